@@ -1,0 +1,84 @@
+//! The map of an image: its description and where every object it refers to is kept.
+//!
+//! The filesystem serves it as `/pool/images/NAME/TAG/map`, so that a VMM needs one open and one
+//! read to know all that it will map, and the open descriptor is the lease on all of it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::description::{Description, DescriptionError};
+use crate::digest::ObjectId;
+use crate::extent::{ExtentError, ExtentMap};
+use crate::page::PageCount;
+
+/// Version of the textual form; a reader refuses any other.
+pub const IMAGE_MAP_FORMAT: u32 = 1;
+
+/// Why a map cannot be used.
+#[derive(Debug, Error)]
+pub enum ImageMapError {
+    /// Not JSON, or not of this shape.
+    #[error("reading the image map: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A newer form.
+    #[error(
+        "the image map has format {0}, this program reads format {IMAGE_MAP_FORMAT}: update it to \
+         the version of the mounted pool"
+    )]
+    Format(u32),
+    /// The description is wrong.
+    #[error("the image's description is wrong: {0}")]
+    Description(#[from] DescriptionError),
+    /// An object's extents are wrong.
+    #[error("the extents of object {0} are wrong: {1}")]
+    Extents(ObjectId, ExtentError),
+    /// The description names an object that the map lacks.
+    #[error("the description refers to object {0}, which the map does not place")]
+    MissingObject(ObjectId),
+    /// A range reaches past its object.
+    #[error("range {0} reaches past the end of its object")]
+    PastObject(usize),
+}
+
+/// An image's description and the placement of its objects.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImageMap {
+    /// [`IMAGE_MAP_FORMAT`].
+    pub format: u32,
+    /// What lies where in the guest.
+    pub description: Description,
+    /// Where each object that a range refers to is kept.
+    pub objects: BTreeMap<ObjectId, ExtentMap>,
+}
+
+impl ImageMap {
+    /// Reads a map and checks everything that a mapper relies on: the description, each extent
+    /// map, and that every range lies within its object.
+    pub fn from_json(json: &[u8]) -> Result<Self, ImageMapError> {
+        let mut map: Self = serde_json::from_slice(json)?;
+        if map.format != IMAGE_MAP_FORMAT {
+            return Err(ImageMapError::Format(map.format));
+        }
+        map.description.validate()?;
+        for (id, extents) in &mut map.objects {
+            let checked = std::mem::take(extents).validated();
+            *extents = checked.map_err(|error| ImageMapError::Extents(*id, error))?;
+        }
+        for (at, range) in map.description.ranges.iter().enumerate() {
+            let Some(source) = &range.source else {
+                continue;
+            };
+            let object = map
+                .objects
+                .get(&source.object)
+                .ok_or(ImageMapError::MissingObject(source.object))?;
+            let end = source.offset.checked_add(range.length);
+            if end.is_none_or(|end| PageCount::covering(end) > object.page_count()) {
+                return Err(ImageMapError::PastObject(at));
+            }
+        }
+        Ok(map)
+    }
+}

@@ -1,0 +1,466 @@
+//! The address registry: which library version lives at which address, in every image.
+//!
+//! Text is byte-identical across images only if nothing in it depends on the image: not the
+//! library's own address, not the address of its writable data, not the offsets of its
+//! thread-local variables, and not those of the libraries it calls. So all of these are
+//! *reserved*, once, when a library version is first linked, and never change.
+//!
+//! The low 2 GiB are divided so that code compiled for the small code model (absolute 32-bit
+//! relocations) works anywhere in it:
+//!
+//! | addresses | hold | granule |
+//! |---|---|---|
+//! | `0x0040_0000..0x1000_0000` | the application | - |
+//! | `0x1000_0000..0x6000_0000` | shared text and rodata of libraries | 2 MiB window |
+//! | `0x6000_0000..0x7000_0000` | private pages of libraries: data, bss, tables the image fills | page |
+//!
+//! Versions of one library never meet in one image, so they share one *slot*: the same base, with
+//! room to grow. That keeps 2 GiB enough for hundreds of libraries with any number of versions,
+//! and lets pages that a new version leaves unchanged keep their addresses. A version that
+//! outgrows its library's slots gets a new slot.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::address::GuestAddress;
+use crate::digest::ObjectId;
+use crate::name::LibraryRef;
+use crate::page::{PAGE_SIZE, PAGES_PER_WINDOW, PageCount};
+
+/// Where applications are linked.
+pub const APPLICATION_START: GuestAddress = GuestAddress(0x40_0000);
+/// First address for shared library pages, and the end of the application's room.
+pub const SHARED_START: GuestAddress = GuestAddress(0x1000_0000);
+/// First address for private library pages, and the end of the shared ones.
+pub const PRIVATE_START: GuestAddress = GuestAddress(0x6000_0000);
+/// End of the private library pages.
+pub const PRIVATE_END: GuestAddress = GuestAddress(0x7000_0000);
+/// Most bytes of thread-local storage that all libraries together may reserve: each thread of
+/// an image pays for the furthest offset that it uses.
+pub const TLS_CAPACITY: u64 = 1 << 20;
+/// Largest alignment of thread-local storage that a library may ask for.
+pub const MAX_TLS_ALIGNMENT: u64 = 4096;
+
+/// A run of pages in the address space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AddressRange {
+    /// First byte, a multiple of the page size.
+    pub start: GuestAddress,
+    /// Pages; may be zero.
+    pub pages: PageCount,
+}
+
+impl AddressRange {
+    /// First address past the range.
+    pub fn end(&self) -> GuestAddress {
+        GuestAddress(self.start.0 + self.pages.bytes())
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.start < other.end() && other.start < self.end()
+    }
+}
+
+/// Thread-local storage of a library: the block lies at `[TP - offset, TP - offset + size)`,
+/// where TP is the thread pointer (x86-64 ABI, TLS variant II).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsBlock {
+    /// Distance of the block's first byte below the thread pointer; a multiple of the alignment.
+    pub offset: u64,
+    /// Bytes; zero when the library has no thread-local variables.
+    pub size: u64,
+}
+
+/// What a library version needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReservationRequest {
+    /// Name and version.
+    pub library: LibraryRef,
+    /// Digest of all that determines its linked bytes: its members and the identities of the
+    /// libraries it depends on.
+    pub identity: ObjectId,
+    /// Text and rodata.
+    pub shared_pages: PageCount,
+    /// Data, bss and tables.
+    pub private_pages: PageCount,
+    /// Bytes of thread-local storage.
+    #[serde(default)]
+    pub tls_size: u64,
+    /// Its alignment, a power of two; 1 when there is none.
+    #[serde(default = "one")]
+    pub tls_alignment: u64,
+    /// Libraries it was linked against, whose addresses are part of its bytes.
+    #[serde(default)]
+    pub dependencies: Vec<LibraryRef>,
+}
+
+fn one() -> u64 {
+    1
+}
+
+/// What a library version was given, for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reservation {
+    /// What was asked for.
+    #[serde(flatten)]
+    pub request: ReservationRequest,
+    /// Address of its text and rodata.
+    pub shared: AddressRange,
+    /// Address of its private pages.
+    pub private: AddressRange,
+    /// Its thread-local storage.
+    pub tls: TlsBlock,
+    /// The room that the library's versions share; the version begins at its start.
+    pub slot: AddressSlot,
+}
+
+/// Room held for all versions of one library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AddressSlot {
+    /// Room for text and rodata, in whole windows.
+    pub shared: AddressRange,
+    /// Room for private pages.
+    pub private: AddressRange,
+    /// Distance of the room for thread-local storage below the thread pointer.
+    pub tls_offset: u64,
+    /// Bytes of that room.
+    pub tls_size: u64,
+}
+
+/// Why nothing was reserved.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum ReserveError {
+    /// The version exists with other contents.
+    #[error(
+        "{library} is registered with other contents ({registered}, this link has {requested}): a \
+         version never changes, so choose another version name"
+    )]
+    Conflict {
+        /// The version.
+        library: LibraryRef,
+        /// Identity on record.
+        registered: ObjectId,
+        /// Identity asked for.
+        requested: ObjectId,
+    },
+    /// A region is used up.
+    #[error(
+        "no room for {pages} pages of {library} between {start} and {end}: the low 2 GiB are used \
+         up; retire library names that are no longer linked, or use a second registry"
+    )]
+    Full {
+        /// The version.
+        library: LibraryRef,
+        /// Pages asked for, with room to grow.
+        pages: PageCount,
+        /// The region's start.
+        start: GuestAddress,
+        /// The region's end.
+        end: GuestAddress,
+    },
+    /// Thread-local storage is used up, or the request for it makes no sense.
+    #[error(
+        "{library} asks for {size} bytes of thread-local storage aligned to {alignment}: {free} \
+         bytes are left, and the alignment is a power of two up to {MAX_TLS_ALIGNMENT}"
+    )]
+    Tls {
+        /// The version.
+        library: LibraryRef,
+        /// Bytes asked for.
+        size: u64,
+        /// Alignment asked for.
+        alignment: u64,
+        /// Bytes left.
+        free: u64,
+    },
+}
+
+/// All reservations, and the rule by which the next one is made. Pure: whoever owns a book
+/// persists what [`AddressBook::reserve`] returns before answering with it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct AddressBook {
+    reservations: Vec<Reservation>,
+}
+
+impl AddressBook {
+    /// A book of reservations made before.
+    pub fn new(reservations: Vec<Reservation>) -> Self {
+        Self { reservations }
+    }
+
+    /// All reservations, oldest first.
+    pub fn reservations(&self) -> &[Reservation] {
+        &self.reservations
+    }
+
+    /// The reservation of a library version.
+    pub fn get(&self, library: &LibraryRef) -> Option<&Reservation> {
+        self.reservations
+            .iter()
+            .find(|r| r.request.library == *library)
+    }
+
+    /// Reserves addresses for a library version, or repeats the answer given before.
+    pub fn reserve(&mut self, request: &ReservationRequest) -> Result<Reservation, ReserveError> {
+        if let Some(known) = self.get(&request.library) {
+            if known.request == *request {
+                return Ok(known.clone());
+            }
+            return Err(ReserveError::Conflict {
+                library: request.library.clone(),
+                registered: known.request.identity,
+                requested: request.identity,
+            });
+        }
+        let slot = match self.slot_of_earlier_version(request) {
+            Some(slot) => slot,
+            None => self.new_slot(request)?,
+        };
+        let reservation = Reservation {
+            request: request.clone(),
+            shared: AddressRange {
+                start: slot.shared.start,
+                pages: request.shared_pages,
+            },
+            private: AddressRange {
+                start: slot.private.start,
+                pages: request.private_pages,
+            },
+            tls: TlsBlock {
+                offset: if request.tls_size == 0 {
+                    0
+                } else {
+                    slot.tls_offset
+                },
+                size: request.tls_size,
+            },
+            slot,
+        };
+        self.reservations.push(reservation.clone());
+        Ok(reservation)
+    }
+
+    fn slot_of_earlier_version(&self, request: &ReservationRequest) -> Option<AddressSlot> {
+        self.reservations
+            .iter()
+            .filter(|r| r.request.library.name == request.library.name)
+            .map(|r| r.slot)
+            .find(|slot| {
+                request.shared_pages <= slot.shared.pages
+                    && request.private_pages <= slot.private.pages
+                    && request.tls_size <= slot.tls_size
+                    && (request.tls_size == 0
+                        || slot.tls_offset.is_multiple_of(request.tls_alignment.max(1)))
+            })
+    }
+
+    fn new_slot(&self, request: &ReservationRequest) -> Result<AddressSlot, ReserveError> {
+        let grown = |pages: PageCount| pages.0.saturating_add(pages.0 / 4);
+        let shared = self.first_fit(
+            request,
+            AddressRegion {
+                start: SHARED_START,
+                end: PRIVATE_START,
+                granule: PAGES_PER_WINDOW,
+            },
+            grown(request.shared_pages).max(1),
+            |slot| slot.shared,
+        )?;
+        let private = self.first_fit(
+            request,
+            AddressRegion {
+                start: PRIVATE_START,
+                end: PRIVATE_END,
+                granule: 1,
+            },
+            grown(request.private_pages).saturating_add(2),
+            |slot| slot.private,
+        )?;
+        let (tls_offset, tls_size) = self.tls_room(request)?;
+        Ok(AddressSlot {
+            shared,
+            private,
+            tls_offset,
+            tls_size,
+        })
+    }
+
+    /// The lowest free run of `pages` pages in `region`, both rounded to its granule.
+    fn first_fit(
+        &self,
+        request: &ReservationRequest,
+        region: AddressRegion,
+        pages: u64,
+        part: impl Fn(&AddressSlot) -> AddressRange,
+    ) -> Result<AddressRange, ReserveError> {
+        let full = || ReserveError::Full {
+            library: request.library.clone(),
+            pages: PageCount(pages),
+            start: region.start,
+            end: region.end,
+        };
+        let capacity = (region.end.0 - region.start.0) / PAGE_SIZE;
+        if pages > capacity {
+            return Err(full());
+        }
+        let pages = PageCount(pages.next_multiple_of(region.granule));
+        let mut taken: Vec<AddressRange> =
+            self.reservations.iter().map(|r| part(&r.slot)).collect();
+        taken.sort_unstable();
+        let mut candidate = AddressRange {
+            start: region.start,
+            pages,
+        };
+        for range in taken {
+            if candidate.overlaps(&range) {
+                candidate.start = range.end();
+            }
+        }
+        if candidate.end() <= region.end {
+            Ok(candidate)
+        } else {
+            Err(full())
+        }
+    }
+
+    /// Room for thread-local storage below all that was handed out before.
+    fn tls_room(&self, request: &ReservationRequest) -> Result<(u64, u64), ReserveError> {
+        if request.tls_size == 0 {
+            return Ok((0, 0));
+        }
+        let used = self
+            .reservations
+            .iter()
+            .map(|r| r.slot.tls_offset)
+            .max()
+            .unwrap_or(0);
+        let alignment = request.tls_alignment;
+        let valid = alignment.is_power_of_two()
+            && alignment <= MAX_TLS_ALIGNMENT
+            && request.tls_size <= TLS_CAPACITY;
+        let end = (used + request.tls_size.min(TLS_CAPACITY)).next_multiple_of(if valid {
+            alignment
+        } else {
+            1
+        });
+        if !valid || end > TLS_CAPACITY {
+            return Err(ReserveError::Tls {
+                library: request.library.clone(),
+                size: request.tls_size,
+                alignment,
+                free: TLS_CAPACITY - used,
+            });
+        }
+        Ok((end, end - used))
+    }
+}
+
+/// A part of the address space in which slots are placed.
+#[derive(Clone, Copy)]
+struct AddressRegion {
+    start: GuestAddress,
+    end: GuestAddress,
+    /// Pages to which slots are rounded and aligned.
+    granule: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(library: &str, shared: u64, private: u64) -> ReservationRequest {
+        ReservationRequest {
+            library: library.parse().unwrap(),
+            identity: ObjectId::of(library.as_bytes()),
+            shared_pages: PageCount(shared),
+            private_pages: PageCount(private),
+            tls_size: 0,
+            tls_alignment: 1,
+            dependencies: vec![],
+        }
+    }
+
+    #[test]
+    fn libraries_never_overlap_and_versions_share_a_base() {
+        let mut book = AddressBook::default();
+        let zlib = book.reserve(&request("zlib@1.3", 25, 1)).unwrap();
+        let musl = book.reserve(&request("musl@1.2.3", 150, 3)).unwrap();
+        let newer = book.reserve(&request("zlib@1.3.1", 26, 1)).unwrap();
+        assert_eq!(zlib.shared.start, SHARED_START);
+        assert_eq!(zlib.shared.start.page_in_window(), 0);
+        assert_eq!(newer.shared.start, zlib.shared.start);
+        assert_eq!(newer.private.start, zlib.private.start);
+        assert!(!zlib.slot.shared.overlaps(&musl.slot.shared));
+        assert!(!zlib.slot.private.overlaps(&musl.slot.private));
+    }
+
+    #[test]
+    fn a_version_that_outgrows_its_slot_moves() {
+        let mut book = AddressBook::default();
+        let old = book.reserve(&request("a@1", 400, 1)).unwrap();
+        let new = book.reserve(&request("a@2", 600, 1)).unwrap();
+        assert!(!old.slot.shared.overlaps(&new.slot.shared));
+    }
+
+    #[test]
+    fn answers_repeat_and_contents_cannot_change() {
+        let mut book = AddressBook::default();
+        let first = book.reserve(&request("a@1", 10, 1)).unwrap();
+        assert_eq!(book.reserve(&request("a@1", 10, 1)), Ok(first));
+        let mut other = request("a@1", 10, 1);
+        other.identity = ObjectId::of(b"other");
+        assert!(matches!(
+            book.reserve(&other),
+            Err(ReserveError::Conflict { .. })
+        ));
+        assert_eq!(book.reservations().len(), 1);
+    }
+
+    #[test]
+    fn exhaustion_is_an_error() {
+        let mut book = AddressBook::default();
+        for huge in [u64::MAX, u64::MAX / PAGE_SIZE, 1 << 20] {
+            let refused = book.reserve(&request("a@1", huge, 1));
+            assert!(matches!(refused, Err(ReserveError::Full { .. })), "{huge}");
+            let refused = book.reserve(&request("a@1", 1, huge));
+            assert!(matches!(refused, Err(ReserveError::Full { .. })), "{huge}");
+        }
+        let refused =
+            (0..1000).find_map(|n| book.reserve(&request(&format!("l{n}@1"), 1, 1)).err());
+        assert!(matches!(refused, Some(ReserveError::Full { .. })));
+        assert_eq!(book.reservations().len(), 640);
+    }
+
+    #[test]
+    fn thread_local_blocks_are_disjoint_and_aligned() {
+        let mut book = AddressBook::default();
+        let with_tls = |name: &str, size, alignment| ReservationRequest {
+            tls_size: size,
+            tls_alignment: alignment,
+            ..request(name, 1, 1)
+        };
+        let a = book.reserve(&with_tls("a@1", 20, 8)).unwrap();
+        let b = book.reserve(&with_tls("b@1", 100, 64)).unwrap();
+        assert_eq!(
+            a.tls,
+            TlsBlock {
+                offset: 24,
+                size: 20
+            }
+        );
+        assert_eq!(
+            b.tls,
+            TlsBlock {
+                offset: 128,
+                size: 100
+            }
+        );
+        for (size, alignment) in [(TLS_CAPACITY, 1), (u64::MAX, 8), (8, 3), (8, 8192), (8, 0)] {
+            let refused = book.reserve(&with_tls("c@1", size, alignment));
+            assert!(
+                matches!(refused, Err(ReserveError::Tls { .. })),
+                "{size} {alignment}"
+            );
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! ELF images: linked at registered addresses, described, taken apart and put together again.
+
+pub mod layout;
