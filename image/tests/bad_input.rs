@@ -199,14 +199,18 @@ fn segments_that_repeat_the_file_are_refused() {
 
 #[test]
 fn dynamic_and_unlinked_programs_are_refused() {
-    let (dynamic, object) = unwanted();
-    match refusal(&dynamic) {
+    let unwanted = unwanted();
+    match refusal(&unwanted.dynamic) {
         DescribeError::Elf(ElfError::Interpreter(path)) => assert!(path.contains("ld-linux")),
         other => panic!("{other:?}"),
     }
     assert!(matches!(
-        refusal(&object),
+        refusal(&unwanted.object),
         DescribeError::Elf(ElfError::Relocatable)
+    ));
+    assert!(matches!(
+        refusal(&unwanted.debug),
+        DescribeError::Elf(ElfError::DebugOnly)
     ));
     // DT_NEEDED without an interpreter: a dynamic section of one entry, then the end.
     let mut dynamic_section = load(R, 0x3000, 0x3000, 32, 32);
@@ -258,9 +262,12 @@ fn a_layout_that_lies_is_refused() {
     assert!(describe(&registered()).is_ok());
     let cases: [Case; 12] = [
         ("not JSON", "{", "[", |e| matches!(e, LayoutError::Json(_))),
-        ("format", "\"format\":1", "\"format\":2", |e| {
-            matches!(e, LayoutError::Format(2))
-        }),
+        (
+            "format",
+            "\"format\":1,\"libraries\"",
+            "\"format\":2,\"x\"",
+            |e| matches!(e, LayoutError::Format(2)),
+        ),
         ("name", "lua@5.4", "../lua@5.4", |e| {
             matches!(e, LayoutError::Json(_))
         }),

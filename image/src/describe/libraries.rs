@@ -6,6 +6,7 @@ use pool_core::name::LibraryRef;
 use pool_core::page::PAGE_SIZE;
 use pool_core::registry::AddressRange;
 use pool_core::{GuestAddress, PageCount};
+use serde::Deserialize;
 use thiserror::Error;
 
 use super::load::Run;
@@ -84,12 +85,19 @@ pub(super) struct Claim {
     pub(super) order: usize,
 }
 
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
+}
+
 /// Reads a layout section and gives its claims, sorted by address and disjoint.
 pub(super) fn read_claims(section: &[u8]) -> Result<Vec<Claim>, LayoutError> {
-    let layout: LinkLayout = serde_json::from_slice(section)?;
-    if layout.format != LAYOUT_FORMAT {
-        return Err(LayoutError::Format(layout.format));
+    // The version comes first: another version may have another shape.
+    let Version { format } = serde_json::from_slice(section)?;
+    if format != LAYOUT_FORMAT {
+        return Err(LayoutError::Format(format));
     }
+    let layout: LinkLayout = serde_json::from_slice(section)?;
     if layout.libraries.len() > MAX_RANGES {
         return Err(LayoutError::TooMany(layout.libraries.len()));
     }

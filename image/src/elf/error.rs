@@ -52,6 +52,9 @@ pub enum ElfError {
     /// A shared library, or nothing that begins anywhere.
     #[error("this is a shared library, it has no entry point: give a static executable")]
     SharedLibrary,
+    /// The entry point lies in a section without bytes (`objcopy --only-keep-debug`).
+    #[error("this file holds debug information alone, its code was left out: give the executable")]
+    DebugOnly,
     /// Another `e_type`.
     #[error("ELF type {0} is neither an executable (2) nor position independent (3)")]
     Type(u16),

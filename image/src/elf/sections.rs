@@ -1,7 +1,7 @@
 //! The few things that section headers are read for: none of them is needed to load a program.
 
 use goblin::elf::header::Header;
-use goblin::elf::section_header::{SHF_ALLOC, SHT_PROGBITS, SHT_SYMTAB, SectionHeader};
+use goblin::elf::section_header::{SHF_ALLOC, SHT_NOBITS, SHT_PROGBITS, SHT_SYMTAB, SectionHeader};
 
 use super::{CTX, ElfError, check_within};
 use crate::layout::LAYOUT_SECTION;
@@ -21,6 +21,16 @@ pub(super) struct Sections<'a> {
 /// file might run.
 pub(super) fn read<'a>(file: &'a [u8], header: &Header) -> Result<Sections<'a>, ElfError> {
     let sections = table(file, header)?;
+    let holds_entry = |section: &SectionHeader| {
+        let end = section.sh_addr.saturating_add(section.sh_size);
+        (section.sh_addr..end).contains(&header.e_entry)
+    };
+    let is_left_out = |section: &SectionHeader| {
+        section.sh_type == SHT_NOBITS && is_loaded(section) && holds_entry(section)
+    };
+    if sections.iter().any(is_left_out) {
+        return Err(ElfError::DebugOnly);
+    }
     let stripped = sections.iter().all(|s| s.sh_type != SHT_SYMTAB);
     let names = sections
         .get(header.e_shstrndx as usize)
@@ -28,7 +38,7 @@ pub(super) fn read<'a>(file: &'a [u8], header: &Header) -> Result<Sections<'a>, 
         .unwrap_or_default();
     let is_layout = |section: &&SectionHeader| {
         section.sh_type == SHT_PROGBITS
-            && section.sh_flags & SHF_ALLOC as u64 == 0
+            && !is_loaded(section)
             && name(names, section) == Some(LAYOUT_SECTION.as_bytes())
     };
     let layout = match sections.iter().find(is_layout) {
@@ -41,6 +51,10 @@ pub(super) fn read<'a>(file: &'a [u8], header: &Header) -> Result<Sections<'a>, 
         None => None,
     };
     Ok(Sections { stripped, layout })
+}
+
+fn is_loaded(section: &SectionHeader) -> bool {
+    section.sh_flags & u64::from(SHF_ALLOC) != 0
 }
 
 fn table(file: &[u8], header: &Header) -> Result<Vec<SectionHeader>, ElfError> {

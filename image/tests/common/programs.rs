@@ -80,8 +80,15 @@ pub fn programs() -> Programs {
     Programs { all, directory }
 }
 
-/// A dynamic executable and an object file, for refusals.
-pub fn unwanted() -> (Vec<u8>, Vec<u8>) {
+/// What to refuse.
+pub struct Unwanted {
+    pub dynamic: Vec<u8>,
+    pub object: Vec<u8>,
+    /// The debug information of a static executable.
+    pub debug: Vec<u8>,
+}
+
+pub fn unwanted() -> Unwanted {
     let directory = TempDir::new().unwrap();
     let source = directory.path().join("program.c");
     fs::write(&source, SOURCE).unwrap();
@@ -94,7 +101,17 @@ pub fn unwanted() -> (Vec<u8>, Vec<u8>) {
             .arg(&source));
         fs::read(path).unwrap()
     };
-    (build("dynamic", &[]), build("object.o", &["-c"]))
+    build("static", &["-static", "-g"]);
+    let debug = directory.path().join("static.debug");
+    run(Command::new("objcopy")
+        .arg("--only-keep-debug")
+        .arg(directory.path().join("static"))
+        .arg(&debug));
+    Unwanted {
+        dynamic: build("dynamic", &[]),
+        object: build("object.o", &["-c"]),
+        debug: fs::read(debug).unwrap(),
+    }
 }
 
 fn busybox() -> PathBuf {
