@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
+use pool_gc::{CollectOptions, CollectReport};
 use pool_store::Store;
 use pool_store::format::STAGING_DIRECTORY;
 use pool_store::stats::StoreStats;
@@ -127,6 +128,25 @@ impl Service {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.0.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Collects what nothing refers to, and counts it.
+    pub async fn collect(&self, grace: Duration, dry_run: bool) -> Result<CollectReport> {
+        let work = self.clone();
+        self.with_store(move |store| {
+            let options = CollectOptions {
+                grace,
+                dry_run,
+                ..CollectOptions::default()
+            };
+            let report = pool_gc::collect(store, &options)?;
+            if !dry_run {
+                let took = Duration::from_micros(report.duration_us);
+                work.metrics().note_collection(report.freed_bytes, took);
+            }
+            Ok(report)
+        })
+        .await
     }
 
     /// Runs `work` on the store, on a thread that may block.

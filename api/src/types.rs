@@ -319,6 +319,26 @@ pub struct Stats {
     pub uploads: u64,
 }
 
+/// How to collect.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CollectRequest {
+    /// Say what would be done, and do nothing.
+    pub dry_run: bool,
+    /// Keep library versions for this long after their last user has gone; the service has a
+    /// default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_seconds: Option<u64>,
+}
+
+/// How thoroughly to check.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct FsckRequest {
+    /// Read and hash every page, too.
+    pub data: bool,
+}
+
 /// A token to be made.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct TokenRequest {

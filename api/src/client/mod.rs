@@ -10,6 +10,7 @@ use std::time::Duration;
 use pool_core::digest::ObjectId;
 use pool_core::name::{ImageRef, LibraryRef, Name, Referent};
 use pool_core::registry::{Reservation, ReservationRequest};
+use pool_gc::{CollectReport, FsckReport, Why};
 use pool_store::manifest::TokenScope;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,7 +25,7 @@ pub use push::{PushOptions, PushReport};
 
 use crate::problem::ProblemBody;
 use crate::types::{
-    Image, Library, NewToken, Stats, TagRequest, Token, TokenRequest, UploadStarted, Version,
+    CollectRequest, FsckRequest, Image, Library, NewToken, Stats, TagRequest, Token, TokenRequest, UploadStarted, Version,
 };
 
 /// Longest JSON answer that is taken in; lists of pages are the long ones.
@@ -206,6 +207,32 @@ impl Client {
     /// The state of the store in numbers.
     pub fn stats(&self) -> Result<Stats> {
         self.get("/v1/stats")
+    }
+
+    /// Collects what nothing refers to, or says what would be collected. Without `grace` the
+    /// service's own is used.
+    pub fn collect(&self, dry_run: bool, grace: Option<Duration>) -> Result<CollectReport> {
+        let request = CollectRequest {
+            dry_run,
+            grace_seconds: grace.map(|grace| grace.as_secs()),
+        };
+        self.post("/v1/gc", &request)
+    }
+
+    /// Checks the store; `data` reads every page.
+    pub fn fsck(&self, data: bool) -> Result<FsckReport> {
+        self.post("/v1/fsck", &FsckRequest { data })
+    }
+
+    /// What keeps a thing.
+    pub fn why(&self, of: &Referent) -> Result<Why> {
+        let path = match of {
+            Referent::Library(library) => format!("lib/{}", encode(&library.to_string())),
+            Referent::Image(image) => format!("image/{}", encode(&image.to_string())),
+            Referent::Digest(id) => id.to_string(),
+            Referent::Segment(id) => id.to_string(),
+        };
+        self.get(&format!("/v1/why/{path}"))
     }
 
     /// Reserves addresses for a library version.

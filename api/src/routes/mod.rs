@@ -1,5 +1,6 @@
 //! The routes, one file a topic.
 
+mod collection;
 mod content;
 mod images;
 mod libraries;
@@ -37,6 +38,7 @@ pub(crate) fn documented() -> OpenApiRouter<Service> {
         .merge(libraries::routes())
         .merge(objects::routes())
         .merge(registry::routes())
+        .merge(collection::routes())
         .merge(tokens::routes())
         .merge(service::routes())
 }
