@@ -80,6 +80,8 @@ impl Index {
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         options.set_keep_log_file_num(2);
+        // Bounds what a restart replays, and a new follower reads.
+        options.set_max_total_wal_size(64 << 20);
         match DB::open_cf_descriptors(&options, path, families()) {
             Ok(db) => Ok(Self { db }),
             Err(error)

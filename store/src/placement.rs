@@ -92,7 +92,7 @@ pub fn plan(
 
 /// Names a window that holds `part` from `position` on and zeros elsewhere: the digest of the 512
 /// page digests, 32 zero bytes standing for a zero page.
-fn window_id(position: usize, part: &[Option<PageId>]) -> WindowId {
+pub(crate) fn window_id(position: usize, part: &[Option<PageId>]) -> WindowId {
     let mut hasher = blake3::Hasher::new();
     let zeros = [0u8; 32];
     let before = std::iter::repeat_n(&zeros, position);

@@ -51,6 +51,10 @@ pub struct Held<T> {
     _leases: Vec<Lease>,
 }
 
+/// How often [`StoreView::hold`] looks again for an object that was named and is not there, before
+/// it calls the store damaged.
+const MOST_VANISHED: u32 = 16;
+
 impl StoreView {
     /// Opens the store in `directory` for reading, beside a writer or without one. `scratch` is a
     /// new directory for this reader's own notes, which it removes in the end.
@@ -323,12 +327,21 @@ impl StoreView {
         mut look: impl FnMut(&Self) -> Result<Option<(T, Vec<ObjectId>)>>,
     ) -> Result<Option<Held<T>>> {
         let mut held: Option<(Vec<ObjectId>, Vec<SegmentId>, Vec<Lease>)> = None;
+        let mut vanished = 0;
         loop {
             self.refresh()?;
             let Some((value, objects)) = look(self)? else {
                 return Ok(None);
             };
-            let segments = self.segments_of(&objects)?;
+            let segments = match self.segments_of(&objects) {
+                Ok(segments) => segments,
+                // Collected between two of the look-ups: what named it has gone too.
+                Err(StoreError::Corrupt(_)) if vanished < MOST_VANISHED => {
+                    vanished += 1;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             match held.take() {
                 Some((held_objects, held_segments, leases))
                     if held_objects == objects && held_segments == segments =>
