@@ -20,7 +20,7 @@ use crate::collection::{Collection, MAX_BATCH, running_barrier};
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord, SegmentState};
 use crate::ingest::page_ids;
-use crate::placement::window_id;
+use crate::placement::name_of_window;
 use crate::segment::Appender;
 
 /// What an evacuation did.
@@ -335,7 +335,7 @@ impl Survey {
     fn check_window(&self, at: Location, content: &[u8]) -> Result<()> {
         let pages = page_ids(content);
         if let Some(id) = self.window_names.get(&at) {
-            return if window_id(0, &pages) == *id {
+            return if name_of_window(&pages) == *id {
                 Ok(())
             } else {
                 Err(damaged(at))

@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use error::{Result, StoreError};
-pub use view::{Held, StoreView};
+pub use view::{Held, Reference, StoreView};
 
 use backend::{Backend, DirectoryBackend};
 use collection::Barrier;

@@ -51,6 +51,25 @@ pub struct Held<T> {
     _leases: Vec<Lease>,
 }
 
+/// Who refers to what, as the index of references has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reference {
+    /// A tag of a manifest.
+    Tag {
+        /// The manifest.
+        manifest: ObjectId,
+        /// The tag.
+        image: ImageRef,
+    },
+    /// A manifest that uses a library version.
+    User {
+        /// The library version.
+        library: LibraryRef,
+        /// The manifest.
+        manifest: ObjectId,
+    },
+}
+
 /// How often [`StoreView::hold`] looks again for an object that was named and is not there, before
 /// it calls the store damaged.
 const MOST_VANISHED: u32 = 16;
@@ -293,6 +312,28 @@ impl StoreView {
         visit: impl FnMut(ObjectId, ImageManifest) -> Result<()>,
     ) -> Result<()> {
         self.index.for_each_manifest(visit)
+    }
+
+    /// Calls `visit` with every entry of the index of references.
+    pub fn for_each_reference(&self, visit: impl FnMut(Reference) -> Result<()>) -> Result<()> {
+        self.index.for_each_reference(visit)
+    }
+
+    /// Every segment that has a file, whether the index knows it or not.
+    pub fn segment_files(&self) -> Result<Vec<SegmentId>> {
+        self.backend.list()
+    }
+
+    /// Reads the superblock again and checks it.
+    pub fn check_superblock(&self) -> Result<()> {
+        let found = read_superblock(&self.directory, false)?;
+        if found == self.superblock {
+            Ok(())
+        } else {
+            Err(StoreError::Corrupt(
+                "the superblock changed while the store was open".into(),
+            ))
+        }
     }
 
     /// True when anybody holds a lease of the object.
