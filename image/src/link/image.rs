@@ -15,7 +15,7 @@ use super::object::{Place, Symbol};
 use super::plan::{Entry, Extent, Gathered, Part, Plan, gathered};
 use super::symbols::{Reach, Target, UnitTargets};
 use super::unit::{SymbolId, Unit};
-use super::{eh_frame, plan};
+use super::{eh_frame, references};
 
 /// Room for the ELF header.
 pub(super) const ELF_HEADER_SIZE: u64 = 64;
@@ -440,7 +440,7 @@ impl<'i, 'a> Image<'i, 'a> {
 
     /// For messages.
     pub(super) fn place(&self, at: (usize, usize, usize), offset: u64) -> String {
-        plan::place(&self.units[at.0], at.1, at.2, offset)
+        references::place(&self.units[at.0], at.1, at.2, offset)
     }
 }
 

@@ -39,6 +39,7 @@ mod object;
 mod output;
 mod patch;
 mod plan;
+mod references;
 pub mod registry;
 mod relocate;
 mod script;
@@ -109,10 +110,8 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
     let reach = Reach::from_application(&set.units, &targets, &roots);
 
     let units: Vec<&Unit<'_>> = set.units.iter().collect();
-    let plans: Vec<Plan<'_>> = units
-        .iter()
-        .enumerate()
-        .map(|(own, unit)| Plan::new(unit, own, &targets[own], &units, request.strip))
+    let plans: Vec<Plan<'_>> = (0..units.len())
+        .map(|own| Plan::new(&units, own, &targets[own], request.strip))
         .collect::<Result<_, _>>()?;
     let reservations = set.reserve(&plans, &reach, registry)?;
     let image = Image::new(request, &set.units, &targets, &plans, &reach, &reservations)?;

@@ -26,7 +26,8 @@ use super::args::Strip;
 use super::error::LinkError;
 use super::merge::{self, MergeKey, Merged};
 use super::object::{Binding, Place, Section, Symbol};
-use super::patch::{self, Patch, TargetFacts, Value};
+use super::patch::Value;
+use super::references::patches;
 use super::symbols::{Target, UnitTargets, is_set_name};
 use super::unit::{SymbolId, Unit, UnitKind};
 
@@ -149,20 +150,19 @@ pub(super) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Plans `unit`, whose index is `own`.
+    /// Plans the unit whose index is `own`.
     pub(super) fn new(
-        unit: &Unit<'a>,
+        units: &[&Unit<'a>],
         own: usize,
         targets: &UnitTargets<'a>,
-        others: &[&Unit<'a>],
         strip: Strip,
     ) -> Result<Self, LinkError> {
         let mut planner = Planner {
-            unit,
+            units,
+            unit: units[own],
             own,
             targets,
-            others,
-            plan: Self::empty(unit),
+            plan: Self::empty(units[own]),
         };
         planner.tables()?;
         let bound = planner.bound_sections()?;
@@ -273,42 +273,6 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// What a relocation's target is to the unit that refers to it.
-pub(super) fn facts(
-    unit: &Unit<'_>,
-    own: usize,
-    others: &[&Unit<'_>],
-    target: &Target<'_>,
-    section: &Section<'_>,
-) -> TargetFacts {
-    let mut facts = TargetFacts {
-        is_known: true,
-        is_number: false,
-        is_loaded: section.is_loaded(),
-    };
-    match target {
-        Target::Import(_) => facts.is_known = unit.kind == UnitKind::Application,
-        Target::Defined(id) => {
-            let unit_of = if id.unit == own {
-                unit
-            } else {
-                others[id.unit]
-            };
-            let object = &unit_of.objects[id.object];
-            match object.symbols[id.symbol].place {
-                Place::Section(s) => {
-                    facts.is_known = unit.kind == UnitKind::Application
-                        || gathered(&object.sections[s]).is_none();
-                }
-                Place::Absolute => facts.is_number = true,
-                Place::Undefined | Place::Common => {}
-            }
-        }
-        _ => {}
-    }
-    facts
-}
-
 /// What the image gathers a section into, if it does.
 pub(super) fn gathered(section: &Section<'_>) -> Option<Gathered> {
     if !section.is_loaded() {
@@ -337,7 +301,7 @@ struct Planner<'p, 'a> {
     unit: &'p Unit<'a>,
     own: usize,
     targets: &'p UnitTargets<'a>,
-    others: &'p [&'p Unit<'a>],
+    units: &'p [&'p Unit<'a>],
     plan: Plan<'a>,
 }
 
@@ -374,20 +338,24 @@ impl<'a> Planner<'_, 'a> {
             if !section.is_loaded() {
                 continue;
             }
-            self.each_patch(o, s, |plan, target, facts, patch| match patch.value {
-                Value::EntryDistance | Value::EntryOffset => {
-                    plan.add_entry(Entry::Address(*target));
-                }
-                Value::ThreadEntryDistance => plan.add_entry(Entry::ThreadOffset(*target)),
-                Value::Branch if !facts.is_known => {
-                    plan.add_entry(Entry::Address(*target));
-                    if !plan.stub_index.contains_key(target) {
-                        plan.stub_index.insert(*target, plan.stubs.len());
-                        plan.stubs.push(*target);
+            let plan = &mut self.plan;
+            for patched in patches(self.units, self.own, self.targets, (o, s))? {
+                let target = patched.target;
+                match patched.patch.value {
+                    Value::EntryDistance | Value::EntryOffset => {
+                        plan.add_entry(Entry::Address(target));
                     }
+                    Value::ThreadEntryDistance => plan.add_entry(Entry::ThreadOffset(target)),
+                    Value::Branch if !patched.facts.is_known => {
+                        plan.add_entry(Entry::Address(target));
+                        if !plan.stub_index.contains_key(&target) {
+                            plan.stub_index.insert(target, plan.stubs.len());
+                            plan.stubs.push(target);
+                        }
+                    }
+                    _ => {}
                 }
-                _ => {}
-            })?;
+            }
         }
         Ok(())
     }
@@ -404,10 +372,10 @@ impl<'a> Planner<'_, 'a> {
             if !section.is_loaded() || section.is_writable() && !is_constant(section) {
                 continue;
             }
-            let mut is_bound = false;
-            self.each_patch(o, s, |_, _, facts, patch| {
-                is_bound |= !facts.is_known && patch.value.is_direct();
-            })?;
+            let patches = patches(self.units, self.own, self.targets, (o, s))?;
+            let is_bound = patches
+                .iter()
+                .any(|p| !p.facts.is_known && p.patch.value.is_direct());
             if is_bound {
                 bound.insert((o, s));
                 bound_sets.insert(section.name);
@@ -420,37 +388,6 @@ impl<'a> Planner<'_, 'a> {
             }
         }
         Ok(bound)
-    }
-
-    fn each_patch(
-        &mut self,
-        object: usize,
-        index: usize,
-        mut visit: impl FnMut(&mut Plan<'a>, &Target<'a>, TargetFacts, &Patch),
-    ) -> Result<(), LinkError> {
-        let section = &self.unit.objects[object].sections[index];
-        let mut skip = false;
-        for relocation in &section.relocations {
-            if std::mem::take(&mut skip) {
-                continue;
-            }
-            let target = &self.targets[object][relocation.symbol];
-            let facts = facts(self.unit, self.own, self.others, target, section);
-            let patch = patch::patch(
-                relocation.kind,
-                relocation.addend,
-                section.bytes,
-                relocation.offset,
-                facts,
-            )
-            .map_err(|problem| LinkError::Relocation {
-                place: place(self.unit, object, index, relocation.offset),
-                problem,
-            })?;
-            skip = patch.takes_next;
-            visit(&mut self.plan, target, facts, &patch);
-        }
-        Ok(())
     }
 
     fn place(&mut self, bound: &HashSet<(usize, usize)>, strip: Strip) -> Result<(), LinkError> {
@@ -661,13 +598,4 @@ impl<'a> Rank<'a> {
         };
         Self(rank, set)
     }
-}
-
-/// `libz.a(adler32.o): .text+0x12`, for messages.
-pub(super) fn place(unit: &Unit<'_>, object: usize, section: usize, offset: u64) -> String {
-    let object = &unit.objects[object];
-    format!(
-        "{}: {}+{offset:#x}",
-        object.name, object.sections[section].name
-    )
 }

@@ -9,8 +9,9 @@ use super::eh_frame;
 use super::error::LinkError;
 use super::image::{Image, Import, RELA_SIZE, TRAP};
 use super::object::{Binding, Place, Relocation};
-use super::patch::{self, Patch, TargetFacts, Value, Width};
-use super::plan::{Entry, Gathered, Part, STUB_SIZE, facts};
+use super::patch::{self, Value, Width};
+use super::plan::{Entry, Gathered, Part, STUB_SIZE};
+use super::references::{Patched, patches};
 use super::symbols::Target;
 use super::unit::{Unit, UnitKind};
 
@@ -285,25 +286,11 @@ impl<'a> Site<'_, 'a> {
     }
 
     fn relocate(&self, bytes: &mut [u8]) -> Result<(), LinkError> {
-        let section = &self.unit().objects[self.object].sections[self.section];
-        let others: Vec<&Unit<'a>> = self.image.units.iter().collect();
-        let mut skip = false;
-        for relocation in &section.relocations {
-            if std::mem::take(&mut skip) {
-                continue;
-            }
-            let target = self.image.targets[self.unit][self.object][relocation.symbol];
-            let facts = facts(self.unit(), self.unit, &others, &target, section);
-            let patch = patch::patch(
-                relocation.kind,
-                relocation.addend,
-                section.bytes,
-                relocation.offset,
-                facts,
-            )
-            .map_err(|problem| self.fault(relocation, problem))?;
-            skip = patch.takes_next;
-            self.apply(bytes, relocation, &target, facts, &patch)?;
+        let units: Vec<&Unit<'a>> = self.image.units.iter().collect();
+        let targets = &self.image.targets[self.unit];
+        let at = (self.object, self.section);
+        for patched in patches(&units, self.unit, targets, at)? {
+            self.apply(bytes, &patched)?;
         }
         Ok(())
     }
@@ -316,14 +303,10 @@ impl<'a> Site<'_, 'a> {
         }
     }
 
-    fn apply(
-        &self,
-        bytes: &mut [u8],
-        relocation: &Relocation,
-        target: &Target<'a>,
-        facts: TargetFacts,
-        patch: &Patch,
-    ) -> Result<(), LinkError> {
+    fn apply(&self, bytes: &mut [u8], patched: &Patched<'_, 'a>) -> Result<(), LinkError> {
+        let Patched {
+            relocation, patch, ..
+        } = patched;
         let outside = || self.fault(relocation, "the relocation reaches past its section".into());
         for (at, replacement) in &patch.edits {
             let start = usize::try_from(relocation.offset as i64 + at).map_err(|_| outside())?;
@@ -337,7 +320,7 @@ impl<'a> Site<'_, 'a> {
         }
         let is_shared = matches!(self.part, Part::Code | Part::Constant)
             && self.unit().kind == UnitKind::Library;
-        if is_shared && !facts.is_known && patch.value.is_direct() {
+        if is_shared && !patched.facts.is_known && patch.value.is_direct() {
             return Err(self.fault(
                 relocation,
                 "a shared page would depend on the image: please report this".into(),
@@ -345,7 +328,7 @@ impl<'a> Site<'_, 'a> {
         }
         let at = relocation.offset as i64 + patch.field;
         let start = usize::try_from(at).map_err(|_| outside())?;
-        let value = self.value(relocation, target, facts, patch, at)?;
+        let value = self.value(patched, at)?;
         let field = bytes
             .get_mut(start..start + patch.width.bytes())
             .ok_or_else(outside)?;
@@ -359,14 +342,13 @@ impl<'a> Site<'_, 'a> {
         })
     }
 
-    fn value(
-        &self,
-        relocation: &Relocation,
-        target: &Target<'a>,
-        facts: TargetFacts,
-        patch: &Patch,
-        at: i64,
-    ) -> Result<i128, LinkError> {
+    fn value(&self, patched: &Patched<'_, 'a>, at: i64) -> Result<i128, LinkError> {
+        let Patched {
+            relocation,
+            target,
+            facts,
+            patch,
+        } = patched;
         let image = self.image;
         let symbol = &self.unit().objects[self.object].symbols[relocation.symbol];
         let addend = i128::from(patch.addend);
@@ -406,10 +388,7 @@ impl<'a> Site<'_, 'a> {
             Value::Distance => direct().map_or(0, |value| value - place),
             Value::Branch if !facts.is_known && self.unit != 0 => {
                 let stub = image.stub_address(self.unit, target);
-                let stub = match (stub, self.part) {
-                    (Some(stub), _) => stub,
-                    (None, _) => return Err(no_entry()),
-                };
+                let stub = stub.ok_or_else(no_entry)?;
                 i128::from(stub) + addend - place
             }
             Value::Branch => direct().map_or(0, |value| value - place),
@@ -448,6 +427,7 @@ impl<'a> Site<'_, 'a> {
 
 /// What an ordinary link would have needed must be there.
 fn refuse_undefined(image: &Image<'_, '_>) -> Result<(), LinkError> {
+    let units: Vec<&Unit<'_>> = image.units.iter().collect();
     let mut missing: BTreeMap<&str, String> = BTreeMap::new();
     for u in image.included() {
         let unit = &image.units[u];
@@ -455,9 +435,10 @@ fn refuse_undefined(image: &Image<'_, '_>) -> Result<(), LinkError> {
             if !section.is_loaded() || !image.reach.is_needed(u, o) {
                 continue;
             }
-            for relocation in &section.relocations {
+            for patched in patches(&units, u, &image.targets[u], (o, s))? {
+                let relocation = patched.relocation;
                 let symbol = &unit.objects[o].symbols[relocation.symbol];
-                if let Target::Import(name) = image.targets[u][o][relocation.symbol]
+                if let Target::Import(name) = patched.target
                     && symbol.binding != Binding::Weak
                     && !missing.contains_key(name)
                     && image.import(name).is_none()
