@@ -42,21 +42,15 @@ pub(super) struct MergeKey {
 /// The key of a section that can be merged: whole entries, strings that end.
 pub(super) fn key(section: &Section<'_>) -> Option<MergeKey> {
     let entry = section.entry_size;
-    let whole = section.is_mergeable()
-        && !section.is_writable()
-        && !section.is_code()
-        && !section.is_zero()
-        && section.size.is_multiple_of(entry)
-        && entry <= 64
-        && section.size > 0;
+    let is_data = !section.is_writable() && !section.is_code() && !section.is_zero();
+    let is_whole = section.size > 0 && (1..=64).contains(&entry) && section.size % entry == 0;
+    if !section.is_mergeable() || !is_data || !is_whole {
+        return None;
+    }
     let strings = section.holds_strings();
-    let ends = !strings
-        || section
-            .bytes
-            .rchunks(entry as usize)
-            .next()
-            .is_some_and(|last| last.iter().all(|b| *b == 0));
-    (whole && ends).then_some(MergeKey {
+    let last = section.bytes.rchunks(entry as usize).next();
+    let ends = !strings || last.is_some_and(|last| last.iter().all(|b| *b == 0));
+    ends.then_some(MergeKey {
         entry_size: entry,
         alignment: section.alignment,
         strings,

@@ -49,6 +49,7 @@ mod unit;
 
 use std::path::Path;
 
+use goblin::elf::sym::STV_DEFAULT;
 use pool_core::name::LibraryRef;
 use pool_core::page::PageCount;
 use pool_core::registry::{Reservation, ReservationRequest};
@@ -314,8 +315,14 @@ impl<'a> LinkSet<'a> {
         for unit in image.included().filter(|unit| *unit != 0) {
             let names = self.units[0].names_defined().into_iter();
             for name in names.filter(|name| !symbols::START_FILE_SYMBOLS.contains(name)) {
-                let both = self.units[unit].definition(name);
-                if both.is_some_and(|(object, _)| image.reach.is_reached(unit, object)) {
+                let is_exported = |unit: &Unit<'_>| {
+                    let id = unit.definition(name);
+                    id.is_some_and(|(o, s)| unit.objects[o].symbols[s].visibility == STV_DEFAULT)
+                };
+                let reached = self.units[unit]
+                    .definition(name)
+                    .is_some_and(|(object, _)| image.reach.is_reached(unit, object));
+                if reached && is_exported(&self.units[0]) && is_exported(&self.units[unit]) {
                     warnings.push(format!(
                         "the application defines {name}, and so does {}: the application uses its \
                          own, the library its own",

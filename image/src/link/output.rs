@@ -137,7 +137,10 @@ impl Writer {
             address: span.start,
             offset: offset + (span.start - run),
             size: span.size,
-            alignment: 1 << span.start.trailing_zeros().min(4),
+            alignment: match kind {
+                SHT_NOTE => 4,
+                _ => 1 << span.start.trailing_zeros().min(4),
+            },
             ..OutputSection::default()
         });
     }
@@ -247,7 +250,8 @@ impl Writer {
             let text = span(base.code, plan.code.size);
             let section = format!(".text.{name}");
             self.section(&section, SHT_PROGBITS, code, text, base.code, offset);
-            let constants = span(base.constant, plan.constant.size);
+            let frames = plan.frames_at();
+            let constants = span(base.constant, frames);
             let section = format!(".rodata.{name}");
             self.section(
                 &section,
@@ -257,6 +261,9 @@ impl Writer {
                 base.code,
                 offset,
             );
+            let frames = span(base.constant + frames, plan.constant.size - frames);
+            let section = format!(".eh_frame.{name}");
+            self.section(&section, SHT_PROGBITS, SHF_ALLOC, frames, base.code, offset);
         }
         let bound = &contents.bound[unit];
         if !bound.is_empty() {

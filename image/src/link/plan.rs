@@ -438,7 +438,9 @@ impl<'a> Planner<'_, 'a> {
         let name = &self.unit.objects[object].name;
         if !section.is_loaded() {
             let debugging = section.name.starts_with(".debug") || section.name.starts_with(".stab");
-            let unwanted = (debugging && strip != Strip::Nothing) || section.is_compressed();
+            let unwanted = (debugging && strip != Strip::Nothing)
+                || section.is_compressed()
+                || section.is_zero();
             return Ok(if unwanted { Part::Dropped } else { Part::Loose });
         }
         if section.is_writable() && section.is_code() {
