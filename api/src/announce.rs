@@ -5,50 +5,41 @@ use std::collections::{HashMap, HashSet};
 
 use pool_core::digest::{ObjectId, PageId};
 use pool_core::name::{ImageRef, LibraryRef};
-use pool_core::page;
-use pool_image::describe::{Content, DescribedImage, ImageObject, ObjectRole};
-use pool_store::ingest::{Target, UploadObject, padded, page_ids};
+use pool_core::page::PAGE_SIZE;
+use pool_image::describe::{DescribedImage, ImageObject, ObjectRole};
+use pool_store::ingest::{Target, UploadObject, page_ids};
 use pool_store::placement::Placement;
 
-/// An announcement with the bytes it announces.
+/// A file in the parts that the pool keeps, with the name it is to have.
 #[derive(Debug)]
 pub struct Announcement<'a> {
     /// What the upload becomes.
     pub target: Target,
     /// Its objects, each once.
-    pub objects: Vec<AnnouncedContent<'a>>,
+    pub parts: Vec<Part<'a>>,
     /// Bytes of the file that was announced.
     pub file_bytes: u64,
 }
 
-/// An object and its bytes.
+/// An object, not yet cut into pages.
 #[derive(Debug)]
-pub struct AnnouncedContent<'a> {
-    /// The object as announced.
-    pub object: UploadObject,
-    content: Pages<'a>,
+pub struct Part<'a> {
+    /// Digest of the bytes.
+    pub id: ObjectId,
+    /// How it wants to lie.
+    pub placement: Placement,
+    /// Its content; borrowed from the file wherever file and memory agree.
+    pub bytes: Cow<'a, [u8]>,
 }
 
-#[derive(Debug)]
-enum Pages<'a> {
-    Whole(&'a [u8]),
-    Pieces(&'a Content<'a>),
-}
-
-impl AnnouncedContent<'_> {
-    /// The pages of the object; the last may be shorter than a page.
-    fn pages(&self) -> Box<dyn Iterator<Item = &[u8]> + '_> {
-        match &self.content {
-            Pages::Whole(bytes) => Box::new(bytes.chunks(page::PAGE_SIZE as usize)),
-            Pages::Pieces(content) => Box::new(content.pages()),
-        }
-    }
-
-    /// All bytes in one run.
-    pub fn bytes(&self) -> Cow<'_, [u8]> {
-        match &self.content {
-            Pages::Whole(bytes) => Cow::Borrowed(bytes),
-            Pages::Pieces(content) => content.bytes(),
+impl Part<'_> {
+    /// The object, page by page.
+    pub fn object(&self) -> UploadObject {
+        UploadObject {
+            id: self.id,
+            length: self.bytes.len() as u64,
+            placement: self.placement,
+            pages: page_ids(&self.bytes),
         }
     }
 }
@@ -59,18 +50,14 @@ impl AnnouncedContent<'_> {
 /// guests copy page by page, and the file, which is only read, lie wherever their pages are.
 pub fn image<'a>(described: &'a DescribedImage<'_>, image: ImageRef) -> Announcement<'a> {
     let mut announced = HashSet::new();
-    let objects = described
+    let parts = described
         .objects
         .iter()
         .filter(|object| announced.insert(object.id))
-        .map(|object| AnnouncedContent {
-            object: UploadObject {
-                id: object.id,
-                length: object.content.len(),
-                placement: placement(object),
-                pages: object.content.pages().map(page_id).collect(),
-            },
-            content: Pages::Pieces(&object.content),
+        .map(|object| Part {
+            id: object.id,
+            placement: placement(object),
+            bytes: object.content.bytes(),
         })
         .collect();
     let data = |object: &&ImageObject<'_>| object.role == ObjectRole::Data;
@@ -80,7 +67,7 @@ pub fn image<'a>(described: &'a DescribedImage<'_>, image: ImageRef) -> Announce
             description: Box::new(described.description.clone()),
             data: described.objects.iter().find(data).map(|object| object.id),
         },
-        objects,
+        parts,
         file_bytes: described.description.image.length,
     }
 }
@@ -88,38 +75,37 @@ pub fn image<'a>(described: &'a DescribedImage<'_>, image: ImageRef) -> Announce
 /// Announces `content` as a library version. It lies as if its first page began a window, which
 /// is where every registered address begins.
 pub fn library(content: &[u8], library: LibraryRef) -> Announcement<'_> {
-    let object = UploadObject {
-        id: ObjectId::of(content),
-        length: content.len() as u64,
-        placement: Placement::Windows { phase: 0 },
-        pages: page_ids(content),
-    };
+    let id = ObjectId::of(content);
     Announcement {
         target: Target::Library {
             library,
-            object: object.id,
+            object: id,
         },
-        objects: vec![AnnouncedContent {
-            object,
-            content: Pages::Whole(content),
+        parts: vec![Part {
+            id,
+            placement: Placement::Windows { phase: 0 },
+            bytes: Cow::Borrowed(content),
         }],
         file_bytes: content.len() as u64,
     }
 }
 
-impl Announcement<'_> {
-    /// Where the bytes of each page are.
-    pub fn page_sources(&self) -> HashMap<PageId, &[u8]> {
-        let mut sources = HashMap::new();
-        for announced in &self.objects {
-            for (id, bytes) in announced.object.pages.iter().zip(announced.pages()) {
-                if let Some(id) = id {
-                    sources.insert(*id, bytes);
-                }
+/// Where the bytes of each page are, given the objects of all parts in order. The last page of
+/// an object may be shorter than a page.
+pub(crate) fn page_sources<'a>(
+    parts: &'a [Part<'_>],
+    objects: &[UploadObject],
+) -> HashMap<PageId, &'a [u8]> {
+    let mut sources = HashMap::new();
+    for (part, object) in parts.iter().zip(objects) {
+        let pages = part.bytes.chunks(PAGE_SIZE as usize);
+        for (id, bytes) in object.pages.iter().zip(pages) {
+            if let Some(id) = id {
+                sources.insert(*id, bytes);
             }
         }
-        sources
     }
+    sources
 }
 
 fn placement(object: &ImageObject<'_>) -> Placement {
@@ -131,19 +117,10 @@ fn placement(object: &ImageObject<'_>) -> Placement {
     }
 }
 
-fn page_id(bytes: &[u8]) -> Option<PageId> {
-    if page::is_zero(bytes) {
-        None
-    } else if bytes.len() as u64 == page::PAGE_SIZE {
-        Some(PageId::of(bytes))
-    } else {
-        Some(PageId::of(&padded(bytes)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pool_store::ingest::padded;
 
     #[test]
     fn a_library_is_announced_page_by_page() {
@@ -151,11 +128,11 @@ mod tests {
         content.extend([0; 4096]);
         content.extend(b"tail");
         let announced = library(&content, "z@1".parse().unwrap());
-        let object = &announced.objects[0].object;
-        assert_eq!(object, &UploadObject::of(&content, object.placement));
+        let object = announced.parts[0].object();
+        assert_eq!(object, UploadObject::of(&content, object.placement));
         assert_eq!(object.pages.len(), 3);
         assert!(object.pages[1].is_none());
-        let sources = announced.page_sources();
+        let sources = page_sources(&announced.parts, &[object]);
         assert_eq!(sources.len(), 2);
         assert_eq!(sources[&PageId::of(&padded(b"tail"))], b"tail");
     }
@@ -165,15 +142,13 @@ mod tests {
         let file = std::fs::read("/bin/busybox").expect("busybox-static is installed");
         let described = pool_image::describe::describe(&file).unwrap();
         let announced = image(&described, "busybox:v1".parse().unwrap());
-        let ids: HashSet<_> = announced.objects.iter().map(|o| o.object.id).collect();
+        let ids: HashSet<_> = announced.parts.iter().map(|part| part.id).collect();
         for needed in described.description.objects().keys() {
             assert!(ids.contains(needed));
         }
         assert!(ids.contains(&described.description.image.digest));
-        for announced in &announced.objects {
-            let bytes = announced.bytes();
-            let object = &announced.object;
-            assert_eq!(object, &UploadObject::of(&bytes, object.placement));
+        for part in &announced.parts {
+            assert_eq!(part.object(), UploadObject::of(&part.bytes, part.placement));
         }
     }
 }

@@ -179,9 +179,11 @@ pub struct PushSummary {
     pub object: ObjectId,
     /// Pages of all objects of the upload.
     pub pages: u64,
-    /// Of these, pages of zeros, which are never stored.
+    /// Of these, pages of objects that the pool had whole.
+    pub known_pages: u64,
+    /// Of the others, pages of zeros, which are never stored.
     pub zero_pages: u64,
-    /// Distinct pages among the others.
+    /// Distinct pages among those left.
     pub distinct_pages: u64,
     /// Distinct pages that the pool did not have.
     pub new_pages: u64,
@@ -208,6 +210,7 @@ impl PushSummary {
             target: name,
             object,
             pages: summary.pages.0,
+            known_pages: summary.known_pages.0,
             zero_pages: summary.zero_pages.0,
             distinct_pages: summary.distinct_pages.0,
             new_pages: summary.new_pages.0,
@@ -336,7 +339,7 @@ pub struct CollectRequest {
 #[serde(default, deny_unknown_fields)]
 pub struct FsckRequest {
     /// Read and hash every page, too.
-    pub data: bool,
+    pub content: bool,
 }
 
 /// A token to be made.

@@ -7,4 +7,5 @@ pub mod elf;
 pub mod extract;
 pub mod inspect;
 pub mod layout;
+pub mod link;
 pub mod minify;

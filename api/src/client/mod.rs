@@ -219,9 +219,9 @@ impl Client {
         self.post("/v1/gc", &request)
     }
 
-    /// Checks the store; `data` reads every page.
-    pub fn fsck(&self, data: bool) -> Result<FsckReport> {
-        self.post("/v1/fsck", &FsckRequest { data })
+    /// Checks the store; `content` reads every page.
+    pub fn fsck(&self, content: bool) -> Result<FsckReport> {
+        self.post("/v1/fsck", &FsckRequest { content })
     }
 
     /// What keeps a thing.

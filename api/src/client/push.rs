@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use ureq::http::Method;
 
 use super::{Client, ClientError, Octets, Result, UploadStarted};
-use crate::announce::Announcement;
+use crate::announce::{Announcement, Part, page_sources};
 use crate::types::{PagesAccepted, PushSummary, UploadRequest};
 use crate::wire::{self, PageList, RECORD_SIZE};
 
@@ -57,13 +57,10 @@ impl Client {
         options: PushOptions,
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<PushReport> {
+        let objects: Vec<_> = announcement.parts.iter().map(Part::object).collect();
         let request = UploadRequest {
             target: (&announcement.target).into(),
-            objects: announcement
-                .objects
-                .iter()
-                .map(|announced| (&announced.object).into())
-                .collect(),
+            objects: objects.iter().map(Into::into).collect(),
         };
         let json = serde_json::to_vec(&request).expect("requests have only string keys");
         let started: UploadStarted =
@@ -71,7 +68,7 @@ impl Client {
         let upload = Upload {
             client: self,
             path: format!("/v1/uploads/{}", super::encode(&started.id)),
-            sources: announcement.page_sources(),
+            sources: page_sources(&announcement.parts, &objects),
             options,
         };
         let finished = upload.finish(started.missing, progress);

@@ -62,8 +62,8 @@ async fn fsck(
 ) -> Result<Json<FsckReport>> {
     let limit = service.options().limits.json;
     let request: FsckRequest = read_json(&headers, body, limit).await?;
-    let level = if request.data {
-        FsckLevel::Data
+    let level = if request.content {
+        FsckLevel::Content
     } else {
         FsckLevel::Index
     };

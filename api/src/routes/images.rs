@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use memmap2::Mmap;
 use pool_core::name::ImageRef;
+use pool_store::ingest::Content;
 use pool_store::manifest::{ImageManifest, TagRecord};
 use pool_store::{Store, StoreView};
 use serde::Deserialize;
@@ -163,12 +164,10 @@ pub(super) fn ingest(
     store: &Store,
     announcement: &Announcement<'_>,
 ) -> Result<PushSummary> {
-    let bytes: Vec<_> = announcement.objects.iter().map(|o| o.bytes()).collect();
     let contents: Vec<_> = announcement
-        .objects
+        .parts
         .iter()
-        .zip(&bytes)
-        .map(|(announced, bytes)| (announced.object.clone(), &**bytes))
+        .map(|part| Content::of(&part.bytes, part.placement))
         .collect();
     let summary = store.ingest(announcement.target.clone(), &contents)?;
     service.metrics().note_commit(&summary);
