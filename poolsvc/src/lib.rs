@@ -6,6 +6,7 @@ mod listen;
 mod maintenance;
 pub mod notify;
 mod serve;
+mod shutdown;
 pub mod wiring;
 
 pub use config::{Arguments, Settings};

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use pool_api::Service;
-use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
+
+use crate::shutdown::Stop;
 
 /// How often idle uploads are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(15);
@@ -13,7 +14,7 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(15);
 pub(crate) async fn run(
     service: Service,
     collect_interval: Option<Duration>,
-    mut stop: watch::Receiver<bool>,
+    mut stop: Stop,
 ) {
     let mut expiry = interval(EXPIRY_INTERVAL);
     // Without an interval the clock still ticks, rarely, and nothing comes of it.
@@ -29,7 +30,7 @@ pub(crate) async fn run(
                     Err(problem) => tracing::error!(why = problem.body.what, "collecting failed"),
                 }
             }
-            _ = stop.wait_for(|stop| *stop) => return,
+            () = stop.requested() => return,
         }
     }
 }

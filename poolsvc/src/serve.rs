@@ -12,11 +12,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use pool_api::auth::Peer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
 use crate::listen::Socket;
+use crate::shutdown::Stop;
 
 /// Connections at a time; those beyond wait in the kernel's queue.
 const MOST_CONNECTIONS: usize = 1024;
@@ -32,7 +33,7 @@ pub(crate) async fn serve(
     router: Router,
     tcp: TcpListener,
     socket: Option<Socket>,
-    mut stop: watch::Receiver<bool>,
+    mut stop: Stop,
 ) {
     let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -41,11 +42,11 @@ pub(crate) async fn serve(
         while connections.try_join_next().is_some() {}
         let permit = tokio::select! {
             permit = Arc::clone(&room).acquire_owned() => permit,
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = stop.requested() => break,
         };
         let accepted = tokio::select! {
             accepted = accept(&tcp, socket.as_ref()) => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = stop.requested() => break,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -100,7 +101,7 @@ async fn accept(tcp: &TcpListener, socket: Option<&Socket>) -> std::io::Result<(
 }
 
 /// Answers the requests of one connection.
-async fn converse<S>(stream: S, peer: Peer, router: Router, mut stop: watch::Receiver<bool>)
+async fn converse<S>(stream: S, peer: Peer, router: Router, mut stop: Stop)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -116,7 +117,7 @@ where
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        _ = stop.wait_for(|stop| *stop) => {
+        () = stop.requested() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

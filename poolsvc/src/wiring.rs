@@ -8,11 +8,11 @@ use pool_api::auth::Gate;
 use pool_api::{Service, ServiceOptions};
 use pool_store::placement::PlacementPolicy;
 use pool_store::{Store, StoreOptions};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::Settings;
-use crate::{listen, maintenance, serve};
+use crate::shutdown::Stopper;
+use crate::{listen, maintenance, serve, shutdown};
 
 /// Why the service does not start.
 pub type StartError = anyhow::Error;
@@ -22,7 +22,7 @@ pub type StartError = anyhow::Error;
 pub struct Daemon {
     address: SocketAddr,
     service: Service,
-    stop: watch::Sender<bool>,
+    stop: Stopper,
     serving: JoinHandle<()>,
     maintaining: JoinHandle<()>,
 }
@@ -55,7 +55,7 @@ impl Daemon {
             dense_from_pages: settings.dense_from_pages,
         };
         let service = Service::new(store, gate, options);
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = shutdown::channel();
         let router = pool_api::routes::router(service.clone());
         let maintaining = maintenance::run(
             service.clone(),
@@ -84,8 +84,7 @@ impl Daemon {
     /// Takes no more connections, lets requests under way end, and closes the store.
     pub async fn stop(self) {
         self.service.stop();
-        // Nobody listens only when both tasks have ended.
-        let _ = self.stop.send(true);
+        self.stop.stop();
         for task in [self.serving, self.maintaining] {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a part of the service ended badly");
