@@ -256,13 +256,18 @@ pub(crate) async fn check(
 
 /// `N` random bytes in hexadecimal.
 pub(crate) fn random_hex<const N: usize>() -> Result<String> {
+    random::<N>().map(|bytes| hex(&bytes))
+}
+
+/// Bytes in hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    let mut text = String::with_capacity(2 * N);
-    for byte in random::<N>()? {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
         // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
     }
-    Ok(text)
+    text
 }
 
 /// A new secret: 256 random bits behind a word that a scanner for leaked secrets can look for.

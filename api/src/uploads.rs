@@ -51,7 +51,7 @@ impl Session {
 /// All uploads under way, by their random names.
 #[derive(Debug)]
 pub(crate) struct Sessions {
-    sessions: Mutex<HashMap<String, Arc<Session>>>,
+    by_id: Mutex<HashMap<String, Arc<Session>>>,
     most: usize,
     idle: Duration,
 }
@@ -59,7 +59,7 @@ pub(crate) struct Sessions {
 impl Sessions {
     pub(crate) fn new(most: usize, idle: Duration) -> Self {
         Self {
-            sessions: Mutex::default(),
+            by_id: Mutex::default(),
             most,
             idle,
         }
@@ -125,7 +125,7 @@ impl Sessions {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Session>>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn full(&self) -> Problem {

@@ -1,6 +1,7 @@
 //! The daemon's entry: arguments, log, signals.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -37,10 +38,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         let store = settings.store.clone();
         let socket = settings.socket.clone();
         let daemon = Daemon::start(settings).await?;
-        println!("http://{}", daemon.address());
-        if let Some(socket) = socket {
-            println!("unix:{}", socket.display());
-        }
+        announce(&daemon, socket.as_deref());
         tracing::info!(address = %daemon.address(), store = %store.display(), "ready");
         manager.tell("READY=1");
         tokio::select! {
@@ -53,4 +51,13 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         tracing::info!("stopped");
         Ok(())
     })
+}
+
+/// Prints where the service is. Nobody may be there to read it, which is no reason to end.
+fn announce(daemon: &Daemon, socket: Option<&Path>) {
+    let unix = socket.map_or_else(String::new, |path| format!("unix:{}\n", path.display()));
+    let text = format!("http://{}\n{unix}", daemon.address());
+    if let Err(error) = std::io::stdout().write_all(text.as_bytes()) {
+        tracing::debug!(%error, "nobody reads the address");
+    }
 }

@@ -302,7 +302,7 @@ impl Client {
                 status,
                 body: Box::new(body),
             },
-            Err(_) => self.strange(status, text.chars().take(200).collect::<String>()),
+            Err(_) => self.strange(status, &text.chars().take(200).collect::<String>()),
         })
     }
 
@@ -310,7 +310,7 @@ impl Client {
         let status = response.status().as_u16();
         let body = response.body_mut().with_config().limit(MAX_JSON);
         let bytes = body.read_to_vec().map_err(|error| self.lost(error))?;
-        serde_json::from_slice(&bytes).map_err(|error| self.strange(status, error))
+        serde_json::from_slice(&bytes).map_err(|error| self.strange(status, &error))
     }
 
     fn lost(&self, source: ureq::Error) -> ClientError {
@@ -320,7 +320,7 @@ impl Client {
         }
     }
 
-    fn strange(&self, status: u16, why: impl ToString) -> ClientError {
+    fn strange(&self, status: u16, why: &dyn std::fmt::Display) -> ClientError {
         ClientError::Strange {
             server: self.server.to_string(),
             status,

@@ -161,7 +161,7 @@ impl Upload<'_> {
         for id in batch {
             let bytes = self.sources.get(id).ok_or_else(|| {
                 let why = format!("it asks for page {id}, which was not announced");
-                self.client.strange(201, why)
+                self.client.strange(201, &why)
             })?;
             wire::push_record(&mut records, *id, bytes);
         }

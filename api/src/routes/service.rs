@@ -9,10 +9,10 @@ use axum::response::{IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::openapi;
 use crate::problem::{Problem, Result};
 use crate::service::{Service, blocking};
 use crate::types::{Health, Stats, Version};
+use crate::{auth, openapi};
 
 /// How old the store's figures in `/metrics` may be: counting visits every page of the index.
 const METRICS_AGE: Duration = Duration::from_secs(15);
@@ -37,11 +37,7 @@ async fn version(State(service): State<Service>) -> Json<Version> {
         name: "poolsvc".into(),
         version: env!("CARGO_PKG_VERSION").into(),
         store_format: superblock.version,
-        store: superblock
-            .identity
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect(),
+        store: auth::hex(&superblock.identity),
     })
 }
 

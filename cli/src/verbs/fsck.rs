@@ -1,5 +1,6 @@
 //! `pool fsck`: is everything there, and is it what it says?
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -66,10 +67,7 @@ fn text(report: &FsckReport) -> String {
     ]);
     for finding in &report.findings {
         let severity = format!("{:?}", finding.severity).to_lowercase();
-        out.push_str(&format!(
-            "{severity}: {}\n  {}\n",
-            finding.what, finding.advice
-        ));
+        let _ = writeln!(out, "{severity}: {}\n  {}", finding.what, finding.advice);
     }
     out
 }

@@ -55,7 +55,7 @@ impl Link {
             .into_iter()
             .map(OsString::into_string)
             .collect::<Result<Vec<String>, _>>()
-            .map_err(|bad| anyhow::anyhow!("{bad:?} is not UTF-8: rename the file"))?;
+            .map_err(|bad| anyhow::anyhow!("{} is not UTF-8: rename the file", bad.display()))?;
         let named = take_registry(&mut arguments)?;
         let request = parse_args(&arguments)?;
         if request.show_version {

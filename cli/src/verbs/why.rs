@@ -1,5 +1,6 @@
 //! `pool why`: what keeps a thing.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -26,6 +27,7 @@ impl Why {
 }
 
 fn text(answer: &Answer) -> String {
+    // Writing to a string cannot fail.
     let mut out = String::new();
     if let Some(segment) = answer.segment {
         let leased = if answer.segment_leased {
@@ -33,23 +35,23 @@ fn text(answer: &Answer) -> String {
         } else {
             ""
         };
-        out.push_str(&format!("in segment {segment}{leased}\n"));
+        let _ = writeln!(out, "in segment {segment}{leased}");
     }
     if answer.objects.is_empty() {
         out.push_str("no object needs it: the next collection takes it\n");
     }
     for (id, keepers) in &answer.objects {
-        out.push_str(&format!("object {id}\n"));
+        let _ = writeln!(out, "object {id}");
         for library in &keepers.libraries {
             let pinned = if keepers.pinned.contains(library) {
                 ", pinned"
             } else {
                 ""
             };
-            out.push_str(&format!("  is lib/{library}{pinned}\n"));
+            let _ = writeln!(out, "  is lib/{library}{pinned}");
         }
         for image in &keepers.images {
-            out.push_str(&format!("  is needed by image/{image}\n"));
+            let _ = writeln!(out, "  is needed by image/{image}");
         }
         if keepers.leased {
             out.push_str("  is leased: somebody maps it or has it open\n");

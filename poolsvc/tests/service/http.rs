@@ -219,12 +219,13 @@ fn a_commit_needs_all_pages_and_the_right_ones() {
     service.get("/v1/libs/b/1").expect(404);
 }
 
+type Spoil = fn(&mut Value);
+
 #[test]
 fn announcements_that_contradict_themselves_are_refused() {
     let service = Service::start(&[]);
     let content = content(4, 3);
     let good = announcement("a", &content);
-    type Spoil = fn(&mut Value);
     let cases: [(u16, Spoil); 10] = [
         (422, |a| a["objects"][0]["length"] = json!(1 << 20)),
         (422, |a| a["objects"][0]["length"] = json!(u64::MAX)),
@@ -644,7 +645,7 @@ fn the_document_lists_every_route_and_is_sound() {
             let id = operation["operationId"].as_str().unwrap_or_default();
             operations.insert(format!("{method} {path} {id}"));
             assert!(
-                operation["responses"].as_object().unwrap().len() > 0,
+                !operation["responses"].as_object().unwrap().is_empty(),
                 "{path}"
             );
             let variables = path.matches('{').count();

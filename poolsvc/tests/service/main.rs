@@ -1,5 +1,7 @@
 //! Tests of a real poolsvc: started, asked, stopped, killed.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod common;
 mod daemon;
 mod http;
