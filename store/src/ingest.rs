@@ -434,10 +434,10 @@ impl Intake<'_, '_> {
             let pages = &object.pages[part.first_page as usize..][..part.count as usize];
             match part.dense {
                 Some(_) => {
-                    self.place_window(&part, pages, &mut hasher, &mut remaining, &mut extents)?
+                    self.place_window(&part, pages, &mut hasher, &mut remaining, &mut extents)?;
                 }
                 None => {
-                    self.place_pages(&part, pages, &mut hasher, &mut remaining, &mut extents)?
+                    self.place_pages(&part, pages, &mut hasher, &mut remaining, &mut extents)?;
                 }
             }
         }
