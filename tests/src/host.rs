@@ -12,7 +12,7 @@ use serde_json::Value;
 
 /// A running pool.
 #[derive(Debug)]
-pub(crate) struct Host {
+pub struct Host {
     binaries: PathBuf,
     directory: PathBuf,
     service: Child,
@@ -21,8 +21,8 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Starts a pool in `directory`, which is emptied first.
-    pub(crate) fn start(directory: &Path) -> Result<Self> {
+    /// Starts a pool in `directory`, which is emptied first; `options` go to poolsvc.
+    pub fn start(directory: &Path, options: &[&str]) -> Result<Self> {
         if directory.join("mount").exists() {
             // Left from a run that was killed.
             let _ = Command::new("umount").arg("-l").arg(directory.join("mount")).output();
@@ -33,8 +33,8 @@ impl Host {
         }
         fs::create_dir_all(directory.join("mount"))?;
         let directory = directory.canonicalize()?;
-        let binaries = std::env::current_exe()?.parent().context("no program directory")?.into();
-        let (service, server) = start_service(&binaries, &directory)?;
+        let binaries = program_directory()?;
+        let (service, server) = start_service(&binaries, &directory, options)?;
         let mut host = Self { binaries, directory, service, server, mounted: false };
         host.mount()?;
         Ok(host)
@@ -56,27 +56,27 @@ impl Host {
     }
 
     /// The path of one of the project's programs.
-    pub(crate) fn binary(&self, name: &str) -> PathBuf {
+    pub fn binary(&self, name: &str) -> PathBuf {
         self.binaries.join(name)
     }
 
     /// The store's directory.
-    pub(crate) fn store(&self) -> PathBuf {
+    pub fn store(&self) -> PathBuf {
         self.directory.join("store")
     }
 
     /// Where the pool is mounted.
-    pub(crate) fn mount_point(&self) -> PathBuf {
+    pub fn mount_point(&self) -> PathBuf {
         self.directory.join("mount")
     }
 
     /// The service's address.
-    pub(crate) fn server(&self) -> &str {
+    pub fn server(&self) -> &str {
         &self.server
     }
 
     /// Runs `pool --json` with `arguments` and reads what it prints.
-    pub(crate) fn pool(&self, arguments: &[&str]) -> Result<Value> {
+    pub fn pool(&self, arguments: &[&str]) -> Result<Value> {
         let output = Command::new(self.binary("pool"))
             .args(["--server", &self.server, "--json"])
             .args(arguments)
@@ -90,7 +90,7 @@ impl Host {
     }
 
     /// Bytes of disk that the store's segments take up.
-    pub(crate) fn segment_disk_bytes(&self) -> Result<u64> {
+    pub fn segment_disk_bytes(&self) -> Result<u64> {
         use std::os::unix::fs::MetadataExt;
         let mut bytes = 0;
         for entry in fs::read_dir(self.store().join("segments"))? {
@@ -100,11 +100,32 @@ impl Host {
     }
 }
 
-fn start_service(binaries: &Path, directory: &Path) -> Result<(Child, String)> {
+/// Where the project's programs are: beside this one, or one above for a test.
+pub fn program_directory() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let directory = own.parent().context("this program is in no directory")?;
+    let directory = match directory.file_name() {
+        Some(name) if name == "deps" => directory.parent().context("deps is in no directory")?,
+        _ => directory,
+    };
+    ensure!(
+        directory.join("poolsvc").exists(),
+        "{} has no poolsvc: run `make build` first",
+        directory.display()
+    );
+    Ok(directory.into())
+}
+
+fn start_service(
+    binaries: &Path,
+    directory: &Path,
+    options: &[&str],
+) -> Result<(Child, String)> {
     let mut service = Command::new(binaries.join("poolsvc"))
         .arg("--store")
         .arg(directory.join("store"))
         .args(["--listen", "127.0.0.1:0"])
+        .args(options)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
