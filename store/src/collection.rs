@@ -232,7 +232,7 @@ impl<'a> Collection<'a> {
         let result = self.evacuate_locked(&mut writer, segment, live);
         match &result {
             Ok(_) => writer.appender.committed(),
-            Err(_) => writer.appender.rollback(&self.store.view.index)?,
+            Err(_) => writer.abandon(&self.store.view.index),
         }
         result
     }

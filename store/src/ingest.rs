@@ -298,7 +298,7 @@ impl Store {
         let result = self.commit_locked(&mut writer, upload);
         match &result {
             Ok(_) => writer.appender.committed(),
-            Err(_) => writer.appender.rollback(&self.view.index)?,
+            Err(_) => writer.abandon(&self.view.index),
         }
         result
     }

@@ -79,6 +79,15 @@ struct Writer {
     barrier: Option<Barrier>,
 }
 
+impl Writer {
+    /// Forgets what a failed change appended. Its own error is the one to report.
+    fn abandon(&mut self, index: &Index) {
+        if let Err(error) = self.appender.rollback(index) {
+            tracing::error!(%error, "forgetting a failed commit's pages failed");
+        }
+    }
+}
+
 impl Deref for Store {
     type Target = StoreView;
     fn deref(&self) -> &StoreView {
