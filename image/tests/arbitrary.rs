@@ -81,14 +81,13 @@ fn number() -> impl Strategy<Value = u64> {
     (borders, -4097i64..4097).prop_map(|(near, by)| near.wrapping_add_signed(by))
 }
 
+/// Flags, offset, gap before, bytes in the file, further bytes in memory. Small gaps and sizes of
+/// zero make segments share pages.
 fn segment() -> impl Strategy<Value = (u32, u64, u64, u64, u64)> {
-    (
-        0u32..8,
-        0u64..0x5000,
-        0u64..0x3000,
-        0u64..0x4000,
-        0u64..0x3000,
-    )
+    let gap = prop_oneof![0u64..0x400, 0u64..0x3000];
+    let size = prop_oneof![1 => Just(0u64), 3 => 0u64..0x4000];
+    let more = prop_oneof![Just(0u64), 0u64..0x3000];
+    (0u32..8, 0u64..0x5000, gap, size, more)
 }
 
 proptest! {

@@ -56,7 +56,10 @@ pub enum ElfError {
     #[error("this file holds debug information alone, its code was left out: give the executable")]
     DebugOnly,
     /// Another `e_type`.
-    #[error("ELF type {0} is neither an executable (2) nor position independent (3)")]
+    #[error(
+        "ELF type {0} is neither an executable (2) nor position independent (3): give a static \
+         executable"
+    )]
     Type(u16),
     /// `PT_INTERP`.
     #[error(
