@@ -18,7 +18,7 @@ const RUNS: usize = 101;
 /// Measures, and writes `segment-read.json`.
 pub(crate) fn run_all(out: &Path) -> Result<()> {
     let host = Host::start(&out.join("segment-pool"), &[])?;
-    guests::push(&host, &out.join("guests"), "touch")?;
+    guests::push(&host, &out.join("guests"), guests::TOUCH)?;
     let (mounted, backing) = largest_segment(&host)?;
     let (mut through, mut direct) = (Vec::new(), Vec::new());
     for _ in 0..RUNS {

@@ -17,12 +17,12 @@ use crate::write_result;
 const RUNS: usize = 31;
 const INSTANCES: usize = 64;
 const STEPS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
-const IMAGE: &str = "image/touch:v1";
+const IMAGE: &str = "image/touch8m:v1";
 
 /// Measures, and writes `start.json` and `start.svg`.
 pub(crate) fn run_all(out: &Path) -> Result<()> {
     let host = Host::start(&out.join("start-pool"), &[])?;
-    guests::push(&host, &out.join("guests"), "touch")?;
+    guests::push(&host, &out.join("guests"), guests::TOUCH)?;
     let mut result = json!({});
     let mut curves = Vec::new();
     for backing in Backing::ALL {

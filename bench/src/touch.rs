@@ -36,10 +36,10 @@ pub(crate) fn run_all(out: &Path) -> Result<()> {
 fn cycles_per_page(out: &Path, name: &str, dense_from_pages: u32) -> Result<f64> {
     let threshold = dense_from_pages.to_string();
     let host = Host::start(&out.join(name), &["--dense-from-pages", &threshold])?;
-    guests::push(&host, &out.join("guests"), "touch")?;
+    guests::push(&host, &out.join("guests"), guests::TOUCH)?;
     let mut samples = Vec::new();
     for _ in 0..RUNS {
-        let run = run(&host, "image/touch:v1", Backing::Pool, "kvm")?;
+        let run = run(&host, "image/touch8m:v1", Backing::Pool, "kvm")?;
         let text = String::from_utf8_lossy(&run.errors);
         let cycles = text
             .lines()

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use pool_tests::guests::{self, Guests};
+use pool_tests::guests::{self, Guests, PROGRAMS, Paused};
 use pool_tests::host::Host;
 use pool_tests::run::{Backing, run};
 use serde_json::Value;
@@ -23,7 +23,7 @@ const RUNS: usize = 21;
 /// Counts of instances at which memory is looked at.
 const STEPS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// The image of which many instances run.
-const MANY: &str = "sqlite";
+const MANY: &str = "sqlite-workload";
 
 /// Runs the demo and leaves `report.json`, `memory.svg` and the linked programs in `out`.
 pub(crate) fn demo(out: &Path) -> Result<()> {
@@ -32,18 +32,18 @@ pub(crate) fn demo(out: &Path) -> Result<()> {
     say("starting a pool: poolsvc, and poolfs mounted");
     let host = Host::start(&out.join("pool"), &[])?;
     say("compiling guest programs and libraries, linking them at registered addresses");
-    let guests = guests::build(&host, &out.join("guests"))?;
+    let guests = guests::build(&host, &out.join("guests"), &PROGRAMS)?;
 
     let mut report = Report::default();
     say("pushing");
     push(&host, &guests, &mut report)?;
     say("running each program natively, on both platforms and both backings");
-    for name in guests.names() {
+    for name in PROGRAMS {
         report.programs.push(compare_with_native(&host, &guests, name)?);
     }
     say(&format!("starting {IDENTICAL} instances of {MANY}, then one of each"));
     let curves = identical(&host, &mut report.identical)?;
-    different(&host, &guests, &mut report.different)?;
+    different(&host, &mut report.different)?;
     say("collecting under a running guest");
     report.gc = collect_under_a_guest(&host, &guests)?;
 
@@ -75,7 +75,7 @@ fn number(value: &Value, pointer: &str) -> Result<u64> {
 
 fn push(host: &Host, guests: &Guests, report: &mut Report) -> Result<()> {
     let mut upload = Upload::default();
-    for name in guests.names() {
+    for name in PROGRAMS {
         let elf = guests.linked(name);
         let path = elf.to_str().context("the output path is not UTF-8")?;
         let pushed = host.pool(&["push", "image", path, "--name", name, "--tag", "v1"])?;
@@ -176,8 +176,8 @@ fn identical(host: &Host, comparison: &mut Comparison) -> Result<Vec<Line>> {
     Ok(curves)
 }
 
-fn different(host: &Host, guests: &Guests, comparison: &mut Comparison) -> Result<()> {
-    comparison.images = guests.names().iter().map(|name| format!("image/{name}:v1")).collect();
+fn different(host: &Host, comparison: &mut Comparison) -> Result<()> {
+    comparison.images = PROGRAMS.iter().map(|name| format!("image/{name}:v1")).collect();
     comparison.instances = comparison.images.len();
     for backing in Backing::ALL {
         let mut figures = Instances::default();
@@ -211,8 +211,8 @@ fn store(comparison: &mut Comparison, backing: Backing, figures: Instances) {
 fn collect_under_a_guest(host: &Host, guests: &Guests) -> Result<Collection> {
     let native = guests.run_natively(MANY)?;
     let image = format!("image/{MANY}:v1");
-    let running = guests::Paused::start(host, &image)?;
-    for name in guests.names() {
+    let running = Paused::start(host, &image, "kvm")?;
+    for name in PROGRAMS {
         host.pool(&["rm", &format!("image/{name}:v1")])?;
     }
     let collect = || host.pool(&["gc", "--grace", "0"]);

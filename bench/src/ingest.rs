@@ -1,0 +1,1 @@
+//! Placeholder until the store's measurements move in.
