@@ -1,0 +1,1 @@
+//! Nothing: this package only fixes the versions of the C sources.
