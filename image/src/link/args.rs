@@ -1,0 +1,671 @@
+//! The command line of `ld`, as compiler drivers write it for a static link.
+//!
+//! Options fall into four kinds: those that say what to link, those that make no difference to
+//! a static executable at registered addresses (taken in silence, as every linker does), those
+//! that cannot be followed but do no harm (a warning), and those that ask for something else
+//! than a static executable (refused, with what to do). An option in none of them is an error:
+//! to ignore what one does not know is to link something else than was asked for.
+
+use std::path::{Path, PathBuf};
+
+use pool_core::name::LibraryRef;
+
+use super::error::LinkError;
+
+/// What to link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkRequest {
+    /// Where the caller puts the executable (`-o`; `a.out` otherwise).
+    pub output: PathBuf,
+    /// Symbol to start at (`-e`; `_start` otherwise).
+    pub entry: String,
+    /// Symbols to take as needed (`-u`).
+    pub undefined: Vec<String>,
+    /// Objects, archives and linker scripts, in command-line order.
+    pub inputs: Vec<InputFile>,
+    /// Folders for `-l`, in order (`-L`).
+    pub search: Vec<PathBuf>,
+    /// Names and versions given to archives (`--pool-library`).
+    pub libraries: Vec<LibraryAlias>,
+    /// What to leave out of the symbol table (`-s`, `-S`).
+    pub strip: Strip,
+    /// The build id to write (`--build-id`).
+    pub build_id: BuildId,
+    /// Write `.eh_frame_hdr` even if nothing that is linked unwinds the stack
+    /// (`--eh-frame-hdr`).
+    pub unwind_table: bool,
+    /// The stack is executable (`-z execstack`).
+    pub executable_stack: bool,
+    /// Take the first of several definitions (`-z muldefs`).
+    pub allow_multiple_definition: bool,
+    /// Where the caller puts the link map (`-Map`).
+    pub map: Option<PathBuf>,
+    /// Where absolute paths in linker scripts begin (`--sysroot`).
+    pub sysroot: Option<PathBuf>,
+    /// The version is asked for (`-v`, `--version`); there may be no inputs then.
+    pub show_version: bool,
+    /// What the command line asks for and will not get.
+    pub warnings: Vec<String>,
+}
+
+impl Default for LinkRequest {
+    fn default() -> Self {
+        Self {
+            output: PathBuf::from("a.out"),
+            entry: "_start".to_owned(),
+            undefined: Vec::new(),
+            inputs: Vec::new(),
+            search: Vec::new(),
+            libraries: Vec::new(),
+            strip: Strip::Nothing,
+            build_id: BuildId::None,
+            unwind_table: false,
+            executable_stack: false,
+            allow_multiple_definition: false,
+            map: None,
+            sysroot: None,
+            show_version: false,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+/// A file to link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InputFile {
+    /// A path.
+    Path(PathBuf),
+    /// `-lNAME`: `libNAME.a` in the search folders (`-l:FILE`: that file).
+    Library(String),
+}
+
+/// A name and version for an archive: `--pool-library FILE=NAME@VERSION`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LibraryAlias {
+    /// The archive: its path, its file name, or `-lNAME` (`lNAME`).
+    pub file: String,
+    /// What it is to be called.
+    pub library: LibraryRef,
+}
+
+/// What to leave out of the executable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strip {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Debugging sections.
+    Debugging,
+    /// Debugging sections and the symbol table.
+    Everything,
+}
+
+/// The note by which debuggers recognise a build.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum BuildId {
+    /// No note.
+    #[default]
+    None,
+    /// This many bytes of the digest of the executable.
+    Digest(usize),
+    /// These bytes.
+    Given(Vec<u8>),
+}
+
+/// Long options that take a value which makes no difference here.
+const IGNORED_WITH_VALUE: &[&str] = &[
+    "dynamic-linker",
+    "plugin",
+    "plugin-opt",
+    "rpath",
+    "rpath-link",
+    "soname",
+    "h",
+    "hash-style",
+    "version-script",
+    "dynamic-list",
+    "sort-section",
+    "compress-debug-sections",
+    "max-page-size",
+    "fini",
+    "init",
+    "A",
+    "architecture",
+    "assert",
+    "a",
+    "G",
+    "threads",
+    "thread-count",
+    "y",
+    "trace-symbol",
+    "unresolved-symbols",
+    "exclude-libs",
+    "audit",
+    "depaudit",
+    "filter",
+    "auxiliary",
+    "Y",
+    "color-diagnostics",
+    "orphan-handling",
+    "package-metadata",
+];
+
+/// Long options without value that make no difference here.
+const IGNORED: &[&str] = &[
+    "static",
+    "Bstatic",
+    "dn",
+    "non_shared",
+    "Bdynamic",
+    "dy",
+    "call_shared",
+    "Bsymbolic",
+    "Bsymbolic-functions",
+    "nostdlib",
+    "no-pie",
+    "no-dynamic-linker",
+    "start-group",
+    "end-group",
+    "as-needed",
+    "no-as-needed",
+    "whole-archive",
+    "no-whole-archive",
+    "add-needed",
+    "no-add-needed",
+    "copy-dt-needed-entries",
+    "no-copy-dt-needed-entries",
+    "push-state",
+    "pop-state",
+    "export-dynamic",
+    "no-export-dynamic",
+    "E",
+    "no-gc-sections",
+    "print-gc-sections",
+    "no-print-gc-sections",
+    "no-undefined",
+    "no-allow-shlib-undefined",
+    "allow-shlib-undefined",
+    "warn-common",
+    "no-warn-mismatch",
+    "warn-once",
+    "no-warn-rwx-segments",
+    "warn-rwx-segments",
+    "no-warn-execstack",
+    "warn-execstack",
+    "enable-new-dtags",
+    "disable-new-dtags",
+    "relax",
+    "no-relax",
+    "no-fatal-warnings",
+    "no-ld-generated-unwind-info",
+    "ld-generated-unwind-info",
+    "stats",
+    "no-keep-memory",
+    "sort-common",
+    "discard-all",
+    "discard-locals",
+    "discard-none",
+    "x",
+    "X",
+    "g",
+    "t",
+    "trace",
+    "cref",
+    "demangle",
+    "no-demangle",
+    "verbose",
+    "no-omagic",
+    "n",
+    "nmagic",
+    "Qy",
+    "error-unresolved-symbols",
+    "no-color-diagnostics",
+    "no-eh-frame-hdr",
+    "no-undefined-version",
+    "no-rosegment",
+    "no-warnings",
+    "w",
+    "no-allow-multiple-definition",
+    "d",
+    "dc",
+    "dp",
+    "O0",
+    "no-export-dynamic",
+    "no-print-map-discarded",
+    "no-ctf-variables",
+    "fatal-warnings",
+];
+
+/// Options that ask for another kind of output, and what to do instead.
+const REFUSED: &[(&str, &str)] = &[
+    (
+        "pie",
+        "pool link makes executables at registered addresses: add -static -no-pie to the \
+         compiler's command line",
+    ),
+    (
+        "pic-executable",
+        "pool link makes executables at registered addresses: add -static -no-pie to the \
+         compiler's command line",
+    ),
+    (
+        "static-pie",
+        "pool link makes executables at registered addresses: use -static -no-pie instead",
+    ),
+    (
+        "shared",
+        "pool link makes no shared libraries: make a static archive (ar rcs libNAME.a *.o), which \
+         becomes a shared library of the pool when a program is linked with it",
+    ),
+    (
+        "Bshareable",
+        "pool link makes no shared libraries: make a static archive instead",
+    ),
+    (
+        "relocatable",
+        "pool link makes no relocatable objects: use the system's ld for this step",
+    ),
+    (
+        "r",
+        "pool link makes no relocatable objects: use the system's ld for this step",
+    ),
+    (
+        "i",
+        "pool link makes no relocatable objects: use the system's ld for this step",
+    ),
+    (
+        "Ur",
+        "pool link makes no relocatable objects: use the system's ld for this step",
+    ),
+    (
+        "script",
+        "addresses come from the registry, so there is no place for a linker script: leave -T out",
+    ),
+    (
+        "T",
+        "addresses come from the registry, so there is no place for a linker script: leave -T out",
+    ),
+    ("Ttext", "addresses come from the registry: leave it out"),
+    ("Tdata", "addresses come from the registry: leave it out"),
+    ("Tbss", "addresses come from the registry: leave it out"),
+    (
+        "Ttext-segment",
+        "addresses come from the registry: leave it out",
+    ),
+    (
+        "section-start",
+        "addresses come from the registry: leave it out",
+    ),
+    (
+        "image-base",
+        "addresses come from the registry: leave it out",
+    ),
+    (
+        "omagic",
+        "text and data are kept on separate pages: leave it out",
+    ),
+    (
+        "N",
+        "text and data are kept on separate pages: leave it out",
+    ),
+    (
+        "wrap",
+        "not supported: rename the symbol with objcopy --redefine-sym",
+    ),
+    ("defsym", "not supported: define the symbol in an object"),
+    ("oformat", "only 64-bit ELF is written: leave it out"),
+    ("format", "inputs are 64-bit ELF objects: leave it out"),
+    ("b", "inputs are 64-bit ELF objects: leave it out"),
+    ("just-symbols", "not supported: link the objects themselves"),
+    ("R", "not supported: link the objects themselves"),
+];
+
+/// Reads a command line (without the program's name). `@FILE` arguments are replaced by what the
+/// file holds.
+pub fn parse_args(arguments: &[String]) -> Result<LinkRequest, LinkError> {
+    let mut request = LinkRequest::default();
+    let mut arguments = Arguments {
+        rest: expand(arguments, 0)?.into_iter(),
+    };
+    while let Some(argument) = arguments.rest.next() {
+        if argument.len() < 2 || !argument.starts_with('-') {
+            request
+                .inputs
+                .push(InputFile::Path(PathBuf::from(argument)));
+            continue;
+        }
+        let option = Written::split(&argument);
+        if !(long_option(&option, &mut request, &mut arguments)?
+            || short_option(&option, &mut request, &mut arguments)?)
+        {
+            return Err(LinkError::option(argument, "unknown option: leave it out"));
+        }
+    }
+    if let Some(root) = &request.sysroot {
+        for folder in &mut request.search {
+            if let Some(inside) = folder.to_str().and_then(|f| f.strip_prefix('=')) {
+                *folder = root.join(inside.trim_start_matches('/'));
+            }
+        }
+    }
+    Ok(request)
+}
+
+/// An option as written.
+struct Written<'a> {
+    whole: &'a str,
+    /// Without dashes and value.
+    name: &'a str,
+    /// What follows `=`.
+    value: Option<&'a str>,
+    is_single_dash: bool,
+}
+
+impl<'a> Written<'a> {
+    fn split(whole: &'a str) -> Self {
+        let (body, is_single_dash) = match whole.strip_prefix("--") {
+            Some(body) => (body, false),
+            None => (&whole[1..], true),
+        };
+        let (name, value) = match body.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (body, None),
+        };
+        Self {
+            whole,
+            name,
+            value,
+            is_single_dash,
+        }
+    }
+}
+
+struct Arguments {
+    rest: std::vec::IntoIter<String>,
+}
+
+impl Arguments {
+    fn value(&mut self, option: &Written<'_>) -> Result<String, LinkError> {
+        match option.value {
+            Some(value) => Ok(value.to_owned()),
+            None => self.next_value(option.whole),
+        }
+    }
+
+    fn next_value(&mut self, option: &str) -> Result<String, LinkError> {
+        self.rest
+            .next()
+            .ok_or_else(|| LinkError::option(option, "needs a value after it"))
+    }
+}
+
+/// Takes an option with a long name (one or two dashes); false when it is none.
+fn long_option(
+    option: &Written<'_>,
+    request: &mut LinkRequest,
+    arguments: &mut Arguments,
+) -> Result<bool, LinkError> {
+    if let Some((_, advice)) = REFUSED.iter().find(|(name, _)| *name == option.name) {
+        return Err(LinkError::option(option.whole, *advice));
+    }
+    match option.name {
+        "output" => request.output = arguments.value(option)?.into(),
+        "entry" => request.entry = arguments.value(option)?,
+        "undefined" | "require-defined" => request.undefined.push(arguments.value(option)?),
+        "library" => request
+            .inputs
+            .push(InputFile::Library(arguments.value(option)?)),
+        "library-path" => request.search.push(arguments.value(option)?.into()),
+        "pool-library" => {
+            let text = arguments.value(option)?;
+            request.libraries.push(alias(option.whole, &text)?);
+        }
+        "strip-all" | "s" => request.strip = Strip::Everything,
+        "strip-debug" | "S" if request.strip == Strip::Nothing => {
+            request.strip = Strip::Debugging;
+        }
+        "strip-debug" | "S" => {}
+        "build-id" => request.build_id = build_id(option)?,
+        "eh-frame-hdr" => request.unwind_table = true,
+        "allow-multiple-definition" => request.allow_multiple_definition = true,
+        "Map" => request.map = Some(arguments.value(option)?.into()),
+        "sysroot" => request.sysroot = Some(arguments.value(option)?.into()),
+        "v" | "V" | "version" => request.show_version = true,
+        "gc-sections" => request.warnings.push(
+            "--gc-sections has no effect: libraries are taken whole, so that every image has the \
+             same pages"
+                .to_owned(),
+        ),
+        "emit-relocs" | "q" | "print-map" | "M" => request
+            .warnings
+            .push(format!("{} has no effect", option.whole)),
+        "icf" => {}
+        name if IGNORED.contains(&name) => {}
+        name if IGNORED_WITH_VALUE.contains(&name) => {
+            arguments.value(option)?;
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// Takes a one-letter option, its value attached or following; false when it is none.
+fn short_option(
+    option: &Written<'_>,
+    request: &mut LinkRequest,
+    arguments: &mut Arguments,
+) -> Result<bool, LinkError> {
+    if !option.is_single_dash {
+        return Ok(false);
+    }
+    let whole = option.whole;
+    let mut characters = whole[1..].chars();
+    let Some(letter) = characters.next() else {
+        return Ok(false);
+    };
+    let attached = characters.as_str();
+    if let Some((_, advice)) = REFUSED
+        .iter()
+        .find(|(name, _)| name.len() == 1 && name.starts_with(letter))
+    {
+        return Err(LinkError::option(whole, *advice));
+    }
+    if !"oelLumzOI".contains(letter) {
+        return Ok(false);
+    }
+    let value = if attached.is_empty() {
+        arguments.next_value(whole)?
+    } else {
+        attached.to_owned()
+    };
+    match letter {
+        'o' => request.output = value.into(),
+        'e' => request.entry = value,
+        'l' => request.inputs.push(InputFile::Library(value)),
+        'L' => request.search.push(value.into()),
+        'u' => request.undefined.push(value),
+        'm' if value != "elf_x86_64" => {
+            return Err(LinkError::option(
+                format!("-m {value}"),
+                "only elf_x86_64 is linked: compile for x86-64 (without -m32 or -mx32)",
+            ));
+        }
+        'z' => keyword(&value, request),
+        _ => {}
+    }
+    Ok(true)
+}
+
+/// `-z KEYWORD`: those that matter to a static executable.
+fn keyword(value: &str, request: &mut LinkRequest) {
+    match value {
+        "execstack" => request.executable_stack = true,
+        "noexecstack" => request.executable_stack = false,
+        "muldefs" => request.allow_multiple_definition = true,
+        _ => {}
+    }
+}
+
+fn build_id(option: &Written<'_>) -> Result<BuildId, LinkError> {
+    let wrong = || {
+        LinkError::option(
+            option.whole,
+            "use --build-id, --build-id=sha1, md5, uuid, none, or 0x with hexadecimal digits",
+        )
+    };
+    Ok(match option.value {
+        None | Some("sha1" | "tree" | "fast") => BuildId::Digest(20),
+        Some("md5" | "uuid") => BuildId::Digest(16),
+        Some("none") => BuildId::None,
+        Some(value) => {
+            let digits = value.strip_prefix("0x").ok_or_else(wrong)?;
+            let digits: Vec<u32> = digits
+                .chars()
+                .filter(|c| !"-:".contains(*c))
+                .map(|c| c.to_digit(16).ok_or_else(wrong))
+                .collect::<Result<_, _>>()?;
+            if digits.is_empty() || digits.len() % 2 != 0 {
+                return Err(wrong());
+            }
+            BuildId::Given(digits.chunks(2).map(|d| (d[0] << 4 | d[1]) as u8).collect())
+        }
+    })
+}
+
+fn alias(option: &str, text: &str) -> Result<LibraryAlias, LinkError> {
+    let wrong = |problem: String| LinkError::option(format!("{option} {text}"), problem);
+    let (file, library) = text
+        .rsplit_once('=')
+        .ok_or_else(|| wrong("write FILE=NAME@VERSION or -lX=NAME@VERSION".to_owned()))?;
+    Ok(LibraryAlias {
+        file: file.to_owned(),
+        library: library
+            .parse()
+            .map_err(|e| wrong(format!("{library} is not NAME@VERSION: {e}")))?,
+    })
+}
+
+/// Replaces `@FILE` by the arguments in the file. A file that cannot be opened stands for itself,
+/// as with other linkers.
+fn expand(arguments: &[String], depth: usize) -> Result<Vec<String>, LinkError> {
+    let mut expanded = Vec::new();
+    for argument in arguments {
+        let text = argument
+            .strip_prefix('@')
+            .and_then(|file| std::fs::read_to_string(Path::new(file)).ok());
+        match text {
+            None => expanded.push(argument.clone()),
+            Some(_) if depth > 16 => {
+                return Err(LinkError::option(
+                    argument,
+                    "response files name each other in a circle",
+                ));
+            }
+            Some(text) => expanded.extend(expand(&words(&text), depth + 1)?),
+        }
+    }
+    Ok(expanded)
+}
+
+/// The words of a response file: separated by white space, with quotes and backslashes.
+fn words(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    let mut characters = text.chars();
+    while let Some(c) = characters.next() {
+        match (c, quote) {
+            ('\\', _) => word.get_or_insert_default().extend(characters.next()),
+            (c, Some(q)) if c == q => quote = None,
+            (c, Some(_)) => word.get_or_insert_default().push(c),
+            ('\'' | '"', None) => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (c, None) if c.is_whitespace() => words.extend(word.take()),
+            (c, None) => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<LinkRequest, LinkError> {
+        let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        parse_args(&arguments)
+    }
+
+    #[test]
+    fn what_gcc_passes_for_a_static_link_is_taken() {
+        let request = parse(
+            "-plugin /p/liblto_plugin.so -plugin-opt=/p/lto-wrapper -plugin-opt=-fresolution=/t/r \
+             -plugin-opt=-pass-through=-lc --build-id -m elf_x86_64 --hash-style=gnu --as-needed \
+             -static -o out -z relro -z now -dynamic-linker /lib/ld-musl-x86_64.so.1 -nostdlib \
+             /l/crt1.o -L/l -L /m main.o --start-group -lgcc -lgcc_eh -lc --end-group /l/crtn.o \
+             --pool-library -lz=zlib@1.3 -u need -e begin -s --eh-frame-hdr --gc-sections",
+        )
+        .unwrap();
+        assert_eq!(request.output, Path::new("out"));
+        assert_eq!(request.entry, "begin");
+        assert_eq!(request.undefined, ["need"]);
+        assert_eq!(request.search, [Path::new("/l"), Path::new("/m")]);
+        assert_eq!(request.build_id, BuildId::Digest(20));
+        assert_eq!(request.strip, Strip::Everything);
+        assert!(request.unwind_table);
+        assert_eq!(request.libraries[0].library.to_string(), "zlib@1.3");
+        assert_eq!(request.libraries[0].file, "-lz");
+        let path = |p: &str| InputFile::Path(PathBuf::from(p));
+        let library = |l: &str| InputFile::Library(l.to_owned());
+        assert_eq!(
+            request.inputs,
+            [
+                path("/l/crt1.o"),
+                path("main.o"),
+                library("gcc"),
+                library("gcc_eh"),
+                library("c"),
+                path("/l/crtn.o")
+            ]
+        );
+        assert_eq!(request.warnings.len(), 1);
+    }
+
+    #[test]
+    fn other_outputs_are_refused_with_advice() {
+        for (line, advice) in [
+            ("-pie a.o", "-static -no-pie"),
+            ("-shared a.o", "archive"),
+            ("-r a.o", "system's ld"),
+            ("-T script a.o", "registry"),
+            ("-Tscript a.o", "registry"),
+            ("-Ttext=0x1000 a.o", "registry"),
+            ("-m elf_i386 a.o", "x86-64"),
+            ("--wrap=malloc", "objcopy"),
+            ("--no-such-option", "unknown"),
+            ("-o", "value"),
+            ("--pool-library x", "NAME@VERSION"),
+            ("--pool-library x=../y@1", "NAME@VERSION"),
+            ("--build-id=0xabc", "hexadecimal"),
+        ] {
+            let message = parse(line).unwrap_err().to_string();
+            assert!(message.contains(advice), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn response_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("r");
+        std::fs::write(&file, "-o 'a b' \"c\\\"d.o\"\n x\\ y.o @nowhere").unwrap();
+        let request = parse_args(&[format!("@{}", file.display())]).unwrap();
+        assert_eq!(request.output, Path::new("a b"));
+        let names = ["c\"d.o", "x y.o", "@nowhere"].map(|n| InputFile::Path(n.into()));
+        assert_eq!(request.inputs, names);
+        std::fs::write(&file, format!("@{}", file.display())).unwrap();
+        assert!(parse_args(&[format!("@{}", file.display())]).is_err());
+    }
+}

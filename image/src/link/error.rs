@@ -1,0 +1,174 @@
+//! Why a link failed, in terms of the command line and the source.
+
+use std::path::PathBuf;
+
+use pool_core::name::{LibraryRef, NameError};
+use thiserror::Error;
+
+use super::registry::RegistryError;
+
+/// Why nothing was linked.
+#[derive(Debug, Error)]
+pub enum LinkError {
+    /// An option that is wrong, or that asks for something other than a static executable.
+    #[error("{option}: {problem}")]
+    Option {
+        /// As written on the command line.
+        option: String,
+        /// What is wrong with it and what to do instead.
+        problem: String,
+    },
+    /// Nothing to link.
+    #[error("no input files: name the objects (.o) and archives (.a, -lNAME) to link")]
+    NoInput,
+    /// A file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// From the system.
+        source: std::io::Error,
+    },
+    /// `-lNAME` matches no archive.
+    #[error(
+        "cannot find lib{name}.a for -l{name} in {searched}: install the static library or add -L \
+         with its folder (shared libraries are never used: pool link makes static executables)"
+    )]
+    NoLibrary {
+        /// What follows `-l`.
+        name: String,
+        /// The folders searched.
+        searched: String,
+    },
+    /// A file that is damaged or not what it should be.
+    #[error("{file}: {problem}")]
+    Input {
+        /// The file, with the archive member in parentheses.
+        file: String,
+        /// What is wrong with it and what to do.
+        problem: String,
+    },
+    /// Two objects define one symbol.
+    #[error("{symbol} is defined in {first} and in {second}: remove or rename one")]
+    Duplicate {
+        /// The symbol.
+        symbol: String,
+        /// The definition taken first.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// References that nothing defines.
+    #[error("undefined symbols:\n{}", .0.join("\n"))]
+    Undefined(Vec<String>),
+    /// A value does not fit into the field that refers to it.
+    #[error(
+        "{place}: the value {value:#x} of {symbol} does not fit the relocation {relocation}: \
+         compile with the small code model (-mcmodel=small), which reaches all of the low 2 GiB"
+    )]
+    Overflow {
+        /// File, section and offset.
+        place: String,
+        /// What is referred to.
+        symbol: String,
+        /// Name of the relocation.
+        relocation: String,
+        /// The value that does not fit.
+        value: i128,
+    },
+    /// A relocation that cannot be carried out.
+    #[error("{place}: {problem}")]
+    Relocation {
+        /// File, section and offset.
+        place: String,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// A name for a library that is none.
+    #[error(
+        "{path} has no usable library name: {source}; give one with --pool-library \
+         {path}=NAME@VERSION"
+    )]
+    LibraryName {
+        /// The archive.
+        path: String,
+        /// Why not.
+        source: NameError,
+    },
+    /// Two archives with one library name.
+    #[error(
+        "{first} and {second} are both the library {name}: an image holds one version of a \
+         library; drop one, or name one differently with --pool-library FILE=NAME@VERSION"
+    )]
+    TwoVersions {
+        /// The library.
+        name: String,
+        /// An archive.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// A set of sections (`__start_X`..`__stop_X`) that a library walks has parts elsewhere.
+    #[error(
+        "{library} walks the section {section} from {first}, but {other} adds to it: a library's \
+         shared pages cannot depend on the image, so put that object into the library's archive"
+    )]
+    SplitSet {
+        /// The library.
+        library: String,
+        /// The section.
+        section: String,
+        /// The symbol by which it walks.
+        first: String,
+        /// The object that adds to the section.
+        other: String,
+    },
+    /// The registry gave no addresses.
+    #[error("no addresses for {library}: {source}")]
+    Registry {
+        /// The library.
+        library: LibraryRef,
+        /// Why not.
+        source: RegistryError,
+    },
+    /// The registry answered with something that does not fit the request.
+    #[error("the registry's answer for {library} is not usable: {problem}")]
+    BadReservation {
+        /// The library.
+        library: LibraryRef,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The application does not fit below the libraries.
+    #[error(
+        "the application's text and data end at {end:#x}, past {limit:#x} where libraries begin: \
+         make parts of it a library (an archive) or allocate large arrays at run time"
+    )]
+    ApplicationTooLarge {
+        /// Its end.
+        end: u64,
+        /// The end of its room.
+        limit: u64,
+    },
+    /// No symbol to start at.
+    #[error("cannot find the entry symbol {0}: name one with -e, or link the start file (crt1.o)")]
+    NoEntry(String),
+}
+
+impl LinkError {
+    /// A fault of an input file.
+    pub(super) fn input(file: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Input {
+            file: file.into(),
+            problem: problem.into(),
+        }
+    }
+
+    /// A fault of an option.
+    pub(super) fn option(option: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Option {
+            option: option.into(),
+            problem: problem.into(),
+        }
+    }
+}

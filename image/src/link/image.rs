@@ -1,0 +1,485 @@
+//! Where everything in an image is: registered addresses of libraries, the application after
+//! them, and what the image has one of.
+//!
+//! The application begins at [`APPLICATION_START`] with three runs of pages: constants (headers,
+//! notes, arrays of constructors, the thread-local template), code, data.
+
+use std::collections::{BTreeMap, HashMap};
+
+use pool_core::page::PAGE_SIZE;
+use pool_core::registry::{APPLICATION_START, Reservation, SHARED_START};
+
+use super::args::{BuildId, LinkRequest};
+use super::error::LinkError;
+use super::object::{Place, Symbol};
+use super::plan::{Entry, Extent, Gathered, Part, Plan, gathered};
+use super::symbols::{Reach, Target, UnitTargets};
+use super::unit::{SymbolId, Unit};
+use super::{eh_frame, references};
+
+/// Room for the ELF header.
+pub(super) const ELF_HEADER_SIZE: u64 = 64;
+/// Bytes of a program header.
+pub(super) const PROGRAM_HEADER_SIZE: u64 = 56;
+/// Bytes of a relocation with addend.
+pub(super) const RELA_SIZE: u64 = 24;
+/// Code that ends the program: what a library's reference leads to that nothing defines.
+pub(super) const TRAP: [u8; 2] = [0x0f, 0x0b];
+
+/// Addresses at which a unit's parts begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct UnitBase {
+    pub(super) code: u64,
+    pub(super) constant: u64,
+    pub(super) bound: u64,
+    pub(super) data: u64,
+    /// Distance of the thread-local block below the thread pointer.
+    pub(super) thread: u64,
+}
+
+/// A run of addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) start: u64,
+    pub(super) size: u64,
+}
+
+impl Span {
+    pub(super) fn end(&self) -> u64 {
+        self.start + self.size
+    }
+}
+
+/// What the image has one of.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Common {
+    pub(super) constants: Span,
+    pub(super) code: Span,
+    /// In memory; [`Plan::data_stored`] of it is in the file.
+    pub(super) data: Span,
+    pub(super) build_id: Span,
+    pub(super) arrays: BTreeMap<Gathered, Span>,
+    pub(super) resolvers: Span,
+    /// The template of thread-local variables: size in memory and in the file, alignment.
+    pub(super) thread: Span,
+    pub(super) thread_stored: u64,
+    pub(super) thread_alignment: u64,
+    pub(super) unwind_table: Span,
+    pub(super) trap: u64,
+}
+
+/// An image with an address for everything.
+#[derive(Debug)]
+pub(super) struct Image<'i, 'a> {
+    pub(super) units: &'i [Unit<'a>],
+    pub(super) targets: &'i [UnitTargets<'a>],
+    pub(super) plans: &'i [Plan<'a>],
+    pub(super) reach: &'i Reach,
+    /// By unit; zero for a library that is in no way part of the image.
+    pub(super) bases: Vec<UnitBase>,
+    pub(super) common: Common,
+    /// Places of gathered sections, in order.
+    pub(super) gathered: Vec<(Gathered, u64, (usize, usize, usize))>,
+    gathered_index: HashMap<(usize, usize, usize), u64>,
+    /// Sections that are not loaded: by name, their size; by section, its offset in them.
+    pub(super) loose: BTreeMap<String, Extent>,
+    loose_index: HashMap<(usize, usize, usize), u64>,
+    /// Functions whose implementation is chosen at start.
+    pub(super) resolved: Vec<SymbolId>,
+}
+
+impl<'i, 'a> Image<'i, 'a> {
+    /// Gives everything an address. `reservations` are by library, i.e. by unit from 1 on.
+    pub(super) fn new(
+        request: &LinkRequest,
+        units: &'i [Unit<'a>],
+        targets: &'i [UnitTargets<'a>],
+        plans: &'i [Plan<'a>],
+        reach: &'i Reach,
+        reservations: &[Option<Reservation>],
+    ) -> Result<Self, LinkError> {
+        let mut bases = vec![UnitBase::default()];
+        for (reservation, plan) in reservations.iter().zip(&plans[1..]) {
+            bases.push(reservation.as_ref().map_or_else(UnitBase::default, |r| {
+                let (shared, private) = (r.shared.start.0, r.private.start.0);
+                UnitBase {
+                    code: shared,
+                    constant: shared + plan.constants_at(),
+                    bound: private,
+                    data: private + plan.data_at(),
+                    thread: r.tls.offset,
+                }
+            }));
+        }
+        let mut image = Self {
+            units,
+            targets,
+            plans,
+            reach,
+            bases,
+            common: Common::default(),
+            gathered: Vec::new(),
+            gathered_index: HashMap::new(),
+            loose: BTreeMap::new(),
+            loose_index: HashMap::new(),
+            resolved: Vec::new(),
+        };
+        image.place_application(request)?;
+        image.place_loose();
+        Ok(image)
+    }
+
+    /// Units that are part of the image.
+    pub(super) fn included(&self) -> impl Iterator<Item = usize> {
+        (0..self.units.len()).filter(|unit| self.reach.includes(*unit))
+    }
+
+    fn place_application(&mut self, request: &LinkRequest) -> Result<(), LinkError> {
+        let plan = &self.plans[0];
+        let start = APPLICATION_START.0;
+        let included = self.included().count() as u64;
+        let mut end = Cursor(start);
+
+        // Constants. There may be fewer program headers than there is room for.
+        end.take(
+            ELF_HEADER_SIZE + (3 * included + 8) * PROGRAM_HEADER_SIZE,
+            1,
+        );
+        let id_size = match &request.build_id {
+            BuildId::None => 0,
+            BuildId::Digest(size) => 16 + *size as u64,
+            BuildId::Given(bytes) => 16 + (bytes.len() as u64).next_multiple_of(4),
+        };
+        self.common.build_id = end.take(id_size, 4);
+        self.bases[0].constant = end.take(plan.constant.size, plan.constant.alignment).start;
+        for kind in [
+            Gathered::PreinitArray,
+            Gathered::InitArray,
+            Gathered::FiniArray,
+        ] {
+            self.gather(kind, &mut end);
+        }
+        self.resolved = self
+            .included()
+            .flat_map(|unit| self.plans[unit].resolved.iter().copied())
+            .filter(|id| self.reach.is_reached(id.unit, id.object))
+            .collect();
+        self.common.resolvers = end.take(self.resolved.len() as u64 * RELA_SIZE, 8);
+        self.place_thread_template(&mut end);
+        let entries = self.unwind_entries(request);
+        self.common.unwind_table = end.take(eh_frame::table_size(entries), 4);
+        self.common.constants = Span {
+            start,
+            size: end.0 - start,
+        };
+
+        // Code.
+        let mut end = end.next_run(plan.code.alignment);
+        let code = end.0;
+        self.gather(Gathered::InitCode, &mut end);
+        self.bases[0].code = end.take(plan.code.size, plan.code.alignment).start;
+        self.gather(Gathered::FiniCode, &mut end);
+        self.common.trap = end.take(TRAP.len() as u64, 16).start;
+        self.common.code = Span {
+            start: code,
+            size: end.0 - code,
+        };
+
+        // Data.
+        let mut end = end.next_run(plan.data.alignment);
+        self.common.data = end.take(plan.data.size, plan.data.alignment);
+        self.bases[0].data = self.common.data.start;
+        if end.0 > SHARED_START.0 {
+            return Err(LinkError::ApplicationTooLarge {
+                end: end.0,
+                limit: SHARED_START.0,
+            });
+        }
+        Ok(())
+    }
+
+    /// Places the sections of one kind one after the other, in the order of an ordinary link:
+    /// by priority (the number at the end of the name), then by the command line.
+    fn gather(&mut self, kind: Gathered, end: &mut Cursor) {
+        let mut found = Vec::new();
+        for u in self.included() {
+            let unit = &self.units[u];
+            for (o, s, section) in unit.sections() {
+                if gathered(section) == Some(kind) && self.reach.is_reached(u, o) {
+                    let order = (priority(section.name), unit.positions[o]);
+                    found.push((order, (u, o, s)));
+                }
+            }
+        }
+        found.sort_by_key(|(order, _)| *order);
+        let start = end.take(0, 16).start;
+        for (_, at) in found {
+            let section = &self.units[at.0].objects[at.1].sections[at.2];
+            let address = end.take(section.size, section.alignment).start;
+            self.gathered.push((kind, address, at));
+            self.gathered_index.insert(at, address);
+        }
+        self.common.arrays.insert(
+            kind,
+            Span {
+                start,
+                size: end.0 - start,
+            },
+        );
+    }
+
+    /// All blocks of thread-local variables lie below the thread pointer: those of libraries at
+    /// their registered distances, the application's below the furthest of them.
+    fn place_thread_template(&mut self, end: &mut Cursor) {
+        let included: Vec<usize> = self
+            .included()
+            .filter(|unit| self.plans[*unit].thread.size > 0)
+            .collect();
+        let application = self.plans[0].thread;
+        let libraries = included.iter().filter(|unit| **unit != 0);
+        let furthest = libraries.map(|u| self.bases[*u].thread).max().unwrap_or(0);
+        if application.size > 0 {
+            self.bases[0].thread =
+                (furthest + application.size).next_multiple_of(application.alignment);
+        }
+        let alignments = included.iter().map(|u| self.plans[*u].thread.alignment);
+        let alignment = alignments.max().unwrap_or(1);
+        let total = included.iter().map(|u| self.bases[*u].thread).max();
+        let total = total.unwrap_or(0).next_multiple_of(alignment);
+        let stored = included
+            .iter()
+            .filter(|u| self.plans[**u].thread_stored > 0)
+            .map(|u| total - self.bases[*u].thread + self.plans[*u].thread_stored)
+            .max();
+        self.common.thread_stored = stored.unwrap_or(0);
+        self.common.thread_alignment = alignment;
+        let start = end.take(self.common.thread_stored, alignment).start;
+        self.common.thread = Span { start, size: total };
+    }
+
+    /// Entries of the table by which an unwinder finds the frame of an address; none when nothing
+    /// that is linked unwinds.
+    fn unwind_entries(&self, request: &LinkRequest) -> u64 {
+        let unwinds = self
+            .reach
+            .definition(self.units, "_Unwind_Find_FDE")
+            .is_some();
+        if !unwinds && !request.unwind_table {
+            return 0;
+        }
+        self.included()
+            .flat_map(|unit| self.units[unit].sections())
+            .filter(|(_, _, section)| section.is_loaded() && section.name == ".eh_frame")
+            .map(|(_, _, section)| eh_frame::count_frames(section.bytes))
+            .sum()
+    }
+
+    fn place_loose(&mut self) {
+        for u in 0..self.units.len() {
+            if !self.reach.includes(u) {
+                continue;
+            }
+            for (o, s, section) in self.units[u].sections() {
+                if self.plans[u].placement(o, s).part == Part::Loose {
+                    let extent = self.loose.entry(section.name.to_owned()).or_default();
+                    let offset = extent.take(section.size, section.alignment);
+                    self.loose_index.insert((u, o, s), offset);
+                }
+            }
+        }
+    }
+
+    /// Address of a byte of a section; in the output section for one that is not loaded.
+    pub(super) fn section_address(
+        &self,
+        unit: usize,
+        object: usize,
+        section: usize,
+        offset: u64,
+    ) -> Option<u64> {
+        let plan = &self.plans[unit];
+        let placement = plan.placement(object, section);
+        let base = &self.bases[unit];
+        let start = match placement.part {
+            Part::Code => base.code,
+            Part::Constant => base.constant,
+            Part::Bound => base.bound,
+            Part::Data => base.data,
+            Part::Thread => self.thread_block(unit),
+            Part::Gathered(_) => {
+                let start = self.gathered_index.get(&(unit, object, section))?;
+                return Some(start + offset);
+            }
+            Part::Loose => {
+                let start = self.loose_index.get(&(unit, object, section))?;
+                return Some(start + offset);
+            }
+            Part::Dropped => return None,
+        };
+        let inside = match placement.merged {
+            Some(merged) => plan.merged[merged].position(object, section, offset),
+            None => offset,
+        };
+        Some(start + placement.offset + inside)
+    }
+
+    /// Address of a unit's part of the thread-local template.
+    pub(super) fn thread_block(&self, unit: usize) -> u64 {
+        (self.common.thread.end()).saturating_sub(self.bases[unit].thread)
+    }
+
+    pub(super) fn symbol(&self, id: SymbolId) -> &'i Symbol<'a> {
+        &self.units[id.unit].objects[id.object].symbols[id.symbol]
+    }
+
+    /// Address of a symbol: for a function that chooses its implementation at start, its stub.
+    pub(super) fn symbol_address(&self, id: SymbolId) -> Option<u64> {
+        let symbol = self.symbol(id);
+        let plan = &self.plans[id.unit];
+        if let (true, Some(stub)) = (
+            symbol.is_indirect_function(),
+            plan.resolved_stub(id.object, symbol),
+        ) {
+            return Some(self.bases[id.unit].code + stub);
+        }
+        self.own_address(id)
+    }
+
+    /// Address of a symbol itself, not of a stub.
+    pub(super) fn own_address(&self, id: SymbolId) -> Option<u64> {
+        let symbol = self.symbol(id);
+        match symbol.place {
+            Place::Undefined => Some(0),
+            Place::Absolute => Some(symbol.value),
+            Place::Common => {
+                let offset = self.plans[id.unit].common(id.object, id.symbol)?;
+                Some(self.bases[id.unit].data + offset)
+            }
+            Place::Section(section) => {
+                self.section_address(id.unit, id.object, section, symbol.value)
+            }
+        }
+    }
+
+    /// Distance of a thread-local symbol from the thread pointer.
+    pub(super) fn thread_offset(&self, id: SymbolId) -> i128 {
+        let symbol = self.symbol(id);
+        let offset = match symbol.place {
+            Place::Section(section) => {
+                let placement = self.plans[id.unit].placement(id.object, section);
+                i128::from(placement.offset) + i128::from(symbol.value)
+            }
+            _ => return 0,
+        };
+        offset - i128::from(self.bases[id.unit].thread)
+    }
+
+    /// Address of a unit's entry for a target, or of the stub for calls of it.
+    pub(super) fn entry_address(&self, unit: usize, entry: &Entry<'a>) -> Option<u64> {
+        Some(self.bases[unit].data + self.plans[unit].entry(entry)?)
+    }
+
+    pub(super) fn stub_address(&self, unit: usize, target: &Target<'a>) -> Option<u64> {
+        Some(self.bases[unit].code + self.plans[unit].stub(target)?)
+    }
+
+    /// What the image has under a name that a unit leaves open.
+    pub(super) fn import(&self, name: &str) -> Option<Import> {
+        if let Some(id) = self.reach.definition(self.units, name) {
+            return Some(Import::Symbol(id));
+        }
+        self.provided(name).map(Import::Address)
+    }
+
+    /// Symbols that the linker provides, as GNU ld's default script does.
+    fn provided(&self, name: &str) -> Option<u64> {
+        let common = &self.common;
+        let array = |kind| common.arrays.get(&kind).copied().unwrap_or_default();
+        let stored = common.data.start + self.plans[0].data_stored;
+        Some(match name {
+            "__preinit_array_start" => array(Gathered::PreinitArray).start,
+            "__preinit_array_end" => array(Gathered::PreinitArray).end(),
+            "__init_array_start" => array(Gathered::InitArray).start,
+            "__init_array_end" => array(Gathered::InitArray).end(),
+            "__fini_array_start" => array(Gathered::FiniArray).start,
+            "__fini_array_end" => array(Gathered::FiniArray).end(),
+            "__rela_iplt_start" => common.resolvers.start,
+            "__rela_iplt_end" => common.resolvers.end(),
+            "etext" | "_etext" | "__etext" => common.code.end(),
+            "edata" | "_edata" | "__bss_start" => stored,
+            "end" | "_end" => common.data.end(),
+            _ => return self.set_border(name),
+        })
+    }
+
+    /// `__start_NAME` and `__stop_NAME` for sections that another unit has.
+    fn set_border(&self, name: &str) -> Option<u64> {
+        let (set, is_start) = match name.strip_prefix("__start_") {
+            Some(set) => (set, true),
+            None => (name.strip_prefix("__stop_")?, false),
+        };
+        let unit = self
+            .included()
+            .find(|unit| self.plans[*unit].sets.contains_key(set))?;
+        self.own_set_border(unit, set, is_start)
+    }
+
+    /// A border of the sections of one name in one unit.
+    pub(super) fn own_set_border(&self, unit: usize, set: &str, is_start: bool) -> Option<u64> {
+        let (part, start, end) = *self.plans[unit].sets.get(set)?;
+        let base = &self.bases[unit];
+        let base = match part {
+            Part::Code => base.code,
+            Part::Constant => base.constant,
+            Part::Bound => base.bound,
+            Part::Data => base.data,
+            _ => return None,
+        };
+        Some(base + if is_start { start } else { end })
+    }
+
+    /// For messages.
+    pub(super) fn place(&self, at: (usize, usize, usize), offset: u64) -> String {
+        references::place(&self.units[at.0], at.1, at.2, offset)
+    }
+}
+
+/// What an import turned out to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Import {
+    Symbol(SymbolId),
+    Address(u64),
+}
+
+/// The next free address.
+struct Cursor(u64);
+
+impl Cursor {
+    fn take(&mut self, size: u64, alignment: u64) -> Span {
+        let start = self.0.next_multiple_of(alignment);
+        self.0 = start + size;
+        Span { start, size }
+    }
+
+    /// The start of the next run of pages.
+    fn next_run(&self, alignment: u64) -> Self {
+        Self(self.0.next_multiple_of(PAGE_SIZE.max(alignment)))
+    }
+}
+
+/// Order of constructors: `.init_array.N` by N, then those without a number. `.ctors.N` count
+/// backwards.
+fn priority(name: &str) -> u32 {
+    let number = |prefix: &str| -> Option<u32> { name.strip_prefix(prefix)?.parse().ok() };
+    for prefix in [".init_array.", ".fini_array.", ".preinit_array."] {
+        if let Some(priority) = number(prefix) {
+            return priority.min(65_535);
+        }
+    }
+    for prefix in [".ctors.", ".dtors."] {
+        if let Some(priority) = number(prefix) {
+            return 65_535u32.saturating_sub(priority);
+        }
+    }
+    65_536
+}

@@ -1,0 +1,410 @@
+//! `pool link`: a static linker (x86-64) that puts libraries at registered addresses.
+//!
+//! An ordinary static link picks members out of archives and lays them out anew for every
+//! program, so no two programs have the same page of the same library. Here an archive is one
+//! library, taken whole, at an address that its version keeps for ever; the application is linked
+//! after it. The shared pages of a library version (code and constants) are a function of
+//!
+//! - its members,
+//! - its reservation, and
+//! - the members and reservations of the libraries it depends on,
+//!
+//! and of nothing else, so that they are the same bytes in every image. What depends on the image
+//! is kept out of them (see [`plan`]) or is the image's own: arrays of constructors, the
+//! thread-local template, the unwinder's table.
+//!
+//! The way through: [`args`] and [`files`] (what to link), [`object`] and [`unit`] (what there
+//! is), [`library`] and [`symbols`] (what refers to what), [`plan`] (what goes where, without
+//! addresses), [`registry`] (addresses), [`image`] and [`relocate`] (the bytes), [`output`] (the
+//! file).
+//!
+//! Differences from an ordinary link that a program can notice:
+//!
+//! - a library keeps to its own definitions: when the application defines `malloc`, the
+//!   application uses that one and the library its own (a warning says so);
+//! - section groups that the application shares with a library come from the library;
+//! - what an ordinary link would have left out is there, but not run: constructors and resolvers
+//!   of members that nothing refers to are not called, and what such members lack ends the
+//!   program if it is ever called.
+
+mod archive;
+mod args;
+mod eh_frame;
+mod error;
+mod files;
+mod image;
+mod library;
+mod merge;
+mod object;
+mod output;
+mod patch;
+mod plan;
+mod references;
+pub mod registry;
+mod relocate;
+mod script;
+mod symbols;
+mod symtab;
+mod unit;
+
+use std::path::Path;
+
+use goblin::elf::sym::STV_DEFAULT;
+use pool_core::name::LibraryRef;
+use pool_core::page::PageCount;
+use pool_core::registry::{Reservation, ReservationRequest};
+
+pub use args::{BuildId, InputFile, LibraryAlias, LinkRequest, Strip, parse_args};
+pub use error::LinkError;
+pub use registry::{FileRegistry, Registry, RegistryError};
+
+use crate::layout::{LAYOUT_FORMAT, LinkLayout, PlacedLibrary};
+use files::InputBytes;
+use image::{Image, Import};
+use library::{Library, Naming};
+use object::Object;
+use plan::Plan;
+use symbols::{Reach, UnitTargets};
+use unit::{Unit, UnitKind};
+
+/// An executable.
+#[derive(Clone, Debug)]
+pub struct Linked {
+    /// The ELF file.
+    pub elf: Vec<u8>,
+    /// Where its libraries are; also in the file's section [`crate::layout::LAYOUT_SECTION`].
+    pub layout: LinkLayout,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// What each library of the image takes.
+    pub libraries: Vec<LibraryPages>,
+}
+
+/// What a library takes in an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LibraryPages {
+    /// Name and version.
+    pub library: LibraryRef,
+    /// The archive.
+    pub file: String,
+    /// Pages that all images share.
+    pub shared: PageCount,
+    /// Read-only pages that hold addresses of the image.
+    pub bound: PageCount,
+    /// Pages of data and zeros.
+    pub data: PageCount,
+}
+
+/// Links what `request` names, with addresses from `registry`.
+pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked, LinkError> {
+    let inputs = files::read(request)?;
+    if inputs.is_empty() {
+        return Err(LinkError::NoInput);
+    }
+    let mut set = LinkSet::read(request, &inputs)?;
+    set.share_groups(request)?;
+    let targets: Vec<UnitTargets<'_>> = (0..set.units.len())
+        .map(|unit| symbols::targets(&set.units, &set.libraries, unit))
+        .collect();
+    let mut roots: Vec<&str> = request.undefined.iter().map(String::as_str).collect();
+    roots.push(&request.entry);
+    let reach = Reach::from_application(&set.units, &targets, &roots);
+
+    let units: Vec<&Unit<'_>> = set.units.iter().collect();
+    let plans: Vec<Plan<'_>> = (0..units.len())
+        .map(|own| Plan::new(&units, own, &targets[own], request.strip))
+        .collect::<Result<_, _>>()?;
+    let reservations = set.reserve(&plans, &reach, registry)?;
+    let image = Image::new(request, &set.units, &targets, &plans, &reach, &reservations)?;
+    let contents = relocate::fill(&image)?;
+    let entry = entry_address(&image, &request.entry)?;
+
+    let layout = set.layout(&image, &reservations);
+    let names = set.names();
+    let text = serde_json::to_vec(&layout).unwrap_or_default();
+    Ok(Linked {
+        elf: output::write(&image, &contents, request, &names, entry, &text),
+        libraries: set.pages(&image),
+        warnings: set.warnings(request, &image),
+        layout,
+    })
+}
+
+fn entry_address(image: &Image<'_, '_>, name: &str) -> Result<u64, LinkError> {
+    let address = match image.import(name) {
+        Some(Import::Symbol(id)) => image.symbol_address(id),
+        Some(Import::Address(address)) => Some(address),
+        None => None,
+    };
+    address.ok_or_else(|| LinkError::NoEntry(name.to_owned()))
+}
+
+/// The application (unit 0) and the libraries (units from 1 on).
+struct LinkSet<'a> {
+    units: Vec<Unit<'a>>,
+    libraries: Vec<Library>,
+}
+
+impl<'a> LinkSet<'a> {
+    fn read(request: &LinkRequest, inputs: &'a [InputBytes]) -> Result<Self, LinkError> {
+        let mut application = Vec::new();
+        let mut positions = Vec::new();
+        let mut libraries: Vec<Unit<'a>> = Vec::new();
+        let mut namings: Vec<Naming> = Vec::new();
+        let mut contents = Vec::new();
+        for (position, input) in inputs.iter().enumerate() {
+            match input {
+                InputBytes::Object { name, bytes } => {
+                    application.push(Object::parse(name, bytes)?);
+                    positions.push(position);
+                }
+                InputBytes::Archive { path, members } => {
+                    namings.push(library::naming(path, &request.libraries)?);
+                    contents.push(library::contents_digest(
+                        members.iter().map(|m| m.bytes.as_slice()),
+                    ));
+                    libraries.push(library_unit(path, members, position)?);
+                }
+            }
+        }
+        let application = Unit::new(
+            UnitKind::Application,
+            "the application".to_owned(),
+            application,
+            positions,
+            request.allow_multiple_definition,
+        )?;
+        let settled = {
+            let units: Vec<&Unit<'_>> = libraries.iter().collect();
+            library::settle(&units, &namings, &contents)?
+        };
+        let mut units = vec![application];
+        units.append(&mut libraries);
+        Ok(Self {
+            units,
+            libraries: settled,
+        })
+    }
+
+    /// Inline functions and variables that a unit shares with a library it depends on come from
+    /// there: the application's from any library, a library's from its dependencies.
+    fn share_groups(&mut self, request: &LinkRequest) -> Result<(), LinkError> {
+        for own in 0..self.units.len() {
+            let others: Vec<&Unit<'a>> = if own == 0 {
+                self.units[1..].iter().collect()
+            } else {
+                let scope = &self.libraries[own - 1].scope;
+                // In a circle each would leave it to the other.
+                let is_below = |l: &&usize| !self.libraries[**l].scope.contains(&(own - 1));
+                let below = scope.iter().filter(is_below);
+                below.map(|l| &self.units[*l + 1]).collect()
+            };
+            let copies = self.units[own].copies_in(&others);
+            let may_repeat = own != 0 || request.allow_multiple_definition;
+            self.units[own].drop_sections(&copies, may_repeat)?;
+        }
+        Ok(())
+    }
+
+    /// Asks for the addresses of all libraries of the image, and of those they refer to.
+    fn reserve(
+        &self,
+        plans: &[Plan<'_>],
+        reach: &Reach,
+        registry: &mut dyn Registry,
+    ) -> Result<Vec<Option<Reservation>>, LinkError> {
+        let mut wanted = vec![false; self.libraries.len()];
+        for (at, library) in self.libraries.iter().enumerate() {
+            if reach.includes(at + 1) {
+                wanted[at] = true;
+                for other in &library.scope {
+                    wanted[*other] = true;
+                }
+            }
+        }
+        self.libraries
+            .iter()
+            .zip(&plans[1..])
+            .zip(wanted)
+            .map(|((library, plan), wanted)| {
+                wanted
+                    .then(|| self.reserve_one(library, plan, registry))
+                    .transpose()
+            })
+            .collect()
+    }
+
+    fn reserve_one(
+        &self,
+        library: &Library,
+        plan: &Plan<'_>,
+        registry: &mut dyn Registry,
+    ) -> Result<Reservation, LinkError> {
+        let mut dependencies: Vec<LibraryRef> = library
+            .dependencies
+            .iter()
+            .map(|l| self.libraries[*l].reference.clone())
+            .collect();
+        dependencies.sort_unstable();
+        let request = ReservationRequest {
+            library: library.reference.clone(),
+            identity: library.identity,
+            shared_pages: PageCount::covering(plan.shared_size()),
+            private_pages: PageCount::covering(plan.private_size()),
+            tls_size: plan.thread.size,
+            tls_alignment: plan.thread.alignment,
+            dependencies,
+        };
+        let reservation = registry
+            .reserve(&request)
+            .map_err(|source| LinkError::Registry {
+                library: library.reference.clone(),
+                source,
+            })?;
+        check(&request, &reservation).map_err(|problem| LinkError::BadReservation {
+            library: library.reference.clone(),
+            problem,
+        })?;
+        Ok(reservation)
+    }
+
+    fn layout(&self, image: &Image<'_, '_>, reservations: &[Option<Reservation>]) -> LinkLayout {
+        let placed = |unit: usize| {
+            let reservation = reservations[unit - 1].as_ref()?;
+            Some(PlacedLibrary {
+                library: self.libraries[unit - 1].reference.clone(),
+                shared: reservation.shared,
+                private: reservation.private,
+            })
+        };
+        LinkLayout {
+            format: LAYOUT_FORMAT,
+            libraries: image
+                .included()
+                .filter(|unit| *unit != 0)
+                .filter_map(placed)
+                .collect(),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let libraries = self.libraries.iter();
+        std::iter::once(String::new())
+            .chain(libraries.map(|l| l.reference.name.to_string()))
+            .collect()
+    }
+
+    fn pages(&self, image: &Image<'_, '_>) -> Vec<LibraryPages> {
+        let libraries = image.included().filter(|unit| *unit != 0);
+        libraries
+            .map(|unit| {
+                let plan = &image.plans[unit];
+                LibraryPages {
+                    library: self.libraries[unit - 1].reference.clone(),
+                    file: self.units[unit].label.clone(),
+                    shared: PageCount::covering(plan.shared_size()),
+                    bound: PageCount::covering(plan.bound.size),
+                    data: PageCount::covering(plan.data.size),
+                }
+            })
+            .collect()
+    }
+
+    fn warnings(&self, request: &LinkRequest, image: &Image<'_, '_>) -> Vec<String> {
+        let mut warnings = request.warnings.clone();
+        for unit in image.included().filter(|unit| *unit != 0) {
+            let names = self.units[0].names_defined().into_iter();
+            for name in names.filter(|name| !symbols::START_FILE_SYMBOLS.contains(name)) {
+                let is_exported = |unit: &Unit<'_>| {
+                    let id = unit.definition(name);
+                    id.is_some_and(|(o, s)| unit.objects[o].symbols[s].visibility == STV_DEFAULT)
+                };
+                let reached = self.units[unit]
+                    .definition(name)
+                    .is_some_and(|(object, _)| image.reach.is_reached(unit, object));
+                if reached && is_exported(&self.units[0]) && is_exported(&self.units[unit]) {
+                    warnings.push(format!(
+                        "the application defines {name}, and so does {}: the application uses its \
+                         own, the library its own",
+                        self.units[unit].label
+                    ));
+                }
+            }
+        }
+        let compressed = image.included().any(|unit| {
+            let mut sections = self.units[unit].sections();
+            sections.any(|(_, _, section)| section.is_compressed())
+        });
+        if compressed {
+            warnings.push(
+                "compressed debugging sections are left out: compile with -gz=none to keep them"
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
+}
+
+fn library_unit<'a>(
+    path: &Path,
+    members: &'a [files::MemberBytes],
+    position: usize,
+) -> Result<Unit<'a>, LinkError> {
+    let objects: Vec<Object<'a>> = members
+        .iter()
+        .map(|member| Object::parse(&member.name, &member.bytes))
+        .collect::<Result<_, _>>()?;
+    let positions = vec![position; objects.len()];
+    Unit::new(
+        UnitKind::Library,
+        path.display().to_string(),
+        objects,
+        positions,
+        true,
+    )
+}
+
+/// A registry may be another machine's: what it answers must fit.
+fn check(request: &ReservationRequest, reservation: &Reservation) -> Result<(), String> {
+    use pool_core::registry::{PRIVATE_END, PRIVATE_START, SHARED_START};
+    if reservation.request != *request {
+        return Err("it is for another request".to_owned());
+    }
+    let ranges = [
+        (
+            reservation.shared,
+            request.shared_pages,
+            SHARED_START,
+            PRIVATE_START,
+        ),
+        (
+            reservation.private,
+            request.private_pages,
+            PRIVATE_START,
+            PRIVATE_END,
+        ),
+    ];
+    for (range, pages, start, end) in ranges {
+        let fits = range.pages == pages
+            && range.start.is_page_aligned()
+            && range.start >= start
+            && pages
+                .checked_bytes()
+                .and_then(|bytes| range.start.checked_add(bytes))
+                .is_some_and(|last| last <= end);
+        if !fits {
+            return Err(format!(
+                "{} pages at {} do not fit between {start} and {end}",
+                range.pages, range.start
+            ));
+        }
+    }
+    let tls = reservation.tls;
+    let fits = tls.size == request.tls_size
+        && (tls.size == 0
+            || (tls.offset >= tls.size && tls.offset.is_multiple_of(request.tls_alignment.max(1))));
+    if !fits || tls.offset > 1 << 30 {
+        return Err("its thread-local block does not fit".to_owned());
+    }
+    Ok(())
+}

@@ -1,0 +1,520 @@
+//! One relocatable object (x86-64 ELF), checked.
+//!
+//! Everything later stages rely on is established here: section contents lie in the file,
+//! relocations lie in the section they patch, every index points at something. What fails is
+//! refused with the file's name, so the rest of the linker needs no doubts about its input.
+
+use goblin::container::{Container, Ctx, Endian};
+use goblin::elf::header::{EI_CLASS, EI_DATA, ELFCLASS64, ELFDATA2LSB, EM_X86_64, ET_DYN, ET_REL};
+use goblin::elf::reloc::RelocSection;
+use goblin::elf::section_header::{
+    SHF_ALLOC, SHF_COMPRESSED, SHF_EXECINSTR, SHF_MERGE, SHF_STRINGS, SHF_TLS, SHF_WRITE, SHN_ABS,
+    SHN_COMMON, SHN_LORESERVE, SHN_UNDEF, SHN_XINDEX, SHT_GROUP, SHT_NOBITS, SHT_NULL, SHT_REL,
+    SHT_RELA, SHT_STRTAB, SHT_SYMTAB, SHT_SYMTAB_SHNDX, SectionHeader,
+};
+use goblin::elf::sym::{
+    STB_GLOBAL, STB_GNU_UNIQUE, STB_LOCAL, STB_WEAK, STT_GNU_IFUNC, STT_SECTION, STT_TLS, Symtab,
+};
+use goblin::elf::{Elf, Header};
+
+use super::error::LinkError;
+
+const CONTEXT: Ctx = Ctx {
+    container: Container::Big,
+    le: Endian::Little,
+};
+/// Alignments past this are a sign of damage (and past any page size).
+const MAX_ALIGNMENT: u64 = 1 << 21;
+const GRP_COMDAT: u32 = 1;
+
+/// A relocatable object.
+#[derive(Debug)]
+pub(super) struct Object<'a> {
+    /// For messages: the file, with the archive member in parentheses.
+    pub(super) name: String,
+    /// By section index; entry 0 and tables are there, but [`Section::is_content`] is false.
+    pub(super) sections: Vec<Section<'a>>,
+    /// By symbol index; entry 0 is the null symbol.
+    pub(super) symbols: Vec<Symbol<'a>>,
+    /// Groups of sections of which one link keeps one copy.
+    pub(super) groups: Vec<Group<'a>>,
+}
+
+/// A section of an object.
+#[derive(Debug, Default)]
+pub(super) struct Section<'a> {
+    pub(super) name: &'a str,
+    /// `sh_type`.
+    pub(super) kind: u32,
+    /// `sh_flags`.
+    pub(super) flags: u64,
+    /// A power of two.
+    pub(super) alignment: u64,
+    /// Bytes in memory.
+    pub(super) size: u64,
+    /// Bytes of one entry of a mergeable section.
+    pub(super) entry_size: u64,
+    /// Contents; empty for `SHT_NOBITS`.
+    pub(super) bytes: &'a [u8],
+    pub(super) relocations: Vec<Relocation>,
+    /// False for tables that describe the object itself.
+    pub(super) is_content: bool,
+}
+
+impl Section<'_> {
+    pub(super) fn is_loaded(&self) -> bool {
+        self.has(SHF_ALLOC)
+    }
+    pub(super) fn is_writable(&self) -> bool {
+        self.has(SHF_WRITE)
+    }
+    pub(super) fn is_code(&self) -> bool {
+        self.has(SHF_EXECINSTR)
+    }
+    pub(super) fn is_thread_local(&self) -> bool {
+        self.has(SHF_TLS)
+    }
+    pub(super) fn is_mergeable(&self) -> bool {
+        self.has(SHF_MERGE) && self.entry_size != 0 && self.relocations.is_empty()
+    }
+    pub(super) fn holds_strings(&self) -> bool {
+        self.has(SHF_STRINGS)
+    }
+    pub(super) fn is_compressed(&self) -> bool {
+        self.has(SHF_COMPRESSED)
+    }
+    pub(super) fn is_zero(&self) -> bool {
+        self.kind == SHT_NOBITS
+    }
+    fn has(&self, flag: u32) -> bool {
+        self.flags & u64::from(flag) != 0
+    }
+}
+
+/// A relocation with addend.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Relocation {
+    /// Byte offset in the section, inside it.
+    pub(super) offset: u64,
+    /// `R_X86_64_*`.
+    pub(super) kind: u32,
+    /// Index of a symbol that exists.
+    pub(super) symbol: usize,
+    pub(super) addend: i64,
+}
+
+/// A symbol of an object.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Symbol<'a> {
+    /// Empty for section symbols.
+    pub(super) name: &'a str,
+    pub(super) value: u64,
+    pub(super) size: u64,
+    pub(super) binding: Binding,
+    /// `STT_*`.
+    pub(super) kind: u8,
+    /// `STV_*`.
+    pub(super) visibility: u8,
+    pub(super) place: Place,
+}
+
+impl Symbol<'_> {
+    pub(super) fn is_section(&self) -> bool {
+        self.kind == STT_SECTION
+    }
+    pub(super) fn is_indirect_function(&self) -> bool {
+        self.kind == STT_GNU_IFUNC && self.place != Place::Undefined
+    }
+    pub(super) fn is_thread_local(&self) -> bool {
+        self.kind == STT_TLS
+    }
+    pub(super) fn is_local(&self) -> bool {
+        self.binding == Binding::Local
+    }
+}
+
+/// How a symbol competes with others of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Binding {
+    Local,
+    Global,
+    Weak,
+}
+
+/// Where a symbol is defined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Undefined,
+    Absolute,
+    /// Tentative; the symbol's value is the alignment.
+    Common,
+    /// In the section of this index, which exists.
+    Section(usize),
+}
+
+/// A section group (`SHT_GROUP`).
+#[derive(Debug)]
+pub(super) struct Group<'a> {
+    /// Groups of one signature are copies of each other.
+    pub(super) signature: &'a str,
+    /// Indices of its sections.
+    pub(super) sections: Vec<usize>,
+}
+
+impl<'a> Object<'a> {
+    /// Reads the object in `bytes`; `name` is for messages.
+    pub(super) fn parse(name: &str, bytes: &'a [u8]) -> Result<Self, LinkError> {
+        let reader = Reader { name, bytes };
+        let header = reader.header()?;
+        let headers = reader.section_headers(&header)?;
+        let names = reader.section_names(&header, &headers)?;
+        let mut sections = reader.sections(&headers, &names)?;
+        let (symbols, symbol_table) = reader.symbols(&headers)?;
+        reader.relocations(&headers, symbol_table, symbols.len(), &mut sections)?;
+        let groups = reader.groups(&headers, &symbols, &sections)?;
+        refuse_intermediate_code(name, &sections, &symbols)?;
+        Ok(Self {
+            name: name.to_owned(),
+            sections,
+            symbols,
+            groups,
+        })
+    }
+}
+
+fn refuse_intermediate_code(
+    name: &str,
+    sections: &[Section<'_>],
+    symbols: &[Symbol<'_>],
+) -> Result<(), LinkError> {
+    let has_lto = sections.iter().any(|s| s.name.starts_with(".gnu.lto_"));
+    let is_slim = symbols
+        .iter()
+        .any(|s| s.name == "__gnu_lto_slim" || s.name == "__gnu_slim_lto");
+    let has_code = sections.iter().any(|s| s.is_code() && s.size > 0);
+    if has_lto && (is_slim || !has_code) {
+        return Err(LinkError::input(
+            name,
+            "holds compiler intermediate code (LTO), not machine code: compile it without -flto, \
+             or with -ffat-lto-objects",
+        ));
+    }
+    Ok(())
+}
+
+/// The object being read.
+struct Reader<'n, 'a> {
+    name: &'n str,
+    bytes: &'a [u8],
+}
+
+impl<'a> Reader<'_, 'a> {
+    fn fault(&self, problem: impl Into<String>) -> LinkError {
+        LinkError::input(self.name, problem)
+    }
+
+    fn damaged(&self, what: &str) -> LinkError {
+        self.fault(format!("damaged object file: {what}; compile it again"))
+    }
+
+    fn header(&self) -> Result<Header, LinkError> {
+        if self.bytes.starts_with(b"BC\xc0\xde") {
+            return Err(
+                self.fault("holds LLVM bitcode (LTO), not machine code: compile it without -flto")
+            );
+        }
+        if !self.bytes.starts_with(b"\x7fELF") {
+            return Err(self.fault(
+                "not an ELF object, an archive or a linker script: check what is on the command \
+                 line",
+            ));
+        }
+        let class = self.bytes.get(EI_CLASS).copied();
+        let order = self.bytes.get(EI_DATA).copied();
+        if class != Some(ELFCLASS64) || order != Some(ELFDATA2LSB) {
+            return Err(self.fault(
+                "not a 64-bit little-endian object: compile for x86-64 (without -m32 or -mx32)",
+            ));
+        }
+        let header = Elf::parse_header(self.bytes).map_err(|_| self.damaged("truncated header"))?;
+        if header.e_machine != EM_X86_64 {
+            return Err(self.fault(format!(
+                "compiled for machine {}, not x86-64: compile it for x86-64",
+                header.e_machine
+            )));
+        }
+        match header.e_type {
+            ET_REL => Ok(header),
+            ET_DYN => Err(self.fault(
+                "a shared library (or a position-independent program): pool link makes static \
+                 executables; give it the static archive (.a) instead",
+            )),
+            other => Err(self.fault(format!(
+                "an ELF file of type {other}, not a relocatable object: link the objects it was \
+                 made from"
+            ))),
+        }
+    }
+
+    fn section_headers(&self, header: &Header) -> Result<Vec<SectionHeader>, LinkError> {
+        let start = usize::try_from(header.e_shoff)
+            .ok()
+            .filter(|start| *start < self.bytes.len())
+            .ok_or_else(|| self.damaged("section headers past the end of the file"))?;
+        SectionHeader::parse(self.bytes, start, usize::from(header.e_shnum), CONTEXT)
+            .map_err(|_| self.damaged("section headers past the end of the file"))
+    }
+
+    fn range(&self, header: &SectionHeader) -> Result<&'a [u8], LinkError> {
+        if header.sh_type == SHT_NOBITS || header.sh_type == SHT_NULL {
+            return Ok(&[]);
+        }
+        let start = usize::try_from(header.sh_offset).ok();
+        let size = usize::try_from(header.sh_size).ok();
+        start
+            .zip(size)
+            .and_then(|(start, size)| self.bytes.get(start..start.checked_add(size)?))
+            .ok_or_else(|| self.damaged("a section lies past the end of the file"))
+    }
+
+    fn strings(&self, headers: &[SectionHeader], index: usize) -> Result<Strings<'a>, LinkError> {
+        let header = headers
+            .get(index)
+            .filter(|h| h.sh_type == SHT_STRTAB)
+            .ok_or_else(|| self.damaged("a string table is missing"))?;
+        Ok(Strings(self.range(header)?))
+    }
+
+    fn section_names(
+        &self,
+        header: &Header,
+        headers: &[SectionHeader],
+    ) -> Result<Strings<'a>, LinkError> {
+        let index = if u32::from(header.e_shstrndx) == SHN_XINDEX {
+            headers.first().map_or(0, |h| h.sh_link as usize)
+        } else {
+            usize::from(header.e_shstrndx)
+        };
+        self.strings(headers, index)
+    }
+
+    fn sections(
+        &self,
+        headers: &[SectionHeader],
+        names: &Strings<'a>,
+    ) -> Result<Vec<Section<'a>>, LinkError> {
+        headers
+            .iter()
+            .map(|header| {
+                let name = names
+                    .get(header.sh_name)
+                    .ok_or_else(|| self.damaged("a section's name is missing"))?;
+                let alignment = header.sh_addralign.max(1);
+                if !alignment.is_power_of_two() || alignment > MAX_ALIGNMENT {
+                    return Err(self.fault(format!(
+                        "section {name} has the alignment {alignment}: a power of two up to \
+                         {MAX_ALIGNMENT} is supported"
+                    )));
+                }
+                if header.sh_size > 1 << 31 {
+                    return Err(self.fault(format!(
+                        "section {name} has {} bytes, more than the 2 GiB that the small code \
+                         model reaches",
+                        header.sh_size
+                    )));
+                }
+                if header.sh_type == SHT_REL {
+                    return Err(self.fault("has relocations without addends: not x86-64 code"));
+                }
+                let is_content = !matches!(
+                    header.sh_type,
+                    SHT_NULL | SHT_RELA | SHT_SYMTAB | SHT_STRTAB | SHT_GROUP | SHT_SYMTAB_SHNDX
+                );
+                Ok(Section {
+                    name,
+                    kind: header.sh_type,
+                    flags: header.sh_flags,
+                    alignment,
+                    size: header.sh_size,
+                    entry_size: header.sh_entsize,
+                    bytes: self.range(header)?,
+                    relocations: Vec::new(),
+                    is_content,
+                })
+            })
+            .collect()
+    }
+
+    /// The symbols and the index of their table.
+    fn symbols(
+        &self,
+        headers: &[SectionHeader],
+    ) -> Result<(Vec<Symbol<'a>>, Option<usize>), LinkError> {
+        let Some(index) = headers.iter().position(|h| h.sh_type == SHT_SYMTAB) else {
+            return Ok((Vec::new(), None));
+        };
+        let table = &headers[index];
+        self.range(table)?;
+        let names = self.strings(headers, table.sh_link as usize)?;
+        let count = table.sh_size as usize / 24;
+        let entries = Symtab::parse(self.bytes, table.sh_offset as usize, count, CONTEXT)
+            .map_err(|_| self.damaged("truncated symbol table"))?;
+        let extended = headers.iter().find(|h| h.sh_type == SHT_SYMTAB_SHNDX);
+        let extended = extended.map(|h| self.range(h)).transpose()?;
+        let mut symbols = Vec::with_capacity(count);
+        for (at, entry) in entries.iter().enumerate() {
+            let name = names
+                .get(entry.st_name)
+                .ok_or_else(|| self.damaged("a symbol's name is missing"))?;
+            let binding = match entry.st_bind() {
+                STB_LOCAL => Binding::Local,
+                STB_GLOBAL | STB_GNU_UNIQUE => Binding::Global,
+                STB_WEAK => Binding::Weak,
+                other => {
+                    return Err(self.fault(format!("symbol {name} has the binding {other}")));
+                }
+            };
+            let place = self.place(entry.st_shndx, at, extended, headers.len())?;
+            let in_section = matches!(place, Place::Section(_));
+            if in_section && entry.st_value > 1 << 32 {
+                return Err(self.damaged(&format!("symbol {name} lies far past its section")));
+            }
+            if place == Place::Common
+                && (!entry.st_value.max(1).is_power_of_two()
+                    || entry.st_value > 4096
+                    || entry.st_size > 1 << 31)
+            {
+                return Err(self.damaged(&format!("common symbol {name} has no sane size")));
+            }
+            symbols.push(Symbol {
+                name,
+                value: entry.st_value,
+                size: entry.st_size,
+                binding,
+                kind: entry.st_type(),
+                visibility: entry.st_visibility(),
+                place,
+            });
+        }
+        Ok((symbols, Some(index)))
+    }
+
+    fn place(
+        &self,
+        index: usize,
+        symbol: usize,
+        extended: Option<&[u8]>,
+        sections: usize,
+    ) -> Result<Place, LinkError> {
+        let missing = || self.damaged("a symbol lies in a section that does not exist");
+        let section = match index as u32 {
+            SHN_UNDEF => return Ok(Place::Undefined),
+            SHN_ABS => return Ok(Place::Absolute),
+            SHN_COMMON => return Ok(Place::Common),
+            SHN_XINDEX => {
+                let table = extended.ok_or_else(missing)?;
+                let entry = table.get(symbol * 4..symbol * 4 + 4).ok_or_else(missing)?;
+                u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]) as usize
+            }
+            reserved if reserved >= SHN_LORESERVE => return Err(missing()),
+            index => index as usize,
+        };
+        if section < sections {
+            Ok(Place::Section(section))
+        } else {
+            Err(missing())
+        }
+    }
+
+    fn relocations(
+        &self,
+        headers: &[SectionHeader],
+        symbol_table: Option<usize>,
+        symbols: usize,
+        sections: &mut [Section<'a>],
+    ) -> Result<(), LinkError> {
+        for header in headers.iter().filter(|h| h.sh_type == SHT_RELA) {
+            if Some(header.sh_link as usize) != symbol_table {
+                return Err(self.damaged("relocations refer to a symbol table that is missing"));
+            }
+            self.range(header)?;
+            let entries = RelocSection::parse(
+                self.bytes,
+                header.sh_offset as usize,
+                header.sh_size as usize,
+                true,
+                CONTEXT,
+            )
+            .map_err(|_| self.damaged("truncated relocations"))?;
+            let target = sections
+                .get_mut(header.sh_info as usize)
+                .filter(|s| s.is_content)
+                .ok_or_else(|| self.damaged("relocations for a section that does not exist"))?;
+            if target.is_zero() && !entries.is_empty() {
+                return Err(self.damaged("relocations for a section without contents"));
+            }
+            target.relocations.reserve(entries.len());
+            for entry in &entries {
+                if entry.r_sym >= symbols {
+                    return Err(self.damaged("a relocation refers to a symbol that is missing"));
+                }
+                if entry.r_offset >= target.size {
+                    return Err(self.damaged("a relocation lies past its section"));
+                }
+                target.relocations.push(Relocation {
+                    offset: entry.r_offset,
+                    kind: entry.r_type,
+                    symbol: entry.r_sym,
+                    addend: entry.r_addend.unwrap_or(0),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn groups(
+        &self,
+        headers: &[SectionHeader],
+        symbols: &[Symbol<'a>],
+        sections: &[Section<'a>],
+    ) -> Result<Vec<Group<'a>>, LinkError> {
+        let mut groups = Vec::new();
+        for header in headers.iter().filter(|h| h.sh_type == SHT_GROUP) {
+            let mut words = self
+                .range(header)?
+                .chunks_exact(4)
+                .map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]]));
+            if words.next() != Some(GRP_COMDAT) {
+                continue;
+            }
+            let signature = symbols
+                .get(header.sh_info as usize)
+                .ok_or_else(|| self.damaged("a section group has no signature"))?;
+            // A section symbol as signature stands for the section's name.
+            let signature = match (signature.name, signature.place) {
+                ("", Place::Section(index)) => sections[index].name,
+                (name, _) => name,
+            };
+            let members: Vec<usize> = words.map(|w| w as usize).collect();
+            if members.iter().any(|index| *index >= sections.len()) {
+                return Err(self.damaged("a section group names a section that does not exist"));
+            }
+            groups.push(Group {
+                signature,
+                sections: members,
+            });
+        }
+        Ok(groups)
+    }
+}
+
+/// A string table. Not goblin's: that one checks every string of the table up front.
+struct Strings<'a>(&'a [u8]);
+
+impl<'a> Strings<'a> {
+    fn get(&self, offset: usize) -> Option<&'a str> {
+        let rest = self.0.get(offset..)?;
+        let end = rest.iter().position(|b| *b == 0)?;
+        std::str::from_utf8(&rest[..end]).ok()
+    }
+}

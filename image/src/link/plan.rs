@@ -1,0 +1,603 @@
+//! Where everything in a unit goes, relative to the unit's start addresses.
+//!
+//! Pure: a function of the unit and of what its symbols mean, not of any address. So the sizes
+//! that a reservation asks for are known before the reservation, and a library's plan is the same
+//! in every image.
+//!
+//! A library has two ranges. The *shared* one holds code and constants, whose bytes are the same
+//! everywhere: references out of it lead to the library itself, to its dependencies, or through
+//! its private range. The *private* one holds, in this order:
+//!
+//! - *bound* sections: code and constants that hold an import's address themselves (the start-up
+//!   code that walks the image's array of constructors, for one). Their addresses are the same in
+//!   every image, their bytes are not. On pages of their own, read-only;
+//! - the offset table, initialised data, zeros.
+//!
+//! Calls of imports go through a stub in the shared range and an entry of the offset table, as do
+//! calls of functions that choose their implementation at start (`STT_GNU_IFUNC`), whose stub is
+//! their address.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use goblin::elf::section_header::{SHT_FINI_ARRAY, SHT_INIT_ARRAY, SHT_NOTE, SHT_PREINIT_ARRAY};
+use pool_core::page::PAGE_SIZE;
+
+use super::args::Strip;
+use super::error::LinkError;
+use super::merge::{self, MergeKey, Merged};
+use super::object::{Binding, Place, Section, Symbol};
+use super::patch::Value;
+use super::references::patches;
+use super::symbols::{Target, UnitTargets, is_set_name};
+use super::unit::{SymbolId, Unit, UnitKind};
+
+/// Bytes of a stub: an indirect jump, padded.
+pub(super) const STUB_SIZE: u64 = 8;
+
+/// Where a section goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Part {
+    /// Code whose bytes depend on the unit alone.
+    Code,
+    /// Constants whose bytes depend on the unit alone.
+    Constant,
+    /// Code and constants of a library that hold the address of an import.
+    Bound,
+    /// Writable data.
+    Data,
+    /// The template of thread-local variables.
+    Thread,
+    /// Gathered from all units into one place of the image.
+    Gathered(Gathered),
+    /// Not loaded.
+    Loose,
+    /// Not in the image.
+    Dropped,
+}
+
+/// What an image has one of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Gathered {
+    PreinitArray,
+    InitArray,
+    FiniArray,
+    /// `.init`: one function, in pieces.
+    InitCode,
+    /// `.fini`.
+    FiniCode,
+}
+
+/// The place of a section.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Placement {
+    pub(super) part: Part,
+    /// From the start of the part; unused for what the image gathers.
+    pub(super) offset: u64,
+    /// Index in [`Plan::merged`], when the section was merged.
+    pub(super) merged: Option<usize>,
+}
+
+/// An entry of a unit's offset table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Entry<'a> {
+    /// The target's address.
+    Address(Target<'a>),
+    /// The target's distance from the thread pointer.
+    ThreadOffset(Target<'a>),
+    /// What the resolver returns, filled in by the program's start-up code.
+    Resolved(SymbolId),
+}
+
+/// Bytes and alignment of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extent {
+    pub(super) size: u64,
+    pub(super) alignment: u64,
+}
+
+impl Default for Extent {
+    fn default() -> Self {
+        Self {
+            size: 0,
+            alignment: 1,
+        }
+    }
+}
+
+impl Extent {
+    /// Makes room for `size` bytes and says where.
+    pub(super) fn take(&mut self, size: u64, alignment: u64) -> u64 {
+        let offset = self.size.next_multiple_of(alignment);
+        self.size = offset + size;
+        self.alignment = self.alignment.max(alignment);
+        offset
+    }
+}
+
+/// The plan of a unit.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    placements: Vec<Vec<Placement>>,
+    /// Offsets in the data of common symbols, by object and symbol.
+    commons: HashMap<(usize, usize), u64>,
+    pub(super) merged: Vec<Merged>,
+    pub(super) code: Extent,
+    pub(super) constant: Extent,
+    pub(super) bound: Extent,
+    pub(super) data: Extent,
+    /// Bytes of the data that are in the file; the rest is zero.
+    pub(super) data_stored: u64,
+    pub(super) thread: Extent,
+    pub(super) thread_stored: u64,
+    /// Offset of the notes' end in the constants, which begin with them.
+    pub(super) notes: u64,
+    /// Offset in the constants of the first `.eh_frame` section.
+    frames: Option<u64>,
+    /// The offset table is at the start of the data.
+    pub(super) entries: Vec<Entry<'a>>,
+    entry_index: HashMap<Entry<'a>, usize>,
+    /// Targets of calls through stubs, at [`Plan::stubs_at`] in the code.
+    pub(super) stubs: Vec<Target<'a>>,
+    stub_index: HashMap<Target<'a>, usize>,
+    pub(super) stubs_at: u64,
+    /// Functions that choose their implementation at start, whose stubs follow the others.
+    pub(super) resolved: Vec<SymbolId>,
+    resolved_index: HashMap<(usize, usize, u64), usize>,
+    /// Part and range of the sections that `__start_NAME` walks.
+    pub(super) sets: BTreeMap<&'a str, (Part, u64, u64)>,
+    /// Imports to which a weak reference exists, so that they may be absent.
+    pub(super) weak_imports: HashSet<&'a str>,
+}
+
+impl<'a> Plan<'a> {
+    /// Plans the unit whose index is `own`.
+    pub(super) fn new(
+        units: &[&Unit<'a>],
+        own: usize,
+        targets: &UnitTargets<'a>,
+        strip: Strip,
+    ) -> Result<Self, LinkError> {
+        let mut planner = Planner {
+            units,
+            unit: units[own],
+            own,
+            targets,
+            plan: Self::empty(units[own]),
+        };
+        planner.tables()?;
+        let bound = planner.bound_sections()?;
+        planner.place(&bound, strip)?;
+        Ok(planner.plan)
+    }
+
+    fn empty(unit: &Unit<'a>) -> Self {
+        let nowhere = Placement {
+            part: Part::Dropped,
+            offset: 0,
+            merged: None,
+        };
+        let placements = unit.objects.iter();
+        Self {
+            placements: placements
+                .map(|o| vec![nowhere; o.sections.len()])
+                .collect(),
+            commons: HashMap::new(),
+            merged: Vec::new(),
+            code: Extent::default(),
+            constant: Extent::default(),
+            bound: Extent::default(),
+            data: Extent::default(),
+            data_stored: 0,
+            thread: Extent::default(),
+            thread_stored: 0,
+            notes: 0,
+            frames: None,
+            entries: Vec::new(),
+            entry_index: HashMap::new(),
+            stubs: Vec::new(),
+            stub_index: HashMap::new(),
+            stubs_at: 0,
+            resolved: Vec::new(),
+            resolved_index: HashMap::new(),
+            sets: BTreeMap::new(),
+            weak_imports: HashSet::new(),
+        }
+    }
+
+    pub(super) fn placement(&self, object: usize, section: usize) -> Placement {
+        self.placements[object][section]
+    }
+
+    /// Offset in the data of a common symbol that counts.
+    pub(super) fn common(&self, object: usize, symbol: usize) -> Option<u64> {
+        self.commons.get(&(object, symbol)).copied()
+    }
+
+    /// Offset from the start of the offset table.
+    pub(super) fn entry(&self, entry: &Entry<'a>) -> Option<u64> {
+        self.entry_index.get(entry).map(|index| *index as u64 * 8)
+    }
+
+    /// Offset in the code of the stub for calls of an import.
+    pub(super) fn stub(&self, target: &Target<'a>) -> Option<u64> {
+        let index = self.stub_index.get(target)?;
+        Some(self.stubs_at + *index as u64 * STUB_SIZE)
+    }
+
+    /// Offset in the code of the stub that is the address of a function which chooses its
+    /// implementation at start.
+    pub(super) fn resolved_stub(&self, object: usize, symbol: &Symbol<'_>) -> Option<u64> {
+        let Place::Section(section) = symbol.place else {
+            return None;
+        };
+        let index = self.resolved_index.get(&(object, section, symbol.value))?;
+        Some(self.stubs_at + (self.stubs.len() + index) as u64 * STUB_SIZE)
+    }
+
+    /// Offset in the constants of the frames for unwinding, which are the last of them.
+    pub(super) fn frames_at(&self) -> u64 {
+        self.frames.unwrap_or(self.constant.size)
+    }
+
+    /// Offset in the shared range of the constants, which follow the code.
+    pub(super) fn constants_at(&self) -> u64 {
+        self.code
+            .size
+            .next_multiple_of(self.constant.alignment.max(64))
+    }
+
+    /// Bytes of a library's shared range.
+    pub(super) fn shared_size(&self) -> u64 {
+        if self.constant.size == 0 {
+            self.code.size
+        } else {
+            self.constants_at() + self.constant.size
+        }
+    }
+
+    /// Offset of the data in a library's private range: bound sections are on other pages.
+    pub(super) fn data_at(&self) -> u64 {
+        self.bound.size.next_multiple_of(PAGE_SIZE)
+    }
+
+    /// Bytes of a library's private range.
+    pub(super) fn private_size(&self) -> u64 {
+        self.data_at() + self.data.size
+    }
+
+    fn add_entry(&mut self, entry: Entry<'a>) {
+        if !self.entry_index.contains_key(&entry) {
+            self.entry_index.insert(entry, self.entries.len());
+            self.entries.push(entry);
+        }
+    }
+}
+
+/// What the image gathers a section into, if it does.
+pub(super) fn gathered(section: &Section<'_>) -> Option<Gathered> {
+    if !section.is_loaded() {
+        return None;
+    }
+    let is_named = |name: &str| {
+        section
+            .name
+            .strip_prefix(name)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    match section.kind {
+        SHT_PREINIT_ARRAY => Some(Gathered::PreinitArray),
+        SHT_INIT_ARRAY => Some(Gathered::InitArray),
+        SHT_FINI_ARRAY => Some(Gathered::FiniArray),
+        _ if is_named(".preinit_array") => Some(Gathered::PreinitArray),
+        _ if is_named(".init_array") || is_named(".ctors") => Some(Gathered::InitArray),
+        _ if is_named(".fini_array") || is_named(".dtors") => Some(Gathered::FiniArray),
+        _ if section.name == ".init" => Some(Gathered::InitCode),
+        _ if section.name == ".fini" => Some(Gathered::FiniCode),
+        _ => None,
+    }
+}
+
+struct Planner<'p, 'a> {
+    unit: &'p Unit<'a>,
+    own: usize,
+    targets: &'p UnitTargets<'a>,
+    units: &'p [&'p Unit<'a>],
+    plan: Plan<'a>,
+}
+
+impl<'a> Planner<'_, 'a> {
+    /// Fills the offset table and the lists of stubs, in the order of the references.
+    fn tables(&mut self) -> Result<(), LinkError> {
+        let unit = self.unit;
+        for (o, s, symbol) in unit.symbols() {
+            if let (true, Place::Section(section)) = (symbol.is_indirect_function(), symbol.place)
+                && unit.defines(o, symbol)
+            {
+                let id = SymbolId {
+                    unit: self.own,
+                    object: o,
+                    symbol: s,
+                };
+                let key = (o, section, symbol.value);
+                if !self.plan.resolved_index.contains_key(&key) {
+                    self.plan
+                        .resolved_index
+                        .insert(key, self.plan.resolved.len());
+                    self.plan.resolved.push(id);
+                    self.plan.add_entry(Entry::Resolved(id));
+                }
+            }
+            if let Target::Import(name) = self.targets[o][s]
+                && symbol.binding == Binding::Weak
+                && symbol.place == Place::Undefined
+            {
+                self.plan.weak_imports.insert(name);
+            }
+        }
+        for (o, s, section) in unit.sections() {
+            if !section.is_loaded() {
+                continue;
+            }
+            let plan = &mut self.plan;
+            for patched in patches(self.units, self.own, self.targets, (o, s))? {
+                let target = patched.target;
+                match patched.patch.value {
+                    Value::EntryDistance | Value::EntryOffset => {
+                        plan.add_entry(Entry::Address(target));
+                    }
+                    Value::ThreadEntryDistance => plan.add_entry(Entry::ThreadOffset(target)),
+                    Value::Branch if !patched.facts.is_known => {
+                        plan.add_entry(Entry::Address(target));
+                        if !plan.stub_index.contains_key(&target) {
+                            plan.stub_index.insert(target, plan.stubs.len());
+                            plan.stubs.push(target);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The library's sections that hold an import's address themselves.
+    fn bound_sections(&mut self) -> Result<HashSet<(usize, usize)>, LinkError> {
+        let mut bound = HashSet::new();
+        if self.unit.kind == UnitKind::Application {
+            return Ok(bound);
+        }
+        let unit = self.unit;
+        let mut bound_sets = HashSet::new();
+        for (o, s, section) in unit.sections() {
+            if !section.is_loaded() || section.is_writable() && !is_constant(section) {
+                continue;
+            }
+            let patches = patches(self.units, self.own, self.targets, (o, s))?;
+            let is_bound = patches
+                .iter()
+                .any(|p| !p.facts.is_known && p.patch.value.is_direct());
+            if is_bound {
+                bound.insert((o, s));
+                bound_sets.insert(section.name);
+            }
+        }
+        // A set of sections that is walked from end to end stays together.
+        for (o, s, section) in unit.sections() {
+            if is_set_name(section.name) && bound_sets.contains(section.name) {
+                bound.insert((o, s));
+            }
+        }
+        Ok(bound)
+    }
+
+    fn place(&mut self, bound: &HashSet<(usize, usize)>, strip: Strip) -> Result<(), LinkError> {
+        let unit = self.unit;
+        let mut order: Vec<(Part, Rank<'a>, usize, usize)> = Vec::new();
+        let mut mergeable: BTreeMap<MergeKey, Vec<(usize, usize)>> = BTreeMap::new();
+        for (o, s, section) in unit.sections() {
+            let part = self.part(o, s, section, bound, strip)?;
+            if let (Part::Constant, Some(key)) = (part, merge::key(section)) {
+                mergeable.entry(key).or_default().push((o, s));
+            } else {
+                order.push((part, Rank::of(part, section), o, s));
+            }
+        }
+        order.sort_unstable();
+
+        let tables = self.plan.entries.len() as u64 * 8;
+        self.plan.data.take(tables, 16);
+        self.plan.data_stored = tables;
+        let (before, after): (Vec<_>, Vec<_>) = order
+            .into_iter()
+            .partition(|(part, rank, ..)| *part != Part::Constant || *rank <= Rank::FIRST);
+        for (part, _, o, s) in before {
+            self.place_section(part, o, s);
+            if part == Part::Constant {
+                self.plan.notes = self.plan.constant.size;
+            }
+        }
+        for (key, sections) in mergeable {
+            self.place_merged(key, &sections);
+        }
+        for (part, _, o, s) in after {
+            self.place_section(part, o, s);
+        }
+        self.place_stubs();
+        self.place_commons();
+        Ok(())
+    }
+
+    fn part(
+        &self,
+        object: usize,
+        index: usize,
+        section: &Section<'a>,
+        bound: &HashSet<(usize, usize)>,
+        strip: Strip,
+    ) -> Result<Part, LinkError> {
+        let name = &self.unit.objects[object].name;
+        if !section.is_loaded() {
+            let debugging = section.name.starts_with(".debug") || section.name.starts_with(".stab");
+            let unwanted = (debugging && strip != Strip::Nothing)
+                || section.is_compressed()
+                || section.is_zero();
+            return Ok(if unwanted { Part::Dropped } else { Part::Loose });
+        }
+        if section.is_writable() && section.is_code() {
+            return Err(LinkError::input(
+                name,
+                format!(
+                    "section {} is writable and executable: make it one or the other",
+                    section.name
+                ),
+            ));
+        }
+        let limit = if self.unit.kind == UnitKind::Library && section.is_writable() {
+            PAGE_SIZE
+        } else {
+            1 << 21
+        };
+        if section.alignment > limit {
+            return Err(LinkError::input(
+                name,
+                format!(
+                    "section {} is aligned to {} bytes; a library's data is placed by pages: \
+                     align it to {limit} at most, or allocate it at run time",
+                    section.name, section.alignment
+                ),
+            ));
+        }
+        if let Some(gathered) = gathered(section) {
+            return Ok(Part::Gathered(gathered));
+        }
+        Ok(if section.is_thread_local() {
+            Part::Thread
+        } else if section.is_zero() || section.is_writable() && !is_constant(section) {
+            Part::Data
+        } else if bound.contains(&(object, index)) {
+            Part::Bound
+        } else if section.is_code() {
+            Part::Code
+        } else {
+            Part::Constant
+        })
+    }
+
+    fn place_section(&mut self, part: Part, object: usize, index: usize) {
+        let section = &self.unit.objects[object].sections[index];
+        let plan = &mut self.plan;
+        let extent = match part {
+            Part::Code => &mut plan.code,
+            Part::Constant => &mut plan.constant,
+            Part::Bound => &mut plan.bound,
+            Part::Data => &mut plan.data,
+            Part::Thread => &mut plan.thread,
+            Part::Gathered(_) | Part::Loose | Part::Dropped => &mut Extent::default(),
+        };
+        let offset = extent.take(section.size, section.alignment);
+        if part == Part::Constant && section.name == ".eh_frame" {
+            plan.frames.get_or_insert(offset);
+        }
+        if !section.is_zero() {
+            match part {
+                Part::Data => plan.data_stored = plan.data.size,
+                Part::Thread => plan.thread_stored = plan.thread.size,
+                _ => {}
+            }
+        }
+        plan.placements[object][index] = Placement {
+            part,
+            offset,
+            merged: None,
+        };
+        if is_set_name(section.name) && section.is_loaded() {
+            let end = offset + section.size;
+            let set = plan.sets.entry(section.name).or_insert((part, offset, end));
+            set.2 = end;
+        }
+    }
+
+    fn place_merged(&mut self, key: MergeKey, sections: &[(usize, usize)]) {
+        let objects = &self.unit.objects;
+        let mut merged = merge::merge(
+            key,
+            sections
+                .iter()
+                .map(|(o, s)| (*o, *s, &objects[*o].sections[*s])),
+        );
+        let size = merged.bytes.len() as u64;
+        merged.offset = self.plan.constant.take(size, merged.alignment);
+        for (object, section) in sections {
+            self.plan.placements[*object][*section] = Placement {
+                part: Part::Constant,
+                offset: merged.offset,
+                merged: Some(self.plan.merged.len()),
+            };
+        }
+        self.plan.merged.push(merged);
+    }
+
+    fn place_stubs(&mut self) {
+        let count = self.plan.stubs.len() + self.plan.resolved.len();
+        self.plan.stubs_at = self.plan.code.take(count as u64 * STUB_SIZE, 16);
+    }
+
+    fn place_commons(&mut self) {
+        for (o, s, symbol) in self.unit.symbols() {
+            let counts = symbol.place == Place::Common
+                && self.targets[o][s]
+                    == Target::Defined(SymbolId {
+                        unit: self.own,
+                        object: o,
+                        symbol: s,
+                    });
+            if counts {
+                let offset = self.plan.data.take(symbol.size, symbol.value.max(1));
+                self.plan.commons.insert((o, s), offset);
+            }
+        }
+    }
+}
+
+/// Writable only so that a dynamic linker could relocate it. Compilers name such sections with a
+/// suffix; the name without one is also given by hand to variables that the program writes at
+/// start and then protects.
+fn is_constant(section: &Section<'_>) -> bool {
+    section.name.starts_with(".data.rel.ro.") && !section.is_zero()
+}
+
+/// The order of sections in a part. Parts of one kind keep the order of the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank<'a>(u8, &'a str);
+
+impl<'a> Rank<'a> {
+    /// Constants up to this rank come before merged ones.
+    const FIRST: Self = Self(0, "");
+
+    fn of(part: Part, section: &Section<'a>) -> Self {
+        let name = section.name;
+        let set = if is_set_name(name) { name } else { "" };
+        let is = |prefix: &str| name.starts_with(prefix);
+        let rank = match part {
+            // Code that runs together lies together.
+            Part::Code if is(".text.hot") => 0,
+            Part::Code if is(".text.startup") => 2,
+            Part::Code if is(".text.exit") => 3,
+            Part::Code if is(".text.unlikely") => 4,
+            Part::Code => 1,
+            Part::Constant if section.kind == SHT_NOTE => 0,
+            Part::Constant if is(".eh_frame") => 4,
+            Part::Constant if is(".gcc_except_table") => 3,
+            Part::Constant if section.is_writable() => 2,
+            Part::Constant => 1,
+            Part::Data if section.is_zero() && set.is_empty() => 5,
+            Part::Data if section.is_zero() => 4,
+            Part::Data if is(".data.rel.ro") => 0,
+            Part::Data if set.is_empty() => 1,
+            Part::Data => 2,
+            Part::Thread if section.is_zero() => 1,
+            _ => 0,
+        };
+        Self(rank, set)
+    }
+}

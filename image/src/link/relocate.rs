@@ -1,0 +1,496 @@
+//! Fills the image: copies sections to their places and patches what refers to something.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use goblin::elf::header::EM_X86_64;
+use goblin::elf::reloc::{R_X86_64_IRELATIVE, r_to_str};
+
+use super::eh_frame;
+use super::error::LinkError;
+use super::image::{Image, Import, RELA_SIZE, TRAP};
+use super::object::{Binding, Place, Relocation};
+use super::patch::{self, Value, Width};
+use super::plan::{Entry, Gathered, Part, STUB_SIZE};
+use super::references::{Patched, patches};
+use super::symbols::Target;
+use super::unit::{Unit, UnitKind};
+
+/// The bytes of an image, before they are put into a file.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    /// By unit: code and constants of a library; nothing for the application.
+    pub(super) shared: Vec<Vec<u8>>,
+    /// By unit: bound sections.
+    pub(super) bound: Vec<Vec<u8>>,
+    /// By unit: data as far as it is in the file.
+    pub(super) data: Vec<Vec<u8>>,
+    /// The application's constants, with room for headers at the start.
+    pub(super) constants: Vec<u8>,
+    /// The application's code.
+    pub(super) code: Vec<u8>,
+    /// Sections that are not loaded.
+    pub(super) loose: BTreeMap<String, Vec<u8>>,
+}
+
+/// Most undefined references that are listed.
+const MAX_LISTED: usize = 20;
+
+/// Fills `image`.
+pub(super) fn fill(image: &Image<'_, '_>) -> Result<Contents, LinkError> {
+    refuse_undefined(image)?;
+    refuse_split_sets(image)?;
+    let mut contents = empty(image);
+    for unit in image.included() {
+        fill_unit(image, unit, &mut contents)?;
+    }
+    fill_resolvers(image, &mut contents);
+    fill_unwind_table(image, &mut contents);
+    Ok(contents)
+}
+
+fn empty(image: &Image<'_, '_>) -> Contents {
+    let by_unit = |size: &dyn Fn(usize) -> u64| -> Vec<Vec<u8>> {
+        (0..image.units.len())
+            .map(|unit| {
+                let is_there = image.reach.includes(unit);
+                vec![0; if is_there { size(unit) as usize } else { 0 }]
+            })
+            .collect()
+    };
+    let mut contents = Contents {
+        shared: by_unit(&|u| {
+            if u == 0 {
+                0
+            } else {
+                image.plans[u].shared_size()
+            }
+        }),
+        bound: by_unit(&|u| image.plans[u].bound.size),
+        data: by_unit(&|u| image.plans[u].data_stored),
+        constants: vec![0; image.common.constants.size as usize],
+        code: vec![0; image.common.code.size as usize],
+        loose: image
+            .loose
+            .iter()
+            .map(|(name, extent)| (name.clone(), vec![0; extent.size as usize]))
+            .collect(),
+    };
+    let trap = (image.common.trap - image.common.code.start) as usize;
+    contents.code[trap..trap + TRAP.len()].copy_from_slice(&TRAP);
+    contents
+}
+
+/// The bytes from `address` on, in the part that holds it.
+fn bytes_at<'c>(
+    image: &Image<'_, '_>,
+    contents: &'c mut Contents,
+    unit: usize,
+    part: Part,
+    address: u64,
+) -> Option<&'c mut [u8]> {
+    let base = &image.bases[unit];
+    let (buffer, start) = match (part, unit) {
+        (Part::Thread, _) | (Part::Constant, 0) => {
+            (&mut contents.constants, image.common.constants.start)
+        }
+        (Part::Gathered(Gathered::InitCode | Gathered::FiniCode), _) | (Part::Code, 0) => {
+            (&mut contents.code, image.common.code.start)
+        }
+        (Part::Gathered(_), _) => (&mut contents.constants, image.common.constants.start),
+        (Part::Code | Part::Constant, _) => (&mut contents.shared[unit], base.code),
+        (Part::Bound, _) => (&mut contents.bound[unit], base.bound),
+        (Part::Data, _) => (&mut contents.data[unit], base.data),
+        (Part::Loose | Part::Dropped, _) => return None,
+    };
+    let offset = usize::try_from(address.checked_sub(start)?).ok()?;
+    buffer.get_mut(offset..)
+}
+
+fn fill_unit(image: &Image<'_, '_>, u: usize, contents: &mut Contents) -> Result<(), LinkError> {
+    let (unit, plan, base) = (&image.units[u], &image.plans[u], &image.bases[u]);
+    for merged in &plan.merged {
+        let address = base.constant + merged.offset;
+        if let Some(room) = bytes_at(image, contents, u, Part::Constant, address) {
+            room[..merged.bytes.len()].copy_from_slice(&merged.bytes);
+        }
+    }
+    for (o, s, section) in unit.sections() {
+        let placement = plan.placement(o, s);
+        let Some(address) = image.section_address(u, o, s, 0) else {
+            continue;
+        };
+        if section.is_zero() || placement.merged.is_some() || section.size == 0 {
+            continue;
+        }
+        let room = match placement.part {
+            Part::Loose => contents
+                .loose
+                .get_mut(section.name)
+                .and_then(|bytes| bytes.get_mut(address as usize..)),
+            part => bytes_at(image, contents, u, part, address),
+        };
+        let Some(room) = room.and_then(|room| room.get_mut(..section.bytes.len())) else {
+            return Err(LinkError::Relocation {
+                place: image.place((u, o, s), 0),
+                problem: "the section was given no room: please report this".to_owned(),
+            });
+        };
+        room.copy_from_slice(section.bytes);
+        let site = Site {
+            image,
+            unit: u,
+            object: o,
+            section: s,
+            address,
+            part: placement.part,
+        };
+        site.relocate(room)?;
+    }
+    fill_tables(image, u, contents);
+    Ok(())
+}
+
+/// The unit's offset table and stubs.
+fn fill_tables(image: &Image<'_, '_>, u: usize, contents: &mut Contents) {
+    let (plan, base) = (&image.plans[u], &image.bases[u]);
+    for (index, entry) in plan.entries.iter().enumerate() {
+        let value = match entry {
+            Entry::Address(target) => image.address(u, target, None).unwrap_or(0),
+            Entry::ThreadOffset(target) => image.thread_value(target) as u64,
+            Entry::Resolved(_) => 0,
+        };
+        contents.data[u][index * 8..index * 8 + 8].copy_from_slice(&value.to_le_bytes());
+    }
+    let calls = plan.stubs.iter().map(|target| Entry::Address(*target));
+    let resolved = plan.resolved.iter().map(|id| Entry::Resolved(*id));
+    for (index, entry) in calls.chain(resolved).enumerate() {
+        let stub = base.code + plan.stubs_at + index as u64 * STUB_SIZE;
+        let slot = base.data + plan.entry(&entry).unwrap_or(0);
+        if let Some(room) = bytes_at(image, contents, u, Part::Code, stub) {
+            // jmp *slot(%rip); both lie in the low 2 GiB.
+            room[..2].copy_from_slice(b"\xff\x25");
+            room[2..6].copy_from_slice(&(slot.wrapping_sub(stub + 6) as u32).to_le_bytes());
+            room[6..8].copy_from_slice(b"\x66\x90");
+        }
+    }
+}
+
+/// The relocations that the program's start-up code carries out: one for each function that
+/// chooses its implementation.
+fn fill_resolvers(image: &Image<'_, '_>, contents: &mut Contents) {
+    let start = (image.common.resolvers.start - image.common.constants.start) as usize;
+    let lines = contents.constants[start..].chunks_exact_mut(RELA_SIZE as usize);
+    for (line, id) in lines.zip(&image.resolved) {
+        let slot = image
+            .entry_address(id.unit, &Entry::Resolved(*id))
+            .unwrap_or(0);
+        let resolver = image.own_address(*id).unwrap_or(0);
+        line[..8].copy_from_slice(&slot.to_le_bytes());
+        line[8..16].copy_from_slice(&u64::from(R_X86_64_IRELATIVE).to_le_bytes());
+        line[16..24].copy_from_slice(&resolver.to_le_bytes());
+    }
+}
+
+fn fill_unwind_table(image: &Image<'_, '_>, contents: &mut Contents) {
+    let span = image.common.unwind_table;
+    if span.size == 0 {
+        return;
+    }
+    let mut frames = Vec::new();
+    let mut first = None;
+    for u in image.included() {
+        for (o, s, section) in image.units[u].sections() {
+            if !section.is_loaded() || section.name != ".eh_frame" {
+                continue;
+            }
+            let part = image.plans[u].placement(o, s).part;
+            let Some(address) = image.section_address(u, o, s, 0) else {
+                continue;
+            };
+            if let Some(bytes) = bytes_at(image, contents, u, part, address)
+                && let Some(bytes) = bytes.get(..section.bytes.len())
+            {
+                first.get_or_insert(address);
+                frames.extend(eh_frame::frames(bytes, address));
+            }
+        }
+    }
+    // All addresses are below 2 GiB, so that the table can always be made.
+    if let Some(table) = eh_frame::table(span.start, first.unwrap_or(0), &frames) {
+        let start = (span.start - image.common.constants.start) as usize;
+        contents.constants[start..start + table.len()].copy_from_slice(&table);
+    }
+}
+
+impl<'a> Image<'_, 'a> {
+    /// The address of a target as seen from a unit. `None`: it takes no part in the image.
+    /// `binding` is that of the reference; without one the unit's weakest counts.
+    fn address(&self, unit: usize, target: &Target<'a>, binding: Option<Binding>) -> Option<u64> {
+        match target {
+            Target::Defined(id) => self.symbol_address(*id),
+            Target::Dropped => None,
+            Target::OffsetTable => Some(self.bases[unit].data),
+            Target::Header => Some(self.common.constants.start),
+            Target::SetStart(set) => self.own_set_border(unit, set, true),
+            Target::SetEnd(set) => self.own_set_border(unit, set, false),
+            Target::Import(name) => Some(match self.import(name) {
+                Some(Import::Symbol(id)) => self.symbol_address(id)?,
+                Some(Import::Address(address)) => address,
+                None => {
+                    let may_be_absent = match binding {
+                        Some(binding) => binding == Binding::Weak,
+                        None => self.plans[unit].weak_imports.contains(name),
+                    };
+                    if may_be_absent { 0 } else { self.common.trap }
+                }
+            }),
+        }
+    }
+
+    fn thread_value(&self, target: &Target<'a>) -> i128 {
+        match target {
+            Target::Defined(id) => self.thread_offset(*id),
+            Target::Import(name) => match self.import(name) {
+                Some(Import::Symbol(id)) => self.thread_offset(id),
+                _ => 0,
+            },
+            _ => 0,
+        }
+    }
+
+    fn size(&self, target: &Target<'a>) -> u64 {
+        match target {
+            Target::Defined(id) => self.symbol(*id).size,
+            Target::Import(name) => match self.import(name) {
+                Some(Import::Symbol(id)) => self.symbol(id).size,
+                _ => 0,
+            },
+            _ => 0,
+        }
+    }
+}
+
+/// A section in its place.
+struct Site<'i, 'a> {
+    image: &'i Image<'i, 'a>,
+    unit: usize,
+    object: usize,
+    section: usize,
+    address: u64,
+    part: Part,
+}
+
+impl<'a> Site<'_, 'a> {
+    fn unit(&self) -> &Unit<'a> {
+        &self.image.units[self.unit]
+    }
+
+    fn relocate(&self, bytes: &mut [u8]) -> Result<(), LinkError> {
+        let units: Vec<&Unit<'a>> = self.image.units.iter().collect();
+        let targets = &self.image.targets[self.unit];
+        let at = (self.object, self.section);
+        for patched in patches(&units, self.unit, targets, at)? {
+            self.apply(bytes, &patched)?;
+        }
+        Ok(())
+    }
+
+    fn fault(&self, relocation: &Relocation, problem: String) -> LinkError {
+        let at = (self.unit, self.object, self.section);
+        LinkError::Relocation {
+            place: self.image.place(at, relocation.offset),
+            problem,
+        }
+    }
+
+    fn apply(&self, bytes: &mut [u8], patched: &Patched<'_, 'a>) -> Result<(), LinkError> {
+        let Patched {
+            relocation, patch, ..
+        } = patched;
+        let outside = || self.fault(relocation, "the relocation reaches past its section".into());
+        for (at, replacement) in &patch.edits {
+            let start = usize::try_from(relocation.offset as i64 + at).map_err(|_| outside())?;
+            bytes
+                .get_mut(start..start + replacement.len())
+                .ok_or_else(outside)?
+                .copy_from_slice(replacement);
+        }
+        if patch.width == Width::None {
+            return Ok(());
+        }
+        let is_shared = matches!(self.part, Part::Code | Part::Constant)
+            && self.unit().kind == UnitKind::Library;
+        if is_shared && !patched.facts.is_known && patch.value.is_direct() {
+            return Err(self.fault(
+                relocation,
+                "a shared page would depend on the image: please report this".into(),
+            ));
+        }
+        let at = relocation.offset as i64 + patch.field;
+        let start = usize::try_from(at).map_err(|_| outside())?;
+        let value = self.value(patched, at)?;
+        let field = bytes
+            .get_mut(start..start + patch.width.bytes())
+            .ok_or_else(outside)?;
+        patch::store(field, patch.width, value).map_err(|()| LinkError::Overflow {
+            place: self
+                .image
+                .place((self.unit, self.object, self.section), relocation.offset),
+            symbol: self.name(relocation),
+            relocation: r_to_str(relocation.kind, EM_X86_64).to_owned(),
+            value,
+        })
+    }
+
+    fn value(&self, patched: &Patched<'_, 'a>, at: i64) -> Result<i128, LinkError> {
+        let Patched {
+            relocation,
+            target,
+            facts,
+            patch,
+        } = patched;
+        let image = self.image;
+        let symbol = &self.unit().objects[self.object].symbols[relocation.symbol];
+        let addend = i128::from(patch.addend);
+        let place = i128::from(self.address) + i128::from(at);
+        let table = i128::from(image.bases[self.unit].data);
+        let no_entry = || {
+            self.fault(
+                relocation,
+                "its table has no entry: please report this".into(),
+            )
+        };
+        let direct = || -> Option<i128> {
+            let address = if symbol.is_section() && self.is_merged(symbol.place) {
+                // The addend says which entry of a mergeable section is meant.
+                let Place::Section(section) = symbol.place else {
+                    return None;
+                };
+                let offset = (symbol.value as i64).checked_add(patch.addend)?;
+                let offset = u64::try_from(offset).ok()?;
+                let address = image.section_address(self.unit, self.object, section, offset)?;
+                i128::from(address) - addend
+            } else {
+                i128::from(image.address(self.unit, target, Some(symbol.binding))?)
+            };
+            Some(address + addend)
+        };
+        let entry = |entry: Entry<'a>| -> Result<i128, LinkError> {
+            let address = image
+                .entry_address(self.unit, &entry)
+                .ok_or_else(no_entry)?;
+            Ok(i128::from(address) + addend)
+        };
+        Ok(match patch.value {
+            Value::Nothing => 0,
+            // A reference into what is not in the image: consumers skip zero.
+            Value::Address => direct().unwrap_or(0),
+            Value::Distance => direct().map_or(0, |value| value - place),
+            Value::Branch if !facts.is_known && self.unit != 0 => {
+                let stub = image.stub_address(self.unit, target);
+                let stub = stub.ok_or_else(no_entry)?;
+                i128::from(stub) + addend - place
+            }
+            Value::Branch => direct().map_or(0, |value| value - place),
+            Value::EntryDistance => entry(Entry::Address(*target))? - place,
+            Value::EntryOffset => entry(Entry::Address(*target))? - table,
+            Value::ThreadEntryDistance => entry(Entry::ThreadOffset(*target))? - place,
+            Value::TableDistance => table + addend - place,
+            Value::TableOffset => direct().unwrap_or(table) - table,
+            Value::ThreadOffset => image.thread_value(target) + addend,
+            Value::BlockOffset => {
+                image.thread_value(target) + i128::from(image.common.thread.size) + addend
+            }
+            Value::Size => i128::from(image.size(target)) + addend,
+        })
+    }
+
+    fn is_merged(&self, place: Place) -> bool {
+        match place {
+            Place::Section(section) => self.image.plans[self.unit]
+                .placement(self.object, section)
+                .merged
+                .is_some(),
+            _ => false,
+        }
+    }
+
+    fn name(&self, relocation: &Relocation) -> String {
+        let object = &self.unit().objects[self.object];
+        let symbol = &object.symbols[relocation.symbol];
+        match (symbol.name, symbol.place) {
+            ("", Place::Section(section)) => object.sections[section].name.to_owned(),
+            (name, _) => name.to_owned(),
+        }
+    }
+}
+
+/// What an ordinary link would have needed must be there.
+fn refuse_undefined(image: &Image<'_, '_>) -> Result<(), LinkError> {
+    let units: Vec<&Unit<'_>> = image.units.iter().collect();
+    let mut missing: BTreeMap<&str, String> = BTreeMap::new();
+    for u in image.included() {
+        let unit = &image.units[u];
+        for (o, s, section) in unit.sections() {
+            if !section.is_loaded() || !image.reach.is_needed(u, o) {
+                continue;
+            }
+            for patched in patches(&units, u, &image.targets[u], (o, s))? {
+                let relocation = patched.relocation;
+                let symbol = &unit.objects[o].symbols[relocation.symbol];
+                if let Target::Import(name) = patched.target
+                    && symbol.binding != Binding::Weak
+                    && !missing.contains_key(name)
+                    && image.import(name).is_none()
+                {
+                    missing.insert(name, image.place((u, o, s), relocation.offset));
+                }
+            }
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let more = missing.len().saturating_sub(MAX_LISTED);
+    let mut lines: Vec<String> = missing
+        .iter()
+        .take(MAX_LISTED)
+        .map(|(name, place)| format!("  {name}, which {place} refers to"))
+        .collect();
+    if more > 0 {
+        lines.push(format!("  and {more} more"));
+    }
+    lines.push("name the object or the library (-l) that defines them".to_owned());
+    Err(LinkError::Undefined(lines))
+}
+
+/// Sections that a unit walks from end to end must all be its own.
+fn refuse_split_sets(image: &Image<'_, '_>) -> Result<(), LinkError> {
+    for u in image.included() {
+        let unit = &image.units[u];
+        let mut walked = BTreeSet::new();
+        for (o, s, _) in unit.symbols() {
+            if let Target::SetStart(set) | Target::SetEnd(set) = image.targets[u][o][s]
+                && image.reach.is_reached(u, o)
+            {
+                walked.insert(set);
+            }
+        }
+        for other in image.included().filter(|other| *other != u) {
+            let part = image.units[other].sections().find(|(o, _, section)| {
+                section.is_loaded()
+                    && walked.contains(section.name)
+                    && image.reach.is_reached(other, *o)
+            });
+            if let Some((o, _, section)) = part {
+                return Err(LinkError::SplitSet {
+                    library: unit.label.clone(),
+                    section: section.name.to_owned(),
+                    first: format!("__start_{}", section.name),
+                    other: image.units[other].objects[o].name.clone(),
+                });
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! What is linked as one: the application's objects, or all members of one archive.
+//!
+//! Inside a unit the ordinary rules hold: one copy of each section group, a global definition
+//! before a common one before a weak one. Across units they differ, see `symbols`.
+
+use std::collections::{HashMap, HashSet};
+
+use super::error::LinkError;
+use super::object::{Binding, Object, Place, Section, Symbol};
+
+const SHF_EXCLUDE: u64 = 0x8000_0000;
+
+/// A symbol of one of the units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct SymbolId {
+    /// Index of the unit.
+    pub(super) unit: usize,
+    /// Index of the object in the unit.
+    pub(super) object: usize,
+    /// Index of the symbol in the object.
+    pub(super) symbol: usize,
+}
+
+/// What a unit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UnitKind {
+    Application,
+    Library,
+}
+
+/// Objects that are linked as one.
+#[derive(Debug)]
+pub(super) struct Unit<'a> {
+    pub(super) kind: UnitKind,
+    /// For messages: the archive's path.
+    pub(super) label: String,
+    pub(super) objects: Vec<Object<'a>>,
+    /// Of each object, its place on the command line; an archive's members share one.
+    pub(super) positions: Vec<usize>,
+    /// Of each section, whether it takes no part in the link.
+    dropped: Vec<Vec<bool>>,
+    /// Of each name, the object and the symbol that define it.
+    definitions: HashMap<&'a str, (usize, usize)>,
+}
+
+impl<'a> Unit<'a> {
+    /// Makes a unit and settles which copies and definitions count in it.
+    /// `may_repeat`: the first of several definitions counts, as in an archive, where an ordinary
+    /// link would have taken the first member that defines a symbol.
+    pub(super) fn new(
+        kind: UnitKind,
+        label: String,
+        objects: Vec<Object<'a>>,
+        positions: Vec<usize>,
+        may_repeat: bool,
+    ) -> Result<Self, LinkError> {
+        let dropped = objects
+            .iter()
+            .map(|o| o.sections.iter().map(|s| !takes_part(s)).collect())
+            .collect();
+        let mut unit = Self {
+            kind,
+            label,
+            objects,
+            positions,
+            dropped,
+            definitions: HashMap::new(),
+        };
+        unit.keep_one_copy_of_each_group();
+        unit.collect_definitions(may_repeat)?;
+        Ok(unit)
+    }
+
+    /// The object and symbol that define `name`.
+    pub(super) fn definition(&self, name: &str) -> Option<(usize, usize)> {
+        self.definitions.get(name).copied()
+    }
+
+    /// Sections that take part, in order, as (object, section, the section).
+    pub(super) fn sections(&self) -> impl Iterator<Item = (usize, usize, &Section<'a>)> {
+        self.objects
+            .iter()
+            .enumerate()
+            .flat_map(move |(o, object)| {
+                let sections = object.sections.iter().enumerate();
+                sections.filter_map(move |(s, section)| {
+                    (!self.dropped[o][s]).then_some((o, s, section))
+                })
+            })
+    }
+
+    /// All symbols in order, as (object, symbol, the symbol).
+    pub(super) fn symbols(&self) -> impl Iterator<Item = (usize, usize, &Symbol<'a>)> {
+        self.objects.iter().enumerate().flat_map(|(o, object)| {
+            let symbols = object.symbols.iter().enumerate();
+            symbols.map(move |(s, symbol)| (o, s, symbol))
+        })
+    }
+
+    /// True when the symbol has a place in this unit (a section that takes part, for one).
+    pub(super) fn defines(&self, object: usize, symbol: &Symbol<'_>) -> bool {
+        match symbol.place {
+            Place::Undefined => false,
+            Place::Absolute | Place::Common => true,
+            Place::Section(section) => !self.dropped[object][section],
+        }
+    }
+
+    /// Names that the unit defines, sorted.
+    pub(super) fn names_defined(&self) -> Vec<&'a str> {
+        let mut names: Vec<&str> = self.definitions.keys().copied().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Sections (by object and section) of groups of which one of `others` has a copy that
+    /// defines at least the same symbols.
+    pub(super) fn copies_in(&self, others: &[&Unit<'a>]) -> Vec<(usize, usize)> {
+        let groups = others.iter().flat_map(|unit| &unit.objects);
+        let available: HashSet<&str> = groups
+            .flat_map(|object| object.groups.iter().map(|g| g.signature))
+            .collect();
+        let is_elsewhere = |name: &str| others.iter().any(|u| u.definition(name).is_some());
+        let mut copies = Vec::new();
+        for (o, object) in self.objects.iter().enumerate() {
+            for group in &object.groups {
+                if !available.contains(group.signature) {
+                    continue;
+                }
+                let all_elsewhere = object.symbols.iter().all(|symbol| {
+                    let is_inside =
+                        matches!(symbol.place, Place::Section(s) if group.sections.contains(&s));
+                    !is_inside || symbol.is_local() || is_elsewhere(symbol.name)
+                });
+                if all_elsewhere {
+                    copies.extend(group.sections.iter().map(|s| (o, *s)));
+                }
+            }
+        }
+        copies
+    }
+
+    /// Leaves sections out of the link, so that another unit's copies of them count.
+    pub(super) fn drop_sections(
+        &mut self,
+        sections: &[(usize, usize)],
+        may_repeat: bool,
+    ) -> Result<(), LinkError> {
+        if sections.is_empty() {
+            return Ok(());
+        }
+        for (object, section) in sections {
+            self.dropped[*object][*section] = true;
+        }
+        self.collect_definitions(may_repeat)
+    }
+
+    fn keep_one_copy_of_each_group(&mut self) {
+        let mut seen: HashSet<&str> = HashSet::new();
+        for (object, dropped) in self.objects.iter().zip(&mut self.dropped) {
+            for group in &object.groups {
+                if !seen.insert(group.signature) {
+                    for section in &group.sections {
+                        dropped[*section] = true;
+                    }
+                }
+            }
+            for (section, dropped) in object.sections.iter().zip(dropped) {
+                if section.name.starts_with(".gnu.linkonce.") && !seen.insert(section.name) {
+                    *dropped = true;
+                }
+            }
+        }
+    }
+
+    fn collect_definitions(&mut self, may_repeat: bool) -> Result<(), LinkError> {
+        let mut definitions: HashMap<&'a str, (usize, usize)> = HashMap::new();
+        for (o, object) in self.objects.iter().enumerate() {
+            for (s, symbol) in object.symbols.iter().enumerate() {
+                if symbol.is_local() || symbol.name.is_empty() || !self.defines(o, symbol) {
+                    continue;
+                }
+                let Some((other, index)) = definitions.get(symbol.name).copied() else {
+                    definitions.insert(symbol.name, (o, s));
+                    continue;
+                };
+                let known = &self.objects[other].symbols[index];
+                let (rank, known_rank) = (precedence(symbol), precedence(known));
+                if rank == known_rank && rank.0 == STRONG && !may_repeat {
+                    return Err(LinkError::Duplicate {
+                        symbol: symbol.name.to_owned(),
+                        first: self.objects[other].name.clone(),
+                        second: object.name.clone(),
+                    });
+                }
+                if rank > known_rank {
+                    definitions.insert(symbol.name, (o, s));
+                }
+            }
+        }
+        self.definitions = definitions;
+        Ok(())
+    }
+}
+
+const STRONG: u8 = 2;
+
+/// Of several definitions the greatest counts, the first among equals. Common symbols compete by
+/// size.
+fn precedence(symbol: &Symbol<'_>) -> (u8, u64) {
+    match (symbol.place, symbol.binding) {
+        (Place::Common, _) => (1, symbol.size),
+        (_, Binding::Weak) => (0, 0),
+        _ => (STRONG, 0),
+    }
+}
+
+/// False for sections that say something to the linker only, or that hold for one object and not
+/// for a program.
+fn takes_part(section: &Section<'_>) -> bool {
+    const TOLD: [&str; 5] = [
+        ".note.GNU-stack",
+        ".note.gnu.property",
+        ".gnu.warning",
+        ".gnu.lto_",
+        ".llvm",
+    ];
+    section.is_content
+        && section.flags & SHF_EXCLUDE == 0
+        && !TOLD.iter().any(|name| section.name.starts_with(name))
+}

@@ -1,0 +1,235 @@
+//! Bad input to the linker: each kind has an error that names the file and says what to do.
+
+#[path = "link/support.rs"]
+#[allow(dead_code)]
+mod support;
+
+use pool_core::registry::AddressBook;
+use pool_image::link::{LinkError, LinkRequest, link, parse_args};
+use proptest::prelude::*;
+use support::{Compiler, Workshop};
+
+fn refusal(request: &LinkRequest) -> String {
+    match link(request, &mut AddressBook::default()) {
+        Ok(_) => panic!("linked"),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn alone(arguments: &[&str]) -> LinkRequest {
+    let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
+    parse_args(&arguments).unwrap()
+}
+
+fn expect(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not in: {message}");
+    }
+}
+
+#[test]
+fn files_that_are_no_objects_are_named() {
+    let workshop = Workshop::new();
+    let good = workshop.compile(Compiler::Musl, "good", "int main(void) { return 0; }");
+    let bytes = std::fs::read(&good).unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = workshop.path(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    };
+    let patched = |name: &str, at: usize, with: &[u8]| {
+        let mut bytes = bytes.clone();
+        bytes[at..at + with.len()].copy_from_slice(with);
+        write(name, &bytes)
+    };
+    let shared = workshop.path("lib.so").display().to_string();
+    let _ = workshop.reference(Compiler::Gnu, &["-shared", "-fPIC", "-nostdlib", &good]);
+    std::fs::rename(workshop.path("reference"), &shared).unwrap();
+    let lto = workshop.path("lto.o").display().to_string();
+    let source = workshop.path("good.c").display().to_string();
+    let compiled = std::process::Command::new("gcc")
+        .args(["-flto", "-c", &source, "-o", &lto])
+        .status()
+        .unwrap();
+    assert!(compiled.success());
+    for (file, advice) in [
+        (write("random", &[0xf3; 100]), "not an ELF object"),
+        (write("empty", &[]), "not an ELF object"),
+        (write("script", b"SECTIONS { . = 4; }"), "INPUT and GROUP"),
+        (write("short", &bytes[..40]), "truncated"),
+        (write("cut", &bytes[..bytes.len() - 8]), "past the end"),
+        (patched("class", 4, &[1]), "64-bit"),
+        (patched("machine", 18, &[183, 0]), "not x86-64"),
+        (patched("sections", 40, &[0xff; 8]), "past the end"),
+        (shared, "static archive"),
+        (lto, "-flto"),
+        (write("bad.a", b"!<arch>\nnonsense"), "damaged archive"),
+        (write("member.a", &archive_of(b"nonsense")), "member.a(x.o)"),
+    ] {
+        let message = refusal(&alone(&[&file]));
+        expect(&message, &[file.split('(').next().unwrap(), advice]);
+    }
+    expect(
+        &refusal(&alone(&["/nowhere/x.o"])),
+        &["/nowhere/x.o", "cannot read"],
+    );
+    expect(
+        &refusal(&alone(&["-lnone", "-L/tmp"])),
+        &["libnone.a", "/tmp", "-L"],
+    );
+    expect(&refusal(&alone(&[])), &["no input files"]);
+}
+
+fn archive_of(contents: &[u8]) -> Vec<u8> {
+    let mut bytes = b"!<arch>\n".to_vec();
+    bytes.extend(format!("{:<48}{:<10}`\n", "x.o/", contents.len()).bytes());
+    bytes.extend(contents);
+    bytes
+}
+
+#[test]
+fn faults_of_programs_are_explained() {
+    let workshop = Workshop::new();
+    let compile = |name: &str, text: &str| workshop.compile(Compiler::Musl, name, text);
+    let missing = compile(
+        "missing",
+        "int gone(void); int main(void) { return gone(); }",
+    );
+    let request = workshop.request(Compiler::Musl, &["-static", &missing]);
+    expect(&refusal(&request), &["gone", "missing.o", ".text", "-l"]);
+
+    let first = compile(
+        "first",
+        "int twice; int main(void) { return twice; } int f(void) { return 1; }",
+    );
+    let second = compile("second", "int f(void) { return 2; }");
+    let request = workshop.request(Compiler::Musl, &["-static", &first, &second]);
+    expect(
+        &refusal(&request),
+        &["f is defined in", "first.o", "second.o"],
+    );
+    let mut allowed = request;
+    allowed.allow_multiple_definition = true;
+    assert!(link(&allowed, &mut AddressBook::default()).is_ok());
+
+    let far = compile(
+        "far",
+        "__asm__(\".globl far\\nfar = 0x123456789abc\"); extern char far[];\n\
+         int main(void) { int r; __asm__(\"mov $far, %0\" : \"=r\"(r)); return r; }",
+    );
+    let request = workshop.request(Compiler::Musl, &["-static", &far]);
+    expect(
+        &refusal(&request),
+        &["far.o", ".text", "far", "0x123456789abc", "R_X86_64_32"],
+    );
+
+    let part = compile("part", "int part(void) { return 0; }");
+    let user = compile("user", "int part(void); int main(void) { return part(); }");
+    let archive = workshop.archive("libpart.a", &[&part]);
+    std::fs::create_dir(workshop.path("b")).unwrap();
+    let other = workshop.archive("b/libpart.a", &[&part]);
+    let request = workshop.request(Compiler::Musl, &["-static", &user, &archive, &other]);
+    expect(
+        &refusal(&request),
+        &["libpart.a", "one version", "--pool-library"],
+    );
+
+    let odd = workshop.archive("lib@.a", &[&part]);
+    let request = workshop.request(Compiler::Musl, &["-static", &user, &odd]);
+    expect(&refusal(&request), &["lib@.a", "--pool-library"]);
+
+    let aligned = compile(
+        "aligned",
+        "int part(void) { static int x __attribute__((aligned(8192))); return x++; }",
+    );
+    let archive = workshop.archive("libaligned.a", &[&aligned]);
+    let request = workshop.request(Compiler::Musl, &["-static", &user, &archive]);
+    expect(&refusal(&request), &["aligned.o", "8192"]);
+
+    let walker = compile(
+        "walker",
+        "int own __attribute__((section(\"parts\"), used)); extern int __start_parts[], __stop_parts[];\n\
+         int part(void) { return __stop_parts - __start_parts; }",
+    );
+    let adds = compile(
+        "adds",
+        "int part(void); int more __attribute__((section(\"parts\"), used));\n\
+         int main(void) { return part(); }",
+    );
+    let archive = workshop.archive("libwalker.a", &[&walker]);
+    let request = workshop.request(Compiler::Musl, &["-static", &adds, &archive]);
+    expect(&refusal(&request), &["parts", "adds.o", "archive"]);
+
+    let mut request = workshop.request(Compiler::Musl, &["-static", &user, &part]);
+    request.entry = "nothing_here".to_owned();
+    expect(&refusal(&request), &["nothing_here", "-e"]);
+}
+
+#[test]
+fn an_application_that_reaches_the_libraries_is_refused() {
+    let workshop = Workshop::new();
+    let huge = workshop.compile(
+        Compiler::Musl,
+        "huge",
+        "char a[300 << 20]; int main(void) { return a[5]; }",
+    );
+    let request = workshop.request(Compiler::Musl, &["-static", &huge]);
+    let refused = link(&request, &mut AddressBook::default());
+    assert!(matches!(
+        refused,
+        Err(LinkError::ApplicationTooLarge { .. })
+    ));
+}
+
+/// An object with most kinds of sections, symbols and relocations.
+fn rich_object() -> &'static [u8] {
+    static OBJECT: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+    OBJECT.get_or_init(|| {
+        let workshop = Workshop::new();
+        let text = "extern int gone __attribute__((weak)); __thread int t = 3; int common[9];\n\
+                    static const char *const names[] = {\"one\", \"two\"};\n\
+                    __attribute__((constructor)) static void c(void) { common[1]++; }\n\
+                    static int i(int x) { return x; } static int (*r(void))(int) { return i; }\n\
+                    int f(int) __attribute__((ifunc(\"r\")));\n\
+                    int main(int n) { return n + t + common[1] + names[n & 1][0] + f(n) + !&gone; }";
+        std::fs::read(workshop.compile(Compiler::Gnu, "rich", text)).unwrap()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 1500,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+    #[test]
+    fn damaged_objects_never_end_the_linker(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+        headers in proptest::collection::vec((any::<prop::sample::Index>(), any::<u64>()), 0..3),
+        as_library in any::<bool>(),
+    ) {
+        let mut bytes = rich_object().to_vec();
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        // Whole words of the section headers, which say where everything is.
+        let table = u64::from_le_bytes(bytes[40..48].try_into().unwrap()) as usize;
+        for (at, word) in headers {
+            if table < bytes.len() && bytes.len() - table > 8 {
+                let at = table + at.index((bytes.len() - table) / 8) * 8;
+                if at + 8 <= bytes.len() {
+                    bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
+                }
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let object = folder.path().join("damaged.o");
+        std::fs::write(&object, &bytes).unwrap();
+        let archive = folder.path().join("libdamaged.a");
+        std::fs::write(&archive, archive_of(&bytes)).unwrap();
+        let file = if as_library { &archive } else { &object };
+        let request = alone(&["-e", "main", "-u", "main", file.to_str().unwrap()]);
+        let _ = link(&request, &mut AddressBook::default());
+    }
+}
