@@ -344,6 +344,8 @@ pub mod reference_key {
     use pool_core::digest::ObjectId;
     use pool_core::name::{ImageRef, LibraryRef};
 
+    use crate::Reference;
+
     const TAG_OF_MANIFEST: u8 = 1;
     const MANIFEST_OF_LIBRARY: u8 = 2;
 
@@ -365,6 +367,28 @@ pub mod reference_key {
             &[0],
         ]
         .concat()
+    }
+
+    /// Reads a key; `None` when it is none of these.
+    pub fn parse(key: &[u8]) -> Option<Reference> {
+        match key.split_first()? {
+            (&TAG_OF_MANIFEST, rest) => {
+                let (manifest, image) = rest.split_at_checked(32)?;
+                Some(Reference::Tag {
+                    manifest: ObjectId::from_slice(manifest)?,
+                    image: std::str::from_utf8(image).ok()?.parse().ok()?,
+                })
+            }
+            (&MANIFEST_OF_LIBRARY, rest) => {
+                let (library, manifest) = rest.split_at_checked(rest.len().checked_sub(32)?)?;
+                let library = library.strip_suffix(&[0])?;
+                Some(Reference::User {
+                    library: std::str::from_utf8(library).ok()?.parse().ok()?,
+                    manifest: ObjectId::from_slice(manifest)?,
+                })
+            }
+            _ => None,
+        }
     }
 
     /// `manifest` uses `library`.

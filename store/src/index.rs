@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord, SegmentRecord, reference_key};
 use crate::manifest::{ImageManifest, LibraryRecord, TagRecord, TokenRecord};
+use crate::view::Reference;
 
 const META: &str = "meta";
 const PAGES: &str = "pages";
@@ -80,6 +81,8 @@ impl Index {
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         options.set_keep_log_file_num(2);
+        // Bounds what a restart replays, and a new follower reads.
+        options.set_max_total_wal_size(64 << 20);
         match DB::open_cf_descriptors(&options, path, families()) {
             Ok(db) => Ok(Self { db }),
             Err(error)
@@ -334,6 +337,19 @@ impl Index {
             Ok(())
         })?;
         Ok(users)
+    }
+
+    pub(crate) fn for_each_reference(
+        &self,
+        mut visit: impl FnMut(Reference) -> Result<()>,
+    ) -> Result<()> {
+        self.scan(REFERENCES, &[], |key, _| {
+            let reference = reference_key::parse(key).ok_or_else(|| {
+                let text = String::from_utf8_lossy(key);
+                StoreError::Corrupt(format!("{REFERENCES} has the impossible key {text:?}"))
+            })?;
+            visit(reference)
+        })
     }
 
     pub(crate) fn reservations(&self) -> Result<Vec<Reservation>> {

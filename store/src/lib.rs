@@ -12,11 +12,14 @@
 pub mod backend;
 pub mod collection;
 mod error;
+pub mod evacuate;
 pub mod format;
 mod index;
 pub mod ingest;
+mod intake;
 pub mod lease;
 pub mod manifest;
+mod page_digest;
 pub mod placement;
 pub mod references;
 mod segment;
@@ -31,7 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use error::{Result, StoreError};
-pub use view::{Held, StoreView};
+pub use view::{Held, Reference, StoreView};
 
 use backend::{Backend, DirectoryBackend};
 use collection::Barrier;
@@ -80,10 +83,13 @@ struct Writer {
 }
 
 impl Writer {
-    /// Forgets what a failed change appended. Its own error is the one to report.
-    fn abandon(&mut self, index: &Index) {
-        if let Err(error) = self.appender.rollback(index) {
-            tracing::error!(%error, "forgetting a failed commit's pages failed");
+    /// Keeps what was appended for a committed change, or forgets what a failed one appended; the
+    /// change's own error is then the one to report.
+    fn settle(&mut self, index: &Index, committed: bool) {
+        if committed {
+            self.appender.committed();
+        } else if let Err(error) = self.appender.rollback(index) {
+            tracing::error!(%error, "forgetting what a failed commit appended");
         }
     }
 }
@@ -127,11 +133,23 @@ impl Store {
     }
 }
 
+/// Temporary name of the superblock of a store in the making.
+const NEW_SUPERBLOCK_FILE: &str = "superblock.new";
+
 fn is_absent_or_empty(directory: &Path) -> Result<bool> {
     match fs::read_dir(directory) {
         Ok(mut entries) => {
-            // A file system of its own has a lost+found.
-            Ok(entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lost+found")))
+            // A file system of its own has a lost+found; the others are what a creation that was
+            // cut short leaves.
+            let harmless = [
+                "lost+found",
+                NEW_SUPERBLOCK_FILE,
+                format::SEGMENTS_DIRECTORY,
+                format::STAGING_DIRECTORY,
+            ];
+            Ok(entries.all(|entry| {
+                entry.is_ok_and(|entry| harmless.iter().any(|name| entry.file_name() == *name))
+            }))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
         Err(source) => Err(StoreError::io("opening", directory, source)),
@@ -140,10 +158,6 @@ fn is_absent_or_empty(directory: &Path) -> Result<bool> {
 
 /// Makes an empty store. The superblock comes last: a directory with one is whole.
 fn create(directory: &Path, options: StoreOptions) -> Result<()> {
-    for part in ["", format::SEGMENTS_DIRECTORY, format::STAGING_DIRECTORY] {
-        let path = directory.join(part);
-        fs::create_dir_all(&path).map_err(|source| StoreError::io("creating", path, source))?;
-    }
     let mut identity = [0; 16];
     rustix::rand::getrandom(&mut identity, rustix::rand::GetRandomFlags::empty())
         .map_err(|errno| StoreError::io("naming the store", directory, errno.into()))?;
@@ -162,8 +176,12 @@ fn create(directory: &Path, options: StoreOptions) -> Result<()> {
             options.segment_bytes
         )));
     }
+    for part in ["", format::SEGMENTS_DIRECTORY, format::STAGING_DIRECTORY] {
+        let path = directory.join(part);
+        fs::create_dir_all(&path).map_err(|source| StoreError::io("creating", path, source))?;
+    }
     let path = directory.join(format::SUPERBLOCK_FILE);
-    let temporary = directory.join("superblock.new");
+    let temporary = directory.join(NEW_SUPERBLOCK_FILE);
     File::create(&temporary)
         .and_then(|mut file| {
             file.write_all(&bytes)?;

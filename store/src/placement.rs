@@ -90,6 +90,12 @@ pub fn plan(
     plans
 }
 
+/// Names a window by the digests of its 512 pages.
+pub fn name_of_window(pages: &[Option<PageId>]) -> WindowId {
+    let inside = pages.len().min(PAGES_PER_WINDOW as usize);
+    window_id(0, &pages[..inside])
+}
+
 /// Names a window that holds `part` from `position` on and zeros elsewhere: the digest of the 512
 /// page digests, 32 zero bytes standing for a zero page.
 fn window_id(position: usize, part: &[Option<PageId>]) -> WindowId {

@@ -13,6 +13,7 @@ use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 
 use crate::backend::{Backend, SegmentFile};
 use crate::error::{Result, StoreError};
+use crate::evacuate::Room;
 use crate::format::{Location, SegmentKind, SegmentRecord, SegmentState};
 use crate::index::{Batch, Index};
 
@@ -160,6 +161,27 @@ impl Appender {
         Ok(runs)
     }
 
+    /// Hands out one window for [`crate::evacuate`] to fill. Counts once recorded and committed.
+    pub(crate) fn reserve_window(&mut self) -> Result<Room> {
+        let segment = self.with_room(SegmentKind::Dense)?;
+        let room = segment.reserve(PAGES_PER_WINDOW as u32);
+        self.seal_if_full(SegmentKind::Dense);
+        Ok(room)
+    }
+
+    /// Hands out `count` single slots in runs, likewise.
+    pub(crate) fn reserve_pages(&mut self, mut count: u32) -> Result<Vec<Room>> {
+        let mut runs = Vec::new();
+        while count > 0 {
+            let segment = self.with_room(SegmentKind::Sparse)?;
+            let run = count.min(segment.record.capacity - segment.record.used);
+            runs.push(segment.reserve(run));
+            count -= run;
+            self.seal_if_full(SegmentKind::Sparse);
+        }
+        Ok(runs)
+    }
+
     /// Makes all that was appended durable.
     pub(crate) fn sync(&mut self) -> Result<()> {
         for segment in self.touched() {
@@ -193,6 +215,17 @@ impl Appender {
 }
 
 impl OpenSegment {
+    /// Advances past `count` slots that the caller fills. The caller has checked that they fit.
+    fn reserve(&mut self, count: u32) -> Room {
+        let location = Location {
+            segment: self.id,
+            slot: Slot(self.record.used),
+        };
+        self.dirty = true;
+        self.record.used += count;
+        (location, count, Arc::clone(&self.file))
+    }
+
     /// Writes `content` at the first free slot. The caller has checked that it fits.
     fn append(&mut self, content: &[u8]) -> Result<Location> {
         let slot = Slot(self.record.used);

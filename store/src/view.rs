@@ -51,6 +51,29 @@ pub struct Held<T> {
     _leases: Vec<Lease>,
 }
 
+/// Who refers to what, as the index of references has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reference {
+    /// A tag of a manifest.
+    Tag {
+        /// The manifest.
+        manifest: ObjectId,
+        /// The tag.
+        image: ImageRef,
+    },
+    /// A manifest that uses a library version.
+    User {
+        /// The library version.
+        library: LibraryRef,
+        /// The manifest.
+        manifest: ObjectId,
+    },
+}
+
+/// How often [`StoreView::hold`] looks again for an object that was named and is not there, before
+/// it calls the store damaged.
+const MOST_VANISHED: u32 = 16;
+
 impl StoreView {
     /// Opens the store in `directory` for reading, beside a writer or without one. `scratch` is a
     /// new directory for this reader's own notes, which it removes in the end.
@@ -291,6 +314,28 @@ impl StoreView {
         self.index.for_each_manifest(visit)
     }
 
+    /// Calls `visit` with every entry of the index of references.
+    pub fn for_each_reference(&self, visit: impl FnMut(Reference) -> Result<()>) -> Result<()> {
+        self.index.for_each_reference(visit)
+    }
+
+    /// Every segment that has a file, whether the index knows it or not.
+    pub fn segment_files(&self) -> Result<Vec<SegmentId>> {
+        self.backend.list()
+    }
+
+    /// Reads the superblock again and checks it.
+    pub fn check_superblock(&self) -> Result<()> {
+        let found = read_superblock(&self.directory, false)?;
+        if found == self.superblock {
+            Ok(())
+        } else {
+            Err(StoreError::Corrupt(
+                "the superblock changed while the store was open".into(),
+            ))
+        }
+    }
+
     /// True when anybody holds a lease of the object.
     pub fn object_is_leased(&self, id: ObjectId) -> Result<bool> {
         self.leases.is_held(id)
@@ -323,12 +368,21 @@ impl StoreView {
         mut look: impl FnMut(&Self) -> Result<Option<(T, Vec<ObjectId>)>>,
     ) -> Result<Option<Held<T>>> {
         let mut held: Option<(Vec<ObjectId>, Vec<SegmentId>, Vec<Lease>)> = None;
+        let mut vanished = 0;
         loop {
             self.refresh()?;
             let Some((value, objects)) = look(self)? else {
                 return Ok(None);
             };
-            let segments = self.segments_of(&objects)?;
+            let segments = match self.segments_of(&objects) {
+                Ok(segments) => segments,
+                // Collected between two of the look-ups: what named it has gone too.
+                Err(StoreError::Corrupt(_)) if vanished < MOST_VANISHED => {
+                    vanished += 1;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             match held.take() {
                 Some((held_objects, held_segments, leases))
                     if held_objects == objects && held_segments == segments =>

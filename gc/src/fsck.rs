@@ -1,0 +1,405 @@
+//! Comparing everything in a store with everything else. Nothing is changed.
+//!
+//! To be run while no upload is being committed: what changes between two scans looks like a
+//! contradiction.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use pool_core::digest::{ObjectId, PageId};
+use pool_core::extent::{Extent, SegmentId};
+use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
+use pool_store::format::{Location, ObjectRecord, SegmentRecord, SegmentState};
+use pool_store::ingest::page_ids;
+use pool_store::manifest::{ImageManifest, LibraryRecord};
+use pool_store::placement::name_of_window;
+use pool_store::{Reference, Result as StoreResult, StoreError, StoreView};
+use serde::{Deserialize, Serialize};
+
+/// How much is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FsckLevel {
+    /// The index and the sizes of files.
+    #[default]
+    Index,
+    /// Also every stored page, window and object against its digest.
+    Content,
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Room that a restart or a collection gives back.
+    Waste,
+    /// Something that is kept cannot be read, or is not what it says.
+    Damage,
+}
+
+/// What is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Problem {
+    /// The superblock is gone, spoilt or changed.
+    Superblock,
+    /// A record of the index, or a file, cannot be read.
+    Unreadable,
+    /// A segment that the index knows has no file.
+    MissingFile,
+    /// A segment's file does not have its size.
+    FileSize,
+    /// A file that the index does not know.
+    LeakedFile,
+    /// An extent, page or window lies outside its segment, or in none.
+    Outside,
+    /// A page is not what its digest says.
+    PageContent,
+    /// A window is not what its digest says.
+    WindowContent,
+    /// An object is not what its digest says.
+    ObjectContent,
+    /// A name refers to an object that is not there.
+    MissingObject,
+    /// A tag without manifest or a manifest without tag.
+    Tag,
+    /// The index of references disagrees with tags and manifests.
+    Reference,
+    /// A library version is said to be unused and is used, or the other way round.
+    UnusedSince,
+}
+
+impl Problem {
+    /// How bad it is.
+    pub fn severity(self) -> Severity {
+        match self {
+            Self::LeakedFile => Severity::Waste,
+            _ => Severity::Damage,
+        }
+    }
+
+    /// What to do about it.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::LeakedFile => "restart poolsvc: it removes files that no commit recorded",
+            Self::Superblock | Self::Unreadable => {
+                "check the disk (dmesg, smartctl), then restore the store from a backup"
+            }
+            Self::MissingFile
+            | Self::FileSize
+            | Self::Outside
+            | Self::PageContent
+            | Self::WindowContent
+            | Self::ObjectContent => {
+                "check the disk, remove what pool why names for it, collect, and push it again"
+            }
+            Self::MissingObject => "push the image or library version again under the same name",
+            Self::Tag | Self::Reference | Self::UnusedSince => {
+                "push or tag the image again, which writes its references anew"
+            }
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What kind.
+    pub problem: Problem,
+    /// How bad.
+    pub severity: Severity,
+    /// What exactly, for people.
+    pub what: String,
+    /// What to do.
+    pub advice: String,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FsckReport {
+    /// How much was read.
+    pub level: FsckLevel,
+    /// Segments looked at.
+    pub segments: u64,
+    /// Objects looked at.
+    pub objects: u64,
+    /// Pages looked at.
+    pub pages: u64,
+    /// Windows looked at.
+    pub windows: u64,
+    /// Everything wrong.
+    pub findings: Vec<Finding>,
+}
+
+impl FsckReport {
+    /// True when nothing is damaged; wasted room alone is no damage.
+    pub fn is_sound(&self) -> bool {
+        self.findings
+            .iter()
+            .all(|finding| finding.severity != Severity::Damage)
+    }
+
+    fn find(&mut self, problem: Problem, what: impl Into<String>) {
+        self.findings.push(Finding {
+            problem,
+            severity: problem.severity(),
+            what: what.into(),
+            advice: problem.advice().into(),
+        });
+    }
+
+    /// Notes a scan that could not be finished.
+    fn note<T>(&mut self, result: StoreResult<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.find(Problem::Unreadable, error.to_string());
+                None
+            }
+        }
+    }
+}
+
+/// Checks a store. What cannot be read is a finding, and the rest is checked nevertheless.
+pub fn fsck(store: &StoreView, level: FsckLevel) -> FsckReport {
+    let mut report = FsckReport {
+        level,
+        ..FsckReport::default()
+    };
+    if let Err(error) = store.check_superblock() {
+        report.find(Problem::Superblock, error.to_string());
+    }
+    let segments = check_segments(store, &mut report);
+    check_pages(store, level, &segments, &mut report);
+    check_windows(store, level, &segments, &mut report);
+    let objects = check_objects(store, level, &segments, &mut report);
+    check_names(store, &objects, &mut report);
+    report
+}
+
+type Segments = BTreeMap<SegmentId, SegmentRecord>;
+
+fn check_segments(store: &StoreView, report: &mut FsckReport) -> Segments {
+    let segments: Segments = report
+        .note(store.segments())
+        .unwrap_or_default()
+        .into_iter()
+        .collect();
+    report.segments = segments.len() as u64;
+    for (id, record) in &segments {
+        match store.hold_segment(*id) {
+            Ok(held) => {
+                let length = held.value.file().map(std::fs::File::metadata);
+                let expected = u64::from(record.capacity) * PAGE_SIZE;
+                match length {
+                    Some(Ok(found)) if found.len() != expected => report.find(
+                        Problem::FileSize,
+                        format!("segment {id} has {} bytes, not {expected}", found.len()),
+                    ),
+                    Some(Err(error)) => report.find(Problem::Unreadable, error.to_string()),
+                    _ => {}
+                }
+            }
+            // A stop between the removal of a file and that of its record.
+            Err(StoreError::NoSegment(_)) if record.state == SegmentState::Retired => {}
+            Err(StoreError::NoSegment(_)) => {
+                report.find(Problem::MissingFile, format!("segment {id} has no file"));
+            }
+            Err(error) => report.find(Problem::Unreadable, error.to_string()),
+        }
+    }
+    for id in report.note(store.segment_files()).unwrap_or_default() {
+        if !segments.contains_key(&id) {
+            report.find(Problem::LeakedFile, format!("no record of segment {id}"));
+        }
+    }
+    segments
+}
+
+/// True when `count` slots from `at` on were handed out by a segment that is in use.
+fn inside(segments: &Segments, at: Location, count: u32) -> bool {
+    segments.get(&at.segment).is_some_and(|record| {
+        let end = u64::from(at.slot.0) + u64::from(count);
+        record.state != SegmentState::Retired && end <= u64::from(record.used)
+    })
+}
+
+fn place(at: Location) -> String {
+    format!("slot {} of segment {}", at.slot.0, at.segment)
+}
+
+fn check_pages(store: &StoreView, level: FsckLevel, segments: &Segments, report: &mut FsckReport) {
+    let mut page = vec![0; PAGE_SIZE as usize];
+    let scan = store.for_each_page(|id, at| {
+        report.pages += 1;
+        if !inside(segments, at, 1) {
+            report.find(Problem::Outside, format!("page {id} is at {}", place(at)));
+        } else if level == FsckLevel::Content {
+            match store.read_page(at, &mut page) {
+                Ok(()) if PageId::of(&page) != id => report.find(
+                    Problem::PageContent,
+                    format!("{} is not page {id}", place(at)),
+                ),
+                other => drop(report.note(other)),
+            }
+        }
+        Ok(())
+    });
+    report.note(scan);
+}
+
+fn check_windows(
+    store: &StoreView,
+    level: FsckLevel,
+    segments: &Segments,
+    report: &mut FsckReport,
+) {
+    let mut content = vec![0; WINDOW_SIZE as usize];
+    let scan = store.for_each_window(|id, at| {
+        report.windows += 1;
+        let aligned = at.slot.page_in_window() == 0;
+        if !aligned || !inside(segments, at, PAGES_PER_WINDOW as u32) {
+            report.find(Problem::Outside, format!("window {id} is at {}", place(at)));
+        } else if level == FsckLevel::Content {
+            match store.read_page(at, &mut content) {
+                Ok(()) if name_of_window(&page_ids(&content)) != id => report.find(
+                    Problem::WindowContent,
+                    format!("{} does not begin window {id}", place(at)),
+                ),
+                other => drop(report.note(other)),
+            }
+        }
+        Ok(())
+    });
+    report.note(scan);
+}
+
+fn check_objects(
+    store: &StoreView,
+    level: FsckLevel,
+    segments: &Segments,
+    report: &mut FsckReport,
+) -> BTreeSet<ObjectId> {
+    let mut objects = BTreeSet::new();
+    let scan = store.for_each_object(|id, record| {
+        report.objects += 1;
+        objects.insert(id);
+        let outside = |extent: &&Extent| {
+            let (segment, slot) = (extent.segment, extent.slot);
+            !inside(segments, Location { segment, slot }, extent.count)
+        };
+        if let Some(extent) = record.map.extents().iter().find(outside) {
+            let (segment, slot) = (extent.segment, extent.slot);
+            let at = place(Location { segment, slot });
+            let what = format!("{} pages of object {id} are at {at}", extent.count);
+            report.find(Problem::Outside, what);
+        } else if level == FsckLevel::Content {
+            match digest(store, &record) {
+                Ok(found) if found != id => report.find(
+                    Problem::ObjectContent,
+                    format!("the pages of object {id} make up object {found}"),
+                ),
+                other => drop(report.note(other)),
+            }
+        }
+        Ok(())
+    });
+    report.note(scan);
+    objects
+}
+
+/// The digest of an object as it can be read.
+fn digest(store: &StoreView, record: &ObjectRecord) -> StoreResult<ObjectId> {
+    let mut hasher = blake3::Hasher::new();
+    let mut offset = 0;
+    while offset < record.map.length {
+        let part = store.read(&record.map, offset, WINDOW_SIZE as usize)?;
+        offset += part.len() as u64;
+        hasher.update(&part);
+    }
+    Ok(ObjectId::from(hasher.finalize()))
+}
+
+fn check_names(store: &StoreView, objects: &BTreeSet<ObjectId>, report: &mut FsckReport) {
+    let mut manifests: HashMap<ObjectId, ImageManifest> = HashMap::new();
+    let scan = store.for_each_manifest(|id, manifest| {
+        for object in manifest.objects() {
+            if !objects.contains(&object) {
+                let what = format!("manifest {id} refers to object {object}");
+                report.find(Problem::MissingObject, what);
+            }
+        }
+        if ObjectId::of(&manifest.description.to_json()) != id {
+            let what = format!("manifest {id} does not have its description's digest");
+            report.find(Problem::ObjectContent, what);
+        }
+        manifests.insert(id, manifest);
+        Ok(())
+    });
+    report.note(scan);
+    let libraries = report.note(store.libraries()).unwrap_or_default();
+    for (library, record) in &libraries {
+        if !objects.contains(&record.object) {
+            let what = format!("lib/{library} refers to object {}", record.object);
+            report.find(Problem::MissingObject, what);
+        }
+    }
+    check_references(store, &manifests, &libraries, report);
+}
+
+fn check_references(
+    store: &StoreView,
+    manifests: &HashMap<ObjectId, ImageManifest>,
+    libraries: &[(pool_core::LibraryRef, LibraryRecord)],
+    report: &mut FsckReport,
+) {
+    // What the index of references must hold: no more, no less.
+    let mut expected: BTreeSet<(ObjectId, String)> = BTreeSet::new();
+    let mut tagged = BTreeSet::new();
+    for (image, tag) in report.note(store.tags()).unwrap_or_default() {
+        if !manifests.contains_key(&tag.manifest) {
+            let what = format!("image/{image} points at no manifest ({})", tag.manifest);
+            report.find(Problem::Tag, what);
+        }
+        tagged.insert(tag.manifest);
+        expected.insert((tag.manifest, format!("image/{image}")));
+    }
+    let mut used = BTreeSet::new();
+    for (id, manifest) in manifests {
+        if !tagged.contains(id) {
+            report.find(Problem::Tag, format!("manifest {id} has no tag"));
+        }
+        for user in &manifest.description.libraries {
+            used.insert(user.library.clone());
+            expected.insert((*id, format!("lib/{}", user.library)));
+        }
+    }
+    let scan = store.for_each_reference(|reference| {
+        let (manifest, name) = match reference {
+            Reference::Tag { manifest, image } => (manifest, format!("image/{image}")),
+            Reference::User { library, manifest } => (manifest, format!("lib/{library}")),
+        };
+        let entry = (manifest, name);
+        if !expected.remove(&entry) {
+            let what = format!("{} and manifest {manifest} are not connected", entry.1);
+            report.find(Problem::Reference, what);
+        }
+        Ok(())
+    });
+    report.note(scan);
+    for (manifest, name) in expected {
+        let what = format!("the reference between {name} and manifest {manifest} is missing");
+        report.find(Problem::Reference, what);
+    }
+    let mut known = BTreeSet::new();
+    for (library, record) in libraries {
+        known.insert(library);
+        if record.unused_since.is_some() == used.contains(library) {
+            let what = format!("lib/{library} is wrongly taken for used or unused");
+            report.find(Problem::UnusedSince, what);
+        }
+    }
+    for library in used.iter().filter(|library| !known.contains(library)) {
+        let what = format!("lib/{library} is used and has no record");
+        report.find(Problem::Reference, what);
+    }
+}

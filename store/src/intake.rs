@@ -1,0 +1,398 @@
+//! One commit's placing of pages: what is known is found, what is new is written.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use pool_core::digest::{ObjectId, PageId, WindowId};
+use pool_core::extent::{Extent, ExtentMap, SegmentId, Slot};
+use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, PageCount, WINDOW_SIZE};
+
+use crate::Store;
+use crate::backend::SegmentFile;
+use crate::error::{Result, StoreError};
+use crate::format::{Location, ObjectRecord};
+use crate::index::Batch;
+use crate::ingest::{CommitSummary, Target, UploadManifest, UploadObject};
+use crate::placement::{self, Placement, WindowPlan};
+use crate::segment::Appender;
+
+/// The pages that came with an upload, each once.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    pub(crate) file: Arc<dyn SegmentFile>,
+    pub(crate) offsets: HashMap<PageId, u64>,
+}
+
+/// Where the bytes of an upload are.
+#[derive(Clone, Copy)]
+pub(crate) enum Sent<'a> {
+    /// Missing pages in a temporary file, the others in the store; the objects' digests are
+    /// somebody else's claim, to be checked.
+    Staged(&'a Staging),
+    /// Whole objects in memory, hashed here.
+    AtHand(&'a HashMap<ObjectId, &'a [u8]>),
+}
+
+/// One commit's placing of pages.
+pub(crate) struct Intake<'a, 'w> {
+    store: &'a Store,
+    appender: &'w mut Appender,
+    sent: Sent<'w>,
+    /// Pages and windows placed by this commit.
+    placed: HashMap<PageId, Location>,
+    placed_windows: HashMap<WindowId, Location>,
+    distinct: HashSet<PageId>,
+    /// Segments that pages were read from.
+    files: HashMap<SegmentId, Arc<dyn SegmentFile>>,
+    batch: Batch<'a>,
+    /// Every object of the upload, known ones included.
+    objects: BTreeMap<ObjectId, ObjectRecord>,
+    pub(crate) summary: CommitSummary,
+}
+
+/// What a commit leaves: changes to write, the objects it refers to, what was done.
+type Finished<'a> = (Batch<'a>, BTreeMap<ObjectId, ObjectRecord>, CommitSummary);
+
+impl<'a, 'w> Intake<'a, 'w> {
+    pub(crate) fn new(store: &'a Store, appender: &'w mut Appender, sent: Sent<'w>) -> Self {
+        Self {
+            store,
+            appender,
+            sent,
+            placed: HashMap::new(),
+            placed_windows: HashMap::new(),
+            distinct: HashSet::new(),
+            files: HashMap::new(),
+            batch: store.view.index.batch(),
+            objects: BTreeMap::new(),
+            summary: CommitSummary::default(),
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> Finished<'a> {
+        self.summary.distinct_pages = PageCount(self.distinct.len() as u64);
+        (self.batch, self.objects, self.summary)
+    }
+
+    /// Takes in one announced object, whether the pool has it or not.
+    pub(crate) fn take(&mut self, object: &UploadObject) -> Result<()> {
+        let pages = PageCount(object.pages.len() as u64);
+        self.summary.pages += pages;
+        if self.objects.contains_key(&object.id) {
+            self.summary.known_pages += pages;
+            return Ok(());
+        }
+        let record = match self.store.object(object.id)? {
+            Some(known) if known.map.length == object.length => {
+                self.summary.known_pages += pages;
+                known
+            }
+            Some(known) => {
+                return Err(StoreError::BadUpload(format!(
+                    "object {} has {} bytes, not {}",
+                    object.id, known.map.length, object.length
+                )));
+            }
+            None => self.place(object)?,
+        };
+        self.objects.insert(object.id, record);
+        Ok(())
+    }
+
+    /// Places a new object and, if its digest is a claim, checks that its pages make it up.
+    fn place(&mut self, object: &UploadObject) -> Result<ObjectRecord> {
+        let stored = object.pages.iter().flatten();
+        let zeros = object.pages.len() - stored.clone().count();
+        self.summary.zero_pages += PageCount(zeros as u64);
+        self.distinct.extend(stored.copied());
+
+        let mut extents = Vec::new();
+        let mut claim = Claim {
+            hasher: blake3::Hasher::new(),
+            remaining: object.length,
+        };
+        for part in placement::plan(object.placement, &object.pages, self.store.policy) {
+            // A window's worth at a time bounds the memory that a large object takes.
+            for first in (0..part.count).step_by(PAGES_PER_WINDOW as usize) {
+                let piece = Piece {
+                    object: object.id,
+                    first_page: part.first_page + first,
+                    pages: &object.pages[(part.first_page + first) as usize..]
+                        [..(part.count - first).min(PAGES_PER_WINDOW) as usize],
+                };
+                match part.dense {
+                    Some(id) => {
+                        let window = self.place_window(id, &part, &piece, &mut claim)?;
+                        extents.push(Extent {
+                            file_page: part.first_page,
+                            segment: window.segment,
+                            slot: Slot(window.slot.0 + part.position as u32),
+                            count: part.count as u32,
+                            dense: true,
+                        });
+                    }
+                    None => self.place_pages(&piece, &mut claim, &mut extents)?,
+                }
+            }
+        }
+        if let Sent::Staged(_) = self.sent {
+            claim.check(object.id)?;
+        }
+        let map = ExtentMap::new(object.length, extents)
+            .map_err(|error| StoreError::Extents(object.id, error))?;
+        let phase = match object.placement {
+            Placement::Sparse => 0,
+            Placement::Windows { phase } => phase,
+        };
+        let record = ObjectRecord { phase, map };
+        self.batch.put_object(object.id, &record);
+        Ok(record)
+    }
+
+    fn place_window(
+        &mut self,
+        id: WindowId,
+        part: &WindowPlan,
+        piece: &Piece<'_>,
+        claim: &mut Claim,
+    ) -> Result<Location> {
+        let known = match self.placed_windows.get(&id) {
+            Some(placed) => Some(*placed),
+            None => self.store.view.index.window(&id)?,
+        };
+        self.summary.shared_windows += u64::from(known.is_some());
+        if let (Some(known), Sent::AtHand(_)) = (known, self.sent) {
+            return Ok(known);
+        }
+        let at = self.locate(piece.pages)?;
+        let mut content = vec![0; WINDOW_SIZE as usize];
+        let start = (part.position * PAGE_SIZE) as usize;
+        let inside = &mut content[start..][..piece.pages.len() * PAGE_SIZE as usize];
+        self.read(piece, &at, inside)?;
+        claim.update(inside);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let window = self.appender.append_window(&content)?;
+        self.batch.put_window(id, window);
+        self.placed_windows.insert(id, window);
+        self.summary.new_windows += 1;
+        self.summary.written_pages += PageCount(piece.pages.iter().flatten().count() as u64);
+        for (nth, (id, at)) in piece.pages.iter().zip(at).enumerate() {
+            if let (Some(id), None) = (id, at) {
+                let slot = Slot(window.slot.0 + part.position as u32 + nth as u32);
+                self.record_new(*id, Location { slot, ..window });
+            }
+        }
+        Ok(window)
+    }
+
+    fn place_pages(
+        &mut self,
+        piece: &Piece<'_>,
+        claim: &mut Claim,
+        extents: &mut Vec<Extent>,
+    ) -> Result<()> {
+        let mut at = self.locate(piece.pages)?;
+        let known = |(id, at): (&Option<PageId>, &Option<Location>)| id.is_none() || at.is_some();
+        let all_known = piece.pages.iter().zip(&at).all(known);
+        if !all_known || matches!(self.sent, Sent::Staged(_)) {
+            let mut content = vec![0; piece.pages.len() * PAGE_SIZE as usize];
+            self.read(piece, &at, &mut content)?;
+            claim.update(&content);
+            self.write_new(piece.pages, &mut at, &content)?;
+        }
+        for (nth, (id, at)) in piece.pages.iter().zip(at).enumerate() {
+            let Some(id) = id else { continue };
+            let at = at.ok_or_else(|| StoreError::MissingPages(vec![*id]))?;
+            extents.push(Extent {
+                file_page: piece.first_page + nth as u64,
+                segment: at.segment,
+                slot: at.slot,
+                count: 1,
+                dense: false,
+            });
+        }
+        Ok(())
+    }
+
+    /// Writes the pages of `content` that are nowhere yet, each once, and fills in where they are.
+    fn write_new(
+        &mut self,
+        pages: &[Option<PageId>],
+        at: &mut [Option<Location>],
+        content: &[u8],
+    ) -> Result<()> {
+        let mut fresh = Vec::new();
+        let mut fresh_content = Vec::new();
+        let mut listed = HashSet::new();
+        let bytes = content.chunks(PAGE_SIZE as usize);
+        for ((id, at), bytes) in pages.iter().zip(at.iter()).zip(bytes) {
+            if let (Some(id), None) = (id, at)
+                && listed.insert(*id)
+            {
+                fresh.push(*id);
+                fresh_content.extend_from_slice(bytes);
+            }
+        }
+        let mut fresh = fresh.into_iter();
+        for (first, count) in self.appender.append_pages(&fresh_content)? {
+            for (nth, id) in (0..count).zip(fresh.by_ref()) {
+                let slot = Slot(first.slot.0 + nth);
+                self.record_new(id, Location { slot, ..first });
+            }
+        }
+        self.summary.written_pages += PageCount(fresh_content.len() as u64 / PAGE_SIZE);
+        for (id, at) in pages.iter().zip(at) {
+            if let (Some(id), None) = (id, &at) {
+                *at = self.placed.get(id).copied();
+            }
+        }
+        Ok(())
+    }
+
+    fn record_new(&mut self, id: PageId, location: Location) {
+        if self.placed.insert(id, location).is_none() {
+            self.summary.new_pages += PageCount(1);
+        }
+        self.batch.put_page(id, location);
+    }
+
+    /// Where each page is, in one look-up; `None` for zero pages and new ones.
+    fn locate(&self, pages: &[Option<PageId>]) -> Result<Vec<Option<Location>>> {
+        let mut at = vec![None; pages.len()];
+        let (mut asked, mut positions) = (Vec::new(), Vec::new());
+        for (position, id) in pages.iter().enumerate() {
+            let Some(id) = id else { continue };
+            match self.placed.get(id) {
+                Some(placed) => at[position] = Some(*placed),
+                None => {
+                    asked.push(*id);
+                    positions.push(position);
+                }
+            }
+        }
+        for (position, found) in positions
+            .into_iter()
+            .zip(self.store.view.index.pages(&asked)?)
+        {
+            at[position] = found;
+        }
+        Ok(at)
+    }
+
+    /// Reads a piece's bytes from what was sent or, page by page, from the store; zero pages are
+    /// left as they are.
+    fn read(
+        &mut self,
+        piece: &Piece<'_>,
+        at: &[Option<Location>],
+        content: &mut [u8],
+    ) -> Result<()> {
+        let staging = match self.sent {
+            Sent::AtHand(objects) => {
+                let bytes = objects.get(&piece.object).copied().unwrap_or_default();
+                let rest = bytes.get((piece.first_page * PAGE_SIZE) as usize..);
+                let rest = rest.unwrap_or_default();
+                let length = rest.len().min(content.len());
+                content[..length].copy_from_slice(&rest[..length]);
+                return Ok(());
+            }
+            Sent::Staged(staging) => staging,
+        };
+        let pages = piece.pages.iter().zip(at);
+        for (page, (id, at)) in content.chunks_mut(PAGE_SIZE as usize).zip(pages) {
+            let Some(id) = id else { continue };
+            if let Some(offset) = staging.offsets.get(id) {
+                staging
+                    .file
+                    .read_exact_at(page, *offset)
+                    .map_err(|source| {
+                        StoreError::io("reading", "an upload's temporary file", source)
+                    })?;
+                continue;
+            }
+            let at = at.ok_or_else(|| StoreError::MissingPages(vec![*id]))?;
+            self.file(at.segment)?
+                .read_exact_at(page, at.slot.byte_offset())
+                .map_err(|source| {
+                    StoreError::io("reading the segment", at.segment.to_string(), source)
+                })?;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, id: SegmentId) -> Result<&dyn SegmentFile> {
+        if !self.files.contains_key(&id) {
+            let file = self.store.view.segment_file(id)?;
+            self.files.insert(id, file);
+        }
+        Ok(self.files[&id].as_ref())
+    }
+
+    /// Every object that the target refers to must be in the upload or in the store, and be long
+    /// enough for the ranges that refer to it.
+    pub(crate) fn check_required(&mut self, manifest: &UploadManifest) -> Result<()> {
+        for (id, needed) in manifest.required_objects() {
+            let record = match self.objects.get(&id) {
+                Some(record) => record.clone(),
+                None => self.store.object(id)?.ok_or_else(|| {
+                    StoreError::BadUpload(format!(
+                        "it refers to object {id}, which is neither announced nor stored"
+                    ))
+                })?,
+            };
+            let enough = PageCount::covering(needed) <= record.map.page_count();
+            if !enough {
+                return Err(StoreError::BadUpload(format!(
+                    "it refers to {needed} bytes of object {id}, which has {}",
+                    record.map.length
+                )));
+            }
+            if let Target::Image { description, .. } = &manifest.target
+                && description.image.digest == id
+                && description.image.length != record.map.length
+            {
+                return Err(StoreError::BadUpload(format!(
+                    "it describes a file of {} bytes, and object {id} has {}",
+                    description.image.length, record.map.length
+                )));
+            }
+            self.objects.insert(id, record);
+        }
+        Ok(())
+    }
+}
+
+/// Up to 512 consecutive pages of an object.
+struct Piece<'a> {
+    object: ObjectId,
+    /// Number of the first in the object.
+    first_page: u64,
+    pages: &'a [Option<PageId>],
+}
+
+/// An object's digest in the making, to be compared with what the upload claims.
+struct Claim {
+    hasher: blake3::Hasher,
+    /// Bytes of the object not hashed yet.
+    remaining: u64,
+}
+
+impl Claim {
+    /// Adds the true bytes of padded pages.
+    fn update(&mut self, padded: &[u8]) {
+        let length = (padded.len() as u64).min(self.remaining);
+        self.hasher.update(&padded[..length as usize]);
+        self.remaining -= length;
+    }
+
+    fn check(&self, expected: ObjectId) -> Result<()> {
+        let found = ObjectId::from(self.hasher.finalize());
+        if found == expected {
+            Ok(())
+        } else {
+            Err(StoreError::ObjectMismatch { expected, found })
+        }
+    }
+}

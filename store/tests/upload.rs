@@ -1,0 +1,262 @@
+//! Negotiation, and everything that an upload can get wrong.
+
+mod common;
+
+use common::{
+    announcement, assert_stored, content, description, image_target, negotiate, open, push_image,
+    push_library,
+};
+use pool_core::page::PAGE_SIZE;
+use pool_core::{ObjectId, PageId};
+use pool_store::ingest::{Content, MAX_UPLOAD_PAGES, Target, UploadManifest, UploadObject};
+use pool_store::placement::Placement;
+use pool_store::{Store, StoreError};
+
+const SPARSE: Placement = Placement::Sparse;
+
+/// What must not change when an upload fails.
+fn state(store: &Store) -> impl PartialEq + std::fmt::Debug {
+    let segments = store.segments().unwrap();
+    (
+        segments,
+        store.stats().unwrap(),
+        store.generation().unwrap(),
+    )
+}
+
+#[test]
+fn only_missing_pages_are_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let bytes = content(1, 10);
+    push_library(&store, "a@1", &bytes[..4 * 4096], SPARSE).unwrap();
+    let upload = store
+        .begin_upload(announcement("a@2", &bytes, SPARSE))
+        .unwrap();
+    let missing = store.missing_pages(&upload).unwrap();
+    let pages: Vec<_> = bytes.chunks(PAGE_SIZE as usize).collect();
+    let expected: Vec<_> = pages[4..].iter().map(|page| PageId::of(page)).collect();
+    assert_eq!(missing, expected);
+
+    upload.add_page(missing[0], pages[4]).unwrap();
+    upload.add_page(missing[0], pages[4]).unwrap();
+    assert_eq!(store.missing_pages(&upload).unwrap(), expected[1..]);
+    let before = state(&store);
+    match store.commit(&upload) {
+        Err(StoreError::MissingPages(pages)) => assert_eq!(pages, expected[1..]),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(state(&store), before);
+    for (id, page) in expected.iter().zip(&pages[4..]) {
+        upload.add_page(*id, page).unwrap();
+    }
+    store.commit(&upload).unwrap();
+    assert_stored(&store, &bytes);
+}
+
+#[test]
+fn pages_are_checked_as_they_come() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let bytes = content(1, 2);
+    let upload = store
+        .begin_upload(announcement("a@1", &bytes, SPARSE))
+        .unwrap();
+    let (first, second) = bytes.split_at(4096);
+    let id = PageId::of(first);
+    for wrong in [second, &first[..4095], &[], &bytes] {
+        let result = upload.add_page(id, wrong);
+        assert!(matches!(result, Err(StoreError::PageMismatch { expected, .. }) if expected == id));
+    }
+    let short = PageId::of(&first[..10]);
+    assert!(matches!(
+        upload.add_page(short, &first[..10]),
+        Err(StoreError::PageMismatch { .. })
+    ));
+    let stranger = content(9, 1);
+    assert!(matches!(
+        upload.add_page(PageId::of(&stranger), &stranger),
+        Err(StoreError::UnexpectedPage(_))
+    ));
+    assert_eq!(store.missing_pages(&upload).unwrap().len(), 2);
+}
+
+#[test]
+fn an_object_that_its_pages_do_not_make_up_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    push_library(&store, "old@1", &content(5, 3), SPARSE).unwrap();
+    for (pages, placement) in [(2, SPARSE), (600, Placement::Windows { phase: 7 })] {
+        let bytes = content(1, pages);
+        let mut manifest = announcement("a@1", &bytes, placement);
+        manifest.objects[0].id = ObjectId::of(b"something else");
+        manifest.target = Target::Library {
+            library: common::library_ref("a@1"),
+            object: manifest.objects[0].id,
+        };
+        let before = state(&store);
+        let result = negotiate(&store, manifest, &bytes);
+        assert!(matches!(result, Err(StoreError::ObjectMismatch { .. })));
+        assert_eq!(state(&store), before);
+        // The slots that were written to are used again, correctly.
+        negotiate(&store, announcement("a@1", &bytes, placement), &bytes).unwrap();
+        assert_stored(&store, &bytes);
+        store.delete_library(&common::library_ref("a@1")).unwrap();
+    }
+    assert_stored(&store, &content(5, 3));
+}
+
+#[test]
+fn impossible_announcements_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let bytes = content(1, 2);
+    let good = announcement("a@1", &bytes, SPARSE);
+    let refused = |change: &dyn Fn(&mut UploadObject)| {
+        let mut manifest = good.clone();
+        change(&mut manifest.objects[0]);
+        matches!(store.begin_upload(manifest), Err(StoreError::BadUpload(_)))
+    };
+    assert!(refused(&|object| object.length = 4096));
+    assert!(refused(&|object| object.length = 8193));
+    assert!(refused(&|object| object.length = u64::MAX));
+    assert!(refused(&|object| drop(object.pages.pop())));
+    assert!(refused(
+        &|object| object.placement = Placement::Windows { phase: 512 }
+    ));
+    assert!(refused(&|object| {
+        object.length = (MAX_UPLOAD_PAGES + 1) * PAGE_SIZE;
+        object.pages = vec![None; MAX_UPLOAD_PAGES as usize + 1];
+    }));
+    assert!(store.begin_upload(good.clone()).is_ok());
+
+    // A known object under another length.
+    negotiate(&store, good.clone(), &bytes).unwrap();
+    let mut shorter = good;
+    shorter.objects[0].length -= 1;
+    let result = negotiate(&store, shorter, &bytes);
+    assert!(matches!(result, Err(StoreError::BadUpload(_))));
+}
+
+#[test]
+fn an_image_must_have_all_it_refers_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let (file, library) = (content(1, 3), content(2, 5));
+    let libraries = [("l@1", library.as_slice())];
+    let ingest = |target: Target, contents: &[&[u8]]| {
+        let contents: Vec<_> = contents
+            .iter()
+            .map(|bytes| Content::of(bytes, SPARSE))
+            .collect();
+        store.ingest(target, &contents)
+    };
+    let refused = |target: Target, contents: &[&[u8]]| {
+        let before = state(&store);
+        let result = ingest(target, contents);
+        assert!(
+            matches!(result, Err(StoreError::BadUpload(_))),
+            "{result:?}"
+        );
+        assert_eq!(state(&store), before);
+    };
+    let good = description(&file, &libraries);
+    refused(image_target("i:1", good.clone()), &[&file]);
+    refused(image_target("i:1", good.clone()), &[&library]);
+
+    let mut past_end = good.clone();
+    past_end.ranges[1].length += 4096;
+    refused(image_target("i:1", past_end), &[&file, &library]);
+    let mut overflowing = good.clone();
+    if let Some(source) = &mut overflowing.ranges[0].source {
+        source.offset = u64::MAX - 4095;
+    }
+    refused(image_target("i:1", overflowing), &[&file, &library]);
+    let mut other_length = good.clone();
+    other_length.image.length -= 1;
+    refused(image_target("i:1", other_length), &[&file, &library]);
+    let mut no_entry = good.clone();
+    no_entry.entry.0 = 0;
+    refused(image_target("i:1", no_entry), &[&file, &library]);
+    let mut ambiguous = description(&file, &[("l@1", &library), ("l@1", &file)]);
+    ambiguous.ranges[2].library = None;
+    refused(image_target("i:1", ambiguous), &[&file, &library]);
+    let mut data = image_target("i:1", good.clone());
+    if let Target::Image { data, .. } = &mut data {
+        *data = Some(ObjectId::of(b"nowhere"));
+    }
+    refused(data, &[&file, &library]);
+
+    assert!(store.tags().unwrap().is_empty());
+    assert!(store.libraries().unwrap().is_empty());
+    ingest(image_target("i:1", good), &[&file, &library]).unwrap();
+    assert_stored(&store, &file);
+}
+
+#[test]
+fn a_version_never_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let (old, new) = (content(1, 3), content(2, 3));
+    push_library(&store, "l@1", &old, SPARSE).unwrap();
+    let before = state(&store);
+    let conflict = |result| matches!(result, Err(StoreError::VersionConflict { .. }));
+    assert!(conflict(push_library(&store, "l@1", &new, SPARSE)));
+    let image = content(3, 1);
+    assert!(conflict(push_image(
+        &store,
+        "i:1",
+        &image,
+        &[("l@1", &new)]
+    )));
+    assert_eq!(state(&store), before);
+    push_library(&store, "l@1", &old, SPARSE).unwrap();
+}
+
+#[test]
+fn uploads_of_the_same_content_at_once_store_it_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let bytes = content(1, 700);
+    std::thread::scope(|scope| {
+        for nth in 0..6 {
+            let (store, bytes) = (&store, &bytes);
+            scope.spawn(move || {
+                let name = format!("l{nth}@1");
+                let placement = Placement::Windows { phase: 0 };
+                if nth % 2 == 0 {
+                    let manifest = announcement(&name, bytes, placement);
+                    negotiate(store, manifest, bytes).unwrap();
+                } else {
+                    push_library(store, &name, bytes, placement).unwrap();
+                }
+            });
+        }
+    });
+    let stats = store.stats().unwrap();
+    assert_eq!(stats.libraries, 6);
+    assert_eq!(stats.objects, 1);
+    assert_eq!(stats.stored_pages.0, 700);
+    assert_eq!(stats.dense_windows, 2);
+    assert_stored(&store, &bytes);
+}
+
+#[test]
+fn an_upload_given_up_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let bytes = content(1, 4);
+    let before = state(&store);
+    let upload = store
+        .begin_upload(UploadManifest {
+            ..announcement("a@1", &bytes, SPARSE)
+        })
+        .unwrap();
+    upload
+        .add_page(PageId::of(&bytes[..4096]), &bytes[..4096])
+        .unwrap();
+    drop(upload);
+    assert_eq!(state(&store), before);
+    let staging = directory.path().join("staging");
+    assert_eq!(std::fs::read_dir(staging).unwrap().count(), 0);
+}
