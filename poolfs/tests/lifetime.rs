@@ -1,0 +1,249 @@
+//! Mounting, leases, deaths and mistakes.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::{FileExt, symlink};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::{Mount, POOLFS, Pool, cannot_mount, content, eventually, is_mounted, run, text};
+use pool_core::digest::ObjectId;
+use pool_store::{Store, StoreOptions};
+
+#[test]
+fn open_files_are_leases() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    let library = content(1, 3 << 20);
+    let library_id = pool.add_library("zlib@1.3", &library);
+    pool.add_image("hello:v1", 7, Some(("zlib@1.3", &library)));
+    let (_, manifest) = pool.store().image(&"hello:v1".parse().unwrap()).unwrap().unwrap();
+    let _mount = pool.mount();
+    let leased = |id: ObjectId| pool.store().object_is_leased(id).unwrap();
+    let extent = pool.store().object(library_id).unwrap().unwrap().map.extents()[0];
+
+    for path in ["images/hello/v1/map", "images/hello/v1/image.elf"] {
+        assert!(manifest.objects().into_iter().all(|id| !leased(id)));
+        let file = File::open(pool.path(path)).unwrap();
+        let second = File::open(pool.path(path)).unwrap();
+        assert!(manifest.objects().into_iter().all(leased), "{path}");
+        assert!(pool.store().segment_is_leased(extent.segment).unwrap());
+        drop(file);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(manifest.objects().into_iter().all(leased), "{path}");
+        drop(second);
+        eventually("the lease ends", || {
+            manifest.objects().into_iter().all(|id| !leased(id))
+        });
+    }
+    let content = File::open(pool.path("libs/zlib/1.3/content")).unwrap();
+    assert!(leased(library_id));
+    drop(content);
+    eventually("the lease ends", || !leased(library_id));
+    eventually("the segment's too", || {
+        !pool.store().segment_is_leased(extent.segment).unwrap()
+    });
+    let segment = File::open(pool.path(&format!("segments/{}", extent.segment))).unwrap();
+    assert!(pool.store().segment_is_leased(extent.segment).unwrap());
+    drop(segment);
+    eventually("the lease ends", || {
+        !pool.store().segment_is_leased(extent.segment).unwrap()
+    });
+}
+
+#[test]
+fn a_killed_daemon_leaves_no_lease_and_mappings_go_on() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    let library = content(1, 3 << 20);
+    let id = pool.add_library("zlib@1.3", &library);
+    let extent = pool.store().object(id).unwrap().unwrap().map.extents()[0];
+    let (mut daemon, mount) = pool.mount_foreground();
+    let _content = File::open(pool.path("libs/zlib/1.3/content")).unwrap();
+    let segment = File::open(pool.path(&format!("segments/{}", extent.segment))).unwrap();
+    assert!(pool.store().object_is_leased(id).unwrap());
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    assert!(!pool.store().object_is_leased(id).unwrap());
+    assert!(!pool.store().segment_is_leased(extent.segment).unwrap());
+    // Passed through: the kernel goes on without us.
+    let mut page = vec![0; 4096];
+    segment.read_exact_at(&mut page, extent.slot.byte_offset()).unwrap();
+    assert!(page == library[..4096]);
+    // The mount is dead, which the next attempt says.
+    let again = run(Command::new(POOLFS).arg(pool.store_path()).arg(pool.mount_point()));
+    assert_eq!(again.status.code(), Some(1));
+    assert!(text(&again.stderr).contains("umount"), "{}", text(&again.stderr));
+    drop(mount);
+    assert!(!is_mounted(&pool.mount_point()));
+    let _mount = pool.mount();
+    assert!(fs::read(pool.path("libs/zlib/1.3/content")).unwrap() == library);
+    // While the old mount's segment is still open.
+    let new = File::open(pool.path(&format!("segments/{}", extent.segment))).unwrap();
+    new.read_exact_at(&mut page, extent.slot.byte_offset()).unwrap();
+    segment.read_exact_at(&mut page, extent.slot.byte_offset()).unwrap();
+}
+
+#[test]
+fn umount_and_sigterm_end_the_daemon_and_its_scratch() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    pool.add_library("a@1", &content(1, 10_000));
+    for way in ["umount", "fusermount3", "kill"] {
+        let (mut daemon, _mount) = pool.mount_foreground();
+        assert_eq!(fs::read_dir(pool.scratch()).unwrap().count(), 1);
+        let id = daemon.id().to_string();
+        let output = match way {
+            "umount" => run(Command::new(way).arg(pool.mount_point())),
+            "fusermount3" => run(Command::new(way).arg("-u").arg(pool.mount_point())),
+            _ => run(Command::new(way).args(["-TERM", &id])),
+        };
+        assert!(output.status.success(), "{way}");
+        assert!(daemon.wait().unwrap().success(), "{way}");
+        assert!(!is_mounted(&pool.mount_point()));
+        assert_eq!(fs::read_dir(pool.scratch()).unwrap().count(), 0, "{way}");
+    }
+}
+
+#[test]
+fn sigterm_leaves_open_files_usable_until_they_are_closed() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    let library = content(1, 3 << 20);
+    let id = pool.add_library("a@1", &library);
+    let (mut daemon, _mount) = pool.mount_foreground();
+    let file = File::open(pool.path("libs/a/1/content")).unwrap();
+    run(Command::new("kill").args(["-TERM", &daemon.id().to_string()]));
+    eventually("the mount leaves the tree", || !is_mounted(&pool.mount_point()));
+    // A new mount at the same place outlives the end of the old one.
+    let _second = pool.mount();
+    let mut all = Vec::new();
+    (&file).read_to_end(&mut all).unwrap();
+    assert!(all == library);
+    assert!(pool.store().object_is_leased(id).unwrap());
+    assert!(daemon.try_wait().unwrap().is_none());
+    drop(file);
+    assert!(daemon.wait().unwrap().success());
+    assert!(!pool.store().object_is_leased(id).unwrap());
+    assert!(is_mounted(&pool.mount_point()));
+    assert!(fs::read(pool.path("libs/a/1/content")).unwrap() == library);
+}
+
+#[test]
+fn the_writer_may_stop_and_start() {
+    if cannot_mount() {
+        return;
+    }
+    let mut pool = Pool::new();
+    pool.add_library("a@1", b"one");
+    pool.store = None;
+    let _mount = pool.mount();
+    assert_eq!(fs::read(pool.path("libs/a/1/content")).unwrap(), b"one");
+    for nth in 2..6 {
+        pool.store = Some(Store::open(&pool.store_path(), StoreOptions::default()).unwrap());
+        let bytes = content(nth, 100_000);
+        pool.add_library(&format!("a@{nth}"), &bytes);
+        assert!(fs::read(pool.path(&format!("libs/a/{nth}/content"))).unwrap() == bytes);
+        pool.store = None;
+        assert!(fs::read(pool.path(&format!("libs/a/{nth}/content"))).unwrap() == bytes);
+        assert_eq!(fs::read(pool.path("libs/a/1/content")).unwrap(), b"one");
+    }
+}
+
+#[test]
+fn mount_8_finds_the_program() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    pool.add_library("a@1", b"one");
+    // mount.fuse runs the program through the shell's path.
+    let programs = pool.directory.path().join("bin");
+    fs::create_dir(&programs).unwrap();
+    symlink(POOLFS, programs.join("poolfs")).unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let store = pool.store_path();
+    let store = store.to_str().unwrap();
+    let kinds = [
+        ("fuse.poolfs", store.to_owned()),
+        ("fuse", format!("poolfs#{store}")),
+    ];
+    for (kind, source) in kinds {
+        let mut command = Command::new("mount");
+        command.env("PATH", &path).args(["-t", kind, &source]);
+        let output = run(command.arg(pool.mount_point()).args(["-o", "nofail,_netdev"]));
+        let mount = Mount(pool.mount_point());
+        assert!(output.status.success(), "{kind}");
+        assert_eq!(fs::read(pool.path("libs/a/1/content")).unwrap(), b"one");
+        let found = run(Command::new("findmnt").args(["-no", "FSTYPE,SOURCE"]).arg(&mount.0));
+        let found = text(&found.stdout);
+        let fields: Vec<_> = found.split_whitespace().collect();
+        assert_eq!(fields, ["fuse.poolfs", store], "{kind}");
+        let busy = run(Command::new(POOLFS).arg(store).arg(&mount.0));
+        assert!(text(&busy.stderr).contains("mounted at"), "{}", text(&busy.stderr));
+        assert!(run(Command::new("umount").arg(&mount.0)).status.success());
+    }
+    // Installed as mount(8)'s own helper, with its flags.
+    let helper = programs.join("mount.fuse.poolfs");
+    symlink(POOLFS, &helper).unwrap();
+    let call = |flags: &[&str]| {
+        run(Command::new(&helper).arg(store).arg(pool.mount_point()).args(flags))
+    };
+    assert!(call(&["-f", "-n", "-v", "-o", "rw"]).status.success());
+    assert!(!is_mounted(&pool.mount_point()));
+    let _mount = Mount(pool.mount_point());
+    assert!(call(&["-s", "-o", "rw,whatever"]).status.success());
+    assert!(is_mounted(&pool.mount_point()));
+}
+
+#[test]
+fn mistakes_are_explained() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    let file = pool.directory.path().join("file");
+    fs::write(&file, b"").unwrap();
+    let newer = pool.directory.path().join("newer");
+    fs::create_dir(&newer).unwrap();
+    let mut superblock = fs::read(pool.store_path().join("superblock")).unwrap();
+    superblock[8] = 9;
+    fs::write(newer.join("superblock"), &superblock).unwrap();
+    let store = pool.store_path();
+    let mount_point = pool.mount_point();
+    let absent = pool.directory.path().join("absent");
+    let empty = Path::new("/proc/self/fd");
+    let cases: [(&[&Path], &[&str], i32, &str); 9] = [
+        (&[empty, &mount_point], &[], 1, "is not a pool store"),
+        (&[&file, &mount_point], &[], 1, "is not a pool store"),
+        (&[&absent, &mount_point], &[], 1, "is not a pool store"),
+        (&[&newer, &mount_point], &[], 1, "use a newer release"),
+        (&[&store, &absent], &[], 1, "mkdir -p"),
+        (&[&store, &file], &[], 1, "name a directory"),
+        (&[&store, &mount_point], &["-o", "ro,bogus"], 2, "unknown mount option"),
+        (&[&store], &[], 2, "MOUNTPOINT"),
+        (&[&store, &mount_point], &["-o", "scratch=/absent"], 1, "scratch=DIR"),
+    ];
+    for (paths, options, code, message) in cases {
+        let output = Command::new(POOLFS)
+            .args(paths)
+            .args(options)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{error}");
+        assert!(error.contains(message), "{error}");
+        assert!(!is_mounted(&mount_point));
+    }
+}
