@@ -62,7 +62,10 @@ impl Reporter {
     /// Lets the parent go, and leaves its directory and its terminal.
     pub(crate) fn ready(mut self) -> io::Result<()> {
         rustix::process::chdir("/")?;
-        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        let null = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/null")?;
         for standard in 0..=2 {
             // SAFETY: replaces descriptors 0 to 2, which only the standard streams own.
             if unsafe { libc::dup2(null.as_raw_fd(), standard) } == -1 {

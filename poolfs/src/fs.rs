@@ -301,7 +301,10 @@ impl Filesystem for PoolFs {
     }
 
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let time = self.inodes.node(inode).map(|node| time_to_live(&node.place));
+        let time = self
+            .inodes
+            .node(inode)
+            .map(|node| time_to_live(&node.place));
         let found = self.known(inode, |found| attributes(inode, found));
         match (found, time) {
             (Ok(attributes), Some((_, time))) => reply.attr(&time, &attributes),
@@ -366,7 +369,9 @@ impl Filesystem for PoolFs {
             Handle::Directory(_) => reply.error(Errno::EISDIR),
             Handle::File { found } => match &found.value.content {
                 Content::Rendered(bytes) => {
-                    let start = bytes.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
+                    let start = bytes
+                        .len()
+                        .min(usize::try_from(offset).unwrap_or(usize::MAX));
                     let end = start.saturating_add(size as usize).min(bytes.len());
                     reply.data(&bytes[start..end]);
                 }
@@ -542,16 +547,7 @@ impl Filesystem for PoolFs {
         reply.error(Errno::EROFS);
     }
 
-    fn mknod(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: &OsStr,
-        _: u32,
-        _: u32,
-        _: u32,
-        reply: ReplyEntry,
-    ) {
+    fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
         reply.error(Errno::EROFS);
     }
 
@@ -567,14 +563,7 @@ impl Filesystem for PoolFs {
         reply.error(Errno::EROFS);
     }
 
-    fn symlink(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: &OsStr,
-        _: &std::path::Path,
-        reply: ReplyEntry,
-    ) {
+    fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _: &std::path::Path, reply: ReplyEntry) {
         reply.error(Errno::EROFS);
     }
 

@@ -37,7 +37,7 @@ struct Arguments {
     #[arg(value_name = "MOUNTPOINT")]
     mount_point: PathBuf,
     /// Mount options, separated by commas: allow_other, allow_root, default_permissions, noexec,
-    /// fsname=NAME, threads=N, log=FILE, scratch=DIR; the generic ones of mount(8) are ignored.
+    /// nopassthrough, fsname=NAME, threads=N, log=FILE, scratch=DIR; the generic ones of mount(8) are ignored.
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
     /// Stay in the foreground, and log to standard error.

@@ -100,13 +100,20 @@ pub fn mount(
     let view = StoreView::follow(store, scratch)?;
     let superblock = store.join(SUPERBLOCK_FILE);
     let decision = Decision::default();
+    if options.no_passthrough {
+        decision.decide(false);
+    }
     let contents = Contents::new(view, decision.clone());
     let (alive, ended) = mpsc::channel();
     let filesystem = PoolFs::new(contents, decision.clone(), alive);
 
     let session = Session::new(filesystem, &mount_point, &configuration(store, options))
         .map_err(|error| MountError::Refused(mount_point.clone(), error))?;
-    let passthrough = try_passthrough(&session, &superblock, &decision);
+    let passthrough = if options.no_passthrough {
+        Err("the option nopassthrough turns it off".into())
+    } else {
+        try_passthrough(&session, &superblock, &decision)
+    };
     let session = session
         .spawn()
         .map_err(|error| MountError::Start(mount_point.clone(), error))?;

@@ -35,6 +35,8 @@ pub struct Options {
     pub default_permissions: bool,
     /// The source to show in /proc/mounts in place of the store's path.
     pub source_name: Option<String>,
+    /// Segments are read through this program even where the kernel could serve them.
+    pub no_passthrough: bool,
     /// Threads that serve requests.
     pub threads: Option<usize>,
     /// File that a daemon logs to.
@@ -49,8 +51,8 @@ pub enum OptionError {
     /// An option that means nothing here.
     #[error(
         "unknown mount option {0:?}: poolfs knows allow_other, allow_root, default_permissions, \
-         exec, noexec, fsname=NAME, threads=N, log=FILE, scratch=DIR, and ignores the generic \
-         options of mount(8)"
+         exec, noexec, nopassthrough, fsname=NAME, threads=N, log=FILE, scratch=DIR, and ignores \
+         the generic options of mount(8)"
     )]
     Unknown(String),
     /// An option whose value is wrong or missing.
@@ -84,6 +86,7 @@ impl Options {
             ("default_permissions", None) => self.default_permissions = true,
             ("exec", None) => self.no_exec = false,
             ("noexec", None) => self.no_exec = true,
+            ("nopassthrough", None) => self.no_passthrough = true,
             ("fsname", Some(name)) if !name.is_empty() => self.source_name = Some(name.into()),
             ("fsname", _) => return Err(OptionError::Value("fsname", "a name")),
             ("threads", value) => {
@@ -105,11 +108,44 @@ impl Options {
 /// read-only, without devices and set-user-id programs.
 fn is_generic(key: &str) -> bool {
     const GENERIC: [&str; 38] = [
-        "rw", "ro", "defaults", "dev", "nodev", "suid", "nosuid", "auto", "noauto", "user",
-        "nouser", "users", "owner", "group", "_netdev", "nofail", "async", "sync", "dirsync",
-        "atime", "noatime", "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime",
-        "nolazytime", "diratime", "nodiratime", "mand", "nomand", "iversion", "noiversion",
-        "silent", "loud", "subtype", "comment", "nonempty",
+        "rw",
+        "ro",
+        "defaults",
+        "dev",
+        "nodev",
+        "suid",
+        "nosuid",
+        "auto",
+        "noauto",
+        "user",
+        "nouser",
+        "users",
+        "owner",
+        "group",
+        "_netdev",
+        "nofail",
+        "async",
+        "sync",
+        "dirsync",
+        "atime",
+        "noatime",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "nostrictatime",
+        "lazytime",
+        "nolazytime",
+        "diratime",
+        "nodiratime",
+        "mand",
+        "nomand",
+        "iversion",
+        "noiversion",
+        "silent",
+        "loud",
+        "subtype",
+        "comment",
+        "nonempty",
     ];
     GENERIC.contains(&key)
         || ["x-", "X-", "user_id", "group_id", "rootmode"]
@@ -135,7 +171,7 @@ mod tests {
     fn own_options_are_read() {
         let options = Options::parse([
             "noexec,allow_other,default_permissions",
-            "threads=4,log=/l,scratch=/run,fsname=a=b",
+            "nopassthrough,threads=4,log=/l,scratch=/run,fsname=a=b",
         ])
         .unwrap();
         let expected = Options {
@@ -143,6 +179,7 @@ mod tests {
             no_exec: true,
             default_permissions: true,
             source_name: Some("a=b".into()),
+            no_passthrough: true,
             threads: Some(4),
             log: Some("/l".into()),
             scratch: Some("/run".into()),

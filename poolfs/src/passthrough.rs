@@ -19,9 +19,7 @@ const STACK_DEPTH: u32 = 2;
 
 /// Asks for passthrough in the INIT exchange; says whether the kernel has it at all.
 pub fn request(config: &mut KernelConfig) -> bool {
-    config
-        .add_capabilities(InitFlags::FUSE_PASSTHROUGH)
-        .is_ok()
+    config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
         && config.set_max_stack_depth(STACK_DEPTH).is_ok()
 }
 

@@ -21,10 +21,20 @@ fn open_files_are_leases() {
     let library = content(1, 3 << 20);
     let library_id = pool.add_library("zlib@1.3", &library);
     pool.add_image("hello:v1", 7, Some(("zlib@1.3", &library)));
-    let (_, manifest) = pool.store().image(&"hello:v1".parse().unwrap()).unwrap().unwrap();
+    let (_, manifest) = pool
+        .store()
+        .image(&"hello:v1".parse().unwrap())
+        .unwrap()
+        .unwrap();
     let _mount = pool.mount();
     let leased = |id: ObjectId| pool.store().object_is_leased(id).unwrap();
-    let extent = pool.store().object(library_id).unwrap().unwrap().map.extents()[0];
+    let extent = pool
+        .store()
+        .object(library_id)
+        .unwrap()
+        .unwrap()
+        .map
+        .extents()[0];
 
     for path in ["images/hello/v1/map", "images/hello/v1/image.elf"] {
         assert!(manifest.objects().into_iter().all(|id| !leased(id)));
@@ -74,20 +84,31 @@ fn a_killed_daemon_leaves_no_lease_and_mappings_go_on() {
     assert!(!pool.store().segment_is_leased(extent.segment).unwrap());
     // Passed through: the kernel goes on without us.
     let mut page = vec![0; 4096];
-    segment.read_exact_at(&mut page, extent.slot.byte_offset()).unwrap();
+    segment
+        .read_exact_at(&mut page, extent.slot.byte_offset())
+        .unwrap();
     assert!(page == library[..4096]);
     // The mount is dead, which the next attempt says.
-    let again = run(Command::new(POOLFS).arg(pool.store_path()).arg(pool.mount_point()));
+    let again = run(Command::new(POOLFS)
+        .arg(pool.store_path())
+        .arg(pool.mount_point()));
     assert_eq!(again.status.code(), Some(1));
-    assert!(text(&again.stderr).contains("umount"), "{}", text(&again.stderr));
+    assert!(
+        text(&again.stderr).contains("umount"),
+        "{}",
+        text(&again.stderr)
+    );
     drop(mount);
     assert!(!is_mounted(&pool.mount_point()));
     let _mount = pool.mount();
     assert!(fs::read(pool.path("libs/zlib/1.3/content")).unwrap() == library);
     // While the old mount's segment is still open.
     let new = File::open(pool.path(&format!("segments/{}", extent.segment))).unwrap();
-    new.read_exact_at(&mut page, extent.slot.byte_offset()).unwrap();
-    segment.read_exact_at(&mut page, extent.slot.byte_offset()).unwrap();
+    new.read_exact_at(&mut page, extent.slot.byte_offset())
+        .unwrap();
+    segment
+        .read_exact_at(&mut page, extent.slot.byte_offset())
+        .unwrap();
 }
 
 #[test]
@@ -124,7 +145,9 @@ fn sigterm_leaves_open_files_usable_until_they_are_closed() {
     let (mut daemon, _mount) = pool.mount_foreground();
     let file = File::open(pool.path("libs/a/1/content")).unwrap();
     run(Command::new("kill").args(["-TERM", &daemon.id().to_string()]));
-    eventually("the mount leaves the tree", || !is_mounted(&pool.mount_point()));
+    eventually("the mount leaves the tree", || {
+        !is_mounted(&pool.mount_point())
+    });
     // A new mount at the same place outlives the end of the old one.
     let _second = pool.mount();
     let mut all = Vec::new();
@@ -167,37 +190,49 @@ fn mount_8_finds_the_program() {
     }
     let pool = Pool::new();
     pool.add_library("a@1", b"one");
-    // mount.fuse runs the program through the shell's path.
     let programs = pool.directory.path().join("bin");
     fs::create_dir(&programs).unwrap();
     symlink(POOLFS, programs.join("poolfs")).unwrap();
-    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     let store = pool.store_path();
     let store = store.to_str().unwrap();
-    let kinds = [
+    // mount(8) clears the path, so the program must be in one of the shell's own directories. A
+    // mount namespace has it there for this test alone.
+    let script = "mount --bind \"$1\" /usr/local/sbin\n\
+                  mount -t \"$2\" \"$3\" \"$4\" -o nofail,_netdev\n\
+                  findmnt -no FSTYPE,SOURCE \"$4\"\n\
+                  cat \"$4/libs/a/1/content\"\n\
+                  poolfs \"$5\" \"$4\" 2>&1 || echo \" status $?\"\n\
+                  umount \"$4\"";
+    for (kind, source) in [
         ("fuse.poolfs", store.to_owned()),
         ("fuse", format!("poolfs#{store}")),
-    ];
-    for (kind, source) in kinds {
-        let mut command = Command::new("mount");
-        command.env("PATH", &path).args(["-t", kind, &source]);
-        let output = run(command.arg(pool.mount_point()).args(["-o", "nofail,_netdev"]));
-        let mount = Mount(pool.mount_point());
-        assert!(output.status.success(), "{kind}");
-        assert_eq!(fs::read(pool.path("libs/a/1/content")).unwrap(), b"one");
-        let found = run(Command::new("findmnt").args(["-no", "FSTYPE,SOURCE"]).arg(&mount.0));
-        let found = text(&found.stdout);
-        let fields: Vec<_> = found.split_whitespace().collect();
-        assert_eq!(fields, ["fuse.poolfs", store], "{kind}");
-        let busy = run(Command::new(POOLFS).arg(store).arg(&mount.0));
-        assert!(text(&busy.stderr).contains("mounted at"), "{}", text(&busy.stderr));
-        assert!(run(Command::new("umount").arg(&mount.0)).status.success());
+        ("fuse", format!("{POOLFS}#{store}")),
+    ] {
+        let output = run(Command::new("unshare")
+            .args(["-m", "--propagation", "private", "sh", "-ec", script, "sh"])
+            .arg(&programs)
+            .args([kind, &source])
+            .arg(pool.mount_point())
+            .arg(store));
+        assert!(output.status.success(), "{source}");
+        let shown = text(&output.stdout);
+        let mut fields = shown.split_whitespace();
+        assert_eq!(fields.next(), Some("fuse.poolfs"), "{shown}");
+        assert_eq!(fields.next(), Some(store), "{shown}");
+        assert!(shown.contains("\none"), "{shown}");
+        assert!(
+            shown.contains("mounted at") && shown.contains("status 1"),
+            "{shown}"
+        );
     }
     // Installed as mount(8)'s own helper, with its flags.
     let helper = programs.join("mount.fuse.poolfs");
     symlink(POOLFS, &helper).unwrap();
     let call = |flags: &[&str]| {
-        run(Command::new(&helper).arg(store).arg(pool.mount_point()).args(flags))
+        run(Command::new(&helper)
+            .arg(store)
+            .arg(pool.mount_point())
+            .args(flags))
     };
     assert!(call(&["-f", "-n", "-v", "-o", "rw"]).status.success());
     assert!(!is_mounted(&pool.mount_point()));
@@ -230,9 +265,19 @@ fn mistakes_are_explained() {
         (&[&newer, &mount_point], &[], 1, "use a newer release"),
         (&[&store, &absent], &[], 1, "mkdir -p"),
         (&[&store, &file], &[], 1, "name a directory"),
-        (&[&store, &mount_point], &["-o", "ro,bogus"], 2, "unknown mount option"),
+        (
+            &[&store, &mount_point],
+            &["-o", "ro,bogus"],
+            2,
+            "unknown mount option",
+        ),
         (&[&store], &[], 2, "MOUNTPOINT"),
-        (&[&store, &mount_point], &["-o", "scratch=/absent"], 1, "scratch=DIR"),
+        (
+            &[&store, &mount_point],
+            &["-o", "scratch=/absent"],
+            1,
+            "scratch=DIR",
+        ),
     ];
     for (paths, options, code, message) in cases {
         let output = Command::new(POOLFS)
@@ -246,4 +291,46 @@ fn mistakes_are_explained() {
         assert!(error.contains(message), "{error}");
         assert!(!is_mounted(&mount_point));
     }
+}
+
+#[test]
+fn without_passthrough_segments_are_read_and_never_stale() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    let first = content(1, 3 << 20);
+    let id = pool.add_library("a@1", &first);
+    let extent = pool.store().object(id).unwrap().unwrap().map.extents()[0];
+    let mounted = run(Command::new(POOLFS)
+        .arg(pool.store_path())
+        .arg(pool.mount_point())
+        .args([
+            "-o",
+            &format!("nopassthrough,scratch={}", pool.scratch().display()),
+        ]));
+    let _mount = Mount(pool.mount_point());
+    let warning = text(&mounted.stderr);
+    assert!(mounted.status.success(), "{warning}");
+    assert!(warning.contains("slower"), "{warning}");
+    let read = |path: &str| fs::read(pool.path(path)).unwrap();
+    let version: serde_json::Value = serde_json::from_slice(&read(".pool/version")).unwrap();
+    assert_eq!(version["passthrough"], false);
+    let segment = format!("segments/{}", extent.segment);
+    let backing = pool.store_path().join(format!("{segment}.seg"));
+    // Open, and its pages in the kernel's cache, all the while.
+    let open = File::open(pool.path(&segment)).unwrap();
+    assert!(read(&segment) == fs::read(&backing).unwrap());
+    // The cache has the rest of the segment as zeros; this fills some of it.
+    let second = content(2, 3 << 20);
+    let id = pool.add_library("a@2", &second);
+    let map = pool.store().object(id).unwrap().unwrap().map;
+    assert_eq!(map.extents()[0].segment, extent.segment);
+    assert!(read(&segment) == fs::read(&backing).unwrap());
+    assert!(read(&segment) == fs::read(&backing).unwrap());
+    assert!(read("libs/a/2/content") == second);
+    let mut page = vec![0; 4096];
+    open.read_exact_at(&mut page, extent.slot.byte_offset())
+        .unwrap();
+    assert!(page == first[..4096]);
 }

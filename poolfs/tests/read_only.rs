@@ -33,8 +33,14 @@ fn attempts(pool: &Pool) -> Vec<Attempt> {
     let open = move |path: &std::path::Path, flags| rustix::fs::open(path, flags, mode);
     attempt!("open for writing", |file| open(&file, OFlags::WRONLY));
     attempt!("open for both", |file| open(&file, OFlags::RDWR));
-    attempt!("open with O_TRUNC", |file| open(&file, OFlags::WRONLY | OFlags::TRUNC));
-    attempt!("open to append", |file| open(&file, OFlags::WRONLY | OFlags::APPEND));
+    attempt!("open with O_TRUNC", |file| open(
+        &file,
+        OFlags::WRONLY | OFlags::TRUNC
+    ));
+    attempt!("open to append", |file| open(
+        &file,
+        OFlags::WRONLY | OFlags::APPEND
+    ));
     attempt!("open a segment", |segment| open(&segment, OFlags::RDWR));
     attempt!("create", |new| open(&new, OFlags::WRONLY | OFlags::CREATE));
     attempt!("create exclusively", |name| open(
@@ -49,7 +55,13 @@ fn attempts(pool: &Pool) -> Vec<Attempt> {
     attempt!("unlink a segment", |segment| rustix::fs::unlink(&segment));
     attempt!("rmdir", |directory| rustix::fs::rmdir(&directory));
     attempt!("mkdir", |name| rustix::fs::mkdir(&name, mode));
-    attempt!("mknod", |new| rustix::fs::mknodat(CWD, &new, FileType::Fifo, mode, 0));
+    attempt!("mknod", |new| rustix::fs::mknodat(
+        CWD,
+        &new,
+        FileType::Fifo,
+        mode,
+        0
+    ));
     attempt!("symlink", |new| rustix::fs::symlink("x", &new));
     attempt!("link", |file, new| rustix::fs::link(&file, &new));
     attempt!("rename", |file, new| rustix::fs::rename(&file, &new));
@@ -60,9 +72,11 @@ fn attempts(pool: &Pool) -> Vec<Attempt> {
         &segment,
         RenameFlags::EXCHANGE
     ));
-    attempt!("truncate", |file| std::ffi::CString::new(file.to_str().unwrap())
-        .map_err(|_| Errno::INVAL)
-        .and_then(|path| syscalls::truncate(&path)));
+    attempt!("truncate", |file| std::ffi::CString::new(
+        file.to_str().unwrap()
+    )
+    .map_err(|_| Errno::INVAL)
+    .and_then(|path| syscalls::truncate(&path)));
     attempt!("chmod", |file| rustix::fs::chmod(&file, mode));
     attempt!("chown", |file| rustix::fs::chown(
         &file,
@@ -73,8 +87,14 @@ fn attempts(pool: &Pool) -> Vec<Attempt> {
         CWD,
         &file,
         &Timestamps {
-            last_access: Timespec { tv_sec: 1, tv_nsec: 0 },
-            last_modification: Timespec { tv_sec: 1, tv_nsec: 0 },
+            last_access: Timespec {
+                tv_sec: 1,
+                tv_nsec: 0
+            },
+            last_modification: Timespec {
+                tv_sec: 1,
+                tv_nsec: 0
+            },
         },
         AtFlags::empty()
     ));
@@ -84,7 +104,10 @@ fn attempts(pool: &Pool) -> Vec<Attempt> {
         b"y",
         XattrFlags::empty()
     ));
-    attempt!("removexattr", |file| rustix::fs::removexattr(&file, "user.pool.digest"));
+    attempt!("removexattr", |file| rustix::fs::removexattr(
+        &file,
+        "user.pool.digest"
+    ));
     attempt!("access", |file| rustix::fs::access(&file, Access::WRITE_OK));
     attempt!("access of a directory", |directory| rustix::fs::access(
         &directory,
@@ -120,7 +143,10 @@ fn every_attempt_to_change_something_is_refused() {
     // The kernel does not ask the mount for descriptors that were opened for reading.
     let file = File::open(pool.path("libs/a/1/content")).unwrap();
     let mode = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
-    assert_eq!(rustix::fs::fallocate(&file, mode, 0, 4096), Err(Errno::BADF));
+    assert_eq!(
+        rustix::fs::fallocate(&file, mode, 0, 4096),
+        Err(Errno::BADF)
+    );
     assert_eq!(
         rustix::fs::copy_file_range(&file, Some(&mut 0), &file, Some(&mut 8000), 100),
         Err(Errno::BADF)
@@ -128,7 +154,9 @@ fn every_attempt_to_change_something_is_refused() {
     assert_eq!(rustix::io::write(&file, b"x"), Err(Errno::BADF));
     assert_eq!(rustix::fs::ftruncate(&file, 0), Err(Errno::INVAL));
 
-    let remount = run(Command::new("mount").args(["-i", "-o", "remount,rw"]).arg(pool.mount_point()));
+    let remount = run(Command::new("mount")
+        .args(["-i", "-o", "remount,rw"])
+        .arg(pool.mount_point()));
     assert!(remount.status.success());
     let disk = rustix::fs::statvfs(pool.mount_point()).unwrap();
     assert!(!disk.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
@@ -143,5 +171,8 @@ fn every_attempt_to_change_something_is_refused() {
     }
     let backing = pool.store().segments().unwrap();
     assert!(!backing.is_empty());
-    assert_eq!(std::fs::read(pool.path("libs/a/1/content")).unwrap(), content(1, 10_000));
+    assert_eq!(
+        std::fs::read(pool.path("libs/a/1/content")).unwrap(),
+        content(1, 10_000)
+    );
 }

@@ -37,7 +37,10 @@ fn every_file_reads_back_byte_for_byte() {
         names(&pool.mount_point()),
         [".pool", "images", "libs", "objects", "segments"]
     );
-    assert_eq!(names(&pool.path("libs/zlib/1.3")), ["content", "manifest.json"]);
+    assert_eq!(
+        names(&pool.path("libs/zlib/1.3")),
+        ["content", "manifest.json"]
+    );
     assert_eq!(
         names(&pool.path("images/hello/v1")),
         ["data", "desc", "image.elf", "manifest.json", "map"]
@@ -59,7 +62,9 @@ fn every_file_reads_back_byte_for_byte() {
         for extent in extents.extents() {
             let segment = File::open(pool.path(&format!("segments/{}", extent.segment))).unwrap();
             let mut page = vec![0; 4096 * extent.count as usize];
-            segment.read_exact_at(&mut page, extent.slot.byte_offset()).unwrap();
+            segment
+                .read_exact_at(&mut page, extent.slot.byte_offset())
+                .unwrap();
             let start = extent.file_page as usize * 4096;
             let end = object.len().min(start + page.len());
             assert!(object[start..end] == page[..end - start]);
@@ -76,7 +81,10 @@ fn every_file_reads_back_byte_for_byte() {
     for (offset, length) in [(0, 1), (4095, 2), (LIBRARY_BYTES - 3, 3), (2 << 20, 70_001)] {
         let mut part = vec![0; length];
         file.read_exact_at(&mut part, offset as u64).unwrap();
-        assert!(part == library[offset..offset + length], "{offset}+{length}");
+        assert!(
+            part == library[offset..offset + length],
+            "{offset}+{length}"
+        );
     }
     assert_eq!(file.read_at(&mut [0; 8], LIBRARY_BYTES as u64).unwrap(), 0);
 
@@ -84,7 +92,10 @@ fn every_file_reads_back_byte_for_byte() {
     assert_eq!(json(".pool/stats.json")["libraries"], 1);
     assert_eq!(json(".pool/version")["passthrough"], true);
     assert_eq!(json(".pool/version")["format"], 1);
-    assert_eq!(json("libs/zlib/1.3/manifest.json")["object"], library_id.to_string());
+    assert_eq!(
+        json("libs/zlib/1.3/manifest.json")["object"],
+        library_id.to_string()
+    );
     let manifest = json("images/hello/v1/manifest.json");
     assert_eq!(manifest["libraries"][0]["library"], "zlib@1.3");
 }
@@ -103,10 +114,18 @@ fn attributes_are_right() {
 
     for (path, links) in [("", 7), ("libs", 3), ("libs/zlib", 4), ("libs/zlib/1.3", 2)] {
         let metadata = fs::metadata(pool.path(path)).unwrap();
-        assert_eq!((metadata.nlink(), metadata.mode()), (links, 0o040_555), "{path}");
+        assert_eq!(
+            (metadata.nlink(), metadata.mode()),
+            (links, 0o040_555),
+            "{path}"
+        );
         assert_eq!((metadata.uid(), metadata.gid()), (0, 0));
     }
-    let created = pool.store().library(&"zlib@1.3".parse().unwrap()).unwrap().unwrap();
+    let created = pool
+        .store()
+        .library(&"zlib@1.3".parse().unwrap())
+        .unwrap()
+        .unwrap();
     let metadata = fs::metadata(pool.path("libs/zlib/1.3/content")).unwrap();
     assert_eq!((metadata.nlink(), metadata.mode()), (1, 0o100_444));
     assert_eq!(metadata.len(), LIBRARY_BYTES as u64);
@@ -118,31 +137,65 @@ fn attributes_are_right() {
         assert_eq!(length, fs::read(&path).unwrap().len() as u64, "{file}");
     }
     // The number in the listing is the number of the file, before and after it is looked up.
-    for directory in ["", "libs", "libs/zlib/1.3", "images/hello/v1", "objects", "segments"] {
-        for entry in fs::read_dir(pool.path(directory)).unwrap().map(Result::unwrap) {
+    for directory in [
+        "",
+        "libs",
+        "libs/zlib/1.3",
+        "images/hello/v1",
+        "objects",
+        "segments",
+    ] {
+        for entry in fs::read_dir(pool.path(directory))
+            .unwrap()
+            .map(Result::unwrap)
+        {
             let inode = std::os::unix::fs::DirEntryExt::ino(&entry);
             assert_eq!(inode, entry.metadata().unwrap().ino(), "{:?}", entry.path());
         }
     }
-    let before = fs::metadata(pool.path("libs/zlib/1.3/content")).unwrap().ino();
+    let before = fs::metadata(pool.path("libs/zlib/1.3/content"))
+        .unwrap()
+        .ino();
     fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
-    assert_eq!(fs::metadata(pool.path("libs/zlib/1.3/content")).unwrap().ino(), before);
+    assert_eq!(
+        fs::metadata(pool.path("libs/zlib/1.3/content"))
+            .unwrap()
+            .ino(),
+        before
+    );
 
     let path = pool.path("libs/zlib/1.3/content");
     assert_eq!(attribute(&path, "user.pool.digest"), Some(id.to_string()));
     let extents = attribute(&path, "user.pool.extents").unwrap();
     let extents: Vec<Extent> = serde_json::from_str(&extents).unwrap();
-    assert_eq!(extents, pool.store().object(id).unwrap().unwrap().map.extents());
+    assert_eq!(
+        extents,
+        pool.store().object(id).unwrap().unwrap().map.extents()
+    );
     assert!(extents.iter().any(|extent| extent.dense));
-    assert_eq!(attribute(&pool.path("images/hello/v1"), "user.pool.extents"), None);
-    assert_eq!(attribute(&pool.path("images/hello/v1/desc"), "user.pool.digest"), None);
+    assert_eq!(
+        attribute(&pool.path("images/hello/v1"), "user.pool.extents"),
+        None
+    );
+    assert_eq!(
+        attribute(&pool.path("images/hello/v1/desc"), "user.pool.digest"),
+        None
+    );
     assert_eq!(attribute(&path, "user.other"), None);
     let mut small = [0; 3];
     let name = "user.pool.digest";
-    assert_eq!(rustix::fs::getxattr(&path, name, &mut small), Err(rustix::io::Errno::RANGE));
+    assert_eq!(
+        rustix::fs::getxattr(&path, name, &mut small),
+        Err(rustix::io::Errno::RANGE)
+    );
     assert_eq!(rustix::fs::getxattr_query(&path, name), Ok(64));
-    assert_eq!(rustix::fs::listxattr(&path, &mut small), Err(rustix::io::Errno::RANGE));
-    let dump = run(Command::new("getfattr").args(["-d", "--absolute-names"]).arg(&path));
+    assert_eq!(
+        rustix::fs::listxattr(&path, &mut small),
+        Err(rustix::io::Errno::RANGE)
+    );
+    let dump = run(Command::new("getfattr")
+        .args(["-d", "--absolute-names"])
+        .arg(&path));
     let dump = text(&dump.stdout);
     assert!(dump.contains("user.pool.digest=") && dump.contains("user.pool.extents="));
 
@@ -184,8 +237,12 @@ fn uploads_appear_and_deletions_disappear_without_a_remount() {
     assert!(names(&pool.path("images")).is_empty());
     eventually("the name is gone", || fs::metadata(&path).is_err());
     assert_eq!(open.metadata().unwrap().len(), old.len() as u64);
-    pool.store().delete_library(&"a@1".parse().unwrap()).unwrap();
-    eventually("the name is gone", || fs::metadata(pool.path("libs/a")).is_err());
+    pool.store()
+        .delete_library(&"a@1".parse().unwrap())
+        .unwrap();
+    eventually("the name is gone", || {
+        fs::metadata(pool.path("libs/a")).is_err()
+    });
 }
 
 #[test]
@@ -234,7 +291,10 @@ fn segments_are_mapped_with_huge_pages() {
     let map = mapping::Mapping::new(&file, extent.slot.byte_offset(), 8 << 20);
     assert!(map.bytes() == library);
     let huge = map.smaps("FilePmdMapped:");
-    assert!(huge > 0, "no part of the segment is mapped by 2 MiB entries");
+    assert!(
+        huge > 0,
+        "no part of the segment is mapped by 2 MiB entries"
+    );
     // The mapping outlives the descriptor.
     drop(file);
     assert!(map.bytes() == library);

@@ -179,11 +179,17 @@ impl Pool {
         };
         let mut contents = vec![
             (UploadObject::of(&elf, Placement::Sparse), &elf[..]),
-            (UploadObject::of(&text, Placement::Windows { phase: 0 }), &text),
+            (
+                UploadObject::of(&text, Placement::Windows { phase: 0 }),
+                &text,
+            ),
             (UploadObject::of(&data, Placement::Sparse), &data),
         ];
         if let Some((_, bytes)) = library {
-            contents.push((UploadObject::of(bytes, Placement::Windows { phase: 0 }), bytes));
+            contents.push((
+                UploadObject::of(bytes, Placement::Windows { phase: 0 }),
+                bytes,
+            ));
         }
         self.store().ingest(target, &contents).unwrap();
         Image {
@@ -236,7 +242,9 @@ impl Drop for Mount {
 pub fn is_mounted(path: &Path) -> bool {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let path = path.to_str().unwrap();
-    mounts.lines().any(|line| line.split(' ').nth(4) == Some(path))
+    mounts
+        .lines()
+        .any(|line| line.split(' ').nth(4) == Some(path))
 }
 
 pub fn run(command: &mut Command) -> Output {
