@@ -60,12 +60,19 @@ pub enum Content {
     },
 }
 
+/// A file made for reading.
+#[derive(Debug)]
+struct Rendered {
+    generation: u64,
+    bytes: Arc<[u8]>,
+}
+
 /// A store as the tree shows it.
 #[derive(Debug)]
 pub struct Contents {
     view: StoreView,
     /// Files made for reading, each with the store's generation that it shows.
-    rendered: Mutex<HashMap<Place, (u64, Arc<[u8]>)>>,
+    rendered: Mutex<HashMap<Place, Rendered>>,
     passthrough: Decision,
     /// When the store was made: the time of what has no time of its own.
     made: SystemTime,
@@ -257,10 +264,9 @@ impl Contents {
         let Some(record) = self.view.segment(id)? else {
             return Ok(None);
         };
-        let stored = match self.view.segment_disk_usage(id) {
-            Ok(bytes) => bytes,
+        let Ok(stored) = self.view.segment_disk_usage(id) else {
             // A retired segment was unlinked a moment ago.
-            Err(_) => return Ok(None),
+            return Ok(None);
         };
         Ok(Some(Found {
             version: None,
@@ -349,10 +355,11 @@ impl Contents {
         generation: u64,
         make: impl FnOnce() -> Result<Vec<u8>>,
     ) -> Result<Arc<[u8]>> {
-        let known = |(at, bytes): &(u64, Arc<[u8]>)| (*at == generation).then(|| bytes.clone());
         let kept = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bytes) = kept.get(place).and_then(known) {
-            return Ok(bytes);
+        if let Some(known) = kept.get(place)
+            && known.generation == generation
+        {
+            return Ok(Arc::clone(&known.bytes));
         }
         drop(kept);
         let bytes: Arc<[u8]> = make()?.into();
@@ -360,22 +367,22 @@ impl Contents {
         if kept.len() >= MAX_RENDERED {
             kept.clear();
         }
-        kept.insert(place.clone(), (generation, bytes.clone()));
+        let known = Rendered {
+            generation,
+            bytes: Arc::clone(&bytes),
+        };
+        kept.insert(place.clone(), known);
         Ok(bytes)
     }
 
     fn version(&self) -> Vec<u8> {
         let superblock = self.view.superblock();
-        let identity: String = superblock
-            .identity
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let identity = u128::from_be_bytes(superblock.identity);
         to_json(&json!({
             "program": env!("CARGO_PKG_NAME"),
             "version": env!("CARGO_PKG_VERSION"),
             "format": superblock.version,
-            "store": identity,
+            "store": format!("{identity:032x}"),
             "segment_bytes": superblock.segment_bytes,
             "passthrough": self.passthrough.works(),
         }))

@@ -240,9 +240,9 @@ fn attributes(inode: INodeNo, found: &Found) -> FileAttr {
 fn time_to_live(place: &Place) -> (Duration, Duration) {
     match place {
         Place::Object(_) => (IMMUTABLE_TTL, IMMUTABLE_TTL),
-        // A segment takes up more of the disk as it fills.
-        Place::Segment(_) => (IMMUTABLE_TTL, NAME_TTL),
-        Place::Root
+        // A segment takes up more of the disk as it fills, a directory has more in it.
+        Place::Segment(_)
+        | Place::Root
         | Place::Libraries
         | Place::Images
         | Place::Objects

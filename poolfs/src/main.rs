@@ -48,6 +48,8 @@ struct Arguments {
 /// The same program as mount(8) calls its helpers (mount(8), "external helpers").
 #[derive(Debug, Parser)]
 #[command(name = "mount.fuse.poolfs", version)]
+// The flags are those that mount(8) passes, one by one.
+#[allow(clippy::struct_excessive_bools)]
 struct HelperArguments {
     /// The store's directory.
     store: PathBuf,

@@ -1,5 +1,7 @@
 //! Mounting, leases, deaths and mistakes.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs::{self, File};

@@ -1,6 +1,8 @@
 //! Every way to ask for a change is refused with `EROFS`, by the mount and, when somebody has
 //! remounted it writable, by the filesystem itself.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs::File;

@@ -1,5 +1,7 @@
 //! What the mounted tree shows.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs::{self, File};
