@@ -15,6 +15,7 @@ use pool_core::digest::ObjectId;
 use pool_core::extent::Extent;
 use pool_core::image_map::ImageMap;
 
+const TAGS: usize = 2000;
 const LIBRARY_BYTES: usize = (5 << 20) + 4321;
 
 fn attribute(path: &std::path::Path, name: &str) -> Option<String> {
@@ -252,7 +253,6 @@ fn big_directories_are_listed_whole_while_uploads_go_on() {
     if cannot_mount() {
         return;
     }
-    const TAGS: usize = 2000;
     let pool = Pool::new();
     pool.add_image("big:t0000", 1, None);
     let from = "big:t0000".parse().unwrap();
