@@ -217,6 +217,11 @@ impl Segments {
         self.files.get(&segment).map(AsFd::as_fd)
     }
 
+    /// The file of `segment`, if the image uses it.
+    pub fn file(&self, segment: SegmentId) -> Option<&File> {
+        self.files.get(&segment)
+    }
+
     /// How many segments are leased.
     pub fn count(&self) -> usize {
         self.files.len()

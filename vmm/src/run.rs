@@ -175,7 +175,7 @@ impl Guest {
             self.options.backing,
             &self.start,
             &self.grants,
-            &confinement,
+            confinement,
         )?;
         self.moments.mapped = ended.mapped;
         self.moments.confined = ended.first_instruction;

@@ -16,7 +16,7 @@ use crate::memory::Access;
 use crate::memory::transfer::{self, Position};
 
 /// Descriptors that a guest may have open.
-pub(super) const MAX_FILES: usize = 1024;
+pub(crate) const MAX_FILES: usize = 1024;
 /// Most bytes that one call moves, as under Linux.
 const MOST_BYTES: u64 = 0x7fff_f000;
 const MOST_VECTORS: u64 = 1024;
@@ -141,7 +141,7 @@ fn write_at(linux: &mut Linux, fd: u64, at: u64, length: u64, position: Position
     written_bytes(linux, written)
 }
 
-fn written_bytes(linux: &Linux, written: std::io::Result<usize>) -> Served {
+fn written_bytes(linux: &mut Linux, written: std::io::Result<usize>) -> Served {
     if let Err(error) = &written {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             signal::raise(linux, libc::SIGPIPE as u64)?;
@@ -242,6 +242,24 @@ pub(super) fn writev(linux: &mut Linux, [fd, at, count, ..]: Arguments) -> Serve
 /// `close`.
 pub(super) fn close(linux: &mut Linux, [fd, ..]: Arguments) -> Served {
     linux.files.close(fd)?;
+    Ok(0)
+}
+
+/// `close_range`.
+pub(super) fn close_range(linux: &mut Linux, [first, last, flags, ..]: Arguments) -> Served {
+    const CLOSE_ON_EXEC: u64 = 4;
+    let (first, last) = (first as u32 as usize, last as u32 as usize);
+    if first > last || flags & !CLOSE_ON_EXEC != 0 {
+        return Err(Errno::INVAL.into());
+    }
+    let open = &mut linux.files.descriptors;
+    let end = open.len().min(last.saturating_add(1));
+    for descriptor in open.iter_mut().take(end).skip(first) {
+        match descriptor {
+            Some(descriptor) if flags != 0 => descriptor.close_on_exec = true,
+            _ => *descriptor = None,
+        }
+    }
     Ok(0)
 }
 

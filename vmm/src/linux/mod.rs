@@ -24,6 +24,7 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 
 use self::file::Files;
+pub(crate) use self::file::MAX_FILES;
 pub use self::path::{Grant, GrantError};
 use self::signal::Signals;
 use crate::fault::{Cause, Outcome};

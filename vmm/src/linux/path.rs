@@ -6,7 +6,7 @@
 //! `RESOLVE_BENEATH`, so that no symbolic link leads out. A path in no grant does not exist
 //! (`ENOENT`), as in an empty file system.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access as HostAccess, AtFlags, Mode, OFlags, ResolveFlags};
@@ -70,6 +70,13 @@ impl Grant {
             read_only,
             directory,
         })
+    }
+}
+
+impl Grant {
+    /// The host directory.
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
     }
 }
 

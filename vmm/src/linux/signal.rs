@@ -21,6 +21,8 @@ const ACTION_SIZE: usize = 32;
 pub(super) struct Signals {
     actions: BTreeMap<u64, [u8; ACTION_SIZE]>,
     mask: u64,
+    /// Raised while blocked.
+    pending: u64,
     stack: Option<[u8; 24]>,
 }
 
@@ -34,25 +36,41 @@ impl Signals {
     }
 }
 
-/// What a signal does to a guest: nothing, or its end.
-pub(super) fn raise(linux: &Linux, signal: u64) -> Result<(), Stop> {
+/// Sends a signal: nothing happens, or it waits until it is unblocked, or the guest ends.
+pub(super) fn raise(linux: &mut Linux, signal: u64) -> Result<(), Stop> {
+    let bit = 1 << (signal - 1);
+    if linux.signals.mask & bit != 0 && signal != libc::SIGKILL as u64 {
+        linux.signals.pending |= bit;
+        return Ok(());
+    }
+    deliver(linux, signal)
+}
+
+fn deliver(linux: &Linux, signal: u64) -> Result<(), Stop> {
     const IGNORED_BY_DEFAULT: [i32; 4] =
         [libc::SIGCHLD, libc::SIGURG, libc::SIGWINCH, libc::SIGCONT];
-    let ends = match linux.signals.handler(signal) {
-        IGNORE => signal == libc::SIGKILL as u64,
-        DEFAULT => !IGNORED_BY_DEFAULT.contains(&(signal as i32)),
-        _ if signal == libc::SIGABRT as u64 || signal == libc::SIGKILL as u64 => true,
-        _ => {
-            return Err(Stop::Fault(Cause::Unserved(format!(
-                "signal {signal} was raised and has a handler; handlers are not served yet"
-            ))));
+    let number = signal as i32;
+    match linux.signals.handler(signal) {
+        IGNORE if number != libc::SIGKILL => Ok(()),
+        DEFAULT if IGNORED_BY_DEFAULT.contains(&number) => Ok(()),
+        DEFAULT | IGNORE => Err(Stop::End(Outcome::Signalled(number))),
+        _ if number == libc::SIGKILL => Err(Stop::End(Outcome::Signalled(number))),
+        _ => Err(Stop::Fault(Cause::Unserved(format!(
+            "signal {signal} was raised and has a handler; handlers are not served yet"
+        )))),
+    }
+}
+
+/// Delivers what waited and is blocked no more.
+fn deliver_pending(linux: &mut Linux) -> Result<(), Stop> {
+    loop {
+        let ready = linux.signals.pending & !linux.signals.mask;
+        if ready == 0 {
+            return Ok(());
         }
-    };
-    let blocked = linux.signals.mask & 1 << (signal - 1) != 0;
-    if ends && (!blocked || signal == libc::SIGKILL as u64) {
-        Err(Stop::End(Outcome::Signalled(signal as i32)))
-    } else {
-        Ok(())
+        let signal = u64::from(ready.trailing_zeros()) + 1;
+        linux.signals.pending &= !(1 << (signal - 1));
+        deliver(linux, signal)?;
     }
 }
 
@@ -99,6 +117,7 @@ pub(super) fn rt_sigprocmask(linux: &mut Linux, [how, new, old, size, ..]: Argum
     if old != 0 {
         linux.memory.write(old, &current.to_le_bytes())?;
     }
+    deliver_pending(linux)?;
     Ok(0)
 }
 

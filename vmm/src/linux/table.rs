@@ -40,6 +40,8 @@ pub enum Process {
     OwnLimits,
     /// Only the name of the thread.
     ThreadName,
+    /// Only duplicates, flags and record locks: nothing that sends signals.
+    Descriptor,
 }
 
 /// A call that is served.
@@ -80,7 +82,7 @@ const fn call(
 
 /// The calls, by number.
 #[rustfmt::skip]
-pub const CALLS: [Entry; 91] = [
+pub const CALLS: [Entry; 92] = [
     call(0, "read", file::read, Topic::File, Process::Allowed),
     call(1, "write", file::write, Topic::File, Process::Allowed),
     call(2, "open", path::open, Topic::Path, Process::Files),
@@ -113,7 +115,7 @@ pub const CALLS: [Entry; 91] = [
     call(60, "exit", process::exit, Topic::Process, Process::Allowed),
     call(62, "kill", signal::kill, Topic::Signal, Process::OwnProcess),
     call(63, "uname", system::uname, Topic::System, Process::Allowed),
-    call(72, "fcntl", file::fcntl, Topic::File, Process::Allowed),
+    call(72, "fcntl", file::fcntl, Topic::File, Process::Descriptor),
     call(73, "flock", file::flock, Topic::File, Process::Allowed),
     call(74, "fsync", file::fsync, Topic::File, Process::Allowed),
     call(75, "fdatasync", file::fdatasync, Topic::File, Process::Allowed),
@@ -171,6 +173,7 @@ pub const CALLS: [Entry; 91] = [
     call(316, "renameat2", path::renameat2, Topic::Path, Process::Files),
     call(318, "getrandom", system::getrandom, Topic::System, Process::Allowed),
     call(332, "statx", path::statx, Topic::Path, Process::FilesOrEmpty),
+    call(436, "close_range", file::close_range, Topic::File, Process::Allowed),
     call(439, "faccessat2", path::faccessat, Topic::Path, Process::Files),
 ];
 

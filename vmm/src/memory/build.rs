@@ -106,9 +106,9 @@ impl GuestMemory {
             };
             match backing {
                 Backing::Pool => self.map_one(mapping, segments, offset)?,
-                Backing::Copy => self.copy_one(mapping, segments, offset, &plan.image_ranges)?,
+                Backing::Copy => self.copy_one(plan, mapping, segments, offset)?,
             }
-            self.count(mapping);
+            self.counts.add(mapping);
         }
         if plan.shared_length > 0 {
             self.request_slot(SHARED_BASE, ram_room, plan.shared_length, true)?;
@@ -143,40 +143,21 @@ impl GuestMemory {
     /// baseline nothing.
     fn copy_one(
         &mut self,
+        plan: &Plan,
         mapping: &Mapping,
         segments: &Segments,
         at: u64,
-        image_ranges: &[(u64, u64)],
     ) -> Result<(), BuildError> {
         let Content::Segment { segment, offset } = mapping.content else {
             return Ok(());
         };
         let file = segments.get(segment).ok_or(BuildError::Segment(segment))?;
-        let first = image_ranges.partition_point(|&(_, end)| end <= mapping.address.0);
-        for &(start, end) in &image_ranges[first..] {
-            let from = start.max(mapping.address.0);
-            let to = end.min(mapping.end());
-            if from >= to {
-                break;
-            }
-            let skipped = from - mapping.address.0;
-            let region = self.reservation.region(at + skipped, to - from)?;
+        for (start, end) in plan.image_parts(mapping) {
+            let skipped = start - mapping.address.0;
+            let region = self.reservation.region(at + skipped, end - start)?;
             transfer::fill(file, &region, offset + skipped)?;
         }
         Ok(())
-    }
-
-    fn count(&mut self, mapping: &Mapping) {
-        let pages = mapping.length / PAGE_SIZE;
-        let counts = &mut self.counts;
-        match (mapping.sharing, mapping.content) {
-            (_, Content::Zero) => counts.zero_pages += pages,
-            (Sharing::Private, _) => counts.private_pages += pages,
-            (Sharing::Shared, _) if mapping.windows => {
-                counts.shared_windows += mapping.length / WINDOW_SIZE;
-            }
-            (Sharing::Shared, _) => counts.shared_pages += pages,
-        }
     }
 
     fn write_monitor(
@@ -217,5 +198,20 @@ impl GuestMemory {
         let stack = plan.rooms.stack_high.0 - WINDOW_SIZE;
         self.update_window(stack)?;
         Ok(())
+    }
+}
+
+impl MemoryCounts {
+    /// Counts the pages of a planned mapping.
+    pub(crate) fn add(&mut self, mapping: &Mapping) {
+        let pages = mapping.length / PAGE_SIZE;
+        match (mapping.sharing, mapping.content) {
+            (_, Content::Zero) => self.zero_pages += pages,
+            (Sharing::Private, _) => self.private_pages += pages,
+            (Sharing::Shared, _) if mapping.windows => {
+                self.shared_windows += mapping.length / WINDOW_SIZE;
+            }
+            (Sharing::Shared, _) => self.shared_pages += pages,
+        }
     }
 }

@@ -236,6 +236,17 @@ impl Plan {
         space
     }
 
+    /// The parts of `mapping` that the image itself fills: all of it, unless it is a window
+    /// that is mapped whole.
+    pub fn image_parts(&self, mapping: &Mapping) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let (from, to) = (mapping.address.0, mapping.end());
+        let first = self.image_ranges.partition_point(|&(_, end)| end <= from);
+        self.image_ranges[first..]
+            .iter()
+            .map(move |&(start, end)| (start.max(from), end.min(to)))
+            .take_while(|(start, end)| start < end)
+    }
+
     fn check_memory(&self) -> Result<(), PlanError> {
         let private = |mapping: &&Mapping| mapping.sharing == Sharing::Private;
         let image: u64 = self.mappings.iter().filter(private).map(|m| m.length).sum();
