@@ -113,7 +113,9 @@ fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
                 break;
             }
         }
-        let Some(argument) = parser.next()? else { break };
+        let Some(argument) = parser.next()? else {
+            break;
+        };
         match argument {
             Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help),
             Arg::Long("pool") => options.pool = parser.value()?.into(),
@@ -131,7 +133,10 @@ fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
             other => return Err(other.unexpected().into()),
         }
     }
-    options.image = image.ok_or(UsageError::NoImage)?.to_string_lossy().into_owned();
+    options.image = image
+        .ok_or(UsageError::NoImage)?
+        .to_string_lossy()
+        .into_owned();
     Ok(Command::Run(Box::new(Run { options, report })))
 }
 
@@ -145,7 +150,10 @@ fn rest_after_dashes(parser: &mut Parser) -> Option<Vec<Vec<u8>>> {
 }
 
 fn text(parser: &mut Parser) -> Result<String, UsageError> {
-    Ok(parser.value()?.into_string().map_err(lexopt::Error::NonUnicodeValue)?)
+    Ok(parser
+        .value()?
+        .into_string()
+        .map_err(lexopt::Error::NonUnicodeValue)?)
 }
 
 fn wrong<T>(option: &'static str, value: &str, expected: &'static str) -> Result<T, UsageError> {
@@ -235,7 +243,10 @@ mod tests {
         assert_eq!(run.options.memory, 2 << 20);
         assert_eq!(run.options.backing, Backing::Copy);
         assert_eq!(run.options.platform, Platform::Process);
-        assert_eq!(run.options.arguments, [b"--not-mine".to_vec(), b"x".to_vec()]);
+        assert_eq!(
+            run.options.arguments,
+            [b"--not-mine".to_vec(), b"x".to_vec()]
+        );
         assert_eq!(run.options.environment, [b"A=b".to_vec()]);
         assert_eq!(run.report, Some(PathBuf::from("r.json")));
     }

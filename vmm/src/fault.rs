@@ -107,9 +107,16 @@ struct NamedArea {
 impl AddressNames {
     /// Names for the addresses of `description`, of the image that people call `image`, whose
     /// stack is `stack` (lowest address, first past it).
-    pub fn new(image: &str, description: &Description, stack: (GuestAddress, GuestAddress)) -> Self {
+    pub fn new(
+        image: &str,
+        description: &Description,
+        stack: (GuestAddress, GuestAddress),
+    ) -> Self {
         let base_of = |library: &pool_core::LibraryRef| {
-            let first = description.ranges.iter().find(|r| r.library.as_ref() == Some(library));
+            let first = description
+                .ranges
+                .iter()
+                .find(|r| r.library.as_ref() == Some(library));
             first.map_or(0, |range| range.address.0)
         };
         let areas = description.ranges.iter().map(|range| NamedArea {
@@ -117,9 +124,15 @@ impl AddressNames {
             end: range.end().0,
             kind: range.kind,
             protection: range.protection,
-            library: range.library.as_ref().map(|library| (library.to_string(), base_of(library))),
+            library: range
+                .library
+                .as_ref()
+                .map(|library| (library.to_string(), base_of(library))),
         });
-        let own = description.ranges.iter().find(|range| range.library.is_none());
+        let own = description
+            .ranges
+            .iter()
+            .find(|range| range.library.is_none());
         Self {
             image: image.to_owned(),
             image_base: own.map_or(0, |range| range.address.0),
@@ -138,7 +151,10 @@ impl AddressNames {
         match &fault.cause {
             Cause::Memory { address, access } => {
                 let place = self.place(*address, *access, fault);
-                format!("guest stopped: {} {address:#x} {place}, {at}", verb(*access))
+                format!(
+                    "guest stopped: {} {address:#x} {place}, {at}",
+                    verb(*access)
+                )
             }
             Cause::UndefinedInstruction => format!("guest stopped: invalid instruction, {at}"),
             Cause::Arithmetic => {
@@ -173,7 +189,8 @@ impl AddressNames {
             "(null pointer)".to_owned()
         } else if (low..high).contains(&address) {
             "(stack)".to_owned()
-        } else if address < low && low - address <= 2 << 20 && fault.stack_pointer < low + 0x1_0000 {
+        } else if address < low && low - address <= 2 << 20 && fault.stack_pointer < low + 0x1_0000
+        {
             let size = (high - low) >> 20;
             format!("(stack overflow: the stack has {size} MiB)")
         } else if access == Some(Access::Execute) {
@@ -189,13 +206,18 @@ impl AddressNames {
     }
 
     fn owner(&self, address: u64) -> Option<String> {
-        self.area(address).map(|area| self.owner_name(area, address))
+        self.area(address)
+            .map(|area| self.owner_name(area, address))
     }
 
     fn owner_name(&self, area: &NamedArea, address: u64) -> String {
         match &area.library {
             Some((library, base)) => format!("{library}+{:#x}", address.wrapping_sub(*base)),
-            None => format!("image {}+{:#x}", self.image, address.wrapping_sub(self.image_base)),
+            None => format!(
+                "image {}+{:#x}",
+                self.image,
+                address.wrapping_sub(self.image_base)
+            ),
         }
     }
 }

@@ -120,7 +120,12 @@ impl Image {
 
     /// Reads the map and checks it whole.
     pub fn read_map(&self) -> Result<ImageMap, PoolError> {
-        let path = || self.pool.join("images").join(self.label.replace(':', "/")).join("map");
+        let path = || {
+            self.pool
+                .join("images")
+                .join(self.label.replace(':', "/"))
+                .join("map")
+        };
         let open_error = |error| PoolError::Open {
             path: path(),
             error,
@@ -144,10 +149,7 @@ impl Image {
 
     /// Opens every segment of `needed` (segment, first byte past what is used of it) and checks
     /// its length, so that no access to a mapping of it can run past the file's end.
-    pub fn open_segments(
-        &self,
-        needed: &BTreeMap<SegmentId, u64>,
-    ) -> Result<Segments, PoolError> {
+    pub fn open_segments(&self, needed: &BTreeMap<SegmentId, u64>) -> Result<Segments, PoolError> {
         let mut files = BTreeMap::new();
         for (&segment, &needed) in needed {
             let path = self.pool.join("segments").join(segment.to_string());
@@ -196,10 +198,7 @@ fn locate(pool: &Path, image: &str) -> Result<(PathBuf, ImageRef), PoolError> {
         let name = path?.file_name()?.to_str()?;
         pool_core::Name::new(name).ok()
     };
-    match (
-        component(directory.parent()),
-        component(Some(directory)),
-    ) {
+    match (component(directory.parent()), component(Some(directory))) {
         (Some(name), Some(tag)) => Ok((directory.to_owned(), ImageRef { name, tag })),
         _ => Err(wrong()),
     }

@@ -99,8 +99,11 @@ impl Guest {
             main,
             ..Moments::default()
         };
-        let grants: Result<Vec<_>, _> =
-            options.directories.iter().map(|text| Grant::parse(text)).collect();
+        let grants: Result<Vec<_>, _> = options
+            .directories
+            .iter()
+            .map(|text| Grant::parse(text))
+            .collect();
         let image = Image::open(&options.pool, &options.image)?;
         let map = image.read_map()?;
         moments.read = Stamp::now();

@@ -102,10 +102,8 @@ impl Monitor {
         gdt[usize::from(KERNEL_DATA >> 3)] = 0x00cf_9300_0000_ffff;
         gdt[usize::from(USER_DATA >> 3)] = 0x00cf_f300_0000_ffff;
         gdt[usize::from(USER_CODE >> 3)] = 0x00af_fb00_0000_ffff;
-        gdt[usize::from(TASK >> 3)] = u64::from(TSS_LIMIT)
-            | (tss & 0xff_ffff) << 16
-            | 0x8b << 40
-            | (tss >> 24 & 0xff) << 56;
+        gdt[usize::from(TASK >> 3)] =
+            u64::from(TSS_LIMIT) | (tss & 0xff_ffff) << 16 | 0x8b << 40 | (tss >> 24 & 0xff) << 56;
         gdt[usize::from(TASK >> 3) + 1] = tss >> 32;
         for (at, entry) in gdt.iter().enumerate() {
             put(GDT + at * 8, &entry.to_le_bytes());

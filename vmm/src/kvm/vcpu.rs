@@ -124,7 +124,11 @@ impl Vcpu {
     }
 
     /// Goes back to CPL 3 after a system call with `result` in RAX.
-    pub(super) fn return_from_call(&mut self, result: u64, thread_pointer: Option<u64>) -> Result<(), KvmError> {
+    pub(super) fn return_from_call(
+        &mut self,
+        result: u64,
+        thread_pointer: Option<u64>,
+    ) -> Result<(), KvmError> {
         if self.restore_segments != Some(false) || thread_pointer.is_some() {
             self.enter_user(thread_pointer)?;
         }

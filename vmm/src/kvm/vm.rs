@@ -68,7 +68,11 @@ impl Vm {
     pub(super) fn add_slot(&self, request: &SlotRequest) -> Result<(), KvmError> {
         self.set_slot(kvm_userspace_memory_region {
             slot: request.slot,
-            flags: if request.read_only { KVM_MEM_READONLY } else { 0 },
+            flags: if request.read_only {
+                KVM_MEM_READONLY
+            } else {
+                0
+            },
             guest_phys_addr: request.physical,
             memory_size: request.length,
             userspace_addr: request.host,

@@ -85,14 +85,22 @@ impl Files {
 
     fn descriptor(&self, fd: u64) -> Result<&Descriptor, Errno> {
         let at = usize::try_from(fd as u32).map_err(|_| Errno::BADF)?;
-        self.descriptors.get(at).and_then(Option::as_ref).ok_or(Errno::BADF)
+        self.descriptors
+            .get(at)
+            .and_then(Option::as_ref)
+            .ok_or(Errno::BADF)
     }
 
     pub(super) fn insert(&mut self, file: OpenFile, close_on_exec: bool) -> Result<u64, Errno> {
         self.insert_from(0, Rc::new(file), close_on_exec)
     }
 
-    fn insert_from(&mut self, least: usize, file: Rc<OpenFile>, close_on_exec: bool) -> Result<u64, Errno> {
+    fn insert_from(
+        &mut self,
+        least: usize,
+        file: Rc<OpenFile>,
+        close_on_exec: bool,
+    ) -> Result<u64, Errno> {
         let mut at = least;
         while self.descriptors.get(at).is_some_and(Option::is_some) {
             at += 1;
@@ -130,13 +138,17 @@ fn offset(value: u64) -> Result<Position, Errno> {
 
 fn read_at(linux: &mut Linux, fd: u64, at: u64, length: u64, position: Position) -> Served {
     let file = linux.files.get(fd)?;
-    let slices = linux.memory.slices(at, length.min(MOST_BYTES), Access::Write)?;
+    let slices = linux
+        .memory
+        .slices(at, length.min(MOST_BYTES), Access::Write)?;
     Ok(transfer::read(file.host(), &slices, position)? as u64)
 }
 
 fn write_at(linux: &mut Linux, fd: u64, at: u64, length: u64, position: Position) -> Served {
     let file = linux.files.get(fd)?;
-    let slices = linux.memory.slices(at, length.min(MOST_BYTES), Access::Read)?;
+    let slices = linux
+        .memory
+        .slices(at, length.min(MOST_BYTES), Access::Read)?;
     let written = transfer::write(file.host(), &slices, position);
     written_bytes(linux, written)
 }
@@ -177,7 +189,12 @@ fn vectors(linux: &mut Linux, at: u64, count: u64) -> Result<Vec<(u64, u64)>, St
     }
     let mut raw = vec![0; count as usize * 16];
     linux.memory.read(at, &mut raw)?;
-    let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |value, &b| value << 8 | u64::from(b));
+    let word = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .rev()
+            .fold(0, |value, &b| value << 8 | u64::from(b))
+    };
     let mut left = MOST_BYTES;
     let mut list = Vec::with_capacity(count as usize);
     for pair in raw.chunks_exact(16) {
@@ -232,7 +249,9 @@ pub(super) fn writev(linux: &mut Linux, [fd, at, count, ..]: Arguments) -> Serve
     let mut line = vec![0; total as usize];
     let mut filled = 0;
     for (address, length) in list {
-        linux.memory.read(address, &mut line[filled..filled + length as usize])?;
+        linux
+            .memory
+            .read(address, &mut line[filled..filled + length as usize])?;
         filled += length as usize;
     }
     let written = rustix::io::write(linux.files.get(fd)?.host(), &line);
@@ -337,7 +356,10 @@ pub(super) fn fallocate(linux: &mut Linux, [fd, mode, from, length, ..]: Argumen
 /// `fchmod`.
 pub(super) fn fchmod(linux: &mut Linux, [fd, mode, ..]: Arguments) -> Served {
     let file = changeable(linux, fd)?;
-    rustix::fs::fchmod(file.host(), rustix::fs::Mode::from_raw_mode(mode as u32 & 0o777))?;
+    rustix::fs::fchmod(
+        file.host(),
+        rustix::fs::Mode::from_raw_mode(mode as u32 & 0o777),
+    )?;
     Ok(0)
 }
 
@@ -396,7 +418,9 @@ pub(super) fn fcntl(linux: &mut Linux, [fd, command, argument, ..]: Arguments) -
             if least >= MAX_FILES {
                 return Err(Errno::INVAL.into());
             }
-            Ok(linux.files.insert_from(least, file, command == DUPFD_CLOEXEC)?)
+            Ok(linux
+                .files
+                .insert_from(least, file, command == DUPFD_CLOEXEC)?)
         }
         1 => Ok(linux.files.descriptor(fd)?.close_on_exec.into()),
         2 => {
@@ -406,7 +430,9 @@ pub(super) fn fcntl(linux: &mut Linux, [fd, command, argument, ..]: Arguments) -
             }
             Ok(0)
         }
-        3 => Ok(rustix::fs::fcntl_getfl(linux.files.get(fd)?.host())?.bits().into()),
+        3 => Ok(rustix::fs::fcntl_getfl(linux.files.get(fd)?.host())?
+            .bits()
+            .into()),
         4 => {
             let changeable = OFlags::APPEND | OFlags::NONBLOCK;
             let flags = OFlags::from_bits_truncate(argument as u32) & changeable;
@@ -493,7 +519,12 @@ pub(super) fn ppoll(linux: &mut Linux, [at, count, timeout, ..]: Arguments) -> S
     wait(linux, at, count, Some(&time))
 }
 
-fn wait(linux: &mut Linux, at: u64, count: u64, timeout: Option<&rustix::time::Timespec>) -> Served {
+fn wait(
+    linux: &mut Linux,
+    at: u64,
+    count: u64,
+    timeout: Option<&rustix::time::Timespec>,
+) -> Served {
     use rustix::event::{PollFd, PollFlags};
     const RECORD: usize = 8;
     if count > MAX_FILES as u64 {
@@ -513,7 +544,10 @@ fn wait(linux: &mut Linux, at: u64, count: u64, timeout: Option<&rustix::time::T
         }
         match linux.files.get(fd as u64) {
             Ok(file) => {
-                waiting.push(PollFd::from_borrowed_fd(file.host(), PollFlags::from_bits_retain(events)));
+                waiting.push(PollFd::from_borrowed_fd(
+                    file.host(),
+                    PollFlags::from_bits_retain(events),
+                ));
                 places.push(place);
             }
             Err(_) => {
@@ -523,7 +557,10 @@ fn wait(linux: &mut Linux, at: u64, count: u64, timeout: Option<&rustix::time::T
         }
     }
     let at_once = rustix::time::Timespec::default();
-    rustix::event::poll(&mut waiting, if ready > 0 { Some(&at_once) } else { timeout })?;
+    rustix::event::poll(
+        &mut waiting,
+        if ready > 0 { Some(&at_once) } else { timeout },
+    )?;
     for (poll, place) in waiting.iter().zip(places) {
         let events = poll.revents().bits();
         raw[place * RECORD + 6..][..2].copy_from_slice(&events.to_le_bytes());

@@ -6,9 +6,9 @@ use pool_core::address::{Protection, USER_ADDRESS_END};
 use rustix::io::Errno;
 
 use super::{Arguments, Linux, Served};
+use crate::memory::Access;
 use crate::memory::space::Backing;
 use crate::memory::transfer::{self, Position};
-use crate::memory::Access;
 
 const MAP_SHARED: u64 = 1;
 const MAP_TYPE: u64 = 0xf;
@@ -59,7 +59,12 @@ pub(super) fn brk(linux: &mut Linux, [wanted, ..]: Arguments) -> Served {
         let free = memory.space().is_free(old_end, new_end);
         let room = new_end <= memory.space().rooms().mmap_top.0;
         let growth = new_end - old_end;
-        if !free || !room || memory.map_zero(old_end, growth, Protection::READ_WRITE).is_err() {
+        if !free
+            || !room
+            || memory
+                .map_zero(old_end, growth, Protection::READ_WRITE)
+                .is_err()
+        {
             return Ok(current);
         }
     } else if new_end < old_end {
@@ -93,7 +98,9 @@ pub(super) fn mmap(
         linux.memory.map_zero(start, length, protection)?;
         return Ok(start);
     }
-    linux.memory.map_zero(start, length, Protection::READ_WRITE)?;
+    linux
+        .memory
+        .map_zero(start, length, Protection::READ_WRITE)?;
     fill_from_file(linux, start, length, fd, offset)?;
     linux.memory.protect(start, start + length, protection)?;
     Ok(start)
@@ -119,11 +126,19 @@ fn place(linux: &Linux, address: u64, length: u64, flags: u64) -> Result<u64, Er
     }
 }
 
-fn fill_from_file(linux: &mut Linux, start: u64, length: u64, fd: u64, offset: u64) -> Result<(), super::Stop> {
+fn fill_from_file(
+    linux: &mut Linux,
+    start: u64,
+    length: u64,
+    fd: u64,
+    offset: u64,
+) -> Result<(), super::Stop> {
     let mut done = 0;
     while done < length {
         let file = linux.files.get(fd)?;
-        let slices = linux.memory.slices(start + done, length - done, Access::Write)?;
+        let slices = linux
+            .memory
+            .slices(start + done, length - done, Access::Write)?;
         let at = i64::try_from(offset + done).map_err(|_| Errno::OVERFLOW)?;
         match transfer::read(file.host(), &slices, Position::At(at))? {
             0 => break,
@@ -200,10 +215,14 @@ pub(super) fn mremap(
     if target < old_end && old < target + new_length {
         return Err(Errno::INVAL.into());
     }
-    linux.memory.map_zero(target, new_length, Protection::READ_WRITE)?;
+    linux
+        .memory
+        .map_zero(target, new_length, Protection::READ_WRITE)?;
     linux.memory.protect(old, old_end, Protection::READ_WRITE)?;
     copy(linux, old, target, old_length.min(new_length))?;
-    linux.memory.protect(target, target + new_length, area.protection)?;
+    linux
+        .memory
+        .protect(target, target + new_length, area.protection)?;
     linux.memory.unmap(old, old_end)?;
     Ok(target)
 }

@@ -9,11 +9,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access as HostAccess, AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Access as HostAccess, AtFlags, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use super::file::{OpenFile, is_ordinary, statx_of, write_stat};
+use super::file::{Files, OpenFile, is_ordinary, statx_of, write_stat};
 use super::{Arguments, Linux, Served, Stop};
 
 const MAX_PATH: usize = 4095;
@@ -129,7 +129,13 @@ impl Place<'_> {
             resolve,
         );
         // A link that leads out of the granted directory leads to something that does not exist.
-        opened.map_err(|error| if error == Errno::XDEV { Errno::NOENT } else { error })
+        opened.map_err(|error| {
+            if error == Errno::XDEV {
+                Errno::NOENT
+            } else {
+                error
+            }
+        })
     }
 
     /// The directory that holds the last part of the path, and that part.
@@ -171,7 +177,10 @@ impl Place<'_> {
 
 impl Linux {
     fn path_argument(&mut self, at: u64) -> Result<Vec<u8>, Stop> {
-        let path = self.memory.read_string(at, MAX_PATH)?.ok_or(Errno::NAMETOOLONG)?;
+        let path = self
+            .memory
+            .read_string(at, MAX_PATH)?
+            .ok_or(Errno::NAMETOOLONG)?;
         if path.is_empty() {
             return Err(Errno::NOENT.into());
         }
@@ -187,13 +196,21 @@ impl Linux {
         let base = if directory as i32 == AT_FDCWD {
             &self.files.directory
         } else {
-            self.files.get(directory)?.path.as_ref().ok_or(Errno::NOTDIR)?
+            self.files
+                .get(directory)?
+                .path
+                .as_ref()
+                .ok_or(Errno::NOTDIR)?
         };
         Ok(clean(&[base, &b"/"[..], &path].concat()))
     }
 
     fn place(&mut self, directory: u64, at: u64) -> Result<Place<'_>, Stop> {
         let guest = self.absolute(directory, at)?;
+        Ok(self.place_of(guest)?)
+    }
+
+    fn place_of(&self, guest: Vec<u8>) -> Result<Place<'_>, Errno> {
         let mut best: Option<(&Grant, &[u8])> = None;
         for grant in &self.files.grants {
             let prefix = grant.guest.as_os_str().as_encoded_bytes();
@@ -205,12 +222,28 @@ impl Linux {
             }
         }
         let (grant, rest) = best.ok_or(Errno::NOENT)?;
-        let relative = if rest.is_empty() { b".".to_vec() } else { rest.to_vec() };
+        let relative = if rest.is_empty() {
+            b".".to_vec()
+        } else {
+            rest.to_vec()
+        };
         Ok(Place {
             grant,
             relative,
             guest,
         })
+    }
+}
+
+impl Files {
+    /// The directories that lead to a granted one exist, though nothing else is in them.
+    fn stat_above_grants(&self, guest: &[u8]) -> Option<Stat> {
+        let leads =
+            |grant: &&Grant| below(grant.guest.as_os_str().as_encoded_bytes(), guest).is_some();
+        let grant = self.grants.iter().find(leads)?;
+        let mut stat = rustix::fs::fstat(&grant.directory).ok()?;
+        stat.st_mode = libc::S_IFDIR | 0o555;
+        Some(stat)
     }
 }
 
@@ -282,8 +315,11 @@ pub(super) fn newfstatat(linux: &mut Linux, [directory, path, at, flags, ..]: Ar
     if is_empty_path(linux, path, flags)? {
         return super::file::fstat(linux, [directory, at, 0, 0, 0, 0]);
     }
-    let host = linux.place(directory, path)?.look(flags & AT_SYMLINK_NOFOLLOW == 0)?;
-    let stat = rustix::fs::fstat(&host)?;
+    let guest = linux.absolute(directory, path)?;
+    let stat = match linux.place_of(guest.clone()) {
+        Ok(place) => rustix::fs::fstat(place.look(flags & AT_SYMLINK_NOFOLLOW == 0)?)?,
+        Err(error) => linux.files.stat_above_grants(&guest).ok_or(error)?,
+    };
     write_stat(linux, at, &stat)
 }
 
@@ -303,7 +339,11 @@ fn is_empty_path(linux: &mut Linux, path: u64, flags: u64) -> Result<bool, Stop>
     if flags & AT_EMPTY_PATH == 0 {
         return Ok(false);
     }
-    let first: u8 = if path == 0 { 0 } else { linux.memory.read_value(path)? };
+    let first: u8 = if path == 0 {
+        0
+    } else {
+        linux.memory.read_value(path)?
+    };
     Ok(first == 0)
 }
 
@@ -330,7 +370,10 @@ pub(super) fn readlink(linux: &mut Linux, [path, at, length, ..]: Arguments) -> 
 }
 
 /// `readlinkat`.
-pub(super) fn readlinkat(linux: &mut Linux, [directory, path, at, length, ..]: Arguments) -> Served {
+pub(super) fn readlinkat(
+    linux: &mut Linux,
+    [directory, path, at, length, ..]: Arguments,
+) -> Served {
     if length as i32 <= 0 {
         return Err(Errno::INVAL.into());
     }
@@ -433,7 +476,9 @@ pub(super) fn utimensat(linux: &mut Linux, [directory, path, times, ..]: Argumen
     let mut both = [now, now];
     if times != 0 {
         for (at, time) in (0..).step_by(16).zip(&mut both) {
-            time.tv_sec = linux.memory.read_value(times.checked_add(at).ok_or(Errno::FAULT)?)?;
+            time.tv_sec = linux
+                .memory
+                .read_value(times.checked_add(at).ok_or(Errno::FAULT)?)?;
             time.tv_nsec = linux.memory.read_value::<i64>(times + at + 8)? as _;
         }
     }
@@ -506,7 +551,12 @@ mod tests {
         let grant = Grant::parse("/tmp:/data/:ro").unwrap();
         assert!(grant.read_only);
         assert_eq!(grant.guest, Path::new("/data"));
-        for bad in ["/tmp", "/tmp:data", ":/data", "/nonexistent-directory:/data"] {
+        for bad in [
+            "/tmp",
+            "/tmp:data",
+            ":/data",
+            "/nonexistent-directory:/data",
+        ] {
             assert!(Grant::parse(bad).is_err(), "{bad}");
         }
     }

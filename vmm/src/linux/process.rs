@@ -81,7 +81,10 @@ pub(super) fn prctl(_: &mut Linux, [option, ..]: Arguments) -> Served {
 }
 
 /// `futex`: waking wakes nobody; waiting would be for ever, as there is no other thread.
-pub(super) fn futex(linux: &mut Linux, [address, operation, value, timeout, ..]: Arguments) -> Served {
+pub(super) fn futex(
+    linux: &mut Linux,
+    [address, operation, value, timeout, ..]: Arguments,
+) -> Served {
     const COMMAND: u64 = 0x7f;
     match operation & COMMAND {
         0 | 9 => {

@@ -109,7 +109,10 @@ impl Start {
     }
 
     fn push_all(&self, strings: &[Vec<u8>], text: &mut Text) -> Result<Vec<u64>, StartError> {
-        strings.iter().map(|string| text.push_string(string)).collect()
+        strings
+            .iter()
+            .map(|string| text.push_string(string))
+            .collect()
     }
 }
 
@@ -141,7 +144,9 @@ impl Text {
 
     fn push_string(&mut self, string: &[u8]) -> Result<u64, StartError> {
         if string.contains(&0) {
-            return Err(StartError::Nul(String::from_utf8_lossy(string).into_owned()));
+            return Err(StartError::Nul(
+                String::from_utf8_lossy(string).into_owned(),
+            ));
         }
         self.push(&[string, b"\0"].concat())
     }

@@ -206,6 +206,9 @@ mod tests {
             let (topic, process) = (call.topic, call.process);
             writeln!(table, "| {number} | `{name}` | {topic:?} | {process:?} |").unwrap();
         }
-        assert!(document.contains(&table), "SYSCALLS.md should hold:\n{table}");
+        assert!(
+            document.contains(&table),
+            "SYSCALLS.md should hold:\n{table}"
+        );
     }
 }

@@ -31,7 +31,9 @@ fn write_time(linux: &mut Linux, at: u64, seconds: i64, fraction: i64) -> Served
 fn read_timespec(linux: &mut Linux, at: u64) -> Result<Timespec, Stop> {
     let [seconds, nanoseconds]: [i64; 2] = [
         linux.memory.read_value(at)?,
-        linux.memory.read_value(at.checked_add(8).ok_or(Errno::FAULT)?)?,
+        linux
+            .memory
+            .read_value(at.checked_add(8).ok_or(Errno::FAULT)?)?,
     ];
     if seconds < 0 || !(0..NANOSECONDS).contains(&nanoseconds) {
         return Err(Errno::INVAL.into());

@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::paging::{NO_EXECUTE, PRESENT, USED, USER, WRITABLE};
 use super::reservation::{Overlay, Reservation};
 use super::tables::Tables;
-use super::{GuestMemory, MemoryCounts, transfer};
+use super::{Forgotten, GuestMemory, MemoryCounts, transfer};
 use crate::plan::{Content, Mapping, Plan, SHARED_BASE, Sharing};
 use crate::pool::Segments;
 
@@ -97,7 +97,8 @@ impl GuestMemory {
         if plan.shared_length > 0 {
             // Zero pages among the shared ones, or all of them for a private copy.
             let writable = backing == Backing::Copy;
-            self.reservation.map_anonymous(ram_room, plan.shared_length, writable)?;
+            self.reservation
+                .map_anonymous(ram_room, plan.shared_length, writable)?;
         }
         for mapping in &plan.mappings {
             let offset = match mapping.sharing {
@@ -130,7 +131,8 @@ impl GuestMemory {
             Sharing::Shared => Overlay::Shared,
             Sharing::Private => Overlay::Private,
         };
-        self.reservation.map_segment(at, mapping.length, file, offset, overlay)?;
+        self.reservation
+            .map_segment(at, mapping.length, file, offset, overlay)?;
         if mapping.windows {
             // Pages that were dropped come back as 2 MiB folios.
             self.reservation.advise_huge(at, mapping.length)?;
@@ -169,7 +171,9 @@ impl GuestMemory {
         for (at, (page, protection)) in pages.iter().zip(protections).enumerate() {
             let physical = at as u64 * PAGE_SIZE;
             let slice = self.slice(super::Place::Ram(physical), PAGE_SIZE);
-            slice.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?.copy_from(page);
+            slice
+                .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?
+                .copy_from(page);
             self.tables.write_monitor_page(
                 &self.ram,
                 plan.rooms.monitor.0 + physical,
@@ -189,14 +193,14 @@ impl GuestMemory {
             let mut window = mapping.address.window().0;
             while window < mapping.end() {
                 if filled != Some(window) {
-                    self.update_window(window)?;
+                    self.update_window(window, Forgotten::Nothing)?;
                     filled = Some(window);
                 }
                 window += WINDOW_SIZE;
             }
         }
         let stack = plan.rooms.stack_high.0 - WINDOW_SIZE;
-        self.update_window(stack)?;
+        self.update_window(stack, Forgotten::Nothing)?;
         Ok(())
     }
 }

@@ -185,9 +185,14 @@ impl GuestMemory {
     }
 
     /// Maps `length` bytes of zeros at `start`, in place of what was there.
-    pub fn map_zero(&mut self, start: u64, length: u64, protection: Protection) -> Result<(), GrowError> {
+    pub fn map_zero(
+        &mut self,
+        start: u64,
+        length: u64,
+        protection: Protection,
+    ) -> Result<(), GrowError> {
         let end = start + length;
-        self.reset(start, end)?;
+        let forgotten = self.reset(start, end)?;
         let backing = space::Backing::Private;
         self.space.map(
             start,
@@ -200,24 +205,29 @@ impl GuestMemory {
         let more = self.space.private_bytes();
         if more > self.limit {
             self.space.unmap(start, end);
-            self.update(start, end)?;
+            self.update(start, end, forgotten)?;
             return Err(GrowError::Limit(self.limit >> 10));
         }
-        self.update(start, end)
+        self.update(start, end, forgotten)
     }
 
     /// Removes what is mapped in `start..end`.
     pub fn unmap(&mut self, start: u64, end: u64) -> Result<(), GrowError> {
-        self.reset(start, end)?;
+        let forgotten = self.reset(start, end)?;
         self.space.unmap(start, end);
-        self.update(start, end)
+        self.update(start, end, forgotten)
     }
 
     /// Changes the protection of `start..end`; false when that is refused.
-    pub fn protect(&mut self, start: u64, end: u64, protection: Protection) -> Result<bool, GrowError> {
+    pub fn protect(
+        &mut self,
+        start: u64,
+        end: u64,
+        protection: Protection,
+    ) -> Result<bool, GrowError> {
         let allowed = self.space.protect(start, end, protection);
         if allowed {
-            self.update(start, end)?;
+            self.update(start, end, Forgotten::Nothing)?;
         }
         Ok(allowed)
     }
@@ -251,7 +261,7 @@ impl GuestMemory {
             return Ok(self.last_fault.replace(address) != Some(address));
         }
         self.last_fault = None;
-        self.update_window(window)?;
+        self.update_window(window, Forgotten::Nothing)?;
         Ok(true)
     }
 
@@ -303,12 +313,20 @@ impl GuestMemory {
     }
 
     /// Writes a value at `address`.
-    pub fn write_value<T: ByteValued>(&mut self, address: u64, value: &T) -> Result<(), BadAddress> {
+    pub fn write_value<T: ByteValued>(
+        &mut self,
+        address: u64,
+        value: &T,
+    ) -> Result<(), BadAddress> {
         self.write(address, value.as_slice())
     }
 
     /// Reads a string that ends with NUL, of at most `limit` bytes; `None` when it is longer.
-    pub fn read_string(&mut self, address: u64, limit: usize) -> Result<Option<Vec<u8>>, BadAddress> {
+    pub fn read_string(
+        &mut self,
+        address: u64,
+        limit: usize,
+    ) -> Result<Option<Vec<u8>>, BadAddress> {
         let mut text = Vec::new();
         let mut at = address;
         while text.len() <= limit {
@@ -328,7 +346,9 @@ impl GuestMemory {
     /// Reads a monitor page (RAM window 0), which no guest address reaches.
     pub fn read_monitor(&self, physical: u64, into: &mut [u8]) -> Result<(), BadAddress> {
         let length = into.len() as u64;
-        let inside = physical.checked_add(length).is_some_and(|end| end <= WINDOW_SIZE);
+        let inside = physical
+            .checked_add(length)
+            .is_some_and(|end| end <= WINDOW_SIZE);
         let slice = self.slice(Place::Ram(physical), length).filter(|_| inside);
         slice.ok_or(BadAddress(physical))?.copy_to(into);
         Ok(())
@@ -347,7 +367,8 @@ impl GuestMemory {
             space::Backing::Private => {
                 let window = at & !(WINDOW_SIZE - 1);
                 if self.windows.get(&window).is_none_or(|w| w.ram.is_none()) {
-                    self.update_window(window).map_err(|_| BadAddress(at))?;
+                    self.update_window(window, Forgotten::Nothing)
+                        .map_err(|_| BadAddress(at))?;
                 }
                 let ram = self.windows.get(&window).and_then(|window| window.ram);
                 let place = Place::Ram(ram.ok_or(BadAddress(at))? + (at - window));
@@ -367,10 +388,17 @@ impl GuestMemory {
         region.get_slice(offset as usize, length as usize).ok()
     }
 
-    /// Replaces the private memory of `start..end` by untouched zeros.
-    fn reset(&mut self, start: u64, end: u64) -> Result<(), GrowError> {
+    /// Replaces the private memory of `start..end` by untouched zeros. As the host's mapping is
+    /// replaced, its kernel forgets every translation to what was there.
+    fn reset(&mut self, start: u64, end: u64) -> Result<Forgotten, GrowError> {
         self.each_private(start, end, |reservation, at, length| {
             reservation.map_anonymous(at, length, true)
+        })?;
+        let private = |(_, area): (u64, Area)| area.backing == space::Backing::Private;
+        Ok(if self.space.over(start, end).all(private) {
+            Forgotten::All
+        } else {
+            Forgotten::Nothing
         })
     }
 
@@ -397,13 +425,15 @@ impl GuestMemory {
     }
 
     /// Brings the tables of every window in `start..end` that has been touched up to date.
-    fn update(&mut self, start: u64, end: u64) -> Result<(), GrowError> {
+    fn update(&mut self, start: u64, end: u64, forgotten: Forgotten) -> Result<(), GrowError> {
         let first = start & !(WINDOW_SIZE - 1);
         let touched: Vec<u64> = self.windows.range(first..end).map(|(&w, _)| w).collect();
-        touched.into_iter().try_for_each(|window| self.update_window(window))
+        touched
+            .into_iter()
+            .try_for_each(|window| self.update_window(window, forgotten))
     }
 
-    fn update_window(&mut self, window: u64) -> Result<(), GrowError> {
+    fn update_window(&mut self, window: u64, forgotten: Forgotten) -> Result<(), GrowError> {
         let mut state = self.windows.get(&window).copied().unwrap_or_default();
         let private = self
             .space
@@ -420,7 +450,8 @@ impl GuestMemory {
         let entries = paging::window_entries(&self.space, window, state.ram);
         let written = self.tables.write(&self.ram, window, state.table, entries)?;
         state.table = written.table;
-        self.flush |= written.stale;
+        let remembered = written.stale && forgotten == Forgotten::Nothing;
+        self.flush |= remembered || written.restructured;
         self.counts.large_entries += written.large;
         self.counts.small_entries += written.small;
         self.windows.insert(window, state);
@@ -456,7 +487,13 @@ impl GuestMemory {
         Ok(())
     }
 
-    fn request_slot(&mut self, physical: u64, offset: u64, length: u64, read_only: bool) -> io::Result<()> {
+    fn request_slot(
+        &mut self,
+        physical: u64,
+        offset: u64,
+        length: u64,
+        read_only: bool,
+    ) -> io::Result<()> {
         let host = self.reservation.host_address(offset, length)?;
         self.slots.push(SlotRequest {
             slot: self.next_slot,
@@ -468,6 +505,13 @@ impl GuestMemory {
         self.next_slot += 1;
         Ok(())
     }
+}
+
+/// What the kernel has forgotten already of the translations that are being withdrawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Forgotten {
+    Nothing,
+    All,
 }
 
 /// An offset in RAM or in the shared pages.

@@ -119,7 +119,12 @@ impl Reservation {
         // region does not unmap it when dropped.
         let region = unsafe {
             let start = self.base.as_ptr().add(offset as usize);
-            MmapRegion::build_raw(start, length as usize, libc::PROT_READ | libc::PROT_WRITE, flags)
+            MmapRegion::build_raw(
+                start,
+                length as usize,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+            )
         };
         region.map_err(io::Error::other)
     }
@@ -175,7 +180,9 @@ impl Reservation {
     /// Refuses ranges that are empty, not made of pages, or reach outside the reservation.
     fn check(&self, offset: u64, length: u64) -> io::Result<()> {
         let whole = (offset | length).is_multiple_of(PAGE_SIZE) && length > 0;
-        let inside = offset.checked_add(length).is_some_and(|end| end <= self.length);
+        let inside = offset
+            .checked_add(length)
+            .is_some_and(|end| end <= self.length);
         if whole && inside {
             Ok(())
         } else {
@@ -209,7 +216,10 @@ mod tests {
     #[test]
     fn overlays_stay_inside() {
         let reservation = Reservation::new(2 * WINDOW_SIZE).unwrap();
-        assert_eq!(reservation.host_address(0, PAGE_SIZE).unwrap() % WINDOW_SIZE, 0);
+        assert_eq!(
+            reservation.host_address(0, PAGE_SIZE).unwrap() % WINDOW_SIZE,
+            0
+        );
         assert!(reservation.map_anonymous(0, WINDOW_SIZE, true).is_ok());
         for (offset, length) in [
             (2 * WINDOW_SIZE, PAGE_SIZE),

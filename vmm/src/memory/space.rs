@@ -94,18 +94,8 @@ impl AddressSpace {
     /// Puts an area at `start`, in place of whatever was there.
     pub fn map(&mut self, start: u64, area: Area) {
         self.unmap(start, area.end);
-        let previous = self.areas.range(..start).next_back();
-        if let Some((&at, before)) = previous {
-            if before.end == start && joins(at, before, &area) {
-                let joined = Area {
-                    end: area.end,
-                    ..*before
-                };
-                self.areas.insert(at, joined);
-                return;
-            }
-        }
         self.areas.insert(start, area);
+        self.join(start, area.end);
     }
 
     /// Removes whatever is mapped in `start..end`.
@@ -137,6 +127,7 @@ impl AddressSpace {
         for (_, area) in self.areas.range_mut(start..end) {
             area.protection = protection;
         }
+        self.join(start, end);
         true
     }
 
@@ -208,6 +199,22 @@ impl AddressSpace {
             .filter(|(_, area)| area.backing == Backing::Private && area.accessible())
             .map(|(at, area)| area.end - at)
             .sum()
+    }
+
+    /// Joins areas that became alike in `start..end` and at its two ends.
+    fn join(&mut self, start: u64, end: u64) {
+        let before = self.areas.range(..start).next_back();
+        let mut at = before.map_or(start, |(&at, _)| at);
+        while let Some((next, area)) = self.areas.range(at + 1..end.max(at) + 1).next().map(|(&n, &a)| (n, a))
+        {
+            match self.areas.get_mut(&at) {
+                Some(previous) if previous.end == next && joins(at, previous, &area) => {
+                    previous.end = area.end;
+                    self.areas.remove(&next);
+                }
+                _ => at = next,
+            }
+        }
     }
 
     fn split(&mut self, address: u64) {
@@ -286,6 +293,8 @@ mod tests {
         assert!(!space.protect(0x50_3000, 0x50_5000, Protection::READ));
         assert!(!space.protect(0x4f_f000, 0x50_1000, Protection::READ));
         assert_eq!(list(&space).len(), 3);
+        assert!(space.protect(0x50_1000, 0x50_2000, Protection::READ_WRITE));
+        assert_eq!(list(&space), [(0x50_0000, 0x50_4000, "rw-".into())]);
     }
 
     #[test]

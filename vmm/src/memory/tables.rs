@@ -22,6 +22,8 @@ pub(super) struct Written {
     pub(super) table: Option<u64>,
     /// The processor may remember something that no longer holds.
     pub(super) stale: bool,
+    /// A window that was one entry is a table now, or the other way round.
+    pub(super) restructured: bool,
     /// 2 MiB entries written.
     pub(super) large: u64,
     /// Present 4 KiB entries written.
@@ -85,7 +87,7 @@ impl Tables {
                     }
                 }
                 if fresh {
-                    written.stale |= load(ram, slot)? & PRESENT != 0;
+                    written.restructured = load(ram, slot)? & PRESENT != 0;
                     store(ram, slot, table | TABLE)?;
                 }
                 written.table = Some(table);

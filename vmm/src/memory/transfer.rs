@@ -104,7 +104,10 @@ pub(crate) fn record_lock(
     command: i32,
     lock: &mut [u8; 32],
 ) -> io::Result<()> {
-    debug_assert!(matches!(command, libc::F_GETLK | libc::F_SETLK | libc::F_SETLKW));
+    debug_assert!(matches!(
+        command,
+        libc::F_GETLK | libc::F_SETLK | libc::F_SETLKW
+    ));
     // SAFETY: the three commands read and write one `struct flock`, which is 32 bytes long with
     // alignment 8; the kernel copies byte by byte and does not need the alignment.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), command, lock.as_mut_ptr()) };

@@ -61,7 +61,9 @@ fn split_range(map: &ImageMap, range: &Range, pieces: &mut Vec<Piece>) {
             at = next;
         }
     };
-    let object = range.source.and_then(|source| map.objects.get(&source.object));
+    let object = range
+        .source
+        .and_then(|source| map.objects.get(&source.object));
     let mut page = first;
     for extent in object.iter().flat_map(|o| o.slice(first, end - first)) {
         emit(page, extent.file_page, None);

@@ -38,9 +38,12 @@ pub(super) fn become_guest(
     let prepared = prepare(guest, confinement, &mut to_parent);
     let ready = prepared.and_then(|()| {
         let mut word = [0];
-        go.read_exact(&mut word).map_err(|error| format!("waiting for the parent: {error}"))?;
+        go.read_exact(&mut word)
+            .map_err(|error| format!("waiting for the parent: {error}"))?;
         let now = Stamp::now().0.to_le_bytes();
-        to_parent.write_all(&now).map_err(|error| format!("telling the parent: {error}"))
+        to_parent
+            .write_all(&now)
+            .map_err(|error| format!("telling the parent: {error}"))
     });
     if let Err(why) = ready {
         let _ = to_parent.write_all(&[&[FAILED], why.as_bytes()].concat());
@@ -66,7 +69,9 @@ fn prepare(
         files::enter(guest.grants).map_err(|error| error.to_string())?;
     }
     limit_memory(guest.plan).map_err(|error| format!("limiting memory: {error}"))?;
-    confinement.enter_guest().map_err(|error| error.to_string())?;
+    confinement
+        .enter_guest()
+        .map_err(|error| error.to_string())?;
     to_parent
         .write_all(&[&[READY], &mapped[..]].concat())
         .map_err(|error| format!("telling the parent: {error}"))
@@ -102,7 +107,10 @@ fn map_shared(guest: &Guest<'_>, mapping: &Mapping) -> std::io::Result<()> {
     let behind = match mapping.content {
         Content::Zero => Behind::Nothing,
         Content::Segment { segment, offset } => {
-            let file = guest.segments.get(segment).ok_or(std::io::ErrorKind::NotFound)?;
+            let file = guest
+                .segments
+                .get(segment)
+                .ok_or(std::io::ErrorKind::NotFound)?;
             match mapping.sharing {
                 Sharing::Shared => Behind::Shared(file, offset),
                 Sharing::Private => Behind::Private(file, offset),
@@ -122,7 +130,10 @@ fn copy(guest: &Guest<'_>, mapping: &Mapping) -> std::io::Result<()> {
     let writable = libc::PROT_READ | libc::PROT_WRITE;
     system::map_at(mapping.address.0, mapping.length, writable, Behind::Nothing)?;
     if let Content::Segment { segment, offset } = mapping.content {
-        let file = guest.segments.file(segment).ok_or(std::io::ErrorKind::NotFound)?;
+        let file = guest
+            .segments
+            .file(segment)
+            .ok_or(std::io::ErrorKind::NotFound)?;
         for (start, end) in guest.plan.image_parts(mapping) {
             // SAFETY: part of what was just mapped, writable.
             let part = unsafe { system::bytes(start, end - start) };

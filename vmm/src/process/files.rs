@@ -35,18 +35,22 @@ fn step(what: &'static str) -> impl Fn(Errno) -> FilesError {
 /// Leaves this process with the directories of `grants` and no other file. All that other
 /// processes see stays as it was.
 pub(super) fn enter(grants: &[Grant]) -> Result<(), FilesError> {
+    // Taken while this process is in the namespace that their descriptors belong to.
+    let trees: Result<Vec<_>, _> = grants
+        .iter()
+        .map(|grant| Ok((grant, tree(grant)?)))
+        .collect();
+    let mut trees = trees?;
     unshare()?;
     rustix::mount::mount_change(
         "/",
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )
     .map_err(step("leaving shared mounts"))?;
-    let trees: Result<Vec<_>, _> = grants.iter().map(|grant| Ok((grant, tree(grant)?))).collect();
     let root = empty_root()?;
     attach(&root, "/")?;
     rustix::process::fchdir(&root).map_err(step("entering the new root"))?;
     rustix::process::chroot(".").map_err(step("entering the new root"))?;
-    let mut trees = trees?;
     // Outer directories first, so that inner ones are attached inside them.
     trees.sort_by_key(|(grant, _)| grant.guest.as_os_str().len());
     for (grant, tree) in &trees {
@@ -77,8 +81,10 @@ fn tree(grant: &Grant) -> Result<OwnedFd, FilesError> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
-    rustix::mount::open_tree(grant.directory(), "", flags)
-        .map_err(step("taking a granted directory"))
+    rustix::mount::open_tree(grant.directory(), "", flags).map_err(|error| match error {
+        Errno::PERM => FilesError::NotPermitted,
+        other => FilesError::Step("taking a granted directory", other),
+    })
 }
 
 fn empty_root() -> Result<OwnedFd, FilesError> {

@@ -55,7 +55,15 @@ pub(super) fn wait(child: Pid, plan: &Plan) -> io::Result<(Outcome, HostUsage)> 
         let signal = libc::WSTOPSIG(status);
         if status >> 16 == libc::PTRACE_EVENT_STOP {
             let stopped = signal != libc::SIGTRAP;
-            resume(child, if stopped { libc::PTRACE_LISTEN } else { libc::PTRACE_CONT }, 0);
+            resume(
+                child,
+                if stopped {
+                    libc::PTRACE_LISTEN
+                } else {
+                    libc::PTRACE_CONT
+                },
+                0,
+            );
         } else {
             fault = fault_of(child, signal, plan).map(|fault| (signal, fault));
             resume(child, libc::PTRACE_CONT, signal);
@@ -97,7 +105,13 @@ fn resume(child: Pid, request: libc::c_uint, signal: i32) {
 
 /// What the signal that is about to be delivered says of the guest, if it is a fault's.
 fn fault_of(child: Pid, signal: i32, plan: &Plan) -> Option<Fault> {
-    let faults = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP];
+    let faults = [
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGILL,
+        libc::SIGFPE,
+        libc::SIGTRAP,
+    ];
     if !faults.contains(&signal) {
         return None;
     }
@@ -109,7 +123,11 @@ fn fault_of(child: Pid, signal: i32, plan: &Plan) -> Option<Fault> {
     let (info, registers, failed) = unsafe {
         let one = libc::ptrace(libc::PTRACE_GETSIGINFO, pid, none, info.as_mut_ptr());
         let two = libc::ptrace(libc::PTRACE_GETREGS, pid, none, registers.as_mut_ptr());
-        (info.assume_init(), registers.assume_init(), one < 0 || two < 0)
+        (
+            info.assume_init(),
+            registers.assume_init(),
+            one < 0 || two < 0,
+        )
     };
     // A signal that a process sent is not a fault.
     if failed || info.si_code <= 0 {

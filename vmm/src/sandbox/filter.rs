@@ -161,7 +161,10 @@ fn other_requests() -> Result<Rules, FilterError> {
         .iter()
         .map(|&request| condition(1, SeccompCmpOp::Ne, request))
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(Rules::from([(libc::SYS_ioctl, vec![SeccompRule::new(neither)?])]))
+    Ok(Rules::from([(
+        libc::SYS_ioctl,
+        vec![SeccompRule::new(neither)?],
+    )]))
 }
 
 fn errno(error: i32) -> SeccompAction {
@@ -169,18 +172,37 @@ fn errno(error: i32) -> SeccompAction {
 }
 
 /// Argument `index` compared by its lower half, as the kernel reads it.
-fn condition(index: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompCondition, FilterError> {
-    Ok(SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value)?)
+fn condition(
+    index: u8,
+    operator: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, FilterError> {
+    Ok(SeccompCondition::new(
+        index,
+        SeccompCmpArgLen::Dword,
+        operator,
+        value,
+    )?)
 }
 
 fn any_of(index: u8, values: &[u64]) -> Result<Vec<SeccompRule>, FilterError> {
     values
         .iter()
-        .map(|&value| Ok(SeccompRule::new(vec![condition(index, SeccompCmpOp::Eq, value)?])?))
+        .map(|&value| {
+            Ok(SeccompRule::new(vec![condition(
+                index,
+                SeccompCmpOp::Eq,
+                value,
+            )?])?)
+        })
         .collect()
 }
 
-fn install(rules: Rules, mismatch: SeccompAction, matched: SeccompAction) -> Result<(), FilterError> {
+fn install(
+    rules: Rules,
+    mismatch: SeccompAction,
+    matched: SeccompAction,
+) -> Result<(), FilterError> {
     let filter = SeccompFilter::new(rules, mismatch, matched, TargetArch::x86_64)?;
     let program: BpfProgram = filter.try_into()?;
     Ok(seccompiler::apply_filter(&program)?)

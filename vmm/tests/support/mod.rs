@@ -1,7 +1,7 @@
 //! A directory of the shape that a mounted pool has, made from static executables: enough for a
 //! VMM, which only reads `images/NAME/TAG/map` and `segments/ID`.
 
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -68,7 +68,11 @@ impl TestPool {
     fn map_of(&mut self, path: &Path, placement: Placement) -> ImageMap {
         let file = fs::read(path).unwrap();
         let elf = Elf::parse(&file).unwrap();
-        let bias = if elf.header.e_type == goblin::elf::header::ET_DYN { 0x40_0000 } else { 0 };
+        let bias = if elf.header.e_type == goblin::elf::header::ET_DYN {
+            0x40_0000
+        } else {
+            0
+        };
         let (pages, headers) = load(&elf, &file, bias);
         let mut shared = View::default();
         let mut private = View::default();
@@ -131,7 +135,11 @@ struct Page {
 fn load(elf: &Elf<'_>, file: &[u8], bias: u64) -> (BTreeMap<u64, Page>, Option<ProgramHeaders>) {
     let mut pages: BTreeMap<u64, Page> = BTreeMap::new();
     let mut headers = None;
-    for segment in elf.program_headers.iter().filter(|h| h.p_type == program_header::PT_LOAD) {
+    for segment in elf
+        .program_headers
+        .iter()
+        .filter(|h| h.p_type == program_header::PT_LOAD)
+    {
         let start = (segment.p_vaddr + bias) & !(PAGE_SIZE - 1);
         let end = segment.p_vaddr + bias + segment.p_memsz;
         let filled = segment.p_vaddr + bias + segment.p_filesz;
@@ -227,7 +235,12 @@ impl SegmentWriter {
     fn create(root: &Path, id: u32) -> Self {
         let id = SegmentId(id);
         let path = root.join("segments").join(id.to_string());
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path).unwrap();
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(path)
+            .unwrap();
         Self {
             file,
             id,
@@ -279,24 +292,38 @@ impl SegmentWriter {
 
     fn finish(self) {
         for (at, window) in self.windows.iter().enumerate() {
-            self.file.write_all_at(window, at as u64 * WINDOW_SIZE).unwrap();
+            self.file
+                .write_all_at(window, at as u64 * WINDOW_SIZE)
+                .unwrap();
         }
         self.file.sync_data().unwrap();
     }
 }
 
 /// Compiles C `source` to a static executable with `compiler` and `flags`.
-pub fn compile(directory: &Path, name: &str, compiler: &str, flags: &[&str], source: &str) -> PathBuf {
+pub fn compile(
+    directory: &Path,
+    name: &str,
+    compiler: &str,
+    flags: &[&str],
+    source: &str,
+) -> PathBuf {
     let input = directory.join(format!("{name}.c"));
     fs::write(&input, source).unwrap();
     let output = directory.join(name);
     let done = Command::new(compiler)
-        .args(["-O1", "-static", "-o"])
+        .arg("-O1")
+        .args((!flags.contains(&"-static-pie")).then_some("-static"))
+        .arg("-o")
         .arg(&output)
         .arg(&input)
         .args(flags)
         .output()
         .unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
     output
 }
