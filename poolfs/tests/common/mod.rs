@@ -15,7 +15,7 @@ use pool_core::description::{
 };
 use pool_core::digest::ObjectId;
 use pool_core::name::{ImageRef, LibraryRef};
-use pool_store::ingest::{Target, UploadObject};
+use pool_store::ingest::{Target, Content};
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreOptions};
 use tempfile::TempDir;
@@ -24,8 +24,7 @@ use tempfile::TempDir;
 pub const POOLFS: &str = env!("CARGO_BIN_EXE_poolfs");
 const PAGE: u64 = 4096;
 
-/// True when nothing can be mounted here; says so. On the project's own machines everything must
-/// run, which `POOL_REQUIRE_FUSE` or being root with /dev/fuse says.
+/// True when nothing can be mounted here; says so. As root with /dev/fuse everything must run.
 pub fn cannot_mount() -> bool {
     let root = rustix::process::geteuid().is_root();
     if root && Path::new("/dev/fuse").exists() {
@@ -102,13 +101,13 @@ impl Pool {
     }
 
     pub fn add_library(&self, name: &str, bytes: &[u8]) -> ObjectId {
-        let object = UploadObject::of(bytes, Placement::Windows { phase: 0 });
+        let content = Content::of(bytes, Placement::Windows { phase: 0 });
+        let id = content.id();
         let target = Target::Library {
             library: name.parse::<LibraryRef>().unwrap(),
-            object: object.id,
+            object: id,
         };
-        let id = object.id;
-        self.store().ingest(target, &[(object, bytes)]).unwrap();
+        self.store().ingest(target, &[content]).unwrap();
         id
     }
 
@@ -178,18 +177,12 @@ impl Pool {
             data: Some(ObjectId::of(&data)),
         };
         let mut contents = vec![
-            (UploadObject::of(&elf, Placement::Sparse), &elf[..]),
-            (
-                UploadObject::of(&text, Placement::Windows { phase: 0 }),
-                &text,
-            ),
-            (UploadObject::of(&data, Placement::Sparse), &data),
+            Content::of(&elf, Placement::Sparse),
+            Content::of(&text, Placement::Windows { phase: 0 }),
+            Content::of(&data, Placement::Sparse),
         ];
         if let Some((_, bytes)) = library {
-            contents.push((
-                UploadObject::of(bytes, Placement::Windows { phase: 0 }),
-                bytes,
-            ));
+            contents.push(Content::of(bytes, Placement::Windows { phase: 0 }));
         }
         self.store().ingest(target, &contents).unwrap();
         Image {
