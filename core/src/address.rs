@@ -23,6 +23,7 @@ impl GuestAddress {
     }
 
     /// Start of the 2 MiB window that holds the address.
+    #[must_use]
     pub const fn window(self) -> Self {
         Self(self.0 & !(WINDOW_SIZE - 1))
     }

@@ -1,5 +1,7 @@
 //! Bad input to the linker: each kind has an error that names the file and says what to do.
 
+#![allow(clippy::unwrap_used)] // In tests and in what only they call.
+
 #[path = "link/support.rs"]
 #[allow(dead_code)]
 mod support;
@@ -9,6 +11,7 @@ use pool_image::link::{LinkError, LinkRequest, link, parse_args};
 use proptest::prelude::*;
 use support::{Compiler, Workshop};
 
+#[track_caller]
 fn refusal(request: &LinkRequest) -> String {
     match link(request, &mut AddressBook::default()) {
         Ok(_) => panic!("linked"),

@@ -129,7 +129,7 @@ pub enum LinkError {
         /// The library.
         library: LibraryRef,
         /// Why not.
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
     /// The registry answered with something that does not fit the request.
     #[error("the registry's answer for {library} is not usable: {problem}")]

@@ -259,7 +259,7 @@ impl<'a> LinkSet<'a> {
             .reserve(&request)
             .map_err(|source| LinkError::Registry {
                 library: library.reference.clone(),
-                source,
+                source: Box::new(source),
             })?;
         check(&request, &reservation).map_err(|problem| LinkError::BadReservation {
             library: library.reference.clone(),

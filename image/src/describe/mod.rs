@@ -1,0 +1,166 @@
+//! Describing an executable: what lies where in its memory, and the objects that hold the bytes.
+//!
+//! The seeds' "file description generator". An executable that `pool link` wrote carries its
+//! layout (see [`crate::layout`]); any other static executable is its own library.
+//!
+//! # Objects
+//!
+//! Objects are *views of memory*: whole pages as a guest sees them, not sections of a file.
+//!
+//! - each library version: the pages of its shared addresses, identical in every image;
+//! - code: the image's other read-only pages. Parts in one 2 MiB window make one object, the gaps
+//!   between them filled with zeros, so that such a window can be mapped whole, text and rodata
+//!   together; parts in separate windows are separate objects;
+//! - data: the first contents of all writable pages, one after another in address order. Their
+//!   pages are mapped one by one and copied when written, so nothing is gained by keeping their
+//!   distances, and one object is the one `data` file that people expect of an image;
+//! - the file itself. Its pages are those of the objects above wherever the linker kept offsets
+//!   and addresses congruent, so storing it costs little.
+
+mod content;
+mod libraries;
+mod load;
+mod objects;
+
+use pool_core::description::{
+    Abi, DESCRIPTION_FORMAT, Description, DescriptionError, FileIdentity, Layout,
+};
+use pool_core::name::LibraryRef;
+use pool_core::{GuestAddress, ObjectId};
+use thiserror::Error;
+
+use crate::elf::{ElfError, Executable, ExecutableKind};
+
+pub use content::{Content, Piece};
+pub use libraries::LayoutError;
+
+/// Why an executable cannot be described.
+#[derive(Debug, Error)]
+pub enum DescribeError {
+    /// It is not a static x86-64 Linux executable.
+    #[error(transparent)]
+    Elf(#[from] ElfError),
+    /// Its layout section contradicts its segments.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// Its first instruction cannot be executed.
+    #[error("the entry point {0} lies in no executable segment: link it as an executable")]
+    Entry(GuestAddress),
+    /// The result breaks a rule of descriptions, such as the number of ranges.
+    #[error("the executable's address map cannot be described: {0}")]
+    Description(#[from] DescriptionError),
+}
+
+/// What an object is to its image.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ObjectRole {
+    /// The shared pages of a library version.
+    Library(LibraryRef),
+    /// Read-only pages of the image's own.
+    Code,
+    /// First contents of writable pages.
+    Data,
+    /// The executable file.
+    File,
+}
+
+/// An object that an image is made of.
+#[derive(Clone, Debug)]
+pub struct ImageObject<'a> {
+    /// Digest of the content.
+    pub id: ObjectId,
+    /// What it is to the image.
+    pub role: ObjectRole,
+    /// Position in its 2 MiB window (0 to 511) at which its first page is mapped.
+    pub phase: u64,
+    /// Its bytes: whole pages, but for [`ObjectRole::File`].
+    pub content: Content<'a>,
+}
+
+/// Whole pages of the file that are pages of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileSpan {
+    pub(crate) file_offset: u64,
+    pub(crate) length: u64,
+    /// Index in the image's objects.
+    pub(crate) object: usize,
+    pub(crate) object_offset: u64,
+}
+
+/// A described executable.
+#[derive(Clone, Debug)]
+pub struct DescribedImage<'a> {
+    /// What lies where. Always passes [`Description::validate`].
+    pub description: Description,
+    /// Objects that ranges refer to, then the file. Two may have the same content.
+    pub objects: Vec<ImageObject<'a>>,
+    /// How the file was linked.
+    pub kind: ExecutableKind,
+    /// True without a symbol table.
+    pub stripped: bool,
+    file: &'a [u8],
+    spans: Vec<FileSpan>,
+}
+
+impl<'a> DescribedImage<'a> {
+    /// The executable file described.
+    pub fn file(&self) -> &'a [u8] {
+        self.file
+    }
+
+    /// The object with this digest.
+    pub fn object(&self, id: &ObjectId) -> Option<&ImageObject<'a>> {
+        self.objects.iter().find(|object| object.id == *id)
+    }
+
+    /// Which pages of the file are pages of which object, sorted by file offset; a page of the
+    /// file that is mapped twice is in two spans.
+    pub(crate) fn spans(&self) -> &[FileSpan] {
+        &self.spans
+    }
+}
+
+/// Describes a static executable.
+pub fn describe(file: &[u8]) -> Result<DescribedImage<'_>, DescribeError> {
+    let executable = Executable::read(file)?;
+    let claims = match executable.layout_section {
+        Some(section) => libraries::read_claims(section)?,
+        None => Vec::new(),
+    };
+    let runs = libraries::cut(load::load(&executable), &claims);
+    libraries::check_shared(&claims, &runs)?;
+    let mut gathered = objects::gather(runs, &claims);
+    let image = FileIdentity {
+        digest: ObjectId::of(file),
+        length: file.len() as u64,
+    };
+    gathered
+        .objects
+        .push(objects::file_object(file, image.digest));
+    let description = Description {
+        format: DESCRIPTION_FORMAT,
+        image,
+        abi: Abi::Linux,
+        layout: match executable.layout_section {
+            Some(_) => Layout::Registered,
+            None => Layout::Own,
+        },
+        load_bias: executable.load_bias,
+        entry: executable.entry,
+        program_headers: executable.program_headers,
+        libraries: gathered.libraries,
+        ranges: gathered.ranges,
+    };
+    description.validate().map_err(|error| match error {
+        DescriptionError::Entry(entry) => DescribeError::Entry(entry),
+        other => DescribeError::Description(other),
+    })?;
+    Ok(DescribedImage {
+        description,
+        objects: gathered.objects,
+        kind: executable.kind,
+        stripped: executable.stripped,
+        file,
+        spans: gathered.spans,
+    })
+}

@@ -1,0 +1,122 @@
+//! Why a file is not an executable that the pool can run.
+
+use pool_core::GuestAddress;
+use pool_core::address::USER_ADDRESS_END;
+use thiserror::Error;
+
+use super::{LOWEST_ADDRESS, MAX_PROGRAM_HEADERS};
+
+/// Why a file is refused. Each message says what would be accepted.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum ElfError {
+    /// No ELF magic.
+    #[error(
+        "this is not an ELF file: give a static x86-64 Linux executable, not a script, an archive \
+         or a compressed file"
+    )]
+    NotElf,
+    /// Something that a header promises lies past the end of the file.
+    #[error(
+        "the file is truncated: {what} end at byte {end}, the file has {length}; copy or link it \
+         again"
+    )]
+    Truncated {
+        /// What was looked for, in the plural.
+        what: &'static str,
+        /// Where it would end.
+        end: u64,
+        /// Length of the file.
+        length: u64,
+    },
+    /// `ELFCLASS32`.
+    #[error("this is a 32-bit executable: build it for x86-64 (without -m32 or -mx32)")]
+    Class32,
+    /// `ELFDATA2MSB`.
+    #[error("this is a big-endian executable: build it for x86-64")]
+    BigEndian,
+    /// Another `e_machine`.
+    #[error("this is an executable for ELF machine {0}: build it for x86-64 (machine 62)")]
+    Machine(u16),
+    /// Another operating system's `EI_OSABI`.
+    #[error(
+        "this executable is marked for another operating system (ELF OS ABI {0}): build it for \
+         Linux"
+    )]
+    OsAbi(u8),
+    /// `ET_REL`.
+    #[error("this is a relocatable object: link it first, with `pool link` or `cc -static`")]
+    Relocatable,
+    /// `ET_CORE`.
+    #[error("this is a core dump: give the executable that it came from")]
+    Core,
+    /// A shared library, or nothing that begins anywhere.
+    #[error("this is a shared library, it has no entry point: give a static executable")]
+    SharedLibrary,
+    /// The entry point lies in a section without bytes (`objcopy --only-keep-debug`).
+    #[error("this file holds debug information alone, its code was left out: give the executable")]
+    DebugOnly,
+    /// Another `e_type`.
+    #[error(
+        "ELF type {0} is neither an executable (2) nor position independent (3): give a static \
+         executable"
+    )]
+    Type(u16),
+    /// `PT_INTERP`.
+    #[error(
+        "this executable is dynamic, it asks for the interpreter {0:?}: link with -static or \
+         -static-pie"
+    )]
+    Interpreter(String),
+    /// `DT_NEEDED`.
+    #[error("this executable is dynamic, it needs shared libraries: link with -static")]
+    NeedsLibraries,
+    /// A program header of an unknown size.
+    #[error("program headers have {0} bytes each, 56 are expected: the file is damaged")]
+    HeaderSize(u16),
+    /// More program headers than Linux reads.
+    #[error(
+        "it has {0} program headers, Linux reads up to {MAX_PROGRAM_HEADERS}: link with fewer \
+         segments"
+    )]
+    TooManyHeaders(u16),
+    /// Nothing to load.
+    #[error("it has no segment to load (PT_LOAD): link it as an executable")]
+    NothingToLoad,
+    /// `p_filesz > p_memsz`.
+    #[error(
+        "segment {0} has more bytes in the file ({1}) than in memory ({2}): the file is damaged"
+    )]
+    FileSize(usize, u64, u64),
+    /// A sum of sizes that does not fit, or ends beyond what a process may use.
+    #[error(
+        "segment {0} reaches past the end of user addresses ({end:#x}): link it lower",
+        end = USER_ADDRESS_END
+    )]
+    PastUserAddresses(usize),
+    /// Below `mmap_min_addr`.
+    #[error(
+        "segment {0} begins at {1}, below the lowest address that Linux maps \
+         ({LOWEST_ADDRESS:#x}): link it higher"
+    )]
+    TooLow(usize, GuestAddress),
+    /// `PT_LOAD` out of order.
+    #[error(
+        "segment {0} at {1} lies below its predecessor: PT_LOAD headers are sorted by address; \
+         link it again"
+    )]
+    Unsorted(usize, GuestAddress),
+    /// Two `PT_LOAD` claim an address.
+    #[error("segment {0} at {1} overlaps its predecessor: link it again")]
+    Overlap(usize, GuestAddress),
+    /// The segments repeat the file's bytes many times over.
+    #[error(
+        "the segments load {loaded} bytes of a file of {length}: they repeat its bytes; link it \
+         again with one segment for each part"
+    )]
+    Repeats {
+        /// Sum of `p_filesz`.
+        loaded: u64,
+        /// Length of the file.
+        length: u64,
+    },
+}

@@ -1,0 +1,338 @@
+//! Reading static x86-64 Linux executables.
+//!
+//! Accepted are `ET_EXEC` and static position-independent (`ET_DYN` without `PT_INTERP` and
+//! `DT_NEEDED`) files, stripped or not, whoever linked them. What Linux would refuse to execute is
+//! refused here with a reason, and so is what Linux would execute but nobody means: a file cut
+//! short in its section headers, segments that repeat the file. Format: System V gABI, chapters 4
+//! and 5, and its x86-64 supplement; loading rules: `fs/binfmt_elf.c` of Linux.
+
+mod error;
+mod sections;
+
+use goblin::container::{Container, Ctx, Endian};
+use goblin::elf::header::{self, Header};
+use goblin::elf::program_header::{self as ph, ProgramHeader};
+use pool_core::GuestAddress;
+use pool_core::address::{Protection, USER_ADDRESS_END};
+use pool_core::description::ProgramHeaders;
+use pool_core::page::{PAGE_SIZE, checked_round_up};
+
+pub use error::ElfError;
+
+/// Lowest address that Linux maps for a process by default (`vm.mmap_min_addr`).
+pub const LOWEST_ADDRESS: u64 = 0x1_0000;
+/// Most program headers that Linux reads (64 KiB of them, `load_elf_phdrs`).
+pub const MAX_PROGRAM_HEADERS: u16 = 1170;
+/// Where position-independent executables are loaded: 64 GiB.
+///
+/// Above everything linked at registered or conventional addresses (the low 4 GiB) and far below
+/// where Linux places `mmap` regions and stacks (the top of the 47 bits), so a plain process can
+/// map it too. Aligned to far more than 2 MiB, so any `p_align` and every large page is honoured.
+/// One fixed address for all is what makes their relocated pages comparable.
+pub const INDEPENDENT_BASE: u64 = 0x10_0000_0000;
+
+const CTX: Ctx = Ctx {
+    container: Container::Big,
+    le: Endian::Little,
+};
+const HEADER_SIZE: u64 = 64;
+const PROGRAM_HEADER_SIZE: u16 = 56;
+/// How many times over the segments may load the file's bytes.
+const MAX_REPEATS: u64 = 2;
+
+/// How an executable was linked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExecutableKind {
+    /// `ET_EXEC`: at the addresses that it names.
+    Fixed,
+    /// Static `ET_DYN`: loaded at [`INDEPENDENT_BASE`], relocates itself.
+    StaticPie,
+}
+
+/// A `PT_LOAD`, checked: it lies in the file, in user addresses, and above its predecessor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// First byte in memory, load bias included.
+    pub address: u64,
+    /// Bytes in memory, not zero.
+    pub memory_size: u64,
+    /// First byte in the file.
+    pub offset: u64,
+    /// Bytes from the file, at most `memory_size`.
+    pub file_size: u64,
+    /// Access that it asks for.
+    pub protection: Protection,
+}
+
+impl Segment {
+    /// First address past the segment.
+    pub fn end(&self) -> u64 {
+        self.address + self.memory_size
+    }
+
+    /// First address past its bytes from the file.
+    pub fn file_end(&self) -> u64 {
+        self.address + self.file_size
+    }
+
+    /// True when file pages can be mapped as memory pages.
+    pub fn is_page_congruent(&self) -> bool {
+        self.address % PAGE_SIZE == self.offset % PAGE_SIZE
+    }
+}
+
+/// A checked executable.
+#[derive(Clone, Debug)]
+pub struct Executable<'a> {
+    /// The whole file.
+    pub file: &'a [u8],
+    /// How it was linked.
+    pub kind: ExecutableKind,
+    /// Added to every address of the file.
+    pub load_bias: u64,
+    /// First instruction, load bias included.
+    pub entry: GuestAddress,
+    /// Segments in address order; at least one.
+    pub segments: Vec<Segment>,
+    /// Where the program headers lie in memory, if they do.
+    pub program_headers: Option<ProgramHeaders>,
+    /// True without a symbol table.
+    pub stripped: bool,
+    /// Bytes of the layout section, if there is one.
+    pub layout_section: Option<&'a [u8]>,
+}
+
+impl<'a> Executable<'a> {
+    /// Reads and checks `file`.
+    pub fn read(file: &'a [u8]) -> Result<Self, ElfError> {
+        let header = read_header(file)?;
+        let headers = read_program_headers(file, &header)?;
+        refuse_dynamic(file, &headers)?;
+        let kind = if header.e_type == header::ET_EXEC {
+            ExecutableKind::Fixed
+        } else if header.e_entry == 0 {
+            return Err(ElfError::SharedLibrary);
+        } else {
+            ExecutableKind::StaticPie
+        };
+        let load_bias = match kind {
+            ExecutableKind::Fixed => 0,
+            ExecutableKind::StaticPie => INDEPENDENT_BASE,
+        };
+        let segments = read_segments(file, &headers, load_bias)?;
+        let program_headers = locate_program_headers(&header, &headers, &segments, load_bias);
+        let sections = sections::read(file, &header)?;
+        Ok(Self {
+            file,
+            kind,
+            load_bias,
+            entry: GuestAddress(header.e_entry.wrapping_add(load_bias)),
+            segments,
+            program_headers,
+            stripped: sections.stripped,
+            layout_section: sections.layout,
+        })
+    }
+}
+
+fn read_header(file: &[u8]) -> Result<Header, ElfError> {
+    if !file.starts_with(header::ELFMAG) {
+        return Err(ElfError::NotElf);
+    }
+    // The class and byte order come first: they decide how long the header is and how to read it.
+    let ident = |at: usize| file.get(at).copied().unwrap_or_default();
+    if ident(header::EI_CLASS) == header::ELFCLASS32 {
+        return Err(ElfError::Class32);
+    }
+    if ident(header::EI_DATA) == header::ELFDATA2MSB {
+        return Err(ElfError::BigEndian);
+    }
+    check_within(file, "the ELF header's bytes", 0, HEADER_SIZE)?;
+    let known = ident(header::EI_CLASS) == header::ELFCLASS64
+        && ident(header::EI_DATA) == header::ELFDATA2LSB;
+    let header = goblin::elf::Elf::parse_header(file)
+        .ok()
+        .filter(|_| known)
+        .ok_or(ElfError::NotElf)?;
+    match ident(header::EI_OSABI) {
+        header::ELFOSABI_NONE | header::ELFOSABI_GNU => {}
+        other => return Err(ElfError::OsAbi(other)),
+    }
+    if header.e_machine != header::EM_X86_64 {
+        return Err(ElfError::Machine(header.e_machine));
+    }
+    match header.e_type {
+        header::ET_EXEC | header::ET_DYN => Ok(header),
+        header::ET_REL => Err(ElfError::Relocatable),
+        header::ET_CORE => Err(ElfError::Core),
+        other => Err(ElfError::Type(other)),
+    }
+}
+
+/// Checks that `size` bytes from `offset` lie in the file and gives them.
+fn check_within<'a>(
+    file: &'a [u8],
+    what: &'static str,
+    offset: u64,
+    size: u64,
+) -> Result<&'a [u8], ElfError> {
+    let end = offset.saturating_add(size);
+    file.get(offset as usize..end as usize)
+        .ok_or(ElfError::Truncated {
+            what,
+            end,
+            length: file.len() as u64,
+        })
+}
+
+fn read_program_headers(file: &[u8], header: &Header) -> Result<Vec<ProgramHeader>, ElfError> {
+    if header.e_phnum == 0 {
+        return Err(ElfError::NothingToLoad);
+    }
+    if header.e_phentsize != PROGRAM_HEADER_SIZE {
+        return Err(ElfError::HeaderSize(header.e_phentsize));
+    }
+    if header.e_phnum > MAX_PROGRAM_HEADERS {
+        return Err(ElfError::TooManyHeaders(header.e_phnum));
+    }
+    let what = "the program headers";
+    let size = program_headers_size(header);
+    let bytes = check_within(file, what, header.e_phoff, size)?;
+    ProgramHeader::parse(bytes, 0, header.e_phnum as usize, CTX).map_err(|_| ElfError::Truncated {
+        what,
+        end: header.e_phoff.saturating_add(size),
+        length: file.len() as u64,
+    })
+}
+
+fn program_headers_size(header: &Header) -> u64 {
+    header.e_phnum as u64 * PROGRAM_HEADER_SIZE as u64
+}
+
+fn refuse_dynamic(file: &[u8], headers: &[ProgramHeader]) -> Result<(), ElfError> {
+    for header in headers {
+        let bytes = |what| check_within(file, what, header.p_offset, header.p_filesz);
+        match header.p_type {
+            ph::PT_INTERP => {
+                let path = bytes("the interpreter's name's bytes")?;
+                let path = path.split(|b| *b == 0).next().unwrap_or_default();
+                let path = String::from_utf8_lossy(&path[..path.len().min(256)]).into_owned();
+                return Err(ElfError::Interpreter(path));
+            }
+            ph::PT_DYNAMIC => {
+                let tag = |entry: &[u8]| entry.first_chunk().map(|tag| u64::from_le_bytes(*tag));
+                let needed = bytes("the dynamic section's entries")?
+                    .chunks_exact(16)
+                    .map_while(tag)
+                    .take_while(|tag| *tag != goblin::elf::dynamic::DT_NULL)
+                    .any(|tag| tag == goblin::elf::dynamic::DT_NEEDED);
+                if needed {
+                    return Err(ElfError::NeedsLibraries);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn read_segments(
+    file: &[u8],
+    headers: &[ProgramHeader],
+    load_bias: u64,
+) -> Result<Vec<Segment>, ElfError> {
+    let mut segments: Vec<Segment> = Vec::new();
+    let mut loaded = 0u64;
+    for (at, header) in headers.iter().enumerate() {
+        // Linkers leave empty segments behind; Linux maps nothing for them.
+        if header.p_type != ph::PT_LOAD || (header.p_memsz == 0 && header.p_filesz == 0) {
+            continue;
+        }
+        let segment = read_segment(file, at, header, load_bias)?;
+        if let Some(previous) = segments.last() {
+            if segment.address < previous.address {
+                return Err(ElfError::Unsorted(at, GuestAddress(segment.address)));
+            }
+            if segment.address < previous.end() {
+                return Err(ElfError::Overlap(at, GuestAddress(segment.address)));
+            }
+        }
+        loaded = loaded.saturating_add(segment.file_size);
+        segments.push(segment);
+    }
+    let length = file.len() as u64;
+    if segments.is_empty() {
+        return Err(ElfError::NothingToLoad);
+    }
+    if loaded > length.saturating_mul(MAX_REPEATS) {
+        return Err(ElfError::Repeats { loaded, length });
+    }
+    Ok(segments)
+}
+
+fn read_segment(
+    file: &[u8],
+    at: usize,
+    header: &ProgramHeader,
+    load_bias: u64,
+) -> Result<Segment, ElfError> {
+    if header.p_filesz > header.p_memsz {
+        return Err(ElfError::FileSize(at, header.p_filesz, header.p_memsz));
+    }
+    if header.p_filesz > 0 {
+        check_within(file, "a segment's bytes", header.p_offset, header.p_filesz)?;
+    }
+    let address = header
+        .p_vaddr
+        .checked_add(load_bias)
+        .ok_or(ElfError::PastUserAddresses(at))?;
+    address
+        .checked_add(header.p_memsz)
+        .and_then(|end| checked_round_up(end, PAGE_SIZE))
+        .filter(|end| *end <= USER_ADDRESS_END)
+        .ok_or(ElfError::PastUserAddresses(at))?;
+    if address < LOWEST_ADDRESS {
+        return Err(ElfError::TooLow(at, GuestAddress(address)));
+    }
+    let allowed = |flag| header.p_flags & flag != 0;
+    Ok(Segment {
+        address,
+        memory_size: header.p_memsz,
+        offset: header.p_offset,
+        file_size: header.p_filesz,
+        protection: Protection {
+            read: allowed(ph::PF_R),
+            write: allowed(ph::PF_W),
+            execute: allowed(ph::PF_X),
+        },
+    })
+}
+
+/// Where `AT_PHDR` points. Linux takes the segment that loads the headers' bytes; when none does,
+/// `PT_PHDR` may still name a copy.
+fn locate_program_headers(
+    header: &Header,
+    headers: &[ProgramHeader],
+    segments: &[Segment],
+    load_bias: u64,
+) -> Option<ProgramHeaders> {
+    let size = program_headers_size(header);
+    let loaded = segments.iter().find_map(|segment| {
+        let skip = header.e_phoff.checked_sub(segment.offset)?;
+        (skip.checked_add(size)? <= segment.file_size).then(|| segment.address + skip)
+    });
+    let named = || {
+        let named = headers.iter().find(|h| h.p_type == ph::PT_PHDR)?;
+        let address = named.p_vaddr.checked_add(load_bias)?;
+        let end = address.checked_add(size)?;
+        segments
+            .iter()
+            .any(|s| s.address <= address && end <= s.end())
+            .then_some(address)
+    };
+    loaded.or_else(named).map(|address| ProgramHeaders {
+        address: GuestAddress(address),
+        count: header.e_phnum,
+    })
+}

@@ -1,0 +1,91 @@
+//! The few things that section headers are read for: none of them is needed to load a program.
+
+use goblin::elf::header::Header;
+use goblin::elf::section_header::{SHF_ALLOC, SHT_NOBITS, SHT_PROGBITS, SHT_SYMTAB, SectionHeader};
+
+use super::{CTX, ElfError, check_within};
+use crate::layout::LAYOUT_SECTION;
+
+const SECTION_HEADER_SIZE: u64 = 64;
+
+/// What the section headers say.
+pub(super) struct Sections<'a> {
+    /// No symbol table.
+    pub(super) stripped: bool,
+    /// Contents of the layout section.
+    pub(super) layout: Option<&'a [u8]>,
+}
+
+/// Reads the section headers, if there are any. A table past the end of the file means that the
+/// file was cut short, since linkers write it last; that is worth refusing even though such a
+/// file might run.
+pub(super) fn read<'a>(file: &'a [u8], header: &Header) -> Result<Sections<'a>, ElfError> {
+    let sections = table(file, header)?;
+    let holds_entry = |section: &SectionHeader| {
+        let end = section.sh_addr.saturating_add(section.sh_size);
+        (section.sh_addr..end).contains(&header.e_entry)
+    };
+    let is_left_out = |section: &SectionHeader| {
+        section.sh_type == SHT_NOBITS && is_loaded(section) && holds_entry(section)
+    };
+    if sections.iter().any(is_left_out) {
+        return Err(ElfError::DebugOnly);
+    }
+    let stripped = sections.iter().all(|s| s.sh_type != SHT_SYMTAB);
+    let names = sections
+        .get(header.e_shstrndx as usize)
+        .and_then(|names| contents(file, names))
+        .unwrap_or_default();
+    let is_layout = |section: &&SectionHeader| {
+        section.sh_type == SHT_PROGBITS
+            && !is_loaded(section)
+            && name(names, section) == Some(LAYOUT_SECTION.as_bytes())
+    };
+    let layout = match sections.iter().find(is_layout) {
+        Some(section) => Some(check_within(
+            file,
+            "the .pool.layout section's bytes",
+            section.sh_offset,
+            section.sh_size,
+        )?),
+        None => None,
+    };
+    Ok(Sections { stripped, layout })
+}
+
+fn is_loaded(section: &SectionHeader) -> bool {
+    section.sh_flags & u64::from(SHF_ALLOC) != 0
+}
+
+fn table(file: &[u8], header: &Header) -> Result<Vec<SectionHeader>, ElfError> {
+    if header.e_shoff == 0 || u64::from(header.e_shentsize) != SECTION_HEADER_SIZE {
+        return Ok(Vec::new());
+    }
+    let what = "the section headers";
+    let read = |count: u64| {
+        let size = count.saturating_mul(SECTION_HEADER_SIZE);
+        let bytes = check_within(file, what, header.e_shoff, size)?;
+        SectionHeader::parse_from(bytes, 0, count as usize, CTX).map_err(|_| ElfError::Truncated {
+            what,
+            end: header.e_shoff.saturating_add(size),
+            length: file.len() as u64,
+        })
+    };
+    if header.e_shnum != 0 {
+        return read(u64::from(header.e_shnum));
+    }
+    // With 0xff00 sections or more their number is the first one's size (gABI, "ELF Header").
+    match read(1)?.first() {
+        Some(first) if first.sh_size != 0 => read(first.sh_size),
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn contents<'a>(file: &'a [u8], section: &SectionHeader) -> Option<&'a [u8]> {
+    let end = section.sh_offset.checked_add(section.sh_size)?;
+    file.get(section.sh_offset as usize..end as usize)
+}
+
+fn name<'a>(names: &'a [u8], section: &SectionHeader) -> Option<&'a [u8]> {
+    names.get(section.sh_name..)?.split(|b| *b == 0).next()
+}

@@ -1,0 +1,154 @@
+//! The only access of the store to files other than the index.
+//!
+//! Segments are written, synced, read and unlinked through [`Backend`] and nowhere else, so that
+//! a second backend can simulate power loss, a slow disk or a full one.
+
+use std::fmt::Debug;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pool_core::extent::SegmentId;
+
+use crate::error::{Result, StoreError};
+
+/// A segment file that can be read.
+pub trait SegmentFile: Debug + Send + Sync {
+    /// Fills `buffer` from byte `offset`; a shorter file is an error.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all of `buffer` at byte `offset`, within the pre-sized file.
+    fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()>;
+    /// Makes all writes durable (`fdatasync`).
+    fn sync(&self) -> io::Result<()>;
+    /// The file itself, for passthrough; a backend without real files has none.
+    fn file(&self) -> Option<&File>;
+}
+
+/// Where segments are kept.
+pub trait Backend: Debug + Send + Sync {
+    /// Creates a segment of `bytes` bytes that reads as zeros, durably named.
+    fn create(&self, id: SegmentId, bytes: u64) -> Result<Arc<dyn SegmentFile>>;
+    /// Opens a segment.
+    fn open(&self, id: SegmentId, writable: bool) -> Result<Arc<dyn SegmentFile>>;
+    /// Removes a segment's name; what has it open or mapped keeps it.
+    fn unlink(&self, id: SegmentId) -> Result<()>;
+    /// All segments that have a name.
+    fn list(&self) -> Result<Vec<SegmentId>>;
+    /// Bytes of disk that the segment takes up.
+    fn disk_usage(&self, id: SegmentId) -> Result<u64>;
+    /// A nameless file that grows as it is written and ends with its last user.
+    fn temporary(&self) -> Result<Arc<dyn SegmentFile>>;
+}
+
+/// Segments as files `ID.seg` of a directory.
+#[derive(Debug)]
+pub struct DirectoryBackend {
+    directory: PathBuf,
+    staging: PathBuf,
+}
+
+impl DirectoryBackend {
+    /// A backend on two existing directories: for segments and for temporary files.
+    pub fn new(directory: impl Into<PathBuf>, staging: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+            staging: staging.into(),
+        }
+    }
+
+    fn path(&self, id: SegmentId) -> PathBuf {
+        self.directory.join(format!("{id}.seg"))
+    }
+
+    fn sync_directory(&self) -> Result<()> {
+        sync_directory(&self.directory)
+    }
+}
+
+/// Makes changes of the names in `directory` durable.
+pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
+    File::open(directory)
+        .and_then(|handle| handle.sync_all())
+        .map_err(|source| StoreError::io("syncing the directory", directory, source))
+}
+
+impl Backend for DirectoryBackend {
+    fn create(&self, id: SegmentId, bytes: u64) -> Result<Arc<dyn SegmentFile>> {
+        let path = self.path(id);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(|source| StoreError::io("creating the segment", &path, source))?;
+        file.set_len(bytes)
+            .map_err(|source| StoreError::io("sizing the segment", &path, source))?;
+        self.sync_directory()?;
+        Ok(Arc::new(file))
+    }
+
+    fn open(&self, id: SegmentId, writable: bool) -> Result<Arc<dyn SegmentFile>> {
+        let path = self.path(id);
+        match OpenOptions::new().read(true).write(writable).open(&path) {
+            Ok(file) => Ok(Arc::new(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::NoSegment(id)),
+            Err(source) => Err(StoreError::io("opening the segment", &path, source)),
+        }
+    }
+
+    fn unlink(&self, id: SegmentId) -> Result<()> {
+        let path = self.path(id);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(|source| StoreError::io("removing the segment", &path, source)),
+        }?;
+        self.sync_directory()
+    }
+
+    fn list(&self) -> Result<Vec<SegmentId>> {
+        let error = |source| StoreError::io("listing", &self.directory, source);
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(error)? {
+            let name = entry.map_err(error)?.file_name();
+            let stem = name.to_str().and_then(|name| name.strip_suffix(".seg"));
+            ids.extend(stem.and_then(|stem| stem.parse::<SegmentId>().ok()));
+        }
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    fn disk_usage(&self, id: SegmentId) -> Result<u64> {
+        use std::os::unix::fs::MetadataExt;
+        let path = self.path(id);
+        let metadata = fs::metadata(&path)
+            .map_err(|source| StoreError::io("measuring the segment", &path, source))?;
+        Ok(metadata.blocks() * 512)
+    }
+
+    fn temporary(&self) -> Result<Arc<dyn SegmentFile>> {
+        let file = tempfile::tempfile_in(&self.staging).map_err(|source| {
+            StoreError::io("creating a temporary file in", &self.staging, source)
+        })?;
+        Ok(Arc::new(file))
+    }
+}
+
+impl SegmentFile for File {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, buffer, offset)
+    }
+
+    fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, buffer, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn file(&self) -> Option<&File> {
+        Some(self)
+    }
+}

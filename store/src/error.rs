@@ -1,0 +1,171 @@
+//! What can go wrong in a store, said so that a person knows what to do next.
+
+use std::io;
+use std::path::PathBuf;
+
+use pool_core::digest::{ObjectId, PageId};
+use pool_core::extent::{ExtentError, SegmentId};
+use thiserror::Error;
+
+/// Any failure of the store.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// A file operation failed.
+    #[error("{doing} {path}: {source}", path = path.display())]
+    Io {
+        /// The operation, as in "opening".
+        doing: &'static str,
+        /// What it was done to.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The disk is full.
+    #[error(
+        "no space left while {doing} {path}: nothing was changed; free space or collect unused \
+         pages (pool gc), then try again", path = path.display()
+    )]
+    NoSpace {
+        /// The operation.
+        doing: &'static str,
+        /// What it was done to.
+        path: PathBuf,
+    },
+    /// The index failed.
+    #[error("{doing} the index: {source}")]
+    Index {
+        /// The operation, as in "reading".
+        doing: &'static str,
+        /// What RocksDB said.
+        source: rocksdb::Error,
+    },
+    /// The directory holds no store.
+    #[error(
+        "{path} is not a pool store ({why}); create one by starting poolsvc with --store on an \
+         empty or new directory", path = path.display()
+    )]
+    NotAStore {
+        /// The directory.
+        path: PathBuf,
+        /// What is missing or wrong.
+        why: String,
+    },
+    /// The store is of a form that this program does not know.
+    #[error(
+        "the store at {path} {what}: use a newer release of this program (nothing was changed)",
+        path = path.display()
+    )]
+    Unsupported {
+        /// The directory.
+        path: PathBuf,
+        /// What is unknown.
+        what: String,
+    },
+    /// Another process has the store open for writing.
+    #[error(
+        "the store at {path} is in use by another process; stop its poolsvc, or ask that service \
+         instead of opening the store directly", path = path.display()
+    )]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Stored data is not what it must be.
+    #[error("the store is damaged: {0}; run pool fsck")]
+    Corrupt(String),
+    /// An extent map read from the index is wrong.
+    #[error("the store is damaged: the extents of object {0} are wrong ({1}); run pool fsck")]
+    Extents(ObjectId, ExtentError),
+    /// A page's bytes do not have the digest they were sent under.
+    #[error("the bytes sent as page {expected} have digest {found}: send the page again")]
+    PageMismatch {
+        /// Digest it was sent under.
+        expected: PageId,
+        /// Digest of the bytes.
+        found: PageId,
+    },
+    /// A page was sent that the upload does not need.
+    #[error("page {0} is not part of this upload")]
+    UnexpectedPage(PageId),
+    /// A commit refers to pages that are neither stored nor sent.
+    #[error(
+        "{} pages of this upload are missing, {} the first: send them, then commit again",
+        .0.len(), .0[0]
+    )]
+    MissingPages(Vec<PageId>),
+    /// The pages of an upload do not make up the object they are said to.
+    #[error("the pages sent for object {expected} make up object {found}: the upload is refused")]
+    ObjectMismatch {
+        /// Digest announced.
+        expected: ObjectId,
+        /// Digest of what was sent.
+        found: ObjectId,
+    },
+    /// An upload describes something impossible.
+    #[error("the upload is refused: {0}")]
+    BadUpload(String),
+    /// A library version exists with other content.
+    #[error(
+        "{library} is already in the pool with other content ({stored}, not {pushed}): a version \
+         never changes, so push it as another version"
+    )]
+    VersionConflict {
+        /// The library version.
+        library: String,
+        /// Object on record.
+        stored: ObjectId,
+        /// Object in the upload.
+        pushed: ObjectId,
+    },
+    /// Nothing has that name.
+    #[error("there is no {0} in the pool")]
+    NotFound(String),
+    /// A library version cannot be removed while something uses it.
+    #[error("{what} is in use: {why}")]
+    InUse {
+        /// The thing.
+        what: String,
+        /// Who uses it, and what to do.
+        why: String,
+    },
+    /// A collection is running already.
+    #[error("a collection is running already; wait for it to end")]
+    CollectionRunning,
+    /// A segment is not there.
+    #[error("segment {0} is gone: look its pages up again")]
+    NoSegment(SegmentId),
+}
+
+/// A result whose error is a [`StoreError`].
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+impl StoreError {
+    /// Wraps an I/O error, telling a full disk from all else.
+    pub(crate) fn io(doing: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        let path = path.into();
+        let full = matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        );
+        if full {
+            Self::NoSpace { doing, path }
+        } else {
+            Self::Io {
+                doing,
+                path,
+                source,
+            }
+        }
+    }
+
+    /// Wraps an error of the index.
+    pub(crate) fn index(doing: &'static str, source: rocksdb::Error) -> Self {
+        if source.as_ref().contains("No space left on device") {
+            return Self::NoSpace {
+                doing,
+                path: PathBuf::from("the index"),
+            };
+        }
+        Self::Index { doing, source }
+    }
+}

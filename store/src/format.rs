@@ -1,0 +1,499 @@
+//! Every byte that the store writes outside segments; FORMAT.md is the prose of this file.
+//!
+//! Encoding and decoding are pure and live together, so that a change of one without the other
+//! fails the tests here. All integers are little-endian, save in keys, where they are big-endian
+//! so that RocksDB sorts them by value.
+
+use pool_core::digest::ObjectId;
+use pool_core::extent::{Extent, ExtentMap, SegmentId, Slot};
+use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
+
+use crate::error::{Result, StoreError};
+
+/// Name of the superblock in the store's directory.
+pub const SUPERBLOCK_FILE: &str = "superblock";
+/// Directory of segments.
+pub const SEGMENTS_DIRECTORY: &str = "segments";
+/// Directory of the RocksDB index.
+pub const INDEX_DIRECTORY: &str = "index";
+/// File whose record locks are leases.
+pub const LEASES_FILE: &str = "leases";
+/// File that counts commits, so that readers know when to look again.
+pub const GENERATION_FILE: &str = "generation";
+/// Directory for the contents of uploads that are not committed yet.
+pub const STAGING_DIRECTORY: &str = "staging";
+
+/// Version of the format that this release writes.
+pub const FORMAT_VERSION: u32 = 1;
+const SUPERBLOCK_SIZE: usize = 128;
+const SUPERBLOCK_MAGIC: &[u8; 8] = b"POOLSTOR";
+
+/// Features that older programs may ignore.
+pub const COMPATIBLE_FEATURES: u64 = 0;
+/// Features that allow older programs to read, not to write.
+pub const READ_ONLY_COMPATIBLE_FEATURES: u64 = 0;
+/// Features that older programs must not touch.
+pub const INCOMPATIBLE_FEATURES: u64 = 0;
+
+/// Smallest and largest segment that a superblock may ask for.
+pub const SEGMENT_BYTES_RANGE: std::ops::RangeInclusive<u64> = WINDOW_SIZE..=(1 << 34);
+
+/// What identifies a store and says who may open it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Superblock {
+    /// Format version.
+    pub version: u32,
+    /// Compatible feature bits.
+    pub compatible: u64,
+    /// Read-only-compatible feature bits.
+    pub read_only_compatible: u64,
+    /// Incompatible feature bits.
+    pub incompatible: u64,
+    /// Bytes of a segment, a multiple of 2 MiB.
+    pub segment_bytes: u64,
+    /// Random identity of the store.
+    pub identity: [u8; 16],
+}
+
+impl Superblock {
+    /// The bytes of the superblock file.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(SUPERBLOCK_SIZE);
+        out.extend_from_slice(SUPERBLOCK_MAGIC);
+        out.extend_from_slice(&self.version.to_le_bytes());
+        out.extend_from_slice(&(PAGE_SIZE as u32).to_le_bytes());
+        out.extend_from_slice(&self.compatible.to_le_bytes());
+        out.extend_from_slice(&self.read_only_compatible.to_le_bytes());
+        out.extend_from_slice(&self.incompatible.to_le_bytes());
+        out.extend_from_slice(&self.segment_bytes.to_le_bytes());
+        out.extend_from_slice(&self.identity);
+        out.resize(SUPERBLOCK_SIZE - 32, 0);
+        let checksum = blake3::hash(&out);
+        out.extend_from_slice(checksum.as_bytes());
+        out
+    }
+
+    /// Reads a superblock; `Err` says in words what is wrong or unknown. `writable` tells whether
+    /// the store is to be changed.
+    pub fn decode(bytes: &[u8], writable: bool) -> std::result::Result<Self, SuperblockError> {
+        let damaged = |why: &str| Err(SuperblockError::Damaged(why.into()));
+        if bytes.get(..8) != Some(SUPERBLOCK_MAGIC) {
+            return damaged("its superblock does not begin with POOLSTOR");
+        }
+        let mut fields = Fields(&bytes[8..]);
+        let version = fields.u32().unwrap_or(0);
+        if version > FORMAT_VERSION {
+            return Err(SuperblockError::Unsupported(format!(
+                "has format version {version}, this program knows {FORMAT_VERSION}"
+            )));
+        }
+        if bytes.len() != SUPERBLOCK_SIZE {
+            return damaged("its superblock has the wrong length");
+        }
+        let (content, checksum) = bytes.split_at(SUPERBLOCK_SIZE - 32);
+        if blake3::hash(content).as_bytes() != checksum {
+            return damaged("the checksum of its superblock is wrong");
+        }
+        let read = || -> Option<(u32, Self)> {
+            let page_size = fields.u32()?;
+            let superblock = Self {
+                version,
+                compatible: fields.u64()?,
+                read_only_compatible: fields.u64()?,
+                incompatible: fields.u64()?,
+                segment_bytes: fields.u64()?,
+                identity: fields.take(16)?.try_into().ok()?,
+            };
+            Some((page_size, superblock))
+        };
+        let mut read = read;
+        let Some((page_size, superblock)) = read() else {
+            return damaged("its superblock is too short");
+        };
+        let unknown = superblock.incompatible & !INCOMPATIBLE_FEATURES;
+        if unknown != 0 {
+            return Err(SuperblockError::Unsupported(format!(
+                "needs features that this program lacks (bits {unknown:#x})"
+            )));
+        }
+        let unknown = superblock.read_only_compatible & !READ_ONLY_COMPATIBLE_FEATURES;
+        if writable && unknown != 0 {
+            return Err(SuperblockError::Unsupported(format!(
+                "can only be read by this program (unknown feature bits {unknown:#x})"
+            )));
+        }
+        let sized = superblock.segment_bytes.is_multiple_of(WINDOW_SIZE)
+            && SEGMENT_BYTES_RANGE.contains(&superblock.segment_bytes);
+        if u64::from(page_size) != PAGE_SIZE || !sized {
+            return damaged("its page or segment size is impossible");
+        }
+        Ok(superblock)
+    }
+}
+
+/// Why a superblock is refused.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SuperblockError {
+    /// No superblock, or a spoilt one.
+    Damaged(String),
+    /// A form of a newer release.
+    Unsupported(String),
+}
+
+/// Reads consecutive little-endian fields.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(count)?;
+        self.0 = tail;
+        Some(head)
+    }
+    fn u8(&mut self) -> Option<u8> {
+        Some(self.take(1)?[0])
+    }
+    fn u16(&mut self) -> Option<u16> {
+        self.take(2)?.try_into().ok().map(u16::from_le_bytes)
+    }
+    fn u32(&mut self) -> Option<u32> {
+        self.take(4)?.try_into().ok().map(u32::from_le_bytes)
+    }
+    fn u64(&mut self) -> Option<u64> {
+        self.take(8)?.try_into().ok().map(u64::from_le_bytes)
+    }
+}
+
+/// Where a page or a window begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Location {
+    /// The segment.
+    pub segment: SegmentId,
+    /// The slot in it.
+    pub slot: Slot,
+}
+
+impl Location {
+    /// 8 bytes: segment, slot.
+    pub fn encode(self) -> [u8; 8] {
+        let mut out = [0; 8];
+        out[..4].copy_from_slice(&self.segment.0.to_le_bytes());
+        out[4..].copy_from_slice(&self.slot.0.to_le_bytes());
+        out
+    }
+
+    /// Reads what [`Location::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut fields = Fields(bytes);
+        match (fields.u32(), fields.u32(), fields.0.is_empty()) {
+            (Some(segment), Some(slot), true) => Ok(Self {
+                segment: SegmentId(segment),
+                slot: Slot(slot),
+            }),
+            _ => Err(StoreError::Corrupt(format!(
+                "a page location has {} bytes",
+                bytes.len()
+            ))),
+        }
+    }
+}
+
+/// What a segment is for, which says how it may be appended to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SegmentKind {
+    /// Whole 2 MiB windows, each owned by one object.
+    Dense,
+    /// Single pages.
+    Sparse,
+}
+
+/// Where a segment is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SegmentState {
+    /// Being appended to.
+    Open,
+    /// Immutable.
+    Sealed,
+    /// Immutable, and nothing in the index refers to it: unlinked when the last lease ends.
+    Retired,
+}
+
+/// What the index knows of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentRecord {
+    /// What it is for.
+    pub kind: SegmentKind,
+    /// Where it is in its life.
+    pub state: SegmentState,
+    /// Slots handed out; a power cut may leave unreferenced bytes in later slots.
+    pub used: u32,
+    /// Slots that the file has room for.
+    pub capacity: u32,
+}
+
+impl SegmentRecord {
+    /// 12 bytes: kind, state, two zeros, used, capacity.
+    pub fn encode(&self) -> [u8; 12] {
+        let kind = match self.kind {
+            SegmentKind::Dense => 1,
+            SegmentKind::Sparse => 2,
+        };
+        let state = match self.state {
+            SegmentState::Open => 1,
+            SegmentState::Sealed => 2,
+            SegmentState::Retired => 3,
+        };
+        let mut out = [kind, state, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        out[4..8].copy_from_slice(&self.used.to_le_bytes());
+        out[8..].copy_from_slice(&self.capacity.to_le_bytes());
+        out
+    }
+
+    /// Reads what [`SegmentRecord::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut fields = Fields(bytes);
+        let read = || -> Option<Self> {
+            let mut fields = std::mem::replace(&mut fields, Fields(&[]));
+            let kind = match fields.u8()? {
+                1 => SegmentKind::Dense,
+                2 => SegmentKind::Sparse,
+                _ => return None,
+            };
+            let state = match fields.u8()? {
+                1 => SegmentState::Open,
+                2 => SegmentState::Sealed,
+                3 => SegmentState::Retired,
+                _ => return None,
+            };
+            fields.u16()?;
+            let (used, capacity) = (fields.u32()?, fields.u32()?);
+            let fits = used <= capacity && fields.0.is_empty();
+            fits.then_some(Self {
+                kind,
+                state,
+                used,
+                capacity,
+            })
+        };
+        let mut read = read;
+        read().ok_or_else(|| StoreError::Corrupt("a segment record cannot be read".into()))
+    }
+}
+
+/// An object: its length, how it wants to lie in windows, and where its pages are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectRecord {
+    /// Position in its 2 MiB window at which the first page is mapped, 0 to 511.
+    pub phase: u16,
+    /// Length and placement.
+    pub map: ExtentMap,
+}
+
+const OBJECT_VERSION: u8 = 1;
+const EXTENT_DENSE: u32 = 1;
+
+impl ObjectRecord {
+    /// A header of 16 bytes and 24 bytes an extent.
+    pub fn encode(&self) -> Vec<u8> {
+        let extents = self.map.extents();
+        let mut out = Vec::with_capacity(16 + 24 * extents.len());
+        out.extend_from_slice(&[OBJECT_VERSION, 0]);
+        out.extend_from_slice(&self.phase.to_le_bytes());
+        out.extend_from_slice(&(extents.len() as u32).to_le_bytes());
+        out.extend_from_slice(&self.map.length.to_le_bytes());
+        for extent in extents {
+            out.extend_from_slice(&extent.file_page.to_le_bytes());
+            out.extend_from_slice(&extent.segment.0.to_le_bytes());
+            out.extend_from_slice(&extent.slot.0.to_le_bytes());
+            out.extend_from_slice(&extent.count.to_le_bytes());
+            out.extend_from_slice(&(u32::from(extent.dense) * EXTENT_DENSE).to_le_bytes());
+        }
+        out
+    }
+
+    /// Reads what [`ObjectRecord::encode`] wrote and checks the extents.
+    pub fn decode(id: ObjectId, bytes: &[u8]) -> Result<Self> {
+        let corrupt = || StoreError::Corrupt(format!("the record of object {id} cannot be read"));
+        let mut fields = Fields(bytes);
+        let version = fields.u8().ok_or_else(corrupt)?;
+        fields.u8().ok_or_else(corrupt)?;
+        let phase = fields.u16().ok_or_else(corrupt)?;
+        let count = fields.u32().ok_or_else(corrupt)? as usize;
+        let length = fields.u64().ok_or_else(corrupt)?;
+        let sized = count.checked_mul(24) == Some(fields.0.len());
+        if version != OBJECT_VERSION || u64::from(phase) >= PAGES_PER_WINDOW || !sized {
+            return Err(corrupt());
+        }
+        let mut extents = Vec::with_capacity(count);
+        for _ in 0..count {
+            extents.push(Extent {
+                file_page: fields.u64().ok_or_else(corrupt)?,
+                segment: SegmentId(fields.u32().ok_or_else(corrupt)?),
+                slot: Slot(fields.u32().ok_or_else(corrupt)?),
+                count: fields.u32().ok_or_else(corrupt)?,
+                dense: fields.u32().ok_or_else(corrupt)? & EXTENT_DENSE != 0,
+            });
+        }
+        let map =
+            ExtentMap::new(length, extents).map_err(|error| StoreError::Extents(id, error))?;
+        Ok(Self { phase, map })
+    }
+}
+
+/// Keys of the `references` column family: who refers to what.
+pub mod reference_key {
+    use pool_core::digest::ObjectId;
+    use pool_core::name::{ImageRef, LibraryRef};
+
+    const TAG_OF_MANIFEST: u8 = 1;
+    const MANIFEST_OF_LIBRARY: u8 = 2;
+
+    /// Prefix of all tags of a manifest.
+    pub fn tags_of(manifest: ObjectId) -> Vec<u8> {
+        [&[TAG_OF_MANIFEST][..], &manifest.0].concat()
+    }
+
+    /// `image` is a tag of `manifest`.
+    pub fn tag_of(manifest: ObjectId, image: &ImageRef) -> Vec<u8> {
+        [tags_of(manifest), image.to_string().into_bytes()].concat()
+    }
+
+    /// Prefix of all manifests that use a library version.
+    pub fn users_of(library: &LibraryRef) -> Vec<u8> {
+        [
+            &[MANIFEST_OF_LIBRARY][..],
+            library.to_string().as_bytes(),
+            &[0],
+        ]
+        .concat()
+    }
+
+    /// `manifest` uses `library`.
+    pub fn user_of(library: &LibraryRef, manifest: ObjectId) -> Vec<u8> {
+        [users_of(library), manifest.0.to_vec()].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn superblock() -> Superblock {
+        Superblock {
+            version: FORMAT_VERSION,
+            compatible: 0,
+            read_only_compatible: 0,
+            incompatible: 0,
+            segment_bytes: 64 << 20,
+            identity: [7; 16],
+        }
+    }
+
+    #[test]
+    fn superblock_round_trips_and_keeps_its_place() {
+        let bytes = superblock().encode();
+        assert_eq!(bytes.len(), 128);
+        assert_eq!(&bytes[..8], b"POOLSTOR");
+        assert_eq!(bytes[8..16], [1, 0, 0, 0, 0, 16, 0, 0]);
+        assert_eq!(Superblock::decode(&bytes, true), Ok(superblock()));
+    }
+
+    #[test]
+    fn compatible_features_are_ignored_and_the_others_refused() {
+        let compatible = Superblock {
+            compatible: 1 << 63,
+            ..superblock()
+        };
+        assert!(Superblock::decode(&compatible.encode(), true).is_ok());
+        let read_only = Superblock {
+            read_only_compatible: 2,
+            ..superblock()
+        }
+        .encode();
+        assert!(Superblock::decode(&read_only, false).is_ok());
+        let unsupported = |bytes: &[u8], writable| {
+            matches!(
+                Superblock::decode(bytes, writable),
+                Err(SuperblockError::Unsupported(_))
+            )
+        };
+        assert!(unsupported(&read_only, true));
+        let incompatible = Superblock {
+            incompatible: 1,
+            ..superblock()
+        }
+        .encode();
+        assert!(unsupported(&incompatible, false));
+        let newer = Superblock {
+            version: 2,
+            ..superblock()
+        }
+        .encode();
+        assert!(unsupported(&newer, false));
+    }
+
+    #[test]
+    fn damage_to_the_superblock_is_found() {
+        let bytes = superblock().encode();
+        for at in 0..bytes.len() {
+            let mut spoilt = bytes.clone();
+            spoilt[at] ^= 0x40;
+            assert!(Superblock::decode(&spoilt, false).is_err(), "byte {at}");
+        }
+        for length in [0, 7, 8, 12, 127] {
+            assert!(
+                Superblock::decode(&bytes[..length], false).is_err(),
+                "length {length}"
+            );
+        }
+        let odd = Superblock {
+            segment_bytes: 3 << 20,
+            ..superblock()
+        }
+        .encode();
+        assert!(Superblock::decode(&odd, false).is_err());
+    }
+
+    #[test]
+    fn records_round_trip() {
+        let location = Location {
+            segment: SegmentId(3),
+            slot: Slot(0x0102_0304),
+        };
+        assert_eq!(Location::decode(&location.encode()).unwrap(), location);
+        assert!(Location::decode(&[0; 7]).is_err());
+        assert!(Location::decode(&[0; 9]).is_err());
+
+        let segment = SegmentRecord {
+            kind: SegmentKind::Sparse,
+            state: SegmentState::Sealed,
+            used: 5,
+            capacity: 512,
+        };
+        assert_eq!(SegmentRecord::decode(&segment.encode()).unwrap(), segment);
+        let mut overfull = segment.encode();
+        overfull[5] = 9;
+        assert!(SegmentRecord::decode(&overfull).is_err());
+
+        let id = ObjectId::of(b"object");
+        let extent = Extent {
+            file_page: 1,
+            segment: SegmentId(2),
+            slot: Slot(512),
+            count: 3,
+            dense: true,
+        };
+        let object = ObjectRecord {
+            phase: 511,
+            map: ExtentMap::new(20_000, vec![extent]).unwrap(),
+        };
+        let bytes = object.encode();
+        assert_eq!(bytes.len(), 40);
+        assert_eq!(ObjectRecord::decode(id, &bytes).unwrap(), object);
+        for length in 0..bytes.len() {
+            assert!(
+                ObjectRecord::decode(id, &bytes[..length]).is_err(),
+                "length {length}"
+            );
+        }
+    }
+}

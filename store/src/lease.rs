@@ -1,0 +1,231 @@
+//! Leases: who maps what, released by the kernel when the holder dies.
+//!
+//! A lease is a shared record lock of one byte in the store's `leases` file, at an offset that
+//! the leased thing determines. The file stays empty: a lock needs no byte under it. Locks belong
+//! to an open file description (`F_OFD_SETLK`, `fcntl(2)`), so they end when the holder's last
+//! descriptor goes, by `close`, `exit` or SIGKILL alike, and no timer is needed. A collector asks
+//! whether anyone holds a byte by `F_OFD_GETLK` of an exclusive lock.
+//!
+//! Two things could share an offset by accident (62 bits of digest): then one is kept for as long
+//! as the other is leased, which wastes space and loses nothing.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pool_core::digest::ObjectId;
+use pool_core::extent::SegmentId;
+
+use crate::error::{Result, StoreError};
+
+/// A byte of the lease file, standing for an object or a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseKey(u64);
+
+/// Objects lie above this offset, segments below.
+const OBJECT_BASE: u64 = 1 << 62;
+
+impl From<ObjectId> for LeaseKey {
+    fn from(id: ObjectId) -> Self {
+        let mut prefix = [0; 8];
+        prefix.copy_from_slice(&id.0[..8]);
+        Self(OBJECT_BASE | (u64::from_le_bytes(prefix) >> 2))
+    }
+}
+
+impl From<SegmentId> for LeaseKey {
+    fn from(id: SegmentId) -> Self {
+        Self(u64::from(id.0))
+    }
+}
+
+/// The lease file, opened by one process. Each key is locked once however many leases of it this
+/// process holds.
+#[derive(Debug)]
+pub struct LeaseTable {
+    file: File,
+    path: PathBuf,
+    holders: Mutex<HashMap<LeaseKey, usize>>,
+}
+
+/// Something that is held against collection for as long as this value lives.
+#[derive(Debug)]
+pub struct Lease {
+    table: Arc<LeaseTable>,
+    key: LeaseKey,
+}
+
+impl LeaseTable {
+    /// Opens the lease file at `path`, creating it if `create` is set.
+    pub fn open(path: &Path, create: bool) -> Result<Arc<Self>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(create)
+            .truncate(false)
+            .open(path)
+            .map_err(|source| StoreError::io("opening the lease file", path, source))?;
+        Ok(Arc::new(Self {
+            file,
+            path: path.into(),
+            holders: Mutex::default(),
+        }))
+    }
+
+    /// Takes a lease. Never waits: only a collector's brief question could conflict, and that one
+    /// takes no lock.
+    pub fn acquire(self: &Arc<Self>, key: impl Into<LeaseKey>) -> Result<Lease> {
+        let key = key.into();
+        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = holders.entry(key).or_insert(0);
+        if *count == 0 {
+            ofd::lock_shared(&self.file, key.0)
+                .map_err(|source| StoreError::io("taking a lease in", &self.path, source))?;
+        }
+        *count += 1;
+        drop(holders);
+        Ok(Lease {
+            table: Arc::clone(self),
+            key,
+        })
+    }
+
+    /// True when anybody holds a lease of `key`, this process included.
+    pub fn is_held(&self, key: impl Into<LeaseKey>) -> Result<bool> {
+        let key = key.into();
+        let holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        if holders.contains_key(&key) {
+            return Ok(true);
+        }
+        ofd::is_locked(&self.file, key.0)
+            .map_err(|source| StoreError::io("asking for leases in", &self.path, source))
+    }
+
+    fn release(&self, key: LeaseKey) {
+        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = holders.get_mut(&key) else {
+            return;
+        };
+        *count -= 1;
+        if *count == 0 {
+            holders.remove(&key);
+            if let Err(error) = ofd::unlock(&self.file, key.0) {
+                // The lock then lasts until this process ends: too long, and harmless.
+                tracing::warn!(%error, ?key, "releasing a lease failed");
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.table.release(self.key);
+    }
+}
+
+/// Open file description locks, the one place of this crate that needs `unsafe`.
+mod ofd {
+    use std::fs::File;
+    use std::io;
+    use std::os::fd::AsRawFd;
+
+    fn request(kind: libc::c_int, offset: u64) -> libc::flock {
+        libc::flock {
+            l_type: kind as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: offset as libc::off_t,
+            l_len: 1,
+            l_pid: 0,
+        }
+    }
+
+    fn fcntl(file: &File, command: libc::c_int, lock: &mut libc::flock) -> io::Result<()> {
+        // SAFETY: the descriptor is open for as long as `file` is borrowed, and `lock` is a
+        // valid flock that the kernel reads and, for F_OFD_GETLK, writes.
+        let status = unsafe { libc::fcntl(file.as_raw_fd(), command, std::ptr::from_mut(lock)) };
+        if status == -1 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) fn lock_shared(file: &File, offset: u64) -> io::Result<()> {
+        fcntl(file, libc::F_OFD_SETLK, &mut request(libc::F_RDLCK, offset))
+    }
+
+    pub(super) fn unlock(file: &File, offset: u64) -> io::Result<()> {
+        fcntl(file, libc::F_OFD_SETLK, &mut request(libc::F_UNLCK, offset))
+    }
+
+    pub(super) fn is_locked(file: &File, offset: u64) -> io::Result<bool> {
+        let mut lock = request(libc::F_WRLCK, offset);
+        fcntl(file, libc::F_OFD_GETLK, &mut lock)?;
+        Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leases_are_seen_by_other_openers_until_the_last_is_dropped() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("leases");
+        let holder = LeaseTable::open(&path, true).unwrap();
+        let collector = LeaseTable::open(&path, false).unwrap();
+        let key = ObjectId::of(b"library");
+
+        let first = holder.acquire(key).unwrap();
+        let second = holder.acquire(key).unwrap();
+        assert!(collector.is_held(key).unwrap());
+        assert!(holder.is_held(key).unwrap());
+        assert!(!collector.is_held(ObjectId::of(b"other")).unwrap());
+        drop(first);
+        assert!(collector.is_held(key).unwrap());
+        drop(second);
+        assert!(!collector.is_held(key).unwrap());
+    }
+
+    #[test]
+    fn two_holders_do_not_exclude_each_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("leases");
+        let tables: Vec<_> = (0..3)
+            .map(|_| LeaseTable::open(&path, true).unwrap())
+            .collect();
+        let a = tables[0].acquire(SegmentId(7)).unwrap();
+        let b = tables[1].acquire(SegmentId(7)).unwrap();
+        drop(a);
+        assert!(tables[2].is_held(SegmentId(7)).unwrap());
+        drop(b);
+        assert!(!tables[2].is_held(SegmentId(7)).unwrap());
+    }
+
+    #[test]
+    fn a_killed_process_releases_its_leases() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("leases");
+        let collector = LeaseTable::open(&path, true).unwrap();
+        // flock(1) cannot lock a record; python's fcntl module can, and is on every Debian.
+        let script = "import fcntl,struct,sys,time\nf=open(sys.argv[1],'r+b')\n\
+             fcntl.fcntl(f,37,struct.pack('hhqqi',0,0,5,1,0))\nprint('held',flush=True)\n\
+             time.sleep(60)";
+        let mut holder = std::process::Command::new("python3")
+            .args(["-c", script])
+            .arg(&path)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut output = std::io::BufReader::new(holder.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+        assert_eq!(line, "held\n");
+        assert!(collector.is_held(SegmentId(5)).unwrap());
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        assert!(!collector.is_held(SegmentId(5)).unwrap());
+    }
+}

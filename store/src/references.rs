@@ -1,0 +1,267 @@
+//! Names: tags, library versions, pins, who uses what, address reservations, tokens.
+//!
+//! Every change is one batch under the writer's lock, so that a name and the references to it
+//! never disagree.
+
+use pool_core::digest::ObjectId;
+use pool_core::name::{ImageRef, LibraryRef};
+use pool_core::registry::{AddressBook, Reservation, ReservationRequest, ReserveError};
+
+use crate::error::{Result, StoreError};
+use crate::index::Batch;
+use crate::ingest::Target;
+use crate::manifest::{
+    ImageManifest, LibraryRecord, TagRecord, Timestamp, TokenRecord, TokenScope,
+};
+use crate::{Store, now};
+
+/// Adds the name of a commit's target to its batch. The caller holds the writer's lock.
+pub(crate) fn name_target(store: &Store, batch: &mut Batch<'_>, target: &Target) -> Result<()> {
+    match target {
+        Target::Library { library, object } => {
+            let record = library_record(store, library, *object)?;
+            batch.put_library(library, &record);
+        }
+        Target::Image {
+            image,
+            description,
+            data,
+        } => {
+            for used in &description.libraries {
+                let mut record = library_record(store, &used.library, used.object)?;
+                record.unused_since = None;
+                batch.put_library(&used.library, &record);
+            }
+            let id = ObjectId::of(&description.to_json());
+            let known = store.view.index.manifest(id)?;
+            let created_at = known.map_or_else(now, |manifest| manifest.created_at);
+            let manifest = ImageManifest {
+                description: (**description).clone(),
+                file: description.image.digest,
+                data: *data,
+                created_at,
+            };
+            batch.put_manifest(id, &manifest);
+            let uses: Vec<_> = description
+                .libraries
+                .iter()
+                .map(|used| &used.library)
+                .collect();
+            point_tag(store, batch, image, id, &uses)?;
+        }
+    }
+    Ok(())
+}
+
+/// The record of a library version, new or known; another content is refused.
+fn library_record(store: &Store, library: &LibraryRef, object: ObjectId) -> Result<LibraryRecord> {
+    match store.library(library)? {
+        Some(known) if known.object == object => Ok(known),
+        Some(known) => Err(StoreError::VersionConflict {
+            library: library.to_string(),
+            stored: known.object,
+            pushed: object,
+        }),
+        None => {
+            let created_at = now();
+            Ok(LibraryRecord {
+                object,
+                created_at,
+                pinned: false,
+                unused_since: Some(created_at),
+            })
+        }
+    }
+}
+
+/// Points a tag at a manifest that uses the libraries `uses`, and lets go of the one it pointed
+/// at.
+fn point_tag(
+    store: &Store,
+    batch: &mut Batch<'_>,
+    image: &ImageRef,
+    manifest: ObjectId,
+    uses: &[&LibraryRef],
+) -> Result<()> {
+    let previous = store.view.index.tag(image)?.map(|tag| tag.manifest);
+    let previous = previous.filter(|previous| *previous != manifest);
+    batch.put_tag(
+        image,
+        &TagRecord {
+            manifest,
+            tagged_at: now(),
+        },
+        previous,
+    );
+    match previous {
+        Some(previous) => release_manifest(store, batch, previous, image, uses),
+        None => Ok(()),
+    }
+}
+
+/// Removes a manifest when `image` was its last tag, and notes since when the library versions
+/// that only it used are unused. `successor_uses` are those that the tag's new manifest uses.
+fn release_manifest(
+    store: &Store,
+    batch: &mut Batch<'_>,
+    id: ObjectId,
+    image: &ImageRef,
+    successor_uses: &[&LibraryRef],
+) -> Result<()> {
+    if store.tags_of_manifest(id)?.iter().any(|tag| tag != image) {
+        return Ok(());
+    }
+    let Some(manifest) = store.view.index.manifest(id)? else {
+        return Ok(());
+    };
+    batch.delete_manifest(id, &manifest);
+    for used in &manifest.description.libraries {
+        let users = store.view.index.users_of(&used.library)?;
+        if users.iter().any(|user| *user != id) || successor_uses.contains(&&used.library) {
+            continue;
+        }
+        if let Some(mut record) = store.library(&used.library)? {
+            record.unused_since = Some(now());
+            batch.put_library(&used.library, &record);
+        }
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Runs `change` on a batch under the writer's lock and commits it.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Batch<'_>) -> Result<T>) -> Result<T> {
+        let _writer = self.writer();
+        let mut batch = self.view.index.batch();
+        let result = change(&mut batch)?;
+        if batch.len() > 0 {
+            batch.commit()?;
+            self.view.advance_generation()?;
+        }
+        Ok(result)
+    }
+
+    /// Gives what `from` points at the further tag `to`.
+    pub fn tag_image(&self, from: &ImageRef, to: &ImageRef) -> Result<()> {
+        self.change(|batch| {
+            let (tag, manifest) = self.image(from)?.ok_or_else(|| no_image(from))?;
+            let libraries = &manifest.description.libraries;
+            let uses: Vec<_> = libraries.iter().map(|used| &used.library).collect();
+            point_tag(self, batch, to, tag.manifest, &uses)
+        })
+    }
+
+    /// Removes a tag; its image goes with its last one.
+    pub fn delete_image(&self, image: &ImageRef) -> Result<()> {
+        self.change(|batch| {
+            let (tag, _) = self.image(image)?.ok_or_else(|| no_image(image))?;
+            batch.delete_tag(image, tag.manifest);
+            release_manifest(self, batch, tag.manifest, image, &[])
+        })
+    }
+
+    /// Removes a library version that nothing uses.
+    pub fn delete_library(&self, library: &LibraryRef) -> Result<()> {
+        self.change(|batch| {
+            let record = self.library(library)?.ok_or_else(|| no_library(library))?;
+            if let Some(why) = self.library_keeper(library, &record)? {
+                return Err(StoreError::InUse {
+                    what: format!("lib/{library}"),
+                    why,
+                });
+            }
+            batch.delete_library(library);
+            Ok(())
+        })
+    }
+
+    /// Why a library version must stay, or `None` when it may go.
+    pub(crate) fn library_keeper(
+        &self,
+        library: &LibraryRef,
+        record: &LibraryRecord,
+    ) -> Result<Option<String>> {
+        if record.pinned {
+            return Ok(Some("it is pinned; unpin it first".into()));
+        }
+        let users = self.library_users(library)?;
+        if let Some(first) = users.first() {
+            let more = users.len() - 1;
+            let who = if more == 0 {
+                format!("image/{first} uses it")
+            } else {
+                format!("image/{first} and {more} more use it")
+            };
+            return Ok(Some(format!("{who}; remove those first")));
+        }
+        Ok(None)
+    }
+
+    /// Keeps a library version whether used or not, or no longer.
+    pub fn pin_library(&self, library: &LibraryRef, pinned: bool) -> Result<()> {
+        self.change(|batch| {
+            let mut record = self.library(library)?.ok_or_else(|| no_library(library))?;
+            record.pinned = pinned;
+            batch.put_library(library, &record);
+            Ok(())
+        })
+    }
+
+    /// Reserves addresses for a library version. The inner error is the registry's refusal.
+    pub fn reserve_addresses(
+        &self,
+        request: &ReservationRequest,
+    ) -> Result<std::result::Result<Reservation, ReserveError>> {
+        self.change(|batch| {
+            let mut book = AddressBook::new(self.reservations()?);
+            let known = book.reservations().len();
+            let outcome = book.reserve(request);
+            if let Ok(reservation) = &outcome
+                && book.reservations().len() > known
+            {
+                batch.put_reservation(known as u64, reservation);
+            }
+            Ok(outcome)
+        })
+    }
+
+    /// Adds a token. `secret` is the digest of the secret, which the caller shows once.
+    pub fn add_token(
+        &self,
+        name: &str,
+        secret: ObjectId,
+        scope: TokenScope,
+    ) -> Result<TokenRecord> {
+        let created_at: Timestamp = now();
+        let record = TokenRecord {
+            name: name.into(),
+            secret,
+            scope,
+            created_at,
+        };
+        self.change(|batch| {
+            batch.put_token(&record);
+            Ok(())
+        })?;
+        Ok(record)
+    }
+
+    /// Removes a token.
+    pub fn delete_token(&self, name: &str) -> Result<()> {
+        self.change(|batch| {
+            if !self.tokens()?.iter().any(|token| token.name == name) {
+                return Err(StoreError::NotFound(format!("token {name}")));
+            }
+            batch.delete_token(name);
+            Ok(())
+        })
+    }
+}
+
+fn no_image(image: &ImageRef) -> StoreError {
+    StoreError::NotFound(format!("image/{image}"))
+}
+
+fn no_library(library: &LibraryRef) -> StoreError {
+    StoreError::NotFound(format!("lib/{library}"))
+}

@@ -1,0 +1,209 @@
+//! Appending to segments.
+//!
+//! Two segments are open at a time: one takes whole 2 MiB windows, the other single pages. A
+//! window is written in one aligned piece, because that is what makes the page cache keep it as
+//! one 2 MiB folio. Single pages are written in runs that end at the next 2 MiB boundary; the
+//! last run of a commit may be shorter, since pages of a sparse segment are mapped one by one
+//! and rewriting an acknowledged page to fill up a piece would put it at risk in a power cut.
+
+use std::sync::Arc;
+
+use pool_core::extent::{SegmentId, Slot};
+use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
+
+use crate::backend::{Backend, SegmentFile};
+use crate::error::{Result, StoreError};
+use crate::format::{Location, SegmentKind, SegmentRecord, SegmentState};
+use crate::index::{Batch, Index};
+
+/// A segment that is being appended to.
+#[derive(Debug)]
+struct OpenSegment {
+    id: SegmentId,
+    record: SegmentRecord,
+    file: Arc<dyn SegmentFile>,
+    /// Written to since the last commit.
+    dirty: bool,
+}
+
+/// Hands out slots and fills them. What it handed out counts only once the batch that
+/// [`Appender::record`] adds to is committed; see [`Appender::rollback`].
+#[derive(Debug)]
+pub(crate) struct Appender {
+    backend: Arc<dyn Backend>,
+    segment_slots: u32,
+    next: u64,
+    dense: Option<OpenSegment>,
+    sparse: Option<OpenSegment>,
+    /// Filled since the last commit.
+    sealed: Vec<OpenSegment>,
+}
+
+impl Appender {
+    /// Takes up where the last commit left off.
+    pub(crate) fn open(
+        backend: Arc<dyn Backend>,
+        index: &Index,
+        segment_bytes: u64,
+    ) -> Result<Self> {
+        let mut appender = Self {
+            backend,
+            segment_slots: (segment_bytes / PAGE_SIZE) as u32,
+            next: 0,
+            dense: None,
+            sparse: None,
+            sealed: Vec::new(),
+        };
+        appender.reload(index)?;
+        Ok(appender)
+    }
+
+    /// Forgets everything that was appended since the last commit. The slots are used again; no
+    /// record refers to them.
+    pub(crate) fn rollback(&mut self, index: &Index) -> Result<()> {
+        self.reload(index)
+    }
+
+    fn reload(&mut self, index: &Index) -> Result<()> {
+        self.next = u64::from(index.next_segment()?.0);
+        self.dense = None;
+        self.sparse = None;
+        self.sealed.clear();
+        for (id, record) in index.segments()? {
+            if record.state == SegmentState::Open {
+                let file = self.backend.open(id, true)?;
+                *self.open_segment(record.kind) = Some(OpenSegment {
+                    id,
+                    record,
+                    file,
+                    dirty: false,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn open_segment(&mut self, kind: SegmentKind) -> &mut Option<OpenSegment> {
+        match kind {
+            SegmentKind::Dense => &mut self.dense,
+            SegmentKind::Sparse => &mut self.sparse,
+        }
+    }
+
+    /// The open segment of `kind`, with room for at least one unit of it.
+    fn with_room(&mut self, kind: SegmentKind) -> Result<&mut OpenSegment> {
+        if self.open_segment(kind).is_none() {
+            let created = self.create(kind)?;
+            *self.open_segment(kind) = Some(created);
+        }
+        Ok(self.open_segment(kind).as_mut().expect("set above"))
+    }
+
+    fn create(&mut self, kind: SegmentKind) -> Result<OpenSegment> {
+        let id = u32::try_from(self.next)
+            .map(SegmentId)
+            .map_err(|_| StoreError::Corrupt("all 2^32 segment numbers are used up".into()))?;
+        // A file of this number can only be left from a commit that never happened.
+        self.backend.unlink(id)?;
+        let capacity = self.segment_slots;
+        let file = self.backend.create(id, u64::from(capacity) * PAGE_SIZE)?;
+        self.next += 1;
+        let record = SegmentRecord {
+            kind,
+            state: SegmentState::Open,
+            used: 0,
+            capacity,
+        };
+        Ok(OpenSegment {
+            id,
+            record,
+            file,
+            dirty: true,
+        })
+    }
+
+    /// Moves a full segment out of the way.
+    fn seal_if_full(&mut self, kind: SegmentKind) {
+        let open = self.open_segment(kind);
+        if open
+            .as_ref()
+            .is_some_and(|segment| segment.record.used == segment.record.capacity)
+        {
+            let mut full = open.take().expect("checked above");
+            full.record.state = SegmentState::Sealed;
+            self.sealed.push(full);
+        }
+    }
+
+    /// Writes one window of exactly 2 MiB and says where it is.
+    pub(crate) fn append_window(&mut self, content: &[u8]) -> Result<Location> {
+        debug_assert_eq!(content.len() as u64, WINDOW_SIZE);
+        let location = self.with_room(SegmentKind::Dense)?.append(content)?;
+        self.seal_if_full(SegmentKind::Dense);
+        Ok(location)
+    }
+
+    /// Writes whole pages one after the other and says where each run of them is: (location of
+    /// the first page, pages).
+    pub(crate) fn append_pages(&mut self, mut content: &[u8]) -> Result<Vec<(Location, u32)>> {
+        debug_assert!((content.len() as u64).is_multiple_of(PAGE_SIZE));
+        let mut runs = Vec::new();
+        while !content.is_empty() {
+            let segment = self.with_room(SegmentKind::Sparse)?;
+            let to_boundary = PAGES_PER_WINDOW - u64::from(segment.record.used) % PAGES_PER_WINDOW;
+            let bytes = (content.len() as u64).min(to_boundary * PAGE_SIZE);
+            let (piece, rest) = content.split_at(bytes as usize);
+            runs.push((segment.append(piece)?, (bytes / PAGE_SIZE) as u32));
+            content = rest;
+            self.seal_if_full(SegmentKind::Sparse);
+        }
+        Ok(runs)
+    }
+
+    /// Makes all that was appended durable.
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        for segment in self.touched() {
+            segment.file.sync().map_err(|source| {
+                StoreError::io("syncing the segment", segment.id.to_string(), source)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Adds the new state of all touched segments to `batch`.
+    pub(crate) fn record(&self, batch: &mut Batch<'_>) {
+        for segment in self.touched() {
+            batch.put_segment(segment.id, &segment.record);
+        }
+        batch.put_next_segment(self.next);
+    }
+
+    /// Notes that the batch was committed.
+    pub(crate) fn committed(&mut self) {
+        self.sealed.clear();
+        for segment in [&mut self.dense, &mut self.sparse].into_iter().flatten() {
+            segment.dirty = false;
+        }
+    }
+
+    fn touched(&self) -> impl Iterator<Item = &OpenSegment> {
+        let open = [&self.dense, &self.sparse].into_iter().flatten();
+        open.filter(|segment| segment.dirty).chain(&self.sealed)
+    }
+}
+
+impl OpenSegment {
+    /// Writes `content` at the first free slot. The caller has checked that it fits.
+    fn append(&mut self, content: &[u8]) -> Result<Location> {
+        let slot = Slot(self.record.used);
+        self.dirty = true;
+        self.file
+            .write_all_at(content, slot.byte_offset())
+            .map_err(|source| StoreError::io("writing the segment", self.id.to_string(), source))?;
+        self.record.used += (content.len() as u64 / PAGE_SIZE) as u32;
+        Ok(Location {
+            segment: self.id,
+            slot,
+        })
+    }
+}
