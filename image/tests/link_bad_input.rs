@@ -115,12 +115,12 @@ fn faults_of_programs_are_explained() {
     allowed.allow_multiple_definition = true;
     assert!(link(&allowed, &mut AddressBook::default()).is_ok());
 
+    let place = compile("place", "__asm__(\".globl far\\nfar = 0x123456789abc\");");
     let far = compile(
         "far",
-        "__asm__(\".globl far\\nfar = 0x123456789abc\"); extern char far[];\n\
-         int main(void) { int r; __asm__(\"mov $far, %0\" : \"=r\"(r)); return r; }",
+        "int main(void) { int r; __asm__(\"mov $far, %0\" : \"=r\"(r)); return r; }",
     );
-    let request = workshop.request(Compiler::Musl, &["-static", &far]);
+    let request = workshop.request(Compiler::Musl, &["-static", &far, &place]);
     expect(
         &refusal(&request),
         &["far.o", ".text", "far", "0x123456789abc", "R_X86_64_32"],

@@ -337,7 +337,7 @@ impl<'a> Site<'_, 'a> {
                 .image
                 .place((self.unit, self.object, self.section), relocation.offset),
             symbol: self.name(relocation),
-            relocation: r_to_str(relocation.kind, EM_X86_64).to_owned(),
+            relocation: format!("R_{}", r_to_str(relocation.kind, EM_X86_64)),
             value,
         })
     }
