@@ -34,6 +34,7 @@ mod error;
 mod files;
 mod image;
 mod library;
+mod map;
 mod merge;
 mod object;
 mod output;
@@ -78,6 +79,8 @@ pub struct Linked {
     pub warnings: Vec<String>,
     /// What each library of the image takes.
     pub libraries: Vec<LibraryPages>,
+    /// Where each section went, if a map was asked for ([`LinkRequest::map`]).
+    pub map: Option<String>,
 }
 
 /// What a library takes in an image.
@@ -125,6 +128,7 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
     Ok(Linked {
         elf: output::write(&image, &contents, request, &names, entry, &text),
         libraries: set.pages(&image),
+        map: request.map.is_some().then(|| map::text(&image, &names)),
         warnings: set.warnings(request, &image),
         layout,
     })
@@ -259,6 +263,7 @@ impl<'a> LinkSet<'a> {
             .reserve(&request)
             .map_err(|source| LinkError::Registry {
                 library: library.reference.clone(),
+                dependencies: request.dependencies.clone(),
                 source: Box::new(source),
             })?;
         check(&request, &reservation).map_err(|problem| LinkError::BadReservation {
