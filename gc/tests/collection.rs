@@ -1,5 +1,7 @@
 //! What a collection takes, what it leaves, and what holds it back.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 #[path = "../../store/tests/common/mod.rs"]
 mod common;
 

@@ -1,5 +1,7 @@
 //! Uploads, deletions, readers and collections at once: whatever was acknowledged is there.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 #[path = "../../store/tests/common/mod.rs"]
 mod common;
 

@@ -1,6 +1,8 @@
 //! A process that pushes, deletes and collects is killed at any instruction; nothing that it
 //! acknowledged is lost, and the store is whole.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 #[path = "../../store/tests/common/mod.rs"]
 mod common;
 

@@ -1,5 +1,7 @@
 //! Damage done on purpose: fsck finds it, and a collection that cannot read on removes nothing.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 #[path = "../../store/tests/common/mod.rs"]
 mod common;
 
@@ -123,8 +125,7 @@ fn a_record_that_cannot_be_read_ends_a_collection_before_it_removes_anything() {
     ] {
         let directory = tempfile::tempdir().unwrap();
         drop(example(directory.path()));
-        let mut options = pool_store::StoreOptions::default();
-        options.create = false;
+        let options = pool_store::StoreOptions::default();
         tamper(directory.path(), |index| {
             let handle = index.cf_handle(family).unwrap();
             if family == "references" {

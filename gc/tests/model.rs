@@ -1,5 +1,7 @@
 //! Random sequences of everything, against a plain map.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 #[path = "../../store/tests/common/mod.rs"]
 mod common;
 

@@ -1,5 +1,7 @@
 //! A full disk: a clear error, nothing half visible, and work goes on once there is room.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::fs;

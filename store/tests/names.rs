@@ -1,5 +1,7 @@
 //! Names and who refers to whom.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use common::{assert_stored, content, image_ref, library_ref, open, push_image, push_library};

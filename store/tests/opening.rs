@@ -1,5 +1,7 @@
 //! Opening a store, or what is none; what is there after a restart; following a writer.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::fs;
