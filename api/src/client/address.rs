@@ -1,0 +1,106 @@
+//! Where a pool service is.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use thiserror::Error;
+use ureq::http::Uri;
+
+/// Why a text is no address of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "{text:?} is not the address of a pool service ({why}): write http://HOST:PORT, \
+     https://HOST:PORT or unix:/PATH"
+)]
+pub struct ServerAddressError {
+    text: String,
+    why: String,
+}
+
+/// Where a pool service is: `http://HOST:PORT`, `https://HOST:PORT` (behind a proxy that speaks
+/// TLS), or `unix:/PATH`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerAddress(Kind);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Without a slash at the end.
+    Url(String),
+    Socket(PathBuf),
+}
+
+impl ServerAddress {
+    /// The Unix socket, if it is one.
+    pub fn socket(&self) -> Option<&Path> {
+        match &self.0 {
+            Kind::Url(_) => None,
+            Kind::Socket(path) => Some(path),
+        }
+    }
+
+    /// What comes before the path of a request.
+    pub(super) fn base(&self) -> &str {
+        match &self.0 {
+            Kind::Url(url) => url,
+            Kind::Socket(_) => "http://localhost",
+        }
+    }
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::Url(url) => f.write_str(url),
+            Kind::Socket(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for ServerAddress {
+    type Err = ServerAddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = |why: &str| ServerAddressError {
+            text: text.chars().take(200).collect(),
+            why: why.into(),
+        };
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if !path.starts_with('/') {
+                return Err(wrong("the socket's path must be absolute"));
+            }
+            return Ok(Self(Kind::Socket(path.into())));
+        }
+        let uri: Uri = text.parse().map_err(|_| wrong("not a URL"))?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err(wrong("it begins with neither http://, https:// nor unix:"));
+        }
+        if uri.host().is_none_or(str::is_empty) || uri.query().is_some() {
+            return Err(wrong("a host and no query belong there"));
+        }
+        Ok(Self(Kind::Url(text.trim_end_matches('/').into())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for (text, shown) in [
+            ("http://127.0.0.1:7420", "http://127.0.0.1:7420"),
+            ("https://pool.example/", "https://pool.example"),
+            ("https://example/pool/", "https://example/pool"),
+            ("unix:/run/pool.sock", "unix:/run/pool.sock"),
+            ("unix:///run/pool.sock", "unix:/run/pool.sock"),
+        ] {
+            let address: ServerAddress = text.parse().unwrap();
+            assert_eq!(address.to_string(), shown);
+        }
+        for bad in ["", "localhost:7420", "ftp://x", "unix:pool.sock", "http://", "http://a?b"] {
+            assert!(bad.parse::<ServerAddress>().is_err(), "{bad}");
+        }
+    }
+}

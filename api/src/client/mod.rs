@@ -1,0 +1,398 @@
+//! The client: every route as a call that waits for its answer.
+
+mod address;
+mod push;
+mod unix;
+
+use std::io::Read;
+use std::time::Duration;
+
+use pool_core::digest::ObjectId;
+use pool_core::name::{ImageRef, LibraryRef, Name, Referent};
+use pool_core::registry::{Reservation, ReservationRequest};
+use pool_gc::{CollectReport, FsckReport, Why};
+use pool_store::manifest::TokenScope;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use ureq::http::{Method, Request, Response};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::DefaultConnector;
+use ureq::{Agent, AsSendBody, Body};
+
+pub use address::{ServerAddress, ServerAddressError};
+pub use push::{PushOptions, PushReport};
+
+use crate::problem::ProblemBody;
+use crate::types::{
+    CollectRequest, FsckRequest, Image, Library, NewToken, Stats, TagRequest, Token, TokenRequest, UploadStarted, Version,
+};
+
+/// Longest JSON answer that is taken in; lists of pages are the long ones.
+const MAX_JSON: u64 = 1 << 30;
+
+/// Why a call failed.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// The service could not be asked, or its answer did not arrive.
+    #[error(
+        "asking {server}: {source}; check that poolsvc runs there, or name another one with \
+         --server or POOL_SERVER"
+    )]
+    Connection {
+        /// The service.
+        server: String,
+        /// What the connection met.
+        source: Box<ureq::Error>,
+    },
+    /// The service refused.
+    #[error("{}{}", .body.what, hint(.body))]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// What it said.
+        body: Box<ProblemBody>,
+    },
+    /// Whatever answered is not a pool service.
+    #[error("{server} does not answer as a pool service does (status {status}): {why}")]
+    Strange {
+        /// Who answered.
+        server: String,
+        /// HTTP status.
+        status: u16,
+        /// What is strange.
+        why: String,
+    },
+    /// Nothing has the name, or has no content.
+    #[error("{0} has no content to fetch")]
+    NoContent(Referent),
+    /// A collection took pages away as fast as they were sent.
+    #[error("the upload of {0} was overtaken by collections again and again: try again later")]
+    Overtaken(String),
+}
+
+fn hint(body: &ProblemBody) -> String {
+    body.hint
+        .as_ref()
+        .map_or_else(String::new, |hint| format!("; {hint}"))
+}
+
+/// A result whose error is a [`ClientError`].
+pub type Result<T> = std::result::Result<T, ClientError>;
+
+/// A pool service, asked by calls that block. Cloning it is cheap, and clones share connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    agent: Agent,
+    server: ServerAddress,
+    authorization: Option<String>,
+}
+
+impl Client {
+    /// A client of the service at `server`; nothing is sent yet.
+    pub fn new(server: ServerAddress, token: Option<&str>) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .timeout_connect(Some(Duration::from_secs(10)))
+            .no_delay(true)
+            .input_buffer_size(256 << 10)
+            .output_buffer_size(256 << 10)
+            .user_agent(concat!("pool/", env!("CARGO_PKG_VERSION")))
+            .proxy(None)
+            .build();
+        let agent = match server.socket() {
+            Some(path) => Agent::with_parts(config, unix::UnixConnector::new(path), unix::NoResolver),
+            None => Agent::with_parts(config, DefaultConnector::default(), DefaultResolver::default()),
+        };
+        Self {
+            agent,
+            server,
+            authorization: token.map(|token| format!("Bearer {token}")),
+        }
+    }
+
+    /// The service that is asked.
+    pub fn server(&self) -> &ServerAddress {
+        &self.server
+    }
+
+    /// What the service is.
+    pub fn version(&self) -> Result<Version> {
+        self.get("/v1/version")
+    }
+
+    /// Library versions whose `NAME@VERSION` begins with `prefix`.
+    pub fn libraries(&self, prefix: &str) -> Result<Vec<Library>> {
+        self.get(&format!("/v1/libs?prefix={}", encode(prefix)))
+    }
+
+    /// A library version.
+    pub fn library(&self, library: &LibraryRef) -> Result<Library> {
+        self.get(&library_path(library))
+    }
+
+    /// Images whose `NAME:TAG` begins with `prefix`.
+    pub fn images(&self, prefix: &str) -> Result<Vec<Image>> {
+        self.get(&format!("/v1/images?prefix={}", encode(prefix)))
+    }
+
+    /// A tagged image.
+    pub fn image(&self, image: &ImageRef) -> Result<Image> {
+        self.get(&image_path(image))
+    }
+
+    /// The description of an image, as stored.
+    pub fn description(&self, image: &ImageRef) -> Result<Vec<u8>> {
+        let mut response = self.ask(Method::GET, &format!("{}/desc", image_path(image)), ())?;
+        let read = response.body_mut().with_config().limit(MAX_JSON);
+        read.read_to_vec().map_err(|error| self.lost(error))
+    }
+
+    /// Gives an image a further tag.
+    pub fn tag(&self, from: &ImageRef, to: &ImageRef) -> Result<Image> {
+        let request = TagRequest {
+            name: to.name.clone(),
+            tag: to.tag.clone(),
+        };
+        self.post(&format!("{}/tag", image_path(from)), &request)
+    }
+
+    /// Keeps a library version whether used or not, or no longer.
+    pub fn pin(&self, library: &LibraryRef, pinned: bool) -> Result<Library> {
+        let method = if pinned { Method::PUT } else { Method::DELETE };
+        let path = format!("{}/pin", library_path(library));
+        self.json(self.ask(method, &path, ())?)
+    }
+
+    /// Removes a tag.
+    pub fn delete_image(&self, image: &ImageRef) -> Result<()> {
+        self.ask(Method::DELETE, &image_path(image), ()).map(drop)
+    }
+
+    /// Removes a library version.
+    pub fn delete_library(&self, library: &LibraryRef) -> Result<()> {
+        self.ask(Method::DELETE, &library_path(library), ())
+            .map(drop)
+    }
+
+    /// The content of a library version, the file of an image, or an object or page by its
+    /// digest; to be read to its end.
+    pub fn content(&self, of: &Referent) -> Result<impl Read + use<>> {
+        let path = match of {
+            Referent::Library(library) => format!("{}/content", library_path(library)),
+            Referent::Image(image) => format!("{}/elf", image_path(image)),
+            Referent::Digest(id) => format!("/v1/objects/{id}"),
+            Referent::Segment(_) => return Err(ClientError::NoContent(of.clone())),
+        };
+        let response = self.ask(Method::GET, &path, ())?;
+        let body = response.into_body();
+        Ok(body.into_with_config().limit(u64::MAX).reader())
+    }
+
+    /// The bytes of an object, `None` when there is no such object.
+    pub fn object(&self, id: ObjectId) -> Result<Option<Vec<u8>>> {
+        match self.content(&Referent::Digest(id)) {
+            Err(ClientError::Refused { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+            Ok(mut reader) => {
+                let mut bytes = Vec::new();
+                let read = reader.read_to_end(&mut bytes);
+                read.map_err(|error| self.lost(error.into()))?;
+                Ok(Some(bytes))
+            }
+        }
+    }
+
+    /// The state of the store in numbers.
+    pub fn stats(&self) -> Result<Stats> {
+        self.get("/v1/stats")
+    }
+
+    /// Collects what nothing refers to, or says what would be collected. Without `grace` the
+    /// service's own is used.
+    pub fn collect(&self, dry_run: bool, grace: Option<Duration>) -> Result<CollectReport> {
+        let request = CollectRequest {
+            dry_run,
+            grace_seconds: grace.map(|grace| grace.as_secs()),
+        };
+        self.post("/v1/gc", &request)
+    }
+
+    /// Checks the store; `content` reads every page.
+    pub fn fsck(&self, content: bool) -> Result<FsckReport> {
+        self.post("/v1/fsck", &FsckRequest { content })
+    }
+
+    /// What keeps a thing.
+    pub fn why(&self, of: &Referent) -> Result<Why> {
+        let path = match of {
+            Referent::Library(library) => format!("lib/{}", encode(&library.to_string())),
+            Referent::Image(image) => format!("image/{}", encode(&image.to_string())),
+            Referent::Digest(id) => id.to_string(),
+            Referent::Segment(id) => id.to_string(),
+        };
+        self.get(&format!("/v1/why/{path}"))
+    }
+
+    /// Reserves addresses for a library version.
+    pub fn reserve(&self, request: &ReservationRequest) -> Result<Reservation> {
+        self.post("/v1/registry", request)
+    }
+
+    /// All address reservations, oldest first.
+    pub fn reservations(&self) -> Result<Vec<Reservation>> {
+        self.get("/v1/registry")
+    }
+
+    /// All tokens.
+    pub fn tokens(&self) -> Result<Vec<Token>> {
+        self.get("/v1/tokens")
+    }
+
+    /// Makes a token.
+    pub fn add_token(&self, name: Name, scope: TokenScope) -> Result<NewToken> {
+        self.post("/v1/tokens", &TokenRequest { name, scope })
+    }
+
+    /// Removes a token.
+    pub fn delete_token(&self, name: &str) -> Result<()> {
+        let path = format!("/v1/tokens/{}", encode(name));
+        self.ask(Method::DELETE, &path, ()).map(drop)
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.json(self.ask(Method::GET, path, ())?)
+    }
+
+    fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        let json = serde_json::to_vec(body).expect("requests have only string keys");
+        self.json(self.ask(Method::POST, path, Json(&json))?)
+    }
+
+    /// Sends a request and sorts out refusals.
+    fn ask(&self, method: Method, path: &str, body: impl RequestBody) -> Result<Response<Body>> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.server.base()));
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
+        if let Some(kind) = body.content_type() {
+            request = request.header("content-type", kind);
+        }
+        let request = request
+            .body(body.into_send_body())
+            .map_err(|error| self.lost(error.into()))?;
+        let mut response = self.agent.run(request).map_err(|error| self.lost(error))?;
+        let status = response.status().as_u16();
+        if (200..300).contains(&status) {
+            return Ok(response);
+        }
+        let text = response.body_mut().read_to_string().unwrap_or_default();
+        Err(match serde_json::from_str::<ProblemBody>(&text) {
+            Ok(body) => ClientError::Refused {
+                status,
+                body: Box::new(body),
+            },
+            Err(_) => self.strange(status, text.chars().take(200).collect::<String>()),
+        })
+    }
+
+    fn json<T: DeserializeOwned>(&self, mut response: Response<Body>) -> Result<T> {
+        let status = response.status().as_u16();
+        let body = response.body_mut().with_config().limit(MAX_JSON);
+        let bytes = body.read_to_vec().map_err(|error| self.lost(error))?;
+        serde_json::from_slice(&bytes).map_err(|error| self.strange(status, error))
+    }
+
+    fn lost(&self, source: ureq::Error) -> ClientError {
+        ClientError::Connection {
+            server: self.server.to_string(),
+            source: Box::new(source),
+        }
+    }
+
+    fn strange(&self, status: u16, why: impl ToString) -> ClientError {
+        ClientError::Strange {
+            server: self.server.to_string(),
+            status,
+            why: why.to_string(),
+        }
+    }
+}
+
+/// A request's body and its media type.
+trait RequestBody {
+    type Send: AsSendBody;
+    fn content_type(&self) -> Option<&'static str>;
+    fn into_send_body(self) -> Self::Send;
+}
+
+impl RequestBody for () {
+    type Send = ();
+    fn content_type(&self) -> Option<&'static str> {
+        None
+    }
+    fn into_send_body(self) -> Self::Send {}
+}
+
+struct Json<'a>(&'a [u8]);
+
+impl<'a> RequestBody for Json<'a> {
+    type Send = &'a [u8];
+    fn content_type(&self) -> Option<&'static str> {
+        Some("application/json")
+    }
+    fn into_send_body(self) -> Self::Send {
+        self.0
+    }
+}
+
+struct Octets<'a>(&'a [u8]);
+
+impl<'a> RequestBody for Octets<'a> {
+    type Send = &'a [u8];
+    fn content_type(&self) -> Option<&'static str> {
+        Some("application/octet-stream")
+    }
+    fn into_send_body(self) -> Self::Send {
+        self.0
+    }
+}
+
+fn library_path(library: &LibraryRef) -> String {
+    let (name, version) = (library.name.as_str(), library.version.as_str());
+    format!("/v1/libs/{}/{}", encode(name), encode(version))
+}
+
+fn image_path(image: &ImageRef) -> String {
+    let (name, tag) = (image.name.as_str(), image.tag.as_str());
+    format!("/v1/images/{}/{}", encode(name), encode(tag))
+}
+
+/// Percent-encodes all but unreserved characters (RFC 3986, 2.3).
+fn encode(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_name_may_hold_survives_a_path() {
+        assert_eq!(encode("libstdc++-6_1.0"), "libstdc%2B%2B-6_1.0");
+        assert_eq!(encode("a/b?c&d é"), "a%2Fb%3Fc%26d%20%C3%A9");
+    }
+}

@@ -1,0 +1,170 @@
+//! Pushing by negotiation: announce, send what is missing over several connections, commit.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use pool_core::digest::PageId;
+use serde::{Deserialize, Serialize};
+use ureq::http::Method;
+
+use super::{Client, ClientError, Octets, Result, UploadStarted};
+use crate::announce::{Announcement, Part, page_sources};
+use crate::types::{PagesAccepted, PushSummary, UploadRequest};
+use crate::wire::{self, PageList, RECORD_SIZE};
+
+/// How pages are sent.
+#[derive(Clone, Copy, Debug)]
+pub struct PushOptions {
+    /// Requests that send at the same time.
+    pub connections: usize,
+    /// Pages of one request.
+    pub pages_per_request: usize,
+}
+
+impl Default for PushOptions {
+    fn default() -> Self {
+        Self {
+            connections: 3,
+            pages_per_request: 1024,
+        }
+    }
+}
+
+/// What a push did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushReport {
+    /// What the service says.
+    #[serde(flatten)]
+    pub summary: PushSummary,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// Bytes of requests: the announcement and the page records.
+    pub sent_bytes: u64,
+    /// Pages that were sent.
+    pub sent_pages: u64,
+}
+
+/// A collection may take a page between two commits; this often is not chance.
+const MAX_ROUNDS: usize = 10;
+
+impl Client {
+    /// Pushes what was announced. `progress` is called with pages sent and pages to send, from
+    /// several threads.
+    pub fn push(
+        &self,
+        announcement: &Announcement<'_>,
+        options: PushOptions,
+        progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<PushReport> {
+        let objects: Vec<_> = announcement.parts.iter().map(Part::object).collect();
+        let request = UploadRequest {
+            target: (&announcement.target).into(),
+            objects: objects.iter().map(Into::into).collect(),
+        };
+        let json = serde_json::to_vec(&request).expect("requests have only string keys");
+        let started: UploadStarted =
+            self.json(self.ask(Method::POST, "/v1/uploads", super::Json(&json))?)?;
+        let upload = Upload {
+            client: self,
+            path: format!("/v1/uploads/{}", super::encode(&started.id)),
+            sources: page_sources(&announcement.parts, &objects),
+            options,
+        };
+        let finished = upload.finish(started.missing, progress);
+        if finished.is_err() {
+            // It would be forgotten by itself in a while.
+            drop(self.ask(Method::DELETE, &upload.path, ()));
+        }
+        let (summary, sent_pages) = finished?;
+        Ok(PushReport {
+            summary,
+            file_bytes: announcement.file_bytes,
+            sent_bytes: json.len() as u64 + sent_pages * RECORD_SIZE as u64,
+            sent_pages,
+        })
+    }
+}
+
+struct Upload<'a> {
+    client: &'a Client,
+    path: String,
+    sources: HashMap<PageId, &'a [u8]>,
+    options: PushOptions,
+}
+
+impl Upload<'_> {
+    /// Sends what is missing and commits, again if a collection came between.
+    fn finish(
+        &self,
+        missing: PageList,
+        progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<(PushSummary, u64)> {
+        let mut missing = missing;
+        let mut sent = 0;
+        for _ in 0..MAX_ROUNDS {
+            sent += self.send(&missing, progress)?;
+            let committed = self
+                .client
+                .ask(Method::POST, &format!("{}/commit", self.path), ());
+            match committed {
+                Ok(response) => return Ok((self.client.json(response)?, sent)),
+                Err(ClientError::Refused { status: 409, body }) if body.missing.is_some() => {
+                    missing = body.missing.unwrap_or_default();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ClientError::Overtaken(self.path.clone()))
+    }
+
+    /// Sends pages over several connections at once; the first failure ends all.
+    fn send(&self, missing: &PageList, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<u64> {
+        let pages: Vec<PageId> = missing.stored().collect();
+        let total = pages.len() as u64;
+        let batches: Vec<&[PageId]> = pages
+            .chunks(self.options.pages_per_request.max(1))
+            .collect();
+        let next = AtomicUsize::new(0);
+        let sent = AtomicUsize::new(0);
+        let failed = AtomicBool::new(false);
+        let work = || -> Result<()> {
+            while !failed.load(Ordering::Relaxed) {
+                let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                    break;
+                };
+                self.send_batch(batch).inspect_err(|_| {
+                    failed.store(true, Ordering::Relaxed);
+                })?;
+                let done = sent.fetch_add(batch.len(), Ordering::Relaxed) + batch.len();
+                progress(done as u64, total);
+            }
+            Ok(())
+        };
+        let workers = self.options.connections.clamp(1, batches.len().max(1));
+        thread::scope(|scope| {
+            let others: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
+            let mut result = work();
+            for other in others {
+                let ended = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                result = result.and(ended);
+            }
+            result
+        })?;
+        Ok(total)
+    }
+
+    fn send_batch(&self, batch: &[PageId]) -> Result<()> {
+        let mut records = Vec::with_capacity(batch.len() * RECORD_SIZE);
+        for id in batch {
+            let bytes = self.sources.get(id).ok_or_else(|| {
+                let why = format!("it asks for page {id}, which was not announced");
+                self.client.strange(201, why)
+            })?;
+            wire::push_record(&mut records, *id, bytes);
+        }
+        let path = format!("{}/pages", self.path);
+        let response = self.client.ask(Method::PUT, &path, Octets(&records))?;
+        self.client.json::<PagesAccepted>(response).map(drop)
+    }
+}

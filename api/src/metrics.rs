@@ -1,0 +1,232 @@
+//! Counters for Prometheus.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use pool_store::stats::StoreStats;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Upper bounds of the duration histograms in seconds: from a look-up to a collection.
+const BUCKETS: [f64; 10] = [0.000_5, 0.002, 0.01, 0.05, 0.2, 1.0, 5.0, 20.0, 60.0, 300.0];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    method: String,
+    /// The route's pattern, so that names do not become time series.
+    route: String,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    route: String,
+}
+
+/// All counters of a service.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    received_bytes: Counter,
+    commits: Counter,
+    pushed_pages: Counter,
+    new_pages: Counter,
+    written_pages: Counter,
+    collections: Counter,
+    collected_bytes: Counter,
+    collection_seconds: Histogram,
+    uploads: Gauge<u64, AtomicU64>,
+    store: StoreGauges,
+}
+
+type StoreGauge = Gauge<u64, AtomicU64>;
+
+#[derive(Debug, Default)]
+struct StoreGauges {
+    tags: StoreGauge,
+    libraries: StoreGauge,
+    unused_libraries: StoreGauge,
+    objects: StoreGauge,
+    object_bytes: StoreGauge,
+    referenced_pages: StoreGauge,
+    stored_pages: StoreGauge,
+    dense_windows: StoreGauge,
+    segments: StoreGauge,
+    retired_segments: StoreGauge,
+    disk_bytes: StoreGauge,
+}
+
+fn histogram() -> Histogram {
+    Histogram::new(BUCKETS)
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("pool");
+        let requests = Family::default();
+        registry.register("http_requests", "Requests answered", requests.clone());
+        let durations = Family::new_with_constructor(histogram as fn() -> Histogram);
+        registry.register_with_unit(
+            "http_request_duration",
+            "Time from a request's headers to its answer's headers",
+            Unit::Seconds,
+            durations.clone(),
+        );
+        let counter = |registry: &mut Registry, name: &str, help: &str| {
+            let counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        let r = &mut registry;
+        let received_bytes = counter(r, "received_bytes", "Bytes of pages and files received");
+        let commits = counter(r, "commits", "Uploads committed");
+        let pushed_pages = counter(r, "pushed_pages", "Pages of all objects of all commits");
+        let new_pages = counter(r, "new_pages", "Pages that the pool did not have");
+        let written_pages = counter(r, "written_pages", "Pages written to segments by commits");
+        let collections = counter(r, "collections", "Collections run");
+        let collected_bytes = counter(r, "collected_bytes", "Bytes of disk freed by collections");
+        let collection_seconds = histogram();
+        r.register_with_unit(
+            "collection_duration",
+            "Time that collections took",
+            Unit::Seconds,
+            collection_seconds.clone(),
+        );
+        let uploads = Gauge::default();
+        r.register("uploads", "Uploads under way", uploads.clone());
+        Self {
+            store: StoreGauges::register(r),
+            registry,
+            requests,
+            durations,
+            received_bytes,
+            commits,
+            pushed_pages,
+            new_pages,
+            written_pages,
+            collections,
+            collected_bytes,
+            collection_seconds,
+            uploads,
+        }
+    }
+
+    pub(crate) fn note_request(&self, method: &str, route: &str, status: u16, took: Duration) {
+        let labels = RequestLabels {
+            method: method.into(),
+            route: route.into(),
+            status,
+        };
+        self.requests.get_or_create(&labels).inc();
+        let route = RouteLabels {
+            route: route.into(),
+        };
+        let duration = self.durations.get_or_create(&route);
+        duration.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn note_received(&self, bytes: u64) {
+        self.received_bytes.inc_by(bytes);
+    }
+
+    pub(crate) fn note_commit(&self, summary: &pool_store::ingest::CommitSummary) {
+        self.commits.inc();
+        self.pushed_pages.inc_by(summary.pages.0);
+        self.new_pages.inc_by(summary.new_pages.0);
+        self.written_pages.inc_by(summary.written_pages.0);
+    }
+
+    /// Counts a collection, whoever started it.
+    pub fn note_collection(&self, freed_bytes: u64, took: Duration) {
+        self.collections.inc();
+        self.collected_bytes.inc_by(freed_bytes);
+        self.collection_seconds.observe(took.as_secs_f64());
+    }
+
+    /// The text that Prometheus scrapes (OpenMetrics 1.0).
+    pub(crate) fn encode(
+        &self,
+        stats: &StoreStats,
+        uploads: u64,
+    ) -> Result<String, std::fmt::Error> {
+        self.uploads.set(uploads);
+        self.store.set(stats);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl StoreGauges {
+    fn register(registry: &mut Registry) -> Self {
+        let gauges = Self::default();
+        for (name, help, gauge) in [
+            ("store_tags", "Tags", &gauges.tags),
+            ("store_libraries", "Library versions", &gauges.libraries),
+            (
+                "store_unused_libraries",
+                "Library versions that no image uses",
+                &gauges.unused_libraries,
+            ),
+            ("store_objects", "Objects", &gauges.objects),
+            (
+                "store_object_bytes",
+                "Bytes of all objects as if each were kept whole",
+                &gauges.object_bytes,
+            ),
+            (
+                "store_referenced_pages",
+                "Pages that objects refer to, zero pages left out",
+                &gauges.referenced_pages,
+            ),
+            (
+                "store_stored_pages",
+                "Distinct pages in the index",
+                &gauges.stored_pages,
+            ),
+            (
+                "store_dense_windows",
+                "2 MiB windows stored densely",
+                &gauges.dense_windows,
+            ),
+            (
+                "store_segments",
+                "Segments that can be mapped",
+                &gauges.segments,
+            ),
+            (
+                "store_retired_segments",
+                "Segments that wait for their last lease to end",
+                &gauges.retired_segments,
+            ),
+            (
+                "store_disk_bytes",
+                "Bytes of disk that segments take up",
+                &gauges.disk_bytes,
+            ),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
+        gauges
+    }
+
+    fn set(&self, stats: &StoreStats) {
+        self.tags.set(stats.tags);
+        self.libraries.set(stats.libraries);
+        self.unused_libraries.set(stats.unused_libraries);
+        self.objects.set(stats.objects);
+        self.object_bytes.set(stats.object_bytes);
+        self.referenced_pages.set(stats.referenced_pages.0);
+        self.stored_pages.set(stats.stored_pages.0);
+        self.dense_windows.set(stats.dense_windows);
+        self.segments.set(stats.segments);
+        self.retired_segments.set(stats.retired_segments);
+        self.disk_bytes.set(stats.disk_bytes);
+    }
+}

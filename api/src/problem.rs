@@ -1,0 +1,224 @@
+//! What a client is told when something went wrong.
+
+use std::io;
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use pool_core::name::NameError;
+use pool_core::registry::ReserveError;
+use pool_image::describe::DescribeError;
+use pool_store::StoreError;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::wire::PageList;
+
+/// The body of every answer whose status is 400 or more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProblemBody {
+    /// A stable word for programs, as in `not-found`.
+    pub error: String,
+    /// What is wrong, with what, for people.
+    pub what: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// For `missing-pages`: the pages to send before committing again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = crate::openapi::schemas::pages)]
+    pub missing: Option<PageList>,
+}
+
+/// An answer that says what went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// The body.
+    pub body: ProblemBody,
+}
+
+/// What routes return.
+pub type Result<T> = std::result::Result<T, Problem>;
+
+impl Problem {
+    /// A problem without a hint.
+    pub fn new(status: StatusCode, error: &str, what: impl Into<String>) -> Self {
+        Self {
+            status,
+            body: ProblemBody {
+                error: error.into(),
+                what: what.into(),
+                ..ProblemBody::default()
+            },
+        }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.body.hint = Some(hint.into());
+        self
+    }
+
+    /// 400.
+    pub fn bad_request(error: &str, what: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error, what)
+    }
+
+    /// 404 of a thing by its name.
+    pub fn not_found(what: impl std::fmt::Display) -> Self {
+        let what = format!("there is no {what} in the pool");
+        Self::new(StatusCode::NOT_FOUND, "not-found", what).hint("list what there is: pool ls")
+    }
+
+    /// 413 of a body longer than `limit` bytes.
+    pub fn too_large(limit: u64, hint: &str) -> Self {
+        let what = format!("the body is longer than {limit} bytes, the limit here");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", what).hint(hint)
+    }
+
+    /// 500. The cause is logged here; the client learns what a person can use.
+    pub fn internal(cause: impl std::fmt::Display) -> Self {
+        tracing::error!(%cause, "a request failed");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            cause.to_string(),
+        )
+        .hint("see the log of poolsvc")
+    }
+
+    /// A failure to write a file of the service's own: 507 on a full disk, else 500.
+    pub fn io(doing: &str, error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::no_space(format!("no space left while {doing}"))
+            }
+            _ => Self::internal(format!("{doing}: {error}")),
+        }
+    }
+
+    fn no_space(what: String) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, "no-space", what)
+            .hint("nothing was changed; free space or collect (pool gc), then try again")
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body)).into_response();
+        let headers = response.headers_mut();
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl From<NameError> for Problem {
+    fn from(error: NameError) -> Self {
+        Self::bad_request("bad-name", error.to_string())
+    }
+}
+
+impl From<DescribeError> for Problem {
+    fn from(error: DescribeError) -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "not-an-image",
+            error.to_string(),
+        )
+    }
+}
+
+impl From<ReserveError> for Problem {
+    fn from(error: ReserveError) -> Self {
+        let (status, word) = match &error {
+            ReserveError::Conflict { .. } => (StatusCode::CONFLICT, "version-conflict"),
+            ReserveError::Full { .. } => (StatusCode::CONFLICT, "registry-full"),
+            ReserveError::Tls { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "bad-reservation"),
+        };
+        Self::new(status, word, error.to_string())
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        let what = error.to_string();
+        let (status, word) = match error {
+            StoreError::NoSpace { .. } => return Self::no_space(what),
+            StoreError::Io { .. }
+            | StoreError::Index { .. }
+            | StoreError::Corrupt(_)
+            | StoreError::Extents(..)
+            | StoreError::NotAStore { .. }
+            | StoreError::Unsupported { .. } => return Self::internal(what),
+            StoreError::Locked { .. } => (StatusCode::SERVICE_UNAVAILABLE, "locked"),
+            StoreError::NoSegment(_) => (StatusCode::SERVICE_UNAVAILABLE, "moved"),
+            StoreError::PageMismatch { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "page-mismatch"),
+            StoreError::UnexpectedPage(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unexpected-page"),
+            StoreError::ObjectMismatch { .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "object-mismatch")
+            }
+            StoreError::BadUpload(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad-upload"),
+            StoreError::VersionConflict { .. } => (StatusCode::CONFLICT, "version-conflict"),
+            StoreError::NotFound(_) => (StatusCode::NOT_FOUND, "not-found"),
+            StoreError::InUse { .. } => (StatusCode::CONFLICT, "in-use"),
+            StoreError::CollectionRunning => (StatusCode::CONFLICT, "collection-running"),
+            StoreError::MissingPages(missing) => {
+                let mut problem = Self::new(StatusCode::CONFLICT, "missing-pages", what);
+                problem.body.missing = Some(PageList::of(&missing));
+                return problem;
+            }
+        };
+        Self::new(status, word, what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pool_core::digest::{ObjectId, PageId};
+
+    #[test]
+    fn errors_of_the_store_have_the_status_that_tells_who_must_act() {
+        let page = PageId::of(b"p");
+        let object = ObjectId::of(b"o");
+        let path = || "/p".into();
+        let no_space = StoreError::NoSpace {
+            doing: "writing",
+            path: path(),
+        };
+        let mismatch = StoreError::PageMismatch {
+            expected: page,
+            found: page,
+        };
+        let conflict = StoreError::VersionConflict {
+            library: "z@1".into(),
+            stored: object,
+            pushed: object,
+        };
+        for (error, status) in [
+            (no_space, 507),
+            (mismatch, 422),
+            (conflict, 409),
+            (StoreError::MissingPages(vec![page]), 409),
+            (StoreError::NotFound("x".into()), 404),
+            (StoreError::BadUpload("x".into()), 422),
+            (StoreError::Corrupt("x".into()), 500),
+            (StoreError::CollectionRunning, 409),
+        ] {
+            let text = error.to_string();
+            let problem = Problem::from(error);
+            assert_eq!(problem.status.as_u16(), status, "{text}");
+            assert_eq!(problem.body.what, text);
+        }
+        let problem = Problem::from(StoreError::MissingPages(vec![page]));
+        assert_eq!(problem.body.missing, Some(PageList::of(&[page])));
+    }
+}

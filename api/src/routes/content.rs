@@ -1,0 +1,220 @@
+//! Answers whose body is stored content: held against collection while they are sent, in ranges
+//! if asked for, and never sent again to a client that has them.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use pool_core::digest::{ObjectId, PageId};
+use pool_core::extent::ExtentMap;
+use pool_core::page::PAGE_SIZE;
+use pool_store::Held;
+
+use crate::problem::{Problem, Result};
+use crate::service::{Service, blocking};
+
+/// Bytes that are read at a time.
+const CHUNK: u64 = 1 << 20;
+
+/// The bytes of an object that is known to exist.
+pub(super) async fn object(service: &Service, headers: &HeaderMap, id: ObjectId) -> Result<Response> {
+    match find(service, id).await? {
+        Some(held) => Ok(answer(service, headers, id, held)),
+        None => Err(Problem::not_found(format!("object {id}"))),
+    }
+}
+
+/// The bytes of an object, or of a page if no object has that digest.
+pub(super) async fn object_or_page(
+    service: &Service,
+    headers: &HeaderMap,
+    id: ObjectId,
+) -> Result<Response> {
+    if let Some(held) = find(service, id).await? {
+        return Ok(answer(service, headers, id, held));
+    }
+    let page = service
+        .with_store(move |store| {
+            let Some(location) = store.page(&PageId(id.0))? else {
+                return Err(Problem::not_found(format!("object or page {id}")));
+            };
+            let held = store.hold_segment(location.segment)?;
+            let mut page = vec![0; PAGE_SIZE as usize];
+            store.read_page(location, &mut page)?;
+            drop(held);
+            Ok(page)
+        })
+        .await?;
+    Ok((immutable(id), page).into_response())
+}
+
+async fn find(service: &Service, id: ObjectId) -> Result<Option<Held<ExtentMap>>> {
+    service
+        .with_store(move |store| {
+            let held = store.hold(|view| {
+                let record = view.object(id)?;
+                Ok(record.map(|record| (record.map, vec![id])))
+            })?;
+            Ok(held)
+        })
+        .await
+}
+
+/// Headers of content that its digest names.
+fn immutable(id: ObjectId) -> [(header::HeaderName, HeaderValue); 4] {
+    let tag = HeaderValue::from_str(&format!("\"{id}\""));
+    [
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/octet-stream"),
+        ),
+        (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+        (
+            header::CACHE_CONTROL,
+            HeaderValue::from_static("private, no-cache"),
+        ),
+        (
+            header::ETAG,
+            tag.unwrap_or_else(|_| HeaderValue::from_static("\"\"")),
+        ),
+    ]
+}
+
+fn answer(
+    service: &Service,
+    headers: &HeaderMap,
+    id: ObjectId,
+    held: Held<ExtentMap>,
+) -> Response {
+    let length = held.value.length;
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let tag = format!("\"{id}\"");
+    if text(header::IF_NONE_MATCH).is_some_and(|tags| tags.split(',').any(|t| t.trim() == tag)) {
+        return (StatusCode::NOT_MODIFIED, immutable(id)).into_response();
+    }
+    // A condition that does not hold turns the range into the whole (RFC 9110, 13.1.5).
+    let range = match text(header::IF_RANGE) {
+        Some(condition) if condition != tag => None,
+        _ => text(header::RANGE),
+    };
+    match range.map_or(Wanted::All, |range| parse_range(range, length)) {
+        Wanted::All => {
+            let length_header = [(header::CONTENT_LENGTH, HeaderValue::from(length))];
+            let body = body(service, held, 0, length);
+            (immutable(id), length_header, body).into_response()
+        }
+        Wanted::Part { first, last } => {
+            let content_range = format!("bytes {first}-{last}/{length}");
+            let part = [
+                (header::CONTENT_RANGE, content_range),
+                (header::CONTENT_LENGTH, (last - first + 1).to_string()),
+            ];
+            let body = body(service, held, first, last + 1);
+            (StatusCode::PARTIAL_CONTENT, immutable(id), part, body).into_response()
+        }
+        Wanted::None => {
+            let what = format!("the content has {length} bytes, none of them in that range");
+            let problem = Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, "bad-range", what);
+            let content_range = [(header::CONTENT_RANGE, format!("bytes */{length}"))];
+            (content_range, problem).into_response()
+        }
+    }
+}
+
+/// Bytes `from` to `to` of the content, which is held until the last was read.
+fn body(service: &Service, held: Held<ExtentMap>, from: u64, to: u64) -> Body {
+    let store = Arc::clone(service.store());
+    let held = Arc::new(held);
+    Body::from_stream(stream::try_unfold(from, move |at| {
+        let (store, held) = (Arc::clone(&store), Arc::clone(&held));
+        async move {
+            if at >= to {
+                return Ok(None);
+            }
+            let next = blocking(move || {
+                let length = (to - at).min(CHUNK) as usize;
+                Ok(store.read(&held.value, at, length)?)
+            });
+            match next.await {
+                Ok(bytes) if !bytes.is_empty() => {
+                    let next = at + bytes.len() as u64;
+                    Ok(Some((Bytes::from(bytes), next)))
+                }
+                // The status is sent already: cut the body off, so that nobody takes it for whole.
+                Ok(_) => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)),
+                Err(problem) => Err(std::io::Error::other(problem.body.what)),
+            }
+        }
+    }))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    All,
+    Part { first: u64, last: u64 },
+    None,
+}
+
+/// Reads a `Range` header (RFC 9110, 14.2). What is not one range of bytes is ignored, as a
+/// server may.
+fn parse_range(range: &str, length: u64) -> Wanted {
+    let Some((first, last)) = range
+        .strip_prefix("bytes=")
+        .and_then(|spec| spec.trim().split_once('-'))
+    else {
+        return Wanted::All;
+    };
+    match (first.parse::<u64>(), last.parse::<u64>()) {
+        (Ok(first), Ok(last)) if first > last => Wanted::All,
+        (Ok(first), _) if first >= length && (last.is_empty() || last.parse::<u64>().is_ok()) => {
+            Wanted::None
+        }
+        (Ok(first), Ok(last)) => Wanted::Part {
+            first,
+            last: last.min(length - 1),
+        },
+        (Ok(first), Err(_)) if last.is_empty() => Wanted::Part {
+            first,
+            last: length - 1,
+        },
+        (Err(_), Ok(suffix)) if first.is_empty() => match suffix.min(length) {
+            0 => Wanted::None,
+            bytes => Wanted::Part {
+                first: length - bytes,
+                last: length - 1,
+            },
+        },
+        _ => Wanted::All,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges() {
+        let part = |first, last| Wanted::Part { first, last };
+        for (range, length, wanted) in [
+            ("bytes=0-9", 100, part(0, 9)),
+            ("bytes=90-", 100, part(90, 99)),
+            ("bytes=-10", 100, part(90, 99)),
+            ("bytes=-1000", 100, part(0, 99)),
+            ("bytes=50-1000", 100, part(50, 99)),
+            ("bytes=100-", 100, Wanted::None),
+            ("bytes=100-200", 100, Wanted::None),
+            ("bytes=-0", 100, Wanted::None),
+            ("bytes=0-", 0, Wanted::None),
+            ("bytes=9-0", 100, Wanted::All),
+            ("bytes=0-1,5-6", 100, Wanted::All),
+            ("bytes=x-", 100, Wanted::All),
+            ("bytes=100-x", 100, Wanted::All),
+            ("pages=0-1", 100, Wanted::All),
+            ("bytes=18446744073709551616-", 100, Wanted::All),
+        ] {
+            assert_eq!(parse_range(range, length), wanted, "{range}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Library versions.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use pool_core::name::{ImageRef, LibraryRef};
+use pool_store::StoreView;
+use pool_store::manifest::LibraryRecord;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::images::{Filter, ingest, map, receive};
+use super::{LibraryPath, content};
+use crate::announce;
+use crate::problem::{Problem, ProblemBody, Result};
+use crate::service::Service;
+use crate::types::{Library, PushSummary};
+
+pub(super) fn routes() -> OpenApiRouter<Service> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(get, put, remove))
+        .routes(routes!(content))
+        .routes(routes!(users))
+        .routes(routes!(pin, unpin))
+}
+
+/// List library versions.
+#[utoipa::path(
+    get, path = "/v1/libs", tag = "libraries", params(Filter),
+    responses((status = 200, description = "All versions, in order of name", body = Vec<Library>))
+)]
+async fn list(
+    State(service): State<Service>,
+    Query(filter): Query<Filter>,
+) -> Result<Json<Vec<Library>>> {
+    let libraries = service
+        .with_store(move |store| {
+            store
+                .libraries()?
+                .into_iter()
+                .filter(|(library, _)| library.to_string().starts_with(&filter.prefix))
+                .map(|(library, record)| summary(store, library, &record))
+                .collect()
+        })
+        .await?;
+    Ok(Json(libraries))
+}
+
+/// One library version.
+#[utoipa::path(
+    get, path = "/v1/libs/{name}/{version}", tag = "libraries",
+    params(("name" = String, Path, description = "The library"), ("version" = String, Path, description = "Its version")),
+    responses(
+        (status = 200, description = "The library version", body = Library),
+        (status = 404, description = "No such library version", body = ProblemBody),
+    )
+)]
+async fn get(
+    State(service): State<Service>,
+    LibraryPath(library): LibraryPath,
+) -> Result<Json<Library>> {
+    find(&service, library).await.map(Json)
+}
+
+/// Push a library's content whole. A version never changes.
+#[utoipa::path(
+    put, path = "/v1/libs/{name}/{version}", tag = "libraries",
+    params(("name" = String, Path, description = "The library"), ("version" = String, Path, description = "Its version")),
+    request_body(content_type = "application/octet-stream", description = "The content"),
+    responses(
+        (status = 201, description = "Stored and named", body = PushSummary),
+        (status = 409, description = "The version has other content", body = ProblemBody),
+        (status = 413, description = "The file is too long", body = ProblemBody),
+        (status = 422, description = "The content is empty", body = ProblemBody),
+        (status = 507, description = "The disk is full", body = ProblemBody),
+    )
+)]
+async fn put(
+    State(service): State<Service>,
+    LibraryPath(library): LibraryPath,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<PushSummary>)> {
+    let file = receive(&service, &headers, body).await?;
+    let work = service.clone();
+    let summary = service
+        .with_store(move |store| {
+            let content = map(&file)?;
+            if content.is_empty() {
+                let what = format!("the content of lib/{library} is empty");
+                let status = StatusCode::UNPROCESSABLE_ENTITY;
+                return Err(Problem::new(status, "empty", what).hint("check the file you sent"));
+            }
+            ingest(&work, store, &announce::library(&content, library))
+        })
+        .await?;
+    Ok((StatusCode::CREATED, Json(summary)))
+}
+
+/// A library's content. Ranges are served.
+#[utoipa::path(
+    get, path = "/v1/libs/{name}/{version}/content", tag = "libraries",
+    params(("name" = String, Path, description = "The library"), ("version" = String, Path, description = "Its version")),
+    responses(
+        (status = 200, description = "The content", content_type = "application/octet-stream"),
+        (status = 206, description = "The range asked for", content_type = "application/octet-stream"),
+        (status = 404, description = "No such library version", body = ProblemBody),
+        (status = 416, description = "No such range", body = ProblemBody),
+    )
+)]
+async fn content(
+    State(service): State<Service>,
+    LibraryPath(library): LibraryPath,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let library = find(&service, library).await?;
+    content::object(&service, &headers, library.object).await
+}
+
+/// Which images use a library version.
+#[utoipa::path(
+    get, path = "/v1/libs/{name}/{version}/users", tag = "libraries",
+    params(("name" = String, Path, description = "The library"), ("version" = String, Path, description = "Its version")),
+    responses(
+        (status = 200, description = "Tags, as NAME:TAG", body = Vec<String>),
+        (status = 404, description = "No such library version", body = ProblemBody),
+    )
+)]
+async fn users(
+    State(service): State<Service>,
+    LibraryPath(library): LibraryPath,
+) -> Result<Json<Vec<ImageRef>>> {
+    Ok(Json(find(&service, library).await?.users))
+}
+
+/// Keep a library version whether used or not.
+#[utoipa::path(
+    put, path = "/v1/libs/{name}/{version}/pin", tag = "libraries",
+    params(("name" = String, Path, description = "The library"), ("version" = String, Path, description = "Its version")),
+    responses(
+        (status = 200, description = "The library version", body = Library),
+        (status = 404, description = "No such library version", body = ProblemBody),
+    )
+)]
+async fn pin(
+    State(service): State<Service>,
+    LibraryPath(library): LibraryPath,
+) -> Result<Json<Library>> {
+    set_pin(&service, library, true).await
+}
+
+/// Let a library version go once nothing uses it.
+#[utoipa::path(
+    delete, path = "/v1/libs/{name}/{version}/pin", tag = "libraries",
+    params(("name" = String, Path, description = "The library"), ("version" = String, Path, description = "Its version")),
+    responses(
+        (status = 200, description = "The library version", body = Library),
+        (status = 404, description = "No such library version", body = ProblemBody),
+    )
+)]
+async fn unpin(
+    State(service): State<Service>,
+    LibraryPath(library): LibraryPath,
+) -> Result<Json<Library>> {
+    set_pin(&service, library, false).await
+}
+
+async fn set_pin(service: &Service, library: LibraryRef, pinned: bool) -> Result<Json<Library>> {
+    let changed = library.clone();
+    service
+        .with_store(move |store| Ok(store.pin_library(&changed, pinned)?))
+        .await?;
+    find(service, library).await.map(Json)
+}
+
+/// Remove a library version that nothing uses.
+#[utoipa::path(
+    delete, path = "/v1/libs/{name}/{version}", tag = "libraries",
+    params(("name" = String, Path, description = "The library"), ("version" = String, Path, description = "Its version")),
+    responses(
+        (status = 204, description = "Removed"),
+        (status = 404, description = "No such library version", body = ProblemBody),
+        (status = 409, description = "It is pinned, or images use it", body = ProblemBody),
+    )
+)]
+async fn remove(
+    State(service): State<Service>,
+    LibraryPath(library): LibraryPath,
+) -> Result<StatusCode> {
+    service
+        .with_store(move |store| Ok(store.delete_library(&library)?))
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn find(service: &Service, library: LibraryRef) -> Result<Library> {
+    service
+        .with_store(move |store| {
+            let record = store
+                .library(&library)?
+                .ok_or_else(|| Problem::not_found(format!("lib/{library}")))?;
+            summary(store, library, &record)
+        })
+        .await
+}
+
+fn summary(store: &StoreView, library: LibraryRef, record: &LibraryRecord) -> Result<Library> {
+    let users = store.library_users(&library)?;
+    // Absent only for a version that is being collected right now.
+    let object = store.object(record.object)?;
+    Ok(Library {
+        name: library.name,
+        version: library.version,
+        object: record.object,
+        length: object.map_or(0, |object| object.map.length),
+        created_at: record.created_at,
+        pinned: record.pinned,
+        unused_since: record.unused_since,
+        users,
+    })
+}

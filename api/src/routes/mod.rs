@@ -1,0 +1,142 @@
+//! The routes, one file a topic.
+
+mod collection;
+mod content;
+mod images;
+mod libraries;
+mod objects;
+mod registry;
+mod service;
+mod tokens;
+mod uploads;
+
+use std::panic::AssertUnwindSafe;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, MatchedPath, Path, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt as _;
+use pool_core::name::{ImageRef, LibraryRef, Name};
+use serde::de::DeserializeOwned;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::problem::{Problem, Result};
+use crate::service::Service;
+use crate::{auth, openapi};
+
+/// All routes with their part of the OpenAPI document.
+pub(crate) fn documented() -> OpenApiRouter<Service> {
+    OpenApiRouter::with_openapi(openapi::Document::openapi())
+        .merge(uploads::routes())
+        .merge(images::routes())
+        .merge(libraries::routes())
+        .merge(objects::routes())
+        .merge(registry::routes())
+        .merge(collection::routes())
+        .merge(tokens::routes())
+        .merge(service::routes())
+}
+
+/// Everything a service answers. Whoever accepts connections adds an [`auth::Peer`] to the
+/// extensions of each request.
+pub fn router(service: Service) -> Router {
+    let (router, _) = documented().split_for_parts();
+    router
+        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "no-route", "there is nothing here").hint("see /v1/openapi.json") })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "no-route", "this cannot be done here").hint("see /v1/openapi.json")
+        })
+        .layer(middleware::from_fn_with_state(service.clone(), auth::check))
+        .layer(middleware::from_fn_with_state(service.clone(), observe))
+        .with_state(service)
+}
+
+/// Counts and logs each request, and turns a panic into an answer.
+async fn observe(State(service): State<Service>, request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let matched = request.extensions().get::<MatchedPath>();
+    let route = matched.map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned());
+    let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    let mut response = answered.unwrap_or_else(|_| {
+        Problem::internal(format!("{method} {path} met a defect of the service")).into_response()
+    });
+    response.headers_mut().insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    let took = start.elapsed();
+    let status = response.status().as_u16();
+    let word = known_method(method.as_str());
+    service.metrics().note_request(word, &route, status, took);
+    tracing::info!(%method, path, status, micros = took.as_micros() as u64, "answered");
+    response
+}
+
+/// A method name of its own for each request would be a time series of its own.
+fn known_method(method: &str) -> &'static str {
+    ["GET", "HEAD", "PUT", "POST", "DELETE"]
+        .into_iter()
+        .find(|known| *known == method)
+        .unwrap_or("other")
+}
+
+/// The variable parts of a path, percent-decoded and checked.
+async fn path_parts<T, S>(parts: &mut Parts, state: &S) -> Result<T>
+where
+    T: DeserializeOwned + Send,
+    S: Send + Sync,
+{
+    match Path::<T>::from_request_parts(parts, state).await {
+        Ok(Path(values)) => Ok(values),
+        Err(PathRejection::FailedToDeserializePathParams(error)) => {
+            Err(Problem::bad_request("bad-path", error.body_text()))
+        }
+        Err(error) => Err(Problem::internal(error)),
+    }
+}
+
+/// `{name}/{version}` of a path.
+struct LibraryPath(LibraryRef);
+
+/// `{name}/{tag}` of a path.
+struct ImagePath(ImageRef);
+
+/// The only variable part of a path.
+struct OnePart(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for LibraryPath {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        let (name, version): (String, String) = path_parts(parts, state).await?;
+        Ok(Self(LibraryRef {
+            name: Name::new(name)?,
+            version: Name::new(version)?,
+        }))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for ImagePath {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        let (name, tag): (String, String) = path_parts(parts, state).await?;
+        Ok(Self(ImageRef {
+            name: Name::new(name)?,
+            tag: Name::new(tag)?,
+        }))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for OnePart {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        path_parts(parts, state).await.map(Self)
+    }
+}

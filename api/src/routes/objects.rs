@@ -1,0 +1,46 @@
+//! Content by digest.
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use pool_core::digest::ObjectId;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{OnePart, content};
+use crate::problem::{Problem, ProblemBody, Result};
+use crate::service::Service;
+
+pub(super) fn routes() -> OpenApiRouter<Service> {
+    OpenApiRouter::new().routes(routes!(get))
+}
+
+/// The bytes of an object, or of a page if no object has that digest. Ranges of objects are
+/// served.
+#[utoipa::path(
+    get, path = "/v1/objects/{digest}", tag = "objects",
+    params(("digest" = String, Path, description = "BLAKE3-256 in lower-case hexadecimal")),
+    responses(
+        (status = 200, description = "The content", content_type = "application/octet-stream"),
+        (status = 206, description = "The range asked for", content_type = "application/octet-stream"),
+        (status = 400, description = "Not a digest", body = ProblemBody),
+        (status = 404, description = "No such object or page", body = ProblemBody),
+        (status = 416, description = "No such range", body = ProblemBody),
+    )
+)]
+async fn get(
+    State(service): State<Service>,
+    OnePart(digest): OnePart,
+    headers: HeaderMap,
+) -> Result<Response> {
+    content::object_or_page(&service, &headers, parse(&digest)?).await
+}
+
+/// Reads a digest of a path.
+pub(super) fn parse(digest: &str) -> Result<ObjectId> {
+    digest
+        .parse()
+        .map_err(|error: pool_core::digest::ParseDigestError| {
+            Problem::bad_request("bad-digest", error.to_string())
+        })
+}

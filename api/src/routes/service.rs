@@ -1,0 +1,108 @@
+//! The service itself: what it is, how it does, and the description of its API.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::openapi;
+use crate::problem::{Problem, Result};
+use crate::service::{Service, blocking};
+use crate::types::{Health, Stats, Version};
+
+/// How old the store's figures in `/metrics` may be: counting visits every page of the index.
+const METRICS_AGE: Duration = Duration::from_secs(15);
+
+pub(super) fn routes() -> OpenApiRouter<Service> {
+    OpenApiRouter::new()
+        .routes(routes!(version))
+        .routes(routes!(health))
+        .routes(routes!(stats))
+        .routes(routes!(metrics))
+        .routes(routes!(document))
+}
+
+/// What the service is.
+#[utoipa::path(
+    get, path = "/v1/version", tag = "service",
+    responses((status = 200, description = "Names and versions", body = Version))
+)]
+async fn version(State(service): State<Service>) -> Json<Version> {
+    let superblock = service.store().superblock();
+    Json(Version {
+        name: "poolsvc".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        store_format: superblock.version,
+        store: superblock
+            .identity
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
+    })
+}
+
+/// Whether the service lives, and whether it can do its work.
+#[utoipa::path(
+    get, path = "/healthz", tag = "service",
+    responses(
+        (status = 200, description = "It can", body = Health),
+        (status = 503, description = "It lives, and cannot: it is shutting down, or the store cannot be read", body = Health),
+    )
+)]
+async fn health(State(service): State<Service>) -> (StatusCode, Json<Health>) {
+    let readable = service.with_store(|store| Ok(store.epoch()?)).await.is_ok();
+    let ready = readable && !service.is_stopping();
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, Json(Health { live: true, ready }))
+}
+
+/// The state of the store in numbers.
+#[utoipa::path(
+    get, path = "/v1/stats", tag = "service",
+    responses((status = 200, description = "As of the last commit", body = Stats))
+)]
+async fn stats(State(service): State<Service>) -> Result<Json<Stats>> {
+    let work = service.clone();
+    let store = blocking(move || work.stats(Duration::ZERO)).await?;
+    Ok(Json(Stats {
+        store,
+        dense_from_pages: service.options().dense_from_pages,
+        uploads: service.uploads().count() as u64,
+    }))
+}
+
+/// Counters for Prometheus.
+#[utoipa::path(
+    get, path = "/metrics", tag = "service",
+    responses((status = 200, description = "OpenMetrics text", content_type = "application/openmetrics-text"))
+)]
+async fn metrics(State(service): State<Service>) -> Result<Response> {
+    let work = service.clone();
+    let text = blocking(move || {
+        let stats = work.stats(METRICS_AGE)?;
+        let uploads = work.uploads().count() as u64;
+        work.metrics()
+            .encode(&stats, uploads)
+            .map_err(Problem::internal)
+    })
+    .await?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+/// This document.
+#[utoipa::path(
+    get, path = "/v1/openapi.json", tag = "service",
+    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json"))
+)]
+async fn document() -> Response {
+    Json(openapi::document()).into_response()
+}

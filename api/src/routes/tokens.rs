@@ -1,0 +1,131 @@
+//! Who may do what.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use pool_core::digest::ObjectId;
+use pool_store::manifest::TokenScope;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::OnePart;
+use crate::auth::{self, Credential};
+use crate::body::read_json;
+use crate::problem::{Problem, ProblemBody, Result};
+use crate::service::Service;
+use crate::types::{NewToken, Token, TokenRequest};
+
+pub(super) fn routes() -> OpenApiRouter<Service> {
+    OpenApiRouter::new()
+        .routes(routes!(list, add))
+        .routes(routes!(remove))
+}
+
+/// List tokens. Secrets are not kept, so they cannot be listed.
+#[utoipa::path(
+    get, path = "/v1/tokens", tag = "tokens",
+    responses((status = 200, description = "All tokens", body = Vec<Token>))
+)]
+async fn list(State(service): State<Service>) -> Json<Vec<Token>> {
+    let token = |credential: Credential| Token {
+        name: credential.name,
+        scope: credential.scope,
+        created_at: credential.created_at,
+    };
+    let credentials = service.gate().credentials();
+    Json(credentials.into_iter().map(token).collect())
+}
+
+/// Make a token.
+///
+/// The first one must have the scope admin: from then on each request needs one.
+#[utoipa::path(
+    post, path = "/v1/tokens", tag = "tokens", request_body = TokenRequest,
+    responses(
+        (status = 201, description = "Made; the secret is shown this once", body = NewToken),
+        (status = 409, description = "The name is taken, or there is no token with the scope admin yet", body = ProblemBody),
+    )
+)]
+async fn add(
+    State(service): State<Service>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<NewToken>)> {
+    let limit = service.options().limits.json;
+    let request: TokenRequest = read_json(&headers, body, limit).await?;
+    let secret = auth::new_secret()?;
+    let digest = ObjectId::of(secret.as_bytes());
+    let (name, scope) = (request.name.as_str().to_owned(), request.scope);
+    let answer = NewToken {
+        name: name.clone(),
+        scope,
+        secret,
+    };
+    let work = service.clone();
+    service
+        .with_store(move |store| {
+            let _one_at_a_time = work.gate().changing();
+            check_addition(&work, &name, digest, scope)?;
+            store.add_token(&name, digest, scope)?;
+            work.gate().replace_stored(store.tokens()?);
+            Ok(())
+        })
+        .await?;
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+fn check_addition(
+    service: &Service,
+    name: &str,
+    secret: ObjectId,
+    scope: TokenScope,
+) -> Result<()> {
+    let mut remaining = service.gate().credentials();
+    if remaining.iter().any(|token| token.name == name) {
+        let what = format!("there is a token {name} already");
+        return Err(Problem::new(StatusCode::CONFLICT, "exists", what)
+            .hint("choose another name, or remove it first: pool token rm"));
+    }
+    remaining.push(Credential {
+        name: name.into(),
+        secret,
+        scope,
+        created_at: None,
+    });
+    service.gate().check_remaining(&remaining)
+}
+
+/// Remove a token; its bearers are refused from now on.
+#[utoipa::path(
+    delete, path = "/v1/tokens/{name}", tag = "tokens",
+    params(("name" = String, Path, description = "What people call it")),
+    responses(
+        (status = 204, description = "Removed"),
+        (status = 404, description = "No such token", body = ProblemBody),
+        (status = 409, description = "It is the last with the scope admin, or of the configuration", body = ProblemBody),
+    )
+)]
+async fn remove(State(service): State<Service>, OnePart(name): OnePart) -> Result<StatusCode> {
+    let work = service.clone();
+    service
+        .with_store(move |store| {
+            let _one_at_a_time = work.gate().changing();
+            let mut remaining = work.gate().credentials();
+            let at = remaining
+                .iter()
+                .position(|token| token.name == name)
+                .ok_or_else(|| Problem::not_found(format!("token {name}")))?;
+            if remaining.remove(at).created_at.is_none() {
+                let what = format!("token {name} is of the configuration file");
+                return Err(Problem::new(StatusCode::CONFLICT, "configured", what)
+                    .hint("remove it there and restart poolsvc"));
+            }
+            work.gate().check_remaining(&remaining)?;
+            store.delete_token(&name)?;
+            work.gate().replace_stored(store.tokens()?);
+            Ok(())
+        })
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,199 @@
+//! Upload by negotiation: announce, send what is missing, commit.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use pool_core::page::PAGE_SIZE;
+use pool_store::ingest::UploadManifest;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::OnePart;
+use crate::body::{LimitedBody, read_json};
+use crate::problem::{Problem, ProblemBody, Result};
+use crate::service::{Service, blocking};
+use crate::types::{PagesAccepted, PushSummary, UploadRequest, UploadStarted};
+use crate::uploads::Session;
+use crate::wire::{self, PageList, RECORD_SIZE};
+
+pub(super) fn routes() -> OpenApiRouter<Service> {
+    OpenApiRouter::new()
+        .routes(routes!(begin))
+        .routes(routes!(give_up))
+        .routes(routes!(send_pages))
+        .routes(routes!(commit))
+}
+
+/// Begin an upload.
+#[utoipa::path(
+    post, path = "/v1/uploads", tag = "uploads", request_body = UploadRequest,
+    responses(
+        (status = 201, description = "Begun; send the missing pages next", body = UploadStarted),
+        (status = 413, description = "The announcement is too long", body = ProblemBody),
+        (status = 422, description = "The announcement contradicts itself", body = ProblemBody),
+        (status = 503, description = "Too many uploads are under way", body = ProblemBody),
+    )
+)]
+async fn begin(
+    State(service): State<Service>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<UploadStarted>)> {
+    service.uploads().check_room()?;
+    let limit = service.options().limits.announcement;
+    let request: UploadRequest = read_json(&headers, body, limit).await?;
+    let manifest = UploadManifest {
+        target: request.target.into(),
+        objects: request.objects.into_iter().map(Into::into).collect(),
+    };
+    let work = service.clone();
+    let started = service
+        .with_store(move |store| {
+            let upload = store.begin_upload(manifest)?;
+            let missing = store.missing_pages(&upload)?;
+            let epoch = upload.epoch();
+            let (id, _) = work.uploads().insert(upload)?;
+            Ok(UploadStarted {
+                id,
+                epoch,
+                missing_pages: missing.len() as u64,
+                missing: PageList::of(&missing),
+                idle_seconds: work.uploads().idle().as_secs(),
+            })
+        })
+        .await?;
+    Ok((StatusCode::CREATED, Json(started)))
+}
+
+/// Send pages.
+///
+/// The body is any number of records of 4128 bytes: the digest of a page (32 bytes), then the
+/// page (4096 bytes, the last one of an object padded with zeros). Several requests may send at
+/// once, a page may be sent again, and what was taken in before a refusal stays.
+#[utoipa::path(
+    put, path = "/v1/uploads/{id}/pages", tag = "uploads",
+    params(("id" = String, Path, description = "From the answer to the announcement")),
+    request_body(content_type = "application/octet-stream", description = "Page records"),
+    responses(
+        (status = 200, description = "All taken in", body = PagesAccepted),
+        (status = 400, description = "The body is no whole number of records", body = ProblemBody),
+        (status = 404, description = "No such upload", body = ProblemBody),
+        (status = 413, description = "The body is too long", body = ProblemBody),
+        (status = 422, description = "A page has another digest, or was not announced", body = ProblemBody),
+    )
+)]
+async fn send_pages(
+    State(service): State<Service>,
+    OnePart(id): OnePart,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<PagesAccepted>> {
+    let session = service.uploads().get(&id)?;
+    let limit = service.options().limits.body;
+    let mut body = LimitedBody::new(&headers, body, limit, "send the pages in several requests")?;
+    let taken = take_in(&session, &mut body).await;
+    let received = body.received();
+    session.note_received(received);
+    service.metrics().note_received(received);
+    let pages = body.settle(taken).await?;
+    Ok(Json(PagesAccepted { pages }))
+}
+
+/// Records that are checked and staged in one go.
+const BATCH: usize = 256 * RECORD_SIZE;
+
+/// Takes in all records of a body: one batch is checked while the next arrives.
+async fn take_in(session: &Arc<Session>, body: &mut LimitedBody) -> Result<u64> {
+    let mut pages = 0;
+    let mut gathered = Vec::with_capacity(BATCH);
+    let mut under_way = None;
+    while let Some(piece) = body.next().await? {
+        gathered.extend_from_slice(&piece);
+        if gathered.len() >= BATCH {
+            let whole = gathered.len() / RECORD_SIZE * RECORD_SIZE;
+            let rest = gathered.split_off(whole);
+            finish(under_way.take()).await?;
+            pages += (whole / RECORD_SIZE) as u64;
+            under_way = Some(start(session, std::mem::replace(&mut gathered, rest)));
+        }
+    }
+    finish(under_way).await?;
+    if !gathered.len().is_multiple_of(RECORD_SIZE) {
+        let what = format!(
+            "the body ends within a record: records have {RECORD_SIZE} bytes, a digest of 32 and \
+             a page of {PAGE_SIZE}"
+        );
+        return Err(Problem::bad_request("cut-off", what));
+    }
+    pages += (gathered.len() / RECORD_SIZE) as u64;
+    finish(Some(start(session, gathered))).await?;
+    Ok(pages)
+}
+
+type Batch = tokio::task::JoinHandle<Result<()>>;
+
+fn start(session: &Arc<Session>, records: Vec<u8>) -> Batch {
+    let session = Arc::clone(session);
+    tokio::spawn(blocking(move || {
+        for (id, page) in wire::records(&records) {
+            session.upload.add_page(id, page)?;
+        }
+        Ok(())
+    }))
+}
+
+async fn finish(batch: Option<Batch>) -> Result<()> {
+    match batch {
+        Some(batch) => batch.await.unwrap_or_else(|error| Err(Problem::internal(error))),
+        None => Ok(()),
+    }
+}
+
+/// Store and name what was announced.
+///
+/// The answer comes when it would survive a power cut. When pages are missing, because they were
+/// not sent or a collection took them meanwhile, nothing has happened: send them, commit again.
+#[utoipa::path(
+    post, path = "/v1/uploads/{id}/commit", tag = "uploads",
+    params(("id" = String, Path, description = "From the answer to the announcement")),
+    responses(
+        (status = 201, description = "Stored and named", body = PushSummary),
+        (status = 404, description = "No such upload", body = ProblemBody),
+        (status = 409, description = "Pages are missing, or the version has other content", body = ProblemBody),
+        (status = 422, description = "The pages do not make up the objects announced", body = ProblemBody),
+        (status = 507, description = "The disk is full", body = ProblemBody),
+    )
+)]
+async fn commit(
+    State(service): State<Service>,
+    OnePart(id): OnePart,
+) -> Result<(StatusCode, Json<PushSummary>)> {
+    let session = service.uploads().get(&id)?;
+    let work = Arc::clone(&session);
+    let summary = service
+        .with_store(move |store| Ok(store.commit(&work.upload)?))
+        .await?;
+    service.metrics().note_commit(&summary);
+    // Another commit of the same upload may have been quicker to forget it.
+    let _ = service.uploads().remove(&id);
+    let target = &session.upload.manifest().target;
+    let summary = PushSummary::new(target, summary, session.received());
+    Ok((StatusCode::CREATED, Json(summary)))
+}
+
+/// Give an upload up.
+#[utoipa::path(
+    delete, path = "/v1/uploads/{id}", tag = "uploads",
+    params(("id" = String, Path, description = "From the answer to the announcement")),
+    responses(
+        (status = 204, description = "Forgotten; it leaves nothing"),
+        (status = 404, description = "No such upload", body = ProblemBody),
+    )
+)]
+async fn give_up(State(service): State<Service>, OnePart(id): OnePart) -> Result<StatusCode> {
+    service.uploads().remove(&id)?;
+    Ok(StatusCode::NO_CONTENT)
+}

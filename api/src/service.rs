@@ -1,0 +1,203 @@
+//! The service behind the routes: the store, uploads under way, tokens, limits, counters.
+
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::http::StatusCode;
+use pool_gc::{CollectOptions, CollectReport};
+use pool_store::Store;
+use pool_store::format::STAGING_DIRECTORY;
+use pool_store::stats::StoreStats;
+
+use crate::auth::Gate;
+use crate::metrics::Metrics;
+use crate::problem::{Problem, Result};
+use crate::uploads::Sessions;
+
+/// What a client may ask for at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of a file sent whole, and of the pages of one request.
+    pub body: u64,
+    /// Bytes of an announcement: 43 for each page of 4096, and the description.
+    pub announcement: u64,
+    /// Bytes of any other JSON body.
+    pub json: u64,
+    /// Uploads under way.
+    pub uploads: usize,
+    /// Time without a request after which an upload is forgotten.
+    pub upload_idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body: 4 << 30,
+            announcement: 64 << 20,
+            json: 1 << 20,
+            uploads: 64,
+            upload_idle: Duration::from_secs(600),
+        }
+    }
+}
+
+/// How a service is made.
+#[derive(Clone, Debug)]
+pub struct ServiceOptions {
+    /// What a client may ask for at once.
+    pub limits: Limits,
+    /// How long a library version stays after its last user has gone, unless a request for a
+    /// collection says otherwise.
+    pub grace: Duration,
+    /// What `poolsvc` was told about the placement of windows; shown in statistics.
+    pub dense_from_pages: u32,
+}
+
+/// The service. Cloning it is cheap; all clones are one service.
+#[derive(Clone, Debug)]
+pub struct Service(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<Store>,
+    options: ServiceOptions,
+    gate: Gate,
+    uploads: Sessions,
+    metrics: Metrics,
+    stopping: AtomicBool,
+    counted: Mutex<Option<Counted>>,
+}
+
+/// Statistics and when they were counted: counting visits every page of the index.
+#[derive(Debug)]
+struct Counted {
+    generation: u64,
+    at: Instant,
+    stats: StoreStats,
+}
+
+impl Service {
+    /// A service on an open store.
+    pub fn new(store: Arc<Store>, gate: Gate, options: ServiceOptions) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            gate,
+            uploads: Sessions::new(options.limits.uploads, options.limits.upload_idle),
+            options,
+            metrics: Metrics::new(),
+            stopping: AtomicBool::new(false),
+            counted: Mutex::default(),
+        }))
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.0.store
+    }
+
+    /// Who may do what.
+    pub fn gate(&self) -> &Gate {
+        &self.0.gate
+    }
+
+    /// How the service was made.
+    pub fn options(&self) -> &ServiceOptions {
+        &self.0.options
+    }
+
+    /// Counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    pub(crate) fn uploads(&self) -> &Sessions {
+        &self.0.uploads
+    }
+
+    /// Forgets uploads that have been idle for too long. To be called now and then.
+    pub fn expire_uploads(&self) {
+        self.0.uploads.expire();
+    }
+
+    /// From now on the service says that it is not ready.
+    pub fn stop(&self) {
+        self.0.stopping.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Collects what nothing refers to, and counts it.
+    pub async fn collect(&self, grace: Duration, dry_run: bool) -> Result<CollectReport> {
+        let work = self.clone();
+        self.with_store(move |store| {
+            let options = CollectOptions {
+                grace,
+                dry_run,
+                ..CollectOptions::default()
+            };
+            let report = pool_gc::collect(store, &options)?;
+            if !dry_run {
+                let took = Duration::from_micros(report.duration_us);
+                work.metrics().note_collection(report.freed_bytes, took);
+            }
+            Ok(report)
+        })
+        .await
+    }
+
+    /// Runs `work` on the store, on a thread that may block.
+    pub(crate) async fn with_store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let store = Arc::clone(self.store());
+        blocking(move || work(&store)).await
+    }
+
+    /// Statistics as of the last commit, or at most `max_age` old. Blocks.
+    pub(crate) fn stats(&self, max_age: Duration) -> Result<StoreStats> {
+        let generation = self.0.store.generation()?;
+        // Held while counting: those who ask meanwhile get the same count.
+        let mut counted = self.0.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*counted
+            && (known.generation == generation || known.at.elapsed() < max_age)
+        {
+            return Ok(known.stats.clone());
+        }
+        let stats = self.0.store.stats()?;
+        *counted = Some(Counted {
+            generation,
+            at: Instant::now(),
+            stats: stats.clone(),
+        });
+        Ok(stats)
+    }
+
+    /// A nameless file on the store's own disk, for a body that is sent whole. Blocks.
+    pub(crate) fn spool_file(&self) -> Result<File> {
+        let directory = self.0.store.directory().join(STAGING_DIRECTORY);
+        tempfile::tempfile_in(directory)
+            .map_err(|error| Problem::io("making a file for the upload", &error))
+    }
+}
+
+/// Runs `work` on a thread that may block.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        if error.is_cancelled() {
+            let what = "the service is shutting down";
+            return Err(Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "stopping",
+                what,
+            ));
+        }
+        Err(Problem::internal(error))
+    })
+}

@@ -1,0 +1,103 @@
+//! Files that verbs read and write.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::ops::Deref;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use memmap2::Mmap;
+use pool_core::name::Referent;
+use pool_api::client::Client;
+
+/// A file's bytes: mapped, so that a large one need not fit into memory, or read, if it is a pipe.
+pub(crate) enum Bytes {
+    Mapped(Mmap),
+    Read(Vec<u8>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
+
+/// Reads `path`; `-` is standard input.
+pub(crate) fn read(path: &Path) -> Result<Bytes> {
+    let context = || format!("reading {}", path.display());
+    if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        io::stdin().read_to_end(&mut bytes).with_context(context)?;
+        return Ok(Bytes::Read(bytes));
+    }
+    let mut file = File::open(path).with_context(context)?;
+    let metadata = file.metadata().with_context(context)?;
+    if metadata.is_file() && metadata.len() > 0 {
+        // SAFETY: the map is only read. Whoever shortens the file meanwhile ends this process by
+        // SIGBUS, as with any program that maps its input; nothing is written by then.
+        let map = unsafe { Mmap::map(&file) }.with_context(context)?;
+        return Ok(Bytes::Mapped(map));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).with_context(context)?;
+    Ok(Bytes::Read(bytes))
+}
+
+/// Reads a file, or fetches what a referent names. What looks like a referent is one unless a
+/// file of that name exists.
+pub(crate) fn read_or_fetch(text: &str, client: impl FnOnce() -> Result<Client>) -> Result<Bytes> {
+    let path = Path::new(text);
+    if text == "-" || path.exists() {
+        return read(path);
+    }
+    match text.parse::<Referent>() {
+        Ok(referent) => {
+            let mut bytes = Vec::new();
+            client()?
+                .content(&referent)?
+                .read_to_end(&mut bytes)
+                .with_context(|| format!("fetching {referent}"))?;
+            Ok(Bytes::Read(bytes))
+        }
+        Err(_) => read(path),
+    }
+}
+
+/// Writes `bytes` to `path`, whole or not at all; `-` is standard output. `mode` is that of an
+/// executable or of data, less the umask.
+pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let context = || format!("writing {}", path.display());
+    if path == Path::new("-") {
+        return io::stdout().write_all(bytes).with_context(context);
+    }
+    let existing = fs::metadata(path);
+    if existing.is_ok_and(|metadata| !metadata.is_file()) {
+        // A device or a pipe (`/dev/null`, `/dev/stdout`) is written to, not replaced.
+        return fs::write(path, bytes).with_context(context);
+    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".pool-")
+        .permissions(fs::Permissions::from_mode(mode))
+        .tempfile_in(folder)
+        .with_context(context)?;
+    temporary.write_all(bytes).with_context(context)?;
+    temporary
+        .persist(path)
+        .map_err(|error| error.error)
+        .with_context(context)?;
+    Ok(())
+}
+
+/// Mode of a file of data.
+pub(crate) const DATA: u32 = 0o666;
+/// Mode of an executable.
+pub(crate) const EXECUTABLE: u32 = 0o777;

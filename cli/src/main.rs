@@ -1,0 +1,160 @@
+//! `pool`: everything that people do with a pool, one verb a file.
+
+mod file;
+mod output;
+mod server;
+mod verbs;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Work with a pool of unikernel pages.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pool",
+    version,
+    after_help = "A REFERENT is lib/NAME@VERSION, image/NAME:TAG, a digest, or a path under the \
+                  pool's mount point.\n\n\
+                  Examples:\n  \
+                  pool push image app.elf --name app --tag v1\n  \
+                  pool ls\n  \
+                  pool cat lib/zlib@1.3 > zlib.pages\n  \
+                  pool rm image/app:v1 && pool gc --grace 0\n\n\
+                  Exit codes: 0 done, 1 failed (for fsck: damage found), 2 wrong use."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What every verb can be told.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// The service: `http://HOST:PORT`, `https://HOST:PORT` or `unix:/PATH`
+    #[arg(
+        long,
+        global = true,
+        env = "POOL_SERVER",
+        value_name = "URL",
+        default_value = server::DEFAULT
+    )]
+    pub(crate) server: String,
+    /// Token to show the service
+    #[arg(long, global = true, env = "POOL_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Link(verbs::link::Link),
+    Describe(verbs::describe::Describe),
+    Minify(verbs::minify::Minify),
+    Extract(verbs::extract::Extract),
+    Inspect(verbs::inspect::Inspect),
+    Push(verbs::push::Push),
+    Ls(verbs::ls::Ls),
+    Cat(verbs::cat::Cat),
+    Tag(verbs::tag::Tag),
+    Pin(verbs::pin::Pin),
+    Unpin(verbs::pin::Unpin),
+    Rm(verbs::rm::Rm),
+    Gc(verbs::gc::Gc),
+    Stats(verbs::stats::Stats),
+    Why(verbs::why::Why),
+    Fsck(verbs::fsck::Fsck),
+    Token(verbs::token::Token),
+    #[command(hide = true)]
+    Man(verbs::man::Man),
+}
+
+impl Verb {
+    fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Link(verb) => verb.run(),
+            Self::Describe(verb) => verb.run(global),
+            Self::Minify(verb) => verb.run(global),
+            Self::Extract(verb) => verb.run(global),
+            Self::Inspect(verb) => verb.run(global),
+            Self::Push(verb) => verb.run(global),
+            Self::Ls(verb) => verb.run(global),
+            Self::Cat(verb) => verb.run(global),
+            Self::Tag(verb) => verb.run(global),
+            Self::Pin(verb) => verb.run(global),
+            Self::Unpin(verb) => verb.run(global),
+            Self::Rm(verb) => verb.run(global),
+            Self::Gc(verb) => verb.run(global),
+            Self::Stats(verb) => verb.run(global),
+            Self::Why(verb) => verb.run(global),
+            Self::Fsck(verb) => verb.run(global),
+            Self::Token(verb) => verb.run(global),
+            Self::Man(verb) => verb.run(),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    if called_as_linker(&arguments) {
+        arguments.splice(..1, ["pool".into(), "link".into()]);
+    }
+    match Cli::parse_from(arguments).run() {
+        Ok(code) => code,
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pool: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Cli {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        self.verb.run(&self.global)
+    }
+}
+
+/// Compilers call their linker by its name: `ld`, `ld.pool`, or `TARGET-ld`.
+fn called_as_linker(arguments: &[OsString]) -> bool {
+    let name = arguments
+        .first()
+        .and_then(|name| Path::new(name).file_name())
+        .and_then(|name| name.to_str());
+    name.is_some_and(|name| {
+        name == "ld" || name == "ld.pool" || name.ends_with("-ld") || name.ends_with("-ld.pool")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_linkers_name_makes_a_linker() {
+        for (name, is_linker) in [
+            ("ld", true),
+            ("/usr/lib/pool/ld", true),
+            ("ld.pool", true),
+            ("x86_64-linux-gnu-ld", true),
+            ("pool", false),
+            ("/opt/ld/pool", false),
+            ("build", false),
+        ] {
+            assert_eq!(called_as_linker(&[name.into()]), is_linker, "{name}");
+        }
+        assert!(!called_as_linker(&[]));
+    }
+}

@@ -1,0 +1,150 @@
+//! What people and programs read: tables with units, or JSON.
+
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use pool_core::digest::ObjectId;
+use serde::Serialize;
+
+/// Prints `value` as JSON, or what `text` makes of it.
+pub(crate) fn print<T: Serialize>(
+    json: bool,
+    value: &T,
+    text: impl FnOnce(&T) -> String,
+) -> Result<()> {
+    let mut out = if json {
+        serde_json::to_string_pretty(value)?
+    } else {
+        text(value)
+    };
+    if !out.is_empty() && !out.ends_with('\n') {
+        out.push('\n');
+    }
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(out.as_bytes())?;
+    stdout.flush()?;
+    Ok(())
+}
+
+/// True when nobody reads what is printed any more.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
+
+/// Rows of cells under a heading, aligned: text to the left, and to the right what begins with a
+/// digit in each row.
+pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
+    let columns = heading.len();
+    let cell_width = |cell: &str| cell.chars().count();
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| {
+            let cells = rows.iter().map(|row| cell_width(&row[column]));
+            cells.max().unwrap_or(0).max(cell_width(heading[column]))
+        })
+        .collect();
+    let is_number: Vec<bool> = (0..columns)
+        .map(|column| {
+            column > 0
+                && rows.iter().all(|row| {
+                    let cell = &row[column];
+                    cell == "-" || cell.starts_with(|c: char| c.is_ascii_digit())
+                })
+        })
+        .collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut line = String::new();
+        for (column, cell) in cells.enumerate() {
+            let padding = " ".repeat(widths[column] - cell_width(cell));
+            let (before, after) = if is_number[column] {
+                (padding.as_str(), "")
+            } else {
+                ("", padding.as_str())
+            };
+            line.push_str(before);
+            line.push_str(cell);
+            line.push_str(after);
+            line.push_str("  ");
+        }
+        format!("{}\n", line.trim_end())
+    };
+    let mut out = line(&mut heading.iter().copied());
+    for row in rows {
+        out.push_str(&line(&mut row.iter().map(String::as_str)));
+    }
+    out
+}
+
+/// Names and values, one pair a line.
+pub(crate) fn pairs(pairs: &[(&str, String)]) -> String {
+    let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let line = |(name, value): &(&str, String)| format!("{name:width$}  {value}\n");
+    pairs.iter().map(line).collect()
+}
+
+/// Bytes with a binary unit: `1.5 MiB`.
+pub(crate) fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// How long ago `timestamp` was: `3 h`.
+pub(crate) fn age(timestamp: u64) -> String {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_secs();
+    match now.saturating_sub(timestamp) {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// The first digits of a digest: enough for people to compare.
+pub(crate) fn short(id: &ObjectId) -> String {
+    id.to_string()[..12].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units() {
+        for (value, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (1 << 20, "1.0 MiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+            (u64::MAX, "16777216.0 TiB"),
+        ] {
+            assert_eq!(bytes(value), text);
+        }
+    }
+
+    #[test]
+    fn tables_align_numbers_to_the_right() {
+        let rows = vec![
+            vec!["a".into(), "9 B".into(), "x".into()],
+            vec!["long".into(), "10 B".into(), "y".into()],
+        ];
+        let table = table(&["NAME", "SIZE", "WHO"], &rows);
+        assert_eq!(table, "NAME  SIZE  WHO\na      9 B  x\nlong  10 B  y\n");
+    }
+}

@@ -1,0 +1,75 @@
+//! `pool fsck`: is everything there, and is it what it says?
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use pool_gc::{FsckLevel, FsckReport};
+use pool_store::StoreView;
+
+use crate::{Global, output, server};
+
+/// Check the store of a service, or one on disk
+///
+/// Changes nothing. Exits with 1 when there is damage.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  pool fsck\n  pool fsck --store /var/lib/pool --content")]
+pub(crate) struct Fsck {
+    /// Check the store in this directory, whether a service runs on it or not
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+    /// Read every page, too, and compare it with its digest
+    #[arg(long)]
+    content: bool,
+}
+
+impl Fsck {
+    pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
+        let report = match &self.store {
+            Some(directory) => check(directory, self.content)?,
+            None => server::client(global)?.fsck(self.content)?,
+        };
+        output::print(global.json, &report, text)?;
+        Ok(if report.is_sound() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+}
+
+fn check(directory: &Path, content: bool) -> Result<FsckReport> {
+    let scratch = tempfile::tempdir().context("making a folder for notes")?;
+    let view = StoreView::follow(directory, &scratch.path().join("index"))?;
+    let level = if content {
+        FsckLevel::Content
+    } else {
+        FsckLevel::Index
+    };
+    Ok(pool_gc::fsck(&view, level))
+}
+
+fn text(report: &FsckReport) -> String {
+    let mut out = output::pairs(&[
+        ("segments", report.segments.to_string()),
+        ("objects", report.objects.to_string()),
+        ("pages", report.pages.to_string()),
+        ("windows", report.windows.to_string()),
+        (
+            "findings",
+            match report.findings.len() {
+                0 => "none: the store is sound".to_owned(),
+                count => count.to_string(),
+            },
+        ),
+    ]);
+    for finding in &report.findings {
+        let severity = format!("{:?}", finding.severity).to_lowercase();
+        out.push_str(&format!(
+            "{severity}: {}\n  {}\n",
+            finding.what, finding.advice
+        ));
+    }
+    out
+}

@@ -1,0 +1,64 @@
+//! `pool gc`: collect what nothing refers to.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use pool_gc::CollectReport;
+
+use crate::{Global, output, server};
+
+/// Collect what nothing refers to and give its disk space back
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  pool gc --dry-run\n  pool gc --grace 0")]
+pub(crate) struct Gc {
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Keep library versions for so many seconds after their last user has gone; the service has
+    /// a default
+    #[arg(long, value_name = "SECONDS")]
+    grace: Option<u64>,
+}
+
+impl Gc {
+    pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
+        let grace = self.grace.map(Duration::from_secs);
+        let report = server::client(global)?.collect(self.dry_run, grace)?;
+        output::print(global.json, &report, text)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn text(report: &CollectReport) -> String {
+    let libraries: Vec<_> = report.libraries.iter().map(ToString::to_string).collect();
+    let named = if libraries.is_empty() {
+        "0".to_owned()
+    } else {
+        format!("{} ({})", libraries.len(), libraries.join(" "))
+    };
+    let segments = format!(
+        "{} dead, {} emptied, {} unlinked",
+        report.segments_retired.len(),
+        report.segments_evacuated.len(),
+        report.segments_reaped.len()
+    );
+    let verb = if report.dry_run { "would free" } else { "freed" };
+    output::pairs(&[
+        ("libraries", named),
+        ("objects", report.objects.to_string()),
+        ("pages", report.pages.to_string()),
+        ("windows", report.windows.to_string()),
+        ("segments", segments),
+        (verb, output::bytes(report.freed_bytes)),
+        (
+            "waiting for leases",
+            output::bytes(report.waiting_bytes),
+        ),
+        (
+            "took",
+            format!("{:.1} ms", report.duration_us as f64 / 1000.0),
+        ),
+    ])
+}

@@ -1,0 +1,156 @@
+//! `pool link`: a linker that puts each library at its registered address.
+//!
+//! A drop-in for `ld`: everything behind `link` is the linker's command line, and a program that
+//! is called `ld` is `pool link`. Where addresses come from is decided by what is *said*, never by
+//! what happens to be reachable, because a link must not come out differently when a service is
+//! down:
+//!
+//! 1. `--pool-registry WHERE` on the command line, else
+//! 2. the environment's `POOL_REGISTRY`, else
+//! 3. the environment's `POOL_SERVER`, else
+//! 4. the service at its usual address.
+//!
+//! `WHERE` is the address of a service, or a file.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use pool_api::client::{Client, ServerAddress};
+use pool_core::registry::{Reservation, ReservationRequest};
+use pool_image::link::{FileRegistry, Registry, RegistryError, link, parse_args};
+
+use crate::{file, server};
+
+const OPTION: &str = "--pool-registry";
+
+/// Link a static executable with each library at its registered address
+///
+/// Everything behind the verb is an ordinary linker command line; compilers call it as `ld`.
+/// Addresses come from `--pool-registry WHERE`, else `POOL_REGISTRY`, else `POOL_SERVER`, else the
+/// service at its usual address; WHERE is `http://HOST:PORT`, `https://HOST:PORT`, `unix:/PATH`
+/// or a file. An unreachable service is an error, never replaced by something else.
+#[derive(Debug, Args)]
+#[command(
+    disable_help_flag = true,
+    after_help = "Examples:\n  ln -s \"$(command -v pool)\" bin/ld && cc -static -B bin/ app.c -lz\n  \
+                  pool link --pool-registry addresses.json -o app crt1.o app.o -lc"
+)]
+pub(crate) struct Link {
+    /// The linker's command line
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+    arguments: Vec<OsString>,
+}
+
+impl Link {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let mut arguments = self
+            .arguments
+            .into_iter()
+            .map(OsString::into_string)
+            .collect::<Result<Vec<String>, _>>()
+            .map_err(|bad| anyhow::anyhow!("{bad:?} is not UTF-8: rename the file"))?;
+        let named = take_registry(&mut arguments)?;
+        let request = parse_args(&arguments)?;
+        if request.show_version {
+            // Build systems look for the words "GNU ld" to learn which options they may use.
+            println!("GNU ld compatible pool link {}", env!("CARGO_PKG_VERSION"));
+            if request.inputs.is_empty() {
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+        let mut registry = open_registry(named)?;
+        let linked = link(&request, registry.as_mut())
+            .with_context(|| format!("linking {}", request.output.display()))?;
+        for warning in &linked.warnings {
+            eprintln!("pool link: warning: {warning}");
+        }
+        file::write(&request.output, &linked.elf, file::EXECUTABLE)?;
+        if let Some(map) = &request.map {
+            let layout = serde_json::to_vec_pretty(&linked.layout)?;
+            file::write(map, &layout, file::DATA)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Takes `--pool-registry` out of a linker's command line, the last one if it is there more than
+/// once.
+fn take_registry(arguments: &mut Vec<String>) -> Result<Option<String>> {
+    let mut named = None;
+    let mut rest = Vec::with_capacity(arguments.len());
+    let mut all = std::mem::take(arguments).into_iter();
+    while let Some(argument) = all.next() {
+        match argument.strip_prefix(OPTION) {
+            Some("") => match all.next() {
+                Some(value) => named = Some(value),
+                None => bail!("{OPTION} wants a file or the address of a service"),
+            },
+            Some(value) if value.starts_with('=') => named = Some(value[1..].to_owned()),
+            _ => rest.push(argument),
+        }
+    }
+    *arguments = rest;
+    Ok(named)
+}
+
+fn open_registry(named: Option<String>) -> Result<Box<dyn Registry>> {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let token = variable("POOL_TOKEN");
+    let place = named.or_else(|| variable("POOL_REGISTRY"));
+    if let Some(place) = &place {
+        let is_service = ["http://", "https://", "unix:"]
+            .iter()
+            .any(|scheme| place.starts_with(scheme));
+        if !is_service {
+            return Ok(Box::new(FileRegistry::new(Path::new(place))));
+        }
+    }
+    let place = place
+        .or_else(|| variable("POOL_SERVER"))
+        .unwrap_or_else(|| server::DEFAULT.to_owned());
+    let address: ServerAddress = place.parse()?;
+    Ok(Box::new(ServiceRegistry(Client::new(
+        address,
+        token.as_deref(),
+    ))))
+}
+
+/// The registry that a pool service keeps.
+struct ServiceRegistry(Client);
+
+impl Registry for ServiceRegistry {
+    fn reserve(&mut self, request: &ReservationRequest) -> Result<Reservation, RegistryError> {
+        self.0.reserve(request).map_err(|error| {
+            RegistryError::Other(format!(
+                "reserving addresses of {} at {}: {error}",
+                request.library,
+                self.0.server()
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_registry_is_taken_out_of_the_linkers_arguments() {
+        for (given, registry, rest) in [
+            ("-o a x.o", None, "-o a x.o"),
+            ("-o a --pool-registry r.json x.o", Some("r.json"), "-o a x.o"),
+            ("--pool-registry=r.json x.o", Some("r.json"), "x.o"),
+            ("--pool-registry=a --pool-registry b", Some("b"), ""),
+            ("--pool-library x=y@1", None, "--pool-library x=y@1"),
+        ] {
+            let mut arguments: Vec<_> = given.split(' ').map(str::to_owned).collect();
+            let named = take_registry(&mut arguments).unwrap();
+            assert_eq!(named.as_deref(), registry, "{given}");
+            assert_eq!(arguments.join(" "), rest, "{given}");
+        }
+        assert!(take_registry(&mut vec!["--pool-registry".into()]).is_err());
+    }
+}

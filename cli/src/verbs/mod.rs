@@ -1,0 +1,19 @@
+//! The verbs.
+
+pub(crate) mod cat;
+pub(crate) mod describe;
+pub(crate) mod extract;
+pub(crate) mod fsck;
+pub(crate) mod gc;
+pub(crate) mod inspect;
+pub(crate) mod link;
+pub(crate) mod ls;
+pub(crate) mod man;
+pub(crate) mod minify;
+pub(crate) mod pin;
+pub(crate) mod push;
+pub(crate) mod rm;
+pub(crate) mod stats;
+pub(crate) mod tag;
+pub(crate) mod token;
+pub(crate) mod why;

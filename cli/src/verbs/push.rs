@@ -1,0 +1,152 @@
+//! `pool push`: put a library or an image into the pool, sending only the pages that it lacks.
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use pool_api::announce::{self, Announcement};
+use pool_api::client::{PushOptions, PushReport};
+use pool_core::name::{ImageRef, LibraryRef, Name};
+
+use crate::{Global, file, output, server};
+
+/// Put a library or an image into the pool
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  pool push image app.elf --name app --tag v1\n  \
+                  pool push lib zlib.pages --name zlib --version 1.3"
+)]
+pub(crate) struct Push {
+    #[command(subcommand)]
+    what: What,
+    /// Connections that send pages at the same time
+    #[arg(long, value_name = "COUNT", default_value_t = PushOptions::default().connections, global = true)]
+    connections: usize,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Push a library's content under a version, which never changes
+    Lib {
+        /// The content, or - for standard input
+        file: PathBuf,
+        /// The library
+        #[arg(long)]
+        name: Name,
+        /// Its version
+        #[arg(long)]
+        version: Name,
+    },
+    /// Push a static executable under a tag
+    Image {
+        /// The executable, or - for standard input
+        elf: PathBuf,
+        /// The image
+        #[arg(long)]
+        name: Name,
+        /// Its tag
+        #[arg(long)]
+        tag: Name,
+    },
+}
+
+impl Push {
+    pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
+        let options = PushOptions {
+            connections: self.connections,
+            ..PushOptions::default()
+        };
+        let report = match self.what {
+            What::Lib {
+                file,
+                name,
+                version,
+            } => {
+                let content = file::read(&file)?;
+                if content.is_empty() {
+                    bail!("{} is empty: there is nothing to push", file.display());
+                }
+                let announced = announce::library(&content, LibraryRef { name, version });
+                send(global, &announced, options)?
+            }
+            What::Image { elf, name, tag } => push_image(global, &elf, ImageRef { name, tag }, options)?,
+        };
+        output::print(global.json, &report, text)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn push_image(
+    global: &Global,
+    elf: &Path,
+    image: ImageRef,
+    options: PushOptions,
+) -> Result<PushReport> {
+    let content = file::read(elf)?;
+    let described = pool_image::describe::describe(&content)
+        .with_context(|| format!("describing {}", elf.display()))?;
+    send(global, &announce::image(&described, image), options)
+}
+
+fn send(
+    global: &Global,
+    announcement: &Announcement<'_>,
+    options: PushOptions,
+) -> Result<PushReport> {
+    let client = server::client(global)?;
+    let bar = if std::io::stderr().is_terminal() && !global.json {
+        ProgressBar::new(0)
+    } else {
+        ProgressBar::hidden()
+    };
+    let style = "{bar:32} {pos}/{len} pages, {per_sec}, {eta} left";
+    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let pushed = client.push(announcement, options, &|done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    Ok(pushed?)
+}
+
+fn text(report: &PushReport) -> String {
+    let summary = &report.summary;
+    let share = if report.file_bytes == 0 {
+        0.0
+    } else {
+        100.0 * report.sent_bytes as f64 / report.file_bytes as f64
+    };
+    output::pairs(&[
+        ("pushed", summary.target.clone()),
+        ("object", summary.object.to_string()),
+        (
+            "pages",
+            format!(
+                "{} in all, {} in known objects, {} zero, {} distinct, {} new",
+                summary.pages,
+                summary.known_pages,
+                summary.zero_pages,
+                summary.distinct_pages,
+                summary.new_pages
+            ),
+        ),
+        (
+            "windows",
+            format!(
+                "{} new, {} shared",
+                summary.new_windows, summary.shared_windows
+            ),
+        ),
+        (
+            "sent",
+            format!(
+                "{} of {} ({share:.1} %)",
+                output::bytes(report.sent_bytes),
+                output::bytes(report.file_bytes)
+            ),
+        ),
+    ])
+}

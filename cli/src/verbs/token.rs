@@ -1,0 +1,104 @@
+//! `pool token`: who may do what.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand, ValueEnum};
+use pool_core::name::Name;
+use pool_store::manifest::TokenScope;
+use serde::Serialize;
+
+use crate::{Global, output, server};
+
+/// Make, list and remove tokens
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  pool token add ops --scope admin   # the first one\n  \
+                  pool token add ci --scope write\n  pool token ls\n  pool token rm ci"
+)]
+pub(crate) struct Token {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Make a token and print its secret, once
+    Add {
+        /// What to call it
+        name: Name,
+        /// What it allows
+        #[arg(long, value_enum)]
+        scope: Scope,
+    },
+    /// List tokens
+    Ls,
+    /// Remove a token
+    Rm {
+        /// What it is called
+        name: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Scope {
+    /// List and fetch
+    Read,
+    /// Also upload, tag, pin and delete
+    Write,
+    /// Also collect and manage tokens
+    Admin,
+}
+
+impl From<Scope> for TokenScope {
+    fn from(scope: Scope) -> Self {
+        match scope {
+            Scope::Read => Self::Read,
+            Scope::Write => Self::Write,
+            Scope::Admin => Self::Admin,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Removed {
+    removed: String,
+}
+
+impl Token {
+    pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
+        let client = server::client(global)?;
+        match self.what {
+            What::Add { name, scope } => {
+                let token = client.add_token(name, scope.into())?;
+                output::print(global.json, &token, |token| token.secret.clone())?;
+            }
+            What::Ls => {
+                let tokens = client.tokens()?;
+                output::print(global.json, &tokens, |tokens| {
+                    let rows: Vec<_> = tokens
+                        .iter()
+                        .map(|token| {
+                            vec![
+                                token.name.clone(),
+                                format!("{:?}", token.scope).to_lowercase(),
+                                token.created_at.map_or("configured".into(), output::age),
+                            ]
+                        })
+                        .collect();
+                    if rows.is_empty() {
+                        return "no tokens: whoever reaches the service may do everything".into();
+                    }
+                    output::table(&["TOKEN", "SCOPE", "AGE"], &rows)
+                })?;
+            }
+            What::Rm { name } => {
+                client.delete_token(&name)?;
+                output::print(global.json, &Removed { removed: name }, |answer| {
+                    format!("removed token {}", answer.removed)
+                })?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

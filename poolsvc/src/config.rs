@@ -1,0 +1,272 @@
+//! What the daemon is told: by flags, by a file whose keys have the flags' names, or not at all.
+//! A flag goes before the file, the file before the default.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+use pool_api::Limits;
+use pool_api::auth::Credential;
+use pool_core::digest::ObjectId;
+use pool_core::name::Name;
+use pool_store::manifest::TokenScope;
+use serde::Deserialize;
+
+/// Where the service listens unless it is told otherwise.
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(
+    std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+    7420,
+);
+
+/// Keeps each page of unikernel images and their libraries once, and serves them over HTTP.
+#[derive(Debug, Default, Parser)]
+#[command(
+    name = "poolsvc",
+    version,
+    after_help = "Examples:\n  \
+        poolsvc --store /var/lib/pool\n  \
+        poolsvc --store /var/lib/pool --socket /run/pool.sock --collect-interval 3600\n  \
+        poolsvc --store /var/lib/pool --listen 0.0.0.0:7420 --config /etc/poolsvc.toml\n\n\
+        The configuration file is TOML, with the flags' names as keys; tokens are there only:\n  \
+        [[token]]\n  name = \"ci\"\n  scope = \"write\"           # read, write or admin\n  \
+        secret-file = \"/run/secrets/pool-ci\"\n\n\
+        POOLSVC_LOG chooses what is logged, as in POOLSVC_LOG=debug."
+)]
+pub struct Arguments {
+    /// Directory of the store; a new one is made where it is absent or empty
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+    /// Address to listen on; port 0 takes a free one and prints it [default: 127.0.0.1:7420]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// Unix socket to listen on, too
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Seconds that a library version stays after its last user has gone [default: 86400]
+    #[arg(long, value_name = "SECONDS")]
+    pub grace: Option<u64>,
+    /// Collect garbage every so many seconds; 0 is never [default: 0]
+    #[arg(long, value_name = "SECONDS")]
+    pub collect_interval: Option<u64>,
+    /// Most bytes of a file sent whole, or of the pages of one request [default: 4 GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub body_limit: Option<u64>,
+    /// Most uploads at a time [default: 64]
+    #[arg(long, value_name = "COUNT")]
+    pub max_uploads: Option<usize>,
+    /// Forget an upload after so many seconds without a request [default: 600]
+    #[arg(long, value_name = "SECONDS")]
+    pub upload_idle: Option<u64>,
+    /// Store a 2 MiB window densely from so many pages on, 1 to 513 [default: 32]
+    #[arg(long, value_name = "PAGES")]
+    pub dense_from_pages: Option<u32>,
+    /// Bytes of a segment of a new store, a multiple of 2 MiB [default: 64 MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub segment_bytes: Option<u64>,
+}
+
+/// The configuration file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct ConfigFile {
+    store: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    socket: Option<PathBuf>,
+    grace: Option<u64>,
+    collect_interval: Option<u64>,
+    body_limit: Option<u64>,
+    max_uploads: Option<usize>,
+    upload_idle: Option<u64>,
+    dense_from_pages: Option<u32>,
+    segment_bytes: Option<u64>,
+    #[serde(default, rename = "token")]
+    tokens: Vec<ConfigToken>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct ConfigToken {
+    name: String,
+    scope: TokenScope,
+    /// BLAKE3 of the secret, as `b3sum` prints it.
+    digest: Option<ObjectId>,
+    /// A file that holds the secret, white space around it left out.
+    secret_file: Option<PathBuf>,
+}
+
+/// Everything decided.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Directory of the store.
+    pub store: PathBuf,
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Unix socket to listen on, too.
+    pub socket: Option<PathBuf>,
+    /// How long a library version stays after its last user has gone.
+    pub grace: Duration,
+    /// Time between collections, if they are to run by themselves.
+    pub collect_interval: Option<Duration>,
+    /// What a client may ask for at once.
+    pub limits: Limits,
+    /// From how many pages on a window is stored densely.
+    pub dense_from_pages: u32,
+    /// Bytes of a segment of a new store.
+    pub segment_bytes: u64,
+    /// Tokens of the configuration file.
+    pub tokens: Vec<Credential>,
+}
+
+impl Settings {
+    /// The defaults for the store in `store`, with a free port.
+    pub fn for_store(store: impl Into<PathBuf>) -> Self {
+        let mut listen = DEFAULT_LISTEN;
+        listen.set_port(0);
+        Self {
+            store: store.into(),
+            listen,
+            socket: None,
+            grace: Duration::from_secs(86_400),
+            collect_interval: None,
+            limits: Limits::default(),
+            dense_from_pages: pool_store::placement::PlacementPolicy::default().dense_from_pages,
+            segment_bytes: pool_store::StoreOptions::default().segment_bytes,
+            tokens: Vec::new(),
+        }
+    }
+
+    /// Puts flags, configuration file and defaults together.
+    pub fn gather(flags: Arguments) -> Result<Self> {
+        let file = match &flags.config {
+            Some(path) => read_file(path)
+                .with_context(|| format!("reading the configuration {}", path.display()))?,
+            None => ConfigFile::default(),
+        };
+        let Some(store) = flags.store.or(file.store) else {
+            bail!("no store is named: give --store DIR, or store = \"DIR\" in the configuration");
+        };
+        let mut settings = Self::for_store(store);
+        settings.listen = flags.listen.or(file.listen).unwrap_or(DEFAULT_LISTEN);
+        settings.socket = flags.socket.or(file.socket);
+        let seconds = |flag: Option<u64>, file: Option<u64>| flag.or(file).map(Duration::from_secs);
+        if let Some(grace) = seconds(flags.grace, file.grace) {
+            settings.grace = grace;
+        }
+        settings.collect_interval = seconds(flags.collect_interval, file.collect_interval)
+            .filter(|interval| !interval.is_zero());
+        let limits = &mut settings.limits;
+        limits.body = flags.body_limit.or(file.body_limit).unwrap_or(limits.body);
+        limits.uploads = flags
+            .max_uploads
+            .or(file.max_uploads)
+            .unwrap_or(limits.uploads);
+        limits.upload_idle =
+            seconds(flags.upload_idle, file.upload_idle).unwrap_or(limits.upload_idle);
+        if let Some(pages) = flags.dense_from_pages.or(file.dense_from_pages) {
+            if !(1..=513).contains(&pages) {
+                bail!(
+                    "dense-from-pages is {pages}: use 1 (every window is stored densely) to 513 \
+                     (none is)"
+                );
+            }
+            settings.dense_from_pages = pages;
+        }
+        if let Some(bytes) = flags.segment_bytes.or(file.segment_bytes) {
+            settings.segment_bytes = bytes;
+        }
+        settings.tokens = file
+            .tokens
+            .into_iter()
+            .map(credential)
+            .collect::<Result<_>>()?;
+        Ok(settings)
+    }
+}
+
+fn read_file(path: &Path) -> Result<ConfigFile> {
+    Ok(toml::from_str(&fs::read_to_string(path)?)?)
+}
+
+fn credential(token: ConfigToken) -> Result<Credential> {
+    let name = Name::new(token.name).context("the name of a token in the configuration")?;
+    let secret = match (token.digest, token.secret_file) {
+        (Some(digest), None) => digest,
+        (None, Some(path)) => {
+            let secret = fs::read_to_string(&path)
+                .with_context(|| format!("reading the secret of token {name}, {}", path.display()))?;
+            let secret = secret.trim();
+            if secret.len() < 16 {
+                bail!("the secret of token {name} is shorter than 16 characters: use a longer one");
+            }
+            ObjectId::of(secret.as_bytes())
+        }
+        _ => bail!("token {name} needs either digest or secret-file"),
+    };
+    Ok(Credential {
+        name: name.as_str().to_owned(),
+        secret,
+        scope: token.scope,
+        created_at: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gather(flags: &[&str]) -> Result<Settings> {
+        let flags = std::iter::once("poolsvc").chain(flags.iter().copied());
+        Settings::gather(Arguments::parse_from(flags))
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
+        let directory = tempfile::tempdir().unwrap();
+        let secret = directory.path().join("secret");
+        fs::write(&secret, "correct horse battery staple\n").unwrap();
+        let config = directory.path().join("poolsvc.toml");
+        let text = format!(
+            "store = '/from/file'\nlisten = '127.0.0.1:1'\ngrace = 5\nbody-limit = 7\n\
+             [[token]]\nname = 'ci'\nscope = 'write'\nsecret-file = '{}'\n",
+            secret.display()
+        );
+        fs::write(&config, text).unwrap();
+        let config = config.to_str().unwrap();
+        let settings = gather(&["--config", config, "--grace", "9"]).unwrap();
+        assert_eq!(settings.store, Path::new("/from/file"));
+        assert_eq!(settings.listen.port(), 1);
+        assert_eq!(settings.grace.as_secs(), 9);
+        assert_eq!(settings.limits.body, 7);
+        assert_eq!(settings.limits.uploads, Limits::default().uploads);
+        assert_eq!(settings.tokens.len(), 1);
+        let digest = ObjectId::of(b"correct horse battery staple");
+        assert_eq!(settings.tokens[0].secret, digest);
+        assert!(gather(&["--config", config, "--store", "/x"]).unwrap().store == Path::new("/x"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("poolsvc.toml");
+        for (text, says) in [
+            ("grace = 1", "--store"),
+            ("store = 's'\ngarce = 1", "garce"),
+            ("store = 's'\ndense-from-pages = 0", "dense-from-pages"),
+            ("store = 's'\n[[token]]\nname='x'\nscope='root'", "root"),
+            ("store = 's'\n[[token]]\nname='x'\nscope='read'", "secret-file"),
+            ("store = 's'\n[[token]]\nname='../x'\nscope='read'", "name"),
+        ] {
+            fs::write(&config, text).unwrap();
+            let error = gather(&["--config", config.to_str().unwrap()]).unwrap_err();
+            let error = format!("{error:#}");
+            assert!(error.contains(says), "{text}: {error}");
+        }
+        assert!(gather(&["--config", "/nowhere/x.toml"]).is_err());
+    }
+}

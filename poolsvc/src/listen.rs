@@ -1,0 +1,64 @@
+//! Getting hold of the addresses to listen on.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+
+/// Listens on a TCP address.
+pub(crate) async fn tcp(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("listening on {address}: stop what listens there, or choose another with --listen")
+    })
+}
+
+/// A Unix socket whose file goes with it.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    pub(crate) listener: UnixListener,
+    _file: SocketFile,
+}
+
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            tracing::warn!(%error, path = %self.0.display(), "leaving the socket behind");
+        }
+    }
+}
+
+/// Listens on a Unix socket, in place of one that a killed service left behind.
+pub(crate) async fn unix(path: &Path) -> Result<Socket> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => {
+            return Err(error).with_context(|| format!("looking at {}", path.display()));
+        }
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            bail!("{} is there and is no socket: choose another path", path.display());
+        }
+        Ok(_) => {
+            if UnixStream::connect(path).await.is_ok() {
+                bail!("another process listens on {}: stop it first", path.display());
+            }
+            fs::remove_file(path).with_context(|| format!("removing the old {}", path.display()))?;
+        }
+    }
+    let listener = UnixListener::bind(path)
+        .with_context(|| format!("listening on {}: is its directory writable?", path.display()))?;
+    let file = SocketFile(path.into());
+    // Anybody may connect; who may do what is decided by user id or token.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))
+        .with_context(|| format!("opening {} to other users", path.display()))?;
+    Ok(Socket {
+        listener,
+        _file: file,
+    })
+}

@@ -1,0 +1,107 @@
+//! From settings to a running service, and back to nothing.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use pool_api::auth::Gate;
+use pool_api::{Service, ServiceOptions};
+use pool_store::placement::PlacementPolicy;
+use pool_store::{Store, StoreOptions};
+use tokio::task::JoinHandle;
+
+use crate::config::Settings;
+use crate::shutdown::Stopper;
+use crate::{listen, maintenance, serve, shutdown};
+
+/// Why the service does not start.
+pub type StartError = anyhow::Error;
+
+/// A running service.
+#[derive(Debug)]
+pub struct Daemon {
+    address: SocketAddr,
+    service: Service,
+    stop: Stopper,
+    serving: JoinHandle<()>,
+    maintaining: JoinHandle<()>,
+}
+
+impl Daemon {
+    /// Opens the store, which may make it, listens, and serves. Must be called within a tokio
+    /// runtime.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let store = open_store(&settings).await?;
+        let tokens = store.tokens().context("reading the store's tokens")?;
+        let loopback = settings.listen.ip().is_loopback();
+        let gate = Gate::new(settings.tokens.clone(), tokens, loopback);
+        if !loopback && !gate.needs_token() {
+            bail!(
+                "refusing to listen on {}, where others can reach it, without a token: listen on \
+                 127.0.0.1 and make one with `pool token add NAME --scope admin`, or put a \
+                 [[token]] into the configuration",
+                settings.listen
+            );
+        }
+        let tcp = listen::tcp(settings.listen).await?;
+        let address = tcp.local_addr().context("asking for the address")?;
+        let socket = match &settings.socket {
+            Some(path) => Some(listen::unix(path).await?),
+            None => None,
+        };
+        let options = ServiceOptions {
+            limits: settings.limits,
+            grace: settings.grace,
+            dense_from_pages: settings.dense_from_pages,
+        };
+        let service = Service::new(store, gate, options);
+        let (stop, stopped) = shutdown::channel();
+        let router = pool_api::routes::router(service.clone());
+        let maintaining = maintenance::run(
+            service.clone(),
+            settings.collect_interval,
+            stopped.clone(),
+        );
+        Ok(Self {
+            address,
+            service,
+            stop,
+            serving: tokio::spawn(serve::serve(router, tcp, socket, stopped)),
+            maintaining: tokio::spawn(maintaining),
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The service itself.
+    pub fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// Takes no more connections, lets requests under way end, and closes the store.
+    pub async fn stop(self) {
+        self.service.stop();
+        self.stop.stop();
+        for task in [self.serving, self.maintaining] {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a part of the service ended badly");
+            }
+        }
+    }
+}
+
+async fn open_store(settings: &Settings) -> Result<Arc<Store>, StartError> {
+    let directory = settings.store.clone();
+    let options = StoreOptions {
+        create: true,
+        segment_bytes: settings.segment_bytes,
+        placement: PlacementPolicy {
+            dense_from_pages: settings.dense_from_pages,
+        },
+    };
+    let opened = tokio::task::spawn_blocking(move || Store::open(&directory, options));
+    Ok(Arc::new(opened.await.context("opening the store")??))
+}

@@ -1,0 +1,173 @@
+//! A real poolsvc on a free port, and requests to it.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use pool_api::client::Client;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A service that ends with this value.
+pub struct Service {
+    pub child: Child,
+    pub url: String,
+    pub store: PathBuf,
+    /// Keeps the store's directory unless another service has it.
+    _directory: Option<TempDir>,
+}
+
+impl Service {
+    pub fn start(flags: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = directory.path().join("store");
+        Self {
+            _directory: Some(directory),
+            ..Self::start_on(&store, flags)
+        }
+    }
+
+    pub fn start_on(store: &Path, flags: &[&str]) -> Self {
+        let mut child = command(store)
+            .args(flags)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut url = String::new();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        output.read_line(&mut url).unwrap();
+        assert!(url.starts_with("http://127.0.0.1:"), "it printed {url:?}");
+        Self {
+            child,
+            url: url.trim().to_owned(),
+            store: store.into(),
+            _directory: None,
+        }
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(self.url.parse().unwrap(), None)
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args([format!("-{name}"), self.child.id().to_string()])
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, &[], b"")
+    }
+
+    pub fn post(&self, path: &str, json: &Value) -> Answer {
+        let kind = [("content-type", "application/json")];
+        self.ask("POST", path, &kind, json.to_string().as_bytes())
+    }
+
+    pub fn put(&self, path: &str, body: &[u8]) -> Answer {
+        self.ask("PUT", path, &[], body)
+    }
+
+    pub fn delete(&self, path: &str) -> Answer {
+        self.ask("DELETE", path, &[], b"")
+    }
+
+    pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(Duration::from_secs(60)))
+            .proxy(None)
+            .build()
+            .into();
+        let mut request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut response = if matches!(method, "GET" | "HEAD" | "DELETE") {
+            agent.run(request.body(()).unwrap()).unwrap()
+        } else {
+            agent.run(request.body(body).unwrap()).unwrap()
+        };
+        let mut bytes = Vec::new();
+        let headers = response.headers().clone();
+        response.body_mut().as_reader().read_to_end(&mut bytes).unwrap();
+        Answer {
+            status: response.status().as_u16(),
+            headers,
+            bytes,
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn command(store: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_poolsvc"));
+    command
+        .arg("--store")
+        .arg(store)
+        .args(["--listen", "127.0.0.1:0"])
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("POOLSVC_LOG");
+    command
+}
+
+/// Runs poolsvc until it ends by itself.
+pub fn refused(mut command: Command) -> (ExitStatus, String) {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: ureq::http::HeaderMap,
+    pub bytes: Vec<u8>,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes)
+            .unwrap_or_else(|_| panic!("not JSON: {}", String::from_utf8_lossy(&self.bytes)))
+    }
+
+    /// Checks the status, and that a refusal has the one shape that refusals have.
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Self {
+        let text = String::from_utf8_lossy(&self.bytes);
+        assert_eq!(self.status, status, "{text}");
+        if status >= 400 {
+            let body = self.json();
+            assert!(body["error"].is_string() && body["what"].is_string(), "{text}");
+        }
+        self
+    }
+}
+
+pub fn busybox() -> Vec<u8> {
+    std::fs::read("/bin/busybox").expect("busybox-static is installed")
+}
+
+/// `pages` pages, no two the same, and others for another `seed`.
+pub fn content(seed: u64, pages: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..pages * 512)
+        .flat_map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        })
+        .collect()
+}

@@ -1,0 +1,212 @@
+//! How the daemon starts, stops, and survives being killed.
+
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use pool_api::announce;
+use pool_api::client::{Client, PushOptions};
+use pool_core::digest::PageId;
+use serde_json::json;
+
+use super::common::{Service, command, content, refused};
+
+#[test]
+fn it_stops_cleanly_when_told_to() {
+    let mut service = Service::start(&[]);
+    service.put("/v1/libs/a/1", &content(1, 10)).expect(201);
+    // An idle connection must not hold it up.
+    let _idle = std::net::TcpStream::connect(service.url.trim_start_matches("http://")).unwrap();
+    let start = Instant::now();
+    service.signal("TERM");
+    let status = service.child.wait().unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(10));
+    let again = Service::start_on(&service.store, &[]);
+    assert_eq!(again.get("/v1/libs/a/1/content").expect(200).bytes, content(1, 10));
+}
+
+#[test]
+fn killed_in_an_upload_it_comes_back_without_a_trace_of_it() {
+    let mut service = Service::start(&[]);
+    let kept = content(2, 100);
+    service.put("/v1/libs/kept/1", &kept).expect(201);
+    let lost = content(3, 400);
+    let pages: Vec<[u8; 32]> = lost.chunks(4096).map(|page| PageId::of(page).0).collect();
+    let id = pool_core::digest::ObjectId::of(&lost);
+    let announcement = json!({
+        "target": {"kind": "library", "name": "lost", "version": "1", "object": id},
+        "objects": [{
+            "id": id, "length": lost.len(), "placement": {"kind": "sparse"},
+            "pages": base64::engine::general_purpose::STANDARD.encode(pages.concat()),
+        }],
+    });
+    let started = service.post("/v1/uploads", &announcement).expect(201).json();
+    let path = format!("/v1/uploads/{}/pages", started["id"].as_str().unwrap());
+    let mut records = Vec::new();
+    for page in lost.chunks(4096).take(300) {
+        records.extend(PageId::of(page).0);
+        records.extend(page);
+    }
+    service.put(&path, &records).expect(200);
+    service.signal("KILL");
+    service.child.wait().unwrap();
+
+    let again = Service::start_on(&service.store, &[]);
+    again.get("/v1/libs/lost/1").expect(404);
+    again.put(&path, &records).expect(404);
+    assert_eq!(again.get("/v1/libs/kept/1/content").expect(200).bytes, kept);
+    assert_eq!(again.get("/v1/stats").json()["stored_pages"], 100);
+    let report = again.post("/v1/fsck", &json!({"content": true})).expect(200).json();
+    assert_eq!(report["findings"], json!([]));
+    let staging = std::fs::read_dir(again.store.join("staging")).unwrap();
+    assert_eq!(staging.count(), 0);
+    let announced = announce::library(&lost, "lost@1".parse().unwrap());
+    again.client().push(&announced, PushOptions::default(), &|_, _| ()).unwrap();
+    assert_eq!(again.get("/v1/libs/lost/1/content").expect(200).bytes, lost);
+}
+
+#[test]
+fn the_unix_socket_serves_its_own_user_without_a_token() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pool.sock");
+    // One that a killed service left behind is replaced.
+    drop(UnixListener::bind(&path).unwrap());
+    let mut service = Service::start(&["--socket", path.to_str().unwrap()]);
+    let address = format!("unix:{}", path.display());
+    let client = Client::new(address.parse().unwrap(), None);
+    let content = content(4, 3000);
+    let announced = announce::library(&content, "big@1".parse().unwrap());
+    let report = client.push(&announced, PushOptions::default(), &|_, _| ());
+    assert_eq!(report.unwrap().sent_pages, 3000);
+    let scope = pool_store::manifest::TokenScope::Admin;
+    client.add_token("ops".parse().unwrap(), scope).unwrap();
+    service.get("/v1/libs").expect(401);
+    assert_eq!(client.libraries("").unwrap().len(), 1);
+    let object = client.library(&"big@1".parse().unwrap()).unwrap().object;
+    assert_eq!(client.object(object).unwrap().unwrap(), content);
+
+    let mut second = command(&directory.path().join("other"));
+    second.arg("--socket").arg(&path);
+    let (status, says) = refused(second);
+    assert_eq!(status.code(), Some(1));
+    assert!(says.contains("another process listens"), "{says}");
+    service.signal("TERM");
+    service.child.wait().unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
+fn what_it_cannot_serve_it_refuses_with_advice() {
+    let service = Service::start(&[]);
+    let (status, says) = refused(command(&service.store));
+    assert_eq!(status.code(), Some(1));
+    assert!(says.contains("in use by another process"), "{says}");
+
+    let directory = tempfile::tempdir().unwrap();
+    let other = directory.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("notes.txt"), "mine").unwrap();
+    let (status, says) = refused(command(&other));
+    assert_eq!(status.code(), Some(1));
+    assert!(says.contains("is not a pool store"), "{says}");
+    assert_eq!(std::fs::read_dir(&other).unwrap().count(), 1);
+
+    let file = directory.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    assert_eq!(refused(command(&file)).0.code(), Some(1));
+
+    let address = service.url.trim_start_matches("http://");
+    let mut taken = std::process::Command::new(env!("CARGO_BIN_EXE_poolsvc"));
+    taken.arg("--store").arg(directory.path().join("new")).args(["--listen", address]);
+    let (status, says) = refused(taken);
+    assert_eq!(status.code(), Some(1));
+    assert!(says.contains("--listen"), "{says}");
+
+    let mut open = std::process::Command::new(env!("CARGO_BIN_EXE_poolsvc"));
+    open.arg("--store").arg(directory.path().join("new")).args(["--listen", "0.0.0.0:0"]);
+    let (status, says) = refused(open);
+    assert_eq!(status.code(), Some(1));
+    assert!(says.contains("without a token") && says.contains("pool token add"), "{says}");
+
+    let mut wrong = std::process::Command::new(env!("CARGO_BIN_EXE_poolsvc"));
+    wrong.arg("--no-such-flag");
+    assert_eq!(refused(wrong).0.code(), Some(2));
+}
+
+#[test]
+fn a_store_of_a_newer_format_is_left_alone() {
+    let mut service = Service::start(&[]);
+    service.signal("TERM");
+    service.child.wait().unwrap();
+    let path = service.store.join("superblock");
+    let mut superblock = std::fs::read(&path).unwrap();
+    superblock[8] = 2;
+    // The checksum covers all before it.
+    let end = superblock.len() - 32;
+    let checksum = pool_core::ObjectId::of(&superblock[..end]);
+    superblock[end..].copy_from_slice(checksum.as_bytes());
+    std::fs::write(&path, &superblock).unwrap();
+    let (status, says) = refused(command(&service.store));
+    assert_eq!(status.code(), Some(1));
+    assert!(says.contains("newer release"), "{says}");
+    assert_eq!(std::fs::read(&path).unwrap(), superblock);
+}
+
+#[test]
+fn with_a_token_in_its_configuration_it_may_be_reached_by_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("poolsvc.toml");
+    let secret = directory.path().join("secret");
+    std::fs::write(&secret, "a secret of many characters\n").unwrap();
+    let text = format!(
+        "[[token]]\nname = 'ops'\nscope = 'admin'\nsecret-file = '{}'\n",
+        secret.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let service = Service::start(&["--config", config.to_str().unwrap()]);
+    service.get("/v1/libs").expect(401);
+    let client = Client::new(
+        service.url.parse().unwrap(),
+        Some("a secret of many characters"),
+    );
+    assert!(client.libraries("").unwrap().is_empty());
+    assert!(client.delete_token("ops").is_err());
+}
+
+#[test]
+fn a_service_manager_hears_when_it_is_ready_and_when_it_stops() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut child = command(&directory.path().join("store"))
+        .env("NOTIFY_SOCKET", &path)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut heard = || {
+        let mut buffer = [0; 64];
+        let length = manager.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    assert_eq!(heard(), "READY=1");
+    let killed = std::process::Command::new("kill").arg(child.id().to_string()).status();
+    assert!(killed.unwrap().success());
+    assert_eq!(heard(), "STOPPING=1");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn it_collects_by_itself_when_told_to() {
+    let service = Service::start(&["--collect-interval", "1", "--grace", "0"]);
+    service.put("/v1/libs/a/1", &content(9, 30)).expect(201);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while service.get("/v1/stats").json()["stored_pages"] != 0 {
+        assert!(Instant::now() < deadline, "nothing was collected");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    service.get("/v1/libs/a/1").expect(404);
+}

@@ -1,0 +1,5 @@
+//! Tests of a real poolsvc: started, asked, stopped, killed.
+
+mod common;
+mod daemon;
+mod http;
