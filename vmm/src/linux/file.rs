@@ -154,10 +154,10 @@ fn write_at(linux: &mut Linux, fd: u64, at: u64, length: u64, position: Position
 }
 
 fn written_bytes(linux: &mut Linux, written: std::io::Result<usize>) -> Served {
-    if let Err(error) = &written {
-        if error.kind() == std::io::ErrorKind::BrokenPipe {
-            signal::raise(linux, libc::SIGPIPE as u64)?;
-        }
+    if let Err(error) = &written
+        && error.kind() == std::io::ErrorKind::BrokenPipe
+    {
+        signal::raise(linux, libc::SIGPIPE as u64)?;
     }
     Ok(written? as u64)
 }
@@ -311,11 +311,11 @@ pub(super) fn write_stat(linux: &mut Linux, at: u64, stat: &Stat) -> Served {
         .u64(stat.st_blksize as u64)
         .u64(stat.st_blocks as u64)
         .u64(stat.st_atime as u64)
-        .u64(stat.st_atime_nsec as u64)
+        .u64(stat.st_atime_nsec)
         .u64(stat.st_mtime as u64)
-        .u64(stat.st_mtime_nsec as u64)
+        .u64(stat.st_mtime_nsec)
         .u64(stat.st_ctime as u64)
-        .u64(stat.st_ctime_nsec as u64)
+        .u64(stat.st_ctime_nsec)
         .zeros(24);
     linux.memory.write(at, record.bytes())?;
     Ok(0)
@@ -542,18 +542,13 @@ fn wait(
         if fd < 0 {
             continue;
         }
-        match linux.files.get(fd as u64) {
-            Ok(file) => {
-                waiting.push(PollFd::from_borrowed_fd(
-                    file.host(),
-                    PollFlags::from_bits_retain(events),
-                ));
-                places.push(place);
-            }
-            Err(_) => {
-                record[6..].copy_from_slice(&PollFlags::NVAL.bits().to_le_bytes());
-                ready += 1;
-            }
+        if let Ok(file) = linux.files.get(fd as u64) {
+            let events = PollFlags::from_bits_retain(events);
+            waiting.push(PollFd::from_borrowed_fd(file.host(), events));
+            places.push(place);
+        } else {
+            record[6..].copy_from_slice(&PollFlags::NVAL.bits().to_le_bytes());
+            ready += 1;
         }
     }
     let at_once = rustix::time::Timespec::default();

@@ -39,13 +39,13 @@ pub enum WindowEntries {
 /// physical address `ram`.
 pub fn window_entries(space: &AddressSpace, window: u64, ram: Option<u64>) -> WindowEntries {
     let end = window + WINDOW_SIZE;
-    if let Some((at, area)) = space.find(window) {
-        if area.end >= end && area.accessible() {
-            let physical = physical_of(area.backing, at, window, window, ram);
-            if let Some(physical) = physical.filter(|p| p.is_multiple_of(WINDOW_SIZE)) {
-                return WindowEntries::Large(physical | LARGE | flags(area.protection));
-            }
-        }
+    if let Some((at, area)) = space.find(window)
+        && area.end >= end
+        && area.accessible()
+        && let Some(physical) = physical_of(area.backing, at, window, window, ram)
+        && physical.is_multiple_of(WINDOW_SIZE)
+    {
+        return WindowEntries::Large(physical | LARGE | flags(area.protection));
     }
     let mut entries = Box::new([0; PAGES_PER_WINDOW as usize]);
     for (at, area) in space.over(window, end) {

@@ -205,8 +205,12 @@ impl AddressSpace {
     fn join(&mut self, start: u64, end: u64) {
         let before = self.areas.range(..start).next_back();
         let mut at = before.map_or(start, |(&at, _)| at);
-        while let Some((next, area)) = self.areas.range(at + 1..end.max(at) + 1).next().map(|(&n, &a)| (n, a))
-        {
+        loop {
+            // Never an empty range: `BTreeMap::range` does not take one backwards.
+            let mut after = self.areas.range(at + 1..=end.max(at + 1));
+            let Some((next, area)) = after.next().map(|(&next, &area)| (next, area)) else {
+                return;
+            };
             match self.areas.get_mut(&at) {
                 Some(previous) if previous.end == next && joins(at, previous, &area) => {
                     previous.end = area.end;
@@ -218,15 +222,15 @@ impl AddressSpace {
     }
 
     fn split(&mut self, address: u64) {
-        if let Some((at, area)) = self.find(address) {
-            if at < address {
-                let head = Area {
-                    end: address,
-                    ..area
-                };
-                self.areas.insert(at, head);
-                self.areas.insert(address, area.without_first(address - at));
-            }
+        if let Some((at, area)) = self.find(address)
+            && at < address
+        {
+            let head = Area {
+                end: address,
+                ..area
+            };
+            self.areas.insert(at, head);
+            self.areas.insert(address, area.without_first(address - at));
         }
     }
 }
