@@ -222,6 +222,7 @@ impl Machine {
                     Ok(false) => Cause::Memory {
                         address,
                         access: Some(access),
+                        allowed: self.linux.memory().protection_at(address),
                     },
                     Err(error) => out_of_memory(&error),
                 }

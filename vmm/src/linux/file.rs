@@ -512,10 +512,7 @@ pub(super) fn ppoll(linux: &mut Linux, [at, count, timeout, ..]: Arguments) -> S
     if timeout == 0 {
         return wait(linux, at, count, None);
     }
-    let time = rustix::time::Timespec {
-        tv_sec: linux.memory.read_value(timeout)?,
-        tv_nsec: linux.memory.read_value(timeout + 8)?,
-    };
+    let time = super::time::read_timespec(linux, timeout)?;
     wait(linux, at, count, Some(&time))
 }
 

@@ -168,6 +168,11 @@ impl GuestMemory {
         }
     }
 
+    /// What the guest may do at `address`, if anything is mapped there.
+    pub fn protection_at(&self, address: u64) -> Option<Protection> {
+        self.space.find(address).map(|(_, area)| area.protection)
+    }
+
     /// Guest physical address of the top-level page table.
     pub fn root(&self) -> u64 {
         self.tables.root()
