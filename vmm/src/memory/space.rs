@@ -192,11 +192,15 @@ impl AddressSpace {
         (end <= USER_ADDRESS_END).then_some(start)
     }
 
-    /// Bytes of private memory that the guest may touch.
+    /// Bytes of private memory that the guest may touch, the stack apart: that is a reservation of
+    /// which programs use little.
     pub fn private_bytes(&self) -> u64 {
+        let stack = self.rooms.stack_low.0..self.rooms.stack_high.0;
         self.areas
             .iter()
-            .filter(|(_, area)| area.backing == Backing::Private && area.accessible())
+            .filter(|(at, area)| {
+                area.backing == Backing::Private && area.accessible() && !stack.contains(at)
+            })
             .map(|(at, area)| area.end - at)
             .sum()
     }
