@@ -107,11 +107,11 @@ fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
         start: None,
     };
     loop {
-        if image.is_some() {
-            if let Some(rest) = rest_after_dashes(parser) {
-                options.arguments = rest;
-                break;
-            }
+        if image.is_some()
+            && let Some(rest) = rest_after_dashes(parser)
+        {
+            options.arguments = rest;
+            break;
         }
         let Some(argument) = parser.next()? else {
             break;

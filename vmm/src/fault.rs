@@ -50,6 +50,8 @@ pub enum Cause {
         address: u64,
         /// Load, store or fetch; `None` where the platform does not tell.
         access: Option<Access>,
+        /// What it may do there; `None` where nothing is mapped, or the platform does not tell.
+        allowed: Option<Protection>,
     },
     /// An invalid instruction.
     UndefinedInstruction,
@@ -149,8 +151,12 @@ impl AddressNames {
             Owner(self.owner(fault.instruction_pointer))
         );
         match &fault.cause {
-            Cause::Memory { address, access } => {
-                let place = self.place(*address, *access, fault);
+            Cause::Memory {
+                address,
+                access,
+                allowed,
+            } => {
+                let place = self.place(*address, *access, *allowed, fault);
                 format!(
                     "guest stopped: {} {address:#x} {place}, {at}",
                     verb(*access)
@@ -173,7 +179,13 @@ impl AddressNames {
         }
     }
 
-    fn place(&self, address: u64, access: Option<Access>, fault: &Fault) -> String {
+    fn place(
+        &self,
+        address: u64,
+        access: Option<Access>,
+        allowed: Option<Protection>,
+        fault: &Fault,
+    ) -> String {
         if let Some(area) = self.area(address) {
             let owner = self.owner_name(area, address);
             let what = match (area.kind, area.protection.execute) {
@@ -183,6 +195,9 @@ impl AddressNames {
                 (RangeKind::Zero, _) => "bss",
             };
             return format!("= {owner} ({what})");
+        }
+        if let Some(allowed) = allowed {
+            return format!("(memory that the guest mapped as {allowed})");
         }
         let (low, high) = self.stack;
         if address < 0x1_0000 {

@@ -10,7 +10,7 @@ use crate::fault::{AddressNames, Outcome};
 use crate::kvm::{KvmError, Machine};
 use crate::linux::start::Start;
 use crate::linux::{Grant, GrantError, Linux, Settings};
-use crate::memory::Backing;
+use crate::memory::{Backing, MemoryCounts};
 use crate::plan::{Plan, PlanError};
 use crate::pool::{Image, PoolError, Segments};
 use crate::process::{self, ProcessError};
@@ -156,6 +156,7 @@ impl Guest {
         )?;
         self.moments.mapped = Stamp::now();
         confinement.enter_monitor()?;
+        crate::memory::give_back_heap();
         self.moments.confined = Stamp::now();
         self.moments.first_instruction = self.moments.confined;
         let mut first_exit = Stamp::default();
@@ -206,7 +207,7 @@ impl Guest {
             exits: None,
             syscalls: None,
             unknown_calls: None,
-            mapped: Default::default(),
+            mapped: MemoryCounts::default(),
             leases: self.segments.count() as u64 + 1,
             host,
         }

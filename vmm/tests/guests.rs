@@ -1,5 +1,7 @@
 //! Real guests on every platform and backing, compared with the same program run natively.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::fs;
@@ -46,10 +48,10 @@ int main(int c, char **v) {
     return 0;
 }"#;
 
-const CALLS: &str = r#"
+const CALLS: &str = r"
 #include <sys/syscall.h>
 #include <unistd.h>
-int main(void) { for (int i = 0; i < 100000; i++) syscall(SYS_getppid); return 0; }"#;
+int main(void) { for (int i = 0; i < 100000; i++) syscall(SYS_getppid); return 0; }";
 
 const MEMORY: &str = r#"
 #define _GNU_SOURCE
@@ -407,6 +409,117 @@ fn calls_that_are_not_served_fail_and_are_counted() {
             assert_eq!(report["unknown_calls"]["41"], 1);
         }
     }
+}
+
+#[test]
+fn no_argument_of_a_call_harms_the_monitor() {
+    let mut world = World::new();
+    // Every number, many odd arguments; what would end or stop the guest itself is left out.
+    let source = r#"
+        #include <stdlib.h>
+        #include <string.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        static unsigned long seed;
+        static char buffer[8192];
+        static unsigned long next(void) { seed = seed * 6364136223846793005ul + 1442695040888963407ul; return seed >> 33; }
+        static long odd(void) {
+            static const unsigned long odds[] = { 0, 1, 2, 3, 7, 8, 16, 4095, 4096, 1ul << 20, 1ul << 31, 1ul << 32, 1ul << 46,
+                (1ul << 47) - 4096, 1ul << 47, 1ul << 62, 1ul << 63, -1ul, -4096ul, -100ul, 0x3f400000, 0x3f401000, 0x3f7ff000 };
+            unsigned long n = next();
+            if (n % 4 == 0) return (long)(buffer + next() % sizeof buffer);
+            return odds[n / 4 % (sizeof odds / sizeof *odds)];
+        }
+        int main(int c, char **v) {
+            seed = atoi(v[1]);
+            for (int i = 0; i < 4000; i++) {
+                long n = next() % 450;
+                long a = odd(), b = odd(), d = odd(), e = odd(), f = odd(), g = odd();
+                switch (n) {
+                case SYS_exit: case SYS_exit_group: case SYS_pause: case SYS_nanosleep: case SYS_clock_nanosleep:
+                case SYS_poll: case SYS_ppoll: case SYS_kill: case SYS_tkill: case SYS_tgkill: case SYS_arch_prctl:
+                    continue;
+                case SYS_munmap: case SYS_mprotect: case SYS_mremap: case SYS_madvise:
+                    if (a < 0x600000) a = 0x30000000; b &= 0xffffff; break;
+                case SYS_mmap: if (a < 0x600000) e &= ~0x10; break;
+                case SYS_close: case SYS_dup2: case SYS_dup3: case SYS_close_range: a |= 64; b |= 64; break;
+                }
+                if (n % 3) strcpy(buffer, "/data/x");
+                syscall(n, a, b, d, e, f, g);
+            }
+            syscall(SYS_exit_group, 42);
+        }"#;
+    world.build("odd", "musl-gcc", &[], source);
+    let data = world.directory.path().join("data");
+    fs::create_dir_all(&data).unwrap();
+    let grant = format!("{}:/data", data.display());
+    let mut ended_well = 0;
+    for seed in 1..=24 {
+        let granted = ["--dir", grant.as_str()];
+        let options = if seed % 2 == 0 { &granted[..] } else { &[] };
+        let mut command = world.vmm("odd", options, &[&seed.to_string()]);
+        let found = command.stdin(Stdio::null()).output().unwrap();
+        let said = text(&found.stderr);
+        let code = found.status.code();
+        assert!(!said.contains("panicked"), "seed {seed}: {said}");
+        assert!(
+            matches!(code, Some(42 | 134..=143)),
+            "seed {seed}: {:?} {said}",
+            found.status
+        );
+        ended_well += u32::from(code == Some(42));
+    }
+    assert!(
+        ended_well > 8,
+        "most guests should reach their end, {ended_well} did"
+    );
+}
+
+#[test]
+fn guests_run_confined() {
+    let mut world = World::new();
+    world
+        .pool
+        .add(Path::new("/usr/bin/busybox"), "busybox", Placement::Dense);
+    for way in WAYS {
+        let mut guest = world
+            .vmm("busybox", &way, &["sleep", "100"])
+            .spawn()
+            .unwrap();
+        let status = confined_status(guest.id(), way[1] == "process");
+        guest.kill().unwrap();
+        guest.wait().unwrap();
+        let status = status.unwrap_or_else(|| panic!("{way:?}: never confined"));
+        assert!(status.contains("NoNewPrivs:\t1\n"), "{way:?} {status}");
+        assert!(
+            status.contains("CapEff:\t0000000000000000\n"),
+            "{way:?} {status}"
+        );
+        assert!(
+            status.contains("CapPrm:\t0000000000000000\n"),
+            "{way:?} {status}"
+        );
+    }
+}
+
+/// The status of a VMM, or of its child, once it has a filter.
+fn confined_status(vmm: u32, child: bool) -> Option<String> {
+    for _ in 0..200 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        let children = fs::read_to_string(format!("/proc/{vmm}/task/{vmm}/children")).ok()?;
+        let Some(pid) = (if child {
+            children.split_whitespace().next().map(str::to_owned)
+        } else {
+            Some(vmm.to_string())
+        }) else {
+            continue;
+        };
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        if status.contains("Seccomp:\t2\n") {
+            return Some(status);
+        }
+    }
+    None
 }
 
 #[test]

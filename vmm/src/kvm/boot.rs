@@ -39,8 +39,10 @@ const IO_BITMAP_BYTES: usize = 0x21;
 const IDT: usize = 0x200;
 const VECTORS: usize = 32;
 /// Offset of the system call stub in the code page.
-const SYSCALL_STUB: u64 = 0x800;
+const SYSCALL_STUB: u64 = 0x200;
 const STUB_STRIDE: u64 = 16;
+const TABLE_BYTES: usize = IDT + VECTORS * 16;
+const CODE_BYTES: usize = SYSCALL_STUB as usize + STUB_STRIDE as usize;
 /// The lowest byte of the processor's stack in the table page.
 const STACK_LOW: u64 = 0x800;
 
@@ -88,13 +90,9 @@ impl Monitor {
         (STACK_LOW..PAGE_SIZE).contains(&offset).then_some(offset)
     }
 
-    /// The bytes of both pages.
-    pub(super) fn pages(self) -> [[u8; PAGE_SIZE as usize]; 2] {
-        [self.table_page(), code_page()]
-    }
-
-    fn table_page(self) -> [u8; PAGE_SIZE as usize] {
-        let mut page = [0; PAGE_SIZE as usize];
+    /// The first bytes of the table page; the rest stays zero.
+    pub(super) fn tables(self) -> [u8; TABLE_BYTES] {
+        let mut page = [0; TABLE_BYTES];
         let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
         let tss = self.tss();
         let mut gdt = [0u64; GDT_ENTRIES];
@@ -134,12 +132,13 @@ impl Monitor {
     }
 }
 
-fn code_page() -> [u8; PAGE_SIZE as usize] {
+/// The first bytes of the code page; the rest stays zero.
+pub(super) fn code() -> [u8; CODE_BYTES] {
     /// `out %al, $port`, then a jump back to it: a stub that is entered again leaves again.
     const fn stub(port: u16) -> [u8; 4] {
         [0xe6, port as u8, 0xeb, 0xfc]
     }
-    let mut page = [0xcc; PAGE_SIZE as usize];
+    let mut page = [0xcc; CODE_BYTES];
     for vector in 0..VECTORS {
         let at = vector * STUB_STRIDE as usize;
         page[at..at + 4].copy_from_slice(&stub(FAULT_PORT));
@@ -173,7 +172,7 @@ mod tests {
 
     #[test]
     fn gates_point_at_their_stubs() {
-        let [tables, code] = MONITOR.pages();
+        let (tables, code) = (MONITOR.tables(), code());
         let gate = &tables[IDT + 14 * 16..][..16];
         let target = u64::from(u16::from_le_bytes([gate[0], gate[1]]))
             | u64::from(u16::from_le_bytes([gate[6], gate[7]])) << 16;

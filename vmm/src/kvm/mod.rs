@@ -103,7 +103,8 @@ impl Machine {
         let monitor = Monitor {
             base: plan.rooms.monitor.0,
         };
-        let mut memory = GuestMemory::build(plan, segments, backing, &monitor.pages())?;
+        let pages = [&monitor.tables()[..], &boot::code()[..]];
+        let mut memory = GuestMemory::build(plan, segments, backing, pages)?;
         let features = Features::of(vm.cpuid());
         let stack = start.build(plan, features.fsgsbase)?;
         memory
@@ -221,6 +222,7 @@ impl Machine {
                     Ok(false) => Cause::Memory {
                         address,
                         access: Some(access),
+                        allowed: self.linux.memory().protection_at(address),
                     },
                     Err(error) => out_of_memory(&error),
                 }

@@ -78,6 +78,14 @@ impl Files {
         self.descriptor(fd).map(|descriptor| &*descriptor.file)
     }
 
+    /// An open file below a granted directory; `otherwise` for standard input, output and error.
+    fn granted(&self, fd: u64, otherwise: Errno) -> Result<&OpenFile, Errno> {
+        self.get(fd).and_then(|file| match file.path {
+            Some(_) => Ok(file),
+            None => Err(otherwise),
+        })
+    }
+
     /// Fails as `read` would for a descriptor that is not there.
     pub(super) fn readable(&self, fd: u64) -> Result<(), Errno> {
         self.get(fd).map(|_| ())
@@ -154,10 +162,10 @@ fn write_at(linux: &mut Linux, fd: u64, at: u64, length: u64, position: Position
 }
 
 fn written_bytes(linux: &mut Linux, written: std::io::Result<usize>) -> Served {
-    if let Err(error) = &written {
-        if error.kind() == std::io::ErrorKind::BrokenPipe {
-            signal::raise(linux, libc::SIGPIPE as u64)?;
-        }
+    if let Err(error) = &written
+        && error.kind() == std::io::ErrorKind::BrokenPipe
+    {
+        signal::raise(linux, libc::SIGPIPE as u64)?;
     }
     Ok(written? as u64)
 }
@@ -311,11 +319,11 @@ pub(super) fn write_stat(linux: &mut Linux, at: u64, stat: &Stat) -> Served {
         .u64(stat.st_blksize as u64)
         .u64(stat.st_blocks as u64)
         .u64(stat.st_atime as u64)
-        .u64(stat.st_atime_nsec as u64)
+        .u64(stat.st_atime_nsec)
         .u64(stat.st_mtime as u64)
-        .u64(stat.st_mtime_nsec as u64)
+        .u64(stat.st_mtime_nsec)
         .u64(stat.st_ctime as u64)
-        .u64(stat.st_ctime_nsec as u64)
+        .u64(stat.st_ctime_nsec)
         .zeros(24);
     linux.memory.write(at, record.bytes())?;
     Ok(0)
@@ -349,7 +357,8 @@ pub(super) fn ftruncate(linux: &mut Linux, [fd, length, ..]: Arguments) -> Serve
 /// `fallocate`, plain.
 pub(super) fn fallocate(linux: &mut Linux, [fd, mode, from, length, ..]: Arguments) -> Served {
     let mode = rustix::fs::FallocateFlags::from_bits(mode as u32).ok_or(Errno::OPNOTSUPP)?;
-    rustix::fs::fallocate(linux.files.get(fd)?.host(), mode, from, length)?;
+    let file = linux.files.granted(fd, Errno::NODEV)?;
+    rustix::fs::fallocate(file.host(), mode, from, length)?;
     Ok(0)
 }
 
@@ -448,10 +457,7 @@ pub(super) fn fcntl(linux: &mut Linux, [fd, command, argument, ..]: Arguments) -
 fn lock(linux: &mut Linux, fd: u64, command: u64, at: u64) -> Served {
     let mut raw = [0; 32];
     linux.memory.read(at, &mut raw)?;
-    let file = linux.files.get(fd)?;
-    if file.path.is_none() {
-        return Err(Errno::INVAL.into());
-    }
+    let file = linux.files.granted(fd, Errno::INVAL)?;
     transfer::record_lock(file.host(), command as i32, &mut raw)?;
     if command == 5 {
         linux.memory.write(at, &raw)?;
@@ -470,18 +476,16 @@ pub(super) fn flock(linux: &mut Linux, [fd, operation, ..]: Arguments) -> Served
         8 => FlockOperation::Unlock,
         _ => return Err(Errno::INVAL.into()),
     };
-    let file = linux.files.get(fd)?;
-    if file.path.is_none() {
-        return Err(Errno::INVAL.into());
-    }
+    let file = linux.files.granted(fd, Errno::INVAL)?;
     rustix::fs::flock(file.host(), operation)?;
     Ok(0)
 }
 
 /// `getdents64`.
 pub(super) fn getdents64(linux: &mut Linux, [fd, at, length, ..]: Arguments) -> Served {
+    let directory = linux.files.granted(fd, Errno::NOTDIR)?;
     let mut buffer = vec![0; length.min(32 << 10) as usize];
-    let filled = transfer::directory_entries(linux.files.get(fd)?.host(), &mut buffer)?;
+    let filled = transfer::directory_entries(directory.host(), &mut buffer)?;
     linux.memory.write(at, &buffer[..filled])?;
     Ok(filled as u64)
 }
@@ -512,10 +516,7 @@ pub(super) fn ppoll(linux: &mut Linux, [at, count, timeout, ..]: Arguments) -> S
     if timeout == 0 {
         return wait(linux, at, count, None);
     }
-    let time = rustix::time::Timespec {
-        tv_sec: linux.memory.read_value(timeout)?,
-        tv_nsec: linux.memory.read_value(timeout + 8)?,
-    };
+    let time = super::time::read_timespec(linux, timeout)?;
     wait(linux, at, count, Some(&time))
 }
 
@@ -542,18 +543,13 @@ fn wait(
         if fd < 0 {
             continue;
         }
-        match linux.files.get(fd as u64) {
-            Ok(file) => {
-                waiting.push(PollFd::from_borrowed_fd(
-                    file.host(),
-                    PollFlags::from_bits_retain(events),
-                ));
-                places.push(place);
-            }
-            Err(_) => {
-                record[6..].copy_from_slice(&PollFlags::NVAL.bits().to_le_bytes());
-                ready += 1;
-            }
+        if let Ok(file) = linux.files.get(fd as u64) {
+            let events = PollFlags::from_bits_retain(events);
+            waiting.push(PollFd::from_borrowed_fd(file.host(), events));
+            places.push(place);
+        } else {
+            record[6..].copy_from_slice(&PollFlags::NVAL.bits().to_le_bytes());
+            ready += 1;
         }
     }
     let at_once = rustix::time::Timespec::default();

@@ -139,7 +139,10 @@ fn fill_from_file(
         let slices = linux
             .memory
             .slices(start + done, length - done, Access::Write)?;
-        let at = i64::try_from(offset + done).map_err(|_| Errno::OVERFLOW)?;
+        let at = offset
+            .checked_add(done)
+            .and_then(|at| i64::try_from(at).ok());
+        let at = at.ok_or(Errno::OVERFLOW)?;
         match transfer::read(file.host(), &slices, Position::At(at))? {
             0 => break,
             moved => done += moved as u64,

@@ -161,15 +161,12 @@ impl Linux {
 
     /// Serves one call.
     pub fn serve(&mut self, call: &Call) -> Reply {
-        let served = match table::find(call.number) {
-            Some(at) => {
-                self.counts[at] += 1;
-                (table::CALLS[at].handler)(self, call.arguments)
-            }
-            None => {
-                *self.unknown.entry(call.number).or_default() += 1;
-                Err(Errno::NOSYS.into())
-            }
+        let served = if let Some(at) = table::find(call.number) {
+            self.counts[at] += 1;
+            (table::CALLS[at].handler)(self, call.arguments)
+        } else {
+            *self.unknown.entry(call.number).or_default() += 1;
+            Err(Errno::NOSYS.into())
         };
         if self.trace {
             trace(call, &served);

@@ -475,11 +475,13 @@ pub(super) fn utimensat(linux: &mut Linux, [directory, path, times, ..]: Argumen
     };
     let mut both = [now, now];
     if times != 0 {
-        for (at, time) in (0..).step_by(16).zip(&mut both) {
-            time.tv_sec = linux
-                .memory
-                .read_value(times.checked_add(at).ok_or(Errno::FAULT)?)?;
-            time.tv_nsec = linux.memory.read_value::<i64>(times + at + 8)? as _;
+        let mut words = [0i64; 4];
+        for (offset, word) in (0..).step_by(8).zip(&mut words) {
+            let at = times.checked_add(offset).ok_or(Errno::FAULT)?;
+            *word = linux.memory.read_value(at)?;
+        }
+        for (time, pair) in both.iter_mut().zip(words.chunks_exact(2)) {
+            (time.tv_sec, time.tv_nsec) = (pair[0], pair[1] as _);
         }
     }
     let times = Timestamps {

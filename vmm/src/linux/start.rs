@@ -69,8 +69,8 @@ impl Start {
         let platform = text.push(b"x86_64\0")?;
         let name = self.arguments.first().map_or(&[][..], Vec::as_slice);
         let file_name = text.push_string(name)?;
-        let environment = self.push_all(&self.environment, &mut text)?;
-        let arguments = self.push_all(&self.arguments, &mut text)?;
+        let environment = text.push_all(&self.environment)?;
+        let arguments = text.push_all(&self.arguments)?;
 
         let identity = |id: u32| u64::from(id);
         let mut auxiliary = vec![
@@ -107,13 +107,6 @@ impl Start {
         words.extend(auxiliary.iter().flat_map(|&(key, value)| [key, value]));
         text.finish(&words)
     }
-
-    fn push_all(&self, strings: &[Vec<u8>], text: &mut Text) -> Result<Vec<u64>, StartError> {
-        strings
-            .iter()
-            .map(|string| text.push_string(string))
-            .collect()
-    }
 }
 
 /// Strings that grow downwards from the top of the stack.
@@ -149,6 +142,13 @@ impl Text {
             ));
         }
         self.push(&[string, b"\0"].concat())
+    }
+
+    fn push_all(&mut self, strings: &[Vec<u8>]) -> Result<Vec<u64>, StartError> {
+        strings
+            .iter()
+            .map(|string| self.push_string(string))
+            .collect()
     }
 
     /// Puts `words` below the strings.

@@ -1,5 +1,8 @@
 //! Calls about the machine: `uname`, `sysinfo`, `getrandom`, `sched_*`, `getrusage`.
 
+// Handlers have one type, those that cannot fail too.
+#![allow(clippy::unnecessary_wraps)]
+
 use rustix::io::Errno;
 use rustix::rand::GetRandomFlags;
 use rustix::time::ClockId;
@@ -43,12 +46,19 @@ pub(super) fn sysinfo(linux: &mut Linux, [at, ..]: Arguments) -> Served {
 /// `getrandom`, from the host.
 pub(super) fn getrandom(linux: &mut Linux, [at, length, flags, ..]: Arguments) -> Served {
     let flags = GetRandomFlags::from_bits(flags as u32).ok_or(Errno::INVAL)?;
-    let length = length.min(4096);
-    let mut bytes = [0; 4096];
-    let bytes = &mut bytes[..length as usize];
-    let filled = rustix::rand::getrandom(&mut *bytes, flags)?;
-    linux.memory.write(at, &bytes[..filled])?;
-    Ok(filled as u64)
+    let mut chunk = [0; 256];
+    let mut done = 0;
+    while done < length {
+        let wanted = (length - done).min(chunk.len() as u64) as usize;
+        let filled = match rustix::rand::getrandom(&mut chunk[..wanted], flags) {
+            Err(_) if done > 0 => break,
+            filled => filled?,
+        };
+        let target = at.checked_add(done).ok_or(Errno::FAULT)?;
+        linux.memory.write(target, &chunk[..filled])?;
+        done += filled as u64;
+    }
+    Ok(done)
 }
 
 /// `sched_yield`.

@@ -28,7 +28,7 @@ fn write_time(linux: &mut Linux, at: u64, seconds: i64, fraction: i64) -> Served
     Ok(0)
 }
 
-fn read_timespec(linux: &mut Linux, at: u64) -> Result<Timespec, Stop> {
+pub(super) fn read_timespec(linux: &mut Linux, at: u64) -> Result<Timespec, Stop> {
     let [seconds, nanoseconds]: [i64; 2] = [
         linux.memory.read_value(at)?,
         linux

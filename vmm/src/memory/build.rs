@@ -15,9 +15,9 @@ use crate::pool::Segments;
 
 /// Windows of RAM beyond `--memory`: the monitor's, and those that are only partly used.
 const SPARE_WINDOWS: u64 = 64;
-/// Windows in the first memory slot beyond what the image needs: a heap and a mapping. A slot
+/// Windows in the first memory slot beyond what the image needs: a heap or a mapping. A slot
 /// costs 2.5 KiB a MiB in the kernel, a further slot 25 KiB.
-const FIRST_SPARE: u64 = 2;
+const FIRST_SPARE: u64 = 1;
 
 /// How pool pages get into the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -44,14 +44,14 @@ pub enum BuildError {
 }
 
 impl GuestMemory {
-    /// Lays the plan's pages in and builds the guest's tables. `monitor` holds the bytes of the
-    /// monitor's two pages: first the tables (for the processor alone), then the entry code
+    /// Lays the plan's pages in and builds the guest's tables. `monitor` holds the first bytes
+    /// of the monitor's two pages: first the tables (for the processor alone), then the entry code
     /// (which CPL 3 may execute).
     pub fn build(
         plan: &Plan,
         segments: &Segments,
         backing: Backing,
-        monitor: &[[u8; PAGE_SIZE as usize]; 2],
+        monitor: [&[u8]; 2],
     ) -> Result<Self, BuildError> {
         let shared_room = plan.shared_length.next_multiple_of(WINDOW_SIZE);
         let first_windows = plan.private_windows.len() as u64 + 1;
@@ -162,13 +162,9 @@ impl GuestMemory {
         Ok(())
     }
 
-    fn write_monitor(
-        &mut self,
-        plan: &Plan,
-        pages: &[[u8; PAGE_SIZE as usize]; 2],
-    ) -> Result<(), BuildError> {
+    fn write_monitor(&mut self, plan: &Plan, pages: [&[u8]; 2]) -> Result<(), BuildError> {
         let protections = [WRITABLE | NO_EXECUTE, USER];
-        for (at, (page, protection)) in pages.iter().zip(protections).enumerate() {
+        for (at, (page, protection)) in pages.into_iter().zip(protections).enumerate() {
             let physical = at as u64 * PAGE_SIZE;
             let slice = self.slice(super::Place::Ram(physical), PAGE_SIZE);
             slice

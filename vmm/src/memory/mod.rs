@@ -168,6 +168,11 @@ impl GuestMemory {
         }
     }
 
+    /// What the guest may do at `address`, if anything is mapped there.
+    pub fn protection_at(&self, address: u64) -> Option<Protection> {
+        self.space.find(address).map(|(_, area)| area.protection)
+    }
+
     /// Guest physical address of the top-level page table.
     pub fn root(&self) -> u64 {
         self.tables.root()
@@ -512,6 +517,15 @@ impl GuestMemory {
 enum Forgotten {
     Nothing,
     All,
+}
+
+/// Gives the heap's free pages back to the host: planning and confinement needed them, running the
+/// guest does not.
+pub(crate) fn give_back_heap() {
+    // SAFETY: the allocator's own call, without arguments that could be wrong.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// An offset in RAM or in the shared pages.

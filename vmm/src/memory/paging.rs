@@ -39,13 +39,13 @@ pub enum WindowEntries {
 /// physical address `ram`.
 pub fn window_entries(space: &AddressSpace, window: u64, ram: Option<u64>) -> WindowEntries {
     let end = window + WINDOW_SIZE;
-    if let Some((at, area)) = space.find(window) {
-        if area.end >= end && area.accessible() {
-            let physical = physical_of(area.backing, at, window, window, ram);
-            if let Some(physical) = physical.filter(|p| p.is_multiple_of(WINDOW_SIZE)) {
-                return WindowEntries::Large(physical | LARGE | flags(area.protection));
-            }
-        }
+    if let Some((at, area)) = space.find(window)
+        && area.end >= end
+        && area.accessible()
+        && let Some(physical) = physical_of(area.backing, at, window, window, ram)
+        && physical.is_multiple_of(WINDOW_SIZE)
+    {
+        return WindowEntries::Large(physical | LARGE | flags(area.protection));
     }
     let mut entries = Box::new([0; PAGES_PER_WINDOW as usize]);
     for (at, area) in space.over(window, end) {
@@ -92,4 +92,112 @@ fn flags(protection: Protection) -> u64 {
         flags |= NO_EXECUTE;
     }
     flags
+}
+
+#[cfg(test)]
+mod tests {
+    use pool_core::GuestAddress;
+
+    use super::*;
+    use crate::memory::space::Area;
+    use crate::plan::Rooms;
+
+    const WINDOW: u64 = 0x1000_0000;
+
+    fn space(areas: &[(u64, u64, Protection, Backing)]) -> AddressSpace {
+        let far = GuestAddress(1 << 40);
+        let mut space = AddressSpace::new(Rooms {
+            monitor: far,
+            stack_low: far,
+            stack_high: far,
+            heap: far,
+            mmap_top: far,
+        });
+        for &(start, end, protection, backing) in areas {
+            let (start, end) = (WINDOW + start, WINDOW + end);
+            space.map(
+                start,
+                Area {
+                    end,
+                    protection,
+                    backing,
+                },
+            );
+        }
+        space
+    }
+
+    #[test]
+    fn a_window_of_one_kind_takes_one_entry() {
+        let shared = Backing::Shared { physical: 1 << 36 };
+        let whole = space(&[(0, WINDOW_SIZE, Protection::READ_EXECUTE, shared)]);
+        let expected = 1 << 36 | LARGE | PRESENT | USER | USED;
+        assert_eq!(
+            window_entries(&whole, WINDOW, None),
+            WindowEntries::Large(expected)
+        );
+        let whole = space(&[(0, WINDOW_SIZE, Protection::READ_WRITE, Backing::Private)]);
+        let expected = 0x60_0000 | LARGE | PRESENT | USER | USED | WRITABLE | NO_EXECUTE;
+        assert_eq!(
+            window_entries(&whole, WINDOW, Some(0x60_0000)),
+            WindowEntries::Large(expected)
+        );
+    }
+
+    #[test]
+    fn shared_pages_at_an_odd_place_take_small_entries() {
+        let shared = Backing::Shared { physical: 0x1000 };
+        let odd = space(&[(0, WINDOW_SIZE, Protection::READ, shared)]);
+        let WindowEntries::Small(entries) = window_entries(&odd, WINDOW, None) else {
+            panic!("an entry of 2 MiB cannot map this")
+        };
+        assert_eq!(entries[511], 0x20_0000 | PRESENT | USER | USED | NO_EXECUTE);
+    }
+
+    #[test]
+    fn mixed_windows_have_an_entry_a_page_and_none_for_what_may_not_be_touched() {
+        let nothing = Protection {
+            read: false,
+            write: false,
+            execute: false,
+        };
+        let shared = Backing::Shared { physical: 0x9000 };
+        let mixed = space(&[
+            (0x1000, 0x3000, Protection::READ, shared),
+            (0x3000, 0x4000, nothing, Backing::Private),
+            (0x4000, 0x5000, Protection::READ_WRITE, Backing::Private),
+        ]);
+        let WindowEntries::Small(entries) = window_entries(&mixed, WINDOW, Some(0x20_0000)) else {
+            panic!("a mixed window has no single entry")
+        };
+        let read_only = PRESENT | USER | USED | NO_EXECUTE;
+        assert_eq!(
+            entries[..6],
+            [
+                0,
+                0x9000 | read_only,
+                0xa000 | read_only,
+                0,
+                0x20_4000 | read_only | WRITABLE,
+                0
+            ]
+        );
+    }
+
+    #[test]
+    fn only_withdrawn_rights_are_stale() {
+        let read = 0x1000 | PRESENT | USER | NO_EXECUTE;
+        let write = read | WRITABLE;
+        for (old, new, stale) in [
+            (0, write, false),
+            (read, write, false),
+            (read, read & !NO_EXECUTE, false),
+            (write, read, true),
+            (read, 0, true),
+            (read, read + 0x1000, true),
+            (read & !NO_EXECUTE, read, true),
+        ] {
+            assert_eq!(is_stale(old, new), stale, "{old:#x} {new:#x}");
+        }
+    }
 }

@@ -192,11 +192,15 @@ impl AddressSpace {
         (end <= USER_ADDRESS_END).then_some(start)
     }
 
-    /// Bytes of private memory that the guest may touch.
+    /// Bytes of private memory that the guest may touch, the stack apart: that is a reservation of
+    /// which programs use little.
     pub fn private_bytes(&self) -> u64 {
+        let stack = self.rooms.stack_low.0..self.rooms.stack_high.0;
         self.areas
             .iter()
-            .filter(|(_, area)| area.backing == Backing::Private && area.accessible())
+            .filter(|(at, area)| {
+                area.backing == Backing::Private && area.accessible() && !stack.contains(at)
+            })
             .map(|(at, area)| area.end - at)
             .sum()
     }
@@ -205,8 +209,12 @@ impl AddressSpace {
     fn join(&mut self, start: u64, end: u64) {
         let before = self.areas.range(..start).next_back();
         let mut at = before.map_or(start, |(&at, _)| at);
-        while let Some((next, area)) = self.areas.range(at + 1..end.max(at) + 1).next().map(|(&n, &a)| (n, a))
-        {
+        loop {
+            // Never an empty range: `BTreeMap::range` does not take one backwards.
+            let mut after = self.areas.range(at + 1..=end.max(at + 1));
+            let Some((next, area)) = after.next().map(|(&next, &area)| (next, area)) else {
+                return;
+            };
             match self.areas.get_mut(&at) {
                 Some(previous) if previous.end == next && joins(at, previous, &area) => {
                     previous.end = area.end;
@@ -218,15 +226,15 @@ impl AddressSpace {
     }
 
     fn split(&mut self, address: u64) {
-        if let Some((at, area)) = self.find(address) {
-            if at < address {
-                let head = Area {
-                    end: address,
-                    ..area
-                };
-                self.areas.insert(at, head);
-                self.areas.insert(address, area.without_first(address - at));
-            }
+        if let Some((at, area)) = self.find(address)
+            && at < address
+        {
+            let head = Area {
+                end: address,
+                ..area
+            };
+            self.areas.insert(at, head);
+            self.areas.insert(address, area.without_first(address - at));
         }
     }
 }

@@ -311,3 +311,6 @@ fn image_ranges(description: &Description) -> Vec<(u64, u64)> {
 fn image_end(description: &Description) -> u64 {
     description.ranges.last().map_or(0, |range| range.end().0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -141,6 +141,7 @@ fn fault_of(child: Pid, signal: i32, plan: &Plan) -> Option<Fault> {
             Cause::Memory {
                 address,
                 access: access(address, registers.rip, plan),
+                allowed: None,
             }
         }
         libc::SIGILL => Cause::UndefinedInstruction,

@@ -24,8 +24,9 @@ pub enum FilterError {
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Calls of the monitor's run loop: what the handlers in [`crate::linux`] make, what the allocator
-/// and the standard library need, and the end.
-const MONITOR: [i64; 56] = [
+/// and the standard library need, and the end. The kernel tries every call against the filter when it
+/// is installed, one rule after the other, so a short list starts sooner.
+const MONITOR: [i64; 38] = [
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_close,
@@ -40,24 +41,15 @@ const MONITOR: [i64; 56] = [
     libc::SYS_rt_sigreturn,
     libc::SYS_preadv2,
     libc::SYS_pwritev2,
-    libc::SYS_writev,
     libc::SYS_sched_yield,
     libc::SYS_mremap,
     libc::SYS_madvise,
-    libc::SYS_pause,
-    libc::SYS_nanosleep,
     libc::SYS_getpid,
     libc::SYS_gettid,
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_fcntl,
-    libc::SYS_flock,
-    libc::SYS_fsync,
-    libc::SYS_fdatasync,
     libc::SYS_ftruncate,
-    libc::SYS_readlink,
-    libc::SYS_readlinkat,
-    libc::SYS_fchmod,
     libc::SYS_getrusage,
     libc::SYS_getuid,
     libc::SYS_getgid,
@@ -65,11 +57,22 @@ const MONITOR: [i64; 56] = [
     libc::SYS_getegid,
     libc::SYS_sigaltstack,
     libc::SYS_futex,
-    libc::SYS_getdents64,
     libc::SYS_restart_syscall,
     libc::SYS_clock_gettime,
     libc::SYS_clock_getres,
     libc::SYS_clock_nanosleep,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_getrandom,
+    libc::SYS_statx,
+];
+
+/// What the handlers need besides if directories were granted.
+const MONITOR_FILES: [i64; 12] = [
+    libc::SYS_flock,
+    libc::SYS_readlinkat,
+    libc::SYS_fchmod,
+    libc::SYS_getdents64,
     libc::SYS_mkdirat,
     libc::SYS_unlinkat,
     libc::SYS_renameat2,
@@ -77,11 +80,7 @@ const MONITOR: [i64; 56] = [
     libc::SYS_faccessat2,
     libc::SYS_utimensat,
     libc::SYS_fallocate,
-    libc::SYS_getrandom,
-    libc::SYS_statx,
     libc::SYS_openat2,
-    libc::SYS_renameat,
-    libc::SYS_epoll_wait,
 ];
 
 /// Requests to KVM and to a terminal; `KVM_RUN` first, as the filter tries them in order.
@@ -95,8 +94,14 @@ const MONITOR_IOCTLS: [u64; 6] = [
 ];
 
 /// Confines this process to a monitor's calls; any other ends it.
-pub(super) fn monitor() -> Result<(), FilterError> {
-    let mut rules: Rules = MONITOR.iter().map(|&call| (call, Vec::new())).collect();
+pub(super) fn monitor(files_granted: bool) -> Result<(), FilterError> {
+    let files = if files_granted {
+        &MONITOR_FILES[..]
+    } else {
+        &[]
+    };
+    let calls = MONITOR.iter().chain(files);
+    let mut rules: Rules = calls.map(|&call| (call, Vec::new())).collect();
     rules.insert(libc::SYS_ioctl, any_of(1, &MONITOR_IOCTLS)?);
     // The monitor has no reason ever to make memory executable.
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {

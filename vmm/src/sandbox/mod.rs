@@ -79,7 +79,7 @@ impl Confinement {
     /// Confines this process to what running a virtual machine takes.
     pub fn enter_monitor(self) -> Result<(), SandboxError> {
         give_up_privileges(self.files)?;
-        Ok(filter::monitor()?)
+        Ok(filter::monitor(self.files_granted)?)
     }
 
     /// Confines this process to what a guest may do.
