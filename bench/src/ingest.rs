@@ -3,11 +3,14 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
 use pool_core::name::{LibraryRef, Name};
 use pool_store::ingest::{Content, Target};
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreOptions};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+
+use crate::write_result;
 
 /// Bytes of the content pushed.
 const BYTES: usize = 64 << 20;
@@ -15,22 +18,38 @@ const BYTES: usize = 64 << 20;
 const ROUNDS: u32 = 9;
 
 /// Speeds in MiB a second, and their ratios to `blake3`.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct IngestReport {
+#[derive(Clone, Copy, Debug, Serialize)]
+struct IngestReport {
     /// BLAKE3 of the whole content, one thread.
-    pub blake3: f64,
+    blake3: f64,
     /// A known object under another name.
-    pub known_object: f64,
+    known_object: f64,
     /// A new object, every page of which is known, to lie in dense windows.
-    pub known_pages_dense: f64,
+    known_pages_dense: f64,
     /// The same, to lie anywhere.
-    pub known_pages_sparse: f64,
+    known_pages_sparse: f64,
     /// Slowest of the ratios known / `blake3`; to be at least 0.5.
-    pub ratio: f64,
+    ratio: f64,
+}
+
+/// Measures, and writes `ingest.json`.
+pub(crate) fn run_all(out: &Path) -> Result<()> {
+    let directory = tempfile::tempdir_in(out).context("making a directory for a store")?;
+    let report = measure(&directory.path().join("store"))?;
+    println!("ingest: content that the pool knows, MiB/s, and against BLAKE3 (median of {ROUNDS})");
+    for (name, speed) in [
+        ("BLAKE3 alone, one thread", report.blake3),
+        ("a known object", report.known_object),
+        ("known pages, dense windows", report.known_pages_dense),
+        ("known pages, sparse", report.known_pages_sparse),
+    ] {
+        println!("  {name:<28}{speed:>8.0}{:>8.2}", speed / report.blake3);
+    }
+    write_result(out, "ingest", &serde_json::to_value(report)?)
 }
 
 /// Measures in a new store in `directory`, which it leaves there.
-pub fn run(directory: &Path) -> anyhow::Result<IngestReport> {
+fn measure(directory: &Path) -> Result<IngestReport> {
     let options = StoreOptions {
         create: true,
         ..StoreOptions::default()
@@ -73,7 +92,7 @@ fn push(
     version: u32,
     bytes: &[u8],
     placement: Placement,
-) -> anyhow::Result<Duration> {
+) -> Result<Duration> {
     let library = LibraryRef {
         name: Name::new(name)?,
         version: Name::new(version.to_string())?,
