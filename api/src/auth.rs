@@ -117,7 +117,10 @@ impl Gate {
                 "stop the service and start it on a loopback address",
             );
         }
-        if remaining.iter().all(|token| token.scope != TokenScope::Admin) {
+        if remaining
+            .iter()
+            .all(|token| token.scope != TokenScope::Admin)
+        {
             return conflict(
                 "no token with the scope admin would be left to manage the others",
                 "make one with that scope first: pool token add NAME --scope admin",
@@ -192,7 +195,9 @@ fn refuse_web_pages(headers: &HeaderMap) -> Result<()> {
             .split_once("://")
             .is_some_and(|(_, host)| Some(host) == text(header::HOST));
         if !same {
-            return forbidden(format!("requests made by a web page of {origin:?} are refused"));
+            return forbidden(format!(
+                "requests made by a web page of {origin:?} are refused"
+            ));
         }
     }
     Ok(())
@@ -333,15 +338,32 @@ mod tests {
     fn without_tokens_only_loopback_names_and_no_web_pages() {
         let gate = gate(&[]);
         let by = |pairs: &[_]| gate.admit(None, &headers(pairs)).is_ok();
-        for host in ["localhost", "localhost:7420", "127.0.0.1:1", "[::1]:7420", "127.9.9.9"] {
+        for host in [
+            "localhost",
+            "localhost:7420",
+            "127.0.0.1:1",
+            "[::1]:7420",
+            "127.9.9.9",
+        ] {
             assert!(by(&[(header::HOST, host)]), "{host}");
         }
-        for host in ["evil.example", "evil.example:7420", "10.0.0.1", "localhost.evil.example"] {
+        for host in [
+            "evil.example",
+            "evil.example:7420",
+            "10.0.0.1",
+            "localhost.evil.example",
+        ] {
             assert!(!by(&[(header::HOST, host)]), "{host}");
         }
         let local = (header::HOST, "127.0.0.1:7420");
-        assert!(by(&[local.clone(), (header::ORIGIN, "http://127.0.0.1:7420")]));
-        assert!(!by(&[local.clone(), (header::ORIGIN, "http://evil.example")]));
+        assert!(by(&[
+            local.clone(),
+            (header::ORIGIN, "http://127.0.0.1:7420")
+        ]));
+        assert!(!by(&[
+            local.clone(),
+            (header::ORIGIN, "http://evil.example")
+        ]));
         assert!(!by(&[local, (header::ORIGIN, "null")]));
         let stranger = gate.admit(Some(Peer::Unix { uid: 12345 }), &HeaderMap::new());
         assert_eq!(stranger.unwrap_err().status, 403);

@@ -1,25 +1,101 @@
 //! Request bodies, with their limits.
 
 use std::fs::File;
+use std::future::poll_fn;
 use std::io::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream, Bytes};
+use axum::body::{Body, BodyDataStream, Bytes, HttpBody as _};
+use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
 use serde::de::DeserializeOwned;
 
-use crate::problem::{Problem, Result};
+use crate::problem::{self, Problem};
 use crate::service::blocking;
 
 /// A client that sends nothing for this long is given up.
 const IDLE: Duration = Duration::from_secs(60);
-/// What is still taken in after a refusal, so that the client gets to read it: closing a socket
-/// with unread bytes resets it.
+/// Most of a body that is still taken in after a refusal.
 const DRAIN_BYTES: u64 = 16 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 /// Bytes that are gathered before they are written.
 const WRITE_SIZE: usize = 1 << 20;
+
+/// What a route has left of a request's body.
+///
+/// A service that refuses a request without reading its body closes the connection on a client
+/// that is still sending, which then sees a broken pipe in place of the reason. So some of the
+/// body is taken in first; but not from a client that waits to be told to send (RFC 9110, 10.1.1).
+pub(crate) struct Leftover {
+    shared: Arc<Mutex<Shared>>,
+    waits_to_be_told: bool,
+}
+
+struct Shared {
+    stream: BodyDataStream,
+    asked: bool,
+    ended: bool,
+}
+
+impl Leftover {
+    /// Lends `request`'s body to a route. `None` when there is no body.
+    pub(crate) fn lend(request: Request) -> (Request, Option<Self>) {
+        if request.body().is_end_stream() {
+            return (request, None);
+        }
+        let waits_to_be_told = request.headers().contains_key(header::EXPECT);
+        let (parts, body) = request.into_parts();
+        let shared = Arc::new(Mutex::new(Shared {
+            stream: body.into_data_stream(),
+            asked: false,
+            ended: false,
+        }));
+        let lent = Arc::clone(&shared);
+        let body = Body::from_stream(stream::poll_fn(move |context| lock(&lent).poll(context)));
+        let leftover = Self {
+            shared,
+            waits_to_be_told,
+        };
+        (Request::from_parts(parts, body), Some(leftover))
+    }
+
+    /// Takes in what the route left, within limits.
+    pub(crate) async fn drain(self) {
+        if self.waits_to_be_told && !lock(&self.shared).asked {
+            return;
+        }
+        let drain = async {
+            let mut left = DRAIN_BYTES;
+            while let Some(Ok(piece)) = poll_fn(|context| lock(&self.shared).poll(context)).await {
+                left = left.saturating_sub(piece.len() as u64);
+                if left == 0 {
+                    break;
+                }
+            }
+        };
+        // Whether it ended or time ran out: the answer follows.
+        drop(tokio::time::timeout(DRAIN_TIME, drain).await);
+    }
+}
+
+impl Shared {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, axum::Error>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        self.asked = true;
+        let polled = self.stream.poll_next_unpin(context);
+        self.ended = matches!(polled, Poll::Ready(None | Some(Err(_))));
+        polled
+    }
+}
+
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A body that is read piece by piece and may not be longer than a limit.
 pub(crate) struct LimitedBody {
@@ -36,7 +112,7 @@ impl LimitedBody {
         body: Body,
         limit: u64,
         hint: &'static str,
-    ) -> Result<Self> {
+    ) -> problem::Result<Self> {
         let announced = headers
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -52,7 +128,7 @@ impl LimitedBody {
     }
 
     /// The next piece, `None` at the end.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
+    pub(crate) async fn next(&mut self) -> problem::Result<Option<Bytes>> {
         let next = tokio::time::timeout(IDLE, self.stream.next()).await;
         let piece = match next {
             Err(_) => {
@@ -77,30 +153,7 @@ impl LimitedBody {
         self.received
     }
 
-    /// Takes in some of what is left after a refusal.
-    pub(crate) async fn drain(&mut self) {
-        let drain = async {
-            let mut left = DRAIN_BYTES;
-            while let Some(Ok(piece)) = self.stream.next().await {
-                left = left.saturating_sub(piece.len() as u64);
-                if left == 0 {
-                    break;
-                }
-            }
-        };
-        // Whether it ended or time ran out: the answer follows.
-        drop(tokio::time::timeout(DRAIN_TIME, drain).await);
-    }
-
-    /// Passes on `result`, after draining when it is a refusal.
-    pub(crate) async fn settle<T>(&mut self, result: Result<T>) -> Result<T> {
-        if result.is_err() {
-            self.drain().await;
-        }
-        result
-    }
-
-    async fn read_all(&mut self) -> Result<Vec<u8>> {
+    async fn read_all(&mut self) -> problem::Result<Vec<u8>> {
         let mut all = Vec::new();
         while let Some(piece) = self.next().await? {
             all.extend_from_slice(&piece);
@@ -109,7 +162,7 @@ impl LimitedBody {
     }
 
     /// Writes the whole body to `file`.
-    pub(crate) async fn spool(&mut self, mut file: File) -> Result<File> {
+    pub(crate) async fn spool(&mut self, mut file: File) -> problem::Result<File> {
         let mut gathered = Vec::with_capacity(WRITE_SIZE);
         loop {
             let piece = self.next().await?;
@@ -136,7 +189,7 @@ pub(crate) async fn read_json<T: DeserializeOwned>(
     headers: &HeaderMap,
     body: Body,
     limit: u64,
-) -> Result<T> {
+) -> problem::Result<T> {
     let is_json = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
@@ -151,8 +204,7 @@ pub(crate) async fn read_json<T: DeserializeOwned>(
         );
     }
     let mut body = LimitedBody::new(headers, body, limit, "send less at a time")?;
-    let read = body.read_all().await;
-    let bytes = body.settle(read).await?;
+    let bytes = body.read_all().await?;
     serde_json::from_slice(&bytes).map_err(|error| {
         let what = format!("the body is not the JSON that belongs here: {error}");
         Problem::bad_request("bad-json", what).hint("see /v1/openapi.json for its form")

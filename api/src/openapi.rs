@@ -79,13 +79,12 @@ pub(crate) mod schemas {
     }
 
     pub(crate) fn scope() -> Schema {
-        text()
-            .enum_values(Some(["read", "write", "admin"]))
-            .into()
+        text().enum_values(Some(["read", "write", "admin"])).into()
     }
 
     pub(crate) fn placement() -> Schema {
-        let kind = |word: &str| ObjectBuilder::new().property("kind", text().enum_values(Some([word])));
+        let kind =
+            |word: &str| ObjectBuilder::new().property("kind", text().enum_values(Some([word])));
         let phase = ObjectBuilder::new()
             .schema_type(SchemaType::Type(Type::Integer))
             .description(Some("Position of the first page in its 2 MiB window"))

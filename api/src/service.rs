@@ -162,7 +162,11 @@ impl Service {
     pub(crate) fn stats(&self, max_age: Duration) -> Result<StoreStats> {
         let generation = self.0.store.generation()?;
         // Held while counting: those who ask meanwhile get the same count.
-        let mut counted = self.0.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counted = self
+            .0
+            .counted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = &*counted
             && (known.generation == generation || known.at.elapsed() < max_age)
         {
@@ -189,15 +193,17 @@ impl Service {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        if error.is_cancelled() {
-            let what = "the service is shutting down";
-            return Err(Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "stopping",
-                what,
-            ));
-        }
-        Err(Problem::internal(error))
-    })
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| {
+            if error.is_cancelled() {
+                let what = "the service is shutting down";
+                return Err(Problem::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "stopping",
+                    what,
+                ));
+            }
+            Err(Problem::internal(error))
+        })
 }

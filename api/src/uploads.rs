@@ -33,11 +33,17 @@ impl Session {
     }
 
     fn touch(&self) {
-        *self.last_used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self
+            .last_used
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     fn idle(&self) -> Duration {
-        let last_used = self.last_used.lock().unwrap_or_else(PoisonError::into_inner);
+        let last_used = self
+            .last_used
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         last_used.elapsed()
     }
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use memmap2::Mmap;
-use pool_core::name::Referent;
 use pool_api::client::Client;
+use pool_core::name::Referent;
 
 /// A file's bytes: mapped, so that a large one need not fit into memory, or read, if it is a pipe.
 pub(crate) enum Bytes {

@@ -45,7 +45,13 @@ pub(crate) struct Global {
     )]
     pub(crate) server: String,
     /// Token to show the service
-    #[arg(long, global = true, env = "POOL_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "POOL_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
     pub(crate) token: Option<String>,
     /// Print JSON
     #[arg(long, global = true)]

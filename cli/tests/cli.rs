@@ -132,7 +132,10 @@ fn an_image_is_pushed_listed_fetched_tagged_and_removed() {
     assert_eq!(list["images"].as_array().unwrap().len(), 2);
     assert!(list.get("libraries").is_none());
     let text = pool.text(&["ls", "image/bb:v2"]);
-    assert!(text.contains("image/bb:v2") && !text.contains("image/bb:v1"), "{text}");
+    assert!(
+        text.contains("image/bb:v2") && !text.contains("image/bb:v1"),
+        "{text}"
+    );
     let file = list["images"][0]["file"].as_str().unwrap();
     for referent in ["image/bb:v1", file, "/pool/images/bb/v1/image.elf"] {
         assert_eq!(pool.bytes(&["cat", referent]), busybox(), "{referent}");
@@ -173,7 +176,10 @@ fn a_library_is_pushed_pinned_and_kept() {
     pool.text(&["rm", "lib/zlib@1.3"]);
     std::fs::write(pool.path("other"), b"other content").unwrap();
     push("2");
-    let says = pool.refused(1, &["push", "lib", "other", "--name", "zlib", "--version", "2"]);
+    let says = pool.refused(
+        1,
+        &["push", "lib", "other", "--name", "zlib", "--version", "2"],
+    );
     assert!(says.contains("a version never changes"), "{says}");
 }
 
@@ -187,12 +193,30 @@ fn an_executable_is_taken_apart_and_put_together_again() {
     assert_eq!(pool.bytes(&["describe", BUSYBOX]), description);
 
     let sizes = pool.json(&["minify", BUSYBOX, "-o", "bb.min"]);
-    assert!(sizes["minified_bytes"].as_u64().unwrap() * 2 < sizes["original_bytes"].as_u64().unwrap());
+    assert!(
+        sizes["minified_bytes"].as_u64().unwrap() * 2 < sizes["original_bytes"].as_u64().unwrap()
+    );
     let parts = pool.json(&["extract", BUSYBOX, "-d", "parts"]);
-    assert!(parts.as_array().unwrap().iter().any(|part| part["name"] == "data"));
-    pool.text(&["minify", "--restore", "bb.min", "--parts", "parts", "-o", "from-parts"]);
-    assert_eq!(std::fs::read(pool.path("from-parts")).unwrap(), busybox());
-    let run = Command::new(pool.path("from-parts")).args(["echo", "alive"]).output();
+    assert!(
+        parts
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|part| part["name"] == "data")
+    );
+    pool.text(&[
+        "minify",
+        "--restore",
+        "bb.min",
+        "--parts",
+        "parts",
+        "-o",
+        "busybox",
+    ]);
+    assert_eq!(std::fs::read(pool.path("busybox")).unwrap(), busybox());
+    let run = Command::new(pool.path("busybox"))
+        .args(["echo", "alive"])
+        .output();
     assert_eq!(run.unwrap().stdout, b"alive\n");
 
     let says = pool.refused(1, &["minify", "--restore", "bb.min", "-o", "from-pool"]);
@@ -224,9 +248,18 @@ fn wrong_use_is_told_from_failure() {
     std::fs::write(pool.path("empty"), "").unwrap();
     for (failing, word) in [
         (&["cat", "image/none:v1"][..], "there is no"),
-        (&["push", "image", "text", "--name", "a", "--tag", "b"], "describing text"),
-        (&["push", "lib", "empty", "--name", "a", "--version", "b"], "empty"),
-        (&["push", "image", "absent", "--name", "a", "--tag", "b"], "absent"),
+        (
+            &["push", "image", "text", "--name", "a", "--tag", "b"],
+            "describing text",
+        ),
+        (
+            &["push", "lib", "empty", "--name", "a", "--version", "b"],
+            "empty",
+        ),
+        (
+            &["push", "image", "absent", "--name", "a", "--tag", "b"],
+            "absent",
+        ),
         (&["describe", "/bin/sh"], "static"),
         (&["tag", "lib/a@1", "image/a:1"], "image/NAME:TAG"),
         (&["pin", "image/a:1"], "lib/NAME@VERSION"),
@@ -272,8 +305,16 @@ fn damage_is_found_with_and_without_a_service() {
     pool.end();
     pool.text(&["fsck", "--store", "store", "--content"]);
     let segments = pool.path("store/segments");
-    let segment = std::fs::read_dir(segments).unwrap().next().unwrap().unwrap().path();
-    let mut file = std::fs::OpenOptions::new().write(true).open(&segment).unwrap();
+    let segment = std::fs::read_dir(segments)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&segment)
+        .unwrap();
     file.write_all(b"spoilt").unwrap();
     drop(file);
     let output = pool.run(&["fsck", "--store", "store", "--content"]);
@@ -316,7 +357,10 @@ fn each_verb_has_help_and_a_manual_page() {
         let page = pool.path("man").join(format!("pool-{verb}.1"));
         assert!(page.exists(), "{verb}");
         if verb != "link" {
-            assert!(pool.text(&[verb, "--help"]).contains("Usage: pool"), "{verb}");
+            assert!(
+                pool.text(&[verb, "--help"]).contains("Usage: pool"),
+                "{verb}"
+            );
         }
     }
     assert_eq!(count, 17);
@@ -369,7 +413,10 @@ fn a_compiler_links_with_the_registry_of_the_service() {
     );
     let says = pool.refused(1, &["rm", &name]);
     assert!(says.contains("image/app:v1 uses it"), "{says}");
-    assert_eq!(pool.bytes(&["cat", "image/app:v1"]), std::fs::read(pool.path("app")).unwrap());
+    assert_eq!(
+        pool.bytes(&["cat", "image/app:v1"]),
+        std::fs::read(pool.path("app")).unwrap()
+    );
 
     // The same program against another book has its own addresses, and asks nobody.
     pool.end();
@@ -379,7 +426,11 @@ fn a_compiler_links_with_the_registry_of_the_service() {
     assert!(says.contains("reserving addresses"), "{says}");
     assert!(!pool.path("lost").exists());
     let offline = compile(&pool, source, "offline", Some("book.json"));
-    assert!(offline.status.success(), "{}", String::from_utf8_lossy(&offline.stderr));
+    assert!(
+        offline.status.success(),
+        "{}",
+        String::from_utf8_lossy(&offline.stderr)
+    );
     assert!(pool.path("book.json").exists());
     let run = Command::new(pool.path("offline")).output().unwrap();
     assert_eq!(run.stdout, b"linked\n");

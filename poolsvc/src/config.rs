@@ -16,10 +16,8 @@ use pool_store::manifest::TokenScope;
 use serde::Deserialize;
 
 /// Where the service listens unless it is told otherwise.
-pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(
-    std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
-    7420,
-);
+pub const DEFAULT_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7420);
 
 /// Keeps each page of unikernel images and their libraries once, and serves them over HTTP.
 #[derive(Debug, Default, Parser)]
@@ -198,8 +196,9 @@ fn credential(token: ConfigToken) -> Result<Credential> {
     let secret = match (token.digest, token.secret_file) {
         (Some(digest), None) => digest,
         (None, Some(path)) => {
-            let secret = fs::read_to_string(&path)
-                .with_context(|| format!("reading the secret of token {name}, {}", path.display()))?;
+            let secret = fs::read_to_string(&path).with_context(|| {
+                format!("reading the secret of token {name}, {}", path.display())
+            })?;
             let secret = secret.trim();
             if secret.len() < 16 {
                 bail!("the secret of token {name} is shorter than 16 characters: use a longer one");
@@ -247,7 +246,12 @@ mod tests {
         assert_eq!(settings.tokens.len(), 1);
         let digest = ObjectId::of(b"correct horse battery staple");
         assert_eq!(settings.tokens[0].secret, digest);
-        assert!(gather(&["--config", config, "--store", "/x"]).unwrap().store == Path::new("/x"));
+        assert!(
+            gather(&["--config", config, "--store", "/x"])
+                .unwrap()
+                .store
+                == Path::new("/x")
+        );
     }
 
     #[test]
@@ -259,7 +263,10 @@ mod tests {
             ("store = 's'\ngarce = 1", "garce"),
             ("store = 's'\ndense-from-pages = 0", "dense-from-pages"),
             ("store = 's'\n[[token]]\nname='x'\nscope='root'", "root"),
-            ("store = 's'\n[[token]]\nname='x'\nscope='read'", "secret-file"),
+            (
+                "store = 's'\n[[token]]\nname='x'\nscope='read'",
+                "secret-file",
+            ),
             ("store = 's'\n[[token]]\nname='../x'\nscope='read'", "name"),
         ] {
             fs::write(&config, text).unwrap();

@@ -42,17 +42,28 @@ pub(crate) async fn unix(path: &Path) -> Result<Socket> {
             return Err(error).with_context(|| format!("looking at {}", path.display()));
         }
         Ok(metadata) if !metadata.file_type().is_socket() => {
-            bail!("{} is there and is no socket: choose another path", path.display());
+            bail!(
+                "{} is there and is no socket: choose another path",
+                path.display()
+            );
         }
         Ok(_) => {
             if UnixStream::connect(path).await.is_ok() {
-                bail!("another process listens on {}: stop it first", path.display());
+                bail!(
+                    "another process listens on {}: stop it first",
+                    path.display()
+                );
             }
-            fs::remove_file(path).with_context(|| format!("removing the old {}", path.display()))?;
+            fs::remove_file(path)
+                .with_context(|| format!("removing the old {}", path.display()))?;
         }
     }
-    let listener = UnixListener::bind(path)
-        .with_context(|| format!("listening on {}: is its directory writable?", path.display()))?;
+    let listener = UnixListener::bind(path).with_context(|| {
+        format!(
+            "listening on {}: is its directory writable?",
+            path.display()
+        )
+    })?;
     let file = SocketFile(path.into());
     // Anybody may connect; who may do what is decided by user id or token.
     fs::set_permissions(path, fs::Permissions::from_mode(0o666))

@@ -11,11 +11,7 @@ use crate::shutdown::Stop;
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Runs until `stop` turns true.
-pub(crate) async fn run(
-    service: Service,
-    collect_interval: Option<Duration>,
-    mut stop: Stop,
-) {
+pub(crate) async fn run(service: Service, collect_interval: Option<Duration>, mut stop: Stop) {
     let mut expiry = interval(EXPIRY_INTERVAL);
     // Without an interval the clock still ticks, rarely, and nothing comes of it.
     let period = collect_interval.unwrap_or(Duration::from_secs(86_400));

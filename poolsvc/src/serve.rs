@@ -70,7 +70,10 @@ pub(crate) async fn serve(
         while connections.join_next().await.is_some() {}
     });
     if drained.await.is_err() {
-        tracing::warn!(requests = connections.len(), "cutting requests off that do not end");
+        tracing::warn!(
+            requests = connections.len(),
+            "cutting requests off that do not end"
+        );
     }
 }
 

@@ -57,11 +57,8 @@ impl Daemon {
         let service = Service::new(store, gate, options);
         let (stop, stopped) = shutdown::channel();
         let router = pool_api::routes::router(service.clone());
-        let maintaining = maintenance::run(
-            service.clone(),
-            settings.collect_interval,
-            stopped.clone(),
-        );
+        let maintaining =
+            maintenance::run(service.clone(), settings.collect_interval, stopped.clone());
         Ok(Self {
             address,
             service,

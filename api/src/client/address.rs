@@ -99,7 +99,14 @@ mod tests {
             let address: ServerAddress = text.parse().unwrap();
             assert_eq!(address.to_string(), shown);
         }
-        for bad in ["", "localhost:7420", "ftp://x", "unix:pool.sock", "http://", "http://a?b"] {
+        for bad in [
+            "",
+            "localhost:7420",
+            "ftp://x",
+            "unix:pool.sock",
+            "http://",
+            "http://a?b",
+        ] {
             assert!(bad.parse::<ServerAddress>().is_err(), "{bad}");
         }
     }

@@ -25,7 +25,8 @@ pub use push::{PushOptions, PushReport};
 
 use crate::problem::ProblemBody;
 use crate::types::{
-    CollectRequest, FsckRequest, Image, Library, NewToken, Stats, TagRequest, Token, TokenRequest, UploadStarted, Version,
+    CollectRequest, FsckRequest, Image, Library, NewToken, Stats, TagRequest, Token, TokenRequest,
+    UploadStarted, Version,
 };
 
 /// Longest JSON answer that is taken in; lists of pages are the long ones.
@@ -102,8 +103,14 @@ impl Client {
             .proxy(None)
             .build();
         let agent = match server.socket() {
-            Some(path) => Agent::with_parts(config, unix::UnixConnector::new(path), unix::NoResolver),
-            None => Agent::with_parts(config, DefaultConnector::default(), DefaultResolver::default()),
+            Some(path) => {
+                Agent::with_parts(config, unix::UnixConnector::new(path), unix::NoResolver)
+            }
+            None => Agent::with_parts(
+                config,
+                DefaultConnector::default(),
+                DefaultResolver::default(),
+            ),
         };
         Self {
             agent,

@@ -146,7 +146,9 @@ impl Upload<'_> {
             let others: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
             let mut result = work();
             for other in others {
-                let ended = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                let ended = other
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                 result = result.and(ended);
             }
             result

@@ -47,12 +47,7 @@ impl Connector for UnixConnector {
 pub(super) struct NoResolver;
 
 impl Resolver for NoResolver {
-    fn resolve(
-        &self,
-        _: &Uri,
-        _: &Config,
-        _: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, Error> {
+    fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
         let mut addresses = self.empty();
         // At least one is expected; the connector does not look at it.
         addresses.push(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));

@@ -14,8 +14,8 @@ use pool_store::StoreError;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::objects::parse;
 use super::OnePart;
+use super::objects::parse;
 use crate::body::read_json;
 use crate::problem::{Problem, ProblemBody, Result};
 use crate::service::Service;
@@ -83,10 +83,7 @@ async fn fsck(
         (status = 404, description = "The pool has no such thing", body = ProblemBody),
     )
 )]
-async fn why_digest(
-    State(service): State<Service>,
-    OnePart(digest): OnePart,
-) -> Result<Json<Why>> {
+async fn why_digest(State(service): State<Service>, OnePart(digest): OnePart) -> Result<Json<Why>> {
     if let Ok(segment) = digest.parse::<SegmentId>() {
         let what = format!("segment {digest}");
         return why(&service, vec![Thing::Segment(segment)], what).await;
@@ -158,19 +155,15 @@ struct NamedPath(Named);
 
 impl<S: Send + Sync> axum::extract::FromRequestParts<S> for NamedPath {
     type Rejection = Problem;
-    async fn from_request_parts(
-        parts: &mut axum::http::request::Parts,
-        state: &S,
-    ) -> Result<Self> {
+    async fn from_request_parts(parts: &mut axum::http::request::Parts, state: &S) -> Result<Self> {
         let (kind, name): (String, String) = super::path_parts(parts, state).await?;
         match kind.as_str() {
             "lib" => Ok(Self(Named::Library(name.parse()?))),
             "image" => Ok(Self(Named::Image(name.parse()?))),
             // Says what a name of a thing looks like.
-            _ => Err(pool_core::name::NameError::Referent(
-                Name::new(kind)?.as_str().to_owned(),
-            )
-            .into()),
+            _ => Err(
+                pool_core::name::NameError::Referent(Name::new(kind)?.as_str().to_owned()).into(),
+            ),
         }
     }
 }

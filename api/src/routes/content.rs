@@ -19,7 +19,11 @@ use crate::service::{Service, blocking};
 const CHUNK: u64 = 1 << 20;
 
 /// The bytes of an object that is known to exist.
-pub(super) async fn object(service: &Service, headers: &HeaderMap, id: ObjectId) -> Result<Response> {
+pub(super) async fn object(
+    service: &Service,
+    headers: &HeaderMap,
+    id: ObjectId,
+) -> Result<Response> {
     match find(service, id).await? {
         Some(held) => Ok(answer(service, headers, id, held)),
         None => Err(Problem::not_found(format!("object {id}"))),
@@ -82,12 +86,7 @@ fn immutable(id: ObjectId) -> [(header::HeaderName, HeaderValue); 4] {
     ]
 }
 
-fn answer(
-    service: &Service,
-    headers: &HeaderMap,
-    id: ObjectId,
-    held: Held<ExtentMap>,
-) -> Response {
+fn answer(service: &Service, headers: &HeaderMap, id: ObjectId, held: Held<ExtentMap>) -> Response {
     let length = held.value.length;
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let tag = format!("\"{id}\"");

@@ -130,7 +130,7 @@ pub(super) async fn receive(service: &Service, headers: &HeaderMap, body: Body) 
         Err(problem) => Err(problem),
     };
     service.metrics().note_received(body.received());
-    body.settle(spooled).await
+    spooled
 }
 
 /// The bytes of a received file.
@@ -144,7 +144,8 @@ pub(super) fn map(file: &File) -> Result<Mapped> {
     }
     // SAFETY: the file has no name and its one descriptor is borrowed here, so nothing can change
     // or shorten it while it is mapped.
-    let map = unsafe { Mmap::map(file) }.map_err(|error| Problem::io("reading the upload", &error))?;
+    let map =
+        unsafe { Mmap::map(file) }.map_err(|error| Problem::io("reading the upload", &error))?;
     Ok(Mapped(Some(map)))
 }
 
@@ -278,10 +279,7 @@ async fn tag(
         (status = 404, description = "No such image", body = ProblemBody),
     )
 )]
-async fn remove(
-    State(service): State<Service>,
-    ImagePath(image): ImagePath,
-) -> Result<StatusCode> {
+async fn remove(State(service): State<Service>, ImagePath(image): ImagePath) -> Result<StatusCode> {
     service
         .with_store(move |store| Ok(store.delete_image(&image)?))
         .await?;

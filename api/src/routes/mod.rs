@@ -26,6 +26,7 @@ use serde::de::DeserializeOwned;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::body::Leftover;
 use crate::problem::{Problem, Result};
 use crate::service::Service;
 use crate::{auth, openapi};
@@ -48,9 +49,17 @@ pub(crate) fn documented() -> OpenApiRouter<Service> {
 pub fn router(service: Service) -> Router {
     let (router, _) = documented().split_for_parts();
     router
-        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "no-route", "there is nothing here").hint("see /v1/openapi.json") })
+        .fallback(|| async {
+            Problem::new(StatusCode::NOT_FOUND, "no-route", "there is nothing here")
+                .hint("see /v1/openapi.json")
+        })
         .method_not_allowed_fallback(|| async {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "no-route", "this cannot be done here").hint("see /v1/openapi.json")
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "no-route",
+                "this cannot be done here",
+            )
+            .hint("see /v1/openapi.json")
         })
         .layer(middleware::from_fn_with_state(service.clone(), auth::check))
         .layer(middleware::from_fn_with_state(service.clone(), observe))
@@ -64,10 +73,16 @@ async fn observe(State(service): State<Service>, request: Request, next: Next) -
     let path = request.uri().path().to_owned();
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned());
+    let (request, leftover) = Leftover::lend(request);
     let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let mut response = answered.unwrap_or_else(|_| {
         Problem::internal(format!("{method} {path} met a defect of the service")).into_response()
     });
+    if let Some(leftover) = leftover
+        && !response.status().is_success()
+    {
+        leftover.drain().await;
+    }
     response.headers_mut().insert(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),

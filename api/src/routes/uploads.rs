@@ -98,8 +98,7 @@ async fn send_pages(
     let received = body.received();
     session.note_received(received);
     service.metrics().note_received(received);
-    let pages = body.settle(taken).await?;
-    Ok(Json(PagesAccepted { pages }))
+    Ok(Json(PagesAccepted { pages: taken? }))
 }
 
 /// Records that are checked and staged in one go.
@@ -147,7 +146,9 @@ fn start(session: &Arc<Session>, records: Vec<u8>) -> Batch {
 
 async fn finish(batch: Option<Batch>) -> Result<()> {
     match batch {
-        Some(batch) => batch.await.unwrap_or_else(|error| Err(Problem::internal(error))),
+        Some(batch) => batch
+            .await
+            .unwrap_or_else(|error| Err(Problem::internal(error))),
         None => Ok(()),
     }
 }

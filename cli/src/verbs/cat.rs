@@ -11,7 +11,9 @@ use crate::{Global, server};
 
 /// Write a library's content, an image's file, an object or a page to standard output
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  pool cat image/app:v1 > app.elf\n  pool cat /pool/libs/zlib/1.3")]
+#[command(
+    after_help = "Examples:\n  pool cat image/app:v1 > app.elf\n  pool cat /pool/libs/zlib/1.3"
+)]
 pub(crate) struct Cat {
     /// What to write
     referent: Referent,

@@ -44,7 +44,11 @@ fn text(report: &CollectReport) -> String {
         report.segments_evacuated.len(),
         report.segments_reaped.len()
     );
-    let verb = if report.dry_run { "would free" } else { "freed" };
+    let verb = if report.dry_run {
+        "would free"
+    } else {
+        "freed"
+    };
     output::pairs(&[
         ("libraries", named),
         ("objects", report.objects.to_string()),
@@ -52,10 +56,7 @@ fn text(report: &CollectReport) -> String {
         ("windows", report.windows.to_string()),
         ("segments", segments),
         (verb, output::bytes(report.freed_bytes)),
-        (
-            "waiting for leases",
-            output::bytes(report.waiting_bytes),
-        ),
+        ("waiting for leases", output::bytes(report.waiting_bytes)),
         (
             "took",
             format!("{:.1} ms", report.duration_us as f64 / 1000.0),

@@ -40,7 +40,11 @@ const OPTION: &str = "--pool-registry";
 )]
 pub(crate) struct Link {
     /// The linker's command line
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "ARGS"
+    )]
     arguments: Vec<OsString>,
 }
 
@@ -141,7 +145,11 @@ mod tests {
     fn the_registry_is_taken_out_of_the_linkers_arguments() {
         for (given, registry, rest) in [
             ("-o a x.o", None, "-o a x.o"),
-            ("-o a --pool-registry r.json x.o", Some("r.json"), "-o a x.o"),
+            (
+                "-o a --pool-registry r.json x.o",
+                Some("r.json"),
+                "-o a x.o",
+            ),
             ("--pool-registry=r.json x.o", Some("r.json"), "x.o"),
             ("--pool-registry=a --pool-registry b", Some("b"), ""),
             ("--pool-library x=y@1", None, "--pool-library x=y@1"),

@@ -16,11 +16,9 @@ use crate::{Global, file, output, server};
 ///
 /// With --restore the pages come from the pool, or from a folder that `pool extract` filled.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  pool minify app.elf -o app.min\n  \
+#[command(after_help = "Examples:\n  pool minify app.elf -o app.min\n  \
                   pool minify --restore app.min -o app.elf\n  \
-                  pool minify --restore app.min --parts parts/ -o app.elf"
-)]
+                  pool minify --restore app.min --parts parts/ -o app.elf")]
 pub(crate) struct Minify {
     /// A static executable or a referent of an image; a minified image with --restore
     elf: String,
@@ -52,8 +50,7 @@ impl Minify {
             };
             (sizes, file::EXECUTABLE, restored)
         } else {
-            let described =
-                describe(&bytes).with_context(|| format!("describing {}", self.elf))?;
+            let described = describe(&bytes).with_context(|| format!("describing {}", self.elf))?;
             let minified = minify(&described);
             let sizes = Sizes {
                 original_bytes: bytes.len() as u64,
@@ -75,8 +72,7 @@ impl Minify {
     }
 
     fn restore(&self, global: &Global, bytes: &[u8]) -> Result<Vec<u8>> {
-        let minified =
-            Minified::read(bytes).with_context(|| format!("reading {}", self.elf))?;
+        let minified = Minified::read(bytes).with_context(|| format!("reading {}", self.elf))?;
         let mut failure = None;
         let parts = match &self.parts {
             Some(folder) => Some(Parts::read(folder)?),

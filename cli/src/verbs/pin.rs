@@ -38,11 +38,17 @@ impl Unpin {
 
 fn set(global: &Global, referent: &Referent, pinned: bool) -> Result<ExitCode> {
     let Referent::Library(library) = referent else {
-        bail!("only library versions can be pinned (an image stays as long as it has a tag): write lib/NAME@VERSION");
+        bail!(
+            "only library versions can be pinned (an image stays as long as it has a tag): write lib/NAME@VERSION"
+        );
     };
     let library = server::client(global)?.pin(library, pinned)?;
     output::print(global.json, &library, |library| {
-        let state = if library.pinned { "pinned" } else { "not pinned" };
+        let state = if library.pinned {
+            "pinned"
+        } else {
+            "not pinned"
+        };
         format!("lib/{} is {state}", library.reference())
     })?;
     Ok(ExitCode::SUCCESS)

@@ -72,7 +72,9 @@ impl Push {
                 let announced = announce::library(&content, LibraryRef { name, version });
                 send(global, &announced, options)?
             }
-            What::Image { elf, name, tag } => push_image(global, &elf, ImageRef { name, tag }, options)?,
+            What::Image { elf, name, tag } => {
+                push_image(global, &elf, ImageRef { name, tag }, options)?
+            }
         };
         output::print(global.json, &report, text)?;
         Ok(ExitCode::SUCCESS)
@@ -103,7 +105,9 @@ fn send(
         ProgressBar::hidden()
     };
     let style = "{bar:32} {pos}/{len} pages, {per_sec}, {eta} left";
-    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_style(
+        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
     let pushed = client.push(announcement, options, &|done, total| {
         bar.set_length(total);
         bar.set_position(done);

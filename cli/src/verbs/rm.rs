@@ -27,7 +27,9 @@ impl Rm {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
         for referent in &self.referents {
             if !matches!(referent, Referent::Image(_) | Referent::Library(_)) {
-                bail!("{referent} cannot be removed: only images and library versions can, the rest goes by collection (pool gc)");
+                bail!(
+                    "{referent} cannot be removed: only images and library versions can, the rest goes by collection (pool gc)"
+                );
             }
         }
         let client = server::client(global)?;
@@ -41,7 +43,10 @@ impl Rm {
             removed.push(referent.to_string());
         }
         output::print(global.json, &Removed { removed }, |answer| {
-            let lines = answer.removed.iter().map(|name| format!("removed {name}\n"));
+            let lines = answer
+                .removed
+                .iter()
+                .map(|name| format!("removed {name}\n"));
             lines.collect()
         })?;
         Ok(ExitCode::SUCCESS)

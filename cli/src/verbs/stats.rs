@@ -30,7 +30,10 @@ fn text(figures: &Figures) -> String {
     };
     let stored = store.stored_pages.0.max(1) as f64;
     output::pairs(&[
-        ("images", format!("{} under {} tags", store.images, store.tags)),
+        (
+            "images",
+            format!("{} under {} tags", store.images, store.tags),
+        ),
         (
             "library versions",
             format!("{}, {} unused", store.libraries, store.unused_libraries),

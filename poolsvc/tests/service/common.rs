@@ -10,25 +10,24 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// A service that ends with this value.
-pub struct Service {
-    pub child: Child,
-    pub url: String,
-    pub store: PathBuf,
+pub(crate) struct Service {
+    pub(crate) child: Child,
+    pub(crate) url: String,
+    pub(crate) store: PathBuf,
     /// Keeps the store's directory unless another service has it.
-    _directory: Option<TempDir>,
+    directory: Option<TempDir>,
 }
 
 impl Service {
-    pub fn start(flags: &[&str]) -> Self {
+    pub(crate) fn start(flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = directory.path().join("store");
-        Self {
-            _directory: Some(directory),
-            ..Self::start_on(&store, flags)
-        }
+        let mut service = Self::start_on(&store, flags);
+        service.directory = Some(directory);
+        service
     }
 
-    pub fn start_on(store: &Path, flags: &[&str]) -> Self {
+    pub(crate) fn start_on(store: &Path, flags: &[&str]) -> Self {
         let mut child = command(store)
             .args(flags)
             .stdout(Stdio::piped())
@@ -43,39 +42,45 @@ impl Service {
             child,
             url: url.trim().to_owned(),
             store: store.into(),
-            _directory: None,
+            directory: None,
         }
     }
 
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::new(self.url.parse().unwrap(), None)
     }
 
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill")
             .args([format!("-{name}"), self.child.id().to_string()])
             .status();
         assert!(status.unwrap().success());
     }
 
-    pub fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, &[], b"")
     }
 
-    pub fn post(&self, path: &str, json: &Value) -> Answer {
+    pub(crate) fn post(&self, path: &str, json: &Value) -> Answer {
         let kind = [("content-type", "application/json")];
         self.ask("POST", path, &kind, json.to_string().as_bytes())
     }
 
-    pub fn put(&self, path: &str, body: &[u8]) -> Answer {
+    pub(crate) fn put(&self, path: &str, body: &[u8]) -> Answer {
         self.ask("PUT", path, &[], body)
     }
 
-    pub fn delete(&self, path: &str) -> Answer {
+    pub(crate) fn delete(&self, path: &str) -> Answer {
         self.ask("DELETE", path, &[], b"")
     }
 
-    pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub(crate) fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(Duration::from_secs(60)))
@@ -95,7 +100,11 @@ impl Service {
         };
         let mut bytes = Vec::new();
         let headers = response.headers().clone();
-        response.body_mut().as_reader().read_to_end(&mut bytes).unwrap();
+        response
+            .body_mut()
+            .as_reader()
+            .read_to_end(&mut bytes)
+            .unwrap();
         Answer {
             status: response.status().as_u16(),
             headers,
@@ -112,7 +121,7 @@ impl Drop for Service {
     }
 }
 
-pub fn command(store: &Path) -> Command {
+pub(crate) fn command(store: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_poolsvc"));
     command
         .arg("--store")
@@ -124,43 +133,49 @@ pub fn command(store: &Path) -> Command {
 }
 
 /// Runs poolsvc until it ends by itself.
-pub fn refused(mut command: Command) -> (ExitStatus, String) {
+pub(crate) fn refused(mut command: Command) -> (ExitStatus, String) {
     let output = command.stdin(Stdio::null()).output().unwrap();
-    (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
+    (
+        output.status,
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
 }
 
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: ureq::http::HeaderMap,
-    pub bytes: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: ureq::http::HeaderMap,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.bytes)
             .unwrap_or_else(|_| panic!("not JSON: {}", String::from_utf8_lossy(&self.bytes)))
     }
 
     /// Checks the status, and that a refusal has the one shape that refusals have.
     #[track_caller]
-    pub fn expect(self, status: u16) -> Self {
+    pub(crate) fn expect(self, status: u16) -> Self {
         let text = String::from_utf8_lossy(&self.bytes);
         assert_eq!(self.status, status, "{text}");
         if status >= 400 {
             let body = self.json();
-            assert!(body["error"].is_string() && body["what"].is_string(), "{text}");
+            assert!(
+                body["error"].is_string() && body["what"].is_string(),
+                "{text}"
+            );
         }
         self
     }
 }
 
-pub fn busybox() -> Vec<u8> {
+pub(crate) fn busybox() -> Vec<u8> {
     std::fs::read("/bin/busybox").expect("busybox-static is installed")
 }
 
 /// `pages` pages, no two the same, and others for another `seed`.
-pub fn content(seed: u64, pages: u64) -> Vec<u8> {
+pub(crate) fn content(seed: u64, pages: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..pages * 512)
         .flat_map(|_| {

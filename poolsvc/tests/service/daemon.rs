@@ -24,7 +24,10 @@ fn it_stops_cleanly_when_told_to() {
     assert_eq!(status.code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(10));
     let again = Service::start_on(&service.store, &[]);
-    assert_eq!(again.get("/v1/libs/a/1/content").expect(200).bytes, content(1, 10));
+    assert_eq!(
+        again.get("/v1/libs/a/1/content").expect(200).bytes,
+        content(1, 10)
+    );
 }
 
 #[test]
@@ -42,7 +45,10 @@ fn killed_in_an_upload_it_comes_back_without_a_trace_of_it() {
             "pages": base64::engine::general_purpose::STANDARD.encode(pages.concat()),
         }],
     });
-    let started = service.post("/v1/uploads", &announcement).expect(201).json();
+    let started = service
+        .post("/v1/uploads", &announcement)
+        .expect(201)
+        .json();
     let path = format!("/v1/uploads/{}/pages", started["id"].as_str().unwrap());
     let mut records = Vec::new();
     for page in lost.chunks(4096).take(300) {
@@ -58,12 +64,18 @@ fn killed_in_an_upload_it_comes_back_without_a_trace_of_it() {
     again.put(&path, &records).expect(404);
     assert_eq!(again.get("/v1/libs/kept/1/content").expect(200).bytes, kept);
     assert_eq!(again.get("/v1/stats").json()["stored_pages"], 100);
-    let report = again.post("/v1/fsck", &json!({"content": true})).expect(200).json();
+    let report = again
+        .post("/v1/fsck", &json!({"content": true}))
+        .expect(200)
+        .json();
     assert_eq!(report["findings"], json!([]));
     let staging = std::fs::read_dir(again.store.join("staging")).unwrap();
     assert_eq!(staging.count(), 0);
     let announced = announce::library(&lost, "lost@1".parse().unwrap());
-    again.client().push(&announced, PushOptions::default(), &|_, _| ()).unwrap();
+    again
+        .client()
+        .push(&announced, PushOptions::default(), &|_, _| ())
+        .unwrap();
     assert_eq!(again.get("/v1/libs/lost/1/content").expect(200).bytes, lost);
 }
 
@@ -119,16 +131,24 @@ fn what_it_cannot_serve_it_refuses_with_advice() {
 
     let address = service.url.trim_start_matches("http://");
     let mut taken = std::process::Command::new(env!("CARGO_BIN_EXE_poolsvc"));
-    taken.arg("--store").arg(directory.path().join("new")).args(["--listen", address]);
+    taken
+        .arg("--store")
+        .arg(directory.path().join("new"))
+        .args(["--listen", address]);
     let (status, says) = refused(taken);
     assert_eq!(status.code(), Some(1));
     assert!(says.contains("--listen"), "{says}");
 
     let mut open = std::process::Command::new(env!("CARGO_BIN_EXE_poolsvc"));
-    open.arg("--store").arg(directory.path().join("new")).args(["--listen", "0.0.0.0:0"]);
+    open.arg("--store")
+        .arg(directory.path().join("new"))
+        .args(["--listen", "0.0.0.0:0"]);
     let (status, says) = refused(open);
     assert_eq!(status.code(), Some(1));
-    assert!(says.contains("without a token") && says.contains("pool token add"), "{says}");
+    assert!(
+        says.contains("without a token") && says.contains("pool token add"),
+        "{says}"
+    );
 
     let mut wrong = std::process::Command::new(env!("CARGO_BIN_EXE_poolsvc"));
     wrong.arg("--no-such-flag");
@@ -180,20 +200,24 @@ fn a_service_manager_hears_when_it_is_ready_and_when_it_stops() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    manager
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
     let mut child = command(&directory.path().join("store"))
         .env("NOTIFY_SOCKET", &path)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut heard = || {
+    let heard = || {
         let mut buffer = [0; 64];
         let length = manager.recv(&mut buffer).unwrap();
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     };
     assert_eq!(heard(), "READY=1");
-    let killed = std::process::Command::new("kill").arg(child.id().to_string()).status();
+    let killed = std::process::Command::new("kill")
+        .arg(child.id().to_string())
+        .status();
     assert!(killed.unwrap().success());
     assert_eq!(heard(), "STOPPING=1");
     assert_eq!(child.wait().unwrap().code(), Some(0));

@@ -56,7 +56,16 @@ fn curl_pushes_an_image_and_gets_it_back() {
     let service = Service::start(&[]);
     let url = format!("{}/v1/images/busybox/v1", service.url);
     let output = Command::new("curl")
-        .args(["-sS", "--noproxy", "*", "-w", "%{http_code}", "-T", "/bin/busybox", &url])
+        .args([
+            "-sS",
+            "--noproxy",
+            "*",
+            "-w",
+            "%{http_code}",
+            "-T",
+            "/bin/busybox",
+            &url,
+        ])
         .output()
         .unwrap();
     let answer = String::from_utf8(output.stdout).unwrap();
@@ -72,12 +81,25 @@ fn curl_pushes_an_image_and_gets_it_back() {
     let fetched = service.get("/v1/images/busybox/v1/elf").expect(200);
     assert_eq!(fetched.bytes, elf);
     let description = service.get("/v1/images/busybox/v1/desc").expect(200);
-    assert_eq!(ObjectId::of(&description.bytes).to_string(), image["manifest"]);
+    assert_eq!(
+        ObjectId::of(&description.bytes).to_string(),
+        image["manifest"]
+    );
     let data = service.get("/v1/images/busybox/v1/data").expect(200);
     assert_eq!(ObjectId::of(&data.bytes).to_string(), image["data"]);
     // Chunked, without a length, is the same.
     let mut chunked = Command::new("curl")
-        .args(["-sS", "--noproxy", "*", "-o", "/dev/null", "-w", "%{http_code}", "-T", "-"])
+        .args([
+            "-sS",
+            "--noproxy",
+            "*",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "-T",
+            "-",
+        ])
         .arg(&url)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -134,10 +156,12 @@ fn pushes_at_the_same_time_store_each_page_once() {
     let stats = service.get("/v1/stats").json();
     assert_eq!(stats["libraries"], 6);
     assert_eq!(stats["stored_pages"], 300 + 6 * 20);
-    assert!(service.post("/v1/fsck", &json!({"content": true})).json()["findings"]
-        .as_array()
-        .unwrap()
-        .is_empty());
+    assert!(
+        service.post("/v1/fsck", &json!({"content": true})).json()["findings"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[test]
@@ -158,7 +182,9 @@ fn a_commit_needs_all_pages_and_the_right_ones() {
     service.put(&pages, &record(&content[..4096])).expect(200);
     let refused = service.post(&commit, &json!({})).expect(409).json();
     assert_eq!(refused["error"], "missing-pages");
-    let missing = STANDARD.decode(refused["missing"].as_str().unwrap()).unwrap();
+    let missing = STANDARD
+        .decode(refused["missing"].as_str().unwrap())
+        .unwrap();
     assert_eq!(missing.len(), 2 * 32);
 
     let mut wrong = record(&content[4096..8192]);
@@ -174,12 +200,18 @@ fn a_commit_needs_all_pages_and_the_right_ones() {
     let accepted = service.put(&pages, &rest).expect(200).json();
     assert_eq!(accepted["pages"], 2);
     let summary = service.post(&commit, &json!({})).expect(201).json();
-    assert_eq!((&summary["new_pages"], &summary["target"]), (&json!(3), &json!("lib/a@1")));
+    assert_eq!(
+        (&summary["new_pages"], &summary["target"]),
+        (&json!(3), &json!("lib/a@1"))
+    );
     service.post(&commit, &json!({})).expect(404);
 
     let upload = {
         let started = service.post("/v1/uploads", &announcement("b", &content));
-        format!("/v1/uploads/{}", started.expect(201).json()["id"].as_str().unwrap())
+        format!(
+            "/v1/uploads/{}",
+            started.expect(201).json()["id"].as_str().unwrap()
+        )
     };
     service.delete(&upload).expect(204);
     service.delete(&upload).expect(404);
@@ -221,7 +253,9 @@ fn announcements_that_contradict_themselves_are_refused() {
     let started = service.post("/v1/uploads", &lie).expect(201).json();
     let upload = format!("/v1/uploads/{}", started["id"].as_str().unwrap());
     let records: Vec<u8> = content.chunks(4096).flat_map(record).collect();
-    service.put(&format!("{upload}/pages"), &records).expect(200);
+    service
+        .put(&format!("{upload}/pages"), &records)
+        .expect(200);
     let refused = service.post(&format!("{upload}/commit"), &json!({}));
     assert_eq!(refused.expect(422).json()["error"], "object-mismatch");
     // A target whose object nobody announced.
@@ -229,8 +263,12 @@ fn announcements_that_contradict_themselves_are_refused() {
     nobody["target"]["object"] = json!(ObjectId::of(b"nobody"));
     let started = service.post("/v1/uploads", &nobody).expect(201).json();
     let upload = format!("/v1/uploads/{}", started["id"].as_str().unwrap());
-    service.put(&format!("{upload}/pages"), &records).expect(200);
-    service.post(&format!("{upload}/commit"), &json!({})).expect(422);
+    service
+        .put(&format!("{upload}/pages"), &records)
+        .expect(200);
+    service
+        .post(&format!("{upload}/commit"), &json!({}))
+        .expect(422);
     assert_eq!(service.get("/v1/libs").json(), json!([]));
     assert_eq!(service.get("/v1/stats").json()["stored_pages"], 0);
 }
@@ -239,7 +277,9 @@ fn announcements_that_contradict_themselves_are_refused() {
 fn names_that_could_do_harm_are_refused() {
     let service = Service::start(&[]);
     let long = "a".repeat(300);
-    for bad in ["..%2fx", "%2e%2e", "a%2fb", "a%00b", ".hidden", "-x", "a%20b", "%ff", &long] {
+    for bad in [
+        "..%2fx", "%2e%2e", "a%2fb", "a%00b", ".hidden", "-x", "a%20b", "%ff", &long,
+    ] {
         for path in [format!("/v1/libs/{bad}/1"), format!("/v1/images/app/{bad}")] {
             service.get(&path).expect(400);
             service.put(&path, b"content").expect(400);
@@ -256,7 +296,16 @@ fn names_that_could_do_harm_are_refused() {
     service.get("/etc/passwd").expect(404);
     service.ask("PUT", "/v1/stats", &[], b"").expect(405);
     let raw = Command::new("curl")
-        .args(["-sS", "--noproxy", "*", "--path-as-is", "-o", "/dev/null", "-w", "%{http_code}"])
+        .args([
+            "-sS",
+            "--noproxy",
+            "*",
+            "--path-as-is",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+        ])
         .arg(format!("{}/v1/images/../v1", service.url))
         .output();
     assert_eq!(raw.unwrap().stdout, b"400");
@@ -297,7 +346,18 @@ fn bodies_past_the_limit_are_refused_early_and_late() {
     // Chunked, the length shows only on the way.
     let url = format!("{}/v1/images/x/v1", service.url);
     let mut chunked = Command::new("curl")
-        .args(["-sS", "--noproxy", "*", "-o", "/dev/null", "-w", "%{http_code}", "-T", "-", &url])
+        .args([
+            "-sS",
+            "--noproxy",
+            "*",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "-T",
+            "-",
+            &url,
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -315,7 +375,10 @@ fn bodies_past_the_limit_are_refused_early_and_late() {
         connections: 2,
         pages_per_request: 100,
     };
-    service.client().push(&announced, options, &|_, _| ()).unwrap();
+    service
+        .client()
+        .push(&announced, options, &|_, _| ())
+        .unwrap();
     assert_eq!(service.get("/v1/images/x/v1/elf").expect(200).bytes, elf);
 }
 
@@ -343,35 +406,69 @@ fn libraries_live_are_pinned_and_go() {
     service.put("/v1/libs/lua/5.4", &content(8, 1)).expect(201);
     let names = |path| -> Vec<Value> {
         let list = service.get(path).expect(200).json();
-        list.as_array().unwrap().iter().map(|l| l["name"].clone()).collect()
+        list.as_array()
+            .unwrap()
+            .iter()
+            .map(|l| l["name"].clone())
+            .collect()
     };
     assert_eq!(names("/v1/libs"), ["lua", "zlib"]);
     assert_eq!(names("/v1/libs?prefix=zlib@1"), ["zlib"]);
     let library = service.get("/v1/libs/zlib/1.3").expect(200).json();
     assert_eq!(library["length"], bytes.len());
     assert!(library["unused_since"].is_u64());
-    assert_eq!(service.get("/v1/libs/zlib/1.3/users").expect(200).json(), json!([]));
+    assert_eq!(
+        service.get("/v1/libs/zlib/1.3/users").expect(200).json(),
+        json!([])
+    );
 
     let path = "/v1/libs/zlib/1.3/content";
     let part = |range| service.ask("GET", path, &[("range", range)], b"");
-    assert_eq!(part("bytes=4090-4100").expect(206).bytes, bytes[4090..=4100]);
+    assert_eq!(
+        part("bytes=4090-4100").expect(206).bytes,
+        bytes[4090..=4100]
+    );
     assert_eq!(part("bytes=-5").expect(206).bytes, bytes[bytes.len() - 5..]);
     part("bytes=999999999-").expect(416);
     let whole = service.get(path).expect(200);
     let tag = whole.headers["etag"].to_str().unwrap();
-    service.ask("GET", path, &[("if-none-match", tag)], b"").expect(304);
+    service
+        .ask("GET", path, &[("if-none-match", tag)], b"")
+        .expect(304);
     let head = service.ask("HEAD", path, &[], b"");
-    assert_eq!(head.headers["content-length"], bytes.len().to_string().as_str());
+    assert_eq!(
+        head.headers["content-length"],
+        bytes.len().to_string().as_str()
+    );
     let object = library["object"].as_str().unwrap();
-    assert_eq!(service.get(&format!("/v1/objects/{object}")).expect(200).bytes, bytes);
+    assert_eq!(
+        service
+            .get(&format!("/v1/objects/{object}"))
+            .expect(200)
+            .bytes,
+        bytes
+    );
     let page = page_ids(&bytes)[3].unwrap();
-    let page_bytes = service.get(&format!("/v1/objects/{page}")).expect(200).bytes;
+    let page_bytes = service
+        .get(&format!("/v1/objects/{page}"))
+        .expect(200)
+        .bytes;
     assert_eq!(page_bytes, bytes[3 * 4096..4 * 4096]);
-    service.get(&format!("/v1/objects/{}", "0".repeat(64))).expect(404);
+    service
+        .get(&format!("/v1/objects/{}", "0".repeat(64)))
+        .expect(404);
 
-    for path in ["/v1/why/lib/zlib@1.3", &format!("/v1/why/{object}"), &format!("/v1/why/{page}")] {
+    for path in [
+        "/v1/why/lib/zlib@1.3",
+        &format!("/v1/why/{object}"),
+        &format!("/v1/why/{page}"),
+    ] {
         let why = service.get(path).expect(200).json();
-        assert_eq!(why["objects"][object]["libraries"], json!(["zlib@1.3"]), "{path}");
+        assert_eq!(
+            why["objects"][object]["libraries"],
+            json!(["zlib@1.3"]),
+            "{path}"
+        );
     }
     service.get("/v1/why/00000000").expect(200);
     service.get("/v1/why/00ffffff").expect(404);
@@ -381,13 +478,22 @@ fn libraries_live_are_pinned_and_go() {
     service.delete("/v1/libs/zlib/1.3").expect(409);
     let dry = service.post("/v1/gc", &json!({"dry_run": true, "grace_seconds": 0}));
     assert_eq!(dry.expect(200).json()["libraries"], json!(["lua@5.4"]));
-    let collected = service.post("/v1/gc", &json!({"grace_seconds": 0})).expect(200).json();
+    let collected = service
+        .post("/v1/gc", &json!({"grace_seconds": 0}))
+        .expect(200)
+        .json();
     assert_eq!(collected["libraries"], json!(["lua@5.4"]));
     service.delete("/v1/libs/zlib/1.3/pin").expect(200);
     service.delete("/v1/libs/zlib/1.3").expect(204);
     service.delete("/v1/libs/zlib/1.3").expect(404);
-    let collected = service.post("/v1/gc", &json!({"grace_seconds": 0})).expect(200).json();
-    assert!(collected["freed_bytes"].as_u64().unwrap() > 0, "{collected}");
+    let collected = service
+        .post("/v1/gc", &json!({"grace_seconds": 0}))
+        .expect(200)
+        .json();
+    assert!(
+        collected["freed_bytes"].as_u64().unwrap() > 0,
+        "{collected}"
+    );
     assert_eq!(service.get("/v1/stats").json()["stored_pages"], 0);
     service.post("/v1/gc", &json!({"grace": 0})).expect(400);
 }
@@ -400,12 +506,25 @@ fn tags_are_given_moved_and_removed() {
     let image = tag("stable").expect(200).json();
     assert_eq!(image["tag"], "stable");
     tag("../x").expect(400);
-    service.post("/v1/images/app/none/tag", &json!({"name": "a", "tag": "b"})).expect(404);
+    service
+        .post("/v1/images/app/none/tag", &json!({"name": "a", "tag": "b"}))
+        .expect(404);
     service.delete("/v1/images/app/v1").expect(204);
     service.delete("/v1/images/app/v1").expect(404);
     service.get("/v1/images/app/v1/elf").expect(404);
-    assert_eq!(service.get("/v1/images/app/stable/elf").expect(200).bytes, busybox());
-    assert_eq!(service.get("/v1/images?prefix=app:s").json().as_array().unwrap().len(), 1);
+    assert_eq!(
+        service.get("/v1/images/app/stable/elf").expect(200).bytes,
+        busybox()
+    );
+    assert_eq!(
+        service
+            .get("/v1/images?prefix=app:s")
+            .json()
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
     assert_eq!(service.get("/v1/images?prefix=b").json(), json!([]));
 }
 
@@ -417,8 +536,14 @@ fn addresses_are_reserved_for_good() {
         "private_pages": 2, "tls_size": 0, "tls_alignment": 1, "dependencies": [],
     });
     let first = service.post("/v1/registry", &request).expect(200).json();
-    assert_eq!(service.post("/v1/registry", &request).expect(200).json(), first);
-    assert_eq!(service.get("/v1/registry").expect(200).json(), json!([first]));
+    assert_eq!(
+        service.post("/v1/registry", &request).expect(200).json(),
+        first
+    );
+    assert_eq!(
+        service.get("/v1/registry").expect(200).json(),
+        json!([first])
+    );
     let mut other = request.clone();
     other["identity"] = json!(ObjectId::of(b"other"));
     let refused = service.post("/v1/registry", &other).expect(409).json();
@@ -432,7 +557,9 @@ fn addresses_are_reserved_for_good() {
     odd["tls_size"] = json!(8);
     odd["tls_alignment"] = json!(3);
     service.post("/v1/registry", &odd).expect(422);
-    service.post("/v1/registry", &json!({"library": "x"})).expect(400);
+    service
+        .post("/v1/registry", &json!({"library": "x"}))
+        .expect(400);
 }
 
 #[test]
@@ -440,7 +567,10 @@ fn tokens_open_what_their_scope_says() {
     let service = Service::start(&[]);
     let add = |name: &str, scope: &str, secret: Option<&str>| {
         let bearer = format!("Bearer {}", secret.unwrap_or("none"));
-        let headers = [("content-type", "application/json"), ("authorization", &bearer)];
+        let headers = [
+            ("content-type", "application/json"),
+            ("authorization", &bearer),
+        ];
         let body = json!({"name": name, "scope": scope}).to_string();
         service.ask("POST", "/v1/tokens", &headers, body.as_bytes())
     };
@@ -460,7 +590,10 @@ fn tokens_open_what_their_scope_says() {
 
     let ask = |secret: &str, method: &str, path: &str| {
         let bearer = format!("Bearer {secret}");
-        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/json"),
+        ];
         service.ask(method, path, &headers, b"{}")
     };
     ask(&read, "GET", "/v1/libs").expect(200);
@@ -510,11 +643,14 @@ fn the_document_lists_every_route_and_is_sound() {
             listed.insert(format!("{} {path}", method.to_uppercase()));
             let id = operation["operationId"].as_str().unwrap_or_default();
             operations.insert(format!("{method} {path} {id}"));
-            assert!(operation["responses"].as_object().unwrap().len() > 0, "{path}");
+            assert!(
+                operation["responses"].as_object().unwrap().len() > 0,
+                "{path}"
+            );
             let variables = path.matches('{').count();
-            let parameters = operation["parameters"].as_array().map_or(0, |all| {
-                all.iter().filter(|p| p["in"] == "path").count()
-            });
+            let parameters = operation["parameters"]
+                .as_array()
+                .map_or(0, |all| all.iter().filter(|p| p["in"] == "path").count());
             assert_eq!(variables, parameters, "{method} {path}");
         }
     }
