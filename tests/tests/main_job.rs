@@ -8,6 +8,8 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use pool_core::description::{Description, RangeKind};
@@ -123,10 +125,13 @@ fn collection_leaves_a_running_guest_alone(host: &Host, guests: &Guests) -> Resu
     }
     let before = host.segment_disk_bytes()?;
     host.pool(&["gc", "--grace", "0"])?;
-    ensure!(
-        !host.mount_point().join("images/sqlite-workload/v1").exists(),
-        "the deleted image is still listed"
-    );
+    // Names are cached for half a second.
+    let deleted = host.mount_point().join("images/sqlite-workload/v1");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while deleted.exists() {
+        ensure!(Instant::now() < deadline, "the deleted image is still listed");
+        thread::sleep(Duration::from_millis(50));
+    }
     ensure!(running.finish()? == native, "the guest's result is wrong");
     ensure!(in_process.finish()? == native, "the process's result is wrong");
     host.pool(&["gc", "--grace", "0"])?;

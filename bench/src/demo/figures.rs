@@ -105,7 +105,7 @@ impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut row = |name: &str, of: &dyn Fn(&Instances) -> f64| {
             let (copy, pool) = (of(&self.copy), of(&self.pool));
-            writeln!(f, "  {name:<44}{copy:>12.0}{pool:>12.0}{:>9.2}", ratio(pool, copy))
+            writeln!(f, "  {name:<50}{copy:>10.0}{pool:>10.0}{:>9.2}", ratio(pool, copy))
         };
         row("memory an instance, charged (KiB)", &|i| kib(i.bytes_per_instance))?;
         row("memory a further instance, charged (KiB)", &|i| kib(i.bytes_per_further_instance))?;
@@ -122,14 +122,13 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\nsame output as natively:")?;
         for program in &self.programs {
-            writeln!(f, "  {:<20}{}", program.image, program.equal.join("  "))?;
+            writeln!(f, "  {:<28}{}", program.image, program.equal.join("  "))?;
         }
         for (title, comparison) in
             [("instances of", &self.identical), ("different instances:", &self.different)]
         {
-            let heading =
-                format!("{} {title} {}", comparison.instances, comparison.images.join(", "));
-            writeln!(f, "\n{heading:<46}{:>12}{:>12}{:>9}", "copy", "pool", "ratio")?;
+            writeln!(f, "\n{} {title} {}", comparison.instances, comparison.images.join(" "))?;
+            writeln!(f, "  {:<50}{:>10}{:>10}{:>9}", "", "copy", "pool", "ratio")?;
             write!(f, "{comparison}")?;
         }
         let Upload { elf_bytes, sent_bytes } = self.upload;
