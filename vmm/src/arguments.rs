@@ -104,6 +104,7 @@ fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
         environment: Vec::new(),
         arguments: Vec::new(),
         trace: false,
+        count_faults: false,
         start: None,
     };
     loop {
@@ -125,7 +126,10 @@ fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
             Arg::Long("dir") => options.directories.push(text(parser)?),
             Arg::Long("net") => network(&text(parser)?)?,
             Arg::Long("env") => options.environment.push(variable(parser.value()?)?),
-            Arg::Long("report") => report = Some(parser.value()?.into()),
+            Arg::Long("report") => {
+                report = Some(parser.value()?.into());
+                options.count_faults = true;
+            }
             Arg::Long("trace") => options.trace = true,
             // For benchmarks: the monotonic clock, in nanoseconds, just before exec.
             Arg::Long("start-stamp") => options.start = Some(stamp(&text(parser)?)?),

@@ -139,6 +139,9 @@ pub struct Report {
     pub first_instruction_ns: Stamp,
     /// When what happened, in microseconds.
     pub microseconds: Microseconds,
+    /// Page faults of the guest that the kernel served without an exit (KVM only).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_faults: Option<u64>,
     /// Guest exits (KVM only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exits: Option<ExitCounts>,

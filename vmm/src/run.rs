@@ -48,6 +48,8 @@ pub struct Options {
     pub arguments: Vec<Vec<u8>>,
     /// Print every system call to standard error (KVM only).
     pub trace: bool,
+    /// Count the guest's page faults for the report (KVM only).
+    pub count_faults: bool,
     /// Monotonic clock just before exec, if the starter took it.
     pub start: Option<Stamp>,
 }
@@ -154,6 +156,9 @@ impl Guest {
             &self.start,
             |memory| Linux::new(memory, settings),
         )?;
+        if self.options.count_faults {
+            machine.count_faults()?;
+        }
         self.moments.mapped = Stamp::now();
         confinement.enter_monitor()?;
         crate::memory::give_back_heap();
@@ -164,6 +169,7 @@ impl Guest {
         self.moments.first_exit = first_exit;
         self.moments.end = Stamp::now();
         let mut report = self.report(&outcome, HostUsage::of_this_process());
+        report.guest_faults = machine.guest_faults();
         report.exits = Some(machine.exits());
         report.syscalls = Some(machine.linux().counts());
         report.unknown_calls = Some(machine.linux().unknown().clone());
@@ -204,6 +210,7 @@ impl Guest {
             fault,
             first_instruction_ns: self.moments.first_instruction,
             microseconds: self.moments.into(),
+            guest_faults: None,
             exits: None,
             syscalls: None,
             unknown_calls: None,

@@ -5,6 +5,7 @@
 //! will be further kinds of machine beside [`Machine`], with devices instead of system calls.
 
 mod boot;
+mod stats;
 mod vcpu;
 mod vm;
 
@@ -13,6 +14,7 @@ use std::io;
 use thiserror::Error;
 
 use self::boot::{FAULT_PORT, Monitor, SYSCALL_PORT};
+use self::stats::FaultCounter;
 use self::vcpu::{Exit, Features, Vcpu};
 use self::vm::Vm;
 use crate::fault::{Cause, Fault, Outcome};
@@ -77,6 +79,7 @@ pub struct Machine {
     monitor: Monitor,
     flush_page: u64,
     exits: ExitCounts,
+    faults: Option<FaultCounter>,
 }
 
 /// Guest exits by kind.
@@ -130,7 +133,20 @@ impl Machine {
             monitor,
             flush_page,
             exits: ExitCounts::default(),
+            faults: None,
         })
+    }
+
+    /// Has KVM's count of page faults kept for the report. To be called before the process is
+    /// confined.
+    pub fn count_faults(&mut self) -> Result<(), KvmError> {
+        self.faults = self.vcpu.fault_counter()?;
+        Ok(())
+    }
+
+    /// Page faults that KVM served by itself, if they were counted and the kernel counts them.
+    pub fn guest_faults(&self) -> Option<u64> {
+        self.faults.as_ref().and_then(FaultCounter::read)
     }
 
     /// The guest's kernel state, for the report.

@@ -7,6 +7,7 @@ use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 
 use super::KvmError;
 use super::boot::{self, Monitor};
+use super::stats::FaultCounter;
 
 const MSR_STAR: u32 = 0xc000_0081;
 const MSR_LSTAR: u32 = 0xc000_0082;
@@ -69,6 +70,11 @@ pub(super) struct Vcpu {
 }
 
 impl Vcpu {
+    /// KVM's counter of this processor's page faults.
+    pub(super) fn fault_counter(&self) -> Result<Option<FaultCounter>, KvmError> {
+        FaultCounter::of(&self.fd)
+    }
+
     /// Prepares the processor: long mode at CPL 3, `root` as page tables, at `entry` with stack
     /// pointer `stack`.
     pub(super) fn new(
