@@ -53,6 +53,7 @@ impl Fleet {
             .args(["--", "--hold"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .context("starting poolvmm")?;
         let output = guest.stdout.take().context("the guest has no standard output")?;
