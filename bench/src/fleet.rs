@@ -32,7 +32,10 @@ pub(crate) struct FleetMemory {
 impl Fleet {
     /// A fleet without guests.
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self { guests: Vec::new(), group: MemoryGroup::create("pool-bench")? })
+        Ok(Self {
+            guests: Vec::new(),
+            group: MemoryGroup::create("pool-bench")?,
+        })
     }
 
     /// Starts a guest in its hold mode and waits until it holds.
@@ -56,7 +59,10 @@ impl Fleet {
             .stderr(Stdio::null())
             .spawn()
             .context("starting poolvmm")?;
-        let output = guest.stdout.take().context("the guest has no standard output")?;
+        let output = guest
+            .stdout
+            .take()
+            .context("the guest has no standard output")?;
         self.guests.push(guest);
         let mut lines = BufReader::new(output).lines();
         ensure!(
@@ -74,7 +80,11 @@ impl Fleet {
         for guest in &self.guests {
             pss += memory::pss_bytes(guest.id())?;
         }
-        Ok(FleetMemory { instances: self.guests.len(), pss, charged })
+        Ok(FleetMemory {
+            instances: self.guests.len(),
+            pss,
+            charged,
+        })
     }
 }
 

@@ -15,8 +15,12 @@ pub(crate) struct Line {
 }
 
 /// Colours that stay apart for colour-blind readers (Okabe and Ito).
-const COLOURS: [RGBColor; 4] =
-    [RGBColor(213, 94, 0), RGBColor(0, 114, 178), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
+const COLOURS: [RGBColor; 4] = [
+    RGBColor(213, 94, 0),
+    RGBColor(0, 114, 178),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+];
 
 /// Draws `lines` over one pair of axes that begin at zero.
 pub(crate) fn lines(
@@ -63,7 +67,9 @@ fn draw(
             .label(line.name)
             .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 24, y)], style));
         chart.draw_series(
-            line.points.iter().map(|point| Circle::new(*point, 3, colour.filled())),
+            line.points
+                .iter()
+                .map(|point| Circle::new(*point, 3, colour.filled())),
         )?;
     }
     chart

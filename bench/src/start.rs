@@ -28,7 +28,10 @@ pub(crate) fn run_all(out: &Path) -> Result<()> {
     for backing in Backing::ALL {
         let (figures, points) = measure(&host, backing)?;
         result[backing.name()] = figures;
-        curves.push(Line { name: backing.name(), points });
+        curves.push(Line {
+            name: backing.name(),
+            points,
+        });
     }
     print(&result);
     plot::lines(
@@ -88,6 +91,9 @@ fn print(result: &Value) {
     ] {
         let of = |backing: &str| result[backing][key].as_f64().unwrap_or(0.0);
         let (copy, pool) = (of("copy"), of("pool"));
-        println!("  {name:<34}{copy:>10.0}{pool:>10.0}{:>9.3}", ratio(pool, copy));
+        println!(
+            "  {name:<34}{copy:>10.0}{pool:>10.0}{:>9.3}",
+            ratio(pool, copy)
+        );
     }
 }

@@ -29,7 +29,10 @@ pub(crate) fn run_all(out: &Path) -> Result<()> {
         "runs": RUNS,
     });
     println!("touch: first touch of an 8 MiB library in a guest, cycles a page (median of {RUNS})");
-    println!("  2 MiB windows {dense:.0}, 4 KiB pages {sparse:.0}: 1/{:.0}", ratio(sparse, dense));
+    println!(
+        "  2 MiB windows {dense:.0}, 4 KiB pages {sparse:.0}: 1/{:.0}",
+        ratio(sparse, dense)
+    );
     write_result(out, "touch", &result)
 }
 
@@ -41,9 +44,13 @@ fn cycles_per_page(out: &Path, name: &str, dense_from_pages: u32) -> Result<f64>
     for _ in 0..RUNS {
         let run = run(&host, "image/touch8m:v1", Backing::Pool, "kvm")?;
         let text = String::from_utf8_lossy(&run.errors);
-        let cycles = text
-            .lines()
-            .find_map(|line| line.strip_prefix("first pass: ")?.split(' ').next()?.parse().ok());
+        let cycles = text.lines().find_map(|line| {
+            line.strip_prefix("first pass: ")?
+                .split(' ')
+                .next()?
+                .parse()
+                .ok()
+        });
         samples.push(cycles.with_context(|| format!("the guest gave no figure:\n{text}"))?);
     }
     Ok(median(&samples))

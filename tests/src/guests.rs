@@ -32,7 +32,9 @@ pub fn build(host: &Host, directory: &Path, programs: &[&str]) -> Result<Guests>
         .status()
         .with_context(|| format!("starting {}", script.display()))?;
     ensure!(status.success(), "{} failed: see above", script.display());
-    let guests = Guests { directory: directory.canonicalize()? };
+    let guests = Guests {
+        directory: directory.canonicalize()?,
+    };
     // A compiler driver looks for `ld` in the directories given by -B.
     let drivers = guests.directory.join("bin");
     fs::create_dir_all(&drivers)?;
@@ -116,7 +118,10 @@ impl Paused {
             .stderr(Stdio::piped())
             .spawn()
             .context("starting poolvmm")?;
-        let errors = guest.stderr.take().context("the guest has no standard error")?;
+        let errors = guest
+            .stderr
+            .take()
+            .context("the guest has no standard error")?;
         let paused = Self { guest };
         let mut said = String::new();
         BufReader::new(errors).read_line(&mut said)?;
@@ -126,11 +131,19 @@ impl Paused {
 
     /// Lets it work, and returns what it printed once it ended well.
     pub fn finish(mut self) -> Result<Vec<u8>> {
-        let mut input = self.guest.stdin.take().context("the guest has no standard input")?;
+        let mut input = self
+            .guest
+            .stdin
+            .take()
+            .context("the guest has no standard input")?;
         input.write_all(b"\n").context("waking the guest")?;
         drop(input);
         let mut output = Vec::new();
-        let mut pipe = self.guest.stdout.take().context("the guest has no standard output")?;
+        let mut pipe = self
+            .guest
+            .stdout
+            .take()
+            .context("the guest has no standard output")?;
         pipe.read_to_end(&mut output)?;
         let status = self.guest.wait()?;
         ensure!(status.success(), "the guest ended with {status}");

@@ -25,7 +25,10 @@ impl Host {
     pub fn start(directory: &Path, options: &[&str]) -> Result<Self> {
         if directory.join("mount").exists() {
             // Left from a run that was killed.
-            let _ = Command::new("umount").arg("-l").arg(directory.join("mount")).output();
+            let _ = Command::new("umount")
+                .arg("-l")
+                .arg(directory.join("mount"))
+                .output();
         }
         if directory.exists() {
             fs::remove_dir_all(directory)
@@ -35,7 +38,13 @@ impl Host {
         let directory = directory.canonicalize()?;
         let binaries = program_directory()?;
         let (service, server) = start_service(&binaries, &directory, options)?;
-        let mut host = Self { binaries, directory, service, server, mounted: false };
+        let mut host = Self {
+            binaries,
+            directory,
+            service,
+            server,
+            mounted: false,
+        };
         host.mount()?;
         Ok(host)
     }
@@ -83,7 +92,11 @@ impl Host {
             .output()
             .context("starting pool")?;
         if !output.status.success() {
-            bail!("pool {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+            bail!(
+                "pool {}: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         serde_json::from_slice(&output.stdout)
             .with_context(|| format!("reading what pool {} printed", arguments.join(" ")))
@@ -121,24 +134,31 @@ pub fn program_directory() -> Result<PathBuf> {
 pub fn needs(what: &[&str]) -> bool {
     let has = |thing: &str| match thing {
         "root" => rustix::process::geteuid().is_root(),
-        "kvm" => fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok(),
-        "fuse" => fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok(),
+        "kvm" => fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .is_ok(),
+        "fuse" => fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .is_ok(),
         _ => false,
     };
     let missing: Vec<_> = what.iter().filter(|thing| !has(thing)).collect();
     if missing.is_empty() {
         return true;
     }
-    assert!(std::env::var_os("POOL_REQUIRE_ALL").is_none(), "this machine lacks {missing:?}");
+    assert!(
+        std::env::var_os("POOL_REQUIRE_ALL").is_none(),
+        "this machine lacks {missing:?}"
+    );
     eprintln!("SKIPPED: this machine lacks {missing:?}");
     false
 }
 
-fn start_service(
-    binaries: &Path,
-    directory: &Path,
-    options: &[&str],
-) -> Result<(Child, String)> {
+fn start_service(binaries: &Path, directory: &Path, options: &[&str]) -> Result<(Child, String)> {
     let mut service = Command::new(binaries.join("poolsvc"))
         .arg("--store")
         .arg(directory.join("store"))
@@ -149,7 +169,10 @@ fn start_service(
         .spawn()
         .context("starting poolsvc")?;
     // It says where it listens once it is ready.
-    let output = service.stderr.take().context("poolsvc has no standard error")?;
+    let output = service
+        .stderr
+        .take()
+        .context("poolsvc has no standard error")?;
     let (sender, receiver) = std::sync::mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
@@ -158,9 +181,7 @@ fn start_service(
     });
     let deadline = Instant::now() + Duration::from_secs(30);
     let mut said = Vec::new();
-    while let Ok(line) =
-        receiver.recv_timeout(deadline.saturating_duration_since(Instant::now()))
-    {
+    while let Ok(line) = receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         if let Some(address) = line.split("127.0.0.1:").nth(1) {
             let port: String = address.chars().take_while(char::is_ascii_digit).collect();
             return Ok((service, format!("http://127.0.0.1:{port}")));
@@ -175,7 +196,10 @@ fn start_service(
 impl Drop for Host {
     fn drop(&mut self) {
         if self.mounted {
-            let _ = Command::new("umount").arg("-l").arg(self.mount_point()).status();
+            let _ = Command::new("umount")
+                .arg("-l")
+                .arg(self.mount_point())
+                .status();
         }
         let _ = rustix::process::Pid::from_raw(self.service.id() as i32)
             .map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::TERM));

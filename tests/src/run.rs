@@ -45,7 +45,10 @@ pub struct Run {
 impl Run {
     /// A number of the report, by JSON pointer; 0 when it is not there.
     pub fn number(&self, pointer: &str) -> f64 {
-        self.report.pointer(pointer).and_then(Value::as_f64).unwrap_or(0.0)
+        self.report
+            .pointer(pointer)
+            .and_then(Value::as_f64)
+            .unwrap_or(0.0)
     }
 }
 
@@ -77,7 +80,12 @@ pub fn run(host: &Host, image: &str, backing: Backing, platform: &str) -> Result
         String::from_utf8_lossy(&output.stderr)
     );
     let report = serde_json::from_slice(&text).context("reading the VMM's report")?;
-    Ok(Run { output: output.stdout, errors: output.stderr, status: output.status, report })
+    Ok(Run {
+        output: output.stdout,
+        errors: output.stderr,
+        status: output.status,
+        report,
+    })
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, comparable between processes.

@@ -105,13 +105,28 @@ impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut row = |name: &str, of: &dyn Fn(&Instances) -> f64| {
             let (copy, pool) = (of(&self.copy), of(&self.pool));
-            writeln!(f, "  {name:<50}{copy:>10.0}{pool:>10.0}{:>9.2}", ratio(pool, copy))
+            writeln!(
+                f,
+                "  {name:<50}{copy:>10.0}{pool:>10.0}{:>9.2}",
+                ratio(pool, copy)
+            )
         };
-        row("memory an instance, charged (KiB)", &|i| kib(i.bytes_per_instance))?;
-        row("memory a further instance, charged (KiB)", &|i| kib(i.bytes_per_further_instance))?;
-        row("memory an instance, PSS (KiB)", &|i| kib(i.pss_per_instance))?;
-        row("memory an instance, system-wide (KiB)", &|i| kib(i.system_bytes_per_instance))?;
-        row("exec to first guest instruction (us, median)", &|i| i.start_us)?;
+        row("memory an instance, charged (KiB)", &|i| {
+            kib(i.bytes_per_instance)
+        })?;
+        row("memory a further instance, charged (KiB)", &|i| {
+            kib(i.bytes_per_further_instance)
+        })?;
+        row(
+            "memory an instance, PSS (KiB)",
+            &|i| kib(i.pss_per_instance),
+        )?;
+        row("memory an instance, system-wide (KiB)", &|i| {
+            kib(i.system_bytes_per_instance)
+        })?;
+        row("exec to first guest instruction (us, median)", &|i| {
+            i.start_us
+        })?;
         row("exec to the guest's end (us, median)", &|i| i.run_us)?;
         row("page faults, host side of one run", &|i| i.host_faults)?;
         row("page faults, guest side of one run", &|i| i.guest_faults)
@@ -124,14 +139,23 @@ impl fmt::Display for Report {
         for program in &self.programs {
             writeln!(f, "  {:<28}{}", program.image, program.equal.join("  "))?;
         }
-        for (title, comparison) in
-            [("instances of", &self.identical), ("different instances:", &self.different)]
-        {
-            writeln!(f, "\n{} {title} {}", comparison.instances, comparison.images.join(" "))?;
+        for (title, comparison) in [
+            ("instances of", &self.identical),
+            ("different instances:", &self.different),
+        ] {
+            writeln!(
+                f,
+                "\n{} {title} {}",
+                comparison.instances,
+                comparison.images.join(" ")
+            )?;
             writeln!(f, "  {:<50}{:>10}{:>10}{:>9}", "", "copy", "pool", "ratio")?;
             write!(f, "{comparison}")?;
         }
-        let Upload { elf_bytes, sent_bytes } = self.upload;
+        let Upload {
+            elf_bytes,
+            sent_bytes,
+        } = self.upload;
         writeln!(
             f,
             "\nuploaded   {:.0} KiB for {:.0} KiB of executables ({:.0}%)",
@@ -147,7 +171,11 @@ impl fmt::Display for Report {
              the guest {}",
             kib(self.gc.freed_bytes),
             kib(self.gc.freed_bytes_while_running),
-            if self.gc.guest_undisturbed { "noticed nothing" } else { "WAS DISTURBED" }
+            if self.gc.guest_undisturbed {
+                "noticed nothing"
+            } else {
+                "WAS DISTURBED"
+            }
         )
     }
 }

@@ -39,9 +39,13 @@ pub(crate) fn demo(out: &Path) -> Result<()> {
     push(&host, &guests, &mut report)?;
     say("running each program natively, on both platforms and both backings");
     for name in PROGRAMS {
-        report.programs.push(compare_with_native(&host, &guests, name)?);
+        report
+            .programs
+            .push(compare_with_native(&host, &guests, name)?);
     }
-    say(&format!("starting {IDENTICAL} instances of {MANY}, then one of each"));
+    say(&format!(
+        "starting {IDENTICAL} instances of {MANY}, then one of each"
+    ));
     let curves = identical(&host, &mut report.identical)?;
     different(&host, &mut report.different)?;
     say("collecting under a running guest");
@@ -81,7 +85,11 @@ fn push(host: &Host, guests: &Guests, report: &mut Report) -> Result<()> {
         let pushed = host.pool(&["push", "image", path, "--name", name, "--tag", "v1"])?;
         let sent = number(&pushed, "/sent_bytes")?;
         let size = fs::metadata(&elf)?.len();
-        println!("    {name:<10} {:>6} KiB, sent {:>6} KiB", size / 1024, sent / 1024);
+        println!(
+            "    {name:<10} {:>6} KiB, sent {:>6} KiB",
+            size / 1024,
+            sent / 1024
+        );
         upload.elf_bytes += size;
         upload.sent_bytes += sent;
     }
@@ -97,7 +105,10 @@ fn push(host: &Host, guests: &Guests, report: &mut Report) -> Result<()> {
 fn compare_with_native(host: &Host, guests: &Guests, name: &str) -> Result<Program> {
     let native = guests.run_natively(name)?;
     let image = format!("image/{name}:v1");
-    let mut program = Program { image: image.clone(), equal: Vec::new() };
+    let mut program = Program {
+        image: image.clone(),
+        equal: Vec::new(),
+    };
     for platform in ["kvm", "process"] {
         for backing in Backing::ALL {
             let guest = run(host, &image, backing, platform)?;
@@ -177,7 +188,10 @@ fn identical(host: &Host, comparison: &mut Comparison) -> Result<Vec<Line>> {
 }
 
 fn different(host: &Host, comparison: &mut Comparison) -> Result<()> {
-    comparison.images = PROGRAMS.iter().map(|name| format!("image/{name}:v1")).collect();
+    comparison.images = PROGRAMS
+        .iter()
+        .map(|name| format!("image/{name}:v1"))
+        .collect();
     comparison.instances = comparison.images.len();
     for backing in Backing::ALL {
         let mut figures = Instances::default();
@@ -225,7 +239,10 @@ fn collect_under_a_guest(host: &Host, guests: &Guests) -> Result<Collection> {
     Ok(Collection {
         freed_bytes_while_running: before.saturating_sub(during),
         freed_bytes: before.saturating_sub(after),
-        libraries: first.pointer("/libraries").and_then(Value::as_array).map_or(0, Vec::len) as u64,
+        libraries: first
+            .pointer("/libraries")
+            .and_then(Value::as_array)
+            .map_or(0, Vec::len) as u64,
         guest_undisturbed: output == native,
     })
 }

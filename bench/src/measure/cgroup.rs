@@ -45,8 +45,8 @@ impl MemoryGroup {
     pub(crate) fn settled_bytes(&self) -> Result<u64> {
         let read = || -> Result<u64> {
             let path = self.path.join(self.usage);
-            let text = fs::read_to_string(&path)
-                .with_context(|| format!("reading {}", path.display()))?;
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
             Ok(text.trim().parse()?)
         };
         let mut last = read()?;
@@ -71,6 +71,9 @@ impl Drop for MemoryGroup {
             }
             thread::sleep(Duration::from_millis(20));
         }
-        eprintln!("leaving {} behind: it still has processes", self.path.display());
+        eprintln!(
+            "leaving {} behind: it still has processes",
+            self.path.display()
+        );
     }
 }

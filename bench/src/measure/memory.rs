@@ -41,7 +41,9 @@ pub(crate) fn settled_available_bytes() -> Result<u64> {
 
 /// The number behind `name` at the start of a line of `text`.
 fn field(text: &str, name: &str) -> Option<u64> {
-    let rest = text.lines().find_map(|line| line.trim_start().strip_prefix(name))?;
+    let rest = text
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix(name))?;
     rest.split_whitespace().next()?.parse().ok()
 }
 

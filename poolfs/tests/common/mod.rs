@@ -15,7 +15,7 @@ use pool_core::description::{
 };
 use pool_core::digest::ObjectId;
 use pool_core::name::{ImageRef, LibraryRef};
-use pool_store::ingest::{Target, Content};
+use pool_store::ingest::{Content, Target};
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreOptions};
 use tempfile::TempDir;

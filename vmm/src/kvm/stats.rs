@@ -57,8 +57,7 @@ fn find(statistics: &File, name: &[u8]) -> io::Result<Option<u64>> {
     };
     let mut header = [0; HEADER_BYTES];
     statistics.read_exact_at(&mut header, 0)?;
-    let [name_size, count, descriptors, data] =
-        [4, 8, 16, 20].map(|offset| word(&header, offset));
+    let [name_size, count, descriptors, data] = [4, 8, 16, 20].map(|offset| word(&header, offset));
     if name_size > 256 || count > 4096 {
         return Err(io::ErrorKind::InvalidData.into());
     }
@@ -67,7 +66,9 @@ fn find(statistics: &File, name: &[u8]) -> io::Result<Option<u64>> {
     for nth in 0..count {
         let at = u64::from(descriptors) + u64::from(nth) * u64::from(size);
         statistics.read_exact_at(&mut descriptor, at)?;
-        let found = descriptor[DESCRIPTOR_BYTES as usize..].split(|byte| *byte == 0).next();
+        let found = descriptor[DESCRIPTOR_BYTES as usize..]
+            .split(|byte| *byte == 0)
+            .next();
         if found == Some(name) {
             return Ok(Some(u64::from(data) + u64::from(word(&descriptor, 8))));
         }
