@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use pool_core::ExtentMap;
 use pool_core::description::{Description, RangeKind};
 use pool_core::image_map::ImageMap;
 use pool_tests::guests::{self, Guests, PROGRAMS, Paused};
@@ -241,7 +242,7 @@ fn windows_are_mapped_whole(host: &Host) -> Result<()> {
     let extent = *map
         .objects
         .values()
-        .flat_map(|object| object.extents())
+        .flat_map(ExtentMap::extents)
         .find(|extent| extent.dense && extent.slot.page_in_window() == 0)
         .context("no dense window begins with its library")?;
     let path = host

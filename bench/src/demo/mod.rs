@@ -149,9 +149,8 @@ fn add_memory(into: &mut Instances, first: FleetMemory, all: FleetMemory, system
     into.pss_per_instance = all.pss / count;
     into.system_bytes_per_instance = system / count;
     let further = (all.instances - first.instances) as u64;
-    if further > 0 {
-        into.bytes_per_further_instance = all.charged.saturating_sub(first.charged) / further;
-    }
+    let growth = all.charged.saturating_sub(first.charged);
+    into.bytes_per_further_instance = growth.checked_div(further).unwrap_or(0);
 }
 
 fn identical(host: &Host, comparison: &mut Comparison) -> Result<Vec<Line>> {
