@@ -57,38 +57,37 @@ fn write_sources(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// One script of all steps: each is announced and checked by what it printed.
+/// One script of all steps: each is announced, run, and compared with what the README shows.
 fn script(steps: &[Step], port: u16) -> String {
-    let mut script = String::from(
-        "set -eu\ntrap 'umount -l pool 2>/dev/null || true; kill %1 2>/dev/null || true; wait' EXIT\n",
-    );
+    let address = format!("127.0.0.1:{port}");
+    let mut parts = vec![
+        "set -eu".to_owned(),
+        "trap 'umount -l pool 2>/dev/null || true; kill %1 2>/dev/null || true; wait' EXIT".into(),
+    ];
     for (nth, (command, expected)) in steps.iter().enumerate() {
         let command = command
-            .replace("127.0.0.1:7420", &format!("127.0.0.1:{port}"))
-            .replace("poolsvc ", &format!("poolsvc --listen 127.0.0.1:{port} "));
-        script.push_str(&format!("echo 'step: {}'\n", command.replace('\'', "\"")));
-        if let Some(background) = command.strip_suffix(" &") {
+            .replace("127.0.0.1:7420", &address)
+            .replace("poolsvc ", &format!("poolsvc --listen {address} "));
+        parts.push(format!("echo 'step: {}'", command.replace('\'', "\"")));
+        if let Some(service) = command.strip_suffix(" &") {
             // The next command needs the service: wait until it answers.
-            script.push_str(&format!(
-                "{background} 2>service.log &\nfor _ in $(seq 100); do curl -sf \
-                 http://127.0.0.1:{port}/healthz >/dev/null && break; sleep 0.1; done\n"
+            parts.push(format!("{service} 2>service.log &"));
+            parts.push(format!(
+                "for _ in $(seq 100); do curl -sf http://{address}/healthz >/dev/null && break; \
+                 sleep 0.1; done"
             ));
             continue;
         }
-        script.push_str(&format!("{command} >out.{nth}\n"));
+        parts.push(format!("{command} >out.{nth}"));
         if !expected.is_empty() {
-            expect_output(&mut script, nth, expected);
+            let expected = expected.join("\n");
+            parts.push(format!(
+                "cat >expected.{nth} <<'EXPECTED'\n{expected}\nEXPECTED"
+            ));
+            parts.push(format!("diff expected.{nth} out.{nth}"));
         }
     }
-    script
-}
-
-fn expect_output(script: &mut String, nth: usize, expected: &[String]) {
-    script.push_str(&format!(
-        "cat >expected.{nth} <<'EXPECTED'\n{}\nEXPECTED\n",
-        expected.join("\n")
-    ));
-    script.push_str(&format!("diff expected.{nth} out.{nth}\n"));
+    parts.join("\n")
 }
 
 #[test]
