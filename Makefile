@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR
 PROFILE := --release --locked --workspace
 BIN := $(CARGO_TARGET_DIR)/release
 
-.PHONY: build demo test bench soak lint packages guests clean help
+.PHONY: build demo test bench soak lint packages install clean help
 
 help:
 	@echo "make build   release binaries in $(BIN)"
@@ -17,6 +17,7 @@ help:
 	@echo "make test    formatting, lints, licences, unit, integration and end-to-end tests"
 	@echo "make bench [BENCH=name]   measurements, written to target/bench/NAME.json"
 	@echo "make soak    long seeded tests"
+	@echo "make install [PREFIX=/usr/local] [DESTDIR=]   programs and manual pages"
 
 packages:
 	@scripts/install-packages
@@ -39,7 +40,14 @@ bench: build
 	$(BIN)/pool-bench $(or $(BENCH),all) --out target/bench
 
 soak: build
-	SOAK=1 scripts/run-tests
+	POOL_SOAK_ROUNDS=$(or $(ROUNDS),200) scripts/run-tests
+
+# mount -t fuse.poolfs finds poolfs in /usr/local/bin and /usr/bin.
+PREFIX ?= /usr/local
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
+	install $(addprefix $(BIN)/,pool poolsvc poolfs poolvmm) $(DESTDIR)$(PREFIX)/bin
+	$(BIN)/pool man $(DESTDIR)$(PREFIX)/share/man/man1
 
 clean:
 	$(CARGO) clean
