@@ -334,14 +334,14 @@ mod tests {
             ("no ranges", |d| d.ranges.clear()),
             ("unaligned address", |d| d.ranges[0].address.0 += 1),
             ("empty range", |d| d.ranges[0].length = 0),
-            ("overflow", |d| d.ranges[1].length = u64::MAX & !0xfff),
+            ("overflow", |d| d.ranges[1].length = !0xfff),
             ("kernel half", |d| d.ranges[1].address.0 = 1 << 47),
             ("overlap", |d| d.ranges[0].length = 0x3000),
             ("shared and writable", |d| {
-                d.ranges[0].protection.write = true
+                d.ranges[0].protection.write = true;
             }),
             ("zero with source", |d| {
-                d.ranges[1].source = d.ranges[0].source
+                d.ranges[1].source = d.ranges[0].source;
             }),
             ("entry in bss", |d| d.entry = GuestAddress(0x40_3000)),
             ("library nowhere", |d| {

@@ -49,6 +49,9 @@ fn report(linked: &Linked) {
 }
 
 fn write(request: &LinkRequest, linked: &Linked) -> std::io::Result<()> {
+    if let (Some(path), Some(map)) = (&request.map, &linked.map) {
+        std::fs::write(path, map)?;
+    }
     // A running program's file cannot be written to, but it can be replaced.
     match std::fs::remove_file(&request.output) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),

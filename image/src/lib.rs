@@ -1,6 +1,7 @@
 //! ELF images: linked at registered addresses, described, taken apart and put together again.
 //!
-//! Everything here is pure: bytes in, values out. Where files and pools are is the caller's part.
+//! Reading executables is pure: bytes in, values out. Only the linker opens files, since finding
+//! them is part of its job.
 
 pub mod describe;
 pub mod elf;

@@ -3,6 +3,8 @@
 //!
 //! Needs `musl-gcc`, `gcc` and `g++` (Debian: `musl-tools`, `g++`).
 
+#![allow(clippy::unwrap_used)] // In tests and in what only they call.
+
 #[path = "link/support.rs"]
 mod support;
 
@@ -175,6 +177,57 @@ fn pages_of_the_file_are_pages_of_memory() {
 }
 
 #[test]
+fn descriptions_find_the_libraries() {
+    let workshop = Workshop::new();
+    let mut book = AddressBook::default();
+    let linked = link_guest(&workshop, &mut book, "hello", true);
+    let described = pool_image::describe::describe(&linked.elf).unwrap();
+    let mut found: Vec<_> = described
+        .description
+        .libraries
+        .iter()
+        .map(|used| (used.library.clone(), used.address))
+        .collect();
+    let placed = linked.layout.libraries.iter();
+    let mut expected: Vec<_> = placed
+        .map(|p| (p.library.clone(), p.shared.start))
+        .collect();
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+    assert_eq!(found.len(), 4);
+}
+
+#[test]
+fn stripping_and_other_options_are_followed() {
+    let workshop = Workshop::new();
+    let program = workshop.compile(
+        Compiler::Gnu,
+        "small",
+        "#include <stdio.h>\nint main(void) { puts(\"small\"); return 0; }",
+    );
+    let sections = |options: &[&str]| {
+        let mut arguments = vec!["-static", program.as_str()];
+        arguments.extend(options);
+        let request = workshop.request(Compiler::Gnu, &arguments);
+        let linked = link(&request, &mut AddressBook::default()).unwrap();
+        assert_eq!(run(&workshop.install("small", &linked), "small"), "small\n");
+        let elf = Elf::parse(&linked.elf).unwrap();
+        let headers = elf.section_headers.iter();
+        let names = headers.filter_map(|s| elf.shdr_strtab.get_at(s.sh_name));
+        (names.map(str::to_owned).collect::<Vec<_>>(), linked)
+    };
+    let has = |names: &[String], name: &str| names.iter().any(|n| n == name);
+    let (names, linked) = sections(&["-Wl,--build-id=0x12345678", "-Wl,-Map,map"]);
+    assert!(has(&names, ".symtab") && has(&names, ".note.gnu.build-id"));
+    assert!(linked.elf.windows(8).any(|w| w == b"GNU\0\x12\x34\x56\x78"));
+    assert!(linked.map.unwrap().contains("small.o"));
+    let (names, linked) = sections(&["-s", "-Wl,--build-id=none"]);
+    assert!(!has(&names, ".symtab") && !has(&names, ".note.gnu.build-id"));
+    assert!(has(&names, LAYOUT_SECTION) && linked.map.is_none());
+}
+
+#[test]
 fn every_code_model_of_thread_local_and_imported_symbols_works() {
     let workshop = Workshop::new();
     for compiler in [Compiler::Gnu, Compiler::Musl] {
@@ -295,12 +348,10 @@ fn a_version_with_other_contents_is_refused() {
         let request = workshop.request(Compiler::Musl, &["-static", &program, &archive, &name]);
         match link(&request, &mut book) {
             Ok(_) => assert!(accepted),
-            Err(LinkError::Registry {
-                source: RegistryError::Refused(refused),
-                ..
-            }) => {
+            Err(LinkError::Registry { source, .. }) => {
                 assert!(!accepted);
-                assert!(refused.to_string().contains("choose another version name"));
+                assert!(matches!(*source, RegistryError::Refused(_)));
+                assert!(source.to_string().contains("choose another version name"));
             }
             Err(other) => panic!("{other}"),
         }

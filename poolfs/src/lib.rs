@@ -1,1 +1,35 @@
-//! Stub.
+//! A pool store as a read-only filesystem.
+//!
+//! ```text
+//! /pool
+//! |- libs/NAME/VERSION/{content, manifest.json}
+//! |- images/NAME/TAG/{image.elf, desc, data, manifest.json, map}
+//! |- objects/DIGEST
+//! |- segments/ID               the backing files themselves, by FUSE passthrough
+//! `- .pool/{stats.json, version}
+//! ```
+//!
+//! A request's way through the modules: [`fs`] takes it from the kernel; [`inodes`] says which
+//! [`tree::Place`] is meant; [`contents`] asks the store what is there; [`handles`] keeps what was
+//! opened, which is a lease on everything the file leads to; [`passthrough`] hands segments to the
+//! kernel. [`mod@mount`] puts it all at a mount point, with what [`options`] made of mount(8)'s
+//! options.
+//!
+//! Two rules make caching simple:
+//!
+//! - **An inode is one content for ever.** Its number is derived from its path *and* the digest of
+//!   what it holds, so a tag that is pointed elsewhere gets new inodes, and pages that the kernel
+//!   has cached for one never go stale. Whoever still has the old inode's path gets `ESTALE`
+//!   inside the kernel, which looks the name up again.
+//! - **An open descriptor is a lease.** What it shows, and the segments that lie under it, are
+//!   held against collection from `open` to the last `close`. When this process dies the kernel
+//!   releases all of its leases.
+
+pub mod contents;
+pub mod fs;
+pub mod handles;
+pub mod inodes;
+pub mod mount;
+pub mod options;
+pub mod passthrough;
+pub mod tree;

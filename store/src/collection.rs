@@ -27,7 +27,7 @@ use crate::manifest::Timestamp;
 use crate::{Store, Writer};
 
 /// Most changes that a collection makes in one batch, which bounds how long a commit waits.
-pub const MAX_BATCH: usize = 1024;
+pub const MAX_BATCH: usize = 512;
 
 /// What commits have referred to since a collection began.
 #[derive(Debug, Default)]

@@ -176,10 +176,7 @@ impl Collection<'_> {
     fn reserve(&self, take: impl FnOnce(&mut Appender) -> Result<Vec<Room>>) -> Result<Vec<Room>> {
         self.locked(|writer| {
             let result = self.reserve_locked(writer, take);
-            match &result {
-                Ok(_) => writer.appender.committed(),
-                Err(_) => writer.appender.rollback(&self.store.view.index)?,
-            }
+            writer.settle(&self.store.view.index, result.is_ok());
             result
         })
     }
@@ -267,7 +264,7 @@ impl Collection<'_> {
         })?;
         let mut changed = 0;
         // Records have thousands of extents, so a batch of them is smaller than one of pages.
-        for chunk in touching.chunks(MAX_BATCH / 64) {
+        for chunk in touching.chunks(MAX_BATCH / 32) {
             changed += self.in_batches(chunk, |_, batch, id| {
                 let Some(record) = self.store.object(*id)? else {
                     return Ok(false);

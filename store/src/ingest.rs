@@ -48,29 +48,58 @@ impl UploadObject {
     }
 }
 
+/// Content from which on cutting into pages is worth a thread for each processor.
+const WORTH_THREADS: usize = 4 << 20;
+
 /// The digest of each page of `content`, the last padded with zeros; `None` is a page of zeros.
 pub fn page_ids(content: &[u8]) -> Vec<Option<PageId>> {
     let (pages, tail) = content.as_chunks::<{ PAGE_SIZE as usize }>();
-    let tail = (!tail.is_empty()).then(|| padded(tail));
+    let threads = if content.len() < WORTH_THREADS {
+        1
+    } else {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    };
     let mut ids = Vec::with_capacity(pages.len() + 1);
+    std::thread::scope(|scope| {
+        let mut parts = pages.chunks(pages.len().div_ceil(threads).max(1));
+        let first = parts.next().unwrap_or_default();
+        let others: Vec<_> = parts
+            .map(|part| scope.spawn(|| whole_page_ids(part)))
+            .collect();
+        ids.extend(whole_page_ids(first));
+        for other in others {
+            // Hashing does not fail; should it, the panic goes on here.
+            ids.extend(
+                other
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            );
+        }
+    });
+    if !tail.is_empty() {
+        ids.extend(whole_page_ids(&[padded(tail)]));
+    }
+    ids
+}
+
+fn whole_page_ids(pages: &[page_digest::Page]) -> Vec<Option<PageId>> {
+    let mut ids = Vec::with_capacity(pages.len());
     let (mut stored, mut digests) = (Vec::new(), Vec::new());
-    // A window at a time, so that the bytes are still in the cache when they are hashed.
-    for pages in pages
-        .chunks(PAGES_PER_WINDOW as usize)
-        .chain(tail.as_slice().chunks(1))
-    {
+    // A few at a time, so that the bytes are still in the cache when they are hashed.
+    for pages in pages.chunks(64) {
         stored.clear();
         digests.clear();
-        stored.extend(pages.iter().filter(|page| !page::is_zero(*page)));
-        page_digest::digest_pages(&stored, &mut digests);
-        let mut digests = digests.drain(..);
-        ids.extend(pages.iter().map(|page| {
-            if page::is_zero(page) {
-                None
-            } else {
-                digests.next()
+        for page in pages {
+            if !page::is_zero(page) {
+                stored.push((ids.len(), page));
             }
-        }));
+            ids.push(None);
+        }
+        let bytes: Vec<_> = stored.iter().map(|(_, page)| *page).collect();
+        page_digest::digest_pages(&bytes, &mut digests);
+        for ((at, _), digest) in stored.iter().zip(&digests) {
+            ids[*at] = Some(*digest);
+        }
     }
     ids
 }
@@ -343,7 +372,7 @@ impl Store {
     pub fn commit(&self, upload: &Upload) -> Result<CommitSummary> {
         let mut writer = self.writer();
         let result = self.commit_locked(&mut writer, upload);
-        self.settle(&mut writer, result.is_ok())?;
+        writer.settle(&self.view.index, result.is_ok());
         result
     }
 
@@ -420,7 +449,7 @@ impl Store {
                     manifest.validate()?;
                     let sent = Sent::AtHand(&bytes);
                     let result = self.take_in(&mut writer, &manifest, sent, known);
-                    self.settle(&mut writer, result.is_ok())?;
+                    writer.settle(&self.view.index, result.is_ok());
                     return result;
                 }
             }
@@ -430,15 +459,6 @@ impl Store {
                     manifest.objects.push(content.announce());
                 }
             }
-        }
-    }
-
-    fn settle(&self, writer: &mut Writer, committed: bool) -> Result<()> {
-        if committed {
-            writer.appender.committed();
-            Ok(())
-        } else {
-            writer.appender.rollback(&self.view.index)
         }
     }
 }

@@ -264,12 +264,11 @@ impl<'a, 'w> Intake<'a, 'w> {
         let (mut asked, mut positions) = (Vec::new(), Vec::new());
         for (position, id) in pages.iter().enumerate() {
             let Some(id) = id else { continue };
-            match self.placed.get(id) {
-                Some(placed) => at[position] = Some(*placed),
-                None => {
-                    asked.push(*id);
-                    positions.push(position);
-                }
+            if let Some(placed) = self.placed.get(id) {
+                at[position] = Some(*placed);
+            } else {
+                asked.push(*id);
+                positions.push(position);
             }
         }
         for (position, found) in positions

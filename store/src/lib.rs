@@ -82,6 +82,18 @@ struct Writer {
     barrier: Option<Barrier>,
 }
 
+impl Writer {
+    /// Keeps what was appended for a committed change, or forgets what a failed one appended; the
+    /// change's own error is then the one to report.
+    fn settle(&mut self, index: &Index, committed: bool) {
+        if committed {
+            self.appender.committed();
+        } else if let Err(error) = self.appender.rollback(index) {
+            tracing::error!(%error, "forgetting what a failed commit appended");
+        }
+    }
+}
+
 impl Deref for Store {
     type Target = StoreView;
     fn deref(&self) -> &StoreView {

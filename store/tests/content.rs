@@ -1,5 +1,7 @@
 //! Content goes in and comes back, each page is kept once, and windows lie dense.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use common::{assert_stored, content, negotiate, open, push_library};

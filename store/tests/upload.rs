@@ -1,5 +1,7 @@
 //! Negotiation, and everything that an upload can get wrong.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use common::{
@@ -16,12 +18,13 @@ const SPARSE: Placement = Placement::Sparse;
 
 /// What must not change when an upload fails.
 fn state(store: &Store) -> impl PartialEq + std::fmt::Debug {
+    let stats = pool_store::stats::StoreStats {
+        // Slots written and then given up may have taken blocks; they are used again.
+        disk_bytes: 0,
+        ..store.stats().unwrap()
+    };
     let segments = store.segments().unwrap();
-    (
-        segments,
-        store.stats().unwrap(),
-        store.generation().unwrap(),
-    )
+    (segments, stats, store.generation().unwrap())
 }
 
 #[test]
@@ -120,7 +123,7 @@ fn impossible_announcements_are_refused() {
     assert!(refused(&|object| object.length = 4096));
     assert!(refused(&|object| object.length = 8193));
     assert!(refused(&|object| object.length = u64::MAX));
-    assert!(refused(&|object| drop(object.pages.pop())));
+    assert!(refused(&|object| object.pages.truncate(1)));
     assert!(refused(
         &|object| object.placement = Placement::Windows { phase: 512 }
     ));

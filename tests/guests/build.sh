@@ -27,7 +27,7 @@ cd "$1"
 exec 9>lock
 flock 9
 
-stamp="$CC $CFLAGS $(cat "$here"/*.c "$here"/sources/Cargo.lock "$here"/build.sh | cksum)"
+stamp="$CC $CFLAGS $(cat "$here"/*.[ch] "$here"/sources/Cargo.lock "$here"/build.sh | cksum)"
 if [ -f stamp ] && [ "$(cat stamp)" = "$stamp" ]; then
     exit 0
 fi
@@ -81,6 +81,7 @@ program zlib-roundtrip "-I$zlib" "-lz"
 program sqlite-workload "-I$sqlite" "-lsqlite3"
 program lua-script "-I$lua" "-llua -lm"
 program touch8m "" "-ltouch8m"
+program text-write "-I$zlib" "-lz"
 
 version() { sed -n "s/^#define[ \t]*$2[ \t]*\"\(.*\)\"/\1/p" "$1"; }
 # musl's dynamic loader is its C library, and says which it is.

@@ -1,8 +1,8 @@
-/* Runs a Lua script: the one built in, or the text given as the first argument. */
+/* Runs a Lua script that is built in. */
+#include "guest.h"
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
-#include <stdio.h>
 
 static const char script[] =
     "local function fib(n) if n < 2 then return n end return fib(n-1) + fib(n-2) end\n"
@@ -26,14 +26,15 @@ static const char script[] =
 
 int main(int argc, char **argv)
 {
+    guest_begin(argc, argv);
     lua_State *lua = luaL_newstate();
     if (lua == NULL)
         return fprintf(stderr, "no memory\n"), 1;
     luaL_openlibs(lua);
-    if (luaL_dostring(lua, argc > 1 ? argv[1] : script) != LUA_OK) {
+    if (luaL_dostring(lua, script) != LUA_OK) {
         fprintf(stderr, "%s\n", lua_tostring(lua, -1));
         return 1;
     }
     lua_close(lua);
-    return 0;
+    return guest_end(argc, argv);
 }

@@ -1,6 +1,6 @@
 /* An in-memory database: 5 000 orders, an index, joins and sums. */
+#include "guest.h"
 #include <sqlite3.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 static void check(sqlite3 *db, int code, const char *what)
@@ -25,8 +25,9 @@ static void run(sqlite3 *db, const char *sql)
     check(db, sqlite3_exec(db, sql, print_row, NULL, NULL), sql);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    guest_begin(argc, argv);
     sqlite3 *db;
     printf("sqlite %s\n", sqlite3_libversion());
     check(NULL, sqlite3_open(":memory:", &db), "open");
@@ -62,5 +63,5 @@ int main(void)
     run(db, "SELECT count(*) AS left, sum(amount) AS total FROM orders");
     run(db, "PRAGMA integrity_check");
     check(db, sqlite3_close(db), "close");
-    return 0;
+    return guest_end(argc, argv);
 }

@@ -1,8 +1,7 @@
 /* Compresses and restores 1 MiB, half text and half noise, and prints sizes and checksums. */
+#include "guest.h"
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <zlib.h>
 
 #define SIZE (1u << 20)
@@ -33,8 +32,9 @@ static void fill(unsigned char *data)
         data[at++] = (unsigned char)noise(&state);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    guest_begin(argc, argv);
     unsigned char *data = malloc(SIZE), *restored = malloc(SIZE);
     uLong bound = compressBound(SIZE);
     unsigned char *packed = malloc(bound);
@@ -54,5 +54,5 @@ int main(void)
         printf("level %d: %lu bytes, crc %08lx, adler %08lx\n", level, packed_size,
                crc32(0, packed, (uInt)packed_size), adler32(1, restored, SIZE));
     }
-    return 0;
+    return guest_end(argc, argv);
 }

@@ -13,6 +13,7 @@ use pool_core::name::LibraryRef;
 use super::error::LinkError;
 
 /// What to link.
+#[allow(clippy::struct_excessive_bools)] // Each is an option of its own on a command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkRequest {
     /// Where the caller puts the executable (`-o`; `a.out` otherwise).
@@ -424,7 +425,6 @@ fn long_option(
         "strip-debug" | "S" if request.strip == Strip::Nothing => {
             request.strip = Strip::Debugging;
         }
-        "strip-debug" | "S" => {}
         "build-id" => request.build_id = build_id(option)?,
         "eh-frame-hdr" => request.unwind_table = true,
         "allow-multiple-definition" => request.allow_multiple_definition = true,
@@ -439,7 +439,7 @@ fn long_option(
         "emit-relocs" | "q" | "print-map" | "M" => request
             .warnings
             .push(format!("{} has no effect", option.whole)),
-        "icf" => {}
+        "strip-debug" | "S" | "icf" => {}
         name if IGNORED.contains(&name) => {}
         name if IGNORED_WITH_VALUE.contains(&name) => {
             arguments.value(option)?;
@@ -524,7 +524,7 @@ fn build_id(option: &Written<'_>) -> Result<BuildId, LinkError> {
                 .filter(|c| !"-:".contains(*c))
                 .map(|c| c.to_digit(16).ok_or_else(wrong))
                 .collect::<Result<_, _>>()?;
-            if digits.is_empty() || digits.len() % 2 != 0 {
+            if digits.is_empty() || !digits.len().is_multiple_of(2) {
                 return Err(wrong());
             }
             BuildId::Given(digits.chunks(2).map(|d| (d[0] << 4 | d[1]) as u8).collect())
@@ -577,13 +577,12 @@ fn words(text: &str) -> Vec<String> {
         match (c, quote) {
             ('\\', _) => word.get_or_insert_default().extend(characters.next()),
             (c, Some(q)) if c == q => quote = None,
-            (c, Some(_)) => word.get_or_insert_default().push(c),
             ('\'' | '"', None) => {
                 quote = Some(c);
                 word.get_or_insert_default();
             }
             (c, None) if c.is_whitespace() => words.extend(word.take()),
-            (c, None) => word.get_or_insert_default().push(c),
+            (c, _) => word.get_or_insert_default().push(c),
         }
     }
     words.extend(word);

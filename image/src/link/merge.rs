@@ -43,7 +43,8 @@ pub(super) struct MergeKey {
 pub(super) fn key(section: &Section<'_>) -> Option<MergeKey> {
     let entry = section.entry_size;
     let is_data = !section.is_writable() && !section.is_code() && !section.is_zero();
-    let is_whole = section.size > 0 && (1..=64).contains(&entry) && section.size % entry == 0;
+    let is_whole =
+        section.size > 0 && (1..=64).contains(&entry) && section.size.is_multiple_of(entry);
     if !section.is_mergeable() || !is_data || !is_whole {
         return None;
     }

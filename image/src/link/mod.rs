@@ -10,13 +10,17 @@
 //! - the members and reservations of the libraries it depends on,
 //!
 //! and of nothing else, so that they are the same bytes in every image. What depends on the image
-//! is kept out of them (see [`plan`]) or is the image's own: arrays of constructors, the
+//! is kept out of them (see `plan`) or is the image's own: arrays of constructors, the
 //! thread-local template, the unwinder's table.
 //!
-//! The way through: [`args`] and [`files`] (what to link), [`object`] and [`unit`] (what there
-//! is), [`library`] and [`symbols`] (what refers to what), [`plan`] (what goes where, without
-//! addresses), [`registry`] (addresses), [`image`] and [`relocate`] (the bytes), [`output`] (the
+//! The way through: `args` and `files` (what to link), `object` and `unit` (what there
+//! is), `library` and `symbols` (what refers to what), `plan` (what goes where, without
+//! addresses), [`registry`] (addresses), `image`, `checks` and `relocate` (the bytes), `output` (the
 //! file).
+//!
+//! Every archive that supplies a member counts as a library, the C library and the compiler's
+//! support libraries too; start files and objects are the application. A library of which nothing
+//! is reached is not in the image, though its addresses are reserved when another refers to it.
 //!
 //! Differences from an ordinary link that a program can notice:
 //!
@@ -29,11 +33,13 @@
 
 mod archive;
 mod args;
+mod checks;
 mod eh_frame;
 mod error;
 mod files;
 mod image;
 mod library;
+mod map;
 mod merge;
 mod object;
 mod output;
@@ -78,6 +84,8 @@ pub struct Linked {
     pub warnings: Vec<String>,
     /// What each library of the image takes.
     pub libraries: Vec<LibraryPages>,
+    /// Where each section went, if a map was asked for ([`LinkRequest::map`]).
+    pub map: Option<String>,
 }
 
 /// What a library takes in an image.
@@ -116,6 +124,8 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
         .collect::<Result<_, _>>()?;
     let reservations = set.reserve(&plans, &reach, registry)?;
     let image = Image::new(request, &set.units, &targets, &plans, &reach, &reservations)?;
+    checks::refuse_undefined(&image)?;
+    checks::refuse_split_sets(&image)?;
     let contents = relocate::fill(&image)?;
     let entry = entry_address(&image, &request.entry)?;
 
@@ -125,6 +135,7 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
     Ok(Linked {
         elf: output::write(&image, &contents, request, &names, entry, &text),
         libraries: set.pages(&image),
+        map: request.map.is_some().then(|| map::text(&image, &names)),
         warnings: set.warnings(request, &image),
         layout,
     })
@@ -259,7 +270,8 @@ impl<'a> LinkSet<'a> {
             .reserve(&request)
             .map_err(|source| LinkError::Registry {
                 library: library.reference.clone(),
-                source,
+                dependencies: request.dependencies.clone(),
+                source: Box::new(source),
             })?;
         check(&request, &reservation).map_err(|problem| LinkError::BadReservation {
             library: library.reference.clone(),

@@ -155,7 +155,7 @@ pub(super) fn patch(
         r::R_X86_64_SIZE64 => plain(Width::Eight, Value::Size),
         other => {
             return Err(format!(
-                "relocation {} cannot occur in a static link: compile without -fPIC extensions or \
+                "relocation R_{} cannot occur in a static link: compile without -fPIC extensions or \
                  the large code model",
                 r::r_to_str(other, goblin::elf::header::EM_X86_64)
             ));

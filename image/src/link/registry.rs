@@ -9,6 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use pool_core::registry::{AddressBook, Reservation, ReservationRequest, ReserveError};
+use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
 /// Why a registry gave no addresses.
@@ -87,7 +88,8 @@ impl FileRegistry {
             .write(true)
             .open(sibling(&self.path, ".lock"))
             .map_err(self.failed("lock"))?;
-        file.lock().map_err(self.failed("lock"))?;
+        rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))
+            .map_err(|e| self.failed("lock")(e.into()))?;
         Ok(file)
     }
 

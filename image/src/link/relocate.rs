@@ -1,6 +1,6 @@
 //! Fills the image: copies sections to their places and patches what refers to something.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use goblin::elf::header::EM_X86_64;
 use goblin::elf::reloc::{R_X86_64_IRELATIVE, r_to_str};
@@ -32,13 +32,8 @@ pub(super) struct Contents {
     pub(super) loose: BTreeMap<String, Vec<u8>>,
 }
 
-/// Most undefined references that are listed.
-const MAX_LISTED: usize = 20;
-
 /// Fills `image`.
 pub(super) fn fill(image: &Image<'_, '_>) -> Result<Contents, LinkError> {
-    refuse_undefined(image)?;
-    refuse_split_sets(image)?;
     let mut contents = empty(image);
     for unit in image.included() {
         fill_unit(image, unit, &mut contents)?;
@@ -337,7 +332,7 @@ impl<'a> Site<'_, 'a> {
                 .image
                 .place((self.unit, self.object, self.section), relocation.offset),
             symbol: self.name(relocation),
-            relocation: r_to_str(relocation.kind, EM_X86_64).to_owned(),
+            relocation: format!("R_{}", r_to_str(relocation.kind, EM_X86_64)),
             value,
         })
     }
@@ -423,74 +418,4 @@ impl<'a> Site<'_, 'a> {
             (name, _) => name.to_owned(),
         }
     }
-}
-
-/// What an ordinary link would have needed must be there.
-fn refuse_undefined(image: &Image<'_, '_>) -> Result<(), LinkError> {
-    let units: Vec<&Unit<'_>> = image.units.iter().collect();
-    let mut missing: BTreeMap<&str, String> = BTreeMap::new();
-    for u in image.included() {
-        let unit = &image.units[u];
-        for (o, s, section) in unit.sections() {
-            if !section.is_loaded() || !image.reach.is_needed(u, o) {
-                continue;
-            }
-            for patched in patches(&units, u, &image.targets[u], (o, s))? {
-                let relocation = patched.relocation;
-                let symbol = &unit.objects[o].symbols[relocation.symbol];
-                if let Target::Import(name) = patched.target
-                    && symbol.binding != Binding::Weak
-                    && !missing.contains_key(name)
-                    && image.import(name).is_none()
-                {
-                    missing.insert(name, image.place((u, o, s), relocation.offset));
-                }
-            }
-        }
-    }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let more = missing.len().saturating_sub(MAX_LISTED);
-    let mut lines: Vec<String> = missing
-        .iter()
-        .take(MAX_LISTED)
-        .map(|(name, place)| format!("  {name}, which {place} refers to"))
-        .collect();
-    if more > 0 {
-        lines.push(format!("  and {more} more"));
-    }
-    lines.push("name the object or the library (-l) that defines them".to_owned());
-    Err(LinkError::Undefined(lines))
-}
-
-/// Sections that a unit walks from end to end must all be its own.
-fn refuse_split_sets(image: &Image<'_, '_>) -> Result<(), LinkError> {
-    for u in image.included() {
-        let unit = &image.units[u];
-        let mut walked = BTreeSet::new();
-        for (o, s, _) in unit.symbols() {
-            if let Target::SetStart(set) | Target::SetEnd(set) = image.targets[u][o][s]
-                && image.reach.is_reached(u, o)
-            {
-                walked.insert(set);
-            }
-        }
-        for other in image.included().filter(|other| *other != u) {
-            let part = image.units[other].sections().find(|(o, _, section)| {
-                section.is_loaded()
-                    && walked.contains(section.name)
-                    && image.reach.is_reached(other, *o)
-            });
-            if let Some((o, _, section)) = part {
-                return Err(LinkError::SplitSet {
-                    library: unit.label.clone(),
-                    section: section.name.to_owned(),
-                    first: format!("__start_{}", section.name),
-                    other: image.units[other].objects[o].name.clone(),
-                });
-            }
-        }
-    }
-    Ok(())
 }

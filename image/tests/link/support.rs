@@ -1,4 +1,5 @@
 //! Compilers, guests and a place for files.
+#![allow(clippy::unwrap_used)] // Helpers of tests.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -106,7 +107,7 @@ impl Workshop {
         // Sources would be temporary objects, gone by the time they are linked.
         let mut inputs = Vec::new();
         for argument in arguments {
-            if argument.ends_with(".cc") {
+            if Path::new(argument).extension().is_some_and(|e| e == "cc") {
                 let object = self.path("source.o").display().to_string();
                 done(Command::new(compiler.program()).args(["-O2", "-c", argument, "-o", &object]));
                 inputs.push(object);

@@ -1,6 +1,10 @@
 //! What the tests of the store share: content from seeds, images, and reading back.
 
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file includes it and uses a part"
+)]
 
 use std::path::Path;
 

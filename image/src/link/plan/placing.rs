@@ -1,280 +1,22 @@
-//! Where everything in a unit goes, relative to the unit's start addresses.
-//!
-//! Pure: a function of the unit and of what its symbols mean, not of any address. So the sizes
-//! that a reservation asks for are known before the reservation, and a library's plan is the same
-//! in every image.
-//!
-//! A library has two ranges. The *shared* one holds code and constants, whose bytes are the same
-//! everywhere: references out of it lead to the library itself, to its dependencies, or through
-//! its private range. The *private* one holds, in this order:
-//!
-//! - *bound* sections: code and constants that hold an import's address themselves (the start-up
-//!   code that walks the image's array of constructors, for one). Their addresses are the same in
-//!   every image, their bytes are not. On pages of their own, read-only;
-//! - the offset table, initialised data, zeros.
-//!
-//! Calls of imports go through a stub in the shared range and an entry of the offset table, as do
-//! calls of functions that choose their implementation at start (`STT_GNU_IFUNC`), whose stub is
-//! their address.
+//! Makes a unit's plan: decides each section's part and order, and fills the tables.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use goblin::elf::section_header::{SHT_FINI_ARRAY, SHT_INIT_ARRAY, SHT_NOTE, SHT_PREINIT_ARRAY};
 use pool_core::page::PAGE_SIZE;
 
-use super::args::Strip;
-use super::error::LinkError;
-use super::merge::{self, MergeKey, Merged};
-use super::object::{Binding, Place, Section, Symbol};
-use super::patch::Value;
-use super::references::patches;
-use super::symbols::{Target, UnitTargets, is_set_name};
-use super::unit::{SymbolId, Unit, UnitKind};
-
-/// Bytes of a stub: an indirect jump, padded.
-pub(super) const STUB_SIZE: u64 = 8;
-
-/// Where a section goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Part {
-    /// Code whose bytes depend on the unit alone.
-    Code,
-    /// Constants whose bytes depend on the unit alone.
-    Constant,
-    /// Code and constants of a library that hold the address of an import.
-    Bound,
-    /// Writable data.
-    Data,
-    /// The template of thread-local variables.
-    Thread,
-    /// Gathered from all units into one place of the image.
-    Gathered(Gathered),
-    /// Not loaded.
-    Loose,
-    /// Not in the image.
-    Dropped,
-}
-
-/// What an image has one of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Gathered {
-    PreinitArray,
-    InitArray,
-    FiniArray,
-    /// `.init`: one function, in pieces.
-    InitCode,
-    /// `.fini`.
-    FiniCode,
-}
-
-/// The place of a section.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Placement {
-    pub(super) part: Part,
-    /// From the start of the part; unused for what the image gathers.
-    pub(super) offset: u64,
-    /// Index in [`Plan::merged`], when the section was merged.
-    pub(super) merged: Option<usize>,
-}
-
-/// An entry of a unit's offset table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Entry<'a> {
-    /// The target's address.
-    Address(Target<'a>),
-    /// The target's distance from the thread pointer.
-    ThreadOffset(Target<'a>),
-    /// What the resolver returns, filled in by the program's start-up code.
-    Resolved(SymbolId),
-}
-
-/// Bytes and alignment of a part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Extent {
-    pub(super) size: u64,
-    pub(super) alignment: u64,
-}
-
-impl Default for Extent {
-    fn default() -> Self {
-        Self {
-            size: 0,
-            alignment: 1,
-        }
-    }
-}
-
-impl Extent {
-    /// Makes room for `size` bytes and says where.
-    pub(super) fn take(&mut self, size: u64, alignment: u64) -> u64 {
-        let offset = self.size.next_multiple_of(alignment);
-        self.size = offset + size;
-        self.alignment = self.alignment.max(alignment);
-        offset
-    }
-}
-
-/// The plan of a unit.
-#[derive(Debug)]
-pub(super) struct Plan<'a> {
-    placements: Vec<Vec<Placement>>,
-    /// Offsets in the data of common symbols, by object and symbol.
-    commons: HashMap<(usize, usize), u64>,
-    pub(super) merged: Vec<Merged>,
-    pub(super) code: Extent,
-    pub(super) constant: Extent,
-    pub(super) bound: Extent,
-    pub(super) data: Extent,
-    /// Bytes of the data that are in the file; the rest is zero.
-    pub(super) data_stored: u64,
-    pub(super) thread: Extent,
-    pub(super) thread_stored: u64,
-    /// Offset of the notes' end in the constants, which begin with them.
-    pub(super) notes: u64,
-    /// Offset in the constants of the first `.eh_frame` section.
-    frames: Option<u64>,
-    /// The offset table is at the start of the data.
-    pub(super) entries: Vec<Entry<'a>>,
-    entry_index: HashMap<Entry<'a>, usize>,
-    /// Targets of calls through stubs, at [`Plan::stubs_at`] in the code.
-    pub(super) stubs: Vec<Target<'a>>,
-    stub_index: HashMap<Target<'a>, usize>,
-    pub(super) stubs_at: u64,
-    /// Functions that choose their implementation at start, whose stubs follow the others.
-    pub(super) resolved: Vec<SymbolId>,
-    resolved_index: HashMap<(usize, usize, u64), usize>,
-    /// Part and range of the sections that `__start_NAME` walks.
-    pub(super) sets: BTreeMap<&'a str, (Part, u64, u64)>,
-    /// Imports to which a weak reference exists, so that they may be absent.
-    pub(super) weak_imports: HashSet<&'a str>,
-}
-
-impl<'a> Plan<'a> {
-    /// Plans the unit whose index is `own`.
-    pub(super) fn new(
-        units: &[&Unit<'a>],
-        own: usize,
-        targets: &UnitTargets<'a>,
-        strip: Strip,
-    ) -> Result<Self, LinkError> {
-        let mut planner = Planner {
-            units,
-            unit: units[own],
-            own,
-            targets,
-            plan: Self::empty(units[own]),
-        };
-        planner.tables()?;
-        let bound = planner.bound_sections()?;
-        planner.place(&bound, strip)?;
-        Ok(planner.plan)
-    }
-
-    fn empty(unit: &Unit<'a>) -> Self {
-        let nowhere = Placement {
-            part: Part::Dropped,
-            offset: 0,
-            merged: None,
-        };
-        let placements = unit.objects.iter();
-        Self {
-            placements: placements
-                .map(|o| vec![nowhere; o.sections.len()])
-                .collect(),
-            commons: HashMap::new(),
-            merged: Vec::new(),
-            code: Extent::default(),
-            constant: Extent::default(),
-            bound: Extent::default(),
-            data: Extent::default(),
-            data_stored: 0,
-            thread: Extent::default(),
-            thread_stored: 0,
-            notes: 0,
-            frames: None,
-            entries: Vec::new(),
-            entry_index: HashMap::new(),
-            stubs: Vec::new(),
-            stub_index: HashMap::new(),
-            stubs_at: 0,
-            resolved: Vec::new(),
-            resolved_index: HashMap::new(),
-            sets: BTreeMap::new(),
-            weak_imports: HashSet::new(),
-        }
-    }
-
-    pub(super) fn placement(&self, object: usize, section: usize) -> Placement {
-        self.placements[object][section]
-    }
-
-    /// Offset in the data of a common symbol that counts.
-    pub(super) fn common(&self, object: usize, symbol: usize) -> Option<u64> {
-        self.commons.get(&(object, symbol)).copied()
-    }
-
-    /// Offset from the start of the offset table.
-    pub(super) fn entry(&self, entry: &Entry<'a>) -> Option<u64> {
-        self.entry_index.get(entry).map(|index| *index as u64 * 8)
-    }
-
-    /// Offset in the code of the stub for calls of an import.
-    pub(super) fn stub(&self, target: &Target<'a>) -> Option<u64> {
-        let index = self.stub_index.get(target)?;
-        Some(self.stubs_at + *index as u64 * STUB_SIZE)
-    }
-
-    /// Offset in the code of the stub that is the address of a function which chooses its
-    /// implementation at start.
-    pub(super) fn resolved_stub(&self, object: usize, symbol: &Symbol<'_>) -> Option<u64> {
-        let Place::Section(section) = symbol.place else {
-            return None;
-        };
-        let index = self.resolved_index.get(&(object, section, symbol.value))?;
-        Some(self.stubs_at + (self.stubs.len() + index) as u64 * STUB_SIZE)
-    }
-
-    /// Offset in the constants of the frames for unwinding, which are the last of them.
-    pub(super) fn frames_at(&self) -> u64 {
-        self.frames.unwrap_or(self.constant.size)
-    }
-
-    /// Offset in the shared range of the constants, which follow the code.
-    pub(super) fn constants_at(&self) -> u64 {
-        self.code
-            .size
-            .next_multiple_of(self.constant.alignment.max(64))
-    }
-
-    /// Bytes of a library's shared range.
-    pub(super) fn shared_size(&self) -> u64 {
-        if self.constant.size == 0 {
-            self.code.size
-        } else {
-            self.constants_at() + self.constant.size
-        }
-    }
-
-    /// Offset of the data in a library's private range: bound sections are on other pages.
-    pub(super) fn data_at(&self) -> u64 {
-        self.bound.size.next_multiple_of(PAGE_SIZE)
-    }
-
-    /// Bytes of a library's private range.
-    pub(super) fn private_size(&self) -> u64 {
-        self.data_at() + self.data.size
-    }
-
-    fn add_entry(&mut self, entry: Entry<'a>) {
-        if !self.entry_index.contains_key(&entry) {
-            self.entry_index.insert(entry, self.entries.len());
-            self.entries.push(entry);
-        }
-    }
-}
+use super::{Entry, Extent, Gathered, Part, Placement, Plan, STUB_SIZE};
+use crate::link::args::Strip;
+use crate::link::error::LinkError;
+use crate::link::merge::{self, MergeKey};
+use crate::link::object::{Binding, Place, Section};
+use crate::link::patch::Value;
+use crate::link::references::patches;
+use crate::link::symbols::{Target, UnitTargets, is_set_name};
+use crate::link::unit::{SymbolId, Unit, UnitKind};
 
 /// What the image gathers a section into, if it does.
-pub(super) fn gathered(section: &Section<'_>) -> Option<Gathered> {
+pub(in crate::link) fn gathered(section: &Section<'_>) -> Option<Gathered> {
     if !section.is_loaded() {
         return None;
     }
@@ -295,6 +37,26 @@ pub(super) fn gathered(section: &Section<'_>) -> Option<Gathered> {
         _ if section.name == ".fini" => Some(Gathered::FiniCode),
         _ => None,
     }
+}
+
+/// Plans the unit whose index is `own`.
+pub(super) fn plan<'a>(
+    units: &[&Unit<'a>],
+    own: usize,
+    targets: &UnitTargets<'a>,
+    strip: Strip,
+) -> Result<Plan<'a>, LinkError> {
+    let mut planner = Planner {
+        units,
+        unit: units[own],
+        own,
+        targets,
+        plan: Plan::empty(units[own]),
+    };
+    planner.tables()?;
+    let bound = planner.bound_sections()?;
+    planner.place(&bound, strip)?;
+    Ok(planner.plan)
 }
 
 struct Planner<'p, 'a> {
@@ -584,12 +346,11 @@ impl<'a> Rank<'a> {
             Part::Code if is(".text.startup") => 2,
             Part::Code if is(".text.exit") => 3,
             Part::Code if is(".text.unlikely") => 4,
-            Part::Code => 1,
             Part::Constant if section.kind == SHT_NOTE => 0,
             Part::Constant if is(".eh_frame") => 4,
             Part::Constant if is(".gcc_except_table") => 3,
             Part::Constant if section.is_writable() => 2,
-            Part::Constant => 1,
+            Part::Code | Part::Constant => 1,
             Part::Data if section.is_zero() && set.is_empty() => 5,
             Part::Data if section.is_zero() => 4,
             Part::Data if is(".data.rel.ro") => 0,

@@ -1,0 +1,53 @@
+# The doors: build, demo, test, bench, soak. Each installs what is missing first.
+#
+# One profile (release) and whole-workspace builds everywhere: another profile or another set of
+# features would compile RocksDB again, for a quarter of an hour.
+
+CARGO ?= cargo
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+PROFILE := --release --locked --workspace
+BIN := $(CARGO_TARGET_DIR)/release
+
+.PHONY: build demo test bench soak lint packages install clean help
+
+help:
+	@echo "make build   release binaries in $(BIN)"
+	@echo "make demo    link, push, mount, run, measure, collect: the whole job, with a table"
+	@echo "make test    formatting, lints, licences, unit, integration and end-to-end tests"
+	@echo "make bench [BENCH=name]   measurements, written to target/bench/NAME.json"
+	@echo "make soak    long seeded tests"
+	@echo "make install [PREFIX=/usr/local] [DESTDIR=]   programs and manual pages"
+
+packages:
+	@scripts/install-packages
+
+build: packages
+	$(CARGO) build $(PROFILE)
+
+lint: packages
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(PROFILE) --all-targets -- -D warnings
+	@scripts/check-dependencies
+
+test: lint build
+	scripts/run-tests
+
+demo: build
+	$(BIN)/pool-bench demo --out target/demo
+
+bench: build
+	$(BIN)/pool-bench $(or $(BENCH),all) --out target/bench
+
+soak: build
+	POOL_SOAK_ROUNDS=$(or $(ROUNDS),200) scripts/run-tests
+
+# mount -t fuse.poolfs finds poolfs in /usr/local/bin and /usr/bin.
+PREFIX ?= /usr/local
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
+	install $(addprefix $(BIN)/,pool poolsvc poolfs poolvmm) $(DESTDIR)$(PREFIX)/bin
+	$(BIN)/pool man $(DESTDIR)$(PREFIX)/share/man/man1
+
+clean:
+	$(CARGO) clean

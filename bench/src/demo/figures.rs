@@ -1,0 +1,181 @@
+//! What the demo reports: `report.json`, and the same as a table.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::measure::ratio;
+
+/// One way of running a set of instances.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Instances {
+    /// What the kernel charges an instance for, its own structures included, in bytes.
+    pub(crate) bytes_per_instance: u64,
+    /// Proportional set size of an instance, in bytes.
+    pub(crate) pss_per_instance: u64,
+    /// Drop of the system's available memory, an instance, in bytes.
+    pub(crate) system_bytes_per_instance: u64,
+    /// What one further instance costs once some run, in bytes.
+    pub(crate) bytes_per_further_instance: u64,
+    /// From exec to the guest's first instruction: median, in microseconds.
+    pub(crate) start_us: f64,
+    /// From exec to the guest's end: median, in microseconds.
+    pub(crate) run_us: f64,
+    /// Page faults of the host's side of one run: median.
+    pub(crate) host_faults: f64,
+    /// Page faults that KVM served for one run's guest: median.
+    pub(crate) guest_faults: f64,
+}
+
+/// The same instances both ways.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Comparison {
+    /// How many ran at once.
+    pub(crate) instances: usize,
+    /// Which images.
+    pub(crate) images: Vec<String>,
+    /// Loaded privately.
+    pub(crate) copy: Instances,
+    /// Mapped from the pool.
+    pub(crate) pool: Instances,
+}
+
+/// What went over the wire.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Upload {
+    /// Bytes of all executables pushed.
+    pub(crate) elf_bytes: u64,
+    /// Bytes of pages sent for them.
+    pub(crate) sent_bytes: u64,
+}
+
+/// What deduplication did.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Pages {
+    /// Pages of all objects pushed, zero pages left out.
+    pub(crate) pushed: u64,
+    /// Distinct pages that the pool keeps.
+    pub(crate) stored: u64,
+}
+
+/// What a collection gave back while a guest ran.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Collection {
+    /// Bytes of disk freed while the guest ran.
+    pub(crate) freed_bytes_while_running: u64,
+    /// Bytes of disk freed in all, after it ended.
+    pub(crate) freed_bytes: u64,
+    /// Library versions removed.
+    pub(crate) libraries: u64,
+    /// The guest went on to its correct result.
+    pub(crate) guest_undisturbed: bool,
+}
+
+/// One program, run every way.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Program {
+    /// The image.
+    pub(crate) image: String,
+    /// Ways in which its output equals the native run's: `PLATFORM/BACKING`.
+    pub(crate) equal: Vec<String>,
+}
+
+/// Everything that the demo found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Report {
+    /// Each program's output, against a native run.
+    pub(crate) programs: Vec<Program>,
+    /// Many instances of one image.
+    pub(crate) identical: Comparison,
+    /// One instance of each image.
+    pub(crate) different: Comparison,
+    /// Uploads.
+    pub(crate) upload: Upload,
+    /// Pages.
+    pub(crate) pages: Pages,
+    /// Collection under a running guest.
+    pub(crate) gc: Collection,
+}
+
+fn kib(bytes: u64) -> f64 {
+    bytes as f64 / 1024.0
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut row = |name: &str, of: &dyn Fn(&Instances) -> f64| {
+            let (copy, pool) = (of(&self.copy), of(&self.pool));
+            writeln!(
+                f,
+                "  {name:<50}{copy:>10.0}{pool:>10.0}{:>9.2}",
+                ratio(pool, copy)
+            )
+        };
+        row("memory an instance, charged (KiB)", &|i| {
+            kib(i.bytes_per_instance)
+        })?;
+        row("memory a further instance, charged (KiB)", &|i| {
+            kib(i.bytes_per_further_instance)
+        })?;
+        row(
+            "memory an instance, PSS (KiB)",
+            &|i| kib(i.pss_per_instance),
+        )?;
+        row("memory an instance, system-wide (KiB)", &|i| {
+            kib(i.system_bytes_per_instance)
+        })?;
+        row("exec to first guest instruction (us, median)", &|i| {
+            i.start_us
+        })?;
+        row("exec to the guest's end (us, median)", &|i| i.run_us)?;
+        row("page faults, host side of one run", &|i| i.host_faults)?;
+        row("page faults, guest side of one run", &|i| i.guest_faults)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nsame output as natively:")?;
+        for program in &self.programs {
+            writeln!(f, "  {:<28}{}", program.image, program.equal.join("  "))?;
+        }
+        for (title, comparison) in [
+            ("instances of", &self.identical),
+            ("different instances:", &self.different),
+        ] {
+            writeln!(
+                f,
+                "\n{} {title} {}",
+                comparison.instances,
+                comparison.images.join(" ")
+            )?;
+            writeln!(f, "  {:<50}{:>10}{:>10}{:>9}", "", "copy", "pool", "ratio")?;
+            write!(f, "{comparison}")?;
+        }
+        let Upload {
+            elf_bytes,
+            sent_bytes,
+        } = self.upload;
+        writeln!(
+            f,
+            "\nuploaded   {:.0} KiB for {:.0} KiB of executables ({:.0}%)",
+            kib(sent_bytes),
+            kib(elf_bytes),
+            100.0 * ratio(sent_bytes as f64, elf_bytes as f64)
+        )?;
+        let Pages { pushed, stored } = self.pages;
+        writeln!(f, "pages      {pushed} pushed, {stored} stored")?;
+        writeln!(
+            f,
+            "collected  {:.0} KiB in all, {:.0} KiB of it while a guest ran from the deleted version; \
+             the guest {}",
+            kib(self.gc.freed_bytes),
+            kib(self.gc.freed_bytes_while_running),
+            if self.gc.guest_undisturbed {
+                "noticed nothing"
+            } else {
+                "WAS DISTURBED"
+            }
+        )
+    }
+}

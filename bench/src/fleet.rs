@@ -1,0 +1,100 @@
+//! Many guests at once that hold still to be measured.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use pool_tests::host::Host;
+use pool_tests::run::{Backing, command};
+
+use crate::measure::cgroup::MemoryGroup;
+use crate::measure::memory;
+
+/// Guests that have done their work and hold still.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    guests: Vec<Child>,
+    // Dropped after the guests were ended, by `Drop` below.
+    group: MemoryGroup,
+}
+
+/// Memory of a fleet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FleetMemory {
+    /// Instances.
+    pub(crate) instances: usize,
+    /// Sum of their proportional set sizes, in bytes.
+    pub(crate) pss: u64,
+    /// What the kernel charges to them, its own structures included, in bytes.
+    pub(crate) charged: u64,
+}
+
+impl Fleet {
+    /// A fleet without guests.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            guests: Vec::new(),
+            group: MemoryGroup::create("pool-bench")?,
+        })
+    }
+
+    /// Starts a guest in its hold mode and waits until it holds.
+    pub(crate) fn add(
+        &mut self,
+        host: &Host,
+        image: &str,
+        backing: Backing,
+        platform: &str,
+    ) -> Result<()> {
+        let inner = command(host, image, backing, platform);
+        // The shell joins the group before it becomes the VMM, so that every page is charged.
+        let mut guest = Command::new("/bin/sh")
+            .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
+            .arg(self.group.procs())
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .args(["--", "--hold"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting poolvmm")?;
+        let output = guest
+            .stdout
+            .take()
+            .context("the guest has no standard output")?;
+        self.guests.push(guest);
+        let mut lines = BufReader::new(output).lines();
+        ensure!(
+            lines.any(|line| line.is_ok_and(|line| line == "holding")),
+            "{image} ({}, {platform}) ended instead of holding",
+            backing.name()
+        );
+        Ok(())
+    }
+
+    /// Memory of all guests, once it holds still.
+    pub(crate) fn memory(&self) -> Result<FleetMemory> {
+        let charged = self.group.settled_bytes()?;
+        let mut pss = 0;
+        for guest in &self.guests {
+            pss += memory::pss_bytes(guest.id())?;
+        }
+        Ok(FleetMemory {
+            instances: self.guests.len(),
+            pss,
+            charged,
+        })
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for guest in &mut self.guests {
+            let _ = guest.kill();
+        }
+        for guest in &mut self.guests {
+            let _ = guest.wait();
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Measurements of the pool, and the demo.
+//!
+//! Every figure is measured beside its baseline in the same run, since absolute times drift from
+//! run to run on shared machines; the ratios hold. Nothing here is a test: a slow machine prints
+//! slow figures.
+
+mod demo;
+mod fleet;
+mod ingest;
+mod measure;
+mod plot;
+mod segment_read;
+mod start;
+mod touch;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use serde_json::Value;
+
+/// Measures the pool against its baselines and writes what it found as JSON.
+#[derive(Debug, Parser)]
+#[command(name = "pool-bench", version)]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+    /// Directory for results and pictures.
+    #[arg(long, global = true, default_value = "target/bench")]
+    out: PathBuf,
+}
+
+/// What to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+enum What {
+    /// The whole job once: link, push, mount, run, measure, collect.
+    Demo,
+    /// Every measurement but the demo.
+    All,
+    /// Start-up time and memory of an instance that touches an 8 MiB library, and of 64.
+    Start,
+    /// First touch of a library's pages in a guest: 2 MiB windows against 4 KiB pages.
+    Touch,
+    /// Reading a segment through the mount against reading its backing file.
+    SegmentRead,
+    /// Taking in pages that are known already, against BLAKE3 alone.
+    Ingest,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match measure(arguments.what, &arguments.out) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pool-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(what: What, out: &Path) -> Result<()> {
+    fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
+    let out = &out.canonicalize()?;
+    match what {
+        What::Demo => demo::demo(out),
+        What::All => [What::Start, What::Touch, What::SegmentRead, What::Ingest]
+            .into_iter()
+            .try_for_each(|what| measure(what, out)),
+        What::Start => start::run_all(out),
+        What::Touch => touch::run_all(out),
+        What::SegmentRead => segment_read::run_all(out),
+        What::Ingest => ingest::run_all(out),
+    }
+}
+
+/// Writes a result next to the others.
+fn write_result(out: &Path, name: &str, result: &Value) -> Result<()> {
+    let path = out.join(format!("{name}.json"));
+    fs::write(&path, serde_json::to_vec_pretty(result)?)
+        .with_context(|| format!("writing {}", path.display()))?;
+    println!("    -> {}", path.display());
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! A memory control group for a set of processes: what the kernel charges to them, its own
+//! structures (page tables, KVM's shadow pages, descriptors) included.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+/// A group that is removed when the value is dropped; its processes must have ended by then.
+#[derive(Debug)]
+pub(crate) struct MemoryGroup {
+    path: PathBuf,
+    usage: &'static str,
+}
+
+impl MemoryGroup {
+    /// Makes a group, under whichever version of control groups is mounted.
+    pub(crate) fn create(name: &str) -> Result<Self> {
+        let candidates = [
+            ("/sys/fs/cgroup/memory", "memory.usage_in_bytes"),
+            ("/sys/fs/cgroup", "memory.current"),
+        ];
+        for (root, usage) in candidates {
+            let path = Path::new(root).join(format!("{name}-{}", std::process::id()));
+            if !Path::new(root).join("cgroup.procs").exists() {
+                continue;
+            }
+            fs::create_dir(&path).with_context(|| format!("creating {}", path.display()))?;
+            let group = Self { path, usage };
+            if group.path.join(usage).exists() {
+                return Ok(group);
+            }
+        }
+        bail!("no memory control group can be made here (root and cgroup memory are needed)")
+    }
+
+    /// The file to which a process writes its number to join.
+    pub(crate) fn procs(&self) -> PathBuf {
+        self.path.join("cgroup.procs")
+    }
+
+    /// Bytes charged to the group, once the number holds still.
+    pub(crate) fn settled_bytes(&self) -> Result<u64> {
+        let read = || -> Result<u64> {
+            let path = self.path.join(self.usage);
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+            Ok(text.trim().parse()?)
+        };
+        let mut last = read()?;
+        for _ in 0..30 {
+            thread::sleep(Duration::from_millis(100));
+            let now = read()?;
+            if now == last {
+                break;
+            }
+            last = now;
+        }
+        Ok(last)
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        // The kernel refuses while a process is still on its way out.
+        for _ in 0..50 {
+            if fs::remove_dir(&self.path).is_ok() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        eprintln!(
+            "leaving {} behind: it still has processes",
+            self.path.display()
+        );
+    }
+}

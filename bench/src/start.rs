@@ -1,0 +1,99 @@
+//! Start-up: from exec to the first instruction, to all of an 8 MiB library touched, and what an
+//! instance costs.
+
+use std::path::Path;
+
+use anyhow::Result;
+use pool_tests::guests;
+use pool_tests::host::Host;
+use pool_tests::run::{Backing, run};
+use serde_json::{Value, json};
+
+use crate::fleet::Fleet;
+use crate::measure::{median, ratio};
+use crate::plot::{self, Line};
+use crate::write_result;
+
+const RUNS: usize = 31;
+const INSTANCES: usize = 64;
+const STEPS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
+const IMAGE: &str = "image/touch8m:v1";
+
+/// Measures, and writes `start.json` and `start.svg`.
+pub(crate) fn run_all(out: &Path) -> Result<()> {
+    let host = Host::start(&out.join("start-pool"), &[])?;
+    guests::push(&host, &out.join("guests"), guests::TOUCH)?;
+    let mut result = json!({});
+    let mut curves = Vec::new();
+    for backing in Backing::ALL {
+        let (figures, points) = measure(&host, backing)?;
+        result[backing.name()] = figures;
+        curves.push(Line {
+            name: backing.name(),
+            points,
+        });
+    }
+    print(&result);
+    plot::lines(
+        &out.join("start.svg"),
+        "Memory of N instances that touched an 8 MiB library",
+        "instances",
+        "MiB",
+        &curves,
+    )?;
+    write_result(out, "start", &result)
+}
+
+fn measure(host: &Host, backing: Backing) -> Result<(Value, Vec<(f64, f64)>)> {
+    let (mut first, mut touched, mut faults) = (vec![], vec![], vec![]);
+    for _ in 0..RUNS {
+        let run = run(host, IMAGE, backing, "kvm")?;
+        first.push(run.number("/microseconds/first_instruction"));
+        touched.push(run.number("/microseconds/end"));
+        faults.push(run.number("/host/minor_faults"));
+    }
+    let mut fleet = Fleet::new()?;
+    let mut points = vec![(0.0, 0.0)];
+    let mut charged = Vec::new();
+    for count in 1..=INSTANCES {
+        fleet.add(host, IMAGE, backing, "kvm")?;
+        if STEPS.contains(&count) {
+            let memory = fleet.memory()?;
+            points.push((count as f64, memory.charged as f64 / f64::from(1 << 20)));
+            charged.push(memory);
+        }
+    }
+    let (one, all) = (charged[0], charged[charged.len() - 1]);
+    let further = (all.charged.saturating_sub(one.charged)) / (INSTANCES as u64 - 1);
+    let figures = json!({
+        "first_instruction_us": median(&first),
+        "touched_us": median(&touched),
+        "host_faults": median(&faults),
+        "kib_per_instance": all.charged / 1024 / INSTANCES as u64,
+        "kib_per_further_instance": further / 1024,
+        "pss_kib_per_instance": all.pss / 1024 / INSTANCES as u64,
+        "instances": INSTANCES,
+        "runs": RUNS,
+    });
+    Ok((figures, points))
+}
+
+fn print(result: &Value) {
+    println!("start: a guest that touches an 8 MiB library (median of {RUNS} runs)");
+    println!("  {:<34}{:>10}{:>10}{:>9}", "", "copy", "pool", "ratio");
+    for (name, key) in [
+        ("exec to first instruction (us)", "first_instruction_us"),
+        ("exec to 8 MiB touched, ended (us)", "touched_us"),
+        ("page faults of the host's side", "host_faults"),
+        ("KiB an instance, of 64", "kib_per_instance"),
+        ("KiB a further instance", "kib_per_further_instance"),
+        ("KiB an instance, PSS", "pss_kib_per_instance"),
+    ] {
+        let of = |backing: &str| result[backing][key].as_f64().unwrap_or(0.0);
+        let (copy, pool) = (of("copy"), of("pool"));
+        println!(
+            "  {name:<34}{copy:>10.0}{pool:>10.0}{:>9.3}",
+            ratio(pool, copy)
+        );
+    }
+}

@@ -1,0 +1,236 @@
+//! Damage done on purpose: fsck finds it, and a collection that cannot read on removes nothing.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+#[path = "../../store/tests/common/mod.rs"]
+mod common;
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+use common::{content, image_ref, library_ref, open, push_image, push_library};
+use pool_core::ObjectId;
+use pool_gc::fsck::Problem;
+use pool_gc::{CollectOptions, FsckLevel, collect, fsck};
+use pool_store::placement::Placement;
+use pool_store::{Store, StoreView};
+use rocksdb::{DB, IteratorMode, Options};
+
+const NOW: CollectOptions = CollectOptions {
+    grace: Duration::ZERO,
+    dry_run: false,
+    compact_below: 0.5,
+};
+
+/// Opens a store's index past the store and changes it.
+fn tamper(directory: &Path, change: impl FnOnce(&DB)) {
+    let path = directory.join("index");
+    let families = DB::list_cf(&Options::default(), &path).unwrap();
+    let index = DB::open_cf(&Options::default(), &path, families).unwrap();
+    change(&index);
+}
+
+fn first_key(index: &DB, family: &str) -> Box<[u8]> {
+    let family = index.cf_handle(family).unwrap();
+    let mut entries = index.iterator_cf(family, IteratorMode::Start);
+    entries.next().unwrap().unwrap().0
+}
+
+fn problems(store: &StoreView, level: FsckLevel) -> Vec<Problem> {
+    let mut found: Vec<_> = fsck(store, level)
+        .findings
+        .iter()
+        .map(|finding| finding.problem)
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// A store with an image of one library, sparse and dense pages, and an unused library.
+fn example(directory: &Path) -> Store {
+    let store = open(directory);
+    push_image(
+        &store,
+        "app:1",
+        &content(1, 5),
+        &[("lib@1", &content(2, 100))],
+    )
+    .unwrap();
+    push_library(&store, "dead@1", &content(3, 5), Placement::Sparse).unwrap();
+    assert_eq!(problems(&store, FsckLevel::Content), []);
+    store
+}
+
+#[test]
+fn a_flipped_bit_is_found_by_content_alone() {
+    for dense in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = example(directory.path());
+        let bytes = if dense {
+            content(2, 100)
+        } else {
+            content(1, 5)
+        };
+        let record = store.object(ObjectId::of(&bytes)).unwrap().unwrap();
+        let extent = record.map.extents()[0];
+        let path = directory
+            .path()
+            .join(format!("segments/{}.seg", extent.segment));
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.write_all_at(b"spoilt", extent.slot.byte_offset())
+            .unwrap();
+        assert_eq!(problems(&store, FsckLevel::Index), []);
+        let mut expected = vec![Problem::PageContent, Problem::ObjectContent];
+        if dense {
+            expected.insert(1, Problem::WindowContent);
+        }
+        assert_eq!(problems(&store, FsckLevel::Content), expected);
+    }
+}
+
+#[test]
+fn missing_short_and_leaked_files_are_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = example(directory.path());
+    let segments = directory.path().join("segments");
+    std::fs::write(segments.join("000000ff.seg"), b"").unwrap();
+    assert_eq!(problems(&store, FsckLevel::Index), [Problem::LeakedFile]);
+    assert!(fsck(&store, FsckLevel::Index).is_sound());
+    let file = std::fs::File::options();
+    let short = file
+        .clone()
+        .write(true)
+        .open(segments.join("00000000.seg"))
+        .unwrap();
+    short.set_len(4096).unwrap();
+    std::fs::remove_file(segments.join("00000001.seg")).unwrap();
+    let found = problems(&store, FsckLevel::Index);
+    assert_eq!(
+        found,
+        [Problem::MissingFile, Problem::FileSize, Problem::LeakedFile]
+    );
+    assert!(!fsck(&store, FsckLevel::Index).is_sound());
+}
+
+#[test]
+fn a_record_that_cannot_be_read_ends_a_collection_before_it_removes_anything() {
+    for family in [
+        "manifests",
+        "libraries",
+        "objects",
+        "segments",
+        "references",
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        drop(example(directory.path()));
+        let options = pool_store::StoreOptions::default();
+        tamper(directory.path(), |index| {
+            let handle = index.cf_handle(family).unwrap();
+            if family == "references" {
+                index.put_cf(handle, [2u8, b'l'], b"").unwrap();
+                let key = [b"\x02lib@1\0".as_slice(), &[0; 5]].concat();
+                index.put_cf(handle, key, b"").unwrap();
+            } else {
+                index
+                    .put_cf(handle, first_key(index, family), b"{spoilt")
+                    .unwrap();
+            }
+        });
+        if family == "segments" {
+            assert!(Store::open(directory.path(), options).is_err());
+            continue;
+        }
+        let store = Store::open(directory.path(), options).unwrap();
+        let pages = count_pages(&store);
+        if family == "references" {
+            // Only asked about libraries that no record calls used.
+            store.delete_image(&image_ref("app:1")).unwrap_err();
+        } else {
+            collect(&store, &NOW).unwrap_err();
+        }
+        assert_eq!(count_pages(&store), pages, "{family}");
+        assert!(
+            problems(&store, FsckLevel::Index).contains(&Problem::Unreadable),
+            "{family}"
+        );
+    }
+}
+
+fn count_pages(store: &StoreView) -> usize {
+    let mut pages = 0;
+    store
+        .for_each_page(|_, _| {
+            pages += 1;
+            Ok(())
+        })
+        .unwrap();
+    pages
+}
+
+#[test]
+fn a_named_object_that_is_gone_stops_a_collection() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(example(directory.path()));
+    tamper(directory.path(), |index| {
+        let objects = index.cf_handle("objects").unwrap();
+        index
+            .delete_cf(objects, ObjectId::of(&content(2, 100)).0)
+            .unwrap();
+    });
+    let store = open(directory.path());
+    let pages = count_pages(&store);
+    assert!(collect(&store, &NOW).is_err());
+    assert_eq!(count_pages(&store), pages);
+    assert!(store.library(&library_ref("dead@1")).unwrap().is_some());
+    assert_eq!(problems(&store, FsckLevel::Index), [Problem::MissingObject]);
+}
+
+#[test]
+fn references_that_disagree_are_found() {
+    type Change = fn(&DB);
+    let cases: [(Change, &[Problem]); 4] = [
+        (
+            |index| {
+                let key = first_key(index, "tags");
+                index
+                    .delete_cf(index.cf_handle("tags").unwrap(), key)
+                    .unwrap();
+            },
+            &[Problem::Tag, Problem::Reference],
+        ),
+        (
+            |index| {
+                let key = first_key(index, "references");
+                index
+                    .delete_cf(index.cf_handle("references").unwrap(), key)
+                    .unwrap();
+            },
+            &[Problem::Reference],
+        ),
+        (
+            |index| {
+                let key = first_key(index, "manifests");
+                index
+                    .delete_cf(index.cf_handle("manifests").unwrap(), key)
+                    .unwrap();
+            },
+            &[Problem::Tag, Problem::Reference, Problem::UnusedSince],
+        ),
+        (
+            |index| {
+                let family = index.cf_handle("libraries").unwrap();
+                index.delete_cf(family, b"lib@1").unwrap();
+            },
+            &[Problem::Reference],
+        ),
+    ];
+    for (nth, (change, expected)) in cases.into_iter().enumerate() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(example(directory.path()));
+        tamper(directory.path(), change);
+        let store = open(directory.path());
+        assert_eq!(problems(&store, FsckLevel::Index), expected, "case {nth}");
+    }
+}

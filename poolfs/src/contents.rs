@@ -1,0 +1,478 @@
+//! What is at a place: the queries of the store behind every look-up, listing and open.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use pool_core::digest::ObjectId;
+use pool_core::extent::{ExtentMap, SegmentId};
+use pool_core::name::{ImageRef, LibraryRef, Name};
+use pool_core::page::PAGE_SIZE;
+use pool_store::format::{GENERATION_FILE, SUPERBLOCK_FILE};
+use pool_store::manifest::Timestamp;
+use pool_store::{Held, Result, StoreError, StoreView};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::inodes::Node;
+use crate::passthrough::Decision;
+use crate::tree::{ImageFile, LibraryFile, Place, ROOT_DIRECTORIES, ServiceFile};
+
+/// Rendered files kept for the next reader.
+const MAX_RENDERED: usize = 1024;
+
+/// What was found at a place.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Digest of the content, where the content is fixed.
+    pub version: Option<ObjectId>,
+    /// Bytes; zero for directories.
+    pub size: u64,
+    /// Bytes that take up room, zero pages left out.
+    pub stored: u64,
+    /// When it came to be as it is.
+    pub time: SystemTime,
+    /// Names of the inode: 1 for a file, 2 and one for each subdirectory for a directory.
+    pub links: u32,
+    /// The bytes.
+    pub content: Content,
+    /// Objects to hold while the file is open.
+    holds: Vec<ObjectId>,
+}
+
+/// Where the bytes of a file come from.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// Nowhere: a directory.
+    Directory,
+    /// Made for reading.
+    Rendered(Arc<[u8]>),
+    /// An object's pages.
+    Object(ObjectId, Arc<ExtentMap>),
+    /// A segment file of which `used` slots have been handed out.
+    Segment {
+        /// The segment.
+        id: SegmentId,
+        /// Slots handed out so far.
+        used: u32,
+    },
+}
+
+/// A file made for reading.
+#[derive(Debug)]
+struct Rendered {
+    generation: u64,
+    bytes: Arc<[u8]>,
+}
+
+/// A store as the tree shows it.
+#[derive(Debug)]
+pub struct Contents {
+    view: StoreView,
+    /// Files made for reading, each with the store's generation that it shows.
+    rendered: Mutex<HashMap<Place, Rendered>>,
+    passthrough: Decision,
+    /// When the store was made: the time of what has no time of its own.
+    made: SystemTime,
+}
+
+impl Contents {
+    /// Shows `view`; `.pool/version` tells what was decided about passthrough.
+    pub fn new(view: StoreView, passthrough: Decision) -> Self {
+        let made = modified(&view.directory().join(SUPERBLOCK_FILE));
+        Self {
+            view,
+            rendered: Mutex::default(),
+            passthrough,
+            made,
+        }
+    }
+
+    /// The store.
+    pub fn view(&self) -> &StoreView {
+        &self.view
+    }
+
+    /// What is at `place` now, everything committed before the call included.
+    pub fn find(&self, place: &Place) -> Result<Option<Found>> {
+        consistently(|| self.find_once(place))
+    }
+
+    /// The places in a directory; none when it is gone.
+    pub fn children(&self, directory: &Place) -> Result<Vec<Place>> {
+        consistently(|| self.children_once(directory))
+    }
+
+    /// Finds a node again and holds everything it leads to. `None` when the place is empty or
+    /// holds something else by now.
+    pub fn hold(&self, node: &Node) -> Result<Option<Held<Found>>> {
+        consistently(|| {
+            self.view.hold(|_| {
+                let found = self.find_once(&node.place)?;
+                Ok(found
+                    .filter(|found| found.version == node.version)
+                    .map(|found| {
+                        let holds = found.holds.clone();
+                        (found, holds)
+                    }))
+            })
+        })
+    }
+
+    fn find_once(&self, place: &Place) -> Result<Option<Found>> {
+        // In this order: what is rendered below is then at least as new as the generation that
+        // it is kept under.
+        let generation = self.view.generation()?;
+        self.view.refresh()?;
+        match place {
+            Place::Root
+            | Place::Libraries
+            | Place::LibraryName(_)
+            | Place::Images
+            | Place::ImageName(_)
+            | Place::Objects
+            | Place::Segments
+            | Place::Service => self.find_directory(place),
+            Place::Library(library) => {
+                let record = self.view.library(library)?;
+                Ok(record.map(|record| directory(2, time(record.created_at))))
+            }
+            Place::Image(image) => {
+                let found = self.view.image(image)?;
+                Ok(found.map(|(tag, _)| directory(2, time(tag.tagged_at))))
+            }
+            Place::LibraryFile(library, file) => self.find_library_file(library, *file),
+            Place::ImageFile(image, file) => self.find_image_file(image, *file, generation),
+            Place::Object(id) => Ok(self
+                .view
+                .object(*id)?
+                .map(|record| object(*id, record.map, self.made, vec![*id]))),
+            Place::Segment(id) => self.find_segment(*id),
+            Place::ServiceFile(ServiceFile::Version) => {
+                let bytes = self.version();
+                Ok(Some(rendered(bytes.into(), self.made, vec![])))
+            }
+            Place::ServiceFile(ServiceFile::Stats) => {
+                let bytes = self.render(place, generation, || {
+                    self.view.stats().map(|stats| to_json(&stats))
+                })?;
+                let found = rendered(bytes, self.changed(), vec![]);
+                // Never the same for long: not worth an inode for each state.
+                Ok(Some(Found {
+                    version: None,
+                    ..found
+                }))
+            }
+        }
+    }
+
+    fn find_directory(&self, place: &Place) -> Result<Option<Found>> {
+        let subdirectories = match place {
+            Place::Root => ROOT_DIRECTORIES.len(),
+            Place::Libraries | Place::LibraryName(_) | Place::Images | Place::ImageName(_) => {
+                self.children_once(place)?.len()
+            }
+            _ => 0,
+        };
+        if subdirectories == 0 && matches!(place, Place::LibraryName(_) | Place::ImageName(_)) {
+            return Ok(None);
+        }
+        let time = match place {
+            Place::Root | Place::Service => self.made,
+            _ => self.changed(),
+        };
+        Ok(Some(directory(subdirectories as u32 + 2, time)))
+    }
+
+    fn find_library_file(&self, library: &LibraryRef, file: LibraryFile) -> Result<Option<Found>> {
+        let Some(record) = self.view.library(library)? else {
+            return Ok(None);
+        };
+        let time = time(record.created_at);
+        let map = self.map(record.object)?;
+        let holds = vec![record.object];
+        Ok(Some(match file {
+            LibraryFile::Content => object(record.object, map, time, holds),
+            LibraryFile::Manifest => {
+                let manifest = json!({
+                    "name": library.name,
+                    "version": library.version,
+                    "object": record.object,
+                    "bytes": map.length,
+                    "created_at": record.created_at,
+                    "pinned": record.pinned,
+                    "unused_since": record.unused_since,
+                });
+                rendered(to_json(&manifest).into(), time, holds)
+            }
+        }))
+    }
+
+    fn find_image_file(
+        &self,
+        image: &ImageRef,
+        file: ImageFile,
+        generation: u64,
+    ) -> Result<Option<Found>> {
+        let Some((tag, manifest)) = self.view.image(image)? else {
+            return Ok(None);
+        };
+        let time = time(tag.tagged_at);
+        // Whichever file is open, all of the image stays: a guest may need any of it.
+        let holds = manifest.objects();
+        let place = Place::ImageFile(image.clone(), file);
+        Ok(Some(match file {
+            ImageFile::Elf => object(manifest.file, self.map(manifest.file)?, time, holds),
+            ImageFile::Data => match manifest.data {
+                Some(data) => object(data, self.map(data)?, time, holds),
+                None => return Ok(None),
+            },
+            ImageFile::Description => {
+                let bytes =
+                    self.render(&place, generation, || Ok(manifest.description.to_json()))?;
+                rendered(bytes, time, holds)
+            }
+            ImageFile::Map => {
+                let bytes = self.render(&place, generation, || {
+                    self.view.image_map(&manifest).map(|map| compact_json(&map))
+                })?;
+                rendered(bytes, time, holds)
+            }
+            ImageFile::Manifest => {
+                let description = &manifest.description;
+                let record = json!({
+                    "name": image.name,
+                    "tag": image.tag,
+                    "manifest": tag.manifest,
+                    "tagged_at": tag.tagged_at,
+                    "created_at": manifest.created_at,
+                    "file": description.image,
+                    "data": manifest.data,
+                    "abi": description.abi,
+                    "layout": description.layout,
+                    "libraries": description.libraries,
+                    "objects": holds,
+                });
+                rendered(to_json(&record).into(), time, holds)
+            }
+        }))
+    }
+
+    fn find_segment(&self, id: SegmentId) -> Result<Option<Found>> {
+        let Some(record) = self.view.segment(id)? else {
+            return Ok(None);
+        };
+        let Ok(stored) = self.view.segment_disk_usage(id) else {
+            // A retired segment was unlinked a moment ago.
+            return Ok(None);
+        };
+        Ok(Some(Found {
+            version: None,
+            size: u64::from(record.capacity) * PAGE_SIZE,
+            stored,
+            time: self.made,
+            links: 1,
+            content: Content::Segment {
+                id,
+                used: record.used,
+            },
+            holds: vec![],
+        }))
+    }
+
+    fn children_once(&self, directory: &Place) -> Result<Vec<Place>> {
+        self.view.refresh()?;
+        Ok(match directory {
+            Place::Root => ROOT_DIRECTORIES.to_vec(),
+            Place::Libraries => {
+                let libraries = self.view.libraries()?;
+                names(libraries.into_iter().map(|(library, _)| library.name))
+                    .map(Place::LibraryName)
+                    .collect()
+            }
+            Place::LibraryName(name) => self
+                .view
+                .library_versions(name.as_str())?
+                .into_iter()
+                .map(|(library, _)| Place::Library(library))
+                .collect(),
+            Place::Library(library) if self.view.library(library)?.is_some() => LibraryFile::ALL
+                .into_iter()
+                .map(|file| Place::LibraryFile(library.clone(), file))
+                .collect(),
+            Place::Images => {
+                let tags = self.view.tags()?;
+                names(tags.into_iter().map(|(image, _)| image.name))
+                    .map(Place::ImageName)
+                    .collect()
+            }
+            Place::ImageName(name) => self
+                .view
+                .tags_of_name(name.as_str())?
+                .into_iter()
+                .map(|(image, _)| Place::Image(image))
+                .collect(),
+            Place::Image(image) => match self.view.image(image)? {
+                Some((_, manifest)) => ImageFile::ALL
+                    .into_iter()
+                    .filter(|file| *file != ImageFile::Data || manifest.data.is_some())
+                    .map(|file| Place::ImageFile(image.clone(), file))
+                    .collect(),
+                None => vec![],
+            },
+            Place::Objects => {
+                let mut objects = Vec::new();
+                self.view.for_each_object(|id, _| {
+                    objects.push(Place::Object(id));
+                    Ok(())
+                })?;
+                objects
+            }
+            Place::Segments => self
+                .view
+                .segments()?
+                .into_iter()
+                .map(|(id, _)| Place::Segment(id))
+                .collect(),
+            Place::Service => ServiceFile::ALL.map(Place::ServiceFile).to_vec(),
+            _ => vec![],
+        })
+    }
+
+    fn map(&self, id: ObjectId) -> Result<ExtentMap> {
+        match self.view.object(id)? {
+            Some(record) => Ok(record.map),
+            None => Err(StoreError::Corrupt(format!("object {id} is not there"))),
+        }
+    }
+
+    /// A file made for reading, made once for each state of the store.
+    fn render(
+        &self,
+        place: &Place,
+        generation: u64,
+        make: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<Arc<[u8]>> {
+        let kept = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = kept.get(place)
+            && known.generation == generation
+        {
+            return Ok(Arc::clone(&known.bytes));
+        }
+        drop(kept);
+        let bytes: Arc<[u8]> = make()?.into();
+        let mut kept = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= MAX_RENDERED {
+            kept.clear();
+        }
+        let known = Rendered {
+            generation,
+            bytes: Arc::clone(&bytes),
+        };
+        kept.insert(place.clone(), known);
+        Ok(bytes)
+    }
+
+    fn version(&self) -> Vec<u8> {
+        let superblock = self.view.superblock();
+        let identity = u128::from_be_bytes(superblock.identity);
+        to_json(&json!({
+            "program": env!("CARGO_PKG_NAME"),
+            "version": env!("CARGO_PKG_VERSION"),
+            "format": superblock.version,
+            "store": format!("{identity:032x}"),
+            "segment_bytes": superblock.segment_bytes,
+            "passthrough": self.passthrough.works(),
+        }))
+    }
+
+    /// When the last commit was.
+    fn changed(&self) -> SystemTime {
+        modified(&self.view.directory().join(GENERATION_FILE))
+    }
+}
+
+/// Repeats a look that fell between two states of the store: a commit that another thread caught
+/// up with can remove what this thread was about to follow. Real damage is there every time.
+fn consistently<T>(mut look: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in 0..3 {
+        match look() {
+            Err(StoreError::Corrupt(why)) => {
+                tracing::debug!(why, "looking again");
+            }
+            other => return other,
+        }
+    }
+    look()
+}
+
+fn directory(links: u32, time: SystemTime) -> Found {
+    Found {
+        version: None,
+        size: 0,
+        stored: 0,
+        time,
+        links,
+        content: Content::Directory,
+        holds: vec![],
+    }
+}
+
+fn object(id: ObjectId, map: ExtentMap, time: SystemTime, holds: Vec<ObjectId>) -> Found {
+    let pages: u64 = map
+        .extents()
+        .iter()
+        .map(|extent| u64::from(extent.count))
+        .sum();
+    Found {
+        version: Some(id),
+        size: map.length,
+        stored: pages * PAGE_SIZE,
+        time,
+        links: 1,
+        content: Content::Object(id, Arc::new(map)),
+        holds,
+    }
+}
+
+fn rendered(bytes: Arc<[u8]>, time: SystemTime, holds: Vec<ObjectId>) -> Found {
+    Found {
+        version: Some(ObjectId::of(&bytes)),
+        size: bytes.len() as u64,
+        stored: bytes.len() as u64,
+        time,
+        links: 1,
+        content: Content::Rendered(bytes),
+        holds,
+    }
+}
+
+fn names(all: impl Iterator<Item = Name>) -> impl Iterator<Item = Name> {
+    all.collect::<BTreeSet<_>>().into_iter()
+}
+
+fn time(timestamp: Timestamp) -> SystemTime {
+    UNIX_EPOCH
+        .checked_add(Duration::from_secs(timestamp))
+        .unwrap_or(UNIX_EPOCH)
+}
+
+fn modified(path: &Path) -> SystemTime {
+    fs::metadata(path)
+        .and_then(|metadata| metadata.modified())
+        .unwrap_or(UNIX_EPOCH)
+}
+
+/// JSON for people, with a newline at the end.
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    let mut json = serde_json::to_vec_pretty(value).expect("these records have only string keys");
+    json.push(b'\n');
+    json
+}
+
+/// JSON for programs.
+fn compact_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("an image map has only string keys")
+}

@@ -1,0 +1,136 @@
+//! Open files and directories.
+//!
+//! An open file's handle holds what it shows against collection; dropping it, which the kernel
+//! asks for at the last `close`, lets go.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use fuser::{BackingId, FileHandle, INodeNo};
+use pool_store::Held;
+use pool_store::backend::SegmentFile;
+
+use crate::contents::Found;
+use crate::tree::Place;
+
+/// An open file or directory.
+#[derive(Debug)]
+pub enum Handle {
+    /// A file made for reading, or an object.
+    File {
+        /// What it showed when it was opened, held.
+        found: Held<Found>,
+    },
+    /// A segment.
+    Segment {
+        /// What was known of it when it was opened.
+        found: Box<Found>,
+        /// The file, held.
+        file: Held<Arc<dyn SegmentFile>>,
+        /// The kernel's own hold on the file, shared by all who have it open.
+        backing: Option<Arc<BackingId>>,
+    },
+    /// A directory.
+    Directory(Directory),
+}
+
+/// An open directory: the listing as of its opening or its last rewind, so that offsets mean the
+/// same entries however many uploads come in between.
+#[derive(Debug)]
+pub struct Directory {
+    /// Where it is.
+    pub place: Place,
+    /// Its listing; absent until first read.
+    pub listing: Mutex<Option<Arc<[Place]>>>,
+}
+
+impl Handle {
+    /// What was found when the file was opened; `None` for a directory.
+    pub fn found(&self) -> Option<&Found> {
+        match self {
+            Self::File { found } => Some(&found.value),
+            Self::Segment { found, .. } => Some(found),
+            Self::Directory(_) => None,
+        }
+    }
+}
+
+/// All handles.
+#[derive(Debug, Default)]
+pub struct Handles {
+    next: AtomicU64,
+    open: Mutex<HashMap<FileHandle, (INodeNo, Arc<Handle>)>>,
+    by_inode: Mutex<HashMap<INodeNo, Vec<FileHandle>>>,
+}
+
+impl Handles {
+    /// Keeps a handle until [`Handles::release`].
+    pub fn insert(&self, inode: INodeNo, handle: Handle) -> FileHandle {
+        let number = FileHandle(self.next.fetch_add(1, Ordering::Relaxed) + 1);
+        let mut by_inode = self.by_inode.lock().unwrap_or_else(PoisonError::into_inner);
+        by_inode.entry(inode).or_default().push(number);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.insert(number, (inode, Arc::new(handle)));
+        number
+    }
+
+    /// An open handle.
+    pub fn get(&self, number: FileHandle) -> Option<Arc<Handle>> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.get(&number).map(|(_, handle)| Arc::clone(handle))
+    }
+
+    /// Any open handle of an inode: it knows the file's attributes after its name is gone.
+    pub fn of_inode(&self, inode: INodeNo) -> Option<Arc<Handle>> {
+        let by_inode = self.by_inode.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = *by_inode.get(&inode)?.first()?;
+        drop(by_inode);
+        self.get(number)
+    }
+
+    /// Lets go of a handle and of what it holds.
+    pub fn release(&self, number: FileHandle) {
+        let mut by_inode = self.by_inode.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((inode, handle)) = open.remove(&number) else {
+            return;
+        };
+        if let Some(numbers) = by_inode.get_mut(&inode) {
+            numbers.retain(|other| *other != number);
+            if numbers.is_empty() {
+                by_inode.remove(&inode);
+            }
+        }
+        drop((open, by_inode));
+        drop(handle);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory() -> Handle {
+        Handle::Directory(Directory {
+            place: Place::Root,
+            listing: Mutex::default(),
+        })
+    }
+
+    #[test]
+    fn handles_are_found_by_number_and_by_inode_until_released() {
+        let handles = Handles::default();
+        let inode = INodeNo(7);
+        let first = handles.insert(inode, directory());
+        let second = handles.insert(inode, directory());
+        assert_ne!(first, second);
+        handles.release(first);
+        assert!(handles.get(first).is_none());
+        assert!(handles.of_inode(inode).is_some());
+        handles.release(second);
+        assert!(handles.of_inode(inode).is_none());
+        handles.release(second);
+        assert!(handles.by_inode.lock().unwrap().is_empty());
+    }
+}

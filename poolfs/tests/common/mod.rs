@@ -1,0 +1,271 @@
+//! A small store, mounted for real.
+
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pool_core::address::{GuestAddress, Protection};
+use pool_core::description::{
+    Abi, DESCRIPTION_FORMAT, Description, FileIdentity, Layout, LibraryUse, Range, RangeKind,
+    Source,
+};
+use pool_core::digest::ObjectId;
+use pool_core::name::{ImageRef, LibraryRef};
+use pool_store::ingest::{Content, Target};
+use pool_store::placement::Placement;
+use pool_store::{Store, StoreOptions};
+use tempfile::TempDir;
+
+/// The program under test.
+pub const POOLFS: &str = env!("CARGO_BIN_EXE_poolfs");
+const PAGE: u64 = 4096;
+
+/// True when nothing can be mounted here; says so. As root with /dev/fuse everything must run.
+pub fn cannot_mount() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if root && Path::new("/dev/fuse").exists() {
+        return false;
+    }
+    eprintln!("SKIPPED: mounting needs root and /dev/fuse");
+    true
+}
+
+/// Bytes that repeat nowhere.
+pub fn content(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// A store in a temporary directory, a mount point beside it, and the mount if there is one.
+#[derive(Debug)]
+pub struct Pool {
+    pub directory: TempDir,
+    pub store: Option<Store>,
+}
+
+/// What [`Pool::add_image`] stored.
+#[derive(Debug)]
+pub struct Image {
+    pub elf: Vec<u8>,
+    pub data: Vec<u8>,
+    pub description: Description,
+}
+
+impl Pool {
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("mnt")).unwrap();
+        let options = StoreOptions {
+            create: true,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(&directory.path().join("store"), options).unwrap();
+        Self {
+            directory,
+            store: Some(store),
+        }
+    }
+
+    pub fn store(&self) -> &Store {
+        self.store.as_ref().unwrap()
+    }
+
+    pub fn store_path(&self) -> PathBuf {
+        self.directory.path().join("store")
+    }
+
+    pub fn mount_point(&self) -> PathBuf {
+        self.directory.path().join("mnt")
+    }
+
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.mount_point().join(below)
+    }
+
+    pub fn scratch(&self) -> PathBuf {
+        let scratch = self.directory.path().join("scratch");
+        fs::create_dir_all(&scratch).unwrap();
+        scratch
+    }
+
+    pub fn add_library(&self, name: &str, bytes: &[u8]) -> ObjectId {
+        let content = Content::of(bytes, Placement::Windows { phase: 0 });
+        let id = content.id();
+        let target = Target::Library {
+            library: name.parse::<LibraryRef>().unwrap(),
+            object: id,
+        };
+        self.store().ingest(target, &[content]).unwrap();
+        id
+    }
+
+    /// An image of its own text and data pages, and of a library at 1 GiB if one is given.
+    pub fn add_image(&self, name: &str, seed: u64, library: Option<(&str, &[u8])>) -> Image {
+        let text = content(seed, 5 * PAGE as usize);
+        let data = content(seed + 1000, 2 * PAGE as usize);
+        let mut elf = [&b"\x7fELF"[..], &text, &data].concat();
+        elf.truncate(elf.len() - 100);
+        let source = |bytes: &[u8]| Source {
+            object: ObjectId::of(bytes),
+            offset: 0,
+        };
+        let mut ranges = vec![
+            Range {
+                address: GuestAddress(0x40_0000),
+                length: text.len() as u64,
+                protection: Protection::READ_EXECUTE,
+                kind: RangeKind::Shared,
+                source: Some(source(&text)),
+                library: None,
+            },
+            Range {
+                address: GuestAddress(0x50_0000),
+                length: data.len() as u64,
+                protection: Protection::READ_WRITE,
+                kind: RangeKind::Private,
+                source: Some(source(&data)),
+                library: None,
+            },
+        ];
+        let mut libraries = vec![];
+        if let Some((library, bytes)) = library {
+            let address = GuestAddress(1 << 30);
+            let library: LibraryRef = library.parse().unwrap();
+            ranges.push(Range {
+                address,
+                length: (bytes.len() as u64).next_multiple_of(PAGE),
+                protection: Protection::READ_EXECUTE,
+                kind: RangeKind::Shared,
+                source: Some(source(bytes)),
+                library: Some(library.clone()),
+            });
+            libraries.push(LibraryUse {
+                library,
+                object: ObjectId::of(bytes),
+                address,
+            });
+        }
+        let description = Description {
+            format: DESCRIPTION_FORMAT,
+            image: FileIdentity {
+                digest: ObjectId::of(&elf),
+                length: elf.len() as u64,
+            },
+            abi: Abi::Linux,
+            layout: Layout::Own,
+            load_bias: 0,
+            entry: GuestAddress(0x40_0010),
+            program_headers: None,
+            libraries,
+            ranges,
+        };
+        let target = Target::Image {
+            image: name.parse::<ImageRef>().unwrap(),
+            description: Box::new(description.clone()),
+            data: Some(ObjectId::of(&data)),
+        };
+        let mut contents = vec![
+            Content::of(&elf, Placement::Sparse),
+            Content::of(&text, Placement::Windows { phase: 0 }),
+            Content::of(&data, Placement::Sparse),
+        ];
+        if let Some((_, bytes)) = library {
+            contents.push(Content::of(bytes, Placement::Windows { phase: 0 }));
+        }
+        self.store().ingest(target, &contents).unwrap();
+        Image {
+            elf,
+            data,
+            description,
+        }
+    }
+
+    /// Mounts through the daemon, as a person does.
+    pub fn mount(&self) -> Mount {
+        let output = Command::new(POOLFS)
+            .arg(self.store_path())
+            .arg(self.mount_point())
+            .args(["-o", &format!("scratch={}", self.scratch().display())])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        Mount(self.mount_point())
+    }
+
+    /// Mounts in the foreground, so that there is a process to kill.
+    pub fn mount_foreground(&self) -> (Child, Mount) {
+        let mount = Mount(self.mount_point());
+        let child = Command::new(POOLFS)
+            .arg(self.store_path())
+            .arg(self.mount_point())
+            .args(["-f", "-o", &format!("scratch={}", self.scratch().display())])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("it is mounted", || is_mounted(&self.mount_point()));
+        (child, mount)
+    }
+}
+
+/// Unmounts in the end, whatever happens.
+#[derive(Debug)]
+pub struct Mount(pub PathBuf);
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if is_mounted(&self.0) {
+            run(Command::new("umount").arg("-l").arg(&self.0));
+        }
+    }
+}
+
+pub fn is_mounted(path: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let path = path.to_str().unwrap();
+    mounts
+        .lines()
+        .any(|line| line.split(' ').nth(4) == Some(path))
+}
+
+pub fn run(command: &mut Command) -> Output {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    if !output.status.success() {
+        eprintln!("{command:?}: {}", text(&output.stderr));
+    }
+    output
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Waits for something that another process is about to do.
+pub fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !happened() {
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}: not so");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+pub fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}

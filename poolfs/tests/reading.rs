@@ -1,0 +1,371 @@
+//! What the mounted tree shows.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::process::Command;
+
+use common::{Pool, cannot_mount, content, eventually, names, run, text};
+use pool_core::description::Description;
+use pool_core::digest::ObjectId;
+use pool_core::extent::Extent;
+use pool_core::image_map::ImageMap;
+
+const TAGS: usize = 2000;
+const LIBRARY_BYTES: usize = (5 << 20) + 4321;
+
+fn attribute(path: &std::path::Path, name: &str) -> Option<String> {
+    let mut value = vec![0; 1 << 16];
+    rustix::fs::getxattr(path, name, &mut value)
+        .ok()
+        .map(|length| text(&value[..length]))
+}
+
+#[test]
+fn every_file_reads_back_byte_for_byte() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    let library = content(1, LIBRARY_BYTES);
+    let library_id = pool.add_library("zlib@1.3", &library);
+    let image = pool.add_image("hello:v1", 7, Some(("zlib@1.3", &library)));
+    let _mount = pool.mount();
+
+    assert_eq!(
+        names(&pool.mount_point()),
+        [".pool", "images", "libs", "objects", "segments"]
+    );
+    assert_eq!(
+        names(&pool.path("libs/zlib/1.3")),
+        ["content", "manifest.json"]
+    );
+    assert_eq!(
+        names(&pool.path("images/hello/v1")),
+        ["data", "desc", "image.elf", "manifest.json", "map"]
+    );
+    let read = |path: &str| fs::read(pool.path(path)).unwrap();
+    assert!(read("libs/zlib/1.3/content") == library);
+    assert!(read(&format!("objects/{library_id}")) == library);
+    assert_eq!(read("images/hello/v1/image.elf"), image.elf);
+    assert_eq!(read("images/hello/v1/data"), image.data);
+    assert_eq!(read("images/hello/v1/desc"), image.description.to_json());
+    let description = Description::from_json(&read("images/hello/v1/desc")).unwrap();
+    assert_eq!(description, image.description);
+
+    let map = ImageMap::from_json(&read("images/hello/v1/map")).unwrap();
+    assert_eq!(map.description, image.description);
+    for (id, extents) in &map.objects {
+        let object = read(&format!("objects/{id}"));
+        assert_eq!(object.len() as u64, extents.length);
+        for extent in extents.extents() {
+            let segment = File::open(pool.path(&format!("segments/{}", extent.segment))).unwrap();
+            let mut page = vec![0; 4096 * extent.count as usize];
+            segment
+                .read_exact_at(&mut page, extent.slot.byte_offset())
+                .unwrap();
+            let start = extent.file_page as usize * 4096;
+            let end = object.len().min(start + page.len());
+            assert!(object[start..end] == page[..end - start]);
+        }
+    }
+    for (segment, _) in pool.store().segments().unwrap() {
+        let through = read(&format!("segments/{segment}"));
+        let backing = fs::read(pool.store_path().join(format!("segments/{segment}.seg"))).unwrap();
+        assert!(through == backing);
+    }
+
+    // Odd offsets and lengths.
+    let file = File::open(pool.path("libs/zlib/1.3/content")).unwrap();
+    for (offset, length) in [(0, 1), (4095, 2), (LIBRARY_BYTES - 3, 3), (2 << 20, 70_001)] {
+        let mut part = vec![0; length];
+        file.read_exact_at(&mut part, offset as u64).unwrap();
+        assert!(
+            part == library[offset..offset + length],
+            "{offset}+{length}"
+        );
+    }
+    assert_eq!(file.read_at(&mut [0; 8], LIBRARY_BYTES as u64).unwrap(), 0);
+
+    let json = |path: &str| serde_json::from_slice::<serde_json::Value>(&read(path)).unwrap();
+    assert_eq!(json(".pool/stats.json")["libraries"], 1);
+    assert_eq!(json(".pool/version")["passthrough"], true);
+    assert_eq!(json(".pool/version")["format"], 1);
+    assert_eq!(
+        json("libs/zlib/1.3/manifest.json")["object"],
+        library_id.to_string()
+    );
+    let manifest = json("images/hello/v1/manifest.json");
+    assert_eq!(manifest["libraries"][0]["library"], "zlib@1.3");
+}
+
+#[test]
+fn attributes_are_right() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    let library = content(1, LIBRARY_BYTES);
+    let id = pool.add_library("zlib@1.3", &library);
+    pool.add_library("zlib@1.4", b"another");
+    pool.add_image("hello:v1", 7, None);
+    let _mount = pool.mount();
+
+    for (path, links) in [("", 7), ("libs", 3), ("libs/zlib", 4), ("libs/zlib/1.3", 2)] {
+        let metadata = fs::metadata(pool.path(path)).unwrap();
+        assert_eq!(
+            (metadata.nlink(), metadata.mode()),
+            (links, 0o040_555),
+            "{path}"
+        );
+        assert_eq!((metadata.uid(), metadata.gid()), (0, 0));
+    }
+    let created = pool
+        .store()
+        .library(&"zlib@1.3".parse().unwrap())
+        .unwrap()
+        .unwrap();
+    let metadata = fs::metadata(pool.path("libs/zlib/1.3/content")).unwrap();
+    assert_eq!((metadata.nlink(), metadata.mode()), (1, 0o100_444));
+    assert_eq!(metadata.len(), LIBRARY_BYTES as u64);
+    assert_eq!(metadata.mtime() as u64, created.created_at);
+    assert_eq!(metadata.blocks(), (LIBRARY_BYTES as u64).div_ceil(4096) * 8);
+    for file in ["image.elf", "desc", "data", "manifest.json", "map"] {
+        let path = pool.path(&format!("images/hello/v1/{file}"));
+        let length = fs::metadata(&path).unwrap().len();
+        assert_eq!(length, fs::read(&path).unwrap().len() as u64, "{file}");
+    }
+    // The number in the listing is the number of the file, before and after it is looked up.
+    for directory in [
+        "",
+        "libs",
+        "libs/zlib/1.3",
+        "images/hello/v1",
+        "objects",
+        "segments",
+    ] {
+        for entry in fs::read_dir(pool.path(directory))
+            .unwrap()
+            .map(Result::unwrap)
+        {
+            let inode = std::os::unix::fs::DirEntryExt::ino(&entry);
+            assert_eq!(inode, entry.metadata().unwrap().ino(), "{:?}", entry.path());
+        }
+    }
+    let before = fs::metadata(pool.path("libs/zlib/1.3/content"))
+        .unwrap()
+        .ino();
+    fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+    assert_eq!(
+        fs::metadata(pool.path("libs/zlib/1.3/content"))
+            .unwrap()
+            .ino(),
+        before
+    );
+
+    let path = pool.path("libs/zlib/1.3/content");
+    assert_eq!(attribute(&path, "user.pool.digest"), Some(id.to_string()));
+    let extents = attribute(&path, "user.pool.extents").unwrap();
+    let extents: Vec<Extent> = serde_json::from_str(&extents).unwrap();
+    assert_eq!(
+        extents,
+        pool.store().object(id).unwrap().unwrap().map.extents()
+    );
+    assert!(extents.iter().any(|extent| extent.dense));
+    assert_eq!(
+        attribute(&pool.path("images/hello/v1"), "user.pool.extents"),
+        None
+    );
+    assert_eq!(
+        attribute(&pool.path("images/hello/v1/desc"), "user.pool.digest"),
+        None
+    );
+    assert_eq!(attribute(&path, "user.other"), None);
+    let mut small = [0; 3];
+    let name = "user.pool.digest";
+    assert_eq!(
+        rustix::fs::getxattr(&path, name, &mut small),
+        Err(rustix::io::Errno::RANGE)
+    );
+    assert_eq!(rustix::fs::getxattr_query(&path, name), Ok(64));
+    assert_eq!(
+        rustix::fs::listxattr(&path, &mut small),
+        Err(rustix::io::Errno::RANGE)
+    );
+    let dump = run(Command::new("getfattr")
+        .args(["-d", "--absolute-names"])
+        .arg(&path));
+    let dump = text(&dump.stdout);
+    assert!(dump.contains("user.pool.digest=") && dump.contains("user.pool.extents="));
+
+    let disk = rustix::fs::statvfs(pool.mount_point()).unwrap();
+    assert!(disk.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    assert!(disk.f_blocks > 0 && disk.f_namemax == 255);
+}
+
+#[test]
+fn uploads_appear_and_deletions_disappear_without_a_remount() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    let _mount = pool.mount();
+    assert!(names(&pool.path("libs")).is_empty());
+    assert!(fs::metadata(pool.path("libs/a/1/content")).is_err());
+    pool.add_library("a@1", b"first");
+    // At once: absence is never cached, and listings are made new.
+    assert_eq!(fs::read(pool.path("libs/a/1/content")).unwrap(), b"first");
+    assert_eq!(names(&pool.path("libs")), ["a"]);
+
+    pool.add_image("i:t", 1, None);
+    let path = pool.path("images/i/t/image.elf");
+    let old = fs::read(&path).unwrap();
+    let open = File::open(&path).unwrap();
+    let inode = open.metadata().unwrap().ino();
+    let retagged = pool.add_image("i:t", 2, None);
+    // At once too: opening checks the name.
+    assert_eq!(fs::read(&path).unwrap(), retagged.elf);
+    assert_ne!(fs::metadata(&path).unwrap().ino(), inode);
+    let mut still = vec![0; old.len()];
+    open.read_exact_at(&mut still, 0).unwrap();
+    assert_eq!(still, old);
+    assert_eq!(open.metadata().unwrap().ino(), inode);
+
+    pool.store().delete_image(&"i:t".parse().unwrap()).unwrap();
+    assert!(File::open(&path).is_err());
+    assert!(names(&pool.path("images")).is_empty());
+    eventually("the name is gone", || fs::metadata(&path).is_err());
+    assert_eq!(open.metadata().unwrap().len(), old.len() as u64);
+    pool.store()
+        .delete_library(&"a@1".parse().unwrap())
+        .unwrap();
+    eventually("the name is gone", || {
+        fs::metadata(pool.path("libs/a")).is_err()
+    });
+}
+
+#[test]
+fn big_directories_are_listed_whole_while_uploads_go_on() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    pool.add_image("big:t0000", 1, None);
+    let from = "big:t0000".parse().unwrap();
+    for nth in 1..TAGS {
+        let to = format!("big:t{nth:04}").parse().unwrap();
+        pool.store().tag_image(&from, &to).unwrap();
+    }
+    let _mount = pool.mount();
+    let mut listed = Vec::new();
+    for (nth, entry) in fs::read_dir(pool.path("images/big")).unwrap().enumerate() {
+        listed.push(entry.unwrap().file_name().into_string().unwrap());
+        // In front of, and behind, where the listing has got to.
+        if nth % 100 == 0 {
+            for place in ["a", "z"] {
+                let to = format!("big:{place}{nth}").parse().unwrap();
+                pool.store().tag_image(&from, &to).unwrap();
+            }
+        }
+    }
+    let expected: Vec<_> = (0..TAGS).map(|nth| format!("t{nth:04}")).collect();
+    assert_eq!(listed, expected);
+    assert_eq!(names(&pool.path("images/big")).len(), TAGS + 40);
+}
+
+#[test]
+fn segments_are_mapped_with_huge_pages() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    let library = content(3, 8 << 20);
+    let id = pool.add_library("big@1", &library);
+    let _mount = pool.mount();
+    let record = pool.store().object(id).unwrap().unwrap();
+    let extent = record.map.extents()[0];
+    assert!(extent.dense && extent.count == 2048);
+    let file = File::open(pool.path(&format!("segments/{}", extent.segment))).unwrap();
+    let map = mapping::Mapping::new(&file, extent.slot.byte_offset(), 8 << 20);
+    assert!(map.bytes() == library);
+    let huge = map.smaps("FilePmdMapped:");
+    assert!(
+        huge > 0,
+        "no part of the segment is mapped by 2 MiB entries"
+    );
+    // The mapping outlives the descriptor.
+    drop(file);
+    assert!(map.bytes() == library);
+    assert_eq!(ObjectId::of(map.bytes()), id);
+}
+
+#[allow(unsafe_code)]
+mod mapping {
+    use super::{AsRawFd, File, fs};
+
+    /// A read-only shared mapping, at an address that is a multiple of 2 MiB.
+    pub(super) struct Mapping {
+        reserved: *mut libc::c_void,
+        start: *mut u8,
+        length: usize,
+    }
+
+    const WINDOW: usize = 2 << 20;
+
+    impl Mapping {
+        pub(super) fn new(file: &File, offset: u64, length: usize) -> Self {
+            // SAFETY: reserves fresh addresses, then maps the file over an aligned part of them.
+            unsafe {
+                let reserved = libc::mmap(
+                    std::ptr::null_mut(),
+                    length + WINDOW,
+                    libc::PROT_NONE,
+                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                    -1,
+                    0,
+                );
+                assert_ne!(reserved, libc::MAP_FAILED);
+                let aligned = (reserved as usize).next_multiple_of(WINDOW);
+                let start = libc::mmap(
+                    aligned as *mut libc::c_void,
+                    length,
+                    libc::PROT_READ,
+                    libc::MAP_SHARED | libc::MAP_FIXED,
+                    file.as_raw_fd(),
+                    offset as libc::off_t,
+                );
+                assert_ne!(start, libc::MAP_FAILED);
+                Self {
+                    reserved,
+                    start: start.cast(),
+                    length,
+                }
+            }
+        }
+
+        pub(super) fn bytes(&self) -> &[u8] {
+            // SAFETY: mapped readable for as long as `self` lives; nobody writes the file.
+            unsafe { std::slice::from_raw_parts(self.start, self.length) }
+        }
+
+        /// KiB of a line of /proc/self/smaps.
+        pub(super) fn smaps(&self, field: &str) -> u64 {
+            let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+            let start = format!("{:x}-", self.start as usize);
+            let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&start));
+            let line = lines.find(|line| line.starts_with(field)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        }
+    }
+
+    impl Drop for Mapping {
+        fn drop(&mut self) {
+            // SAFETY: the whole reservation is this value's.
+            unsafe { libc::munmap(self.reserved, self.length + WINDOW) };
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Names and who refers to whom.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use common::{assert_stored, content, image_ref, library_ref, open, push_image, push_library};
+use pool_core::registry::{ReservationRequest, ReserveError};
+use pool_core::{ObjectId, PageCount};
+use pool_store::manifest::TokenScope;
+use pool_store::placement::Placement;
+use pool_store::{Store, StoreError};
+
+fn unused(store: &Store, library: &str) -> bool {
+    let record = store.library(&library_ref(library)).unwrap().unwrap();
+    record.unused_since.is_some()
+}
+
+#[test]
+fn a_library_is_unused_from_when_its_last_image_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let (first, second) = (content(1, 4), content(2, 4));
+    push_library(&store, "l@1", &first, Placement::Sparse).unwrap();
+    assert!(unused(&store, "l@1"));
+    push_image(&store, "a:1", &content(3, 1), &[("l@1", &first)]).unwrap();
+    push_image(&store, "b:1", &content(4, 1), &[("l@1", &first)]).unwrap();
+    assert!(!unused(&store, "l@1"));
+    let users = store.library_users(&library_ref("l@1")).unwrap();
+    assert_eq!(users, [image_ref("a:1"), image_ref("b:1")]);
+
+    store.delete_image(&image_ref("a:1")).unwrap();
+    assert!(!unused(&store, "l@1"));
+    // A push under the same tag lets go of what the tag pointed at.
+    push_image(&store, "b:1", &content(5, 1), &[("l@2", &second)]).unwrap();
+    assert!(unused(&store, "l@1") && !unused(&store, "l@2"));
+    // A push of another image with the same library keeps it used throughout.
+    push_image(&store, "b:1", &content(6, 1), &[("l@2", &second)]).unwrap();
+    assert!(!unused(&store, "l@2"));
+    assert_eq!(store.stats().unwrap().images, 1);
+}
+
+#[test]
+fn an_image_lives_as_long_as_one_of_its_tags() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let (file, library) = (content(1, 4), content(2, 4));
+    push_image(&store, "a:1", &file, &[("l@1", &library)]).unwrap();
+    let [one, two, latest] = ["a:1", "a:2", "b:latest"].map(image_ref);
+    store.tag_image(&one, &two).unwrap();
+    store.tag_image(&two, &latest).unwrap();
+    store.tag_image(&one, &one).unwrap();
+    assert_eq!(store.tags_of_name("a").unwrap().len(), 2);
+    store.delete_image(&one).unwrap();
+    store.delete_image(&two).unwrap();
+    assert!(!unused(&store, "l@1"));
+    let (_, manifest) = store.image(&latest).unwrap().unwrap();
+    let map = store.image_map(&manifest).unwrap();
+    assert_eq!(map.objects.len(), 2);
+    // Moving the last tag elsewhere is a deletion too.
+    push_image(&store, "c:1", &content(3, 1), &[]).unwrap();
+    store.tag_image(&image_ref("c:1"), &latest).unwrap();
+    assert!(unused(&store, "l@1"));
+    assert_eq!(store.stats().unwrap().images, 1);
+    assert_stored(&store, &file);
+    for gone in [&one, &two] {
+        assert!(matches!(
+            store.delete_image(gone),
+            Err(StoreError::NotFound(_))
+        ));
+        let tagged = store.tag_image(gone, &latest);
+        assert!(matches!(tagged, Err(StoreError::NotFound(_))));
+    }
+}
+
+#[test]
+fn a_library_in_use_or_pinned_is_not_deleted() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let library = content(2, 4);
+    push_image(&store, "a:1", &content(1, 1), &[("l@1", &library)]).unwrap();
+    let name = library_ref("l@1");
+    let in_use = || matches!(store.delete_library(&name), Err(StoreError::InUse { .. }));
+    assert!(in_use());
+    store.pin_library(&name, true).unwrap();
+    store.delete_image(&image_ref("a:1")).unwrap();
+    assert!(in_use());
+    store.pin_library(&name, false).unwrap();
+    store.delete_library(&name).unwrap();
+    assert!(matches!(
+        store.delete_library(&name),
+        Err(StoreError::NotFound(_))
+    ));
+    let pinned = store.pin_library(&name, true);
+    assert!(matches!(pinned, Err(StoreError::NotFound(_))));
+    assert_eq!(store.library_versions("l").unwrap(), []);
+}
+
+#[test]
+fn listings_by_name_take_that_name_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    for name in ["z@1", "z@2", "zlib@1", "z+@1"] {
+        let bytes = name.as_bytes();
+        push_library(&store, name, bytes, Placement::Sparse).unwrap();
+    }
+    let versions = store.library_versions("z").unwrap();
+    let names: Vec<_> = versions.iter().map(|(name, _)| name.to_string()).collect();
+    assert_eq!(names, ["z@1", "z@2"]);
+    assert_eq!(store.libraries().unwrap().len(), 4);
+}
+
+#[test]
+fn reservations_and_tokens_survive_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let request = |name: &str, identity: &[u8]| ReservationRequest {
+        library: library_ref(name),
+        identity: ObjectId::of(identity),
+        shared_pages: PageCount(10),
+        private_pages: PageCount(1),
+        tls_size: 0,
+        tls_alignment: 1,
+        dependencies: vec![],
+    };
+    let reserve = |store: &Store, name: &str, identity: &[u8]| {
+        store.reserve_addresses(&request(name, identity)).unwrap()
+    };
+    let first = reserve(&store, "a@1", b"1").unwrap();
+    let second = reserve(&store, "b@1", b"2").unwrap();
+    assert_ne!(first.shared.start, second.shared.start);
+    let secret = ObjectId::of(b"secret");
+    store.add_token("ci", secret, TokenScope::Write).unwrap();
+    store.add_token("old", secret, TokenScope::Read).unwrap();
+    store.delete_token("old").unwrap();
+    drop(store);
+
+    let store = open(directory.path());
+    assert_eq!(reserve(&store, "a@1", b"1"), Ok(first.clone()));
+    let conflict = reserve(&store, "a@1", b"other");
+    assert!(matches!(conflict, Err(ReserveError::Conflict { .. })));
+    let third = reserve(&store, "c@1", b"3").unwrap();
+    assert_eq!(store.reservations().unwrap(), [first, second, third]);
+    let tokens = store.tokens().unwrap();
+    assert_eq!(tokens.len(), 1);
+    assert_eq!(
+        (tokens[0].name.as_str(), tokens[0].scope),
+        ("ci", TokenScope::Write)
+    );
+    assert!(matches!(
+        store.delete_token("old"),
+        Err(StoreError::NotFound(_))
+    ));
+}

@@ -1,0 +1,233 @@
+//! Opening a store, or what is none; what is there after a restart; following a writer.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::{assert_stored, content, image_ref, library_ref, open, push_image, push_library};
+use pool_core::extent::SegmentId;
+use pool_core::page::WINDOW_SIZE;
+use pool_core::{ExtentMap, ObjectId};
+use pool_store::placement::Placement;
+use pool_store::{Store, StoreError, StoreOptions, StoreView};
+
+const DENSE: Placement = Placement::Windows { phase: 0 };
+
+fn reopen(directory: &Path) -> Result<Store, StoreError> {
+    Store::open(directory, StoreOptions::default())
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut all = Vec::new();
+    for round in 0..4u64 {
+        let store = open(directory.path());
+        for nth in 0..3u64 {
+            let bytes = content(round * 10 + nth, 200 + nth as usize * 300);
+            let name = format!("l{round}{nth}@1");
+            let placement = if nth == 1 { Placement::Sparse } else { DENSE };
+            push_library(&store, &name, &bytes, placement).unwrap();
+            all.push((name, bytes));
+        }
+        for (name, bytes) in &all {
+            assert!(store.library(&library_ref(name)).unwrap().is_some());
+            assert_stored(&store, bytes);
+        }
+    }
+}
+
+#[test]
+fn a_store_has_one_writer() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    assert!(matches!(
+        reopen(directory.path()),
+        Err(StoreError::Locked { path }) if path == directory.path()
+    ));
+    drop(store);
+    reopen(directory.path()).unwrap();
+}
+
+#[test]
+fn what_is_no_store_is_left_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let not_a_store = |path: &Path| matches!(reopen(path), Err(StoreError::NotAStore { .. }));
+    assert!(not_a_store(&root.path().join("absent")));
+    assert!(not_a_store(root.path()));
+    let file = root.path().join("file");
+    fs::write(&file, b"hello").unwrap();
+    assert!(not_a_store(&file));
+    // Creation takes an empty directory, not one that holds something.
+    let create = StoreOptions {
+        create: true,
+        ..StoreOptions::default()
+    };
+    let full = Store::open(root.path(), create);
+    assert!(matches!(full, Err(StoreError::NotAStore { .. })));
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    let scratch = root.path().join("scratch");
+    let followed = StoreView::follow(root.path(), &scratch);
+    assert!(matches!(followed, Err(StoreError::NotAStore { .. })));
+    assert!(!scratch.exists());
+
+    let empty = root.path().join("empty");
+    let odd = StoreOptions {
+        create: true,
+        segment_bytes: WINDOW_SIZE + 4096,
+        ..StoreOptions::default()
+    };
+    assert!(Store::open(&empty, odd).is_err());
+    assert!(!empty.exists());
+}
+
+#[test]
+fn a_creation_that_was_cut_short_can_be_repeated() {
+    let root = tempfile::tempdir().unwrap();
+    for leftovers in [
+        &["segments"][..],
+        &["segments", "staging", "superblock.new"],
+    ] {
+        let directory = root.path().join(leftovers.len().to_string());
+        for name in leftovers {
+            fs::create_dir_all(directory.join(name)).unwrap();
+        }
+        if leftovers.len() == 3 {
+            fs::remove_dir(directory.join("superblock.new")).unwrap();
+            fs::write(directory.join("superblock.new"), b"PO").unwrap();
+        }
+        let store = open(&directory);
+        push_library(&store, "a@1", b"content", Placement::Sparse).unwrap();
+        assert!(!directory.join("superblock.new").exists());
+    }
+}
+
+#[test]
+fn damaged_and_newer_superblocks_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(open(directory.path()));
+    let path = directory.path().join("superblock");
+    let good = fs::read(&path).unwrap();
+    let mut spoilt = good.clone();
+    spoilt[50] ^= 1;
+    fs::write(&path, &spoilt).unwrap();
+    assert!(matches!(
+        reopen(directory.path()),
+        Err(StoreError::NotAStore { .. })
+    ));
+    let mut newer = good.clone();
+    newer[8] = 2;
+    fs::write(&path, &newer).unwrap();
+    assert!(matches!(
+        reopen(directory.path()),
+        Err(StoreError::Unsupported { .. })
+    ));
+    fs::write(&path, &good).unwrap();
+    reopen(directory.path()).unwrap();
+}
+
+#[test]
+fn files_without_a_record_go_and_records_without_a_file_are_reported() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    push_library(&store, "a@1", &content(1, 5), Placement::Sparse).unwrap();
+    drop(store);
+    let segments = directory.path().join("segments");
+    let orphan = segments.join("0000abcd.seg");
+    fs::write(&orphan, b"left by a crash").unwrap();
+    let store = reopen(directory.path()).unwrap();
+    assert!(!orphan.exists());
+    assert_stored(&store, &content(1, 5));
+    drop(store);
+    fs::remove_file(segments.join(format!("{}.seg", SegmentId(0)))).unwrap();
+    assert!(matches!(
+        reopen(directory.path()),
+        Err(StoreError::Corrupt(_))
+    ));
+}
+
+#[test]
+fn a_follower_sees_what_was_acknowledged_also_after_the_writer_restarts() {
+    let directory = tempfile::tempdir().unwrap();
+    let scratch = directory.path().join("scratch-of-a-reader");
+    let store = open(directory.path());
+    let follower = StoreView::follow(directory.path(), &scratch).unwrap();
+    push_library(&store, "a@1", &content(1, 50), DENSE).unwrap();
+    assert!(follower.library(&library_ref("a@1")).unwrap().is_none());
+    follower.refresh().unwrap();
+    assert_stored(&follower, &content(1, 50));
+    drop(store);
+    let store = open(directory.path());
+    push_image(&store, "i:1", &content(2, 5), &[]).unwrap();
+    follower.refresh().unwrap();
+    assert!(follower.image(&image_ref("i:1")).unwrap().is_some());
+    assert_stored(&follower, &content(2, 5));
+    assert_stored(&follower, &content(1, 50));
+    store.delete_image(&image_ref("i:1")).unwrap();
+    follower.refresh().unwrap();
+    assert!(follower.image(&image_ref("i:1")).unwrap().is_none());
+    drop(follower);
+    assert!(!scratch.exists());
+}
+
+#[test]
+fn a_follower_keeps_up_with_a_writer() {
+    let directory = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let follower = StoreView::follow(directory.path(), scratch.path()).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                follower.refresh().unwrap();
+                for (_, record) in follower.libraries().unwrap() {
+                    let held = follower.hold(|view| {
+                        let found = view.object(record.object)?;
+                        Ok(found.map(|found| (found.map, vec![record.object])))
+                    });
+                    let map: ExtentMap = held.unwrap().unwrap().value;
+                    let bytes = follower.read(&map, 0, map.length as usize).unwrap();
+                    assert_eq!(ObjectId::of(&bytes), record.object);
+                }
+            }
+        });
+        for nth in 0..40 {
+            let name = format!("l{nth}@1");
+            push_library(&store, &name, &content(nth, 70), DENSE).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    follower.refresh().unwrap();
+    assert_eq!(follower.libraries().unwrap().len(), 40);
+}
+
+#[test]
+fn leases_of_a_follower_are_seen_by_the_writer() {
+    let directory = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let bytes = content(1, 50);
+    push_library(&store, "a@1", &bytes, DENSE).unwrap();
+    let id = ObjectId::of(&bytes);
+    let follower = StoreView::follow(directory.path(), scratch.path()).unwrap();
+    let segment = follower.segments().unwrap()[0].0;
+    let held = follower
+        .hold(|view| Ok(view.object(id)?.map(|record| (record, vec![id]))))
+        .unwrap();
+    assert!(store.object_is_leased(id).unwrap() && store.segment_is_leased(segment).unwrap());
+    let second = follower.hold_segment(segment).unwrap();
+    drop(held);
+    assert!(!store.object_is_leased(id).unwrap());
+    assert!(store.segment_is_leased(segment).unwrap());
+    drop(second);
+    assert!(!store.segment_is_leased(segment).unwrap());
+    let nothing = follower.hold(|_| Ok(None::<((), Vec<ObjectId>)>));
+    assert!(nothing.unwrap().is_none());
+    let gone = follower.hold_segment(SegmentId(99));
+    assert!(matches!(gone, Err(StoreError::NoSegment(_))));
+}

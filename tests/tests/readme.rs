@@ -1,0 +1,126 @@
+//! The README's session, run as it stands.
+//!
+//! Every line that begins with `$ ` in a `console` block is a command, run in one shell, in a
+//! directory with a program and a library to link; lines after it are what it must print. Only
+//! the port is another, so that nothing else on the machine is in the way.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use pool_tests::host::{needs, program_directory};
+
+/// A command and the output that the README shows for it.
+type Step = (String, Vec<String>);
+
+fn steps(readme: &str) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut in_session = false;
+    for line in readme.lines() {
+        if line.starts_with("```") {
+            in_session = line == "```console";
+        } else if in_session {
+            match (line.strip_prefix("$ "), steps.last_mut()) {
+                (Some(command), _) => steps.push((command.to_owned(), Vec::new())),
+                (None, Some(step)) => step.1.push(line.to_owned()),
+                (None, None) => {}
+            }
+        }
+    }
+    steps
+}
+
+fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port())
+}
+
+fn write_sources(directory: &Path) -> Result<()> {
+    fs::write(
+        directory.join("hello.c"),
+        "void greet(void);\nint main(void) { greet(); return 0; }\n",
+    )?;
+    fs::write(
+        directory.join("greet.c"),
+        "#include <stdio.h>\nvoid greet(void) { puts(\"hello from the greet library\"); }\n",
+    )?;
+    let built = Command::new("sh")
+        .args([
+            "-ec",
+            "musl-gcc -O2 -c greet.c && ar rcs libgreet.a greet.o",
+        ])
+        .current_dir(directory)
+        .status()?;
+    ensure!(built.success(), "building the library failed");
+    Ok(())
+}
+
+/// One script of all steps: each is announced, run, and compared with what the README shows.
+fn script(steps: &[Step], port: u16) -> String {
+    let address = format!("127.0.0.1:{port}");
+    let mut parts = vec![
+        "set -eu".to_owned(),
+        "trap 'umount -l pool 2>/dev/null || true; kill %1 2>/dev/null || true; wait' EXIT".into(),
+    ];
+    for (nth, (command, expected)) in steps.iter().enumerate() {
+        let command = command
+            .replace("127.0.0.1:7420", &address)
+            .replace("poolsvc ", &format!("poolsvc --listen {address} "));
+        parts.push(format!("echo 'step: {}'", command.replace('\'', "\"")));
+        if let Some(service) = command.strip_suffix(" &") {
+            // The next command needs the service: wait until it answers.
+            parts.push(format!("{service} 2>service.log &"));
+            parts.push(format!(
+                "for _ in $(seq 100); do curl -sf http://{address}/healthz >/dev/null && break; \
+                 sleep 0.1; done"
+            ));
+            continue;
+        }
+        parts.push(format!("{command} >out.{nth}"));
+        if !expected.is_empty() {
+            let expected = expected.join("\n");
+            parts.push(format!(
+                "cat >expected.{nth} <<'EXPECTED'\n{expected}\nEXPECTED"
+            ));
+            parts.push(format!("diff expected.{nth} out.{nth}"));
+        }
+    }
+    parts.join("\n")
+}
+
+#[test]
+fn the_session_works_as_written() -> Result<()> {
+    if !needs(&["root", "kvm", "fuse"]) {
+        return Ok(());
+    }
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let steps = steps(&fs::read_to_string(readme)?);
+    ensure!(
+        steps.len() > 15,
+        "the README has only {} steps",
+        steps.len()
+    );
+    let scratch = tempfile::Builder::new()
+        .prefix("pool-readme-")
+        .tempdir_in("/var/tmp")?;
+    write_sources(scratch.path())?;
+    let port = free_port()?;
+    let path = std::env::var("PATH").context("PATH")?;
+    let output = Command::new("bash")
+        .args(["-c", &script(&steps, port)])
+        .current_dir(scratch.path())
+        .env("PATH", format!("{}:{path}", program_directory()?.display()))
+        .env("POOL_SERVER", format!("http://127.0.0.1:{port}"))
+        .env_remove("POOL_REGISTRY")
+        .stdin(Stdio::null())
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "the session failed:\n{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}

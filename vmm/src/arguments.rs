@@ -1,0 +1,285 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use lexopt::{Arg, Parser};
+use pool_core::PAGE_SIZE;
+use poolvmm::memory::Backing;
+use poolvmm::plan::MAX_MEMORY;
+use poolvmm::report::Stamp;
+use poolvmm::run::{Options, Platform};
+use thiserror::Error;
+
+/// What `--help` prints.
+pub(crate) const HELP: &str = "\
+poolvmm runs an image of the pool in a virtual machine or in a confined process.
+
+usage: poolvmm run IMAGE [OPTIONS] [-- ARGUMENTS]
+
+IMAGE is image/NAME:TAG, NAME:TAG, or the path of the image's directory in the pool. The guest finds
+NAME in argv[0]. It sees no file and no network unless it is granted some.
+
+options:
+  --pool DIR               where the pool is mounted [/pool]
+  --backing pool|copy      share the pool's pages, or load a private copy [pool]
+  --platform kvm|process   virtual machine, or plain process [kvm]
+  --memory SIZE            most private memory of the guest, with K, M or G [64M]
+  --dir HOST:GUEST[:ro]    let the guest use directory HOST as GUEST; may be repeated
+  --net none|host          network of the guest [none]
+  --env KEY=VALUE          environment of the guest; may be repeated
+  --report FILE            write times, counts and costs as JSON
+  --trace                  print every system call (kvm)
+  -h, --help               print this
+  -V, --version            print the version
+
+exit status: the guest's own; 128 and the signal number if it was stopped (139: a fault of memory
+access, as a shell shows it). If the guest could not be run: 1, and 2 for wrong use.
+";
+
+/// What was asked for.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Print the help.
+    Help,
+    /// Print the version.
+    Version,
+    /// Run an image.
+    Run(Box<Run>),
+}
+
+/// `poolvmm run`.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) options: Options,
+    pub(crate) report: Option<PathBuf>,
+}
+
+/// Why the command line is wrong.
+#[derive(Debug, Error)]
+pub(crate) enum UsageError {
+    #[error(transparent)]
+    Form(#[from] lexopt::Error),
+    #[error("expected the command `run`, found {0:?}")]
+    Command(OsString),
+    #[error("nothing to do: give the command `run` and an image")]
+    NoCommand,
+    #[error("no image given: poolvmm run IMAGE")]
+    NoImage,
+    #[error("{option} cannot be {value:?}: expected {expected}")]
+    Value {
+        option: &'static str,
+        value: String,
+        expected: &'static str,
+    },
+    #[error("--net host is not served yet: guests have no network; leave it out")]
+    Network,
+}
+
+impl Command {
+    pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Self, UsageError> {
+        let mut parser = Parser::from_args(arguments);
+        match parser.next()? {
+            Some(Arg::Short('h') | Arg::Long("help")) => Ok(Self::Help),
+            Some(Arg::Short('V') | Arg::Long("version")) => Ok(Self::Version),
+            Some(Arg::Value(command)) if command == "run" => parse_run(&mut parser),
+            Some(Arg::Value(command)) => Err(UsageError::Command(command)),
+            Some(other) => Err(other.unexpected().into()),
+            None => Err(UsageError::NoCommand),
+        }
+    }
+}
+
+fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
+    let mut image = None;
+    let mut report = None;
+    let mut options = Options {
+        image: String::new(),
+        pool: PathBuf::from("/pool"),
+        backing: Backing::Pool,
+        platform: Platform::Kvm,
+        memory: 64 << 20,
+        directories: Vec::new(),
+        environment: Vec::new(),
+        arguments: Vec::new(),
+        trace: false,
+        count_faults: false,
+        start: None,
+    };
+    loop {
+        if image.is_some()
+            && let Some(rest) = rest_after_dashes(parser)
+        {
+            options.arguments = rest;
+            break;
+        }
+        let Some(argument) = parser.next()? else {
+            break;
+        };
+        match argument {
+            Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help),
+            Arg::Long("pool") => options.pool = parser.value()?.into(),
+            Arg::Long("backing") => options.backing = backing(&text(parser)?)?,
+            Arg::Long("platform") => options.platform = platform(&text(parser)?)?,
+            Arg::Long("memory") => options.memory = memory(&text(parser)?)?,
+            Arg::Long("dir") => options.directories.push(text(parser)?),
+            Arg::Long("net") => network(&text(parser)?)?,
+            Arg::Long("env") => options.environment.push(variable(parser.value()?)?),
+            Arg::Long("report") => {
+                report = Some(parser.value()?.into());
+                options.count_faults = true;
+            }
+            Arg::Long("trace") => options.trace = true,
+            // For benchmarks: the monotonic clock, in nanoseconds, just before exec.
+            Arg::Long("start-stamp") => options.start = Some(stamp(&text(parser)?)?),
+            Arg::Value(value) if image.is_none() => image = Some(value),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    options.image = image
+        .ok_or(UsageError::NoImage)?
+        .to_string_lossy()
+        .into_owned();
+    Ok(Command::Run(Box::new(Run { options, report })))
+}
+
+/// Everything after `--`, if that comes next.
+fn rest_after_dashes(parser: &mut Parser) -> Option<Vec<Vec<u8>>> {
+    let raw = parser.try_raw_args()?;
+    if raw.peek()? != "--" {
+        return None;
+    }
+    Some(raw.skip(1).map(OsString::into_vec).collect())
+}
+
+fn text(parser: &mut Parser) -> Result<String, UsageError> {
+    Ok(parser
+        .value()?
+        .into_string()
+        .map_err(lexopt::Error::NonUnicodeValue)?)
+}
+
+fn wrong<T>(option: &'static str, value: &str, expected: &'static str) -> Result<T, UsageError> {
+    Err(UsageError::Value {
+        option,
+        value: value.to_owned(),
+        expected,
+    })
+}
+
+fn backing(value: &str) -> Result<Backing, UsageError> {
+    match value {
+        "pool" => Ok(Backing::Pool),
+        "copy" => Ok(Backing::Copy),
+        _ => wrong("--backing", value, "pool or copy"),
+    }
+}
+
+fn platform(value: &str) -> Result<Platform, UsageError> {
+    match value {
+        "kvm" => Ok(Platform::Kvm),
+        "process" => Ok(Platform::Process),
+        _ => wrong("--platform", value, "kvm or process"),
+    }
+}
+
+fn network(value: &str) -> Result<(), UsageError> {
+    match value {
+        "none" => Ok(()),
+        "host" => Err(UsageError::Network),
+        _ => wrong("--net", value, "none or host"),
+    }
+}
+
+/// A size in bytes, or with K, M or G; whole pages.
+fn memory(value: &str) -> Result<u64, UsageError> {
+    const EXPECTED: &str = "a size such as 512K, 64M or 2G, at least 64K and at most 16G";
+    let (digits, unit) = match value.as_bytes().last() {
+        Some(b'K' | b'k') => (&value[..value.len() - 1], 1 << 10),
+        Some(b'M' | b'm') => (&value[..value.len() - 1], 1 << 20),
+        Some(b'G' | b'g') => (&value[..value.len() - 1], 1 << 30),
+        _ => (value, 1),
+    };
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let bytes = digits.parse::<u64>().ok().filter(|_| plain);
+    let bytes = bytes
+        .and_then(|count| count.checked_mul(unit))
+        .and_then(|bytes| bytes.checked_next_multiple_of(PAGE_SIZE));
+    match bytes {
+        Some(bytes) if (64 << 10..=MAX_MEMORY).contains(&bytes) => Ok(bytes),
+        _ => wrong("--memory", value, EXPECTED),
+    }
+}
+
+fn variable(value: OsString) -> Result<Vec<u8>, UsageError> {
+    let bytes = value.into_vec();
+    match bytes.iter().position(|&byte| byte == b'=') {
+        Some(1..) => Ok(bytes),
+        _ => wrong("--env", &String::from_utf8_lossy(&bytes), "KEY=VALUE"),
+    }
+}
+
+fn stamp(value: &str) -> Result<Stamp, UsageError> {
+    match value.parse() {
+        Ok(nanoseconds) => Ok(Stamp(nanoseconds)),
+        Err(_) => wrong("--start-stamp", value, "nanoseconds of the monotonic clock"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, UsageError> {
+        Command::parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn a_full_line_is_read() {
+        let line = "run hello:v1 --pool /p --backing copy --platform process --memory 2M --env A=b \
+                    --dir /h:/g:ro --net none --report r.json -- --not-mine x";
+        let Ok(Command::Run(run)) = parse(line) else {
+            panic!("{line}")
+        };
+        assert_eq!(run.options.image, "hello:v1");
+        assert_eq!(run.options.pool, PathBuf::from("/p"));
+        assert_eq!(run.options.memory, 2 << 20);
+        assert_eq!(run.options.backing, Backing::Copy);
+        assert_eq!(run.options.platform, Platform::Process);
+        assert_eq!(
+            run.options.arguments,
+            [b"--not-mine".to_vec(), b"x".to_vec()]
+        );
+        assert_eq!(run.options.environment, [b"A=b".to_vec()]);
+        assert_eq!(run.report, Some(PathBuf::from("r.json")));
+    }
+
+    #[test]
+    fn wrong_lines_are_refused() {
+        for line in [
+            "",
+            "start x",
+            "run",
+            "run a b",
+            "run a --backing tape",
+            "run a --platform xen",
+            "run a --memory 1",
+            "run a --memory +5M",
+            "run a --memory 99999999999G",
+            "run a --net host",
+            "run a --env X",
+            "run a --bogus",
+            "run a --memory",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [("65536", 64 << 10), ("512K", 512 << 10), ("1G", 1 << 30)] {
+            assert_eq!(memory(text).unwrap(), bytes, "{text}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The guest ABI `linux`: system calls of static x86-64 programs, served by the VMM.
+//!
+//! [`table`] lists every call that is served, with its handler and what the process platform does
+//! about it; the handlers lie in one file a topic. A call that is in no table fails with `ENOSYS`
+//! and is counted. A guest sees no file and no network unless it was granted.
+//!
+//! Sockets will be a topic of their own (`socket`), granted by `--net host`. Threads will share a
+//! [`Linux`] behind a lock; `futex` then waits in the host.
+
+mod file;
+mod memory;
+mod path;
+mod process;
+mod record;
+mod signal;
+pub mod start;
+mod system;
+pub mod table;
+mod time;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+
+use self::file::Files;
+pub(crate) use self::file::MAX_FILES;
+pub use self::path::{Grant, GrantError};
+use self::signal::Signals;
+use crate::fault::{Cause, Outcome};
+use crate::memory::{BadAddress, GrowError, GuestMemory};
+
+/// A system call as the guest made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// RAX.
+    pub number: u64,
+    /// RDI, RSI, RDX, R10, R8, R9.
+    pub arguments: [u64; 6],
+}
+
+/// What follows a system call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The guest goes on with this in RAX.
+    Return(u64),
+    /// The guest has ended.
+    End(Outcome),
+    /// The guest cannot go on.
+    Fault(Cause),
+}
+
+/// Why a handler does not return a value.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// The call fails.
+    Error(Errno),
+    /// The guest has ended.
+    End(Outcome),
+    /// The guest cannot go on.
+    Fault(Cause),
+}
+
+impl From<Errno> for Stop {
+    fn from(error: Errno) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Self {
+        Self::Error(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    }
+}
+
+impl From<BadAddress> for Stop {
+    fn from(_: BadAddress) -> Self {
+        Self::Error(Errno::FAULT)
+    }
+}
+
+impl From<GrowError> for Stop {
+    fn from(_: GrowError) -> Self {
+        Self::Error(Errno::NOMEM)
+    }
+}
+
+pub(crate) type Arguments = [u64; 6];
+pub(crate) type Served = Result<u64, Stop>;
+pub(crate) type Handler = fn(&mut Linux, Arguments) -> Served;
+
+/// The kernel of one guest.
+#[derive(Debug)]
+pub struct Linux {
+    memory: GuestMemory,
+    files: Files,
+    signals: Signals,
+    thread_pointer: Option<u64>,
+    stack_size: u64,
+    counts: [u64; table::CALLS.len()],
+    unknown: BTreeMap<u64, u64>,
+    trace: bool,
+}
+
+/// What a guest is started with.
+#[derive(Debug)]
+pub struct Settings {
+    /// Directories that it may use.
+    pub grants: Vec<Grant>,
+    /// Its standard input, output and error.
+    pub standard: [OwnedFd; 3],
+    /// Print every call to standard error.
+    pub trace: bool,
+}
+
+impl Linux {
+    /// A kernel for the guest in `memory`.
+    pub fn new(memory: GuestMemory, settings: Settings) -> Self {
+        let rooms = memory.space().rooms();
+        let stack_size = rooms.stack_high.0 - rooms.stack_low.0;
+        Self {
+            memory,
+            files: Files::new(settings.standard, settings.grants),
+            signals: Signals::default(),
+            thread_pointer: None,
+            stack_size,
+            counts: [0; table::CALLS.len()],
+            unknown: BTreeMap::new(),
+            trace: settings.trace,
+        }
+    }
+
+    /// The guest's memory.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// The guest's memory.
+    pub fn memory_mut(&mut self) -> &mut GuestMemory {
+        &mut self.memory
+    }
+
+    /// A new thread pointer (FS base) for the processor, once.
+    pub fn take_thread_pointer(&mut self) -> Option<u64> {
+        self.thread_pointer.take()
+    }
+
+    /// Calls served so far, by name.
+    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
+        let counted = table::CALLS.iter().zip(self.counts);
+        counted
+            .filter(|(_, count)| *count > 0)
+            .map(|(call, count)| (call.name, count))
+            .collect()
+    }
+
+    /// Calls that are not served, by number.
+    pub fn unknown(&self) -> &BTreeMap<u64, u64> {
+        &self.unknown
+    }
+
+    /// Serves one call.
+    pub fn serve(&mut self, call: &Call) -> Reply {
+        let served = if let Some(at) = table::find(call.number) {
+            self.counts[at] += 1;
+            (table::CALLS[at].handler)(self, call.arguments)
+        } else {
+            *self.unknown.entry(call.number).or_default() += 1;
+            Err(Errno::NOSYS.into())
+        };
+        if self.trace {
+            trace(call, &served);
+        }
+        match served {
+            Ok(value) => Reply::Return(value),
+            Err(Stop::Error(error)) => Reply::Return((-i64::from(error.raw_os_error())) as u64),
+            Err(Stop::End(outcome)) => Reply::End(outcome),
+            Err(Stop::Fault(cause)) => Reply::Fault(cause),
+        }
+    }
+}
+
+/// One line a call on standard error; failure to print is no reason to stop a guest.
+fn trace(call: &Call, served: &Served) {
+    use std::io::Write;
+    let name = table::find(call.number).map_or("unknown", |at| table::CALLS[at].name);
+    let [a, b, c, d, ..] = call.arguments;
+    let number = call.number;
+    let line = format!("{name}[{number}]({a:#x}, {b:#x}, {c:#x}, {d:#x}) = {served:x?}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}

@@ -1,0 +1,93 @@
+//! Calls about the machine: `uname`, `sysinfo`, `getrandom`, `sched_*`, `getrusage`.
+
+// Handlers have one type, those that cannot fail too.
+#![allow(clippy::unnecessary_wraps)]
+
+use rustix::io::Errno;
+use rustix::rand::GetRandomFlags;
+use rustix::time::ClockId;
+
+use super::record::Record;
+use super::{Arguments, Linux, Served};
+
+/// `uname`: a Linux whose calls are those of SYSCALLS.md.
+pub(super) fn uname(linux: &mut Linux, [at, ..]: Arguments) -> Served {
+    const WIDTH: usize = 65;
+    let record = Record::default()
+        .text(b"Linux", WIDTH)
+        .text(b"poolvmm", WIDTH)
+        .text(b"6.1.0", WIDTH)
+        .text(b"#1 poolvmm", WIDTH)
+        .text(b"x86_64", WIDTH)
+        .text(b"(none)", WIDTH);
+    linux.memory.write(at, record.bytes())?;
+    Ok(0)
+}
+
+/// `sysinfo`: the guest's own memory, one process.
+pub(super) fn sysinfo(linux: &mut Linux, [at, ..]: Arguments) -> Served {
+    let uptime = rustix::time::clock_gettime(ClockId::Boottime).tv_sec as u64;
+    let total = linux.memory.limit();
+    let free = total.saturating_sub(linux.memory.space().private_bytes());
+    let record = Record::default()
+        .u64(uptime)
+        .zeros(24)
+        .u64(total)
+        .u64(free)
+        .zeros(32)
+        .u16(1)
+        .zeros(22)
+        .u32(1)
+        .zeros(4);
+    linux.memory.write(at, record.bytes())?;
+    Ok(0)
+}
+
+/// `getrandom`, from the host.
+pub(super) fn getrandom(linux: &mut Linux, [at, length, flags, ..]: Arguments) -> Served {
+    let flags = GetRandomFlags::from_bits(flags as u32).ok_or(Errno::INVAL)?;
+    let mut chunk = [0; 256];
+    let mut done = 0;
+    while done < length {
+        let wanted = (length - done).min(chunk.len() as u64) as usize;
+        let filled = match rustix::rand::getrandom(&mut chunk[..wanted], flags) {
+            Err(_) if done > 0 => break,
+            filled => filled?,
+        };
+        let target = at.checked_add(done).ok_or(Errno::FAULT)?;
+        linux.memory.write(target, &chunk[..filled])?;
+        done += filled as u64;
+    }
+    Ok(done)
+}
+
+/// `sched_yield`.
+pub(super) fn sched_yield(_: &mut Linux, _: Arguments) -> Served {
+    rustix::thread::sched_yield();
+    Ok(0)
+}
+
+/// `sched_getaffinity`: one processor.
+pub(super) fn sched_getaffinity(linux: &mut Linux, [_, size, at, ..]: Arguments) -> Served {
+    if size < 8 || size % 8 != 0 {
+        return Err(Errno::INVAL.into());
+    }
+    linux.memory.write(at, &1u64.to_le_bytes())?;
+    Ok(8)
+}
+
+/// `getrusage`: processor time of this process.
+pub(super) fn getrusage(linux: &mut Linux, [_, at, ..]: Arguments) -> Served {
+    let used = rustix::time::clock_gettime(ClockId::ProcessCPUTime);
+    let record = Record::default()
+        .u64(used.tv_sec as u64)
+        .u64((used.tv_nsec / 1000) as u64)
+        .zeros(128);
+    linux.memory.write(at, record.bytes())?;
+    Ok(0)
+}
+
+/// `umask`: what the guest creates gets the mode it asks for, less the host's mask.
+pub(super) fn umask(_: &mut Linux, _: Arguments) -> Served {
+    Ok(0o022)
+}

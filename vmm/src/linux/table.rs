@@ -1,0 +1,214 @@
+//! Every system call that is served: its number, its handler, and what the process platform does.
+//!
+//! `SYSCALLS.md` is this table for people; a test keeps the two equal.
+
+use super::{Handler, file, memory, path, process, signal, system, time};
+
+/// What a call is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// Open descriptors.
+    File,
+    /// Names of files.
+    Path,
+    /// Memory.
+    Memory,
+    /// Signals.
+    Signal,
+    /// Time.
+    Time,
+    /// The process itself.
+    Process,
+    /// The machine.
+    System,
+}
+
+/// What the process platform's filter does with a call: the same set as the handlers serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Process {
+    /// The host kernel serves it.
+    Allowed,
+    /// The host kernel serves it if a directory was granted; otherwise no file exists.
+    Files,
+    /// As `Files`; an empty path means an open descriptor and is always served.
+    FilesOrEmpty,
+    /// Only the settings and the size of a terminal.
+    Terminal,
+    /// Only if its target is the guest itself.
+    OwnProcess,
+    /// Only one's own limits, and only to read them.
+    OwnLimits,
+    /// Only the name of the thread.
+    ThreadName,
+    /// Only duplicates, flags and record locks: nothing that sends signals.
+    Descriptor,
+}
+
+/// A call that is served.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    /// Its number on x86-64.
+    pub number: u64,
+    /// Its name.
+    pub name: &'static str,
+    pub(super) handler: Handler,
+    /// What it is about.
+    pub topic: Topic,
+    /// What the process platform does.
+    pub process: Process,
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}({})", self.name, self.number)
+    }
+}
+
+const fn call(
+    number: u64,
+    name: &'static str,
+    handler: Handler,
+    topic: Topic,
+    process: Process,
+) -> Entry {
+    Entry {
+        number,
+        name,
+        handler,
+        topic,
+        process,
+    }
+}
+
+/// The calls, by number.
+#[rustfmt::skip]
+pub const CALLS: [Entry; 92] = [
+    call(0, "read", file::read, Topic::File, Process::Allowed),
+    call(1, "write", file::write, Topic::File, Process::Allowed),
+    call(2, "open", path::open, Topic::Path, Process::Files),
+    call(3, "close", file::close, Topic::File, Process::Allowed),
+    call(4, "stat", path::stat, Topic::Path, Process::Files),
+    call(5, "fstat", file::fstat, Topic::File, Process::Allowed),
+    call(6, "lstat", path::lstat, Topic::Path, Process::Files),
+    call(7, "poll", file::poll, Topic::File, Process::Allowed),
+    call(8, "lseek", file::lseek, Topic::File, Process::Allowed),
+    call(9, "mmap", memory::mmap, Topic::Memory, Process::Allowed),
+    call(10, "mprotect", memory::mprotect, Topic::Memory, Process::Allowed),
+    call(11, "munmap", memory::munmap, Topic::Memory, Process::Allowed),
+    call(12, "brk", memory::brk, Topic::Memory, Process::Allowed),
+    call(13, "rt_sigaction", signal::rt_sigaction, Topic::Signal, Process::Allowed),
+    call(14, "rt_sigprocmask", signal::rt_sigprocmask, Topic::Signal, Process::Allowed),
+    call(16, "ioctl", file::ioctl, Topic::File, Process::Terminal),
+    call(17, "pread64", file::pread64, Topic::File, Process::Allowed),
+    call(18, "pwrite64", file::pwrite64, Topic::File, Process::Allowed),
+    call(19, "readv", file::readv, Topic::File, Process::Allowed),
+    call(20, "writev", file::writev, Topic::File, Process::Allowed),
+    call(21, "access", path::access, Topic::Path, Process::Files),
+    call(24, "sched_yield", system::sched_yield, Topic::System, Process::Allowed),
+    call(25, "mremap", memory::mremap, Topic::Memory, Process::Allowed),
+    call(28, "madvise", memory::madvise, Topic::Memory, Process::Allowed),
+    call(32, "dup", file::dup, Topic::File, Process::Allowed),
+    call(33, "dup2", file::dup2, Topic::File, Process::Allowed),
+    call(34, "pause", signal::pause, Topic::Signal, Process::Allowed),
+    call(35, "nanosleep", time::nanosleep, Topic::Time, Process::Allowed),
+    call(39, "getpid", process::getpid, Topic::Process, Process::Allowed),
+    call(60, "exit", process::exit, Topic::Process, Process::Allowed),
+    call(62, "kill", signal::kill, Topic::Signal, Process::OwnProcess),
+    call(63, "uname", system::uname, Topic::System, Process::Allowed),
+    call(72, "fcntl", file::fcntl, Topic::File, Process::Descriptor),
+    call(73, "flock", file::flock, Topic::File, Process::Allowed),
+    call(74, "fsync", file::fsync, Topic::File, Process::Allowed),
+    call(75, "fdatasync", file::fdatasync, Topic::File, Process::Allowed),
+    call(76, "truncate", path::truncate, Topic::Path, Process::Files),
+    call(77, "ftruncate", file::ftruncate, Topic::File, Process::Allowed),
+    call(79, "getcwd", path::getcwd, Topic::Path, Process::Allowed),
+    call(80, "chdir", path::chdir, Topic::Path, Process::Files),
+    call(82, "rename", path::rename, Topic::Path, Process::Files),
+    call(83, "mkdir", path::mkdir, Topic::Path, Process::Files),
+    call(84, "rmdir", path::rmdir, Topic::Path, Process::Files),
+    call(87, "unlink", path::unlink, Topic::Path, Process::Files),
+    call(89, "readlink", path::readlink, Topic::Path, Process::Files),
+    call(91, "fchmod", file::fchmod, Topic::File, Process::Allowed),
+    call(93, "fchown", file::fchown, Topic::File, Process::Allowed),
+    call(95, "umask", system::umask, Topic::System, Process::Allowed),
+    call(96, "gettimeofday", time::gettimeofday, Topic::Time, Process::Allowed),
+    call(97, "getrlimit", process::getrlimit, Topic::Process, Process::Allowed),
+    call(98, "getrusage", system::getrusage, Topic::System, Process::Allowed),
+    call(99, "sysinfo", system::sysinfo, Topic::System, Process::Allowed),
+    call(100, "times", time::times, Topic::Time, Process::Allowed),
+    call(102, "getuid", process::getuid, Topic::Process, Process::Allowed),
+    call(104, "getgid", process::getgid, Topic::Process, Process::Allowed),
+    call(107, "geteuid", process::geteuid, Topic::Process, Process::Allowed),
+    call(108, "getegid", process::getegid, Topic::Process, Process::Allowed),
+    call(110, "getppid", process::getppid, Topic::Process, Process::Allowed),
+    call(111, "getpgrp", process::getpid, Topic::Process, Process::Allowed),
+    call(131, "sigaltstack", signal::sigaltstack, Topic::Signal, Process::Allowed),
+    call(157, "prctl", process::prctl, Topic::Process, Process::ThreadName),
+    call(158, "arch_prctl", process::arch_prctl, Topic::Process, Process::Allowed),
+    call(186, "gettid", process::getpid, Topic::Process, Process::Allowed),
+    call(200, "tkill", signal::tkill, Topic::Signal, Process::OwnProcess),
+    call(201, "time", time::time, Topic::Time, Process::Allowed),
+    call(202, "futex", process::futex, Topic::Process, Process::Allowed),
+    call(204, "sched_getaffinity", system::sched_getaffinity, Topic::System, Process::Allowed),
+    call(217, "getdents64", file::getdents64, Topic::File, Process::Allowed),
+    call(218, "set_tid_address", process::set_tid_address, Topic::Process, Process::Allowed),
+    call(228, "clock_gettime", time::clock_gettime, Topic::Time, Process::Allowed),
+    call(229, "clock_getres", time::clock_getres, Topic::Time, Process::Allowed),
+    call(230, "clock_nanosleep", time::clock_nanosleep, Topic::Time, Process::Allowed),
+    call(231, "exit_group", process::exit, Topic::Process, Process::Allowed),
+    call(234, "tgkill", signal::tgkill, Topic::Signal, Process::OwnProcess),
+    call(257, "openat", path::openat, Topic::Path, Process::Files),
+    call(258, "mkdirat", path::mkdirat, Topic::Path, Process::Files),
+    call(262, "newfstatat", path::newfstatat, Topic::Path, Process::FilesOrEmpty),
+    call(263, "unlinkat", path::unlinkat, Topic::Path, Process::Files),
+    call(264, "renameat", path::renameat, Topic::Path, Process::Files),
+    call(267, "readlinkat", path::readlinkat, Topic::Path, Process::Files),
+    call(269, "faccessat", path::faccessat, Topic::Path, Process::Files),
+    call(271, "ppoll", file::ppoll, Topic::File, Process::Allowed),
+    call(273, "set_robust_list", process::set_robust_list, Topic::Process, Process::Allowed),
+    call(280, "utimensat", path::utimensat, Topic::Path, Process::Files),
+    call(285, "fallocate", file::fallocate, Topic::File, Process::Allowed),
+    call(292, "dup3", file::dup3, Topic::File, Process::Allowed),
+    call(302, "prlimit64", process::prlimit64, Topic::Process, Process::OwnLimits),
+    call(316, "renameat2", path::renameat2, Topic::Path, Process::Files),
+    call(318, "getrandom", system::getrandom, Topic::System, Process::Allowed),
+    call(332, "statx", path::statx, Topic::Path, Process::FilesOrEmpty),
+    call(436, "close_range", file::close_range, Topic::File, Process::Allowed),
+    call(439, "faccessat2", path::faccessat, Topic::Path, Process::Files),
+];
+
+/// Position of call `number` in [`CALLS`].
+pub fn find(number: u64) -> Option<usize> {
+    CALLS.binary_search_by_key(&number, |call| call.number).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn calls_are_sorted_so_that_they_can_be_found() {
+        assert!(CALLS.is_sorted_by(|a, b| a.number < b.number));
+        for (at, call) in CALLS.iter().enumerate() {
+            assert_eq!(find(call.number), Some(at));
+        }
+        assert_eq!(find(335), None);
+    }
+
+    #[test]
+    fn the_document_lists_exactly_these_calls() {
+        let document = include_str!("../../SYSCALLS.md");
+        let mut table = String::new();
+        for call in CALLS {
+            let (number, name) = (call.number, call.name);
+            let (topic, process) = (call.topic, call.process);
+            writeln!(table, "| {number} | `{name}` | {topic:?} | {process:?} |").unwrap();
+        }
+        assert!(
+            document.contains(&table),
+            "SYSCALLS.md should hold:\n{table}"
+        );
+    }
+}

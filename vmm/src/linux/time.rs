@@ -1,0 +1,131 @@
+//! Calls about time.
+
+use rustix::io::Errno;
+use rustix::thread::{ClockId as SleepClock, NanosleepRelativeResult};
+use rustix::time::{ClockId, Timespec};
+
+use super::record::Record;
+use super::{Arguments, Linux, Served, Stop};
+
+const NANOSECONDS: i64 = 1_000_000_000;
+
+fn clock(id: u64) -> Result<ClockId, Errno> {
+    Ok(match id {
+        0 => ClockId::Realtime,
+        1 | 4 => ClockId::Monotonic,
+        2 => ClockId::ProcessCPUTime,
+        3 => ClockId::ThreadCPUTime,
+        5 => ClockId::RealtimeCoarse,
+        6 => ClockId::MonotonicCoarse,
+        7 => ClockId::Boottime,
+        _ => return Err(Errno::INVAL),
+    })
+}
+
+fn write_time(linux: &mut Linux, at: u64, seconds: i64, fraction: i64) -> Served {
+    let record = Record::default().u64(seconds as u64).u64(fraction as u64);
+    linux.memory.write(at, record.bytes())?;
+    Ok(0)
+}
+
+pub(super) fn read_timespec(linux: &mut Linux, at: u64) -> Result<Timespec, Stop> {
+    let [seconds, nanoseconds]: [i64; 2] = [
+        linux.memory.read_value(at)?,
+        linux
+            .memory
+            .read_value(at.checked_add(8).ok_or(Errno::FAULT)?)?,
+    ];
+    if seconds < 0 || !(0..NANOSECONDS).contains(&nanoseconds) {
+        return Err(Errno::INVAL.into());
+    }
+    Ok(Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds,
+    })
+}
+
+/// `clock_gettime`.
+pub(super) fn clock_gettime(linux: &mut Linux, [id, at, ..]: Arguments) -> Served {
+    let now = rustix::time::clock_gettime(clock(id)?);
+    write_time(linux, at, now.tv_sec, now.tv_nsec)
+}
+
+/// `clock_getres`.
+pub(super) fn clock_getres(linux: &mut Linux, [id, at, ..]: Arguments) -> Served {
+    let resolution = rustix::time::clock_getres(clock(id)?);
+    if at == 0 {
+        return Ok(0);
+    }
+    write_time(linux, at, resolution.tv_sec, resolution.tv_nsec)
+}
+
+/// `gettimeofday`.
+pub(super) fn gettimeofday(linux: &mut Linux, [at, zone, ..]: Arguments) -> Served {
+    let now = rustix::time::clock_gettime(ClockId::Realtime);
+    if zone != 0 {
+        linux.memory.write(zone, &[0; 8])?;
+    }
+    if at == 0 {
+        return Ok(0);
+    }
+    write_time(linux, at, now.tv_sec, now.tv_nsec / 1000)
+}
+
+/// `time`.
+pub(super) fn time(linux: &mut Linux, [at, ..]: Arguments) -> Served {
+    let now = rustix::time::clock_gettime(ClockId::Realtime).tv_sec;
+    if at != 0 {
+        linux.memory.write(at, &now.to_le_bytes())?;
+    }
+    Ok(now as u64)
+}
+
+/// `times`: processor time of this process, in 1/100 s.
+pub(super) fn times(linux: &mut Linux, [at, ..]: Arguments) -> Served {
+    let ticks = |time: Timespec| (time.tv_sec * 100 + time.tv_nsec / 10_000_000) as u64;
+    let used = ticks(rustix::time::clock_gettime(ClockId::ProcessCPUTime));
+    if at != 0 {
+        let record = Record::default().u64(used).zeros(24);
+        linux.memory.write(at, record.bytes())?;
+    }
+    Ok(ticks(rustix::time::clock_gettime(ClockId::Monotonic)))
+}
+
+/// `nanosleep`.
+pub(super) fn nanosleep(linux: &mut Linux, [request, remaining, ..]: Arguments) -> Served {
+    let request = read_timespec(linux, request)?;
+    sleep_for(linux, SleepClock::Monotonic, &request, remaining)
+}
+
+/// `clock_nanosleep`, relative or until a time.
+pub(super) fn clock_nanosleep(
+    linux: &mut Linux,
+    [id, flags, request, remaining, ..]: Arguments,
+) -> Served {
+    const ABSOLUTE: u64 = 1;
+    let clock = match id {
+        0 => SleepClock::Realtime,
+        1 => SleepClock::Monotonic,
+        7 => SleepClock::Boottime,
+        _ => return Err(Errno::INVAL.into()),
+    };
+    let request = read_timespec(linux, request)?;
+    if flags & ABSOLUTE == 0 {
+        return sleep_for(linux, clock, &request, remaining);
+    }
+    rustix::thread::clock_nanosleep_absolute(clock, &request)?;
+    Ok(0)
+}
+
+fn sleep_for(linux: &mut Linux, clock: SleepClock, request: &Timespec, remaining: u64) -> Served {
+    match rustix::thread::clock_nanosleep_relative(clock, request) {
+        NanosleepRelativeResult::Ok => Ok(0),
+        NanosleepRelativeResult::Interrupted(left) => {
+            if remaining != 0 {
+                write_time(linux, remaining, left.tv_sec, left.tv_nsec)?;
+            }
+            Err(Errno::INTR.into())
+        }
+        NanosleepRelativeResult::Err(error) => Err(error.into()),
+    }
+}

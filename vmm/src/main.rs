@@ -1,0 +1,75 @@
+//! `poolvmm`: runs an image of the pool.
+
+mod arguments;
+
+use std::fs::File;
+use std::io::Write;
+use std::process::ExitCode;
+
+use poolvmm::report::{Report, Stamp};
+use poolvmm::run::{Guest, RunError};
+
+use crate::arguments::{Command, HELP};
+
+/// The VMM itself failed.
+const FAILED: u8 = 1;
+/// The command line is wrong.
+const WRONG_USE: u8 = 2;
+
+fn main() -> ExitCode {
+    let main = Stamp::now();
+    match Command::parse(std::env::args_os().skip(1)) {
+        Ok(Command::Help) => {
+            print!("{HELP}");
+            ExitCode::SUCCESS
+        }
+        Ok(Command::Version) => {
+            println!("poolvmm {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Ok(Command::Run(run)) => ExitCode::from(execute(*run, main)),
+        Err(error) => {
+            eprintln!("poolvmm: {error}\ntry: poolvmm --help");
+            ExitCode::from(WRONG_USE)
+        }
+    }
+}
+
+fn execute(run: arguments::Run, main: Stamp) -> u8 {
+    // Opened now: later this process may open nothing.
+    let report_file = match run.report.as_ref().map(File::create).transpose() {
+        Ok(file) => file,
+        Err(error) => {
+            let path = run.report.unwrap_or_default();
+            eprintln!("poolvmm: --report {}: {error}", path.display());
+            return FAILED;
+        }
+    };
+    match Guest::open(run.options, main).and_then(Guest::run) {
+        Ok(report) => finish(&report, report_file),
+        Err(error) => {
+            complain(&error);
+            FAILED
+        }
+    }
+}
+
+fn finish(report: &Report, file: Option<File>) -> u8 {
+    if let Some(fault) = &report.fault {
+        eprintln!("{fault}");
+    }
+    if let Some(mut file) = file {
+        let written = serde_json::to_vec_pretty(report)
+            .map_err(std::io::Error::from)
+            .and_then(|json| file.write_all(&json));
+        if let Err(error) = written {
+            eprintln!("poolvmm: writing the report: {error}");
+            return FAILED;
+        }
+    }
+    report.status
+}
+
+fn complain(error: &RunError) {
+    eprintln!("poolvmm: {error}");
+}

@@ -1,0 +1,242 @@
+//! The guest's memory in this process: one reservation of addresses, overlaid inside.
+//!
+//! ```text
+//! 2 MiB aligned                                     2 MiB aligned
+//! |<----------- RAM, up to the limit ------------>|<---- shared pages ---->|
+//! | anonymous | .data of the image | not yet given | segment windows, pages |
+//!   read-write  private, COW         PROT_NONE       PROT_READ, shared
+//! ```
+//!
+//! Everything that maps, unmaps or advises guest memory is here; nothing else calls `mmap` for
+//! it. An overlay replaces part of the reservation and can never reach outside it.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
+
+use pool_core::{PAGE_SIZE, WINDOW_SIZE};
+use vm_memory::MmapRegion;
+
+/// How a segment's pages are laid in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overlay {
+    /// Read-only, the page cache's own pages.
+    Shared,
+    /// Writable; a written page is copied first.
+    Private,
+}
+
+/// A run of host addresses that belongs to the guest.
+#[derive(Debug)]
+pub struct Reservation {
+    base: NonNull<u8>,
+    length: u64,
+}
+
+impl Reservation {
+    /// Reserves `length` bytes (a multiple of 2 MiB) at a 2 MiB-aligned address. Costs address
+    /// space only.
+    pub fn new(length: u64) -> io::Result<Self> {
+        let asked = length
+            .checked_add(WINDOW_SIZE)
+            .and_then(|asked| usize::try_from(asked).ok())
+            .filter(|_| length.is_multiple_of(WINDOW_SIZE) && length > 0)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+        let start =
+            unsafe { libc::mmap(std::ptr::null_mut(), asked, libc::PROT_NONE, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = start.cast::<u8>();
+        let head = start.align_offset(WINDOW_SIZE as usize);
+        let tail = WINDOW_SIZE as usize - head;
+        // SAFETY: `head + length + tail` is exactly the mapping just made, so `base` and the
+        // unmapped ends lie in it, and no one else knows of it.
+        let base = unsafe {
+            let base = start.add(head);
+            if head > 0 {
+                libc::munmap(start.cast(), head);
+            }
+            libc::munmap(base.add(length as usize).cast(), tail);
+            base
+        };
+        let base = NonNull::new(base).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        Ok(Self { base, length })
+    }
+
+    /// Makes `length` bytes at `offset` zero-filled memory, taken from the host page by page as
+    /// it is touched.
+    pub fn map_anonymous(&self, offset: u64, length: u64, writable: bool) -> io::Result<()> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        self.overlay(offset, length, protection(writable), flags, -1, 0)
+    }
+
+    /// Lays `length` bytes of `segment` from `segment_offset` in at `offset`. The caller has
+    /// checked that the segment is that long: touching a mapping past the end of its file would
+    /// raise SIGBUS.
+    pub fn map_segment(
+        &self,
+        offset: u64,
+        length: u64,
+        segment: BorrowedFd<'_>,
+        segment_offset: u64,
+        overlay: Overlay,
+    ) -> io::Result<()> {
+        let (writable, flags) = match overlay {
+            Overlay::Shared => (false, libc::MAP_SHARED),
+            Overlay::Private => (true, libc::MAP_PRIVATE | libc::MAP_NORESERVE),
+        };
+        let protection = protection(writable);
+        let file = segment.as_raw_fd();
+        self.overlay(offset, length, protection, flags, file, segment_offset)
+    }
+
+    /// Asks for 2 MiB pages behind `length` bytes at `offset`.
+    pub fn advise_huge(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.advise(offset, length, libc::MADV_HUGEPAGE)
+    }
+
+    /// Gives private changes back: anonymous memory reads as zeros again, a private overlay as
+    /// its segment.
+    pub fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.advise(offset, length, libc::MADV_DONTNEED)
+    }
+
+    /// The host address of `offset`, for a memory slot that covers `length` bytes from there.
+    pub fn host_address(&self, offset: u64, length: u64) -> io::Result<u64> {
+        self.check(offset, length)?;
+        Ok(self.base.as_ptr() as u64 + offset)
+    }
+
+    /// A view of `length` bytes at `offset` for bounds-checked access. Whoever uses it must keep
+    /// the reservation, and must not write where a shared overlay lies.
+    pub fn region(&self, offset: u64, length: u64) -> io::Result<MmapRegion> {
+        self.check(offset, length)?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+        // SAFETY: the range lies in the reservation, which stays mapped as long as `self`; a raw
+        // region does not unmap it when dropped.
+        let region = unsafe {
+            let start = self.base.as_ptr().add(offset as usize);
+            MmapRegion::build_raw(
+                start,
+                length as usize,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+            )
+        };
+        region.map_err(io::Error::other)
+    }
+
+    fn overlay(
+        &self,
+        offset: u64,
+        length: u64,
+        protection: i32,
+        flags: i32,
+        file: i32,
+        file_offset: u64,
+    ) -> io::Result<()> {
+        self.check(offset, length)?;
+        let file_offset = libc::off_t::try_from(file_offset)
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        // SAFETY: the range was checked to lie in this reservation, which belongs to the guest
+        // alone; no Rust reference points into it (access goes through volatile slices).
+        let mapped = unsafe {
+            libc::mmap(
+                self.base.as_ptr().add(offset as usize).cast(),
+                length as usize,
+                protection,
+                flags | libc::MAP_FIXED,
+                file,
+                file_offset,
+            )
+        };
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
+    fn advise(&self, offset: u64, length: u64, advice: i32) -> io::Result<()> {
+        self.check(offset, length)?;
+        // SAFETY: the range lies in this reservation; the two kinds of advice used change only
+        // what stands behind the guest's own memory.
+        let result = unsafe {
+            libc::madvise(
+                self.base.as_ptr().add(offset as usize).cast(),
+                length as usize,
+                advice,
+            )
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+
+    /// Refuses ranges that are empty, not made of pages, or reach outside the reservation.
+    fn check(&self, offset: u64, length: u64) -> io::Result<()> {
+        let whole = (offset | length).is_multiple_of(PAGE_SIZE) && length > 0;
+        let inside = offset
+            .checked_add(length)
+            .is_some_and(|end| end <= self.length);
+        if whole && inside {
+            Ok(())
+        } else {
+            Err(io::Error::from(io::ErrorKind::InvalidInput))
+        }
+    }
+}
+
+fn protection(writable: bool) -> i32 {
+    if writable {
+        libc::PROT_READ | libc::PROT_WRITE
+    } else {
+        libc::PROT_READ
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        // SAFETY: the range is the whole reservation, made in `new` and owned by `self`; regions
+        // handed out must not outlive it, as `region` says.
+        unsafe {
+            libc::munmap(self.base.as_ptr().cast(), self.length as usize);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlays_stay_inside() {
+        let reservation = Reservation::new(2 * WINDOW_SIZE).unwrap();
+        assert_eq!(
+            reservation.host_address(0, PAGE_SIZE).unwrap() % WINDOW_SIZE,
+            0
+        );
+        assert!(reservation.map_anonymous(0, WINDOW_SIZE, true).is_ok());
+        for (offset, length) in [
+            (2 * WINDOW_SIZE, PAGE_SIZE),
+            (WINDOW_SIZE, WINDOW_SIZE + PAGE_SIZE),
+            (!0xfff, PAGE_SIZE),
+            (1, PAGE_SIZE),
+            (0, 0),
+        ] {
+            assert!(reservation.map_anonymous(offset, length, true).is_err());
+            assert!(reservation.discard(offset, length).is_err());
+        }
+    }
+
+    #[test]
+    fn odd_sizes_are_refused() {
+        for length in [0, PAGE_SIZE, !(WINDOW_SIZE - 1)] {
+            assert!(Reservation::new(length).is_err());
+        }
+    }
+}

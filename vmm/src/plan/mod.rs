@@ -1,0 +1,316 @@
+//! The plan: what will be mapped where, decided before anything is mapped.
+//!
+//! Pure: an image's map goes in; mappings, guest physical addresses and the first address space
+//! come out. Both platforms and both backings carry out the same plan.
+//!
+//! ```text
+//! guest virtual                     guest physical                    host
+//! 0x1000_0000 library text  ----->  SHARED_BASE + 0      2 MiB   -->  segment 7, window 3, shared
+//! 0x0040_0000 program text  ----->  SHARED_BASE + 2 MiB  4 KiB   -->  segment 7, slot 9,  shared
+//! 0x0041_0000 program data  ----->  window 1 + 0x1_0000  4 KiB   -->  segment 8, slot 2,  private
+//! 0x0041_2000 bss           ----->  window 1 + 0x1_2000  4 KiB   -->  anonymous
+//! ```
+//!
+//! *Shared* pages are packed one after the other from [`SHARED_BASE`], whole 2 MiB windows first,
+//! and fill one read-only memory slot. *Private* pages keep their position in their 2 MiB window:
+//! each window of guest virtual addresses that holds anything private owns one window of guest
+//! RAM. RAM window 0 is the monitor's (tables that the guest cannot reach).
+//!
+//! Virtual address slides will enter here: a plan made at other addresses than the description's.
+
+mod pieces;
+mod rooms;
+
+use std::collections::BTreeMap;
+
+use pool_core::address::Protection;
+use pool_core::description::{Description, ProgramHeaders};
+use pool_core::image_map::ImageMap;
+use pool_core::{GuestAddress, PAGE_SIZE, SegmentId, WINDOW_SIZE};
+use thiserror::Error;
+
+use crate::memory::space::{AddressSpace, Area, Backing};
+
+/// First guest physical address of shared pages; RAM begins at zero and stays below.
+pub const SHARED_BASE: u64 = 1 << 36;
+/// Most memory that a guest may be given.
+pub const MAX_MEMORY: u64 = 16 << 30;
+/// Room for the stack; pages are taken as they are touched.
+pub const STACK_SIZE: u64 = 8 << 20;
+
+/// Why an image cannot be planned.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum PlanError {
+    /// The writable part alone is larger than the memory granted.
+    #[error(
+        "the image needs {needed} KiB of private memory before it starts, but --memory grants \
+         {granted} KiB: raise --memory"
+    )]
+    NeedsMemory {
+        /// KiB of data, bss and first stack page.
+        needed: u64,
+        /// KiB granted.
+        granted: u64,
+    },
+    /// No gap in the address space is left for the stack and the monitor.
+    #[error("the image leaves no room in its address space for a stack and a heap")]
+    NoRoom,
+    /// Shared pages do not fit the slot's arithmetic.
+    #[error("the image's shared pages take {0} bytes, more than can be mapped")]
+    TooLarge(u64),
+}
+
+/// Where the bytes of a mapping come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Consecutive bytes of a segment.
+    Segment {
+        /// The segment.
+        segment: SegmentId,
+        /// Byte offset in it, a multiple of the page size.
+        offset: u64,
+    },
+    /// Zeros.
+    Zero,
+}
+
+impl Content {
+    fn advanced(self, bytes: u64) -> Self {
+        match self {
+            Self::Segment { segment, offset } => Self::Segment {
+                segment,
+                offset: offset + bytes,
+            },
+            Self::Zero => Self::Zero,
+        }
+    }
+}
+
+/// Whether writes are possible, and who sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Read-only, the same pages for every guest.
+    Shared,
+    /// Copied on first write.
+    Private,
+}
+
+/// A run of pages with one origin, contiguous in virtual, physical and file addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// Guest virtual address.
+    pub address: GuestAddress,
+    /// Guest physical address.
+    pub physical: u64,
+    /// Bytes.
+    pub length: u64,
+    /// Origin of the bytes.
+    pub content: Content,
+    /// Shared or private.
+    pub sharing: Sharing,
+    /// What the guest may do.
+    pub protection: Protection,
+    /// Made of whole 2 MiB windows, each for one page-table entry.
+    pub windows: bool,
+}
+
+impl Mapping {
+    /// First guest virtual address past the mapping.
+    pub fn end(&self) -> u64 {
+        self.address.0 + self.length
+    }
+
+    /// True when `next` goes on where this mapping ends, in every respect.
+    fn continues_into(&self, next: &Self) -> bool {
+        self.end() == next.address.0
+            && self.physical + self.length == next.physical
+            && self.content.advanced(self.length) == next.content
+            && (self.sharing, self.protection, self.windows)
+                == (next.sharing, next.protection, next.windows)
+    }
+}
+
+/// Parts of the guest's virtual address space that do not come from the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rooms {
+    /// The window of the monitor's pages (system call entry, fault entries, tables).
+    pub monitor: GuestAddress,
+    /// Lowest address of the stack; below it lies an unmapped guard.
+    pub stack_low: GuestAddress,
+    /// First address past the stack.
+    pub stack_high: GuestAddress,
+    /// Where the heap (`brk`) begins.
+    pub heap: GuestAddress,
+    /// `mmap` looks for room from here downwards.
+    pub mmap_top: GuestAddress,
+}
+
+/// What to map for an image, and where the guest starts.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Every mapping, sorted by guest virtual address.
+    pub mappings: Vec<Mapping>,
+    /// Guest virtual addresses (start, end) that the image itself fills, sorted: less than the
+    /// mappings where a window is mapped whole.
+    pub image_ranges: Vec<(u64, u64)>,
+    /// Bytes of guest physical memory from [`SHARED_BASE`]; whole windows come first.
+    pub shared_length: u64,
+    /// Windows of guest virtual addresses that hold private pages, in the order of the RAM
+    /// windows (from 1) that they own.
+    pub private_windows: Vec<GuestAddress>,
+    /// Bytes of private memory granted to the guest.
+    pub memory: u64,
+    /// Stack, heap and monitor.
+    pub rooms: Rooms,
+    /// First instruction.
+    pub entry: GuestAddress,
+    /// For `AT_PHDR`.
+    pub program_headers: Option<ProgramHeaders>,
+}
+
+impl Plan {
+    /// Plans `map` for a guest that may use `memory` bytes (a multiple of the page size, at most
+    /// [`MAX_MEMORY`]) of private memory.
+    pub fn new(map: &ImageMap, memory: u64) -> Result<Self, PlanError> {
+        let description = &map.description;
+        let rooms = rooms::find(description).ok_or(PlanError::NoRoom)?;
+        let mut pieces = pieces::of(map);
+        let shared_length = place_shared(&mut pieces);
+        if shared_length > SHARED_BASE {
+            return Err(PlanError::TooLarge(shared_length));
+        }
+        let private_windows = place_private(&mut pieces, rooms);
+        let plan = Self {
+            mappings: merge(pieces),
+            image_ranges: image_ranges(description),
+            shared_length,
+            private_windows,
+            memory,
+            rooms,
+            entry: description.entry,
+            program_headers: description.program_headers,
+        };
+        plan.check_memory()?;
+        Ok(plan)
+    }
+
+    /// The segments used, each with the first byte past what is used of it.
+    pub fn segments(&self) -> BTreeMap<SegmentId, u64> {
+        let mut needed = BTreeMap::new();
+        for mapping in &self.mappings {
+            if let Content::Segment { segment, offset } = mapping.content {
+                let end: &mut u64 = needed.entry(segment).or_default();
+                *end = (*end).max(offset + mapping.length);
+            }
+        }
+        needed
+    }
+
+    /// The guest's address space before its first instruction: the image and the stack.
+    pub fn address_space(&self) -> AddressSpace {
+        let mut space = AddressSpace::new(self.rooms);
+        for mapping in &self.mappings {
+            let backing = match mapping.sharing {
+                Sharing::Shared => Backing::Shared {
+                    physical: mapping.physical,
+                },
+                Sharing::Private => Backing::Private,
+            };
+            space.map(
+                mapping.address.0,
+                Area {
+                    end: mapping.end(),
+                    protection: mapping.protection,
+                    backing,
+                },
+            );
+        }
+        space.map(
+            self.rooms.stack_low.0,
+            Area {
+                end: self.rooms.stack_high.0,
+                protection: Protection::READ_WRITE,
+                backing: Backing::Private,
+            },
+        );
+        space
+    }
+
+    /// The parts of `mapping` that the image itself fills: all of it, unless it is a window
+    /// that is mapped whole.
+    pub fn image_parts(&self, mapping: &Mapping) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let (from, to) = (mapping.address.0, mapping.end());
+        let first = self.image_ranges.partition_point(|&(_, end)| end <= from);
+        self.image_ranges[first..]
+            .iter()
+            .map(move |&(start, end)| (start.max(from), end.min(to)))
+            .take_while(|(start, end)| start < end)
+    }
+
+    fn check_memory(&self) -> Result<(), PlanError> {
+        let private = |mapping: &&Mapping| mapping.sharing == Sharing::Private;
+        let image: u64 = self.mappings.iter().filter(private).map(|m| m.length).sum();
+        let needed = image + PAGE_SIZE;
+        if needed > self.memory {
+            return Err(PlanError::NeedsMemory {
+                needed: needed >> 10,
+                granted: self.memory >> 10,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Packs shared pieces from [`SHARED_BASE`]: windows first, so that all of them are aligned.
+fn place_shared(pieces: &mut [Mapping]) -> u64 {
+    let mut next = SHARED_BASE;
+    for windows in [true, false] {
+        for piece in pieces.iter_mut() {
+            if piece.sharing == Sharing::Shared && piece.windows == windows {
+                piece.physical = next;
+                next += piece.length;
+            }
+        }
+    }
+    next - SHARED_BASE
+}
+
+/// Gives each window with private pieces its window of RAM, the top of the stack included.
+fn place_private(pieces: &mut [Mapping], rooms: Rooms) -> Vec<GuestAddress> {
+    let mut owners: Vec<GuestAddress> = Vec::new();
+    for piece in pieces.iter_mut().filter(|p| p.sharing == Sharing::Private) {
+        let window = piece.address.window();
+        if owners.last() != Some(&window) {
+            owners.push(window);
+        }
+        let ram_window = owners.len() as u64;
+        piece.physical = ram_window * WINDOW_SIZE + (piece.address.0 - window.0);
+    }
+    owners.push(GuestAddress(rooms.stack_high.0 - 1).window());
+    owners
+}
+
+/// Joins pieces that continue each other.
+fn merge(pieces: Vec<Mapping>) -> Vec<Mapping> {
+    let mut merged: Vec<Mapping> = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        match merged.last_mut() {
+            Some(last) if last.continues_into(&piece) => last.length += piece.length,
+            _ => merged.push(piece),
+        }
+    }
+    merged
+}
+
+fn image_ranges(description: &Description) -> Vec<(u64, u64)> {
+    let ends = |range: &pool_core::description::Range| (range.address.0, range.end().0);
+    description.ranges.iter().map(ends).collect()
+}
+
+/// Highest address of the image's last range.
+fn image_end(description: &Description) -> u64 {
+    description.ranges.last().map_or(0, |range| range.end().0)
+}
+
+#[cfg(test)]
+mod tests;

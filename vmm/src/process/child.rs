@@ -1,0 +1,165 @@
+//! The child's side: from a copy of this program to the guest.
+
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::unix::fs::FileExt;
+
+use pool_core::address::Protection;
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use super::system::{self, Behind};
+use super::{FAILED, READY, files};
+use crate::linux::Grant;
+use crate::linux::start::Stack;
+use crate::memory::Backing;
+use crate::plan::{Content, Mapping, Plan, Sharing};
+use crate::pool::Segments;
+use crate::report::Stamp;
+use crate::sandbox::Confinement;
+
+/// What the host process itself may take of the memory limit.
+const OWN_MEMORY: u64 = 4 << 20;
+
+/// Everything the child needs from its parent.
+pub(super) struct Guest<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) segments: &'a Segments,
+    pub(super) backing: Backing,
+    pub(super) stack: &'a Stack,
+    pub(super) grants: &'a [Grant],
+}
+
+/// Prepares, waits for the parent, and becomes the guest; or tells the parent why not and ends.
+pub(super) fn become_guest(
+    guest: &Guest<'_>,
+    confinement: Confinement,
+    mut go: PipeReader,
+    mut to_parent: PipeWriter,
+) -> ! {
+    let prepared = prepare(guest, confinement, &mut to_parent);
+    let ready = prepared.and_then(|()| {
+        let mut word = [0];
+        go.read_exact(&mut word)
+            .map_err(|error| format!("waiting for the parent: {error}"))?;
+        let now = Stamp::now().0.to_le_bytes();
+        to_parent
+            .write_all(&now)
+            .map_err(|error| format!("telling the parent: {error}"))
+    });
+    if let Err(why) = ready {
+        let _ = to_parent.write_all(&[&[FAILED], why.as_bytes()].concat());
+        std::process::exit(1);
+    }
+    // SAFETY: nothing of this program runs after the jump, so no descriptor is used again; the
+    // plan was mapped by `map_all`, and its stack filled.
+    unsafe {
+        system::close_all();
+        system::jump(guest.plan.entry.0, guest.stack.pointer)
+    }
+}
+
+fn prepare(
+    guest: &Guest<'_>,
+    confinement: Confinement,
+    to_parent: &mut PipeWriter,
+) -> Result<(), String> {
+    system::forget_program().map_err(|error| format!("resetting signals: {error}"))?;
+    map_all(guest)?;
+    let mapped = Stamp::now().0.to_le_bytes();
+    if !guest.grants.is_empty() {
+        files::enter(guest.grants).map_err(|error| error.to_string())?;
+    }
+    limit_memory(guest.plan).map_err(|error| format!("limiting memory: {error}"))?;
+    confinement
+        .enter_guest()
+        .map_err(|error| error.to_string())?;
+    to_parent
+        .write_all(&[&[READY], &mapped[..]].concat())
+        .map_err(|error| format!("telling the parent: {error}"))
+}
+
+fn map_all(guest: &Guest<'_>) -> Result<(), String> {
+    for mapping in &guest.plan.mappings {
+        let done = match guest.backing {
+            Backing::Pool => map_shared(guest, mapping),
+            Backing::Copy => copy(guest, mapping),
+        };
+        done.map_err(|error| {
+            format!(
+                "mapping {} bytes at the image's address {}: {error}; \
+                 if it is in use, --platform kvm has the whole address space",
+                mapping.length, mapping.address
+            )
+        })?;
+    }
+    let rooms = guest.plan.rooms;
+    let length = rooms.stack_high.0 - rooms.stack_low.0;
+    let writable = libc::PROT_READ | libc::PROT_WRITE;
+    system::map_at(rooms.stack_low.0, length, writable, Behind::Nothing)
+        .map_err(|error| format!("mapping the stack: {error}"))?;
+    let stack = guest.stack;
+    // SAFETY: the stack was just mapped, and its bytes end where it ends.
+    let top = unsafe { system::bytes(stack.pointer, stack.bytes.len() as u64) };
+    top.copy_from_slice(&stack.bytes);
+    Ok(())
+}
+
+fn map_shared(guest: &Guest<'_>, mapping: &Mapping) -> std::io::Result<()> {
+    let behind = match mapping.content {
+        Content::Zero => Behind::Nothing,
+        Content::Segment { segment, offset } => {
+            let file = guest
+                .segments
+                .get(segment)
+                .ok_or(std::io::ErrorKind::NotFound)?;
+            match mapping.sharing {
+                Sharing::Shared => Behind::Shared(file, offset),
+                Sharing::Private => Behind::Private(file, offset),
+            }
+        }
+    };
+    let protection = bits(mapping.protection);
+    system::map_at(mapping.address.0, mapping.length, protection, behind)?;
+    if mapping.windows {
+        // SAFETY: just mapped.
+        unsafe { system::advise_huge(mapping.address.0, mapping.length) };
+    }
+    Ok(())
+}
+
+fn copy(guest: &Guest<'_>, mapping: &Mapping) -> std::io::Result<()> {
+    let writable = libc::PROT_READ | libc::PROT_WRITE;
+    system::map_at(mapping.address.0, mapping.length, writable, Behind::Nothing)?;
+    if let Content::Segment { segment, offset } = mapping.content {
+        let file = guest
+            .segments
+            .file(segment)
+            .ok_or(std::io::ErrorKind::NotFound)?;
+        for (start, end) in guest.plan.image_parts(mapping) {
+            // SAFETY: part of what was just mapped, writable.
+            let part = unsafe { system::bytes(start, end - start) };
+            file.read_exact_at(part, offset + (start - mapping.address.0))?;
+        }
+    }
+    // SAFETY: just mapped, and no view of it is left.
+    unsafe { system::protect(mapping.address.0, mapping.length, bits(mapping.protection)) }
+}
+
+fn bits(protection: Protection) -> i32 {
+    let bit = |allowed, bit| if allowed { bit } else { 0 };
+    bit(protection.read, libc::PROT_READ)
+        | bit(protection.write, libc::PROT_WRITE)
+        | bit(protection.execute, libc::PROT_EXEC)
+}
+
+/// The kernel counts private writable memory, stacks included, against this limit.
+fn limit_memory(plan: &Plan) -> Result<(), rustix::io::Errno> {
+    let stack = plan.rooms.stack_high.0 - plan.rooms.stack_low.0;
+    let most = Some(plan.memory + stack + OWN_MEMORY);
+    setrlimit(
+        Resource::Data,
+        Rlimit {
+            current: most,
+            maximum: most,
+        },
+    )
+}

@@ -1,0 +1,153 @@
+//! The process platform: the same plan, carried out in a plain Linux process.
+//!
+//! ```text
+//! poolvmm (parent)                         child
+//! holds the leases            fork  --->   maps the plan at the image's own addresses
+//! attaches as tracer          <---  ready
+//! waits                       go    --->   confines itself, jumps to the entry point
+//! names the fault, reports    <---  ends
+//! ```
+//!
+//! The guest's calls go to the host kernel through a filter that lets the calls of
+//! [`crate::linux::table`] pass. Granted directories are the only files of a mount namespace of
+//! its own. The tracer costs nothing until a signal comes; it learns where a fault was, and the
+//! guest dies with it.
+
+mod child;
+mod files;
+mod system;
+mod trace;
+
+use std::io::{self, PipeReader, Read, Write};
+
+use thiserror::Error;
+
+use crate::fault::Outcome;
+use crate::linux::Grant;
+use crate::linux::start::{Start, StartError};
+use crate::memory::{Backing, MemoryCounts};
+use crate::plan::{Content, Plan};
+use crate::pool::Segments;
+use crate::report::{HostUsage, Stamp};
+use crate::sandbox::Confinement;
+
+/// Why a guest cannot be run as a process.
+#[derive(Debug, Error)]
+pub enum ProcessError {
+    /// The arguments do not fit.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// No process, or no pipe to it.
+    #[error("starting the guest's process: {0}")]
+    Fork(#[from] io::Error),
+    /// The child could not prepare itself.
+    #[error("preparing the guest's process: {0}")]
+    Child(String),
+}
+
+/// How a guest process ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// How.
+    pub outcome: Outcome,
+    /// When its pages were mapped.
+    pub mapped: Stamp,
+    /// When it jumped to its entry point.
+    pub first_instruction: Stamp,
+    /// What it cost the host.
+    pub usage: HostUsage,
+    /// What was mapped.
+    pub counts: MemoryCounts,
+}
+
+/// First byte that the child sends: it is ready, or why not follows.
+const READY: u8 = b'R';
+const FAILED: u8 = b'E';
+
+/// Runs `plan` as a child process, to its end.
+pub fn run(
+    plan: &Plan,
+    segments: &Segments,
+    backing: Backing,
+    start: &Start,
+    grants: &[Grant],
+    confinement: Confinement,
+) -> Result<Ended, ProcessError> {
+    let stack = start.build(plan, host_writes_thread_pointer())?;
+    let (news, to_parent) = io::pipe()?;
+    let (go, mut to_child) = io::pipe()?;
+    let child = match system::fork()? {
+        system::Fork::Child => {
+            drop((news, to_child));
+            let guest = child::Guest {
+                plan,
+                segments,
+                backing,
+                stack: &stack,
+                grants,
+            };
+            child::become_guest(&guest, confinement, go, to_parent)
+        }
+        system::Fork::Parent(child) => child,
+    };
+    drop((go, to_parent));
+    let mut news = News(news);
+    let mapped = match news.ready() {
+        Ok(mapped) => mapped,
+        Err(error) => {
+            trace::reap(child);
+            return Err(error);
+        }
+    };
+    trace::attach(child);
+    to_child.write_all(&[READY])?;
+    let (outcome, usage) = trace::wait(child, plan)?;
+    Ok(Ended {
+        outcome,
+        mapped,
+        first_instruction: news.stamp().unwrap_or(mapped),
+        usage,
+        counts: count(plan, backing),
+    })
+}
+
+/// What the child has to say before it is the guest.
+struct News(PipeReader);
+
+impl News {
+    /// Waits until the child is ready; the moment when its pages were mapped.
+    fn ready(&mut self) -> Result<Stamp, ProcessError> {
+        let mut kind = [0];
+        if self.0.read(&mut kind)? == 1 && kind[0] == READY {
+            return Ok(self.stamp()?);
+        }
+        let mut why = String::new();
+        self.0.read_to_string(&mut why)?;
+        if why.is_empty() {
+            why.push_str("it ended without a word; is it out of memory?");
+        }
+        Err(ProcessError::Child(why))
+    }
+
+    fn stamp(&mut self) -> io::Result<Stamp> {
+        let mut bytes = [0; 8];
+        self.0.read_exact(&mut bytes)?;
+        Ok(Stamp(u64::from_le_bytes(bytes)))
+    }
+}
+
+/// The host kernel lets programs write FS base themselves (`HWCAP2_FSGSBASE`).
+fn host_writes_thread_pointer() -> bool {
+    rustix::param::linux_hwcap().1 & 2 != 0
+}
+
+fn count(plan: &Plan, backing: Backing) -> MemoryCounts {
+    let mut counts = MemoryCounts::default();
+    for mapping in &plan.mappings {
+        counts.add(mapping);
+        if backing == Backing::Pool && mapping.content != Content::Zero {
+            counts.host_mappings += 1;
+        }
+    }
+    counts
+}

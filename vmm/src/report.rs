@@ -1,0 +1,160 @@
+//! What a run cost, as JSON (`--report FILE`).
+
+use std::collections::BTreeMap;
+
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+
+use crate::kvm::ExitCounts;
+use crate::memory::{Backing, MemoryCounts};
+use crate::run::Platform;
+
+/// A moment on the host's monotonic clock, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Stamp(pub u64);
+
+impl Stamp {
+    /// Now.
+    pub fn now() -> Self {
+        let now = clock_gettime(ClockId::Monotonic);
+        Self(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+    }
+
+    fn since(self, start: Self) -> f64 {
+        self.0.saturating_sub(start.0) as f64 / 1000.0
+    }
+}
+
+/// Moments of a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moments {
+    /// Just before exec if the starter said when that was, else the start of `main`.
+    pub start: Stamp,
+    /// The start of `main`.
+    pub main: Stamp,
+    /// The map was read and checked.
+    pub read: Stamp,
+    /// The plan was made.
+    pub planned: Stamp,
+    /// Pages were laid in, and the machine was made.
+    pub mapped: Stamp,
+    /// This process was confined.
+    pub confined: Stamp,
+    /// The guest was entered for the first time.
+    pub first_instruction: Stamp,
+    /// The guest left for the first time.
+    pub first_exit: Stamp,
+    /// The guest ended.
+    pub end: Stamp,
+}
+
+/// The same in microseconds since the start.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Microseconds {
+    /// Start of `main`: loading this program, if the starter said when it called exec.
+    pub main: f64,
+    /// The map was read and checked.
+    pub read: f64,
+    /// The plan was made.
+    pub planned: f64,
+    /// Pages were laid in and the machine was made.
+    pub mapped: f64,
+    /// This process was confined.
+    pub confined: f64,
+    /// The guest was entered for the first time.
+    pub first_instruction: f64,
+    /// The guest left for the first time.
+    pub first_exit: f64,
+    /// The guest ended.
+    pub end: f64,
+}
+
+impl From<Moments> for Microseconds {
+    fn from(moments: Moments) -> Self {
+        let us = |stamp: Stamp| stamp.since(moments.start);
+        Self {
+            main: us(moments.main),
+            read: us(moments.read),
+            planned: us(moments.planned),
+            mapped: us(moments.mapped),
+            confined: us(moments.confined),
+            first_instruction: us(moments.first_instruction),
+            first_exit: us(moments.first_exit),
+            end: us(moments.end),
+        }
+    }
+}
+
+/// Faults and memory of the host's side.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct HostUsage {
+    /// Page faults served without I/O.
+    pub minor_faults: i64,
+    /// Page faults that read from disk.
+    pub major_faults: i64,
+    /// Largest resident set, KiB.
+    pub peak_rss_kib: i64,
+}
+
+impl HostUsage {
+    /// Of this process so far.
+    pub(crate) fn of_this_process() -> Self {
+        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: the kernel fills the structure, which has no invalid bit patterns; if it does
+        // not, the zeros stay.
+        let usage = unsafe {
+            libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+            usage.assume_init()
+        };
+        Self::from(usage)
+    }
+}
+
+impl From<libc::rusage> for HostUsage {
+    fn from(usage: libc::rusage) -> Self {
+        Self {
+            minor_faults: usage.ru_minflt,
+            major_faults: usage.ru_majflt,
+            peak_rss_kib: usage.ru_maxrss,
+        }
+    }
+}
+
+/// Everything that a run has to say.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The image, `NAME:TAG`.
+    pub image: String,
+    /// How it was run.
+    pub platform: Platform,
+    /// How its pages got in.
+    pub backing: Backing,
+    /// The guest's exit status.
+    pub status: u8,
+    /// How it was stopped, if it did not end by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+    /// Monotonic clock at the first instruction, for whoever took the time before exec.
+    pub first_instruction_ns: Stamp,
+    /// When what happened, in microseconds.
+    pub microseconds: Microseconds,
+    /// Page faults of the guest that the kernel served without an exit (KVM only).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_faults: Option<u64>,
+    /// Guest exits (KVM only).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exits: Option<ExitCounts>,
+    /// System calls by name (KVM only: a process's calls are not seen).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syscalls: Option<BTreeMap<&'static str, u64>>,
+    /// Calls that are not served, by number (KVM only).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown_calls: Option<BTreeMap<u64, u64>>,
+    /// What was mapped.
+    pub mapped: MemoryCounts,
+    /// Files of the pool held open: the map and the segments.
+    pub leases: u64,
+    /// The host's side.
+    pub host: HostUsage,
+}

@@ -1,0 +1,230 @@
+//! One run of one guest, from the image's name to its exit status.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::fault::{AddressNames, Outcome};
+use crate::kvm::{KvmError, Machine};
+use crate::linux::start::Start;
+use crate::linux::{Grant, GrantError, Linux, Settings};
+use crate::memory::{Backing, MemoryCounts};
+use crate::plan::{Plan, PlanError};
+use crate::pool::{Image, PoolError, Segments};
+use crate::process::{self, ProcessError};
+use crate::report::{HostUsage, Moments, Report, Stamp};
+use crate::sandbox::{self, SandboxError};
+
+/// What runs the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Platform {
+    /// A virtual machine.
+    Kvm,
+    /// A plain process.
+    Process,
+}
+
+/// What to run, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `image/NAME:TAG`, `NAME:TAG`, or a path under the pool.
+    pub image: String,
+    /// Where the pool is mounted.
+    pub pool: PathBuf,
+    /// How pages get in.
+    pub backing: Backing,
+    /// What runs the guest.
+    pub platform: Platform,
+    /// Bytes of private memory for the guest.
+    pub memory: u64,
+    /// `HOST:GUEST[:ro]` each.
+    pub directories: Vec<String>,
+    /// `KEY=VALUE` each.
+    pub environment: Vec<Vec<u8>>,
+    /// What follows `argv[0]`.
+    pub arguments: Vec<Vec<u8>>,
+    /// Print every system call to standard error (KVM only).
+    pub trace: bool,
+    /// Count the guest's page faults for the report (KVM only).
+    pub count_faults: bool,
+    /// Monotonic clock just before exec, if the starter took it.
+    pub start: Option<Stamp>,
+}
+
+/// Why a guest could not be run.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The pool, or the image in it.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// The plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The process platform.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// A directory to be granted.
+    #[error(transparent)]
+    Grant(#[from] GrantError),
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// Standard input, output or error is closed.
+    #[error("standard input, output and error must be open: {0}")]
+    Standard(std::io::Error),
+}
+
+/// An image that is leased, planned and ready to be started.
+#[derive(Debug)]
+pub struct Guest {
+    image: Image,
+    segments: Segments,
+    plan: Plan,
+    names: AddressNames,
+    start: Start,
+    grants: Vec<Grant>,
+    options: Options,
+    moments: Moments,
+}
+
+impl Guest {
+    /// Opens the image, reads its map and plans it. `main` is when this process began.
+    pub fn open(options: Options, main: Stamp) -> Result<Self, RunError> {
+        let mut moments = Moments {
+            start: options.start.unwrap_or(main),
+            main,
+            ..Moments::default()
+        };
+        let grants: Result<Vec<_>, _> = options
+            .directories
+            .iter()
+            .map(|text| Grant::parse(text))
+            .collect();
+        let image = Image::open(&options.pool, &options.image)?;
+        let map = image.read_map()?;
+        moments.read = Stamp::now();
+        let plan = Plan::new(&map, options.memory)?;
+        let segments = image.open_segments(&plan.segments())?;
+        let stack = (plan.rooms.stack_low, plan.rooms.stack_high);
+        let names = AddressNames::new(&image.label, &map.description, stack);
+        let mut arguments = vec![image.program.clone().into_bytes()];
+        arguments.extend(options.arguments.iter().cloned());
+        let start = Start {
+            arguments,
+            environment: options.environment.clone(),
+        };
+        moments.planned = Stamp::now();
+        Ok(Self {
+            image,
+            segments,
+            plan,
+            names,
+            start,
+            grants: grants?,
+            options,
+            moments,
+        })
+    }
+
+    /// Runs the guest to its end. This process is confined for good before the guest's first
+    /// instruction.
+    pub fn run(self) -> Result<Report, RunError> {
+        match self.options.platform {
+            Platform::Kvm => self.run_kvm(),
+            Platform::Process => self.run_process(),
+        }
+    }
+
+    fn run_kvm(mut self) -> Result<Report, RunError> {
+        let standard = standard_descriptors().map_err(RunError::Standard)?;
+        let confinement = sandbox::Confinement::prepare(&self.grants)?;
+        let settings = Settings {
+            grants: std::mem::take(&mut self.grants),
+            standard,
+            trace: self.options.trace,
+        };
+        let mut machine = Machine::new(
+            &self.plan,
+            &self.segments,
+            self.options.backing,
+            &self.start,
+            |memory| Linux::new(memory, settings),
+        )?;
+        if self.options.count_faults {
+            machine.count_faults()?;
+        }
+        self.moments.mapped = Stamp::now();
+        confinement.enter_monitor()?;
+        crate::memory::give_back_heap();
+        self.moments.confined = Stamp::now();
+        self.moments.first_instruction = self.moments.confined;
+        let mut first_exit = Stamp::default();
+        let outcome = machine.run(|| first_exit = Stamp::now())?;
+        self.moments.first_exit = first_exit;
+        self.moments.end = Stamp::now();
+        let mut report = self.report(&outcome, HostUsage::of_this_process());
+        report.guest_faults = machine.guest_faults();
+        report.exits = Some(machine.exits());
+        report.syscalls = Some(machine.linux().counts());
+        report.unknown_calls = Some(machine.linux().unknown().clone());
+        report.mapped = machine.linux().memory().counts();
+        Ok(report)
+    }
+
+    fn run_process(mut self) -> Result<Report, RunError> {
+        let confinement = sandbox::Confinement::prepare(&self.grants)?;
+        let ended = process::run(
+            &self.plan,
+            &self.segments,
+            self.options.backing,
+            &self.start,
+            &self.grants,
+            confinement,
+        )?;
+        self.moments.mapped = ended.mapped;
+        self.moments.confined = ended.first_instruction;
+        self.moments.first_instruction = ended.first_instruction;
+        self.moments.first_exit = ended.first_instruction;
+        self.moments.end = Stamp::now();
+        let mut report = self.report(&ended.outcome, ended.usage);
+        report.mapped = ended.counts;
+        Ok(report)
+    }
+
+    fn report(&self, outcome: &Outcome, host: HostUsage) -> Report {
+        let fault = match outcome {
+            Outcome::Fault(fault) => Some(self.names.describe(fault)),
+            Outcome::Exited(_) | Outcome::Signalled(_) => None,
+        };
+        Report {
+            image: self.image.label.clone(),
+            platform: self.options.platform,
+            backing: self.options.backing,
+            status: outcome.status(),
+            fault,
+            first_instruction_ns: self.moments.first_instruction,
+            microseconds: self.moments.into(),
+            guest_faults: None,
+            exits: None,
+            syscalls: None,
+            unknown_calls: None,
+            mapped: MemoryCounts::default(),
+            leases: self.segments.count() as u64 + 1,
+            host,
+        }
+    }
+}
+
+fn standard_descriptors() -> std::io::Result<[OwnedFd; 3]> {
+    Ok([
+        rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?,
+        rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?,
+        rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3)?,
+    ])
+}
