@@ -21,8 +21,7 @@ struct SmallDisk {
 impl SmallDisk {
     /// `None`, with a message, when this process may not mount.
     fn new(mebibytes: u32) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("SKIPPED: mounting a small disk needs root");
+        if !pool_tests::requirements::needs(&["root"]) {
             return None;
         }
         let mountpoint = tempfile::tempdir().unwrap();

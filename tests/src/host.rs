@@ -129,35 +129,6 @@ pub fn program_directory() -> Result<PathBuf> {
     Ok(directory.into())
 }
 
-/// True when this machine has everything in `what` ("root", "kvm", "fuse"). Where it has not, says
-/// so loudly; where `POOL_REQUIRE_ALL` is set, that is a failure.
-pub fn needs(what: &[&str]) -> bool {
-    let has = |thing: &str| match thing {
-        "root" => rustix::process::geteuid().is_root(),
-        "kvm" => fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
-            .is_ok(),
-        "fuse" => fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/fuse")
-            .is_ok(),
-        _ => false,
-    };
-    let missing: Vec<_> = what.iter().filter(|thing| !has(thing)).collect();
-    if missing.is_empty() {
-        return true;
-    }
-    assert!(
-        std::env::var_os("POOL_REQUIRE_ALL").is_none(),
-        "this machine lacks {missing:?}"
-    );
-    eprintln!("SKIPPED: this machine lacks {missing:?}");
-    false
-}
-
 fn start_service(binaries: &Path, directory: &Path, options: &[&str]) -> Result<(Child, String)> {
     let mut service = Command::new(binaries.join("poolsvc"))
         .arg("--store")

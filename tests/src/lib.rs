@@ -3,4 +3,5 @@
 
 pub mod guests;
 pub mod host;
+pub mod requirements;
 pub mod run;

@@ -16,7 +16,8 @@ use pool_core::ExtentMap;
 use pool_core::description::{Description, RangeKind};
 use pool_core::image_map::ImageMap;
 use pool_tests::guests::{self, Guests, PROGRAMS, Paused};
-use pool_tests::host::{Host, needs};
+use pool_tests::host::Host;
+use pool_tests::requirements::needs;
 use pool_tests::run::{Backing, run};
 
 fn map_of(host: &Host, program: &str) -> Result<ImageMap> {

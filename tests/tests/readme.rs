@@ -9,7 +9,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use pool_tests::host::{needs, program_directory};
+use pool_tests::host::program_directory;
+use pool_tests::requirements::needs;
 
 /// A command and the output that the README shows for it.
 type Step = (String, Vec<String>);

@@ -4,6 +4,7 @@
 
 mod support;
 
+use pool_tests::requirements::needs;
 use std::fs;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -177,6 +178,9 @@ fn assert_same(what: &str, found: &Output, native: &Output) {
 
 #[test]
 fn programs_behave_as_they_do_natively() {
+    if !needs(&["kvm"]) {
+        return;
+    }
     let mut world = World::new();
     let cases = [
         ("hello-musl", "musl-gcc", &[][..], HELLO),
@@ -211,6 +215,9 @@ fn programs_behave_as_they_do_natively() {
 
 #[test]
 fn sparse_images_run_too() {
+    if !needs(&["kvm"]) {
+        return;
+    }
     let mut world = World::new();
     let path = compile(world.directory.path(), "sparse", "musl-gcc", &[], MEMORY);
     world.pool.add(&path, "sparse", Placement::Sparse);
@@ -226,6 +233,9 @@ fn sparse_images_run_too() {
 
 #[test]
 fn busybox_works_on_granted_files_and_no_others() {
+    if !needs(&["kvm"]) {
+        return;
+    }
     let mut world = World::new();
     world
         .pool
@@ -291,6 +301,9 @@ fn busybox_works_on_granted_files_and_no_others() {
 
 #[test]
 fn sqlite_keeps_a_database_in_a_granted_directory() {
+    if !needs(&["kvm"]) {
+        return;
+    }
     let mut world = World::new();
     let path = world.build("sqlite", "gcc", &["-lsqlite3", "-lm"], SQLITE);
     let data = world.directory.path().join("data");
@@ -320,6 +333,9 @@ fn sqlite_keeps_a_database_in_a_granted_directory() {
 
 #[test]
 fn faults_end_the_guest_with_a_report_and_leave_the_pool_unharmed() {
+    if !needs(&["kvm"]) {
+        return;
+    }
     let mut world = World::new();
     world.build("faults", "musl-gcc", &[], FAULTS);
     let segment = world.pool.root.join("segments/00000001");
@@ -363,6 +379,9 @@ fn faults_end_the_guest_with_a_report_and_leave_the_pool_unharmed() {
 
 #[test]
 fn the_report_says_what_was_done() {
+    if !needs(&["kvm"]) {
+        return;
+    }
     let mut world = World::new();
     world.build("calls", "musl-gcc", &[], CALLS);
     let file = world.directory.path().join("report.json");
@@ -382,6 +401,9 @@ fn the_report_says_what_was_done() {
 
 #[test]
 fn calls_that_are_not_served_fail_and_are_counted() {
+    if !needs(&["kvm"]) {
+        return;
+    }
     let mut world = World::new();
     let source = r#"
         #include <errno.h>
@@ -413,6 +435,9 @@ fn calls_that_are_not_served_fail_and_are_counted() {
 
 #[test]
 fn no_argument_of_a_call_harms_the_monitor() {
+    if !needs(&["kvm"]) {
+        return;
+    }
     let mut world = World::new();
     // Every number, many odd arguments; what would end or stop the guest itself is left out.
     let source = r#"
@@ -477,6 +502,9 @@ fn no_argument_of_a_call_harms_the_monitor() {
 
 #[test]
 fn guests_run_confined() {
+    if !needs(&["kvm"]) {
+        return;
+    }
     let mut world = World::new();
     world
         .pool
@@ -524,6 +552,9 @@ fn confined_status(vmm: u32, child: bool) -> Option<String> {
 
 #[test]
 fn a_closed_pipe_ends_the_guest_as_it_would_a_process() {
+    if !needs(&["kvm"]) {
+        return;
+    }
     let mut world = World::new();
     world
         .pool
@@ -541,6 +572,9 @@ fn a_closed_pipe_ends_the_guest_as_it_would_a_process() {
 
 #[test]
 fn standard_input_is_passed_through() {
+    if !needs(&["kvm"]) {
+        return;
+    }
     let mut world = World::new();
     world
         .pool
@@ -566,6 +600,9 @@ fn standard_input_is_passed_through() {
 
 #[test]
 fn what_cannot_be_run_is_refused_with_advice() {
+    if !needs(&["kvm"]) {
+        return;
+    }
     let mut world = World::new();
     world.build("hello", "musl-gcc", &[], HELLO);
     let root = world.pool.root.clone();

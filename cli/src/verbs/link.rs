@@ -24,7 +24,8 @@ use pool_image::link::{FileRegistry, Registry, RegistryError, link, parse_args};
 
 use crate::{file, server};
 
-const OPTION: &str = "--pool-registry";
+const REGISTRY: &str = "--pool-registry";
+const LAYOUT: &str = "--pool-layout";
 
 /// Link a static executable with each library at its registered address
 ///
@@ -32,6 +33,7 @@ const OPTION: &str = "--pool-registry";
 /// Addresses come from `--pool-registry WHERE`, else `POOL_REGISTRY`, else `POOL_SERVER`, else the
 /// service at its usual address; WHERE is `http://HOST:PORT`, `https://HOST:PORT`, `unix:/PATH`
 /// or a file. An unreachable service is an error, never replaced by something else.
+/// `--pool-layout FILE` writes where the libraries lie, which the executable also holds.
 #[derive(Debug, Args)]
 #[command(
     disable_help_flag = true,
@@ -56,7 +58,8 @@ impl Link {
             .map(OsString::into_string)
             .collect::<Result<Vec<String>, _>>()
             .map_err(|bad| anyhow::anyhow!("{} is not UTF-8: rename the file", bad.display()))?;
-        let named = take_registry(&mut arguments)?;
+        let named = take_option(&mut arguments, REGISTRY)?;
+        let layout = take_option(&mut arguments, LAYOUT)?;
         let request = parse_args(&arguments)?;
         if request.show_version {
             // Build systems look for the words "GNU ld" to learn which options they may use.
@@ -72,25 +75,28 @@ impl Link {
             eprintln!("pool link: warning: {warning}");
         }
         file::write(&request.output, &linked.elf, file::EXECUTABLE)?;
-        if let Some(map) = &request.map {
+        if let (Some(path), Some(map)) = (&request.map, &linked.map) {
+            file::write(path, map.as_bytes(), file::DATA)?;
+        }
+        if let Some(path) = layout {
             let layout = serde_json::to_vec_pretty(&linked.layout)?;
-            file::write(map, &layout, file::DATA)?;
+            file::write(Path::new(&path), &layout, file::DATA)?;
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Takes `--pool-registry` out of a linker's command line, the last one if it is there more than
-/// once.
-fn take_registry(arguments: &mut Vec<String>) -> Result<Option<String>> {
+/// Takes an option of our own and its value out of a linker's command line, the last one if it is
+/// there more than once.
+fn take_option(arguments: &mut Vec<String>, option: &str) -> Result<Option<String>> {
     let mut named = None;
     let mut rest = Vec::with_capacity(arguments.len());
     let mut all = std::mem::take(arguments).into_iter();
     while let Some(argument) = all.next() {
-        match argument.strip_prefix(OPTION) {
+        match argument.strip_prefix(option) {
             Some("") => match all.next() {
                 Some(value) => named = Some(value),
-                None => bail!("{OPTION} wants a file or the address of a service"),
+                None => bail!("{option} wants a value behind it"),
             },
             Some(value) if value.starts_with('=') => named = Some(value[1..].to_owned()),
             _ => rest.push(argument),
@@ -155,10 +161,10 @@ mod tests {
             ("--pool-library x=y@1", None, "--pool-library x=y@1"),
         ] {
             let mut arguments: Vec<_> = given.split(' ').map(str::to_owned).collect();
-            let named = take_registry(&mut arguments).unwrap();
+            let named = take_option(&mut arguments, REGISTRY).unwrap();
             assert_eq!(named.as_deref(), registry, "{given}");
             assert_eq!(arguments.join(" "), rest, "{given}");
         }
-        assert!(take_registry(&mut vec!["--pool-registry".into()]).is_err());
+        assert!(take_option(&mut vec!["--pool-registry".into()], REGISTRY).is_err());
     }
 }

@@ -24,14 +24,9 @@ use tempfile::TempDir;
 pub const POOLFS: &str = env!("CARGO_BIN_EXE_poolfs");
 const PAGE: u64 = 4096;
 
-/// True when nothing can be mounted here; says so. As root with /dev/fuse everything must run.
+/// True when nothing can be mounted here; says so.
 pub fn cannot_mount() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if root && Path::new("/dev/fuse").exists() {
-        return false;
-    }
-    eprintln!("SKIPPED: mounting needs root and /dev/fuse");
-    true
+    !pool_tests::requirements::needs(&["root", "fuse"])
 }
 
 /// Bytes that repeat nowhere.

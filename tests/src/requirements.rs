@@ -1,0 +1,49 @@
+//! What a machine must have for a test, and what happens where it has not.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+
+/// True when this machine has everything in `what`: "root", "kvm", "fuse". Where it has not, that
+/// is a failure if `POOL_REQUIRE_ALL` is set; else the test is to be skipped, which is said on
+/// standard error and counted in the file that `POOL_SKIP_LOG` names.
+pub fn needs(what: &[&str]) -> bool {
+    let missing: Vec<_> = what.iter().filter(|thing| !has(thing)).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    assert!(
+        std::env::var_os("POOL_REQUIRE_ALL").is_none(),
+        "this machine lacks {missing:?}"
+    );
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    eprintln!("SKIPPED: {test}: this machine lacks {missing:?}");
+    if let Some(log) = std::env::var_os("POOL_SKIP_LOG") {
+        let written = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .and_then(|mut file| writeln!(file, "{test}: lacks {missing:?}"));
+        assert!(
+            written.is_ok(),
+            "counting a skipped test in {} failed",
+            log.display()
+        );
+    }
+    false
+}
+
+fn has(thing: &str) -> bool {
+    let device = |path| {
+        fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .is_ok()
+    };
+    match thing {
+        "root" => rustix::process::geteuid().is_root(),
+        "kvm" => device("/dev/kvm"),
+        "fuse" => device("/dev/fuse"),
+        other => panic!("no machine is known to have {other:?}"),
+    }
+}
