@@ -3,10 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
 use crate::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
+use crate::text::serde_as_text;
 
 /// The first address past the lower canonical half, less the guard page that Linux leaves
 /// unmapped (`TASK_SIZE_MAX` in `arch/x86/include/asm/page_64_types.h`).
@@ -148,23 +148,7 @@ impl FromStr for Protection {
     }
 }
 
-macro_rules! serde_as_text {
-    ($name:ident) => {
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-                text.parse().map_err(de::Error::custom)
-            }
-        }
-    };
-}
-serde_as_text!(GuestAddress);
-serde_as_text!(Protection);
+serde_as_text!(GuestAddress, Protection);
 
 #[cfg(test)]
 mod tests {

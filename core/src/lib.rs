@@ -13,6 +13,7 @@ pub mod image_map;
 pub mod name;
 pub mod page;
 pub mod registry;
+mod text;
 
 pub use address::GuestAddress;
 pub use digest::{ObjectId, PageId};

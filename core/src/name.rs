@@ -7,11 +7,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
 use crate::digest::ObjectId;
 use crate::extent::SegmentId;
+use crate::text::serde_as_text;
 
 /// Longest name, version or tag, in bytes.
 pub const MAX_NAME: usize = 128;
@@ -130,21 +130,6 @@ impl fmt::Display for ImageRef {
     }
 }
 
-macro_rules! serde_as_text {
-    ($($name:ident),*) => {$(
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-                text.parse().map_err(de::Error::custom)
-            }
-        }
-    )*};
-}
 serde_as_text!(Name, LibraryRef, ImageRef);
 
 /// Anything that a person can point at.
