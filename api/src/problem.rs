@@ -93,16 +93,17 @@ impl Problem {
     /// A failure to write a file of the service's own: 507 on a full disk, else 500.
     pub fn io(doing: &str, error: &io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Self::no_space(format!("no space left while {doing}"))
-            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::no_space(format!(
+                "no space left while {doing}: nothing was changed; free space or collect unused \
+                     pages (pool gc), then try again"
+            )),
             _ => Self::internal(format!("{doing}: {error}")),
         }
     }
 
+    /// `what` says what to do, too.
     fn no_space(what: String) -> Self {
         Self::new(StatusCode::INSUFFICIENT_STORAGE, "no-space", what)
-            .hint("nothing was changed; free space or collect (pool gc), then try again")
     }
 }
 

@@ -206,7 +206,7 @@ impl PoolFs {
 fn failed(doing: &str, place: &Place, error: &StoreError) -> Errno {
     tracing::error!(%error, path = place.path(), "{doing} failed");
     match error {
-        StoreError::Io { source, .. } => source.raw_os_error().map_or(Errno::EIO, Errno::from_i32),
+        StoreError::Io { error, .. } => error.raw_os_error().map_or(Errno::EIO, Errno::from_i32),
         _ => Errno::EIO,
     }
 }

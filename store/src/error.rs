@@ -11,14 +11,14 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// A file operation failed.
-    #[error("{doing} {path}: {source}", path = path.display())]
+    #[error("{doing} {path}: {error}", path = path.display())]
     Io {
         /// The operation, as in "opening".
         doing: &'static str,
         /// What it was done to.
         path: PathBuf,
-        /// What the system said.
-        source: io::Error,
+        /// What the system said. Part of the message, so not a source of its own.
+        error: io::Error,
     },
     /// The disk is full.
     #[error(
@@ -32,12 +32,12 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The index failed.
-    #[error("{doing} the index: {source}")]
+    #[error("{doing} the index: {error}")]
     Index {
         /// The operation, as in "reading".
         doing: &'static str,
-        /// What RocksDB said.
-        source: rocksdb::Error,
+        /// What RocksDB said. Part of the message, so not a source of its own.
+        error: rocksdb::Error,
     },
     /// The directory holds no store.
     #[error(
@@ -141,31 +141,27 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 
 impl StoreError {
     /// Wraps an I/O error, telling a full disk from all else.
-    pub(crate) fn io(doing: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+    pub(crate) fn io(doing: &'static str, path: impl Into<PathBuf>, error: io::Error) -> Self {
         let path = path.into();
         let full = matches!(
-            source.kind(),
+            error.kind(),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
         );
         if full {
             Self::NoSpace { doing, path }
         } else {
-            Self::Io {
-                doing,
-                path,
-                source,
-            }
+            Self::Io { doing, path, error }
         }
     }
 
     /// Wraps an error of the index.
-    pub(crate) fn index(doing: &'static str, source: rocksdb::Error) -> Self {
-        if source.as_ref().contains("No space left on device") {
+    pub(crate) fn index(doing: &'static str, error: rocksdb::Error) -> Self {
+        if error.as_ref().contains("No space left on device") {
             return Self::NoSpace {
                 doing,
                 path: PathBuf::from("the index"),
             };
         }
-        Self::Index { doing, source }
+        Self::Index { doing, error }
     }
 }
