@@ -7,8 +7,8 @@ use pool_core::digest::{ObjectId, PageId};
 use pool_core::name::{ImageRef, LibraryRef};
 use pool_core::page::PAGE_SIZE;
 use pool_image::describe::{DescribedImage, ImageObject, ObjectRole};
-use pool_store::ingest::{Target, UploadObject, page_ids};
 use pool_store::placement::Placement;
+use pool_store::upload::{Target, UploadObject, page_ids};
 
 /// A file in the parts that the pool keeps, with the name it is to have.
 #[derive(Debug)]
@@ -120,7 +120,7 @@ fn placement(object: &ImageObject<'_>) -> Placement {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_store::ingest::padded;
+    use pool_store::upload::padded;
 
     #[test]
     fn a_library_is_announced_page_by_page() {

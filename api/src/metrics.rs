@@ -135,7 +135,7 @@ impl Metrics {
         self.received_bytes.inc_by(bytes);
     }
 
-    pub(crate) fn note_commit(&self, summary: &pool_store::ingest::CommitSummary) {
+    pub(crate) fn note_commit(&self, summary: &pool_store::upload::CommitSummary) {
         self.commits.inc();
         self.pushed_pages.inc_by(summary.pages.0);
         self.new_pages.inc_by(summary.new_pages.0);

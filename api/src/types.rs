@@ -6,10 +6,10 @@
 use pool_core::description::Description;
 use pool_core::digest::ObjectId;
 use pool_core::name::{ImageRef, LibraryRef, Name};
-use pool_store::ingest::{CommitSummary, Target, UploadObject};
 use pool_store::manifest::{Timestamp, TokenScope};
 use pool_store::placement::Placement;
 use pool_store::stats::StoreStats;
+use pool_store::upload::{CommitSummary, Target, UploadObject};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

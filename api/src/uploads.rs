@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
-use pool_store::ingest::Upload;
+use pool_store::upload::Upload;
 
 use crate::problem::{Problem, Result};
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use pool_core::name::{LibraryRef, Name};
-use pool_store::ingest::{Content, Target};
 use pool_store::placement::Placement;
+use pool_store::upload::{Content, Target};
 use pool_store::{Store, StoreOptions};
 use serde::Serialize;
 

@@ -9,9 +9,9 @@ use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::{Extent, SegmentId};
 use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 use pool_store::format::{Location, ObjectRecord, SegmentRecord, SegmentState};
-use pool_store::ingest::page_ids;
 use pool_store::manifest::{ImageManifest, LibraryRecord};
 use pool_store::placement::name_of_window;
+use pool_store::upload::page_ids;
 use pool_store::{Reference, Result as StoreResult, StoreError, StoreView};
 use serde::{Deserialize, Serialize};
 

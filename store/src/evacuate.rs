@@ -19,9 +19,9 @@ use crate::backend::SegmentFile;
 use crate::collection::{Collection, MAX_BATCH, running_barrier};
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord, SegmentState};
-use crate::ingest::page_ids;
 use crate::placement::name_of_window;
-use crate::segment::Appender;
+use crate::segment::{Appender, Room};
+use crate::upload::page_ids;
 
 /// What an evacuation did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -277,9 +277,6 @@ impl Collection<'_> {
         Ok(changed)
     }
 }
-
-/// A run of reserved slots: the first, how many, and the file to write them to.
-pub(crate) type Room = (Location, u32, Arc<dyn SegmentFile>);
 
 fn write(file: &Arc<dyn SegmentFile>, at: Location, content: &[u8]) -> Result<()> {
     file.write_all_at(content, at.slot.byte_offset())

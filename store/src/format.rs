@@ -6,6 +6,7 @@
 
 use pool_core::digest::ObjectId;
 use pool_core::extent::{Extent, ExtentMap, SegmentId, Slot};
+use pool_core::name::{ImageRef, LibraryRef};
 use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 
 use crate::error::{Result, StoreError};
@@ -339,12 +340,31 @@ impl ObjectRecord {
     }
 }
 
+/// Who refers to what, as the index of references has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reference {
+    /// A tag of a manifest.
+    Tag {
+        /// The manifest.
+        manifest: ObjectId,
+        /// The tag.
+        image: ImageRef,
+    },
+    /// A manifest that uses a library version.
+    User {
+        /// The library version.
+        library: LibraryRef,
+        /// The manifest.
+        manifest: ObjectId,
+    },
+}
+
 /// Keys of the `references` column family: who refers to what.
 pub mod reference_key {
     use pool_core::digest::ObjectId;
     use pool_core::name::{ImageRef, LibraryRef};
 
-    use crate::Reference;
+    use super::Reference;
 
     const TAG_OF_MANIFEST: u8 = 1;
     const MANIFEST_OF_LIBRARY: u8 = 2;

@@ -17,9 +17,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Result, StoreError};
-use crate::format::{Location, ObjectRecord, SegmentRecord, reference_key};
+use crate::format::{Location, ObjectRecord, Reference, SegmentRecord, reference_key};
 use crate::manifest::{ImageManifest, LibraryRecord, TagRecord, TokenRecord};
-use crate::view::Reference;
 
 const META: &str = "meta";
 const PAGES: &str = "pages";

@@ -12,16 +12,10 @@ use crate::backend::SegmentFile;
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord};
 use crate::index::Batch;
-use crate::ingest::{CommitSummary, Target, UploadManifest, UploadObject};
+
 use crate::placement::{self, Placement, WindowPlan};
 use crate::segment::Appender;
-
-/// The pages that came with an upload, each once.
-#[derive(Debug)]
-pub(crate) struct Staging {
-    pub(crate) file: Arc<dyn SegmentFile>,
-    pub(crate) offsets: HashMap<PageId, u64>,
-}
+use crate::upload::{CommitSummary, Staging, Target, UploadManifest, UploadObject};
 
 /// Where the bytes of an upload are.
 #[derive(Clone, Copy)]

@@ -4,7 +4,7 @@
 //! any process can open beside it. FORMAT.md describes every byte. The order of durability is
 //! always the same: segment data, `fdatasync`, one synced batch of index changes, the answer.
 //!
-//! A page's way through the modules: [`ingest`] finds out which pages are missing and takes them
+//! A page's way through the modules: `ingest` finds out which pages are missing and takes them
 //! in, [`placement`] decides how they will lie, `segment` writes them, `index` records them,
 //! [`references`] names what they make up, [`lease`] keeps them for whoever maps them, and
 //! [`collection`] lets a collector take away what nothing refers to.
@@ -15,7 +15,7 @@ mod error;
 pub mod evacuate;
 pub mod format;
 mod index;
-pub mod ingest;
+mod ingest;
 mod intake;
 pub mod lease;
 pub mod manifest;
@@ -24,6 +24,7 @@ pub mod placement;
 pub mod references;
 mod segment;
 pub mod stats;
+pub mod upload;
 mod view;
 
 use std::fs::{self, File};
@@ -34,7 +35,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use error::{Result, StoreError};
-pub use view::{Held, Reference, StoreView};
+pub use format::Reference;
+pub use view::{Held, StoreView};
 
 use backend::{Backend, DirectoryBackend};
 use collection::Barrier;

@@ -9,10 +9,10 @@ use pool_core::registry::{AddressBook, Reservation, ReservationRequest, ReserveE
 
 use crate::error::{Result, StoreError};
 use crate::index::Batch;
-use crate::ingest::Target;
 use crate::manifest::{
     ImageManifest, LibraryRecord, TagRecord, Timestamp, TokenRecord, TokenScope,
 };
+use crate::upload::Target;
 use crate::{Store, now};
 
 /// Adds the name of a commit's target to its batch. The caller holds the writer's lock.

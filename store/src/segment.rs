@@ -13,9 +13,11 @@ use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 
 use crate::backend::{Backend, SegmentFile};
 use crate::error::{Result, StoreError};
-use crate::evacuate::Room;
 use crate::format::{Location, SegmentKind, SegmentRecord, SegmentState};
 use crate::index::{Batch, Index};
+
+/// A run of reserved slots: the first, how many, and the file to write them to.
+pub(crate) type Room = (Location, u32, Arc<dyn SegmentFile>);
 
 /// A segment that is being appended to.
 #[derive(Debug)]

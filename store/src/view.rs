@@ -20,7 +20,8 @@ use pool_core::registry::Reservation;
 use crate::backend::{Backend, DirectoryBackend, SegmentFile};
 use crate::error::{Result, StoreError};
 use crate::format::{
-    self, Location, ObjectRecord, SegmentRecord, SegmentState, Superblock, SuperblockError,
+    self, Location, ObjectRecord, Reference, SegmentRecord, SegmentState, Superblock,
+    SuperblockError,
 };
 use crate::index::Index;
 use crate::lease::{Lease, LeaseTable};
@@ -49,25 +50,6 @@ pub struct Held<T> {
     /// The thing held.
     pub value: T,
     _leases: Vec<Lease>,
-}
-
-/// Who refers to what, as the index of references has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reference {
-    /// A tag of a manifest.
-    Tag {
-        /// The manifest.
-        manifest: ObjectId,
-        /// The tag.
-        image: ImageRef,
-    },
-    /// A manifest that uses a library version.
-    User {
-        /// The library version.
-        library: LibraryRef,
-        /// The manifest.
-        manifest: ObjectId,
-    },
 }
 
 /// How often [`StoreView::hold`] looks again for an object that was named and is not there, before

@@ -7,8 +7,8 @@ mod common;
 use common::{assert_stored, content, negotiate, open, push_library};
 use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 use pool_core::{ObjectId, PageCount};
-use pool_store::ingest::{Content, Target, page_ids};
 use pool_store::placement::Placement;
+use pool_store::upload::{Content, Target, page_ids};
 
 const DENSE: Placement = Placement::Windows { phase: 0 };
 

@@ -10,8 +10,8 @@ use common::{
 };
 use pool_core::page::PAGE_SIZE;
 use pool_core::{ObjectId, PageId};
-use pool_store::ingest::{Content, MAX_UPLOAD_PAGES, Target, UploadManifest, UploadObject};
 use pool_store::placement::Placement;
+use pool_store::upload::{Content, MAX_UPLOAD_PAGES, Target, UploadManifest, UploadObject};
 use pool_store::{Store, StoreError};
 
 const SPARSE: Placement = Placement::Sparse;

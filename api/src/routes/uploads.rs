@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use pool_core::page::PAGE_SIZE;
-use pool_store::ingest::UploadManifest;
+use pool_store::upload::UploadManifest;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 

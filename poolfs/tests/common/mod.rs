@@ -15,8 +15,8 @@ use pool_core::description::{
 };
 use pool_core::digest::ObjectId;
 use pool_core::name::{ImageRef, LibraryRef};
-use pool_store::ingest::{Content, Target};
 use pool_store::placement::Placement;
+use pool_store::upload::{Content, Target};
 use pool_store::{Store, StoreOptions};
 use tempfile::TempDir;
 

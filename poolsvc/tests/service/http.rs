@@ -10,8 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 use pool_api::announce;
 use pool_api::client::{Client, PushOptions};
 use pool_core::digest::{ObjectId, PageId};
-use pool_store::ingest::{UploadObject, padded, page_ids};
 use pool_store::placement::Placement;
+use pool_store::upload::{UploadObject, padded, page_ids};
 use serde_json::{Value, json};
 
 use super::common::{Service, busybox, content};

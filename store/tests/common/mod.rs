@@ -16,8 +16,8 @@ use pool_core::description::{
 use pool_core::name::{ImageRef, LibraryRef};
 use pool_core::page::{PAGE_SIZE, WINDOW_SIZE};
 use pool_core::{ObjectId, PageCount};
-use pool_store::ingest::{CommitSummary, Content, Target, UploadManifest, UploadObject, padded};
 use pool_store::placement::Placement;
+use pool_store::upload::{CommitSummary, Content, Target, UploadManifest, UploadObject, padded};
 use pool_store::{Result, Store, StoreError, StoreOptions, StoreView};
 
 /// A store of small segments in `directory`.
