@@ -1,5 +1,8 @@
 # The doors: build, demo, test, bench, soak. Each installs what is missing first.
 #
+# CARGO_TARGET_DIR may name a directory outside the clone: RocksDB is then compiled once for all
+# clones, as .ci/run does.
+#
 # One profile (release) and whole-workspace builds everywhere: another profile or another set of
 # features would compile RocksDB again, for a quarter of an hour.
 
@@ -28,6 +31,7 @@ build: packages
 lint: packages
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(PROFILE) --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(PROFILE) --no-deps --quiet
 	@scripts/check-dependencies
 
 test: lint build

@@ -2,8 +2,8 @@
 //!
 //! [`collect`] runs through the modules in order: [`mark`] finds out what is live, [`sweep`] takes
 //! the rest out of the index, [`compact`] empties mostly dead segments and gives disk back. The
-//! store checks each proposal again (`pool_store::collection`). [`fsck`] compares everything with
-//! everything and changes nothing; [`why`] tells what keeps a thing.
+//! store checks each proposal again (`pool_store::collection`). [`mod@fsck`] compares everything with
+//! everything and changes nothing; [`mod@why`] tells what keeps a thing.
 //!
 //! # How data could be lost, and why it is not
 //!

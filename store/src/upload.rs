@@ -105,7 +105,7 @@ pub fn padded(bytes: &[u8]) -> [u8; PAGE_SIZE as usize] {
     page
 }
 
-/// Content that is at hand, with its digest: what [`Store::ingest`] takes.
+/// Content that is at hand, with its digest: what [`crate::Store::ingest`] takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Content<'a> {
     pub(crate) id: ObjectId,

@@ -37,7 +37,7 @@ pub struct Grant {
 /// Why a directory cannot be granted.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum GrantError {
-    /// Not of the form HOST:GUEST[:ro].
+    /// Not of the form `HOST:GUEST[:ro]`.
     #[error("--dir {0:?}: write it as HOST:GUEST or HOST:GUEST:ro, GUEST being an absolute path")]
     Form(String),
     /// The host directory cannot be opened.
