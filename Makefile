@@ -9,6 +9,7 @@
 CARGO ?= cargo
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
+export POOL_SOURCES := $(CURDIR)
 PROFILE := --release --locked --workspace
 BIN := $(CARGO_TARGET_DIR)/release
 

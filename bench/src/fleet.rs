@@ -25,6 +25,8 @@ pub(crate) struct FleetMemory {
     pub(crate) instances: usize,
     /// Sum of their proportional set sizes, in bytes.
     pub(crate) pss: u64,
+    /// Sum of what they and their guests wrote, in bytes.
+    pub(crate) anonymous: u64,
     /// What the kernel charges to them, its own structures included, in bytes.
     pub(crate) charged: u64,
 }
@@ -76,13 +78,16 @@ impl Fleet {
     /// Memory of all guests, once it holds still.
     pub(crate) fn memory(&self) -> Result<FleetMemory> {
         let charged = self.group.settled_bytes()?;
-        let mut pss = 0;
+        let (mut pss, mut anonymous) = (0, 0);
         for guest in &self.guests {
-            pss += memory::pss_bytes(guest.id())?;
+            let memory = memory::of_process(guest.id())?;
+            pss += memory.pss;
+            anonymous += memory.anonymous;
         }
         Ok(FleetMemory {
             instances: self.guests.len(),
             pss,
+            anonymous,
             charged,
         })
     }

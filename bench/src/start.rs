@@ -71,6 +71,8 @@ fn measure(host: &Host, backing: Backing) -> Result<(Value, Vec<(f64, f64)>)> {
         "host_faults": median(&faults),
         "kib_per_instance": all.charged / 1024 / INSTANCES as u64,
         "kib_per_further_instance": further / 1024,
+        "written_kib_per_instance": all.anonymous / 1024 / INSTANCES as u64,
+        "kernel_kib_per_instance": all.charged.saturating_sub(all.anonymous) / 1024 / INSTANCES as u64,
         "pss_kib_per_instance": all.pss / 1024 / INSTANCES as u64,
         "instances": INSTANCES,
         "runs": RUNS,
@@ -87,6 +89,8 @@ fn print(result: &Value) {
         ("page faults of the host's side", "host_faults"),
         ("KiB an instance, of 64", "kib_per_instance"),
         ("KiB a further instance", "kib_per_further_instance"),
+        ("  written by guest and VMM", "written_kib_per_instance"),
+        ("  the kernel's part, caches", "kernel_kib_per_instance"),
         ("KiB an instance, PSS", "pss_kib_per_instance"),
     ] {
         let of = |backing: &str| result[backing][key].as_f64().unwrap_or(0.0);

@@ -25,7 +25,7 @@ pub struct Guests {
 /// Compiles libraries and programs into `directory` (what is there already stays) and links the
 /// programs at the addresses that the host's pool gives.
 pub fn build(host: &Host, directory: &Path, programs: &[&str]) -> Result<Guests> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("guests/build.sh");
+    let script = crate::source_directory().join("tests/guests/build.sh");
     fs::create_dir_all(directory)?;
     let status = Command::new(&script)
         .arg(directory)

@@ -96,7 +96,7 @@ fn the_session_works_as_written() -> Result<()> {
     if !needs(&["root", "kvm", "fuse"]) {
         return Ok(());
     }
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = pool_tests::source_directory().join("README.md");
     let steps = steps(&fs::read_to_string(readme)?);
     ensure!(
         steps.len() > 15,

@@ -6,13 +6,28 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// Proportional set size of a process in bytes: private pages whole, shared ones divided by the
-/// number of processes that map them (`/proc/PID/smaps_rollup`, proc(5)).
-pub(crate) fn pss_bytes(pid: u32) -> Result<u64> {
+/// Memory of one process, in bytes (`/proc/PID/smaps_rollup`, proc(5)).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ProcessMemory {
+    /// Proportional set size: private pages whole, shared ones divided by the number of processes
+    /// that map them.
+    pub(crate) pss: u64,
+    /// Pages that belong to no file: what the program and its guest wrote.
+    pub(crate) anonymous: u64,
+}
+
+/// Memory of a running process.
+pub(crate) fn of_process(pid: u32) -> Result<ProcessMemory> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    let kib = field(&text, "Pss:").with_context(|| format!("{path} has no Pss line"))?;
-    Ok(kib * 1024)
+    let bytes = |name| {
+        let kib = field(&text, name).with_context(|| format!("{path} has no line {name}"))?;
+        anyhow::Ok(kib * 1024)
+    };
+    Ok(ProcessMemory {
+        pss: bytes("Pss:")?,
+        anonymous: bytes("Anonymous:")?,
+    })
 }
 
 /// Memory that the system could still give out, in bytes: `MemAvailable` and the pages that sit in
@@ -60,7 +75,8 @@ mod tests {
 
     #[test]
     fn this_process_takes_memory() {
-        assert!(pss_bytes(std::process::id()).unwrap() > 4096);
+        let own = of_process(std::process::id()).unwrap();
+        assert!(own.pss > 4096 && own.anonymous > 4096);
         assert!(available_bytes().unwrap() > 1 << 20);
     }
 }
