@@ -10,9 +10,10 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Mount, POOLFS, Pool, cannot_mount, content, eventually, is_mounted, run, text};
+use common::{Mount, POOLFS, Pool, cannot_mount, content, is_mounted, run, text};
 use pool_core::digest::ObjectId;
 use pool_store::{Store, StoreOptions};
+use pool_tests::wait;
 
 #[test]
 fn open_files_are_leases() {
@@ -48,21 +49,21 @@ fn open_files_are_leases() {
         std::thread::sleep(std::time::Duration::from_millis(100));
         assert!(manifest.objects().into_iter().all(leased), "{path}");
         drop(second);
-        eventually("the lease ends", || {
+        wait::until("the lease ends", || {
             manifest.objects().into_iter().all(|id| !leased(id))
         });
     }
     let content = File::open(pool.path("libs/zlib/1.3/content")).unwrap();
     assert!(leased(library_id));
     drop(content);
-    eventually("the lease ends", || !leased(library_id));
-    eventually("the segment's too", || {
+    wait::until("the lease ends", || !leased(library_id));
+    wait::until("the segment's too", || {
         !pool.store().segment_is_leased(extent.segment).unwrap()
     });
     let segment = File::open(pool.path(&format!("segments/{}", extent.segment))).unwrap();
     assert!(pool.store().segment_is_leased(extent.segment).unwrap());
     drop(segment);
-    eventually("the lease ends", || {
+    wait::until("the lease ends", || {
         !pool.store().segment_is_leased(extent.segment).unwrap()
     });
 }
@@ -147,7 +148,7 @@ fn sigterm_leaves_open_files_usable_until_they_are_closed() {
     let (mut daemon, _mount) = pool.mount_foreground();
     let file = File::open(pool.path("libs/a/1/content")).unwrap();
     run(Command::new("kill").args(["-TERM", &daemon.id().to_string()]));
-    eventually("the mount leaves the tree", || {
+    wait::until("the mount leaves the tree", || {
         !is_mounted(&pool.mount_point())
     });
     // A new mount at the same place outlives the end of the old one.

@@ -5,6 +5,7 @@
 mod support;
 
 use pool_tests::requirements::needs;
+use pool_tests::wait;
 use std::fs;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -517,7 +518,6 @@ fn guests_run_confined() {
         let status = confined_status(guest.id(), way[1] == "process");
         guest.kill().unwrap();
         guest.wait().unwrap();
-        let status = status.unwrap_or_else(|| panic!("{way:?}: never confined"));
         assert!(status.contains("NoNewPrivs:\t1\n"), "{way:?} {status}");
         assert!(
             status.contains("CapEff:\t0000000000000000\n"),
@@ -531,23 +531,17 @@ fn guests_run_confined() {
 }
 
 /// The status of a VMM, or of its child, once it has a filter.
-fn confined_status(vmm: u32, child: bool) -> Option<String> {
-    for _ in 0..200 {
-        std::thread::sleep(std::time::Duration::from_millis(10));
+fn confined_status(vmm: u32, child: bool) -> String {
+    wait::until_some("the guest is confined", || {
         let children = fs::read_to_string(format!("/proc/{vmm}/task/{vmm}/children")).ok()?;
-        let Some(pid) = (if child {
-            children.split_whitespace().next().map(str::to_owned)
+        let pid = if child {
+            children.split_whitespace().next()?.to_owned()
         } else {
-            Some(vmm.to_string())
-        }) else {
-            continue;
+            vmm.to_string()
         };
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        if status.contains("Seccomp:\t2\n") {
-            return Some(status);
-        }
-    }
-    None
+        status.contains("Seccomp:\t2\n").then_some(status)
+    })
 }
 
 #[test]

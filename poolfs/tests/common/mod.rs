@@ -5,8 +5,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use pool_core::address::{GuestAddress, Protection};
 use pool_core::description::{
@@ -18,6 +16,7 @@ use pool_core::name::{ImageRef, LibraryRef};
 use pool_store::placement::Placement;
 use pool_store::upload::{Content, Target};
 use pool_store::{Store, StoreOptions};
+use pool_tests::wait;
 use tempfile::TempDir;
 
 /// The program under test.
@@ -210,7 +209,7 @@ impl Pool {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        eventually("it is mounted", || is_mounted(&self.mount_point()));
+        wait::until("it is mounted", || is_mounted(&self.mount_point()));
         (child, mount)
     }
 }
@@ -245,15 +244,6 @@ pub fn run(command: &mut Command) -> Output {
 
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Waits for something that another process is about to do.
-pub fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !happened() {
-        assert!(start.elapsed() < Duration::from_secs(10), "{what}: not so");
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 pub fn names(directory: &Path) -> Vec<String> {
