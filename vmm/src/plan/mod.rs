@@ -166,6 +166,8 @@ pub struct Plan {
     pub entry: GuestAddress,
     /// For `AT_PHDR`.
     pub program_headers: Option<ProgramHeaders>,
+    /// The guest may execute its stack.
+    pub stack_executable: bool,
 }
 
 impl Plan {
@@ -189,6 +191,7 @@ impl Plan {
             rooms,
             entry: description.entry,
             program_headers: description.program_headers,
+            stack_executable: description.executable_stack,
         };
         plan.check_memory()?;
         Ok(plan)
@@ -229,11 +232,19 @@ impl Plan {
             self.rooms.stack_low.0,
             Area {
                 end: self.rooms.stack_high.0,
-                protection: Protection::READ_WRITE,
+                protection: self.stack_protection(),
                 backing: Backing::Private,
             },
         );
         space
+    }
+
+    /// What the guest may do with its stack.
+    pub fn stack_protection(&self) -> Protection {
+        Protection {
+            execute: self.stack_executable,
+            ..Protection::READ_WRITE
+        }
     }
 
     /// The parts of `mapping` that the image itself fills: all of it, unless it is a window

@@ -72,6 +72,7 @@ fn map(ranges: Vec<Range>, objects: Vec<(ObjectId, ExtentMap)>) -> ImageMap {
             load_bias: 0,
             entry,
             program_headers: None,
+            executable_stack: false,
             libraries: vec![],
             ranges,
         },
