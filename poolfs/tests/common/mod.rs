@@ -162,6 +162,7 @@ impl Pool {
             load_bias: 0,
             entry: GuestAddress(0x40_0010),
             program_headers: None,
+            executable_stack: false,
             libraries,
             ranges,
         };

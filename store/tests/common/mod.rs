@@ -115,6 +115,7 @@ pub fn description(file: &[u8], libraries: &[(&str, &[u8])]) -> Description {
         load_bias: 0,
         entry: GuestAddress(0x40_0000),
         program_headers: None,
+        executable_stack: false,
         libraries: used,
         ranges,
     }

@@ -27,8 +27,9 @@ pub(super) fn uname(linux: &mut Linux, [at, ..]: Arguments) -> Served {
 /// `sysinfo`: the guest's own memory, one process.
 pub(super) fn sysinfo(linux: &mut Linux, [at, ..]: Arguments) -> Served {
     let uptime = rustix::time::clock_gettime(ClockId::Boottime).tv_sec as u64;
-    let total = linux.memory.limit();
-    let free = total.saturating_sub(linux.memory.space().private_bytes());
+    let space = linux.memory.space();
+    let total = space.limit();
+    let free = total.saturating_sub(space.charges().bytes());
     let record = Record::default()
         .u64(uptime)
         .zeros(24)
