@@ -1,6 +1,8 @@
 //! The stack that a Linux program finds at its first instruction: arguments, environment and the
 //! auxiliary vector (System V ABI, AMD64 supplement, 3.4.1).
 
+use std::ops::Range;
+
 use pool_core::PAGE_SIZE;
 use rustix::rand::{GetRandomFlags, getrandom};
 use thiserror::Error;
@@ -10,6 +12,8 @@ use crate::plan::{Plan, STACK_SIZE};
 /// Arguments and environment may take this much of the stack, as under Linux.
 const MOST_TEXT: u64 = STACK_SIZE / 4;
 const HWCAP2_FSGSBASE: u64 = 1 << 1;
+/// Bytes that a signal's frame takes; from a kernel that says so (Linux 5.14).
+const AT_MINSIGSTKSZ: u64 = 51;
 const PROGRAM_HEADER_SIZE: u64 = 56;
 
 /// Why a guest's stack cannot be built.
@@ -42,6 +46,12 @@ pub struct Stack {
     pub pointer: u64,
     /// Everything from the stack pointer to the end of the stack.
     pub bytes: Vec<u8>,
+    /// Guest addresses of the strings of `argv`, which follow each other.
+    pub arguments: Range<u64>,
+    /// Guest addresses of the environment's strings, which follow those of `argv`.
+    pub environment: Range<u64>,
+    /// Guest addresses of the auxiliary vector.
+    pub auxiliary: Range<u64>,
 }
 
 impl Start {
@@ -55,22 +65,26 @@ impl Start {
         if fsgsbase {
             hwcap2 |= HWCAP2_FSGSBASE;
         }
-        self.lay_out(plan, random, [hwcap as u64, hwcap2])
+        let signal_stack = rustix::param::linux_minsigstksz() as u64;
+        self.lay_out(plan, random, [hwcap as u64, hwcap2, signal_stack])
     }
 
     fn lay_out(
         &self,
         plan: &Plan,
         random: [u8; 16],
-        [hwcap, hwcap2]: [u64; 2],
+        [hwcap, hwcap2, signal_stack]: [u64; 3],
     ) -> Result<Stack, StartError> {
         let mut text = Text::below(plan.rooms.stack_high.0 - 16);
         let random_at = text.push(&random)?;
         let platform = text.push(b"x86_64\0")?;
         let name = self.arguments.first().map_or(&[][..], Vec::as_slice);
         let file_name = text.push_string(name)?;
+        let end = text.lowest();
         let environment = text.push_all(&self.environment)?;
+        let environment_at = text.lowest()..end;
         let arguments = text.push_all(&self.arguments)?;
+        let arguments_at = text.lowest()..environment_at.start;
 
         let identity = |id: u32| u64::from(id);
         let mut auxiliary = vec![
@@ -90,6 +104,9 @@ impl Start {
             (libc::AT_PLATFORM, platform),
             (libc::AT_EXECFN, file_name),
         ];
+        if signal_stack > 0 {
+            auxiliary.push((AT_MINSIGSTKSZ, signal_stack));
+        }
         if let Some(headers) = plan.program_headers {
             auxiliary.extend([
                 (libc::AT_PHDR, headers.address.0),
@@ -104,8 +121,17 @@ impl Start {
         words.push(0);
         words.extend(&environment);
         words.push(0);
+        let before = words.len() as u64 * 8;
         words.extend(auxiliary.iter().flat_map(|&(key, value)| [key, value]));
-        text.finish(&words)
+        let length = words.len() as u64 * 8;
+        let (pointer, bytes) = text.finish(&words)?;
+        Ok(Stack {
+            pointer,
+            bytes,
+            arguments: arguments_at,
+            environment: environment_at,
+            auxiliary: pointer + before..pointer + length,
+        })
     }
 }
 
@@ -126,13 +152,18 @@ impl Text {
         }
     }
 
+    /// Address of the last piece.
+    fn lowest(&self) -> u64 {
+        self.top - self.length
+    }
+
     fn push(&mut self, bytes: &[u8]) -> Result<u64, StartError> {
         self.length += bytes.len() as u64;
         if self.length > MOST_TEXT {
             return Err(StartError::TooLong);
         }
         self.pieces.push(bytes.to_vec());
-        Ok(self.top - self.length)
+        Ok(self.lowest())
     }
 
     fn push_string(&mut self, string: &[u8]) -> Result<u64, StartError> {
@@ -144,16 +175,18 @@ impl Text {
         self.push(&[string, b"\0"].concat())
     }
 
+    /// The last string first, so that they follow each other upwards, as programs that write their own
+    /// title rely on.
     fn push_all(&mut self, strings: &[Vec<u8>]) -> Result<Vec<u64>, StartError> {
-        strings
-            .iter()
-            .map(|string| self.push_string(string))
-            .collect()
+        let pushed = strings.iter().rev().map(|string| self.push_string(string));
+        let mut addresses: Vec<u64> = pushed.collect::<Result<_, _>>()?;
+        addresses.reverse();
+        Ok(addresses)
     }
 
-    /// Puts `words` below the strings.
-    fn finish(mut self, words: &[u64]) -> Result<Stack, StartError> {
-        let lowest = self.top - self.length;
+    /// Puts `words` below the strings: the stack pointer, and all bytes from there.
+    fn finish(mut self, words: &[u64]) -> Result<(u64, Vec<u8>), StartError> {
+        let lowest = self.lowest();
         let pointer = (lowest - words.len() as u64 * 8) & !15;
         let gap = (lowest - pointer) as usize - words.len() * 8;
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -164,6 +197,6 @@ impl Text {
         while let Some(piece) = self.pieces.pop() {
             bytes.extend_from_slice(&piece);
         }
-        Ok(Stack { pointer, bytes })
+        Ok((pointer, bytes))
     }
 }

@@ -10,8 +10,8 @@ use rustix::time::ClockId;
 use super::record::Record;
 use super::{Arguments, Linux, Served};
 
-/// `uname`: a Linux whose calls are those of SYSCALLS.md.
-pub(super) fn uname(linux: &mut Linux, [at, ..]: Arguments) -> Served {
+/// `struct utsname` of every guest: a Linux whose calls are those of SYSCALLS.md.
+pub(crate) fn identity() -> Vec<u8> {
     const WIDTH: usize = 65;
     let record = Record::default()
         .text(b"Linux", WIDTH)
@@ -20,16 +20,12 @@ pub(super) fn uname(linux: &mut Linux, [at, ..]: Arguments) -> Served {
         .text(b"#1 poolvmm", WIDTH)
         .text(b"x86_64", WIDTH)
         .text(b"(none)", WIDTH);
-    linux.memory.write(at, record.bytes())?;
-    Ok(0)
+    record.bytes().to_vec()
 }
 
-/// `sysinfo`: the guest's own memory, one process.
-pub(super) fn sysinfo(linux: &mut Linux, [at, ..]: Arguments) -> Served {
+/// `struct sysinfo` of a guest that may use `total` bytes of memory and has `free` left: one process.
+pub(crate) fn machine(total: u64, free: u64) -> Vec<u8> {
     let uptime = rustix::time::clock_gettime(ClockId::Boottime).tv_sec as u64;
-    let space = linux.memory.space();
-    let total = space.limit();
-    let free = total.saturating_sub(space.charges().bytes());
     let record = Record::default()
         .u64(uptime)
         .zeros(24)
@@ -40,7 +36,21 @@ pub(super) fn sysinfo(linux: &mut Linux, [at, ..]: Arguments) -> Served {
         .zeros(22)
         .u32(1)
         .zeros(4);
-    linux.memory.write(at, record.bytes())?;
+    record.bytes().to_vec()
+}
+
+/// `uname`.
+pub(super) fn uname(linux: &mut Linux, [at, ..]: Arguments) -> Served {
+    linux.memory.write(at, &identity())?;
+    Ok(0)
+}
+
+/// `sysinfo`.
+pub(super) fn sysinfo(linux: &mut Linux, [at, ..]: Arguments) -> Served {
+    let space = linux.memory.space();
+    let total = space.limit();
+    let free = total.saturating_sub(space.charges().bytes());
+    linux.memory.write(at, &machine(total, free))?;
     Ok(0)
 }
 

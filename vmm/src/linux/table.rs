@@ -2,6 +2,8 @@
 //!
 //! `SYSCALLS.md` is this table for people; a test keeps the two equal.
 
+use std::fmt;
+
 use super::{Handler, file, memory, path, process, signal, system, time};
 
 /// What a call is about.
@@ -23,15 +25,31 @@ pub enum Topic {
     System,
 }
 
-/// What the process platform's filter does with a call: the same set as the handlers serve.
+/// What the process platform does with a call, so that it serves what the handlers serve. Its filter
+/// decides by number and arguments; what it cannot tell, the monitor is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Process {
     /// The host kernel serves it.
     Allowed,
+    /// The monitor answers as it does under KVM: the host's name and memory are not a guest's business.
+    Monitor,
     /// The host kernel serves it if a directory was granted; otherwise no file exists.
     Files,
-    /// As `Files`; an empty path means an open descriptor and is always served.
+    /// As `Files`; without a grant the monitor serves an empty path, which means an open descriptor.
     FilesOrEmpty,
+    /// As `Files`, but unknown without a grant: C libraries then use a call that is `FilesOrEmpty`.
+    FilesOrUnserved,
+    /// As `Files`, and what it makes cannot have a set-user-ID or set-group-ID bit.
+    Create {
+        /// Argument that holds the flags.
+        flags: u32,
+        /// Argument that holds the mode.
+        mode: u32,
+    },
+    /// Only if a directory was granted, and no set-user-ID or set-group-ID bit.
+    Mode,
+    /// Only if a directory was granted.
+    Owner,
     /// Only the settings and the size of a terminal.
     Terminal,
     /// Only if its target is the guest itself.
@@ -40,8 +58,28 @@ pub enum Process {
     OwnLimits,
     /// Only the name of the thread.
     ThreadName,
+    /// Only FS and GS base.
+    ThreadPointer,
     /// Only duplicates, flags and record locks: nothing that sends signals.
     Descriptor,
+    /// Only waiting and waking.
+    Wait,
+    /// The monitor makes plain private memory of shared anonymous memory, areas that grow and huge
+    /// pages: in one process it is the same, and it counts.
+    Mapping,
+    /// The monitor counts what is written before a right to write goes.
+    Protection,
+    /// Only advice that the handlers know too.
+    Advice,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create { .. } => f.write_str("Create"),
+            other => write!(f, "{other:?}"),
+        }
+    }
 }
 
 /// A call that is served.
@@ -51,15 +89,16 @@ pub struct Entry {
     pub number: u64,
     /// Its name.
     pub name: &'static str,
-    pub(super) handler: Handler,
+    /// `None` where only the process platform serves it.
+    pub(super) handler: Option<Handler>,
     /// What it is about.
     pub topic: Topic,
     /// What the process platform does.
     pub process: Process,
 }
 
-impl std::fmt::Debug for Entry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}({})", self.name, self.number)
     }
 }
@@ -74,7 +113,18 @@ const fn call(
     Entry {
         number,
         name,
-        handler,
+        handler: Some(handler),
+        topic,
+        process,
+    }
+}
+
+/// A call that the monitor does not serve.
+const fn process_only(number: u64, name: &'static str, topic: Topic, process: Process) -> Entry {
+    Entry {
+        number,
+        name,
+        handler: None,
         topic,
         process,
     }
@@ -82,22 +132,23 @@ const fn call(
 
 /// The calls, by number.
 #[rustfmt::skip]
-pub const CALLS: [Entry; 92] = [
+pub const CALLS: [Entry; 94] = [
     call(0, "read", file::read, Topic::File, Process::Allowed),
     call(1, "write", file::write, Topic::File, Process::Allowed),
-    call(2, "open", path::open, Topic::Path, Process::Files),
+    call(2, "open", path::open, Topic::Path, Process::Create { flags: 1, mode: 2 }),
     call(3, "close", file::close, Topic::File, Process::Allowed),
     call(4, "stat", path::stat, Topic::Path, Process::Files),
     call(5, "fstat", file::fstat, Topic::File, Process::Allowed),
     call(6, "lstat", path::lstat, Topic::Path, Process::Files),
     call(7, "poll", file::poll, Topic::File, Process::Allowed),
     call(8, "lseek", file::lseek, Topic::File, Process::Allowed),
-    call(9, "mmap", memory::mmap, Topic::Memory, Process::Allowed),
-    call(10, "mprotect", memory::mprotect, Topic::Memory, Process::Allowed),
+    call(9, "mmap", memory::mmap, Topic::Memory, Process::Mapping),
+    call(10, "mprotect", memory::mprotect, Topic::Memory, Process::Protection),
     call(11, "munmap", memory::munmap, Topic::Memory, Process::Allowed),
     call(12, "brk", memory::brk, Topic::Memory, Process::Allowed),
     call(13, "rt_sigaction", signal::rt_sigaction, Topic::Signal, Process::Allowed),
     call(14, "rt_sigprocmask", signal::rt_sigprocmask, Topic::Signal, Process::Allowed),
+    process_only(15, "rt_sigreturn", Topic::Signal, Process::Allowed),
     call(16, "ioctl", file::ioctl, Topic::File, Process::Terminal),
     call(17, "pread64", file::pread64, Topic::File, Process::Allowed),
     call(18, "pwrite64", file::pwrite64, Topic::File, Process::Allowed),
@@ -106,7 +157,7 @@ pub const CALLS: [Entry; 92] = [
     call(21, "access", path::access, Topic::Path, Process::Files),
     call(24, "sched_yield", system::sched_yield, Topic::System, Process::Allowed),
     call(25, "mremap", memory::mremap, Topic::Memory, Process::Allowed),
-    call(28, "madvise", memory::madvise, Topic::Memory, Process::Allowed),
+    call(28, "madvise", memory::madvise, Topic::Memory, Process::Advice),
     call(32, "dup", file::dup, Topic::File, Process::Allowed),
     call(33, "dup2", file::dup2, Topic::File, Process::Allowed),
     call(34, "pause", signal::pause, Topic::Signal, Process::Allowed),
@@ -114,7 +165,7 @@ pub const CALLS: [Entry; 92] = [
     call(39, "getpid", process::getpid, Topic::Process, Process::Allowed),
     call(60, "exit", process::exit, Topic::Process, Process::Allowed),
     call(62, "kill", signal::kill, Topic::Signal, Process::OwnProcess),
-    call(63, "uname", system::uname, Topic::System, Process::Allowed),
+    call(63, "uname", system::uname, Topic::System, Process::Monitor),
     call(72, "fcntl", file::fcntl, Topic::File, Process::Descriptor),
     call(73, "flock", file::flock, Topic::File, Process::Allowed),
     call(74, "fsync", file::fsync, Topic::File, Process::Allowed),
@@ -128,13 +179,13 @@ pub const CALLS: [Entry; 92] = [
     call(84, "rmdir", path::rmdir, Topic::Path, Process::Files),
     call(87, "unlink", path::unlink, Topic::Path, Process::Files),
     call(89, "readlink", path::readlink, Topic::Path, Process::Files),
-    call(91, "fchmod", file::fchmod, Topic::File, Process::Allowed),
-    call(93, "fchown", file::fchown, Topic::File, Process::Allowed),
+    call(91, "fchmod", file::fchmod, Topic::File, Process::Mode),
+    call(93, "fchown", file::fchown, Topic::File, Process::Owner),
     call(95, "umask", system::umask, Topic::System, Process::Allowed),
     call(96, "gettimeofday", time::gettimeofday, Topic::Time, Process::Allowed),
     call(97, "getrlimit", process::getrlimit, Topic::Process, Process::Allowed),
     call(98, "getrusage", system::getrusage, Topic::System, Process::Allowed),
-    call(99, "sysinfo", system::sysinfo, Topic::System, Process::Allowed),
+    call(99, "sysinfo", system::sysinfo, Topic::System, Process::Monitor),
     call(100, "times", time::times, Topic::Time, Process::Allowed),
     call(102, "getuid", process::getuid, Topic::Process, Process::Allowed),
     call(104, "getgid", process::getgid, Topic::Process, Process::Allowed),
@@ -144,20 +195,21 @@ pub const CALLS: [Entry; 92] = [
     call(111, "getpgrp", process::getpid, Topic::Process, Process::Allowed),
     call(131, "sigaltstack", signal::sigaltstack, Topic::Signal, Process::Allowed),
     call(157, "prctl", process::prctl, Topic::Process, Process::ThreadName),
-    call(158, "arch_prctl", process::arch_prctl, Topic::Process, Process::Allowed),
+    call(158, "arch_prctl", process::arch_prctl, Topic::Process, Process::ThreadPointer),
     call(186, "gettid", process::getpid, Topic::Process, Process::Allowed),
     call(200, "tkill", signal::tkill, Topic::Signal, Process::OwnProcess),
     call(201, "time", time::time, Topic::Time, Process::Allowed),
-    call(202, "futex", process::futex, Topic::Process, Process::Allowed),
+    call(202, "futex", process::futex, Topic::Process, Process::Wait),
     call(204, "sched_getaffinity", system::sched_getaffinity, Topic::System, Process::Allowed),
     call(217, "getdents64", file::getdents64, Topic::File, Process::Allowed),
     call(218, "set_tid_address", process::set_tid_address, Topic::Process, Process::Allowed),
+    process_only(219, "restart_syscall", Topic::Time, Process::Allowed),
     call(228, "clock_gettime", time::clock_gettime, Topic::Time, Process::Allowed),
     call(229, "clock_getres", time::clock_getres, Topic::Time, Process::Allowed),
     call(230, "clock_nanosleep", time::clock_nanosleep, Topic::Time, Process::Allowed),
     call(231, "exit_group", process::exit, Topic::Process, Process::Allowed),
     call(234, "tgkill", signal::tgkill, Topic::Signal, Process::OwnProcess),
-    call(257, "openat", path::openat, Topic::Path, Process::Files),
+    call(257, "openat", path::openat, Topic::Path, Process::Create { flags: 2, mode: 3 }),
     call(258, "mkdirat", path::mkdirat, Topic::Path, Process::Files),
     call(262, "newfstatat", path::newfstatat, Topic::Path, Process::FilesOrEmpty),
     call(263, "unlinkat", path::unlinkat, Topic::Path, Process::Files),
@@ -172,7 +224,7 @@ pub const CALLS: [Entry; 92] = [
     call(302, "prlimit64", process::prlimit64, Topic::Process, Process::OwnLimits),
     call(316, "renameat2", path::renameat2, Topic::Path, Process::Files),
     call(318, "getrandom", system::getrandom, Topic::System, Process::Allowed),
-    call(332, "statx", path::statx, Topic::Path, Process::FilesOrEmpty),
+    call(332, "statx", path::statx, Topic::Path, Process::FilesOrUnserved),
     call(436, "close_range", file::close_range, Topic::File, Process::Allowed),
     call(439, "faccessat2", path::faccessat2, Topic::Path, Process::Files),
 ];
@@ -204,7 +256,16 @@ mod tests {
         for call in CALLS {
             let (number, name) = (call.number, call.name);
             let (topic, process) = (call.topic, call.process);
-            writeln!(table, "| {number} | `{name}` | {topic:?} | {process:?} |").unwrap();
+            let only = if call.handler.is_none() {
+                ", not under KVM"
+            } else {
+                ""
+            };
+            writeln!(
+                table,
+                "| {number} | `{name}` | {topic:?} | {process}{only} |"
+            )
+            .unwrap();
         }
         assert!(
             document.contains(&table),

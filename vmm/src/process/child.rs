@@ -4,10 +4,9 @@ use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 
 use pool_core::address::Protection;
-use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::system::{self, Behind};
-use super::{FAILED, READY, files};
+use super::{FAILED, READY, files, leave};
 use crate::linux::Grant;
 use crate::linux::start::Stack;
 use crate::memory::Backing;
@@ -15,9 +14,6 @@ use crate::plan::{Content, Mapping, Plan, Sharing};
 use crate::pool::Segments;
 use crate::report::Stamp;
 use crate::sandbox::Confinement;
-
-/// What the host process itself may take of the memory limit.
-const OWN_MEMORY: u64 = 4 << 20;
 
 /// Everything the child needs from its parent.
 pub(super) struct Guest<'a> {
@@ -49,11 +45,11 @@ pub(super) fn become_guest(
         let _ = to_parent.write_all(&[&[FAILED], why.as_bytes()].concat());
         std::process::exit(1);
     }
-    // SAFETY: nothing of this program runs after the jump, so no descriptor is used again; the
-    // plan was mapped by `map_all`, and its stack filled.
+    // SAFETY: nothing of this program runs after the jump, so no descriptor is used again; `map_all`
+    // mapped the plan and filled its stack, and `map_leave` the code.
     unsafe {
         system::close_all();
-        system::jump(guest.plan.entry.0, guest.stack.pointer)
+        system::jump(guest.plan.rooms.monitor.0)
     }
 }
 
@@ -64,11 +60,20 @@ fn prepare(
 ) -> Result<(), String> {
     system::forget_program().map_err(|error| format!("resetting signals: {error}"))?;
     map_all(guest)?;
+    map_leave(guest).map_err(|error| format!("mapping the way out of poolvmm: {error}"))?;
     let mapped = Stamp::now().0.to_le_bytes();
-    if !guest.grants.is_empty() {
+    if guest.grants.is_empty() {
+        // Where poolvmm was started is not the guest's business.
+        rustix::process::chdir("/").map_err(|error| format!("entering /: {error}"))?;
+    } else {
         files::enter(guest.grants).map_err(|error| error.to_string())?;
     }
-    limit_memory(guest.plan).map_err(|error| format!("limiting memory: {error}"))?;
+    describe(guest).map_err(|error| {
+        format!(
+            "giving the guest a heap of its own: {error}; it takes a kernel with \
+             CONFIG_CHECKPOINT_RESTORE, or use --platform kvm"
+        )
+    })?;
     confinement
         .enter_guest()
         .map_err(|error| error.to_string())?;
@@ -151,15 +156,38 @@ fn bits(protection: Protection) -> i32 {
         | bit(protection.execute, libc::PROT_EXEC)
 }
 
-/// The kernel counts private writable memory, stacks included, against this limit.
-fn limit_memory(plan: &Plan) -> Result<(), rustix::io::Errno> {
-    let stack = plan.rooms.stack_high.0 - plan.rooms.stack_low.0;
-    let most = Some(plan.memory + stack + OWN_MEMORY);
-    setrlimit(
-        Resource::Data,
-        Rlimit {
-            current: most,
-            maximum: most,
-        },
-    )
+/// Maps the code that [`super::leave`] makes: the last that runs before the guest.
+fn map_leave(guest: &Guest<'_>) -> std::io::Result<()> {
+    let page = leave::page(guest.plan, guest.stack.pointer);
+    let (address, length) = (guest.plan.rooms.monitor.0, page.len() as u64);
+    let writable = libc::PROT_READ | libc::PROT_WRITE;
+    system::map_at(address, length, writable, Behind::Nothing)?;
+    // SAFETY: just mapped, writable.
+    unsafe { system::bytes(address, length) }.copy_from_slice(&page);
+    // SAFETY: just mapped, and no view of it is left.
+    unsafe { system::protect(address, length, libc::PROT_READ | libc::PROT_EXEC) }
+}
+
+/// Tells the kernel where the guest's heap begins, and what `ps` shows: the guest's arguments.
+fn describe(guest: &Guest<'_>) -> std::io::Result<()> {
+    let (plan, stack) = (guest.plan, guest.stack);
+    let ends = |range: &std::ops::Range<u64>| [range.start, range.end];
+    let heap = plan.rooms.heap.0;
+    let entry = plan.entry.0;
+    let text = plan
+        .mappings
+        .iter()
+        .find(|m| (m.address.0..m.end()).contains(&entry));
+    system::describe(&system::Parts {
+        code: text.map_or([entry, entry + 1], |m| [m.address.0, m.end()]),
+        // The kernel counts it against the limit for data, where the plan's mappings count already.
+        data: [heap, heap],
+        heap: [heap, heap],
+        stack: stack.pointer,
+        arguments: ends(&stack.arguments),
+        environment: ends(&stack.environment),
+        auxiliary: stack.auxiliary.start,
+        auxiliary_length: (stack.auxiliary.end - stack.auxiliary.start) as u32,
+        executable: system::SAME_EXECUTABLE,
+    })
 }

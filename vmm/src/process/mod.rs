@@ -2,27 +2,35 @@
 //!
 //! ```text
 //! poolvmm (parent)                         child
-//! holds the leases            fork  --->   maps the plan at the image's own addresses
-//! attaches as tracer          <---  ready
-//! waits                       go    --->   confines itself, jumps to the entry point
-//! names the fault, reports    <---  ends
+//! holds the leases            fork  --->   maps the plan at the image's own addresses,
+//! attaches as tracer          <---  ready  and confines itself
+//! limits its memory           go    --->   unmaps this program, jumps to the entry point
+//! answers, names the fault    <---  ends
 //! ```
 //!
 //! The guest's calls go to the host kernel through a filter that lets the calls of
-//! [`crate::linux::table`] pass. Granted directories are the only files of a mount namespace of
-//! its own. The tracer costs nothing until a signal comes; it learns where a fault was, and the
-//! guest dies with it.
+//! [`crate::linux::table`] pass; the few that it cannot decide are the tracer's. Granted directories are
+//! the only files of a mount namespace of its own. Of this program nothing is left in the guest's
+//! process: no memory, no register, no descriptor, nothing that the kernel was told. The guest dies with
+//! its tracer, which also learns where a fault was.
 
+mod calls;
 mod child;
 mod files;
+mod leave;
+mod limits;
+mod ptrace;
 mod system;
 mod trace;
 
 use std::io::{self, PipeReader, Read, Write};
 
+use pool_core::GuestAddress;
 use thiserror::Error;
 
-use crate::fault::Outcome;
+use self::limits::Limits;
+use self::ptrace::Tracee;
+use crate::fault::{Cause, Fault, Outcome};
 use crate::linux::Grant;
 use crate::linux::start::{Start, StartError};
 use crate::memory::{Backing, MemoryCounts};
@@ -43,6 +51,21 @@ pub enum ProcessError {
     /// The child could not prepare itself.
     #[error("preparing the guest's process: {0}")]
     Child(String),
+    /// The monitor cannot trace it.
+    #[error(
+        "tracing the guest's process, some of whose calls the monitor answers: {0}; allow ptrace, or use \
+         --platform kvm"
+    )]
+    Trace(io::Error),
+    /// Its memory cannot be limited.
+    #[error("limiting the memory of the guest's process: {0}")]
+    Limit(rustix::io::Errno),
+    /// Something of the VMM stays mapped in it.
+    #[error(
+        "the guest's process could not let go of the VMM's memory, so the guest was not run: does the \
+         kernel seal system mappings? Use --platform kvm"
+    )]
+    Leave,
 }
 
 /// How a guest process ended.
@@ -99,9 +122,16 @@ pub fn run(
             return Err(error);
         }
     };
-    trace::attach(child);
+    let guest = Tracee(child);
+    guest.seize().map_err(ProcessError::Trace)?;
+    Limits::new(plan)
+        .apply(child)
+        .map_err(ProcessError::Limit)?;
     to_child.write_all(&[READY])?;
-    let (outcome, usage) = trace::wait(child, plan)?;
+    let (outcome, usage) = trace::wait(guest, plan)?;
+    if matches!(&outcome, Outcome::Fault(fault) if is_leaving(plan, fault)) {
+        return Err(ProcessError::Leave);
+    }
     Ok(Ended {
         outcome,
         mapped,
@@ -109,6 +139,12 @@ pub fn run(
         usage,
         counts: count(plan, backing),
     })
+}
+
+/// The fault was in the code that unmaps this program: see [`leave`].
+fn is_leaving(plan: &Plan, fault: &Fault) -> bool {
+    let window = GuestAddress(fault.instruction_pointer).window();
+    fault.cause == Cause::UndefinedInstruction && window == plan.rooms.monitor
 }
 
 /// What the child has to say before it is the guest.

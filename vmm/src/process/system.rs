@@ -27,14 +27,19 @@ pub(super) fn fork() -> io::Result<Fork> {
     }
 }
 
-/// Dies with the parent; forgets the signal handlers and the signal stack of this program.
+/// Dies with the parent, and takes back all that this program told the kernel of its own memory: signal
+/// handlers and their stack, the list of locks, where to tell of the thread's end, and the area for
+/// restartable sequences, without which the kernel would end the guest.
 pub(super) fn forget_program() -> io::Result<()> {
+    /// Bytes of `struct robust_list_head`.
+    const LIST_HEAD: usize = 24;
     let none = libc::stack_t {
         ss_sp: std::ptr::null_mut(),
         ss_flags: libc::SS_DISABLE,
         ss_size: 0,
     };
-    // SAFETY: plain values; resetting dispositions and the alternate stack touches no memory.
+    // SAFETY: plain values; resetting dispositions and the alternate stack touches no memory, and this
+    // program's C library needs neither of the lists while it has one thread.
     unsafe {
         if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) < 0 {
             return Err(io::Error::last_os_error());
@@ -43,11 +48,91 @@ pub(super) fn forget_program() -> io::Result<()> {
             // Fails for SIGKILL, SIGSTOP and those that libc keeps: they have no handler here.
             libc::signal(signal, libc::SIG_DFL);
         }
-        if libc::sigaltstack(&raw const none, std::ptr::null_mut()) < 0 {
+        if libc::sigaltstack(&raw const none, std::ptr::null_mut()) < 0
+            || libc::syscall(libc::SYS_set_robust_list, 0, LIST_HEAD) < 0
+        {
             return Err(io::Error::last_os_error());
         }
+        libc::syscall(libc::SYS_set_tid_address, 0);
     }
-    Ok(())
+    forget_sequences()
+}
+
+/// Takes back the area for restartable sequences (rseq), which glibc names by its distance from the
+/// thread pointer.
+fn forget_sequences() -> io::Result<()> {
+    // SAFETY: declared as in `sys/rseq.h` of glibc 2.35, which sets both before `main`.
+    unsafe extern "C" {
+        #[link_name = "__rseq_offset"]
+        static OFFSET: isize;
+        #[link_name = "__rseq_size"]
+        static SIZE: libc::c_uint;
+    }
+    const UNREGISTER: libc::c_int = 1;
+    const SIGNATURE: u32 = 0x5305_3053;
+    /// What glibc registers at least, and larger areas of later kernels.
+    const LENGTHS: [u32; 5] = [32, 64, 96, 128, 256];
+    // SAFETY: constants by now.
+    let (offset, size) = unsafe { (OFFSET, SIZE) };
+    if size == 0 {
+        return Ok(());
+    }
+    let thread: usize;
+    // SAFETY: the first word at the thread pointer holds its own address (System V ABI, TLS).
+    unsafe {
+        std::arch::asm!("mov {}, fs:[0]", out(reg) thread, options(nostack, readonly, preserves_flags));
+    }
+    let area = thread.wrapping_add_signed(offset);
+    for length in LENGTHS {
+        // SAFETY: the kernel only compares the values with what was registered.
+        let done = unsafe { libc::syscall(libc::SYS_rseq, area, length, UNREGISTER, SIGNATURE) };
+        if done == 0 {
+            return Ok(());
+        }
+    }
+    Err(io::Error::last_os_error())
+}
+
+/// What the kernel shall think lies where: `struct prctl_mm_map` of `linux/prctl.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parts {
+    pub(super) code: [u64; 2],
+    pub(super) data: [u64; 2],
+    /// Start and end of the heap (`brk`).
+    pub(super) heap: [u64; 2],
+    pub(super) stack: u64,
+    /// Start and end of the strings that `ps` shows.
+    pub(super) arguments: [u64; 2],
+    pub(super) environment: [u64; 2],
+    /// Address of the auxiliary vector, which the kernel copies.
+    pub(super) auxiliary: u64,
+    pub(super) auxiliary_length: u32,
+    pub(super) executable: u32,
+}
+
+/// No other executable behind this process.
+pub(super) const SAME_EXECUTABLE: u32 = u32::MAX;
+
+/// Tells the kernel of `parts`, so that the heap grows behind the guest's image.
+pub(super) fn describe(parts: &Parts) -> io::Result<()> {
+    const PR_SET_MM: libc::c_int = 35;
+    const PR_SET_MM_MAP: libc::c_ulong = 14;
+    // SAFETY: the kernel reads the structure and the auxiliary vector, and checks all addresses.
+    let result = unsafe {
+        libc::prctl(
+            PR_SET_MM,
+            PR_SET_MM_MAP,
+            std::ptr::from_ref(parts),
+            size_of::<Parts>(),
+            0,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// What lies behind a mapping at a fixed address.
@@ -147,35 +232,12 @@ pub(super) unsafe fn close_all() {
     }
 }
 
-/// Becomes the guest.
+/// Goes on at `address`, and never comes back.
 ///
 /// # Safety
-/// `entry` must be the first instruction of a program mapped by [`map_at`], and `stack` its stack
-/// pointer, laid out as the System V ABI says. Nothing of this program runs afterwards.
-pub(super) unsafe fn jump(entry: u64, stack: u64) -> ! {
-    // SAFETY: the caller's promise; RDX zero says that there is nothing to call at exit.
-    unsafe {
-        std::arch::asm!(
-            "mov rsp, rcx",
-            "xor ebx, ebx",
-            "xor ecx, ecx",
-            "xor edx, edx",
-            "xor esi, esi",
-            "xor edi, edi",
-            "xor ebp, ebp",
-            "xor r8d, r8d",
-            "xor r9d, r9d",
-            "xor r10d, r10d",
-            "xor r11d, r11d",
-            "xor r12d, r12d",
-            "xor r13d, r13d",
-            "xor r14d, r14d",
-            "xor r15d, r15d",
-            "cld",
-            "jmp rax",
-            in("rax") entry,
-            in("rcx") stack,
-            options(noreturn),
-        )
-    }
+/// The code there must be what [`super::leave`] makes, mapped executable, and the plan it was made for
+/// must be mapped. Nothing of this program runs afterwards.
+pub(super) unsafe fn jump(address: u64) -> ! {
+    // SAFETY: the caller's promise.
+    unsafe { std::arch::asm!("jmp {}", in(reg) address, options(noreturn)) }
 }

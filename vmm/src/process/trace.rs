@@ -1,9 +1,13 @@
-//! The parent's side: waits for the guest, and learns from the kernel where a fault was.
+//! The parent's side: waits for the guest, answers what its filter asks, and learns from the kernel where
+//! a fault was.
 
 use std::io;
 
 use rustix::process::Pid;
 
+use super::calls::{Calls, Next};
+use super::limits::Limits;
+use super::ptrace::{Registers, Resume, Tracee};
 use crate::fault::{Cause, Fault, Outcome};
 use crate::memory::Access;
 use crate::plan::Plan;
@@ -11,21 +15,8 @@ use crate::report::HostUsage;
 
 /// `si_code` of a fault that the processor raised without an address.
 const SI_KERNEL: i32 = 0x80;
-
-/// Becomes the tracer of `child`, which then dies with this process. Where tracing is forbidden
-/// the guest runs all the same; only its faults are reported without their place.
-pub(super) fn attach(child: Pid) {
-    let options = libc::PTRACE_O_EXITKILL;
-    // SAFETY: PTRACE_SEIZE reads no memory of ours; a failure changes nothing.
-    unsafe {
-        libc::ptrace(
-            libc::PTRACE_SEIZE,
-            child.as_raw_nonzero().get(),
-            std::ptr::null_mut::<libc::c_void>(),
-            options as usize as *mut libc::c_void,
-        );
-    }
-}
+/// What `PTRACE_O_TRACESYSGOOD` makes of the stop at a call's end.
+const END_OF_CALL: i32 = libc::SIGTRAP | 0x80;
 
 /// Waits for a child that did not become a guest.
 pub(super) fn reap(child: Pid) {
@@ -33,11 +24,14 @@ pub(super) fn reap(child: Pid) {
     let _ = wait_once(child);
 }
 
-/// Waits for the guest's end.
-pub(super) fn wait(child: Pid, plan: &Plan) -> io::Result<(Outcome, HostUsage)> {
+/// Waits for the end of the guest, which is traced.
+pub(super) fn wait(guest: Tracee, plan: &Plan) -> io::Result<(Outcome, HostUsage)> {
+    let mut calls = Calls::new(Limits::new(plan));
     let mut fault = None;
+    // The registers with which the guest made the call that it is in, if they were changed.
+    let mut changed: Option<Registers> = None;
     loop {
-        let (status, usage) = wait_once(child)?;
+        let (status, usage) = wait_once(guest.0)?;
         if libc::WIFEXITED(status) {
             return Ok((Outcome::Exited(libc::WEXITSTATUS(status) as u8), usage));
         }
@@ -53,21 +47,59 @@ pub(super) fn wait(child: Pid, plan: &Plan) -> io::Result<(Outcome, HostUsage)> 
             continue;
         }
         let signal = libc::WSTOPSIG(status);
-        if status >> 16 == libc::PTRACE_EVENT_STOP {
-            let stopped = signal != libc::SIGTRAP;
-            resume(
-                child,
-                if stopped {
-                    libc::PTRACE_LISTEN
-                } else {
-                    libc::PTRACE_CONT
-                },
-                0,
-            );
-        } else {
-            fault = fault_of(child, signal, plan).map(|fault| (signal, fault));
-            resume(child, libc::PTRACE_CONT, signal);
+        let next = match (status >> 16, signal) {
+            (libc::PTRACE_EVENT_SECCOMP, _) => asked(guest, &mut calls, &mut changed),
+            (libc::PTRACE_EVENT_STOP, libc::SIGTRAP) => Resume::Run(0),
+            (libc::PTRACE_EVENT_STOP, _) => Resume::StayStopped,
+            (_, END_OF_CALL) => {
+                if let Some(before) = changed.take() {
+                    put_back(guest, &before);
+                }
+                Resume::Run(0)
+            }
+            _ => {
+                // If the guest has no handler for it, it dies of this signal: the last one counts.
+                fault = fault_of(guest, signal, plan).map(|fault| (signal, fault));
+                Resume::Run(signal)
+            }
+        };
+        guest.resume(next);
+    }
+}
+
+/// Does what a call that the filter asks about takes. A guest that is gone is noticed by the next wait.
+fn asked(guest: Tracee, calls: &mut Calls, changed: &mut Option<Registers>) -> Resume {
+    let Ok(registers) = guest.registers() else {
+        return Resume::Run(0);
+    };
+    match calls.next(guest, &registers) {
+        Next::Serve => Resume::Run(0),
+        Next::ServeWith(change) => {
+            // A failure leaves the call as it was, which the filter then asks about for ever: the guest
+            // is gone.
+            let _ = guest.set_registers(&change.of(registers));
+            *changed = Some(registers);
+            Resume::ToEndOfCall
         }
+        Next::Done(result) => {
+            let mut registers = registers;
+            // No call: the kernel goes back to the guest with what RAX holds.
+            registers.orig_rax = u64::MAX;
+            registers.rax = result.cast_unsigned();
+            let _ = guest.set_registers(&registers);
+            Resume::Run(0)
+        }
+    }
+}
+
+/// At the end of a call whose registers were changed: the guest's own, and the result.
+fn put_back(guest: Tracee, before: &Registers) {
+    if let Ok(now) = guest.registers() {
+        let registers = Registers {
+            rax: now.rax,
+            ..*before
+        };
+        let _ = guest.set_registers(&registers);
     }
 }
 
@@ -91,20 +123,8 @@ fn wait_once(child: Pid) -> io::Result<(i32, HostUsage)> {
     }
 }
 
-fn resume(child: Pid, request: libc::c_uint, signal: i32) {
-    // SAFETY: no memory of ours is read; if the guest is gone, the next wait says so.
-    unsafe {
-        libc::ptrace(
-            request,
-            child.as_raw_nonzero().get(),
-            std::ptr::null_mut::<libc::c_void>(),
-            signal as usize as *mut libc::c_void,
-        );
-    }
-}
-
 /// What the signal that is about to be delivered says of the guest, if it is a fault's.
-fn fault_of(child: Pid, signal: i32, plan: &Plan) -> Option<Fault> {
+fn fault_of(guest: Tracee, signal: i32, plan: &Plan) -> Option<Fault> {
     let faults = [
         libc::SIGSEGV,
         libc::SIGBUS,
@@ -115,22 +135,9 @@ fn fault_of(child: Pid, signal: i32, plan: &Plan) -> Option<Fault> {
     if !faults.contains(&signal) {
         return None;
     }
-    let pid = child.as_raw_nonzero().get();
-    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
-    let mut registers = std::mem::MaybeUninit::<libc::user_regs_struct>::zeroed();
-    let none = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: each request fills the structure it is given; all-zero values of both are valid.
-    let (info, registers, failed) = unsafe {
-        let one = libc::ptrace(libc::PTRACE_GETSIGINFO, pid, none, info.as_mut_ptr());
-        let two = libc::ptrace(libc::PTRACE_GETREGS, pid, none, registers.as_mut_ptr());
-        (
-            info.assume_init(),
-            registers.assume_init(),
-            one < 0 || two < 0,
-        )
-    };
+    let (info, registers) = (guest.signal().ok()?, guest.registers().ok()?);
     // A signal that a process sent is not a fault.
-    if failed || info.si_code <= 0 {
+    if info.si_code <= 0 {
         return None;
     }
     let cause = match signal {

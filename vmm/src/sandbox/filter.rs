@@ -1,31 +1,20 @@
-//! seccomp filters: for the monitor, and for a guest that is a process.
+//! seccomp policies: for the monitor, and for a guest that is a process.
 
-use std::collections::BTreeMap;
+use std::io;
 
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
-};
 use thiserror::Error;
 
+use super::bpf::{Policy, Rule, Test, Verdict};
+use super::seccomp;
 use crate::linux::table::{CALLS, Process};
 
-/// Why a filter cannot be made or installed.
+/// Why a filter cannot be installed.
 #[derive(Debug, Error)]
-pub enum FilterError {
-    /// The kernel refused, or the filter is wrong.
-    #[error("confining system calls with seccomp: {0}; it needs CONFIG_SECCOMP_FILTER")]
-    Install(#[from] seccompiler::Error),
-    /// The filter is wrong.
-    #[error("making the seccomp filter: {0}")]
-    Make(#[from] seccompiler::BackendError),
-}
+#[error("confining system calls with seccomp: {0}; it needs CONFIG_SECCOMP_FILTER")]
+pub struct FilterError(#[from] io::Error);
 
-type Rules = BTreeMap<i64, Vec<SeccompRule>>;
-
-/// Calls of the monitor's run loop: what the handlers in [`crate::linux`] make, what the allocator
-/// and the standard library need, and the end. The kernel tries every call against the filter when it
-/// is installed, one rule after the other, so a short list starts sooner.
+/// Calls of the monitor's run loop: what the handlers in [`crate::linux`] make, what the
+/// allocator and the standard library need, and the end.
 const MONITOR: [i64; 38] = [
     libc::SYS_read,
     libc::SYS_write,
@@ -83,132 +72,274 @@ const MONITOR_FILES: [i64; 12] = [
     libc::SYS_openat2,
 ];
 
-/// Requests to KVM and to a terminal; `KVM_RUN` first, as the filter tries them in order.
-const MONITOR_IOCTLS: [u64; 6] = [
+/// Requests to KVM and to a terminal.
+const MONITOR_IOCTLS: [u32; 6] = [
     0xae80,      // KVM_RUN
     0x8138_ae83, // KVM_GET_SREGS
     0x4138_ae84, // KVM_SET_SREGS
     0x4020_ae46, // KVM_SET_USER_MEMORY_REGION
-    libc::TCGETS,
-    libc::TIOCGWINSZ,
+    libc::TCGETS as u32,
+    libc::TIOCGWINSZ as u32,
 ];
+
+/// Set-user-ID and set-group-ID.
+const SET_ID: [u32; 2] = [libc::S_ISUID, libc::S_ISGID];
+/// `ARCH_SET_GS`, `ARCH_SET_FS`, `ARCH_GET_FS`, `ARCH_GET_GS`: the others of `arch_prctl` map memory and
+/// change the processor's behaviour.
+const THREAD_POINTER: [u32; 4] = [0x1001, 0x1002, 0x1003, 0x1004];
+/// `F_DUPFD` to `F_SETLKW`, and `F_DUPFD_CLOEXEC`.
+const DESCRIPTOR: [u32; 9] = [0, 1, 2, 3, 4, 5, 6, 7, libc::F_DUPFD_CLOEXEC as u32];
+/// Of a `futex` operation: the command, without flags.
+const FUTEX_COMMAND: u32 = 0x7f;
+/// `WAIT`, `WAKE`, `WAIT_BITSET`, `WAKE_BITSET`.
+const FUTEX: [u32; 4] = [0, 1, 9, 10];
+/// Flags of `mmap` that take memory past `RLIMIT_DATA`: shared anonymous memory, areas that grow, huge
+/// pages of the host's reserve.
+const UNCOUNTED: [u32; 3] = [
+    (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u32,
+    libc::MAP_GROWSDOWN as u32,
+    libc::MAP_HUGETLB as u32,
+];
+/// What [`crate::linux`] takes too: normal to `WILLNEED`, `DONTNEED`, `FREE`, huge pages, core dumps,
+/// `COLD` and `PAGEOUT`. Merging pages would tell guests of each other's.
+const ADVICE: [u32; 12] = [0, 1, 2, 3, 4, 8, 14, 15, 16, 17, 20, 21];
 
 /// Confines this process to a monitor's calls; any other ends it.
 pub(super) fn monitor(files_granted: bool) -> Result<(), FilterError> {
-    let files = if files_granted {
-        &MONITOR_FILES[..]
-    } else {
-        &[]
-    };
-    let calls = MONITOR.iter().chain(files);
-    let mut rules: Rules = calls.map(|&call| (call, Vec::new())).collect();
-    rules.insert(libc::SYS_ioctl, any_of(1, &MONITOR_IOCTLS)?);
-    // The monitor has no reason ever to make memory executable.
-    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
-        let not_executable = condition(2, SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64), 0)?;
-        rules.insert(call, vec![SeccompRule::new(vec![not_executable])?]);
-    }
-    install(rules, SeccompAction::KillProcess, SeccompAction::Allow)
+    Ok(seccomp::install(&monitor_policy(files_granted).program())?)
 }
 
-/// Confines this process to the calls of [`CALLS`]; any other fails with `ENOSYS`, as under KVM.
-pub(super) fn guest(files_granted: bool) -> Result<(), FilterError> {
-    if !files_granted {
-        install(without_files()?, SeccompAction::Allow, errno(libc::ENOENT))?;
-    }
-    install(other_requests()?, SeccompAction::Allow, errno(libc::ENOTTY))?;
-    let own = rustix::process::getpid().as_raw_nonzero().get() as u64;
-    let mut rules = Rules::new();
-    for call in CALLS {
-        let conditions = match call.process {
-            Process::Allowed | Process::Files | Process::FilesOrEmpty | Process::Terminal => {
-                Vec::new()
-            }
-            Process::OwnProcess => any_of(0, &[own])?,
-            Process::OwnLimits => {
-                let target = |pid| condition(0, SeccompCmpOp::Eq, pid);
-                let unchanged = || condition(2, SeccompCmpOp::Eq, 0);
-                vec![
-                    SeccompRule::new(vec![target(0)?, unchanged()?])?,
-                    SeccompRule::new(vec![target(own)?, unchanged()?])?,
-                ]
-            }
-            Process::ThreadName => any_of(0, &[libc::PR_SET_NAME as u64])?,
-            Process::Descriptor => any_of(1, &[0, 1, 2, 3, 4, 5, 6, 7, 1030])?,
-        };
-        rules.insert(call.number as i64, conditions);
-    }
-    install(rules, errno(libc::ENOSYS), SeccompAction::Allow)
-}
-
-/// Calls that name files, when there are none.
-fn without_files() -> Result<Rules, FilterError> {
-    const EMPTY_PATH: u64 = libc::AT_EMPTY_PATH as u64;
-    let mut rules = Rules::new();
-    for call in CALLS {
-        let conditions = match (call.process, call.name) {
-            (Process::Files, _) => Vec::new(),
-            (Process::FilesOrEmpty, name) => {
-                let flags = if name == "statx" { 2 } else { 3 };
-                let named = condition(flags, SeccompCmpOp::MaskedEq(EMPTY_PATH), 0)?;
-                vec![SeccompRule::new(vec![named])?]
-            }
-            _ => continue,
-        };
-        rules.insert(call.number as i64, conditions);
-    }
-    Ok(rules)
-}
-
-/// `ioctl`s that are not about a terminal's settings and size.
-fn other_requests() -> Result<Rules, FilterError> {
-    let neither = [libc::TCGETS, libc::TIOCGWINSZ]
-        .iter()
-        .map(|&request| condition(1, SeccompCmpOp::Ne, request))
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(Rules::from([(
-        libc::SYS_ioctl,
-        vec![SeccompRule::new(neither)?],
-    )]))
-}
-
-fn errno(error: i32) -> SeccompAction {
-    SeccompAction::Errno(error as u32)
-}
-
-/// Argument `index` compared by its lower half, as the kernel reads it.
-fn condition(
-    index: u8,
-    operator: SeccompCmpOp,
-    value: u64,
-) -> Result<SeccompCondition, FilterError> {
-    Ok(SeccompCondition::new(
-        index,
-        SeccompCmpArgLen::Dword,
-        operator,
-        value,
+/// Confines this process, number `own`, to the calls of [`CALLS`] and what they say of it; any other
+/// fails with `ENOSYS`, as under KVM.
+pub(super) fn guest(files_granted: bool, own: u32) -> Result<(), FilterError> {
+    Ok(seccomp::install(
+        &guest_policy(files_granted, own).program(),
     )?)
 }
 
-fn any_of(index: u8, values: &[u64]) -> Result<Vec<SeccompRule>, FilterError> {
-    values
-        .iter()
-        .map(|&value| {
-            Ok(SeccompRule::new(vec![condition(
-                index,
-                SeccompCmpOp::Eq,
-                value,
-            )?])?)
-        })
-        .collect()
+fn monitor_policy(files_granted: bool) -> Policy {
+    let mut policy = Policy::new(Verdict::Kill);
+    for call in MONITOR {
+        policy.set(call as u32, Verdict::Allow);
+    }
+    if files_granted {
+        for call in MONITOR_FILES {
+            policy.set(call as u32, Verdict::Allow);
+        }
+    }
+    let requests = Rule::one_of(1, &MONITOR_IOCTLS, Verdict::Kill);
+    policy.set(libc::SYS_ioctl as u32, requests);
+    // The monitor has no reason ever to make memory executable.
+    let executable = Test::Masked(2, libc::PROT_EXEC as u32, libc::PROT_EXEC as u32);
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        let rule = Rule::from(Verdict::Allow).unless(&[executable], Verdict::Kill);
+        policy.set(call as u32, rule);
+    }
+    policy
 }
 
-fn install(
-    rules: Rules,
-    mismatch: SeccompAction,
-    matched: SeccompAction,
-) -> Result<(), FilterError> {
-    let filter = SeccompFilter::new(rules, mismatch, matched, TargetArch::x86_64)?;
-    let program: BpfProgram = filter.try_into()?;
-    Ok(seccompiler::apply_filter(&program)?)
+fn guest_policy(files_granted: bool, own: u32) -> Policy {
+    let mut policy = Policy::new(Verdict::Errno(libc::ENOSYS));
+    for call in &CALLS {
+        let rule = guest_rule(call.process, files_granted, own);
+        policy.set(call.number as u32, rule);
+    }
+    policy
+}
+
+fn guest_rule(process: Process, files_granted: bool, own: u32) -> Rule {
+    let not_served = Verdict::Errno(libc::ENOSYS);
+    let not_known = Verdict::Errno(libc::EINVAL);
+    let files = |without| {
+        if files_granted {
+            Verdict::Allow
+        } else {
+            without
+        }
+    };
+    let no_file = Verdict::Errno(libc::ENOENT);
+    match process {
+        Process::Allowed => Verdict::Allow.into(),
+        Process::Monitor => Verdict::Trace.into(),
+        Process::Files => files(no_file).into(),
+        Process::FilesOrEmpty => files(Verdict::Trace).into(),
+        Process::FilesOrUnserved => files(not_served).into(),
+        Process::Create { flags, mode } => created(files(no_file), flags, mode),
+        Process::Mode => without_set_id(files(Verdict::Errno(libc::EPERM)), 1),
+        Process::Owner => files(Verdict::Errno(libc::EPERM)).into(),
+        Process::Terminal => {
+            let requests = [libc::TCGETS as u32, libc::TIOCGWINSZ as u32];
+            Rule::one_of(1, &requests, Verdict::Errno(libc::ENOTTY))
+        }
+        Process::OwnProcess => Rule::one_of(0, &[own], Verdict::Errno(libc::ESRCH)),
+        Process::OwnLimits => [0, own]
+            .iter()
+            .fold(not_served.into(), |rule: Rule, &target| {
+                let tests = [Test::Equals(0, target), Test::Null(2)];
+                rule.unless(&tests, Verdict::Allow)
+            }),
+        Process::ThreadName => Rule::one_of(0, &[libc::PR_SET_NAME as u32], not_known),
+        Process::ThreadPointer => Rule::one_of(0, &THREAD_POINTER, not_known),
+        Process::Descriptor => Rule::one_of(1, &DESCRIPTOR, not_known),
+        Process::Wait => FUTEX
+            .iter()
+            .fold(not_served.into(), |rule: Rule, &command| {
+                rule.unless(&[Test::Masked(1, FUTEX_COMMAND, command)], Verdict::Allow)
+            }),
+        Process::Mapping => UNCOUNTED
+            .iter()
+            .fold(Verdict::Allow.into(), |rule: Rule, &flags| {
+                rule.unless(&[Test::Masked(3, flags, flags)], Verdict::Trace)
+            }),
+        Process::Protection => {
+            let write = libc::PROT_WRITE as u32;
+            Rule::from(Verdict::Trace).unless(&[Test::Masked(2, write, write)], Verdict::Allow)
+        }
+        Process::Advice => Rule::one_of(2, &ADVICE, not_known),
+    }
+}
+
+/// `verdict`, unless the mode at `mode` would let a file run as its owner or its group: what a guest
+/// leaves in a granted directory lies in the host's file system.
+fn without_set_id(verdict: Verdict, mode: u32) -> Rule {
+    SET_ID.iter().fold(verdict.into(), |rule: Rule, &bit| {
+        rule.unless(&[Test::Masked(mode, bit, bit)], Verdict::Errno(libc::EPERM))
+    })
+}
+
+/// The same for a file that a call may make: the mode counts only where flags say so.
+fn created(verdict: Verdict, flags: u32, mode: u32) -> Rule {
+    /// `O_CREAT`, and the bit that `O_TMPFILE` adds to `O_DIRECTORY`.
+    const CREATES: [u32; 2] = [libc::O_CREAT as u32, 0o20_000_000];
+    let refused = Verdict::Errno(libc::EPERM);
+    let both = CREATES.iter().flat_map(|&c| SET_ID.map(|bit| (c, bit)));
+    let rule = |rule: Rule, (creates, bit)| {
+        let tests = [
+            Test::Masked(flags, creates, creates),
+            Test::Masked(mode, bit, bit),
+        ];
+        rule.unless(&tests, refused)
+    };
+    both.fold(verdict.into(), rule)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bpf::tests::answer;
+    use super::*;
+
+    const OWN: u32 = 4711;
+
+    fn asked(files: bool, name: &str, arguments: [u64; 6]) -> Verdict {
+        let call = CALLS.iter().find(|call| call.name == name).unwrap();
+        let program = guest_policy(files, OWN).program();
+        answer(&program, call.number as u32, arguments)
+    }
+
+    #[test]
+    fn no_call_outside_the_table_passes() {
+        for files in [true, false] {
+            let program = guest_policy(files, OWN).program();
+            for number in (0..1000).chain([0x4000_0000, 0x4000_0001, u32::MAX]) {
+                let known = CALLS.iter().any(|call| call.number == u64::from(number));
+                let found = answer(&program, number, [0; 6]);
+                assert!(
+                    known || found == Verdict::Errno(libc::ENOSYS),
+                    "{number}: {found:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_grant_no_call_takes_a_path_to_the_kernel() {
+        for call in CALLS {
+            use Process::{Create, Files, FilesOrEmpty, FilesOrUnserved};
+            let names_files = matches!(
+                call.process,
+                Files | FilesOrEmpty | FilesOrUnserved | Create { .. }
+            );
+            if names_files {
+                // `AT_EMPTY_PATH` lets a path that is not empty through as well.
+                for flags in [0, libc::AT_EMPTY_PATH as u64] {
+                    let found = asked(false, call.name, [0, 1, flags, flags, flags, 0]);
+                    assert_ne!(found, Verdict::Allow, "{call:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn arguments_are_looked_at() {
+        let allow = Verdict::Allow;
+        let error = Verdict::Errno;
+        let own = u64::from(OWN);
+        for (name, arguments, expected) in [
+            ("kill", [own, 9, 0, 0, 0, 0], allow),
+            ("kill", [1, 9, 0, 0, 0, 0], error(libc::ESRCH)),
+            ("kill", [0, 9, 0, 0, 0, 0], error(libc::ESRCH)),
+            ("kill", [u64::MAX, 9, 0, 0, 0, 0], error(libc::ESRCH)),
+            ("prlimit64", [0, 2, 0, 1, 0, 0], allow),
+            ("prlimit64", [own, 2, 0, 1, 0, 0], allow),
+            ("prlimit64", [1, 2, 0, 1, 0, 0], error(libc::ENOSYS)),
+            ("prlimit64", [0, 2, 1 << 32, 0, 0, 0], error(libc::ENOSYS)),
+            ("mmap", [0, 1, 3, 0x22, 0, 0], allow),
+            ("mmap", [0, 1, 3, 1, 0, 0], allow),
+            ("mmap", [0, 1, 3, 0x21, 0, 0], Verdict::Trace),
+            ("mmap", [0, 1, 3, 0x23, 0, 0], Verdict::Trace),
+            ("mmap", [0, 1, 3, 0x122, 0, 0], Verdict::Trace),
+            ("mmap", [0, 1, 3, 0x4_0022, 0, 0], Verdict::Trace),
+            ("mprotect", [0, 1, 3, 0, 0, 0], allow),
+            ("mprotect", [0, 1, 5, 0, 0, 0], Verdict::Trace),
+            ("mprotect", [0, 1, 0, 0, 0, 0], Verdict::Trace),
+            ("madvise", [0, 1, 4, 0, 0, 0], allow),
+            ("madvise", [0, 1, 12, 0, 0, 0], error(libc::EINVAL)),
+            ("futex", [0, 0x189, 0, 0, 0, 0], allow),
+            ("futex", [0, 0x86, 0, 0, 0, 0], error(libc::ENOSYS)),
+            ("arch_prctl", [0x1002, 0, 0, 0, 0, 0], allow),
+            ("arch_prctl", [0x5001, 0, 0, 0, 0, 0], error(libc::EINVAL)),
+            ("prctl", [15, 0, 0, 0, 0, 0], allow),
+            ("prctl", [4, 1, 0, 0, 0, 0], error(libc::EINVAL)),
+            ("fcntl", [0, 8, 0, 0, 0, 0], error(libc::EINVAL)),
+            ("ioctl", [0, libc::TIOCSTI, 0, 0, 0, 0], error(libc::ENOTTY)),
+            ("open", [0, 0o102, 0o644, 0, 0, 0], allow),
+            ("open", [0, 0o102, 0o4755, 0, 0, 0], error(libc::EPERM)),
+            ("open", [0, 2, 0o4755, 0, 0, 0], allow),
+            ("openat", [0, 0, 0o100, 0o2755, 0, 0], error(libc::EPERM)),
+            (
+                "openat",
+                [0, 0, 0o20_200_001, 0o4700, 0, 0],
+                error(libc::EPERM),
+            ),
+            ("fchmod", [3, 0o755, 0, 0, 0, 0], allow),
+            ("fchmod", [3, 0o4755, 0, 0, 0, 0], error(libc::EPERM)),
+            ("uname", [0; 6], Verdict::Trace),
+        ] {
+            let found = asked(true, name, arguments);
+            assert_eq!(found, expected, "{name} {arguments:x?}");
+        }
+        assert_eq!(
+            asked(false, "fchmod", [1, 0o755, 0, 0, 0, 0]),
+            error(libc::EPERM)
+        );
+    }
+
+    #[test]
+    fn the_monitor_makes_no_memory_executable() {
+        for files in [true, false] {
+            let program = monitor_policy(files).program();
+            let ask = |call: i64, arguments| answer(&program, call as u32, arguments);
+            assert_eq!(ask(libc::SYS_mmap, [0, 1, 3, 0x22, 0, 0]), Verdict::Allow);
+            assert_eq!(ask(libc::SYS_mmap, [0, 1, 7, 0x22, 0, 0]), Verdict::Kill);
+            assert_eq!(ask(libc::SYS_mprotect, [0, 1, 4, 0, 0, 0]), Verdict::Kill);
+            assert_eq!(
+                ask(libc::SYS_ioctl, [0, 0xae80, 0, 0, 0, 0]),
+                Verdict::Allow
+            );
+            assert_eq!(ask(libc::SYS_ioctl, [0, 0xae41, 0, 0, 0, 0]), Verdict::Kill);
+            assert_eq!(ask(libc::SYS_execve, [0; 6]), Verdict::Kill);
+            let opens = ask(libc::SYS_openat2, [0; 6]);
+            assert_eq!(opens == Verdict::Allow, files);
+        }
+    }
 }

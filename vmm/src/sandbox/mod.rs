@@ -8,7 +8,9 @@
 //!
 //! In order: no new privileges, resource limits, capabilities, Landlock (files), seccomp (calls).
 
+mod bpf;
 mod filter;
+mod seccomp;
 
 use landlock::{
     ABI, Access as _, AccessFs, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
@@ -85,7 +87,8 @@ impl Confinement {
     /// Confines this process to what a guest may do.
     pub fn enter_guest(self) -> Result<(), SandboxError> {
         give_up_privileges(self.files)?;
-        Ok(filter::guest(self.files_granted)?)
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        Ok(filter::guest(self.files_granted, own.cast_unsigned())?)
     }
 }
 

@@ -1,0 +1,164 @@
+//! The calls that the guest's filter asks its monitor about: those that the host kernel would answer with
+//! what concerns the host, or serve without counting.
+//!
+//! The filter has read numbers and arguments; here the rest is read from registers and memory of the
+//! stopped guest. Whatever the kernel is to go on with lies in registers, never in memory that somebody
+//! could change meanwhile.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::limits::Limits;
+use super::ptrace::{Registers, Tracee};
+use crate::linux::system;
+
+/// What happens next in a call that was asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// The kernel serves it as it is.
+    Serve,
+    /// The kernel serves it with other registers; the guest's are put back at its end.
+    ServeWith(Change),
+    /// It is over: this is the result.
+    Done(i64),
+}
+
+/// Another call than the guest's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// `fstat` of a descriptor to an address.
+    Fstat(u64, u64),
+    /// The same with other flags in its fourth argument.
+    Flags(u64),
+}
+
+impl Change {
+    /// `registers` of the call that is made instead.
+    pub(super) fn of(self, mut registers: Registers) -> Registers {
+        match self {
+            Self::Fstat(descriptor, at) => {
+                registers.orig_rax = libc::SYS_fstat as u64;
+                registers.rdi = descriptor;
+                registers.rsi = at;
+            }
+            Self::Flags(flags) => registers.r10 = flags,
+        }
+        registers
+    }
+}
+
+/// Answers for one guest.
+#[derive(Debug)]
+pub(super) struct Calls {
+    limits: Limits,
+    status: Option<File>,
+}
+
+impl Calls {
+    /// For a guest within `limits`.
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            status: None,
+        }
+    }
+
+    /// What becomes of the call that `tracee` stopped in.
+    pub(super) fn next(&mut self, tracee: Tracee, registers: &Registers) -> Next {
+        match registers.orig_rax as i64 {
+            libc::SYS_uname => written(tracee, registers.rdi, &system::identity()),
+            libc::SYS_sysinfo => {
+                let used = self.used(tracee).unwrap_or(self.limits.memory);
+                let free = self.limits.memory.saturating_sub(used);
+                let machine = system::machine(self.limits.memory, free);
+                written(tracee, registers.rdi, &machine)
+            }
+            libc::SYS_newfstatat => match tracee.byte(registers.rsi) {
+                Ok(0) => Next::ServeWith(Change::Fstat(registers.rdi, registers.rdx)),
+                Ok(_) => Next::Done(-i64::from(libc::ENOENT)),
+                Err(_) => Next::Done(-i64::from(libc::EFAULT)),
+            },
+            libc::SYS_mmap => Next::ServeWith(Change::Flags(plain(registers.r10))),
+            // What cannot be counted is not allowed.
+            libc::SYS_mprotect => match self.used(tracee) {
+                Some(used) if used <= self.limits.data => Next::Serve,
+                _ => Next::Done(-i64::from(libc::ENOMEM)),
+            },
+            _ => Next::Done(-i64::from(libc::ENOSYS)),
+        }
+    }
+
+    /// Bytes of memory that are the guest's own: in RAM, swapped out, and the tables to find them by.
+    fn used(&mut self, tracee: Tracee) -> Option<u64> {
+        let pid = tracee.0.as_raw_nonzero();
+        let status = match &self.status {
+            Some(status) => status,
+            None => self
+                .status
+                .insert(File::open(format!("/proc/{pid}/status")).ok()?),
+        };
+        let mut text = [0; 4096];
+        let length = status.read_at(&mut text, 0).ok()?;
+        used(std::str::from_utf8(&text[..length]).ok()?)
+    }
+}
+
+/// Sums what `/proc/PID/status` says of private memory, in bytes.
+fn used(status: &str) -> Option<u64> {
+    const OWN: [&str; 4] = ["RssAnon:", "RssShmem:", "VmSwap:", "VmPTE:"];
+    let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key));
+    let kib = |key| -> Option<u64> { line(key)?.trim().strip_suffix(" kB")?.parse().ok() };
+    OWN.iter().map(|key| kib(key).map(|kib| kib << 10)).sum()
+}
+
+fn written(tracee: Tracee, at: u64, bytes: &[u8]) -> Next {
+    match tracee.write(at, bytes) {
+        Ok(()) => Next::Done(0),
+        Err(_) => Next::Done(-i64::from(libc::EFAULT)),
+    }
+}
+
+/// `mmap` flags that mean the same to the only thread of the only process, and count against its limit.
+fn plain(flags: u64) -> u64 {
+    const ANONYMOUS: u64 = libc::MAP_ANONYMOUS as u64;
+    const TYPE: u64 = libc::MAP_TYPE as u64;
+    const SHARED: [u64; 2] = [libc::MAP_SHARED as u64, libc::MAP_SHARED_VALIDATE as u64];
+    const HUGE: u64 = libc::MAP_HUGETLB as u64 | 0x3f << libc::MAP_HUGE_SHIFT;
+    let mut plain = flags & !(libc::MAP_GROWSDOWN as u64);
+    if plain & libc::MAP_HUGETLB as u64 != 0 {
+        plain &= !HUGE;
+    }
+    if plain & ANONYMOUS != 0 && SHARED.contains(&(plain & TYPE)) {
+        plain = plain & !TYPE | libc::MAP_PRIVATE as u64;
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_count_becomes_what_does() {
+        for (flags, expected) in [
+            (0x21, 0x22),
+            (0x23, 0x22),
+            (0x31, 0x32),
+            (0x122, 0x22),
+            (0x4_0022, 0x22),
+            (0x5404_0121, 0x22),
+            (0x4_0001, 0x1),
+            (0x22, 0x22),
+        ] {
+            assert_eq!(plain(flags), expected, "{flags:#x}");
+        }
+    }
+
+    #[test]
+    fn own_memory_is_summed() {
+        let status = "Name:\tpoolvmm\nVmPTE:\t      44 kB\nRssAnon:\t     100 kB\n\
+                      RssFile:\t  9 kB\nRssShmem:\t 2 kB\nVmSwap:\t       1 kB\n";
+        assert_eq!(used(status), Some(147 << 10));
+        assert_eq!(used("Name:\tpoolvmm\n"), None);
+    }
+}

@@ -1,0 +1,134 @@
+//! What a tracer may do, as safe functions: no request here touches memory of this process but the
+//! places that it fills.
+
+use std::io;
+
+use rustix::process::Pid;
+
+pub(super) use libc::user_regs_struct as Registers;
+
+/// The guest's process, traced. A request to one that has died fails with `ESRCH`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tracee(pub(super) Pid);
+
+/// How a stopped tracee goes on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Resume {
+    /// Runs, with this signal, if it is not zero, delivered.
+    Run(i32),
+    /// Runs to the end of the call that it is in.
+    ToEndOfCall,
+    /// Stays stopped, as its signal asked for, until it is told to continue.
+    StayStopped,
+}
+
+impl Tracee {
+    /// Becomes its tracer: it dies with this process, and asks where its filter says so.
+    pub(super) fn seize(self) -> io::Result<()> {
+        let options =
+            libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACESECCOMP | libc::PTRACE_O_TRACESYSGOOD;
+        let data = options as usize as *mut libc::c_void;
+        // SAFETY: PTRACE_SEIZE reads no memory of ours.
+        let result = unsafe { self.request(libc::PTRACE_SEIZE, data) };
+        done(result)
+    }
+
+    /// Lets it go on. If it is gone, the next wait says so.
+    pub(super) fn resume(self, how: Resume) {
+        let (request, signal) = match how {
+            Resume::Run(signal) => (libc::PTRACE_CONT, signal),
+            Resume::ToEndOfCall => (libc::PTRACE_SYSCALL, 0),
+            Resume::StayStopped => (libc::PTRACE_LISTEN, 0),
+        };
+        // SAFETY: none of the three reads or writes memory of ours.
+        unsafe { self.request(request, signal as usize as *mut libc::c_void) };
+    }
+
+    /// Its registers.
+    pub(super) fn registers(self) -> io::Result<Registers> {
+        let mut registers = std::mem::MaybeUninit::<Registers>::zeroed();
+        // SAFETY: the request fills the structure it is given; all zeros are a valid value of it.
+        unsafe {
+            let result = self.request(libc::PTRACE_GETREGS, registers.as_mut_ptr().cast());
+            done(result)?;
+            Ok(registers.assume_init())
+        }
+    }
+
+    /// Sets its registers.
+    pub(super) fn set_registers(self, registers: &Registers) -> io::Result<()> {
+        let data = std::ptr::from_ref(registers).cast_mut().cast();
+        // SAFETY: the request reads the structure, and no more.
+        let result = unsafe { self.request(libc::PTRACE_SETREGS, data) };
+        done(result)
+    }
+
+    /// What the signal is about that it stopped for.
+    pub(super) fn signal(self) -> io::Result<libc::siginfo_t> {
+        let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+        // SAFETY: the request fills the structure it is given; all zeros are a valid value of it.
+        unsafe {
+            let result = self.request(libc::PTRACE_GETSIGINFO, info.as_mut_ptr().cast());
+            done(result)?;
+            Ok(info.assume_init())
+        }
+    }
+
+    /// The byte at `address` of its memory, which it must be able to read.
+    pub(super) fn byte(self, address: u64) -> io::Result<u8> {
+        let mut byte = 0u8;
+        let ours = vector(&raw mut byte as u64, 1);
+        let theirs = vector(address, 1);
+        // SAFETY: the kernel writes at most the one byte behind `ours`.
+        let moved = unsafe {
+            libc::process_vm_readv(self.pid(), &raw const ours, 1, &raw const theirs, 1, 0)
+        };
+        whole(moved, 1).map(|()| byte)
+    }
+
+    /// Writes `bytes` at `address` of its memory, which it must be able to write.
+    pub(super) fn write(self, address: u64, bytes: &[u8]) -> io::Result<()> {
+        let ours = vector(bytes.as_ptr() as u64, bytes.len());
+        let theirs = vector(address, bytes.len());
+        // SAFETY: the kernel only reads the bytes behind `ours`.
+        let moved = unsafe {
+            libc::process_vm_writev(self.pid(), &raw const ours, 1, &raw const theirs, 1, 0)
+        };
+        whole(moved, bytes.len())
+    }
+
+    fn pid(self) -> libc::pid_t {
+        self.0.as_raw_nonzero().get()
+    }
+
+    /// # Safety
+    /// `data` must be what `request` says, valid for what it reads or writes there.
+    unsafe fn request(self, request: libc::c_uint, data: *mut libc::c_void) -> libc::c_long {
+        let none = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: the caller's promise.
+        unsafe { libc::ptrace(request, self.pid(), none, data) }
+    }
+}
+
+fn vector(address: u64, length: usize) -> libc::iovec {
+    libc::iovec {
+        iov_base: address as *mut libc::c_void,
+        iov_len: length,
+    }
+}
+
+fn done(result: libc::c_long) -> io::Result<()> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+fn whole(moved: isize, length: usize) -> io::Result<()> {
+    match usize::try_from(moved) {
+        Err(_) => Err(io::Error::last_os_error()),
+        Ok(moved) if moved == length => Ok(()),
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
+    }
+}
