@@ -96,6 +96,7 @@ impl Backed {
     /// The RAM behind pages `from..to`.
     pub(super) fn runs(&self, from: u16, to: u16) -> Vec<Run> {
         match self {
+            _ if from >= to => Vec::new(),
             Self::Nothing => Vec::new(),
             Self::Window { ram, .. } => vec![Run {
                 page: from,
