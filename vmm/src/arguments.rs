@@ -26,7 +26,8 @@ options:
   --backing pool|copy      share the pool's pages, or load a private copy [pool]
   --platform kvm|process   virtual machine, or plain process [kvm]
   --memory SIZE            most private memory of the guest, with K, M or G [64M]
-  --dir HOST:GUEST[:ro]    let the guest use directory HOST as GUEST; may be repeated
+  --dir HOST:GUEST[:ro]    let the guest use directory HOST as GUEST, without devices and what is
+                           mounted below; may be repeated
   --net none|host          network of the guest [none]
   --env KEY=VALUE          environment of the guest; may be repeated
   --report FILE            write times, counts and costs as JSON

@@ -3,8 +3,8 @@
 //!
 //! A guest path is made absolute and cleaned of `.` and `..` as text; the grant with the longest
 //! matching guest directory decides; what remains of the path is resolved by the host kernel with
-//! `RESOLVE_BENEATH`, so that no symbolic link leads out. A path in no grant does not exist
-//! (`ENOENT`), as in an empty file system.
+//! `RESOLVE_BENEATH`, so that no symbolic link leads out. What is mounted below a granted directory is
+//! not part of the grant. A path in no grant does not exist (`ENOENT`), as in an empty file system.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -44,7 +44,35 @@ pub enum GrantError {
     /// The host directory cannot be opened.
     #[error("--dir {0:?}: the host directory cannot be opened: {1}")]
     Open(String, Errno),
+    /// The host directory shows the kernel's own state.
+    #[error(
+        "--dir {0:?}: the host directory is on {1}, where files are the host kernel itself and not \
+         data: grant a directory of a file system that stores files"
+    )]
+    Kernel(String, &'static str),
 }
+
+/// File systems whose files are the kernel, by their magic number (`linux/magic.h`): procfs alone would
+/// hand over the memory of the monitor, and the others what an operator did not mean to give.
+const KERNEL_FILE_SYSTEMS: [(i64, &str); 17] = [
+    (0x9fa0, "procfs"),
+    (0x6265_6572, "sysfs"),
+    (0x0027_e0eb, "cgroup"),
+    (0x6367_7270, "cgroup2"),
+    (0x6462_6720, "debugfs"),
+    (0x7472_6163, "tracefs"),
+    (0x7363_6673, "securityfs"),
+    (0xf97c_ff8c, "selinuxfs"),
+    (0x4341_5d53, "smackfs"),
+    (0xcafe_4a11, "bpf"),
+    (0x6265_6570, "configfs"),
+    (0x6165_676c, "pstore"),
+    (0xde5e_81e4, "efivarfs"),
+    (0x4249_4e4d, "binfmt_misc"),
+    (0x6573_5543, "fusectl"),
+    (0x6e73_6673, "nsfs"),
+    (0x1cd1, "devpts"),
+];
 
 impl Grant {
     /// Reads `HOST:GUEST` or `HOST:GUEST:ro` and opens the host directory.
@@ -61,6 +89,12 @@ impl Grant {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(host, flags, Mode::empty())
             .map_err(|error| GrantError::Open(text.to_owned(), error))?;
+        let kind = rustix::fs::fstatfs(&directory)
+            .map_err(|error| GrantError::Open(text.to_owned(), error))?
+            .f_type;
+        if let Some((_, name)) = KERNEL_FILE_SYSTEMS.iter().find(|(magic, _)| *magic == kind) {
+            return Err(GrantError::Kernel(text.to_owned(), name));
+        }
         let guest = clean(guest.as_bytes());
         Ok(Self {
             host: PathBuf::from(host),
@@ -121,7 +155,7 @@ struct Place<'a> {
 
 impl Place<'_> {
     fn open(&self, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         let opened = rustix::fs::openat2(
             &self.grant.directory,
             &self.relative[..],
@@ -129,7 +163,8 @@ impl Place<'_> {
             mode,
             resolve,
         );
-        // A link that leads out of the granted directory leads to something that does not exist.
+        // A link that leads out of the granted directory leads to something that does not exist, and so
+        // does what is mounted below it: it was not granted.
         opened.map_err(|error| {
             if error == Errno::XDEV {
                 Errno::NOENT
@@ -156,6 +191,17 @@ impl Place<'_> {
         };
         let opened = directory.open(OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
         Ok((opened, name))
+    }
+
+    /// Fails for devices, sockets and pipes: they were not what was granted, and opening one may wait or
+    /// act. What does not exist yet is fine.
+    fn ordinary(&self, follow: bool) -> Result<(), Errno> {
+        match self.look(follow) {
+            Ok(found) if is_ordinary(&rustix::fs::fstat(&found)?) => Ok(()),
+            Ok(_) => Err(Errno::ACCESS),
+            Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn writable(&self) -> Result<(), Errno> {
@@ -292,9 +338,12 @@ pub(super) fn openat(linux: &mut Linux, [directory, path, flags, mode, ..]: Argu
     } else {
         Mode::empty()
     };
+    if !flags.contains(OFlags::PATH) {
+        place.ordinary(!flags.contains(OFlags::NOFOLLOW))?;
+    }
     let host = place.open(flags, mode)?;
     if !is_ordinary(&rustix::fs::fstat(&host)?) {
-        // Devices, sockets and pipes in a granted directory were not what was granted.
+        // It was put there since.
         return Err(Errno::ACCESS.into());
     }
     let file = OpenFile::new(host, Some(place.guest), place.grant.read_only);
@@ -495,6 +544,7 @@ pub(super) fn truncate(linux: &mut Linux, [path, length, ..]: Arguments) -> Serv
     i64::try_from(length).map_err(|_| Errno::INVAL)?;
     let place = linux.place(here(), path)?;
     place.writable()?;
+    place.ordinary(true)?;
     let host = place.open(OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty())?;
     rustix::fs::ftruncate(&host, length)?;
     Ok(0)
@@ -594,6 +644,19 @@ mod tests {
             "/nonexistent-directory:/data",
         ] {
             assert!(Grant::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_itself_is_not_granted() {
+        for (bad, kind) in [
+            ("/proc:/data", "procfs"),
+            ("/proc/self:/data:ro", "procfs"),
+            ("/proc/self/fd:/data", "procfs"),
+            ("/sys:/data", "sysfs"),
+        ] {
+            let refused = Grant::parse(bad).unwrap_err();
+            assert_eq!(refused, GrantError::Kernel(bad.to_owned(), kind));
         }
     }
 }

@@ -82,7 +82,7 @@ impl Charges {
     /// Notes that the windows of `start..end` have tables whatever is charged there.
     pub fn pin(&mut self, start: u64, end: u64) {
         for_each_window(start, end, |window, _| {
-            self.window_mut(window).pinned = true
+            self.window_mut(window).pinned = true;
         });
     }
 
