@@ -119,20 +119,20 @@ fn a_killed_daemon_leaves_no_lease_and_mappings_go_on() {
 }
 
 #[test]
-fn umount_and_sigterm_end_the_daemon_and_its_scratch() {
+fn umount_and_signals_end_the_daemon_and_its_scratch() {
     if cannot_mount() {
         return;
     }
     let pool = Pool::new();
     pool.add_library("a@1", &content(1, 10_000));
-    for way in ["umount", "fusermount3", "kill"] {
+    for way in ["umount", "fusermount3", "-TERM", "-INT", "-HUP"] {
         let (mut daemon, _mount) = pool.mount_foreground();
         assert_eq!(fs::read_dir(pool.scratch()).unwrap().count(), 1);
         let id = daemon.id().to_string();
         let output = match way {
             "umount" => run(Command::new(way).arg(pool.mount_point())),
             "fusermount3" => run(Command::new(way).arg("-u").arg(pool.mount_point())),
-            _ => run(Command::new(way).args(["-TERM", &id])),
+            signal => run(Command::new("kill").args([signal, &id])),
         };
         assert!(output.status.success(), "{way}");
         assert!(daemon.wait().unwrap().success(), "{way}");
@@ -380,6 +380,35 @@ fn mistakes_are_explained() {
         assert_eq!(output.status.code(), Some(code), "{error}");
         assert!(error.contains(message), "{error}");
         assert!(!is_mounted(&mount_point));
+        assert_eq!(fs::read_dir(pool.scratch()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_mount_that_is_refused_leaves_nothing() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    let options = format!("scratch={}", pool.scratch().display());
+    // Root without the right to mount: the store is open by the time that this turns out.
+    let powerless = ["--bounding-set=-sys_admin", "--inh-caps=-sys_admin", POOLFS];
+    for (path, message) in [
+        ("/usr/bin:/bin", "fusermount3: "),
+        ("/absent", "install fuse3"),
+    ] {
+        let output = Command::new("/usr/bin/setpriv")
+            .args(powerless)
+            .arg(pool.store_path())
+            .arg(pool.mount_point())
+            .args(["-o", &options])
+            .env("PATH", path)
+            .output()
+            .unwrap();
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains(message), "{error}");
+        assert!(!is_mounted(&pool.mount_point()));
         assert_eq!(fs::read_dir(pool.scratch()).unwrap().count(), 0);
     }
 }

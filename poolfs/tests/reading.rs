@@ -174,6 +174,51 @@ fn attributes_are_right() {
 }
 
 #[test]
+fn names_that_are_words_of_the_tree_are_names() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    let digest = ObjectId::of(b"x").to_string();
+    let words = [
+        "libs",
+        "images",
+        "objects",
+        "segments",
+        "pool",
+        "extents",
+        "content",
+        "map",
+        "desc",
+        "data",
+        "image.elf",
+        "manifest.json",
+        "stats.json",
+        "version",
+        "1.0",
+        "0000002a",
+        &digest,
+    ];
+    for (nth, word) in words.iter().enumerate() {
+        pool.add_library(&format!("{word}@{word}"), &content(nth as u64, 5000));
+        pool.add_image(&format!("{word}:{word}"), 100 + nth as u64, None);
+    }
+    let _mount = pool.mount();
+    let mut sorted = words.map(str::to_owned);
+    sorted.sort();
+    assert_eq!(names(&pool.path("libs")), sorted);
+    assert_eq!(names(&pool.path("images")), sorted);
+    for (nth, word) in words.iter().enumerate() {
+        assert_eq!(names(&pool.path(&format!("libs/{word}"))), [*word]);
+        assert_eq!(names(&pool.path(&format!("images/{word}"))), [*word]);
+        let library = fs::read(pool.path(&format!("libs/{word}/{word}/content"))).unwrap();
+        assert!(library == content(nth as u64, 5000), "{word}");
+        let map = fs::read(pool.path(&format!("images/{word}/{word}/map"))).unwrap();
+        assert!(ImageMap::from_json(&map).is_ok(), "{word}");
+    }
+}
+
+#[test]
 fn uploads_appear_and_deletions_disappear_without_a_remount() {
     if cannot_mount() {
         return;

@@ -18,6 +18,7 @@ use std::process::{Command, Stdio};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use thiserror::Error;
 
 /// Where FUSE connections are made.
 pub(super) const DEVICE: &str = "/dev/fuse";
@@ -25,6 +26,22 @@ pub(super) const DEVICE: &str = "/dev/fuse";
 const SUBTYPE: &str = "poolfs";
 /// mount(8)'s counterpart for those who are not root.
 pub(super) const FUSERMOUNT: &str = "fusermount3";
+
+/// Why nothing is attached.
+#[derive(Debug, Error)]
+pub enum AttachError {
+    /// The kernel refuses.
+    #[error(transparent)]
+    Kernel(#[from] io::Error),
+    /// Only root may mount by itself, and there is nobody else to ask.
+    #[error(
+        "only root may mount without {FUSERMOUNT}, which is missing: install fuse3, or mount as root"
+    )]
+    NoFusermount,
+    /// fusermount3 refuses, in its own words.
+    #[error("{0}")]
+    Fusermount(String),
+}
 
 /// What to attach.
 #[derive(Debug)]
@@ -45,12 +62,12 @@ pub(super) fn mounted_type() -> String {
 }
 
 /// Mounts at `mount_point`; the answer is the connection, whose first request is `INIT`.
-pub(super) fn attach(mount_point: &Path, what: &Attachment<'_>) -> io::Result<OwnedFd> {
+pub(super) fn attach(mount_point: &Path, what: &Attachment<'_>) -> Result<OwnedFd, AttachError> {
     match attach_by_kernel(mount_point, what) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             attach_by_fusermount(mount_point, what)
         }
-        other => other,
+        other => Ok(other?),
     }
 }
 
@@ -90,7 +107,7 @@ fn flag_options(what: &Attachment<'_>) -> impl Iterator<Item = &'static str> {
 
 /// fusermount3 mounts, and sends the connection over the socket whose number an environment
 /// variable names (libfuse's lib/mount.c): its standard input.
-fn attach_by_fusermount(mount_point: &Path, what: &Attachment<'_>) -> io::Result<OwnedFd> {
+fn attach_by_fusermount(mount_point: &Path, what: &Attachment<'_>) -> Result<OwnedFd, AttachError> {
     let (ours, theirs) = UnixStream::pair()?;
     let output = Command::new(FUSERMOUNT)
         .arg("-o")
@@ -102,15 +119,18 @@ fn attach_by_fusermount(mount_point: &Path, what: &Attachment<'_>) -> io::Result
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .output()
-        .map_err(|error| io::Error::new(error.kind(), format!("running {FUSERMOUNT}: {error}")))?;
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => AttachError::NoFusermount,
+            _ => AttachError::Fusermount(format!("running {FUSERMOUNT}: {error}")),
+        })?;
     if !output.status.success() {
         let message = String::from_utf8_lossy(&output.stderr);
-        return Err(io::Error::other(match message.trim() {
+        return Err(AttachError::Fusermount(match message.trim() {
             "" => format!("{FUSERMOUNT}: {}", output.status),
             message => message.to_owned(),
         }));
     }
-    receive_descriptor(&ours)
+    Ok(receive_descriptor(&ours)?)
 }
 
 fn fusermount_options(what: &Attachment<'_>) -> OsString {

@@ -23,6 +23,8 @@ use crate::options::{Access, Options};
 use crate::passthrough::{self, Decision};
 use attach::{Attachment, DEVICE, FUSERMOUNT};
 
+pub use attach::AttachError;
+
 /// Threads when the options say nothing: at most this many.
 const DEFAULT_THREADS: usize = 8;
 
@@ -51,11 +53,8 @@ pub enum MountError {
     #[error("there is no {DEVICE}: load the kernel's FUSE module (modprobe fuse)")]
     NoFuse,
     /// The kernel or fusermount3 refuses.
-    #[error(
-        "mounting at {0}: {1}; mount as root, or install fuse3 for its {FUSERMOUNT} (and set \
-         user_allow_other in /etc/fuse.conf for allow_other)"
-    )]
-    Refused(PathBuf, io::Error),
+    #[error("mounting at {0}: {1}")]
+    Refused(PathBuf, AttachError),
     /// No thread.
     #[error("starting to serve {0}: {1}")]
     Start(PathBuf, io::Error),
