@@ -62,7 +62,7 @@ pub(crate) struct Pages {
 pub(crate) struct Collection {
     /// Bytes of disk freed while the guest ran.
     pub(crate) freed_bytes_while_running: u64,
-    /// Bytes of disk in segments that nothing referred to any more and the guest's lease kept.
+    /// Bytes of disk that only the guest's lease kept: by then no name referred to anything.
     pub(crate) leased_bytes_while_running: u64,
     /// Bytes of disk freed in all, after it ended.
     pub(crate) freed_bytes: u64,
@@ -189,7 +189,7 @@ impl fmt::Display for Collection {
         )?;
         writeln!(
             f,
-            "           {:>8.0} KiB kept by the guest's lease on the segments that it maps, its own and its neighbours' pages",
+            "           {:>8.0} KiB kept by the guest's lease alone: the segments that it maps, other images' pages in them included",
             kib(self.leased_bytes_while_running)
         )?;
         writeln!(

@@ -225,22 +225,24 @@ fn collect_under_a_guest(host: &Host, guests: &Guests) -> Result<Collection> {
         host.pool(&["rm", &format!("image/{name}:v1")])?;
     }
     let collect = || host.pool(&["gc", "--grace", "0"]);
+    let collect_all = || {
+        collect()?;
+        number(&host.pool(&["stats"])?, "/stored_pages")
+    };
     let before = host.segment_disk_bytes()?;
     let first = collect()?;
     let during = host.segment_disk_bytes()?;
     let output = running.finish()?;
     // The kernel tells poolfs of a close some time after it.
-    wait::until_some("the ended guest's lease to go", || {
-        match collect().and_then(|report| number(&report, "/waiting_bytes")) {
-            Ok(0) => Some(Ok(())),
-            Ok(_) => None,
-            Err(error) => Some(Err(error)),
-        }
+    wait::until_some("the ended guest's lease to go", || match collect_all() {
+        Ok(0) => Some(Ok(())),
+        Ok(_) => None,
+        Err(error) => Some(Err(error)),
     })?;
     let after = host.segment_disk_bytes()?;
     Ok(Collection {
         freed_bytes_while_running: before.saturating_sub(during),
-        leased_bytes_while_running: number(&first, "/waiting_bytes")?,
+        leased_bytes_while_running: during,
         freed_bytes: before.saturating_sub(after),
         libraries: first
             .pointer("/libraries")
