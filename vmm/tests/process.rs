@@ -268,7 +268,6 @@ static char *take(const char *how, long done) {
     char *p;
     if (!strcmp(how, "private")) return map(3, MAP_PRIVATE);
     if (!strcmp(how, "shared")) return map(3, MAP_SHARED);
-    if (!strcmp(how, "validated")) return map(3, MAP_SHARED_VALIDATE);
     if (!strcmp(how, "growing")) return map(3, MAP_PRIVATE | MAP_GROWSDOWN);
     if (!strcmp(how, "shared-none")) return (p = map(0, MAP_SHARED)) && !mprotect(p, STEP, 3) ? p : 0;
     if (!strcmp(how, "promised")) return (p = map(0, MAP_PRIVATE | MAP_NORESERVE)) && !mprotect(p, STEP, 3) ? p : 0;
@@ -310,6 +309,36 @@ int main(void) {
     long most = 0;
     while (most < 64 && mmap(0, 1l << 40, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) != MAP_FAILED) most++;
     printf("ok, and %ld TiB to read\n", most);
+    return 0;
+}"#;
+
+/// Makes the kernel need page tables until it is refused, and stays.
+const TABLES: &str = r#"
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#define FAR(i) ((void *)(((i) + 2) << 30))
+static volatile char sum;
+static char *map(void *at, long length, int protection, int fixed) {
+    return mmap(at, length, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed, -1, 0);
+}
+int main(int c, char **v) {
+    char *p = MAP_FAILED, *area = map(0, 1l << 30, PROT_READ, 0);
+    for (long i = 0; i < 66000; i++) {
+        if (!strcmp(v[1], "read")) p = map(FAR(i), 4096, PROT_READ, MAP_FIXED_NOREPLACE);
+        if (!strcmp(v[1], "hint")) p = map(FAR(i), 4096, PROT_READ, 0);
+        if (!strcmp(v[1], "write")) p = map(FAR(i), 4096, PROT_READ | PROT_WRITE, MAP_FIXED);
+        if (!strcmp(v[1], "move")) p = mremap(area + i * 4096, 4096, 4096, MREMAP_MAYMOVE | MREMAP_FIXED, FAR(i));
+        if (!strcmp(v[1], "leave")) {
+            p = map(0, 2 << 20, PROT_READ, 0);
+            if (p != MAP_FAILED) { sum += *p; munmap(p + 4096, (2 << 20) - 4096); }
+        }
+        if (p == MAP_FAILED) break;
+        sum += *p;
+    }
+    pause();
     return 0;
 }"#;
 
@@ -600,7 +629,6 @@ fn memory_is_limited_however_it_is_taken() {
     for how in [
         "private",
         "shared",
-        "validated",
         "growing",
         "shared-none",
         "promised",
@@ -638,6 +666,30 @@ fn memory_may_be_sparse_and_reservations_are_bounded() {
         &[],
     );
     assert_eq!(text(&found.stdout), "ok, and 0 TiB to read\n");
+}
+
+#[test]
+fn page_tables_are_limited() {
+    const MEMORY: u64 = 64;
+    const STACK: u64 = 8;
+    let mut world = World::new();
+    world.build("tables", "gcc", &[], TABLES);
+    for how in ["read", "hint", "write", "move", "leave"] {
+        let options = [&PROCESS[..], &["--memory", "64M"]].concat();
+        let mut running = Running(world.vmm("tables", &options, &[how]).spawn().unwrap());
+        let guest = running.guest_in_call(libc_number("pause"));
+        let status = fs::read_to_string(format!("/proc/{guest}/status")).unwrap();
+        let tables = status
+            .lines()
+            .find_map(|l| l.strip_prefix("VmPTE:"))
+            .unwrap();
+        let kib: u64 = tables.trim().strip_suffix(" kB").unwrap().parse().unwrap();
+        assert!(
+            kib <= (MEMORY + STACK + 1) << 10,
+            "{how}: {kib} KiB of tables"
+        );
+        assert!(kib >= 16 << 10, "{how}: refused at {kib} KiB of tables");
+    }
 }
 
 #[test]
