@@ -3,10 +3,13 @@
 # CARGO_TARGET_DIR may name a directory outside the clone: RocksDB is then compiled once for all
 # clones, as .ci/run does.
 #
+# The first cargo command compiles RocksDB for many minutes: `with-progress` says how far it is.
+#
 # One profile (release) and whole-workspace builds everywhere: another profile or another set of
-# features would compile RocksDB again, for a quarter of an hour.
+# features would compile RocksDB again. clang++ compiles it (.cargo/config.toml).
 
 CARGO ?= cargo
+BUILD := scripts/with-progress $(CARGO)
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
 export POOL_SOURCES := $(CURDIR)
@@ -27,11 +30,11 @@ packages:
 	@scripts/install-packages
 
 build: packages
-	$(CARGO) build $(PROFILE)
+	$(BUILD) build $(PROFILE)
 
 lint: packages
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy $(PROFILE) --all-targets -- -D warnings
+	$(BUILD) clippy $(PROFILE) --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(PROFILE) --no-deps --quiet
 	@scripts/check-dependencies
 

@@ -40,6 +40,7 @@ pub struct Metrics {
     written_pages: Counter,
     collections: Counter,
     collected_bytes: Counter,
+    skipped_segments: Counter,
     collection_seconds: Histogram,
     uploads: Gauge<u64, AtomicU64>,
     store: StoreGauges,
@@ -91,6 +92,11 @@ impl Metrics {
         let written_pages = counter(r, "written_pages", "Pages written to segments by commits");
         let collections = counter(r, "collections", "Collections run");
         let collected_bytes = counter(r, "collected_bytes", "Bytes of disk freed by collections");
+        let skipped_segments = counter(
+            r,
+            "skipped_segments",
+            "Segments that collections left because of damage or for want of room",
+        );
         let collection_seconds = histogram();
         r.register_with_unit(
             "collection_duration",
@@ -112,6 +118,7 @@ impl Metrics {
             written_pages,
             collections,
             collected_bytes,
+            skipped_segments,
             collection_seconds,
             uploads,
         }
@@ -143,9 +150,12 @@ impl Metrics {
     }
 
     /// Counts a collection, whoever started it.
-    pub fn note_collection(&self, freed_bytes: u64, took: Duration) {
+    pub fn note_collection(&self, report: &pool_gc::CollectReport) {
         self.collections.inc();
-        self.collected_bytes.inc_by(freed_bytes);
+        self.collected_bytes.inc_by(report.freed_bytes);
+        self.skipped_segments
+            .inc_by(report.segments_skipped.len() as u64);
+        let took = Duration::from_micros(report.duration_us);
         self.collection_seconds.observe(took.as_secs_f64());
     }
 

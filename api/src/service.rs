@@ -141,8 +141,7 @@ impl Service {
             };
             let report = pool_gc::collect(store, &options)?;
             if !dry_run {
-                let took = Duration::from_micros(report.duration_us);
-                work.metrics().note_collection(report.freed_bytes, took);
+                work.metrics().note_collection(&report);
             }
             Ok(report)
         })

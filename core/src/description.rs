@@ -132,6 +132,10 @@ pub struct Description {
     /// Program headers, where a segment holds them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program_headers: Option<ProgramHeaders>,
+    /// The program asks for a stack that it may execute: its `PT_GNU_STACK` is executable, as
+    /// that of nested functions in C (`load_elf_binary` in the kernel's `fs/binfmt_elf.c`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub executable_stack: bool,
     /// Library versions used, in link order.
     #[serde(default)]
     pub libraries: Vec<LibraryUse>,
@@ -311,6 +315,7 @@ mod tests {
             load_bias: 0,
             entry: GuestAddress(0x40_1010),
             program_headers: None,
+            executable_stack: false,
             libraries: vec![],
             ranges: vec![text, bss],
         }

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, SeqAccess, Visitor};
+use serde::ser::SerializeSeq;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
 use crate::page::{PAGE_SIZE, PAGES_PER_WINDOW, PageCount};
@@ -52,10 +54,10 @@ impl Slot {
 
 /// A run of a file's pages that lies in consecutive slots of one segment.
 ///
-/// In JSON an extent is the array `[file_page, segment, slot, count, dense]`, the last as 0 or
-/// 1: a map of a large image has thousands of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(from = "(u64, u32, u32, u32, u8)", into = "(u64, u32, u32, u32, u8)")]
+/// In JSON an extent is the array `[file_page, segment, slot, count, dense]`, the last as 0 or 1,
+/// without what is as usual at its end: `count` 1 and `dense` 0. A large file has thousands of
+/// single pages, and an extended attribute has room for 64 KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Extent {
     /// First page of the run in the file.
     pub file_page: u64,
@@ -71,27 +73,57 @@ pub struct Extent {
     pub dense: bool,
 }
 
-impl From<(u64, u32, u32, u32, u8)> for Extent {
-    fn from((file_page, segment, slot, count, dense): (u64, u32, u32, u32, u8)) -> Self {
-        Self {
-            file_page,
-            segment: SegmentId(segment),
-            slot: Slot(slot),
-            count,
-            dense: dense != 0,
+impl Serialize for Extent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let length = match (self.count, self.dense) {
+            (_, true) => 5,
+            (1, false) => 3,
+            (_, false) => 4,
+        };
+        let mut array = serializer.serialize_seq(Some(length))?;
+        array.serialize_element(&self.file_page)?;
+        array.serialize_element(&self.segment)?;
+        array.serialize_element(&self.slot)?;
+        if length > 3 {
+            array.serialize_element(&self.count)?;
         }
+        if length > 4 {
+            array.serialize_element(&u8::from(self.dense))?;
+        }
+        array.end()
     }
 }
 
-impl From<Extent> for (u64, u32, u32, u32, u8) {
-    fn from(e: Extent) -> Self {
-        (
-            e.file_page,
-            e.segment.0,
-            e.slot.0,
-            e.count,
-            u8::from(e.dense),
-        )
+impl<'de> Deserialize<'de> for Extent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ExtentVisitor)
+    }
+}
+
+/// Reads an extent's array of three to five numbers.
+struct ExtentVisitor;
+
+impl<'de> Visitor<'de> for ExtentVisitor {
+    type Value = Extent;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an extent: [page, segment, slot], [.., count] or [.., count, dense]")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Extent, A::Error> {
+        let missing = |length| move || de::Error::invalid_length(length, &ExtentVisitor);
+        let file_page = array.next_element()?.ok_or_else(missing(0))?;
+        let segment = array.next_element()?.ok_or_else(missing(1))?;
+        let slot = array.next_element()?.ok_or_else(missing(2))?;
+        let count = array.next_element()?.unwrap_or(1);
+        let dense = array.next_element::<u8>()?.unwrap_or(0) != 0;
+        Ok(Extent {
+            file_page,
+            segment,
+            slot,
+            count,
+            dense,
+        })
     }
 }
 
@@ -277,11 +309,37 @@ mod tests {
 
     #[test]
     fn json_form_is_compact() {
-        let json = serde_json::to_string(&extent(1, 2, 3, 4)).unwrap();
-        assert_eq!(json, "[1,2,3,4,0]");
-        assert_eq!(
-            serde_json::from_str::<Extent>(&json).unwrap(),
-            extent(1, 2, 3, 4)
-        );
+        let dense = Extent {
+            dense: true,
+            ..extent(1, 2, 3, 1)
+        };
+        for (extent, json) in [
+            (extent(1, 2, 3, 1), "[1,2,3]"),
+            (extent(1, 2, 3, 4), "[1,2,3,4]"),
+            (dense, "[1,2,3,1,1]"),
+        ] {
+            assert_eq!(serde_json::to_string(&extent).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Extent>(json).unwrap(), extent);
+        }
+    }
+
+    #[test]
+    fn arrays_that_leave_nothing_out_are_read_too() {
+        let read = |json| serde_json::from_str::<Extent>(json).ok();
+        assert_eq!(read("[1,2,3,4,0]"), Some(extent(1, 2, 3, 4)));
+        assert_eq!(read("[1,2,3,1,0]"), Some(extent(1, 2, 3, 1)));
+        assert_eq!(read("[1,2,3,1]"), Some(extent(1, 2, 3, 1)));
+        for wrong in [
+            "[]",
+            "[1,2]",
+            "[1,2,3,4,1,0]",
+            "[1,2,-3]",
+            "[1,2,4294967296]",
+            "[1,2,3,4,true]",
+            "{}",
+            "1",
+        ] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
     }
 }

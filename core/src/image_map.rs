@@ -13,8 +13,10 @@ use crate::digest::ObjectId;
 use crate::extent::{ExtentError, ExtentMap};
 use crate::page::PageCount;
 
-/// Version of the textual form; a reader refuses any other.
-pub const IMAGE_MAP_FORMAT: u32 = 1;
+/// Version of the textual form. Version 1, which wrote all five numbers of every extent, is read
+/// as well; a reader refuses any other.
+pub const IMAGE_MAP_FORMAT: u32 = 2;
+const OLDEST_FORMAT: u32 = 1;
 
 /// Why a map cannot be used.
 #[derive(Debug, Error)]
@@ -22,10 +24,10 @@ pub enum ImageMapError {
     /// Not JSON, or not of this shape.
     #[error("reading the image map: {0}")]
     Json(#[from] serde_json::Error),
-    /// A newer form.
+    /// A newer form, or one that never was.
     #[error(
-        "the image map has format {0}, this program reads format {IMAGE_MAP_FORMAT}: update it to \
-         the version of the mounted pool"
+        "the image map has format {0}, this program reads formats {OLDEST_FORMAT} to \
+         {IMAGE_MAP_FORMAT}: update it to the version of the mounted pool"
     )]
     Format(u32),
     /// The description is wrong.
@@ -40,6 +42,12 @@ pub enum ImageMapError {
     /// A range reaches past its object.
     #[error("range {0} reaches past the end of its object")]
     PastObject(usize),
+}
+
+/// What every version of the form begins with.
+#[derive(Debug, Deserialize)]
+struct Format {
+    format: u32,
 }
 
 /// An image's description and the placement of its objects.
@@ -57,8 +65,15 @@ impl ImageMap {
     /// Reads a map and checks everything that a mapper relies on: the description, each extent
     /// map, and that every range lies within its object.
     pub fn from_json(json: &[u8]) -> Result<Self, ImageMapError> {
-        let mut map: Self = serde_json::from_slice(json)?;
-        if map.format != IMAGE_MAP_FORMAT {
+        let readable = |format| (OLDEST_FORMAT..=IMAGE_MAP_FORMAT).contains(&format);
+        let mut map: Self = serde_json::from_slice(json).map_err(|error| {
+            // A later form need not have this shape.
+            match serde_json::from_slice(json) {
+                Ok(Format { format }) if !readable(format) => ImageMapError::Format(format),
+                _ => error.into(),
+            }
+        })?;
+        if !readable(map.format) {
             return Err(ImageMapError::Format(map.format));
         }
         map.description.validate()?;
@@ -80,5 +95,52 @@ impl ImageMap {
             }
         }
         Ok(map)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(map: &str) -> Result<ImageMap, ImageMapError> {
+        ImageMap::from_json(map.as_bytes())
+    }
+
+    fn map(format: u32, extents: &str) -> String {
+        let object = ObjectId::of(b"text");
+        format!(
+            r#"{{"format": {format}, "description": {{"format": 1,
+                "image": {{"digest": "{object}", "length": 1}}, "abi": "linux", "layout": "own",
+                "load_bias": 0, "entry": "0x400000", "program_headers": null, "libraries": [],
+                "ranges": [{{"address": "0x400000", "length": 4096, "protection": "r-x",
+                    "kind": "shared", "source": {{"object": "{object}", "offset": 0}},
+                    "library": null}}]}},
+                "objects": {{"{object}": {{"length": 4096, "extents": [{extents}]}}}}}}"#
+        )
+    }
+
+    #[test]
+    fn both_forms_are_read() {
+        let old = read(&map(1, "[0,7,9,1,0]")).unwrap();
+        let new = read(&map(2, "[0,7,9]")).unwrap();
+        assert_eq!(old.objects, new.objects);
+        assert_eq!(new.objects[&ObjectId::of(b"text")].extents().len(), 1);
+    }
+
+    #[test]
+    fn later_forms_are_refused_by_name() {
+        for later in [map(3, "[0,7,9]"), map(0, ""), r#"{"format": 3}"#.into()] {
+            let error = read(&later).unwrap_err();
+            assert!(matches!(error, ImageMapError::Format(_)), "{error}");
+        }
+        for wrong in [
+            map(2, "[0,7]"),
+            r#"{"format": 2}"#.into(),
+            "{}".into(),
+            String::new(),
+        ] {
+            let error = read(&wrong).unwrap_err();
+            assert!(matches!(error, ImageMapError::Json(_)), "{error}");
+        }
     }
 }

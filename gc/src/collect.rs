@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use pool_core::extent::SegmentId;
 use pool_core::name::LibraryRef;
 use pool_store::Store;
+use pool_store::collection::{SkipReason, Skipped};
 use serde::{Deserialize, Serialize};
 
 use crate::{GcError, Result, compact, during, mark, sweep};
@@ -51,14 +52,35 @@ pub struct CollectReport {
     pub segments_evacuated: Vec<SegmentId>,
     /// Segments unlinked, in this collection or left over from others.
     pub segments_reaped: Vec<SegmentId>,
+    /// Segments that go once nobody leases them: retired ones, and mostly dead ones that a later
+    /// collection empties.
+    pub segments_waiting: Vec<SegmentId>,
+    /// Segments that should have gone and stay, and why. Nothing in them is lost or changed.
+    pub segments_skipped: Vec<Skipped>,
     /// Bytes of disk given back.
     pub freed_bytes: u64,
-    /// Bytes of disk in retired segments that somebody still leases.
+    /// Bytes of disk that `segments_waiting` give back then.
     pub waiting_bytes: u64,
     /// How long it took, in microseconds.
     pub duration_us: u64,
     /// The longest that it kept commits waiting, in microseconds.
     pub longest_hold_us: u64,
+}
+
+impl CollectReport {
+    /// Puts lists of segments in order of number, each named once.
+    fn sort(&mut self) {
+        for list in [
+            &mut self.segments_retired,
+            &mut self.segments_evacuated,
+            &mut self.segments_reaped,
+            &mut self.segments_waiting,
+        ] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        self.segments_skipped.sort_unstable();
+    }
 }
 
 /// Collects what nothing refers to.
@@ -73,6 +95,14 @@ pub fn collect(store: &Store, options: &CollectOptions) -> Result<CollectReport>
         perform(store, options)?
     };
     report.duration_us = since.elapsed().as_micros() as u64;
+    for skipped in &report.segments_skipped {
+        let Skipped {
+            segment,
+            reason,
+            why,
+        } = skipped;
+        tracing::warn!(%segment, reason = reason.name(), why, "a segment stays");
+    }
     tracing::info!(
         epoch = report.epoch,
         libraries = report.libraries.len(),
@@ -80,6 +110,7 @@ pub fn collect(store: &Store, options: &CollectOptions) -> Result<CollectReport>
         pages = report.pages,
         freed_bytes = report.freed_bytes,
         waiting_bytes = report.waiting_bytes,
+        skipped = report.segments_skipped.len(),
         dry_run = report.dry_run,
         "collected"
     );
@@ -99,7 +130,7 @@ fn rehearse(store: &Store, options: &CollectOptions) -> Result<CollectReport> {
     let mark = mark::mark(store, &expired)?;
     let garbage = sweep::garbage(store, &mark)?;
     let plan = compact::plan(store, &mark, options.compact_below)?;
-    let (reapable, waiting_bytes) = compact::retired(store)?;
+    let retired = compact::retired(store)?;
     let mut report = CollectReport {
         dry_run: true,
         epoch: during("reading the epoch", store.epoch())?,
@@ -109,30 +140,33 @@ fn rehearse(store: &Store, options: &CollectOptions) -> Result<CollectReport> {
         windows: garbage.windows.len() as u64,
         segments_retired: plan.dead,
         segments_evacuated: plan.sparse,
-        waiting_bytes,
+        segments_waiting: plan.leased,
+        waiting_bytes: plan.leased_bytes,
         ..CollectReport::default()
     };
-    let retired = report.segments_retired.iter();
-    for id in retired.chain(&report.segments_evacuated).chain(&reapable) {
+    let gone = report.segments_retired.iter();
+    for id in gone.chain(&report.segments_evacuated).chain(&retired) {
         let bytes = compact::disk_bytes(store, *id)?;
         if compact::is_leased(store, *id)? {
             report.waiting_bytes += bytes;
+            report.segments_waiting.push(*id);
         } else {
             report.freed_bytes += bytes;
             report.segments_reaped.push(*id);
         }
     }
-    report.segments_reaped.sort_unstable();
+    report.sort();
     Ok(report)
 }
 
 fn perform(store: &Store, options: &CollectOptions) -> Result<CollectReport> {
+    let mut report = CollectReport::default();
+    // First of all, and before anything is written: nothing refers to what was retired, whatever
+    // cannot be read of the rest, and a full disk needs its room.
+    reap(store, &mut report)?;
     let collection = during("beginning a collection", store.begin_collection())?;
+    report.epoch = collection.epoch();
     let unused_before = unused_before(options.grace);
-    let mut report = CollectReport {
-        epoch: collection.epoch(),
-        ..CollectReport::default()
-    };
     let expired = sweep::expired_libraries(store, unused_before)?;
     // A look at everything before anything is removed: what cannot be read is found now.
     drop(mark::mark(store, &expired)?);
@@ -154,14 +188,35 @@ fn perform(store: &Store, options: &CollectOptions) -> Result<CollectReport> {
 
     let plan = compact::plan(store, &mark, options.compact_below)?;
     report.segments_retired = during("retiring segments", collection.retire_segments(&plan.dead))?;
-    for group in plan.sparse.chunks(compact::GROUP) {
-        let evacuated = during("emptying segments", collection.evacuate(group))?;
-        report.segments_evacuated.extend(evacuated.segments);
+    // Before anything is copied: the copies may need the room.
+    reap(store, &mut report)?;
+    let emptied = compact::empty(&collection, &plan.sparse, || reap(store, &mut report))?;
+    report.segments_evacuated = emptied.segments;
+    report.segments_skipped.extend(emptied.skipped);
+    reap(store, &mut report)?;
+    report.waiting_bytes = plan.leased_bytes;
+    report.segments_waiting = plan.leased;
+    for id in compact::retired(store)? {
+        // What could not be unlinked waits for nobody.
+        if compact::is_leased(store, id)? {
+            report.waiting_bytes += compact::disk_bytes(store, id)?;
+            report.segments_waiting.push(id);
+        }
     }
-    let reaped = during("unlinking segments", collection.reap())?;
-    report.segments_reaped = reaped.segments;
-    report.freed_bytes = reaped.bytes;
-    (_, report.waiting_bytes) = compact::retired(store)?;
     report.longest_hold_us = collection.longest_hold().as_micros() as u64;
+    report.sort();
     Ok(report)
+}
+
+/// Gives the disk of retired segments back and adds them to the report.
+fn reap(store: &Store, report: &mut CollectReport) -> Result<()> {
+    let reaped = during("unlinking segments", store.reap())?;
+    report.segments_reaped.extend(reaped.segments);
+    report.freed_bytes += reaped.bytes;
+    // Asked for more than once, named once.
+    report
+        .segments_skipped
+        .retain(|skipped| skipped.reason != SkipReason::NotRemoved);
+    report.segments_skipped.extend(reaped.skipped);
+    Ok(())
 }

@@ -1,6 +1,11 @@
 //! Which segments go: dead ones at once, mostly dead ones after what is live has moved out.
 
+use std::mem;
+
 use pool_core::extent::SegmentId;
+use pool_core::page::PAGE_SIZE;
+use pool_store::collection::{Collection, SkipReason, Skipped};
+use pool_store::evacuate::Evacuated;
 use pool_store::format::SegmentState;
 use pool_store::{StoreError, StoreView};
 
@@ -15,14 +20,20 @@ pub const GROUP: usize = 16;
 pub struct Plan {
     /// No live slot.
     pub dead: Vec<SegmentId>,
-    /// Sealed, nobody leases them, and the share of slots to keep is below the threshold.
+    /// Sealed, nobody leases them, and the share of slots to keep is below the threshold. Those
+    /// with the least to keep come first: on a nearly full disk they make room for the others.
     pub sparse: Vec<SegmentId>,
+    /// As `sparse`, but leased: moving out would free nothing before the lease ends.
+    pub leased: Vec<SegmentId>,
+    /// Bytes of disk that `leased` would give back.
+    pub leased_bytes: u64,
 }
 
 /// Chooses segments. Dead slots of a segment that is still appended to wait until it is sealed,
-/// unless all of it is dead; moving out of a leased segment would free nothing yet.
+/// unless all of it is dead.
 pub fn plan(store: &StoreView, mark: &Mark, compact_below: f64) -> Result<Plan> {
     let mut plan = Plan::default();
+    let mut sparse = Vec::new();
     for (id, record) in during("listing segments", store.segments())? {
         let kept = mark.kept_slots(id);
         if record.state == SegmentState::Retired {
@@ -32,29 +43,87 @@ pub fn plan(store: &StoreView, mark: &Mark, compact_below: f64) -> Result<Plan> 
             plan.dead.push(id);
         } else if record.state == SegmentState::Sealed
             && (kept as f64) < compact_below * f64::from(record.used)
-            && !is_leased(store, id)?
         {
-            plan.sparse.push(id);
+            if is_leased(store, id)? {
+                plan.leased.push(id);
+                plan.leased_bytes += disk_bytes(store, id)?.saturating_sub(kept * PAGE_SIZE);
+            } else {
+                sparse.push((kept, id));
+            }
         }
     }
+    sparse.sort_unstable();
+    plan.sparse = sparse.into_iter().map(|(_, id)| id).collect();
     Ok(plan)
 }
 
-/// Retired segments that can be unlinked, and the bytes of those that are leased.
-pub(crate) fn retired(store: &StoreView) -> Result<(Vec<SegmentId>, u64)> {
-    let mut reapable = Vec::new();
-    let mut waiting = 0;
-    for (id, record) in during("listing segments", store.segments())? {
-        if record.state != SegmentState::Retired {
-            continue;
-        }
-        if is_leased(store, id)? {
-            waiting += disk_bytes(store, id)?;
-        } else {
-            reapable.push(id);
+/// What became of the segments that were to be emptied.
+#[derive(Debug, Default)]
+pub(crate) struct Emptied {
+    pub(crate) segments: Vec<SegmentId>,
+    pub(crate) skipped: Vec<Skipped>,
+}
+
+/// Empties segments, [`GROUP`] at a time, and lets `reap` give their disk back after each group. A
+/// segment that the disk had no room to copy is tried again as long as others went.
+pub(crate) fn empty(
+    collection: &Collection<'_>,
+    sparse: &[SegmentId],
+    mut reap: impl FnMut() -> Result<()>,
+) -> Result<Emptied> {
+    in_groups(sparse, |group| {
+        let done = match collection.evacuate(group) {
+            // The index itself is out of room; it says so for all, and what was begun stays whole.
+            Err(error @ StoreError::NoSpace { .. }) => {
+                let skipped = group.iter().map(|segment| Skipped {
+                    segment: *segment,
+                    reason: SkipReason::NoRoom,
+                    why: error.to_string(),
+                });
+                Evacuated {
+                    skipped: skipped.collect(),
+                    ..Evacuated::default()
+                }
+            }
+            other => during("emptying segments", other)?,
+        };
+        reap()?;
+        Ok(done)
+    })
+}
+
+/// Passes `segments` to `evacuate` in groups, and those again that found no room, as long as a
+/// group has made some.
+fn in_groups(
+    segments: &[SegmentId],
+    mut evacuate: impl FnMut(&[SegmentId]) -> Result<Evacuated>,
+) -> Result<Emptied> {
+    let mut emptied = Emptied::default();
+    let mut left = segments.to_vec();
+    while !left.is_empty() {
+        let after = left.split_off(left.len().min(GROUP));
+        let group = mem::replace(&mut left, after);
+        let done = evacuate(&group)?;
+        let made_room = !done.segments.is_empty();
+        emptied.segments.extend(done.segments);
+        for skipped in done.skipped {
+            if made_room && skipped.reason == SkipReason::NoRoom {
+                left.push(skipped.segment);
+            } else {
+                emptied.skipped.push(skipped);
+            }
         }
     }
-    Ok((reapable, waiting))
+    Ok(emptied)
+}
+
+/// Segments that were retired and still have a record.
+pub(crate) fn retired(store: &StoreView) -> Result<Vec<SegmentId>> {
+    let segments = during("listing segments", store.segments())?;
+    let retired = segments
+        .into_iter()
+        .filter(|(_, record)| record.state == SegmentState::Retired);
+    Ok(retired.map(|(id, _)| id).collect())
 }
 
 pub(crate) fn is_leased(store: &StoreView, id: SegmentId) -> Result<bool> {
@@ -66,5 +135,68 @@ pub(crate) fn disk_bytes(store: &StoreView, id: SegmentId) -> Result<u64> {
     match store.segment_disk_usage(id) {
         Err(StoreError::Io { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
         other => during("measuring segments", other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Empties 40 segments on a disk with room for `free` of them at a time, each giving back
+    /// `gain` times that; number 7 is damaged.
+    fn run(mut free: usize, gain: usize) -> (Emptied, Vec<usize>) {
+        let segments: Vec<_> = (0..40).map(SegmentId).collect();
+        let mut groups = Vec::new();
+        let emptied = in_groups(&segments, |group| {
+            groups.push(group.len());
+            let mut done = Evacuated::default();
+            let mut gained = 0;
+            for segment in group {
+                let reason = if segment.0 == 7 {
+                    SkipReason::Damaged
+                } else if free == 0 {
+                    SkipReason::NoRoom
+                } else {
+                    free -= 1;
+                    gained += gain;
+                    done.segments.push(*segment);
+                    continue;
+                };
+                done.skipped.push(Skipped {
+                    segment: *segment,
+                    reason,
+                    why: String::new(),
+                });
+            }
+            free += gained;
+            Ok(done)
+        });
+        (emptied.unwrap(), groups)
+    }
+
+    #[test]
+    fn with_room_every_segment_is_tried_once() {
+        let (emptied, groups) = run(1000, 0);
+        assert_eq!(groups, [16, 16, 8]);
+        assert_eq!((emptied.segments.len(), emptied.skipped.len()), (39, 1));
+    }
+
+    #[test]
+    fn room_for_one_is_enough_for_all() {
+        let (emptied, groups) = run(1, 2);
+        assert_eq!(emptied.segments.len(), 39);
+        assert_eq!(emptied.skipped.len(), 1);
+        assert_eq!(emptied.skipped[0].segment, SegmentId(7));
+        assert!(groups.len() < 10, "{groups:?}");
+    }
+
+    #[test]
+    fn without_room_each_is_named_once() {
+        let (emptied, groups) = run(0, 2);
+        assert_eq!(groups, [16, 16, 8]);
+        assert_eq!((emptied.segments.len(), emptied.skipped.len()), (0, 40));
+        // What is gone for good is not tried for ever.
+        let (emptied, _) = run(3, 0);
+        assert_eq!((emptied.segments.len(), emptied.skipped.len()), (3, 37));
     }
 }

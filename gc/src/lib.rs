@@ -1,7 +1,8 @@
 //! Collection of what nothing refers to, and checks of what is kept.
 //!
 //! [`collect`] runs through the modules in order: [`mark`] finds out what is live, [`sweep`] takes
-//! the rest out of the index, [`compact`] empties mostly dead segments and gives disk back. The
+//! the rest out of the index, [`compact`] empties mostly dead segments. Disk is given back before,
+//! between and after these steps, so that a nearly full one lets a collection go on. The
 //! store checks each proposal again (`pool_store::collection`). [`mod@fsck`] compares everything with
 //! everything and changes nothing; [`mod@why`] tells what keeps a thing.
 //!
@@ -23,8 +24,11 @@
 //! - *A stop between two batches.* Names go first, then objects, then pages and windows, then
 //!   segments; each batch is durable before the next begins. What is left over is garbage of the
 //!   next collection, never a reference to something gone.
-//! - *Something cannot be read.* The first error ends the collection. All marking comes before
-//!   the first removal of an object, so nothing is removed on the ground of a partial mark.
+//! - *Something in the index cannot be read.* The first error ends the collection. All marking
+//!   comes before the first removal of an object, so nothing is removed on the ground of a partial
+//!   mark. Only what was retired before is unlinked nevertheless: nothing refers to it.
+//! - *A segment cannot be read, or its copy not be written.* It stays as it is and is named in the
+//!   report; the others go on without it. What was copied of it is taken back.
 //! - *A mark that is wrong.* No segment is retired before a scan of the index has found no
 //!   reference to it.
 

@@ -9,25 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{
-    announcement, assert_stored, content, image_ref, library_ref, negotiate, open, push_image,
+    Random, announcement, assert_stored, content, image_ref, library_ref, negotiate, open,
+    push_image,
 };
 use pool_core::ObjectId;
 use pool_gc::{CollectOptions, FsckLevel, collect, fsck};
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreView};
-
-/// A small generator, so that a failing round can be run again.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        // xorshift64*, Vigna 2014.
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % end
-    }
-}
 
 /// Library content number `nth`: neighbours share most pages.
 fn library(nth: u64) -> Vec<u8> {
@@ -64,6 +52,12 @@ fn push_and_delete(store: &Store, thread: u64, seed: u64, steps: u64) -> Vec<(St
         push_image(store, &name, &file, &[(&used, &bytes)]).unwrap();
         mine.push((name, nth));
     }
+    // Whatever the order of things was: something is left, and something for the collector.
+    let (kept, gone) = (format!("t{thread}:kept"), format!("t{thread}:gone"));
+    push_image(store, &kept, &content(1000, 3), &[("l0@1", &library(0))]).unwrap();
+    mine.push((kept, 0));
+    push_image(store, &gone, &content(2000 + thread, 3), &[]).unwrap();
+    store.delete_image(&image_ref(&gone)).unwrap();
     mine
 }
 
@@ -71,7 +65,8 @@ fn push_and_delete(store: &Store, thread: u64, seed: u64, steps: u64) -> Vec<(St
 fn hold_and_read(view: &StoreView, seed: u64, stop: &AtomicBool) -> u64 {
     let mut random = Random(seed);
     let mut read = 0;
-    while !stop.load(Ordering::Relaxed) {
+    // To the end, and until something was read.
+    while !stop.load(Ordering::Relaxed) || read == 0 {
         view.refresh().unwrap();
         let tags = view.tags().unwrap();
         if tags.is_empty() {
@@ -129,10 +124,14 @@ fn nothing_acknowledged_is_lost() {
                     compact_below: 0.9,
                 };
                 let mut pages = 0;
-                while !stop.load(Ordering::Relaxed) {
+                loop {
+                    // The last one begins when all is done.
+                    let last = stop.load(Ordering::Relaxed);
                     pages += collect(store, &options).unwrap().pages;
+                    if last {
+                        return pages;
+                    }
                 }
-                pages
             });
             let left: Vec<_> = pushers
                 .into_iter()

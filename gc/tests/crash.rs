@@ -11,10 +11,11 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{assert_stored, content, image_ref, open, push_image};
+use common::{Random, assert_stored, content, image_ref, open, push_image};
 use pool_gc::{CollectOptions, FsckLevel, collect, fsck};
+use pool_tests::wait;
 
 const DIRECTORY: &str = "POOL_CRASH_DIRECTORY";
 
@@ -103,16 +104,11 @@ fn a_killed_collector_loses_nothing() {
             .spawn()
             .unwrap();
         let before = read_journal(directory.path()).len();
-        let since = Instant::now();
-        // Wait until it works, then for a while more.
-        while read_journal(directory.path()).len() <= before {
+        wait::until("the worker pushes", || {
             assert!(worker.try_wait().unwrap().is_none(), "the worker failed");
-            assert!(
-                since.elapsed() < Duration::from_secs(60),
-                "the worker does nothing"
-            );
-            std::thread::sleep(Duration::from_millis(2));
-        }
+            read_journal(directory.path()).len() > before
+        });
+        // Anywhere in what it does next.
         std::thread::sleep(Duration::from_micros(lives.below(150_000)));
         assert!(worker.try_wait().unwrap().is_none(), "the worker failed");
         worker.kill().unwrap();
@@ -132,17 +128,5 @@ fn a_killed_collector_loses_nothing() {
                 assert_stored(&store, &library(nth));
             }
         }
-    }
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        // xorshift64*, Vigna 2014.
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % end
     }
 }

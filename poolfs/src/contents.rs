@@ -1,9 +1,9 @@
 //! What is at a place: the queries of the store behind every look-up, listing and open.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pool_core::digest::ObjectId;
@@ -18,10 +18,8 @@ use serde_json::json;
 
 use crate::inodes::Node;
 use crate::passthrough::Decision;
+use crate::rendered::RenderedFiles;
 use crate::tree::{ImageFile, LibraryFile, Place, ROOT_DIRECTORIES, ServiceFile};
-
-/// Rendered files kept for the next reader.
-const MAX_RENDERED: usize = 1024;
 
 /// What was found at a place.
 #[derive(Clone, Debug)]
@@ -60,19 +58,11 @@ pub enum Content {
     },
 }
 
-/// A file made for reading.
-#[derive(Debug)]
-struct Rendered {
-    generation: u64,
-    bytes: Arc<[u8]>,
-}
-
 /// A store as the tree shows it.
 #[derive(Debug)]
 pub struct Contents {
     view: StoreView,
-    /// Files made for reading, each with the store's generation that it shows.
-    rendered: Mutex<HashMap<Place, Rendered>>,
+    rendered: RenderedFiles,
     passthrough: Decision,
     /// When the store was made: the time of what has no time of its own.
     made: SystemTime,
@@ -84,7 +74,7 @@ impl Contents {
         let made = modified(&view.directory().join(SUPERBLOCK_FILE));
         Self {
             view,
-            rendered: Mutex::default(),
+            rendered: RenderedFiles::default(),
             passthrough,
             made,
         }
@@ -134,7 +124,8 @@ impl Contents {
             | Place::ImageName(_)
             | Place::Objects
             | Place::Segments
-            | Place::Service => self.find_directory(place),
+            | Place::Service
+            | Place::AllExtents => self.find_directory(place),
             Place::Library(library) => {
                 let record = self.view.library(library)?;
                 Ok(record.map(|record| directory(2, time(record.created_at))))
@@ -150,12 +141,13 @@ impl Contents {
                 .object(*id)?
                 .map(|record| object(*id, record.map, self.made, vec![*id]))),
             Place::Segment(id) => self.find_segment(*id),
+            Place::Extents(id) => self.find_extents(place, *id, generation),
             Place::ServiceFile(ServiceFile::Version) => {
                 let bytes = self.version();
                 Ok(Some(rendered(bytes.into(), self.made, vec![])))
             }
             Place::ServiceFile(ServiceFile::Stats) => {
-                let bytes = self.render(place, generation, || {
+                let bytes = self.rendered.get(place, generation, || {
                     self.view.stats().map(|stats| to_json(&stats))
                 })?;
                 let found = rendered(bytes, self.changed(), vec![]);
@@ -171,6 +163,7 @@ impl Contents {
     fn find_directory(&self, place: &Place) -> Result<Option<Found>> {
         let subdirectories = match place {
             Place::Root => ROOT_DIRECTORIES.len(),
+            Place::Service => 1,
             Place::Libraries | Place::LibraryName(_) | Place::Images | Place::ImageName(_) => {
                 self.children_once(place)?.len()
             }
@@ -230,12 +223,13 @@ impl Contents {
                 None => return Ok(None),
             },
             ImageFile::Description => {
-                let bytes =
-                    self.render(&place, generation, || Ok(manifest.description.to_json()))?;
+                let bytes = self
+                    .rendered
+                    .get(&place, generation, || Ok(manifest.description.to_json()))?;
                 rendered(bytes, time, holds)
             }
             ImageFile::Map => {
-                let bytes = self.render(&place, generation, || {
+                let bytes = self.rendered.get(&place, generation, || {
                     self.view.image_map(&manifest).map(|map| compact_json(&map))
                 })?;
                 rendered(bytes, time, holds)
@@ -257,6 +251,19 @@ impl Contents {
                 });
                 rendered(to_json(&record).into(), time, holds)
             }
+        }))
+    }
+
+    /// An object's extents change when a collection moves its pages: not an inode for each state.
+    fn find_extents(&self, place: &Place, id: ObjectId, generation: u64) -> Result<Option<Found>> {
+        let Some(record) = self.view.object(id)? else {
+            return Ok(None);
+        };
+        let make = || Ok(extents_json(&record.map));
+        let bytes = self.rendered.get(place, generation, make)?;
+        Ok(Some(Found {
+            version: None,
+            ..rendered(bytes, self.made, vec![id])
         }))
     }
 
@@ -322,23 +329,29 @@ impl Contents {
                     .collect(),
                 None => vec![],
             },
-            Place::Objects => {
-                let mut objects = Vec::new();
-                self.view.for_each_object(|id, _| {
-                    objects.push(Place::Object(id));
-                    Ok(())
-                })?;
-                objects
-            }
+            Place::Objects => self.objects(Place::Object)?,
+            Place::AllExtents => self.objects(Place::Extents)?,
             Place::Segments => self
                 .view
                 .segments()?
                 .into_iter()
                 .map(|(id, _)| Place::Segment(id))
                 .collect(),
-            Place::Service => ServiceFile::ALL.map(Place::ServiceFile).to_vec(),
+            Place::Service => {
+                let files = ServiceFile::ALL.map(Place::ServiceFile);
+                files.into_iter().chain([Place::AllExtents]).collect()
+            }
             _ => vec![],
         })
+    }
+
+    fn objects(&self, place: impl Fn(ObjectId) -> Place) -> Result<Vec<Place>> {
+        let mut places = Vec::new();
+        self.view.for_each_object(|id, _| {
+            places.push(place(id));
+            Ok(())
+        })?;
+        Ok(places)
     }
 
     fn map(&self, id: ObjectId) -> Result<ExtentMap> {
@@ -346,33 +359,6 @@ impl Contents {
             Some(record) => Ok(record.map),
             None => Err(StoreError::Corrupt(format!("object {id} is not there"))),
         }
-    }
-
-    /// A file made for reading, made once for each state of the store.
-    fn render(
-        &self,
-        place: &Place,
-        generation: u64,
-        make: impl FnOnce() -> Result<Vec<u8>>,
-    ) -> Result<Arc<[u8]>> {
-        let kept = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = kept.get(place)
-            && known.generation == generation
-        {
-            return Ok(Arc::clone(&known.bytes));
-        }
-        drop(kept);
-        let bytes: Arc<[u8]> = make()?.into();
-        let mut kept = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= MAX_RENDERED {
-            kept.clear();
-        }
-        let known = Rendered {
-            generation,
-            bytes: Arc::clone(&bytes),
-        };
-        kept.insert(place.clone(), known);
-        Ok(bytes)
     }
 
     fn version(&self) -> Vec<u8> {
@@ -474,5 +460,10 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
 
 /// JSON for programs.
 fn compact_json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("an image map has only string keys")
+    serde_json::to_vec(value).expect("these records have only string keys")
+}
+
+/// The extents of an object: what its attribute says, and its file in `.pool/extents`.
+pub(crate) fn extents_json(map: &ExtentMap) -> Vec<u8> {
+    compact_json(&map.extents())
 }

@@ -6,14 +6,14 @@
 //! |- images/NAME/TAG/{image.elf, desc, data, manifest.json, map}
 //! |- objects/DIGEST
 //! |- segments/ID               the backing files themselves, by FUSE passthrough
-//! `- .pool/{stats.json, version}
+//! `- .pool/{stats.json, version, extents/DIGEST}
 //! ```
 //!
 //! A request's way through the modules: [`fs`] takes it from the kernel; [`inodes`] says which
 //! [`tree::Place`] is meant; [`contents`] asks the store what is there; [`handles`] keeps what was
 //! opened, which is a lease on everything the file leads to; [`passthrough`] hands segments to the
 //! kernel. [`mod@mount`] puts it all at a mount point, with what [`options`] made of mount(8)'s
-//! options.
+//! options; the store's follower keeps its notes in a [`scratch`] directory.
 //!
 //! Two rules make caching simple:
 //!
@@ -32,4 +32,6 @@ pub mod inodes;
 pub mod mount;
 pub mod options;
 pub mod passthrough;
+mod rendered;
+pub mod scratch;
 pub mod tree;

@@ -8,7 +8,7 @@ mod daemon;
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 
@@ -16,6 +16,7 @@ use anyhow::Context;
 use clap::Parser;
 use poolfs::mount::{Mounted, mount};
 use poolfs::options::Options;
+use poolfs::scratch::{self, Scratch};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
@@ -37,9 +38,11 @@ struct Arguments {
     #[arg(value_name = "MOUNTPOINT")]
     mount_point: PathBuf,
     /// Mount options, separated by commas: allow_other, allow_root, default_permissions, noexec,
-    /// nopassthrough, fsname=NAME, threads=N, log=FILE, scratch=DIR; the generic ones of mount(8) are ignored.
+    /// nopassthrough, fsname=NAME, threads=N, log=FILE, scratch=DIR. The generic ones of mount(8)
+    /// are taken too; rw becomes ro. A backslash before a comma or backslash makes it part of a
+    /// value.
     #[arg(short = 'o', value_name = "OPTIONS")]
-    options: Vec<String>,
+    options: Vec<OsString>,
     /// Stay in the foreground, and log to standard error.
     #[arg(short, long)]
     foreground: bool,
@@ -58,7 +61,7 @@ struct HelperArguments {
     mount_point: PathBuf,
     /// Mount options.
     #[arg(short = 'o', value_name = "OPTIONS")]
-    options: Vec<String>,
+    options: Vec<OsString>,
     /// Do everything but mount.
     #[arg(short = 'f')]
     fake: bool,
@@ -137,9 +140,11 @@ fn read_arguments() -> anyhow::Result<Option<Job>> {
         .is_some_and(|name| name.to_string_lossy().starts_with("mount."));
     let (store, mount_point, options, foreground) = if as_helper {
         let arguments = HelperArguments::parse_from(arguments);
-        let options = match parse_options(&arguments.options) {
-            Err(_) if arguments.sloppy => Options::default(),
-            other => other?,
+        let lists = arguments.options.iter().map(OsString::as_os_str);
+        let options = if arguments.sloppy {
+            Options::parse_sloppily(lists)?
+        } else {
+            Options::parse(lists)?
         };
         if arguments.fake {
             return Ok(None);
@@ -147,7 +152,7 @@ fn read_arguments() -> anyhow::Result<Option<Job>> {
         (arguments.store, arguments.mount_point, options, false)
     } else {
         let arguments = Arguments::parse_from(arguments);
-        let options = parse_options(&arguments.options)?;
+        let options = Options::parse(arguments.options.iter().map(OsString::as_os_str))?;
         let Arguments {
             store,
             mount_point,
@@ -164,23 +169,19 @@ fn read_arguments() -> anyhow::Result<Option<Job>> {
     }))
 }
 
-fn parse_options(lists: &[String]) -> anyhow::Result<Options> {
-    Ok(Options::parse(lists.iter().map(String::as_str))?)
-}
-
 /// Mounts, calls `ready`, and serves until the mount is gone.
 fn run(job: &Job, ready: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     start_log(job)?;
     let signals = EndSignals::block().context("blocking signals")?;
-    // A daemon leaves its directory.
-    let store = std::path::absolute(&job.store)
-        .with_context(|| format!("finding {}", job.store.display()))?;
-    let scratch = scratch_directory(job.options.scratch.as_deref())?;
-    let mounted = mount(&store, &job.mount_point, &scratch, &job.options).inspect_err(|_| {
-        // The store removes it only once it has been opened.
-        let _ = std::fs::remove_dir_all(&scratch);
-    })?;
+    let store = true_path(&job.store)?;
+    // Dropped last: the store's follower writes into it.
+    let scratch = Scratch::new(&scratch::places(job.options.scratch.as_deref()))?;
+    let notes = scratch.path().join("index");
+    let mounted = mount(&store, &job.mount_point, &notes, &job.options)?;
     warn_of_slow_segments(&mounted);
+    if job.options.asked_writable {
+        complain("a pool is read-only: rw is turned to ro");
+    }
     let unmounter = mounted.unmounter();
     thread::Builder::new()
         .name("signals".into())
@@ -192,12 +193,26 @@ fn run(job: &Job, ready: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<
             }
         })
         .context("waiting for signals")?;
-    if let Err(error) = ready() {
+    let told = ready();
+    if told.is_err() {
         mounted.unmounter().unmount()?;
-        return Err(error);
     }
     mounted.wait()?;
-    Ok(())
+    told
+}
+
+/// The store's path for as long as the mount lasts, and as its source: a daemon leaves its
+/// directory. An absolute path stays as it was given, links included, because mount(8) compares
+/// the source with /etc/fstab.
+fn true_path(store: &Path) -> anyhow::Result<PathBuf> {
+    let stays = store.is_absolute() && !store.components().any(|part| part == Component::ParentDir);
+    let store_path = if stays {
+        std::path::absolute(store)
+    } else {
+        // What is not there is explained where it is opened.
+        store.canonicalize().or_else(|_| std::path::absolute(store))
+    };
+    store_path.with_context(|| format!("finding {}", store.display()))
 }
 
 fn warn_of_slow_segments(mounted: &Mounted) {
@@ -231,19 +246,4 @@ fn start_log(job: &Job) -> anyhow::Result<()> {
         .with_writer(writer)
         .init();
     Ok(())
-}
-
-/// Makes a directory of this process' own.
-fn scratch_directory(parent: Option<&Path>) -> anyhow::Result<PathBuf> {
-    let parent = parent.map_or_else(std::env::temp_dir, Path::to_path_buf);
-    tempfile::Builder::new()
-        .prefix("poolfs-")
-        .tempdir_in(&parent)
-        .map(tempfile::TempDir::keep)
-        .with_context(|| {
-            format!(
-                "making a scratch directory in {}; name another with -o scratch=DIR",
-                parent.display()
-            )
-        })
 }

@@ -39,6 +39,10 @@ pub enum Place {
     Service,
     /// A file of `.pool`.
     ServiceFile(ServiceFile),
+    /// `.pool/extents`.
+    AllExtents,
+    /// `.pool/extents/DIGEST`: where an object's pages are, as JSON.
+    Extents(ObjectId),
 }
 
 /// Files of a library version.
@@ -156,15 +160,18 @@ impl Place {
                 .map(|file| Self::ImageFile(image.clone(), file)),
             Self::Objects => name.parse().ok().map(Self::Object),
             Self::Segments => name.parse().ok().map(Self::Segment),
+            Self::Service if name == Self::AllExtents.name() => Some(Self::AllExtents),
             Self::Service => ServiceFile::ALL
                 .into_iter()
                 .find(|file| file.name() == name)
                 .map(Self::ServiceFile),
+            Self::AllExtents => name.parse().ok().map(Self::Extents),
             Self::LibraryFile(..)
             | Self::ImageFile(..)
             | Self::Object(_)
             | Self::Segment(_)
-            | Self::ServiceFile(_) => None,
+            | Self::ServiceFile(_)
+            | Self::Extents(_) => None,
         }
     }
 
@@ -183,7 +190,8 @@ impl Place {
             Self::LibraryFile(_, file) => file.name().into(),
             Self::ImageFile(_, file) => file.name().into(),
             Self::ServiceFile(file) => file.name().into(),
-            Self::Object(id) => id.to_string().into(),
+            Self::AllExtents => "extents".into(),
+            Self::Object(id) | Self::Extents(id) => id.to_string().into(),
             Self::Segment(id) => id.to_string().into(),
         }
     }
@@ -206,7 +214,8 @@ impl Place {
             Self::ImageFile(image, _) => Self::Image(image.clone()),
             Self::Object(_) => Self::Objects,
             Self::Segment(_) => Self::Segments,
-            Self::ServiceFile(_) => Self::Service,
+            Self::ServiceFile(_) | Self::AllExtents => Self::Service,
+            Self::Extents(_) => Self::AllExtents,
         }
     }
 
@@ -222,12 +231,14 @@ impl Place {
             | Self::Image(_)
             | Self::Objects
             | Self::Segments
-            | Self::Service => true,
+            | Self::Service
+            | Self::AllExtents => true,
             Self::LibraryFile(..)
             | Self::ImageFile(..)
             | Self::Object(_)
             | Self::Segment(_)
-            | Self::ServiceFile(_) => false,
+            | Self::ServiceFile(_)
+            | Self::Extents(_) => false,
         }
     }
 
@@ -257,6 +268,7 @@ mod tests {
     fn every_place_is_found_by_its_path() {
         let digest = "ab".repeat(32);
         let object = format!("objects/{digest}");
+        let extents = format!(".pool/extents/{digest}");
         let paths = [
             "",
             "libs",
@@ -279,6 +291,8 @@ mod tests {
             ".pool",
             ".pool/stats.json",
             ".pool/version",
+            ".pool/extents",
+            &extents,
         ];
         for path in paths {
             let place = resolve(path).unwrap();
@@ -308,6 +322,7 @@ mod tests {
             "segments/2a",
             "segments/0000002A",
             ".pool/x",
+            ".pool/extents/abcd",
         ] {
             assert_eq!(resolve(path), None, "{path}");
         }
@@ -320,6 +335,7 @@ mod tests {
             ("libs/zlib/1.3/content", false),
             (".pool", true),
             (".pool/version", false),
+            (".pool/extents", true),
         ] {
             assert_eq!(resolve(path).unwrap().is_directory(), directory);
         }

@@ -6,13 +6,15 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Mount, POOLFS, Pool, cannot_mount, content, eventually, is_mounted, run, text};
+use common::{Mount, POOLFS, Pool, cannot_mount, content, is_mounted, run, text};
 use pool_core::digest::ObjectId;
 use pool_store::{Store, StoreOptions};
+use pool_tests::wait;
+use rustix::fs::StatVfsMountFlags;
 
 #[test]
 fn open_files_are_leases() {
@@ -48,21 +50,21 @@ fn open_files_are_leases() {
         std::thread::sleep(std::time::Duration::from_millis(100));
         assert!(manifest.objects().into_iter().all(leased), "{path}");
         drop(second);
-        eventually("the lease ends", || {
+        wait::until("the lease ends", || {
             manifest.objects().into_iter().all(|id| !leased(id))
         });
     }
     let content = File::open(pool.path("libs/zlib/1.3/content")).unwrap();
     assert!(leased(library_id));
     drop(content);
-    eventually("the lease ends", || !leased(library_id));
-    eventually("the segment's too", || {
+    wait::until("the lease ends", || !leased(library_id));
+    wait::until("the segment's too", || {
         !pool.store().segment_is_leased(extent.segment).unwrap()
     });
     let segment = File::open(pool.path(&format!("segments/{}", extent.segment))).unwrap();
     assert!(pool.store().segment_is_leased(extent.segment).unwrap());
     drop(segment);
-    eventually("the lease ends", || {
+    wait::until("the lease ends", || {
         !pool.store().segment_is_leased(extent.segment).unwrap()
     });
 }
@@ -102,8 +104,11 @@ fn a_killed_daemon_leaves_no_lease_and_mappings_go_on() {
     );
     drop(mount);
     assert!(!is_mounted(&pool.mount_point()));
+    assert_eq!(fs::read_dir(pool.scratch()).unwrap().count(), 1);
     let _mount = pool.mount();
     assert!(fs::read(pool.path("libs/zlib/1.3/content")).unwrap() == library);
+    // What the dead one left is gone, what is there is the living one's.
+    assert_eq!(fs::read_dir(pool.scratch()).unwrap().count(), 1);
     // While the old mount's segment is still open.
     let new = File::open(pool.path(&format!("segments/{}", extent.segment))).unwrap();
     new.read_exact_at(&mut page, extent.slot.byte_offset())
@@ -114,20 +119,20 @@ fn a_killed_daemon_leaves_no_lease_and_mappings_go_on() {
 }
 
 #[test]
-fn umount_and_sigterm_end_the_daemon_and_its_scratch() {
+fn umount_and_signals_end_the_daemon_and_its_scratch() {
     if cannot_mount() {
         return;
     }
     let pool = Pool::new();
     pool.add_library("a@1", &content(1, 10_000));
-    for way in ["umount", "fusermount3", "kill"] {
+    for way in ["umount", "fusermount3", "-TERM", "-INT", "-HUP"] {
         let (mut daemon, _mount) = pool.mount_foreground();
         assert_eq!(fs::read_dir(pool.scratch()).unwrap().count(), 1);
         let id = daemon.id().to_string();
         let output = match way {
             "umount" => run(Command::new(way).arg(pool.mount_point())),
             "fusermount3" => run(Command::new(way).arg("-u").arg(pool.mount_point())),
-            _ => run(Command::new(way).args(["-TERM", &id])),
+            signal => run(Command::new("kill").args([signal, &id])),
         };
         assert!(output.status.success(), "{way}");
         assert!(daemon.wait().unwrap().success(), "{way}");
@@ -147,7 +152,7 @@ fn sigterm_leaves_open_files_usable_until_they_are_closed() {
     let (mut daemon, _mount) = pool.mount_foreground();
     let file = File::open(pool.path("libs/a/1/content")).unwrap();
     run(Command::new("kill").args(["-TERM", &daemon.id().to_string()]));
-    eventually("the mount leaves the tree", || {
+    wait::until("the mount leaves the tree", || {
         !is_mounted(&pool.mount_point())
     });
     // A new mount at the same place outlives the end of the old one.
@@ -162,6 +167,79 @@ fn sigterm_leaves_open_files_usable_until_they_are_closed() {
     assert!(!pool.store().object_is_leased(id).unwrap());
     assert!(is_mounted(&pool.mount_point()));
     assert!(fs::read(pool.path("libs/a/1/content")).unwrap() == library);
+}
+
+#[test]
+fn a_second_sigterm_takes_no_other_mount_away() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    pool.add_library("a@1", b"one");
+    let (mut daemon, _mount) = pool.mount_foreground();
+    let terminate = || {
+        let id = daemon.id().to_string();
+        assert!(
+            run(Command::new("kill").args(["-TERM", &id]))
+                .status
+                .success()
+        );
+    };
+    let open = File::open(pool.path("libs/a/1/content")).unwrap();
+    terminate();
+    wait::until("the mount leaves the tree", || {
+        !is_mounted(&pool.mount_point())
+    });
+    let _second = pool.mount();
+    terminate();
+    // Taken by the time that the daemon ends, which waits for the file.
+    drop(open);
+    assert!(daemon.wait().unwrap().success());
+    assert!(is_mounted(&pool.mount_point()));
+    assert_eq!(fs::read(pool.path("libs/a/1/content")).unwrap(), b"one");
+}
+
+#[test]
+fn an_aborted_connection_leaves_no_mount() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    pool.add_library("a@1", b"one");
+    let (mut daemon, _mount) = pool.mount_foreground();
+    let control = pool.directory.path().join("fusectl");
+    fs::create_dir(&control).unwrap();
+    let mounted = run(Command::new("mount")
+        .args(["-t", "fusectl", "none"])
+        .arg(&control));
+    assert!(mounted.status.success());
+    let _control = Mount(control.clone());
+    let device = fs::metadata(pool.mount_point()).unwrap().dev();
+    // Connections are named by the filesystem's device number.
+    let connection = rustix::fs::minor(device).to_string();
+    fs::write(control.join(connection).join("abort"), "1").unwrap();
+    assert!(daemon.wait().unwrap().success());
+    assert!(!is_mounted(&pool.mount_point()));
+    assert_eq!(fs::read_dir(pool.scratch()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_store_that_is_deleted_under_the_mount_fails_and_unmounts() {
+    if cannot_mount() {
+        return;
+    }
+    let mut pool = Pool::new();
+    pool.add_library("a@1", &content(1, 3 << 20));
+    pool.store = None;
+    let (mut daemon, _mount) = pool.mount_foreground();
+    assert!(fs::metadata(pool.path("libs/a/1/content")).is_ok());
+    fs::remove_dir_all(pool.store_path()).unwrap();
+    assert!(fs::read(pool.path("libs/a/1/content")).is_err());
+    assert!(fs::read(pool.path(".pool/version")).is_ok());
+    assert!(daemon.try_wait().unwrap().is_none());
+    let unmounted = run(Command::new("umount").arg(pool.mount_point()));
+    assert!(unmounted.status.success());
+    assert!(daemon.wait().unwrap().success());
 }
 
 #[test]
@@ -239,8 +317,14 @@ fn mount_8_finds_the_program() {
     assert!(call(&["-f", "-n", "-v", "-o", "rw"]).status.success());
     assert!(!is_mounted(&pool.mount_point()));
     let _mount = Mount(pool.mount_point());
-    assert!(call(&["-s", "-o", "rw,whatever"]).status.success());
+    assert!(!call(&["-o", "rw,whatever"]).status.success());
+    let sloppy = call(&["-s", "-o", "rw,whatever,noexec"]);
+    assert!(sloppy.status.success());
+    assert!(text(&sloppy.stderr).contains("rw is turned to ro"));
     assert!(is_mounted(&pool.mount_point()));
+    let flags = rustix::fs::statvfs(pool.mount_point()).unwrap().f_flag;
+    let expected = StatVfsMountFlags::RDONLY | StatVfsMountFlags::NOEXEC;
+    assert!(flags.contains(expected), "{flags:?}");
 }
 
 #[test]
@@ -260,7 +344,9 @@ fn mistakes_are_explained() {
     let mount_point = pool.mount_point();
     let absent = pool.directory.path().join("absent");
     let empty = Path::new("/proc/self/fd");
-    let cases: [(&[&Path], &[&str], i32, &str); 9] = [
+    let scratch = format!("scratch={}", pool.scratch().display());
+    let refused = format!("{scratch},remount,rw");
+    let cases: [(&[&Path], &[&str], i32, &str); 11] = [
         (&[empty, &mount_point], &[], 1, "is not a pool store"),
         (&[&file, &mount_point], &[], 1, "is not a pool store"),
         (&[&absent, &mount_point], &[], 1, "is not a pool store"),
@@ -273,6 +359,8 @@ fn mistakes_are_explained() {
             2,
             "unknown mount option",
         ),
+        (&[&store, &mount_point], &["-o", &refused], 2, "unmount it"),
+        (&[&newer, &mount_point], &["-o", &scratch], 1, "newer"),
         (&[&store], &[], 2, "MOUNTPOINT"),
         (
             &[&store, &mount_point],
@@ -292,6 +380,36 @@ fn mistakes_are_explained() {
         assert_eq!(output.status.code(), Some(code), "{error}");
         assert!(error.contains(message), "{error}");
         assert!(!is_mounted(&mount_point));
+        assert_eq!(fs::read_dir(pool.scratch()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_mount_that_is_refused_leaves_nothing() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    let options = format!("scratch={}", pool.scratch().display());
+    // Root without the right to mount: the store is open by the time that this turns out.
+    let powerless = ["--bounding-set=-sys_admin", "--inh-caps=-sys_admin", POOLFS];
+    for (path, message) in [
+        ("/usr/bin:/bin", "fusermount3: "),
+        ("/absent", "install fuse3"),
+    ] {
+        let output = Command::new("/usr/bin/setpriv")
+            .args(powerless)
+            .arg(pool.store_path())
+            .arg(pool.mount_point())
+            .args(["-o", &options])
+            .env("PATH", path)
+            .output()
+            .unwrap();
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains(message), "{error}");
+        assert!(!is_mounted(&pool.mount_point()));
+        assert_eq!(fs::read_dir(pool.scratch()).unwrap().count(), 0);
     }
 }
 

@@ -7,23 +7,15 @@ mod common;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::process::Command;
 
-use common::{Pool, cannot_mount, content, eventually, names, run, text};
+use common::{Pool, cannot_mount, content, names};
 use pool_core::description::Description;
 use pool_core::digest::ObjectId;
-use pool_core::extent::Extent;
 use pool_core::image_map::ImageMap;
+use pool_tests::wait;
 
 const TAGS: usize = 2000;
 const LIBRARY_BYTES: usize = (5 << 20) + 4321;
-
-fn attribute(path: &std::path::Path, name: &str) -> Option<String> {
-    let mut value = vec![0; 1 << 16];
-    rustix::fs::getxattr(path, name, &mut value)
-        .ok()
-        .map(|length| text(&value[..length]))
-}
 
 #[test]
 fn every_file_reads_back_byte_for_byte() {
@@ -110,12 +102,19 @@ fn attributes_are_right() {
     }
     let pool = Pool::new();
     let library = content(1, LIBRARY_BYTES);
-    let id = pool.add_library("zlib@1.3", &library);
+    pool.add_library("zlib@1.3", &library);
     pool.add_library("zlib@1.4", b"another");
     pool.add_image("hello:v1", 7, None);
     let _mount = pool.mount();
 
-    for (path, links) in [("", 7), ("libs", 3), ("libs/zlib", 4), ("libs/zlib/1.3", 2)] {
+    for (path, links) in [
+        ("", 7),
+        ("libs", 3),
+        ("libs/zlib", 4),
+        ("libs/zlib/1.3", 2),
+        (".pool", 3),
+        (".pool/extents", 2),
+    ] {
         let metadata = fs::metadata(pool.path(path)).unwrap();
         assert_eq!(
             (metadata.nlink(), metadata.mode()),
@@ -147,6 +146,8 @@ fn attributes_are_right() {
         "images/hello/v1",
         "objects",
         "segments",
+        ".pool",
+        ".pool/extents",
     ] {
         for entry in fs::read_dir(pool.path(directory))
             .unwrap()
@@ -167,44 +168,54 @@ fn attributes_are_right() {
         before
     );
 
-    let path = pool.path("libs/zlib/1.3/content");
-    assert_eq!(attribute(&path, "user.pool.digest"), Some(id.to_string()));
-    let extents = attribute(&path, "user.pool.extents").unwrap();
-    let extents: Vec<Extent> = serde_json::from_str(&extents).unwrap();
-    assert_eq!(
-        extents,
-        pool.store().object(id).unwrap().unwrap().map.extents()
-    );
-    assert!(extents.iter().any(|extent| extent.dense));
-    assert_eq!(
-        attribute(&pool.path("images/hello/v1"), "user.pool.extents"),
-        None
-    );
-    assert_eq!(
-        attribute(&pool.path("images/hello/v1/desc"), "user.pool.digest"),
-        None
-    );
-    assert_eq!(attribute(&path, "user.other"), None);
-    let mut small = [0; 3];
-    let name = "user.pool.digest";
-    assert_eq!(
-        rustix::fs::getxattr(&path, name, &mut small),
-        Err(rustix::io::Errno::RANGE)
-    );
-    assert_eq!(rustix::fs::getxattr_query(&path, name), Ok(64));
-    assert_eq!(
-        rustix::fs::listxattr(&path, &mut small),
-        Err(rustix::io::Errno::RANGE)
-    );
-    let dump = run(Command::new("getfattr")
-        .args(["-d", "--absolute-names"])
-        .arg(&path));
-    let dump = text(&dump.stdout);
-    assert!(dump.contains("user.pool.digest=") && dump.contains("user.pool.extents="));
-
     let disk = rustix::fs::statvfs(pool.mount_point()).unwrap();
     assert!(disk.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
     assert!(disk.f_blocks > 0 && disk.f_namemax == 255);
+}
+
+#[test]
+fn names_that_are_words_of_the_tree_are_names() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    let digest = ObjectId::of(b"x").to_string();
+    let words = [
+        "libs",
+        "images",
+        "objects",
+        "segments",
+        "pool",
+        "extents",
+        "content",
+        "map",
+        "desc",
+        "data",
+        "image.elf",
+        "manifest.json",
+        "stats.json",
+        "version",
+        "1.0",
+        "0000002a",
+        &digest,
+    ];
+    for (nth, word) in words.iter().enumerate() {
+        pool.add_library(&format!("{word}@{word}"), &content(nth as u64, 5000));
+        pool.add_image(&format!("{word}:{word}"), 100 + nth as u64, None);
+    }
+    let _mount = pool.mount();
+    let mut sorted = words.map(str::to_owned);
+    sorted.sort();
+    assert_eq!(names(&pool.path("libs")), sorted);
+    assert_eq!(names(&pool.path("images")), sorted);
+    for (nth, word) in words.iter().enumerate() {
+        assert_eq!(names(&pool.path(&format!("libs/{word}"))), [*word]);
+        assert_eq!(names(&pool.path(&format!("images/{word}"))), [*word]);
+        let library = fs::read(pool.path(&format!("libs/{word}/{word}/content"))).unwrap();
+        assert!(library == content(nth as u64, 5000), "{word}");
+        let map = fs::read(pool.path(&format!("images/{word}/{word}/map"))).unwrap();
+        assert!(ImageMap::from_json(&map).is_ok(), "{word}");
+    }
 }
 
 #[test]
@@ -238,12 +249,12 @@ fn uploads_appear_and_deletions_disappear_without_a_remount() {
     pool.store().delete_image(&"i:t".parse().unwrap()).unwrap();
     assert!(File::open(&path).is_err());
     assert!(names(&pool.path("images")).is_empty());
-    eventually("the name is gone", || fs::metadata(&path).is_err());
+    wait::until("the name is gone", || fs::metadata(&path).is_err());
     assert_eq!(open.metadata().unwrap().len(), old.len() as u64);
     pool.store()
         .delete_library(&"a@1".parse().unwrap())
         .unwrap();
-    eventually("the name is gone", || {
+    wait::until("the name is gone", || {
         fs::metadata(pool.path("libs/a")).is_err()
     });
 }

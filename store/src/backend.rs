@@ -20,6 +20,8 @@ pub trait SegmentFile: Debug + Send + Sync {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     /// Writes all of `buffer` at byte `offset`, within the pre-sized file.
     fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()>;
+    /// Gives the disk under a range back where the file system can; the range reads as zeros then.
+    fn discard(&self, offset: u64, bytes: u64) -> io::Result<()>;
     /// Makes all writes durable (`fdatasync`).
     fn sync(&self) -> io::Result<()>;
     /// The file itself, for passthrough; a backend without real files has none.
@@ -38,6 +40,8 @@ pub trait Backend: Debug + Send + Sync {
     fn list(&self) -> Result<Vec<SegmentId>>;
     /// Bytes of disk that the segment takes up.
     fn disk_usage(&self, id: SegmentId) -> Result<u64>;
+    /// Bytes that can be written to segments before the disk is full, as far as it can be told.
+    fn free_bytes(&self) -> Result<u64>;
     /// A nameless file that grows as it is written and ends with its last user.
     fn temporary(&self) -> Result<Arc<dyn SegmentFile>>;
 }
@@ -127,6 +131,12 @@ impl Backend for DirectoryBackend {
         Ok(metadata.blocks() * 512)
     }
 
+    fn free_bytes(&self) -> Result<u64> {
+        rustix::fs::statvfs(&self.directory)
+            .map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+            .map_err(|errno| StoreError::io("measuring", &self.directory, errno.into()))
+    }
+
     fn temporary(&self) -> Result<Arc<dyn SegmentFile>> {
         let file = tempfile::tempfile_in(&self.staging).map_err(|source| {
             StoreError::io("creating a temporary file in", &self.staging, source)
@@ -142,6 +152,15 @@ impl SegmentFile for File {
 
     fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
         FileExt::write_all_at(self, buffer, offset)
+    }
+
+    fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        use rustix::fs::FallocateFlags;
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(self, flags, offset, bytes) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            other => other.map_err(Into::into),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -74,13 +74,55 @@ pub struct Collection<'a> {
     longest_hold: Cell<Duration>,
 }
 
-/// What [`Collection::reap`] gave back.
+/// What [`Store::reap`] gave back.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reaped {
     /// Segments unlinked.
     pub segments: Vec<SegmentId>,
     /// Bytes of disk they took up.
     pub bytes: u64,
+    /// Segments that could not be unlinked.
+    pub skipped: Vec<Skipped>,
+}
+
+/// A segment that a collection left as it is, though it should have gone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Skipped {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Why, for programs.
+    pub reason: SkipReason,
+    /// Why, for people.
+    pub why: String,
+}
+
+/// Why a segment was left as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SkipReason {
+    /// Something live in it cannot be read, or is not what its digest says. `pool fsck` names it.
+    Damaged,
+    /// The disk has no room for a copy of what is live in it.
+    NoRoom,
+    /// The copy could not be written.
+    NotWritten,
+    /// An upload has come to use it since the collection began.
+    InUse,
+    /// Its file could not be unlinked.
+    NotRemoved,
+}
+
+impl SkipReason {
+    /// As reports spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Damaged => "damaged",
+            Self::NoRoom => "no-room",
+            Self::NotWritten => "not-written",
+            Self::InUse => "in-use",
+            Self::NotRemoved => "not-removed",
+        }
+    }
 }
 
 impl Store {
@@ -100,6 +142,56 @@ impl Store {
             epoch,
             longest_hold: Cell::default(),
         })
+    }
+}
+
+impl Store {
+    /// Unlinks retired segments that nobody holds any more: nothing refers to them, whatever else
+    /// is damaged, and whether a collection runs or not. One that cannot be unlinked keeps none of
+    /// the others.
+    pub fn reap(&self) -> Result<Reaped> {
+        let mut reaped = Reaped::default();
+        for (id, record) in self.segments()? {
+            if record.state != SegmentState::Retired || self.segment_is_leased(id)? {
+                continue;
+            }
+            let bytes = self.segment_disk_usage(id).unwrap_or(0);
+            match self.view.backend.unlink(id) {
+                Ok(()) => {
+                    reaped.segments.push(id);
+                    reaped.bytes += bytes;
+                }
+                Err(error) => reaped.skipped.push(Skipped {
+                    segment: id,
+                    reason: SkipReason::NotRemoved,
+                    why: error.to_string(),
+                }),
+            }
+        }
+        let mut batch = self.view.index.batch();
+        for id in &reaped.segments {
+            batch.delete_segment(*id);
+        }
+        let _writer = self.writer();
+        if let Err(error) = self.commit_if_any(batch) {
+            // The files are gone; their records go with the next call. A full disk has room now.
+            tracing::warn!(%error, "records of unlinked segments stay for now");
+        }
+        Ok(reaped)
+    }
+
+    /// Bytes that can be written to segments before their disk is full.
+    pub fn free_bytes(&self) -> Result<u64> {
+        self.view.backend.free_bytes()
+    }
+
+    /// Commits a batch, if there is anything in it, and tells followers.
+    fn commit_if_any(&self, batch: Batch<'_>) -> Result<()> {
+        if batch.len() > 0 {
+            batch.commit()?;
+            self.view.advance_generation()?;
+        }
+        Ok(())
     }
 }
 
@@ -138,11 +230,7 @@ impl<'a> Collection<'a> {
 
     /// Commits a batch, if there is anything in it, and tells followers.
     pub(crate) fn commit(&self, batch: Batch<'_>) -> Result<()> {
-        if batch.len() > 0 {
-            batch.commit()?;
-            self.store.view.advance_generation()?;
-        }
-        Ok(())
+        self.store.commit_if_any(batch)
     }
 
     /// Proposes changes for each of `items`, at most [`MAX_BATCH`] at a time, and counts those
@@ -314,17 +402,6 @@ impl<'a> Collection<'a> {
             writer.appender.rollback(&self.store.view.index)?;
         }
         Ok(true)
-    }
-
-    /// Unlinks retired segments that nobody holds any more.
-    pub fn reap(&self) -> Result<Reaped> {
-        let (segments, bytes) = self.store.view.reap()?;
-        let mut batch = self.store.view.index.batch();
-        for id in &segments {
-            batch.delete_segment(*id);
-        }
-        self.locked(|_| self.commit(batch))?;
-        Ok(Reaped { segments, bytes })
     }
 }
 

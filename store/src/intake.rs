@@ -17,6 +17,9 @@ use crate::placement::{self, Placement, WindowPlan};
 use crate::segment::Appender;
 use crate::upload::{CommitSummary, Staging, Target, UploadManifest, UploadObject};
 
+/// Most segments that a commit keeps open to read from.
+const MOST_OPEN: usize = 64;
+
 /// Where the bytes of an upload are.
 #[derive(Clone, Copy)]
 pub(crate) enum Sent<'a> {
@@ -317,6 +320,10 @@ impl<'a, 'w> Intake<'a, 'w> {
 
     fn file(&mut self, id: SegmentId) -> Result<&dyn SegmentFile> {
         if !self.files.contains_key(&id) {
+            // Pages of one object may lie in more segments than a process may have files open.
+            if self.files.len() >= MOST_OPEN {
+                self.files.clear();
+            }
             let file = self.store.view.segment_file(id)?;
             self.files.insert(id, file);
         }

@@ -27,6 +27,8 @@ struct OpenSegment {
     file: Arc<dyn SegmentFile>,
     /// Written to since the last commit.
     dirty: bool,
+    /// Slots used as of the last commit.
+    committed: u32,
 }
 
 /// Hands out slots and fills them. What it handed out counts only once the batch that
@@ -40,6 +42,8 @@ pub(crate) struct Appender {
     sparse: Option<OpenSegment>,
     /// Filled since the last commit.
     sealed: Vec<OpenSegment>,
+    /// What was appended since the last commit is in a batch that may have been written.
+    recorded: bool,
 }
 
 impl Appender {
@@ -56,14 +60,21 @@ impl Appender {
             dense: None,
             sparse: None,
             sealed: Vec::new(),
+            recorded: false,
         };
         appender.reload(index)?;
         Ok(appender)
     }
 
-    /// Forgets everything that was appended since the last commit. The slots are used again; no
-    /// record refers to them.
+    /// Forgets everything that was appended since the last commit, and gives its disk back. The
+    /// slots are used again; no record refers to them. Only the content of a batch that failed is
+    /// left alone: such a batch may turn out to be durable when the index is opened again.
     pub(crate) fn rollback(&mut self, index: &Index) -> Result<()> {
+        if !self.recorded {
+            for segment in self.touched() {
+                segment.discard_uncommitted();
+            }
+        }
         self.reload(index)
     }
 
@@ -72,6 +83,7 @@ impl Appender {
         self.dense = None;
         self.sparse = None;
         self.sealed.clear();
+        self.recorded = false;
         for (id, record) in index.segments()? {
             if record.state == SegmentState::Open {
                 let file = self.backend.open(id, true)?;
@@ -80,6 +92,7 @@ impl Appender {
                     record,
                     file,
                     dirty: false,
+                    committed: record.used,
                 });
             }
         }
@@ -122,6 +135,7 @@ impl Appender {
             record,
             file,
             dirty: true,
+            committed: 0,
         })
     }
 
@@ -194,8 +208,9 @@ impl Appender {
         Ok(())
     }
 
-    /// Adds the new state of all touched segments to `batch`.
-    pub(crate) fn record(&self, batch: &mut Batch<'_>) {
+    /// Adds the new state of all touched segments to `batch`, which is to be committed next.
+    pub(crate) fn record(&mut self, batch: &mut Batch<'_>) {
+        self.recorded = true;
         for segment in self.touched() {
             batch.put_segment(segment.id, &segment.record);
         }
@@ -204,9 +219,11 @@ impl Appender {
 
     /// Notes that the batch was committed.
     pub(crate) fn committed(&mut self) {
+        self.recorded = false;
         self.sealed.clear();
         for segment in [&mut self.dense, &mut self.sparse].into_iter().flatten() {
             segment.dirty = false;
+            segment.committed = segment.record.used;
         }
     }
 
@@ -217,6 +234,17 @@ impl Appender {
 }
 
 impl OpenSegment {
+    /// A refused upload must not take up the disk that the next one needs.
+    fn discard_uncommitted(&self) {
+        let from = Slot(self.committed).byte_offset();
+        let bytes = u64::from(self.record.capacity) * PAGE_SIZE - from;
+        if bytes > 0
+            && let Err(error) = self.file.discard(from, bytes)
+        {
+            tracing::warn!(segment = %self.id, %error, "giving disk back failed");
+        }
+    }
+
     /// Advances past `count` slots that the caller fills. The caller has checked that they fit.
     fn reserve(&mut self, count: u32) -> Room {
         let location = Location {

@@ -20,8 +20,7 @@ use pool_core::registry::Reservation;
 use crate::backend::{Backend, DirectoryBackend, SegmentFile};
 use crate::error::{Result, StoreError};
 use crate::format::{
-    self, Location, ObjectRecord, Reference, SegmentRecord, SegmentState, Superblock,
-    SuperblockError,
+    self, Location, ObjectRecord, Reference, SegmentRecord, Superblock, SuperblockError,
 };
 use crate::index::Index;
 use crate::lease::{Lease, LeaseTable};
@@ -441,21 +440,6 @@ impl StoreView {
             .map_err(|source| {
                 StoreError::io("reading the segment", location.segment.to_string(), source)
             })
-    }
-
-    /// Unlinks retired segments that nobody holds, and returns the bytes of disk given back.
-    pub(crate) fn reap(&self) -> Result<(Vec<SegmentId>, u64)> {
-        let mut reaped = Vec::new();
-        let mut bytes = 0;
-        for (id, record) in self.segments()? {
-            if record.state != SegmentState::Retired || self.segment_is_leased(id)? {
-                continue;
-            }
-            bytes += self.segment_disk_usage(id).unwrap_or(0);
-            self.backend.unlink(id)?;
-            reaped.push(id);
-        }
-        Ok((reaped, bytes))
     }
 }
 

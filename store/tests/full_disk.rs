@@ -5,73 +5,19 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
 
 use common::{announcement, assert_stored, content, negotiate, open, push_library};
 use pool_store::StoreError;
 use pool_store::placement::Placement;
-
-/// A small file system of its own, unmounted in the end whatever happens.
-struct SmallDisk {
-    mountpoint: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    /// `None`, with a message, when this process may not mount.
-    fn new(mebibytes: u32) -> Option<Self> {
-        if !pool_tests::requirements::needs(&["root"]) {
-            return None;
-        }
-        let mountpoint = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o"])
-            .arg(format!("size={mebibytes}m"))
-            .arg("tmpfs")
-            .arg(mountpoint.path())
-            .status()
-            .unwrap();
-        assert!(mounted.success(), "mounting a tmpfs failed");
-        Some(Self { mountpoint })
-    }
-
-    fn path(&self) -> PathBuf {
-        self.mountpoint.path().join("store")
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let path = self.mountpoint.path();
-        let unmounted = Command::new("umount").arg("-l").arg(path).status();
-        if !unmounted.is_ok_and(|status| status.success()) {
-            eprintln!("{} is still mounted", path.display());
-        }
-    }
-}
-
-/// Writes until the disk has `left` bytes left.
-fn fill(path: &Path, left: u64) -> PathBuf {
-    let ballast = path.with_file_name("ballast");
-    let room = rustix::fs::statvfs(path).unwrap();
-    let bytes = (room.f_bavail * room.f_frsize).saturating_sub(left);
-    fs::write(&ballast, vec![1; bytes as usize]).unwrap();
-    ballast
-}
+use pool_tests::disk::SmallDisk;
+use pool_tests::wait;
 
 /// Repeats a push until the index has noticed that there is room again.
 fn until_done<T>(mut push: impl FnMut() -> Result<T, StoreError>) -> T {
-    let since = Instant::now();
-    loop {
-        match push() {
-            Ok(done) => return done,
-            Err(StoreError::NoSpace { .. }) if since.elapsed() < Duration::from_secs(60) => {
-                std::thread::sleep(Duration::from_millis(200));
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
+    wait::until_some("there is room again", || match push() {
+        Err(StoreError::NoSpace { .. }) => None,
+        other => Some(other.unwrap()),
+    })
 }
 
 #[test]
@@ -79,15 +25,15 @@ fn a_full_disk_changes_nothing_and_room_lets_work_go_on() {
     // Room for nothing, for the temporary file alone, for a part of the segments, and for those
     // but not for the index.
     for left in [0, 64 << 10, 3 << 20, (5 << 20) + (96 << 10)] {
-        let Some(disk) = SmallDisk::new(64) else {
+        let Some(disk) = SmallDisk::new(64).unwrap() else {
             return;
         };
-        let path = disk.path();
+        let path = disk.path().join("store");
         let store = open(&path);
         let known = content(1, 100);
         push_library(&store, "known@1", &known, Placement::Sparse).unwrap();
         let before = (store.segments().unwrap(), store.generation().unwrap());
-        let ballast = fill(&path, left);
+        let ballast = disk.leave(left).unwrap();
         let bytes = content(2, 1300);
         let push = || push_library(&store, "new@1", &bytes, Placement::Windows { phase: 0 });
         let mut refused = 0;

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::wait::PATIENCE;
+
 /// A running pool.
 #[derive(Debug)]
 pub struct Host {
@@ -150,7 +152,7 @@ fn start_service(binaries: &Path, directory: &Path, options: &[&str]) -> Result<
             let _ = sender.send(line);
         }
     });
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + PATIENCE;
     let mut said = Vec::new();
     while let Ok(line) = receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         if let Some(address) = line.split("127.0.0.1:").nth(1) {

@@ -3,10 +3,12 @@
 
 use std::path::PathBuf;
 
+pub mod disk;
 pub mod guests;
 pub mod host;
 pub mod requirements;
 pub mod run;
+pub mod wait;
 
 /// The checkout's top directory: where `POOL_SOURCES` says (make sets it), else where this crate was
 /// compiled. Clones that share a target directory may run what another clone compiled.

@@ -8,8 +8,6 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use pool_core::ExtentMap;
@@ -19,6 +17,7 @@ use pool_tests::guests::{self, Guests, PROGRAMS, Paused};
 use pool_tests::host::Host;
 use pool_tests::requirements::needs;
 use pool_tests::run::{Backing, run};
+use pool_tests::wait;
 
 fn map_of(host: &Host, program: &str) -> Result<ImageMap> {
     let path = host
@@ -163,29 +162,31 @@ fn collection_leaves_a_running_guest_alone(host: &Host, guests: &Guests) -> Resu
     }
     let before = host.segment_disk_bytes()?;
     host.pool(&["gc", "--grace", "0"])?;
-    // Names are cached for half a second.
+    // The kernel keeps names for a while.
     let deleted = host.mount_point().join("images/sqlite-workload/v1");
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while deleted.exists() {
-        ensure!(
-            Instant::now() < deadline,
-            "the deleted image is still listed"
-        );
-        thread::sleep(Duration::from_millis(50));
-    }
+    wait::until("the deleted image is no longer listed", || {
+        !deleted.exists()
+    });
     ensure!(running.finish()? == native, "the guest's result is wrong");
     ensure!(
         in_process.finish()? == native,
         "the process's result is wrong"
     );
-    host.pool(&["gc", "--grace", "0"])?;
+    // The kernel tells poolfs of a close some time after it, and the leases end then.
+    let left = wait::until_some("a collection finds no lease of a guest that ended", || {
+        let collected = host.pool(&["gc", "--grace", "0"]);
+        let stats = collected.and_then(|_| host.pool(&["stats"]));
+        match stats {
+            Ok(stats) if stats["objects"] != 0 || stats["retired_segments"] != 0 => None,
+            other => Some(other),
+        }
+    })?;
+    ensure!(
+        left["libraries"] == 0 && left["stored_pages"] == 0,
+        "left over: {left}"
+    );
     let after = host.segment_disk_bytes()?;
     ensure!(after < before / 4, "of {before} bytes {after} are left");
-    let stats = host.pool(&["stats"])?;
-    ensure!(
-        stats["libraries"] == 0 && stats["stored_pages"] == 0,
-        "left over: {stats}"
-    );
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use pool_tests::host::program_directory;
 use pool_tests::requirements::needs;
+use pool_tests::wait::PATIENCE;
 
 /// A command and the output that the README shows for it.
 type Step = (String, Vec<String>);
@@ -30,12 +31,6 @@ fn steps(readme: &str) -> Vec<Step> {
         }
     }
     steps
-}
-
-fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
-        .local_addr()?
-        .port())
 }
 
 fn write_sources(directory: &Path) -> Result<()> {
@@ -59,24 +54,24 @@ fn write_sources(directory: &Path) -> Result<()> {
 }
 
 /// One script of all steps: each is announced, run, and compared with what the README shows.
-fn script(steps: &[Step], port: u16) -> String {
-    let address = format!("127.0.0.1:{port}");
+fn script(steps: &[Step]) -> String {
     let mut parts = vec![
         "set -eu".to_owned(),
         "trap 'umount -l pool 2>/dev/null || true; kill %1 2>/dev/null || true; wait' EXIT".into(),
     ];
     for (nth, (command, expected)) in steps.iter().enumerate() {
         let command = command
-            .replace("127.0.0.1:7420", &address)
-            .replace("poolsvc ", &format!("poolsvc --listen {address} "));
+            .replace("127.0.0.1:7420", "$address")
+            .replace("poolsvc ", "poolsvc --listen 127.0.0.1:0 ");
         parts.push(format!("echo 'step: {}'", command.replace('\'', "\"")));
         if let Some(service) = command.strip_suffix(" &") {
-            // The next command needs the service: wait until it answers.
-            parts.push(format!("{service} 2>service.log &"));
-            parts.push(format!(
-                "for _ in $(seq 100); do curl -sf http://{address}/healthz >/dev/null && break; \
-                 sleep 0.1; done"
-            ));
+            // It prints where it listens once it answers, which the next commands need.
+            let patience = PATIENCE.as_secs();
+            parts.push("mkfifo said".into());
+            parts.push(format!("{service} >said 2>service.log &"));
+            parts.push("exec 9<said".into());
+            parts.push(format!("read -r -t {patience} -u 9 POOL_SERVER"));
+            parts.push("export POOL_SERVER; address=${POOL_SERVER#http://}".into());
             continue;
         }
         parts.push(format!("{command} >out.{nth}"));
@@ -107,13 +102,11 @@ fn the_session_works_as_written() -> Result<()> {
         .prefix("pool-readme-")
         .tempdir_in("/var/tmp")?;
     write_sources(scratch.path())?;
-    let port = free_port()?;
     let path = std::env::var("PATH").context("PATH")?;
     let output = Command::new("bash")
-        .args(["-c", &script(&steps, port)])
+        .args(["-c", &script(&steps)])
         .current_dir(scratch.path())
         .env("PATH", format!("{}:{path}", program_directory()?.display()))
-        .env("POOL_SERVER", format!("http://127.0.0.1:{port}"))
         .env_remove("POOL_REGISTRY")
         .stdin(Stdio::null())
         .output()?;

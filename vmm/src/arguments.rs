@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use lexopt::{Arg, Parser};
 use pool_core::PAGE_SIZE;
 use poolvmm::memory::Backing;
+use poolvmm::options::{Options, Platform};
 use poolvmm::plan::MAX_MEMORY;
-use poolvmm::report::Stamp;
-use poolvmm::run::{Options, Platform};
+use poolvmm::stamp::Stamp;
 use thiserror::Error;
 
 /// What `--help` prints.

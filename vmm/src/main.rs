@@ -6,8 +6,9 @@ use std::fs::File;
 use std::io::Write;
 use std::process::ExitCode;
 
-use poolvmm::report::{Report, Stamp};
+use poolvmm::report::Report;
 use poolvmm::run::{Guest, RunError};
+use poolvmm::stamp::Stamp;
 
 use crate::arguments::{Command, HELP};
 

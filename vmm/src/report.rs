@@ -2,29 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use crate::kvm::ExitCounts;
 use crate::memory::{Backing, MemoryCounts};
-use crate::run::Platform;
-
-/// A moment on the host's monotonic clock, in nanoseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
-pub struct Stamp(pub u64);
-
-impl Stamp {
-    /// Now.
-    pub fn now() -> Self {
-        let now = clock_gettime(ClockId::Monotonic);
-        Self(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
-    }
-
-    fn since(self, start: Self) -> f64 {
-        self.0.saturating_sub(start.0) as f64 / 1000.0
-    }
-}
+use crate::options::Platform;
+use crate::stamp::Stamp;
 
 /// Moments of a run.
 #[derive(Clone, Copy, Debug, Default)]

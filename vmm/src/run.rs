@@ -1,58 +1,21 @@
 //! One run of one guest, from the image's name to its exit status.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
-use serde::Serialize;
 use thiserror::Error;
 
 use crate::fault::{AddressNames, Outcome};
 use crate::kvm::{KvmError, Machine};
 use crate::linux::start::Start;
 use crate::linux::{Grant, GrantError, Linux, Settings};
-use crate::memory::{Backing, MemoryCounts};
+use crate::memory::MemoryCounts;
+use crate::options::{Options, Platform};
 use crate::plan::{Plan, PlanError};
 use crate::pool::{Image, PoolError, Segments};
 use crate::process::{self, ProcessError};
-use crate::report::{HostUsage, Moments, Report, Stamp};
+use crate::report::{HostUsage, Moments, Report};
 use crate::sandbox::{self, SandboxError};
-
-/// What runs the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Platform {
-    /// A virtual machine.
-    Kvm,
-    /// A plain process.
-    Process,
-}
-
-/// What to run, and how.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// `image/NAME:TAG`, `NAME:TAG`, or a path under the pool.
-    pub image: String,
-    /// Where the pool is mounted.
-    pub pool: PathBuf,
-    /// How pages get in.
-    pub backing: Backing,
-    /// What runs the guest.
-    pub platform: Platform,
-    /// Bytes of private memory for the guest.
-    pub memory: u64,
-    /// `HOST:GUEST[:ro]` each.
-    pub directories: Vec<String>,
-    /// `KEY=VALUE` each.
-    pub environment: Vec<Vec<u8>>,
-    /// What follows `argv[0]`.
-    pub arguments: Vec<Vec<u8>>,
-    /// Print every system call to standard error (KVM only).
-    pub trace: bool,
-    /// Count the guest's page faults for the report (KVM only).
-    pub count_faults: bool,
-    /// Monotonic clock just before exec, if the starter took it.
-    pub start: Option<Stamp>,
-}
+use crate::stamp::Stamp;
 
 /// Why a guest could not be run.
 #[derive(Debug, Error)]

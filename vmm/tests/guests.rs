@@ -3,17 +3,17 @@
 #![allow(clippy::unwrap_used)]
 
 mod support;
+mod world;
 
-use pool_tests::requirements::needs;
 use std::fs;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use serde_json::Value;
-use support::{Placement, TestPool, compile};
-use tempfile::TempDir;
+use pool_tests::requirements::needs;
+use support::{Placement, compile};
+use world::{WAYS, World, assert_same, text};
 
 const HELLO: &str = r#"
 #include <stdio.h>
@@ -25,34 +25,6 @@ int main(int c, char **v) {
     table[0]++;
     return table[0] + table[1];
 }"#;
-
-const FAULTS: &str = r#"
-#include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-static int deep(volatile int n) { volatile char b[4096]; b[0] = n; return deep(n + 1) + b[0]; }
-int main(int c, char **v) {
-    char *page = mmap(0, 8192, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    page[4096] = 1;
-    if (!strcmp(v[1], "null")) return *(volatile int *)(long)(c - 2);
-    if (!strcmp(v[1], "text")) *(volatile char *)(void *)main = 1;
-    if (!strcmp(v[1], "jump")) ((void (*)(void))0x12345000)();
-    if (!strcmp(v[1], "stack")) return deep(0);
-    if (!strcmp(v[1], "trap")) __builtin_trap();
-    if (!strcmp(v[1], "divide")) { volatile int z = 0; return 100 / z; }
-    if (!strcmp(v[1], "privileged")) __asm__ volatile("cli");
-    if (!strcmp(v[1], "protected")) { mprotect(page + 4096, 4096, PROT_NONE); return page[4096]; }
-    if (!strcmp(v[1], "unmapped")) { munmap(page + 4096, 4096); return page[4096]; }
-    if (!strcmp(v[1], "abort")) abort();
-    if (!strcmp(v[1], "raise")) raise(SIGTERM);
-    return 0;
-}"#;
-
-const CALLS: &str = r"
-#include <sys/syscall.h>
-#include <unistd.h>
-int main(void) { for (int i = 0; i < 100000; i++) syscall(SYS_getppid); return 0; }";
 
 const MEMORY: &str = r#"
 #define _GNU_SOURCE
@@ -117,64 +89,6 @@ int main(void) {
     printf("%lu %lx\n", n, crc32(0, out, n));
     return 0;
 }"#;
-
-struct World {
-    directory: TempDir,
-    pool: TestPool,
-}
-
-impl World {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let pool = TestPool::new(&directory.path().join("pool"));
-        Self { directory, pool }
-    }
-
-    fn build(&mut self, name: &str, compiler: &str, flags: &[&str], source: &str) -> PathBuf {
-        let path = compile(self.directory.path(), name, compiler, flags, source);
-        self.pool.add(&path, name, Placement::Dense);
-        path
-    }
-
-    fn vmm(&self, image: &str, options: &[&str], arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_poolvmm"));
-        command
-            .args(["run", &format!("{image}:v1"), "--pool"])
-            .arg(&self.pool.root);
-        command.args(options).arg("--").args(arguments);
-        command
-    }
-
-    fn run(&self, image: &str, options: &[&str], arguments: &[&str]) -> Output {
-        self.vmm(image, options, arguments).output().unwrap()
-    }
-}
-
-const WAYS: [[&str; 4]; 4] = [
-    ["--platform", "kvm", "--backing", "pool"],
-    ["--platform", "kvm", "--backing", "copy"],
-    ["--platform", "process", "--backing", "pool"],
-    ["--platform", "process", "--backing", "copy"],
-];
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn assert_same(what: &str, found: &Output, native: &Output) {
-    assert_eq!(
-        text(&found.stdout),
-        text(&native.stdout),
-        "{what}: {}",
-        text(&found.stderr)
-    );
-    assert_eq!(
-        found.status.code(),
-        native.status.code(),
-        "{what}: {}",
-        text(&found.stderr)
-    );
-}
 
 #[test]
 fn programs_behave_as_they_do_natively() {
@@ -332,225 +246,6 @@ fn sqlite_keeps_a_database_in_a_granted_directory() {
 }
 
 #[test]
-fn faults_end_the_guest_with_a_report_and_leave_the_pool_unharmed() {
-    if !needs(&["kvm"]) {
-        return;
-    }
-    let mut world = World::new();
-    world.build("faults", "musl-gcc", &[], FAULTS);
-    let segment = world.pool.root.join("segments/00000001");
-    let before = fs::read(&segment).unwrap();
-    let cases = [
-        ("null", 139, "at 0x0 (null pointer)"),
-        (
-            "text",
-            139,
-            "(text, shared, read-only), instruction pointer 0x40",
-        ),
-        ("jump", 139, "jump to 0x12345000 (jump to nowhere)"),
-        ("stack", 139, "stack overflow"),
-        ("trap", 132, "invalid instruction"),
-        ("divide", 136, "division by zero"),
-        ("privileged", 139, "programs may not use"),
-        ("protected", 139, "guest stopped: "),
-        ("unmapped", 139, "guest stopped: "),
-        ("abort", 134, ""),
-        ("raise", 143, ""),
-    ];
-    for way in WAYS {
-        for (what, status, message) in cases {
-            let found = world.run("faults", &way, &[what]);
-            let said = text(&found.stderr);
-            assert_eq!(found.status.code(), Some(status), "{way:?} {what}: {said}");
-            assert!(said.contains(message), "{way:?} {what}: {said}");
-            if !message.is_empty() {
-                assert!(
-                    said.contains("image faults:v1+0x") || what == "jump",
-                    "{what}: {said}"
-                );
-            }
-        }
-    }
-    assert!(
-        fs::read(&segment).unwrap() == before,
-        "a guest changed the pool"
-    );
-}
-
-#[test]
-fn the_report_says_what_was_done() {
-    if !needs(&["kvm"]) {
-        return;
-    }
-    let mut world = World::new();
-    world.build("calls", "musl-gcc", &[], CALLS);
-    let file = world.directory.path().join("report.json");
-    let path = file.to_str().unwrap();
-    let found = world.run("calls", &["--report", path], &[]);
-    assert_eq!(found.status.code(), Some(0), "{}", text(&found.stderr));
-    let report: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-    assert_eq!(report["syscalls"]["getppid"], 100_000);
-    assert_eq!(report["leases"], 2);
-    assert_eq!(report["status"], 0);
-    assert!(report["exits"]["syscalls"].as_u64().unwrap() > 100_000);
-    assert!(report["mapped"]["shared_pages"].as_u64().unwrap() > 0);
-    let us = |name: &str| report["microseconds"][name].as_f64().unwrap();
-    assert!(us("planned") < us("mapped") && us("mapped") < us("first_instruction"));
-    assert!(us("first_instruction") < us("first_exit") && us("first_exit") < us("end"));
-}
-
-#[test]
-fn calls_that_are_not_served_fail_and_are_counted() {
-    if !needs(&["kvm"]) {
-        return;
-    }
-    let mut world = World::new();
-    let source = r#"
-        #include <errno.h>
-        #include <stdio.h>
-        #include <sys/socket.h>
-        #include <unistd.h>
-        int main(void) {
-            printf("%d ", socket(AF_INET, SOCK_STREAM, 0)); printf("%d ", errno == ENOSYS);
-            printf("%d ", fork()); printf("%d\n", errno == ENOSYS);
-            return 0;
-        }"#;
-    world.build("network", "musl-gcc", &[], source);
-    let file = world.directory.path().join("report.json");
-    for way in WAYS {
-        let options = [&way[..], &["--report", file.to_str().unwrap()]].concat();
-        let found = world.run("network", &options, &[]);
-        assert_eq!(
-            text(&found.stdout),
-            "-1 1 -1 1\n",
-            "{way:?} {}",
-            text(&found.stderr)
-        );
-        let report: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-        if way[1] == "kvm" {
-            assert_eq!(report["unknown_calls"]["41"], 1);
-        }
-    }
-}
-
-#[test]
-fn no_argument_of_a_call_harms_the_monitor() {
-    if !needs(&["kvm"]) {
-        return;
-    }
-    let mut world = World::new();
-    // Every number, many odd arguments; what would end or stop the guest itself is left out.
-    let source = r#"
-        #include <stdlib.h>
-        #include <string.h>
-        #include <sys/syscall.h>
-        #include <unistd.h>
-        static unsigned long seed;
-        static char buffer[8192];
-        static unsigned long next(void) { seed = seed * 6364136223846793005ul + 1442695040888963407ul; return seed >> 33; }
-        static long odd(void) {
-            static const unsigned long odds[] = { 0, 1, 2, 3, 7, 8, 16, 4095, 4096, 1ul << 20, 1ul << 31, 1ul << 32, 1ul << 46,
-                (1ul << 47) - 4096, 1ul << 47, 1ul << 62, 1ul << 63, -1ul, -4096ul, -100ul, 0x3f400000, 0x3f401000, 0x3f7ff000 };
-            unsigned long n = next();
-            if (n % 4 == 0) return (long)(buffer + next() % sizeof buffer);
-            return odds[n / 4 % (sizeof odds / sizeof *odds)];
-        }
-        int main(int c, char **v) {
-            seed = atoi(v[1]);
-            for (int i = 0; i < 4000; i++) {
-                long n = next() % 450;
-                long a = odd(), b = odd(), d = odd(), e = odd(), f = odd(), g = odd();
-                switch (n) {
-                case SYS_exit: case SYS_exit_group: case SYS_pause: case SYS_nanosleep: case SYS_clock_nanosleep:
-                case SYS_poll: case SYS_ppoll: case SYS_kill: case SYS_tkill: case SYS_tgkill: case SYS_arch_prctl:
-                    continue;
-                case SYS_munmap: case SYS_mprotect: case SYS_mremap: case SYS_madvise:
-                    if (a < 0x600000) a = 0x30000000; b &= 0xffffff; break;
-                case SYS_mmap: if (a < 0x600000) e &= ~0x10; break;
-                case SYS_close: case SYS_dup2: case SYS_dup3: case SYS_close_range: a |= 64; b |= 64; break;
-                }
-                if (n % 3) strcpy(buffer, "/data/x");
-                syscall(n, a, b, d, e, f, g);
-            }
-            syscall(SYS_exit_group, 42);
-        }"#;
-    world.build("odd", "musl-gcc", &[], source);
-    let data = world.directory.path().join("data");
-    fs::create_dir_all(&data).unwrap();
-    let grant = format!("{}:/data", data.display());
-    let mut ended_well = 0;
-    for seed in 1..=24 {
-        let granted = ["--dir", grant.as_str()];
-        let options = if seed % 2 == 0 { &granted[..] } else { &[] };
-        let mut command = world.vmm("odd", options, &[&seed.to_string()]);
-        let found = command.stdin(Stdio::null()).output().unwrap();
-        let said = text(&found.stderr);
-        let code = found.status.code();
-        assert!(!said.contains("panicked"), "seed {seed}: {said}");
-        assert!(
-            matches!(code, Some(42 | 134..=143)),
-            "seed {seed}: {:?} {said}",
-            found.status
-        );
-        ended_well += u32::from(code == Some(42));
-    }
-    assert!(
-        ended_well > 8,
-        "most guests should reach their end, {ended_well} did"
-    );
-}
-
-#[test]
-fn guests_run_confined() {
-    if !needs(&["kvm"]) {
-        return;
-    }
-    let mut world = World::new();
-    world
-        .pool
-        .add(Path::new("/usr/bin/busybox"), "busybox", Placement::Dense);
-    for way in WAYS {
-        let mut guest = world
-            .vmm("busybox", &way, &["sleep", "100"])
-            .spawn()
-            .unwrap();
-        let status = confined_status(guest.id(), way[1] == "process");
-        guest.kill().unwrap();
-        guest.wait().unwrap();
-        let status = status.unwrap_or_else(|| panic!("{way:?}: never confined"));
-        assert!(status.contains("NoNewPrivs:\t1\n"), "{way:?} {status}");
-        assert!(
-            status.contains("CapEff:\t0000000000000000\n"),
-            "{way:?} {status}"
-        );
-        assert!(
-            status.contains("CapPrm:\t0000000000000000\n"),
-            "{way:?} {status}"
-        );
-    }
-}
-
-/// The status of a VMM, or of its child, once it has a filter.
-fn confined_status(vmm: u32, child: bool) -> Option<String> {
-    for _ in 0..200 {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-        let children = fs::read_to_string(format!("/proc/{vmm}/task/{vmm}/children")).ok()?;
-        let Some(pid) = (if child {
-            children.split_whitespace().next().map(str::to_owned)
-        } else {
-            Some(vmm.to_string())
-        }) else {
-            continue;
-        };
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        if status.contains("Seccomp:\t2\n") {
-            return Some(status);
-        }
-    }
-    None
-}
-
-#[test]
 fn a_closed_pipe_ends_the_guest_as_it_would_a_process() {
     if !needs(&["kvm"]) {
         return;
@@ -596,72 +291,4 @@ fn standard_input_is_passed_through() {
             "{way:?}"
         );
     }
-}
-
-#[test]
-fn what_cannot_be_run_is_refused_with_advice() {
-    if !needs(&["kvm"]) {
-        return;
-    }
-    let mut world = World::new();
-    world.build("hello", "musl-gcc", &[], HELLO);
-    let root = world.pool.root.clone();
-    let elsewhere = world.directory.path().to_str().unwrap().to_owned();
-    let complain = |options: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_poolvmm"));
-        let output = command.args(options).output().unwrap();
-        (output.status.code(), text(&output.stderr))
-    };
-    let pool = root.to_str().unwrap();
-    let cases: [(&[&str], i32, &str); 9] = [
-        (&["run", "none:v1", "--pool", pool], 1, "no image none:v1"),
-        (
-            &["run", "hello:v1", "--pool", &elsewhere],
-            1,
-            "not a mounted pool",
-        ),
-        (&["run", "../hello", "--pool", pool], 1, "no image"),
-        (&["run", "a/b:c", "--pool", pool], 1, "names no image"),
-        (
-            &["run", "hello:v1", "--pool", pool, "--memory", "1"],
-            2,
-            "--memory",
-        ),
-        (
-            &["run", "hello:v1", "--pool", pool, "--net", "host"],
-            2,
-            "not served yet",
-        ),
-        (
-            &["run", "hello:v1", "--pool", pool, "--dir", "/none:/x"],
-            1,
-            "cannot be opened",
-        ),
-        (&["run"], 2, "no image"),
-        (&["fly"], 2, "expected the command"),
-    ];
-    for (options, status, message) in cases {
-        let (code, said) = complain(options);
-        assert_eq!(code, Some(status), "{options:?}: {said}");
-        assert!(said.contains(message), "{options:?}: {said}");
-    }
-    let map = root.join("images/hello/v1/map");
-    let good = fs::read_to_string(&map).unwrap();
-    let broken = [
-        (good[..good.len() / 2].to_owned(), "cannot be used"),
-        (good.replace("\"format\":1", "\"format\":9"), "format 9"),
-    ];
-    for (text, message) in &broken {
-        fs::write(&map, text).unwrap();
-        let (code, said) = complain(&["run", "hello:v1", "--pool", pool]);
-        assert_eq!(code, Some(1), "{said}");
-        assert!(said.contains(message), "{said}");
-    }
-    fs::write(&map, &good).unwrap();
-    let segment = root.join("segments/00000001");
-    let file = fs::OpenOptions::new().write(true).open(&segment).unwrap();
-    file.set_len(4096).unwrap();
-    let (code, said) = complain(&["run", "hello:v1", "--pool", pool]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("pool fsck"), "{said}");
 }

@@ -9,10 +9,11 @@ use anyhow::{Context, Result, ensure};
 use pool_tests::guests::{self, Guests, PROGRAMS, Paused};
 use pool_tests::host::Host;
 use pool_tests::run::{Backing, run};
+use pool_tests::wait;
 use serde_json::Value;
 
 use crate::fleet::{Fleet, FleetMemory};
-use crate::measure::{median, memory};
+use crate::measure::median;
 use crate::plot::{self, Line};
 use figures::{Collection, Comparison, Instances, Pages, Program, Report, Upload};
 
@@ -143,11 +144,10 @@ fn add_runs(host: &Host, images: &[String], backing: Backing, into: &mut Instanc
     Ok(())
 }
 
-fn add_memory(into: &mut Instances, first: FleetMemory, all: FleetMemory, system: u64) {
+fn add_memory(into: &mut Instances, first: FleetMemory, all: FleetMemory) {
     let count = all.instances as u64;
     into.bytes_per_instance = all.charged / count;
     into.pss_per_instance = all.pss / count;
-    into.system_bytes_per_instance = system / count;
     let further = (all.instances - first.instances) as u64;
     let growth = all.charged.saturating_sub(first.charged);
     into.bytes_per_further_instance = growth.checked_div(further).unwrap_or(0);
@@ -160,7 +160,6 @@ fn identical(host: &Host, comparison: &mut Comparison) -> Result<Vec<Line>> {
     let mut curves = Vec::new();
     for backing in Backing::ALL {
         let mut figures = Instances::default();
-        let before = memory::settled_available_bytes()?;
         let mut fleet = Fleet::new()?;
         let mut points = vec![(0.0, 0.0)];
         let mut seen = Vec::new();
@@ -172,9 +171,8 @@ fn identical(host: &Host, comparison: &mut Comparison) -> Result<Vec<Line>> {
                 seen.push(memory);
             }
         }
-        let system = before.saturating_sub(memory::settled_available_bytes()?);
         drop(fleet);
-        add_memory(&mut figures, seen[0], seen[seen.len() - 1], system);
+        add_memory(&mut figures, seen[0], seen[seen.len() - 1]);
         add_runs(host, std::slice::from_ref(&image), backing, &mut figures)?;
         let name = match backing {
             Backing::Copy => "copy: every instance its own",
@@ -194,7 +192,6 @@ fn different(host: &Host, comparison: &mut Comparison) -> Result<()> {
     comparison.instances = comparison.images.len();
     for backing in Backing::ALL {
         let mut figures = Instances::default();
-        let before = memory::settled_available_bytes()?;
         let mut fleet = Fleet::new()?;
         let mut first = FleetMemory::default();
         for image in &comparison.images {
@@ -204,9 +201,8 @@ fn different(host: &Host, comparison: &mut Comparison) -> Result<()> {
             }
         }
         let all = fleet.memory()?;
-        let system = before.saturating_sub(memory::settled_available_bytes()?);
         drop(fleet);
-        add_memory(&mut figures, first, all, system);
+        add_memory(&mut figures, first, all);
         add_runs(host, &comparison.images.clone(), backing, &mut figures)?;
         store(comparison, backing, figures);
     }
@@ -233,10 +229,18 @@ fn collect_under_a_guest(host: &Host, guests: &Guests) -> Result<Collection> {
     let first = collect()?;
     let during = host.segment_disk_bytes()?;
     let output = running.finish()?;
-    collect()?;
+    // The kernel tells poolfs of a close some time after it.
+    wait::until_some("the ended guest's lease to go", || {
+        match collect().and_then(|report| number(&report, "/waiting_bytes")) {
+            Ok(0) => Some(Ok(())),
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        }
+    })?;
     let after = host.segment_disk_bytes()?;
     Ok(Collection {
         freed_bytes_while_running: before.saturating_sub(during),
+        leased_bytes_while_running: number(&first, "/waiting_bytes")?,
         freed_bytes: before.saturating_sub(after),
         libraries: first
             .pointer("/libraries")

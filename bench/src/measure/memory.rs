@@ -1,8 +1,6 @@
-//! Memory of a process (PSS) and of the system.
+//! Memory of a process.
 
 use std::fs;
-use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -30,30 +28,6 @@ pub(crate) fn of_process(pid: u32) -> Result<ProcessMemory> {
     })
 }
 
-/// Memory that the system could still give out, in bytes: `MemAvailable` and the pages that sit in
-/// per-CPU lists, which it leaves out and which can hold half a gigabyte.
-fn available_bytes() -> Result<u64> {
-    let meminfo = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
-    let available = field(&meminfo, "MemAvailable:").context("no MemAvailable")? * 1024;
-    let zones = fs::read_to_string("/proc/zoneinfo").context("reading /proc/zoneinfo")?;
-    let listed: u64 = zones.lines().filter_map(|line| field(line, "count:")).sum();
-    Ok(available + listed * 4096)
-}
-
-/// [`available_bytes`] once it holds still: freed memory comes back slowly.
-pub(crate) fn settled_available_bytes() -> Result<u64> {
-    let mut last = available_bytes()?;
-    for _ in 0..50 {
-        thread::sleep(Duration::from_millis(100));
-        let now = available_bytes()?;
-        if now.abs_diff(last) < 256 * 1024 {
-            return Ok(now);
-        }
-        last = now;
-    }
-    Ok(last)
-}
-
 /// The number behind `name` at the start of a line of `text`.
 fn field(text: &str, name: &str) -> Option<u64> {
     let rest = text
@@ -77,6 +51,5 @@ mod tests {
     fn this_process_takes_memory() {
         let own = of_process(std::process::id()).unwrap();
         assert!(own.pss > 4096 && own.anonymous > 4096);
-        assert!(available_bytes().unwrap() > 1 << 20);
     }
 }

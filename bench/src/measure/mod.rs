@@ -1,4 +1,4 @@
-//! Measuring: medians, memory of processes and of the whole system.
+//! Measuring: medians, memory of processes and of control groups.
 
 pub(crate) mod cgroup;
 pub(crate) mod memory;

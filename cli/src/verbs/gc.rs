@@ -49,17 +49,31 @@ fn text(report: &CollectReport) -> String {
     } else {
         "freed"
     };
-    output::pairs(&[
+    let waiting = format!(
+        "{} in {} segments",
+        output::bytes(report.waiting_bytes),
+        report.segments_waiting.len()
+    );
+    let skipped = report.segments_skipped.iter().map(|skipped| {
+        format!(
+            "segment {} stays ({}): {}\n",
+            skipped.segment,
+            skipped.reason.name(),
+            skipped.why
+        )
+    });
+    let pairs = output::pairs(&[
         ("libraries", named),
         ("objects", report.objects.to_string()),
         ("pages", report.pages.to_string()),
         ("windows", report.windows.to_string()),
         ("segments", segments),
         (verb, output::bytes(report.freed_bytes)),
-        ("waiting for leases", output::bytes(report.waiting_bytes)),
+        ("waiting for leases", waiting),
         (
             "took",
             format!("{:.1} ms", report.duration_us as f64 / 1000.0),
         ),
-    ])
+    ]);
+    pairs + &skipped.collect::<String>()
 }

@@ -148,6 +148,7 @@ pub fn describe(file: &[u8]) -> Result<DescribedImage<'_>, DescribeError> {
         load_bias: executable.load_bias,
         entry: executable.entry,
         program_headers: executable.program_headers,
+        executable_stack: executable.executable_stack,
         libraries: gathered.libraries,
         ranges: gathered.ranges,
     };

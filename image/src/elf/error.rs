@@ -37,12 +37,6 @@ pub enum ElfError {
     /// Another `e_machine`.
     #[error("this is an executable for ELF machine {0}: build it for x86-64 (machine 62)")]
     Machine(u16),
-    /// Another operating system's `EI_OSABI`.
-    #[error(
-        "this executable is marked for another operating system (ELF OS ABI {0}): build it for \
-         Linux"
-    )]
-    OsAbi(u8),
     /// `ET_REL`.
     #[error("this is a relocatable object: link it first, with `pool link` or `cc -static`")]
     Relocatable,

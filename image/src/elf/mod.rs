@@ -97,6 +97,8 @@ pub struct Executable<'a> {
     pub segments: Vec<Segment>,
     /// Where the program headers lie in memory, if they do.
     pub program_headers: Option<ProgramHeaders>,
+    /// It asks for a stack that it may execute.
+    pub executable_stack: bool,
     /// True without a symbol table.
     pub stripped: bool,
     /// Bytes of the layout section, if there is one.
@@ -130,6 +132,7 @@ impl<'a> Executable<'a> {
             entry: GuestAddress(header.e_entry.wrapping_add(load_bias)),
             segments,
             program_headers,
+            executable_stack: asks_for_executable_stack(&headers),
             stripped: sections.stripped,
             layout_section: sections.layout,
         })
@@ -155,10 +158,6 @@ fn read_header(file: &[u8]) -> Result<Header, ElfError> {
         .ok()
         .filter(|_| known)
         .ok_or(ElfError::NotElf)?;
-    match ident(header::EI_OSABI) {
-        header::ELFOSABI_NONE | header::ELFOSABI_GNU => {}
-        other => return Err(ElfError::OsAbi(other)),
-    }
     if header.e_machine != header::EM_X86_64 {
         return Err(ElfError::Machine(header.e_machine));
     }
@@ -235,6 +234,14 @@ fn refuse_dynamic(file: &[u8], headers: &[ProgramHeader]) -> Result<(), ElfError
         }
     }
     Ok(())
+}
+
+/// As Linux does on x86-64: the last `PT_GNU_STACK` decides, and without one the stack holds data.
+fn asks_for_executable_stack(headers: &[ProgramHeader]) -> bool {
+    let mut stacks = headers.iter().rev();
+    stacks
+        .find(|header| header.p_type == ph::PT_GNU_STACK)
+        .is_some_and(ProgramHeader::is_executable)
 }
 
 fn read_segments(

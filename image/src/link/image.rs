@@ -11,8 +11,9 @@ use pool_core::registry::{APPLICATION_START, Reservation, SHARED_START};
 
 use super::args::{BuildId, LinkRequest};
 use super::error::LinkError;
+use super::gathered::{Gathered, gathered};
 use super::object::{Place, Symbol};
-use super::plan::{Entry, Extent, Gathered, Part, Plan, gathered};
+use super::plan::{Entry, Extent, Part, Plan};
 use super::symbols::{Reach, Target, UnitTargets};
 use super::unit::{SymbolId, Unit};
 use super::{eh_frame, references};

@@ -15,9 +15,10 @@ use goblin::elf::section_header::{
 use pool_core::page::PAGE_SIZE;
 
 use super::args::{BuildId, LinkRequest, Strip};
+use super::gathered::Gathered;
 use super::image::{ELF_HEADER_SIZE, Image, PROGRAM_HEADER_SIZE, Span};
-use super::plan::Gathered;
 use super::relocate::Contents;
+use super::sections::OutputSection;
 use super::symtab::{self, SymbolTable};
 use crate::layout::LAYOUT_SECTION;
 
@@ -36,21 +37,6 @@ struct Segment {
     stored: u64,
     size: u64,
     alignment: u64,
-}
-
-/// A section of the output.
-#[derive(Clone, Debug, Default)]
-pub(super) struct OutputSection {
-    pub(super) name: String,
-    pub(super) kind: u32,
-    pub(super) flags: u64,
-    pub(super) address: u64,
-    offset: u64,
-    pub(super) size: u64,
-    alignment: u64,
-    link: u32,
-    info: u32,
-    entry_size: u64,
 }
 
 /// Writes the executable. `names` are those of the units, `layout` is the layout's text.

@@ -1,9 +1,9 @@
 //! What the relocations of a section do: each with its target and its patch.
 
 use super::error::LinkError;
+use super::gathered::gathered;
 use super::object::{Place, Relocation, Section};
 use super::patch::{self, Patch, TargetFacts};
-use super::plan::gathered;
 use super::symbols::{Target, UnitTargets};
 use super::unit::{Unit, UnitKind};
 

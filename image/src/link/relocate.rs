@@ -7,10 +7,11 @@ use goblin::elf::reloc::{R_X86_64_IRELATIVE, r_to_str};
 
 use super::eh_frame;
 use super::error::LinkError;
+use super::gathered::Gathered;
 use super::image::{Image, Import, RELA_SIZE, TRAP};
 use super::object::{Binding, Place, Relocation};
 use super::patch::{self, Value, Width};
-use super::plan::{Entry, Gathered, Part, STUB_SIZE};
+use super::plan::{Entry, Part, STUB_SIZE};
 use super::references::{Patched, patches};
 use super::symbols::Target;
 use super::unit::{Unit, UnitKind};

@@ -5,8 +5,8 @@ use goblin::elf::sym::{STB_GLOBAL, STB_LOCAL, STB_WEAK, STT_FILE, STT_FUNC, STT_
 
 use super::image::Image;
 use super::object::{Binding, Place, Symbol};
-use super::output::OutputSection;
 use super::plan::Part;
+use super::sections::OutputSection;
 use super::symbols::Target;
 use super::unit::SymbolId;
 

@@ -5,8 +5,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use pool_core::address::{GuestAddress, Protection};
 use pool_core::description::{
@@ -18,6 +16,7 @@ use pool_core::name::{ImageRef, LibraryRef};
 use pool_store::placement::Placement;
 use pool_store::upload::{Content, Target};
 use pool_store::{Store, StoreOptions};
+use pool_tests::wait;
 use tempfile::TempDir;
 
 /// The program under test.
@@ -73,6 +72,14 @@ impl Pool {
         }
     }
 
+    /// A store with the library a@1, whose content is "one", and no writer.
+    pub fn with_one_library() -> Self {
+        let mut pool = Self::new();
+        pool.add_library("a@1", b"one");
+        pool.store = None;
+        pool
+    }
+
     pub fn store(&self) -> &Store {
         self.store.as_ref().unwrap()
     }
@@ -104,6 +111,48 @@ impl Pool {
         };
         self.store().ingest(target, &[content]).unwrap();
         id
+    }
+
+    /// An image that is one page of text, uploaded as a file of these bytes.
+    pub fn add_sparse(&self, name: &str, bytes: &[u8]) -> ObjectId {
+        let text = &bytes[..PAGE as usize];
+        let range = Range {
+            address: GuestAddress(0x40_0000),
+            length: PAGE,
+            protection: Protection::READ_EXECUTE,
+            kind: RangeKind::Shared,
+            source: Some(Source {
+                object: ObjectId::of(text),
+                offset: 0,
+            }),
+            library: None,
+        };
+        let description = Description {
+            format: DESCRIPTION_FORMAT,
+            image: FileIdentity {
+                digest: ObjectId::of(bytes),
+                length: bytes.len() as u64,
+            },
+            abi: Abi::Linux,
+            layout: Layout::Own,
+            load_bias: 0,
+            entry: range.address,
+            program_headers: None,
+            executable_stack: false,
+            libraries: vec![],
+            ranges: vec![range],
+        };
+        let target = Target::Image {
+            image: name.parse::<ImageRef>().unwrap(),
+            description: Box::new(description),
+            data: None,
+        };
+        let contents = [
+            Content::of(bytes, Placement::Sparse),
+            Content::of(text, Placement::Windows { phase: 0 }),
+        ];
+        self.store().ingest(target, &contents).unwrap();
+        ObjectId::of(bytes)
     }
 
     /// An image of its own text and data pages, and of a library at 1 GiB if one is given.
@@ -163,6 +212,7 @@ impl Pool {
             load_bias: 0,
             entry: GuestAddress(0x40_0010),
             program_headers: None,
+            executable_stack: false,
             libraries,
             ranges,
         };
@@ -210,7 +260,7 @@ impl Pool {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        eventually("it is mounted", || is_mounted(&self.mount_point()));
+        wait::until("it is mounted", || is_mounted(&self.mount_point()));
         (child, mount)
     }
 }
@@ -228,11 +278,12 @@ impl Drop for Mount {
 }
 
 pub fn is_mounted(path: &Path) -> bool {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let path = path.to_str().unwrap();
+    // Not text: others may have mounted anything.
+    let mounts = fs::read("/proc/self/mountinfo").unwrap();
+    let path = path.to_str().unwrap().as_bytes();
     mounts
-        .lines()
-        .any(|line| line.split(' ').nth(4) == Some(path))
+        .split(|byte| *byte == b'\n')
+        .any(|line| line.split(|byte| *byte == b' ').nth(4) == Some(path))
 }
 
 pub fn run(command: &mut Command) -> Output {
@@ -245,15 +296,6 @@ pub fn run(command: &mut Command) -> Output {
 
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Waits for something that another process is about to do.
-pub fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !happened() {
-        assert!(start.elapsed() < Duration::from_secs(10), "{what}: not so");
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 pub fn names(directory: &Path) -> Vec<String> {

@@ -1,9 +1,9 @@
 //! A real poolsvc on a free port, and requests to it.
 
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
 
 use pool_api::client::Client;
 use serde_json::Value;
@@ -28,10 +28,15 @@ impl Service {
     }
 
     pub(crate) fn start_on(store: &Path, flags: &[&str]) -> Self {
+        let log = File::options()
+            .append(true)
+            .create(true)
+            .open(store.with_extension("log"))
+            .unwrap();
         let mut child = command(store)
             .args(flags)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .unwrap();
         let mut url = String::new();
@@ -44,6 +49,11 @@ impl Service {
             store: store.into(),
             directory: None,
         }
+    }
+
+    /// What it has written to its log.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.store.with_extension("log")).unwrap()
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -83,7 +93,7 @@ impl Service {
     ) -> Answer {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(Duration::from_secs(60)))
+            .timeout_global(Some(pool_tests::wait::PATIENCE))
             .proxy(None)
             .build()
             .into();

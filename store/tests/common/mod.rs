@@ -40,6 +40,19 @@ pub fn content(seed: u64, pages: usize) -> Vec<u8> {
     bytes
 }
 
+/// A small generator, so that a failing round can be run again.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, end: u64) -> u64 {
+        // xorshift64*, Vigna 2014.
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % end
+    }
+}
+
 pub fn library_ref(text: &str) -> LibraryRef {
     text.parse().unwrap()
 }
@@ -102,6 +115,7 @@ pub fn description(file: &[u8], libraries: &[(&str, &[u8])]) -> Description {
         load_bias: 0,
         entry: GuestAddress(0x40_0000),
         program_headers: None,
+        executable_stack: false,
         libraries: used,
         ranges,
     }

@@ -86,9 +86,20 @@ impl Files {
         })
     }
 
-    /// Fails as `read` would for a descriptor that is not there.
-    pub(super) fn readable(&self, fd: u64) -> Result<(), Errno> {
-        self.get(fd).map(|_| ())
+    /// Fails unless `fd` is an ordinary file that may be read, as `mmap` does.
+    pub(super) fn mappable(&self, fd: u64) -> Result<(), Errno> {
+        let host = self.get(fd)?.host();
+        let flags = rustix::fs::fcntl_getfl(host)?;
+        if flags.contains(OFlags::PATH) {
+            return Err(Errno::BADF);
+        }
+        if flags & OFlags::ACCMODE == OFlags::WRONLY {
+            return Err(Errno::ACCESS);
+        }
+        match FileType::from_raw_mode(rustix::fs::fstat(host)?.st_mode) {
+            FileType::RegularFile => Ok(()),
+            _ => Err(Errno::NODEV),
+        }
     }
 
     fn descriptor(&self, fd: u64) -> Result<&Descriptor, Errno> {

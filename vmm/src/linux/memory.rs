@@ -11,6 +11,8 @@ use crate::memory::space::Backing;
 use crate::memory::transfer::{self, Position};
 
 const MAP_SHARED: u64 = 1;
+const MAP_PRIVATE: u64 = 2;
+const MAP_SHARED_VALIDATE: u64 = 3;
 const MAP_TYPE: u64 = 0xf;
 const MAP_FIXED: u64 = 0x10;
 const MAP_ANONYMOUS: u64 = 0x20;
@@ -74,24 +76,36 @@ pub(super) fn brk(linux: &mut Linux, [wanted, ..]: Arguments) -> Served {
     Ok(wanted)
 }
 
-/// `mmap`: anonymous memory, or a private copy of a file's bytes.
+/// `mmap`: anonymous memory, or a private copy of a file's bytes as they are now (POSIX leaves
+/// open whether later changes of the file are seen).
+///
+/// A shared mapping of a file would have to show what others write to it, and to write through:
+/// it is refused with `ENODEV`, as Linux refuses it for files that cannot be mapped so.
 pub(super) fn mmap(
     linux: &mut Linux,
     [address, length, bits, flags, fd, offset]: Arguments,
 ) -> Served {
-    if length == 0 {
-        return Err(Errno::INVAL.into());
-    }
-    let (_, length) = pages(0, length)?;
+    let (_, length) = match length {
+        0 => return Err(Errno::INVAL.into()),
+        _ => pages(0, length)?,
+    };
     let protection = protection(bits)?;
     let anonymous = flags & MAP_ANONYMOUS != 0;
+    match flags & MAP_TYPE {
+        MAP_PRIVATE => {}
+        MAP_SHARED | MAP_SHARED_VALIDATE if anonymous => {}
+        MAP_SHARED | MAP_SHARED_VALIDATE => return Err(Errno::NODEV.into()),
+        _ => return Err(Errno::INVAL.into()),
+    }
     if !anonymous {
-        let writes_through = flags & MAP_TYPE == MAP_SHARED && protection.write;
-        if writes_through || !offset.is_multiple_of(PAGE_SIZE) {
-            // A shared writable file mapping would need the file's pages inside the guest.
+        if !offset.is_multiple_of(PAGE_SIZE) {
             return Err(Errno::INVAL.into());
         }
-        linux.files.readable(fd)?;
+        offset
+            .checked_add(length)
+            .and_then(|end| i64::try_from(end).ok())
+            .ok_or(Errno::OVERFLOW)?;
+        linux.files.mappable(fd)?;
     }
     let start = place(linux, address, length, flags)?;
     if anonymous {
@@ -102,7 +116,7 @@ pub(super) fn mmap(
         .memory
         .map_zero(start, length, Protection::READ_WRITE)?;
     fill_from_file(linux, start, length, fd, offset)?;
-    linux.memory.protect(start, start + length, protection)?;
+    linux.memory.protect(start, start + length, protection)??;
     Ok(start)
 }
 
@@ -139,11 +153,8 @@ fn fill_from_file(
         let slices = linux
             .memory
             .slices(start + done, length - done, Access::Write)?;
-        let at = offset
-            .checked_add(done)
-            .and_then(|at| i64::try_from(at).ok());
-        let at = at.ok_or(Errno::OVERFLOW)?;
-        match transfer::read(file.host(), &slices, Position::At(at))? {
+        let at = Position::At((offset + done) as i64);
+        match transfer::read(file.host(), &slices, at)? {
             0 => break,
             moved => done += moved as u64,
         }
@@ -168,49 +179,38 @@ pub(super) fn mprotect(linux: &mut Linux, [address, length, bits, ..]: Arguments
     if start == end {
         return Ok(0);
     }
-    let shared_write = protection.write
-        && linux
-            .memory
-            .space()
-            .over(start, end)
-            .any(|(_, area)| matches!(area.backing, Backing::Shared { .. }));
-    if shared_write {
-        return Err(Errno::ACCESS.into());
-    }
-    if linux.memory.protect(start, end, protection)? {
-        Ok(0)
-    } else {
-        Err(Errno::NOMEM.into())
-    }
+    linux.memory.protect(start, end, protection)??;
+    Ok(0)
 }
 
-/// `mremap`: shrinks, grows in place, or moves private memory.
+/// `mremap`: shrinks, grows in place, or moves private memory and reservations.
 pub(super) fn mremap(
     linux: &mut Linux,
     [old, old_length, new_length, flags, new, _]: Arguments,
 ) -> Served {
-    if new_length == 0 || flags & !(MREMAP_MAYMOVE | MREMAP_FIXED) != 0 {
+    let fixed = flags & MREMAP_FIXED != 0;
+    let may_move = flags & MREMAP_MAYMOVE != 0;
+    let unknown = flags & !(MREMAP_MAYMOVE | MREMAP_FIXED) != 0;
+    if new_length == 0 || unknown || (fixed && !may_move) {
         return Err(Errno::INVAL.into());
     }
     let (old, old_end) = pages(old, old_length)?;
     let (_, new_length) = pages(0, new_length)?;
     let old_length = old_end - old;
     let (_, area) = linux.memory.space().find(old).ok_or(Errno::FAULT)?;
-    if area.end < old_end || area.backing != Backing::Private || old_length == 0 {
+    let movable = matches!(area.backing, Backing::Private | Backing::Reserved);
+    if area.end < old_end || !movable || old_length == 0 {
         return Err(Errno::FAULT.into());
     }
-    let fixed = flags & MREMAP_FIXED != 0;
     if !fixed && new_length <= old_length {
         linux.memory.unmap(old + new_length, old_end)?;
         return Ok(old);
     }
-    let grown_end = old + new_length;
-    if !fixed && linux.memory.space().is_free(old_end, grown_end) {
-        let growth = new_length - old_length;
-        linux.memory.map_zero(old_end, growth, area.protection)?;
+    if !fixed && linux.memory.space().is_free(old_end, old + new_length) {
+        linux.memory.extend(old, old_end, old + new_length)?;
         return Ok(old);
     }
-    if flags & MREMAP_MAYMOVE == 0 {
+    if !may_move {
         return Err(Errno::NOMEM.into());
     }
     let placing = if fixed { MAP_FIXED } else { 0 };
@@ -218,30 +218,8 @@ pub(super) fn mremap(
     if target < old_end && old < target + new_length {
         return Err(Errno::INVAL.into());
     }
-    linux
-        .memory
-        .map_zero(target, new_length, Protection::READ_WRITE)?;
-    linux.memory.protect(old, old_end, Protection::READ_WRITE)?;
-    copy(linux, old, target, old_length.min(new_length))?;
-    linux
-        .memory
-        .protect(target, target + new_length, area.protection)?;
-    linux.memory.unmap(old, old_end)?;
+    linux.memory.relocate(old, old_end, target, new_length)?;
     Ok(target)
-}
-
-fn copy(linux: &mut Linux, from: u64, to: u64, length: u64) -> Result<(), super::Stop> {
-    let mut chunk = vec![0; length.min(256 << 10) as usize];
-    let mut done = 0;
-    while done < length {
-        let part = &mut chunk[..(length - done).min(256 << 10) as usize];
-        linux.memory.read(from + done, part)?;
-        if !pool_core::page::is_zero(part) {
-            linux.memory.write(to + done, part)?;
-        }
-        done += part.len() as u64;
-    }
-    Ok(())
 }
 
 /// `madvise`: DONTNEED gives pages back; other advice is advice.
@@ -252,7 +230,12 @@ pub(super) fn madvise(linux: &mut Linux, [address, length, advice, ..]: Argument
     const HARMLESS: [u64; 10] = [0, 1, 2, 3, 14, 15, 16, 17, 20, 21];
     let (start, end) = pages(address, length)?;
     match advice {
-        DONTNEED | FREE => linux.memory.discard(start, end)?,
+        DONTNEED | FREE => {
+            linux.memory.discard(start, end)?;
+            if linux.memory.space().has_hole(start, end) {
+                return Err(Errno::NOMEM.into());
+            }
+        }
         other if HARMLESS.contains(&other) => {}
         _ => return Err(Errno::INVAL.into()),
     }

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use super::file::{Files, OpenFile, is_ordinary, statx_of, write_stat};
 use super::{Arguments, Linux, Served, Stop};
+use crate::memory::transfer;
 
 const MAX_PATH: usize = 4095;
 const AT_FDCWD: i32 = -100;
@@ -401,15 +402,48 @@ pub(super) fn access(linux: &mut Linux, [path, mode, ..]: Arguments) -> Served {
     faccessat(linux, [here(), path, mode, 0, 0, 0])
 }
 
-/// `faccessat` and `faccessat2`.
+/// `faccessat`: it has no flags, whatever is in the register.
 pub(super) fn faccessat(linux: &mut Linux, [directory, path, mode, ..]: Arguments) -> Served {
+    faccessat2(linux, [directory, path, mode, 0, 0, 0])
+}
+
+/// `faccessat2`. The guest's real and effective users are the same one.
+pub(super) fn faccessat2(
+    linux: &mut Linux,
+    [directory, path, mode, flags, ..]: Arguments,
+) -> Served {
+    const AT_EACCESS: u64 = 0x200;
+    let known = AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH;
+    let flags = u64::from(flags as u32);
     let mode = HostAccess::from_bits(mode as u32).ok_or(Errno::INVAL)?;
-    let place = linux.place(directory, path)?;
-    let host = place.look(true)?;
+    if flags & !known != 0 {
+        return Err(Errno::INVAL.into());
+    }
+    if is_empty_path(linux, path, flags)? {
+        let file = linux.files.get(directory)?;
+        if mode.contains(HostAccess::WRITE_OK) && file.read_only {
+            return Err(Errno::ROFS.into());
+        }
+        transfer::access(file.host(), mode.bits())?;
+        return Ok(0);
+    }
+    let guest = linux.absolute(directory, path)?;
+    let place = match linux.place_of(guest.clone()) {
+        Ok(place) => place,
+        // A directory above a granted one may be searched and read.
+        Err(error) => {
+            linux.files.stat_above_grants(&guest).ok_or(error)?;
+            if mode.contains(HostAccess::WRITE_OK) {
+                return Err(Errno::ROFS.into());
+            }
+            return Ok(0);
+        }
+    };
+    let host = place.look(flags & AT_SYMLINK_NOFOLLOW == 0)?;
     if mode.contains(HostAccess::WRITE_OK) {
         place.writable()?;
     }
-    rustix::fs::accessat(&host, "", mode, AtFlags::EMPTY_PATH)?;
+    transfer::access(host.as_fd(), mode.bits())?;
     Ok(0)
 }
 

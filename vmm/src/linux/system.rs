@@ -47,8 +47,9 @@ pub(super) fn uname(linux: &mut Linux, [at, ..]: Arguments) -> Served {
 
 /// `sysinfo`.
 pub(super) fn sysinfo(linux: &mut Linux, [at, ..]: Arguments) -> Served {
-    let total = linux.memory.limit();
-    let free = total.saturating_sub(linux.memory.space().private_bytes());
+    let space = linux.memory.space();
+    let total = space.limit();
+    let free = total.saturating_sub(space.charges().bytes());
     linux.memory.write(at, &machine(total, free))?;
     Ok(0)
 }

@@ -229,7 +229,7 @@ pub const CALLS: [Entry; 94] = [
     call(318, "getrandom", system::getrandom, Topic::System, Process::Allowed),
     call(332, "statx", path::statx, Topic::Path, Process::FilesOrUnserved),
     call(436, "close_range", file::close_range, Topic::File, Process::Allowed),
-    call(439, "faccessat2", path::faccessat, Topic::Path, Process::Files),
+    call(439, "faccessat2", path::faccessat2, Topic::Path, Process::Files),
 ];
 
 /// Position of call `number` in [`CALLS`].

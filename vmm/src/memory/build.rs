@@ -6,18 +6,20 @@ use std::io;
 use pool_core::{PAGE_SIZE, SegmentId, WINDOW_SIZE};
 use thiserror::Error;
 
+use super::access::Place;
+use super::frames::{Backed, Frames};
 use super::paging::{NO_EXECUTE, PRESENT, USED, USER, WRITABLE};
 use super::reservation::{Overlay, Reservation};
+use super::space::{self, AddressSpace, Area, Refused};
 use super::tables::Tables;
-use super::{Forgotten, GuestMemory, MemoryCounts, transfer};
+use super::windows::most_windows;
+use super::{GuestMemory, MemoryCounts, transfer};
 use crate::plan::{Content, Mapping, Plan, SHARED_BASE, Sharing};
 use crate::pool::Segments;
 
-/// Windows of RAM beyond `--memory`: the monitor's, and those that are only partly used.
-const SPARE_WINDOWS: u64 = 64;
-/// Windows in the first memory slot beyond what the image needs: a heap or a mapping. A slot
-/// costs 2.5 KiB a MiB in the kernel, a further slot 25 KiB.
-const FIRST_SPARE: u64 = 1;
+/// Windows in the first memory slot beyond what the image needs: pages of the stack and of a
+/// heap or a mapping. A slot costs 2.5 KiB a MiB in the kernel, a further slot 25 KiB.
+const FIRST_SPARE: u64 = 2;
 
 /// How pool pages get into the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -38,6 +40,9 @@ pub enum BuildError {
     /// The guest's memory limit.
     #[error(transparent)]
     Grow(#[from] super::GrowError),
+    /// The image alone reaches a limit.
+    #[error(transparent)]
+    Refused(#[from] Refused),
     /// A mapping refers to a segment that is not open.
     #[error("segment {0} is not open")]
     Segment(SegmentId),
@@ -55,8 +60,8 @@ impl GuestMemory {
     ) -> Result<Self, BuildError> {
         let shared_room = plan.shared_length.next_multiple_of(WINDOW_SIZE);
         let first_windows = plan.private_windows.len() as u64 + 1;
-        let ram_room = plan.memory.next_multiple_of(WINDOW_SIZE)
-            + (first_windows + SPARE_WINDOWS) * WINDOW_SIZE;
+        let ram_room = (first_windows + most_windows(plan.memory)) * WINDOW_SIZE;
+        let ram_room = ram_room.min(SHARED_BASE);
         let reservation = Reservation::new(ram_room + shared_room)?;
         let shared = match plan.shared_length {
             0 => None,
@@ -66,20 +71,18 @@ impl GuestMemory {
             ram: reservation.region(0, ram_room)?,
             shared,
             reservation,
-            space: plan.address_space(),
+            space: address_space(plan)?,
             windows: BTreeMap::new(),
             tables: Tables::new(2 * PAGE_SIZE),
-            free_ram: Vec::new(),
-            next_ram: first_windows * WINDOW_SIZE,
+            frames: Frames::new(first_windows * WINDOW_SIZE, ram_room),
             committed: 0,
-            limit: plan.memory,
             slots: Vec::new(),
             next_slot: 0,
             flush: false,
             last_fault: None,
             counts: MemoryCounts::default(),
         };
-        memory.commit((first_windows + FIRST_SPARE) * WINDOW_SIZE)?;
+        memory.commit_more((first_windows + FIRST_SPARE) * WINDOW_SIZE)?;
         memory.lay_in(plan, segments, backing, ram_room)?;
         memory.write_monitor(plan, monitor)?;
         memory.fill_tables(plan)?;
@@ -166,11 +169,11 @@ impl GuestMemory {
         let protections = [WRITABLE | NO_EXECUTE, USER];
         for (at, (page, protection)) in pages.into_iter().zip(protections).enumerate() {
             let physical = at as u64 * PAGE_SIZE;
-            let slice = self.slice(super::Place::Ram(physical), PAGE_SIZE);
+            let slice = self.slice(Place::Ram(physical), PAGE_SIZE);
             slice
                 .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?
                 .copy_from(page);
-            self.tables.write_monitor_page(
+            self.tables.map_monitor(
                 &self.ram,
                 plan.rooms.monitor.0 + physical,
                 physical | PRESENT | USED | protection,
@@ -179,26 +182,59 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Page tables of everything that the image maps and of the top of the stack.
+    /// Page tables of everything that the image maps.
     fn fill_tables(&mut self, plan: &Plan) -> Result<(), BuildError> {
         for (at, window) in (1..).zip(&plan.private_windows) {
-            self.windows.entry(window.0).or_default().ram = Some(at * WINDOW_SIZE);
+            self.windows.entry(window.0).or_default().backed = Backed::Window {
+                ram: at * WINDOW_SIZE,
+                image: true,
+                huge: false,
+            };
         }
         let mut filled = None;
         for mapping in &plan.mappings {
             let mut window = mapping.address.window().0;
             while window < mapping.end() {
                 if filled != Some(window) {
-                    self.update_window(window, Forgotten::Nothing)?;
+                    self.map_window(window)?;
                     filled = Some(window);
                 }
                 window += WINDOW_SIZE;
             }
         }
-        let stack = plan.rooms.stack_high.0 - WINDOW_SIZE;
-        self.update_window(stack, Forgotten::Nothing)?;
         Ok(())
     }
+}
+
+/// The guest's address space before its first instruction: the image and the stack.
+fn address_space(plan: &Plan) -> Result<AddressSpace, Refused> {
+    let rooms = plan.rooms;
+    let mut space = AddressSpace::new(rooms, plan.memory);
+    space.pin_tables(rooms.monitor.0, rooms.monitor.0 + PAGE_SIZE);
+    for mapping in &plan.mappings {
+        let backing = match mapping.sharing {
+            Sharing::Shared => {
+                space.pin_tables(mapping.address.0, mapping.end());
+                space::Backing::Shared {
+                    physical: mapping.physical,
+                }
+            }
+            Sharing::Private => space::Backing::Private,
+        };
+        let area = Area {
+            end: mapping.end(),
+            protection: mapping.protection,
+            backing,
+        };
+        space.map(mapping.address.0, area)?;
+    }
+    let stack = Area {
+        end: rooms.stack_high.0,
+        protection: plan.stack_protection(),
+        backing: space::Backing::Growing,
+    };
+    space.map(rooms.stack_low.0, stack)?;
+    Ok(space)
 }
 
 impl MemoryCounts {

@@ -7,6 +7,7 @@
 use pool_core::address::Protection;
 use pool_core::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 
+use super::frames::Backed;
 use super::space::{AddressSpace, Backing};
 
 /// Entry is valid.
@@ -29,39 +30,51 @@ pub const TABLE: u64 = PRESENT | WRITABLE | USER | 1 << 5;
 /// How a window is mapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WindowEntries {
+    /// Not at all: nothing in it is accessible.
+    Nothing,
     /// By one entry of 2 MiB.
     Large(u64),
     /// By a table of 4 KiB entries.
     Small(Box<[u64; PAGES_PER_WINDOW as usize]>),
 }
 
-/// The entries of the window at `window`, whose private pages lie in the RAM window at guest
-/// physical address `ram`.
-pub fn window_entries(space: &AddressSpace, window: u64, ram: Option<u64>) -> WindowEntries {
+/// The entries of the window at `window`, whose private pages lie where `backed` says.
+pub(super) fn window_entries(space: &AddressSpace, window: u64, backed: &Backed) -> WindowEntries {
     let end = window + WINDOW_SIZE;
     if let Some((at, area)) = space.find(window)
         && area.end >= end
         && area.accessible()
-        && let Some(physical) = physical_of(area.backing, at, window, window, ram)
+        && let Some(physical) = whole_window(area.backing, at, window, backed)
         && physical.is_multiple_of(WINDOW_SIZE)
     {
         return WindowEntries::Large(physical | LARGE | flags(area.protection));
     }
-    let mut entries = Box::new([0; PAGES_PER_WINDOW as usize]);
+    let page = |address: u64| (address - window) / PAGE_SIZE;
+    let mut entries = None;
     for (at, area) in space.over(window, end) {
-        if !area.accessible() {
+        if !area.accessible() || matches!(area.backing, Backing::Growing) {
             continue;
         }
+        let entries = entries.get_or_insert_with(|| Box::new([0; PAGES_PER_WINDOW as usize]));
         let flags = flags(area.protection);
-        let mut page = at.max(window);
-        while page < area.end.min(end) {
-            if let Some(physical) = physical_of(area.backing, at, window, page, ram) {
-                entries[((page - window) / PAGE_SIZE) as usize] = physical | flags;
+        let (from, to) = (at.max(window), area.end.min(end));
+        let mut put = |page: u64, physical: u64, count: u64| {
+            for nth in 0..count {
+                entries[(page + nth) as usize] = (physical + nth * PAGE_SIZE) | flags;
             }
-            page += PAGE_SIZE;
+        };
+        match area.backing {
+            Backing::Shared { physical } => {
+                put(page(from), physical + (from - at), (to - from) / PAGE_SIZE);
+            }
+            _ => {
+                for run in backed.runs(page(from) as u16, page(to) as u16) {
+                    put(run.page.into(), run.physical(), run.count.into());
+                }
+            }
         }
     }
-    WindowEntries::Small(entries)
+    entries.map_or(WindowEntries::Nothing, WindowEntries::Small)
 }
 
 /// True when a processor that remembers `old` could do with it what `new` forbids, or reach
@@ -76,10 +89,12 @@ pub fn is_stale(old: u64, new: u64) -> bool {
             || (old & NO_EXECUTE == 0 && new & NO_EXECUTE != 0))
 }
 
-fn physical_of(backing: Backing, at: u64, window: u64, page: u64, ram: Option<u64>) -> Option<u64> {
+/// Where the window begins in guest physical memory, if it lies there in one piece.
+fn whole_window(backing: Backing, at: u64, window: u64, backed: &Backed) -> Option<u64> {
     match backing {
-        Backing::Shared { physical } => Some(physical + (page - at)),
-        Backing::Private => ram.map(|ram| ram + (page - window)),
+        Backing::Shared { physical } => Some(physical + (window - at)),
+        Backing::Private => backed.window(),
+        Backing::Reserved | Backing::Growing => None,
     }
 }
 
@@ -99,6 +114,7 @@ mod tests {
     use pool_core::GuestAddress;
 
     use super::*;
+    use crate::memory::frames::Run;
     use crate::memory::space::Area;
     use crate::plan::Rooms;
 
@@ -106,25 +122,60 @@ mod tests {
 
     fn space(areas: &[(u64, u64, Protection, Backing)]) -> AddressSpace {
         let far = GuestAddress(1 << 40);
-        let mut space = AddressSpace::new(Rooms {
+        let rooms = Rooms {
             monitor: far,
             stack_low: far,
             stack_high: far,
             heap: far,
             mmap_top: far,
-        });
+        };
+        let mut space = AddressSpace::new(rooms, u64::MAX);
         for &(start, end, protection, backing) in areas {
             let (start, end) = (WINDOW + start, WINDOW + end);
-            space.map(
-                start,
-                Area {
-                    end,
-                    protection,
-                    backing,
-                },
-            );
+            let area = Area {
+                end,
+                protection,
+                backing,
+            };
+            space.map(start, area).unwrap();
         }
         space
+    }
+
+    fn ram(ram: u64) -> Backed {
+        Backed::Window {
+            ram,
+            image: false,
+            huge: false,
+        }
+    }
+
+    #[test]
+    fn pages_lie_where_their_frames_do_and_nothing_takes_no_table() {
+        let private = Backing::Private;
+        let space = space(&[
+            (0x2000, 0x5000, Protection::READ_WRITE, private),
+            (0x8000, 0x9000, Protection::READ_WRITE, Backing::Growing),
+        ]);
+        let run = |page, count, frame| Run { page, count, frame };
+        let backed = Backed::Pages(vec![run(2, 1, 0x777), run(3, 2, 0x555)]);
+        let WindowEntries::Small(entries) = window_entries(&space, WINDOW, &backed) else {
+            panic!("pages take an entry each")
+        };
+        let flags = PRESENT | USER | USED | NO_EXECUTE | WRITABLE;
+        let expected = [
+            0,
+            0,
+            0x77_7000 | flags,
+            0x55_5000 | flags,
+            0x55_6000 | flags,
+            0,
+        ];
+        assert_eq!(entries[..6], expected);
+        assert_eq!(entries[8], 0, "a stack that was not reached has no entries");
+        let next = WINDOW + WINDOW_SIZE;
+        let nothing = window_entries(&space, next, &Backed::Nothing);
+        assert_eq!(nothing, WindowEntries::Nothing);
     }
 
     #[test]
@@ -133,13 +184,13 @@ mod tests {
         let whole = space(&[(0, WINDOW_SIZE, Protection::READ_EXECUTE, shared)]);
         let expected = 1 << 36 | LARGE | PRESENT | USER | USED;
         assert_eq!(
-            window_entries(&whole, WINDOW, None),
+            window_entries(&whole, WINDOW, &Backed::Nothing),
             WindowEntries::Large(expected)
         );
         let whole = space(&[(0, WINDOW_SIZE, Protection::READ_WRITE, Backing::Private)]);
         let expected = 0x60_0000 | LARGE | PRESENT | USER | USED | WRITABLE | NO_EXECUTE;
         assert_eq!(
-            window_entries(&whole, WINDOW, Some(0x60_0000)),
+            window_entries(&whole, WINDOW, &ram(0x60_0000)),
             WindowEntries::Large(expected)
         );
     }
@@ -148,7 +199,7 @@ mod tests {
     fn shared_pages_at_an_odd_place_take_small_entries() {
         let shared = Backing::Shared { physical: 0x1000 };
         let odd = space(&[(0, WINDOW_SIZE, Protection::READ, shared)]);
-        let WindowEntries::Small(entries) = window_entries(&odd, WINDOW, None) else {
+        let WindowEntries::Small(entries) = window_entries(&odd, WINDOW, &Backed::Nothing) else {
             panic!("an entry of 2 MiB cannot map this")
         };
         assert_eq!(entries[511], 0x20_0000 | PRESENT | USER | USED | NO_EXECUTE);
@@ -167,7 +218,7 @@ mod tests {
             (0x3000, 0x4000, nothing, Backing::Private),
             (0x4000, 0x5000, Protection::READ_WRITE, Backing::Private),
         ]);
-        let WindowEntries::Small(entries) = window_entries(&mixed, WINDOW, Some(0x20_0000)) else {
+        let WindowEntries::Small(entries) = window_entries(&mixed, WINDOW, &ram(0x20_0000)) else {
             panic!("a mixed window has no single entry")
         };
         let read_only = PRESENT | USER | USED | NO_EXECUTE;

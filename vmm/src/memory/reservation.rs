@@ -98,6 +98,11 @@ impl Reservation {
         self.advise(offset, length, libc::MADV_HUGEPAGE)
     }
 
+    /// Asks for single pages behind `length` bytes at `offset`.
+    pub fn advise_small(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.advise(offset, length, libc::MADV_NOHUGEPAGE)
+    }
+
     /// Gives private changes back: anonymous memory reads as zeros again, a private overlay as
     /// its segment.
     pub fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
@@ -161,7 +166,7 @@ impl Reservation {
 
     fn advise(&self, offset: u64, length: u64, advice: i32) -> io::Result<()> {
         self.check(offset, length)?;
-        // SAFETY: the range lies in this reservation; the two kinds of advice used change only
+        // SAFETY: the range lies in this reservation; the kinds of advice used change only
         // what stands behind the guest's own memory.
         let result = unsafe {
             libc::madvise(

@@ -1,16 +1,24 @@
-//! The guest's virtual address space as a list of areas. Pure bookkeeping: what is mapped where,
-//! with which protection; page tables and host memory follow from it.
+//! The guest's virtual address space: areas that never overlap, and what they are charged. Pure
+//! bookkeeping: what is mapped where, with which protection; page tables and host memory follow
+//! from it.
+//!
+//! Every change goes through [`AddressSpace::replace`], which checks the limits first and changes
+//! nothing when one is reached.
 
 use std::collections::BTreeMap;
 
 use pool_core::address::{Protection, USER_ADDRESS_END};
 use pool_core::{PAGE_SIZE, WINDOW_SIZE};
+use thiserror::Error;
 
-use crate::plan::Rooms;
+use super::charge::Charges;
+use crate::plan::{Rooms, STACK_PIECE};
 
 /// Addresses below this are never given out, so that a null pointer faults (as Linux's
 /// `vm.mmap_min_addr`).
 const LOWEST: u64 = 0x1_0000;
+/// Most areas, as Linux's `vm.max_map_count`.
+pub const MAX_AREAS: usize = 65_530;
 
 /// What stands behind an area.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +28,12 @@ pub enum Backing {
         /// Guest physical address of the area's first byte.
         physical: u64,
     },
-    /// The guest's own RAM, in the window that the area's window owns.
+    /// The guest's own RAM, charged whether it is accessible at present or not.
     Private,
+    /// Nothing: inaccessible, not charged, private as soon as the guest makes it accessible.
+    Reserved,
+    /// Nothing yet: becomes private and charged piece by piece when it is touched (the stack).
+    Growing,
 }
 
 /// A run of pages with one protection.
@@ -31,17 +43,59 @@ pub struct Area {
     pub end: u64,
     /// What the guest may do; nothing at all for a reservation (`PROT_NONE`).
     pub protection: Protection,
-    /// Shared or private.
+    /// What stands behind it.
     pub backing: Backing,
 }
 
+/// Why an address space stays as it is.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Refused {
+    /// It would be charged more than its limit.
+    #[error("the guest's memory limit of {0} KiB is reached: raise --memory")]
+    Limit(u64),
+    /// It would have more than [`MAX_AREAS`].
+    #[error("the guest has {MAX_AREAS} separate memory areas, the most there may be")]
+    Areas,
+}
+
+/// Why a protection is not changed.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum ProtectError {
+    /// A page is not mapped.
+    #[error("a page of the range is not mapped")]
+    Hole,
+    /// A shared page would become writable.
+    #[error("shared pages are never writable")]
+    Shared,
+    /// A limit.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+}
+
 impl Area {
+    /// Anonymous memory up to `end`: a reservation if nothing may be done there.
+    pub fn anonymous(end: u64, protection: Protection) -> Self {
+        let area = Self {
+            end,
+            protection,
+            backing: Backing::Private,
+        };
+        if area.accessible() {
+            area
+        } else {
+            Self {
+                backing: Backing::Reserved,
+                ..area
+            }
+        }
+    }
+
     fn without_first(self, bytes: u64) -> Self {
         let backing = match self.backing {
             Backing::Shared { physical } => Backing::Shared {
                 physical: physical + bytes,
             },
-            Backing::Private => Backing::Private,
+            other => other,
         };
         Self { backing, ..self }
     }
@@ -55,23 +109,36 @@ impl Area {
         } = self.protection;
         read || write || execute
     }
+
+    fn with_protection(self, protection: Protection) -> Self {
+        let area = Self { protection, ..self };
+        match area.backing {
+            Backing::Reserved => Self::anonymous(area.end, protection),
+            _ => area,
+        }
+    }
 }
 
-/// All areas of a guest, by start address; they never overlap.
+/// All areas of a guest, by start address.
 #[derive(Clone, Debug)]
 pub struct AddressSpace {
     areas: BTreeMap<u64, Area>,
+    charges: Charges,
     rooms: Rooms,
+    /// Bytes that may be charged.
+    limit: u64,
     /// Current end of the heap.
     heap_end: u64,
 }
 
 impl AddressSpace {
-    /// An empty address space.
-    pub fn new(rooms: Rooms) -> Self {
+    /// An empty address space that may be charged `limit` bytes.
+    pub fn new(rooms: Rooms, limit: u64) -> Self {
         Self {
             areas: BTreeMap::new(),
+            charges: Charges::default(),
             rooms,
+            limit,
             heap_end: rooms.heap.0,
         }
     }
@@ -79,6 +146,16 @@ impl AddressSpace {
     /// Stack, heap and monitor.
     pub fn rooms(&self) -> &Rooms {
         &self.rooms
+    }
+
+    /// What the guest is charged.
+    pub fn charges(&self) -> &Charges {
+        &self.charges
+    }
+
+    /// Bytes that may be charged.
+    pub fn limit(&self) -> u64 {
+        self.limit
     }
 
     /// Current end of the heap (`brk`).
@@ -91,44 +168,69 @@ impl AddressSpace {
         self.heap_end = end;
     }
 
+    /// Notes that the windows of `start..end` have page tables whatever the guest does there.
+    pub fn pin_tables(&mut self, start: u64, end: u64) {
+        self.charges.pin(start, end);
+    }
+
     /// Puts an area at `start`, in place of whatever was there.
-    pub fn map(&mut self, start: u64, area: Area) {
-        self.unmap(start, area.end);
-        self.areas.insert(start, area);
-        self.join(start, area.end);
+    pub fn map(&mut self, start: u64, area: Area) -> Result<(), Refused> {
+        self.map_beyond(start, area, 0)
     }
 
-    /// Removes whatever is mapped in `start..end`.
-    pub fn unmap(&mut self, start: u64, end: u64) {
-        self.split(start);
-        self.split(end);
-        let doomed: Vec<u64> = self.areas.range(start..end).map(|(&at, _)| at).collect();
-        for at in doomed {
-            self.areas.remove(&at);
-        }
+    /// As [`Self::map`], `allowance` bytes beyond the limit: the caller is about to unmap as much.
+    pub fn map_beyond(&mut self, start: u64, area: Area, allowance: u64) -> Result<(), Refused> {
+        self.replace(start, area.end, &[(start, area)], allowance)
     }
 
-    /// Changes the protection of `start..end`; false (and nothing is changed) when a page of it is
-    /// not mapped or a shared page would become writable.
-    pub fn protect(&mut self, start: u64, end: u64, protection: Protection) -> bool {
+    /// Removes whatever is mapped in `start..end`. Cutting areas in two can be refused.
+    pub fn unmap(&mut self, start: u64, end: u64) -> Result<(), Refused> {
+        self.replace(start, end, &[], 0)
+    }
+
+    /// Changes the protection of `start..end`, or nothing.
+    pub fn protect(
+        &mut self,
+        start: u64,
+        end: u64,
+        protection: Protection,
+    ) -> Result<(), ProtectError> {
+        let mut pieces = self.clipped(start, end);
         let mut next = start;
-        for (at, area) in self.over(start, end) {
-            let forbidden = protection.write && matches!(area.backing, Backing::Shared { .. });
-            if at > next || forbidden {
-                return false;
+        for (at, area) in &mut pieces {
+            if *at > next {
+                return Err(ProtectError::Hole);
+            }
+            if protection.write && matches!(area.backing, Backing::Shared { .. }) {
+                return Err(ProtectError::Shared);
             }
             next = area.end;
+            *area = area.with_protection(protection);
         }
         if next < end {
-            return false;
+            return Err(ProtectError::Hole);
         }
-        self.split(start);
-        self.split(end);
-        for (_, area) in self.areas.range_mut(start..end) {
-            area.protection = protection;
+        Ok(self.replace(start, end, &pieces, 0)?)
+    }
+
+    /// Makes the piece of a growing area that holds `address` private; its start and end. `None`
+    /// when `address` is in no such area.
+    pub fn grow(&mut self, address: u64) -> Result<Option<(u64, u64)>, Refused> {
+        let Some((at, area)) = self.find(address) else {
+            return Ok(None);
+        };
+        if area.backing != Backing::Growing {
+            return Ok(None);
         }
-        self.join(start, end);
-        true
+        let start = (address & !(STACK_PIECE - 1)).max(at);
+        let end = ((address & !(STACK_PIECE - 1)) + STACK_PIECE).min(area.end);
+        let piece = Area {
+            end,
+            backing: Backing::Private,
+            ..area
+        };
+        self.map(start, piece)?;
+        Ok(Some((start, end)))
     }
 
     /// The area that holds `address`, with its start.
@@ -141,8 +243,33 @@ impl AddressSpace {
     pub fn over(&self, start: u64, end: u64) -> impl Iterator<Item = (u64, Area)> + '_ {
         let first = self.find(start).map_or(start, |(at, _)| at);
         self.areas
-            .range(first..end.max(first))
+            .range(first..)
+            .take_while(move |&(&at, _)| at < end)
             .map(|(&at, area)| (at, *area))
+    }
+
+    /// The same, cut at `start` and `end`.
+    fn clipped(&self, start: u64, end: u64) -> Vec<(u64, Area)> {
+        self.over(start, end)
+            .map(|(at, area)| {
+                let from = at.max(start);
+                let mut area = area.without_first(from - at);
+                area.end = area.end.min(end);
+                (from, area)
+            })
+            .collect()
+    }
+
+    /// True when a page of `start..end` is not mapped.
+    pub fn has_hole(&self, start: u64, end: u64) -> bool {
+        let mut next = start;
+        for (at, area) in self.over(start, end) {
+            if at > next {
+                return true;
+            }
+            next = area.end;
+        }
+        next < end
     }
 
     /// True when nothing is mapped in `start..end`, and it lies where guests may map.
@@ -182,41 +309,103 @@ impl AddressSpace {
 
     fn find_gap_above(&self, length: u64) -> Option<u64> {
         let mut start = self.rooms.stack_high.0 + WINDOW_SIZE;
-        for (&at, area) in self.areas.range(start..) {
-            if at - start >= length {
+        for (at, area) in self.over(start, USER_ADDRESS_END) {
+            if at.saturating_sub(start) >= length {
                 break;
             }
-            start = area.end.checked_next_multiple_of(WINDOW_SIZE)?;
+            start = start.max(area.end.checked_next_multiple_of(WINDOW_SIZE)?);
         }
         let end = start.checked_add(length)?;
         (end <= USER_ADDRESS_END).then_some(start)
     }
 
-    /// Bytes of private memory that the guest may touch, the stack apart: that is a reservation of
-    /// which programs use little.
-    pub fn private_bytes(&self) -> u64 {
-        let stack = self.rooms.stack_low.0..self.rooms.stack_high.0;
-        self.areas
-            .iter()
-            .filter(|(at, area)| {
-                area.backing == Backing::Private && area.accessible() && !stack.contains(at)
-            })
-            .map(|(at, area)| area.end - at)
-            .sum()
+    /// Puts `new`, which lies in `start..end`, in place of what is there, unless a limit is reached.
+    fn replace(
+        &mut self,
+        start: u64,
+        end: u64,
+        new: &[(u64, Area)],
+        allowance: u64,
+    ) -> Result<(), Refused> {
+        if start >= end {
+            return Ok(());
+        }
+        let old = self.clipped(start, end);
+        self.check_count(start, end, &old, new)?;
+        self.charge(&old, new, allowance)?;
+        self.split(start);
+        self.split(end);
+        for (at, _) in old {
+            self.areas.remove(&at);
+        }
+        self.areas.extend(new.iter().copied());
+        self.join(start, end);
+        Ok(())
+    }
+
+    /// Before areas join, as in Linux.
+    fn check_count(
+        &self,
+        start: u64,
+        end: u64,
+        old: &[(u64, Area)],
+        new: &[(u64, Area)],
+    ) -> Result<(), Refused> {
+        let before = self.areas.len();
+        let cuts = |address| self.find(address).is_some_and(|(at, _)| at < address);
+        let after =
+            before + usize::from(cuts(start)) + usize::from(cuts(end)) + new.len() - old.len();
+        if after > MAX_AREAS && after > before {
+            return Err(Refused::Areas);
+        }
+        Ok(())
+    }
+
+    fn charge(
+        &mut self,
+        old: &[(u64, Area)],
+        new: &[(u64, Area)],
+        allowance: u64,
+    ) -> Result<(), Refused> {
+        let refused = Refused::Limit(self.limit >> 10);
+        let most = self.limit.saturating_add(allowance);
+        let (less, more) = (bytes(old), bytes(new));
+        // First by the sum: what is far too much must not be gone through window by window.
+        if more > less && self.charges.page_bytes() - less + more > most {
+            return Err(refused);
+        }
+        let before = self.charges.bytes();
+        self.move_charges(old, new);
+        let after = self.charges.bytes();
+        if after > before && after > most {
+            self.move_charges(new, old);
+            return Err(refused);
+        }
+        Ok(())
+    }
+
+    fn move_charges(&mut self, from: &[(u64, Area)], to: &[(u64, Area)]) {
+        for (at, area) in charged(from) {
+            self.charges.remove(at, area.end);
+        }
+        for (at, area) in charged(to) {
+            self.charges.add(at, area.end);
+        }
     }
 
     /// Joins areas that became alike in `start..end` and at its two ends.
     fn join(&mut self, start: u64, end: u64) {
         let before = self.areas.range(..start).next_back();
-        let mut at = before.map_or(start, |(&at, _)| at);
-        loop {
-            // Never an empty range: `BTreeMap::range` does not take one backwards.
-            let mut after = self.areas.range(at + 1..=end.max(at + 1));
-            let Some((next, area)) = after.next().map(|(&next, &area)| (next, area)) else {
+        let Some((&first, _)) = before.or_else(|| self.areas.range(start..).next()) else {
+            return;
+        };
+        let mut at = first;
+        while at < end {
+            let Some((&next, &area)) = self.areas.range(at + 1..).next() else {
                 return;
             };
             match self.areas.get_mut(&at) {
-                Some(previous) if previous.end == next && joins(at, previous, &area) => {
+                Some(previous) if joins(at, previous, next, &area) => {
                     previous.end = area.end;
                     self.areas.remove(&next);
                 }
@@ -239,108 +428,21 @@ impl AddressSpace {
     }
 }
 
-fn joins(at: u64, before: &Area, after: &Area) -> bool {
-    before.protection == after.protection
-        && before.without_first(before.end - at).backing == after.backing
+fn charged(areas: &[(u64, Area)]) -> impl Iterator<Item = (u64, Area)> + '_ {
+    let private = |(_, area): &&(u64, Area)| area.backing == Backing::Private;
+    areas.iter().filter(private).copied()
+}
+
+/// Bytes of `areas` that are charged.
+fn bytes(areas: &[(u64, Area)]) -> u64 {
+    charged(areas).map(|(at, area)| area.end - at).sum()
+}
+
+fn joins(at: u64, before: &Area, next: u64, after: &Area) -> bool {
+    before.end == next
+        && before.protection == after.protection
+        && before.without_first(next - at).backing == after.backing
 }
 
 #[cfg(test)]
-mod tests {
-    use pool_core::GuestAddress;
-
-    use super::*;
-
-    fn space() -> AddressSpace {
-        AddressSpace::new(Rooms {
-            monitor: GuestAddress(0x3f40_0000),
-            stack_low: GuestAddress(0x3f80_0000),
-            stack_high: GuestAddress(0x4000_0000),
-            heap: GuestAddress(0x50_0000),
-            mmap_top: GuestAddress(0x3f20_0000),
-        })
-    }
-
-    fn private(end: u64, protection: Protection) -> Area {
-        Area {
-            end,
-            protection,
-            backing: Backing::Private,
-        }
-    }
-
-    fn list(space: &AddressSpace) -> Vec<(u64, u64, String)> {
-        space
-            .over(0, u64::MAX)
-            .map(|(at, area)| (at, area.end, area.protection.to_string()))
-            .collect()
-    }
-
-    #[test]
-    fn neighbours_join_and_holes_split() {
-        let mut space = space();
-        space.map(0x50_0000, private(0x50_2000, Protection::READ_WRITE));
-        space.map(0x50_2000, private(0x50_4000, Protection::READ_WRITE));
-        assert_eq!(list(&space), [(0x50_0000, 0x50_4000, "rw-".into())]);
-        space.unmap(0x50_1000, 0x50_2000);
-        assert_eq!(
-            list(&space),
-            [
-                (0x50_0000, 0x50_1000, "rw-".into()),
-                (0x50_2000, 0x50_4000, "rw-".into())
-            ]
-        );
-        assert_eq!(space.private_bytes(), 0x3000);
-    }
-
-    #[test]
-    fn protection_changes_whole_ranges_or_nothing() {
-        let mut space = space();
-        space.map(0x50_0000, private(0x50_4000, Protection::READ_WRITE));
-        assert!(space.protect(0x50_1000, 0x50_2000, Protection::READ));
-        assert_eq!(list(&space).len(), 3);
-        assert!(!space.protect(0x50_3000, 0x50_5000, Protection::READ));
-        assert!(!space.protect(0x4f_f000, 0x50_1000, Protection::READ));
-        assert_eq!(list(&space).len(), 3);
-        assert!(space.protect(0x50_1000, 0x50_2000, Protection::READ_WRITE));
-        assert_eq!(list(&space), [(0x50_0000, 0x50_4000, "rw-".into())]);
-    }
-
-    #[test]
-    fn shared_pages_never_become_writable_and_keep_their_place() {
-        let mut space = space();
-        let shared = Area {
-            end: 0x40_4000,
-            protection: Protection::READ_EXECUTE,
-            backing: Backing::Shared { physical: 0x9000 },
-        };
-        space.map(0x40_0000, shared);
-        assert!(!space.protect(0x40_0000, 0x40_1000, Protection::READ_WRITE));
-        space.unmap(0x40_1000, 0x40_2000);
-        let (_, tail) = space.find(0x40_3000).unwrap();
-        assert_eq!(tail.backing, Backing::Shared { physical: 0xb000 });
-    }
-
-    #[test]
-    fn gaps_are_found_below_the_stack_first() {
-        let mut space = space();
-        assert_eq!(space.find_gap(0x3000), Some(0x3f1f_d000));
-        space.map(0x3f1f_d000, private(0x3f20_0000, Protection::READ_WRITE));
-        assert_eq!(space.find_gap(0x1000), Some(0x3f1f_c000));
-        assert_eq!(space.find_gap(WINDOW_SIZE), Some(0x3ee0_0000));
-        assert_eq!(space.find_gap(1 << 30), Some(0x4020_0000));
-        assert_eq!(space.find_gap(1 << 47), None);
-        space.map(0x3f1f_0000, private(0x3f1f_b000, Protection::READ_WRITE));
-        assert_eq!(space.find_gap(0x2000), Some(0x3f1f_b000));
-        assert_eq!(space.find_gap(0x3000), Some(0x3f1e_d000));
-    }
-
-    #[test]
-    fn the_monitor_and_page_zero_are_never_free() {
-        let space = space();
-        assert!(!space.is_free(0, 0x2000));
-        assert!(!space.is_free(0x3f40_0000, 0x3f40_1000));
-        assert!(!space.is_free(0x3f3f_f000, 0x3f40_1000));
-        assert!(space.is_free(0x3f3f_f000, 0x3f40_0000));
-        assert!(!space.is_free(USER_ADDRESS_END - 0x1000, USER_ADDRESS_END + 0x1000));
-    }
-}
+mod tests;

@@ -7,12 +7,18 @@ use vm_memory::{MmapRegion, VolatileMemory};
 
 use super::paging::{FRAME, LARGE, PRESENT, TABLE, WindowEntries, is_stale};
 
-/// Page tables of one guest. Frames are handed out upwards and never taken back.
+/// Page tables of one guest: first in RAM window 0, then wherever RAM was given for them. They are
+/// taken back all at once ([`Tables::clear`]): a frame that changes its use alone would leave the
+/// kernel's shadow of it behind.
 #[derive(Debug)]
 pub(super) struct Tables {
     root: u64,
     next: u64,
-    end: u64,
+    /// Frames outside of RAM window 0, and how many of them are in use.
+    more: Vec<u64>,
+    more_used: usize,
+    /// The monitor's pages: guest virtual address and entry.
+    monitor: Vec<(u64, u64)>,
 }
 
 /// What writing a window's entries did.
@@ -20,9 +26,11 @@ pub(super) struct Tables {
 pub(super) struct Written {
     /// The window's table of 4 KiB entries.
     pub(super) table: Option<u64>,
+    /// Something is mapped there.
+    pub(super) mapped: bool,
     /// The processor may remember something that no longer holds.
     pub(super) stale: bool,
-    /// A window that was one entry is a table now, or the other way round.
+    /// A window that was one entry is a table now.
     pub(super) restructured: bool,
     /// 2 MiB entries written.
     pub(super) large: u64,
@@ -36,7 +44,9 @@ impl Tables {
         Self {
             root: first,
             next: first + PAGE_SIZE,
-            end: WINDOW_SIZE,
+            more: Vec::new(),
+            more_used: 0,
+            monitor: Vec::new(),
         }
     }
 
@@ -44,8 +54,27 @@ impl Tables {
         self.root
     }
 
+    /// Pages in use, the top-level table among them.
     pub(super) fn pages(&self) -> u64 {
-        (self.next - self.root) / PAGE_SIZE
+        (self.next - self.root) / PAGE_SIZE + self.more_used as u64
+    }
+
+    /// Pages that can still be used.
+    pub(super) fn left(&self) -> u64 {
+        (WINDOW_SIZE - self.next) / PAGE_SIZE + (self.more.len() - self.more_used) as u64
+    }
+
+    /// Gives one more page for tables, which reads as zeros.
+    pub(super) fn add(&mut self, frame: u64) {
+        self.more.push(frame);
+    }
+
+    /// Takes every page out of use, and those outside of RAM window 0 back. The caller clears
+    /// them all, the top-level table too, before [`Self::write_monitor`].
+    pub(super) fn clear(&mut self) -> Vec<u64> {
+        self.next = self.root + PAGE_SIZE;
+        self.more_used = 0;
+        std::mem::take(&mut self.more)
     }
 
     /// Writes the entries of the window at `window`. A window that once had a table keeps it.
@@ -56,13 +85,27 @@ impl Tables {
         table: Option<u64>,
         entries: WindowEntries,
     ) -> io::Result<Written> {
-        let directory = self.directory(ram, window)?;
-        let slot = directory + (window >> 21 & 511) * 8;
         let mut written = Written {
             table,
+            mapped: entries != WindowEntries::Nothing || table.is_some(),
             ..Written::default()
         };
+        if entries == WindowEntries::Nothing && table.is_none() {
+            // One entry of 2 MiB at most, and no table is needed to take it away.
+            if let Some(slot) = self.find_slot(ram, window)? {
+                written.stale = load(ram, slot)? & PRESENT != 0;
+                store(ram, slot, 0)?;
+            }
+            return Ok(written);
+        }
+        let directory = self.directory(ram, window)?;
+        let slot = directory + (window >> 21 & 511) * 8;
         match (entries, table) {
+            (WindowEntries::Nothing, table) => {
+                for page in (0..512).filter(|_| table.is_some()) {
+                    written.put(ram, table.unwrap_or_default() + page * 8, 0)?;
+                }
+            }
             (WindowEntries::Large(entry), None) => {
                 written.stale = is_stale(load(ram, slot)?, entry);
                 written.large = 1;
@@ -96,16 +139,38 @@ impl Tables {
         Ok(written)
     }
 
-    /// Writes one 4 KiB entry of the window at `window`, which is the monitor's.
-    pub(super) fn write_monitor_page(
+    /// Maps a monitor page at `address` by `entry`.
+    pub(super) fn map_monitor(
         &mut self,
         ram: &MmapRegion,
         address: u64,
         entry: u64,
     ) -> io::Result<()> {
-        let directory = self.directory(ram, address)?;
-        let table = self.next_level(ram, directory + (address >> 21 & 511) * 8)?;
-        store(ram, table + (address >> 12 & 511) * 8, entry)
+        self.monitor.push((address, entry));
+        self.write_monitor(ram)
+    }
+
+    /// Writes the entries of all monitor pages.
+    pub(super) fn write_monitor(&mut self, ram: &MmapRegion) -> io::Result<()> {
+        for (address, entry) in self.monitor.clone() {
+            let directory = self.directory(ram, address)?;
+            let table = self.next_level(ram, directory + (address >> 21 & 511) * 8)?;
+            store(ram, table + (address >> 12 & 511) * 8, entry)?;
+        }
+        Ok(())
+    }
+
+    /// The place of the 2 MiB entry that covers `address`, if there is a directory for it.
+    fn find_slot(&self, ram: &MmapRegion, address: u64) -> io::Result<Option<u64>> {
+        let mut table = self.root;
+        for shift in [39, 30] {
+            let entry = load(ram, table + (address >> shift & 511) * 8)?;
+            if entry & PRESENT == 0 {
+                return Ok(None);
+            }
+            table = entry & FRAME;
+        }
+        Ok(Some(table + (address >> 21 & 511) * 8))
     }
 
     /// The page directory that covers `address`.
@@ -125,13 +190,14 @@ impl Tables {
     }
 
     fn frame(&mut self) -> io::Result<u64> {
-        if self.next >= self.end {
-            return Err(io::Error::other(
-                "the guest uses more than 500 scattered 2 MiB windows: out of page tables",
-            ));
+        if self.next < WINDOW_SIZE {
+            let frame = self.next;
+            self.next += PAGE_SIZE;
+            return Ok(frame);
         }
-        let frame = self.next;
-        self.next += PAGE_SIZE;
+        let frame = self.more.get(self.more_used).copied();
+        let frame = frame.ok_or_else(|| io::Error::other("no page is left for page tables"))?;
+        self.more_used += 1;
         Ok(frame)
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
 /// Most runs that one call moves (the kernel's `UIO_MAXIOV`).
-const MAX_RUNS: usize = 1024;
+pub const MAX_RUNS: usize = 1024;
 
 /// Where in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +112,22 @@ pub(crate) fn record_lock(
     // alignment 8; the kernel copies byte by byte and does not need the alignment.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), command, lock.as_mut_ptr()) };
     result_of(result)
+}
+
+/// May this process access what `file` stands for, an `O_PATH` descriptor too, as `mode` (`R_OK`
+/// and others) says? `accessat` of rustix has no way to ask this of a descriptor.
+pub(crate) fn access(file: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    // SAFETY: the path is an empty C string that lives for ever; the kernel only reads it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_faccessat2,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            mode,
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    result_of(result as libc::c_int)
 }
 
 /// Directory entries of `directory` in their ABI form; the number of bytes filled.

@@ -26,10 +26,8 @@ use std::collections::BTreeMap;
 use pool_core::address::Protection;
 use pool_core::description::{Description, ProgramHeaders};
 use pool_core::image_map::ImageMap;
-use pool_core::{GuestAddress, PAGE_SIZE, SegmentId, WINDOW_SIZE};
+use pool_core::{GuestAddress, SegmentId, WINDOW_SIZE};
 use thiserror::Error;
-
-use crate::memory::space::{AddressSpace, Area, Backing};
 
 /// First guest physical address of shared pages; RAM begins at zero and stays below.
 pub const SHARED_BASE: u64 = 1 << 36;
@@ -37,6 +35,8 @@ pub const SHARED_BASE: u64 = 1 << 36;
 pub const MAX_MEMORY: u64 = 16 << 30;
 /// Room for the stack; pages are taken as they are touched.
 pub const STACK_SIZE: u64 = 8 << 20;
+/// The stack is charged in pieces of this size, as it is reached; the first at the start.
+pub const STACK_PIECE: u64 = 256 << 10;
 
 /// Why an image cannot be planned.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub enum PlanError {
          {granted} KiB: raise --memory"
     )]
     NeedsMemory {
-        /// KiB of data, bss and first stack page.
+        /// KiB of data, bss and first piece of stack.
         needed: u64,
         /// KiB granted.
         granted: u64,
@@ -166,6 +166,8 @@ pub struct Plan {
     pub entry: GuestAddress,
     /// For `AT_PHDR`.
     pub program_headers: Option<ProgramHeaders>,
+    /// The guest may execute its stack.
+    pub stack_executable: bool,
 }
 
 impl Plan {
@@ -179,7 +181,7 @@ impl Plan {
         if shared_length > SHARED_BASE {
             return Err(PlanError::TooLarge(shared_length));
         }
-        let private_windows = place_private(&mut pieces, rooms);
+        let private_windows = place_private(&mut pieces);
         let plan = Self {
             mappings: merge(pieces),
             image_ranges: image_ranges(description),
@@ -189,6 +191,7 @@ impl Plan {
             rooms,
             entry: description.entry,
             program_headers: description.program_headers,
+            stack_executable: description.executable_stack,
         };
         plan.check_memory()?;
         Ok(plan)
@@ -206,34 +209,12 @@ impl Plan {
         needed
     }
 
-    /// The guest's address space before its first instruction: the image and the stack.
-    pub fn address_space(&self) -> AddressSpace {
-        let mut space = AddressSpace::new(self.rooms);
-        for mapping in &self.mappings {
-            let backing = match mapping.sharing {
-                Sharing::Shared => Backing::Shared {
-                    physical: mapping.physical,
-                },
-                Sharing::Private => Backing::Private,
-            };
-            space.map(
-                mapping.address.0,
-                Area {
-                    end: mapping.end(),
-                    protection: mapping.protection,
-                    backing,
-                },
-            );
+    /// What the guest may do with its stack.
+    pub fn stack_protection(&self) -> Protection {
+        Protection {
+            execute: self.stack_executable,
+            ..Protection::READ_WRITE
         }
-        space.map(
-            self.rooms.stack_low.0,
-            Area {
-                end: self.rooms.stack_high.0,
-                protection: Protection::READ_WRITE,
-                backing: Backing::Private,
-            },
-        );
-        space
     }
 
     /// The parts of `mapping` that the image itself fills: all of it, unless it is a window
@@ -250,7 +231,7 @@ impl Plan {
     fn check_memory(&self) -> Result<(), PlanError> {
         let private = |mapping: &&Mapping| mapping.sharing == Sharing::Private;
         let image: u64 = self.mappings.iter().filter(private).map(|m| m.length).sum();
-        let needed = image + PAGE_SIZE;
+        let needed = image + STACK_PIECE;
         if needed > self.memory {
             return Err(PlanError::NeedsMemory {
                 needed: needed >> 10,
@@ -275,8 +256,8 @@ fn place_shared(pieces: &mut [Mapping]) -> u64 {
     next - SHARED_BASE
 }
 
-/// Gives each window with private pieces its window of RAM, the top of the stack included.
-fn place_private(pieces: &mut [Mapping], rooms: Rooms) -> Vec<GuestAddress> {
+/// Gives each window with private pieces its window of RAM.
+fn place_private(pieces: &mut [Mapping]) -> Vec<GuestAddress> {
     let mut owners: Vec<GuestAddress> = Vec::new();
     for piece in pieces.iter_mut().filter(|p| p.sharing == Sharing::Private) {
         let window = piece.address.window();
@@ -286,7 +267,6 @@ fn place_private(pieces: &mut [Mapping], rooms: Rooms) -> Vec<GuestAddress> {
         let ram_window = owners.len() as u64;
         piece.physical = ram_window * WINDOW_SIZE + (piece.address.0 - window.0);
     }
-    owners.push(GuestAddress(rooms.stack_high.0 - 1).window());
     owners
 }
 

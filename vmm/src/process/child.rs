@@ -12,8 +12,8 @@ use crate::linux::start::Stack;
 use crate::memory::Backing;
 use crate::plan::{Content, Mapping, Plan, Sharing};
 use crate::pool::Segments;
-use crate::report::Stamp;
 use crate::sandbox::Confinement;
+use crate::stamp::Stamp;
 
 /// Everything the child needs from its parent.
 pub(super) struct Guest<'a> {
@@ -98,8 +98,8 @@ fn map_all(guest: &Guest<'_>) -> Result<(), String> {
     }
     let rooms = guest.plan.rooms;
     let length = rooms.stack_high.0 - rooms.stack_low.0;
-    let writable = libc::PROT_READ | libc::PROT_WRITE;
-    system::map_at(rooms.stack_low.0, length, writable, Behind::Nothing)
+    let protection = bits(guest.plan.stack_protection());
+    system::map_at(rooms.stack_low.0, length, protection, Behind::Nothing)
         .map_err(|error| format!("mapping the stack: {error}"))?;
     let stack = guest.stack;
     // SAFETY: the stack was just mapped, and its bytes end where it ends.

@@ -36,8 +36,9 @@ use crate::linux::start::{Start, StartError};
 use crate::memory::{Backing, MemoryCounts};
 use crate::plan::{Content, Plan};
 use crate::pool::Segments;
-use crate::report::{HostUsage, Stamp};
+use crate::report::HostUsage;
 use crate::sandbox::Confinement;
+use crate::stamp::Stamp;
 
 /// Why a guest cannot be run as a process.
 #[derive(Debug, Error)]

@@ -118,12 +118,20 @@ impl TestPool {
                 load_bias: bias,
                 entry: GuestAddress(elf.header.e_entry + bias),
                 program_headers: headers,
+                executable_stack: executable_stack(&elf),
                 libraries: vec![],
                 ranges,
             },
             objects,
         }
     }
+}
+
+fn executable_stack(elf: &Elf<'_>) -> bool {
+    let mut headers = elf.program_headers.iter().rev();
+    headers
+        .find(|header| header.p_type == program_header::PT_GNU_STACK)
+        .is_some_and(goblin::elf::ProgramHeader::is_executable)
 }
 
 struct Page {

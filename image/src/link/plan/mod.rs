@@ -25,12 +25,11 @@ use pool_core::page::PAGE_SIZE;
 
 use super::args::Strip;
 use super::error::LinkError;
+use super::gathered::Gathered;
 use super::merge::Merged;
 use super::object::{Place, Symbol};
 use super::symbols::{Target, UnitTargets};
 use super::unit::{SymbolId, Unit};
-
-pub(super) use placing::gathered;
 
 /// Bytes of a stub: an indirect jump, padded.
 pub(super) const STUB_SIZE: u64 = 8;
@@ -54,18 +53,6 @@ pub(super) enum Part {
     Loose,
     /// Not in the image.
     Dropped,
-}
-
-/// What an image has one of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Gathered {
-    PreinitArray,
-    InitArray,
-    FiniArray,
-    /// `.init`: one function, in pieces.
-    InitCode,
-    /// `.fini`.
-    FiniCode,
 }
 
 /// The place of a section.

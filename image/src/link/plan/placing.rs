@@ -2,42 +2,19 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use goblin::elf::section_header::{SHT_FINI_ARRAY, SHT_INIT_ARRAY, SHT_NOTE, SHT_PREINIT_ARRAY};
+use goblin::elf::section_header::SHT_NOTE;
 use pool_core::page::PAGE_SIZE;
 
-use super::{Entry, Extent, Gathered, Part, Placement, Plan, STUB_SIZE};
+use super::{Entry, Extent, Part, Placement, Plan, STUB_SIZE};
 use crate::link::args::Strip;
 use crate::link::error::LinkError;
+use crate::link::gathered::gathered;
 use crate::link::merge::{self, MergeKey};
 use crate::link::object::{Binding, Place, Section};
 use crate::link::patch::Value;
 use crate::link::references::patches;
 use crate::link::symbols::{Target, UnitTargets, is_set_name};
 use crate::link::unit::{SymbolId, Unit, UnitKind};
-
-/// What the image gathers a section into, if it does.
-pub(in crate::link) fn gathered(section: &Section<'_>) -> Option<Gathered> {
-    if !section.is_loaded() {
-        return None;
-    }
-    let is_named = |name: &str| {
-        section
-            .name
-            .strip_prefix(name)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-    };
-    match section.kind {
-        SHT_PREINIT_ARRAY => Some(Gathered::PreinitArray),
-        SHT_INIT_ARRAY => Some(Gathered::InitArray),
-        SHT_FINI_ARRAY => Some(Gathered::FiniArray),
-        _ if is_named(".preinit_array") => Some(Gathered::PreinitArray),
-        _ if is_named(".init_array") || is_named(".ctors") => Some(Gathered::InitArray),
-        _ if is_named(".fini_array") || is_named(".dtors") => Some(Gathered::FiniArray),
-        _ if section.name == ".init" => Some(Gathered::InitCode),
-        _ if section.name == ".fini" => Some(Gathered::FiniCode),
-        _ => None,
-    }
-}
 
 /// Plans the unit whose index is `own`.
 pub(super) fn plan<'a>(

@@ -1,16 +1,17 @@
 //! Putting a store at a mount point, and taking it away.
 
+mod attach;
+mod table;
+
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
-use std::mem::ManuallyDrop;
 use std::num::NonZero;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use fuser::{BackgroundSession, Config, Session, SessionACL};
 use pool_store::format::SUPERBLOCK_FILE;
 use pool_store::{StoreError, StoreView};
 use rustix::mount::UnmountFlags;
@@ -20,10 +21,10 @@ use crate::contents::Contents;
 use crate::fs::PoolFs;
 use crate::options::{Access, Options};
 use crate::passthrough::{self, Decision};
+use attach::{Attachment, DEVICE, FUSERMOUNT};
 
-/// The filesystem's type as /proc/mounts shows it, without `fuse.` before it.
-pub const SUBTYPE: &str = "poolfs";
-const DEVICE: &str = "/dev/fuse";
+pub use attach::AttachError;
+
 /// Threads when the options say nothing: at most this many.
 const DEFAULT_THREADS: usize = 8;
 
@@ -52,11 +53,8 @@ pub enum MountError {
     #[error("there is no {DEVICE}: load the kernel's FUSE module (modprobe fuse)")]
     NoFuse,
     /// The kernel or fusermount3 refuses.
-    #[error(
-        "mounting at {0}: {1}; mount as root, or install fuse3 for its fusermount3 (and set \
-         user_allow_other in /etc/fuse.conf for allow_other)"
-    )]
-    Refused(PathBuf, io::Error),
+    #[error("mounting at {0}: {1}")]
+    Refused(PathBuf, AttachError),
     /// No thread.
     #[error("starting to serve {0}: {1}")]
     Start(PathBuf, io::Error),
@@ -71,22 +69,24 @@ pub enum MountError {
 /// A mounted store. Dropping it does not unmount: see [`Mounted::unmounter`].
 #[derive(Debug)]
 pub struct Mounted {
-    /// Kept from being dropped: it would unmount by path, and by then something else may be
-    /// mounted there.
-    session: ManuallyDrop<BackgroundSession>,
+    session: BackgroundSession,
     ended: Receiver<()>,
-    mount_point: PathBuf,
+    unmounter: Unmounter,
     passthrough: Result<(), String>,
 }
 
-/// Takes a mount away, from whatever thread.
+/// Takes a mount away, from whatever thread, and nothing else that may be mounted at its place by
+/// then.
 #[derive(Clone, Debug)]
 pub struct Unmounter {
     mount_point: PathBuf,
+    /// Absent where there is no /proc to know it from.
+    device: Option<OsString>,
 }
 
 /// Mounts the store at `store` on the directory `mount_point`; requests are served from the
-/// return on. `scratch` is a new directory that lasts as long as the mount.
+/// return on. `scratch` is a new directory that lasts as long as the mount. When anything fails,
+/// nothing stays mounted.
 pub fn mount(
     store: &Path,
     mount_point: &Path,
@@ -107,22 +107,38 @@ pub fn mount(
     let (alive, ended) = mpsc::channel();
     let filesystem = PoolFs::new(contents, decision.clone(), alive);
 
-    let session = Session::new(filesystem, &mount_point, &configuration(store, options))
-        .map_err(|error| MountError::Refused(mount_point.clone(), error))?;
-    let passthrough = if options.no_passthrough {
-        Err("the option nopassthrough turns it off".into())
-    } else {
-        try_passthrough(&session, &superblock, &decision)
+    let acl = access(options);
+    let attachment = Attachment {
+        source: options.source_name.as_deref().unwrap_or(store.as_os_str()),
+        no_exec: options.no_exec,
+        default_permissions: options.default_permissions,
+        allow_other: acl != SessionACL::Owner,
     };
-    let session = session
-        .spawn()
-        .map_err(|error| MountError::Start(mount_point.clone(), error))?;
-    Ok(Mounted {
-        session: ManuallyDrop::new(session),
-        ended,
-        mount_point,
-        passthrough,
-    })
+    let connection = attach::attach(&mount_point, &attachment)
+        .map_err(|error| MountError::Refused(mount_point.clone(), error))?;
+    let unmounter = Unmounter::of(mount_point);
+    let serve = || {
+        let session = Session::from_fd(filesystem, connection, acl, configuration(options))?;
+        let passthrough = if options.no_passthrough {
+            Err("the option nopassthrough turns it off".into())
+        } else {
+            try_passthrough(&session, &superblock, &decision)
+        };
+        Ok((session.spawn()?, passthrough))
+    };
+    match serve() {
+        Ok((session, passthrough)) => Ok(Mounted {
+            session,
+            ended,
+            unmounter,
+            passthrough,
+        }),
+        Err(error) => {
+            // Why it does not serve is the better news.
+            let _ = unmounter.unmount();
+            Err(MountError::Start(unmounter.mount_point, error))
+        }
+    }
 }
 
 impl Mounted {
@@ -133,31 +149,45 @@ impl Mounted {
 
     /// What can take the mount away while [`Mounted::wait`] waits.
     pub fn unmounter(&self) -> Unmounter {
-        Unmounter {
-            mount_point: self.mount_point.clone(),
-        }
+        self.unmounter.clone()
     }
 
     /// Waits until the mount is gone, by whomever, and nothing that was opened in it is open any
     /// more. Then the store is closed and the scratch directory removed.
-    pub fn wait(mut self) -> Result<(), MountError> {
+    pub fn wait(self) -> Result<(), MountError> {
         // Nothing is ever sent: this returns when the filesystem has been dropped.
         let _ = self.ended.recv();
-        let nothing = thread::spawn(|| Ok(()));
-        let served = std::mem::replace(&mut self.session.guard, nothing).join();
-        let result = served.unwrap_or_else(|_| Err(io::Error::other("a thread panicked")));
-        result.map_err(|error| MountError::Serve(self.mount_point, error))
+        let served = self.session.join();
+        // A connection that was aborted (fusectl) is still in the tree, dead.
+        self.unmounter.unmount()?;
+        served.map_err(|error| MountError::Serve(self.unmounter.mount_point, error))
     }
 }
 
 impl Unmounter {
+    /// For what has just been mounted there.
+    fn of(mount_point: PathBuf) -> Self {
+        let device = table::mounted_at(&mount_point).map(|entry| entry.device);
+        Self {
+            mount_point,
+            device,
+        }
+    }
+
     /// Takes the mount away. When it is in use it goes from the tree at once, and ends when the
-    /// last user closes: guests that run from it run on.
+    /// last user closes: guests that run from it run on. Does nothing when it is gone already.
     pub fn unmount(&self) -> Result<(), MountError> {
-        let unmount = |flags| rustix::mount::unmount(&self.mount_point, flags);
+        if self.device.is_some() {
+            let there = table::mounted_at(&self.mount_point).map(|entry| entry.device);
+            if there != self.device {
+                return Ok(());
+            }
+        }
+        let unmount =
+            |flags| rustix::mount::unmount(&self.mount_point, flags | UnmountFlags::NOFOLLOW);
         match unmount(UnmountFlags::empty()) {
             Err(rustix::io::Errno::BUSY) => unmount(UnmountFlags::DETACH),
-            // Gone already.
+            // Gone in between.
             Err(rustix::io::Errno::INVAL) => Ok(()),
             Err(rustix::io::Errno::PERM) => return self.unmount_as_user(),
             other => other,
@@ -168,7 +198,7 @@ impl Unmounter {
     /// Only root may unmount by itself; fusermount3 does it for others.
     fn unmount_as_user(&self) -> Result<(), MountError> {
         let failed = |error| MountError::Unmount(self.mount_point.clone(), error);
-        let status = std::process::Command::new("fusermount3")
+        let status = std::process::Command::new(FUSERMOUNT)
             .args(["-u", "-z", "--"])
             .arg(&self.mount_point)
             .status()
@@ -176,14 +206,13 @@ impl Unmounter {
         if status.success() {
             Ok(())
         } else {
-            Err(failed(io::Error::other(format!("fusermount3: {status}"))))
+            Err(failed(io::Error::other(format!("{FUSERMOUNT}: {status}"))))
         }
     }
 }
 
 /// Checks that something can be mounted there, and makes the path absolute.
 fn check_mount_point(path: &Path) -> Result<PathBuf, MountError> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let absolute = match path.canonicalize() {
         Ok(absolute) => absolute,
         Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
@@ -194,7 +223,8 @@ fn check_mount_point(path: &Path) -> Result<PathBuf, MountError> {
         }
         Err(error) => return Err(MountError::MountPoint(path.into(), error)),
     };
-    if filesystem_at(&mounts, &absolute).is_some_and(|kind| kind == format!("fuse.{SUBTYPE}")) {
+    let there = table::mounted_at(&absolute);
+    if there.is_some_and(|entry| entry.kind == *attach::mounted_type()) {
         return Err(match fs::read_dir(&absolute) {
             Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
                 MountError::DeadMount(absolute)
@@ -212,61 +242,18 @@ fn check_mount_point(path: &Path) -> Result<PathBuf, MountError> {
     }
 }
 
-/// The type of the filesystem that is mounted at exactly `path`, the topmost if there are several
-/// (proc_pid_mountinfo(5): fields 5 and, past the dash, 9).
-fn filesystem_at<'a>(mountinfo: &'a str, path: &Path) -> Option<&'a str> {
-    mountinfo
-        .lines()
-        .filter_map(|line| {
-            let (mount, filesystem) = line.split_once(" - ")?;
-            let at = unescape(mount.split(' ').nth(4)?);
-            (Path::new(&at) == path).then(|| filesystem.split(' ').next())?
-        })
-        .next_back()
-}
-
-/// Undoes the octal escapes of mountinfo's paths.
-fn unescape(text: &str) -> OsString {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        let code = (*first == b'\\').then(|| tail.get(..3)).flatten();
-        let code = code.and_then(|digits| std::str::from_utf8(digits).ok());
-        if let Some(byte) = code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            bytes.push(byte);
-            rest = &tail[3..];
-        } else {
-            bytes.push(*first);
-            rest = tail;
-        }
-    }
-    OsString::from_vec(bytes)
-}
-
-fn configuration(store: &Path, options: &Options) -> Config {
-    let name = options.source_name.clone();
-    let name = name.unwrap_or_else(|| store.display().to_string());
-    let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::RO,
-        MountOption::NoDev,
-        MountOption::NoSuid,
-        MountOption::FSName(name),
-        // Not `Subtype`, which goes to fusermount3 alone: this one goes to the kernel too.
-        MountOption::CUSTOM(format!("subtype={SUBTYPE}")),
-    ];
-    if options.no_exec {
-        config.mount_options.push(MountOption::NoExec);
-    }
-    if options.default_permissions {
-        config.mount_options.push(MountOption::DefaultPermissions);
-    }
-    config.acl = match options.access {
+/// Who may use the mount.
+fn access(options: &Options) -> SessionACL {
+    match options.access {
         Access::Everybody => SessionACL::All,
         Access::OwnerAndRoot => SessionACL::RootAndOwner,
         Access::Default if rustix::process::geteuid().is_root() => SessionACL::All,
         Access::Default => SessionACL::Owner,
-    };
+    }
+}
+
+fn configuration(options: &Options) -> Config {
+    let mut config = Config::default();
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     // At least two, so that one slow answer does not stop all others.
     let threads = options
@@ -289,29 +276,4 @@ fn try_passthrough(
     let tried = File::open(superblock).and_then(|file| passthrough::probe(session, &file));
     decision.decide(tried.is_ok());
     tried.map_err(|error| passthrough::explain(&error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_topmost_mount_at_a_path_counts() {
-        let mountinfo = "\
-            22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
-            90 22 0:50 / /pool ro,nosuid - fuse.poolfs /var/lib/pool ro,user_id=0\n\
-            91 22 0:51 / /mnt/a\\040b rw master:2 - tmpfs tmpfs rw\n\
-            92 22 0:52 / /mnt/a\\040b rw - fuse.other x rw\n";
-        let kind = |path: &str| filesystem_at(mountinfo, Path::new(path));
-        assert_eq!(kind("/pool"), Some("fuse.poolfs"));
-        assert_eq!(kind("/"), Some("ext4"));
-        assert_eq!(kind("/mnt/a b"), Some("fuse.other"));
-        assert_eq!(kind("/pool/libs"), None);
-    }
-
-    #[test]
-    fn escapes_that_are_none_stay() {
-        assert_eq!(unescape("a\\134b\\"), OsString::from("a\\b\\"));
-        assert_eq!(unescape("\\9z"), OsString::from("\\9z"));
-    }
 }

@@ -1,0 +1,41 @@
+//! What an image has one of, gathered from the sections of all units.
+
+use goblin::elf::section_header::{SHT_FINI_ARRAY, SHT_INIT_ARRAY, SHT_PREINIT_ARRAY};
+
+use super::object::Section;
+
+/// What an image has one of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Gathered {
+    PreinitArray,
+    InitArray,
+    FiniArray,
+    /// `.init`: one function, in pieces.
+    InitCode,
+    /// `.fini`.
+    FiniCode,
+}
+
+/// What the image gathers a section into, if it does.
+pub(super) fn gathered(section: &Section<'_>) -> Option<Gathered> {
+    if !section.is_loaded() {
+        return None;
+    }
+    let is_named = |name: &str| {
+        section
+            .name
+            .strip_prefix(name)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    match section.kind {
+        SHT_PREINIT_ARRAY => Some(Gathered::PreinitArray),
+        SHT_INIT_ARRAY => Some(Gathered::InitArray),
+        SHT_FINI_ARRAY => Some(Gathered::FiniArray),
+        _ if is_named(".preinit_array") => Some(Gathered::PreinitArray),
+        _ if is_named(".init_array") || is_named(".ctors") => Some(Gathered::InitArray),
+        _ if is_named(".fini_array") || is_named(".dtors") => Some(Gathered::FiniArray),
+        _ if section.name == ".init" => Some(Gathered::InitCode),
+        _ if section.name == ".fini" => Some(Gathered::FiniCode),
+        _ => None,
+    }
+}

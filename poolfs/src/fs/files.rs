@@ -1,0 +1,140 @@
+//! Opening files, which holds what they lead to, and reading them.
+
+use std::sync::PoisonError;
+
+use fuser::{Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, ReplyData, ReplyOpen};
+use pool_core::extent::{ExtentMap, SegmentId};
+use pool_store::StoreError;
+
+use super::{FsResult, PoolFs, failed};
+use crate::contents::{Content, Found};
+use crate::handles::Handle;
+use crate::passthrough;
+use crate::tree::Place;
+
+impl PoolFs {
+    pub(super) fn open_file(&self, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0 {
+            return reply.error(Errno::EROFS);
+        }
+        let node = match self.node(inode) {
+            Ok(node) => node,
+            Err(errno) => return reply.error(errno),
+        };
+        let found = match self.contents.hold(&node) {
+            Ok(Some(found)) => found,
+            // Gone or replaced: the kernel then looks the name up again.
+            Ok(None) => return reply.error(Errno::ESTALE),
+            Err(error) => return reply.error(failed("opening", &node.place, &error)),
+        };
+        if let Content::Segment { id, used } = found.value.content {
+            return self.open_segment(inode, found.value, id, used, reply);
+        }
+        let flags = if found.value.version.is_some() {
+            // The inode will never show anything else.
+            FopenFlags::FOPEN_KEEP_CACHE
+        } else {
+            // Served as of the opening; the length that the kernel remembers may be another.
+            FopenFlags::FOPEN_DIRECT_IO
+        };
+        let number = self.handles.insert(inode, Handle::File { found });
+        reply.opened(number, flags);
+    }
+
+    fn open_segment(
+        &self,
+        inode: INodeNo,
+        found: Found,
+        segment: SegmentId,
+        used: u32,
+        reply: ReplyOpen,
+    ) {
+        let file = match self.contents.view().hold_segment(segment) {
+            Ok(file) => file,
+            Err(StoreError::NoSegment(_)) => return reply.error(Errno::ESTALE),
+            Err(error) => {
+                return reply.error(failed("opening", &Place::Segment(segment), &error));
+            }
+        };
+        let backing_file = file.value.file().filter(|_| self.passthrough.works());
+        let backing = match backing_file {
+            None => None,
+            Some(backing_file) => match self.backing_ids.get(segment, backing_file, &reply) {
+                Ok(id) => Some(id),
+                Err(error) => {
+                    let why = passthrough::explain(&error);
+                    tracing::error!(%segment, why, "passing a segment through failed");
+                    return reply.error(Errno::EIO);
+                }
+            },
+        };
+        let handle = Handle::Segment {
+            found: Box::new(found),
+            file,
+            backing: backing.clone(),
+        };
+        let number = self.handles.insert(inode, handle);
+        match backing {
+            Some(id) => reply.opened_passthrough(number, FopenFlags::empty(), &id),
+            None => reply.opened(number, self.cache_flags(segment, used)),
+        }
+    }
+
+    /// Whether the kernel may keep what it has cached of a segment that it reads through us:
+    /// while no slot has been handed out since.
+    fn cache_flags(&self, segment: SegmentId, used: u32) -> FopenFlags {
+        let mut cached = self
+            .cached_slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if cached.insert(segment, used) == Some(used) {
+            FopenFlags::FOPEN_KEEP_CACHE
+        } else {
+            FopenFlags::empty()
+        }
+    }
+
+    pub(super) fn read_file(&self, number: FileHandle, offset: u64, size: u32, reply: ReplyData) {
+        let Some(handle) = self.handles.get(number) else {
+            return reply.error(Errno::EBADF);
+        };
+        match &*handle {
+            Handle::Directory(_) => reply.error(Errno::EISDIR),
+            Handle::File { found } => match &found.value.content {
+                Content::Rendered(bytes) => {
+                    let start = bytes
+                        .len()
+                        .min(usize::try_from(offset).unwrap_or(usize::MAX));
+                    let end = start.saturating_add(size as usize).min(bytes.len());
+                    reply.data(&bytes[start..end]);
+                }
+                Content::Object(_, map) => match self.read_object(map, offset, size) {
+                    Ok(bytes) => reply.data(&bytes),
+                    Err(errno) => reply.error(errno),
+                },
+                Content::Directory | Content::Segment { .. } => reply.error(Errno::EBADF),
+            },
+            Handle::Segment { found, file, .. } => {
+                let left = found.size.saturating_sub(offset).min(u64::from(size));
+                let mut buffer = vec![0; left as usize];
+                match file.value.read_exact_at(&mut buffer, offset) {
+                    Ok(()) => reply.data(&buffer),
+                    Err(error) => {
+                        tracing::error!(%error, "reading a segment failed");
+                        reply.error(Errno::EIO);
+                    }
+                }
+            }
+        }
+    }
+
+    fn read_object(&self, map: &ExtentMap, offset: u64, size: u32) -> FsResult<Vec<u8>> {
+        self.contents
+            .view()
+            .read(map, offset, size as usize)
+            .map_err(|error| {
+                tracing::error!(%error, "reading an object failed");
+                Errno::EIO
+            })
+    }
+}

@@ -1,0 +1,99 @@
+//! Names, what they lead to, and the attributes of that.
+
+use std::ffi::OsStr;
+use std::time::Duration;
+
+use fuser::{Errno, FileAttr, FileType, INodeNo};
+use pool_core::page::PAGE_SIZE;
+
+use super::{FsResult, NAME_MAX, PoolFs, failed};
+use crate::contents::{Content, Found};
+use crate::inodes::Node;
+use crate::tree::Place;
+
+/// How long the kernel may believe a name that people choose. Opening checks it again anyway.
+const NAME_TTL: Duration = Duration::from_millis(500);
+/// How long it may believe a digest or a segment number, which never mean anything else.
+const IMMUTABLE_TTL: Duration = Duration::from_secs(60);
+impl PoolFs {
+    pub(super) fn node(&self, inode: INodeNo) -> FsResult<Node> {
+        self.inodes.node(inode).ok_or(Errno::ESTALE)
+    }
+
+    pub(super) fn find(&self, place: &Place) -> FsResult<Option<Found>> {
+        self.contents
+            .find(place)
+            .map_err(|error| failed("looking up", place, &error))
+    }
+
+    pub(super) fn find_child(&self, parent: INodeNo, name: &OsStr) -> FsResult<(Node, Found)> {
+        if name.len() > NAME_MAX {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        let parent = self.node(parent)?.place;
+        if !parent.is_directory() {
+            return Err(Errno::ENOTDIR);
+        }
+        let place = name.to_str().and_then(|name| parent.child(name));
+        let place = place.ok_or(Errno::ENOENT)?;
+        let found = self.find(&place)?.ok_or(Errno::ENOENT)?;
+        let version = found.version;
+        Ok((Node { place, version }, found))
+    }
+
+    /// What an inode shows: by its name while that leads to it, by an open handle after that.
+    pub(super) fn known<T>(&self, inode: INodeNo, answer: impl FnOnce(&Found) -> T) -> FsResult<T> {
+        let node = self.node(inode)?;
+        match self.find(&node.place)? {
+            Some(found) if found.version == node.version => return Ok(answer(&found)),
+            _ => {}
+        }
+        let handle = self.handles.of_inode(inode).ok_or(Errno::ESTALE)?;
+        handle.found().map(answer).ok_or(Errno::ESTALE)
+    }
+}
+
+/// What stat(2) shows.
+pub(super) fn attributes(inode: INodeNo, found: &Found) -> FileAttr {
+    let directory = matches!(found.content, Content::Directory);
+    FileAttr {
+        ino: inode,
+        size: found.size,
+        blocks: found.stored.div_ceil(512),
+        atime: found.time,
+        mtime: found.time,
+        ctime: found.time,
+        crtime: found.time,
+        kind: if directory {
+            FileType::Directory
+        } else {
+            FileType::RegularFile
+        },
+        perm: if directory { 0o555 } else { 0o444 },
+        nlink: found.links,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: PAGE_SIZE as u32,
+        flags: 0,
+    }
+}
+
+/// How long the kernel may keep a name, and how long attributes.
+pub(super) fn time_to_live(place: &Place) -> (Duration, Duration) {
+    match place {
+        Place::Object(_) => (IMMUTABLE_TTL, IMMUTABLE_TTL),
+        // A segment takes up more of the disk as it fills, a directory has more in it, an object's
+        // pages may move.
+        Place::Segment(_)
+        | Place::Root
+        | Place::Libraries
+        | Place::Images
+        | Place::Objects
+        | Place::Segments
+        | Place::Service
+        | Place::AllExtents
+        | Place::Extents(_) => (IMMUTABLE_TTL, NAME_TTL),
+        _ => (NAME_TTL, NAME_TTL),
+    }
+}

@@ -1,0 +1,375 @@
+//! Copying what is live of one segment, or leaving no trace of having tried.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use pool_core::extent::{SegmentId, Slot};
+use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
+
+use super::moves::Moves;
+use super::survey::{LiveSlots, Survey};
+use crate::Writer;
+use crate::backend::SegmentFile;
+use crate::collection::{Collection, SkipReason, Skipped, running_barrier};
+use crate::error::{Result, StoreError};
+use crate::format::{Location, SegmentRecord, SegmentState};
+use crate::segment::{Appender, Room};
+
+/// Disk that a copy leaves free: the index writes of what moved, and others write meanwhile.
+const SPARE_BYTES: u64 = 2 << 20;
+
+/// What became of the attempt to copy a segment.
+pub(super) enum Copied {
+    /// All of it is copied and durable.
+    Whole(Moves),
+    /// Nothing of it is.
+    Not(Skipped),
+}
+
+/// Why a copy was not finished.
+enum Failure {
+    /// The segment cannot be read, or is not what the index says.
+    Damaged(StoreError),
+    /// The copy cannot be written.
+    Unwritten(StoreError),
+}
+
+impl Collection<'_> {
+    /// Copies what is live of a segment to new slots and makes it durable.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be read or written. Everything else that stands in the way is
+    /// answered with [`Copied::Not`].
+    pub(super) fn copy(&self, segment: SegmentId, survey: &Survey) -> Result<Copied> {
+        let not = |reason, why: String| {
+            Ok(Copied::Not(Skipped {
+                segment,
+                reason,
+                why,
+            }))
+        };
+        let Some(live) = survey.live.get(&segment) else {
+            return Ok(Copied::Whole(Moves::default()));
+        };
+        let file = match self.store.segment_file(segment) {
+            Ok(file) => file,
+            Err(StoreError::NoSegment(_)) => {
+                return not(SkipReason::Damaged, "it has no file".into());
+            }
+            Err(error) => return not(SkipReason::Damaged, error.to_string()),
+        };
+        let source = Source {
+            segment,
+            file,
+            live,
+            survey,
+        };
+        // All of it is read before anything is written: damage stays, and would cost a copy at
+        // every collection.
+        if let Err(error) = source.check() {
+            return not(SkipReason::Damaged, error.to_string());
+        }
+        let (needed, free) = (live.bytes(), self.store.free_bytes()?);
+        if free < with_spare(needed) {
+            let spare = with_spare(needed) - needed;
+            return not(
+                SkipReason::NoRoom,
+                format!(
+                    "its copy takes {needed} bytes and {spare} to spare, and the disk has {free}"
+                ),
+            );
+        }
+        let mut room = Vec::new();
+        let failure = match self.copy_to_new(&source, &mut room) {
+            Ok(moves) => return Ok(Copied::Whole(moves)),
+            Err(failure) => failure,
+        };
+        if let Err(error) = self.give_back(&room) {
+            // They are used by nothing, as after a stop.
+            tracing::warn!(%segment, %error, "slots of a copy that failed stay reserved");
+        }
+        match failure {
+            Failure::Damaged(error) => not(SkipReason::Damaged, error.to_string()),
+            Failure::Unwritten(error @ StoreError::NoSpace { .. }) => {
+                not(SkipReason::NoRoom, error.to_string())
+            }
+            Failure::Unwritten(error @ StoreError::Io { .. }) => {
+                not(SkipReason::NotWritten, error.to_string())
+            }
+            Failure::Unwritten(error) => Err(error),
+        }
+    }
+
+    /// Copies a segment; what it reserves is added to `room`, whether it gets to its end or not.
+    fn copy_to_new(
+        &self,
+        source: &Source<'_>,
+        room: &mut Vec<Room>,
+    ) -> std::result::Result<Moves, Failure> {
+        let mut moves = Moves::default();
+        let mut written: HashMap<SegmentId, Arc<dyn SegmentFile>> = HashMap::new();
+        let mut content = vec![0; WINDOW_SIZE as usize];
+        let windows = &source.live.windows;
+        let taken =
+            self.reserve(|appender| windows.iter().map(|_| appender.reserve_window()).collect())?;
+        room.extend(taken.iter().cloned());
+        for (slot, (to, _, file)) in windows.iter().zip(taken) {
+            source.read_window(*slot, &mut content)?;
+            write(&file, to, &content)?;
+            moves.windows.insert(source.at(*slot), to);
+            written.insert(to.segment, file);
+        }
+        let single: Vec<_> = source.live.single().collect();
+        let mut rest = single.as_slice();
+        let taken = self.reserve(|appender| appender.reserve_pages(single.len() as u32))?;
+        room.extend(taken.iter().cloned());
+        for (first, count, file) in taken {
+            let (slots, after) = rest.split_at(count as usize);
+            rest = after;
+            for (nth, slots) in slots.chunks(PAGES_PER_WINDOW as usize).enumerate() {
+                let start = first.slot.0 + (nth as u64 * PAGES_PER_WINDOW) as u32;
+                let piece = &mut content[..slots.len() * PAGE_SIZE as usize];
+                for (nth, page) in piece.chunks_mut(PAGE_SIZE as usize).enumerate() {
+                    source.read_page(slots[nth], page)?;
+                    let slot = Slot(start + nth as u32);
+                    let to = Location { slot, ..first };
+                    moves.pages.insert(source.at(slots[nth]), to);
+                }
+                let slot = Slot(start);
+                write(&file, Location { slot, ..first }, piece)?;
+            }
+            written.insert(first.segment, file);
+        }
+        for (id, file) in written {
+            file.sync()
+                .map_err(|source| StoreError::io("syncing the segment", id.to_string(), source))?;
+        }
+        Ok(moves)
+    }
+
+    /// Reserves slots and records them as used, so that no rollback hands them out again.
+    fn reserve(&self, take: impl FnOnce(&mut Appender) -> Result<Vec<Room>>) -> Result<Vec<Room>> {
+        self.locked(|writer| {
+            let result = self.reserve_locked(writer, take);
+            writer.settle(&self.store.view.index, result.is_ok());
+            result
+        })
+    }
+
+    fn reserve_locked(
+        &self,
+        writer: &mut Writer,
+        take: impl FnOnce(&mut Appender) -> Result<Vec<Room>>,
+    ) -> Result<Vec<Room>> {
+        let room = take(&mut writer.appender)?;
+        if room.is_empty() {
+            return Ok(room);
+        }
+        let mut batch = self.store.view.index.batch();
+        writer.appender.record(&mut batch);
+        batch.commit()?;
+        // Nothing refers to the new slots yet, and no mark knows them.
+        let barrier = running_barrier(writer)?;
+        barrier
+            .segments
+            .extend(room.iter().map(|(at, _, _)| at.segment));
+        Ok(room)
+    }
+
+    /// Takes back slots to which nothing refers: their disk, and as far as nobody has appended
+    /// behind them meanwhile, the slots themselves. A segment that holds nothing else is retired.
+    fn give_back(&self, room: &[Room]) -> Result<()> {
+        // While they are still reserved: nobody else writes there.
+        for (at, count, file) in room {
+            let bytes = u64::from(*count) * PAGE_SIZE;
+            if let Err(error) = file.discard(at.slot.byte_offset(), bytes) {
+                tracing::warn!(segment = %at.segment, %error, "giving disk back failed");
+            }
+        }
+        let room: Vec<_> = room.iter().map(|(at, count, _)| (*at, *count)).collect();
+        self.locked(|writer| {
+            let mut batch = self.store.view.index.batch();
+            for (id, record) in without(&self.store.segments()?, &room) {
+                batch.put_segment(id, &record);
+            }
+            self.commit(batch)?;
+            // The appender takes up from the records.
+            writer.appender.rollback(&self.store.view.index)
+        })
+    }
+}
+
+/// New records of the segments that `room` is in, as if it had not been handed out: a segment that
+/// holds nothing else is retired, and slots behind which nothing was appended are free again.
+/// Others stay used, by nothing.
+fn without(
+    segments: &[(SegmentId, SegmentRecord)],
+    room: &[(Location, u32)],
+) -> Vec<(SegmentId, SegmentRecord)> {
+    let mut changed = Vec::new();
+    // One segment of a kind is open at most.
+    let mut open: Vec<_> = segments
+        .iter()
+        .filter(|(_, record)| record.state == SegmentState::Open)
+        .copied()
+        .collect();
+    // The last ones first: those that were begun when the ones before had become full.
+    for (id, record) in segments.iter().rev() {
+        let runs = room.iter().filter(|(at, _)| at.segment == *id);
+        let (first, count) = runs.fold((u32::MAX, 0), |(first, sum), (at, count)| {
+            (first.min(at.slot.0), sum + count)
+        });
+        let mut record = *record;
+        if count == 0 || first.checked_add(count) != Some(record.used) {
+            continue;
+        }
+        if first == 0 {
+            record.state = SegmentState::Retired;
+            open.retain(|(other, _)| other != id);
+        } else if open
+            .iter()
+            .all(|(other, open)| other == id || open.kind != record.kind)
+        {
+            record.state = SegmentState::Open;
+            record.used = first;
+            open.push((*id, record));
+        } else {
+            continue;
+        }
+        changed.push((*id, record));
+    }
+    changed
+}
+
+/// `bytes`, and what should be left on the disk beside them: a sixteenth is more than the records
+/// of as many pages.
+fn with_spare(bytes: u64) -> u64 {
+    bytes + bytes / 16 + SPARE_BYTES
+}
+
+fn write(file: &Arc<dyn SegmentFile>, at: Location, content: &[u8]) -> Result<()> {
+    file.write_all_at(content, at.slot.byte_offset())
+        .map_err(|source| StoreError::io("writing the segment", at.segment.to_string(), source))
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Unwritten(error)
+    }
+}
+
+/// A segment to be copied.
+struct Source<'a> {
+    segment: SegmentId,
+    file: Arc<dyn SegmentFile>,
+    live: &'a LiveSlots,
+    survey: &'a Survey,
+}
+
+impl Source<'_> {
+    fn at(&self, slot: Slot) -> Location {
+        let segment = self.segment;
+        Location { segment, slot }
+    }
+
+    /// Reads and checks everything that is to be copied.
+    fn check(&self) -> Result<()> {
+        let mut content = vec![0; WINDOW_SIZE as usize];
+        for slot in &self.live.windows {
+            self.read(*slot, &mut content)?;
+            self.survey.check_window(self.at(*slot), &content)?;
+        }
+        let page = &mut content[..PAGE_SIZE as usize];
+        for slot in self.live.single() {
+            self.read(slot, page)?;
+            self.survey.check_page(self.at(slot), page)?;
+        }
+        Ok(())
+    }
+
+    fn read_window(&self, slot: Slot, content: &mut [u8]) -> std::result::Result<(), Failure> {
+        self.read(slot, content)
+            .and_then(|()| self.survey.check_window(self.at(slot), content))
+            .map_err(Failure::Damaged)
+    }
+
+    fn read_page(&self, slot: Slot, page: &mut [u8]) -> std::result::Result<(), Failure> {
+        self.read(slot, page)
+            .and_then(|()| self.survey.check_page(self.at(slot), page))
+            .map_err(Failure::Damaged)
+    }
+
+    fn read(&self, slot: Slot, buffer: &mut [u8]) -> Result<()> {
+        self.file
+            .read_exact_at(buffer, slot.byte_offset())
+            .map_err(|error| StoreError::io("reading the segment", self.segment.to_string(), error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::SegmentKind::{self, Dense, Sparse};
+    use crate::format::SegmentState::{Open, Retired, Sealed};
+
+    fn segment(
+        id: u32,
+        kind: SegmentKind,
+        state: SegmentState,
+        used: u32,
+    ) -> (SegmentId, SegmentRecord) {
+        let record = SegmentRecord {
+            kind,
+            state,
+            used,
+            capacity: 1024,
+        };
+        (SegmentId(id), record)
+    }
+
+    fn run(segment: u32, slot: u32, count: u32) -> (Location, u32) {
+        let at = Location {
+            segment: SegmentId(segment),
+            slot: Slot(slot),
+        };
+        (at, count)
+    }
+
+    #[test]
+    fn slots_at_the_end_are_free_again_and_new_segments_go() {
+        // Filled 3 up, then 4, and began 5; 6 is of the other kind.
+        let segments = [
+            segment(3, Sparse, Sealed, 1024),
+            segment(4, Sparse, Sealed, 1024),
+            segment(5, Sparse, Open, 10),
+            segment(6, Dense, Open, 512),
+        ];
+        let room = [run(3, 1000, 24), run(4, 0, 1024), run(5, 0, 10)];
+        let changed = without(&segments, &room);
+        let expected = [
+            segment(5, Sparse, Retired, 10),
+            segment(4, Sparse, Retired, 1024),
+            segment(3, Sparse, Open, 1000),
+        ];
+        assert_eq!(changed, expected);
+    }
+
+    #[test]
+    fn what_others_appended_behind_stays() {
+        let segments = [
+            segment(3, Sparse, Sealed, 1024),
+            segment(5, Sparse, Open, 12),
+            segment(6, Dense, Open, 1024),
+        ];
+        // Behind the run in 5 and between those in 6.
+        let room = [run(3, 1000, 24), run(5, 0, 10), run(6, 0, 512)];
+        assert_eq!(without(&segments, &room), []);
+        let room = [run(5, 2, 4), run(5, 6, 6)];
+        assert_eq!(
+            without(&segments, &room),
+            [segment(5, Sparse, Open, 2)],
+            "two runs of one copy"
+        );
+    }
+}

@@ -1,0 +1,74 @@
+//! A small file system of its own, to be filled up.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::requirements::needs;
+
+/// A mounted tmpfs, unmounted in the end whatever happens.
+#[derive(Debug)]
+pub struct SmallDisk {
+    mount_point: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// A disk of so many MiB; `None`, said on standard error, where this process may not mount.
+    pub fn new(mebibytes: u32) -> Result<Option<Self>> {
+        Self::with_options(&format!("size={mebibytes}m"))
+    }
+
+    /// A disk with these options of tmpfs(5).
+    pub fn with_options(options: &str) -> Result<Option<Self>> {
+        if !needs(&["root"]) {
+            return Ok(None);
+        }
+        let mount_point = tempfile::tempdir().context("making a mount point")?;
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(mount_point.path())
+            .status()
+            .context("mounting a tmpfs")?;
+        ensure!(mounted.success(), "mounting a tmpfs failed: {mounted}");
+        Ok(Some(Self { mount_point }))
+    }
+
+    /// The directory that it is mounted on.
+    pub fn path(&self) -> &Path {
+        self.mount_point.path()
+    }
+
+    /// Bytes that can be written.
+    pub fn free_bytes(&self) -> Result<u64> {
+        let disk = rustix::fs::statvfs(self.path()).context("measuring a disk")?;
+        Ok(disk.f_bavail * disk.f_frsize)
+    }
+
+    /// Writes a file until so many bytes are left, and answers with its path. What it wrote before
+    /// is part of the disk's free bytes.
+    pub fn leave(&self, bytes: u64) -> Result<PathBuf> {
+        let ballast = self.path().join("ballast");
+        if ballast.exists() {
+            fs::remove_file(&ballast).context("emptying a disk")?;
+        }
+        let size = self.free_bytes()?.saturating_sub(bytes);
+        let file = fs::File::create(&ballast).context("filling a disk")?;
+        if size > 0 {
+            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size)
+                .context("filling a disk")?;
+        }
+        Ok(ballast)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let path = self.path();
+        let unmounted = Command::new("umount").arg("-l").arg(path).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            eprintln!("{} is still mounted", path.display());
+        }
+    }
+}

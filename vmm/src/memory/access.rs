@@ -1,0 +1,205 @@
+//! How the VMM itself reaches guest memory: by guest virtual address, with the guest's own rights.
+
+use pool_core::{PAGE_SIZE, WINDOW_SIZE};
+use vm_memory::{ByteValued, VolatileMemory, VolatileSlice};
+
+use super::{Access, BadAddress, GrowError, GuestMemory, space};
+use crate::memory::transfer::MAX_RUNS;
+use crate::plan::SHARED_BASE;
+
+/// An offset in RAM or in the shared pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Ram(u64),
+    Shared(u64),
+}
+
+impl Place {
+    fn after(self, length: u64) -> Self {
+        match self {
+            Self::Ram(at) => Self::Ram(at + length),
+            Self::Shared(at) => Self::Shared(at + length),
+        }
+    }
+}
+
+impl GuestMemory {
+    /// The host memory behind `length` bytes at `address`, as far as the guest may itself do
+    /// `access` there, in at most [`MAX_RUNS`] runs: a call that moves bytes comes back short
+    /// where they end, as the kernel's do. Fails when already the first byte is out of reach.
+    pub fn slices(
+        &mut self,
+        address: u64,
+        length: u64,
+        access: Access,
+    ) -> Result<Vec<VolatileSlice<'_>>, BadAddress> {
+        let end = address.saturating_add(length);
+        let mut runs: Vec<(Place, u64)> = Vec::with_capacity(1);
+        let mut at = address;
+        while at < end && runs.len() < MAX_RUNS {
+            let (place, next) = match self.locate(at, end, access) {
+                Ok(run) => run,
+                Err(bad) if runs.is_empty() => return Err(bad),
+                Err(_) => break,
+            };
+            match runs.last_mut() {
+                Some((last, bytes)) if last.after(*bytes) == place => *bytes += next - at,
+                _ => runs.push((place, next - at)),
+            }
+            at = next;
+        }
+        runs.into_iter()
+            .map(|(place, length)| self.slice(place, length).ok_or(BadAddress(address)))
+            .collect()
+    }
+
+    /// Fills `into` from guest address `address`.
+    pub fn read(&mut self, address: u64, into: &mut [u8]) -> Result<(), BadAddress> {
+        self.each_slice(address, into.len(), Access::Read, |slice, at| {
+            slice.copy_to(&mut into[at..]);
+        })
+    }
+
+    /// Puts `from` at guest address `address`. What lies before an address that is out of reach
+    /// is written all the same.
+    pub fn write(&mut self, address: u64, from: &[u8]) -> Result<(), BadAddress> {
+        self.each_slice(address, from.len(), Access::Write, |slice, at| {
+            slice.copy_from(&from[at..]);
+        })
+    }
+
+    /// Reads a value at `address`.
+    pub fn read_value<T: ByteValued + Default>(&mut self, address: u64) -> Result<T, BadAddress> {
+        let mut value = T::default();
+        self.read(address, value.as_mut_slice())?;
+        Ok(value)
+    }
+
+    /// Writes a value at `address`.
+    pub fn write_value<T: ByteValued>(
+        &mut self,
+        address: u64,
+        value: &T,
+    ) -> Result<(), BadAddress> {
+        self.write(address, value.as_slice())
+    }
+
+    /// Reads a string that ends with NUL, of at most `limit` bytes; `None` when it is longer.
+    pub fn read_string(
+        &mut self,
+        address: u64,
+        limit: usize,
+    ) -> Result<Option<Vec<u8>>, BadAddress> {
+        let mut text = Vec::new();
+        let mut at = address;
+        let mut page = [0; PAGE_SIZE as usize];
+        while text.len() <= limit {
+            let to_page_end = PAGE_SIZE - at % PAGE_SIZE;
+            let part = &mut page[..to_page_end as usize];
+            self.read(at, part)?;
+            if let Some(end) = part.iter().position(|&byte| byte == 0) {
+                text.extend_from_slice(&part[..end]);
+                return Ok((text.len() <= limit).then_some(text));
+            }
+            text.extend_from_slice(part);
+            at += to_page_end;
+        }
+        Ok(None)
+    }
+
+    /// Reads a monitor page (RAM window 0), which no guest address reaches.
+    pub fn read_monitor(&self, physical: u64, into: &mut [u8]) -> Result<(), BadAddress> {
+        let length = into.len() as u64;
+        let inside = physical
+            .checked_add(length)
+            .is_some_and(|end| end <= WINDOW_SIZE);
+        let slice = self.slice(Place::Ram(physical), length).filter(|_| inside);
+        slice.ok_or(BadAddress(physical))?.copy_to(into);
+        Ok(())
+    }
+
+    /// Copies `length` bytes of private pages, whatever their protection; zeros are left out.
+    pub(super) fn copy_pages(&mut self, from: u64, to: u64, length: u64) -> Result<(), GrowError> {
+        let mut page = [0; PAGE_SIZE as usize];
+        for at in (0..length).step_by(PAGE_SIZE as usize) {
+            let Some(source) = self.physical(from + at) else {
+                continue;
+            };
+            let source = self.slice(Place::Ram(source), PAGE_SIZE);
+            source.ok_or(GrowError::Exhausted)?.copy_to(&mut page);
+            if pool_core::page::is_zero(&page) {
+                continue;
+            }
+            self.map_window((to + at) & !(WINDOW_SIZE - 1))?;
+            let target = self.physical(to + at).ok_or(GrowError::Exhausted)?;
+            let target = self.slice(Place::Ram(target), PAGE_SIZE);
+            target.ok_or(GrowError::Exhausted)?.copy_from(&page);
+        }
+        Ok(())
+    }
+
+    fn each_slice(
+        &mut self,
+        address: u64,
+        length: usize,
+        access: Access,
+        mut act: impl FnMut(VolatileSlice<'_>, usize),
+    ) -> Result<(), BadAddress> {
+        let end = address
+            .checked_add(length as u64)
+            .ok_or(BadAddress(address))?;
+        let mut at = address;
+        while at < end {
+            let (place, next) = self.locate(at, end, access)?;
+            let slice = self.slice(place, next - at).ok_or(BadAddress(at))?;
+            act(slice, (at - address) as usize);
+            at = next;
+        }
+        Ok(())
+    }
+
+    /// Where `at` lies, and the end of what follows it there, at most `end`.
+    fn locate(&mut self, at: u64, end: u64, access: Access) -> Result<(Place, u64), BadAddress> {
+        let (start, area) = self.space.find(at).ok_or(BadAddress(at))?;
+        if !access.allowed_by(area.protection) {
+            return Err(BadAddress(at));
+        }
+        if let space::Backing::Shared { physical } = area.backing {
+            let place = Place::Shared(physical - SHARED_BASE + (at - start));
+            return Ok((place, area.end.min(end)));
+        }
+        let window = at & !(WINDOW_SIZE - 1);
+        let grown = self.grow(at).map_err(|_| BadAddress(at))?;
+        if grown || self.physical(at).is_none() {
+            self.map_window(window).map_err(|_| BadAddress(at))?;
+        }
+        let backed = self.windows.get(&window).map(|window| &window.backed);
+        let page = ((at - window) / PAGE_SIZE) as u16;
+        let found = backed.and_then(|backed| backed.physical(page));
+        let (physical, pages) = found.ok_or(BadAddress(at))?;
+        let skip = at % PAGE_SIZE;
+        let next = at - skip + u64::from(pages) * PAGE_SIZE;
+        // The area as it is now: a stack that grew is cut in pieces.
+        let area_end = self.space.find(at).map_or(at, |(_, area)| area.end);
+        Ok((Place::Ram(physical + skip), next.min(area_end).min(end)))
+    }
+
+    /// Guest physical address of the private page that holds `address`, if it has RAM.
+    fn physical(&self, address: u64) -> Option<u64> {
+        let window = address & !(WINDOW_SIZE - 1);
+        let page = ((address - window) / PAGE_SIZE) as u16;
+        let (physical, _) = self.windows.get(&window)?.backed.physical(page)?;
+        Some(physical)
+    }
+
+    pub(super) fn slice(&self, place: Place, length: u64) -> Option<VolatileSlice<'_>> {
+        let (region, offset) = match place {
+            Place::Ram(offset) => (&self.ram, offset),
+            Place::Shared(offset) => (self.shared.as_ref()?, offset),
+        };
+        if matches!(place, Place::Ram(_)) && offset + length > self.committed {
+            return None;
+        }
+        region.get_slice(offset as usize, length as usize).ok()
+    }
+}

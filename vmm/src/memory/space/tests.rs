@@ -1,0 +1,349 @@
+use pool_core::GuestAddress;
+use proptest::prelude::*;
+
+use super::*;
+
+const NOTHING: Protection = Protection {
+    read: false,
+    write: false,
+    execute: false,
+};
+const LIMIT: u64 = 64 << 20;
+
+fn space() -> AddressSpace {
+    let rooms = Rooms {
+        monitor: GuestAddress(0x3f40_0000),
+        stack_low: GuestAddress(0x3f80_0000),
+        stack_high: GuestAddress(0x4000_0000),
+        heap: GuestAddress(0x50_0000),
+        mmap_top: GuestAddress(0x3f20_0000),
+    };
+    AddressSpace::new(rooms, LIMIT)
+}
+
+fn private(end: u64, protection: Protection) -> Area {
+    Area {
+        end,
+        protection,
+        backing: Backing::Private,
+    }
+}
+
+fn list(space: &AddressSpace) -> Vec<(u64, u64, String)> {
+    space
+        .over(0, u64::MAX)
+        .map(|(at, area)| (at, area.end, area.protection.to_string()))
+        .collect()
+}
+
+#[test]
+fn neighbours_join_and_holes_split() {
+    let mut space = space();
+    for (start, end) in [(0x50_0000, 0x50_2000), (0x50_2000, 0x50_4000)] {
+        let area = private(end, Protection::READ_WRITE);
+        space.map(start, area).unwrap();
+    }
+    assert_eq!(list(&space), [(0x50_0000, 0x50_4000, "rw-".into())]);
+    space.unmap(0x50_1000, 0x50_2000).unwrap();
+    assert_eq!(
+        list(&space),
+        [
+            (0x50_0000, 0x50_1000, "rw-".into()),
+            (0x50_2000, 0x50_4000, "rw-".into())
+        ]
+    );
+    assert_eq!(space.charges().page_bytes(), 0x3000);
+}
+
+#[test]
+fn a_reservation_is_cut_and_made_again() {
+    // What glibc's arenas do: reserve, cut to an aligned part, reserve again beside it.
+    let mut space = space();
+    for _ in 0..64 {
+        let start = space.find_gap(128 << 20).unwrap();
+        let end = start + (128 << 20);
+        space.map(start, Area::anonymous(end, NOTHING)).unwrap();
+        let kept = start.next_multiple_of(64 << 20);
+        space.unmap(start, kept).unwrap();
+        space.unmap(kept + (64 << 20), end).unwrap();
+        space
+            .protect(kept, kept + 0x2_1000, Protection::READ_WRITE)
+            .unwrap();
+    }
+    assert_eq!(space.charges().page_bytes(), 64 * 0x2_1000);
+}
+
+#[test]
+fn protection_changes_whole_ranges_or_nothing() {
+    let mut space = space();
+    let area = private(0x50_4000, Protection::READ_WRITE);
+    space.map(0x50_0000, area).unwrap();
+    space
+        .protect(0x50_1000, 0x50_2000, Protection::READ)
+        .unwrap();
+    assert_eq!(list(&space).len(), 3);
+    for (start, end) in [(0x50_3000, 0x50_5000), (0x4f_f000, 0x50_1000)] {
+        assert_eq!(
+            space.protect(start, end, Protection::READ),
+            Err(ProtectError::Hole)
+        );
+    }
+    assert_eq!(list(&space).len(), 3);
+    space
+        .protect(0x50_1000, 0x50_2000, Protection::READ_WRITE)
+        .unwrap();
+    assert_eq!(list(&space), [(0x50_0000, 0x50_4000, "rw-".into())]);
+}
+
+#[test]
+fn shared_pages_never_become_writable_and_keep_their_place() {
+    let mut space = space();
+    let shared = Area {
+        end: 0x40_4000,
+        protection: Protection::READ_EXECUTE,
+        backing: Backing::Shared { physical: 0x9000 },
+    };
+    space.map(0x40_0000, shared).unwrap();
+    assert_eq!(
+        space.protect(0x40_0000, 0x40_1000, Protection::READ_WRITE),
+        Err(ProtectError::Shared)
+    );
+    space.unmap(0x40_1000, 0x40_2000).unwrap();
+    let (_, tail) = space.find(0x40_3000).unwrap();
+    assert_eq!(tail.backing, Backing::Shared { physical: 0xb000 });
+    assert_eq!(space.charges().bytes(), 0);
+}
+
+#[test]
+fn gaps_are_found_below_the_stack_first() {
+    let mut space = space();
+    let read_write = |end| private(end, Protection::READ_WRITE);
+    assert_eq!(space.find_gap(0x3000), Some(0x3f1f_d000));
+    space.map(0x3f1f_d000, read_write(0x3f20_0000)).unwrap();
+    assert_eq!(space.find_gap(0x1000), Some(0x3f1f_c000));
+    assert_eq!(space.find_gap(WINDOW_SIZE), Some(0x3ee0_0000));
+    assert_eq!(space.find_gap(1 << 30), Some(0x4020_0000));
+    assert_eq!(space.find_gap(1 << 47), None);
+    space.map(0x3f1f_0000, read_write(0x3f1f_b000)).unwrap();
+    assert_eq!(space.find_gap(0x2000), Some(0x3f1f_b000));
+    assert_eq!(space.find_gap(0x3000), Some(0x3f1e_d000));
+    // Two areas above the stack in one window, and one that reaches there from below.
+    for at in [0x4020_0000, 0x4020_2000, 0x4020_4000] {
+        space.map(at, read_write(at + 0x1000)).unwrap();
+    }
+    assert_eq!(space.find_gap(1 << 30), Some(0x4040_0000));
+    space.map(0x401f_f000, read_write(0x4060_1000)).unwrap();
+    assert_eq!(space.find_gap(1 << 30), Some(0x4080_0000));
+}
+
+#[test]
+fn the_monitor_and_page_zero_are_never_free() {
+    let space = space();
+    assert!(!space.is_free(0, 0x2000));
+    assert!(!space.is_free(0x3f40_0000, 0x3f40_1000));
+    assert!(!space.is_free(0x3f3f_f000, 0x3f40_1000));
+    assert!(space.is_free(0x3f3f_f000, 0x3f40_0000));
+    assert!(!space.is_free(USER_ADDRESS_END - 0x1000, USER_ADDRESS_END + 0x1000));
+}
+
+#[test]
+fn every_way_to_more_memory_ends_at_the_limit() {
+    let mut space = space();
+    let refused = Err(Refused::Limit(LIMIT >> 10));
+    // Reservations cost nothing, whatever their size; making them accessible does.
+    let tib = 0x100_0000_0000..0x200_0000_0000u64;
+    space
+        .map(tib.start, Area::anonymous(tib.end, NOTHING))
+        .unwrap();
+    assert_eq!(space.charges().bytes(), 0);
+    let at = tib.start;
+    assert_eq!(
+        space.protect(at, tib.end, Protection::READ),
+        refused.map_err(ProtectError::Refused)
+    );
+    space.protect(at, at + LIMIT, Protection::READ).unwrap();
+    let more = private(0x50_1000, Protection::READ_WRITE);
+    assert_eq!(space.map(0x50_0000, more), refused);
+    // Taking the access away gives nothing back: the pages keep what they hold.
+    space.protect(at, at + LIMIT, NOTHING).unwrap();
+    assert_eq!(space.map(0x50_0000, more), refused);
+    // Beside the stack, and in it.
+    let stack = Area {
+        end: 0x4000_0000,
+        protection: Protection::READ_WRITE,
+        backing: Backing::Growing,
+    };
+    space.map(0x3f80_0000, stack).unwrap();
+    assert_eq!(
+        space.grow(0x3fff_f000),
+        Err(Refused::Limit(LIMIT >> 10)),
+        "the stack is charged as it grows"
+    );
+    let beside = private(0x4010_0000, Protection::READ_WRITE);
+    assert_eq!(space.map(0x3ff0_0000, beside), refused);
+    space.unmap(at, at + LIMIT).unwrap();
+    assert_eq!(
+        space.grow(0x3fff_f000),
+        Ok(Some((0x4000_0000 - STACK_PIECE, 0x4000_0000)))
+    );
+    assert_eq!(space.charges().bytes(), STACK_PIECE);
+}
+
+#[test]
+fn areas_are_counted() {
+    let mut space = space();
+    let base = 0x100_0000_0000;
+    for nth in 0..MAX_AREAS as u64 {
+        let at = base + nth * 0x2000;
+        let area = Area::anonymous(at + 0x1000, NOTHING);
+        space.map(at, area).unwrap();
+    }
+    let more = Area::anonymous(0x50_1000, NOTHING);
+    assert_eq!(space.map(0x50_0000, more), Err(Refused::Areas));
+    space.unmap(base, base + 0x1000).unwrap();
+    space.map(0x50_0000, more).unwrap();
+}
+
+/// The same, page by page.
+#[derive(Clone, Debug, Default)]
+struct Model(BTreeMap<u64, (Protection, Backing)>);
+
+impl Model {
+    fn of(space: &AddressSpace) -> Self {
+        let mut model = Self::default();
+        for (at, area) in space.over(0, u64::MAX) {
+            assert!(at < area.end, "an area is empty");
+            for page in (at..area.end).step_by(PAGE_SIZE as usize) {
+                let piece = area.without_first(page - at);
+                let twice = model.0.insert(page, (piece.protection, piece.backing));
+                assert_eq!(twice, None, "areas overlap at {page:#x}");
+            }
+        }
+        model
+    }
+
+    fn charged(&self) -> u64 {
+        let private = |(_, backing): &&(Protection, Backing)| *backing == Backing::Private;
+        self.0.values().filter(private).count() as u64 * PAGE_SIZE
+    }
+
+    fn apply(&mut self, step: &Step) {
+        let (start, end) = step.range();
+        let pages = (start..end).step_by(PAGE_SIZE as usize);
+        match step {
+            Step::Map(.., protection) => {
+                let area = Area::anonymous(end, *protection);
+                self.0
+                    .extend(pages.map(|page| (page, (*protection, area.backing))));
+            }
+            Step::Share(..) => self.0.extend(pages.map(|page| {
+                let physical = page - start + SHARED;
+                (page, (Protection::READ, Backing::Shared { physical }))
+            })),
+            Step::Unmap(..) => self.0.retain(|page, _| !(start..end).contains(page)),
+            Step::Protect(.., protection) => {
+                let all = pages.clone().all(|page| self.0.contains_key(&page));
+                let shared = |page| matches!(self.0.get(&page), Some((_, Backing::Shared { .. })));
+                if !all || protection.write && pages.clone().any(shared) {
+                    return;
+                }
+                for (_, page) in self.0.range_mut(start..end) {
+                    page.0 = *protection;
+                    if page.1 == Backing::Reserved && *protection != NOTHING {
+                        page.1 = Backing::Private;
+                    }
+                }
+            }
+        }
+    }
+}
+
+const SHARED: u64 = 1 << 36;
+const BASE: u64 = 0x1000_0000;
+/// Three windows and a bit.
+const PAGES: u64 = 1600;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Map(u64, u64, Protection),
+    Share(u64, u64),
+    Unmap(u64, u64),
+    Protect(u64, u64, Protection),
+}
+
+impl Step {
+    fn range(&self) -> (u64, u64) {
+        let (Self::Map(from, pages, _)
+        | Self::Share(from, pages)
+        | Self::Unmap(from, pages)
+        | Self::Protect(from, pages, _)) = self;
+        let end = (from + pages).min(PAGES);
+        (BASE + from * PAGE_SIZE, BASE + end * PAGE_SIZE)
+    }
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let length = prop_oneof![3 => 1..9u64, 1 => 1..PAGES, 1 => Just(512)];
+    let protection = prop_oneof![
+        Just(NOTHING),
+        Just(Protection::READ),
+        Just(Protection::READ_WRITE)
+    ];
+    (0..4, 0..PAGES, length, protection).prop_map(|(kind, from, length, protection)| match kind {
+        0 => Step::Map(from, length, protection),
+        1 => Step::Share(from, length),
+        2 => Step::Unmap(from, length),
+        _ => Step::Protect(from, length, protection),
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Areas are what a table of pages is, whatever is done, joined wherever they are alike, and
+    /// what is charged is what the table says; what is refused changes nothing.
+    #[test]
+    fn areas_are_a_table_of_pages(
+        steps in prop::collection::vec(step(), 1..40),
+        limit in prop_oneof![Just(LIMIT), 0..PAGES * PAGE_SIZE],
+    ) {
+        let mut space = space();
+        space.limit = limit;
+        let mut model = Model::default();
+        for step in &steps {
+            let (start, end) = step.range();
+            let done = match step {
+                Step::Map(.., protection) => space.map(start, Area::anonymous(end, *protection)),
+                Step::Share(..) => space.map(start, Area {
+                    end,
+                    protection: Protection::READ,
+                    backing: Backing::Shared { physical: SHARED },
+                }),
+                Step::Unmap(..) => space.unmap(start, end),
+                Step::Protect(.., protection) => match space.protect(start, end, *protection) {
+                    Err(ProtectError::Refused(refused)) => Err(refused),
+                    _ => Ok(()),
+                },
+            };
+            let mut changed = model.clone();
+            changed.apply(step);
+            if done.is_ok() {
+                model = changed;
+            } else {
+                prop_assert!(changed.charged() > limit);
+            }
+            prop_assert_eq!(&Model::of(&space).0, &model.0);
+            prop_assert_eq!(space.charges().page_bytes(), model.charged());
+            prop_assert!(space.charges().bytes() <= limit);
+            let areas: Vec<_> = space.over(0, u64::MAX).collect();
+            for pair in areas.windows(2) {
+                let [(at, before), (next, after)] = [pair[0], pair[1]];
+                prop_assert!(!joins(at, &before, next, &after));
+            }
+            for length in [PAGE_SIZE, 9 * PAGE_SIZE, WINDOW_SIZE] {
+                let gap = space.find_gap(length).unwrap();
+                prop_assert!(space.is_free(gap, gap + length));
+            }
+        }
+    }
+}

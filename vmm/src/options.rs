@@ -1,0 +1,45 @@
+//! What to run, and how.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::memory::Backing;
+use crate::stamp::Stamp;
+
+/// What runs the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Platform {
+    /// A virtual machine.
+    Kvm,
+    /// A plain process.
+    Process,
+}
+
+/// What to run, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `image/NAME:TAG`, `NAME:TAG`, or a path under the pool.
+    pub image: String,
+    /// Where the pool is mounted.
+    pub pool: PathBuf,
+    /// How pages get in.
+    pub backing: Backing,
+    /// What runs the guest.
+    pub platform: Platform,
+    /// Bytes of private memory for the guest.
+    pub memory: u64,
+    /// `HOST:GUEST[:ro]` each.
+    pub directories: Vec<String>,
+    /// `KEY=VALUE` each.
+    pub environment: Vec<Vec<u8>>,
+    /// What follows `argv[0]`.
+    pub arguments: Vec<Vec<u8>>,
+    /// Print every system call to standard error (KVM only).
+    pub trace: bool,
+    /// Count the guest's page faults for the report (KVM only).
+    pub count_faults: bool,
+    /// Monotonic clock just before exec, if the starter took it.
+    pub start: Option<Stamp>,
+}

@@ -1,0 +1,22 @@
+//! Moments on the host's monotonic clock.
+
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+
+/// A moment on the host's monotonic clock, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Stamp(pub u64);
+
+impl Stamp {
+    /// Now.
+    pub fn now() -> Self {
+        let now = clock_gettime(ClockId::Monotonic);
+        Self(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+    }
+
+    /// Microseconds since `start`; none if that is later.
+    pub fn since(self, start: Self) -> f64 {
+        self.0.saturating_sub(start.0) as f64 / 1000.0
+    }
+}

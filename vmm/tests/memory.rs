@@ -1,0 +1,238 @@
+//! Guest memory as programs use it: mappings compared with Linux, and limits that hold.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+mod world;
+
+use std::fs;
+use std::process::Command;
+
+use pool_tests::requirements::needs;
+use serde_json::Value;
+use world::{WAYS, World, assert_same, text};
+
+const KVM: [&str; 4] = WAYS[0];
+const MAPPING_FUZZ: &str = include_str!("programs/mapping_fuzz.c");
+const MEMORY_LIMIT: &str = include_str!("programs/memory_limit.c");
+const SPARSE: &str = include_str!("programs/sparse.c");
+const ARENAS: &str = include_str!("programs/arenas.c");
+const GROWTH: &str = include_str!("programs/growth.c");
+
+/// Seeds to try: more of them in a soak.
+fn seeds(usual: u64) -> u64 {
+    std::env::var("POOL_SOAK_ROUNDS").map_or(usual, |text| text.parse().unwrap())
+}
+
+#[test]
+fn mappings_are_what_linux_makes_of_them() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    for (name, compiler) in [("fuzz-glibc", "gcc"), ("fuzz-musl", "musl-gcc")] {
+        let path = world.build(name, compiler, &[], MAPPING_FUZZ);
+        for seed in 1..=seeds(6) {
+            let arguments = [&seed.to_string(), "600"];
+            let native = Command::new(&path).args(arguments).output().unwrap();
+            assert!(native.status.success(), "{}", text(&native.stdout));
+            for way in WAYS {
+                let found = world.run(name, &way, &arguments);
+                assert_same(&format!("{name} {way:?} {seed}"), &found, &native);
+            }
+        }
+    }
+}
+
+#[test]
+fn arenas_are_cut_out_of_reservations() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let path = world.build("arenas", "gcc", &[], ARENAS);
+    let native = Command::new(&path).output().unwrap();
+    for way in WAYS {
+        assert_same(
+            &format!("{way:?}"),
+            &world.run("arenas", &way, &[]),
+            &native,
+        );
+    }
+}
+
+#[test]
+fn pages_far_apart_cost_what_they_are() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    world.build("sparse", "musl-gcc", &[], SPARSE);
+    let file = world.directory.path().join("report.json");
+    let options = [
+        &KVM[..],
+        &["--memory", "16M", "--report", file.to_str().unwrap()],
+    ]
+    .concat();
+    // 4 MiB and 1 GiB apart: a table for each page, and a directory.
+    for (step, count) in [("4194304", "3000"), ("1073741824", "3000")] {
+        let found = world.run("sparse", &options, &[step, count]);
+        assert_eq!(text(&found.stdout), "ok\n", "{}", text(&found.stderr));
+        let report: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        let ram = report["mapped"]["ram_bytes"].as_u64().unwrap();
+        assert!(ram <= 32 << 20, "{ram} bytes of RAM for 300 pages");
+    }
+}
+
+#[test]
+fn no_way_to_more_memory_passes_the_limit() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    world.build("limit", "musl-gcc", &[], MEMORY_LIMIT);
+    let file = world.directory.path().join("report.json");
+    let run = |way: &str, memory: &str| {
+        let options = ["--memory", memory, "--report", file.to_str().unwrap()];
+        let found = world.run("limit", &[&KVM[..], &options].concat(), &[way]);
+        let said = text(&found.stdout);
+        let had: u64 = said.trim().parse().unwrap_or_else(|_| {
+            panic!("{way}: {said} {}", text(&found.stderr));
+        });
+        let report: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        let peak = report["host"]["peak_rss_kib"].as_u64().unwrap();
+        (had, peak)
+    };
+    let (_, floor) = run("none", "16M");
+    for way in [
+        "mmap",
+        "mprotect",
+        "hidden",
+        "fixed",
+        "beside-the-stack",
+        "brk",
+        "mremap",
+        "scattered",
+    ] {
+        for mib in [16, 48] {
+            let (had, peak) = run(way, &format!("{mib}M"));
+            // The program itself and its stack take less than one MiB.
+            assert!((mib - 2..=mib).contains(&had), "{way}: {had} of {mib} MiB");
+            // What the monitor keeps to know of scattered pages is small beside them.
+            let most = floor + mib * 1024 + mib * 128;
+            assert!(peak <= most, "{way}: {peak} KiB for {mib} MiB");
+        }
+    }
+}
+
+#[test]
+fn nothing_that_a_guest_chooses_makes_the_monitor_grow() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    world.build("growth", "musl-gcc", &[], GROWTH);
+    let file = world.directory.path().join("report.json");
+    let options = [&KVM[..], &["--report", file.to_str().unwrap()]].concat();
+    let found = world.run("growth", &options, &[]);
+    assert_eq!(
+        text(&found.stdout),
+        "1 1\n0\n0\n1 1\n",
+        "{}",
+        text(&found.stderr)
+    );
+    let report: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let unknown = report["unknown_calls"].as_object().unwrap();
+    assert_eq!(unknown.len(), 1);
+    assert_eq!(unknown["1024"], 100_000);
+    let peak = report["host"]["peak_rss_kib"].as_u64().unwrap();
+    assert!(peak < 16 << 10, "{peak} KiB");
+}
+
+#[test]
+fn a_stack_is_executable_when_the_program_asks() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let nested = r#"
+        #include <stdio.h>
+        static __attribute__((noinline)) int apply(int (*f)(int), int x) { return f(x); }
+        int main(int c, char **v) {
+            int base = c + 40;
+            int plus(int x) { return base + x; }
+            printf("%d\n", apply(plus, 1));
+            return 0;
+        }"#;
+    let path = world.build("nested", "gcc", &["-O0"], nested);
+    let native = Command::new(&path).output().unwrap();
+    assert_eq!(text(&native.stdout), "42\n");
+    for way in WAYS {
+        assert_same(
+            &format!("{way:?}"),
+            &world.run("nested", &way, &[]),
+            &native,
+        );
+    }
+    // And is not otherwise.
+    let flags = ["-O0", "-Wl,-z,noexecstack"];
+    world.build("nested-data", "gcc", &flags, nested);
+    for way in WAYS {
+        let found = world.run("nested-data", &way, &[]);
+        assert_eq!(found.status.code(), Some(139), "{way:?}");
+    }
+}
+
+#[test]
+fn files_are_mapped_privately_or_not_at_all() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = r#"
+        #include <errno.h>
+        #include <fcntl.h>
+        #include <stdio.h>
+        #include <string.h>
+        #include <sys/mman.h>
+        #include <unistd.h>
+        static void try(const char *what, int protection, int flags, int fd, long offset) {
+            char *at = mmap(0, 4096, protection, flags, fd, offset);
+            printf("%s: %s\n", what, at == MAP_FAILED ? strerror(errno) : at);
+        }
+        int main(void) {
+            int fd = open("/data/file", O_RDWR), to = open("/data/file", O_WRONLY), in = open("/data", O_RDONLY);
+            try("private", PROT_READ, MAP_PRIVATE, fd, 0);
+            char *copy = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+            copy[0] = 'X';
+            try("unchanged", PROT_READ, MAP_PRIVATE, fd, 0);
+            try("only writing", PROT_READ, MAP_PRIVATE, to, 0);
+            try("a directory", PROT_READ, MAP_PRIVATE, in, 0);
+            try("odd offset", PROT_READ, MAP_PRIVATE, fd, 1);
+            try("no kind", PROT_READ, 0, fd, 0);
+            try("closed", PROT_READ, MAP_PRIVATE, 77, 0);
+            /* Shared with whom writes the file: served as Linux serves it, or not at all. */
+            for (int protection = PROT_READ; protection <= (PROT_READ | PROT_WRITE); protection += PROT_WRITE) {
+                char *shared = mmap(0, 4096, protection, MAP_SHARED, fd, 0);
+                if (shared == MAP_FAILED) { puts(errno == ENODEV ? "refused or right" : strerror(errno)); continue; }
+                pwrite(fd, "new", 3, 0);
+                puts(memcmp(shared, "new", 3) ? "stale" : "refused or right");
+                pwrite(fd, "old", 3, 0);
+            }
+            return 0;
+        }"#;
+    world.build("maps", "musl-gcc", &[], source);
+    let data = world.directory.path().join("data");
+    fs::create_dir_all(&data).unwrap();
+    fs::write(data.join("file"), "old").unwrap();
+    let grant = format!("{}:/data", data.display());
+    let expected = "private: old\nunchanged: old\nonly writing: Permission denied\n\
+                    a directory: No such device\nodd offset: Invalid argument\n\
+                    no kind: Invalid argument\nclosed: Bad file descriptor\n\
+                    refused or right\nrefused or right\n";
+    for way in WAYS {
+        let found = world.run("maps", &[&way[..], &["--dir", &grant]].concat(), &[]);
+        assert_eq!(text(&found.stdout), expected, "{way:?}");
+        assert_eq!(fs::read(data.join("file")).unwrap(), b"old");
+    }
+}

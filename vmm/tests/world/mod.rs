@@ -1,0 +1,69 @@
+//! Images in a pool of their own, and the ways to run them.
+
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+use crate::support::{Placement, TestPool, compile};
+
+#[derive(Debug)]
+pub struct World {
+    pub directory: TempDir,
+    pub pool: TestPool,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let pool = TestPool::new(&directory.path().join("pool"));
+        Self { directory, pool }
+    }
+
+    pub fn build(&mut self, name: &str, compiler: &str, flags: &[&str], source: &str) -> PathBuf {
+        let path = compile(self.directory.path(), name, compiler, flags, source);
+        self.pool.add(&path, name, Placement::Dense);
+        path
+    }
+
+    pub fn vmm(&self, image: &str, options: &[&str], arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_poolvmm"));
+        command
+            .args(["run", &format!("{image}:v1"), "--pool"])
+            .arg(&self.pool.root);
+        command.args(options).arg("--").args(arguments);
+        command
+    }
+
+    pub fn run(&self, image: &str, options: &[&str], arguments: &[&str]) -> Output {
+        self.vmm(image, options, arguments).output().unwrap()
+    }
+}
+
+pub const WAYS: [[&str; 4]; 4] = [
+    ["--platform", "kvm", "--backing", "pool"],
+    ["--platform", "kvm", "--backing", "copy"],
+    ["--platform", "process", "--backing", "pool"],
+    ["--platform", "process", "--backing", "copy"],
+];
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+pub fn assert_same(what: &str, found: &Output, native: &Output) {
+    assert_eq!(
+        text(&found.stdout),
+        text(&native.stdout),
+        "{what}: {}",
+        text(&found.stderr)
+    );
+    assert_eq!(
+        found.status.code(),
+        native.status.code(),
+        "{what}: {}",
+        text(&found.stderr)
+    );
+}
