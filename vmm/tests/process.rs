@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod support;
+mod world;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use pool_tests::requirements::needs;
 use serde_json::Value;
-use support::{Placement, TestPool, compile};
-use tempfile::TempDir;
+use support::Placement;
+use world::{World, text};
 
 const PROCESS: [&str; 2] = ["--platform", "process"];
 const KVM: [&str; 2] = ["--platform", "kvm"];
@@ -268,7 +269,6 @@ static char *take(const char *how, long done) {
     char *p;
     if (!strcmp(how, "private")) return map(3, MAP_PRIVATE);
     if (!strcmp(how, "shared")) return map(3, MAP_SHARED);
-    if (!strcmp(how, "validated")) return map(3, MAP_SHARED_VALIDATE);
     if (!strcmp(how, "growing")) return map(3, MAP_PRIVATE | MAP_GROWSDOWN);
     if (!strcmp(how, "shared-none")) return (p = map(0, MAP_SHARED)) && !mprotect(p, STEP, 3) ? p : 0;
     if (!strcmp(how, "promised")) return (p = map(0, MAP_PRIVATE | MAP_NORESERVE)) && !mprotect(p, STEP, 3) ? p : 0;
@@ -313,6 +313,36 @@ int main(void) {
     return 0;
 }"#;
 
+/// Makes the kernel need page tables until it is refused, and stays.
+const TABLES: &str = r#"
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#define FAR(i) ((void *)(((i) + 2) << 30))
+static volatile char sum;
+static char *map(void *at, long length, int protection, int fixed) {
+    return mmap(at, length, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed, -1, 0);
+}
+int main(int c, char **v) {
+    char *p = MAP_FAILED, *area = map(0, 1l << 30, PROT_READ, 0);
+    for (long i = 0; i < 66000; i++) {
+        if (!strcmp(v[1], "read")) p = map(FAR(i), 4096, PROT_READ, MAP_FIXED_NOREPLACE);
+        if (!strcmp(v[1], "hint")) p = map(FAR(i), 4096, PROT_READ, 0);
+        if (!strcmp(v[1], "write")) p = map(FAR(i), 4096, PROT_READ | PROT_WRITE, MAP_FIXED);
+        if (!strcmp(v[1], "move")) p = mremap(area + i * 4096, 4096, 4096, MREMAP_MAYMOVE | MREMAP_FIXED, FAR(i));
+        if (!strcmp(v[1], "leave")) {
+            p = map(0, 2 << 20, PROT_READ, 0);
+            if (p != MAP_FAILED) { sum += *p; munmap(p + 4096, (2 << 20) - 4096); }
+        }
+        if (p == MAP_FAILED) break;
+        sum += *p;
+    }
+    pause();
+    return 0;
+}"#;
+
 const FILES: &str = r#"
 #define _GNU_SOURCE
 #include <errno.h>
@@ -330,41 +360,35 @@ int main(int c, char **v) {
     return 0;
 }"#;
 
-struct World {
-    directory: TempDir,
-    pool: TestPool,
+/// An operator with secrets: where the VMM is started, how, and where its report goes.
+struct Operator {
+    world: World,
+    home: PathBuf,
 }
 
-impl World {
-    /// In a directory whose name holds [`MARKER`].
+impl Operator {
     fn new() -> Self {
-        let directory = tempfile::Builder::new().prefix(MARKER).tempdir().unwrap();
-        let pool = TestPool::new(&directory.path().join("pool"));
-        Self { directory, pool }
+        let world = World::new();
+        let home = world.directory.path().join(MARKER);
+        fs::create_dir(&home).unwrap();
+        Self { world, home }
     }
 
     fn build(&mut self, name: &str, compiler: &str, flags: &[&str], source: &str) -> PathBuf {
-        let path = compile(self.directory.path(), name, compiler, flags, source);
-        self.pool.add(&path, name, Placement::Dense);
-        path
+        self.world.build(name, compiler, flags, source)
     }
 
     fn report(&self) -> PathBuf {
-        self.directory.path().join("report.json")
+        self.home.join("report.json")
     }
 
     fn vmm(&self, image: &str, options: &[&str], arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_poolvmm"));
+        let report = self.report();
+        let options = [options, &["--report", report.to_str().unwrap()]].concat();
+        let mut command = self.world.vmm(image, &options, arguments);
         command
-            .args(["run", &format!("{image}:v1"), "--pool"])
-            .arg(&self.pool.root)
-            .arg("--report")
-            .arg(self.report())
-            .args(options)
-            .arg("--")
-            .args(arguments)
             .env("OPERATORS_TOKEN", MARKER)
-            .current_dir(self.directory.path())
+            .current_dir(&self.home)
             .stdin(Stdio::null());
         command
     }
@@ -378,10 +402,6 @@ impl World {
         let report: Value = serde_json::from_slice(&fs::read(self.report()).unwrap()).unwrap();
         report["host"]["peak_rss_kib"].as_i64().unwrap()
     }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Asks until there is an answer.
@@ -422,9 +442,9 @@ impl Drop for Running {
 #[test]
 fn a_guest_finds_nothing_of_the_vmm_in_its_address_space() {
     let backwards: String = MARKER.chars().rev().collect();
-    let mut world = World::new();
+    let mut operator = Operator::new();
     for compiler in COMPILERS {
-        let native = world.build(compiler, compiler, &[], SCAN);
+        let native = operator.build(compiler, compiler, &[], SCAN);
         let control = Command::new(native)
             .arg(&backwards)
             .env("OPERATORS_TOKEN", MARKER)
@@ -435,7 +455,7 @@ fn a_guest_finds_nothing_of_the_vmm_in_its_address_space() {
 
         for backing in ["pool", "copy"] {
             let options = [&PROCESS[..], &["--backing", backing]].concat();
-            let found = world.run(compiler, &options, &[&backwards]);
+            let found = operator.run(compiler, &options, &[&backwards]);
             let said = text(&found.stdout);
             assert_eq!(
                 found.status.code(),
@@ -457,21 +477,24 @@ fn a_guest_finds_nothing_of_the_vmm_in_its_address_space() {
 
 #[test]
 fn a_guest_starts_with_the_registers_of_a_new_program() {
-    let mut world = World::new();
+    let mut operator = Operator::new();
     let flags = ["-nostdlib", "-nostartfiles", "-fno-stack-protector"];
-    world.build("registers", "gcc", &flags, REGISTERS);
-    let found = world.run("registers", &PROCESS, &[]);
+    operator.build("registers", "gcc", &flags, REGISTERS);
+    let found = operator.run("registers", &PROCESS, &[]);
     assert_eq!(found.status.code(), Some(0), "{}", text(&found.stderr));
 }
 
 #[test]
 fn the_host_sees_the_guest_and_nothing_of_the_vmm_in_its_process() {
-    let mut world = World::new();
-    world
+    let mut operator = Operator::new();
+    operator
+        .world
         .pool
         .add("/usr/bin/busybox".as_ref(), "busybox", Placement::Dense);
     let options = [&PROCESS[..], &["--env", "COLOUR=green"]].concat();
-    let vmm = world.vmm("busybox", &options, &["sleep", "1000"]).spawn();
+    let vmm = operator
+        .vmm("busybox", &options, &["sleep", "1000"])
+        .spawn();
     let mut running = Running(vmm.unwrap());
     let guest = running.guest_in_call(libc_number("clock_nanosleep"));
     let read = |name: &str| fs::read(format!("/proc/{guest}/{name}")).unwrap();
@@ -511,11 +534,11 @@ fn a_guest_learns_no_more_of_the_host_than_under_kvm() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
+    let mut operator = Operator::new();
     for compiler in COMPILERS {
-        world.build(compiler, compiler, &[], FACTS);
-        let kvm = world.run(compiler, &KVM, &[]);
-        let process = world.run(compiler, &PROCESS, &[]);
+        operator.build(compiler, compiler, &[], FACTS);
+        let kvm = operator.run(compiler, &KVM, &[]);
+        let process = operator.run(compiler, &PROCESS, &[]);
         let (kvm, process) = (text(&kvm.stdout), text(&process.stdout));
         assert_eq!(process, kvm, "{compiler}");
         for line in [
@@ -542,13 +565,13 @@ fn a_guest_learns_no_more_of_the_host_than_under_kvm() {
 
 #[test]
 fn signals_are_handled_as_they_are_natively() {
-    let mut world = World::new();
+    let mut operator = Operator::new();
     for compiler in COMPILERS {
-        let native = world.build(compiler, compiler, &[], SIGNALS);
+        let native = operator.build(compiler, compiler, &[], SIGNALS);
         // No end by a signal, by one that it had a handler for, by one that is a fault's.
         for arguments in [&[][..], &["15"], &["11"]] {
             let expected = Command::new(&native).args(arguments).output().unwrap();
-            let found = world.run(compiler, &PROCESS, arguments);
+            let found = operator.run(compiler, &PROCESS, arguments);
             let what = format!("{compiler} {arguments:?}");
             assert_eq!(text(&found.stdout), text(&expected.stdout), "{what}");
             let status = arguments
@@ -563,9 +586,9 @@ fn signals_are_handled_as_they_are_natively() {
 
 #[test]
 fn a_guest_that_was_stopped_sleeps_on() {
-    let mut world = World::new();
-    world.build("sleep", "musl-gcc", &[], SLEEP);
-    let vmm = world
+    let mut operator = Operator::new();
+    operator.build("sleep", "musl-gcc", &[], SLEEP);
+    let vmm = operator
         .vmm("sleep", &PROCESS, &[])
         .stdout(Stdio::piped())
         .spawn();
@@ -595,12 +618,11 @@ fn a_guest_that_was_stopped_sleeps_on() {
 fn memory_is_limited_however_it_is_taken() {
     const MEMORY: i64 = 64;
     const STACK: i64 = 8;
-    let mut world = World::new();
-    world.build("take", "gcc", &[], TAKE);
+    let mut operator = Operator::new();
+    operator.build("take", "gcc", &[], TAKE);
     for how in [
         "private",
         "shared",
-        "validated",
         "growing",
         "shared-none",
         "promised",
@@ -609,7 +631,7 @@ fn memory_is_limited_however_it_is_taken() {
         "given-up",
         "given-up-whole",
     ] {
-        let found = world.run(
+        let found = operator.run(
             "take",
             &[&PROCESS[..], &["--memory", "64M"]].concat(),
             &[how],
@@ -623,16 +645,16 @@ fn memory_is_limited_however_it_is_taken() {
         let most = if how.starts_with("given-up") { 2 } else { 1 } * (MEMORY + STACK);
         assert!(taken <= most, "{how}: {taken} MiB");
         assert!(taken >= MEMORY - 8, "{how}: {taken} MiB were granted");
-        let peak = world.peak() >> 10;
+        let peak = operator.peak() >> 10;
         assert!(peak <= most + 8, "{how}: {peak} MiB resident");
     }
 }
 
 #[test]
 fn memory_may_be_sparse_and_reservations_are_bounded() {
-    let mut world = World::new();
-    world.build("sparse", "gcc", &[], SPARSE);
-    let found = world.run(
+    let mut operator = Operator::new();
+    operator.build("sparse", "gcc", &[], SPARSE);
+    let found = operator.run(
         "sparse",
         &[&PROCESS[..], &["--memory", "64M"]].concat(),
         &[],
@@ -641,16 +663,40 @@ fn memory_may_be_sparse_and_reservations_are_bounded() {
 }
 
 #[test]
+fn page_tables_are_limited() {
+    const MEMORY: u64 = 64;
+    const STACK: u64 = 8;
+    let mut operator = Operator::new();
+    operator.build("tables", "gcc", &[], TABLES);
+    for how in ["read", "hint", "write", "move", "leave"] {
+        let options = [&PROCESS[..], &["--memory", "64M"]].concat();
+        let mut running = Running(operator.vmm("tables", &options, &[how]).spawn().unwrap());
+        let guest = running.guest_in_call(libc_number("pause"));
+        let status = fs::read_to_string(format!("/proc/{guest}/status")).unwrap();
+        let tables = status
+            .lines()
+            .find_map(|l| l.strip_prefix("VmPTE:"))
+            .unwrap();
+        let kib: u64 = tables.trim().strip_suffix(" kB").unwrap().parse().unwrap();
+        assert!(
+            kib <= (MEMORY + STACK + 1) << 10,
+            "{how}: {kib} KiB of tables"
+        );
+        assert!(kib >= 16 << 10, "{how}: refused at {kib} KiB of tables");
+    }
+}
+
+#[test]
 fn what_is_the_kernel_is_not_granted() {
     if !needs(&["kvm", "root"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("files", "gcc", &[], FILES);
+    let mut operator = Operator::new();
+    operator.build("files", "gcc", &[], FILES);
     for platform in [KVM, PROCESS] {
         for host in ["/proc", "/proc/self", "/sys"] {
             let grant = format!("{host}:/data:ro");
-            let found = world.run("files", &[&platform[..], &["--dir", &grant]].concat(), &[]);
+            let found = operator.run("files", &[&platform[..], &["--dir", &grant]].concat(), &[]);
             let kind = if host == "/sys" { "sysfs" } else { "procfs" };
             let said = text(&found.stderr);
             assert_eq!(found.status.code(), Some(1), "{said}");
@@ -664,9 +710,9 @@ fn only_files_of_the_granted_file_system_are_granted() {
     if !needs(&["kvm", "root"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("files", "gcc", &[], FILES);
-    let data = world.directory.path().join("data");
+    let mut operator = Operator::new();
+    operator.build("files", "gcc", &[], FILES);
+    let data = operator.home.join("data");
     fs::create_dir_all(data.join("below")).unwrap();
     fs::write(data.join("file"), "x").unwrap();
     let made = Command::new("sh")
@@ -685,7 +731,7 @@ fn only_files_of_the_granted_file_system_are_granted() {
             "/data/below/version",
             "+/data/new",
         ];
-        let guest = world.vmm(
+        let guest = operator.vmm(
             "files",
             &[&platform[..], &["--dir", &grant]].concat(),
             &arguments,
@@ -700,7 +746,7 @@ fn only_files_of_the_granted_file_system_are_granted() {
             ])
             .arg(guest.get_program())
             .args(guest.get_args())
-            .current_dir(world.directory.path())
+            .current_dir(&operator.home)
             .output()
             .unwrap();
         let said = text(&found.stdout);
@@ -724,7 +770,7 @@ fn only_files_of_the_granted_file_system_are_granted() {
         }
     }
     // A pipe is not waited for.
-    let found = world.run(
+    let found = operator.run(
         "files",
         &[&KVM[..], &["--dir", &grant]].concat(),
         &["/data/fifo"],

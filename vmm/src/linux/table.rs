@@ -65,8 +65,11 @@ pub enum Process {
     /// Only waiting and waking.
     Wait,
     /// The monitor makes plain private memory of shared anonymous memory, areas that grow and huge
-    /// pages: in one process it is the same, and it counts.
+    /// pages: in one process it is the same, and it counts. It counts page tables before a mapping at an
+    /// address of the guest's choice, and before one that is only read.
     Mapping,
+    /// The monitor counts page tables before a move to an address of the guest's choice.
+    Move,
     /// The monitor counts what is written before a right to write goes.
     Protection,
     /// Only advice that the handlers know too.
@@ -156,7 +159,7 @@ pub const CALLS: [Entry; 94] = [
     call(20, "writev", file::writev, Topic::File, Process::Allowed),
     call(21, "access", path::access, Topic::Path, Process::Files),
     call(24, "sched_yield", system::sched_yield, Topic::System, Process::Allowed),
-    call(25, "mremap", memory::mremap, Topic::Memory, Process::Allowed),
+    call(25, "mremap", memory::mremap, Topic::Memory, Process::Move),
     call(28, "madvise", memory::madvise, Topic::Memory, Process::Advice),
     call(32, "dup", file::dup, Topic::File, Process::Allowed),
     call(33, "dup2", file::dup2, Topic::File, Process::Allowed),

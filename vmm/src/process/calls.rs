@@ -12,6 +12,9 @@ use super::limits::Limits;
 use super::ptrace::{Registers, Tracee};
 use crate::linux::system;
 
+/// Longer than `/proc/PID/status` of somebody in very many groups.
+const MOST_STATUS: usize = 64 << 10;
+
 /// What happens next in a call that was asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
@@ -51,7 +54,8 @@ impl Change {
 #[derive(Debug)]
 pub(super) struct Calls {
     limits: Limits,
-    status: Option<File>,
+    /// `/proc/PID/status`, and room for it, once they are needed.
+    status: Option<(File, Vec<u8>)>,
 }
 
 impl Calls {
@@ -78,10 +82,9 @@ impl Calls {
                 Ok(_) => Next::Done(-i64::from(libc::ENOENT)),
                 Err(_) => Next::Done(-i64::from(libc::EFAULT)),
             },
-            libc::SYS_mmap => Next::ServeWith(Change::Flags(plain(registers.r10))),
             // What cannot be counted is not allowed.
-            libc::SYS_mprotect => match self.used(tracee) {
-                Some(used) if used <= self.limits.data => Next::Serve,
+            libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_mremap => match self.used(tracee) {
+                Some(used) if used <= self.limits.data => memory(registers),
                 _ => Next::Done(-i64::from(libc::ENOMEM)),
             },
             _ => Next::Done(-i64::from(libc::ENOSYS)),
@@ -90,15 +93,15 @@ impl Calls {
 
     /// Bytes of memory that are the guest's own: in RAM, swapped out, and the tables to find them by.
     fn used(&mut self, tracee: Tracee) -> Option<u64> {
-        let pid = tracee.0.as_raw_nonzero();
-        let status = match &self.status {
+        let (status, text) = match &mut self.status {
             Some(status) => status,
-            None => self
-                .status
-                .insert(File::open(format!("/proc/{pid}/status")).ok()?),
+            none => {
+                let pid = tracee.0.as_raw_nonzero();
+                let status = File::open(format!("/proc/{pid}/status")).ok()?;
+                none.insert((status, vec![0; MOST_STATUS]))
+            }
         };
-        let mut text = [0; 4096];
-        let length = status.read_at(&mut text, 0).ok()?;
+        let length = status.read_at(text, 0).ok()?;
         used(std::str::from_utf8(&text[..length]).ok()?)
     }
 }
@@ -109,6 +112,16 @@ fn used(status: &str) -> Option<u64> {
     let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key));
     let kib = |key| -> Option<u64> { line(key)?.trim().strip_suffix(" kB")?.parse().ok() };
     OWN.iter().map(|key| kib(key).map(|kib| kib << 10)).sum()
+}
+
+/// A call about memory that there is room for.
+fn memory(registers: &Registers) -> Next {
+    let flags = plain(registers.r10);
+    if registers.orig_rax == libc::SYS_mmap as u64 && flags != registers.r10 {
+        Next::ServeWith(Change::Flags(flags))
+    } else {
+        Next::Serve
+    }
 }
 
 fn written(tracee: Tracee, at: u64, bytes: &[u8]) -> Next {
@@ -122,13 +135,12 @@ fn written(tracee: Tracee, at: u64, bytes: &[u8]) -> Next {
 fn plain(flags: u64) -> u64 {
     const ANONYMOUS: u64 = libc::MAP_ANONYMOUS as u64;
     const TYPE: u64 = libc::MAP_TYPE as u64;
-    const SHARED: [u64; 2] = [libc::MAP_SHARED as u64, libc::MAP_SHARED_VALIDATE as u64];
     const HUGE: u64 = libc::MAP_HUGETLB as u64 | 0x3f << libc::MAP_HUGE_SHIFT;
     let mut plain = flags & !(libc::MAP_GROWSDOWN as u64);
     if plain & libc::MAP_HUGETLB as u64 != 0 {
         plain &= !HUGE;
     }
-    if plain & ANONYMOUS != 0 && SHARED.contains(&(plain & TYPE)) {
+    if plain & ANONYMOUS != 0 && plain & TYPE == libc::MAP_SHARED as u64 {
         plain = plain & !TYPE | libc::MAP_PRIVATE as u64;
     }
     plain
@@ -142,7 +154,8 @@ mod tests {
     fn what_does_not_count_becomes_what_does() {
         for (flags, expected) in [
             (0x21, 0x22),
-            (0x23, 0x22),
+            // `MAP_SHARED_VALIDATE`, which the kernel does not take for anonymous memory.
+            (0x23, 0x23),
             (0x31, 0x32),
             (0x122, 0x22),
             (0x4_0022, 0x22),

@@ -2,11 +2,9 @@
 //!
 //! `RLIMIT_DATA` counts private writable memory when it is mapped, touched or not: what a guest may
 //! write. The filter and the monitor ([`super::calls`]) see to it that there is no other memory to write
-//! to. Two things it does not count, and each is held to a part of the grant:
-//!
-//! - memory that was written and then made read-only: the monitor counts what is there before such a
-//!   change, so that it is at most as much again;
-//! - page tables of addresses that are only read: `RLIMIT_AS` bounds the addresses.
+//! to. Two things it does not count, memory that was written and then made read-only, and page tables.
+//! Before each call that could make more of them the monitor counts what there is, so that it is at most
+//! as much again. `RLIMIT_AS` bounds the addresses, and so the tables that one reservation can need.
 //!
 //! A harder bound is a memory cgroup around poolvmm.
 

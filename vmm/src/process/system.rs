@@ -70,8 +70,6 @@ fn forget_sequences() -> io::Result<()> {
     }
     const UNREGISTER: libc::c_int = 1;
     const SIGNATURE: u32 = 0x5305_3053;
-    /// What glibc registers at least, and larger areas of later kernels.
-    const LENGTHS: [u32; 5] = [32, 64, 96, 128, 256];
     // SAFETY: constants by now.
     let (offset, size) = unsafe { (OFFSET, SIZE) };
     if size == 0 {
@@ -83,7 +81,8 @@ fn forget_sequences() -> io::Result<()> {
         std::arch::asm!("mov {}, fs:[0]", out(reg) thread, options(nostack, readonly, preserves_flags));
     }
     let area = thread.wrapping_add_signed(offset);
-    for length in LENGTHS {
+    // glibc registers 32 bytes, or as many more as a later kernel asks for.
+    for length in (32..=512).step_by(32) {
         // SAFETY: the kernel only compares the values with what was registered.
         let done = unsafe { libc::syscall(libc::SYS_rseq, area, length, UNREGISTER, SIGNATURE) };
         if done == 0 {

@@ -100,6 +100,9 @@ const UNCOUNTED: [u32; 3] = [
     libc::MAP_GROWSDOWN as u32,
     libc::MAP_HUGETLB as u32,
 ];
+/// `MREMAP_FIXED` and `MREMAP_DONTUNMAP`.
+const FIXED: u32 = libc::MREMAP_FIXED as u32;
+const KEEP_OLD: u32 = libc::MREMAP_DONTUNMAP as u32;
 /// What [`crate::linux`] takes too: normal to `WILLNEED`, `DONTNEED`, `FREE`, huge pages, core dumps,
 /// `COLD` and `PAGEOUT`. Merging pages would tell guests of each other's.
 const ADVICE: [u32; 12] = [0, 1, 2, 3, 4, 8, 14, 15, 16, 17, 20, 21];
@@ -186,17 +189,33 @@ fn guest_rule(process: Process, files_granted: bool, own: u32) -> Rule {
             .fold(not_served.into(), |rule: Rule, &command| {
                 rule.unless(&[Test::Masked(1, FUTEX_COMMAND, command)], Verdict::Allow)
             }),
-        Process::Mapping => UNCOUNTED
-            .iter()
-            .fold(Verdict::Allow.into(), |rule: Rule, &flags| {
-                rule.unless(&[Test::Masked(3, flags, flags)], Verdict::Trace)
-            }),
+        Process::Mapping => mapping(),
+        Process::Move => Rule::from(Verdict::Allow)
+            .unless(&[Test::Masked(3, KEEP_OLD, KEEP_OLD)], not_known)
+            .unless(&[Test::Masked(3, FIXED, FIXED)], Verdict::Trace),
         Process::Protection => {
             let write = libc::PROT_WRITE as u32;
             Rule::from(Verdict::Trace).unless(&[Test::Masked(2, write, write)], Verdict::Allow)
         }
         Process::Advice => Rule::one_of(2, &ADVICE, not_known),
     }
+}
+
+/// `mmap`: what counts by itself passes, and that is memory to be written, or addresses to be kept free,
+/// where the kernel likes.
+fn mapping() -> Rule {
+    const WRITE: u32 = libc::PROT_WRITE as u32;
+    let anywhere = Test::Null(0);
+    UNCOUNTED
+        .iter()
+        .fold(Verdict::Trace.into(), |rule: Rule, &flags| {
+            rule.unless(&[Test::Masked(3, flags, flags)], Verdict::Trace)
+        })
+        .unless(&[anywhere, Test::Masked(2, WRITE, WRITE)], Verdict::Allow)
+        .unless(
+            &[anywhere, Test::Equals(2, libc::PROT_NONE as u32)],
+            Verdict::Allow,
+        )
 }
 
 /// `verdict`, unless the mode at `mode` would let a file run as its owner or its group: what a guest
@@ -285,6 +304,13 @@ mod tests {
             ("prlimit64", [0, 2, 1 << 32, 0, 0, 0], error(libc::ENOSYS)),
             ("mmap", [0, 1, 3, 0x22, 0, 0], allow),
             ("mmap", [0, 1, 3, 1, 0, 0], allow),
+            ("mmap", [0, 1, 0, 0x22, 0, 0], allow),
+            ("mmap", [0, 1, 1, 0x22, 0, 0], Verdict::Trace),
+            ("mmap", [0, 1, 5, 2, 0, 0], Verdict::Trace),
+            ("mmap", [1 << 32, 1, 3, 0x22, 0, 0], Verdict::Trace),
+            ("mremap", [0, 1, 2, 1, 0, 0], allow),
+            ("mremap", [0, 1, 2, 3, 0, 0], Verdict::Trace),
+            ("mremap", [0, 1, 2, 5, 0, 0], error(libc::EINVAL)),
             ("mmap", [0, 1, 3, 0x21, 0, 0], Verdict::Trace),
             ("mmap", [0, 1, 3, 0x23, 0, 0], Verdict::Trace),
             ("mmap", [0, 1, 3, 0x122, 0, 0], Verdict::Trace),
