@@ -16,7 +16,7 @@ export POOL_SOURCES := $(CURDIR)
 PROFILE := --release --locked --workspace
 BIN := $(CARGO_TARGET_DIR)/release
 
-.PHONY: build demo test bench soak lint packages install clean help
+.PHONY: build demo test bench soak lint packages amdv install clean help
 
 help:
 	@echo "make build   release binaries in $(BIN)"
@@ -38,7 +38,11 @@ lint: packages
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(PROFILE) --no-deps --quiet
 	@scripts/check-dependencies
 
-test: lint build
+# Guests also run under AMD-V, which QEMU emulates.
+amdv:
+	@scripts/install-amdv
+
+test: lint build amdv
 	scripts/run-tests
 
 demo: build
@@ -47,7 +51,7 @@ demo: build
 bench: build
 	$(BIN)/pool-bench $(or $(BENCH),all) --out target/bench
 
-soak: build
+soak: build amdv
 	POOL_SOAK_ROUNDS=$(or $(ROUNDS),200) scripts/run-tests
 
 # mount -t fuse.poolfs finds poolfs in /usr/local/bin and /usr/bin.

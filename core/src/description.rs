@@ -25,6 +25,34 @@ pub const MAX_RANGES: usize = 16_384;
 pub enum Abi {
     /// Linux system calls of a static x86-64 executable.
     Linux,
+    /// A kernel with a PVH entry point.
+    Pvh,
+    /// A kernel for a Multiboot loader, of version 1 or 2.
+    Multiboot,
+    /// A kernel that is entered in 64-bit mode with Linux's boot parameters.
+    Lxboot,
+}
+
+impl Abi {
+    /// Its name in a description.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Linux => "linux",
+            Self::Pvh => "pvh",
+            Self::Multiboot => "multiboot",
+            Self::Lxboot => "lxboot",
+        }
+    }
+
+    /// What people call it.
+    pub fn protocol(self) -> &'static str {
+        match self {
+            Self::Linux => "Linux program",
+            Self::Pvh => "PVH",
+            Self::Multiboot => "Multiboot",
+            Self::Lxboot => "Linux 64-bit boot",
+        }
+    }
 }
 
 /// How the addresses of an image came about.

@@ -118,14 +118,19 @@ impl Image {
         })
     }
 
+    /// Where the executable can be read.
+    pub fn file(&self) -> PathBuf {
+        self.directory().join("image.elf")
+    }
+
+    fn directory(&self) -> PathBuf {
+        let path = self.label.replace(':', "/");
+        self.pool.join("images").join(path)
+    }
+
     /// Reads the map and checks it whole.
     pub fn read_map(&self) -> Result<ImageMap, PoolError> {
-        let path = || {
-            self.pool
-                .join("images")
-                .join(self.label.replace(':', "/"))
-                .join("map")
-        };
+        let path = || self.directory().join("map");
         let open_error = |error| PoolError::Open {
             path: path(),
             error,

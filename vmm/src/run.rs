@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
+use pool_core::description::Abi;
 use thiserror::Error;
 
 use crate::fault::{AddressNames, Outcome};
@@ -23,6 +24,21 @@ pub enum RunError {
     /// The pool, or the image in it.
     #[error(transparent)]
     Pool(#[from] PoolError),
+    /// The image is a kernel.
+    #[error(
+        "{image} is a kernel image ({protocol}), and poolvmm runs Linux programs: boot its file, \
+         {file}, with {loader}",
+        protocol = .abi.protocol(),
+        loader = loader(*.abi)
+    )]
+    Kernel {
+        /// What people call the image.
+        image: String,
+        /// How it is started.
+        abi: Abi,
+        /// The executable in the pool.
+        file: PathBuf,
+    },
     /// The plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -72,6 +88,13 @@ impl Guest {
         let image = Image::open(&options.pool, &options.image)?;
         let map = image.read_map()?;
         moments.read = Stamp::now();
+        if map.description.abi != Abi::Linux {
+            return Err(RunError::Kernel {
+                abi: map.description.abi,
+                file: image.file(),
+                image: image.label,
+            });
+        }
         let plan = Plan::new(&map, options.memory)?;
         let segments = image.open_segments(&plan.segments())?;
         let stack = (plan.rooms.stack_low, plan.rooms.stack_high);
@@ -181,6 +204,16 @@ impl Guest {
             leases: self.segments.count() as u64 + 1,
             host,
         }
+    }
+}
+
+/// What boots a kernel of this kind.
+fn loader(abi: Abi) -> &'static str {
+    match abi {
+        Abi::Linux => "poolvmm",
+        Abi::Pvh => "`qemu-system-x86_64 -kernel FILE`, Cloud Hypervisor or Firecracker",
+        Abi::Multiboot => "GRUB, or as ELF32 with `qemu-system-x86_64 -kernel FILE`",
+        Abi::Lxboot => "Firecracker",
     }
 }
 

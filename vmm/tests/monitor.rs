@@ -318,6 +318,22 @@ fn what_cannot_be_run_is_refused_with_advice() {
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains(message), "{said}");
     }
+    let kernels = [
+        ("pvh", "kernel image (PVH)", "qemu-system-x86_64 -kernel"),
+        ("multiboot", "kernel image (Multiboot)", "GRUB"),
+        ("lxboot", "kernel image (Linux 64-bit boot)", "Firecracker"),
+    ];
+    for (abi, what, loader) in kernels {
+        let kernel = good.replace("\"abi\":\"linux\"", &format!("\"abi\":\"{abi}\""));
+        fs::write(&map, kernel).unwrap();
+        for platform in ["kvm", "process"] {
+            let options = ["run", "hello:v1", "--pool", pool, "--platform", platform];
+            let (code, said) = complain(&options);
+            assert_eq!(code, Some(1), "{said}");
+            assert!(said.contains(what) && said.contains(loader), "{said}");
+            assert!(said.contains("/images/hello/v1/image.elf"), "{said}");
+        }
+    }
     fs::write(&map, &good).unwrap();
     let segment = root.join("segments/00000001");
     let file = fs::OpenOptions::new().write(true).open(&segment).unwrap();

@@ -23,7 +23,7 @@ mod load;
 mod objects;
 
 use pool_core::description::{
-    Abi, DESCRIPTION_FORMAT, Description, DescriptionError, FileIdentity, Layout,
+    DESCRIPTION_FORMAT, Description, DescriptionError, FileIdentity, Layout,
 };
 use pool_core::name::LibraryRef;
 use pool_core::{GuestAddress, ObjectId};
@@ -140,7 +140,7 @@ pub fn describe(file: &[u8]) -> Result<DescribedImage<'_>, DescribeError> {
     let description = Description {
         format: DESCRIPTION_FORMAT,
         image,
-        abi: Abi::Linux,
+        abi: executable.abi,
         layout: match executable.layout_section {
             Some(_) => Layout::Registered,
             None => Layout::Own,

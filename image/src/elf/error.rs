@@ -2,6 +2,7 @@
 
 use pool_core::GuestAddress;
 use pool_core::address::USER_ADDRESS_END;
+use pool_core::description::Abi;
 use thiserror::Error;
 
 use super::{LOWEST_ADDRESS, MAX_PROGRAM_HEADERS};
@@ -31,6 +32,18 @@ pub enum ElfError {
     /// `ELFCLASS32`.
     #[error("this is a 32-bit executable: build it for x86-64 (without -m32 or -mx32)")]
     Class32,
+    /// `ELFCLASS32` with a Multiboot header: Unikraft's images for QEMU are of this form.
+    #[error(
+        "this is a 32-bit kernel image (Multiboot), which the pool does not take: give a static \
+         x86-64 executable; `qemu-system-x86_64 -kernel FILE` boots this one"
+    )]
+    Kernel32,
+    /// A kernel image that user addresses cannot hold.
+    #[error(
+        "this is a kernel image ({protocol}), and the pool cannot hold it as it is linked: {1}",
+        protocol = .0.protocol()
+    )]
+    Kernel(Abi, Box<ElfError>),
     /// `ELFDATA2MSB`.
     #[error("this is a big-endian executable: build it for x86-64")]
     BigEndian,

@@ -1,4 +1,4 @@
-//! Reading static x86-64 Linux executables.
+//! Reading static x86-64 executables: Linux programs, and kernels of the same form.
 //!
 //! Accepted are `ET_EXEC` and static position-independent (`ET_DYN` without `PT_INTERP` and
 //! `DT_NEEDED`) files, stripped or not, whoever linked them. What Linux would refuse to execute is
@@ -7,6 +7,7 @@
 //! and 5, and its x86-64 supplement; loading rules: `fs/binfmt_elf.c` of Linux.
 
 mod error;
+mod kernel;
 mod sections;
 
 use goblin::container::{Container, Ctx, Endian};
@@ -14,7 +15,7 @@ use goblin::elf::header::{self, Header};
 use goblin::elf::program_header::{self as ph, ProgramHeader};
 use pool_core::GuestAddress;
 use pool_core::address::{Protection, USER_ADDRESS_END};
-use pool_core::description::ProgramHeaders;
+use pool_core::description::{Abi, ProgramHeaders};
 use pool_core::page::{PAGE_SIZE, checked_round_up};
 
 pub use error::ElfError;
@@ -89,6 +90,8 @@ pub struct Executable<'a> {
     pub file: &'a [u8],
     /// How it was linked.
     pub kind: ExecutableKind,
+    /// What it expects of whoever runs it.
+    pub abi: Abi,
     /// Added to every address of the file.
     pub load_bias: u64,
     /// First instruction, load bias included.
@@ -122,12 +125,17 @@ impl<'a> Executable<'a> {
             ExecutableKind::Fixed => 0,
             ExecutableKind::StaticPie => INDEPENDENT_BASE,
         };
-        let segments = read_segments(file, &headers, load_bias)?;
-        let program_headers = locate_program_headers(&header, &headers, &segments, load_bias);
         let sections = sections::read(file, &header)?;
+        let abi = kernel::abi(file, &headers, sections.boot_information);
+        let segments = read_segments(file, &headers, load_bias).map_err(|error| match abi {
+            Abi::Linux => error,
+            kernel => ElfError::Kernel(kernel, Box::new(error)),
+        })?;
+        let program_headers = locate_program_headers(&header, &headers, &segments, load_bias);
         Ok(Self {
             file,
             kind,
+            abi,
             load_bias,
             entry: GuestAddress(header.e_entry.wrapping_add(load_bias)),
             segments,
@@ -146,7 +154,11 @@ fn read_header(file: &[u8]) -> Result<Header, ElfError> {
     // The class and byte order come first: they decide how long the header is and how to read it.
     let ident = |at: usize| file.get(at).copied().unwrap_or_default();
     if ident(header::EI_CLASS) == header::ELFCLASS32 {
-        return Err(ElfError::Class32);
+        return Err(if kernel::has_multiboot_header(file) {
+            ElfError::Kernel32
+        } else {
+            ElfError::Class32
+        });
     }
     if ident(header::EI_DATA) == header::ELFDATA2MSB {
         return Err(ElfError::BigEndian);

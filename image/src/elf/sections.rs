@@ -3,6 +3,7 @@
 use goblin::elf::header::Header;
 use goblin::elf::section_header::{SHF_ALLOC, SHT_NOBITS, SHT_PROGBITS, SHT_SYMTAB, SectionHeader};
 
+use super::kernel::UNIKRAFT_BOOT_INFORMATION;
 use super::{CTX, ElfError, check_within};
 use crate::layout::LAYOUT_SECTION;
 
@@ -14,6 +15,8 @@ pub(super) struct Sections<'a> {
     pub(super) stripped: bool,
     /// Contents of the layout section.
     pub(super) layout: Option<&'a [u8]>,
+    /// There is what Unikraft's boot code reads.
+    pub(super) boot_information: bool,
 }
 
 /// Reads the section headers, if there are any. A table past the end of the file means that the
@@ -50,7 +53,14 @@ pub(super) fn read<'a>(file: &'a [u8], header: &Header) -> Result<Sections<'a>, 
         )?),
         None => None,
     };
-    Ok(Sections { stripped, layout })
+    let boot_information = sections
+        .iter()
+        .any(|section| name(names, section) == Some(UNIKRAFT_BOOT_INFORMATION));
+    Ok(Sections {
+        stripped,
+        layout,
+        boot_information,
+    })
 }
 
 fn is_loaded(section: &SectionHeader) -> bool {

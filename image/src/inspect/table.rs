@@ -3,7 +3,7 @@
 use std::fmt;
 
 use pool_core::ObjectId;
-use pool_core::description::{Abi, Layout, RangeKind};
+use pool_core::description::{Layout, RangeKind};
 
 use super::Report;
 use crate::elf::ExecutableKind;
@@ -20,9 +20,7 @@ impl fmt::Display for Report {
         } else {
             "with symbols"
         };
-        let abi = match self.abi {
-            Abi::Linux => "linux",
-        };
+        let abi = self.abi.name();
         let layout = match self.layout {
             Layout::Registered => "registered",
             Layout::Own => "own",

@@ -65,17 +65,22 @@ pub fn elf(kind: u16, entry: u64, headers: &[Header], length: usize) -> Vec<u8> 
 }
 
 /// Appends a `.pool.layout` section with `json`, and the section headers that name it.
-pub fn with_layout(mut file: Vec<u8>, json: &str) -> Vec<u8> {
-    const NAMES: &[u8] = b"\0.pool.layout\0.shstrtab\0";
-    let layout = file.len() as u64;
-    file.extend_from_slice(json.as_bytes());
+pub fn with_layout(file: Vec<u8>, json: &str) -> Vec<u8> {
+    with_section(file, ".pool.layout", json.as_bytes())
+}
+
+/// Appends a section that is not loaded, and the section headers that name it.
+pub fn with_section(mut file: Vec<u8>, name: &str, content: &[u8]) -> Vec<u8> {
+    let string_table = format!("\0{name}\0.shstrtab\0");
+    let start = file.len() as u64;
+    file.extend_from_slice(content);
     let names = file.len() as u64;
-    file.extend_from_slice(NAMES);
+    file.extend_from_slice(string_table.as_bytes());
     let table = file.len() as u64;
     let sections: [(u32, u32, u64, u64); 3] = [
         (0, 0, 0, 0),
-        (1, 1, layout, json.len() as u64),
-        (14, 3, names, NAMES.len() as u64),
+        (1, 1, start, content.len() as u64),
+        (name.len() as u32 + 2, 3, names, string_table.len() as u64),
     ];
     for (name, kind, offset, size) in sections {
         file.extend_from_slice(&name.to_le_bytes());

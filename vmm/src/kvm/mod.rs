@@ -5,15 +5,20 @@
 //! will be further kinds of machine beside [`Machine`], with devices instead of system calls.
 
 mod boot;
+mod entry;
+mod frame;
 mod stats;
 mod vcpu;
 mod vm;
 
 use std::io;
 
+use pool_core::PAGE_SIZE;
+use pool_core::address::USER_ADDRESS_END;
 use thiserror::Error;
 
-use self::boot::{FAULT_PORT, Monitor, SYSCALL_PORT};
+use self::boot::{CALL_PORT, FAULT_PORT, Monitor};
+use self::frame::Frame;
 use self::stats::FaultCounter;
 use self::vcpu::{Exit, Features, Vcpu};
 use self::vm::Vm;
@@ -44,6 +49,17 @@ pub enum KvmError {
     /// The kernel's KVM lacks something.
     #[error("this kernel's KVM lacks {0}: use a newer kernel, or --platform process")]
     Capability(&'static str),
+    /// The monitor's own first system call did not arrive as on any kind of host known.
+    #[error(
+        "system calls of guests do not arrive as expected under this kernel's KVM ({exit} at \
+         {rip:#x}): use --platform process"
+    )]
+    Entry {
+        /// What came instead.
+        exit: String,
+        /// Where the processor was.
+        rip: u64,
+    },
     /// An ioctl failed.
     #[error("{what}: {error}")]
     Call {
@@ -106,7 +122,8 @@ impl Machine {
         let monitor = Monitor {
             base: plan.rooms.monitor.0,
         };
-        let pages = [&monitor.tables()[..], &boot::code()[..]];
+        let pages = monitor.pages();
+        let pages = pages.each_ref().map(Vec::as_slice);
         let mut memory = GuestMemory::build(plan, segments, backing, pages)?;
         let features = Features::of(vm.cpuid());
         let stack = start.build(plan, features.fsgsbase)?;
@@ -168,9 +185,9 @@ impl Machine {
                 first_exit();
             }
             let outcome = match exit {
-                Exit::Port(SYSCALL_PORT) => self.system_call()?,
+                Exit::Port(CALL_PORT) if self.vcpu.is_at_call() => self.system_call()?,
                 Exit::Port(FAULT_PORT) => self.fault()?,
-                Exit::Port(_) => Some(self.stop(Cause::Protection)),
+                Exit::Port(_) | Exit::Device => Some(self.stop(Cause::Protection)),
                 Exit::ReadOnlyStore { physical } => Some(self.stop(Cause::Machine(format!(
                     "store to read-only guest physical address {physical:#x}"
                 )))),
@@ -202,6 +219,13 @@ impl Machine {
             ],
         };
         let (rip, rsp) = (registers.rcx, registers.rsp);
+        if rip >= USER_ADDRESS_END {
+            return Ok(Some(Outcome::Fault(Fault {
+                cause: Cause::Protection,
+                instruction_pointer: rip,
+                stack_pointer: rsp,
+            })));
+        }
         match self.linux.serve(&call) {
             Reply::Return(result) => {
                 let thread_pointer = self.linux.take_thread_pointer();
@@ -220,22 +244,38 @@ impl Machine {
     /// A processor exception: a page to be given, or the end.
     fn fault(&mut self) -> Result<Option<Outcome>, KvmError> {
         let registers = *self.vcpu.registers();
-        let vector = self.monitor.vector_at(registers.rip);
-        let stack = self.monitor.stack_offset(registers.rsp);
-        let (Some(vector), Some(stack)) = (vector, stack) else {
+        let system = self.vcpu.system_registers()?;
+        let privileged = system.cs.dpl == 0 && system.ss.dpl == 0;
+        let Some(vector) = self.monitor.vector_at(registers.rip).filter(|_| privileged) else {
             return Ok(Some(self.stop(Cause::Protection)));
         };
-        let frame = Frame::read(self.linux.memory(), stack, pushes_error_code(vector));
+        let Some(frame) = self.frame(vector, registers.rsp) else {
+            return Ok(Some(self.stop(Cause::Machine(format!(
+                "exception {vector} in the monitor's own code"
+            )))));
+        };
+        let end = |cause| {
+            Ok(Some(Outcome::Fault(Fault {
+                cause,
+                instruction_pointer: frame.rip,
+                stack_pointer: frame.rsp,
+            })))
+        };
+        if frame.code != boot::USER_CODE {
+            let words = "the guest left 64-bit mode, which is not served";
+            return end(Cause::Unserved(words.to_owned()));
+        }
         let cause = match vector {
             PAGE_FAULT => {
-                let address = self.vcpu.system_registers()?.cr2;
+                let address = system.cr2;
                 let access = access_of(frame.error);
                 match self.linux.memory_mut().resolve_fault(address, access) {
-                    Ok(true) => {
+                    Ok(true) if frame.rip < USER_ADDRESS_END => {
                         self.exits.page_faults += 1;
-                        return self.resume(&frame);
+                        self.vcpu.return_from_fault(&frame, &system);
+                        return Ok(None);
                     }
-                    Ok(false) => Cause::Memory {
+                    Ok(_) => Cause::Memory {
                         address,
                         access: Some(access),
                         allowed: self.linux.memory().protection_at(address),
@@ -249,21 +289,23 @@ impl Machine {
             11..=13 => Cause::Protection,
             other => Cause::Exception(other),
         };
-        Ok(Some(Outcome::Fault(Fault {
-            cause,
-            instruction_pointer: frame.rip,
-            stack_pointer: frame.rsp,
-        })))
+        end(cause)
     }
 
-    /// Goes on with the instruction that faulted.
-    fn resume(&mut self, frame: &Frame) -> Result<Option<Outcome>, KvmError> {
-        self.vcpu.enter_user(None)?;
-        let registers = self.vcpu.registers();
-        registers.rip = frame.rip;
-        registers.rsp = frame.rsp;
-        registers.rflags = frame.rflags;
-        Ok(None)
+    /// The frame of `vector`, if it lies at `rsp` as the processor puts it there, and is of code at
+    /// CPL 3.
+    fn frame(&self, vector: u8, rsp: u64) -> Option<Frame> {
+        let length = Frame::bytes(vector);
+        let below = self.monitor.stack().checked_sub(rsp)?;
+        if below != length as u64 {
+            return None;
+        }
+        let mut bytes = [0; Frame::MAX_BYTES];
+        let bytes = &mut bytes[..length];
+        let memory = self.linux.memory();
+        memory.read_monitor(PAGE_SIZE - below, bytes).ok()?;
+        let frame = Frame::parse(vector, bytes);
+        (frame.code & 3 == 3).then_some(frame)
     }
 
     /// Tells the machine what the last exit changed in the guest's memory.
@@ -285,45 +327,6 @@ impl Machine {
             stack_pointer: registers.rsp,
         })
     }
-}
-
-/// What the processor pushes on a fault.
-#[derive(Clone, Copy, Debug, Default)]
-struct Frame {
-    error: u64,
-    rip: u64,
-    rflags: u64,
-    rsp: u64,
-}
-
-impl Frame {
-    fn read(memory: &GuestMemory, stack: u64, has_error: bool) -> Self {
-        let mut next = stack;
-        let mut pop = || {
-            let mut word = [0; 8];
-            // A frame cut off by the page's end reads as zeros: the guest only fooled itself.
-            if memory.read_monitor(next, &mut word).is_err() {
-                word = [0; 8];
-            }
-            next += 8;
-            u64::from_le_bytes(word)
-        };
-        let error = if has_error { pop() } else { 0 };
-        let rip = pop();
-        let _code_segment = pop();
-        let rflags = pop();
-        let rsp = pop();
-        Self {
-            error,
-            rip,
-            rflags: rflags & 0x24_0dd5 | 2,
-            rsp,
-        }
-    }
-}
-
-fn pushes_error_code(vector: u8) -> bool {
-    matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
 }
 
 fn access_of(error: u64) -> Access {

@@ -1,24 +1,20 @@
 //! The virtual processor: its state before the first instruction, and its exits.
 
-use kvm_bindings::{
-    CpuId, Msrs, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_xcr, kvm_xcrs,
-};
+use kvm_bindings::{CpuId, kvm_regs, kvm_segment, kvm_sregs, kvm_xcr, kvm_xcrs};
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 
 use super::KvmError;
 use super::boot::{self, Monitor};
+use super::entry::{self, Arrival};
+use super::frame::{Frame, user_flags};
 use super::stats::FaultCounter;
-
-const MSR_STAR: u32 = 0xc000_0081;
-const MSR_LSTAR: u32 = 0xc000_0082;
-const MSR_SYSCALL_MASK: u32 = 0xc000_0084;
-/// RFLAGS cleared on SYSCALL: trap, interrupt, direction, I/O privilege, nested task, alignment.
-const SYSCALL_MASK: u64 = 0x4_7700;
 
 const CR0: u64 = 0x8005_0033; // PE MP ET NE WP AM PG
 const CR4_BASE: u64 = 1 << 5 | 1 << 9 | 1 << 10; // PAE OSFXSR OSXMMEXCPT
+const CR4_UMIP: u64 = 1 << 11;
 const CR4_FSGSBASE: u64 = 1 << 16;
 const CR4_OSXSAVE: u64 = 1 << 18;
+const CR4_SMEP: u64 = 1 << 20;
 const EFER: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11; // SCE LME LMA NXE
 /// x87, SSE, AVX and AVX-512 state; AMX and PKRU need permissions that nothing here grants.
 const XCR0_OFFERED: u64 = 0xe7;
@@ -26,8 +22,10 @@ const XCR0_OFFERED: u64 = 0xe7;
 /// Why a vCPU stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exit {
-    /// An OUT to this port.
+    /// An OUT of one byte to this port.
     Port(u16),
+    /// Any other access to a port; there are no devices.
+    Device,
     /// A store to read-only guest physical memory.
     ReadOnlyStore {
         /// Guest physical address.
@@ -43,6 +41,10 @@ pub(super) enum Exit {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Features {
     pub(super) fsgsbase: bool,
+    /// SGDT and its like are refused at CPL 3.
+    umip: bool,
+    /// CPL 0 can be kept from executing pages that CPL 3 may use.
+    smep: bool,
     xcr0: u64,
 }
 
@@ -54,10 +56,18 @@ impl Features {
         };
         let xsave = leaf(1, 0).is_some_and(|e| e.ecx & 1 << 26 != 0);
         let supported = leaf(0xd, 0).map_or(0, |e| u64::from(e.edx) << 32 | u64::from(e.eax));
+        let extended = leaf(7, 0).copied().unwrap_or_default();
         Self {
-            fsgsbase: leaf(7, 0).is_some_and(|e| e.ebx & 1 != 0),
+            fsgsbase: extended.ebx & 1 != 0,
+            umip: extended.ecx & 1 << 2 != 0,
+            smep: extended.ebx & 1 << 7 != 0,
             xcr0: if xsave { supported & XCR0_OFFERED } else { 0 },
         }
+    }
+
+    /// Bits of CR4 by which CPL 0 cannot execute a guest's pages.
+    pub(super) fn execution_prevention(self) -> u64 {
+        if self.smep { CR4_SMEP } else { 0 }
     }
 }
 
@@ -65,8 +75,8 @@ impl Features {
 #[derive(Debug)]
 pub(super) struct Vcpu {
     fd: VcpuFd,
-    /// SYSCALL leaves the guest at CPL 0, so segments must be set on the way back.
-    restore_segments: Option<bool>,
+    monitor: Monitor,
+    arrival: Arrival,
 }
 
 impl Vcpu {
@@ -76,7 +86,7 @@ impl Vcpu {
     }
 
     /// Prepares the processor: long mode at CPL 3, `root` as page tables, at `entry` with stack
-    /// pointer `stack`.
+    /// pointer `stack`. The monitor's pages are in place; its probe is run.
     pub(super) fn new(
         fd: VcpuFd,
         cpuid: &CpuId,
@@ -108,19 +118,25 @@ impl Vcpu {
             fd.set_xcrs(&xcrs)
                 .map_err(|error| call("setting XCR0", error))?;
         }
-        set_syscall_entry(&fd, monitor)?;
+        entry::set_registers(&fd, monitor)?;
         let mut vcpu = Self {
             fd,
-            restore_segments: None,
+            monitor,
+            arrival: Arrival::Unprivileged,
         };
         vcpu.fd.set_sync_valid_reg(SyncReg::Register);
+        vcpu.arrival = entry::establish(&mut vcpu, monitor, features)?;
         *vcpu.registers() = kvm_regs {
             rip: entry,
             rsp: stack,
-            rflags: 2,
+            rflags: user_flags(0),
             ..Default::default()
         };
         Ok(vcpu)
+    }
+
+    pub(super) fn fd(&self) -> &VcpuFd {
+        &self.fd
     }
 
     /// The general registers; what is changed takes effect on the next run.
@@ -129,40 +145,62 @@ impl Vcpu {
         &mut self.fd.sync_regs_mut().regs
     }
 
-    /// Goes back to CPL 3 after a system call with `result` in RAX.
+    /// True when the processor has left by the OUT that system calls enter at, rather than by one
+    /// of the guest's own.
+    pub(super) fn is_at_call(&mut self) -> bool {
+        boot::has_left(self.arrival.stub(self.monitor), self.registers().rip)
+    }
+
+    /// Goes back to the guest after a system call with `result` in RAX. The address to go back to,
+    /// in RCX, must be a user address: SYSRETQ to any that is not canonical would fault at CPL 0.
     pub(super) fn return_from_call(
         &mut self,
         result: u64,
         thread_pointer: Option<u64>,
     ) -> Result<(), KvmError> {
-        if self.restore_segments != Some(false) || thread_pointer.is_some() {
-            self.enter_user(thread_pointer)?;
+        if let Some(base) = thread_pointer {
+            let mut system = self.system_registers()?;
+            system.fs.base = base;
+            self.set_system_registers(&system);
         }
+        let (arrival, stub) = (self.arrival, self.arrival.stub(self.monitor));
         let registers = self.registers();
         registers.rax = result;
-        registers.rip = registers.rcx;
-        registers.rflags = registers.r11 & 0x24_0dd5 | 2;
+        let flags = user_flags(registers.r11);
+        match arrival {
+            // KVM may have stopped at the OUT or behind it; either way the next instruction is SYSRETQ.
+            Arrival::Privileged => {
+                registers.rip = boot::behind_out(stub);
+                registers.r11 = flags;
+            }
+            Arrival::Unprivileged => {
+                registers.rip = registers.rcx;
+                registers.rflags = flags;
+            }
+        }
         Ok(())
     }
 
-    /// Sets the CPL 3 segments if the processor is not there, and the thread pointer.
-    pub(super) fn enter_user(&mut self, thread_pointer: Option<u64>) -> Result<(), KvmError> {
-        let mut sregs = self.system_registers()?;
-        let privileged = sregs.cs.dpl != 3 || sregs.ss.dpl != 3 || sregs.cs.l != 1;
-        if self.restore_segments.is_none() {
-            self.restore_segments = Some(privileged);
-        }
-        if let Some(base) = thread_pointer {
-            sregs.fs.base = base;
-        }
-        if privileged {
-            set_user_segments(&mut sregs);
-        }
-        if privileged || thread_pointer.is_some() {
-            self.fd.sync_regs_mut().sregs = sregs;
-            self.fd.set_sync_dirty_reg(SyncReg::SystemRegister);
-        }
-        Ok(())
+    /// Goes on with the instruction that faulted. `system` is the processor's state now.
+    pub(super) fn return_from_fault(&mut self, frame: &Frame, system: &kvm_sregs) {
+        self.enter_user(system);
+        let registers = self.registers();
+        registers.rip = frame.rip;
+        registers.rsp = frame.rsp;
+        registers.rflags = frame.rflags;
+    }
+
+    /// Sets `system` with CPL 3 segments.
+    pub(super) fn enter_user(&mut self, system: &kvm_sregs) {
+        let mut system = *system;
+        set_user_segments(&mut system);
+        self.set_system_registers(&system);
+    }
+
+    /// Has `system` take effect on the next run.
+    fn set_system_registers(&mut self, system: &kvm_sregs) {
+        self.fd.sync_regs_mut().sregs = *system;
+        self.fd.set_sync_dirty_reg(SyncReg::SystemRegister);
     }
 
     pub(super) fn system_registers(&self) -> Result<kvm_sregs, KvmError> {
@@ -174,7 +212,8 @@ impl Vcpu {
     /// Runs until the guest leaves.
     pub(super) fn run(&mut self) -> Result<Exit, KvmError> {
         match self.fd.run() {
-            Ok(VcpuExit::IoOut(port, _)) => Ok(Exit::Port(port)),
+            Ok(VcpuExit::IoOut(port, [_])) => Ok(Exit::Port(port)),
+            Ok(VcpuExit::IoOut(..) | VcpuExit::IoIn(..)) => Ok(Exit::Device),
             Ok(VcpuExit::MmioWrite(physical, _)) => Ok(Exit::ReadOnlyStore { physical }),
             Ok(VcpuExit::Intr) => Ok(Exit::Interrupted),
             Ok(VcpuExit::Shutdown) => Ok(Exit::Failed(
@@ -186,7 +225,6 @@ impl Vcpu {
             Ok(VcpuExit::FailEntry(..)) => Ok(Exit::Failed("the processor refused to enter")),
             Ok(VcpuExit::Hlt) => Ok(Exit::Failed("the processor halted")),
             Ok(VcpuExit::MmioRead(..)) => Ok(Exit::Failed("load from memory that does not exist")),
-            Ok(VcpuExit::IoIn(..)) => Ok(Exit::Failed("IN instruction: there are no devices")),
             Ok(_) => Ok(Exit::Failed("unexpected KVM exit")),
             Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {
                 Ok(Exit::Interrupted)
@@ -199,33 +237,15 @@ impl Vcpu {
     }
 }
 
-fn set_syscall_entry(fd: &VcpuFd, monitor: Monitor) -> Result<(), KvmError> {
-    // SYSRET's base: CPL 3 data is 8 above it, CPL 3 code 16.
-    let star = u64::from(boot::USER_DATA - 8) << 48 | u64::from(boot::KERNEL_CODE) << 32;
-    let entries = [
-        (MSR_STAR, star),
-        (MSR_LSTAR, monitor.syscall_stub()),
-        (MSR_SYSCALL_MASK, SYSCALL_MASK),
-    ]
-    .map(|(index, data)| kvm_msr_entry {
-        index,
-        data,
-        ..Default::default()
-    });
-    let msrs = Msrs::from_entries(&entries).map_err(|_| KvmError::Capability("KVM_SET_MSRS"))?;
-    match fd.set_msrs(&msrs) {
-        Ok(set) if set == entries.len() => Ok(()),
-        Ok(_) => Err(KvmError::Capability("the SYSCALL registers")),
-        Err(error) => Err(KvmError::call("setting the SYSCALL registers", error)),
-    }
-}
-
 fn set_system_registers(sregs: &mut kvm_sregs, features: Features, monitor: Monitor, root: u64) {
     sregs.cr0 = CR0;
     sregs.cr3 = root;
     sregs.cr4 = CR4_BASE;
     if features.fsgsbase {
         sregs.cr4 |= CR4_FSGSBASE;
+    }
+    if features.umip {
+        sregs.cr4 |= CR4_UMIP;
     }
     if features.xcr0 != 0 {
         sregs.cr4 |= CR4_OSXSAVE;
@@ -238,10 +258,18 @@ fn set_system_registers(sregs: &mut kvm_sregs, features: Features, monitor: Moni
     sregs.idt.limit = boot::IDT_LIMIT;
     sregs.tr = kvm_segment {
         base: monitor.tss(),
-        limit: boot::TSS_LIMIT,
+        // For the probe, and for hosts on which it shows that CPL 3 must have this port.
+        limit: boot::TSS_LIMIT_CALL_PORT,
         selector: boot::TASK,
         type_: 11,
         present: 1,
+        ..Default::default()
+    };
+    // A processor comes with a table of local descriptors at address 0. A guest that could map
+    // memory there would write gates to CPL 0 into it.
+    sregs.ldt = kvm_segment {
+        type_: 2,
+        unusable: 1,
         ..Default::default()
     };
 }

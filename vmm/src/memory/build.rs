@@ -21,6 +21,9 @@ use crate::pool::Segments;
 /// heap or a mapping. A slot costs 2.5 KiB a MiB in the kernel, a further slot 25 KiB.
 const FIRST_SPARE: u64 = 2;
 
+/// Pages at the start of RAM window 0 that are the monitor's.
+const MONITOR_PAGES: usize = 3;
+
 /// How pool pages get into the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -50,13 +53,13 @@ pub enum BuildError {
 
 impl GuestMemory {
     /// Lays the plan's pages in and builds the guest's tables. `monitor` holds the first bytes
-    /// of the monitor's two pages: first the tables (for the processor alone), then the entry code
-    /// (which CPL 3 may execute).
+    /// of the monitor's pages: the tables and the gates, for CPL 0 alone, then the entry code,
+    /// which CPL 3 may execute.
     pub fn build(
         plan: &Plan,
         segments: &Segments,
         backing: Backing,
-        monitor: [&[u8]; 2],
+        monitor: [&[u8]; MONITOR_PAGES],
     ) -> Result<Self, BuildError> {
         let shared_room = plan.shared_length.next_multiple_of(WINDOW_SIZE);
         let first_windows = plan.private_windows.len() as u64 + 1;
@@ -73,7 +76,7 @@ impl GuestMemory {
             reservation,
             space: address_space(plan)?,
             windows: BTreeMap::new(),
-            tables: Tables::new(2 * PAGE_SIZE),
+            tables: Tables::new(MONITOR_PAGES as u64 * PAGE_SIZE),
             frames: Frames::new(first_windows * WINDOW_SIZE, ram_room),
             committed: 0,
             slots: Vec::new(),
@@ -165,8 +168,12 @@ impl GuestMemory {
         Ok(())
     }
 
-    fn write_monitor(&mut self, plan: &Plan, pages: [&[u8]; 2]) -> Result<(), BuildError> {
-        let protections = [WRITABLE | NO_EXECUTE, USER];
+    fn write_monitor(
+        &mut self,
+        plan: &Plan,
+        pages: [&[u8]; MONITOR_PAGES],
+    ) -> Result<(), BuildError> {
+        let protections = [WRITABLE | NO_EXECUTE, 0, USER];
         for (at, (page, protection)) in pages.into_iter().zip(protections).enumerate() {
             let physical = at as u64 * PAGE_SIZE;
             let slice = self.slice(Place::Ram(physical), PAGE_SIZE);

@@ -1,0 +1,157 @@
+//! Guests that try to become privileged, and ordinary ones beside them, on two kinds of host: this
+//! machine's KVM, and AMD-V, which QEMU emulates.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "privilege/cases.rs"]
+mod cases;
+#[path = "privilege/initramfs.rs"]
+mod initramfs;
+#[path = "privilege/qemu.rs"]
+mod qemu;
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use cases::Case;
+use pool_tests::requirements::{needs, skip};
+use qemu::Ended;
+use support::{Placement, TestPool, compile};
+use tempfile::TempDir;
+
+const HOSTILE: &str = include_str!("privilege/hostile.c");
+const ORDINARY: &str = include_str!("privilege/ordinary.c");
+/// No C library, and nothing that the compiler adds.
+const BARE: [&str; 6] = [
+    "-nostdlib",
+    "-ffreestanding",
+    "-fno-stack-protector",
+    "-fcf-protection=none",
+    "-mno-sse",
+    "-w",
+];
+
+struct World {
+    directory: TempDir,
+    pool: TestPool,
+    programs: BTreeMap<&'static str, PathBuf>,
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut pool = TestPool::new(&directory.path().join("pool"));
+        let mut programs = BTreeMap::new();
+        for (name, compiler, flags, source) in [
+            ("hostile", "gcc", &BARE[..], HOSTILE),
+            ("musl", "musl-gcc", &["-fno-builtin"], ORDINARY),
+            ("glibc", "gcc", &["-fno-builtin"], ORDINARY),
+        ] {
+            let path = compile(directory.path(), name, compiler, flags, source);
+            pool.add(&path, name, Placement::Dense);
+            programs.insert(name, path);
+        }
+        Self {
+            directory,
+            pool,
+            programs,
+        }
+    }
+
+    /// Every run, and how the ordinary ones end natively.
+    fn cases(&self) -> (Vec<Case>, Vec<Option<Ended>>) {
+        let mut cases = cases::attempts();
+        let mut natively = vec![None; cases.len()];
+        for (image, what) in cases::ordinary() {
+            let output = Command::new(&self.programs[image]).arg(what).output();
+            let ended = ended(&output.unwrap());
+            cases.push(Case {
+                image,
+                arguments: vec![what.to_owned()],
+                right: vec![ended.status],
+            });
+            natively.push(Some(ended));
+        }
+        (cases, natively)
+    }
+}
+
+fn ended(output: &Output) -> Ended {
+    use std::os::unix::process::ExitStatusExt;
+    let status = output.status;
+    let signalled = || status.signal().map(|signal| 128 + signal);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ended {
+        status: status.code().or_else(signalled).unwrap(),
+        out: text(&output.stdout),
+        err: text(&output.stderr),
+    }
+}
+
+/// What is wrong with how `case` ended.
+fn judge(case: &Case, found: &Ended, natively: Option<&Ended>) -> Option<String> {
+    let stopped = found.err.contains("guest stopped");
+    let in_words = stopped == (found.status >= 128);
+    let same = natively.is_none_or(|natively| natively.out == found.out);
+    let right = case.right.contains(&found.status) && in_words && same;
+    (!right).then(|| {
+        format!(
+            "{} {}: {found:?}, not {:?}",
+            case.image,
+            case.line(),
+            case.right
+        )
+    })
+}
+
+fn complain(wrong: &[String]) {
+    assert!(
+        wrong.is_empty(),
+        "{} wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn no_guest_becomes_privileged_here() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let world = World::new();
+    let (cases, natively) = world.cases();
+    let mut wrong = Vec::new();
+    for (case, natively) in cases.iter().zip(&natively) {
+        let output = Command::new(env!("CARGO_BIN_EXE_poolvmm"))
+            .args(["run", &format!("{}:v1", case.image), "--pool"])
+            .arg(&world.pool.root)
+            .arg("--")
+            .args(&case.arguments)
+            .output()
+            .unwrap();
+        wrong.extend(judge(case, &ended(&output), natively.as_ref()));
+    }
+    complain(&wrong);
+}
+
+#[test]
+fn no_guest_becomes_privileged_under_amd_v() {
+    let kernel = match qemu::kernel() {
+        Ok(kernel) => kernel,
+        Err(missing) => return skip(&format!("{missing}: run scripts/install-amdv")),
+    };
+    let world = World::new();
+    let (cases, natively) = world.cases();
+    let guests: Vec<(String, String)> = cases
+        .iter()
+        .map(|case| (case.image.to_owned(), case.line()))
+        .collect();
+    let found = qemu::run(&kernel, &world.pool.root, world.directory.path(), &guests);
+    let judged = cases.iter().zip(&found).zip(&natively);
+    let wrong: Vec<String> = judged
+        .filter_map(|((case, found), natively)| judge(case, found, natively.as_ref()))
+        .collect();
+    complain(&wrong);
+}
