@@ -15,6 +15,7 @@ use crate::tree::Place;
 const NAME_TTL: Duration = Duration::from_millis(500);
 /// How long it may believe a digest or a segment number, which never mean anything else.
 const IMMUTABLE_TTL: Duration = Duration::from_secs(60);
+
 impl PoolFs {
     pub(super) fn node(&self, inode: INodeNo) -> FsResult<Node> {
         self.inodes.node(inode).ok_or(Errno::ESTALE)

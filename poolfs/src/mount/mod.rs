@@ -3,7 +3,6 @@
 mod attach;
 mod table;
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::num::NonZero;
@@ -14,6 +13,7 @@ use std::thread;
 use fuser::{BackgroundSession, Config, Session, SessionACL};
 use pool_store::format::SUPERBLOCK_FILE;
 use pool_store::{StoreError, StoreView};
+use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use thiserror::Error;
 
@@ -81,7 +81,7 @@ pub struct Mounted {
 pub struct Unmounter {
     mount_point: PathBuf,
     /// Absent where there is no /proc to know it from.
-    device: Option<OsString>,
+    identity: Option<table::Identity>,
 }
 
 /// Mounts the store at `store` on the directory `mount_point`; requests are served from the
@@ -158,8 +158,7 @@ impl Mounted {
         // Nothing is ever sent: this returns when the filesystem has been dropped.
         let _ = self.ended.recv();
         let served = self.session.join();
-        // A connection that was aborted (fusectl) is still in the tree, dead.
-        self.unmounter.unmount()?;
+        self.unmounter.unmount_dead()?;
         served.map_err(|error| MountError::Serve(self.unmounter.mount_point, error))
     }
 }
@@ -167,32 +166,40 @@ impl Mounted {
 impl Unmounter {
     /// For what has just been mounted there.
     fn of(mount_point: PathBuf) -> Self {
-        let device = table::mounted_at(&mount_point).map(|entry| entry.device);
+        let identity = table::identity_at(&mount_point);
         Self {
             mount_point,
-            device,
+            identity,
         }
     }
 
     /// Takes the mount away. When it is in use it goes from the tree at once, and ends when the
     /// last user closes: guests that run from it run on. Does nothing when it is gone already.
     pub fn unmount(&self) -> Result<(), MountError> {
-        if self.device.is_some() {
-            let there = table::mounted_at(&self.mount_point).map(|entry| entry.device);
-            if there != self.device {
-                return Ok(());
-            }
+        if self.identity.is_some() && table::identity_at(&self.mount_point) != self.identity {
+            return Ok(());
         }
         let unmount =
             |flags| rustix::mount::unmount(&self.mount_point, flags | UnmountFlags::NOFOLLOW);
         match unmount(UnmountFlags::empty()) {
-            Err(rustix::io::Errno::BUSY) => unmount(UnmountFlags::DETACH),
+            Err(Errno::BUSY) => unmount(UnmountFlags::DETACH),
             // Gone in between.
-            Err(rustix::io::Errno::INVAL) => Ok(()),
-            Err(rustix::io::Errno::PERM) => return self.unmount_as_user(),
+            Err(Errno::INVAL) => Ok(()),
+            Err(Errno::PERM) => return self.unmount_as_user(),
             other => other,
         }
         .map_err(|errno| MountError::Unmount(self.mount_point.clone(), errno.into()))
+    }
+
+    /// Takes the mount away if it is still there and nobody serves it any more: a connection that
+    /// was aborted (fusectl) leaves it so.
+    fn unmount_dead(&self) -> Result<(), MountError> {
+        let ours =
+            self.identity.is_some() && table::identity_at(&self.mount_point) == self.identity;
+        if ours && rustix::fs::statfs(&self.mount_point).err() == Some(Errno::NOTCONN) {
+            return self.unmount();
+        }
+        Ok(())
     }
 
     /// Only root may unmount by itself; fusermount3 does it for others.

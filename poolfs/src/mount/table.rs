@@ -1,15 +1,45 @@
-//! What is mounted where: /proc/self/mountinfo (proc_pid_mountinfo(5)). Reading is pure; paths are
-//! bytes.
+//! What is mounted where: /proc/self/mountinfo (proc_pid_mountinfo(5)), and which mount it is.
+//! Reading is pure; paths are bytes.
 
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+
+/// Asks for a mount's number that is never given twice (`STATX_MNT_ID_UNIQUE` in
+/// include/uapi/linux/stat.h, since Linux 6.8).
+const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+
+/// What tells one mount from all others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Identity {
+    /// Its number.
+    Number(u64),
+    /// The filesystem's device number, where the kernel has nothing better: it is given again once
+    /// the filesystem is gone.
+    Device(OsString),
+}
+
+/// Which mount is at `path`, an absolute path without links; the topmost if there are several.
+/// `None` when none is, or that cannot be told.
+pub(super) fn identity_at(path: &Path) -> Option<Identity> {
+    let there = mounted_at(path)?;
+    // The filesystem itself is not asked: it may be one that nobody serves.
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW;
+    match statx(CWD, path, flags, MNT_ID_UNIQUE) {
+        Ok(found) if found.stx_mask & MNT_ID_UNIQUE.bits() != 0 => {
+            Some(Identity::Number(found.stx_mnt_id))
+        }
+        _ => Some(Identity::Device(there.device)),
+    }
+}
+
 /// A mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// The filesystem's device number, which no other filesystem has while this one lives.
+    /// The filesystem's device number.
     pub(super) device: OsString,
     /// The filesystem's type.
     pub(super) kind: OsString,
@@ -82,6 +112,16 @@ mod tests {
         assert_eq!(at(b"/mnt/a b"), some("fuse.other", "0:52"));
         assert_eq!(at(b"/mnt/\xff\n\\#"), some("tmpfs", "0:53"));
         assert_eq!(at(b"/pool/libs"), None);
+    }
+
+    #[test]
+    fn mounts_are_told_apart() {
+        let proc = identity_at(Path::new("/proc"));
+        assert!(proc.is_some());
+        assert_eq!(identity_at(Path::new("/proc")), proc);
+        assert_ne!(identity_at(Path::new("/")), proc);
+        assert_eq!(identity_at(Path::new("/proc/self")), None);
+        assert_eq!(identity_at(Path::new("/absent")), None);
     }
 
     #[test]
