@@ -12,7 +12,7 @@ use pool_core::name::{ImageRef, LibraryRef, Name};
 use pool_core::page::PAGE_SIZE;
 use pool_store::format::{GENERATION_FILE, SUPERBLOCK_FILE};
 use pool_store::manifest::Timestamp;
-use pool_store::{Held, Result, StoreError, StoreView};
+use pool_store::{Held, Result, Snapshot, StoreError, StoreView};
 use serde::Serialize;
 use serde_json::json;
 
@@ -97,35 +97,32 @@ impl Contents {
 
     /// What is at `place` now, everything committed before the call included.
     pub fn find(&self, place: &Place) -> Result<Option<Found>> {
-        consistently(|| self.find_once(place))
+        self.view.refresh()?;
+        self.find_at(&self.view.snapshot(), place)
     }
 
     /// The places in a directory; none when it is gone.
     pub fn children(&self, directory: &Place) -> Result<Vec<Place>> {
-        consistently(|| self.children_once(directory))
+        self.view.refresh()?;
+        self.children_at(&self.view.snapshot(), directory)
     }
 
     /// Finds a node again and holds everything it leads to. `None` when the place is empty or
     /// holds something else by now.
     pub fn hold(&self, node: &Node) -> Result<Option<Held<Found>>> {
-        consistently(|| {
-            self.view.hold(|_| {
-                let found = self.find_once(&node.place)?;
-                Ok(found
-                    .filter(|found| found.version == node.version)
-                    .map(|found| {
-                        let holds = found.holds.clone();
-                        (found, holds)
-                    }))
-            })
+        self.view.hold(|store| {
+            let found = self.find_at(store, &node.place)?;
+            Ok(found
+                .filter(|found| found.version == node.version)
+                .map(|found| {
+                    let holds = found.holds.clone();
+                    (found, holds)
+                }))
         })
     }
 
-    fn find_once(&self, place: &Place) -> Result<Option<Found>> {
-        // In this order: what is rendered below is then at least as new as the generation that
-        // it is kept under.
-        let generation = self.view.generation()?;
-        self.view.refresh()?;
+    /// What is at `place` in one state of the store.
+    fn find_at(&self, store: &Snapshot<'_>, place: &Place) -> Result<Option<Found>> {
         match place {
             Place::Root
             | Place::Libraries
@@ -134,29 +131,28 @@ impl Contents {
             | Place::ImageName(_)
             | Place::Objects
             | Place::Segments
-            | Place::Service => self.find_directory(place),
+            | Place::Service => self.find_directory(store, place),
             Place::Library(library) => {
-                let record = self.view.library(library)?;
+                let record = store.library(library)?;
                 Ok(record.map(|record| directory(2, time(record.created_at))))
             }
             Place::Image(image) => {
-                let found = self.view.image(image)?;
+                let found = store.image(image)?;
                 Ok(found.map(|(tag, _)| directory(2, time(tag.tagged_at))))
             }
-            Place::LibraryFile(library, file) => self.find_library_file(library, *file),
-            Place::ImageFile(image, file) => self.find_image_file(image, *file, generation),
-            Place::Object(id) => Ok(self
-                .view
+            Place::LibraryFile(library, file) => self.find_library_file(store, library, *file),
+            Place::ImageFile(image, file) => self.find_image_file(store, image, *file),
+            Place::Object(id) => Ok(store
                 .object(*id)?
                 .map(|record| object(*id, record.map, self.made, vec![*id]))),
-            Place::Segment(id) => self.find_segment(*id),
+            Place::Segment(id) => self.find_segment(store, *id),
             Place::ServiceFile(ServiceFile::Version) => {
                 let bytes = self.version();
                 Ok(Some(rendered(bytes.into(), self.made, vec![])))
             }
             Place::ServiceFile(ServiceFile::Stats) => {
-                let bytes = self.render(place, generation, || {
-                    self.view.stats().map(|stats| to_json(&stats))
+                let bytes = self.render(place, store.generation(), || {
+                    store.stats().map(|stats| to_json(&stats))
                 })?;
                 let found = rendered(bytes, self.changed(), vec![]);
                 // Never the same for long: not worth an inode for each state.
@@ -168,11 +164,11 @@ impl Contents {
         }
     }
 
-    fn find_directory(&self, place: &Place) -> Result<Option<Found>> {
+    fn find_directory(&self, store: &Snapshot<'_>, place: &Place) -> Result<Option<Found>> {
         let subdirectories = match place {
             Place::Root => ROOT_DIRECTORIES.len(),
             Place::Libraries | Place::LibraryName(_) | Place::Images | Place::ImageName(_) => {
-                self.children_once(place)?.len()
+                self.children_at(store, place)?.len()
             }
             _ => 0,
         };
@@ -186,12 +182,17 @@ impl Contents {
         Ok(Some(directory(subdirectories as u32 + 2, time)))
     }
 
-    fn find_library_file(&self, library: &LibraryRef, file: LibraryFile) -> Result<Option<Found>> {
-        let Some(record) = self.view.library(library)? else {
+    fn find_library_file(
+        &self,
+        store: &Snapshot<'_>,
+        library: &LibraryRef,
+        file: LibraryFile,
+    ) -> Result<Option<Found>> {
+        let Some(record) = store.library(library)? else {
             return Ok(None);
         };
         let time = time(record.created_at);
-        let map = self.map(record.object)?;
+        let map = Self::map(store, record.object)?;
         let holds = vec![record.object];
         Ok(Some(match file {
             LibraryFile::Content => object(record.object, map, time, holds),
@@ -212,11 +213,11 @@ impl Contents {
 
     fn find_image_file(
         &self,
+        store: &Snapshot<'_>,
         image: &ImageRef,
         file: ImageFile,
-        generation: u64,
     ) -> Result<Option<Found>> {
-        let Some((tag, manifest)) = self.view.image(image)? else {
+        let Some((tag, manifest)) = store.image(image)? else {
             return Ok(None);
         };
         let time = time(tag.tagged_at);
@@ -224,19 +225,20 @@ impl Contents {
         let holds = manifest.objects();
         let place = Place::ImageFile(image.clone(), file);
         Ok(Some(match file {
-            ImageFile::Elf => object(manifest.file, self.map(manifest.file)?, time, holds),
+            ImageFile::Elf => object(manifest.file, Self::map(store, manifest.file)?, time, holds),
             ImageFile::Data => match manifest.data {
-                Some(data) => object(data, self.map(data)?, time, holds),
+                Some(data) => object(data, Self::map(store, data)?, time, holds),
                 None => return Ok(None),
             },
             ImageFile::Description => {
-                let bytes =
-                    self.render(&place, generation, || Ok(manifest.description.to_json()))?;
+                let bytes = self.render(&place, store.generation(), || {
+                    Ok(manifest.description.to_json())
+                })?;
                 rendered(bytes, time, holds)
             }
             ImageFile::Map => {
-                let bytes = self.render(&place, generation, || {
-                    self.view.image_map(&manifest).map(|map| compact_json(&map))
+                let bytes = self.render(&place, store.generation(), || {
+                    store.image_map(&manifest).map(|map| compact_json(&map))
                 })?;
                 rendered(bytes, time, holds)
             }
@@ -260,8 +262,8 @@ impl Contents {
         }))
     }
 
-    fn find_segment(&self, id: SegmentId) -> Result<Option<Found>> {
-        let Some(record) = self.view.segment(id)? else {
+    fn find_segment(&self, store: &Snapshot<'_>, id: SegmentId) -> Result<Option<Found>> {
+        let Some(record) = store.segment(id)? else {
             return Ok(None);
         };
         let Ok(stored) = self.view.segment_disk_usage(id) else {
@@ -282,39 +284,36 @@ impl Contents {
         }))
     }
 
-    fn children_once(&self, directory: &Place) -> Result<Vec<Place>> {
-        self.view.refresh()?;
+    fn children_at(&self, store: &Snapshot<'_>, directory: &Place) -> Result<Vec<Place>> {
         Ok(match directory {
             Place::Root => ROOT_DIRECTORIES.to_vec(),
             Place::Libraries => {
-                let libraries = self.view.libraries()?;
+                let libraries = store.libraries()?;
                 names(libraries.into_iter().map(|(library, _)| library.name))
                     .map(Place::LibraryName)
                     .collect()
             }
-            Place::LibraryName(name) => self
-                .view
+            Place::LibraryName(name) => store
                 .library_versions(name.as_str())?
                 .into_iter()
                 .map(|(library, _)| Place::Library(library))
                 .collect(),
-            Place::Library(library) if self.view.library(library)?.is_some() => LibraryFile::ALL
+            Place::Library(library) if store.library(library)?.is_some() => LibraryFile::ALL
                 .into_iter()
                 .map(|file| Place::LibraryFile(library.clone(), file))
                 .collect(),
             Place::Images => {
-                let tags = self.view.tags()?;
+                let tags = store.tags()?;
                 names(tags.into_iter().map(|(image, _)| image.name))
                     .map(Place::ImageName)
                     .collect()
             }
-            Place::ImageName(name) => self
-                .view
+            Place::ImageName(name) => store
                 .tags_of_name(name.as_str())?
                 .into_iter()
                 .map(|(image, _)| Place::Image(image))
                 .collect(),
-            Place::Image(image) => match self.view.image(image)? {
+            Place::Image(image) => match store.image(image)? {
                 Some((_, manifest)) => ImageFile::ALL
                     .into_iter()
                     .filter(|file| *file != ImageFile::Data || manifest.data.is_some())
@@ -324,14 +323,13 @@ impl Contents {
             },
             Place::Objects => {
                 let mut objects = Vec::new();
-                self.view.for_each_object(|id, _| {
+                store.for_each_object(|id, _| {
                     objects.push(Place::Object(id));
                     Ok(())
                 })?;
                 objects
             }
-            Place::Segments => self
-                .view
+            Place::Segments => store
                 .segments()?
                 .into_iter()
                 .map(|(id, _)| Place::Segment(id))
@@ -341,8 +339,8 @@ impl Contents {
         })
     }
 
-    fn map(&self, id: ObjectId) -> Result<ExtentMap> {
-        match self.view.object(id)? {
+    fn map(store: &Snapshot<'_>, id: ObjectId) -> Result<ExtentMap> {
+        match store.object(id)? {
             Some(record) => Ok(record.map),
             None => Err(StoreError::Corrupt(format!("object {id} is not there"))),
         }
@@ -392,20 +390,6 @@ impl Contents {
     fn changed(&self) -> SystemTime {
         modified(&self.view.directory().join(GENERATION_FILE))
     }
-}
-
-/// Repeats a look that fell between two states of the store: a commit that another thread caught
-/// up with can remove what this thread was about to follow. Real damage is there every time.
-fn consistently<T>(mut look: impl FnMut() -> Result<T>) -> Result<T> {
-    for _ in 0..3 {
-        match look() {
-            Err(StoreError::Corrupt(why)) => {
-                tracing::debug!(why, "looking again");
-            }
-            other => return other,
-        }
-    }
-    look()
 }
 
 fn directory(links: u32, time: SystemTime) -> Found {

@@ -140,7 +140,6 @@ impl<'a> Collection<'a> {
     pub(crate) fn commit(&self, batch: Batch<'_>) -> Result<()> {
         if batch.len() > 0 {
             batch.commit()?;
-            self.store.view.advance_generation()?;
         }
         Ok(())
     }
