@@ -158,6 +158,7 @@ impl From<StoreError> for Problem {
             | StoreError::Corrupt(_)
             | StoreError::Extents(..)
             | StoreError::NotAStore { .. }
+            | StoreError::Refused { .. }
             | StoreError::Unsupported { .. } => return Self::internal(what),
             StoreError::Locked { .. } => (StatusCode::SERVICE_UNAVAILABLE, "locked"),
             StoreError::NoSegment(_) => (StatusCode::SERVICE_UNAVAILABLE, "moved"),

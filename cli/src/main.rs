@@ -76,6 +76,7 @@ enum Verb {
     Stats(verbs::stats::Stats),
     Why(verbs::why::Why),
     Fsck(verbs::fsck::Fsck),
+    Init(verbs::init::Init),
     Token(verbs::token::Token),
     #[command(hide = true)]
     Man(verbs::man::Man),
@@ -100,6 +101,7 @@ impl Verb {
             Self::Stats(verb) => verb.run(global),
             Self::Why(verb) => verb.run(global),
             Self::Fsck(verb) => verb.run(global),
+            Self::Init(verb) => verb.run(global),
             Self::Token(verb) => verb.run(global),
             Self::Man(verb) => verb.run(),
         }

@@ -126,9 +126,11 @@ fn unused_before(grace: Duration) -> u64 {
 }
 
 fn rehearse(store: &Store, options: &CollectOptions) -> Result<CollectReport> {
-    let expired = sweep::expired_libraries(store, unused_before(options.grace))?;
-    let mark = mark::mark(store, &expired)?;
-    let garbage = sweep::garbage(store, &mark)?;
+    let snapshot = store.snapshot();
+    let expired = sweep::expired_libraries(&snapshot, unused_before(options.grace))?;
+    let mark = mark::mark(&snapshot, &expired)?;
+    let garbage = sweep::garbage(&snapshot, &mark)?;
+    drop(snapshot);
     let plan = compact::plan(store, &mark, options.compact_below)?;
     let retired = compact::retired(store)?;
     let mut report = CollectReport {
@@ -167,15 +169,19 @@ fn perform(store: &Store, options: &CollectOptions) -> Result<CollectReport> {
     let collection = during("beginning a collection", store.begin_collection())?;
     report.epoch = collection.epoch();
     let unused_before = unused_before(options.grace);
-    let expired = sweep::expired_libraries(store, unused_before)?;
+    let snapshot = store.snapshot();
+    let expired = sweep::expired_libraries(&snapshot, unused_before)?;
     // A look at everything before anything is removed: what cannot be read is found now.
-    drop(mark::mark(store, &expired)?);
+    drop(mark::mark(&snapshot, &expired)?);
+    drop(snapshot);
     report.libraries = during(
         "removing library versions",
         collection.delete_libraries(&expired, unused_before),
     )?;
-    let mark = mark::mark(store, &[])?;
-    let garbage = sweep::garbage(store, &mark)?;
+    let snapshot = store.snapshot();
+    let mark = mark::mark(&snapshot, &[])?;
+    let garbage = sweep::garbage(&snapshot, &mark)?;
+    drop(snapshot);
     report.objects = during(
         "removing objects",
         collection.delete_objects(&garbage.objects),

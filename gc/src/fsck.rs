@@ -1,7 +1,7 @@
 //! Comparing everything in a store with everything else. Nothing is changed.
 //!
-//! To be run while no upload is being committed: what changes between two scans looks like a
-//! contradiction.
+//! One snapshot of the index is checked, and all its segments are held meanwhile, so uploads and
+//! collections may go on.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -12,7 +12,9 @@ use pool_store::format::{Location, ObjectRecord, SegmentRecord, SegmentState};
 use pool_store::manifest::{ImageManifest, LibraryRecord};
 use pool_store::placement::name_of_window;
 use pool_store::upload::page_ids;
-use pool_store::{Reference, Result as StoreResult, StoreError, StoreView};
+use pool_store::{
+    Reference, Result as StoreResult, Snapshot, StoreError, StoreView, may_lack_file,
+};
 use serde::{Deserialize, Serialize};
 
 /// How much is read.
@@ -50,6 +52,8 @@ pub enum Problem {
     FileSize,
     /// A file that the index does not know.
     LeakedFile,
+    /// A file that the index did not know when the store was opened.
+    LostFile,
     /// An extent, page or window lies outside its segment, or in none.
     Outside,
     /// A page is not what its digest says.
@@ -72,7 +76,7 @@ impl Problem {
     /// How bad it is.
     pub fn severity(self) -> Severity {
         match self {
-            Self::LeakedFile => Severity::Waste,
+            Self::LeakedFile | Self::LostFile => Severity::Waste,
             _ => Severity::Damage,
         }
     }
@@ -80,7 +84,8 @@ impl Problem {
     /// What to do about it.
     pub fn advice(self) -> &'static str {
         match self {
-            Self::LeakedFile => "restart poolsvc: it removes files that no commit recorded",
+            Self::LeakedFile => "restart poolsvc: it moves files that no commit recorded to lost/",
+            Self::LostFile => "remove it if nobody misses it; no page of the index is in it",
             Self::Superblock | Self::Unreadable => {
                 "check the disk (dmesg, smartctl), then restore the store from a backup"
             }
@@ -168,6 +173,10 @@ pub fn fsck(store: &StoreView, level: FsckLevel) -> FsckReport {
     if let Err(error) = store.check_superblock() {
         report.find(Problem::Superblock, error.to_string());
     }
+    let Some(held) = report.note(store.hold_all()) else {
+        return report;
+    };
+    let store = &held.value;
     let segments = check_segments(store, &mut report);
     check_pages(store, level, &segments, &mut report);
     check_windows(store, level, &segments, &mut report);
@@ -178,7 +187,7 @@ pub fn fsck(store: &StoreView, level: FsckLevel) -> FsckReport {
 
 type Segments = BTreeMap<SegmentId, SegmentRecord>;
 
-fn check_segments(store: &StoreView, report: &mut FsckReport) -> Segments {
+fn check_segments(store: &Snapshot<'_>, report: &mut FsckReport) -> Segments {
     let segments: Segments = report
         .note(store.segments())
         .unwrap_or_default()
@@ -186,31 +195,33 @@ fn check_segments(store: &StoreView, report: &mut FsckReport) -> Segments {
         .collect();
     report.segments = segments.len() as u64;
     for (id, record) in &segments {
-        match store.hold_segment(*id) {
-            Ok(held) => {
-                let length = held.value.file().map(std::fs::File::metadata);
-                let expected = u64::from(record.capacity) * PAGE_SIZE;
-                match length {
-                    Some(Ok(found)) if found.len() != expected => report.find(
-                        Problem::FileSize,
-                        format!("segment {id} has {} bytes, not {expected}", found.len()),
-                    ),
-                    Some(Err(error)) => report.find(Problem::Unreadable, error.to_string()),
-                    _ => {}
-                }
-            }
-            // A stop between the removal of a file and that of its record.
-            Err(StoreError::NoSegment(_)) if record.state == SegmentState::Retired => {}
+        let expected = u64::from(record.capacity) * PAGE_SIZE;
+        match store.view().segment_file_length(*id) {
+            Ok(found) if found == expected || may_lack_file(*record) => {}
+            Ok(found) => report.find(
+                Problem::FileSize,
+                format!("segment {id} has {found} bytes, not {expected}"),
+            ),
+            // A stop before the file was made, or between its removal and that of its record.
+            Err(StoreError::NoSegment(_)) if may_lack_file(*record) => {}
             Err(StoreError::NoSegment(_)) => {
                 report.find(Problem::MissingFile, format!("segment {id} has no file"));
             }
             Err(error) => report.find(Problem::Unreadable, error.to_string()),
         }
     }
-    for id in report.note(store.segment_files()).unwrap_or_default() {
-        if !segments.contains_key(&id) {
+    for id in report
+        .note(store.view().segment_files())
+        .unwrap_or_default()
+    {
+        // Asked again: one that was made since the snapshot has a record by now.
+        if !segments.contains_key(&id) && matches!(store.view().segment(id), Ok(None)) {
             report.find(Problem::LeakedFile, format!("no record of segment {id}"));
         }
+    }
+    for (name, bytes) in report.note(store.view().lost_files()).unwrap_or_default() {
+        let what = format!("lost/{name}, {bytes} bytes, was moved aside at an opening");
+        report.find(Problem::LostFile, what);
     }
     segments
 }
@@ -227,14 +238,19 @@ fn place(at: Location) -> String {
     format!("slot {} of segment {}", at.slot.0, at.segment)
 }
 
-fn check_pages(store: &StoreView, level: FsckLevel, segments: &Segments, report: &mut FsckReport) {
+fn check_pages(
+    store: &Snapshot<'_>,
+    level: FsckLevel,
+    segments: &Segments,
+    report: &mut FsckReport,
+) {
     let mut page = vec![0; PAGE_SIZE as usize];
     let scan = store.for_each_page(|id, at| {
         report.pages += 1;
         if !inside(segments, at, 1) {
             report.find(Problem::Outside, format!("page {id} is at {}", place(at)));
         } else if level == FsckLevel::Content {
-            match store.read_page(at, &mut page) {
+            match store.view().read_page(at, &mut page) {
                 Ok(()) if PageId::of(&page) != id => report.find(
                     Problem::PageContent,
                     format!("{} is not page {id}", place(at)),
@@ -248,7 +264,7 @@ fn check_pages(store: &StoreView, level: FsckLevel, segments: &Segments, report:
 }
 
 fn check_windows(
-    store: &StoreView,
+    store: &Snapshot<'_>,
     level: FsckLevel,
     segments: &Segments,
     report: &mut FsckReport,
@@ -260,7 +276,7 @@ fn check_windows(
         if !aligned || !inside(segments, at, PAGES_PER_WINDOW as u32) {
             report.find(Problem::Outside, format!("window {id} is at {}", place(at)));
         } else if level == FsckLevel::Content {
-            match store.read_page(at, &mut content) {
+            match store.view().read_page(at, &mut content) {
                 Ok(()) if name_of_window(&page_ids(&content)) != id => report.find(
                     Problem::WindowContent,
                     format!("{} does not begin window {id}", place(at)),
@@ -274,7 +290,7 @@ fn check_windows(
 }
 
 fn check_objects(
-    store: &StoreView,
+    store: &Snapshot<'_>,
     level: FsckLevel,
     segments: &Segments,
     report: &mut FsckReport,
@@ -308,18 +324,20 @@ fn check_objects(
 }
 
 /// The digest of an object as it can be read.
-fn digest(store: &StoreView, record: &ObjectRecord) -> StoreResult<ObjectId> {
+fn digest(store: &Snapshot<'_>, record: &ObjectRecord) -> StoreResult<ObjectId> {
     let mut hasher = blake3::Hasher::new();
     let mut offset = 0;
     while offset < record.map.length {
-        let part = store.read(&record.map, offset, WINDOW_SIZE as usize)?;
+        let part = store
+            .view()
+            .read(&record.map, offset, WINDOW_SIZE as usize)?;
         offset += part.len() as u64;
         hasher.update(&part);
     }
     Ok(ObjectId::from(hasher.finalize()))
 }
 
-fn check_names(store: &StoreView, objects: &BTreeSet<ObjectId>, report: &mut FsckReport) {
+fn check_names(store: &Snapshot<'_>, objects: &BTreeSet<ObjectId>, report: &mut FsckReport) {
     let mut manifests: HashMap<ObjectId, ImageManifest> = HashMap::new();
     let scan = store.for_each_manifest(|id, manifest| {
         for object in manifest.objects() {
@@ -347,7 +365,7 @@ fn check_names(store: &StoreView, objects: &BTreeSet<ObjectId>, report: &mut Fsc
 }
 
 fn check_references(
-    store: &StoreView,
+    store: &Snapshot<'_>,
     manifests: &HashMap<ObjectId, ImageManifest>,
     libraries: &[(pool_core::LibraryRef, LibraryRecord)],
     report: &mut FsckReport,

@@ -2,7 +2,7 @@
 //!
 //! Roots are image manifests (each has a tag), library versions, and leased objects. Reading only;
 //! any record that cannot be read, and any object that a root names and that is not there, ends
-//! the mark.
+//! the mark. All of it is read in one snapshot; what is committed meanwhile is in the barrier.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,7 +10,7 @@ use pool_core::digest::ObjectId;
 use pool_core::extent::{Extent, SegmentId};
 use pool_core::name::LibraryRef;
 use pool_core::page::PAGES_PER_WINDOW;
-use pool_store::StoreView;
+use pool_store::Snapshot;
 use pool_store::format::{Location, SegmentRecord};
 
 use crate::{GcError, Result, during};
@@ -93,12 +93,12 @@ fn set_bit(words: &mut [u64], at: u32) {
 }
 
 /// Marks from all roots but the library versions `without`, which are about to go.
-pub fn mark(store: &StoreView, without: &[LibraryRef]) -> Result<Mark> {
+pub fn mark(store: &Snapshot<'_>, without: &[LibraryRef]) -> Result<Mark> {
     let roots = roots(store, without)?;
     let mut mark = Mark::default();
     let mut unreadable = None;
     let scan = store.for_each_object(|id, record| {
-        if !roots.contains(&id) && !store.object_is_leased(id)? {
+        if !roots.contains(&id) && !store.view().object_is_leased(id)? {
             return Ok(());
         }
         for extent in record.map.extents() {
@@ -118,18 +118,12 @@ pub fn mark(store: &StoreView, without: &[LibraryRef]) -> Result<Mark> {
     if let Some(what) = unreadable {
         return Err(GcError::Inconsistent(what));
     }
-    for id in &roots {
-        // A root may have been added after the scan; it is then in the store, and in the barrier.
-        if !mark.objects.contains(id) && during("marking", store.object(*id))?.is_none() {
-            // Gone along with the name that had it.
-            if self::roots(store, without)?.contains(id) {
-                return Err(GcError::Inconsistent(format!(
-                    "object {id} is named and is not in the pool"
-                )));
-            }
-        }
+    match roots.iter().find(|id| !mark.objects.contains(id)) {
+        Some(id) => Err(GcError::Inconsistent(format!(
+            "object {id} is named and is not in the pool"
+        ))),
+        None => Ok(mark),
     }
-    Ok(mark)
 }
 
 fn empty(record: &SegmentRecord) -> LiveSlots {
@@ -141,7 +135,7 @@ fn empty(record: &SegmentRecord) -> LiveSlots {
 }
 
 /// Objects that a manifest or a library version names.
-fn roots(store: &StoreView, without: &[LibraryRef]) -> Result<HashSet<ObjectId>> {
+fn roots(store: &Snapshot<'_>, without: &[LibraryRef]) -> Result<HashSet<ObjectId>> {
     let mut roots = HashSet::new();
     let manifests = store.for_each_manifest(|_, manifest| {
         roots.extend(manifest.objects());

@@ -2,7 +2,7 @@
 
 use pool_core::digest::{ObjectId, PageId, WindowId};
 use pool_core::name::LibraryRef;
-use pool_store::StoreView;
+use pool_store::Snapshot;
 use pool_store::format::Location;
 
 use crate::mark::Mark;
@@ -21,7 +21,7 @@ pub struct Garbage {
 
 /// Library versions that no image, pin or lease keeps and that have been unused since
 /// `unused_before` (seconds since 1970) or longer.
-pub fn expired_libraries(store: &StoreView, unused_before: u64) -> Result<Vec<LibraryRef>> {
+pub fn expired_libraries(store: &Snapshot<'_>, unused_before: u64) -> Result<Vec<LibraryRef>> {
     let mut expired = Vec::new();
     for (library, record) in during("reading library versions", store.libraries())? {
         let unused = record
@@ -31,7 +31,10 @@ pub fn expired_libraries(store: &StoreView, unused_before: u64) -> Result<Vec<Li
             continue;
         }
         let used = !during("reading references", store.library_users(&library))?.is_empty();
-        let leased = during("asking for leases", store.object_is_leased(record.object))?;
+        let leased = during(
+            "asking for leases",
+            store.view().object_is_leased(record.object),
+        )?;
         if !used && !leased {
             expired.push(library);
         }
@@ -40,7 +43,7 @@ pub fn expired_libraries(store: &StoreView, unused_before: u64) -> Result<Vec<Li
 }
 
 /// Everything in the index that `mark` does not reach.
-pub fn garbage(store: &StoreView, mark: &Mark) -> Result<Garbage> {
+pub fn garbage(store: &Snapshot<'_>, mark: &Mark) -> Result<Garbage> {
     let mut garbage = Garbage::default();
     let objects = store.for_each_object(|id, _| {
         if !mark.objects.contains(&id) {

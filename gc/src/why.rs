@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::SegmentId;
 use pool_core::name::{ImageRef, LibraryRef};
-use pool_store::StoreView;
 use pool_store::format::Location;
+use pool_store::{Snapshot, StoreView};
 use serde::{Deserialize, Serialize};
 
 use crate::{Result, during};
@@ -60,6 +60,7 @@ pub struct Why {
 
 /// Finds what keeps `thing`. Reads the whole index.
 pub fn why(store: &StoreView, thing: Thing) -> Result<Why> {
+    let store = &store.snapshot();
     let mut answer = Why {
         thing,
         exists: false,
@@ -89,7 +90,8 @@ pub fn why(store: &StoreView, thing: Thing) -> Result<Why> {
         }
     }
     if let Some(segment) = answer.segment {
-        answer.segment_leased = during("asking for leases", store.segment_is_leased(segment))?;
+        answer.segment_leased =
+            during("asking for leases", store.view().segment_is_leased(segment))?;
     }
     add_keepers(store, &mut answer)?;
     Ok(answer)
@@ -97,7 +99,7 @@ pub fn why(store: &StoreView, thing: Thing) -> Result<Why> {
 
 /// Adds the objects that refer to a segment, or to one slot of it.
 fn add_users(
-    store: &StoreView,
+    store: &Snapshot<'_>,
     answer: &mut Why,
     segment: SegmentId,
     at: Option<Location>,
@@ -118,7 +120,7 @@ fn add_users(
     during("listing objects", scan)
 }
 
-fn add_keepers(store: &StoreView, answer: &mut Why) -> Result<()> {
+fn add_keepers(store: &Snapshot<'_>, answer: &mut Why) -> Result<()> {
     let mut manifests: BTreeMap<ObjectId, BTreeSet<ObjectId>> = BTreeMap::new();
     let scan = store.for_each_manifest(|id, manifest| {
         for object in manifest.objects() {
@@ -146,7 +148,7 @@ fn add_keepers(store: &StoreView, answer: &mut Why) -> Result<()> {
         }
     }
     for (id, keepers) in &mut answer.objects {
-        keepers.leased = during("asking for leases", store.object_is_leased(*id))?;
+        keepers.leased = during("asking for leases", store.view().object_is_leased(*id))?;
         keepers.images.sort();
     }
     Ok(())

@@ -297,8 +297,8 @@ fn what_is_committed_after_the_mark_is_kept() {
     push_library(&store, "a@1", &bytes, Placement::Sparse).unwrap();
     store.delete_library(&library_ref("a@1")).unwrap();
     let collection = store.begin_collection().unwrap();
-    let mark = pool_gc::mark::mark(&store, &[]).unwrap();
-    let garbage = pool_gc::sweep::garbage(&store, &mark).unwrap();
+    let mark = pool_gc::mark::mark(&store.snapshot(), &[]).unwrap();
+    let garbage = pool_gc::sweep::garbage(&store.snapshot(), &mark).unwrap();
     assert_eq!((garbage.objects.len(), garbage.pages.len()), (1, 40));
     // Another object of the same pages, between mark and sweep.
     push_library(&store, "b@1", &bytes[4096..], Placement::Sparse).unwrap();
@@ -314,8 +314,8 @@ fn what_is_committed_after_the_mark_is_kept() {
     // The same object again, between mark and sweep.
     let collection = store.begin_collection().unwrap();
     store.delete_library(&library_ref("b@1")).unwrap();
-    let mark = pool_gc::mark::mark(&store, &[]).unwrap();
-    let garbage = pool_gc::sweep::garbage(&store, &mark).unwrap();
+    let mark = pool_gc::mark::mark(&store.snapshot(), &[]).unwrap();
+    let garbage = pool_gc::sweep::garbage(&store.snapshot(), &mark).unwrap();
     push_library(&store, "c@1", &bytes[4096..], Placement::Sparse).unwrap();
     assert_eq!(collection.delete_objects(&garbage.objects).unwrap(), 0);
     assert_eq!(collection.delete_pages(&garbage.pages).unwrap(), 0);
@@ -332,8 +332,8 @@ fn what_is_leased_after_the_mark_is_kept_with_its_pages() {
     push_library(&store, "a@1", &bytes, Placement::Windows { phase: 9 }).unwrap();
     store.delete_library(&library_ref("a@1")).unwrap();
     let collection = store.begin_collection().unwrap();
-    let mark = pool_gc::mark::mark(&store, &[]).unwrap();
-    let garbage = pool_gc::sweep::garbage(&store, &mark).unwrap();
+    let mark = pool_gc::mark::mark(&store.snapshot(), &[]).unwrap();
+    let garbage = pool_gc::sweep::garbage(&store.snapshot(), &mark).unwrap();
     let id = ObjectId::of(&bytes);
     let held = store
         .hold(|view| Ok(view.object(id)?.map(|record| (record, vec![id]))))

@@ -12,7 +12,7 @@ use pool_core::name::{ImageRef, LibraryRef, Name};
 use pool_core::page::PAGE_SIZE;
 use pool_store::format::{GENERATION_FILE, SUPERBLOCK_FILE};
 use pool_store::manifest::Timestamp;
-use pool_store::{Held, Result, StoreError, StoreView};
+use pool_store::{Held, Result, Snapshot, StoreError, StoreView};
 use serde::Serialize;
 use serde_json::json;
 
@@ -87,35 +87,32 @@ impl Contents {
 
     /// What is at `place` now, everything committed before the call included.
     pub fn find(&self, place: &Place) -> Result<Option<Found>> {
-        consistently(|| self.find_once(place))
+        self.view.refresh()?;
+        self.find_at(&self.view.snapshot(), place)
     }
 
     /// The places in a directory; none when it is gone.
     pub fn children(&self, directory: &Place) -> Result<Vec<Place>> {
-        consistently(|| self.children_once(directory))
+        self.view.refresh()?;
+        Self::children_at(&self.view.snapshot(), directory)
     }
 
     /// Finds a node again and holds everything it leads to. `None` when the place is empty or
     /// holds something else by now.
     pub fn hold(&self, node: &Node) -> Result<Option<Held<Found>>> {
-        consistently(|| {
-            self.view.hold(|_| {
-                let found = self.find_once(&node.place)?;
-                Ok(found
-                    .filter(|found| found.version == node.version)
-                    .map(|found| {
-                        let holds = found.holds.clone();
-                        (found, holds)
-                    }))
-            })
+        self.view.hold(|store| {
+            let found = self.find_at(store, &node.place)?;
+            Ok(found
+                .filter(|found| found.version == node.version)
+                .map(|found| {
+                    let holds = found.holds.clone();
+                    (found, holds)
+                }))
         })
     }
 
-    fn find_once(&self, place: &Place) -> Result<Option<Found>> {
-        // In this order: what is rendered below is then at least as new as the generation that
-        // it is kept under.
-        let generation = self.view.generation()?;
-        self.view.refresh()?;
+    /// What is at `place` in one state of the store.
+    fn find_at(&self, store: &Snapshot<'_>, place: &Place) -> Result<Option<Found>> {
         match place {
             Place::Root
             | Place::Libraries
@@ -125,30 +122,29 @@ impl Contents {
             | Place::Objects
             | Place::Segments
             | Place::Service
-            | Place::AllExtents => self.find_directory(place),
+            | Place::AllExtents => self.find_directory(store, place),
             Place::Library(library) => {
-                let record = self.view.library(library)?;
+                let record = store.library(library)?;
                 Ok(record.map(|record| directory(2, time(record.created_at))))
             }
             Place::Image(image) => {
-                let found = self.view.image(image)?;
+                let found = store.image(image)?;
                 Ok(found.map(|(tag, _)| directory(2, time(tag.tagged_at))))
             }
-            Place::LibraryFile(library, file) => self.find_library_file(library, *file),
-            Place::ImageFile(image, file) => self.find_image_file(image, *file, generation),
-            Place::Object(id) => Ok(self
-                .view
+            Place::LibraryFile(library, file) => Self::find_library_file(store, library, *file),
+            Place::ImageFile(image, file) => self.find_image_file(store, image, *file),
+            Place::Object(id) => Ok(store
                 .object(*id)?
                 .map(|record| object(*id, record.map, self.made, vec![*id]))),
-            Place::Segment(id) => self.find_segment(*id),
-            Place::Extents(id) => self.find_extents(place, *id, generation),
+            Place::Segment(id) => self.find_segment(store, *id),
+            Place::Extents(id) => self.find_extents(store, place, *id),
             Place::ServiceFile(ServiceFile::Version) => {
                 let bytes = self.version();
                 Ok(Some(rendered(bytes.into(), self.made, vec![])))
             }
             Place::ServiceFile(ServiceFile::Stats) => {
-                let bytes = self.rendered.get(place, generation, || {
-                    self.view.stats().map(|stats| to_json(&stats))
+                let bytes = self.rendered.get(place, store.generation(), || {
+                    store.stats().map(|stats| to_json(&stats))
                 })?;
                 let found = rendered(bytes, self.changed(), vec![]);
                 // Never the same for long: not worth an inode for each state.
@@ -160,12 +156,12 @@ impl Contents {
         }
     }
 
-    fn find_directory(&self, place: &Place) -> Result<Option<Found>> {
+    fn find_directory(&self, store: &Snapshot<'_>, place: &Place) -> Result<Option<Found>> {
         let subdirectories = match place {
             Place::Root => ROOT_DIRECTORIES.len(),
             Place::Service => 1,
             Place::Libraries | Place::LibraryName(_) | Place::Images | Place::ImageName(_) => {
-                self.children_once(place)?.len()
+                Self::children_at(store, place)?.len()
             }
             _ => 0,
         };
@@ -179,12 +175,16 @@ impl Contents {
         Ok(Some(directory(subdirectories as u32 + 2, time)))
     }
 
-    fn find_library_file(&self, library: &LibraryRef, file: LibraryFile) -> Result<Option<Found>> {
-        let Some(record) = self.view.library(library)? else {
+    fn find_library_file(
+        store: &Snapshot<'_>,
+        library: &LibraryRef,
+        file: LibraryFile,
+    ) -> Result<Option<Found>> {
+        let Some(record) = store.library(library)? else {
             return Ok(None);
         };
         let time = time(record.created_at);
-        let map = self.map(record.object)?;
+        let map = Self::map(store, record.object)?;
         let holds = vec![record.object];
         Ok(Some(match file {
             LibraryFile::Content => object(record.object, map, time, holds),
@@ -205,11 +205,11 @@ impl Contents {
 
     fn find_image_file(
         &self,
+        store: &Snapshot<'_>,
         image: &ImageRef,
         file: ImageFile,
-        generation: u64,
     ) -> Result<Option<Found>> {
-        let Some((tag, manifest)) = self.view.image(image)? else {
+        let Some((tag, manifest)) = store.image(image)? else {
             return Ok(None);
         };
         let time = time(tag.tagged_at);
@@ -217,20 +217,20 @@ impl Contents {
         let holds = manifest.objects();
         let place = Place::ImageFile(image.clone(), file);
         Ok(Some(match file {
-            ImageFile::Elf => object(manifest.file, self.map(manifest.file)?, time, holds),
+            ImageFile::Elf => object(manifest.file, Self::map(store, manifest.file)?, time, holds),
             ImageFile::Data => match manifest.data {
-                Some(data) => object(data, self.map(data)?, time, holds),
+                Some(data) => object(data, Self::map(store, data)?, time, holds),
                 None => return Ok(None),
             },
             ImageFile::Description => {
-                let bytes = self
-                    .rendered
-                    .get(&place, generation, || Ok(manifest.description.to_json()))?;
+                let bytes = self.rendered.get(&place, store.generation(), || {
+                    Ok(manifest.description.to_json())
+                })?;
                 rendered(bytes, time, holds)
             }
             ImageFile::Map => {
-                let bytes = self.rendered.get(&place, generation, || {
-                    self.view.image_map(&manifest).map(|map| compact_json(&map))
+                let bytes = self.rendered.get(&place, store.generation(), || {
+                    store.image_map(&manifest).map(|map| compact_json(&map))
                 })?;
                 rendered(bytes, time, holds)
             }
@@ -255,20 +255,25 @@ impl Contents {
     }
 
     /// An object's extents change when a collection moves its pages: not an inode for each state.
-    fn find_extents(&self, place: &Place, id: ObjectId, generation: u64) -> Result<Option<Found>> {
-        let Some(record) = self.view.object(id)? else {
+    fn find_extents(
+        &self,
+        store: &Snapshot<'_>,
+        place: &Place,
+        id: ObjectId,
+    ) -> Result<Option<Found>> {
+        let Some(record) = store.object(id)? else {
             return Ok(None);
         };
         let make = || Ok(extents_json(&record.map));
-        let bytes = self.rendered.get(place, generation, make)?;
+        let bytes = self.rendered.get(place, store.generation(), make)?;
         Ok(Some(Found {
             version: None,
             ..rendered(bytes, self.made, vec![id])
         }))
     }
 
-    fn find_segment(&self, id: SegmentId) -> Result<Option<Found>> {
-        let Some(record) = self.view.segment(id)? else {
+    fn find_segment(&self, store: &Snapshot<'_>, id: SegmentId) -> Result<Option<Found>> {
+        let Some(record) = store.segment(id)? else {
             return Ok(None);
         };
         let Ok(stored) = self.view.segment_disk_usage(id) else {
@@ -289,39 +294,36 @@ impl Contents {
         }))
     }
 
-    fn children_once(&self, directory: &Place) -> Result<Vec<Place>> {
-        self.view.refresh()?;
+    fn children_at(store: &Snapshot<'_>, directory: &Place) -> Result<Vec<Place>> {
         Ok(match directory {
             Place::Root => ROOT_DIRECTORIES.to_vec(),
             Place::Libraries => {
-                let libraries = self.view.libraries()?;
+                let libraries = store.libraries()?;
                 names(libraries.into_iter().map(|(library, _)| library.name))
                     .map(Place::LibraryName)
                     .collect()
             }
-            Place::LibraryName(name) => self
-                .view
+            Place::LibraryName(name) => store
                 .library_versions(name.as_str())?
                 .into_iter()
                 .map(|(library, _)| Place::Library(library))
                 .collect(),
-            Place::Library(library) if self.view.library(library)?.is_some() => LibraryFile::ALL
+            Place::Library(library) if store.library(library)?.is_some() => LibraryFile::ALL
                 .into_iter()
                 .map(|file| Place::LibraryFile(library.clone(), file))
                 .collect(),
             Place::Images => {
-                let tags = self.view.tags()?;
+                let tags = store.tags()?;
                 names(tags.into_iter().map(|(image, _)| image.name))
                     .map(Place::ImageName)
                     .collect()
             }
-            Place::ImageName(name) => self
-                .view
+            Place::ImageName(name) => store
                 .tags_of_name(name.as_str())?
                 .into_iter()
                 .map(|(image, _)| Place::Image(image))
                 .collect(),
-            Place::Image(image) => match self.view.image(image)? {
+            Place::Image(image) => match store.image(image)? {
                 Some((_, manifest)) => ImageFile::ALL
                     .into_iter()
                     .filter(|file| *file != ImageFile::Data || manifest.data.is_some())
@@ -329,10 +331,9 @@ impl Contents {
                     .collect(),
                 None => vec![],
             },
-            Place::Objects => self.objects(Place::Object)?,
-            Place::AllExtents => self.objects(Place::Extents)?,
-            Place::Segments => self
-                .view
+            Place::Objects => objects(store, Place::Object)?,
+            Place::AllExtents => objects(store, Place::Extents)?,
+            Place::Segments => store
                 .segments()?
                 .into_iter()
                 .map(|(id, _)| Place::Segment(id))
@@ -345,17 +346,8 @@ impl Contents {
         })
     }
 
-    fn objects(&self, place: impl Fn(ObjectId) -> Place) -> Result<Vec<Place>> {
-        let mut places = Vec::new();
-        self.view.for_each_object(|id, _| {
-            places.push(place(id));
-            Ok(())
-        })?;
-        Ok(places)
-    }
-
-    fn map(&self, id: ObjectId) -> Result<ExtentMap> {
-        match self.view.object(id)? {
+    fn map(store: &Snapshot<'_>, id: ObjectId) -> Result<ExtentMap> {
+        match store.object(id)? {
             Some(record) => Ok(record.map),
             None => Err(StoreError::Corrupt(format!("object {id} is not there"))),
         }
@@ -378,20 +370,6 @@ impl Contents {
     fn changed(&self) -> SystemTime {
         modified(&self.view.directory().join(GENERATION_FILE))
     }
-}
-
-/// Repeats a look that fell between two states of the store: a commit that another thread caught
-/// up with can remove what this thread was about to follow. Real damage is there every time.
-fn consistently<T>(mut look: impl FnMut() -> Result<T>) -> Result<T> {
-    for _ in 0..3 {
-        match look() {
-            Err(StoreError::Corrupt(why)) => {
-                tracing::debug!(why, "looking again");
-            }
-            other => return other,
-        }
-    }
-    look()
 }
 
 fn directory(links: u32, time: SystemTime) -> Found {
@@ -433,6 +411,16 @@ fn rendered(bytes: Arc<[u8]>, time: SystemTime, holds: Vec<ObjectId>) -> Found {
         content: Content::Rendered(bytes),
         holds,
     }
+}
+
+/// Every object, as `place` shows it.
+fn objects(store: &Snapshot<'_>, place: impl Fn(ObjectId) -> Place) -> Result<Vec<Place>> {
+    let mut places = Vec::new();
+    store.for_each_object(|id, _| {
+        places.push(place(id));
+        Ok(())
+    })?;
+    Ok(places)
 }
 
 fn names(all: impl Iterator<Item = Name>) -> impl Iterator<Item = Name> {

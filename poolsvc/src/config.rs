@@ -34,9 +34,13 @@ pub const DEFAULT_LISTEN: SocketAddr =
         POOLSVC_LOG chooses what is logged, as in POOLSVC_LOG=debug."
 )]
 pub struct Arguments {
-    /// Directory of the store; a new one is made where it is absent or empty
+    /// Directory of the store; a new one is made where it is absent
     #[arg(long, value_name = "DIR")]
     pub store: Option<PathBuf>,
+    /// Make a new store where the directory is empty, too: it could be a mount point whose
+    /// filesystem is missing
+    #[arg(long)]
+    pub create: bool,
     /// Address to listen on; port 0 takes a free one and prints it [default: 127.0.0.1:7420]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
@@ -103,6 +107,8 @@ struct ConfigToken {
 pub struct Settings {
     /// Directory of the store.
     pub store: PathBuf,
+    /// Make a new store where that directory is empty; it is made where it is absent in any case.
+    pub create: bool,
     /// Address to listen on.
     pub listen: SocketAddr,
     /// Unix socket to listen on, too.
@@ -128,6 +134,7 @@ impl Settings {
         listen.set_port(0);
         Self {
             store: store.into(),
+            create: false,
             listen,
             socket: None,
             grace: Duration::from_secs(86_400),
@@ -150,6 +157,7 @@ impl Settings {
             bail!("no store is named: give --store DIR, or store = \"DIR\" in the configuration");
         };
         let mut settings = Self::for_store(store);
+        settings.create = flags.create;
         settings.listen = flags.listen.or(file.listen).unwrap_or(DEFAULT_LISTEN);
         settings.socket = flags.socket.or(file.socket);
         let seconds = |flag: Option<u64>, file: Option<u64>| flag.or(file).map(Duration::from_secs);

@@ -92,8 +92,11 @@ impl Daemon {
 
 async fn open_store(settings: &Settings) -> Result<Arc<Store>, StartError> {
     let directory = settings.store.clone();
+    let absent = !directory
+        .try_exists()
+        .with_context(|| format!("looking for {}", directory.display()))?;
     let options = StoreOptions {
-        create: true,
+        create: settings.create || absent,
         segment_bytes: settings.segment_bytes,
         placement: PlacementPolicy {
             dense_from_pages: settings.dense_from_pages,

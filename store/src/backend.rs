@@ -32,10 +32,19 @@ pub trait SegmentFile: Debug + Send + Sync {
 pub trait Backend: Debug + Send + Sync {
     /// Creates a segment of `bytes` bytes that reads as zeros, durably named.
     fn create(&self, id: SegmentId, bytes: u64) -> Result<Arc<dyn SegmentFile>>;
+    /// Makes the file of a segment that nothing was ever committed to: one of that name can be
+    /// there, left by a stop or a refused commit, or not.
+    fn recreate(&self, id: SegmentId, bytes: u64) -> Result<Arc<dyn SegmentFile>>;
     /// Opens a segment.
     fn open(&self, id: SegmentId, writable: bool) -> Result<Arc<dyn SegmentFile>>;
     /// Removes a segment's name; what has it open or mapped keeps it.
     fn unlink(&self, id: SegmentId) -> Result<()>;
+    /// Moves a segment out of the way for good, under a name that nothing had; answers with that.
+    fn set_aside(&self, id: SegmentId) -> Result<PathBuf>;
+    /// Everything that was moved out of the way: name and bytes.
+    fn lost(&self) -> Result<Vec<(String, u64)>>;
+    /// Bytes of a segment's file.
+    fn length(&self, id: SegmentId) -> Result<u64>;
     /// All segments that have a name.
     fn list(&self) -> Result<Vec<SegmentId>>;
     /// Bytes of disk that the segment takes up.
@@ -51,14 +60,21 @@ pub trait Backend: Debug + Send + Sync {
 pub struct DirectoryBackend {
     directory: PathBuf,
     staging: PathBuf,
+    lost: PathBuf,
 }
 
 impl DirectoryBackend {
-    /// A backend on two existing directories: for segments and for temporary files.
-    pub fn new(directory: impl Into<PathBuf>, staging: impl Into<PathBuf>) -> Self {
+    /// A backend on two existing directories, for segments and for temporary files, and one that is
+    /// made when something has to be moved out of the way.
+    pub fn new(
+        directory: impl Into<PathBuf>,
+        staging: impl Into<PathBuf>,
+        lost: impl Into<PathBuf>,
+    ) -> Self {
         Self {
             directory: directory.into(),
             staging: staging.into(),
+            lost: lost.into(),
         }
     }
 
@@ -93,6 +109,19 @@ impl Backend for DirectoryBackend {
         Ok(Arc::new(file))
     }
 
+    fn recreate(&self, id: SegmentId, bytes: u64) -> Result<Arc<dyn SegmentFile>> {
+        let path = self.path(id);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options
+            .open(&path)
+            .map_err(|source| StoreError::io("creating the segment", &path, source))?;
+        file.set_len(bytes)
+            .map_err(|source| StoreError::io("sizing the segment", &path, source))?;
+        self.sync_directory()?;
+        Ok(Arc::new(file))
+    }
+
     fn open(&self, id: SegmentId, writable: bool) -> Result<Arc<dyn SegmentFile>> {
         let path = self.path(id);
         match OpenOptions::new().read(true).write(writable).open(&path) {
@@ -109,6 +138,62 @@ impl Backend for DirectoryBackend {
             other => other.map_err(|source| StoreError::io("removing the segment", &path, source)),
         }?;
         self.sync_directory()
+    }
+
+    fn set_aside(&self, id: SegmentId) -> Result<PathBuf> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        let from = self.path(id);
+        fs::create_dir_all(&self.lost)
+            .map_err(|source| StoreError::io("creating", &self.lost, source))?;
+        for nth in 0u32.. {
+            let name = match nth {
+                0 => format!("{id}.seg"),
+                _ => format!("{id}.seg.{nth}"),
+            };
+            let to = self.lost.join(name);
+            match renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE) {
+                Ok(()) => {
+                    sync_directory(&self.lost)?;
+                    self.sync_directory()?;
+                    return Ok(to);
+                }
+                Err(rustix::io::Errno::EXIST) => {}
+                Err(errno) => {
+                    let doing = "moving aside the segment";
+                    return Err(StoreError::io(doing, &from, errno.into()));
+                }
+            }
+        }
+        unreachable!("a directory has fewer than 2^32 entries of one name")
+    }
+
+    fn lost(&self) -> Result<Vec<(String, u64)>> {
+        let error = |source| StoreError::io("listing", &self.lost, source);
+        let entries = match fs::read_dir(&self.lost) {
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+            other => other.map_err(error)?,
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(error)?;
+            let bytes = entry.metadata().map_err(error)?.len();
+            files.push((entry.file_name().to_string_lossy().into_owned(), bytes));
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    fn length(&self, id: SegmentId) -> Result<u64> {
+        let path = self.path(id);
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => Ok(metadata.len()),
+            Ok(_) => Err(StoreError::Corrupt(format!(
+                "{} is not a file",
+                path.display()
+            ))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::NoSegment(id)),
+            Err(source) => Err(StoreError::io("measuring the segment", &path, source)),
+        }
     }
 
     fn list(&self) -> Result<Vec<SegmentId>> {

@@ -173,7 +173,7 @@ impl Store {
             batch.delete_segment(*id);
         }
         let _writer = self.writer();
-        if let Err(error) = self.commit_if_any(batch) {
+        if let Err(error) = batch.commit() {
             // The files are gone; their records go with the next call. A full disk has room now.
             tracing::warn!(%error, "records of unlinked segments stay for now");
         }
@@ -183,15 +183,6 @@ impl Store {
     /// Bytes that can be written to segments before their disk is full.
     pub fn free_bytes(&self) -> Result<u64> {
         self.view.backend.free_bytes()
-    }
-
-    /// Commits a batch, if there is anything in it, and tells followers.
-    fn commit_if_any(&self, batch: Batch<'_>) -> Result<()> {
-        if batch.len() > 0 {
-            batch.commit()?;
-            self.view.advance_generation()?;
-        }
-        Ok(())
     }
 }
 
@@ -228,11 +219,6 @@ impl<'a> Collection<'a> {
         result
     }
 
-    /// Commits a batch, if there is anything in it, and tells followers.
-    pub(crate) fn commit(&self, batch: Batch<'_>) -> Result<()> {
-        self.store.commit_if_any(batch)
-    }
-
     /// Proposes changes for each of `items`, at most [`MAX_BATCH`] at a time, and counts those
     /// that were made.
     pub(crate) fn in_batches<T>(
@@ -248,7 +234,7 @@ impl<'a> Collection<'a> {
                 for item in chunk {
                     made += u64::from(change(barrier, &mut batch, item)?);
                 }
-                self.commit(batch)
+                batch.commit()
             })?;
         }
         Ok(made)
@@ -310,7 +296,7 @@ impl<'a> Collection<'a> {
             batch.delete_object(*id);
             deleted.push((*id, record));
         }
-        self.commit(batch)?;
+        batch.commit()?;
         // Whoever took a lease since the question above has either looked before the removal,
         // and shows up now, or looks after it, and finds nothing.
         let mut restore = self.store.view.index.batch();
@@ -322,7 +308,7 @@ impl<'a> Collection<'a> {
                 restored += 1;
             }
         }
-        self.commit(restore)?;
+        restore.commit()?;
         Ok(deleted.len() as u64 - restored)
     }
 
@@ -396,7 +382,7 @@ impl<'a> Collection<'a> {
         }
         let mut batch = self.store.view.index.batch();
         batch.put_segment(id, &record);
-        self.commit(batch)?;
+        batch.commit()?;
         if was == SegmentState::Open {
             // The appender lets go of it and opens another when it needs one.
             writer.appender.rollback(&self.store.view.index)?;

@@ -41,13 +41,21 @@ pub enum StoreError {
     },
     /// The directory holds no store.
     #[error(
-        "{path} is not a pool store ({why}); create one by starting poolsvc with --store on an \
-         empty or new directory", path = path.display()
+        "{path} is not a pool store: {why} (pool init --store DIR makes one in a new or empty \
+         directory)", path = path.display()
     )]
     NotAStore {
         /// The directory.
         path: PathBuf,
         /// What is missing or wrong.
+        why: String,
+    },
+    /// What is in the directory does not belong together, or is damaged.
+    #[error("the store at {path} is left as it is: {why}", path = path.display())]
+    Refused {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong, and what to do.
         why: String,
     },
     /// The store is of a form that this program does not know.

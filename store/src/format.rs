@@ -19,8 +19,11 @@ pub const SEGMENTS_DIRECTORY: &str = "segments";
 pub const INDEX_DIRECTORY: &str = "index";
 /// File whose record locks are leases.
 pub const LEASES_FILE: &str = "leases";
-/// File that counts commits, so that readers know when to look again.
+/// File that counts acknowledged commits: readers look again when it has moved, and an index that
+/// knows of fewer is not the one that belongs here.
 pub const GENERATION_FILE: &str = "generation";
+/// Directory for segment files that the index does not know.
+pub const LOST_DIRECTORY: &str = "lost";
 /// Directory for the contents of uploads that are not committed yet.
 pub const STAGING_DIRECTORY: &str = "staging";
 
@@ -32,7 +35,10 @@ const SUPERBLOCK_MAGIC: &[u8; 8] = b"POOLSTOR";
 /// Features that older programs may ignore.
 pub const COMPATIBLE_FEATURES: u64 = 0;
 /// Features that allow older programs to read, not to write.
-pub const READ_ONLY_COMPATIBLE_FEATURES: u64 = 0;
+pub const READ_ONLY_COMPATIBLE_FEATURES: u64 = FEATURE_MARKED;
+/// The index carries the store's identity and counts its commits, and `generation` is synced before
+/// a commit is answered. A program that does not know it would commit without counting.
+pub const FEATURE_MARKED: u64 = 1;
 /// Features that older programs must not touch.
 pub const INCOMPATIBLE_FEATURES: u64 = 0;
 

@@ -100,7 +100,6 @@ impl Store {
                 barrier.protect(*id, record.map.extents());
             }
         }
-        self.view.advance_generation()?;
         Ok(summary)
     }
 

@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -44,7 +45,8 @@ impl From<SegmentId> for LeaseKey {
 /// process holds.
 #[derive(Debug)]
 pub struct LeaseTable {
-    file: File,
+    /// Absent where there is no lease file and none can be made, so that nobody can collect.
+    file: Option<File>,
     path: PathBuf,
     holders: Mutex<HashMap<LeaseKey, usize>>,
 }
@@ -57,15 +59,31 @@ pub struct Lease {
 }
 
 impl LeaseTable {
-    /// Opens the lease file at `path`, creating it if `create` is set.
-    pub fn open(path: &Path, create: bool) -> Result<Arc<Self>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(create)
-            .truncate(false)
-            .open(path)
-            .map_err(|source| StoreError::io("opening the lease file", path, source))?;
+    /// Opens the lease file at `path`, and makes one where there is none. Permission to read is
+    /// enough where there is one: a shared lock asks for no more, and it is seen through any other
+    /// mount of the same filesystem. On a read-only filesystem without lease file there is nobody
+    /// to ask for leases, and taking one does nothing.
+    pub fn open(path: &Path) -> Result<Arc<Self>> {
+        let refused = |error| StoreError::io("opening the lease file", path, error);
+        let file = match File::open(path) {
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let mut create = OpenOptions::new();
+                create.read(true).write(true).create(true).truncate(false);
+                match create.open(path) {
+                    Ok(file) => Some(file),
+                    Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                        tracing::warn!(
+                            path = %path.display(),
+                            "no lease file on a read-only filesystem: nothing is held"
+                        );
+                        None
+                    }
+                    Err(error) => return Err(refused(error)),
+                }
+            }
+            Err(error) => return Err(refused(error)),
+        };
         Ok(Arc::new(Self {
             file,
             path: path.into(),
@@ -78,12 +96,11 @@ impl LeaseTable {
     pub fn acquire(self: &Arc<Self>, key: impl Into<LeaseKey>) -> Result<Lease> {
         let key = key.into();
         let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = holders.entry(key).or_insert(0);
-        if *count == 0 {
-            ofd::lock_shared(&self.file, key.0)
+        if let (false, Some(file)) = (holders.contains_key(&key), &self.file) {
+            ofd::lock_shared(file, key.0)
                 .map_err(|source| StoreError::io("taking a lease in", &self.path, source))?;
         }
-        *count += 1;
+        *holders.entry(key).or_insert(0) += 1;
         drop(holders);
         Ok(Lease {
             table: Arc::clone(self),
@@ -98,7 +115,10 @@ impl LeaseTable {
         if holders.contains_key(&key) {
             return Ok(true);
         }
-        ofd::is_locked(&self.file, key.0)
+        let Some(file) = &self.file else {
+            return Ok(false);
+        };
+        ofd::is_locked(file, key.0)
             .map_err(|source| StoreError::io("asking for leases in", &self.path, source))
     }
 
@@ -110,7 +130,9 @@ impl LeaseTable {
         *count -= 1;
         if *count == 0 {
             holders.remove(&key);
-            if let Err(error) = ofd::unlock(&self.file, key.0) {
+            if let Some(file) = &self.file
+                && let Err(error) = ofd::unlock(file, key.0)
+            {
                 // The lock then lasts until this process ends: too long, and harmless.
                 tracing::warn!(%error, ?key, "releasing a lease failed");
             }
@@ -174,8 +196,8 @@ mod tests {
     fn leases_are_seen_by_other_openers_until_the_last_is_dropped() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("leases");
-        let holder = LeaseTable::open(&path, true).unwrap();
-        let collector = LeaseTable::open(&path, false).unwrap();
+        let holder = LeaseTable::open(&path).unwrap();
+        let collector = LeaseTable::open(&path).unwrap();
         let key = ObjectId::of(b"library");
 
         let first = holder.acquire(key).unwrap();
@@ -193,9 +215,7 @@ mod tests {
     fn two_holders_do_not_exclude_each_other() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("leases");
-        let tables: Vec<_> = (0..3)
-            .map(|_| LeaseTable::open(&path, true).unwrap())
-            .collect();
+        let tables: Vec<_> = (0..3).map(|_| LeaseTable::open(&path).unwrap()).collect();
         let a = tables[0].acquire(SegmentId(7)).unwrap();
         let b = tables[1].acquire(SegmentId(7)).unwrap();
         drop(a);
@@ -208,7 +228,7 @@ mod tests {
     fn a_killed_process_releases_its_leases() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("leases");
-        let collector = LeaseTable::open(&path, true).unwrap();
+        let collector = LeaseTable::open(&path).unwrap();
         // flock(1) cannot lock a record; python's fcntl module can, and is on every Debian.
         let script = "import fcntl,struct,sys,time\nf=open(sys.argv[1],'r+b')\n\
              fcntl.fcntl(f,37,struct.pack('hhqqi',0,0,5,1,0))\nprint('held',flush=True)\n\

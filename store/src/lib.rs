@@ -11,6 +11,7 @@
 
 pub mod backend;
 pub mod collection;
+mod creation;
 mod error;
 pub mod evacuate;
 pub mod format;
@@ -19,16 +20,18 @@ mod ingest;
 mod intake;
 pub mod lease;
 pub mod manifest;
+mod mark;
+mod opening;
 mod page_digest;
 pub mod placement;
 pub mod references;
 mod segment;
+mod snapshot;
 pub mod stats;
 pub mod upload;
 mod view;
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::File;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,11 +39,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use error::{Result, StoreError};
 pub use format::Reference;
+pub use opening::may_lack_file;
+pub use snapshot::Snapshot;
 pub use view::{Held, StoreView};
 
-use backend::{Backend, DirectoryBackend};
 use collection::Barrier;
-use format::{FORMAT_VERSION, SegmentState, Superblock};
+use format::Superblock;
 use index::Index;
 use manifest::Timestamp;
 use placement::PlacementPolicy;
@@ -49,7 +53,8 @@ use segment::Appender;
 /// How a store is opened.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreOptions {
-    /// Make a new store in a directory that is absent or empty.
+    /// Make a new store in a directory that is absent or empty, or holds what a creation that was
+    /// cut short left.
     pub create: bool,
     /// Bytes of a segment of a new store, a multiple of 2 MiB.
     pub segment_bytes: u64,
@@ -73,6 +78,8 @@ pub struct Store {
     view: StoreView,
     policy: PlacementPolicy,
     writer: Mutex<Writer>,
+    /// Keeps other writers away.
+    _lock: File,
 }
 
 /// What changes under the writer's lock. Commits hold it from the look-up of their pages to the
@@ -106,19 +113,21 @@ impl Deref for Store {
 impl Store {
     /// Opens the store in `directory`; only one process can at a time.
     pub fn open(directory: &Path, options: StoreOptions) -> Result<Self> {
-        if options.create && is_absent_or_empty(directory)? {
-            create(directory, options)?;
+        if options.create && creation::is_vacant(directory)? {
+            creation::create(directory, options)?;
         }
-        let superblock = view::read_superblock(directory, true)?;
-        let index = Index::open_primary(&directory.join(format::INDEX_DIRECTORY))?;
-        let backend: Arc<dyn Backend> = Arc::new(DirectoryBackend::new(
-            directory.join(format::SEGMENTS_DIRECTORY),
-            directory.join(format::STAGING_DIRECTORY),
-        ));
-        remove_orphans(&index, backend.as_ref())?;
-        let appender = Appender::open(Arc::clone(&backend), &index, superblock.segment_bytes)?;
+        let opening::Opened {
+            superblock,
+            index,
+            backend,
+            lock,
+        } = opening::open(directory)?;
         let view = StoreView::assemble(directory, superblock, index, backend)?;
-        view.advance_generation()?;
+        let appender = Appender::open(
+            Arc::clone(&view.backend),
+            &view.index,
+            superblock.segment_bytes,
+        )?;
         Ok(Self {
             view,
             policy: options.placement,
@@ -126,6 +135,23 @@ impl Store {
                 appender,
                 barrier: None,
             }),
+            _lock: lock,
+        })
+    }
+
+    /// Makes an empty store in a directory that is absent or empty, and does not open it.
+    /// `options.create` is taken for true.
+    pub fn create(directory: &Path, options: StoreOptions) -> Result<Superblock> {
+        if creation::is_vacant(directory)? {
+            return creation::create(directory, options);
+        }
+        let why = match opening::read_superblock(directory, false) {
+            Ok(_) => "it holds a store already",
+            Err(_) => "it is not empty, and a new store is made in an empty or new directory only",
+        };
+        Err(StoreError::Refused {
+            path: directory.into(),
+            why: why.into(),
         })
     }
 
@@ -133,85 +159,6 @@ impl Store {
         // A panic under the lock leaves at most slots that were handed out and not recorded.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Temporary name of the superblock of a store in the making.
-const NEW_SUPERBLOCK_FILE: &str = "superblock.new";
-
-fn is_absent_or_empty(directory: &Path) -> Result<bool> {
-    match fs::read_dir(directory) {
-        Ok(mut entries) => {
-            // A file system of its own has a lost+found; the others are what a creation that was
-            // cut short leaves.
-            let harmless = [
-                "lost+found",
-                NEW_SUPERBLOCK_FILE,
-                format::SEGMENTS_DIRECTORY,
-                format::STAGING_DIRECTORY,
-            ];
-            Ok(entries.all(|entry| {
-                entry.is_ok_and(|entry| harmless.iter().any(|name| entry.file_name() == *name))
-            }))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
-        Err(source) => Err(StoreError::io("opening", directory, source)),
-    }
-}
-
-/// Makes an empty store. The superblock comes last: a directory with one is whole.
-fn create(directory: &Path, options: StoreOptions) -> Result<()> {
-    let mut identity = [0; 16];
-    rustix::rand::getrandom(&mut identity, rustix::rand::GetRandomFlags::empty())
-        .map_err(|errno| StoreError::io("naming the store", directory, errno.into()))?;
-    let superblock = Superblock {
-        version: FORMAT_VERSION,
-        compatible: format::COMPATIBLE_FEATURES,
-        read_only_compatible: format::READ_ONLY_COMPATIBLE_FEATURES,
-        incompatible: format::INCOMPATIBLE_FEATURES,
-        segment_bytes: options.segment_bytes,
-        identity,
-    };
-    let bytes = superblock.encode();
-    if Superblock::decode(&bytes, true).is_err() {
-        return Err(StoreError::BadUpload(format!(
-            "segments of {} bytes are not possible: use a multiple of 2 MiB up to 16 GiB",
-            options.segment_bytes
-        )));
-    }
-    for part in ["", format::SEGMENTS_DIRECTORY, format::STAGING_DIRECTORY] {
-        let path = directory.join(part);
-        fs::create_dir_all(&path).map_err(|source| StoreError::io("creating", path, source))?;
-    }
-    let path = directory.join(format::SUPERBLOCK_FILE);
-    let temporary = directory.join(NEW_SUPERBLOCK_FILE);
-    File::create(&temporary)
-        .and_then(|mut file| {
-            file.write_all(&bytes)?;
-            file.sync_all()
-        })
-        .and_then(|()| fs::rename(&temporary, &path))
-        .map_err(|source| StoreError::io("writing", &path, source))?;
-    backend::sync_directory(directory)
-}
-
-/// Removes segment files that no commit ever recorded, and those whose removal a power cut undid.
-fn remove_orphans(index: &Index, backend: &dyn Backend) -> Result<()> {
-    for id in backend.list()? {
-        if index.segment(id)?.is_none() {
-            tracing::info!(segment = %id, "removing a segment that was never committed");
-            backend.unlink(id)?;
-        }
-    }
-    for (id, record) in index.segments()? {
-        let gone = || Err(StoreError::Corrupt(format!("segment {id} has no file")));
-        match backend.open(id, false) {
-            Err(StoreError::NoSegment(_)) if record.state == SegmentState::Retired => {}
-            Err(StoreError::NoSegment(_)) => gone()?,
-            Err(error) => return Err(error),
-            Ok(_) => {}
-        }
-    }
-    Ok(())
 }
 
 /// Seconds since 1970.

@@ -19,7 +19,8 @@ use crate::{Store, now};
 pub(crate) fn name_target(store: &Store, batch: &mut Batch<'_>, target: &Target) -> Result<()> {
     match target {
         Target::Library { library, object } => {
-            let record = library_record(store, library, *object)?;
+            let mut record = library_record(store, library, *object)?;
+            begin_grace_again(&mut record);
             batch.put_library(library, &record);
         }
         Target::Image {
@@ -72,6 +73,12 @@ fn library_record(store: &Store, library: &LibraryRef, object: ObjectId) -> Resu
             })
         }
     }
+}
+
+/// Somebody has just shown interest in a library version: if no image uses it, the time that it
+/// stays nevertheless begins now.
+fn begin_grace_again(record: &mut LibraryRecord) {
+    record.unused_since = record.unused_since.map(|_| now());
 }
 
 /// Points a tag at a manifest that uses the libraries `uses`, and lets go of the one it pointed
@@ -136,7 +143,6 @@ impl Store {
         let result = change(&mut batch)?;
         if batch.len() > 0 {
             batch.commit()?;
-            self.view.advance_generation()?;
         }
         Ok(result)
     }
@@ -202,6 +208,7 @@ impl Store {
         self.change(|batch| {
             let mut record = self.library(library)?.ok_or_else(|| no_library(library))?;
             record.pinned = pinned;
+            begin_grace_again(&mut record);
             batch.put_library(library, &record);
             Ok(())
         })
@@ -220,6 +227,14 @@ impl Store {
                 && book.reservations().len() > known
             {
                 batch.put_reservation(known as u64, reservation);
+            }
+            // Whoever links against a version is about to push an image that uses it.
+            if outcome.is_ok()
+                && let Some(mut record) = self.library(&request.library)?
+                && record.unused_since.is_some_and(|since| since != now())
+            {
+                begin_grace_again(&mut record);
+                batch.put_library(&request.library, &record);
             }
             Ok(outcome)
         })

@@ -36,10 +36,13 @@ struct OpenSegment {
 #[derive(Debug)]
 pub(crate) struct Appender {
     backend: Arc<dyn Backend>,
+    index: Arc<Index>,
     segment_slots: u32,
     next: u64,
     dense: Option<OpenSegment>,
     sparse: Option<OpenSegment>,
+    /// On record, and nothing was ever committed to them; they may lack a file.
+    spare: Vec<SegmentId>,
     /// Filled since the last commit.
     sealed: Vec<OpenSegment>,
     /// What was appended since the last commit is in a batch that may have been written.
@@ -50,15 +53,17 @@ impl Appender {
     /// Takes up where the last commit left off.
     pub(crate) fn open(
         backend: Arc<dyn Backend>,
-        index: &Index,
+        index: &Arc<Index>,
         segment_bytes: u64,
     ) -> Result<Self> {
         let mut appender = Self {
             backend,
+            index: Arc::clone(index),
             segment_slots: (segment_bytes / PAGE_SIZE) as u32,
             next: 0,
             dense: None,
             sparse: None,
+            spare: Vec::new(),
             sealed: Vec::new(),
             recorded: false,
         };
@@ -84,8 +89,11 @@ impl Appender {
         self.sparse = None;
         self.sealed.clear();
         self.recorded = false;
+        self.spare.clear();
         for (id, record) in index.segments()? {
-            if record.state == SegmentState::Open {
+            if record.state == SegmentState::Open && record.used == 0 {
+                self.spare.push(id);
+            } else if record.state == SegmentState::Open {
                 let file = self.backend.open(id, true)?;
                 *self.open_segment(record.kind) = Some(OpenSegment {
                     id,
@@ -116,19 +124,27 @@ impl Appender {
     }
 
     fn create(&mut self, kind: SegmentKind) -> Result<OpenSegment> {
-        let id = u32::try_from(self.next)
-            .map(SegmentId)
-            .map_err(|_| StoreError::Corrupt("all 2^32 segment numbers are used up".into()))?;
-        // A file of this number can only be left from a commit that never happened.
-        self.backend.unlink(id)?;
-        let capacity = self.segment_slots;
-        let file = self.backend.create(id, u64::from(capacity) * PAGE_SIZE)?;
-        self.next += 1;
         let record = SegmentRecord {
             kind,
             state: SegmentState::Open,
             used: 0,
-            capacity,
+            capacity: self.segment_slots,
+        };
+        let bytes = u64::from(self.segment_slots) * PAGE_SIZE;
+        let (id, file) = if let Some(id) = self.spare.pop() {
+            (id, self.backend.recreate(id, bytes)?)
+        } else {
+            let id = u32::try_from(self.next)
+                .map(SegmentId)
+                .map_err(|_| StoreError::Corrupt("all segment numbers are used up".into()))?;
+            // The record goes before the file, so that whatever stops this commit leaves no file
+            // that the index does not know.
+            let mut batch = self.index.batch();
+            batch.put_segment(id, &record);
+            batch.put_next_segment(self.next + 1);
+            batch.commit()?;
+            self.next += 1;
+            (id, self.backend.create(id, bytes)?)
         };
         Ok(OpenSegment {
             id,

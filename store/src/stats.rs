@@ -3,9 +3,9 @@
 use pool_core::page::PageCount;
 use serde::{Deserialize, Serialize};
 
-use crate::StoreView;
 use crate::error::Result;
 use crate::format::{SegmentKind, SegmentState};
+use crate::snapshot::Snapshot;
 
 /// The state of a store in numbers. Counted from the index at each call.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ pub struct StoreStats {
     pub epoch: u64,
 }
 
-impl StoreView {
+impl Snapshot<'_> {
     /// Counts everything.
     pub fn stats(&self) -> Result<StoreStats> {
         let mut stats = StoreStats {
@@ -79,9 +79,13 @@ impl StoreView {
             Ok(())
         })?;
         for (id, record) in self.segments()? {
-            stats.disk_bytes += self.segment_disk_usage(id).unwrap_or(0);
+            stats.disk_bytes += self.view().segment_disk_usage(id).unwrap_or(0);
             if record.state == SegmentState::Retired {
                 stats.retired_segments += 1;
+                continue;
+            }
+            if record.used == 0 {
+                // Made for a commit that did not come about; the next one takes it.
                 continue;
             }
             stats.segments += 1;

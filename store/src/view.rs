@@ -4,43 +4,54 @@
 //! reads. Alone it follows the writing process: [`StoreView::refresh`] costs one short read while
 //! nothing has changed.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::collections::HashMap;
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use pool_core::digest::{ObjectId, PageId, WindowId};
 use pool_core::extent::{ExtentMap, SegmentId};
-use pool_core::image_map::{IMAGE_MAP_FORMAT, ImageMap};
 use pool_core::name::{ImageRef, LibraryRef};
 use pool_core::page::PAGE_SIZE;
 use pool_core::registry::Reservation;
 
-use crate::backend::{Backend, DirectoryBackend, SegmentFile};
+use crate::backend::{Backend, SegmentFile};
 use crate::error::{Result, StoreError};
-use crate::format::{
-    self, Location, ObjectRecord, Reference, SegmentRecord, Superblock, SuperblockError,
-};
+use crate::format::{self, Location, ObjectRecord, SegmentRecord, Superblock};
 use crate::index::Index;
 use crate::lease::{Lease, LeaseTable};
 use crate::manifest::{ImageManifest, LibraryRecord, TagRecord, TokenRecord};
+use crate::mark::Mark;
+use crate::opening;
+use crate::snapshot::Snapshot;
+use crate::stats::StoreStats;
 
 /// The readable side of a store.
 #[derive(Debug)]
 pub struct StoreView {
     directory: PathBuf,
     superblock: Superblock,
-    pub(crate) index: Index,
+    pub(crate) index: Arc<Index>,
     pub(crate) backend: Arc<dyn Backend>,
     leases: Arc<LeaseTable>,
-    generation: File,
-    /// For a follower: the generation last caught up with. The writer needs none.
-    followed: Option<Mutex<u64>>,
+    /// Absent in a store of an old release that nobody has written to.
+    mark: Option<Mark>,
+    /// The writer follows nobody.
+    followed: Option<Followed>,
     /// Open segments, as long as somebody uses them: a cache must not keep unlinked files alive.
     open: Mutex<HashMap<SegmentId, Weak<dyn SegmentFile>>>,
     /// A follower's scratch directory, removed when the view is dropped.
     scratch: Option<PathBuf>,
+}
+
+/// How far a follower has come.
+#[derive(Debug)]
+struct Followed {
+    /// Generation last caught up with.
+    generation: AtomicU64,
+    /// Held while catching up, which is done once for all who ask meanwhile.
+    catching_up: Mutex<()>,
 }
 
 /// A segment or an object that is held against collection while this value lives.
@@ -51,24 +62,21 @@ pub struct Held<T> {
     _leases: Vec<Lease>,
 }
 
-/// How often [`StoreView::hold`] looks again for an object that was named and is not there, before
-/// it calls the store damaged.
-const MOST_VANISHED: u32 = 16;
-
 impl StoreView {
     /// Opens the store in `directory` for reading, beside a writer or without one. `scratch` is a
     /// new directory for this reader's own notes, which it removes in the end.
     pub fn follow(directory: &Path, scratch: &Path) -> Result<Self> {
-        let superblock = read_superblock(directory, false)?;
+        let superblock = opening::read_superblock(directory, false)?;
+        let backend = opening::backend(directory);
+        opening::examine_for_reading(directory, &superblock, backend.as_ref())?;
         fs::create_dir_all(scratch)
             .map_err(|source| StoreError::io("creating", scratch, source))?;
         let index = Index::open_secondary(&directory.join(format::INDEX_DIRECTORY), scratch)?;
-        let backend = Arc::new(DirectoryBackend::new(
-            directory.join(format::SEGMENTS_DIRECTORY),
-            directory.join(format::STAGING_DIRECTORY),
-        ));
         let mut view = Self::assemble(directory, superblock, index, backend)?;
-        view.followed = Some(Mutex::new(u64::MAX));
+        view.followed = Some(Followed {
+            generation: AtomicU64::new(u64::MAX),
+            catching_up: Mutex::default(),
+        });
         view.scratch = Some(scratch.into());
         view.refresh()?;
         Ok(view)
@@ -80,22 +88,13 @@ impl StoreView {
         index: Index,
         backend: Arc<dyn Backend>,
     ) -> Result<Self> {
-        let leases = LeaseTable::open(&directory.join(format::LEASES_FILE), true)?;
-        let path = directory.join(format::GENERATION_FILE);
-        let generation = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(|source| StoreError::io("opening", path, source))?;
         Ok(Self {
             directory: directory.into(),
             superblock,
-            index,
+            index: Arc::new(index),
             backend,
-            leases,
-            generation,
+            leases: LeaseTable::open(&directory.join(format::LEASES_FILE))?,
+            mark: Mark::open(&directory.join(format::GENERATION_FILE))?,
             followed: None,
             open: Mutex::default(),
             scratch: None,
@@ -112,34 +111,11 @@ impl StoreView {
         &self.superblock
     }
 
-    /// Number of commits since the store was made, as far as this view can tell without looking
-    /// into the index. A change means that listings may have changed.
+    /// Number of commits acknowledged since the store was made. A change means that listings may
+    /// have changed.
     pub fn generation(&self) -> Result<u64> {
-        let mut bytes = [0; 8];
-        let read = self.generation.read_at(&mut bytes, 0).map_err(|source| {
-            StoreError::io(
-                "reading",
-                self.directory.join(format::GENERATION_FILE),
-                source,
-            )
-        })?;
-        Ok(if read == bytes.len() {
-            u64::from_le_bytes(bytes)
-        } else {
-            0
-        })
-    }
-
-    /// Counts a commit. A lost count costs a follower nothing but a late look, so it is not synced.
-    pub(crate) fn advance_generation(&self) -> Result<()> {
-        let next = self.generation()?.wrapping_add(1);
-        FileExt::write_all_at(&self.generation, &next.to_le_bytes(), 0).map_err(|source| {
-            StoreError::io(
-                "writing",
-                self.directory.join(format::GENERATION_FILE),
-                source,
-            )
-        })
+        let read = self.mark.as_ref().map(Mark::read).transpose()?;
+        Ok(read.flatten().unwrap_or(0))
     }
 
     /// Makes everything committed before the call visible. Does nothing in the writing process.
@@ -149,101 +125,119 @@ impl StoreView {
         };
         // Read before catching up: a commit in between is then seen twice rather than never.
         let now = self.generation()?;
-        let mut followed = followed.lock().unwrap_or_else(PoisonError::into_inner);
-        if *followed != now {
-            self.index.catch_up()?;
-            *followed = now;
+        let catching_up = followed.catching_up.lock();
+        let _alone = catching_up.unwrap_or_else(PoisonError::into_inner);
+        if followed.generation.load(Ordering::Acquire) != now {
+            let counts = opening::is_marked(&self.superblock);
+            let identity = counts.then_some(self.superblock.identity);
+            self.index.catch_up(identity, now)?;
+            followed.generation.store(now, Ordering::Release);
         }
         Ok(())
     }
 
+    /// One state of the index, for everything that asks more than one question: what one answer
+    /// names is there in the others. Commits go on meanwhile. A follower does not
+    /// [refresh](Self::refresh) while a snapshot of it lives, so a snapshot is for a short time, and
+    /// whoever holds one must not ask for a refresh.
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        // In this order: the state is as new as the generation, or newer.
+        let generation = match &self.followed {
+            Some(followed) => followed.generation.load(Ordering::Acquire),
+            None => self.generation().unwrap_or(0),
+        };
+        Snapshot::new(self, self.index.pin(), generation)
+    }
+
     /// The record of an object.
     pub fn object(&self, id: ObjectId) -> Result<Option<ObjectRecord>> {
-        self.index.object(id)
+        self.index.now().object(id)
     }
 
     /// Where a page is kept.
     pub fn page(&self, id: &PageId) -> Result<Option<Location>> {
-        self.index.page(id)
+        self.index.now().page(id)
     }
 
     /// The record of a library version.
     pub fn library(&self, library: &LibraryRef) -> Result<Option<LibraryRecord>> {
-        self.index.library(library)
-    }
-
-    /// All library versions in order of name.
-    pub fn libraries(&self) -> Result<Vec<(LibraryRef, LibraryRecord)>> {
-        self.index.libraries("")
-    }
-
-    /// All versions of one library.
-    pub fn library_versions(&self, name: &str) -> Result<Vec<(LibraryRef, LibraryRecord)>> {
-        self.index.libraries(&format!("{name}@"))
-    }
-
-    /// Images that use a library version, tag by tag.
-    pub fn library_users(&self, library: &LibraryRef) -> Result<Vec<ImageRef>> {
-        let mut tags = Vec::new();
-        for manifest in self.index.users_of(library)? {
-            tags.extend(self.index.tags_of(manifest)?);
-        }
-        tags.sort();
-        tags.dedup();
-        Ok(tags)
-    }
-
-    /// All tags in order of name.
-    pub fn tags(&self) -> Result<Vec<(ImageRef, TagRecord)>> {
-        self.index.tags("")
-    }
-
-    /// All tags of one image name.
-    pub fn tags_of_name(&self, name: &str) -> Result<Vec<(ImageRef, TagRecord)>> {
-        self.index.tags(&format!("{name}:"))
-    }
-
-    /// A tag and the manifest it points at.
-    pub fn image(&self, image: &ImageRef) -> Result<Option<(TagRecord, ImageManifest)>> {
-        let Some(tag) = self.index.tag(image)? else {
-            return Ok(None);
-        };
-        let manifest = self.index.manifest(tag.manifest)?.ok_or_else(|| {
-            StoreError::Corrupt(format!(
-                "image/{image} points at no manifest ({})",
-                tag.manifest
-            ))
-        })?;
-        Ok(Some((tag, manifest)))
-    }
-
-    /// Tags that point at a manifest.
-    pub fn tags_of_manifest(&self, manifest: ObjectId) -> Result<Vec<ImageRef>> {
-        self.index.tags_of(manifest)
-    }
-
-    /// The map that a VMM works from.
-    pub fn image_map(&self, manifest: &ImageManifest) -> Result<ImageMap> {
-        let mut objects = BTreeMap::new();
-        for id in manifest.description.objects().into_keys() {
-            let record = self.object(id)?.ok_or_else(|| missing_object(id))?;
-            objects.insert(id, record.map);
-        }
-        Ok(ImageMap {
-            format: IMAGE_MAP_FORMAT,
-            description: manifest.description.clone(),
-            objects,
-        })
-    }
-
-    /// All segments that the index knows.
-    pub fn segments(&self) -> Result<Vec<(SegmentId, SegmentRecord)>> {
-        self.index.segments()
+        self.index.now().library(library)
     }
 
     /// The record of a segment.
     pub fn segment(&self, id: SegmentId) -> Result<Option<SegmentRecord>> {
-        self.index.segment(id)
+        self.index.now().segment(id)
+    }
+
+    /// The collection epoch: grows by one with every collection.
+    pub fn epoch(&self) -> Result<u64> {
+        self.index.now().epoch()
+    }
+
+    /// See [`Snapshot::libraries`].
+    pub fn libraries(&self) -> Result<Vec<(LibraryRef, LibraryRecord)>> {
+        self.snapshot().libraries()
+    }
+
+    /// See [`Snapshot::library_users`].
+    pub fn library_users(&self, library: &LibraryRef) -> Result<Vec<ImageRef>> {
+        self.snapshot().library_users(library)
+    }
+
+    /// See [`Snapshot::tags`].
+    pub fn tags(&self) -> Result<Vec<(ImageRef, TagRecord)>> {
+        self.snapshot().tags()
+    }
+
+    /// See [`Snapshot::image`].
+    pub fn image(&self, image: &ImageRef) -> Result<Option<(TagRecord, ImageManifest)>> {
+        self.snapshot().image(image)
+    }
+
+    /// See [`Snapshot::tags_of_manifest`].
+    pub fn tags_of_manifest(&self, manifest: ObjectId) -> Result<Vec<ImageRef>> {
+        self.snapshot().tags_of_manifest(manifest)
+    }
+
+    /// See [`Snapshot::segments`].
+    pub fn segments(&self) -> Result<Vec<(SegmentId, SegmentRecord)>> {
+        self.snapshot().segments()
+    }
+
+    /// See [`Snapshot::reservations`].
+    pub fn reservations(&self) -> Result<Vec<Reservation>> {
+        self.snapshot().reservations()
+    }
+
+    /// See [`Snapshot::tokens`].
+    pub fn tokens(&self) -> Result<Vec<TokenRecord>> {
+        self.snapshot().tokens()
+    }
+
+    /// See [`Snapshot::stats`].
+    pub fn stats(&self) -> Result<StoreStats> {
+        self.snapshot().stats()
+    }
+
+    /// See [`Snapshot::for_each_page`].
+    pub fn for_each_page(&self, visit: impl FnMut(PageId, Location) -> Result<()>) -> Result<()> {
+        self.snapshot().for_each_page(visit)
+    }
+
+    /// See [`Snapshot::for_each_window`].
+    pub fn for_each_window(
+        &self,
+        visit: impl FnMut(WindowId, Location) -> Result<()>,
+    ) -> Result<()> {
+        self.snapshot().for_each_window(visit)
+    }
+
+    /// See [`Snapshot::for_each_object`].
+    pub fn for_each_object(
+        &self,
+        visit: impl FnMut(ObjectId, ObjectRecord) -> Result<()>,
+    ) -> Result<()> {
+        self.snapshot().for_each_object(visit)
     }
 
     /// Bytes of disk that a segment takes up.
@@ -251,53 +245,14 @@ impl StoreView {
         self.backend.disk_usage(id)
     }
 
-    /// Every address reservation, oldest first.
-    pub fn reservations(&self) -> Result<Vec<Reservation>> {
-        self.index.reservations()
+    /// Bytes of a segment's file.
+    pub fn segment_file_length(&self, id: SegmentId) -> Result<u64> {
+        self.backend.length(id)
     }
 
-    /// Every token record.
-    pub fn tokens(&self) -> Result<Vec<TokenRecord>> {
-        self.index.tokens()
-    }
-
-    /// The collection epoch: grows by one with every collection.
-    pub fn epoch(&self) -> Result<u64> {
-        self.index.epoch()
-    }
-
-    /// Calls `visit` with every page of the index.
-    pub fn for_each_page(&self, visit: impl FnMut(PageId, Location) -> Result<()>) -> Result<()> {
-        self.index.for_each_page(visit)
-    }
-
-    /// Calls `visit` with every densely stored window.
-    pub fn for_each_window(
-        &self,
-        visit: impl FnMut(WindowId, Location) -> Result<()>,
-    ) -> Result<()> {
-        self.index.for_each_window(visit)
-    }
-
-    /// Calls `visit` with every object.
-    pub fn for_each_object(
-        &self,
-        visit: impl FnMut(ObjectId, ObjectRecord) -> Result<()>,
-    ) -> Result<()> {
-        self.index.for_each_object(visit)
-    }
-
-    /// Calls `visit` with every image manifest.
-    pub fn for_each_manifest(
-        &self,
-        visit: impl FnMut(ObjectId, ImageManifest) -> Result<()>,
-    ) -> Result<()> {
-        self.index.for_each_manifest(visit)
-    }
-
-    /// Calls `visit` with every entry of the index of references.
-    pub fn for_each_reference(&self, visit: impl FnMut(Reference) -> Result<()>) -> Result<()> {
-        self.index.for_each_reference(visit)
+    /// What lies in the directory for segment files that the index did not know: name and bytes.
+    pub fn lost_files(&self) -> Result<Vec<(String, u64)>> {
+        self.backend.lost()
     }
 
     /// Every segment that has a file, whether the index knows it or not.
@@ -307,7 +262,7 @@ impl StoreView {
 
     /// Reads the superblock again and checks it.
     pub fn check_superblock(&self) -> Result<()> {
-        let found = read_superblock(&self.directory, false)?;
+        let found = opening::read_superblock(&self.directory, false)?;
         if found == self.superblock {
             Ok(())
         } else {
@@ -342,28 +297,21 @@ impl StoreView {
     }
 
     /// Looks something up and holds all objects and segments it names: `look` is asked again once
-    /// they are held, until it names the same ones twice, so that nothing can have been collected
-    /// in between. `None` when there is no such thing.
+    /// they are held, in a later snapshot, until it names the same ones twice, so that nothing can
+    /// have been collected in between. `None` when there is no such thing.
     pub fn hold<T>(
         &self,
-        mut look: impl FnMut(&Self) -> Result<Option<(T, Vec<ObjectId>)>>,
+        mut look: impl FnMut(&Snapshot<'_>) -> Result<Option<(T, Vec<ObjectId>)>>,
     ) -> Result<Option<Held<T>>> {
         let mut held: Option<(Vec<ObjectId>, Vec<SegmentId>, Vec<Lease>)> = None;
-        let mut vanished = 0;
         loop {
             self.refresh()?;
-            let Some((value, objects)) = look(self)? else {
+            let snapshot = self.snapshot();
+            let Some((value, objects)) = look(&snapshot)? else {
                 return Ok(None);
             };
-            let segments = match self.segments_of(&objects) {
-                Ok(segments) => segments,
-                // Collected between two of the look-ups: what named it has gone too.
-                Err(StoreError::Corrupt(_)) if vanished < MOST_VANISHED => {
-                    vanished += 1;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
+            let segments = snapshot.segments_of(&objects)?;
+            drop(snapshot);
             match held.take() {
                 Some((held_objects, held_segments, leases))
                     if held_objects == objects && held_segments == segments =>
@@ -386,15 +334,47 @@ impl StoreView {
         }
     }
 
-    fn segments_of(&self, objects: &[ObjectId]) -> Result<Vec<SegmentId>> {
-        let mut segments = Vec::new();
-        for id in objects {
-            let record = self.object(*id)?.ok_or_else(|| missing_object(*id))?;
-            segments.extend(record.map.extents().iter().map(|extent| extent.segment));
+    /// Looks a page up and holds its segment. `None` when the pool does not have it.
+    pub fn hold_page(&self, id: &PageId) -> Result<Option<Held<Location>>> {
+        let mut held: Option<(Location, Lease)> = None;
+        loop {
+            self.refresh()?;
+            let Some(at) = self.page(id)? else {
+                return Ok(None);
+            };
+            match held.take() {
+                Some((before, lease)) if before == at => {
+                    return Ok(Some(Held {
+                        value: at,
+                        _leases: vec![lease],
+                    }));
+                }
+                _ => held = Some((at, self.leases.acquire(at.segment)?)),
+            }
         }
-        segments.sort_unstable();
-        segments.dedup();
-        Ok(segments)
+    }
+
+    /// A snapshot all of whose segments are held, for whoever reads everything.
+    pub fn hold_all(&self) -> Result<Held<Snapshot<'_>>> {
+        let mut held: Option<(Vec<SegmentId>, Vec<Lease>)> = None;
+        loop {
+            self.refresh()?;
+            let snapshot = self.snapshot();
+            let segments = snapshot.segments()?;
+            let segments: Vec<_> = segments.into_iter().map(|(id, _)| id).collect();
+            if let Some((held, leases)) = held.take()
+                && segments.iter().all(|id| held.binary_search(id).is_ok())
+            {
+                return Ok(Held {
+                    value: snapshot,
+                    _leases: leases,
+                });
+            }
+            drop(snapshot);
+            let leases = segments.iter().map(|id| self.leases.acquire(*id));
+            let leases = leases.collect::<Result<_>>()?;
+            held = Some((segments, leases));
+        }
     }
 
     /// A segment's file, shared with whoever else has it open.
@@ -451,34 +431,4 @@ impl Drop for StoreView {
             tracing::debug!(%error, path = %scratch.display(), "leaving a scratch directory");
         }
     }
-}
-
-fn missing_object(id: ObjectId) -> StoreError {
-    StoreError::Corrupt(format!("object {id} is referred to, and is not there"))
-}
-
-/// Reads and checks the superblock of the store in `directory`.
-pub(crate) fn read_superblock(directory: &Path, writable: bool) -> Result<Superblock> {
-    let path = directory.join(format::SUPERBLOCK_FILE);
-    let not_a_store = |why: String| StoreError::NotAStore {
-        path: directory.into(),
-        why,
-    };
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(not_a_store("it has no superblock".into()));
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
-            return Err(not_a_store("it is not a directory".into()));
-        }
-        Err(source) => return Err(StoreError::io("reading", path, source)),
-    };
-    Superblock::decode(&bytes, writable).map_err(|error| match error {
-        SuperblockError::Damaged(why) => not_a_store(why),
-        SuperblockError::Unsupported(what) => StoreError::Unsupported {
-            path: directory.into(),
-            what,
-        },
-    })
 }

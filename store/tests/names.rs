@@ -50,12 +50,12 @@ fn an_image_lives_as_long_as_one_of_its_tags() {
     store.tag_image(&one, &two).unwrap();
     store.tag_image(&two, &latest).unwrap();
     store.tag_image(&one, &one).unwrap();
-    assert_eq!(store.tags_of_name("a").unwrap().len(), 2);
+    assert_eq!(store.snapshot().tags_of_name("a").unwrap().len(), 2);
     store.delete_image(&one).unwrap();
     store.delete_image(&two).unwrap();
     assert!(!unused(&store, "l@1"));
     let (_, manifest) = store.image(&latest).unwrap().unwrap();
-    let map = store.image_map(&manifest).unwrap();
+    let map = store.snapshot().image_map(&manifest).unwrap();
     assert_eq!(map.objects.len(), 2);
     // Moving the last tag elsewhere is a deletion too.
     push_image(&store, "c:1", &content(3, 1), &[]).unwrap();
@@ -93,7 +93,7 @@ fn a_library_in_use_or_pinned_is_not_deleted() {
     ));
     let pinned = store.pin_library(&name, true);
     assert!(matches!(pinned, Err(StoreError::NotFound(_))));
-    assert_eq!(store.library_versions("l").unwrap(), []);
+    assert_eq!(store.snapshot().library_versions("l").unwrap(), []);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn listings_by_name_take_that_name_alone() {
         let bytes = name.as_bytes();
         push_library(&store, name, bytes, Placement::Sparse).unwrap();
     }
-    let versions = store.library_versions("z").unwrap();
+    let versions = store.snapshot().library_versions("z").unwrap();
     let names: Vec<_> = versions.iter().map(|(name, _)| name.to_string()).collect();
     assert_eq!(names, ["z@1", "z@2"]);
     assert_eq!(store.libraries().unwrap().len(), 4);
@@ -151,4 +151,76 @@ fn reservations_and_tokens_survive_a_restart() {
         store.delete_token("old"),
         Err(StoreError::NotFound(_))
     ));
+}
+
+/// Waits until the clock shows another second than `since`, in seconds since 1970.
+fn wait_for_a_second_after(since: u64) {
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    while now().unwrap().as_secs() <= since {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn interest_in_an_unused_library_begins_its_grace_again() {
+    type Interest = fn(&Store, &[u8]);
+    let pushed_again: Interest = |store, bytes| {
+        push_library(store, "l@1", bytes, Placement::Sparse).unwrap();
+    };
+    let negotiated_again: Interest = |store, bytes| {
+        let manifest = common::announcement("l@1", bytes, Placement::Sparse);
+        common::negotiate(store, manifest, bytes).unwrap();
+    };
+    let unpinned: Interest = |store, _| {
+        store.pin_library(&library_ref("l@1"), true).unwrap();
+        store.pin_library(&library_ref("l@1"), false).unwrap();
+    };
+    let linked_against: Interest = |store, _| {
+        let request = ReservationRequest {
+            library: library_ref("l@1"),
+            identity: ObjectId::of(b"members"),
+            shared_pages: PageCount(3),
+            private_pages: PageCount(1),
+            tls_size: 0,
+            tls_alignment: 1,
+            dependencies: vec![],
+        };
+        for _ in 0..2 {
+            store.reserve_addresses(&request).unwrap().unwrap();
+        }
+    };
+    let used_for_a_while: Interest = |store, bytes| {
+        push_image(store, "a:1", &content(3, 1), &[("l@1", bytes)]).unwrap();
+        store
+            .tag_image(&image_ref("a:1"), &image_ref("b:1"))
+            .unwrap();
+        store.delete_image(&image_ref("a:1")).unwrap();
+        assert!(!unused(store, "l@1"));
+        push_image(store, "b:1", &content(4, 1), &[]).unwrap();
+    };
+    let all = [
+        pushed_again,
+        negotiated_again,
+        unpinned,
+        linked_against,
+        used_for_a_while,
+    ];
+    let directories = all.map(|_| tempfile::tempdir().unwrap());
+    let stores = directories
+        .each_ref()
+        .map(|directory| open(directory.path()));
+    let bytes = content(1, 4);
+    let since = |store: &Store| {
+        let record = store.library(&library_ref("l@1")).unwrap().unwrap();
+        record.unused_since.unwrap()
+    };
+    for store in &stores {
+        push_library(store, "l@1", &bytes, Placement::Sparse).unwrap();
+    }
+    let before = stores.each_ref().map(since);
+    wait_for_a_second_after(before.into_iter().max().unwrap());
+    for (nth, (store, interest)) in stores.iter().zip(all).enumerate() {
+        interest(store, &bytes);
+        assert!(since(store) > before[nth], "interest number {nth}");
+    }
 }

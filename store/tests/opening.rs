@@ -91,6 +91,7 @@ fn a_creation_that_was_cut_short_can_be_repeated() {
     for leftovers in [
         &["segments"][..],
         &["segments", "staging", "superblock.new"],
+        &["segments", "staging", "index", "lost+found"],
     ] {
         let directory = root.path().join(leftovers.len().to_string());
         for name in leftovers {
@@ -131,23 +132,65 @@ fn damaged_and_newer_superblocks_are_refused() {
 }
 
 #[test]
-fn files_without_a_record_go_and_records_without_a_file_are_reported() {
+fn unknown_segment_files_are_moved_aside_and_nothing_is_written_where_they_may_belong() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
     push_library(&store, "a@1", &content(1, 5), Placement::Sparse).unwrap();
     drop(store);
     let segments = directory.path().join("segments");
-    let orphan = segments.join("0000abcd.seg");
-    fs::write(&orphan, b"left by a crash").unwrap();
-    let store = reopen(directory.path()).unwrap();
-    assert!(!orphan.exists());
-    assert_stored(&store, &content(1, 5));
+    let lost = directory.path().join("lost");
+    for (nth, expected) in ["0000abcd.seg", "0000abcd.seg.1"].iter().enumerate() {
+        fs::write(segments.join("0000abcd.seg"), format!("copy {nth}")).unwrap();
+        let store = reopen(directory.path()).unwrap();
+        assert!(!segments.join("0000abcd.seg").exists());
+        let found = fs::read_to_string(lost.join(expected)).unwrap();
+        assert_eq!(found, format!("copy {nth}"));
+        assert_eq!(store.lost_files().unwrap().len(), nth + 1);
+        assert_stored(&store, &content(1, 5));
+        push_library(
+            &store,
+            &format!("b@{nth}"),
+            &content(9, 5),
+            Placement::Sparse,
+        )
+        .unwrap();
+        let extents = store.object(ObjectId::of(&content(9, 5))).unwrap().unwrap();
+        let segment = extents.map.extents()[0].segment;
+        assert!(segment > SegmentId(0xabcd), "{segment} was open before");
+    }
+    // Names that no segment has are nobody's business.
+    for name in ["0000ABCD.seg", "00000000.seg.bak", "notes"] {
+        fs::write(segments.join(name), b"kept").unwrap();
+    }
+    drop(reopen(directory.path()).unwrap());
+    assert_eq!(fs::read(segments.join("notes")).unwrap(), b"kept");
+    assert_eq!(fs::read_dir(lost).unwrap().count(), 2);
+}
+
+#[test]
+fn a_commit_that_is_refused_or_stopped_leaves_no_unknown_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let bytes = content(1, 700);
+    let id = ObjectId::of(&bytes);
+    push_library(&store, "a@1", b"other", Placement::Sparse).unwrap();
+    // Conflicts are found after the pages were written.
+    let conflict = push_library(&store, "a@1", &bytes, DENSE);
+    assert!(matches!(conflict, Err(StoreError::VersionConflict { .. })));
+    let before = store.segment_files().unwrap();
+    assert!(before.len() > 1, "{before:?}");
+    // As a stop between a record and its file leaves it.
     drop(store);
-    fs::remove_file(segments.join(format!("{}.seg", SegmentId(0)))).unwrap();
-    assert!(matches!(
-        reopen(directory.path()),
-        Err(StoreError::Corrupt(_))
-    ));
+    let spare = before.last().unwrap();
+    fs::remove_file(directory.path().join(format!("segments/{spare}.seg"))).unwrap();
+    let store = reopen(directory.path()).unwrap();
+    assert!(!directory.path().join("lost").exists());
+    push_library(&store, "b@1", &bytes, DENSE).unwrap();
+    let record = store.object(id).unwrap().unwrap();
+    let used: Vec<_> = record.map.extents().iter().map(|e| e.segment).collect();
+    assert!(used.contains(spare), "{used:?} are used, {spare} was there");
+    assert_eq!(store.segment_files().unwrap(), before);
+    assert_stored(&store, &bytes);
 }
 
 #[test]

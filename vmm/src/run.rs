@@ -1,6 +1,7 @@
 //! One run of one guest, from the image's name to its exit status.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use pool_core::description::Abi;
 use thiserror::Error;

@@ -41,13 +41,10 @@ pub(super) async fn object_or_page(
     }
     let page = service
         .with_store(move |store| {
-            let Some(location) = store.page(&PageId(id.0))? else {
-                return Err(Problem::not_found(format!("object or page {id}")));
-            };
-            let held = store.hold_segment(location.segment)?;
+            let held = store.hold_page(&PageId(id.0))?;
+            let held = held.ok_or_else(|| Problem::not_found(format!("object or page {id}")))?;
             let mut page = vec![0; PAGE_SIZE as usize];
-            store.read_page(location, &mut page)?;
-            drop(held);
+            store.read_page(held.value, &mut page)?;
             Ok(page)
         })
         .await?;

@@ -55,11 +55,11 @@ async fn list(
     let images = service
         .with_store(move |store| {
             let mut images = Vec::new();
+            let store = store.snapshot();
             for (reference, _) in store.tags()? {
                 if !reference.to_string().starts_with(&filter.prefix) {
                     continue;
                 }
-                // One that was removed since the list was read is not missed.
                 if let Some((tag, manifest)) = store.image(&reference)? {
                     images.push(summary(reference, &tag, &manifest));
                 }

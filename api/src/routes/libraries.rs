@@ -6,7 +6,7 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use pool_core::name::{ImageRef, LibraryRef};
-use pool_store::StoreView;
+use pool_store::Snapshot;
 use pool_store::manifest::LibraryRecord;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -38,11 +38,12 @@ async fn list(
 ) -> Result<Json<Vec<Library>>> {
     let libraries = service
         .with_store(move |store| {
+            let store = store.snapshot();
             store
                 .libraries()?
                 .into_iter()
                 .filter(|(library, _)| library.to_string().starts_with(&filter.prefix))
-                .map(|(library, record)| summary(store, library, &record))
+                .map(|(library, record)| summary(&store, library, &record))
                 .collect()
         })
         .await?;
@@ -199,17 +200,17 @@ async fn remove(
 async fn find(service: &Service, library: LibraryRef) -> Result<Library> {
     service
         .with_store(move |store| {
+            let store = store.snapshot();
             let record = store
                 .library(&library)?
                 .ok_or_else(|| Problem::not_found(format!("lib/{library}")))?;
-            summary(store, library, &record)
+            summary(&store, library, &record)
         })
         .await
 }
 
-fn summary(store: &StoreView, library: LibraryRef, record: &LibraryRecord) -> Result<Library> {
+fn summary(store: &Snapshot<'_>, library: LibraryRef, record: &LibraryRecord) -> Result<Library> {
     let users = store.library_users(&library)?;
-    // Absent only for a version that is being collected right now.
     let object = store.object(record.object)?;
     Ok(Library {
         name: library.name,

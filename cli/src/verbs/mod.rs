@@ -5,6 +5,7 @@ pub(crate) mod describe;
 pub(crate) mod extract;
 pub(crate) mod fsck;
 pub(crate) mod gc;
+pub(crate) mod init;
 pub(crate) mod inspect;
 pub(crate) mod link;
 pub(crate) mod ls;

@@ -193,7 +193,7 @@ impl Collection<'_> {
             for (id, record) in without(&self.store.segments()?, &room) {
                 batch.put_segment(id, &record);
             }
-            self.commit(batch)?;
+            batch.commit()?;
             // The appender takes up from the records.
             writer.appender.rollback(&self.store.view.index)
         })

@@ -1,0 +1,516 @@
+//! The index: typed access to RocksDB, and the only place that names it.
+//!
+//! An [`Index`] is opened by the one process that writes (the *primary*) or by any number of
+//! readers beside it (*secondaries*, which follow the primary's log when asked to). Before it is
+//! opened for writing, which rewrites parts of it, it is *inspected* without changing a byte.
+//!
+//! Every batch counts: it carries the number of commits so far, a key of its own for its number,
+//! and is followed by the mark ([`crate::mark`]). RocksDB recovers as many commits as it can and
+//! drops what follows a damaged record of its log, which is right for a torn tail that nobody was
+//! told of, and silent where it is not. The mark tells the two apart, and the keys show a hole.
+
+mod batch;
+mod gate;
+mod reader;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use pool_core::digest::{ObjectId, PageId, WindowId};
+use pool_core::extent::SegmentId;
+use pool_core::name::{ImageRef, LibraryRef};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DBRecoveryMode, Options, SnapshotWithThreadMode, WriteOptions,
+};
+
+use crate::error::{Result, StoreError};
+use crate::format::{Location, SegmentRecord};
+use crate::manifest::{ImageManifest, TagRecord};
+use crate::mark::Mark;
+
+pub(crate) use batch::Batch;
+use gate::{Gate, Standstill};
+pub(crate) use reader::Reader;
+
+const META: &str = "meta";
+const PAGES: &str = "pages";
+const WINDOWS: &str = "windows";
+const OBJECTS: &str = "objects";
+const LIBRARIES: &str = "libraries";
+const TAGS: &str = "tags";
+const MANIFESTS: &str = "manifests";
+const REFERENCES: &str = "references";
+const SEGMENTS: &str = "segments";
+const REGISTRY: &str = "registry";
+const TOKENS: &str = "tokens";
+const FAMILIES: [&str; 11] = [
+    META, PAGES, WINDOWS, OBJECTS, LIBRARIES, TAGS, MANIFESTS, REFERENCES, SEGMENTS, REGISTRY,
+    TOKENS,
+];
+
+const EPOCH: &[u8] = b"epoch";
+const NEXT_SEGMENT: &[u8] = b"next-segment";
+const STORE: &[u8] = b"store";
+const COMMITS: &[u8] = b"commits";
+const FIRST_COMMIT: &[u8] = b"first-commit";
+const COMMIT: &[u8] = b"commit/";
+
+/// Commits whose numbers are kept as keys, so that one that is missing among them is noticed. More
+/// than a log of 64 MiB holds, unless all of them are tiny.
+const COUNTED: u64 = 1 << 16;
+
+/// The index of a store.
+pub(crate) struct Index {
+    path: PathBuf,
+    role: Role,
+}
+
+/// What the index was opened for.
+enum Role {
+    /// To look at it once.
+    Inspector(DB),
+    /// To change it.
+    Primary {
+        db: DB,
+        mark: Mark,
+        count: Mutex<Count>,
+    },
+    /// To follow the process that changes it.
+    Secondary {
+        /// Replaced inside the gate, and only taken out of the lock to be used.
+        db: RwLock<Arc<DB>>,
+        gate: Gate,
+        scratch: PathBuf,
+    },
+}
+
+/// Commits made, and how many of them the mark tells of.
+struct Count {
+    first: u64,
+    commits: u64,
+    marked: u64,
+}
+
+/// What keeps one state of the index readable.
+pub(crate) enum Pin<'a> {
+    /// A primary's: RocksDB keeps what it replaces.
+    Snapshot(SnapshotWithThreadMode<'a, DB>),
+    /// A secondary's, which has no snapshots: it does not catch up for as long.
+    Standstill(#[expect(dead_code, reason = "lives")] Standstill<'a>),
+}
+
+/// What an index says of itself before it is opened.
+#[derive(Debug)]
+pub(crate) struct Inspection {
+    /// Identity of the store that it belongs to; absent in indexes of old releases.
+    pub(crate) identity: Option<[u8; 16]>,
+    /// Commits that it has.
+    pub(crate) commits: u64,
+    /// The first commit below that number that it lacks.
+    pub(crate) hole: Option<u64>,
+    /// Number of the next segment.
+    pub(crate) next_segment: SegmentId,
+    /// Segments on record.
+    pub(crate) segments: Vec<(SegmentId, SegmentRecord)>,
+}
+
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Index")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+fn families() -> Vec<ColumnFamilyDescriptor> {
+    let cache = Cache::new_lru_cache(64 << 20);
+    let describe = |name: &str| {
+        let mut blocks = BlockBasedOptions::default();
+        blocks.set_block_cache(&cache);
+        let mut options = Options::default();
+        if matches!(name, PAGES | WINDOWS) {
+            // Digests do not compress, and most look-ups of an upload are for pages not there.
+            blocks.set_bloom_filter(10.0, false);
+            options.set_compression_type(DBCompressionType::None);
+        } else {
+            options.set_compression_type(DBCompressionType::Lz4);
+        }
+        options.set_block_based_table_factory(&blocks);
+        ColumnFamilyDescriptor::new(name, options)
+    };
+    std::iter::once(ColumnFamilyDescriptor::new("default", Options::default()))
+        .chain(FAMILIES.map(describe))
+        .collect()
+}
+
+fn options() -> Options {
+    let mut options = Options::default();
+    // Whatever a power cut leaves of an unfinished record is accepted, and nothing after it. That
+    // no commit is lost by this is checked against the mark.
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    options
+}
+
+fn primary_options() -> Options {
+    let mut options = options();
+    options.set_keep_log_file_num(2);
+    // Bounds what a restart replays, and a new follower reads.
+    options.set_max_total_wal_size(64 << 20);
+    // All families are written out at once, so that a list of tables that lost its end is behind in
+    // all of them, and the count of commits with it.
+    options.set_atomic_flush(true);
+    options
+}
+
+impl Index {
+    /// Makes an empty index for the store `identity`. Refuses one that has something in it.
+    pub(crate) fn create(path: &Path, identity: [u8; 16]) -> Result<()> {
+        let mut options = primary_options();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        let db = DB::open_cf_descriptors(&options, path, families())
+            .map_err(|source| StoreError::index("creating", source))?;
+        let index = Self {
+            path: path.into(),
+            role: Role::Inspector(db),
+        };
+        if index.inspect()?.commits > 0 {
+            return Err(StoreError::Refused {
+                path: path.parent().unwrap_or(path).into(),
+                why: "it has no superblock, and its index is not empty: put the superblock back \
+                      from a backup"
+                    .into(),
+            });
+        }
+        let mut batch = index.batch();
+        batch.put_meta(STORE, identity);
+        batch.put_meta(FIRST_COMMIT, 0u64.to_le_bytes());
+        batch.put_meta(COMMITS, 0u64.to_le_bytes());
+        batch.put_meta(commit_key(0), []);
+        index.write(batch)
+    }
+
+    /// Reads what an index says of itself, with the same recovery as a writer's, and changes
+    /// nothing on disk.
+    pub(crate) fn inspect_at(path: &Path) -> Result<Inspection> {
+        let mut options = options();
+        options.set_max_open_files(64);
+        options.set_max_file_opening_threads(1);
+        options.set_skip_stats_update_on_db_open(true);
+        let db = DB::open_cf_descriptors_read_only(&options, path, families(), false)
+            .map_err(|source| StoreError::index("opening", source))?;
+        let index = Self {
+            path: path.into(),
+            role: Role::Inspector(db),
+        };
+        index.inspect()
+    }
+
+    fn inspect(&self) -> Result<Inspection> {
+        let now = self.now();
+        let commits = now.counter(COMMITS)?;
+        Ok(Inspection {
+            identity: self.identity()?,
+            commits,
+            hole: self.missing_commit(commits)?,
+            next_segment: now.next_segment()?,
+            segments: now.segments()?,
+        })
+    }
+
+    /// The first commit of those counted that has no key.
+    fn missing_commit(&self, commits: u64) -> Result<Option<u64>> {
+        let now = self.now();
+        let first = now.counter(FIRST_COMMIT)?;
+        let mut expected = first.max((commits + 1).saturating_sub(COUNTED));
+        let mut hole = None;
+        now.scan(META, COMMIT, |key, _| {
+            let number = key[COMMIT.len()..].try_into().map_or(0, u64::from_be_bytes);
+            if hole.is_none() && number >= expected {
+                if number > expected {
+                    hole = Some(expected);
+                }
+                expected = number + 1;
+            }
+            Ok(())
+        })?;
+        // An index of an old release counts nothing.
+        let counted = commits > 0 || self.identity()?.is_some();
+        Ok(hole.or_else(|| (counted && expected <= commits).then_some(expected)))
+    }
+
+    fn identity(&self) -> Result<Option<[u8; 16]>> {
+        let Some(value) = self.now().get(META, STORE)? else {
+            return Ok(None);
+        };
+        let identity = value.as_slice().try_into().map_err(|_| {
+            StoreError::Corrupt("the index's note of its store is not 16 bytes".into())
+        })?;
+        Ok(Some(identity))
+    }
+
+    /// Opens the index for writing; only one process can.
+    pub(crate) fn open_primary(path: &Path, mark: Mark) -> Result<Self> {
+        match DB::open_cf_descriptors(&primary_options(), path, families()) {
+            Ok(db) => {
+                let marked = mark.read()?.unwrap_or(0);
+                let count = Count {
+                    first: 0,
+                    commits: 0,
+                    marked,
+                };
+                let count = Mutex::new(count);
+                let path = path.into();
+                let role = Role::Primary { db, mark, count };
+                let index = Self { path, role };
+                index.recount()?;
+                Ok(index)
+            }
+            Err(error)
+                if error.as_ref().contains("lock hold by")
+                    || error.as_ref().contains("While lock file") =>
+            {
+                let path = path.parent().unwrap_or(path).into();
+                Err(StoreError::Locked { path })
+            }
+            Err(source) => Err(StoreError::index("opening", source)),
+        }
+    }
+
+    /// Reads the number of commits, and brings the mark up to it: a stop may have come between.
+    fn recount(&self) -> Result<()> {
+        let Role::Primary { mark, count, .. } = &self.role else {
+            return Ok(());
+        };
+        let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
+        count.first = self.now().counter(FIRST_COMMIT)?;
+        count.commits = self.now().counter(COMMITS)?;
+        if self.identity()?.is_some() && count.marked != count.commits {
+            mark.advance(count.commits)?;
+            count.marked = count.commits;
+        }
+        Ok(())
+    }
+
+    /// Makes an index of an old release the one of the store `identity`, and counts its commits
+    /// from what the mark says.
+    pub(crate) fn adopt(&self, identity: [u8; 16]) -> Result<()> {
+        let Role::Primary { count, .. } = &self.role else {
+            return Ok(());
+        };
+        let commits = count.lock().unwrap_or_else(PoisonError::into_inner).marked;
+        let mut batch = self.batch();
+        batch.put_meta(STORE, identity);
+        batch.put_meta(FIRST_COMMIT, commits.to_le_bytes());
+        batch.put_meta(COMMITS, commits.to_le_bytes());
+        batch.put_meta(commit_key(commits), []);
+        self.write(batch)?;
+        self.recount()
+    }
+
+    /// Opens the index for reading beside a primary. `scratch` is a directory of this process for
+    /// the reader's own log.
+    pub(crate) fn open_secondary(path: &Path, scratch: &Path) -> Result<Self> {
+        Ok(Self {
+            path: path.into(),
+            role: Role::Secondary {
+                db: RwLock::new(Arc::new(secondary(path, scratch)?)),
+                gate: Gate::default(),
+                scratch: scratch.into(),
+            },
+        })
+    }
+
+    /// Lets a secondary see what the primary has committed since, `least` commits or more if the
+    /// index belongs to the store `identity` and counts. Waits for pins to end.
+    pub(crate) fn catch_up(&self, identity: Option<[u8; 16]>, least: u64) -> Result<()> {
+        /// The primary may take a file away that is about to be read; the next attempt finds what
+        /// was in it elsewhere.
+        const ATTEMPTS: u32 = 20;
+        let Role::Secondary { db, gate, scratch } = &self.role else {
+            return Ok(());
+        };
+        let mut attempt = 1;
+        loop {
+            let caught_up = gate.alone(|| {
+                let current = Arc::clone(&db.read().unwrap_or_else(PoisonError::into_inner));
+                let log = oldest_log(&current);
+                let followed = current.try_catch_up_with_primary();
+                // Records of a log that went before they were read are in tables now, and what a
+                // secondary has in memory of the same keys, older as it is, hides them.
+                if followed.is_err() || attempt > 1 || oldest_log(&current) != log {
+                    let fresh = Arc::new(secondary(&self.path, scratch)?);
+                    *db.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+                }
+                Ok(())
+            });
+            let result = caught_up.and_then(|()| self.check(identity, least));
+            if result.is_ok() || attempt == ATTEMPTS {
+                return result;
+            }
+            std::thread::sleep(Duration::from_millis(attempt.into()));
+            attempt += 1;
+        }
+    }
+
+    fn check(&self, identity: Option<[u8; 16]>, least: u64) -> Result<()> {
+        let Some(identity) = identity else {
+            return Ok(());
+        };
+        let refused = |why: String| StoreError::Refused {
+            path: self.path.parent().unwrap_or(&self.path).into(),
+            why,
+        };
+        let commits = self.now().counter(COMMITS)?;
+        if self.identity()? != Some(identity) {
+            return Err(refused(crate::opening::another_store()));
+        }
+        if commits < least {
+            return Err(refused(crate::opening::older(commits, least)));
+        }
+        Ok(())
+    }
+
+    /// Keeps the index in one state for reading.
+    pub(crate) fn pin(&self) -> Pin<'_> {
+        match &self.role {
+            Role::Secondary { gate, .. } => Pin::Standstill(gate.enter()),
+            Role::Primary { db, .. } | Role::Inspector(db) => Pin::Snapshot(db.snapshot()),
+        }
+    }
+
+    /// The index in the state that `pin` keeps.
+    pub(crate) fn at<'a>(&'a self, pin: &'a Pin<'a>) -> Reader<'a> {
+        Reader::new(self, Some(pin))
+    }
+
+    /// The index as it is at each question: for a single one, or under the writer's lock.
+    pub(crate) fn now(&self) -> Reader<'_> {
+        Reader::new(self, None)
+    }
+
+    /// Runs `work` on the database.
+    fn with_db<T>(&self, work: impl FnOnce(&DB) -> T) -> T {
+        match &self.role {
+            Role::Primary { db, .. } | Role::Inspector(db) => work(db),
+            Role::Secondary { db, .. } => {
+                let current = Arc::clone(&db.read().unwrap_or_else(PoisonError::into_inner));
+                work(&current)
+            }
+        }
+    }
+
+    /// Begins a set of changes that becomes visible and durable as one.
+    pub(crate) fn batch(&self) -> Batch<'_> {
+        Batch::new(self, self.own_db())
+    }
+
+    /// Writes a batch and its number, then the mark.
+    fn commit(&self, mut batch: Batch<'_>) -> Result<()> {
+        let Role::Primary { mark, count, .. } = &self.role else {
+            return Err(StoreError::Corrupt("only a writer can commit".into()));
+        };
+        let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
+        if count.marked != count.commits {
+            mark.advance(count.commits)?;
+            count.marked = count.commits;
+        }
+        let number = count.commits + 1;
+        batch.put_meta(COMMITS, number.to_le_bytes());
+        batch.put_meta(commit_key(number), []);
+        if let Some(old) = number.checked_sub(COUNTED)
+            && old >= count.first
+        {
+            batch.delete_meta(commit_key(old));
+        }
+        self.write(batch)?;
+        count.commits = number;
+        match mark.advance(number) {
+            Ok(()) => count.marked = number,
+            // The commit is made and durable. The next one is refused unless the mark can be
+            // written by then.
+            Err(error) => tracing::error!(%error, "noting a commit"),
+        }
+        Ok(())
+    }
+
+    fn write(&self, batch: Batch<'_>) -> Result<()> {
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        self.own_db()
+            .write_opt(batch.writes, &options)
+            .map_err(|source| StoreError::index("writing", source))
+    }
+
+    /// The database of whoever does not follow another process.
+    fn own_db(&self) -> &DB {
+        match &self.role {
+            Role::Primary { db, .. } | Role::Inspector(db) => db,
+            Role::Secondary { .. } => unreachable!("a follower changes nothing"),
+        }
+    }
+}
+
+fn family<'a>(db: &'a DB, name: &'static str) -> &'a ColumnFamily {
+    db.cf_handle(name)
+        .expect("every family is opened or created with the database")
+}
+
+fn secondary(path: &Path, scratch: &Path) -> Result<DB> {
+    let mut options = options();
+    // A reader must hold every table open: the primary deletes compacted ones.
+    options.set_max_open_files(-1);
+    // RocksDB starts so many threads for each family at each catch-up.
+    options.set_max_file_opening_threads(1);
+    options.set_keep_log_file_num(1);
+    DB::open_cf_descriptors_as_secondary(&options, path, scratch, families())
+        .map_err(|source| StoreError::index("opening", source))
+}
+
+/// Number of the oldest log that has something in it which is in no table.
+fn oldest_log(db: &DB) -> Option<u64> {
+    db.property_int_value("rocksdb.min-log-number-to-keep")
+        .ok()
+        .flatten()
+}
+
+fn commit_key(number: u64) -> Vec<u8> {
+    [COMMIT, &number.to_be_bytes()].concat()
+}
+
+/// Single questions of those who hold the writer's lock.
+impl Index {
+    pub(crate) fn page(&self, id: &PageId) -> Result<Option<Location>> {
+        self.now().page(id)
+    }
+
+    pub(crate) fn pages(&self, ids: &[PageId]) -> Result<Vec<Option<Location>>> {
+        self.now().pages(ids)
+    }
+
+    pub(crate) fn window(&self, id: &WindowId) -> Result<Option<Location>> {
+        self.now().window(id)
+    }
+
+    pub(crate) fn tag(&self, image: &ImageRef) -> Result<Option<TagRecord>> {
+        self.now().tag(image)
+    }
+
+    pub(crate) fn manifest(&self, id: ObjectId) -> Result<Option<ImageManifest>> {
+        self.now().manifest(id)
+    }
+
+    pub(crate) fn users_of(&self, library: &LibraryRef) -> Result<Vec<ObjectId>> {
+        self.now().users_of(library)
+    }
+
+    pub(crate) fn segments(&self) -> Result<Vec<(SegmentId, SegmentRecord)>> {
+        self.now().segments()
+    }
+
+    pub(crate) fn next_segment(&self) -> Result<SegmentId> {
+        self.now().next_segment()
+    }
+}

@@ -1,0 +1,87 @@
+//! A follower starts no threads to see what was committed.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::ffi::{c_int, c_void};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::{content, library_ref, open, push_library};
+use pool_store::placement::Placement;
+use pool_store::{Store, StoreOptions, StoreView};
+
+/// Threads started by whatever is linked into this program.
+static STARTED: AtomicUsize = AtomicUsize::new(0);
+
+type Routine = extern "C" fn(*mut c_void) -> *mut c_void;
+type Create = unsafe extern "C" fn(
+    *mut libc::pthread_t,
+    *const libc::pthread_attr_t,
+    Routine,
+    *mut c_void,
+) -> c_int;
+
+/// Counts, and calls the C library's.
+///
+/// # Safety
+///
+/// As pthread_create(3).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pthread_create(
+    thread: *mut libc::pthread_t,
+    attributes: *const libc::pthread_attr_t,
+    routine: Routine,
+    argument: *mut c_void,
+) -> c_int {
+    static REAL: OnceLock<Create> = OnceLock::new();
+    STARTED.fetch_add(1, Ordering::Relaxed);
+    let real = REAL.get_or_init(|| {
+        // SAFETY: the name is a C string, and RTLD_NEXT finds the C library's function of that
+        // name, whose type this is.
+        unsafe {
+            let found = libc::dlsym(libc::RTLD_NEXT, c"pthread_create".as_ptr());
+            std::mem::transmute::<*mut c_void, Create>(found)
+        }
+    });
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe { real(thread, attributes, routine, argument) }
+}
+
+#[test]
+fn a_refresh_starts_no_thread() {
+    let directory = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let before = STARTED.load(Ordering::Relaxed);
+    std::thread::spawn(|| ()).join().unwrap();
+    assert_eq!(
+        STARTED.load(Ordering::Relaxed),
+        before + 1,
+        "threads are counted"
+    );
+
+    let mut store = open(directory.path());
+    let follower = StoreView::follow(directory.path(), &scratch.path().join("f")).unwrap();
+    for nth in 0..6 {
+        push_library(
+            &store,
+            &format!("l{nth}@1"),
+            &content(nth, 40),
+            Placement::Sparse,
+        )
+        .unwrap();
+        if nth % 2 == 1 {
+            // An opening makes tables of the log, for the follower to open.
+            drop(store);
+            store = Store::open(directory.path(), StoreOptions::default()).unwrap();
+        }
+        let before = STARTED.load(Ordering::Relaxed);
+        follower.refresh().unwrap();
+        assert_eq!(STARTED.load(Ordering::Relaxed), before, "commit {nth}");
+        let found = follower
+            .library(&library_ref(&format!("l{nth}@1")))
+            .unwrap();
+        assert!(found.is_some());
+    }
+}
