@@ -21,6 +21,7 @@ pub mod lease;
 pub mod manifest;
 mod page_digest;
 pub mod placement;
+pub mod precondition;
 pub mod references;
 mod segment;
 pub mod stats;
