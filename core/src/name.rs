@@ -2,7 +2,8 @@
 //!
 //! Every verb and every route takes any of: `lib/NAME@VERSION`, `image/NAME:TAG`, a digest, or
 //! a path under the mount point. A name is a path component of `/pool`, so what could climb out
-//! of a directory, hide, or not be typed is refused here, once.
+//! of a directory, hide, or not be typed is refused here, once. All else is a name, also what is
+//! a word elsewhere: `images`, `libs`, `map`, `latest`, `1.0`, the digits of a digest.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,14 +16,18 @@ use crate::text::serde_as_text;
 
 /// Longest name, version or tag, in bytes.
 pub const MAX_NAME: usize = 128;
+/// What a name may have besides ASCII letters and digits, though not as its first character.
+const PUNCTUATION: &[u8] = b"._+~-";
+/// The rule of [`Name`] as a regular expression (ECMA-262), for those who describe it.
+pub const NAME_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}$";
 
 /// Why a string is not a name or not an address of a thing.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum NameError {
     /// Not a name.
     #[error(
-        "{0:?} is not a name: use 1 to {MAX_NAME} letters, digits, '.', '_', '+' or '-', the \
-         first a letter or digit"
+        "{0:?} is not a name: use 1 to {MAX_NAME} letters (a to z, A to Z), digits, '.', '_', '+', \
+         '~' or '-', the first a letter or digit"
     )]
     Name(String),
     /// Not an address of a thing.
@@ -33,8 +38,8 @@ pub enum NameError {
     Referent(String),
 }
 
-/// A library's name, its version, an image's name or its tag: 1 to 128 of `A-Za-z0-9._+-`,
-/// beginning with a letter or digit.
+/// A library's name, its version, an image's name or its tag: 1 to 128 of `A-Za-z0-9._+~-`,
+/// beginning with a letter or digit. Capital and small letters are different letters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(String);
 
@@ -48,7 +53,7 @@ impl Name {
             .is_some_and(|b| b.is_ascii_alphanumeric());
         let all_allowed = text
             .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"._+-".contains(&b));
+            .all(|b| b.is_ascii_alphanumeric() || PUNCTUATION.contains(&b));
         if starts_well && all_allowed && text.len() <= MAX_NAME {
             Ok(Self(text))
         } else {
@@ -132,6 +137,24 @@ impl fmt::Display for ImageRef {
 
 serde_as_text!(Name, LibraryRef, ImageRef);
 
+/// What has a name of its own and can be pushed and removed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Named {
+    /// A library version.
+    Library(LibraryRef),
+    /// A tagged image.
+    Image(ImageRef),
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Library(library) => write!(f, "lib/{library}"),
+            Self::Image(image) => write!(f, "image/{image}"),
+        }
+    }
+}
+
 /// Anything that a person can point at.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Referent {
@@ -173,30 +196,60 @@ impl FromStr for Referent {
     }
 }
 
-/// A path under the mount point, wherever that is: only the last components count, so
-/// `/pool/libs/zlib/1.3/content` and `/mnt/p/libs/zlib/1.3` are the same library.
+impl Referent {
+    /// What a path stands for that is relative to the mount point, as in `libs/zlib/1.3` or
+    /// `images/hello/v1/desc`: a file of a thing is the thing.
+    pub fn below_mount(path: &str) -> Option<Self> {
+        below_mount(&components(path), |_, _| true)
+    }
+}
+
+fn components(path: &str) -> Vec<&str> {
+    path.split('/').filter(|part| !part.is_empty()).collect()
+}
+
+/// A path under the mount point, wherever that is. Any component may be the folder where things
+/// are, since images may be called `images`: it is the first after which the rest fits. Who can
+/// look where the mount point is uses [`Referent::below_mount`].
 fn parse_path(text: &str) -> Option<Referent> {
     if !text.starts_with('/') {
         return None;
     }
-    let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty()).collect();
-    let root = parts
-        .iter()
-        .rposition(|part| matches!(*part, "libs" | "images" | "objects" | "segments"))?;
-    let rest = &parts[root + 1..];
-    let pair = || {
-        Some((
-            Name::new(*rest.first()?).ok()?,
-            Name::new(*rest.get(1)?).ok()?,
-        ))
-    };
-    match (parts[root], rest.len()) {
-        ("libs", 2 | 3) => {
-            pair().map(|(name, version)| Referent::Library(LibraryRef { name, version }))
+    let parts = components(text);
+    (0..parts.len()).find_map(|at| below_mount(&parts[at..], is_file_of))
+}
+
+/// Whether a thing in `folder` is known to have a file `name`.
+fn is_file_of(folder: &str, name: &str) -> bool {
+    match folder {
+        "libs" => matches!(name, "content" | "manifest.json"),
+        "images" => matches!(
+            name,
+            "image.elf" | "desc" | "data" | "manifest.json" | "map"
+        ),
+        _ => false,
+    }
+}
+
+fn below_mount(parts: &[&str], is_file_of: fn(&str, &str) -> bool) -> Option<Referent> {
+    let (folder, names) = match parts {
+        [folder, names @ .., file] if names.len() == 2 && is_file_of(folder, file) => {
+            (*folder, names)
         }
-        ("images", 2 | 3) => pair().map(|(name, tag)| Referent::Image(ImageRef { name, tag })),
-        ("objects", 1) => rest[0].parse().ok().map(Referent::Digest),
-        ("segments", 1) => rest[0].parse().ok().map(Referent::Segment),
+        [folder, names @ ..] => (*folder, names),
+        [] => return None,
+    };
+    match (folder, names) {
+        ("libs", [name, version]) => Some(Referent::Library(LibraryRef {
+            name: Name::new(*name).ok()?,
+            version: Name::new(*version).ok()?,
+        })),
+        ("images", [name, tag]) => Some(Referent::Image(ImageRef {
+            name: Name::new(*name).ok()?,
+            tag: Name::new(*tag).ok()?,
+        })),
+        ("objects", [digest]) => digest.parse().ok().map(Referent::Digest),
+        ("segments", [segment]) => segment.parse().ok().map(Referent::Segment),
         _ => None,
     }
 }
@@ -224,8 +277,28 @@ mod tests {
         ] {
             assert!(Name::new(bad).is_err(), "{bad:?}");
         }
-        for good in ["zlib", "1.3.1", "libstdc++-6", "v1_2", "0"] {
+        let digest = "ab".repeat(32);
+        let longest = "x".repeat(MAX_NAME);
+        for good in [
+            "zlib",
+            "1.3.1",
+            "libstdc++-6",
+            "g++",
+            "1.2~rc1",
+            "v1_2",
+            "0",
+            "images",
+            "segments",
+            "map",
+            "a..b",
+            "A",
+            digest.as_str(),
+            longest.as_str(),
+        ] {
             assert_eq!(Name::new(good).unwrap().as_str(), good);
+        }
+        for bad in ["~home", "+x", "_x", "a%2Fb", "a:b", "a\n", "a\\b"] {
+            assert!(Name::new(bad).is_err(), "{bad:?}");
         }
     }
 
@@ -249,6 +322,18 @@ mod tests {
             ("/pool/libs/zlib/1.3/content", "lib/zlib@1.3"),
             ("/pool/libs/zlib/1.3", "lib/zlib@1.3"),
             ("/mnt/images/images/hello/v1/desc", "image/hello:v1"),
+            ("/mnt/libs/pool/images/hello/v1", "image/hello:v1"),
+            ("/pool//images/images/v1/", "image/images:v1"),
+            ("/pool/images/images/v1/image.elf", "image/images:v1"),
+            ("/pool/images/libs/1.0/map", "image/libs:1.0"),
+            ("/pool/images/map/desc/desc", "image/map:desc"),
+            ("/pool/libs/images/libs/content", "lib/images@libs"),
+            ("/pool/libs/objects/content", "lib/objects@content"),
+            (
+                &format!("/pool/images/objects/{digest}"),
+                &format!("image/objects:{digest}"),
+            ),
+            (&format!("/pool/objects/{digest}"), &digest),
         ] {
             assert_eq!(path.parse::<Referent>().unwrap().to_string(), text);
         }
@@ -259,9 +344,22 @@ mod tests {
             "image/../x:1",
             "/pool/libs/zlib",
             "/pool/x/y",
+            "/pool/images/hello/v1/../v2",
+            "/pool/images/hello/v1/no-such-file",
             "zlib",
         ] {
             assert!(bad.parse::<Referent>().is_err(), "{bad}");
+        }
+        for (path, text) in [
+            ("images/images/v1/desc", "image/images:v1"),
+            ("images/images/desc", "image/images:desc"),
+            ("images/a/b/some-new-file", "image/a:b"),
+            ("segments/0000002a", "segments/0000002a"),
+        ] {
+            assert_eq!(Referent::below_mount(path).unwrap().to_string(), text);
+        }
+        for bad in ["", "images", "images/a", ".pool/version", "x/images/a/b"] {
+            assert_eq!(Referent::below_mount(bad), None, "{bad}");
         }
     }
 }

@@ -7,6 +7,8 @@ use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::{ExtentError, SegmentId};
 use thiserror::Error;
 
+use crate::precondition::Revision;
+
 /// Any failure of the store.
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -136,12 +138,30 @@ pub enum StoreError {
         /// Who uses it, and what to do.
         why: String,
     },
+    /// A name is not what the author of a change expects.
+    #[error(
+        "{what} is not what the request expects: {}; look at it again before changing it",
+        state(.found.as_ref())
+    )]
+    PreconditionFailed {
+        /// The name.
+        what: String,
+        /// The state that it is in, `None` when it does not exist.
+        found: Option<Revision>,
+    },
     /// A collection is running already.
     #[error("a collection is running already; wait for it to end")]
     CollectionRunning,
     /// A segment is not there.
     #[error("segment {0} is gone: look its pages up again")]
     NoSegment(SegmentId),
+}
+
+fn state(found: Option<&Revision>) -> String {
+    found.map_or_else(
+        || "it does not exist".to_owned(),
+        |revision| format!("it exists, with the ETag \"{revision}\""),
+    )
 }
 
 /// A result whose error is a [`StoreError`].

@@ -14,6 +14,7 @@ use pool_core::page::PageCount;
 use crate::error::{Result, StoreError};
 use crate::intake::{Intake, Sent};
 use crate::placement::Placement;
+use crate::precondition::{Conditional, Precondition};
 use crate::upload::{CommitSummary, Content, Target, Upload, UploadManifest};
 use crate::{Store, Writer, references};
 
@@ -55,14 +56,17 @@ impl Store {
     /// Stores and names what the upload announced. When pages are missing nothing has happened:
     /// send them and commit again.
     pub fn commit(&self, upload: &Upload) -> Result<CommitSummary> {
-        let mut writer = self.writer();
-        let result = self.commit_locked(&mut writer, upload);
-        writer.settle(&self.view.index, result.is_ok());
-        result
+        self.when(&Precondition::default()).commit(upload)
     }
 
-    fn commit_locked(&self, writer: &mut Writer, upload: &Upload) -> Result<CommitSummary> {
+    fn commit_locked(
+        &self,
+        writer: &mut Writer,
+        upload: &Upload,
+        precondition: &Precondition,
+    ) -> Result<CommitSummary> {
         let manifest = upload.manifest();
+        self.check(&manifest.target.name(), precondition)?;
         let missing = self.missing_pages(upload)?;
         if !missing.is_empty() {
             return Err(StoreError::MissingPages(missing));
@@ -83,6 +87,10 @@ impl Store {
         let mut intake = Intake::new(self, &mut writer.appender, sent);
         intake.summary.pages = known;
         intake.summary.known_pages = known;
+        intake.summary.created = match &manifest.target {
+            Target::Image { image, .. } => self.view.index.tag(image)?.is_none(),
+            Target::Library { library, .. } => self.library(library)?.is_none(),
+        };
         // Dense windows first: pages that they hold need no place of their own.
         let mut objects: Vec<_> = manifest.objects.iter().collect();
         objects.sort_by_key(|object| object.placement == Placement::Sparse);
@@ -107,6 +115,24 @@ impl Store {
     /// so nothing is read back to be checked, and content that the pool has is not even cut into
     /// pages.
     pub fn ingest(&self, target: Target, contents: &[Content<'_>]) -> Result<CommitSummary> {
+        self.when(&Precondition::default()).ingest(target, contents)
+    }
+}
+
+impl Conditional<'_> {
+    /// [`Store::commit`], if the precondition holds of the name that the upload is to have.
+    pub fn commit(&self, upload: &Upload) -> Result<CommitSummary> {
+        let store = self.store;
+        let mut writer = store.writer();
+        let result = store.commit_locked(&mut writer, upload, self.precondition);
+        writer.settle(&store.view.index, result.is_ok());
+        result
+    }
+
+    /// [`Store::ingest`], if the precondition holds of the name that the content is to have.
+    pub fn ingest(&self, target: Target, contents: &[Content<'_>]) -> Result<CommitSummary> {
+        let store = self.store;
+        let name = target.name();
         let bytes = contents.iter().map(|content| (content.id, content.bytes));
         let bytes: HashMap<_, _> = bytes.collect();
         let mut manifest = UploadManifest {
@@ -118,12 +144,13 @@ impl Store {
             let mut known = PageCount(0);
             let mut unknown = Vec::new();
             {
-                let mut writer = self.writer();
+                let mut writer = store.writer();
+                store.check(&name, self.precondition)?;
                 for content in contents {
                     if announced.contains(&content.id) {
                         continue;
                     }
-                    if self.object(content.id)?.is_some() {
+                    if store.object(content.id)?.is_some() {
                         known += PageCount::covering(content.bytes.len() as u64);
                     } else {
                         unknown.push(content);
@@ -132,8 +159,8 @@ impl Store {
                 if unknown.is_empty() {
                     manifest.validate()?;
                     let sent = Sent::AtHand(&bytes);
-                    let result = self.take_in(&mut writer, &manifest, sent, known);
-                    writer.settle(&self.view.index, result.is_ok());
+                    let result = store.take_in(&mut writer, &manifest, sent, known);
+                    writer.settle(&store.view.index, result.is_ok());
                     return result;
                 }
             }

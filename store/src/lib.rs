@@ -24,6 +24,7 @@ mod mark;
 mod opening;
 mod page_digest;
 pub mod placement;
+pub mod precondition;
 pub mod references;
 mod segment;
 mod snapshot;

@@ -4,7 +4,7 @@
 //! never disagree.
 
 use pool_core::digest::ObjectId;
-use pool_core::name::{ImageRef, LibraryRef};
+use pool_core::name::{ImageRef, LibraryRef, Named};
 use pool_core::registry::{AddressBook, Reservation, ReservationRequest, ReserveError};
 
 use crate::error::{Result, StoreError};
@@ -12,6 +12,7 @@ use crate::index::Batch;
 use crate::manifest::{
     ImageManifest, LibraryRecord, TagRecord, Timestamp, TokenRecord, TokenScope,
 };
+use crate::precondition::{Conditional, Precondition};
 use crate::upload::Target;
 use crate::{Store, now};
 
@@ -149,36 +150,23 @@ impl Store {
 
     /// Gives what `from` points at the further tag `to`.
     pub fn tag_image(&self, from: &ImageRef, to: &ImageRef) -> Result<()> {
-        self.change(|batch| {
-            let (tag, manifest) = self.image(from)?.ok_or_else(|| no_image(from))?;
-            let libraries = &manifest.description.libraries;
-            let uses: Vec<_> = libraries.iter().map(|used| &used.library).collect();
-            point_tag(self, batch, to, tag.manifest, &uses)
-        })
+        self.when(&Precondition::default()).tag_image(from, to)
     }
 
     /// Removes a tag; its image goes with its last one.
     pub fn delete_image(&self, image: &ImageRef) -> Result<()> {
-        self.change(|batch| {
-            let (tag, _) = self.image(image)?.ok_or_else(|| no_image(image))?;
-            batch.delete_tag(image, tag.manifest);
-            release_manifest(self, batch, tag.manifest, image, &[])
-        })
+        self.when(&Precondition::default()).delete_image(image)
     }
 
     /// Removes a library version that nothing uses.
     pub fn delete_library(&self, library: &LibraryRef) -> Result<()> {
-        self.change(|batch| {
-            let record = self.library(library)?.ok_or_else(|| no_library(library))?;
-            if let Some(why) = self.library_keeper(library, &record)? {
-                return Err(StoreError::InUse {
-                    what: format!("lib/{library}"),
-                    why,
-                });
-            }
-            batch.delete_library(library);
-            Ok(())
-        })
+        self.when(&Precondition::default()).delete_library(library)
+    }
+
+    /// Keeps a library version whether used or not, or no longer.
+    pub fn pin_library(&self, library: &LibraryRef, pinned: bool) -> Result<()> {
+        self.when(&Precondition::default())
+            .pin_library(library, pinned)
     }
 
     /// Why a library version must stay, or `None` when it may go.
@@ -201,17 +189,6 @@ impl Store {
             return Ok(Some(format!("{who}; remove those first")));
         }
         Ok(None)
-    }
-
-    /// Keeps a library version whether used or not, or no longer.
-    pub fn pin_library(&self, library: &LibraryRef, pinned: bool) -> Result<()> {
-        self.change(|batch| {
-            let mut record = self.library(library)?.ok_or_else(|| no_library(library))?;
-            record.pinned = pinned;
-            begin_grace_again(&mut record);
-            batch.put_library(library, &record);
-            Ok(())
-        })
     }
 
     /// Reserves addresses for a library version. The inner error is the registry's refusal.
@@ -268,6 +245,66 @@ impl Store {
                 return Err(StoreError::NotFound(format!("token {name}")));
             }
             batch.delete_token(name);
+            Ok(())
+        })
+    }
+}
+
+/// What would be refused without a precondition is refused for its own reason (RFC 9110, 13.2.1).
+impl Conditional<'_> {
+    fn check(&self, name: &Named) -> Result<()> {
+        self.store.check(name, self.precondition)
+    }
+
+    /// [`Store::tag_image`], if the precondition holds of `to`.
+    pub fn tag_image(&self, from: &ImageRef, to: &ImageRef) -> Result<()> {
+        let store = self.store;
+        store.change(|batch| {
+            let (tag, manifest) = store.image(from)?.ok_or_else(|| no_image(from))?;
+            self.check(&Named::Image(to.clone()))?;
+            let libraries = &manifest.description.libraries;
+            let uses: Vec<_> = libraries.iter().map(|used| &used.library).collect();
+            point_tag(store, batch, to, tag.manifest, &uses)
+        })
+    }
+
+    /// [`Store::delete_image`], if the precondition holds of the tag.
+    pub fn delete_image(&self, image: &ImageRef) -> Result<()> {
+        let store = self.store;
+        store.change(|batch| {
+            let (tag, _) = store.image(image)?.ok_or_else(|| no_image(image))?;
+            self.check(&Named::Image(image.clone()))?;
+            batch.delete_tag(image, tag.manifest);
+            release_manifest(store, batch, tag.manifest, image, &[])
+        })
+    }
+
+    /// [`Store::delete_library`], if the precondition holds of the library version.
+    pub fn delete_library(&self, library: &LibraryRef) -> Result<()> {
+        let store = self.store;
+        store.change(|batch| {
+            let record = store.library(library)?.ok_or_else(|| no_library(library))?;
+            if let Some(why) = store.library_keeper(library, &record)? {
+                return Err(StoreError::InUse {
+                    what: format!("lib/{library}"),
+                    why,
+                });
+            }
+            self.check(&Named::Library(library.clone()))?;
+            batch.delete_library(library);
+            Ok(())
+        })
+    }
+
+    /// [`Store::pin_library`], if the precondition holds of the library version.
+    pub fn pin_library(&self, library: &LibraryRef, pinned: bool) -> Result<()> {
+        let store = self.store;
+        store.change(|batch| {
+            let mut record = store.library(library)?.ok_or_else(|| no_library(library))?;
+            self.check(&Named::Library(library.clone()))?;
+            record.pinned = pinned;
+            begin_grace_again(&mut record);
+            batch.put_library(library, &record);
             Ok(())
         })
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pool_core::description::Description;
 use pool_core::digest::{ObjectId, PageId};
-use pool_core::name::{ImageRef, LibraryRef};
+use pool_core::name::{ImageRef, LibraryRef, Named};
 use pool_core::page::{self, PAGE_SIZE, PAGES_PER_WINDOW, PageCount};
 use serde::{Deserialize, Serialize};
 
@@ -157,6 +157,16 @@ pub enum Target {
         /// Its content.
         object: ObjectId,
     },
+}
+
+impl Target {
+    /// The name that the upload is to have.
+    pub fn name(&self) -> Named {
+        match self {
+            Self::Image { image, .. } => Named::Image(image.clone()),
+            Self::Library { library, .. } => Named::Library(library.clone()),
+        }
+    }
 }
 
 /// An announcement: what is to be stored, and under which name.
@@ -323,6 +333,8 @@ pub(crate) struct Staging {
 /// What a commit did, in pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommitSummary {
+    /// The name is new.
+    pub created: bool,
     /// Pages of all objects of the upload.
     pub pages: PageCount,
     /// Of these, pages of objects that the pool had whole.
