@@ -1,6 +1,8 @@
 //! Programs with odd headers that Linux executes: each is taken in and loaded as Linux loads it, or
 //! refused for something that matters, by name.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;
