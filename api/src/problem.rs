@@ -170,6 +170,9 @@ impl From<StoreError> for Problem {
             StoreError::BadUpload(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad-upload"),
             StoreError::VersionConflict { .. } => (StatusCode::CONFLICT, "version-conflict"),
             StoreError::NotFound(_) => (StatusCode::NOT_FOUND, "not-found"),
+            StoreError::PreconditionFailed { .. } => {
+                (StatusCode::PRECONDITION_FAILED, "precondition-failed")
+            }
             StoreError::InUse { .. } => (StatusCode::CONFLICT, "in-use"),
             StoreError::CollectionRunning => (StatusCode::CONFLICT, "collection-running"),
             StoreError::MissingPages(missing) => {

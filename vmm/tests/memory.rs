@@ -116,8 +116,11 @@ fn no_way_to_more_memory_passes_the_limit() {
     ] {
         for mib in [16, 48] {
             let (had, peak) = run(way, &format!("{mib}M"));
-            // The program itself and its stack take less than one MiB.
-            assert!((mib - 2..=mib).contains(&had), "{way}: {had} of {mib} MiB");
+            // The program itself and its stack take less than one MiB; the first 2 MiB of page
+            // tables cost nothing.
+            let free = if way == "scattered" { 2 } else { 0 };
+            let expected = mib - 2..=mib + free;
+            assert!(expected.contains(&had), "{way}: {had} of {mib} MiB");
             // What the monitor keeps to know of scattered pages is small beside them.
             let most = floor + mib * 1024 + mib * 128;
             assert!(peak <= most, "{way}: {peak} KiB for {mib} MiB");

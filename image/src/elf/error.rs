@@ -106,14 +106,14 @@ pub enum ElfError {
          ({LOWEST_ADDRESS:#x}): link it higher"
     )]
     TooLow(usize, GuestAddress),
-    /// `PT_LOAD` out of order.
+    /// `PT_LOAD` out of order that share a page.
     #[error(
-        "segment {0} at {1} lies below its predecessor: PT_LOAD headers are sorted by address; \
-         link it again"
+        "segment {0} at {1} lies below one that comes before it and shares a page with it: \
+         PT_LOAD headers are sorted by address; link it again"
     )]
     Unsorted(usize, GuestAddress),
     /// Two `PT_LOAD` claim an address.
-    #[error("segment {0} at {1} overlaps its predecessor: link it again")]
+    #[error("segment {0} at {1} overlaps the one below it: link it again")]
     Overlap(usize, GuestAddress),
     /// The segments repeat the file's bytes many times over.
     #[error(

@@ -3,7 +3,9 @@
 //! Accepted are `ET_EXEC` and static position-independent (`ET_DYN` without `PT_INTERP` and
 //! `DT_NEEDED`) files, stripped or not, whoever linked them. What Linux would refuse to execute is
 //! refused here with a reason, and so is what Linux would execute but nobody means: a file cut
-//! short in its section headers, segments that repeat the file. Format: System V gABI, chapters 4
+//! short in its section headers, segments that repeat the file. What Linux does not look at is not
+//! looked at: the OS ABI, versions and flags, section headers of another size, the order of segments
+//! that share no page. Format: System V gABI, chapters 4
 //! and 5, and its x86-64 supplement; loading rules: `fs/binfmt_elf.c` of Linux.
 
 mod error;
@@ -16,7 +18,7 @@ use goblin::elf::program_header::{self as ph, ProgramHeader};
 use pool_core::GuestAddress;
 use pool_core::address::{Protection, USER_ADDRESS_END};
 use pool_core::description::{Abi, ProgramHeaders};
-use pool_core::page::{PAGE_SIZE, checked_round_up};
+use pool_core::page::{PAGE_SIZE, checked_round_up, round_down};
 
 pub use error::ElfError;
 
@@ -163,13 +165,11 @@ fn read_header(file: &[u8]) -> Result<Header, ElfError> {
     if ident(header::EI_DATA) == header::ELFDATA2MSB {
         return Err(ElfError::BigEndian);
     }
-    check_within(file, "the ELF header's bytes", 0, HEADER_SIZE)?;
-    let known = ident(header::EI_CLASS) == header::ELFCLASS64
-        && ident(header::EI_DATA) == header::ELFDATA2LSB;
-    let header = goblin::elf::Elf::parse_header(file)
-        .ok()
-        .filter(|_| known)
-        .ok_or(ElfError::NotElf)?;
+    let mut bytes = check_within(file, "the ELF header's bytes", 0, HEADER_SIZE)?.to_vec();
+    // Linux goes by the machine alone, so that a file that names neither class nor byte order runs.
+    bytes[header::EI_CLASS] = header::ELFCLASS64;
+    bytes[header::EI_DATA] = header::ELFDATA2LSB;
+    let header = goblin::elf::Elf::parse_header(&bytes).map_err(|_| ElfError::NotElf)?;
     if header.e_machine != header::EM_X86_64 {
         return Err(ElfError::Machine(header.e_machine));
     }
@@ -233,7 +233,9 @@ fn refuse_dynamic(file: &[u8], headers: &[ProgramHeader]) -> Result<(), ElfError
             }
             ph::PT_DYNAMIC => {
                 let tag = |entry: &[u8]| entry.first_chunk().map(|tag| u64::from_le_bytes(*tag));
-                let needed = bytes("the dynamic section's entries")?
+                // Linux does not read it; what is not there asks for nothing.
+                let needed = bytes("the dynamic section's entries")
+                    .unwrap_or_default()
                     .chunks_exact(16)
                     .map_while(tag)
                     .take_while(|tag| *tag != goblin::elf::dynamic::DT_NULL)
@@ -261,7 +263,7 @@ fn read_segments(
     headers: &[ProgramHeader],
     load_bias: u64,
 ) -> Result<Vec<Segment>, ElfError> {
-    let mut segments: Vec<Segment> = Vec::new();
+    let mut segments: Vec<(usize, Segment)> = Vec::new();
     let mut loaded = 0u64;
     for (at, header) in headers.iter().enumerate() {
         // Linkers leave empty segments behind; Linux maps nothing for them.
@@ -269,16 +271,19 @@ fn read_segments(
             continue;
         }
         let segment = read_segment(file, at, header, load_bias)?;
-        if let Some(previous) = segments.last() {
-            if segment.address < previous.address {
-                return Err(ElfError::Unsorted(at, GuestAddress(segment.address)));
-            }
-            if segment.address < previous.end() {
-                return Err(ElfError::Overlap(at, GuestAddress(segment.address)));
-            }
-        }
         loaded = loaded.saturating_add(segment.file_size);
-        segments.push(segment);
+        segments.push((at, segment));
+    }
+    segments.sort_by_key(|(_, segment)| segment.address);
+    for pair in segments.windows(2) {
+        let [(first, low), (second, high)] = [pair[0], pair[1]];
+        if high.address < low.end() {
+            return Err(ElfError::Overlap(second, GuestAddress(high.address)));
+        }
+        // Of a page that two share, Linux keeps what it maps last.
+        if second < first && round_down(high.address, PAGE_SIZE) < low.end() {
+            return Err(ElfError::Unsorted(first, GuestAddress(low.address)));
+        }
     }
     let length = file.len() as u64;
     if segments.is_empty() {
@@ -287,7 +292,7 @@ fn read_segments(
     if loaded > length.saturating_mul(MAX_REPEATS) {
         return Err(ElfError::Repeats { loaded, length });
     }
-    Ok(segments)
+    Ok(segments.into_iter().map(|(_, segment)| segment).collect())
 }
 
 fn read_segment(

@@ -226,55 +226,21 @@ fn vectors(linux: &mut Linux, at: u64, count: u64) -> Result<Vec<(u64, u64)>, St
     Ok(list)
 }
 
-/// `readv`: one host call a vector, until one comes back short.
+/// `readv`: one host call for all vectors, as a pipe gives what it has.
 pub(super) fn readv(linux: &mut Linux, [fd, at, count, ..]: Arguments) -> Served {
-    let mut done = 0;
-    for (address, length) in vectors(linux, at, count)? {
-        match read_at(linux, fd, address, length, Position::Current) {
-            Ok(moved) => {
-                done += moved;
-                if moved < length {
-                    break;
-                }
-            }
-            Err(_) if done > 0 => break,
-            Err(stop) => return Err(stop),
-        }
-    }
-    Ok(done)
+    let ranges = vectors(linux, at, count)?;
+    let file = linux.files.get(fd)?;
+    let slices = linux.memory.slices_of(&ranges, Access::Write)?;
+    Ok(transfer::read(file.host(), &slices, Position::Current)? as u64)
 }
 
-/// `writev`: small vectors are gathered, so that a line is written by one host call.
+/// `writev`: likewise, so that a line is written in one piece.
 pub(super) fn writev(linux: &mut Linux, [fd, at, count, ..]: Arguments) -> Served {
-    const GATHERED: u64 = 16 << 10;
-    let list = vectors(linux, at, count)?;
-    let total: u64 = list.iter().map(|(_, length)| length).sum();
-    if list.len() == 1 || total > GATHERED {
-        let mut done = 0;
-        for (address, length) in list {
-            match write_at(linux, fd, address, length, Position::Current) {
-                Ok(moved) => {
-                    done += moved;
-                    if moved < length {
-                        break;
-                    }
-                }
-                Err(_) if done > 0 => break,
-                Err(stop) => return Err(stop),
-            }
-        }
-        return Ok(done);
-    }
-    let mut line = vec![0; total as usize];
-    let mut filled = 0;
-    for (address, length) in list {
-        linux
-            .memory
-            .read(address, &mut line[filled..filled + length as usize])?;
-        filled += length as usize;
-    }
-    let written = rustix::io::write(linux.files.get(fd)?.host(), &line);
-    written_bytes(linux, written.map_err(Into::into))
+    let ranges = vectors(linux, at, count)?;
+    let file = linux.files.get(fd)?;
+    let slices = linux.memory.slices_of(&ranges, Access::Read)?;
+    let written = transfer::write(file.host(), &slices, Position::Current);
+    written_bytes(linux, written)
 }
 
 /// `close`.

@@ -4,6 +4,9 @@
 #![allow(clippy::unnecessary_wraps)]
 
 use rustix::io::Errno;
+use rustix::thread::{
+    ClockId, NanosleepRelativeResult, clock_nanosleep_absolute, clock_nanosleep_relative,
+};
 
 use super::record::Record;
 use super::{Arguments, Linux, Served, Stop};
@@ -83,24 +86,49 @@ pub(super) fn prctl(_: &mut Linux, [option, ..]: Arguments) -> Served {
     }
 }
 
-/// `futex`: waking wakes nobody; waiting would be for ever, as there is no other thread.
+/// `futex`: waking wakes nobody; waiting lasts until its time is over, and without one it would be
+/// for ever, as there is no other thread.
 pub(super) fn futex(
     linux: &mut Linux,
     [address, operation, value, timeout, ..]: Arguments,
 ) -> Served {
     const COMMAND: u64 = 0x7f;
-    match operation & COMMAND {
-        0 | 9 => {
+    const CLOCK_REALTIME: u64 = 0x100;
+    const WAIT: u64 = 0;
+    const WAKE: u64 = 1;
+    const WAIT_BITSET: u64 = 9;
+    const WAKE_BITSET: u64 = 10;
+    let command = operation & COMMAND;
+    match command {
+        WAIT | WAIT_BITSET => {
+            if !address.is_multiple_of(4) {
+                return Err(Errno::INVAL.into());
+            }
             let found: u32 = linux.memory.read_value(address)?;
             if found != value as u32 {
-                Err(Errno::AGAIN.into())
-            } else if timeout != 0 {
-                Err(Errno::TIMEDOUT.into())
-            } else {
-                Err(Errno::DEADLK.into())
+                return Err(Errno::AGAIN.into());
             }
+            if timeout == 0 {
+                return Err(Errno::DEADLK.into());
+            }
+            let time = super::time::read_timespec(linux, timeout)?;
+            let clock = if operation & CLOCK_REALTIME == 0 {
+                ClockId::Monotonic
+            } else {
+                ClockId::Realtime
+            };
+            if command == WAIT {
+                match clock_nanosleep_relative(clock, &time) {
+                    NanosleepRelativeResult::Ok => {}
+                    NanosleepRelativeResult::Interrupted(_) => return Err(Errno::INTR.into()),
+                    NanosleepRelativeResult::Err(error) => return Err(error.into()),
+                }
+            } else {
+                clock_nanosleep_absolute(clock, &time)?;
+            }
+            Err(Errno::TIMEDOUT.into())
         }
-        1 | 10 => Ok(0),
+        WAKE | WAKE_BITSET => Ok(0),
         _ => Err(Errno::NOSYS.into()),
     }
 }

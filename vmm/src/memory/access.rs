@@ -33,23 +33,41 @@ impl GuestMemory {
         length: u64,
         access: Access,
     ) -> Result<Vec<VolatileSlice<'_>>, BadAddress> {
-        let end = address.saturating_add(length);
-        let mut runs: Vec<(Place, u64)> = Vec::with_capacity(1);
-        let mut at = address;
-        while at < end && runs.len() < MAX_RUNS {
-            let (place, next) = match self.locate(at, end, access) {
-                Ok(run) => run,
-                Err(bad) if runs.is_empty() => return Err(bad),
-                Err(_) => break,
-            };
-            match runs.last_mut() {
-                Some((last, bytes)) if last.after(*bytes) == place => *bytes += next - at,
-                _ => runs.push((place, next - at)),
+        self.slices_of(&[(address, length)], access)
+    }
+
+    /// The same for several ranges, address and length each, one after the other.
+    pub fn slices_of(
+        &mut self,
+        ranges: &[(u64, u64)],
+        access: Access,
+    ) -> Result<Vec<VolatileSlice<'_>>, BadAddress> {
+        let mut runs: Vec<(Place, u64)> = Vec::with_capacity(ranges.len());
+        'ranges: for &(address, length) in ranges {
+            let end = address.saturating_add(length);
+            let mut at = address;
+            while at < end {
+                let (place, next) = match self.locate(at, end, access) {
+                    Ok(run) => run,
+                    Err(bad) if runs.is_empty() => return Err(bad),
+                    Err(_) => break 'ranges,
+                };
+                let full = runs.len() == MAX_RUNS;
+                match runs.last_mut() {
+                    Some((last, bytes)) if last.after(*bytes) == place => *bytes += next - at,
+                    _ if full => break 'ranges,
+                    _ => runs.push((place, next - at)),
+                }
+                at = next;
             }
-            at = next;
         }
         runs.into_iter()
-            .map(|(place, length)| self.slice(place, length).ok_or(BadAddress(address)))
+            .map(|(place, length)| {
+                let bad = match place {
+                    Place::Ram(at) | Place::Shared(at) => BadAddress(at),
+                };
+                self.slice(place, length).ok_or(bad)
+            })
             .collect()
     }
 

@@ -4,7 +4,7 @@
 //! `mmap`, ...) change [`space::AddressSpace`], and the page tables follow window by window. A
 //! window of private memory gets its RAM when it is first touched, by the guest (a page fault) or
 //! by the VMM (a system call's argument): a window of it where all pages are charged, single pages
-//! elsewhere ([`frames`]). What is charged, and that it can always be had, is said in [`charge`].
+//! elsewhere (`frames`). What is charged, and that it can always be had, is said in [`charge`].
 //!
 //! The VMM reaches guest memory by guest *virtual* address, checked against the areas: what the
 //! guest could not do itself, it cannot have the VMM do. Writes go to RAM only, so never to a

@@ -2,7 +2,7 @@
 //! bookkeeping: what is mapped where, with which protection; page tables and host memory follow
 //! from it.
 //!
-//! Every change goes through [`AddressSpace::replace`], which checks the limits first and changes
+//! Every change goes through `AddressSpace::replace`, which checks the limits first and changes
 //! nothing when one is reached.
 
 use std::collections::BTreeMap;
