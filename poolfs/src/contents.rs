@@ -104,7 +104,7 @@ impl Contents {
     /// The places in a directory; none when it is gone.
     pub fn children(&self, directory: &Place) -> Result<Vec<Place>> {
         self.view.refresh()?;
-        self.children_at(&self.view.snapshot(), directory)
+        Self::children_at(&self.view.snapshot(), directory)
     }
 
     /// Finds a node again and holds everything it leads to. `None` when the place is empty or
@@ -140,7 +140,7 @@ impl Contents {
                 let found = store.image(image)?;
                 Ok(found.map(|(tag, _)| directory(2, time(tag.tagged_at))))
             }
-            Place::LibraryFile(library, file) => self.find_library_file(store, library, *file),
+            Place::LibraryFile(library, file) => Self::find_library_file(store, library, *file),
             Place::ImageFile(image, file) => self.find_image_file(store, image, *file),
             Place::Object(id) => Ok(store
                 .object(*id)?
@@ -168,7 +168,7 @@ impl Contents {
         let subdirectories = match place {
             Place::Root => ROOT_DIRECTORIES.len(),
             Place::Libraries | Place::LibraryName(_) | Place::Images | Place::ImageName(_) => {
-                self.children_at(store, place)?.len()
+                Self::children_at(store, place)?.len()
             }
             _ => 0,
         };
@@ -183,7 +183,6 @@ impl Contents {
     }
 
     fn find_library_file(
-        &self,
         store: &Snapshot<'_>,
         library: &LibraryRef,
         file: LibraryFile,
@@ -284,7 +283,7 @@ impl Contents {
         }))
     }
 
-    fn children_at(&self, store: &Snapshot<'_>, directory: &Place) -> Result<Vec<Place>> {
+    fn children_at(store: &Snapshot<'_>, directory: &Place) -> Result<Vec<Place>> {
         Ok(match directory {
             Place::Root => ROOT_DIRECTORIES.to_vec(),
             Place::Libraries => {

@@ -136,14 +136,6 @@ impl<'a> Collection<'a> {
         result
     }
 
-    /// Commits a batch, if there is anything in it, and tells followers.
-    pub(crate) fn commit(&self, batch: Batch<'_>) -> Result<()> {
-        if batch.len() > 0 {
-            batch.commit()?;
-        }
-        Ok(())
-    }
-
     /// Proposes changes for each of `items`, at most [`MAX_BATCH`] at a time, and counts those
     /// that were made.
     pub(crate) fn in_batches<T>(
@@ -159,7 +151,7 @@ impl<'a> Collection<'a> {
                 for item in chunk {
                     made += u64::from(change(barrier, &mut batch, item)?);
                 }
-                self.commit(batch)
+                batch.commit()
             })?;
         }
         Ok(made)
@@ -221,7 +213,7 @@ impl<'a> Collection<'a> {
             batch.delete_object(*id);
             deleted.push((*id, record));
         }
-        self.commit(batch)?;
+        batch.commit()?;
         // Whoever took a lease since the question above has either looked before the removal,
         // and shows up now, or looks after it, and finds nothing.
         let mut restore = self.store.view.index.batch();
@@ -233,7 +225,7 @@ impl<'a> Collection<'a> {
                 restored += 1;
             }
         }
-        self.commit(restore)?;
+        restore.commit()?;
         Ok(deleted.len() as u64 - restored)
     }
 
@@ -307,7 +299,7 @@ impl<'a> Collection<'a> {
         }
         let mut batch = self.store.view.index.batch();
         batch.put_segment(id, &record);
-        self.commit(batch)?;
+        batch.commit()?;
         if was == SegmentState::Open {
             // The appender lets go of it and opens another when it needs one.
             writer.appender.rollback(&self.store.view.index)?;
@@ -322,7 +314,7 @@ impl<'a> Collection<'a> {
         for id in &segments {
             batch.delete_segment(*id);
         }
-        self.locked(|_| self.commit(batch))?;
+        self.locked(|_| batch.commit())?;
         Ok(Reaped { segments, bytes })
     }
 }

@@ -125,7 +125,7 @@ impl Store {
         let view = StoreView::assemble(directory, superblock, index, backend)?;
         let appender = Appender::open(
             Arc::clone(&view.backend),
-            Arc::clone(&view.index),
+            &view.index,
             superblock.segment_bytes,
         )?;
         Ok(Self {

@@ -49,12 +49,12 @@ impl Appender {
     /// Takes up where the last commit left off.
     pub(crate) fn open(
         backend: Arc<dyn Backend>,
-        index: Arc<Index>,
+        index: &Arc<Index>,
         segment_bytes: u64,
     ) -> Result<Self> {
         let mut appender = Self {
             backend,
-            index: Arc::clone(&index),
+            index: Arc::clone(index),
             segment_slots: (segment_bytes / PAGE_SIZE) as u32,
             next: 0,
             dense: None,
@@ -62,7 +62,7 @@ impl Appender {
             spare: Vec::new(),
             sealed: Vec::new(),
         };
-        appender.reload(&index)?;
+        appender.reload(index)?;
         Ok(appender)
     }
 
@@ -118,21 +118,20 @@ impl Appender {
             capacity: self.segment_slots,
         };
         let bytes = u64::from(self.segment_slots) * PAGE_SIZE;
-        let (id, file) = match self.spare.pop() {
-            Some(id) => (id, self.backend.recreate(id, bytes)?),
-            None => {
-                let id = u32::try_from(self.next)
-                    .map(SegmentId)
-                    .map_err(|_| StoreError::Corrupt("all segment numbers are used up".into()))?;
-                // The record goes before the file, so that whatever stops this commit leaves no
-                // file that the index does not know.
-                let mut batch = self.index.batch();
-                batch.put_segment(id, &record);
-                batch.put_next_segment(self.next + 1);
-                batch.commit()?;
-                self.next += 1;
-                (id, self.backend.create(id, bytes)?)
-            }
+        let (id, file) = if let Some(id) = self.spare.pop() {
+            (id, self.backend.recreate(id, bytes)?)
+        } else {
+            let id = u32::try_from(self.next)
+                .map(SegmentId)
+                .map_err(|_| StoreError::Corrupt("all segment numbers are used up".into()))?;
+            // The record goes before the file, so that whatever stops this commit leaves no file
+            // that the index does not know.
+            let mut batch = self.index.batch();
+            batch.put_segment(id, &record);
+            batch.put_next_segment(self.next + 1);
+            batch.commit()?;
+            self.next += 1;
+            (id, self.backend.create(id, bytes)?)
         };
         Ok(OpenSegment {
             id,
