@@ -297,6 +297,26 @@ fn tokens_are_made_shown_and_used() {
 }
 
 #[test]
+fn a_store_is_made_where_nothing_is() {
+    let mut pool = Pool::start();
+    pool.end();
+    std::fs::create_dir(pool.path("new")).unwrap();
+    for (directory, bytes) in [("new", 4 << 20), ("absent/below", 64 << 20)] {
+        let size = format!("{bytes}");
+        let made = pool.json(&["init", "--store", directory, "--segment-bytes", &size]);
+        assert_eq!(made["store"].as_str().unwrap().len(), 32);
+        pool.text(&["fsck", "--store", directory]);
+        let says = pool.refused(1, &["init", "--store", directory]);
+        assert!(says.contains("a store already"), "{says}");
+    }
+    std::fs::create_dir(pool.path("full")).unwrap();
+    std::fs::write(pool.path("full/notes"), "mine").unwrap();
+    let says = pool.refused(1, &["init", "--store", "full"]);
+    assert!(says.contains("not empty"), "{says}");
+    assert_eq!(std::fs::read_dir(pool.path("full")).unwrap().count(), 1);
+}
+
+#[test]
 fn damage_is_found_with_and_without_a_service() {
     let mut pool = Pool::start();
     pool.text(&["push", "image", BUSYBOX, "--name", "bb", "--tag", "v1"]);
@@ -365,7 +385,7 @@ fn each_verb_has_help_and_a_manual_page() {
             );
         }
     }
-    assert_eq!(count, 17);
+    assert_eq!(count, 18);
 }
 
 /// Compiles with the system's compiler and `pool` as its linker.

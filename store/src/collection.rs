@@ -384,8 +384,7 @@ impl<'a> Collection<'a> {
         batch.put_segment(id, &record);
         batch.commit()?;
         if was == SegmentState::Open {
-            // The appender lets go of it and opens another when it needs one.
-            writer.appender.rollback(&self.store.view.index)?;
+            writer.appender.let_go(id);
         }
         Ok(true)
     }

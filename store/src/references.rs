@@ -142,9 +142,7 @@ impl Store {
         let _writer = self.writer();
         let mut batch = self.view.index.batch();
         let result = change(&mut batch)?;
-        if batch.len() > 0 {
-            batch.commit()?;
-        }
+        batch.commit()?;
         Ok(result)
     }
 

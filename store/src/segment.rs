@@ -45,8 +45,10 @@ pub(crate) struct Appender {
     spare: Vec<SegmentId>,
     /// Filled since the last commit.
     sealed: Vec<OpenSegment>,
-    /// What was appended since the last commit is in a batch that may have been written.
+    /// What was appended since the last commit is in a batch.
     recorded: bool,
+    /// Writing such a batch failed, and none was committed since.
+    in_doubt: bool,
 }
 
 impl Appender {
@@ -66,21 +68,37 @@ impl Appender {
             spare: Vec::new(),
             sealed: Vec::new(),
             recorded: false,
+            in_doubt: false,
         };
         appender.reload(index)?;
         Ok(appender)
     }
 
     /// Forgets everything that was appended since the last commit, and gives its disk back. The
-    /// slots are used again; no record refers to them. Only the content of a batch that failed is
-    /// left alone: such a batch may turn out to be durable when the index is opened again.
+    /// slots are used again; no record refers to them.
+    ///
+    /// A batch whose write failed may turn out to be durable when the index is opened again, and
+    /// must then find the pages that it names. From such a failure to the next commit, what was
+    /// appended therefore stays where it is, as garbage.
     pub(crate) fn rollback(&mut self, index: &Index) -> Result<()> {
-        if !self.recorded {
-            for segment in self.touched() {
-                segment.discard_uncommitted();
-            }
+        self.in_doubt |= self.recorded;
+        self.recorded = false;
+        if self.in_doubt {
+            return Ok(());
+        }
+        for segment in self.touched() {
+            segment.discard_uncommitted();
         }
         self.reload(index)
+    }
+
+    /// Appends no more to a segment that a commit has just retired.
+    pub(crate) fn let_go(&mut self, id: SegmentId) {
+        for open in [&mut self.dense, &mut self.sparse] {
+            open.take_if(|segment| segment.id == id);
+        }
+        self.sealed.retain(|segment| segment.id != id);
+        self.spare.retain(|&spare| spare != id);
     }
 
     fn reload(&mut self, index: &Index) -> Result<()> {
@@ -88,7 +106,6 @@ impl Appender {
         self.dense = None;
         self.sparse = None;
         self.sealed.clear();
-        self.recorded = false;
         self.spare.clear();
         for (id, record) in index.segments()? {
             if record.state == SegmentState::Open && record.used == 0 {
@@ -236,6 +253,7 @@ impl Appender {
     /// Notes that the batch was committed.
     pub(crate) fn committed(&mut self) {
         self.recorded = false;
+        self.in_doubt = false;
         self.sealed.clear();
         for segment in [&mut self.dense, &mut self.sparse].into_iter().flatten() {
             segment.dirty = false;

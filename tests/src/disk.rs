@@ -56,8 +56,11 @@ impl SmallDisk {
         let size = self.free_bytes()?.saturating_sub(bytes);
         let file = fs::File::create(&ballast).context("filling a disk")?;
         if size > 0 {
-            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size)
-                .context("filling a disk")?;
+            match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size) {
+                // Somebody else wrote meanwhile, as an index does to its log.
+                Ok(()) | Err(rustix::io::Errno::NOSPC) => {}
+                Err(error) => return Err(error).context("filling a disk"),
+            }
         }
         Ok(ballast)
     }

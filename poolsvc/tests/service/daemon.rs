@@ -124,6 +124,23 @@ fn what_it_cannot_serve_it_refuses_with_advice() {
     assert!(says.contains("is not a pool store"), "{says}");
     assert_eq!(std::fs::read_dir(&other).unwrap().count(), 1);
 
+    // It may be a mount point whose filesystem is missing.
+    let empty = directory.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let (status, says) = refused(command(&empty));
+    assert_eq!(status.code(), Some(1));
+    assert!(
+        says.contains("empty") && says.contains("pool init"),
+        "{says}"
+    );
+    assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 0);
+    let mut create = std::process::Command::new(env!("CARGO_BIN_EXE_poolsvc"));
+    create.arg("--store").arg(&empty);
+    create.args(["--create", "--listen", "0.0.0.0:0"]);
+    let (_, says) = refused(create);
+    assert!(says.contains("without a token"), "{says}");
+    assert!(empty.join("superblock").exists());
+
     let file = directory.path().join("file");
     std::fs::write(&file, "x").unwrap();
     assert_eq!(refused(command(&file)).0.code(), Some(1));

@@ -190,10 +190,16 @@ impl Collection<'_> {
         let room: Vec<_> = room.iter().map(|(at, count, _)| (*at, *count)).collect();
         self.locked(|writer| {
             let mut batch = self.store.view.index.batch();
-            for (id, record) in without(&self.store.segments()?, &room) {
-                batch.put_segment(id, &record);
+            let changed = without(&self.store.segments()?, &room);
+            for (id, record) in &changed {
+                batch.put_segment(*id, record);
             }
             batch.commit()?;
+            for (id, record) in changed {
+                if record.state == SegmentState::Retired {
+                    writer.appender.let_go(id);
+                }
+            }
             // The appender takes up from the records.
             writer.appender.rollback(&self.store.view.index)
         })

@@ -144,11 +144,6 @@ impl<'a> Batch<'a> {
         self.delete(TOKENS, name);
     }
 
-    /// Number of changes so far.
-    pub(crate) fn len(&self) -> usize {
-        self.writes.len()
-    }
-
     pub(super) fn put_meta(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         self.put(META, key, value);
     }
@@ -157,8 +152,8 @@ impl<'a> Batch<'a> {
         self.delete(META, key);
     }
 
-    /// Writes all changes, counts the commit, and waits until both survive a power cut.
-    /// Does nothing for an empty one.
+    /// Writes all changes, counts the commit, and waits until both survive a power cut. Does nothing
+    /// when there are no changes.
     pub(crate) fn commit(self) -> Result<()> {
         if self.writes.is_empty() {
             return Ok(());
