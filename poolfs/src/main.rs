@@ -171,6 +171,7 @@ fn parse_options(lists: &[String]) -> anyhow::Result<Options> {
 /// Mounts, calls `ready`, and serves until the mount is gone.
 fn run(job: &Job, ready: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     start_log(job)?;
+    poolfs::descriptors::raise_limit();
     let signals = EndSignals::block().context("blocking signals")?;
     // A daemon leaves its directory.
     let store = std::path::absolute(&job.store)

@@ -10,10 +10,9 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Mount, POOLFS, Pool, cannot_mount, content, is_mounted, run, text};
+use common::{Mount, POOLFS, Pool, cannot_mount, content, eventually, is_mounted, run, text};
 use pool_core::digest::ObjectId;
 use pool_store::{Store, StoreOptions};
-use pool_tests::wait;
 
 #[test]
 fn open_files_are_leases() {
@@ -49,23 +48,49 @@ fn open_files_are_leases() {
         std::thread::sleep(std::time::Duration::from_millis(100));
         assert!(manifest.objects().into_iter().all(leased), "{path}");
         drop(second);
-        wait::until("the lease ends", || {
+        eventually("the lease ends", || {
             manifest.objects().into_iter().all(|id| !leased(id))
         });
     }
     let content = File::open(pool.path("libs/zlib/1.3/content")).unwrap();
     assert!(leased(library_id));
     drop(content);
-    wait::until("the lease ends", || !leased(library_id));
-    wait::until("the segment's too", || {
+    eventually("the lease ends", || !leased(library_id));
+    eventually("the segment's too", || {
         !pool.store().segment_is_leased(extent.segment).unwrap()
     });
     let segment = File::open(pool.path(&format!("segments/{}", extent.segment))).unwrap();
     assert!(pool.store().segment_is_leased(extent.segment).unwrap());
     drop(segment);
-    wait::until("the lease ends", || {
+    eventually("the lease ends", || {
         !pool.store().segment_is_leased(extent.segment).unwrap()
     });
+}
+
+#[test]
+fn a_low_soft_limit_of_descriptors_is_raised() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    let mount = Mount(pool.mount_point());
+    let mut daemon = Command::new("prlimit")
+        .args(["--nofile=64:4000", "--", POOLFS])
+        .arg(pool.store_path())
+        .arg(pool.mount_point())
+        .args(["-f", "-o", &format!("scratch={}", pool.scratch().display())])
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("it is mounted", || is_mounted(&pool.mount_point()));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.id())).unwrap();
+    drop(mount);
+    daemon.wait().unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let words: Vec<_> = files.unwrap().split_whitespace().collect();
+    assert_eq!(words[3..5], ["4000", "4000"]);
 }
 
 #[test]
@@ -148,7 +173,7 @@ fn sigterm_leaves_open_files_usable_until_they_are_closed() {
     let (mut daemon, _mount) = pool.mount_foreground();
     let file = File::open(pool.path("libs/a/1/content")).unwrap();
     run(Command::new("kill").args(["-TERM", &daemon.id().to_string()]));
-    wait::until("the mount leaves the tree", || {
+    eventually("the mount leaves the tree", || {
         !is_mounted(&pool.mount_point())
     });
     // A new mount at the same place outlives the end of the old one.

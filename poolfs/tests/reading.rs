@@ -9,12 +9,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
 
-use common::{Pool, cannot_mount, content, names, run, text};
+use common::{Pool, cannot_mount, content, eventually, names, run, text};
 use pool_core::description::Description;
 use pool_core::digest::ObjectId;
 use pool_core::extent::Extent;
 use pool_core::image_map::ImageMap;
-use pool_tests::wait;
 
 const TAGS: usize = 2000;
 const LIBRARY_BYTES: usize = (5 << 20) + 4321;
@@ -239,12 +238,12 @@ fn uploads_appear_and_deletions_disappear_without_a_remount() {
     pool.store().delete_image(&"i:t".parse().unwrap()).unwrap();
     assert!(File::open(&path).is_err());
     assert!(names(&pool.path("images")).is_empty());
-    wait::until("the name is gone", || fs::metadata(&path).is_err());
+    eventually("the name is gone", || fs::metadata(&path).is_err());
     assert_eq!(open.metadata().unwrap().len(), old.len() as u64);
     pool.store()
         .delete_library(&"a@1".parse().unwrap())
         .unwrap();
-    wait::until("the name is gone", || {
+    eventually("the name is gone", || {
         fs::metadata(pool.path("libs/a")).is_err()
     });
 }

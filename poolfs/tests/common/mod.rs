@@ -16,7 +16,6 @@ use pool_core::name::{ImageRef, LibraryRef};
 use pool_store::placement::Placement;
 use pool_store::upload::{Content, Target};
 use pool_store::{Store, StoreOptions};
-use pool_tests::wait;
 use tempfile::TempDir;
 
 /// The program under test.
@@ -209,7 +208,7 @@ impl Pool {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        wait::until("it is mounted", || is_mounted(&self.mount_point()));
+        eventually("it is mounted", || is_mounted(&self.mount_point()));
         (child, mount)
     }
 }
@@ -245,6 +244,9 @@ pub fn run(command: &mut Command) -> Output {
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
+
+/// Waits for something that another process is about to do.
+pub use pool_tests::wait::until as eventually;
 
 pub fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(directory)
