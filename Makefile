@@ -1,4 +1,4 @@
-# The doors: build, demo, test, bench, soak. Each installs what is missing first.
+# The doors: build, demo, test, bench, soak, stress. Each installs what is missing first.
 #
 # CARGO_TARGET_DIR may name a directory outside the clone: RocksDB is then compiled once for all
 # clones, as .ci/run does.
@@ -16,14 +16,15 @@ export POOL_SOURCES := $(CURDIR)
 PROFILE := --release --locked --workspace
 BIN := $(CARGO_TARGET_DIR)/release
 
-.PHONY: build demo test bench soak lint packages amdv install clean help
+.PHONY: build demo test bench soak stress lint packages amdv install clean help
 
 help:
 	@echo "make build   release binaries in $(BIN)"
 	@echo "make demo    link, push, mount, run, measure, collect: the whole job, with a table"
 	@echo "make test    formatting, lints, licences, unit, integration and end-to-end tests"
 	@echo "make bench [BENCH=name]   measurements, written to target/bench/NAME.json"
-	@echo "make soak    long seeded tests"
+	@echo "make soak [ROUNDS=200]    long seeded tests"
+	@echo "make stress [ROUNDS=20]   the suite again and again, every other time beside other load"
 	@echo "make install [PREFIX=/usr/local] [DESTDIR=]   programs and manual pages"
 
 packages:
@@ -53,6 +54,9 @@ bench: build
 
 soak: build amdv
 	POOL_SOAK_ROUNDS=$(or $(ROUNDS),200) scripts/run-tests
+
+stress: build amdv
+	scripts/stress $(or $(ROUNDS),20)
 
 # mount -t fuse.poolfs finds poolfs in /usr/local/bin and /usr/bin.
 PREFIX ?= /usr/local

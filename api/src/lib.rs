@@ -15,6 +15,7 @@ pub mod client;
 pub mod metrics;
 pub mod openapi;
 pub mod problem;
+mod report;
 pub mod routes;
 pub mod service;
 pub mod types;

@@ -70,6 +70,9 @@ fn hold_and_read(view: &StoreView, seed: u64, stop: &AtomicBool) -> u64 {
         view.refresh().unwrap();
         let tags = view.tags().unwrap();
         if tags.is_empty() {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
             continue;
         }
         let (image, _) = &tags[random.below(tags.len() as u64) as usize];
@@ -96,6 +99,15 @@ fn hold_and_read(view: &StoreView, seed: u64, stop: &AtomicBool) -> u64 {
     read
 }
 
+/// Stops the others when it goes, by whatever way.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn nothing_acknowledged_is_lost() {
     let rounds: u64 = std::env::var("POOL_SOAK_ROUNDS").map_or(6, |text| text.parse().unwrap());
@@ -107,6 +119,8 @@ fn nothing_acknowledged_is_lost() {
         let stop = AtomicBool::new(false);
         let (left, collected, read) = std::thread::scope(|scope| {
             let (store, follower, stop) = (&store, &follower, &stop);
+            // A thread that fails must not leave the others running.
+            let _ends = Ends(stop);
             let pushers: Vec<_> = (0..3)
                 .map(|thread| {
                     let seed = round * 1000 + thread + 1;

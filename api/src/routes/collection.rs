@@ -33,9 +33,9 @@ pub(super) fn routes() -> OpenApiRouter<Service> {
 #[utoipa::path(
     post, path = "/v1/gc", tag = "collection", request_body = CollectRequest,
     responses(
-        (status = 200, description = "What was done, or would be", body = Object),
+        (status = 200, description = "What was done, or would be", body = crate::report::CollectReport),
         (status = 409, description = "A collection is running", body = ProblemBody),
-        (status = 500, description = "Something could not be read, so nothing was collected", body = ProblemBody),
+        (status = 500, description = "The index could not be read, so nothing was collected", body = ProblemBody),
     )
 )]
 async fn collect(

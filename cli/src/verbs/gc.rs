@@ -77,3 +77,31 @@ fn text(report: &CollectReport) -> String {
     ]);
     pairs + &skipped.collect::<String>()
 }
+
+#[cfg(test)]
+mod tests {
+    use pool_core::extent::SegmentId;
+    use pool_store::collection::{SkipReason, Skipped};
+
+    use super::*;
+
+    #[test]
+    fn what_waits_and_what_was_left_is_told() {
+        let report = CollectReport {
+            segments_waiting: vec![SegmentId(3), SegmentId(4)],
+            waiting_bytes: 3 << 20,
+            segments_skipped: vec![Skipped {
+                segment: SegmentId(0x1f),
+                reason: SkipReason::NoRoom,
+                why: "the disk has 5".into(),
+            }],
+            ..CollectReport::default()
+        };
+        let text = text(&report);
+        assert!(text.contains("3.0 MiB in 2 segments\n"), "{text}");
+        assert!(
+            text.ends_with("segment 0000001f stays (no-room): the disk has 5\n"),
+            "{text}"
+        );
+    }
+}
