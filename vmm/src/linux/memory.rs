@@ -204,7 +204,8 @@ pub(super) fn mremap(
     let as_they_are = fixed && new_length == old_length;
     let space = linux.memory.space();
     let all = space.over(old, old_end).all(|(_, area)| movable(&area));
-    if !all || old_length == 0 || (several && !(as_they_are && !space.has_hole(old, old_end))) {
+    let kept_together = !several || (as_they_are && !space.has_hole(old, old_end));
+    if !all || old_length == 0 || !kept_together {
         return Err(Errno::FAULT.into());
     }
     if !fixed && new_length <= old_length {
