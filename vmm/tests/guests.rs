@@ -246,6 +246,41 @@ fn sqlite_keeps_a_database_in_a_granted_directory() {
 }
 
 #[test]
+fn sqlite_sorts_more_than_its_cache_holds() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = r#"
+        #include <sqlite3.h>
+        #include <stdio.h>
+        static int row(void *u, int n, char **v, char **c) { for (int i = 0; i < n; i++) printf("%s ", v[i]); puts(""); return 0; }
+        int main(int c, char **v) {
+            sqlite3 *db; char *e = 0;
+            sqlite3_temp_directory = v[1];
+            if (sqlite3_open("", &db)) return 1;
+            const char *q = "pragma cache_size=20; pragma temp_store=1; create table t(a, b); begin;"
+                "with recursive n(i) as (select 1 union all select i + 1 from n where i < 30000)"
+                " insert into t select i * 7919 % 30011, hex(zeroblob(40)) || i from n; commit;"
+                "create index x on t(b); select count(*), max(a) from (select a from t order by a, b);"
+                "pragma integrity_check;";
+            if (sqlite3_exec(db, q, row, 0, &e)) { printf("%s\n", e); return 2; }
+            return 0;
+        }"#;
+    let path = world.build("sort", "gcc", &["-lsqlite3", "-lm"], source);
+    let data = world.directory.path().join("data");
+    fs::create_dir_all(&data).unwrap();
+    let grant = format!("{}:/data", data.display());
+    let native = Command::new(&path).arg(&data).output().unwrap();
+    assert!(native.status.success(), "{}", text(&native.stdout));
+    for way in WAYS {
+        let options = [&way[..], &["--dir", &grant]].concat();
+        let found = world.run("sort", &options, &["/data"]);
+        assert_same(&format!("{way:?}"), &found, &native);
+    }
+}
+
+#[test]
 fn a_closed_pipe_ends_the_guest_as_it_would_a_process() {
     if !needs(&["kvm"]) {
         return;

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::{Arguments, Linux, Served};
 use crate::memory::Access;
-use crate::memory::space::Backing;
+use crate::memory::space::{Area, Backing};
 use crate::memory::transfer::{self, Position};
 
 const MAP_SHARED: u64 = 1;
@@ -198,8 +198,14 @@ pub(super) fn mremap(
     let (_, new_length) = pages(0, new_length)?;
     let old_length = old_end - old;
     let (_, area) = linux.memory.space().find(old).ok_or(Errno::FAULT)?;
-    let movable = matches!(area.backing, Backing::Private | Backing::Reserved);
-    if area.end < old_end || !movable || old_length == 0 {
+    let movable = |area: &Area| matches!(area.backing, Backing::Private | Backing::Reserved);
+    // Several areas move at once as they are, and are not resized (Linux 6.17).
+    let several = area.end < old_end;
+    let as_they_are = fixed && new_length == old_length;
+    let space = linux.memory.space();
+    let all = space.over(old, old_end).all(|(_, area)| movable(&area));
+    let kept_together = !several || (as_they_are && !space.has_hole(old, old_end));
+    if !all || old_length == 0 || !kept_together {
         return Err(Errno::FAULT.into());
     }
     if !fixed && new_length <= old_length {
@@ -218,7 +224,17 @@ pub(super) fn mremap(
     if target < old_end && old < target + new_length {
         return Err(Errno::INVAL.into());
     }
-    linux.memory.relocate(old, old_end, target, new_length)?;
+    if !several {
+        linux.memory.relocate(old, old_end, target, new_length)?;
+        return Ok(target);
+    }
+    let mut at = old;
+    while let Some((_, area)) = linux.memory.space().find(at).filter(|_| at < old_end) {
+        let end = area.end.min(old_end);
+        let to = target + (at - old);
+        linux.memory.relocate(at, end, to, end - at)?;
+        at = end;
+    }
     Ok(target)
 }
 
