@@ -15,21 +15,27 @@ pub fn needs(what: &[&str]) -> bool {
         std::env::var_os("POOL_REQUIRE_ALL").is_none(),
         "this machine lacks {missing:?}"
     );
+    skip(&format!("this machine lacks {missing:?}"));
+    false
+}
+
+/// Says on standard error that the running test is skipped and why, and counts it in the file that
+/// `POOL_SKIP_LOG` names.
+pub fn skip(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    eprintln!("SKIPPED: {test}: this machine lacks {missing:?}");
+    eprintln!("SKIPPED: {test}: {why}");
     if let Some(log) = std::env::var_os("POOL_SKIP_LOG") {
         let written = OpenOptions::new()
             .create(true)
             .append(true)
             .open(&log)
-            .and_then(|mut file| writeln!(file, "{test}: lacks {missing:?}"));
+            .and_then(|mut file| writeln!(file, "{test}: {why}"));
         assert!(
             written.is_ok(),
             "counting a skipped test in {} failed",
             log.display()
         );
     }
-    false
 }
 
 fn has(thing: &str) -> bool {
