@@ -28,6 +28,9 @@ pub struct Part<'a> {
     pub id: ObjectId,
     /// How it wants to lie.
     pub placement: Placement,
+    /// It is in a guest's memory: code or data. The whole file is not; what only it has are
+    /// headers, symbols and debug information.
+    pub in_memory: bool,
     /// Its content; borrowed from the file wherever file and memory agree.
     pub bytes: Cow<'a, [u8]>,
 }
@@ -57,6 +60,7 @@ pub fn image<'a>(described: &'a DescribedImage<'_>, image: ImageRef) -> Announce
         .map(|object| Part {
             id: object.id,
             placement: placement(object),
+            in_memory: object.role != ObjectRole::File,
             bytes: object.content.bytes(),
         })
         .collect();
@@ -84,6 +88,7 @@ pub fn library(content: &[u8], library: LibraryRef) -> Announcement<'_> {
         parts: vec![Part {
             id,
             placement: Placement::Windows { phase: 0 },
+            in_memory: true,
             bytes: Cow::Borrowed(content),
         }],
         file_bytes: content.len() as u64,

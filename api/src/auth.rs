@@ -8,17 +8,13 @@
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, StatusCode, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pool_core::digest::ObjectId;
 use pool_store::manifest::{Timestamp, TokenRecord, TokenScope};
 
 use crate::problem::{Problem, Result};
-use crate::service::Service;
 
 /// Where a request comes from; whoever accepts connections adds it to each request's extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +130,7 @@ impl Gate {
     }
 
     /// What the request's sender may do.
-    fn admit(&self, peer: Option<Peer>, headers: &HeaderMap) -> Result<TokenScope> {
+    pub(crate) fn admit(&self, peer: Option<Peer>, headers: &HeaderMap) -> Result<TokenScope> {
         if let Some(Peer::Unix { uid }) = peer {
             if uid == self.uid || uid == 0 {
                 return Ok(TokenScope::Admin);
@@ -215,45 +211,6 @@ fn is_loopback_host(host: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-/// The scope that a request needs; `None` for what everybody may ask.
-fn required_scope(method: &Method, path: &str) -> Option<TokenScope> {
-    let administers = ["/v1/gc", "/v1/fsck", "/v1/tokens"]
-        .iter()
-        .any(|route| path == *route || path.starts_with(&format!("{route}/")));
-    match path {
-        "/healthz" | "/v1/version" | "/v1/openapi.json" => None,
-        _ if administers => Some(TokenScope::Admin),
-        _ if method == Method::GET || method == Method::HEAD => Some(TokenScope::Read),
-        _ => Some(TokenScope::Write),
-    }
-}
-
-/// Lets a request through to its route, or refuses it.
-pub(crate) async fn check(
-    State(service): State<Service>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let peer = request.extensions().get::<Peer>().copied();
-    let needed = required_scope(request.method(), request.uri().path());
-    if let Some(needed) = needed {
-        match service.gate().admit(peer, request.headers()) {
-            Ok(scope) if scope >= needed => {}
-            Ok(scope) => {
-                let word = |scope| format!("{scope:?}").to_lowercase();
-                let what = format!(
-                    "this needs a token with the scope {}, yours has {}",
-                    word(needed),
-                    word(scope)
-                );
-                return Problem::new(StatusCode::FORBIDDEN, "forbidden", what).into_response();
-            }
-            Err(problem) => return problem.into_response(),
-        }
-    }
-    next.run(request).await
-}
-
 /// `N` random bytes in hexadecimal.
 pub(crate) fn random_hex<const N: usize>() -> Result<String> {
     random::<N>().map(|bytes| hex(&bytes))
@@ -302,24 +259,6 @@ mod tests {
             created_at: None,
         };
         Gate::new(scopes.iter().map(credential).collect(), vec![], true)
-    }
-
-    #[test]
-    fn scopes_of_routes() {
-        use TokenScope::{Admin, Read, Write};
-        for (method, path, scope) in [
-            (Method::GET, "/healthz", None),
-            (Method::GET, "/v1/libs", Some(Read)),
-            (Method::GET, "/metrics", Some(Read)),
-            (Method::PUT, "/v1/images/a/b", Some(Write)),
-            (Method::POST, "/v1/registry", Some(Write)),
-            (Method::GET, "/v1/tokens", Some(Admin)),
-            (Method::DELETE, "/v1/tokens/x", Some(Admin)),
-            (Method::POST, "/v1/gc", Some(Admin)),
-            (Method::PATCH, "/v1/whatever", Some(Write)),
-        ] {
-            assert_eq!(required_scope(&method, path), scope, "{method} {path}");
-        }
     }
 
     #[test]

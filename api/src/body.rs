@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody as _};
 use axum::extract::Request;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
 use futures_util::{StreamExt as _, stream};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::problem::{self, Problem};
 use crate::service::blocking;
@@ -23,6 +26,33 @@ const DRAIN_BYTES: u64 = 16 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 /// Bytes that are gathered before they are written.
 const WRITE_SIZE: usize = 1 << 20;
+
+/// Refuses a body that is not what it would be taken for: a part of a file (RFC 9110, 14.5), or
+/// bytes in a coding (8.4). A version never changes, so a wrong one would stay wrong.
+pub(crate) async fn check_form(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if !reads && headers.contains_key(header::CONTENT_RANGE) {
+        let what = "a part of a file cannot be put: Content-Range is not taken here";
+        return Problem::bad_request("partial", what)
+            .hint("send the whole file; pool push sends only the pages that the pool lacks")
+            .into_response();
+    }
+    let coded = |value: &HeaderValue| {
+        let codings = value.to_str().unwrap_or("?").split(',').map(str::trim);
+        codings
+            .into_iter()
+            .any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))
+    };
+    if !reads && headers.get_all(header::CONTENT_ENCODING).iter().any(coded) {
+        let what = "the body is in a content coding, and bodies are taken as they are";
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return Problem::new(status, "coded", what)
+            .hint("send it without Content-Encoding")
+            .into_response();
+    }
+    next.run(request).await
+}
 
 /// What a route has left of a request's body.
 ///
@@ -205,8 +235,56 @@ pub(crate) async fn read_json<T: DeserializeOwned>(
     }
     let mut body = LimitedBody::new(headers, body, limit, "send less at a time")?;
     let bytes = body.read_all().await?;
-    serde_json::from_slice(&bytes).map_err(|error| {
+    from_json(&bytes).map_err(|error| {
         let what = format!("the body is not the JSON that belongs here: {error}");
         Problem::bad_request("bad-json", what).hint("see /v1/openapi.json for its form")
     })
+}
+
+/// Reads JSON. An integer is one also when it is written `64.0` (as JSON Schema has it), which
+/// serde does not know; that is looked at only when the plain reading fails.
+fn from_json<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
+    serde_json::from_slice(json).or_else(|error| {
+        let mut value = serde_json::from_slice(json)?;
+        if make_whole(&mut value) {
+            serde_json::from_value(value)
+        } else {
+            Err(error)
+        }
+    })
+}
+
+/// Writes whole numbers as integers; true when there was one to be written so.
+fn make_whole(value: &mut Value) -> bool {
+    match value {
+        Value::Number(number) => {
+            // Doubles are exact up to here.
+            let exact = 0.0..9_007_199_254_740_992.0;
+            let float = number.as_f64().filter(|_| number.is_f64());
+            let whole = float.filter(|float| exact.contains(float) && float.fract() == 0.0);
+            if let Some(whole) = whole {
+                *value = Value::from(whole as u64);
+            }
+            whole.is_some()
+        }
+        // Each is looked at, whatever was found before.
+        Value::Array(list) => list.iter_mut().map(make_whole).fold(false, |a, b| a | b),
+        Value::Object(map) => map.values_mut().map(make_whole).fold(false, |a, b| a | b),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_numbers_are_integers_however_written() {
+        let read = |json: &str| from_json::<Vec<u64>>(json.as_bytes()).ok();
+        assert_eq!(read("[64.0, 1e3, 7]"), Some(vec![64, 1000, 7]));
+        assert_eq!(read("[18446744073709551615]"), Some(vec![u64::MAX]));
+        for bad in ["[0.5]", "[-1.0]", "[1e300]", "[\"1\"]", "["] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
 }

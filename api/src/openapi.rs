@@ -2,9 +2,11 @@
 //!
 //! Each route's part of it is written beside the route, and a route is registered with its part
 //! and in no other way, so the document cannot list what is not served, nor leave anything out.
+//! What holds of all routes of a kind (who may ask, conditions, refusals) is added here, once.
 
+use pool_store::manifest::TokenScope;
+use serde_json::{Value, json};
 use utoipa::OpenApi;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 /// What is not about a single route.
 #[derive(Debug, OpenApi)]
@@ -16,8 +18,6 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
                        that are missing, and commits; or it is a whole file in one PUT."
     ),
     components(schemas(crate::problem::ProblemBody)),
-    security((), ("token" = [])),
-    modifiers(&Security),
     tags(
         (name = "uploads", description = "Upload by negotiation"),
         (name = "images", description = "Tagged images"),
@@ -29,75 +29,153 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
         (name = "service", description = "The service itself"),
     )
 )]
-pub struct Document;
+pub(crate) struct Document;
 
-struct Security;
+/// Adds to the routes' own parts what holds of all of their kind. `scope` says what a method and
+/// path needs; `needs_token` whether the service has a token.
+pub(crate) fn complete(
+    routes: &utoipa::openapi::OpenApi,
+    scope: fn(&str, &str) -> Option<TokenScope>,
+    needs_token: bool,
+) -> Value {
+    let mut document = serde_json::to_value(routes).expect("a document has only string keys");
+    document["components"]["securitySchemes"] = json!({"token": {
+        "type": "http", "scheme": "bearer",
+        "description": "Asked for as soon as the service has a token.",
+    }});
+    widen_counts(&mut document);
+    for (path, item) in document["paths"].as_object_mut().into_iter().flatten() {
+        for (method, operation) in item.as_object_mut().into_iter().flatten() {
+            let scope = scope(&method.to_uppercase(), path);
+            operation["security"] = match (scope, needs_token) {
+                (None, _) => json!([]),
+                (Some(_), true) => json!([{"token": []}]),
+                (Some(_), false) => json!([{}, {"token": []}]),
+            };
+            add_refusals(operation, method != "get", scope.is_some());
+            add_conditions(operation, method == "get");
+            responses_are_problems(operation);
+        }
+    }
+    document
+}
 
-impl utoipa::Modify for Security {
-    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
-        let bearer = HttpBuilder::new()
-            .scheme(HttpAuthScheme::Bearer)
-            .description(Some("Asked for as soon as the service has a token."))
-            .build();
-        if let Some(components) = &mut document.components {
-            components.add_security_scheme("token", SecurityScheme::Http(bearer));
+/// Counts are 64 bits without a sign, for which OpenAPI has no format.
+fn widen_counts(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            if map.get("format") == Some(&json!("int64")) && map.get("minimum") == Some(&json!(0)) {
+                map.insert("format".into(), json!("uint64"));
+                map.insert("maximum".into(), json!(u64::MAX));
+            }
+            map.values_mut().for_each(widen_counts);
+        }
+        Value::Array(list) => list.iter_mut().for_each(widen_counts),
+        _ => {}
+    }
+}
+
+fn add_refusals(operation: &mut Value, changes: bool, guarded: bool) {
+    let mut refusals = vec![
+        (400, "The request is malformed"),
+        (500, "The service met a defect or damage"),
+        (503, "The service cannot do it now: try again"),
+    ];
+    if guarded {
+        refusals.push((401, "A token is needed, or the one shown is not known"));
+        refusals.push((403, "The token's scope is too small, or a web page asks"));
+    }
+    if changes {
+        refusals.push((
+            415,
+            "The body is coded, or of a type that does not belong here",
+        ));
+        refusals.push((507, "The disk is full"));
+    }
+    if operation.get("requestBody").is_some() {
+        refusals.push((408, "The body stopped"));
+        refusals.push((413, "The body is too long"));
+    }
+    for (status, description) in refusals {
+        let responses = &mut operation["responses"];
+        let status = status.to_string();
+        if responses.get(&status).is_none() {
+            responses[&status] = problem(description);
+        }
+    }
+    let text = || json!({"schema": {"type": "string"}});
+    for (status, header) in [
+        ("401", "WWW-Authenticate"),
+        ("415", "Accept-Encoding"),
+        ("416", "Content-Range"),
+        ("206", "Content-Range"),
+    ] {
+        if let Some(response) = operation["responses"].get_mut(status) {
+            response["headers"][header] = text();
         }
     }
 }
 
-/// The whole document.
-pub fn document() -> utoipa::openapi::OpenApi {
-    crate::routes::documented().into_openapi()
+/// What answers have entity-tags, and which changes look at them: those that list a 412.
+fn add_conditions(operation: &mut Value, reads: bool) {
+    let of = |operation: &Value, status: &str| operation["responses"].get(status).is_some();
+    let is_tagged = ["application/json", "application/octet-stream"]
+        .iter()
+        .any(|kind| operation["responses"]["200"]["content"].get(kind).is_some());
+    let mut headers = Vec::new();
+    if reads && is_tagged {
+        operation["responses"]["304"] = json!({"description": "The client has it"});
+        operation["responses"]["412"] = problem("It is not what If-Match expects");
+        for status in ["200", "206", "304"] {
+            if let Some(response) = operation["responses"].get_mut(status) {
+                response["headers"]["ETag"] = json!({"schema": {"type": "string"}});
+            }
+        }
+    }
+    if of(operation, "412") {
+        headers.extend([("If-Match", true), ("If-None-Match", true)]);
+    }
+    if of(operation, "206") {
+        headers.extend([("Range", false), ("If-Range", false)]);
+    }
+    if headers.is_empty() {
+        return;
+    }
+    let mut parameters = operation["parameters"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    for (name, is_list) in headers {
+        let mut schema = json!({"type": "string"});
+        if is_list {
+            let tag = "(W/)?\"[!#-~]*\"";
+            schema["pattern"] = json!(format!("^(\\*|{tag}(, ?{tag})*)?$"));
+        }
+        parameters.push(json!({"name": name, "in": "header", "required": false, "schema": schema}));
+    }
+    operation["parameters"] = Value::Array(parameters);
 }
 
-/// Schemas of types that other crates own.
-pub(crate) mod schemas {
-    use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type};
+fn problem(description: &str) -> Value {
+    json!({"description": description, "content": {"application/problem+json": {
+        "schema": {"$ref": "#/components/schemas/ProblemBody"},
+    }}})
+}
 
-    fn text() -> ObjectBuilder {
-        ObjectBuilder::new().schema_type(SchemaType::Type(Type::String))
-    }
-
-    pub(crate) fn digest() -> Schema {
-        text()
-            .description(Some("BLAKE3-256 of the content"))
-            .pattern(Some("^[0-9a-f]{64}$"))
-            .into()
-    }
-
-    pub(crate) fn name() -> Schema {
-        text()
-            .pattern(Some("^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$"))
-            .into()
-    }
-
-    pub(crate) fn pages() -> Schema {
-        text()
-            .description(Some("Base64 of page digests, 32 bytes each"))
-            .content_encoding("base64")
-            .into()
-    }
-
-    pub(crate) fn scope() -> Schema {
-        text().enum_values(Some(["read", "write", "admin"])).into()
-    }
-
-    pub(crate) fn placement() -> Schema {
-        let kind =
-            |word: &str| ObjectBuilder::new().property("kind", text().enum_values(Some([word])));
-        let phase = ObjectBuilder::new()
-            .schema_type(SchemaType::Type(Type::Integer))
-            .description(Some("Position of the first page in its 2 MiB window"))
-            .minimum(Some(0))
-            .maximum(Some(511));
-        OneOfBuilder::new()
-            .item(kind("sparse").required("kind"))
-            .item(
-                kind("windows")
-                    .required("kind")
-                    .property("phase", phase)
-                    .required("phase"),
-            )
-            .into()
+/// Refusals that routes list have the media type of problems (RFC 9457), too.
+fn responses_are_problems(operation: &mut Value) {
+    for (_, response) in operation["responses"].as_object_mut().into_iter().flatten() {
+        let content = &mut response["content"];
+        let is_problem =
+            content["application/json"]["schema"]["$ref"] == "#/components/schemas/ProblemBody";
+        if is_problem && let Some(content) = content.as_object_mut() {
+            let problem = content.remove("application/json").unwrap_or_default();
+            content.insert("application/problem+json".into(), problem);
+        }
+        if response["content"].is_null()
+            && let Some(response) = response.as_object_mut()
+        {
+            response.remove("content");
+        }
     }
 }

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use crate::wire::PageList;
 
-/// The body of every answer whose status is 400 or more.
+/// The body of every answer whose status is 400 or more (`application/problem+json`, RFC 9457).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProblemBody {
     /// A stable word for programs, as in `not-found`.
@@ -26,7 +26,7 @@ pub struct ProblemBody {
     pub hint: Option<String>,
     /// For `missing-pages`: the pages to send before committing again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = crate::openapi::schemas::pages)]
+    #[schema(schema_with = crate::schemas::pages)]
     pub missing: Option<PageList>,
 }
 
@@ -111,8 +111,19 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body)).into_response();
         let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            // A body is taken as it is (RFC 9110, 12.5.3).
+            headers.insert(
+                header::ACCEPT_ENCODING,
+                HeaderValue::from_static("identity"),
+            );
         }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -170,10 +181,10 @@ impl From<StoreError> for Problem {
             StoreError::BadUpload(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad-upload"),
             StoreError::VersionConflict { .. } => (StatusCode::CONFLICT, "version-conflict"),
             StoreError::NotFound(_) => (StatusCode::NOT_FOUND, "not-found"),
+            StoreError::InUse { .. } => (StatusCode::CONFLICT, "in-use"),
             StoreError::PreconditionFailed { .. } => {
                 (StatusCode::PRECONDITION_FAILED, "precondition-failed")
             }
-            StoreError::InUse { .. } => (StatusCode::CONFLICT, "in-use"),
             StoreError::CollectionRunning => (StatusCode::CONFLICT, "collection-running"),
             StoreError::MissingPages(missing) => {
                 let mut problem = Self::new(StatusCode::CONFLICT, "missing-pages", what);

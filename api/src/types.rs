@@ -13,11 +13,12 @@ use pool_store::upload::{CommitSummary, Target, UploadObject};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::openapi::schemas;
+use crate::schemas;
 use crate::wire::PageList;
 
 /// An announcement: what is to be stored, and under which name.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct UploadRequest {
     /// What the upload becomes.
     pub target: UploadTarget,
@@ -38,7 +39,7 @@ pub enum UploadTarget {
         #[schema(schema_with = schemas::name)]
         tag: Name,
         /// What lies where in its memory, as `pool describe` writes it.
-        #[schema(value_type = Object)]
+        #[schema(value_type = schemas::Description)]
         description: Box<Description>,
         /// The object with the first contents of its writable pages.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,6 +62,7 @@ pub enum UploadTarget {
 
 /// An object as an upload announces it.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AnnouncedObject {
     /// Digest of the content.
     #[schema(schema_with = schemas::digest)]
@@ -172,6 +174,8 @@ pub struct PagesAccepted {
 /// What an upload did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PushSummary {
+    /// The name is new; otherwise it was there, and an image's tag points here now.
+    pub created: bool,
     /// `image/NAME:TAG` or `lib/NAME@VERSION`.
     pub target: String,
     /// Digest of the file, or of the library's content.
@@ -200,14 +204,13 @@ pub struct PushSummary {
 impl PushSummary {
     /// A commit's summary, with what it was a commit of.
     pub fn new(target: &Target, summary: CommitSummary, received_bytes: u64) -> Self {
-        let (name, object) = match target {
-            Target::Image {
-                image, description, ..
-            } => (format!("image/{image}"), description.image.digest),
-            Target::Library { library, object } => (format!("lib/{library}"), *object),
+        let object = match target {
+            Target::Image { description, .. } => description.image.digest,
+            Target::Library { object, .. } => *object,
         };
         Self {
-            target: name,
+            created: summary.created,
+            target: target.name().to_string(),
             object,
             pages: summary.pages.0,
             known_pages: summary.known_pages.0,
@@ -244,7 +247,7 @@ pub struct Library {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unused_since: Option<Timestamp>,
     /// Tags of images that use it.
-    #[schema(value_type = Vec<String>)]
+    #[schema(schema_with = schemas::images)]
     pub users: Vec<ImageRef>,
 }
 
@@ -280,7 +283,7 @@ pub struct Image {
     #[schema(schema_with = schemas::digest)]
     pub data: Option<ObjectId>,
     /// Library versions that it was linked against.
-    #[schema(value_type = Vec<String>)]
+    #[schema(schema_with = schemas::libraries)]
     pub libraries: Vec<LibraryRef>,
     /// When it was first committed.
     pub created_at: Timestamp,
@@ -300,6 +303,7 @@ impl Image {
 
 /// Gives an image a further tag.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct TagRequest {
     /// The image that is to have the tag.
     #[schema(schema_with = schemas::name)]
@@ -314,7 +318,7 @@ pub struct TagRequest {
 pub struct Stats {
     /// The store, counted from its index.
     #[serde(flatten)]
-    #[schema(value_type = Object)]
+    #[schema(value_type = schemas::StoreStats)]
     pub store: StoreStats,
     /// A 2 MiB window of an object is stored densely from this many pages on.
     pub dense_from_pages: u32,
@@ -344,6 +348,7 @@ pub struct FsckRequest {
 
 /// A token to be made.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct TokenRequest {
     /// What people will call it.
     #[schema(schema_with = schemas::name)]

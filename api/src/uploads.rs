@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
+use pool_store::precondition::Precondition;
 use pool_store::upload::Upload;
 
 use crate::problem::{Problem, Result};
@@ -17,6 +18,8 @@ use crate::problem::{Problem, Result};
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) upload: Upload,
+    /// What must hold of its name when it is committed.
+    pub(crate) precondition: Precondition,
     /// Bytes of pages received.
     received: AtomicU64,
     last_used: Mutex<Instant>,
@@ -98,10 +101,15 @@ impl Sessions {
     }
 
     /// Takes up a new upload and names it.
-    pub(crate) fn insert(&self, upload: Upload) -> Result<(String, Arc<Session>)> {
+    pub(crate) fn insert(
+        &self,
+        upload: Upload,
+        precondition: Precondition,
+    ) -> Result<(String, Arc<Session>)> {
         let id = crate::auth::random_hex::<16>()?;
         let session = Arc::new(Session {
             upload,
+            precondition,
             received: AtomicU64::new(0),
             last_used: Mutex::new(Instant::now()),
         });

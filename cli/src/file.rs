@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use memmap2::Mmap;
 use pool_api::client::Client;
-use pool_core::name::Referent;
+
+use crate::referent;
 
 /// A file's bytes: mapped, so that a large one need not fit into memory, or read, if it is a pipe.
 pub(crate) enum Bytes {
@@ -52,10 +53,10 @@ pub(crate) fn read(path: &Path) -> Result<Bytes> {
 /// file of that name exists.
 pub(crate) fn read_or_fetch(text: &str, client: impl FnOnce() -> Result<Client>) -> Result<Bytes> {
     let path = Path::new(text);
-    if text == "-" || path.exists() {
+    if text == "-" || path.exists() && !path.is_dir() {
         return read(path);
     }
-    match text.parse::<Referent>() {
+    match referent::parse(text) {
         Ok(referent) => {
             let mut bytes = Vec::new();
             client()?

@@ -2,6 +2,7 @@
 
 mod file;
 mod output;
+mod referent;
 mod server;
 mod verbs;
 

@@ -159,6 +159,98 @@ fn an_image_is_pushed_listed_fetched_tagged_and_removed() {
 }
 
 #[test]
+fn a_push_tells_code_from_symbols() {
+    let pool = Pool::start();
+    let push = |tag, more: &[&str]| {
+        let words = ["push", "image", BUSYBOX, "--name", "bb", "--tag", tag];
+        pool.run(&[&words[..], more].concat())
+    };
+    let report = |output: Output| serde_json::from_slice::<Value>(&output.stdout).unwrap();
+    let first = report(push("v1", &["--json"]));
+    let count = |report: &Value, name: &str| report[name].as_u64().unwrap();
+    let sent = count(&first, "sent_memory_pages") + count(&first, "sent_symbol_pages");
+    assert_eq!(sent, count(&first, "sent_pages"));
+    assert!(count(&first, "sent_memory_pages") > 100 && count(&first, "sent_symbol_pages") > 0);
+    assert_eq!(first["created"], true);
+    let again = report(push("v2", &["--json"]));
+    assert_eq!(count(&again, "sent_pages"), 0);
+    assert_eq!(count(&again, "unsent_pages"), sent);
+    let text = String::from_utf8(push("v2", &[]).stdout).unwrap();
+    assert!(
+        text.contains("0 B code and data, 0 B symbols and headers"),
+        "{text}"
+    );
+    let refused = push("v2", &["--only-new"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("image/bb:v2"));
+    assert!(push("v3", &["--only-new"]).status.success());
+}
+
+#[test]
+fn names_that_are_words_elsewhere_are_reached_by_every_verb() {
+    let pool = Pool::start();
+    let (digits, longest) = ("0123456789abcdef".repeat(4), "n".repeat(128));
+    for (name, version) in [
+        ("images", "libs"),
+        ("libs", "1.0"),
+        ("map", "desc"),
+        ("content", "map"),
+        ("objects", "latest"),
+        ("segments", "0000002a"),
+        ("lib", "image"),
+        ("image", "lib"),
+        ("g++", "1.2~rc1"),
+        ("a_b-c.d", "v+1"),
+        (&digits, &digits),
+        (&longest, &longest),
+    ] {
+        let (image, library) = (
+            format!("image/{name}:{version}"),
+            format!("lib/{name}@{version}"),
+        );
+        std::fs::write(pool.path("content"), format!("content of {library}")).unwrap();
+        pool.text(&[
+            "push",
+            "lib",
+            "content",
+            "--name",
+            name,
+            "--version",
+            version,
+        ]);
+        pool.text(&["push", "image", BUSYBOX, "--name", name, "--tag", version]);
+        let content = std::fs::read(pool.path("content")).unwrap();
+        for library in [
+            library.clone(),
+            format!("/pool/libs/{name}/{version}"),
+            format!("/pool/libs/{name}/{version}/content"),
+        ] {
+            assert_eq!(pool.bytes(&["cat", &library]), content, "{library}");
+            let listed = pool.json(&["ls", &library]);
+            assert_eq!(listed["libraries"][0]["name"], name, "{library}");
+            pool.text(&["why", &library]);
+            pool.text(&["pin", &library]);
+            pool.text(&["unpin", &library]);
+        }
+        for image in [
+            image.clone(),
+            format!("/pool/images/{name}/{version}"),
+            format!("/pool/images/{name}/{version}/image.elf"),
+        ] {
+            assert_eq!(pool.bytes(&["cat", &image]), busybox(), "{image}");
+            let listed = pool.json(&["ls", &image]);
+            assert_eq!(listed["images"][0]["name"], name, "{image}");
+            pool.text(&["why", &image]);
+            pool.text(&["inspect", &image]);
+            pool.text(&["tag", &image, "image/other:tag"]);
+        }
+        pool.text(&["rm", &image, &library]);
+        pool.refused(1, &["cat", &image]);
+        pool.refused(1, &["cat", &library]);
+    }
+}
+
+#[test]
 fn a_library_is_pushed_pinned_and_kept() {
     let pool = Pool::start();
     let content: Vec<u8> = (0..50_000u32).flat_map(u32::to_le_bytes).collect();

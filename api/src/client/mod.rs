@@ -131,7 +131,7 @@ impl Client {
 
     /// Library versions whose `NAME@VERSION` begins with `prefix`.
     pub fn libraries(&self, prefix: &str) -> Result<Vec<Library>> {
-        self.get(&format!("/v1/libs?prefix={}", encode(prefix)))
+        self.get(&format!("/v1/libs{}", query(prefix)))
     }
 
     /// A library version.
@@ -141,7 +141,7 @@ impl Client {
 
     /// Images whose `NAME:TAG` begins with `prefix`.
     pub fn images(&self, prefix: &str) -> Result<Vec<Image>> {
-        self.get(&format!("/v1/images?prefix={}", encode(prefix)))
+        self.get(&format!("/v1/images{}", query(prefix)))
     }
 
     /// A tagged image.
@@ -279,11 +279,25 @@ impl Client {
 
     /// Sends a request and sorts out refusals.
     fn ask(&self, method: Method, path: &str, body: impl RequestBody) -> Result<Response<Body>> {
+        self.ask_if(method, path, body, None)
+    }
+
+    /// The same with a condition: a header's name and value.
+    fn ask_if(
+        &self,
+        method: Method,
+        path: &str,
+        body: impl RequestBody,
+        condition: Option<(&str, &str)>,
+    ) -> Result<Response<Body>> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.server.base()));
         if let Some(authorization) = &self.authorization {
             request = request.header("authorization", authorization);
+        }
+        if let Some((name, value)) = condition {
+            request = request.header(name, value);
         }
         if let Some(kind) = body.content_type() {
             request = request.header("content-type", kind);
@@ -376,6 +390,15 @@ fn library_path(library: &LibraryRef) -> String {
 fn image_path(image: &ImageRef) -> String {
     let (name, tag) = (image.name.as_str(), image.tag.as_str());
     format!("/v1/images/{}/{}", encode(name), encode(tag))
+}
+
+/// The query for names that begin with `prefix`.
+fn query(prefix: &str) -> String {
+    if prefix.is_empty() {
+        String::new()
+    } else {
+        format!("?prefix={}", encode(prefix))
+    }
 }
 
 /// Percent-encodes all but unreserved characters (RFC 3986, 2.3).

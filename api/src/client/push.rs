@@ -1,10 +1,11 @@
 //! Pushing by negotiation: announce, send what is missing over several connections, commit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use pool_core::digest::PageId;
+use pool_store::upload::UploadObject;
 use serde::{Deserialize, Serialize};
 use ureq::http::Method;
 
@@ -13,13 +14,15 @@ use crate::announce::{Announcement, Part, page_sources};
 use crate::types::{PagesAccepted, PushSummary, UploadRequest};
 use crate::wire::{self, PageList, RECORD_SIZE};
 
-/// How pages are sent.
+/// How pages are sent, and when at all.
 #[derive(Clone, Copy, Debug)]
 pub struct PushOptions {
     /// Requests that send at the same time.
     pub connections: usize,
     /// Pages of one request.
     pub pages_per_request: usize,
+    /// Refuse when the name is there already (`If-None-Match: *`).
+    pub only_new: bool,
 }
 
 impl Default for PushOptions {
@@ -27,6 +30,7 @@ impl Default for PushOptions {
         Self {
             connections: 3,
             pages_per_request: 1024,
+            only_new: false,
         }
     }
 }
@@ -43,6 +47,12 @@ pub struct PushReport {
     pub sent_bytes: u64,
     /// Pages that were sent.
     pub sent_pages: u64,
+    /// Of these, code and data: what guests have in memory.
+    pub sent_memory_pages: u64,
+    /// The others, which only the file has: headers, symbols, debug information.
+    pub sent_symbol_pages: u64,
+    /// Distinct pages that the pool had, so that they were not sent.
+    pub unsent_pages: u64,
 }
 
 /// A collection may take a page between two commits; this often is not chance.
@@ -63,12 +73,16 @@ impl Client {
             objects: objects.iter().map(Into::into).collect(),
         };
         let json = serde_json::to_vec(&request).expect("requests have only string keys");
-        let started: UploadStarted =
-            self.json(self.ask(Method::POST, "/v1/uploads", super::Json(&json))?)?;
+        let condition = options.only_new.then_some(("if-none-match", "*"));
+        let begun = self.ask_if(Method::POST, "/v1/uploads", super::Json(&json), condition)?;
+        let started: UploadStarted = self.json(begun)?;
+        let sources = page_sources(&announcement.parts, &objects);
+        let distinct = sources.len() as u64;
         let upload = Upload {
             client: self,
             path: format!("/v1/uploads/{}", super::encode(&started.id)),
-            sources: page_sources(&announcement.parts, &objects),
+            sources,
+            in_memory: pages_in_memory(announcement, &objects),
             options,
         };
         let finished = upload.finish(started.missing, progress);
@@ -76,20 +90,41 @@ impl Client {
             // It would be forgotten by itself in a while.
             drop(self.ask(Method::DELETE, &upload.path, ()));
         }
-        let (summary, sent_pages) = finished?;
+        let (summary, sent) = finished?;
+        let sent_pages = sent.memory + sent.symbols;
         Ok(PushReport {
             summary,
             file_bytes: announcement.file_bytes,
             sent_bytes: json.len() as u64 + sent_pages * RECORD_SIZE as u64,
             sent_pages,
+            sent_memory_pages: sent.memory,
+            sent_symbol_pages: sent.symbols,
+            unsent_pages: distinct.saturating_sub(sent_pages),
         })
     }
+}
+
+/// The pages that guests have in memory.
+fn pages_in_memory(announcement: &Announcement<'_>, objects: &[UploadObject]) -> HashSet<PageId> {
+    let parts = announcement.parts.iter().zip(objects);
+    parts
+        .filter(|(part, _)| part.in_memory)
+        .flat_map(|(_, object)| object.pages.iter().flatten().copied())
+        .collect()
+}
+
+/// Pages sent.
+#[derive(Clone, Copy, Default)]
+struct Sent {
+    memory: u64,
+    symbols: u64,
 }
 
 struct Upload<'a> {
     client: &'a Client,
     path: String,
     sources: HashMap<PageId, &'a [u8]>,
+    in_memory: HashSet<PageId>,
     options: PushOptions,
 }
 
@@ -99,11 +134,17 @@ impl Upload<'_> {
         &self,
         missing: PageList,
         progress: &(dyn Fn(u64, u64) + Sync),
-    ) -> Result<(PushSummary, u64)> {
+    ) -> Result<(PushSummary, Sent)> {
         let mut missing = missing;
-        let mut sent = 0;
+        let mut sent = Sent::default();
         for _ in 0..MAX_ROUNDS {
-            sent += self.send(&missing, progress)?;
+            let total = self.send(&missing, progress)?;
+            let memory = missing
+                .stored()
+                .filter(|id| self.in_memory.contains(id))
+                .count() as u64;
+            sent.memory += memory;
+            sent.symbols += total - memory;
             let committed = self
                 .client
                 .ask(Method::POST, &format!("{}/commit", self.path), ());

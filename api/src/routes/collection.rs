@@ -8,9 +8,10 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use pool_core::digest::PageId;
 use pool_core::extent::SegmentId;
-use pool_core::name::{ImageRef, LibraryRef, Name};
+use pool_core::name::{ImageRef, LibraryRef};
 use pool_gc::{CollectReport, FsckLevel, FsckReport, GcError, Thing, Why};
 use pool_store::StoreError;
+use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -18,6 +19,7 @@ use super::OnePart;
 use super::objects::parse;
 use crate::body::read_json;
 use crate::problem::{Problem, ProblemBody, Result};
+use crate::schemas;
 use crate::service::Service;
 use crate::types::{CollectRequest, FsckRequest};
 
@@ -26,14 +28,15 @@ pub(super) fn routes() -> OpenApiRouter<Service> {
         .routes(routes!(collect))
         .routes(routes!(fsck))
         .routes(routes!(why_digest))
-        .routes(routes!(why_named))
+        .routes(routes!(why_library))
+        .routes(routes!(why_image))
 }
 
 /// Collect what nothing refers to.
 #[utoipa::path(
     post, path = "/v1/gc", tag = "collection", request_body = CollectRequest,
     responses(
-        (status = 200, description = "What was done, or would be", body = crate::report::CollectReport),
+        (status = 200, description = "What was done, or would be", body = schemas::CollectReport),
         (status = 409, description = "A collection is running", body = ProblemBody),
         (status = 500, description = "The index could not be read, so nothing was collected", body = ProblemBody),
     )
@@ -53,7 +56,7 @@ async fn collect(
 /// Compare everything with everything, and change nothing.
 #[utoipa::path(
     post, path = "/v1/fsck", tag = "collection", request_body = FsckRequest,
-    responses((status = 200, description = "What was looked at and found", body = Object))
+    responses((status = 200, description = "What was looked at and found", body = schemas::FsckReport))
 )]
 async fn fsck(
     State(service): State<Service>,
@@ -73,12 +76,21 @@ async fn fsck(
     Ok(Json(report))
 }
 
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "a description")]
+struct DigestParams {
+    /// A digest of 64 digits, or a segment's number of 8.
+    #[param(schema_with = schemas::digest_or_segment)]
+    digest: String,
+}
+
 /// What keeps an object, a page or a segment.
 #[utoipa::path(
     get, path = "/v1/why/{digest}", tag = "collection",
-    params(("digest" = String, Path, description = "A digest of 64 digits, or a segment's number of 8")),
+    params(DigestParams),
     responses(
-        (status = 200, description = "The chain up to names and leases", body = Object),
+        (status = 200, description = "The chain up to names and leases", body = schemas::Why),
         (status = 400, description = "Neither digest nor segment", body = ProblemBody),
         (status = 404, description = "The pool has no such thing", body = ProblemBody),
     )
@@ -93,29 +105,57 @@ async fn why_digest(State(service): State<Service>, OnePart(digest): OnePart) ->
     why(&service, things, format!("object or page {digest}")).await
 }
 
-/// What keeps the content of a library version or the file of an image.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "a description")]
+struct LibraryName {
+    /// `NAME@VERSION`.
+    #[param(schema_with = schemas::library)]
+    name: LibraryRef,
+}
+
+/// What keeps the content of a library version.
 #[utoipa::path(
-    get, path = "/v1/why/{kind}/{name}", tag = "collection",
-    params(
-        ("kind" = String, Path, description = "lib or image"),
-        ("name" = String, Path, description = "NAME@VERSION or NAME:TAG"),
-    ),
+    get, path = "/v1/why/lib/{name}", tag = "collection",
+    params(LibraryName),
     responses(
-        (status = 200, description = "The chain up to names and leases", body = Object),
-        (status = 400, description = "Not a name", body = ProblemBody),
-        (status = 404, description = "The pool has no such thing", body = ProblemBody),
+        (status = 200, description = "The chain up to names and leases", body = schemas::Why),
+        (status = 404, description = "No such library version", body = ProblemBody),
     )
 )]
-async fn why_named(
-    State(service): State<Service>,
-    NamedPath(named): NamedPath,
-) -> Result<Json<Why>> {
-    let what = named.to_string();
+async fn why_library(State(service): State<Service>, OnePart(name): OnePart) -> Result<Json<Why>> {
+    let library: LibraryRef = name.parse()?;
+    let what = format!("lib/{library}");
     let found = service
-        .with_store(move |store| match &named {
-            Named::Library(library) => Ok(store.library(library)?.map(|record| record.object)),
-            Named::Image(image) => Ok(store.image(image)?.map(|(_, manifest)| manifest.file)),
-        })
+        .with_store(move |store| Ok(store.library(&library)?.map(|record| record.object)))
+        .await?;
+    let id = found.ok_or_else(|| Problem::not_found(&what))?;
+    why(&service, vec![Thing::Object(id)], what).await
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "a description")]
+struct ImageName {
+    /// `NAME:TAG`.
+    #[param(schema_with = schemas::image)]
+    name: ImageRef,
+}
+
+/// What keeps the file of an image.
+#[utoipa::path(
+    get, path = "/v1/why/image/{name}", tag = "collection",
+    params(ImageName),
+    responses(
+        (status = 200, description = "The chain up to names and leases", body = schemas::Why),
+        (status = 404, description = "No such image", body = ProblemBody),
+    )
+)]
+async fn why_image(State(service): State<Service>, OnePart(name): OnePart) -> Result<Json<Why>> {
+    let image: ImageRef = name.parse()?;
+    let what = format!("image/{image}");
+    let found = service
+        .with_store(move |store| Ok(store.image(&image)?.map(|(_, manifest)| manifest.file)))
         .await?;
     let id = found.ok_or_else(|| Problem::not_found(&what))?;
     why(&service, vec![Thing::Object(id)], what).await
@@ -134,38 +174,6 @@ async fn why(service: &Service, things: Vec<Thing>, what: String) -> Result<Json
             Err(Problem::not_found(what))
         })
         .await
-}
-
-enum Named {
-    Library(LibraryRef),
-    Image(ImageRef),
-}
-
-impl std::fmt::Display for Named {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Library(library) => write!(f, "lib/{library}"),
-            Self::Image(image) => write!(f, "image/{image}"),
-        }
-    }
-}
-
-/// `{kind}/{name}` of a path.
-struct NamedPath(Named);
-
-impl<S: Send + Sync> axum::extract::FromRequestParts<S> for NamedPath {
-    type Rejection = Problem;
-    async fn from_request_parts(parts: &mut axum::http::request::Parts, state: &S) -> Result<Self> {
-        let (kind, name): (String, String) = super::path_parts(parts, state).await?;
-        match kind.as_str() {
-            "lib" => Ok(Self(Named::Library(name.parse()?))),
-            "image" => Ok(Self(Named::Image(name.parse()?))),
-            // Says what a name of a thing looks like.
-            _ => Err(
-                pool_core::name::NameError::Referent(Name::new(kind)?.as_str().to_owned()).into(),
-            ),
-        }
-    }
 }
 
 impl From<GcError> for Problem {

@@ -1,5 +1,5 @@
 //! Answers whose body is stored content: held against collection while they are sent, in ranges
-//! if asked for, and never sent again to a client that has them.
+//! if asked for, and with a tag by which a client that has them is told so.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use pool_core::extent::ExtentMap;
 use pool_core::page::PAGE_SIZE;
 use pool_store::Held;
 
+use crate::conditions::etag;
 use crate::problem::{Problem, Result};
 use crate::service::{Service, blocking};
 
@@ -87,9 +88,6 @@ fn answer(service: &Service, headers: &HeaderMap, id: ObjectId, held: Held<Exten
     let length = held.value.length;
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let tag = format!("\"{id}\"");
-    if text(header::IF_NONE_MATCH).is_some_and(|tags| tags.split(',').any(|t| t.trim() == tag)) {
-        return (StatusCode::NOT_MODIFIED, immutable(id)).into_response();
-    }
     // A condition that does not hold turns the range into the whole (RFC 9110, 13.1.5).
     let range = match text(header::IF_RANGE) {
         Some(condition) if condition != tag => None,
@@ -114,7 +112,7 @@ fn answer(service: &Service, headers: &HeaderMap, id: ObjectId, held: Held<Exten
             let what = format!("the content has {length} bytes, none of them in that range");
             let problem = Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, "bad-range", what);
             let content_range = [(header::CONTENT_RANGE, format!("bytes */{length}"))];
-            (content_range, problem).into_response()
+            (etag(id), content_range, problem).into_response()
         }
     }
 }
@@ -157,8 +155,10 @@ enum Wanted {
 /// server may.
 fn parse_range(range: &str, length: u64) -> Wanted {
     let Some((first, last)) = range
-        .strip_prefix("bytes=")
-        .and_then(|spec| spec.trim().split_once('-'))
+        .split_once('=')
+        // Units are alike in any case (14.1).
+        .filter(|(unit, _)| unit.eq_ignore_ascii_case("bytes"))
+        .and_then(|(_, spec)| spec.trim().split_once('-'))
     else {
         return Wanted::All;
     };
@@ -196,6 +196,7 @@ mod tests {
         for (range, length, wanted) in [
             ("bytes=0-9", 100, part(0, 9)),
             ("bytes=90-", 100, part(90, 99)),
+            ("Bytes=90-", 100, part(90, 99)),
             ("bytes=-10", 100, part(90, 99)),
             ("bytes=-1000", 100, part(0, 99)),
             ("bytes=50-1000", 100, part(50, 99)),

@@ -1,26 +1,24 @@
 //! Tagged images.
 
-use std::fs::File;
-
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use memmap2::Mmap;
-use pool_core::name::ImageRef;
+use pool_core::name::{ImageRef, Named};
+use pool_store::StoreView;
 use pool_store::manifest::{ImageManifest, TagRecord};
-use pool_store::upload::Content;
-use pool_store::{Store, StoreView};
-use serde::Deserialize;
-use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{ImagePath, content};
-use crate::announce::{self, Announcement};
-use crate::body::{LimitedBody, read_json};
+use super::whole_file::WholeFile;
+use super::{ImageParams, ImagePath, content};
+use crate::announce;
+use crate::body::read_json;
+use crate::conditions::{Conditions, etag, with_revision};
 use crate::problem::{Problem, ProblemBody, Result};
+use crate::query::Filter;
+use crate::schemas;
 use crate::service::Service;
 use crate::types::{Image, PushSummary, TagRequest};
 
@@ -34,24 +32,12 @@ pub(super) fn routes() -> OpenApiRouter<Service> {
         .routes(routes!(tag))
 }
 
-/// Which entries of a list.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(super) struct Filter {
-    /// Only names that begin with this.
-    #[serde(default)]
-    pub(super) prefix: String,
-}
-
 /// List images.
 #[utoipa::path(
     get, path = "/v1/images", tag = "images", params(Filter),
     responses((status = 200, description = "All tags, in order of name", body = Vec<Image>))
 )]
-async fn list(
-    State(service): State<Service>,
-    Query(filter): Query<Filter>,
-) -> Result<Json<Vec<Image>>> {
+async fn list(State(service): State<Service>, filter: Filter) -> Result<Json<Vec<Image>>> {
     let images = service
         .with_store(move |store| {
             let mut images = Vec::new();
@@ -73,15 +59,29 @@ async fn list(
 /// One image.
 #[utoipa::path(
     get, path = "/v1/images/{name}/{tag}", tag = "images",
-    params(("name" = String, Path, description = "The image"), ("tag" = String, Path, description = "Its tag")),
+    params(ImageParams),
     responses(
         (status = 200, description = "The image", body = Image),
         (status = 404, description = "No such image", body = ProblemBody),
     )
 )]
-async fn get(State(service): State<Service>, ImagePath(image): ImagePath) -> Result<Json<Image>> {
-    let (tag, manifest) = find(&service, &image).await?;
-    Ok(Json(summary(image, &tag, &manifest)))
+async fn get(State(service): State<Service>, ImagePath(image): ImagePath) -> Result<Response> {
+    let name = Named::Image(image.clone());
+    let (revision, (tag, manifest)) = service
+        .with_store(move |store| {
+            let revision = store.revision(&name)?;
+            let Named::Image(image) = &name else {
+                return Err(Problem::not_found(name));
+            };
+            let found = look_up(store, image)?;
+            let revision = revision.ok_or_else(|| Problem::not_found(&name))?;
+            Ok((revision, found))
+        })
+        .await?;
+    Ok(with_revision(
+        revision,
+        Json(summary(image, &tag, &manifest)),
+    ))
 }
 
 /// Push a whole executable: `curl -T app.elf http://HOST/v1/images/NAME/TAG`.
@@ -90,11 +90,13 @@ async fn get(State(service): State<Service>, ImagePath(image): ImagePath) -> Res
 /// sends less by `POST /v1/uploads`.
 #[utoipa::path(
     put, path = "/v1/images/{name}/{tag}", tag = "images",
-    params(("name" = String, Path, description = "The image"), ("tag" = String, Path, description = "Its tag")),
+    params(ImageParams),
     request_body(content_type = "application/octet-stream", description = "A static executable"),
     responses(
+        (status = 200, description = "Stored, and the tag points there now", body = PushSummary),
         (status = 201, description = "Stored and named", body = PushSummary),
         (status = 409, description = "A library version of it has other content", body = ProblemBody),
+        (status = 412, description = "The name is not what the conditions expect", body = ProblemBody),
         (status = 413, description = "The file is too long", body = ProblemBody),
         (status = 422, description = "Not a static x86-64 executable", body = ProblemBody),
         (status = 507, description = "The disk is full", body = ProblemBody),
@@ -103,86 +105,29 @@ async fn get(State(service): State<Service>, ImagePath(image): ImagePath) -> Res
 async fn put(
     State(service): State<Service>,
     ImagePath(image): ImagePath,
+    conditions: Conditions,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<PushSummary>)> {
-    let file = receive(&service, &headers, body).await?;
-    let work = service.clone();
-    let summary = service
-        .with_store(move |store| {
-            let content = map(&file)?;
-            let described = pool_image::describe::describe(&content)?;
-            ingest(&work, store, &announce::image(&described, image))
-        })
-        .await?;
-    Ok((StatusCode::CREATED, Json(summary)))
-}
-
-/// Takes in a file that is sent whole.
-pub(super) async fn receive(service: &Service, headers: &HeaderMap, body: Body) -> Result<File> {
-    let limit = service.options().limits.body;
-    let hint = "push it by negotiation (pool push), or raise body-limit";
-    let mut body = LimitedBody::new(headers, body, limit, hint)?;
-    let work = service.clone();
-    let file = crate::service::blocking(move || work.spool_file()).await;
-    let spooled = match file {
-        Ok(file) => body.spool(file).await,
-        Err(problem) => Err(problem),
+    let name = Named::Image(image.clone());
+    let file = WholeFile {
+        service,
+        name,
+        conditions,
+        headers,
+        body,
     };
-    service.metrics().note_received(body.received());
-    spooled
-}
-
-/// The bytes of a received file.
-pub(super) fn map(file: &File) -> Result<Mapped> {
-    let metadata = file
-        .metadata()
-        .map_err(|error| Problem::io("measuring the upload", &error))?;
-    if metadata.len() == 0 {
-        // An empty file cannot be mapped.
-        return Ok(Mapped(None));
-    }
-    // SAFETY: the file has no name and its one descriptor is borrowed here, so nothing can change
-    // or shorten it while it is mapped.
-    let map =
-        unsafe { Mmap::map(file) }.map_err(|error| Problem::io("reading the upload", &error))?;
-    Ok(Mapped(Some(map)))
-}
-
-/// A received file, mapped; the default is an empty one.
-pub(super) struct Mapped(Option<Mmap>);
-
-impl std::ops::Deref for Mapped {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        self.0.as_deref().unwrap_or_default()
-    }
-}
-
-/// Stores what was announced.
-pub(super) fn ingest(
-    service: &Service,
-    store: &Store,
-    announcement: &Announcement<'_>,
-) -> Result<PushSummary> {
-    let contents: Vec<_> = announcement
-        .parts
-        .iter()
-        .map(|part| Content::of(&part.bytes, part.placement))
-        .collect();
-    let summary = store.ingest(announcement.target.clone(), &contents)?;
-    service.metrics().note_commit(&summary);
-    Ok(PushSummary::new(
-        &announcement.target,
-        summary,
-        announcement.file_bytes,
-    ))
+    file.take_in(move |content, store| {
+        let described = pool_image::describe::describe(content)?;
+        store(&announce::image(&described, image))
+    })
+    .await
 }
 
 /// The executable, byte for byte as it was pushed. Ranges are served.
 #[utoipa::path(
     get, path = "/v1/images/{name}/{tag}/elf", tag = "images",
-    params(("name" = String, Path, description = "The image"), ("tag" = String, Path, description = "Its tag")),
+    params(ImageParams),
     responses(
         (status = 200, description = "The file", content_type = "application/octet-stream"),
         (status = 206, description = "The range asked for", content_type = "application/octet-stream"),
@@ -202,7 +147,7 @@ async fn elf(
 /// The first contents of the writable pages.
 #[utoipa::path(
     get, path = "/v1/images/{name}/{tag}/data", tag = "images",
-    params(("name" = String, Path, description = "The image"), ("tag" = String, Path, description = "Its tag")),
+    params(ImageParams),
     responses(
         (status = 200, description = "The pages", content_type = "application/octet-stream"),
         (status = 206, description = "The range asked for", content_type = "application/octet-stream"),
@@ -225,9 +170,9 @@ async fn data(
 /// What lies where in the image's memory.
 #[utoipa::path(
     get, path = "/v1/images/{name}/{tag}/desc", tag = "images",
-    params(("name" = String, Path, description = "The image"), ("tag" = String, Path, description = "Its tag")),
+    params(ImageParams),
     responses(
-        (status = 200, description = "The description; its digest is the image's manifest", content_type = "application/json"),
+        (status = 200, description = "The description; its digest is the image's manifest", body = schemas::Description, content_type = "application/json"),
         (status = 404, description = "No such image", body = ProblemBody),
     )
 )]
@@ -235,24 +180,29 @@ async fn description(
     State(service): State<Service>,
     ImagePath(image): ImagePath,
 ) -> Result<Response> {
-    let (_, manifest) = find(&service, &image).await?;
+    let (tag, manifest) = find(&service, &image).await?;
     let json = manifest.description.to_json();
-    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
+    let kind = [(header::CONTENT_TYPE, "application/json")];
+    Ok((etag(tag.manifest), kind, json).into_response())
 }
 
 /// Give an image a further tag, or move that tag here from another image.
+///
+/// Conditions are about the tag that is given or moved: `If-None-Match: *` only gives.
 #[utoipa::path(
     post, path = "/v1/images/{name}/{tag}/tag", tag = "images",
-    params(("name" = String, Path, description = "The image"), ("tag" = String, Path, description = "Its tag")),
+    params(ImageParams),
     request_body = TagRequest,
     responses(
         (status = 200, description = "The image under its new tag", body = Image),
         (status = 404, description = "No such image", body = ProblemBody),
+        (status = 412, description = "The name is not what the conditions expect", body = ProblemBody),
     )
 )]
 async fn tag(
     State(service): State<Service>,
     ImagePath(from): ImagePath,
+    conditions: Conditions,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Image>> {
@@ -263,8 +213,9 @@ async fn tag(
         tag: request.tag,
     };
     let reference = to.clone();
+    let precondition = conditions.precondition();
     service
-        .with_store(move |store| Ok(store.tag_image(&from, &to)?))
+        .with_store(move |store| Ok(store.when(&precondition).tag_image(&from, &to)?))
         .await?;
     let (tag, manifest) = find(&service, &reference).await?;
     Ok(Json(summary(reference, &tag, &manifest)))
@@ -273,15 +224,21 @@ async fn tag(
 /// Remove a tag. Its image goes with its last tag; pages go with the next collection.
 #[utoipa::path(
     delete, path = "/v1/images/{name}/{tag}", tag = "images",
-    params(("name" = String, Path, description = "The image"), ("tag" = String, Path, description = "Its tag")),
+    params(ImageParams),
     responses(
         (status = 204, description = "Removed"),
         (status = 404, description = "No such image", body = ProblemBody),
+        (status = 412, description = "The name is not what the conditions expect", body = ProblemBody),
     )
 )]
-async fn remove(State(service): State<Service>, ImagePath(image): ImagePath) -> Result<StatusCode> {
+async fn remove(
+    State(service): State<Service>,
+    ImagePath(image): ImagePath,
+    conditions: Conditions,
+) -> Result<StatusCode> {
+    let precondition = conditions.precondition();
     service
-        .with_store(move |store| Ok(store.delete_image(&image)?))
+        .with_store(move |store| Ok(store.when(&precondition).delete_image(&image)?))
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }

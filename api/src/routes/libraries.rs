@@ -2,19 +2,21 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use pool_core::name::{ImageRef, LibraryRef};
+use pool_core::name::{ImageRef, LibraryRef, Named};
 use pool_store::Snapshot;
 use pool_store::manifest::LibraryRecord;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::images::{Filter, ingest, map, receive};
-use super::{LibraryPath, content};
+use super::whole_file::WholeFile;
+use super::{LibraryParams, LibraryPath, content};
 use crate::announce;
+use crate::conditions::{Conditions, with_revision};
 use crate::problem::{Problem, ProblemBody, Result};
+use crate::query::Filter;
 use crate::service::Service;
 use crate::types::{Library, PushSummary};
 
@@ -32,10 +34,7 @@ pub(super) fn routes() -> OpenApiRouter<Service> {
     get, path = "/v1/libs", tag = "libraries", params(Filter),
     responses((status = 200, description = "All versions, in order of name", body = Vec<Library>))
 )]
-async fn list(
-    State(service): State<Service>,
-    Query(filter): Query<Filter>,
-) -> Result<Json<Vec<Library>>> {
+async fn list(State(service): State<Service>, filter: Filter) -> Result<Json<Vec<Library>>> {
     let libraries = service
         .with_store(move |store| {
             let store = store.snapshot();
@@ -53,7 +52,7 @@ async fn list(
 /// One library version.
 #[utoipa::path(
     get, path = "/v1/libs/{name}/{version}", tag = "libraries",
-    params(("name" = String, Path, description = "The library"), ("version" = String, Path, description = "Its version")),
+    params(LibraryParams),
     responses(
         (status = 200, description = "The library version", body = Library),
         (status = 404, description = "No such library version", body = ProblemBody),
@@ -62,18 +61,29 @@ async fn list(
 async fn get(
     State(service): State<Service>,
     LibraryPath(library): LibraryPath,
-) -> Result<Json<Library>> {
-    find(&service, library).await.map(Json)
+) -> Result<Response> {
+    let name = Named::Library(library.clone());
+    let revision = service
+        .with_store(move |store| {
+            store
+                .revision(&name)?
+                .ok_or_else(|| Problem::not_found(name))
+        })
+        .await?;
+    let library = find(&service, library).await?;
+    Ok(with_revision(revision, Json(library)))
 }
 
 /// Push a library's content whole. A version never changes.
 #[utoipa::path(
     put, path = "/v1/libs/{name}/{version}", tag = "libraries",
-    params(("name" = String, Path, description = "The library"), ("version" = String, Path, description = "Its version")),
+    params(LibraryParams),
     request_body(content_type = "application/octet-stream", description = "The content"),
     responses(
+        (status = 200, description = "The pool had that version with that content", body = PushSummary),
         (status = 201, description = "Stored and named", body = PushSummary),
         (status = 409, description = "The version has other content", body = ProblemBody),
+        (status = 412, description = "The name is not what the conditions expect", body = ProblemBody),
         (status = 413, description = "The file is too long", body = ProblemBody),
         (status = 422, description = "The content is empty", body = ProblemBody),
         (status = 507, description = "The disk is full", body = ProblemBody),
@@ -82,29 +92,33 @@ async fn get(
 async fn put(
     State(service): State<Service>,
     LibraryPath(library): LibraryPath,
+    conditions: Conditions,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<PushSummary>)> {
-    let file = receive(&service, &headers, body).await?;
-    let work = service.clone();
-    let summary = service
-        .with_store(move |store| {
-            let content = map(&file)?;
-            if content.is_empty() {
-                let what = format!("the content of lib/{library} is empty");
-                let status = StatusCode::UNPROCESSABLE_ENTITY;
-                return Err(Problem::new(status, "empty", what).hint("check the file you sent"));
-            }
-            ingest(&work, store, &announce::library(&content, library))
-        })
-        .await?;
-    Ok((StatusCode::CREATED, Json(summary)))
+    let name = Named::Library(library.clone());
+    let file = WholeFile {
+        service,
+        name,
+        conditions,
+        headers,
+        body,
+    };
+    file.take_in(move |content, store| {
+        if content.is_empty() {
+            let what = format!("the content of lib/{library} is empty");
+            let status = StatusCode::UNPROCESSABLE_ENTITY;
+            return Err(Problem::new(status, "empty", what).hint("check the file you sent"));
+        }
+        store(&announce::library(content, library))
+    })
+    .await
 }
 
 /// A library's content. Ranges are served.
 #[utoipa::path(
     get, path = "/v1/libs/{name}/{version}/content", tag = "libraries",
-    params(("name" = String, Path, description = "The library"), ("version" = String, Path, description = "Its version")),
+    params(LibraryParams),
     responses(
         (status = 200, description = "The content", content_type = "application/octet-stream"),
         (status = 206, description = "The range asked for", content_type = "application/octet-stream"),
@@ -124,7 +138,7 @@ async fn content(
 /// Which images use a library version.
 #[utoipa::path(
     get, path = "/v1/libs/{name}/{version}/users", tag = "libraries",
-    params(("name" = String, Path, description = "The library"), ("version" = String, Path, description = "Its version")),
+    params(LibraryParams),
     responses(
         (status = 200, description = "Tags, as NAME:TAG", body = Vec<String>),
         (status = 404, description = "No such library version", body = ProblemBody),
@@ -137,42 +151,52 @@ async fn users(
     Ok(Json(find(&service, library).await?.users))
 }
 
-/// Keep a library version whether used or not.
+/// Keep a library version whether used or not. Conditions are about the library version.
 #[utoipa::path(
     put, path = "/v1/libs/{name}/{version}/pin", tag = "libraries",
-    params(("name" = String, Path, description = "The library"), ("version" = String, Path, description = "Its version")),
+    params(LibraryParams),
     responses(
         (status = 200, description = "The library version", body = Library),
         (status = 404, description = "No such library version", body = ProblemBody),
+        (status = 412, description = "The name is not what the conditions expect", body = ProblemBody),
     )
 )]
 async fn pin(
     State(service): State<Service>,
     LibraryPath(library): LibraryPath,
+    conditions: Conditions,
 ) -> Result<Json<Library>> {
-    set_pin(&service, library, true).await
+    set_pin(&service, library, &conditions, true).await
 }
 
-/// Let a library version go once nothing uses it.
+/// Let a library version go once nothing uses it. Conditions are about the library version.
 #[utoipa::path(
     delete, path = "/v1/libs/{name}/{version}/pin", tag = "libraries",
-    params(("name" = String, Path, description = "The library"), ("version" = String, Path, description = "Its version")),
+    params(LibraryParams),
     responses(
         (status = 200, description = "The library version", body = Library),
         (status = 404, description = "No such library version", body = ProblemBody),
+        (status = 412, description = "The name is not what the conditions expect", body = ProblemBody),
     )
 )]
 async fn unpin(
     State(service): State<Service>,
     LibraryPath(library): LibraryPath,
+    conditions: Conditions,
 ) -> Result<Json<Library>> {
-    set_pin(&service, library, false).await
+    set_pin(&service, library, &conditions, false).await
 }
 
-async fn set_pin(service: &Service, library: LibraryRef, pinned: bool) -> Result<Json<Library>> {
+async fn set_pin(
+    service: &Service,
+    library: LibraryRef,
+    conditions: &Conditions,
+    pinned: bool,
+) -> Result<Json<Library>> {
     let changed = library.clone();
+    let precondition = conditions.precondition();
     service
-        .with_store(move |store| Ok(store.pin_library(&changed, pinned)?))
+        .with_store(move |store| Ok(store.when(&precondition).pin_library(&changed, pinned)?))
         .await?;
     find(service, library).await.map(Json)
 }
@@ -180,19 +204,22 @@ async fn set_pin(service: &Service, library: LibraryRef, pinned: bool) -> Result
 /// Remove a library version that nothing uses.
 #[utoipa::path(
     delete, path = "/v1/libs/{name}/{version}", tag = "libraries",
-    params(("name" = String, Path, description = "The library"), ("version" = String, Path, description = "Its version")),
+    params(LibraryParams),
     responses(
         (status = 204, description = "Removed"),
         (status = 404, description = "No such library version", body = ProblemBody),
         (status = 409, description = "It is pinned, or images use it", body = ProblemBody),
+        (status = 412, description = "The name is not what the conditions expect", body = ProblemBody),
     )
 )]
 async fn remove(
     State(service): State<Service>,
     LibraryPath(library): LibraryPath,
+    conditions: Conditions,
 ) -> Result<StatusCode> {
+    let precondition = conditions.precondition();
     service
-        .with_store(move |store| Ok(store.delete_library(&library)?))
+        .with_store(move |store| Ok(store.when(&precondition).delete_library(&library)?))
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }

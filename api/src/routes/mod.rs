@@ -1,5 +1,6 @@
 //! The routes, one file a topic.
 
+mod admission;
 mod collection;
 mod content;
 mod images;
@@ -9,6 +10,7 @@ mod registry;
 mod service;
 mod tokens;
 mod uploads;
+mod whole_file;
 
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
@@ -17,22 +19,22 @@ use axum::Router;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, MatchedPath, Path, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt as _;
 use pool_core::name::{ImageRef, LibraryRef, Name};
 use serde::de::DeserializeOwned;
-use utoipa::OpenApi as _;
+use utoipa::{IntoParams, OpenApi as _};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::body::Leftover;
+use crate::body::{self, Leftover};
 use crate::problem::{Problem, Result};
 use crate::service::Service;
-use crate::{auth, openapi};
+use crate::{conditions, openapi, query, schemas};
 
 /// All routes with their part of the OpenAPI document.
-pub(crate) fn documented() -> OpenApiRouter<Service> {
+fn documented() -> OpenApiRouter<Service> {
     OpenApiRouter::with_openapi(openapi::Document::openapi())
         .merge(uploads::routes())
         .merge(images::routes())
@@ -44,9 +46,16 @@ pub(crate) fn documented() -> OpenApiRouter<Service> {
         .merge(service::routes())
 }
 
+/// The description of the whole API, for a service that has a token or has none.
+fn document(needs_token: bool) -> serde_json::Value {
+    let routes = documented().into_openapi();
+    openapi::complete(&routes, admission::required_scope, needs_token)
+}
+
 /// Everything a service answers. Whoever accepts connections adds an [`auth::Peer`] to the
 /// extensions of each request.
 pub fn router(service: Service) -> Router {
+    let known = query::Known::of(&document(false));
     let (router, _) = documented().split_for_parts();
     router
         .fallback(|| async {
@@ -61,7 +70,13 @@ pub fn router(service: Service) -> Router {
             )
             .hint("see /v1/openapi.json")
         })
-        .layer(middleware::from_fn_with_state(service.clone(), auth::check))
+        .layer(middleware::from_fn(conditions::answer_reads))
+        .layer(middleware::from_fn(body::check_form))
+        .layer(middleware::from_fn_with_state(known, query::check))
+        .layer(middleware::from_fn_with_state(
+            service.clone(),
+            admission::check,
+        ))
         .layer(middleware::from_fn_with_state(service.clone(), observe))
         .with_state(service)
 }
@@ -73,7 +88,11 @@ async fn observe(State(service): State<Service>, request: Request, next: Next) -
     let path = request.uri().path().to_owned();
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned());
-    let (request, leftover) = Leftover::lend(request);
+    let (mut request, leftover) = Leftover::lend(request);
+    if method != Method::GET {
+        // Ranges are defined for GET alone (RFC 9110, 14.2).
+        request.headers_mut().remove(header::RANGE);
+    }
     let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let mut response = answered.unwrap_or_else(|_| {
         Problem::internal(format!("{method} {path} met a defect of the service")).into_response()
@@ -121,8 +140,34 @@ where
 /// `{name}/{version}` of a path.
 struct LibraryPath(LibraryRef);
 
+/// How the document describes a [`LibraryPath`].
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "a description")]
+struct LibraryParams {
+    /// The library.
+    #[param(schema_with = schemas::name)]
+    name: Name,
+    /// Its version.
+    #[param(schema_with = schemas::name)]
+    version: Name,
+}
+
 /// `{name}/{tag}` of a path.
 struct ImagePath(ImageRef);
+
+/// How the document describes an [`ImagePath`].
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "a description")]
+struct ImageParams {
+    /// The image.
+    #[param(schema_with = schemas::name)]
+    name: Name,
+    /// Its tag.
+    #[param(schema_with = schemas::name)]
+    tag: Name,
+}
 
 /// The only variable part of a path.
 struct OnePart(String);

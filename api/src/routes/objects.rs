@@ -4,22 +4,33 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use pool_core::digest::ObjectId;
+use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{OnePart, content};
 use crate::problem::{Problem, ProblemBody, Result};
+use crate::schemas;
 use crate::service::Service;
 
 pub(super) fn routes() -> OpenApiRouter<Service> {
     OpenApiRouter::new().routes(routes!(get))
 }
 
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "a description")]
+struct DigestParams {
+    /// BLAKE3-256 in lower-case hexadecimal.
+    #[param(schema_with = schemas::digest)]
+    digest: ObjectId,
+}
+
 /// The bytes of an object, or of a page if no object has that digest. Ranges of objects are
 /// served.
 #[utoipa::path(
     get, path = "/v1/objects/{digest}", tag = "objects",
-    params(("digest" = String, Path, description = "BLAKE3-256 in lower-case hexadecimal")),
+    params(DigestParams),
     responses(
         (status = 200, description = "The content", content_type = "application/octet-stream"),
         (status = 206, description = "The range asked for", content_type = "application/octet-stream"),

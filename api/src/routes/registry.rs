@@ -10,6 +10,7 @@ use utoipa_axum::routes;
 
 use crate::body::read_json;
 use crate::problem::{ProblemBody, Result};
+use crate::schemas;
 use crate::service::Service;
 
 pub(super) fn routes() -> OpenApiRouter<Service> {
@@ -19,7 +20,7 @@ pub(super) fn routes() -> OpenApiRouter<Service> {
 /// List reservations.
 #[utoipa::path(
     get, path = "/v1/registry", tag = "registry",
-    responses((status = 200, description = "All reservations, oldest first", body = Vec<Object>))
+    responses((status = 200, description = "All reservations, oldest first", body = Vec<schemas::Reservation>))
 )]
 async fn list(State(service): State<Service>) -> Result<Json<Vec<Reservation>>> {
     let list = service
@@ -34,9 +35,9 @@ async fn list(State(service): State<Service>) -> Result<Json<Vec<Reservation>>> 
 /// from now on images may be linked at them.
 #[utoipa::path(
     post, path = "/v1/registry", tag = "registry",
-    request_body(content = Object, description = "Name, version, identity, pages and thread-local storage"),
+    request_body(content = schemas::ReservationRequest, description = "Name, version, identity, pages and thread-local storage"),
     responses(
-        (status = 200, description = "The reservation", body = Object),
+        (status = 200, description = "The reservation", body = schemas::Reservation),
         (status = 409, description = "The version is registered with other contents, or there is no room", body = ProblemBody),
         (status = 422, description = "The thread-local storage asked for is impossible", body = ProblemBody),
     )

@@ -9,10 +9,10 @@ use axum::response::{IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::auth;
 use crate::problem::{Problem, Result};
 use crate::service::{Service, blocking};
 use crate::types::{Health, Stats, Version};
-use crate::{auth, openapi};
 
 /// How old the store's figures in `/metrics` may be: counting visits every page of the index.
 const METRICS_AGE: Duration = Duration::from_secs(15);
@@ -99,6 +99,6 @@ async fn metrics(State(service): State<Service>) -> Result<Response> {
     get, path = "/v1/openapi.json", tag = "service",
     responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json"))
 )]
-async fn document() -> Response {
-    Json(openapi::document()).into_response()
+async fn document(State(service): State<Service>) -> Response {
+    Json(super::document(service.gate().needs_token())).into_response()
 }

@@ -5,7 +5,9 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use pool_core::digest::ObjectId;
+use pool_core::name::Name;
 use pool_store::manifest::TokenScope;
+use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -13,6 +15,7 @@ use super::OnePart;
 use crate::auth::{self, Credential};
 use crate::body::read_json;
 use crate::problem::{Problem, ProblemBody, Result};
+use crate::schemas;
 use crate::service::Service;
 use crate::types::{NewToken, Token, TokenRequest};
 
@@ -96,10 +99,19 @@ fn check_addition(
     service.gate().check_remaining(&remaining)
 }
 
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "a description")]
+struct TokenParams {
+    /// What people call it.
+    #[param(schema_with = schemas::name)]
+    name: String,
+}
+
 /// Remove a token; its bearers are refused from now on.
 #[utoipa::path(
     delete, path = "/v1/tokens/{name}", tag = "tokens",
-    params(("name" = String, Path, description = "What people call it")),
+    params(TokenParams),
     responses(
         (status = 204, description = "Removed"),
         (status = 404, description = "No such token", body = ProblemBody),
@@ -107,6 +119,7 @@ fn check_addition(
     )
 )]
 async fn remove(State(service): State<Service>, OnePart(name): OnePart) -> Result<StatusCode> {
+    let name = Name::new(name)?.as_str().to_owned();
     let work = service.clone();
     service
         .with_store(move |store| {

@@ -12,7 +12,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::OnePart;
+use super::whole_file::status;
 use crate::body::{LimitedBody, read_json};
+use crate::conditions::Conditions;
 use crate::problem::{Problem, ProblemBody, Result};
 use crate::service::{Service, blocking};
 use crate::types::{PagesAccepted, PushSummary, UploadRequest, UploadStarted};
@@ -28,10 +30,14 @@ pub(super) fn routes() -> OpenApiRouter<Service> {
 }
 
 /// Begin an upload.
+///
+/// Conditions here and at the commit are about the name that the upload is to have. They are
+/// looked at now, so that nothing is sent in vain, and again when the name is given.
 #[utoipa::path(
     post, path = "/v1/uploads", tag = "uploads", request_body = UploadRequest,
     responses(
         (status = 201, description = "Begun; send the missing pages next", body = UploadStarted),
+        (status = 412, description = "The name is not what the conditions expect", body = ProblemBody),
         (status = 413, description = "The announcement is too long", body = ProblemBody),
         (status = 422, description = "The announcement contradicts itself", body = ProblemBody),
         (status = 503, description = "Too many uploads are under way", body = ProblemBody),
@@ -39,6 +45,7 @@ pub(super) fn routes() -> OpenApiRouter<Service> {
 )]
 async fn begin(
     State(service): State<Service>,
+    conditions: Conditions,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<UploadStarted>)> {
@@ -52,10 +59,12 @@ async fn begin(
     let work = service.clone();
     let started = service
         .with_store(move |store| {
+            let precondition = conditions.precondition();
             let upload = store.begin_upload(manifest)?;
+            store.check(&upload.manifest().target.name(), &precondition)?;
             let missing = store.missing_pages(&upload)?;
             let epoch = upload.epoch();
-            let (id, _) = work.uploads().insert(upload)?;
+            let (id, _) = work.uploads().insert(upload, precondition)?;
             Ok(UploadStarted {
                 id,
                 epoch,
@@ -161,9 +170,11 @@ async fn finish(batch: Option<Batch>) -> Result<()> {
     post, path = "/v1/uploads/{id}/commit", tag = "uploads",
     params(("id" = String, Path, description = "From the answer to the announcement")),
     responses(
+        (status = 200, description = "Stored; the name was there", body = PushSummary),
         (status = 201, description = "Stored and named", body = PushSummary),
         (status = 404, description = "No such upload", body = ProblemBody),
         (status = 409, description = "Pages are missing, or the version has other content", body = ProblemBody),
+        (status = 412, description = "The name is not what the conditions expect", body = ProblemBody),
         (status = 422, description = "The pages do not make up the objects announced", body = ProblemBody),
         (status = 507, description = "The disk is full", body = ProblemBody),
     )
@@ -171,18 +182,22 @@ async fn finish(batch: Option<Batch>) -> Result<()> {
 async fn commit(
     State(service): State<Service>,
     OnePart(id): OnePart,
+    conditions: Conditions,
 ) -> Result<(StatusCode, Json<PushSummary>)> {
     let session = service.uploads().get(&id)?;
     let work = Arc::clone(&session);
     let summary = service
-        .with_store(move |store| Ok(store.commit(&work.upload)?))
+        .with_store(move |store| {
+            let precondition = conditions.precondition().and(&work.precondition);
+            Ok(store.when(&precondition).commit(&work.upload)?)
+        })
         .await?;
     service.metrics().note_commit(&summary);
     // Another commit of the same upload may have been quicker to forget it.
     let _ = service.uploads().remove(&id);
     let target = &session.upload.manifest().target;
     let summary = PushSummary::new(target, summary, session.received());
-    Ok((StatusCode::CREATED, Json(summary)))
+    Ok((status(&summary), Json(summary)))
 }
 
 /// Give an upload up.

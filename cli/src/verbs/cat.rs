@@ -16,6 +16,7 @@ use crate::{Global, server};
 )]
 pub(crate) struct Cat {
     /// What to write
+    #[arg(value_parser = crate::referent::parse)]
     referent: Referent,
 }
 

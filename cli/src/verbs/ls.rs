@@ -6,10 +6,11 @@ use anyhow::Result;
 use clap::Args;
 use pool_api::client::Client;
 use pool_api::types::{Image, Library};
+use pool_core::digest::ObjectId;
 use pool_core::name::Referent;
 use serde::Serialize;
 
-use crate::{Global, output, server};
+use crate::{Global, output, referent, server};
 
 /// List images and library versions
 #[derive(Debug, Args)]
@@ -40,7 +41,8 @@ impl Ls {
 fn list(client: &Client, what: Option<&str>) -> Result<Listing> {
     let what = what.unwrap_or("");
     // A whole referent, whatever its form, is the beginning of itself.
-    let what = match what.parse::<Referent>() {
+    let what = match referent::parse(what) {
+        Ok(Referent::Digest(digest)) => return list_digest(client, digest),
         Ok(referent) => referent.to_string(),
         Err(_) => what.to_owned(),
     };
@@ -56,6 +58,22 @@ fn list(client: &Client, what: Option<&str>) -> Result<Listing> {
         },
     };
     Ok(Listing { images, libraries })
+}
+
+/// Whatever has this content, or a name that begins with these digits.
+fn list_digest(client: &Client, digest: ObjectId) -> Result<Listing> {
+    let digits = digest.to_string();
+    let (mut images, mut libraries) = (client.images("")?, client.libraries("")?);
+    images.retain(|image| {
+        let objects = [Some(image.manifest), Some(image.file), image.data];
+        objects.contains(&Some(digest)) || image.name.as_str().starts_with(&digits)
+    });
+    libraries
+        .retain(|library| library.object == digest || library.name.as_str().starts_with(&digits));
+    Ok(Listing {
+        images: Some(images),
+        libraries: Some(libraries),
+    })
 }
 
 fn text(listing: &Listing) -> String {

@@ -13,6 +13,7 @@ use crate::{Global, output, server};
 #[command(after_help = "Example:\n  pool pin lib/zlib@1.3")]
 pub(crate) struct Pin {
     /// The library version
+    #[arg(value_parser = crate::referent::parse)]
     library: Referent,
 }
 
@@ -21,6 +22,7 @@ pub(crate) struct Pin {
 #[command(after_help = "Example:\n  pool unpin lib/zlib@1.3")]
 pub(crate) struct Unpin {
     /// The library version
+    #[arg(value_parser = crate::referent::parse)]
     library: Referent,
 }
 

@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use pool_api::announce::{self, Announcement};
 use pool_api::client::{PushOptions, PushReport};
 use pool_core::name::{ImageRef, LibraryRef, Name};
+use pool_core::page::PAGE_SIZE;
 
 use crate::{Global, file, output, server};
 
@@ -25,6 +26,9 @@ pub(crate) struct Push {
     /// Connections that send pages at the same time
     #[arg(long, value_name = "COUNT", default_value_t = PushOptions::default().connections, global = true)]
     connections: usize,
+    /// Refuse when the name is in the pool already
+    #[arg(long, global = true)]
+    only_new: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -57,6 +61,7 @@ impl Push {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
         let options = PushOptions {
             connections: self.connections,
+            only_new: self.only_new,
             ..PushOptions::default()
         };
         let report = match self.what {
@@ -118,11 +123,7 @@ fn send(
 
 fn text(report: &PushReport) -> String {
     let summary = &report.summary;
-    let share = if report.file_bytes == 0 {
-        0.0
-    } else {
-        100.0 * report.sent_bytes as f64 / report.file_bytes as f64
-    };
+    let pages = |count: u64| output::bytes(count * PAGE_SIZE);
     output::pairs(&[
         ("pushed", summary.target.clone()),
         ("object", summary.object.to_string()),
@@ -147,9 +148,11 @@ fn text(report: &PushReport) -> String {
         (
             "sent",
             format!(
-                "{} of {} ({share:.1} %)",
+                "{}: {} code and data, {} symbols and headers; {} known",
                 output::bytes(report.sent_bytes),
-                output::bytes(report.file_bytes)
+                pages(report.sent_memory_pages),
+                pages(report.sent_symbol_pages),
+                pages(report.unsent_pages)
             ),
         ),
     ])

@@ -14,7 +14,7 @@ use crate::{Global, output, server};
 #[command(after_help = "Example:\n  pool rm image/app:v1 lib/zlib@1.2")]
 pub(crate) struct Rm {
     /// What to remove
-    #[arg(required = true)]
+    #[arg(required = true, value_parser = crate::referent::parse)]
     referents: Vec<Referent>,
 }
 

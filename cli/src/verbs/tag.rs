@@ -13,8 +13,10 @@ use crate::{Global, output, server};
 #[command(after_help = "Example:\n  pool tag image/app:v7 image/app:stable")]
 pub(crate) struct Tag {
     /// The image
+    #[arg(value_parser = crate::referent::parse)]
     from: Referent,
     /// Its further tag
+    #[arg(value_parser = crate::referent::parse)]
     to: Referent,
 }
 

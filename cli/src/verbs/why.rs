@@ -15,6 +15,7 @@ use crate::{Global, output, server};
 #[command(after_help = "Examples:\n  pool why lib/zlib@1.3\n  pool why /pool/segments/0000002a")]
 pub(crate) struct Why {
     /// What to ask about
+    #[arg(value_parser = crate::referent::parse)]
     referent: Referent,
 }
 

@@ -5,7 +5,8 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use pool_api::client::Client;
+use pool_api::announce;
+use pool_api::client::{Client, PushOptions};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -178,6 +179,18 @@ impl Answer {
         }
         self
     }
+}
+
+/// Pushes a library by negotiation; the pages that were sent.
+pub(crate) fn push_library(client: &Client, reference: &str, content: &[u8]) -> u64 {
+    let announced = announce::library(content, reference.parse().unwrap());
+    let options = PushOptions {
+        connections: 3,
+        pages_per_request: 50,
+        ..PushOptions::default()
+    };
+    let report = client.push(&announced, options, &|_, _| ()).unwrap();
+    report.sent_pages
 }
 
 pub(crate) fn busybox() -> Vec<u8> {

@@ -4,4 +4,7 @@
 
 mod common;
 mod daemon;
-mod http;
+mod edges;
+mod openapi;
+mod routes;
+mod uploads;

@@ -1,0 +1,73 @@
+//! Which scope each route needs, and letting in who has it.
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use pool_store::manifest::TokenScope;
+
+use crate::auth::Peer;
+use crate::problem::Problem;
+use crate::service::Service;
+
+/// The scope that a request needs; `None` for what everybody may ask.
+pub(super) fn required_scope(method: &str, path: &str) -> Option<TokenScope> {
+    let administers = ["/v1/gc", "/v1/fsck", "/v1/tokens"]
+        .iter()
+        .any(|route| path == *route || path.starts_with(&format!("{route}/")));
+    match path {
+        "/healthz" | "/v1/version" | "/v1/openapi.json" => None,
+        _ if administers => Some(TokenScope::Admin),
+        _ if matches!(method, "GET" | "HEAD") => Some(TokenScope::Read),
+        _ => Some(TokenScope::Write),
+    }
+}
+
+/// Lets a request through to its route, or refuses it.
+pub(super) async fn check(
+    State(service): State<Service>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let peer = request.extensions().get::<Peer>().copied();
+    let needed = required_scope(request.method().as_str(), request.uri().path());
+    if let Some(needed) = needed {
+        match service.gate().admit(peer, request.headers()) {
+            Ok(scope) if scope >= needed => {}
+            Ok(scope) => {
+                let word = |scope| format!("{scope:?}").to_lowercase();
+                let what = format!(
+                    "this needs a token with the scope {}, yours has {}",
+                    word(needed),
+                    word(scope)
+                );
+                return Problem::new(StatusCode::FORBIDDEN, "forbidden", what).into_response();
+            }
+            Err(problem) => return problem.into_response(),
+        }
+    }
+    next.run(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_of_routes() {
+        use TokenScope::{Admin, Read, Write};
+        for (method, path, scope) in [
+            ("GET", "/healthz", None),
+            ("GET", "/v1/libs", Some(Read)),
+            ("GET", "/metrics", Some(Read)),
+            ("PUT", "/v1/images/a/b", Some(Write)),
+            ("POST", "/v1/registry", Some(Write)),
+            ("GET", "/v1/tokens", Some(Admin)),
+            ("DELETE", "/v1/tokens/x", Some(Admin)),
+            ("POST", "/v1/gc", Some(Admin)),
+            ("PATCH", "/v1/whatever", Some(Write)),
+        ] {
+            assert_eq!(required_scope(method, path), scope, "{method} {path}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Taking in a file that is sent whole, whatever it becomes.
+
+use std::fs::File;
+
+use axum::Json;
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode};
+use memmap2::Mmap;
+use pool_core::name::Named;
+use pool_store::upload::Content;
+
+use crate::announce::Announcement;
+use crate::body::LimitedBody;
+use crate::conditions::Conditions;
+use crate::problem::{Problem, Result};
+use crate::service::{Service, blocking};
+use crate::types::PushSummary;
+
+/// A file on its way in.
+pub(super) struct WholeFile {
+    pub(super) service: Service,
+    /// The name that it is to have.
+    pub(super) name: Named,
+    pub(super) conditions: Conditions,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Body,
+}
+
+/// Stores what it is given.
+pub(super) type Store<'a> = &'a dyn Fn(&Announcement<'_>) -> Result<PushSummary>;
+
+impl WholeFile {
+    /// Receives the file and lets `announce` say what is to be stored of it.
+    ///
+    /// The conditions are looked at before the body is, so that nobody sends in vain, and again
+    /// when the name is given.
+    pub(super) async fn take_in(
+        self,
+        announce: impl FnOnce(&[u8], Store<'_>) -> Result<PushSummary> + Send + 'static,
+    ) -> Result<(StatusCode, Json<PushSummary>)> {
+        let Self { service, name, .. } = self;
+        let hint = "push it by negotiation (pool push), or raise body-limit";
+        let limit = service.options().limits.body;
+        let body = LimitedBody::new(&self.headers, self.body, limit, hint)?;
+        let precondition = self.conditions.precondition();
+        let expected = precondition.clone();
+        service
+            .with_store(move |store| Ok(store.check(&name, &expected)?))
+            .await?;
+        let file = receive(&service, body).await?;
+        let work = service.clone();
+        let summary = service
+            .with_store(move |store| {
+                announce(&map(&file)?, &|announcement| {
+                    let parts = announcement.parts.iter();
+                    let contents: Vec<_> = parts
+                        .map(|part| Content::of(&part.bytes, part.placement))
+                        .collect();
+                    let target = &announcement.target;
+                    let store = store.when(&precondition);
+                    let summary = store.ingest(target.clone(), &contents)?;
+                    work.metrics().note_commit(&summary);
+                    Ok(PushSummary::new(target, summary, announcement.file_bytes))
+                })
+            })
+            .await?;
+        Ok((status(&summary), Json(summary)))
+    }
+}
+
+/// 201 for a new name, 200 for one that was there (RFC 9110, 9.3.4).
+pub(super) fn status(summary: &PushSummary) -> StatusCode {
+    if summary.created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    }
+}
+
+async fn receive(service: &Service, mut body: LimitedBody) -> Result<File> {
+    let work = service.clone();
+    let spooled = match blocking(move || work.spool_file()).await {
+        Ok(file) => body.spool(file).await,
+        Err(problem) => Err(problem),
+    };
+    service.metrics().note_received(body.received());
+    spooled
+}
+
+/// The bytes of a received file.
+fn map(file: &File) -> Result<Mapped> {
+    let metadata = file
+        .metadata()
+        .map_err(|error| Problem::io("measuring the upload", &error))?;
+    if metadata.len() == 0 {
+        // An empty file cannot be mapped.
+        return Ok(Mapped(None));
+    }
+    // SAFETY: the file has no name and its one descriptor is borrowed here, so nothing can change
+    // or shorten it while it is mapped.
+    let map =
+        unsafe { Mmap::map(file) }.map_err(|error| Problem::io("reading the upload", &error))?;
+    Ok(Mapped(Some(map)))
+}
+
+/// A received file, mapped; the default is an empty one.
+struct Mapped(Option<Mmap>);
+
+impl std::ops::Deref for Mapped {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}

@@ -1,0 +1,240 @@
+//! Where HTTP has rules of its own (RFC 9110): conditions, ranges, codings, queries, paths.
+
+use std::sync::Barrier;
+
+use serde_json::json;
+
+use super::common::{Answer, Service, busybox, content};
+
+fn etag(answer: &Answer) -> String {
+    answer.headers["etag"].to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_part_of_a_file_and_a_coded_one_are_refused() {
+    let service = Service::start(&[]);
+    let body = content(1, 10);
+    let path = "/v1/libs/demo/1.0";
+    let partial = [("content-range", "bytes 4096-40959/40960")];
+    let says = service.ask("PUT", path, &partial, &body).expect(400).json();
+    assert_eq!(says["error"], "partial");
+    for coding in ["gzip", "br", "identity, zstd"] {
+        let headers = [
+            ("content-encoding", coding),
+            ("content-type", "application/json"),
+        ];
+        for (method, path) in [("PUT", path), ("POST", "/v1/gc"), ("POST", "/v1/uploads")] {
+            let refused = service.ask(method, path, &headers, &body).expect(415);
+            assert_eq!(
+                refused.headers["accept-encoding"], "identity",
+                "{method} {path}"
+            );
+        }
+    }
+    service.get(path).expect(404);
+    let plain = [("content-encoding", "identity")];
+    service.ask("PUT", path, &plain, &body).expect(201);
+}
+
+#[test]
+fn reads_follow_their_conditions() {
+    let service = Service::start(&[]);
+    service.put("/v1/images/app/v1", &busybox()).expect(201);
+    for path in [
+        "/v1/images/app/v1",
+        "/v1/images/app/v1/elf",
+        "/v1/images/app/v1/desc",
+        "/v1/images",
+        "/v1/version",
+    ] {
+        let whole = service.get(path).expect(200);
+        let tag = etag(&whole);
+        for method in ["GET", "HEAD"] {
+            let ask = |name, value: &str| service.ask(method, path, &[(name, value)], b"");
+            for matching in [
+                tag.clone(),
+                format!("W/{tag}"),
+                format!("\"x\", {tag}"),
+                "*".into(),
+            ] {
+                let answer = ask("if-none-match", &matching).expect(304);
+                assert_eq!(etag(&answer), tag, "{path}");
+                assert!(answer.bytes.is_empty());
+                assert!(!answer.headers.contains_key("content-length"), "{path}");
+                let cached = answer.headers.get("cache-control");
+                assert_eq!(cached, whole.headers.get("cache-control"));
+            }
+            assert_eq!(ask("if-none-match", "\"x\", W/\"y\"").status, 200);
+            assert_eq!(ask("if-match", &format!("\"x\",{tag}")).status, 200);
+            assert_eq!(ask("if-match", "*").status, 200);
+            assert_eq!(ask("if-match", &format!("W/{tag}")).status, 412);
+            assert_eq!(ask("if-match", "\"x\"").status, 412);
+            assert_eq!(ask("if-none-match", "unquoted").status, 400);
+        }
+        // HEAD is GET without the body.
+        let head = service.ask("HEAD", path, &[], b"");
+        for (name, value) in &whole.headers {
+            if name != "date" {
+                assert_eq!(head.headers.get(name), Some(value), "{path}: {name}");
+            }
+        }
+        assert!(head.bytes.is_empty());
+    }
+    let elf = "/v1/images/app/v1/elf";
+    let tag = etag(&service.get(elf));
+    let none = [("range", "bytes=0-9"), ("if-none-match", tag.as_str())];
+    service.ask("GET", elf, &none, b"").expect(304);
+    let weak = format!("W/{tag}");
+    let other = [("range", "bytes=0-9"), ("if-range", weak.as_str())];
+    service.ask("GET", elf, &other, b"").expect(200);
+    let same = [("range", "bytes=0-9"), ("if-range", tag.as_str())];
+    assert_eq!(
+        service.ask("GET", elf, &same, b"").expect(206).bytes.len(),
+        10
+    );
+    let past = service.ask("GET", elf, &[("range", "bytes=999999999-")], b"");
+    let total = format!("bytes */{}", busybox().len());
+    assert_eq!(past.expect(416).headers["content-range"], total.as_str());
+    assert_eq!(
+        service
+            .ask("HEAD", elf, &[("range", "bytes=0-9")], b"")
+            .status,
+        200
+    );
+    service
+        .ask("GET", elf, &[("range", "pages=0-9")], b"")
+        .expect(200);
+    // What is not there is not there, whatever is expected of it.
+    let nothing = service.ask("GET", "/v1/images/app/v9", &[("if-match", "*")], b"");
+    nothing.expect(404);
+}
+
+#[test]
+fn changes_follow_their_conditions() {
+    let service = Service::start(&[]);
+    let path = "/v1/images/app/v1";
+    let ask = |method, path: &str, name, value: &str| {
+        service.ask(method, path, &[(name, value)], &busybox())
+    };
+    let refused = ask("PUT", path, "if-match", "*").expect(412).json();
+    assert_eq!(refused["error"], "precondition-failed");
+    ask("PUT", path, "if-none-match", "*").expect(201);
+    ask("PUT", path, "if-none-match", "*").expect(412);
+    let old = etag(&service.get(path));
+    ask("PUT", path, "if-none-match", &format!("W/{old}")).expect(412);
+    ask("PUT", path, "if-match", &format!("W/{old}")).expect(412);
+    ask("PUT", path, "if-match", &old).expect(200);
+
+    let tag = |name, value: &str| {
+        let headers = [(name, value), ("content-type", "application/json")];
+        let body = json!({"name": "app", "tag": "stable"}).to_string();
+        service.ask("POST", "/v1/images/app/v1/tag", &headers, body.as_bytes())
+    };
+    tag("if-match", "*").expect(412);
+    tag("if-none-match", "*").expect(200);
+    tag("if-none-match", "*").expect(412);
+
+    let library = "/v1/libs/z/1";
+    service.put(library, &content(1, 2)).expect(201);
+    let before = etag(&service.get(library));
+    let pin = format!("{library}/pin");
+    ask("PUT", &pin, "if-match", &before).expect(200);
+    // It is another state now: a second writer with the old one loses.
+    ask("DELETE", &pin, "if-match", &before).expect(412);
+    let pinned = etag(&service.get(library));
+    ask("DELETE", library, "if-match", "\"x\"").expect(409);
+    ask("DELETE", &pin, "if-match", &pinned).expect(200);
+    ask("DELETE", library, "if-match", &pinned).expect(412);
+    ask("DELETE", library, "if-match", "*").expect(204);
+    ask("DELETE", library, "if-match", "*").expect(404);
+    ask("DELETE", path, "if-none-match", "*").expect(412);
+    ask("DELETE", path, "if-match", "*").expect(204);
+}
+
+/// Statuses of eight requests at the same time, sorted.
+fn race(ask: impl Fn(u64) -> u16 + Sync) -> Vec<u16> {
+    let start = Barrier::new(8);
+    let mut statuses: Vec<u16> = std::thread::scope(|scope| {
+        let one = |n| {
+            let (start, ask) = (&start, &ask);
+            scope.spawn(move || {
+                start.wait();
+                ask(n)
+            })
+        };
+        let all: Vec<_> = (0..8).map(one).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    statuses.sort_unstable();
+    statuses
+}
+
+#[test]
+fn of_those_who_push_at_once_one_wins() {
+    let service = Service::start(&[]);
+    let new = [("if-none-match", "*")];
+    let won = race(|n| {
+        service
+            .ask("PUT", "/v1/libs/z/1", &new, &content(n, 3))
+            .status
+    });
+    assert_eq!(won, [201, 412, 412, 412, 412, 412, 412, 412]);
+
+    // Each reads, then writes what it made of that: nobody's work is lost unseen.
+    let path = "/v1/libs/z/1/pin";
+    let seen = etag(&service.get("/v1/libs/z/1"));
+    let condition = [("if-match", seen.as_str())];
+    let won = race(|_| service.ask("PUT", path, &condition, b"").status);
+    assert_eq!(won, [200, 412, 412, 412, 412, 412, 412, 412]);
+}
+
+#[test]
+fn queries_and_paths_are_answered_or_refused() {
+    let service = Service::start(&[]);
+    service
+        .put("/v1/libs/libstdc%2B%2B/1~rc1", &content(1, 1))
+        .expect(201);
+    service
+        .put("/v1/libs/libstdc/1", &content(2, 1))
+        .expect(201);
+    for query in [
+        "prefix=libstdc++",
+        "prefix=libstdc%2B%2b",
+        "prefix=libstdc%2B+@1~",
+    ] {
+        let list = service.get(&format!("/v1/libs?{query}")).expect(200).json();
+        assert_eq!(list.as_array().unwrap().len(), 1, "{query}");
+        assert_eq!(list[0]["name"], "libstdc++");
+    }
+    for query in [
+        "prefix=",
+        "prefix=%",
+        "prefix=%2",
+        "prefix=%zz",
+        "prefix=%ff",
+        "prefix=%00",
+        "prefix=a&prefix=b",
+        "prefix=a&",
+        "=a",
+        "sort=name",
+        "prefix=a&limit=3",
+    ] {
+        let refused = service.get(&format!("/v1/libs?{query}")).expect(400);
+        assert_eq!(refused.headers["content-type"], "application/problem+json");
+    }
+    service.get("/v1/version?verbose=1").expect(400);
+    service.ask("HEAD", "/v1/version?verbose=1", &[], b"");
+    service.post("/v1/gc?dry_run=true", &json!({})).expect(400);
+    for path in [
+        "a%2Fb/1", "a%00/1", "%ff/1", "a%zz/1", "./1", "%2e%2e/1", "a/%20",
+    ] {
+        let status = service.get(&format!("/v1/libs/{path}")).status;
+        assert!(status == 400 || status == 404, "{path}: {status}");
+    }
+    service.get("/v1/nothing").expect(404);
+    let refused = service.ask("PATCH", "/v1/libs/a/1", &[], b"x").expect(405);
+    let allowed = refused.headers["allow"].to_str().unwrap();
+    for method in ["GET", "HEAD", "PUT", "DELETE"] {
+        assert!(allowed.contains(method), "{allowed}");
+    }
+}

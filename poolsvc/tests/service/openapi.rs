@@ -1,0 +1,81 @@
+//! The OpenAPI document is what the service does: schemathesis asks everything that the document
+//! allows, and what it does not.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+
+use super::common::Service;
+
+/// Runs all checks against a service; nothing may be found.
+#[track_caller]
+fn examine(service: &Service, options: &[&str]) {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let work = tempfile::tempdir().unwrap();
+    let output = Command::new(sources.join("../scripts/schemathesis"))
+        .current_dir(work.path())
+        .arg("--config-file")
+        .arg(sources.join("tests/service/schemathesis.toml"))
+        .arg("run")
+        .arg(format!("{}/v1/openapi.json", service.url))
+        .args([
+            "--checks",
+            "all",
+            "--phases",
+            "examples,coverage,fuzzing,stateful",
+        ])
+        .args([
+            "--max-examples",
+            "10",
+            "--generation-deterministic",
+            "--no-color",
+        ])
+        .args(options)
+        .env("CARGO_TARGET_DIR", target())
+        .output()
+        .unwrap();
+    if output.status.code() == Some(77) {
+        return pool_tests::requirements::skip("schemathesis cannot be installed here");
+    }
+    let says = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{says}");
+    // It has asked for everything that it was to ask for.
+    let number = |word: &str| {
+        let after = says.split(word).nth(1)?;
+        let digits = after
+            .trim_start()
+            .split(|c: char| !c.is_ascii_digit())
+            .next()?;
+        digits.parse::<u32>().ok()
+    };
+    let (selected, tested) = (number("Selected:"), number("Tested:"));
+    assert!(
+        selected == tested && selected.is_some_and(|count| count > 30),
+        "{says}"
+    );
+}
+
+/// The target directory that this test was built in.
+fn target() -> std::path::PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_poolsvc"));
+    program.ancestors().nth(2).unwrap().to_owned()
+}
+
+#[test]
+fn schemathesis_finds_nothing_in_a_service_without_tokens() {
+    let service = Service::start(&[]);
+    // The first token would close the service to all later requests of this run; making tokens is
+    // asked of the service that has one.
+    examine(&service, &["--exclude-operation-id", "add"]);
+}
+
+#[test]
+fn schemathesis_finds_nothing_in_a_service_with_tokens() {
+    let service = Service::start(&[]);
+    let request = json!({"name": "ops", "scope": "admin"});
+    let made = service.post("/v1/tokens", &request).expect(201).json();
+    let header = format!("Authorization: Bearer {}", made["secret"].as_str().unwrap());
+    // The token that the run itself shows cannot be removed: its name is no part of what is asked.
+    examine(&service, &["--header", &header]);
+}
