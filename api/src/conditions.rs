@@ -201,7 +201,7 @@ pub(crate) async fn answer_reads(request: Request, next: Next) -> Response {
     let Some(tag) = tag else { return response };
     match conditions.verdict(&tag) {
         Verdict::Answer => response,
-        Verdict::NotModified => not_modified(response),
+        Verdict::NotModified => not_modified(response.into_parts().0.headers),
         Verdict::Failed => {
             let what = format!("this is not what the request expects: its ETag is \"{tag}\"");
             Problem::new(StatusCode::PRECONDITION_FAILED, "precondition-failed", what)
@@ -237,8 +237,7 @@ async fn tagged(response: Response) -> Result<(Response, Option<String>)> {
 
 /// 304 with the headers that it must have (15.4.5), and without a length: that of a body which is
 /// not sent would be wrong.
-fn not_modified(response: Response) -> Response {
-    let mut headers = response.headers().clone();
+fn not_modified(mut headers: HeaderMap) -> Response {
     for name in [
         header::CONTENT_LENGTH,
         header::CONTENT_TYPE,

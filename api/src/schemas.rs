@@ -111,7 +111,7 @@ fn object<const N: usize>(properties: [(&str, Value); N]) -> Value {
 }
 
 /// Both objects in one, as serde flattens them.
-fn merged(first: Value, second: Value) -> Value {
+fn merged(first: &Value, second: &Value) -> Value {
     json!({"allOf": [first, second]})
 }
 
@@ -163,7 +163,7 @@ foreign! {
     /// `pool_core::registry::ReservationRequest`.
     ReservationRequest => reservation_request();
     /// `pool_core::registry::Reservation`.
-    Reservation => merged(reservation_request(), object([
+    Reservation => merged(&reservation_request(), &object([
         ("shared", address_range()),
         ("private", address_range()),
         ("tls", object([("offset", count()), ("size", count())])),

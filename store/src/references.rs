@@ -238,8 +238,8 @@ impl Store {
 
 /// What would be refused without a precondition is refused for its own reason (RFC 9110, 13.2.1).
 impl Conditional<'_> {
-    fn check(&self, name: Named) -> Result<()> {
-        self.store.check(&name, self.precondition)
+    fn check(&self, name: &Named) -> Result<()> {
+        self.store.check(name, self.precondition)
     }
 
     /// [`Store::tag_image`], if the precondition holds of `to`.
@@ -247,7 +247,7 @@ impl Conditional<'_> {
         let store = self.store;
         store.change(|batch| {
             let (tag, manifest) = store.image(from)?.ok_or_else(|| no_image(from))?;
-            self.check(Named::Image(to.clone()))?;
+            self.check(&Named::Image(to.clone()))?;
             let libraries = &manifest.description.libraries;
             let uses: Vec<_> = libraries.iter().map(|used| &used.library).collect();
             point_tag(store, batch, to, tag.manifest, &uses)
@@ -259,7 +259,7 @@ impl Conditional<'_> {
         let store = self.store;
         store.change(|batch| {
             let (tag, _) = store.image(image)?.ok_or_else(|| no_image(image))?;
-            self.check(Named::Image(image.clone()))?;
+            self.check(&Named::Image(image.clone()))?;
             batch.delete_tag(image, tag.manifest);
             release_manifest(store, batch, tag.manifest, image, &[])
         })
@@ -276,7 +276,7 @@ impl Conditional<'_> {
                     why,
                 });
             }
-            self.check(Named::Library(library.clone()))?;
+            self.check(&Named::Library(library.clone()))?;
             batch.delete_library(library);
             Ok(())
         })
@@ -287,7 +287,7 @@ impl Conditional<'_> {
         let store = self.store;
         store.change(|batch| {
             let mut record = store.library(library)?.ok_or_else(|| no_library(library))?;
-            self.check(Named::Library(library.clone()))?;
+            self.check(&Named::Library(library.clone()))?;
             record.pinned = pinned;
             batch.put_library(library, &record);
             Ok(())
