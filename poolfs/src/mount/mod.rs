@@ -159,7 +159,16 @@ impl Mounted {
         let _ = self.ended.recv();
         let served = self.session.join();
         self.unmounter.unmount_dead()?;
-        served.map_err(|error| MountError::Serve(self.unmounter.mount_point, error))
+        how_it_ended(served).map_err(|error| MountError::Serve(self.unmounter.mount_point, error))
+    }
+}
+
+/// A reader that has a request in its hands when the filesystem goes is told of an abort
+/// (`fuse_dev_do_read` in the kernel's fs/fuse/dev.c): an end like any other.
+fn how_it_ended(served: io::Result<()>) -> io::Result<()> {
+    match served {
+        Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+        other => other,
     }
 }
 
@@ -283,4 +292,17 @@ fn try_passthrough(
     let tried = File::open(superblock).and_then(|file| passthrough::probe(session, &file));
     decision.decide(tried.is_ok());
     tried.map_err(|error| passthrough::explain(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_last_request_that_is_cut_off_is_no_failure() {
+        let ended = |errno| how_it_ended(Err(io::Error::from_raw_os_error(errno)));
+        assert!(ended(libc::ECONNABORTED).is_ok());
+        assert!(ended(libc::EIO).is_err());
+        assert!(how_it_ended(Ok(())).is_ok());
+    }
 }
