@@ -10,7 +10,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use common::{POOLFS, Pool, cannot_mount, eventually, run, text};
+use common::{POOLFS, Pool, cannot_mount, run, text};
+use pool_tests::wait;
 
 /// Runs a script in a mount namespace of its own; what it prints is what it read through a mount.
 fn script(script: &str, pool: &Pool) -> String {
@@ -41,7 +42,7 @@ fn a_store_on_a_read_only_filesystem_is_mounted() {
     );
     assert_eq!(read, "one");
     assert_eq!(common::names(&pool.store_path()), before);
-    eventually("the scratch directory is gone", || {
+    wait::until("the scratch directory is gone", || {
         fs::read_dir(pool.scratch()).unwrap().next().is_none()
     });
 }
@@ -62,7 +63,7 @@ fn a_user_mounts_a_store_of_root() {
         &pool,
     );
     assert_eq!(read, "one");
-    eventually("the scratch directory is gone", || {
+    wait::until("the scratch directory is gone", || {
         fs::read_dir(pool.scratch()).unwrap().next().is_none()
     });
 }
