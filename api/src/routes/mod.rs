@@ -52,7 +52,7 @@ fn document(needs_token: bool) -> serde_json::Value {
     openapi::complete(&routes, admission::required_scope, needs_token)
 }
 
-/// Everything a service answers. Whoever accepts connections adds an [`auth::Peer`] to the
+/// Everything a service answers. Whoever accepts connections adds an [`crate::auth::Peer`] to the
 /// extensions of each request.
 pub fn router(service: Service) -> Router {
     let known = query::Known::of(&document(false));
