@@ -56,8 +56,8 @@ pub(crate) async fn check_form(request: Request, next: Next) -> Response {
 
 /// What a route has left of a request's body.
 ///
-/// A service that refuses a request without reading its body closes the connection on a client
-/// that is still sending, which then sees a broken pipe in place of the reason. So some of the
+/// A service that answers a request without reading its body, because it refuses it or the route
+/// takes none, closes the connection on a client that is still sending, which then sees a broken pipe in place of the reason. So some of the
 /// body is taken in first; but not from a client that waits to be told to send (RFC 9110, 10.1.1).
 pub(crate) struct Leftover {
     shared: Arc<Mutex<Shared>>,

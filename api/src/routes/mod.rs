@@ -97,9 +97,7 @@ async fn observe(State(service): State<Service>, request: Request, next: Next) -
     let mut response = answered.unwrap_or_else(|_| {
         Problem::internal(format!("{method} {path} met a defect of the service")).into_response()
     });
-    if let Some(leftover) = leftover
-        && !response.status().is_success()
-    {
+    if let Some(leftover) = leftover {
         leftover.drain().await;
     }
     response.headers_mut().insert(
