@@ -210,7 +210,7 @@ fn locate(pool: &Path, image: &str) -> Result<(PathBuf, ImageRef), PoolError> {
 }
 
 /// The segments of an image, open and long enough.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Segments {
     files: BTreeMap<SegmentId, File>,
 }

@@ -214,6 +214,63 @@ fn busybox_works_on_granted_files_and_no_others() {
 }
 
 #[test]
+fn directories_above_a_granted_one_exist() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = r#"
+        #define _GNU_SOURCE
+        #include <errno.h>
+        #include <fcntl.h>
+        #include <limits.h>
+        #include <stdio.h>
+        #include <stdlib.h>
+        #include <string.h>
+        #include <sys/stat.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        static const char *said(long result) { return result < 0 ? strerror(errno) : "ok"; }
+        int main(void) {
+            const char *paths[] = { "/", "/srv", "/srv/deep/", "/other" };
+            for (int at = 0; at < 4; at++) {
+                struct stat s;
+                unsigned char x[256] = { 0 };
+                const char *path = paths[at];
+                printf("%s: %s", path, said(stat(path, &s)));
+                printf(", %s", said(syscall(SYS_statx, AT_FDCWD, path, 0, 0x7ff, x)));
+                printf(", %s", said(access(path, R_OK | X_OK)));
+                /* struct statx has its mode there. */
+                int mode = x[28] | x[29] << 8;
+                if (at < 3) printf(", %s, %s", said(mkdir(path, 0777)), S_ISDIR(s.st_mode) && S_ISDIR(mode) ? "directory" : "other");
+                puts("");
+            }
+            char real[PATH_MAX];
+            puts(realpath("/srv/deep/data/./file", real) ? real : strerror(errno));
+            return 0;
+        }"#;
+    for (name, compiler) in [("above-musl", "musl-gcc"), ("above-glibc", "gcc")] {
+        world.build(name, compiler, &[], source);
+    }
+    let data = world.directory.path().join("data");
+    fs::create_dir_all(&data).unwrap();
+    fs::write(data.join("file"), "x").unwrap();
+    let grant = format!("{}:/srv/deep/data", data.display());
+    let exists = "ok, ok, ok, File exists, directory";
+    let absent = "No such file or directory";
+    let expected = format!(
+        "/: {exists}\n/srv: {exists}\n/srv/deep/: {exists}\n\
+         /other: {absent}, {absent}, {absent}\n/srv/deep/data/file\n"
+    );
+    for name in ["above-musl", "above-glibc"] {
+        for way in WAYS {
+            let found = world.run(name, &[&way[..], &["--dir", &grant]].concat(), &[]);
+            assert_eq!(text(&found.stdout), expected, "{name} {way:?}");
+        }
+    }
+}
+
+#[test]
 fn sqlite_keeps_a_database_in_a_granted_directory() {
     if !needs(&["kvm"]) {
         return;

@@ -23,6 +23,8 @@ use tempfile::TempDir;
 
 const HOSTILE: &str = include_str!("privilege/hostile.c");
 const ORDINARY: &str = include_str!("privilege/ordinary.c");
+const MAPPING_FUZZ: &str = include_str!("programs/mapping_fuzz.c");
+const SPARSE: &str = include_str!("programs/sparse.c");
 /// No C library, and nothing that the compiler adds.
 const BARE: [&str; 6] = [
     "-nostdlib",
@@ -48,6 +50,8 @@ impl World {
             ("hostile", "gcc", &BARE[..], HOSTILE),
             ("musl", "musl-gcc", &["-fno-builtin"], ORDINARY),
             ("glibc", "gcc", &["-fno-builtin"], ORDINARY),
+            ("mappings", "musl-gcc", &[], MAPPING_FUZZ),
+            ("sparse", "musl-gcc", &[], SPARSE),
         ] {
             let path = compile(directory.path(), name, compiler, flags, source);
             pool.add(&path, name, Placement::Dense);
@@ -65,11 +69,14 @@ impl World {
         let mut cases = cases::attempts();
         let mut natively = vec![None; cases.len()];
         for (image, what) in cases::ordinary() {
-            let output = Command::new(&self.programs[image]).arg(what).output();
+            let arguments: Vec<String> = what.split(' ').map(str::to_owned).collect();
+            let output = Command::new(&self.programs[image])
+                .args(&arguments)
+                .output();
             let ended = ended(&output.unwrap());
             cases.push(Case {
                 image,
-                arguments: vec![what.to_owned()],
+                arguments,
                 right: vec![ended.status],
             });
             natively.push(Some(ended));

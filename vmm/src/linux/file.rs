@@ -551,8 +551,12 @@ pub(super) fn is_ordinary(stat: &Stat) -> bool {
     )
 }
 
-/// `statx` of a host descriptor, as the guest's 256 bytes.
-pub(super) fn statx_of(host: BorrowedFd<'_>, mask: u64) -> Result<Record, Errno> {
+/// `statx` of a host descriptor, as the guest's 256 bytes, and with `mode` if one is given.
+pub(super) fn statx_of(
+    host: BorrowedFd<'_>,
+    mask: u64,
+    mode: Option<u16>,
+) -> Result<Record, Errno> {
     let mask = rustix::fs::StatxFlags::from_bits_truncate(mask as u32);
     let x = rustix::fs::statx(host, "", AtFlags::EMPTY_PATH, mask)?;
     let mut record = Record::default()
@@ -562,7 +566,7 @@ pub(super) fn statx_of(host: BorrowedFd<'_>, mask: u64) -> Result<Record, Errno>
         .u32(x.stx_nlink)
         .u32(x.stx_uid)
         .u32(x.stx_gid)
-        .u16(x.stx_mode)
+        .u16(mode.unwrap_or(x.stx_mode))
         .u16(0)
         .u64(x.stx_ino)
         .u64(x.stx_size)

@@ -6,9 +6,9 @@ use pool_core::address::{Protection, USER_ADDRESS_END};
 use rustix::io::Errno;
 
 use super::{Arguments, Linux, Served};
-use crate::memory::Access;
 use crate::memory::space::{Area, Backing};
 use crate::memory::transfer::{self, Position};
+use crate::memory::{Access, GrowError};
 
 const MAP_SHARED: u64 = 1;
 const MAP_PRIVATE: u64 = 2;
@@ -61,13 +61,12 @@ pub(super) fn brk(linux: &mut Linux, [wanted, ..]: Arguments) -> Served {
         let free = memory.space().is_free(old_end, new_end);
         let room = new_end <= memory.space().rooms().mmap_top.0;
         let growth = new_end - old_end;
-        if !free
-            || !room
-            || memory
-                .map_zero(old_end, growth, Protection::READ_WRITE)
-                .is_err()
-        {
+        if !free || !room {
             return Ok(current);
+        }
+        match memory.map_zero(old_end, growth, Protection::READ_WRITE) {
+            Err(GrowError::Refused(_)) => return Ok(current),
+            done => done?,
         }
     } else if new_end < old_end {
         memory.unmap(new_end, old_end)?;

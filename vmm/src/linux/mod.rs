@@ -90,8 +90,15 @@ impl From<ProtectError> for Stop {
 }
 
 impl From<GrowError> for Stop {
-    fn from(_: GrowError) -> Self {
-        Self::Error(Errno::NOMEM)
+    fn from(error: GrowError) -> Self {
+        match error {
+            GrowError::Refused(_) => Self::Error(Errno::NOMEM),
+            // The areas have changed already, and the pages did not follow: a guest that went on
+            // would find what it had unmapped.
+            GrowError::Exhausted | GrowError::Host(_) => {
+                Self::Fault(Cause::OutOfMemory(error.to_string()))
+            }
+        }
     }
 }
 
@@ -205,4 +212,25 @@ fn trace(call: &Call, served: &Served) {
     let number = call.number;
     let line = format!("{name}[{number}]({a:#x}, {b:#x}, {c:#x}, {d:#x}) = {served:x?}\n");
     let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::space::Refused;
+
+    /// The guest may go on only where nothing has changed.
+    #[test]
+    fn a_host_that_refuses_memory_ends_the_guest() {
+        let refused = GrowError::Refused(Refused::Limit(64)).into();
+        assert!(matches!(refused, Stop::Error(Errno::NOMEM)));
+        for half_done in [
+            GrowError::Host(std::io::ErrorKind::OutOfMemory.into()),
+            GrowError::Exhausted,
+        ] {
+            let words = half_done.to_string();
+            let stop = half_done.into();
+            assert!(matches!(stop, Stop::Fault(Cause::OutOfMemory(said)) if said == words));
+        }
+    }
 }

@@ -9,7 +9,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access as HostAccess, AtFlags, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{Access as HostAccess, AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -22,6 +22,8 @@ const AT_FDCWD: i32 = -100;
 const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
 const AT_REMOVEDIR: u64 = 0x200;
 const AT_EMPTY_PATH: u64 = 0x1000;
+/// Mode of the directories above a granted one.
+const MODE_ABOVE_GRANTS: u32 = libc::S_IFDIR | 0o555;
 
 /// A directory that a guest may use.
 #[derive(Debug)]
@@ -257,6 +259,14 @@ impl Linux {
         Ok(self.place_of(guest)?)
     }
 
+    /// The same; a directory above a granted one fails with `above`.
+    fn place_or(&mut self, directory: u64, at: u64, above: Errno) -> Result<Place<'_>, Stop> {
+        let guest = self.absolute(directory, at)?;
+        let leads = self.files.grant_below(&guest).is_some();
+        let place = self.place_of(guest);
+        Ok(place.map_err(|error| if leads { above } else { error })?)
+    }
+
     fn place_of(&self, guest: Vec<u8>) -> Result<Place<'_>, Errno> {
         let mut best: Option<(&Grant, &[u8])> = None;
         for grant in &self.files.grants {
@@ -283,14 +293,12 @@ impl Linux {
 }
 
 impl Files {
-    /// The directories that lead to a granted one exist, though nothing else is in them.
-    fn stat_above_grants(&self, guest: &[u8]) -> Option<Stat> {
+    /// The grant that the directory `guest` leads to, if it does. Such directories exist, though
+    /// nothing else is in them, and are shown with its times and owner and [`MODE_ABOVE_GRANTS`].
+    fn grant_below(&self, guest: &[u8]) -> Option<&Grant> {
         let leads =
             |grant: &&Grant| below(grant.guest.as_os_str().as_encoded_bytes(), guest).is_some();
-        let grant = self.grants.iter().find(leads)?;
-        let mut stat = rustix::fs::fstat(&grant.directory).ok()?;
-        stat.st_mode = libc::S_IFDIR | 0o555;
-        Some(stat)
+        self.grants.iter().find(leads)
     }
 }
 
@@ -368,7 +376,12 @@ pub(super) fn newfstatat(linux: &mut Linux, [directory, path, at, flags, ..]: Ar
     let guest = linux.absolute(directory, path)?;
     let stat = match linux.place_of(guest.clone()) {
         Ok(place) => rustix::fs::fstat(place.look(flags & AT_SYMLINK_NOFOLLOW == 0)?)?,
-        Err(error) => linux.files.stat_above_grants(&guest).ok_or(error)?,
+        Err(error) => {
+            let grant = linux.files.grant_below(&guest).ok_or(error)?;
+            let mut stat = rustix::fs::fstat(&grant.directory)?;
+            stat.st_mode = MODE_ABOVE_GRANTS;
+            stat
+        }
     };
     write_stat(linux, at, &stat)
 }
@@ -376,10 +389,19 @@ pub(super) fn newfstatat(linux: &mut Linux, [directory, path, at, flags, ..]: Ar
 /// `statx`.
 pub(super) fn statx(linux: &mut Linux, [directory, path, flags, mask, at, _]: Arguments) -> Served {
     let record = if is_empty_path(linux, path, flags)? {
-        statx_of(linux.files.get(directory)?.host(), mask)?
+        statx_of(linux.files.get(directory)?.host(), mask, None)?
     } else {
-        let place = linux.place(directory, path)?;
-        statx_of(place.look(flags & AT_SYMLINK_NOFOLLOW == 0)?.as_fd(), mask)?
+        let guest = linux.absolute(directory, path)?;
+        match linux.place_of(guest.clone()) {
+            Ok(place) => {
+                let host = place.look(flags & AT_SYMLINK_NOFOLLOW == 0)?;
+                statx_of(host.as_fd(), mask, None)?
+            }
+            Err(error) => {
+                let grant = linux.files.grant_below(&guest).ok_or(error)?;
+                statx_of(grant.directory(), mask, Some(MODE_ABOVE_GRANTS as u16))?
+            }
+        }
     };
     linux.memory.write(at, record.bytes())?;
     Ok(0)
@@ -432,7 +454,7 @@ pub(super) fn faccessat2(
         Ok(place) => place,
         // A directory above a granted one may be searched and read.
         Err(error) => {
-            linux.files.stat_above_grants(&guest).ok_or(error)?;
+            linux.files.grant_below(&guest).ok_or(error)?;
             if mode.contains(HostAccess::WRITE_OK) {
                 return Err(Errno::ROFS.into());
             }
@@ -460,7 +482,8 @@ pub(super) fn readlinkat(
     if length as i32 <= 0 {
         return Err(Errno::INVAL.into());
     }
-    let host = linux.place(directory, path)?.look(false)?;
+    let place = linux.place_or(directory, path, Errno::INVAL)?;
+    let host = place.look(false)?;
     let target = rustix::fs::readlinkat(&host, "", Vec::new()).map_err(|error| match error {
         Errno::NOENT => Errno::INVAL,
         other => other,
@@ -478,7 +501,7 @@ pub(super) fn mkdir(linux: &mut Linux, [path, mode, ..]: Arguments) -> Served {
 
 /// `mkdirat`.
 pub(super) fn mkdirat(linux: &mut Linux, [directory, path, mode, ..]: Arguments) -> Served {
-    let place = linux.place(directory, path)?;
+    let place = linux.place_or(directory, path, Errno::EXIST)?;
     let (parent, name) = place.parent().map_err(|error| match error {
         Errno::BUSY => Errno::EXIST,
         other => other,

@@ -337,3 +337,6 @@ pub(crate) fn give_back_heap() {
         libc::malloc_trim(0);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,6 +83,8 @@ impl GuestMemory {
         end: u64,
         forgotten: Forgotten,
     ) -> Result<(), GrowError> {
+        // What faults after this is no repetition.
+        self.last_fault = None;
         let first = start & !(WINDOW_SIZE - 1);
         let touched = self.windows.range(first..end.max(first));
         let touched: Vec<u64> = touched.map(|(&window, _)| window).collect();

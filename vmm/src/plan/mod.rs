@@ -24,7 +24,7 @@ mod rooms;
 use std::collections::BTreeMap;
 
 use pool_core::address::Protection;
-use pool_core::description::{Description, ProgramHeaders};
+use pool_core::description::{Description, ProgramHeaders, RangeKind};
 use pool_core::image_map::ImageMap;
 use pool_core::{GuestAddress, SegmentId, WINDOW_SIZE};
 use thiserror::Error;
@@ -175,6 +175,7 @@ impl Plan {
     /// [`MAX_MEMORY`]) of private memory.
     pub fn new(map: &ImageMap, memory: u64) -> Result<Self, PlanError> {
         let description = &map.description;
+        check_size(description, memory)?;
         let rooms = rooms::find(description).ok_or(PlanError::NoRoom)?;
         let mut pieces = pieces::of(map);
         let shared_length = place_shared(&mut pieces);
@@ -182,7 +183,7 @@ impl Plan {
             return Err(PlanError::TooLarge(shared_length));
         }
         let private_windows = place_private(&mut pieces);
-        let plan = Self {
+        Ok(Self {
             mappings: merge(pieces),
             image_ranges: image_ranges(description),
             shared_length,
@@ -192,9 +193,7 @@ impl Plan {
             entry: description.entry,
             program_headers: description.program_headers,
             stack_executable: description.executable_stack,
-        };
-        plan.check_memory()?;
-        Ok(plan)
+        })
     }
 
     /// The segments used, each with the first byte past what is used of it.
@@ -227,19 +226,28 @@ impl Plan {
             .map(move |&(start, end)| (start.max(from), end.min(to)))
             .take_while(|(start, end)| start < end)
     }
+}
 
-    fn check_memory(&self) -> Result<(), PlanError> {
-        let private = |mapping: &&Mapping| mapping.sharing == Sharing::Private;
-        let image: u64 = self.mappings.iter().filter(private).map(|m| m.length).sum();
-        let needed = image + STACK_PIECE;
-        if needed > self.memory {
-            return Err(PlanError::NeedsMemory {
-                needed: needed >> 10,
-                granted: self.memory >> 10,
-            });
+/// Refuses an image that is too large, before it is gone through window by window: ranges may be as
+/// long as the address space.
+fn check_size(description: &Description, memory: u64) -> Result<(), PlanError> {
+    let (mut shared, mut private) = (0, STACK_PIECE);
+    for range in &description.ranges {
+        match range.kind {
+            RangeKind::Shared => shared += range.length,
+            RangeKind::Private | RangeKind::Zero => private += range.length,
         }
-        Ok(())
     }
+    if private > memory {
+        return Err(PlanError::NeedsMemory {
+            needed: private >> 10,
+            granted: memory >> 10,
+        });
+    }
+    if shared > SHARED_BASE {
+        return Err(PlanError::TooLarge(shared));
+    }
+    Ok(())
 }
 
 /// Packs shared pieces from [`SHARED_BASE`]: windows first, so that all of them are aligned.

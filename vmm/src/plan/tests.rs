@@ -299,6 +299,45 @@ fn images_that_need_more_memory_than_granted_are_refused() {
     assert!(Plan::new(&map, 5 << 20).is_ok());
 }
 
+/// Each would take gigabytes to be planned window by window.
+#[test]
+fn images_as_large_as_the_address_space_are_refused_at_once() {
+    let pages = 1 << 34;
+    let text = || range(TEXT, 1, RX, RangeKind::Shared, Some(("a", 0)));
+    let at = 1 << 40;
+    let map_of = |range, pages| {
+        let objects = vec![
+            placed("a", 1, &[(0, 1, 5, 1, false)]),
+            placed("b", pages, &[]),
+        ];
+        map(vec![text(), range], objects)
+    };
+    let zeros = map_of(range(at, pages, RW, RangeKind::Zero, None), 1);
+    let holes = map_of(
+        range(at, pages, R, RangeKind::Shared, Some(("b", 0))),
+        pages,
+    );
+    let before = peak_kib();
+    assert!(matches!(
+        Plan::new(&zeros, 1 << 30),
+        Err(PlanError::NeedsMemory { .. })
+    ));
+    let most = (pages + 1) * PAGE_SIZE;
+    assert_eq!(
+        Plan::new(&holes, 1 << 30).unwrap_err(),
+        PlanError::TooLarge(most)
+    );
+    let grown = peak_kib() - before;
+    assert!(grown < 100 << 10, "{grown} KiB");
+}
+
+fn peak_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let word = line.unwrap().split_whitespace().nth(1).unwrap();
+    word.parse().unwrap()
+}
+
 #[test]
 fn rooms_never_meet_the_image() {
     for last in [

@@ -167,8 +167,16 @@ pub(crate) fn attempts() -> Vec<Case> {
     cases
 }
 
-/// What ordinary programs do, in two C libraries; right is what they do natively.
+/// What ordinary programs do, in two C libraries, and their arguments; right is what they do natively.
 pub(crate) fn ordinary() -> Vec<(&'static str, &'static str)> {
+    /// Memory in pieces: RAM is packed again, page tables start again.
+    const MAPPINGS: [(&str, &str); 5] = [
+        ("mappings", "1 400"),
+        ("mappings", "2 400"),
+        ("mappings", "3 400"),
+        ("sparse", "4194304 1500"),
+        ("sparse", "1073741824 1500"),
+    ];
     const WHAT: [&str; 11] = [
         "hello",
         "calls",
@@ -183,5 +191,6 @@ pub(crate) fn ordinary() -> Vec<(&'static str, &'static str)> {
         "divide",
     ];
     let of = |image| WHAT.iter().map(move |&what| (image, what));
-    of("musl").chain(of("glibc")).collect()
+    let programs = of("musl").chain(of("glibc"));
+    programs.chain(MAPPINGS).collect()
 }
