@@ -239,3 +239,53 @@ fn files_are_mapped_privately_or_not_at_all() {
         assert_eq!(fs::read(data.join("file")).unwrap(), b"old");
     }
 }
+
+#[test]
+fn pages_of_files_that_are_given_up_are_not_zeros() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = r#"
+        #include <fcntl.h>
+        #include <stdio.h>
+        #include <sys/mman.h>
+        #include <unistd.h>
+        static void try(const char *what, char *at, int advice, char right) {
+            int done = madvise(at, 4096, advice);
+            /* As Linux has it, or refused. */
+            printf("%s: %s\n", what, (done == 0 ? *at == right : done == -1) ? "right" : "wrong");
+        }
+        int main(void) {
+            int fd = open("/data/file", O_RDONLY);
+            char *read_only = mmap(0, 8192, PROT_READ, MAP_PRIVATE, fd, 0);
+            char *both = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+            char *none = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            try("read-only", read_only, MADV_DONTNEED, 'o');
+            puts(*read_only == 'o' && read_only[4096] == 'p' ? "there" : "gone");
+            try("free", read_only, MADV_FREE, 'o');
+            puts(*read_only == 'o' ? "there" : "gone");
+            try("not written", both, MADV_DONTNEED, 'o');
+            both[4096] = 'X';
+            try("written", both + 4096, MADV_DONTNEED, 'p');
+            *none = 'X';
+            try("anonymous", none, MADV_DONTNEED, 0);
+            puts(*none ? "kept" : "zeros");
+            return 0;
+        }"#;
+    world.build("given-up", "gcc", &["-D_GNU_SOURCE"], source);
+    let data = world.directory.path().join("data");
+    fs::create_dir_all(&data).unwrap();
+    fs::write(
+        data.join("file"),
+        ["o", "p"].map(|text| text.repeat(4096)).concat(),
+    )
+    .unwrap();
+    let grant = format!("{}:/data", data.display());
+    let expected = "read-only: right\nthere\nfree: right\nthere\nnot written: right\n\
+                    written: right\nanonymous: right\nzeros\n";
+    for way in WAYS {
+        let found = world.run("given-up", &[&way[..], &["--dir", &grant]].concat(), &[]);
+        assert_eq!(text(&found.stdout), expected, "{way:?}");
+    }
+}
