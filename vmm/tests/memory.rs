@@ -14,6 +14,7 @@ use world::{WAYS, World, assert_same, text};
 
 const KVM: [&str; 4] = WAYS[0];
 const MAPPING_FUZZ: &str = include_str!("programs/mapping_fuzz.c");
+const REFUSALS: &str = include_str!("programs/refusals.c");
 const MEMORY_LIMIT: &str = include_str!("programs/memory_limit.c");
 const SPARSE: &str = include_str!("programs/sparse.c");
 const ARENAS: &str = include_str!("programs/arenas.c");
@@ -124,6 +125,39 @@ fn no_way_to_more_memory_passes_the_limit() {
             // What the monitor keeps to know of scattered pages is small beside them.
             let most = floor + mib * 1024 + mib * 128;
             assert!(peak <= most, "{way}: {peak} KiB for {mib} MiB");
+        }
+    }
+}
+
+#[test]
+fn what_is_refused_changes_nothing() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let path = world.build("refusals", "musl-gcc", &[], REFUSALS);
+    let file = world.directory.path().join("report.json");
+    let run = |seed: u64, steps: &str, mib: u64| {
+        let memory = format!("{mib}M");
+        let options = ["--memory", &memory, "--report", file.to_str().unwrap()];
+        let seed = seed.to_string();
+        let found = world.run("refusals", &[&KVM[..], &options].concat(), &[&seed, steps]);
+        let said = text(&found.stdout);
+        let ended = format!("{mib} MiB, seed {seed}: {said} {}", text(&found.stderr));
+        assert!(found.status.success(), "{ended}");
+        let report: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        let peak = report["host"]["peak_rss_kib"].as_u64().unwrap();
+        (said.trim().parse::<u64>().unwrap(), peak)
+    };
+    let native = Command::new(&path).args(["1", "800"]).output().unwrap();
+    assert_eq!(text(&native.stdout), "0\n");
+    let (_, floor) = run(1, "0", 64);
+    for mib in [4, 12, 24] {
+        for seed in 1..=seeds(3) {
+            let (refused, peak) = run(seed, "800", mib);
+            assert!(refused > 0, "{mib} MiB, seed {seed}: nothing was refused");
+            let most = floor + mib * 1024 + mib * 128;
+            assert!(peak <= most, "{mib} MiB, seed {seed}: {peak} KiB");
         }
     }
 }
