@@ -14,6 +14,7 @@ use world::{WAYS, World, assert_same, text};
 
 const KVM: [&str; 4] = WAYS[0];
 const MAPPING_FUZZ: &str = include_str!("programs/mapping_fuzz.c");
+const REFUSALS: &str = include_str!("programs/refusals.c");
 const MEMORY_LIMIT: &str = include_str!("programs/memory_limit.c");
 const SPARSE: &str = include_str!("programs/sparse.c");
 const ARENAS: &str = include_str!("programs/arenas.c");
@@ -129,6 +130,39 @@ fn no_way_to_more_memory_passes_the_limit() {
 }
 
 #[test]
+fn what_is_refused_changes_nothing() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let path = world.build("refusals", "musl-gcc", &[], REFUSALS);
+    let file = world.directory.path().join("report.json");
+    let run = |seed: u64, steps: &str, mib: u64| {
+        let memory = format!("{mib}M");
+        let options = ["--memory", &memory, "--report", file.to_str().unwrap()];
+        let seed = seed.to_string();
+        let found = world.run("refusals", &[&KVM[..], &options].concat(), &[&seed, steps]);
+        let said = text(&found.stdout);
+        let ended = format!("{mib} MiB, seed {seed}: {said} {}", text(&found.stderr));
+        assert!(found.status.success(), "{ended}");
+        let report: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        let peak = report["host"]["peak_rss_kib"].as_u64().unwrap();
+        (said.trim().parse::<u64>().unwrap(), peak)
+    };
+    let native = Command::new(&path).args(["1", "800"]).output().unwrap();
+    assert_eq!(text(&native.stdout), "0\n");
+    let (_, floor) = run(1, "0", 64);
+    for mib in [4, 12, 24] {
+        for seed in 1..=seeds(3) {
+            let (refused, peak) = run(seed, "800", mib);
+            assert!(refused > 0, "{mib} MiB, seed {seed}: nothing was refused");
+            let most = floor + mib * 1024 + mib * 128;
+            assert!(peak <= most, "{mib} MiB, seed {seed}: {peak} KiB");
+        }
+    }
+}
+
+#[test]
 fn nothing_that_a_guest_chooses_makes_the_monitor_grow() {
     if !needs(&["kvm"]) {
         return;
@@ -237,5 +271,55 @@ fn files_are_mapped_privately_or_not_at_all() {
         let found = world.run("maps", &[&way[..], &["--dir", &grant]].concat(), &[]);
         assert_eq!(text(&found.stdout), expected, "{way:?}");
         assert_eq!(fs::read(data.join("file")).unwrap(), b"old");
+    }
+}
+
+#[test]
+fn pages_of_files_that_are_given_up_are_not_zeros() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = r#"
+        #include <fcntl.h>
+        #include <stdio.h>
+        #include <sys/mman.h>
+        #include <unistd.h>
+        static void try(const char *what, char *at, int advice, char right) {
+            int done = madvise(at, 4096, advice);
+            /* As Linux has it, or refused. */
+            printf("%s: %s\n", what, (done == 0 ? *at == right : done == -1) ? "right" : "wrong");
+        }
+        int main(void) {
+            int fd = open("/data/file", O_RDONLY);
+            char *read_only = mmap(0, 8192, PROT_READ, MAP_PRIVATE, fd, 0);
+            char *both = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+            char *none = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            try("read-only", read_only, MADV_DONTNEED, 'o');
+            puts(*read_only == 'o' && read_only[4096] == 'p' ? "there" : "gone");
+            try("free", read_only, MADV_FREE, 'o');
+            puts(*read_only == 'o' ? "there" : "gone");
+            try("not written", both, MADV_DONTNEED, 'o');
+            both[4096] = 'X';
+            try("written", both + 4096, MADV_DONTNEED, 'p');
+            *none = 'X';
+            try("anonymous", none, MADV_DONTNEED, 0);
+            puts(*none ? "kept" : "zeros");
+            return 0;
+        }"#;
+    world.build("given-up", "gcc", &["-D_GNU_SOURCE"], source);
+    let data = world.directory.path().join("data");
+    fs::create_dir_all(&data).unwrap();
+    fs::write(
+        data.join("file"),
+        ["o", "p"].map(|text| text.repeat(4096)).concat(),
+    )
+    .unwrap();
+    let grant = format!("{}:/data", data.display());
+    let expected = "read-only: right\nthere\nfree: right\nthere\nnot written: right\n\
+                    written: right\nanonymous: right\nzeros\n";
+    for way in WAYS {
+        let found = world.run("given-up", &[&way[..], &["--dir", &grant]].concat(), &[]);
+        assert_eq!(text(&found.stdout), expected, "{way:?}");
     }
 }

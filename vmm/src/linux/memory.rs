@@ -111,9 +111,7 @@ pub(super) fn mmap(
         linux.memory.map_zero(start, length, protection)?;
         return Ok(start);
     }
-    linux
-        .memory
-        .map_zero(start, length, Protection::READ_WRITE)?;
+    linux.memory.map_copied(start, length)?;
     fill_from_file(linux, start, length, fd, offset)?;
     linux.memory.protect(start, start + length, protection)??;
     Ok(start)
@@ -238,6 +236,10 @@ pub(super) fn mremap(
 }
 
 /// `madvise`: DONTNEED gives pages back; other advice is advice.
+///
+/// Pages of a private mapping of a file would have to show the file again. They are kept instead:
+/// that is the same unless they were written, so where they can be, the advice is refused. FREE is
+/// for anonymous memory alone, as in Linux.
 pub(super) fn madvise(linux: &mut Linux, [address, length, advice, ..]: Arguments) -> Served {
     const DONTNEED: u64 = 4;
     const FREE: u64 = 8;
@@ -246,6 +248,12 @@ pub(super) fn madvise(linux: &mut Linux, [address, length, advice, ..]: Argument
     let (start, end) = pages(address, length)?;
     match advice {
         DONTNEED | FREE => {
+            let kept = |area: Area| area.copied && (advice == FREE || area.protection.write);
+            let mut areas = linux.memory.space().over(start, end);
+            if areas.any(|(_, area)| kept(area)) {
+                return Err(Errno::INVAL.into());
+            }
+            drop(areas);
             linux.memory.discard(start, end)?;
             if linux.memory.space().has_hole(start, end) {
                 return Err(Errno::NOMEM.into());

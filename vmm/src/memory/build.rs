@@ -74,7 +74,7 @@ impl GuestMemory {
             ram: reservation.region(0, ram_room)?,
             shared,
             reservation,
-            space: address_space(plan)?,
+            space: address_space(plan, backing)?,
             windows: BTreeMap::new(),
             tables: Tables::new(MONITOR_PAGES as u64 * PAGE_SIZE),
             frames: Frames::new(first_windows * WINDOW_SIZE, ram_room),
@@ -214,7 +214,7 @@ impl GuestMemory {
 }
 
 /// The guest's address space before its first instruction: the image and the stack.
-fn address_space(plan: &Plan) -> Result<AddressSpace, Refused> {
+fn address_space(plan: &Plan, laid_in: Backing) -> Result<AddressSpace, Refused> {
     let rooms = plan.rooms;
     let mut space = AddressSpace::new(rooms, plan.memory);
     space.pin_tables(rooms.monitor.0, rooms.monitor.0 + PAGE_SIZE);
@@ -228,10 +228,12 @@ fn address_space(plan: &Plan) -> Result<AddressSpace, Refused> {
             }
             Sharing::Private => space::Backing::Private,
         };
+        let content = matches!(mapping.content, Content::Segment { .. });
         let area = Area {
             end: mapping.end(),
             protection: mapping.protection,
             backing,
+            copied: laid_in == Backing::Copy && content && backing == space::Backing::Private,
         };
         space.map(mapping.address.0, area)?;
     }
@@ -239,6 +241,7 @@ fn address_space(plan: &Plan) -> Result<AddressSpace, Refused> {
         end: rooms.stack_high.0,
         protection: plan.stack_protection(),
         backing: space::Backing::Growing,
+        copied: false,
     };
     space.map(rooms.stack_low.0, stack)?;
     Ok(space)

@@ -201,6 +201,16 @@ impl GuestMemory {
         })
     }
 
+    /// The same for bytes that are about to be copied from a file.
+    pub fn map_copied(&mut self, start: u64, length: u64) -> Result<(), GrowError> {
+        let end = start + length;
+        let area = Area {
+            copied: true,
+            ..Area::anonymous(end, Protection::READ_WRITE)
+        };
+        self.change(start, end, |space| space.map(start, area))
+    }
+
     /// Removes what is mapped in `start..end`.
     pub fn unmap(&mut self, start: u64, end: u64) -> Result<(), GrowError> {
         self.change(start, end, |space| space.unmap(start, end))
@@ -240,11 +250,15 @@ impl GuestMemory {
     }
 
     /// Gives the private changes in `start..end` back: anonymous memory reads as zeros, the
-    /// image's data as at the start.
+    /// image's data as at the start. What was copied from a file stays.
     pub fn discard(&mut self, start: u64, end: u64) -> Result<(), GrowError> {
-        self.each_run(start, end, |memory, physical, length, _| {
-            memory.reservation.discard(physical, length)
-        })
+        for (at, area) in self.space.over(start, end).filter(|(_, area)| !area.copied) {
+            let (from, to) = (at.max(start), area.end.min(end));
+            self.each_run(from, to, |memory, physical, length, _| {
+                memory.reservation.discard(physical, length)
+            })?;
+        }
+        Ok(())
     }
 
     /// Makes the area that ends at `end` with the page before it reach to `new_end`; what lies

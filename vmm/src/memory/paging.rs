@@ -136,6 +136,7 @@ mod tests {
                 end,
                 protection,
                 backing,
+                copied: false,
             };
             space.map(start, area).unwrap();
         }

@@ -45,6 +45,8 @@ pub struct Area {
     pub protection: Protection,
     /// What stands behind it.
     pub backing: Backing,
+    /// Its bytes were copied from a file when it was made, and could not be had again.
+    pub copied: bool,
 }
 
 /// Why an address space stays as it is.
@@ -79,6 +81,7 @@ impl Area {
             end,
             protection,
             backing: Backing::Private,
+            copied: false,
         };
         if area.accessible() {
             area
@@ -441,6 +444,7 @@ fn bytes(areas: &[(u64, Area)]) -> u64 {
 fn joins(at: u64, before: &Area, next: u64, after: &Area) -> bool {
     before.end == next
         && before.protection == after.protection
+        && before.copied == after.copied
         && before.without_first(next - at).backing == after.backing
 }
 

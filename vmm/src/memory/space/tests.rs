@@ -26,6 +26,7 @@ fn private(end: u64, protection: Protection) -> Area {
         end,
         protection,
         backing: Backing::Private,
+        copied: false,
     }
 }
 
@@ -102,6 +103,7 @@ fn shared_pages_never_become_writable_and_keep_their_place() {
         end: 0x40_4000,
         protection: Protection::READ_EXECUTE,
         backing: Backing::Shared { physical: 0x9000 },
+        copied: false,
     };
     space.map(0x40_0000, shared).unwrap();
     assert_eq!(
@@ -172,6 +174,7 @@ fn every_way_to_more_memory_ends_at_the_limit() {
         end: 0x4000_0000,
         protection: Protection::READ_WRITE,
         backing: Backing::Growing,
+        copied: false,
     };
     space.map(0x3f80_0000, stack).unwrap();
     assert_eq!(
@@ -318,6 +321,7 @@ proptest! {
                     end,
                     protection: Protection::READ,
                     backing: Backing::Shared { physical: SHARED },
+                    copied: false,
                 }),
                 Step::Unmap(..) => space.unmap(start, end),
                 Step::Protect(.., protection) => match space.protect(start, end, *protection) {
