@@ -232,6 +232,18 @@ int main(int c, char **v) {
     return 3;
 }"#;
 
+/// Lists the signals that it ignores.
+const IGNORED: &str = r#"
+#include <signal.h>
+#include <stdio.h>
+int main(void) {
+    for (int s = 1; s < 32; s++) {
+        struct sigaction a;
+        if (!sigaction(s, 0, &a) && a.sa_handler == SIG_IGN) printf("%d\n", s);
+    }
+    return 0;
+}"#;
+
 const SLEEP: &str = r#"
 #define _GNU_SOURCE
 #include <errno.h>
@@ -297,19 +309,40 @@ int main(int c, char **v) {
 }"#;
 
 const SPARSE: &str = r#"
+#define _GNU_SOURCE
 #include <stdio.h>
 #include <sys/mman.h>
 int main(void) {
     const long step = 4l << 20, n = 300;
     char *p = mmap(0, step * n, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) { puts("the reservation was refused"); return 1; }
+    for (long tib = 1; tib <= 32; tib *= 2)
+        if (mmap(0, tib << 40, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) == MAP_FAILED)
+            { printf("%ld TiB were refused\n", tib); return 1; }
     for (long i = 0; i < n; i++) {
         if (mprotect(p + i * step, 4096, PROT_READ | PROT_WRITE)) { printf("refused after %ld pages\n", i); return 1; }
         p[i * step] = 1;
     }
     long most = 0;
-    while (most < 64 && mmap(0, 1l << 40, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) != MAP_FAILED) most++;
-    printf("ok, and %ld TiB to read\n", most);
+    const long gib = 1l << 30;
+    char *last = 0, *read;
+    while (most < 64 && (read = mmap(0, gib, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) != MAP_FAILED) {
+        last = read;
+        most++;
+    }
+    printf("%ld GiB to read\n", most);
+    char *none = mmap(0, 64 * gib, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    int more = !mprotect(none, 64 * gib, PROT_READ);
+    char *one = mmap(0, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    more |= mremap(one, 4096, 64 * gib, MREMAP_MAYMOVE) != MAP_FAILED;
+    printf("more by other calls: %d\n", more);
+    munmap(last, gib);
+    // What was let go can be had again, as often as one likes.
+    for (long i = 0; i < 100; i++) {
+        char *p = mmap(0, gib / 2, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (p == MAP_FAILED) { printf("refused in round %ld\n", i); return 1; }
+        munmap(p, gib / 2);
+    }
     return 0;
 }"#;
 
@@ -332,6 +365,20 @@ int main(int c, char **v) {
         if (!strcmp(v[1], "hint")) p = map(FAR(i), 4096, PROT_READ, 0);
         if (!strcmp(v[1], "write")) p = map(FAR(i), 4096, PROT_READ | PROT_WRITE, MAP_FIXED);
         if (!strcmp(v[1], "move")) p = mremap(area + i * 4096, 4096, 4096, MREMAP_MAYMOVE | MREMAP_FIXED, FAR(i));
+        if (!strcmp(v[1], "spread") || !strcmp(v[1], "grow")) {
+            // One page to write, or to read and moved as it grows, at the lower end of what was reserved.
+            long far = 7l << 30;
+            char *low = map(0, far, PROT_NONE, 0);
+            p = low;
+            if (p != MAP_FAILED && v[1][0] == 's' && mprotect(p, 4096, PROT_READ | PROT_WRITE)) p = MAP_FAILED;
+            if (p != MAP_FAILED && v[1][0] == 's') *p = 1;
+            if (p != MAP_FAILED && v[1][0] == 'g') {
+                munmap(low, 8192);
+                p = mremap(area + i * 8192, 4096, 8192, MREMAP_MAYMOVE);
+                if (p != MAP_FAILED) sum += *p;
+            }
+            if (v[1][0] == 's') munmap(low + 4096, far - 4096);
+        }
         if (!strcmp(v[1], "leave")) {
             p = map(0, 2 << 20, PROT_READ, 0);
             if (p != MAP_FAILED) { sum += *p; munmap(p + 4096, (2 << 20) - 4096); }
@@ -585,6 +632,41 @@ fn signals_are_handled_as_they_are_natively() {
 }
 
 #[test]
+fn what_the_starter_ignores_stays_ignored() {
+    let mut operator = Operator::new();
+    let native = operator.build("signals", "musl-gcc", &[], IGNORED);
+    let vmm = operator.vmm("signals", &PROCESS, &[]);
+    let found = Command::new("sh")
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
+        .arg(vmm.get_program())
+        .args(vmm.get_args())
+        .output()
+        .unwrap();
+    assert_eq!(text(&found.stdout), "1\n", "{}", text(&found.stderr));
+    let native = Command::new(native).output().unwrap();
+    let found = operator.run("signals", &PROCESS, &[]);
+    assert_eq!(text(&found.stdout), text(&native.stdout));
+}
+
+#[test]
+fn limits_that_are_lower_stay() {
+    let mut operator = Operator::new();
+    operator.build("take", "gcc", &[], TAKE);
+    let vmm = operator.vmm("take", &PROCESS, &["private"]);
+    let found = Command::new("sh")
+        .args(["-c", "ulimit -d 32768; exec \"$@\"", "sh"])
+        .arg(vmm.get_program())
+        .args(vmm.get_args())
+        .output()
+        .unwrap();
+    let taken: i64 = text(&found.stdout)
+        .trim()
+        .parse()
+        .unwrap_or_else(|_| panic!("{}", text(&found.stderr)));
+    assert!((4..=32).contains(&taken), "{taken} MiB");
+}
+
+#[test]
 fn a_guest_that_was_stopped_sleeps_on() {
     let mut operator = Operator::new();
     operator.build("sleep", "musl-gcc", &[], SLEEP);
@@ -651,7 +733,7 @@ fn memory_is_limited_however_it_is_taken() {
 }
 
 #[test]
-fn memory_may_be_sparse_and_reservations_are_bounded() {
+fn memory_may_be_sparse_and_reserved_and_what_is_only_read_is_bounded() {
     let mut operator = Operator::new();
     operator.build("sparse", "gcc", &[], SPARSE);
     let found = operator.run(
@@ -659,7 +741,10 @@ fn memory_may_be_sparse_and_reservations_are_bounded() {
         &[&PROCESS[..], &["--memory", "64M"]].concat(),
         &[],
     );
-    assert_eq!(text(&found.stdout), "ok, and 0 TiB to read\n");
+    assert_eq!(
+        text(&found.stdout),
+        "8 GiB to read\nmore by other calls: 0\n"
+    );
 }
 
 #[test]
@@ -668,7 +753,7 @@ fn page_tables_are_limited() {
     const STACK: u64 = 8;
     let mut operator = Operator::new();
     operator.build("tables", "gcc", &[], TABLES);
-    for how in ["read", "hint", "write", "move", "leave"] {
+    for how in ["read", "hint", "write", "move", "spread", "grow", "leave"] {
         let options = [&PROCESS[..], &["--memory", "64M"]].concat();
         let mut running = Running(operator.vmm("tables", &options, &[how]).spawn().unwrap());
         let guest = running.guest_in_call(libc_number("pause"));
