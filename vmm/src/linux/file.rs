@@ -9,7 +9,7 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, FileType, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
-use super::path::Grant;
+use super::grant::Grant;
 use super::record::Record;
 use super::{Arguments, Linux, Served, Stop, signal};
 use crate::memory::Access;

@@ -8,6 +8,7 @@
 //! [`Linux`] behind a lock; `futex` then waits in the host.
 
 mod file;
+mod grant;
 mod memory;
 mod path;
 mod process;
@@ -25,7 +26,7 @@ use rustix::io::Errno;
 
 use self::file::Files;
 pub(crate) use self::file::MAX_FILES;
-pub use self::path::{Grant, GrantError};
+pub use self::grant::{Grant, GrantError};
 use self::signal::Signals;
 use crate::fault::{Cause, Outcome};
 use crate::memory::space::ProtectError;

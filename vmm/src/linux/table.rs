@@ -56,6 +56,8 @@ pub enum Process {
     OwnProcess,
     /// Only one's own limits, and only to read them.
     OwnLimits,
+    /// Only one's own processors: others' would tell which processes there are.
+    OwnAffinity,
     /// Only the name of the thread.
     ThreadName,
     /// Only FS and GS base.
@@ -65,12 +67,12 @@ pub enum Process {
     /// Only waiting and waking.
     Wait,
     /// The monitor makes plain private memory of shared anonymous memory, areas that grow and huge
-    /// pages: in one process it is the same, and it counts. It counts page tables before a mapping at an
-    /// address of the guest's choice, and before one that is only read.
+    /// pages: in one process it is the same, and it counts. It counts what the guest has before each but
+    /// a reservation where the kernel likes.
     Mapping,
-    /// The monitor counts page tables before a move to an address of the guest's choice.
+    /// The monitor counts what the guest has.
     Move,
-    /// The monitor counts what is written before a right to write goes.
+    /// The monitor counts what the guest has.
     Protection,
     /// Only advice that the handlers know too.
     Advice,
@@ -203,7 +205,7 @@ pub const CALLS: [Entry; 94] = [
     call(200, "tkill", signal::tkill, Topic::Signal, Process::OwnProcess),
     call(201, "time", time::time, Topic::Time, Process::Allowed),
     call(202, "futex", process::futex, Topic::Process, Process::Wait),
-    call(204, "sched_getaffinity", system::sched_getaffinity, Topic::System, Process::Allowed),
+    call(204, "sched_getaffinity", system::sched_getaffinity, Topic::System, Process::OwnAffinity),
     call(217, "getdents64", file::getdents64, Topic::File, Process::Allowed),
     call(218, "set_tid_address", process::set_tid_address, Topic::Process, Process::Allowed),
     process_only(219, "restart_syscall", Topic::Time, Process::Allowed),

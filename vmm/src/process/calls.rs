@@ -54,6 +54,8 @@ impl Change {
 #[derive(Debug)]
 pub(super) struct Calls {
     limits: Limits,
+    /// No less than the bytes that the guest may access and that `RLIMIT_DATA` does not count.
+    readable: u64,
     /// `/proc/PID/status`, and room for it, once they are needed.
     status: Option<(File, Vec<u8>)>,
 }
@@ -63,6 +65,8 @@ impl Calls {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
+            // Nobody counted the image: the first call does.
+            readable: limits.readable,
             status: None,
         }
     }
@@ -84,11 +88,31 @@ impl Calls {
             },
             // What cannot be counted is not allowed.
             libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_mremap => match self.used(tracee) {
-                Some(used) if used <= self.limits.data => memory(registers),
+                Some(used) if used <= self.limits.data && self.may_read(tracee, registers) => {
+                    memory(registers)
+                }
                 _ => Next::Done(-i64::from(libc::ENOMEM)),
             },
             _ => Next::Done(-i64::from(libc::ENOSYS)),
         }
+    }
+
+    /// There is room for what a call about memory lets the guest read. Counting takes the longer the more
+    /// areas there are, so it is done once what was asked for since the last time could be too much.
+    fn may_read(&mut self, tracee: Tracee, registers: &Registers) -> bool {
+        let more = newly_readable(registers);
+        if more == 0 {
+            return true;
+        }
+        let most = self.limits.readable;
+        if self.readable.saturating_add(more) > most {
+            match readable_of(tracee) {
+                Some(now) if now.saturating_add(more) <= most => self.readable = now,
+                _ => return false,
+            }
+        }
+        self.readable += more;
+        true
     }
 
     /// Bytes of memory that are the guest's own: in RAM, swapped out, and the tables to find them by.
@@ -104,6 +128,46 @@ impl Calls {
         let length = status.read_at(text, 0).ok()?;
         used(std::str::from_utf8(&text[..length]).ok()?)
     }
+}
+
+/// The most bytes that become accessible by this call without counting as private writable memory.
+fn newly_readable(registers: &Registers) -> u64 {
+    let protection = registers.rdx as i32;
+    let writable = protection & libc::PROT_WRITE != 0;
+    let private = plain(registers.r10) & libc::MAP_TYPE as u64 == libc::MAP_PRIVATE as u64;
+    match registers.orig_rax as i64 {
+        libc::SYS_mremap => registers.rdx.saturating_sub(registers.rsi),
+        _ if protection == libc::PROT_NONE => 0,
+        libc::SYS_mmap if writable && private => 0,
+        _ => registers.rsi,
+    }
+}
+
+/// Counts the same of the areas that `tracee` has.
+fn readable_of(tracee: Tracee) -> Option<u64> {
+    let pid = tracee.0.as_raw_nonzero();
+    readable(&std::fs::read(format!("/proc/{pid}/maps")).ok()?)
+}
+
+/// Sums the areas of `/proc/PID/maps` that can be accessed and are not private and writable, in bytes.
+fn readable(maps: &[u8]) -> Option<u64> {
+    let mut sum = 0;
+    // The kernel writes a line's end in a file's name as `\012`.
+    for line in maps
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty())
+    {
+        let mut fields = line.split(|&byte| byte == b' ');
+        let range = std::str::from_utf8(fields.next()?).ok()?;
+        let (start, end) = range.split_once('-')?;
+        let length = u64::from_str_radix(end, 16).ok()? - u64::from_str_radix(start, 16).ok()?;
+        let counted = match fields.next()? {
+            [b'-', b'-', b'-', _] | [_, b'w', _, b'p'] => 0,
+            _ => length,
+        };
+        sum += counted;
+    }
+    Some(sum)
 }
 
 /// Sums what `/proc/PID/status` says of private memory, in bytes.
@@ -164,6 +228,42 @@ mod tests {
             (0x22, 0x22),
         ] {
             assert_eq!(plain(flags), expected, "{flags:#x}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_and_does_not_count_is_summed() {
+        let maps = b"00400000-00402000 r-xp 00000000 00:21 7    /pool/\xff\\012\n\
+                     00402000-00403000 rw-p 00000000 00:00 0 \n\
+                     00403000-00404000 rw-s 00000000 00:21 8    /data/x\n\
+                     00500000-50500000 ---p 00000000 00:00 0 \n\
+                     ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0   [vsyscall]\n";
+        assert_eq!(readable(maps), Some(0x4000));
+        assert_eq!(readable(b"nothing of the kind\n"), None);
+    }
+
+    #[test]
+    fn what_a_call_makes_readable() {
+        // SAFETY: all zeros are a valid value of it.
+        let mut registers: Registers = unsafe { std::mem::zeroed() };
+        for (call, [rsi, rdx, r10], expected) in [
+            (libc::SYS_mmap, [1 << 40, 0, 0x22], 0),
+            (libc::SYS_mmap, [1 << 40, 1, 0x22], 1 << 40),
+            (libc::SYS_mmap, [1 << 40, 3, 0x22], 0),
+            (libc::SYS_mmap, [1 << 40, 3, 0x21], 0),
+            (libc::SYS_mmap, [1 << 40, 3, 0x01], 1 << 40),
+            (libc::SYS_mprotect, [1 << 40, 0, 0], 0),
+            (libc::SYS_mprotect, [1 << 40, 3, 0], 1 << 40),
+            (libc::SYS_mremap, [4096, 1 << 40, 1], (1 << 40) - 4096),
+            (libc::SYS_mremap, [1 << 40, 4096, 1], 0),
+        ] {
+            (registers.orig_rax, registers.rsi) = (call as u64, rsi);
+            (registers.rdx, registers.r10) = (rdx, r10);
+            assert_eq!(
+                newly_readable(&registers),
+                expected,
+                "{call} {rsi:#x} {rdx:#x}"
+            );
         }
     }
 

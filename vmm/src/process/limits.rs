@@ -4,17 +4,20 @@
 //! write. The filter and the monitor ([`super::calls`]) see to it that there is no other memory to write
 //! to. Two things it does not count, memory that was written and then made read-only, and page tables.
 //! Before each call that could make more of them the monitor counts what there is, so that it is at most
-//! as much again. `RLIMIT_AS` bounds the addresses, and so the tables that one reservation can need.
+//! as much again. What a guest may read and not write has a bound of its own, because one area needs as
+//! many tables as it is long, and they come when it is read, not when it is mapped. Addresses that it
+//! only keeps free cost nothing, so they are not bounded: runtimes reserve more than any host has.
 //!
 //! A harder bound is a memory cgroup around poolvmm.
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::plan::Plan;
 
-/// Addresses that a guest may reserve, for each byte of memory: their page tables take a 512th of them.
-const RESERVED: u64 = 128;
+/// Addresses that a guest may read and not write, for each byte of memory: their page tables take a 512th
+/// of them.
+const READABLE: u64 = 128;
 
 /// Limits of one guest, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +26,8 @@ pub(super) struct Limits {
     pub(super) memory: u64,
     /// Private writable memory: the grant, and the stack whole.
     pub(super) data: u64,
-    /// Addresses.
-    addresses: u64,
+    /// Memory that is not private and writable, and can be accessed.
+    pub(super) readable: u64,
 }
 
 impl Limits {
@@ -35,19 +38,20 @@ impl Limits {
         Self {
             memory: plan.memory,
             data: plan.memory + stack,
-            addresses: image + stack + plan.memory * RESERVED,
+            readable: image + plan.memory * READABLE,
         }
     }
 
-    /// Sets them for `guest`, for good.
+    /// Sets what the kernel counts by itself for `guest`, a child of this process, for good. A limit that
+    /// this process has already stays if it is lower.
     pub(super) fn apply(self, guest: Pid) -> Result<(), Errno> {
-        for (resource, most) in [(Resource::Data, self.data), (Resource::As, self.addresses)] {
-            let both = Rlimit {
-                current: Some(most),
-                maximum: Some(most),
-            };
-            prlimit(Some(guest), resource, both)?;
-        }
-        Ok(())
+        let found = getrlimit(Resource::Data);
+        let lower =
+            |found: Option<u64>| Some(found.map_or(self.data, |found| found.min(self.data)));
+        let both = Rlimit {
+            current: lower(found.current),
+            maximum: lower(found.maximum),
+        };
+        prlimit(Some(guest), Resource::Data, both).map(drop)
     }
 }

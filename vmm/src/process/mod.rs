@@ -54,8 +54,9 @@ pub enum ProcessError {
     Child(String),
     /// The monitor cannot trace it.
     #[error(
-        "tracing the guest's process, some of whose calls the monitor answers: {0}; allow ptrace, or use \
-         --platform kvm"
+        "tracing the guest's process, some of whose calls the monitor answers: {0}; allow ptrace, which \
+         strace or gdb on poolvmm, kernel.yama.ptrace_scope=3 and some containers' seccomp profiles \
+         prevent, or use --platform kvm"
     )]
     Trace(io::Error),
     /// Its memory cannot be limited.

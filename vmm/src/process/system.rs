@@ -46,7 +46,12 @@ pub(super) fn forget_program() -> io::Result<()> {
         }
         for signal in 1..=64 {
             // Fails for SIGKILL, SIGSTOP and those that libc keeps: they have no handler here.
-            libc::signal(signal, libc::SIG_DFL);
+            let before = libc::signal(signal, libc::SIG_DFL);
+            // As over an exec, what the starter has ignored stays ignored (`nohup`). The standard
+            // library ignores SIGPIPE itself.
+            if before == libc::SIG_IGN && signal != libc::SIGPIPE {
+                libc::signal(signal, libc::SIG_IGN);
+            }
         }
         if libc::sigaltstack(&raw const none, std::ptr::null_mut()) < 0
             || libc::syscall(libc::SYS_set_robust_list, 0, LIST_HEAD) < 0

@@ -100,8 +100,6 @@ const UNCOUNTED: [u32; 3] = [
     libc::MAP_GROWSDOWN as u32,
     libc::MAP_HUGETLB as u32,
 ];
-/// `MREMAP_FIXED` and `MREMAP_DONTUNMAP`.
-const FIXED: u32 = libc::MREMAP_FIXED as u32;
 const KEEP_OLD: u32 = libc::MREMAP_DONTUNMAP as u32;
 /// What [`crate::linux`] takes too: normal to `WILLNEED`, `DONTNEED`, `FREE`, huge pages, core dumps,
 /// `COLD` and `PAGEOUT`. Merging pages would tell guests of each other's.
@@ -163,7 +161,7 @@ fn guest_rule(process: Process, files_granted: bool, own: u32) -> Rule {
     let no_file = Verdict::Errno(libc::ENOENT);
     match process {
         Process::Allowed => Verdict::Allow.into(),
-        Process::Monitor => Verdict::Trace.into(),
+        Process::Monitor | Process::Protection => Verdict::Trace.into(),
         Process::Files => files(no_file).into(),
         Process::FilesOrEmpty => files(Verdict::Trace).into(),
         Process::FilesOrUnserved => files(not_served).into(),
@@ -181,39 +179,42 @@ fn guest_rule(process: Process, files_granted: bool, own: u32) -> Rule {
                 let tests = [Test::Equals(0, target), Test::Null(2)];
                 rule.unless(&tests, Verdict::Allow)
             }),
+        Process::OwnAffinity => Rule::one_of(0, &[0, own], Verdict::Errno(libc::ESRCH)),
         Process::ThreadName => Rule::one_of(0, &[libc::PR_SET_NAME as u32], not_known),
         Process::ThreadPointer => Rule::one_of(0, &THREAD_POINTER, not_known),
-        Process::Descriptor => Rule::one_of(1, &DESCRIPTOR, not_known),
+        Process::Descriptor => {
+            let signals = [
+                Test::Equals(1, libc::F_SETFL as u32),
+                Test::Masked(2, libc::O_ASYNC as u32, libc::O_ASYNC as u32),
+            ];
+            DESCRIPTOR.iter().fold(
+                Rule::from(not_known).unless(&signals, not_known),
+                |rule, &command| rule.unless(&[Test::Equals(1, command)], Verdict::Allow),
+            )
+        }
         Process::Wait => FUTEX
             .iter()
             .fold(not_served.into(), |rule: Rule, &command| {
                 rule.unless(&[Test::Masked(1, FUTEX_COMMAND, command)], Verdict::Allow)
             }),
         Process::Mapping => mapping(),
-        Process::Move => Rule::from(Verdict::Allow)
-            .unless(&[Test::Masked(3, KEEP_OLD, KEEP_OLD)], not_known)
-            .unless(&[Test::Masked(3, FIXED, FIXED)], Verdict::Trace),
-        Process::Protection => {
-            let write = libc::PROT_WRITE as u32;
-            Rule::from(Verdict::Trace).unless(&[Test::Masked(2, write, write)], Verdict::Allow)
+        Process::Move => {
+            Rule::from(Verdict::Trace).unless(&[Test::Masked(3, KEEP_OLD, KEEP_OLD)], not_known)
         }
         Process::Advice => Rule::one_of(2, &ADVICE, not_known),
     }
 }
 
-/// `mmap`: what counts by itself passes, and that is memory to be written, or addresses to be kept free,
-/// where the kernel likes.
+/// `mmap`: addresses to be kept free, where the kernel likes, cost nothing. All else is counted: even
+/// memory that counts by itself needs page tables, and the guest shapes the gaps that the kernel puts it in.
 fn mapping() -> Rule {
-    const WRITE: u32 = libc::PROT_WRITE as u32;
-    let anywhere = Test::Null(0);
     UNCOUNTED
         .iter()
         .fold(Verdict::Trace.into(), |rule: Rule, &flags| {
             rule.unless(&[Test::Masked(3, flags, flags)], Verdict::Trace)
         })
-        .unless(&[anywhere, Test::Masked(2, WRITE, WRITE)], Verdict::Allow)
         .unless(
-            &[anywhere, Test::Equals(2, libc::PROT_NONE as u32)],
+            &[Test::Null(0), Test::Equals(2, libc::PROT_NONE as u32)],
             Verdict::Allow,
         )
 }
@@ -302,20 +303,20 @@ mod tests {
             ("prlimit64", [own, 2, 0, 1, 0, 0], allow),
             ("prlimit64", [1, 2, 0, 1, 0, 0], error(libc::ENOSYS)),
             ("prlimit64", [0, 2, 1 << 32, 0, 0, 0], error(libc::ENOSYS)),
-            ("mmap", [0, 1, 3, 0x22, 0, 0], allow),
-            ("mmap", [0, 1, 3, 1, 0, 0], allow),
+            ("mmap", [0, 1, 3, 0x22, 0, 0], Verdict::Trace),
+            ("mmap", [0, 1, 3, 1, 0, 0], Verdict::Trace),
             ("mmap", [0, 1, 0, 0x22, 0, 0], allow),
             ("mmap", [0, 1, 1, 0x22, 0, 0], Verdict::Trace),
             ("mmap", [0, 1, 5, 2, 0, 0], Verdict::Trace),
             ("mmap", [1 << 32, 1, 3, 0x22, 0, 0], Verdict::Trace),
-            ("mremap", [0, 1, 2, 1, 0, 0], allow),
+            ("mremap", [0, 1, 2, 1, 0, 0], Verdict::Trace),
             ("mremap", [0, 1, 2, 3, 0, 0], Verdict::Trace),
             ("mremap", [0, 1, 2, 5, 0, 0], error(libc::EINVAL)),
             ("mmap", [0, 1, 3, 0x21, 0, 0], Verdict::Trace),
             ("mmap", [0, 1, 3, 0x23, 0, 0], Verdict::Trace),
             ("mmap", [0, 1, 3, 0x122, 0, 0], Verdict::Trace),
             ("mmap", [0, 1, 3, 0x4_0022, 0, 0], Verdict::Trace),
-            ("mprotect", [0, 1, 3, 0, 0, 0], allow),
+            ("mprotect", [0, 1, 3, 0, 0, 0], Verdict::Trace),
             ("mprotect", [0, 1, 5, 0, 0, 0], Verdict::Trace),
             ("mprotect", [0, 1, 0, 0, 0, 0], Verdict::Trace),
             ("madvise", [0, 1, 4, 0, 0, 0], allow),
@@ -327,6 +328,12 @@ mod tests {
             ("prctl", [15, 0, 0, 0, 0, 0], allow),
             ("prctl", [4, 1, 0, 0, 0, 0], error(libc::EINVAL)),
             ("fcntl", [0, 8, 0, 0, 0, 0], error(libc::EINVAL)),
+            ("fcntl", [0, 4, 0o2000, 0, 0, 0], allow),
+            ("fcntl", [0, 4, 0o22000, 0, 0, 0], error(libc::EINVAL)),
+            ("fcntl", [0, 3, 0o22000, 0, 0, 0], allow),
+            ("sched_getaffinity", [0; 6], allow),
+            ("sched_getaffinity", [own, 8, 1, 0, 0, 0], allow),
+            ("sched_getaffinity", [1, 8, 1, 0, 0, 0], error(libc::ESRCH)),
             ("ioctl", [0, libc::TIOCSTI, 0, 0, 0, 0], error(libc::ENOTTY)),
             ("open", [0, 0o102, 0o644, 0, 0, 0], allow),
             ("open", [0, 0o102, 0o4755, 0, 0, 0], error(libc::EPERM)),
