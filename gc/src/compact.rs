@@ -39,6 +39,10 @@ pub fn plan(store: &StoreView, mark: &Mark, compact_below: f64) -> Result<Plan> 
         if record.state == SegmentState::Retired {
             continue;
         }
+        if record.state == SegmentState::Open && record.used == 0 && disk_bytes(store, id)? == 0 {
+            // The next segment to be appended to: there is nothing to give back.
+            continue;
+        }
         if kept == 0 {
             plan.dead.push(id);
         } else if record.state == SegmentState::Sealed

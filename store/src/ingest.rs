@@ -84,6 +84,7 @@ impl Store {
         sent: Sent<'_>,
         known: PageCount,
     ) -> Result<CommitSummary> {
+        writer.appender.begin()?;
         let mut intake = Intake::new(self, &mut writer.appender, sent);
         intake.summary.pages = known;
         intake.summary.known_pages = known;
@@ -125,7 +126,7 @@ impl Conditional<'_> {
         let store = self.store;
         let mut writer = store.writer();
         let result = store.commit_locked(&mut writer, upload, self.precondition);
-        writer.settle(&store.view.index, result.is_ok());
+        writer.settle(result.is_ok());
         result
     }
 
@@ -160,7 +161,7 @@ impl Conditional<'_> {
                     manifest.validate()?;
                     let sent = Sent::AtHand(&bytes);
                     let result = store.take_in(&mut writer, &manifest, sent, known);
-                    writer.settle(&store.view.index, result.is_ok());
+                    writer.settle(result.is_ok());
                     return result;
                 }
             }

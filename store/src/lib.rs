@@ -46,7 +46,6 @@ pub use view::{Held, StoreView};
 
 use collection::Barrier;
 use format::Superblock;
-use index::Index;
 use manifest::Timestamp;
 use placement::PlacementPolicy;
 use segment::Appender;
@@ -95,10 +94,10 @@ struct Writer {
 impl Writer {
     /// Keeps what was appended for a committed change, or forgets what a failed one appended; the
     /// change's own error is then the one to report.
-    fn settle(&mut self, index: &Index, committed: bool) {
+    fn settle(&mut self, committed: bool) {
         if committed {
             self.appender.committed();
-        } else if let Err(error) = self.appender.rollback(index) {
+        } else if let Err(error) = self.appender.rollback() {
             tracing::error!(%error, "forgetting what a failed commit appended");
         }
     }

@@ -27,8 +27,6 @@ struct OpenSegment {
     file: Arc<dyn SegmentFile>,
     /// Written to since the last commit.
     dirty: bool,
-    /// Slots used as of the last commit.
-    committed: u32,
 }
 
 /// Hands out slots and fills them. What it handed out counts only once the batch that
@@ -70,26 +68,50 @@ impl Appender {
             recorded: false,
             in_doubt: false,
         };
-        appender.reload(index)?;
+        appender.reload(&index.segments()?)?;
         Ok(appender)
+    }
+
+    /// To be called before anything is appended: ends the doubt that a failed write has left, and
+    /// gives back what it appended.
+    ///
+    /// # Errors
+    ///
+    /// When the index takes no writes yet. Nothing was appended then.
+    pub(crate) fn begin(&mut self) -> Result<()> {
+        if !self.in_doubt {
+            return Ok(());
+        }
+        // RocksDB takes no write after a failed one before it has written out all that was
+        // committed and begun another log, so what is committed now is what is there at the next
+        // opening, and the failed batch is not.
+        let mut batch = self.index.batch();
+        batch.put_next_segment(self.next);
+        batch.commit()?;
+        self.in_doubt = false;
+        self.rollback()
     }
 
     /// Forgets everything that was appended since the last commit, and gives its disk back. The
     /// slots are used again; no record refers to them.
     ///
     /// A batch whose write failed may turn out to be durable when the index is opened again, and
-    /// must then find the pages that it names. From such a failure to the next commit, what was
-    /// appended therefore stays where it is, as garbage.
-    pub(crate) fn rollback(&mut self, index: &Index) -> Result<()> {
+    /// must then find the pages that it names. So after such a failure all stays where it is, until
+    /// [`Appender::begin`] finds that the index takes writes again.
+    pub(crate) fn rollback(&mut self) -> Result<()> {
         self.in_doubt |= self.recorded;
         self.recorded = false;
         if self.in_doubt {
             return Ok(());
         }
+        let records = self.index.segments()?;
         for segment in self.touched() {
-            segment.discard_uncommitted();
+            // What was committed is what the index says.
+            if let Some((_, record)) = records.iter().find(|(id, _)| *id == segment.id) {
+                segment.discard_from(Slot(record.used));
+            }
         }
-        self.reload(index)
+        self.reload(&records)
     }
 
     /// Appends no more to a segment that a commit has just retired.
@@ -101,13 +123,13 @@ impl Appender {
         self.spare.retain(|&spare| spare != id);
     }
 
-    fn reload(&mut self, index: &Index) -> Result<()> {
-        self.next = u64::from(index.next_segment()?.0);
+    fn reload(&mut self, records: &[(SegmentId, SegmentRecord)]) -> Result<()> {
+        self.next = u64::from(self.index.next_segment()?.0);
         self.dense = None;
         self.sparse = None;
         self.sealed.clear();
         self.spare.clear();
-        for (id, record) in index.segments()? {
+        for &(id, record) in records {
             if record.state == SegmentState::Open && record.used == 0 {
                 self.spare.push(id);
             } else if record.state == SegmentState::Open {
@@ -117,7 +139,6 @@ impl Appender {
                     record,
                     file,
                     dirty: false,
-                    committed: record.used,
                 });
             }
         }
@@ -168,7 +189,6 @@ impl Appender {
             record,
             file,
             dirty: true,
-            committed: 0,
         })
     }
 
@@ -257,7 +277,6 @@ impl Appender {
         self.sealed.clear();
         for segment in [&mut self.dense, &mut self.sparse].into_iter().flatten() {
             segment.dirty = false;
-            segment.committed = segment.record.used;
         }
     }
 
@@ -269,8 +288,8 @@ impl Appender {
 
 impl OpenSegment {
     /// A refused upload must not take up the disk that the next one needs.
-    fn discard_uncommitted(&self) {
-        let from = Slot(self.committed).byte_offset();
+    fn discard_from(&self, slot: Slot) {
+        let from = slot.byte_offset();
         let bytes = u64::from(self.record.capacity) * PAGE_SIZE - from;
         if bytes > 0
             && let Err(error) = self.file.discard(from, bytes)

@@ -88,3 +88,61 @@ fn a_full_disk_changes_nothing_and_room_lets_work_go_on() {
         drop(store);
     }
 }
+
+/// The index on a full disk of its own, segments on one with room: what is refused again and again
+/// may not be taken back before the index takes writes again, and must not pile up meanwhile.
+#[test]
+fn pushes_that_a_full_index_refuses_do_not_pile_up() {
+    let Some(disk) = SmallDisk::new(160).unwrap() else {
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let known = content(1, 100);
+    push_library(&store, "known@1", &known, Placement::Sparse).unwrap();
+    drop(store);
+    let index = directory.path().join("index");
+    let moved = disk.path().join("index");
+    fs::create_dir(&moved).unwrap();
+    for entry in fs::read_dir(&index).unwrap() {
+        let from = entry.unwrap().path();
+        fs::copy(&from, moved.join(from.file_name().unwrap())).unwrap();
+    }
+    fs::remove_dir_all(&index).unwrap();
+    std::os::unix::fs::symlink(&moved, &index).unwrap();
+
+    // Without room for the log beforehand, so that it takes what it needs when it is written; and
+    // after a failure the index wants 64 MiB free before it takes writes again.
+    disk.leave(1 << 20).unwrap();
+    let store = open(directory.path());
+    push_library(&store, "first@1", &content(3, 1), Placement::Sparse).unwrap();
+    let usage = || {
+        let segments = store.segments().unwrap();
+        let used = |id| store.segment_disk_usage(id).unwrap_or(0);
+        segments.into_iter().map(|(id, _)| used(id)).sum::<u64>()
+    };
+    let before = usage();
+    let ballast = disk.leave(0).unwrap();
+    let bytes = content(2, 700);
+    let push = |nth: u64| {
+        let name = format!("new{nth}@1");
+        push_library(&store, &name, &content(100 + nth, 700), Placement::Sparse)
+    };
+    for nth in 0..8 {
+        let refused = push(nth);
+        assert!(
+            matches!(refused, Err(StoreError::NoSpace { .. })),
+            "{refused:?}"
+        );
+        assert!(usage() - before <= bytes.len() as u64, "after {nth}");
+    }
+    assert_stored(&store, &known);
+    fs::remove_file(ballast).unwrap();
+    until_done(|| push_library(&store, "taken@1", &bytes, Placement::Sparse));
+    assert_eq!(usage() - before, bytes.len() as u64);
+    drop(store);
+    let store = open(directory.path());
+    for bytes in [&known, &bytes] {
+        assert_stored(&store, bytes);
+    }
+}

@@ -53,12 +53,18 @@ impl SmallDisk {
         if ballast.exists() {
             fs::remove_file(&ballast).context("emptying a disk")?;
         }
-        let size = self.free_bytes()?.saturating_sub(bytes);
         let file = fs::File::create(&ballast).context("filling a disk")?;
-        if size > 0 {
-            match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size) {
-                // Somebody else wrote meanwhile, as an index does to its log.
-                Ok(()) | Err(rustix::io::Errno::NOSPC) => {}
+        let (mut filled, mut step) = (0, u64::MAX);
+        // Somebody else can write meanwhile, as an index does to its log. What does not fit then is
+        // not allocated in part, so it is tried again in smaller pieces.
+        while step >= 4096 {
+            let size = self.free_bytes()?.saturating_sub(bytes).min(step);
+            if size == 0 {
+                break;
+            }
+            match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), filled, size) {
+                Ok(()) => filled += size,
+                Err(rustix::io::Errno::NOSPC) => step = size / 2,
                 Err(error) => return Err(error).context("filling a disk"),
             }
         }

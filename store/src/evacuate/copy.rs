@@ -152,7 +152,7 @@ impl Collection<'_> {
     fn reserve(&self, take: impl FnOnce(&mut Appender) -> Result<Vec<Room>>) -> Result<Vec<Room>> {
         self.locked(|writer| {
             let result = self.reserve_locked(writer, take);
-            writer.settle(&self.store.view.index, result.is_ok());
+            writer.settle(result.is_ok());
             result
         })
     }
@@ -162,6 +162,7 @@ impl Collection<'_> {
         writer: &mut Writer,
         take: impl FnOnce(&mut Appender) -> Result<Vec<Room>>,
     ) -> Result<Vec<Room>> {
+        writer.appender.begin()?;
         let room = take(&mut writer.appender)?;
         if room.is_empty() {
             return Ok(room);
@@ -189,6 +190,7 @@ impl Collection<'_> {
         }
         let room: Vec<_> = room.iter().map(|(at, count, _)| (*at, *count)).collect();
         self.locked(|writer| {
+            writer.appender.begin()?;
             let mut batch = self.store.view.index.batch();
             let changed = without(&self.store.segments()?, &room);
             for (id, record) in &changed {
@@ -201,7 +203,7 @@ impl Collection<'_> {
                 }
             }
             // The appender takes up from the records.
-            writer.appender.rollback(&self.store.view.index)
+            writer.appender.rollback()
         })
     }
 }
