@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody as _};
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{StreamExt as _, stream};
@@ -38,20 +38,31 @@ pub(crate) async fn check_form(request: Request, next: Next) -> Response {
             .hint("send the whole file; pool push sends only the pages that the pool lacks")
             .into_response();
     }
-    let coded = |value: &HeaderValue| {
-        let codings = value.to_str().unwrap_or("?").split(',').map(str::trim);
-        codings
-            .into_iter()
-            .any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))
-    };
-    if !reads && headers.get_all(header::CONTENT_ENCODING).iter().any(coded) {
+    if !reads && names_other_than(headers, &header::CONTENT_ENCODING, "identity") {
         let what = "the body is in a content coding, and bodies are taken as they are";
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return Problem::new(status, "coded", what)
             .hint("send it without Content-Encoding")
             .into_response();
     }
+    if names_other_than(headers, &header::TRANSFER_ENCODING, "chunked") {
+        // Chunks are put together by whoever reads the connection; another coding would be taken
+        // for the body (RFC 9112, 6.1).
+        let what = "the body is in a transfer coding that is not known here";
+        return Problem::new(StatusCode::NOT_IMPLEMENTED, "coded", what)
+            .hint("send it as it is, or chunked alone")
+            .into_response();
+    }
     next.run(request).await
+}
+
+/// Whether a list of codings has one that is not `plain`.
+fn names_other_than(headers: &HeaderMap, list: &HeaderName, plain: &str) -> bool {
+    let lines = headers.get_all(list).iter();
+    lines
+        .flat_map(|line| line.to_str().unwrap_or("?").split(','))
+        .map(str::trim)
+        .any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(plain))
 }
 
 /// What a route has left of a request's body.
@@ -235,6 +246,11 @@ pub(crate) async fn read_json<T: DeserializeOwned>(
     }
     let mut body = LimitedBody::new(headers, body, limit, "send less at a time")?;
     let bytes = body.read_all().await?;
+    // serde takes an array for a struct, too: `[]` would be a request with every default.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        let what = "the body is a JSON array where an object belongs";
+        return Err(Problem::bad_request("bad-json", what).hint("see /v1/openapi.json"));
+    }
     from_json(&bytes).map_err(|error| {
         let what = format!("the body is not the JSON that belongs here: {error}");
         Problem::bad_request("bad-json", what).hint("see /v1/openapi.json for its form")

@@ -5,8 +5,11 @@
 //! push the same tag with `If-None-Match: *` one wins. Nothing here has a modification date, so
 //! `If-Modified-Since` and `If-Unmodified-Since` are ignored, as 13.1.3 and 13.1.4 want.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use axum::body::{Body, to_bytes};
-use axum::extract::{FromRequestParts, Request};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
@@ -14,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use pool_core::digest::ObjectId;
 use pool_store::precondition::{Precondition, Revision, Revisions};
+use serde_json::Value;
 
 use crate::problem::{Problem, Result};
 
@@ -163,6 +167,53 @@ impl Tags {
             ),
         }
     }
+}
+
+/// The changes that look at no condition, by method and pattern of the path.
+#[derive(Clone, Debug)]
+pub(crate) struct Unconditional(Arc<HashSet<(Method, String)>>);
+
+impl Unconditional {
+    /// Those that list no 412 in an OpenAPI document.
+    pub(crate) fn of(document: &Value) -> Self {
+        let mut changes = HashSet::new();
+        for (path, item) in document["paths"].as_object().into_iter().flatten() {
+            for (method, operation) in item.as_object().into_iter().flatten() {
+                if operation["responses"].get("412").is_none()
+                    && let Ok(method) = method.to_uppercase().parse()
+                    && method != Method::GET
+                {
+                    changes.insert((method, path.clone()));
+                }
+            }
+        }
+        Self(Arc::new(changes))
+    }
+}
+
+/// Refuses a change under a condition that its route would overlook: it must not be made when the
+/// condition does not hold (13.1.1), and what has no entity-tag cannot be compared.
+pub(crate) async fn refuse_elsewhere(
+    State(unconditional): State<Unconditional>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let headers = request.headers();
+    let conditional = [header::IF_MATCH, header::IF_NONE_MATCH]
+        .iter()
+        .any(|name| headers.contains_key(name));
+    if conditional
+        && let Some(path) = request.extensions().get::<MatchedPath>()
+        && unconditional
+            .0
+            .contains(&(request.method().clone(), path.as_str().to_owned()))
+    {
+        let what = "nothing here has an entity-tag that a condition could be compared with";
+        return Problem::bad_request("bad-condition", what)
+            .hint("ask again without If-Match and If-None-Match")
+            .into_response();
+    }
+    next.run(request).await
 }
 
 /// The header that tells the state of an answer.

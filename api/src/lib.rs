@@ -13,6 +13,7 @@ pub mod auth;
 mod body;
 pub mod client;
 mod conditions;
+mod host;
 pub mod metrics;
 mod openapi;
 pub mod problem;

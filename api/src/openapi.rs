@@ -90,6 +90,7 @@ fn add_refusals(operation: &mut Value, changes: bool, guarded: bool) {
             415,
             "The body is coded, or of a type that does not belong here",
         ));
+        refusals.push((501, "The body is in a transfer coding other than chunked"));
         refusals.push((507, "The disk is full"));
     }
     if operation.get("requestBody").is_some() {

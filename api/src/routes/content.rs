@@ -49,7 +49,10 @@ pub(super) async fn object_or_page(
             Ok(page)
         })
         .await?;
-    Ok((immutable(id), page).into_response())
+    Ok(part(headers, id, PAGE_SIZE, |from, to| {
+        let page = Bytes::from(page);
+        Body::from(page.slice(from as usize..to as usize))
+    }))
 }
 
 async fn find(service: &Service, id: ObjectId) -> Result<Option<Held<ExtentMap>>> {
@@ -86,17 +89,33 @@ fn immutable(id: ObjectId) -> [(header::HeaderName, HeaderValue); 4] {
 
 fn answer(service: &Service, headers: &HeaderMap, id: ObjectId, held: Held<ExtentMap>) -> Response {
     let length = held.value.length;
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    part(headers, id, length, |from, to| {
+        body(service, held, from, to)
+    })
+}
+
+/// The part of a content that is asked for, of `length` bytes; `body` makes it, from one byte to
+/// before another.
+fn part(
+    headers: &HeaderMap,
+    id: ObjectId,
+    length: u64,
+    body: impl FnOnce(u64, u64) -> Body,
+) -> Response {
     let tag = format!("\"{id}\"");
-    // A condition that does not hold turns the range into the whole (RFC 9110, 13.1.5).
-    let range = match text(header::IF_RANGE) {
-        Some(condition) if condition != tag => None,
-        _ => text(header::RANGE),
+    // A condition that does not hold, whatever is written there, turns the range into the whole
+    // (RFC 9110, 13.1.5).
+    let mut conditions = headers.get_all(header::IF_RANGE).iter();
+    let range = if conditions.all(|condition| condition == tag.as_str()) {
+        headers.get(header::RANGE)
+    } else {
+        None
     };
+    let range = range.and_then(|range| range.to_str().ok());
     match range.map_or(Wanted::All, |range| parse_range(range, length)) {
         Wanted::All => {
             let length_header = [(header::CONTENT_LENGTH, HeaderValue::from(length))];
-            let body = body(service, held, 0, length);
+            let body = body(0, length);
             (immutable(id), length_header, body).into_response()
         }
         Wanted::Part { first, last } => {
@@ -105,7 +124,7 @@ fn answer(service: &Service, headers: &HeaderMap, id: ObjectId, held: Held<Exten
                 (header::CONTENT_RANGE, content_range),
                 (header::CONTENT_LENGTH, (last - first + 1).to_string()),
             ];
-            let body = body(service, held, first, last + 1);
+            let body = body(first, last + 1);
             (StatusCode::PARTIAL_CONTENT, immutable(id), part, body).into_response()
         }
         Wanted::None => {
@@ -162,6 +181,10 @@ fn parse_range(range: &str, length: u64) -> Wanted {
     else {
         return Wanted::All;
     };
+    // Rust reads `+5` as a number; a position is digits alone.
+    if range.contains('+') {
+        return Wanted::All;
+    }
     match (first.parse::<u64>(), last.parse::<u64>()) {
         (Ok(first), Ok(last)) if first > last => Wanted::All,
         (Ok(first), _) if first >= length && (last.is_empty() || last.parse::<u64>().is_ok()) => {
@@ -207,6 +230,8 @@ mod tests {
             ("bytes=9-0", 100, Wanted::All),
             ("bytes=0-1,5-6", 100, Wanted::All),
             ("bytes=x-", 100, Wanted::All),
+            ("bytes=+5-10", 100, Wanted::All),
+            ("bytes=5-+10", 100, Wanted::All),
             ("bytes=100-x", 100, Wanted::All),
             ("pages=0-1", 100, Wanted::All),
             ("bytes=18446744073709551616-", 100, Wanted::All),

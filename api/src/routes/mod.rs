@@ -31,7 +31,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::body::{self, Leftover};
 use crate::problem::{Problem, Result};
 use crate::service::Service;
-use crate::{conditions, openapi, query, schemas};
+use crate::{conditions, host, openapi, query, schemas};
 
 /// All routes with their part of the OpenAPI document.
 fn documented() -> OpenApiRouter<Service> {
@@ -55,7 +55,9 @@ fn document(needs_token: bool) -> serde_json::Value {
 /// Everything a service answers. Whoever accepts connections adds an [`crate::auth::Peer`] to the
 /// extensions of each request.
 pub fn router(service: Service) -> Router {
-    let known = query::Known::of(&document(false));
+    let described = document(false);
+    let known = query::Known::of(&described);
+    let unconditional = conditions::Unconditional::of(&described);
     let (router, _) = documented().split_for_parts();
     router
         .fallback(|| async {
@@ -71,12 +73,17 @@ pub fn router(service: Service) -> Router {
             .hint("see /v1/openapi.json")
         })
         .layer(middleware::from_fn(conditions::answer_reads))
+        .layer(middleware::from_fn_with_state(
+            unconditional,
+            conditions::refuse_elsewhere,
+        ))
         .layer(middleware::from_fn(body::check_form))
         .layer(middleware::from_fn_with_state(known, query::check))
         .layer(middleware::from_fn_with_state(
             service.clone(),
             admission::check,
         ))
+        .layer(middleware::from_fn(host::settle))
         .layer(middleware::from_fn_with_state(service.clone(), observe))
         .with_state(service)
 }

@@ -26,8 +26,7 @@ struct DigestParams {
     digest: ObjectId,
 }
 
-/// The bytes of an object, or of a page if no object has that digest. Ranges of objects are
-/// served.
+/// The bytes of an object, or of a page if no object has that digest. Ranges are served.
 #[utoipa::path(
     get, path = "/v1/objects/{digest}", tag = "objects",
     params(DigestParams),

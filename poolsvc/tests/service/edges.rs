@@ -1,5 +1,7 @@
 //! Where HTTP has rules of its own (RFC 9110): conditions, ranges, codings, queries, paths.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::Barrier;
 
 use serde_json::json;
@@ -34,6 +36,109 @@ fn a_part_of_a_file_and_a_coded_one_are_refused() {
     service.get(path).expect(404);
     let plain = [("content-encoding", "identity")];
     service.ask("PUT", path, &plain, &body).expect(201);
+}
+
+/// The status of the answer to a request that no HTTP library would send.
+fn status_of(service: &Service, request: &str) -> u16 {
+    let address = service.url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(pool_tests::wait::PATIENCE))
+        .unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    let answer = str::from_utf8(&answer).unwrap();
+    answer.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_body_in_another_transfer_coding_is_not_stored() {
+    let service = Service::start(&[]);
+    let put = |coding: &str| {
+        let request = format!(
+            "PUT /v1/libs/demo/1 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: {coding}\r\n\
+             \r\n5\r\nhello\r\n0\r\n\r\n"
+        );
+        status_of(&service, &request)
+    };
+    for coding in [
+        "gzip, chunked",
+        "x-gzip,chunked",
+        "deflate\r\nTransfer-Encoding: chunked",
+    ] {
+        assert_eq!(put(coding), 501, "{coding}");
+    }
+    service.get("/v1/libs/demo/1").expect(404);
+    assert_eq!(put("Chunked"), 201);
+}
+
+#[test]
+fn a_request_names_one_host() {
+    let service = Service::start(&[]);
+    let get = |rest: &str| status_of(&service, &format!("GET {rest}\r\n\r\n"));
+    assert_eq!(get("/v1/libs HTTP/1.1\r\nHost: localhost"), 200);
+    assert_eq!(get("/v1/libs HTTP/1.0"), 200);
+    assert_eq!(get("/v1/libs HTTP/1.1"), 400);
+    let two = "/v1/libs HTTP/1.1\r\nHost: localhost\r\nHost: evil.example";
+    assert_eq!(get(two), 400);
+    // The host of the target goes before the header.
+    let target = |name: &str| format!("http://{name}/v1/libs HTTP/1.1\r\nHost: localhost");
+    assert_eq!(get(&target("localhost")), 200);
+    assert_eq!(get(&target("evil.example")), 403);
+}
+
+#[test]
+fn a_condition_that_nothing_looks_at_is_refused() {
+    let service = Service::start(&[]);
+    let json = ("content-type", "application/json");
+    let condition = ("if-match", "\"x\"");
+    let ask = |method, path, body: &[u8]| {
+        let says = service.ask(method, path, &[json, condition], body);
+        assert_eq!(says.expect(400).json()["error"], "bad-condition");
+    };
+    ask("POST", "/v1/tokens", br#"{"name":"a","scope":"admin"}"#);
+    assert_eq!(service.get("/v1/tokens").expect(200).json(), json!([]));
+    ask("DELETE", "/v1/tokens/a", b"");
+    ask("POST", "/v1/gc", b"{}");
+    ask("DELETE", "/v1/uploads/x", b"");
+    // What is not there, and what cannot be done, is said first.
+    let nowhere = service.ask("PUT", "/v1/nowhere", &[condition], b"");
+    nowhere.expect(404);
+    service
+        .ask("PUT", "/v1/tokens", &[condition], b"")
+        .expect(405);
+}
+
+#[test]
+fn an_array_is_no_object() {
+    let service = Service::start(&[]);
+    for path in ["/v1/gc", "/v1/fsck", "/v1/tokens"] {
+        for body in [json!([]), json!([true])] {
+            let says = service.post(path, &body).expect(400).json();
+            assert_eq!(says["error"], "bad-json", "{path}");
+        }
+    }
+}
+
+#[test]
+fn parts_of_pages_are_served_as_those_of_objects_are() {
+    let service = Service::start(&[]);
+    let body = content(1, 2);
+    service.put("/v1/libs/z/1", &body).expect(201);
+    let page = pool_core::digest::PageId::of(&body[..4096]);
+    let path = format!("/v1/objects/{page}");
+    let part = service.ask("GET", &path, &[("range", "bytes=4000-9999")], b"");
+    let part = part.expect(206);
+    assert_eq!(part.headers["content-range"], "bytes 4000-4095/4096");
+    assert_eq!(part.bytes, &body[4000..4096]);
+    let past = service.ask("GET", &path, &[("range", "bytes=4096-")], b"");
+    past.expect(416);
+    // A condition that cannot be read does not hold.
+    for path in [path.as_str(), "/v1/libs/z/1/content"] {
+        let headers = [("range", "bytes=0-9"), ("if-range", "\u{e9}")];
+        service.ask("GET", path, &headers, b"").expect(200);
+    }
 }
 
 #[test]
