@@ -14,7 +14,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use pool_tests::requirements::needs;
-use programs::{FACTS, FILES, IGNORED, REGISTERS, SCAN, SIGNALS, SLEEP, SPARSE, TABLES, TAKE};
+use programs::{
+    FACTS, FILES, IGNORED, MODES, REGISTERS, SCAN, SIGNALS, SLEEP, SPARSE, TABLES, TAKE,
+};
 use serde_json::Value;
 use support::Placement;
 use world::{World, text};
@@ -405,6 +407,42 @@ fn what_is_the_kernel_is_not_granted() {
             let said = text(&found.stderr);
             assert_eq!(found.status.code(), Some(1), "{said}");
             assert!(said.contains(&grant) && said.contains(kind), "{said}");
+        }
+    }
+}
+
+/// Its standard input is the operator's file: a guest that may change it as root could change
+/// `/dev/null` for the whole host.
+#[test]
+fn standard_files_keep_their_modes() {
+    if !needs(&["kvm", "root"]) {
+        return;
+    }
+    let mut operator = Operator::new();
+    operator.build("modes", "gcc", &[], MODES);
+    let input = operator.home.join("input");
+    fs::write(&input, "x").unwrap();
+    fs::set_permissions(&input, fs::Permissions::from_mode(0o644)).unwrap();
+    let data = operator.home.join("data");
+    fs::create_dir(&data).unwrap();
+    let grant = format!("{}:/data", data.display());
+    for platform in [KVM, PROCESS] {
+        for options in [&[][..], &["--dir", &grant][..]] {
+            let mut guest = operator.vmm("modes", &[&platform[..], options].concat(), &[]);
+            let found = guest
+                .stdin(fs::File::open(&input).unwrap())
+                .output()
+                .unwrap();
+            let own = if options.is_empty() {
+                "no file"
+            } else {
+                "changed"
+            };
+            let expected = format!("0: refused\n9: refused\nown: {own}\n");
+            let said = text(&found.stdout);
+            assert_eq!(said, expected, "{platform:?} {}", text(&found.stderr));
+            let mode = fs::metadata(&input).unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, 0o644, "{platform:?}");
         }
     }
 }

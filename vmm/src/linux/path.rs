@@ -256,7 +256,7 @@ pub(super) fn newfstatat(linux: &mut Linux, [directory, path, at, flags, ..]: Ar
         Ok(place) => rustix::fs::fstat(place.look(flags & AT_SYMLINK_NOFOLLOW == 0)?)?,
         Err(error) => {
             let grant = linux.files.grant_below(&guest).ok_or(error)?;
-            let mut stat = rustix::fs::fstat(&grant.directory)?;
+            let mut stat = rustix::fs::fstat(grant.directory())?;
             stat.st_mode = MODE_ABOVE_GRANTS;
             stat
         }

@@ -6,7 +6,7 @@
 //! could change meanwhile.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use super::limits::Limits;
 use super::ptrace::{Registers, Tracee};
@@ -86,6 +86,13 @@ impl Calls {
                 Ok(_) => Next::Done(-i64::from(libc::ENOENT)),
                 Err(_) => Next::Done(-i64::from(libc::EFAULT)),
             },
+            libc::SYS_fchmod | libc::SYS_fchown => {
+                match is_standard(tracee, registers.rdi as u32) {
+                    Ok(false) => Next::Serve,
+                    Ok(true) => Next::Done(-i64::from(libc::EPERM)),
+                    Err(_) => Next::Done(-i64::from(libc::EBADF)),
+                }
+            }
             // What cannot be counted is not allowed.
             libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_mremap => match self.used(tracee) {
                 Some(used) if used <= self.limits.data && self.may_read(tracee, registers) => {
@@ -186,6 +193,18 @@ fn memory(registers: &Registers) -> Next {
     } else {
         Next::Serve
     }
+}
+
+/// Whether the guest's `descriptor` is of one of the files that it was given as its standard input,
+/// output and error. They are not in a grant: the guest may use them, and not change what they are.
+fn is_standard(tracee: Tracee, descriptor: u32) -> std::io::Result<bool> {
+    let identity = |pid: i32, descriptor: u32| -> std::io::Result<(u64, u64)> {
+        let file = std::fs::metadata(format!("/proc/{pid}/fd/{descriptor}"))?;
+        Ok((file.dev(), file.ino()))
+    };
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let found = identity(tracee.0.as_raw_nonzero().get(), descriptor)?;
+    Ok((0..3).any(|standard| identity(own, standard).is_ok_and(|given| given == found)))
 }
 
 fn written(tracee: Tracee, at: u64, bytes: &[u8]) -> Next {

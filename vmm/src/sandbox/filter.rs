@@ -159,6 +159,12 @@ fn guest_rule(process: Process, files_granted: bool, own: u32) -> Rule {
         }
     };
     let no_file = Verdict::Errno(libc::ENOENT);
+    // A descriptor may be the guest's standard input or output, and that file is the operator's.
+    let asked_of_files = if files_granted {
+        Verdict::Trace
+    } else {
+        Verdict::Errno(libc::EPERM)
+    };
     match process {
         Process::Allowed => Verdict::Allow.into(),
         Process::Monitor | Process::Protection => Verdict::Trace.into(),
@@ -166,8 +172,8 @@ fn guest_rule(process: Process, files_granted: bool, own: u32) -> Rule {
         Process::FilesOrEmpty => files(Verdict::Trace).into(),
         Process::FilesOrUnserved => files(not_served).into(),
         Process::Create { flags, mode } => created(files(no_file), flags, mode),
-        Process::Mode => without_set_id(files(Verdict::Errno(libc::EPERM)), 1),
-        Process::Owner => files(Verdict::Errno(libc::EPERM)).into(),
+        Process::Mode => without_set_id(asked_of_files, 1),
+        Process::Owner => asked_of_files.into(),
         Process::Terminal => {
             let requests = [libc::TCGETS as u32, libc::TIOCGWINSZ as u32];
             Rule::one_of(1, &requests, Verdict::Errno(libc::ENOTTY))
@@ -344,7 +350,7 @@ mod tests {
                 [0, 0, 0o20_200_001, 0o4700, 0, 0],
                 error(libc::EPERM),
             ),
-            ("fchmod", [3, 0o755, 0, 0, 0, 0], allow),
+            ("fchmod", [3, 0o755, 0, 0, 0, 0], Verdict::Trace),
             ("fchmod", [3, 0o4755, 0, 0, 0, 0], error(libc::EPERM)),
             ("uname", [0; 6], Verdict::Trace),
         ] {

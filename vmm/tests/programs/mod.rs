@@ -384,3 +384,19 @@ int main(int c, char **v) {
     }
     return 0;
 }"#;
+
+/// Changes the mode of its standard input, of a duplicate of it, and of a file of its own.
+pub const MODES: &str = r#"
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+int main(void) {
+    printf("0: %s\n", fchmod(0, 0340) ? "refused" : "changed");
+    dup2(0, 9);
+    printf("9: %s\n", fchmod(9, 0340) ? "refused" : "changed");
+    int own = open("/data/own", O_RDWR | O_CREAT, 0600);
+    printf("own: %s\n", own < 0 ? "no file" : fchmod(own, 0640) ? "refused" : "changed");
+    return 0;
+}
+"#;
