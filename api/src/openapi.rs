@@ -44,6 +44,11 @@ pub(crate) fn complete(
         "description": "Asked for as soon as the service has a token.",
     }});
     widen_counts(&mut document);
+    // utoipa says it of structures alone.
+    let targets = &mut document["components"]["schemas"]["UploadTarget"]["oneOf"];
+    for target in targets.as_array_mut().into_iter().flatten() {
+        target["additionalProperties"] = json!(false);
+    }
     for (path, item) in document["paths"].as_object_mut().into_iter().flatten() {
         for (method, operation) in item.as_object_mut().into_iter().flatten() {
             let scope = scope(&method.to_uppercase(), path);

@@ -28,7 +28,7 @@ pub struct UploadRequest {
 
 /// What an upload becomes.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "kind", rename_all = "lowercase")]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum UploadTarget {
     /// An image under a tag.
     Image {

@@ -367,6 +367,7 @@ fn wrong_use_is_told_from_failure() {
     pool.end();
     let says = pool.refused(1, &["ls"]);
     assert!(says.contains("check that poolsvc runs"), "{says}");
+    assert_eq!(says.matches("refused").count(), 1, "{says}");
 }
 
 #[test]
@@ -562,4 +563,21 @@ fn progress_is_not_printed_into_files() {
     let errors = BufReader::new(child.stderr.take().unwrap());
     assert_eq!(errors.lines().count(), 0);
     assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_path_may_begin_where_one_is() {
+    let pool = Pool::start();
+    std::fs::create_dir_all(pool.path("mnt/.pool")).unwrap();
+    std::fs::write(pool.path("mnt/.pool/version"), "1\n").unwrap();
+    std::fs::write(pool.path("content"), "some content").unwrap();
+    let push = ["push", "lib", "content", "--name", "images", "--version"];
+    pool.text(&[&push[..], &["libs"]].concat());
+    for path in ["mnt/libs/images/libs", "./mnt/libs/images/libs/content"] {
+        assert_eq!(pool.text(&["cat", path]), "some content", "{path}");
+    }
+    for path in ["libs/images/libs", "mnt/../libs/images/libs", "mnt"] {
+        let says = pool.refused(2, &["cat", path]);
+        assert!(says.contains("names nothing"), "{path}: {says}");
+    }
 }

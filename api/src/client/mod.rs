@@ -37,7 +37,7 @@ const MAX_JSON: u64 = 1 << 30;
 pub enum ClientError {
     /// The service could not be asked, or its answer did not arrive.
     #[error(
-        "asking {server}: {source}; check that poolsvc runs there, or name another one with \
+        "asking {server} failed: check that poolsvc runs there, or name another one with \
          --server or POOL_SERVER"
     )]
     Connection {

@@ -88,10 +88,9 @@ async fn begin(
     request_body(content_type = "application/octet-stream", description = "Page records"),
     responses(
         (status = 200, description = "All taken in", body = PagesAccepted),
-        (status = 400, description = "The body is no whole number of records", body = ProblemBody),
         (status = 404, description = "No such upload", body = ProblemBody),
         (status = 413, description = "The body is too long", body = ProblemBody),
-        (status = 422, description = "A page has another digest, or was not announced", body = ProblemBody),
+        (status = 422, description = "The body is no whole number of records, or a page has another digest or was not announced", body = ProblemBody),
     )
 )]
 async fn send_pages(
@@ -134,7 +133,11 @@ async fn take_in(session: &Arc<Session>, body: &mut LimitedBody) -> Result<u64> 
             "the body ends within a record: records have {RECORD_SIZE} bytes, a digest of 32 and \
              a page of {PAGE_SIZE}"
         );
-        return Err(Problem::bad_request("cut-off", what));
+        return Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "cut-off",
+            what,
+        ));
     }
     pages += (gathered.len() / RECORD_SIZE) as u64;
     finish(Some(start(session, gathered))).await?;

@@ -122,6 +122,18 @@ fn an_array_is_no_object() {
 }
 
 #[test]
+fn a_misspelt_field_is_not_overlooked() {
+    let service = Service::start(&[]);
+    let digest = "ab".repeat(32);
+    let target = json!({
+        "kind": "library", "name": "z", "version": "1", "object": digest, "pinned": true,
+    });
+    let request = json!({"target": target, "objects": []});
+    let says = service.post("/v1/uploads", &request).expect(400).json();
+    assert!(says["what"].as_str().unwrap().contains("pinned"), "{says}");
+}
+
+#[test]
 fn parts_of_pages_are_served_as_those_of_objects_are() {
     let service = Service::start(&[]);
     let body = content(1, 2);

@@ -182,7 +182,7 @@ fn a_commit_needs_all_pages_and_the_right_ones() {
     assert_eq!(refused["error"], "page-mismatch");
     let refused = service.put(&pages, &record(b"never announced")).expect(422);
     assert_eq!(refused.json()["error"], "unexpected-page");
-    service.put(&pages, &wrong[..100]).expect(400);
+    service.put(&pages, &wrong[..100]).expect(422);
     service.get("/v1/libs/a/1").expect(404);
 
     let rest: Vec<u8> = content[4096..].chunks(4096).flat_map(record).collect();
