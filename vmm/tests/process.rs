@@ -11,9 +11,9 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use pool_tests::requirements::needs;
+use pool_tests::wait;
 use programs::{
     FACTS, FILES, IGNORED, MODES, REGISTERS, SCAN, SIGNALS, SLEEP, SPARSE, TABLES, TAKE,
 };
@@ -72,18 +72,6 @@ impl Operator {
     }
 }
 
-/// Asks until there is an answer.
-fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(start.elapsed() < Duration::from_secs(60), "never: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
 /// A VMM with a guest process, ended with the value.
 struct Running(Child);
 
@@ -91,7 +79,7 @@ impl Running {
     /// The guest's process, once it is the guest: in a call of this number.
     fn guest_in_call(&mut self, number: u32) -> u32 {
         let vmm = self.0.id();
-        wait_for("the guest's process", || {
+        wait::until_some("the guest's process", || {
             let children = fs::read_to_string(format!("/proc/{vmm}/task/{vmm}/children")).ok()?;
             let guest: u32 = children.split_whitespace().next()?.parse().ok()?;
             let call = fs::read_to_string(format!("/proc/{guest}/syscall")).ok()?;
@@ -304,7 +292,7 @@ fn a_guest_that_was_stopped_sleeps_on() {
         assert!(sent.unwrap().success());
     };
     send("-STOP");
-    wait_for("the guest stops", || {
+    wait::until_some("the guest stops", || {
         let stat = fs::read_to_string(format!("/proc/{guest}/stat")).ok()?;
         let state = stat.rsplit(") ").next()?.chars().next()?;
         "Tt".contains(state).then_some(())
