@@ -36,7 +36,7 @@ pub(crate) fn demo(out: &Path) -> Result<()> {
     let guests = guests::build(&host, &out.join("guests"), &PROGRAMS)?;
 
     let mut report = Report::default();
-    say("pushing");
+    say("pushing; what is sent are pages that the pool lacks, and the lists of all digests");
     push(&host, &guests, &mut report)?;
     say("running each program natively, on both platforms and both backings");
     for name in PROGRAMS {
@@ -87,7 +87,7 @@ fn push(host: &Host, guests: &Guests, report: &mut Report) -> Result<()> {
         let sent = number(&pushed, "/sent_bytes")?;
         let size = fs::metadata(&elf)?.len();
         println!(
-            "    {name:<16} {:>6} KiB, sent {:>6} KiB with the lists of its digests",
+            "    {name:<16} {:>6} KiB, sent {:>6} KiB",
             size / 1024,
             sent / 1024
         );
