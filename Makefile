@@ -61,9 +61,11 @@ stress: build amdv
 # mount -t fuse.poolfs finds poolfs in /usr/local/bin and /usr/bin.
 PREFIX ?= /usr/local
 install: build
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(DESTDIR)$(PREFIX)/bin $(addprefix $(DESTDIR)$(PREFIX)/share/man/,man1 man8)
 	install $(addprefix $(BIN)/,pool poolsvc poolfs poolvmm) $(DESTDIR)$(PREFIX)/bin
 	$(BIN)/pool man $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 vmm/poolvmm.1 $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 poolfs/poolfs.8 poolsvc/poolsvc.8 $(DESTDIR)$(PREFIX)/share/man/man8
 
 clean:
 	$(CARGO) clean

@@ -114,6 +114,16 @@ fn object<const N: usize>(properties: [(&str, Value); N]) -> Value {
     json!({"type": "object", "required": required, "properties": named})
 }
 
+/// The schema of something that wants saying what it is.
+fn told(what: &str, mut schema: Value) -> Value {
+    schema["description"] = what.into();
+    schema
+}
+
+fn count_of(what: &str) -> Value {
+    told(what, count())
+}
+
 /// Both objects in one, as serde flattens them.
 fn merged(first: &Value, second: &Value) -> Value {
     json!({"allOf": [first, second]})
@@ -142,27 +152,28 @@ macro_rules! foreign {
 foreign! {
     /// `pool_core::description::Description`.
     Description => object([
-        ("format", json!({"type": "integer", "minimum": 0, "maximum": u32::MAX})),
-        ("image", object([("digest", digest_json()), ("length", count())])),
-        ("abi", json!({"type": "string", "enum": ["linux"]})),
-        ("layout", json!({"type": "string", "enum": ["registered", "own"]})),
-        ("load_bias", count()),
-        ("entry", address()),
-        ("program_headers?", object([
+        ("format", told("The format of this description", json!({"type": "integer", "minimum": 0, "maximum": u32::MAX}))),
+        ("image", told("The file described", object([("digest", digest_json()), ("length", count())]))),
+        ("abi", told("What the guest calls", json!({"type": "string", "enum": ["linux"]}))),
+        ("layout", told("Whether libraries lie at their registered addresses, or the program has addresses of its own", json!({"type": "string", "enum": ["registered", "own"]}))),
+        ("load_bias", told("Added to every address already; 0 for a fixed-position executable", count())),
+        ("entry", told("Address of the first instruction", address())),
+        ("program_headers?", told("Where the program headers are in memory", object([
             ("address", address()),
             ("count", json!({"type": "integer", "minimum": 0, "maximum": u16::MAX})),
-        ])),
-        ("libraries?", json!({"type": "array", "items": object([
+        ]))),
+        ("executable_stack?", told("The program asks for a stack that it may execute", json!({"type": "boolean"}))),
+        ("libraries?", told("Library versions used, in link order", json!({"type": "array", "items": object([
             ("library", pair('@')), ("object", digest_json()), ("address", address()),
-        ])})),
-        ("ranges", json!({"type": "array", "items": object([
+        ])}))),
+        ("ranges", told("The address map, sorted, without overlap", json!({"type": "array", "items": object([
             ("address", address()),
             ("length", count()),
             ("protection", json!({"type": "string", "pattern": "^[r-][w-][x-]$"})),
             ("kind", json!({"type": "string", "enum": ["shared", "private", "zero"]})),
             ("source?", object([("object", digest_json()), ("offset", count())])),
             ("library?", pair('@')),
-        ])})),
+        ])}))),
     ]);
     /// `pool_core::registry::ReservationRequest`.
     ReservationRequest => reservation_request();
@@ -178,52 +189,87 @@ foreign! {
     ]));
     /// `pool_store::stats::StoreStats`.
     StoreStats => object([
-        ("tags", count()), ("images", count()), ("libraries", count()),
-        ("unused_libraries", count()), ("objects", count()), ("object_bytes", count()),
-        ("referenced_pages", count()), ("stored_pages", count()), ("dense_windows", count()),
-        ("segments", count()), ("retired_segments", count()), ("dense_slots", count()),
-        ("sparse_slots", count()), ("disk_bytes", count()), ("epoch", count()),
+        ("tags", count_of("Tags")),
+        ("images", count_of("Images, however many tags they have")),
+        ("libraries", count_of("Library versions")),
+        ("unused_libraries", count_of("Library versions that no image uses")),
+        ("objects", count_of("Objects")),
+        ("object_bytes", count_of("Bytes of all objects, as if each were kept whole")),
+        ("referenced_pages", count_of("Pages that objects refer to, those of zeros left out")),
+        ("stored_pages", count_of("Distinct pages kept")),
+        ("dense_windows", count_of("Windows of 2 MiB that are stored densely")),
+        ("segments", count_of("Segments that can be mapped")),
+        ("retired_segments", count_of("Segments that wait for their last lease to end")),
+        ("dense_slots", count_of("Slots handed out in dense segments: each window counts 512")),
+        ("sparse_slots", count_of("Slots handed out in sparse segments")),
+        ("disk_bytes", count_of("Bytes of disk that segments take up")),
+        ("epoch", count_of("Collections begun since the store was made")),
     ]);
     /// `pool_gc::CollectReport`.
     CollectReport => object([
-        ("dry_run", json!({"type": "boolean"})), ("epoch", count()),
-        ("libraries", json!({"type": "array", "items": pair('@')})),
-        ("objects", count()), ("pages", count()), ("windows", count()),
-        ("segments_retired", segments()), ("segments_evacuated", segments()),
-        ("segments_reaped", segments()), ("segments_waiting", segments()),
-        ("segments_skipped", json!({"type": "array", "items": object([
-            ("segment", segment()),
-            ("reason", json!({
-                "type": "string",
-                "enum": ["damaged", "no-room", "not-written", "in-use", "not-removed"],
-            })),
-            ("why", json!({"type": "string"})),
-        ])})),
-        ("freed_bytes", count()), ("waiting_bytes", count()),
-        ("duration_us", count()), ("longest_hold_us", count()),
+        ("dry_run", told("Nothing was changed", json!({"type": "boolean"}))),
+        ("epoch", count_of("The collection's number; of a dry run, the last one's")),
+        ("libraries", told("Library versions removed", json!({"type": "array", "items": pair('@')}))),
+        ("objects", count_of("Objects removed")),
+        ("pages", count_of("Pages removed from the index")),
+        ("windows", count_of("Dense windows removed from the index")),
+        ("segments_retired", told("Retired because nothing in them was live", segments())),
+        ("segments_evacuated", told("Emptied into others and retired", segments())),
+        ("segments_reaped", told("Unlinked, in this collection or left over from others", segments())),
+        ("segments_waiting", told("They go once nobody leases them", segments())),
+        ("segments_skipped", told(
+            "They should have gone and stay; nothing in them is lost or changed",
+            json!({"type": "array", "items": object([
+                ("segment", segment()),
+                ("reason", json!({
+                    "type": "string",
+                    "enum": ["damaged", "no-room", "not-written", "in-use", "not-removed"],
+                })),
+                ("why", json!({"type": "string"})),
+            ])}),
+        )),
+        ("freed_bytes", count_of("Bytes of disk given back")),
+        ("waiting_bytes", count_of("Bytes of disk that segments_waiting give back then")),
+        ("duration_us", count_of("How long it took, in microseconds")),
+        ("longest_hold_us", count_of("The longest that it kept commits waiting, in microseconds")),
     ]);
     /// `pool_gc::FsckReport`.
     FsckReport => object([
-        ("level", json!({"type": "string"})),
-        ("segments", count()), ("objects", count()), ("pages", count()), ("windows", count()),
-        ("findings", json!({"type": "array", "items": object([
-            ("problem", json!({"type": "string"})),
-            ("severity", json!({"type": "string", "enum": ["waste", "damage"]})),
-            ("what", json!({"type": "string"})), ("advice", json!({"type": "string"})),
-        ])})),
+        ("level", told(
+            "How much was read: the index and the sizes of files, or every page too",
+            json!({"type": "string", "enum": ["index", "content"]}),
+        )),
+        ("segments", count_of("Segments looked at")),
+        ("objects", count_of("Objects looked at")),
+        ("pages", count_of("Pages looked at")),
+        ("windows", count_of("Windows looked at")),
+        ("findings", told(
+            "Everything wrong; waste alone is no damage",
+            json!({"type": "array", "items": object([
+                ("problem", json!({"type": "string"})),
+                ("severity", json!({"type": "string", "enum": ["waste", "damage"]})),
+                ("what", json!({"type": "string"})), ("advice", json!({"type": "string"})),
+            ])}),
+        )),
     ]);
     /// `pool_gc::Why`.
     Why => object([
-        ("thing", json!({"type": "object"})),
-        ("exists", json!({"type": "boolean"})),
-        ("segment", json!({"type": ["integer", "null"]})),
-        ("segment_leased", json!({"type": "boolean"})),
-        ("objects", json!({"type": "object", "additionalProperties": object([
-            ("images", json!({"type": "array", "items": pair(':')})),
-            ("libraries", json!({"type": "array", "items": pair('@')})),
-            ("pinned", json!({"type": "array", "items": pair('@')})),
-            ("leased", json!({"type": "boolean"})),
-        ])})),
+        ("thing", told("What was asked about", json!({"type": "object"}))),
+        ("exists", told("The pool has it", json!({"type": "boolean"}))),
+        ("segment", told(
+            "Of a page: the segment that holds it. Of a segment: itself",
+            json!({"type": ["integer", "null"]}),
+        )),
+        ("segment_leased", told("Somebody holds that segment open", json!({"type": "boolean"}))),
+        ("objects", told(
+            "The objects that need the thing, and who needs those",
+            json!({"type": "object", "additionalProperties": object([
+                ("images", json!({"type": "array", "items": pair(':')})),
+                ("libraries", json!({"type": "array", "items": pair('@')})),
+                ("pinned", json!({"type": "array", "items": pair('@')})),
+                ("leased", json!({"type": "boolean"})),
+            ])}),
+        )),
     ]);
 }
 
@@ -293,6 +339,43 @@ mod tests {
         assert_eq!(told, described);
         for (reason, name) in told.iter().zip(reasons.map(SkipReason::name)) {
             assert_eq!(**reason, name);
+        }
+    }
+
+    /// A description with all that may be left out: the document has no fewer and no other names.
+    #[test]
+    fn the_document_describes_a_description_as_it_is() {
+        let mut description: Value = serde_json::from_str(
+            r#"{"format": 1, "image": {"digest": "DIGEST", "length": 1}, "abi": "linux",
+                "layout": "own", "load_bias": 0, "entry": "0x1000",
+                "program_headers": {"address": "0x1000", "count": 1},
+                "executable_stack": true, "libraries": [], "ranges": []}"#,
+        )
+        .unwrap();
+        description["format"] = pool_core::description::DESCRIPTION_FORMAT.into();
+        description["image"]["digest"] = "0".repeat(64).into();
+        let read: pool_core::description::Description =
+            serde_json::from_value(description).unwrap();
+        let written = serde_json::to_value(read).unwrap();
+        let schema = <Description as utoipa::PartialSchema>::schema();
+        let schema = serde_json::to_value(schema).unwrap();
+        assert_eq!(keys(&written), keys(&schema["properties"]));
+    }
+
+    #[test]
+    fn what_is_counted_is_told() {
+        let schemas = [
+            <Description as utoipa::PartialSchema>::schema(),
+            <StoreStats as utoipa::PartialSchema>::schema(),
+            <CollectReport as utoipa::PartialSchema>::schema(),
+            <FsckReport as utoipa::PartialSchema>::schema(),
+            <Why as utoipa::PartialSchema>::schema(),
+        ];
+        for schema in schemas {
+            let schema = serde_json::to_value(schema).unwrap();
+            for (name, property) in schema["properties"].as_object().unwrap() {
+                assert!(property["description"].is_string(), "{name}");
+            }
         }
     }
 }

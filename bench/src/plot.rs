@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 /// A line of a chart.
 #[derive(Debug)]
@@ -34,6 +35,15 @@ pub(crate) fn lines(
         .map_err(|error| anyhow!("drawing {}: {error}", path.display()))
 }
 
+/// As a person writes it: no digits that say nothing.
+fn number(value: f64) -> String {
+    if value >= 10.0 || value.fract() == 0.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.1}")
+    }
+}
+
 fn draw(
     path: &Path,
     title: &str,
@@ -55,6 +65,8 @@ fn draw(
     chart
         .configure_mesh()
         .light_line_style(WHITE)
+        .x_label_formatter(&|value| number(*value))
+        .y_label_formatter(&|value| number(*value))
         .x_desc(x_label)
         .y_desc(y_label)
         .label_style(("sans-serif", 15))
@@ -70,6 +82,14 @@ fn draw(
             line.points
                 .iter()
                 .map(|point| Circle::new(*point, 3, colour.filled())),
+        )?;
+        // The value at the line's end stands above it, so that nobody has to read it off an axis.
+        let font = ("sans-serif", 16).into_font().color(colour);
+        let font = font.pos(Pos::new(HPos::Right, VPos::Bottom));
+        chart.draw_series(
+            line.points
+                .last()
+                .map(|point| EmptyElement::at(*point) + Text::new(number(point.1), (-4, -8), font)),
         )?;
     }
     chart

@@ -10,7 +10,8 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 /// Work with a pool of unikernel pages.
 #[derive(Debug, Parser)]
@@ -35,6 +36,7 @@ pub(crate) struct Cli {
 
 /// What every verb can be told.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
     /// The service: `http://HOST:PORT`, `https://HOST:PORT` or `unix:/PATH`
     #[arg(
@@ -57,6 +59,9 @@ pub(crate) struct Global {
     /// Print JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// The command line names the service, not the environment or nobody.
+    #[arg(skip)]
+    pub(crate) server_is_said: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -86,7 +91,7 @@ enum Verb {
 impl Verb {
     fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Link(verb) => verb.run(),
+            Self::Link(verb) => verb.run(global),
             Self::Describe(verb) => verb.run(global),
             Self::Minify(verb) => verb.run(global),
             Self::Extract(verb) => verb.run(global),
@@ -114,7 +119,7 @@ fn main() -> ExitCode {
     if called_as_linker(&arguments) {
         arguments.splice(..1, ["pool".into(), "link".into()]);
     }
-    match Cli::parse_from(arguments).run() {
+    match Cli::of(arguments).run() {
         Ok(code) => code,
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -125,6 +130,15 @@ fn main() -> ExitCode {
 }
 
 impl Cli {
+    /// Reads a command line; ends the program where that cannot be done.
+    fn of(arguments: Vec<OsString>) -> Self {
+        let matches = Self::command().get_matches_from(arguments);
+        let mut cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        cli.global.server_is_said =
+            matches.value_source("server") == Some(ValueSource::CommandLine);
+        cli
+    }
+
     fn run(self) -> anyhow::Result<ExitCode> {
         self.verb.run(&self.global)
     }
@@ -144,7 +158,6 @@ fn called_as_linker(arguments: &[OsString]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -470,15 +470,54 @@ fn each_verb_has_help_and_a_manual_page() {
         }
         count += 1;
         let page = pool.path("man").join(format!("pool-{verb}.1"));
-        assert!(page.exists(), "{verb}");
-        if verb != "link" {
-            assert!(
-                pool.text(&[verb, "--help"]).contains("Usage: pool"),
-                "{verb}"
-            );
-        }
+        let page = std::fs::read_to_string(page).expect(verb);
+        assert!(
+            page.contains(&format!(".SH SYNOPSIS\n.nf\n\\&pool {verb} ")),
+            "{page}"
+        );
+        assert!(!page.contains(".SH EXTRA"), "{page}");
+        assert!(
+            pool.text(&[verb, "--help"]).contains("Usage: pool"),
+            "{verb}"
+        );
     }
     assert_eq!(count, 18);
+}
+
+/// A service that the command line names is asked, whatever the environment says.
+#[test]
+fn a_link_asks_the_service_that_is_said() {
+    let pool = Pool::start();
+    std::fs::write(pool.path("a.c"), "void _start(void) { for (;;); }\n").unwrap();
+    let compiled = Command::new("cc")
+        .current_dir(pool.directory.path())
+        .args(["-c", "a.c", "-o", "a.o"])
+        .status();
+    assert!(compiled.unwrap().success());
+    let archived = Command::new("ar")
+        .current_dir(pool.directory.path())
+        .args(["rcs", "liba.a", "a.o"])
+        .status();
+    assert!(archived.unwrap().success());
+    let nobody = "http://127.0.0.1:1";
+    let link = |server: &str, environment: &str, registry: &str| {
+        let arguments = [
+            "--server", server, "link", "-o", "a", "liba.a", "-u", "_start",
+        ];
+        let mut command = self::pool(&arguments);
+        command
+            .current_dir(pool.directory.path())
+            .env("POOL_SERVER", environment)
+            .env("POOL_REGISTRY", registry);
+        command.output().unwrap()
+    };
+    let linked = link(&pool.url, nobody, "book.json");
+    let says = String::from_utf8_lossy(&linked.stderr);
+    assert!(linked.status.success(), "{says}");
+    assert!(!pool.path("book.json").exists());
+    let refused = link(nobody, &pool.url, "book.json");
+    let says = String::from_utf8_lossy(&refused.stderr);
+    assert!(says.contains(nobody), "{says}");
 }
 
 /// Compiles with the system's compiler and `pool` as its linker.

@@ -1,11 +1,10 @@
 //! The README's session, run as it stands.
 //!
-//! Every line that begins with `$ ` in a `console` block is a command, run in one shell, in a
-//! directory with a program and a library to link; lines after it are what it must print. Only
-//! the port is another, so that nothing else on the machine is in the way.
+//! Every line that begins with `$ ` in a `console` block is a command, run in one shell, in an
+//! empty directory; lines after it are what it must print. Only the port is another, so that
+//! nothing else on the machine is in the way. `sh` blocks are make's doors: each must be one.
 
 use std::fs;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -33,26 +32,6 @@ fn steps(readme: &str) -> Vec<Step> {
     steps
 }
 
-fn write_sources(directory: &Path) -> Result<()> {
-    fs::write(
-        directory.join("hello.c"),
-        "void greet(void);\nint main(void) { greet(); return 0; }\n",
-    )?;
-    fs::write(
-        directory.join("greet.c"),
-        "#include <stdio.h>\nvoid greet(void) { puts(\"hello from the greet library\"); }\n",
-    )?;
-    let built = Command::new("sh")
-        .args([
-            "-ec",
-            "musl-gcc -O2 -c greet.c && ar rcs libgreet.a greet.o",
-        ])
-        .current_dir(directory)
-        .status()?;
-    ensure!(built.success(), "building the library failed");
-    Ok(())
-}
-
 /// One script of all steps: each is announced, run, and compared with what the README shows.
 fn script(steps: &[Step]) -> String {
     let mut parts = vec![
@@ -74,7 +53,7 @@ fn script(steps: &[Step]) -> String {
             parts.push("export POOL_SERVER; address=${POOL_SERVER#http://}".into());
             continue;
         }
-        parts.push(format!("{command} >out.{nth}"));
+        parts.push(format!("{{ {command}\n}} >out.{nth}"));
         if !expected.is_empty() {
             let expected = expected.join("\n");
             parts.push(format!(
@@ -101,7 +80,6 @@ fn the_session_works_as_written() -> Result<()> {
     let scratch = tempfile::Builder::new()
         .prefix("pool-readme-")
         .tempdir_in("/var/tmp")?;
-    write_sources(scratch.path())?;
     let path = std::env::var("PATH").context("PATH")?;
     let output = Command::new("bash")
         .args(["-c", &script(&steps)])
@@ -116,5 +94,32 @@ fn the_session_works_as_written() -> Result<()> {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+    Ok(())
+}
+
+/// Every `make DOOR` that the README names is one that `make help` tells of.
+#[test]
+fn the_doors_are_there() -> Result<()> {
+    let sources = pool_tests::source_directory();
+    let readme = fs::read_to_string(sources.join("README.md"))?;
+    let help = Command::new("make")
+        .args(["--silent", "-C"])
+        .arg(&sources)
+        .arg("help")
+        .output()?;
+    let help = String::from_utf8(help.stdout)?;
+    let mut doors = 0;
+    let named = readme.lines().flat_map(|line| {
+        let in_text = line.split("`make ").skip(1);
+        in_text.chain(line.strip_prefix("make "))
+    });
+    for door in named.filter_map(|rest| rest.split(|c: char| !c.is_ascii_lowercase()).next()) {
+        doors += 1;
+        ensure!(
+            help.contains(&format!("make {door} ")),
+            "make help does not tell of `make {door}`"
+        );
+    }
+    ensure!(doors >= 6, "the README names only {doors} doors");
     Ok(())
 }

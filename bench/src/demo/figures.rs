@@ -44,7 +44,7 @@ pub(crate) struct Comparison {
 pub(crate) struct Upload {
     /// Bytes of all executables pushed.
     pub(crate) elf_bytes: u64,
-    /// Bytes of pages sent for them.
+    /// Bytes sent for them: pages, and what lists their digests.
     pub(crate) sent_bytes: u64,
 }
 
@@ -101,7 +101,7 @@ pub(crate) struct Report {
 /// Why a figure that is meant to show sharing can be higher with more of it.
 const PSS_NOTE: &str = "  (PSS divides a page among the processes that map it. The pool is mapped by whole 2 MiB windows, padding\n  \
    included, and these images have few mappers each: a window with one counts in full. It is page cache,\n  \
-   there once, and not taken again by the next guest: the first line says what that takes.)";
+   there once, and not taken again by the next guest: the table's first line says what that takes.)";
 
 fn kib(bytes: u64) -> f64 {
     bytes as f64 / 1024.0
@@ -136,8 +136,25 @@ impl fmt::Display for Comparison {
     }
 }
 
+impl Report {
+    /// What whoever runs a host asks first: what one more guest takes of it.
+    fn headline(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [pool, copy] = [&self.identical.pool, &self.identical.copy]
+            .map(|instances| instances.bytes_per_further_instance);
+        writeln!(
+            f,
+            "\none more guest of {} takes {:.0} KiB of the host, against {:.0} KiB with a copy of its own: {:.2} of it",
+            self.identical.images.join(" "),
+            kib(pool),
+            kib(copy),
+            ratio(pool as f64, copy as f64)
+        )
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.headline(f)?;
         writeln!(f, "\nsame output as natively:")?;
         for program in &self.programs {
             writeln!(f, "  {:<28}{}", program.image, program.equal.join("  "))?;
@@ -164,7 +181,7 @@ impl fmt::Display for Report {
         } = self.upload;
         writeln!(
             f,
-            "\nuploaded   {:.0} KiB for {:.0} KiB of executables ({:.0}%)",
+            "\nsent       {:.0} KiB for {:.0} KiB of executables ({:.0}%), lists of digests included",
             kib(sent_bytes),
             kib(elf_bytes),
             100.0 * ratio(sent_bytes as f64, elf_bytes as f64)

@@ -36,7 +36,7 @@ pub(crate) fn demo(out: &Path) -> Result<()> {
     let guests = guests::build(&host, &out.join("guests"), &PROGRAMS)?;
 
     let mut report = Report::default();
-    say("pushing");
+    say("pushing; what is sent are pages that the pool lacks, and the lists of all digests");
     push(&host, &guests, &mut report)?;
     say("running each program natively, on both platforms and both backings");
     for name in PROGRAMS {
@@ -54,9 +54,9 @@ pub(crate) fn demo(out: &Path) -> Result<()> {
 
     plot::lines(
         &out.join("memory.svg"),
-        &format!("Memory of N instances of {MANY}, kernel structures included"),
-        "instances",
-        "MiB",
+        &format!("Host memory of {MANY} guests, kernel structures included"),
+        "guests running",
+        "MiB of the host",
         &curves,
     )?;
     let json = serde_json::to_vec_pretty(&report).context("writing the report")?;
@@ -87,7 +87,7 @@ fn push(host: &Host, guests: &Guests, report: &mut Report) -> Result<()> {
         let sent = number(&pushed, "/sent_bytes")?;
         let size = fs::metadata(&elf)?.len();
         println!(
-            "    {name:<10} {:>6} KiB, sent {:>6} KiB",
+            "    {name:<16} {:>6} KiB, sent {:>6} KiB",
             size / 1024,
             sent / 1024
         );
@@ -175,8 +175,8 @@ fn identical(host: &Host, comparison: &mut Comparison) -> Result<Vec<Line>> {
         add_memory(&mut figures, seen[0], seen[seen.len() - 1]);
         add_runs(host, std::slice::from_ref(&image), backing, &mut figures)?;
         let name = match backing {
-            Backing::Copy => "copy: every instance its own",
-            Backing::Pool => "pool: mapped",
+            Backing::Copy => "a copy in each guest",
+            Backing::Pool => "mapped from the pool",
         };
         curves.push(Line { name, points });
         store(comparison, backing, figures);

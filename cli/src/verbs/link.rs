@@ -5,7 +5,7 @@
 //! what happens to be reachable, because a link must not come out differently when a service is
 //! down:
 //!
-//! 1. `--pool-registry WHERE` on the command line, else
+//! 1. `--pool-registry WHERE` on the command line, or `--server URL` before the verb, else
 //! 2. the environment's `POOL_REGISTRY`, else
 //! 3. the environment's `POOL_SERVER`, else
 //! 4. the service at its usual address.
@@ -17,12 +17,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
-use pool_api::client::{Client, ServerAddress};
+use clap::{Args, CommandFactory as _};
+use pool_api::client::Client;
 use pool_core::registry::{Reservation, ReservationRequest};
 use pool_image::link::{FileRegistry, Registry, RegistryError, link, parse_args};
 
-use crate::{file, server};
+use crate::{Cli, Global, file, server};
 
 const REGISTRY: &str = "--pool-registry";
 const LAYOUT: &str = "--pool-layout";
@@ -30,10 +30,12 @@ const LAYOUT: &str = "--pool-layout";
 /// Link a static executable with each library at its registered address
 ///
 /// Everything behind the verb is an ordinary linker command line; compilers call it as `ld`.
-/// Addresses come from `--pool-registry WHERE`, else `POOL_REGISTRY`, else `POOL_SERVER`, else the
-/// service at its usual address; WHERE is `http://HOST:PORT`, `https://HOST:PORT`, `unix:/PATH`
+/// Addresses come from `--pool-registry WHERE`, else `--server` before the verb, else `POOL_REGISTRY`,
+/// else `POOL_SERVER`, else the service at its usual address; WHERE is `http://HOST:PORT`, `https://HOST:PORT`, `unix:/PATH`
 /// or a file. An unreachable service is an error, never replaced by something else.
 /// `--pool-layout FILE` writes where the libraries lie, which the executable also holds.
+/// `--pool-library ARCHIVE=NAME@VERSION` names the library that an archive is; without it the
+/// name is the archive's and the version a digest.
 #[derive(Debug, Args)]
 #[command(
     disable_help_flag = true,
@@ -51,7 +53,15 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn run(self) -> Result<ExitCode> {
+    pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
+        // Any `--help` on a linker's command line asks for it: configure scripts do.
+        if self.arguments.iter().any(|argument| argument == "--help") {
+            let mut command = Cli::command();
+            command.build();
+            let link = command.find_subcommand_mut("link");
+            link.context("finding the help")?.print_long_help()?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let mut arguments = self
             .arguments
             .into_iter()
@@ -68,7 +78,7 @@ impl Link {
                 return Ok(ExitCode::SUCCESS);
             }
         }
-        let mut registry = open_registry(named)?;
+        let mut registry = open_registry(named, global)?;
         let linked = link(&request, registry.as_mut())
             .with_context(|| format!("linking {}", request.output.display()))?;
         for warning in &linked.warnings {
@@ -106,10 +116,12 @@ fn take_option(arguments: &mut Vec<String>, option: &str) -> Result<Option<Strin
     Ok(named)
 }
 
-fn open_registry(named: Option<String>) -> Result<Box<dyn Registry>> {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let token = variable("POOL_TOKEN");
-    let place = named.or_else(|| variable("POOL_REGISTRY"));
+fn open_registry(named: Option<String>, global: &Global) -> Result<Box<dyn Registry>> {
+    let place = named.or_else(|| {
+        // `global.server` is then what the command line says.
+        let in_environment = std::env::var("POOL_REGISTRY").ok();
+        in_environment.filter(|place| !global.server_is_said && !place.is_empty())
+    });
     if let Some(place) = &place {
         let is_service = ["http://", "https://", "unix:"]
             .iter()
@@ -118,14 +130,9 @@ fn open_registry(named: Option<String>) -> Result<Box<dyn Registry>> {
             return Ok(Box::new(FileRegistry::new(Path::new(place))));
         }
     }
-    let place = place
-        .or_else(|| variable("POOL_SERVER"))
-        .unwrap_or_else(|| server::DEFAULT.to_owned());
-    let address: ServerAddress = place.parse()?;
-    Ok(Box::new(ServiceRegistry(Client::new(
-        address,
-        token.as_deref(),
-    ))))
+    let server = place.as_deref().unwrap_or(&global.server);
+    let client = server::connect(server, global.token.as_deref())?;
+    Ok(Box::new(ServiceRegistry(client)))
 }
 
 /// The registry that a pool service keeps.

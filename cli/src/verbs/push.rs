@@ -124,6 +124,7 @@ fn send(
 fn text(report: &PushReport) -> String {
     let summary = &report.summary;
     let pages = |count: u64| output::bytes(count * PAGE_SIZE);
+    let sent_pages = (report.sent_memory_pages + report.sent_symbol_pages) * PAGE_SIZE;
     output::pairs(&[
         ("pushed", summary.target.clone()),
         ("object", summary.object.to_string()),
@@ -148,10 +149,11 @@ fn text(report: &PushReport) -> String {
         (
             "sent",
             format!(
-                "{}: {} code and data, {} symbols and headers; {} known",
+                "{}: {} code and data, {} symbols and headers, {} digests and description; {} known",
                 output::bytes(report.sent_bytes),
                 pages(report.sent_memory_pages),
                 pages(report.sent_symbol_pages),
+                output::bytes(report.sent_bytes.saturating_sub(sent_pages)),
                 pages(report.unsent_pages)
             ),
         ),
