@@ -68,7 +68,7 @@ install: build
 	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/share/man/man1"
 	for program in pool poolsvc poolfs poolvmm; do \
 		install "$(BIN)/$$program" "$(DESTDIR)$(PREFIX)/bin" || exit; done
-	"$(BIN)/pool" man "$(DESTDIR)$(PREFIX)/share/man/man1"
+	umask 022 && "$(BIN)/pool" man "$(DESTDIR)$(PREFIX)/share/man/man1"
 
 clean:
 	$(CARGO) clean
