@@ -10,7 +10,11 @@
 
 CARGO ?= cargo
 BUILD := scripts/with-progress $(CARGO)
-CARGO_TARGET_DIR ?= $(CURDIR)/target
+CARGO_TARGET_DIR ?= target
+# Absolute, because tests run in the directories of their crates.
+ifeq ($(filter /%,$(firstword $(CARGO_TARGET_DIR))),)
+override CARGO_TARGET_DIR := $(CURDIR)/$(CARGO_TARGET_DIR)
+endif
 export CARGO_TARGET_DIR
 export POOL_SOURCES := $(CURDIR)
 PROFILE := --release --locked --workspace
@@ -47,10 +51,10 @@ test: lint build amdv
 	scripts/run-tests
 
 demo: build
-	$(BIN)/pool-bench demo --out target/demo
+	"$(BIN)/pool-bench" demo --out target/demo
 
 bench: build
-	$(BIN)/pool-bench $(or $(BENCH),all) --out target/bench
+	"$(BIN)/pool-bench" $(or $(BENCH),all) --out target/bench
 
 soak: build amdv
 	POOL_SOAK_ROUNDS=$(or $(ROUNDS),200) scripts/run-tests
@@ -61,11 +65,13 @@ stress: build amdv
 # mount -t fuse.poolfs finds poolfs in /usr/local/bin and /usr/bin.
 PREFIX ?= /usr/local
 install: build
-	install -d $(DESTDIR)$(PREFIX)/bin $(addprefix $(DESTDIR)$(PREFIX)/share/man/,man1 man8)
-	install $(addprefix $(BIN)/,pool poolsvc poolfs poolvmm) $(DESTDIR)$(PREFIX)/bin
-	$(BIN)/pool man $(DESTDIR)$(PREFIX)/share/man/man1
-	install -m 644 vmm/poolvmm.1 $(DESTDIR)$(PREFIX)/share/man/man1
-	install -m 644 poolfs/poolfs.8 poolsvc/poolsvc.8 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/share/man/man1" \
+		"$(DESTDIR)$(PREFIX)/share/man/man8"
+	for program in pool poolsvc poolfs poolvmm; do \
+		install "$(BIN)/$$program" "$(DESTDIR)$(PREFIX)/bin" || exit; done
+	umask 022 && "$(BIN)/pool" man "$(DESTDIR)$(PREFIX)/share/man/man1"
+	install -m 644 vmm/poolvmm.1 "$(DESTDIR)$(PREFIX)/share/man/man1"
+	install -m 644 poolfs/poolfs.8 poolsvc/poolsvc.8 "$(DESTDIR)$(PREFIX)/share/man/man8"
 
 clean:
 	$(CARGO) clean

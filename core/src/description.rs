@@ -350,6 +350,13 @@ mod tests {
     }
 
     #[test]
+    fn abis_are_named_as_they_are_written() {
+        for abi in [Abi::Linux, Abi::Pvh, Abi::Multiboot, Abi::Lxboot] {
+            assert_eq!(serde_json::to_value(abi).unwrap(), abi.name());
+        }
+    }
+
+    #[test]
     fn round_trips_as_json() {
         let description = sample();
         assert_eq!(

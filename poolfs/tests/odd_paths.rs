@@ -13,7 +13,7 @@ mod common;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -75,18 +75,47 @@ fn seen(output: &[u8]) -> Vec<Seen> {
         .collect()
 }
 
-/// A place with room for a device and programs: every user may pass through it.
-fn place() -> tempfile::TempDir {
-    use std::os::unix::fs::PermissionsExt;
-    let place = tempfile::tempdir().unwrap();
-    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o711)).unwrap();
-    fs::create_dir(place.path().join("bin")).unwrap();
-    place
+/// A store, and a place with room for what a test mounts: every user may pass through it. What is
+/// in its `bin` is among mount(8)'s programs.
+struct Scene {
+    pool: Pool,
+    place: tempfile::TempDir,
 }
 
-/// Runs `mounts`, shell commands that mount `$store` at `$point`, in a mount namespace where the
-/// directory `bin` is among mount(8)'s programs, and says what is mounted after them. The mount is
-/// taken away by unmounting, which ends the daemon.
+impl Scene {
+    /// None where nothing can be mounted.
+    fn new() -> Option<Self> {
+        if cannot_mount() {
+            return None;
+        }
+        let place = tempfile::tempdir().unwrap();
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        fs::create_dir(place.path().join("bin")).unwrap();
+        symlink(POOLFS, place.path().join("bin/poolfs")).unwrap();
+        let pool = Pool::with_one_library();
+        Some(Self { pool, place })
+    }
+
+    fn path(&self, name: &[u8]) -> PathBuf {
+        self.place.path().join(OsStr::from_bytes(name))
+    }
+
+    /// Calls `check` with the store and a mount point of each of `names`.
+    fn under_names(&self, names: &[&[u8]], check: impl Fn(&Path, &Path)) {
+        for name in names {
+            let store = self.path(name);
+            let point = self.path(&[b"mnt ", *name].concat());
+            fs::rename(self.pool.store_path(), &store).unwrap();
+            fs::create_dir(&point).unwrap();
+            check(&store, &point);
+            fs::rename(&store, self.pool.store_path()).unwrap();
+        }
+    }
+}
+
+/// Runs `mounts`, shell commands that mount `$store` at `$point`, in a mount namespace of their own,
+/// and says what is mounted after them. The mount is taken away by unmounting, which ends the
+/// daemon.
 fn mount_by(mounts: &str, place: &Path, store: &Path, point: &Path) -> Vec<Seen> {
     let script = format!(
         "exec 3>&1 >&2\n\
@@ -122,70 +151,44 @@ const OF_ROOT: &str = "ro,user_id=0,group_id=0,allow_other";
 
 #[test]
 fn root_mounts_any_path_and_no_part_of_it_is_an_option() {
-    if cannot_mount() {
-        return;
-    }
-    let pool = Pool::with_one_library();
-    let place = place();
-    symlink(POOLFS, place.path().join("bin/poolfs")).unwrap();
+    let Some(scene) = Scene::new() else { return };
     let ways = [
         r#"poolfs -- "$store" "$point""#,
         r#"mount -t fuse.poolfs "$store" "$point" -o ro,nofail,_netdev"#,
         r#"mount -t fuse "poolfs#$store" "$point" -o ro"#,
     ];
-    for name in NAMES {
-        let store = place.path().join(OsStr::from_bytes(name));
-        let point = [b"mnt ", name].concat();
-        let point = place.path().join(OsStr::from_bytes(&point));
-        fs::rename(pool.store_path(), &store).unwrap();
-        fs::create_dir(&point).unwrap();
+    scene.under_names(&NAMES, |store, point| {
         for way in ways {
-            let seen = mount_by(way, place.path(), &store, &point);
-            assert_mounted(&seen, &store, &point, OF_ROOT);
+            let seen = mount_by(way, scene.place.path(), store, point);
+            assert_mounted(&seen, store, point, OF_ROOT);
         }
-        fs::rename(&store, pool.store_path()).unwrap();
-    }
+    });
 }
 
 #[test]
 fn a_user_mounts_any_path_and_no_part_of_it_is_an_option() {
-    if cannot_mount() {
-        return;
-    }
-    let pool = Pool::with_one_library();
-    let place = place();
-    fs::copy(POOLFS, place.path().join("bin/poolfs")).unwrap();
-    let user = 65_534;
-    // A device for everybody, as on other machines, and root reads back as that user.
+    let Some(scene) = Scene::new() else { return };
+    // A program and a device for everybody, as on other machines, and root reads back as that user.
+    fs::copy(POOLFS, scene.path(b"poolfs")).unwrap();
     let way = r#"mknod "$place/fuse" c 10 229; chmod 666 "$place/fuse"
         mount --bind "$place/fuse" /dev/fuse
         as_user() { setpriv --reuid 65534 --regid 65534 --clear-groups -- "$@"; }
         cat() { as_user /bin/cat "$@"; }
-        as_user env TMPDIR="$place/tmp" "$place/bin/poolfs" -- "$store" "$point"
+        as_user env TMPDIR="$place/tmp" "$place/poolfs" -- "$store" "$point"
         rm "$place/fuse""#;
     let give = |path: &Path| {
-        let owner = format!("{user}:{user}");
-        assert!(
-            run(Command::new("chown").arg("-R").arg(owner).arg(path))
-                .status
-                .success()
-        );
+        let given = run(Command::new("chown").args(["-R", "65534:65534"]).arg(path));
+        assert!(given.status.success());
     };
-    let scratch = place.path().join("tmp");
+    let scratch = scene.path(b"tmp");
     fs::create_dir(&scratch).unwrap();
     give(&scratch);
-    for name in NAMES {
-        let store = place.path().join(OsStr::from_bytes(name));
-        let point = [b"mnt ", name].concat();
-        let point = place.path().join(OsStr::from_bytes(&point));
-        fs::rename(pool.store_path(), &store).unwrap();
-        fs::create_dir(&point).unwrap();
-        give(&store);
-        give(&point);
-        let seen = mount_by(way, place.path(), &store, &point);
-        assert_mounted(&seen, &store, &point, "ro,user_id=65534,group_id=65534");
-        fs::rename(&store, pool.store_path()).unwrap();
-    }
+    scene.under_names(&NAMES, |store, point| {
+        give(store);
+        give(point);
+        let seen = mount_by(way, scene.place.path(), store, point);
+        assert_mounted(&seen, store, point, "ro,user_id=65534,group_id=65534");
+    });
     wait::until("every scratch directory is gone", || {
         fs::read_dir(&scratch).unwrap().next().is_none()
     });
@@ -193,41 +196,29 @@ fn a_user_mounts_any_path_and_no_part_of_it_is_an_option() {
 
 #[test]
 fn fstab_names_any_path_with_its_own_escapes() {
-    if cannot_mount() {
-        return;
-    }
-    let pool = Pool::with_one_library();
-    let place = place();
-    symlink(POOLFS, place.path().join("bin/poolfs")).unwrap();
-    let store = place.path().join("a, b\\rw");
-    let point = place.path().join("mnt, b");
-    fs::rename(pool.store_path(), &store).unwrap();
-    fs::create_dir(&point).unwrap();
+    let Some(scene) = Scene::new() else { return };
     let escape = |path: &Path| {
         let path = path.to_str().unwrap().replace('\\', "\\134");
         path.replace(' ', "\\040").replace(',', "\\054")
     };
-    let fstab = format!(
-        "{} {} fuse.poolfs ro,nofail,_netdev,x-systemd.automount 0 0\n",
-        escape(&store),
-        escape(&point)
-    );
-    fs::write(place.path().join("fstab"), fstab).unwrap();
-    // The second call finds it mounted already, by its source and mount point.
-    let way = r#"mount -a -T "$place/fstab"; mount -a -T "$place/fstab""#;
-    let seen = mount_by(way, place.path(), &store, &point);
-    assert_mounted(&seen, &store, &point, OF_ROOT);
+    scene.under_names(&[b"a, b\\rw"], |store, point| {
+        let fstab = format!(
+            "{} {} fuse.poolfs ro,nofail,_netdev,x-systemd.automount 0 0\n",
+            escape(store),
+            escape(point)
+        );
+        fs::write(scene.path(b"fstab"), fstab).unwrap();
+        // The second call finds it mounted already, by its source and mount point.
+        let way = r#"mount -a -T "$place/fstab"; mount -a -T "$place/fstab""#;
+        let seen = mount_by(way, scene.place.path(), store, point);
+        assert_mounted(&seen, store, point, OF_ROOT);
+    });
 }
 
 #[test]
 fn a_relative_path_is_shown_absolute() {
-    if cannot_mount() {
-        return;
-    }
-    let pool = Pool::with_one_library();
-    let place = place();
-    symlink(POOLFS, place.path().join("bin/poolfs")).unwrap();
-    let point = pool.mount_point();
+    let Some(scene) = Scene::new() else { return };
+    let (store, point) = (scene.pool.store_path(), scene.pool.mount_point());
     for way in [
         r#"cd "$store"; poolfs . "$point""#,
         r#"cd "$store/segments"; poolfs ../../store "$point""#,
@@ -235,23 +226,18 @@ fn a_relative_path_is_shown_absolute() {
         r#"cd "$point/.."; poolfs store mnt"#,
         r#"cd "$point/.."; mount -t fuse.poolfs ./store ./mnt -o ro"#,
     ] {
-        let seen = mount_by(way, place.path(), &pool.store_path(), &point);
-        assert_mounted(&seen, &pool.store_path(), &point, OF_ROOT);
+        let seen = mount_by(way, scene.place.path(), &store, &point);
+        assert_mounted(&seen, &store, &point, OF_ROOT);
     }
 }
 
 #[test]
 fn options_with_escapes_reach_what_they_name() {
-    if cannot_mount() {
-        return;
-    }
-    let pool = Pool::with_one_library();
-    let place = place();
-    symlink(POOLFS, place.path().join("bin/poolfs")).unwrap();
-    let scratch = place.path().join("s,rw");
-    fs::create_dir(&scratch).unwrap();
+    let Some(scene) = Scene::new() else { return };
+    let (store, point) = (scene.pool.store_path(), scene.pool.mount_point());
+    fs::create_dir(scene.path(b"s,rw")).unwrap();
     let way = r#"poolfs "$store" "$point" -o "scratch=$place/s\\,rw,fsname=x\\,rw\\\\y"
         ls "$place/s,rw" | grep -q poolfs-scratch-"#;
-    let seen = mount_by(way, place.path(), &pool.store_path(), &pool.mount_point());
-    assert_mounted(&seen, Path::new("x,rw\\y"), &pool.mount_point(), OF_ROOT);
+    let seen = mount_by(way, scene.place.path(), &store, &point);
+    assert_mounted(&seen, Path::new("x,rw\\y"), &point, OF_ROOT);
 }

@@ -99,22 +99,14 @@ pub(super) fn settle(
     let mut settled: Vec<Option<(LibraryRef, ObjectId)>> = vec![None; units.len()];
     for own in order {
         let in_circle = |other: usize| reach[own][other] && reach[other][own];
-        let circle: Vec<usize> = (0..units.len()).filter(|l| in_circle(*l)).collect();
         let mut hash = Identity::new();
         hash.text(LINKER_FORMAT);
         hash.digest(&contents[own]);
-        let mut members = circle;
-        members.sort_by_key(|l| &namings[*l].name);
-        hash.count(members.len());
-        for l in members {
-            hash.text(namings[l].name.as_str());
-            hash.text(namings[l].version.as_ref().map_or("", Name::as_str));
-            hash.digest(&contents[l]);
-            hash.count(suppliers[l].len());
-            for (symbol, supplier) in &suppliers[l] {
-                hash.text(symbol);
-                hash.text(namings[*supplier].name.as_str());
-            }
+        let mut circle: Vec<usize> = (0..units.len()).filter(|l| in_circle(*l)).collect();
+        circle.sort_by_key(|l| &namings[*l].name);
+        hash.count(circle.len());
+        for l in circle {
+            hash.library(&namings[l], &contents[l], &suppliers[l], namings);
             let outside = graph[l].iter().filter(|other| !in_circle(**other));
             let mut outside: Vec<_> = outside.filter_map(|o| settled[*o].as_ref()).collect();
             outside.sort_unstable();
@@ -240,6 +232,23 @@ impl Identity {
     }
     fn digest(&mut self, digest: &ObjectId) {
         self.0.update(digest.as_bytes());
+    }
+    /// A library: its name, its members, and who supplies what it refers to.
+    fn library(
+        &mut self,
+        naming: &Naming,
+        contents: &ObjectId,
+        suppliers: &BTreeMap<String, usize>,
+        namings: &[Naming],
+    ) {
+        self.text(naming.name.as_str());
+        self.text(naming.version.as_ref().map_or("", Name::as_str));
+        self.digest(contents);
+        self.count(suppliers.len());
+        for (symbol, supplier) in suppliers {
+            self.text(symbol);
+            self.text(namings[*supplier].name.as_str());
+        }
     }
     fn finish(&self) -> ObjectId {
         self.0.finalize().into()

@@ -39,6 +39,20 @@ struct Segment {
     alignment: u64,
 }
 
+/// Where a run of pages begins, in memory and in the file.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    address: u64,
+    offset: u64,
+}
+
+impl Run {
+    /// Place in the file of an address of the run.
+    fn offset_of(self, address: u64) -> u64 {
+        self.offset + (address - self.address)
+    }
+}
+
 /// Writes the executable. `names` are those of the units, `layout` is the layout's text.
 pub(super) fn write(
     image: &Image<'_, '_>,
@@ -75,6 +89,10 @@ pub(super) fn write(
     file.finish(image, request, entry)
 }
 
+fn span(start: u64, size: u64) -> Span {
+    Span { start, size }
+}
+
 struct Writer {
     bytes: Vec<u8>,
     segments: Vec<Segment>,
@@ -89,7 +107,7 @@ impl Writer {
     }
 
     /// Appends pages at `address`, the last one filled up with zeros if `whole`.
-    fn pages(&mut self, flags: u32, address: u64, bytes: &[u8], size: u64, whole: bool) -> u64 {
+    fn pages(&mut self, flags: u32, address: u64, bytes: &[u8], size: u64, whole: bool) -> Run {
         let offset = self.align(PAGE_SIZE);
         self.bytes.extend_from_slice(bytes);
         let mut stored = bytes.len() as u64;
@@ -108,11 +126,11 @@ impl Writer {
             size,
             alignment: PAGE_SIZE,
         });
-        offset
+        Run { address, offset }
     }
 
-    /// Describes a part of a run of pages that begins at `run` in memory and `offset` in the file.
-    fn section(&mut self, name: &str, kind: u32, flags: u32, span: Span, run: u64, offset: u64) {
+    /// Describes a part of a run of pages, if there is one.
+    fn section(&mut self, name: &str, kind: u32, flags: u32, span: Span, run: Run) {
         if span.size == 0 {
             return;
         }
@@ -121,7 +139,7 @@ impl Writer {
             kind,
             flags: u64::from(flags),
             address: span.start,
-            offset: offset + (span.start - run),
+            offset: run.offset_of(span.start),
             size: span.size,
             alignment: match kind {
                 SHT_NOTE => 4,
@@ -131,133 +149,115 @@ impl Writer {
         });
     }
 
+    /// Points a program header at a part of a run of pages, if there is one.
+    fn pointer(&mut self, kind: u32, span: Span, run: Run) {
+        if span.size == 0 {
+            return;
+        }
+        self.segments.push(Segment {
+            kind,
+            flags: PF_R,
+            offset: run.offset_of(span.start),
+            address: span.start,
+            stored: span.size,
+            size: span.size,
+            alignment: 4,
+        });
+    }
+
     fn application(&mut self, image: &Image<'_, '_>, contents: &Contents) {
+        self.constants(image, contents);
+        self.code(image, contents);
+        self.data(image, contents, 0, "");
+    }
+
+    /// The application's constants, behind the headers at the start of the file.
+    fn constants(&mut self, image: &Image<'_, '_>, contents: &Contents) {
         let (common, plan, base) = (&image.common, &image.plans[0], &image.bases[0]);
-        // The run of constants begins with the headers, at the start of the file.
         self.bytes.clear();
-        let run = common.constants.start;
-        let offset = self.pages(PF_R, run, &contents.constants, common.constants.size, false);
+        let all = common.constants;
+        let run = self.pages(PF_R, all.start, &contents.constants, all.size, false);
         let read = SHF_ALLOC;
-        let span = |start, size| Span { start, size };
         let notes = span(base.constant, plan.notes);
         for (name, notes) in [
             (".note.gnu.build-id", common.build_id),
             (".note.app", notes),
         ] {
-            self.section(name, SHT_NOTE, read, notes, run, offset);
-            if notes.size > 0 {
-                self.segments.push(Segment {
-                    kind: PT_NOTE,
-                    flags: PF_R,
-                    offset: offset + (notes.start - run),
-                    address: notes.start,
-                    stored: notes.size,
-                    size: notes.size,
-                    alignment: 4,
-                });
-            }
+            self.section(name, SHT_NOTE, read, notes, run);
+            self.pointer(PT_NOTE, notes, run);
         }
         let frames = plan.frames_at();
         let constants = span(base.constant + plan.notes, frames - plan.notes);
-        self.section(".rodata", SHT_PROGBITS, read, constants, run, offset);
+        self.section(".rodata", SHT_PROGBITS, read, constants, run);
         let frames = span(base.constant + frames, plan.constant.size - frames);
-        self.section(".eh_frame", SHT_PROGBITS, read, frames, run, offset);
+        self.section(".eh_frame", SHT_PROGBITS, read, frames, run);
         for (kind, name, section_kind) in [
             (Gathered::PreinitArray, ".preinit_array", SHT_PREINIT_ARRAY),
             (Gathered::InitArray, ".init_array", SHT_INIT_ARRAY),
             (Gathered::FiniArray, ".fini_array", SHT_FINI_ARRAY),
         ] {
             let span = common.arrays.get(&kind).copied().unwrap_or_default();
-            self.section(name, section_kind, read, span, run, offset);
+            self.section(name, section_kind, read, span, run);
         }
-        self.section(".rela.plt", SHT_RELA, read, common.resolvers, run, offset);
+        self.section(".rela.plt", SHT_RELA, read, common.resolvers, run);
         if let Some(section) = self.sections.last_mut().filter(|s| s.kind == SHT_RELA) {
             section.entry_size = super::image::RELA_SIZE;
             section.flags |= u64::from(SHF_INFO_LINK);
         }
-        let template = span(common.thread.start, common.thread_stored);
-        self.section(
-            ".tdata",
-            SHT_PROGBITS,
-            read | SHF_TLS,
-            template,
-            run,
-            offset,
-        );
-        let zeros = span(
-            common.thread.start + common.thread_stored,
-            common.thread.size - common.thread_stored,
-        );
-        self.section(
-            ".tbss",
-            SHT_NOBITS,
-            read | SHF_WRITE | SHF_TLS,
-            zeros,
-            run,
-            offset,
-        );
+        let (thread, stored) = (common.thread, common.thread_stored);
+        let template = span(thread.start, stored);
+        self.section(".tdata", SHT_PROGBITS, read | SHF_TLS, template, run);
+        let zeros = span(thread.start + stored, thread.size - stored);
+        let flags = read | SHF_WRITE | SHF_TLS;
+        self.section(".tbss", SHT_NOBITS, flags, zeros, run);
         let table = common.unwind_table;
-        self.section(".eh_frame_hdr", SHT_PROGBITS, read, table, run, offset);
-        if table.size > 0 {
-            self.segments.push(Segment {
-                kind: PT_GNU_EH_FRAME,
-                flags: PF_R,
-                offset: offset + (table.start - run),
-                address: table.start,
-                stored: table.size,
-                size: table.size,
-                alignment: 4,
-            });
-        }
+        self.section(".eh_frame_hdr", SHT_PROGBITS, read, table, run);
+        self.pointer(PT_GNU_EH_FRAME, table, run);
+    }
 
-        let run = common.code.start;
-        let offset = self.pages(PF_R | PF_X, run, &contents.code, common.code.size, false);
-        let flags = SHF_ALLOC | SHF_EXECINSTR;
+    /// The application's code, and what the image has one of.
+    fn code(&mut self, image: &Image<'_, '_>, contents: &Contents) {
+        let (common, plan, base) = (&image.common, &image.plans[0], &image.bases[0]);
+        let all = common.code;
+        let run = self.pages(PF_R | PF_X, all.start, &contents.code, all.size, false);
         let gathered = |kind| common.arrays.get(&kind).copied().unwrap_or_default();
-        let init = gathered(Gathered::InitCode);
-        let fini = gathered(Gathered::FiniCode);
-        self.section(".init", SHT_PROGBITS, flags, init, run, offset);
-        let text = span(base.code, plan.code.size);
-        self.section(".text", SHT_PROGBITS, flags, text, run, offset);
-        self.section(".fini", SHT_PROGBITS, flags, fini, run, offset);
-        let trap = span(common.trap, common.code.end() - common.trap);
-        self.section(".text.trap", SHT_PROGBITS, flags, trap, run, offset);
-        self.data(image, contents, 0, "");
+        for (name, part) in [
+            (".init", gathered(Gathered::InitCode)),
+            (".text", span(base.code, plan.code.size)),
+            (".fini", gathered(Gathered::FiniCode)),
+            (".text.trap", span(common.trap, all.end() - common.trap)),
+        ] {
+            self.section(name, SHT_PROGBITS, SHF_ALLOC | SHF_EXECINSTR, part, run);
+        }
     }
 
     fn library(&mut self, image: &Image<'_, '_>, contents: &Contents, unit: usize, name: &str) {
         let (plan, base) = (&image.plans[unit], &image.bases[unit]);
-        let span = |start, size| Span { start, size };
-        let shared = &contents.shared[unit];
         let code = SHF_ALLOC | SHF_EXECINSTR;
+        let shared = &contents.shared[unit];
         if !shared.is_empty() {
             let size = shared.len() as u64;
-            let offset = self.pages(PF_R | PF_X, base.code, shared, size, true);
-            let text = span(base.code, plan.code.size);
-            let section = format!(".text.{name}");
-            self.section(&section, SHT_PROGBITS, code, text, base.code, offset);
+            let run = self.pages(PF_R | PF_X, base.code, shared, size, true);
             let frames = plan.frames_at();
-            let constants = span(base.constant, frames);
-            let section = format!(".rodata.{name}");
-            self.section(
-                &section,
-                SHT_PROGBITS,
-                SHF_ALLOC,
-                constants,
-                base.code,
-                offset,
-            );
-            let frames = span(base.constant + frames, plan.constant.size - frames);
-            let section = format!(".eh_frame.{name}");
-            self.section(&section, SHT_PROGBITS, SHF_ALLOC, frames, base.code, offset);
+            for (section, flags, part) in [
+                (".text", code, span(base.code, plan.code.size)),
+                (".rodata", SHF_ALLOC, span(base.constant, frames)),
+                (
+                    ".eh_frame",
+                    SHF_ALLOC,
+                    span(base.constant + frames, plan.constant.size - frames),
+                ),
+            ] {
+                let section = format!("{section}.{name}");
+                self.section(&section, SHT_PROGBITS, flags, part, run);
+            }
         }
         let bound = &contents.bound[unit];
         if !bound.is_empty() {
             let size = bound.len() as u64;
-            let offset = self.pages(PF_R | PF_X, base.bound, bound, size, false);
+            let run = self.pages(PF_R | PF_X, base.bound, bound, size, false);
             let bound = span(base.bound, plan.bound.size);
-            let section = format!(".bound.{name}");
-            self.section(&section, SHT_PROGBITS, code, bound, base.bound, offset);
+            self.section(&format!(".bound.{name}"), SHT_PROGBITS, code, bound, run);
         }
         self.data(image, contents, unit, name);
     }
@@ -267,13 +267,8 @@ impl Writer {
         if plan.data.size == 0 {
             return;
         }
-        let offset = self.pages(
-            PF_R | PF_W,
-            start,
-            &contents.data[unit],
-            plan.data.size,
-            false,
-        );
+        let (bytes, size, stored) = (&contents.data[unit], plan.data.size, plan.data_stored);
+        let run = self.pages(PF_R | PF_W, start, bytes, size, false);
         let named = |section: &str| {
             if name.is_empty() {
                 section.to_owned()
@@ -282,17 +277,10 @@ impl Writer {
             }
         };
         let flags = SHF_ALLOC | SHF_WRITE;
-        let stored = plan.data_stored;
-        let data = Span {
-            start,
-            size: stored,
-        };
-        self.section(&named(".data"), SHT_PROGBITS, flags, data, start, offset);
-        let zeros = Span {
-            start: start + stored,
-            size: plan.data.size - stored,
-        };
-        self.section(&named(".bss"), SHT_NOBITS, flags, zeros, start, offset);
+        let data = span(start, stored);
+        self.section(&named(".data"), SHT_PROGBITS, flags, data, run);
+        let zeros = span(start + stored, size - stored);
+        self.section(&named(".bss"), SHT_NOBITS, flags, zeros, run);
     }
 
     fn describe_thread_template(&mut self, image: &Image<'_, '_>) {

@@ -1,23 +1,17 @@
-//! One relocatable object (x86-64 ELF), checked.
-//!
-//! Everything later stages rely on is established here: section contents lie in the file,
-//! relocations lie in the section they patch, every index points at something. What fails is
-//! refused with the file's name, so the rest of the linker needs no doubts about its input.
+//! Reads an object and checks it.
 
 use goblin::container::{Container, Ctx, Endian};
 use goblin::elf::header::{EI_CLASS, EI_DATA, ELFCLASS64, ELFDATA2LSB, EM_X86_64, ET_DYN, ET_REL};
 use goblin::elf::reloc::RelocSection;
 use goblin::elf::section_header::{
-    SHF_ALLOC, SHF_COMPRESSED, SHF_EXECINSTR, SHF_MERGE, SHF_STRINGS, SHF_TLS, SHF_WRITE, SHN_ABS,
-    SHN_COMMON, SHN_LORESERVE, SHN_UNDEF, SHN_XINDEX, SHT_GROUP, SHT_NOBITS, SHT_NULL, SHT_REL,
-    SHT_RELA, SHT_STRTAB, SHT_SYMTAB, SHT_SYMTAB_SHNDX, SectionHeader,
+    SHN_ABS, SHN_COMMON, SHN_LORESERVE, SHN_UNDEF, SHN_XINDEX, SHT_GROUP, SHT_NOBITS, SHT_NULL,
+    SHT_REL, SHT_RELA, SHT_STRTAB, SHT_SYMTAB, SHT_SYMTAB_SHNDX, SectionHeader,
 };
-use goblin::elf::sym::{
-    STB_GLOBAL, STB_GNU_UNIQUE, STB_LOCAL, STB_WEAK, STT_GNU_IFUNC, STT_SECTION, STT_TLS, Symtab,
-};
+use goblin::elf::sym::{STB_GLOBAL, STB_GNU_UNIQUE, STB_LOCAL, STB_WEAK, Sym, Symtab};
 use goblin::elf::{Elf, Header};
 
-use super::error::LinkError;
+use super::{Binding, Group, Object, Place, Relocation, Section, Symbol};
+use crate::link::error::LinkError;
 
 const CONTEXT: Ctx = Ctx {
     container: Container::Big,
@@ -27,143 +21,9 @@ const CONTEXT: Ctx = Ctx {
 const MAX_ALIGNMENT: u64 = 1 << 21;
 const GRP_COMDAT: u32 = 1;
 
-/// A relocatable object.
-#[derive(Debug)]
-pub(super) struct Object<'a> {
-    /// For messages: the file, with the archive member in parentheses.
-    pub(super) name: String,
-    /// By section index; entry 0 and tables are there, but [`Section::is_content`] is false.
-    pub(super) sections: Vec<Section<'a>>,
-    /// By symbol index; entry 0 is the null symbol.
-    pub(super) symbols: Vec<Symbol<'a>>,
-    /// Groups of sections of which one link keeps one copy.
-    pub(super) groups: Vec<Group<'a>>,
-}
-
-/// A section of an object.
-#[derive(Debug, Default)]
-pub(super) struct Section<'a> {
-    pub(super) name: &'a str,
-    /// `sh_type`.
-    pub(super) kind: u32,
-    /// `sh_flags`.
-    pub(super) flags: u64,
-    /// A power of two.
-    pub(super) alignment: u64,
-    /// Bytes in memory.
-    pub(super) size: u64,
-    /// Bytes of one entry of a mergeable section.
-    pub(super) entry_size: u64,
-    /// Contents; empty for `SHT_NOBITS`.
-    pub(super) bytes: &'a [u8],
-    pub(super) relocations: Vec<Relocation>,
-    /// False for tables that describe the object itself.
-    pub(super) is_content: bool,
-}
-
-impl Section<'_> {
-    pub(super) fn is_loaded(&self) -> bool {
-        self.has(SHF_ALLOC)
-    }
-    pub(super) fn is_writable(&self) -> bool {
-        self.has(SHF_WRITE)
-    }
-    pub(super) fn is_code(&self) -> bool {
-        self.has(SHF_EXECINSTR)
-    }
-    pub(super) fn is_thread_local(&self) -> bool {
-        self.has(SHF_TLS)
-    }
-    pub(super) fn is_mergeable(&self) -> bool {
-        self.has(SHF_MERGE) && self.entry_size != 0 && self.relocations.is_empty()
-    }
-    pub(super) fn holds_strings(&self) -> bool {
-        self.has(SHF_STRINGS)
-    }
-    pub(super) fn is_compressed(&self) -> bool {
-        self.has(SHF_COMPRESSED)
-    }
-    pub(super) fn is_zero(&self) -> bool {
-        self.kind == SHT_NOBITS
-    }
-    fn has(&self, flag: u32) -> bool {
-        self.flags & u64::from(flag) != 0
-    }
-}
-
-/// A relocation with addend.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Relocation {
-    /// Byte offset in the section, inside it.
-    pub(super) offset: u64,
-    /// `R_X86_64_*`.
-    pub(super) kind: u32,
-    /// Index of a symbol that exists.
-    pub(super) symbol: usize,
-    pub(super) addend: i64,
-}
-
-/// A symbol of an object.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Symbol<'a> {
-    /// Empty for section symbols.
-    pub(super) name: &'a str,
-    pub(super) value: u64,
-    pub(super) size: u64,
-    pub(super) binding: Binding,
-    /// `STT_*`.
-    pub(super) kind: u8,
-    /// `STV_*`.
-    pub(super) visibility: u8,
-    pub(super) place: Place,
-}
-
-impl Symbol<'_> {
-    pub(super) fn is_section(&self) -> bool {
-        self.kind == STT_SECTION
-    }
-    pub(super) fn is_indirect_function(&self) -> bool {
-        self.kind == STT_GNU_IFUNC && self.place != Place::Undefined
-    }
-    pub(super) fn is_thread_local(&self) -> bool {
-        self.kind == STT_TLS
-    }
-    pub(super) fn is_local(&self) -> bool {
-        self.binding == Binding::Local
-    }
-}
-
-/// How a symbol competes with others of its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Binding {
-    Local,
-    Global,
-    Weak,
-}
-
-/// Where a symbol is defined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    Undefined,
-    Absolute,
-    /// Tentative; the symbol's value is the alignment.
-    Common,
-    /// In the section of this index, which exists.
-    Section(usize),
-}
-
-/// A section group (`SHT_GROUP`).
-#[derive(Debug)]
-pub(super) struct Group<'a> {
-    /// Groups of one signature are copies of each other.
-    pub(super) signature: &'a str,
-    /// Indices of its sections.
-    pub(super) sections: Vec<usize>,
-}
-
 impl<'a> Object<'a> {
     /// Reads the object in `bytes`; `name` is for messages.
-    pub(super) fn parse(name: &str, bytes: &'a [u8]) -> Result<Self, LinkError> {
+    pub(in crate::link) fn parse(name: &str, bytes: &'a [u8]) -> Result<Self, LinkError> {
         let reader = Reader { name, bytes };
         let header = reader.header()?;
         let headers = reader.section_headers(&header)?;
@@ -361,42 +221,53 @@ impl<'a> Reader<'_, 'a> {
             .map_err(|_| self.damaged("truncated symbol table"))?;
         let extended = headers.iter().find(|h| h.sh_type == SHT_SYMTAB_SHNDX);
         let extended = extended.map(|h| self.range(h)).transpose()?;
-        let mut symbols = Vec::with_capacity(count);
-        for (at, entry) in entries.iter().enumerate() {
-            let name = names
-                .get(entry.st_name)
-                .ok_or_else(|| self.damaged("a symbol's name is missing"))?;
-            let binding = match entry.st_bind() {
-                STB_LOCAL => Binding::Local,
-                STB_GLOBAL | STB_GNU_UNIQUE => Binding::Global,
-                STB_WEAK => Binding::Weak,
-                other => {
-                    return Err(self.fault(format!("symbol {name} has the binding {other}")));
-                }
-            };
-            let place = self.place(entry.st_shndx, at, extended, headers.len())?;
-            let in_section = matches!(place, Place::Section(_));
-            if in_section && entry.st_value > 1 << 32 {
-                return Err(self.damaged(&format!("symbol {name} lies far past its section")));
-            }
-            if place == Place::Common
-                && (!entry.st_value.max(1).is_power_of_two()
-                    || entry.st_value > 4096
-                    || entry.st_size > 1 << 31)
-            {
-                return Err(self.damaged(&format!("common symbol {name} has no sane size")));
-            }
-            symbols.push(Symbol {
-                name,
-                value: entry.st_value,
-                size: entry.st_size,
-                binding,
-                kind: entry.st_type(),
-                visibility: entry.st_visibility(),
-                place,
-            });
-        }
+        let symbols = entries
+            .iter()
+            .enumerate()
+            .map(|(at, entry)| {
+                let place = self.place(entry.st_shndx, at, extended, headers.len())?;
+                self.symbol(&entry, place, &names)
+            })
+            .collect::<Result<_, _>>()?;
         Ok((symbols, Some(index)))
+    }
+
+    fn symbol(
+        &self,
+        entry: &Sym,
+        place: Place,
+        names: &Strings<'a>,
+    ) -> Result<Symbol<'a>, LinkError> {
+        let name = names
+            .get(entry.st_name)
+            .ok_or_else(|| self.damaged("a symbol's name is missing"))?;
+        let binding = match entry.st_bind() {
+            STB_LOCAL => Binding::Local,
+            STB_GLOBAL | STB_GNU_UNIQUE => Binding::Global,
+            STB_WEAK => Binding::Weak,
+            other => {
+                return Err(self.fault(format!("symbol {name} has the binding {other}")));
+            }
+        };
+        if matches!(place, Place::Section(_)) && entry.st_value > 1 << 32 {
+            return Err(self.damaged(&format!("symbol {name} lies far past its section")));
+        }
+        if place == Place::Common
+            && (!entry.st_value.max(1).is_power_of_two()
+                || entry.st_value > 4096
+                || entry.st_size > 1 << 31)
+        {
+            return Err(self.damaged(&format!("common symbol {name} has no sane size")));
+        }
+        Ok(Symbol {
+            name,
+            value: entry.st_value,
+            size: entry.st_size,
+            binding,
+            kind: entry.st_type(),
+            visibility: entry.st_visibility(),
+            place,
+        })
     }
 
     fn place(

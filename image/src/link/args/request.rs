@@ -1,0 +1,106 @@
+//! What a command line asks for.
+
+use std::path::PathBuf;
+
+use pool_core::name::LibraryRef;
+
+/// What to link.
+#[allow(clippy::struct_excessive_bools)] // Each is an option of its own on a command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkRequest {
+    /// Where the caller puts the executable (`-o`; `a.out` otherwise).
+    pub output: PathBuf,
+    /// Symbol to start at (`-e`; `_start` otherwise).
+    pub entry: String,
+    /// Symbols to take as needed (`-u`).
+    pub undefined: Vec<String>,
+    /// Objects, archives and linker scripts, in command-line order.
+    pub inputs: Vec<InputFile>,
+    /// Folders for `-l`, in order (`-L`).
+    pub search: Vec<PathBuf>,
+    /// Names and versions given to archives (`--pool-library`).
+    pub libraries: Vec<LibraryAlias>,
+    /// What to leave out of the symbol table (`-s`, `-S`).
+    pub strip: Strip,
+    /// The build id to write (`--build-id`).
+    pub build_id: BuildId,
+    /// Write `.eh_frame_hdr` even if nothing that is linked unwinds the stack
+    /// (`--eh-frame-hdr`).
+    pub unwind_table: bool,
+    /// The stack is executable (`-z execstack`).
+    pub executable_stack: bool,
+    /// Take the first of several definitions (`-z muldefs`).
+    pub allow_multiple_definition: bool,
+    /// Where the caller puts the link map (`-Map`).
+    pub map: Option<PathBuf>,
+    /// Where absolute paths in linker scripts begin (`--sysroot`).
+    pub sysroot: Option<PathBuf>,
+    /// The version is asked for (`-v`, `--version`); there may be no inputs then.
+    pub show_version: bool,
+    /// What the command line asks for and will not get.
+    pub warnings: Vec<String>,
+}
+
+impl Default for LinkRequest {
+    fn default() -> Self {
+        Self {
+            output: PathBuf::from("a.out"),
+            entry: "_start".to_owned(),
+            undefined: Vec::new(),
+            inputs: Vec::new(),
+            search: Vec::new(),
+            libraries: Vec::new(),
+            strip: Strip::Nothing,
+            build_id: BuildId::None,
+            unwind_table: false,
+            executable_stack: false,
+            allow_multiple_definition: false,
+            map: None,
+            sysroot: None,
+            show_version: false,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+/// A file to link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InputFile {
+    /// A path.
+    Path(PathBuf),
+    /// `-lNAME`: `libNAME.a` in the search folders (`-l:FILE`: that file).
+    Library(String),
+}
+
+/// A name and version for an archive: `--pool-library FILE=NAME@VERSION`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LibraryAlias {
+    /// The archive: its path, its file name, or `-lNAME` (`lNAME`).
+    pub file: String,
+    /// What it is to be called.
+    pub library: LibraryRef,
+}
+
+/// What to leave out of the executable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strip {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Debugging sections.
+    Debugging,
+    /// Debugging sections and the symbol table.
+    Everything,
+}
+
+/// The note by which debuggers recognise a build.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum BuildId {
+    /// No note.
+    #[default]
+    None,
+    /// This many bytes of the digest of the executable.
+    Digest(usize),
+    /// These bytes.
+    Given(Vec<u8>),
+}

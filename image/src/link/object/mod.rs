@@ -1,0 +1,147 @@
+//! One relocatable object (x86-64 ELF), checked.
+//!
+//! Everything later stages rely on is established here: section contents lie in the file,
+//! relocations lie in the section they patch, every index points at something. What fails is
+//! refused with the file's name, so the rest of the linker needs no doubts about its input.
+
+mod read;
+
+use goblin::elf::section_header::{
+    SHF_ALLOC, SHF_COMPRESSED, SHF_EXECINSTR, SHF_MERGE, SHF_STRINGS, SHF_TLS, SHF_WRITE,
+    SHT_NOBITS,
+};
+use goblin::elf::sym::{STT_GNU_IFUNC, STT_SECTION, STT_TLS};
+
+/// A relocatable object.
+#[derive(Debug)]
+pub(super) struct Object<'a> {
+    /// For messages: the file, with the archive member in parentheses.
+    pub(super) name: String,
+    /// By section index; entry 0 and tables are there, but [`Section::is_content`] is false.
+    pub(super) sections: Vec<Section<'a>>,
+    /// By symbol index; entry 0 is the null symbol.
+    pub(super) symbols: Vec<Symbol<'a>>,
+    /// Groups of sections of which one link keeps one copy.
+    pub(super) groups: Vec<Group<'a>>,
+}
+
+/// A section of an object.
+#[derive(Debug, Default)]
+pub(super) struct Section<'a> {
+    pub(super) name: &'a str,
+    /// `sh_type`.
+    pub(super) kind: u32,
+    /// `sh_flags`.
+    pub(super) flags: u64,
+    /// A power of two.
+    pub(super) alignment: u64,
+    /// Bytes in memory.
+    pub(super) size: u64,
+    /// Bytes of one entry of a mergeable section.
+    pub(super) entry_size: u64,
+    /// Contents; empty for `SHT_NOBITS`.
+    pub(super) bytes: &'a [u8],
+    pub(super) relocations: Vec<Relocation>,
+    /// False for tables that describe the object itself.
+    pub(super) is_content: bool,
+}
+
+impl Section<'_> {
+    pub(super) fn is_loaded(&self) -> bool {
+        self.has(SHF_ALLOC)
+    }
+    pub(super) fn is_writable(&self) -> bool {
+        self.has(SHF_WRITE)
+    }
+    pub(super) fn is_code(&self) -> bool {
+        self.has(SHF_EXECINSTR)
+    }
+    pub(super) fn is_thread_local(&self) -> bool {
+        self.has(SHF_TLS)
+    }
+    pub(super) fn is_mergeable(&self) -> bool {
+        self.has(SHF_MERGE) && self.entry_size != 0 && self.relocations.is_empty()
+    }
+    pub(super) fn holds_strings(&self) -> bool {
+        self.has(SHF_STRINGS)
+    }
+    pub(super) fn is_compressed(&self) -> bool {
+        self.has(SHF_COMPRESSED)
+    }
+    pub(super) fn is_zero(&self) -> bool {
+        self.kind == SHT_NOBITS
+    }
+    fn has(&self, flag: u32) -> bool {
+        self.flags & u64::from(flag) != 0
+    }
+}
+
+/// A relocation with addend.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Relocation {
+    /// Byte offset in the section, inside it.
+    pub(super) offset: u64,
+    /// `R_X86_64_*`.
+    pub(super) kind: u32,
+    /// Index of a symbol that exists.
+    pub(super) symbol: usize,
+    pub(super) addend: i64,
+}
+
+/// A symbol of an object.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Symbol<'a> {
+    /// Empty for section symbols.
+    pub(super) name: &'a str,
+    pub(super) value: u64,
+    pub(super) size: u64,
+    pub(super) binding: Binding,
+    /// `STT_*`.
+    pub(super) kind: u8,
+    /// `STV_*`.
+    pub(super) visibility: u8,
+    pub(super) place: Place,
+}
+
+impl Symbol<'_> {
+    pub(super) fn is_section(&self) -> bool {
+        self.kind == STT_SECTION
+    }
+    pub(super) fn is_indirect_function(&self) -> bool {
+        self.kind == STT_GNU_IFUNC && self.place != Place::Undefined
+    }
+    pub(super) fn is_thread_local(&self) -> bool {
+        self.kind == STT_TLS
+    }
+    pub(super) fn is_local(&self) -> bool {
+        self.binding == Binding::Local
+    }
+}
+
+/// How a symbol competes with others of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Binding {
+    Local,
+    Global,
+    Weak,
+}
+
+/// Where a symbol is defined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Undefined,
+    Absolute,
+    /// Tentative; the symbol's value is the alignment.
+    Common,
+    /// In the section of this index, which exists.
+    Section(usize),
+}
+
+/// A section group (`SHT_GROUP`).
+#[derive(Debug)]
+pub(super) struct Group<'a> {
+    /// Groups of one signature are copies of each other.
+    pub(super) signature: &'a str,
+    /// Indices of its sections.
+    pub(super) sections: Vec<usize>,
+}
