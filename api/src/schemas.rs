@@ -78,12 +78,8 @@ pub(crate) fn placement() -> Schema {
         "description": "Position of the first page in its 2 MiB window, at most 511",
     });
     schema(json!({"oneOf": [
-        {"type": "object", "required": ["kind"], "properties": {
-            "kind": {"type": "string", "enum": ["sparse"]},
-        }},
-        {"type": "object", "required": ["kind", "phase"], "properties": {
-            "kind": {"type": "string", "enum": ["windows"]}, "phase": phase,
-        }},
+        object([("kind", json!({"type": "string", "enum": ["sparse"]}))]),
+        object([("kind", json!({"type": "string", "enum": ["windows"]})), ("phase", phase)]),
     ]}))
 }
 
@@ -103,20 +99,27 @@ fn address() -> Value {
     json!({"type": "string", "pattern": "^0x[0-9a-f]{1,16}$"})
 }
 
-/// An object of these properties; a name that ends in `?` may be left out.
-fn object<const N: usize>(properties: [(&str, Value); N]) -> Value {
+/// An object of these properties and no others; a name that ends in `?` may be left out.
+fn object(properties: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+    let properties: Vec<_> = properties.into_iter().collect();
     let required = properties.iter().filter(|(name, _)| !name.ends_with('?'));
     let required: Vec<_> = required.map(|(name, _)| name.to_string()).collect();
     let named = properties
         .into_iter()
         .map(|(name, schema)| (name.trim_end_matches('?').to_owned(), schema));
     let named: serde_json::Map<_, _> = named.collect();
-    json!({"type": "object", "required": required, "properties": named})
+    json!({
+        "type": "object", "required": required, "properties": named,
+        "additionalProperties": false,
+    })
 }
 
-/// Both objects in one, as serde flattens them.
-fn merged(first: &Value, second: &Value) -> Value {
-    json!({"allOf": [first, second]})
+/// An object beside whose fields others stand, as serde flattens it.
+fn flattened(mut object: Value) -> Value {
+    if let Some(object) = object.as_object_mut() {
+        object.remove("additionalProperties");
+    }
+    object
 }
 
 macro_rules! foreign {
@@ -144,7 +147,7 @@ foreign! {
     Description => object([
         ("format", json!({"type": "integer", "minimum": 0, "maximum": u32::MAX})),
         ("image", object([("digest", digest_json()), ("length", count())])),
-        ("abi", json!({"type": "string", "enum": ["linux"]})),
+        ("abi", json!({"type": "string", "enum": ["linux", "pvh", "multiboot", "lxboot"]})),
         ("layout", json!({"type": "string", "enum": ["registered", "own"]})),
         ("load_bias", count()),
         ("entry", address()),
@@ -152,6 +155,7 @@ foreign! {
             ("address", address()),
             ("count", json!({"type": "integer", "minimum": 0, "maximum": u16::MAX})),
         ])),
+        ("executable_stack?", json!({"type": "boolean"})),
         ("libraries?", json!({"type": "array", "items": object([
             ("library", pair('@')), ("object", digest_json()), ("address", address()),
         ])})),
@@ -165,9 +169,9 @@ foreign! {
         ])})),
     ]);
     /// `pool_core::registry::ReservationRequest`.
-    ReservationRequest => reservation_request();
+    ReservationRequest => object(reservation_request());
     /// `pool_core::registry::Reservation`.
-    Reservation => merged(&reservation_request(), &object([
+    Reservation => object(reservation_request().into_iter().chain([
         ("shared", address_range()),
         ("private", address_range()),
         ("tls", object([("offset", count()), ("size", count())])),
@@ -177,13 +181,13 @@ foreign! {
         ])),
     ]));
     /// `pool_store::stats::StoreStats`.
-    StoreStats => object([
+    StoreStats => flattened(object([
         ("tags", count()), ("images", count()), ("libraries", count()),
         ("unused_libraries", count()), ("objects", count()), ("object_bytes", count()),
         ("referenced_pages", count()), ("stored_pages", count()), ("dense_windows", count()),
         ("segments", count()), ("retired_segments", count()), ("dense_slots", count()),
         ("sparse_slots", count()), ("disk_bytes", count()), ("epoch", count()),
-    ]);
+    ]));
     /// `pool_gc::CollectReport`.
     CollectReport => object([
         ("dry_run", json!({"type": "boolean"})), ("epoch", count()),
@@ -231,8 +235,8 @@ fn address_range() -> Value {
     object([("start", address()), ("pages", count())])
 }
 
-fn reservation_request() -> Value {
-    object([
+fn reservation_request() -> [(&'static str, Value); 7] {
+    [
         ("library", pair('@')),
         ("identity", digest_json()),
         ("shared_pages", count()),
@@ -243,7 +247,7 @@ fn reservation_request() -> Value {
             "dependencies?",
             json!({"type": "array", "items": pair('@')}),
         ),
-    ])
+    ]
 }
 
 #[cfg(test)]

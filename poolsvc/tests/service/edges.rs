@@ -1,10 +1,12 @@
 //! Where HTTP has rules of its own (RFC 9110): conditions, ranges, codings, queries, paths.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::common::{Answer, Service, busybox, content};
 
@@ -121,16 +123,129 @@ fn an_array_is_no_object() {
     }
 }
 
-#[test]
-fn a_misspelt_field_is_not_overlooked() {
-    let service = Service::start(&[]);
-    let digest = "ab".repeat(32);
-    let target = json!({
-        "kind": "library", "name": "z", "version": "1", "object": digest, "pinned": true,
+/// Every place of `value` where an object is, as a JSON pointer.
+fn objects_in(value: &Value, at: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            found.push(at.to_owned());
+            for (name, value) in fields {
+                objects_in(value, &format!("{at}/{name}"), found);
+            }
+        }
+        Value::Array(list) => {
+            for (position, value) in list.iter().enumerate() {
+                objects_in(value, &format!("{at}/{position}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Requests of every route that takes JSON, with everything that can be in them.
+fn requests() -> Vec<(&'static str, Value)> {
+    let described = pool_image::describe::describe(&busybox())
+        .unwrap()
+        .description;
+    let digest = described.image.digest;
+    let mut description = serde_json::to_value(&described).unwrap();
+    let library = json!({"library": "z@1", "object": digest, "address": "0x10000000"});
+    description["libraries"] = json!([library]);
+    description["executable_stack"] = json!(true);
+    let object =
+        |placement: Value| json!({"id": digest, "length": 1, "pages": "", "placement": placement});
+    let image = json!({
+        "kind": "image", "name": "a", "tag": "b", "description": description, "data": digest,
     });
-    let request = json!({"target": target, "objects": []});
-    let says = service.post("/v1/uploads", &request).expect(400).json();
-    assert!(says["what"].as_str().unwrap().contains("pinned"), "{says}");
+    let library = json!({"kind": "library", "name": "z", "version": "1", "object": digest});
+    let (sparse, windows) = (
+        json!({"kind": "sparse"}),
+        json!({"kind": "windows", "phase": 0}),
+    );
+    let reservation = json!({
+        "library": "z@1", "identity": digest, "shared_pages": 1, "private_pages": 1,
+        "tls_size": 8, "tls_alignment": 8, "dependencies": ["y@1"],
+    });
+    vec![
+        (
+            "/v1/uploads",
+            json!({"target": image, "objects": [object(sparse)]}),
+        ),
+        (
+            "/v1/uploads",
+            json!({"target": library, "objects": [object(windows)]}),
+        ),
+        ("/v1/registry", reservation),
+        ("/v1/gc", json!({"dry_run": true, "grace_seconds": 0})),
+        ("/v1/fsck", json!({"content": false})),
+        ("/v1/images/a/b/tag", json!({"name": "a", "tag": "c"})),
+        ("/v1/tokens", json!({"name": "a", "scope": "read"})),
+    ]
+}
+
+#[test]
+fn nothing_of_a_json_body_is_overlooked() {
+    let service = Service::start(&[]);
+    for (path, request) in requests() {
+        // Whatever becomes of it, its form is right.
+        let answer = service.post(path, &request);
+        if answer.status >= 400 {
+            assert_ne!(answer.json()["error"], "bad-json", "{path}: {answer:?}");
+        }
+        let mut places = Vec::new();
+        objects_in(&request, "", &mut places);
+        for place in places {
+            let mut misspelt = request.clone();
+            misspelt.pointer_mut(&place).unwrap()["tls_sise"] = json!(0);
+            let says = service.post(path, &misspelt).expect(400).json();
+            let what = says["what"].as_str().unwrap();
+            assert!(what.contains("\"tls_sise\""), "{path}{place}: {what}");
+
+            // serde would take its fields one after another.
+            let mut listed = request.clone();
+            let object = listed.pointer_mut(&place).unwrap();
+            let fields = object.as_object().unwrap();
+            *object = fields.values().cloned().collect();
+            let says = service.post(path, &listed).expect(400).json();
+            let what = says["what"].as_str().unwrap();
+            assert!(
+                what.contains("array where an object belongs"),
+                "{path}{place}: {what}"
+            );
+        }
+    }
+    assert_eq!(service.get("/v1/tokens").json(), json!([]));
+    let twice = br#"{"dry_run": true, "dry_run": false}"#;
+    let kind = [("content-type", "application/json")];
+    service.ask("POST", "/v1/gc", &kind, twice).expect(400);
+}
+
+#[test]
+fn an_etag_is_that_of_its_body() {
+    let service = Service::start(&[]);
+    let path = "/v1/libs/z/1";
+    service.put(path, &content(1, 1)).expect(201);
+    let done = AtomicBool::new(false);
+    let answers = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let pin = format!("{path}/pin");
+            while !done.load(Ordering::Relaxed) {
+                service.put(&pin, b"").expect(200);
+                service.delete(&pin).expect(200);
+            }
+        });
+        let get = |_| service.get(path).expect(200);
+        let answers: Vec<_> = (0..3000).map(get).collect();
+        done.store(true, Ordering::Relaxed);
+        answers
+    });
+    let mut tags = BTreeMap::new();
+    for answer in &answers {
+        let tag = tags.entry(&answer.bytes).or_insert_with(|| etag(answer));
+        assert_eq!(*tag, etag(answer), "two tags of one state");
+    }
+    assert!(tags.len() > 1, "nothing changed meanwhile");
+    let distinct: BTreeSet<_> = tags.values().collect();
+    assert_eq!(distinct.len(), tags.len(), "one tag of two states");
 }
 
 #[test]
@@ -248,7 +363,7 @@ fn changes_follow_their_conditions() {
         service.ask("POST", "/v1/images/app/v1/tag", &headers, body.as_bytes())
     };
     tag("if-match", "*").expect(412);
-    tag("if-none-match", "*").expect(200);
+    tag("if-none-match", "*").expect(201);
     tag("if-none-match", "*").expect(412);
 
     let library = "/v1/libs/z/1";
