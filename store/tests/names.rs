@@ -141,7 +141,8 @@ fn reservations_and_tokens_survive_a_restart() {
     let conflict = reserve(&store, "a@1", b"other");
     assert!(matches!(conflict, Err(ReserveError::Conflict { .. })));
     let third = reserve(&store, "c@1", b"3").unwrap();
-    assert_eq!(store.reservations().unwrap(), [first, second, third]);
+    let all = [first, second, third.0];
+    assert_eq!(store.reservations().unwrap(), all);
     let tokens = store.tokens().unwrap();
     assert_eq!(tokens.len(), 1);
     assert_eq!(

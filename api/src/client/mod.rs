@@ -66,7 +66,7 @@ pub enum ClientError {
         why: String,
     },
     /// Nothing has the name, or has no content.
-    #[error("{0} has no content to fetch")]
+    #[error("{0} has no content to fetch: pool why tells what needs it")]
     NoContent(Referent),
     /// A collection took pages away as fast as they were sent.
     #[error("the upload of {0} was overtaken by collections again and again: try again later")]

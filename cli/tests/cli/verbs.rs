@@ -1,124 +1,11 @@
-//! The command line, run as people run it, against a real service.
-
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! What each verb does, and what it refuses.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::mpsc;
-use std::thread::JoinHandle;
 
-use poolsvc::{Daemon, Settings};
 use serde_json::Value;
-use tempfile::TempDir;
 
-/// A service in this process, and a folder to work in.
-struct Pool {
-    directory: TempDir,
-    url: String,
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Pool {
-    fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let settings = Settings::for_store(directory.path().join("store"));
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let (started, address) = mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Runtime::new().unwrap();
-            runtime.block_on(async {
-                let daemon = Daemon::start(settings).await.unwrap();
-                started.send(daemon.address()).unwrap();
-                // Either way the service ends.
-                let _ = stopped.await;
-                daemon.stop().await;
-            });
-        });
-        Self {
-            url: format!("http://{}", address.recv().unwrap()),
-            directory,
-            stop: Some(stop),
-            thread: Some(thread),
-        }
-    }
-
-    fn end(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = pool(arguments);
-        command
-            .env("POOL_SERVER", &self.url)
-            .current_dir(self.directory.path());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// Standard output of a run that must succeed.
-    #[track_caller]
-    fn text(&self, arguments: &[&str]) -> String {
-        String::from_utf8(self.bytes(arguments)).unwrap()
-    }
-
-    #[track_caller]
-    fn bytes(&self, arguments: &[&str]) -> Vec<u8> {
-        let output = self.run(arguments);
-        let says = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {says}");
-        output.stdout
-    }
-
-    #[track_caller]
-    fn json(&self, arguments: &[&str]) -> Value {
-        let mut all = arguments.to_vec();
-        all.push("--json");
-        serde_json::from_slice(&self.bytes(&all)).unwrap()
-    }
-
-    /// Standard error of a run that must fail with `code`.
-    #[track_caller]
-    fn refused(&self, code: i32, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
-        String::from_utf8(output.stderr).unwrap()
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-fn pool(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pool"));
-    command
-        .args(arguments)
-        .env_remove("POOL_SERVER")
-        .env_remove("POOL_TOKEN")
-        .env_remove("POOL_REGISTRY")
-        .stdin(Stdio::null());
-    command
-}
-
-const BUSYBOX: &str = "/bin/busybox";
-
-fn busybox() -> Vec<u8> {
-    std::fs::read(BUSYBOX).expect("busybox-static is installed")
-}
+use super::common::{BUSYBOX, Pool, busybox};
 
 #[test]
 fn an_image_is_pushed_listed_fetched_tagged_and_removed() {
@@ -184,70 +71,6 @@ fn a_push_tells_code_from_symbols() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("image/bb:v2"));
     assert!(push("v3", &["--only-new"]).status.success());
-}
-
-#[test]
-fn names_that_are_words_elsewhere_are_reached_by_every_verb() {
-    let pool = Pool::start();
-    let (digits, longest) = ("0123456789abcdef".repeat(4), "n".repeat(128));
-    for (name, version) in [
-        ("images", "libs"),
-        ("libs", "1.0"),
-        ("map", "desc"),
-        ("content", "map"),
-        ("objects", "latest"),
-        ("segments", "0000002a"),
-        ("lib", "image"),
-        ("image", "lib"),
-        ("g++", "1.2~rc1"),
-        ("a_b-c.d", "v+1"),
-        (&digits, &digits),
-        (&longest, &longest),
-    ] {
-        let (image, library) = (
-            format!("image/{name}:{version}"),
-            format!("lib/{name}@{version}"),
-        );
-        std::fs::write(pool.path("content"), format!("content of {library}")).unwrap();
-        pool.text(&[
-            "push",
-            "lib",
-            "content",
-            "--name",
-            name,
-            "--version",
-            version,
-        ]);
-        pool.text(&["push", "image", BUSYBOX, "--name", name, "--tag", version]);
-        let content = std::fs::read(pool.path("content")).unwrap();
-        for library in [
-            library.clone(),
-            format!("/pool/libs/{name}/{version}"),
-            format!("/pool/libs/{name}/{version}/content"),
-        ] {
-            assert_eq!(pool.bytes(&["cat", &library]), content, "{library}");
-            let listed = pool.json(&["ls", &library]);
-            assert_eq!(listed["libraries"][0]["name"], name, "{library}");
-            pool.text(&["why", &library]);
-            pool.text(&["pin", &library]);
-            pool.text(&["unpin", &library]);
-        }
-        for image in [
-            image.clone(),
-            format!("/pool/images/{name}/{version}"),
-            format!("/pool/images/{name}/{version}/image.elf"),
-        ] {
-            assert_eq!(pool.bytes(&["cat", &image]), busybox(), "{image}");
-            let listed = pool.json(&["ls", &image]);
-            assert_eq!(listed["images"][0]["name"], name, "{image}");
-            pool.text(&["why", &image]);
-            pool.text(&["inspect", &image]);
-            pool.text(&["tag", &image, "image/other:tag"]);
-        }
-        pool.text(&["rm", &image, &library]);
-        pool.refused(1, &["cat", &image]);
-        pool.refused(1, &["cat", &library]);
-    }
 }
 
 #[test]
@@ -481,76 +304,6 @@ fn each_verb_has_help_and_a_manual_page() {
     assert_eq!(count, 18);
 }
 
-/// Compiles with the system's compiler and `pool` as its linker.
-fn compile(pool: &Pool, source: &str, output: &str, registry: Option<&str>) -> Output {
-    let bin = pool.path("bin");
-    std::fs::create_dir_all(&bin).unwrap();
-    let ld = bin.join("ld");
-    if !ld.exists() {
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pool"), &ld).unwrap();
-    }
-    std::fs::write(pool.path("main.c"), source).unwrap();
-    let mut command = Command::new("cc");
-    command
-        .current_dir(pool.directory.path())
-        .args(["-static", "-O1", "-B"])
-        .arg(Path::new("bin/"))
-        .args(["main.c", "-o", output])
-        .env("POOL_SERVER", &pool.url)
-        .env_remove("POOL_TOKEN")
-        .env_remove("POOL_REGISTRY");
-    if let Some(registry) = registry {
-        command.env("POOL_REGISTRY", registry);
-    }
-    command.output().unwrap()
-}
-
-#[test]
-fn a_compiler_links_with_the_registry_of_the_service() {
-    let mut pool = Pool::start();
-    let source = "#include <stdio.h>\nint main(void) { puts(\"linked\"); return 0; }\n";
-    let linked = compile(&pool, source, "app", None);
-    let says = String::from_utf8_lossy(&linked.stderr);
-    assert!(linked.status.success(), "{says}");
-    let run = Command::new(pool.path("app")).output().unwrap();
-    assert_eq!(run.stdout, b"linked\n");
-    let report = pool.json(&["inspect", "app"]);
-    assert_eq!(report["layout"], "registered");
-    pool.text(&["push", "image", "app", "--name", "app", "--tag", "v1"]);
-    let listed = pool.json(&["ls"]);
-    let libraries = listed["libraries"].as_array().unwrap();
-    assert!(!libraries.is_empty());
-    assert_eq!(libraries[0]["users"], serde_json::json!(["app:v1"]));
-    let name = format!(
-        "lib/{}@{}",
-        libraries[0]["name"].as_str().unwrap(),
-        libraries[0]["version"].as_str().unwrap()
-    );
-    let says = pool.refused(1, &["rm", &name]);
-    assert!(says.contains("image/app:v1 uses it"), "{says}");
-    assert_eq!(
-        pool.bytes(&["cat", "image/app:v1"]),
-        std::fs::read(pool.path("app")).unwrap()
-    );
-
-    // The same program against another book has its own addresses, and asks nobody.
-    pool.end();
-    let refused = compile(&pool, source, "lost", None);
-    assert!(!refused.status.success());
-    let says = String::from_utf8_lossy(&refused.stderr);
-    assert!(says.contains("reserving addresses"), "{says}");
-    assert!(!pool.path("lost").exists());
-    let offline = compile(&pool, source, "offline", Some("book.json"));
-    assert!(
-        offline.status.success(),
-        "{}",
-        String::from_utf8_lossy(&offline.stderr)
-    );
-    assert!(pool.path("book.json").exists());
-    let run = Command::new(pool.path("offline")).output().unwrap();
-    assert_eq!(run.stdout, b"linked\n");
-}
-
 #[test]
 fn progress_is_not_printed_into_files() {
     let pool = Pool::start();
@@ -563,21 +316,4 @@ fn progress_is_not_printed_into_files() {
     let errors = BufReader::new(child.stderr.take().unwrap());
     assert_eq!(errors.lines().count(), 0);
     assert!(child.wait().unwrap().success());
-}
-
-#[test]
-fn a_path_may_begin_where_one_is() {
-    let pool = Pool::start();
-    std::fs::create_dir_all(pool.path("mnt/.pool")).unwrap();
-    std::fs::write(pool.path("mnt/.pool/version"), "1\n").unwrap();
-    std::fs::write(pool.path("content"), "some content").unwrap();
-    let push = ["push", "lib", "content", "--name", "images", "--version"];
-    pool.text(&[&push[..], &["libs"]].concat());
-    for path in ["mnt/libs/images/libs", "./mnt/libs/images/libs/content"] {
-        assert_eq!(pool.text(&["cat", path]), "some content", "{path}");
-    }
-    for path in ["libs/images/libs", "mnt/../libs/images/libs", "mnt"] {
-        let says = pool.refused(2, &["cat", path]);
-        assert!(says.contains("names nothing"), "{path}: {says}");
-    }
 }
