@@ -46,7 +46,15 @@ pub(crate) async fn check_form(request: Request, next: Next) -> Response {
             .hint("send it without Content-Encoding")
             .into_response();
     }
-    if names_other_than(headers, &header::TRANSFER_ENCODING, "chunked") {
+    if *request.method() == Method::PUT && is_form(headers) {
+        let what = "the body is a form, and would be stored as it is, form and all";
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return Problem::new(status, "form", what)
+            .hint("send the file itself: curl -T FILE URL")
+            .into_response();
+    }
+    let is_chunked_twice = codings(headers, &header::TRANSFER_ENCODING).count() > 1;
+    if is_chunked_twice || names_other_than(headers, &header::TRANSFER_ENCODING, "chunked") {
         // Chunks are put together by whoever reads the connection; another coding would be taken
         // for the body (RFC 9112, 6.1).
         let what = "the body is in a transfer coding that is not known here";
@@ -57,13 +65,27 @@ pub(crate) async fn check_form(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Whether a list of codings has one that is not `plain`.
-fn names_other_than(headers: &HeaderMap, list: &HeaderName, plain: &str) -> bool {
+/// The codings of a list.
+fn codings<'a>(headers: &'a HeaderMap, list: &HeaderName) -> impl Iterator<Item = &'a str> {
     let lines = headers.get_all(list).iter();
     lines
         .flat_map(|line| line.to_str().unwrap_or("?").split(','))
         .map(str::trim)
-        .any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(plain))
+        .filter(|coding| !coding.is_empty())
+}
+
+/// Whether a list of codings has one that is not `plain`.
+fn names_other_than(headers: &HeaderMap, list: &HeaderName, plain: &str) -> bool {
+    codings(headers, list).any(|coding| !coding.eq_ignore_ascii_case(plain))
+}
+
+/// Whether a body is what a form of a web page or `curl -F` and `-d` send: parts between
+/// boundaries, or a file without its line ends.
+fn is_form(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.trim_start().to_ascii_lowercase();
+    kind.starts_with("multipart/") || kind.starts_with("application/x-www-form-urlencoded")
 }
 
 /// What a route has left of a request's body.
