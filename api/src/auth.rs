@@ -153,8 +153,10 @@ impl Gate {
             Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", what)
                 .hint("send Authorization: Bearer SECRET, or set POOL_TOKEN for pool")
         };
-        let presented = headers
-            .get(header::AUTHORIZATION)
+        let mut lines = headers.get_all(header::AUTHORIZATION).iter();
+        // Of several, a proxy in front may have looked at another one.
+        let only = lines.next().filter(|_| lines.next().is_none());
+        let presented = only
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.split_once(' '))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
@@ -271,6 +273,12 @@ mod tests {
             assert_eq!(bearer(bad).unwrap_err().status, 401, "{bad}");
         }
         assert_eq!(gate.admit(None, &HeaderMap::new()).unwrap_err().status, 401);
+        let mut two = headers(&[(header::AUTHORIZATION, "Bearer Read")]);
+        two.append(
+            header::AUTHORIZATION,
+            HeaderValue::from_static("Bearer Write"),
+        );
+        assert_eq!(gate.admit(None, &two).unwrap_err().status, 401);
         let uid = rustix::process::geteuid().as_raw();
         let own = gate.admit(Some(Peer::Unix { uid }), &HeaderMap::new());
         assert_eq!(own.unwrap(), TokenScope::Admin);

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody as _};
-use axum::extract::Request;
+use axum::extract::{FromRequest, MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
@@ -17,7 +17,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::problem::{self, Problem};
-use crate::service::blocking;
+use crate::service::{Service, blocking};
+use crate::shape::Shapes;
 
 /// A client that sends nothing for this long is given up.
 const IDLE: Duration = Duration::from_secs(60);
@@ -45,7 +46,15 @@ pub(crate) async fn check_form(request: Request, next: Next) -> Response {
             .hint("send it without Content-Encoding")
             .into_response();
     }
-    if names_other_than(headers, &header::TRANSFER_ENCODING, "chunked") {
+    if *request.method() == Method::PUT && is_form(headers) {
+        let what = "the body is a form, and would be stored as it is, form and all";
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return Problem::new(status, "form", what)
+            .hint("send the file itself: curl -T FILE URL")
+            .into_response();
+    }
+    let is_chunked_twice = codings(headers, &header::TRANSFER_ENCODING).count() > 1;
+    if is_chunked_twice || names_other_than(headers, &header::TRANSFER_ENCODING, "chunked") {
         // Chunks are put together by whoever reads the connection; another coding would be taken
         // for the body (RFC 9112, 6.1).
         let what = "the body is in a transfer coding that is not known here";
@@ -56,13 +65,27 @@ pub(crate) async fn check_form(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Whether a list of codings has one that is not `plain`.
-fn names_other_than(headers: &HeaderMap, list: &HeaderName, plain: &str) -> bool {
+/// The codings of a list.
+fn codings<'a>(headers: &'a HeaderMap, list: &HeaderName) -> impl Iterator<Item = &'a str> {
     let lines = headers.get_all(list).iter();
     lines
         .flat_map(|line| line.to_str().unwrap_or("?").split(','))
         .map(str::trim)
-        .any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(plain))
+        .filter(|coding| !coding.is_empty())
+}
+
+/// Whether a list of codings has one that is not `plain`.
+fn names_other_than(headers: &HeaderMap, list: &HeaderName, plain: &str) -> bool {
+    codings(headers, list).any(|coding| !coding.eq_ignore_ascii_case(plain))
+}
+
+/// Whether a body is what a form of a web page or `curl -F` and `-d` send: parts between
+/// boundaries, or a file without its line ends.
+fn is_form(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.trim_start().to_ascii_lowercase();
+    kind.starts_with("multipart/") || kind.starts_with("application/x-www-form-urlencoded")
 }
 
 /// What a route has left of a request's body.
@@ -225,12 +248,26 @@ impl LimitedBody {
     }
 }
 
+/// A JSON body of the shape that the document gives it, of the length that any but an
+/// announcement may have.
+pub(crate) struct JsonBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send + 'static> FromRequest<Service> for JsonBody<T> {
+    type Rejection = Problem;
+    async fn from_request(request: Request, service: &Service) -> problem::Result<Self> {
+        read_json(request, service.options().limits.json)
+            .await
+            .map(Self)
+    }
+}
+
 /// Reads a JSON body of at most `limit` bytes.
-pub(crate) async fn read_json<T: DeserializeOwned>(
-    headers: &HeaderMap,
-    body: Body,
+pub(crate) async fn read_json<T: DeserializeOwned + Send + 'static>(
+    request: Request,
     limit: u64,
 ) -> problem::Result<T> {
+    let (parts, body) = request.into_parts();
+    let headers = &parts.headers;
     let is_json = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
@@ -244,30 +281,43 @@ pub(crate) async fn read_json<T: DeserializeOwned>(
                 .hint("send the header Content-Type: application/json"),
         );
     }
+    let shapes = parts.extensions.get::<Shapes>().cloned();
+    let path = parts.extensions.get::<MatchedPath>().cloned();
+    let (Some(shapes), Some(path)) = (shapes, path) else {
+        return Err(Problem::internal("a body is read outside the routes"));
+    };
     let mut body = LimitedBody::new(headers, body, limit, "send less at a time")?;
     let bytes = body.read_all().await?;
-    // serde takes an array for a struct, too: `[]` would be a request with every default.
-    if bytes.trim_ascii_start().starts_with(b"[") {
-        let what = "the body is a JSON array where an object belongs";
-        return Err(Problem::bad_request("bad-json", what).hint("see /v1/openapi.json"));
-    }
-    from_json(&bytes).map_err(|error| {
-        let what = format!("the body is not the JSON that belongs here: {error}");
-        Problem::bad_request("bad-json", what).hint("see /v1/openapi.json for its form")
-    })
+    let read = blocking(move || {
+        from_json(&bytes, |value| {
+            shapes.check(&parts.method, path.as_str(), value)
+        })
+    });
+    read.await
 }
 
-/// Reads JSON. An integer is one also when it is written `64.0` (as JSON Schema has it), which
-/// serde does not know; that is looked at only when the plain reading fails.
-fn from_json<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
-    serde_json::from_slice(json).or_else(|error| {
-        let mut value = serde_json::from_slice(json)?;
-        if make_whole(&mut value) {
-            serde_json::from_value(value)
-        } else {
-            Err(error)
-        }
-    })
+/// Reads JSON whose shape `check` lets pass. An integer is one also when it is written `64.0` (as
+/// JSON Schema has it), which serde does not know; that is looked at only when the plain reading
+/// fails.
+fn from_json<T: DeserializeOwned>(
+    json: &[u8],
+    check: impl FnOnce(&Value) -> problem::Result<()>,
+) -> problem::Result<T> {
+    let refused = |error: serde_json::Error| {
+        let what = format!("the body is not the JSON that belongs here: {error}");
+        Problem::bad_request("bad-json", what).hint("see /v1/openapi.json for its form")
+    };
+    let mut value = serde_json::from_slice(json).map_err(refused)?;
+    check(&value)?;
+    serde_json::from_slice(json)
+        .or_else(|error| {
+            if make_whole(&mut value) {
+                serde_json::from_value(value)
+            } else {
+                Err(error)
+            }
+        })
+        .map_err(refused)
 }
 
 /// Writes whole numbers as integers; true when there was one to be written so.
@@ -296,7 +346,7 @@ mod tests {
 
     #[test]
     fn whole_numbers_are_integers_however_written() {
-        let read = |json: &str| from_json::<Vec<u64>>(json.as_bytes()).ok();
+        let read = |json: &str| from_json::<Vec<u64>>(json.as_bytes(), |_| Ok(())).ok();
         assert_eq!(read("[64.0, 1e3, 7]"), Some(vec![64, 1000, 7]));
         assert_eq!(read("[18446744073709551615]"), Some(vec![u64::MAX]));
         for bad in ["[0.5]", "[-1.0]", "[1e300]", "[\"1\"]", "["] {

@@ -1,6 +1,7 @@
 //! Which host a request is meant for (RFC 9112, 3.2), which decides who may ask.
 
 use axum::extract::Request;
+use axum::http::uri::Authority;
 use axum::http::{HeaderValue, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
@@ -17,6 +18,11 @@ pub(crate) async fn settle(mut request: Request, next: Next) -> Response {
             .hint("send one")
             .into_response();
     }
+    let host = request.headers().get(header::HOST);
+    if host.is_some_and(|host| !is_host(host)) {
+        let what = "the Host header is neither a name nor an address, with or without a port";
+        return Problem::bad_request("bad-host", what).into_response();
+    }
     if let Some(authority) = request.uri().authority() {
         let Ok(host) = HeaderValue::from_str(authority.as_str()) else {
             let what = "the target of the request names no host";
@@ -25,4 +31,18 @@ pub(crate) async fn settle(mut request: Request, next: Next) -> Response {
         request.headers_mut().insert(header::HOST, host);
     }
     next.run(request).await
+}
+
+/// Whether a header may name a host (RFC 9110, 7.2). It is empty where the target names none.
+fn is_host(value: &HeaderValue) -> bool {
+    let Ok(text) = value.to_str() else {
+        return false;
+    };
+    let number = match text.rsplit_once(':') {
+        // In brackets is an address, which has colons of its own.
+        Some((_, port)) if !port.ends_with(']') => port,
+        _ => "",
+    };
+    let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
+    text.is_empty() || is_number && !text.contains('@') && text.parse::<Authority>().is_ok()
 }

@@ -57,6 +57,10 @@ pub(crate) fn complete(
                 (Some(_), true) => json!([{"token": []}]),
                 (Some(_), false) => json!([{}, {"token": []}]),
             };
+            // Routes are functions of a module each, but this must be one of all (OpenAPI 3.1, 4.8.10).
+            let id = |field: &Value| field.as_str().unwrap_or_default().to_owned();
+            let (topic, name) = (id(&operation["tags"][0]), id(&operation["operationId"]));
+            operation["operationId"] = json!(format!("{topic}_{name}"));
             add_refusals(operation, method != "get", scope.is_some());
             add_conditions(operation, method == "get");
             responses_are_problems(operation);
@@ -115,6 +119,7 @@ fn add_refusals(operation: &mut Value, changes: bool, guarded: bool) {
         ("415", "Accept-Encoding"),
         ("416", "Content-Range"),
         ("206", "Content-Range"),
+        ("201", "Location"),
     ] {
         if let Some(response) = operation["responses"].get_mut(status) {
             response["headers"][header] = text();

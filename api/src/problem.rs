@@ -164,6 +164,7 @@ impl From<StoreError> for Problem {
         let what = error.to_string();
         let (status, word) = match error {
             StoreError::NoSpace { .. } => return Self::no_space(what),
+            StoreError::NotFound(name) => return Self::not_found(name),
             StoreError::Io { .. }
             | StoreError::Index { .. }
             | StoreError::Corrupt(_)
@@ -180,7 +181,6 @@ impl From<StoreError> for Problem {
             }
             StoreError::BadUpload(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad-upload"),
             StoreError::VersionConflict { .. } => (StatusCode::CONFLICT, "version-conflict"),
-            StoreError::NotFound(_) => (StatusCode::NOT_FOUND, "not-found"),
             StoreError::InUse { .. } => (StatusCode::CONFLICT, "in-use"),
             StoreError::PreconditionFailed { .. } => {
                 (StatusCode::PRECONDITION_FAILED, "precondition-failed")
@@ -234,6 +234,10 @@ mod tests {
             assert_eq!(problem.status.as_u16(), status, "{text}");
             assert_eq!(problem.body.what, text);
         }
+        // Whoever asks for what is not there is told what to do, whichever verb looked.
+        let problem = Problem::from(StoreError::NotFound("lib/z@1".into()));
+        assert_eq!(problem, Problem::not_found("lib/z@1"));
+        assert!(problem.body.hint.is_some());
         let problem = Problem::from(StoreError::MissingPages(vec![page]));
         assert_eq!(problem.body.missing, Some(PageList::of(&[page])));
     }

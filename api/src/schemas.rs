@@ -78,12 +78,8 @@ pub(crate) fn placement() -> Schema {
         "description": "Position of the first page in its 2 MiB window, at most 511",
     });
     schema(json!({"oneOf": [
-        {"type": "object", "required": ["kind"], "properties": {
-            "kind": {"type": "string", "enum": ["sparse"]},
-        }},
-        {"type": "object", "required": ["kind", "phase"], "properties": {
-            "kind": {"type": "string", "enum": ["windows"]}, "phase": phase,
-        }},
+        object([("kind", json!({"type": "string", "enum": ["sparse"]}))]),
+        object([("kind", json!({"type": "string", "enum": ["windows"]})), ("phase", phase)]),
     ]}))
 }
 
@@ -103,15 +99,19 @@ fn address() -> Value {
     json!({"type": "string", "pattern": "^0x[0-9a-f]{1,16}$"})
 }
 
-/// An object of these properties; a name that ends in `?` may be left out.
-fn object<const N: usize>(properties: [(&str, Value); N]) -> Value {
+/// An object of these properties and no others; a name that ends in `?` may be left out.
+fn object(properties: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+    let properties: Vec<_> = properties.into_iter().collect();
     let required = properties.iter().filter(|(name, _)| !name.ends_with('?'));
     let required: Vec<_> = required.map(|(name, _)| name.to_string()).collect();
     let named = properties
         .into_iter()
         .map(|(name, schema)| (name.trim_end_matches('?').to_owned(), schema));
     let named: serde_json::Map<_, _> = named.collect();
-    json!({"type": "object", "required": required, "properties": named})
+    json!({
+        "type": "object", "required": required, "properties": named,
+        "additionalProperties": false,
+    })
 }
 
 /// The schema of something that wants saying what it is.
@@ -124,9 +124,12 @@ fn count_of(what: &str) -> Value {
     told(what, count())
 }
 
-/// Both objects in one, as serde flattens them.
-fn merged(first: &Value, second: &Value) -> Value {
-    json!({"allOf": [first, second]})
+/// An object beside whose fields others stand, as serde flattens it.
+fn flattened(mut object: Value) -> Value {
+    if let Some(object) = object.as_object_mut() {
+        object.remove("additionalProperties");
+    }
+    object
 }
 
 macro_rules! foreign {
@@ -154,7 +157,7 @@ foreign! {
     Description => object([
         ("format", told("The format of this description", json!({"type": "integer", "minimum": 0, "maximum": u32::MAX}))),
         ("image", told("The file described", object([("digest", digest_json()), ("length", count())]))),
-        ("abi", told("What the guest calls", json!({"type": "string", "enum": ["linux"]}))),
+        ("abi", told("What the guest calls", json!({"type": "string", "enum": ["linux", "pvh", "multiboot", "lxboot"]}))),
         ("layout", told("Whether libraries lie at their registered addresses, or the program has addresses of its own", json!({"type": "string", "enum": ["registered", "own"]}))),
         ("load_bias", told("Added to every address already; 0 for a fixed-position executable", count())),
         ("entry", told("Address of the first instruction", address())),
@@ -176,9 +179,9 @@ foreign! {
         ])}))),
     ]);
     /// `pool_core::registry::ReservationRequest`.
-    ReservationRequest => reservation_request();
+    ReservationRequest => object(reservation_request());
     /// `pool_core::registry::Reservation`.
-    Reservation => merged(&reservation_request(), &object([
+    Reservation => object(reservation_request().into_iter().chain([
         ("shared", address_range()),
         ("private", address_range()),
         ("tls", object([("offset", count()), ("size", count())])),
@@ -188,7 +191,7 @@ foreign! {
         ])),
     ]));
     /// `pool_store::stats::StoreStats`.
-    StoreStats => object([
+    StoreStats => flattened(object([
         ("tags", count_of("Tags")),
         ("images", count_of("Images, however many tags they have")),
         ("libraries", count_of("Library versions")),
@@ -204,7 +207,7 @@ foreign! {
         ("sparse_slots", count_of("Slots handed out in sparse segments")),
         ("disk_bytes", count_of("Bytes of disk that segments take up")),
         ("epoch", count_of("Collections begun since the store was made")),
-    ]);
+    ]));
     /// `pool_gc::CollectReport`.
     CollectReport => object([
         ("dry_run", told("Nothing was changed", json!({"type": "boolean"}))),
@@ -277,8 +280,8 @@ fn address_range() -> Value {
     object([("start", address()), ("pages", count())])
 }
 
-fn reservation_request() -> Value {
-    object([
+fn reservation_request() -> [(&'static str, Value); 7] {
+    [
         ("library", pair('@')),
         ("identity", digest_json()),
         ("shared_pages", count()),
@@ -289,7 +292,7 @@ fn reservation_request() -> Value {
             "dependencies?",
             json!({"type": "array", "items": pair('@')}),
         ),
-    ])
+    ]
 }
 
 #[cfg(test)]

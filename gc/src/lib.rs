@@ -41,7 +41,7 @@ pub mod why;
 
 pub use collect::{CollectOptions, CollectReport, collect};
 pub use fsck::{Finding, FsckLevel, FsckReport, fsck};
-pub use why::{Thing, Why, why};
+pub use why::{Thing, Why, why, why_at};
 
 use pool_store::StoreError;
 use thiserror::Error;

@@ -60,7 +60,11 @@ pub struct Why {
 
 /// Finds what keeps `thing`. Reads the whole index.
 pub fn why(store: &StoreView, thing: Thing) -> Result<Why> {
-    let store = &store.snapshot();
+    why_at(&store.snapshot(), thing)
+}
+
+/// The same in one state of the index, for who asks it more.
+pub fn why_at(store: &Snapshot<'_>, thing: Thing) -> Result<Why> {
     let mut answer = Why {
         thing,
         exists: false,

@@ -11,7 +11,7 @@ use pool_core::digest::{ObjectId, ParseDigestError};
 use pool_core::name::Named;
 
 use crate::error::{Result, StoreError};
-use crate::{Store, StoreView};
+use crate::{Snapshot, Store, StoreView};
 
 /// The state of a name: another one as soon as anything that is told about it is another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,7 +95,7 @@ impl Precondition {
     }
 }
 
-impl StoreView {
+impl Snapshot<'_> {
     /// The state of a name, `None` when it does not exist.
     pub fn revision(&self, name: &Named) -> Result<Option<Revision>> {
         Ok(match name {
@@ -107,6 +107,13 @@ impl StoreView {
                 None => None,
             },
         })
+    }
+}
+
+impl StoreView {
+    /// See [`Snapshot::revision`].
+    pub fn revision(&self, name: &Named) -> Result<Option<Revision>> {
+        self.snapshot().revision(name)
     }
 
     /// Refuses unless `precondition` holds of `name` now. Alone it promises nothing about a later

@@ -90,21 +90,18 @@ fn point_tag(
     image: &ImageRef,
     manifest: ObjectId,
     uses: &[&LibraryRef],
-) -> Result<()> {
+) -> Result<TagRecord> {
     let previous = store.view.index.tag(image)?.map(|tag| tag.manifest);
     let previous = previous.filter(|previous| *previous != manifest);
-    batch.put_tag(
-        image,
-        &TagRecord {
-            manifest,
-            tagged_at: now(),
-        },
-        previous,
-    );
-    match previous {
-        Some(previous) => release_manifest(store, batch, previous, image, uses),
-        None => Ok(()),
+    let record = TagRecord {
+        manifest,
+        tagged_at: now(),
+    };
+    batch.put_tag(image, &record, previous);
+    if let Some(previous) = previous {
+        release_manifest(store, batch, previous, image, uses)?;
     }
+    Ok(record)
 }
 
 /// Removes a manifest when `image` was its last tag, and notes since when the library versions
@@ -136,6 +133,17 @@ fn release_manifest(
     Ok(())
 }
 
+/// What giving a tag came to.
+#[derive(Clone, Debug)]
+pub struct Tagged {
+    /// The tag's record.
+    pub record: TagRecord,
+    /// What it points at.
+    pub manifest: ImageManifest,
+    /// The tag is new; otherwise it pointed somewhere before.
+    pub created: bool,
+}
+
 impl Store {
     /// Runs `change` on a batch under the writer's lock and commits it.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Batch<'_>) -> Result<T>) -> Result<T> {
@@ -147,7 +155,7 @@ impl Store {
     }
 
     /// Gives what `from` points at the further tag `to`.
-    pub fn tag_image(&self, from: &ImageRef, to: &ImageRef) -> Result<()> {
+    pub fn tag_image(&self, from: &ImageRef, to: &ImageRef) -> Result<Tagged> {
         self.when(&Precondition::default()).tag_image(from, to)
     }
 
@@ -162,7 +170,7 @@ impl Store {
     }
 
     /// Keeps a library version whether used or not, or no longer.
-    pub fn pin_library(&self, library: &LibraryRef, pinned: bool) -> Result<()> {
+    pub fn pin_library(&self, library: &LibraryRef, pinned: bool) -> Result<LibraryRecord> {
         self.when(&Precondition::default())
             .pin_library(library, pinned)
     }
@@ -189,17 +197,19 @@ impl Store {
         Ok(None)
     }
 
-    /// Reserves addresses for a library version. The inner error is the registry's refusal.
+    /// Reserves addresses for a library version; true when they are new. The inner error is the
+    /// registry's refusal.
     pub fn reserve_addresses(
         &self,
         request: &ReservationRequest,
-    ) -> Result<std::result::Result<Reservation, ReserveError>> {
+    ) -> Result<std::result::Result<(Reservation, bool), ReserveError>> {
         self.change(|batch| {
             let mut book = AddressBook::new(self.reservations()?);
             let known = book.reservations().len();
             let outcome = book.reserve(request);
+            let is_new = book.reservations().len() > known;
             if let Ok(reservation) = &outcome
-                && book.reservations().len() > known
+                && is_new
             {
                 batch.put_reservation(known as u64, reservation);
             }
@@ -211,7 +221,7 @@ impl Store {
                 begin_grace_again(&mut record);
                 batch.put_library(&request.library, &record);
             }
-            Ok(outcome)
+            Ok(outcome.map(|reservation| (reservation, is_new)))
         })
     }
 
@@ -255,14 +265,20 @@ impl Conditional<'_> {
     }
 
     /// [`Store::tag_image`], if the precondition holds of `to`.
-    pub fn tag_image(&self, from: &ImageRef, to: &ImageRef) -> Result<()> {
+    pub fn tag_image(&self, from: &ImageRef, to: &ImageRef) -> Result<Tagged> {
         let store = self.store;
         store.change(|batch| {
             let (tag, manifest) = store.image(from)?.ok_or_else(|| no_image(from))?;
             self.check(&Named::Image(to.clone()))?;
             let libraries = &manifest.description.libraries;
             let uses: Vec<_> = libraries.iter().map(|used| &used.library).collect();
-            point_tag(store, batch, to, tag.manifest, &uses)
+            let created = store.view.index.tag(to)?.is_none();
+            let record = point_tag(store, batch, to, tag.manifest, &uses)?;
+            Ok(Tagged {
+                record,
+                manifest,
+                created,
+            })
         })
     }
 
@@ -295,7 +311,7 @@ impl Conditional<'_> {
     }
 
     /// [`Store::pin_library`], if the precondition holds of the library version.
-    pub fn pin_library(&self, library: &LibraryRef, pinned: bool) -> Result<()> {
+    pub fn pin_library(&self, library: &LibraryRef, pinned: bool) -> Result<LibraryRecord> {
         let store = self.store;
         store.change(|batch| {
             let mut record = store.library(library)?.ok_or_else(|| no_library(library))?;
@@ -303,7 +319,7 @@ impl Conditional<'_> {
             record.pinned = pinned;
             begin_grace_again(&mut record);
             batch.put_library(library, &record);
-            Ok(())
+            Ok(record)
         })
     }
 }

@@ -126,8 +126,9 @@ fn reservations_and_tokens_survive_a_restart() {
     let reserve = |store: &Store, name: &str, identity: &[u8]| {
         store.reserve_addresses(&request(name, identity)).unwrap()
     };
-    let first = reserve(&store, "a@1", b"1").unwrap();
-    let second = reserve(&store, "b@1", b"2").unwrap();
+    let (first, is_new) = reserve(&store, "a@1", b"1").unwrap();
+    assert!(is_new);
+    let (second, _) = reserve(&store, "b@1", b"2").unwrap();
     assert_ne!(first.shared.start, second.shared.start);
     let secret = ObjectId::of(b"secret");
     store.add_token("ci", secret, TokenScope::Write).unwrap();
@@ -136,11 +137,12 @@ fn reservations_and_tokens_survive_a_restart() {
     drop(store);
 
     let store = open(directory.path());
-    assert_eq!(reserve(&store, "a@1", b"1"), Ok(first.clone()));
+    assert_eq!(reserve(&store, "a@1", b"1"), Ok((first.clone(), false)));
     let conflict = reserve(&store, "a@1", b"other");
     assert!(matches!(conflict, Err(ReserveError::Conflict { .. })));
     let third = reserve(&store, "c@1", b"3").unwrap();
-    assert_eq!(store.reservations().unwrap(), [first, second, third]);
+    let all = [first, second, third.0];
+    assert_eq!(store.reservations().unwrap(), all);
     let tokens = store.tokens().unwrap();
     assert_eq!(tokens.len(), 1);
     assert_eq!(

@@ -23,6 +23,7 @@ use ureq::{Agent, AsSendBody, Body};
 pub use address::{ServerAddress, ServerAddressError};
 pub use push::{PushOptions, PushReport};
 
+use crate::paths;
 use crate::problem::ProblemBody;
 use crate::types::{
     CollectRequest, FsckRequest, Image, Library, NewToken, Stats, TagRequest, Token, TokenRequest,
@@ -65,7 +66,7 @@ pub enum ClientError {
         why: String,
     },
     /// Nothing has the name, or has no content.
-    #[error("{0} has no content to fetch")]
+    #[error("{0} has no content to fetch: pool why tells what needs it")]
     NoContent(Referent),
     /// A collection took pages away as fast as they were sent.
     #[error("the upload of {0} was overtaken by collections again and again: try again later")]
@@ -136,7 +137,7 @@ impl Client {
 
     /// A library version.
     pub fn library(&self, library: &LibraryRef) -> Result<Library> {
-        self.get(&library_path(library))
+        self.get(&paths::library(library))
     }
 
     /// Images whose `NAME:TAG` begins with `prefix`.
@@ -146,12 +147,12 @@ impl Client {
 
     /// A tagged image.
     pub fn image(&self, image: &ImageRef) -> Result<Image> {
-        self.get(&image_path(image))
+        self.get(&paths::image(image))
     }
 
     /// The description of an image, as stored.
     pub fn description(&self, image: &ImageRef) -> Result<Vec<u8>> {
-        let mut response = self.ask(Method::GET, &format!("{}/desc", image_path(image)), ())?;
+        let mut response = self.ask(Method::GET, &format!("{}/desc", paths::image(image)), ())?;
         let read = response.body_mut().with_config().limit(MAX_JSON);
         read.read_to_vec().map_err(|error| self.lost(error))
     }
@@ -162,24 +163,24 @@ impl Client {
             name: to.name.clone(),
             tag: to.tag.clone(),
         };
-        self.post(&format!("{}/tag", image_path(from)), &request)
+        self.post(&format!("{}/tag", paths::image(from)), &request)
     }
 
     /// Keeps a library version whether used or not, or no longer.
     pub fn pin(&self, library: &LibraryRef, pinned: bool) -> Result<Library> {
         let method = if pinned { Method::PUT } else { Method::DELETE };
-        let path = format!("{}/pin", library_path(library));
+        let path = format!("{}/pin", paths::library(library));
         self.json(self.ask(method, &path, ())?)
     }
 
     /// Removes a tag.
     pub fn delete_image(&self, image: &ImageRef) -> Result<()> {
-        self.ask(Method::DELETE, &image_path(image), ()).map(drop)
+        self.ask(Method::DELETE, &paths::image(image), ()).map(drop)
     }
 
     /// Removes a library version.
     pub fn delete_library(&self, library: &LibraryRef) -> Result<()> {
-        self.ask(Method::DELETE, &library_path(library), ())
+        self.ask(Method::DELETE, &paths::library(library), ())
             .map(drop)
     }
 
@@ -187,8 +188,8 @@ impl Client {
     /// digest; to be read to its end.
     pub fn content(&self, of: &Referent) -> Result<impl Read + use<>> {
         let path = match of {
-            Referent::Library(library) => format!("{}/content", library_path(library)),
-            Referent::Image(image) => format!("{}/elf", image_path(image)),
+            Referent::Library(library) => format!("{}/content", paths::library(library)),
+            Referent::Image(image) => format!("{}/elf", paths::image(image)),
             Referent::Digest(id) => format!("/v1/objects/{id}"),
             Referent::Segment(_) => return Err(ClientError::NoContent(of.clone())),
         };
@@ -234,8 +235,8 @@ impl Client {
     /// What keeps a thing.
     pub fn why(&self, of: &Referent) -> Result<Why> {
         let path = match of {
-            Referent::Library(library) => format!("lib/{}", encode(&library.to_string())),
-            Referent::Image(image) => format!("image/{}", encode(&image.to_string())),
+            Referent::Library(library) => format!("lib/{}", paths::encode(&library.to_string())),
+            Referent::Image(image) => format!("image/{}", paths::encode(&image.to_string())),
             Referent::Digest(id) => id.to_string(),
             Referent::Segment(id) => id.to_string(),
         };
@@ -264,8 +265,7 @@ impl Client {
 
     /// Removes a token.
     pub fn delete_token(&self, name: &str) -> Result<()> {
-        let path = format!("/v1/tokens/{}", encode(name));
-        self.ask(Method::DELETE, &path, ()).map(drop)
+        self.ask(Method::DELETE, &paths::token(name), ()).map(drop)
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
@@ -382,47 +382,11 @@ impl<'a> RequestBody for Octets<'a> {
     }
 }
 
-fn library_path(library: &LibraryRef) -> String {
-    let (name, version) = (library.name.as_str(), library.version.as_str());
-    format!("/v1/libs/{}/{}", encode(name), encode(version))
-}
-
-fn image_path(image: &ImageRef) -> String {
-    let (name, tag) = (image.name.as_str(), image.tag.as_str());
-    format!("/v1/images/{}/{}", encode(name), encode(tag))
-}
-
 /// The query for names that begin with `prefix`.
 fn query(prefix: &str) -> String {
     if prefix.is_empty() {
         String::new()
     } else {
-        format!("?prefix={}", encode(prefix))
-    }
-}
-
-/// Percent-encodes all but unreserved characters (RFC 3986, 2.3).
-fn encode(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whatever_a_name_may_hold_survives_a_path() {
-        assert_eq!(encode("libstdc++-6_1.0"), "libstdc%2B%2B-6_1.0");
-        assert_eq!(encode("a/b?c&d é"), "a%2Fb%3Fc%26d%20%C3%A9");
+        format!("?prefix={}", paths::encode(prefix))
     }
 }

@@ -11,6 +11,7 @@ use ureq::http::Method;
 
 use super::{Client, ClientError, Octets, Result, UploadStarted};
 use crate::announce::{Announcement, Part, page_sources};
+use crate::paths;
 use crate::types::{PagesAccepted, PushSummary, UploadRequest};
 use crate::wire::{self, PageList, RECORD_SIZE};
 
@@ -80,7 +81,7 @@ impl Client {
         let distinct = sources.len() as u64;
         let upload = Upload {
             client: self,
-            path: format!("/v1/uploads/{}", super::encode(&started.id)),
+            path: paths::upload(&started.id),
             sources,
             in_memory: pages_in_memory(announcement, &objects),
             options,

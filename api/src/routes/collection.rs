@@ -3,21 +3,20 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::HeaderMap;
 use pool_core::digest::PageId;
 use pool_core::extent::SegmentId;
 use pool_core::name::{ImageRef, LibraryRef};
 use pool_gc::{CollectReport, FsckLevel, FsckReport, GcError, Thing, Why};
-use pool_store::StoreError;
+use pool_store::{Snapshot, StoreError};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::OnePart;
 use super::objects::parse;
-use crate::body::read_json;
+use super::responses::{NoImage, NoLibrary};
+use crate::body::JsonBody;
 use crate::problem::{Problem, ProblemBody, Result};
 use crate::schemas;
 use crate::service::Service;
@@ -43,11 +42,8 @@ pub(super) fn routes() -> OpenApiRouter<Service> {
 )]
 async fn collect(
     State(service): State<Service>,
-    headers: HeaderMap,
-    body: Body,
+    JsonBody(request): JsonBody<CollectRequest>,
 ) -> Result<Json<CollectReport>> {
-    let limit = service.options().limits.json;
-    let request: CollectRequest = read_json(&headers, body, limit).await?;
     let grace = request.grace_seconds.map(Duration::from_secs);
     let grace = grace.unwrap_or(service.options().grace);
     service.collect(grace, request.dry_run).await.map(Json)
@@ -60,11 +56,8 @@ async fn collect(
 )]
 async fn fsck(
     State(service): State<Service>,
-    headers: HeaderMap,
-    body: Body,
+    JsonBody(request): JsonBody<FsckRequest>,
 ) -> Result<Json<FsckReport>> {
-    let limit = service.options().limits.json;
-    let request: FsckRequest = read_json(&headers, body, limit).await?;
     let level = if request.content {
         FsckLevel::Content
     } else {
@@ -98,11 +91,12 @@ struct DigestParams {
 async fn why_digest(State(service): State<Service>, OnePart(digest): OnePart) -> Result<Json<Why>> {
     if let Ok(segment) = digest.parse::<SegmentId>() {
         let what = format!("segment {digest}");
-        return why(&service, vec![Thing::Segment(segment)], what).await;
+        return why(&service, what, move |_| Ok(vec![Thing::Segment(segment)])).await;
     }
     let id = parse(&digest)?;
+    let what = format!("object or page {digest}");
     let things = vec![Thing::Object(id), Thing::Page(PageId(id.0))];
-    why(&service, things, format!("object or page {digest}")).await
+    why(&service, what, move |_| Ok(things)).await
 }
 
 #[derive(IntoParams)]
@@ -120,17 +114,20 @@ struct LibraryName {
     params(LibraryName),
     responses(
         (status = 200, description = "The chain up to names and leases", body = schemas::Why),
-        (status = 404, description = "No such library version", body = ProblemBody),
+        NoLibrary,
     )
 )]
 async fn why_library(State(service): State<Service>, OnePart(name): OnePart) -> Result<Json<Why>> {
     let library: LibraryRef = name.parse()?;
     let what = format!("lib/{library}");
-    let found = service
-        .with_store(move |store| Ok(store.library(&library)?.map(|record| record.object)))
-        .await?;
-    let id = found.ok_or_else(|| Problem::not_found(&what))?;
-    why(&service, vec![Thing::Object(id)], what).await
+    why(&service, what, move |store| {
+        let record = store.library(&library)?;
+        Ok(record
+            .map(|record| Thing::Object(record.object))
+            .into_iter()
+            .collect())
+    })
+    .await
 }
 
 #[derive(IntoParams)]
@@ -148,25 +145,34 @@ struct ImageName {
     params(ImageName),
     responses(
         (status = 200, description = "The chain up to names and leases", body = schemas::Why),
-        (status = 404, description = "No such image", body = ProblemBody),
+        NoImage,
     )
 )]
 async fn why_image(State(service): State<Service>, OnePart(name): OnePart) -> Result<Json<Why>> {
     let image: ImageRef = name.parse()?;
     let what = format!("image/{image}");
-    let found = service
-        .with_store(move |store| Ok(store.image(&image)?.map(|(_, manifest)| manifest.file)))
-        .await?;
-    let id = found.ok_or_else(|| Problem::not_found(&what))?;
-    why(&service, vec![Thing::Object(id)], what).await
+    why(&service, what, move |store| {
+        let found = store.image(&image)?;
+        Ok(found
+            .map(|(_, manifest)| Thing::Object(manifest.file))
+            .into_iter()
+            .collect())
+    })
+    .await
 }
 
-/// The answer about the first of `things` that exists.
-async fn why(service: &Service, things: Vec<Thing>, what: String) -> Result<Json<Why>> {
+/// The answer about the first that exists of the things that `look` names, in the state of the
+/// index that they are looked up in.
+async fn why(
+    service: &Service,
+    what: String,
+    look: impl FnOnce(&Snapshot<'_>) -> Result<Vec<Thing>> + Send + 'static,
+) -> Result<Json<Why>> {
     service
         .with_store(move |store| {
-            for thing in things {
-                let answer = pool_gc::why(store, thing)?;
+            let store = store.snapshot();
+            for thing in look(&store)? {
+                let answer = pool_gc::why_at(&store, thing)?;
                 if answer.exists {
                     return Ok(Json(answer));
                 }

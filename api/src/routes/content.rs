@@ -10,7 +10,7 @@ use futures_util::stream;
 use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::ExtentMap;
 use pool_core::page::PAGE_SIZE;
-use pool_store::Held;
+use pool_store::{Held, Snapshot};
 
 use crate::conditions::etag;
 use crate::problem::{Problem, Result};
@@ -19,17 +19,38 @@ use crate::service::{Service, blocking};
 /// Bytes that are read at a time.
 const CHUNK: u64 = 1 << 20;
 
-/// The bytes of an object that is known to exist.
-pub(super) async fn object(
+/// The bytes of the object that `look` finds by a name: of what the name stands for in the state
+/// of the index in which the object is there.
+pub(super) async fn named(
     service: &Service,
     headers: &HeaderMap,
-    id: ObjectId,
+    look: impl Fn(&Snapshot<'_>) -> Result<ObjectId> + Send + 'static,
 ) -> Result<Response> {
-    match find(service, id).await? {
-        Some(held) => Ok(answer(service, headers, id, held)),
-        None => Err(Problem::not_found(format!("object {id}"))),
-    }
+    let (id, held) = service
+        .with_store(move |store| {
+            let mut found = Err(Problem::not_found("object of that name"));
+            let held = store.hold(|view| {
+                found = look(view);
+                match &found {
+                    Ok(id) => object(view, *id),
+                    Err(_) => Ok(None),
+                }
+            })?;
+            let id = found?;
+            let held = held.ok_or_else(|| Problem::not_found(format!("object {id}")))?;
+            Ok((id, held))
+        })
+        .await?;
+    Ok(answer(service, headers, id, held))
 }
+
+/// An object's map, and what must be held for it to be read.
+fn object(view: &Snapshot<'_>, id: ObjectId) -> HeldObject {
+    let record = view.object(id)?;
+    Ok(record.map(|record| (record.map, vec![id])))
+}
+
+type HeldObject = pool_store::Result<Option<(ExtentMap, Vec<ObjectId>)>>;
 
 /// The bytes of an object, or of a page if no object has that digest.
 pub(super) async fn object_or_page(
@@ -57,13 +78,7 @@ pub(super) async fn object_or_page(
 
 async fn find(service: &Service, id: ObjectId) -> Result<Option<Held<ExtentMap>>> {
     service
-        .with_store(move |store| {
-            let held = store.hold(|view| {
-                let record = view.object(id)?;
-                Ok(record.map(|record| (record.map, vec![id])))
-            })?;
-            Ok(held)
-        })
+        .with_store(move |store| Ok(store.hold(|view| object(view, id))?))
         .await
 }
 

@@ -6,16 +6,18 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use pool_core::name::{ImageRef, Named};
-use pool_store::StoreView;
+use pool_store::Snapshot;
 use pool_store::manifest::{ImageManifest, TagRecord};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::responses::{Conditional, Made, NoImage, StoredBytes};
 use super::whole_file::WholeFile;
 use super::{ImageParams, ImagePath, content};
 use crate::announce;
-use crate::body::read_json;
+use crate::body::JsonBody;
 use crate::conditions::{Conditions, etag, with_revision};
+use crate::paths;
 use crate::problem::{Problem, ProblemBody, Result};
 use crate::query::Filter;
 use crate::schemas;
@@ -62,26 +64,21 @@ async fn list(State(service): State<Service>, filter: Filter) -> Result<Json<Vec
     params(ImageParams),
     responses(
         (status = 200, description = "The image", body = Image),
-        (status = 404, description = "No such image", body = ProblemBody),
+        NoImage,
     )
 )]
 async fn get(State(service): State<Service>, ImagePath(image): ImagePath) -> Result<Response> {
-    let name = Named::Image(image.clone());
-    let (revision, (tag, manifest)) = service
+    let (revision, image) = service
         .with_store(move |store| {
+            let store = store.snapshot();
+            let name = Named::Image(image.clone());
             let revision = store.revision(&name)?;
-            let Named::Image(image) = &name else {
-                return Err(Problem::not_found(name));
-            };
-            let found = look_up(store, image)?;
-            let revision = revision.ok_or_else(|| Problem::not_found(&name))?;
-            Ok((revision, found))
+            let revision = revision.ok_or_else(|| Problem::not_found(name))?;
+            let (tag, manifest) = find(&store, &image)?;
+            Ok((revision, summary(image, &tag, &manifest)))
         })
         .await?;
-    Ok(with_revision(
-        revision,
-        Json(summary(image, &tag, &manifest)),
-    ))
+    Ok(with_revision(revision, Json(image)))
 }
 
 /// Push a whole executable: `curl -T app.elf http://HOST/v1/images/NAME/TAG`.
@@ -96,10 +93,8 @@ async fn get(State(service): State<Service>, ImagePath(image): ImagePath) -> Res
         (status = 200, description = "Stored, and the tag points there now", body = PushSummary),
         (status = 201, description = "Stored and named", body = PushSummary),
         (status = 409, description = "A library version of it has other content", body = ProblemBody),
-        (status = 412, description = "The name is not what the conditions expect", body = ProblemBody),
-        (status = 413, description = "The file is too long", body = ProblemBody),
+        Conditional,
         (status = 422, description = "Not a static x86-64 executable", body = ProblemBody),
-        (status = 507, description = "The disk is full", body = ProblemBody),
     )
 )]
 async fn put(
@@ -108,7 +103,7 @@ async fn put(
     conditions: Conditions,
     headers: HeaderMap,
     body: Body,
-) -> Result<(StatusCode, Json<PushSummary>)> {
+) -> Result<Made<PushSummary>> {
     let name = Named::Image(image.clone());
     let file = WholeFile {
         service,
@@ -126,22 +121,21 @@ async fn put(
 
 /// The executable, byte for byte as it was pushed. Ranges are served.
 #[utoipa::path(
-    get, path = "/v1/images/{name}/{tag}/elf", tag = "images",
+    get,
+    path = "/v1/images/{name}/{tag}/elf",
+    tag = "images",
     params(ImageParams),
-    responses(
-        (status = 200, description = "The file", content_type = "application/octet-stream"),
-        (status = 206, description = "The range asked for", content_type = "application/octet-stream"),
-        (status = 404, description = "No such image", body = ProblemBody),
-        (status = 416, description = "No such range", body = ProblemBody),
-    )
+    responses(StoredBytes, NoImage,)
 )]
 async fn elf(
     State(service): State<Service>,
     ImagePath(image): ImagePath,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let (_, manifest) = find(&service, &image).await?;
-    content::object(&service, &headers, manifest.file).await
+    content::named(&service, &headers, move |store| {
+        Ok(find(store, &image)?.1.file)
+    })
+    .await
 }
 
 /// The first contents of the writable pages.
@@ -149,10 +143,8 @@ async fn elf(
     get, path = "/v1/images/{name}/{tag}/data", tag = "images",
     params(ImageParams),
     responses(
-        (status = 200, description = "The pages", content_type = "application/octet-stream"),
-        (status = 206, description = "The range asked for", content_type = "application/octet-stream"),
+        StoredBytes,
         (status = 404, description = "No such image, or it has none", body = ProblemBody),
-        (status = 416, description = "No such range", body = ProblemBody),
     )
 )]
 async fn data(
@@ -160,11 +152,11 @@ async fn data(
     ImagePath(image): ImagePath,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let (_, manifest) = find(&service, &image).await?;
-    let data = manifest
-        .data
-        .ok_or_else(|| Problem::not_found(format!("writable data of image/{image}")))?;
-    content::object(&service, &headers, data).await
+    content::named(&service, &headers, move |store| {
+        let data = find(store, &image)?.1.data;
+        data.ok_or_else(|| Problem::not_found(format!("writable data of image/{image}")))
+    })
+    .await
 }
 
 /// What lies where in the image's memory.
@@ -173,14 +165,16 @@ async fn data(
     params(ImageParams),
     responses(
         (status = 200, description = "The description; its digest is the image's manifest", body = schemas::Description, content_type = "application/json"),
-        (status = 404, description = "No such image", body = ProblemBody),
+        NoImage,
     )
 )]
 async fn description(
     State(service): State<Service>,
     ImagePath(image): ImagePath,
 ) -> Result<Response> {
-    let (tag, manifest) = find(&service, &image).await?;
+    let (tag, manifest) = service
+        .with_store(move |store| find(&store.snapshot(), &image))
+        .await?;
     let json = manifest.description.to_json();
     let kind = [(header::CONTENT_TYPE, "application/json")];
     Ok((etag(tag.manifest), kind, json).into_response())
@@ -194,31 +188,32 @@ async fn description(
     params(ImageParams),
     request_body = TagRequest,
     responses(
-        (status = 200, description = "The image under its new tag", body = Image),
-        (status = 404, description = "No such image", body = ProblemBody),
-        (status = 412, description = "The name is not what the conditions expect", body = ProblemBody),
+        (status = 200, description = "The image under the tag, which there was", body = Image),
+        (status = 201, description = "The image under its new tag", body = Image),
+        NoImage,
+        Conditional,
     )
 )]
 async fn tag(
     State(service): State<Service>,
     ImagePath(from): ImagePath,
     conditions: Conditions,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<Image>> {
-    let limit = service.options().limits.json;
-    let request: TagRequest = read_json(&headers, body, limit).await?;
+    JsonBody(request): JsonBody<TagRequest>,
+) -> Result<Made<Image>> {
     let to = ImageRef {
         name: request.name,
         tag: request.tag,
     };
-    let reference = to.clone();
     let precondition = conditions.precondition();
-    service
-        .with_store(move |store| Ok(store.when(&precondition).tag_image(&from, &to)?))
-        .await?;
-    let (tag, manifest) = find(&service, &reference).await?;
-    Ok(Json(summary(reference, &tag, &manifest)))
+    let tagged = service.with_store(move |store| {
+        let tagged = store.when(&precondition).tag_image(&from, &to)?;
+        Ok(Made {
+            created: tagged.created,
+            location: paths::image(&to),
+            body: summary(to, &tagged.record, &tagged.manifest),
+        })
+    });
+    tagged.await
 }
 
 /// Remove a tag. Its image goes with its last tag; pages go with the next collection.
@@ -227,8 +222,8 @@ async fn tag(
     params(ImageParams),
     responses(
         (status = 204, description = "Removed"),
-        (status = 404, description = "No such image", body = ProblemBody),
-        (status = 412, description = "The name is not what the conditions expect", body = ProblemBody),
+        NoImage,
+        Conditional,
     )
 )]
 async fn remove(
@@ -243,14 +238,7 @@ async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn find(service: &Service, image: &ImageRef) -> Result<(TagRecord, ImageManifest)> {
-    let image = image.clone();
-    service
-        .with_store(move |store| look_up(store, &image))
-        .await
-}
-
-fn look_up(store: &StoreView, image: &ImageRef) -> Result<(TagRecord, ImageManifest)> {
+fn find(store: &Snapshot<'_>, image: &ImageRef) -> Result<(TagRecord, ImageManifest)> {
     store
         .image(image)?
         .ok_or_else(|| Problem::not_found(format!("image/{image}")))

@@ -11,6 +11,7 @@ use pool_store::manifest::LibraryRecord;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::responses::{Conditional, Made, NoLibrary, StoredBytes};
 use super::whole_file::WholeFile;
 use super::{LibraryParams, LibraryPath, content};
 use crate::announce;
@@ -55,22 +56,22 @@ async fn list(State(service): State<Service>, filter: Filter) -> Result<Json<Vec
     params(LibraryParams),
     responses(
         (status = 200, description = "The library version", body = Library),
-        (status = 404, description = "No such library version", body = ProblemBody),
+        NoLibrary,
     )
 )]
 async fn get(
     State(service): State<Service>,
     LibraryPath(library): LibraryPath,
 ) -> Result<Response> {
-    let name = Named::Library(library.clone());
-    let revision = service
+    let (revision, library) = service
         .with_store(move |store| {
-            store
-                .revision(&name)?
-                .ok_or_else(|| Problem::not_found(name))
+            let store = store.snapshot();
+            let name = Named::Library(library.clone());
+            let revision = store.revision(&name)?;
+            let revision = revision.ok_or_else(|| Problem::not_found(name))?;
+            Ok((revision, find(&store, library)?))
         })
         .await?;
-    let library = find(&service, library).await?;
     Ok(with_revision(revision, Json(library)))
 }
 
@@ -83,10 +84,8 @@ async fn get(
         (status = 200, description = "The pool had that version with that content", body = PushSummary),
         (status = 201, description = "Stored and named", body = PushSummary),
         (status = 409, description = "The version has other content", body = ProblemBody),
-        (status = 412, description = "The name is not what the conditions expect", body = ProblemBody),
-        (status = 413, description = "The file is too long", body = ProblemBody),
+        Conditional,
         (status = 422, description = "The content is empty", body = ProblemBody),
-        (status = 507, description = "The disk is full", body = ProblemBody),
     )
 )]
 async fn put(
@@ -95,7 +94,7 @@ async fn put(
     conditions: Conditions,
     headers: HeaderMap,
     body: Body,
-) -> Result<(StatusCode, Json<PushSummary>)> {
+) -> Result<Made<PushSummary>> {
     let name = Named::Library(library.clone());
     let file = WholeFile {
         service,
@@ -117,22 +116,23 @@ async fn put(
 
 /// A library's content. Ranges are served.
 #[utoipa::path(
-    get, path = "/v1/libs/{name}/{version}/content", tag = "libraries",
+    get,
+    path = "/v1/libs/{name}/{version}/content",
+    tag = "libraries",
     params(LibraryParams),
-    responses(
-        (status = 200, description = "The content", content_type = "application/octet-stream"),
-        (status = 206, description = "The range asked for", content_type = "application/octet-stream"),
-        (status = 404, description = "No such library version", body = ProblemBody),
-        (status = 416, description = "No such range", body = ProblemBody),
-    )
+    responses(StoredBytes, NoLibrary,)
 )]
 async fn content(
     State(service): State<Service>,
     LibraryPath(library): LibraryPath,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let library = find(&service, library).await?;
-    content::object(&service, &headers, library.object).await
+    content::named(&service, &headers, move |store| {
+        let record = store.library(&library)?;
+        let record = record.ok_or_else(|| Problem::not_found(format!("lib/{library}")))?;
+        Ok(record.object)
+    })
+    .await
 }
 
 /// Which images use a library version.
@@ -141,14 +141,15 @@ async fn content(
     params(LibraryParams),
     responses(
         (status = 200, description = "Tags, as NAME:TAG", body = Vec<String>),
-        (status = 404, description = "No such library version", body = ProblemBody),
+        NoLibrary,
     )
 )]
 async fn users(
     State(service): State<Service>,
     LibraryPath(library): LibraryPath,
 ) -> Result<Json<Vec<ImageRef>>> {
-    Ok(Json(find(&service, library).await?.users))
+    let found = service.with_store(move |store| find(&store.snapshot(), library));
+    Ok(Json(found.await?.users))
 }
 
 /// Keep a library version whether used or not. Conditions are about the library version.
@@ -157,8 +158,8 @@ async fn users(
     params(LibraryParams),
     responses(
         (status = 200, description = "The library version", body = Library),
-        (status = 404, description = "No such library version", body = ProblemBody),
-        (status = 412, description = "The name is not what the conditions expect", body = ProblemBody),
+        NoLibrary,
+        Conditional,
     )
 )]
 async fn pin(
@@ -175,8 +176,8 @@ async fn pin(
     params(LibraryParams),
     responses(
         (status = 200, description = "The library version", body = Library),
-        (status = 404, description = "No such library version", body = ProblemBody),
-        (status = 412, description = "The name is not what the conditions expect", body = ProblemBody),
+        NoLibrary,
+        Conditional,
     )
 )]
 async fn unpin(
@@ -193,12 +194,12 @@ async fn set_pin(
     conditions: &Conditions,
     pinned: bool,
 ) -> Result<Json<Library>> {
-    let changed = library.clone();
     let precondition = conditions.precondition();
-    service
-        .with_store(move |store| Ok(store.when(&precondition).pin_library(&changed, pinned)?))
-        .await?;
-    find(service, library).await.map(Json)
+    let changed = service.with_store(move |store| {
+        let record = store.when(&precondition).pin_library(&library, pinned)?;
+        summary(&store.snapshot(), library, &record)
+    });
+    changed.await.map(Json)
 }
 
 /// Remove a library version that nothing uses.
@@ -207,9 +208,9 @@ async fn set_pin(
     params(LibraryParams),
     responses(
         (status = 204, description = "Removed"),
-        (status = 404, description = "No such library version", body = ProblemBody),
+        NoLibrary,
         (status = 409, description = "It is pinned, or images use it", body = ProblemBody),
-        (status = 412, description = "The name is not what the conditions expect", body = ProblemBody),
+        Conditional,
     )
 )]
 async fn remove(
@@ -224,16 +225,11 @@ async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn find(service: &Service, library: LibraryRef) -> Result<Library> {
-    service
-        .with_store(move |store| {
-            let store = store.snapshot();
-            let record = store
-                .library(&library)?
-                .ok_or_else(|| Problem::not_found(format!("lib/{library}")))?;
-            summary(&store, library, &record)
-        })
-        .await
+fn find(store: &Snapshot<'_>, library: LibraryRef) -> Result<Library> {
+    let record = store
+        .library(&library)?
+        .ok_or_else(|| Problem::not_found(format!("lib/{library}")))?;
+    summary(store, library, &record)
 }
 
 fn summary(store: &Snapshot<'_>, library: LibraryRef, record: &LibraryRecord) -> Result<Library> {

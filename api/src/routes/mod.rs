@@ -7,6 +7,7 @@ mod images;
 mod libraries;
 mod objects;
 mod registry;
+mod responses;
 mod service;
 mod tokens;
 mod uploads;
@@ -15,13 +16,13 @@ mod whole_file;
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
-use axum::Router;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, MatchedPath, Path, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
 use futures_util::FutureExt as _;
 use pool_core::name::{ImageRef, LibraryRef, Name};
 use serde::de::DeserializeOwned;
@@ -31,6 +32,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::body::{self, Leftover};
 use crate::problem::{Problem, Result};
 use crate::service::Service;
+use crate::shape::Shapes;
 use crate::{conditions, host, openapi, query, schemas};
 
 /// All routes with their part of the OpenAPI document.
@@ -57,6 +59,7 @@ fn document(needs_token: bool) -> serde_json::Value {
 pub fn router(service: Service) -> Router {
     let described = document(false);
     let known = query::Known::of(&described);
+    let shapes = Shapes::of(&described);
     let unconditional = conditions::Unconditional::of(&described);
     let (router, _) = documented().split_for_parts();
     router
@@ -72,6 +75,7 @@ pub fn router(service: Service) -> Router {
             )
             .hint("see /v1/openapi.json")
         })
+        .layer(Extension(shapes))
         .layer(middleware::from_fn(conditions::answer_reads))
         .layer(middleware::from_fn_with_state(
             unconditional,

@@ -8,6 +8,7 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::responses::StoredBytes;
 use super::{OnePart, content};
 use crate::problem::{Problem, ProblemBody, Result};
 use crate::schemas;
@@ -31,11 +32,9 @@ struct DigestParams {
     get, path = "/v1/objects/{digest}", tag = "objects",
     params(DigestParams),
     responses(
-        (status = 200, description = "The content", content_type = "application/octet-stream"),
-        (status = 206, description = "The range asked for", content_type = "application/octet-stream"),
+        StoredBytes,
         (status = 400, description = "Not a digest", body = ProblemBody),
         (status = 404, description = "No such object or page", body = ProblemBody),
-        (status = 416, description = "No such range", body = ProblemBody),
     )
 )]
 async fn get(

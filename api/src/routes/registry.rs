@@ -1,20 +1,23 @@
 //! Registered addresses: where `pool link` places each library version.
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::HeaderMap;
 use pool_core::registry::{Reservation, ReservationRequest};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::body::read_json;
-use crate::problem::{ProblemBody, Result};
+use super::responses::{Made, NoLibrary};
+use super::{LibraryParams, LibraryPath};
+use crate::body::JsonBody;
+use crate::paths;
+use crate::problem::{Problem, ProblemBody, Result};
 use crate::schemas;
 use crate::service::Service;
 
 pub(super) fn routes() -> OpenApiRouter<Service> {
-    OpenApiRouter::new().routes(routes!(list, reserve))
+    OpenApiRouter::new()
+        .routes(routes!(list, reserve))
+        .routes(routes!(get))
 }
 
 /// List reservations.
@@ -37,20 +40,45 @@ async fn list(State(service): State<Service>) -> Result<Json<Vec<Reservation>>> 
     post, path = "/v1/registry", tag = "registry",
     request_body(content = schemas::ReservationRequest, description = "Name, version, identity, pages and thread-local storage"),
     responses(
-        (status = 200, description = "The reservation", body = schemas::Reservation),
+        (status = 200, description = "The reservation, which there was", body = schemas::Reservation),
+        (status = 201, description = "The reservation, made now", body = schemas::Reservation),
         (status = 409, description = "The version is registered with other contents, or there is no room", body = ProblemBody),
         (status = 422, description = "The thread-local storage asked for is impossible", body = ProblemBody),
     )
 )]
 async fn reserve(
     State(service): State<Service>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<Reservation>> {
-    let limit = service.options().limits.json;
-    let request: ReservationRequest = read_json(&headers, body, limit).await?;
-    let reservation = service
+    JsonBody(request): JsonBody<ReservationRequest>,
+) -> Result<Made<Reservation>> {
+    let location = paths::reservation(&request.library);
+    let (body, created) = service
         .with_store(move |store| Ok(store.reserve_addresses(&request)??))
         .await?;
-    Ok(Json(reservation))
+    Ok(Made {
+        created,
+        location,
+        body,
+    })
+}
+
+/// The reservation of a library version, whether it was pushed or not.
+#[utoipa::path(
+    get, path = "/v1/registry/{name}/{version}", tag = "registry",
+    params(LibraryParams),
+    responses(
+        (status = 200, description = "The reservation", body = schemas::Reservation),
+        NoLibrary,
+    )
+)]
+async fn get(
+    State(service): State<Service>,
+    LibraryPath(library): LibraryPath,
+) -> Result<Json<Reservation>> {
+    let of_it = |list: Vec<Reservation>| list.into_iter().find(|r| r.request.library == library);
+    let found = service
+        .with_store(|store| Ok(store.reservations()?))
+        .await
+        .map(of_it)?;
+    let nothing = || Problem::not_found(format!("reservation of lib/{library}"));
+    found.map(Json).ok_or_else(nothing)
 }

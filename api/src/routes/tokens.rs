@@ -1,9 +1,8 @@
 //! Who may do what.
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use pool_core::digest::ObjectId;
 use pool_core::name::Name;
 use pool_store::manifest::TokenScope;
@@ -12,8 +11,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::OnePart;
+use super::responses::Made;
 use crate::auth::{self, Credential};
-use crate::body::read_json;
+use crate::body::JsonBody;
+use crate::paths;
 use crate::problem::{Problem, ProblemBody, Result};
 use crate::schemas;
 use crate::service::Service;
@@ -52,11 +53,9 @@ async fn list(State(service): State<Service>) -> Json<Vec<Token>> {
 )]
 async fn add(
     State(service): State<Service>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<(StatusCode, Json<NewToken>)> {
-    let limit = service.options().limits.json;
-    let request: TokenRequest = read_json(&headers, body, limit).await?;
+    JsonBody(request): JsonBody<TokenRequest>,
+) -> Result<Made<NewToken>> {
+    let location = paths::token(request.name.as_str());
     let secret = auth::new_secret()?;
     let digest = ObjectId::of(secret.as_bytes());
     let (name, scope) = (request.name.as_str().to_owned(), request.scope);
@@ -75,7 +74,11 @@ async fn add(
             Ok(())
         })
         .await?;
-    Ok((StatusCode::CREATED, Json(answer)))
+    Ok(Made {
+        created: true,
+        location,
+        body: answer,
+    })
 }
 
 fn check_addition(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use pool_core::page::PAGE_SIZE;
 use pool_store::upload::UploadManifest;
@@ -12,9 +12,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::OnePart;
-use super::whole_file::status;
+use super::responses::{Conditional, Made, NoUpload};
 use crate::body::{LimitedBody, read_json};
 use crate::conditions::Conditions;
+use crate::paths;
 use crate::problem::{Problem, ProblemBody, Result};
 use crate::service::{Service, blocking};
 use crate::types::{PagesAccepted, PushSummary, UploadRequest, UploadStarted};
@@ -37,8 +38,7 @@ pub(super) fn routes() -> OpenApiRouter<Service> {
     post, path = "/v1/uploads", tag = "uploads", request_body = UploadRequest,
     responses(
         (status = 201, description = "Begun; send the missing pages next", body = UploadStarted),
-        (status = 412, description = "The name is not what the conditions expect", body = ProblemBody),
-        (status = 413, description = "The announcement is too long", body = ProblemBody),
+        Conditional,
         (status = 422, description = "The announcement contradicts itself", body = ProblemBody),
         (status = 503, description = "Too many uploads are under way", body = ProblemBody),
     )
@@ -46,12 +46,11 @@ pub(super) fn routes() -> OpenApiRouter<Service> {
 async fn begin(
     State(service): State<Service>,
     conditions: Conditions,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<(StatusCode, Json<UploadStarted>)> {
+    request: Request,
+) -> Result<Made<UploadStarted>> {
     service.uploads().check_room()?;
     let limit = service.options().limits.announcement;
-    let request: UploadRequest = read_json(&headers, body, limit).await?;
+    let request: UploadRequest = read_json(request, limit).await?;
     let manifest = UploadManifest {
         target: request.target.into(),
         objects: request.objects.into_iter().map(Into::into).collect(),
@@ -74,7 +73,11 @@ async fn begin(
             })
         })
         .await?;
-    Ok((StatusCode::CREATED, Json(started)))
+    Ok(Made {
+        created: true,
+        location: paths::upload(&started.id),
+        body: started,
+    })
 }
 
 /// Send pages.
@@ -88,8 +91,7 @@ async fn begin(
     request_body(content_type = "application/octet-stream", description = "Page records"),
     responses(
         (status = 200, description = "All taken in", body = PagesAccepted),
-        (status = 404, description = "No such upload", body = ProblemBody),
-        (status = 413, description = "The body is too long", body = ProblemBody),
+        NoUpload,
         (status = 422, description = "The body is no whole number of records, or a page has another digest or was not announced", body = ProblemBody),
     )
 )]
@@ -175,18 +177,17 @@ async fn finish(batch: Option<Batch>) -> Result<()> {
     responses(
         (status = 200, description = "Stored; the name was there", body = PushSummary),
         (status = 201, description = "Stored and named", body = PushSummary),
-        (status = 404, description = "No such upload", body = ProblemBody),
+        NoUpload,
         (status = 409, description = "Pages are missing, or the version has other content", body = ProblemBody),
-        (status = 412, description = "The name is not what the conditions expect", body = ProblemBody),
+        Conditional,
         (status = 422, description = "The pages do not make up the objects announced", body = ProblemBody),
-        (status = 507, description = "The disk is full", body = ProblemBody),
     )
 )]
 async fn commit(
     State(service): State<Service>,
     OnePart(id): OnePart,
     conditions: Conditions,
-) -> Result<(StatusCode, Json<PushSummary>)> {
+) -> Result<Made<PushSummary>> {
     let session = service.uploads().get(&id)?;
     let work = Arc::clone(&session);
     let summary = service
@@ -200,7 +201,7 @@ async fn commit(
     let _ = service.uploads().remove(&id);
     let target = &session.upload.manifest().target;
     let summary = PushSummary::new(target, summary, session.received());
-    Ok((status(&summary), Json(summary)))
+    Ok(Made::of(&target.name(), summary))
 }
 
 /// Give an upload up.
@@ -209,7 +210,7 @@ async fn commit(
     params(("id" = String, Path, description = "From the answer to the announcement")),
     responses(
         (status = 204, description = "Forgotten; it leaves nothing"),
-        (status = 404, description = "No such upload", body = ProblemBody),
+        NoUpload,
     )
 )]
 async fn give_up(State(service): State<Service>, OnePart(id): OnePart) -> Result<StatusCode> {

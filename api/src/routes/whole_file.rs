@@ -2,13 +2,13 @@
 
 use std::fs::File;
 
-use axum::Json;
 use axum::body::Body;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use memmap2::Mmap;
 use pool_core::name::Named;
 use pool_store::upload::Content;
 
+use super::responses::Made;
 use crate::announce::Announcement;
 use crate::body::LimitedBody;
 use crate::conditions::Conditions;
@@ -37,15 +37,15 @@ impl WholeFile {
     pub(super) async fn take_in(
         self,
         announce: impl FnOnce(&[u8], Store<'_>) -> Result<PushSummary> + Send + 'static,
-    ) -> Result<(StatusCode, Json<PushSummary>)> {
+    ) -> Result<Made<PushSummary>> {
         let Self { service, name, .. } = self;
         let hint = "push it by negotiation (pool push), or raise body-limit";
         let limit = service.options().limits.body;
         let body = LimitedBody::new(&self.headers, self.body, limit, hint)?;
         let precondition = self.conditions.precondition();
-        let expected = precondition.clone();
+        let (expected, wanted) = (precondition.clone(), name.clone());
         service
-            .with_store(move |store| Ok(store.check(&name, &expected)?))
+            .with_store(move |store| Ok(store.check(&wanted, &expected)?))
             .await?;
         let file = receive(&service, body).await?;
         let work = service.clone();
@@ -64,16 +64,7 @@ impl WholeFile {
                 })
             })
             .await?;
-        Ok((status(&summary), Json(summary)))
-    }
-}
-
-/// 201 for a new name, 200 for one that was there (RFC 9110, 9.3.4).
-pub(super) fn status(summary: &PushSummary) -> StatusCode {
-    if summary.created {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
+        Ok(Made::of(&name, summary))
     }
 }
 

@@ -2,23 +2,24 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use pool_api::client::Client;
 use pool_api::types::{Image, Library};
 use pool_core::digest::ObjectId;
-use pool_core::name::Referent;
+use pool_core::name::{Name, Referent};
 use serde::Serialize;
 
-use crate::{Global, output, referent, server};
+use crate::referent::{self, Folder};
+use crate::{Global, output, server};
 
 /// List images and library versions
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  pool ls\n  pool ls libs\n  pool ls lib/zlib\n  pool ls image/app:v1"
+    after_help = "Examples:\n  pool ls\n  pool ls libs\n  pool ls lib/zlib\n  pool ls image/app:v1\n  pool ls /pool/libs/zlib"
 )]
 pub(crate) struct Ls {
-    /// libs, images, or the beginning of a referent
+    /// libs, images, the beginning of a name, a digest, or a path under the mount point
     what: Option<String>,
 }
 
@@ -28,6 +29,12 @@ struct Listing {
     images: Option<Vec<Image>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     libraries: Option<Vec<Library>>,
+}
+
+impl Listing {
+    fn of(images: Option<Vec<Image>>, libraries: Option<Vec<Library>>) -> Self {
+        Self { images, libraries }
+    }
 }
 
 impl Ls {
@@ -40,24 +47,52 @@ impl Ls {
 
 fn list(client: &Client, what: Option<&str>) -> Result<Listing> {
     let what = what.unwrap_or("");
-    // A whole referent, whatever its form, is the beginning of itself.
-    let what = match referent::parse(what) {
-        Ok(Referent::Digest(digest)) => return list_digest(client, digest),
-        Ok(referent) => referent.to_string(),
-        Err(_) => what.to_owned(),
-    };
-    let images = |prefix: &str| client.images(prefix).map(Some);
-    let libraries = |prefix: &str| client.libraries(prefix).map(Some);
-    let (images, libraries) = match what.as_str() {
-        "images" | "image" | "image/" => (images("")?, None),
-        "libs" | "lib" | "lib/" => (None, libraries("")?),
+    let (mut images, mut libraries) = match what {
+        "" => (Some(String::new()), Some(String::new())),
+        "images" | "image" | "image/" => (Some(String::new()), None),
+        "libs" | "lib" | "lib/" => (None, Some(String::new())),
         _ => match (what.strip_prefix("image/"), what.strip_prefix("lib/")) {
-            (Some(prefix), _) => (images(prefix)?, None),
-            (_, Some(prefix)) => (None, libraries(prefix)?),
-            _ => (images(&what)?, libraries(&what)?),
+            (Some(prefix), _) => (Some(prefix.to_owned()), None),
+            (_, Some(prefix)) => (None, Some(prefix.to_owned())),
+            _ => (None, None),
         },
     };
-    Ok(Listing { images, libraries })
+    if images.is_none() && libraries.is_none() {
+        // A digest, a path, or the beginning of any name.
+        match referent::parse(what) {
+            Ok(Referent::Digest(digest)) => return list_digest(client, digest),
+            Ok(Referent::Image(image)) => {
+                let mut found = client.images(&image.to_string())?;
+                found.retain(|listed| listed.reference() == image);
+                return Ok(Listing::of(Some(found), None));
+            }
+            Ok(Referent::Library(library)) => {
+                let mut found = client.libraries(&library.to_string())?;
+                found.retain(|listed| listed.reference() == library);
+                return Ok(Listing::of(None, Some(found)));
+            }
+            Ok(Referent::Segment(segment)) => {
+                bail!("segments/{segment} has no name to list: pool why {what} says what needs it")
+            }
+            Err(_) => {}
+        }
+        let beginning = |name: Option<Name>, separator| {
+            Some(name.map_or_else(String::new, |name| format!("{name}{separator}")))
+        };
+        (images, libraries) = match referent::folder(what) {
+            Some(Folder::Root) => (Some(String::new()), Some(String::new())),
+            Some(Folder::Images(name)) => (beginning(name, ':'), None),
+            Some(Folder::Libraries(name)) => (None, beginning(name, '@')),
+            None if what.contains('/') => bail!(
+                "{what} has nothing to list: write image/NAME, lib/NAME, or a path such as \
+                 /pool/libs or /pool/images/NAME"
+            ),
+            None => (Some(what.to_owned()), Some(what.to_owned())),
+        };
+    }
+    let images = images.map(|prefix| client.images(&prefix)).transpose()?;
+    let libraries = libraries.map(|prefix| client.libraries(&prefix));
+    Ok(Listing::of(images, libraries.transpose()?))
 }
 
 /// Whatever has this content, or a name that begins with these digits.
@@ -70,10 +105,7 @@ fn list_digest(client: &Client, digest: ObjectId) -> Result<Listing> {
     });
     libraries
         .retain(|library| library.object == digest || library.name.as_str().starts_with(&digits));
-    Ok(Listing {
-        images: Some(images),
-        libraries: Some(libraries),
-    })
+    Ok(Listing::of(Some(images), Some(libraries)))
 }
 
 fn text(listing: &Listing) -> String {

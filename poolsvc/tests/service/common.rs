@@ -165,6 +165,12 @@ impl Answer {
             .unwrap_or_else(|_| panic!("not JSON: {}", String::from_utf8_lossy(&self.bytes)))
     }
 
+    /// Where what was made is.
+    #[track_caller]
+    pub(crate) fn location(&self) -> &str {
+        self.headers["location"].to_str().unwrap()
+    }
+
     /// Checks the status, and that a refusal has the one shape that refusals have.
     #[track_caller]
     pub(crate) fn expect(self, status: u16) -> Self {

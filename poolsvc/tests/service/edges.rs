@@ -1,8 +1,10 @@
 //! Where HTTP has rules of its own (RFC 9110): conditions, ranges, codings, queries, paths.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
@@ -66,6 +68,8 @@ fn a_body_in_another_transfer_coding_is_not_stored() {
         "gzip, chunked",
         "x-gzip,chunked",
         "deflate\r\nTransfer-Encoding: chunked",
+        "chunked, chunked",
+        "chunked\r\nTransfer-Encoding: chunked",
     ] {
         assert_eq!(put(coding), 501, "{coding}");
     }
@@ -82,6 +86,16 @@ fn a_request_names_one_host() {
     assert_eq!(get("/v1/libs HTTP/1.1"), 400);
     let two = "/v1/libs HTTP/1.1\r\nHost: localhost\r\nHost: evil.example";
     assert_eq!(get(two), 400);
+    for odd in [
+        "local host",
+        "user@localhost",
+        "localhost/",
+        "localhost:x",
+        "\u{e9}",
+    ] {
+        let request = format!("/v1/version HTTP/1.1\r\nHost: {odd}");
+        assert_eq!(get(&request), 400, "{odd}");
+    }
     // The host of the target goes before the header.
     let target = |name: &str| format!("http://{name}/v1/libs HTTP/1.1\r\nHost: localhost");
     assert_eq!(get(&target("localhost")), 200);
@@ -111,26 +125,90 @@ fn a_condition_that_nothing_looks_at_is_refused() {
 }
 
 #[test]
-fn an_array_is_no_object() {
+fn a_form_is_no_file() {
     let service = Service::start(&[]);
-    for path in ["/v1/gc", "/v1/fsck", "/v1/tokens"] {
-        for body in [json!([]), json!([true])] {
-            let says = service.post(path, &body).expect(400).json();
-            assert_eq!(says["error"], "bad-json", "{path}");
-        }
+    let path = "/v1/libs/demo/1";
+    for kind in [
+        "multipart/form-data; boundary=x",
+        "application/x-www-form-urlencoded",
+    ] {
+        let refused = service.ask("PUT", path, &[("content-type", kind)], b"content");
+        assert_eq!(refused.expect(415).json()["error"], "form", "{kind}");
+    }
+    service.get(path).expect(404);
+    for kind in ["application/octet-stream", "application/x-elf"] {
+        let status = service
+            .ask("PUT", path, &[("content-type", kind)], b"content")
+            .status;
+        assert!(status == 201 || status == 200, "{kind}: {status}");
     }
 }
 
 #[test]
-fn a_misspelt_field_is_not_overlooked() {
+fn bodies_unread_and_cut_off_do_no_harm() {
     let service = Service::start(&[]);
-    let digest = "ab".repeat(32);
-    let target = json!({
-        "kind": "library", "name": "z", "version": "1", "object": digest, "pinned": true,
+    let address = service.url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(pool_tests::wait::PATIENCE))
+        .unwrap();
+    // A refusal before the body was read, then a request behind that body.
+    let body = "x".repeat(100_000);
+    let refused = format!(
+        "PUT /v1/libs/.a/1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n{body}"
+    );
+    let next = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    stream.write_all(refused.as_bytes()).unwrap();
+    stream.write_all(next.as_bytes()).unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).unwrap();
+    let statuses: Vec<_> = answers.matches("HTTP/1.1 ").collect();
+    assert_eq!(statuses.len(), 2, "{answers}");
+    assert!(answers.starts_with("HTTP/1.1 400 ") && answers.contains("HTTP/1.1 200 "));
+
+    // A body cut off leaves nothing.
+    for cut in [
+        "Content-Length: 50\r\n\r\nhello",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n5\r\nwor",
+    ] {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let request = format!("PUT /v1/libs/cut/1 HTTP/1.1\r\nHost: localhost\r\n{cut}");
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+    service.get("/v1/libs/cut/1").expect(404);
+}
+
+#[test]
+fn an_etag_is_that_of_its_body() {
+    let service = Service::start(&[]);
+    let path = "/v1/libs/z/1";
+    service.put(path, &content(1, 1)).expect(201);
+    let done = AtomicBool::new(false);
+    let answers = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let pin = format!("{path}/pin");
+            while !done.load(Ordering::Relaxed) {
+                service.put(&pin, b"").expect(200);
+                service.delete(&pin).expect(200);
+            }
+        });
+        let get = |_| service.get(path).expect(200);
+        let answers: Vec<_> = (0..3000).map(get).collect();
+        done.store(true, Ordering::Relaxed);
+        answers
     });
-    let request = json!({"target": target, "objects": []});
-    let says = service.post("/v1/uploads", &request).expect(400).json();
-    assert!(says["what"].as_str().unwrap().contains("pinned"), "{says}");
+    let mut tags = BTreeMap::new();
+    for answer in &answers {
+        let tag = tags.entry(&answer.bytes).or_insert_with(|| etag(answer));
+        assert_eq!(*tag, etag(answer), "two tags of one state");
+    }
+    assert!(tags.len() > 1, "nothing changed meanwhile");
+    let distinct: BTreeSet<_> = tags.values().collect();
+    assert_eq!(distinct.len(), tags.len(), "one tag of two states");
 }
 
 #[test]
@@ -248,7 +326,7 @@ fn changes_follow_their_conditions() {
         service.ask("POST", "/v1/images/app/v1/tag", &headers, body.as_bytes())
     };
     tag("if-match", "*").expect(412);
-    tag("if-none-match", "*").expect(200);
+    tag("if-none-match", "*").expect(201);
     tag("if-none-match", "*").expect(412);
 
     let library = "/v1/libs/z/1";

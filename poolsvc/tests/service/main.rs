@@ -5,6 +5,7 @@
 mod common;
 mod daemon;
 mod edges;
+mod json;
 mod openapi;
 mod routes;
 mod uploads;

@@ -117,8 +117,11 @@ fn tags_are_given_moved_and_removed() {
     let service = Service::start(&[]);
     service.put("/v1/images/app/v1", &busybox()).expect(201);
     let tag = |to| service.post("/v1/images/app/v1/tag", &json!({"name": "app", "tag": to}));
-    let image = tag("stable").expect(200).json();
+    let made = tag("stable").expect(201);
+    let image = made.json();
     assert_eq!(image["tag"], "stable");
+    assert_eq!(service.get(made.location()).expect(200).json(), image);
+    tag("stable").expect(200);
     tag("../x").expect(400);
     service
         .post("/v1/images/app/none/tag", &json!({"name": "a", "tag": "b"}))
@@ -149,7 +152,10 @@ fn addresses_are_reserved_for_good() {
         "library": "zlib@1.3", "identity": ObjectId::of(b"z"), "shared_pages": 20,
         "private_pages": 2, "tls_size": 0, "tls_alignment": 1, "dependencies": [],
     });
-    let first = service.post("/v1/registry", &request).expect(200).json();
+    let made = service.post("/v1/registry", &request).expect(201);
+    let first = made.json();
+    assert_eq!(service.get(made.location()).expect(200).json(), first);
+    service.get("/v1/registry/zlib/1.4").expect(404);
     assert_eq!(
         service.post("/v1/registry", &request).expect(200).json(),
         first
@@ -190,7 +196,9 @@ fn tokens_open_what_their_scope_says() {
     };
     // The first must be able to manage the others.
     add("ci", "write", None).expect(409);
-    let made = add("ops", "admin", None).expect(201).json();
+    let made = add("ops", "admin", None).expect(201);
+    assert_eq!(made.location(), "/v1/tokens/ops");
+    let made = made.json();
     let admin = made["secret"].as_str().unwrap().to_owned();
     service.get("/v1/libs").expect(401);
     service.get("/v1/version").expect(200);
@@ -256,10 +264,15 @@ fn the_document_lists_every_route_and_is_sound() {
         for (method, operation) in item.as_object().unwrap() {
             listed.insert(format!("{} {path}", method.to_uppercase()));
             let id = operation["operationId"].as_str().unwrap_or_default();
-            operations.insert(format!("{method} {path} {id}"));
+            operations.insert(id.to_owned());
             assert!(
                 !operation["responses"].as_object().unwrap().is_empty(),
                 "{path}"
+            );
+            let made = &operation["responses"]["201"];
+            assert!(
+                made.is_null() || made["headers"]["Location"].is_object(),
+                "{method} {path}"
             );
             let variables = path.matches('{').count();
             let parameters = operation["parameters"]
@@ -288,6 +301,7 @@ fn the_document_lists_every_route_and_is_sound() {
         "GET /v1/objects/{digest}",
         "GET /v1/openapi.json",
         "GET /v1/registry",
+        "GET /v1/registry/{name}/{version}",
         "GET /v1/stats",
         "GET /v1/tokens",
         "GET /v1/version",

@@ -44,20 +44,8 @@ fn record(page: &[u8]) -> Vec<u8> {
 fn curl_pushes_an_image_and_gets_it_back() {
     let service = Service::start(&[]);
     let url = format!("{}/v1/images/busybox/v1", service.url);
-    let output = Command::new("curl")
-        .args([
-            "-sS",
-            "--noproxy",
-            "*",
-            "-w",
-            "%{http_code}",
-            "-T",
-            "/bin/busybox",
-            &url,
-        ])
-        .output()
-        .unwrap();
-    let answer = String::from_utf8(output.stdout).unwrap();
+    let output = curl().args(["-T", "/bin/busybox", &url]).output();
+    let answer = String::from_utf8(output.unwrap().stdout).unwrap();
     let (body, status) = answer.split_at(answer.len() - 3);
     assert_eq!(status, "201", "{answer}");
     let summary: Value = serde_json::from_str(body).unwrap();
@@ -77,25 +65,7 @@ fn curl_pushes_an_image_and_gets_it_back() {
     let data = service.get("/v1/images/busybox/v1/data").expect(200);
     assert_eq!(ObjectId::of(&data.bytes).to_string(), image["data"]);
     // Chunked, without a length, is the same.
-    let mut chunked = Command::new("curl")
-        .args([
-            "-sS",
-            "--noproxy",
-            "*",
-            "-o",
-            "/dev/null",
-            "-w",
-            "%{http_code}",
-            "-T",
-            "-",
-        ])
-        .arg(&url)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    chunked.stdin.take().unwrap().write_all(&elf).unwrap();
-    assert_eq!(chunked.wait_with_output().unwrap().stdout, b"200");
+    assert_eq!(put_in_chunks(&url, &elf), "200");
 }
 
 #[test]
@@ -158,12 +128,10 @@ fn a_commit_needs_all_pages_and_the_right_ones() {
     let service = Service::start(&[]);
     let content = content(3, 3);
     let begin = || {
-        let started = service
-            .post("/v1/uploads", &announcement("a", &content))
-            .expect(201)
-            .json();
-        assert_eq!(started["missing_pages"], 3);
-        format!("/v1/uploads/{}", started["id"].as_str().unwrap())
+        let started = service.post("/v1/uploads", &announcement("a", &content));
+        let started = started.expect(201);
+        assert_eq!(started.json()["missing_pages"], 3);
+        started.location().to_owned()
     };
     let upload = begin();
     let pages = format!("{upload}/pages");
@@ -188,24 +156,44 @@ fn a_commit_needs_all_pages_and_the_right_ones() {
     let rest: Vec<u8> = content[4096..].chunks(4096).flat_map(record).collect();
     let accepted = service.put(&pages, &rest).expect(200).json();
     assert_eq!(accepted["pages"], 2);
-    let summary = service.post(&commit, &json!({})).expect(201).json();
+    let made = service.post(&commit, &json!({})).expect(201);
+    let summary = made.json();
+    assert_eq!(made.location(), "/v1/libs/a/1");
     assert_eq!(
         (&summary["new_pages"], &summary["target"]),
         (&json!(3), &json!("lib/a@1"))
     );
     service.post(&commit, &json!({})).expect(404);
 
-    let upload = {
-        let started = service.post("/v1/uploads", &announcement("b", &content));
-        format!(
-            "/v1/uploads/{}",
-            started.expect(201).json()["id"].as_str().unwrap()
-        )
-    };
-    service.delete(&upload).expect(204);
-    service.delete(&upload).expect(404);
+    let started = service.post("/v1/uploads", &announcement("b", &content));
+    let started = started.expect(201);
+    let upload = started.location();
+    service.delete(upload).expect(204);
+    service.delete(upload).expect(404);
     service.put(&format!("{upload}/pages"), &rest).expect(404);
     service.get("/v1/libs/b/1").expect(404);
+}
+
+/// curl without a proxy; it prints the body, then the status.
+fn curl() -> Command {
+    let mut command = Command::new("curl");
+    command
+        .args(["-sS", "--noproxy", "*", "-w", "%{http_code}"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    command
+}
+
+/// The status of a file that curl sends in chunks, without saying how long it is.
+fn put_in_chunks(url: &str, file: &[u8]) -> String {
+    let mut chunked = curl()
+        .args(["-o", "/dev/null", "-T", "-", url])
+        .spawn()
+        .unwrap();
+    // The service may stop listening before the end.
+    let _ = chunked.stdin.take().unwrap().write_all(file);
+    let output = chunked.wait_with_output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }
 
 type Spoil = fn(&mut Value);
@@ -240,25 +228,20 @@ fn announcements_that_contradict_themselves_are_refused() {
     let mut lie = good.clone();
     lie["objects"][0]["id"] = json!(ObjectId::of(b"another"));
     lie["target"]["object"] = lie["objects"][0]["id"].clone();
-    let started = service.post("/v1/uploads", &lie).expect(201).json();
-    let upload = format!("/v1/uploads/{}", started["id"].as_str().unwrap());
     let records: Vec<u8> = content.chunks(4096).flat_map(record).collect();
-    service
-        .put(&format!("{upload}/pages"), &records)
-        .expect(200);
-    let refused = service.post(&format!("{upload}/commit"), &json!({}));
-    assert_eq!(refused.expect(422).json()["error"], "object-mismatch");
+    let commit = |announcement: &Value| {
+        let started = service.post("/v1/uploads", announcement).expect(201);
+        let upload = started.location();
+        let pages = format!("{upload}/pages");
+        service.put(&pages, &records).expect(200);
+        service.post(&format!("{upload}/commit"), &json!({}))
+    };
+    let refused = commit(&lie).expect(422);
+    assert_eq!(refused.json()["error"], "object-mismatch");
     // A target whose object nobody announced.
     let mut nobody = good.clone();
     nobody["target"]["object"] = json!(ObjectId::of(b"nobody"));
-    let started = service.post("/v1/uploads", &nobody).expect(201).json();
-    let upload = format!("/v1/uploads/{}", started["id"].as_str().unwrap());
-    service
-        .put(&format!("{upload}/pages"), &records)
-        .expect(200);
-    service
-        .post(&format!("{upload}/commit"), &json!({}))
-        .expect(422);
+    commit(&nobody).expect(422);
     assert_eq!(service.get("/v1/libs").json(), json!([]));
     assert_eq!(service.get("/v1/stats").json()["stored_pages"], 0);
 }
@@ -286,20 +269,10 @@ fn names_that_could_do_harm_are_refused() {
     service.get("/v1/libs/../../etc").expect(404);
     service.get("/etc/passwd").expect(404);
     service.ask("PUT", "/v1/stats", &[], b"").expect(405);
-    let raw = Command::new("curl")
-        .args([
-            "-sS",
-            "--noproxy",
-            "*",
-            "--path-as-is",
-            "-o",
-            "/dev/null",
-            "-w",
-            "%{http_code}",
-        ])
-        .arg(format!("{}/v1/images/../v1", service.url))
-        .output();
-    assert_eq!(raw.unwrap().stdout, b"400");
+    let mut raw = curl();
+    raw.args(["-o", "/dev/null", "--path-as-is"])
+        .arg(format!("{}/v1/images/../v1", service.url));
+    assert_eq!(raw.output().unwrap().stdout, b"400");
 }
 
 #[test]
@@ -336,26 +309,7 @@ fn bodies_past_the_limit_are_refused_early_and_late() {
     service.put("/v1/images/x/v1", &elf).expect(413);
     // Chunked, the length shows only on the way.
     let url = format!("{}/v1/images/x/v1", service.url);
-    let mut chunked = Command::new("curl")
-        .args([
-            "-sS",
-            "--noproxy",
-            "*",
-            "-o",
-            "/dev/null",
-            "-w",
-            "%{http_code}",
-            "-T",
-            "-",
-            &url,
-        ])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // The service may stop listening before the end.
-    let _ = chunked.stdin.take().unwrap().write_all(&elf);
-    assert_eq!(chunked.wait_with_output().unwrap().stdout, b"413");
+    assert_eq!(put_in_chunks(&url, &elf), "413");
     let kind = [("content-type", "application/json")];
     let long = vec![b' '; 2 << 20];
     service.ask("POST", "/v1/gc", &kind, &long).expect(413);

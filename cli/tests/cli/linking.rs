@@ -1,0 +1,112 @@
+//! `pool` as the linker of a compiler.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use super::common::Pool;
+
+/// Compiles with the system's compiler and `pool` as its linker.
+fn compile(pool: &Pool, source: &str, output: &str, registry: Option<&str>) -> Output {
+    let bin = pool.path("bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    let ld = bin.join("ld");
+    if !ld.exists() {
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pool"), &ld).unwrap();
+    }
+    std::fs::write(pool.path("main.c"), source).unwrap();
+    let mut command = Command::new("cc");
+    command
+        .current_dir(pool.directory.path())
+        .args(["-static", "-O1", "-B"])
+        .arg(Path::new("bin/"))
+        .args(["main.c", "-o", output])
+        .env("POOL_SERVER", &pool.url)
+        .env_remove("POOL_TOKEN")
+        .env_remove("POOL_REGISTRY");
+    if let Some(registry) = registry {
+        command.env("POOL_REGISTRY", registry);
+    }
+    command.output().unwrap()
+}
+
+#[test]
+fn a_compiler_links_with_the_registry_of_the_service() {
+    let mut pool = Pool::start();
+    let source = "#include <stdio.h>\nint main(void) { puts(\"linked\"); return 0; }\n";
+    let linked = compile(&pool, source, "app", None);
+    let says = String::from_utf8_lossy(&linked.stderr);
+    assert!(linked.status.success(), "{says}");
+    let run = Command::new(pool.path("app")).output().unwrap();
+    assert_eq!(run.stdout, b"linked\n");
+    let report = pool.json(&["inspect", "app"]);
+    assert_eq!(report["layout"], "registered");
+    pool.text(&["push", "image", "app", "--name", "app", "--tag", "v1"]);
+    let listed = pool.json(&["ls"]);
+    let libraries = listed["libraries"].as_array().unwrap();
+    assert!(!libraries.is_empty());
+    assert_eq!(libraries[0]["users"], serde_json::json!(["app:v1"]));
+    let name = format!(
+        "lib/{}@{}",
+        libraries[0]["name"].as_str().unwrap(),
+        libraries[0]["version"].as_str().unwrap()
+    );
+    let says = pool.refused(1, &["rm", &name]);
+    assert!(says.contains("image/app:v1 uses it"), "{says}");
+    assert_eq!(
+        pool.bytes(&["cat", "image/app:v1"]),
+        std::fs::read(pool.path("app")).unwrap()
+    );
+
+    // The same program against another book has its own addresses, and asks nobody.
+    pool.end();
+    let refused = compile(&pool, source, "lost", None);
+    assert!(!refused.status.success());
+    let says = String::from_utf8_lossy(&refused.stderr);
+    assert!(says.contains("reserving addresses"), "{says}");
+    assert!(!pool.path("lost").exists());
+    let offline = compile(&pool, source, "offline", Some("book.json"));
+    assert!(
+        offline.status.success(),
+        "{}",
+        String::from_utf8_lossy(&offline.stderr)
+    );
+    assert!(pool.path("book.json").exists());
+    let run = Command::new(pool.path("offline")).output().unwrap();
+    assert_eq!(run.stdout, b"linked\n");
+}
+
+/// A service that the command line names is asked, whatever the environment says.
+#[test]
+fn a_link_asks_the_service_that_is_said() {
+    let pool = Pool::start();
+    std::fs::write(pool.path("a.c"), "void _start(void) { for (;;); }\n").unwrap();
+    let compiled = Command::new("cc")
+        .current_dir(pool.directory.path())
+        .args(["-c", "a.c", "-o", "a.o"])
+        .status();
+    assert!(compiled.unwrap().success());
+    let archived = Command::new("ar")
+        .current_dir(pool.directory.path())
+        .args(["rcs", "liba.a", "a.o"])
+        .status();
+    assert!(archived.unwrap().success());
+    let nobody = "http://127.0.0.1:1";
+    let link = |server: &str, environment: &str, registry: &str| {
+        let arguments = [
+            "--server", server, "link", "-o", "a", "liba.a", "-u", "_start",
+        ];
+        let mut command = self::pool(&arguments);
+        command
+            .current_dir(pool.directory.path())
+            .env("POOL_SERVER", environment)
+            .env("POOL_REGISTRY", registry);
+        command.output().unwrap()
+    };
+    let linked = link(&pool.url, nobody, "book.json");
+    let says = String::from_utf8_lossy(&linked.stderr);
+    assert!(linked.status.success(), "{says}");
+    assert!(!pool.path("book.json").exists());
+    let refused = link(nobody, &pool.url, "book.json");
+    let says = String::from_utf8_lossy(&refused.stderr);
+    assert!(says.contains(nobody), "{says}");
+}

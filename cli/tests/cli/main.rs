@@ -1,0 +1,8 @@
+//! The command line, run as people run it, against a real service.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod addresses;
+mod common;
+mod linking;
+mod verbs;

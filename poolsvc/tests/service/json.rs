@@ -1,0 +1,101 @@
+//! JSON bodies: each is of the shape that the document gives it, and nothing in it is overlooked.
+
+use serde_json::{Value, json};
+
+use super::common::{Service, busybox};
+
+/// Every place of `value` where an object is, as a JSON pointer.
+fn objects_in(value: &Value, at: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            found.push(at.to_owned());
+            for (name, value) in fields {
+                objects_in(value, &format!("{at}/{name}"), found);
+            }
+        }
+        Value::Array(list) => {
+            for (position, value) in list.iter().enumerate() {
+                objects_in(value, &format!("{at}/{position}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Requests of every route that takes JSON, with everything that can be in them.
+fn requests() -> Vec<(&'static str, Value)> {
+    let described = pool_image::describe::describe(&busybox())
+        .unwrap()
+        .description;
+    let digest = described.image.digest;
+    let mut description = serde_json::to_value(&described).unwrap();
+    let library = json!({"library": "z@1", "object": digest, "address": "0x10000000"});
+    description["libraries"] = json!([library]);
+    description["executable_stack"] = json!(true);
+    let object =
+        |placement: Value| json!({"id": digest, "length": 1, "pages": "", "placement": placement});
+    let image = json!({
+        "kind": "image", "name": "a", "tag": "b", "description": description, "data": digest,
+    });
+    let library = json!({"kind": "library", "name": "z", "version": "1", "object": digest});
+    let (sparse, windows) = (
+        json!({"kind": "sparse"}),
+        json!({"kind": "windows", "phase": 0}),
+    );
+    let reservation = json!({
+        "library": "z@1", "identity": digest, "shared_pages": 1, "private_pages": 1,
+        "tls_size": 8, "tls_alignment": 8, "dependencies": ["y@1"],
+    });
+    vec![
+        (
+            "/v1/uploads",
+            json!({"target": image, "objects": [object(sparse)]}),
+        ),
+        (
+            "/v1/uploads",
+            json!({"target": library, "objects": [object(windows)]}),
+        ),
+        ("/v1/registry", reservation),
+        ("/v1/gc", json!({"dry_run": true, "grace_seconds": 0})),
+        ("/v1/fsck", json!({"content": false})),
+        ("/v1/images/a/b/tag", json!({"name": "a", "tag": "c"})),
+        ("/v1/tokens", json!({"name": "a", "scope": "read"})),
+    ]
+}
+
+#[test]
+fn nothing_of_a_json_body_is_overlooked() {
+    let service = Service::start(&[]);
+    for (path, request) in requests() {
+        // Whatever becomes of it, its form is right.
+        let answer = service.post(path, &request);
+        if answer.status >= 400 {
+            assert_ne!(answer.json()["error"], "bad-json", "{path}: {answer:?}");
+        }
+        let mut places = Vec::new();
+        objects_in(&request, "", &mut places);
+        for place in places {
+            let mut misspelt = request.clone();
+            misspelt.pointer_mut(&place).unwrap()["tls_sise"] = json!(0);
+            let says = service.post(path, &misspelt).expect(400).json();
+            let what = says["what"].as_str().unwrap();
+            assert!(what.contains("\"tls_sise\""), "{path}{place}: {what}");
+
+            // serde would take its fields one after another.
+            let mut listed = request.clone();
+            let object = listed.pointer_mut(&place).unwrap();
+            let fields = object.as_object().unwrap();
+            *object = fields.values().cloned().collect();
+            let says = service.post(path, &listed).expect(400).json();
+            let what = says["what"].as_str().unwrap();
+            assert!(
+                what.contains("array where an object belongs"),
+                "{path}{place}: {what}"
+            );
+        }
+    }
+    assert_eq!(service.get("/v1/tokens").json(), json!([]));
+    let twice = br#"{"dry_run": true, "dry_run": false}"#;
+    let kind = [("content-type", "application/json")];
+    service.ask("POST", "/v1/gc", &kind, twice).expect(400);
+}
