@@ -25,6 +25,7 @@ use crate::contents::Contents;
 use crate::handles::Handles;
 use crate::inodes::Inodes;
 use crate::passthrough::{self, BackingIds, Decision};
+use crate::recent::Recent;
 use crate::tree::Place;
 use names::{attributes, time_to_live};
 
@@ -40,6 +41,7 @@ const MAX_BACKGROUND: u16 = 64;
 pub struct PoolFs {
     contents: Contents,
     inodes: Inodes,
+    recent: Recent,
     handles: Handles,
     passthrough: Decision,
     backing_ids: BackingIds,
@@ -58,6 +60,7 @@ impl PoolFs {
         Self {
             contents,
             inodes: Inodes::default(),
+            recent: Recent::default(),
             handles: Handles::default(),
             passthrough,
             backing_ids: BackingIds::default(),
@@ -81,8 +84,10 @@ impl Filesystem for PoolFs {
         if !passthrough::request(config) {
             self.passthrough.decide(false);
         }
-        // Both only speed things up; a kernel without them serves as well.
+        // These only help; a kernel without them serves as well. The second lets what is read
+        // directly be mapped too, since Linux 6.6.
         let _ = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS);
+        let _ = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
         let _ = config.set_max_background(MAX_BACKGROUND);
         Ok(())
     }
@@ -93,7 +98,11 @@ impl Filesystem for PoolFs {
                 let inode = self.inodes.remember(&node);
                 let (entry, attribute) = time_to_live(&node.place);
                 let attributes = attributes(inode, &found);
-                reply.entry_with_ttls(&entry, &attribute, &attributes, Generation(0));
+                // A digest's object needs no help to be found again.
+                if found.version.is_some() && !matches!(node.place, Place::Object(_)) {
+                    self.recent.keep(inode, found);
+                }
+                reply.entry_with_ttls(&attribute, &entry, &attributes, Generation(0));
             }
             Err(errno) => reply.error(errno),
         }
