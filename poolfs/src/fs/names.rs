@@ -50,13 +50,11 @@ impl PoolFs {
     pub(super) fn known<T>(&self, inode: INodeNo, answer: impl FnOnce(&Found) -> T) -> FsResult<T> {
         let node = self.node(inode)?;
         let found = self.contents.find_node(&node, || self.seen(inode));
-        match found.map_err(|error| failed("looking up", &node.place, &error))? {
-            Some(found) => Ok(answer(&found)),
-            None => {
-                let handle = self.handles.of_inode(inode).ok_or(Errno::ESTALE)?;
-                handle.found().map(answer).ok_or(Errno::ESTALE)
-            }
+        if let Some(found) = found.map_err(|error| failed("looking up", &node.place, &error))? {
+            return Ok(answer(&found));
         }
+        let handle = self.handles.of_inode(inode).ok_or(Errno::ESTALE)?;
+        handle.found().map(answer).ok_or(Errno::ESTALE)
     }
 
     /// What an inode showed when it was last looked up or opened.
@@ -99,8 +97,7 @@ pub(super) fn time_to_live(place: &Place) -> (Duration, Duration) {
     match place {
         Place::Object(_) => (IMMUTABLE_TTL, IMMUTABLE_TTL),
         Place::LibraryFile(..) | Place::ImageFile(..) => (FILE_TTL, NAME_TTL),
-        // A segment takes up more of the disk as it fills, a directory has more in it, an object's
-        // pages may move.
+        // A segment takes up more of the disk as it fills, a directory has more in it.
         Place::Segment(_)
         | Place::Root
         | Place::Libraries
@@ -108,8 +105,9 @@ pub(super) fn time_to_live(place: &Place) -> (Duration, Duration) {
         | Place::Objects
         | Place::Segments
         | Place::Service
-        | Place::AllExtents
-        | Place::Extents(_) => (IMMUTABLE_TTL, NAME_TTL),
+        | Place::AllExtents => (IMMUTABLE_TTL, NAME_TTL),
+        // Who maps one needs the length of what is shown now.
+        Place::Extents(_) | Place::ServiceFile(_) => (IMMUTABLE_TTL, Duration::ZERO),
         _ => (NAME_TTL, NAME_TTL),
     }
 }
