@@ -6,10 +6,10 @@ mod files;
 mod names;
 mod xattr;
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::sync::Mutex;
-use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use fuser::{
@@ -42,30 +42,36 @@ pub struct PoolFs {
     contents: Contents,
     inodes: Inodes,
     recent: Recent,
-    handles: Handles,
+    handles: Arc<Handles>,
     passthrough: Decision,
     backing_ids: BackingIds,
     /// Without passthrough: slots that were in use when the kernel's cache of a segment was last
     /// emptied. The cache may hold later slots as zeros.
     cached_slots: Mutex<HashMap<SegmentId, u32>>,
-    /// Hung up when everything above is gone; last, because fields are dropped in order.
-    _ended: Sender<()>,
+    /// Dropped when everything above is gone; last, because fields are dropped in order.
+    _alive: Arc<dyn Any + Send + Sync>,
 }
 
 type FsResult<T> = std::result::Result<T, Errno>;
 
 impl PoolFs {
-    /// A filesystem over `contents`. `ended` is hung up once the filesystem is gone.
-    pub fn new(contents: Contents, passthrough: Decision, ended: Sender<()>) -> Self {
+    /// A filesystem over `contents`, which keeps what is open in `handles`. `alive` is dropped
+    /// once the filesystem is gone.
+    pub fn new(
+        contents: Contents,
+        passthrough: Decision,
+        handles: Arc<Handles>,
+        alive: Arc<dyn Any + Send + Sync>,
+    ) -> Self {
         Self {
             contents,
             inodes: Inodes::default(),
             recent: Recent::default(),
-            handles: Handles::default(),
+            handles,
             passthrough,
             backing_ids: BackingIds::default(),
             cached_slots: Mutex::default(),
-            _ended: ended,
+            _alive: alive,
         }
     }
 }
