@@ -20,7 +20,7 @@ fn terminated(pool: &Pool, then: &str, after: &str) -> String {
          kill -TERM $daemon\n\
          {after}\n\
          wait $daemon && status=0 || status=$?\n\
-         echo \"status $status, $(grep -c fuse.poolfs /proc/self/mountinfo) mounted, $(ls scratch | wc -l) left\"\n\
+         echo \"status $status, $(grep -c \"^[^-]* $1/.*fuse.poolfs\" /proc/self/mountinfo) mounted, $(ls scratch | wc -l) left\"\n\
          cat errors"
     );
     let output = run(Command::new("unshare")
