@@ -11,7 +11,7 @@ use pool_core::extent::{ExtentMap, SegmentId};
 use pool_core::name::{ImageRef, LibraryRef, Name};
 use pool_core::page::PAGE_SIZE;
 use pool_store::format::{GENERATION_FILE, SUPERBLOCK_FILE};
-use pool_store::manifest::Timestamp;
+use pool_store::manifest::{ImageManifest, Timestamp};
 use pool_store::{Held, Result, Snapshot, StoreError, StoreView};
 use serde::Serialize;
 use serde_json::json;
@@ -38,6 +38,8 @@ pub struct Found {
     pub content: Content,
     /// Objects to hold while the file is open.
     holds: Vec<ObjectId>,
+    /// What an image's map was made of: it also says where the pages of `holds` were.
+    mapped: Option<Arc<ImageManifest>>,
 }
 
 /// Where the bytes of a file come from.
@@ -56,6 +58,23 @@ pub enum Content {
         /// Slots handed out so far.
         used: u32,
     },
+}
+
+impl Found {
+    /// A file of these bytes.
+    #[cfg(test)]
+    pub(crate) fn of_bytes(bytes: Arc<[u8]>) -> Self {
+        rendered(bytes, UNIX_EPOCH, vec![])
+    }
+
+    /// Bytes in memory that the content is.
+    pub(crate) fn bytes_kept(&self) -> usize {
+        match &self.content {
+            Content::Rendered(bytes) => bytes.len(),
+            Content::Object(_, map) => size_of_val(map.extents()),
+            Content::Directory | Content::Segment { .. } => 0,
+        }
+    }
 }
 
 /// A store as the tree shows it.
@@ -97,18 +116,66 @@ impl Contents {
         Self::children_at(&self.view.snapshot(), directory)
     }
 
-    /// Finds a node again and holds everything it leads to. `None` when the place is empty or
-    /// holds something else by now.
-    pub fn hold(&self, node: &Node) -> Result<Option<Held<Found>>> {
+    /// Finds a node again: at its place or, when that holds something else by now, as what was
+    /// `seen` there before. `None` when neither is in the store.
+    pub fn find_node(
+        &self,
+        node: &Node,
+        seen: impl Fn() -> Option<Found>,
+    ) -> Result<Option<Found>> {
+        self.view.refresh()?;
+        self.find_node_at(&self.view.snapshot(), node, &seen)
+    }
+
+    /// The same, and holds everything it leads to.
+    pub fn hold(
+        &self,
+        node: &Node,
+        seen: impl Fn() -> Option<Found>,
+    ) -> Result<Option<Held<Found>>> {
         self.view.hold(|store| {
-            let found = self.find_at(store, &node.place)?;
-            Ok(found
-                .filter(|found| found.version == node.version)
-                .map(|found| {
-                    let holds = found.holds.clone();
-                    (found, holds)
-                }))
+            let found = self.find_node_at(store, node, &seen)?;
+            Ok(found.map(|found| {
+                let holds = found.holds.clone();
+                (found, holds)
+            }))
         })
+    }
+
+    fn find_node_at(
+        &self,
+        store: &Snapshot<'_>,
+        node: &Node,
+        seen: &impl Fn() -> Option<Found>,
+    ) -> Result<Option<Found>> {
+        let at_place = self.find_at(store, &node.place)?;
+        if at_place.as_ref().map(|found| found.version) == Some(node.version) {
+            return Ok(at_place);
+        }
+        match seen() {
+            Some(seen) if seen.version.is_some() && seen.version == node.version => {
+                Self::find_seen(store, seen)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// What was seen before, if all of it is still in the store and where it was said to be.
+    fn find_seen(store: &Snapshot<'_>, mut seen: Found) -> Result<Option<Found>> {
+        for id in &seen.holds {
+            if store.object(*id)?.is_none() {
+                return Ok(None);
+            }
+        }
+        if let Some(manifest) = &seen.mapped
+            && Some(ObjectId::of(&Self::image_map(store, manifest)?)) != seen.version
+        {
+            return Ok(None);
+        }
+        if let Content::Object(id, map) = &mut seen.content {
+            *map = Arc::new(Self::map(store, *id)?);
+        }
+        Ok(Some(seen))
     }
 
     /// What is at `place` in one state of the store.
@@ -143,7 +210,7 @@ impl Contents {
                 Ok(Some(rendered(bytes.into(), self.made, vec![])))
             }
             Place::ServiceFile(ServiceFile::Stats) => {
-                let bytes = self.rendered.get(place, store.generation(), || {
+                let bytes = self.rendered.get(place, (store.generation(), None), || {
                     store.stats().map(|stats| to_json(&stats))
                 })?;
                 let found = rendered(bytes, self.changed(), vec![]);
@@ -213,6 +280,7 @@ impl Contents {
             return Ok(None);
         };
         let time = time(tag.tagged_at);
+        let state = (store.generation(), Some(tag.manifest));
         // Whichever file is open, all of the image stays: a guest may need any of it.
         let holds = manifest.objects();
         let place = Place::ImageFile(image.clone(), file);
@@ -223,16 +291,16 @@ impl Contents {
                 None => return Ok(None),
             },
             ImageFile::Description => {
-                let bytes = self.rendered.get(&place, store.generation(), || {
-                    Ok(manifest.description.to_json())
-                })?;
-                rendered(bytes, time, holds)
+                let make = || Ok(manifest.description.to_json());
+                rendered(self.rendered.get(&place, state, make)?, time, holds)
             }
             ImageFile::Map => {
-                let bytes = self.rendered.get(&place, store.generation(), || {
-                    store.image_map(&manifest).map(|map| compact_json(&map))
-                })?;
-                rendered(bytes, time, holds)
+                let make = || Self::image_map(store, &manifest);
+                let bytes = self.rendered.get(&place, state, make)?;
+                Found {
+                    mapped: Some(Arc::new(manifest)),
+                    ..rendered(bytes, time, holds)
+                }
             }
             ImageFile::Manifest => {
                 let description = &manifest.description;
@@ -265,7 +333,8 @@ impl Contents {
             return Ok(None);
         };
         let make = || Ok(extents_json(&record.map));
-        let bytes = self.rendered.get(place, store.generation(), make)?;
+        let state = (store.generation(), None);
+        let bytes = self.rendered.get(place, state, make)?;
         Ok(Some(Found {
             version: None,
             ..rendered(bytes, self.made, vec![id])
@@ -291,6 +360,7 @@ impl Contents {
                 used: record.used,
             },
             holds: vec![],
+            mapped: None,
         }))
     }
 
@@ -346,6 +416,10 @@ impl Contents {
         })
     }
 
+    fn image_map(store: &Snapshot<'_>, manifest: &ImageManifest) -> Result<Vec<u8>> {
+        store.image_map(manifest).map(|map| compact_json(&map))
+    }
+
     fn map(store: &Snapshot<'_>, id: ObjectId) -> Result<ExtentMap> {
         match store.object(id)? {
             Some(record) => Ok(record.map),
@@ -381,6 +455,7 @@ fn directory(links: u32, time: SystemTime) -> Found {
         links,
         content: Content::Directory,
         holds: vec![],
+        mapped: None,
     }
 }
 
@@ -398,6 +473,7 @@ fn object(id: ObjectId, map: ExtentMap, time: SystemTime, holds: Vec<ObjectId>) 
         links: 1,
         content: Content::Object(id, Arc::new(map)),
         holds,
+        mapped: None,
     }
 }
 
@@ -410,6 +486,7 @@ fn rendered(bytes: Arc<[u8]>, time: SystemTime, holds: Vec<ObjectId>) -> Found {
         links: 1,
         content: Content::Rendered(bytes),
         holds,
+        mapped: None,
     }
 }
 

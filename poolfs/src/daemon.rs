@@ -24,8 +24,11 @@ pub(crate) struct Waiter(PipeReader);
 #[derive(Debug)]
 pub(crate) struct Reporter(PipeWriter);
 
-/// Splits in two. Must come before anything that makes a thread: those stay behind.
+/// Splits in two. Must come before anything that makes a thread or opens a file: threads stay
+/// behind, and all descriptors but the standard ones are closed. Somebody waits for the end of what
+/// they lead to (a pipe of a shell's or of CI's), and a daemon has none.
 pub(crate) fn fork() -> io::Result<Side> {
+    close_inherited();
     let (reader, writer) = io::pipe()?;
     // SAFETY: no thread but this one exists yet (the caller's duty, and `main` calls this first),
     // so the child may do anything that this process may.
@@ -41,6 +44,12 @@ pub(crate) fn fork() -> io::Result<Side> {
             Ok(Side::Parent(Waiter(reader)))
         }
     }
+}
+
+fn close_inherited() {
+    // SAFETY: nothing in this process owns a descriptor above 2 yet (the caller's duty).
+    // Linux before 5.9 does not have the call: there they stay, which harms nobody else.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
 }
 
 impl Waiter {

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use fuser::{BackingId, FileHandle, INodeNo};
 use pool_store::Held;
@@ -62,6 +62,8 @@ pub struct Handles {
     next: AtomicU64,
     open: Mutex<HashMap<FileHandle, (INodeNo, Arc<Handle>)>>,
     by_inode: Mutex<HashMap<INodeNo, Vec<FileHandle>>>,
+    /// Told when nothing is open any more.
+    idle: Condvar,
 }
 
 impl Handles {
@@ -89,6 +91,13 @@ impl Handles {
         self.get(number)
     }
 
+    /// Waits until nothing is open.
+    pub fn wait_until_idle(&self) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whether a panic elsewhere ends the wait is the same: nothing is served then.
+        drop(self.idle.wait_while(open, |open| !open.is_empty()));
+    }
+
     /// Lets go of a handle and of what it holds.
     pub fn release(&self, number: FileHandle) {
         let mut by_inode = self.by_inode.lock().unwrap_or_else(PoisonError::into_inner);
@@ -102,8 +111,12 @@ impl Handles {
                 by_inode.remove(&inode);
             }
         }
+        let idle = open.is_empty();
         drop((open, by_inode));
         drop(handle);
+        if idle {
+            self.idle.notify_all();
+        }
     }
 }
 
@@ -132,5 +145,20 @@ mod tests {
         assert!(handles.of_inode(inode).is_none());
         handles.release(second);
         assert!(handles.by_inode.lock().unwrap().is_empty());
+        handles.wait_until_idle();
+    }
+
+    #[test]
+    fn idle_is_when_the_last_is_released() {
+        let handles = Handles::default();
+        let open = handles.insert(INodeNo(7), directory());
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                handles.wait_until_idle();
+                handles.get(open).is_none()
+            });
+            handles.release(open);
+            assert!(waiter.join().unwrap());
+        });
     }
 }

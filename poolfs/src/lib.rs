@@ -19,8 +19,9 @@
 //!
 //! - **An inode is one content for ever.** Its number is derived from its path *and* the digest of
 //!   what it holds, so a tag that is pointed elsewhere gets new inodes, and pages that the kernel
-//!   has cached for one never go stale. Whoever still has the old inode's path gets `ESTALE`
-//!   inside the kernel, which looks the name up again.
+//!   has cached for one never go stale. The kernel asks for the name of such a file each time, and
+//!   opens what the answer was (`recent`) even when the name leads elsewhere by then. When that
+//!   is gone it is told `ESTALE`, and looks the name up again.
 //! - **An open descriptor is a lease.** What it shows, and the segments that lie under it, are
 //!   held against collection from `open` to the last `close`. When this process dies the kernel
 //!   releases all of its leases.
@@ -33,6 +34,7 @@ pub mod inodes;
 pub mod mount;
 pub mod options;
 pub mod passthrough;
+mod recent;
 mod rendered;
 pub mod scratch;
 pub mod tree;

@@ -15,20 +15,38 @@ use std::thread;
 use anyhow::Context;
 use clap::Parser;
 use poolfs::mount::{Mounted, mount};
-use poolfs::options::Options;
+use poolfs::options::{OptionError, Options};
 use poolfs::scratch::{self, Scratch};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use daemon::{EndSignals, Side};
 
-/// Wrong use.
-const EXIT_USAGE: u8 = 2;
+/// What the program ends with.
+#[derive(Clone, Copy, Debug)]
+struct Codes {
+    usage: u8,
+    failure: u8,
+}
+
+const PROGRAM: Codes = Codes {
+    usage: 2,
+    failure: 1,
+};
+/// mount(8) hands its helper's on as its own (mount(8), "exit status").
+const HELPER: Codes = Codes {
+    usage: 1,
+    failure: 32,
+};
 
 /// Mount a pool store as a read-only filesystem.
 ///
 /// Unmount with `umount MOUNTPOINT` or `fusermount3 -u MOUNTPOINT`; SIGTERM does the same, and
-/// leaves what is open in use until it is closed.
+/// leaves what is open in use until it is closed. A mount that another one covers cannot be taken
+/// away: SIGTERM then ends the program with an error, once nothing is open any more.
+///
+/// Exits with 2 for wrong use, with 32 for a remount, which is refused, and with 1 for all other
+/// failures. As mount(8)'s helper (mount.fuse.poolfs) with 1 and 32, as mount(8) does.
 #[derive(Debug, Parser)]
 #[command(name = "poolfs", version)]
 struct Arguments {
@@ -89,14 +107,14 @@ struct Job {
 }
 
 fn main() -> ExitCode {
-    let job = match read_arguments() {
+    let as_helper = is_helper();
+    let codes = if as_helper { HELPER } else { PROGRAM };
+    let job = match read_arguments(as_helper) {
         Ok(Some(job)) => job,
         Ok(None) => return ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&format!("{error:#}"));
-            return ExitCode::from(EXIT_USAGE);
-        }
+        Err(error) => return misused(&error, codes),
     };
+    let finish = |result| finish(result, codes);
     if job.foreground {
         return finish(run(&job, || Ok(())).map_err(|error| format!("{error:#}")));
     }
@@ -117,12 +135,24 @@ fn main() -> ExitCode {
     }
 }
 
-fn finish(result: Result<(), String>) -> ExitCode {
+fn misused(error: &anyhow::Error, codes: Codes) -> ExitCode {
+    if let Some(error) = error.downcast_ref::<clap::Error>() {
+        // Where nothing can be printed nobody reads.
+        let _ = error.print();
+        return ExitCode::from(if error.use_stderr() { codes.usage } else { 0 });
+    }
+    complain(&format!("{error:#}"));
+    // mount(8) calls poolfs by its own name too, through mount.fuse(8).
+    let remount = matches!(error.downcast_ref(), Some(OptionError::Remount));
+    ExitCode::from(if remount { HELPER.failure } else { codes.usage })
+}
+
+fn finish(result: Result<(), String>, codes: Codes) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             complain(&message);
-            ExitCode::FAILURE
+            ExitCode::from(codes.failure)
         }
     }
 }
@@ -131,15 +161,18 @@ fn complain(message: &str) {
     eprintln!("poolfs: {message}");
 }
 
+/// Whether mount(8) called.
+fn is_helper() -> bool {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    let name = called.as_deref().and_then(Path::file_name);
+    name.is_some_and(|name| name.to_string_lossy().starts_with("mount."))
+}
+
 /// `None` when there is nothing left to do.
-fn read_arguments() -> anyhow::Result<Option<Job>> {
+fn read_arguments(as_helper: bool) -> anyhow::Result<Option<Job>> {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let called = arguments.first().map(PathBuf::from).unwrap_or_default();
-    let as_helper = called
-        .file_name()
-        .is_some_and(|name| name.to_string_lossy().starts_with("mount."));
     let (store, mount_point, options, foreground) = if as_helper {
-        let arguments = HelperArguments::parse_from(arguments);
+        let arguments = HelperArguments::try_parse_from(arguments)?;
         let lists = arguments.options.iter().map(OsString::as_os_str);
         let options = if arguments.sloppy {
             Options::parse_sloppily(lists)?
@@ -151,7 +184,7 @@ fn read_arguments() -> anyhow::Result<Option<Job>> {
         }
         (arguments.store, arguments.mount_point, options, false)
     } else {
-        let arguments = Arguments::parse_from(arguments);
+        let arguments = Arguments::try_parse_from(arguments)?;
         let options = Options::parse(arguments.options.iter().map(OsString::as_os_str))?;
         let Arguments {
             store,
@@ -188,9 +221,7 @@ fn run(job: &Job, ready: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<
         .name("signals".into())
         .spawn(move || {
             while signals.wait().is_ok() {
-                if let Err(error) = unmounter.unmount() {
-                    tracing::error!("{error}");
-                }
+                unmounter.end();
             }
         })
         .context("waiting for signals")?;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use pool_core::digest::ObjectId;
 use pool_store::Result;
 
 use crate::tree::Place;
@@ -12,27 +13,31 @@ const MOST_FILES: usize = 1024;
 /// Their bytes together; a larger file is made for each reader.
 const MOST_BYTES: usize = 64 << 20;
 
-/// The files that are kept, each with the store's generation that it shows.
+/// What a file was made from: the store's generation, and of an image's file its manifest. A state
+/// of the store may be newer than the generation it is known by.
+pub(crate) type State = (u64, Option<ObjectId>);
+
+/// The files that are kept, each with what it was made from.
 #[derive(Debug, Default)]
 pub(crate) struct RenderedFiles(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    files: HashMap<Place, (u64, Arc<[u8]>)>,
+    files: HashMap<Place, (State, Arc<[u8]>)>,
     bytes: usize,
 }
 
 impl RenderedFiles {
-    /// The file at `place` as of `generation`, made once for each state of the store.
+    /// The file at `place` as of `state`, made once for each.
     pub(crate) fn get(
         &self,
         place: &Place,
-        generation: u64,
+        state: State,
         make: impl FnOnce() -> Result<Vec<u8>>,
     ) -> Result<Arc<[u8]>> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((as_of, bytes)) = kept.files.get(place)
-            && *as_of == generation
+            && *as_of == state
         {
             return Ok(Arc::clone(bytes));
         }
@@ -40,14 +45,14 @@ impl RenderedFiles {
         let bytes: Arc<[u8]> = make()?.into();
         if bytes.len() <= MOST_BYTES {
             let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.keep(place, generation, &bytes);
+            kept.keep(place, state, &bytes);
         }
         Ok(bytes)
     }
 }
 
 impl Kept {
-    fn keep(&mut self, place: &Place, generation: u64, bytes: &Arc<[u8]>) {
+    fn keep(&mut self, place: &Place, state: State, bytes: &Arc<[u8]>) {
         if let Some((_, old)) = self.files.remove(place) {
             self.bytes -= old.len();
         }
@@ -56,7 +61,7 @@ impl Kept {
             self.bytes = 0;
         }
         self.bytes += bytes.len();
-        let file = (generation, Arc::clone(bytes));
+        let file = (state, Arc::clone(bytes));
         self.files.insert(place.clone(), file);
     }
 }
@@ -73,13 +78,16 @@ mod tests {
     #[test]
     fn a_file_is_made_once_for_each_generation() {
         let files = RenderedFiles::default();
-        let made = |generation, text: &str| {
+        let made_of = |state, text: &str| {
             let make = || Ok(text.as_bytes().to_vec());
-            files.get(&place(1), generation, make).unwrap()
+            files.get(&place(1), state, make).unwrap()
         };
+        let made = |generation, text: &str| made_of((generation, None), text);
         assert_eq!(*made(1, "a"), *b"a");
         assert_eq!(*made(1, "b"), *b"a");
         assert_eq!(*made(2, "b"), *b"b");
+        let manifest = Some(ObjectId::of(b"other"));
+        assert_eq!(*made_of((2, manifest), "c"), *b"c");
         let kept = files.0.lock().unwrap();
         assert_eq!((kept.files.len(), kept.bytes), (1, 1));
     }
@@ -88,7 +96,9 @@ mod tests {
     fn neither_many_files_nor_large_ones_fill_the_memory() {
         let files = RenderedFiles::default();
         let get = |nth, length| {
-            let bytes = files.get(&place(nth), 1, || Ok(vec![0; length])).unwrap();
+            let bytes = files
+                .get(&place(nth), (1, None), || Ok(vec![0; length]))
+                .unwrap();
             assert_eq!(bytes.len(), length);
             let kept = files.0.lock().unwrap();
             let bytes: usize = kept.files.values().map(|(_, bytes)| bytes.len()).sum();

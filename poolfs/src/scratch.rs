@@ -6,11 +6,11 @@
 //! that has another name, another owner or another mode.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, FlockOperation, Mode, OFlags};
@@ -81,9 +81,10 @@ impl Scratch {
             let path = tempfile::Builder::new()
                 .prefix(PREFIX)
                 .rand_bytes(RANDOM)
-                .permissions(Permissions::from_mode(PRIVATE))
-                .tempdir_in(place)?
-                .keep();
+                // Not `tempdir_in`, whose errors repeat the path.
+                .make_in(place, |path| DirBuilder::new().mode(PRIVATE).create(path))?
+                .into_temp_path()
+                .keep()?;
             match Self::lock_new(path) {
                 Ok(Some(scratch)) => return Ok(scratch),
                 // Somebody who looked for leftovers came before the lock.
@@ -228,7 +229,8 @@ fn open_directory(at: impl AsFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -332,6 +334,7 @@ mod tests {
             "{error}"
         );
         assert!(error.contains("-o scratch=DIR"), "{error}");
+        assert_eq!(error.matches("/absent").count(), 1, "{error}");
     }
 
     #[test]

@@ -282,6 +282,7 @@ fn mount_8_finds_the_program() {
                   findmnt -no FSTYPE,SOURCE \"$4\"\n\
                   cat \"$4/libs/a/1/content\"\n\
                   poolfs \"$5\" \"$4\" 2>&1 || echo \" status $?\"\n\
+                  mount -o remount,ro \"$4\" 2>&1 || echo \" remount $?\"\n\
                   umount \"$4\"";
     for (kind, source) in [
         ("fuse.poolfs", store.to_owned()),
@@ -304,6 +305,10 @@ fn mount_8_finds_the_program() {
             shown.contains("mounted at") && shown.contains("status 1"),
             "{shown}"
         );
+        assert!(
+            shown.contains("cannot be remounted") && shown.contains("remount 32"),
+            "{shown}"
+        );
     }
     // Installed as mount(8)'s own helper, with its flags.
     let helper = programs.join("mount.fuse.poolfs");
@@ -317,7 +322,17 @@ fn mount_8_finds_the_program() {
     assert!(call(&["-f", "-n", "-v", "-o", "rw"]).status.success());
     assert!(!is_mounted(&pool.mount_point()));
     let _mount = Mount(pool.mount_point());
-    assert!(!call(&["-o", "rw,whatever"]).status.success());
+    // What it ends with is what mount(8) ends with.
+    for (flags, code) in [
+        (&["-o", "rw,whatever"][..], 1),
+        (&["--whatever"], 1),
+        (&["-o", "remount,ro"], 32),
+        (&["-o", "scratch=/absent"], 32),
+    ] {
+        let refused = call(flags);
+        assert_eq!(refused.status.code(), Some(code), "{flags:?}");
+        assert!(!refused.stderr.is_empty(), "{flags:?}");
+    }
     let sloppy = call(&["-s", "-o", "rw,whatever,noexec"]);
     assert!(sloppy.status.success());
     assert!(text(&sloppy.stderr).contains("rw is turned to ro"));
@@ -359,7 +374,7 @@ fn mistakes_are_explained() {
             2,
             "unknown mount option",
         ),
-        (&[&store, &mount_point], &["-o", &refused], 2, "unmount it"),
+        (&[&store, &mount_point], &["-o", &refused], 32, "unmount it"),
         (&[&newer, &mount_point], &["-o", &scratch], 1, "newer"),
         (&[&store], &[], 2, "MOUNTPOINT"),
         (

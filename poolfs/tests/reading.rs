@@ -314,6 +314,30 @@ fn segments_are_mapped_with_huge_pages() {
     assert_eq!(ObjectId::of(map.bytes()), id);
 }
 
+#[test]
+fn files_that_change_can_be_mapped_as_they_are_when_opened() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    let id = pool.add_library("a@1", &content(1, 3 << 20));
+    let _mount = pool.mount();
+    let mapped = |path: &str| {
+        let file = File::open(pool.path(path)).unwrap();
+        let length = file.metadata().unwrap().len() as usize;
+        let map = mapping::Mapping::new(&file, 0, length);
+        assert_eq!(map.bytes(), fs::read(pool.path(path)).unwrap(), "{path}");
+        map.bytes().to_vec()
+    };
+    let stats = mapped(".pool/stats.json");
+    mapped(&format!(".pool/extents/{id}"));
+    for nth in 2..5 {
+        pool.add_library(&format!("a@{nth}"), &content(nth, 1 << 20));
+        // The length too is that of now.
+        assert_ne!(mapped(".pool/stats.json"), stats);
+    }
+}
+
 #[allow(unsafe_code)]
 mod mapping {
     use super::{AsRawFd, File, fs};

@@ -21,9 +21,9 @@ impl PoolFs {
             Ok(node) => node,
             Err(errno) => return reply.error(errno),
         };
-        let found = match self.contents.hold(&node) {
+        let found = match self.contents.hold(&node, || self.seen(inode)) {
             Ok(Some(found)) => found,
-            // Gone or replaced: the kernel then looks the name up again.
+            // Gone: the kernel then looks the name up again.
             Ok(None) => return reply.error(Errno::ESTALE),
             Err(error) => return reply.error(failed("opening", &node.place, &error)),
         };

@@ -6,10 +6,10 @@ mod files;
 mod names;
 mod xattr;
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::sync::Mutex;
-use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use fuser::{
@@ -25,6 +25,7 @@ use crate::contents::Contents;
 use crate::handles::Handles;
 use crate::inodes::Inodes;
 use crate::passthrough::{self, BackingIds, Decision};
+use crate::recent::Recent;
 use crate::tree::Place;
 use names::{attributes, time_to_live};
 
@@ -40,29 +41,37 @@ const MAX_BACKGROUND: u16 = 64;
 pub struct PoolFs {
     contents: Contents,
     inodes: Inodes,
-    handles: Handles,
+    recent: Recent,
+    handles: Arc<Handles>,
     passthrough: Decision,
     backing_ids: BackingIds,
     /// Without passthrough: slots that were in use when the kernel's cache of a segment was last
     /// emptied. The cache may hold later slots as zeros.
     cached_slots: Mutex<HashMap<SegmentId, u32>>,
-    /// Hung up when everything above is gone; last, because fields are dropped in order.
-    _ended: Sender<()>,
+    /// Dropped when everything above is gone; last, because fields are dropped in order.
+    _alive: Arc<dyn Any + Send + Sync>,
 }
 
 type FsResult<T> = std::result::Result<T, Errno>;
 
 impl PoolFs {
-    /// A filesystem over `contents`. `ended` is hung up once the filesystem is gone.
-    pub fn new(contents: Contents, passthrough: Decision, ended: Sender<()>) -> Self {
+    /// A filesystem over `contents`, which keeps what is open in `handles`. `alive` is dropped
+    /// once the filesystem is gone.
+    pub fn new(
+        contents: Contents,
+        passthrough: Decision,
+        handles: Arc<Handles>,
+        alive: Arc<dyn Any + Send + Sync>,
+    ) -> Self {
         Self {
             contents,
             inodes: Inodes::default(),
-            handles: Handles::default(),
+            recent: Recent::default(),
+            handles,
             passthrough,
             backing_ids: BackingIds::default(),
             cached_slots: Mutex::default(),
-            _ended: ended,
+            _alive: alive,
         }
     }
 }
@@ -81,8 +90,10 @@ impl Filesystem for PoolFs {
         if !passthrough::request(config) {
             self.passthrough.decide(false);
         }
-        // Both only speed things up; a kernel without them serves as well.
+        // These only help; a kernel without them serves as well. The second lets what is read
+        // directly be mapped too, since Linux 6.6.
         let _ = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS);
+        let _ = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
         let _ = config.set_max_background(MAX_BACKGROUND);
         Ok(())
     }
@@ -93,7 +104,11 @@ impl Filesystem for PoolFs {
                 let inode = self.inodes.remember(&node);
                 let (entry, attribute) = time_to_live(&node.place);
                 let attributes = attributes(inode, &found);
-                reply.entry_with_ttls(&entry, &attribute, &attributes, Generation(0));
+                // A digest's object needs no help to be found again.
+                if found.version.is_some() && !matches!(node.place, Place::Object(_)) {
+                    self.recent.keep(inode, found);
+                }
+                reply.entry_with_ttls(&attribute, &entry, &attributes, Generation(0));
             }
             Err(errno) => reply.error(errno),
         }

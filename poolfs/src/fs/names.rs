@@ -11,8 +11,11 @@ use crate::contents::{Content, Found};
 use crate::inodes::Node;
 use crate::tree::Place;
 
-/// How long the kernel may believe a name that people choose. Opening checks it again anyway.
+/// How long the kernel may believe a name that people choose, and attributes that may change.
 const NAME_TTL: Duration = Duration::from_millis(500);
+/// How long it may believe which inode the name of a file leads to: it asks each time, because what
+/// it then opens is that inode whatever the name leads to by then.
+const FILE_TTL: Duration = Duration::ZERO;
 /// How long it may believe a digest or a segment number, which never mean anything else.
 const IMMUTABLE_TTL: Duration = Duration::from_secs(60);
 
@@ -42,15 +45,24 @@ impl PoolFs {
         Ok((Node { place, version }, found))
     }
 
-    /// What an inode shows: by its name while that leads to it, by an open handle after that.
+    /// What an inode shows: by its name while that leads to it; after that by what was seen there,
+    /// and at last by an open handle alone.
     pub(super) fn known<T>(&self, inode: INodeNo, answer: impl FnOnce(&Found) -> T) -> FsResult<T> {
         let node = self.node(inode)?;
-        match self.find(&node.place)? {
-            Some(found) if found.version == node.version => return Ok(answer(&found)),
-            _ => {}
+        let found = self.contents.find_node(&node, || self.seen(inode));
+        if let Some(found) = found.map_err(|error| failed("looking up", &node.place, &error))? {
+            return Ok(answer(&found));
         }
         let handle = self.handles.of_inode(inode).ok_or(Errno::ESTALE)?;
         handle.found().map(answer).ok_or(Errno::ESTALE)
+    }
+
+    /// What an inode showed when it was last looked up or opened.
+    pub(super) fn seen(&self, inode: INodeNo) -> Option<Found> {
+        self.recent.get(inode).or_else(|| {
+            let handle = self.handles.of_inode(inode)?;
+            handle.found().cloned()
+        })
     }
 }
 
@@ -84,8 +96,8 @@ pub(super) fn attributes(inode: INodeNo, found: &Found) -> FileAttr {
 pub(super) fn time_to_live(place: &Place) -> (Duration, Duration) {
     match place {
         Place::Object(_) => (IMMUTABLE_TTL, IMMUTABLE_TTL),
-        // A segment takes up more of the disk as it fills, a directory has more in it, an object's
-        // pages may move.
+        Place::LibraryFile(..) | Place::ImageFile(..) => (FILE_TTL, NAME_TTL),
+        // A segment takes up more of the disk as it fills, a directory has more in it.
         Place::Segment(_)
         | Place::Root
         | Place::Libraries
@@ -93,8 +105,9 @@ pub(super) fn time_to_live(place: &Place) -> (Duration, Duration) {
         | Place::Objects
         | Place::Segments
         | Place::Service
-        | Place::AllExtents
-        | Place::Extents(_) => (IMMUTABLE_TTL, NAME_TTL),
+        | Place::AllExtents => (IMMUTABLE_TTL, NAME_TTL),
+        // Who maps one needs the length of what is shown now.
+        Place::Extents(_) | Place::ServiceFile(_) => (IMMUTABLE_TTL, Duration::ZERO),
         _ => (NAME_TTL, NAME_TTL),
     }
 }

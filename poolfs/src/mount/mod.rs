@@ -7,7 +7,8 @@ use std::fs::{self, File};
 use std::io;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Weak};
 use std::thread;
 
 use fuser::{BackgroundSession, Config, Session, SessionACL};
@@ -19,9 +20,11 @@ use thiserror::Error;
 
 use crate::contents::Contents;
 use crate::fs::PoolFs;
+use crate::handles::Handles;
 use crate::options::{Access, Options};
 use crate::passthrough::{self, Decision};
 use attach::{Attachment, DEVICE, FUSERMOUNT};
+use table::Whereabouts;
 
 pub use attach::AttachError;
 
@@ -58,6 +61,12 @@ pub enum MountError {
     /// No thread.
     #[error("starting to serve {0}: {1}")]
     Start(PathBuf, io::Error),
+    /// Others are on top, and nothing but the topmost mount can be unmounted.
+    #[error(
+        "the pool at {0} lies under another mount, and cannot be unmounted before that: unmount \
+         both (umount {0})"
+    )]
+    Covered(PathBuf),
     /// It cannot be unmounted.
     #[error("unmounting {0}: {1}")]
     Unmount(PathBuf, io::Error),
@@ -70,7 +79,7 @@ pub enum MountError {
 #[derive(Debug)]
 pub struct Mounted {
     session: BackgroundSession,
-    ended: Receiver<()>,
+    ended: Receiver<MountError>,
     unmounter: Unmounter,
     passthrough: Result<(), String>,
 }
@@ -82,6 +91,10 @@ pub struct Unmounter {
     mount_point: PathBuf,
     /// Absent where there is no /proc to know it from.
     identity: Option<table::Identity>,
+    /// What is open.
+    handles: Arc<Handles>,
+    /// Ends [`Mounted::wait`], while the filesystem is there.
+    end: Weak<Sender<MountError>>,
 }
 
 /// Mounts the store at `store` on the directory `mount_point`; requests are served from the
@@ -104,8 +117,11 @@ pub fn mount(
         decision.decide(false);
     }
     let contents = Contents::new(view, decision.clone());
-    let (alive, ended) = mpsc::channel();
-    let filesystem = PoolFs::new(contents, decision.clone(), alive);
+    let (end, ended) = mpsc::channel();
+    let end = Arc::new(end);
+    let weak_end = Arc::downgrade(&end);
+    let handles = Arc::new(Handles::default());
+    let filesystem = PoolFs::new(contents, decision.clone(), Arc::clone(&handles), end);
 
     let acl = access(options);
     let attachment = Attachment {
@@ -116,7 +132,12 @@ pub fn mount(
     };
     let connection = attach::attach(&mount_point, &attachment)
         .map_err(|error| MountError::Refused(mount_point.clone(), error))?;
-    let unmounter = Unmounter::of(mount_point);
+    let unmounter = Unmounter {
+        identity: table::identity_at(&mount_point),
+        mount_point,
+        handles,
+        end: weak_end,
+    };
     let serve = || {
         let session = Session::from_fd(filesystem, connection, acl, configuration(options))?;
         let passthrough = if options.no_passthrough {
@@ -153,10 +174,13 @@ impl Mounted {
     }
 
     /// Waits until the mount is gone, by whomever, and nothing that was opened in it is open any
-    /// more. Then the store is closed and the scratch directory removed.
+    /// more. Then the store is closed. An error when [`Unmounter::end`] could not unmount: the
+    /// caller ends the process then, and with it the connection.
     pub fn wait(self) -> Result<(), MountError> {
-        // Nothing is ever sent: this returns when the filesystem has been dropped.
-        let _ = self.ended.recv();
+        // Hung up when the filesystem has been dropped.
+        if let Ok(error) = self.ended.recv() {
+            return Err(error);
+        }
         let served = self.session.join();
         self.unmounter.unmount_dead()?;
         how_it_ended(served).map_err(|error| MountError::Serve(self.unmounter.mount_point, error))
@@ -173,57 +197,88 @@ fn how_it_ended(served: io::Result<()>) -> io::Result<()> {
 }
 
 impl Unmounter {
-    /// For what has just been mounted there.
-    fn of(mount_point: PathBuf) -> Self {
-        let identity = table::identity_at(&mount_point);
-        Self {
-            mount_point,
-            identity,
-        }
-    }
-
     /// Takes the mount away. When it is in use it goes from the tree at once, and ends when the
     /// last user closes: guests that run from it run on. Does nothing when it is gone already.
     pub fn unmount(&self) -> Result<(), MountError> {
-        if self.identity.is_some() && table::identity_at(&self.mount_point) != self.identity {
-            return Ok(());
+        match self.whereabouts()? {
+            Whereabouts::Gone => Ok(()),
+            Whereabouts::At(path) => unmount_at(&path),
+            Whereabouts::Covered(path) => Err(MountError::Covered(path)),
         }
-        let unmount =
-            |flags| rustix::mount::unmount(&self.mount_point, flags | UnmountFlags::NOFOLLOW);
-        match unmount(UnmountFlags::empty()) {
-            Err(Errno::BUSY) => unmount(UnmountFlags::DETACH),
-            // Gone in between.
-            Err(Errno::INVAL) => Ok(()),
-            Err(Errno::PERM) => return self.unmount_as_user(),
-            other => other,
+    }
+
+    /// The same for a process that is told to end: when the mount cannot be taken away,
+    /// [`Mounted::wait`] returns the reason as soon as nothing is open any more. May be called
+    /// again.
+    pub fn end(&self) {
+        let Err(error) = self.unmount() else {
+            return;
+        };
+        tracing::error!("{error}");
+        let unmounter = self.clone();
+        let wait = move || {
+            unmounter.handles.wait_until_idle();
+            // What was in the way may have gone.
+            if let Err(error) = unmounter.unmount()
+                && let Some(end) = unmounter.end.upgrade()
+            {
+                // Whoever waited may have returned by now.
+                let _ = end.send(error);
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("end".into()).spawn(wait) {
+            tracing::error!("waiting for what is open: {error}");
         }
-        .map_err(|errno| MountError::Unmount(self.mount_point.clone(), errno.into()))
+    }
+
+    fn whereabouts(&self) -> Result<Whereabouts, MountError> {
+        match &self.identity {
+            None => Ok(Whereabouts::At(self.mount_point.clone())),
+            Some(identity) => identity
+                .find()
+                .map_err(|error| MountError::Unmount(self.mount_point.clone(), error)),
+        }
     }
 
     /// Takes the mount away if it is still there and nobody serves it any more: a connection that
     /// was aborted (fusectl) leaves it so.
     fn unmount_dead(&self) -> Result<(), MountError> {
-        let ours =
-            self.identity.is_some() && table::identity_at(&self.mount_point) == self.identity;
-        if ours && rustix::fs::statfs(&self.mount_point).err() == Some(Errno::NOTCONN) {
-            return self.unmount();
+        if self.identity.is_none() {
+            return Ok(());
         }
-        Ok(())
+        match self.whereabouts()? {
+            Whereabouts::At(path) if rustix::fs::statfs(&path).err() != Some(Errno::NOTCONN) => {
+                Ok(())
+            }
+            _ => self.unmount(),
+        }
     }
+}
 
-    /// Only root may unmount by itself; fusermount3 does it for others.
-    fn unmount_as_user(&self) -> Result<(), MountError> {
-        let failed = |error| MountError::Unmount(self.mount_point.clone(), error);
-        let status = std::process::Command::new(FUSERMOUNT)
-            .args(["-u", "-z", "--"])
-            .arg(&self.mount_point)
-            .status()
-            .map_err(failed)?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(failed(io::Error::other(format!("{FUSERMOUNT}: {status}"))))
-        }
+fn unmount_at(path: &Path) -> Result<(), MountError> {
+    let unmount = |flags| rustix::mount::unmount(path, flags | UnmountFlags::NOFOLLOW);
+    match unmount(UnmountFlags::empty()) {
+        Err(Errno::BUSY) => unmount(UnmountFlags::DETACH),
+        // Gone in between.
+        Err(Errno::INVAL) => Ok(()),
+        Err(Errno::PERM) => return unmount_as_user(path),
+        other => other,
+    }
+    .map_err(|errno| MountError::Unmount(path.into(), errno.into()))
+}
+
+/// Only root may unmount by itself; fusermount3 does it for others.
+fn unmount_as_user(path: &Path) -> Result<(), MountError> {
+    let failed = |error| MountError::Unmount(path.into(), error);
+    let status = std::process::Command::new(FUSERMOUNT)
+        .args(["-u", "-z", "--"])
+        .arg(path)
+        .status()
+        .map_err(failed)?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(failed(io::Error::other(format!("{FUSERMOUNT}: {status}"))))
     }
 }
 

@@ -1,0 +1,104 @@
+//! SIGTERM to a daemon whose mount is not where it was made, and what a daemon keeps open.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs::File;
+use std::process::Command;
+
+use common::{Mount, POOLFS, Pool, cannot_mount, run, text};
+
+/// Mounts in a mount namespace of its own, does `then` to it, sends SIGTERM, does `after` and waits
+/// for the end. Answers what was printed, errors last.
+fn terminated(pool: &Pool, then: &str, after: &str) -> String {
+    let script = format!(
+        "cd \"$1\"; mkdir other scratch\n\
+         \"$2\" store mnt -f -o \"scratch=$1/scratch\" 2> errors & daemon=$!\n\
+         until mountpoint -q mnt; do sleep 0.01; done\n\
+         {then}\n\
+         kill -TERM $daemon\n\
+         {after}\n\
+         wait $daemon && status=0 || status=$?\n\
+         echo \"status $status, $(grep -c \"^[^-]* $1/.*fuse.poolfs\" /proc/self/mountinfo) mounted, $(ls scratch | wc -l) left\"\n\
+         cat errors"
+    );
+    let output = run(Command::new("unshare")
+        .args(["-m", "--propagation", "private", "sh", "-ec", &script, "sh"])
+        .arg(pool.directory.path())
+        .arg(POOLFS));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+#[test]
+fn a_moved_mount_is_unmounted_where_it_is() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::with_one_library();
+    let seen = terminated(
+        &pool,
+        "mount --move mnt other; cat other/libs/a/1/content",
+        "",
+    );
+    assert_eq!(seen, "onestatus 0, 0 mounted, 0 left\n");
+}
+
+#[test]
+fn a_covered_mount_ends_with_an_error() {
+    if cannot_mount() {
+        return;
+    }
+    for cover in [
+        "mount -t tmpfs none mnt",
+        // Its parent: the path leads elsewhere although nothing is mounted right there.
+        "mkdir -p under/mnt; mount --move mnt under/mnt; mount -t tmpfs none under",
+    ] {
+        let pool = Pool::with_one_library();
+        let seen = terminated(&pool, cover, "");
+        assert!(seen.starts_with("status 1, 1 mounted, 0 left\n"), "{seen}");
+        assert!(seen.contains("lies under another mount"), "{seen}");
+    }
+}
+
+#[test]
+fn a_covered_mount_is_served_until_all_is_closed_and_leaves_when_uncovered() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::with_one_library();
+    let cover = "exec 9< mnt/libs/a/1/content; mount -t tmpfs none mnt";
+    let told = "until grep -q 'lies under' errors; do sleep 0.01; done";
+    let closed = format!("{told}; cat <&9; exec 9<&-");
+    let seen = terminated(&pool, cover, &closed);
+    assert!(seen.starts_with("onestatus 1, 1 mounted"), "{seen}");
+
+    let pool = Pool::with_one_library();
+    let uncovered = format!("{told}; umount mnt; kill -TERM $daemon; cat <&9; exec 9<&-");
+    let seen = terminated(&pool, cover, &uncovered);
+    assert!(
+        seen.starts_with("onestatus 0, 0 mounted, 0 left\n"),
+        "{seen}"
+    );
+}
+
+#[test]
+fn a_daemon_keeps_nothing_open_of_who_started_it() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::with_one_library();
+    // A lock goes with the last descriptor that leads to the file as it was opened here.
+    let held = pool.directory.path().join("held");
+    let script = "exec 9> \"$1\"; flock 9; shift; exec \"$@\"";
+    let mounted = run(Command::new("sh")
+        .args(["-ec", script, "sh"])
+        .arg(&held)
+        .arg(POOLFS)
+        .args([pool.store_path(), pool.mount_point()])
+        .args(["-o", &format!("scratch={}", pool.scratch().display())]));
+    assert!(mounted.status.success());
+    let _mount = Mount(pool.mount_point());
+    assert!(File::open(&held).unwrap().try_lock().is_ok());
+}

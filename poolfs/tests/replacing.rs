@@ -1,0 +1,87 @@
+//! Tags that are replaced while their files are read.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use common::{Pool, cannot_mount};
+use pool_core::image_map::ImageMap;
+
+const REPLACEMENTS: u64 = 300;
+/// Whole readings of every file that there must have been among them.
+const READINGS: usize = 100;
+
+#[test]
+fn files_of_a_tag_that_is_replaced_all_the_time_open_and_are_one_version_each() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    let images = [1, 2].map(|seed| pool.add_image("i:t", seed, None));
+    let _mount = pool.mount();
+    let done = AtomicBool::new(false);
+    let readings = AtomicUsize::new(0);
+    let read = |file: &str| {
+        let path = pool.path(&format!("images/i/t/{file}"));
+        let bytes = fs::read(&path).map_err(|error| format!("{file}: {error}"))?;
+        let whole = match file {
+            "image.elf" => images.iter().any(|image| image.elf == bytes),
+            "data" => images.iter().any(|image| image.data == bytes),
+            "desc" => images
+                .iter()
+                .any(|image| image.description.to_json() == bytes),
+            "map" => ImageMap::from_json(&bytes)
+                .is_ok_and(|map| images.iter().any(|i| i.description == map.description)),
+            _ => serde_json::from_slice::<serde_json::Value>(&bytes).is_ok(),
+        };
+        fs::metadata(&path).map_err(|error| format!("{file}: stat: {error}"))?;
+        whole.then_some(()).ok_or(format!("{file}: of no version"))
+    };
+    let read_on = || {
+        let mut failures = Vec::new();
+        while !done.load(Ordering::Relaxed) {
+            for file in ["image.elf", "desc", "data", "map", "manifest.json"] {
+                failures.extend(read(file).err());
+            }
+            readings.fetch_add(1, Ordering::Relaxed);
+        }
+        failures
+    };
+    let failures: Vec<String> = thread::scope(|scope| {
+        let readers: Vec<_> = (0..4).map(|_| scope.spawn(read_on)).collect();
+        let mut seed = 0;
+        while seed < REPLACEMENTS || readings.load(Ordering::Relaxed) < READINGS {
+            // The old image goes with its only tag.
+            pool.add_image("i:t", seed % 2 + 1, None);
+            seed += 1;
+        }
+        done.store(true, Ordering::Relaxed);
+        let joined = readers.into_iter().map(|reader| reader.join().unwrap());
+        joined.flatten().collect()
+    });
+    assert!(failures.is_empty(), "{}: {failures:?}", failures.len());
+}
+
+#[test]
+fn an_open_file_can_be_opened_again_by_its_descriptor_when_its_tag_is_gone() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    let image = pool.add_image("i:t", 1, None);
+    let _mount = pool.mount();
+    for file in ["image.elf", "map"] {
+        let open = File::open(pool.path(&format!("images/i/t/{file}"))).unwrap();
+        pool.store().delete_image(&"i:t".parse().unwrap()).unwrap();
+        let gone = fs::read(pool.path(&format!("images/i/t/{file}")));
+        assert_eq!(gone.unwrap_err().kind(), std::io::ErrorKind::NotFound);
+        let again = fs::read(format!("/proc/self/fd/{}", open.as_raw_fd())).unwrap();
+        assert!(file != "image.elf" || again == image.elf);
+        pool.add_image("i:t", 1, None);
+    }
+}
