@@ -124,7 +124,9 @@ fn a_repeated_change_is_acknowledged_once_the_mark_can_be_written() {
 }
 
 /// What lies where the mark should, and what the refusal says.
-const IMPOSTORS: [(fn(&Path), &str); 4] = [
+type Impostor = (fn(&Path), &'static str);
+
+const IMPOSTORS: [Impostor; 4] = [
     (|path| fs::create_dir(path).unwrap(), "is a directory"),
     (
         |path| symlink("/nowhere/generation", path).unwrap(),
