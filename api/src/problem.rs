@@ -167,6 +167,7 @@ impl From<StoreError> for Problem {
             StoreError::NotFound(name) => return Self::not_found(name),
             StoreError::Io { .. }
             | StoreError::Index { .. }
+            | StoreError::InDoubt { .. }
             | StoreError::Corrupt(_)
             | StoreError::Extents(..)
             | StoreError::NotAStore { .. }
@@ -209,6 +210,7 @@ mod tests {
         let no_space = StoreError::NoSpace {
             doing: "writing",
             path: path(),
+            room: 0,
         };
         let mismatch = StoreError::PageMismatch {
             expected: page,

@@ -80,6 +80,7 @@ impl CollectReport {
             list.dedup();
         }
         self.segments_skipped.sort_unstable();
+        self.segments_skipped.dedup();
     }
 }
 
@@ -143,6 +144,7 @@ fn rehearse(store: &Store, options: &CollectOptions) -> Result<CollectReport> {
         segments_retired: plan.dead,
         segments_evacuated: plan.sparse,
         segments_waiting: plan.leased,
+        segments_skipped: plan.unreadable,
         waiting_bytes: plan.leased_bytes,
         ..CollectReport::default()
     };
@@ -198,6 +200,7 @@ fn perform(store: &Store, options: &CollectOptions) -> Result<CollectReport> {
     reap(store, &mut report)?;
     let emptied = compact::empty(&collection, &plan.sparse, || reap(store, &mut report))?;
     report.segments_evacuated = emptied.segments;
+    report.segments_skipped.extend(plan.unreadable);
     report.segments_skipped.extend(emptied.skipped);
     reap(store, &mut report)?;
     report.waiting_bytes = plan.leased_bytes;

@@ -27,6 +27,8 @@ pub struct Plan {
     pub leased: Vec<SegmentId>,
     /// Bytes of disk that `leased` would give back.
     pub leased_bytes: u64,
+    /// Their records cannot be read, and nothing live is in them. They stay.
+    pub unreadable: Vec<Skipped>,
 }
 
 /// Chooses segments. Dead slots of a segment that is still appended to wait until it is sealed,
@@ -34,7 +36,14 @@ pub struct Plan {
 pub fn plan(store: &StoreView, mark: &Mark, compact_below: f64) -> Result<Plan> {
     let mut plan = Plan::default();
     let mut sparse = Vec::new();
-    for (id, record) in during("listing segments", store.segments())? {
+    for (id, record) in during("listing segments", store.segments_one_by_one())? {
+        let record = match record {
+            Ok(record) => record,
+            Err(error) => {
+                plan.unreadable.push(Skipped::unreadable(id, &error));
+                continue;
+            }
+        };
         let kept = mark.kept_slots(id);
         if record.state == SegmentState::Retired {
             continue;
@@ -123,10 +132,11 @@ fn in_groups(
 
 /// Segments that were retired and still have a record.
 pub(crate) fn retired(store: &StoreView) -> Result<Vec<SegmentId>> {
-    let segments = during("listing segments", store.segments())?;
-    let retired = segments
-        .into_iter()
-        .filter(|(_, record)| record.state == SegmentState::Retired);
+    let segments = during("listing segments", store.segments_one_by_one())?;
+    let retired = segments.into_iter().filter(|(_, record)| {
+        let state = record.as_ref().map(|record| record.state);
+        state.is_ok_and(|state| state == SegmentState::Retired)
+    });
     Ok(retired.map(|(id, _)| id).collect())
 }
 

@@ -96,6 +96,17 @@ pub struct Skipped {
     pub why: String,
 }
 
+impl Skipped {
+    /// A segment whose record cannot be read: nobody knows what it is for.
+    pub fn unreadable(segment: SegmentId, error: &StoreError) -> Self {
+        Self {
+            segment,
+            reason: SkipReason::Damaged,
+            why: format!("its record cannot be read: {error}"),
+        }
+    }
+}
+
 /// Why a segment was left as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -147,11 +158,18 @@ impl Store {
 
 impl Store {
     /// Unlinks retired segments that nobody holds any more: nothing refers to them, whatever else
-    /// is damaged, and whether a collection runs or not. One that cannot be unlinked keeps none of
-    /// the others.
+    /// is damaged, and whether a collection runs or not. One that cannot be unlinked, or whose
+    /// record cannot be read, stays and keeps none of the others.
     pub fn reap(&self) -> Result<Reaped> {
         let mut reaped = Reaped::default();
-        for (id, record) in self.segments()? {
+        for (id, record) in self.segments_one_by_one()? {
+            let record = match record {
+                Ok(record) => record,
+                Err(error) => {
+                    reaped.skipped.push(Skipped::unreadable(id, &error));
+                    continue;
+                }
+            };
             if record.state != SegmentState::Retired || self.segment_is_leased(id)? {
                 continue;
             }
@@ -394,4 +412,55 @@ impl<'a> Collection<'a> {
 pub(crate) fn running_barrier(writer: &mut Writer) -> Result<&mut Barrier> {
     // A `Collection` exists, and only dropping it takes the barrier away.
     writer.barrier.as_mut().ok_or(StoreError::CollectionRunning)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{SegmentKind, SegmentRecord};
+    use crate::{Store, StoreOptions};
+
+    #[test]
+    fn a_record_that_cannot_be_read_keeps_no_other_segment() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            create: true,
+            segment_bytes: 2 << 20,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(directory.path(), options).unwrap();
+        let retired = SegmentRecord {
+            kind: SegmentKind::Sparse,
+            state: SegmentState::Retired,
+            used: 1,
+            capacity: 512,
+        };
+        let path = |nth: u32| {
+            directory
+                .path()
+                .join(format!("segments/{}.seg", SegmentId(nth)))
+        };
+        let mut batch = store.view.index.batch();
+        for nth in 0..5 {
+            std::fs::write(path(nth), b"segment").unwrap();
+            batch.put_segment(SegmentId(nth), &retired);
+        }
+        batch.spoil_segment(&2u32.to_be_bytes());
+        batch.spoil_segment(b"no number");
+        batch.put_next_segment(5);
+        batch.commit().unwrap();
+
+        let reaped = store.reap().unwrap();
+        assert_eq!(reaped.segments, [0, 1, 3, 4].map(SegmentId));
+        assert_eq!(reaped.skipped.len(), 1);
+        let skipped = &reaped.skipped[0];
+        let what = (skipped.segment, skipped.reason);
+        assert_eq!(what, (SegmentId(2), SkipReason::Damaged));
+        for nth in 0..5 {
+            assert_eq!(path(nth).exists(), nth == 2, "{nth}");
+        }
+        // What is not understood is still there the next time.
+        let again = store.reap().unwrap();
+        assert_eq!((again.segments.len(), again.skipped), (0, reaped.skipped));
+    }
 }

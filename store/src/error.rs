@@ -25,13 +25,28 @@ pub enum StoreError {
     /// The disk is full.
     #[error(
         "no space left while {doing} {path}: nothing was changed; free space or collect unused \
-         pages (pool gc), then try again", path = path.display()
+         pages (pool gc), then try again{}", and_wait(*.room), path = path.display()
     )]
     NoSpace {
         /// The operation.
         doing: &'static str,
         /// What it was done to.
         path: PathBuf,
+        /// Bytes that must be free before it goes on by itself; zero if any will do.
+        room: u64,
+    },
+    /// A change was made and is not acknowledged.
+    #[error(
+        "the change is made and not acknowledged: {path} cannot be written ({error}), so its loss \
+         would not be noticed; nothing else is changed until it can be written, so mend that \
+         (dmesg, df, lsattr), then ask for the change again: it finds what is there",
+        path = path.display()
+    )]
+    InDoubt {
+        /// The mark.
+        path: PathBuf,
+        /// What the system said. Part of the message, so not a source of its own.
+        error: io::Error,
     },
     /// The index failed.
     #[error("{doing} the index: {error}")]
@@ -157,6 +172,16 @@ pub enum StoreError {
     NoSegment(SegmentId),
 }
 
+fn and_wait(room: u64) -> String {
+    if room == 0 {
+        return String::new();
+    }
+    format!(
+        " (the index takes changes again a few seconds after {} MiB of its disk are free)",
+        room >> 20
+    )
+}
+
 fn state(found: Option<&Revision>) -> String {
     found.map_or_else(
         || "it does not exist".to_owned(),
@@ -176,7 +201,8 @@ impl StoreError {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
         );
         if full {
-            Self::NoSpace { doing, path }
+            let room = 0;
+            Self::NoSpace { doing, path, room }
         } else {
             Self::Io { doing, path, error }
         }
@@ -188,6 +214,7 @@ impl StoreError {
             return Self::NoSpace {
                 doing,
                 path: PathBuf::from("the index"),
+                room: crate::index::ROOM,
             };
         }
         Self::Index { doing, error }

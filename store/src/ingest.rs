@@ -112,6 +112,14 @@ impl Store {
         Ok(summary)
     }
 
+    /// Keeps or forgets what a commit appended, and answers for it once it is acknowledged.
+    fn answer<T>(&self, writer: &mut Writer, result: Result<T>) -> Result<T> {
+        writer.settle(result.is_ok());
+        let done = result?;
+        self.view.index.acknowledge()?;
+        Ok(done)
+    }
+
     /// Stores content that is at hand, all in one. The digests in `contents` were computed here,
     /// so nothing is read back to be checked, and content that the pool has is not even cut into
     /// pages.
@@ -126,8 +134,7 @@ impl Conditional<'_> {
         let store = self.store;
         let mut writer = store.writer();
         let result = store.commit_locked(&mut writer, upload, self.precondition);
-        writer.settle(result.is_ok());
-        result
+        store.answer(&mut writer, result)
     }
 
     /// [`Store::ingest`], if the precondition holds of the name that the content is to have.
@@ -161,8 +168,7 @@ impl Conditional<'_> {
                     manifest.validate()?;
                     let sent = Sent::AtHand(&bytes);
                     let result = store.take_in(&mut writer, &manifest, sent, known);
-                    writer.settle(result.is_ok());
-                    return result;
+                    return store.answer(&mut writer, result);
                 }
             }
             // Hashing pages needs no lock, and what is announced now is not asked about again.

@@ -5,9 +5,9 @@
 //! older one, or a damaged one, whatever its own checksums say; one that has counted more is right,
 //! since a stop may come between the two. Readers take a new value for news.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, FileType, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Result, StoreError};
@@ -35,14 +35,49 @@ impl Mark {
     }
 
     fn open_with(path: &Path, options: &OpenOptions) -> Result<Option<Self>> {
-        match options.open(path) {
-            Ok(file) => Ok(Some(Self {
-                path: path.into(),
-                file,
-            })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(StoreError::io("opening", path, source)),
+        let refused = |why: String| StoreError::Refused {
+            path: path.parent().unwrap_or(path).into(),
+            why: format!("its {} {why}", path.display()),
+        };
+        // A link to nowhere is no absent file: what it stands for is to be found, not made anew.
+        let link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+        if link && !path.exists() {
+            let target = fs::read_link(path).unwrap_or_default();
+            return Err(refused(format!(
+                "is a link to {}, which is not there: mount what holds it, or put the file back",
+                target.display()
+            )));
         }
+        // A pipe would otherwise be waited for.
+        let mut options = options.clone();
+        options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+        let file = match options.open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(refused(format!(
+                    "cannot be opened ({error}): let this user read it, and the writer write it \
+                     (chown, chmod, chattr -i)"
+                )));
+            }
+            // What cannot be opened at all, as a socket, is not a file either.
+            Err(source) => match fs::metadata(path) {
+                Ok(found) if !found.is_file() => {
+                    return Err(refused(not_a_file(found.file_type())));
+                }
+                _ => return Err(StoreError::io("opening", path, source)),
+            },
+        };
+        let found = file
+            .metadata()
+            .map_err(|source| StoreError::io("opening", path, source))?;
+        if !found.is_file() {
+            return Err(refused(not_a_file(found.file_type())));
+        }
+        Ok(Some(Self {
+            path: path.into(),
+            file,
+        }))
     }
 
     /// Commits acknowledged so far; `None` when the file is too short to say.
@@ -55,10 +90,36 @@ impl Mark {
         }
     }
 
-    /// Notes that `commits` commits were made, and waits until the note survives a power cut.
+    /// Notes that `commits` commits were made, and waits until the note survives a power cut. After
+    /// a failure it can be called again: what is written anew is synced anew.
     pub(crate) fn advance(&self, commits: u64) -> Result<()> {
-        FileExt::write_all_at(&self.file, &commits.to_le_bytes(), 0)
-            .and_then(|()| self.file.sync_data())
+        self.write(commits)
             .map_err(|source| StoreError::io("writing", &self.path, source))
     }
+
+    /// As [`Mark::advance`], for `commits` commits that were made and wait for an answer.
+    pub(crate) fn acknowledge(&self, commits: u64) -> Result<()> {
+        self.write(commits).map_err(|error| StoreError::InDoubt {
+            path: self.path.clone(),
+            error,
+        })
+    }
+
+    fn write(&self, commits: u64) -> io::Result<()> {
+        FileExt::write_all_at(&self.file, &commits.to_le_bytes(), 0)?;
+        self.file.sync_data()
+    }
+}
+
+fn not_a_file(found: FileType) -> String {
+    let what = if found.is_dir() {
+        "a directory"
+    } else if found.is_fifo() {
+        "a pipe"
+    } else if found.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    };
+    format!("is {what} and not a file: move it away and put the file back, an older copy will do")
 }

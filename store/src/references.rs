@@ -151,6 +151,7 @@ impl Store {
         let mut batch = self.view.index.batch();
         let result = change(&mut batch)?;
         batch.commit()?;
+        self.view.index.acknowledge()?;
         Ok(result)
     }
 

@@ -174,6 +174,11 @@ impl StoreView {
         self.index.now().epoch()
     }
 
+    /// Every segment on record, with what its record says or why it cannot be read.
+    pub fn segments_one_by_one(&self) -> Result<Vec<(SegmentId, Result<SegmentRecord>)>> {
+        self.index.now().segments_one_by_one()
+    }
+
     /// See [`Snapshot::libraries`].
     pub fn libraries(&self) -> Result<Vec<(LibraryRef, LibraryRecord)>> {
         self.snapshot().libraries()

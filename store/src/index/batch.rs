@@ -152,6 +152,12 @@ impl<'a> Batch<'a> {
         self.delete(META, key);
     }
 
+    /// Makes a segment's record one that nobody can read.
+    #[cfg(test)]
+    pub(crate) fn spoil_segment(&mut self, key: &[u8]) {
+        self.put(SEGMENTS, key, b"spoilt");
+    }
+
     /// Writes all changes, counts the commit, and waits until both survive a power cut. Does nothing
     /// when there are no changes.
     pub(crate) fn commit(self) -> Result<()> {

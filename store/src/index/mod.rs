@@ -61,6 +61,10 @@ const COMMIT: &[u8] = b"commit/";
 /// than a log of 64 MiB holds, unless all of them are tiny.
 const COUNTED: u64 = 1 << 16;
 
+/// What a family keeps in memory before it is written to a table. RocksDB sets this much aside for
+/// the log beforehand, and after a write that found the disk full it waits for this much room.
+pub(crate) const ROOM: u64 = 16 << 20;
+
 /// The index of a store.
 pub(crate) struct Index {
     path: PathBuf,
@@ -129,7 +133,7 @@ fn families() -> Vec<ColumnFamilyDescriptor> {
     let describe = |name: &str| {
         let mut blocks = BlockBasedOptions::default();
         blocks.set_block_cache(&cache);
-        let mut options = Options::default();
+        let mut options = family_options();
         if matches!(name, PAGES | WINDOWS) {
             // Digests do not compress, and most look-ups of an upload are for pages not there.
             blocks.set_bloom_filter(10.0, false);
@@ -140,9 +144,15 @@ fn families() -> Vec<ColumnFamilyDescriptor> {
         options.set_block_based_table_factory(&blocks);
         ColumnFamilyDescriptor::new(name, options)
     };
-    std::iter::once(ColumnFamilyDescriptor::new("default", Options::default()))
+    std::iter::once(ColumnFamilyDescriptor::new("default", family_options()))
         .chain(FAMILIES.map(describe))
         .collect()
+}
+
+fn family_options() -> Options {
+    let mut options = Options::default();
+    options.set_write_buffer_size(ROOM as usize);
+    options
 }
 
 fn options() -> Options {
@@ -429,9 +439,23 @@ impl Index {
         count.commits = number;
         match mark.advance(number) {
             Ok(()) => count.marked = number,
-            // The commit is made and durable. The next one is refused unless the mark can be
-            // written by then.
+            // The change is made, and whoever made it has to go by that. Who asked for it is told
+            // by `acknowledge`, and the next one is refused unless the mark can be written by then.
             Err(error) => tracing::error!(%error, "noting a commit"),
+        }
+        Ok(())
+    }
+
+    /// To be called before a change is answered for, under the writer's lock: an error when there
+    /// is a commit that the mark does not tell of and cannot be made to.
+    pub(crate) fn acknowledge(&self) -> Result<()> {
+        let Role::Primary { mark, count, .. } = &self.role else {
+            return Ok(());
+        };
+        let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
+        if count.marked != count.commits {
+            mark.acknowledge(count.commits)?;
+            count.marked = count.commits;
         }
         Ok(())
     }

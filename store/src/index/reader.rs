@@ -238,6 +238,30 @@ impl<'a> Reader<'a> {
         Ok(all)
     }
 
+    /// Every segment on record, each readable or not: one that is not, and a part of the index
+    /// that is not, keep none of the others from being known.
+    pub(crate) fn segments_one_by_one(&self) -> Result<Vec<(SegmentId, Result<SegmentRecord>)>> {
+        let mut all = Vec::new();
+        let scan = self.scan(SEGMENTS, &[], |key, value| {
+            if let Ok(id) = key.try_into().map(u32::from_be_bytes) {
+                all.push((SegmentId(id), SegmentRecord::decode(value)));
+            } else {
+                tracing::warn!(?key, "a segment's key is not 4 bytes; run pool fsck");
+            }
+            Ok(())
+        });
+        if let Err(error) = scan {
+            tracing::warn!(%error, "asking for each segment");
+            let first = all.last().map_or(0, |(id, _)| id.0 + 1);
+            for id in (first..self.next_segment()?.0).map(SegmentId) {
+                if let Some(record) = self.segment(id).transpose() {
+                    all.push((id, record));
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// Tags of a manifest.
     pub(crate) fn tags_of(&self, manifest: ObjectId) -> Result<Vec<ImageRef>> {
         let prefix = reference_key::tags_of(manifest);
