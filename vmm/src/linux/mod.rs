@@ -18,6 +18,7 @@ pub mod start;
 pub(crate) mod system;
 pub mod table;
 mod time;
+pub(crate) mod wait;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -28,6 +29,7 @@ use self::file::Files;
 pub(crate) use self::file::MAX_FILES;
 pub use self::grant::{Grant, GrantError};
 use self::signal::Signals;
+use self::wait::{Progress, Wait};
 use crate::fault::{Cause, Outcome};
 use crate::memory::space::ProtectError;
 use crate::memory::{BadAddress, GrowError, GuestMemory};
@@ -61,6 +63,9 @@ pub(crate) enum Stop {
     End(Outcome),
     /// The guest cannot go on.
     Fault(Cause),
+    /// The call is to be served again when this has come.
+    #[expect(dead_code, reason = "the calls that wait come one topic after the other")]
+    Wait(Wait),
 }
 
 impl From<Errno> for Stop {
@@ -122,6 +127,8 @@ pub struct Linux {
     counts: [u64; table::CALLS.len()],
     unknown: BTreeMap<u64, u64>,
     trace: bool,
+    /// Of the call that is being served.
+    progress: Progress,
 }
 
 /// What a guest is started with.
@@ -149,6 +156,7 @@ impl Linux {
             counts: [0; table::CALLS.len()],
             unknown: BTreeMap::new(),
             trace: settings.trace,
+            progress: Progress::default(),
         }
     }
 
@@ -187,7 +195,8 @@ impl Linux {
         let handler = known.and_then(|at| Some((at, table::CALLS[at].handler?)));
         let served = if let Some((at, handler)) = handler {
             self.counts[at] += 1;
-            handler(self, call.arguments)
+            self.progress = Progress::default();
+            self.serve_with(handler, call.arguments)
         } else {
             let number = call.number.min(COUNTED_APART);
             *self.unknown.entry(number).or_default() += 1;
@@ -201,6 +210,17 @@ impl Linux {
             Err(Stop::Error(error)) => Reply::Return((-i64::from(error.raw_os_error())) as u64),
             Err(Stop::End(outcome)) => Reply::End(outcome),
             Err(Stop::Fault(cause)) => Reply::Fault(cause),
+            Err(Stop::Wait(_)) => Reply::Fault(Cause::Machine("a call that never ends".into())),
+        }
+    }
+
+    /// Asks `handler` until it has an answer.
+    fn serve_with(&mut self, handler: Handler, arguments: Arguments) -> Served {
+        loop {
+            match handler(self, arguments) {
+                Err(Stop::Wait(wait)) => wait.block()?,
+                served => return served,
+            }
         }
     }
 }
