@@ -7,29 +7,33 @@
 //! Sockets will be a topic of their own (`socket`), granted by `--net host`. Threads will share a
 //! [`Linux`] behind a lock; `futex` then waits in the host.
 
-mod file;
+mod descriptor;
+mod dispatch;
 mod grant;
+mod host;
 mod memory;
-mod path;
+mod poll;
 mod process;
 mod record;
 mod signal;
+mod socket;
 pub mod start;
+mod stream;
 pub(crate) mod system;
 pub mod table;
 mod time;
 pub(crate) mod wait;
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 
-use self::file::Files;
-pub(crate) use self::file::MAX_FILES;
+pub(crate) use self::descriptor::requests as descriptor_requests;
 pub use self::grant::{Grant, GrantError};
 use self::signal::Signals;
+use self::table::Server;
 use self::wait::{Progress, Wait};
+use crate::descriptors::Own;
 use crate::fault::{Cause, Outcome};
 use crate::memory::space::ProtectError;
 use crate::memory::{BadAddress, GrowError, GuestMemory};
@@ -64,7 +68,6 @@ pub(crate) enum Stop {
     /// The guest cannot go on.
     Fault(Cause),
     /// The call is to be served again when this has come.
-    #[expect(dead_code, reason = "the calls that wait come one topic after the other")]
     Wait(Wait),
 }
 
@@ -120,7 +123,10 @@ const COUNTED_APART: u64 = 1024;
 #[derive(Debug)]
 pub struct Linux {
     memory: GuestMemory,
-    files: Files,
+    own: Own,
+    standard: Vec<(u64, u64)>,
+    world: bool,
+    network: bool,
     signals: Signals,
     thread_pointer: Option<u64>,
     stack_size: u64,
@@ -134,10 +140,8 @@ pub struct Linux {
 /// What a guest is started with.
 #[derive(Debug)]
 pub struct Settings {
-    /// Directories that it may use.
-    pub grants: Vec<Grant>,
-    /// Its standard input, output and error.
-    pub standard: [OwnedFd; 3],
+    /// It may use the host's network.
+    pub network: bool,
     /// Print every call to standard error.
     pub trace: bool,
 }
@@ -149,7 +153,10 @@ impl Linux {
         let stack_size = rooms.stack_high.0 - rooms.stack_low.0;
         Self {
             memory,
-            files: Files::new(settings.standard, settings.grants),
+            own: Own::default(),
+            standard: standard_files(),
+            world: false,
+            network: settings.network,
             signals: Signals::default(),
             thread_pointer: None,
             stack_size,
@@ -158,6 +165,13 @@ impl Linux {
             trace: settings.trace,
             progress: Progress::default(),
         }
+    }
+
+    /// Says what the guest's calls pass on to: the descriptors of this process that are not `own`, and
+    /// if `world` is set the file system that this process is in. Without, there is no file.
+    pub fn settle(&mut self, own: Own, world: bool) {
+        self.own = own;
+        self.world = world;
     }
 
     /// The guest's memory.
@@ -192,11 +206,12 @@ impl Linux {
     /// Serves one call.
     pub fn serve(&mut self, call: &Call) -> Reply {
         let known = table::find(call.number);
-        let handler = known.and_then(|at| Some((at, table::CALLS[at].handler?)));
-        let served = if let Some((at, handler)) = handler {
+        let server = known.map(|at| (at, table::CALLS[at].server));
+        let server = server.filter(|(_, server)| !matches!(server, Server::ProcessOnly));
+        let served = if let Some((at, server)) = server {
             self.counts[at] += 1;
             self.progress = Progress::default();
-            self.serve_with(handler, call.arguments)
+            self.serve_with(call, server)
         } else {
             let number = call.number.min(COUNTED_APART);
             *self.unknown.entry(number).or_default() += 1;
@@ -214,15 +229,34 @@ impl Linux {
         }
     }
 
-    /// Asks `handler` until it has an answer.
-    fn serve_with(&mut self, handler: Handler, arguments: Arguments) -> Served {
+    /// Asks `server` until it has an answer.
+    fn serve_with(&mut self, call: &Call, server: Server) -> Served {
+        let (number, arguments) = (call.number, call.arguments);
         loop {
-            match handler(self, arguments) {
+            let served = match server {
+                Server::Host(kinds) => dispatch::pass(self, number, kinds, arguments),
+                Server::Monitor(handler) => handler(self, arguments),
+                Server::ProcessOnly => Err(Errno::NOSYS.into()),
+            };
+            match served {
                 Err(Stop::Wait(wait)) => wait.block()?,
                 served => return served,
             }
         }
     }
+}
+
+/// Device and inode of the guest's standard input, output and error.
+fn standard_files() -> Vec<(u64, u64)> {
+    let files = [
+        rustix::stdio::stdin(),
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+    ];
+    let stats = files
+        .into_iter()
+        .filter_map(|file| rustix::fs::fstat(file).ok());
+    stats.map(|stat| (stat.st_dev, stat.st_ino)).collect()
 }
 
 /// One line a call on standard error; failure to print is no reason to stop a guest.

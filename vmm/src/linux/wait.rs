@@ -1,11 +1,13 @@
 //! What a call waits for. A handler never blocks the monitor: it tries, says what it waits for, and
 //! is asked again when that has come. What it did so far is its [`Progress`].
 
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::RawFd;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::time::Timespec;
+
+use super::host;
 
 /// What has to come before a call is served again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +21,15 @@ pub(crate) enum Wait {
         /// When to ask again in any case: monotonic time.
         deadline: Option<Timespec>,
     },
+    /// One of the events at one of several descriptors.
+    AnyReady {
+        /// Each with what it is waited for.
+        descriptors: Vec<(RawFd, PollFlags)>,
+        /// When to ask again in any case.
+        deadline: Option<Timespec>,
+    },
+    /// A moment of monotonic time.
+    Until(Timespec),
 }
 
 /// What a call has done before it had to wait. Nothing at its first try.
@@ -33,19 +44,33 @@ pub(crate) struct Progress {
 impl Wait {
     /// Waits in the host: there is no other task to run.
     pub(super) fn block(&self) -> Result<(), Errno> {
-        let Self::Ready {
-            descriptor,
-            events,
-            deadline,
-        } = self;
-        // SAFETY: the descriptor was open a moment ago, and nothing else runs in this process; were it
-        // closed, `poll` would say so.
-        let descriptor = unsafe { BorrowedFd::borrow_raw(*descriptor) };
+        let one;
+        let (descriptors, deadline) = match self {
+            Self::Ready {
+                descriptor,
+                events,
+                deadline,
+            } => {
+                one = [(*descriptor, *events)];
+                (&one[..], *deadline)
+            }
+            Self::AnyReady {
+                descriptors,
+                deadline,
+            } => (&descriptors[..], *deadline),
+            Self::Until(deadline) => (&[][..], Some(*deadline)),
+        };
         let left = deadline.map(|deadline| {
             let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-            if deadline > now { deadline - now } else { Timespec::default() }
+            if deadline > now {
+                deadline - now
+            } else {
+                Timespec::default()
+            }
         });
-        rustix::event::poll(&mut [PollFd::from_borrowed_fd(descriptor, *events)], left.as_ref())?;
+        let poll = |&(fd, events): &(RawFd, _)| PollFd::from_borrowed_fd(host::borrow(fd), events);
+        let mut polls: Vec<_> = descriptors.iter().map(poll).collect();
+        rustix::event::poll(&mut polls, left.as_ref())?;
         Ok(())
     }
 }
