@@ -28,7 +28,7 @@ options:
   --memory SIZE            most private memory of the guest, with K, M or G [64M]
   --dir HOST:GUEST[:ro]    let the guest use directory HOST as GUEST, without devices and what is
                            mounted below; may be repeated
-  --net none|host          network of the guest [none]
+  --net none|host          network of the guest: none, or the host's own [none]
   --env KEY=VALUE          environment of the guest; may be repeated
   --report FILE            write times, counts and costs as JSON
   --trace                  print every system call (kvm)
@@ -74,8 +74,6 @@ pub(crate) enum UsageError {
         value: String,
         expected: &'static str,
     },
-    #[error("--net host is not served yet: guests have no network; leave it out")]
-    Network,
 }
 
 impl Command {
@@ -102,6 +100,7 @@ fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
         platform: Platform::Kvm,
         memory: 64 << 20,
         directories: Vec::new(),
+        network: false,
         environment: Vec::new(),
         arguments: Vec::new(),
         trace: false,
@@ -125,7 +124,7 @@ fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
             Arg::Long("platform") => options.platform = platform(&text(parser)?)?,
             Arg::Long("memory") => options.memory = memory(&text(parser)?)?,
             Arg::Long("dir") => options.directories.push(text(parser)?),
-            Arg::Long("net") => network(&text(parser)?)?,
+            Arg::Long("net") => options.network = network(&text(parser)?)?,
             Arg::Long("env") => options.environment.push(variable(parser.value()?)?),
             Arg::Long("report") => {
                 report = Some(parser.value()?.into());
@@ -185,10 +184,11 @@ fn platform(value: &str) -> Result<Platform, UsageError> {
     }
 }
 
-fn network(value: &str) -> Result<(), UsageError> {
+/// True for the host's.
+fn network(value: &str) -> Result<bool, UsageError> {
     match value {
-        "none" => Ok(()),
-        "host" => Err(UsageError::Network),
+        "none" => Ok(false),
+        "host" => Ok(true),
         _ => wrong("--net", value, "none or host"),
     }
 }
@@ -239,12 +239,13 @@ mod tests {
     #[test]
     fn a_full_line_is_read() {
         let line = "run hello:v1 --pool /p --backing copy --platform process --memory 2M --env A=b \
-                    --dir /h:/g:ro --net none --report r.json -- --not-mine x";
+                    --dir /h:/g:ro --net host --report r.json -- --not-mine x";
         let Ok(Command::Run(run)) = parse(line) else {
             panic!("{line}")
         };
         assert_eq!(run.options.image, "hello:v1");
         assert_eq!(run.options.pool, PathBuf::from("/p"));
+        assert!(run.options.network);
         assert_eq!(run.options.memory, 2 << 20);
         assert_eq!(run.options.backing, Backing::Copy);
         assert_eq!(run.options.platform, Platform::Process);
@@ -268,7 +269,7 @@ mod tests {
             "run a --memory 1",
             "run a --memory +5M",
             "run a --memory 99999999999G",
-            "run a --net host",
+            "run a --net guest",
             "run a --env X",
             "run a --bogus",
             "run a --memory",

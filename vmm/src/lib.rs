@@ -24,6 +24,7 @@
 //! | a REST API | a binary over [`run`] |
 //! | virtual address slides | `plan`: the same mappings at other addresses |
 
+pub mod descriptors;
 pub mod fault;
 pub mod kvm;
 pub mod linux;
@@ -36,3 +37,4 @@ pub mod report;
 pub mod run;
 pub mod sandbox;
 pub mod stamp;
+pub mod world;

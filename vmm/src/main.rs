@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Write;
 use std::process::ExitCode;
 
+use poolvmm::descriptors;
 use poolvmm::report::Report;
 use poolvmm::run::{Guest, RunError};
 use poolvmm::stamp::Stamp;
@@ -19,6 +20,10 @@ const WRONG_USE: u8 = 2;
 
 fn main() -> ExitCode {
     let main = Stamp::now();
+    if let Err(error) = descriptors::reserve() {
+        eprintln!("poolvmm: preparing descriptors: {error}; is the limit (ulimit -n) below 64?");
+        return ExitCode::from(FAILED);
+    }
     match Command::parse(std::env::args_os().skip(1)) {
         Ok(Command::Help) => {
             print!("{HELP}");

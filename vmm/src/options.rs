@@ -32,6 +32,8 @@ pub struct Options {
     pub memory: u64,
     /// `HOST:GUEST[:ro]` each.
     pub directories: Vec<String>,
+    /// The guest may use the host's network.
+    pub network: bool,
     /// `KEY=VALUE` each.
     pub environment: Vec<Vec<u8>>,
     /// What follows `argv[0]`.

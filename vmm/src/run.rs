@@ -1,11 +1,14 @@
 //! One run of one guest, from the image's name to its exit status.
 
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use pool_core::description::Abi;
+use rustix::fs::FileType;
 use thiserror::Error;
 
+use crate::descriptors::{FIRST, Own};
 use crate::fault::{AddressNames, Outcome};
 use crate::kvm::{KvmError, Machine};
 use crate::linux::start::Start;
@@ -18,6 +21,7 @@ use crate::process::{self, ProcessError};
 use crate::report::{HostUsage, Moments, Report};
 use crate::sandbox::{self, SandboxError};
 use crate::stamp::Stamp;
+use crate::world::{World, WorldError};
 
 /// Why a guest could not be run.
 #[derive(Debug, Error)]
@@ -52,12 +56,15 @@ pub enum RunError {
     /// A directory to be granted.
     #[error(transparent)]
     Grant(#[from] GrantError),
+    /// The guest's file system.
+    #[error(transparent)]
+    World(#[from] WorldError),
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     /// Standard input, output or error is closed.
-    #[error("standard input, output and error must be open: {0}")]
-    Standard(std::io::Error),
+    #[error("standard input, output and error must be open, and no directories: {0}")]
+    Standard(io::Error),
 }
 
 /// An image that is leased, planned and ready to be started.
@@ -130,10 +137,9 @@ impl Guest {
 
     fn run_kvm(mut self) -> Result<Report, RunError> {
         let standard = standard_descriptors().map_err(RunError::Standard)?;
-        let confinement = sandbox::Confinement::prepare(&self.grants)?;
+        let network = self.options.network;
         let settings = Settings {
-            grants: std::mem::take(&mut self.grants),
-            standard,
+            network,
             trace: self.options.trace,
         };
         let mut machine = Machine::new(
@@ -147,12 +153,20 @@ impl Guest {
             machine.count_faults()?;
         }
         self.moments.mapped = Stamp::now();
+        let world = self.enter_world()?;
+        let has_world = world.is_some();
+        let confinement = sandbox::Confinement::prepare(world.as_ref(), network)?;
+        drop((world, std::mem::take(&mut self.grants)));
         confinement.enter_monitor()?;
+        machine.settle(Own::release().map_err(RunError::Standard)?, has_world);
         crate::memory::give_back_heap();
         self.moments.confined = Stamp::now();
         self.moments.first_instruction = self.moments.confined;
         let mut first_exit = Stamp::default();
-        let outcome = machine.run(|| first_exit = Stamp::now())?;
+        let outcome = machine.run(|| first_exit = Stamp::now());
+        // The guest may have put other files there.
+        give_back(&standard).map_err(RunError::Standard)?;
+        let outcome = outcome?;
         self.moments.first_exit = first_exit;
         self.moments.end = Stamp::now();
         let mut report = self.report(&outcome, HostUsage::of_this_process());
@@ -165,15 +179,15 @@ impl Guest {
     }
 
     fn run_process(mut self) -> Result<Report, RunError> {
-        let confinement = sandbox::Confinement::prepare(&self.grants)?;
-        let ended = process::run(
-            &self.plan,
-            &self.segments,
-            self.options.backing,
-            &self.start,
-            &self.grants,
-            confinement,
-        )?;
+        standard_descriptors().map_err(RunError::Standard)?;
+        let ended = process::run(&process::Guest {
+            plan: &self.plan,
+            segments: &self.segments,
+            backing: self.options.backing,
+            start: &self.start,
+            grants: &self.grants,
+            network: self.options.network,
+        })?;
         self.moments.mapped = ended.mapped;
         self.moments.confined = ended.first_instruction;
         self.moments.first_instruction = ended.first_instruction;
@@ -182,6 +196,17 @@ impl Guest {
         let mut report = self.report(&ended.outcome, ended.usage);
         report.mapped = ended.counts;
         Ok(report)
+    }
+
+    /// The guest's file system, if it has one.
+    fn enter_world(&self) -> Result<Option<World>, RunError> {
+        if self.grants.is_empty() && !self.options.network {
+            // Where poolvmm was started is not the guest's business.
+            rustix::process::chdir("/").map_err(|error| RunError::Standard(error.into()))?;
+            return Ok(None);
+        }
+        let world = World::enter(&self.grants, self.options.network, self.options.memory)?;
+        Ok(Some(world))
     }
 
     fn report(&self, outcome: &Outcome, host: HostUsage) -> Report {
@@ -218,10 +243,27 @@ fn loader(abi: Abi) -> &'static str {
     }
 }
 
-fn standard_descriptors() -> std::io::Result<[OwnedFd; 3]> {
+/// What this process has for standard input, output and error. A directory among them would be one that
+/// was not granted.
+fn standard_descriptors() -> io::Result<[OwnedFd; 3]> {
+    let keep = |file: BorrowedFd<'_>| -> io::Result<OwnedFd> {
+        let stat = rustix::fs::fstat(file)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        Ok(rustix::io::fcntl_dupfd_cloexec(file, FIRST)?)
+    };
     Ok([
-        rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?,
-        rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?,
-        rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3)?,
+        keep(rustix::stdio::stdin())?,
+        keep(rustix::stdio::stdout())?,
+        keep(rustix::stdio::stderr())?,
     ])
+}
+
+/// Has this process's own messages go where they went before the guest ran.
+fn give_back([input, output, error]: &[OwnedFd; 3]) -> io::Result<()> {
+    rustix::stdio::dup2_stdin(input)?;
+    rustix::stdio::dup2_stdout(output)?;
+    rustix::stdio::dup2_stderr(error)?;
+    Ok(())
 }

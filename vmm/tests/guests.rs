@@ -159,8 +159,8 @@ fn busybox_works_on_granted_files_and_no_others() {
     fs::write(data.join("lines"), "b\na\nc\n").unwrap();
     fs::write(data.join("sub/deep"), "deep\n").unwrap();
     std::os::unix::fs::symlink("lines", data.join("link")).unwrap();
-    std::os::unix::fs::symlink("/etc/passwd", data.join("absolute")).unwrap();
-    std::os::unix::fs::symlink("../../../../../etc/passwd", data.join("upwards")).unwrap();
+    std::os::unix::fs::symlink("/etc/shadow", data.join("absolute")).unwrap();
+    std::os::unix::fs::symlink("../../../../../etc/shadow", data.join("upwards")).unwrap();
     let host = data.to_str().unwrap();
     let grant = format!("{host}:{host}");
     let read_only = format!("{host}:{host}:ro");
@@ -187,7 +187,8 @@ fn busybox_works_on_granted_files_and_no_others() {
             assert_same(&format!("{way:?} {arguments:?}"), &found, &native);
         }
         for hidden in [
-            "/etc/passwd",
+            "/etc/shadow",
+            "/etc/hostname",
             &at("absolute"),
             &at("upwards"),
             &at("../pool"),

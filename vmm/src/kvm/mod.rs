@@ -22,6 +22,7 @@ use self::frame::Frame;
 use self::stats::FaultCounter;
 use self::vcpu::{Exit, Features, Vcpu};
 use self::vm::Vm;
+use crate::descriptors::Own;
 use crate::fault::{Cause, Fault, Outcome};
 use crate::linux::start::{Start, StartError};
 use crate::linux::{Call, Linux, Reply};
@@ -169,6 +170,11 @@ impl Machine {
     /// The guest's kernel state, for the report.
     pub fn linux(&self) -> &Linux {
         &self.linux
+    }
+
+    /// Says what the guest's calls pass on to: see [`Linux::settle`].
+    pub fn settle(&mut self, own: Own, world: bool) {
+        self.linux.settle(own, world);
     }
 
     /// Exits so far.

@@ -100,7 +100,7 @@ impl Grant {
 }
 
 /// `path` without `.`, `..` and doubled slashes; absolute.
-pub(super) fn clean(path: &[u8]) -> Vec<u8> {
+fn clean(path: &[u8]) -> Vec<u8> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in path.split(|&byte| byte == b'/') {
         match part {
@@ -114,18 +114,6 @@ pub(super) fn clean(path: &[u8]) -> Vec<u8> {
     let mut cleaned = vec![b'/'];
     cleaned.extend_from_slice(&parts.join(&b'/'));
     cleaned
-}
-
-/// What follows `prefix` in `path`, if `path` lies at or below it.
-pub(super) fn below<'a>(path: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
-    if prefix == b"/" {
-        return path.strip_prefix(b"/");
-    }
-    match path.strip_prefix(prefix)? {
-        [] => Some(&[]),
-        [b'/', rest @ ..] => Some(rest),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -142,14 +130,6 @@ mod tests {
         ] {
             assert_eq!(clean(path.as_bytes()), cleaned.as_bytes(), "{path}");
         }
-    }
-
-    #[test]
-    fn grants_match_whole_names() {
-        assert_eq!(below(b"/data/x", b"/data"), Some(&b"x"[..]));
-        assert_eq!(below(b"/data", b"/data"), Some(&b""[..]));
-        assert_eq!(below(b"/database", b"/data"), None);
-        assert_eq!(below(b"/x", b"/"), Some(&b"x"[..]));
     }
 
     #[test]

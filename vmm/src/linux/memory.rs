@@ -5,7 +5,7 @@ use pool_core::PAGE_SIZE;
 use pool_core::address::{Protection, USER_ADDRESS_END};
 use rustix::io::Errno;
 
-use super::{Arguments, Linux, Served};
+use super::{Arguments, Linux, Served, host};
 use crate::memory::space::{Area, Backing};
 use crate::memory::transfer::{self, Position};
 use crate::memory::{Access, GrowError};
@@ -104,7 +104,7 @@ pub(super) fn mmap(
             .checked_add(length)
             .and_then(|end| i64::try_from(end).ok())
             .ok_or(Errno::OVERFLOW)?;
-        linux.files.mappable(fd)?;
+        linux.mappable(fd)?;
     }
     let start = place(linux, address, length, flags)?;
     if anonymous {
@@ -146,12 +146,12 @@ fn fill_from_file(
 ) -> Result<(), super::Stop> {
     let mut done = 0;
     while done < length {
-        let file = linux.files.get(fd)?;
+        let file = host::borrow(linux.descriptor(fd)?);
         let slices = linux
             .memory
             .slices(start + done, length - done, Access::Write)?;
         let at = Position::At((offset + done) as i64);
-        match transfer::read(file.host(), &slices, at)? {
+        match transfer::read(file, &slices, at)? {
             0 => break,
             moved => done += moved as u64,
         }

@@ -7,27 +7,33 @@
 //! Sockets will be a topic of their own (`socket`), granted by `--net host`. Threads will share a
 //! [`Linux`] behind a lock; `futex` then waits in the host.
 
-mod file;
+mod descriptor;
+mod dispatch;
 mod grant;
+mod host;
 mod memory;
-mod path;
+mod poll;
 mod process;
 mod record;
 mod signal;
+mod socket;
 pub mod start;
+mod stream;
 pub(crate) mod system;
 pub mod table;
 mod time;
+pub(crate) mod wait;
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 
-use self::file::Files;
-pub(crate) use self::file::MAX_FILES;
+pub(crate) use self::descriptor::requests as descriptor_requests;
 pub use self::grant::{Grant, GrantError};
 use self::signal::Signals;
+use self::table::Server;
+use self::wait::{Progress, Wait};
+use crate::descriptors::Own;
 use crate::fault::{Cause, Outcome};
 use crate::memory::space::ProtectError;
 use crate::memory::{BadAddress, GrowError, GuestMemory};
@@ -61,6 +67,8 @@ pub(crate) enum Stop {
     End(Outcome),
     /// The guest cannot go on.
     Fault(Cause),
+    /// The call is to be served again when this has come.
+    Wait(Wait),
 }
 
 impl From<Errno> for Stop {
@@ -115,22 +123,25 @@ const COUNTED_APART: u64 = 1024;
 #[derive(Debug)]
 pub struct Linux {
     memory: GuestMemory,
-    files: Files,
+    own: Own,
+    standard: Vec<(u64, u64)>,
+    world: bool,
+    network: bool,
     signals: Signals,
     thread_pointer: Option<u64>,
     stack_size: u64,
     counts: [u64; table::CALLS.len()],
     unknown: BTreeMap<u64, u64>,
     trace: bool,
+    /// Of the call that is being served.
+    progress: Progress,
 }
 
 /// What a guest is started with.
 #[derive(Debug)]
 pub struct Settings {
-    /// Directories that it may use.
-    pub grants: Vec<Grant>,
-    /// Its standard input, output and error.
-    pub standard: [OwnedFd; 3],
+    /// It may use the host's network.
+    pub network: bool,
     /// Print every call to standard error.
     pub trace: bool,
 }
@@ -142,14 +153,25 @@ impl Linux {
         let stack_size = rooms.stack_high.0 - rooms.stack_low.0;
         Self {
             memory,
-            files: Files::new(settings.standard, settings.grants),
+            own: Own::default(),
+            standard: standard_files(),
+            world: false,
+            network: settings.network,
             signals: Signals::default(),
             thread_pointer: None,
             stack_size,
             counts: [0; table::CALLS.len()],
             unknown: BTreeMap::new(),
             trace: settings.trace,
+            progress: Progress::default(),
         }
+    }
+
+    /// Says what the guest's calls pass on to: the descriptors of this process that are not `own`, and
+    /// if `world` is set the file system that this process is in. Without, there is no file.
+    pub fn settle(&mut self, own: Own, world: bool) {
+        self.own = own;
+        self.world = world;
     }
 
     /// The guest's memory.
@@ -184,10 +206,12 @@ impl Linux {
     /// Serves one call.
     pub fn serve(&mut self, call: &Call) -> Reply {
         let known = table::find(call.number);
-        let handler = known.and_then(|at| Some((at, table::CALLS[at].handler?)));
-        let served = if let Some((at, handler)) = handler {
+        let server = known.map(|at| (at, table::CALLS[at].server));
+        let server = server.filter(|(_, server)| !matches!(server, Server::ProcessOnly));
+        let served = if let Some((at, server)) = server {
             self.counts[at] += 1;
-            handler(self, call.arguments)
+            self.progress = Progress::default();
+            self.serve_with(call, server)
         } else {
             let number = call.number.min(COUNTED_APART);
             *self.unknown.entry(number).or_default() += 1;
@@ -201,8 +225,38 @@ impl Linux {
             Err(Stop::Error(error)) => Reply::Return((-i64::from(error.raw_os_error())) as u64),
             Err(Stop::End(outcome)) => Reply::End(outcome),
             Err(Stop::Fault(cause)) => Reply::Fault(cause),
+            Err(Stop::Wait(_)) => Reply::Fault(Cause::Machine("a call that never ends".into())),
         }
     }
+
+    /// Asks `server` until it has an answer.
+    fn serve_with(&mut self, call: &Call, server: Server) -> Served {
+        let (number, arguments) = (call.number, call.arguments);
+        loop {
+            let served = match server {
+                Server::Host(kinds) => dispatch::pass(self, number, kinds, arguments),
+                Server::Monitor(handler) => handler(self, arguments),
+                Server::ProcessOnly => Err(Errno::NOSYS.into()),
+            };
+            match served {
+                Err(Stop::Wait(wait)) => wait.block()?,
+                served => return served,
+            }
+        }
+    }
+}
+
+/// Device and inode of the guest's standard input, output and error.
+fn standard_files() -> Vec<(u64, u64)> {
+    let files = [
+        rustix::stdio::stdin(),
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+    ];
+    let stats = files
+        .into_iter()
+        .filter_map(|file| rustix::fs::fstat(file).ok());
+    stats.map(|stat| (stat.st_dev, stat.st_ino)).collect()
 }
 
 /// One line a call on standard error; failure to print is no reason to stop a guest.

@@ -139,7 +139,11 @@ fn limits(linux: &Linux, resource: u64) -> Result<(u64, u64), Errno> {
     const CORE: u64 = 4;
     match resource {
         STACK => Ok((linux.stack_size, linux.stack_size)),
-        FILES => Ok((super::file::MAX_FILES as u64, super::file::MAX_FILES as u64)),
+        FILES => {
+            let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+            let limits = [limit.current, limit.maximum].map(|limit| limit.unwrap_or(u64::MAX));
+            Ok((limits[0], limits[1]))
+        }
         CORE => Ok((0, 0)),
         0..=15 => Ok((u64::MAX, u64::MAX)),
         _ => Err(Errno::INVAL),

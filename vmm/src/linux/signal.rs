@@ -121,6 +121,21 @@ pub(super) fn rt_sigprocmask(linux: &mut Linux, [how, new, old, size, ..]: Argum
     Ok(0)
 }
 
+impl Linux {
+    /// The mask that a call waits with, at `at` if that is not null. It has no effect, as no handler would
+    /// run.
+    pub(super) fn mask_for_wait(&mut self, at: u64, size: u64) -> Result<(), Stop> {
+        if at == 0 {
+            return Ok(());
+        }
+        if size != 8 {
+            return Err(Errno::INVAL.into());
+        }
+        let _: u64 = self.memory.read_value(at)?;
+        Ok(())
+    }
+}
+
 /// `sigaltstack`.
 pub(super) fn sigaltstack(linux: &mut Linux, [new, old, ..]: Arguments) -> Served {
     const DISABLED: u32 = 2;

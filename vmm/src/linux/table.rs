@@ -4,7 +4,8 @@
 
 use std::fmt;
 
-use super::{Handler, file, memory, path, process, signal, system, time};
+use super::dispatch::Arg;
+use super::{Handler, descriptor, memory, poll, process, signal, socket, stream, system, time};
 
 /// What a call is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub enum Topic {
     Path,
     /// Memory.
     Memory,
+    /// Sockets.
+    Socket,
     /// Signals.
     Signal,
     /// Time.
@@ -46,6 +49,12 @@ pub enum Process {
         /// Argument that holds the mode.
         mode: u32,
     },
+    /// As `Files`, and no set-user-ID or set-group-ID bit in the argument of this number.
+    PathMode(u32),
+    /// Only with `--net host`: local, IPv4 and IPv6 sockets.
+    Network,
+    /// Only such sockets.
+    SocketPair,
     /// Only if a directory was granted, and no set-user-ID or set-group-ID bit.
     Mode,
     /// Only if a directory was granted.
@@ -82,9 +91,21 @@ impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Create { .. } => f.write_str("Create"),
+            Self::PathMode(_) => f.write_str("PathMode"),
             other => write!(f, "{other:?}"),
         }
     }
+}
+
+/// Who serves a call.
+#[derive(Clone, Copy)]
+pub(super) enum Server {
+    /// The host's kernel, with these arguments.
+    Host(&'static [Arg]),
+    /// The monitor.
+    Monitor(Handler),
+    /// The host's kernel, on the process platform alone.
+    ProcessOnly,
 }
 
 /// A call that is served.
@@ -94,8 +115,8 @@ pub struct Entry {
     pub number: u64,
     /// Its name.
     pub name: &'static str,
-    /// `None` where only the process platform serves it.
-    pub(super) handler: Option<Handler>,
+    /// Who serves it under KVM.
+    pub(super) server: Server,
     /// What it is about.
     pub topic: Topic,
     /// What the process platform does.
@@ -108,6 +129,23 @@ impl fmt::Debug for Entry {
     }
 }
 
+const fn entry(
+    number: u64,
+    name: &'static str,
+    server: Server,
+    topic: Topic,
+    process: Process,
+) -> Entry {
+    Entry {
+        number,
+        name,
+        server,
+        topic,
+        process,
+    }
+}
+
+/// A call that the monitor serves.
 const fn call(
     number: u64,
     name: &'static str,
@@ -115,38 +153,44 @@ const fn call(
     topic: Topic,
     process: Process,
 ) -> Entry {
-    Entry {
-        number,
-        name,
-        handler: Some(handler),
-        topic,
-        process,
-    }
+    entry(number, name, Server::Monitor(handler), topic, process)
+}
+
+/// A call that the host's kernel serves.
+const fn host(
+    number: u64,
+    name: &'static str,
+    arguments: &'static [Arg],
+    topic: Topic,
+    process: Process,
+) -> Entry {
+    entry(number, name, Server::Host(arguments), topic, process)
 }
 
 /// A call that the monitor does not serve.
 const fn process_only(number: u64, name: &'static str, topic: Topic, process: Process) -> Entry {
-    Entry {
-        number,
-        name,
-        handler: None,
-        topic,
-        process,
-    }
+    entry(number, name, Server::ProcessOnly, topic, process)
 }
+
+/// `AT_SYMLINK_FOLLOW`: without a path's look-up, `AT_EMPTY_PATH` would name what a descriptor stands for.
+const LINK: u64 = 0x400;
+const PIPE: u64 = (libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_DIRECT) as u64;
 
 /// The calls, by number.
 #[rustfmt::skip]
-pub const CALLS: [Entry; 94] = [
-    call(0, "read", file::read, Topic::File, Process::Allowed),
-    call(1, "write", file::write, Topic::File, Process::Allowed),
-    call(2, "open", path::open, Topic::Path, Process::Create { flags: 1, mode: 2 }),
-    call(3, "close", file::close, Topic::File, Process::Allowed),
-    call(4, "stat", path::stat, Topic::Path, Process::Files),
-    call(5, "fstat", file::fstat, Topic::File, Process::Allowed),
-    call(6, "lstat", path::lstat, Topic::Path, Process::Files),
-    call(7, "poll", file::poll, Topic::File, Process::Allowed),
-    call(8, "lseek", file::lseek, Topic::File, Process::Allowed),
+pub const CALLS: [Entry; 162] = {
+    use Arg::{Descriptor, Directory, Flags, Granted, In, InBytes, InOut, Mode, Out, OutBytes, OutSized,
+        Path, PathOrNull, PathToSee, Size, Text, Value};
+    [
+    call(0, "read", stream::read, Topic::File, Process::Allowed),
+    call(1, "write", stream::write, Topic::File, Process::Allowed),
+    call(2, "open", descriptor::open, Topic::Path, Process::Create { flags: 1, mode: 2 }),
+    call(3, "close", descriptor::close, Topic::File, Process::Allowed),
+    host(4, "stat", &[Path, Out(144)], Topic::Path, Process::Files),
+    host(5, "fstat", &[Descriptor, Out(144)], Topic::File, Process::Allowed),
+    host(6, "lstat", &[Path, Out(144)], Topic::Path, Process::Files),
+    call(7, "poll", poll::poll, Topic::File, Process::Allowed),
+    host(8, "lseek", &[Descriptor, Value, Value], Topic::File, Process::Allowed),
     call(9, "mmap", memory::mmap, Topic::Memory, Process::Mapping),
     call(10, "mprotect", memory::mprotect, Topic::Memory, Process::Protection),
     call(11, "munmap", memory::munmap, Topic::Memory, Process::Allowed),
@@ -154,39 +198,65 @@ pub const CALLS: [Entry; 94] = [
     call(13, "rt_sigaction", signal::rt_sigaction, Topic::Signal, Process::Allowed),
     call(14, "rt_sigprocmask", signal::rt_sigprocmask, Topic::Signal, Process::Allowed),
     process_only(15, "rt_sigreturn", Topic::Signal, Process::Allowed),
-    call(16, "ioctl", file::ioctl, Topic::File, Process::Terminal),
-    call(17, "pread64", file::pread64, Topic::File, Process::Allowed),
-    call(18, "pwrite64", file::pwrite64, Topic::File, Process::Allowed),
-    call(19, "readv", file::readv, Topic::File, Process::Allowed),
-    call(20, "writev", file::writev, Topic::File, Process::Allowed),
-    call(21, "access", path::access, Topic::Path, Process::Files),
+    call(16, "ioctl", descriptor::ioctl, Topic::File, Process::Terminal),
+    call(17, "pread64", stream::pread64, Topic::File, Process::Allowed),
+    call(18, "pwrite64", stream::pwrite64, Topic::File, Process::Allowed),
+    call(19, "readv", stream::readv, Topic::File, Process::Allowed),
+    call(20, "writev", stream::writev, Topic::File, Process::Allowed),
+    host(21, "access", &[Path, Value], Topic::Path, Process::Files),
+    host(22, "pipe", &[Out(8)], Topic::File, Process::Allowed),
+    call(23, "select", poll::select, Topic::File, Process::Allowed),
     call(24, "sched_yield", system::sched_yield, Topic::System, Process::Allowed),
     call(25, "mremap", memory::mremap, Topic::Memory, Process::Move),
     call(28, "madvise", memory::madvise, Topic::Memory, Process::Advice),
-    call(32, "dup", file::dup, Topic::File, Process::Allowed),
-    call(33, "dup2", file::dup2, Topic::File, Process::Allowed),
+    host(32, "dup", &[Descriptor], Topic::File, Process::Allowed),
+    call(33, "dup2", descriptor::dup2, Topic::File, Process::Allowed),
     call(34, "pause", signal::pause, Topic::Signal, Process::Allowed),
     call(35, "nanosleep", time::nanosleep, Topic::Time, Process::Allowed),
     call(39, "getpid", process::getpid, Topic::Process, Process::Allowed),
+    call(40, "sendfile", stream::sendfile, Topic::File, Process::Allowed),
+    call(41, "socket", socket::socket, Topic::Socket, Process::Network),
+    call(42, "connect", socket::connect, Topic::Socket, Process::Allowed),
+    call(43, "accept", socket::accept, Topic::Socket, Process::Allowed),
+    call(44, "sendto", socket::sendto, Topic::Socket, Process::Allowed),
+    call(45, "recvfrom", socket::recvfrom, Topic::Socket, Process::Allowed),
+    call(46, "sendmsg", socket::sendmsg, Topic::Socket, Process::Allowed),
+    call(47, "recvmsg", socket::recvmsg, Topic::Socket, Process::Allowed),
+    host(48, "shutdown", &[Descriptor, Value], Topic::Socket, Process::Allowed),
+    call(49, "bind", socket::bind, Topic::Socket, Process::Allowed),
+    host(50, "listen", &[Descriptor, Value], Topic::Socket, Process::Allowed),
+    host(51, "getsockname", &[Descriptor, OutSized(2), Size], Topic::Socket, Process::Allowed),
+    host(52, "getpeername", &[Descriptor, OutSized(2), Size], Topic::Socket, Process::Allowed),
+    call(53, "socketpair", socket::socketpair, Topic::Socket, Process::SocketPair),
+    host(54, "setsockopt", &[Descriptor, Value, Value, InBytes(4), Value], Topic::Socket, Process::Allowed),
+    host(55, "getsockopt", &[Descriptor, Value, Value, OutSized(4), Size], Topic::Socket, Process::Allowed),
     call(60, "exit", process::exit, Topic::Process, Process::Allowed),
     call(62, "kill", signal::kill, Topic::Signal, Process::OwnProcess),
     call(63, "uname", system::uname, Topic::System, Process::Monitor),
-    call(72, "fcntl", file::fcntl, Topic::File, Process::Descriptor),
-    call(73, "flock", file::flock, Topic::File, Process::Allowed),
-    call(74, "fsync", file::fsync, Topic::File, Process::Allowed),
-    call(75, "fdatasync", file::fdatasync, Topic::File, Process::Allowed),
-    call(76, "truncate", path::truncate, Topic::Path, Process::Files),
-    call(77, "ftruncate", file::ftruncate, Topic::File, Process::Allowed),
-    call(79, "getcwd", path::getcwd, Topic::Path, Process::Allowed),
-    call(80, "chdir", path::chdir, Topic::Path, Process::Files),
-    call(82, "rename", path::rename, Topic::Path, Process::Files),
-    call(83, "mkdir", path::mkdir, Topic::Path, Process::Files),
-    call(84, "rmdir", path::rmdir, Topic::Path, Process::Files),
-    call(87, "unlink", path::unlink, Topic::Path, Process::Files),
-    call(89, "readlink", path::readlink, Topic::Path, Process::Files),
-    call(91, "fchmod", file::fchmod, Topic::File, Process::Mode),
-    call(93, "fchown", file::fchown, Topic::File, Process::Owner),
-    call(95, "umask", system::umask, Topic::System, Process::Allowed),
+    call(72, "fcntl", descriptor::fcntl, Topic::File, Process::Descriptor),
+    call(73, "flock", descriptor::flock, Topic::File, Process::Allowed),
+    host(74, "fsync", &[Descriptor], Topic::File, Process::Allowed),
+    host(75, "fdatasync", &[Descriptor], Topic::File, Process::Allowed),
+    host(76, "truncate", &[Path, Value], Topic::Path, Process::Files),
+    host(77, "ftruncate", &[Descriptor, Value], Topic::File, Process::Allowed),
+    host(78, "getdents", &[Descriptor, OutBytes(2), Value], Topic::File, Process::Allowed),
+    host(79, "getcwd", &[OutBytes(1), Value], Topic::Path, Process::Allowed),
+    host(80, "chdir", &[Path], Topic::Path, Process::Files),
+    call(81, "fchdir", descriptor::fchdir, Topic::Path, Process::Files),
+    host(82, "rename", &[Path, Path], Topic::Path, Process::Files),
+    host(83, "mkdir", &[Path, Mode], Topic::Path, Process::Files),
+    host(84, "rmdir", &[Path], Topic::Path, Process::Files),
+    call(85, "creat", descriptor::creat, Topic::Path, Process::PathMode(1)),
+    host(86, "link", &[Path, Path], Topic::Path, Process::Files),
+    host(87, "unlink", &[Path], Topic::Path, Process::Files),
+    host(88, "symlink", &[Text, Path], Topic::Path, Process::Files),
+    host(89, "readlink", &[Path, OutBytes(2), Value], Topic::Path, Process::Files),
+    host(90, "chmod", &[Path, Mode], Topic::Path, Process::PathMode(1)),
+    host(91, "fchmod", &[Granted, Mode], Topic::File, Process::Mode),
+    host(92, "chown", &[Path, Value, Value], Topic::Path, Process::Files),
+    host(93, "fchown", &[Granted, Value, Value], Topic::File, Process::Owner),
+    host(94, "lchown", &[Path, Value, Value], Topic::Path, Process::Files),
+    host(95, "umask", &[Value], Topic::Path, Process::Allowed),
     call(96, "gettimeofday", time::gettimeofday, Topic::Time, Process::Allowed),
     call(97, "getrlimit", process::getrlimit, Topic::Process, Process::Allowed),
     call(98, "getrusage", system::getrusage, Topic::System, Process::Allowed),
@@ -199,40 +269,83 @@ pub const CALLS: [Entry; 94] = [
     call(110, "getppid", process::getppid, Topic::Process, Process::Allowed),
     call(111, "getpgrp", process::getpid, Topic::Process, Process::Allowed),
     call(131, "sigaltstack", signal::sigaltstack, Topic::Signal, Process::Allowed),
+    host(132, "utime", &[Path, In(16)], Topic::Path, Process::Files),
+    host(137, "statfs", &[Path, Out(120)], Topic::Path, Process::Files),
+    host(138, "fstatfs", &[Descriptor, Out(120)], Topic::File, Process::Allowed),
     call(157, "prctl", process::prctl, Topic::Process, Process::ThreadName),
     call(158, "arch_prctl", process::arch_prctl, Topic::Process, Process::ThreadPointer),
     call(186, "gettid", process::getpid, Topic::Process, Process::Allowed),
+    host(187, "readahead", &[Descriptor, Value, Value], Topic::File, Process::Allowed),
+    host(188, "setxattr", &[Path, Text, InBytes(3), Value, Value], Topic::Path, Process::Files),
+    host(190, "fsetxattr", &[Granted, Text, InBytes(3), Value, Value], Topic::File, Process::Owner),
+    host(191, "getxattr", &[Path, Text, OutBytes(3), Value], Topic::Path, Process::Files),
+    host(192, "lgetxattr", &[Path, Text, OutBytes(3), Value], Topic::Path, Process::Files),
+    host(193, "fgetxattr", &[Descriptor, Text, OutBytes(3), Value], Topic::File, Process::Allowed),
+    host(194, "listxattr", &[Path, OutBytes(2), Value], Topic::Path, Process::Files),
+    host(195, "llistxattr", &[Path, OutBytes(2), Value], Topic::Path, Process::Files),
+    host(196, "flistxattr", &[Descriptor, OutBytes(2), Value], Topic::File, Process::Allowed),
     call(200, "tkill", signal::tkill, Topic::Signal, Process::OwnProcess),
     call(201, "time", time::time, Topic::Time, Process::Allowed),
     call(202, "futex", process::futex, Topic::Process, Process::Wait),
     call(204, "sched_getaffinity", system::sched_getaffinity, Topic::System, Process::OwnAffinity),
-    call(217, "getdents64", file::getdents64, Topic::File, Process::Allowed),
+    host(213, "epoll_create", &[Value], Topic::File, Process::Allowed),
+    host(217, "getdents64", &[Descriptor, OutBytes(2), Value], Topic::File, Process::Allowed),
     call(218, "set_tid_address", process::set_tid_address, Topic::Process, Process::Allowed),
     process_only(219, "restart_syscall", Topic::Time, Process::Allowed),
+    host(221, "fadvise64", &[Descriptor, Value, Value, Value], Topic::File, Process::Allowed),
     call(228, "clock_gettime", time::clock_gettime, Topic::Time, Process::Allowed),
     call(229, "clock_getres", time::clock_getres, Topic::Time, Process::Allowed),
     call(230, "clock_nanosleep", time::clock_nanosleep, Topic::Time, Process::Allowed),
     call(231, "exit_group", process::exit, Topic::Process, Process::Allowed),
+    call(232, "epoll_wait", poll::epoll_wait, Topic::File, Process::Allowed),
+    host(233, "epoll_ctl", &[Descriptor, Value, Descriptor, In(12)], Topic::File, Process::Allowed),
     call(234, "tgkill", signal::tgkill, Topic::Signal, Process::OwnProcess),
-    call(257, "openat", path::openat, Topic::Path, Process::Create { flags: 2, mode: 3 }),
-    call(258, "mkdirat", path::mkdirat, Topic::Path, Process::Files),
-    call(262, "newfstatat", path::newfstatat, Topic::Path, Process::FilesOrEmpty),
-    call(263, "unlinkat", path::unlinkat, Topic::Path, Process::Files),
-    call(264, "renameat", path::renameat, Topic::Path, Process::Files),
-    call(267, "readlinkat", path::readlinkat, Topic::Path, Process::Files),
-    call(269, "faccessat", path::faccessat, Topic::Path, Process::Files),
-    call(271, "ppoll", file::ppoll, Topic::File, Process::Allowed),
+    host(235, "utimes", &[Path, In(32)], Topic::Path, Process::Files),
+    call(257, "openat", descriptor::openat, Topic::Path, Process::Create { flags: 2, mode: 3 }),
+    host(258, "mkdirat", &[Directory, Path, Mode], Topic::Path, Process::Files),
+    host(260, "fchownat", &[Directory, Path, Value, Value, Value], Topic::Path, Process::Files),
+    host(261, "futimesat", &[Directory, PathOrNull, In(32)], Topic::Path, Process::Files),
+    host(262, "newfstatat", &[Directory, PathToSee, Out(144), Value], Topic::Path, Process::FilesOrEmpty),
+    host(263, "unlinkat", &[Directory, Path, Value], Topic::Path, Process::Files),
+    host(264, "renameat", &[Directory, Path, Directory, Path], Topic::Path, Process::Files),
+    host(265, "linkat", &[Directory, Path, Directory, Path, Flags(LINK)], Topic::Path, Process::Files),
+    host(266, "symlinkat", &[Text, Directory, Path], Topic::Path, Process::Files),
+    host(267, "readlinkat", &[Directory, Path, OutBytes(3), Value], Topic::Path, Process::Files),
+    host(268, "fchmodat", &[Directory, Path, Mode], Topic::Path, Process::PathMode(2)),
+    host(269, "faccessat", &[Directory, Path, Value], Topic::Path, Process::Files),
+    call(270, "pselect6", poll::pselect6, Topic::File, Process::Allowed),
+    call(271, "ppoll", poll::ppoll, Topic::File, Process::Allowed),
     call(273, "set_robust_list", process::set_robust_list, Topic::Process, Process::Allowed),
-    call(280, "utimensat", path::utimensat, Topic::Path, Process::Files),
-    call(285, "fallocate", file::fallocate, Topic::File, Process::Allowed),
-    call(292, "dup3", file::dup3, Topic::File, Process::Allowed),
+    host(277, "sync_file_range", &[Descriptor, Value, Value, Value], Topic::File, Process::Allowed),
+    host(280, "utimensat", &[Directory, PathOrNull, In(32), Value], Topic::Path, Process::Files),
+    call(281, "epoll_pwait", poll::epoll_pwait, Topic::File, Process::Allowed),
+    host(283, "timerfd_create", &[Value, Value], Topic::File, Process::Allowed),
+    host(284, "eventfd", &[Value], Topic::File, Process::Allowed),
+    host(285, "fallocate", &[Granted, Value, Value, Value], Topic::File, Process::Allowed),
+    host(286, "timerfd_settime", &[Descriptor, Value, In(32), Out(32)], Topic::File, Process::Allowed),
+    host(287, "timerfd_gettime", &[Descriptor, Out(32)], Topic::File, Process::Allowed),
+    call(288, "accept4", socket::accept4, Topic::Socket, Process::Allowed),
+    host(290, "eventfd2", &[Value, Value], Topic::File, Process::Allowed),
+    host(291, "epoll_create1", &[Value], Topic::File, Process::Allowed),
+    call(292, "dup3", descriptor::dup3, Topic::File, Process::Allowed),
+    host(293, "pipe2", &[Out(8), Flags(PIPE)], Topic::File, Process::Allowed),
+    call(295, "preadv", stream::preadv, Topic::File, Process::Allowed),
+    call(296, "pwritev", stream::pwritev, Topic::File, Process::Allowed),
+    call(299, "recvmmsg", socket::recvmmsg, Topic::Socket, Process::Allowed),
     call(302, "prlimit64", process::prlimit64, Topic::Process, Process::OwnLimits),
-    call(316, "renameat2", path::renameat2, Topic::Path, Process::Files),
+    call(307, "sendmmsg", socket::sendmmsg, Topic::Socket, Process::Allowed),
+    host(316, "renameat2", &[Directory, Path, Directory, Path, Value], Topic::Path, Process::Files),
     call(318, "getrandom", system::getrandom, Topic::System, Process::Allowed),
-    call(332, "statx", path::statx, Topic::Path, Process::FilesOrUnserved),
-    call(436, "close_range", file::close_range, Topic::File, Process::Allowed),
-    call(439, "faccessat2", path::faccessat2, Topic::Path, Process::Files),
-];
+    host(326, "copy_file_range", &[Descriptor, InOut(8), Descriptor, InOut(8), Value, Value], Topic::File, Process::Allowed),
+    call(327, "preadv2", stream::preadv2, Topic::File, Process::Allowed),
+    call(328, "pwritev2", stream::pwritev2, Topic::File, Process::Allowed),
+    host(332, "statx", &[Directory, PathToSee, Value, Value, Out(256)], Topic::Path, Process::FilesOrUnserved),
+    call(436, "close_range", descriptor::close_range, Topic::File, Process::Allowed),
+    host(439, "faccessat2", &[Directory, Path, Value, Value], Topic::Path, Process::Files),
+    call(441, "epoll_pwait2", poll::epoll_pwait2, Topic::File, Process::Allowed),
+    host(452, "fchmodat2", &[Directory, Path, Mode, Value], Topic::Path, Process::PathMode(2)),
+    ]
+};
 
 /// Position of call `number` in [`CALLS`].
 pub fn find(number: u64) -> Option<usize> {
@@ -254,27 +367,44 @@ mod tests {
         assert_eq!(find(335), None);
     }
 
+    fn served(server: Server) -> String {
+        match server {
+            Server::Host(kinds) => {
+                let words: Vec<String> = kinds.iter().map(|kind| format!("{kind:?}")).collect();
+                words.join(", ")
+            }
+            Server::Monitor(_) => "monitor".to_owned(),
+            Server::ProcessOnly => "-".to_owned(),
+        }
+    }
+
+    /// `POOL_BLESS=1` writes the table into the document.
     #[test]
     fn the_document_lists_exactly_these_calls() {
-        let document = include_str!("../../SYSCALLS.md");
-        let mut table = String::new();
+        const HEAD: &str =
+            "| number | call | topic | under KVM | as a process |\n|---|---|---|---|---|\n";
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/SYSCALLS.md");
+        let document = std::fs::read_to_string(path).unwrap();
+        let mut table = HEAD.to_owned();
         for call in CALLS {
             let (number, name) = (call.number, call.name);
             let (topic, process) = (call.topic, call.process);
-            let only = if call.handler.is_none() {
-                ", not under KVM"
-            } else {
-                ""
-            };
+            let served = served(call.server);
             writeln!(
                 table,
-                "| {number} | `{name}` | {topic:?} | {process}{only} |"
+                "| {number} | `{name}` | {topic:?} | {served} | {process} |"
             )
             .unwrap();
         }
-        assert!(
-            document.contains(&table),
-            "SYSCALLS.md should hold:\n{table}"
-        );
+        let start = document.find(HEAD).expect("the document has the table");
+        let length = document[start..]
+            .find("\n\n")
+            .map_or(document.len() - start, |at| at + 1);
+        let found = &document[start..start + length];
+        if found != table && std::env::var_os("POOL_BLESS").is_some() {
+            std::fs::write(path, document.replace(found, &table)).unwrap();
+        } else {
+            assert_eq!(found, table, "run this test with POOL_BLESS=1");
+        }
     }
 }

@@ -44,6 +44,27 @@ pub(super) fn read_timespec(linux: &mut Linux, at: u64) -> Result<Timespec, Stop
     })
 }
 
+/// The moment of monotonic time that `duration` from now is; the last there is for one too long.
+pub(super) fn from_now(duration: std::time::Duration) -> Timespec {
+    const LAST: Timespec = Timespec {
+        tv_sec: i64::MAX,
+        tv_nsec: 0,
+    };
+    let now = rustix::time::clock_gettime(ClockId::Monotonic);
+    let duration = Timespec::try_from(duration).ok();
+    duration.and_then(|d| now.checked_add(d)).unwrap_or(LAST)
+}
+
+/// True once that moment of monotonic time has come.
+pub(super) fn is_over(deadline: Timespec) -> bool {
+    rustix::time::clock_gettime(ClockId::Monotonic) >= deadline
+}
+
+/// A time that [`read_timespec`] has found valid.
+pub(super) fn duration(time: &Timespec) -> std::time::Duration {
+    std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// `clock_gettime`.
 pub(super) fn clock_gettime(linux: &mut Linux, [id, at, ..]: Arguments) -> Served {
     let now = rustix::time::clock_gettime(clock(id)?);

@@ -6,32 +6,22 @@ use std::os::unix::fs::FileExt;
 use pool_core::address::Protection;
 
 use super::system::{self, Behind};
-use super::{FAILED, READY, files, leave};
-use crate::linux::Grant;
+use super::{FAILED, Guest, READY, leave};
 use crate::linux::start::Stack;
 use crate::memory::Backing;
-use crate::plan::{Content, Mapping, Plan, Sharing};
-use crate::pool::Segments;
+use crate::plan::{Content, Mapping, Sharing};
 use crate::sandbox::Confinement;
 use crate::stamp::Stamp;
-
-/// Everything the child needs from its parent.
-pub(super) struct Guest<'a> {
-    pub(super) plan: &'a Plan,
-    pub(super) segments: &'a Segments,
-    pub(super) backing: Backing,
-    pub(super) stack: &'a Stack,
-    pub(super) grants: &'a [Grant],
-}
+use crate::world::World;
 
 /// Prepares, waits for the parent, and becomes the guest; or tells the parent why not and ends.
 pub(super) fn become_guest(
     guest: &Guest<'_>,
-    confinement: Confinement,
+    stack: &Stack,
     mut go: PipeReader,
     mut to_parent: PipeWriter,
 ) -> ! {
-    let prepared = prepare(guest, confinement, &mut to_parent);
+    let prepared = prepare(guest, stack, &mut to_parent);
     let ready = prepared.and_then(|()| {
         let mut word = [0];
         go.read_exact(&mut word)
@@ -53,36 +43,35 @@ pub(super) fn become_guest(
     }
 }
 
-fn prepare(
-    guest: &Guest<'_>,
-    confinement: Confinement,
-    to_parent: &mut PipeWriter,
-) -> Result<(), String> {
+fn prepare(guest: &Guest<'_>, stack: &Stack, to_parent: &mut PipeWriter) -> Result<(), String> {
     system::forget_program().map_err(|error| format!("resetting signals: {error}"))?;
-    map_all(guest)?;
-    map_leave(guest).map_err(|error| format!("mapping the way out of poolvmm: {error}"))?;
+    map_all(guest, stack)?;
+    map_leave(guest, stack).map_err(|error| format!("mapping the way out of poolvmm: {error}"))?;
     let mapped = Stamp::now().0.to_le_bytes();
-    if guest.grants.is_empty() {
+    let world = if guest.grants.is_empty() && !guest.network {
         // Where poolvmm was started is not the guest's business.
         rustix::process::chdir("/").map_err(|error| format!("entering /: {error}"))?;
+        None
     } else {
-        files::enter(guest.grants).map_err(|error| error.to_string())?;
-    }
-    describe(guest).map_err(|error| {
+        let memory = guest.plan.memory;
+        let world = World::enter(guest.grants, guest.network, memory);
+        Some(world.map_err(|error| error.to_string())?)
+    };
+    describe(guest, stack).map_err(|error| {
         format!(
             "giving the guest a heap of its own: {error}; it takes a kernel with \
              CONFIG_CHECKPOINT_RESTORE, or use --platform kvm"
         )
     })?;
-    confinement
-        .enter_guest()
+    Confinement::prepare(world.as_ref(), guest.network)
+        .and_then(Confinement::enter_guest)
         .map_err(|error| error.to_string())?;
     to_parent
         .write_all(&[&[READY], &mapped[..]].concat())
         .map_err(|error| format!("telling the parent: {error}"))
 }
 
-fn map_all(guest: &Guest<'_>) -> Result<(), String> {
+fn map_all(guest: &Guest<'_>, stack: &Stack) -> Result<(), String> {
     for mapping in &guest.plan.mappings {
         let done = match guest.backing {
             Backing::Pool => map_shared(guest, mapping),
@@ -101,7 +90,6 @@ fn map_all(guest: &Guest<'_>) -> Result<(), String> {
     let protection = bits(guest.plan.stack_protection());
     system::map_at(rooms.stack_low.0, length, protection, Behind::Nothing)
         .map_err(|error| format!("mapping the stack: {error}"))?;
-    let stack = guest.stack;
     // SAFETY: the stack was just mapped, and its bytes end where it ends.
     let top = unsafe { system::bytes(stack.pointer, stack.bytes.len() as u64) };
     top.copy_from_slice(&stack.bytes);
@@ -157,8 +145,8 @@ fn bits(protection: Protection) -> i32 {
 }
 
 /// Maps the code that [`super::leave`] makes: the last that runs before the guest.
-fn map_leave(guest: &Guest<'_>) -> std::io::Result<()> {
-    let page = leave::page(guest.plan, guest.stack.pointer);
+fn map_leave(guest: &Guest<'_>, stack: &Stack) -> std::io::Result<()> {
+    let page = leave::page(guest.plan, stack.pointer);
     let (address, length) = (guest.plan.rooms.monitor.0, page.len() as u64);
     let writable = libc::PROT_READ | libc::PROT_WRITE;
     system::map_at(address, length, writable, Behind::Nothing)?;
@@ -169,8 +157,8 @@ fn map_leave(guest: &Guest<'_>) -> std::io::Result<()> {
 }
 
 /// Tells the kernel where the guest's heap begins, and what `ps` shows: the guest's arguments.
-fn describe(guest: &Guest<'_>) -> std::io::Result<()> {
-    let (plan, stack) = (guest.plan, guest.stack);
+fn describe(guest: &Guest<'_>, stack: &Stack) -> std::io::Result<()> {
+    let plan = guest.plan;
     let ends = |range: &std::ops::Range<u64>| [range.start, range.end];
     let heap = plan.rooms.heap.0;
     let entry = plan.entry.0;

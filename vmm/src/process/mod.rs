@@ -16,7 +16,6 @@
 
 mod calls;
 mod child;
-mod files;
 mod leave;
 mod limits;
 mod ptrace;
@@ -37,7 +36,6 @@ use crate::memory::{Backing, MemoryCounts};
 use crate::plan::{Content, Plan};
 use crate::pool::Segments;
 use crate::report::HostUsage;
-use crate::sandbox::Confinement;
 use crate::stamp::Stamp;
 
 /// Why a guest cannot be run as a process.
@@ -89,29 +87,33 @@ pub struct Ended {
 const READY: u8 = b'R';
 const FAILED: u8 = b'E';
 
-/// Runs `plan` as a child process, to its end.
-pub fn run(
-    plan: &Plan,
-    segments: &Segments,
-    backing: Backing,
-    start: &Start,
-    grants: &[Grant],
-    confinement: Confinement,
-) -> Result<Ended, ProcessError> {
-    let stack = start.build(plan, host_writes_thread_pointer())?;
+/// What is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Guest<'a> {
+    /// What lies where.
+    pub plan: &'a Plan,
+    /// Where it comes from.
+    pub segments: &'a Segments,
+    /// How pages get in.
+    pub backing: Backing,
+    /// Arguments and environment.
+    pub start: &'a Start,
+    /// Directories that it may use.
+    pub grants: &'a [Grant],
+    /// It may use the host's network.
+    pub network: bool,
+}
+
+/// Runs `guest` as a child process, to its end.
+pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
+    let Guest { plan, backing, .. } = *guest;
+    let stack = guest.start.build(plan, host_writes_thread_pointer())?;
     let (news, to_parent) = io::pipe()?;
     let (go, mut to_child) = io::pipe()?;
     let child = match system::fork()? {
         system::Fork::Child => {
             drop((news, to_child));
-            let guest = child::Guest {
-                plan,
-                segments,
-                backing,
-                stack: &stack,
-                grants,
-            };
-            child::become_guest(&guest, confinement, go, to_parent)
+            child::become_guest(guest, &stack, go, to_parent)
         }
         system::Fork::Parent(child) => child,
     };
@@ -124,13 +126,13 @@ pub fn run(
             return Err(error);
         }
     };
-    let guest = Tracee(child);
-    guest.seize().map_err(ProcessError::Trace)?;
+    let tracee = Tracee(child);
+    tracee.seize().map_err(ProcessError::Trace)?;
     Limits::new(plan)
         .apply(child)
         .map_err(ProcessError::Limit)?;
     to_child.write_all(&[READY])?;
-    let (outcome, usage) = trace::wait(guest, plan)?;
+    let (outcome, usage) = trace::wait(tracee, plan)?;
     if matches!(&outcome, Outcome::Fault(fault) if is_leaving(plan, fault)) {
         return Err(ProcessError::Leave);
     }

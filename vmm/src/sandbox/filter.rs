@@ -6,30 +6,23 @@ use thiserror::Error;
 
 use super::bpf::{Policy, Rule, Test, Verdict};
 use super::seccomp;
-use crate::linux::table::{CALLS, Process};
+use crate::linux::descriptor_requests;
+use crate::linux::table::{CALLS, Process, Topic};
 
 /// Why a filter cannot be installed.
 #[derive(Debug, Error)]
 #[error("confining system calls with seccomp: {0}; it needs CONFIG_SECCOMP_FILTER")]
 pub struct FilterError(#[from] io::Error);
 
-/// Calls of the monitor's run loop: what the handlers in [`crate::linux`] make, what the
-/// allocator and the standard library need, and the end.
-const MONITOR: [i64; 38] = [
-    libc::SYS_read,
-    libc::SYS_write,
-    libc::SYS_close,
-    libc::SYS_fstat,
-    libc::SYS_newfstatat,
+/// Calls of the monitor's run loop: what the allocator, the standard library and the handlers in
+/// [`crate::linux`] need beside what they pass on, and the end. What they pass on is in [`CALLS`].
+const MONITOR: [i64; 25] = [
     libc::SYS_poll,
     libc::SYS_ppoll,
-    libc::SYS_lseek,
     libc::SYS_munmap,
     libc::SYS_brk,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
-    libc::SYS_preadv2,
-    libc::SYS_pwritev2,
     libc::SYS_sched_yield,
     libc::SYS_mremap,
     libc::SYS_madvise,
@@ -37,8 +30,6 @@ const MONITOR: [i64; 38] = [
     libc::SYS_gettid,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    libc::SYS_fcntl,
-    libc::SYS_ftruncate,
     libc::SYS_getrusage,
     libc::SYS_getuid,
     libc::SYS_getgid,
@@ -50,37 +41,21 @@ const MONITOR: [i64; 38] = [
     libc::SYS_clock_gettime,
     libc::SYS_clock_getres,
     libc::SYS_clock_nanosleep,
-    libc::SYS_fsync,
-    libc::SYS_fdatasync,
     libc::SYS_getrandom,
-    libc::SYS_statx,
 ];
+/// Only to read its limits.
+const LIMITS: i64 = libc::SYS_prlimit64;
 
-/// What the handlers need besides if directories were granted.
-const MONITOR_FILES: [i64; 12] = [
-    libc::SYS_flock,
-    libc::SYS_readlinkat,
-    libc::SYS_fchmod,
-    libc::SYS_getdents64,
-    libc::SYS_mkdirat,
-    libc::SYS_unlinkat,
-    libc::SYS_renameat2,
-    libc::SYS_faccessat,
-    libc::SYS_faccessat2,
-    libc::SYS_utimensat,
-    libc::SYS_fallocate,
-    libc::SYS_openat2,
-];
-
-/// Requests to KVM and to a terminal.
-const MONITOR_IOCTLS: [u32; 6] = [
+/// Requests to KVM.
+const MONITOR_IOCTLS: [u32; 4] = [
     0xae80,      // KVM_RUN
     0x8138_ae83, // KVM_GET_SREGS
     0x4138_ae84, // KVM_SET_SREGS
     0x4020_ae46, // KVM_SET_USER_MEMORY_REGION
-    libc::TCGETS as u32,
-    libc::TIOCGWINSZ as u32,
 ];
+
+/// Calls that take a path and do without: of an open descriptor, or of the working directory.
+const OF_DESCRIPTORS: [&str; 4] = ["newfstatat", "statx", "getcwd", "umask"];
 
 /// Set-user-ID and set-group-ID.
 const SET_ID: [u32; 2] = [libc::S_ISUID, libc::S_ISGID];
@@ -100,35 +75,54 @@ const UNCOUNTED: [u32; 3] = [
     libc::MAP_GROWSDOWN as u32,
     libc::MAP_HUGETLB as u32,
 ];
+/// Families of sockets: local, IPv4, IPv6.
+const FAMILIES: [u32; 3] = [
+    libc::AF_UNIX as u32,
+    libc::AF_INET as u32,
+    libc::AF_INET6 as u32,
+];
 const KEEP_OLD: u32 = libc::MREMAP_DONTUNMAP as u32;
 /// What [`crate::linux`] takes too: normal to `WILLNEED`, `DONTNEED`, `FREE`, huge pages, core dumps,
 /// `COLD` and `PAGEOUT`. Merging pages would tell guests of each other's.
 const ADVICE: [u32; 12] = [0, 1, 2, 3, 4, 8, 14, 15, 16, 17, 20, 21];
 
 /// Confines this process to a monitor's calls; any other ends it.
-pub(super) fn monitor(files_granted: bool) -> Result<(), FilterError> {
-    Ok(seccomp::install(&monitor_policy(files_granted).program())?)
+pub(super) fn monitor(files_granted: bool, network: bool) -> Result<(), FilterError> {
+    Ok(seccomp::install(
+        &monitor_policy(files_granted, network).program(),
+    )?)
 }
 
 /// Confines this process, number `own`, to the calls of [`CALLS`] and what they say of it; any other
 /// fails with `ENOSYS`, as under KVM.
-pub(super) fn guest(files_granted: bool, own: u32) -> Result<(), FilterError> {
+pub(super) fn guest(files_granted: bool, network: bool, own: u32) -> Result<(), FilterError> {
     Ok(seccomp::install(
-        &guest_policy(files_granted, own).program(),
+        &guest_policy(files_granted, network, own).program(),
     )?)
 }
 
-fn monitor_policy(files_granted: bool) -> Policy {
+fn monitor_policy(files_granted: bool, network: bool) -> Policy {
     let mut policy = Policy::new(Verdict::Kill);
     for call in MONITOR {
         policy.set(call as u32, Verdict::Allow);
     }
-    if files_granted {
-        for call in MONITOR_FILES {
-            policy.set(call as u32, Verdict::Allow);
+    for call in &CALLS {
+        let passed_on = match call.topic {
+            Topic::File => true,
+            Topic::Path => files_granted || OF_DESCRIPTORS.contains(&call.name),
+            Topic::Socket => call.name != "socket" || network,
+            _ => false,
+        };
+        if passed_on {
+            policy.set(call.number as u32, Verdict::Allow);
         }
     }
-    let requests = Rule::one_of(1, &MONITOR_IOCTLS, Verdict::Kill);
+    policy.set(
+        LIMITS as u32,
+        Rule::from(Verdict::Kill).unless(&[Test::Null(2)], Verdict::Allow),
+    );
+    let requests = descriptor_requests().chain(MONITOR_IOCTLS);
+    let requests = Rule::one_of(1, &requests.collect::<Vec<_>>(), Verdict::Kill);
     policy.set(libc::SYS_ioctl as u32, requests);
     // The monitor has no reason ever to make memory executable.
     let executable = Test::Masked(2, libc::PROT_EXEC as u32, libc::PROT_EXEC as u32);
@@ -139,16 +133,16 @@ fn monitor_policy(files_granted: bool) -> Policy {
     policy
 }
 
-fn guest_policy(files_granted: bool, own: u32) -> Policy {
+fn guest_policy(files_granted: bool, network: bool, own: u32) -> Policy {
     let mut policy = Policy::new(Verdict::Errno(libc::ENOSYS));
     for call in &CALLS {
-        let rule = guest_rule(call.process, files_granted, own);
+        let rule = guest_rule(call.process, files_granted, network, own);
         policy.set(call.number as u32, rule);
     }
     policy
 }
 
-fn guest_rule(process: Process, files_granted: bool, own: u32) -> Rule {
+fn guest_rule(process: Process, files_granted: bool, network: bool, own: u32) -> Rule {
     let not_served = Verdict::Errno(libc::ENOSYS);
     let not_known = Verdict::Errno(libc::EINVAL);
     let files = |without| {
@@ -174,8 +168,13 @@ fn guest_rule(process: Process, files_granted: bool, own: u32) -> Rule {
         Process::Create { flags, mode } => created(files(no_file), flags, mode),
         Process::Mode => without_set_id(asked_of_files, 1),
         Process::Owner => asked_of_files.into(),
+        Process::PathMode(mode) => without_set_id(files(no_file), mode),
+        Process::Network if !network => Verdict::Errno(libc::EAFNOSUPPORT).into(),
+        Process::Network | Process::SocketPair => {
+            Rule::one_of(0, &FAMILIES, Verdict::Errno(libc::EAFNOSUPPORT))
+        }
         Process::Terminal => {
-            let requests = [libc::TCGETS as u32, libc::TIOCGWINSZ as u32];
+            let requests: Vec<u32> = descriptor_requests().collect();
             Rule::one_of(1, &requests, Verdict::Errno(libc::ENOTTY))
         }
         Process::OwnProcess => Rule::one_of(0, &[own], Verdict::Errno(libc::ESRCH)),
@@ -258,14 +257,14 @@ mod tests {
 
     fn asked(files: bool, name: &str, arguments: [u64; 6]) -> Verdict {
         let call = CALLS.iter().find(|call| call.name == name).unwrap();
-        let program = guest_policy(files, OWN).program();
+        let program = guest_policy(files, false, OWN).program();
         answer(&program, call.number as u32, arguments)
     }
 
     #[test]
     fn no_call_outside_the_table_passes() {
         for files in [true, false] {
-            let program = guest_policy(files, OWN).program();
+            let program = guest_policy(files, false, OWN).program();
             for number in (0..1000).chain([0x4000_0000, 0x4000_0001, u32::MAX]) {
                 let known = CALLS.iter().any(|call| call.number == u64::from(number));
                 let found = answer(&program, number, [0; 6]);
@@ -280,10 +279,10 @@ mod tests {
     #[test]
     fn without_a_grant_no_call_takes_a_path_to_the_kernel() {
         for call in CALLS {
-            use Process::{Create, Files, FilesOrEmpty, FilesOrUnserved};
+            use Process::{Create, Files, FilesOrEmpty, FilesOrUnserved, PathMode};
             let names_files = matches!(
                 call.process,
-                Files | FilesOrEmpty | FilesOrUnserved | Create { .. }
+                Files | FilesOrEmpty | FilesOrUnserved | PathMode(_) | Create { .. }
             );
             if names_files {
                 // `AT_EMPTY_PATH` lets a path that is not empty through as well.
@@ -366,7 +365,7 @@ mod tests {
     #[test]
     fn the_monitor_makes_no_memory_executable() {
         for files in [true, false] {
-            let program = monitor_policy(files).program();
+            let program = monitor_policy(files, false).program();
             let ask = |call: i64, arguments| answer(&program, call as u32, arguments);
             assert_eq!(ask(libc::SYS_mmap, [0, 1, 3, 0x22, 0, 0]), Verdict::Allow);
             assert_eq!(ask(libc::SYS_mmap, [0, 1, 7, 0x22, 0, 0]), Verdict::Kill);
@@ -377,8 +376,10 @@ mod tests {
             );
             assert_eq!(ask(libc::SYS_ioctl, [0, 0xae41, 0, 0, 0, 0]), Verdict::Kill);
             assert_eq!(ask(libc::SYS_execve, [0; 6]), Verdict::Kill);
-            let opens = ask(libc::SYS_openat2, [0; 6]);
+            let opens = ask(libc::SYS_openat, [0; 6]);
             assert_eq!(opens == Verdict::Allow, files);
+            assert_eq!(ask(libc::SYS_socket, [1, 1, 0, 0, 0, 0]), Verdict::Kill);
+            assert_eq!(ask(libc::SYS_prlimit64, [0, 7, 1, 0, 0, 0]), Verdict::Kill);
         }
     }
 }

@@ -21,12 +21,12 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use thiserror::Error;
 
 pub use self::filter::FilterError;
-use crate::linux::Grant;
+use crate::world::{Rights, World};
 
 /// Landlock as of Linux 5.19: files, and moving them between directories.
 const LANDLOCK: ABI = ABI::V2;
-/// Descriptors of this process, beyond those of the guest.
-const OWN_DESCRIPTORS: u64 = 256;
+/// Descriptors that a guest may have, and the monitor beside it.
+const MOST_DESCRIPTORS: u64 = 16384;
 
 /// Why a process cannot be confined.
 #[derive(Debug, Error)]
@@ -50,54 +50,65 @@ pub enum SandboxError {
 pub struct Confinement {
     files: RulesetCreated,
     files_granted: bool,
+    network: bool,
 }
 
 impl Confinement {
-    /// Prepares to be confined to the directories of `grants`.
-    pub fn prepare(grants: &[Grant]) -> Result<Self, SandboxError> {
+    /// Prepares to be confined to `world`, or to no file at all. This process is in it.
+    pub fn prepare(world: Option<&World>, network: bool) -> Result<Self, SandboxError> {
         let mut files = Ruleset::default()
             .set_compatibility(CompatLevel::HardRequirement)
             .handle_access(AccessFs::from_all(LANDLOCK))?
             .create()?
             .set_compatibility(CompatLevel::HardRequirement);
-        for grant in grants {
+        for (directory, rights) in world.into_iter().flat_map(World::directories) {
             let mut access = AccessFs::from_read(LANDLOCK) & !AccessFs::Execute;
-            if !grant.read_only {
-                access |= AccessFs::WriteFile
-                    | AccessFs::MakeReg
-                    | AccessFs::MakeDir
-                    | AccessFs::RemoveFile
-                    | AccessFs::RemoveDir
-                    | AccessFs::Refer;
+            match rights {
+                Rights::Read => {}
+                Rights::Write => access |= AccessFs::WriteFile,
+                Rights::Change => {
+                    access |= AccessFs::WriteFile
+                        | AccessFs::MakeReg
+                        | AccessFs::MakeDir
+                        | AccessFs::MakeSym
+                        | AccessFs::MakeSock
+                        | AccessFs::RemoveFile
+                        | AccessFs::RemoveDir
+                        | AccessFs::Refer;
+                }
             }
-            files = files.add_rule(PathBeneath::new(grant.directory(), access))?;
+            files = files.add_rule(PathBeneath::new(directory, access))?;
         }
         Ok(Self {
             files,
-            files_granted: !grants.is_empty(),
+            files_granted: world.is_some(),
+            network,
         })
     }
 
     /// Confines this process to what running a virtual machine takes.
     pub fn enter_monitor(self) -> Result<(), SandboxError> {
         give_up_privileges(self.files)?;
-        Ok(filter::monitor(self.files_granted)?)
+        Ok(filter::monitor(self.files_granted, self.network)?)
     }
 
     /// Confines this process to what a guest may do.
     pub fn enter_guest(self) -> Result<(), SandboxError> {
         give_up_privileges(self.files)?;
         let own = rustix::process::getpid().as_raw_nonzero().get();
-        Ok(filter::guest(self.files_granted, own.cast_unsigned())?)
+        Ok(filter::guest(
+            self.files_granted,
+            self.network,
+            own.cast_unsigned(),
+        )?)
     }
 }
 
 fn give_up_privileges(files: RulesetCreated) -> Result<(), SandboxError> {
     let failed = |what| move |error| SandboxError::Privilege(what, error);
     rustix::thread::set_no_new_privs(true).map_err(failed("new privileges"))?;
-    let descriptors = crate::linux::MAX_FILES as u64 + OWN_DESCRIPTORS;
     limit(Resource::Core, 0).map_err(failed("core dumps"))?;
-    limit(Resource::Nofile, descriptors).map_err(failed("descriptors"))?;
+    limit(Resource::Nofile, MOST_DESCRIPTORS).map_err(failed("descriptors"))?;
     let none = CapabilitySets {
         effective: CapabilitySet::empty(),
         permitted: CapabilitySet::empty(),

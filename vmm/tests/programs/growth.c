@@ -21,6 +21,6 @@ int main(void)
     printf("%d\n", at == MAP_FAILED);
     int open = 0;
     while (dup(1) >= 0) open++;
-    printf("%d %d\n", open < 1024, errno == EMFILE);
+    printf("%d %d\n", open < 16384, errno == EMFILE);
     return 0;
 }

@@ -1,0 +1,256 @@
+//! Calls that change descriptors: their numbers, flags, locks and settings.
+
+use std::os::fd::RawFd;
+
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
+
+use super::dispatch::Arg;
+use super::wait::Wait;
+use super::{Arguments, Linux, Served, Stop, dispatch, host};
+
+/// How long a lock that somebody holds is left alone before it is tried again: the kernel tells only a
+/// caller that sleeps when it is free.
+const LOCK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(2);
+
+/// Commands of `fcntl` that take a number.
+const NUMBERS: [i32; 10] = [
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+    libc::F_GETPIPE_SZ,
+    libc::F_SETPIPE_SZ,
+    libc::F_ADD_SEALS,
+    libc::F_GET_SEALS,
+    libc::F_DUPFD,
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_SETFL,
+];
+/// Length of `struct flock`.
+const LOCK_BYTES: u16 = 32;
+
+/// `ioctl` requests, and what lies at their argument.
+const REQUESTS: [(u64, Arg); 20] = [
+    (libc::TCGETS, Arg::Out(36)),
+    (libc::TCSETS, Arg::In(36)),
+    (libc::TCSETSW, Arg::In(36)),
+    (libc::TCSETSF, Arg::In(36)),
+    (libc::TCSBRK, Arg::Value),
+    (libc::TCFLSH, Arg::Value),
+    (libc::TIOCGWINSZ, Arg::Out(8)),
+    (libc::TIOCGPGRP, Arg::Out(4)),
+    (libc::TIOCOUTQ, Arg::Out(4)),
+    (libc::FIONREAD, Arg::Out(4)),
+    (libc::FIONBIO, Arg::In(4)),
+    (libc::FIOCLEX, Arg::Value),
+    (libc::FIONCLEX, Arg::Value),
+    // The host's interfaces, for a guest that uses its network: a socket is needed to ask.
+    (libc::SIOCGIFNAME, Arg::InOut(40)),
+    (libc::SIOCGIFFLAGS, Arg::InOut(40)),
+    (libc::SIOCGIFADDR, Arg::InOut(40)),
+    (libc::SIOCGIFNETMASK, Arg::InOut(40)),
+    (libc::SIOCGIFBRDADDR, Arg::InOut(40)),
+    (libc::SIOCGIFMTU, Arg::InOut(40)),
+    (libc::SIOCGIFINDEX, Arg::InOut(40)),
+];
+
+/// The requests of `ioctl` that there are.
+pub(crate) fn requests() -> impl Iterator<Item = u32> {
+    REQUESTS.iter().map(|&(request, _)| request as u32)
+}
+
+/// `close`.
+pub(super) fn close(linux: &mut Linux, [fd, ..]: Arguments) -> Served {
+    close_number(linux.descriptor(fd)?)?;
+    Ok(0)
+}
+
+fn close_number(descriptor: RawFd) -> Result<u64, Errno> {
+    // SAFETY: no address; the number is the guest's, so no value of this process owns it.
+    unsafe { host::call(libc::SYS_close as u64, [descriptor as u64, 0, 0, 0, 0, 0]) }
+}
+
+/// `close_range`, around the monitor's own.
+pub(super) fn close_range(linux: &mut Linux, [first, last, flags, ..]: Arguments) -> Served {
+    const UNSHARE: u64 = 2;
+    const CLOSE_ON_EXEC: u64 = 4;
+    let (first, last) = (first as u32, last as u32);
+    if first > last || flags & !(UNSHARE | CLOSE_ON_EXEC) != 0 {
+        return Err(Errno::INVAL.into());
+    }
+    // Nobody shares the table outside of this process, and nothing in it may get a table of its own.
+    let flags = flags & CLOSE_ON_EXEC;
+    let mut from = first;
+    let own: Vec<u32> = linux.own.all().map(RawFd::cast_unsigned).collect();
+    for number in own.into_iter().chain([u32::MAX]) {
+        let (low, high) = (from, last.min(number.saturating_sub(1)));
+        from = from.max(number.saturating_add(1));
+        if low <= high && low < number {
+            let arguments = [u64::from(low), u64::from(high), flags, 0, 0, 0];
+            // SAFETY: no address; the monitor's own numbers are not among them.
+            unsafe { host::call(libc::SYS_close_range as u64, arguments) }?;
+        }
+        if number >= last {
+            break;
+        }
+    }
+    Ok(0)
+}
+
+/// `dup2`.
+pub(super) fn dup2(linux: &mut Linux, [old, new, ..]: Arguments) -> Served {
+    duplicate(linux, libc::SYS_dup2, old, new, 0)
+}
+
+/// `dup3`.
+pub(super) fn dup3(linux: &mut Linux, [old, new, flags, ..]: Arguments) -> Served {
+    duplicate(linux, libc::SYS_dup3, old, new, flags)
+}
+
+fn duplicate(linux: &mut Linux, call: libc::c_long, old: u64, new: u64, flags: u64) -> Served {
+    let (old, new) = (linux.descriptor(old)?, linux.descriptor(new)?);
+    // SAFETY: no address; both numbers are the guest's.
+    Ok(unsafe { host::call(call as u64, [old as u64, new as u64, flags, 0, 0, 0]) }?)
+}
+
+/// `fcntl`: duplicates, flags, locks, pipes and seals; nothing that sends signals.
+pub(super) fn fcntl(linux: &mut Linux, [fd, command, argument, ..]: Arguments) -> Served {
+    const CALL: u64 = libc::SYS_fcntl as u64;
+    let arguments = [fd, command, argument, 0, 0, 0];
+    match command as i32 {
+        libc::F_SETFL if argument & libc::O_ASYNC as u64 != 0 => Err(Errno::INVAL.into()),
+        number if NUMBERS.contains(&number) => {
+            let kinds = [Arg::Descriptor, Arg::Value, Arg::Value];
+            dispatch::pass(linux, CALL, &kinds, arguments)
+        }
+        libc::F_GETLK | libc::F_OFD_GETLK | libc::F_SETLK | libc::F_OFD_SETLK => {
+            lock(linux, arguments)
+        }
+        libc::F_SETLKW | libc::F_OFD_SETLKW => {
+            let at_once = match command as i32 {
+                libc::F_SETLKW => libc::F_SETLK,
+                _ => libc::F_OFD_SETLK,
+            };
+            match lock(linux, [fd, at_once as u64, argument, 0, 0, 0]) {
+                Err(Stop::Error(Errno::AGAIN | Errno::ACCESS)) => Err(later()),
+                served => served,
+            }
+        }
+        _ => Err(Errno::INVAL.into()),
+    }
+}
+
+/// Record locks are the host's, of granted files alone.
+fn lock(linux: &mut Linux, arguments: Arguments) -> Served {
+    linux.granted(arguments[0]).map_err(|error| match error {
+        Errno::PERM => Errno::INVAL,
+        other => other,
+    })?;
+    let kinds = [Arg::Granted, Arg::Value, Arg::InOut(LOCK_BYTES)];
+    dispatch::pass(linux, libc::SYS_fcntl as u64, &kinds, arguments)
+}
+
+/// `flock`, of granted files.
+pub(super) fn flock(linux: &mut Linux, [fd, operation, ..]: Arguments) -> Served {
+    let waits = operation & libc::LOCK_NB as u64 == 0;
+    let arguments = [fd, operation | libc::LOCK_NB as u64, 0, 0, 0, 0];
+    let kinds = [Arg::Granted, Arg::Value];
+    match dispatch::pass(linux, libc::SYS_flock as u64, &kinds, arguments) {
+        Err(Stop::Error(Errno::AGAIN)) if waits => Err(later()),
+        Err(Stop::Error(Errno::PERM)) => Err(Errno::INVAL.into()),
+        served => served,
+    }
+}
+
+fn later() -> Stop {
+    Stop::Wait(Wait::Until(super::time::from_now(LOCK_INTERVAL)))
+}
+
+/// `ioctl`: the requests of [`REQUESTS`]; no other is known.
+pub(super) fn ioctl(linux: &mut Linux, [fd, request, at, ..]: Arguments) -> Served {
+    let request = u64::from(request as u32);
+    let Some((_, argument)) = REQUESTS.iter().find(|(known, _)| *known == request) else {
+        linux.descriptor(fd)?;
+        return Err(Errno::NOTTY.into());
+    };
+    let kinds = [Arg::Descriptor, Arg::Value, *argument];
+    let arguments = [fd, request, at, 0, 0, 0];
+    if at == 0 && *argument != Arg::Value {
+        return Err(Errno::FAULT.into());
+    }
+    dispatch::pass(linux, libc::SYS_ioctl as u64, &kinds, arguments)
+}
+
+/// `open`.
+pub(super) fn open(linux: &mut Linux, [path, flags, mode, ..]: Arguments) -> Served {
+    openat(linux, [libc::AT_FDCWD as u64, path, flags, mode, 0, 0])
+}
+
+/// `creat`.
+pub(super) fn creat(linux: &mut Linux, [path, mode, ..]: Arguments) -> Served {
+    let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
+    open(linux, [path, flags as u64, mode, 0, 0, 0])
+}
+
+/// `openat`. What waits until somebody opens its other end is refused: a pipe with a name.
+pub(super) fn openat(linux: &mut Linux, [directory, path, flags, mode, ..]: Arguments) -> Served {
+    let wanted = OFlags::from_bits_retain(flags as u32);
+    let makes = wanted.contains(OFlags::CREATE) || wanted.contains(OFlags::TMPFILE);
+    if flags & libc::O_ASYNC as u64 != 0 {
+        return Err(Errno::INVAL.into());
+    }
+    let mode_kind = if makes { Arg::Mode } else { Arg::Value };
+    let kinds = [Arg::Directory, Arg::Path, Arg::Value, mode_kind];
+    let careful = wanted | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let asked = if wanted.contains(OFlags::PATH) {
+        wanted
+    } else {
+        careful
+    };
+    let arguments = [directory, path, u64::from(asked.bits()), mode, 0, 0];
+    let opened = dispatch::pass(linux, libc::SYS_openat as u64, &kinds, arguments)?;
+    if wanted.contains(OFlags::NONBLOCK) || wanted.contains(OFlags::PATH) {
+        return Ok(opened);
+    }
+    let file = host::borrow(opened as RawFd);
+    let stat = rustix::fs::fstat(file)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo {
+        close_number(opened as RawFd)?;
+        return Err(Errno::ACCESS.into());
+    }
+    let flags = rustix::fs::fcntl_getfl(file)? - OFlags::NONBLOCK;
+    rustix::fs::fcntl_setfl(file, flags)?;
+    Ok(opened)
+}
+
+impl Linux {
+    /// Fails unless `number` is of an ordinary file that may be read, as `mmap` does.
+    pub(super) fn mappable(&self, number: u64) -> Result<(), Errno> {
+        let file = host::borrow(self.descriptor(number)?);
+        let flags = rustix::fs::fcntl_getfl(file)?;
+        if flags.contains(OFlags::PATH) {
+            return Err(Errno::BADF);
+        }
+        if flags & OFlags::ACCMODE == OFlags::WRONLY {
+            return Err(Errno::ACCESS);
+        }
+        match FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode) {
+            FileType::RegularFile => Ok(()),
+            _ => Err(Errno::NODEV),
+        }
+    }
+}
+
+/// `chdir` and `fchdir` change what the monitor's relative paths mean; it has none.
+pub(super) fn fchdir(linux: &mut Linux, [fd, ..]: Arguments) -> Served {
+    if !linux.world {
+        linux.descriptor(fd)?;
+        return Err(Errno::NOTDIR.into());
+    }
+    dispatch::pass(
+        linux,
+        libc::SYS_fchdir as u64,
+        &[Arg::Descriptor],
+        [fd, 0, 0, 0, 0, 0],
+    )
+}

@@ -1,0 +1,154 @@
+//! System calls of the host on behalf of the guest.
+
+use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use vm_memory::VolatileSlice;
+
+/// Makes a call and says what it returned.
+///
+/// # Safety
+///
+/// Every argument that the kernel takes for an address is null, or has behind it as many bytes of this
+/// process as the kernel reads or writes there, which nothing else uses during the call; a descriptor that
+/// the call closes or changes is not one of a value of this process.
+pub(super) unsafe fn call(number: u64, arguments: [u64; 6]) -> Result<u64, Errno> {
+    let [a, b, c, d, e, f] = arguments;
+    // SAFETY: the caller's promise.
+    let result = unsafe { libc::syscall(number as libc::c_long, a, b, c, d, e, f) };
+    result_of(result as isize)
+}
+
+/// Whether one of `events` (or an error) has come at `descriptor`.
+pub(super) fn is_ready(descriptor: RawFd, events: PollFlags) -> Result<bool, Errno> {
+    let mut poll = [PollFd::from_borrowed_fd(borrow(descriptor), events)];
+    let now = rustix::time::Timespec::default();
+    Ok(rustix::event::poll(&mut poll, Some(&now))? > 0)
+}
+
+/// The descriptor, as long as nothing closes it.
+pub(super) fn borrow<'a>(descriptor: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: it is not -1 (`Own::check`). The number may stand for nothing, which the kernel answers with
+    // EBADF; it never stands for what a value of this process owns.
+    unsafe { BorrowedFd::borrow_raw(descriptor) }
+}
+
+/// Whether calls on `descriptor` fail rather than wait.
+pub(super) fn is_nonblocking(descriptor: RawFd) -> Result<bool, Errno> {
+    Ok(rustix::fs::fcntl_getfl(borrow(descriptor))?.contains(OFlags::NONBLOCK))
+}
+
+/// Whether `descriptor` has a position: such files never make anybody wait.
+pub(super) fn is_seekable(descriptor: RawFd) -> bool {
+    rustix::fs::tell(borrow(descriptor)).is_ok()
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// From the file into the guest's memory.
+    In,
+    /// From the guest's memory to the file.
+    Out,
+}
+
+/// Moves bytes between a file and guest memory, at its own position or at `offset`; the number of
+/// bytes. `flags` are those of `preadv2`.
+pub(super) fn transfer(
+    direction: Direction,
+    descriptor: RawFd,
+    slices: &[VolatileSlice<'_>],
+    offset: Option<i64>,
+    flags: i32,
+) -> Result<u64, Errno> {
+    let runs = runs(slices);
+    let (at, count) = (runs.as_ptr(), runs.len() as libc::c_int);
+    let offset = offset.unwrap_or(-1);
+    // SAFETY: each run is host memory that its volatile slice vouches for during this call; the kernel
+    // reads or writes at most the run's length.
+    let moved = unsafe {
+        match direction {
+            Direction::In => libc::preadv2(descriptor, at, count, offset, flags),
+            Direction::Out => libc::pwritev2(descriptor, at, count, offset, flags),
+        }
+    };
+    result_of(moved)
+}
+
+/// A message of a socket, as `struct msghdr` has it.
+#[derive(Debug, Default)]
+pub(super) struct Message {
+    /// The other's address; as much of it as there is room for.
+    pub(super) name: Vec<u8>,
+    /// Control messages; likewise.
+    pub(super) control: Vec<u8>,
+    /// What came with it.
+    pub(super) flags: i32,
+}
+
+/// Sends or receives a message whose bytes are in `slices`; the number of bytes. What is received
+/// replaces the name and the control messages, whose lengths say how much room there is.
+pub(super) fn message(
+    direction: Direction,
+    descriptor: RawFd,
+    slices: &[VolatileSlice<'_>],
+    message: &mut Message,
+    flags: i32,
+) -> Result<u64, Errno> {
+    let mut runs = runs(slices);
+    // SAFETY: all zeros are a message without anything.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    if !message.name.is_empty() {
+        header.msg_name = message.name.as_mut_ptr().cast();
+        header.msg_namelen = message.name.len() as u32;
+    }
+    if !message.control.is_empty() {
+        header.msg_control = message.control.as_mut_ptr().cast();
+        header.msg_controllen = message.control.len();
+    }
+    header.msg_iov = runs.as_mut_ptr();
+    header.msg_iovlen = runs.len();
+    // SAFETY: the header's parts are vectors of this process with the lengths given, and runs of host memory
+    // that their volatile slices vouch for.
+    let moved = unsafe {
+        match direction {
+            Direction::In => libc::recvmsg(descriptor, &raw mut header, flags),
+            Direction::Out => libc::sendmsg(descriptor, &raw const header, flags),
+        }
+    };
+    let moved = result_of(moved)?;
+    if direction == Direction::In {
+        // The kernel says how long the name is, even if there was not so much room.
+        message.name.truncate(header.msg_namelen as usize);
+        message.control.truncate(header.msg_controllen);
+        message.flags = header.msg_flags;
+    }
+    Ok(moved)
+}
+
+fn runs(slices: &[VolatileSlice<'_>]) -> Vec<libc::iovec> {
+    let run = |slice: &VolatileSlice<'_>| libc::iovec {
+        iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+        iov_len: slice.len(),
+    };
+    slices.iter().map(run).collect()
+}
+
+fn result_of(result: isize) -> Result<u64, Errno> {
+    u64::try_from(result).map_err(|_| {
+        let error = io::Error::last_os_error();
+        Errno::from_io_error(&error).unwrap_or(Errno::IO)
+    })
+}
+
+/// How long a call may wait at a socket: SO_RCVTIMEO or SO_SNDTIMEO.
+pub(super) fn time_limit(descriptor: RawFd, direction: Direction) -> Option<std::time::Duration> {
+    let timeout = match direction {
+        Direction::In => rustix::net::sockopt::Timeout::Recv,
+        Direction::Out => rustix::net::sockopt::Timeout::Send,
+    };
+    rustix::net::sockopt::socket_timeout(borrow(descriptor), timeout).ok()?
+}

@@ -1,0 +1,284 @@
+//! Calls that wait for one of several descriptors: `poll`, `select`, `epoll_wait`.
+//!
+//! The host's kernel is asked what is ready now. If nothing is, the call waits as any other does.
+
+use std::os::fd::RawFd;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::time::Timespec;
+
+use super::wait::Wait;
+use super::{Arguments, Linux, Served, Stop, host, time};
+
+/// Bytes of a `struct pollfd`.
+const RECORD: usize = 8;
+/// Bytes of a `struct epoll_event` on x86-64, where it is packed.
+const EVENT: usize = 12;
+/// Descriptors that a set of `select` may hold.
+const SET: u64 = 1024;
+
+/// How long a call may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    /// Not at all.
+    Now,
+    /// Until then.
+    Until(Timespec),
+    /// For ever.
+    Never,
+}
+
+impl Linux {
+    /// The limit of a call that may wait for `milliseconds`, for ever if negative.
+    fn limit_of(&mut self, milliseconds: i32) -> Limit {
+        match u64::try_from(milliseconds) {
+            Err(_) => Limit::Never,
+            Ok(0) => Limit::Now,
+            Ok(milliseconds) => self.limit_in(std::time::Duration::from_millis(milliseconds)),
+        }
+    }
+
+    fn limit_in(&mut self, duration: std::time::Duration) -> Limit {
+        if duration.is_zero() {
+            return Limit::Now;
+        }
+        let deadline = self.progress.deadline;
+        let deadline = deadline.unwrap_or_else(|| time::from_now(duration));
+        self.progress.deadline = Some(deadline);
+        Limit::Until(deadline)
+    }
+
+    /// The limit that the `struct timespec` at `at` tells, or none if it is null.
+    fn limit_at(&mut self, at: u64) -> Result<Limit, Stop> {
+        if at == 0 {
+            return Ok(Limit::Never);
+        }
+        let time = time::read_timespec(self, at)?;
+        Ok(self.limit_in(time::duration(&time)))
+    }
+
+    /// What follows when none of `waiting` is ready.
+    fn until(&self, limit: Limit, waiting: Vec<(RawFd, PollFlags)>) -> Served {
+        let deadline = match limit {
+            Limit::Now => return Ok(0),
+            Limit::Until(deadline) if time::is_over(deadline) => return Ok(0),
+            Limit::Until(deadline) => Some(deadline),
+            Limit::Never => None,
+        };
+        Err(Stop::Wait(Wait::AnyReady {
+            descriptors: waiting,
+            deadline,
+        }))
+    }
+}
+
+/// Asks for the events of `polls` at once; the number of descriptors that have some.
+fn look(polls: &mut [PollFd<'_>]) -> Result<usize, Errno> {
+    rustix::event::poll(polls, Some(&Timespec::default()))
+}
+
+/// `poll`.
+pub(super) fn poll(linux: &mut Linux, [at, count, timeout, ..]: Arguments) -> Served {
+    let limit = linux.limit_of(timeout as i32);
+    poll_until(linux, at, count, limit)
+}
+
+/// `ppoll`.
+pub(super) fn ppoll(linux: &mut Linux, [at, count, timeout, mask, size, _]: Arguments) -> Served {
+    linux.mask_for_wait(mask, size)?;
+    let limit = linux.limit_at(timeout)?;
+    poll_until(linux, at, count, limit)
+}
+
+fn poll_until(linux: &mut Linux, at: u64, count: u64, limit: Limit) -> Served {
+    if count
+        > rustix::process::getrlimit(rustix::process::Resource::Nofile)
+            .current
+            .unwrap_or(u64::MAX)
+    {
+        return Err(Errno::INVAL.into());
+    }
+    let mut raw = vec![0u8; count as usize * RECORD];
+    linux.memory.read(at, &mut raw)?;
+    let mut polls = Vec::with_capacity(count as usize);
+    let mut places = Vec::with_capacity(count as usize);
+    let mut ready = 0;
+    for (place, record) in raw.chunks_exact_mut(RECORD).enumerate() {
+        let number = i32::from_le_bytes([record[0], record[1], record[2], record[3]]);
+        let events = PollFlags::from_bits_retain(u16::from_le_bytes([record[4], record[5]]));
+        record[6..].fill(0);
+        if number < 0 {
+            continue;
+        }
+        if let Ok(descriptor) = linux.descriptor(number as u64) {
+            polls.push(PollFd::from_borrowed_fd(host::borrow(descriptor), events));
+            places.push((place, descriptor, events));
+        } else {
+            record[6..].copy_from_slice(&PollFlags::NVAL.bits().to_le_bytes());
+            ready += 1;
+        }
+    }
+    ready += look(&mut polls)? as u64;
+    if ready == 0 && limit != Limit::Now {
+        let waiting = places
+            .iter()
+            .map(|&(_, descriptor, events)| (descriptor, events));
+        linux.until(limit, waiting.collect())?;
+    }
+    for (poll, (place, ..)) in polls.iter().zip(places) {
+        let events = poll.revents().bits();
+        raw[place * RECORD + 6..][..2].copy_from_slice(&events.to_le_bytes());
+    }
+    linux.memory.write(at, &raw)?;
+    Ok(ready)
+}
+
+/// The events that `select` means by its sets (fs/select.c: `POLLIN_SET` and others), in their order.
+const SETS: [(PollFlags, PollFlags); 3] = [
+    (
+        PollFlags::IN,
+        PollFlags::from_bits_retain(
+            PollFlags::IN.bits()
+                | PollFlags::RDNORM.bits()
+                | PollFlags::RDBAND.bits()
+                | PollFlags::HUP.bits()
+                | PollFlags::ERR.bits(),
+        ),
+    ),
+    (
+        PollFlags::OUT,
+        PollFlags::from_bits_retain(
+            PollFlags::OUT.bits()
+                | PollFlags::WRNORM.bits()
+                | PollFlags::WRBAND.bits()
+                | PollFlags::ERR.bits(),
+        ),
+    ),
+    (PollFlags::PRI, PollFlags::PRI),
+];
+
+/// `select`; what is left of its time is not told, which Linux does and POSIX need not.
+pub(super) fn select(linux: &mut Linux, [count, read, write, except, at, _]: Arguments) -> Served {
+    let limit = if at == 0 {
+        Limit::Never
+    } else {
+        let seconds: i64 = linux.memory.read_value(at)?;
+        let microseconds: i64 = linux.memory.read_value(at.wrapping_add(8))?;
+        let whole = u64::try_from(seconds).map_err(|_| Errno::INVAL)?;
+        let part = u64::try_from(microseconds).map_err(|_| Errno::INVAL)?;
+        let time = std::time::Duration::from_secs(whole)
+            .saturating_add(std::time::Duration::from_micros(part));
+        linux.limit_in(time)
+    };
+    select_until(linux, count, [read, write, except], limit)
+}
+
+/// `pselect6`: its last argument is the address of a mask's address and size.
+pub(super) fn pselect6(
+    linux: &mut Linux,
+    [count, read, write, except, timeout, mask]: Arguments,
+) -> Served {
+    if mask != 0 {
+        let at: u64 = linux.memory.read_value(mask)?;
+        let size: u64 = linux.memory.read_value(mask.wrapping_add(8))?;
+        linux.mask_for_wait(at, size)?;
+    }
+    let limit = linux.limit_at(timeout)?;
+    select_until(linux, count, [read, write, except], limit)
+}
+
+fn select_until(linux: &mut Linux, count: u64, sets: [u64; 3], limit: Limit) -> Served {
+    let count = u64::try_from(count as i32).map_err(|_| Errno::INVAL)?;
+    let count = count.min(SET);
+    let bytes = count.div_ceil(64) as usize * 8;
+    let mut asked: [Vec<u8>; 3] = std::array::from_fn(|_| vec![0; bytes]);
+    for (at, set) in sets.iter().zip(&mut asked) {
+        if *at != 0 {
+            linux.memory.read(*at, set)?;
+        }
+    }
+    let mut waiting: Vec<(RawFd, PollFlags)> = Vec::new();
+    for number in 0..count {
+        let (byte, bit) = (number as usize / 8, 1 << (number % 8));
+        let mut events = PollFlags::empty();
+        for (set, (events_of_set, _)) in asked.iter().zip(SETS) {
+            if set[byte] & bit != 0 {
+                events |= events_of_set;
+            }
+        }
+        if !events.is_empty() {
+            waiting.push((linux.descriptor(number)?, events));
+        }
+    }
+    let poll = |&(fd, events): &(RawFd, _)| PollFd::from_borrowed_fd(host::borrow(fd), events);
+    let mut polls: Vec<PollFd<'_>> = waiting.iter().map(poll).collect();
+    let ready = look(&mut polls)?;
+    if polls
+        .iter()
+        .any(|poll| poll.revents().contains(PollFlags::NVAL))
+    {
+        return Err(Errno::BADF.into());
+    }
+    if ready == 0 && limit != Limit::Now {
+        linux.until(limit, waiting.clone())?;
+    }
+    let mut answer: [Vec<u8>; 3] = std::array::from_fn(|_| vec![0; bytes]);
+    let mut found = 0;
+    for (poll, &(number, _)) in polls.iter().zip(&waiting) {
+        let (byte, bit) = (number as usize / 8, 1 << (number % 8));
+        for (at, (_, meant)) in SETS.into_iter().enumerate() {
+            if asked[at][byte] & bit != 0 && poll.revents().intersects(meant) {
+                answer[at][byte] |= bit;
+                found += 1;
+            }
+        }
+    }
+    for (at, set) in sets.iter().zip(&answer) {
+        if *at != 0 {
+            linux.memory.write(*at, set)?;
+        }
+    }
+    Ok(found)
+}
+
+/// `epoll_wait`.
+pub(super) fn epoll_wait(linux: &mut Linux, [fd, at, count, timeout, ..]: Arguments) -> Served {
+    let limit = linux.limit_of(timeout as i32);
+    epoll_until(linux, fd, at, count, limit)
+}
+
+/// `epoll_pwait`.
+pub(super) fn epoll_pwait(
+    linux: &mut Linux,
+    [fd, at, count, timeout, mask, size]: Arguments,
+) -> Served {
+    linux.mask_for_wait(mask, size)?;
+    epoll_wait(linux, [fd, at, count, timeout, 0, 0])
+}
+
+/// `epoll_pwait2`.
+pub(super) fn epoll_pwait2(
+    linux: &mut Linux,
+    [fd, at, count, timeout, mask, size]: Arguments,
+) -> Served {
+    linux.mask_for_wait(mask, size)?;
+    let limit = linux.limit_at(timeout)?;
+    epoll_until(linux, fd, at, count, limit)
+}
+
+fn epoll_until(linux: &mut Linux, fd: u64, at: u64, count: u64, limit: Limit) -> Served {
+    const MOST_EVENTS: usize = 4096;
+    let descriptor = linux.descriptor(fd)?;
+    let count = usize::try_from(count as i32).map_err(|_| Errno::INVAL)?;
+    let mut events = vec![0u8; count.min(MOST_EVENTS) * EVENT];
+    let room = (events.len() / EVENT) as u64;
+    let arguments = [descriptor as u64, events.as_mut_ptr() as u64, room, 0, 0, 0];
+    // SAFETY: the kernel writes at most `room` events to the buffer.
+    let ready = unsafe { host::call(libc::SYS_epoll_wait as u64, arguments) }?;
+    if ready == 0 {
+        return linux.until(limit, vec![(descriptor, PollFlags::IN)]);
+    }
+    linux.memory.write(at, &events[..ready as usize * EVENT])?;
+    Ok(ready)
+}

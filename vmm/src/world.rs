@@ -1,0 +1,311 @@
+//! The file system that a guest sees: a mount namespace with the granted directories and a few
+//! files that programs look for, and nothing else of the host.
+//!
+//! | what | is |
+//! |---|---|
+//! | `/dev/null`, `zero`, `full`, `random`, `urandom` | the host's |
+//! | `/etc/passwd`, `group`, `hosts`, `nsswitch.conf`, `/proc/sys/...`, `/sys/...` | the same for every guest |
+//! | `/etc/resolv.conf` | the host's, for a guest that uses the host's network |
+//! | `/tmp` | memory, gone with the guest |
+//!
+//! Whoever may not make a mount namespace makes one as the owner of a new user namespace.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags,
+};
+use rustix::thread::UnshareFlags;
+use thiserror::Error;
+
+use crate::linux::Grant;
+
+/// Why the guest's file system cannot be made.
+#[derive(Debug, Error)]
+pub enum WorldError {
+    /// Not allowed to make a mount namespace.
+    #[error(
+        "a guest with files needs a mount namespace of its own, which takes CAP_SYS_ADMIN or user \
+         namespaces: run as root, or have them allowed (sysctl user.max_user_namespaces, \
+         kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)"
+    )]
+    NotPermitted,
+    /// What was granted is not there any more.
+    #[error("the directory {0} has changed while the guest was being started")]
+    Changed(String),
+    /// Something is mounted below a granted directory, which only root can leave out.
+    #[error(
+        "something is mounted below {0}, and only root can grant a directory without what is mounted \
+         below it: grant directories that hold no mount"
+    )]
+    Mounts(String),
+    /// Some step failed.
+    #[error("making the guest's file system: {0}: {1}")]
+    Step(&'static str, Errno),
+}
+
+fn step(what: &'static str) -> impl Fn(Errno) -> WorldError {
+    move |error| WorldError::Step(what, error)
+}
+
+/// What a guest may do below a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    /// Look.
+    Read,
+    /// Look, and write what is there.
+    Write,
+    /// Everything.
+    Change,
+}
+
+/// The guest's file system, which this process is in.
+#[derive(Debug)]
+pub struct World {
+    directories: Vec<(OwnedFd, Rights)>,
+}
+
+const DEVICES: [&str; 5] = [
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+];
+
+const FILES: [(&str, &str); 9] = [
+    (
+        "/etc/passwd",
+        "root:x:0:0:root:/:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n",
+    ),
+    ("/etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+    (
+        "/etc/nsswitch.conf",
+        "passwd: files\ngroup: files\nhosts: files dns\n",
+    ),
+    ("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+    ("/proc/sys/net/core/somaxconn", "4096\n"),
+    ("/proc/sys/vm/overcommit_memory", "0\n"),
+    ("/proc/sys/kernel/pid_max", "4194304\n"),
+    ("/sys/devices/system/cpu/online", "0\n"),
+    (
+        "/sys/kernel/mm/transparent_hugepage/enabled",
+        "always [madvise] never\n",
+    ),
+];
+
+/// Inodes that a guest may have in memory.
+const MOST_INODES: &str = "65536";
+
+impl World {
+    /// Leaves this process with the directories of `grants` and what the guest finds besides. What it
+    /// keeps in `/tmp` is at most `memory` bytes. All that other processes see stays as it was.
+    pub fn enter(grants: &[Grant], network: bool, memory: u64) -> Result<Self, WorldError> {
+        let resolvers = if network {
+            std::fs::read("/etc/resolv.conf").ok()
+        } else {
+            None
+        };
+        let owner = unshare()?;
+        rustix::mount::mount_change(
+            "/",
+            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+        )
+        .map_err(step("leaving shared mounts"))?;
+        // Taken in the new namespace, where every mount is a copy: the granted directory's descriptor says
+        // whether the path still leads there.
+        let trees: Result<Vec<_>, _> = grants
+            .iter()
+            .map(|grant| Ok((grant, tree(grant, owner)?)))
+            .collect();
+        let mut trees = trees?;
+        let devices: Result<Vec<_>, _> = DEVICES
+            .iter()
+            .map(|path| Ok((path, take(CWD, path, "taking a device", false)?)))
+            .collect();
+        let devices = devices?;
+        let root = empty_root(memory)?;
+        attach(&root, "/")?;
+        rustix::process::fchdir(&root).map_err(step("entering the new root"))?;
+        rustix::process::chroot(".").map_err(step("entering the new root"))?;
+        for (path, text) in FILES {
+            write(Path::new(path), text.as_bytes())?;
+        }
+        if let Some(resolvers) = resolvers {
+            write(Path::new("/etc/resolv.conf"), &resolvers)?;
+        }
+        for (path, device) in &devices {
+            write(Path::new(path), b"")?;
+            attach(device, path)?;
+        }
+        make_directories(Path::new("/tmp"))?;
+        rustix::fs::chmod("/tmp", Mode::from_raw_mode(0o1777)).map_err(step("making /tmp"))?;
+        // Outer directories first, so that inner ones are attached inside them.
+        trees.sort_by_key(|(grant, _)| grant.guest.as_os_str().len());
+        for (grant, tree) in &trees {
+            make_directories(&grant.guest)?;
+            attach(tree, &grant.guest)?;
+            protect(grant)?;
+        }
+        rustix::process::chdir("/").map_err(step("entering the new root"))?;
+        let own = [
+            (Path::new("/"), Rights::Read),
+            (Path::new("/dev"), Rights::Write),
+            (Path::new("/tmp"), Rights::Change),
+        ];
+        let granted = grants.iter().map(|grant| {
+            let rights = if grant.read_only {
+                Rights::Read
+            } else {
+                Rights::Change
+            };
+            (grant.guest.as_path(), rights)
+        });
+        let opened = own.into_iter().chain(granted).map(|(path, rights)| {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let directory = rustix::fs::open(path, flags, Mode::empty())
+                .map_err(step("opening a directory of the new root"))?;
+            Ok((directory, rights))
+        });
+        Ok(Self {
+            directories: opened.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Directories, and what may be done below each.
+    pub fn directories(&self) -> impl Iterator<Item = (BorrowedFd<'_>, Rights)> {
+        let listed = self.directories.iter();
+        listed.map(|(directory, rights)| (directory.as_fd(), *rights))
+    }
+}
+
+/// Makes the namespace; true when that took a user namespace.
+fn unshare() -> Result<bool, WorldError> {
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    let failed = |error| match error {
+        Errno::PERM | Errno::NOSPC | Errno::USERS | Errno::INVAL => WorldError::NotPermitted,
+        other => WorldError::Step("making a mount namespace", other),
+    };
+    // SAFETY: a new mount namespace concerns path look-ups of this process alone; it owns no
+    // descriptor table or memory that another thread could share.
+    match unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) } {
+        Ok(()) => return Ok(false),
+        Err(Errno::PERM) => {}
+        Err(error) => return Err(failed(error)),
+    }
+    // SAFETY: as above; the kernel refuses a user namespace to a process of several threads.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::NEWUSER) }
+        .map_err(failed)?;
+    let write = |path: &str, text: String| {
+        std::fs::write(path, text).map_err(|error| {
+            let error = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            WorldError::Step("naming the user of a user namespace", error)
+        })
+    };
+    let (user, group) = (user.as_raw(), group.as_raw());
+    write("/proc/self/setgroups", "deny".to_owned())?;
+    write("/proc/self/uid_map", format!("{user} {user} 1"))?;
+    write("/proc/self/gid_map", format!("{group} {group} 1"))?;
+    Ok(true)
+}
+
+/// A detached copy of the mount at a granted directory, without what is mounted below it.
+fn tree(grant: &Grant, owner: bool) -> Result<OwnedFd, WorldError> {
+    let tree = take(CWD, &grant.host, "taking a granted directory", owner)?;
+    let found = rustix::fs::fstat(&tree).map_err(step("looking at a granted directory"))?;
+    let granted =
+        rustix::fs::fstat(grant.directory()).map_err(step("looking at a granted directory"))?;
+    if (found.st_dev, found.st_ino) == (granted.st_dev, granted.st_ino) {
+        Ok(tree)
+    } else {
+        Err(WorldError::Changed(grant.host.display().to_string()))
+    }
+}
+
+fn take(
+    base: BorrowedFd<'_>,
+    path: impl AsRef<Path>,
+    what: &'static str,
+    owner: bool,
+) -> Result<OwnedFd, WorldError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    rustix::mount::open_tree(base, path.as_ref(), flags).map_err(|error| match error {
+        Errno::PERM => WorldError::NotPermitted,
+        // The kernel does not uncover to a user namespace what a mount covers.
+        Errno::INVAL if owner => WorldError::Mounts(path.as_ref().display().to_string()),
+        other => WorldError::Step(what, other),
+    })
+}
+
+fn empty_root(memory: u64) -> Result<OwnedFd, WorldError> {
+    let failed = step("making an empty root");
+    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(&failed)?;
+    let settings = [
+        ("size", memory.to_string()),
+        ("nr_inodes", MOST_INODES.to_owned()),
+    ];
+    for (key, value) in settings {
+        rustix::mount::fsconfig_set_string(context.as_fd(), key, value).map_err(&failed)?;
+    }
+    rustix::mount::fsconfig_create(context.as_fd()).map_err(&failed)?;
+    rustix::mount::fsmount(
+        context.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID,
+    )
+    .map_err(&failed)
+}
+
+fn attach(tree: &OwnedFd, at: impl AsRef<Path>) -> Result<(), WorldError> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(tree, "", CWD, at.as_ref(), flags)
+        .map_err(step("attaching a granted directory"))
+}
+
+/// Takes devices and set-user-ID away from a granted directory, and writing if it is to be read only.
+fn protect(grant: &Grant) -> Result<(), WorldError> {
+    let failed = step("protecting a granted directory");
+    // What the mount forbids already stays forbidden: a user namespace may not allow it.
+    let had = rustix::fs::statvfs(&grant.guest).map_err(&failed)?.f_flag;
+    let mut flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV;
+    let kept = [
+        (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+        (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
+        (StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
+    ];
+    for (found, flag) in kept {
+        if had.contains(found) {
+            flags |= flag;
+        }
+    }
+    if grant.read_only {
+        flags |= MountFlags::RDONLY;
+    }
+    rustix::mount::mount_remount(&grant.guest, flags, "").map_err(&failed)
+}
+
+fn write(path: &Path, text: &[u8]) -> Result<(), WorldError> {
+    make_directories(path.parent().unwrap_or(path))?;
+    std::fs::write(path, text).map_err(|error| {
+        let error = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        WorldError::Step("writing a file of the guest's file system", error)
+    })
+}
+
+fn make_directories(path: &Path) -> Result<(), WorldError> {
+    let mut at = Path::new("/").to_owned();
+    for part in path.components().skip(1) {
+        at.push(part);
+        match rustix::fs::mkdir(&at, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(WorldError::Step("making a directory", error)),
+        }
+    }
+    Ok(())
+}
