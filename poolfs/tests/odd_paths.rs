@@ -217,18 +217,13 @@ fn fstab_names_any_path_with_its_own_escapes() {
 
 #[test]
 fn fstab_may_name_the_program_with_the_store_if_the_source_says_so_too() {
-    if cannot_mount() {
-        return;
-    }
-    let pool = Pool::with_one_library();
-    let place = place();
-    symlink(POOLFS, place.path().join("bin/poolfs")).unwrap();
-    let source = format!("poolfs#{}", pool.store_path().display());
-    let point = pool.mount_point();
+    let Some(scene) = Scene::new() else { return };
+    let (store, point) = (scene.pool.store_path(), scene.pool.mount_point());
+    let source = format!("poolfs#{}", store.display());
     let fstab = format!("{source} {} fuse ro,fsname={source} 0 0\n", point.display());
-    fs::write(place.path().join("fstab"), fstab).unwrap();
+    fs::write(scene.path(b"fstab"), fstab).unwrap();
     let way = r#"mount -a -T "$place/fstab"; mount -a -T "$place/fstab""#;
-    let seen = mount_by(way, place.path(), &pool.store_path(), &point);
+    let seen = mount_by(way, scene.place.path(), &store, &point);
     assert_mounted(&seen, Path::new(&source), &point, OF_ROOT);
 }
 

@@ -93,7 +93,8 @@ impl Own {
     }
 
     /// Closes one that was kept.
-    pub fn drop(&mut self, kept: OwnedFd) {
+    pub fn close(&mut self, kept: OwnedFd) {
         self.0.remove(&kept.as_raw_fd());
+        drop(kept);
     }
 }

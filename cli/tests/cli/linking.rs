@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use super::common::Pool;
+use super::common::{Pool, pool as run_pool};
 
 /// Compiles with the system's compiler and `pool` as its linker.
 fn compile(pool: &Pool, source: &str, output: &str, registry: Option<&str>) -> Output {
@@ -95,7 +95,7 @@ fn a_link_asks_the_service_that_is_said() {
         let arguments = [
             "--server", server, "link", "-o", "a", "liba.a", "-u", "_start",
         ];
-        let mut command = self::pool(&arguments);
+        let mut command = run_pool(&arguments);
         command
             .current_dir(pool.directory.path())
             .env("POOL_SERVER", environment)

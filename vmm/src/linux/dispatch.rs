@@ -54,107 +54,61 @@ pub(super) enum Arg {
 }
 
 /// What is to be copied back when the call has been served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Back {
     Nothing,
     Whole,
     Returned,
+    /// As many bytes as the buffer of this argument says.
     Sized(usize),
+}
+
+/// What the kernel gets for an argument.
+enum Placed {
+    Value(u64),
+    Buffer(Vec<u8>, Back),
 }
 
 /// Serves call `number`, which does not wait, by the host's kernel.
 pub(super) fn pass(linux: &mut Linux, number: u64, kinds: &[Arg], arguments: Arguments) -> Served {
-    let mut raw = [0; 6];
     let mut buffers: [(Vec<u8>, Back); 6] = std::array::from_fn(|_| (Vec::new(), Back::Nothing));
+    let mut raw = [0; 6];
+    // What the kernel is told of lengths is looked at once: others may write to shared memory.
+    let mut told = arguments;
+    let mut room = 0;
     for (at, kind) in kinds.iter().enumerate() {
-        let value = arguments[at];
-        raw[at] = value;
-        let buffer = match *kind {
-            Arg::Value => continue,
-            Arg::Flags(known) if value & !known != 0 => return Err(Errno::INVAL.into()),
-            Arg::Flags(_) => continue,
-            Arg::Descriptor => {
-                raw[at] = linux.descriptor(value)? as u64;
-                continue;
-            }
-            Arg::Granted => {
-                raw[at] = linux.granted(value)? as u64;
-                continue;
-            }
-            Arg::Directory => {
-                if value as i32 != AT_FDCWD {
-                    linux.descriptor(value)?;
-                }
-                continue;
-            }
-            Arg::Mode if value as u32 & (libc::S_ISUID | libc::S_ISGID) != 0 => {
-                return Err(Errno::PERM.into());
-            }
-            Arg::Mode => continue,
-            Arg::PathOrNull if value == 0 => {
-                linux.named(kinds, at, &arguments)?;
-                continue;
-            }
-            Arg::Path | Arg::PathOrNull | Arg::PathToSee => {
-                let path = linux.text(value)?;
-                let is_empty = path.len() == 1;
-                if is_empty {
-                    linux.named(kinds, at, &arguments)?;
-                } else if !linux.world {
-                    return Err(Errno::NOENT.into());
-                }
-                (path, Back::Nothing)
-            }
-            Arg::Text => (linux.text(value)?, Back::Nothing),
-            Arg::In(_) | Arg::Out(_) | Arg::InOut(_) if value == 0 => continue,
-            Arg::In(length) => (linux.bytes(value, u64::from(length))?, Back::Nothing),
-            Arg::InOut(length) => (linux.bytes(value, u64::from(length))?, Back::Whole),
-            Arg::Out(length) => (vec![0; usize::from(length)], Back::Whole),
-            Arg::InBytes(length) => {
-                let length = arguments[usize::from(length)];
-                if length > MOST_BYTES {
-                    return Err(Errno::INVAL.into());
-                }
-                (linux.bytes(value, length)?, Back::Nothing)
-            }
+        match *kind {
             Arg::OutBytes(length) => {
-                let length = usize::from(length);
-                let room = arguments[length].min(MOST_BYTES);
-                raw[length] = room;
-                if room == 0 || value == 0 {
-                    raw[at] = 0;
-                    continue;
-                }
-                (vec![0; room as usize], Back::Returned)
+                let length = &mut told[usize::from(length)];
+                *length = (*length).min(MOST_BYTES);
             }
-            Arg::OutSized(_) | Arg::Size if value == 0 => continue,
-            Arg::OutSized(size) => {
-                let room: i32 = linux.memory.read_value(arguments[usize::from(size)])?;
-                let room = usize::try_from(room).map_err(|_| Errno::INVAL)?;
-                let room = room.min(MOST_BYTES as usize);
-                (vec![0; room], Back::Sized(usize::from(size)))
+            Arg::Size if arguments[at] != 0 => {
+                room = linux.memory.read_value::<i32>(arguments[at])?;
+                room = room.min(MOST_BYTES as i32);
             }
-            Arg::Size => {
-                let size: i32 = linux.memory.read_value(value)?;
-                let size = size.min(MOST_BYTES as i32);
-                (size.to_le_bytes().to_vec(), Back::Whole)
+            _ => {}
+        }
+    }
+    for (at, buffer) in buffers.iter_mut().enumerate().take(kinds.len()) {
+        raw[at] = match linux.place(kinds, at, &told, room)? {
+            Placed::Value(value) => value,
+            Placed::Buffer(bytes, back) => {
+                *buffer = (bytes, back);
+                buffer.0.as_mut_ptr() as u64
             }
         };
-        buffers[at] = buffer;
-        raw[at] = buffers[at].0.as_mut_ptr() as u64;
     }
     // SAFETY: each argument that is an address to the kernel is null or the buffer that its kind in the
     // table asks for, as long as the kernel is told; descriptors are the guest's.
     let result = unsafe { host::call(number, raw) }?;
-    for at in 0..kinds.len() {
-        let (bytes, back) = &buffers[at];
-        let length = match back {
+    for (at, (bytes, back)) in buffers.iter().enumerate() {
+        let length = match *back {
             Back::Nothing => continue,
             Back::Whole => bytes.len(),
             Back::Returned => bytes.len().min(result as usize),
             Back::Sized(size) => {
-                let said = &buffers[*size].0;
-                let said = said.as_slice().try_into().map_or(0, u32::from_le_bytes);
-                bytes.len().min(said as usize)
+                let said = buffers[size].0.as_slice().try_into();
+                bytes.len().min(said.map_or(0, u32::from_le_bytes) as usize)
             }
         };
         linux.memory.write(arguments[at], &bytes[..length])?;
@@ -163,6 +117,71 @@ pub(super) fn pass(linux: &mut Linux, number: u64, kinds: &[Arg], arguments: Arg
 }
 
 impl Linux {
+    /// What the kernel gets for argument `at`; `room` is what lies at the one that is an [`Arg::Size`].
+    fn place(
+        &mut self,
+        kinds: &[Arg],
+        at: usize,
+        arguments: &Arguments,
+        room: i32,
+    ) -> Result<Placed, Stop> {
+        let value = arguments[at];
+        let read = |bytes| Placed::Buffer(bytes, Back::Nothing);
+        Ok(match kinds[at] {
+            Arg::Flags(known) if value & !known != 0 => return Err(Errno::INVAL.into()),
+            Arg::Mode if value as u32 & (libc::S_ISUID | libc::S_ISGID) != 0 => {
+                return Err(Errno::PERM.into());
+            }
+            Arg::Value | Arg::Flags(_) | Arg::Mode => Placed::Value(value),
+            Arg::Directory if value as i32 == AT_FDCWD => Placed::Value(value),
+            Arg::Descriptor | Arg::Directory => Placed::Value(self.descriptor(value)? as u64),
+            Arg::Granted => Placed::Value(self.granted(value)? as u64),
+            Arg::PathOrNull if value == 0 => {
+                self.named(kinds, at, arguments)?;
+                Placed::Value(0)
+            }
+            Arg::Path | Arg::PathOrNull | Arg::PathToSee => {
+                let path = self.text(value)?;
+                // An empty one still has its NUL.
+                if path.len() == 1 {
+                    self.named(kinds, at, arguments)?;
+                } else if !self.world {
+                    return Err(Errno::NOENT.into());
+                }
+                read(path)
+            }
+            Arg::Text => read(self.text(value)?),
+            Arg::In(_) | Arg::Out(_) | Arg::InOut(_) | Arg::OutSized(_) | Arg::Size
+                if value == 0 =>
+            {
+                Placed::Value(0)
+            }
+            Arg::In(length) => read(self.bytes(value, u64::from(length))?),
+            Arg::InOut(length) => {
+                Placed::Buffer(self.bytes(value, u64::from(length))?, Back::Whole)
+            }
+            Arg::Out(length) => Placed::Buffer(vec![0; usize::from(length)], Back::Whole),
+            Arg::InBytes(length) => match arguments[usize::from(length)] {
+                length if length > MOST_BYTES => return Err(Errno::INVAL.into()),
+                length => read(self.bytes(value, length)?),
+            },
+            Arg::OutBytes(length) => match arguments[usize::from(length)] {
+                0 => Placed::Value(0),
+                _ if value == 0 => Placed::Value(0),
+                room => Placed::Buffer(vec![0; room as usize], Back::Returned),
+            },
+            Arg::OutSized(size) => {
+                let size = usize::from(size);
+                if arguments[size] == 0 {
+                    return Err(Errno::FAULT.into());
+                }
+                let room = usize::try_from(room).map_err(|_| Errno::INVAL)?;
+                Placed::Buffer(vec![0; room], Back::Sized(size))
+            }
+            Arg::Size => Placed::Buffer(room.to_le_bytes().to_vec(), Back::Whole),
+        })
+    }
+
     /// The host's descriptor of this number, if it is the guest's.
     pub(super) fn descriptor(&self, number: u64) -> Result<i32, Errno> {
         self.own.check(number)

@@ -16,9 +16,9 @@ use vm_memory::VolatileSlice;
 /// process as the kernel reads or writes there, which nothing else uses during the call; a descriptor that
 /// the call closes or changes is not one of a value of this process.
 pub(super) unsafe fn call(number: u64, arguments: [u64; 6]) -> Result<u64, Errno> {
-    let [a, b, c, d, e, f] = arguments;
+    let [rdi, rsi, rdx, r10, r8, r9] = arguments;
     // SAFETY: the caller's promise.
-    let result = unsafe { libc::syscall(number as libc::c_long, a, b, c, d, e, f) };
+    let result = unsafe { libc::syscall(number as libc::c_long, rdi, rsi, rdx, r10, r8, r9) };
     result_of(result as isize)
 }
 

@@ -138,7 +138,7 @@ pub struct Linux {
 }
 
 /// What a guest is started with.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// It may use the host's network.
     pub network: bool,

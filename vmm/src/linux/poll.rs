@@ -57,25 +57,25 @@ impl Linux {
         let time = time::read_timespec(self, at)?;
         Ok(self.limit_in(time::duration(&time)))
     }
-
-    /// What follows when none of `waiting` is ready.
-    fn until(&self, limit: Limit, waiting: Vec<(RawFd, PollFlags)>) -> Served {
-        let deadline = match limit {
-            Limit::Now => return Ok(0),
-            Limit::Until(deadline) if time::is_over(deadline) => return Ok(0),
-            Limit::Until(deadline) => Some(deadline),
-            Limit::Never => None,
-        };
-        Err(Stop::Wait(Wait::AnyReady {
-            descriptors: waiting,
-            deadline,
-        }))
-    }
 }
 
 /// Asks for the events of `polls` at once; the number of descriptors that have some.
 fn look(polls: &mut [PollFd<'_>]) -> Result<usize, Errno> {
     rustix::event::poll(polls, Some(&Timespec::default()))
+}
+
+/// What follows when none of `waiting` is ready.
+fn until(limit: Limit, waiting: Vec<(RawFd, PollFlags)>) -> Served {
+    let deadline = match limit {
+        Limit::Now => return Ok(0),
+        Limit::Until(deadline) if time::is_over(deadline) => return Ok(0),
+        Limit::Until(deadline) => Some(deadline),
+        Limit::Never => None,
+    };
+    Err(Stop::Wait(Wait::AnyReady {
+        descriptors: waiting,
+        deadline,
+    }))
 }
 
 /// `poll`.
@@ -124,7 +124,7 @@ fn poll_until(linux: &mut Linux, at: u64, count: u64, limit: Limit) -> Served {
         let waiting = places
             .iter()
             .map(|&(_, descriptor, events)| (descriptor, events));
-        linux.until(limit, waiting.collect())?;
+        until(limit, waiting.collect())?;
     }
     for (poll, (place, ..)) in polls.iter().zip(places) {
         let events = poll.revents().bits();
@@ -221,7 +221,7 @@ fn select_until(linux: &mut Linux, count: u64, sets: [u64; 3], limit: Limit) -> 
         return Err(Errno::BADF.into());
     }
     if ready == 0 && limit != Limit::Now {
-        linux.until(limit, waiting.clone())?;
+        until(limit, waiting.clone())?;
     }
     let mut answer: [Vec<u8>; 3] = std::array::from_fn(|_| vec![0; bytes]);
     let mut found = 0;
@@ -277,7 +277,7 @@ fn epoll_until(linux: &mut Linux, fd: u64, at: u64, count: u64, limit: Limit) ->
     // SAFETY: the kernel writes at most `room` events to the buffer.
     let ready = unsafe { host::call(libc::SYS_epoll_wait as u64, arguments) }?;
     if ready == 0 {
-        return linux.until(limit, vec![(descriptor, PollFlags::IN)]);
+        return until(limit, vec![(descriptor, PollFlags::IN)]);
     }
     linux.memory.write(at, &events[..ready as usize * EVENT])?;
     Ok(ready)

@@ -66,16 +66,6 @@ impl Linux {
         }
     }
 
-    fn kind_of_socket(&self, family: u64, kind: u64) -> Result<(), Errno> {
-        if !FAMILIES.contains(&family) {
-            return Err(Errno::AFNOSUPPORT);
-        }
-        if !TYPES.contains(&(kind & !TYPE_FLAGS)) {
-            return Err(Errno::SOCKTNOSUPPORT);
-        }
-        Ok(())
-    }
-
     /// Fails with what to wait for, unless somebody has connected to a listening socket. Of another
     /// descriptor the kernel says what is wrong with it.
     fn until_connected(&mut self, fd: u64) -> Result<(), Stop> {
@@ -106,17 +96,27 @@ impl Linux {
     }
 }
 
+fn kind_of_socket(family: u64, kind: u64) -> Result<(), Errno> {
+    if !FAMILIES.contains(&family) {
+        return Err(Errno::AFNOSUPPORT);
+    }
+    if !TYPES.contains(&(kind & !TYPE_FLAGS)) {
+        return Err(Errno::SOCKTNOSUPPORT);
+    }
+    Ok(())
+}
+
 /// `socket`.
 pub(super) fn socket(linux: &mut Linux, arguments: Arguments) -> Served {
     linux.network()?;
-    linux.kind_of_socket(arguments[0], arguments[1])?;
+    kind_of_socket(arguments[0], arguments[1])?;
     let kinds = [Arg::Value, Arg::Value, Arg::Value];
     dispatch::pass(linux, libc::SYS_socket as u64, &kinds, arguments)
 }
 
 /// `socketpair`, which takes no network.
 pub(super) fn socketpair(linux: &mut Linux, arguments: Arguments) -> Served {
-    linux.kind_of_socket(arguments[0], arguments[1])?;
+    kind_of_socket(arguments[0], arguments[1])?;
     let kinds = [Arg::Value, Arg::Value, Arg::Value, Arg::Out(8)];
     dispatch::pass(linux, libc::SYS_socketpair as u64, &kinds, arguments)
 }
