@@ -211,7 +211,9 @@ fn run(job: &Job, ready: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<
     // Dropped last: the store's follower writes into it.
     let scratch = Scratch::new(&scratch::places(job.options.scratch.as_deref()))?;
     let notes = scratch.path().join("index");
-    let mounted = mount(&store, &job.mount_point, &notes, &job.options)?;
+    let Some(mounted) = mount(&store, &job.mount_point, &notes, &job.options)? else {
+        return ready();
+    };
     warn_of_slow_segments(&mounted);
     if job.options.asked_writable {
         complain("a pool is read-only: rw is turned to ro");

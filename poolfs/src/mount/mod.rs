@@ -99,13 +99,13 @@ pub struct Unmounter {
 
 /// Mounts the store at `store` on the directory `mount_point`; requests are served from the
 /// return on. `scratch` is a new directory that lasts as long as the mount. When anything fails,
-/// nothing stays mounted.
+/// nothing stays mounted. `None` when somebody has unmounted it before anything could be served.
 pub fn mount(
     store: &Path,
     mount_point: &Path,
     scratch: &Path,
     options: &Options,
-) -> Result<Mounted, MountError> {
+) -> Result<Option<Mounted>, MountError> {
     let mount_point = check_mount_point(mount_point)?;
     if !Path::new(DEVICE).exists() {
         return Err(MountError::NoFuse);
@@ -148,12 +148,13 @@ pub fn mount(
         Ok((session.spawn()?, passthrough))
     };
     match serve() {
-        Ok((session, passthrough)) => Ok(Mounted {
+        Ok((session, passthrough)) => Ok(Some(Mounted {
             session,
             ended,
             unmounter,
             passthrough,
-        }),
+        })),
+        Err(_) if matches!(unmounter.whereabouts(), Ok(Whereabouts::Gone)) => Ok(None),
         Err(error) => {
             // Why it does not serve is the better news.
             let _ = unmounter.unmount();

@@ -62,10 +62,11 @@ impl Identity {
             return Ok(Whereabouts::Gone);
         };
         let path = PathBuf::from(path);
-        Ok(if identity_at(&path).as_ref() == Some(self) {
-            Whereabouts::At(path)
-        } else {
-            Whereabouts::Covered(path)
+        Ok(match identity_at(&path) {
+            Some(topmost) if topmost == *self => Whereabouts::At(path),
+            // The numbers of the table were given again, to what somebody else mounted since.
+            Some(topmost) if topmost.id == self.id => Whereabouts::Gone,
+            _ => Whereabouts::Covered(path),
         })
     }
 }

@@ -170,7 +170,7 @@ fn later() -> Stop {
 pub(super) fn ioctl(linux: &mut Linux, [fd, request, at, ..]: Arguments) -> Served {
     let request = u64::from(request as u32);
     let Some((_, argument)) = REQUESTS.iter().find(|(known, _)| *known == request) else {
-        linux.descriptor(fd)?;
+        rustix::io::fcntl_getfd(host::borrow(linux.descriptor(fd)?))?;
         return Err(Errno::NOTTY.into());
     };
     let kinds = [Arg::Descriptor, Arg::Value, *argument];

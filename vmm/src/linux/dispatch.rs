@@ -175,8 +175,8 @@ impl Linux {
                 if arguments[size] == 0 {
                     return Err(Errno::FAULT.into());
                 }
-                let room = usize::try_from(room).map_err(|_| Errno::INVAL)?;
-                Placed::Buffer(vec![0; room], Back::Sized(size))
+                // The kernel refuses less than nothing.
+                Placed::Buffer(vec![0; room.max(0) as usize], Back::Sized(size))
             }
             Arg::Size => Placed::Buffer(room.to_le_bytes().to_vec(), Back::Whole),
         })

@@ -62,8 +62,25 @@ const SET_ID: [u32; 2] = [libc::S_ISUID, libc::S_ISGID];
 /// `ARCH_SET_GS`, `ARCH_SET_FS`, `ARCH_GET_FS`, `ARCH_GET_GS`: the others of `arch_prctl` map memory and
 /// change the processor's behaviour.
 const THREAD_POINTER: [u32; 4] = [0x1001, 0x1002, 0x1003, 0x1004];
-/// `F_DUPFD` to `F_SETLKW`, and `F_DUPFD_CLOEXEC`.
-const DESCRIPTOR: [u32; 9] = [0, 1, 2, 3, 4, 5, 6, 7, libc::F_DUPFD_CLOEXEC as u32];
+/// `F_DUPFD` to `F_SETLKW`, locks of open files, `F_DUPFD_CLOEXEC`, sizes of pipes, and seals.
+const DESCRIPTOR: [u32; 16] = [
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    libc::F_OFD_GETLK as u32,
+    libc::F_OFD_SETLK as u32,
+    libc::F_OFD_SETLKW as u32,
+    libc::F_DUPFD_CLOEXEC as u32,
+    libc::F_SETPIPE_SZ as u32,
+    libc::F_GETPIPE_SZ as u32,
+    libc::F_ADD_SEALS as u32,
+    libc::F_GET_SEALS as u32,
+];
 /// Of a `futex` operation: the command, without flags.
 const FUTEX_COMMAND: u32 = 0x7f;
 /// `WAIT`, `WAKE`, `WAIT_BITSET`, `WAKE_BITSET`.

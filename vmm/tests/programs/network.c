@@ -1,0 +1,42 @@
+/* Sockets of the network, on the loopback interface, one thread. */
+#include "told.h"
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+static char buffer[1 << 20];
+
+int main(int c, char **v)
+{
+    int server, client, peer, u, w;
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}}, from;
+    socklen_t length = sizeof at;
+    int on = 1, value;
+    signal(SIGPIPE, SIG_IGN);
+    T(server = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)); T(setsockopt(server, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on)); T(setsockopt(server, SOL_SOCKET, SO_REUSEADDR, &on, 1)); T(accept(server, 0, 0)); T(bind(server, (void *)&at, sizeof at)); T(bind(server, (void *)&at, sizeof at)); T(listen(server, 8));
+    T(getsockname(server, (void *)&at, &length)); printf("%d %d\n", length, at.sin_port != 0); length = 4; T(getsockname(server, (void *)&from, &length)); printf("%d\n", length); length = -1; T(getsockname(server, (void *)&from, &length));
+    T(client = socket(AF_INET, SOCK_STREAM, IPPROTO_TCP)); T(getpeername(client, (void *)&from, &length)); T(connect(client, (void *)&at, sizeof at)); T(connect(client, (void *)&at, sizeof at)); length = sizeof from; T(peer = accept4(server, (void *)&from, &length, SOCK_CLOEXEC)); printf("%d %d\n", length, from.sin_family);
+    T(fcntl(peer, F_GETFD)); T(fcntl(server, F_SETFL, O_NONBLOCK)); T(accept(server, 0, 0));
+    length = sizeof value; T(getsockopt(client, SOL_SOCKET, SO_TYPE, &value, &length)); printf("%d %d\n", value, length); T(setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on)); length = 2; T(getsockopt(client, SOL_SOCKET, SO_ERROR, &value, &length)); printf("%d\n", length); T(getsockopt(client, 999, 1, &value, &length));
+    T(send(client, "request", 7, 0)); T(recv(peer, buffer, 3, MSG_WAITALL)); T(recv(peer, buffer, 100, MSG_PEEK)); length = sizeof from; T(recvfrom(peer, buffer, 100, 0, (void *)&from, &length)); T(recv(peer, buffer, 1, MSG_DONTWAIT));
+    /* More than fits, in pieces. */
+    T(fcntl(peer, F_SETFL, O_NONBLOCK)); long sent = 0, got = 0, n;
+    while (sent < 4 << 20) { n = write(peer, buffer, sizeof buffer); if (n > 0) sent += n; else { struct pollfd p = {client, POLLIN}; poll(&p, 1, 1000); while (p.revents && (n = recv(client, buffer, sizeof buffer, MSG_DONTWAIT)) > 0) got += n; } }
+    shutdown(peer, SHUT_WR); while ((n = read(client, buffer, sizeof buffer)) > 0) got += n; printf("%d\n", sent == got); T(read(client, buffer, 1));
+    T(close(peer)); T(send(client, "x", 1, 0) >= -1); T(shutdown(client, SHUT_RDWR) >= -1); T(close(client)); T(shutdown(server, 9)); T(close(server));
+    /* Nobody listens; nobody answers in time. */
+    T(client = socket(AF_INET, SOCK_STREAM, 0)); T(connect(client, (void *)&at, sizeof at)); T(close(client)); T(client = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0)); T(connect(client, (void *)&at, 3)); T(connect(client, (void *)1, 16)); T(connect(client, (void *)&at, 1 << 20)); T(close(client));
+    /* Datagrams. */
+    T(u = socket(AF_INET, SOCK_DGRAM, 0)); T(w = socket(AF_INET, SOCK_DGRAM, 0)); at.sin_port = 0; T(bind(u, (void *)&at, sizeof at)); length = sizeof at; getsockname(u, (void *)&at, &length); T(sendto(w, "datagram", 8, 0, (void *)&at, sizeof at)); T(sendto(w, "", 0, 0, (void *)&at, sizeof at)); length = sizeof from; T(recvfrom(u, buffer, 4, MSG_TRUNC, (void *)&from, &length)); T(recv(u, buffer, 9, 0)); T(send(w, "x", 1, 0));
+    struct iovec parts[2] = {{"ab", 2}, {"cde", 3}}, room[2] = {{buffer, 1}, {buffer + 8, 90}};
+    struct mmsghdr many[3] = {{{&at, sizeof at, parts, 2}}, {{&at, sizeof at, parts, 1}}, {{&at, sizeof at, parts, 0}}}, into[4] = {{{&from, sizeof from, room, 2}}, {{0, 0, room, 2}}, {{0, 0, room, 2}}, {{0, 0, room, 2}}};
+    T(sendmmsg(w, many, 3, 0)); printf("%u %u %u\n", many[0].msg_len, many[1].msg_len, many[2].msg_len); T(recvmmsg(u, into, 4, MSG_WAITFORONE, 0)); printf("%u %u %u %d\n", into[0].msg_len, into[1].msg_len, into[2].msg_len, into[0].msg_hdr.msg_namelen);
+    struct timeval time = {0, 20000}; T(setsockopt(u, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time)); T(recv(u, buffer, 9, 0)); T(close(u)); T(close(w));
+    /* Local names; the other families there are, and are not. */
+    struct sockaddr_un local = {.sun_family = AF_UNIX}; snprintf(local.sun_path, sizeof local.sun_path, "%s/socket", v[1]);
+    T(server = socket(AF_UNIX, SOCK_SEQPACKET, 0)); T(bind(server, (void *)&local, sizeof local)); T(bind(server, (void *)&local, sizeof local)); T(listen(server, 1)); T(client = socket(AF_UNIX, SOCK_SEQPACKET, 0)); T(connect(client, (void *)&local, sizeof local)); T(peer = accept(server, 0, 0)); T(send(client, "packet", 6, 0)); T(recv(peer, buffer, 99, 0)); T(unlink(local.sun_path)); T(client = socket(AF_UNIX, SOCK_STREAM, 0)); T(connect(client, (void *)&local, sizeof local));
+    T(socket(AF_INET6, SOCK_DGRAM, 0) >= 0); T(socket(AF_INET, 77, 0)); T(socket(999, SOCK_STREAM, 0)); T(socket(AF_INET, SOCK_STREAM, 999));
+    return 0;
+}
