@@ -275,6 +275,9 @@ impl Machine {
                         self.vcpu.return_from_fault(&frame, &system);
                         return Ok(None);
                     }
+                    Ok(false) if self.linux.memory().is_past_file(address) => {
+                        Cause::PastFile { address }
+                    }
                     Ok(_) => Cause::Memory {
                         address,
                         access: Some(access),

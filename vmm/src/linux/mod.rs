@@ -76,8 +76,12 @@ impl From<std::io::Error> for Stop {
 }
 
 impl From<BadAddress> for Stop {
-    fn from(_: BadAddress) -> Self {
-        Self::Error(Errno::FAULT)
+    fn from(bad: BadAddress) -> Self {
+        Self::Error(if bad.limit {
+            Errno::NOMEM
+        } else {
+            Errno::FAULT
+        })
     }
 }
 
@@ -96,9 +100,7 @@ impl From<GrowError> for Stop {
             GrowError::Refused(_) => Self::Error(Errno::NOMEM),
             // The areas have changed already, and the pages did not follow: a guest that went on
             // would find what it had unmapped.
-            GrowError::Exhausted | GrowError::Host(_) => {
-                Self::Fault(Cause::OutOfMemory(error.to_string()))
-            }
+            GrowError::Host(_) => Self::Fault(Cause::OutOfMemory(error.to_string())),
         }
     }
 }
@@ -225,13 +227,9 @@ mod tests {
     fn a_host_that_refuses_memory_ends_the_guest() {
         let refused = GrowError::Refused(Refused::Limit(64)).into();
         assert!(matches!(refused, Stop::Error(Errno::NOMEM)));
-        for half_done in [
-            GrowError::Host(std::io::ErrorKind::OutOfMemory.into()),
-            GrowError::Exhausted,
-        ] {
-            let words = half_done.to_string();
-            let stop = half_done.into();
-            assert!(matches!(stop, Stop::Fault(Cause::OutOfMemory(said)) if said == words));
-        }
+        let half_done = GrowError::Host(std::io::ErrorKind::OutOfMemory.into());
+        let words = half_done.to_string();
+        let stop = half_done.into();
+        assert!(matches!(stop, Stop::Fault(Cause::OutOfMemory(said)) if said == words));
     }
 }

@@ -137,7 +137,7 @@ const fn process_only(number: u64, name: &'static str, topic: Topic, process: Pr
 
 /// The calls, by number.
 #[rustfmt::skip]
-pub const CALLS: [Entry; 94] = [
+pub const CALLS: [Entry; 101] = [
     call(0, "read", file::read, Topic::File, Process::Allowed),
     call(1, "write", file::write, Topic::File, Process::Allowed),
     call(2, "open", path::open, Topic::Path, Process::Create { flags: 1, mode: 2 }),
@@ -162,6 +162,8 @@ pub const CALLS: [Entry; 94] = [
     call(21, "access", path::access, Topic::Path, Process::Files),
     call(24, "sched_yield", system::sched_yield, Topic::System, Process::Allowed),
     call(25, "mremap", memory::mremap, Topic::Memory, Process::Move),
+    call(26, "msync", memory::msync, Topic::Memory, Process::Allowed),
+    call(27, "mincore", memory::mincore, Topic::Memory, Process::Allowed),
     call(28, "madvise", memory::madvise, Topic::Memory, Process::Advice),
     call(32, "dup", file::dup, Topic::File, Process::Allowed),
     call(33, "dup2", file::dup2, Topic::File, Process::Allowed),
@@ -199,6 +201,10 @@ pub const CALLS: [Entry; 94] = [
     call(110, "getppid", process::getppid, Topic::Process, Process::Allowed),
     call(111, "getpgrp", process::getpid, Topic::Process, Process::Allowed),
     call(131, "sigaltstack", signal::sigaltstack, Topic::Signal, Process::Allowed),
+    call(149, "mlock", memory::mlock, Topic::Memory, Process::Allowed),
+    call(150, "munlock", memory::munlock, Topic::Memory, Process::Allowed),
+    call(151, "mlockall", memory::mlockall, Topic::Memory, Process::Allowed),
+    call(152, "munlockall", memory::munlockall, Topic::Memory, Process::Allowed),
     call(157, "prctl", process::prctl, Topic::Process, Process::ThreadName),
     call(158, "arch_prctl", process::arch_prctl, Topic::Process, Process::ThreadPointer),
     call(186, "gettid", process::getpid, Topic::Process, Process::Allowed),
@@ -229,6 +235,7 @@ pub const CALLS: [Entry; 94] = [
     call(302, "prlimit64", process::prlimit64, Topic::Process, Process::OwnLimits),
     call(316, "renameat2", path::renameat2, Topic::Path, Process::Files),
     call(318, "getrandom", system::getrandom, Topic::System, Process::Allowed),
+    call(325, "mlock2", memory::mlock2, Topic::Memory, Process::Allowed),
     call(332, "statx", path::statx, Topic::Path, Process::FilesOrUnserved),
     call(436, "close_range", file::close_range, Topic::File, Process::Allowed),
     call(439, "faccessat2", path::faccessat2, Topic::Path, Process::Files),

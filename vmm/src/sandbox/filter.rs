@@ -15,7 +15,7 @@ pub struct FilterError(#[from] io::Error);
 
 /// Calls of the monitor's run loop: what the handlers in [`crate::linux`] make, what the
 /// allocator and the standard library need, and the end.
-const MONITOR: [i64; 38] = [
+const MONITOR: [i64; 39] = [
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_close,
@@ -33,6 +33,7 @@ const MONITOR: [i64; 38] = [
     libc::SYS_sched_yield,
     libc::SYS_mremap,
     libc::SYS_madvise,
+    libc::SYS_mincore,
     libc::SYS_getpid,
     libc::SYS_gettid,
     libc::SYS_exit,
