@@ -275,7 +275,7 @@ impl Machine {
                         self.vcpu.return_from_fault(&frame, &system);
                         return Ok(None);
                     }
-                    Ok(false) if self.linux.memory().is_past_file(address) => {
+                    Ok(false) if self.linux.memory().is_past_file(address, access) => {
                         Cause::PastFile { address }
                     }
                     Ok(_) => Cause::Memory {

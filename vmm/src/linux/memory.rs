@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::{Arguments, Linux, Served};
 use crate::memory::GrowError;
 use crate::memory::space::{Area, Backing};
+use crate::plan::most_at_once;
 
 const MAP_SHARED: u64 = 1;
 const MAP_PRIVATE: u64 = 2;
@@ -54,14 +55,10 @@ fn protection(bits: u64) -> Result<Protection, Errno> {
     })
 }
 
-/// Refuses what no guest of this size could mean to use: more than sixteen times its limit, and 4 GiB
-/// besides. Programs that reserve and those that ask not to be counted may have more.
+/// Refuses what no guest of this size could mean to use ([`most_at_once`]). Programs that reserve and those
+/// that ask not to be counted may have more.
 fn affordable(linux: &Linux, length: u64, bits: u64, flags: u64) -> Result<(), Errno> {
-    let most = linux
-        .memory
-        .limit()
-        .saturating_mul(16)
-        .saturating_add(4 << 30);
+    let most = most_at_once(linux.memory.limit());
     if bits == 0 || flags & MAP_NORESERVE != 0 || length <= most {
         Ok(())
     } else {
@@ -141,8 +138,11 @@ pub(super) fn mmap(
             .map_file(start, length, protection, file, offset)?;
     }
     if flags & (MAP_POPULATE | MAP_LOCKED) != 0 && bits != 0 {
-        // As far as it goes: Linux does not fail for it either.
-        let _ = linux.memory.populate(start, start + length);
+        match linux.memory.populate(start, start + length) {
+            // As far as it goes: Linux does not fail for it either.
+            Ok(()) | Err(GrowError::Refused(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(start)
 }
@@ -354,6 +354,7 @@ pub(super) fn mlockall(_: &mut Linux, [flags, ..]: Arguments) -> Served {
 }
 
 /// `munlockall`.
+#[expect(clippy::unnecessary_wraps, reason = "it is a handler like others")]
 pub(super) fn munlockall(_: &mut Linux, _: Arguments) -> Served {
     Ok(0)
 }

@@ -172,9 +172,8 @@ impl GuestMemory {
             Some(found) => Some(found),
             None => match self.open(at, end) {
                 Ok(true) => self.frame_of(at),
-                Ok(false) => None,
                 Err(GrowError::Refused(_)) => return Err(BadAddress { limit: true, ..bad }),
-                Err(_) => None,
+                Ok(false) | Err(_) => None,
             },
         };
         let (physical, bytes) = found.ok_or(bad)?;

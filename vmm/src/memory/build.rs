@@ -24,8 +24,8 @@ const FIRST_SPARE: u64 = 1;
 
 /// Pages at the start of RAM that are the monitor's.
 const MONITOR_PAGES: usize = 3;
-/// Pages of an area of zeros in the image that come with it, if it has no more: they are about to be used.
-const SMALL_ZEROS: u64 = 32;
+/// So much of an area of zeros in the image comes with it: it is about to be used.
+const FIRST_ZEROS: u64 = 32 * PAGE_SIZE;
 
 /// How pool pages get into the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -278,7 +278,8 @@ impl GuestMemory {
         for mapping in &plan.mappings {
             let zeros = mapping.content == Content::Zero && mapping.sharing == Sharing::Private;
             if zeros {
-                self.open_early(mapping.address.0, mapping.end(), SMALL_ZEROS)?;
+                let end = mapping.end().min(mapping.address.0 + FIRST_ZEROS);
+                self.open_early(mapping.address.0, end)?;
                 continue;
             }
             let mut window = mapping.address.window().0;

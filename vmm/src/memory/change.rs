@@ -10,8 +10,9 @@ use super::space::{Area, Backing, ProtectError, Refused};
 use super::{GrowError, GuestMemory};
 use crate::memory::space::AddressSpace;
 
-/// A mapping of so many pages is given them at once.
-const SMALL: u64 = 16;
+/// The first pages of a new mapping are given at once: a program that maps memory to write is about to use
+/// it, most often from its beginning.
+const FIRST: u64 = super::batch::ALONE as u64 * PAGE_SIZE;
 
 impl GuestMemory {
     /// Maps `length` bytes of zeros at `start`, in place of what was there.
@@ -26,7 +27,7 @@ impl GuestMemory {
             space.map(start, Area::anonymous(end, protection))
         })?;
         if protection.write {
-            self.open_early(start, end, SMALL)?;
+            self.open_early(start, end.min(start + FIRST))?;
         }
         Ok(())
     }
@@ -206,9 +207,7 @@ impl GuestMemory {
                     let bytes = bytes.min(next - at);
                     self.reservation.populate(physical, bytes);
                     at += bytes;
-                } else if matches!(area.backing, Backing::Shared { .. }) {
-                    break;
-                } else if !self.open(at, next)? {
+                } else if matches!(area.backing, Backing::Shared { .. }) || !self.open(at, next)? {
                     break;
                 }
             }

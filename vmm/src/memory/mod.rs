@@ -264,12 +264,15 @@ impl GuestMemory {
         self.open(address, address + 1)
     }
 
-    /// True when `address` lies in a mapping of a file, at a page that the file does not have: Linux
-    /// sends SIGBUS.
-    pub fn is_past_file(&self, address: u64) -> bool {
-        let file =
-            |(_, area): (u64, space::Area)| matches!(area.backing, space::Backing::File { .. });
-        self.space.find(address).is_some_and(file) && self.frame_of(address).is_none()
+    /// True when `access` at `address` is allowed, but the page is one that the mapped file does not have:
+    /// Linux sends SIGBUS.
+    pub fn is_past_file(&self, address: u64, access: Access) -> bool {
+        let file = |area: space::Area| {
+            let of_file = matches!(area.backing, space::Backing::File { .. });
+            of_file && access.allowed_by(area.protection)
+        };
+        self.space.find(address).is_some_and(|(_, area)| file(area))
+            && self.frame_of(address).is_none()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The guest's virtual address space: areas that never overlap. Pure bookkeeping: what is mapped where,
 //! with which protection; page tables and host memory follow from it, and memory is charged where it is
-//! touched ([`super::windows`]). So an area costs nothing, whatever its size.
+//! touched (`touch`). So an area costs nothing, whatever its size.
 //!
 //! Every change goes through `AddressSpace::replace`, which checks the number of areas first and changes
 //! nothing when there would be too many.

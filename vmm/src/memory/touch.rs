@@ -43,10 +43,10 @@ impl GuestMemory {
         Ok(true)
     }
 
-    /// Gives the pages of a short new mapping at once: a program that maps little is about to touch it.
-    /// What cannot be had is left to the touch.
-    pub(super) fn open_early(&mut self, start: u64, end: u64, most: u64) -> Result<(), GrowError> {
-        if end - start > most * PAGE_SIZE || self.left() < most {
+    /// Gives the pages of `start..end` before they are touched. What cannot be had without taking
+    /// something back is left to the touch.
+    pub(super) fn open_early(&mut self, start: u64, end: u64) -> Result<(), GrowError> {
+        if self.left() < (end - start) / PAGE_SIZE {
             return Ok(());
         }
         let mut at = start;
@@ -100,20 +100,16 @@ impl GuestMemory {
         }
         let runs = self.take_runs(batch, page)?;
         let to = runs.last().map_or(page, |run| run.end());
-        match area.backing {
-            Backing::File { file, offset } => {
-                let from = window + u64::from(batch.from) * PAGE_SIZE;
-                return self.fill_pages(window, file, offset + (from - start), runs, page);
-            }
-            _ => {
-                if in_order {
-                    for run in &runs {
-                        self.reservation.populate(run.physical(), run.bytes());
-                    }
-                }
-                self.insert(window, &runs);
+        if let Backing::File { file, offset } = area.backing {
+            let from = window + u64::from(batch.from) * PAGE_SIZE;
+            return self.fill_pages(window, file, offset + (from - start), &runs, page);
+        }
+        if in_order {
+            for run in &runs {
+                self.reservation.populate(run.physical(), run.bytes());
             }
         }
+        self.insert(window, &runs);
         Ok(Some((batch.from, to)))
     }
 
@@ -157,15 +153,15 @@ impl GuestMemory {
         window: u64,
         file: FileId,
         offset: u64,
-        runs: Vec<Run>,
+        runs: &[Run],
         page: u16,
     ) -> Result<Option<(u16, u16)>, GrowError> {
         let from = runs.first().map_or(page, |run| run.page);
-        let filled = self.fill(file, offset, &runs);
+        let filled = self.fill(file, offset, runs);
         let end = from + filled.div_ceil(PAGE_SIZE) as u16;
         // Without the page that was asked for the others are of no use.
         let end = if page < end { end } else { from };
-        for run in &runs {
+        for run in runs {
             if let Some(rest) = run.within(end, u16::MAX) {
                 self.give_back(rest)?;
             }
