@@ -8,6 +8,7 @@ mod demo;
 mod fleet;
 mod ingest;
 mod measure;
+mod memory;
 mod plot;
 mod segment_read;
 mod start;
@@ -43,6 +44,8 @@ enum What {
     Start,
     /// First touch of a library's pages in a guest: 2 MiB windows against 4 KiB pages.
     Touch,
+    /// First touch, mapping and protecting memory in a guest: under KVM against native.
+    Memory,
     /// Reading a segment through the mount against reading its backing file.
     SegmentRead,
     /// Taking in pages that are known already, against BLAKE3 alone.
@@ -65,11 +68,18 @@ fn measure(what: What, out: &Path) -> Result<()> {
     let out = &out.canonicalize()?;
     match what {
         What::Demo => demo::demo(out),
-        What::All => [What::Start, What::Touch, What::SegmentRead, What::Ingest]
-            .into_iter()
-            .try_for_each(|what| measure(what, out)),
+        What::All => [
+            What::Start,
+            What::Touch,
+            What::Memory,
+            What::SegmentRead,
+            What::Ingest,
+        ]
+        .into_iter()
+        .try_for_each(|what| measure(what, out)),
         What::Start => start::run_all(out),
         What::Touch => touch::run_all(out),
+        What::Memory => memory::run_all(out),
         What::SegmentRead => segment_read::run_all(out),
         What::Ingest => ingest::run_all(out),
     }

@@ -16,6 +16,9 @@ pub const PROGRAMS: [&str; 4] = ["hello", "zlib-roundtrip", "sqlite-workload", "
 /// The program that touches all of an 8 MiB library.
 pub const TOUCH: &str = "touch8m";
 
+/// The program that measures what memory costs it.
+pub const MEMORY: &str = "memory-calls";
+
 /// Guest programs that were compiled, and linked at registered addresses.
 #[derive(Debug)]
 pub struct Guests {

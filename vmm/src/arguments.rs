@@ -25,7 +25,7 @@ options:
   --pool DIR               where the pool is mounted [/pool]
   --backing pool|copy      share the pool's pages, or load a private copy [pool]
   --platform kvm|process   virtual machine, or plain process [kvm]
-  --memory SIZE            most private memory of the guest, with K, M or G [64M]
+  --memory SIZE            most memory that the guest may touch, with K, M or G [64M]
   --dir HOST:GUEST[:ro]    let the guest use directory HOST as GUEST, without devices and what is
                            mounted below; may be repeated
   --net none|host          network of the guest: none, or the host's own [none]

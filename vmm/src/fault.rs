@@ -53,6 +53,11 @@ pub enum Cause {
         /// What it may do there; `None` where nothing is mapped, or the platform does not tell.
         allowed: Option<Protection>,
     },
+    /// An access to a page of a mapped file that the file does not have.
+    PastFile {
+        /// Where to.
+        address: u64,
+    },
     /// An invalid instruction.
     UndefinedInstruction,
     /// A division by zero or an overflowing quotient, or an unmasked floating-point exception.
@@ -79,7 +84,7 @@ impl Cause {
             Self::UndefinedInstruction => libc::SIGILL,
             Self::Arithmetic => libc::SIGFPE,
             Self::Breakpoint => libc::SIGTRAP,
-            Self::Exception(_) => libc::SIGBUS,
+            Self::PastFile { .. } | Self::Exception(_) => libc::SIGBUS,
             Self::OutOfMemory(_) => libc::SIGKILL,
             Self::Unserved(_) => libc::SIGSYS,
             Self::Machine(_) => libc::SIGABRT,
@@ -162,6 +167,9 @@ impl AddressNames {
                     verb(*access)
                 )
             }
+            Cause::PastFile { address } => format!(
+                "guest stopped: access at {address:#x} past the end of the mapped file, {at}"
+            ),
             Cause::UndefinedInstruction => format!("guest stopped: invalid instruction, {at}"),
             Cause::Arithmetic => {
                 format!("guest stopped: division by zero or arithmetic exception, {at}")

@@ -8,7 +8,7 @@ use pool_core::description::Abi;
 use rustix::fs::FileType;
 use thiserror::Error;
 
-use crate::descriptors::{FIRST, Own};
+use crate::descriptors::FIRST;
 use crate::fault::{AddressNames, Outcome};
 use crate::kvm::{KvmError, Machine};
 use crate::linux::start::Start;
@@ -158,7 +158,7 @@ impl Guest {
         let confinement = sandbox::Confinement::prepare(world.as_ref(), network)?;
         drop((world, std::mem::take(&mut self.grants)));
         confinement.enter_monitor()?;
-        machine.settle(Own::release().map_err(RunError::Standard)?, has_world);
+        machine.settle(has_world).map_err(RunError::Standard)?;
         crate::memory::give_back_heap();
         self.moments.confined = Stamp::now();
         self.moments.first_instruction = self.moments.confined;

@@ -22,7 +22,6 @@ use self::frame::Frame;
 use self::stats::FaultCounter;
 use self::vcpu::{Exit, Features, Vcpu};
 use self::vm::Vm;
-use crate::descriptors::Own;
 use crate::fault::{Cause, Fault, Outcome};
 use crate::linux::start::{Start, StartError};
 use crate::linux::{Call, Linux, Reply};
@@ -173,8 +172,8 @@ impl Machine {
     }
 
     /// Says what the guest's calls pass on to: see [`Linux::settle`].
-    pub fn settle(&mut self, own: Own, world: bool) {
-        self.linux.settle(own, world);
+    pub fn settle(&mut self, world: bool) -> io::Result<()> {
+        self.linux.settle(world)
     }
 
     /// Exits so far.
@@ -280,6 +279,9 @@ impl Machine {
                         self.exits.page_faults += 1;
                         self.vcpu.return_from_fault(&frame, &system);
                         return Ok(None);
+                    }
+                    Ok(false) if self.linux.memory().is_past_file(address, access) => {
+                        Cause::PastFile { address }
                     }
                     Ok(_) => Cause::Memory {
                         address,

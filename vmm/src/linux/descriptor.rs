@@ -81,8 +81,8 @@ pub(super) fn close_range(linux: &mut Linux, [first, last, flags, ..]: Arguments
     // Nobody shares the table outside of this process, and nothing in it may get a table of its own.
     let flags = flags & CLOSE_ON_EXEC;
     let mut from = first;
-    let own: Vec<u32> = linux.own.all().map(RawFd::cast_unsigned).collect();
-    for number in own.into_iter().chain([u32::MAX]) {
+    let own = linux.own.all().into_iter().map(RawFd::cast_unsigned);
+    for number in own.chain([u32::MAX]) {
         let (low, high) = (from, last.min(number.saturating_sub(1)));
         from = from.max(number.saturating_add(1));
         if low <= high && low < number {

@@ -1,14 +1,18 @@
-//! Calls about memory: `brk`, `mmap`, `munmap`, `mremap`, `mprotect`, `madvise`, `mincore`-like
-//! calls that programs can do without are not served.
+//! Calls about memory: `brk`, `mmap`, `munmap`, `mremap`, `mprotect`, `madvise`, `mincore`, `msync`, `mlock`.
+//!
+//! As under Linux's heuristic overcommit, what is mapped costs nothing until it is touched, and only a
+//! call that asks for absurdly much at once fails for its size ([`affordable`]). `--memory` bounds what is
+//! touched: beyond it the guest ends, as a process does whose cgroup is out of memory; a call that would
+//! touch memory on its behalf fails with `ENOMEM`.
 
 use pool_core::PAGE_SIZE;
 use pool_core::address::{Protection, USER_ADDRESS_END};
 use rustix::io::Errno;
 
 use super::{Arguments, Linux, Served, host};
+use crate::memory::GrowError;
 use crate::memory::space::{Area, Backing};
-use crate::memory::transfer::{self, Position};
-use crate::memory::{Access, GrowError};
+use crate::plan::most_at_once;
 
 const MAP_SHARED: u64 = 1;
 const MAP_PRIVATE: u64 = 2;
@@ -16,6 +20,10 @@ const MAP_SHARED_VALIDATE: u64 = 3;
 const MAP_TYPE: u64 = 0xf;
 const MAP_FIXED: u64 = 0x10;
 const MAP_ANONYMOUS: u64 = 0x20;
+const MAP_32BIT: u64 = 0x40;
+const MAP_LOCKED: u64 = 0x2000;
+const MAP_NORESERVE: u64 = 0x4000;
+const MAP_POPULATE: u64 = 0x8000;
 const MAP_FIXED_NOREPLACE: u64 = 0x10_0000;
 const MREMAP_MAYMOVE: u64 = 1;
 const MREMAP_FIXED: u64 = 2;
@@ -47,39 +55,52 @@ fn protection(bits: u64) -> Result<Protection, Errno> {
     })
 }
 
+/// Refuses what no guest of this size could mean to use ([`most_at_once`]). Programs that reserve and those
+/// that ask not to be counted may have more.
+fn affordable(linux: &Linux, length: u64, bits: u64, flags: u64) -> Result<(), Errno> {
+    let most = most_at_once(linux.memory.limit());
+    if bits == 0 || flags & MAP_NORESERVE != 0 || length <= most {
+        Ok(())
+    } else {
+        Err(Errno::NOMEM)
+    }
+}
+
 /// `brk`: moves the end of the heap; the old end is the answer to anything impossible.
 pub(super) fn brk(linux: &mut Linux, [wanted, ..]: Arguments) -> Served {
-    let memory = &mut linux.memory;
-    let start = memory.space().rooms().heap.0;
-    let current = memory.space().heap_end();
-    if wanted < start || wanted > USER_ADDRESS_END - PAGE_SIZE {
+    let space = linux.memory.space();
+    let (rooms, current) = (*space.rooms(), space.heap_end());
+    if wanted < rooms.heap.0 || wanted > USER_ADDRESS_END - PAGE_SIZE {
         return Ok(current);
     }
     let old_end = current.next_multiple_of(PAGE_SIZE);
     let new_end = wanted.next_multiple_of(PAGE_SIZE);
     if new_end > old_end {
-        let free = memory.space().is_free(old_end, new_end);
-        let room = new_end <= memory.space().rooms().mmap_top.0;
+        let free = space.is_free(old_end, new_end);
         let growth = new_end - old_end;
-        if !free || !room {
+        if !free || new_end > rooms.mmap_top.0 || affordable(linux, growth, 1, 0).is_err() {
             return Ok(current);
         }
-        match memory.map_zero(old_end, growth, Protection::READ_WRITE) {
+        let done = linux
+            .memory
+            .map_zero(old_end, growth, Protection::READ_WRITE);
+        match done {
             Err(GrowError::Refused(_)) => return Ok(current),
             done => done?,
         }
     } else if new_end < old_end {
-        memory.unmap(new_end, old_end)?;
+        linux.memory.unmap(new_end, old_end)?;
     }
-    memory.set_heap_end(wanted);
+    linux.memory.set_heap_end(wanted);
     Ok(wanted)
 }
 
-/// `mmap`: anonymous memory, or a private copy of a file's bytes as they are now (POSIX leaves
-/// open whether later changes of the file are seen).
+/// `mmap`: anonymous memory, or a private copy of a file's pages, each as it is when it is first touched
+/// (POSIX leaves open whether later changes of the file are seen).
 ///
 /// A shared mapping of a file would have to show what others write to it, and to write through:
-/// it is refused with `ENODEV`, as Linux refuses it for files that cannot be mapped so.
+/// it is refused with `ENODEV`, as Linux refuses it for files that cannot be mapped so. An area that would
+/// grow does not, and pages of the host's reserve are plain ones.
 pub(super) fn mmap(
     linux: &mut Linux,
     [address, length, bits, flags, fd, offset]: Arguments,
@@ -96,6 +117,7 @@ pub(super) fn mmap(
         MAP_SHARED | MAP_SHARED_VALIDATE => return Err(Errno::NODEV.into()),
         _ => return Err(Errno::INVAL.into()),
     }
+    affordable(linux, length, bits, flags)?;
     if !anonymous {
         if !offset.is_multiple_of(PAGE_SIZE) {
             return Err(Errno::INVAL.into());
@@ -109,11 +131,19 @@ pub(super) fn mmap(
     let start = place(linux, address, length, flags)?;
     if anonymous {
         linux.memory.map_zero(start, length, protection)?;
-        return Ok(start);
+    } else {
+        let file = host::borrow(linux.descriptor(fd)?);
+        linux
+            .memory
+            .map_file(start, length, protection, file, offset)?;
     }
-    linux.memory.map_copied(start, length)?;
-    fill_from_file(linux, start, length, fd, offset)?;
-    linux.memory.protect(start, start + length, protection)??;
+    if flags & (MAP_POPULATE | MAP_LOCKED) != 0 && bits != 0 {
+        match linux.memory.populate(start, start + length) {
+            // As far as it goes: Linux does not fail for it either.
+            Ok(()) | Err(GrowError::Refused(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     Ok(start)
 }
 
@@ -133,30 +163,15 @@ fn place(linux: &Linux, address: u64, length: u64, flags: u64) -> Result<u64, Er
     let hint = address & !(PAGE_SIZE - 1);
     match hint.checked_add(length) {
         Some(end) if hint != 0 && space.is_free(hint, end) => Ok(hint),
-        _ => space.find_gap(length).ok_or(Errno::NOMEM),
-    }
-}
-
-fn fill_from_file(
-    linux: &mut Linux,
-    start: u64,
-    length: u64,
-    fd: u64,
-    offset: u64,
-) -> Result<(), super::Stop> {
-    let mut done = 0;
-    while done < length {
-        let file = host::borrow(linux.descriptor(fd)?);
-        let slices = linux
-            .memory
-            .slices(start + done, length - done, Access::Write)?;
-        let at = Position::At((offset + done) as i64);
-        match transfer::read(file, &slices, at)? {
-            0 => break,
-            moved => done += moved as u64,
+        _ => {
+            let found = space.find_gap(length).ok_or(Errno::NOMEM)?;
+            let low = found + length <= 1 << 31;
+            if flags & MAP_32BIT != 0 && !low {
+                return Err(Errno::NOMEM);
+            }
+            Ok(found)
         }
     }
-    Ok(())
 }
 
 /// `munmap`.
@@ -195,7 +210,7 @@ pub(super) fn mremap(
     let (_, new_length) = pages(0, new_length)?;
     let old_length = old_end - old;
     let (_, area) = linux.memory.space().find(old).ok_or(Errno::FAULT)?;
-    let movable = |area: &Area| matches!(area.backing, Backing::Private | Backing::Reserved);
+    let movable = |area: &Area| !matches!(area.backing, Backing::Shared { .. });
     // Several areas move at once as they are, and are not resized (Linux 6.17).
     let several = area.end < old_end;
     let as_they_are = fixed && new_length == old_length;
@@ -204,6 +219,9 @@ pub(super) fn mremap(
     let kept_together = !several || (as_they_are && !space.has_hole(old, old_end));
     if !all || old_length == 0 || !kept_together {
         return Err(Errno::FAULT.into());
+    }
+    if new_length > old_length {
+        affordable(linux, new_length - old_length, 1, 0)?;
     }
     if !fixed && new_length <= old_length {
         linux.memory.unmap(old + new_length, old_end)?;
@@ -235,32 +253,108 @@ pub(super) fn mremap(
     Ok(target)
 }
 
-/// `madvise`: DONTNEED gives pages back; other advice is advice.
-///
-/// Pages of a private mapping of a file would have to show the file again. They are kept instead:
-/// that is the same unless they were written, so where they can be, the advice is refused. FREE is
-/// for anonymous memory alone, as in Linux.
+/// `madvise`: DONTNEED and FREE give pages back, POPULATE_READ and POPULATE_WRITE take them; other
+/// advice is advice. FREE is for anonymous memory alone, as in Linux.
 pub(super) fn madvise(linux: &mut Linux, [address, length, advice, ..]: Arguments) -> Served {
     const DONTNEED: u64 = 4;
     const FREE: u64 = 8;
-    /// NORMAL to WILLNEED, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP, COLD, PAGEOUT.
-    const HARMLESS: [u64; 10] = [0, 1, 2, 3, 14, 15, 16, 17, 20, 21];
+    const POPULATE: [u64; 2] = [22, 23];
+    /// NORMAL to WILLNEED, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP, WIPEONFORK, KEEPONFORK, COLD, PAGEOUT, and
+    /// DONTFORK, DOFORK: there is no `fork`.
+    const HARMLESS: [u64; 14] = [0, 1, 2, 3, 10, 11, 14, 15, 16, 17, 18, 19, 20, 21];
     let (start, end) = pages(address, length)?;
     match advice {
         DONTNEED | FREE => {
-            let kept = |area: Area| area.copied && (advice == FREE || area.protection.write);
-            let mut areas = linux.memory.space().over(start, end);
-            if areas.any(|(_, area)| kept(area)) {
+            let space = linux.memory.space();
+            let anonymous = |area: Area| area.backing == Backing::Private;
+            if advice == FREE && !space.over(start, end).all(|(_, area)| anonymous(area)) {
                 return Err(Errno::INVAL.into());
             }
-            drop(areas);
             linux.memory.discard(start, end)?;
-            if linux.memory.space().has_hole(start, end) {
-                return Err(Errno::NOMEM.into());
-            }
         }
+        _ if POPULATE.contains(&advice) => linux.memory.populate(start, end)?,
         other if HARMLESS.contains(&other) => {}
         _ => return Err(Errno::INVAL.into()),
     }
+    mapped(linux, start, end)
+}
+
+/// Zero, or `ENOMEM` if a page of `start..end` is not mapped.
+fn mapped(linux: &Linux, start: u64, end: u64) -> Served {
+    if linux.memory.space().has_hole(start, end) {
+        Err(Errno::NOMEM.into())
+    } else {
+        Ok(0)
+    }
+}
+
+/// `mincore`: pages that have been touched; what is shared is always there.
+pub(super) fn mincore(linux: &mut Linux, [address, length, at, ..]: Arguments) -> Served {
+    let (start, end) = pages(address, length)?;
+    mapped(linux, start, end)?;
+    let mut page = start;
+    while page < end {
+        let part = end.min(page + (PAGE_SIZE << 9));
+        let there: Vec<u8> = (page..part)
+            .step_by(PAGE_SIZE as usize)
+            .map(|page| u8::from(linux.memory.is_there(page)))
+            .collect();
+        linux
+            .memory
+            .write(at + (page - start) / PAGE_SIZE, &there)?;
+        page = part;
+    }
+    Ok(0)
+}
+
+/// `msync`: there are no shared mappings of files, so nothing is to be written.
+pub(super) fn msync(linux: &mut Linux, [address, length, flags, ..]: Arguments) -> Served {
+    const ASYNC: u64 = 1;
+    const SYNC: u64 = 4;
+    if flags & !7 != 0 || flags & (ASYNC | SYNC) == ASYNC | SYNC {
+        return Err(Errno::INVAL.into());
+    }
+    let (start, end) = pages(address, length)?;
+    mapped(linux, start, end)
+}
+
+/// `mlock`: the pages are taken; a guest's memory may be swapped out by its host all the same.
+pub(super) fn mlock(linux: &mut Linux, [address, length, ..]: Arguments) -> Served {
+    let start = address & !(PAGE_SIZE - 1);
+    let (start, end) =
+        pages(start, length.saturating_add(address - start)).map_err(|_| Errno::NOMEM)?;
+    mapped(linux, start, end)?;
+    linux.memory.populate(start, end)?;
+    Ok(0)
+}
+
+/// `mlock2`: the same; with ONFAULT nothing is taken.
+pub(super) fn mlock2(linux: &mut Linux, arguments: Arguments) -> Served {
+    match arguments[2] {
+        0 => mlock(linux, arguments),
+        1 => munlock(linux, arguments),
+        _ => Err(Errno::INVAL.into()),
+    }
+}
+
+/// `munlock`.
+pub(super) fn munlock(linux: &mut Linux, [address, length, ..]: Arguments) -> Served {
+    let start = address & !(PAGE_SIZE - 1);
+    let (start, end) =
+        pages(start, length.saturating_add(address - start)).map_err(|_| Errno::NOMEM)?;
+    mapped(linux, start, end)
+}
+
+/// `mlockall`: areas that come later are not taken before they are touched.
+pub(super) fn mlockall(_: &mut Linux, [flags, ..]: Arguments) -> Served {
+    if flags == 0 || flags & !7 != 0 || flags == 4 {
+        return Err(Errno::INVAL.into());
+    }
+    Ok(0)
+}
+
+/// `munlockall`.
+#[expect(clippy::unnecessary_wraps, reason = "it is a handler like others")]
+pub(super) fn munlockall(_: &mut Linux, _: Arguments) -> Served {
     Ok(0)
 }

@@ -84,8 +84,12 @@ impl From<std::io::Error> for Stop {
 }
 
 impl From<BadAddress> for Stop {
-    fn from(_: BadAddress) -> Self {
-        Self::Error(Errno::FAULT)
+    fn from(bad: BadAddress) -> Self {
+        Self::Error(if bad.limit {
+            Errno::NOMEM
+        } else {
+            Errno::FAULT
+        })
     }
 }
 
@@ -104,9 +108,7 @@ impl From<GrowError> for Stop {
             GrowError::Refused(_) => Self::Error(Errno::NOMEM),
             // The areas have changed already, and the pages did not follow: a guest that went on
             // would find what it had unmapped.
-            GrowError::Exhausted | GrowError::Host(_) => {
-                Self::Fault(Cause::OutOfMemory(error.to_string()))
-            }
+            GrowError::Host(_) => Self::Fault(Cause::OutOfMemory(error.to_string())),
         }
     }
 }
@@ -152,8 +154,8 @@ impl Linux {
         let rooms = memory.space().rooms();
         let stack_size = rooms.stack_high.0 - rooms.stack_low.0;
         Self {
+            own: memory.own().clone(),
             memory,
-            own: Own::default(),
             standard: standard_files(),
             world: false,
             network: settings.network,
@@ -167,11 +169,12 @@ impl Linux {
         }
     }
 
-    /// Says what the guest's calls pass on to: the descriptors of this process that are not `own`, and
-    /// if `world` is set the file system that this process is in. Without, there is no file.
-    pub fn settle(&mut self, own: Own, world: bool) {
-        self.own = own;
+    /// Says what the guest's calls pass on to from now on: the descriptors of this process but those that
+    /// are open now, and if `world` is set the file system that this process is in. Without, there is no
+    /// file.
+    pub fn settle(&mut self, world: bool) -> std::io::Result<()> {
         self.world = world;
+        self.own.release()
     }
 
     /// The guest's memory.
@@ -279,13 +282,9 @@ mod tests {
     fn a_host_that_refuses_memory_ends_the_guest() {
         let refused = GrowError::Refused(Refused::Limit(64)).into();
         assert!(matches!(refused, Stop::Error(Errno::NOMEM)));
-        for half_done in [
-            GrowError::Host(std::io::ErrorKind::OutOfMemory.into()),
-            GrowError::Exhausted,
-        ] {
-            let words = half_done.to_string();
-            let stop = half_done.into();
-            assert!(matches!(stop, Stop::Fault(Cause::OutOfMemory(said)) if said == words));
-        }
+        let half_done = GrowError::Host(std::io::ErrorKind::OutOfMemory.into());
+        let words = half_done.to_string();
+        let stop = half_done.into();
+        assert!(matches!(stop, Stop::Fault(Cause::OutOfMemory(said)) if said == words));
     }
 }

@@ -47,9 +47,7 @@ pub(super) fn uname(linux: &mut Linux, [at, ..]: Arguments) -> Served {
 
 /// `sysinfo`.
 pub(super) fn sysinfo(linux: &mut Linux, [at, ..]: Arguments) -> Served {
-    let space = linux.memory.space();
-    let total = space.limit();
-    let free = total.saturating_sub(space.charges().bytes());
+    let (total, free) = (linux.memory.limit(), linux.memory.free());
     linux.memory.write(at, &machine(total, free))?;
     Ok(0)
 }

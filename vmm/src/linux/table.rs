@@ -178,10 +178,10 @@ const PIPE: u64 = (libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_DIRECT) as u64;
 
 /// The calls, by number.
 #[rustfmt::skip]
-pub const CALLS: [Entry; 162] = {
+pub const CALLS: &[Entry] = {
     use Arg::{Descriptor, Directory, Flags, Granted, In, InBytes, InOut, Mode, Out, OutBytes, OutSized,
         Path, PathOrNull, PathToSee, Size, Text, Value};
-    [
+    &[
     call(0, "read", stream::read, Topic::File, Process::Allowed),
     call(1, "write", stream::write, Topic::File, Process::Allowed),
     call(2, "open", descriptor::open, Topic::Path, Process::Create { flags: 1, mode: 2 }),
@@ -208,6 +208,8 @@ pub const CALLS: [Entry; 162] = {
     call(23, "select", poll::select, Topic::File, Process::Allowed),
     call(24, "sched_yield", system::sched_yield, Topic::System, Process::Allowed),
     call(25, "mremap", memory::mremap, Topic::Memory, Process::Move),
+    call(26, "msync", memory::msync, Topic::Memory, Process::Allowed),
+    call(27, "mincore", memory::mincore, Topic::Memory, Process::Allowed),
     call(28, "madvise", memory::madvise, Topic::Memory, Process::Advice),
     host(32, "dup", &[Descriptor], Topic::File, Process::Allowed),
     call(33, "dup2", descriptor::dup2, Topic::File, Process::Allowed),
@@ -272,6 +274,10 @@ pub const CALLS: [Entry; 162] = {
     host(132, "utime", &[Path, In(16)], Topic::Path, Process::Files),
     host(137, "statfs", &[Path, Out(120)], Topic::Path, Process::Files),
     host(138, "fstatfs", &[Descriptor, Out(120)], Topic::File, Process::Allowed),
+    call(149, "mlock", memory::mlock, Topic::Memory, Process::Allowed),
+    call(150, "munlock", memory::munlock, Topic::Memory, Process::Allowed),
+    call(151, "mlockall", memory::mlockall, Topic::Memory, Process::Allowed),
+    call(152, "munlockall", memory::munlockall, Topic::Memory, Process::Allowed),
     call(157, "prctl", process::prctl, Topic::Process, Process::ThreadName),
     call(158, "arch_prctl", process::arch_prctl, Topic::Process, Process::ThreadPointer),
     call(186, "gettid", process::getpid, Topic::Process, Process::Allowed),
@@ -336,6 +342,7 @@ pub const CALLS: [Entry; 162] = {
     call(307, "sendmmsg", socket::sendmmsg, Topic::Socket, Process::Allowed),
     host(316, "renameat2", &[Directory, Path, Directory, Path, Value], Topic::Path, Process::Files),
     call(318, "getrandom", system::getrandom, Topic::System, Process::Allowed),
+    call(325, "mlock2", memory::mlock2, Topic::Memory, Process::Allowed),
     host(326, "copy_file_range", &[Descriptor, InOut(8), Descriptor, InOut(8), Value, Value], Topic::File, Process::Allowed),
     call(327, "preadv2", stream::preadv2, Topic::File, Process::Allowed),
     call(328, "pwritev2", stream::pwritev2, Topic::File, Process::Allowed),

@@ -64,7 +64,7 @@ impl GuestMemory {
         runs.into_iter()
             .map(|(place, length)| {
                 let bad = match place {
-                    Place::Ram(at) | Place::Shared(at) => BadAddress(at),
+                    Place::Ram(at) | Place::Shared(at) => BadAddress::at(at),
                 };
                 self.slice(place, length).ok_or(bad)
             })
@@ -125,34 +125,14 @@ impl GuestMemory {
         Ok(None)
     }
 
-    /// Reads a monitor page (RAM window 0), which no guest address reaches.
+    /// Reads a monitor page (the first of RAM), which no guest address reaches.
     pub fn read_monitor(&self, physical: u64, into: &mut [u8]) -> Result<(), BadAddress> {
         let length = into.len() as u64;
         let inside = physical
             .checked_add(length)
             .is_some_and(|end| end <= WINDOW_SIZE);
         let slice = self.slice(Place::Ram(physical), length).filter(|_| inside);
-        slice.ok_or(BadAddress(physical))?.copy_to(into);
-        Ok(())
-    }
-
-    /// Copies `length` bytes of private pages, whatever their protection; zeros are left out.
-    pub(super) fn copy_pages(&mut self, from: u64, to: u64, length: u64) -> Result<(), GrowError> {
-        let mut page = [0; PAGE_SIZE as usize];
-        for at in (0..length).step_by(PAGE_SIZE as usize) {
-            let Some(source) = self.physical(from + at) else {
-                continue;
-            };
-            let source = self.slice(Place::Ram(source), PAGE_SIZE);
-            source.ok_or(GrowError::Exhausted)?.copy_to(&mut page);
-            if pool_core::page::is_zero(&page) {
-                continue;
-            }
-            self.map_window((to + at) & !(WINDOW_SIZE - 1))?;
-            let target = self.physical(to + at).ok_or(GrowError::Exhausted)?;
-            let target = self.slice(Place::Ram(target), PAGE_SIZE);
-            target.ok_or(GrowError::Exhausted)?.copy_from(&page);
-        }
+        slice.ok_or(BadAddress::at(physical))?.copy_to(into);
         Ok(())
     }
 
@@ -165,11 +145,11 @@ impl GuestMemory {
     ) -> Result<(), BadAddress> {
         let end = address
             .checked_add(length as u64)
-            .ok_or(BadAddress(address))?;
+            .ok_or(BadAddress::at(address))?;
         let mut at = address;
         while at < end {
             let (place, next) = self.locate(at, end, access)?;
-            let slice = self.slice(place, next - at).ok_or(BadAddress(at))?;
+            let slice = self.slice(place, next - at).ok_or(BadAddress::at(at))?;
             act(slice, (at - address) as usize);
             at = next;
         }
@@ -178,36 +158,35 @@ impl GuestMemory {
 
     /// Where `at` lies, and the end of what follows it there, at most `end`.
     fn locate(&mut self, at: u64, end: u64, access: Access) -> Result<(Place, u64), BadAddress> {
-        let (start, area) = self.space.find(at).ok_or(BadAddress(at))?;
+        let bad = BadAddress::at(at);
+        let (start, area) = self.space.find(at).ok_or(bad)?;
         if !access.allowed_by(area.protection) {
-            return Err(BadAddress(at));
+            return Err(bad);
         }
+        let end = area.end.min(end);
         if let space::Backing::Shared { physical } = area.backing {
             let place = Place::Shared(physical - SHARED_BASE + (at - start));
-            return Ok((place, area.end.min(end)));
+            return Ok((place, end));
         }
-        let window = at & !(WINDOW_SIZE - 1);
-        let grown = self.grow(at).map_err(|_| BadAddress(at))?;
-        if grown || self.physical(at).is_none() {
-            self.map_window(window).map_err(|_| BadAddress(at))?;
-        }
-        let backed = self.windows.get(&window).map(|window| &window.backed);
-        let page = ((at - window) / PAGE_SIZE) as u16;
-        let found = backed.and_then(|backed| backed.physical(page));
-        let (physical, pages) = found.ok_or(BadAddress(at))?;
-        let skip = at % PAGE_SIZE;
-        let next = at - skip + u64::from(pages) * PAGE_SIZE;
-        // The area as it is now: a stack that grew is cut in pieces.
-        let area_end = self.space.find(at).map_or(at, |(_, area)| area.end);
-        Ok((Place::Ram(physical + skip), next.min(area_end).min(end)))
+        let found = match self.frame_of(at) {
+            Some(found) => Some(found),
+            None => match self.open(at, end) {
+                Ok(true) => self.frame_of(at),
+                Err(GrowError::Refused(_)) => return Err(BadAddress { limit: true, ..bad }),
+                Ok(false) | Err(_) => None,
+            },
+        };
+        let (physical, bytes) = found.ok_or(bad)?;
+        Ok((Place::Ram(physical), end.min(at + bytes)))
     }
 
-    /// Guest physical address of the private page that holds `address`, if it has RAM.
-    fn physical(&self, address: u64) -> Option<u64> {
+    /// Guest physical address of `address`, if its page has a frame, and bytes that follow there.
+    pub(super) fn frame_of(&self, address: u64) -> Option<(u64, u64)> {
         let window = address & !(WINDOW_SIZE - 1);
         let page = ((address - window) / PAGE_SIZE) as u16;
-        let (physical, _) = self.windows.get(&window)?.backed.physical(page)?;
-        Some(physical)
+        let (physical, pages) = self.windows.get(&window)?.runs.physical(page)?;
+        let skip = address % PAGE_SIZE;
+        Some((physical + skip, u64::from(pages) * PAGE_SIZE - skip))
     }
 
     pub(super) fn slice(&self, place: Place, length: u64) -> Option<VolatileSlice<'_>> {

@@ -7,22 +7,25 @@ use pool_core::{PAGE_SIZE, SegmentId, WINDOW_SIZE};
 use thiserror::Error;
 
 use super::access::Place;
-use super::frames::{Backed, Frames};
-use super::paging::{NO_EXECUTE, PRESENT, USED, USER, WRITABLE};
+use super::files::{FileId, Files};
+use super::frames::Frames;
+use super::paging::{ACCESSED, DIRTY, NO_EXECUTE, PRESENT, USER, WRITABLE};
 use super::reservation::{Overlay, Reservation};
+use super::runs::Run;
 use super::space::{self, AddressSpace, Area, Refused};
 use super::tables::Tables;
-use super::windows::most_windows;
-use super::{GuestMemory, MemoryCounts, transfer};
+use super::{FREE_TABLES, GuestMemory, MemoryCounts, transfer};
 use crate::plan::{Content, Mapping, Plan, SHARED_BASE, Sharing};
 use crate::pool::Segments;
 
-/// Windows in the first memory slot beyond what the image needs: pages of the stack and of a
-/// heap or a mapping. A slot costs 2.5 KiB a MiB in the kernel, a further slot 25 KiB.
-const FIRST_SPARE: u64 = 2;
+/// Windows in the first memory slot beyond what the image fills: tables, stack and a heap or a mapping.
+/// A slot costs 2.5 KiB a MiB in the kernel, a further slot 25 KiB.
+const FIRST_SPARE: u64 = 1;
 
-/// Pages at the start of RAM window 0 that are the monitor's.
+/// Pages at the start of RAM that are the monitor's.
 const MONITOR_PAGES: usize = 3;
+/// So much of an area of zeros in the image comes with it: it is about to be used.
+const FIRST_ZEROS: u64 = 32 * PAGE_SIZE;
 
 /// How pool pages get into the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -62,35 +65,85 @@ impl GuestMemory {
         monitor: [&[u8]; MONITOR_PAGES],
     ) -> Result<Self, BuildError> {
         let shared_room = plan.shared_length.next_multiple_of(WINDOW_SIZE);
-        let first_windows = plan.private_windows.len() as u64 + 1;
-        let ram_room = (first_windows + most_windows(plan.memory)) * WINDOW_SIZE;
+        let apart = (MONITOR_PAGES as u64 + 1 + FREE_TABLES) * PAGE_SIZE;
+        let ram_room = (plan.memory + apart).next_multiple_of(WINDOW_SIZE);
         let ram_room = ram_room.min(SHARED_BASE);
         let reservation = Reservation::new(ram_room + shared_room)?;
         let shared = match plan.shared_length {
             0 => None,
             length => Some(reservation.region(ram_room, length)?),
         };
+        let mut frames = Frames::new(ram_room);
+        let monitor_pages = MONITOR_PAGES as u64 + 1;
+        let (first, _) = frames.take_pages(monitor_pages).unwrap_or_default();
+        let root = first + MONITOR_PAGES as u64 * PAGE_SIZE;
+        let mut files = Files::default();
+        let ids = keep_segments(plan, segments, &mut files)?;
         let mut memory = Self {
             ram: reservation.region(0, ram_room)?,
             shared,
             reservation,
-            space: address_space(plan, backing)?,
+            space: address_space(plan, &ids)?,
+            files,
             windows: BTreeMap::new(),
-            tables: Tables::new(MONITOR_PAGES as u64 * PAGE_SIZE),
-            frames: Frames::new(first_windows * WINDOW_SIZE, ram_room),
+            tables: Tables::new(root),
+            frames,
+            limit: plan.memory,
+            used: 0,
+            overlaid: 0..0,
             committed: 0,
             slots: Vec::new(),
             next_slot: 0,
             flush: false,
+            remembered: BTreeMap::new(),
+            collect_from: FREE_TABLES,
             last_fault: None,
             counts: MemoryCounts::default(),
         };
-        memory.commit_more((first_windows + FIRST_SPARE) * WINDOW_SIZE)?;
-        memory.lay_in(plan, segments, backing, ram_room)?;
+        let image = memory.take_image(plan)?;
+        let first_slot = memory.frames.reached() + FIRST_SPARE * WINDOW_SIZE;
+        memory.commit_more(first_slot.min(ram_room))?;
+        memory.lay_in(plan, segments, backing, &image)?;
         memory.write_monitor(plan, monitor)?;
         memory.fill_tables(plan)?;
         memory.flush = false;
         Ok(memory)
+    }
+
+    /// Frames for the image's private pages, one after the other: each piece's frames and the mapping
+    /// it is of, with where it begins there.
+    fn take_image(&mut self, plan: &Plan) -> Result<Vec<Piece>, BuildError> {
+        let mut pieces = Vec::new();
+        for (nth, mapping) in plan.mappings.iter().enumerate() {
+            let content = matches!(mapping.content, Content::Segment { .. });
+            if mapping.sharing == Sharing::Shared || !content {
+                continue;
+            }
+            let mut done = 0;
+            while done < mapping.length {
+                let address = mapping.address.0 + done;
+                let window = address & !(WINDOW_SIZE - 1);
+                let most = (mapping.length - done).min(window + WINDOW_SIZE - address);
+                let taken = self.frames.take_pages(most / PAGE_SIZE);
+                let (physical, count) = taken.ok_or(Refused::Limit(self.limit >> 10))?;
+                let page = ((address - window) / PAGE_SIZE) as u16;
+                self.insert(window, &[Run::at(page, count, physical)]);
+                self.used += count;
+                let length = count * PAGE_SIZE;
+                pieces.push(Piece {
+                    mapping: nth,
+                    skipped: done,
+                    physical,
+                    length,
+                });
+                self.overlaid.end = physical + length;
+                done += length;
+            }
+        }
+        self.overlaid.start = pieces
+            .first()
+            .map_or(self.overlaid.end, |piece| piece.physical);
+        Ok(pieces)
     }
 
     fn lay_in(
@@ -98,8 +151,9 @@ impl GuestMemory {
         plan: &Plan,
         segments: &Segments,
         backing: Backing,
-        ram_room: u64,
+        image: &[Piece],
     ) -> Result<(), BuildError> {
+        let ram_room = self.ram.size() as u64;
         if plan.shared_length > 0 {
             // Zero pages among the shared ones, or all of them for a private copy.
             let writable = backing == Backing::Copy;
@@ -107,15 +161,48 @@ impl GuestMemory {
                 .map_anonymous(ram_room, plan.shared_length, writable)?;
         }
         for mapping in &plan.mappings {
-            let offset = match mapping.sharing {
-                Sharing::Shared => ram_room + (mapping.physical - SHARED_BASE),
-                Sharing::Private => mapping.physical,
-            };
+            self.counts.add(mapping);
+            if mapping.sharing == Sharing::Private {
+                continue;
+            }
+            let offset = ram_room + (mapping.physical - SHARED_BASE);
             match backing {
-                Backing::Pool => self.map_one(mapping, segments, offset)?,
+                Backing::Pool => {
+                    self.map_one(
+                        mapping,
+                        segments,
+                        (0, mapping.length),
+                        offset,
+                        Overlay::Shared,
+                    )?;
+                }
                 Backing::Copy => self.copy_one(plan, mapping, segments, offset)?,
             }
-            self.counts.add(mapping);
+            if mapping.windows && backing == Backing::Pool {
+                // Pages that were dropped come back as 2 MiB folios.
+                self.reservation.advise_huge(offset, mapping.length)?;
+            }
+        }
+        for piece in image {
+            let mapping = &plan.mappings[piece.mapping];
+            let part = (piece.skipped, piece.length);
+            match backing {
+                Backing::Pool => {
+                    self.map_one(mapping, segments, part, piece.physical, Overlay::Private)?;
+                }
+                Backing::Copy => {
+                    let Content::Segment { segment, offset } = mapping.content else {
+                        continue;
+                    };
+                    let file = segments.get(segment).ok_or(BuildError::Segment(segment))?;
+                    let region = self.reservation.region(piece.physical, piece.length)?;
+                    transfer::fill(file, &region, offset + piece.skipped)?;
+                }
+            }
+        }
+        if backing == Backing::Copy {
+            // Nothing of a segment lies there.
+            self.overlaid = 0..0;
         }
         if plan.shared_length > 0 {
             self.request_slot(SHARED_BASE, ram_room, plan.shared_length, true)?;
@@ -123,26 +210,21 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// Lays `length` bytes of `mapping`, without its first `skipped`, in at `at`.
     fn map_one(
         &mut self,
         mapping: &Mapping,
         segments: &Segments,
+        (skipped, length): (u64, u64),
         at: u64,
+        overlay: Overlay,
     ) -> Result<(), BuildError> {
         let Content::Segment { segment, offset } = mapping.content else {
             return Ok(());
         };
         let file = segments.get(segment).ok_or(BuildError::Segment(segment))?;
-        let overlay = match mapping.sharing {
-            Sharing::Shared => Overlay::Shared,
-            Sharing::Private => Overlay::Private,
-        };
         self.reservation
-            .map_segment(at, mapping.length, file, offset, overlay)?;
-        if mapping.windows {
-            // Pages that were dropped come back as 2 MiB folios.
-            self.reservation.advise_huge(at, mapping.length)?;
-        }
+            .map_segment(at, length, file, offset + skipped, overlay)?;
         self.counts.host_mappings += 1;
         Ok(())
     }
@@ -174,6 +256,7 @@ impl GuestMemory {
         pages: [&[u8]; MONITOR_PAGES],
     ) -> Result<(), BuildError> {
         let protections = [WRITABLE | NO_EXECUTE, 0, USER];
+        self.take_tables()?;
         for (at, (page, protection)) in pages.into_iter().zip(protections).enumerate() {
             let physical = at as u64 * PAGE_SIZE;
             let slice = self.slice(Place::Ram(physical), PAGE_SIZE);
@@ -183,7 +266,7 @@ impl GuestMemory {
             self.tables.map_monitor(
                 &self.ram,
                 plan.rooms.monitor.0 + physical,
-                physical | PRESENT | USED | protection,
+                physical | PRESENT | ACCESSED | DIRTY | protection,
             )?;
         }
         Ok(())
@@ -191,15 +274,14 @@ impl GuestMemory {
 
     /// Page tables of everything that the image maps.
     fn fill_tables(&mut self, plan: &Plan) -> Result<(), BuildError> {
-        for (at, window) in (1..).zip(&plan.private_windows) {
-            self.windows.entry(window.0).or_default().backed = Backed::Window {
-                ram: at * WINDOW_SIZE,
-                image: true,
-                huge: false,
-            };
-        }
         let mut filled = None;
         for mapping in &plan.mappings {
+            let zeros = mapping.content == Content::Zero && mapping.sharing == Sharing::Private;
+            if zeros {
+                let end = mapping.end().min(mapping.address.0 + FIRST_ZEROS);
+                self.open_early(mapping.address.0, end)?;
+                continue;
+            }
             let mut window = mapping.address.window().0;
             while window < mapping.end() {
                 if filled != Some(window) {
@@ -213,36 +295,61 @@ impl GuestMemory {
     }
 }
 
-/// The guest's address space before its first instruction: the image and the stack.
-fn address_space(plan: &Plan, laid_in: Backing) -> Result<AddressSpace, Refused> {
-    let rooms = plan.rooms;
-    let mut space = AddressSpace::new(rooms, plan.memory);
-    space.pin_tables(rooms.monitor.0, rooms.monitor.0 + PAGE_SIZE);
+/// Frames of a part of the image's private pages.
+#[derive(Debug)]
+struct Piece {
+    /// Which mapping of the plan, and what of it lies before the part.
+    mapping: usize,
+    skipped: u64,
+    physical: u64,
+    length: u64,
+}
+
+/// Keeps the segments of private pages open, so that the pages can be had again.
+fn keep_segments(
+    plan: &Plan,
+    segments: &Segments,
+    files: &mut Files,
+) -> Result<BTreeMap<SegmentId, FileId>, BuildError> {
+    let mut ids = BTreeMap::new();
     for mapping in &plan.mappings {
-        let backing = match mapping.sharing {
-            Sharing::Shared => {
-                space.pin_tables(mapping.address.0, mapping.end());
-                space::Backing::Shared {
-                    physical: mapping.physical,
-                }
-            }
-            Sharing::Private => space::Backing::Private,
+        if let (Sharing::Private, Content::Segment { segment, .. }) =
+            (mapping.sharing, mapping.content)
+            && !ids.contains_key(&segment)
+        {
+            let file = segments.get(segment).ok_or(BuildError::Segment(segment))?;
+            ids.insert(segment, files.keep(file)?);
+        }
+    }
+    Ok(ids)
+}
+
+/// The guest's address space before its first instruction: the image and the stack.
+fn address_space(
+    plan: &Plan,
+    files: &BTreeMap<SegmentId, FileId>,
+) -> Result<AddressSpace, BuildError> {
+    let rooms = plan.rooms;
+    let mut space = AddressSpace::new(rooms);
+    for mapping in &plan.mappings {
+        let backing = match (mapping.sharing, mapping.content) {
+            (Sharing::Shared, _) => space::Backing::Shared {
+                physical: mapping.physical,
+            },
+            (Sharing::Private, Content::Segment { segment, offset }) => space::Backing::File {
+                file: *files.get(&segment).ok_or(BuildError::Segment(segment))?,
+                offset,
+            },
+            (Sharing::Private, Content::Zero) => space::Backing::Private,
         };
-        let content = matches!(mapping.content, Content::Segment { .. });
         let area = Area {
             end: mapping.end(),
             protection: mapping.protection,
             backing,
-            copied: laid_in == Backing::Copy && content && backing == space::Backing::Private,
         };
         space.map(mapping.address.0, area)?;
     }
-    let stack = Area {
-        end: rooms.stack_high.0,
-        protection: plan.stack_protection(),
-        backing: space::Backing::Growing,
-        copied: false,
-    };
+    let stack = Area::anonymous(rooms.stack_high.0, plan.stack_protection());
     space.map(rooms.stack_low.0, stack)?;
     Ok(space)
 }

@@ -1,47 +1,74 @@
 //! The guest's memory: reservation, page tables, and every access of the VMM to it.
 //!
 //! The plan is carried out by [`GuestMemory::build`]; afterwards the guest's own calls (`brk`,
-//! `mmap`, ...) change [`space::AddressSpace`], and the page tables follow window by window. A
-//! window of private memory gets its RAM when it is first touched, by the guest (a page fault) or
-//! by the VMM (a system call's argument): a window of it where all pages are charged, single pages
-//! elsewhere (`frames`). What is charged, and that it can always be had, is said in [`charge`].
+//! `mmap`, ...) change [`space::AddressSpace`] (`change`), and what they map costs nothing. A page gets a
+//! frame of RAM when it is first touched, by the guest (a page fault) or by the VMM (a system call's
+//! argument), in batches (`touch`, `batch`). **A frame is what the guest is charged, and there is no
+//! other place where it is charged**: when its limit has no frame left, what was given and not touched is
+//! taken back (`reclaim`), and if there is none of that, it ends, as a process does whose cgroup is out
+//! of memory. Page tables are a cache of all this (`windows`).
 //!
 //! The VMM reaches guest memory by guest *virtual* address, checked against the areas: what the
 //! guest could not do itself, it cannot have the VMM do. Writes go to RAM only, so never to a
 //! shared overlay.
 //!
-//! A snapshot will be taken here: the private windows that differ from their origin.
+//! A snapshot will be taken here: the frames in use, and the files of those that were not written.
 
 mod access;
+mod batch;
 mod build;
-pub mod charge;
+mod change;
+mod files;
 mod frames;
 pub mod paging;
+mod reclaim;
 mod reservation;
+mod runs;
 pub mod space;
 mod tables;
+mod touch;
 pub mod transfer;
 mod windows;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 
-use pool_core::PAGE_SIZE;
-use pool_core::WINDOW_SIZE;
 use pool_core::address::Protection;
+use pool_core::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 use thiserror::Error;
 use vm_memory::MmapRegion;
 
 pub use self::build::{Backing, BuildError};
-use self::frames::{Backed, Frames};
+use self::files::Files;
+use self::frames::Frames;
 pub use self::reservation::{Overlay, Reservation};
-use self::space::{AddressSpace, Area, ProtectError, Refused};
+use self::runs::Runs;
+use self::space::{AddressSpace, Refused};
 use self::tables::Tables;
+use crate::descriptors::Own;
+
+/// Page tables that a guest is not charged for: 2 MiB of them, with the monitor's pages.
+const FREE_TABLES: u64 = PAGES_PER_WINDOW - 4;
 
 /// Why the VMM cannot use a guest address.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[error("guest address {0:#x} is not mapped for that access")]
-pub struct BadAddress(pub u64);
+#[error("guest address {address:#x} cannot be used for that access")]
+pub struct BadAddress {
+    /// The address.
+    pub address: u64,
+    /// It may be used, but the guest's memory limit is reached.
+    pub limit: bool,
+}
+
+impl BadAddress {
+    fn at(address: u64) -> Self {
+        Self {
+            address,
+            limit: false,
+        }
+    }
+}
 
 /// Why a guest's memory cannot be changed.
 #[derive(Debug, Error)]
@@ -49,9 +76,6 @@ pub enum GrowError {
     /// One of its limits is reached.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// RAM is at its end. What is charged can be had, so this does not happen.
-    #[error("the guest's RAM is used up: this is a defect of poolvmm")]
-    Exhausted,
     /// The host refused.
     #[error("mapping guest memory: {0}")]
     Host(#[from] io::Error),
@@ -97,13 +121,17 @@ pub struct SlotRequest {
 /// How a window of guest virtual addresses is mapped at present.
 #[derive(Clone, Debug, Default)]
 struct Window {
-    /// The RAM of its private pages.
-    backed: Backed,
+    /// The frames of its pages.
+    runs: Runs,
     /// Table of 4 KiB entries (offset in RAM). Given back only when all tables are
-    /// ([`GuestMemory::forget_tables`]): the shadow pager remembers what a table's frame was for.
+    /// (`forget_tables`): the shadow pager remembers what a table's frame was for.
     table: Option<u64>,
-    /// The tables lead to its pages.
+    /// One entry of 2 MiB maps it.
+    large: bool,
+    /// The tables say what the areas and the frames say.
     mapped: bool,
+    /// The host was asked for a 2 MiB page.
+    huge: bool,
 }
 
 /// Counts for the report.
@@ -139,21 +167,47 @@ pub struct GuestMemory {
     shared: Option<MmapRegion>,
     reservation: Reservation,
     space: AddressSpace,
+    files: Files,
     windows: BTreeMap<u64, Window>,
     tables: Tables,
     frames: Frames,
+    /// Bytes that may be charged.
+    limit: u64,
+    /// Frames that are charged.
+    used: u64,
+    /// RAM with segments laid in.
+    overlaid: Range<u64>,
     committed: u64,
     slots: Vec<SlotRequest>,
     next_slot: u32,
     flush: bool,
+    /// Windows that one entry mapped since the last flush, with where it led.
+    remembered: BTreeMap<u64, u64>,
+    /// From so many page tables on, those that lead nowhere are looked for.
+    collect_from: u64,
     last_fault: Option<u64>,
     counts: MemoryCounts,
 }
 
 impl GuestMemory {
+    /// The descriptors of this process that are not the guest's: those of mapped files among them.
+    pub fn own(&self) -> &Own {
+        self.files.own()
+    }
+
     /// The guest's areas.
     pub fn space(&self) -> &AddressSpace {
         &self.space
+    }
+
+    /// Bytes that the guest may be charged.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Bytes that it could still touch.
+    pub fn free(&self) -> u64 {
+        self.left() * PAGE_SIZE
     }
 
     /// What was mapped, for the report.
@@ -181,166 +235,51 @@ impl GuestMemory {
         std::mem::take(&mut self.slots)
     }
 
-    /// True, once, when an entry was withdrawn since the last call: the vCPU must forget its
-    /// translations before it goes on.
+    /// True, once, when the machine must forget every translation before the guest goes on.
     pub fn take_flush(&mut self) -> bool {
+        if self.flush {
+            let windows = &self.windows;
+            let large = |window: &u64| windows.get(window).is_some_and(|state| state.large);
+            self.remembered.retain(|window, _| large(window));
+        }
         std::mem::take(&mut self.flush)
-    }
-
-    /// Maps `length` bytes of zeros at `start`, in place of what was there; only reserves them
-    /// when nothing may be done there.
-    pub fn map_zero(
-        &mut self,
-        start: u64,
-        length: u64,
-        protection: Protection,
-    ) -> Result<(), GrowError> {
-        let end = start + length;
-        self.change(start, end, |space| {
-            space.map(start, Area::anonymous(end, protection))
-        })
-    }
-
-    /// The same for bytes that are about to be copied from a file.
-    pub fn map_copied(&mut self, start: u64, length: u64) -> Result<(), GrowError> {
-        let end = start + length;
-        let area = Area {
-            copied: true,
-            ..Area::anonymous(end, Protection::READ_WRITE)
-        };
-        self.change(start, end, |space| space.map(start, area))
-    }
-
-    /// Removes what is mapped in `start..end`.
-    pub fn unmap(&mut self, start: u64, end: u64) -> Result<(), GrowError> {
-        self.change(start, end, |space| space.unmap(start, end))
-    }
-
-    /// Replaces what is mapped in `start..end` as `act` says, if it is not refused. Private
-    /// memory there is zeros afterwards.
-    fn change(
-        &mut self,
-        start: u64,
-        end: u64,
-        act: impl FnOnce(&mut AddressSpace) -> Result<(), Refused>,
-    ) -> Result<(), GrowError> {
-        let shared = |(_, area): (u64, Area)| matches!(area.backing, space::Backing::Shared { .. });
-        let forgotten = if self.space.over(start, end).any(shared) {
-            Forgotten::Nothing
-        } else {
-            Forgotten::All
-        };
-        act(&mut self.space)?;
-        self.reset(start, end)?;
-        self.update(start, end, forgotten)
-    }
-
-    /// Changes the protection of `start..end`, or nothing; the outer error is the host's.
-    pub fn protect(
-        &mut self,
-        start: u64,
-        end: u64,
-        protection: Protection,
-    ) -> Result<Result<(), ProtectError>, GrowError> {
-        let done = self.space.protect(start, end, protection);
-        if done.is_ok() {
-            self.update(start, end, Forgotten::Nothing)?;
-        }
-        Ok(done)
-    }
-
-    /// Gives the private changes in `start..end` back: anonymous memory reads as zeros, the
-    /// image's data as at the start. What was copied from a file stays.
-    pub fn discard(&mut self, start: u64, end: u64) -> Result<(), GrowError> {
-        for (at, area) in self.space.over(start, end).filter(|(_, area)| !area.copied) {
-            let (from, to) = (at.max(start), area.end.min(end));
-            self.each_run(from, to, |memory, physical, length, _| {
-                memory.reservation.discard(physical, length)
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Makes the area that ends at `end` with the page before it reach to `new_end`; what lies
-    /// between is free. `start` is an address in it.
-    pub fn extend(&mut self, start: u64, end: u64, new_end: u64) -> Result<(), GrowError> {
-        let Some((_, area)) = self.space.find(start) else {
-            return Ok(());
-        };
-        let more = Area {
-            end: new_end,
-            ..area
-        };
-        self.change(end, new_end, |space| space.map(end, more))
-    }
-
-    /// Moves the private area or the reservation `old..old_end` to `target`, where it gets
-    /// `new_length` bytes; more than it had are zeros. What was at `target` goes. The two may not
-    /// overlap.
-    ///
-    /// It is charged once: pages are copied a window at a time, and leave the old place as they
-    /// come to the new one.
-    pub fn relocate(
-        &mut self,
-        old: u64,
-        old_end: u64,
-        target: u64,
-        new_length: u64,
-    ) -> Result<(), GrowError> {
-        let Some((_, area)) = self.space.find(old) else {
-            return Ok(());
-        };
-        let end = target + new_length;
-        let moved = (old_end - old).min(new_length);
-        let tables = 2 * ((old_end - old) / WINDOW_SIZE + 4) * PAGE_SIZE;
-        let allowance = old_end - old + tables;
-        self.change(target, end, |space| {
-            space.map_beyond(target, Area { end, ..area }, allowance)
-        })?;
-        let mut done = 0;
-        while done < moved {
-            let part = (moved - done).min(WINDOW_SIZE - (old + done) % WINDOW_SIZE);
-            self.copy_pages(old + done, target + done, part)?;
-            self.unmap(old + done, old + done + part)?;
-            done += part;
-        }
-        self.unmap(old + moved, old_end)
-    }
-
-    /// Records the end of the heap.
-    pub fn set_heap_end(&mut self, end: u64) {
-        self.space.set_heap_end(end);
     }
 
     /// Makes an access at `address` possible, if the guest's areas allow it. False means that the
     /// guest made a mistake.
     pub fn resolve_fault(&mut self, address: u64, access: Access) -> Result<bool, GrowError> {
-        let allowed = match self.space.find(address) {
-            Some((_, area)) => access.allowed_by(area.protection),
-            None => false,
-        };
-        if !allowed {
+        let found = self.space.find(address);
+        let Some((start, area)) = found.filter(|(_, area)| access.allowed_by(area.protection))
+        else {
             return Ok(false);
-        }
-        let grown = self.grow(address)?;
-        let window = address & !(WINDOW_SIZE - 1);
-        let mapped = self.windows.get(&window).is_some_and(|w| w.mapped);
-        if mapped && !grown {
+        };
+        let page = address & !(PAGE_SIZE - 1);
+        let physical = match area.backing {
+            space::Backing::Shared { physical } => Some(physical + (page - start)),
+            _ => self.frame_of(page).map(|(physical, _)| physical),
+        };
+        let window = self.windows.get(&(address & !(WINDOW_SIZE - 1)));
+        if let Some(physical) = physical
+            && window.is_some_and(|window| window.mapped)
+        {
             // The entry was there already: a processor may fault once more on what it remembers.
-            self.flush = true;
+            self.revoke(&[(physical, PAGE_SIZE)], false);
             return Ok(self.last_fault.replace(address) != Some(address));
         }
         self.last_fault = None;
-        self.map_window(window)?;
-        Ok(true)
+        self.open(address, address + 1)
     }
-}
 
-/// What the kernel has forgotten already of the translations that are being withdrawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Forgotten {
-    Nothing,
-    All,
+    /// True when `access` at `address` is allowed, but the page is one that the mapped file does not have:
+    /// Linux sends SIGBUS.
+    pub fn is_past_file(&self, address: u64, access: Access) -> bool {
+        let file = |area: space::Area| {
+            let of_file = matches!(area.backing, space::Backing::File { .. });
+            of_file && access.allowed_by(area.protection)
+        };
+        self.space.find(address).is_some_and(|(_, area)| file(area))
+            && self.frame_of(address).is_none()
+    }
 }
 
 /// Gives the heap's free pages back to the host: planning and confinement needed them, running the

@@ -3,8 +3,8 @@
 //! ```text
 //! 2 MiB aligned                                     2 MiB aligned
 //! |<----------- RAM, up to the limit ------------>|<---- shared pages ---->|
-//! | anonymous | .data of the image | not yet given | segment windows, pages |
-//!   read-write  private, COW         PROT_NONE       PROT_READ, shared
+//! | .data of the image | anonymous | not yet given | segment windows, pages |
+//!   private, COW         read-write  PROT_NONE       PROT_READ, shared
 //! ```
 //!
 //! Everything that maps, unmaps or advises guest memory is here; nothing else calls `mmap` for
@@ -109,6 +109,44 @@ impl Reservation {
         self.advise(offset, length, libc::MADV_DONTNEED)
     }
 
+    /// Has the kernel forget every translation to `length` bytes at `offset` that was made for a machine
+    /// with more rights than its tables now give: the pages lose a right for a moment.
+    pub fn revoke(&self, offset: u64, length: u64, writable: bool) -> io::Result<()> {
+        let (less, all) = if writable {
+            (libc::PROT_READ, libc::PROT_READ | libc::PROT_WRITE)
+        } else {
+            (libc::PROT_NONE, libc::PROT_READ)
+        };
+        self.protect(offset, length, less)?;
+        self.protect(offset, length, all)
+    }
+
+    /// Takes `length` bytes at `offset` from the host now rather than at the first touch, if it can.
+    pub fn populate(&self, offset: u64, length: u64) {
+        // A kernel before 5.14 does not know the advice; the pages come when they are touched then.
+        let _ = self.advise(offset, length, libc::MADV_POPULATE_WRITE);
+    }
+
+    /// For each page of `length` bytes at `offset`: is it in memory? Where that cannot be told, it is.
+    pub fn resident(&self, offset: u64, length: u64) -> Vec<bool> {
+        let pages = (length / PAGE_SIZE) as usize;
+        let mut found = vec![1u8; pages];
+        if self.check(offset, length).is_ok() {
+            // SAFETY: the range lies in this reservation, and the kernel writes one byte a page of it.
+            let result = unsafe {
+                libc::mincore(
+                    self.base.as_ptr().add(offset as usize).cast(),
+                    length as usize,
+                    found.as_mut_ptr(),
+                )
+            };
+            if result != 0 {
+                found.fill(1);
+            }
+        }
+        found.into_iter().map(|byte| byte & 1 != 0).collect()
+    }
+
     /// The host address of `offset`, for a memory slot that covers `length` bytes from there.
     pub fn host_address(&self, offset: u64, length: u64) -> io::Result<u64> {
         self.check(offset, length)?;
@@ -162,6 +200,24 @@ impl Reservation {
             return Err(io::Error::last_os_error());
         }
         Ok(())
+    }
+
+    fn protect(&self, offset: u64, length: u64, protection: i32) -> io::Result<()> {
+        self.check(offset, length)?;
+        // SAFETY: the range lies in this reservation, which belongs to the guest alone; nobody reads or
+        // writes it between the two changes of `revoke`, as the one thread that would is here.
+        let result = unsafe {
+            libc::mprotect(
+                self.base.as_ptr().add(offset as usize).cast(),
+                length as usize,
+                protection,
+            )
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 
     fn advise(&self, offset: u64, length: u64, advice: i32) -> io::Result<()> {

@@ -1,9 +1,9 @@
-//! The guest's virtual address space: areas that never overlap, and what they are charged. Pure
-//! bookkeeping: what is mapped where, with which protection; page tables and host memory follow
-//! from it.
+//! The guest's virtual address space: areas that never overlap. Pure bookkeeping: what is mapped where,
+//! with which protection; page tables and host memory follow from it, and memory is charged where it is
+//! touched (`touch`). So an area costs nothing, whatever its size.
 //!
-//! Every change goes through `AddressSpace::replace`, which checks the limits first and changes
-//! nothing when one is reached.
+//! Every change goes through `AddressSpace::replace`, which checks the number of areas first and changes
+//! nothing when there would be too many.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ use pool_core::address::{Protection, USER_ADDRESS_END};
 use pool_core::{PAGE_SIZE, WINDOW_SIZE};
 use thiserror::Error;
 
-use super::charge::Charges;
-use crate::plan::{Rooms, STACK_PIECE};
+use super::files::FileId;
+use crate::plan::Rooms;
 
 /// Addresses below this are never given out, so that a null pointer faults (as Linux's
 /// `vm.mmap_min_addr`).
@@ -28,12 +28,15 @@ pub enum Backing {
         /// Guest physical address of the area's first byte.
         physical: u64,
     },
-    /// The guest's own RAM, charged whether it is accessible at present or not.
+    /// The guest's own RAM, zeros until they are written.
     Private,
-    /// Nothing: inaccessible, not charged, private as soon as the guest makes it accessible.
-    Reserved,
-    /// Nothing yet: becomes private and charged piece by piece when it is touched (the stack).
-    Growing,
+    /// The guest's own RAM, bytes of a file until they are written.
+    File {
+        /// The file.
+        file: FileId,
+        /// Where the area's first byte lies in it.
+        offset: u64,
+    },
 }
 
 /// A run of pages with one protection.
@@ -45,19 +48,20 @@ pub struct Area {
     pub protection: Protection,
     /// What stands behind it.
     pub backing: Backing,
-    /// Its bytes were copied from a file when it was made, and could not be had again.
-    pub copied: bool,
 }
 
-/// Why an address space stays as it is.
+/// Why memory stays as it is.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Refused {
-    /// It would be charged more than its limit.
+    /// It would have touched more than its limit.
     #[error("the guest's memory limit of {0} KiB is reached: raise --memory")]
     Limit(u64),
     /// It would have more than [`MAX_AREAS`].
     #[error("the guest has {MAX_AREAS} separate memory areas, the most there may be")]
     Areas,
+    /// It would have more files mapped than are kept open.
+    #[error("the guest has too many files mapped at once")]
+    Files,
 }
 
 /// Why a protection is not changed.
@@ -75,30 +79,26 @@ pub enum ProtectError {
 }
 
 impl Area {
-    /// Anonymous memory up to `end`: a reservation if nothing may be done there.
+    /// Anonymous memory up to `end`.
     pub fn anonymous(end: u64, protection: Protection) -> Self {
-        let area = Self {
+        Self {
             end,
             protection,
             backing: Backing::Private,
-            copied: false,
-        };
-        if area.accessible() {
-            area
-        } else {
-            Self {
-                backing: Backing::Reserved,
-                ..area
-            }
         }
     }
 
-    fn without_first(self, bytes: u64) -> Self {
+    /// The area without its first `bytes`.
+    pub(super) fn without_first(self, bytes: u64) -> Self {
         let backing = match self.backing {
             Backing::Shared { physical } => Backing::Shared {
                 physical: physical + bytes,
             },
-            other => other,
+            Backing::File { file, offset } => Backing::File {
+                file,
+                offset: offset + bytes,
+            },
+            Backing::Private => Backing::Private,
         };
         Self { backing, ..self }
     }
@@ -112,36 +112,26 @@ impl Area {
         } = self.protection;
         read || write || execute
     }
-
-    fn with_protection(self, protection: Protection) -> Self {
-        let area = Self { protection, ..self };
-        match area.backing {
-            Backing::Reserved => Self::anonymous(area.end, protection),
-            _ => area,
-        }
-    }
 }
 
 /// All areas of a guest, by start address.
 #[derive(Clone, Debug)]
 pub struct AddressSpace {
     areas: BTreeMap<u64, Area>,
-    charges: Charges,
+    /// Bytes of each file that are mapped.
+    files: BTreeMap<FileId, u64>,
     rooms: Rooms,
-    /// Bytes that may be charged.
-    limit: u64,
     /// Current end of the heap.
     heap_end: u64,
 }
 
 impl AddressSpace {
-    /// An empty address space that may be charged `limit` bytes.
-    pub fn new(rooms: Rooms, limit: u64) -> Self {
+    /// An empty address space.
+    pub fn new(rooms: Rooms) -> Self {
         Self {
             areas: BTreeMap::new(),
-            charges: Charges::default(),
+            files: BTreeMap::new(),
             rooms,
-            limit,
             heap_end: rooms.heap.0,
         }
     }
@@ -151,14 +141,9 @@ impl AddressSpace {
         &self.rooms
     }
 
-    /// What the guest is charged.
-    pub fn charges(&self) -> &Charges {
-        &self.charges
-    }
-
-    /// Bytes that may be charged.
-    pub fn limit(&self) -> u64 {
-        self.limit
+    /// True when an area shows `file`.
+    pub(super) fn shows(&self, file: FileId) -> bool {
+        self.files.contains_key(&file)
     }
 
     /// Current end of the heap (`brk`).
@@ -171,24 +156,14 @@ impl AddressSpace {
         self.heap_end = end;
     }
 
-    /// Notes that the windows of `start..end` have page tables whatever the guest does there.
-    pub fn pin_tables(&mut self, start: u64, end: u64) {
-        self.charges.pin(start, end);
-    }
-
     /// Puts an area at `start`, in place of whatever was there.
     pub fn map(&mut self, start: u64, area: Area) -> Result<(), Refused> {
-        self.map_beyond(start, area, 0)
-    }
-
-    /// As [`Self::map`], `allowance` bytes beyond the limit: the caller is about to unmap as much.
-    pub fn map_beyond(&mut self, start: u64, area: Area, allowance: u64) -> Result<(), Refused> {
-        self.replace(start, area.end, &[(start, area)], allowance)
+        self.replace(start, area.end, &[(start, area)])
     }
 
     /// Removes whatever is mapped in `start..end`. Cutting areas in two can be refused.
     pub fn unmap(&mut self, start: u64, end: u64) -> Result<(), Refused> {
-        self.replace(start, end, &[], 0)
+        self.replace(start, end, &[])
     }
 
     /// Changes the protection of `start..end`, or nothing.
@@ -208,32 +183,12 @@ impl AddressSpace {
                 return Err(ProtectError::Shared);
             }
             next = area.end;
-            *area = area.with_protection(protection);
+            area.protection = protection;
         }
         if next < end {
             return Err(ProtectError::Hole);
         }
-        Ok(self.replace(start, end, &pieces, 0)?)
-    }
-
-    /// Makes the piece of a growing area that holds `address` private; its start and end. `None`
-    /// when `address` is in no such area.
-    pub fn grow(&mut self, address: u64) -> Result<Option<(u64, u64)>, Refused> {
-        let Some((at, area)) = self.find(address) else {
-            return Ok(None);
-        };
-        if area.backing != Backing::Growing {
-            return Ok(None);
-        }
-        let start = (address & !(STACK_PIECE - 1)).max(at);
-        let end = ((address & !(STACK_PIECE - 1)) + STACK_PIECE).min(area.end);
-        let piece = Area {
-            end,
-            backing: Backing::Private,
-            ..area
-        };
-        self.map(start, piece)?;
-        Ok(Some((start, end)))
+        Ok(self.replace(start, end, &pieces)?)
     }
 
     /// The area that holds `address`, with its start.
@@ -323,19 +278,13 @@ impl AddressSpace {
     }
 
     /// Puts `new`, which lies in `start..end`, in place of what is there, unless a limit is reached.
-    fn replace(
-        &mut self,
-        start: u64,
-        end: u64,
-        new: &[(u64, Area)],
-        allowance: u64,
-    ) -> Result<(), Refused> {
+    fn replace(&mut self, start: u64, end: u64, new: &[(u64, Area)]) -> Result<(), Refused> {
         if start >= end {
             return Ok(());
         }
         let old = self.clipped(start, end);
         self.check_count(start, end, &old, new)?;
-        self.charge(&old, new, allowance)?;
+        self.count_files(&old, new);
         self.split(start);
         self.split(end);
         for (at, _) in old {
@@ -364,36 +313,16 @@ impl AddressSpace {
         Ok(())
     }
 
-    fn charge(
-        &mut self,
-        old: &[(u64, Area)],
-        new: &[(u64, Area)],
-        allowance: u64,
-    ) -> Result<(), Refused> {
-        let refused = Refused::Limit(self.limit >> 10);
-        let most = self.limit.saturating_add(allowance);
-        let (less, more) = (bytes(old), bytes(new));
-        // First by the sum: what is far too much must not be gone through window by window.
-        if more > less && self.charges.page_bytes() - less + more > most {
-            return Err(refused);
+    fn count_files(&mut self, old: &[(u64, Area)], new: &[(u64, Area)]) {
+        for (file, bytes) in of_files(new) {
+            *self.files.entry(file).or_default() += bytes;
         }
-        let before = self.charges.bytes();
-        self.move_charges(old, new);
-        let after = self.charges.bytes();
-        if after > before && after > most {
-            self.move_charges(new, old);
-            return Err(refused);
+        for (file, bytes) in of_files(old) {
+            if let Some(mapped) = self.files.get_mut(&file) {
+                *mapped = mapped.saturating_sub(bytes);
+            }
         }
-        Ok(())
-    }
-
-    fn move_charges(&mut self, from: &[(u64, Area)], to: &[(u64, Area)]) {
-        for (at, area) in charged(from) {
-            self.charges.remove(at, area.end);
-        }
-        for (at, area) in charged(to) {
-            self.charges.add(at, area.end);
-        }
+        self.files.retain(|_, bytes| *bytes > 0);
     }
 
     /// Joins areas that became alike in `start..end` and at its two ends.
@@ -431,20 +360,17 @@ impl AddressSpace {
     }
 }
 
-fn charged(areas: &[(u64, Area)]) -> impl Iterator<Item = (u64, Area)> + '_ {
-    let private = |(_, area): &&(u64, Area)| area.backing == Backing::Private;
-    areas.iter().filter(private).copied()
-}
-
-/// Bytes of `areas` that are charged.
-fn bytes(areas: &[(u64, Area)]) -> u64 {
-    charged(areas).map(|(at, area)| area.end - at).sum()
+/// Bytes of files in `areas`.
+fn of_files(areas: &[(u64, Area)]) -> impl Iterator<Item = (FileId, u64)> + '_ {
+    areas.iter().filter_map(|(at, area)| match area.backing {
+        Backing::File { file, .. } => Some((file, area.end - at)),
+        Backing::Private | Backing::Shared { .. } => None,
+    })
 }
 
 fn joins(at: u64, before: &Area, next: u64, after: &Area) -> bool {
     before.end == next
         && before.protection == after.protection
-        && before.copied == after.copied
         && before.without_first(next - at).backing == after.backing
 }
 

@@ -1,51 +1,41 @@
-//! The guest's page tables in RAM window 0: four levels, allocated as they are needed.
+//! The guest's page tables: four levels, in frames as they are needed.
 
 use std::io;
 
-use pool_core::{PAGE_SIZE, WINDOW_SIZE};
+use pool_core::PAGE_SIZE;
 use vm_memory::{MmapRegion, VolatileMemory};
 
-use super::paging::{FRAME, LARGE, PRESENT, TABLE, WindowEntries, is_stale};
+use super::paging::{self, FRAME, PRESENT, TABLE, is_stale};
 
-/// Page tables of one guest: first in RAM window 0, then wherever RAM was given for them. They are
-/// taken back all at once ([`Tables::clear`]): a frame that changes its use alone would leave the
-/// kernel's shadow of it behind.
+/// Page tables of one guest, in frames that the caller provides. They are taken back all at once
+/// ([`Tables::clear`]): a frame that changes its use alone would leave the kernel's shadow of it behind.
 #[derive(Debug)]
 pub(super) struct Tables {
     root: u64,
-    next: u64,
-    /// Frames outside of RAM window 0, and how many of them are in use.
-    more: Vec<u64>,
-    more_used: usize,
+    /// Frames below the top-level table, the first `used` of them in use.
+    frames: Vec<u64>,
+    used: usize,
     /// The monitor's pages: guest virtual address and entry.
     monitor: Vec<(u64, u64)>,
 }
 
-/// What writing a window's entries did.
+/// What writing entries did.
 #[derive(Debug, Default)]
 pub(super) struct Written {
-    /// The window's table of 4 KiB entries.
-    pub(super) table: Option<u64>,
-    /// Something is mapped there.
-    pub(super) mapped: bool,
-    /// The processor may remember something that no longer holds.
-    pub(super) stale: bool,
-    /// A window that was one entry is a table now.
-    pub(super) restructured: bool,
-    /// 2 MiB entries written.
-    pub(super) large: u64,
-    /// Present 4 KiB entries written.
-    pub(super) small: u64,
+    /// Guest physical addresses and lengths of what a processor may remember with rights that it no longer
+    /// has.
+    pub(super) stale: Vec<(u64, u64)>,
+    /// Present entries written.
+    pub(super) entries: u64,
 }
 
 impl Tables {
-    /// Tables in the RAM from `first` (a page) to the end of RAM window 0.
-    pub(super) fn new(first: u64) -> Self {
+    /// Tables whose top-level one is the page at `root`, which reads as zeros, as every frame here.
+    pub(super) fn new(root: u64) -> Self {
         Self {
-            root: first,
-            next: first + PAGE_SIZE,
-            more: Vec::new(),
-            more_used: 0,
+            root,
+            frames: Vec::new(),
+            used: 0,
             monitor: Vec::new(),
         }
     }
@@ -56,85 +46,72 @@ impl Tables {
 
     /// Pages in use, the top-level table among them.
     pub(super) fn pages(&self) -> u64 {
-        (self.next - self.root) / PAGE_SIZE + self.more_used as u64
+        self.used as u64 + 1
     }
 
-    /// Pages that can still be used.
+    /// Frames below the top-level one, used or not.
+    pub(super) fn frames(&self) -> u64 {
+        self.frames.len() as u64
+    }
+
+    /// Frames that can still be used.
     pub(super) fn left(&self) -> u64 {
-        (WINDOW_SIZE - self.next) / PAGE_SIZE + (self.more.len() - self.more_used) as u64
+        (self.frames.len() - self.used) as u64
     }
 
-    /// Gives one more page for tables, which reads as zeros.
+    /// Gives one more frame.
     pub(super) fn add(&mut self, frame: u64) {
-        self.more.push(frame);
+        self.frames.push(frame);
     }
 
-    /// Takes every page out of use, and those outside of RAM window 0 back. The caller clears
-    /// them all, the top-level table too, before [`Self::write_monitor`].
+    /// Takes every frame back. The caller clears the top-level table and provides frames before
+    /// [`Self::write_monitor`].
     pub(super) fn clear(&mut self) -> Vec<u64> {
-        self.next = self.root + PAGE_SIZE;
-        self.more_used = 0;
-        std::mem::take(&mut self.more)
+        self.used = 0;
+        std::mem::take(&mut self.frames)
     }
 
-    /// Writes the entries of the window at `window`. A window that once had a table keeps it.
-    pub(super) fn write(
+    /// A table of 4 KiB entries without any; it is linked by [`Self::link`].
+    pub(super) fn make(&mut self) -> io::Result<u64> {
+        self.frame()
+    }
+
+    /// Has the window at `window` be mapped by `table`.
+    pub(super) fn link(&mut self, ram: &MmapRegion, window: u64, table: u64) -> io::Result<()> {
+        let slot = self.directory(ram, window)? + (window >> 21 & 511) * 8;
+        store(ram, slot, table | TABLE)
+    }
+
+    /// Writes the entries of pages from `from` on to `table`.
+    pub(super) fn write_small(
+        ram: &MmapRegion,
+        table: u64,
+        from: u16,
+        entries: &[u64],
+    ) -> io::Result<Written> {
+        let mut written = Written::default();
+        let pages = (u64::from(from)..).zip(entries);
+        for (page, &entry) in pages {
+            written.put(ram, table + page * 8, entry, PAGE_SIZE)?;
+        }
+        Ok(written)
+    }
+
+    /// Maps the window at `window`, which has no table, by one entry, or by none (zero).
+    pub(super) fn write_large(
         &mut self,
         ram: &MmapRegion,
         window: u64,
-        table: Option<u64>,
-        entries: WindowEntries,
+        entry: u64,
     ) -> io::Result<Written> {
-        let mut written = Written {
-            table,
-            mapped: entries != WindowEntries::Nothing || table.is_some(),
-            ..Written::default()
+        let mut written = Written::default();
+        let slot = if entry == 0 {
+            self.find_slot(ram, window)?
+        } else {
+            Some(self.directory(ram, window)? + (window >> 21 & 511) * 8)
         };
-        if entries == WindowEntries::Nothing && table.is_none() {
-            // One entry of 2 MiB at most, and no table is needed to take it away.
-            if let Some(slot) = self.find_slot(ram, window)? {
-                written.stale = load(ram, slot)? & PRESENT != 0;
-                store(ram, slot, 0)?;
-            }
-            return Ok(written);
-        }
-        let directory = self.directory(ram, window)?;
-        let slot = directory + (window >> 21 & 511) * 8;
-        match (entries, table) {
-            (WindowEntries::Nothing, table) => {
-                for page in (0..512).filter(|_| table.is_some()) {
-                    written.put(ram, table.unwrap_or_default() + page * 8, 0)?;
-                }
-            }
-            (WindowEntries::Large(entry), None) => {
-                written.stale = is_stale(load(ram, slot)?, entry);
-                written.large = 1;
-                store(ram, slot, entry)?;
-            }
-            (WindowEntries::Large(entry), Some(table)) => {
-                for page in 0..512 {
-                    let entry = (entry & !LARGE) + page * PAGE_SIZE;
-                    written.put(ram, table + page * 8, entry)?;
-                }
-            }
-            (WindowEntries::Small(entries), table) => {
-                let fresh = table.is_none();
-                let table = match table {
-                    Some(table) => table,
-                    None => self.frame()?,
-                };
-                for (page, &entry) in entries.iter().enumerate() {
-                    // A fresh frame reads as zeros: leave its untouched parts untouched.
-                    if !(fresh && entry == 0) {
-                        written.put(ram, table + page as u64 * 8, entry)?;
-                    }
-                }
-                if fresh {
-                    written.restructured = load(ram, slot)? & PRESENT != 0;
-                    store(ram, slot, table | TABLE)?;
-                }
-                written.table = Some(table);
-            }
+        if let Some(slot) = slot {
+            written.put(ram, slot, entry, pool_core::WINDOW_SIZE)?;
         }
         Ok(written)
     }
@@ -190,27 +167,30 @@ impl Tables {
     }
 
     fn frame(&mut self) -> io::Result<u64> {
-        if self.next < WINDOW_SIZE {
-            let frame = self.next;
-            self.next += PAGE_SIZE;
-            return Ok(frame);
-        }
-        let frame = self.more.get(self.more_used).copied();
+        let frame = self.frames.get(self.used).copied();
         let frame = frame.ok_or_else(|| io::Error::other("no page is left for page tables"))?;
-        self.more_used += 1;
+        self.used += 1;
         Ok(frame)
     }
 }
 
 impl Written {
-    fn put(&mut self, ram: &MmapRegion, at: u64, entry: u64) -> io::Result<()> {
+    fn put(&mut self, ram: &MmapRegion, at: u64, entry: u64, length: u64) -> io::Result<()> {
         let old = load(ram, at)?;
-        if old != entry {
-            self.stale |= is_stale(old, entry);
-            store(ram, at, entry)?;
+        let entry = paging::keeping_use(old, entry);
+        self.entries += entry & PRESENT;
+        if old == entry {
+            return Ok(());
         }
-        self.small += entry & PRESENT;
-        Ok(())
+        if is_stale(old, entry) {
+            let physical = old & FRAME & !(length - 1);
+            match self.stale.last_mut() {
+                Some((last, bytes)) if *last + *bytes == physical => *bytes += length,
+                _ => self.stale.push((physical, length)),
+            }
+        }
+        // A fresh frame reads as zeros: its untouched parts stay untouched.
+        store(ram, at, entry)
     }
 }
 

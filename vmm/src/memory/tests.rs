@@ -32,15 +32,126 @@ fn a_page_may_fault_once_after_each_change() {
     memory
         .map_zero(PAGE, PAGE_SIZE, Protection::READ_WRITE)
         .unwrap();
-    assert!(memory.resolve_fault(PAGE, Access::Write).unwrap());
     for _ in 0..3 {
         for protection in [Protection::READ, Protection::READ_WRITE] {
             let end = PAGE + PAGE_SIZE;
             memory.protect(PAGE, end, protection).unwrap().unwrap();
         }
         assert!(memory.resolve_fault(PAGE, Access::Write).unwrap());
-        assert!(memory.take_flush());
     }
     let again = memory.resolve_fault(PAGE, Access::Write).unwrap();
     assert!(!again, "it would fault for ever");
+}
+
+fn touch(memory: &mut GuestMemory, start: u64, pages: u64) -> Result<(), BadAddress> {
+    (0..pages).try_for_each(|page| memory.write(start + page * PAGE_SIZE, &[1]))
+}
+
+/// The machine need not forget everything for one page; that costs five times as much and more.
+#[test]
+fn withdrawing_a_right_flushes_pages_and_not_the_machine() {
+    let mut memory = memory();
+    let (start, end) = (PAGE, PAGE + 64 * PAGE_SIZE);
+    memory
+        .map_zero(start, end - start, Protection::READ_WRITE)
+        .unwrap();
+    touch(&mut memory, start, 64).unwrap();
+    memory
+        .protect(start, end, Protection::READ)
+        .unwrap()
+        .unwrap();
+    memory.unmap(start, end).unwrap();
+    assert!(!memory.take_flush());
+}
+
+/// A shadow pager goes on with what it made for an entry of 2 MiB.
+#[test]
+fn an_entry_that_changes_its_kind_or_place_flushes_the_machine() {
+    let mut memory = memory();
+    let pages = 2 * PAGES_PER_WINDOW;
+    let length = pages * PAGE_SIZE;
+    let map = |memory: &mut GuestMemory| memory.map_zero(PAGE, length, Protection::READ_WRITE);
+    map(&mut memory).unwrap();
+    touch(&mut memory, PAGE, pages).unwrap();
+    assert_eq!(
+        memory.counts().large_entries,
+        1,
+        "the second follows a full one"
+    );
+    let second = PAGE + WINDOW_SIZE;
+    let (before, _) = memory.frame_of(second).unwrap();
+    memory.unmap(PAGE, PAGE + length).unwrap();
+    assert!(!memory.take_flush(), "the host takes the pages");
+    // Its frames are another's when it comes back.
+    memory
+        .map_zero(PAGE + length, 8 * PAGE_SIZE, Protection::READ_WRITE)
+        .unwrap();
+    map(&mut memory).unwrap();
+    touch(&mut memory, PAGE, pages).unwrap();
+    let (after, _) = memory.frame_of(second).unwrap();
+    assert_eq!(memory.take_flush(), after != before);
+    let page = second + 7 * PAGE_SIZE;
+    memory
+        .protect(page, page + PAGE_SIZE, Protection::READ)
+        .unwrap()
+        .unwrap();
+    assert!(memory.take_flush());
+}
+
+#[test]
+fn what_is_touched_is_charged_until_it_is_unmapped() {
+    let mut memory = memory();
+    let free = memory.free();
+    let half_gib = 1 << 29;
+    memory
+        .map_zero(PAGE, half_gib, Protection::READ_WRITE)
+        .unwrap();
+    let most = free / PAGE_SIZE;
+    assert!(
+        free - memory.free() <= 16 * PAGE_SIZE,
+        "what is mapped costs nothing"
+    );
+    // Each page far from the others, so that a batch comes with each until there are no more.
+    let far = |page: u64| PAGE + page * 20 * PAGE_SIZE;
+    for page in 0..most {
+        memory.write(far(page), &page.to_le_bytes()).unwrap();
+    }
+    let refused = memory.write(far(most), &[1]).unwrap_err();
+    assert!(refused.limit);
+    let fault = memory.resolve_fault(far(most), Access::Write);
+    assert!(matches!(fault, Err(GrowError::Refused(_))));
+    for page in 0..most {
+        assert_eq!(memory.read_value::<u64>(far(page)).unwrap(), page);
+    }
+    memory.unmap(far(3), far(4)).unwrap();
+    memory.write(far(most), &[1]).unwrap();
+    memory.unmap(PAGE, PAGE + half_gib).unwrap();
+    assert_eq!(memory.free(), free);
+}
+
+/// An area is moved with its frames: nothing is copied, and nothing is charged twice.
+#[test]
+fn what_is_moved_keeps_its_frames() {
+    let mut memory = memory();
+    let (from, to) = (PAGE, PAGE + 100 * WINDOW_SIZE + 5 * PAGE_SIZE);
+    let length = 700 * PAGE_SIZE;
+    memory
+        .map_zero(from, length, Protection::READ_WRITE)
+        .unwrap();
+    touch(&mut memory, from, 700).unwrap();
+    let free = memory.free();
+    let frames: Vec<_> = (0..700)
+        .map(|page| memory.frame_of(from + page * PAGE_SIZE).unwrap().0)
+        .collect();
+    memory
+        .relocate(from, from + length, to, length + PAGE_SIZE)
+        .unwrap();
+    let moved: Vec<_> = (0..700)
+        .map(|page| memory.frame_of(to + page * PAGE_SIZE).unwrap().0)
+        .collect();
+    assert_eq!(moved, frames);
+    assert_eq!(memory.free(), free);
+    assert_eq!(memory.read_value::<u8>(to).unwrap(), 1);
+    assert_eq!(memory.read_value::<u8>(to + length).unwrap(), 0);
+    assert!(memory.read_value::<u8>(from).is_err());
 }

@@ -7,14 +7,13 @@
 //! guest virtual                     guest physical                    host
 //! 0x1000_0000 library text  ----->  SHARED_BASE + 0      2 MiB   -->  segment 7, window 3, shared
 //! 0x0040_0000 program text  ----->  SHARED_BASE + 2 MiB  4 KiB   -->  segment 7, slot 9,  shared
-//! 0x0041_0000 program data  ----->  window 1 + 0x1_0000  4 KiB   -->  segment 8, slot 2,  private
-//! 0x0041_2000 bss           ----->  window 1 + 0x1_2000  4 KiB   -->  anonymous
+//! 0x0041_0000 program data  ----->  a frame of RAM       4 KiB   -->  segment 8, slot 2,  private
+//! 0x0041_2000 bss           ----->  a frame, when touched         -->  anonymous
 //! ```
 //!
 //! *Shared* pages are packed one after the other from [`SHARED_BASE`], whole 2 MiB windows first,
-//! and fill one read-only memory slot. *Private* pages keep their position in their 2 MiB window:
-//! each window of guest virtual addresses that holds anything private owns one window of guest
-//! RAM. RAM window 0 is the monitor's (tables that the guest cannot reach).
+//! and fill one read-only memory slot. *Private* pages get frames of RAM when they are laid in or
+//! touched (`crate::memory`).
 //!
 //! Virtual address slides will enter here: a plan made at other addresses than the description's.
 
@@ -26,7 +25,7 @@ use std::collections::BTreeMap;
 use pool_core::address::Protection;
 use pool_core::description::{Description, ProgramHeaders, RangeKind};
 use pool_core::image_map::ImageMap;
-use pool_core::{GuestAddress, SegmentId, WINDOW_SIZE};
+use pool_core::{GuestAddress, SegmentId};
 use thiserror::Error;
 
 /// First guest physical address of shared pages; RAM begins at zero and stays below.
@@ -35,8 +34,8 @@ pub const SHARED_BASE: u64 = 1 << 36;
 pub const MAX_MEMORY: u64 = 16 << 30;
 /// Room for the stack; pages are taken as they are touched.
 pub const STACK_SIZE: u64 = 8 << 20;
-/// The stack is charged in pieces of this size, as it is reached; the first at the start.
-pub const STACK_PIECE: u64 = 256 << 10;
+/// What a guest must have beside its image's data to get anywhere: arguments, first frames.
+const LEAST_REST: u64 = 256 << 10;
 
 /// Why an image cannot be planned.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -47,7 +46,7 @@ pub enum PlanError {
          {granted} KiB: raise --memory"
     )]
     NeedsMemory {
-        /// KiB of data, bss and first piece of stack.
+        /// KiB of data, and the least that a guest takes beside.
         needed: u64,
         /// KiB granted.
         granted: u64,
@@ -100,7 +99,7 @@ pub enum Sharing {
 pub struct Mapping {
     /// Guest virtual address.
     pub address: GuestAddress,
-    /// Guest physical address.
+    /// Guest physical address of shared pages; zero for private ones.
     pub physical: u64,
     /// Bytes.
     pub length: u64,
@@ -123,7 +122,7 @@ impl Mapping {
     /// True when `next` goes on where this mapping ends, in every respect.
     fn continues_into(&self, next: &Self) -> bool {
         self.end() == next.address.0
-            && self.physical + self.length == next.physical
+            && (self.sharing == Sharing::Private || self.physical + self.length == next.physical)
             && self.content.advanced(self.length) == next.content
             && (self.sharing, self.protection, self.windows)
                 == (next.sharing, next.protection, next.windows)
@@ -155,9 +154,6 @@ pub struct Plan {
     pub image_ranges: Vec<(u64, u64)>,
     /// Bytes of guest physical memory from [`SHARED_BASE`]; whole windows come first.
     pub shared_length: u64,
-    /// Windows of guest virtual addresses that hold private pages, in the order of the RAM
-    /// windows (from 1) that they own.
-    pub private_windows: Vec<GuestAddress>,
     /// Bytes of private memory granted to the guest.
     pub memory: u64,
     /// Stack, heap and monitor.
@@ -182,12 +178,10 @@ impl Plan {
         if shared_length > SHARED_BASE {
             return Err(PlanError::TooLarge(shared_length));
         }
-        let private_windows = place_private(&mut pieces);
         Ok(Self {
             mappings: merge(pieces),
             image_ranges: image_ranges(description),
             shared_length,
-            private_windows,
             memory,
             rooms,
             entry: description.entry,
@@ -228,21 +222,33 @@ impl Plan {
     }
 }
 
+/// Bytes that a guest of `memory` bytes may ask for at once: what is untouched costs nothing, but nobody means to
+/// use more than sixteen times what can be had, and 4 GiB besides.
+pub fn most_at_once(memory: u64) -> u64 {
+    memory.saturating_mul(16).saturating_add(4 << 30)
+}
+
 /// Refuses an image that is too large, before it is gone through window by window: ranges may be as
 /// long as the address space.
 fn check_size(description: &Description, memory: u64) -> Result<(), PlanError> {
-    let (mut shared, mut private) = (0, STACK_PIECE);
+    let (mut shared, mut private, mut zeros) = (0, LEAST_REST, 0u64);
     for range in &description.ranges {
         match range.kind {
             RangeKind::Shared => shared += range.length,
-            RangeKind::Private | RangeKind::Zero => private += range.length,
+            RangeKind::Private => private += range.length,
+            // Zeros cost nothing until they are touched.
+            RangeKind::Zero => zeros += range.length,
         }
     }
+    let needs = |bytes: u64| PlanError::NeedsMemory {
+        needed: bytes >> 10,
+        granted: memory >> 10,
+    };
     if private > memory {
-        return Err(PlanError::NeedsMemory {
-            needed: private >> 10,
-            granted: memory >> 10,
-        });
+        return Err(needs(private));
+    }
+    if zeros > most_at_once(memory) {
+        return Err(needs(private + zeros));
     }
     if shared > SHARED_BASE {
         return Err(PlanError::TooLarge(shared));
@@ -262,20 +268,6 @@ fn place_shared(pieces: &mut [Mapping]) -> u64 {
         }
     }
     next - SHARED_BASE
-}
-
-/// Gives each window with private pieces its window of RAM.
-fn place_private(pieces: &mut [Mapping]) -> Vec<GuestAddress> {
-    let mut owners: Vec<GuestAddress> = Vec::new();
-    for piece in pieces.iter_mut().filter(|p| p.sharing == Sharing::Private) {
-        let window = piece.address.window();
-        if owners.last() != Some(&window) {
-            owners.push(window);
-        }
-        let ram_window = owners.len() as u64;
-        piece.physical = ram_window * WINDOW_SIZE + (piece.address.0 - window.0);
-    }
-    owners
 }
 
 /// Joins pieces that continue each other.

@@ -1,9 +1,9 @@
-use pool_core::PAGE_SIZE;
 use pool_core::description::{
     Abi, DESCRIPTION_FORMAT, FileIdentity, Layout, Range, RangeKind, Source,
 };
 use pool_core::image_map::IMAGE_MAP_FORMAT;
 use pool_core::{Extent, ExtentMap, ObjectId, Slot};
+use pool_core::{PAGE_SIZE, WINDOW_SIZE};
 
 use super::*;
 
@@ -185,13 +185,7 @@ fn private_pages_in_a_window_keep_it_from_being_whole() {
         brief(&plan(&map)),
         [
             (LIBRARY, SHARED_BASE, 300, segment(7, 1024), false),
-            (
-                LIBRARY + 511 * PAGE_SIZE,
-                WINDOW_SIZE + 511 * PAGE_SIZE,
-                1,
-                Content::Zero,
-                false
-            ),
+            (LIBRARY + 511 * PAGE_SIZE, 0, 1, Content::Zero, false),
         ]
     );
 }
@@ -223,7 +217,6 @@ fn holes_are_zero_pages_and_runs_merge_across_ranges_of_one_kind() {
         ],
     );
     let plan = plan(&map);
-    let ram = WINDOW_SIZE + (TEXT % WINDOW_SIZE);
     assert_eq!(
         brief(&plan),
         [
@@ -242,23 +235,10 @@ fn holes_are_zero_pages_and_runs_merge_across_ranges_of_one_kind() {
                 segment(1, 55),
                 false
             ),
-            (
-                TEXT + 6 * PAGE_SIZE,
-                ram + 6 * PAGE_SIZE,
-                2,
-                segment(2, 9),
-                false
-            ),
-            (
-                TEXT + 8 * PAGE_SIZE,
-                ram + 8 * PAGE_SIZE,
-                3,
-                Content::Zero,
-                false
-            ),
+            (TEXT + 6 * PAGE_SIZE, 0, 2, segment(2, 9), false),
+            (TEXT + 8 * PAGE_SIZE, 0, 3, Content::Zero, false),
         ]
     );
-    assert_eq!(plan.private_windows.len(), 1, "the data's window");
     assert_eq!(plan.rooms.heap, GuestAddress(TEXT + 11 * PAGE_SIZE));
 }
 
@@ -285,9 +265,20 @@ fn images_that_need_more_memory_than_granted_are_refused() {
     let map = map(
         vec![
             range(TEXT, 1, RX, RangeKind::Shared, Some(("a", 0))),
-            range(TEXT + PAGE_SIZE, 1024, RW, RangeKind::Zero, None),
+            range(
+                TEXT + PAGE_SIZE,
+                1024,
+                RW,
+                RangeKind::Private,
+                Some(("d", 0)),
+            ),
+            // Costs nothing until it is touched.
+            range(TEXT + 1025 * PAGE_SIZE, 4096, RW, RangeKind::Zero, None),
         ],
-        vec![placed("a", 1, &[(0, 1, 5, 1, false)])],
+        vec![
+            placed("a", 1, &[(0, 1, 5, 1, false)]),
+            placed("d", 1024, &[(0, 1, 100, 1024, false)]),
+        ],
     );
     assert_eq!(
         Plan::new(&map, 4 << 20).unwrap_err(),

@@ -16,7 +16,7 @@ pub struct FilterError(#[from] io::Error);
 
 /// Calls of the monitor's run loop: what the allocator, the standard library and the handlers in
 /// [`crate::linux`] need beside what they pass on, and the end. What they pass on is in [`CALLS`].
-const MONITOR: [i64; 25] = [
+const MONITOR: [i64; 26] = [
     libc::SYS_poll,
     libc::SYS_ppoll,
     libc::SYS_munmap,
@@ -26,6 +26,7 @@ const MONITOR: [i64; 25] = [
     libc::SYS_sched_yield,
     libc::SYS_mremap,
     libc::SYS_madvise,
+    libc::SYS_mincore,
     libc::SYS_getpid,
     libc::SYS_gettid,
     libc::SYS_exit,
@@ -123,7 +124,7 @@ fn monitor_policy(files_granted: bool, network: bool) -> Policy {
     for call in MONITOR {
         policy.set(call as u32, Verdict::Allow);
     }
-    for call in &CALLS {
+    for call in CALLS {
         let passed_on = match call.topic {
             Topic::File => true,
             Topic::Path => files_granted || OF_DESCRIPTORS.contains(&call.name),
@@ -152,7 +153,7 @@ fn monitor_policy(files_granted: bool, network: bool) -> Policy {
 
 fn guest_policy(files_granted: bool, network: bool, own: u32) -> Policy {
     let mut policy = Policy::new(Verdict::Errno(libc::ENOSYS));
-    for call in &CALLS {
+    for call in CALLS {
         let rule = guest_rule(call.process, files_granted, network, own);
         policy.set(call.number as u32, rule);
     }

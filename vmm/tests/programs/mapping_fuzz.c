@@ -1,4 +1,4 @@
-/* Random mmap, munmap, mprotect, madvise and mremap over 8192 pages, compared after each step with
+/* Random mmap, munmap, mprotect, madvise, mremap and sweeps over 8192 pages, compared after each step with
  * what the pages should hold and allow, for the program and for calls. Usage: SEED STEPS. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -63,13 +63,41 @@ static void move(long step, long from)
     }
 }
 
+/* One page, which lies in one mapping, becomes a mapping of several elsewhere. */
+static void grow(long step, long from)
+{
+    long to = next() % PAGES, count = next() % 600 + 2;
+    if (to + count > PAGES) count = PAGES - to;
+    if ((to <= from && from < to + count) || protection[from] == UNMAPPED) return;
+    int flags = MREMAP_MAYMOVE | MREMAP_FIXED;
+    if (mremap(address(from), 4096, count * 4096, flags, address(to)) != address(to)) wrong(step, "growing mremap", from);
+    for (long n = 0; n < count; n++) {
+        protection[to + n] = protection[from];
+        value[to + n] = n ? 0 : value[from];
+    }
+    protection[from] = UNMAPPED;
+}
+
+/* Memory is touched in order, upwards or downwards. */
+static void sweep(long step, long from, long count)
+{
+    int down = next() % 2, write = next() % 4;
+    for (long n = 0; n < count; n++) {
+        long page = down ? from + count - 1 - n : from + n;
+        volatile uint64_t *words = (uint64_t *)address(page);
+        if (protection[page] < PROT_READ) continue;
+        if (words[0] != value[page] || words[511] != value[page]) wrong(step, "swept content", page);
+        if (write && protection[page] == (PROT_READ | PROT_WRITE)) words[0] = words[511] = value[page] = next();
+    }
+}
+
 static void change(long step, long from, long count)
 {
     static const int protections[] = { PROT_NONE, PROT_READ, PROT_READ | PROT_WRITE, PROT_READ | PROT_WRITE,
                                        PROT_READ | PROT_WRITE };
     int wanted = protections[next() % 5];
-    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
-    switch (next() % 8) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | (next() % 4 ? 0 : MAP_NORESERVE);
+    switch (next() % 10) {
     case 0: case 1: case 2:
         if (mmap(address(from), count * 4096, wanted, flags, -1, 0) != address(from)) wrong(step, "mmap", from);
         for (long page = from; page < from + count; page++) {
@@ -90,6 +118,12 @@ static void change(long step, long from, long count)
         if (!all_mapped(from, count)) break;
         if (madvise(address(from), count * 4096, MADV_DONTNEED)) wrong(step, "madvise", from);
         for (long page = from; page < from + count; page++) value[page] = 0;
+        break;
+    case 7:
+        sweep(step, from, count);
+        break;
+    case 8:
+        grow(step, from);
         break;
     default:
         move(step, from);

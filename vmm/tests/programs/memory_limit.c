@@ -1,5 +1,5 @@
-/* Every way to more memory that programs know, until it is refused: prints how many MiB could be had
- * and written. Usage: WAY. */
+/* Every way to more memory that programs know, until there is no more: prints how many MiB could be had
+ * and written so far. Usage: WAY. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,10 +20,14 @@ static char *reserve(long bytes)
     return at;
 }
 
+static long had;
+
 static int have(char *at, long bytes)
 {
     if (at == MAP_FAILED) return 0;
     memset(at, 1, bytes);
+    static long said;
+    if ((had + bytes) / MIB > said) dprintf(1, "%ld\n", said = (had + bytes) / MIB);
     return 1;
 }
 
@@ -35,9 +39,30 @@ static char *map(void *at, long bytes, int flags)
 int main(int count, char **arguments)
 {
     const char *way = count > 1 ? arguments[1] : "";
-    long had = 0;
     char *room = reserve(MOST);
-    char *stack = (char *)(((unsigned long)&had + 4095) & ~4095UL);
+    char *stack = (char *)(((unsigned long)&count + 4095) & ~4095UL);
+    dprintf(1, "0\n");
+    /* Costs nothing, and can all be touched as far as the limit goes. */
+    if (!strcmp(way, "overcommitted")) {
+        char *all = map(0, 2L << 30, 0);
+        while (had < MOST && have(all + had, PIECE)) had += PIECE;
+    }
+    /* Shared by name only: there is no other process. */
+    if (!strcmp(way, "shared")) {
+        char *all = mmap(0, MOST, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        while (had < MOST && have(all + had, PIECE)) had += PIECE;
+    }
+    /* A call touches it on the program's behalf. */
+    if (!strcmp(way, "call")) {
+        char *all = map(0, MOST, 0);
+        for (; had < MOST; had += PIECE) {
+            if (syscall(SYS_getrandom, all + had, 256, 0) < 0 || mlock(all + had, PIECE)) {
+                dprintf(1, "%m\n");
+                return 0;
+            }
+            if ((had + PIECE) / MIB != had / MIB) dprintf(1, "%ld\n", (had + PIECE) / MIB);
+        }
+    }
     if (!strcmp(way, "mmap"))
         while (had < MOST && have(map(0, PIECE, 0), PIECE)) had += PIECE;
     if (!strcmp(way, "mprotect"))
@@ -69,6 +94,5 @@ int main(int count, char **arguments)
         for (long n = 0; had < MOST && n < 1L << 19; n++, had += 8192)
             if (mprotect(far + n * 2 * MIB, 4096, PROT_READ | PROT_WRITE) || !have(far + n * 2 * MIB, 4096)) break;
     }
-    printf("%ld\n", had / MIB);
     return 0;
 }

@@ -8,7 +8,6 @@ const NOTHING: Protection = Protection {
     write: false,
     execute: false,
 };
-const LIMIT: u64 = 64 << 20;
 
 fn space() -> AddressSpace {
     let rooms = Rooms {
@@ -18,7 +17,7 @@ fn space() -> AddressSpace {
         heap: GuestAddress(0x50_0000),
         mmap_top: GuestAddress(0x3f20_0000),
     };
-    AddressSpace::new(rooms, LIMIT)
+    AddressSpace::new(rooms)
 }
 
 fn private(end: u64, protection: Protection) -> Area {
@@ -26,7 +25,6 @@ fn private(end: u64, protection: Protection) -> Area {
         end,
         protection,
         backing: Backing::Private,
-        copied: false,
     }
 }
 
@@ -53,7 +51,6 @@ fn neighbours_join_and_holes_split() {
             (0x50_2000, 0x50_4000, "rw-".into())
         ]
     );
-    assert_eq!(space.charges().page_bytes(), 0x3000);
 }
 
 #[test]
@@ -71,7 +68,7 @@ fn a_reservation_is_cut_and_made_again() {
             .protect(kept, kept + 0x2_1000, Protection::READ_WRITE)
             .unwrap();
     }
-    assert_eq!(space.charges().page_bytes(), 64 * 0x2_1000);
+    assert_eq!(list(&space).len(), 128);
 }
 
 #[test]
@@ -103,7 +100,6 @@ fn shared_pages_never_become_writable_and_keep_their_place() {
         end: 0x40_4000,
         protection: Protection::READ_EXECUTE,
         backing: Backing::Shared { physical: 0x9000 },
-        copied: false,
     };
     space.map(0x40_0000, shared).unwrap();
     assert_eq!(
@@ -113,7 +109,6 @@ fn shared_pages_never_become_writable_and_keep_their_place() {
     space.unmap(0x40_1000, 0x40_2000).unwrap();
     let (_, tail) = space.find(0x40_3000).unwrap();
     assert_eq!(tail.backing, Backing::Shared { physical: 0xb000 });
-    assert_eq!(space.charges().bytes(), 0);
 }
 
 #[test]
@@ -149,47 +144,31 @@ fn the_monitor_and_page_zero_are_never_free() {
 }
 
 #[test]
-fn every_way_to_more_memory_ends_at_the_limit() {
+fn a_file_is_shown_until_its_last_page_is_gone() {
     let mut space = space();
-    let refused = Err(Refused::Limit(LIMIT >> 10));
-    // Reservations cost nothing, whatever their size; making them accessible does.
-    let tib = 0x100_0000_0000..0x200_0000_0000u64;
-    space
-        .map(tib.start, Area::anonymous(tib.end, NOTHING))
-        .unwrap();
-    assert_eq!(space.charges().bytes(), 0);
-    let at = tib.start;
-    assert_eq!(
-        space.protect(at, tib.end, Protection::READ),
-        refused.map_err(ProtectError::Refused)
-    );
-    space.protect(at, at + LIMIT, Protection::READ).unwrap();
-    let more = private(0x50_1000, Protection::READ_WRITE);
-    assert_eq!(space.map(0x50_0000, more), refused);
-    // Taking the access away gives nothing back: the pages keep what they hold.
-    space.protect(at, at + LIMIT, NOTHING).unwrap();
-    assert_eq!(space.map(0x50_0000, more), refused);
-    // Beside the stack, and in it.
-    let stack = Area {
-        end: 0x4000_0000,
-        protection: Protection::READ_WRITE,
-        backing: Backing::Growing,
-        copied: false,
+    let file = FileId::numbered(7);
+    let area = Area {
+        end: 0x50_4000,
+        protection: Protection::READ,
+        backing: Backing::File {
+            file,
+            offset: 0x1000,
+        },
     };
-    space.map(0x3f80_0000, stack).unwrap();
+    space.map(0x50_0000, area).unwrap();
+    space.protect(0x50_1000, 0x50_2000, NOTHING).unwrap();
+    space.unmap(0x50_0000, 0x50_3000).unwrap();
+    let (at, rest) = space.find(0x50_3000).unwrap();
+    let offset = 0x4000;
     assert_eq!(
-        space.grow(0x3fff_f000),
-        Err(Refused::Limit(LIMIT >> 10)),
-        "the stack is charged as it grows"
+        (at, rest.backing),
+        (0x50_3000, Backing::File { file, offset })
     );
-    let beside = private(0x4010_0000, Protection::READ_WRITE);
-    assert_eq!(space.map(0x3ff0_0000, beside), refused);
-    space.unmap(at, at + LIMIT).unwrap();
-    assert_eq!(
-        space.grow(0x3fff_f000),
-        Ok(Some((0x4000_0000 - STACK_PIECE, 0x4000_0000)))
-    );
-    assert_eq!(space.charges().bytes(), STACK_PIECE);
+    assert!(space.shows(file));
+    space
+        .map(0x50_3000, private(0x50_4000, Protection::READ))
+        .unwrap();
+    assert!(!space.shows(file));
 }
 
 #[test]
@@ -225,11 +204,6 @@ impl Model {
         model
     }
 
-    fn charged(&self) -> u64 {
-        let private = |(_, backing): &&(Protection, Backing)| *backing == Backing::Private;
-        self.0.values().filter(private).count() as u64 * PAGE_SIZE
-    }
-
     fn apply(&mut self, step: &Step) {
         let (start, end) = step.range();
         let pages = (start..end).step_by(PAGE_SIZE as usize);
@@ -252,9 +226,6 @@ impl Model {
                 }
                 for (_, page) in self.0.range_mut(start..end) {
                     page.0 = *protection;
-                    if page.1 == Backing::Reserved && *protection != NOTHING {
-                        page.1 = Backing::Private;
-                    }
                 }
             }
         }
@@ -303,15 +274,12 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Areas are what a table of pages is, whatever is done, joined wherever they are alike, and
-    /// what is charged is what the table says; what is refused changes nothing.
+    /// Areas are what a table of pages is, whatever is done, joined wherever they are alike.
     #[test]
     fn areas_are_a_table_of_pages(
         steps in prop::collection::vec(step(), 1..40),
-        limit in prop_oneof![Just(LIMIT), 0..PAGES * PAGE_SIZE],
     ) {
         let mut space = space();
-        space.limit = limit;
         let mut model = Model::default();
         for step in &steps {
             let (start, end) = step.range();
@@ -321,7 +289,6 @@ proptest! {
                     end,
                     protection: Protection::READ,
                     backing: Backing::Shared { physical: SHARED },
-                    copied: false,
                 }),
                 Step::Unmap(..) => space.unmap(start, end),
                 Step::Protect(.., protection) => match space.protect(start, end, *protection) {
@@ -329,16 +296,9 @@ proptest! {
                     _ => Ok(()),
                 },
             };
-            let mut changed = model.clone();
-            changed.apply(step);
-            if done.is_ok() {
-                model = changed;
-            } else {
-                prop_assert!(changed.charged() > limit);
-            }
+            prop_assert!(done.is_ok());
+            model.apply(step);
             prop_assert_eq!(&Model::of(&space).0, &model.0);
-            prop_assert_eq!(space.charges().page_bytes(), model.charged());
-            prop_assert!(space.charges().bytes() <= limit);
             let areas: Vec<_> = space.over(0, u64::MAX).collect();
             for pair in areas.windows(2) {
                 let [(at, before), (next, after)] = [pair[0], pair[1]];
