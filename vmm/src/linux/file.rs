@@ -3,7 +3,7 @@
 //! A guest's descriptor number is an index into [`Files`]; behind it stands a host descriptor
 //! that the guest never sees. Position, flags and locks are the host's.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{AtFlags, FileType, OFlags, SeekFrom, Stat};
@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::grant::Grant;
 use super::record::Record;
+use super::wait::Wait;
 use super::{Arguments, Linux, Served, Stop, signal};
 use crate::memory::Access;
 use crate::memory::transfer::{self, Position};
@@ -181,8 +182,25 @@ fn written_bytes(linux: &mut Linux, written: std::io::Result<usize>) -> Served {
     Ok(written? as u64)
 }
 
+/// Waits until there is something to be read, unless the file is not to be waited for.
+fn until_readable(linux: &Linux, fd: u64) -> Result<(), Stop> {
+    use rustix::event::{PollFd, PollFlags};
+    let host = linux.files.get(fd)?.host();
+    let mut polls = [PollFd::from_borrowed_fd(host, PollFlags::IN)];
+    let ready = rustix::event::poll(&mut polls, Some(&rustix::time::Timespec::default()))? > 0;
+    if ready || rustix::fs::fcntl_getfl(host)?.contains(OFlags::NONBLOCK) {
+        return Ok(());
+    }
+    Err(Stop::Wait(Wait::Ready {
+        descriptor: host.as_raw_fd(),
+        events: PollFlags::IN,
+        deadline: None,
+    }))
+}
+
 /// `read`.
 pub(super) fn read(linux: &mut Linux, [fd, at, length, ..]: Arguments) -> Served {
+    until_readable(linux, fd)?;
     read_at(linux, fd, at, length, Position::Current)
 }
 
@@ -229,6 +247,7 @@ fn vectors(linux: &mut Linux, at: u64, count: u64) -> Result<Vec<(u64, u64)>, St
 /// `readv`: one host call for all vectors, as a pipe gives what it has.
 pub(super) fn readv(linux: &mut Linux, [fd, at, count, ..]: Arguments) -> Served {
     let ranges = vectors(linux, at, count)?;
+    until_readable(linux, fd)?;
     let file = linux.files.get(fd)?;
     let slices = linux.memory.slices_of(&ranges, Access::Write)?;
     Ok(transfer::read(file.host(), &slices, Position::Current)? as u64)
@@ -478,31 +497,25 @@ pub(super) fn ioctl(linux: &mut Linux, [fd, request, at, ..]: Arguments) -> Serv
 
 /// `poll`: descriptors of files and of standard input, output and error.
 pub(super) fn poll(linux: &mut Linux, [at, count, timeout, ..]: Arguments) -> Served {
-    let timeout = match timeout as i32 {
-        ..0 => None,
-        milliseconds => Some(rustix::time::Timespec {
-            tv_sec: i64::from(milliseconds) / 1000,
-            tv_nsec: i64::from(milliseconds) % 1000 * 1_000_000,
-        }),
-    };
-    wait(linux, at, count, timeout.as_ref())
-}
-
-/// `ppoll`; the signal mask has no effect, as no handler would run.
-pub(super) fn ppoll(linux: &mut Linux, [at, count, timeout, ..]: Arguments) -> Served {
-    if timeout == 0 {
-        return wait(linux, at, count, None);
+    if let (None, milliseconds @ 0..) = (linux.progress.deadline, timeout as i32) {
+        let duration = std::time::Duration::from_millis(milliseconds as u64);
+        linux.progress.deadline = Some(super::time::from_now(duration));
     }
-    let time = super::time::read_timespec(linux, timeout)?;
-    wait(linux, at, count, Some(&time))
+    wait(linux, at, count)
 }
 
-fn wait(
-    linux: &mut Linux,
-    at: u64,
-    count: u64,
-    timeout: Option<&rustix::time::Timespec>,
-) -> Served {
+/// `ppoll`.
+pub(super) fn ppoll(linux: &mut Linux, [at, count, timeout, mask, size, _]: Arguments) -> Served {
+    linux.mask_for_wait(mask, size)?;
+    if timeout != 0 && linux.progress.deadline.is_none() {
+        let time = super::time::read_timespec(linux, timeout)?;
+        let duration = super::time::duration(&time);
+        linux.progress.deadline = Some(super::time::from_now(duration));
+    }
+    wait(linux, at, count)
+}
+
+fn wait(linux: &mut Linux, at: u64, count: u64) -> Served {
     use rustix::event::{PollFd, PollFlags};
     const RECORD: usize = 8;
     if count > MAX_FILES as u64 {
@@ -523,21 +536,25 @@ fn wait(
         if let Ok(file) = linux.files.get(fd as u64) {
             let events = PollFlags::from_bits_retain(events);
             waiting.push(PollFd::from_borrowed_fd(file.host(), events));
-            places.push(place);
+            places.push((place, file.host().as_raw_fd(), events));
         } else {
             record[6..].copy_from_slice(&PollFlags::NVAL.bits().to_le_bytes());
             ready += 1;
         }
     }
-    let at_once = rustix::time::Timespec::default();
-    rustix::event::poll(
-        &mut waiting,
-        if ready > 0 { Some(&at_once) } else { timeout },
-    )?;
-    for (poll, place) in waiting.iter().zip(places) {
+    rustix::event::poll(&mut waiting, Some(&rustix::time::Timespec::default()))?;
+    for (poll, (place, ..)) in waiting.iter().zip(&places) {
         let events = poll.revents().bits();
         raw[place * RECORD + 6..][..2].copy_from_slice(&events.to_le_bytes());
         ready += u64::from(events != 0);
+    }
+    let deadline = linux.progress.deadline;
+    if ready == 0 && !deadline.is_some_and(super::time::is_over) {
+        let descriptors = places.into_iter().map(|(_, fd, events)| (fd, events));
+        return Err(Stop::Wait(Wait::AnyReady {
+            descriptors: descriptors.collect(),
+            deadline,
+        }));
     }
     linux.memory.write(at, &raw)?;
     Ok(ready)

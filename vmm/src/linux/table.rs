@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::{Handler, file, memory, path, process, signal, system, time};
+use super::{Handler, file, futex, memory, path, process, signal, system, thread, time, timer};
 
 /// What a call is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +76,8 @@ pub enum Process {
     Protection,
     /// Only advice that the handlers know too.
     Advice,
+    /// It fails with `ENOSYS`.
+    Unserved,
 }
 
 impl fmt::Display for Process {
@@ -137,7 +139,7 @@ const fn process_only(number: u64, name: &'static str, topic: Topic, process: Pr
 
 /// The calls, by number.
 #[rustfmt::skip]
-pub const CALLS: [Entry; 94] = [
+pub const CALLS: [Entry; 117] = [
     call(0, "read", file::read, Topic::File, Process::Allowed),
     call(1, "write", file::write, Topic::File, Process::Allowed),
     call(2, "open", path::open, Topic::Path, Process::Create { flags: 1, mode: 2 }),
@@ -153,22 +155,29 @@ pub const CALLS: [Entry; 94] = [
     call(12, "brk", memory::brk, Topic::Memory, Process::Allowed),
     call(13, "rt_sigaction", signal::rt_sigaction, Topic::Signal, Process::Allowed),
     call(14, "rt_sigprocmask", signal::rt_sigprocmask, Topic::Signal, Process::Allowed),
-    process_only(15, "rt_sigreturn", Topic::Signal, Process::Allowed),
+    call(15, "rt_sigreturn", signal::rt_sigreturn, Topic::Signal, Process::Allowed),
     call(16, "ioctl", file::ioctl, Topic::File, Process::Terminal),
     call(17, "pread64", file::pread64, Topic::File, Process::Allowed),
     call(18, "pwrite64", file::pwrite64, Topic::File, Process::Allowed),
     call(19, "readv", file::readv, Topic::File, Process::Allowed),
     call(20, "writev", file::writev, Topic::File, Process::Allowed),
     call(21, "access", path::access, Topic::Path, Process::Files),
-    call(24, "sched_yield", system::sched_yield, Topic::System, Process::Allowed),
+    call(24, "sched_yield", thread::sched_yield, Topic::System, Process::Allowed),
     call(25, "mremap", memory::mremap, Topic::Memory, Process::Move),
     call(28, "madvise", memory::madvise, Topic::Memory, Process::Advice),
     call(32, "dup", file::dup, Topic::File, Process::Allowed),
     call(33, "dup2", file::dup2, Topic::File, Process::Allowed),
     call(34, "pause", signal::pause, Topic::Signal, Process::Allowed),
     call(35, "nanosleep", time::nanosleep, Topic::Time, Process::Allowed),
+    call(36, "getitimer", timer::getitimer, Topic::Time, Process::Unserved),
+    call(37, "alarm", timer::alarm, Topic::Time, Process::Unserved),
+    call(38, "setitimer", timer::setitimer, Topic::Time, Process::Unserved),
     call(39, "getpid", process::getpid, Topic::Process, Process::Allowed),
-    call(60, "exit", process::exit, Topic::Process, Process::Allowed),
+    call(56, "clone", thread::clone, Topic::Process, Process::Unserved),
+    call(57, "fork", thread::fork, Topic::Process, Process::Unserved),
+    call(58, "vfork", thread::fork, Topic::Process, Process::Unserved),
+    call(59, "execve", thread::fork, Topic::Process, Process::Unserved),
+    call(60, "exit", thread::exit, Topic::Process, Process::Allowed),
     call(62, "kill", signal::kill, Topic::Signal, Process::OwnProcess),
     call(63, "uname", system::uname, Topic::System, Process::Monitor),
     call(72, "fcntl", file::fcntl, Topic::File, Process::Descriptor),
@@ -198,21 +207,31 @@ pub const CALLS: [Entry; 94] = [
     call(108, "getegid", process::getegid, Topic::Process, Process::Allowed),
     call(110, "getppid", process::getppid, Topic::Process, Process::Allowed),
     call(111, "getpgrp", process::getpid, Topic::Process, Process::Allowed),
+    call(127, "rt_sigpending", signal::rt_sigpending, Topic::Signal, Process::Unserved),
+    call(128, "rt_sigtimedwait", signal::rt_sigtimedwait, Topic::Signal, Process::Unserved),
+    call(129, "rt_sigqueueinfo", signal::rt_sigqueueinfo, Topic::Signal, Process::Unserved),
+    call(130, "rt_sigsuspend", signal::rt_sigsuspend, Topic::Signal, Process::Unserved),
     call(131, "sigaltstack", signal::sigaltstack, Topic::Signal, Process::Allowed),
-    call(157, "prctl", process::prctl, Topic::Process, Process::ThreadName),
-    call(158, "arch_prctl", process::arch_prctl, Topic::Process, Process::ThreadPointer),
-    call(186, "gettid", process::getpid, Topic::Process, Process::Allowed),
+    call(157, "prctl", thread::prctl, Topic::Process, Process::ThreadName),
+    call(158, "arch_prctl", thread::arch_prctl, Topic::Process, Process::ThreadPointer),
+    call(160, "setrlimit", process::setrlimit, Topic::Process, Process::Unserved),
+    call(186, "gettid", thread::gettid, Topic::Process, Process::Allowed),
     call(200, "tkill", signal::tkill, Topic::Signal, Process::OwnProcess),
     call(201, "time", time::time, Topic::Time, Process::Allowed),
-    call(202, "futex", process::futex, Topic::Process, Process::Wait),
+    call(202, "futex", futex::futex, Topic::Process, Process::Wait),
     call(204, "sched_getaffinity", system::sched_getaffinity, Topic::System, Process::OwnAffinity),
     call(217, "getdents64", file::getdents64, Topic::File, Process::Allowed),
-    call(218, "set_tid_address", process::set_tid_address, Topic::Process, Process::Allowed),
+    call(218, "set_tid_address", thread::set_tid_address, Topic::Process, Process::Allowed),
     process_only(219, "restart_syscall", Topic::Time, Process::Allowed),
+    call(222, "timer_create", timer::timer_create, Topic::Time, Process::Unserved),
+    call(223, "timer_settime", timer::timer_settime, Topic::Time, Process::Unserved),
+    call(224, "timer_gettime", timer::timer_gettime, Topic::Time, Process::Unserved),
+    call(225, "timer_getoverrun", timer::timer_getoverrun, Topic::Time, Process::Unserved),
+    call(226, "timer_delete", timer::timer_delete, Topic::Time, Process::Unserved),
     call(228, "clock_gettime", time::clock_gettime, Topic::Time, Process::Allowed),
     call(229, "clock_getres", time::clock_getres, Topic::Time, Process::Allowed),
     call(230, "clock_nanosleep", time::clock_nanosleep, Topic::Time, Process::Allowed),
-    call(231, "exit_group", process::exit, Topic::Process, Process::Allowed),
+    call(231, "exit_group", thread::exit_group, Topic::Process, Process::Allowed),
     call(234, "tgkill", signal::tgkill, Topic::Signal, Process::OwnProcess),
     call(257, "openat", path::openat, Topic::Path, Process::Create { flags: 2, mode: 3 }),
     call(258, "mkdirat", path::mkdirat, Topic::Path, Process::Files),
@@ -222,14 +241,20 @@ pub const CALLS: [Entry; 94] = [
     call(267, "readlinkat", path::readlinkat, Topic::Path, Process::Files),
     call(269, "faccessat", path::faccessat, Topic::Path, Process::Files),
     call(271, "ppoll", file::ppoll, Topic::File, Process::Allowed),
-    call(273, "set_robust_list", process::set_robust_list, Topic::Process, Process::Allowed),
+    call(273, "set_robust_list", thread::set_robust_list, Topic::Process, Process::Allowed),
+    call(274, "get_robust_list", thread::get_robust_list, Topic::Process, Process::Unserved),
     call(280, "utimensat", path::utimensat, Topic::Path, Process::Files),
     call(285, "fallocate", file::fallocate, Topic::File, Process::Allowed),
     call(292, "dup3", file::dup3, Topic::File, Process::Allowed),
+    call(297, "rt_tgsigqueueinfo", signal::rt_tgsigqueueinfo, Topic::Signal, Process::Unserved),
     call(302, "prlimit64", process::prlimit64, Topic::Process, Process::OwnLimits),
+    call(309, "getcpu", thread::getcpu, Topic::System, Process::Unserved),
     call(316, "renameat2", path::renameat2, Topic::Path, Process::Files),
     call(318, "getrandom", system::getrandom, Topic::System, Process::Allowed),
+    call(322, "execveat", thread::fork, Topic::Process, Process::Unserved),
+    call(324, "membarrier", thread::membarrier, Topic::Process, Process::Unserved),
     call(332, "statx", path::statx, Topic::Path, Process::FilesOrUnserved),
+    call(435, "clone3", thread::clone3, Topic::Process, Process::Unserved),
     call(436, "close_range", file::close_range, Topic::File, Process::Allowed),
     call(439, "faccessat2", path::faccessat2, Topic::Path, Process::Files),
 ];

@@ -1,10 +1,9 @@
 //! What a call waits for. A handler never blocks the monitor: it tries, says what it waits for, and
 //! is asked again when that has come. What it did so far is its [`Progress`].
 
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::RawFd;
 
-use rustix::event::{PollFd, PollFlags};
-use rustix::io::Errno;
+use rustix::event::PollFlags;
 use rustix::time::Timespec;
 
 /// What has to come before a call is served again.
@@ -19,6 +18,20 @@ pub(crate) enum Wait {
         /// When to ask again in any case: monotonic time.
         deadline: Option<Timespec>,
     },
+    /// One of the events at one of several descriptors.
+    AnyReady {
+        /// Each with what it is waited for.
+        descriptors: Vec<(RawFd, PollFlags)>,
+        /// When to ask again in any case.
+        deadline: Option<Timespec>,
+    },
+    /// A moment of monotonic time.
+    Until(Timespec),
+    /// What another task does (it wakes a futex), or a signal.
+    Woken {
+        /// When to ask again in any case.
+        deadline: Option<Timespec>,
+    },
 }
 
 /// What a call has done before it had to wait. Nothing at its first try.
@@ -28,24 +41,54 @@ pub(crate) struct Progress {
     pub(crate) bytes: u64,
     /// When its time is over, by the monotonic clock, once it was reckoned from a duration.
     pub(crate) deadline: Option<Timespec>,
+    /// Another task has woken it.
+    pub(crate) woken: bool,
+    /// A signal is about to be delivered to its task: if it would still wait, it ends here.
+    pub(crate) interrupted: bool,
 }
 
 impl Wait {
-    /// Waits in the host: there is no other task to run.
-    pub(super) fn block(&self) -> Result<(), Errno> {
-        let Self::Ready {
-            descriptor,
-            events,
-            deadline,
-        } = self;
-        // SAFETY: the descriptor was open a moment ago, and nothing else runs in this process; were it
-        // closed, `poll` would say so.
-        let descriptor = unsafe { BorrowedFd::borrow_raw(*descriptor) };
-        let left = deadline.map(|deadline| {
-            let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-            if deadline > now { deadline - now } else { Timespec::default() }
-        });
-        rustix::event::poll(&mut [PollFd::from_borrowed_fd(descriptor, *events)], left.as_ref())?;
-        Ok(())
+    /// When to ask again in any case.
+    pub(super) fn deadline(&self) -> Option<Timespec> {
+        match self {
+            Self::Ready { deadline, .. }
+            | Self::AnyReady { deadline, .. }
+            | Self::Woken { deadline } => *deadline,
+            Self::Until(deadline) => Some(*deadline),
+        }
     }
+
+    /// The descriptors whose readiness ends it.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = (RawFd, PollFlags)> {
+        let (one, several) = match self {
+            Self::Ready {
+                descriptor, events, ..
+            } => (Some((*descriptor, *events)), &[][..]),
+            Self::AnyReady { descriptors, .. } => (None, &descriptors[..]),
+            Self::Until(_) | Self::Woken { .. } => (None, &[][..]),
+        };
+        one.into_iter().chain(several.iter().copied())
+    }
+}
+
+/// True for a call that a signal's handler ends with `EINTR` even where it was installed with
+/// `SA_RESTART` (signal(7), "Interruption of system calls and library functions by signal handlers").
+pub(super) fn never_restarts(number: u64, deadline: Option<Timespec>) -> bool {
+    const NEVER: [i64; 14] = [
+        libc::SYS_poll,
+        libc::SYS_ppoll,
+        libc::SYS_select,
+        libc::SYS_pselect6,
+        libc::SYS_epoll_wait,
+        libc::SYS_epoll_pwait,
+        libc::SYS_epoll_pwait2,
+        libc::SYS_nanosleep,
+        libc::SYS_clock_nanosleep,
+        libc::SYS_pause,
+        libc::SYS_rt_sigsuspend,
+        libc::SYS_rt_sigtimedwait,
+        libc::SYS_semop,
+        libc::SYS_msgrcv,
+    ];
+    deadline.is_some() || NEVER.contains(&(number as i64))
 }

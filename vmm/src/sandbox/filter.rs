@@ -15,7 +15,7 @@ pub struct FilterError(#[from] io::Error);
 
 /// Calls of the monitor's run loop: what the handlers in [`crate::linux`] make, what the
 /// allocator and the standard library need, and the end.
-const MONITOR: [i64; 38] = [
+const MONITOR: [i64; 40] = [
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_close,
@@ -50,6 +50,8 @@ const MONITOR: [i64; 38] = [
     libc::SYS_clock_gettime,
     libc::SYS_clock_getres,
     libc::SYS_clock_nanosleep,
+    libc::SYS_timer_settime,
+    libc::SYS_timer_delete,
     libc::SYS_fsync,
     libc::SYS_fdatasync,
     libc::SYS_getrandom,
@@ -73,10 +75,13 @@ const MONITOR_FILES: [i64; 12] = [
 ];
 
 /// Requests to KVM and to a terminal.
-const MONITOR_IOCTLS: [u32; 6] = [
+const MONITOR_IOCTLS: [u32; 9] = [
     0xae80,      // KVM_RUN
     0x8138_ae83, // KVM_GET_SREGS
     0x4138_ae84, // KVM_SET_SREGS
+    0x8040_ae9f, // KVM_GET_VCPU_EVENTS
+    0x9000_aea4, // KVM_GET_XSAVE
+    0x5000_aea5, // KVM_SET_XSAVE
     0x4020_ae46, // KVM_SET_USER_MEMORY_REGION
     libc::TCGETS as u32,
     libc::TIOCGWINSZ as u32,
@@ -208,6 +213,7 @@ fn guest_rule(process: Process, files_granted: bool, own: u32) -> Rule {
             Rule::from(Verdict::Trace).unless(&[Test::Masked(3, KEEP_OLD, KEEP_OLD)], not_known)
         }
         Process::Advice => Rule::one_of(2, &ADVICE, not_known),
+        Process::Unserved => not_served.into(),
     }
 }
 
