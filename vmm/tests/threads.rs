@@ -95,5 +95,9 @@ fn a_guest_that_would_start_a_process_is_told_and_so_is_its_operator() {
     let said = "-1 Function not implemented\n";
     assert_eq!(text(&found.stdout), said.repeat(2));
     let notice = text(&found.stderr);
-    assert_eq!(notice.matches("asked to start a process").count(), 1, "{notice}");
+    assert_eq!(
+        notice.matches("asked to start a process").count(),
+        1,
+        "{notice}"
+    );
 }

@@ -1,9 +1,10 @@
 //! A task's state beyond its general registers (x87, SSE, AVX, AVX-512), as XSAVE has it in its
 //! standard form (Intel SDM volume 1, 13.4).
 
+use std::arch::x86_64::__cpuid_count;
 use std::fmt;
 
-use kvm_bindings::{CpuId, kvm_xsave};
+use kvm_bindings::kvm_xsave;
 
 use super::vcpu::Vcpu;
 use crate::linux::{ExtendedState, Shape, StateError};
@@ -23,12 +24,14 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// The parts of `features` (XCR0) by what CPUID says of them.
-    pub(super) fn of(cpuid: &CpuId, features: u64) -> Self {
+    /// The parts of `features` (XCR0). Where they lie is the processor's own, and the same under KVM.
+    pub(super) fn of(features: u64) -> Self {
         let mut ends = [BASE; 64];
-        let leaves = cpuid.as_slice().iter().filter(|leaf| leaf.function == 0xd);
-        for leaf in leaves.filter(|leaf| (2..64).contains(&leaf.index)) {
-            ends[leaf.index as usize] = (leaf.eax as usize + leaf.ebx as usize).max(BASE);
+        for (part, end) in ends.iter_mut().enumerate().skip(2) {
+            if features >> part & 1 != 0 {
+                let leaf = __cpuid_count(0xd, part as u32);
+                *end = (leaf.eax as usize + leaf.ebx as usize).max(BASE);
+            }
         }
         Self {
             ends,
@@ -66,6 +69,22 @@ impl Stored {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0
     }
+}
+
+/// What this process itself may use (XCR0). A program under KVM without hardware support finds the
+/// same: nothing stands between it and the processor.
+pub(super) fn of_this_process() -> u64 {
+    /// CPUID says that XGETBV can be executed.
+    const OSXSAVE: u32 = 1 << 27;
+    if __cpuid_count(1, 0).ecx & OSXSAVE == 0 {
+        return 0;
+    }
+    let (low, high): (u32, u32);
+    // SAFETY: the processor has the instruction, which reads a register that exists.
+    unsafe {
+        std::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack));
+    }
+    u64::from(high) << 32 | u64::from(low)
 }
 
 fn platform(error: kvm_ioctls::Error) -> StateError {
@@ -119,7 +138,14 @@ mod tests {
     #[test]
     fn no_more_is_kept_than_is_in_use() {
         let mut state = vec![0; 2688];
-        for (in_use, length) in [(0, BASE), (3, BASE), (4, 832), (7, 832), (0x83, 2688), (8, BASE)] {
+        for (in_use, length) in [
+            (0, BASE),
+            (3, BASE),
+            (4, 832),
+            (7, 832),
+            (0x83, 2688),
+            (8, BASE),
+        ] {
             state[IN_USE] = in_use;
             assert_eq!(Stored::of(&state, &PARTS).bytes().len(), length);
         }

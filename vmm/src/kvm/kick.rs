@@ -60,7 +60,8 @@ impl Kicks {
     pub(super) fn new(vcpu: &VcpuFd) -> Result<Self, KvmError> {
         let failed = |what| move |error| KvmError::Call { what, error };
         let (set, before) = block().map_err(failed("blocking signals"))?;
-        set_mask_inside(vcpu, before).map_err(failed("setting the signals that stop a processor"))?;
+        set_mask_inside(vcpu, before)
+            .map_err(failed("setting the signals that stop a processor"))?;
         Ok(Self {
             signals: descriptor(&set).map_err(failed("taking signals by a descriptor"))?,
             timer: Timer::new().map_err(failed("making a timer"))?,
@@ -159,7 +160,10 @@ impl Kicks {
                 });
             }
         }
-        Ok(polls[1..].iter().map(|poll| !poll.revents().is_empty()).collect())
+        Ok(polls[1..]
+            .iter()
+            .map(|poll| !poll.revents().is_empty())
+            .collect())
     }
 }
 
@@ -262,7 +266,9 @@ impl Timer {
         // SAFETY: asks for this thread's number.
         event.sigev_notify_thread_id = unsafe { libc::gettid() };
         // SAFETY: the structure is read and the number filled in.
-        check(unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, id.as_mut_ptr()) })?;
+        check(unsafe {
+            libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, id.as_mut_ptr())
+        })?;
         // SAFETY: the call has filled it.
         Ok(Self(unsafe { id.assume_init() }))
     }
@@ -282,7 +288,12 @@ impl Timer {
         };
         // SAFETY: the timer is this value's own; the structure is only read.
         check(unsafe {
-            libc::timer_settime(self.0, libc::TIMER_ABSTIME, &raw const value, std::ptr::null_mut())
+            libc::timer_settime(
+                self.0,
+                libc::TIMER_ABSTIME,
+                &raw const value,
+                std::ptr::null_mut(),
+            )
         })
         .map(|_| ())
     }

@@ -14,7 +14,9 @@ use super::frame::Frame;
 use super::kick;
 use super::{KvmError, Machine};
 use crate::fault::{Fault, Outcome};
-use crate::linux::{Base, Exception, ExtendedState, FIRST_TASK, Reply, Request, Spawn, StateError, Tid};
+use crate::linux::{
+    Base, Exception, ExtendedState, FIRST_TASK, Reply, Request, Spawn, StateError, Tid,
+};
 
 /// How long a task runs while others could.
 const TURN: Timespec = Timespec {
@@ -138,7 +140,10 @@ impl Machine {
             }
             Request::SignalReturn => {
                 let mut registers = self.program_registers();
-                if let Err(outcome) = self.linux.return_from_signal(&mut registers, &mut self.vcpu) {
+                if let Err(outcome) = self
+                    .linux
+                    .return_from_signal(&mut registers, &mut self.vcpu)
+                {
                     return Ok(Some(at(outcome, &registers)));
                 }
                 self.set_program_registers(&registers)?;
@@ -292,7 +297,11 @@ impl Machine {
         self.take_kicks()?;
         self.look_at_descriptors()?;
         let at_program = self.vcpu.is_at_program()?;
-        self.turns.left = if at_program { Left::Program } else { Left::Monitor };
+        self.turns.left = if at_program {
+            Left::Program
+        } else {
+            Left::Monitor
+        };
         if !at_program && (!self.linux.goes_on() || self.linux.has_signals()) {
             // It may get out without another exit.
             self.kicks.arm(kick::now() + SOON)?;

@@ -7,7 +7,7 @@ use pool_core::address::USER_ADDRESS_END;
 use super::KvmError;
 use super::boot::{self, Monitor};
 use super::entry::{self, Arrival};
-use super::extended::Parts;
+use super::extended::{self, Parts};
 use super::frame::{Frame, user_flags};
 use super::stats::FaultCounter;
 
@@ -80,6 +80,8 @@ pub(super) struct Vcpu {
     monitor: Monitor,
     arrival: Arrival,
     parts: Parts,
+    /// System registers that take effect on the next run; KVM does not tell them until then.
+    changed: Option<kvm_sregs>,
 }
 
 impl Vcpu {
@@ -126,10 +128,14 @@ impl Vcpu {
             fd,
             monitor,
             arrival: Arrival::Unprivileged,
-            parts: Parts::of(cpuid, features.xcr0),
+            parts: Parts::of(features.xcr0),
+            changed: None,
         };
         vcpu.fd.set_sync_valid_reg(SyncReg::Register);
         vcpu.arrival = entry::establish(&mut vcpu, monitor, features)?;
+        if vcpu.arrival == Arrival::Unprivileged {
+            vcpu.parts = Parts::of(extended::of_this_process() & XCR0_OFFERED);
+        }
         *vcpu.registers() = kvm_regs {
             rip: entry,
             rsp: stack,
@@ -234,11 +240,15 @@ impl Vcpu {
 
     /// Has `system` take effect on the next run.
     pub(super) fn set_system_registers(&mut self, system: &kvm_sregs) {
+        self.changed = Some(*system);
         self.fd.sync_regs_mut().sregs = *system;
         self.fd.set_sync_dirty_reg(SyncReg::SystemRegister);
     }
 
     pub(super) fn system_registers(&self) -> Result<kvm_sregs, KvmError> {
+        if let Some(changed) = self.changed {
+            return Ok(changed);
+        }
         self.fd
             .get_sregs()
             .map_err(|error| KvmError::call("reading system registers", error))
@@ -246,6 +256,7 @@ impl Vcpu {
 
     /// Runs until the guest leaves.
     pub(super) fn run(&mut self) -> Result<Exit, KvmError> {
+        self.changed = None;
         match self.fd.run() {
             Ok(VcpuExit::IoOut(port, [_])) => Ok(Exit::Port(port)),
             Ok(VcpuExit::IoOut(..) | VcpuExit::IoIn(..)) => Ok(Exit::Device),

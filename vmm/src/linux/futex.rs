@@ -105,7 +105,13 @@ pub(super) fn futex(
         10 => wake(linux, address, count(value).max(1), third as u32),
         3 => {
             aligned(second)?;
-            Ok(requeue(linux, address, second, count(value), count(timeout)))
+            Ok(requeue(
+                linux,
+                address,
+                second,
+                count(value),
+                count(timeout),
+            ))
         }
         4 => {
             aligned(second)?;

@@ -17,7 +17,12 @@ impl Linux {
         let known = table::find(call.number);
         match known.filter(|&at| table::CALLS[at].handler.is_some()) {
             Some(at) => self.counts[at] += 1,
-            None => *self.unknown.entry(call.number.min(COUNTED_APART)).or_default() += 1,
+            None => {
+                *self
+                    .unknown
+                    .entry(call.number.min(COUNTED_APART))
+                    .or_default() += 1
+            }
         }
         self.progress = Progress::default();
         self.ask(call)

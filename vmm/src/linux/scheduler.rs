@@ -82,7 +82,7 @@ impl Scheduler {
 
     /// True when the running task is to go on running.
     pub(super) fn goes_on(&self) -> bool {
-        self.running.is_some() && !(self.turn_over && !self.ready.is_empty())
+        self.running.is_some() && (!self.turn_over || self.ready.is_empty())
     }
 
     /// The task to run now, if any is ready: the running one until its turn is over.

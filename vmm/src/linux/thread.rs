@@ -86,7 +86,19 @@ pub(super) fn clone3(linux: &mut Linux, [at, size, ..]: Arguments) -> Served {
     for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
         *word = bytes.try_into().map_or(0, u64::from_le_bytes);
     }
-    let [flags, _, child_tid, parent_tid, signal, stack, length, thread_pointer, ids, count, _] = words;
+    let [
+        flags,
+        _,
+        child_tid,
+        parent_tid,
+        signal,
+        stack,
+        length,
+        thread_pointer,
+        ids,
+        count,
+        _,
+    ] = words;
     let has_stack = (stack == 0) == (length == 0);
     if flags & EXIT_SIGNAL != 0 || !has_stack || (ids == 0) != (count == 0) {
         return Err(Errno::INVAL.into());
@@ -273,16 +285,21 @@ pub(super) fn prctl(linux: &mut Linux, [option, value, ..]: Arguments) -> Served
             linux.memory.write(value, &name)?;
             Ok(0)
         }
-        // So it is: there is nothing to be privileged for.
-        libc::PR_SET_NO_NEW_PRIVS if value == 1 => Ok(0),
         libc::PR_GET_NO_NEW_PRIVS => Ok(1),
-        // A guest leaves no core.
-        libc::PR_GET_DUMPABLE | libc::PR_GET_KEEPCAPS | libc::PR_GET_SECCOMP => Ok(0),
-        libc::PR_SET_DUMPABLE if value <= 1 => Ok(0),
-        // Its end is the end of its machine.
-        libc::PR_SET_PDEATHSIG if value <= 64 => Ok(0),
+        // There is nothing to be privileged for, no core is left, its end is the end of its machine.
+        libc::PR_SET_NO_NEW_PRIVS | libc::PR_SET_DUMPABLE | libc::PR_SET_PDEATHSIG
+            if value > 64 || (option as i32 == libc::PR_SET_NO_NEW_PRIVS && value != 1) =>
+        {
+            Err(Errno::INVAL.into())
+        }
+        libc::PR_SET_NO_NEW_PRIVS
+        | libc::PR_SET_DUMPABLE
+        | libc::PR_SET_PDEATHSIG
+        | libc::PR_GET_DUMPABLE
+        | libc::PR_GET_KEEPCAPS
+        | libc::PR_GET_SECCOMP
+        | libc::PR_SET_TIMERSLACK => Ok(0),
         libc::PR_GET_TIMERSLACK => Ok(50_000),
-        libc::PR_SET_TIMERSLACK => Ok(0),
         _ => Err(Errno::INVAL.into()),
     }
 }

@@ -3,6 +3,9 @@
 //! They count real time. Timers of processor time are refused with `EINVAL`: what a guest takes
 //! cannot be told apart from what its monitor does for it.
 
+// Handlers have one type, those that cannot fail too.
+#![allow(clippy::unnecessary_wraps)]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -74,7 +77,7 @@ struct Timer {
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     alarm: Option<Armed>,
-    timers: BTreeMap<i32, Timer>,
+    made: BTreeMap<i32, Timer>,
     next: Option<Timespec>,
 }
 
@@ -85,7 +88,7 @@ impl Timers {
     }
 
     fn changed(&mut self) {
-        let armed = self.timers.values().filter_map(|timer| timer.armed);
+        let armed = self.made.values().filter_map(|timer| timer.armed);
         self.next = armed.chain(self.alarm).map(|armed| armed.at).min();
     }
 }
@@ -102,7 +105,7 @@ impl Linux {
             let _ = self.send(Target::Process, Info::new(ALARM, libc::SI_KERNEL));
         }
         let mut sent = Vec::new();
-        for (&id, timer) in &mut self.timers.timers {
+        for (&id, timer) in &mut self.timers.made {
             if let Some((next, times)) = timer.armed.and_then(|armed| armed.expire(now)) {
                 timer.armed = next;
                 sent.push((id, timer.tells, times));
@@ -111,7 +114,7 @@ impl Linux {
         for (id, tells, times) in sent {
             if let Some((target, info)) = tells {
                 let overrun = self.tell(target, info, times);
-                if let Some(timer) = self.timers.timers.get_mut(&id) {
+                if let Some(timer) = self.timers.made.get_mut(&id) {
                     timer.overrun = overrun;
                 }
             }
@@ -136,7 +139,11 @@ fn read_interval(linux: &mut Linux, at: u64) -> Result<Duration, Stop> {
 }
 
 fn arm(after: Duration, period: Duration) -> Option<Armed> {
-    let period = if period.is_zero() { period } else { period.max(SHORTEST) };
+    let period = if period.is_zero() {
+        period
+    } else {
+        period.max(SHORTEST)
+    };
     (!after.is_zero()).then(|| Armed {
         at: time::from_now(after),
         period,
@@ -154,7 +161,11 @@ pub(super) fn alarm(linux: &mut Linux, [seconds, ..]: Arguments) -> Served {
 }
 
 fn real(which: u64) -> Result<(), Errno> {
-    if which as i32 == 0 { Ok(()) } else { Err(Errno::INVAL) }
+    if which as i32 == 0 {
+        Ok(())
+    } else {
+        Err(Errno::INVAL)
+    }
 }
 
 /// `getitimer`: `ITIMER_REAL`.
@@ -194,11 +205,11 @@ pub(super) fn timer_create(linux: &mut Linux, [clock, event, at, ..]: Arguments)
         7 => ClockId::Boottime,
         _ => return Err(Errno::INVAL.into()),
     };
-    if linux.timers.timers.len() >= MOST {
+    if linux.timers.made.len() >= MOST {
         return Err(Errno::AGAIN.into());
     }
     let mut id = 0;
-    while linux.timers.timers.contains_key(&id) {
+    while linux.timers.made.contains_key(&id) {
         id += 1;
     }
     let (mut value, mut signal, mut notify, mut thread) = (id as u64, i32::from(ALARM), SIGNAL, 0);
@@ -234,12 +245,12 @@ pub(super) fn timer_create(linux: &mut Linux, [clock, event, at, ..]: Arguments)
         armed: None,
         overrun: 0,
     };
-    linux.timers.timers.insert(id, timer);
+    linux.timers.made.insert(id, timer);
     Ok(0)
 }
 
 fn find(linux: &mut Linux, id: u64) -> Result<&mut Timer, Errno> {
-    linux.timers.timers.get_mut(&(id as i32)).ok_or(Errno::INVAL)
+    linux.timers.made.get_mut(&(id as i32)).ok_or(Errno::INVAL)
 }
 
 fn itimerspec((left, period): (Duration, Duration)) -> Record {
@@ -275,7 +286,9 @@ pub(super) fn timer_settime(linux: &mut Linux, [id, flags, new, old, ..]: Argume
 /// `timer_gettime`.
 pub(super) fn timer_gettime(linux: &mut Linux, [id, at, ..]: Arguments) -> Served {
     let timer = *find(linux, id)?;
-    linux.memory.write(at, itimerspec(Armed::left(timer.armed)).bytes())?;
+    linux
+        .memory
+        .write(at, itimerspec(Armed::left(timer.armed)).bytes())?;
     Ok(0)
 }
 
@@ -287,7 +300,7 @@ pub(super) fn timer_getoverrun(linux: &mut Linux, [id, ..]: Arguments) -> Served
 /// `timer_delete`.
 pub(super) fn timer_delete(linux: &mut Linux, [id, ..]: Arguments) -> Served {
     find(linux, id)?;
-    linux.timers.timers.remove(&(id as i32));
+    linux.timers.made.remove(&(id as i32));
     linux.timers.changed();
     Ok(0)
 }

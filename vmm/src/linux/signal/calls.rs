@@ -16,7 +16,11 @@ use super::{Action, Info, LAST, Signal, SignalStack, UNSTOPPABLE, bit};
 const SET: u64 = 8;
 
 fn set_size(size: u64) -> Result<(), Errno> {
-    if size == SET { Ok(()) } else { Err(Errno::INVAL) }
+    if size == SET {
+        Ok(())
+    } else {
+        Err(Errno::INVAL)
+    }
 }
 
 /// `rt_sigaction`.
@@ -82,7 +86,9 @@ pub(in super::super) fn rt_sigpending(linux: &mut Linux, [at, size, ..]: Argumen
     let shared = linux.signals.shared.set();
     let task = linux.task();
     let pending = (shared | task.signals.set()) & task.mask;
-    linux.memory.write(at, &pending.to_le_bytes()[..size as usize])?;
+    linux
+        .memory
+        .write(at, &pending.to_le_bytes()[..size as usize])?;
     Ok(0)
 }
 

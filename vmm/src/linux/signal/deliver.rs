@@ -94,7 +94,10 @@ impl Linux {
             {
                 make_again(registers, number);
             }
-            if self.enter(registers, &info, action, Trap::default(), extended)?.is_err() {
+            if self
+                .enter(registers, &info, action, Trap::default(), extended)?
+                .is_err()
+            {
                 self.force(registers, info.signal, extended)?;
             }
         }
@@ -127,7 +130,9 @@ impl Linux {
             error: exception.error,
             address: exception.page_fault,
         };
-        Ok(self.enter(registers, &info, action, trap, extended)?.is_ok())
+        Ok(self
+            .enter(registers, &info, action, trap, extended)?
+            .is_ok())
     }
 
     /// No frame can be put where `signal`'s handler wants it: that is a fault of its own.
@@ -214,7 +219,11 @@ impl Linux {
         if action.has(libc::SA_RESETHAND) {
             self.signals.action(signal).handler = Action::DEFAULT;
         }
-        let own = if action.has(libc::SA_NODEFER) { 0 } else { bit(signal) };
+        let own = if action.has(libc::SA_NODEFER) {
+            0
+        } else {
+            bit(signal)
+        };
         let task = self.task();
         task.saved_mask = None;
         task.mask = (task.mask | action.mask | own) & !UNSTOPPABLE;

@@ -278,8 +278,14 @@ mod tests {
         let context = std::mem::offset_of!(libc::ucontext_t, uc_mcontext);
         let registers = std::mem::offset_of!(libc::mcontext_t, gregs);
         assert_eq!(CONTEXT + context + registers, REGISTERS);
-        assert_eq!(CONTEXT + std::mem::offset_of!(libc::ucontext_t, uc_stack), STACK);
-        assert_eq!(CONTEXT + std::mem::offset_of!(libc::ucontext_t, uc_sigmask), MASK);
+        assert_eq!(
+            CONTEXT + std::mem::offset_of!(libc::ucontext_t, uc_stack),
+            STACK
+        );
+        assert_eq!(
+            CONTEXT + std::mem::offset_of!(libc::ucontext_t, uc_sigmask),
+            MASK
+        );
         let info = Info::new(11, 1);
         let bytes = content(
             &info,

@@ -234,7 +234,8 @@ impl Action {
 
     /// True if nothing is done about `signal`.
     fn ignores(&self, signal: Signal) -> bool {
-        self.handler == Self::IGNORE || (self.handler == Self::DEFAULT && HARMLESS & bit(signal) != 0)
+        self.handler == Self::IGNORE
+            || (self.handler == Self::DEFAULT && HARMLESS & bit(signal) != 0)
     }
 }
 
@@ -344,7 +345,10 @@ mod tests {
     fn information_is_laid_out_as_the_kernel_does() {
         let info = Info::new(11, 1).with(0, 0x1234_5678_9abc);
         let bytes = info.bytes();
-        assert_eq!(bytes[..16], [11, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            bytes[..16],
+            [11, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+        );
         assert_eq!(bytes[16..24], 0x1234_5678_9abcu64.to_le_bytes());
         let mut head = [0; 48];
         head.copy_from_slice(&bytes[..48]);

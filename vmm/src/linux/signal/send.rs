@@ -37,8 +37,14 @@ impl Linux {
     pub(in super::super) fn send(&mut self, target: Target, info: Info) -> Result<(), Errno> {
         let bit = bit(info.signal);
         let blocked = match target {
-            Target::Task(tid) => self.tasks.get(tid).is_some_and(|t| (t.mask | t.awaited) & bit != 0),
-            Target::Process => self.tasks.iter().all(|(_, t)| (t.mask | t.awaited) & bit != 0),
+            Target::Task(tid) => self
+                .tasks
+                .get(tid)
+                .is_some_and(|t| (t.mask | t.awaited) & bit != 0),
+            Target::Process => self
+                .tasks
+                .iter()
+                .all(|(_, t)| (t.mask | t.awaited) & bit != 0),
         };
         if self.signals.action(info.signal).ignores(info.signal) && !blocked {
             return Ok(());
@@ -87,7 +93,12 @@ impl Linux {
         let chosen = match target {
             Target::Task(tid) => Some(tid).filter(|&tid| takes(tid)),
             Target::Process => {
-                let all = || self.tasks.iter().map(|(tid, _)| tid).filter(|&tid| takes(tid));
+                let all = || {
+                    self.tasks
+                        .iter()
+                        .map(|(tid, _)| tid)
+                        .filter(|&tid| takes(tid))
+                };
                 let runs = |&tid: &Tid| !self.scheduler.is_waiting(tid);
                 all().find(runs).or_else(|| all().next())
             }
@@ -144,7 +155,10 @@ impl Linux {
 
     /// Takes the next of `among` from the queues of task `tid`.
     pub(super) fn take_signal(&mut self, tid: Tid, among: u64) -> Option<Info> {
-        let own = self.tasks.get_mut(tid).and_then(|task| task.signals.take(among));
+        let own = self
+            .tasks
+            .get_mut(tid)
+            .and_then(|task| task.signals.take(among));
         let info = own.or_else(|| self.signals.shared.take(among))?;
         self.signals.waiting -= 1;
         Some(info)
