@@ -15,14 +15,11 @@ impl Linux {
     /// Serves one call of the running task.
     pub fn serve(&mut self, call: &Call) -> Reply {
         let known = table::find(call.number);
-        match known.filter(|&at| table::CALLS[at].handler.is_some()) {
-            Some(at) => self.counts[at] += 1,
-            None => {
-                *self
-                    .unknown
-                    .entry(call.number.min(COUNTED_APART))
-                    .or_default() += 1
-            }
+        if let Some(at) = known.filter(|&at| table::CALLS[at].handler.is_some()) {
+            self.counts[at] += 1;
+        } else {
+            let number = call.number.min(COUNTED_APART);
+            *self.unknown.entry(number).or_default() += 1;
         }
         self.progress = Progress::default();
         self.ask(call)
