@@ -6,9 +6,9 @@
 //!
 //! Sockets will be a topic of their own (`socket`), granted by `--net host`.
 //!
-//! The guest's threads are tasks of one processor ([`task`], [`scheduler`]), so nothing here needs a
+//! The guest's threads are tasks of one processor (`task`, `scheduler`), so nothing here needs a
 //! lock: between two instructions of one task the monitor serves calls, delivers signals and picks the task
-//! that goes on. A handler that would wait says so and is asked again later ([`wait`]).
+//! that goes on. A handler that would wait says so and is asked again later (`wait`).
 
 mod file;
 mod futex;
