@@ -15,7 +15,6 @@
 //!
 //! | thing | place |
 //! |---|---|
-//! | guest threads: a vCPU each | `kvm`: more vCPUs over one shared [`linux::Linux`] |
 //! | sockets | `linux::socket`, a topic of calls, granted by `--net host` |
 //! | snapshots | `memory` (the private windows that changed), `kvm` (registers); restored as an image whose private ranges come from the pool |
 //! | `pvh`, `lxboot` | beside `kvm::Machine`: a machine with devices, started at CPL 0 |

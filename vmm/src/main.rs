@@ -64,6 +64,9 @@ fn finish(report: &Report, file: Option<File>) -> u8 {
     if let Some(fault) = &report.fault {
         eprintln!("{fault}");
     }
+    if report.refused_process {
+        eprintln!("the guest asked to start a process (fork or execve), which is not served");
+    }
     if let Some(mut file) = file {
         let written = serde_json::to_vec_pretty(report)
             .map_err(std::io::Error::from)

@@ -134,6 +134,9 @@ pub struct Report {
     /// Calls that are not served, by number (KVM only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown_calls: Option<BTreeMap<u64, u64>>,
+    /// The guest asked to start a process, which is not served (KVM only).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub refused_process: bool,
     /// What was mapped.
     pub mapped: MemoryCounts,
     /// Files of the pool held open: the map and the segments.

@@ -174,6 +174,7 @@ impl Guest {
         report.exits = Some(machine.exits());
         report.syscalls = Some(machine.linux().counts());
         report.unknown_calls = Some(machine.linux().unknown().clone());
+        report.refused_process = machine.linux().refused_process();
         report.mapped = machine.linux().memory().counts();
         Ok(report)
     }
@@ -226,6 +227,7 @@ impl Guest {
             exits: None,
             syscalls: None,
             unknown_calls: None,
+            refused_process: false,
             mapped: MemoryCounts::default(),
             leases: self.segments.count() as u64 + 1,
             host,

@@ -134,6 +134,11 @@ impl Monitor {
         (left && vector < VECTORS as u64).then_some(vector as u8)
     }
 
+    /// True for addresses in these pages.
+    pub(super) fn holds(self, address: u64) -> bool {
+        (self.base..self.base + 3 * PAGE_SIZE).contains(&address)
+    }
+
     /// The first bytes of each page; the rest stays zero.
     pub(super) fn pages(self) -> [Vec<u8>; 3] {
         [self.tables().to_vec(), gates().to_vec(), entry().to_vec()]

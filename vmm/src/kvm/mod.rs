@@ -1,35 +1,36 @@
 //! The KVM platform: a virtual machine of one processor at CPL 3, whose kernel is this process.
 //!
-//! Guest threads will be further vCPUs of the same machine, each run by a thread of this process
-//! with [`crate::linux::Linux`] shared between them. Whole-system unikernels (`pvh`, `lxboot`)
-//! will be further kinds of machine beside [`Machine`], with devices instead of system calls.
+//! Guest threads are tasks that take turns on that processor: [`crate::linux::Linux`] says which, here
+//! their registers are put aside and brought back. Whole-system unikernels (`pvh`, `lxboot`) will be
+//! further kinds of machine beside [`Machine`], with devices instead of system calls.
 
 mod boot;
 mod entry;
+mod exception;
+mod extended;
 mod frame;
+mod kick;
+mod run;
 mod stats;
+mod turns;
 mod vcpu;
 mod vm;
 
 use std::io;
 
-use pool_core::PAGE_SIZE;
-use pool_core::address::USER_ADDRESS_END;
 use thiserror::Error;
 
-use self::boot::{CALL_PORT, FAULT_PORT, Monitor};
-use self::frame::Frame;
+use self::boot::Monitor;
+use self::kick::Kicks;
 use self::stats::FaultCounter;
-use self::vcpu::{Exit, Features, Vcpu};
+use self::turns::Turns;
+use self::vcpu::{Features, Vcpu};
 use self::vm::Vm;
-use crate::fault::{Cause, Fault, Outcome};
+use crate::linux::Linux;
 use crate::linux::start::{Start, StartError};
-use crate::linux::{Call, Linux, Reply};
-use crate::memory::{Access, Backing, BuildError, GrowError, GuestMemory};
+use crate::memory::{Backing, BuildError, GuestMemory};
 use crate::plan::Plan;
 use crate::pool::Segments;
-
-const PAGE_FAULT: u8 = 14;
 
 /// Why a guest cannot be run under KVM.
 #[derive(Debug, Error)]
@@ -93,6 +94,8 @@ pub struct Machine {
     vm: Vm,
     linux: Linux,
     monitor: Monitor,
+    kicks: Kicks,
+    turns: Turns,
     flush_page: u64,
     exits: ExitCounts,
     faults: Option<FaultCounter>,
@@ -105,7 +108,7 @@ pub struct ExitCounts {
     pub syscalls: u64,
     /// Page faults that gave the guest memory.
     pub page_faults: u64,
-    /// Signals of the host and the like.
+    /// Ends of turns, and signals of the host.
     pub interrupted: u64,
 }
 
@@ -143,11 +146,18 @@ impl Machine {
             plan.entry.0,
             stack.pointer,
         )?;
+        let kicks = Kicks::new(vcpu.fd())?;
+        let mut linux = linux(memory);
+        for &signal in kicks.ignored() {
+            linux.ignore(signal);
+        }
         Ok(Self {
             vcpu,
             vm,
-            linux: linux(memory),
+            linux,
             monitor,
+            kicks,
+            turns: Turns::default(),
             flush_page,
             exits: ExitCounts::default(),
             faults: None,
@@ -180,173 +190,4 @@ impl Machine {
     pub fn exits(&self) -> ExitCounts {
         self.exits
     }
-
-    /// Runs the guest to its end. `first_exit` is called once, after the first exit.
-    pub fn run(&mut self, first_exit: impl FnOnce()) -> Result<Outcome, KvmError> {
-        let mut first_exit = Some(first_exit);
-        loop {
-            let exit = self.vcpu.run()?;
-            if let Some(first_exit) = first_exit.take() {
-                first_exit();
-            }
-            let outcome = match exit {
-                Exit::Port(CALL_PORT) if self.vcpu.is_at_call() => self.system_call()?,
-                Exit::Port(FAULT_PORT) => self.fault()?,
-                Exit::Port(_) | Exit::Device => Some(self.stop(Cause::Protection)),
-                Exit::ReadOnlyStore { physical } => Some(self.stop(Cause::Machine(format!(
-                    "store to read-only guest physical address {physical:#x}"
-                )))),
-                Exit::Interrupted => {
-                    self.exits.interrupted += 1;
-                    None
-                }
-                Exit::Failed(reason) => Some(self.stop(Cause::Machine(reason.to_owned()))),
-            };
-            if let Some(outcome) = outcome {
-                return Ok(outcome);
-            }
-            self.synchronise()?;
-        }
-    }
-
-    fn system_call(&mut self) -> Result<Option<Outcome>, KvmError> {
-        self.exits.syscalls += 1;
-        let registers = self.vcpu.registers();
-        let call = Call {
-            number: registers.rax,
-            arguments: [
-                registers.rdi,
-                registers.rsi,
-                registers.rdx,
-                registers.r10,
-                registers.r8,
-                registers.r9,
-            ],
-        };
-        let (rip, rsp) = (registers.rcx, registers.rsp);
-        if rip >= USER_ADDRESS_END {
-            return Ok(Some(Outcome::Fault(Fault {
-                cause: Cause::Protection,
-                instruction_pointer: rip,
-                stack_pointer: rsp,
-            })));
-        }
-        match self.linux.serve(&call) {
-            Reply::Return(result) => {
-                let thread_pointer = self.linux.take_thread_pointer();
-                self.vcpu.return_from_call(result, thread_pointer)?;
-                Ok(None)
-            }
-            Reply::End(outcome) => Ok(Some(outcome)),
-            Reply::Fault(cause) => Ok(Some(Outcome::Fault(Fault {
-                cause,
-                instruction_pointer: rip,
-                stack_pointer: rsp,
-            }))),
-        }
-    }
-
-    /// A processor exception: a page to be given, or the end.
-    fn fault(&mut self) -> Result<Option<Outcome>, KvmError> {
-        let registers = *self.vcpu.registers();
-        let system = self.vcpu.system_registers()?;
-        let privileged = system.cs.dpl == 0 && system.ss.dpl == 0;
-        let Some(vector) = self.monitor.vector_at(registers.rip).filter(|_| privileged) else {
-            return Ok(Some(self.stop(Cause::Protection)));
-        };
-        let Some(frame) = self.frame(vector, registers.rsp) else {
-            return Ok(Some(self.stop(Cause::Machine(format!(
-                "exception {vector} in the monitor's own code"
-            )))));
-        };
-        let end = |cause| {
-            Ok(Some(Outcome::Fault(Fault {
-                cause,
-                instruction_pointer: frame.rip,
-                stack_pointer: frame.rsp,
-            })))
-        };
-        if frame.code != boot::USER_CODE {
-            let words = "the guest left 64-bit mode, which is not served";
-            return end(Cause::Unserved(words.to_owned()));
-        }
-        let cause = match vector {
-            PAGE_FAULT => {
-                let address = system.cr2;
-                let access = access_of(frame.error);
-                match self.linux.memory_mut().resolve_fault(address, access) {
-                    Ok(true) if frame.rip < USER_ADDRESS_END => {
-                        self.exits.page_faults += 1;
-                        self.vcpu.return_from_fault(&frame, &system);
-                        return Ok(None);
-                    }
-                    Ok(false) if self.linux.memory().is_past_file(address, access) => {
-                        Cause::PastFile { address }
-                    }
-                    Ok(_) => Cause::Memory {
-                        address,
-                        access: Some(access),
-                        allowed: self.linux.memory().protection_at(address),
-                    },
-                    Err(error) => out_of_memory(&error),
-                }
-            }
-            0 | 16 | 19 => Cause::Arithmetic,
-            1 | 3 => Cause::Breakpoint,
-            6 => Cause::UndefinedInstruction,
-            11..=13 => Cause::Protection,
-            other => Cause::Exception(other),
-        };
-        end(cause)
-    }
-
-    /// The frame of `vector`, if it lies at `rsp` as the processor puts it there, and is of code at
-    /// CPL 3.
-    fn frame(&self, vector: u8, rsp: u64) -> Option<Frame> {
-        let length = Frame::bytes(vector);
-        let below = self.monitor.stack().checked_sub(rsp)?;
-        if below != length as u64 {
-            return None;
-        }
-        let mut bytes = [0; Frame::MAX_BYTES];
-        let bytes = &mut bytes[..length];
-        let memory = self.linux.memory();
-        memory.read_monitor(PAGE_SIZE - below, bytes).ok()?;
-        let frame = Frame::parse(vector, bytes);
-        (frame.code & 3 == 3).then_some(frame)
-    }
-
-    /// Tells the machine what the last exit changed in the guest's memory.
-    fn synchronise(&mut self) -> Result<(), KvmError> {
-        for slot in self.linux.memory_mut().take_slots() {
-            self.vm.add_slot(&slot)?;
-        }
-        if self.linux.memory_mut().take_flush() {
-            self.vm.flush(self.flush_page)?;
-        }
-        Ok(())
-    }
-
-    fn stop(&mut self, cause: Cause) -> Outcome {
-        let registers = self.vcpu.registers();
-        Outcome::Fault(Fault {
-            cause,
-            instruction_pointer: registers.rip,
-            stack_pointer: registers.rsp,
-        })
-    }
-}
-
-fn access_of(error: u64) -> Access {
-    if error & 1 << 4 != 0 {
-        Access::Execute
-    } else if error & 1 << 1 != 0 {
-        Access::Write
-    } else {
-        Access::Read
-    }
-}
-
-fn out_of_memory(error: &GrowError) -> Cause {
-    Cause::OutOfMemory(error.to_string())
 }

@@ -2,10 +2,12 @@
 
 use kvm_bindings::{CpuId, kvm_regs, kvm_segment, kvm_sregs, kvm_xcr, kvm_xcrs};
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
+use pool_core::address::USER_ADDRESS_END;
 
 use super::KvmError;
 use super::boot::{self, Monitor};
 use super::entry::{self, Arrival};
+use super::extended::{self, Parts};
 use super::frame::{Frame, user_flags};
 use super::stats::FaultCounter;
 
@@ -77,6 +79,9 @@ pub(super) struct Vcpu {
     fd: VcpuFd,
     monitor: Monitor,
     arrival: Arrival,
+    parts: Parts,
+    /// System registers that take effect on the next run; KVM does not tell them until then.
+    changed: Option<kvm_sregs>,
 }
 
 impl Vcpu {
@@ -123,9 +128,14 @@ impl Vcpu {
             fd,
             monitor,
             arrival: Arrival::Unprivileged,
+            parts: Parts::of(features.xcr0),
+            changed: None,
         };
         vcpu.fd.set_sync_valid_reg(SyncReg::Register);
         vcpu.arrival = entry::establish(&mut vcpu, monitor, features)?;
+        if vcpu.arrival == Arrival::Unprivileged {
+            vcpu.parts = Parts::of(extended::of_this_process() & XCR0_OFFERED);
+        }
         *vcpu.registers() = kvm_regs {
             rip: entry,
             rsp: stack,
@@ -137,6 +147,11 @@ impl Vcpu {
 
     pub(super) fn fd(&self) -> &VcpuFd {
         &self.fd
+    }
+
+    /// The parts of the extended state.
+    pub(super) fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     /// The general registers; what is changed takes effect on the next run.
@@ -153,16 +168,7 @@ impl Vcpu {
 
     /// Goes back to the guest after a system call with `result` in RAX. The address to go back to,
     /// in RCX, must be a user address: SYSRETQ to any that is not canonical would fault at CPL 0.
-    pub(super) fn return_from_call(
-        &mut self,
-        result: u64,
-        thread_pointer: Option<u64>,
-    ) -> Result<(), KvmError> {
-        if let Some(base) = thread_pointer {
-            let mut system = self.system_registers()?;
-            system.fs.base = base;
-            self.set_system_registers(&system);
-        }
+    pub(super) fn return_from_call(&mut self, result: u64) {
         let (arrival, stub) = (self.arrival, self.arrival.stub(self.monitor));
         let registers = self.registers();
         registers.rax = result;
@@ -178,7 +184,42 @@ impl Vcpu {
                 registers.rflags = flags;
             }
         }
-        Ok(())
+    }
+
+    /// Goes on with a program's `registers`, whatever the processor did last. `system` is its state
+    /// now, with the bases of FS and GS to be.
+    pub(super) fn go_on_with(&mut self, registers: &kvm_regs, system: &kvm_sregs) {
+        self.enter_user(system);
+        *self.registers() = kvm_regs {
+            rflags: user_flags(registers.rflags),
+            ..*registers
+        };
+    }
+
+    /// The registers of the program that has made a call.
+    pub(super) fn registers_at_call(&mut self) -> kvm_regs {
+        let registers = *self.registers();
+        kvm_regs {
+            rip: registers.rcx,
+            rflags: user_flags(registers.r11),
+            ..registers
+        }
+    }
+
+    /// True when an interrupted processor is between two instructions of the program: not in code of
+    /// the monitor, nor on the way there with an exception.
+    pub(super) fn is_at_program(&mut self) -> Result<bool, KvmError> {
+        let system = self.system_registers()?;
+        let rip = self.registers().rip;
+        if system.cs.dpl != 3 || self.monitor.holds(rip) || rip >= USER_ADDRESS_END {
+            return Ok(false);
+        }
+        let events = self
+            .fd
+            .get_vcpu_events()
+            .map_err(|error| KvmError::call("reading pending events", error))?;
+        let exception = events.exception.injected | events.exception.pending;
+        Ok(exception | events.interrupt.injected | events.nmi.injected == 0)
     }
 
     /// Goes on with the instruction that faulted. `system` is the processor's state now.
@@ -198,12 +239,16 @@ impl Vcpu {
     }
 
     /// Has `system` take effect on the next run.
-    fn set_system_registers(&mut self, system: &kvm_sregs) {
+    pub(super) fn set_system_registers(&mut self, system: &kvm_sregs) {
+        self.changed = Some(*system);
         self.fd.sync_regs_mut().sregs = *system;
         self.fd.set_sync_dirty_reg(SyncReg::SystemRegister);
     }
 
     pub(super) fn system_registers(&self) -> Result<kvm_sregs, KvmError> {
+        if let Some(changed) = self.changed {
+            return Ok(changed);
+        }
         self.fd
             .get_sregs()
             .map_err(|error| KvmError::call("reading system registers", error))
@@ -211,6 +256,7 @@ impl Vcpu {
 
     /// Runs until the guest leaves.
     pub(super) fn run(&mut self) -> Result<Exit, KvmError> {
+        self.changed = None;
         match self.fd.run() {
             Ok(VcpuExit::IoOut(port, [_])) => Ok(Exit::Port(port)),
             Ok(VcpuExit::IoOut(..) | VcpuExit::IoIn(..)) => Ok(Exit::Device),

@@ -5,7 +5,9 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, kvm_userspace_memory_region, kvm_xsave,
+};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
 use super::KvmError;
@@ -17,11 +19,13 @@ const FLUSH_SLOT: u32 = 509;
 /// Guest physical address of that slot; nothing else is there.
 const FLUSH_ADDRESS: u64 = 1 << 37;
 /// What must be there.
-const CAPABILITIES: [(Cap, &str); 4] = [
+const CAPABILITIES: [(Cap, &str); 6] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
     (Cap::ReadonlyMem, "KVM_CAP_READONLY_MEM"),
     (Cap::SyncRegs, "KVM_CAP_SYNC_REGS"),
     (Cap::Xcrs, "KVM_CAP_XCRS"),
+    (Cap::Xsave, "KVM_CAP_XSAVE"),
+    (Cap::VcpuEvents, "KVM_CAP_VCPU_EVENTS"),
 ];
 
 /// A virtual machine without memory.
@@ -43,6 +47,10 @@ impl Vm {
             if !kvm.check_extension(capability) {
                 return Err(KvmError::Capability(name));
             }
+        }
+        // More comes only with features that a process asks for, and this one does not.
+        if kvm.check_extension_int(Cap::Xsave2) as usize > size_of::<kvm_xsave>() {
+            return Err(KvmError::Capability("extended state of at most 4 KiB"));
         }
         let cpuid = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)

@@ -243,7 +243,7 @@ impl Linux {
 
 /// `chdir` and `fchdir` change what the monitor's relative paths mean; it has none.
 pub(super) fn fchdir(linux: &mut Linux, [fd, ..]: Arguments) -> Served {
-    if !linux.world {
+    if !linux.reach.world {
         linux.descriptor(fd)?;
         return Err(Errno::NOTDIR.into());
     }

@@ -145,7 +145,7 @@ impl Linux {
                 // An empty one still has its NUL.
                 if path.len() == 1 {
                     self.named(kinds, at, arguments)?;
-                } else if !self.world {
+                } else if !self.reach.world {
                     return Err(Errno::NOENT.into());
                 }
                 read(path)
@@ -207,7 +207,7 @@ impl Linux {
             return Err(Errno::NOENT);
         };
         if directory as i32 == AT_FDCWD {
-            return if self.world {
+            return if self.reach.world {
                 Ok(())
             } else {
                 Err(Errno::NOENT)
@@ -217,7 +217,7 @@ impl Linux {
             return self.descriptor(directory).map(|_| ());
         }
         self.granted(directory)?;
-        if self.world {
+        if self.reach.world {
             Ok(())
         } else {
             Err(Errno::NOENT)

@@ -4,24 +4,33 @@
 //! about it; the handlers lie in one file a topic. A call that is in no table fails with `ENOSYS`
 //! and is counted. A guest sees no file and no network unless it was granted.
 //!
-//! Sockets will be a topic of their own (`socket`), granted by `--net host`. Threads will share a
-//! [`Linux`] behind a lock; `futex` then waits in the host.
+//! Sockets will be a topic of their own (`socket`), granted by `--net host`.
+//!
+//! The guest's threads are tasks of one processor (`task`, `scheduler`), so nothing here needs a
+//! lock: between two instructions of one task the monitor serves calls, delivers signals and picks the task
+//! that goes on. A handler that would wait says so and is asked again later (`wait`).
 
 mod descriptor;
 mod dispatch;
+mod futex;
 mod grant;
 mod host;
 mod memory;
 mod poll;
 mod process;
 mod record;
+mod run;
+mod scheduler;
 mod signal;
 mod socket;
 pub mod start;
 mod stream;
 pub(crate) mod system;
 pub mod table;
+mod task;
+mod thread;
 mod time;
+mod timer;
 pub(crate) mod wait;
 
 use std::collections::BTreeMap;
@@ -29,9 +38,16 @@ use std::collections::BTreeMap;
 use rustix::io::Errno;
 
 pub(crate) use self::descriptor::requests as descriptor_requests;
+use self::futex::Futexes;
 pub use self::grant::{Grant, GrantError};
+use self::scheduler::Scheduler;
+pub use self::scheduler::Tid;
 use self::signal::Signals;
-use self::table::Server;
+pub use self::signal::{Exception, ExtendedState, Shape, StateError};
+pub use self::task::FIRST as FIRST_TASK;
+use self::task::Tasks;
+pub use self::thread::{Base, Spawn};
+use self::timer::Timers;
 use self::wait::{Progress, Wait};
 use crate::descriptors::Own;
 use crate::fault::{Cause, Outcome};
@@ -45,7 +61,12 @@ pub struct Call {
     pub number: u64,
     /// RDI, RSI, RDX, R10, R8, R9.
     pub arguments: [u64; 6],
+    /// RSP.
+    pub stack_pointer: u64,
 }
+
+/// The general registers of a task, with instruction pointer and flags.
+pub use kvm_bindings::kvm_regs as Registers;
 
 /// What follows a system call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +77,30 @@ pub enum Reply {
     End(Outcome),
     /// The guest cannot go on.
     Fault(Cause),
+    /// The task waits. Another is to run.
+    Waits,
+    /// A signal is to be delivered, and the call does not wait for what it waited for.
+    Interrupted {
+        /// The call, if it is to be made again after the handler should that ask for it.
+        restart: Option<u64>,
+    },
+    /// The task has ended. Another is to run.
+    Ended,
+    /// The processor has to do something.
+    Request(Request),
+}
+
+/// What a call wants of the processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// A copy of the task is to be made; the call returns its number.
+    Spawn(Spawn),
+    /// The end of a signal's handler: the registers are to be what they were.
+    SignalReturn,
+    /// The base of a segment is to be this.
+    SetBase(Base, u64),
+    /// The base of a segment is to be written to this address.
+    TellBase(Base, u64),
 }
 
 /// Why a handler does not return a value.
@@ -69,6 +114,10 @@ pub(crate) enum Stop {
     Fault(Cause),
     /// The call is to be served again when this has come.
     Wait(Wait),
+    /// The task has ended.
+    Ended,
+    /// The processor has to do it.
+    Request(Request),
 }
 
 impl From<Errno> for Stop {
@@ -121,16 +170,33 @@ pub(crate) type Handler = fn(&mut Linux, Arguments) -> Served;
 /// A guest chooses the numbers, and may not make the monitor grow by them.
 const COUNTED_APART: u64 = 1024;
 
+/// What of the host there is for a guest.
+#[derive(Clone, Copy, Debug)]
+struct Reach {
+    /// A file system of its own, which this process is in.
+    world: bool,
+    /// The network.
+    network: bool,
+}
+
 /// The kernel of one guest.
 #[derive(Debug)]
 pub struct Linux {
     memory: GuestMemory,
     own: Own,
     standard: Vec<(u64, u64)>,
-    world: bool,
-    network: bool,
+    reach: Reach,
     signals: Signals,
-    thread_pointer: Option<u64>,
+    tasks: Tasks,
+    scheduler: Scheduler,
+    futexes: Futexes,
+    timers: Timers,
+    /// The task whose call is being served.
+    serving: Tid,
+    /// Its stack pointer.
+    stack_pointer: u64,
+    /// It asked to start a process.
+    refused_process: bool,
     stack_size: u64,
     counts: [u64; table::CALLS.len()],
     unknown: BTreeMap<u64, u64>,
@@ -153,14 +219,25 @@ impl Linux {
     pub fn new(memory: GuestMemory, settings: Settings) -> Self {
         let rooms = memory.space().rooms();
         let stack_size = rooms.stack_high.0 - rooms.stack_low.0;
+        let mut scheduler = Scheduler::default();
+        scheduler.add(task::FIRST);
+        scheduler.next();
         Self {
             own: memory.own().clone(),
             memory,
             standard: standard_files(),
-            world: false,
-            network: settings.network,
+            reach: Reach {
+                world: false,
+                network: settings.network,
+            },
             signals: Signals::default(),
-            thread_pointer: None,
+            tasks: Tasks::default(),
+            scheduler,
+            futexes: Futexes::default(),
+            timers: Timers::default(),
+            serving: task::FIRST,
+            stack_pointer: 0,
+            refused_process: false,
             stack_size,
             counts: [0; table::CALLS.len()],
             unknown: BTreeMap::new(),
@@ -173,7 +250,7 @@ impl Linux {
     /// are open now, and if `world` is set the file system that this process is in. Without, there is no
     /// file.
     pub fn settle(&mut self, world: bool) -> std::io::Result<()> {
-        self.world = world;
+        self.reach.world = world;
         self.own.release()
     }
 
@@ -187,9 +264,9 @@ impl Linux {
         &mut self.memory
     }
 
-    /// A new thread pointer (FS base) for the processor, once.
-    pub fn take_thread_pointer(&mut self) -> Option<u64> {
-        self.thread_pointer.take()
+    /// True if the guest asked to start a process, which is not served.
+    pub fn refused_process(&self) -> bool {
+        self.refused_process
     }
 
     /// Calls served so far, by name.
@@ -205,48 +282,6 @@ impl Linux {
     pub fn unknown(&self) -> &BTreeMap<u64, u64> {
         &self.unknown
     }
-
-    /// Serves one call.
-    pub fn serve(&mut self, call: &Call) -> Reply {
-        let known = table::find(call.number);
-        let server = known.map(|at| (at, table::CALLS[at].server));
-        let server = server.filter(|(_, server)| !matches!(server, Server::ProcessOnly));
-        let served = if let Some((at, server)) = server {
-            self.counts[at] += 1;
-            self.progress = Progress::default();
-            self.serve_with(call, server)
-        } else {
-            let number = call.number.min(COUNTED_APART);
-            *self.unknown.entry(number).or_default() += 1;
-            Err(Errno::NOSYS.into())
-        };
-        if self.trace {
-            trace(call, &served);
-        }
-        match served {
-            Ok(value) => Reply::Return(value),
-            Err(Stop::Error(error)) => Reply::Return((-i64::from(error.raw_os_error())) as u64),
-            Err(Stop::End(outcome)) => Reply::End(outcome),
-            Err(Stop::Fault(cause)) => Reply::Fault(cause),
-            Err(Stop::Wait(_)) => Reply::Fault(Cause::Machine("a call that never ends".into())),
-        }
-    }
-
-    /// Asks `server` until it has an answer.
-    fn serve_with(&mut self, call: &Call, server: Server) -> Served {
-        let (number, arguments) = (call.number, call.arguments);
-        loop {
-            let served = match server {
-                Server::Host(kinds) => dispatch::pass(self, number, kinds, arguments),
-                Server::Monitor(handler) => handler(self, arguments),
-                Server::ProcessOnly => Err(Errno::NOSYS.into()),
-            };
-            match served {
-                Err(Stop::Wait(wait)) => wait.block()?,
-                served => return served,
-            }
-        }
-    }
 }
 
 /// Device and inode of the guest's standard input, output and error.
@@ -260,16 +295,6 @@ fn standard_files() -> Vec<(u64, u64)> {
         .into_iter()
         .filter_map(|file| rustix::fs::fstat(file).ok());
     stats.map(|stat| (stat.st_dev, stat.st_ino)).collect()
-}
-
-/// One line a call on standard error; failure to print is no reason to stop a guest.
-fn trace(call: &Call, served: &Served) {
-    use std::io::Write;
-    let name = table::find(call.number).map_or("unknown", |at| table::CALLS[at].name);
-    let [a, b, c, d, ..] = call.arguments;
-    let number = call.number;
-    let line = format!("{name}[{number}]({a:#x}, {b:#x}, {c:#x}, {d:#x}) = {served:x?}\n");
-    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 #[cfg(test)]

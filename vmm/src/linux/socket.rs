@@ -51,7 +51,7 @@ const FAMILIES: [u64; 3] = [
 ];
 impl Linux {
     fn network(&self) -> Result<(), Errno> {
-        if self.network {
+        if self.reach.network {
             Ok(())
         } else {
             Err(Errno::AFNOSUPPORT)
@@ -81,7 +81,7 @@ impl Linux {
         let mut name = vec![0; length as usize];
         self.memory.read(at, &mut name)?;
         let local = name.get(..2) == Some(&(libc::AF_UNIX as u16).to_le_bytes());
-        if local && name.len() > 2 && (name[2] == 0 || !self.world) {
+        if local && name.len() > 2 && (name[2] == 0 || !self.reach.world) {
             return Err(Errno::ACCESS.into());
         }
         Ok(name)
@@ -145,9 +145,8 @@ pub(super) fn bind(linux: &mut Linux, [fd, at, length, ..]: Arguments) -> Served
 /// `connect`. One that takes time goes on in the background, as for a socket that does not wait, and
 /// its end is waited for.
 pub(super) fn connect(linux: &mut Linux, [fd, at, length, ..]: Arguments) -> Served {
-    const STARTED: u64 = 1;
     let descriptor = linux.descriptor(fd)?;
-    if linux.progress.bytes == STARTED && !host::is_ready(descriptor, PollFlags::OUT)? {
+    if linux.progress.started && !host::is_ready(descriptor, PollFlags::OUT)? {
         return Err(linux.wait_for(descriptor, Direction::Out));
     }
     let name = linux.address(at, length)?;
@@ -171,7 +170,7 @@ pub(super) fn connect(linux: &mut Linux, [fd, at, length, ..]: Arguments) -> Ser
     match connected {
         // Asked again, the kernel says how it ended.
         Err(Errno::INPROGRESS | Errno::ALREADY) if !nonblocking => {
-            linux.progress.bytes = STARTED;
+            linux.progress.started = true;
             Err(linux.wait_for(descriptor, Direction::Out))
         }
         // A local socket whose listener has no room: the kernel does not say when there is some.
@@ -229,7 +228,7 @@ impl Linux {
         }
     }
 
-    fn send(
+    fn transmit(
         &mut self,
         descriptor: i32,
         ranges: &[(u64, u64)],
@@ -296,7 +295,7 @@ impl Linux {
             control,
             flags: 0,
         };
-        self.send(descriptor, &ranges, &mut message, flags as i32)
+        self.transmit(descriptor, &ranges, &mut message, flags as i32)
     }
 
     fn receive_message(&mut self, fd: u64, at: u64, flags: u64) -> Served {
@@ -399,7 +398,7 @@ pub(super) fn sendto(linux: &mut Linux, [fd, at, length, flags, name, size]: Arg
         name,
         ..Message::default()
     };
-    linux.send(descriptor, &[(at, length)], &mut message, flags as i32)
+    linux.transmit(descriptor, &[(at, length)], &mut message, flags as i32)
 }
 
 /// `recvmsg`.

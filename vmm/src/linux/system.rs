@@ -70,14 +70,11 @@ pub(super) fn getrandom(linux: &mut Linux, [at, length, flags, ..]: Arguments) -
     Ok(done)
 }
 
-/// `sched_yield`.
-pub(super) fn sched_yield(_: &mut Linux, _: Arguments) -> Served {
-    rustix::thread::sched_yield();
-    Ok(0)
-}
-
 /// `sched_getaffinity`: one processor.
-pub(super) fn sched_getaffinity(linux: &mut Linux, [_, size, at, ..]: Arguments) -> Served {
+pub(super) fn sched_getaffinity(linux: &mut Linux, [number, size, at, ..]: Arguments) -> Served {
+    if number != 0 {
+        linux.task_named(number).map_err(|_| Errno::SRCH)?;
+    }
     if size < 8 || size % 8 != 0 {
         return Err(Errno::INVAL.into());
     }

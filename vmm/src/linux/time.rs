@@ -1,10 +1,10 @@
 //! Calls about time.
 
 use rustix::io::Errno;
-use rustix::thread::{ClockId as SleepClock, NanosleepRelativeResult};
 use rustix::time::{ClockId, Timespec};
 
 use super::record::Record;
+use super::wait::Wait;
 use super::{Arguments, Linux, Served, Stop};
 
 const NANOSECONDS: i64 = 1_000_000_000;
@@ -44,15 +44,26 @@ pub(super) fn read_timespec(linux: &mut Linux, at: u64) -> Result<Timespec, Stop
     })
 }
 
+/// The last moment of monotonic time.
+const LAST: Timespec = Timespec {
+    tv_sec: i64::MAX,
+    tv_nsec: 0,
+};
+
 /// The moment of monotonic time that `duration` from now is; the last there is for one too long.
 pub(super) fn from_now(duration: std::time::Duration) -> Timespec {
-    const LAST: Timespec = Timespec {
-        tv_sec: i64::MAX,
-        tv_nsec: 0,
-    };
     let now = rustix::time::clock_gettime(ClockId::Monotonic);
     let duration = Timespec::try_from(duration).ok();
     duration.and_then(|d| now.checked_add(d)).unwrap_or(LAST)
+}
+
+/// The moment of monotonic time at which `clock` shows `time`, if nobody sets it until then.
+pub(super) fn monotonic(clock: ClockId, time: Timespec) -> Timespec {
+    let now = rustix::time::clock_gettime(clock);
+    match time.checked_sub(now) {
+        Some(left) if time > now => from_now(duration(&left)),
+        _ => rustix::time::clock_gettime(ClockId::Monotonic),
+    }
 }
 
 /// True once that moment of monotonic time has come.
@@ -114,8 +125,7 @@ pub(super) fn times(linux: &mut Linux, [at, ..]: Arguments) -> Served {
 
 /// `nanosleep`.
 pub(super) fn nanosleep(linux: &mut Linux, [request, remaining, ..]: Arguments) -> Served {
-    let request = read_timespec(linux, request)?;
-    sleep_for(linux, SleepClock::Monotonic, &request, remaining)
+    sleep_for(linux, request, remaining)
 }
 
 /// `clock_nanosleep`, relative or until a time.
@@ -125,28 +135,35 @@ pub(super) fn clock_nanosleep(
 ) -> Served {
     const ABSOLUTE: u64 = 1;
     let clock = match id {
-        0 => SleepClock::Realtime,
-        1 => SleepClock::Monotonic,
-        7 => SleepClock::Boottime,
+        0 => ClockId::Realtime,
+        1 => ClockId::Monotonic,
+        7 => ClockId::Boottime,
         _ => return Err(Errno::INVAL.into()),
     };
-    let request = read_timespec(linux, request)?;
     if flags & ABSOLUTE == 0 {
-        return sleep_for(linux, clock, &request, remaining);
+        return sleep_for(linux, request, remaining);
     }
-    rustix::thread::clock_nanosleep_absolute(clock, &request)?;
-    Ok(0)
+    let until = read_timespec(linux, request)?;
+    let deadline = monotonic(clock, until);
+    if is_over(deadline) {
+        return Ok(0);
+    }
+    Err(Stop::Wait(Wait::Until(deadline)))
 }
 
-fn sleep_for(linux: &mut Linux, clock: SleepClock, request: &Timespec, remaining: u64) -> Served {
-    match rustix::thread::clock_nanosleep_relative(clock, request) {
-        NanosleepRelativeResult::Ok => Ok(0),
-        NanosleepRelativeResult::Interrupted(left) => {
-            if remaining != 0 {
-                write_time(linux, remaining, left.tv_sec, left.tv_nsec)?;
-            }
-            Err(Errno::INTR.into())
-        }
-        NanosleepRelativeResult::Err(error) => Err(error.into()),
+fn sleep_for(linux: &mut Linux, request: u64, remaining: u64) -> Served {
+    let deadline = match linux.progress.deadline {
+        Some(deadline) => deadline,
+        None => from_now(duration(&read_timespec(linux, request)?)),
+    };
+    linux.progress.deadline = Some(deadline);
+    let now = rustix::time::clock_gettime(ClockId::Monotonic);
+    if now >= deadline {
+        return Ok(0);
     }
+    if linux.progress.interrupted && remaining != 0 {
+        let left = deadline - now;
+        write_time(linux, remaining, left.tv_sec, left.tv_nsec)?;
+    }
+    Err(Stop::Wait(Wait::Until(deadline)))
 }

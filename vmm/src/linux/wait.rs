@@ -3,11 +3,8 @@
 
 use std::os::fd::RawFd;
 
-use rustix::event::{PollFd, PollFlags};
-use rustix::io::Errno;
+use rustix::event::PollFlags;
 use rustix::time::Timespec;
-
-use super::host;
 
 /// What has to come before a call is served again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +27,11 @@ pub(crate) enum Wait {
     },
     /// A moment of monotonic time.
     Until(Timespec),
+    /// What another task does (it wakes a futex), or a signal.
+    Woken {
+        /// When to ask again in any case.
+        deadline: Option<Timespec>,
+    },
 }
 
 /// What a call has done before it had to wait. Nothing at its first try.
@@ -39,38 +41,56 @@ pub(crate) struct Progress {
     pub(crate) bytes: u64,
     /// When its time is over, by the monotonic clock, once it was reckoned from a duration.
     pub(crate) deadline: Option<Timespec>,
+    /// What it asks for is under way: asking again, once the wait is over, says how that ended.
+    pub(crate) started: bool,
+    /// Another task has woken it.
+    pub(crate) woken: bool,
+    /// A signal is about to be delivered to its task: if it would still wait, it ends here.
+    pub(crate) interrupted: bool,
 }
 
 impl Wait {
-    /// Waits in the host: there is no other task to run.
-    pub(super) fn block(&self) -> Result<(), Errno> {
-        let one;
-        let (descriptors, deadline) = match self {
-            Self::Ready {
-                descriptor,
-                events,
-                deadline,
-            } => {
-                one = [(*descriptor, *events)];
-                (&one[..], *deadline)
-            }
-            Self::AnyReady {
-                descriptors,
-                deadline,
-            } => (&descriptors[..], *deadline),
-            Self::Until(deadline) => (&[][..], Some(*deadline)),
-        };
-        let left = deadline.map(|deadline| {
-            let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-            if deadline > now {
-                deadline - now
-            } else {
-                Timespec::default()
-            }
-        });
-        let poll = |&(fd, events): &(RawFd, _)| PollFd::from_borrowed_fd(host::borrow(fd), events);
-        let mut polls: Vec<_> = descriptors.iter().map(poll).collect();
-        rustix::event::poll(&mut polls, left.as_ref())?;
-        Ok(())
+    /// When to ask again in any case.
+    pub(super) fn deadline(&self) -> Option<Timespec> {
+        match self {
+            Self::Ready { deadline, .. }
+            | Self::AnyReady { deadline, .. }
+            | Self::Woken { deadline } => *deadline,
+            Self::Until(deadline) => Some(*deadline),
+        }
     }
+
+    /// The descriptors whose readiness ends it.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = (RawFd, PollFlags)> {
+        let (one, several) = match self {
+            Self::Ready {
+                descriptor, events, ..
+            } => (Some((*descriptor, *events)), &[][..]),
+            Self::AnyReady { descriptors, .. } => (None, &descriptors[..]),
+            Self::Until(_) | Self::Woken { .. } => (None, &[][..]),
+        };
+        one.into_iter().chain(several.iter().copied())
+    }
+}
+
+/// True for a call that a signal's handler ends with `EINTR` even where it was installed with
+/// `SA_RESTART` (signal(7), "Interruption of system calls and library functions by signal handlers").
+pub(super) fn never_restarts(number: u64, deadline: Option<Timespec>) -> bool {
+    const NEVER: [i64; 14] = [
+        libc::SYS_poll,
+        libc::SYS_ppoll,
+        libc::SYS_select,
+        libc::SYS_pselect6,
+        libc::SYS_epoll_wait,
+        libc::SYS_epoll_pwait,
+        libc::SYS_epoll_pwait2,
+        libc::SYS_nanosleep,
+        libc::SYS_clock_nanosleep,
+        libc::SYS_pause,
+        libc::SYS_rt_sigsuspend,
+        libc::SYS_rt_sigtimedwait,
+        libc::SYS_semop,
+        libc::SYS_msgrcv,
+    ];
+    deadline.is_some() || NEVER.contains(&(number as i64))
 }

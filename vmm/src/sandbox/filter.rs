@@ -16,7 +16,7 @@ pub struct FilterError(#[from] io::Error);
 
 /// Calls of the monitor's run loop: what the allocator, the standard library and the handlers in
 /// [`crate::linux`] need beside what they pass on, and the end. What they pass on is in [`CALLS`].
-const MONITOR: [i64; 26] = [
+const MONITOR: [i64; 28] = [
     libc::SYS_poll,
     libc::SYS_ppoll,
     libc::SYS_munmap,
@@ -42,16 +42,21 @@ const MONITOR: [i64; 26] = [
     libc::SYS_clock_gettime,
     libc::SYS_clock_getres,
     libc::SYS_clock_nanosleep,
+    libc::SYS_timer_settime,
+    libc::SYS_timer_delete,
     libc::SYS_getrandom,
 ];
 /// Only to read its limits.
 const LIMITS: i64 = libc::SYS_prlimit64;
 
 /// Requests to KVM.
-const MONITOR_IOCTLS: [u32; 4] = [
+const MONITOR_IOCTLS: [u32; 7] = [
     0xae80,      // KVM_RUN
     0x8138_ae83, // KVM_GET_SREGS
     0x4138_ae84, // KVM_SET_SREGS
+    0x8040_ae9f, // KVM_GET_VCPU_EVENTS
+    0x9000_aea4, // KVM_GET_XSAVE
+    0x5000_aea5, // KVM_SET_XSAVE
     0x4020_ae46, // KVM_SET_USER_MEMORY_REGION
 ];
 
@@ -225,6 +230,7 @@ fn guest_rule(process: Process, files_granted: bool, network: bool, own: u32) ->
             Rule::from(Verdict::Trace).unless(&[Test::Masked(3, KEEP_OLD, KEEP_OLD)], not_known)
         }
         Process::Advice => Rule::one_of(2, &ADVICE, not_known),
+        Process::Unserved => not_served.into(),
     }
 }
 

@@ -177,10 +177,12 @@ pub(crate) fn ordinary() -> Vec<(&'static str, &'static str)> {
         ("sparse", "4194304 1500"),
         ("sparse", "1073741824 1500"),
     ];
-    const WHAT: [&str; 11] = [
+    const WHAT: [&str; 13] = [
         "hello",
         "calls",
         "memory",
+        "threads",
+        "signals",
         "write-text",
         "execute-data",
         "unmapped",

@@ -1,5 +1,7 @@
-/* What ordinary programs do: calls, memory that comes with its first touch, memory that goes, and
- * the mistakes that end them. */
+/* What ordinary programs do: calls, memory that comes with its first touch, memory that goes, threads,
+ * handlers of signals, and the mistakes that end them. */
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,6 +48,69 @@ static int memory(void) {
     return 5;
 }
 
+static volatile long tick, tock, handled;
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static long total;
+static __thread double own;
+
+/* Each goes on only if the other is stopped, and keeps what it has in its registers. */
+static void *spin(void *second) {
+    register double x __asm__("xmm9") = own = second ? 2.5 : 1.5;
+    for (long at = 0; at < 4; at++) {
+        __asm__ volatile("" : "+x"(x));
+        if (second) { while (tick <= at) ; tock = at + 1; }
+        else { tick = at + 1; while (tock <= at) ; }
+    }
+    return (void *)(long)(x == own);
+}
+
+static void *add(void *number) {
+    for (int at = 0; at < 200; at++) {
+        pthread_mutex_lock(&mutex);
+        total += (long)number;
+        pthread_mutex_unlock(&mutex);
+    }
+    return 0;
+}
+
+static int threads(void) {
+    pthread_t thread[8];
+    pthread_attr_t small;
+    void *result;
+    long right = 0;
+    pthread_attr_init(&small);
+    pthread_attr_setstacksize(&small, 65536);
+    for (long at = 0; at < 8; at++) pthread_create(&thread[at], &small, add, (void *)at);
+    for (int at = 0; at < 8; at++) pthread_join(thread[at], &result);
+    for (long at = 0; at < 2; at++) pthread_create(&thread[at], &small, spin, (void *)at);
+    for (int at = 0; at < 2; at++) { pthread_join(thread[at], &result); right += (long)result; }
+    printf("%ld %ld\n", total, right);
+    return 6;
+}
+
+static char *mended;
+static void mend(int number, siginfo_t *info, void *context) {
+    handled += info->si_addr == mended;
+    mprotect(mended, 4096, PROT_READ | PROT_WRITE);
+}
+static void note(int number) { handled += 10; }
+
+static int signals(void) {
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = note;
+    sigaction(SIGUSR1, &action, 0);
+    for (int at = 0; at < 3; at++) raise(SIGUSR1);
+    action.sa_sigaction = mend;
+    action.sa_flags = SA_SIGINFO;
+    sigaction(SIGSEGV, &action, 0);
+    mended = map(4096);
+    mprotect(mended, 4096, PROT_NONE);
+    *(volatile char *)mended = 7;
+    printf("%ld %d\n", handled, *mended);
+    return 7;
+}
+
 int main(int count, char **words) {
     const char *what = count > 1 ? words[1] : "hello";
     char *page = map(8192);
@@ -56,6 +121,8 @@ int main(int count, char **words) {
     }
     if (!strcmp(what, "calls")) return calls();
     if (!strcmp(what, "memory")) return memory();
+    if (!strcmp(what, "threads")) return threads();
+    if (!strcmp(what, "signals")) return signals();
     if (!strcmp(what, "write-text")) *(volatile char *)(void *)main = 1;
     if (!strcmp(what, "execute-data")) ((void (*)(void))page)();
     if (!strcmp(what, "unmapped")) { munmap(page + 4096, 4096); return page[4096]; }

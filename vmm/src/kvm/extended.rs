@@ -1,0 +1,153 @@
+//! A task's state beyond its general registers (x87, SSE, AVX, AVX-512), as XSAVE has it in its
+//! standard form (Intel SDM volume 1, 13.4).
+
+use std::arch::x86_64::__cpuid_count;
+use std::fmt;
+
+use kvm_bindings::kvm_xsave;
+
+use super::vcpu::Vcpu;
+use crate::linux::{ExtendedState, Shape, StateError};
+
+/// Bytes of the part that FXSAVE writes and of the header behind it.
+const BASE: usize = 512 + 64;
+/// Where the header says which parts are in use.
+const IN_USE: usize = 512;
+/// x87 and SSE, which have no leaf of their own.
+const LEGACY: u64 = 3;
+
+/// Where the parts end, by their bit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parts {
+    ends: [usize; 64],
+    features: u64,
+}
+
+impl Parts {
+    /// The parts of `features` (XCR0). Where they lie is the processor's own, and the same under KVM.
+    pub(super) fn of(features: u64) -> Self {
+        let mut ends = [BASE; 64];
+        for (part, end) in ends.iter_mut().enumerate().skip(2) {
+            if features >> part & 1 != 0 {
+                let leaf = __cpuid_count(0xd, part as u32);
+                *end = (leaf.eax as usize + leaf.ebx as usize).max(BASE);
+            }
+        }
+        Self {
+            ends,
+            features: features | LEGACY,
+        }
+    }
+
+    /// Bytes up to the end of the last part of `features`.
+    fn length(&self, features: u64) -> usize {
+        let parts = (0..64).filter(|bit| features >> bit & 1 != 0);
+        parts.map(|bit| self.ends[bit]).max().unwrap_or(BASE)
+    }
+}
+
+/// The state of a task that does not run: no longer than what it uses.
+#[derive(Clone)]
+pub(super) struct Stored(Box<[u8]>);
+
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stored({} bytes)", self.0.len())
+    }
+}
+
+impl Stored {
+    /// What is in use of `state`.
+    pub(super) fn of(state: &[u8], parts: &Parts) -> Self {
+        let mut word = [0; 8];
+        word.copy_from_slice(&state[IN_USE..IN_USE + 8]);
+        let in_use = u64::from_le_bytes(word) & parts.features;
+        let length = parts.length(in_use).min(state.len());
+        Self(state[..length].into())
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// What this process itself may use (XCR0). A program under KVM without hardware support finds the
+/// same: nothing stands between it and the processor.
+pub(super) fn of_this_process() -> u64 {
+    /// CPUID says that XGETBV can be executed.
+    const OSXSAVE: u32 = 1 << 27;
+    if __cpuid_count(1, 0).ecx & OSXSAVE == 0 {
+        return 0;
+    }
+    let (low, high): (u32, u32);
+    // SAFETY: the processor has the instruction, which reads a register that exists.
+    unsafe {
+        std::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack));
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
+fn platform(error: kvm_ioctls::Error) -> StateError {
+    StateError::Platform(std::io::Error::from_raw_os_error(error.errno()))
+}
+
+impl ExtendedState for Vcpu {
+    fn shape(&self) -> Shape {
+        let parts = self.parts();
+        Shape {
+            features: parts.features,
+            bytes: parts.length(parts.features),
+        }
+    }
+
+    fn read(&mut self) -> Result<Vec<u8>, StateError> {
+        let state = self.fd().get_xsave().map_err(platform)?;
+        let bytes = state.region.iter().flat_map(|word| word.to_le_bytes());
+        Ok(bytes.take(self.shape().bytes).collect())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StateError> {
+        let mut state = kvm_xsave::default();
+        for (word, bytes) in state.region.iter_mut().zip(bytes.chunks_exact(4)) {
+            *word = bytes.try_into().map_or(0, u32::from_le_bytes);
+        }
+        // SAFETY: the structure has room for all parts that this processor was given (`Vm::new` checks
+        // it), so the kernel reads no more than that.
+        let set = unsafe { self.fd().set_xsave(&state) };
+        set.map_err(|error| match error.errno() {
+            libc::EINVAL => StateError::Invalid,
+            _ => platform(error),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARTS: Parts = {
+        let mut ends = [BASE; 64];
+        ends[2] = 832;
+        ends[7] = 2688;
+        Parts {
+            ends,
+            features: 0x87,
+        }
+    };
+
+    #[test]
+    fn no_more_is_kept_than_is_in_use() {
+        let mut state = vec![0; 2688];
+        for (in_use, length) in [
+            (0, BASE),
+            (3, BASE),
+            (4, 832),
+            (7, 832),
+            (0x83, 2688),
+            (8, BASE),
+        ] {
+            state[IN_USE] = in_use;
+            assert_eq!(Stored::of(&state, &PARTS).bytes().len(), length);
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! What makes the processor leave, or this process stop waiting: signals of the host and a timer.
+//!
+//! The signals are blocked in this process, except inside `KVM_RUN`, which returns when one comes and
+//! leaves it pending, and looked for by a descriptor where this process waits. So none is lost in
+//! between, no handler runs, and there is one place that takes them.
+
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
+
+use kvm_ioctls::VcpuFd;
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::time::Timespec;
+
+use super::KvmError;
+
+/// Signals that are the guest's.
+const PASSED_ON: [i32; 7] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGTERM,
+    libc::SIGWINCH,
+];
+/// Bytes of a signal set of the kernel.
+const SET_BYTES: u32 = 8;
+/// Bytes of a `struct signalfd_siginfo`, which begins with the signal's number.
+const RECORD: usize = 128;
+
+/// The signal that the timer sends.
+fn tick() -> i32 {
+    libc::SIGRTMAX()
+}
+
+/// Signals and a timer.
+#[derive(Debug)]
+pub(super) struct Kicks {
+    /// Readable while one of the signals is pending.
+    signals: File,
+    timer: Timer,
+    armed: Option<Timespec>,
+    ignored: Vec<i32>,
+}
+
+/// What has come.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Came {
+    /// Signals that somebody sent for the guest.
+    pub(super) signals: Vec<i32>,
+    /// It is as late as the timer was set to.
+    pub(super) tick: bool,
+}
+
+impl Kicks {
+    /// Blocks the signals in this thread, and has `vcpu` leave when one comes.
+    pub(super) fn new(vcpu: &VcpuFd) -> Result<Self, KvmError> {
+        let failed = |what| move |error| KvmError::Call { what, error };
+        let (set, before) = block().map_err(failed("blocking signals"))?;
+        set_mask_inside(vcpu, before)
+            .map_err(failed("setting the signals that stop a processor"))?;
+        Ok(Self {
+            signals: descriptor(&set).map_err(failed("taking signals by a descriptor"))?,
+            timer: Timer::new().map_err(failed("making a timer"))?,
+            armed: None,
+            ignored: ignored(),
+        })
+    }
+
+    /// Signals of the guest that this process was told to ignore.
+    pub(super) fn ignored(&self) -> &[i32] {
+        &self.ignored
+    }
+
+    /// Has a tick come at `at` (monotonic time) or earlier.
+    pub(super) fn arm(&mut self, at: Timespec) -> Result<(), KvmError> {
+        if self.armed.is_some_and(|armed| armed <= at) {
+            return Ok(());
+        }
+        self.armed = Some(at);
+        self.timer.set(at).map_err(|error| KvmError::Call {
+            what: "setting a timer",
+            error,
+        })
+    }
+
+    /// Takes what has come.
+    pub(super) fn take(&mut self) -> Result<Came, KvmError> {
+        let mut came = Came::default();
+        let mut records = [0; 8 * RECORD];
+        loop {
+            let filled = match rustix::io::read(&self.signals, &mut records) {
+                Ok(filled) => filled,
+                Err(Errno::AGAIN) => return Ok(came),
+                Err(Errno::INTR) => continue,
+                Err(error) => {
+                    return Err(KvmError::Call {
+                        what: "taking signals",
+                        error: error.into(),
+                    });
+                }
+            };
+            for record in records[..filled].chunks_exact(RECORD) {
+                let signal = i32::from_le_bytes([record[0], record[1], record[2], record[3]]);
+                if signal == tick() {
+                    came.tick = true;
+                    self.armed = None;
+                } else {
+                    came.signals.push(signal);
+                }
+            }
+        }
+    }
+
+    /// Waits until something has come, one of `descriptors` is ready, or it is `deadline`. True for
+    /// each descriptor that is ready.
+    pub(super) fn wait(
+        &self,
+        descriptors: &[(RawFd, PollFlags)],
+        deadline: Option<Timespec>,
+    ) -> Result<Vec<bool>, KvmError> {
+        let left = deadline.map(|deadline| {
+            let now = now();
+            if deadline > now {
+                deadline - now
+            } else {
+                Timespec::default()
+            }
+        });
+        self.poll(descriptors, left)
+    }
+
+    /// True for each of `descriptors` that is ready now.
+    pub(super) fn look(&self, descriptors: &[(RawFd, PollFlags)]) -> Result<Vec<bool>, KvmError> {
+        self.poll(descriptors, Some(Timespec::default()))
+    }
+
+    fn poll(
+        &self,
+        descriptors: &[(RawFd, PollFlags)],
+        left: Option<Timespec>,
+    ) -> Result<Vec<bool>, KvmError> {
+        let own = PollFd::new(&self.signals, PollFlags::IN);
+        let others = descriptors.iter().map(|&(descriptor, events)| {
+            // SAFETY: the number is a guest's and not -1. It may stand for nothing, which `poll`
+            // answers; it is used for this call alone.
+            let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
+            PollFd::from_borrowed_fd(descriptor, events)
+        });
+        let mut polls: Vec<_> = std::iter::once(own).chain(others).collect();
+        match rustix::event::poll(&mut polls, left.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => {
+                return Err(KvmError::Call {
+                    what: "waiting",
+                    error: error.into(),
+                });
+            }
+        }
+        Ok(polls[1..]
+            .iter()
+            .map(|poll| !poll.revents().is_empty())
+            .collect())
+    }
+}
+
+/// The monotonic clock.
+pub(super) fn now() -> Timespec {
+    rustix::time::clock_gettime(rustix::time::ClockId::Monotonic)
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Blocks the signals; they, and what this thread blocked before.
+fn block() -> io::Result<(libc::sigset_t, libc::sigset_t)> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `sigemptyset` makes the set one, to which signals are added; `pthread_sigmask` reads it
+    // and fills the other.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in PASSED_ON.into_iter().chain([tick()]) {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        let error = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr());
+        if error != 0 {
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        Ok((set.assume_init(), before.assume_init()))
+    }
+}
+
+/// Those of the guest's signals that do nothing: `nohup` and shells without job control say so.
+fn ignored() -> Vec<i32> {
+    let ignored = |signal: &i32| {
+        let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: only asks; the structure is filled, or stays zeros, which it may be.
+        let action = unsafe {
+            libc::sigaction(*signal, std::ptr::null(), action.as_mut_ptr());
+            action.assume_init()
+        };
+        action.sa_sigaction == libc::SIG_IGN
+    };
+    PASSED_ON.into_iter().filter(ignored).collect()
+}
+
+fn descriptor(set: &libc::sigset_t) -> io::Result<File> {
+    let flags = libc::SFD_NONBLOCK | libc::SFD_CLOEXEC;
+    // SAFETY: the set is one, and is only read.
+    let descriptor = check(unsafe { libc::signalfd(-1, set, flags) })?;
+    // SAFETY: the descriptor was just made for this call, and nobody else has it.
+    Ok(unsafe { File::from_raw_fd(descriptor) })
+}
+
+/// Has `vcpu` run with `mask`: the one request of this kind that the KVM bindings lack.
+fn set_mask_inside(vcpu: &VcpuFd, mask: libc::sigset_t) -> io::Result<()> {
+    /// `_IOW(KVMIO, 0x8b, struct kvm_signal_mask)` of `linux/kvm.h`.
+    const KVM_SET_SIGNAL_MASK: libc::c_ulong = 0x4004_ae8b;
+    #[repr(C)]
+    struct SignalMask {
+        length: u32,
+        set: [u8; SET_BYTES as usize],
+    }
+    let mut set: u64 = 0;
+    for signal in 1..=64 {
+        // SAFETY: the set was filled by the kernel and is only read.
+        let blocked = unsafe { libc::sigismember(&raw const mask, signal) } == 1;
+        let ours = PASSED_ON.contains(&signal) || signal == tick();
+        set |= u64::from(blocked && !ours) << (signal - 1);
+    }
+    let request = SignalMask {
+        length: SET_BYTES,
+        set: set.to_le_bytes(),
+    };
+    // SAFETY: the request reads the structure: a length, and as many bytes.
+    let result = unsafe {
+        libc::ioctl(
+            vcpu.as_raw_fd(),
+            KVM_SET_SIGNAL_MASK as _,
+            &raw const request,
+        )
+    };
+    check(result).map(|_| ())
+}
+
+/// A timer of the kernel.
+#[derive(Debug)]
+struct Timer(libc::timer_t);
+
+impl Timer {
+    fn new() -> io::Result<Self> {
+        let mut id = MaybeUninit::<libc::timer_t>::uninit();
+        // SAFETY: all zeros are such a structure.
+        let mut event: libc::sigevent = unsafe { MaybeUninit::zeroed().assume_init() };
+        event.sigev_notify = libc::SIGEV_THREAD_ID;
+        event.sigev_signo = tick();
+        // SAFETY: asks for this thread's number.
+        event.sigev_notify_thread_id = unsafe { libc::gettid() };
+        // SAFETY: the structure is read and the number filled in.
+        check(unsafe {
+            libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, id.as_mut_ptr())
+        })?;
+        // SAFETY: the call has filled it.
+        Ok(Self(unsafe { id.assume_init() }))
+    }
+
+    fn set(&self, at: Timespec) -> io::Result<()> {
+        // All zeros would disarm it.
+        let (seconds, nanoseconds) = (at.tv_sec, at.tv_nsec.max(1));
+        let value = libc::itimerspec {
+            it_interval: libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+            it_value: libc::timespec {
+                tv_sec: seconds,
+                tv_nsec: nanoseconds,
+            },
+        };
+        // SAFETY: the timer is this value's own; the structure is only read.
+        check(unsafe {
+            libc::timer_settime(
+                self.0,
+                libc::TIMER_ABSTIME,
+                &raw const value,
+                std::ptr::null_mut(),
+            )
+        })
+        .map(|_| ())
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        // SAFETY: the timer is this value's own, and is gone with it.
+        unsafe {
+            libc::timer_delete(self.0);
+        }
+    }
+}

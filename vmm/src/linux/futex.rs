@@ -1,0 +1,426 @@
+//! `futex` (futex(2)): tasks that wait for a word of memory, and those that wake them.
+//!
+//! Tasks share one address space and no memory is shared with anybody else, so an address is the key,
+//! private or not. The monitor runs between instructions of the guest: what it reads and writes here
+//! no task sees half done.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rustix::io::Errno;
+use rustix::time::ClockId;
+
+use super::scheduler::Tid;
+use super::wait::Wait;
+use super::{Arguments, Linux, Served, Stop, time};
+
+const ANY: u32 = u32::MAX;
+/// Of a word with priority inheritance or of a robust one: tasks wait; the owner has died; its number.
+const WAITERS: u32 = 0x8000_0000;
+const OWNER_DIED: u32 = 0x4000_0000;
+const OWNER: u32 = 0x3fff_ffff;
+/// A robust list may be so long (`ROBUST_LIST_LIMIT`).
+const LONGEST_LIST: usize = 2048;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Waiter {
+    task: Tid,
+    bits: u32,
+    /// Waits to own the word, rather than for a change.
+    owns: bool,
+}
+
+/// Who waits for what, first come first.
+#[derive(Debug, Default)]
+pub(super) struct Futexes(BTreeMap<u64, VecDeque<Waiter>>);
+
+impl Futexes {
+    fn add(&mut self, address: u64, waiter: Waiter) {
+        self.0.entry(address).or_default().push_back(waiter);
+    }
+
+    /// Takes at most `count` of those that wait at `address` for one of `bits`.
+    fn take(&mut self, address: u64, count: u64, bits: u32) -> Vec<Waiter> {
+        let mut taken = Vec::new();
+        let Some(queue) = self.0.get_mut(&address) else {
+            return taken;
+        };
+        queue.retain(|waiter| {
+            let takes = (taken.len() as u64) < count && waiter.bits & bits != 0;
+            if takes {
+                taken.push(*waiter);
+            }
+            !takes
+        });
+        if queue.is_empty() {
+            self.0.remove(&address);
+        }
+        taken
+    }
+
+    fn remove(&mut self, address: u64, task: Tid) {
+        if let Some(queue) = self.0.get_mut(&address) {
+            queue.retain(|waiter| waiter.task != task);
+            if queue.is_empty() {
+                self.0.remove(&address);
+            }
+        }
+    }
+
+    fn is_awaited(&self, address: u64) -> bool {
+        self.0.contains_key(&address)
+    }
+
+    fn is_owned(&self, address: u64) -> bool {
+        let queue = self.0.get(&address);
+        queue.is_some_and(|queue| queue.iter().any(|waiter| waiter.owns))
+    }
+}
+
+/// `futex`.
+pub(super) fn futex(
+    linux: &mut Linux,
+    [address, operation, value, timeout, second, third]: Arguments,
+) -> Served {
+    const COMMAND: u64 = 0x7f;
+    const REALTIME: u64 = 0x100;
+    let realtime = operation & REALTIME != 0;
+    let value32 = value as u32;
+    // A signed count; Linux takes 0 for 1 when it wakes.
+    let count = |count: u64| (count as i32).max(0) as u64;
+    let limit = |clock, absolute| Limit {
+        at: timeout,
+        clock,
+        absolute,
+    };
+    let clock = if realtime {
+        ClockId::Realtime
+    } else {
+        ClockId::Monotonic
+    };
+    aligned(address)?;
+    match operation & COMMAND {
+        0 => wait(linux, address, value32, ANY, limit(clock, false)),
+        9 => wait(linux, address, value32, third as u32, limit(clock, true)),
+        1 => wake(linux, address, count(value).max(1), ANY),
+        10 => wake(linux, address, count(value).max(1), third as u32),
+        3 => {
+            aligned(second)?;
+            Ok(requeue(
+                linux,
+                address,
+                second,
+                count(value),
+                count(timeout),
+            ))
+        }
+        4 => {
+            aligned(second)?;
+            if linux.memory.read_value::<u32>(address)? != third as u32 {
+                return Err(Errno::AGAIN.into());
+            }
+            let woken = count(value);
+            Ok(requeue(linux, address, second, woken, count(timeout)))
+        }
+        5 => {
+            aligned(second)?;
+            let old = wake_operation(linux, second, third as u32)?;
+            let mut woken = linux.wake_futex(address, count(value).max(1), ANY);
+            if old {
+                woken += linux.wake_futex(second, count(timeout).max(1), ANY);
+            }
+            Ok(woken)
+        }
+        6 => lock(linux, address, limit(ClockId::Realtime, true)),
+        13 => lock(linux, address, limit(clock, true)),
+        8 => try_lock(linux, address),
+        7 => unlock(linux, address),
+        _ => Err(Errno::NOSYS.into()),
+    }
+}
+
+fn aligned(address: u64) -> Result<(), Errno> {
+    if address.is_multiple_of(4) {
+        Ok(())
+    } else {
+        Err(Errno::INVAL)
+    }
+}
+
+/// How long to wait: the `timespec` at an address, null for ever.
+#[derive(Clone, Copy)]
+struct Limit {
+    at: u64,
+    clock: ClockId,
+    absolute: bool,
+}
+
+fn wait(linux: &mut Linux, address: u64, value: u32, bits: u32, limit: Limit) -> Served {
+    if bits == 0 {
+        return Err(Errno::INVAL.into());
+    }
+    if linux.task().futex.is_none() && !linux.progress.woken {
+        // The time is looked at first, as Linux does: a wrong one is an error whatever the word is.
+        set_deadline(linux, limit)?;
+        if linux.memory.read_value::<u32>(address)? != value {
+            return Err(Errno::AGAIN.into());
+        }
+    }
+    queue(linux, address, bits, false)
+}
+
+fn set_deadline(linux: &mut Linux, limit: Limit) -> Result<(), Stop> {
+    if limit.at != 0 && linux.progress.deadline.is_none() {
+        let given = time::read_timespec(linux, limit.at)?;
+        linux.progress.deadline = Some(if limit.absolute {
+            time::monotonic(limit.clock, given)
+        } else {
+            time::from_now(time::duration(&given))
+        });
+    }
+    Ok(())
+}
+
+/// Waits until woken: 0 then.
+fn queue(linux: &mut Linux, address: u64, bits: u32, owns: bool) -> Served {
+    if linux.progress.woken {
+        return Ok(0);
+    }
+    let task = linux.tid();
+    let deadline = linux.progress.deadline;
+    let over = deadline.is_some_and(time::is_over);
+    if linux.progress.interrupted || over {
+        linux.leave_futex(task);
+        if over {
+            return Err(Errno::TIMEDOUT.into());
+        }
+    } else if linux.task().futex.is_none() {
+        linux.task().futex = Some(address);
+        linux.futexes.add(address, Waiter { task, bits, owns });
+    }
+    Err(Stop::Wait(Wait::Woken { deadline }))
+}
+
+fn wake(linux: &mut Linux, address: u64, count: u64, bits: u32) -> Served {
+    if bits == 0 {
+        return Err(Errno::INVAL.into());
+    }
+    Ok(linux.wake_futex(address, count, bits))
+}
+
+fn requeue(linux: &mut Linux, from: u64, to: u64, woken: u64, moved: u64) -> u64 {
+    let woken = linux.wake_futex(from, woken, ANY);
+    let waiters = linux.futexes.take(from, moved, ANY);
+    let moved = waiters.len() as u64;
+    for waiter in waiters {
+        if let Some(task) = linux.tasks.get_mut(waiter.task) {
+            task.futex = Some(to);
+        }
+        linux.futexes.add(to, waiter);
+    }
+    woken + moved
+}
+
+/// Changes the word at `address` as `WAKE_OP` says, and compares what it was.
+fn wake_operation(linux: &mut Linux, address: u64, encoded: u32) -> Result<bool, Stop> {
+    let signed = |bits: u32| ((bits << 20) as i32) >> 20;
+    let (mut operand, compared) = (signed(encoded >> 12 & 0xfff), signed(encoded & 0xfff));
+    let operation = encoded >> 28;
+    if operation & 8 != 0 {
+        operand = 1i32.wrapping_shl(operand as u32 & 31);
+    }
+    let old: i32 = linux.memory.read_value(address)?;
+    let new = match operation & 7 {
+        0 => operand,
+        1 => old.wrapping_add(operand),
+        2 => old | operand,
+        3 => old & !operand,
+        4 => old ^ operand,
+        _ => return Err(Errno::NOSYS.into()),
+    };
+    linux.memory.write_value(address, &new)?;
+    Ok(match encoded >> 24 & 0xf {
+        0 => old == compared,
+        1 => old != compared,
+        2 => old < compared,
+        3 => old <= compared,
+        4 => old > compared,
+        5 => old >= compared,
+        _ => return Err(Errno::NOSYS.into()),
+    })
+}
+
+/// `LOCK_PI`: there are no priorities to be inherited, but owners are known.
+fn lock(linux: &mut Linux, address: u64, limit: Limit) -> Served {
+    if linux.progress.woken || linux.task().futex.is_some() {
+        return queue(linux, address, ANY, true);
+    }
+    set_deadline(linux, limit)?;
+    let word: u32 = linux.memory.read_value(address)?;
+    if word & OWNER == 0 {
+        return own(linux, address, word);
+    }
+    can_wait(linux, word)?;
+    linux.memory.write_value(address, &(word | WAITERS))?;
+    queue(linux, address, ANY, true)
+}
+
+fn try_lock(linux: &mut Linux, address: u64) -> Served {
+    let word: u32 = linux.memory.read_value(address)?;
+    if word & OWNER == 0 {
+        return own(linux, address, word);
+    }
+    can_wait(linux, word)?;
+    Err(Errno::AGAIN.into())
+}
+
+fn own(linux: &mut Linux, address: u64, word: u32) -> Served {
+    let owned = linux.tid() | word & OWNER_DIED;
+    let waiters = linux.futexes.is_awaited(address);
+    let owned = if waiters { owned | WAITERS } else { owned };
+    linux.memory.write_value(address, &owned)?;
+    Ok(0)
+}
+
+/// Whether the owner in `word` is another task that lives.
+fn can_wait(linux: &Linux, word: u32) -> Result<(), Errno> {
+    let owner = word & OWNER;
+    if owner == linux.tid() {
+        return Err(Errno::DEADLK);
+    }
+    linux.tasks.get(owner).map(|_| ()).ok_or(Errno::SRCH)
+}
+
+fn unlock(linux: &mut Linux, address: u64) -> Served {
+    let word: u32 = linux.memory.read_value(address)?;
+    if word & OWNER != linux.tid() {
+        return Err(Errno::PERM.into());
+    }
+    hand_over(linux, address, 0)?;
+    Ok(0)
+}
+
+/// Gives a word to the first that waits for it, if one does; `died` is set in it.
+fn hand_over(linux: &mut Linux, address: u64, died: u32) -> Result<(), Stop> {
+    let next = linux.futexes.take(address, 1, ANY);
+    let owner = next.first().map_or(0, |waiter| waiter.task);
+    let waiters = linux.futexes.is_awaited(address);
+    let word = owner | died | if waiters { WAITERS } else { 0 };
+    linux.memory.write_value(address, &word)?;
+    for waiter in next {
+        linux.wake_waiter(waiter.task);
+    }
+    Ok(())
+}
+
+impl Linux {
+    /// Wakes at most `count` of those that wait at `address` for one of `bits`; how many.
+    pub(super) fn wake_futex(&mut self, address: u64, count: u64, bits: u32) -> u64 {
+        let woken = self.futexes.take(address, count, bits);
+        for waiter in &woken {
+            self.wake_waiter(waiter.task);
+        }
+        woken.len() as u64
+    }
+
+    fn wake_waiter(&mut self, tid: Tid) {
+        if let Some(task) = self.tasks.get_mut(tid) {
+            task.futex = None;
+            if let Some(pending) = &mut task.pending {
+                pending.progress.woken = true;
+            }
+        }
+        self.scheduler.wake(tid);
+    }
+
+    /// `tid` waits for its futex no more.
+    pub(super) fn leave_futex(&mut self, tid: Tid) {
+        let task = self.tasks.get_mut(tid);
+        if let Some(address) = task.and_then(|task| task.futex.take()) {
+            self.futexes.remove(address, tid);
+        }
+    }
+
+    /// The running task ends and leaves the locks of its robust list to others (the list's form is
+    /// in futex.h, `struct robust_list_head`). What is wrong with the list is its own loss.
+    pub(super) fn release_robust_list(&mut self) {
+        let head = self.task().robust_list;
+        if head != 0 {
+            let _ = self.walk_robust_list(head);
+        }
+    }
+
+    fn walk_robust_list(&mut self, head: u64) -> Result<(), Stop> {
+        let offset: u64 = self.memory.read_value(head.wrapping_add(8))?;
+        let pending: u64 = self.memory.read_value(head.wrapping_add(16))?;
+        let mut entry: u64 = self.memory.read_value(head)?;
+        for _ in 0..LONGEST_LIST {
+            if entry & !1 == head {
+                break;
+            }
+            // Read first: whoever is woken may reuse the entry.
+            let next = self.memory.read_value(entry & !1);
+            if entry & !1 != pending & !1 {
+                self.release_robust((entry & !1).wrapping_add(offset), entry & 1 != 0)?;
+            }
+            entry = next?;
+        }
+        if pending != 0 {
+            self.release_robust((pending & !1).wrapping_add(offset), pending & 1 != 0)?;
+        }
+        Ok(())
+    }
+
+    fn release_robust(&mut self, address: u64, inherits: bool) -> Result<(), Stop> {
+        let word: u32 = self.memory.read_value(address)?;
+        if !address.is_multiple_of(4) || word & OWNER != self.tid() {
+            return Ok(());
+        }
+        if inherits || self.futexes.is_owned(address) {
+            return hand_over(self, address, OWNER_DIED);
+        }
+        let left = word & WAITERS | OWNER_DIED;
+        self.memory.write_value(address, &left)?;
+        if word & WAITERS != 0 {
+            self.wake_futex(address, 1, ANY);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiter(task: Tid, bits: u32) -> Waiter {
+        Waiter {
+            task,
+            bits,
+            owns: false,
+        }
+    }
+
+    #[test]
+    fn waiters_are_taken_in_order_by_their_bits() {
+        let mut futexes = Futexes::default();
+        for (task, bits) in [(1, 1), (2, 2), (3, 3), (4, 2)] {
+            futexes.add(8, waiter(task, bits));
+        }
+        let tasks = |taken: Vec<Waiter>| taken.iter().map(|w| w.task).collect::<Vec<_>>();
+        assert_eq!(tasks(futexes.take(8, 2, 2)), [2, 3]);
+        assert_eq!(futexes.take(12, 9, ANY), []);
+        assert_eq!(futexes.take(8, 0, ANY), []);
+        assert_eq!(tasks(futexes.take(8, 9, ANY)), [1, 4]);
+        assert!(!futexes.is_awaited(8));
+    }
+
+    #[test]
+    fn whoever_leaves_is_not_taken() {
+        let mut futexes = Futexes::default();
+        futexes.add(8, waiter(1, ANY));
+        futexes.add(8, waiter(2, ANY));
+        futexes.remove(8, 1);
+        futexes.remove(16, 2);
+        assert_eq!(futexes.take(8, 9, ANY), [waiter(2, ANY)]);
+        assert!(futexes.0.is_empty(), "nothing is left of a word");
+    }
+}

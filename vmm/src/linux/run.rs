@@ -1,0 +1,161 @@
+//! Serving calls, and which task goes on afterwards.
+
+use std::os::fd::RawFd;
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::time::Timespec;
+
+use super::scheduler::Tid;
+use super::table::Server;
+use super::task::Pending;
+use super::wait::{Progress, never_restarts};
+use super::{COUNTED_APART, Call, Linux, Reply, Served, Stop, dispatch, table};
+
+impl Linux {
+    /// Serves one call of the running task.
+    pub fn serve(&mut self, call: &Call) -> Reply {
+        if let Some((at, _)) = server(call.number) {
+            self.counts[at] += 1;
+        } else {
+            let number = call.number.min(COUNTED_APART);
+            *self.unknown.entry(number).or_default() += 1;
+        }
+        self.progress = Progress::default();
+        self.ask(call)
+    }
+
+    fn ask(&mut self, call: &Call) -> Reply {
+        self.stack_pointer = call.stack_pointer;
+        let served = match server(call.number) {
+            Some((_, Server::Host(kinds))) => {
+                dispatch::pass(self, call.number, kinds, call.arguments)
+            }
+            Some((_, Server::Monitor(handler))) => handler(self, call.arguments),
+            Some((_, Server::ProcessOnly)) | None => Err(Errno::NOSYS.into()),
+        };
+        if self.trace {
+            trace(self.serving, call, &served);
+        }
+        match served {
+            Ok(value) => Reply::Return(value),
+            Err(Stop::Error(error)) => Reply::Return(failed(error)),
+            Err(Stop::End(outcome)) => Reply::End(outcome),
+            Err(Stop::Fault(cause)) => Reply::Fault(cause),
+            Err(Stop::Ended) => Reply::Ended,
+            Err(Stop::Request(request)) => Reply::Request(request),
+            Err(Stop::Wait(_)) if self.progress.interrupted => self.interrupt(call),
+            Err(Stop::Wait(wait)) => {
+                let progress = self.progress;
+                self.task().pending = Some(Pending {
+                    call: *call,
+                    progress,
+                });
+                self.scheduler.wait(wait);
+                // What it waits with may let in what was blocked before.
+                if self.signals_due(self.serving) != 0 {
+                    self.scheduler.wake(self.serving);
+                }
+                Reply::Waits
+            }
+        }
+    }
+
+    /// `call` waits no more: it has moved what it has moved, or a handler runs first.
+    fn interrupt(&mut self, call: &Call) -> Reply {
+        if self.progress.bytes > 0 {
+            return Reply::Return(self.progress.bytes);
+        }
+        let restarts = !never_restarts(call.number, self.progress.deadline);
+        Reply::Interrupted {
+            restart: restarts.then_some(call.number),
+        }
+    }
+
+    /// The task that runs on: the one that did until its turn is over, or the next that is ready. With
+    /// it comes the answer to the call that it waited in. `None` when all wait.
+    pub fn next_task(&mut self) -> Option<(Tid, Option<Reply>)> {
+        loop {
+            let tid = self.scheduler.next()?;
+            self.serving = tid;
+            let Some(pending) = self.task().pending.take() else {
+                return Some((tid, None));
+            };
+            self.progress = pending.progress;
+            self.progress.interrupted = self.drop_ignored(tid) != 0;
+            match self.ask(&pending.call) {
+                Reply::Waits => {}
+                reply => return Some((tid, Some(reply))),
+            }
+        }
+    }
+
+    /// True when the running task goes on.
+    pub fn goes_on(&self) -> bool {
+        self.scheduler.goes_on()
+    }
+
+    /// The running task has had its turn.
+    pub fn end_turn(&mut self) {
+        self.scheduler.end_turn();
+    }
+
+    /// It is `now`: whoever waited for that is woken.
+    pub fn pass(&mut self, now: Timespec) {
+        self.expire_timers(now);
+        self.scheduler.pass(now);
+    }
+
+    /// What `tid` waited for at a descriptor has come.
+    pub fn wake(&mut self, tid: Tid) {
+        self.scheduler.wake(tid);
+    }
+
+    /// The first moment at which something is to be done in any case.
+    pub fn deadline(&self) -> Option<Timespec> {
+        let deadlines = [self.scheduler.deadline(), self.timers.deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// True when another task could run beside the running one, now or once a descriptor is ready.
+    pub fn has_others(&self) -> bool {
+        self.scheduler.has_ready() || self.scheduler.has_descriptors()
+    }
+
+    /// What is waited for at descriptors, and by whom.
+    pub fn descriptors(&self) -> impl Iterator<Item = (Tid, RawFd, PollFlags)> {
+        self.scheduler.descriptors()
+    }
+}
+
+impl Linux {
+    /// What a call returns that writes `value` to `at`.
+    pub fn write_result(&mut self, at: u64, value: u64) -> u64 {
+        match self.memory.write_value(at, &value) {
+            Ok(()) => 0,
+            Err(_) => failed(Errno::FAULT),
+        }
+    }
+}
+
+/// Who serves call `number`, and where it is in the table.
+fn server(number: u64) -> Option<(usize, Server)> {
+    let at = table::find(number)?;
+    let server = table::CALLS[at].server;
+    (!matches!(server, Server::ProcessOnly)).then_some((at, server))
+}
+
+/// What a call that fails returns.
+pub(super) fn failed(error: Errno) -> u64 {
+    (-i64::from(error.raw_os_error())) as u64
+}
+
+/// One line a call on standard error; failure to print is no reason to stop a guest.
+fn trace(tid: Tid, call: &Call, served: &Served) {
+    use std::io::Write;
+    let name = table::find(call.number).map_or("unknown", |at| table::CALLS[at].name);
+    let [a, b, c, d, ..] = call.arguments;
+    let number = call.number;
+    let line = format!("{tid} {name}[{number}]({a:#x}, {b:#x}, {c:#x}, {d:#x}) = {served:x?}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}

@@ -1,0 +1,226 @@
+//! Which task runs: one of them does, those that are ready follow in turn, the others wait. Pure: the
+//! platform asks for what to wait, waits, and says what has come.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::fd::RawFd;
+
+use rustix::event::PollFlags;
+use rustix::time::Timespec;
+
+use super::wait::Wait;
+
+/// Number of a task.
+pub type Tid = u32;
+
+/// The tasks of a guest, by what they do.
+#[derive(Debug, Default)]
+pub(super) struct Scheduler {
+    running: Option<Tid>,
+    ready: VecDeque<Tid>,
+    waiting: BTreeMap<Tid, Wait>,
+    /// Of those that wait, and only until then.
+    deadlines: BTreeSet<(Timespec, Tid)>,
+    /// How many wait for descriptors.
+    at_descriptors: usize,
+    turn_over: bool,
+}
+
+impl Scheduler {
+    /// A new task is ready to run.
+    pub(super) fn add(&mut self, task: Tid) {
+        self.ready.push_back(task);
+    }
+
+    /// The running task waits.
+    pub(super) fn wait(&mut self, wait: Wait) {
+        let Some(task) = self.running.take() else {
+            return;
+        };
+        if let Some(deadline) = wait.deadline() {
+            self.deadlines.insert((deadline, task));
+        }
+        self.at_descriptors += usize::from(wait.descriptors().next().is_some());
+        self.waiting.insert(task, wait);
+    }
+
+    /// The running task has ended.
+    pub(super) fn end(&mut self) {
+        self.running = None;
+    }
+
+    /// What `task` waited for has come: it is ready. False if it does not wait.
+    pub(super) fn wake(&mut self, task: Tid) -> bool {
+        let Some(wait) = self.waiting.remove(&task) else {
+            return false;
+        };
+        if let Some(deadline) = wait.deadline() {
+            self.deadlines.remove(&(deadline, task));
+        }
+        self.at_descriptors -= usize::from(wait.descriptors().next().is_some());
+        self.ready.push_back(task);
+        true
+    }
+
+    /// True if `task` waits.
+    pub(super) fn is_waiting(&self, task: Tid) -> bool {
+        self.waiting.contains_key(&task)
+    }
+
+    /// Wakes all whose deadline has come at `now`.
+    pub(super) fn pass(&mut self, now: Timespec) {
+        while let Some(&(deadline, task)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.wake(task);
+        }
+    }
+
+    /// The running task has had its turn, if another is ready.
+    pub(super) fn end_turn(&mut self) {
+        self.turn_over = true;
+    }
+
+    /// True when the running task is to go on running.
+    pub(super) fn goes_on(&self) -> bool {
+        self.running.is_some() && (!self.turn_over || self.ready.is_empty())
+    }
+
+    /// The task to run now, if any is ready: the running one until its turn is over.
+    pub(super) fn next(&mut self) -> Option<Tid> {
+        if !self.goes_on() {
+            self.ready.extend(self.running.take());
+            self.running = self.ready.pop_front();
+        }
+        self.turn_over = false;
+        self.running
+    }
+
+    /// True when another task could run.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// True when a descriptor could make another task run.
+    pub(super) fn has_descriptors(&self) -> bool {
+        self.at_descriptors > 0
+    }
+
+    /// The first moment at which a task is woken in any case.
+    pub(super) fn deadline(&self) -> Option<Timespec> {
+        self.deadlines.first().map(|&(deadline, _)| deadline)
+    }
+
+    /// What is waited for at descriptors, and by whom.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = (Tid, RawFd, PollFlags)> {
+        self.waiting.iter().flat_map(|(&task, wait)| {
+            let descriptors = wait.descriptors();
+            descriptors.map(move |(descriptor, events)| (task, descriptor, events))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(tv_sec: i64) -> Timespec {
+        Timespec { tv_sec, tv_nsec: 0 }
+    }
+
+    fn with(tasks: &[Tid]) -> Scheduler {
+        let mut scheduler = Scheduler::default();
+        for &task in tasks {
+            scheduler.add(task);
+        }
+        scheduler
+    }
+
+    #[test]
+    fn a_task_runs_until_its_turn_is_over_and_all_have_turns() {
+        let mut scheduler = with(&[1, 2, 3]);
+        let mut order = Vec::new();
+        for _ in 0..3 {
+            for _ in 0..2 {
+                order.extend(scheduler.next());
+            }
+            scheduler.end_turn();
+        }
+        order.extend(scheduler.next());
+        assert_eq!(order, [1, 1, 2, 2, 3, 3, 1]);
+    }
+
+    #[test]
+    fn a_task_alone_goes_on_when_its_turn_is_over() {
+        let mut scheduler = with(&[1]);
+        scheduler.next();
+        scheduler.end_turn();
+        assert!(scheduler.goes_on());
+        assert_eq!(scheduler.next(), Some(1));
+    }
+
+    #[test]
+    fn a_task_that_waits_lets_others_run_until_it_is_woken() {
+        let mut scheduler = with(&[1, 2]);
+        scheduler.next();
+        scheduler.wait(Wait::Woken { deadline: None });
+        assert_eq!(scheduler.next(), Some(2));
+        scheduler.wait(Wait::Woken { deadline: None });
+        assert_eq!(scheduler.next(), None, "nobody is left to run");
+        assert_eq!(scheduler.deadline(), None, "and nothing ends that");
+        assert!(scheduler.wake(1) && !scheduler.wake(1));
+        assert_eq!(scheduler.next(), Some(1));
+        assert!(scheduler.is_waiting(2));
+    }
+
+    #[test]
+    fn deadlines_wake_in_order_and_only_when_they_have_come() {
+        let mut scheduler = with(&[1, 2, 3]);
+        for seconds in [30, 10, 20] {
+            scheduler.next();
+            scheduler.wait(Wait::Until(at(seconds)));
+        }
+        assert_eq!(scheduler.deadline(), Some(at(10)));
+        scheduler.pass(at(9));
+        assert_eq!(scheduler.next(), None);
+        scheduler.pass(at(25));
+        assert_eq!(scheduler.next(), Some(2));
+        scheduler.end();
+        assert_eq!(scheduler.next(), Some(3));
+        assert_eq!(scheduler.deadline(), Some(at(30)));
+        scheduler.wake(1);
+        assert_eq!(scheduler.deadline(), None, "woken before its time");
+    }
+
+    #[test]
+    fn several_descriptors_of_one_task_are_waited_for() {
+        let mut scheduler = with(&[1, 2]);
+        let (read, write) = (PollFlags::IN, PollFlags::OUT);
+        scheduler.next();
+        scheduler.wait(Wait::AnyReady {
+            descriptors: vec![(5, read), (6, write)],
+            deadline: None,
+        });
+        scheduler.next();
+        scheduler.wait(Wait::Ready {
+            descriptor: 5,
+            events: write,
+            deadline: Some(at(4)),
+        });
+        let all: Vec<_> = scheduler.descriptors().collect();
+        assert_eq!(all, [(1, 5, read), (1, 6, write), (2, 5, write)]);
+        scheduler.wake(1);
+        assert!(scheduler.has_descriptors());
+        scheduler.pass(at(4));
+        assert!(!scheduler.has_descriptors());
+        assert_eq!(scheduler.next(), Some(1));
+    }
+
+    #[test]
+    fn whoever_waits_for_no_descriptor_leaves_none() {
+        let mut scheduler = with(&[1]);
+        scheduler.next();
+        scheduler.wait(Wait::Until(at(1)));
+        assert!(!scheduler.has_descriptors());
+        assert_eq!(scheduler.descriptors().count(), 0);
+    }
+}

@@ -1,0 +1,324 @@
+//! Delivering: what happens between a task's last instruction and its next.
+
+use pool_core::address::USER_ADDRESS_END;
+use rustix::io::Errno;
+
+use super::super::{Linux, Registers, Stop};
+use super::frame::{self, Content, FRAME, Places, Returned, Shape, Trap};
+use super::{Action, Info, Signal, SignalStack, UNSTOPPABLE, bit};
+use crate::fault::{Cause, Outcome};
+
+/// Bytes of a `SYSCALL` instruction.
+const CALL_BYTES: u64 = 2;
+/// Flags that a handler starts without: direction, resumption, single step.
+const CLEARED: u64 = 1 << 10 | 1 << 16 | 1 << 8;
+
+/// Why the processor's extended state cannot be had or set.
+#[derive(Debug)]
+pub enum StateError {
+    /// It is not one that a processor has.
+    Invalid,
+    /// The platform failed.
+    Platform(std::io::Error),
+}
+
+impl From<StateError> for Stop {
+    fn from(error: StateError) -> Self {
+        let words = match error {
+            StateError::Invalid => "the processor's own state was refused".to_owned(),
+            StateError::Platform(error) => format!("the processor's extended state: {error}"),
+        };
+        Self::Fault(Cause::Machine(words))
+    }
+}
+
+/// The processor's state beyond the general registers (x87, SSE, AVX), of the task that is about to
+/// run, in XSAVE's standard form.
+pub trait ExtendedState {
+    /// Which parts it has.
+    fn shape(&self) -> Shape;
+    /// The state, [`Shape::bytes`] long.
+    fn read(&mut self) -> Result<Vec<u8>, StateError>;
+    /// Sets the state.
+    fn write(&mut self, state: &[u8]) -> Result<(), StateError>;
+}
+
+/// An exception of the processor, as a signal tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exception {
+    /// The signal.
+    pub signal: i32,
+    /// Its `si_code`.
+    pub code: i32,
+    /// Its `si_addr`.
+    pub address: u64,
+    /// Number of the exception.
+    pub vector: u8,
+    /// Its error code.
+    pub error: u64,
+    /// The address of the last page fault.
+    pub page_fault: u64,
+}
+
+impl Linux {
+    /// True if the task that runs has something to be delivered before it goes on.
+    pub fn has_signals(&self) -> bool {
+        let task = self.tasks.get(self.serving);
+        self.signals_due(self.serving) != 0 || task.is_some_and(|task| task.saved_mask.is_some())
+    }
+
+    /// Delivers what is due to the running task, whose registers are `registers` as it would go on.
+    /// `restart` is the number of a call that a signal ended, if it can be made again: it is, unless a
+    /// handler runs that did not ask for that.
+    pub fn deliver(
+        &mut self,
+        registers: &mut Registers,
+        mut restart: Option<u64>,
+        extended: &mut dyn ExtendedState,
+    ) -> Result<(), Outcome> {
+        let tid = self.serving;
+        loop {
+            let due = self.signals_due(tid);
+            let Some(info) = self.take_signal(tid, due) else {
+                break;
+            };
+            let action = *self.signals.action(info.signal);
+            if action.ignores(info.signal) {
+                continue;
+            }
+            if !action.is_handler() {
+                return Err(Outcome::Signalled(info.signal.into()));
+            }
+            if let Some(number) = restart.take()
+                && action.has(libc::SA_RESTART)
+            {
+                make_again(registers, number);
+            }
+            if self
+                .enter(registers, &info, action, Trap::default(), extended)?
+                .is_err()
+            {
+                self.force(registers, info.signal, extended)?;
+            }
+        }
+        if let Some(number) = restart {
+            make_again(registers, number);
+        }
+        if let Some(mask) = self.task().saved_mask.take() {
+            self.task().mask = mask;
+            self.offer_shared();
+        }
+        Ok(())
+    }
+
+    /// Delivers an exception to the running task's handler. False if it has none for it, or blocks
+    /// it: then it is the guest's end.
+    pub fn deliver_exception(
+        &mut self,
+        registers: &mut Registers,
+        exception: &Exception,
+        extended: &mut dyn ExtendedState,
+    ) -> Result<bool, Outcome> {
+        let signal = exception.signal as Signal;
+        let action = *self.signals.action(signal);
+        if !action.is_handler() || self.task().mask & bit(signal) != 0 {
+            return Ok(false);
+        }
+        let info = Info::new(signal, exception.code).with(0, exception.address);
+        let trap = Trap {
+            vector: exception.vector.into(),
+            error: exception.error,
+            address: exception.page_fault,
+        };
+        Ok(self
+            .enter(registers, &info, action, trap, extended)?
+            .is_ok())
+    }
+
+    /// No frame can be put where `signal`'s handler wants it: that is a fault of its own.
+    fn force(
+        &mut self,
+        registers: &mut Registers,
+        signal: Signal,
+        extended: &mut dyn ExtendedState,
+    ) -> Result<(), Outcome> {
+        let fault = libc::SIGSEGV as Signal;
+        let action = *self.signals.action(fault);
+        let blocked = self.task().mask & bit(fault) != 0;
+        let end = Outcome::Signalled(libc::SIGSEGV);
+        if signal == fault || !action.is_handler() || blocked {
+            return Err(end);
+        }
+        let info = Info::new(fault, libc::SI_KERNEL);
+        self.enter(registers, &info, action, Trap::default(), extended)?
+            .map_err(|_| end)
+    }
+
+    /// Has the running task go on with the handler of `action`. The inner error means that there
+    /// is no room for its frame.
+    fn enter(
+        &mut self,
+        registers: &mut Registers,
+        info: &Info,
+        action: Action,
+        trap: Trap,
+        extended: &mut dyn ExtendedState,
+    ) -> Result<Result<(), Errno>, Outcome> {
+        let shape = extended.shape();
+        let stack = self.task().stack;
+        let mask = self.task().saved_mask.unwrap_or(self.task().mask);
+        let inside = stack.is_used(registers.rsp);
+        let alternate = action.has(libc::SA_ONSTACK) && stack.is_set() && !inside;
+        let top = if alternate {
+            stack.start.wrapping_add(stack.length)
+        } else {
+            registers.rsp
+        };
+        let Some(places) = frame::places(top, alternate, shape) else {
+            return Ok(Err(Errno::FAULT));
+        };
+        let within = places.frame > stack.start;
+        if action.flags & SA_RESTORER == 0 || ((alternate || inside) && !within) {
+            return Ok(Err(Errno::FAULT));
+        }
+        let content = Content {
+            restorer: action.restorer,
+            registers,
+            mask,
+            stack: stack.bytes(registers.rsp),
+            info,
+            trap,
+        };
+        let bytes = content.bytes(places);
+        let mut state = extended.read().map_err(fatal)?;
+        frame::sign(&mut state, shape);
+        if self.memory.write(places.extended, &state).is_err()
+            || self.memory.write(places.frame, &bytes).is_err()
+        {
+            return Ok(Err(Errno::FAULT));
+        }
+        extended.write(&frame::fresh(shape)).map_err(fatal)?;
+        self.enter_with(registers, info.signal, action, places);
+        Ok(Ok(()))
+    }
+
+    fn enter_with(
+        &mut self,
+        registers: &mut Registers,
+        signal: Signal,
+        action: Action,
+        places: Places,
+    ) {
+        registers.rdi = signal.into();
+        registers.rsi = places.frame + frame::INFO as u64;
+        registers.rdx = places.frame + frame::CONTEXT as u64;
+        registers.rax = 0;
+        registers.rsp = places.frame;
+        registers.rip = action.handler;
+        registers.rflags &= !CLEARED;
+        if action.has(libc::SA_RESETHAND) {
+            self.signals.action(signal).handler = Action::DEFAULT;
+        }
+        let own = if action.has(libc::SA_NODEFER) {
+            0
+        } else {
+            bit(signal)
+        };
+        let task = self.task();
+        task.saved_mask = None;
+        task.mask = (task.mask | action.mask | own) & !UNSTOPPABLE;
+        if task.stack.disarms {
+            task.stack = SignalStack::default();
+        }
+    }
+
+    /// The end of a handler: the running task goes on with what its frame says, as far as a program may.
+    /// If that is nothing, it is as if it had touched an address that it may not.
+    pub fn return_from_signal(
+        &mut self,
+        registers: &mut Registers,
+        extended: &mut dyn ExtendedState,
+    ) -> Result<(), Outcome> {
+        match self.take_frame(registers, extended) {
+            Ok(()) => Ok(()),
+            Err(StateError::Invalid) => {
+                let handled = Exception {
+                    signal: libc::SIGSEGV,
+                    code: libc::SI_KERNEL,
+                    ..Exception::default()
+                };
+                if self.deliver_exception(registers, &handled, extended)? {
+                    Ok(())
+                } else {
+                    Err(Outcome::Signalled(libc::SIGSEGV))
+                }
+            }
+            Err(error) => Err(fatal(error)),
+        }
+    }
+
+    fn take_frame(
+        &mut self,
+        registers: &mut Registers,
+        extended: &mut dyn ExtendedState,
+    ) -> Result<(), StateError> {
+        const INVALID: StateError = StateError::Invalid;
+        let mut bytes = [0; FRAME];
+        let at = registers.rsp.wrapping_sub(8);
+        self.memory.read(at, &mut bytes).map_err(|_| INVALID)?;
+        let returned = Returned::parse(&bytes).ok_or(INVALID)?;
+        if returned.registers.rip >= USER_ADDRESS_END {
+            return Err(INVALID);
+        }
+        let shape = extended.shape();
+        let state = if returned.extended == 0 {
+            frame::fresh(shape)
+        } else {
+            self.read_state(returned.extended, shape).ok_or(INVALID)?
+        };
+        extended.write(&state)?;
+        *registers = returned.registers;
+        self.task().mask = returned.mask & !UNSTOPPABLE;
+        // Linux does not mind either if it cannot be set.
+        let _ = self.set_signal_stack(&returned.stack, registers.rsp);
+        self.offer_shared();
+        Ok(())
+    }
+
+    fn read_state(&mut self, at: u64, shape: Shape) -> Option<Vec<u8>> {
+        let mut head = [0; frame::HEAD];
+        self.memory.read(at, &mut head).ok()?;
+        let mut state = head.to_vec();
+        if let Some(length) = frame::signed_length(&head, shape) {
+            let mut whole = vec![0; length + frame::END.len()];
+            self.memory.read(at, &mut whole).ok()?;
+            if whole[length..] == frame::END {
+                whole.truncate(length);
+                state = whole;
+            }
+        }
+        frame::check(&mut state, shape)?;
+        Some(state)
+    }
+}
+
+/// Goes back to the instruction that made call `number`.
+fn make_again(registers: &mut Registers, number: u64) {
+    registers.rip = registers.rip.wrapping_sub(CALL_BYTES);
+    registers.rax = number;
+}
+
+fn fatal(error: StateError) -> Outcome {
+    let words = match Stop::from(error) {
+        Stop::Fault(Cause::Machine(words)) => words,
+        _ => String::new(),
+    };
+    Outcome::Fault(crate::fault::Fault {
+        cause: Cause::Machine(words),
+        instruction_pointer: 0,
+        stack_pointer: 0,
+    })
+}
+
+/// The action names the code that ends a handler; every C library's does.
+const SA_RESTORER: u64 = 0x0400_0000;

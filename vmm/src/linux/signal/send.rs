@@ -1,0 +1,180 @@
+//! Sending: where a signal waits, and whom it wakes.
+
+use rustix::io::Errno;
+
+use super::super::scheduler::Tid;
+use super::super::{Linux, Stop};
+use super::{Action, Info, LAST, MOST_WAITING, Signal, bit};
+
+/// Whom a signal is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Target {
+    /// Any task that does not block it.
+    Process,
+    /// This one.
+    Task(Tid),
+}
+
+/// Sends the running task a signal that its call brings about (a closed pipe). It is delivered when
+/// the call returns.
+pub(in super::super) fn raise(linux: &mut Linux, signal: u64) -> Result<(), Stop> {
+    let target = Target::Task(linux.tid());
+    let info = Info::from_guest(signal as Signal, libc::SI_USER);
+    Ok(linux.send(target, info)?)
+}
+
+/// What the guest says a signal is; `None` for 0, which only asks whether one could be sent.
+pub(super) fn named(signal: u64) -> Result<Option<Signal>, Errno> {
+    match signal as i32 {
+        0 => Ok(None),
+        signal if (1..=i32::from(LAST)).contains(&signal) => Ok(Some(signal as Signal)),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+impl Linux {
+    /// Sends a signal. Fails when too many wait.
+    pub(in super::super) fn send(&mut self, target: Target, info: Info) -> Result<(), Errno> {
+        let bit = bit(info.signal);
+        let blocked = match target {
+            Target::Task(tid) => self
+                .tasks
+                .get(tid)
+                .is_some_and(|t| (t.mask | t.awaited) & bit != 0),
+            Target::Process => self
+                .tasks
+                .iter()
+                .all(|(_, t)| (t.mask | t.awaited) & bit != 0),
+        };
+        if self.signals.action(info.signal).ignores(info.signal) && !blocked {
+            return Ok(());
+        }
+        if self.signals.waiting >= MOST_WAITING {
+            return Err(Errno::AGAIN);
+        }
+        let queue = match target {
+            Target::Process => Some(&mut self.signals.shared),
+            Target::Task(tid) => self.tasks.get_mut(tid).map(|task| &mut task.signals),
+        };
+        if queue.ok_or(Errno::SRCH)?.push(info) {
+            self.signals.waiting += 1;
+        }
+        self.wake_for(target, bit);
+        Ok(())
+    }
+
+    /// Sends the signal of a timer that has expired so many times. One of each timer waits; how often it
+    /// expired beside that.
+    pub(in super::super) fn tell(&mut self, target: Target, info: Info, times: u64) -> i32 {
+        let queue = match target {
+            Target::Process => Some(&mut self.signals.shared),
+            Target::Task(tid) => self.tasks.get_mut(tid).map(|task| &mut task.signals),
+        };
+        let more = |overrun: i32, times: u64| {
+            i32::try_from(times).map_or(i32::MAX, |times| overrun.saturating_add(times))
+        };
+        if let Some(waiting) = queue.and_then(|queue| queue.find_timer(&info)) {
+            let overrun = more(waiting.overrun(), times);
+            *waiting = waiting.with_overrun(overrun);
+            return overrun;
+        }
+        let overrun = more(0, times - 1);
+        // Too many wait, or its task has ended: nobody is told.
+        let _ = self.send(target, info.with_overrun(overrun));
+        overrun
+    }
+
+    /// Wakes a task that takes a signal of `set` now, if it waits.
+    fn wake_for(&mut self, target: Target, set: u64) {
+        let takes = |tid: Tid| {
+            let task = self.tasks.get(tid);
+            task.is_some_and(|task| (task.awaited | !task.mask) & set != 0)
+        };
+        let chosen = match target {
+            Target::Task(tid) => Some(tid).filter(|&tid| takes(tid)),
+            Target::Process => {
+                let all = || {
+                    self.tasks
+                        .iter()
+                        .map(|(tid, _)| tid)
+                        .filter(|&tid| takes(tid))
+                };
+                let runs = |&tid: &Tid| !self.scheduler.is_waiting(tid);
+                all().find(runs).or_else(|| all().next())
+            }
+        };
+        if let Some(tid) = chosen {
+            self.scheduler.wake(tid);
+        }
+    }
+
+    /// A signal that somebody sent to the VMM, for the guest.
+    pub fn pass_on(&mut self, signal: i32) {
+        let info = Info::new(signal as Signal, libc::SI_USER);
+        // Too many wait: it is lost, as it would be under Linux.
+        let _ = self.send(Target::Process, info);
+    }
+
+    /// The guest starts out ignoring `signal`, as the VMM was told to.
+    pub fn ignore(&mut self, signal: i32) {
+        self.signals.action(signal as Signal).handler = Action::IGNORE;
+    }
+
+    /// Signals that task `tid` has to look at now.
+    pub(in super::super) fn signals_due(&self, tid: Tid) -> u64 {
+        let shared = self.signals.shared.set();
+        let of_task = |task: &super::super::task::Task| (shared | task.signals.set()) & !task.mask;
+        self.tasks.get(tid).map_or(0, of_task)
+    }
+
+    /// Drops what task `tid` would look at and ignore; the rest is [`Linux::signals_due`].
+    pub(in super::super) fn drop_ignored(&mut self, tid: Tid) -> u64 {
+        let mut kept = self.signals_due(tid);
+        for signal in 1..=LAST {
+            if kept & bit(signal) != 0 && self.signals.action(signal).ignores(signal) {
+                while self.take_signal(tid, bit(signal)).is_some() {}
+                kept &= !bit(signal);
+            }
+        }
+        kept
+    }
+
+    /// Sees that some task takes what was sent to all, now that one may not any more.
+    pub(in super::super) fn offer_shared(&mut self) {
+        let shared = self.signals.shared.set();
+        if shared != 0 {
+            self.wake_for(Target::Process, shared);
+        }
+    }
+
+    /// What was sent to a task alone is lost when it ends.
+    pub(in super::super) fn forget_task(&mut self, task: &super::super::task::Task) {
+        self.signals.waiting -= task.signals.len();
+        self.offer_shared();
+    }
+
+    /// Takes the next of `among` from the queues of task `tid`.
+    pub(super) fn take_signal(&mut self, tid: Tid, among: u64) -> Option<Info> {
+        let own = self
+            .tasks
+            .get_mut(tid)
+            .and_then(|task| task.signals.take(among));
+        let info = own.or_else(|| self.signals.shared.take(among))?;
+        self.signals.waiting -= 1;
+        Some(info)
+    }
+
+    /// Drops all that wait of `signal`: it is ignored from now on.
+    pub(super) fn forget_signal(&mut self, signal: Signal) {
+        let tids: Vec<Tid> = self.tasks.iter().map(|(tid, _)| tid).collect();
+        self.signals.shared.remove(bit(signal));
+        let mut waiting = self.signals.shared.len();
+        for tid in tids {
+            if let Some(task) = self.tasks.get_mut(tid) {
+                task.signals.remove(bit(signal));
+                waiting += task.signals.len();
+            }
+        }
+        self.signals.waiting = waiting;
+    }
+}

@@ -1,0 +1,154 @@
+//! The guest's tasks: what each thread has of its own. What they share is [`Linux`] itself.
+
+use std::collections::BTreeMap;
+
+use rustix::io::Errno;
+
+use super::scheduler::Tid;
+use super::signal::{Queue, SignalStack};
+use super::wait::Progress;
+use super::{Call, Linux};
+
+/// The first task, which also is the number of the process: the guest is alone in its machine.
+pub const FIRST: Tid = 1;
+/// Tasks that a guest may have at a time.
+const MOST: usize = 4096;
+/// Numbers of tasks end here, as under Linux (`PID_MAX_LIMIT`).
+const NUMBERS: Tid = 1 << 22;
+
+/// A thread of the guest.
+#[derive(Debug, Default)]
+pub(super) struct Task {
+    /// The call that waits.
+    pub(super) pending: Option<Pending>,
+    /// The futex that it waits for.
+    pub(super) futex: Option<u64>,
+    /// Where to write zero when it ends, and wake who waits for that.
+    pub(super) clear_at_end: u64,
+    /// The list of its robust futexes.
+    pub(super) robust_list: u64,
+    /// As `prctl` has it.
+    pub(super) name: [u8; 16],
+    /// Signals that are not delivered now.
+    pub(super) mask: u64,
+    /// The mask to be had after a call that waits with another.
+    pub(super) saved_mask: Option<u64>,
+    /// Signals that `rt_sigtimedwait` waits for.
+    pub(super) awaited: u64,
+    /// Signals for this task alone.
+    pub(super) signals: Queue,
+    /// Its alternate stack.
+    pub(super) stack: SignalStack,
+}
+
+/// A call that has to be served again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pending {
+    pub(super) call: Call,
+    pub(super) progress: Progress,
+}
+
+/// All tasks that have not ended.
+#[derive(Debug)]
+pub(super) struct Tasks {
+    tasks: BTreeMap<Tid, Task>,
+    last: Tid,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self {
+            tasks: BTreeMap::from([(FIRST, Task::default())]),
+            last: FIRST,
+        }
+    }
+}
+
+impl Tasks {
+    /// Adds a task; its number.
+    pub(super) fn add(&mut self, task: Task) -> Result<Tid, Errno> {
+        if self.tasks.len() >= MOST {
+            return Err(Errno::AGAIN);
+        }
+        loop {
+            self.last = if self.last + 1 >= NUMBERS {
+                FIRST + 1
+            } else {
+                self.last + 1
+            };
+            if !self.tasks.contains_key(&self.last) {
+                break;
+            }
+        }
+        self.tasks.insert(self.last, task);
+        Ok(self.last)
+    }
+
+    pub(super) fn remove(&mut self, tid: Tid) -> Option<Task> {
+        self.tasks.remove(&tid)
+    }
+
+    pub(super) fn get(&self, tid: Tid) -> Option<&Task> {
+        self.tasks.get(&tid)
+    }
+
+    pub(super) fn get_mut(&mut self, tid: Tid) -> Option<&mut Task> {
+        self.tasks.get_mut(&tid)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Tid, &Task)> {
+        self.tasks.iter().map(|(&tid, task)| (tid, task))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.tasks.len()
+    }
+}
+
+impl Linux {
+    /// Number of the task whose call is being served.
+    pub(super) fn tid(&self) -> Tid {
+        self.serving
+    }
+
+    /// The task whose call is being served.
+    pub(super) fn task(&mut self) -> &mut Task {
+        let tid = self.serving;
+        self.tasks.tasks.entry(tid).or_default()
+    }
+
+    /// The number of a task that a guest names.
+    pub(super) fn task_named(&self, number: u64) -> Result<Tid, Errno> {
+        let number = number as i32;
+        if number <= 0 {
+            return Err(Errno::INVAL);
+        }
+        let tid = number as Tid;
+        self.tasks.get(tid).map(|_| tid).ok_or(Errno::SRCH)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_not_used_twice_at_a_time_and_tasks_are_bounded() {
+        let mut tasks = Tasks::default();
+        assert_eq!(tasks.add(Task::default()), Ok(2));
+        tasks.last = NUMBERS - 2;
+        assert_eq!(tasks.add(Task::default()), Ok(NUMBERS - 1));
+        assert_eq!(tasks.add(Task::default()), Ok(3), "1 and 2 are in use");
+        while tasks.len() < MOST {
+            tasks.add(Task::default()).unwrap();
+        }
+        assert_eq!(tasks.add(Task::default()), Err(Errno::AGAIN));
+        tasks.remove(3);
+        assert!(tasks.add(Task::default()).is_ok());
+    }
+}
