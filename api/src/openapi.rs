@@ -95,6 +95,9 @@ fn add_refusals(operation: &mut Value, changes: bool, guarded: bool) {
         refusals.push((403, "The token's scope is too small, or a web page asks"));
     }
     if changes {
+        refusals[2].1 = "The service cannot do it now: try again. With `in-doubt` the change is \
+                         made and not acknowledged, as its note could not be written: asked for \
+                         again, it finds what is there";
         refusals.push((
             415,
             "The body is coded, or of a type that does not belong here",

@@ -30,6 +30,9 @@ pub struct ProblemBody {
     pub missing: Option<PageList>,
 }
 
+/// The word for a change that is made and not acknowledged.
+const IN_DOUBT: &str = "in-doubt";
+
 /// An answer that says what went wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -109,6 +112,13 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        // What is in doubt stays so until a person has mended something.
+        let seconds = if self.body.error == IN_DOUBT {
+            "30"
+        } else {
+            "1"
+        };
+        let retry_after = HeaderValue::from_static(seconds);
         let mut response = (self.status, Json(self.body)).into_response();
         let headers = response.headers_mut();
         headers.insert(
@@ -126,7 +136,7 @@ impl IntoResponse for Problem {
             );
         }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            headers.insert(header::RETRY_AFTER, retry_after);
         }
         response
     }
@@ -167,12 +177,17 @@ impl From<StoreError> for Problem {
             StoreError::NotFound(name) => return Self::not_found(name),
             StoreError::Io { .. }
             | StoreError::Index { .. }
-            | StoreError::InDoubt { .. }
             | StoreError::Corrupt(_)
             | StoreError::Extents(..)
             | StoreError::NotAStore { .. }
             | StoreError::Refused { .. }
+            | StoreError::NotMade { .. }
             | StoreError::Unsupported { .. } => return Self::internal(what),
+            // Not the client's doing, and to be asked again (RFC 9110, 15.6.4). `what` says the rest.
+            StoreError::InDoubt { .. } => {
+                tracing::error!(cause = %what, "a change is not acknowledged");
+                (StatusCode::SERVICE_UNAVAILABLE, IN_DOUBT)
+            }
             StoreError::Locked { .. } => (StatusCode::SERVICE_UNAVAILABLE, "locked"),
             StoreError::NoSegment(_) => (StatusCode::SERVICE_UNAVAILABLE, "moved"),
             StoreError::PageMismatch { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "page-mismatch"),
@@ -212,6 +227,10 @@ mod tests {
             path: path(),
             room: 0,
         };
+        let in_doubt = || StoreError::InDoubt {
+            path: path(),
+            error: io::Error::other("x"),
+        };
         let mismatch = StoreError::PageMismatch {
             expected: page,
             found: page,
@@ -223,6 +242,7 @@ mod tests {
         };
         for (error, status) in [
             (no_space, 507),
+            (in_doubt(), 503),
             (mismatch, 422),
             (conflict, 409),
             (StoreError::MissingPages(vec![page]), 409),
@@ -236,6 +256,11 @@ mod tests {
             assert_eq!(problem.status.as_u16(), status, "{text}");
             assert_eq!(problem.body.what, text);
         }
+        // A program can tell it from a service that is busy, and when to ask again.
+        let problem = Problem::from(in_doubt());
+        assert_eq!(problem.body.error, "in-doubt");
+        assert!(problem.body.what.contains("made and not acknowledged"));
+        assert_eq!(problem.into_response().headers()["retry-after"], "30");
         // Whoever asks for what is not there is told what to do, whichever verb looked.
         let problem = Problem::from(StoreError::NotFound("lib/z@1".into()));
         assert_eq!(problem, Problem::not_found("lib/z@1"));

@@ -94,6 +94,15 @@ pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
         .map_err(|source| StoreError::io("syncing the directory", directory, source))
 }
 
+/// Makes the name of `path` durable.
+pub(crate) fn sync_parent(path: &Path) -> Result<()> {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => sync_directory(Path::new(".")),
+        Some(parent) => sync_directory(parent),
+        None => Ok(()),
+    }
+}
+
 impl Backend for DirectoryBackend {
     fn create(&self, id: SegmentId, bytes: u64) -> Result<Arc<dyn SegmentFile>> {
         let path = self.path(id);
@@ -145,6 +154,7 @@ impl Backend for DirectoryBackend {
         let from = self.path(id);
         fs::create_dir_all(&self.lost)
             .map_err(|source| StoreError::io("creating", &self.lost, source))?;
+        sync_parent(&self.lost)?;
         for nth in 0u32.. {
             let name = match nth {
                 0 => format!("{id}.seg"),

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use crate::backend::sync_directory;
+use crate::backend::{sync_directory, sync_parent};
 use crate::error::{Result, StoreError};
 use crate::format::{self, FORMAT_VERSION, Superblock};
 use crate::index::Index;
@@ -80,16 +80,26 @@ pub(crate) fn create(directory: &Path, options: StoreOptions) -> Result<Superblo
         identity,
     };
     if Superblock::decode(&superblock.encode(), true).is_err() {
-        return Err(StoreError::BadUpload(format!(
-            "segments of {} bytes are not possible: use a multiple of 2 MiB up to 16 GiB",
-            options.segment_bytes
-        )));
+        return Err(StoreError::NotMade {
+            path: directory.into(),
+            why: format!(
+                "segments of {} bytes are not possible: use a multiple of 2 MiB up to 16 GiB",
+                options.segment_bytes
+            ),
+        });
     }
     let make = |part| {
         let path = directory.join(part);
         fs::create_dir_all(&path).map_err(|source| StoreError::io("creating", path, source))
     };
+    let absent: Vec<_> = directory
+        .ancestors()
+        .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
+        .collect();
     make("")?;
+    for made in absent {
+        sync_parent(made)?;
+    }
     let _lock = opening::lock(directory)?;
     make(format::SEGMENTS_DIRECTORY)?;
     make(format::STAGING_DIRECTORY)?;

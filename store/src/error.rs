@@ -24,15 +24,16 @@ pub enum StoreError {
     },
     /// The disk is full.
     #[error(
-        "no space left while {doing} {path}: nothing was changed; free space or collect unused \
-         pages (pool gc), then try again{}", and_wait(*.room), path = path.display()
+        "no space left while {doing} {path}: {}; free space or collect unused pages (pool gc), then \
+         try again{}", outcome(*.room), and_wait(*.room), path = path.display()
     )]
     NoSpace {
         /// The operation.
         doing: &'static str,
         /// What it was done to.
         path: PathBuf,
-        /// Bytes that must be free before it goes on by itself; zero if any will do.
+        /// Bytes that must be free before it goes on by itself; zero if any will do. Only the
+        /// index needs some, whose log may hold what it refused.
         room: u64,
     },
     /// A change was made and is not acknowledged.
@@ -73,6 +74,14 @@ pub enum StoreError {
         /// The directory.
         path: PathBuf,
         /// What is wrong, and what to do.
+        why: String,
+    },
+    /// No store can be made there, or not such a one.
+    #[error("no store is made in {path}: {why}", path = path.display())]
+    NotMade {
+        /// The directory.
+        path: PathBuf,
+        /// What is in the way, and what to do.
         why: String,
     },
     /// The store is of a form that this program does not know.
@@ -170,6 +179,14 @@ pub enum StoreError {
     /// A segment is not there.
     #[error("segment {0} is gone: look its pages up again")]
     NoSegment(SegmentId),
+}
+
+fn outcome(room: u64) -> &'static str {
+    if room == 0 {
+        "nothing was changed"
+    } else {
+        "the change cannot be seen, and may be there, whole, when the store is next opened"
+    }
 }
 
 fn and_wait(room: u64) -> String {

@@ -149,7 +149,7 @@ impl Store {
             Ok(_) => "it holds a store already",
             Err(_) => "it is not empty, and a new store is made in an empty or new directory only",
         };
-        Err(StoreError::Refused {
+        Err(StoreError::NotMade {
             path: directory.into(),
             why: why.into(),
         })

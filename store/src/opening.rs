@@ -7,7 +7,8 @@
 //! a segment before it makes the file, so a stop leaves none of them.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -311,7 +312,7 @@ pub(crate) fn read_superblock(directory: &Path, writable: bool) -> Result<Superb
         path: directory.into(),
         why,
     };
-    let bytes = match fs::read(&path) {
+    let bytes = match read_file(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(not_a_store(without_superblock(directory).into()));
@@ -320,6 +321,11 @@ pub(crate) fn read_superblock(directory: &Path, writable: bool) -> Result<Superb
             return Err(not_a_store("it is not a directory".into()));
         }
         Err(source) => return Err(StoreError::io("reading", path, source)),
+    };
+    let Some(bytes) = bytes else {
+        return Err(not_a_store(
+            "its superblock is not a file; put one back from a backup".into(),
+        ));
     };
     Superblock::decode(&bytes, writable).map_err(|error| match error {
         SuperblockError::Damaged(why) => not_a_store(format!(
@@ -330,6 +336,20 @@ pub(crate) fn read_superblock(directory: &Path, writable: bool) -> Result<Superb
             what,
         },
     })
+}
+
+/// The content of a file; `None` of what is no file, without waiting for who writes to a pipe.
+fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
 /// What a directory without superblock looks like.

@@ -14,6 +14,7 @@ use pool_core::page::WINDOW_SIZE;
 use pool_core::{ExtentMap, ObjectId};
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreError, StoreOptions, StoreView};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 const DENSE: Placement = Placement::Windows { phase: 0 };
 
@@ -342,4 +343,58 @@ fn reading_needs_no_permission_to_write() {
     let held = reader.hold(|store| Ok(store.object(id)?.map(|record| (record, vec![id]))));
     assert!(held.unwrap().is_some());
     assert_stored(&reader, &bytes);
+}
+
+#[test]
+fn a_superblock_that_is_no_file_is_refused_and_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(open(directory.path()));
+    let superblock = directory.path().join("superblock");
+    let put: [fn(&Path); 2] = [
+        |path| mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap(),
+        |path| fs::create_dir(path).unwrap(),
+    ];
+    for put in put {
+        fs::rename(&superblock, directory.path().join("aside")).unwrap();
+        put(&superblock);
+        let error = reopen(directory.path()).unwrap_err();
+        assert!(matches!(error, StoreError::NotAStore { .. }), "{error:?}");
+        assert!(error.to_string().contains("is not a file"), "{error}");
+        if superblock.is_dir() {
+            fs::remove_dir(&superblock).unwrap();
+        } else {
+            fs::remove_file(&superblock).unwrap();
+        }
+        fs::rename(directory.path().join("aside"), &superblock).unwrap();
+    }
+    drop(reopen(directory.path()).unwrap());
+}
+
+#[test]
+fn where_no_store_can_be_made_is_said_of_the_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("notes"), "mine").unwrap();
+    let odd = StoreOptions {
+        segment_bytes: 3,
+        ..StoreOptions::default()
+    };
+    for (path, options) in [
+        (directory.path().to_owned(), StoreOptions::default()),
+        (directory.path().join("new"), odd),
+    ] {
+        let error = Store::create(&path, options).map(drop).unwrap_err();
+        let said = format!("no store is made in {}: ", path.display());
+        assert!(error.to_string().starts_with(&said), "{error}");
+    }
+    assert!(!directory.path().join("new").exists());
+}
+
+#[test]
+fn a_store_is_made_below_directories_that_are_not_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a/b/store");
+    Store::create(&path, StoreOptions::default())
+        .map(drop)
+        .unwrap();
+    drop(reopen(&path).unwrap());
 }

@@ -2,8 +2,9 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::process::Command;
 
-/// True when this machine has everything in `what`: "root", "kvm", "fuse". Where it has not, that
+/// True when this machine has everything in `what`: "root", "kvm", "fuse", "groff". Where it has not, that
 /// is a failure if `POOL_REQUIRE_ALL` is set; else the test is to be skipped, which is said on
 /// standard error and counted in the file that `POOL_SKIP_LOG` names.
 pub fn needs(what: &[&str]) -> bool {
@@ -50,6 +51,10 @@ fn has(thing: &str) -> bool {
         "root" => rustix::process::geteuid().is_root(),
         "kvm" => device("/dev/kvm"),
         "fuse" => device("/dev/fuse"),
+        "groff" => Command::new(thing)
+            .arg("--version")
+            .output()
+            .is_ok_and(|output| output.status.success()),
         other => panic!("no machine is known to have {other:?}"),
     }
 }

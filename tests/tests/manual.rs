@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use pool_tests::host::program_directory;
+use pool_tests::requirements::needs;
 use pool_tests::source_directory;
 
 const PAGES: [(&str, &str); 3] = [
@@ -81,11 +82,7 @@ fn pages_have_the_options_that_the_programs_have() -> Result<()> {
 /// man(1) finds nothing to complain of in any page, those of `pool` included.
 #[test]
 fn pages_are_well_formed() -> Result<()> {
-    if !Command::new("groff")
-        .arg("--version")
-        .output()
-        .is_ok_and(|output| output.status.success())
-    {
+    if !needs(&["groff"]) {
         return Ok(());
     }
     let directory = tempfile::tempdir()?;

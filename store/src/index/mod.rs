@@ -12,6 +12,8 @@
 mod batch;
 mod gate;
 mod reader;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -58,8 +60,11 @@ const FIRST_COMMIT: &[u8] = b"first-commit";
 const COMMIT: &[u8] = b"commit/";
 
 /// Commits whose numbers are kept as keys, so that one that is missing among them is noticed. More
-/// than a log of 64 MiB holds, unless all of them are tiny.
+/// than a log of [`LOG`] bytes holds, unless all of them are tiny.
 const COUNTED: u64 = 1 << 16;
+
+/// What the log holds at most.
+const LOG: u64 = 64 << 20;
 
 /// What a family keeps in memory before it is written to a table. RocksDB sets this much aside for
 /// the log beforehand, and after a write that found the disk full it waits for this much room.
@@ -167,7 +172,7 @@ fn primary_options() -> Options {
     let mut options = options();
     options.set_keep_log_file_num(2);
     // Bounds what a restart replays, and a new follower reads.
-    options.set_max_total_wal_size(64 << 20);
+    options.set_max_total_wal_size(LOG);
     // All families are written out at once, so that a list of tables that lost its end is behind in
     // all of them, and the count of commits with it.
     options.set_atomic_flush(true);
@@ -234,7 +239,7 @@ impl Index {
     fn missing_commit(&self, commits: u64) -> Result<Option<u64>> {
         let now = self.now();
         let first = now.counter(FIRST_COMMIT)?;
-        let mut expected = first.max((commits + 1).saturating_sub(COUNTED));
+        let mut expected = first.max(commits.saturating_add(1).saturating_sub(COUNTED));
         let mut hole = None;
         now.scan(META, COMMIT, |key, _| {
             let number = key[COMMIT.len()..].try_into().map_or(0, u64::from_be_bytes);
@@ -242,7 +247,8 @@ impl Index {
                 if number > expected {
                     hole = Some(expected);
                 }
-                expected = number + 1;
+                // A damaged number may be the last one there is.
+                expected = number.saturating_add(1);
             }
             Ok(())
         })?;

@@ -1,0 +1,23 @@
+//! What an index says of counters that cannot be.
+
+use super::*;
+
+#[test]
+fn a_count_that_is_the_last_number_there_is_has_a_hole() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("index");
+    Index::create(&path, [7; 16]).unwrap();
+    let db = DB::open_cf_descriptors(&primary_options(), &path, families()).unwrap();
+    let index = Index {
+        path: path.clone(),
+        role: Role::Inspector(db),
+    };
+    let mut batch = index.batch();
+    batch.put_meta(COMMITS, u64::MAX.to_le_bytes());
+    batch.put_meta(commit_key(u64::MAX), []);
+    index.write(batch).unwrap();
+    drop(index);
+    let found = Index::inspect_at(&path).unwrap();
+    assert_eq!(found.commits, u64::MAX);
+    assert!(found.hole.is_some());
+}
