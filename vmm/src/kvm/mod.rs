@@ -5,6 +5,8 @@
 //! will be further kinds of machine beside [`Machine`], with devices instead of system calls.
 
 mod boot;
+mod clock;
+mod counter;
 mod entry;
 mod frame;
 mod stats;
@@ -17,6 +19,7 @@ use pool_core::PAGE_SIZE;
 use pool_core::address::USER_ADDRESS_END;
 use thiserror::Error;
 
+use self::clock::Clock;
 use self::boot::{CALL_PORT, FAULT_PORT, Monitor};
 use self::frame::Frame;
 use self::stats::FaultCounter;
@@ -94,6 +97,7 @@ pub struct Machine {
     vm: Vm,
     linux: Linux,
     monitor: Monitor,
+    clock: Option<Clock>,
     flush_page: u64,
     exits: ExitCounts,
     faults: Option<FaultCounter>,
@@ -126,33 +130,31 @@ impl Machine {
         let pages = monitor.pages();
         let pages = pages.each_ref().map(Vec::as_slice);
         let mut memory = GuestMemory::build(plan, segments, backing, pages)?;
-        let features = Features::of(vm.cpuid());
-        let stack = start.build(plan, features.fsgsbase)?;
-        memory
-            .write(stack.pointer, &stack.bytes)
-            .map_err(|_| StartError::TooLong)?;
         let slots = memory.take_slots();
         let flush_page = slots.first().map_or(0, |slot| slot.host);
         for slot in slots {
             vm.add_slot(&slot)?;
         }
-        let vcpu = Vcpu::new(
-            vm.create_vcpu()?,
-            vm.cpuid(),
-            monitor,
-            memory.root(),
-            plan.entry.0,
-            stack.pointer,
-        )?;
-        Ok(Self {
+        let mut vcpu = Vcpu::new(vm.create_vcpu()?, vm.cpuid(), monitor, memory.root())?;
+        let clock = Clock::new(plan.rooms).filter(|_| vcpu.counter_is_hosts());
+        let features = Features::of(vm.cpuid());
+        let stack = start.build(plan, features.fsgsbase, clock.as_ref().map(Clock::address))?;
+        memory
+            .write(stack.pointer, &stack.bytes)
+            .map_err(|_| StartError::TooLong)?;
+        vcpu.start_at(plan.entry.0, stack.pointer);
+        let mut machine = Self {
             vcpu,
             vm,
             linux: linux(memory),
             monitor,
+            clock,
             flush_page,
             exits: ExitCounts::default(),
             faults: None,
-        })
+        };
+        machine.synchronise()?;
+        Ok(machine)
     }
 
     /// Has KVM's count of page faults kept for the report. To be called before the process is
@@ -275,6 +277,13 @@ impl Machine {
             PAGE_FAULT => {
                 let address = system.cr2;
                 let access = access_of(frame.error);
+                if let Some(clock) = &mut self.clock
+                    && clock.show(&self.vm, self.linux.memory_mut(), address, access)?
+                {
+                    self.exits.page_faults += 1;
+                    self.vcpu.return_from_fault(&frame, &system);
+                    return Ok(None);
+                }
                 match self.linux.memory_mut().resolve_fault(address, access) {
                     Ok(true) if frame.rip < USER_ADDRESS_END => {
                         self.exits.page_faults += 1;

@@ -5,6 +5,7 @@ use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 
 use super::KvmError;
 use super::boot::{self, Monitor};
+use super::counter;
 use super::entry::{self, Arrival};
 use super::frame::{Frame, user_flags};
 use super::stats::FaultCounter;
@@ -77,6 +78,7 @@ pub(super) struct Vcpu {
     fd: VcpuFd,
     monitor: Monitor,
     arrival: Arrival,
+    counter_is_hosts: bool,
 }
 
 impl Vcpu {
@@ -85,15 +87,13 @@ impl Vcpu {
         FaultCounter::of(&self.fd)
     }
 
-    /// Prepares the processor: long mode at CPL 3, `root` as page tables, at `entry` with stack
-    /// pointer `stack`. The monitor's pages are in place; its probe is run.
+    /// Prepares the processor: long mode at CPL 3, `root` as page tables. The monitor's pages are in
+    /// place; its probe is run.
     pub(super) fn new(
         fd: VcpuFd,
         cpuid: &CpuId,
         monitor: Monitor,
         root: u64,
-        entry: u64,
-        stack: u64,
     ) -> Result<Self, KvmError> {
         let features = Features::of(cpuid);
         let call = KvmError::call;
@@ -119,20 +119,31 @@ impl Vcpu {
                 .map_err(|error| call("setting XCR0", error))?;
         }
         entry::set_registers(&fd, monitor)?;
+        counter::share(&fd);
         let mut vcpu = Self {
             fd,
             monitor,
             arrival: Arrival::Unprivileged,
+            counter_is_hosts: false,
         };
         vcpu.fd.set_sync_valid_reg(SyncReg::Register);
-        vcpu.arrival = entry::establish(&mut vcpu, monitor, features)?;
-        *vcpu.registers() = kvm_regs {
+        (vcpu.arrival, vcpu.counter_is_hosts) = entry::establish(&mut vcpu, monitor, features)?;
+        Ok(vcpu)
+    }
+
+    /// Sets the processor to the guest's first instruction, at `entry` with stack pointer `stack`.
+    pub(super) fn start_at(&mut self, entry: u64, stack: u64) {
+        *self.registers() = kvm_regs {
             rip: entry,
             rsp: stack,
             rflags: user_flags(0),
             ..Default::default()
         };
-        Ok(vcpu)
+    }
+
+    /// The guest's counter is the host's.
+    pub(super) fn counter_is_hosts(&self) -> bool {
+        self.counter_is_hosts
     }
 
     pub(super) fn fd(&self) -> &VcpuFd {

@@ -37,6 +37,7 @@ use crate::plan::{Content, Plan};
 use crate::pool::Segments;
 use crate::report::HostUsage;
 use crate::stamp::Stamp;
+use crate::vdso::{self, Vdso};
 
 /// Why a guest cannot be run as a process.
 #[derive(Debug, Error)]
@@ -107,7 +108,11 @@ pub struct Guest<'a> {
 /// Runs `guest` as a child process, to its end.
 pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
     let Guest { plan, backing, .. } = *guest;
-    let stack = guest.start.build(plan, host_writes_thread_pointer())?;
+    let vdso = Vdso::find();
+    let clock = vdso.map(|_| vdso::address(plan.rooms));
+    let stack = guest
+        .start
+        .build(plan, host_writes_thread_pointer(), clock)?;
     let (news, to_parent) = io::pipe()?;
     let (go, mut to_child) = io::pipe()?;
     let child = match system::fork()? {
