@@ -82,6 +82,34 @@ impl Vdso {
     }
 }
 
+/// Where the vdso of this process comes to lie in a guest's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Where it lies now.
+    pub vdso: Vdso,
+    /// Addresses of the data there.
+    pub data: Range<u64>,
+    /// Addresses of the code, behind the data.
+    pub code: Range<u64>,
+}
+
+impl Moved {
+    /// What `vdso` is to a guest with these rooms.
+    pub fn new(vdso: Vdso, rooms: Rooms) -> Self {
+        let (data, start) = (vdso.data(), address(rooms));
+        Self {
+            vdso,
+            data: start - (data.end - data.start)..start,
+            code: start..start + vdso.length,
+        }
+    }
+
+    /// All addresses.
+    pub fn all(&self) -> Range<u64> {
+        self.data.start..self.code.end
+    }
+}
+
 /// True for a page that is neither file nor anonymous memory. The kernel refuses two kinds of advice for
 /// such a page; the first also for memory that it may drop, the second also for inaccessible memory.
 fn is_special(page: u64) -> bool {

@@ -27,7 +27,13 @@ pub(super) fn share(fd: &VcpuFd) {
         addr: &raw const offset as u64,
     };
     // SAFETY: the kernel reads the structure and the number that it points to, which both live.
-    unsafe { libc::ioctl(fd.as_raw_fd(), KVM_SET_DEVICE_ATTR as _, &raw const attribute) };
+    unsafe {
+        libc::ioctl(
+            fd.as_raw_fd(),
+            KVM_SET_DEVICE_ATTR as _,
+            &raw const attribute,
+        )
+    };
 }
 
 /// True if a guest that read `low` and `high` (registers EAX and EDX) between `before` and now reads the

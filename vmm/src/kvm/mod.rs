@@ -19,8 +19,8 @@ use pool_core::PAGE_SIZE;
 use pool_core::address::USER_ADDRESS_END;
 use thiserror::Error;
 
-use self::clock::Clock;
 use self::boot::{CALL_PORT, FAULT_PORT, Monitor};
+use self::clock::Clock;
 use self::frame::Frame;
 use self::stats::FaultCounter;
 use self::vcpu::{Exit, Features, Vcpu};

@@ -37,7 +37,7 @@ use crate::plan::{Content, Plan};
 use crate::pool::Segments;
 use crate::report::HostUsage;
 use crate::stamp::Stamp;
-use crate::vdso::{self, Vdso};
+use crate::vdso::{Moved, Vdso};
 
 /// Why a guest cannot be run as a process.
 #[derive(Debug, Error)]
@@ -108,8 +108,8 @@ pub struct Guest<'a> {
 /// Runs `guest` as a child process, to its end.
 pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
     let Guest { plan, backing, .. } = *guest;
-    let vdso = Vdso::find();
-    let clock = vdso.map(|_| vdso::address(plan.rooms));
+    let vdso = Vdso::find().map(|vdso| Moved::new(vdso, plan.rooms));
+    let clock = vdso.as_ref().map(|moved| moved.code.start);
     let stack = guest
         .start
         .build(plan, host_writes_thread_pointer(), clock)?;
@@ -118,7 +118,7 @@ pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
     let child = match system::fork()? {
         system::Fork::Child => {
             drop((news, to_child));
-            child::become_guest(guest, &stack, go, to_parent)
+            child::become_guest(guest, &stack, vdso.as_ref(), go, to_parent)
         }
         system::Fork::Parent(child) => child,
     };
