@@ -4,6 +4,7 @@
 //! run to run on shared machines; the ratios hold. Nothing here is a test: a slow machine prints
 //! slow figures.
 
+mod clock;
 mod demo;
 mod fleet;
 mod ingest;
@@ -47,6 +48,8 @@ enum What {
     SegmentRead,
     /// Taking in pages that are known already, against BLAKE3 alone.
     Ingest,
+    /// Reading the clock in a guest against reading it natively.
+    Clock,
 }
 
 fn main() -> ExitCode {
@@ -65,13 +68,20 @@ fn measure(what: What, out: &Path) -> Result<()> {
     let out = &out.canonicalize()?;
     match what {
         What::Demo => demo::demo(out),
-        What::All => [What::Start, What::Touch, What::SegmentRead, What::Ingest]
-            .into_iter()
-            .try_for_each(|what| measure(what, out)),
+        What::All => [
+            What::Start,
+            What::Touch,
+            What::SegmentRead,
+            What::Ingest,
+            What::Clock,
+        ]
+        .into_iter()
+        .try_for_each(|what| measure(what, out)),
         What::Start => start::run_all(out),
         What::Touch => touch::run_all(out),
         What::SegmentRead => segment_read::run_all(out),
         What::Ingest => ingest::run_all(out),
+        What::Clock => clock::run_all(out),
     }
 }
 

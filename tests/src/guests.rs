@@ -15,6 +15,8 @@ use crate::run::{Backing, command};
 pub const PROGRAMS: [&str; 4] = ["hello", "zlib-roundtrip", "sqlite-workload", "lua-script"];
 /// The program that touches all of an 8 MiB library.
 pub const TOUCH: &str = "touch8m";
+/// The program that reads the clock.
+pub const CLOCK: &str = "clock-read";
 
 /// Guest programs that were compiled, and linked at registered addresses.
 #[derive(Debug)]
