@@ -19,6 +19,8 @@ use crate::plan::Rooms;
 const MOST_DATA: u64 = 16;
 /// Most pages of code: Linux 6.18 has two.
 const MOST_CODE: u64 = 16;
+/// Most bytes of both.
+pub const MOST: u64 = (MOST_DATA + MOST_CODE) * PAGE_SIZE;
 /// Fields of an ELF header (System V ABI, chapter 4).
 const SECTIONS_AT: usize = 40;
 const SECTION_SIZE: usize = 58;
@@ -85,28 +87,26 @@ impl Vdso {
 /// Where the vdso of this process comes to lie in a guest's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moved {
-    /// Where it lies now.
-    pub vdso: Vdso,
-    /// Addresses of the data there.
-    pub data: Range<u64>,
-    /// Addresses of the code, behind the data.
-    pub code: Range<u64>,
+    /// Data and code, where they lie now.
+    pub from: [Range<u64>; 2],
+    /// Data and code, behind each other, where they come to lie.
+    pub to: [Range<u64>; 2],
 }
 
 impl Moved {
     /// What `vdso` is to a guest with these rooms.
-    pub fn new(vdso: Vdso, rooms: Rooms) -> Self {
+    pub fn new(vdso: &Vdso, rooms: Rooms) -> Self {
         let (data, start) = (vdso.data(), address(rooms));
+        let below = start - (data.end - data.start);
         Self {
-            vdso,
-            data: start - (data.end - data.start)..start,
-            code: start..start + vdso.length,
+            from: [data, vdso.code()],
+            to: [below..start, start..start + vdso.length],
         }
     }
 
     /// All addresses.
     pub fn all(&self) -> Range<u64> {
-        self.data.start..self.code.end
+        self.to[0].start..self.to[1].end
     }
 }
 

@@ -108,8 +108,8 @@ pub struct Guest<'a> {
 /// Runs `guest` as a child process, to its end.
 pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
     let Guest { plan, backing, .. } = *guest;
-    let vdso = Vdso::find().map(|vdso| Moved::new(vdso, plan.rooms));
-    let clock = vdso.as_ref().map(|moved| moved.code.start);
+    let vdso = Vdso::find().map(|vdso| Moved::new(&vdso, plan.rooms));
+    let clock = vdso.as_ref().map(|moved| moved.to[1].start);
     let stack = guest
         .start
         .build(plan, host_writes_thread_pointer(), clock)?;

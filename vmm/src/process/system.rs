@@ -200,12 +200,12 @@ pub(super) fn move_vdso(to: &Moved) -> io::Result<()> {
         libc::PROT_NONE,
         Behind::Nothing,
     )?;
-    let data = to.vdso.data();
-    let mut done = 0;
-    while done < data.end - data.start {
-        done += move_first(data.start + done..data.end, to.data.start + done)?;
+    for (from, to) in to.from.iter().zip(&to.to) {
+        let mut done = 0;
+        while done < from.end - from.start {
+            done += move_first(from.start + done..from.end, to.start + done)?;
+        }
     }
-    move_first(to.vdso.code(), to.code.start)?;
     Ok(())
 }
 
