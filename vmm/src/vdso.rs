@@ -3,7 +3,7 @@
 //! A guest gets the host kernel's own: its code, and the data pages that lie before it, which the kernel
 //! keeps current. So what the guest reads is what its system calls would say, always, whatever steers the
 //! clock, and there is no second clock to keep in step. Under KVM the pages are shown to the guest when it
-//! touches them first; a guest that never asks for the time costs nothing. The process platform moves them.
+//! touches them first; a guest that never does costs nothing more. The process platform moves them.
 //!
 //! What the pages hold is the same in every process of the host: clocks and their steering, the offsets
 //! of the time namespace, how often the kernel's random numbers were seeded anew; no secret.
