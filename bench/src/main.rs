@@ -4,6 +4,7 @@
 //! run to run on shared machines; the ratios hold. Nothing here is a test: a slow machine prints
 //! slow figures.
 
+mod clock;
 mod demo;
 mod fleet;
 mod ingest;
@@ -50,6 +51,8 @@ enum What {
     SegmentRead,
     /// Taking in pages that are known already, against BLAKE3 alone.
     Ingest,
+    /// Reading the clock in a guest against reading it natively.
+    Clock,
 }
 
 fn main() -> ExitCode {
@@ -74,6 +77,7 @@ fn measure(what: What, out: &Path) -> Result<()> {
             What::Memory,
             What::SegmentRead,
             What::Ingest,
+            What::Clock,
         ]
         .into_iter()
         .try_for_each(|what| measure(what, out)),
@@ -82,6 +86,7 @@ fn measure(what: What, out: &Path) -> Result<()> {
         What::Memory => memory::run_all(out),
         What::SegmentRead => segment_read::run_all(out),
         What::Ingest => ingest::run_all(out),
+        What::Clock => clock::run_all(out),
     }
 }
 

@@ -82,6 +82,7 @@ program sqlite-workload "-I$sqlite" "-lsqlite3"
 program lua-script "-I$lua" "-llua -lm"
 program touch8m "" "-ltouch8m"
 program memory-calls "" ""
+program clock-read "" ""
 program text-write "-I$zlib" "-lz"
 
 version() { sed -n "s/^#define[ \t]*$2[ \t]*\"\(.*\)\"/\1/p" "$1"; }

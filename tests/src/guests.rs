@@ -15,6 +15,8 @@ use crate::run::{Backing, command};
 pub const PROGRAMS: [&str; 4] = ["hello", "zlib-roundtrip", "sqlite-workload", "lua-script"];
 /// The program that touches all of an 8 MiB library.
 pub const TOUCH: &str = "touch8m";
+/// The program that reads the clock.
+pub const CLOCK: &str = "clock-read";
 
 /// The program that measures what memory costs it.
 pub const MEMORY: &str = "memory-calls";

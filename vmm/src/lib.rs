@@ -36,4 +36,5 @@ pub mod report;
 pub mod run;
 pub mod sandbox;
 pub mod stamp;
+pub mod vdso;
 pub mod world;

@@ -25,6 +25,7 @@ const HOSTILE: &str = include_str!("privilege/hostile.c");
 const ORDINARY: &str = include_str!("privilege/ordinary.c");
 const MAPPING_FUZZ: &str = include_str!("programs/mapping_fuzz.c");
 const SPARSE: &str = include_str!("programs/sparse.c");
+const CLOCK: &str = include_str!("programs/clock.c");
 /// No C library, and nothing that the compiler adds.
 const BARE: [&str; 6] = [
     "-nostdlib",
@@ -52,6 +53,7 @@ impl World {
             ("glibc", "gcc", &["-fno-builtin"], ORDINARY),
             ("mappings", "musl-gcc", &[], MAPPING_FUZZ),
             ("sparse", "musl-gcc", &[], SPARSE),
+            ("clock", "musl-gcc", &[], CLOCK),
         ] {
             let path = compile(directory.path(), name, compiler, flags, source);
             pool.add(&path, name, Placement::Dense);

@@ -35,9 +35,11 @@ pub(super) const USER_DATA: u16 = 0x2b;
 pub(super) const USER_CODE: u16 = 0x33;
 /// Selector of the task state segment.
 pub(super) const TASK: u16 = 0x38;
+/// Selector whose limit is the processor's number, as Linux has it (`__CPUNODE_SEG`): the vdso asks for it.
+const PROCESSOR: u16 = 0x7b;
 
 const GDT: usize = 0;
-const GDT_ENTRIES: usize = 9;
+const GDT_ENTRIES: usize = 16;
 const TSS: usize = 0x80;
 /// Places in the TSS (Intel SDM volume 3A, 8.7).
 const TSS_RSP0: usize = 4;
@@ -61,6 +63,8 @@ const GATES_BYTES: usize = 0x220;
 const UNPRIVILEGED_CALL: u64 = 0;
 const PROBE: u64 = 0x10;
 const ENTRY_BYTES: usize = 0x20;
+/// Reads the processor's counter into EDX:EAX.
+const RDTSC: [u8; 2] = [0x0f, 0x31];
 
 /// `out %al, $port`.
 const OUT: u8 = 0xe6;
@@ -120,10 +124,11 @@ impl Monitor {
         self.gates() + COMPATIBILITY_CALL
     }
 
-    /// Code that makes one system call at CPL 3, and its return address.
+    /// Code that reads the processor's counter and makes one system call at CPL 3, and the call's return
+    /// address.
     pub(super) fn probe(self) -> (u64, u64) {
         let probe = self.entry() + PROBE;
-        (probe, probe + SYSCALL.len() as u64)
+        (probe, probe + (RDTSC.len() + SYSCALL.len()) as u64)
     }
 
     /// The vector whose stub the processor has left at `rip`, if it has left one.
@@ -166,6 +171,7 @@ impl Monitor {
             | 0x8b << 40
             | (tss >> 24 & 0xff) << 56;
         gdt[usize::from(TASK >> 3) + 1] = tss >> 32;
+        gdt[usize::from(PROCESSOR >> 3)] = 0x0000_f500_0000_0000;
         for (at, entry) in gdt.iter().enumerate() {
             put(GDT + at * 8, &entry.to_le_bytes());
         }
@@ -231,8 +237,7 @@ fn entry() -> [u8; ENTRY_BYTES] {
     let call = UNPRIVILEGED_CALL as usize;
     put(call, &[OUT, CALL_PORT as u8]);
     put(call + OUT_LENGTH as usize, &UD2);
-    put(PROBE as usize, &SYSCALL);
-    put(PROBE as usize + SYSCALL.len(), &UD2);
+    put(PROBE as usize, &[RDTSC, SYSCALL, UD2].concat());
     page
 }
 

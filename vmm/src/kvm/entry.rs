@@ -10,6 +10,7 @@ use kvm_ioctls::VcpuFd;
 
 use super::KvmError;
 use super::boot::{self, CALL_PORT, Monitor};
+use super::counter;
 use super::vcpu::{Exit, Features, Vcpu};
 
 const MSR_SYSENTER_CS: u32 = 0x174;
@@ -56,13 +57,14 @@ pub(super) fn set_registers(fd: &VcpuFd, monitor: Monitor) -> Result<(), KvmErro
     )
 }
 
-/// Finds out how system calls arrive, and leaves the processor with the rights that this takes and
-/// no others. To be called before anything of the guest has run.
+/// Finds out how system calls arrive, and whether the guest's counter is the host's, and leaves the
+/// processor with the rights that this takes and no others. To be called before anything of the guest
+/// has run.
 pub(super) fn establish(
     vcpu: &mut Vcpu,
     monitor: Monitor,
     features: Features,
-) -> Result<Arrival, KvmError> {
+) -> Result<(Arrival, bool), KvmError> {
     let (probe, back) = monitor.probe();
     *vcpu.registers() = kvm_regs {
         rip: probe,
@@ -70,6 +72,7 @@ pub(super) fn establish(
         rflags: 2,
         ..Default::default()
     };
+    let before = counter::read();
     let exit = loop {
         match vcpu.run()? {
             Exit::Interrupted => {}
@@ -77,6 +80,7 @@ pub(super) fn establish(
         }
     };
     let registers = *vcpu.registers();
+    let shared = counter::is_shared(before, registers.rax, registers.rdx);
     let called = exit == Exit::Port(CALL_PORT)
         && boot::has_left(monitor.unprivileged_call(), registers.rip)
         && registers.rcx == back;
@@ -94,7 +98,7 @@ pub(super) fn establish(
         system.cr4 |= features.execution_prevention();
         vcpu.enter_user(&system);
     }
-    Ok(arrival)
+    Ok((arrival, shared))
 }
 
 fn arrival_at(system: &kvm_sregs) -> Option<Arrival> {

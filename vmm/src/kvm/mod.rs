@@ -5,6 +5,8 @@
 //! further kinds of machine beside [`Machine`], with devices instead of system calls.
 
 mod boot;
+mod clock;
+mod counter;
 mod entry;
 mod exception;
 mod extended;
@@ -21,6 +23,7 @@ use std::io;
 use thiserror::Error;
 
 use self::boot::Monitor;
+use self::clock::Clock;
 use self::kick::Kicks;
 use self::stats::FaultCounter;
 use self::turns::Turns;
@@ -96,6 +99,7 @@ pub struct Machine {
     monitor: Monitor,
     kicks: Kicks,
     turns: Turns,
+    clock: Option<Clock>,
     flush_page: u64,
     exits: ExitCounts,
     faults: Option<FaultCounter>,
@@ -128,40 +132,38 @@ impl Machine {
         let pages = monitor.pages();
         let pages = pages.each_ref().map(Vec::as_slice);
         let mut memory = GuestMemory::build(plan, segments, backing, pages)?;
-        let features = Features::of(vm.cpuid());
-        let stack = start.build(plan, features.fsgsbase)?;
-        memory
-            .write(stack.pointer, &stack.bytes)
-            .map_err(|_| StartError::TooLong)?;
         let slots = memory.take_slots();
         let flush_page = slots.first().map_or(0, |slot| slot.host);
         for slot in slots {
             vm.add_slot(&slot)?;
         }
-        let vcpu = Vcpu::new(
-            vm.create_vcpu()?,
-            vm.cpuid(),
-            monitor,
-            memory.root(),
-            plan.entry.0,
-            stack.pointer,
-        )?;
+        let mut vcpu = Vcpu::new(vm.create_vcpu()?, vm.cpuid(), monitor, memory.root())?;
+        let clock = Clock::new(plan.rooms).filter(|_| vcpu.counter_is_hosts());
+        let features = Features::of(vm.cpuid());
+        let stack = start.build(plan, features.fsgsbase, clock.as_ref().map(Clock::address))?;
+        memory
+            .write(stack.pointer, &stack.bytes)
+            .map_err(|_| StartError::TooLong)?;
+        vcpu.start_at(plan.entry.0, stack.pointer);
         let kicks = Kicks::new(vcpu.fd())?;
         let mut linux = linux(memory);
         for &signal in kicks.ignored() {
             linux.ignore(signal);
         }
-        Ok(Self {
+        let mut machine = Self {
             vcpu,
             vm,
             linux,
             monitor,
             kicks,
             turns: Turns::default(),
+            clock,
             flush_page,
             exits: ExitCounts::default(),
             faults: None,
-        })
+        };
+        machine.synchronise()?;
+        Ok(machine)
     }
 
     /// Has KVM's count of page faults kept for the report. To be called before the process is

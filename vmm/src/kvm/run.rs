@@ -103,6 +103,12 @@ impl Machine {
             PAGE_FAULT => {
                 let address = system.cr2;
                 let access = access_of(frame.error);
+                if let Some(clock) = &mut self.clock
+                    && clock.show(&self.vm, self.linux.memory_mut(), address, access)?
+                {
+                    self.exits.page_faults += 1;
+                    return Ok(None);
+                }
                 match self.linux.memory_mut().resolve_fault(address, access) {
                     Ok(true) if frame.rip < USER_ADDRESS_END => {
                         self.exits.page_faults += 1;
@@ -150,7 +156,7 @@ impl Machine {
     }
 
     /// Tells the machine what the last exit changed in the guest's memory.
-    fn synchronise(&mut self) -> Result<(), KvmError> {
+    pub(super) fn synchronise(&mut self) -> Result<(), KvmError> {
         for slot in self.linux.memory_mut().take_slots() {
             self.vm.add_slot(&slot)?;
         }

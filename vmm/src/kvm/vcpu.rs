@@ -6,6 +6,7 @@ use pool_core::address::USER_ADDRESS_END;
 
 use super::KvmError;
 use super::boot::{self, Monitor};
+use super::counter;
 use super::entry::{self, Arrival};
 use super::extended::{self, Parts};
 use super::frame::{Frame, user_flags};
@@ -82,6 +83,7 @@ pub(super) struct Vcpu {
     parts: Parts,
     /// System registers that take effect on the next run; KVM does not tell them until then.
     changed: Option<kvm_sregs>,
+    counter_is_hosts: bool,
 }
 
 impl Vcpu {
@@ -90,15 +92,13 @@ impl Vcpu {
         FaultCounter::of(&self.fd)
     }
 
-    /// Prepares the processor: long mode at CPL 3, `root` as page tables, at `entry` with stack
-    /// pointer `stack`. The monitor's pages are in place; its probe is run.
+    /// Prepares the processor: long mode at CPL 3, `root` as page tables. The monitor's pages are in
+    /// place; its probe is run.
     pub(super) fn new(
         fd: VcpuFd,
         cpuid: &CpuId,
         monitor: Monitor,
         root: u64,
-        entry: u64,
-        stack: u64,
     ) -> Result<Self, KvmError> {
         let features = Features::of(cpuid);
         let call = KvmError::call;
@@ -124,25 +124,36 @@ impl Vcpu {
                 .map_err(|error| call("setting XCR0", error))?;
         }
         entry::set_registers(&fd, monitor)?;
+        counter::share(&fd);
         let mut vcpu = Self {
             fd,
             monitor,
             arrival: Arrival::Unprivileged,
             parts: Parts::of(features.xcr0),
             changed: None,
+            counter_is_hosts: false,
         };
         vcpu.fd.set_sync_valid_reg(SyncReg::Register);
-        vcpu.arrival = entry::establish(&mut vcpu, monitor, features)?;
+        (vcpu.arrival, vcpu.counter_is_hosts) = entry::establish(&mut vcpu, monitor, features)?;
         if vcpu.arrival == Arrival::Unprivileged {
             vcpu.parts = Parts::of(extended::of_this_process() & XCR0_OFFERED);
         }
-        *vcpu.registers() = kvm_regs {
+        Ok(vcpu)
+    }
+
+    /// Sets the processor to the guest's first instruction, at `entry` with stack pointer `stack`.
+    pub(super) fn start_at(&mut self, entry: u64, stack: u64) {
+        *self.registers() = kvm_regs {
             rip: entry,
             rsp: stack,
             rflags: user_flags(0),
             ..Default::default()
         };
-        Ok(vcpu)
+    }
+
+    /// The guest's counter is the host's.
+    pub(super) fn counter_is_hosts(&self) -> bool {
+        self.counter_is_hosts
     }
 
     pub(super) fn fd(&self) -> &VcpuFd {

@@ -3,6 +3,7 @@
 //! A pool of ready-made shells (VM and vCPU created, slots empty) will be kept here: a recycled
 //! shell reaches its first exit in an eighth of the time of a fresh one.
 
+use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 
 use kvm_bindings::{
@@ -18,6 +19,9 @@ use crate::memory::SlotRequest;
 const FLUSH_SLOT: u32 = 509;
 /// Guest physical address of that slot; nothing else is there.
 const FLUSH_ADDRESS: u64 = 1 << 37;
+/// The slot of the kernel's vdso, and its guest physical address.
+const VDSO_SLOT: u32 = 508;
+pub(super) const VDSO_ADDRESS: u64 = FLUSH_ADDRESS + (1 << 20);
 /// What must be there.
 const CAPABILITIES: [(Cap, &str); 6] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
@@ -87,6 +91,17 @@ impl Vm {
         })
     }
 
+    /// Shows the machine this process's vdso and its data, which lie at these addresses, at [`VDSO_ADDRESS`].
+    pub(super) fn add_vdso(&self, pages: &Range<u64>) -> Result<(), KvmError> {
+        self.set_slot(kvm_userspace_memory_region {
+            slot: VDSO_SLOT,
+            flags: KVM_MEM_READONLY,
+            guest_phys_addr: VDSO_ADDRESS,
+            memory_size: pages.end - pages.start,
+            userspace_addr: pages.start,
+        })
+    }
+
     /// Has the machine forget every translation of a guest address. `host` is a page of guest
     /// memory. Neither a reload of CR3 nor a write to the tables by the VMM does it when the
     /// kernel shadows the guest's tables: it trusts write protection, which the VMM's writes pass by.
@@ -105,8 +120,9 @@ impl Vm {
 
     fn set_slot(&self, region: kvm_userspace_memory_region) -> Result<(), KvmError> {
         // SAFETY: the host range is guest memory inside the reservation, which `Machine` keeps
-        // mapped until after the machine is gone (its fields drop in order: vCPU, VM, memory).
-        // The guest can reach nothing else through it.
+        // mapped until after the machine is gone (its fields drop in order: vCPU, VM, memory), or
+        // the vdso, which stays as long as this process and is read-only. The guest can reach
+        // nothing else through it.
         unsafe { self.fd.set_user_memory_region(region) }
             .map_err(|error| KvmError::call("giving memory to the virtual machine", error))
     }

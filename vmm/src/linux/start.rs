@@ -56,8 +56,13 @@ pub struct Stack {
 
 impl Start {
     /// Lays the stack of `plan` out. `fsgsbase` tells the program that it may write its thread
-    /// pointer itself.
-    pub fn build(&self, plan: &Plan, fsgsbase: bool) -> Result<Stack, StartError> {
+    /// pointer itself, `vdso` where the vdso is, if there is one.
+    pub fn build(
+        &self,
+        plan: &Plan,
+        fsgsbase: bool,
+        vdso: Option<u64>,
+    ) -> Result<Stack, StartError> {
         let mut random = [0; 16];
         getrandom(&mut random, GetRandomFlags::empty())?;
         let (hwcap, hwcap2) = rustix::param::linux_hwcap();
@@ -66,7 +71,7 @@ impl Start {
             hwcap2 |= HWCAP2_FSGSBASE;
         }
         let signal_stack = rustix::param::linux_minsigstksz() as u64;
-        self.lay_out(plan, random, [hwcap as u64, hwcap2, signal_stack])
+        self.lay_out(plan, random, [hwcap as u64, hwcap2, signal_stack], vdso)
     }
 
     fn lay_out(
@@ -74,6 +79,7 @@ impl Start {
         plan: &Plan,
         random: [u8; 16],
         [hwcap, hwcap2, signal_stack]: [u64; 3],
+        vdso: Option<u64>,
     ) -> Result<Stack, StartError> {
         let mut text = Text::below(plan.rooms.stack_high.0 - 16);
         let random_at = text.push(&random)?;
@@ -104,6 +110,7 @@ impl Start {
             (libc::AT_PLATFORM, platform),
             (libc::AT_EXECFN, file_name),
         ];
+        auxiliary.extend(vdso.map(|address| (libc::AT_SYSINFO_EHDR, address)));
         if signal_stack > 0 {
             auxiliary.push((AT_MINSIGSTKSZ, signal_stack));
         }

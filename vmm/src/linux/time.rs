@@ -12,9 +12,10 @@ const NANOSECONDS: i64 = 1_000_000_000;
 fn clock(id: u64) -> Result<ClockId, Errno> {
     Ok(match id {
         0 => ClockId::Realtime,
-        1 | 4 => ClockId::Monotonic,
+        1 => ClockId::Monotonic,
         2 => ClockId::ProcessCPUTime,
         3 => ClockId::ThreadCPUTime,
+        4 => ClockId::MonotonicRaw,
         5 => ClockId::RealtimeCoarse,
         6 => ClockId::MonotonicCoarse,
         7 => ClockId::Boottime,

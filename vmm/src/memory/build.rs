@@ -272,6 +272,19 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// Shows the guest a page at `address`, in the monitor's window, whose guest physical address is
+    /// `physical`: to read, and to execute if it may.
+    pub fn map_host_page(
+        &mut self,
+        address: u64,
+        physical: u64,
+        executable: bool,
+    ) -> io::Result<()> {
+        let protection = if executable { USER } else { USER | NO_EXECUTE };
+        let entry = physical | PRESENT | ACCESSED | DIRTY | protection;
+        self.tables.map_monitor(&self.ram, address, entry)
+    }
+
     /// Page tables of everything that the image maps.
     fn fill_tables(&mut self, plan: &Plan) -> Result<(), BuildError> {
         let mut filled = None;

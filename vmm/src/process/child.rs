@@ -12,21 +12,23 @@ use crate::memory::Backing;
 use crate::plan::{Content, Mapping, Sharing};
 use crate::sandbox::Confinement;
 use crate::stamp::Stamp;
+use crate::vdso::Moved;
 use crate::world::World;
 
 /// Prepares, waits for the parent, and becomes the guest; or tells the parent why not and ends.
 pub(super) fn become_guest(
     guest: &Guest<'_>,
     stack: &Stack,
+    vdso: Option<&Moved>,
     mut go: PipeReader,
     mut to_parent: PipeWriter,
 ) -> ! {
-    let prepared = prepare(guest, stack, &mut to_parent);
+    let prepared = prepare(guest, stack, vdso, &mut to_parent);
     let ready = prepared.and_then(|()| {
         let mut word = [0];
         go.read_exact(&mut word)
             .map_err(|error| format!("waiting for the parent: {error}"))?;
-        let now = Stamp::now().0.to_le_bytes();
+        let now = Stamp::by_call().0.to_le_bytes();
         to_parent
             .write_all(&now)
             .map_err(|error| format!("telling the parent: {error}"))
@@ -43,10 +45,16 @@ pub(super) fn become_guest(
     }
 }
 
-fn prepare(guest: &Guest<'_>, stack: &Stack, to_parent: &mut PipeWriter) -> Result<(), String> {
+fn prepare(
+    guest: &Guest<'_>,
+    stack: &Stack,
+    vdso: Option<&Moved>,
+    to_parent: &mut PipeWriter,
+) -> Result<(), String> {
     system::forget_program().map_err(|error| format!("resetting signals: {error}"))?;
     map_all(guest, stack)?;
-    map_leave(guest, stack).map_err(|error| format!("mapping the way out of poolvmm: {error}"))?;
+    map_leave(guest, stack, vdso)
+        .map_err(|error| format!("mapping the way out of poolvmm: {error}"))?;
     let mapped = Stamp::now().0.to_le_bytes();
     let world = if guest.grants.is_empty() && !guest.network {
         // Where poolvmm was started is not the guest's business.
@@ -63,6 +71,14 @@ fn prepare(guest: &Guest<'_>, stack: &Stack, to_parent: &mut PipeWriter) -> Resu
              CONFIG_CHECKPOINT_RESTORE, or use --platform kvm"
         )
     })?;
+    if let Some(vdso) = vdso {
+        system::move_vdso(vdso).map_err(|error| {
+            format!(
+                "giving the guest the kernel's vdso: {error}; does the kernel seal system mappings? Use \
+                 --platform kvm"
+            )
+        })?;
+    }
     Confinement::prepare(world.as_ref(), guest.network)
         .and_then(Confinement::enter_guest)
         .map_err(|error| error.to_string())?;
@@ -145,8 +161,8 @@ fn bits(protection: Protection) -> i32 {
 }
 
 /// Maps the code that [`super::leave`] makes: the last that runs before the guest.
-fn map_leave(guest: &Guest<'_>, stack: &Stack) -> std::io::Result<()> {
-    let page = leave::page(guest.plan, stack.pointer);
+fn map_leave(guest: &Guest<'_>, stack: &Stack, vdso: Option<&Moved>) -> std::io::Result<()> {
+    let page = leave::page(guest.plan, stack.pointer, vdso);
     let (address, length) = (guest.plan.rooms.monitor.0, page.len() as u64);
     let writable = libc::PROT_READ | libc::PROT_WRITE;
     system::map_at(address, length, writable, Behind::Nothing)?;

@@ -3,8 +3,8 @@
 //! A guest may look at every address it likes. What must not be there is this program: its environment
 //! and arguments, the names of host files, keys of its own allocator, where the host put what. So the
 //! jump to the guest goes by a page of code at the monitor's place in the plan, which the image leaves
-//! free. It unmaps everything around the plan's mappings, this program, its stack and the kernel's vdso
-//! included, takes the processor's state back to what a new program finds, and jumps. The page stays;
+//! free. It unmaps everything around the plan's mappings and the kernel's vdso, which was moved to its place
+//! in the plan: this program and its stack go. It takes the processor's state back to what a new program finds, and jumps. The page stays;
 //! what it holds follows from the plan.
 //!
 //! ```text
@@ -18,6 +18,7 @@ use pool_core::PAGE_SIZE;
 use pool_core::address::USER_ADDRESS_END;
 
 use crate::plan::Plan;
+use crate::vdso::Moved;
 
 const STATE: usize = 0x200;
 const ENTRY: usize = 0x440;
@@ -125,11 +126,12 @@ fn code() -> &'static [u8] {
 }
 
 /// The page (or pages, if the image has very many gaps) that turns this process into the guest of
-/// `plan`, whose stack pointer is `stack`: to be mapped at the monitor's address, executable.
-pub(super) fn page(plan: &Plan, stack: u64) -> Vec<u8> {
+/// `plan`, whose stack pointer is `stack` and whose vdso is `vdso`: to be mapped at the monitor's address, executable.
+pub(super) fn page(plan: &Plan, stack: u64, vdso: Option<&Moved>) -> Vec<u8> {
     let monitor = plan.rooms.monitor.0;
     // The page itself is one thing to keep: its length depends on the gaps, of which it makes one more.
     let mut kept = kept(plan);
+    kept.extend(vdso.map(|vdso| (vdso.all().start, vdso.all().end)));
     kept.push((monitor, monitor + PAGE_SIZE));
     kept.sort_unstable();
     let most = GAPS + 16 * (kept.len() + 1);

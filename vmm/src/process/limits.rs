@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::plan::Plan;
+use crate::vdso;
 
 /// Addresses that a guest may read and not write, for each byte of memory: their page tables take a 512th
 /// of them.
@@ -38,7 +39,7 @@ impl Limits {
         Self {
             memory: plan.memory,
             data: plan.memory + stack,
-            readable: image + plan.memory * READABLE,
+            readable: image + vdso::MOST + plan.memory * READABLE,
         }
     }
 

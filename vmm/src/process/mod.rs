@@ -37,6 +37,7 @@ use crate::plan::{Content, Plan};
 use crate::pool::Segments;
 use crate::report::HostUsage;
 use crate::stamp::Stamp;
+use crate::vdso::{Moved, Vdso};
 
 /// Why a guest cannot be run as a process.
 #[derive(Debug, Error)]
@@ -107,13 +108,17 @@ pub struct Guest<'a> {
 /// Runs `guest` as a child process, to its end.
 pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
     let Guest { plan, backing, .. } = *guest;
-    let stack = guest.start.build(plan, host_writes_thread_pointer())?;
+    let vdso = Vdso::find().map(|vdso| Moved::new(&vdso, plan.rooms));
+    let clock = vdso.as_ref().map(|moved| moved.to[1].start);
+    let stack = guest
+        .start
+        .build(plan, host_writes_thread_pointer(), clock)?;
     let (news, to_parent) = io::pipe()?;
     let (go, mut to_child) = io::pipe()?;
     let child = match system::fork()? {
         system::Fork::Child => {
             drop((news, to_child));
-            child::become_guest(guest, &stack, go, to_parent)
+            child::become_guest(guest, &stack, vdso.as_ref(), go, to_parent)
         }
         system::Fork::Parent(child) => child,
     };

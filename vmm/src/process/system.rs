@@ -1,9 +1,13 @@
 //! What only the kernel can do to a process about to become a guest, and the jump.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use pool_core::PAGE_SIZE;
 use rustix::process::Pid;
+
+use crate::vdso::Moved;
 
 /// Which side of a fork this is.
 #[derive(Clone, Copy, Debug)]
@@ -183,6 +187,52 @@ pub(super) fn map_at(
     } else {
         Err(io::ErrorKind::AddrInUse.into())
     }
+}
+
+/// Moves the vdso to where the guest finds it. This process has none afterwards where its C library
+/// thinks that it is, so it may not ask for the time but by [`Stamp::by_call`](crate::stamp::Stamp::by_call).
+pub(super) fn move_vdso(to: &Moved) -> io::Result<()> {
+    let all = to.all();
+    // Nothing else is there, and now nothing can come there.
+    map_at(
+        all.start,
+        all.end - all.start,
+        libc::PROT_NONE,
+        Behind::Nothing,
+    )?;
+    for (from, to) in to.from.iter().zip(&to.to) {
+        let mut done = 0;
+        while done < from.end - from.start {
+            done += move_first(from.start + done..from.end, to.start + done)?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves the first mapping of `from`, how ever long it is, to `to`; its length. The kernel moves mappings of
+/// its own whole or not at all, so the longest part that it moves is one.
+fn move_first(from: Range<u64>, to: u64) -> io::Result<u64> {
+    let pages = (from.end - from.start) / PAGE_SIZE;
+    let mut refused = io::ErrorKind::InvalidInput.into();
+    for length in (1..=pages).rev().map(|pages| pages * PAGE_SIZE) {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        // SAFETY: the range is the kernel's vdso, to which this program refers by its C library's clocks
+        // alone, which the caller keeps from being used; at `to` is the room that the caller made.
+        let moved = unsafe {
+            libc::mremap(
+                from.start as *mut libc::c_void,
+                length as usize,
+                length as usize,
+                flags,
+                to as *mut libc::c_void,
+            )
+        };
+        if moved != libc::MAP_FAILED {
+            return Ok(length);
+        }
+        refused = io::Error::last_os_error();
+    }
+    Err(refused)
 }
 
 /// Changes the protection of memory that [`map_at`] made.

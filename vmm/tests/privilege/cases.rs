@@ -177,6 +177,8 @@ pub(crate) fn ordinary() -> Vec<(&'static str, &'static str)> {
         ("sparse", "4194304 1500"),
         ("sparse", "1073741824 1500"),
     ];
+    /// Readings, calls among them, milliseconds of sleep; and a write to what is the kernel's.
+    const CLOCK: [(&str, &str); 2] = [("clock", "4000 400 20"), ("clock", "write-code")];
     const WHAT: [&str; 13] = [
         "hello",
         "calls",
@@ -194,5 +196,5 @@ pub(crate) fn ordinary() -> Vec<(&'static str, &'static str)> {
     ];
     let of = |image| WHAT.iter().map(move |&what| (image, what));
     let programs = of("musl").chain(of("glibc"));
-    programs.chain(MAPPINGS).collect()
+    programs.chain(MAPPINGS).chain(CLOCK).collect()
 }
