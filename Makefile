@@ -67,8 +67,9 @@ stress: build amdv
 apps: build
 	apps/build $(APPS)
 
-apps-check: apps
-	apps/check $(APPS)
+# What could not be built does not keep the others from being checked.
+apps-check: build
+	apps/build $(APPS); built=$$?; apps/check $(APPS) && exit $$built
 
 # mount -t fuse.poolfs finds poolfs in /usr/local/bin and /usr/bin.
 PREFIX ?= /usr/local
