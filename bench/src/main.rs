@@ -4,6 +4,7 @@
 //! run to run on shared machines; the ratios hold. Nothing here is a test: a slow machine prints
 //! slow figures.
 
+mod apps;
 mod demo;
 mod fleet;
 mod ingest;
@@ -45,6 +46,8 @@ enum What {
     Touch,
     /// Reading a segment through the mount against reading its backing file.
     SegmentRead,
+    /// Programs that compute, in a guest against natively.
+    Apps,
     /// Taking in pages that are known already, against BLAKE3 alone.
     Ingest,
 }
@@ -65,12 +68,19 @@ fn measure(what: What, out: &Path) -> Result<()> {
     let out = &out.canonicalize()?;
     match what {
         What::Demo => demo::demo(out),
-        What::All => [What::Start, What::Touch, What::SegmentRead, What::Ingest]
-            .into_iter()
-            .try_for_each(|what| measure(what, out)),
+        What::All => [
+            What::Start,
+            What::Touch,
+            What::SegmentRead,
+            What::Ingest,
+            What::Apps,
+        ]
+        .into_iter()
+        .try_for_each(|what| measure(what, out)),
         What::Start => start::run_all(out),
         What::Touch => touch::run_all(out),
         What::SegmentRead => segment_read::run_all(out),
+        What::Apps => apps::run_all(out),
         What::Ingest => ingest::run_all(out),
     }
 }
