@@ -33,7 +33,7 @@ const PROGRAMS: [(&str, &[&str]); 7] = [
         "sqlite3",
         &[
             ":memory:",
-            "create table t(a, b); with recursive n(i) as (select 0 union all select i+1 from n where i < 300000) \
+            "pragma temp_store=memory; create table t(a, b); with recursive n(i) as (select 0 union all select i+1 from n where i < 300000) \
              insert into t select i, i*7919%300007 from n; create index by_b on t(b); select sum(a) from t where b < 9000;",
         ],
     ),
