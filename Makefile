@@ -1,4 +1,4 @@
-# The doors: build, demo, test, bench, soak, stress. Each installs what is missing first.
+# The doors: build, demo, test, bench, soak, stress, apps. Each installs what is missing first.
 #
 # CARGO_TARGET_DIR may name a directory outside the clone: RocksDB is then compiled once for all
 # clones, as .ci/run does.
@@ -20,7 +20,7 @@ export POOL_SOURCES := $(CURDIR)
 PROFILE := --release --locked --workspace
 BIN := $(CARGO_TARGET_DIR)/release
 
-.PHONY: build demo test bench soak stress lint packages amdv install clean help
+.PHONY: build demo test bench soak stress apps apps-check lint packages amdv install clean help
 
 help:
 	@echo "make build   release binaries in $(BIN)"
@@ -29,6 +29,8 @@ help:
 	@echo "make bench [BENCH=name]   measurements, written to target/bench/NAME.json"
 	@echo "make soak [ROUNDS=200]    long seeded tests"
 	@echo "make stress [ROUNDS=20]   the suite again and again, every other time beside other load"
+	@echo "make apps [APPS='nginx redis']   real programs, built from Debian's sources by pool link"
+	@echo "make apps-check [APPS=...]   each of them natively and on both platforms, with its client"
 	@echo "make install [PREFIX=/usr/local] [DESTDIR=]   programs and manual pages"
 
 packages:
@@ -61,6 +63,13 @@ soak: build amdv
 
 stress: build amdv
 	scripts/stress $(or $(ROUNDS),20)
+
+apps: build
+	apps/build $(APPS)
+
+# What could not be built does not keep the others from being checked.
+apps-check: build
+	apps/build $(APPS); built=$$?; apps/check $(APPS) && exit $$built
 
 # mount -t fuse.poolfs finds poolfs in /usr/local/bin and /usr/bin.
 PREFIX ?= /usr/local

@@ -4,6 +4,7 @@
 //! run to run on shared machines; the ratios hold. Nothing here is a test: a slow machine prints
 //! slow figures.
 
+mod apps;
 mod clock;
 mod demo;
 mod fleet;
@@ -49,6 +50,8 @@ enum What {
     Memory,
     /// Reading a segment through the mount against reading its backing file.
     SegmentRead,
+    /// Programs that compute, in a guest against natively.
+    Apps,
     /// Taking in pages that are known already, against BLAKE3 alone.
     Ingest,
     /// Reading the clock in a guest against reading it natively.
@@ -85,6 +88,7 @@ fn measure(what: What, out: &Path) -> Result<()> {
         What::Touch => touch::run_all(out),
         What::Memory => memory::run_all(out),
         What::SegmentRead => segment_read::run_all(out),
+        What::Apps => apps::run_all(out),
         What::Ingest => ingest::run_all(out),
         What::Clock => clock::run_all(out),
     }
