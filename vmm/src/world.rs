@@ -141,6 +141,7 @@ impl World {
         for (path, device) in &devices {
             write(Path::new(path), b"")?;
             attach(device, path)?;
+            protect(Path::new(path), true, MountFlags::empty())?;
         }
         make_directories(Path::new("/tmp"))?;
         rustix::fs::chmod("/tmp", Mode::from_raw_mode(0o1777)).map_err(step("making /tmp"))?;
@@ -149,7 +150,7 @@ impl World {
         for (grant, tree) in &trees {
             make_directories(&grant.guest)?;
             attach(tree, &grant.guest)?;
-            protect(grant)?;
+            protect(&grant.guest, grant.read_only, MountFlags::NODEV)?;
         }
         rustix::process::chdir("/").map_err(step("entering the new root"))?;
         let own = [
@@ -266,14 +267,17 @@ fn attach(tree: &OwnedFd, at: impl AsRef<Path>) -> Result<(), WorldError> {
         .map_err(step("attaching a granted directory"))
 }
 
-/// Takes devices and set-user-ID away from a granted directory, and writing if it is to be read only.
-fn protect(grant: &Grant) -> Result<(), WorldError> {
-    let failed = step("protecting a granted directory");
+/// Takes set-user-ID away from a mount of the host, what `without` says, and writing if it is to be read
+/// only. A device that is read only can be written to, but not changed: who owns it might, and the guest may
+/// have the same number.
+fn protect(at: &Path, read_only: bool, without: MountFlags) -> Result<(), WorldError> {
+    let failed = step("protecting what is the host's");
     // What the mount forbids already stays forbidden: a user namespace may not allow it.
-    let had = rustix::fs::statvfs(&grant.guest).map_err(&failed)?.f_flag;
-    let mut flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV;
+    let had = rustix::fs::statvfs(at).map_err(&failed)?.f_flag;
+    let mut flags = MountFlags::BIND | MountFlags::NOSUID | without;
     let kept = [
         (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
         (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
         (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
         (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
@@ -284,10 +288,10 @@ fn protect(grant: &Grant) -> Result<(), WorldError> {
             flags |= flag;
         }
     }
-    if grant.read_only {
+    if read_only {
         flags |= MountFlags::RDONLY;
     }
-    rustix::mount::mount_remount(&grant.guest, flags, "").map_err(&failed)
+    rustix::mount::mount_remount(at, flags, "").map_err(&failed)
 }
 
 fn write(path: &Path, text: &[u8]) -> Result<(), WorldError> {

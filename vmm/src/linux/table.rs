@@ -65,15 +65,20 @@ pub enum Process {
     OwnProcess,
     /// Only one's own limits, and only to read them.
     OwnLimits,
-    /// Only one's own processors: others' would tell which processes there are.
-    OwnAffinity,
+    /// Only if it is about a thread of the guest, of which the monitor knows: others would tell which
+    /// processes there are.
+    OwnThread,
+    /// A clock of the machine, or of a thread of the guest.
+    Clock,
+    /// Only threads, as many as the monitor allows.
+    Threads,
     /// Only the name of the thread.
     ThreadName,
     /// Only FS and GS base.
     ThreadPointer,
     /// Only duplicates, flags and record locks: nothing that sends signals.
     Descriptor,
-    /// Only waiting and waking.
+    /// Every command.
     Wait,
     /// The monitor makes plain private memory of shared anonymous memory, areas that grow and huge
     /// pages: in one process it is the same, and it counts. It counts what the guest has before each but
@@ -178,7 +183,7 @@ const PIPE: u64 = (libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_DIRECT) as u64;
 
 /// The calls, by number.
 #[rustfmt::skip]
-pub const CALLS: [Entry; 162] = {
+pub const CALLS: [Entry; 183] = {
     use Arg::{Descriptor, Directory, Flags, Granted, In, InBytes, InOut, Mode, Out, OutBytes, OutSized,
         Path, PathOrNull, PathToSee, Size, Text, Value};
     [
@@ -213,6 +218,9 @@ pub const CALLS: [Entry; 162] = {
     call(33, "dup2", descriptor::dup2, Topic::File, Process::Allowed),
     call(34, "pause", signal::pause, Topic::Signal, Process::Allowed),
     call(35, "nanosleep", time::nanosleep, Topic::Time, Process::Allowed),
+    process_only(36, "getitimer", Topic::Time, Process::Allowed),
+    process_only(37, "alarm", Topic::Time, Process::Allowed),
+    process_only(38, "setitimer", Topic::Time, Process::Allowed),
     call(39, "getpid", process::getpid, Topic::Process, Process::Allowed),
     call(40, "sendfile", stream::sendfile, Topic::File, Process::Allowed),
     call(41, "socket", socket::socket, Topic::Socket, Process::Network),
@@ -230,6 +238,7 @@ pub const CALLS: [Entry; 162] = {
     call(53, "socketpair", socket::socketpair, Topic::Socket, Process::SocketPair),
     host(54, "setsockopt", &[Descriptor, Value, Value, InBytes(4), Value], Topic::Socket, Process::Allowed),
     host(55, "getsockopt", &[Descriptor, Value, Value, OutSized(4), Size], Topic::Socket, Process::Allowed),
+    process_only(56, "clone", Topic::Process, Process::Threads),
     call(60, "exit", process::exit, Topic::Process, Process::Allowed),
     call(62, "kill", signal::kill, Topic::Signal, Process::OwnProcess),
     call(63, "uname", system::uname, Topic::System, Process::Monitor),
@@ -268,10 +277,18 @@ pub const CALLS: [Entry; 162] = {
     call(108, "getegid", process::getegid, Topic::Process, Process::Allowed),
     call(110, "getppid", process::getppid, Topic::Process, Process::Allowed),
     call(111, "getpgrp", process::getpid, Topic::Process, Process::Allowed),
+    process_only(127, "rt_sigpending", Topic::Signal, Process::Allowed),
+    process_only(128, "rt_sigtimedwait", Topic::Signal, Process::Allowed),
+    process_only(129, "rt_sigqueueinfo", Topic::Signal, Process::OwnProcess),
+    process_only(130, "rt_sigsuspend", Topic::Signal, Process::Allowed),
     call(131, "sigaltstack", signal::sigaltstack, Topic::Signal, Process::Allowed),
     host(132, "utime", &[Path, In(16)], Topic::Path, Process::Files),
     host(137, "statfs", &[Path, Out(120)], Topic::Path, Process::Files),
     host(138, "fstatfs", &[Descriptor, Out(120)], Topic::File, Process::Allowed),
+    process_only(143, "sched_getparam", Topic::System, Process::OwnThread),
+    process_only(145, "sched_getscheduler", Topic::System, Process::OwnThread),
+    process_only(146, "sched_get_priority_max", Topic::System, Process::Allowed),
+    process_only(147, "sched_get_priority_min", Topic::System, Process::Allowed),
     call(157, "prctl", process::prctl, Topic::Process, Process::ThreadName),
     call(158, "arch_prctl", process::arch_prctl, Topic::Process, Process::ThreadPointer),
     call(186, "gettid", process::getpid, Topic::Process, Process::Allowed),
@@ -284,18 +301,23 @@ pub const CALLS: [Entry; 162] = {
     host(194, "listxattr", &[Path, OutBytes(2), Value], Topic::Path, Process::Files),
     host(195, "llistxattr", &[Path, OutBytes(2), Value], Topic::Path, Process::Files),
     host(196, "flistxattr", &[Descriptor, OutBytes(2), Value], Topic::File, Process::Allowed),
-    call(200, "tkill", signal::tkill, Topic::Signal, Process::OwnProcess),
+    call(200, "tkill", signal::tkill, Topic::Signal, Process::Monitor),
     call(201, "time", time::time, Topic::Time, Process::Allowed),
     call(202, "futex", process::futex, Topic::Process, Process::Wait),
-    call(204, "sched_getaffinity", system::sched_getaffinity, Topic::System, Process::OwnAffinity),
+    call(204, "sched_getaffinity", system::sched_getaffinity, Topic::System, Process::OwnThread),
     host(213, "epoll_create", &[Value], Topic::File, Process::Allowed),
     host(217, "getdents64", &[Descriptor, OutBytes(2), Value], Topic::File, Process::Allowed),
     call(218, "set_tid_address", process::set_tid_address, Topic::Process, Process::Allowed),
     process_only(219, "restart_syscall", Topic::Time, Process::Allowed),
     host(221, "fadvise64", &[Descriptor, Value, Value, Value], Topic::File, Process::Allowed),
-    call(228, "clock_gettime", time::clock_gettime, Topic::Time, Process::Allowed),
-    call(229, "clock_getres", time::clock_getres, Topic::Time, Process::Allowed),
-    call(230, "clock_nanosleep", time::clock_nanosleep, Topic::Time, Process::Allowed),
+    process_only(222, "timer_create", Topic::Time, Process::Clock),
+    process_only(223, "timer_settime", Topic::Time, Process::Allowed),
+    process_only(224, "timer_gettime", Topic::Time, Process::Allowed),
+    process_only(225, "timer_getoverrun", Topic::Time, Process::Allowed),
+    process_only(226, "timer_delete", Topic::Time, Process::Allowed),
+    call(228, "clock_gettime", time::clock_gettime, Topic::Time, Process::Clock),
+    call(229, "clock_getres", time::clock_getres, Topic::Time, Process::Clock),
+    call(230, "clock_nanosleep", time::clock_nanosleep, Topic::Time, Process::Clock),
     call(231, "exit_group", process::exit, Topic::Process, Process::Allowed),
     call(232, "epoll_wait", poll::epoll_wait, Topic::File, Process::Allowed),
     host(233, "epoll_ctl", &[Descriptor, Value, Descriptor, In(12)], Topic::File, Process::Allowed),
@@ -316,6 +338,7 @@ pub const CALLS: [Entry; 162] = {
     call(270, "pselect6", poll::pselect6, Topic::File, Process::Allowed),
     call(271, "ppoll", poll::ppoll, Topic::File, Process::Allowed),
     call(273, "set_robust_list", process::set_robust_list, Topic::Process, Process::Allowed),
+    process_only(274, "get_robust_list", Topic::Process, Process::OwnThread),
     host(277, "sync_file_range", &[Descriptor, Value, Value, Value], Topic::File, Process::Allowed),
     host(280, "utimensat", &[Directory, PathOrNull, In(32), Value], Topic::Path, Process::Files),
     call(281, "epoll_pwait", poll::epoll_pwait, Topic::File, Process::Allowed),
@@ -331,11 +354,14 @@ pub const CALLS: [Entry; 162] = {
     host(293, "pipe2", &[Out(8), Flags(PIPE)], Topic::File, Process::Allowed),
     call(295, "preadv", stream::preadv, Topic::File, Process::Allowed),
     call(296, "pwritev", stream::pwritev, Topic::File, Process::Allowed),
+    process_only(297, "rt_tgsigqueueinfo", Topic::Signal, Process::OwnProcess),
     call(299, "recvmmsg", socket::recvmmsg, Topic::Socket, Process::Allowed),
     call(302, "prlimit64", process::prlimit64, Topic::Process, Process::OwnLimits),
     call(307, "sendmmsg", socket::sendmmsg, Topic::Socket, Process::Allowed),
+    process_only(309, "getcpu", Topic::System, Process::Allowed),
     host(316, "renameat2", &[Directory, Path, Directory, Path, Value], Topic::Path, Process::Files),
     call(318, "getrandom", system::getrandom, Topic::System, Process::Allowed),
+    process_only(324, "membarrier", Topic::Process, Process::Allowed),
     host(326, "copy_file_range", &[Descriptor, InOut(8), Descriptor, InOut(8), Value, Value], Topic::File, Process::Allowed),
     call(327, "preadv2", stream::preadv2, Topic::File, Process::Allowed),
     call(328, "pwritev2", stream::pwritev2, Topic::File, Process::Allowed),

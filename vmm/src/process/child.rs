@@ -20,6 +20,7 @@ pub(super) fn become_guest(
     stack: &Stack,
     mut go: PipeReader,
     mut to_parent: PipeWriter,
+    secret: u64,
 ) -> ! {
     let prepared = prepare(guest, stack, &mut to_parent);
     let ready = prepared.and_then(|()| {
@@ -39,7 +40,7 @@ pub(super) fn become_guest(
     // mapped the plan and filled its stack, and `map_leave` the code.
     unsafe {
         system::close_all();
-        system::jump(guest.plan.rooms.monitor.0)
+        system::jump(guest.plan.rooms.monitor.0, secret)
     }
 }
 

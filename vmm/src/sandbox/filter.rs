@@ -43,6 +43,50 @@ const MONITOR: [i64; 25] = [
     libc::SYS_clock_nanosleep,
     libc::SYS_getrandom,
 ];
+/// Calls of the tracer of a guest that is a process: waiting, looking, answering, and the end. It opens
+/// nothing any more.
+const TRACER: [i64; 30] = [
+    libc::SYS_wait4,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_fstat,
+    libc::SYS_fchmod,
+    libc::SYS_fchown,
+    libc::SYS_fsetxattr,
+    libc::SYS_pread64,
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_close,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_clock_gettime,
+    libc::SYS_getrandom,
+    libc::SYS_sched_yield,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+/// What it asks of a thread that it traces.
+const TRACER_REQUESTS: [u32; 7] = [
+    libc::PTRACE_CONT,
+    libc::PTRACE_SYSCALL,
+    libc::PTRACE_LISTEN,
+    libc::PTRACE_GETREGS,
+    libc::PTRACE_SETREGS,
+    libc::PTRACE_GETSIGINFO,
+    libc::PTRACE_GETEVENTMSG,
+];
 /// Only to read its limits.
 const LIMITS: i64 = libc::SYS_prlimit64;
 
@@ -66,8 +110,29 @@ const THREAD_POINTER: [u32; 4] = [0x1001, 0x1002, 0x1003, 0x1004];
 const DESCRIPTOR: [u32; 9] = [0, 1, 2, 3, 4, 5, 6, 7, libc::F_DUPFD_CLOEXEC as u32];
 /// Of a `futex` operation: the command, without flags.
 const FUTEX_COMMAND: u32 = 0x7f;
-/// `WAIT`, `WAKE`, `WAIT_BITSET`, `WAKE_BITSET`.
-const FUTEX: [u32; 4] = [0, 1, 9, 10];
+/// All but `FD`, which Linux has no more: waiting, waking, moving waiters, locks that lend their owner
+/// a priority.
+const FUTEX: [u32; 13] = [0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13];
+/// What a thread shares with the others of its process.
+const THREAD: u32 = (libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD) as u32;
+/// What else `clone` may be asked for: a thread pointer, places for its number, and what makes no
+/// difference to a thread. Not among them: being left untraced, namespaces, a signal at its end.
+const OF_THREADS: u32 = (libc::CLONE_SYSVSEM
+    | libc::CLONE_SETTLS
+    | libc::CLONE_PARENT_SETTID
+    | libc::CLONE_CHILD_SETTID
+    | libc::CLONE_CHILD_CLEARTID
+    | libc::CLONE_DETACHED) as u32;
+/// The sign of a clock's number: it is that of a process or a thread.
+const OF_PROCESS: u32 = 1 << 31;
+/// Of a socket's type: without flags.
+const SOCKET_TYPE: u32 = 0xf;
+/// Connected for good: an address given to `sendto` names nobody.
+const CONNECTED: [u32; 2] = [libc::SOCK_STREAM as u32, libc::SOCK_SEQPACKET as u32];
 /// Flags of `mmap` that take memory past `RLIMIT_DATA`: shared anonymous memory, areas that grow, huge
 /// pages of the host's reserve.
 const UNCOUNTED: [u32; 3] = [
@@ -75,12 +140,8 @@ const UNCOUNTED: [u32; 3] = [
     libc::MAP_GROWSDOWN as u32,
     libc::MAP_HUGETLB as u32,
 ];
-/// Families of sockets: local, IPv4, IPv6.
-const FAMILIES: [u32; 3] = [
-    libc::AF_UNIX as u32,
-    libc::AF_INET as u32,
-    libc::AF_INET6 as u32,
-];
+const LOCAL: u32 = libc::AF_UNIX as u32;
+const INTERNET: [u32; 2] = [libc::AF_INET as u32, libc::AF_INET6 as u32];
 const KEEP_OLD: u32 = libc::MREMAP_DONTUNMAP as u32;
 /// What [`crate::linux`] takes too: normal to `WILLNEED`, `DONTNEED`, `FREE`, huge pages, core dumps,
 /// `COLD` and `PAGEOUT`. Merging pages would tell guests of each other's.
@@ -93,12 +154,28 @@ pub(super) fn monitor(files_granted: bool, network: bool) -> Result<(), FilterEr
     )?)
 }
 
-/// Confines this process, number `own`, to the calls of [`CALLS`] and what they say of it; any other
-/// fails with `ENOSYS`, as under KVM.
-pub(super) fn guest(files_granted: bool, network: bool, own: u32) -> Result<(), FilterError> {
-    Ok(seccomp::install(
-        &guest_policy(files_granted, network, own).program(),
-    )?)
+/// Confines this process to what the tracer of `guest` does; any other call ends it.
+pub(super) fn tracer(guest: u32) -> Result<(), FilterError> {
+    Ok(seccomp::install(&tracer_policy(guest).program())?)
+}
+
+/// What a guest that is a process was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Given {
+    /// A file system of its own.
+    pub(super) files: bool,
+    /// The host's network.
+    pub(super) network: bool,
+    /// The kernel keeps the host's local sockets with abstract names from it.
+    pub(super) scoped: bool,
+    /// Its process's number.
+    pub(super) own: u32,
+}
+
+/// Confines this process to the calls of [`CALLS`] and what they say of it; any other fails with `ENOSYS`,
+/// as under KVM.
+pub(super) fn guest(given: Given) -> Result<(), FilterError> {
+    Ok(seccomp::install(&guest_policy(given).program())?)
 }
 
 fn monitor_policy(files_granted: bool, network: bool) -> Policy {
@@ -124,37 +201,50 @@ fn monitor_policy(files_granted: bool, network: bool) -> Policy {
     let requests = descriptor_requests().chain(MONITOR_IOCTLS);
     let requests = Rule::one_of(1, &requests.collect::<Vec<_>>(), Verdict::Kill);
     policy.set(libc::SYS_ioctl as u32, requests);
-    // The monitor has no reason ever to make memory executable.
+    no_new_code(&mut policy);
+    policy
+}
+
+fn tracer_policy(guest: u32) -> Policy {
+    let mut policy = Policy::new(Verdict::Kill);
+    for call in TRACER {
+        policy.set(call as u32, Verdict::Allow);
+    }
+    let requests = Rule::one_of(0, &TRACER_REQUESTS, Verdict::Kill);
+    policy.set(libc::SYS_ptrace as u32, requests);
+    let signals = Rule::one_of(0, &[guest], Verdict::Kill);
+    policy.set(libc::SYS_kill as u32, signals);
+    no_new_code(&mut policy);
+    policy
+}
+
+/// This program has no reason ever to make memory executable.
+fn no_new_code(policy: &mut Policy) {
     let executable = Test::Masked(2, libc::PROT_EXEC as u32, libc::PROT_EXEC as u32);
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         let rule = Rule::from(Verdict::Allow).unless(&[executable], Verdict::Kill);
         policy.set(call as u32, rule);
     }
-    policy
 }
 
-fn guest_policy(files_granted: bool, network: bool, own: u32) -> Policy {
+fn guest_policy(given: Given) -> Policy {
     let mut policy = Policy::new(Verdict::Errno(libc::ENOSYS));
     for call in &CALLS {
-        let rule = guest_rule(call.process, files_granted, network, own);
-        policy.set(call.number as u32, rule);
+        policy.set(call.number as u32, guest_rule(call.process, given));
     }
     policy
 }
 
-fn guest_rule(process: Process, files_granted: bool, network: bool, own: u32) -> Rule {
+fn guest_rule(process: Process, given: Given) -> Rule {
+    let own = given.own;
     let not_served = Verdict::Errno(libc::ENOSYS);
     let not_known = Verdict::Errno(libc::EINVAL);
     let files = |without| {
-        if files_granted {
-            Verdict::Allow
-        } else {
-            without
-        }
+        if given.files { Verdict::Allow } else { without }
     };
     let no_file = Verdict::Errno(libc::ENOENT);
     // A descriptor may be the guest's standard input or output, and that file is the operator's.
-    let asked_of_files = if files_granted {
+    let asked_of_files = if given.files {
         Verdict::Trace
     } else {
         Verdict::Errno(libc::EPERM)
@@ -169,10 +259,8 @@ fn guest_rule(process: Process, files_granted: bool, network: bool, own: u32) ->
         Process::Mode => without_set_id(asked_of_files, 1),
         Process::Owner => asked_of_files.into(),
         Process::PathMode(mode) => without_set_id(files(no_file), mode),
-        Process::Network if !network => Verdict::Errno(libc::EAFNOSUPPORT).into(),
-        Process::Network | Process::SocketPair => {
-            Rule::one_of(0, &FAMILIES, Verdict::Errno(libc::EAFNOSUPPORT))
-        }
+        Process::Network => sockets(given),
+        Process::SocketPair => pairs(given),
         Process::Terminal => {
             let requests: Vec<u32> = descriptor_requests().collect();
             Rule::one_of(1, &requests, Verdict::Errno(libc::ENOTTY))
@@ -184,7 +272,13 @@ fn guest_rule(process: Process, files_granted: bool, network: bool, own: u32) ->
                 let tests = [Test::Equals(0, target), Test::Null(2)];
                 rule.unless(&tests, Verdict::Allow)
             }),
-        Process::OwnAffinity => Rule::one_of(0, &[0, own], Verdict::Errno(libc::ESRCH)),
+        Process::OwnThread => Rule::one_of(0, &[0, own], Verdict::Trace),
+        Process::Clock => {
+            Rule::from(Verdict::Trace).unless(&[Test::Masked(0, OF_PROCESS, 0)], Verdict::Allow)
+        }
+        Process::Threads => Rule::from(not_known)
+            .unless(&[Test::Masked(0, libc::CLONE_THREAD as u32, 0)], not_served)
+            .unless(&[Test::Masked(0, !OF_THREADS, THREAD)], Verdict::Trace),
         Process::ThreadName => Rule::one_of(0, &[libc::PR_SET_NAME as u32], not_known),
         Process::ThreadPointer => Rule::one_of(0, &THREAD_POINTER, not_known),
         Process::Descriptor => {
@@ -208,6 +302,33 @@ fn guest_rule(process: Process, files_granted: bool, network: bool, own: u32) ->
         }
         Process::Advice => Rule::one_of(2, &ADVICE, not_known),
     }
+}
+
+/// With the host's network: IPv4 and IPv6, and local sockets where the kernel keeps those of the host
+/// with abstract names from the guest. Those with a path lie in its own file system.
+fn sockets(given: Given) -> Rule {
+    let none = Verdict::Errno(libc::EAFNOSUPPORT);
+    match (given.network, given.scoped) {
+        (false, _) => none.into(),
+        (true, false) => Rule::one_of(0, &INTERNET, none),
+        (true, true) => Rule::one_of(0, &[LOCAL, INTERNET[0], INTERNET[1]], none),
+    }
+}
+
+/// Pairs of local sockets. A datagram can be sent from one of a pair to any name, so there are none where
+/// that would be one of the host's.
+fn pairs(given: Given) -> Rule {
+    let others = Verdict::Errno(libc::EAFNOSUPPORT);
+    let local = Test::Equals(0, LOCAL);
+    if given.files && given.scoped {
+        return Rule::from(others).unless(&[local], Verdict::Allow);
+    }
+    CONNECTED
+        .iter()
+        .fold(others.into(), |rule: Rule, &kind| {
+            rule.unless(&[local, Test::Masked(1, SOCKET_TYPE, kind)], Verdict::Allow)
+        })
+        .unless(&[local], Verdict::Errno(libc::ESOCKTNOSUPPORT))
 }
 
 /// `mmap`: addresses to be kept free, where the kernel likes, cost nothing. All else is counted: even
@@ -255,16 +376,127 @@ mod tests {
 
     const OWN: u32 = 4711;
 
+    fn given(files: bool, network: bool, scoped: bool) -> Given {
+        Given {
+            files,
+            network,
+            scoped,
+            own: OWN,
+        }
+    }
+
     fn asked(files: bool, name: &str, arguments: [u64; 6]) -> Verdict {
+        asked_with(given(files, false, true), name, arguments)
+    }
+
+    fn asked_with(given: Given, name: &str, arguments: [u64; 6]) -> Verdict {
         let call = CALLS.iter().find(|call| call.name == name).unwrap();
-        let program = guest_policy(files, false, OWN).program();
-        answer(&program, call.number as u32, arguments)
+        answer(
+            &guest_policy(given).program(),
+            call.number as u32,
+            arguments,
+        )
+    }
+
+    #[test]
+    fn sockets_reach_no_name_of_the_host() {
+        let none = Verdict::Errno(libc::EAFNOSUPPORT);
+        let (unix, inet, netlink) = (1, 2, 16);
+        for (network, scoped, family, expected) in [
+            (false, true, unix, none),
+            (false, true, inet, none),
+            (true, true, unix, Verdict::Allow),
+            (true, false, unix, none),
+            (true, false, inet, Verdict::Allow),
+            (true, true, netlink, none),
+        ] {
+            let found = asked_with(
+                given(true, network, scoped),
+                "socket",
+                [family, 1, 0, 0, 0, 0],
+            );
+            assert_eq!(found, expected, "{network} {scoped} {family}");
+        }
+        let (stream, datagram, raw, packets) = (1, 2, 3, 5);
+        let close = libc::SOCK_CLOEXEC as u64;
+        let refused = Verdict::Errno(libc::ESOCKTNOSUPPORT);
+        for (files, scoped, family, kind, expected) in [
+            (false, true, unix, stream | close, Verdict::Allow),
+            (false, true, unix, packets, Verdict::Allow),
+            (false, true, unix, datagram | close, refused),
+            (false, true, unix, raw, refused),
+            (true, false, unix, datagram, refused),
+            (true, true, unix, datagram, Verdict::Allow),
+            (true, true, inet, stream, none),
+        ] {
+            let given = given(files, false, scoped);
+            let found = asked_with(given, "socketpair", [family, kind, 0, 0, 0, 0]);
+            assert_eq!(found, expected, "{files} {scoped} {family} {kind}");
+        }
+    }
+
+    #[test]
+    fn only_threads_are_started() {
+        let flags = |flags: u64| asked(true, "clone", [flags, 0, 0, 0, 0, 0]);
+        for (name, thread) in [
+            ("glibc", 0x3d_0f00),
+            ("musl", 0x7d_0f00),
+            ("go", 0x5_0f00),
+            ("upper half", 1 << 32 | 0x5_0f00),
+        ] {
+            assert_eq!(flags(thread), Verdict::Trace, "{name}");
+        }
+        for (name, process) in [("fork", 17), ("vfork", 0x4111), ("new user", 0x1000_0000)] {
+            assert_eq!(flags(process), Verdict::Errno(libc::ENOSYS), "{name}");
+        }
+        for (name, odd) in [
+            ("untraced", 0x80_0000),
+            ("traced by another", 0x2000),
+            ("sibling", 0x8000),
+            ("vfork", 0x4000),
+            ("new mounts", 0x2_0000),
+            ("new user", 0x1000_0000),
+            ("new time", 0x80),
+            ("signal", 17),
+        ] {
+            let found = flags(0x3d_0f00 | odd);
+            assert_eq!(found, Verdict::Errno(libc::EINVAL), "{name}");
+        }
+        let own_files = flags(0x3d_0f00 & !0x400);
+        assert_eq!(own_files, Verdict::Errno(libc::EINVAL));
+        for call in [
+            "fork", "vfork", "clone3", "execve", "ptrace", "setns", "unshare",
+        ] {
+            let known = CALLS.iter().find(|known| known.name == call);
+            assert!(known.is_none(), "{call}");
+        }
+    }
+
+    #[test]
+    fn the_tracer_opens_and_starts_nothing() {
+        let program = tracer_policy(OWN).program();
+        let ask = |call: i64, arguments| answer(&program, call as u32, arguments);
+        for call in [
+            libc::SYS_openat,
+            libc::SYS_execve,
+            libc::SYS_clone,
+            libc::SYS_socket,
+        ] {
+            assert_eq!(ask(call, [0; 6]), Verdict::Kill, "{call}");
+        }
+        let of = |first: u64| [first, 0, 0, 0, 0, 0];
+        let own = u64::from(OWN);
+        assert_eq!(ask(libc::SYS_kill, of(own)), Verdict::Allow);
+        assert_eq!(ask(libc::SYS_kill, of(1)), Verdict::Kill);
+        let seize = u64::from(libc::PTRACE_SEIZE);
+        assert_eq!(ask(libc::SYS_ptrace, of(seize)), Verdict::Kill);
+        assert_eq!(ask(libc::SYS_mmap, [0, 1, 7, 0x22, 0, 0]), Verdict::Kill);
     }
 
     #[test]
     fn no_call_outside_the_table_passes() {
         for files in [true, false] {
-            let program = guest_policy(files, false, OWN).program();
+            let program = guest_policy(given(files, false, true)).program();
             for number in (0..1000).chain([0x4000_0000, 0x4000_0001, u32::MAX]) {
                 let known = CALLS.iter().any(|call| call.number == u64::from(number));
                 let found = answer(&program, number, [0; 6]);
@@ -327,7 +559,8 @@ mod tests {
             ("madvise", [0, 1, 4, 0, 0, 0], allow),
             ("madvise", [0, 1, 12, 0, 0, 0], error(libc::EINVAL)),
             ("futex", [0, 0x189, 0, 0, 0, 0], allow),
-            ("futex", [0, 0x86, 0, 0, 0, 0], error(libc::ENOSYS)),
+            ("futex", [0, 0x86, 0, 0, 0, 0], allow),
+            ("futex", [0, 2, 0, 0, 0, 0], error(libc::ENOSYS)),
             ("arch_prctl", [0x1002, 0, 0, 0, 0, 0], allow),
             ("arch_prctl", [0x5001, 0, 0, 0, 0, 0], error(libc::EINVAL)),
             ("prctl", [15, 0, 0, 0, 0, 0], allow),
@@ -338,7 +571,19 @@ mod tests {
             ("fcntl", [0, 3, 0o22000, 0, 0, 0], allow),
             ("sched_getaffinity", [0; 6], allow),
             ("sched_getaffinity", [own, 8, 1, 0, 0, 0], allow),
-            ("sched_getaffinity", [1, 8, 1, 0, 0, 0], error(libc::ESRCH)),
+            ("sched_getaffinity", [1, 8, 1, 0, 0, 0], Verdict::Trace),
+            ("tkill", [own, 9, 0, 0, 0, 0], Verdict::Trace),
+            ("tgkill", [own, 1, 9, 0, 0, 0], allow),
+            ("tgkill", [1, 1, 9, 0, 0, 0], error(libc::ESRCH)),
+            ("rt_tgsigqueueinfo", [1, 1, 9, 0, 0, 0], error(libc::ESRCH)),
+            ("rt_sigqueueinfo", [1, 9, 0, 0, 0, 0], error(libc::ESRCH)),
+            ("clock_gettime", [1, 0, 0, 0, 0, 0], allow),
+            (
+                "clock_gettime",
+                [0xffff_fffe, 0, 0, 0, 0, 0],
+                Verdict::Trace,
+            ),
+            ("timer_create", [u64::MAX, 0, 0, 0, 0, 0], Verdict::Trace),
             ("ioctl", [0, libc::TIOCSTI, 0, 0, 0, 0], error(libc::ENOTTY)),
             ("open", [0, 0o102, 0o644, 0, 0, 0], allow),
             ("open", [0, 0o102, 0o4755, 0, 0, 0], error(libc::EPERM)),
