@@ -90,6 +90,27 @@ fn devices_are_used_and_not_changed() {
     assert_eq!(said(&world, &NET, &["devices"]), expected);
 }
 
+/// The VMM changes an open file for the guest, and may no more than it.
+#[test]
+fn attributes_are_set_as_the_guest_might() {
+    let world = world();
+    let data = world.directory.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let grant = format!("{}:/data", data.display());
+    let bad = "Bad address";
+    let expected = format!(
+        "set yes, got yes open\nagain File exists\n\
+         no name {bad}, no value {bad}, too large Argument list too long, \
+         no file Bad file descriptor, privileged {NOT_PERMITTED}, input {NOT_PERMITTED}\n"
+    );
+    assert_eq!(said(&world, &["--dir", &grant], &["attributes"]), expected);
+}
+
+#[test]
+fn the_local_time_is_utc() {
+    assert_eq!(said(&world(), &NET, &["time"]), "00:00 UTC\n");
+}
+
 /// `command` as a user without any privilege, in a mount namespace where `prepare` was run by root.
 fn as_nobody(prepare: &str, command: &Command) -> Command {
     let mut shell = Command::new("unshare");

@@ -84,6 +84,8 @@ pub enum Process {
     /// pages: in one process it is the same, and it counts. It counts what the guest has before each but
     /// a reservation where the kernel likes.
     Mapping,
+    /// The monitor notes how far it grows.
+    Heap,
     /// The monitor counts what the guest has.
     Move,
     /// The monitor counts what the guest has.
@@ -199,7 +201,7 @@ pub const CALLS: [Entry; 183] = {
     call(9, "mmap", memory::mmap, Topic::Memory, Process::Mapping),
     call(10, "mprotect", memory::mprotect, Topic::Memory, Process::Protection),
     call(11, "munmap", memory::munmap, Topic::Memory, Process::Allowed),
-    call(12, "brk", memory::brk, Topic::Memory, Process::Allowed),
+    call(12, "brk", memory::brk, Topic::Memory, Process::Heap),
     call(13, "rt_sigaction", signal::rt_sigaction, Topic::Signal, Process::Allowed),
     call(14, "rt_sigprocmask", signal::rt_sigprocmask, Topic::Signal, Process::Allowed),
     process_only(15, "rt_sigreturn", Topic::Signal, Process::Allowed),

@@ -15,7 +15,7 @@ use rustix::fs::{Gid, Mode, Uid, XattrFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
-use super::limits::Limits;
+use super::limits::{Limits, with_tables};
 use super::ptrace::{Registers, Tracee};
 use super::threads::Threads;
 use crate::linux::system;
@@ -75,6 +75,13 @@ pub(super) struct Calls {
     limits: Limits,
     /// No less than the bytes that the guest may access and that `RLIMIT_DATA` does not count.
     readable: u64,
+    /// Bytes that the guest may take before anybody has to count what it has.
+    room: u64,
+    /// Calls before it is worth while to look for room again, of a guest that has taken nearly all.
+    patience: u32,
+    /// Where the heap begins, and the highest end of it that is known or was asked for since there was
+    /// room the last time.
+    heap: [u64; 2],
     guest: Pid,
     process: OwnedFd,
     /// What the guest was given as standard input, output and error.
@@ -87,7 +94,7 @@ pub(super) struct Calls {
 
 impl Calls {
     /// For the guest that `guest` is about to be, within `limits`.
-    pub(super) fn new(guest: Pid, limits: Limits) -> std::io::Result<Self> {
+    pub(super) fn new(guest: Pid, limits: Limits, heap: u64) -> std::io::Result<Self> {
         let open = |name: &str| File::open(format!("/proc/{}/{name}", guest.as_raw_nonzero()));
         let standard = [
             rustix::fs::fstat(rustix::stdio::stdin())?,
@@ -98,6 +105,9 @@ impl Calls {
             limits,
             // Nobody counted the image: the first call does.
             readable: limits.readable,
+            room: limits.room,
+            patience: 0,
+            heap: [heap; 2],
             guest,
             process: rustix::process::pidfd_open(guest, PidfdFlags::empty())?,
             standard: standard.map(|stat| (stat.st_dev, stat.st_ino)).to_vec(),
@@ -111,7 +121,7 @@ impl Calls {
     pub(super) fn counts(number: u64) -> bool {
         matches!(
             number as i64,
-            libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_mremap
+            libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_mremap | libc::SYS_brk
         )
     }
 
@@ -146,12 +156,20 @@ impl Calls {
                 }
             }
             // What cannot be counted is not allowed.
-            libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_mremap => match self.used() {
-                Some(used) if used <= self.limits.data && self.may_read(registers) => {
+            libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_mremap => {
+                if self.may_take(most_taken(registers)) && self.may_read(registers) {
                     memory(registers)
+                } else {
+                    failed(Errno::NOMEM)
                 }
-                _ => failed(Errno::NOMEM),
-            },
+            }
+            // `RLIMIT_DATA` bounds it; here it only has to be known.
+            libc::SYS_brk => {
+                let more = first.saturating_sub(self.heap[1]);
+                self.heap[1] += more;
+                self.room = self.room.saturating_sub(with_tables(more));
+                Next::Serve
+            }
             libc::SYS_clone => {
                 if threads.start(tracee.0) {
                     Next::Serve
@@ -217,6 +235,38 @@ impl Calls {
         }
     }
 
+    /// The guest may take `more` bytes. It may if it has not more than it was granted; and while what it
+    /// asked for since it was last counted cannot be more, nobody has to count.
+    fn may_take(&mut self, more: u64) -> bool {
+        /// Of calls that are counted, one in so many looks for room, too, which takes the longer the more
+        /// areas there are.
+        const PATIENCE: u32 = 16;
+        if more <= self.room {
+            self.room -= more;
+            return true;
+        }
+        self.room = 0;
+        let Some(used) = self.used().filter(|&used| used <= self.limits.data) else {
+            return false;
+        };
+        if self.patience > 0 {
+            self.patience -= 1;
+            return true;
+        }
+        if let Some(maps) = self.maps()
+            && let Some(most) = most(&maps)
+        {
+            // Both, since the one alone is without what was written where nothing may be accessed now.
+            let taken = most.saturating_add(used).saturating_add(more);
+            self.room = self.limits.data.saturating_sub(taken);
+            self.heap[1] = heap_end(&maps).unwrap_or(self.heap[0]);
+        }
+        if self.room == 0 {
+            self.patience = PATIENCE;
+        }
+        true
+    }
+
     /// There is room for what a call about memory lets the guest read. Counting takes the longer the more
     /// areas there are, so it is done once what was asked for since the last time could be too much.
     fn may_read(&mut self, registers: &Registers) -> bool {
@@ -273,6 +323,15 @@ fn own(threads: &Threads, number: i32, otherwise: Errno) -> Next {
     }
 }
 
+/// The most bytes that this call can make the guest have, with the tables to find them by.
+fn most_taken(registers: &Registers) -> u64 {
+    match registers.orig_rax as i64 {
+        libc::SYS_mremap => with_tables(registers.rdx),
+        _ if registers.rdx as i32 == libc::PROT_NONE => 0,
+        _ => with_tables(registers.rsi),
+    }
+}
+
 /// The most bytes that become accessible by this call without counting as private writable memory.
 fn newly_readable(registers: &Registers) -> u64 {
     let protection = registers.rdx as i32;
@@ -296,13 +355,20 @@ fn readable(maps: &[u8]) -> Option<u64> {
 
 /// The most that the areas of `/proc/PID/maps` can take: all that is private, and the tables.
 fn most(maps: &[u8]) -> Option<u64> {
-    /// A table more at each end, on each of three levels.
-    const EDGES: u64 = 6 * pool_core::PAGE_SIZE;
     sum(maps, |length, protection| match protection {
         [b'-', b'-', b'-', _] => 0,
-        [.., b'p'] => length + length / 512 + EDGES,
-        _ => length / 512 + EDGES,
+        [.., b'p'] => with_tables(length),
+        _ => with_tables(length) - length,
     })
+}
+
+/// Where the last area ends that belongs to the heap.
+fn heap_end(maps: &[u8]) -> Option<u64> {
+    let mut lines = maps.split(|&byte| byte == b'\n');
+    let heap = lines.rfind(|line| line.ends_with(b"[heap]"))?;
+    let range = heap.split(|&byte| byte == b' ').next()?;
+    let (_, end) = std::str::from_utf8(range).ok()?.split_once('-')?;
+    u64::from_str_radix(end, 16).ok()
 }
 
 /// Sums `of` length and protection of each area.
@@ -395,6 +461,15 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_the_heap_is_found() {
+        let maps = b"00400000-00600000 rw-p 00000000 00:00 0   [heap]\n\
+                     00600000-00601000 r--p 00000000 00:00 0   [heap]\n\
+                     00800000-00a00000 rw-p 00000000 00:00 0\n";
+        assert_eq!(heap_end(maps), Some(0x60_1000));
+        assert_eq!(heap_end(b""), None);
+    }
+
+    #[test]
     fn the_most_that_areas_can_take() {
         let maps = b"00400000-00600000 r-xp 00000000 00:21 7 /x\n\
                      00600000-00800000 rw-s 00000000 00:21 7 /x\n\
@@ -424,6 +499,23 @@ mod tests {
                 expected,
                 "{call} {rsi:#x} {rdx:#x}"
             );
+        }
+    }
+
+    #[test]
+    fn the_most_that_a_call_takes() {
+        // SAFETY: all zeros are a valid value of it.
+        let mut registers: Registers = unsafe { std::mem::zeroed() };
+        for (call, [rsi, rdx], expected) in [
+            (libc::SYS_mmap, [2 << 20, 3], (2 << 20) + 7 * 4096),
+            (libc::SYS_mmap, [2 << 20, 0], 0),
+            (libc::SYS_mprotect, [2 << 20, 1], (2 << 20) + 7 * 4096),
+            (libc::SYS_mremap, [4096, 2 << 20], (2 << 20) + 7 * 4096),
+            (libc::SYS_mmap, [u64::MAX, 3], u64::MAX),
+        ] {
+            registers.orig_rax = call as u64;
+            (registers.rsi, registers.rdx) = (rsi, rdx);
+            assert_eq!(most_taken(&registers), expected, "{call} {rsi:#x}");
         }
     }
 

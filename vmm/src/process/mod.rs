@@ -138,7 +138,7 @@ pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
     Tracee(child).seize().map_err(ProcessError::Trace)?;
     let limits = Limits::new(plan);
     limits.apply(child).map_err(ProcessError::Limit)?;
-    let calls = Calls::new(child, limits).map_err(ProcessError::Trace)?;
+    let calls = Calls::new(child, limits, plan.rooms.heap.0).map_err(ProcessError::Trace)?;
     let tracer = Tracer::new(child, plan, leaving, calls).map_err(ProcessError::Trace)?;
     sandbox::enter_tracer(child)?;
     to_child.write_all(&[READY])?;

@@ -251,7 +251,7 @@ fn guest_rule(process: Process, given: Given) -> Rule {
     };
     match process {
         Process::Allowed => Verdict::Allow.into(),
-        Process::Monitor | Process::Protection => Verdict::Trace.into(),
+        Process::Monitor | Process::Protection | Process::Heap => Verdict::Trace.into(),
         Process::Files => files(no_file).into(),
         Process::FilesOrEmpty => files(Verdict::Trace).into(),
         Process::FilesOrUnserved => files(not_served).into(),

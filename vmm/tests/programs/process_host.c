@@ -12,6 +12,8 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/xattr.h>
+#include <time.h>
 #include <unistd.h>
 
 static const char *said(int r) { return r < 0 ? strerror(errno) : "yes"; }
@@ -88,6 +90,25 @@ int main(int argc, char **argv) {
         int d = open("/dev/zero", O_RDWR);
         printf("open %s, written %s", said(d), said(write(d, "x", 1)));
         printf(", mode %s\n", said(fchmod(d, 0666)));
+    } else if (!strcmp(what, "attributes")) {
+        /* Of an open file, which the VMM changes, and by its name, which the kernel does. */
+        int f = open("/data/file", O_RDWR | O_CREAT, 0600);
+        char value[8] = "", large[256] = { 0 };
+        printf("set %s", said(fsetxattr(f, "user.kind", "open", 4, 0)));
+        printf(", got %s", said(getxattr("/data/file", "user.kind", value, sizeof value)));
+        printf(" %s\n", value);
+        printf("again %s\n", said(fsetxattr(f, "user.kind", "open", 4, XATTR_CREATE)));
+        printf("no name %s", said(fsetxattr(f, (char *)8, "open", 4, 0)));
+        printf(", no value %s", said(fsetxattr(f, "user.kind", (char *)8, 4, 0)));
+        printf(", too large %s", said(fsetxattr(f, "user.kind", large, 1 << 20, 0)));
+        printf(", no file %s", said(fsetxattr(99, "user.kind", large, 1, 0)));
+        printf(", privileged %s", said(fsetxattr(f, "trusted.kind", large, 20, 0)));
+        printf(", input %s\n", said(fsetxattr(0, "user.kind", "open", 4, 0)));
+    } else if (!strcmp(what, "time")) {
+        time_t now = 0;
+        char text[64];
+        strftime(text, sizeof text, "%H:%M %Z", localtime(&now));
+        puts(text);
     } else if (!strcmp(what, "files")) {
         for (int i = 2; i < argc; i++) {
             int write = *argv[i] == '+';
