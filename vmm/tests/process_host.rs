@@ -190,3 +190,34 @@ fn directories_are_granted_without_a_privilege() {
     assert_eq!(found.status.code(), Some(1), "{said}");
     assert!(said.contains("something is mounted below"), "{said}");
 }
+
+#[test]
+fn who_may_make_no_namespace_is_told_what_it_takes() {
+    if !needs(&["root"]) {
+        return;
+    }
+    let world = world();
+    let data = world.directory.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let grant = format!("{}:/data", data.display());
+    let guest = world.vmm(
+        "program",
+        &[&PROCESS[..], &["--dir", &grant]].concat(),
+        &["files", "/data"],
+    );
+    // The limit is that of the user namespace which ends with the run.
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces\n\
+                  exec setpriv --bounding-set=-all --inh-caps=-all \"$@\"";
+    let found = Command::new("unshare")
+        .args(["--user", "--map-root-user", "sh", "-ec", script, "sh"])
+        .arg(guest.get_program())
+        .args(guest.get_args())
+        .output()
+        .unwrap();
+    let said = text(&found.stderr);
+    assert_eq!(found.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("takes CAP_SYS_ADMIN or user namespaces"),
+        "{said}"
+    );
+}
