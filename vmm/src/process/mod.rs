@@ -17,6 +17,7 @@
 
 mod calls;
 mod child;
+mod counts;
 mod leave;
 mod limits;
 mod ptrace;
