@@ -4,7 +4,8 @@
 //! | what | is |
 //! |---|---|
 //! | `/dev/null`, `zero`, `full`, `random`, `urandom` | the host's |
-//! | `/etc/passwd`, `group`, `hosts`, `nsswitch.conf`, `/proc/sys/...`, `/sys/...` | the same for every guest |
+//! | `/etc/passwd`, `group`, `hosts`, `nsswitch.conf`, `localtime`, `/proc/sys/...`, `/sys/...` | the same for every guest |
+//! | `/proc/cpuinfo`, `loadavg`, `meminfo`, `stat` | of a machine with one processor and the guest's memory |
 //! | `/etc/resolv.conf` | the host's, for a guest that uses the host's network |
 //! | `/tmp` | memory, gone with the guest |
 //!
@@ -77,7 +78,7 @@ const DEVICES: [&str; 5] = [
     "/dev/urandom",
 ];
 
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 13] = [
     (
         "/etc/passwd",
         "root:x:0:0:root:/:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n",
@@ -88,6 +89,13 @@ const FILES: [(&str, &str); 9] = [
         "passwd: files\ngroup: files\nhosts: files dns\n",
     ),
     ("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+    ("/etc/localtime", UTC),
+    ("/proc/cpuinfo", "processor\t: 0\n"),
+    ("/proc/loadavg", "0.00 0.00 0.00 1/1 1\n"),
+    (
+        "/proc/stat",
+        "cpu  0 0 0 0 0 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\n",
+    ),
     ("/proc/sys/net/core/somaxconn", "4096\n"),
     ("/proc/sys/vm/overcommit_memory", "0\n"),
     ("/proc/sys/kernel/pid_max", "4194304\n"),
@@ -97,6 +105,14 @@ const FILES: [(&str, &str); 9] = [
         "always [madvise] never\n",
     ),
 ];
+
+/// The time zone file (RFC 9636) of UTC: twice a header that counts one type of local time and a name of
+/// four bytes, the type, and the name; and the rule for all times.
+const UTC: &str = "TZif2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\x04\
+\0\0\0\0\0\0UTC\0\
+TZif2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\x04\
+\0\0\0\0\0\0UTC\0\
+\nUTC0\n";
 
 /// Inodes that a guest may have in memory.
 const MOST_INODES: &str = "65536";
@@ -135,12 +151,16 @@ impl World {
         for (path, text) in FILES {
             write(Path::new(path), text.as_bytes())?;
         }
+        let total = memory >> 10;
+        let all = format!("MemTotal: {total} kB\nMemFree: {total} kB\nMemAvailable: {total} kB\n");
+        write(Path::new("/proc/meminfo"), all.as_bytes())?;
         if let Some(resolvers) = resolvers {
             write(Path::new("/etc/resolv.conf"), &resolvers)?;
         }
         for (path, device) in &devices {
             write(Path::new(path), b"")?;
             attach(device, path)?;
+            protect(Path::new(path), true, MountFlags::empty())?;
         }
         make_directories(Path::new("/tmp"))?;
         rustix::fs::chmod("/tmp", Mode::from_raw_mode(0o1777)).map_err(step("making /tmp"))?;
@@ -149,7 +169,7 @@ impl World {
         for (grant, tree) in &trees {
             make_directories(&grant.guest)?;
             attach(tree, &grant.guest)?;
-            protect(grant)?;
+            protect(&grant.guest, grant.read_only, MountFlags::NODEV)?;
         }
         rustix::process::chdir("/").map_err(step("entering the new root"))?;
         let own = [
@@ -266,14 +286,17 @@ fn attach(tree: &OwnedFd, at: impl AsRef<Path>) -> Result<(), WorldError> {
         .map_err(step("attaching a granted directory"))
 }
 
-/// Takes devices and set-user-ID away from a granted directory, and writing if it is to be read only.
-fn protect(grant: &Grant) -> Result<(), WorldError> {
-    let failed = step("protecting a granted directory");
+/// Takes set-user-ID away from a mount of the host, what `without` says, and writing if it is to be read
+/// only. A device that is read only can be written to, but not changed: who owns it might, and the guest may
+/// have the same number.
+fn protect(at: &Path, read_only: bool, without: MountFlags) -> Result<(), WorldError> {
+    let failed = step("protecting what is the host's");
     // What the mount forbids already stays forbidden: a user namespace may not allow it.
-    let had = rustix::fs::statvfs(&grant.guest).map_err(&failed)?.f_flag;
-    let mut flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV;
+    let had = rustix::fs::statvfs(at).map_err(&failed)?.f_flag;
+    let mut flags = MountFlags::BIND | MountFlags::NOSUID | without;
     let kept = [
         (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
         (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
         (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
         (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
@@ -284,10 +307,10 @@ fn protect(grant: &Grant) -> Result<(), WorldError> {
             flags |= flag;
         }
     }
-    if grant.read_only {
+    if read_only {
         flags |= MountFlags::RDONLY;
     }
-    rustix::mount::mount_remount(&grant.guest, flags, "").map_err(&failed)
+    rustix::mount::mount_remount(at, flags, "").map_err(&failed)
 }
 
 fn write(path: &Path, text: &[u8]) -> Result<(), WorldError> {
@@ -308,4 +331,25 @@ fn make_directories(path: &Path) -> Result<(), WorldError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_zone_has_the_form_of_its_counts() {
+        const HEADER: usize = 44;
+        let block = HEADER + 6 + "UTC\0".len();
+        for start in [0, block] {
+            let header = &UTC.as_bytes()[start..start + HEADER];
+            assert_eq!(&header[..5], b"TZif2");
+            let counts: Vec<u32> = header[20..]
+                .chunks(4)
+                .map(|word| u32::from_be_bytes(word.try_into().unwrap()))
+                .collect();
+            assert_eq!(counts, [0, 0, 0, 0, 1, 4]);
+        }
+        assert_eq!(&UTC[2 * block..], "\nUTC0\n");
+    }
 }

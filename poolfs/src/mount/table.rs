@@ -22,6 +22,8 @@ pub(super) struct Identity {
     /// Its number in the table, and the filesystem's device number: given again once it is gone.
     id: OsString,
     device: OsString,
+    /// The filesystem's type.
+    kind: OsString,
 }
 
 /// Where a mount is.
@@ -49,6 +51,7 @@ pub(super) fn identity_at(path: &Path) -> Option<Identity> {
         number,
         id: there.id,
         device: there.device,
+        kind: there.kind,
     })
 }
 
@@ -56,17 +59,18 @@ impl Identity {
     /// Where the mount is by now: it may have been moved, or others put on top.
     pub(super) fn find(&self) -> io::Result<Whereabouts> {
         let mountinfo = fs::read(MOUNTINFO)?;
-        let ours =
-            |(_, entry): &(OsString, Entry)| entry.id == self.id && entry.device == self.device;
+        // The numbers of the table may have been given again, to what somebody else has mounted since.
+        let ours = |(_, entry): &(OsString, Entry)| {
+            entry.id == self.id && entry.device == self.device && entry.kind == self.kind
+        };
         let Some((path, _)) = entries(&mountinfo).find(ours) else {
             return Ok(Whereabouts::Gone);
         };
         let path = PathBuf::from(path);
-        Ok(match identity_at(&path) {
-            Some(topmost) if topmost == *self => Whereabouts::At(path),
-            // The numbers of the table were given again, to what somebody else mounted since.
-            Some(topmost) if topmost.id == self.id => Whereabouts::Gone,
-            _ => Whereabouts::Covered(path),
+        Ok(if identity_at(&path).as_ref() == Some(self) {
+            Whereabouts::At(path)
+        } else {
+            Whereabouts::Covered(path)
         })
     }
 }
@@ -170,11 +174,18 @@ mod tests {
             ..proc.clone().unwrap()
         };
         assert_eq!(other.find().unwrap(), Whereabouts::Covered("/proc".into()));
-        let none = Identity {
-            id: "0".into(),
-            ..proc.unwrap()
-        };
-        assert_eq!(none.find().unwrap(), Whereabouts::Gone);
+        for none in [
+            Identity {
+                id: "0".into(),
+                ..proc.clone().unwrap()
+            },
+            Identity {
+                kind: "fuse.poolfs".into(),
+                ..proc.unwrap()
+            },
+        ] {
+            assert_eq!(none.find().unwrap(), Whereabouts::Gone);
+        }
     }
 
     #[test]

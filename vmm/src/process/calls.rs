@@ -2,14 +2,23 @@
 //! what concerns the host, or serve without counting.
 //!
 //! The filter has read numbers and arguments; here the rest is read from registers and memory of the
-//! stopped guest. Whatever the kernel is to go on with lies in registers, never in memory that somebody
-//! could change meanwhile.
+//! stopped thread. Its other threads run meanwhile: they may write to its memory and replace its descriptors.
+//! So whatever the kernel is to go on with lies in registers, what a decision was made about is a
+//! descriptor that this process holds itself, and of the calls that are counted one is served at a time
+//! ([`super::trace`]).
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 
-use super::limits::Limits;
+use rustix::fs::{Gid, Mode, Uid, XattrFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
+
+use super::counts::{heap_end, most, readable, used};
+use super::limits::{Limits, with_tables};
 use super::ptrace::{Registers, Tracee};
+use super::threads::Threads;
 use crate::linux::system;
 
 /// Longer than `/proc/PID/status` of somebody in very many groups.
@@ -33,6 +42,8 @@ pub(super) enum Change {
     Fstat(u64, u64),
     /// The same with other flags in its fourth argument.
     Flags(u64),
+    /// `tgkill` of a thread of this process, of a signal.
+    Signal(Pid, u64, u64),
 }
 
 impl Change {
@@ -45,10 +56,19 @@ impl Change {
                 registers.rsi = at;
             }
             Self::Flags(flags) => registers.r10 = flags,
+            Self::Signal(process, thread, signal) => {
+                registers.orig_rax = libc::SYS_tgkill as u64;
+                registers.rdi = process.as_raw_nonzero().get() as u64;
+                registers.rsi = thread;
+                registers.rdx = signal;
+            }
         }
         registers
     }
 }
+
+/// Which file it is.
+type Identity = (u64, u64);
 
 /// Answers for one guest.
 #[derive(Debug)]
@@ -56,64 +76,208 @@ pub(super) struct Calls {
     limits: Limits,
     /// No less than the bytes that the guest may access and that `RLIMIT_DATA` does not count.
     readable: u64,
-    /// `/proc/PID/status`, and room for it, once they are needed.
-    status: Option<(File, Vec<u8>)>,
+    /// Bytes that the guest may take before anybody has to count what it has.
+    room: u64,
+    /// Calls before it is worth while to look for room again, of a guest that has taken nearly all.
+    patience: u32,
+    /// Where the heap begins, and the highest end of it that is known or was asked for since there was
+    /// room the last time.
+    heap: [u64; 2],
+    guest: Pid,
+    process: OwnedFd,
+    /// What the guest was given as standard input, output and error.
+    standard: Vec<Identity>,
+    /// `/proc/PID/status` and `maps`, opened while this process may open files.
+    status: File,
+    maps: File,
+    text: Vec<u8>,
 }
 
 impl Calls {
-    /// For a guest within `limits`.
-    pub(super) fn new(limits: Limits) -> Self {
-        Self {
+    /// For the guest that `guest` is about to be, within `limits`.
+    pub(super) fn new(guest: Pid, limits: Limits, heap: u64) -> std::io::Result<Self> {
+        let open = |name: &str| File::open(format!("/proc/{}/{name}", guest.as_raw_nonzero()));
+        let standard = [
+            rustix::fs::fstat(rustix::stdio::stdin())?,
+            rustix::fs::fstat(rustix::stdio::stdout())?,
+            rustix::fs::fstat(rustix::stdio::stderr())?,
+        ];
+        Ok(Self {
             limits,
             // Nobody counted the image: the first call does.
             readable: limits.readable,
-            status: None,
-        }
+            room: limits.room,
+            patience: 0,
+            heap: [heap; 2],
+            guest,
+            process: rustix::process::pidfd_open(guest, PidfdFlags::empty())?,
+            standard: standard.map(|stat| (stat.st_dev, stat.st_ino)).to_vec(),
+            status: open("status")?,
+            maps: open("maps")?,
+            text: vec![0; MOST_STATUS],
+        })
     }
 
-    /// What becomes of the call that `tracee` stopped in.
-    pub(super) fn next(&mut self, tracee: Tracee, registers: &Registers) -> Next {
+    /// Whether calls of this number must not overlap, since each is let through for what there is.
+    pub(super) fn counts(number: u64) -> bool {
+        matches!(
+            number as i64,
+            libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_mremap | libc::SYS_brk
+        )
+    }
+
+    /// What becomes of the call that `tracee`, one of `threads`, stopped in.
+    pub(super) fn next(
+        &mut self,
+        tracee: Tracee,
+        registers: &Registers,
+        threads: &mut Threads,
+    ) -> Next {
+        let [first, second, third] = [registers.rdi, registers.rsi, registers.rdx];
         match registers.orig_rax as i64 {
-            libc::SYS_uname => written(tracee, registers.rdi, &system::identity()),
+            libc::SYS_uname => written(tracee, first, &system::identity()),
             libc::SYS_sysinfo => {
-                let used = self.used(tracee).unwrap_or(self.limits.memory);
+                let used = self.used().unwrap_or(self.limits.memory);
                 let free = self.limits.memory.saturating_sub(used);
                 let machine = system::machine(self.limits.memory, free);
-                written(tracee, registers.rdi, &machine)
+                written(tracee, first, &machine)
             }
-            libc::SYS_newfstatat => match tracee.byte(registers.rsi) {
-                Ok(0) => Next::ServeWith(Change::Fstat(registers.rdi, registers.rdx)),
-                Ok(_) => Next::Done(-i64::from(libc::ENOENT)),
-                Err(_) => Next::Done(-i64::from(libc::EFAULT)),
-            },
-            libc::SYS_fchmod | libc::SYS_fchown => {
-                match is_standard(tracee, registers.rdi as u32) {
-                    Ok(false) => Next::Serve,
-                    Ok(true) => Next::Done(-i64::from(libc::EPERM)),
-                    Err(_) => Next::Done(-i64::from(libc::EBADF)),
+            libc::SYS_newfstatat => {
+                let mut path = [0];
+                match (tracee.read(second, &mut path), path) {
+                    (Ok(1), [0]) => Next::ServeWith(Change::Fstat(first, third)),
+                    (Ok(1), _) => failed(Errno::NOENT),
+                    _ => failed(Errno::FAULT),
+                }
+            }
+            libc::SYS_fchmod | libc::SYS_fchown | libc::SYS_fsetxattr => {
+                match self.change_file(tracee, registers) {
+                    Ok(()) => Next::Done(0),
+                    Err(error) => failed(error),
                 }
             }
             // What cannot be counted is not allowed.
-            libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_mremap => match self.used(tracee) {
-                Some(used) if used <= self.limits.data && self.may_read(tracee, registers) => {
+            libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_mremap => {
+                if self.may_take(most_taken(registers)) && self.may_read(registers) {
                     memory(registers)
+                } else {
+                    failed(Errno::NOMEM)
                 }
-                _ => Next::Done(-i64::from(libc::ENOMEM)),
-            },
-            _ => Next::Done(-i64::from(libc::ENOSYS)),
+            }
+            // `RLIMIT_DATA` bounds it; here it only has to be known.
+            libc::SYS_brk => {
+                let more = first.saturating_sub(self.heap[1]);
+                self.heap[1] += more;
+                self.room = self.room.saturating_sub(with_tables(more));
+                Next::Serve
+            }
+            libc::SYS_clone => {
+                if threads.start(tracee.0) {
+                    Next::Serve
+                } else {
+                    failed(Errno::AGAIN)
+                }
+            }
+            // The kernel finds no thread of another process by this.
+            libc::SYS_tkill => Next::ServeWith(Change::Signal(self.guest, first, second)),
+            libc::SYS_sched_getaffinity
+            | libc::SYS_sched_getscheduler
+            | libc::SYS_sched_getparam
+            | libc::SYS_get_robust_list => own(threads, first as i32, Errno::SRCH),
+            // Processor clocks: the complement of a thread's or process's number, and three bits.
+            libc::SYS_clock_gettime
+            | libc::SYS_clock_getres
+            | libc::SYS_clock_nanosleep
+            | libc::SYS_timer_create => own(threads, !(first as i32 >> 3), Errno::INVAL),
+            _ => failed(Errno::NOSYS),
         }
+    }
+
+    /// Changes what an open file is like, for the guest: checked and changed is the same file, which is
+    /// fetched for that. This process may do no more to it than the guest.
+    fn change_file(&self, tracee: Tracee, registers: &Registers) -> Result<(), Errno> {
+        const LONGEST_NAME: usize = 256;
+        const LARGEST_VALUE: u64 = 64 << 10;
+        let flags = PidfdGetfdFlags::empty();
+        let number = registers.rdi as i32;
+        let file =
+            rustix::process::pidfd_getfd(&self.process, number, flags).map_err(|_| Errno::BADF)?;
+        let stat = rustix::fs::fstat(&file)?;
+        if self.standard.contains(&(stat.st_dev, stat.st_ino)) {
+            return Err(Errno::PERM);
+        }
+        match registers.orig_rax as i64 {
+            libc::SYS_fchmod => {
+                let mode = Mode::from_raw_mode(registers.rsi as u32 & 0o1777);
+                rustix::fs::fchmod(file, mode)
+            }
+            libc::SYS_fchown => {
+                let id = |word: u64| Some(word as u32).filter(|&id| id != u32::MAX);
+                let (user, group) = (id(registers.rsi), id(registers.rdx));
+                rustix::fs::fchown(file, user.map(Uid::from_raw), group.map(Gid::from_raw))
+            }
+            _ => {
+                if registers.r10 > LARGEST_VALUE {
+                    return Err(Errno::TOOBIG);
+                }
+                let mut name = [0; LONGEST_NAME];
+                let length = tracee
+                    .read(registers.rsi, &mut name)
+                    .map_err(|_| Errno::FAULT)?;
+                let name = std::ffi::CStr::from_bytes_until_nul(&name[..length])
+                    .map_err(|_| Errno::RANGE)?;
+                let mut value = vec![0; registers.r10 as usize];
+                if tracee.read(registers.rdx, &mut value).ok() != Some(value.len()) {
+                    return Err(Errno::FAULT);
+                }
+                let flags = XattrFlags::from_bits_retain(registers.r8 as u32);
+                rustix::fs::fsetxattr(file, name, &value, flags)
+            }
+        }
+    }
+
+    /// The guest may take `more` bytes. It may if it has not more than it was granted; and while what it
+    /// asked for since it was last counted cannot be more, nobody has to count.
+    fn may_take(&mut self, more: u64) -> bool {
+        /// Of calls that are counted, one in so many looks for room, too, which takes the longer the more
+        /// areas there are.
+        const PATIENCE: u32 = 16;
+        if more <= self.room {
+            self.room -= more;
+            return true;
+        }
+        self.room = 0;
+        let Some(used) = self.used().filter(|&used| used <= self.limits.data) else {
+            return false;
+        };
+        if self.patience > 0 {
+            self.patience -= 1;
+            return true;
+        }
+        if let Some(maps) = self.maps()
+            && let Some(most) = most(&maps)
+        {
+            // Both, since the one alone is without what was written where nothing may be accessed now.
+            let taken = most.saturating_add(used).saturating_add(more);
+            self.room = self.limits.data.saturating_sub(taken);
+            self.heap[1] = heap_end(&maps).unwrap_or(self.heap[0]);
+        }
+        if self.room == 0 {
+            self.patience = PATIENCE;
+        }
+        true
     }
 
     /// There is room for what a call about memory lets the guest read. Counting takes the longer the more
     /// areas there are, so it is done once what was asked for since the last time could be too much.
-    fn may_read(&mut self, tracee: Tracee, registers: &Registers) -> bool {
+    fn may_read(&mut self, registers: &Registers) -> bool {
         let more = newly_readable(registers);
         if more == 0 {
             return true;
         }
         let most = self.limits.readable;
         if self.readable.saturating_add(more) > most {
-            match readable_of(tracee) {
+            match self.maps().and_then(|maps| readable(&maps)) {
                 Some(now) if now.saturating_add(more) <= most => self.readable = now,
                 _ => return false,
             }
@@ -123,17 +287,49 @@ impl Calls {
     }
 
     /// Bytes of memory that are the guest's own: in RAM, swapped out, and the tables to find them by.
-    fn used(&mut self, tracee: Tracee) -> Option<u64> {
-        let (status, text) = match &mut self.status {
-            Some(status) => status,
-            none => {
-                let pid = tracee.0.as_raw_nonzero();
-                let status = File::open(format!("/proc/{pid}/status")).ok()?;
-                none.insert((status, vec![0; MOST_STATUS]))
+    fn used(&mut self) -> Option<u64> {
+        let length = self.status.read_at(&mut self.text, 0).ok()?;
+        let status = std::str::from_utf8(&self.text[..length]).ok()?;
+        // Of a process whose first thread has ended it does not tell: the most that there can be.
+        used(status).or_else(|| most(&self.maps()?))
+    }
+
+    /// The areas that the guest has.
+    fn maps(&self) -> Option<Vec<u8>> {
+        let (mut text, mut length) = (vec![0; MOST_STATUS], 0);
+        loop {
+            let read = self.maps.read_at(&mut text[length..], length as u64).ok()?;
+            length += read;
+            if read == 0 {
+                text.truncate(length);
+                return Some(text);
             }
-        };
-        let length = status.read_at(text, 0).ok()?;
-        used(std::str::from_utf8(&text[..length]).ok()?)
+            if text.len() - length < MOST_STATUS / 2 {
+                text.resize(text.len() * 2, 0);
+            }
+        }
+    }
+}
+
+fn failed(error: Errno) -> Next {
+    Next::Done(-i64::from(error.raw_os_error()))
+}
+
+/// Served if `number` is zero, for the caller, or one of `threads`.
+fn own(threads: &Threads, number: i32, otherwise: Errno) -> Next {
+    if number == 0 || threads.has(number) {
+        Next::Serve
+    } else {
+        failed(otherwise)
+    }
+}
+
+/// The most bytes that this call can make the guest have, with the tables to find them by.
+fn most_taken(registers: &Registers) -> u64 {
+    match registers.orig_rax as i64 {
+        libc::SYS_mremap => with_tables(registers.rdx),
+        _ if registers.rdx as i32 == libc::PROT_NONE => 0,
+        _ => with_tables(registers.rsi),
     }
 }
 
@@ -150,41 +346,6 @@ fn newly_readable(registers: &Registers) -> u64 {
     }
 }
 
-/// Counts the same of the areas that `tracee` has.
-fn readable_of(tracee: Tracee) -> Option<u64> {
-    let pid = tracee.0.as_raw_nonzero();
-    readable(&std::fs::read(format!("/proc/{pid}/maps")).ok()?)
-}
-
-/// Sums the areas of `/proc/PID/maps` that can be accessed and are not private and writable, in bytes.
-fn readable(maps: &[u8]) -> Option<u64> {
-    let mut sum = 0;
-    // The kernel writes a line's end in a file's name as `\012`.
-    for line in maps
-        .split(|&byte| byte == b'\n')
-        .filter(|line| !line.is_empty())
-    {
-        let mut fields = line.split(|&byte| byte == b' ');
-        let range = std::str::from_utf8(fields.next()?).ok()?;
-        let (start, end) = range.split_once('-')?;
-        let length = u64::from_str_radix(end, 16).ok()? - u64::from_str_radix(start, 16).ok()?;
-        let counted = match fields.next()? {
-            [b'-', b'-', b'-', _] | [_, b'w', _, b'p'] => 0,
-            _ => length,
-        };
-        sum += counted;
-    }
-    Some(sum)
-}
-
-/// Sums what `/proc/PID/status` says of private memory, in bytes.
-fn used(status: &str) -> Option<u64> {
-    const OWN: [&str; 4] = ["RssAnon:", "RssShmem:", "VmSwap:", "VmPTE:"];
-    let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key));
-    let kib = |key| -> Option<u64> { line(key)?.trim().strip_suffix(" kB")?.parse().ok() };
-    OWN.iter().map(|key| kib(key).map(|kib| kib << 10)).sum()
-}
-
 /// A call about memory that there is room for.
 fn memory(registers: &Registers) -> Next {
     let flags = plain(registers.r10);
@@ -195,26 +356,14 @@ fn memory(registers: &Registers) -> Next {
     }
 }
 
-/// Whether the guest's `descriptor` is of one of the files that it was given as its standard input,
-/// output and error. They are not in a grant: the guest may use them, and not change what they are.
-fn is_standard(tracee: Tracee, descriptor: u32) -> std::io::Result<bool> {
-    let identity = |pid: i32, descriptor: u32| -> std::io::Result<(u64, u64)> {
-        let file = std::fs::metadata(format!("/proc/{pid}/fd/{descriptor}"))?;
-        Ok((file.dev(), file.ino()))
-    };
-    let own = rustix::process::getpid().as_raw_nonzero().get();
-    let found = identity(tracee.0.as_raw_nonzero().get(), descriptor)?;
-    Ok((0..3).any(|standard| identity(own, standard).is_ok_and(|given| given == found)))
-}
-
 fn written(tracee: Tracee, at: u64, bytes: &[u8]) -> Next {
     match tracee.write(at, bytes) {
         Ok(()) => Next::Done(0),
-        Err(_) => Next::Done(-i64::from(libc::EFAULT)),
+        Err(_) => failed(Errno::FAULT),
     }
 }
 
-/// `mmap` flags that mean the same to the only thread of the only process, and count against its limit.
+/// `mmap` flags that mean the same in one process, and count against its limit.
 fn plain(flags: u64) -> u64 {
     const ANONYMOUS: u64 = libc::MAP_ANONYMOUS as u64;
     const TYPE: u64 = libc::MAP_TYPE as u64;
@@ -251,17 +400,6 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_read_and_does_not_count_is_summed() {
-        let maps = b"00400000-00402000 r-xp 00000000 00:21 7    /pool/\xff\\012\n\
-                     00402000-00403000 rw-p 00000000 00:00 0 \n\
-                     00403000-00404000 rw-s 00000000 00:21 8    /data/x\n\
-                     00500000-50500000 ---p 00000000 00:00 0 \n\
-                     ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0   [vsyscall]\n";
-        assert_eq!(readable(maps), Some(0x4000));
-        assert_eq!(readable(b"nothing of the kind\n"), None);
-    }
-
-    #[test]
     fn what_a_call_makes_readable() {
         // SAFETY: all zeros are a valid value of it.
         let mut registers: Registers = unsafe { std::mem::zeroed() };
@@ -287,10 +425,19 @@ mod tests {
     }
 
     #[test]
-    fn own_memory_is_summed() {
-        let status = "Name:\tpoolvmm\nVmPTE:\t      44 kB\nRssAnon:\t     100 kB\n\
-                      RssFile:\t  9 kB\nRssShmem:\t 2 kB\nVmSwap:\t       1 kB\n";
-        assert_eq!(used(status), Some(147 << 10));
-        assert_eq!(used("Name:\tpoolvmm\n"), None);
+    fn the_most_that_a_call_takes() {
+        // SAFETY: all zeros are a valid value of it.
+        let mut registers: Registers = unsafe { std::mem::zeroed() };
+        for (call, [rsi, rdx], expected) in [
+            (libc::SYS_mmap, [2 << 20, 3], (2 << 20) + 7 * 4096),
+            (libc::SYS_mmap, [2 << 20, 0], 0),
+            (libc::SYS_mprotect, [2 << 20, 1], (2 << 20) + 7 * 4096),
+            (libc::SYS_mremap, [4096, 2 << 20], (2 << 20) + 7 * 4096),
+            (libc::SYS_mmap, [u64::MAX, 3], u64::MAX),
+        ] {
+            registers.orig_rax = call as u64;
+            (registers.rsi, registers.rdx) = (rsi, rdx);
+            assert_eq!(most_taken(&registers), expected, "{call} {rsi:#x}");
+        }
     }
 }

@@ -22,6 +22,7 @@ pub(super) fn become_guest(
     vdso: Option<&Moved>,
     mut go: PipeReader,
     mut to_parent: PipeWriter,
+    secret: u64,
 ) -> ! {
     let prepared = prepare(guest, stack, vdso, &mut to_parent);
     let ready = prepared.and_then(|()| {
@@ -41,7 +42,7 @@ pub(super) fn become_guest(
     // mapped the plan and filled its stack, and `map_leave` the code.
     unsafe {
         system::close_all();
-        system::jump(guest.plan.rooms.monitor.0)
+        system::jump(guest.plan.rooms.monitor.0, secret)
     }
 }
 

@@ -3,17 +3,18 @@
 //! `RLIMIT_DATA` counts private writable memory when it is mapped, touched or not: what a guest may
 //! write. The filter and the monitor ([`super::calls`]) see to it that there is no other memory to write
 //! to. Two things it does not count, memory that was written and then made read-only, and page tables.
-//! Before each call that could make more of them the monitor counts what there is, so that it is at most
-//! as much again. What a guest may read and not write has a bound of its own, because one area needs as
+//! Before a call that could make more of them the monitor counts what there is, so that it is at most
+//! as much again; it need not while all that was asked for since the last time would fit. What a guest may read and not write has a bound of its own, because one area needs as
 //! many tables as it is long, and they come when it is read, not when it is mapped. Addresses that it
 //! only keeps free cost nothing, so they are not bounded: runtimes reserve more than any host has.
 //!
 //! A harder bound is a memory cgroup around poolvmm.
 
+use pool_core::PAGE_SIZE;
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
-use crate::plan::Plan;
+use crate::plan::{Plan, Sharing};
 use crate::vdso;
 
 /// Addresses that a guest may read and not write, for each byte of memory: their page tables take a 512th
@@ -29,6 +30,16 @@ pub(super) struct Limits {
     pub(super) data: u64,
     /// Memory that is not private and writable, and can be accessed.
     pub(super) readable: u64,
+    /// What is left of `data` beside all that the image and the stack can take.
+    pub(super) room: u64,
+}
+
+/// `length` bytes, wherever they lie, and the page tables to find them by: on each of three levels one
+/// more at each end.
+pub(super) fn with_tables(length: u64) -> u64 {
+    length
+        .saturating_add(length / 512)
+        .saturating_add(6 * PAGE_SIZE)
 }
 
 impl Limits {
@@ -36,9 +47,19 @@ impl Limits {
     pub(super) fn new(plan: &Plan) -> Self {
         let stack = plan.rooms.stack_high.0 - plan.rooms.stack_low.0;
         let image: u64 = plan.mappings.iter().map(|mapping| mapping.length).sum();
+        let data = plan.memory + stack;
+        let taken: u64 = plan
+            .mappings
+            .iter()
+            .map(|mapping| match mapping.sharing {
+                Sharing::Shared => with_tables(mapping.length) - mapping.length,
+                Sharing::Private => with_tables(mapping.length),
+            })
+            .sum();
         Self {
             memory: plan.memory,
-            data: plan.memory + stack,
+            data,
+            room: data.saturating_sub(taken + with_tables(stack)),
             readable: image + vdso::MOST + plan.memory * READABLE,
         }
     }

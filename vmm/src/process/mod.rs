@@ -10,32 +10,38 @@
 //!
 //! The guest's calls go to the host kernel through a filter that lets the calls of
 //! [`crate::linux::table`] pass; the few that it cannot decide are the tracer's. Granted directories are
-//! the only files of a mount namespace of its own. Of this program nothing is left in the guest's
+//! the only files of a mount namespace of its own. All threads of the guest are traced; signals to poolvmm
+//! are for the guest. Of this program nothing is left in the guest's
 //! process: no memory, no register, no descriptor, nothing that the kernel was told. The guest dies with
 //! its tracer, which also learns where a fault was.
 
 mod calls;
 mod child;
+mod counts;
 mod leave;
 mod limits;
 mod ptrace;
+mod signals;
 mod system;
+mod threads;
 mod trace;
 
 use std::io::{self, PipeReader, Read, Write};
 
-use pool_core::GuestAddress;
 use thiserror::Error;
 
+use self::calls::Calls;
 use self::limits::Limits;
 use self::ptrace::Tracee;
-use crate::fault::{Cause, Fault, Outcome};
+use self::trace::{End, Tracer};
+use crate::fault::Outcome;
 use crate::linux::Grant;
 use crate::linux::start::{Start, StartError};
 use crate::memory::{Backing, MemoryCounts};
 use crate::plan::{Content, Plan};
 use crate::pool::Segments;
 use crate::report::HostUsage;
+use crate::sandbox::{self, SandboxError};
 use crate::stamp::Stamp;
 use crate::vdso::{Moved, Vdso};
 
@@ -58,6 +64,9 @@ pub enum ProcessError {
          prevent, or use --platform kvm"
     )]
     Trace(io::Error),
+    /// This process, which traces it, cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// Its memory cannot be limited.
     #[error("limiting the memory of the guest's process: {0}")]
     Limit(rustix::io::Errno),
@@ -115,10 +124,11 @@ pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
         .build(plan, host_writes_thread_pointer(), clock)?;
     let (news, to_parent) = io::pipe()?;
     let (go, mut to_child) = io::pipe()?;
+    let leaving = secret()?;
     let child = match system::fork()? {
         system::Fork::Child => {
             drop((news, to_child));
-            child::become_guest(guest, &stack, vdso.as_ref(), go, to_parent)
+            child::become_guest(guest, &stack, vdso.as_ref(), go, to_parent, leaving)
         }
         system::Fork::Parent(child) => child,
     };
@@ -131,29 +141,30 @@ pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
             return Err(error);
         }
     };
-    let tracee = Tracee(child);
-    tracee.seize().map_err(ProcessError::Trace)?;
-    Limits::new(plan)
-        .apply(child)
-        .map_err(ProcessError::Limit)?;
+    Tracee(child).seize().map_err(ProcessError::Trace)?;
+    let limits = Limits::new(plan);
+    limits.apply(child).map_err(ProcessError::Limit)?;
+    let calls = Calls::new(child, limits, plan.rooms.heap.0).map_err(ProcessError::Trace)?;
+    let tracer = Tracer::new(child, plan, leaving, calls).map_err(ProcessError::Trace)?;
+    sandbox::enter_tracer(child)?;
     to_child.write_all(&[READY])?;
-    let (outcome, usage) = trace::wait(tracee, plan)?;
-    if matches!(&outcome, Outcome::Fault(fault) if is_leaving(plan, fault)) {
-        return Err(ProcessError::Leave);
+    match tracer.wait().map_err(ProcessError::Trace)? {
+        End::Leaving => Err(ProcessError::Leave),
+        End::Guest(outcome, usage) => Ok(Ended {
+            outcome,
+            mapped,
+            first_instruction: news.stamp().unwrap_or(mapped),
+            usage,
+            counts: count(plan, backing),
+        }),
     }
-    Ok(Ended {
-        outcome,
-        mapped,
-        first_instruction: news.stamp().unwrap_or(mapped),
-        usage,
-        counts: count(plan, backing),
-    })
 }
 
-/// The fault was in the code that unmaps this program: see [`leave`].
-fn is_leaving(plan: &Plan, fault: &Fault) -> bool {
-    let window = GuestAddress(fault.instruction_pointer).window();
-    fault.cause == Cause::UndefinedInstruction && window == plan.rooms.monitor
+/// A number that no guest knows.
+fn secret() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 /// What the child has to say before it is the guest.

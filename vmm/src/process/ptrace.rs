@@ -7,7 +7,7 @@ use rustix::process::Pid;
 
 pub(super) use libc::user_regs_struct as Registers;
 
-/// The guest's process, traced. A request to one that has died fails with `ESRCH`.
+/// A thread of the guest, traced. A request to one that has died fails with `ESRCH`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tracee(pub(super) Pid);
 
@@ -23,10 +23,13 @@ pub(super) enum Resume {
 }
 
 impl Tracee {
-    /// Becomes its tracer: it dies with this process, and asks where its filter says so.
+    /// Becomes its tracer, and that of all threads that it starts: they die with this process, and ask
+    /// where their filter says so.
     pub(super) fn seize(self) -> io::Result<()> {
-        let options =
-            libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACESECCOMP | libc::PTRACE_O_TRACESYSGOOD;
+        let options = libc::PTRACE_O_EXITKILL
+            | libc::PTRACE_O_TRACESECCOMP
+            | libc::PTRACE_O_TRACESYSGOOD
+            | libc::PTRACE_O_TRACECLONE;
         let data = options as usize as *mut libc::c_void;
         // SAFETY: PTRACE_SEIZE reads no memory of ours.
         let result = unsafe { self.request(libc::PTRACE_SEIZE, data) };
@@ -63,6 +66,14 @@ impl Tracee {
         done(result)
     }
 
+    /// What it stopped to tell: the number of the thread that it started.
+    pub(super) fn message(self) -> io::Result<u64> {
+        let mut message = 0u64;
+        // SAFETY: the request fills the word that it is given.
+        done(unsafe { self.request(libc::PTRACE_GETEVENTMSG, (&raw mut message).cast()) })?;
+        Ok(message)
+    }
+
     /// What the signal is about that it stopped for.
     pub(super) fn signal(self) -> io::Result<libc::siginfo_t> {
         let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
@@ -74,16 +85,15 @@ impl Tracee {
         }
     }
 
-    /// The byte at `address` of its memory, which it must be able to read.
-    pub(super) fn byte(self, address: u64) -> io::Result<u8> {
-        let mut byte = 0u8;
-        let ours = vector(&raw mut byte as u64, 1);
-        let theirs = vector(address, 1);
-        // SAFETY: the kernel writes at most the one byte behind `ours`.
+    /// Fills `bytes` from `address` of its memory; less where it cannot be read. How many there were.
+    pub(super) fn read(self, address: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        let ours = vector(bytes.as_mut_ptr() as u64, bytes.len());
+        let theirs = vector(address, bytes.len());
+        // SAFETY: the kernel writes at most the bytes behind `ours`.
         let moved = unsafe {
             libc::process_vm_readv(self.pid(), &raw const ours, 1, &raw const theirs, 1, 0)
         };
-        whole(moved, 1).map(|()| byte)
+        usize::try_from(moved).map_err(|_| io::Error::last_os_error())
     }
 
     /// Writes `bytes` at `address` of its memory, which it must be able to write.

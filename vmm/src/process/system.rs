@@ -286,12 +286,12 @@ pub(super) unsafe fn close_all() {
     }
 }
 
-/// Goes on at `address`, and never comes back.
+/// Goes on at `address` with `secret` in R15, and never comes back.
 ///
 /// # Safety
 /// The code there must be what [`super::leave`] makes, mapped executable, and the plan it was made for
 /// must be mapped. Nothing of this program runs afterwards.
-pub(super) unsafe fn jump(address: u64) -> ! {
+pub(super) unsafe fn jump(address: u64, secret: u64) -> ! {
     // SAFETY: the caller's promise.
-    unsafe { std::arch::asm!("jmp {}", in(reg) address, options(noreturn)) }
+    unsafe { std::arch::asm!("jmp {}", in(reg) address, in("r15") secret, options(noreturn)) }
 }

@@ -1,13 +1,15 @@
-//! The parent's side: waits for the guest, answers what its filter asks, and learns from the kernel where
-//! a fault was.
+//! The parent's side: waits for the guest's threads, answers what their filter asks, passes signals on, and
+//! learns from the kernel where a fault was.
 
+use std::collections::VecDeque;
 use std::io;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 
 use super::calls::{Calls, Next};
-use super::limits::Limits;
 use super::ptrace::{Registers, Resume, Tracee};
+use super::signals::{News, Signals};
+use super::threads::Threads;
 use crate::fault::{Cause, Fault, Outcome};
 use crate::memory::Access;
 use crate::plan::Plan;
@@ -18,77 +20,247 @@ const SI_KERNEL: i32 = 0x80;
 /// What `PTRACE_O_TRACESYSGOOD` makes of the stop at a call's end.
 const END_OF_CALL: i32 = libc::SIGTRAP | 0x80;
 
+/// How a traced guest ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// As a guest.
+    Guest(Outcome, HostUsage),
+    /// Before it was one: something of the VMM stayed mapped.
+    Leaving,
+}
+
 /// Waits for a child that did not become a guest.
 pub(super) fn reap(child: Pid) {
     // The status does not matter: the child has told why it ended.
-    let _ = wait_once(child);
+    let _ = wait_for(child.as_raw_nonzero().get(), 0);
 }
 
-/// Waits for the end of the guest, which is traced.
-pub(super) fn wait(guest: Tracee, plan: &Plan) -> io::Result<(Outcome, HostUsage)> {
-    let mut calls = Calls::new(Limits::new(plan));
-    let mut fault = None;
-    // The registers with which the guest made the call that it is in, if they were changed.
-    let mut changed: Option<Registers> = None;
-    loop {
-        let (status, usage) = wait_once(guest.0)?;
-        if libc::WIFEXITED(status) {
-            return Ok((Outcome::Exited(libc::WEXITSTATUS(status) as u8), usage));
-        }
-        if libc::WIFSIGNALED(status) {
-            let signal = libc::WTERMSIG(status);
-            let outcome = match fault {
-                Some((found, fault)) if found == signal => Outcome::Fault(fault),
-                _ => Outcome::Signalled(signal),
-            };
-            return Ok((outcome, usage));
-        }
-        if !libc::WIFSTOPPED(status) {
-            continue;
-        }
-        let signal = libc::WSTOPSIG(status);
-        let next = match (status >> 16, signal) {
-            (libc::PTRACE_EVENT_SECCOMP, _) => asked(guest, &mut calls, &mut changed),
-            (libc::PTRACE_EVENT_STOP, libc::SIGTRAP) => Resume::Run(0),
-            (libc::PTRACE_EVENT_STOP, _) => Resume::StayStopped,
-            (_, END_OF_CALL) => {
-                if let Some(before) = changed.take() {
-                    put_back(guest, &before);
+/// A stop of a thread, or its end.
+struct Event {
+    thread: Pid,
+    status: i32,
+    usage: HostUsage,
+}
+
+/// The guest's tracer.
+pub(super) struct Tracer<'a> {
+    guest: Pid,
+    plan: &'a Plan,
+    /// What R15 holds where the guest's process cannot let go of this program.
+    leaving: u64,
+    calls: Calls,
+    signals: Signals,
+    threads: Threads,
+    /// The thread in a call that must not overlap with others that are counted, and those that wait
+    /// for its end, stopped.
+    counted: Option<Pid>,
+    waiting: VecDeque<Tracee>,
+    /// For each thread the fault, with its signal, that was the last to be delivered to it, in order.
+    faults: Vec<(Pid, i32, Fault)>,
+    is_leaving: bool,
+}
+
+impl<'a> Tracer<'a> {
+    /// Of `guest`, which is traced and has not begun.
+    pub(super) fn new(guest: Pid, plan: &'a Plan, leaving: u64, calls: Calls) -> io::Result<Self> {
+        Ok(Self {
+            guest,
+            plan,
+            leaving,
+            calls,
+            signals: Signals::block()?,
+            threads: Threads::new(guest),
+            counted: None,
+            waiting: VecDeque::new(),
+            faults: Vec::new(),
+            is_leaving: false,
+        })
+    }
+
+    /// Waits for the end of the guest.
+    pub(super) fn wait(mut self) -> io::Result<End> {
+        loop {
+            let Event {
+                thread,
+                status,
+                usage,
+            } = self.event()?;
+            if libc::WIFSTOPPED(status) {
+                let next = self.stopped(Tracee(thread), status);
+                if let Some(next) = next {
+                    Tracee(thread).resume(next);
                 }
-                Resume::Run(0)
+            } else if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) {
+                // The kernel tells of the first thread's end when no other is left.
+                if thread == self.guest {
+                    return Ok(self.end(status, usage));
+                }
+                self.threads.ended(thread);
+                if libc::WIFEXITED(status) {
+                    self.faults.retain(|(faulted, ..)| *faulted != thread);
+                }
+                self.waiting.retain(|waiting| waiting.0 != thread);
+                self.not_counted(thread);
+            }
+        }
+    }
+
+    fn event(&self) -> io::Result<Event> {
+        loop {
+            if let Some(event) = wait_for(-1, libc::WNOHANG)? {
+                return Ok(event);
+            }
+            if let News::Sent(signal) = self.signals.next()?
+                && let Some(signal) = Signal::from_named_raw(signal)
+            {
+                // It is there until its end was told, which is the last event.
+                let _ = rustix::process::kill_process(self.guest, signal);
+            }
+        }
+    }
+
+    fn end(&self, status: i32, usage: HostUsage) -> End {
+        if self.is_leaving {
+            return End::Leaving;
+        }
+        let outcome = if libc::WIFEXITED(status) {
+            Outcome::Exited(libc::WEXITSTATUS(status) as u8)
+        } else {
+            let signal = libc::WTERMSIG(status);
+            let last = self.faults.iter().rev().find(|fault| fault.1 == signal);
+            last.map_or(Outcome::Signalled(signal), |(.., fault)| {
+                Outcome::Fault(fault.clone())
+            })
+        };
+        End::Guest(outcome, usage)
+    }
+
+    /// What a thread does that has stopped; `None` if it is to stay so for now.
+    fn stopped(&mut self, thread: Tracee, status: i32) -> Option<Resume> {
+        let signal = libc::WSTOPSIG(status);
+        let event = status >> 16;
+        self.threads.stopped(thread.0);
+        if event == libc::PTRACE_EVENT_CLONE
+            && let Ok(started) = thread.message()
+        {
+            self.threads.started(started as i32);
+        }
+        match (event, signal) {
+            (libc::PTRACE_EVENT_SECCOMP, _) => self.asked(thread),
+            (libc::PTRACE_EVENT_STOP, libc::SIGTRAP) | (libc::PTRACE_EVENT_CLONE, _) => {
+                Some(Resume::Run(0))
+            }
+            (libc::PTRACE_EVENT_STOP, _) => Some(Resume::StayStopped),
+            (_, END_OF_CALL) => {
+                if let Some(before) = self.threads.stopped(thread.0).changed.take() {
+                    put_back(thread, &before);
+                }
+                self.not_counted(thread.0);
+                Some(Resume::Run(0))
             }
             _ => {
-                // If the guest has no handler for it, it dies of this signal: the last one counts.
-                fault = fault_of(guest, signal, plan).map(|fault| (signal, fault));
-                Resume::Run(signal)
+                // If the guest has no handler for it, it dies of this signal.
+                self.faults.retain(|(faulted, ..)| *faulted != thread.0);
+                if let Some(fault) = self.fault_of(thread, signal) {
+                    self.faults.push((thread.0, signal, fault));
+                }
+                Some(Resume::Run(signal))
             }
-        };
-        guest.resume(next);
+        }
     }
-}
 
-/// Does what a call that the filter asks about takes. A guest that is gone is noticed by the next wait.
-fn asked(guest: Tracee, calls: &mut Calls, changed: &mut Option<Registers>) -> Resume {
-    let Ok(registers) = guest.registers() else {
-        return Resume::Run(0);
-    };
-    match calls.next(guest, &registers) {
-        Next::Serve => Resume::Run(0),
-        Next::ServeWith(change) => {
-            // A failure leaves the call as it was, which the filter then asks about for ever: the guest
-            // is gone.
-            let _ = guest.set_registers(&change.of(registers));
-            *changed = Some(registers);
-            Resume::ToEndOfCall
+    /// What a call that the filter asks about takes. A thread that is gone is noticed by a later wait.
+    fn asked(&mut self, thread: Tracee) -> Option<Resume> {
+        let Ok(registers) = thread.registers() else {
+            return Some(Resume::Run(0));
+        };
+        let counts = Calls::counts(registers.orig_rax);
+        if counts && self.counted.is_some() {
+            self.waiting.push_back(thread);
+            return None;
         }
-        Next::Done(result) => {
-            let mut registers = registers;
-            // No call: the kernel goes back to the guest with what RAX holds.
-            registers.orig_rax = u64::MAX;
-            registers.rax = result.cast_unsigned();
-            let _ = guest.set_registers(&registers);
-            Resume::Run(0)
+        let next = self.calls.next(thread, &registers, &mut self.threads);
+        let counts = counts && !self.threads.is_one() && !matches!(next, Next::Done(_));
+        if counts {
+            self.counted = Some(thread.0);
         }
+        Some(match next {
+            Next::Serve if counts => Resume::ToEndOfCall,
+            Next::Serve => Resume::Run(0),
+            Next::ServeWith(change) => {
+                // A failure leaves the call as it was, which the filter then asks about for ever: the
+                // thread is gone.
+                let _ = thread.set_registers(&change.of(registers));
+                self.threads.stopped(thread.0).changed = Some(registers);
+                Resume::ToEndOfCall
+            }
+            Next::Done(result) => {
+                let mut registers = registers;
+                // No call: the kernel goes back to the guest with what RAX holds.
+                registers.orig_rax = u64::MAX;
+                registers.rax = result.cast_unsigned();
+                let _ = thread.set_registers(&registers);
+                Resume::Run(0)
+            }
+        })
+    }
+
+    /// `thread` is not in a call that is counted any more: the next may be.
+    fn not_counted(&mut self, thread: Pid) {
+        if self.counted != Some(thread) {
+            return;
+        }
+        self.counted = None;
+        while self.counted.is_none()
+            && let Some(next) = self.waiting.pop_front()
+        {
+            if let Some(resume) = self.asked(next) {
+                next.resume(resume);
+            }
+        }
+    }
+
+    /// What the signal that is about to be delivered says of the guest, if it is a fault's.
+    fn fault_of(&mut self, guest: Tracee, signal: i32) -> Option<Fault> {
+        let faults = [
+            libc::SIGSEGV,
+            libc::SIGBUS,
+            libc::SIGILL,
+            libc::SIGFPE,
+            libc::SIGTRAP,
+        ];
+        if !faults.contains(&signal) {
+            return None;
+        }
+        let (info, registers) = (guest.signal().ok()?, guest.registers().ok()?);
+        // A signal that a process sent is not a fault.
+        if info.si_code <= 0 {
+            return None;
+        }
+        let cause = match signal {
+            libc::SIGSEGV if info.si_code == SI_KERNEL => Cause::Protection,
+            libc::SIGSEGV => {
+                // SAFETY: for this signal the kernel set the address.
+                let address = unsafe { info.si_addr() } as u64;
+                Cause::Memory {
+                    address,
+                    access: access(address, registers.rip, self.plan),
+                    allowed: None,
+                }
+            }
+            libc::SIGILL => {
+                self.is_leaving |= registers.r15 == self.leaving;
+                Cause::UndefinedInstruction
+            }
+            libc::SIGFPE => Cause::Arithmetic,
+            libc::SIGTRAP => Cause::Breakpoint,
+            _ => Cause::Exception(17),
+        };
+        Some(Fault {
+            cause,
+            instruction_pointer: registers.rip,
+            stack_pointer: registers.rsp,
+        })
     }
 }
 
@@ -103,64 +275,30 @@ fn put_back(guest: Tracee, before: &Registers) {
     }
 }
 
-fn wait_once(child: Pid) -> io::Result<(i32, HostUsage)> {
+/// The next event of thread `which`, or of any (-1), with `options` of `wait4`.
+fn wait_for(which: libc::pid_t, options: i32) -> io::Result<Option<Event>> {
     let mut status = 0;
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     loop {
-        let pid = child.as_raw_nonzero().get();
         // SAFETY: the kernel fills both places; an all-zero `rusage` is valid.
         let (found, usage) = unsafe {
-            let found = libc::wait4(pid, &raw mut status, libc::__WALL, usage.as_mut_ptr());
+            let options = libc::__WALL | options;
+            let found = libc::wait4(which, &raw mut status, options, usage.as_mut_ptr());
             (found, usage.assume_init())
         };
-        if found == pid {
-            return Ok((status, usage.into()));
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
-}
-
-/// What the signal that is about to be delivered says of the guest, if it is a fault's.
-fn fault_of(guest: Tracee, signal: i32, plan: &Plan) -> Option<Fault> {
-    let faults = [
-        libc::SIGSEGV,
-        libc::SIGBUS,
-        libc::SIGILL,
-        libc::SIGFPE,
-        libc::SIGTRAP,
-    ];
-    if !faults.contains(&signal) {
-        return None;
-    }
-    let (info, registers) = (guest.signal().ok()?, guest.registers().ok()?);
-    // A signal that a process sent is not a fault.
-    if info.si_code <= 0 {
-        return None;
-    }
-    let cause = match signal {
-        libc::SIGSEGV if info.si_code == SI_KERNEL => Cause::Protection,
-        libc::SIGSEGV => {
-            // SAFETY: for this signal the kernel set the address.
-            let address = unsafe { info.si_addr() } as u64;
-            Cause::Memory {
-                address,
-                access: access(address, registers.rip, plan),
-                allowed: None,
+        if found < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
             }
+            continue;
         }
-        libc::SIGILL => Cause::UndefinedInstruction,
-        libc::SIGFPE => Cause::Arithmetic,
-        libc::SIGTRAP => Cause::Breakpoint,
-        _ => Cause::Exception(17),
-    };
-    Some(Fault {
-        cause,
-        instruction_pointer: registers.rip,
-        stack_pointer: registers.rsp,
-    })
+        return Ok(Pid::from_raw(found).map(|thread| Event {
+            thread,
+            status,
+            usage: usage.into(),
+        }));
+    }
 }
 
 /// What the guest tried: the kernel does not tell, but often only one thing can be.

@@ -46,6 +46,50 @@ const MONITOR: [i64; 28] = [
     libc::SYS_timer_delete,
     libc::SYS_getrandom,
 ];
+/// Calls of the tracer of a guest that is a process: waiting, looking, answering, and the end. It opens
+/// nothing any more.
+const TRACER: [i64; 30] = [
+    libc::SYS_wait4,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_fstat,
+    libc::SYS_fchmod,
+    libc::SYS_fchown,
+    libc::SYS_fsetxattr,
+    libc::SYS_pread64,
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_close,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_clock_gettime,
+    libc::SYS_getrandom,
+    libc::SYS_sched_yield,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+/// What it asks of a thread that it traces.
+const TRACER_REQUESTS: [u32; 7] = [
+    libc::PTRACE_CONT,
+    libc::PTRACE_SYSCALL,
+    libc::PTRACE_LISTEN,
+    libc::PTRACE_GETREGS,
+    libc::PTRACE_SETREGS,
+    libc::PTRACE_GETSIGINFO,
+    libc::PTRACE_GETEVENTMSG,
+];
 /// Only to read its limits.
 const LIMITS: i64 = libc::SYS_prlimit64;
 
@@ -89,8 +133,29 @@ const DESCRIPTOR: [u32; 16] = [
 ];
 /// Of a `futex` operation: the command, without flags.
 const FUTEX_COMMAND: u32 = 0x7f;
-/// `WAIT`, `WAKE`, `WAIT_BITSET`, `WAKE_BITSET`.
-const FUTEX: [u32; 4] = [0, 1, 9, 10];
+/// All but `FD`, which Linux has no more: waiting, waking, moving waiters, locks that lend their owner
+/// a priority.
+const FUTEX: [u32; 13] = [0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13];
+/// What a thread shares with the others of its process.
+const THREAD: u32 = (libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD) as u32;
+/// What else `clone` may be asked for: a thread pointer, places for its number, and what makes no
+/// difference to a thread. Not among them: being left untraced, namespaces, a signal at its end.
+const OF_THREADS: u32 = (libc::CLONE_SYSVSEM
+    | libc::CLONE_SETTLS
+    | libc::CLONE_PARENT_SETTID
+    | libc::CLONE_CHILD_SETTID
+    | libc::CLONE_CHILD_CLEARTID
+    | libc::CLONE_DETACHED) as u32;
+/// The sign of a clock's number: it is that of a process or a thread.
+const OF_PROCESS: u32 = 1 << 31;
+/// Of a socket's type: without flags.
+const SOCKET_TYPE: u32 = 0xf;
+/// Connected for good: an address given to `sendto` names nobody.
+const CONNECTED: [u32; 2] = [libc::SOCK_STREAM as u32, libc::SOCK_SEQPACKET as u32];
 /// Flags of `mmap` that take memory past `RLIMIT_DATA`: shared anonymous memory, areas that grow, huge
 /// pages of the host's reserve.
 const UNCOUNTED: [u32; 3] = [
@@ -98,12 +163,8 @@ const UNCOUNTED: [u32; 3] = [
     libc::MAP_GROWSDOWN as u32,
     libc::MAP_HUGETLB as u32,
 ];
-/// Families of sockets: local, IPv4, IPv6.
-const FAMILIES: [u32; 3] = [
-    libc::AF_UNIX as u32,
-    libc::AF_INET as u32,
-    libc::AF_INET6 as u32,
-];
+const LOCAL: u32 = libc::AF_UNIX as u32;
+const INTERNET: [u32; 2] = [libc::AF_INET as u32, libc::AF_INET6 as u32];
 const KEEP_OLD: u32 = libc::MREMAP_DONTUNMAP as u32;
 /// What [`crate::linux`] takes too: normal to `WILLNEED`, `DONTNEED`, `FREE`, huge pages, core dumps,
 /// `COLD` and `PAGEOUT`. Merging pages would tell guests of each other's.
@@ -116,12 +177,28 @@ pub(super) fn monitor(files_granted: bool, network: bool) -> Result<(), FilterEr
     )?)
 }
 
-/// Confines this process, number `own`, to the calls of [`CALLS`] and what they say of it; any other
-/// fails with `ENOSYS`, as under KVM.
-pub(super) fn guest(files_granted: bool, network: bool, own: u32) -> Result<(), FilterError> {
-    Ok(seccomp::install(
-        &guest_policy(files_granted, network, own).program(),
-    )?)
+/// Confines this process to what the tracer of `guest` does; any other call ends it.
+pub(super) fn tracer(guest: u32) -> Result<(), FilterError> {
+    Ok(seccomp::install(&tracer_policy(guest).program())?)
+}
+
+/// What a guest that is a process was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Given {
+    /// A file system of its own.
+    pub(super) files: bool,
+    /// The host's network.
+    pub(super) network: bool,
+    /// The kernel keeps the host's local sockets with abstract names from it.
+    pub(super) scoped: bool,
+    /// Its process's number.
+    pub(super) own: u32,
+}
+
+/// Confines this process to the calls of [`CALLS`] and what they say of it; any other fails with `ENOSYS`,
+/// as under KVM.
+pub(super) fn guest(given: Given) -> Result<(), FilterError> {
+    Ok(seccomp::install(&guest_policy(given).program())?)
 }
 
 fn monitor_policy(files_granted: bool, network: bool) -> Policy {
@@ -147,44 +224,57 @@ fn monitor_policy(files_granted: bool, network: bool) -> Policy {
     let requests = descriptor_requests().chain(MONITOR_IOCTLS);
     let requests = Rule::one_of(1, &requests.collect::<Vec<_>>(), Verdict::Kill);
     policy.set(libc::SYS_ioctl as u32, requests);
-    // The monitor has no reason ever to make memory executable.
+    no_new_code(&mut policy);
+    policy
+}
+
+fn tracer_policy(guest: u32) -> Policy {
+    let mut policy = Policy::new(Verdict::Kill);
+    for call in TRACER {
+        policy.set(call as u32, Verdict::Allow);
+    }
+    let requests = Rule::one_of(0, &TRACER_REQUESTS, Verdict::Kill);
+    policy.set(libc::SYS_ptrace as u32, requests);
+    let signals = Rule::one_of(0, &[guest], Verdict::Kill);
+    policy.set(libc::SYS_kill as u32, signals);
+    no_new_code(&mut policy);
+    policy
+}
+
+/// This program has no reason ever to make memory executable.
+fn no_new_code(policy: &mut Policy) {
     let executable = Test::Masked(2, libc::PROT_EXEC as u32, libc::PROT_EXEC as u32);
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         let rule = Rule::from(Verdict::Allow).unless(&[executable], Verdict::Kill);
         policy.set(call as u32, rule);
     }
-    policy
 }
 
-fn guest_policy(files_granted: bool, network: bool, own: u32) -> Policy {
+fn guest_policy(given: Given) -> Policy {
     let mut policy = Policy::new(Verdict::Errno(libc::ENOSYS));
     for call in CALLS {
-        let rule = guest_rule(call.process, files_granted, network, own);
-        policy.set(call.number as u32, rule);
+        policy.set(call.number as u32, guest_rule(call.process, given));
     }
     policy
 }
 
-fn guest_rule(process: Process, files_granted: bool, network: bool, own: u32) -> Rule {
+fn guest_rule(process: Process, given: Given) -> Rule {
+    let own = given.own;
     let not_served = Verdict::Errno(libc::ENOSYS);
     let not_known = Verdict::Errno(libc::EINVAL);
     let files = |without| {
-        if files_granted {
-            Verdict::Allow
-        } else {
-            without
-        }
+        if given.files { Verdict::Allow } else { without }
     };
     let no_file = Verdict::Errno(libc::ENOENT);
     // A descriptor may be the guest's standard input or output, and that file is the operator's.
-    let asked_of_files = if files_granted {
+    let asked_of_files = if given.files {
         Verdict::Trace
     } else {
         Verdict::Errno(libc::EPERM)
     };
     match process {
         Process::Allowed => Verdict::Allow.into(),
-        Process::Monitor | Process::Protection => Verdict::Trace.into(),
+        Process::Monitor | Process::Protection | Process::Heap => Verdict::Trace.into(),
         Process::Files => files(no_file).into(),
         Process::FilesOrEmpty => files(Verdict::Trace).into(),
         Process::FilesOrUnserved => files(not_served).into(),
@@ -192,10 +282,8 @@ fn guest_rule(process: Process, files_granted: bool, network: bool, own: u32) ->
         Process::Mode => without_set_id(asked_of_files, 1),
         Process::Owner => asked_of_files.into(),
         Process::PathMode(mode) => without_set_id(files(no_file), mode),
-        Process::Network if !network => Verdict::Errno(libc::EAFNOSUPPORT).into(),
-        Process::Network | Process::SocketPair => {
-            Rule::one_of(0, &FAMILIES, Verdict::Errno(libc::EAFNOSUPPORT))
-        }
+        Process::Network => sockets(given),
+        Process::SocketPair => pairs(given),
         Process::Terminal => {
             let requests: Vec<u32> = descriptor_requests().collect();
             Rule::one_of(1, &requests, Verdict::Errno(libc::ENOTTY))
@@ -207,7 +295,13 @@ fn guest_rule(process: Process, files_granted: bool, network: bool, own: u32) ->
                 let tests = [Test::Equals(0, target), Test::Null(2)];
                 rule.unless(&tests, Verdict::Allow)
             }),
-        Process::OwnAffinity => Rule::one_of(0, &[0, own], Verdict::Errno(libc::ESRCH)),
+        Process::OwnThread => Rule::one_of(0, &[0, own], Verdict::Trace),
+        Process::Clock => {
+            Rule::from(Verdict::Trace).unless(&[Test::Masked(0, OF_PROCESS, 0)], Verdict::Allow)
+        }
+        Process::Threads => Rule::from(not_known)
+            .unless(&[Test::Masked(0, libc::CLONE_THREAD as u32, 0)], not_served)
+            .unless(&[Test::Masked(0, !OF_THREADS, THREAD)], Verdict::Trace),
         Process::ThreadName => Rule::one_of(0, &[libc::PR_SET_NAME as u32], not_known),
         Process::ThreadPointer => Rule::one_of(0, &THREAD_POINTER, not_known),
         Process::Descriptor => {
@@ -232,6 +326,33 @@ fn guest_rule(process: Process, files_granted: bool, network: bool, own: u32) ->
         Process::Advice => Rule::one_of(2, &ADVICE, not_known),
         Process::Unserved => not_served.into(),
     }
+}
+
+/// With the host's network: IPv4 and IPv6, and local sockets where the kernel keeps those of the host
+/// with abstract names from the guest. Those with a path lie in its own file system.
+fn sockets(given: Given) -> Rule {
+    let none = Verdict::Errno(libc::EAFNOSUPPORT);
+    match (given.network, given.scoped) {
+        (false, _) => none.into(),
+        (true, false) => Rule::one_of(0, &INTERNET, none),
+        (true, true) => Rule::one_of(0, &[LOCAL, INTERNET[0], INTERNET[1]], none),
+    }
+}
+
+/// Pairs of local sockets. A datagram can be sent from one of a pair to any name, so there are none where
+/// that would be one of the host's.
+fn pairs(given: Given) -> Rule {
+    let others = Verdict::Errno(libc::EAFNOSUPPORT);
+    let local = Test::Equals(0, LOCAL);
+    if given.files && given.scoped {
+        return Rule::from(others).unless(&[local], Verdict::Allow);
+    }
+    CONNECTED
+        .iter()
+        .fold(others.into(), |rule: Rule, &kind| {
+            rule.unless(&[local, Test::Masked(1, SOCKET_TYPE, kind)], Verdict::Allow)
+        })
+        .unless(&[local], Verdict::Errno(libc::ESOCKTNOSUPPORT))
 }
 
 /// `mmap`: addresses to be kept free, where the kernel likes, cost nothing. All else is counted: even
@@ -273,137 +394,4 @@ fn created(verdict: Verdict, flags: u32, mode: u32) -> Rule {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::bpf::tests::answer;
-    use super::*;
-
-    const OWN: u32 = 4711;
-
-    fn asked(files: bool, name: &str, arguments: [u64; 6]) -> Verdict {
-        let call = CALLS.iter().find(|call| call.name == name).unwrap();
-        let program = guest_policy(files, false, OWN).program();
-        answer(&program, call.number as u32, arguments)
-    }
-
-    #[test]
-    fn no_call_outside_the_table_passes() {
-        for files in [true, false] {
-            let program = guest_policy(files, false, OWN).program();
-            for number in (0..1000).chain([0x4000_0000, 0x4000_0001, u32::MAX]) {
-                let known = CALLS.iter().any(|call| call.number == u64::from(number));
-                let found = answer(&program, number, [0; 6]);
-                assert!(
-                    known || found == Verdict::Errno(libc::ENOSYS),
-                    "{number}: {found:?}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn without_a_grant_no_call_takes_a_path_to_the_kernel() {
-        for call in CALLS {
-            use Process::{Create, Files, FilesOrEmpty, FilesOrUnserved, PathMode};
-            let names_files = matches!(
-                call.process,
-                Files | FilesOrEmpty | FilesOrUnserved | PathMode(_) | Create { .. }
-            );
-            if names_files {
-                // `AT_EMPTY_PATH` lets a path that is not empty through as well.
-                for flags in [0, libc::AT_EMPTY_PATH as u64] {
-                    let found = asked(false, call.name, [0, 1, flags, flags, flags, 0]);
-                    assert_ne!(found, Verdict::Allow, "{call:?}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn arguments_are_looked_at() {
-        let allow = Verdict::Allow;
-        let error = Verdict::Errno;
-        let own = u64::from(OWN);
-        for (name, arguments, expected) in [
-            ("kill", [own, 9, 0, 0, 0, 0], allow),
-            ("kill", [1, 9, 0, 0, 0, 0], error(libc::ESRCH)),
-            ("kill", [0, 9, 0, 0, 0, 0], error(libc::ESRCH)),
-            ("kill", [u64::MAX, 9, 0, 0, 0, 0], error(libc::ESRCH)),
-            ("prlimit64", [0, 2, 0, 1, 0, 0], allow),
-            ("prlimit64", [own, 2, 0, 1, 0, 0], allow),
-            ("prlimit64", [1, 2, 0, 1, 0, 0], error(libc::ENOSYS)),
-            ("prlimit64", [0, 2, 1 << 32, 0, 0, 0], error(libc::ENOSYS)),
-            ("mmap", [0, 1, 3, 0x22, 0, 0], Verdict::Trace),
-            ("mmap", [0, 1, 3, 1, 0, 0], Verdict::Trace),
-            ("mmap", [0, 1, 0, 0x22, 0, 0], allow),
-            ("mmap", [0, 1, 1, 0x22, 0, 0], Verdict::Trace),
-            ("mmap", [0, 1, 5, 2, 0, 0], Verdict::Trace),
-            ("mmap", [1 << 32, 1, 3, 0x22, 0, 0], Verdict::Trace),
-            ("mremap", [0, 1, 2, 1, 0, 0], Verdict::Trace),
-            ("mremap", [0, 1, 2, 3, 0, 0], Verdict::Trace),
-            ("mremap", [0, 1, 2, 5, 0, 0], error(libc::EINVAL)),
-            ("mmap", [0, 1, 3, 0x21, 0, 0], Verdict::Trace),
-            ("mmap", [0, 1, 3, 0x23, 0, 0], Verdict::Trace),
-            ("mmap", [0, 1, 3, 0x122, 0, 0], Verdict::Trace),
-            ("mmap", [0, 1, 3, 0x4_0022, 0, 0], Verdict::Trace),
-            ("mprotect", [0, 1, 3, 0, 0, 0], Verdict::Trace),
-            ("mprotect", [0, 1, 5, 0, 0, 0], Verdict::Trace),
-            ("mprotect", [0, 1, 0, 0, 0, 0], Verdict::Trace),
-            ("madvise", [0, 1, 4, 0, 0, 0], allow),
-            ("madvise", [0, 1, 12, 0, 0, 0], error(libc::EINVAL)),
-            ("futex", [0, 0x189, 0, 0, 0, 0], allow),
-            ("futex", [0, 0x86, 0, 0, 0, 0], error(libc::ENOSYS)),
-            ("arch_prctl", [0x1002, 0, 0, 0, 0, 0], allow),
-            ("arch_prctl", [0x5001, 0, 0, 0, 0, 0], error(libc::EINVAL)),
-            ("prctl", [15, 0, 0, 0, 0, 0], allow),
-            ("prctl", [4, 1, 0, 0, 0, 0], error(libc::EINVAL)),
-            ("fcntl", [0, 8, 0, 0, 0, 0], error(libc::EINVAL)),
-            ("fcntl", [0, 4, 0o2000, 0, 0, 0], allow),
-            ("fcntl", [0, 4, 0o22000, 0, 0, 0], error(libc::EINVAL)),
-            ("fcntl", [0, 3, 0o22000, 0, 0, 0], allow),
-            ("sched_getaffinity", [0; 6], allow),
-            ("sched_getaffinity", [own, 8, 1, 0, 0, 0], allow),
-            ("sched_getaffinity", [1, 8, 1, 0, 0, 0], error(libc::ESRCH)),
-            ("ioctl", [0, libc::TIOCSTI, 0, 0, 0, 0], error(libc::ENOTTY)),
-            ("open", [0, 0o102, 0o644, 0, 0, 0], allow),
-            ("open", [0, 0o102, 0o4755, 0, 0, 0], error(libc::EPERM)),
-            ("open", [0, 2, 0o4755, 0, 0, 0], allow),
-            ("openat", [0, 0, 0o100, 0o2755, 0, 0], error(libc::EPERM)),
-            (
-                "openat",
-                [0, 0, 0o20_200_001, 0o4700, 0, 0],
-                error(libc::EPERM),
-            ),
-            ("fchmod", [3, 0o755, 0, 0, 0, 0], Verdict::Trace),
-            ("fchmod", [3, 0o4755, 0, 0, 0, 0], error(libc::EPERM)),
-            ("uname", [0; 6], Verdict::Trace),
-        ] {
-            let found = asked(true, name, arguments);
-            assert_eq!(found, expected, "{name} {arguments:x?}");
-        }
-        assert_eq!(
-            asked(false, "fchmod", [1, 0o755, 0, 0, 0, 0]),
-            error(libc::EPERM)
-        );
-    }
-
-    #[test]
-    fn the_monitor_makes_no_memory_executable() {
-        for files in [true, false] {
-            let program = monitor_policy(files, false).program();
-            let ask = |call: i64, arguments| answer(&program, call as u32, arguments);
-            assert_eq!(ask(libc::SYS_mmap, [0, 1, 3, 0x22, 0, 0]), Verdict::Allow);
-            assert_eq!(ask(libc::SYS_mmap, [0, 1, 7, 0x22, 0, 0]), Verdict::Kill);
-            assert_eq!(ask(libc::SYS_mprotect, [0, 1, 4, 0, 0, 0]), Verdict::Kill);
-            assert_eq!(
-                ask(libc::SYS_ioctl, [0, 0xae80, 0, 0, 0, 0]),
-                Verdict::Allow
-            );
-            assert_eq!(ask(libc::SYS_ioctl, [0, 0xae41, 0, 0, 0, 0]), Verdict::Kill);
-            assert_eq!(ask(libc::SYS_execve, [0; 6]), Verdict::Kill);
-            let opens = ask(libc::SYS_openat, [0; 6]);
-            assert_eq!(opens == Verdict::Allow, files);
-            assert_eq!(ask(libc::SYS_socket, [1, 1, 0, 0, 0, 0]), Verdict::Kill);
-            assert_eq!(ask(libc::SYS_prlimit64, [0, 7, 1, 0, 0, 0]), Verdict::Kill);
-        }
-    }
-}
+mod tests;

@@ -3,7 +3,8 @@
 //! Under KVM the VMM confines itself: a guest that took it over would find a process without
 //! capabilities that can reach the granted directories, its own memory and its own vCPU, and no
 //! other system call. Under the process platform the guest's process is confined the same way, with
-//! the guest's calls as the list. Everything is for good, and anything that the kernel lacks is
+//! the guest's calls as the list, and so is the VMM that traces it, which keeps what it has open and opens
+//! nothing more. Everything is for good, and anything that the kernel lacks is
 //! an error: a guest is never run less confined than this says.
 //!
 //! In order: no new privileges, resource limits, capabilities, Landlock (files), seccomp (calls).
@@ -14,9 +15,9 @@ mod seccomp;
 
 use landlock::{
     ABI, Access as _, AccessFs, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr,
+    RulesetCreated, RulesetCreatedAttr, Scope,
 };
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use thiserror::Error;
 
@@ -25,6 +26,8 @@ use crate::world::{Rights, World};
 
 /// Landlock as of Linux 5.19: files, and moving them between directories.
 const LANDLOCK: ABI = ABI::V2;
+/// Linux 6.12: local sockets with abstract names, and signals, of processes outside.
+const LANDLOCK_SCOPES: ABI = ABI::V6;
 /// Descriptors that a guest may have, and the monitor beside it.
 const MOST_DESCRIPTORS: u64 = 16384;
 
@@ -49,6 +52,7 @@ pub enum SandboxError {
 #[derive(Debug)]
 pub struct Confinement {
     files: RulesetCreated,
+    scoped: bool,
     files_granted: bool,
     network: bool,
 }
@@ -56,9 +60,17 @@ pub struct Confinement {
 impl Confinement {
     /// Prepares to be confined to `world`, or to no file at all. This process is in it.
     pub fn prepare(world: Option<&World>, network: bool) -> Result<Self, SandboxError> {
-        let mut files = Ruleset::default()
-            .set_compatibility(CompatLevel::HardRequirement)
-            .handle_access(AccessFs::from_all(LANDLOCK))?
+        let handled = || {
+            let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+            rules.handle_access(AccessFs::from_all(LANDLOCK))
+        };
+        // Where the kernel cannot do that, a guest that is a process has no local sockets.
+        let scopes = Scope::from_all(LANDLOCK_SCOPES);
+        let (rules, scoped) = match handled()?.scope(scopes) {
+            Ok(rules) => (rules, true),
+            Err(_) => (handled()?, false),
+        };
+        let mut files = rules
             .create()?
             .set_compatibility(CompatLevel::HardRequirement);
         for (directory, rights) in world.into_iter().flat_map(World::directories) {
@@ -81,6 +93,7 @@ impl Confinement {
         }
         Ok(Self {
             files,
+            scoped,
             files_granted: world.is_some(),
             network,
         })
@@ -88,23 +101,34 @@ impl Confinement {
 
     /// Confines this process to what running a virtual machine takes.
     pub fn enter_monitor(self) -> Result<(), SandboxError> {
-        give_up_privileges(self.files)?;
+        give_up_privileges()?;
+        self.files.restrict_self()?;
         Ok(filter::monitor(self.files_granted, self.network)?)
     }
 
     /// Confines this process to what a guest may do.
     pub fn enter_guest(self) -> Result<(), SandboxError> {
-        give_up_privileges(self.files)?;
+        give_up_privileges()?;
+        self.files.restrict_self()?;
         let own = rustix::process::getpid().as_raw_nonzero().get();
-        Ok(filter::guest(
-            self.files_granted,
-            self.network,
-            own.cast_unsigned(),
-        )?)
+        Ok(filter::guest(filter::Given {
+            files: self.files_granted,
+            network: self.network,
+            scoped: self.scoped,
+            own: own.cast_unsigned(),
+        })?)
     }
 }
 
-fn give_up_privileges(files: RulesetCreated) -> Result<(), SandboxError> {
+/// Confines this process to what the tracer of `guest` does. Its filter lets it open nothing, which is more
+/// than Landlock would do; and Landlock has nobody trace a process that is not as confined as itself.
+pub fn enter_tracer(guest: Pid) -> Result<(), SandboxError> {
+    give_up_privileges()?;
+    let guest = guest.as_raw_nonzero().get();
+    Ok(filter::tracer(guest.cast_unsigned())?)
+}
+
+fn give_up_privileges() -> Result<(), SandboxError> {
     let failed = |what| move |error| SandboxError::Privilege(what, error);
     rustix::thread::set_no_new_privs(true).map_err(failed("new privileges"))?;
     limit(Resource::Core, 0).map_err(failed("core dumps"))?;
@@ -114,9 +138,7 @@ fn give_up_privileges(files: RulesetCreated) -> Result<(), SandboxError> {
         permitted: CapabilitySet::empty(),
         inheritable: CapabilitySet::empty(),
     };
-    rustix::thread::set_capabilities(None, none).map_err(failed("capabilities"))?;
-    files.restrict_self()?;
-    Ok(())
+    rustix::thread::set_capabilities(None, none).map_err(failed("capabilities"))
 }
 
 /// Lowers a limit; one that is lower already stays.

@@ -1,0 +1,95 @@
+//! What the kernel's text about a process says of its memory.
+
+use super::limits::with_tables;
+
+/// Sums the areas of `/proc/PID/maps` that can be accessed and are not private and writable, in bytes.
+pub(super) fn readable(maps: &[u8]) -> Option<u64> {
+    sum(maps, |length, protection| match protection {
+        [b'-', b'-', b'-', _] | [_, b'w', _, b'p'] => 0,
+        _ => length,
+    })
+}
+
+/// The most that the areas of `/proc/PID/maps` can take: all that is private, and the tables.
+pub(super) fn most(maps: &[u8]) -> Option<u64> {
+    sum(maps, |length, protection| match protection {
+        [b'-', b'-', b'-', _] => 0,
+        [.., b'p'] => with_tables(length),
+        _ => with_tables(length) - length,
+    })
+}
+
+/// Where the last area ends that belongs to the heap.
+pub(super) fn heap_end(maps: &[u8]) -> Option<u64> {
+    let mut lines = maps.split(|&byte| byte == b'\n');
+    let heap = lines.rfind(|line| line.ends_with(b"[heap]"))?;
+    let range = heap.split(|&byte| byte == b' ').next()?;
+    let (_, end) = std::str::from_utf8(range).ok()?.split_once('-')?;
+    u64::from_str_radix(end, 16).ok()
+}
+
+/// Sums `of` length and protection of each area.
+fn sum(maps: &[u8], of: impl Fn(u64, &[u8]) -> u64) -> Option<u64> {
+    let mut sum = 0;
+    // The kernel writes a line's end in a file's name as `\012`.
+    for line in maps
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty())
+    {
+        let mut fields = line.split(|&byte| byte == b' ');
+        let range = std::str::from_utf8(fields.next()?).ok()?;
+        let (start, end) = range.split_once('-')?;
+        let length = u64::from_str_radix(end, 16).ok()? - u64::from_str_radix(start, 16).ok()?;
+        sum += of(length, fields.next()?);
+    }
+    Some(sum)
+}
+
+/// Sums what `/proc/PID/status` says of private memory, in bytes.
+pub(super) fn used(status: &str) -> Option<u64> {
+    const OWN: [&str; 4] = ["RssAnon:", "RssShmem:", "VmSwap:", "VmPTE:"];
+    let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key));
+    let kib = |key| -> Option<u64> { line(key)?.trim().strip_suffix(" kB")?.parse().ok() };
+    OWN.iter().map(|key| kib(key).map(|kib| kib << 10)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_read_and_does_not_count_is_summed() {
+        let maps = b"00400000-00402000 r-xp 00000000 00:21 7    /pool/\xff\\012\n\
+                     00402000-00403000 rw-p 00000000 00:00 0 \n\
+                     00403000-00404000 rw-s 00000000 00:21 8    /data/x\n\
+                     00500000-50500000 ---p 00000000 00:00 0 \n\
+                     ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0   [vsyscall]\n";
+        assert_eq!(readable(maps), Some(0x4000));
+        assert_eq!(readable(b"nothing of the kind\n"), None);
+    }
+
+    #[test]
+    fn the_end_of_the_heap_is_found() {
+        let maps = b"00400000-00600000 rw-p 00000000 00:00 0   [heap]\n\
+                     00600000-00601000 r--p 00000000 00:00 0   [heap]\n\
+                     00800000-00a00000 rw-p 00000000 00:00 0\n";
+        assert_eq!(heap_end(maps), Some(0x60_1000));
+        assert_eq!(heap_end(b""), None);
+    }
+
+    #[test]
+    fn the_most_that_areas_can_take() {
+        let maps = b"00400000-00600000 r-xp 00000000 00:21 7 /x\n\
+                     00600000-00800000 rw-s 00000000 00:21 7 /x\n\
+                     00800000-00a00000 ---p 00000000 00:00 0\n";
+        assert_eq!(most(maps), Some((2 << 20) + 2 * (4096 + 6 * 4096)));
+    }
+
+    #[test]
+    fn own_memory_is_summed() {
+        let status = "Name:\tpoolvmm\nVmPTE:\t      44 kB\nRssAnon:\t     100 kB\n\
+                      RssFile:\t  9 kB\nRssShmem:\t 2 kB\nVmSwap:\t       1 kB\n";
+        assert_eq!(used(status), Some(147 << 10));
+        assert_eq!(used("Name:\tpoolvmm\n"), None);
+    }
+}

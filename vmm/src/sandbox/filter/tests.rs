@@ -1,0 +1,258 @@
+//! What each filter answers, asked as the kernel does.
+
+use super::super::bpf::tests::answer;
+use super::*;
+
+const OWN: u32 = 4711;
+
+fn given(files: bool, network: bool, scoped: bool) -> Given {
+    Given {
+        files,
+        network,
+        scoped,
+        own: OWN,
+    }
+}
+
+fn asked(files: bool, name: &str, arguments: [u64; 6]) -> Verdict {
+    asked_with(given(files, false, true), name, arguments)
+}
+
+fn asked_with(given: Given, name: &str, arguments: [u64; 6]) -> Verdict {
+    let call = CALLS.iter().find(|call| call.name == name).unwrap();
+    answer(
+        &guest_policy(given).program(),
+        call.number as u32,
+        arguments,
+    )
+}
+
+#[test]
+fn sockets_reach_no_name_of_the_host() {
+    let none = Verdict::Errno(libc::EAFNOSUPPORT);
+    let (unix, inet, netlink) = (1, 2, 16);
+    for (network, scoped, family, expected) in [
+        (false, true, unix, none),
+        (false, true, inet, none),
+        (true, true, unix, Verdict::Allow),
+        (true, false, unix, none),
+        (true, false, inet, Verdict::Allow),
+        (true, true, netlink, none),
+    ] {
+        let found = asked_with(
+            given(true, network, scoped),
+            "socket",
+            [family, 1, 0, 0, 0, 0],
+        );
+        assert_eq!(found, expected, "{network} {scoped} {family}");
+    }
+    let (stream, datagram, raw, packets) = (1, 2, 3, 5);
+    let close = libc::SOCK_CLOEXEC as u64;
+    let refused = Verdict::Errno(libc::ESOCKTNOSUPPORT);
+    for (files, scoped, family, kind, expected) in [
+        (false, true, unix, stream | close, Verdict::Allow),
+        (false, true, unix, packets, Verdict::Allow),
+        (false, true, unix, datagram | close, refused),
+        (false, true, unix, raw, refused),
+        (true, false, unix, datagram, refused),
+        (true, true, unix, datagram, Verdict::Allow),
+        (true, true, inet, stream, none),
+    ] {
+        let given = given(files, false, scoped);
+        let found = asked_with(given, "socketpair", [family, kind, 0, 0, 0, 0]);
+        assert_eq!(found, expected, "{files} {scoped} {family} {kind}");
+    }
+}
+
+#[test]
+fn only_threads_are_started() {
+    let flags = |flags: u64| asked(true, "clone", [flags, 0, 0, 0, 0, 0]);
+    for (name, thread) in [
+        ("glibc", 0x3d_0f00),
+        ("musl", 0x7d_0f00),
+        ("go", 0x5_0f00),
+        ("upper half", 1 << 32 | 0x5_0f00),
+    ] {
+        assert_eq!(flags(thread), Verdict::Trace, "{name}");
+    }
+    for (name, process) in [("fork", 17), ("vfork", 0x4111), ("new user", 0x1000_0000)] {
+        assert_eq!(flags(process), Verdict::Errno(libc::ENOSYS), "{name}");
+    }
+    for (name, odd) in [
+        ("untraced", 0x80_0000),
+        ("traced by another", 0x2000),
+        ("sibling", 0x8000),
+        ("vfork", 0x4000),
+        ("new mounts", 0x2_0000),
+        ("new user", 0x1000_0000),
+        ("new time", 0x80),
+        ("signal", 17),
+    ] {
+        let found = flags(0x3d_0f00 | odd);
+        assert_eq!(found, Verdict::Errno(libc::EINVAL), "{name}");
+    }
+    let own_files = flags(0x3d_0f00 & !0x400);
+    assert_eq!(own_files, Verdict::Errno(libc::EINVAL));
+    for call in [
+        "fork", "vfork", "clone3", "execve", "ptrace", "setns", "unshare",
+    ] {
+        let known = CALLS.iter().find(|known| known.name == call);
+        assert!(known.is_none(), "{call}");
+    }
+}
+
+#[test]
+fn the_tracer_opens_and_starts_nothing() {
+    let program = tracer_policy(OWN).program();
+    let ask = |call: i64, arguments| answer(&program, call as u32, arguments);
+    for call in [
+        libc::SYS_openat,
+        libc::SYS_execve,
+        libc::SYS_clone,
+        libc::SYS_socket,
+    ] {
+        assert_eq!(ask(call, [0; 6]), Verdict::Kill, "{call}");
+    }
+    let of = |first: u64| [first, 0, 0, 0, 0, 0];
+    let own = u64::from(OWN);
+    assert_eq!(ask(libc::SYS_kill, of(own)), Verdict::Allow);
+    assert_eq!(ask(libc::SYS_kill, of(1)), Verdict::Kill);
+    let seize = u64::from(libc::PTRACE_SEIZE);
+    assert_eq!(ask(libc::SYS_ptrace, of(seize)), Verdict::Kill);
+    assert_eq!(ask(libc::SYS_mmap, [0, 1, 7, 0x22, 0, 0]), Verdict::Kill);
+}
+
+#[test]
+fn no_call_outside_the_table_passes() {
+    for files in [true, false] {
+        let program = guest_policy(given(files, false, true)).program();
+        for number in (0..1000).chain([0x4000_0000, 0x4000_0001, u32::MAX]) {
+            let known = CALLS.iter().any(|call| call.number == u64::from(number));
+            let found = answer(&program, number, [0; 6]);
+            assert!(
+                known || found == Verdict::Errno(libc::ENOSYS),
+                "{number}: {found:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn without_a_grant_no_call_takes_a_path_to_the_kernel() {
+    for call in CALLS {
+        use Process::{Create, Files, FilesOrEmpty, FilesOrUnserved, PathMode};
+        let names_files = matches!(
+            call.process,
+            Files | FilesOrEmpty | FilesOrUnserved | PathMode(_) | Create { .. }
+        );
+        if names_files {
+            // `AT_EMPTY_PATH` lets a path that is not empty through as well.
+            for flags in [0, libc::AT_EMPTY_PATH as u64] {
+                let found = asked(false, call.name, [0, 1, flags, flags, flags, 0]);
+                assert_ne!(found, Verdict::Allow, "{call:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn arguments_are_looked_at() {
+    let allow = Verdict::Allow;
+    let error = Verdict::Errno;
+    let own = u64::from(OWN);
+    for (name, arguments, expected) in [
+        ("kill", [own, 9, 0, 0, 0, 0], allow),
+        ("kill", [1, 9, 0, 0, 0, 0], error(libc::ESRCH)),
+        ("kill", [0, 9, 0, 0, 0, 0], error(libc::ESRCH)),
+        ("kill", [u64::MAX, 9, 0, 0, 0, 0], error(libc::ESRCH)),
+        ("prlimit64", [0, 2, 0, 1, 0, 0], allow),
+        ("prlimit64", [own, 2, 0, 1, 0, 0], allow),
+        ("prlimit64", [1, 2, 0, 1, 0, 0], error(libc::ENOSYS)),
+        ("prlimit64", [0, 2, 1 << 32, 0, 0, 0], error(libc::ENOSYS)),
+        ("mmap", [0, 1, 3, 0x22, 0, 0], Verdict::Trace),
+        ("mmap", [0, 1, 3, 1, 0, 0], Verdict::Trace),
+        ("mmap", [0, 1, 0, 0x22, 0, 0], allow),
+        ("mmap", [0, 1, 1, 0x22, 0, 0], Verdict::Trace),
+        ("mmap", [0, 1, 5, 2, 0, 0], Verdict::Trace),
+        ("mmap", [1 << 32, 1, 3, 0x22, 0, 0], Verdict::Trace),
+        ("mremap", [0, 1, 2, 1, 0, 0], Verdict::Trace),
+        ("mremap", [0, 1, 2, 3, 0, 0], Verdict::Trace),
+        ("mremap", [0, 1, 2, 5, 0, 0], error(libc::EINVAL)),
+        ("mmap", [0, 1, 3, 0x21, 0, 0], Verdict::Trace),
+        ("mmap", [0, 1, 3, 0x23, 0, 0], Verdict::Trace),
+        ("mmap", [0, 1, 3, 0x122, 0, 0], Verdict::Trace),
+        ("mmap", [0, 1, 3, 0x4_0022, 0, 0], Verdict::Trace),
+        ("mprotect", [0, 1, 3, 0, 0, 0], Verdict::Trace),
+        ("mprotect", [0, 1, 5, 0, 0, 0], Verdict::Trace),
+        ("mprotect", [0, 1, 0, 0, 0, 0], Verdict::Trace),
+        ("madvise", [0, 1, 4, 0, 0, 0], allow),
+        ("madvise", [0, 1, 12, 0, 0, 0], error(libc::EINVAL)),
+        ("futex", [0, 0x189, 0, 0, 0, 0], allow),
+        ("futex", [0, 0x86, 0, 0, 0, 0], allow),
+        ("futex", [0, 2, 0, 0, 0, 0], error(libc::ENOSYS)),
+        ("arch_prctl", [0x1002, 0, 0, 0, 0, 0], allow),
+        ("arch_prctl", [0x5001, 0, 0, 0, 0, 0], error(libc::EINVAL)),
+        ("prctl", [15, 0, 0, 0, 0, 0], allow),
+        ("prctl", [4, 1, 0, 0, 0, 0], error(libc::EINVAL)),
+        ("fcntl", [0, 8, 0, 0, 0, 0], error(libc::EINVAL)),
+        ("fcntl", [0, 4, 0o2000, 0, 0, 0], allow),
+        ("fcntl", [0, 4, 0o22000, 0, 0, 0], error(libc::EINVAL)),
+        ("fcntl", [0, 3, 0o22000, 0, 0, 0], allow),
+        ("sched_getaffinity", [0; 6], allow),
+        ("sched_getaffinity", [own, 8, 1, 0, 0, 0], allow),
+        ("sched_getaffinity", [1, 8, 1, 0, 0, 0], Verdict::Trace),
+        ("tkill", [own, 9, 0, 0, 0, 0], Verdict::Trace),
+        ("tgkill", [own, 1, 9, 0, 0, 0], allow),
+        ("tgkill", [1, 1, 9, 0, 0, 0], error(libc::ESRCH)),
+        ("rt_tgsigqueueinfo", [1, 1, 9, 0, 0, 0], error(libc::ESRCH)),
+        ("rt_sigqueueinfo", [1, 9, 0, 0, 0, 0], error(libc::ESRCH)),
+        ("clock_gettime", [1, 0, 0, 0, 0, 0], allow),
+        (
+            "clock_gettime",
+            [0xffff_fffe, 0, 0, 0, 0, 0],
+            Verdict::Trace,
+        ),
+        ("timer_create", [u64::MAX, 0, 0, 0, 0, 0], Verdict::Trace),
+        ("ioctl", [0, libc::TIOCSTI, 0, 0, 0, 0], error(libc::ENOTTY)),
+        ("open", [0, 0o102, 0o644, 0, 0, 0], allow),
+        ("open", [0, 0o102, 0o4755, 0, 0, 0], error(libc::EPERM)),
+        ("open", [0, 2, 0o4755, 0, 0, 0], allow),
+        ("openat", [0, 0, 0o100, 0o2755, 0, 0], error(libc::EPERM)),
+        (
+            "openat",
+            [0, 0, 0o20_200_001, 0o4700, 0, 0],
+            error(libc::EPERM),
+        ),
+        ("fchmod", [3, 0o755, 0, 0, 0, 0], Verdict::Trace),
+        ("fchmod", [3, 0o4755, 0, 0, 0, 0], error(libc::EPERM)),
+        ("uname", [0; 6], Verdict::Trace),
+    ] {
+        let found = asked(true, name, arguments);
+        assert_eq!(found, expected, "{name} {arguments:x?}");
+    }
+    assert_eq!(
+        asked(false, "fchmod", [1, 0o755, 0, 0, 0, 0]),
+        error(libc::EPERM)
+    );
+}
+
+#[test]
+fn the_monitor_makes_no_memory_executable() {
+    for files in [true, false] {
+        let program = monitor_policy(files, false).program();
+        let ask = |call: i64, arguments| answer(&program, call as u32, arguments);
+        assert_eq!(ask(libc::SYS_mmap, [0, 1, 3, 0x22, 0, 0]), Verdict::Allow);
+        assert_eq!(ask(libc::SYS_mmap, [0, 1, 7, 0x22, 0, 0]), Verdict::Kill);
+        assert_eq!(ask(libc::SYS_mprotect, [0, 1, 4, 0, 0, 0]), Verdict::Kill);
+        assert_eq!(
+            ask(libc::SYS_ioctl, [0, 0xae80, 0, 0, 0, 0]),
+            Verdict::Allow
+        );
+        assert_eq!(ask(libc::SYS_ioctl, [0, 0xae41, 0, 0, 0, 0]), Verdict::Kill);
+        assert_eq!(ask(libc::SYS_execve, [0; 6]), Verdict::Kill);
+        let opens = ask(libc::SYS_openat, [0; 6]);
+        assert_eq!(opens == Verdict::Allow, files);
+        assert_eq!(ask(libc::SYS_socket, [1, 1, 0, 0, 0, 0]), Verdict::Kill);
+        assert_eq!(ask(libc::SYS_prlimit64, [0, 7, 1, 0, 0, 0]), Verdict::Kill);
+    }
+}

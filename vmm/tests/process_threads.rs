@@ -1,0 +1,231 @@
+//! Threads and signals of guests that are processes: as natively, and no more than a guest may have.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+mod world;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output, Stdio};
+
+use pool_tests::requirements::{needs, skip};
+use support::Placement;
+use world::{World, assert_same, text};
+
+const THREADS: &str = include_str!("programs/process_threads.c");
+const SIGNALS: &str = include_str!("programs/process_signals.c");
+const COMPILERS: [&str; 2] = ["musl-gcc", "gcc"];
+/// The stacks of threads count whole, and glibc's have 8 MiB.
+const PROCESS: [&str; 4] = ["--platform", "process", "--memory", "256M"];
+
+/// The program, in both C libraries.
+fn worlds(source: &str) -> impl Iterator<Item = (World, Command)> {
+    COMPILERS.into_iter().map(move |compiler| {
+        let mut world = World::new();
+        let native = world.build("program", compiler, &["-pthread", "-w"], source);
+        (world, Command::new(native))
+    })
+}
+
+fn as_natively(source: &str, arguments: &[&str]) {
+    for (world, mut native) in worlds(source) {
+        let native = native.args(arguments).output().unwrap();
+        for backing in ["pool", "copy"] {
+            let options = [&PROCESS[..], &["--backing", backing]].concat();
+            let found = world.run("program", &options, arguments);
+            assert_same(&format!("{arguments:?}, {backing}"), &found, &native);
+        }
+    }
+}
+
+fn in_guests(source: &str, arguments: &[&str], check: impl Fn(&Output)) {
+    for (world, _) in worlds(source) {
+        check(&world.run("program", &PROCESS, arguments));
+    }
+}
+
+#[test]
+fn threads_do_what_they_do_natively() {
+    for what in ["turns", "memory", "many", "locks"] {
+        as_natively(THREADS, &[what]);
+    }
+}
+
+#[test]
+fn a_group_ends_as_a_whole_and_the_first_thread_may_leave() {
+    for what in ["group", "first-leaves"] {
+        as_natively(THREADS, &[what]);
+    }
+}
+
+#[test]
+fn a_fault_of_any_thread_is_named() {
+    in_guests(THREADS, &["fault"], |found| {
+        let said = text(&found.stderr);
+        assert_eq!(found.status.code(), Some(139), "{said}");
+        let null = "guest stopped: access at 0x8 (null pointer), instruction pointer ";
+        assert!(said.starts_with(null), "{said}");
+    });
+}
+
+#[test]
+fn threads_reach_their_own_and_no_other() {
+    let other = std::process::id().to_string();
+    in_guests(THREADS, &["numbers", &other], |found| {
+        let expected = "own process: 1\nits clock: 0\nits processors: 0\n\
+                        another's: No such process, No such process, Invalid argument\n\
+                        signal by the right one: 1\n";
+        assert_eq!(text(&found.stdout), expected, "{}", text(&found.stderr));
+    });
+}
+
+#[test]
+fn threads_are_counted() {
+    in_guests(THREADS, &["limit"], |found| {
+        let expected = "1024, Resource temporarily unavailable\n";
+        assert_eq!(text(&found.stdout), expected, "{}", text(&found.stderr));
+    });
+}
+
+#[test]
+fn a_guest_starts_no_process() {
+    let none = "Function not implemented";
+    let expected = format!("fork: {none}\nuntraced: Invalid argument\nclone3: {none}\n");
+    in_guests(THREADS, &["processes"], |found| {
+        assert_eq!(text(&found.stdout), expected, "{}", text(&found.stderr));
+    });
+}
+
+/// Each thread asks for memory when there is room, and they all ask at once.
+#[test]
+fn threads_take_no_more_memory_together_than_one_alone() {
+    const GRANTED: i64 = 256 + 8;
+    for (world, _) in worlds(THREADS) {
+        let report = world.directory.path().join("report");
+        let options = [&PROCESS[..], &["--report", report.to_str().unwrap()]].concat();
+        let found = world.run("program", &options, &["keep"]);
+        let kept: i64 = text(&found.stdout)
+            .trim()
+            .parse()
+            .unwrap_or_else(|_| panic!("{}", text(&found.stderr)));
+        // What is granted, and as much again while it was last counted.
+        assert!((GRANTED / 2..=2 * GRANTED).contains(&kept), "{kept} MiB");
+        let report: serde_json::Value =
+            serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+        let peak = report["host"]["peak_rss_kib"].as_i64().unwrap() >> 10;
+        assert!(peak <= 2 * GRANTED + 8, "{peak} MiB");
+    }
+}
+
+/// The descriptor that a thread has changed is another's meanwhile.
+#[test]
+fn no_race_changes_a_standard_file() {
+    if !needs(&["root"]) {
+        return;
+    }
+    for (world, _) in worlds(THREADS) {
+        let home = world.directory.path();
+        let (input, data) = (home.join("input"), home.join("data"));
+        fs::write(&input, "x").unwrap();
+        fs::set_permissions(&input, fs::Permissions::from_mode(0o604)).unwrap();
+        fs::create_dir(&data).unwrap();
+        let grant = format!("{}:/data", data.display());
+        let options = [&PROCESS[..], &["--dir", &grant]].concat();
+        let found = world
+            .vmm("program", &options, &["modes"])
+            .stdin(fs::File::open(&input).unwrap())
+            .output()
+            .unwrap();
+        let expected = "both: 1, mode of the input: 604\n";
+        assert_eq!(text(&found.stdout), expected, "{}", text(&found.stderr));
+        let own = fs::metadata(data.join("own")).unwrap();
+        assert_eq!(own.permissions().mode() & 0o7777, 0o640);
+    }
+}
+
+#[test]
+fn signals_and_timers_are_as_natively() {
+    for (world, mut native) in worlds(SIGNALS) {
+        let native = text(&native.output().unwrap().stdout);
+        let (same, _) = native.split_once("to another").unwrap();
+        let found = world.run("program", &PROCESS, &[]);
+        let none = "No such process";
+        let expected = format!("{same}to another: {none}, {none}\n");
+        assert_eq!(text(&found.stdout), expected, "{}", text(&found.stderr));
+    }
+}
+
+#[test]
+fn signals_to_the_vmm_are_for_the_guest() {
+    for (world, _) in worlds(SIGNALS) {
+        let mut vmm = world
+            .vmm("program", &PROCESS, &["from-outside"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(vmm.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "ready");
+        for (name, number) in [
+            ("USR1", "10"),
+            ("USR2", "12"),
+            ("HUP", "1"),
+            ("WINCH", "28"),
+        ] {
+            send(vmm.id(), name);
+            assert_eq!(lines.next().unwrap().unwrap(), number, "{name}");
+        }
+        send(vmm.id(), "TERM");
+        assert_eq!(lines.next().unwrap().unwrap(), "15");
+        assert_eq!(vmm.wait().unwrap().code(), Some(3), "the guest decides");
+    }
+}
+
+fn send(process: u32, signal: &str) {
+    let sent = Command::new("kill")
+        .args(["-s", signal, &process.to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+/// A guest that goes to where the VMM would stop, could it not leave, has failed itself.
+#[test]
+fn a_guest_is_not_taken_for_the_vmm() {
+    in_guests(SIGNALS, &["leave"], |found| {
+        let said = text(&found.stderr);
+        assert_eq!(found.status.code(), Some(132), "{said}");
+        assert!(
+            said.starts_with("guest stopped: invalid instruction"),
+            "{said}"
+        );
+    });
+}
+
+/// Go makes threads by its own calls, moves on with signals and reserves addresses by the gigabyte.
+#[test]
+fn go_runs() {
+    if Command::new("go").arg("version").output().is_err() {
+        return skip("there is no Go compiler: apt install golang-go");
+    }
+    let mut world = World::new();
+    let home = world.directory.path().to_owned();
+    let source = home.join("main.go");
+    fs::write(&source, include_str!("programs/process_go.go")).unwrap();
+    let program = home.join("go-program");
+    let built = Command::new("go")
+        .args(["build", "-o"])
+        .args([&program, &source])
+        .env("CGO_ENABLED", "0")
+        .env("GOCACHE", home.join("cache"))
+        .env("HOME", &home)
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", text(&built.stderr));
+    world.pool.add(&program, "go", Placement::Dense);
+    let native = Command::new(&program).output().unwrap();
+    for backing in ["pool", "copy"] {
+        let options = [&PROCESS[..], &["--net", "host", "--backing", backing]].concat();
+        assert_same(backing, &world.run("go", &options, &[]), &native);
+    }
+}

@@ -1,0 +1,185 @@
+/* Threads of a guest that is a process. Usage: WHAT [ARGUMENT]. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MANY 16
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static volatile long count, turn, stop;
+static volatile int tid, handled_by;
+
+static void spawn(pthread_t *threads, int n, void *(*f)(void *)) {
+    for (long i = 0; i < n; i++)
+        if (pthread_create(&threads[i], 0, f, (void *)i)) { puts("no thread"); exit(9); }
+}
+static void join(pthread_t *threads, int n) {
+    for (int i = 0; i < n; i++) pthread_join(threads[i], 0);
+}
+static void *in_turn(void *n) {
+    for (int round = 0; round < 50; round++) {
+        pthread_mutex_lock(&mutex);
+        while (turn % MANY != (long)n) pthread_cond_wait(&changed, &mutex);
+        turn++;
+        count = (count * 31 + (long)n) % 1000003;
+        pthread_cond_broadcast(&changed);
+        pthread_mutex_unlock(&mutex);
+    }
+    return 0;
+}
+static void *take_and_give(void *n) {
+    for (int i = 0; i < 200; i++) {
+        char *p = mmap(0, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED) { puts("no memory"); exit(9); }
+        p[4096] = 1;
+        mprotect(p, 4096, PROT_READ);
+        munmap(p, 65536);
+    }
+    return 0;
+}
+static void *quick(void *n) { __sync_fetch_and_add(&count, 1); return 0; }
+static void *tell(void *n) {
+    tid = syscall(SYS_gettid);
+    while (!stop) sched_yield();
+    return 0;
+}
+static void handler(int s) { handled_by = syscall(SYS_gettid); stop = 1; }
+static void *sleeper(void *n) { pause(); return 0; }
+static void *spinner(void *n) { for (;;) ; }
+static void *fault(void *n) { *(volatile int *)8 = 1; return 0; }
+static void *end_all(void *n) { exit(5); }
+static void *later(void *first) {
+    pthread_join(*(pthread_t *)first, 0);
+    char *p = mmap(0, 10 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) exit(8);
+    memset(p, 1, 10 << 20);
+    exit(7);
+}
+static void *die_with_lock(void *m) { pthread_mutex_lock(m); return 0; }
+
+/* More memory than was granted: written, and made read-only, which the kernel does not count any more. */
+static volatile long kept;
+static void *keep(void *n) {
+    for (;;) {
+        char *p = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED) return 0;
+        memset(p, 1, 1 << 20);
+        if (mprotect(p, 1 << 20, PROT_READ)) return 0;
+        __sync_fetch_and_add(&kept, 1);
+    }
+}
+
+/* The descriptor is the guest's own file one moment, and its standard input the next. */
+static int own, target;
+static void *replace(void *n) {
+    while (!stop) { dup2(0, target); dup2(own, target); }
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    pthread_t threads[MANY], first = pthread_self();
+    const char *what = argv[1];
+    setvbuf(stdout, 0, _IOLBF, 0);
+    if (!strcmp(what, "turns")) {
+        spawn(threads, MANY, in_turn);
+        join(threads, MANY);
+        printf("%ld turns, %ld\n", turn, count);
+    } else if (!strcmp(what, "memory")) {
+        spawn(threads, MANY, take_and_give);
+        join(threads, MANY);
+        puts("done");
+    } else if (!strcmp(what, "many")) {
+        for (int i = 0; i < 500; i++) { spawn(threads, 2, quick); join(threads, 2); }
+        printf("%ld\n", count);
+    } else if (!strcmp(what, "numbers")) {
+        struct sigaction a = { .sa_handler = handler };
+        sigaction(SIGUSR1, &a, 0);
+        spawn(threads, 1, tell);
+        while (!tid) sched_yield();
+        printf("own process: %d\n", getpid() == syscall(SYS_gettid) && tid != getpid());
+        clockid_t clock;
+        struct timespec t;
+        pthread_getcpuclockid(threads[0], &clock);
+        printf("its clock: %d\n", clock_gettime(clock, &t));
+        cpu_set_t set;
+        printf("its processors: %d\n", pthread_getaffinity_np(threads[0], sizeof set, &set));
+        int other = atoi(argv[2]);
+        printf("another's: %s", syscall(SYS_tkill, other, 0) ? strerror(errno) : "reached");
+        printf(", %s", sched_getaffinity(other, sizeof set, &set) ? strerror(errno) : "told");
+        printf(", %s\n", clock_gettime(~other << 3 | 2, &t) ? strerror(errno) : "told");
+        syscall(SYS_tkill, tid, SIGUSR1);
+        join(threads, 1);
+        printf("signal by the right one: %d\n", handled_by == tid);
+    } else if (!strcmp(what, "limit")) {
+        pthread_attr_t small;
+        pthread_attr_init(&small);
+        pthread_attr_setstacksize(&small, 16384);
+        pthread_t one;
+        int n = 0, e;
+        while (!(e = pthread_create(&one, &small, sleeper, 0))) n++;
+        printf("%d, %s\n", n + 1, strerror(e));
+        fflush(stdout);
+        _exit(0);
+    } else if (!strcmp(what, "first-leaves")) {
+        spawn(threads, 1, (void *(*)(void *))sched_yield);
+        pthread_create(&threads[1], 0, later, &first);
+        pthread_exit(0);
+    } else if (!strcmp(what, "fault")) {
+        spawn(threads, 4, spinner);
+        spawn(threads, 1, fault);
+        for (;;) pause();
+    } else if (!strcmp(what, "group")) {
+        spawn(threads, 8, spinner);
+        spawn(threads, 1, end_all);
+        for (;;) pause();
+    } else if (!strcmp(what, "locks")) {
+        for (int inherit = 0; inherit < 2; inherit++) {
+            pthread_mutexattr_t a;
+            pthread_mutex_t m;
+            pthread_mutexattr_init(&a);
+            pthread_mutexattr_setrobust(&a, PTHREAD_MUTEX_ROBUST);
+            if (inherit) pthread_mutexattr_setprotocol(&a, PTHREAD_PRIO_INHERIT);
+            pthread_mutex_init(&m, &a);
+            pthread_create(threads, 0, die_with_lock, &m);
+            join(threads, 1);
+            int e = pthread_mutex_lock(&m);
+            printf("%s\n", e == EOWNERDEAD ? "its owner is dead" : strerror(e));
+        }
+    } else if (!strcmp(what, "processes")) {
+        printf("fork: %s\n", fork() < 0 ? strerror(errno) : "made");
+        long r = syscall(SYS_clone, 0x3d0f00 | 0x800000, 0, 0, 0, 0);
+        printf("untraced: %s\n", r < 0 ? strerror(errno) : "made");
+        r = syscall(435, 0, 0);
+        printf("clone3: %s\n", r < 0 ? strerror(errno) : "made");
+    } else if (!strcmp(what, "keep")) {
+        spawn(threads, 8, keep);
+        join(threads, 8);
+        printf("%ld\n", kept);
+    } else if (!strcmp(what, "modes")) {
+        own = open("/data/own", O_RDWR | O_CREAT, 0600);
+        target = dup(own);
+        spawn(threads, 1, replace);
+        int refused = 0, changed = 0;
+        for (int i = 0; i < 20000; i++) {
+            if (!fchmod(target, 0640)) changed++;
+            else if (errno == EPERM) refused++;
+        }
+        stop = 1;
+        join(threads, 1);
+        struct stat s;
+        fstat(0, &s);
+        printf("both: %d, mode of the input: %o\n", refused && changed, s.st_mode & 07777);
+    }
+    return 0;
+}
