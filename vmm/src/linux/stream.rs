@@ -3,8 +3,10 @@
 //! None of them makes the monitor wait. What has a position never waits; of the rest the kernel is asked
 //! for what it can do at once (`RWF_NOWAIT`), and where it cannot say, only once `poll` says so.
 
+use std::os::fd::RawFd;
+
 use rustix::event::PollFlags;
-use rustix::fs::FileType;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::host::{self, Direction};
@@ -263,9 +265,9 @@ fn with_flags(
 pub(super) fn sendfile(linux: &mut Linux, [out, from, at, count, ..]: Arguments) -> Served {
     let target = linux.descriptor(out)?;
     let source = linux.descriptor(from)?;
-    let kind = FileType::from_raw_mode(rustix::fs::fstat(host::borrow(target))?.st_mode);
     let mut count = count;
-    if matches!(kind, FileType::Socket | FileType::Fifo) && !host::is_nonblocking(target)? {
+    if matches!(kind(target)?, FileType::Socket | FileType::Fifo) && !host::is_nonblocking(target)?
+    {
         if !host::is_ready(target, PollFlags::OUT)? {
             return Err(linux.wait_for(target, Direction::Out));
         }
@@ -286,6 +288,69 @@ pub(super) fn sendfile(linux: &mut Linux, [out, from, at, count, ..]: Arguments)
         linux.memory.write_value(at, &offset)?;
     }
     Ok(sent)
+}
+
+fn kind(descriptor: RawFd) -> Result<FileType, Errno> {
+    let stat = rustix::fs::fstat(host::borrow(descriptor))?;
+    Ok(FileType::from_raw_mode(stat.st_mode))
+}
+
+/// One of both is a pipe, no pipe has a position, the source can be read and the target written.
+fn is_spliceable(ends: &[(RawFd, u64, Direction); 2]) -> Result<bool, Errno> {
+    let mut pipe = false;
+    for &(descriptor, position, direction) in ends {
+        let is_pipe = kind(descriptor)? == FileType::Fifo;
+        let mode = rustix::fs::fcntl_getfl(host::borrow(descriptor))? & OFlags::ACCMODE;
+        let wrong = match direction {
+            Direction::In => OFlags::WRONLY,
+            Direction::Out => OFlags::RDONLY,
+        };
+        if mode == wrong || (is_pipe && position != 0) {
+            return Ok(false);
+        }
+        pipe |= is_pipe;
+    }
+    Ok(pipe)
+}
+
+/// `splice`, between a pipe and anything.
+pub(super) fn splice(linux: &mut Linux, arguments: Arguments) -> Served {
+    use super::dispatch::{Arg, pass};
+    const NONBLOCK: u64 = libc::SPLICE_F_NONBLOCK as u64;
+    let kinds = [
+        Arg::Descriptor,
+        Arg::InOut(8),
+        Arg::Descriptor,
+        Arg::InOut(8),
+        Arg::Value,
+        Arg::Value,
+    ];
+    let [from, from_at, to, to_at, count, flags] = arguments;
+    let (source, target) = (linux.descriptor(from)?, linux.descriptor(to)?);
+    let ends = [
+        (source, from_at, Direction::In),
+        (target, to_at, Direction::Out),
+    ];
+    // What the kernel refuses it refuses at once.
+    if count > 0 && is_spliceable(&ends)? {
+        for (descriptor, _, direction) in ends {
+            // A socket goes by its own flag alone, a pipe by the call's too.
+            let may_wait = match kind(descriptor)? {
+                FileType::Socket => true,
+                FileType::Fifo => flags & NONBLOCK == 0,
+                _ => false,
+            };
+            if may_wait
+                && !host::is_nonblocking(descriptor)?
+                && !host::is_ready(descriptor, direction.events())?
+            {
+                return Err(linux.wait_for(descriptor, direction));
+            }
+        }
+    }
+    let arguments = [from, from_at, to, to_at, count, flags | NONBLOCK];
+    let moved = pass(linux, libc::SYS_splice as u64, &kinds, arguments);
+    linux.written(moved)
 }
 
 #[cfg(test)]

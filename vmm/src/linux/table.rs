@@ -356,6 +356,7 @@ pub const CALLS: &[Entry] = {
     call(271, "ppoll", poll::ppoll, Topic::File, Process::Allowed),
     call(273, "set_robust_list", thread::set_robust_list, Topic::Process, Process::Allowed),
     call(274, "get_robust_list", thread::get_robust_list, Topic::Process, Process::OwnThread),
+    call(275, "splice", stream::splice, Topic::File, Process::Allowed),
     host(277, "sync_file_range", &[Descriptor, Value, Value, Value], Topic::File, Process::Allowed),
     host(280, "utimensat", &[Directory, PathOrNull, In(32), Value], Topic::Path, Process::Files),
     call(281, "epoll_pwait", poll::epoll_pwait, Topic::File, Process::Allowed),

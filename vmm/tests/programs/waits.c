@@ -45,6 +45,7 @@ int main(void)
     struct itimerspec left; T(timerfd_gettime(t, &left)); T(timerfd_settime(t, 0, &every, (void *)1)); T(close(t));
     /* A writer of more than fits, with a reader that is the same program, does not wait: it may not. */
     T(fcntl(b[1], F_SETFL, O_NONBLOCK)); T(write(b[1], buffer, sizeof buffer)); T(write(b[1], buffer, 10)); T(read(b[0], buffer, 65536)); T(write(b[1], buffer, 4096)); T(read(b[0], buffer, 65536)); T(fcntl(b[0], F_SETFL, O_NONBLOCK)); T(read(b[0], buffer, 1));
+    int c2[2], d2[2]; T(pipe(c2)); T(socketpair(AF_UNIX, SOCK_STREAM, 0, d2)); T(write(d2[0], "spliced", 7)); T(splice(d2[1], 0, c2[1], 0, 100, SPLICE_F_NONBLOCK)); T(read(c2[0], buffer, 100)); T(splice(c2[0], 0, d2[1], 0, 100, SPLICE_F_NONBLOCK)); T(write(c2[1], "back", 4)); T(splice(c2[0], 0, d2[1], 0, 100, 0)); T(recv(d2[0], buffer, 100, 0)); T(splice(c2[0], 0, 77, 0, 100, 0)); T(splice(d2[0], 0, d2[1], 0, 1, 0)); loff_t at = 5; T(splice(c2[0], &at, d2[1], 0, 1, 0));
     T(close(a[0])); T(write(a[1], "x", 1)); polls[0].fd = a[1]; polls[0].events = POLLOUT; T(poll(polls, 1, 100)); printf("%x\n", polls[0].revents);
     /* Pairs of sockets. */
     T(socketpair(AF_UNIX, SOCK_STREAM, 0, a)); T(send(a[0], "abcdef", 6, 0)); T(recv(a[1], buffer, 3, MSG_PEEK)); T(recv(a[1], buffer, 3, 0)); T(recv(a[1], buffer, 100, 0)); T(recv(a[1], buffer, 9, MSG_DONTWAIT));
