@@ -90,7 +90,7 @@ const TRACER_REQUESTS: [u32; 7] = [
     libc::PTRACE_GETSIGINFO,
     libc::PTRACE_GETEVENTMSG,
 ];
-/// Only to read its limits.
+/// To read its limits, and to set how many descriptors there may be.
 const LIMITS: i64 = libc::SYS_prlimit64;
 
 /// Requests to KVM.
@@ -219,7 +219,9 @@ fn monitor_policy(files_granted: bool, network: bool) -> Policy {
     }
     policy.set(
         LIMITS as u32,
-        Rule::from(Verdict::Kill).unless(&[Test::Null(2)], Verdict::Allow),
+        Rule::from(Verdict::Kill)
+            .unless(&[Test::Null(2)], Verdict::Allow)
+            .unless(&descriptors_of(0), Verdict::Allow),
     );
     let requests = descriptor_requests().chain(MONITOR_IOCTLS);
     let requests = Rule::one_of(1, &requests.collect::<Vec<_>>(), Verdict::Kill);
@@ -248,6 +250,14 @@ fn no_new_code(policy: &mut Policy) {
         let rule = Rule::from(Verdict::Allow).unless(&[executable], Verdict::Kill);
         policy.set(call as u32, rule);
     }
+}
+
+/// `prlimit64` of the number of descriptors of process `target`.
+fn descriptors_of(target: u32) -> [Test; 2] {
+    [
+        Test::Equals(0, target),
+        Test::Equals(1, libc::RLIMIT_NOFILE),
+    ]
 }
 
 fn guest_policy(given: Given) -> Policy {
@@ -292,8 +302,9 @@ fn guest_rule(process: Process, given: Given) -> Rule {
         Process::OwnLimits => [0, own]
             .iter()
             .fold(not_served.into(), |rule: Rule, &target| {
-                let tests = [Test::Equals(0, target), Test::Null(2)];
-                rule.unless(&tests, Verdict::Allow)
+                let reads = [Test::Equals(0, target), Test::Null(2)];
+                rule.unless(&reads, Verdict::Allow)
+                    .unless(&descriptors_of(target), Verdict::Allow)
             }),
         Process::OwnThread => Rule::one_of(0, &[0, own], Verdict::Trace),
         Process::Clock => {
@@ -332,11 +343,17 @@ fn guest_rule(process: Process, given: Given) -> Rule {
 /// with abstract names from the guest. Those with a path lie in its own file system.
 fn sockets(given: Given) -> Rule {
     let none = Verdict::Errno(libc::EAFNOSUPPORT);
-    match (given.network, given.scoped) {
-        (false, _) => none.into(),
+    // Netlink lists interfaces and addresses; changing them takes capabilities.
+    let lists = [
+        Test::Equals(0, libc::AF_NETLINK as u32),
+        Test::Equals(2, libc::NETLINK_ROUTE as u32),
+    ];
+    let rule = match (given.network, given.scoped) {
+        (false, _) => return none.into(),
         (true, false) => Rule::one_of(0, &INTERNET, none),
         (true, true) => Rule::one_of(0, &[LOCAL, INTERNET[0], INTERNET[1]], none),
-    }
+    };
+    rule.unless(&lists, Verdict::Allow)
 }
 
 /// Pairs of local sockets. A datagram can be sent from one of a pair to any name, so there are none where

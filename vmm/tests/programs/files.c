@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/statfs.h>
 #include <sys/time.h>
@@ -116,5 +117,7 @@ int main(int c, char **v)
     int n = 1; T(ioctl(fd, FIONREAD, &n)); T(ioctl(fd, TCGETS, buffer)); T(ioctl(fd, 0x12345678, buffer)); T(ioctl(99, FIONREAD, &n));
     T(pipe2(pair, O_NONBLOCK | O_CLOEXEC)); T(pipe2(pair, 64)); T(pipe2((int *)1, 0)); T(fcntl(pair[0], F_GETFL)); T(fcntl(pair[1], F_GETPIPE_SZ)); T(fcntl(pair[1], F_SETPIPE_SZ, 8192)); T(lseek(pair[0], 0, SEEK_CUR)); T(pread(pair[0], buffer, 1, 0)); T(read(pair[0], buffer, 1)); T(write(pair[1], "abc", 3)); T(read(pair[0], buffer, 9)); T(close(pair[1])); T(read(pair[0], buffer, 9)); T(write(pair[0], "a", 1));
     T(open("/dev/null", O_RDWR) >= 0); T(write(open("/dev/full", O_WRONLY), "x", 1)); T(read(open("/dev/zero", O_RDONLY), buffer, 9)); T(read(open("/dev/urandom", O_RDONLY), buffer, 9));
+    struct rlimit found;
+    T(setrlimit(RLIMIT_NOFILE, &(struct rlimit){150, 150})); T(setrlimit(RLIMIT_NOFILE, &(struct rlimit){150, 200})); T(setrlimit(RLIMIT_NOFILE, &(struct rlimit){151, 150})); T(getrlimit(RLIMIT_NOFILE, &found)); printf("%ld %ld\n", (long)found.rlim_cur, (long)found.rlim_max); T(fcntl(fd, F_DUPFD, 150)); T(prlimit(0, RLIMIT_NOFILE, &(struct rlimit){149, 150}, &found)); printf("%ld\n", (long)found.rlim_cur);
     return 0;
 }

@@ -37,6 +37,6 @@ int main(int c, char **v)
     /* Local names; the other families there are, and are not. */
     struct sockaddr_un local = {.sun_family = AF_UNIX}; snprintf(local.sun_path, sizeof local.sun_path, "%s/socket", v[1]);
     T(server = socket(AF_UNIX, SOCK_SEQPACKET, 0)); T(bind(server, (void *)&local, sizeof local)); T(bind(server, (void *)&local, sizeof local)); T(listen(server, 1)); T(client = socket(AF_UNIX, SOCK_SEQPACKET, 0)); T(connect(client, (void *)&local, sizeof local)); T(peer = accept(server, 0, 0)); T(send(client, "packet", 6, 0)); T(recv(peer, buffer, 99, 0)); T(unlink(local.sun_path)); T(client = socket(AF_UNIX, SOCK_STREAM, 0)); T(connect(client, (void *)&local, sizeof local));
-    T(socket(AF_INET6, SOCK_DGRAM, 0) >= 0); T(socket(AF_INET, 77, 0)); T(socket(999, SOCK_STREAM, 0)); T(socket(AF_INET, SOCK_STREAM, 999));
+    T(socket(AF_NETLINK, SOCK_RAW, 0) >= 0); T(socket(AF_INET6, SOCK_DGRAM, 0) >= 0); T(socket(AF_INET, 77, 0)); T(socket(999, SOCK_STREAM, 0)); T(socket(AF_INET, SOCK_STREAM, 999));
     return 0;
 }

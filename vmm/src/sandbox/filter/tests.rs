@@ -37,7 +37,8 @@ fn sockets_reach_no_name_of_the_host() {
         (true, true, unix, Verdict::Allow),
         (true, false, unix, none),
         (true, false, inet, Verdict::Allow),
-        (true, true, netlink, none),
+        (false, true, netlink, none),
+        (true, true, netlink, Verdict::Allow),
     ] {
         let found = asked_with(
             given(true, network, scoped),
@@ -46,6 +47,8 @@ fn sockets_reach_no_name_of_the_host() {
         );
         assert_eq!(found, expected, "{network} {scoped} {family}");
     }
+    let audit = asked_with(given(true, true, true), "socket", [netlink, 3, 9, 0, 0, 0]);
+    assert_eq!(audit, none);
     let (stream, datagram, raw, packets) = (1, 2, 3, 5);
     let close = libc::SOCK_CLOEXEC as u64;
     let refused = Verdict::Errno(libc::ESOCKTNOSUPPORT);
@@ -170,6 +173,8 @@ fn arguments_are_looked_at() {
         ("prlimit64", [own, 2, 0, 1, 0, 0], allow),
         ("prlimit64", [1, 2, 0, 1, 0, 0], error(libc::ENOSYS)),
         ("prlimit64", [0, 2, 1 << 32, 0, 0, 0], error(libc::ENOSYS)),
+        ("prlimit64", [0, 7, 1 << 32, 0, 0, 0], allow),
+        ("prlimit64", [1, 7, 1 << 32, 0, 0, 0], error(libc::ENOSYS)),
         ("mmap", [0, 1, 3, 0x22, 0, 0], Verdict::Trace),
         ("mmap", [0, 1, 3, 1, 0, 0], Verdict::Trace),
         ("mmap", [0, 1, 0, 0x22, 0, 0], allow),
@@ -254,6 +259,7 @@ fn the_monitor_makes_no_memory_executable() {
         let opens = ask(libc::SYS_openat, [0; 6]);
         assert_eq!(opens == Verdict::Allow, files);
         assert_eq!(ask(libc::SYS_socket, [1, 1, 0, 0, 0, 0]), Verdict::Kill);
-        assert_eq!(ask(libc::SYS_prlimit64, [0, 7, 1, 0, 0, 0]), Verdict::Kill);
+        assert_eq!(ask(libc::SYS_prlimit64, [0, 9, 1, 0, 0, 0]), Verdict::Kill);
+        assert_eq!(ask(libc::SYS_prlimit64, [1, 7, 1, 0, 0, 0]), Verdict::Kill);
     }
 }
