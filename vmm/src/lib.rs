@@ -15,7 +15,6 @@
 //!
 //! | thing | place |
 //! |---|---|
-//! | sockets | `linux::socket`, a topic of calls, granted by `--net host` |
 //! | snapshots | `memory` (the private windows that changed), `kvm` (registers); restored as an image whose private ranges come from the pool |
 //! | `pvh`, `lxboot` | beside `kvm::Machine`: a machine with devices, started at CPL 0 |
 //! | many guests in one process | [`run::Guest`] is a value without globals; a thread each |
