@@ -115,7 +115,11 @@ fn the_monitors_descriptors_are_closed_to_a_guest() {
     fs::create_dir(&data).unwrap();
     let grant = format!("{}:/data", data.display());
     let report = world.directory.path().join("report.json");
-    for options in [&[][..], &["--dir", &grant], &["--net", "host"]] {
+    for options in [
+        &[][..],
+        &["--dir", &grant],
+        &["--net", "host", "--env", "NETWORK=1"],
+    ] {
         let options = [options, &["--report", report.to_str().unwrap()]].concat();
         let found = world.run("own", &options, &[]);
         assert_eq!(

@@ -28,6 +28,8 @@ const NUMBERS: [i32; 10] = [
 ];
 /// Length of `struct flock`.
 const LOCK_BYTES: u16 = 32;
+/// Offset in it of `l_pid`.
+const LOCK_HOLDER: u64 = 24;
 
 /// `ioctl` requests, and what lies at their argument.
 const REQUESTS: [(u64, Arg); 20] = [
@@ -54,9 +56,16 @@ const REQUESTS: [(u64, Arg); 20] = [
     (libc::SIOCGIFINDEX, Arg::InOut(40)),
 ];
 
-/// The requests of `ioctl` that there are.
-pub(crate) fn requests() -> impl Iterator<Item = u32> {
-    REQUESTS.iter().map(|&(request, _)| request as u32)
+/// Requests about the host's interfaces, which any socket answers: `SIOCGIFNAME` to `SIOCGIFINDEX`
+/// and their like (linux/sockios.h).
+const INTERFACES: std::ops::Range<u64> = 0x8910..0x8950;
+
+/// The requests of `ioctl` that there are for a guest that may use the host's network or not.
+pub(crate) fn requests(network: bool) -> impl Iterator<Item = u32> {
+    let served = move |&(request, _): &(u64, Arg)| {
+        (network || !INTERFACES.contains(&request)).then_some(request as u32)
+    };
+    REQUESTS.iter().filter_map(served)
 }
 
 /// `close`.
@@ -123,9 +132,17 @@ pub(super) fn fcntl(linux: &mut Linux, [fd, command, argument, ..]: Arguments) -
             let kinds = [Arg::Descriptor, Arg::Value, Arg::Value];
             dispatch::pass(linux, CALL, &kinds, arguments)
         }
-        libc::F_GETLK | libc::F_OFD_GETLK | libc::F_SETLK | libc::F_OFD_SETLK => {
-            lock(linux, arguments)
+        libc::F_GETLK => {
+            let found = lock(linux, arguments)?;
+            let kind: u16 = linux.memory.read_value(argument)?;
+            if kind != libc::F_UNLCK as u16 {
+                // Who holds it is another process of the host.
+                let holder = argument.wrapping_add(LOCK_HOLDER);
+                linux.memory.write_value(holder, &0u32)?;
+            }
+            Ok(found)
         }
+        libc::F_OFD_GETLK | libc::F_SETLK | libc::F_OFD_SETLK => lock(linux, arguments),
         libc::F_SETLKW | libc::F_OFD_SETLKW => {
             let at_once = match command as i32 {
                 libc::F_SETLKW => libc::F_SETLK,
@@ -169,7 +186,9 @@ fn later() -> Stop {
 /// `ioctl`: the requests of [`REQUESTS`]; no other is known.
 pub(super) fn ioctl(linux: &mut Linux, [fd, request, at, ..]: Arguments) -> Served {
     let request = u64::from(request as u32);
-    let Some((_, argument)) = REQUESTS.iter().find(|(known, _)| *known == request) else {
+    let known = REQUESTS.iter().find(|(known, _)| *known == request);
+    let known = known.filter(|_| linux.reach.network || !INTERFACES.contains(&request));
+    let Some((_, argument)) = known else {
         rustix::io::fcntl_getfd(host::borrow(linux.descriptor(fd)?))?;
         return Err(Errno::NOTTY.into());
     };

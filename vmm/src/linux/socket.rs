@@ -361,6 +361,28 @@ fn passed(control: &[u8]) -> Vec<i32> {
     found
 }
 
+/// `setsockopt`. A close that waits until all is sent (`SO_LINGER` with a time) would have the whole guest
+/// wait: it is refused with `ENOPROTOOPT`.
+pub(super) fn setsockopt(linux: &mut Linux, arguments: Arguments) -> Served {
+    let [_, level, name, at, length, _] = arguments;
+    let lingers = level as i32 == libc::SOL_SOCKET && name as i32 == libc::SO_LINGER;
+    if lingers && length >= 8 {
+        let on: i32 = linux.memory.read_value(at)?;
+        let seconds: i32 = linux.memory.read_value(at.wrapping_add(4))?;
+        if on != 0 && seconds != 0 {
+            return Err(Errno::NOPROTOOPT.into());
+        }
+    }
+    let kinds = [
+        Arg::Descriptor,
+        Arg::Value,
+        Arg::Value,
+        Arg::InBytes(4),
+        Arg::Value,
+    ];
+    dispatch::pass(linux, libc::SYS_setsockopt as u64, &kinds, arguments)
+}
+
 /// `recvfrom`.
 pub(super) fn recvfrom(
     linux: &mut Linux,
@@ -416,40 +438,29 @@ pub(super) fn sendmsg(linux: &mut Linux, [fd, at, flags, ..]: Arguments) -> Serv
 
 /// `recvmmsg`: what is there, at least one.
 pub(super) fn recvmmsg(linux: &mut Linux, [fd, at, count, flags, ..]: Arguments) -> Served {
-    many(linux, at, count, |linux, at, first| {
-        let flags = if first {
-            flags
-        } else {
-            flags | DONTWAIT as u64
-        };
-        linux.receive_message(fd, at, flags)
-    })
+    many(linux, fd, at, count, flags, Linux::receive_message)
 }
 
 /// `sendmmsg`.
 pub(super) fn sendmmsg(linux: &mut Linux, [fd, at, count, flags, ..]: Arguments) -> Served {
-    many(linux, at, count, |linux, at, first| {
-        let flags = if first {
-            flags
-        } else {
-            flags | DONTWAIT as u64
-        };
-        linux.send_message(fd, at, flags)
-    })
+    many(linux, fd, at, count, flags, Linux::send_message)
 }
 
 /// Moves messages until one fails; only the first may wait.
 fn many(
     linux: &mut Linux,
+    fd: u64,
     at: u64,
     count: u64,
-    mut one: impl FnMut(&mut Linux, u64, bool) -> Served,
+    flags: u64,
+    one: fn(&mut Linux, u64, u64, u64) -> Served,
 ) -> Served {
     const LENGTH: u64 = 56;
     let mut done = 0;
     while done < count.min(MOST_MESSAGES) {
         let at = at.checked_add(done * MANY_HEADER).ok_or(Errno::FAULT)?;
-        match one(linux, at, done == 0) {
+        let waits = if done == 0 { 0 } else { DONTWAIT as u64 };
+        match one(linux, fd, at, flags | waits) {
             Ok(moved) => linux.memory.write_value(at + LENGTH, &(moved as u32))?,
             Err(stop) if done == 0 => return Err(stop),
             Err(_) => break,

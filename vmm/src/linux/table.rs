@@ -245,7 +245,7 @@ pub const CALLS: &[Entry] = {
     host(51, "getsockname", &[Descriptor, OutSized(2), Size], Topic::Socket, Process::Allowed),
     host(52, "getpeername", &[Descriptor, OutSized(2), Size], Topic::Socket, Process::Allowed),
     call(53, "socketpair", socket::socketpair, Topic::Socket, Process::SocketPair),
-    host(54, "setsockopt", &[Descriptor, Value, Value, InBytes(4), Value], Topic::Socket, Process::Allowed),
+    call(54, "setsockopt", socket::setsockopt, Topic::Socket, Process::Allowed),
     host(55, "getsockopt", &[Descriptor, Value, Value, OutSized(4), Size], Topic::Socket, Process::Allowed),
     call(56, "clone", thread::clone, Topic::Process, Process::Threads),
     call(57, "fork", thread::fork, Topic::Process, Process::Unserved),

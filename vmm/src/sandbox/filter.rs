@@ -223,7 +223,7 @@ fn monitor_policy(files_granted: bool, network: bool) -> Policy {
             .unless(&[Test::Null(2)], Verdict::Allow)
             .unless(&descriptors_of(0), Verdict::Allow),
     );
-    let requests = descriptor_requests().chain(MONITOR_IOCTLS);
+    let requests = descriptor_requests(network).chain(MONITOR_IOCTLS);
     let requests = Rule::one_of(1, &requests.collect::<Vec<_>>(), Verdict::Kill);
     policy.set(libc::SYS_ioctl as u32, requests);
     no_new_code(&mut policy);
@@ -295,7 +295,7 @@ fn guest_rule(process: Process, given: Given) -> Rule {
         Process::Network => sockets(given),
         Process::SocketPair => pairs(given),
         Process::Terminal => {
-            let requests: Vec<u32> = descriptor_requests().collect();
+            let requests: Vec<u32> = descriptor_requests(given.network).collect();
             Rule::one_of(1, &requests, Verdict::Errno(libc::ENOTTY))
         }
         Process::OwnProcess => Rule::one_of(0, &[own], Verdict::Errno(libc::ESRCH)),

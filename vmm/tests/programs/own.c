@@ -1,6 +1,7 @@
 /* Tries to use, close and replace every descriptor that it did not open. */
 #include "told.h"
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/select.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
@@ -50,6 +51,12 @@ int main(void)
         memcpy(CMSG_DATA(head), &fd, 4);
         WRONG(sendmsg(pair[0], &message, 0) != -1 || errno != EBADF);
     }
+    char interface[40] = "lo";
+    int fd = pair[0];
+    WRONG(!getenv("NETWORK") && (ioctl(fd, 0x8913, interface) != -1 || errno != ENOTTY));
+    WRONG(getenv("NETWORK") && ioctl(fd, 0x8913, interface) != 0);
+    struct linger linger = {1, 60};
+    WRONG(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger) != -1 || errno != ENOPROTOOPT);
     close_range(3, ~0u, 0);
     /* New ones are the guest's own, as many as it likes, and each works. */
     for (int n = 0; n < 300; n++) {
