@@ -1,7 +1,6 @@
 //! Tagged images.
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -97,22 +96,9 @@ async fn get(State(service): State<Service>, ImagePath(image): ImagePath) -> Res
         (status = 422, description = "Not a static x86-64 executable", body = ProblemBody),
     )
 )]
-async fn put(
-    State(service): State<Service>,
-    ImagePath(image): ImagePath,
-    conditions: Conditions,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Made<PushSummary>> {
+async fn put(ImagePath(image): ImagePath, file: WholeFile) -> Result<Made<PushSummary>> {
     let name = Named::Image(image.clone());
-    let file = WholeFile {
-        service,
-        name,
-        conditions,
-        headers,
-        body,
-    };
-    file.take_in(move |content, store| {
+    file.take_in(name, move |content, store| {
         let described = pool_image::describe::describe(content)?;
         store(&announce::image(&described, image))
     })

@@ -1,7 +1,6 @@
 //! Library versions.
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -88,22 +87,9 @@ async fn get(
         (status = 422, description = "The content is empty", body = ProblemBody),
     )
 )]
-async fn put(
-    State(service): State<Service>,
-    LibraryPath(library): LibraryPath,
-    conditions: Conditions,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Made<PushSummary>> {
+async fn put(LibraryPath(library): LibraryPath, file: WholeFile) -> Result<Made<PushSummary>> {
     let name = Named::Library(library.clone());
-    let file = WholeFile {
-        service,
-        name,
-        conditions,
-        headers,
-        body,
-    };
-    file.take_in(move |content, store| {
+    file.take_in(name, move |content, store| {
         if content.is_empty() {
             let what = format!("the content of lib/{library} is empty");
             let status = StatusCode::UNPROCESSABLE_ENTITY;

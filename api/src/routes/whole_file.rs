@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::HeaderMap;
 use memmap2::Mmap;
 use pool_core::name::Named;
@@ -16,29 +17,43 @@ use crate::problem::{Problem, Result};
 use crate::service::{Service, blocking};
 use crate::types::PushSummary;
 
-/// A file on its way in.
+/// A file on its way in: the last thing that a handler takes of a request.
 pub(super) struct WholeFile {
-    pub(super) service: Service,
-    /// The name that it is to have.
-    pub(super) name: Named,
-    pub(super) conditions: Conditions,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Body,
+    service: Service,
+    conditions: Conditions,
+    headers: HeaderMap,
+    body: Body,
+}
+
+impl FromRequest<Service> for WholeFile {
+    type Rejection = Problem;
+    async fn from_request(request: Request, service: &Service) -> Result<Self> {
+        let (mut parts, body) = request.into_parts();
+        let conditions = Conditions::from_request_parts(&mut parts, service).await?;
+        Ok(Self {
+            service: service.clone(),
+            conditions,
+            headers: parts.headers,
+            body,
+        })
+    }
 }
 
 /// Stores what it is given.
 pub(super) type Store<'a> = &'a dyn Fn(&Announcement<'_>) -> Result<PushSummary>;
 
 impl WholeFile {
-    /// Receives the file and lets `announce` say what is to be stored of it.
+    /// Receives the file, which is to have the name `name`, and lets `announce` say what is to be stored
+    /// of it.
     ///
     /// The conditions are looked at before the body is, so that nobody sends in vain, and again
     /// when the name is given.
     pub(super) async fn take_in(
         self,
+        name: Named,
         announce: impl FnOnce(&[u8], Store<'_>) -> Result<PushSummary> + Send + 'static,
     ) -> Result<Made<PushSummary>> {
-        let Self { service, name, .. } = self;
+        let Self { service, .. } = self;
         let hint = "push it by negotiation (pool push), or raise body-limit";
         let limit = service.options().limits.body;
         let body = LimitedBody::new(&self.headers, self.body, limit, hint)?;

@@ -70,13 +70,7 @@ pub(crate) fn requests(network: bool) -> impl Iterator<Item = u32> {
 
 /// `close`.
 pub(super) fn close(linux: &mut Linux, [fd, ..]: Arguments) -> Served {
-    close_number(linux.descriptor(fd)?)?;
-    Ok(0)
-}
-
-fn close_number(descriptor: RawFd) -> Result<u64, Errno> {
-    // SAFETY: no address; the number is the guest's, so no value of this process owns it.
-    unsafe { host::call(libc::SYS_close as u64, [descriptor as u64, 0, 0, 0, 0, 0]) }
+    Ok(host::close(linux.descriptor(fd)?)?)
 }
 
 /// `close_range`, around the monitor's own.
@@ -95,9 +89,7 @@ pub(super) fn close_range(linux: &mut Linux, [first, last, flags, ..]: Arguments
         let (low, high) = (from, last.min(number.saturating_sub(1)));
         from = from.max(number.saturating_add(1));
         if low <= high && low < number {
-            let arguments = [u64::from(low), u64::from(high), flags, 0, 0, 0];
-            // SAFETY: no address; the monitor's own numbers are not among them.
-            unsafe { host::call(libc::SYS_close_range as u64, arguments) }?;
+            host::close_range(low, high, flags)?;
         }
         if number >= last {
             break;
@@ -108,18 +100,16 @@ pub(super) fn close_range(linux: &mut Linux, [first, last, flags, ..]: Arguments
 
 /// `dup2`.
 pub(super) fn dup2(linux: &mut Linux, [old, new, ..]: Arguments) -> Served {
-    duplicate(linux, libc::SYS_dup2, old, new, 0)
+    Ok(host::dup2(linux.descriptor(old)?, linux.descriptor(new)?)?)
 }
 
 /// `dup3`.
 pub(super) fn dup3(linux: &mut Linux, [old, new, flags, ..]: Arguments) -> Served {
-    duplicate(linux, libc::SYS_dup3, old, new, flags)
-}
-
-fn duplicate(linux: &mut Linux, call: libc::c_long, old: u64, new: u64, flags: u64) -> Served {
-    let (old, new) = (linux.descriptor(old)?, linux.descriptor(new)?);
-    // SAFETY: no address; both numbers are the guest's.
-    Ok(unsafe { host::call(call as u64, [old as u64, new as u64, flags, 0, 0, 0]) }?)
+    Ok(host::dup3(
+        linux.descriptor(old)?,
+        linux.descriptor(new)?,
+        flags,
+    )?)
 }
 
 /// `fcntl`: duplicates, flags, locks, pipes and seals; nothing that sends signals.
@@ -234,7 +224,7 @@ pub(super) fn openat(linux: &mut Linux, [directory, path, flags, mode, ..]: Argu
     let file = host::borrow(opened as RawFd);
     let stat = rustix::fs::fstat(file)?;
     if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo {
-        close_number(opened as RawFd)?;
+        host::close(opened as RawFd)?;
         return Err(Errno::ACCESS.into());
     }
     let flags = rustix::fs::fcntl_getfl(file)? - OFlags::NONBLOCK;

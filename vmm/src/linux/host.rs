@@ -22,6 +22,76 @@ pub(super) unsafe fn call(number: u64, arguments: [u64; 6]) -> Result<u64, Errno
     result_of(result as isize)
 }
 
+/// Makes a call that takes numbers alone. Descriptors that it closes or changes are the guest's, so that no
+/// value of this process owns them.
+fn numbers<const N: usize>(number: libc::c_long, arguments: [u64; N]) -> Result<u64, Errno> {
+    let mut all = [0; 6];
+    all[..N].copy_from_slice(&arguments);
+    // SAFETY: none of the arguments of the calls below is an address.
+    unsafe { call(number as u64, all) }
+}
+
+/// `close`.
+pub(super) fn close(descriptor: RawFd) -> Result<u64, Errno> {
+    numbers(libc::SYS_close, [descriptor as u64])
+}
+
+/// `close_range`.
+pub(super) fn close_range(first: u32, last: u32, flags: u64) -> Result<u64, Errno> {
+    let arguments = [u64::from(first), u64::from(last), flags];
+    numbers(libc::SYS_close_range, arguments)
+}
+
+/// `dup2`.
+pub(super) fn dup2(old: RawFd, new: RawFd) -> Result<u64, Errno> {
+    numbers(libc::SYS_dup2, [old as u64, new as u64])
+}
+
+/// `dup3`.
+pub(super) fn dup3(old: RawFd, new: RawFd, flags: u64) -> Result<u64, Errno> {
+    numbers(libc::SYS_dup3, [old as u64, new as u64, flags])
+}
+
+/// `bind`, to the address that `name` holds.
+pub(super) fn bind(descriptor: RawFd, name: &[u8]) -> Result<u64, Errno> {
+    named(libc::SYS_bind, descriptor, name)
+}
+
+/// `connect`, to the address that `name` holds.
+pub(super) fn connect(descriptor: RawFd, name: &[u8]) -> Result<u64, Errno> {
+    named(libc::SYS_connect, descriptor, name)
+}
+
+fn named(number: libc::c_long, descriptor: RawFd, name: &[u8]) -> Result<u64, Errno> {
+    let (at, length) = (name.as_ptr() as u64, name.len() as u64);
+    // SAFETY: `bind` and `connect` read as many bytes at the address as `name` has.
+    unsafe { call(number as u64, [descriptor as u64, at, length, 0, 0, 0]) }
+}
+
+/// `sendfile`, from `offset`, which moves, or from the source's own position.
+pub(super) fn sendfile(
+    target: RawFd,
+    source: RawFd,
+    offset: Option<&mut i64>,
+    count: u64,
+) -> Result<u64, Errno> {
+    let at = offset.map_or(0, |offset| std::ptr::from_mut(offset) as u64);
+    let arguments = [target as u64, source as u64, at, count, 0, 0];
+    // SAFETY: the kernel reads and writes eight bytes at `at`, unless it is null.
+    unsafe { call(libc::SYS_sendfile as u64, arguments) }
+}
+
+/// Bytes of a `struct epoll_event` on x86-64, where it is packed.
+pub(super) const EPOLL_EVENT: usize = 12;
+
+/// The events that have come at an `epoll` descriptor by now, as many as there is room for; their number.
+pub(super) fn epoll_events(descriptor: RawFd, events: &mut [u8]) -> Result<u64, Errno> {
+    let (at, room) = (events.as_mut_ptr() as u64, events.len() / EPOLL_EVENT);
+    let arguments = [descriptor as u64, at, room as u64, 0, 0, 0];
+    // SAFETY: the kernel writes at most `room` events.
+    unsafe { call(libc::SYS_epoll_wait as u64, arguments) }
+}
+
 /// Whether one of `events` (or an error) has come at `descriptor`.
 pub(super) fn is_ready(descriptor: RawFd, events: PollFlags) -> Result<bool, Errno> {
     let mut poll = [PollFd::from_borrowed_fd(borrow(descriptor), events)];

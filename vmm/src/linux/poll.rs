@@ -8,13 +8,12 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::time::Timespec;
 
+use super::host::EPOLL_EVENT;
 use super::wait::Wait;
 use super::{Arguments, Linux, Served, Stop, host, time};
 
 /// Bytes of a `struct pollfd`.
 const RECORD: usize = 8;
-/// Bytes of a `struct epoll_event` on x86-64, where it is packed.
-const EVENT: usize = 12;
 /// Descriptors that a set of `select` may hold.
 const SET: u64 = 1024;
 
@@ -271,14 +270,13 @@ fn epoll_until(linux: &mut Linux, fd: u64, at: u64, count: u64, limit: Limit) ->
     const MOST_EVENTS: usize = 4096;
     let descriptor = linux.descriptor(fd)?;
     let count = usize::try_from(count as i32).map_err(|_| Errno::INVAL)?;
-    let mut events = vec![0u8; count.min(MOST_EVENTS) * EVENT];
-    let room = (events.len() / EVENT) as u64;
-    let arguments = [descriptor as u64, events.as_mut_ptr() as u64, room, 0, 0, 0];
-    // SAFETY: the kernel writes at most `room` events to the buffer.
-    let ready = unsafe { host::call(libc::SYS_epoll_wait as u64, arguments) }?;
+    let mut events = vec![0u8; count.min(MOST_EVENTS) * EPOLL_EVENT];
+    let ready = host::epoll_events(descriptor, &mut events)?;
     if ready == 0 {
         return until(limit, vec![(descriptor, PollFlags::IN)]);
     }
-    linux.memory.write(at, &events[..ready as usize * EVENT])?;
+    linux
+        .memory
+        .write(at, &events[..ready as usize * EPOLL_EVENT])?;
     Ok(ready)
 }

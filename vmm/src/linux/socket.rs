@@ -2,7 +2,6 @@
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use vm_memory::ByteValued;
 
 use super::dispatch::Arg;
 use super::host::{self, Direction, Message};
@@ -22,22 +21,31 @@ const MOST_MESSAGES: u64 = 1024;
 const MANY_HEADER: u64 = 64;
 
 /// `struct msghdr` in the guest's memory.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
+#[derive(Clone, Copy, Debug)]
 struct Header {
     name: u64,
     name_length: u32,
-    _pad: u32,
     vectors: u64,
     count: u64,
     control: u64,
     control_length: u64,
-    flags: u32,
-    _tail: u32,
 }
 
-// SAFETY: integers without padding, for which any bytes are a value.
-unsafe impl ByteValued for Header {}
+impl Header {
+    const BYTES: usize = 56;
+
+    fn of(bytes: &[u8; Self::BYTES]) -> Self {
+        let word = |at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
+        Self {
+            name: word(0),
+            name_length: word(NAME_LENGTH as usize) as u32,
+            vectors: word(16),
+            count: word(24),
+            control: word(32),
+            control_length: word(CONTROL_LENGTH as usize),
+        }
+    }
+}
 
 const NAME_LENGTH: u64 = 8;
 const CONTROL_LENGTH: u64 = 40;
@@ -133,16 +141,7 @@ pub(super) fn accept4(linux: &mut Linux, arguments: Arguments) -> Served {
 pub(super) fn bind(linux: &mut Linux, [fd, at, length, ..]: Arguments) -> Served {
     let descriptor = linux.descriptor(fd)?;
     let name = linux.address(at, length)?;
-    let arguments = [
-        descriptor as u64,
-        name.as_ptr() as u64,
-        name.len() as u64,
-        0,
-        0,
-        0,
-    ];
-    // SAFETY: the address is `name`, as long as it is.
-    Ok(unsafe { host::call(libc::SYS_bind as u64, arguments) }?)
+    Ok(host::bind(descriptor, &name)?)
 }
 
 /// `connect`. One that takes time goes on in the background, as for a socket that does not wait, and
@@ -154,19 +153,10 @@ pub(super) fn connect(linux: &mut Linux, [fd, at, length, ..]: Arguments) -> Ser
     }
     let name = linux.address(at, length)?;
     let nonblocking = host::is_nonblocking(descriptor)?;
-    let arguments = [
-        descriptor as u64,
-        name.as_ptr() as u64,
-        name.len() as u64,
-        0,
-        0,
-        0,
-    ];
     if !nonblocking {
         rustix::io::ioctl_fionbio(host::borrow(descriptor), true)?;
     }
-    // SAFETY: the address is `name`, as long as it is.
-    let connected = unsafe { host::call(libc::SYS_connect as u64, arguments) };
+    let connected = host::connect(descriptor, &name);
     if !nonblocking {
         rustix::io::ioctl_fionbio(host::borrow(descriptor), false)?;
     }
@@ -268,7 +258,9 @@ impl Linux {
     }
 
     fn header(&mut self, at: u64) -> Result<Header, Stop> {
-        let header: Header = self.memory.read_value(at)?;
+        let mut bytes = [0; Header::BYTES];
+        self.memory.read(at, &mut bytes)?;
+        let header = Header::of(&bytes);
         if header.control_length > MOST_CONTROL {
             return Err(Errno::NOBUFS.into());
         }

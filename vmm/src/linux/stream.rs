@@ -279,10 +279,8 @@ pub(super) fn sendfile(linux: &mut Linux, [out, from, at, count, ..]: Arguments)
     } else {
         linux.memory.read_value(at)?
     };
-    let pointer = if at == 0 { 0 } else { &raw mut offset as u64 };
-    let call = [target as u64, source as u64, pointer, count, 0, 0];
-    // SAFETY: the offset's place is null or `offset`; the descriptors are the guest's.
-    let sent = unsafe { host::call(libc::SYS_sendfile as u64, call) };
+    let position = (at != 0).then_some(&mut offset);
+    let sent = host::sendfile(target, source, position, count);
     let sent = linux.written(sent.map_err(Stop::from))?;
     if at != 0 {
         linux.memory.write_value(at, &offset)?;
