@@ -4,8 +4,6 @@
 //! about it; the handlers lie in one file a topic. A call that is in no table fails with `ENOSYS`
 //! and is counted. A guest sees no file and no network unless it was granted.
 //!
-//! Sockets will be a topic of their own (`socket`), granted by `--net host`.
-//!
 //! The guest's threads are tasks of one processor (`task`, `scheduler`), so nothing here needs a
 //! lock: between two instructions of one task the monitor serves calls, delivers signals and picks the task
 //! that goes on. A handler that would wait says so and is asked again later (`wait`).
