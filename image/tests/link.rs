@@ -198,6 +198,32 @@ fn descriptions_find_the_libraries() {
     assert_eq!(found.len(), 4);
 }
 
+/// `.tbss` takes no addresses: here the entry point lies where its own seem to.
+#[test]
+fn much_zeroed_thread_local_memory_is_not_code_left_out() {
+    let workshop = Workshop::new();
+    let program = workshop.compile(
+        Compiler::Musl,
+        "threads",
+        "#include <stdio.h>\n__thread volatile char large[9000];\n\
+         int main(void) { puts(large[8999] ? \"set\" : \"zero\"); return 0; }",
+    );
+    let request = workshop.request(Compiler::Musl, &["-static", &program]);
+    let linked = link(&request, &mut AddressBook::default()).unwrap();
+    let elf = Elf::parse(&linked.elf).unwrap();
+    let named = |name| {
+        let mut headers = elf.section_headers.iter();
+        headers.find(|s| elf.shdr_strtab.get_at(s.sh_name) == Some(name))
+    };
+    assert!(
+        named(".tbss")
+            .unwrap()
+            .vm_range()
+            .contains(&(elf.entry as usize))
+    );
+    pool_image::describe::describe(&linked.elf).unwrap();
+}
+
 #[test]
 fn stripping_and_other_options_are_followed() {
     let workshop = Workshop::new();

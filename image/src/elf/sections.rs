@@ -1,7 +1,9 @@
 //! The few things that section headers are read for: none of them is needed to load a program.
 
 use goblin::elf::header::Header;
-use goblin::elf::section_header::{SHF_ALLOC, SHT_NOBITS, SHT_PROGBITS, SHT_SYMTAB, SectionHeader};
+use goblin::elf::section_header::{
+    SHF_ALLOC, SHF_TLS, SHT_NOBITS, SHT_PROGBITS, SHT_SYMTAB, SectionHeader,
+};
 
 use super::kernel::UNIKRAFT_BOOT_INFORMATION;
 use super::{CTX, ElfError, check_within};
@@ -28,8 +30,13 @@ pub(super) fn read<'a>(file: &'a [u8], header: &Header) -> Result<Sections<'a>, 
         let end = section.sh_addr.saturating_add(section.sh_size);
         (section.sh_addr..end).contains(&header.e_entry)
     };
+    // `.tbss` takes no addresses: what follows it begins where it does, code as well (gABI, "Thread-Local
+    // Storage").
     let is_left_out = |section: &SectionHeader| {
-        section.sh_type == SHT_NOBITS && is_loaded(section) && holds_entry(section)
+        section.sh_type == SHT_NOBITS
+            && has_flag(section, SHF_ALLOC)
+            && !has_flag(section, SHF_TLS)
+            && holds_entry(section)
     };
     if sections.iter().any(is_left_out) {
         return Err(ElfError::DebugOnly);
@@ -41,7 +48,7 @@ pub(super) fn read<'a>(file: &'a [u8], header: &Header) -> Result<Sections<'a>, 
         .unwrap_or_default();
     let is_layout = |section: &&SectionHeader| {
         section.sh_type == SHT_PROGBITS
-            && !is_loaded(section)
+            && !has_flag(section, SHF_ALLOC)
             && name(names, section) == Some(LAYOUT_SECTION.as_bytes())
     };
     let layout = match sections.iter().find(is_layout) {
@@ -63,8 +70,8 @@ pub(super) fn read<'a>(file: &'a [u8], header: &Header) -> Result<Sections<'a>, 
     })
 }
 
-fn is_loaded(section: &SectionHeader) -> bool {
-    section.sh_flags & u64::from(SHF_ALLOC) != 0
+fn has_flag(section: &SectionHeader, flag: u32) -> bool {
+    section.sh_flags & u64::from(flag) != 0
 }
 
 fn table(file: &[u8], header: &Header) -> Result<Vec<SectionHeader>, ElfError> {
