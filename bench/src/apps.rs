@@ -1,7 +1,7 @@
 //! Programs that compute, in a guest against natively: the same linked file, in turns.
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -42,20 +42,12 @@ const PLATFORMS: [&str; 2] = ["kvm", "process"];
 
 /// Measures, and writes `apps.json`.
 pub(crate) fn run_all(out: &Path) -> Result<()> {
-    let cache = out.join("apps-programs");
-    let status = Command::new(source_directory().join("apps/build"))
-        .args(PROGRAMS.map(|(name, _)| name))
-        .env("POOL_APPS_CACHE", &cache)
-        .status()
-        .context("starting apps/build")?;
-    ensure!(status.success(), "apps/build failed: see above");
     let host = Host::start(&out.join("apps-pool"), &[])?;
+    let linked_programs = push(&host, out, &PROGRAMS.map(|(name, _)| name))?;
     let mut result = json!({ "runs": RUNS });
     println!("apps: exec to end, ms (median of {RUNS}), and against native");
     for (name, arguments) in PROGRAMS {
-        let linked = cache.join("linked").join(name);
-        let path = linked.to_str().context("the path is not UTF-8")?;
-        host.pool(&["push", "image", path, "--name", name, "--tag", "v1"])?;
+        let linked = linked_programs.join(name);
         let mut samples = [const { Vec::new() }; PLATFORMS.len() + 1];
         for _ in 0..RUNS {
             samples[0].push(milliseconds(Command::new(&linked).args(arguments))?);
@@ -81,6 +73,25 @@ pub(crate) fn run_all(out: &Path) -> Result<()> {
         println!("{line}");
     }
     write_result(out, "apps", &result)
+}
+
+/// Builds programs of `apps/` and pushes them as `image/NAME:v1`; answers with the directory of the linked
+/// files. What was built stays for the next measurement.
+pub(crate) fn push(host: &Host, out: &Path, names: &[&str]) -> Result<PathBuf> {
+    let cache = out.join("apps-programs");
+    let status = Command::new(source_directory().join("apps/build"))
+        .args(names)
+        .env("POOL_APPS_CACHE", &cache)
+        .status()
+        .context("starting apps/build")?;
+    ensure!(status.success(), "apps/build failed: see above");
+    let linked = cache.join("linked");
+    for name in names {
+        let path = linked.join(name);
+        let path = path.to_str().context("the path is not UTF-8")?;
+        host.pool(&["push", "image", path, "--name", name, "--tag", "v1"])?;
+    }
+    Ok(linked)
 }
 
 fn milliseconds(command: &mut Command) -> Result<f64> {

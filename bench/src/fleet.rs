@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use pool_tests::host::Host;
 use pool_tests::run::{Backing, command};
 
@@ -48,24 +48,13 @@ impl Fleet {
         backing: Backing,
         platform: &str,
     ) -> Result<()> {
-        let inner = command(host, image, backing, platform);
-        // The shell joins the group before it becomes the VMM, so that every page is charged.
-        let mut guest = Command::new("/bin/sh")
-            .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
-            .arg(self.group.procs())
-            .arg(inner.get_program())
-            .args(inner.get_args())
-            .args(["--", "--hold"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("starting poolvmm")?;
+        let mut command = command(host, image, backing, platform);
+        command.args(["--", "--hold"]);
+        let guest = self.start(&command, Stdio::null(), Stdio::piped())?;
         let output = guest
             .stdout
             .take()
             .context("the guest has no standard output")?;
-        self.guests.push(guest);
         let mut lines = BufReader::new(output).lines();
         ensure!(
             lines.any(|line| line.is_ok_and(|line| line == "holding")),
@@ -73,6 +62,44 @@ impl Fleet {
             backing.name()
         );
         Ok(())
+    }
+
+    /// Starts a program whose memory counts from its first page on. Of `command` its program and its
+    /// arguments are taken.
+    pub(crate) fn start(
+        &mut self,
+        command: &Command,
+        input: Stdio,
+        output: Stdio,
+    ) -> Result<&mut Child> {
+        // The shell joins the group before it becomes the program, so that every page is charged.
+        let guest = Command::new("/bin/sh")
+            .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
+            .arg(self.group.procs())
+            .arg(command.get_program())
+            .args(command.get_args())
+            .stdin(input)
+            .stdout(output)
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("starting {}", command.get_program().display()))?;
+        self.guests.push(guest);
+        self.guests.last_mut().context("the guest just started")
+    }
+
+    /// An error unless all guests still run.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        for (number, guest) in self.guests.iter_mut().enumerate() {
+            if let Some(status) = guest.try_wait().context("looking after a guest")? {
+                bail!("guest {} ended instead of waiting: {status}", number + 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that the kernel charges to the guests at this moment.
+    pub(crate) fn charged(&self) -> Result<u64> {
+        self.group.bytes()
     }
 
     /// Memory of all guests, once it holds still.

@@ -7,6 +7,7 @@
 mod apps;
 mod clock;
 mod demo;
+mod faas;
 mod fleet;
 mod ingest;
 mod measure;
@@ -40,7 +41,7 @@ struct Arguments {
 enum What {
     /// The whole job once: link, push, mount, run, measure, collect.
     Demo,
-    /// Every measurement but the demo.
+    /// Every measurement but the demo, `apps` and `faas`.
     All,
     /// Start-up time and memory of an instance that touches an 8 MiB library, and of 64.
     Start,
@@ -52,6 +53,9 @@ enum What {
     SegmentRead,
     /// Programs that compute, in a guest against natively.
     Apps,
+    /// 128 instances of a function and 20 different programs: memory at every moment, for copies, for copies
+    /// that KSM merges, and for the pool. Not part of `all`: it takes some 20 minutes and sets the host's KSM.
+    Faas,
     /// Taking in pages that are known already, against BLAKE3 alone.
     Ingest,
     /// Reading the clock in a guest against reading it natively.
@@ -89,6 +93,7 @@ fn measure(what: What, out: &Path) -> Result<()> {
         What::Memory => memory::run_all(out),
         What::SegmentRead => segment_read::run_all(out),
         What::Apps => apps::run_all(out),
+        What::Faas => faas::run_all(out),
         What::Ingest => ingest::run_all(out),
         What::Clock => clock::run_all(out),
     }

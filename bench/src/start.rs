@@ -1,12 +1,14 @@
 //! Start-up: from exec to the first instruction, to all of an 8 MiB library touched, and what an
 //! instance costs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use pool_tests::guests;
 use pool_tests::host::Host;
-use pool_tests::run::{Backing, run};
+use pool_tests::run::{Backing, monotonic_ns, run};
+use pool_tests::source_directory;
 use serde_json::{Value, json};
 
 use crate::fleet::Fleet;
@@ -23,16 +25,18 @@ const IMAGE: &str = "image/touch8m:v1";
 pub(crate) fn run_all(out: &Path) -> Result<()> {
     let host = Host::start(&out.join("start-pool"), &[])?;
     guests::push(&host, &out.join("guests"), guests::TOUCH)?;
+    let mut floor = Floor::build(out)?;
     let mut result = json!({});
     let mut curves = Vec::new();
     for backing in Backing::ALL {
-        let (figures, points) = measure(&host, backing)?;
+        let (figures, points) = measure(&host, backing, &mut floor)?;
         result[backing.name()] = figures;
         curves.push(Line {
             name: backing.name(),
             points,
         });
     }
+    result["floor_us"] = json!(median(&floor.samples));
     print(&result);
     plot::lines(
         &out.join("start.svg"),
@@ -44,9 +48,51 @@ pub(crate) fn run_all(out: &Path) -> Result<()> {
     write_result(out, "start", &result)
 }
 
-fn measure(host: &Host, backing: Backing) -> Result<(Value, Vec<(f64, f64)>)> {
+/// The smallest C program that runs one instruction of a guest, `bench/floor.c`.
+struct Floor {
+    program: PathBuf,
+    /// Microseconds from before it was started to after that instruction.
+    samples: Vec<f64>,
+}
+
+impl Floor {
+    fn build(out: &Path) -> Result<Self> {
+        let program = out.join("floor");
+        let status = Command::new("cc")
+            .args(["-O2", "-static", "-o"])
+            .arg(&program)
+            .arg(source_directory().join("bench/floor.c"))
+            .status()
+            .context("starting cc")?;
+        ensure!(
+            status.success(),
+            "compiling bench/floor.c failed: see above"
+        );
+        Ok(Self {
+            program,
+            samples: Vec::new(),
+        })
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let output = Command::new(&self.program)
+            .arg(monotonic_ns().to_string())
+            .output()
+            .context("starting the floor")?;
+        let printed = String::from_utf8_lossy(&output.stdout);
+        let microseconds = printed
+            .trim()
+            .parse()
+            .with_context(|| format!("the floor: {}", String::from_utf8_lossy(&output.stderr)))?;
+        self.samples.push(microseconds);
+        Ok(())
+    }
+}
+
+fn measure(host: &Host, backing: Backing, floor: &mut Floor) -> Result<(Value, Vec<(f64, f64)>)> {
     let (mut first, mut touched, mut faults) = (vec![], vec![], vec![]);
     for _ in 0..RUNS {
+        floor.run()?;
         let run = run(host, IMAGE, backing, "kvm")?;
         first.push(run.number("/microseconds/first_instruction"));
         touched.push(run.number("/microseconds/end"));
@@ -83,6 +129,12 @@ fn measure(host: &Host, backing: Backing) -> Result<(Value, Vec<(f64, f64)>)> {
 fn print(result: &Value) {
     println!("start: a guest that touches an 8 MiB library (median of {RUNS} runs)");
     println!("  {:<34}{:>10}{:>10}{:>9}", "", "copy", "pool", "ratio");
+    let floor = result["floor_us"].as_f64().unwrap_or(0.0);
+    let first = result["pool"]["first_instruction_us"].as_f64();
+    println!(
+        "  the least C program that runs an instruction: {floor:.0} us; the pool takes {:.2} of it",
+        ratio(first.unwrap_or(0.0), floor)
+    );
     for (name, key) in [
         ("exec to first instruction (us)", "first_instruction_us"),
         ("exec to 8 MiB touched, ended (us)", "touched_us"),

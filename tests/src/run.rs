@@ -89,7 +89,7 @@ pub fn run(host: &Host, image: &str, backing: Backing, platform: &str) -> Result
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, comparable between processes.
-fn monotonic_ns() -> u64 {
+pub fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

@@ -41,18 +41,20 @@ impl MemoryGroup {
         self.path.join("cgroup.procs")
     }
 
+    /// Bytes charged to the group now.
+    pub(crate) fn bytes(&self) -> Result<u64> {
+        let path = self.path.join(self.usage);
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        Ok(text.trim().parse()?)
+    }
+
     /// Bytes charged to the group, once the number holds still.
     pub(crate) fn settled_bytes(&self) -> Result<u64> {
-        let read = || -> Result<u64> {
-            let path = self.path.join(self.usage);
-            let text =
-                fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-            Ok(text.trim().parse()?)
-        };
-        let mut last = read()?;
+        let mut last = self.bytes()?;
         for _ in 0..30 {
             thread::sleep(Duration::from_millis(100));
-            let now = read()?;
+            let now = self.bytes()?;
             if now == last {
                 break;
             }

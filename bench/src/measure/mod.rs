@@ -1,6 +1,7 @@
 //! Measuring: medians, memory of processes and of control groups.
 
 pub(crate) mod cgroup;
+pub(crate) mod ksm;
 pub(crate) mod memory;
 
 /// The middle of `samples`; the mean of the two middle ones when their number is even. Zero when
