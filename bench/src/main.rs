@@ -13,7 +13,9 @@ mod ingest;
 mod measure;
 mod memory;
 mod plot;
+mod requests;
 mod segment_read;
+mod servers;
 mod start;
 mod touch;
 
@@ -41,7 +43,7 @@ struct Arguments {
 enum What {
     /// The whole job once: link, push, mount, run, measure, collect.
     Demo,
-    /// Every measurement but the demo, `apps` and `faas`.
+    /// Every measurement but the demo, `apps`, `faas` and `requests`.
     All,
     /// Start-up time and memory of an instance that touches an 8 MiB library, and of 64.
     Start,
@@ -56,6 +58,9 @@ enum What {
     /// 128 instances of a function and 20 different programs: memory at every moment, for copies, for copies
     /// that KSM merges, and for the pool. Not part of `all`: it takes some 20 minutes and sets the host's KSM.
     Faas,
+    /// Exits that a request costs nginx and Redis, against their system calls natively (ab, redis-benchmark
+    /// and strace are needed). Not part of `all`.
+    Requests,
     /// Taking in pages that are known already, against BLAKE3 alone.
     Ingest,
     /// Reading the clock in a guest against reading it natively.
@@ -94,6 +99,7 @@ fn measure(what: What, out: &Path) -> Result<()> {
         What::SegmentRead => segment_read::run_all(out),
         What::Apps => apps::run_all(out),
         What::Faas => faas::run_all(out),
+        What::Requests => requests::run_all(out),
         What::Ingest => ingest::run_all(out),
         What::Clock => clock::run_all(out),
     }

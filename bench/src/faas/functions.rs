@@ -1,7 +1,7 @@
 //! Many instances of one function: a Go program that serves HTTP.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::thread;
@@ -15,6 +15,7 @@ use super::MODES;
 use super::series::Series;
 use crate::apps;
 use crate::fleet::Fleet;
+use crate::servers::free_address;
 
 const INSTANCES: usize = 128;
 const PROGRAM: &str = "go-http";
@@ -80,10 +81,4 @@ fn connect(address: SocketAddr, guest: &mut Child, began: Instant) -> Result<Tcp
         );
         thread::sleep(TRY);
     }
-}
-
-/// An address of this host that nobody listens on.
-pub(super) fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("looking for a free port")?;
-    Ok(listener.local_addr()?)
 }
