@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody as _};
 use axum::extract::{FromRequest, MatchedPath, Request};
@@ -16,12 +16,11 @@ use futures_util::{StreamExt as _, stream};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::pace::Progress;
 use crate::problem::{self, Problem};
 use crate::service::{Service, blocking};
 use crate::shape::Shapes;
 
-/// A client that sends nothing for this long is given up.
-const IDLE: Duration = Duration::from_secs(60);
 /// Most of a body that is still taken in after a refusal.
 const DRAIN_BYTES: u64 = 16 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(2);
@@ -126,10 +125,11 @@ impl Leftover {
         (Request::from_parts(parts, body), Some(leftover))
     }
 
-    /// Takes in what the route left, within limits.
-    pub(crate) async fn drain(self) {
+    /// Takes in what the route left, within limits; true when that was all. Otherwise nothing can
+    /// follow on this connection.
+    pub(crate) async fn drain(self) -> bool {
         if self.waits_to_be_told && !lock(&self.shared).asked {
-            return;
+            return false;
         }
         let drain = async {
             let mut left = DRAIN_BYTES;
@@ -142,6 +142,7 @@ impl Leftover {
         };
         // Whether it ended or time ran out: the answer follows.
         drop(tokio::time::timeout(DRAIN_TIME, drain).await);
+        lock(&self.shared).ended
     }
 }
 
@@ -161,17 +162,19 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A body that is read piece by piece and may not be longer than a limit.
+/// A body that is read piece by piece, and may be neither longer than a limit nor too slow.
 pub(crate) struct LimitedBody {
     stream: BodyDataStream,
     limit: u64,
     hint: &'static str,
     received: u64,
+    progress: Progress,
 }
 
 impl LimitedBody {
     /// Refuses at once when the client announces too much.
     pub(crate) fn new(
+        service: &Service,
         headers: &HeaderMap,
         body: Body,
         limit: u64,
@@ -188,16 +191,26 @@ impl LimitedBody {
             limit,
             hint,
             received: 0,
+            progress: Progress::new(service.options().limits.pace),
         })
     }
 
     /// The next piece, `None` at the end.
     pub(crate) async fn next(&mut self) -> problem::Result<Option<Bytes>> {
-        let next = tokio::time::timeout(IDLE, self.stream.next()).await;
+        let since = Instant::now();
+        let next = self.stream.next();
+        let next = match self.progress.deadline(since) {
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), next).await,
+            None => Ok(next.await),
+        };
         let piece = match next {
             Err(_) => {
-                let what = format!("the body stopped for {} seconds", IDLE.as_secs());
-                return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", what));
+                let what = format!("the body came too slowly: {}", self.progress.too_slow());
+                return Err(
+                    Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", what).hint(
+                        "send it faster, or have the service started with a lower --speed-limit",
+                    ),
+                );
             }
             Ok(None) => return Ok(None),
             Ok(Some(Err(error))) => {
@@ -206,6 +219,7 @@ impl LimitedBody {
             }
             Ok(Some(Ok(piece))) => piece,
         };
+        self.progress.note(since.elapsed(), piece.len() as u64);
         self.received += piece.len() as u64;
         if self.received > self.limit {
             return Err(Problem::too_large(self.limit, self.hint));
@@ -255,7 +269,7 @@ pub(crate) struct JsonBody<T>(pub(crate) T);
 impl<T: DeserializeOwned + Send + 'static> FromRequest<Service> for JsonBody<T> {
     type Rejection = Problem;
     async fn from_request(request: Request, service: &Service) -> problem::Result<Self> {
-        read_json(request, service.options().limits.json)
+        read_json(service, request, service.options().limits.json)
             .await
             .map(Self)
     }
@@ -263,6 +277,7 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Service> for JsonBody<T> 
 
 /// Reads a JSON body of at most `limit` bytes.
 pub(crate) async fn read_json<T: DeserializeOwned + Send + 'static>(
+    service: &Service,
     request: Request,
     limit: u64,
 ) -> problem::Result<T> {
@@ -286,7 +301,7 @@ pub(crate) async fn read_json<T: DeserializeOwned + Send + 'static>(
     let (Some(shapes), Some(path)) = (shapes, path) else {
         return Err(Problem::internal("a body is read outside the routes"));
     };
-    let mut body = LimitedBody::new(headers, body, limit, "send less at a time")?;
+    let mut body = LimitedBody::new(service, headers, body, limit, "send less at a time")?;
     let bytes = body.read_all().await?;
     let read = blocking(move || {
         from_json(&bytes, |value| {

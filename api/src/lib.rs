@@ -16,6 +16,7 @@ mod conditions;
 mod host;
 pub mod metrics;
 mod openapi;
+pub mod pace;
 mod paths;
 pub mod problem;
 mod query;

@@ -106,7 +106,7 @@ fn add_refusals(operation: &mut Value, changes: bool, guarded: bool) {
         refusals.push((507, "The disk is full"));
     }
     if operation.get("requestBody").is_some() {
-        refusals.push((408, "The body stopped"));
+        refusals.push((408, "The body comes too slowly, or not at all"));
         refusals.push((413, "The body is too long"));
     }
     for (status, description) in refusals {

@@ -13,6 +13,7 @@ use pool_store::stats::StoreStats;
 
 use crate::auth::Gate;
 use crate::metrics::Metrics;
+use crate::pace::Pace;
 use crate::problem::{Problem, Result};
 use crate::uploads::Sessions;
 
@@ -29,6 +30,8 @@ pub struct Limits {
     pub uploads: usize,
     /// Time without a request after which an upload is forgotten.
     pub upload_idle: Duration,
+    /// The least that it must send of a body, or take of an answer.
+    pub pace: Pace,
 }
 
 impl Default for Limits {
@@ -39,6 +42,7 @@ impl Default for Limits {
             json: 1 << 20,
             uploads: 64,
             upload_idle: Duration::from_secs(600),
+            pace: Pace::default(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use poolsvc::notify::Manager;
-use poolsvc::{Arguments, Daemon, Settings};
+use poolsvc::{Arguments, Daemon, Settings, descriptors};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -18,11 +18,14 @@ fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // It would be said there, where nothing can be written, and that ends the program.
+        .log_internal_errors(false)
         .init();
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("poolsvc: {error:#}");
+            // Whoever does not hear it sees the exit status.
+            let _ = writeln!(std::io::stderr(), "poolsvc: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
     let settings = Settings::gather(arguments)?;
+    descriptors::raise_limit();
     let runtime = tokio::runtime::Runtime::new().context("starting threads")?;
     let manager = Manager::new(std::env::var_os("NOTIFY_SOCKET"));
     runtime.block_on(async {

@@ -34,12 +34,14 @@ impl Service {
             .create(true)
             .open(store.with_extension("log"))
             .unwrap();
-        let mut child = command(store)
-            .args(flags)
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut command = command(store);
+        command.args(flags).stderr(log);
+        Self::run(command, store)
+    }
+
+    /// Starts a service as `command` says.
+    pub(crate) fn run(mut command: Command, store: &Path) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut url = String::new();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         output.read_line(&mut url).unwrap();
