@@ -8,18 +8,16 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody as _};
-use axum::extract::{FromRequest, MatchedPath, Request};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{StreamExt as _, stream};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::pace::Progress;
 use crate::problem::{self, Problem};
 use crate::service::{Service, blocking};
-use crate::shape::Shapes;
 
 /// Most of a body that is still taken in after a refusal.
 const DRAIN_BYTES: u64 = 16 << 20;
@@ -231,12 +229,18 @@ impl LimitedBody {
         self.received
     }
 
-    async fn read_all(&mut self) -> problem::Result<Vec<u8>> {
+    /// The whole body, and the room in memory that it takes, which all requests share.
+    pub(crate) async fn read_all(
+        &mut self,
+        service: &Service,
+    ) -> problem::Result<(Vec<u8>, OwnedSemaphorePermit)> {
         let mut all = Vec::new();
+        let mut room = service.room_for_json(0)?;
         while let Some(piece) = self.next().await? {
+            room.merge(service.room_for_json(piece.len())?);
             all.extend_from_slice(&piece);
         }
-        Ok(all)
+        Ok((all, room))
     }
 
     /// Writes the whole body to `file`.
@@ -258,114 +262,6 @@ impl LimitedBody {
             if last {
                 return Ok(file);
             }
-        }
-    }
-}
-
-/// A JSON body of the shape that the document gives it, of the length that any but an
-/// announcement may have.
-pub(crate) struct JsonBody<T>(pub(crate) T);
-
-impl<T: DeserializeOwned + Send + 'static> FromRequest<Service> for JsonBody<T> {
-    type Rejection = Problem;
-    async fn from_request(request: Request, service: &Service) -> problem::Result<Self> {
-        read_json(service, request, service.options().limits.json)
-            .await
-            .map(Self)
-    }
-}
-
-/// Reads a JSON body of at most `limit` bytes.
-pub(crate) async fn read_json<T: DeserializeOwned + Send + 'static>(
-    service: &Service,
-    request: Request,
-    limit: u64,
-) -> problem::Result<T> {
-    let (parts, body) = request.into_parts();
-    let headers = &parts.headers;
-    let is_json = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split(';').next())
-        .is_some_and(|value| value.trim().eq_ignore_ascii_case("application/json"));
-    if !is_json {
-        // A web page may make a browser send plain text anywhere, but not JSON.
-        let what = "the body must be JSON";
-        return Err(
-            Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json", what)
-                .hint("send the header Content-Type: application/json"),
-        );
-    }
-    let shapes = parts.extensions.get::<Shapes>().cloned();
-    let path = parts.extensions.get::<MatchedPath>().cloned();
-    let (Some(shapes), Some(path)) = (shapes, path) else {
-        return Err(Problem::internal("a body is read outside the routes"));
-    };
-    let mut body = LimitedBody::new(service, headers, body, limit, "send less at a time")?;
-    let bytes = body.read_all().await?;
-    let read = blocking(move || {
-        from_json(&bytes, |value| {
-            shapes.check(&parts.method, path.as_str(), value)
-        })
-    });
-    read.await
-}
-
-/// Reads JSON whose shape `check` lets pass. An integer is one also when it is written `64.0` (as
-/// JSON Schema has it), which serde does not know; that is looked at only when the plain reading
-/// fails.
-fn from_json<T: DeserializeOwned>(
-    json: &[u8],
-    check: impl FnOnce(&Value) -> problem::Result<()>,
-) -> problem::Result<T> {
-    let refused = |error: serde_json::Error| {
-        let what = format!("the body is not the JSON that belongs here: {error}");
-        Problem::bad_request("bad-json", what).hint("see /v1/openapi.json for its form")
-    };
-    let mut value = serde_json::from_slice(json).map_err(refused)?;
-    check(&value)?;
-    serde_json::from_slice(json)
-        .or_else(|error| {
-            if make_whole(&mut value) {
-                serde_json::from_value(value)
-            } else {
-                Err(error)
-            }
-        })
-        .map_err(refused)
-}
-
-/// Writes whole numbers as integers; true when there was one to be written so.
-fn make_whole(value: &mut Value) -> bool {
-    match value {
-        Value::Number(number) => {
-            // Doubles are exact up to here.
-            let exact = 0.0..9_007_199_254_740_992.0;
-            let float = number.as_f64().filter(|_| number.is_f64());
-            let whole = float.filter(|float| exact.contains(float) && float.fract() == 0.0);
-            if let Some(whole) = whole {
-                *value = Value::from(whole as u64);
-            }
-            whole.is_some()
-        }
-        // Each is looked at, whatever was found before.
-        Value::Array(list) => list.iter_mut().map(make_whole).fold(false, |a, b| a | b),
-        Value::Object(map) => map.values_mut().map(make_whole).fold(false, |a, b| a | b),
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whole_numbers_are_integers_however_written() {
-        let read = |json: &str| from_json::<Vec<u64>>(json.as_bytes(), |_| Ok(())).ok();
-        assert_eq!(read("[64.0, 1e3, 7]"), Some(vec![64, 1000, 7]));
-        assert_eq!(read("[18446744073709551615]"), Some(vec![u64::MAX]));
-        for bad in ["[0.5]", "[-1.0]", "[1e300]", "[\"1\"]", "["] {
-            assert_eq!(read(bad), None, "{bad}");
         }
     }
 }

@@ -14,6 +14,7 @@ mod body;
 pub mod client;
 mod conditions;
 mod host;
+mod json;
 pub mod metrics;
 mod openapi;
 pub mod pace;

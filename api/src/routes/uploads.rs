@@ -13,8 +13,9 @@ use utoipa_axum::routes;
 
 use super::OnePart;
 use super::responses::{Conditional, Made, NoUpload};
-use crate::body::{LimitedBody, read_json};
+use crate::body::LimitedBody;
 use crate::conditions::Conditions;
+use crate::json::read_json;
 use crate::paths;
 use crate::problem::{Problem, ProblemBody, Result};
 use crate::service::{Service, blocking};

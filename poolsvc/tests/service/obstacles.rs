@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 
 use pool_tests::wait;
+use poolsvc::{Daemon, Settings};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -146,4 +147,47 @@ fn a_time_beyond_all_others_is_never() {
         !log.contains("panicked") && !log.contains("ended badly"),
         "{log}"
     );
+}
+
+#[test]
+fn what_is_announced_at_once_is_bounded() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = Settings::for_store(directory.path().join("store"));
+    settings.limits.json_at_once = 1 << 20;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let daemon = runtime.block_on(Daemon::start(settings)).unwrap();
+    let begin = || {
+        let mut stream = TcpStream::connect(daemon.address()).unwrap();
+        stream.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+        let head = "POST /v1/uploads HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\
+                    Content-Type: application/json\r\nContent-Length: 700000\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut told = [0; 25];
+        stream.read_exact(&mut told).unwrap();
+        stream.write_all(&vec![b' '; 699_999]).unwrap();
+        stream
+    };
+    let status = |stream: &mut TcpStream| {
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        String::from_utf8(status.to_vec()).unwrap()
+    };
+    // One more byte makes each whole. There is room for one of them: the other is refused before.
+    let (mut one, mut other) = (begin(), begin());
+    let (sender, refused) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for stream in [&one, &other] {
+            let (mut stream, sender) = (stream.try_clone().unwrap(), sender.clone());
+            scope.spawn(move || sender.send(status(&mut stream)));
+        }
+        assert_eq!(refused.recv().unwrap(), "HTTP/1.1 503");
+        // The one that was not refused is no JSON.
+        let _ = (one.write_all(b" "), other.write_all(b" "));
+        assert_eq!(refused.recv().unwrap(), "HTTP/1.1 400");
+    });
+    // There is room again.
+    let mut next = begin();
+    next.write_all(b" ").unwrap();
+    assert_eq!(status(&mut next), "HTTP/1.1 400");
+    runtime.block_on(daemon.stop());
 }
