@@ -45,14 +45,20 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         announce(&daemon, socket.as_deref());
         tracing::info!(address = %daemon.address(), store = %store.display(), "ready");
         manager.tell("READY=1");
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        let mut told = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        told().await;
         tracing::info!("stopping");
         manager.tell("STOPPING=1");
-        daemon.stop().await;
-        tracing::info!("stopped");
+        tokio::select! {
+            () = daemon.stop() => tracing::info!("stopped"),
+            // What is being stored is stored; requests that wait for their clients are not waited for.
+            () = told() => tracing::warn!("told to stop again: cutting requests off"),
+        }
         Ok(())
     })
 }

@@ -45,10 +45,11 @@ impl Service {
         let mut url = String::new();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         output.read_line(&mut url).unwrap();
-        assert!(url.starts_with("http://127.0.0.1:"), "it printed {url:?}");
+        assert!(url.starts_with("http://"), "it printed {url:?}");
         Self {
             child,
-            url: url.trim().to_owned(),
+            // Of all addresses that it may listen on, this one is here.
+            url: url.trim().replace("//0.0.0.0:", "//127.0.0.1:"),
             store: store.into(),
             directory: None,
         }
