@@ -14,7 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pool_core::digest::ObjectId;
 use pool_store::manifest::{Timestamp, TokenRecord, TokenScope};
 
-use crate::problem::{Problem, Result};
+use crate::problem::{Problem, Result, UNKNOWN_TOKEN};
 
 /// Where a request comes from; whoever accepts connections adds it to each request's extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,8 +149,8 @@ impl Gate {
     }
 
     fn scope_of_bearer(&self, headers: &HeaderMap) -> Result<TokenScope> {
-        let unauthorized = |what: &str| {
-            Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", what)
+        let unauthorized = |error: &str, what: &str| {
+            Problem::new(StatusCode::UNAUTHORIZED, error, what)
                 .hint("send Authorization: Bearer SECRET, or set POOL_TOKEN for pool")
         };
         let mut lines = headers.get_all(header::AUTHORIZATION).iter();
@@ -161,7 +161,7 @@ impl Gate {
             .and_then(|value| value.split_once(' '))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, secret)| blake3::hash(secret.trim().as_bytes()))
-            .ok_or_else(|| unauthorized("this service wants a token"))?;
+            .ok_or_else(|| unauthorized("unauthorized", "this service wants a token"))?;
         let mut scope = None;
         // Each is compared, in constant time, so that an answer's time tells nothing.
         for credential in self.configured.iter().chain(&*self.stored()) {
@@ -169,7 +169,7 @@ impl Gate {
                 scope = scope.max(Some(credential.scope));
             }
         }
-        scope.ok_or_else(|| unauthorized("the token is not known here"))
+        scope.ok_or_else(|| unauthorized(UNKNOWN_TOKEN, "the token is not known here"))
     }
 }
 

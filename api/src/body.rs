@@ -5,23 +5,20 @@ use std::future::poll_fn;
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody as _};
-use axum::extract::{FromRequest, MatchedPath, Request};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{StreamExt as _, stream};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
 
+use crate::pace::Progress;
 use crate::problem::{self, Problem};
 use crate::service::{Service, blocking};
-use crate::shape::Shapes;
 
-/// A client that sends nothing for this long is given up.
-const IDLE: Duration = Duration::from_secs(60);
 /// Most of a body that is still taken in after a refusal.
 const DRAIN_BYTES: u64 = 16 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(2);
@@ -126,10 +123,11 @@ impl Leftover {
         (Request::from_parts(parts, body), Some(leftover))
     }
 
-    /// Takes in what the route left, within limits.
-    pub(crate) async fn drain(self) {
+    /// Takes in what the route left, within limits; true when that was all. Otherwise nothing can
+    /// follow on this connection.
+    pub(crate) async fn drain(self) -> bool {
         if self.waits_to_be_told && !lock(&self.shared).asked {
-            return;
+            return false;
         }
         let drain = async {
             let mut left = DRAIN_BYTES;
@@ -142,6 +140,7 @@ impl Leftover {
         };
         // Whether it ended or time ran out: the answer follows.
         drop(tokio::time::timeout(DRAIN_TIME, drain).await);
+        lock(&self.shared).ended
     }
 }
 
@@ -161,17 +160,19 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A body that is read piece by piece and may not be longer than a limit.
+/// A body that is read piece by piece, and may be neither longer than a limit nor too slow.
 pub(crate) struct LimitedBody {
     stream: BodyDataStream,
     limit: u64,
     hint: &'static str,
     received: u64,
+    progress: Progress,
 }
 
 impl LimitedBody {
     /// Refuses at once when the client announces too much.
     pub(crate) fn new(
+        service: &Service,
         headers: &HeaderMap,
         body: Body,
         limit: u64,
@@ -188,16 +189,26 @@ impl LimitedBody {
             limit,
             hint,
             received: 0,
+            progress: Progress::new(service.options().limits.pace),
         })
     }
 
     /// The next piece, `None` at the end.
     pub(crate) async fn next(&mut self) -> problem::Result<Option<Bytes>> {
-        let next = tokio::time::timeout(IDLE, self.stream.next()).await;
+        let since = Instant::now();
+        let next = self.stream.next();
+        let next = match self.progress.deadline(since) {
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), next).await,
+            None => Ok(next.await),
+        };
         let piece = match next {
             Err(_) => {
-                let what = format!("the body stopped for {} seconds", IDLE.as_secs());
-                return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", what));
+                let what = format!("the body came too slowly: {}", self.progress.too_slow());
+                return Err(
+                    Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", what).hint(
+                        "send it faster, or have the service started with a lower --speed-limit",
+                    ),
+                );
             }
             Ok(None) => return Ok(None),
             Ok(Some(Err(error))) => {
@@ -206,6 +217,7 @@ impl LimitedBody {
             }
             Ok(Some(Ok(piece))) => piece,
         };
+        self.progress.note(since.elapsed(), piece.len() as u64);
         self.received += piece.len() as u64;
         if self.received > self.limit {
             return Err(Problem::too_large(self.limit, self.hint));
@@ -217,12 +229,18 @@ impl LimitedBody {
         self.received
     }
 
-    async fn read_all(&mut self) -> problem::Result<Vec<u8>> {
+    /// The whole body, and the room in memory that it takes, which all requests share.
+    pub(crate) async fn read_all(
+        &mut self,
+        service: &Service,
+    ) -> problem::Result<(Vec<u8>, OwnedSemaphorePermit)> {
         let mut all = Vec::new();
+        let mut room = service.room_for_json(0)?;
         while let Some(piece) = self.next().await? {
+            room.merge(service.room_for_json(piece.len())?);
             all.extend_from_slice(&piece);
         }
-        Ok(all)
+        Ok((all, room))
     }
 
     /// Writes the whole body to `file`.
@@ -244,113 +262,6 @@ impl LimitedBody {
             if last {
                 return Ok(file);
             }
-        }
-    }
-}
-
-/// A JSON body of the shape that the document gives it, of the length that any but an
-/// announcement may have.
-pub(crate) struct JsonBody<T>(pub(crate) T);
-
-impl<T: DeserializeOwned + Send + 'static> FromRequest<Service> for JsonBody<T> {
-    type Rejection = Problem;
-    async fn from_request(request: Request, service: &Service) -> problem::Result<Self> {
-        read_json(request, service.options().limits.json)
-            .await
-            .map(Self)
-    }
-}
-
-/// Reads a JSON body of at most `limit` bytes.
-pub(crate) async fn read_json<T: DeserializeOwned + Send + 'static>(
-    request: Request,
-    limit: u64,
-) -> problem::Result<T> {
-    let (parts, body) = request.into_parts();
-    let headers = &parts.headers;
-    let is_json = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split(';').next())
-        .is_some_and(|value| value.trim().eq_ignore_ascii_case("application/json"));
-    if !is_json {
-        // A web page may make a browser send plain text anywhere, but not JSON.
-        let what = "the body must be JSON";
-        return Err(
-            Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json", what)
-                .hint("send the header Content-Type: application/json"),
-        );
-    }
-    let shapes = parts.extensions.get::<Shapes>().cloned();
-    let path = parts.extensions.get::<MatchedPath>().cloned();
-    let (Some(shapes), Some(path)) = (shapes, path) else {
-        return Err(Problem::internal("a body is read outside the routes"));
-    };
-    let mut body = LimitedBody::new(headers, body, limit, "send less at a time")?;
-    let bytes = body.read_all().await?;
-    let read = blocking(move || {
-        from_json(&bytes, |value| {
-            shapes.check(&parts.method, path.as_str(), value)
-        })
-    });
-    read.await
-}
-
-/// Reads JSON whose shape `check` lets pass. An integer is one also when it is written `64.0` (as
-/// JSON Schema has it), which serde does not know; that is looked at only when the plain reading
-/// fails.
-fn from_json<T: DeserializeOwned>(
-    json: &[u8],
-    check: impl FnOnce(&Value) -> problem::Result<()>,
-) -> problem::Result<T> {
-    let refused = |error: serde_json::Error| {
-        let what = format!("the body is not the JSON that belongs here: {error}");
-        Problem::bad_request("bad-json", what).hint("see /v1/openapi.json for its form")
-    };
-    let mut value = serde_json::from_slice(json).map_err(refused)?;
-    check(&value)?;
-    serde_json::from_slice(json)
-        .or_else(|error| {
-            if make_whole(&mut value) {
-                serde_json::from_value(value)
-            } else {
-                Err(error)
-            }
-        })
-        .map_err(refused)
-}
-
-/// Writes whole numbers as integers; true when there was one to be written so.
-fn make_whole(value: &mut Value) -> bool {
-    match value {
-        Value::Number(number) => {
-            // Doubles are exact up to here.
-            let exact = 0.0..9_007_199_254_740_992.0;
-            let float = number.as_f64().filter(|_| number.is_f64());
-            let whole = float.filter(|float| exact.contains(float) && float.fract() == 0.0);
-            if let Some(whole) = whole {
-                *value = Value::from(whole as u64);
-            }
-            whole.is_some()
-        }
-        // Each is looked at, whatever was found before.
-        Value::Array(list) => list.iter_mut().map(make_whole).fold(false, |a, b| a | b),
-        Value::Object(map) => map.values_mut().map(make_whole).fold(false, |a, b| a | b),
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whole_numbers_are_integers_however_written() {
-        let read = |json: &str| from_json::<Vec<u64>>(json.as_bytes(), |_| Ok(())).ok();
-        assert_eq!(read("[64.0, 1e3, 7]"), Some(vec![64, 1000, 7]));
-        assert_eq!(read("[18446744073709551615]"), Some(vec![u64::MAX]));
-        for bad in ["[0.5]", "[-1.0]", "[1e300]", "[\"1\"]", "["] {
-            assert_eq!(read(bad), None, "{bad}");
         }
     }
 }

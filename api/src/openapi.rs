@@ -52,6 +52,15 @@ pub(crate) fn complete(
     for (path, item) in document["paths"].as_object_mut().into_iter().flatten() {
         for (method, operation) in item.as_object_mut().into_iter().flatten() {
             let scope = scope(&method.to_uppercase(), path);
+            let parameters = operation
+                .get_mut("parameters")
+                .and_then(Value::as_array_mut);
+            for parameter in parameters.into_iter().flatten() {
+                if parameter["in"] == "path" {
+                    // utoipa asks the type, which for these is described by hand.
+                    parameter["required"] = json!(true);
+                }
+            }
             operation["security"] = match (scope, needs_token) {
                 (None, _) => json!([]),
                 (Some(_), true) => json!([{"token": []}]),
@@ -106,7 +115,7 @@ fn add_refusals(operation: &mut Value, changes: bool, guarded: bool) {
         refusals.push((507, "The disk is full"));
     }
     if operation.get("requestBody").is_some() {
-        refusals.push((408, "The body stopped"));
+        refusals.push((408, "The body comes too slowly, or not at all"));
         refusals.push((413, "The body is too long"));
     }
     for (status, description) in refusals {

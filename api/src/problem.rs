@@ -14,7 +14,8 @@ use utoipa::ToSchema;
 
 use crate::wire::PageList;
 
-/// The body of every answer whose status is 400 or more (`application/problem+json`, RFC 9457).
+/// The body of every refusal (`application/problem+json`, RFC 9457), but of what cannot be read as
+/// an HTTP request: that is answered by 400, 414 or 431 without a body.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProblemBody {
     /// A stable word for programs, as in `not-found`.
@@ -32,6 +33,9 @@ pub struct ProblemBody {
 
 /// The word for a change that is made and not acknowledged.
 const IN_DOUBT: &str = "in-doubt";
+
+/// The word for a token that was shown and is none.
+pub(crate) const UNKNOWN_TOKEN: &str = "unknown-token";
 
 /// An answer that says what went wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +123,12 @@ impl IntoResponse for Problem {
             "1"
         };
         let retry_after = HeaderValue::from_static(seconds);
+        // A challenge has at least one parameter (RFC 6750, 3).
+        let challenge = HeaderValue::from_static(if self.body.error == UNKNOWN_TOKEN {
+            "Bearer realm=\"pool\", error=\"invalid_token\""
+        } else {
+            "Bearer realm=\"pool\""
+        });
         let mut response = (self.status, Json(self.body)).into_response();
         let headers = response.headers_mut();
         headers.insert(
@@ -126,7 +136,7 @@ impl IntoResponse for Problem {
             HeaderValue::from_static("application/problem+json"),
         );
         if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         if self.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
             // A body is taken as it is (RFC 9110, 12.5.3).

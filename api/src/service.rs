@@ -10,9 +10,11 @@ use pool_gc::{CollectOptions, CollectReport};
 use pool_store::Store;
 use pool_store::format::STAGING_DIRECTORY;
 use pool_store::stats::StoreStats;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::auth::Gate;
 use crate::metrics::Metrics;
+use crate::pace::Pace;
 use crate::problem::{Problem, Result};
 use crate::uploads::Sessions;
 
@@ -25,10 +27,14 @@ pub struct Limits {
     pub announcement: u64,
     /// Bytes of any other JSON body.
     pub json: u64,
+    /// Bytes of all JSON bodies that are being read.
+    pub json_at_once: usize,
     /// Uploads under way.
     pub uploads: usize,
     /// Time without a request after which an upload is forgotten.
     pub upload_idle: Duration,
+    /// The least that it must send of a body, or take of an answer.
+    pub pace: Pace,
 }
 
 impl Default for Limits {
@@ -37,8 +43,10 @@ impl Default for Limits {
             body: 4 << 30,
             announcement: 64 << 20,
             json: 1 << 20,
+            json_at_once: 256 << 20,
             uploads: 64,
             upload_idle: Duration::from_secs(600),
+            pace: Pace::default(),
         }
     }
 }
@@ -65,6 +73,7 @@ struct Inner {
     options: ServiceOptions,
     gate: Gate,
     uploads: Sessions,
+    json_room: Arc<Semaphore>,
     metrics: Metrics,
     stopping: AtomicBool,
     counted: Mutex<Option<Counted>>,
@@ -85,6 +94,7 @@ impl Service {
             store,
             gate,
             uploads: Sessions::new(options.limits.uploads, options.limits.upload_idle),
+            json_room: Arc::new(Semaphore::new(options.limits.json_at_once)),
             options,
             metrics: Metrics::new(),
             stopping: AtomicBool::new(false),
@@ -114,6 +124,16 @@ impl Service {
 
     pub(crate) fn uploads(&self) -> &Sessions {
         &self.0.uploads
+    }
+
+    /// Room in memory for `bytes` of a JSON body, until the answer is dropped.
+    pub(crate) fn room_for_json(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
+        let room = Arc::clone(&self.0.json_room);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        room.try_acquire_many_owned(bytes).map_err(|_| {
+            let what = "too much is being announced at the same time";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", what).hint("try again")
+        })
     }
 
     /// Forgets uploads that have been idle for too long. To be called now and then.

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::ops::Deref;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -51,13 +51,13 @@ pub(crate) fn read(path: &Path) -> Result<Bytes> {
 
 /// Reads a file, or fetches what a referent names. What looks like a referent is one unless a
 /// file of that name exists.
-pub(crate) fn read_or_fetch(text: &str, client: impl FnOnce() -> Result<Client>) -> Result<Bytes> {
-    let path = Path::new(text);
-    if text == "-" || path.exists() && !path.is_dir() {
+pub(crate) fn read_or_fetch(path: &Path, client: impl FnOnce() -> Result<Client>) -> Result<Bytes> {
+    if path == Path::new("-") || path.exists() && !path.is_dir() {
         return read(path);
     }
-    match referent::parse(text) {
-        Ok(referent) => {
+    // What is no UTF-8 is no referent.
+    match path.to_str().map(referent::parse) {
+        Some(Ok(referent)) => {
             let mut bytes = Vec::new();
             client()?
                 .content(&referent)?
@@ -65,21 +65,28 @@ pub(crate) fn read_or_fetch(text: &str, client: impl FnOnce() -> Result<Client>)
                 .with_context(|| format!("fetching {referent}"))?;
             Ok(Bytes::Read(bytes))
         }
-        Err(_) => read(path),
+        Some(Err(_)) | None => read(path),
     }
 }
 
-/// Writes `bytes` to `path`, whole or not at all; `-` is standard output. `mode` is that of an
+/// Writes `bytes` to `path`, whole or not at all if that is a file; `-` is standard output. `mode` is that of an
 /// executable or of data, less the umask.
 pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let context = || format!("writing {}", path.display());
     if path == Path::new("-") {
-        return io::stdout().write_all(bytes).with_context(context);
+        let mut stdout = io::stdout().lock();
+        let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+        return written.with_context(context);
     }
-    let existing = fs::metadata(path);
-    if existing.is_ok_and(|metadata| !metadata.is_file()) {
-        // A device or a pipe (`/dev/null`, `/dev/stdout`) is written to, not replaced.
-        return fs::write(path, bytes).with_context(context);
+    // What is no file, as a device or a pipe, is written to, not replaced. So is what a symbolic link
+    // leads to: `/dev/stdout` is one, wherever it leads.
+    if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(mode);
+        let written = options
+            .open(path)
+            .and_then(|mut file| file.write_all(bytes));
+        return written.with_context(context);
     }
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),

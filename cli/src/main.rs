@@ -7,6 +7,7 @@ mod server;
 mod verbs;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -56,6 +57,10 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) token: Option<String>,
+    /// Give up when the service says nothing for so long; 0 is never [default: 600, never for gc
+    /// and fsck]
+    #[arg(long, global = true, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
     /// Print JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -123,7 +128,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("pool: {error:#}");
+            // Whoever does not hear it sees the exit code.
+            let _ = writeln!(std::io::stderr(), "pool: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -1,5 +1,7 @@
 //! The service that a verb asks.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use pool_api::client::{Client, ServerAddress};
 
@@ -10,14 +12,16 @@ pub(crate) const DEFAULT: &str = "http://127.0.0.1:7420";
 
 /// A client of the service that the command line or the environment names.
 pub(crate) fn client(global: &Global) -> Result<Client> {
-    connect(&global.server, global.token.as_deref())
+    connect(&global.server, global)
 }
 
 /// A client of the service at `server`. An empty token is none.
-pub(crate) fn connect(server: &str, token: Option<&str>) -> Result<Client> {
+pub(crate) fn connect(server: &str, global: &Global) -> Result<Client> {
     let address: ServerAddress = server.parse()?;
-    Ok(Client::new(
-        address,
-        token.filter(|token| !token.is_empty()),
-    ))
+    let token = global.token.as_deref().filter(|token| !token.is_empty());
+    let client = Client::new(address, token);
+    Ok(match global.timeout {
+        Some(seconds) => client.with_patience(Duration::from_secs(seconds)),
+        None => client,
+    })
 }

@@ -65,6 +65,13 @@ pub struct Arguments {
     /// Forget an upload after so many seconds without a request [default: 600]
     #[arg(long, value_name = "SECONDS")]
     pub upload_idle: Option<u64>,
+    /// Cut a client off that sends a body, or takes an answer, more slowly than so many bytes a
+    /// second [default: 1024]
+    #[arg(long, value_name = "BYTES")]
+    pub speed_limit: Option<u64>,
+    /// ... over so many seconds; 0 is never [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    pub speed_time: Option<u64>,
     /// Store a 2 MiB window densely from so many pages on, 1 to 513 [default: 32]
     #[arg(long, value_name = "PAGES")]
     pub dense_from_pages: Option<u32>,
@@ -85,6 +92,8 @@ struct ConfigFile {
     body_limit: Option<u64>,
     max_uploads: Option<usize>,
     upload_idle: Option<u64>,
+    speed_limit: Option<u64>,
+    speed_time: Option<u64>,
     dense_from_pages: Option<u32>,
     segment_bytes: Option<u64>,
     #[serde(default, rename = "token")]
@@ -174,6 +183,12 @@ impl Settings {
             .unwrap_or(limits.uploads);
         limits.upload_idle =
             seconds(flags.upload_idle, file.upload_idle).unwrap_or(limits.upload_idle);
+        let pace = &mut limits.pace;
+        pace.bytes_per_second = flags
+            .speed_limit
+            .or(file.speed_limit)
+            .unwrap_or(pace.bytes_per_second);
+        pace.time = seconds(flags.speed_time, file.speed_time).unwrap_or(pace.time);
         if let Some(pages) = flags.dense_from_pages.or(file.dense_from_pages) {
             if !(1..=513).contains(&pages) {
                 bail!(

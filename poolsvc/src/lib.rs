@@ -2,9 +2,11 @@
 //! between, from settings to a running service, is here for tests and other programs.
 
 pub mod config;
+pub mod descriptors;
 mod listen;
 mod maintenance;
 pub mod notify;
+mod paced;
 mod serve;
 mod shutdown;
 pub mod wiring;

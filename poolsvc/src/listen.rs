@@ -34,6 +34,23 @@ impl Drop for SocketFile {
     }
 }
 
+/// Removes a socket that nobody listens on, which the kernel says in one way only: any other failure
+/// may be that of a service which lives, as a full queue is.
+async fn remove_abandoned(path: &Path) -> Result<()> {
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).with_context(|| format!("removing the old {}", path.display()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error)
+            .with_context(|| format!("asking whether anybody listens on {}", path.display())),
+        Ok(_) | Err(_) => bail!(
+            "another process listens on {}: stop it first",
+            path.display()
+        ),
+    }
+}
+
 /// Listens on a Unix socket, in place of one that a killed service left behind.
 pub(crate) async fn unix(path: &Path) -> Result<Socket> {
     match fs::symlink_metadata(path) {
@@ -47,16 +64,7 @@ pub(crate) async fn unix(path: &Path) -> Result<Socket> {
                 path.display()
             );
         }
-        Ok(_) => {
-            if UnixStream::connect(path).await.is_ok() {
-                bail!(
-                    "another process listens on {}: stop it first",
-                    path.display()
-                );
-            }
-            fs::remove_file(path)
-                .with_context(|| format!("removing the old {}", path.display()))?;
-        }
+        Ok(_) => remove_abandoned(path).await?,
     }
     let listener = UnixListener::bind(path).with_context(|| {
         format!(

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use poolsvc::notify::Manager;
-use poolsvc::{Arguments, Daemon, Settings};
+use poolsvc::{Arguments, Daemon, Settings, descriptors};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -18,11 +18,14 @@ fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // It would be said there, where nothing can be written, and that ends the program.
+        .log_internal_errors(false)
         .init();
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("poolsvc: {error:#}");
+            // Whoever does not hear it sees the exit status.
+            let _ = writeln!(std::io::stderr(), "poolsvc: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
     let settings = Settings::gather(arguments)?;
+    descriptors::raise_limit();
     let runtime = tokio::runtime::Runtime::new().context("starting threads")?;
     let manager = Manager::new(std::env::var_os("NOTIFY_SOCKET"));
     runtime.block_on(async {
@@ -41,14 +45,20 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         announce(&daemon, socket.as_deref());
         tracing::info!(address = %daemon.address(), store = %store.display(), "ready");
         manager.tell("READY=1");
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        let mut told = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        told().await;
         tracing::info!("stopping");
         manager.tell("STOPPING=1");
-        daemon.stop().await;
-        tracing::info!("stopped");
+        tokio::select! {
+            () = daemon.stop() => tracing::info!("stopped"),
+            // What is being stored is stored; requests that wait for their clients are not waited for.
+            () = told() => tracing::warn!("told to stop again: cutting requests off"),
+        }
         Ok(())
     })
 }

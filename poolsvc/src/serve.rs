@@ -10,17 +10,18 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pool_api::auth::Peer;
+use pool_api::pace::Pace;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
+use crate::descriptors;
 use crate::listen::Socket;
+use crate::paced::Paced;
 use crate::shutdown::Stop;
 
-/// Connections at a time; those beyond wait in the kernel's queue.
-const MOST_CONNECTIONS: usize = 1024;
 /// Time for a request's headers to arrive, and for an idle connection to say something.
 const HEADER_TIME: Duration = Duration::from_secs(30);
 /// Time for requests under way to end once the service is told to stop.
@@ -33,9 +34,10 @@ pub(crate) async fn serve(
     router: Router,
     tcp: TcpListener,
     socket: Option<Socket>,
+    pace: Pace,
     mut stop: Stop,
 ) {
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let room = Arc::new(Semaphore::new(descriptors::connections()));
     let mut connections = JoinSet::new();
     loop {
         // Connections that ended are forgotten as others come.
@@ -60,8 +62,12 @@ pub(crate) async fn serve(
         connections.spawn(async move {
             let _permit = permit;
             match stream {
-                Stream::Tcp(stream) => converse(stream, peer, router, stop).await,
-                Stream::Unix(stream) => converse(stream, peer, router, stop).await,
+                Stream::Tcp(stream) => {
+                    converse(Paced::new(stream, pace), peer, router, stop).await;
+                }
+                Stream::Unix(stream) => {
+                    converse(Paced::new(stream, pace), peer, router, stop).await;
+                }
             }
         });
     }

@@ -55,6 +55,7 @@ impl Daemon {
             dense_from_pages: settings.dense_from_pages,
         };
         let service = Service::new(store, gate, options);
+        let pace = settings.limits.pace;
         let (stop, stopped) = shutdown::channel();
         let router = pool_api::routes::router(service.clone());
         let maintaining =
@@ -63,7 +64,7 @@ impl Daemon {
             address,
             service,
             stop,
-            serving: tokio::spawn(serve::serve(router, tcp, socket, stopped)),
+            serving: tokio::spawn(serve::serve(router, tcp, socket, pace, stopped)),
             maintaining: tokio::spawn(maintaining),
         })
     }

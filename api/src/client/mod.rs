@@ -18,7 +18,7 @@ use thiserror::Error;
 use ureq::http::{Method, Request, Response};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::DefaultConnector;
-use ureq::{Agent, AsSendBody, Body};
+use ureq::{Agent, AsSendBody, Body, Timeout};
 
 pub use address::{ServerAddress, ServerAddressError};
 pub use push::{PushOptions, PushReport};
@@ -29,6 +29,9 @@ use crate::types::{
     CollectRequest, FsckRequest, Image, Library, NewToken, Stats, TagRequest, Token, TokenRequest,
     UploadStarted, Version,
 };
+
+/// How long the service may say and take nothing before it is given up, unless that is said.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Longest JSON answer that is taken in; lists of pages are the long ones.
 const MAX_JSON: u64 = 1 << 30;
@@ -46,6 +49,17 @@ pub enum ClientError {
         server: String,
         /// What the connection met.
         source: Box<ureq::Error>,
+    },
+    /// The service is there, and neither says nor takes anything.
+    #[error(
+        "{server} has been silent for {seconds} seconds: look whether it still works, or wait longer \
+         with --timeout"
+    )]
+    Silent {
+        /// The service.
+        server: String,
+        /// How long it was waited for.
+        seconds: u64,
     },
     /// The service refused.
     #[error("{}{}", .body.what, hint(.body))]
@@ -88,6 +102,7 @@ pub struct Client {
     agent: Agent,
     server: ServerAddress,
     authorization: Option<String>,
+    patience: Option<Duration>,
 }
 
 impl Client {
@@ -117,6 +132,23 @@ impl Client {
             agent,
             server,
             authorization: token.map(|token| format!("Bearer {token}")),
+            patience: None,
+        }
+    }
+
+    /// Gives the service up when it says or takes nothing for so long; zero is never. Otherwise that
+    /// is ten minutes, and never for collections and checks of the store, which may take hours.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
+        self
+    }
+
+    fn patience(&self, path: &str) -> Option<Duration> {
+        match self.patience {
+            None if matches!(path, "/v1/gc" | "/v1/fsck") => None,
+            None => Some(PATIENCE),
+            Some(said) => Some(said).filter(|said| !said.is_zero()),
         }
     }
 
@@ -305,12 +337,20 @@ impl Client {
         let request = request
             .body(body.into_send_body())
             .map_err(|error| self.lost(error.into()))?;
+        let patience = self.patience(path);
+        let request = self
+            .agent
+            .configure_request(request)
+            .timeout_per_read(patience)
+            .timeout_per_write(patience)
+            .build();
         let mut response = self.agent.run(request).map_err(|error| self.lost(error))?;
         let status = response.status().as_u16();
         if (200..300).contains(&status) {
             return Ok(response);
         }
-        let text = response.body_mut().read_to_string().unwrap_or_default();
+        let body = response.body_mut().with_config().limit(MAX_JSON);
+        let text = body.read_to_string().unwrap_or_default();
         Err(match serde_json::from_str::<ProblemBody>(&text) {
             Ok(body) => ClientError::Refused {
                 status,
@@ -328,8 +368,16 @@ impl Client {
     }
 
     fn lost(&self, source: ureq::Error) -> ClientError {
+        let server = self.server.to_string();
+        if matches!(
+            source,
+            ureq::Error::Timeout(Timeout::PerRead | Timeout::PerWrite)
+        ) {
+            let seconds = self.patience.unwrap_or(PATIENCE).as_secs();
+            return ClientError::Silent { server, seconds };
+        }
         ClientError::Connection {
-            server: self.server.to_string(),
+            server,
             source: Box::new(source),
         }
     }

@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 use super::OnePart;
 use super::objects::parse;
 use super::responses::{NoImage, NoLibrary};
-use crate::body::JsonBody;
+use crate::json::JsonBody;
 use crate::problem::{Problem, ProblemBody, Result};
 use crate::schemas;
 use crate::service::Service;
@@ -105,12 +105,12 @@ async fn why_digest(State(service): State<Service>, OnePart(digest): OnePart) ->
 struct LibraryName {
     /// `NAME@VERSION`.
     #[param(schema_with = schemas::library)]
-    name: LibraryRef,
+    library: LibraryRef,
 }
 
 /// What keeps the content of a library version.
 #[utoipa::path(
-    get, path = "/v1/why/lib/{name}", tag = "collection",
+    get, path = "/v1/why/lib/{library}", tag = "collection",
     params(LibraryName),
     responses(
         (status = 200, description = "The chain up to names and leases", body = schemas::Why),
@@ -136,12 +136,12 @@ async fn why_library(State(service): State<Service>, OnePart(name): OnePart) -> 
 struct ImageName {
     /// `NAME:TAG`.
     #[param(schema_with = schemas::image)]
-    name: ImageRef,
+    image: ImageRef,
 }
 
 /// What keeps the file of an image.
 #[utoipa::path(
-    get, path = "/v1/why/image/{name}", tag = "collection",
+    get, path = "/v1/why/image/{image}", tag = "collection",
     params(ImageName),
     responses(
         (status = 200, description = "The chain up to names and leases", body = schemas::Why),

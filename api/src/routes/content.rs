@@ -121,8 +121,10 @@ fn part(
     // A condition that does not hold, whatever is written there, turns the range into the whole
     // (RFC 9110, 13.1.5).
     let mut conditions = headers.get_all(header::IF_RANGE).iter();
+    let mut ranges = headers.get_all(header::RANGE).iter();
     let range = if conditions.all(|condition| condition == tag.as_str()) {
-        headers.get(header::RANGE)
+        // Two headers are no range.
+        ranges.next().filter(|_| ranges.next().is_none())
     } else {
         None
     };

@@ -108,8 +108,12 @@ async fn observe(State(service): State<Service>, request: Request, next: Next) -
     let mut response = answered.unwrap_or_else(|_| {
         Problem::internal(format!("{method} {path} met a defect of the service")).into_response()
     });
-    if let Some(leftover) = leftover {
-        leftover.drain().await;
+    if let Some(leftover) = leftover
+        && !leftover.drain().await
+    {
+        // So that the client does not send another behind it (RFC 9112, 9.6).
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
     }
     response.headers_mut().insert(
         header::X_CONTENT_TYPE_OPTIONS,

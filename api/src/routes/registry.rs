@@ -8,7 +8,7 @@ use utoipa_axum::routes;
 
 use super::responses::{Made, NoLibrary};
 use super::{LibraryParams, LibraryPath};
-use crate::body::JsonBody;
+use crate::json::JsonBody;
 use crate::paths;
 use crate::problem::{Problem, ProblemBody, Result};
 use crate::schemas;

@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use super::OnePart;
 use super::responses::Made;
 use crate::auth::{self, Credential};
-use crate::body::JsonBody;
+use crate::json::JsonBody;
 use crate::paths;
 use crate::problem::{Problem, ProblemBody, Result};
 use crate::schemas;

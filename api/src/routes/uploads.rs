@@ -13,8 +13,9 @@ use utoipa_axum::routes;
 
 use super::OnePart;
 use super::responses::{Conditional, Made, NoUpload};
-use crate::body::{LimitedBody, read_json};
+use crate::body::LimitedBody;
 use crate::conditions::Conditions;
+use crate::json::read_json;
 use crate::paths;
 use crate::problem::{Problem, ProblemBody, Result};
 use crate::service::{Service, blocking};
@@ -50,7 +51,7 @@ async fn begin(
 ) -> Result<Made<UploadStarted>> {
     service.uploads().check_room()?;
     let limit = service.options().limits.announcement;
-    let request: UploadRequest = read_json(request, limit).await?;
+    let request: UploadRequest = read_json(&service, request, limit).await?;
     let manifest = UploadManifest {
         target: request.target.into(),
         objects: request.objects.into_iter().map(Into::into).collect(),
@@ -103,7 +104,8 @@ async fn send_pages(
 ) -> Result<Json<PagesAccepted>> {
     let session = service.uploads().get(&id)?;
     let limit = service.options().limits.body;
-    let mut body = LimitedBody::new(&headers, body, limit, "send the pages in several requests")?;
+    let hint = "send the pages in several requests";
+    let mut body = LimitedBody::new(&service, &headers, body, limit, hint)?;
     let taken = take_in(&session, &mut body).await;
     let received = body.received();
     session.note_received(received);

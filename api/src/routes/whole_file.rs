@@ -56,7 +56,7 @@ impl WholeFile {
         let Self { service, .. } = self;
         let hint = "push it by negotiation (pool push), or raise body-limit";
         let limit = service.options().limits.body;
-        let body = LimitedBody::new(&self.headers, self.body, limit, hint)?;
+        let body = LimitedBody::new(&service, &self.headers, self.body, limit, hint)?;
         let precondition = self.conditions.precondition();
         let (expected, wanted) = (precondition.clone(), name.clone());
         service

@@ -1,6 +1,6 @@
 //! `pool cat`: the bytes of a thing.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -25,6 +25,7 @@ impl Cat {
         let mut content = server::client(global)?.content(&self.referent)?;
         let mut stdout = io::stdout().lock();
         io::copy(&mut content, &mut stdout)
+            .and_then(|_| stdout.flush())
             .with_context(|| format!("copying {}", self.referent))?;
         Ok(ExitCode::SUCCESS)
     }

@@ -15,7 +15,7 @@ use crate::{Global, file, server};
 #[command(after_help = "Example:\n  pool describe app.elf -o app.desc")]
 pub(crate) struct Describe {
     /// A static executable, or a referent of an image
-    elf: String,
+    elf: PathBuf,
     /// Where to write the description
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     output: PathBuf,
@@ -25,7 +25,7 @@ impl Describe {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
         let bytes = file::read_or_fetch(&self.elf, || server::client(global))?;
         let described = pool_image::describe::describe(&bytes)
-            .with_context(|| format!("describing {}", self.elf))?;
+            .with_context(|| format!("describing {}", self.elf.display()))?;
         let json = described.description.to_json();
         file::write(&self.output, &json, file::DATA)?;
         Ok(ExitCode::SUCCESS)

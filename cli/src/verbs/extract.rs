@@ -15,7 +15,7 @@ use crate::{Global, file, output, server};
 #[command(after_help = "Example:\n  pool extract app.elf -d parts/")]
 pub(crate) struct Extract {
     /// A static executable, or a referent of an image
-    elf: String,
+    elf: PathBuf,
     /// Folder to write to, made if absent
     #[arg(short, long, value_name = "DIR")]
     directory: PathBuf,
@@ -32,7 +32,7 @@ impl Extract {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
         let bytes = file::read_or_fetch(&self.elf, || server::client(global))?;
         let described = pool_image::describe::describe(&bytes)
-            .with_context(|| format!("describing {}", self.elf))?;
+            .with_context(|| format!("describing {}", self.elf.display()))?;
         std::fs::create_dir_all(&self.directory)
             .with_context(|| format!("making {}", self.directory.display()))?;
         let mut extracted = Vec::new();

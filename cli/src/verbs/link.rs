@@ -13,6 +13,7 @@
 //! `WHERE` is the address of a service, or a file.
 
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -73,7 +74,8 @@ impl Link {
         let request = parse_args(&arguments)?;
         if request.show_version {
             // Build systems look for the words "GNU ld" to learn which options they may use.
-            println!("GNU ld compatible pool link {}", env!("CARGO_PKG_VERSION"));
+            let version = concat!("GNU ld compatible pool link ", env!("CARGO_PKG_VERSION"));
+            writeln!(io::stdout(), "{version}").context("printing the version")?;
             if request.inputs.is_empty() {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -82,7 +84,8 @@ impl Link {
         let linked = link(&request, registry.as_mut())
             .with_context(|| format!("linking {}", request.output.display()))?;
         for warning in &linked.warnings {
-            eprintln!("pool link: warning: {warning}");
+            // Nobody may be there to be warned.
+            let _ = writeln!(io::stderr(), "pool link: warning: {warning}");
         }
         file::write(&request.output, &linked.elf, file::EXECUTABLE)?;
         if let (Some(path), Some(map)) = (&request.map, &linked.map) {
@@ -131,7 +134,7 @@ fn open_registry(named: Option<String>, global: &Global) -> Result<Box<dyn Regis
         }
     }
     let server = place.as_deref().unwrap_or(&global.server);
-    let client = server::connect(server, global.token.as_deref())?;
+    let client = server::connect(server, global)?;
     Ok(Box::new(ServiceRegistry(client)))
 }
 

@@ -21,7 +21,7 @@ use crate::{Global, file, output, server};
                   pool minify --restore app.min --parts parts/ -o app.elf")]
 pub(crate) struct Minify {
     /// A static executable or a referent of an image; a minified image with --restore
-    elf: String,
+    elf: PathBuf,
     /// Where to write the result
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -50,7 +50,8 @@ impl Minify {
             };
             (sizes, file::EXECUTABLE, restored)
         } else {
-            let described = describe(&bytes).with_context(|| format!("describing {}", self.elf))?;
+            let described =
+                describe(&bytes).with_context(|| format!("describing {}", self.elf.display()))?;
             let minified = minify(&described);
             let sizes = Sizes {
                 original_bytes: bytes.len() as u64,
@@ -72,7 +73,8 @@ impl Minify {
     }
 
     fn restore(&self, global: &Global, bytes: &[u8]) -> Result<Vec<u8>> {
-        let minified = Minified::read(bytes).with_context(|| format!("reading {}", self.elf))?;
+        let minified =
+            Minified::read(bytes).with_context(|| format!("reading {}", self.elf.display()))?;
         let mut failure = None;
         let parts = match &self.parts {
             Some(folder) => Some(Parts::read(folder)?),
@@ -94,7 +96,7 @@ impl Minify {
         if let Some(error) = failure {
             bail!(error);
         }
-        restored.with_context(|| format!("restoring {}", self.elf))
+        restored.with_context(|| format!("restoring {}", self.elf.display()))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use pool_core::name::Referent;
 use serde::Serialize;
@@ -35,12 +35,20 @@ impl Rm {
         let client = server::client(global)?;
         let mut removed = Vec::new();
         for referent in &self.referents {
-            match referent {
-                Referent::Image(image) => client.delete_image(image)?,
-                Referent::Library(library) => client.delete_library(library)?,
+            let deleted = match referent {
+                Referent::Image(image) => client.delete_image(image),
+                Referent::Library(library) => client.delete_library(library),
                 Referent::Digest(_) | Referent::Segment(_) => continue,
+            };
+            match deleted {
+                Ok(()) => removed.push(referent.to_string()),
+                Err(error) if removed.is_empty() => bail!(error),
+                // What is gone is told, whatever became of the rest.
+                Err(error) => {
+                    return Err(error)
+                        .with_context(|| format!("removed {}, and then", removed.join(" ")));
+                }
             }
-            removed.push(referent.to_string());
         }
         output::print(global.json, &Removed { removed }, |answer| {
             let lines = answer

@@ -5,4 +5,5 @@
 mod addresses;
 mod common;
 mod linking;
+mod streams;
 mod verbs;

@@ -34,19 +34,22 @@ impl Service {
             .create(true)
             .open(store.with_extension("log"))
             .unwrap();
-        let mut child = command(store)
-            .args(flags)
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut command = command(store);
+        command.args(flags).stderr(log);
+        Self::run(command, store)
+    }
+
+    /// Starts a service as `command` says.
+    pub(crate) fn run(mut command: Command, store: &Path) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut url = String::new();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         output.read_line(&mut url).unwrap();
-        assert!(url.starts_with("http://127.0.0.1:"), "it printed {url:?}");
+        assert!(url.starts_with("http://"), "it printed {url:?}");
         Self {
             child,
-            url: url.trim().to_owned(),
+            // Of all addresses that it may listen on, this one is here.
+            url: url.trim().replace("//0.0.0.0:", "//127.0.0.1:"),
             store: store.into(),
             directory: None,
         }

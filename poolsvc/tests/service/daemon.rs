@@ -1,7 +1,12 @@
 //! How the daemon starts, stops, and survives being killed.
 
+use std::fs::Permissions;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixDatagram, UnixListener};
-use std::process::Stdio;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
 
 use base64::Engine as _;
 use pool_api::announce;
@@ -27,6 +32,65 @@ fn it_stops_cleanly_when_told_to() {
         again.get("/v1/libs/a/1/content").expect(200).bytes,
         content(1, 10)
     );
+}
+
+/// Begins to send a file whose rest is to come, and waits until the service has the beginning.
+fn begin_upload(service: &Service, body: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(service.url.trim_start_matches("http://")).unwrap();
+    stream.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+    let head = "PUT /v1/libs/a/1 HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue";
+    write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n", body.len()).unwrap();
+    // It says so once it reads the body.
+    let mut told = [0; 25];
+    stream.read_exact(&mut told).unwrap();
+    assert_eq!(&told, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(&body[..body.len() / 2]).unwrap();
+    stream
+}
+
+/// Waits until the service takes no more connections.
+fn wait_for_the_end(service: &Service) {
+    let address = service.url.trim_start_matches("http://");
+    wait::until("it listens no more", || {
+        TcpStream::connect(address).is_err()
+    });
+}
+
+#[test]
+fn what_is_under_way_is_done_before_it_stops() {
+    let mut service = Service::start(&[]);
+    let body = content(1, 100);
+    let mut stream = begin_upload(&service, &body);
+    service.signal("TERM");
+    wait_for_the_end(&service);
+    stream.write_all(&body[body.len() / 2..]).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    assert_eq!(service.child.wait().unwrap().code(), Some(0));
+    let again = Service::start_on(&service.store, &[]);
+    assert_eq!(again.get("/v1/libs/a/1/content").expect(200).bytes, body);
+}
+
+#[test]
+fn told_twice_it_waits_for_nobody() {
+    let mut service = Service::start(&[]);
+    let mut stream = begin_upload(&service, &content(1, 100));
+    service.signal("TERM");
+    wait_for_the_end(&service);
+    service.signal("INT");
+    assert_eq!(service.child.wait().unwrap().code(), Some(0));
+    let mut answer = Vec::new();
+    // It may be a reset.
+    let _ = stream.read_to_end(&mut answer);
+    assert_eq!(String::from_utf8_lossy(&answer), "");
+    assert!(
+        service.log().contains("told to stop again"),
+        "{}",
+        service.log()
+    );
+    let again = Service::start_on(&service.store, &[]);
+    again.get("/v1/libs/a/1").expect(404);
 }
 
 #[test]
@@ -92,11 +156,28 @@ fn the_unix_socket_serves_its_own_user_without_a_token() {
     let report = client.push(&announced, PushOptions::default(), &|_, _| ());
     assert_eq!(report.unwrap().sent_pages, 3000);
     let scope = pool_store::manifest::TokenScope::Admin;
-    client.add_token("ops".parse().unwrap(), scope).unwrap();
+    let token = client.add_token("ops".parse().unwrap(), scope).unwrap();
     service.get("/v1/libs").expect(401);
     assert_eq!(client.libraries("").unwrap().len(), 1);
     let object = client.library(&"big@1".parse().unwrap()).unwrap().object;
     assert_eq!(client.object(object).unwrap().unwrap(), content);
+
+    // Another user may connect, and is asked for a token.
+    if rustix::process::geteuid().is_root() {
+        std::fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        let asked = |header: &str| {
+            let mut curl = Command::new("curl");
+            curl.args(["-sS", "-o", "/dev/null", "-w", "%{http_code}"]);
+            curl.args(["-H", header, "http://localhost/v1/libs", "--unix-socket"]);
+            let output = curl.arg(&path).uid(65534).gid(65534).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert_eq!(asked("X-None: none"), "401");
+        assert_eq!(
+            asked(&format!("Authorization: Bearer {}", token.secret)),
+            "200"
+        );
+    }
 
     let mut second = command(&directory.path().join("other"));
     second.arg("--socket").arg(&path);
@@ -134,7 +215,7 @@ fn what_it_cannot_serve_it_refuses_with_advice() {
         "{says}"
     );
     assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 0);
-    let mut create = std::process::Command::new(env!("CARGO_BIN_EXE_poolsvc"));
+    let mut create = Command::new(env!("CARGO_BIN_EXE_poolsvc"));
     create.arg("--store").arg(&empty);
     create.args(["--create", "--listen", "0.0.0.0:0"]);
     let (_, says) = refused(create);
@@ -143,10 +224,12 @@ fn what_it_cannot_serve_it_refuses_with_advice() {
 
     let file = directory.path().join("file");
     std::fs::write(&file, "x").unwrap();
-    assert_eq!(refused(command(&file)).0.code(), Some(1));
+    let (status, says) = refused(command(&file));
+    assert_eq!(status.code(), Some(1));
+    assert!(says.contains(file.to_str().unwrap()), "{says}");
 
     let address = service.url.trim_start_matches("http://");
-    let mut taken = std::process::Command::new(env!("CARGO_BIN_EXE_poolsvc"));
+    let mut taken = Command::new(env!("CARGO_BIN_EXE_poolsvc"));
     taken
         .arg("--store")
         .arg(directory.path().join("new"))
@@ -155,7 +238,7 @@ fn what_it_cannot_serve_it_refuses_with_advice() {
     assert_eq!(status.code(), Some(1));
     assert!(says.contains("--listen"), "{says}");
 
-    let mut open = std::process::Command::new(env!("CARGO_BIN_EXE_poolsvc"));
+    let mut open = Command::new(env!("CARGO_BIN_EXE_poolsvc"));
     open.arg("--store")
         .arg(directory.path().join("new"))
         .args(["--listen", "0.0.0.0:0"]);
@@ -166,7 +249,7 @@ fn what_it_cannot_serve_it_refuses_with_advice() {
         "{says}"
     );
 
-    let mut wrong = std::process::Command::new(env!("CARGO_BIN_EXE_poolsvc"));
+    let mut wrong = Command::new(env!("CARGO_BIN_EXE_poolsvc"));
     wrong.arg("--no-such-flag");
     assert_eq!(refused(wrong).0.code(), Some(2));
 }
@@ -201,14 +284,21 @@ fn with_a_token_in_its_configuration_it_may_be_reached_by_others() {
         secret.display()
     );
     std::fs::write(&config, text).unwrap();
-    let service = Service::start(&["--config", config.to_str().unwrap()]);
+    let store = directory.path().join("store");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_poolsvc"));
+    command
+        .args(["--listen", "0.0.0.0:0", "--config"])
+        .arg(&config);
+    command.arg("--store").arg(&store).stderr(Stdio::null());
+    let service = Service::run(command, &store);
     service.get("/v1/libs").expect(401);
     let client = Client::new(
         service.url.parse().unwrap(),
         Some("a secret of many characters"),
     );
     assert!(client.libraries("").unwrap().is_empty());
-    assert!(client.delete_token("ops").is_err());
+    let refused = client.delete_token("ops").unwrap_err().to_string();
+    assert!(refused.contains("configuration file"), "{refused}");
 }
 
 #[test]
@@ -217,24 +307,20 @@ fn a_service_manager_hears_when_it_is_ready_and_when_it_stops() {
     let path = directory.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_read_timeout(Some(wait::PATIENCE)).unwrap();
-    let mut child = command(&directory.path().join("store"))
-        .env("NOTIFY_SOCKET", &path)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let store = directory.path().join("store");
+    let mut command = command(&store);
+    command.env("NOTIFY_SOCKET", &path).stderr(Stdio::null());
+    let mut service = Service::run(command, &store);
     let heard = || {
         let mut buffer = [0; 64];
         let length = manager.recv(&mut buffer).unwrap();
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     };
     assert_eq!(heard(), "READY=1");
-    let killed = std::process::Command::new("kill")
-        .arg(child.id().to_string())
-        .status();
-    assert!(killed.unwrap().success());
+    service.get("/healthz").expect(200);
+    service.signal("TERM");
     assert_eq!(heard(), "STOPPING=1");
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(service.child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

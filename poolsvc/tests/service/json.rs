@@ -95,7 +95,13 @@ fn nothing_of_a_json_body_is_overlooked() {
         }
     }
     assert_eq!(service.get("/v1/tokens").json(), json!([]));
-    let twice = br#"{"dry_run": true, "dry_run": false}"#;
     let kind = [("content-type", "application/json")];
-    service.ask("POST", "/v1/gc", &kind, twice).expect(400);
+    for twice in [
+        r#"{"dry_run": true, "dry_run": false}"#,
+        // However numbers are written.
+        r#"{"dry_run": true, "dry_run": false, "grace_seconds": 100.0}"#,
+    ] {
+        let refused = service.ask("POST", "/v1/gc", &kind, twice.as_bytes());
+        assert_eq!(refused.expect(400).json()["error"], "bad-json", "{twice}");
+    }
 }

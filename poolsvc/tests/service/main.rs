@@ -6,6 +6,8 @@ mod common;
 mod daemon;
 mod edges;
 mod json;
+mod obstacles;
 mod openapi;
 mod routes;
+mod slow;
 mod uploads;

@@ -7,7 +7,7 @@ use pool_core::digest::ObjectId;
 use pool_store::upload::page_ids;
 use serde_json::{Value, json};
 
-use super::common::{Service, busybox, content, push_library};
+use super::common::{Answer, Service, busybox, content, push_library};
 
 #[test]
 fn libraries_live_are_pinned_and_go() {
@@ -200,7 +200,10 @@ fn tokens_open_what_their_scope_says() {
     assert_eq!(made.location(), "/v1/tokens/ops");
     let made = made.json();
     let admin = made["secret"].as_str().unwrap().to_owned();
-    service.get("/v1/libs").expect(401);
+    let challenge = |answer: Answer| answer.expect(401).headers["www-authenticate"].clone();
+    assert_eq!(challenge(service.get("/v1/libs")), "Bearer realm=\"pool\"");
+    let unknown = challenge(add("ci", "write", Some("none")));
+    assert_eq!(unknown, "Bearer realm=\"pool\", error=\"invalid_token\"");
     service.get("/v1/version").expect(200);
     service.get("/healthz").expect(200);
     add("ci", "write", None).expect(401);
@@ -275,9 +278,10 @@ fn the_document_lists_every_route_and_is_sound() {
                 "{method} {path}"
             );
             let variables = path.matches('{').count();
-            let parameters = operation["parameters"]
-                .as_array()
-                .map_or(0, |all| all.iter().filter(|p| p["in"] == "path").count());
+            let parameters = operation["parameters"].as_array().map_or(0, |all| {
+                let in_path = |p: &&Value| p["in"] == "path" && p["required"] == true;
+                all.iter().filter(in_path).count()
+            });
             assert_eq!(variables, parameters, "{method} {path}");
         }
     }
@@ -306,8 +310,8 @@ fn the_document_lists_every_route_and_is_sound() {
         "GET /v1/tokens",
         "GET /v1/version",
         "GET /v1/why/{digest}",
-        "GET /v1/why/image/{name}",
-        "GET /v1/why/lib/{name}",
+        "GET /v1/why/image/{image}",
+        "GET /v1/why/lib/{library}",
         "POST /v1/fsck",
         "POST /v1/gc",
         "POST /v1/images/{name}/{tag}/tag",

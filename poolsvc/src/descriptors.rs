@@ -1,0 +1,48 @@
+//! How many files this process may have open, and how many of them may be connections.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Connections at a time, however many files may be open.
+const MOST_CONNECTIONS: u64 = 1024;
+
+/// Raises the soft limit of open files to the hard one. The soft one is low for the sake of programs
+/// that use `select(2)` (systemd.exec(5), LimitNOFILE); this one does not.
+pub fn raise_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays low");
+    }
+}
+
+/// Connections that may be open at a time; those beyond wait in the kernel's queue.
+pub(crate) fn connections() -> usize {
+    connections_of(getrlimit(Resource::Nofile).current)
+}
+
+/// With its upload a connection has two files; half of all are the store's, whatever clients do.
+fn connections_of(limit: Option<u64>) -> usize {
+    limit.map_or(MOST_CONNECTIONS, |files| {
+        (files / 4).clamp(1, MOST_CONNECTIONS)
+    }) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_files_are_the_stores() {
+        for (limit, connections) in [
+            (None, 1024),
+            (Some(524_288), 1024),
+            (Some(1024), 256),
+            (Some(3), 1),
+        ] {
+            assert_eq!(connections_of(limit), connections, "{limit:?}");
+        }
+    }
+}

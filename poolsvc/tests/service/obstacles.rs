@@ -1,0 +1,193 @@
+//! What is in the daemon's way: no room for its log, few descriptors, a socket that somebody has.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::Stdio;
+
+use pool_tests::wait;
+use poolsvc::{Daemon, Settings};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use super::common::{Service, command, content};
+
+#[test]
+fn it_serves_when_nothing_can_be_logged() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut to_full_disk = command(&directory.path().join("full"));
+    to_full_disk.stderr(File::options().write(true).open("/dev/full").unwrap());
+    let mut to_nobody = command(&directory.path().join("nobody"));
+    let (reader, writer) = std::io::pipe().unwrap();
+    to_nobody.stderr(writer);
+    drop(reader);
+    for (command, store) in [(to_full_disk, "full"), (to_nobody, "nobody")] {
+        let mut service = Service::run(command, &directory.path().join(store));
+        service.put("/v1/libs/a/1", &content(1, 3)).expect(201);
+        service.get("/v1/libs/a/1").expect(200);
+        service.signal("TERM");
+        assert_eq!(service.child.wait().unwrap().code(), Some(0), "{store}");
+    }
+    // What ends it cannot be told, and is seen all the same.
+    let mut wrong = command(std::path::Path::new("/dev/null"));
+    wrong.stderr(File::options().write(true).open("/dev/full").unwrap());
+    assert_eq!(wrong.status().unwrap().code(), Some(1));
+}
+
+/// Sockets that a process has open.
+fn sockets(process: u32) -> usize {
+    let files = fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let is_socket = |file: &fs::DirEntry| {
+        fs::read_link(file.path()).is_ok_and(|link| link.to_string_lossy().starts_with("socket:"))
+    };
+    files.filter_map(Result::ok).filter(is_socket).count()
+}
+
+#[test]
+fn connections_leave_files_to_the_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("store");
+    let mut few = command(&store);
+    few.stderr(Stdio::null());
+    let limit = Rlimit {
+        current: Some(200),
+        maximum: Some(256),
+    };
+    // SAFETY: setrlimit(2) may be called between fork and exec.
+    unsafe {
+        few.pre_exec(move || Ok(setrlimit(Resource::Nofile, limit)?));
+    }
+    let service = Service::run(few, &store);
+    let address = service.url.strip_prefix("http://").unwrap();
+    let connect = || TcpStream::connect(address).unwrap();
+    let mut mine = connect();
+    mine.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+    // It is one of those that are served, and stays so.
+    let head = b"PUT /v1/libs/a/1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4096\r\n";
+    mine.write_all(head).unwrap();
+    // More than are served and fewer than wait in the kernel's queue.
+    let _idle: Vec<_> = (0..150).map(|_| connect()).collect();
+    let process = service.child.id();
+    wait::until("as many are served as may be", || sockets(process) >= 64);
+    let rest = [b"\r\n", &content(1, 1)[..]].concat();
+    mine.write_all(&rest).unwrap();
+    let mut status = [0; 12];
+    mine.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 201");
+    assert!(sockets(process) < 80, "{}", sockets(process));
+}
+
+#[test]
+fn a_service_with_a_full_queue_keeps_its_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pool.sock");
+    let address = SocketAddrUnix::new(&path).unwrap();
+    let socket = || {
+        let kind = (
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::NONBLOCK,
+        );
+        rustix::net::socket_with(kind.0, kind.1, kind.2, None).unwrap()
+    };
+    let busy = socket();
+    rustix::net::bind(&busy, &address).unwrap();
+    rustix::net::listen(&busy, 0).unwrap();
+    let mut waiting = Vec::new();
+    let full = loop {
+        waiting.push(socket());
+        if let Err(error) = rustix::net::connect(waiting.last().unwrap(), &address) {
+            break error;
+        }
+    };
+    assert_eq!(full, Errno::AGAIN);
+    let before = fs::metadata(&path).unwrap().ino();
+    let mut second = command(&directory.path().join("store"));
+    second.arg("--socket").arg(&path);
+    let mut second = second
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut says = String::new();
+    let mut output = BufReader::new(second.stdout.take().unwrap());
+    output.read_line(&mut says).unwrap();
+    let _ = second.kill();
+    let output = second.wait_with_output().unwrap();
+    assert_eq!(says, "", "it serves");
+    let says = String::from_utf8_lossy(&output.stderr);
+    assert!(says.contains("another process listens"), "{says}");
+    assert_eq!(fs::metadata(&path).unwrap().ino(), before);
+}
+
+#[test]
+fn a_time_beyond_all_others_is_never() {
+    let never = u64::MAX.to_string();
+    let mut flags = Vec::new();
+    for flag in [
+        "--collect-interval",
+        "--upload-idle",
+        "--grace",
+        "--speed-time",
+        "--speed-limit",
+    ] {
+        flags.extend([flag, &never]);
+    }
+    let mut service = Service::start(&flags);
+    service.put("/v1/libs/a/1", &content(1, 3)).expect(201);
+    service.post("/v1/gc", &serde_json::json!({})).expect(200);
+    service.get("/v1/libs/a/1").expect(200);
+    service.signal("TERM");
+    assert_eq!(service.child.wait().unwrap().code(), Some(0));
+    let log = service.log();
+    assert!(
+        !log.contains("panicked") && !log.contains("ended badly"),
+        "{log}"
+    );
+}
+
+#[test]
+fn what_is_announced_at_once_is_bounded() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = Settings::for_store(directory.path().join("store"));
+    settings.limits.json_at_once = 1 << 20;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let daemon = runtime.block_on(Daemon::start(settings)).unwrap();
+    let begin = || {
+        let mut stream = TcpStream::connect(daemon.address()).unwrap();
+        stream.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+        let head = "POST /v1/uploads HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\
+                    Content-Type: application/json\r\nContent-Length: 700000\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut told = [0; 25];
+        stream.read_exact(&mut told).unwrap();
+        stream.write_all(&vec![b' '; 699_999]).unwrap();
+        stream
+    };
+    let status = |stream: &mut TcpStream| {
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        String::from_utf8(status.to_vec()).unwrap()
+    };
+    // One more byte makes each whole. There is room for one of them: the other is refused before.
+    let (mut one, mut other) = (begin(), begin());
+    let (sender, refused) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for stream in [&one, &other] {
+            let (mut stream, sender) = (stream.try_clone().unwrap(), sender.clone());
+            scope.spawn(move || sender.send(status(&mut stream)));
+        }
+        assert_eq!(refused.recv().unwrap(), "HTTP/1.1 503");
+        // The one that was not refused is no JSON.
+        let _ = (one.write_all(b" "), other.write_all(b" "));
+        assert_eq!(refused.recv().unwrap(), "HTTP/1.1 400");
+    });
+    // There is room again.
+    let mut next = begin();
+    next.write_all(b" ").unwrap();
+    assert_eq!(status(&mut next), "HTTP/1.1 400");
+    runtime.block_on(daemon.stop());
+}

@@ -1,0 +1,116 @@
+//! Clients that send, or take what they are sent, as good as never.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use pool_tests::wait;
+use serde_json::json;
+
+use super::common::{Service, content};
+
+/// What the service lets nobody do: less than 1000 bytes in a second.
+const SPEED: [&str; 4] = ["--speed-time", "1", "--speed-limit", "1000"];
+
+fn connect(service: &Service) -> TcpStream {
+    let address = service.url.strip_prefix("http://").unwrap();
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+    stream
+}
+
+/// The answer to a request whose body comes a byte at a time, for as long as anybody listens.
+fn trickle(service: &Service, head: &str) -> String {
+    let mut stream = connect(service);
+    let head = format!("{head} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n");
+    let head = format!("{head}Content-Length: 1000000\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut sending = stream.try_clone().unwrap();
+    let answered = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !answered.load(Ordering::Relaxed) && sending.write_all(b" ").is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let mut answer = Vec::new();
+        let mut piece = [0; 4096];
+        // The connection may end by a reset, since the body was not read to its end.
+        while let Ok(length @ 1..) = stream.read(&mut piece) {
+            answer.extend_from_slice(&piece[..length]);
+            if answer.ends_with(b"}") {
+                break;
+            }
+        }
+        answered.store(true, Ordering::Relaxed);
+        String::from_utf8(answer).unwrap()
+    })
+}
+
+#[test]
+fn a_body_that_trickles_is_given_up() {
+    let service = Service::start(&SPEED);
+    let announcement = json!({
+        "target": {"kind": "library", "name": "a", "version": "1", "object": "0".repeat(64)},
+        "objects": [],
+    });
+    let upload = service.post("/v1/uploads", &announcement).expect(201);
+    let pages = format!("PUT {}/pages", upload.location());
+    for head in [
+        "PUT /v1/libs/a/1",
+        "POST /v1/gc",
+        "POST /v1/uploads",
+        &pages,
+    ] {
+        let answer = trickle(&service, head);
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{head}: {answer}");
+        assert!(
+            answer.contains("fewer than 1000 bytes in 1 seconds"),
+            "{answer}"
+        );
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    }
+    service.get("/v1/libs/a/1").expect(404);
+    // The others are served as ever.
+    service.put("/v1/libs/a/1", &content(1, 300)).expect(201);
+}
+
+/// Asks for a large content, and takes only the beginning of the answer. What the service keeps for
+/// that must go: a collection frees all. The rest of the answer must not come.
+fn stop_reading(service: &Service, mut stream: impl std::io::Read + std::io::Write) {
+    let body = content(1, 16 << 10);
+    service.put("/v1/libs/big/1", &body).expect(201);
+    let ask = b"GET /v1/libs/big/1/content HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.write_all(ask).unwrap();
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).unwrap();
+    assert_eq!(&start, b"HTTP/1.1 200");
+    service.delete("/v1/libs/big/1").expect(204);
+    wait::until("nothing holds the content any more", || {
+        service
+            .post("/v1/gc", &json!({"grace_seconds": 0}))
+            .expect(200);
+        service.get("/v1/stats").json()["disk_bytes"] == 0
+    });
+    let mut rest = Vec::new();
+    match stream.read_to_end(&mut rest) {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+    }
+    assert!(rest.len() < body.len());
+}
+
+#[test]
+fn an_answer_that_nobody_takes_holds_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pool.sock");
+    let mut flags = SPEED.to_vec();
+    flags.extend(["--socket", path.to_str().unwrap()]);
+    let service = Service::start(&flags);
+    stop_reading(&service, connect(&service));
+    let stream = UnixStream::connect(&path).unwrap();
+    stream.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+    stop_reading(&service, stream);
+}
