@@ -26,7 +26,10 @@ type Sync = fn(BorrowedFd<'_>) -> rustix::io::Result<()>;
 fn note(descriptor: c_int, sync: Sync) -> c_int {
     let path = fs::read_link(format!("/proc/self/fd/{descriptor}")).unwrap_or_default();
     let skip = path.iter().count().saturating_sub(2);
-    SYNCED.lock().unwrap().push(path.iter().skip(skip).collect());
+    SYNCED
+        .lock()
+        .unwrap()
+        .push(path.iter().skip(skip).collect());
     // SAFETY: whoever asks has the descriptor open until this returns.
     let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
     sync(descriptor).map_or(-1, |()| 0)

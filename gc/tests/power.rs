@@ -13,8 +13,8 @@ use std::process::{Command, Stdio};
 
 use common::{Random, content, open, push_library};
 use pool_gc::{FsckLevel, fsck};
-use pool_store::placement::Placement;
 use pool_store::Store;
+use pool_store::placement::Placement;
 use pool_tests::power::{Kept, RecordedDisk, Recording};
 use pool_tests::wait;
 
@@ -81,7 +81,7 @@ fn told(journal: &str, length: u64) -> &str {
 
 #[test]
 fn a_power_cut_loses_nothing() {
-    let cuts: u64 = std::env::var("POOL_SOAK_CUTS").map_or(12, |text| text.parse().unwrap());
+    let cuts: u64 = std::env::var("POOL_SOAK_ROUNDS").map_or(12, |text| text.parse().unwrap());
     let seed = std::env::var("POOL_SOAK_SEED").map_or(1, |text| text.parse().unwrap());
     let Some((recording, journal)) = record(4000) else {
         return;
@@ -100,17 +100,27 @@ fn a_power_cut_loses_nothing() {
         };
         acknowledged += journal.lines().count();
         if let Err(what) = look(&left.path().join("store"), journal) {
-            lost.push(format!("after {requests} requests, {kept:?} of the last: {what}"));
+            lost.push(format!(
+                "after {requests} requests, {kept:?} of the last: {what}"
+            ));
         }
     }
-    eprintln!("{cuts} cuts, {acknowledged} acknowledged before them, {} bad", lost.len());
-    assert!(lost.is_empty(), "{} of {cuts}: {}", lost.len(), lost.join("\n"));
+    eprintln!(
+        "{cuts} cuts, {acknowledged} acknowledged before them, {} bad",
+        lost.len()
+    );
+    assert!(
+        lost.is_empty(),
+        "{} of {cuts}: {}",
+        lost.len(),
+        lost.join("\n")
+    );
 
     // A disk that does not do what it is told shows that losses are seen.
     let forgetful = (0..6).filter(|_| {
         let requests = recording.len() - random.below(200) as usize;
         let journal = told(&journal, recording.journal(requests));
-        let left = recording.cut(requests, 60, Kept::None, |end| random.below(end));
+        let left = recording.cut(requests, 200, Kept::None, |end| random.below(end));
         left.is_err() || look(&left.unwrap().path().join("store"), journal).is_err()
     });
     assert!(forgetful.count() > 0, "losses are not seen");

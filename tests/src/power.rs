@@ -96,7 +96,9 @@ impl RecordedDisk {
         let session = fuser::spawn_mount(server, served.path(), &Config::default())
             .context("serving a disk")?;
         let file = served.path().join(NAME);
-        run(Command::new(format!("mkfs.{filesystem}")).arg("-q").arg(&file))?;
+        run(Command::new(format!("mkfs.{filesystem}"))
+            .arg("-q")
+            .arg(&file))?;
         let mounted = Mounted::new(&file)?;
         Ok(Some(Self {
             mounted,
@@ -211,7 +213,10 @@ struct Mounted(tempfile::TempDir);
 impl Mounted {
     fn new(file: &Path) -> Result<Self> {
         let mount_point = tempfile::tempdir().context("making a mount point")?;
-        run(Command::new("mount").args(["-o", "loop"]).arg(file).arg(mount_point.path()))?;
+        run(Command::new("mount")
+            .args(["-o", "loop"])
+            .arg(file)
+            .arg(mount_point.path()))?;
         Ok(Self(mount_point))
     }
 }
@@ -225,7 +230,9 @@ impl Drop for Mounted {
 }
 
 fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("running {command:?}"))?;
+    let output = command
+        .output()
+        .with_context(|| format!("running {command:?}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?}: {said}");
     Ok(())
@@ -256,7 +263,11 @@ struct Server(Arc<Mutex<Disk>>);
 impl Server {
     fn attributes(&self, inode: INodeNo) -> FileAttr {
         let root = inode == INodeNo::ROOT;
-        let size = if root { 0 } else { lock(&self.0).content.len() as u64 };
+        let size = if root {
+            0
+        } else {
+            lock(&self.0).content.len() as u64
+        };
         FileAttr {
             ino: inode,
             size,
@@ -265,7 +276,11 @@ impl Server {
             mtime: UNIX_EPOCH,
             ctime: UNIX_EPOCH,
             crtime: UNIX_EPOCH,
-            kind: if root { FileType::Directory } else { FileType::RegularFile },
+            kind: if root {
+                FileType::Directory
+            } else {
+                FileType::RegularFile
+            },
             perm: 0o700,
             nlink: 1,
             uid: 0,

@@ -1,10 +1,7 @@
 //! What a process does until it is killed or its power goes: it pushes, deletes and collects, and
 //! notes in a journal what it was told is done.
 
-#![allow(
-    unreachable_pub,
-    reason = "included by several tests"
-)]
+#![allow(unreachable_pub, reason = "included by several tests")]
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -54,7 +51,9 @@ pub fn work(store: &Path, journal: &Path) -> ! {
     loop {
         let used = format!("l{}@1", next % 5);
         let libraries = [(used.as_str(), library(next))];
-        let libraries = libraries.each_ref().map(|(name, bytes)| (*name, bytes.as_slice()));
+        let libraries = libraries
+            .each_ref()
+            .map(|(name, bytes)| (*name, bytes.as_slice()));
         push_image(&store, &format!("i:{next}"), &file(next), &libraries).unwrap();
         let secret = ObjectId::of(b"secret");
         let token = format!("t{next}");
@@ -93,7 +92,11 @@ pub fn check(store: &Store, journal: &str) -> Result<(), String> {
             continue;
         }
         let image = image_ref(&format!("i:{nth}"));
-        if store.image(&image).map_err(|error| error.to_string())?.is_none() {
+        if store
+            .image(&image)
+            .map_err(|error| error.to_string())?
+            .is_none()
+        {
             return Err(format!("image {image} is gone"));
         }
         for bytes in [file(nth), library(nth)] {
