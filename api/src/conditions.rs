@@ -16,7 +16,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use pool_core::digest::ObjectId;
-use pool_store::precondition::{Precondition, Revision, Revisions};
+use pool_store::manifest::Revision;
+use pool_store::precondition::{Precondition, Revisions};
 use serde_json::Value;
 
 use crate::problem::{Problem, Result};

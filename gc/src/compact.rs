@@ -86,17 +86,22 @@ pub(crate) fn empty(
 ) -> Result<Emptied> {
     in_groups(sparse, |group| {
         let done = match collection.evacuate(group) {
-            // The index itself is out of room; it says so for all, and what was begun stays whole.
+            // The index itself is out of room. What was begun stays whole in either place.
             Err(error @ StoreError::NoSpace { .. }) => {
-                let skipped = group.iter().map(|segment| Skipped {
-                    segment: *segment,
-                    reason: SkipReason::NoRoom,
-                    why: error.to_string(),
-                });
-                Evacuated {
-                    skipped: skipped.collect(),
-                    ..Evacuated::default()
+                let mut done = Evacuated::default();
+                let retired = retired(collection.store())?;
+                for segment in group {
+                    if retired.contains(segment) {
+                        done.segments.push(*segment);
+                        continue;
+                    }
+                    done.skipped.push(Skipped {
+                        segment: *segment,
+                        reason: SkipReason::NoRoom,
+                        why: error.to_string(),
+                    });
                 }
+                done
             }
             other => during("emptying segments", other)?,
         };

@@ -182,6 +182,11 @@ pub fn fsck(store: &StoreView, level: FsckLevel) -> FsckReport {
     check_windows(store, level, &segments, &mut report);
     let objects = check_objects(store, level, &segments, &mut report);
     check_names(store, &objects, &mut report);
+    // What nothing else refers to must be readable all the same.
+    report.note(store.reservations());
+    report.note(store.tokens());
+    report.note(store.epoch());
+    report.note(store.next_segment());
     report
 }
 

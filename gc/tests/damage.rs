@@ -10,9 +10,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{content, image_ref, library_ref, open, push_image, push_library};
-use pool_core::ObjectId;
+use pool_core::registry::ReservationRequest;
+use pool_core::{ObjectId, PageCount};
 use pool_gc::fsck::Problem;
 use pool_gc::{CollectOptions, FsckLevel, collect, fsck};
+use pool_store::manifest::TokenScope;
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreView};
 use rocksdb::{DB, IteratorMode, Options};
@@ -158,9 +160,53 @@ fn a_record_that_cannot_be_read_ends_a_collection_before_it_removes_anything() {
     }
 }
 
+#[test]
+fn a_spoilt_record_of_any_family_is_found() {
+    let request = ReservationRequest {
+        library: library_ref("lib@1"),
+        identity: ObjectId::of(b"members"),
+        shared_pages: PageCount(3),
+        private_pages: PageCount(1),
+        tls_size: 0,
+        tls_alignment: 1,
+        dependencies: vec![],
+    };
+    // Segments are looked at when a store is opened, and references have no values.
+    for family in [
+        "meta",
+        "pages",
+        "windows",
+        "objects",
+        "libraries",
+        "tags",
+        "manifests",
+        "registry",
+        "tokens",
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = example(directory.path());
+        store.reserve_addresses(&request).unwrap().unwrap();
+        let secret = ObjectId::of(b"secret");
+        store.add_token("ci", secret, TokenScope::Read).unwrap();
+        assert_eq!(problems(&store, FsckLevel::Index), []);
+        drop(store);
+        tamper(directory.path(), |index| {
+            let key = match family {
+                "meta" => (*b"epoch").into(),
+                _ => first_key(index, family),
+            };
+            let family = index.cf_handle(family).unwrap();
+            index.put_cf(family, key, b"{spoilt").unwrap();
+        });
+        let found = problems(&open(directory.path()), FsckLevel::Index);
+        assert!(found.contains(&Problem::Unreadable), "{family}: {found:?}");
+    }
+}
+
 fn count_pages(store: &StoreView) -> usize {
     let mut pages = 0;
     store
+        .snapshot()
         .for_each_page(|_, _| {
             pages += 1;
             Ok(())

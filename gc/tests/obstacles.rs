@@ -17,7 +17,7 @@ use pool_core::ObjectId;
 use pool_core::extent::{Extent, SegmentId};
 use pool_core::page::{PAGE_SIZE, WINDOW_SIZE};
 use pool_gc::fsck::Problem;
-use pool_gc::{CollectOptions, CollectReport, FsckLevel, collect, fsck};
+use pool_gc::{CollectOptions, CollectReport, FsckLevel, GcError, collect, fsck};
 use pool_store::collection::SkipReason;
 use pool_store::format::SegmentState;
 use pool_store::placement::Placement;
@@ -363,6 +363,101 @@ fn a_copy_that_cannot_be_finished_leaves_nothing() {
         assert_stored(&store, bytes);
     }
     assert_sound(&store);
+}
+
+/// Moves a store's index to a disk of its own, as somebody would who has a faster one.
+fn move_index(directory: &Path, to: &Path) {
+    let index = directory.join("index");
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(&index).unwrap() {
+        let from = entry.unwrap().path();
+        fs::copy(&from, to.join(from.file_name().unwrap())).unwrap();
+    }
+    fs::remove_dir_all(&index).unwrap();
+    symlink(to, &index).unwrap();
+}
+
+/// The index runs out of room while it follows the pages that were copied.
+#[test]
+fn an_index_that_is_full_half_way_leaves_all_whole() {
+    let mut half_way = 0;
+    for room in [16u64, 48, 80, 112] {
+        let Some(disk) = SmallDisk::new(DISK).unwrap() else {
+            return;
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let store = open(path);
+        let kept = mostly_dead(&store, 8);
+        let nothing_moved = CollectOptions {
+            compact_below: 0.0,
+            ..NOW
+        };
+        collect(&store, &nothing_moved).unwrap();
+        drop(store);
+        move_index(path, &disk.path().join("index"));
+        // Without room for the log beforehand, so that it takes what it needs when it is written.
+        disk.leave(1 << 20).unwrap();
+        let store = open(path);
+        push_library(&store, "first@1", &content(3, 1), Placement::Sparse).unwrap();
+        store.pin_library(&library_ref("first@1"), true).unwrap();
+        disk.leave(room << 10).unwrap();
+        let before: Vec<_> = kept
+            .iter()
+            .map(|bytes| first_extent(&store, bytes))
+            .collect();
+        match collect(&store, &NOW) {
+            Ok(report) => {
+                for skipped in &report.segments_skipped {
+                    assert_eq!(skipped.reason, SkipReason::NoRoom, "{room}: {report:#?}");
+                    assert!(!report.segments_reaped.contains(&skipped.segment));
+                }
+                half_way += u64::from(!report.segments_skipped.is_empty());
+            }
+            Err(GcError::Store {
+                source: StoreError::NoSpace { .. },
+                ..
+            }) => {}
+            Err(other) => panic!("{room}: {other}"),
+        }
+        for bytes in &kept {
+            assert_stored(&store, bytes);
+        }
+        // As a stop in this state leaves it.
+        drop(store);
+        disk.leave(40 << 20).unwrap();
+        let store = open(path);
+        for bytes in &kept {
+            assert_stored(&store, bytes);
+        }
+        assert_sound(&store);
+        let report = collect(&store, &NOW).unwrap();
+        assert_eq!(skipped(&report), [], "{room}");
+        for (bytes, before) in kept.iter().zip(before) {
+            assert_stored(&store, bytes);
+            assert_ne!(first_extent(&store, bytes), before);
+        }
+        // What was copied twice goes as garbage does, but for the segment that is appended to.
+        let all = CollectOptions {
+            compact_below: 1.0,
+            ..NOW
+        };
+        for _ in 0..3 {
+            collect(&store, &all).unwrap();
+        }
+        let mark = pool_gc::mark::mark(&store.snapshot(), &[]).unwrap();
+        for (id, record) in store.segments().unwrap() {
+            let kept = mark.kept_slots(id);
+            let tight = record.state == SegmentState::Open || kept == u64::from(record.used);
+            assert!(
+                tight,
+                "{room}: {kept} of {} slots of {id} are used",
+                record.used
+            );
+        }
+        assert_sound(&store);
+    }
+    assert!(half_way > 0, "no collection stopped half-way");
 }
 
 #[test]

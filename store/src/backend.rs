@@ -30,7 +30,7 @@ pub trait SegmentFile: Debug + Send + Sync {
 
 /// Where segments are kept.
 pub trait Backend: Debug + Send + Sync {
-    /// Creates a segment of `bytes` bytes that reads as zeros, durably named.
+    /// Creates a segment of `bytes` bytes that reads as zeros; its size and its name are durable.
     fn create(&self, id: SegmentId, bytes: u64) -> Result<Arc<dyn SegmentFile>>;
     /// Makes the file of a segment that nothing was ever committed to: one of that name can be
     /// there, left by a stop or a refused commit, or not.
@@ -82,6 +82,27 @@ impl DirectoryBackend {
         self.directory.join(format!("{id}.seg"))
     }
 
+    /// Makes the file of a segment, its size and its name durable: slots of it can be on record as
+    /// handed out before anything is written to them.
+    fn make(
+        &self,
+        id: SegmentId,
+        bytes: u64,
+        options: &mut OpenOptions,
+    ) -> Result<Arc<dyn SegmentFile>> {
+        let path = self.path(id);
+        let file = options
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(|source| StoreError::io("creating the segment", &path, source))?;
+        file.set_len(bytes)
+            .and_then(|()| file.sync_all())
+            .map_err(|source| StoreError::io("sizing the segment", &path, source))?;
+        self.sync_directory()?;
+        Ok(Arc::new(file))
+    }
+
     fn sync_directory(&self) -> Result<()> {
         sync_directory(&self.directory)
     }
@@ -105,30 +126,11 @@ pub(crate) fn sync_parent(path: &Path) -> Result<()> {
 
 impl Backend for DirectoryBackend {
     fn create(&self, id: SegmentId, bytes: u64) -> Result<Arc<dyn SegmentFile>> {
-        let path = self.path(id);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(|source| StoreError::io("creating the segment", &path, source))?;
-        file.set_len(bytes)
-            .map_err(|source| StoreError::io("sizing the segment", &path, source))?;
-        self.sync_directory()?;
-        Ok(Arc::new(file))
+        self.make(id, bytes, OpenOptions::new().create_new(true))
     }
 
     fn recreate(&self, id: SegmentId, bytes: u64) -> Result<Arc<dyn SegmentFile>> {
-        let path = self.path(id);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        let file = options
-            .open(&path)
-            .map_err(|source| StoreError::io("creating the segment", &path, source))?;
-        file.set_len(bytes)
-            .map_err(|source| StoreError::io("sizing the segment", &path, source))?;
-        self.sync_directory()?;
-        Ok(Arc::new(file))
+        self.make(id, bytes, OpenOptions::new().create(true).truncate(false))
     }
 
     fn open(&self, id: SegmentId, writable: bool) -> Result<Arc<dyn SegmentFile>> {

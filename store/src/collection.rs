@@ -333,7 +333,7 @@ impl<'a> Collection<'a> {
     /// Removes pages from the index, unless a commit refers to their slot.
     pub fn delete_pages(&self, pages: &[(PageId, Location)]) -> Result<u64> {
         self.in_batches(pages, |barrier, batch, (id, location)| {
-            let moved = self.store.view.index.page(id)? != Some(*location);
+            let moved = self.store.view.index.now().page(id)? != Some(*location);
             if moved || barrier.slots.contains(location) {
                 return Ok(false);
             }
@@ -345,7 +345,7 @@ impl<'a> Collection<'a> {
     /// Removes densely stored windows from the index, unless a commit refers to them.
     pub fn delete_windows(&self, windows: &[(WindowId, Location)]) -> Result<u64> {
         self.in_batches(windows, |barrier, batch, (id, location)| {
-            let moved = self.store.view.index.window(id)? != Some(*location);
+            let moved = self.store.view.index.now().window(id)? != Some(*location);
             if moved || barrier.protects_window(*location) {
                 return Ok(false);
             }
@@ -362,20 +362,22 @@ impl<'a> Collection<'a> {
             return Ok(vec![]);
         }
         // Outside the lock: only commits add references, and the barrier knows those.
-        self.store.for_each_object(|_, record| {
+        let snapshot = self.store.snapshot();
+        snapshot.for_each_object(|_, record| {
             for extent in record.map.extents() {
                 unused.remove(&extent.segment);
             }
             Ok(())
         })?;
-        self.store.for_each_page(|_, at| {
+        snapshot.for_each_page(|_, at| {
             unused.remove(&at.segment);
             Ok(())
         })?;
-        self.store.for_each_window(|_, at| {
+        snapshot.for_each_window(|_, at| {
             unused.remove(&at.segment);
             Ok(())
         })?;
+        drop(snapshot);
         let mut retired = Vec::new();
         for id in segments.iter().filter(|id| unused.contains(id)) {
             let done = self.locked(|writer| {

@@ -7,7 +7,7 @@ use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::{ExtentError, SegmentId};
 use thiserror::Error;
 
-use crate::precondition::Revision;
+use crate::manifest::Revision;
 
 /// Any failure of the store.
 #[derive(Debug, Error)]
@@ -224,16 +224,18 @@ impl StoreError {
             Self::Io { doing, path, error }
         }
     }
+}
 
-    /// Wraps an error of the index.
-    pub(crate) fn index(doing: &'static str, error: rocksdb::Error) -> Self {
-        if error.as_ref().contains("No space left on device") {
-            return Self::NoSpace {
-                doing,
-                path: PathBuf::from("the index"),
-                room: crate::index::ROOM,
-            };
-        }
-        Self::Index { doing, error }
-    }
+/// Why an index is refused, and what to do: it is another store's.
+pub(crate) fn another_store() -> String {
+    "its index belongs to another store: put the index back that belongs to this one".into()
+}
+
+/// Why an index is refused, and what to do: commits are missing.
+pub(crate) fn older(commits: u64, acknowledged: u64) -> String {
+    format!(
+        "its index knows of {commits} commits, and {acknowledged} were acknowledged: it is an older \
+         one, or its log is damaged; put the newest index back, with all its files; if the index is \
+         known to be the newest, the count in generation is wrong, and 8 zero bytes there will do"
+    )
 }

@@ -41,7 +41,7 @@ impl Store {
         drop(staged);
         let mut missing = Vec::new();
         for chunk in unknown.chunks(4096) {
-            let found = self.view.index.pages(chunk)?;
+            let found = self.view.index.now().pages(chunk)?;
             missing.extend(
                 chunk
                     .iter()
@@ -89,7 +89,7 @@ impl Store {
         intake.summary.pages = known;
         intake.summary.known_pages = known;
         intake.summary.created = match &manifest.target {
-            Target::Image { image, .. } => self.view.index.tag(image)?.is_none(),
+            Target::Image { image, .. } => self.view.index.now().tag(image)?.is_none(),
             Target::Library { library, .. } => self.library(library)?.is_none(),
         };
         // Dense windows first: pages that they hold need no place of their own.

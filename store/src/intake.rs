@@ -155,7 +155,7 @@ impl<'a, 'w> Intake<'a, 'w> {
     ) -> Result<Location> {
         let known = match self.placed_windows.get(&id) {
             Some(placed) => Some(*placed),
-            None => self.store.view.index.window(&id)?,
+            None => self.store.view.index.now().window(&id)?,
         };
         self.summary.shared_windows += u64::from(known.is_some());
         if let (Some(known), Sent::AtHand(_)) = (known, self.sent) {
@@ -270,7 +270,7 @@ impl<'a, 'w> Intake<'a, 'w> {
         }
         for (position, found) in positions
             .into_iter()
-            .zip(self.store.view.index.pages(&asked)?)
+            .zip(self.store.view.index.now().pages(&asked)?)
         {
             at[position] = found;
         }

@@ -12,6 +12,7 @@
 pub mod backend;
 pub mod collection;
 mod creation;
+mod directory;
 mod error;
 pub mod evacuate;
 pub mod format;
@@ -29,6 +30,7 @@ pub mod references;
 mod segment;
 mod snapshot;
 pub mod stats;
+pub mod superblock;
 pub mod upload;
 mod view;
 
@@ -40,15 +42,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use error::{Result, StoreError};
 pub use format::Reference;
+pub use index::Reader;
 pub use opening::may_lack_file;
 pub use snapshot::Snapshot;
 pub use view::{Held, StoreView};
 
 use collection::Barrier;
-use format::Superblock;
 use manifest::Timestamp;
 use placement::PlacementPolicy;
 use segment::Appender;
+use superblock::Superblock;
 
 /// How a store is opened.
 #[derive(Clone, Copy, Debug)]
@@ -113,7 +116,7 @@ impl Deref for Store {
 impl Store {
     /// Opens the store in `directory`; only one process can at a time.
     pub fn open(directory: &Path, options: StoreOptions) -> Result<Self> {
-        if options.create && creation::is_vacant(directory)? {
+        if options.create && directory::is_vacant(directory)? {
             creation::create(directory, options)?;
         }
         let opening::Opened {
@@ -142,17 +145,10 @@ impl Store {
     /// Makes an empty store in a directory that is absent or empty, and does not open it.
     /// `options.create` is taken for true.
     pub fn create(directory: &Path, options: StoreOptions) -> Result<Superblock> {
-        if creation::is_vacant(directory)? {
+        if directory::is_vacant(directory)? {
             return creation::create(directory, options);
         }
-        let why = match opening::read_superblock(directory, false) {
-            Ok(_) => "it holds a store already",
-            Err(_) => "it is not empty, and a new store is made in an empty or new directory only",
-        };
-        Err(StoreError::NotMade {
-            path: directory.into(),
-            why: why.into(),
-        })
+        Err(creation::not_vacant(directory))
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {

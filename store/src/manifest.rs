@@ -1,7 +1,10 @@
 //! Records of named things, kept in the index as JSON.
 
+use std::fmt;
+use std::str::FromStr;
+
 use pool_core::description::Description;
-use pool_core::digest::ObjectId;
+use pool_core::digest::{ObjectId, ParseDigestError};
 use serde::{Deserialize, Serialize};
 
 /// Seconds since 1970-01-01 UTC.
@@ -79,4 +82,21 @@ pub struct TokenRecord {
     pub scope: TokenScope,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+/// The state of a name: another one as soon as anything that is told about it is another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Revision(pub(crate) ObjectId);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Revision {
+    type Err = ParseDigestError;
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
 }

@@ -7,22 +7,20 @@
 //! a segment before it makes the file, so a stop leaves none of them.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use pool_core::extent::SegmentId;
 use pool_core::page::PAGE_SIZE;
-use rustix::fs::{FlockOperation, flock};
 
 use crate::backend::{Backend, DirectoryBackend};
-use crate::error::{Result, StoreError};
-use crate::format::{
-    self, FEATURE_MARKED, SegmentRecord, SegmentState, Superblock, SuperblockError,
-};
+use crate::directory;
+use crate::error::{self, Result, StoreError};
+use crate::format::{self, SegmentRecord, SegmentState};
 use crate::index::{Index, Inspection};
 use crate::mark::Mark;
+use crate::superblock::{FEATURE_MARKED, Superblock};
 
 /// A store that is open for writing.
 pub(crate) struct Opened {
@@ -35,17 +33,17 @@ pub(crate) struct Opened {
 
 /// Opens the store in `directory` for writing.
 pub(crate) fn open(directory: &Path) -> Result<Opened> {
-    let mut superblock = read_superblock(directory, true)?;
-    let lock = lock(directory)?;
+    let mut superblock = Superblock::read(directory, true)?;
+    let lock = directory::lock(directory)?;
     let backend = backend(directory);
     let unknown = examine(directory, &superblock, backend.as_ref())?;
 
     let mark = Mark::open_for_writing(&directory.join(format::GENERATION_FILE))?;
     let index = Index::open_primary(&directory.join(format::INDEX_DIRECTORY), mark)?;
-    if !is_marked(&superblock) {
+    if !superblock.is_marked() {
         index.adopt(superblock.identity)?;
         superblock.read_only_compatible |= FEATURE_MARKED;
-        crate::creation::write_superblock(directory, &superblock)?;
+        superblock.write(directory)?;
         tracing::info!("the index carries the store's identity and counts commits from now on");
     }
     set_aside(&index, backend.as_ref(), &unknown)?;
@@ -59,20 +57,6 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
     })
 }
 
-/// Keeps other processes, and this one, from opening the store a second time for writing. RocksDB
-/// has a lock of its own, but takes it only when it is about to change things.
-pub(crate) fn lock(directory: &Path) -> Result<File> {
-    let handle =
-        File::open(directory).map_err(|source| StoreError::io("opening", directory, source))?;
-    match flock(&handle, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(handle),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Locked {
-            path: directory.into(),
-        }),
-        Err(errno) => Err(StoreError::io("locking", directory, errno.into())),
-    }
-}
-
 /// The segments and temporary files of a store.
 pub(crate) fn backend(directory: &Path) -> Arc<dyn Backend> {
     Arc::new(DirectoryBackend::new(
@@ -80,11 +64,6 @@ pub(crate) fn backend(directory: &Path) -> Arc<dyn Backend> {
         directory.join(format::STAGING_DIRECTORY),
         directory.join(format::LOST_DIRECTORY),
     ))
-}
-
-/// True when the index of the store must carry its identity and a count of commits.
-pub(crate) fn is_marked(superblock: &Superblock) -> bool {
-    superblock.read_only_compatible & FEATURE_MARKED != 0
 }
 
 /// Compares index, mark and segments, and changes nothing. Answers with segment files that the
@@ -98,7 +77,13 @@ fn examine(
     for (id, record) in &index.segments {
         check_segment(backend, *id, *record).map_err(|why| refused(directory, why))?;
     }
-    let known = |id: &SegmentId| index.segments.iter().any(|(known, _)| known == id);
+    // In order of number, as keys are.
+    let known = |id: &SegmentId| {
+        index
+            .segments
+            .binary_search_by_key(id, |(known, _)| *known)
+            .is_ok()
+    };
     Ok(files.into_iter().filter(|id| !known(id)).collect())
 }
 
@@ -184,7 +169,7 @@ fn read_mark(directory: &Path, superblock: &Superblock) -> Result<u64> {
     let mark = Mark::open(&path)?;
     match mark.map(|mark| mark.read()).transpose()?.flatten() {
         Some(commits) => Ok(commits),
-        None if !is_marked(superblock) => Ok(0),
+        None if !superblock.is_marked() => Ok(0),
         None => {
             let why = format!(
                 "{} is absent or too short, so there is no telling whether the index is the \
@@ -195,17 +180,6 @@ fn read_mark(directory: &Path, superblock: &Superblock) -> Result<u64> {
             Err(refused(directory, why))
         }
     }
-}
-
-pub(crate) fn another_store() -> String {
-    "its index belongs to another store: put the index back that belongs to this one".into()
-}
-
-pub(crate) fn older(commits: u64, acknowledged: u64) -> String {
-    format!(
-        "its index knows of {commits} commits, and {acknowledged} were acknowledged: it is an older \
-         one, or its log is damaged; put the newest index back, with all its files"
-    )
 }
 
 /// What an index must say to be the one of this store; otherwise why it is not, and what to do.
@@ -219,10 +193,10 @@ fn check_index(
         .identity
         .is_some_and(|found| found != superblock.identity)
     {
-        return Err(another_store());
+        return Err(error::another_store());
     }
-    if !is_marked(superblock) {
-        let empty = index.segments.is_empty() && index.next_segment == SegmentId(0);
+    if !superblock.is_marked() {
+        let empty = index.segments.is_empty() && index.next_segment == 0;
         return if empty && !files.is_empty() {
             let files = files.len();
             Err(format!(
@@ -241,7 +215,7 @@ fn check_index(
         );
     }
     if index.commits < mark {
-        return Err(older(index.commits, mark));
+        return Err(error::older(index.commits, mark));
     }
     match index.hole {
         Some(number) => Err(format!(
@@ -278,6 +252,10 @@ fn check_segment(
     }
 }
 
+/// Numbers of segments from here on are taken for nobody's: a file of such a name would use up the
+/// numbers that are left, and no store comes to so many.
+const NOBODYS: u32 = 1 << 31;
+
 /// Moves segment files aside that the index does not know. Somebody put them there, or the index is
 /// not what it should be: from then on nothing is written to segments that were open, either.
 fn set_aside(index: &Index, backend: &dyn Backend, unknown: &[SegmentId]) -> Result<()> {
@@ -293,83 +271,23 @@ fn set_aside(index: &Index, backend: &dyn Backend, unknown: &[SegmentId]) -> Res
         );
     }
     let mut batch = index.batch();
-    for (id, mut record) in index.segments()? {
+    for (id, mut record) in index.now().segments()? {
         if record.state == SegmentState::Open && record.used > 0 {
             record.state = SegmentState::Sealed;
             batch.put_segment(id, &record);
         }
     }
-    let last = unknown.iter().map(|id| u64::from(id.0) + 1).max();
-    let next = u64::from(index.next_segment()?.0).max(last.unwrap_or(0));
+    let taken = unknown.iter().filter(|id| id.0 < NOBODYS);
+    let after = taken.map(|id| u64::from(id.0) + 1).max();
+    let next = index.now().next_segment()?.max(after.unwrap_or(0));
     batch.put_next_segment(next);
     batch.commit()
-}
-
-/// Reads and checks the superblock of the store in `directory`.
-pub(crate) fn read_superblock(directory: &Path, writable: bool) -> Result<Superblock> {
-    let path = directory.join(format::SUPERBLOCK_FILE);
-    let not_a_store = |why: String| StoreError::NotAStore {
-        path: directory.into(),
-        why,
-    };
-    let bytes = match read_file(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(not_a_store(without_superblock(directory).into()));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-            return Err(not_a_store("it is not a directory".into()));
-        }
-        Err(source) => return Err(StoreError::io("reading", path, source)),
-    };
-    let Some(bytes) = bytes else {
-        return Err(not_a_store(
-            "its superblock is not a file; put one back from a backup".into(),
-        ));
-    };
-    Superblock::decode(&bytes, writable).map_err(|error| match error {
-        SuperblockError::Damaged(why) => not_a_store(format!(
-            "{why}; it hardly ever changes, so put one back from a backup"
-        )),
-        SuperblockError::Unsupported(what) => StoreError::Unsupported {
-            path: directory.into(),
-            what,
-        },
-    })
-}
-
-/// The content of a file; `None` of what is no file, without waiting for who writes to a pipe.
-fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let mut file = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Ok(None);
-    }
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok(Some(bytes))
-}
-
-/// What a directory without superblock looks like.
-fn without_superblock(directory: &Path) -> &'static str {
-    let has = |name| directory.join(name).exists();
-    if !directory.exists() {
-        "it is not there"
-    } else if has(format::INDEX_DIRECTORY) || has(format::SEGMENTS_DIRECTORY) {
-        "its superblock is missing; put it back from a backup"
-    } else if crate::creation::is_vacant(directory).unwrap_or(false) {
-        "it is empty; perhaps a filesystem is missing that should be mounted there"
-    } else {
-        "it has no superblock"
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::FORMAT_VERSION;
+    use crate::superblock::FORMAT_VERSION;
 
     const MINE: [u8; 16] = [7; 16];
 
@@ -389,7 +307,7 @@ mod tests {
             identity,
             commits,
             hole: None,
-            next_segment: SegmentId(0),
+            next_segment: 0,
             segments: vec![],
         }
     }
@@ -423,7 +341,7 @@ mod tests {
             check_index(&superblock(0), 9, index, files).is_ok()
         };
         let used = Inspection {
-            next_segment: SegmentId(1),
+            next_segment: 1,
             ..index(None, 0)
         };
         assert!(check(&used, &[SegmentId(0)]));

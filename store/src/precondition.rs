@@ -4,31 +4,12 @@
 //! with the change ([`Store::when`]) and is looked at under the writer's lock, where nothing can
 //! come between the look and the change.
 
-use std::fmt;
-use std::str::FromStr;
-
-use pool_core::digest::{ObjectId, ParseDigestError};
+use pool_core::digest::ObjectId;
 use pool_core::name::Named;
 
 use crate::error::{Result, StoreError};
+use crate::manifest::Revision;
 use crate::{Snapshot, Store, StoreView};
-
-/// The state of a name: another one as soon as anything that is told about it is another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Revision(ObjectId);
-
-impl fmt::Display for Revision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl FromStr for Revision {
-    type Err = ParseDigestError;
-    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
-        text.parse().map(Self)
-    }
-}
 
 /// States that a name may be in.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -35,7 +35,7 @@ pub(crate) fn name_target(store: &Store, batch: &mut Batch<'_>, target: &Target)
                 batch.put_library(&used.library, &record);
             }
             let id = ObjectId::of(&description.to_json());
-            let known = store.view.index.manifest(id)?;
+            let known = store.view.index.now().manifest(id)?;
             let created_at = known.map_or_else(now, |manifest| manifest.created_at);
             let manifest = ImageManifest {
                 description: (**description).clone(),
@@ -91,7 +91,7 @@ fn point_tag(
     manifest: ObjectId,
     uses: &[&LibraryRef],
 ) -> Result<TagRecord> {
-    let previous = store.view.index.tag(image)?.map(|tag| tag.manifest);
+    let previous = store.view.index.now().tag(image)?.map(|tag| tag.manifest);
     let previous = previous.filter(|previous| *previous != manifest);
     let record = TagRecord {
         manifest,
@@ -116,12 +116,12 @@ fn release_manifest(
     if store.tags_of_manifest(id)?.iter().any(|tag| tag != image) {
         return Ok(());
     }
-    let Some(manifest) = store.view.index.manifest(id)? else {
+    let Some(manifest) = store.view.index.now().manifest(id)? else {
         return Ok(());
     };
     batch.delete_manifest(id, &manifest);
     for used in &manifest.description.libraries {
-        let users = store.view.index.users_of(&used.library)?;
+        let users = store.view.index.now().users_of(&used.library)?;
         if users.iter().any(|user| *user != id) || successor_uses.contains(&&used.library) {
             continue;
         }
@@ -273,7 +273,7 @@ impl Conditional<'_> {
             self.check(&Named::Image(to.clone()))?;
             let libraries = &manifest.description.libraries;
             let uses: Vec<_> = libraries.iter().map(|used| &used.library).collect();
-            let created = store.view.index.tag(to)?.is_none();
+            let created = store.view.index.now().tag(to)?.is_none();
             let record = point_tag(store, batch, to, tag.manifest, &uses)?;
             Ok(Tagged {
                 record,

@@ -68,7 +68,7 @@ impl Appender {
             recorded: false,
             in_doubt: false,
         };
-        appender.reload(&index.segments()?)?;
+        appender.reload(&index.now().segments()?)?;
         Ok(appender)
     }
 
@@ -104,7 +104,7 @@ impl Appender {
         if self.in_doubt {
             return Ok(());
         }
-        let records = self.index.segments()?;
+        let records = self.index.now().segments()?;
         for segment in self.touched() {
             // What was committed is what the index says.
             if let Some((_, record)) = records.iter().find(|(id, _)| *id == segment.id) {
@@ -124,7 +124,7 @@ impl Appender {
     }
 
     fn reload(&mut self, records: &[(SegmentId, SegmentRecord)]) -> Result<()> {
-        self.next = u64::from(self.index.next_segment()?.0);
+        self.next = self.index.now().next_segment()?;
         self.dense = None;
         self.sparse = None;
         self.sealed.clear();

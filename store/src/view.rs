@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use pool_core::digest::{ObjectId, PageId, WindowId};
+use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::{ExtentMap, SegmentId};
 use pool_core::name::{ImageRef, LibraryRef};
 use pool_core::page::PAGE_SIZE;
@@ -18,7 +18,7 @@ use pool_core::registry::Reservation;
 
 use crate::backend::{Backend, SegmentFile};
 use crate::error::{Result, StoreError};
-use crate::format::{self, Location, ObjectRecord, SegmentRecord, Superblock};
+use crate::format::{self, Location, ObjectRecord, SegmentRecord};
 use crate::index::Index;
 use crate::lease::{Lease, LeaseTable};
 use crate::manifest::{ImageManifest, LibraryRecord, TagRecord, TokenRecord};
@@ -26,6 +26,7 @@ use crate::mark::Mark;
 use crate::opening;
 use crate::snapshot::Snapshot;
 use crate::stats::StoreStats;
+use crate::superblock::Superblock;
 
 /// The readable side of a store.
 #[derive(Debug)]
@@ -66,7 +67,7 @@ impl StoreView {
     /// Opens the store in `directory` for reading, beside a writer or without one. `scratch` is a
     /// new directory for this reader's own notes, which it removes in the end.
     pub fn follow(directory: &Path, scratch: &Path) -> Result<Self> {
-        let superblock = opening::read_superblock(directory, false)?;
+        let superblock = Superblock::read(directory, false)?;
         let backend = opening::backend(directory);
         opening::examine_for_reading(directory, &superblock, backend.as_ref())?;
         fs::create_dir_all(scratch)
@@ -128,7 +129,7 @@ impl StoreView {
         let catching_up = followed.catching_up.lock();
         let _alone = catching_up.unwrap_or_else(PoisonError::into_inner);
         if followed.generation.load(Ordering::Acquire) != now {
-            let counts = opening::is_marked(&self.superblock);
+            let counts = self.superblock.is_marked();
             let identity = counts.then_some(self.superblock.identity);
             self.index.catch_up(identity, now)?;
             followed.generation.store(now, Ordering::Release);
@@ -146,7 +147,7 @@ impl StoreView {
             Some(followed) => followed.generation.load(Ordering::Acquire),
             None => self.generation().unwrap_or(0),
         };
-        Snapshot::new(self, self.index.pin(), generation)
+        Snapshot::new(self, generation)
     }
 
     /// The record of an object.
@@ -179,42 +180,42 @@ impl StoreView {
         self.index.now().segments_one_by_one()
     }
 
-    /// See [`Snapshot::libraries`].
+    /// See [`Reader::libraries`](crate::Reader::libraries).
     pub fn libraries(&self) -> Result<Vec<(LibraryRef, LibraryRecord)>> {
         self.snapshot().libraries()
     }
 
-    /// See [`Snapshot::library_users`].
+    /// See [`Reader::library_users`](crate::Reader::library_users).
     pub fn library_users(&self, library: &LibraryRef) -> Result<Vec<ImageRef>> {
         self.snapshot().library_users(library)
     }
 
-    /// See [`Snapshot::tags`].
+    /// See [`Reader::tags`](crate::Reader::tags).
     pub fn tags(&self) -> Result<Vec<(ImageRef, TagRecord)>> {
         self.snapshot().tags()
     }
 
-    /// See [`Snapshot::image`].
+    /// See [`Reader::image`](crate::Reader::image).
     pub fn image(&self, image: &ImageRef) -> Result<Option<(TagRecord, ImageManifest)>> {
         self.snapshot().image(image)
     }
 
-    /// See [`Snapshot::tags_of_manifest`].
+    /// See [`Reader::tags_of_manifest`](crate::Reader::tags_of_manifest).
     pub fn tags_of_manifest(&self, manifest: ObjectId) -> Result<Vec<ImageRef>> {
         self.snapshot().tags_of_manifest(manifest)
     }
 
-    /// See [`Snapshot::segments`].
+    /// See [`Reader::segments`](crate::Reader::segments).
     pub fn segments(&self) -> Result<Vec<(SegmentId, SegmentRecord)>> {
         self.snapshot().segments()
     }
 
-    /// See [`Snapshot::reservations`].
+    /// See [`Reader::reservations`](crate::Reader::reservations).
     pub fn reservations(&self) -> Result<Vec<Reservation>> {
         self.snapshot().reservations()
     }
 
-    /// See [`Snapshot::tokens`].
+    /// See [`Reader::tokens`](crate::Reader::tokens).
     pub fn tokens(&self) -> Result<Vec<TokenRecord>> {
         self.snapshot().tokens()
     }
@@ -222,27 +223,6 @@ impl StoreView {
     /// See [`Snapshot::stats`].
     pub fn stats(&self) -> Result<StoreStats> {
         self.snapshot().stats()
-    }
-
-    /// See [`Snapshot::for_each_page`].
-    pub fn for_each_page(&self, visit: impl FnMut(PageId, Location) -> Result<()>) -> Result<()> {
-        self.snapshot().for_each_page(visit)
-    }
-
-    /// See [`Snapshot::for_each_window`].
-    pub fn for_each_window(
-        &self,
-        visit: impl FnMut(WindowId, Location) -> Result<()>,
-    ) -> Result<()> {
-        self.snapshot().for_each_window(visit)
-    }
-
-    /// See [`Snapshot::for_each_object`].
-    pub fn for_each_object(
-        &self,
-        visit: impl FnMut(ObjectId, ObjectRecord) -> Result<()>,
-    ) -> Result<()> {
-        self.snapshot().for_each_object(visit)
     }
 
     /// Bytes of disk that a segment takes up.
@@ -267,7 +247,7 @@ impl StoreView {
 
     /// Reads the superblock again and checks it.
     pub fn check_superblock(&self) -> Result<()> {
-        let found = opening::read_superblock(&self.directory, false)?;
+        let found = Superblock::read(&self.directory, false)?;
         if found == self.superblock {
             Ok(())
         } else {

@@ -5,7 +5,8 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{assert_stored, content, image_ref, library_ref, open, push_image, push_library};
@@ -15,6 +16,7 @@ use pool_core::{ExtentMap, ObjectId};
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreError, StoreOptions, StoreView};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::umask;
 
 const DENSE: Placement = Placement::Windows { phase: 0 };
 
@@ -166,6 +168,68 @@ fn unknown_segment_files_are_moved_aside_and_nothing_is_written_where_they_may_b
     drop(reopen(directory.path()).unwrap());
     assert_eq!(fs::read(segments.join("notes")).unwrap(), b"kept");
     assert_eq!(fs::read_dir(lost).unwrap().count(), 2);
+}
+
+#[test]
+fn an_unknown_segment_file_cannot_use_the_numbers_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    push_library(&store, "a@1", &content(1, 5), Placement::Sparse).unwrap();
+    drop(store);
+    let segments = directory.path().join("segments");
+    fs::write(segments.join("ffffffff.seg"), b"stray").unwrap();
+    for nth in 0..2 {
+        let store = reopen(directory.path()).unwrap();
+        let name = format!("b{nth}@1");
+        push_library(&store, &name, &content(2 + nth, 5), Placement::Sparse).unwrap();
+        assert_stored(&store, &content(1, 5));
+        assert_stored(&store, &content(2 + nth, 5));
+    }
+    let lost = directory.path().join("lost/ffffffff.seg");
+    assert_eq!(fs::read(lost).unwrap(), b"stray");
+}
+
+/// Everything below a directory, itself included, with its mode.
+fn modes(directory: &Path) -> Vec<(PathBuf, u32)> {
+    let mut found = Vec::new();
+    let mut open = vec![directory.to_path_buf()];
+    while let Some(path) = open.pop() {
+        let metadata = fs::metadata(&path).unwrap();
+        if metadata.is_dir() {
+            open.extend(
+                fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        }
+        found.push((path, metadata.mode() & 0o7777));
+    }
+    found
+}
+
+#[test]
+fn who_may_read_a_store_is_up_to_who_makes_it() {
+    let root = tempfile::tempdir().unwrap();
+    for mask in [0o022, 0o027, 0o077] {
+        let before = umask(Mode::from_raw_mode(mask));
+        let path = root.path().join(format!("{mask:o}"));
+        let store = open(&path);
+        push_library(&store, "a@1", &content(1, 50), DENSE).unwrap();
+        fs::write(path.join("segments/00000aaa.seg"), b"stray").unwrap();
+        drop(store);
+        drop(open(&path));
+        umask(before);
+        let found = modes(&path);
+        assert!(
+            found
+                .iter()
+                .any(|(path, _)| path.ends_with("lost/00000aaa.seg"))
+        );
+        for (path, mode) in found {
+            let all = if path.is_dir() { 0o777 } else { 0o666 };
+            assert_eq!(mode, all & !mask, "{} with umask {mask:o}", path.display());
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,9 @@
 //! pages are copied, checked and synced without it, and only then does the index follow, in
 //! bounded batches and in this order: windows and pages first, after which no commit can find
 //! anything in the old segment, then the objects that are there already, then the segment's end.
-//! A stop at any instruction leaves either place valid and at most some slots unused.
+//! A stop at any instruction leaves either place valid and some slots unused. A page whose entry had
+//! gone to its new place by then, and its object not, loses that entry to the next collection: its
+//! object keeps it, and an upload that has it stores it again.
 //!
 //! A segment that cannot be moved stays as it is, damaged pages and all, and the others go on
 //! without it: what was copied of it is taken back, so that trying again costs no disk.
@@ -60,15 +62,20 @@ impl Collection<'_> {
                 sealed.push(*id);
             }
         }
-        let mut done = Evacuated::default();
         if sealed.is_empty() {
-            return Ok(done);
+            return Ok(Evacuated::default());
         }
-        let survey = Survey::of(self.store, &sealed)?;
+        let survey = Survey::of(&self.store.snapshot(), &sealed)?;
+        self.move_out(&sealed, &survey)
+    }
+
+    /// Empties the segments that were surveyed. Commits may have come since.
+    fn move_out(&self, segments: &[SegmentId], survey: &Survey) -> Result<Evacuated> {
+        let mut done = Evacuated::default();
         let mut sources = HashSet::new();
         let mut moves = Moves::default();
-        for id in sealed {
-            match self.copy(id, &survey)? {
+        for &id in segments {
+            match self.copy(id, survey)? {
                 Copied::Whole(moved) => {
                     moves.extend(moved);
                     sources.insert(id);
@@ -80,8 +87,8 @@ impl Collection<'_> {
             return Ok(done);
         }
         let mut kept = HashSet::new();
-        self.redirect_windows(&survey, &sources, &moves, &mut kept)?;
-        self.redirect_pages(&survey, &sources, &moves, &mut kept)?;
+        self.redirect_windows(survey, &sources, &moves, &mut kept)?;
+        self.redirect_pages(survey, &sources, &moves, &mut kept)?;
         done.objects = self.redirect_objects(&sources, &moves, &mut kept)?;
         done.windows = moves.windows.len() as u64;
         done.pages = moves.pages.len() as u64;
@@ -115,7 +122,9 @@ impl Collection<'_> {
         kept: &mut HashSet<SegmentId>,
     ) -> Result<()> {
         self.in_batches(&survey.windows, |barrier, batch, (id, at)| {
-            if !sources.contains(&at.segment) || self.store.view.index.window(id)? != Some(*at) {
+            if !sources.contains(&at.segment)
+                || self.store.view.index.now().window(id)? != Some(*at)
+            {
                 return Ok(false);
             }
             match moves.windows.get(at) {
@@ -139,7 +148,8 @@ impl Collection<'_> {
         kept: &mut HashSet<SegmentId>,
     ) -> Result<()> {
         self.in_batches(&survey.pages, |barrier, batch, (id, at)| {
-            if !sources.contains(&at.segment) || self.store.view.index.page(id)? != Some(*at) {
+            if !sources.contains(&at.segment) || self.store.view.index.now().page(id)? != Some(*at)
+            {
                 return Ok(false);
             }
             match moves.page(*at) {
@@ -163,7 +173,7 @@ impl Collection<'_> {
         kept: &mut HashSet<SegmentId>,
     ) -> Result<u64> {
         let mut touching = Vec::new();
-        self.store.for_each_object(|id, record| {
+        self.store.snapshot().for_each_object(|id, record| {
             let mut extents = record.map.extents().iter();
             if extents.any(|extent| sources.contains(&extent.segment)) {
                 touching.push(id);
@@ -183,5 +193,81 @@ impl Collection<'_> {
             })?;
         }
         Ok(changed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pool_core::digest::ObjectId;
+    use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
+
+    use super::*;
+    use crate::placement::Placement;
+    use crate::upload::{Content, Target};
+    use crate::{Store, StoreOptions};
+
+    fn push(store: &Store, name: &str, bytes: &[u8]) {
+        let content = Content::of(bytes, Placement::Sparse);
+        let target = Target::Library {
+            library: name.parse().unwrap(),
+            object: content.id(),
+        };
+        store.ingest(target, &[content]).unwrap();
+    }
+
+    fn assert_stored(store: &Store, bytes: &[u8]) {
+        let record = store.object(ObjectId::of(bytes)).unwrap().unwrap();
+        let found = store.read(&record.map, 0, bytes.len()).unwrap();
+        assert!(found == bytes);
+    }
+
+    #[test]
+    fn a_segment_that_an_upload_comes_to_use_meanwhile_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            create: true,
+            segment_bytes: WINDOW_SIZE,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(directory.path(), options).unwrap();
+        let mut bytes = vec![0; WINDOW_SIZE as usize];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        let (kept, dead) = bytes.split_at(100 * PAGE_SIZE as usize);
+        push(&store, "kept@1", kept);
+        push(&store, "dead@1", dead);
+        let segment = store.segments().unwrap()[0].0;
+        assert_eq!(
+            store.segment(segment).unwrap().unwrap().used,
+            PAGES_PER_WINDOW as u32
+        );
+        store.delete_library(&"dead@1".parse().unwrap()).unwrap();
+
+        let collection = store.begin_collection().unwrap();
+        collection.delete_objects(&[ObjectId::of(dead)]).unwrap();
+        let survey = Survey::of(&store.snapshot(), &[segment]).unwrap();
+        // Its pages are where the survey found nothing alive.
+        let late = &dead[5 * PAGE_SIZE as usize..9 * PAGE_SIZE as usize];
+        push(&store, "late@1", late);
+        let done = collection.move_out(&[segment], &survey).unwrap();
+        let [skipped] = done.skipped.as_slice() else {
+            panic!("{done:?}");
+        };
+        assert_eq!(
+            (skipped.segment, skipped.reason),
+            (segment, SkipReason::InUse)
+        );
+        assert_eq!((done.segments.len(), done.pages), (0, 100));
+        assert_stored(&store, kept);
+        assert_stored(&store, late);
+        drop(collection);
+
+        let done = store
+            .begin_collection()
+            .unwrap()
+            .evacuate(&[segment])
+            .unwrap();
+        assert_eq!((done.segments, done.pages), (vec![segment], 4));
+        assert_stored(&store, kept);
+        assert_stored(&store, late);
     }
 }

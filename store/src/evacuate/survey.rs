@@ -6,10 +6,10 @@ use pool_core::digest::{PageId, WindowId};
 use pool_core::extent::{Extent, SegmentId, Slot};
 use pool_core::page::{self, PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 
-use crate::StoreView;
 use crate::error::{Result, StoreError};
 use crate::format::Location;
 use crate::placement::name_of_window;
+use crate::snapshot::Snapshot;
 use crate::upload::page_ids;
 
 /// What the index has in the segments to be emptied.
@@ -25,7 +25,7 @@ pub(super) struct Survey {
 
 impl Survey {
     /// Looks at everything that the index has in `segments`.
-    pub(super) fn of(store: &StoreView, segments: &[SegmentId]) -> Result<Self> {
+    pub(super) fn of(store: &Snapshot<'_>, segments: &[SegmentId]) -> Result<Self> {
         let mut survey = Self::default();
         let live = &mut survey.live;
         live.extend(segments.iter().map(|id| (*id, LiveSlots::default())));

@@ -11,6 +11,9 @@
 
 mod batch;
 mod gate;
+mod inspection;
+mod names;
+mod options;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -19,38 +22,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use pool_core::digest::{ObjectId, PageId, WindowId};
-use pool_core::extent::SegmentId;
-use pool_core::name::{ImageRef, LibraryRef};
-use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DBRecoveryMode, Options, SnapshotWithThreadMode, WriteOptions,
-};
+use rocksdb::{ColumnFamily, DB, SnapshotWithThreadMode, WriteOptions};
 
-use crate::error::{Result, StoreError};
-use crate::format::{Location, SegmentRecord};
-use crate::manifest::{ImageManifest, TagRecord};
+use crate::error::{self, Result, StoreError};
 use crate::mark::Mark;
 
 pub(crate) use batch::Batch;
 use gate::{Gate, Standstill};
-pub(crate) use reader::Reader;
-
-const META: &str = "meta";
-const PAGES: &str = "pages";
-const WINDOWS: &str = "windows";
-const OBJECTS: &str = "objects";
-const LIBRARIES: &str = "libraries";
-const TAGS: &str = "tags";
-const MANIFESTS: &str = "manifests";
-const REFERENCES: &str = "references";
-const SEGMENTS: &str = "segments";
-const REGISTRY: &str = "registry";
-const TOKENS: &str = "tokens";
-const FAMILIES: [&str; 11] = [
-    META, PAGES, WINDOWS, OBJECTS, LIBRARIES, TAGS, MANIFESTS, REFERENCES, SEGMENTS, REGISTRY,
-    TOKENS,
-];
+pub(crate) use inspection::Inspection;
+use options::{
+    LIBRARIES, MANIFESTS, META, OBJECTS, PAGES, REFERENCES, REGISTRY, ROOM, SEGMENTS, TAGS, TOKENS,
+    WINDOWS, families, primary_options, secondary,
+};
+pub use reader::Reader;
 
 const EPOCH: &[u8] = b"epoch";
 const NEXT_SEGMENT: &[u8] = b"next-segment";
@@ -62,13 +46,6 @@ const COMMIT: &[u8] = b"commit/";
 /// Commits whose numbers are kept as keys, so that one that is missing among them is noticed. More
 /// than a log of [`LOG`] bytes holds, unless all of them are tiny.
 const COUNTED: u64 = 1 << 16;
-
-/// What the log holds at most.
-const LOG: u64 = 64 << 20;
-
-/// What a family keeps in memory before it is written to a table. RocksDB sets this much aside for
-/// the log beforehand, and after a write that found the disk full it waits for this much room.
-pub(crate) const ROOM: u64 = 16 << 20;
 
 /// The index of a store.
 pub(crate) struct Index {
@@ -103,26 +80,11 @@ struct Count {
 }
 
 /// What keeps one state of the index readable.
-pub(crate) enum Pin<'a> {
+enum Pin<'a> {
     /// A primary's: RocksDB keeps what it replaces.
     Snapshot(SnapshotWithThreadMode<'a, DB>),
     /// A secondary's, which has no snapshots: it does not catch up for as long.
     Standstill(#[expect(dead_code, reason = "lives")] Standstill<'a>),
-}
-
-/// What an index says of itself before it is opened.
-#[derive(Debug)]
-pub(crate) struct Inspection {
-    /// Identity of the store that it belongs to; absent in indexes of old releases.
-    pub(crate) identity: Option<[u8; 16]>,
-    /// Commits that it has.
-    pub(crate) commits: u64,
-    /// The first commit below that number that it lacks.
-    pub(crate) hole: Option<u64>,
-    /// Number of the next segment.
-    pub(crate) next_segment: SegmentId,
-    /// Segments on record.
-    pub(crate) segments: Vec<(SegmentId, SegmentRecord)>,
 }
 
 impl std::fmt::Debug for Index {
@@ -133,52 +95,6 @@ impl std::fmt::Debug for Index {
     }
 }
 
-fn families() -> Vec<ColumnFamilyDescriptor> {
-    let cache = Cache::new_lru_cache(64 << 20);
-    let describe = |name: &str| {
-        let mut blocks = BlockBasedOptions::default();
-        blocks.set_block_cache(&cache);
-        let mut options = family_options();
-        if matches!(name, PAGES | WINDOWS) {
-            // Digests do not compress, and most look-ups of an upload are for pages not there.
-            blocks.set_bloom_filter(10.0, false);
-            options.set_compression_type(DBCompressionType::None);
-        } else {
-            options.set_compression_type(DBCompressionType::Lz4);
-        }
-        options.set_block_based_table_factory(&blocks);
-        ColumnFamilyDescriptor::new(name, options)
-    };
-    std::iter::once(ColumnFamilyDescriptor::new("default", family_options()))
-        .chain(FAMILIES.map(describe))
-        .collect()
-}
-
-fn family_options() -> Options {
-    let mut options = Options::default();
-    options.set_write_buffer_size(ROOM as usize);
-    options
-}
-
-fn options() -> Options {
-    let mut options = Options::default();
-    // Whatever a power cut leaves of an unfinished record is accepted, and nothing after it. That
-    // no commit is lost by this is checked against the mark.
-    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
-    options
-}
-
-fn primary_options() -> Options {
-    let mut options = options();
-    options.set_keep_log_file_num(2);
-    // Bounds what a restart replays, and a new follower reads.
-    options.set_max_total_wal_size(LOG);
-    // All families are written out at once, so that a list of tables that lost its end is behind in
-    // all of them, and the count of commits with it.
-    options.set_atomic_flush(true);
-    options
-}
-
 impl Index {
     /// Makes an empty index for the store `identity`. Refuses one that has something in it.
     pub(crate) fn create(path: &Path, identity: [u8; 16]) -> Result<()> {
@@ -186,7 +102,7 @@ impl Index {
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         let db = DB::open_cf_descriptors(&options, path, families())
-            .map_err(|source| StoreError::index("creating", source))?;
+            .map_err(|source| failed("creating", source))?;
         let index = Self {
             path: path.into(),
             role: Role::Inspector(db),
@@ -205,56 +121,6 @@ impl Index {
         batch.put_meta(COMMITS, 0u64.to_le_bytes());
         batch.put_meta(commit_key(0), []);
         index.write(batch)
-    }
-
-    /// Reads what an index says of itself, with the same recovery as a writer's, and changes
-    /// nothing on disk.
-    pub(crate) fn inspect_at(path: &Path) -> Result<Inspection> {
-        let mut options = options();
-        options.set_max_open_files(64);
-        options.set_max_file_opening_threads(1);
-        options.set_skip_stats_update_on_db_open(true);
-        let db = DB::open_cf_descriptors_read_only(&options, path, families(), false)
-            .map_err(|source| StoreError::index("opening", source))?;
-        let index = Self {
-            path: path.into(),
-            role: Role::Inspector(db),
-        };
-        index.inspect()
-    }
-
-    fn inspect(&self) -> Result<Inspection> {
-        let now = self.now();
-        let commits = now.counter(COMMITS)?;
-        Ok(Inspection {
-            identity: self.identity()?,
-            commits,
-            hole: self.missing_commit(commits)?,
-            next_segment: now.next_segment()?,
-            segments: now.segments()?,
-        })
-    }
-
-    /// The first commit of those counted that has no key.
-    fn missing_commit(&self, commits: u64) -> Result<Option<u64>> {
-        let now = self.now();
-        let first = now.counter(FIRST_COMMIT)?;
-        let mut expected = first.max(commits.saturating_add(1).saturating_sub(COUNTED));
-        let mut hole = None;
-        now.scan(META, COMMIT, |key, _| {
-            let number = key[COMMIT.len()..].try_into().map_or(0, u64::from_be_bytes);
-            if hole.is_none() && number >= expected {
-                if number > expected {
-                    hole = Some(expected);
-                }
-                // A damaged number may be the last one there is.
-                expected = number.saturating_add(1);
-            }
-            Ok(())
-        })?;
-        // An index of an old release counts nothing.
-        let counted = commits > 0 || self.identity()?.is_some();
-        Ok(hole.or_else(|| (counted && expected <= commits).then_some(expected)))
     }
 
     fn identity(&self) -> Result<Option<[u8; 16]>> {
@@ -291,7 +157,7 @@ impl Index {
                 let path = path.parent().unwrap_or(path).into();
                 Err(StoreError::Locked { path })
             }
-            Err(source) => Err(StoreError::index("opening", source)),
+            Err(source) => Err(failed("opening", source)),
         }
     }
 
@@ -381,24 +247,20 @@ impl Index {
         };
         let commits = self.now().counter(COMMITS)?;
         if self.identity()? != Some(identity) {
-            return Err(refused(crate::opening::another_store()));
+            return Err(refused(error::another_store()));
         }
         if commits < least {
-            return Err(refused(crate::opening::older(commits, least)));
+            return Err(refused(error::older(commits, least)));
         }
         Ok(())
     }
 
-    /// Keeps the index in one state for reading.
-    pub(crate) fn pin(&self) -> Pin<'_> {
-        match &self.role {
+    /// The index in the state that it is in now, for as long as the answer lives.
+    pub(crate) fn pinned(&self) -> Reader<'_> {
+        let pin = match &self.role {
             Role::Secondary { gate, .. } => Pin::Standstill(gate.enter()),
             Role::Primary { db, .. } | Role::Inspector(db) => Pin::Snapshot(db.snapshot()),
-        }
-    }
-
-    /// The index in the state that `pin` keeps.
-    pub(crate) fn at<'a>(&'a self, pin: &'a Pin<'a>) -> Reader<'a> {
+        };
         Reader::new(self, Some(pin))
     }
 
@@ -471,7 +333,7 @@ impl Index {
         options.set_sync(true);
         self.own_db()
             .write_opt(batch.writes, &options)
-            .map_err(|source| StoreError::index("writing", source))
+            .map_err(|source| failed("writing", source))
     }
 
     /// The database of whoever does not follow another process.
@@ -488,17 +350,6 @@ fn family<'a>(db: &'a DB, name: &'static str) -> &'a ColumnFamily {
         .expect("every family is opened or created with the database")
 }
 
-fn secondary(path: &Path, scratch: &Path) -> Result<DB> {
-    let mut options = options();
-    // A reader must hold every table open: the primary deletes compacted ones.
-    options.set_max_open_files(-1);
-    // RocksDB starts so many threads for each family at each catch-up.
-    options.set_max_file_opening_threads(1);
-    options.set_keep_log_file_num(1);
-    DB::open_cf_descriptors_as_secondary(&options, path, scratch, families())
-        .map_err(|source| StoreError::index("opening", source))
-}
-
 /// Number of the oldest log that has something in it which is in no table.
 fn oldest_log(db: &DB) -> Option<u64> {
     db.property_int_value("rocksdb.min-log-number-to-keep")
@@ -510,37 +361,14 @@ fn commit_key(number: u64) -> Vec<u8> {
     [COMMIT, &number.to_be_bytes()].concat()
 }
 
-/// Single questions of those who hold the writer's lock.
-impl Index {
-    pub(crate) fn page(&self, id: &PageId) -> Result<Option<Location>> {
-        self.now().page(id)
+/// Wraps an error of RocksDB, telling a full disk from all else.
+fn failed(doing: &'static str, error: rocksdb::Error) -> StoreError {
+    if error.as_ref().contains("No space left on device") {
+        return StoreError::NoSpace {
+            doing,
+            path: PathBuf::from("the index"),
+            room: ROOM,
+        };
     }
-
-    pub(crate) fn pages(&self, ids: &[PageId]) -> Result<Vec<Option<Location>>> {
-        self.now().pages(ids)
-    }
-
-    pub(crate) fn window(&self, id: &WindowId) -> Result<Option<Location>> {
-        self.now().window(id)
-    }
-
-    pub(crate) fn tag(&self, image: &ImageRef) -> Result<Option<TagRecord>> {
-        self.now().tag(image)
-    }
-
-    pub(crate) fn manifest(&self, id: ObjectId) -> Result<Option<ImageManifest>> {
-        self.now().manifest(id)
-    }
-
-    pub(crate) fn users_of(&self, library: &LibraryRef) -> Result<Vec<ObjectId>> {
-        self.now().users_of(library)
-    }
-
-    pub(crate) fn segments(&self) -> Result<Vec<(SegmentId, SegmentRecord)>> {
-        self.now().segments()
-    }
-
-    pub(crate) fn next_segment(&self) -> Result<SegmentId> {
-        self.now().next_segment()
-    }
+    StoreError::Index { doing, error }
 }

@@ -20,14 +20,18 @@ use pool_store::placement::Placement;
 use pool_store::upload::{CommitSummary, Content, Target, UploadManifest, UploadObject, padded};
 use pool_store::{Result, Store, StoreError, StoreOptions, StoreView};
 
-/// A store of small segments in `directory`.
-pub fn open(directory: &Path) -> Store {
-    let options = StoreOptions {
+/// Options of a store of small segments, which is made if it is not there.
+pub fn options() -> StoreOptions {
+    StoreOptions {
         create: true,
         segment_bytes: 2 * WINDOW_SIZE,
         ..StoreOptions::default()
-    };
-    Store::open(directory, options).unwrap()
+    }
+}
+
+/// A store of small segments in `directory`.
+pub fn open(directory: &Path) -> Store {
+    Store::open(directory, options()).unwrap()
 }
 
 /// `pages` pages that differ from each other and from those of every other seed.

@@ -1,0 +1,109 @@
+//! What a process does until it is killed or its power goes: it pushes, deletes and collects, and
+//! notes in a journal what it was told is done.
+
+#![allow(unreachable_pub, reason = "included by several tests")]
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use pool_core::ObjectId;
+use pool_gc::{CollectOptions, collect};
+use pool_store::Store;
+use pool_store::manifest::TokenScope;
+
+use crate::common::{content, image_ref, open, push_image, read_object};
+
+fn library(nth: u64) -> Vec<u8> {
+    let mut bytes = content(7, 70);
+    bytes.extend(content(300 + nth % 5, 30));
+    bytes
+}
+
+fn file(nth: u64) -> Vec<u8> {
+    content(5000 + nth, 120)
+}
+
+/// Collects everything that can go.
+pub fn collect_all(store: &Store) {
+    let options = CollectOptions {
+        grace: Duration::ZERO,
+        dry_run: false,
+        compact_below: 0.95,
+    };
+    collect(store, &options).unwrap();
+}
+
+/// Works for ever, after what the journal tells of.
+pub fn work(store: &Path, journal: &Path) -> ! {
+    let known = read(&fs::read_to_string(journal).unwrap_or_default());
+    let store = open(store);
+    let mut lines = OpenOptions::new();
+    let mut lines = lines.append(true).create(true).open(journal).unwrap();
+    let mut note = |line: String| lines.write_all(line.as_bytes()).unwrap();
+    let mut next = known.keys().last().map_or(0, |last| last + 1);
+    let mut alive: Vec<u64> = known
+        .into_iter()
+        .filter_map(|(nth, alive)| alive.then_some(nth))
+        .collect();
+    loop {
+        let used = format!("l{}@1", next % 5);
+        let libraries = [(used.as_str(), library(next))];
+        let libraries = libraries
+            .each_ref()
+            .map(|(name, bytes)| (*name, bytes.as_slice()));
+        push_image(&store, &format!("i:{next}"), &file(next), &libraries).unwrap();
+        let secret = ObjectId::of(b"secret");
+        let token = format!("t{next}");
+        store.add_token(&token, secret, TokenScope::Read).unwrap();
+        note(format!("+{next}\n"));
+        alive.push(next);
+        next += 1;
+        if alive.len() > 4 {
+            let nth = alive.remove((next % 4) as usize);
+            note(format!("-{nth}\n"));
+            store.delete_image(&image_ref(&format!("i:{nth}"))).unwrap();
+        }
+        collect_all(&store);
+    }
+}
+
+/// Images pushed, and whether their deletion was never begun.
+fn read(journal: &str) -> BTreeMap<u64, bool> {
+    let mut images = BTreeMap::new();
+    for line in journal.lines() {
+        let (sign, nth) = line.split_at(1);
+        images.insert(nth.parse().unwrap(), sign == "+");
+    }
+    images
+}
+
+/// What is missing of all that the journal tells of, if anything.
+pub fn check(store: &Store, journal: &str) -> Result<(), String> {
+    let tokens = store.tokens().map_err(|error| error.to_string())?;
+    for (nth, alive) in read(journal) {
+        let token = format!("t{nth}");
+        if tokens.iter().all(|found| found.name != token) {
+            return Err(format!("token {token} is gone"));
+        }
+        if !alive {
+            continue;
+        }
+        let image = image_ref(&format!("i:{nth}"));
+        if store
+            .image(&image)
+            .map_err(|error| error.to_string())?
+            .is_none()
+        {
+            return Err(format!("image {image} is gone"));
+        }
+        for bytes in [file(nth), library(nth)] {
+            if read_object(store, ObjectId::of(&bytes)) != bytes {
+                return Err(format!("a content of image {image} is another"));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! A store's directory from outside: who has it, and what it looks like where no store is.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::error::{Result, StoreError};
+use crate::format;
+
+/// Keeps other processes, and this one, from opening the store a second time for writing. RocksDB
+/// has a lock of its own, but takes it only when it is about to change things.
+pub(crate) fn lock(directory: &Path) -> Result<File> {
+    let handle =
+        File::open(directory).map_err(|source| StoreError::io("opening", directory, source))?;
+    match flock(&handle, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(handle),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Locked {
+            path: directory.into(),
+        }),
+        Err(errno) => Err(StoreError::io("locking", directory, errno.into())),
+    }
+}
+
+/// True when a new store can be made in `directory`: it is absent or empty, or holds nothing but
+/// what a creation that was cut short left.
+pub(crate) fn is_vacant(directory: &Path) -> Result<bool> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(source) => return Err(StoreError::io("opening", directory, source)),
+    };
+    for entry in entries {
+        let vacant = entry
+            .and_then(|entry| is_leftover(&entry.path()))
+            .map_err(|source| StoreError::io("reading", directory, source))?;
+        if !vacant {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn is_leftover(path: &Path) -> io::Result<bool> {
+    let is_empty = |path| Ok::<_, io::Error>(fs::read_dir(path)?.next().is_none());
+    let metadata = fs::symlink_metadata(path)?;
+    match path.file_name().and_then(|name| name.to_str()) {
+        // A file system of its own has one.
+        Some("lost+found") => Ok(true),
+        Some(format::NEW_SUPERBLOCK_FILE) => Ok(metadata.is_file()),
+        Some(format::LEASES_FILE | format::GENERATION_FILE) => {
+            Ok(metadata.is_file() && metadata.len() <= 8)
+        }
+        Some(format::SEGMENTS_DIRECTORY | format::STAGING_DIRECTORY) => {
+            Ok(metadata.is_dir() && is_empty(path)?)
+        }
+        // An index in the making has no tables yet; `Index::create` looks inside.
+        Some(format::INDEX_DIRECTORY) => {
+            if !metadata.is_dir() {
+                return Ok(false);
+            }
+            for entry in fs::read_dir(path)? {
+                if entry?.path().extension().is_some_and(|end| end == "sst") {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// What a directory without superblock looks like.
+pub(crate) fn without_superblock(directory: &Path) -> &'static str {
+    let has = |name| directory.join(name).exists();
+    if !directory.exists() {
+        "it is not there"
+    } else if has(format::INDEX_DIRECTORY) || has(format::SEGMENTS_DIRECTORY) {
+        "its superblock is missing; put it back from a backup"
+    } else if is_vacant(directory).unwrap_or(false) {
+        "it is empty; perhaps a filesystem is missing that should be mounted there"
+    } else {
+        "it has no superblock"
+    }
+}

@@ -1,0 +1,196 @@
+//! Typed reading of what has a name: libraries, tags, manifests, who refers to whom, reservations,
+//! tokens.
+
+use std::collections::BTreeMap;
+
+use pool_core::digest::ObjectId;
+use pool_core::extent::SegmentId;
+use pool_core::image_map::{IMAGE_MAP_FORMAT, ImageMap};
+use pool_core::name::{ImageRef, LibraryRef};
+use pool_core::registry::Reservation;
+use serde::de::DeserializeOwned;
+
+use super::reader::{Reader, digest_key, from_json};
+use super::{LIBRARIES, MANIFESTS, REFERENCES, REGISTRY, TAGS, TOKENS};
+use crate::error::{Result, StoreError};
+use crate::format::{Reference, reference_key};
+use crate::manifest::{ImageManifest, LibraryRecord, TagRecord, TokenRecord};
+
+impl Reader<'_> {
+    /// The record of a library version.
+    pub fn library(&self, library: &LibraryRef) -> Result<Option<LibraryRecord>> {
+        self.get_json(LIBRARIES, library.to_string().as_bytes())
+    }
+
+    /// All library versions in order of name.
+    pub fn libraries(&self) -> Result<Vec<(LibraryRef, LibraryRecord)>> {
+        self.collect_named(LIBRARIES, "")
+    }
+
+    /// All versions of one library.
+    pub fn library_versions(&self, name: &str) -> Result<Vec<(LibraryRef, LibraryRecord)>> {
+        self.collect_named(LIBRARIES, &format!("{name}@"))
+    }
+
+    /// Images that use a library version, tag by tag.
+    pub fn library_users(&self, library: &LibraryRef) -> Result<Vec<ImageRef>> {
+        let mut tags = Vec::new();
+        for manifest in self.users_of(library)? {
+            tags.extend(self.tags_of_manifest(manifest)?);
+        }
+        tags.sort();
+        tags.dedup();
+        Ok(tags)
+    }
+
+    /// Manifests that use a library version.
+    pub(crate) fn users_of(&self, library: &LibraryRef) -> Result<Vec<ObjectId>> {
+        let prefix = reference_key::users_of(library);
+        let mut users = Vec::new();
+        self.scan(REFERENCES, &prefix, |key, _| {
+            users.push(ObjectId(digest_key(REFERENCES, &key[prefix.len()..])?));
+            Ok(())
+        })?;
+        Ok(users)
+    }
+
+    pub(crate) fn tag(&self, image: &ImageRef) -> Result<Option<TagRecord>> {
+        self.get_json(TAGS, image.to_string().as_bytes())
+    }
+
+    /// All tags in order of name.
+    pub fn tags(&self) -> Result<Vec<(ImageRef, TagRecord)>> {
+        self.collect_named(TAGS, "")
+    }
+
+    /// All tags of one image name.
+    pub fn tags_of_name(&self, name: &str) -> Result<Vec<(ImageRef, TagRecord)>> {
+        self.collect_named(TAGS, &format!("{name}:"))
+    }
+
+    /// Tags that point at a manifest.
+    pub fn tags_of_manifest(&self, manifest: ObjectId) -> Result<Vec<ImageRef>> {
+        let prefix = reference_key::tags_of(manifest);
+        let mut tags = Vec::new();
+        self.scan(REFERENCES, &prefix, |key, _| {
+            let text = std::str::from_utf8(&key[prefix.len()..]).unwrap_or_default();
+            tags.push(text.parse().map_err(|error| {
+                StoreError::Corrupt(format!("a reference to manifest {manifest}: {error}"))
+            })?);
+            Ok(())
+        })?;
+        Ok(tags)
+    }
+
+    fn collect_named<K, V>(&self, family: &'static str, prefix: &str) -> Result<Vec<(K, V)>>
+    where
+        K: std::str::FromStr,
+        V: DeserializeOwned,
+    {
+        let mut all = Vec::new();
+        self.scan(family, prefix.as_bytes(), |key, value| {
+            let name = std::str::from_utf8(key)
+                .ok()
+                .and_then(|text| text.parse().ok());
+            let name = name.ok_or_else(|| {
+                let text = String::from_utf8_lossy(key);
+                StoreError::Corrupt(format!("{family} has the impossible key {text:?}"))
+            })?;
+            all.push((name, from_json(family, value)?));
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    pub(crate) fn manifest(&self, id: ObjectId) -> Result<Option<ImageManifest>> {
+        self.get_json(MANIFESTS, &id.0)
+    }
+
+    /// Calls `visit` with every image manifest.
+    pub fn for_each_manifest(
+        &self,
+        mut visit: impl FnMut(ObjectId, ImageManifest) -> Result<()>,
+    ) -> Result<()> {
+        self.scan(MANIFESTS, &[], |key, value| {
+            visit(
+                ObjectId(digest_key(MANIFESTS, key)?),
+                from_json(MANIFESTS, value)?,
+            )
+        })
+    }
+
+    /// A tag and the manifest it points at.
+    pub fn image(&self, image: &ImageRef) -> Result<Option<(TagRecord, ImageManifest)>> {
+        let Some(tag) = self.tag(image)? else {
+            return Ok(None);
+        };
+        let manifest = self.manifest(tag.manifest)?.ok_or_else(|| {
+            StoreError::Corrupt(format!(
+                "image/{image} points at no manifest ({})",
+                tag.manifest
+            ))
+        })?;
+        Ok(Some((tag, manifest)))
+    }
+
+    /// The map that a VMM works from.
+    pub fn image_map(&self, manifest: &ImageManifest) -> Result<ImageMap> {
+        let mut objects = BTreeMap::new();
+        for id in manifest.description.objects().into_keys() {
+            let record = self.object(id)?.ok_or_else(|| missing_object(id))?;
+            objects.insert(id, record.map);
+        }
+        Ok(ImageMap {
+            format: IMAGE_MAP_FORMAT,
+            description: manifest.description.clone(),
+            objects,
+        })
+    }
+
+    /// The segments that some objects lie in, each once.
+    pub(crate) fn segments_of(&self, objects: &[ObjectId]) -> Result<Vec<SegmentId>> {
+        let mut segments = Vec::new();
+        for id in objects {
+            let record = self.object(*id)?.ok_or_else(|| missing_object(*id))?;
+            segments.extend(record.map.extents().iter().map(|extent| extent.segment));
+        }
+        segments.sort_unstable();
+        segments.dedup();
+        Ok(segments)
+    }
+
+    /// Calls `visit` with every entry of the index of references.
+    pub fn for_each_reference(&self, mut visit: impl FnMut(Reference) -> Result<()>) -> Result<()> {
+        self.scan(REFERENCES, &[], |key, _| {
+            let reference = reference_key::parse(key).ok_or_else(|| {
+                let text = String::from_utf8_lossy(key);
+                StoreError::Corrupt(format!("{REFERENCES} has the impossible key {text:?}"))
+            })?;
+            visit(reference)
+        })
+    }
+
+    /// Every address reservation, oldest first.
+    pub fn reservations(&self) -> Result<Vec<Reservation>> {
+        let mut all = Vec::new();
+        self.scan(REGISTRY, &[], |_, value| {
+            all.push(from_json(REGISTRY, value)?);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// Every token record.
+    pub fn tokens(&self) -> Result<Vec<TokenRecord>> {
+        let mut all = Vec::new();
+        self.scan(TOKENS, &[], |_, value| {
+            all.push(from_json(TOKENS, value)?);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+}
+
+fn missing_object(id: ObjectId) -> StoreError {
+    StoreError::Corrupt(format!("object {id} is referred to, and is not there"))
+}

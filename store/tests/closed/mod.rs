@@ -1,0 +1,131 @@
+//! A closed store, and what can be done to its files.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file includes it and uses a part"
+)]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use pool_store::placement::Placement;
+use pool_store::{Store, StoreError, StoreOptions, StoreView};
+
+use crate::common::{
+    assert_stored, content, image_ref, library_ref, open, push_image, push_library,
+};
+
+/// Libraries that [`example`] pushes.
+pub const PUSHED: u64 = 12;
+
+pub fn library(nth: u64) -> Vec<u8> {
+    content(nth, 40 + nth as usize)
+}
+
+/// A store with tables, a log, several segments and [`PUSHED`] libraries, closed.
+pub fn example(directory: &Path) {
+    for round in 0..2 {
+        // Each opening turns the log of the one before into tables.
+        let store = open(directory);
+        for nth in round * PUSHED / 2..(round + 1) * PUSHED / 2 {
+            let placement = match nth % 2 {
+                0 => Placement::Sparse,
+                _ => Placement::Windows { phase: 0 },
+            };
+            push_library(&store, &format!("l{nth}@1"), &library(nth), placement).unwrap();
+        }
+        push_image(&store, &format!("i:{round}"), &content(99, 3), &[]).unwrap();
+    }
+}
+
+pub fn assert_whole(store: &StoreView) {
+    for nth in 0..PUSHED {
+        let name = library_ref(&format!("l{nth}@1"));
+        assert!(store.library(&name).unwrap().is_some(), "{name}");
+        assert_stored(store, &library(nth));
+    }
+    assert!(store.image(&image_ref("i:1")).unwrap().is_some());
+}
+
+pub fn reopen(directory: &Path) -> Result<Store, StoreError> {
+    Store::open(directory, StoreOptions::default())
+}
+
+pub fn copy(from: &Path, to: &Path) {
+    let mut command = Command::new("cp");
+    command.args(["-a", "--sparse=always"]).arg(from).arg(to);
+    assert!(command.status().unwrap().success());
+}
+
+/// Every file with its digest, every link with its target, every directory.
+pub fn listing(directory: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![directory.to_path_buf()];
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let metadata = fs::symlink_metadata(&path).unwrap();
+            let what = if metadata.is_symlink() {
+                format!("link to {}", fs::read_link(&path).unwrap().display())
+            } else if metadata.is_dir() {
+                open.push(path.clone());
+                "directory".into()
+            } else {
+                blake3::hash(&fs::read(&path).unwrap()).to_string()
+            };
+            found.insert(path, what);
+        }
+    }
+    found
+}
+
+/// The newest file of the index whose name ends so.
+pub fn newest(directory: &Path, end: &str) -> PathBuf {
+    let entries = fs::read_dir(directory.join("index")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let named = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.ends_with(end) || name.starts_with(end)
+    };
+    paths.filter(named).max().unwrap()
+}
+
+pub fn flip(path: &Path, bit: u64) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, bit / 8).unwrap();
+    byte[0] ^= 1 << (bit % 8);
+    file.write_all_at(&byte, bit / 8).unwrap();
+}
+
+/// What a refused opening says. Fails when it was not refused, or changed anything.
+pub fn refused(directory: &Path) -> String {
+    let before = listing(directory);
+    let error = reopen(directory).expect_err("the store was opened");
+    assert_eq!(listing(directory), before, "{error}");
+    assert!(
+        matches!(
+            error,
+            StoreError::Refused { .. } | StoreError::NotAStore { .. }
+        ),
+        "{error:?}"
+    );
+    error.to_string()
+}
+
+pub fn gone(path: &Path) {
+    if fs::symlink_metadata(path).unwrap().is_dir() {
+        fs::remove_dir_all(path).unwrap();
+    } else {
+        fs::remove_file(path).unwrap();
+    }
+}
+
+pub fn cut(path: &Path) {
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+}
