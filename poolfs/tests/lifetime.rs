@@ -25,13 +25,19 @@ fn open_files_are_leases() {
     let library = content(1, 3 << 20);
     let library_id = pool.add_library("zlib@1.3", &library);
     pool.add_image("hello:v1", 7, Some(("zlib@1.3", &library)));
+    let other_id = pool.add_library("other@1", b"other");
     let (_, manifest) = pool
         .store()
         .image(&"hello:v1".parse().unwrap())
         .unwrap()
         .unwrap();
-    let _mount = pool.mount();
+    // One thread serves one call after the other.
+    let _mount = pool.mount_with("threads=1");
     let leased = |id: ObjectId| pool.store().object_is_leased(id).unwrap();
+    let what_was_closed_is_served = || {
+        drop(File::open(pool.path("libs/other/1/content")).unwrap());
+        wait::until("the other file is closed", || !leased(other_id));
+    };
     let extent = pool
         .store()
         .object(library_id)
@@ -47,7 +53,7 @@ fn open_files_are_leases() {
         assert!(manifest.objects().into_iter().all(leased), "{path}");
         assert!(pool.store().segment_is_leased(extent.segment).unwrap());
         drop(file);
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        what_was_closed_is_served();
         assert!(manifest.objects().into_iter().all(leased), "{path}");
         drop(second);
         wait::until("the lease ends", || {
