@@ -242,6 +242,8 @@ fn a_store_that_is_deleted_under_the_mount_fails_and_unmounts() {
     fs::remove_dir_all(pool.store_path()).unwrap();
     assert!(fs::read(pool.path("libs/a/1/content")).is_err());
     assert!(fs::read(pool.path(".pool/version")).is_ok());
+    let room = rustix::fs::statvfs(pool.mount_point());
+    assert_eq!(room.map(|_| ()), Err(rustix::io::Errno::IO));
     assert!(daemon.try_wait().unwrap().is_none());
     let unmounted = run(Command::new("umount").arg(pool.mount_point()));
     assert!(unmounted.status.success());
