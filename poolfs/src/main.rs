@@ -196,7 +196,9 @@ fn read_arguments(as_helper: bool) -> anyhow::Result<Option<Job>> {
     };
     Ok(Some(Job {
         store,
-        mount_point,
+        // As the caller sees it: /dev/fd/N is another file once descriptors are closed. What cannot
+        // be found is explained where it is used.
+        mount_point: mount_point.canonicalize().unwrap_or(mount_point),
         options,
         foreground,
     }))

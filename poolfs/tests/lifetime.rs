@@ -272,6 +272,26 @@ fn the_writer_may_stop_and_start() {
 }
 
 #[test]
+fn a_mount_point_may_be_named_by_a_descriptor_of_the_caller() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::with_one_library();
+    // Every number that the daemon's own descriptors could have.
+    for number in 3..9 {
+        let script = format!("exec \"$@\" /dev/fd/{number} {number}< \"$0\"");
+        let output = run(Command::new("sh")
+            .args(["-ec", &script])
+            .args([&pool.mount_point(), Path::new(POOLFS)])
+            .args(["-o", &format!("scratch={}", pool.scratch().display())])
+            .arg(pool.store_path()));
+        let _mount = Mount(pool.mount_point());
+        assert!(output.status.success(), "{number}");
+        assert_eq!(fs::read(pool.path("libs/a/1/content")).unwrap(), b"one");
+    }
+}
+
+#[test]
 fn mount_8_finds_the_program() {
     if cannot_mount() {
         return;
