@@ -42,8 +42,9 @@ const HELPER: Codes = Codes {
 /// Mount a pool store as a read-only filesystem.
 ///
 /// Unmount with `umount MOUNTPOINT` or `fusermount3 -u MOUNTPOINT`; SIGTERM does the same, and
-/// leaves what is open in use until it is closed. A mount that another one covers cannot be taken
-/// away: SIGTERM then ends the program with an error, once nothing is open any more.
+/// leaves what is open in use until it is closed. A mount that another one covers, or that another
+/// one is in, cannot be taken away: SIGTERM then ends the program with an error, once nothing is open
+/// any more.
 ///
 /// Exits with 2 for wrong use, with 32 for a remount, which is refused, and with 1 for all other
 /// failures. As mount(8)'s helper (mount.fuse.poolfs) with 1 and 32, as mount(8) does.

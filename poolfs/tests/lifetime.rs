@@ -389,7 +389,19 @@ fn mistakes_are_explained() {
     let empty = Path::new("/proc/self/fd");
     let scratch = format!("scratch={}", pool.scratch().display());
     let refused = format!("{scratch},remount,rw");
-    let cases: [(&[&Path], &[&str], i32, &str); 11] = [
+    let segments = store.join("segments");
+    let parent = pool.directory.path();
+    let scratch_inside = format!("scratch={}", mount_point.display());
+    let cases: [(&[&Path], &[&str], i32, &str); 15] = [
+        (&[&store, &store], &[], 1, "would hide"),
+        (&[&store, parent], &["-o", &scratch], 1, "would hide"),
+        (&[&store, &segments], &[], 1, "would hide"),
+        (
+            &[&store, &mount_point],
+            &["-o", &scratch_inside],
+            1,
+            "would hide",
+        ),
         (&[empty, &mount_point], &[], 1, "is not a pool store"),
         (&[&file, &mount_point], &[], 1, "is not a pool store"),
         (&[&absent, &mount_point], &[], 1, "is not a pool store"),
