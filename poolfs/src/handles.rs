@@ -32,7 +32,7 @@ pub enum Handle {
         backing: Option<Arc<BackingId>>,
     },
     /// A directory.
-    Directory(Directory),
+    Directory(Box<Directory>),
 }
 
 /// An open directory: the listing as of its opening or its last rewind, so that offsets mean the
@@ -41,17 +41,19 @@ pub enum Handle {
 pub struct Directory {
     /// Where it is.
     pub place: Place,
+    /// What was found when it was opened.
+    pub found: Found,
     /// Its listing; absent until first read.
     pub listing: Mutex<Option<Arc<[Place]>>>,
 }
 
 impl Handle {
-    /// What was found when the file was opened; `None` for a directory.
-    pub fn found(&self) -> Option<&Found> {
+    /// What was found when it was opened.
+    pub fn found(&self) -> &Found {
         match self {
-            Self::File { found } => Some(&found.value),
-            Self::Segment { found, .. } => Some(found),
-            Self::Directory(_) => None,
+            Self::File { found } => &found.value,
+            Self::Segment { found, .. } => found,
+            Self::Directory(directory) => &directory.found,
         }
     }
 }
@@ -83,7 +85,7 @@ impl Handles {
         open.get(&number).map(|(_, handle)| Arc::clone(handle))
     }
 
-    /// Any open handle of an inode: it knows the file's attributes after its name is gone.
+    /// Any open handle of an inode: it knows what that showed after its name is gone.
     pub fn of_inode(&self, inode: INodeNo) -> Option<Arc<Handle>> {
         let by_inode = self.by_inode.lock().unwrap_or_else(PoisonError::into_inner);
         let number = *by_inode.get(&inode)?.first()?;
@@ -125,10 +127,11 @@ mod tests {
     use super::*;
 
     fn directory() -> Handle {
-        Handle::Directory(Directory {
+        Handle::Directory(Box::new(Directory {
             place: Place::Root,
+            found: Found::of_bytes(Arc::default()),
             listing: Mutex::default(),
-        })
+        }))
     }
 
     #[test]

@@ -42,8 +42,9 @@ const HELPER: Codes = Codes {
 /// Mount a pool store as a read-only filesystem.
 ///
 /// Unmount with `umount MOUNTPOINT` or `fusermount3 -u MOUNTPOINT`; SIGTERM does the same, and
-/// leaves what is open in use until it is closed. A mount that another one covers cannot be taken
-/// away: SIGTERM then ends the program with an error, once nothing is open any more.
+/// leaves what is open in use until it is closed. A mount that another one covers, or that another
+/// one is in, cannot be taken away: SIGTERM then ends the program with an error, once nothing is open
+/// any more.
 ///
 /// Exits with 2 for wrong use, with 32 for a remount, which is refused, and with 1 for all other
 /// failures. As mount(8)'s helper (mount.fuse.poolfs) with 1 and 32, as mount(8) does.
@@ -196,7 +197,9 @@ fn read_arguments(as_helper: bool) -> anyhow::Result<Option<Job>> {
     };
     Ok(Some(Job {
         store,
-        mount_point,
+        // As the caller sees it: /dev/fd/N is another file once descriptors are closed. What cannot
+        // be found is explained where it is used.
+        mount_point: mount_point.canonicalize().unwrap_or(mount_point),
         options,
         foreground,
     }))

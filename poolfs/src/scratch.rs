@@ -3,7 +3,8 @@
 //! Each is a new directory of its owner's alone, with a file `lock` that its process holds locked
 //! (flock(2)) for as long as it lives. So a directory whose lock is free is a leftover, whatever
 //! processes there are, and the kernel frees the lock of a process that dies. Nothing is looked at
-//! that has another name, another owner or another mode.
+//! that has another name, another owner or another mode. The directory is locked itself as well,
+//! for those who clean temporary directories of what is old (tmpfiles.d(5)).
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
@@ -34,19 +35,17 @@ const MOST_DEPTH: u32 = 8;
 pub struct ScratchError(String);
 
 /// Where scratch directories may be made: in `asked` alone when that is given. Otherwise in the
-/// first that works of what the environment names and what every system has.
+/// first that works of what the environment names and what every system has; never in a place that
+/// goes when a user logs out ($XDG_RUNTIME_DIR), since the daemon stays.
 pub fn places(asked: Option<&Path>) -> Vec<PathBuf> {
     if let Some(asked) = asked {
         return vec![asked.into()];
     }
-    let named = |variable| std::env::var_os(variable).map(PathBuf::from);
-    let named = [named("TMPDIR"), named("XDG_RUNTIME_DIR")];
+    let named = std::env::var_os("TMPDIR").map(PathBuf::from);
+    let named = named.filter(|place| place.is_absolute());
     let run = rustix::process::geteuid().is_root().then(|| "/run".into());
-    let mut places: Vec<PathBuf> = named.into_iter().flatten().collect();
-    places.retain(|place| place.is_absolute());
-    places.extend(run);
-    places.push("/tmp".into());
-    places
+    let everywhere = Some("/tmp".into());
+    [named, run, everywhere].into_iter().flatten().collect()
 }
 
 /// A scratch directory, removed with all that is in it when dropped.
@@ -120,6 +119,8 @@ impl Scratch {
         if rustix::fs::fstat(&lock)?.st_nlink == 0 {
             return Ok(None);
         }
+        // Some filesystems lock no directories, and those who look are not on all machines.
+        let _ = rustix::fs::flock(&directory, FlockOperation::NonBlockingLockShared);
         Ok(Some(Self {
             path,
             directory,
@@ -266,6 +267,17 @@ mod tests {
         symlink("/", scratch.path().join("index/root")).unwrap();
         drop(scratch);
         assert!(names(place.path()).is_empty());
+    }
+
+    #[test]
+    fn a_directory_is_locked_as_long_as_it_is_used() {
+        let place = tempfile::tempdir().unwrap();
+        let scratch = new(place.path());
+        let seen = open_directory(CWD, scratch.path().as_os_str()).unwrap();
+        let lock = || rustix::fs::flock(&seen, FlockOperation::NonBlockingLockExclusive);
+        assert_eq!(lock(), Err(Errno::WOULDBLOCK));
+        drop(scratch);
+        assert_eq!(lock(), Ok(()));
     }
 
     #[test]

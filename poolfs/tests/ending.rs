@@ -4,10 +4,11 @@
 
 mod common;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::process::Command;
 
 use common::{Mount, POOLFS, Pool, cannot_mount, run, text};
+use pool_tests::wait;
 
 /// Mounts in a mount namespace of its own, does `then` to it, sends SIGTERM, does `after` and waits
 /// for the end. Answers what was printed, errors last.
@@ -101,4 +102,42 @@ fn a_daemon_keeps_nothing_open_of_who_started_it() {
     assert!(mounted.status.success());
     let _mount = Mount(pool.mount_point());
     assert!(File::open(&held).unwrap().try_lock().is_ok());
+}
+
+#[test]
+fn a_mount_that_another_is_in_is_left_until_that_is_gone() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::with_one_library();
+    let inside = "mount -t tmpfs none mnt/libs; echo precious > mnt/libs/file";
+    let told = "until grep -q 'something is mounted in' errors; do sleep 0.01; done";
+    let seen = terminated(&pool, inside, told);
+    assert!(seen.starts_with("status 1, 1 mounted, 0 left\n"), "{seen}");
+
+    // Something open keeps it served until the one inside is gone.
+    let pool = Pool::with_one_library();
+    let inside = format!("exec 9< mnt/libs/a/1/content; {inside}");
+    let left = format!("{told}; cat mnt/libs/file; umount mnt/libs; cat <&9; exec 9<&-");
+    let seen = terminated(&pool, &inside, &left);
+    assert!(
+        seen.starts_with("precious\nonestatus 0, 0 mounted, 0 left\n"),
+        "{seen}"
+    );
+}
+
+#[test]
+fn a_daemon_that_is_slow_to_end_takes_the_next_mount_for_no_cover() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::with_one_library();
+    // The next mount gets the numbers that this one has in the table of mounts.
+    let next = "kill -STOP $daemon; umount mnt; \"$2\" store mnt -o \"scratch=$1/scratch\"\n\
+                trap 'umount mnt' EXIT";
+    let seen = terminated(&pool, next, "kill -CONT $daemon");
+    assert_eq!(seen, "status 0, 1 mounted, 1 left\n");
+    wait::until("the next daemon ends", || {
+        fs::read_dir(pool.scratch()).unwrap().next().is_none()
+    });
 }

@@ -25,13 +25,19 @@ fn open_files_are_leases() {
     let library = content(1, 3 << 20);
     let library_id = pool.add_library("zlib@1.3", &library);
     pool.add_image("hello:v1", 7, Some(("zlib@1.3", &library)));
+    let other_id = pool.add_library("other@1", b"other");
     let (_, manifest) = pool
         .store()
         .image(&"hello:v1".parse().unwrap())
         .unwrap()
         .unwrap();
-    let _mount = pool.mount();
+    // One thread serves one call after the other.
+    let _mount = pool.mount_with("threads=1");
     let leased = |id: ObjectId| pool.store().object_is_leased(id).unwrap();
+    let what_was_closed_is_served = || {
+        drop(File::open(pool.path("libs/other/1/content")).unwrap());
+        wait::until("the other file is closed", || !leased(other_id));
+    };
     let extent = pool
         .store()
         .object(library_id)
@@ -47,7 +53,7 @@ fn open_files_are_leases() {
         assert!(manifest.objects().into_iter().all(leased), "{path}");
         assert!(pool.store().segment_is_leased(extent.segment).unwrap());
         drop(file);
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        what_was_closed_is_served();
         assert!(manifest.objects().into_iter().all(leased), "{path}");
         drop(second);
         wait::until("the lease ends", || {
@@ -236,6 +242,8 @@ fn a_store_that_is_deleted_under_the_mount_fails_and_unmounts() {
     fs::remove_dir_all(pool.store_path()).unwrap();
     assert!(fs::read(pool.path("libs/a/1/content")).is_err());
     assert!(fs::read(pool.path(".pool/version")).is_ok());
+    let room = rustix::fs::statvfs(pool.mount_point());
+    assert_eq!(room.map(|_| ()), Err(rustix::io::Errno::IO));
     assert!(daemon.try_wait().unwrap().is_none());
     let unmounted = run(Command::new("umount").arg(pool.mount_point()));
     assert!(unmounted.status.success());
@@ -259,6 +267,26 @@ fn the_writer_may_stop_and_start() {
         assert!(fs::read(pool.path(&format!("libs/a/{nth}/content"))).unwrap() == bytes);
         pool.store = None;
         assert!(fs::read(pool.path(&format!("libs/a/{nth}/content"))).unwrap() == bytes);
+        assert_eq!(fs::read(pool.path("libs/a/1/content")).unwrap(), b"one");
+    }
+}
+
+#[test]
+fn a_mount_point_may_be_named_by_a_descriptor_of_the_caller() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::with_one_library();
+    // Every number that the daemon's own descriptors could have.
+    for number in 3..9 {
+        let script = format!("exec \"$@\" /dev/fd/{number} {number}< \"$0\"");
+        let output = run(Command::new("sh")
+            .args(["-ec", &script])
+            .args([&pool.mount_point(), Path::new(POOLFS)])
+            .args(["-o", &format!("scratch={}", pool.scratch().display())])
+            .arg(pool.store_path()));
+        let _mount = Mount(pool.mount_point());
+        assert!(output.status.success(), "{number}");
         assert_eq!(fs::read(pool.path("libs/a/1/content")).unwrap(), b"one");
     }
 }
@@ -361,7 +389,19 @@ fn mistakes_are_explained() {
     let empty = Path::new("/proc/self/fd");
     let scratch = format!("scratch={}", pool.scratch().display());
     let refused = format!("{scratch},remount,rw");
-    let cases: [(&[&Path], &[&str], i32, &str); 11] = [
+    let segments = store.join("segments");
+    let parent = pool.directory.path();
+    let scratch_inside = format!("scratch={}", mount_point.display());
+    let cases: [(&[&Path], &[&str], i32, &str); 15] = [
+        (&[&store, &store], &[], 1, "would hide"),
+        (&[&store, parent], &["-o", &scratch], 1, "would hide"),
+        (&[&store, &segments], &[], 1, "would hide"),
+        (
+            &[&store, &mount_point],
+            &["-o", &scratch_inside],
+            1,
+            "would hide",
+        ),
         (&[empty, &mount_point], &[], 1, "is not a pool store"),
         (&[&file, &mount_point], &[], 1, "is not a pool store"),
         (&[&absent, &mount_point], &[], 1, "is not a pool store"),

@@ -6,11 +6,13 @@ mod common;
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use common::{Pool, cannot_mount};
 use pool_core::image_map::ImageMap;
+use pool_tests::wait;
 
 const REPLACEMENTS: u64 = 300;
 /// Whole readings of every file that there must have been among them.
@@ -84,4 +86,22 @@ fn an_open_file_can_be_opened_again_by_its_descriptor_when_its_tag_is_gone() {
         assert!(file != "image.elf" || again == image.elf);
         pool.add_image("i:t", 1, None);
     }
+}
+
+#[test]
+fn an_open_directory_can_be_asked_what_it_is_when_its_tag_is_gone() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    pool.add_image("i:t", 1, None);
+    let _mount = pool.mount();
+    let path = pool.path("images/i/t");
+    let open = File::open(&path).unwrap();
+    let inode = open.metadata().unwrap().ino();
+    pool.store().delete_image(&"i:t".parse().unwrap()).unwrap();
+    // What the kernel remembers of the name and of the directory lasts as long.
+    wait::until("the name is gone", || fs::metadata(&path).is_err());
+    let metadata = open.metadata().unwrap();
+    assert!(metadata.is_dir() && metadata.ino() == inode);
 }

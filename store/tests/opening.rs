@@ -283,6 +283,39 @@ fn a_follower_sees_what_was_acknowledged_also_after_the_writer_restarts() {
 }
 
 #[test]
+fn a_follower_that_cannot_open_the_index_anew_answers_nothing_older() {
+    let directory = tempfile::tempdir().unwrap();
+    let notes = tempfile::tempdir().unwrap();
+    let place = notes.path().join("place");
+    fs::create_dir(&place).unwrap();
+    let store = open(directory.path());
+    push_image(&store, "i:1", &content(1, 5), &[]).unwrap();
+    let follower = StoreView::follow(directory.path(), &place.join("scratch")).unwrap();
+    push_image(&store, "i:1", &content(2, 5), &[]).unwrap();
+    follower.refresh().unwrap();
+    let seen = || follower.image(&image_ref("i:1")).unwrap().unwrap().0;
+    let second = seen().manifest;
+
+    // The log that has the third state goes before it is read, and the place for notes too.
+    fs::remove_dir_all(&place).unwrap();
+    push_image(&store, "i:1", &content(3, 5), &[]).unwrap();
+    drop(store);
+    let store = open(directory.path());
+    assert!(follower.refresh().is_err());
+    // What is committed now is in a log that can be read.
+    push_library(&store, "a@1", &content(4, 5), DENSE).unwrap();
+    assert!(follower.refresh().is_err());
+    assert!(follower.refresh().is_err());
+
+    fs::create_dir(&place).unwrap();
+    follower.refresh().unwrap();
+    assert_ne!(seen().manifest, second);
+    let written = store.image(&image_ref("i:1")).unwrap().unwrap().0;
+    assert_eq!(seen().manifest, written.manifest);
+    assert!(follower.library(&library_ref("a@1")).unwrap().is_some());
+}
+
+#[test]
 fn a_follower_keeps_up_with_a_writer() {
     let directory = tempfile::tempdir().unwrap();
     let scratch = tempfile::tempdir().unwrap();

@@ -18,11 +18,12 @@ impl PoolFs {
         match self.find(&node.place) {
             Err(errno) => reply.error(errno),
             Ok(None) => reply.error(Errno::ESTALE),
-            Ok(Some(_)) => {
-                let handle = Handle::Directory(Directory {
+            Ok(Some(found)) => {
+                let handle = Handle::Directory(Box::new(Directory {
                     place: node.place,
+                    found,
                     listing: Mutex::default(),
-                });
+                }));
                 reply.opened(self.handles.insert(inode, handle), FopenFlags::empty());
             }
         }

@@ -80,7 +80,19 @@ impl PoolFs {
 fn failed(doing: &str, place: &Place, error: &StoreError) -> Errno {
     tracing::error!(%error, path = place.path(), "{doing} failed");
     match error {
-        StoreError::Io { error, .. } => error.raw_os_error().map_or(Errno::EIO, Errno::from_i32),
+        StoreError::Io { error, .. } => told(error.raw_os_error()),
+        _ => Errno::EIO,
+    }
+}
+
+/// The errno of a disk under the store as one of the mount. Most would say something else of the
+/// mount than they say of the disk: that a file is not there, or that a call is not to be made
+/// again (`ENOSYS`).
+fn told(errno: Option<i32>) -> Errno {
+    match errno {
+        Some(libc::EACCES) => Errno::EACCES,
+        Some(libc::ENOMEM) => Errno::ENOMEM,
+        Some(libc::EMFILE | libc::ENFILE) => Errno::ENFILE,
         _ => Errno::EIO,
     }
 }
@@ -226,7 +238,7 @@ impl Filesystem for PoolFs {
                 NAME_MAX as u32,
                 disk.f_frsize as u32,
             ),
-            Err(errno) => reply.error(Errno::from_i32(errno.raw_os_error())),
+            Err(errno) => reply.error(told(Some(errno.raw_os_error()))),
         }
     }
 
@@ -373,5 +385,20 @@ impl Filesystem for PoolFs {
         reply: ReplyWrite,
     ) {
         reply.error(Errno::EROFS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_errno_of_the_disk_says_something_else_of_the_mount() {
+        let code = |errno| told(errno).code();
+        for errno in [libc::ENOENT, libc::ESTALE, libc::ENOSYS, libc::EINTR, 512] {
+            assert_eq!(code(Some(errno)), libc::EIO);
+        }
+        assert_eq!(code(None), libc::EIO);
+        assert_eq!(code(Some(libc::EMFILE)), libc::ENFILE);
     }
 }

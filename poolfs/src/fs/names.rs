@@ -54,14 +54,14 @@ impl PoolFs {
             return Ok(answer(&found));
         }
         let handle = self.handles.of_inode(inode).ok_or(Errno::ESTALE)?;
-        handle.found().map(answer).ok_or(Errno::ESTALE)
+        Ok(answer(handle.found()))
     }
 
     /// What an inode showed when it was last looked up or opened.
     pub(super) fn seen(&self, inode: INodeNo) -> Option<Found> {
         self.recent.get(inode).or_else(|| {
             let handle = self.handles.of_inode(inode)?;
-            handle.found().cloned()
+            Some(handle.found().clone())
         })
     }
 }

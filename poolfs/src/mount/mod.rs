@@ -1,6 +1,7 @@
 //! Putting a store at a mount point, and taking it away.
 
 mod attach;
+mod statmount;
 mod table;
 
 use std::fs::{self, File};
@@ -52,6 +53,17 @@ pub enum MountError {
     /// The mount point cannot be used.
     #[error("using the mount point {0}: {1}")]
     MountPoint(PathBuf, io::Error),
+    /// What the daemon would look up in its own mount, and wait for itself.
+    #[error(
+        "a mount at {mount_point} would hide {hidden}, which poolfs needs: mount elsewhere, or \
+         name another directory"
+    )]
+    Hides {
+        /// Where to mount.
+        mount_point: PathBuf,
+        /// The store, or the scratch directory.
+        hidden: PathBuf,
+    },
     /// No FUSE.
     #[error("there is no {DEVICE}: load the kernel's FUSE module (modprobe fuse)")]
     NoFuse,
@@ -67,6 +79,12 @@ pub enum MountError {
          both (umount {0})"
     )]
     Covered(PathBuf),
+    /// Others are inside, and would go with it.
+    #[error(
+        "something is mounted in the pool at {0}, which cannot be unmounted before that (findmnt \
+         --submounts {0})"
+    )]
+    Occupied(PathBuf),
     /// It cannot be unmounted.
     #[error("unmounting {0}: {1}")]
     Unmount(PathBuf, io::Error),
@@ -89,7 +107,7 @@ pub struct Mounted {
 #[derive(Clone, Debug)]
 pub struct Unmounter {
     mount_point: PathBuf,
-    /// Absent where there is no /proc to know it from.
+    /// Absent where nothing tells.
     identity: Option<table::Identity>,
     /// What is open.
     handles: Arc<Handles>,
@@ -107,6 +125,7 @@ pub fn mount(
     options: &Options,
 ) -> Result<Option<Mounted>, MountError> {
     let mount_point = check_mount_point(mount_point)?;
+    check_that_none_is_hidden(&mount_point, store, scratch)?;
     if !Path::new(DEVICE).exists() {
         return Err(MountError::NoFuse);
     }
@@ -259,6 +278,10 @@ impl Unmounter {
 fn unmount_at(path: &Path) -> Result<(), MountError> {
     let unmount = |flags| rustix::mount::unmount(path, flags | UnmountFlags::NOFOLLOW);
     match unmount(UnmountFlags::empty()) {
+        // Detaching would take along what is inside.
+        Err(Errno::BUSY | Errno::PERM) if table::holds_others(path) => {
+            return Err(MountError::Occupied(path.into()));
+        }
         Err(Errno::BUSY) => unmount(UnmountFlags::DETACH),
         // Gone in between.
         Err(Errno::INVAL) => Ok(()),
@@ -312,6 +335,26 @@ fn check_mount_point(path: &Path) -> Result<PathBuf, MountError> {
         }
         Err(error) => Err(MountError::MountPoint(absolute, error)),
     }
+}
+
+/// Checks that the mount point is neither above nor in what this program looks up by its path.
+fn check_that_none_is_hidden(
+    mount_point: &Path,
+    store: &Path,
+    scratch: &Path,
+) -> Result<(), MountError> {
+    // What is not there is explained where it is opened.
+    let there = [Some(store), scratch.parent()].into_iter().flatten();
+    let there = there.filter_map(|path| path.canonicalize().ok());
+    for hidden in there {
+        if hidden.starts_with(mount_point) || mount_point.starts_with(&hidden) {
+            return Err(MountError::Hides {
+                mount_point: mount_point.into(),
+                hidden,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Who may use the mount.

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
+use super::statmount;
+
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 /// Asks for a mount's number that is never given twice (`STATX_MNT_ID_UNIQUE` in
 /// include/uapi/linux/stat.h, since Linux 6.8).
@@ -16,14 +18,11 @@ const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
 /// What tells one mount from all others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
-    /// Its number that is never given twice, where the kernel has one.
-    number: Option<u64>,
-    /// Its number in the table, and the filesystem's device number: given again once it is gone.
-    id: OsString,
-    device: OsString,
-    /// The filesystem's type.
-    kind: OsString,
+pub(super) enum Identity {
+    /// Its number that is never given twice.
+    Number(u64),
+    /// What the table says of it, where there is no such number: a later mount may be given the same.
+    Entry(Entry),
 }
 
 /// Where a mount is.
@@ -40,39 +39,61 @@ pub(super) enum Whereabouts {
 /// Which mount is at `path`, an absolute path without links; the topmost if there are several.
 /// `None` when none is, or that cannot be told.
 pub(super) fn identity_at(path: &Path) -> Option<Identity> {
-    let there = mounted_at(path)?;
+    let number = number_at(path, MNT_ID_UNIQUE);
+    match number.map(|number| (number, statmount::mount_point(number))) {
+        Some((number, Ok(at))) => (at.as_deref() == Some(path)).then_some(Identity::Number(number)),
+        _ => mounted_at(path).map(Identity::Entry),
+    }
+}
+
+/// The number of the mount that `path` leads into: `kind` says which one.
+fn number_at(path: &Path, kind: StatxFlags) -> Option<u64> {
     // The filesystem itself is not asked: it may be one that nobody serves.
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW;
-    let number = match statx(CWD, path, flags, MNT_ID_UNIQUE) {
-        Ok(found) if found.stx_mask & MNT_ID_UNIQUE.bits() != 0 => Some(found.stx_mnt_id),
-        _ => None,
-    };
-    Some(Identity {
-        number,
-        id: there.id,
-        device: there.device,
-        kind: there.kind,
-    })
+    let found = statx(CWD, path, flags, kind).ok()?;
+    (found.stx_mask & kind.bits() != 0).then_some(found.stx_mnt_id)
 }
 
 impl Identity {
     /// Where the mount is by now: it may have been moved, or others put on top.
     pub(super) fn find(&self) -> io::Result<Whereabouts> {
-        let mountinfo = fs::read(MOUNTINFO)?;
-        // The numbers of the table may have been given again, to what somebody else has mounted since.
-        let ours = |(_, entry): &(OsString, Entry)| {
-            entry.id == self.id && entry.device == self.device && entry.kind == self.kind
+        let path = match self {
+            Self::Number(number) => statmount::mount_point(*number)?,
+            Self::Entry(entry) => {
+                let mountinfo = fs::read(MOUNTINFO)?;
+                let mut all = entries(&mountinfo);
+                all.find_map(|(path, other)| (other == *entry).then(|| path.into()))
+            }
         };
-        let Some((path, _)) = entries(&mountinfo).find(ours) else {
+        let Some(path) = path else {
             return Ok(Whereabouts::Gone);
         };
-        let path = PathBuf::from(path);
-        Ok(if identity_at(&path).as_ref() == Some(self) {
+        Ok(if self.is_at(&path) {
             Whereabouts::At(path)
         } else {
             Whereabouts::Covered(path)
         })
     }
+
+    fn is_at(&self, path: &Path) -> bool {
+        match self {
+            Self::Number(number) => number_at(path, MNT_ID_UNIQUE) == Some(*number),
+            Self::Entry(entry) => {
+                // Another mount may be on top of a parent. Before Linux 5.8 that is not told.
+                let leads_to_it = number_at(path, StatxFlags::MNT_ID)
+                    .is_none_or(|number| entry.id == *number.to_string());
+                leads_to_it && mounted_at(path).as_ref() == Some(entry)
+            }
+        }
+    }
+}
+
+/// Whether something is mounted inside the topmost mount at `path`, an absolute path without links.
+/// False as well where there is no /proc to look into.
+pub(super) fn holds_others(path: &Path) -> bool {
+    let mountinfo = fs::read(MOUNTINFO).unwrap_or_default();
+    let there = find(&mountinfo, path);
+    there.is_some_and(|there| entries(&mountinfo).any(|(_, entry)| entry.parent == there.id))
 }
 
 /// A mount.
@@ -80,6 +101,8 @@ impl Identity {
 pub(super) struct Entry {
     /// Its number.
     pub(super) id: OsString,
+    /// The number of the mount that it is in.
+    pub(super) parent: OsString,
     /// The filesystem's device number.
     pub(super) device: OsString,
     /// The filesystem's type.
@@ -97,16 +120,23 @@ fn find(mountinfo: &[u8], path: &Path) -> Option<Entry> {
     there.last().map(|(_, entry)| entry)
 }
 
-/// Every mount with its path: fields 1, 3 and 5 of a line and, past the dash, 9.
+/// Every mount with its path: fields 1, 2, 3 and 5 of a line and, past the dash, 9.
 fn entries(mountinfo: &[u8]) -> impl Iterator<Item = (OsString, Entry)> {
     let lines = mountinfo.split(|byte| *byte == b'\n');
     lines.filter_map(|line| {
         let mut fields = line.split(|byte| *byte == b' ');
         let id = unescape(fields.next()?);
-        let device = unescape(fields.nth(1)?);
+        let parent = unescape(fields.next()?);
+        let device = unescape(fields.next()?);
         let at = unescape(fields.nth(1)?);
         let kind = unescape(fields.skip_while(|field| *field != b"-").nth(1)?);
-        Some((at, Entry { id, device, kind }))
+        let entry = Entry {
+            id,
+            parent,
+            device,
+            kind,
+        };
+        Some((at, entry))
     })
 }
 
@@ -146,45 +176,44 @@ mod tests {
         let at = |path: &[u8]| {
             find(mountinfo, Path::new(OsStr::from_bytes(path))).map(|entry| {
                 let text = |field: OsString| field.into_string().unwrap();
-                (text(entry.id), text(entry.kind), text(entry.device))
+                let parent = text(entry.parent);
+                (text(entry.id), parent, text(entry.kind), text(entry.device))
             })
         };
-        let some = |id: &str, kind: &str, device: &str| {
-            Some((id.to_owned(), kind.to_owned(), device.to_owned()))
+        let some = |id: &str, parent: &str, kind: &str, device: &str| {
+            Some((id.into(), parent.into(), kind.into(), device.into()))
         };
-        assert_eq!(at(b"/pool"), some("90", "fuse.poolfs", "0:50"));
-        assert_eq!(at(b"/"), some("22", "ext4", "8:1"));
-        assert_eq!(at(b"/mnt/a b"), some("92", "fuse.other", "0:52"));
-        assert_eq!(at(b"/mnt/\xff\n\\#"), some("93", "tmpfs", "0:53"));
+        assert_eq!(at(b"/pool"), some("90", "22", "fuse.poolfs", "0:50"));
+        assert_eq!(at(b"/"), some("22", "1", "ext4", "8:1"));
+        assert_eq!(at(b"/mnt/a b"), some("92", "22", "fuse.other", "0:52"));
+        assert_eq!(at(b"/mnt/\xff\n\\#"), some("93", "22", "tmpfs", "0:53"));
         assert_eq!(at(b"/pool/libs"), None);
     }
 
     #[test]
     fn mounts_are_told_apart() {
-        let proc = identity_at(Path::new("/proc"));
-        assert!(proc.is_some());
-        assert_eq!(identity_at(Path::new("/proc")), proc);
-        assert_ne!(identity_at(Path::new("/")), proc);
+        let proc = Path::new("/proc");
+        let entry = mounted_at(proc).unwrap();
+        let other = |id: &str, kind: &str| Entry {
+            id: id.into(),
+            kind: kind.into(),
+            ..entry.clone()
+        };
+        let known = identity_at(proc).unwrap();
+        assert_eq!(identity_at(proc), Some(known.clone()));
+        assert_ne!(identity_at(Path::new("/")), Some(known.clone()));
         assert_eq!(identity_at(Path::new("/proc/self")), None);
         assert_eq!(identity_at(Path::new("/absent")), None);
-        let at = proc.clone().unwrap().find().unwrap();
-        assert_eq!(at, Whereabouts::At("/proc".into()));
-        let other = Identity {
-            number: Some(0),
-            ..proc.clone().unwrap()
-        };
-        assert_eq!(other.find().unwrap(), Whereabouts::Covered("/proc".into()));
-        for none in [
-            Identity {
-                id: "0".into(),
-                ..proc.clone().unwrap()
-            },
-            Identity {
-                kind: "fuse.poolfs".into(),
-                ..proc.unwrap()
-            },
-        ] {
-            assert_eq!(none.find().unwrap(), Whereabouts::Gone);
+        for identity in [known, Identity::Entry(entry.clone())] {
+            assert_eq!(identity.find().unwrap(), Whereabouts::At(proc.into()));
+        }
+        for none in [other("0", "proc"), other(entry.id.to_str().unwrap(), "x")] {
+            assert_eq!(Identity::Entry(none).find().unwrap(), Whereabouts::Gone);
+        }
+        if let Some(last) = number_at(proc, MNT_ID_UNIQUE) {
+            // Given to nobody yet, and not for a long time.
+            let none = Identity::Number(last + (1 << 40)).find();
+            assert_eq!(none.unwrap(), Whereabouts::Gone);
         }
     }
 

@@ -239,10 +239,16 @@ impl Pool {
 
     /// Mounts through the daemon, as a person does.
     pub fn mount(&self) -> Mount {
+        self.mount_with("ro")
+    }
+
+    /// The same with options.
+    pub fn mount_with(&self, options: &str) -> Mount {
+        let scratch = self.scratch();
         let output = Command::new(POOLFS)
             .arg(self.store_path())
             .arg(self.mount_point())
-            .args(["-o", &format!("scratch={}", self.scratch().display())])
+            .args(["-o", &format!("{options},scratch={}", scratch.display())])
             .stdin(Stdio::null())
             .output()
             .unwrap();

@@ -19,6 +19,7 @@ mod reader;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -69,6 +70,9 @@ enum Role {
         db: RwLock<Arc<DB>>,
         gate: Gate,
         scratch: PathBuf,
+        /// What it has in memory hides newer tables: nothing is caught up with before it is opened
+        /// anew, however often that fails.
+        outdated: AtomicBool,
     },
 }
 
@@ -201,6 +205,7 @@ impl Index {
                 db: RwLock::new(Arc::new(secondary(path, scratch)?)),
                 gate: Gate::default(),
                 scratch: scratch.into(),
+                outdated: AtomicBool::new(false),
             },
         })
     }
@@ -211,7 +216,13 @@ impl Index {
         /// The primary may take a file away that is about to be read; the next attempt finds what
         /// was in it elsewhere.
         const ATTEMPTS: u32 = 20;
-        let Role::Secondary { db, gate, scratch } = &self.role else {
+        let Role::Secondary {
+            db,
+            gate,
+            scratch,
+            outdated,
+        } = &self.role
+        else {
             return Ok(());
         };
         let mut attempt = 1;
@@ -223,8 +234,13 @@ impl Index {
                 // Records of a log that went before they were read are in tables now, and what a
                 // secondary has in memory of the same keys, older as it is, hides them.
                 if followed.is_err() || attempt > 1 || oldest_log(&current) != log {
+                    outdated.store(true, Ordering::Relaxed);
+                }
+                // In the gate, which orders what others see.
+                if outdated.load(Ordering::Relaxed) {
                     let fresh = Arc::new(secondary(&self.path, scratch)?);
                     *db.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+                    outdated.store(false, Ordering::Relaxed);
                 }
                 Ok(())
             });

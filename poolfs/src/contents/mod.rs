@@ -1,5 +1,7 @@
 //! What is at a place: the queries of the store behind every look-up, listing and open.
 
+mod found;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -20,62 +22,9 @@ use crate::inodes::Node;
 use crate::passthrough::Decision;
 use crate::rendered::RenderedFiles;
 use crate::tree::{ImageFile, LibraryFile, Place, ROOT_DIRECTORIES, ServiceFile};
+use found::{directory, object, rendered};
 
-/// What was found at a place.
-#[derive(Clone, Debug)]
-pub struct Found {
-    /// Digest of the content, where the content is fixed.
-    pub version: Option<ObjectId>,
-    /// Bytes; zero for directories.
-    pub size: u64,
-    /// Bytes that take up room, zero pages left out.
-    pub stored: u64,
-    /// When it came to be as it is.
-    pub time: SystemTime,
-    /// Names of the inode: 1 for a file, 2 and one for each subdirectory for a directory.
-    pub links: u32,
-    /// The bytes.
-    pub content: Content,
-    /// Objects to hold while the file is open.
-    holds: Vec<ObjectId>,
-    /// What an image's map was made of: it also says where the pages of `holds` were.
-    mapped: Option<Arc<ImageManifest>>,
-}
-
-/// Where the bytes of a file come from.
-#[derive(Clone, Debug)]
-pub enum Content {
-    /// Nowhere: a directory.
-    Directory,
-    /// Made for reading.
-    Rendered(Arc<[u8]>),
-    /// An object's pages.
-    Object(ObjectId, Arc<ExtentMap>),
-    /// A segment file of which `used` slots have been handed out.
-    Segment {
-        /// The segment.
-        id: SegmentId,
-        /// Slots handed out so far.
-        used: u32,
-    },
-}
-
-impl Found {
-    /// A file of these bytes.
-    #[cfg(test)]
-    pub(crate) fn of_bytes(bytes: Arc<[u8]>) -> Self {
-        rendered(bytes, UNIX_EPOCH, vec![])
-    }
-
-    /// Bytes in memory that the content is.
-    pub(crate) fn bytes_kept(&self) -> usize {
-        match &self.content {
-            Content::Rendered(bytes) => bytes.len(),
-            Content::Object(_, map) => size_of_val(map.extents()),
-            Content::Directory | Content::Segment { .. } => 0,
-        }
-    }
-}
+pub use found::{Content, Found};
 
 /// A store as the tree shows it.
 #[derive(Debug)]
@@ -443,50 +392,6 @@ impl Contents {
     /// When the last commit was.
     fn changed(&self) -> SystemTime {
         modified(&self.view.directory().join(GENERATION_FILE))
-    }
-}
-
-fn directory(links: u32, time: SystemTime) -> Found {
-    Found {
-        version: None,
-        size: 0,
-        stored: 0,
-        time,
-        links,
-        content: Content::Directory,
-        holds: vec![],
-        mapped: None,
-    }
-}
-
-fn object(id: ObjectId, map: ExtentMap, time: SystemTime, holds: Vec<ObjectId>) -> Found {
-    let pages: u64 = map
-        .extents()
-        .iter()
-        .map(|extent| u64::from(extent.count))
-        .sum();
-    Found {
-        version: Some(id),
-        size: map.length,
-        stored: pages * PAGE_SIZE,
-        time,
-        links: 1,
-        content: Content::Object(id, Arc::new(map)),
-        holds,
-        mapped: None,
-    }
-}
-
-fn rendered(bytes: Arc<[u8]>, time: SystemTime, holds: Vec<ObjectId>) -> Found {
-    Found {
-        version: Some(ObjectId::of(&bytes)),
-        size: bytes.len() as u64,
-        stored: bytes.len() as u64,
-        time,
-        links: 1,
-        content: Content::Rendered(bytes),
-        holds,
-        mapped: None,
     }
 }
 

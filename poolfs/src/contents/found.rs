@@ -1,0 +1,116 @@
+//! What can be at a place: a directory, or a file and where its bytes come from.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+#[cfg(test)]
+use std::time::UNIX_EPOCH;
+
+use pool_core::digest::ObjectId;
+use pool_core::extent::{ExtentMap, SegmentId};
+use pool_core::page::PAGE_SIZE;
+use pool_store::manifest::ImageManifest;
+
+/// What was found at a place.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Digest of the content, where the content is fixed.
+    pub version: Option<ObjectId>,
+    /// Bytes; zero for directories.
+    pub size: u64,
+    /// Bytes that take up room, zero pages left out.
+    pub stored: u64,
+    /// When it came to be as it is.
+    pub time: SystemTime,
+    /// Names of the inode: 1 for a file, 2 and one for each subdirectory for a directory.
+    pub links: u32,
+    /// The bytes.
+    pub content: Content,
+    /// Objects to hold while the file is open.
+    pub(super) holds: Vec<ObjectId>,
+    /// What an image's map was made of: it also says where the pages of `holds` were.
+    pub(super) mapped: Option<Arc<ImageManifest>>,
+}
+
+/// Where the bytes of a file come from.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// Nowhere: a directory.
+    Directory,
+    /// Made for reading.
+    Rendered(Arc<[u8]>),
+    /// An object's pages.
+    Object(ObjectId, Arc<ExtentMap>),
+    /// A segment file of which `used` slots have been handed out.
+    Segment {
+        /// The segment.
+        id: SegmentId,
+        /// Slots handed out so far.
+        used: u32,
+    },
+}
+
+impl Found {
+    /// A file of these bytes.
+    #[cfg(test)]
+    pub(crate) fn of_bytes(bytes: Arc<[u8]>) -> Self {
+        rendered(bytes, UNIX_EPOCH, vec![])
+    }
+
+    /// Bytes in memory that the content is.
+    pub(crate) fn bytes_kept(&self) -> usize {
+        match &self.content {
+            Content::Rendered(bytes) => bytes.len(),
+            Content::Object(_, map) => size_of_val(map.extents()),
+            Content::Directory | Content::Segment { .. } => 0,
+        }
+    }
+}
+
+pub(super) fn directory(links: u32, time: SystemTime) -> Found {
+    Found {
+        version: None,
+        size: 0,
+        stored: 0,
+        time,
+        links,
+        content: Content::Directory,
+        holds: vec![],
+        mapped: None,
+    }
+}
+
+pub(super) fn object(
+    id: ObjectId,
+    map: ExtentMap,
+    time: SystemTime,
+    holds: Vec<ObjectId>,
+) -> Found {
+    let pages: u64 = map
+        .extents()
+        .iter()
+        .map(|extent| u64::from(extent.count))
+        .sum();
+    Found {
+        version: Some(id),
+        size: map.length,
+        stored: pages * PAGE_SIZE,
+        time,
+        links: 1,
+        content: Content::Object(id, Arc::new(map)),
+        holds,
+        mapped: None,
+    }
+}
+
+pub(super) fn rendered(bytes: Arc<[u8]>, time: SystemTime, holds: Vec<ObjectId>) -> Found {
+    Found {
+        version: Some(ObjectId::of(&bytes)),
+        size: bytes.len() as u64,
+        stored: bytes.len() as u64,
+        time,
+        links: 1,
+        content: Content::Rendered(bytes),
+        holds,
+        mapped: None,
+    }
+}
