@@ -3,11 +3,9 @@
 //! The VMM's own descriptors have to be out of its way and out of its reach: they lie from
 //! [`FIRST`] on, and whoever serves a guest's call asks [`Own`] first.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::rc::Rc;
+use std::os::fd::{AsRawFd, RawFd};
 
 use rustix::io::Errno;
 
@@ -46,22 +44,21 @@ fn close(first: RawFd, last: RawFd) -> io::Result<()> {
     }
 }
 
-/// The VMM's own descriptors: every copy of this value knows the same.
-#[derive(Clone, Debug, Default)]
-pub struct Own(Rc<RefCell<BTreeSet<RawFd>>>);
+/// The VMM's own descriptors.
+#[derive(Debug, Default)]
+pub struct Own(BTreeSet<RawFd>);
 
 impl Own {
     /// Gives the numbers below [`FIRST`] to the guest. All that this process has open from there
     /// on is its own.
-    pub fn release(&self) -> io::Result<()> {
+    pub fn release(&mut self) -> io::Result<()> {
         close(3, FIRST - 1)?;
-        let mut own = self.0.borrow_mut();
         let mut free = 0;
         for number in FIRST.. {
             // SAFETY: only asks whether the number is in use.
             let used = unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0;
             if used {
-                own.insert(number);
+                self.0.insert(number);
                 free = 0;
             } else {
                 free += 1;
@@ -76,7 +73,7 @@ impl Own {
     /// The guest's descriptor of this number, which may be closed.
     pub fn check(&self, number: u64) -> Result<RawFd, Errno> {
         let number = number as RawFd;
-        if number < 0 || self.0.borrow().contains(&number) {
+        if number < 0 || self.0.contains(&number) {
             Err(Errno::BADF)
         } else {
             Ok(number)
@@ -85,36 +82,6 @@ impl Own {
 
     /// The VMM's numbers, in order.
     pub fn all(&self) -> Vec<RawFd> {
-        self.0.borrow().iter().copied().collect()
-    }
-
-    /// A descriptor of the VMM for the same open file as `descriptor`, which may be the guest's.
-    pub fn keep(&self, descriptor: BorrowedFd<'_>) -> Result<Kept, Errno> {
-        let file = rustix::io::fcntl_dupfd_cloexec(descriptor, FIRST)?;
-        self.0.borrow_mut().insert(file.as_raw_fd());
-        Ok(Kept {
-            file,
-            own: self.clone(),
-        })
-    }
-}
-
-/// An open file that the VMM keeps while the guest runs. Its number is the guest's again once it is
-/// dropped.
-#[derive(Debug)]
-pub struct Kept {
-    file: OwnedFd,
-    own: Own,
-}
-
-impl AsFd for Kept {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.own.0.borrow_mut().remove(&self.file.as_raw_fd());
+        self.0.iter().copied().collect()
     }
 }

@@ -159,7 +159,7 @@ impl Guest {
         drop((world, std::mem::take(&mut self.grants)));
         confinement.enter_monitor()?;
         machine.settle(has_world).map_err(RunError::Standard)?;
-        crate::memory::give_back_heap();
+        crate::memory::give_back();
         self.moments.confined = Stamp::now();
         self.moments.first_instruction = self.moments.confined;
         let mut first_exit = Stamp::default();

@@ -6,7 +6,8 @@ mod support;
 mod world;
 
 use std::fs;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 use pool_tests::requirements::needs;
 use serde_json::Value;
@@ -14,6 +15,7 @@ use world::{WAYS, World, assert_same, text};
 
 const KVM: [&str; 4] = WAYS[0];
 const MAPPING_FUZZ: &str = include_str!("programs/mapping_fuzz.c");
+const MEMORY_CALLS: &str = include_str!("programs/memory_calls.c");
 const TOUCHES: &str = include_str!("programs/touches.c");
 const MEMORY_LIMIT: &str = include_str!("programs/memory_limit.c");
 const SPARSE: &str = include_str!("programs/sparse.c");
@@ -46,6 +48,179 @@ fn mappings_are_what_linux_makes_of_them() {
             let found = world.run(name, &tight, &arguments);
             assert_same(&format!("{name} {tight:?} {seed}"), &found, &native);
         }
+    }
+}
+
+/// Calls with arguments of every kind: results, and what memory holds and allows afterwards.
+#[test]
+fn calls_about_memory_return_what_linux_returns() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let path = world.build("memory-calls", "musl-gcc", &["-w"], MEMORY_CALLS);
+    let content: Vec<u8> = (0..30 * 4096 - 100)
+        .map(|at: usize| (at / 4096 * 7 + 1) as u8)
+        .collect();
+    // From Linux 6.17 on several mappings are moved by one call.
+    let moves = u8::from(kernel() >= (6, 17)).to_string();
+    let data = world.directory.path().join("data");
+    fs::create_dir_all(&data).unwrap();
+    let grant = format!("{}:/data", data.display());
+    let file = data.join("file");
+    for seed in 1..=seeds(6) {
+        let seed = seed.to_string();
+        fs::write(&file, &content).unwrap();
+        let arguments = [&seed, "500", file.to_str().unwrap(), &moves];
+        let native = Command::new(&path).args(arguments).output().unwrap();
+        assert!(native.status.success(), "{}", text(&native.stdout));
+        let arguments = [&seed, "500", "/data/file", &moves];
+        fs::write(&file, &content).unwrap();
+        let found = world.run(
+            "memory-calls",
+            &[&KVM[..], &["--dir", &grant]].concat(),
+            &arguments,
+        );
+        let (found, native) = (text(&found.stdout), text(&native.stdout));
+        let differing = found
+            .lines()
+            .zip(native.lines())
+            .find(|(found, native)| found != native);
+        assert_eq!(differing, None, "seed {seed}");
+        assert_eq!(found.lines().count(), native.lines().count(), "seed {seed}");
+    }
+}
+
+/// The host's kernel: first and second part of its version.
+fn kernel() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut parts = release
+        .split(['.', '-'])
+        .map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+/// A buffer larger than what there is: the call comes back short, and what it says is there.
+#[test]
+fn a_call_into_more_than_there_is_comes_back_short() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = r#"
+        #include <fcntl.h>
+        #include <stdio.h>
+        #include <sys/mman.h>
+        #include <unistd.h>
+        int main(void) {
+            int fd = open("/data/file", O_RDONLY);
+            long *at = mmap(0, 24 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            long bytes = read(fd, at, 24 << 20), wrong = 0;
+            for (long page = 0; page < bytes / 4096; page++) wrong += at[page * 512] != page + 1;
+            munmap(at, 24 << 20);
+            printf("%d %ld\n", bytes > 8 << 20 && bytes < 16 << 20, wrong);
+            return 0;
+        }"#;
+    world.build("short", "musl-gcc", &[], source);
+    let data = world.directory.path().join("data");
+    fs::create_dir_all(&data).unwrap();
+    let pages = (1..=6144u64).flat_map(|page| [page.to_le_bytes().as_slice(), &[0; 4088]].concat());
+    fs::write(data.join("file"), pages.collect::<Vec<u8>>()).unwrap();
+    let grant = format!("{}:/data", data.display());
+    let options = [&KVM[..], &["--memory", "16M", "--dir", &grant]].concat();
+    let found = world.run("short", &options, &[]);
+    assert_eq!(text(&found.stdout), "1 0\n", "{}", text(&found.stderr));
+}
+
+/// As a kernel does it: what a file has need not be kept.
+#[test]
+fn a_file_larger_than_memory_is_read_through_a_mapping() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = r#"
+        #include <fcntl.h>
+        #include <stdio.h>
+        #include <sys/mman.h>
+        int main(void) {
+            int fd = open("/data/file", O_RDONLY);
+            unsigned char *at = mmap(0, 40 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+            long sum = 0;
+            at[4096] = 100;
+            for (int round = 0; round < 2; round++)
+                for (long byte = 0; byte < 40 << 20; byte += 4096) sum += at[byte];
+            printf("%ld %d\n", sum, at[4096]);
+            return 0;
+        }"#;
+    world.build("through", "musl-gcc", &[], source);
+    let data = world.directory.path().join("data");
+    fs::create_dir_all(&data).unwrap();
+    fs::write(data.join("file"), vec![1; 40 << 20]).unwrap();
+    let grant = format!("{}:/data", data.display());
+    for way in WAYS {
+        let options = [&way[..], &["--memory", "16M", "--dir", &grant]].concat();
+        if way[1] == "process" {
+            // There, what may be written counts when it is mapped.
+            continue;
+        }
+        let found = world.run("through", &options, &[]);
+        assert_eq!(
+            text(&found.stdout),
+            "20678 100\n",
+            "{}",
+            text(&found.stderr)
+        );
+    }
+}
+
+/// A mapping keeps its file by being one: closing a descriptor would drop the guest's record locks.
+#[test]
+fn record_locks_outlive_a_mapping_of_their_file() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = r#"
+        #include <fcntl.h>
+        #include <stdio.h>
+        #include <sys/mman.h>
+        #include <unistd.h>
+        int main(void) {
+            int fd = open("/data/file", O_RDWR);
+            struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+            if (fcntl(fd, F_SETLK, &lock)) return 1;
+            char *at = mmap(0, 4096, PROT_READ, MAP_PRIVATE, fd, 0);
+            munmap(at, *at ? 4096 : 0);
+            puts("unmapped");
+            fflush(stdout);
+            return getchar() == EOF ? 0 : 1;
+        }"#;
+    world.build("locks", "musl-gcc", &[], source);
+    let data = world.directory.path().join("data");
+    fs::create_dir_all(&data).unwrap();
+    fs::write(data.join("file"), "content").unwrap();
+    let grant = format!("{}:/data", data.display());
+    for way in WAYS {
+        let mut guest = world
+            .vmm("locks", &[&way[..], &["--dir", &grant]].concat(), &[])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let output = guest.stdout.take().unwrap();
+        BufReader::new(output).read_line(&mut line).unwrap();
+        assert_eq!(line, "unmapped\n");
+        let file = fs::OpenOptions::new().write(true).open(data.join("file"));
+        let lock = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+        let refused = rustix::fs::fcntl_lock(&file.unwrap(), lock).unwrap_err();
+        assert!(
+            [rustix::io::Errno::AGAIN, rustix::io::Errno::ACCESS].contains(&refused),
+            "{way:?}: {refused}"
+        );
+        drop(guest.stdin.take());
+        assert!(guest.wait().unwrap().success(), "{way:?}");
     }
 }
 

@@ -125,7 +125,7 @@ impl Machine {
         start: &Start,
         linux: impl FnOnce(GuestMemory) -> Linux,
     ) -> Result<Self, KvmError> {
-        let vm = Vm::new()?;
+        let (vm, cpuid) = Vm::new()?;
         let monitor = Monitor {
             base: plan.rooms.monitor.0,
         };
@@ -137,9 +137,10 @@ impl Machine {
         for slot in slots {
             vm.add_slot(&slot)?;
         }
-        let mut vcpu = Vcpu::new(vm.create_vcpu()?, vm.cpuid(), monitor, memory.root())?;
+        let mut vcpu = Vcpu::new(vm.create_vcpu()?, &cpuid, monitor, memory.root())?;
         let clock = Clock::new(plan.rooms).filter(|_| vcpu.counter_is_hosts());
-        let features = Features::of(vm.cpuid());
+        let features = Features::of(&cpuid);
+        drop(cpuid);
         let stack = start.build(plan, features.fsgsbase, clock.as_ref().map(Clock::address))?;
         memory
             .write(stack.pointer, &stack.bytes)

@@ -36,12 +36,12 @@ const CAPABILITIES: [(Cap, &str); 6] = [
 #[derive(Debug)]
 pub(super) struct Vm {
     fd: VmFd,
-    cpuid: CpuId,
 }
 
 impl Vm {
-    /// Opens `/dev/kvm` and makes a machine.
-    pub(super) fn new() -> Result<Self, KvmError> {
+    /// Opens `/dev/kvm` and makes a machine; with it comes what processor features guests are shown, which
+    /// is much, and of no use once the processor is made.
+    pub(super) fn new() -> Result<(Self, CpuId), KvmError> {
         let kvm = Kvm::new().map_err(|error| match error.errno() {
             libc::ENOENT | libc::ENODEV | libc::ENXIO => KvmError::NoDevice,
             libc::EACCES | libc::EPERM => KvmError::NotPermitted,
@@ -62,12 +62,7 @@ impl Vm {
         let fd = kvm
             .create_vm()
             .map_err(|error| KvmError::call("creating a virtual machine", error))?;
-        Ok(Self { fd, cpuid })
-    }
-
-    /// The processor features that guests are shown.
-    pub(super) fn cpuid(&self) -> &CpuId {
-        &self.cpuid
+        Ok((Self { fd }, cpuid))
     }
 
     pub(super) fn create_vcpu(&self) -> Result<VcpuFd, KvmError> {

@@ -233,19 +233,12 @@ pub(super) fn openat(linux: &mut Linux, [directory, path, flags, mode, ..]: Argu
 }
 
 impl Linux {
-    /// Fails unless `number` is of an ordinary file that may be read, as `mmap` does.
-    pub(super) fn mappable(&self, number: u64) -> Result<(), Errno> {
+    /// Fails unless `number` is of an open file, not of a mere place in the file system.
+    pub(super) fn open_file(&self, number: u64) -> Result<(), Errno> {
         let file = host::borrow(self.descriptor(number)?);
-        let flags = rustix::fs::fcntl_getfl(file)?;
-        if flags.contains(OFlags::PATH) {
-            return Err(Errno::BADF);
-        }
-        if flags & OFlags::ACCMODE == OFlags::WRONLY {
-            return Err(Errno::ACCESS);
-        }
-        match FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode) {
-            FileType::RegularFile => Ok(()),
-            _ => Err(Errno::NODEV),
+        match rustix::fs::fcntl_getfl(file)? {
+            flags if flags.contains(OFlags::PATH) => Err(Errno::BADF),
+            _ => Ok(()),
         }
     }
 }

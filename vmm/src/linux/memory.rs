@@ -10,8 +10,8 @@ use pool_core::address::{Protection, USER_ADDRESS_END};
 use rustix::io::Errno;
 
 use super::{Arguments, Linux, Served, host};
-use crate::memory::GrowError;
 use crate::memory::space::{Area, Backing};
+use crate::memory::{Access, GrowError, Unpopulated};
 use crate::plan::most_at_once;
 
 const MAP_SHARED: u64 = 1;
@@ -28,38 +28,41 @@ const MAP_FIXED_NOREPLACE: u64 = 0x10_0000;
 const MREMAP_MAYMOVE: u64 = 1;
 const MREMAP_FIXED: u64 = 2;
 
-/// Page-aligned `start..end` of `length` bytes at `start`.
-fn pages(start: u64, length: u64) -> Result<(u64, u64), Errno> {
-    let end = start
-        .checked_add(length)
-        .and_then(|end| end.checked_next_multiple_of(PAGE_SIZE))
-        .filter(|&end| end <= USER_ADDRESS_END)
-        .ok_or(Errno::NOMEM)?;
-    if start.is_multiple_of(PAGE_SIZE) {
-        Ok((start, end))
-    } else {
-        Err(Errno::INVAL)
-    }
-}
+const PROT_WRITE: u64 = 2;
+const PROT_ALL: u64 = 7;
+/// It may hold semaphores: nothing on x86-64.
+const PROT_SEM: u64 = 8;
+const PROT_GROWSDOWN: u64 = 0x0100_0000;
+const PROT_GROWSUP: u64 = 0x0200_0000;
 
-fn protection(bits: u64) -> Result<Protection, Errno> {
-    // PROT_GROWSDOWN and PROT_GROWSUP concern only areas that grow; there are none.
-    if bits & !7 != 0 {
+/// `start..end` of the pages that `length` bytes at `start` take, as the kernel computes it: `length` may wrap
+/// to nothing. `start` must be a page's.
+fn pages(start: u64, length: u64) -> Result<(u64, Option<u64>), Errno> {
+    if !start.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::INVAL);
     }
+    Ok((start, start.checked_add(aligned(length))))
+}
+
+/// `length` up to whole pages; nothing if that is too much for a number.
+fn aligned(length: u64) -> u64 {
+    length.checked_next_multiple_of(PAGE_SIZE).unwrap_or(0)
+}
+
+fn protection(bits: u64) -> Protection {
     // On x86-64 writable memory can always be read, and executable memory too.
-    Ok(Protection {
-        read: bits != 0,
-        write: bits & 2 != 0,
+    Protection {
+        read: bits & PROT_ALL != 0,
+        write: bits & PROT_WRITE != 0,
         execute: bits & 4 != 0,
-    })
+    }
 }
 
 /// Refuses what no guest of this size could mean to use ([`most_at_once`]). Programs that reserve and those
 /// that ask not to be counted may have more.
 fn affordable(linux: &Linux, length: u64, bits: u64, flags: u64) -> Result<(), Errno> {
     let most = most_at_once(linux.memory.limit());
-    if bits == 0 || flags & MAP_NORESERVE != 0 || length <= most {
+    if bits & PROT_ALL == 0 || flags & MAP_NORESERVE != 0 || length <= most {
         Ok(())
     } else {
         Err(Errno::NOMEM)
@@ -89,7 +92,10 @@ pub(super) fn brk(linux: &mut Linux, [wanted, ..]: Arguments) -> Served {
             done => done?,
         }
     } else if new_end < old_end {
-        linux.memory.unmap(new_end, old_end)?;
+        match linux.memory.unmap(new_end, old_end) {
+            Err(GrowError::Refused(_)) => return Ok(current),
+            done => done?,
+        }
     }
     linux.memory.set_heap_end(wanted);
     Ok(wanted)
@@ -105,42 +111,44 @@ pub(super) fn mmap(
     linux: &mut Linux,
     [address, length, bits, flags, fd, offset]: Arguments,
 ) -> Served {
-    let (_, length) = match length {
-        0 => return Err(Errno::INVAL.into()),
-        _ => pages(0, length)?,
-    };
-    let protection = protection(bits)?;
+    if !offset.is_multiple_of(PAGE_SIZE) {
+        return Err(Errno::INVAL.into());
+    }
     let anonymous = flags & MAP_ANONYMOUS != 0;
-    match flags & MAP_TYPE {
-        MAP_PRIVATE => {}
-        MAP_SHARED | MAP_SHARED_VALIDATE if anonymous => {}
-        MAP_SHARED | MAP_SHARED_VALIDATE => return Err(Errno::NODEV.into()),
-        _ => return Err(Errno::INVAL.into()),
-    }
-    affordable(linux, length, bits, flags)?;
     if !anonymous {
-        if !offset.is_multiple_of(PAGE_SIZE) {
-            return Err(Errno::INVAL.into());
-        }
-        offset
-            .checked_add(length)
-            .and_then(|end| i64::try_from(end).ok())
-            .ok_or(Errno::OVERFLOW)?;
-        linux.mappable(fd)?;
+        linux.open_file(fd)?;
     }
+    let length = match (length, aligned(length)) {
+        (0, _) => return Err(Errno::INVAL.into()),
+        (_, length @ 1..=USER_ADDRESS_END) => length,
+        _ => return Err(Errno::NOMEM.into()),
+    };
     let start = place(linux, address, length, flags)?;
+    let protection = protection(bits);
+    let backing = match (flags & MAP_TYPE, anonymous) {
+        (MAP_PRIVATE, _) => Backing::Private,
+        (MAP_SHARED, true) => Backing::Kept,
+        (MAP_SHARED | MAP_SHARED_VALIDATE, false) => return Err(Errno::NODEV.into()),
+        _ => return Err(Errno::INVAL.into()),
+    };
+    affordable(linux, length, bits, flags)?;
     if anonymous {
-        linux.memory.map_zero(start, length, protection)?;
+        let area = Area {
+            end: start + length,
+            protection,
+            backing,
+        };
+        linux.memory.map_anonymous(start, area)?;
     } else {
         let file = host::borrow(linux.descriptor(fd)?);
         linux
             .memory
             .map_file(start, length, protection, file, offset)?;
     }
-    if flags & (MAP_POPULATE | MAP_LOCKED) != 0 && bits != 0 {
-        match linux.memory.populate(start, start + length) {
+    if flags & (MAP_POPULATE | MAP_LOCKED) != 0 {
+        match linux.memory.populate(start, start + length, None) {
             // As far as it goes: Linux does not fail for it either.
-            Ok(()) | Err(GrowError::Refused(_)) => {}
+            Ok(_) | Err(GrowError::Refused(_)) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -150,15 +158,20 @@ pub(super) fn mmap(
 fn place(linux: &Linux, address: u64, length: u64, flags: u64) -> Result<u64, Errno> {
     let space = linux.memory.space();
     if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0 {
-        let (start, end) = pages(address, length)?;
-        let monitor = space.rooms().monitor.0;
-        if start < PAGE_SIZE || (start < monitor + pool_core::WINDOW_SIZE && end > monitor) {
+        let end = address.checked_add(length);
+        let end = end
+            .filter(|&end| end <= USER_ADDRESS_END)
+            .ok_or(Errno::NOMEM)?;
+        if !address.is_multiple_of(PAGE_SIZE) {
+            return Err(Errno::INVAL);
+        }
+        if address < PAGE_SIZE || space.is_monitors(address, end) {
             return Err(Errno::PERM);
         }
-        if flags & MAP_FIXED_NOREPLACE != 0 && !space.is_free(start, end) {
+        if flags & MAP_FIXED_NOREPLACE != 0 && space.over(address, end).next().is_some() {
             return Err(Errno::EXIST);
         }
-        return Ok(start);
+        return Ok(address);
     }
     let hint = address & !(PAGE_SIZE - 1);
     match hint.checked_add(length) {
@@ -176,26 +189,47 @@ fn place(linux: &Linux, address: u64, length: u64, flags: u64) -> Result<u64, Er
 
 /// `munmap`.
 pub(super) fn munmap(linux: &mut Linux, [address, length, ..]: Arguments) -> Served {
-    if length == 0 {
+    match pages(address, length)? {
+        (start, Some(end)) if start < end && end <= USER_ADDRESS_END => {
+            linux.memory.unmap(start, end)?;
+            Ok(0)
+        }
+        _ => Err(Errno::INVAL.into()),
+    }
+}
+
+/// `mprotect`. The stack is the one area that grows, if only by name: all of it is there.
+pub(super) fn mprotect(linux: &mut Linux, [address, length, bits, ..]: Arguments) -> Served {
+    const GROWS: u64 = PROT_GROWSDOWN | PROT_GROWSUP;
+    if bits & GROWS == GROWS {
         return Err(Errno::INVAL.into());
     }
-    let (start, end) = pages(address, length).map_err(|_| Errno::INVAL)?;
-    linux.memory.unmap(start, end)?;
-    Ok(0)
-}
-
-/// `mprotect`.
-pub(super) fn mprotect(linux: &mut Linux, [address, length, bits, ..]: Arguments) -> Served {
-    let (start, end) = pages(address, length)?;
-    let protection = protection(bits)?;
-    if start == end {
+    let (mut start, end) = pages(address, length)?;
+    if length == 0 {
         return Ok(0);
     }
-    linux.memory.protect(start, end, protection)??;
+    let end = end.filter(|&end| end > start).ok_or(Errno::NOMEM)?;
+    if bits & !(PROT_ALL | PROT_SEM | GROWS) != 0 {
+        return Err(Errno::INVAL.into());
+    }
+    if bits & GROWS != 0 {
+        let space = linux.memory.space();
+        let (at, _) = space.over(start, end).next().ok_or(Errno::NOMEM)?;
+        if bits & PROT_GROWSUP != 0
+            || at < space.rooms().stack_low.0
+            || at >= space.rooms().stack_high.0
+        {
+            return Err(Errno::INVAL.into());
+        }
+        start = at;
+    }
+    linux.memory.protect(start, end, protection(bits))??;
     Ok(0)
 }
 
-/// `mremap`: shrinks, grows in place, or moves private memory and reservations.
+/// `mremap`: shrinks, grows in place, or moves private memory and reservations. Several areas move at once as
+/// they are, with the gaps between them (Linux 6.17). `MREMAP_DONTUNMAP` is not served, and memory that is shared
+/// by name is not had twice.
 pub(super) fn mremap(
     linux: &mut Linux,
     [old, old_length, new_length, flags, new, _]: Arguments,
@@ -203,29 +237,38 @@ pub(super) fn mremap(
     let fixed = flags & MREMAP_FIXED != 0;
     let may_move = flags & MREMAP_MAYMOVE != 0;
     let unknown = flags & !(MREMAP_MAYMOVE | MREMAP_FIXED) != 0;
-    if new_length == 0 || unknown || (fixed && !may_move) {
+    let (old, old_end) = pages(old, old_length)?;
+    let (old_length, new_length) = (aligned(old_length), aligned(new_length));
+    if unknown || new_length == 0 || new_length > USER_ADDRESS_END || (fixed && !may_move) {
         return Err(Errno::INVAL.into());
     }
-    let (old, old_end) = pages(old, old_length)?;
-    let (_, new_length) = pages(0, new_length)?;
-    let old_length = old_end - old;
-    let (_, area) = linux.memory.space().find(old).ok_or(Errno::FAULT)?;
-    let movable = |area: &Area| !matches!(area.backing, Backing::Shared { .. });
-    // Several areas move at once as they are, and are not resized (Linux 6.17).
-    let several = area.end < old_end;
-    let as_they_are = fixed && new_length == old_length;
+    if fixed {
+        let end = new.checked_add(new_length);
+        let end = end.filter(|&end| new.is_multiple_of(PAGE_SIZE) && end <= USER_ADDRESS_END);
+        let end = end.ok_or(Errno::INVAL)?;
+        if old < end && new < old.wrapping_add(old_length) {
+            return Err(Errno::INVAL.into());
+        }
+    }
     let space = linux.memory.space();
-    let all = space.over(old, old_end).all(|(_, area)| movable(&area));
-    let kept_together = !several || (as_they_are && !space.has_hole(old, old_end));
-    if !all || old_length == 0 || !kept_together {
+    let (_, area) = space.find(old).ok_or(Errno::FAULT)?;
+    if !fixed && new_length <= old_length {
+        return shrink(linux, (old, old_length), new_length);
+    }
+    if old_length == 0 {
+        return Err(Errno::INVAL.into());
+    }
+    let old_end = old_end.ok_or(Errno::FAULT)?;
+    let several = area.end < old_end;
+    if several && (!fixed || new_length != old_length) {
+        return Err(Errno::FAULT.into());
+    }
+    let shared = |area: &Area| matches!(area.backing, Backing::Shared { .. });
+    if space.over(old, old_end).any(|(_, area)| shared(&area)) {
         return Err(Errno::FAULT.into());
     }
     if new_length > old_length {
         affordable(linux, new_length - old_length, 1, 0)?;
-    }
-    if !fixed && new_length <= old_length {
-        linux.memory.unmap(old + new_length, old_end)?;
-        return Ok(old);
     }
     if !fixed && linux.memory.space().is_free(old_end, old + new_length) {
         linux.memory.extend(old, old_end, old + new_length)?;
@@ -234,47 +277,94 @@ pub(super) fn mremap(
     if !may_move {
         return Err(Errno::NOMEM.into());
     }
-    let placing = if fixed { MAP_FIXED } else { 0 };
-    let target = place(linux, if fixed { new } else { 0 }, new_length, placing)?;
-    if target < old_end && old < target + new_length {
-        return Err(Errno::INVAL.into());
-    }
+    let (wanted, placing) = if fixed { (new, MAP_FIXED) } else { (0, 0) };
+    let target = place(linux, wanted, new_length, placing)?;
     if !several {
         linux.memory.relocate(old, old_end, target, new_length)?;
         return Ok(target);
     }
-    let mut at = old;
-    while let Some((_, area)) = linux.memory.space().find(at).filter(|_| at < old_end) {
-        let end = area.end.min(old_end);
+    let areas: Vec<(u64, Area)> = linux.memory.space().over(old, old_end).collect();
+    for (at, area) in areas {
+        let (at, end) = (at.max(old), area.end.min(old_end));
         let to = target + (at - old);
         linux.memory.relocate(at, end, to, end - at)?;
-        at = end;
     }
     Ok(target)
 }
 
-/// `madvise`: DONTNEED and FREE give pages back, POPULATE_READ and POPULATE_WRITE take them; other
-/// advice is advice. FREE is for anonymous memory alone, as in Linux.
+/// `mremap` to what is no longer: the rest goes, whatever it is.
+fn shrink(linux: &mut Linux, (old, old_length): (u64, u64), length: u64) -> Served {
+    if length < old_length {
+        let end = old.checked_add(old_length);
+        let end = end.filter(|&end| end <= USER_ADDRESS_END);
+        linux.memory.unmap(old + length, end.ok_or(Errno::INVAL)?)?;
+    }
+    Ok(old)
+}
+
+/// `madvise`: `DONTNEED` and `FREE` give pages back, `REMOVE` those of memory that is shared by name,
+/// `POPULATE_READ` and `POPULATE_WRITE` take them; other advice is advice.
 pub(super) fn madvise(linux: &mut Linux, [address, length, advice, ..]: Arguments) -> Served {
     const DONTNEED: u64 = 4;
     const FREE: u64 = 8;
-    const POPULATE: [u64; 2] = [22, 23];
-    /// NORMAL to WILLNEED, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP, WIPEONFORK, KEEPONFORK, COLD, PAGEOUT, and
-    /// DONTFORK, DOFORK: there is no `fork`.
-    const HARMLESS: [u64; 14] = [0, 1, 2, 3, 10, 11, 14, 15, 16, 17, 18, 19, 20, 21];
+    const REMOVE: u64 = 9;
+    const WIPEONFORK: u64 = 18;
+    const POPULATE_READ: u64 = 22;
+    const POPULATE_WRITE: u64 = 23;
+    const DONTNEED_LOCKED: u64 = 24;
+    /// NORMAL to WILLNEED, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP, KEEPONFORK, COLD, PAGEOUT, and DONTFORK,
+    /// DOFORK: there is no `fork`.
+    const HARMLESS: [u64; 13] = [0, 1, 2, 3, 10, 11, 14, 15, 16, 17, 19, 20, 21];
+    const SERVED: [u64; 7] = [
+        DONTNEED,
+        FREE,
+        REMOVE,
+        WIPEONFORK,
+        POPULATE_READ,
+        POPULATE_WRITE,
+        DONTNEED_LOCKED,
+    ];
+    if !HARMLESS.contains(&advice) && !SERVED.contains(&advice) {
+        return Err(Errno::INVAL.into());
+    }
     let (start, end) = pages(address, length)?;
-    match advice {
-        DONTNEED | FREE => {
-            let space = linux.memory.space();
-            let anonymous = |area: Area| area.backing == Backing::Private;
-            if advice == FREE && !space.over(start, end).all(|(_, area)| anonymous(area)) {
-                return Err(Errno::INVAL.into());
+    let end = end
+        .filter(|_| length == 0 || aligned(length) > 0)
+        .ok_or(Errno::INVAL)?;
+    if start == end {
+        return Ok(0);
+    }
+    let access = match advice {
+        POPULATE_READ => Some(Access::Read),
+        POPULATE_WRITE => Some(Access::Write),
+        _ => None,
+    };
+    if access.is_some() {
+        return match linux.memory.populate(start, end, access)? {
+            Ok(()) => Ok(0),
+            Err(Unpopulated::Hole) => Err(Errno::NOMEM.into()),
+            Err(Unpopulated::Forbidden) => Err(Errno::INVAL.into()),
+            Err(Unpopulated::PastFile) => Err(Errno::FAULT.into()),
+        };
+    }
+    if HARMLESS.contains(&advice) {
+        return mapped(linux, start, end);
+    }
+    // Area by area, until one is not of a kind that there is such advice for.
+    let areas: Vec<(u64, Area)> = linux.memory.space().over(start, end).collect();
+    for (at, area) in areas {
+        let (from, to) = (at.max(start), end.min(area.end));
+        match (advice, area.backing) {
+            (DONTNEED | DONTNEED_LOCKED, _) | (FREE, Backing::Private) => {
+                linux.memory.discard(from, to)?;
             }
-            linux.memory.discard(start, end)?;
+            (REMOVE, Backing::Kept) => linux.memory.remove(from, to)?,
+            (REMOVE, Backing::File { .. } | Backing::Shared { .. }) => {
+                return Err(Errno::ACCESS.into());
+            }
+            (WIPEONFORK, Backing::Private) => {}
+            _ => return Err(Errno::INVAL.into()),
         }
-        _ if POPULATE.contains(&advice) => linux.memory.populate(start, end)?,
-        other if HARMLESS.contains(&other) => {}
-        _ => return Err(Errno::INVAL.into()),
     }
     mapped(linux, start, end)
 }
@@ -290,7 +380,18 @@ fn mapped(linux: &Linux, start: u64, end: u64) -> Served {
 
 /// `mincore`: pages that have been touched; what is shared is always there.
 pub(super) fn mincore(linux: &mut Linux, [address, length, at, ..]: Arguments) -> Served {
-    let (start, end) = pages(address, length)?;
+    let (start, _) = pages(address, 0)?;
+    let end = address
+        .checked_add(length)
+        .filter(|&end| end <= USER_ADDRESS_END);
+    let end = end.ok_or(Errno::NOMEM)?.next_multiple_of(PAGE_SIZE);
+    let bytes = (end - start) / PAGE_SIZE;
+    if at
+        .checked_add(bytes)
+        .is_none_or(|end| end > USER_ADDRESS_END)
+    {
+        return Err(Errno::FAULT.into());
+    }
     mapped(linux, start, end)?;
     let mut page = start;
     while page < end {
@@ -315,17 +416,25 @@ pub(super) fn msync(linux: &mut Linux, [address, length, flags, ..]: Arguments) 
         return Err(Errno::INVAL.into());
     }
     let (start, end) = pages(address, length)?;
-    mapped(linux, start, end)
+    mapped(linux, start, end.ok_or(Errno::NOMEM)?)
 }
 
 /// `mlock`: the pages are taken; a guest's memory may be swapped out by its host all the same.
 pub(super) fn mlock(linux: &mut Linux, [address, length, ..]: Arguments) -> Served {
-    let start = address & !(PAGE_SIZE - 1);
-    let (start, end) =
-        pages(start, length.saturating_add(address - start)).map_err(|_| Errno::NOMEM)?;
+    let (start, end) = around(address, length)?;
     mapped(linux, start, end)?;
-    linux.memory.populate(start, end)?;
-    Ok(0)
+    match linux.memory.populate(start, end, None)? {
+        Ok(()) => Ok(0),
+        Err(_) => Err(Errno::NOMEM.into()),
+    }
+}
+
+/// The pages that `length` bytes at `address` lie in.
+fn around(address: u64, length: u64) -> Result<(u64, u64), Errno> {
+    let start = address & !(PAGE_SIZE - 1);
+    let length = aligned(length.wrapping_add(address - start));
+    let end = start.checked_add(length).ok_or(Errno::INVAL)?;
+    Ok((start, end))
 }
 
 /// `mlock2`: the same; with ONFAULT nothing is taken.
@@ -339,9 +448,7 @@ pub(super) fn mlock2(linux: &mut Linux, arguments: Arguments) -> Served {
 
 /// `munlock`.
 pub(super) fn munlock(linux: &mut Linux, [address, length, ..]: Arguments) -> Served {
-    let start = address & !(PAGE_SIZE - 1);
-    let (start, end) =
-        pages(start, length.saturating_add(address - start)).map_err(|_| Errno::NOMEM)?;
+    let (start, end) = around(address, length)?;
     mapped(linux, start, end)
 }
 

@@ -153,6 +153,7 @@ impl From<GrowError> for Stop {
     fn from(error: GrowError) -> Self {
         match error {
             GrowError::Refused(_) => Self::Error(Errno::NOMEM),
+            GrowError::File(error) => error.into(),
             // The areas have changed already, and the pages did not follow: a guest that went on
             // would find what it had unmapped.
             GrowError::Host(_) => Self::Fault(Cause::OutOfMemory(error.to_string())),
@@ -196,7 +197,7 @@ pub struct Linux {
     /// It asked to start a process.
     refused_process: bool,
     stack_size: u64,
-    counts: [u64; table::CALLS.len()],
+    counts: [u64; table::COUNT],
     unknown: BTreeMap<u64, u64>,
     trace: bool,
     /// Of the call that is being served.
@@ -221,7 +222,7 @@ impl Linux {
         scheduler.add(task::FIRST);
         scheduler.next();
         Self {
-            own: memory.own().clone(),
+            own: Own::default(),
             memory,
             standard: standard_files(),
             reach: Reach {
@@ -237,7 +238,7 @@ impl Linux {
             stack_pointer: 0,
             refused_process: false,
             stack_size,
-            counts: [0; table::CALLS.len()],
+            counts: [0; table::COUNT],
             unknown: BTreeMap::new(),
             trace: settings.trace,
             progress: Progress::default(),

@@ -188,9 +188,14 @@ const fn process_only(number: u64, name: &'static str, topic: Topic, process: Pr
 const LINK: u64 = 0x400;
 const PIPE: u64 = (libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_DIRECT) as u64;
 
-/// The calls, by number.
+/// The calls, by number. It is one place, since a constant would have a copy, and what the loader must
+/// relocate in it, wherever it is used: each instance has that memory for itself.
+pub static CALLS: &[Entry] = LIST;
+/// How many there are.
+pub const COUNT: usize = LIST.len();
+
 #[rustfmt::skip]
-pub const CALLS: &[Entry] = {
+const LIST: &[Entry] = {
     use Arg::{Descriptor, Directory, Flags, Granted, In, InBytes, InOut, Mode, Out, OutBytes, OutSized,
         Path, PathOrNull, PathToSee, Size, Text, Value};
     &[

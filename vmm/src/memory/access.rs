@@ -4,8 +4,10 @@ use pool_core::{PAGE_SIZE, WINDOW_SIZE};
 use vm_memory::{ByteValued, VolatileMemory, VolatileSlice};
 
 use super::{Access, BadAddress, GrowError, GuestMemory, space};
-use crate::memory::transfer::MAX_RUNS;
 use crate::plan::SHARED_BASE;
+
+/// Most runs that one call moves (the kernel's `UIO_MAXIOV`).
+const MAX_RUNS: usize = 1024;
 
 /// An offset in RAM or in the shared pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,25 +44,9 @@ impl GuestMemory {
         ranges: &[(u64, u64)],
         access: Access,
     ) -> Result<Vec<VolatileSlice<'_>>, BadAddress> {
-        let mut runs: Vec<(Place, u64)> = Vec::with_capacity(ranges.len());
-        'ranges: for &(address, length) in ranges {
-            let end = address.saturating_add(length);
-            let mut at = address;
-            while at < end {
-                let (place, next) = match self.locate(at, end, access) {
-                    Ok(run) => run,
-                    Err(bad) if runs.is_empty() => return Err(bad),
-                    Err(_) => break 'ranges,
-                };
-                let full = runs.len() == MAX_RUNS;
-                match runs.last_mut() {
-                    Some((last, bytes)) if last.after(*bytes) == place => *bytes += next - at,
-                    _ if full => break 'ranges,
-                    _ => runs.push((place, next - at)),
-                }
-                at = next;
-            }
-        }
+        let runs = self.runs_of(ranges, access);
+        self.held.clear();
+        let runs = runs?;
         runs.into_iter()
             .map(|(place, length)| {
                 let bad = match place {
@@ -69,6 +55,45 @@ impl GuestMemory {
                 self.slice(place, length).ok_or(bad)
             })
             .collect()
+    }
+
+    /// Where the bytes of `ranges` lie. What has been found is held: it is not written before all of it is
+    /// found, so that it may look untouched.
+    fn runs_of(
+        &mut self,
+        ranges: &[(u64, u64)],
+        access: Access,
+    ) -> Result<Vec<(Place, u64)>, BadAddress> {
+        let mut runs: Vec<(Place, u64)> = Vec::with_capacity(ranges.len());
+        for &(address, length) in ranges {
+            let end = address.saturating_add(length);
+            let mut at = address;
+            while at < end {
+                let (place, next) = match self.locate(at, end, access) {
+                    Ok(run) => run,
+                    Err(bad) if runs.is_empty() => return Err(bad),
+                    Err(_) => return Ok(runs),
+                };
+                let full = runs.len() == MAX_RUNS;
+                match runs.last_mut() {
+                    Some((last, bytes)) if last.after(*bytes) == place => *bytes += next - at,
+                    _ if full => return Ok(runs),
+                    _ => runs.push((place, next - at)),
+                }
+                if let Place::Ram(physical) = place {
+                    self.hold(physical, next - at);
+                }
+                at = next;
+            }
+        }
+        Ok(runs)
+    }
+
+    fn hold(&mut self, physical: u64, length: u64) {
+        match self.held.last_mut() {
+            Some(last) if last.end == physical => last.end += length,
+            _ => self.held.push(physical..physical + length),
+        }
     }
 
     /// Fills `into` from guest address `address`.

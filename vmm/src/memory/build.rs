@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use pool_core::{PAGE_SIZE, SegmentId, WINDOW_SIZE};
 use thiserror::Error;
+use vm_memory::{MmapRegion, VolatileMemory};
 
 use super::access::Place;
 use super::files::{FileId, Files};
@@ -14,7 +16,7 @@ use super::reservation::{Overlay, Reservation};
 use super::runs::Run;
 use super::space::{self, AddressSpace, Area, Refused};
 use super::tables::Tables;
-use super::{FREE_TABLES, GuestMemory, MemoryCounts, transfer};
+use super::{FREE_TABLES, GuestMemory, MemoryCounts};
 use crate::plan::{Content, Mapping, Plan, SHARED_BASE, Sharing};
 use crate::pool::Segments;
 
@@ -98,6 +100,7 @@ impl GuestMemory {
             remembered: BTreeMap::new(),
             collect_from: FREE_TABLES,
             last_fault: None,
+            held: Vec::new(),
             counts: MemoryCounts::default(),
         };
         let image = memory.take_image(plan)?;
@@ -196,7 +199,7 @@ impl GuestMemory {
                     };
                     let file = segments.get(segment).ok_or(BuildError::Segment(segment))?;
                     let region = self.reservation.region(piece.physical, piece.length)?;
-                    transfer::fill(file, &region, offset + piece.skipped)?;
+                    fill(file, &region, offset + piece.skipped)?;
                 }
             }
         }
@@ -245,7 +248,7 @@ impl GuestMemory {
         for (start, end) in plan.image_parts(mapping) {
             let skipped = start - mapping.address.0;
             let region = self.reservation.region(at + skipped, end - start)?;
-            transfer::fill(file, &region, offset + skipped)?;
+            fill(file, &region, offset + skipped)?;
         }
         Ok(())
     }
@@ -318,21 +321,51 @@ struct Piece {
     length: u64,
 }
 
+/// Fills the whole of `region` from `offset` of `file`.
+fn fill(file: BorrowedFd<'_>, region: &MmapRegion, offset: u64) -> io::Result<()> {
+    let whole = region
+        .get_slice(0, region.size())
+        .map_err(io::Error::other)?;
+    let mut done = 0;
+    while done < region.size() {
+        let rest = whole.offset(done).map_err(io::Error::other)?;
+        // SAFETY: the kernel writes at most the bytes of `rest`, which the region vouches for.
+        let moved = unsafe {
+            libc::pread(
+                file.as_raw_fd(),
+                rest.ptr_guard_mut().as_ptr().cast(),
+                rest.len(),
+                (offset + done as u64) as libc::off_t,
+            )
+        };
+        match usize::try_from(moved) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(moved) => done += moved,
+            Err(_) => return Err(io::Error::last_os_error()),
+        }
+    }
+    Ok(())
+}
+
 /// Keeps the segments of private pages open, so that the pages can be had again.
 fn keep_segments(
     plan: &Plan,
     segments: &Segments,
     files: &mut Files,
 ) -> Result<BTreeMap<SegmentId, FileId>, BuildError> {
-    let mut ids = BTreeMap::new();
+    let mut ends: BTreeMap<SegmentId, u64> = BTreeMap::new();
     for mapping in &plan.mappings {
-        if let (Sharing::Private, Content::Segment { segment, .. }) =
+        if let (Sharing::Private, Content::Segment { segment, offset }) =
             (mapping.sharing, mapping.content)
-            && !ids.contains_key(&segment)
         {
-            let file = segments.get(segment).ok_or(BuildError::Segment(segment))?;
-            ids.insert(segment, files.keep(file)?);
+            let end = ends.entry(segment).or_default();
+            *end = (*end).max(offset + mapping.length);
         }
+    }
+    let mut ids = BTreeMap::new();
+    for (segment, end) in ends {
+        let file = segments.get(segment).ok_or(BuildError::Segment(segment))?;
+        ids.insert(segment, files.keep(file, 0, end)?);
     }
     Ok(ids)
 }

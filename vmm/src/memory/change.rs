@@ -7,7 +7,7 @@ use pool_core::{PAGE_SIZE, WINDOW_SIZE};
 
 use super::runs::Run;
 use super::space::{Area, Backing, ProtectError, Refused};
-use super::{GrowError, GuestMemory};
+use super::{Access, GrowError, GuestMemory, Unpopulated};
 use crate::memory::space::AddressSpace;
 
 /// The first pages of a new mapping are given at once: a program that maps memory to write is about to use
@@ -22,10 +22,13 @@ impl GuestMemory {
         length: u64,
         protection: Protection,
     ) -> Result<(), GrowError> {
-        let end = start + length;
-        self.change(start, end, |space| {
-            space.map(start, Area::anonymous(end, protection))
-        })?;
+        self.map_anonymous(start, Area::anonymous(start + length, protection))
+    }
+
+    /// Maps `area`, which is anonymous, at `start`, in place of what was there.
+    pub fn map_anonymous(&mut self, start: u64, area: Area) -> Result<(), GrowError> {
+        let (end, protection) = (area.end, area.protection);
+        self.change(start, end, |space| space.map(start, area))?;
         if protection.write {
             self.open_early(start, end.min(start + FIRST))?;
         }
@@ -42,7 +45,8 @@ impl GuestMemory {
         file: BorrowedFd<'_>,
         offset: u64,
     ) -> Result<(), GrowError> {
-        let file = self.files.keep(file).map_err(|_| Refused::Files)?;
+        let kept = self.files.keep(file, offset, length);
+        let file = kept.map_err(GrowError::File)?;
         let area = Area {
             end: start + length,
             protection,
@@ -71,34 +75,47 @@ impl GuestMemory {
         self.close(start, end)
     }
 
-    /// Changes the protection of `start..end`, or nothing; the outer error is the host's.
+    /// Changes the protection of `start..end`, as far as it can; the outer error is the host's.
     pub fn protect(
         &mut self,
         start: u64,
         end: u64,
         protection: Protection,
     ) -> Result<Result<(), ProtectError>, GrowError> {
-        let done = self.space.protect(start, end, protection);
-        if done.is_ok() {
-            self.update(start, end, false)?;
-        }
+        let (changed, done) = self.space.protect(start, end, protection);
+        self.update(start, changed, false)?;
         Ok(done)
     }
 
-    /// Gives the private changes in `start..end` up: anonymous memory reads as zeros, others as their
-    /// files.
+    /// Gives the private changes in `start..end` up: private memory reads as zeros, a file's pages as the
+    /// file.
     pub fn discard(&mut self, start: u64, end: u64) -> Result<(), GrowError> {
-        let areas: Vec<(u64, Area)> = self.space.over(start, end).collect();
-        for (at, area) in areas {
+        self.clear(start, end, |backing| backing == Backing::Private)?;
+        let files: Vec<(u64, u64)> = self
+            .space
+            .over(start, end)
+            .filter(|(_, area)| matches!(area.backing, Backing::File { .. }))
+            .map(|(at, area)| (at.max(start), area.end.min(end)))
+            .collect();
+        files
+            .iter()
+            .try_for_each(|&(from, to)| self.close(from, to))
+    }
+
+    /// Has memory that is shared by name in `start..end` read as zeros.
+    pub fn remove(&mut self, start: u64, end: u64) -> Result<(), GrowError> {
+        self.clear(start, end, |backing| backing == Backing::Kept)
+    }
+
+    /// Has memory with such a backing in `start..end` read as zeros. The frames stay: what is not touched
+    /// again is taken back when it is needed.
+    fn clear(&self, start: u64, end: u64, such: impl Fn(Backing) -> bool) -> Result<(), GrowError> {
+        let areas = self.space.over(start, end);
+        for (at, area) in areas.filter(|(_, area)| such(area.backing)) {
             let (from, to) = (at.max(start), area.end.min(end));
-            match area.backing {
-                // The frames stay: what is not touched again is taken back when it is needed.
-                Backing::Private => self.each_run(from, to, |memory, run| {
-                    memory.reservation.discard(run.physical(), run.bytes())
-                })?,
-                Backing::File { .. } => self.close(from, to)?,
-                Backing::Shared { .. } => {}
-            }
+            self.each_run(from, to, |memory, run| {
+                memory.reservation.discard(run.physical(), run.bytes())
+            })?;
         }
         Ok(())
     }
@@ -125,11 +142,21 @@ impl GuestMemory {
         let Some((at, area)) = self.space.find(start) else {
             return Ok(());
         };
+        self.reach(at, area, new_end)?;
         let more = Area {
             end: new_end,
             ..area.without_first(end - at)
         };
         self.change(end, new_end, |space| space.map(end, more))
+    }
+
+    /// Has the file of the area at `at`, if it shows one, be there as far as address `end` would show it.
+    fn reach(&mut self, at: u64, area: Area, end: u64) -> Result<(), GrowError> {
+        let Backing::File { file, offset } = area.backing else {
+            return Ok(());
+        };
+        let reached = self.files.reach(file, offset.saturating_add(end - at));
+        reached.map_err(GrowError::File)
     }
 
     /// Moves the private area `old..old_end` to `target`, where it gets `new_length` bytes; more than
@@ -144,6 +171,7 @@ impl GuestMemory {
         let Some((at, area)) = self.space.find(old) else {
             return Ok(());
         };
+        self.reach(at, area, old.saturating_add(new_length))?;
         let end = target + new_length;
         let moved = Area {
             end,
@@ -195,24 +223,35 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Touches what of `start..end` may be accessed, until something cannot be had.
-    pub fn populate(&mut self, start: u64, end: u64) -> Result<(), GrowError> {
-        let areas: Vec<(u64, Area)> = self.space.over(start, end).collect();
-        for (from, area) in areas {
-            let mut at = from.max(start);
+    /// Takes the pages of `start..end` before they are touched, for `access` or for whatever the guest may
+    /// do there, until one cannot be had so.
+    pub fn populate(
+        &mut self,
+        start: u64,
+        end: u64,
+        access: Option<Access>,
+    ) -> Result<Result<(), Unpopulated>, GrowError> {
+        let mut at = start;
+        while at < end {
+            let Some((_, area)) = self.space.find(at) else {
+                return Ok(Err(Unpopulated::Hole));
+            };
+            let may = |access: Access| access.allowed_by(area.protection);
+            if !access.map_or_else(|| area.accessible(), may) {
+                return Ok(Err(Unpopulated::Forbidden));
+            }
             let until = end.min(area.end);
-            while at < until && area.accessible() {
-                let next = until.min((at & !(WINDOW_SIZE - 1)) + WINDOW_SIZE);
-                if let Some((physical, bytes)) = self.frame_of(at) {
-                    let bytes = bytes.min(next - at);
-                    self.reservation.populate(physical, bytes);
-                    at += bytes;
-                } else if matches!(area.backing, Backing::Shared { .. }) || !self.open(at, next)? {
-                    break;
-                }
+            if matches!(area.backing, Backing::Shared { .. }) {
+                at = until;
+            } else if let Some((physical, bytes)) = self.frame_of(at) {
+                let bytes = bytes.min(until - at);
+                self.reservation.populate(physical, bytes);
+                at += bytes;
+            } else if !self.open(at, until)? {
+                return Ok(Err(Unpopulated::PastFile));
             }
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// True when the page at `address` has been touched, as far as is known.

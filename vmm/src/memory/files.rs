@@ -1,15 +1,21 @@
-//! Files behind private mappings: kept open as long as an area shows them.
+//! Files behind private mappings: each is kept by a *view*, a mapping of its own that no guest sees.
+//!
+//! So a file is kept as Linux keeps it, by being mapped, and the kernel says whether it can be. A descriptor
+//! would not do: when one is closed, the kernel drops all record locks that this process has on the file, and
+//! those are the guest's. Bytes are read through a view by a call, which comes back short where touching the
+//! page would raise SIGBUS: past the end of the file, or where it cannot be read.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
 
-use crate::descriptors::{self, Own};
+use vm_memory::VolatileSlice;
 
-/// Most files that a guest may have mapped at once.
-const MOST: usize = 512;
+/// Most mappings of files that a guest may have at once: a quarter of those that a process may have.
+const MOST: usize = 16_384;
 
-/// A file that is mapped.
+/// A view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FileId(u32);
 
@@ -21,51 +27,158 @@ impl FileId {
     }
 }
 
-/// The files that are mapped. A file counts once, however often it is mapped.
+/// The views of a guest's files.
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    open: BTreeMap<FileId, Kept>,
+    views: BTreeMap<FileId, View>,
     next: u32,
-    own: Own,
 }
 
+/// `length` bytes of a file from `offset` on, inaccessible to the guest.
 #[derive(Debug)]
-struct Kept {
-    file: descriptors::Kept,
-    /// Device and inode.
-    identity: (u64, u64),
+struct View {
+    start: NonNull<u8>,
+    length: u64,
+    offset: u64,
 }
 
 impl Files {
-    /// Keeps `file` open; the guest may close its descriptor.
-    pub(super) fn keep(&mut self, file: BorrowedFd<'_>) -> io::Result<FileId> {
-        let stat = rustix::fs::fstat(file)?;
-        let identity = (stat.st_dev, stat.st_ino);
-        let known = self.open.iter().find(|(_, kept)| kept.identity == identity);
-        if let Some((&id, _)) = known {
-            return Ok(id);
+    /// Keeps `length` bytes of `file` from `offset` on, both multiples of the page size; the descriptor may be
+    /// closed.
+    pub(super) fn keep(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<FileId> {
+        if self.views.len() >= MOST {
+            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
         }
-        if self.open.len() >= MOST {
-            return Err(io::Error::from_raw_os_error(libc::ENFILE));
+        let view = View::new(file, offset, length)?;
+        while self.views.contains_key(&FileId(self.next)) {
+            self.next = self.next.wrapping_add(1);
         }
-        let file = self.own.keep(file)?;
         let id = FileId(self.next);
         self.next = self.next.wrapping_add(1);
-        self.open.insert(id, Kept { file, identity });
+        self.views.insert(id, view);
         Ok(id)
     }
 
-    /// The descriptors of this process that are not the guest's.
-    pub(super) fn own(&self) -> &Own {
-        &self.own
+    /// Has `id` reach to byte `end` of its file.
+    pub(super) fn reach(&mut self, id: FileId, end: u64) -> io::Result<()> {
+        match self.views.get_mut(&id) {
+            Some(view) if view.offset + view.length < end => view.grow(end - view.offset),
+            _ => Ok(()),
+        }
     }
 
-    pub(super) fn get(&self, id: FileId) -> Option<BorrowedFd<'_>> {
-        self.open.get(&id).map(|kept| kept.file.as_fd())
+    /// Fills `into` from `offset` of the file on; the number of bytes, less where there are no more pages.
+    pub(super) fn fill(&self, id: FileId, offset: u64, into: &VolatileSlice<'_>) -> u64 {
+        let guard = into.ptr_guard_mut();
+        self.copy(id, offset, guard.as_ptr(), into.len())
     }
 
-    /// Closes all but those that are `used`.
+    /// The same into memory of this process.
+    pub(super) fn read(&self, id: FileId, offset: u64, into: &mut [u8]) -> u64 {
+        self.copy(id, offset, into.as_mut_ptr(), into.len())
+    }
+
+    /// `at` must be good for `length` bytes.
+    fn copy(&self, id: FileId, offset: u64, at: *mut u8, length: usize) -> u64 {
+        let Some((from, room)) = self.views.get(&id).and_then(|view| view.at(offset)) else {
+            return 0;
+        };
+        let length = length.min(room as usize);
+        let mut done = 0;
+        while done < length {
+            let ours = libc::iovec {
+                iov_base: at.wrapping_add(done).cast(),
+                iov_len: length - done,
+            };
+            let theirs = libc::iovec {
+                iov_base: from.wrapping_add(done).cast(),
+                iov_len: length - done,
+            };
+            // SAFETY: the kernel writes at most `length` bytes at `at`, for which the callers vouch, and
+            // reads as many of the view.
+            let moved = unsafe {
+                libc::process_vm_readv(libc::getpid(), &raw const ours, 1, &raw const theirs, 1, 0)
+            };
+            match usize::try_from(moved) {
+                Ok(0) => break,
+                Ok(moved) => done += moved,
+                Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        done as u64
+    }
+
+    /// Lets go of all but those that are `used`.
     pub(super) fn retain(&mut self, used: impl Fn(FileId) -> bool) {
-        self.open.retain(|&id, _| used(id));
+        self.views.retain(|&id, _| used(id));
+    }
+}
+
+impl View {
+    fn new(file: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<Self> {
+        let wrong = |_| io::Error::from_raw_os_error(libc::EOVERFLOW);
+        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                usize::try_from(length).map_err(wrong)?,
+                libc::PROT_READ,
+                flags,
+                file.as_raw_fd(),
+                libc::off_t::try_from(offset).map_err(wrong)?,
+            )
+        };
+        let start = Self::mapped(start)?;
+        Ok(Self {
+            start,
+            length,
+            offset,
+        })
+    }
+
+    fn grow(&mut self, length: u64) -> io::Result<()> {
+        let (now, wanted) = (self.length as usize, length as usize);
+        // SAFETY: the range is this view, which nothing refers to; it is known where it lies then.
+        let start = unsafe {
+            libc::mremap(
+                self.start.as_ptr().cast(),
+                now,
+                wanted,
+                libc::MREMAP_MAYMOVE,
+            )
+        };
+        self.start = Self::mapped(start)?;
+        self.length = length;
+        Ok(())
+    }
+
+    fn mapped(start: *mut libc::c_void) -> io::Result<NonNull<u8>> {
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        NonNull::new(start.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+    }
+
+    /// Where byte `offset` of the file lies, and how many bytes there are from there.
+    fn at(&self, offset: u64) -> Option<(*mut u8, u64)> {
+        let skipped = offset.checked_sub(self.offset)?;
+        let room = self.length.checked_sub(skipped)?;
+        Some((self.start.as_ptr().wrapping_add(skipped as usize), room))
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        // SAFETY: the range is this view, which nothing refers to.
+        unsafe {
+            libc::munmap(self.start.as_ptr().cast(), self.length as usize);
+        }
     }
 }

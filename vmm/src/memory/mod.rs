@@ -27,7 +27,6 @@ mod runs;
 pub mod space;
 mod tables;
 mod touch;
-pub mod transfer;
 mod windows;
 
 use std::collections::BTreeMap;
@@ -46,7 +45,6 @@ pub use self::reservation::{Overlay, Reservation};
 use self::runs::Runs;
 use self::space::{AddressSpace, Refused};
 use self::tables::Tables;
-use crate::descriptors::Own;
 
 /// Page tables that a guest is not charged for: 2 MiB of them, with the monitor's pages.
 const FREE_TABLES: u64 = PAGES_PER_WINDOW - 4;
@@ -79,6 +77,20 @@ pub enum GrowError {
     /// The host refused.
     #[error("mapping guest memory: {0}")]
     Host(#[from] io::Error),
+    /// The host does not map a file. Nothing has changed.
+    #[error("mapping a file: {0}")]
+    File(io::Error),
+}
+
+/// Why memory cannot be had before it is touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unpopulated {
+    /// Nothing is mapped there.
+    Hole,
+    /// The guest may not do that there.
+    Forbidden,
+    /// The file has no such page.
+    PastFile,
 }
 
 /// What the guest wants to do with an address.
@@ -186,15 +198,12 @@ pub struct GuestMemory {
     /// From so many page tables on, those that lead nowhere are looked for.
     collect_from: u64,
     last_fault: Option<u64>,
+    /// RAM that a call is about to use.
+    held: Vec<Range<u64>>,
     counts: MemoryCounts,
 }
 
 impl GuestMemory {
-    /// The descriptors of this process that are not the guest's: those of mapped files among them.
-    pub fn own(&self) -> &Own {
-        self.files.own()
-    }
-
     /// The guest's areas.
     pub fn space(&self) -> &AddressSpace {
         &self.space
@@ -282,12 +291,26 @@ impl GuestMemory {
     }
 }
 
-/// Gives the heap's free pages back to the host: planning and confinement needed them, running the
-/// guest does not.
-pub(crate) fn give_back_heap() {
-    // SAFETY: the allocator's own call, without arguments that could be wrong.
+/// Gives back to the host what planning and confinement needed and running the guest does not: the heap's
+/// free pages, and those of the stack below this function.
+#[inline(never)]
+pub(crate) fn give_back() {
+    /// More than what lies below this function's frame while it runs.
+    const IN_USE: usize = 2 * PAGE_SIZE as usize;
+    /// The most that is given back: as much as the kernel maps for a stack at first, and an eighth of the gap
+    /// that it keeps free below one.
+    const MOST: usize = 128 << 10;
+    let here = 0u8;
+    let end = std::ptr::from_ref(&here).addr().saturating_sub(IN_USE) & !(PAGE_SIZE as usize - 1);
+    // SAFETY: the first is the allocator's own call, without arguments that could be wrong. Of the second
+    // nothing in use lies in the range: it ends two pages below this frame, and a stack grows downwards.
     unsafe {
         libc::malloc_trim(0);
+        libc::madvise(
+            std::ptr::without_provenance_mut(end - MOST),
+            MOST,
+            libc::MADV_DONTNEED,
+        );
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) fn large(space: &AddressSpace, window: u64, runs: &Runs) -> Option<u6
     }
     let physical = match area.backing {
         Backing::Shared { physical } => physical + (window - at),
-        Backing::Private => runs.window()?,
+        Backing::Private | Backing::Kept => runs.window()?,
         Backing::File { .. } => return None,
     };
     let aligned = physical.is_multiple_of(WINDOW_SIZE);
@@ -77,7 +77,7 @@ pub(super) fn small(
                 let count = (end - first) / PAGE_SIZE;
                 put(page(first), physical + (first - at), count as u16);
             }
-            Backing::Private | Backing::File { .. } => {
+            Backing::Private | Backing::Kept | Backing::File { .. } => {
                 for run in runs.within(page(first), page(end)) {
                     put(run.page, run.physical(), run.count);
                 }
@@ -116,7 +116,7 @@ fn flags(area: &Area) -> u64 {
     }
     match area.backing {
         Backing::File { .. } => flags,
-        Backing::Private | Backing::Shared { .. } => flags | DIRTY,
+        Backing::Private | Backing::Kept | Backing::Shared { .. } => flags | DIRTY,
     }
 }
 

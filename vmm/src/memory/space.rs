@@ -30,6 +30,8 @@ pub enum Backing {
     },
     /// The guest's own RAM, zeros until they are written.
     Private,
+    /// The same, as memory that is shared by name: advice does not take it away.
+    Kept,
     /// The guest's own RAM, bytes of a file until they are written.
     File {
         /// The file.
@@ -59,9 +61,6 @@ pub enum Refused {
     /// It would have more than [`MAX_AREAS`].
     #[error("the guest has {MAX_AREAS} separate memory areas, the most there may be")]
     Areas,
-    /// It would have more files mapped than are kept open.
-    #[error("the guest has too many files mapped at once")]
-    Files,
 }
 
 /// Why a protection is not changed.
@@ -98,9 +97,14 @@ impl Area {
                 file,
                 offset: offset + bytes,
             },
-            Backing::Private => Backing::Private,
+            Backing::Private | Backing::Kept => self.backing,
         };
         Self { backing, ..self }
+    }
+
+    /// True for memory that no file is behind, and no shared pages.
+    pub fn is_anonymous(&self) -> bool {
+        matches!(self.backing, Backing::Private | Backing::Kept)
     }
 
     /// True when the guest may do anything there.
@@ -166,29 +170,38 @@ impl AddressSpace {
         self.replace(start, end, &[])
     }
 
-    /// Changes the protection of `start..end`, or nothing.
+    /// Changes the protection of `start..end`, as far as it can: up to a page that is not mapped, or may not
+    /// be written. Past the last address that has changed, and why it was the last.
     pub fn protect(
         &mut self,
         start: u64,
         end: u64,
         protection: Protection,
-    ) -> Result<(), ProtectError> {
+    ) -> (u64, Result<(), ProtectError>) {
         let mut pieces = self.clipped(start, end);
         let mut next = start;
+        let mut done = Ok(());
+        let mut changed = 0;
         for (at, area) in &mut pieces {
+            let shared = matches!(area.backing, Backing::Shared { .. });
             if *at > next {
-                return Err(ProtectError::Hole);
+                break;
             }
-            if protection.write && matches!(area.backing, Backing::Shared { .. }) {
-                return Err(ProtectError::Shared);
+            if protection.write && shared {
+                done = Err(ProtectError::Shared);
+                break;
             }
             next = area.end;
             area.protection = protection;
+            changed += 1;
         }
-        if next < end {
-            return Err(ProtectError::Hole);
+        if done.is_ok() && next < end {
+            done = Err(ProtectError::Hole);
         }
-        Ok(self.replace(start, end, &pieces)?)
+        match self.replace(start, next, &pieces[..changed]) {
+            Ok(()) => (next, done),
+            Err(refused) => (start, Err(refused.into())),
+        }
     }
 
     /// The area that holds `address`, with its start.
@@ -230,14 +243,18 @@ impl AddressSpace {
         next < end
     }
 
+    /// True when some of `start..end` is the monitor's.
+    pub fn is_monitors(&self, start: u64, end: u64) -> bool {
+        let monitor = self.rooms.monitor.0;
+        start < monitor + WINDOW_SIZE && end > monitor
+    }
+
     /// True when nothing is mapped in `start..end`, and it lies where guests may map.
     pub fn is_free(&self, start: u64, end: u64) -> bool {
-        let monitor = self.rooms.monitor.0;
-        let clear_of_monitor = end <= monitor || start >= monitor + WINDOW_SIZE;
         start < end
             && start >= LOWEST
             && end <= USER_ADDRESS_END
-            && clear_of_monitor
+            && !self.is_monitors(start, end)
             && self.over(start, end).next().is_none()
     }
 
@@ -364,7 +381,7 @@ impl AddressSpace {
 fn of_files(areas: &[(u64, Area)]) -> impl Iterator<Item = (FileId, u64)> + '_ {
     areas.iter().filter_map(|(at, area)| match area.backing {
         Backing::File { file, .. } => Some((file, area.end - at)),
-        Backing::Private | Backing::Shared { .. } => None,
+        Backing::Private | Backing::Kept | Backing::Shared { .. } => None,
     })
 }
 

@@ -97,6 +97,11 @@ impl Tables {
         Ok(written)
     }
 
+    /// True when `table`'s entry of `page` says that the page was written.
+    pub(super) fn was_written(ram: &MmapRegion, table: u64, page: u16) -> bool {
+        load(ram, table + u64::from(page) * 8).is_ok_and(|entry| entry & paging::DIRTY != 0)
+    }
+
     /// Maps the window at `window`, which has no table, by one entry, or by none (zero).
     pub(super) fn write_large(
         &mut self,

@@ -155,3 +155,120 @@ fn what_is_moved_keeps_its_frames() {
     assert_eq!(memory.read_value::<u8>(to + length).unwrap(), 0);
     assert!(memory.read_value::<u8>(from).is_err());
 }
+
+/// All bytes of a call's buffer have places of their own, however little there is: what it has found is not
+/// taken for untouched, and is no page table.
+#[test]
+fn a_call_never_has_a_page_twice() {
+    let mut memory = memory();
+    let length = 4 * memory.free();
+    memory
+        .map_zero(PAGE, length, Protection::READ_WRITE)
+        .unwrap();
+    // Near the limit, with pages that can be taken back.
+    let far = PAGE + length + WINDOW_SIZE;
+    memory
+        .map_zero(far, 1 << 29, Protection::READ_WRITE)
+        .unwrap();
+    for page in 0..100 {
+        memory.write(far + page * 20 * PAGE_SIZE, &[1]).unwrap();
+    }
+    let most = memory.limit();
+    let slices = memory.slices_of(&[(PAGE, length)], Access::Write).unwrap();
+    let mut places: Vec<(usize, usize)> = slices
+        .iter()
+        .map(|slice| (slice.ptr_guard().as_ptr() as usize, slice.len()))
+        .collect();
+    places.sort_unstable();
+    let found: usize = places.iter().map(|(_, length)| length).sum();
+    assert!(found as u64 <= most && found as u64 > most / 2, "{found}");
+    for pair in places.windows(2) {
+        assert!(pair[0].0 + pair[0].1 <= pair[1].0, "a page is there twice");
+    }
+    for slice in slices {
+        slice.copy_from(&vec![7u8; slice.len()]);
+    }
+    let mut last = [0];
+    memory.read(PAGE + found as u64 - 1, &mut last).unwrap();
+    assert_eq!(last, [7], "no page has lost its frame");
+    assert!(memory.held.is_empty());
+}
+
+/// What a file has need not be kept; what was written must be.
+#[test]
+fn pages_of_files_that_were_not_written_are_taken_back() {
+    use std::io::Write;
+    let mut memory = memory();
+    let pages = 2 * memory.limit() / PAGE_SIZE;
+    let mut file = tempfile::tempfile().unwrap();
+    for page in 0..pages {
+        let mut bytes = vec![0; PAGE_SIZE as usize];
+        bytes[..8].copy_from_slice(&page.to_le_bytes());
+        file.write_all(&bytes).unwrap();
+    }
+    let kept = std::os::fd::AsFd::as_fd(&file);
+    let length = pages * PAGE_SIZE;
+    memory
+        .map_file(PAGE, length, Protection::READ_WRITE, kept, 0)
+        .unwrap();
+    drop(file);
+    memory.write(PAGE + 5 * PAGE_SIZE, &[9; 8]).unwrap();
+    for page in 0..pages {
+        let found: u64 = memory.read_value(PAGE + page * PAGE_SIZE).unwrap();
+        let expected = if page == 5 {
+            0x0909_0909_0909_0909
+        } else {
+            page
+        };
+        assert_eq!(found, expected);
+    }
+    let found: u64 = memory.read_value(PAGE + 5 * PAGE_SIZE).unwrap();
+    assert_eq!(found, 0x0909_0909_0909_0909);
+    memory.unmap(PAGE, PAGE + length).unwrap();
+}
+
+/// Every way that charges takes its charge back, in any order.
+#[test]
+fn nothing_stays_charged_after_long_sequences() {
+    let mut memory = memory();
+    let free = memory.free();
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(300 * PAGE_SIZE).unwrap();
+    let kept = std::os::fd::AsFd::as_fd(&file);
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut next = |most: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % most
+    };
+    for _ in 0..3000 {
+        let (from, pages) = (next(2000), 1 + next(300));
+        let (start, end) = (PAGE + from * PAGE_SIZE, PAGE + (from + pages) * PAGE_SIZE);
+        let length = end - start;
+        match next(8) {
+            0 => memory
+                .map_zero(start, length, Protection::READ_WRITE)
+                .unwrap(),
+            1 => memory
+                .map_file(start, length, Protection::READ_WRITE, kept, 0)
+                .unwrap(),
+            2 => memory.unmap(start, end).unwrap(),
+            3 => memory.discard(start, end).unwrap(),
+            4 => drop(memory.protect(start, end, Protection::READ).unwrap()),
+            5 => drop(memory.populate(start, end, None).unwrap()),
+            6 => {
+                let area = memory.space().find(start);
+                if let Some((_, area)) = area {
+                    let to = PAGE + (4000 + next(1000)) * PAGE_SIZE;
+                    let end = end.min(area.end);
+                    memory.relocate(start, end, to, 2 * length).unwrap();
+                }
+            }
+            _ => drop(memory.write(start, &vec![1; 3 * PAGE_SIZE as usize])),
+        }
+    }
+    memory.unmap(PAGE, PAGE + 8000 * PAGE_SIZE).unwrap();
+    assert_eq!(memory.free(), free);
+    assert!(memory.space().find(PAGE).is_none());
+}

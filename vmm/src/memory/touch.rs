@@ -9,7 +9,6 @@ use super::runs::{Run, Runs};
 use super::space::{Area, Backing, Refused};
 use super::windows::{ALL, pages_of};
 use super::{FREE_TABLES, GrowError, GuestMemory};
-use crate::memory::transfer::{self, Position};
 
 impl GuestMemory {
     /// Gives the page at `address` a frame and an entry, and those that are likely to be next; a call
@@ -83,9 +82,8 @@ impl GuestMemory {
             batch.to = batch.to.min((page & !(ALONE - 1)) + ALONE);
         }
         batch.to = batch.to.max(demanded);
-        let anonymous = area.backing == Backing::Private;
         if in_order
-            && anonymous
+            && area.is_anonymous()
             && batch.is_window()
             && self.left() >= PAGES_PER_WINDOW
             && let Some(ram) = self.frames.take_window()
@@ -141,6 +139,9 @@ impl GuestMemory {
             } else if at > page {
                 break;
             } else if !self.reclaim()? {
+                for run in runs {
+                    self.give_back(run)?;
+                }
                 return Err(Refused::Limit(self.limit >> 10).into());
             }
         }
@@ -175,27 +176,13 @@ impl GuestMemory {
     fn fill(&self, file: FileId, offset: u64, runs: &[Run]) -> u64 {
         let mut done = 0;
         for run in runs {
-            let (Some(file), Some(slice)) = (
-                self.files.get(file),
-                self.slice(Place::Ram(run.physical()), run.bytes()),
-            ) else {
+            let Some(slice) = self.slice(Place::Ram(run.physical()), run.bytes()) else {
                 return done;
             };
-            let mut filled = 0;
-            while filled < slice.len() {
-                let Ok(rest) = slice.offset(filled) else {
-                    return done;
-                };
-                let at = Position::At((offset + done) as i64);
-                match transfer::read(file, &[rest], at) {
-                    Ok(0) => return done,
-                    Ok(moved) => {
-                        filled += moved;
-                        done += moved as u64;
-                    }
-                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                    Err(_) => return done,
-                }
+            let filled = self.files.fill(file, offset + done, &slice);
+            done += filled;
+            if filled < run.bytes() {
+                return done;
             }
         }
         done

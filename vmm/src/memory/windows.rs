@@ -16,7 +16,7 @@ use super::paging;
 use super::space::Refused;
 use super::tables::Tables;
 use super::{GrowError, GuestMemory, SlotRequest};
-use crate::plan::SHARED_BASE;
+use crate::plan::{MAX_MEMORY, SHARED_BASE};
 
 /// RAM is handed to the VM in slots; each further one is at least this large.
 const LEAST_GROWTH: u64 = 8 << 20;
@@ -24,6 +24,9 @@ const LEAST_GROWTH: u64 = 8 << 20;
 const TABLES_A_WINDOW: u64 = 3;
 /// Runs of pages that are made to be forgotten one by one; for more the machine forgets everything.
 const MOST_REVOKED: usize = 8;
+/// Windows that one entry mapped, of which is known what the processor may remember; for more it forgets
+/// everything. As many as the largest guest has in use, so that what it forgets is for the most part gone.
+const MOST_REMEMBERED: usize = (MAX_MEMORY / WINDOW_SIZE) as usize;
 /// All pages of a window.
 pub(super) const ALL: (u16, u16) = (0, PAGES_PER_WINDOW as u16);
 
@@ -97,7 +100,8 @@ impl GuestMemory {
         let entry = large.unwrap_or(0);
         if large.is_some() {
             let before = self.remembered.insert(window, entry & paging::FRAME);
-            self.flush |= before.is_some_and(|frame| frame != entry & paging::FRAME);
+            self.flush |= before.is_some_and(|frame| frame != entry & paging::FRAME)
+                || self.remembered.len() > MOST_REMEMBERED;
         }
         let written = self.tables.write_large(&self.ram, window, entry)?;
         self.counts.large_entries += written.entries;

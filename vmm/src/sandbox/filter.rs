@@ -166,14 +166,18 @@ const UNCOUNTED: [u32; 3] = [
 const LOCAL: u32 = libc::AF_UNIX as u32;
 const INTERNET: [u32; 2] = [libc::AF_INET as u32, libc::AF_INET6 as u32];
 const KEEP_OLD: u32 = libc::MREMAP_DONTUNMAP as u32;
-/// What [`crate::linux`] takes too: normal to `WILLNEED`, `DONTNEED`, `FREE`, huge pages, core dumps,
-/// `COLD` and `PAGEOUT`. Merging pages would tell guests of each other's.
-const ADVICE: [u32; 12] = [0, 1, 2, 3, 4, 8, 14, 15, 16, 17, 20, 21];
+/// What [`crate::linux`] takes too: normal to `WILLNEED`, `DONTNEED`, `FREE`, for `fork`, huge pages, core dumps,
+/// `COLD`, `PAGEOUT`, `POPULATE`. Merging pages would tell guests of each other's.
+const ADVICE: [u32; 19] = [
+    0, 1, 2, 3, 4, 8, 10, 11, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24,
+];
 
 /// Confines this process to a monitor's calls; any other ends it.
 pub(super) fn monitor(files_granted: bool, network: bool) -> Result<(), FilterError> {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let own = own.cast_unsigned();
     Ok(seccomp::install(
-        &monitor_policy(files_granted, network).program(),
+        &monitor_policy(files_granted, network, own).program(),
     )?)
 }
 
@@ -201,7 +205,7 @@ pub(super) fn guest(given: Given) -> Result<(), FilterError> {
     Ok(seccomp::install(&guest_policy(given).program())?)
 }
 
-fn monitor_policy(files_granted: bool, network: bool) -> Policy {
+fn monitor_policy(files_granted: bool, network: bool, own: u32) -> Policy {
     let mut policy = Policy::new(Verdict::Kill);
     for call in MONITOR {
         policy.set(call as u32, Verdict::Allow);
@@ -223,6 +227,9 @@ fn monitor_policy(files_granted: bool, network: bool) -> Policy {
             .unless(&[Test::Null(2)], Verdict::Allow)
             .unless(&descriptors_of(0), Verdict::Allow),
     );
+    // Of this process alone: what a guest maps is read so.
+    let reads = Rule::one_of(0, &[own], Verdict::Kill);
+    policy.set(libc::SYS_process_vm_readv as u32, reads);
     let requests = descriptor_requests(network).chain(MONITOR_IOCTLS);
     let requests = Rule::one_of(1, &requests.collect::<Vec<_>>(), Verdict::Kill);
     policy.set(libc::SYS_ioctl as u32, requests);

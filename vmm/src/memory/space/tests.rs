@@ -66,30 +66,30 @@ fn a_reservation_is_cut_and_made_again() {
         space.unmap(kept + (64 << 20), end).unwrap();
         space
             .protect(kept, kept + 0x2_1000, Protection::READ_WRITE)
+            .1
             .unwrap();
     }
     assert_eq!(list(&space).len(), 128);
 }
 
 #[test]
-fn protection_changes_whole_ranges_or_nothing() {
+fn protection_changes_up_to_a_hole() {
     let mut space = space();
     let area = private(0x50_4000, Protection::READ_WRITE);
     space.map(0x50_0000, area).unwrap();
-    space
-        .protect(0x50_1000, 0x50_2000, Protection::READ)
-        .unwrap();
+    let hole = Err(ProtectError::Hole);
+    let read = Protection::READ;
+    assert_eq!(
+        space.protect(0x50_1000, 0x50_2000, read),
+        (0x50_2000, Ok(()))
+    );
     assert_eq!(list(&space).len(), 3);
-    for (start, end) in [(0x50_3000, 0x50_5000), (0x4f_f000, 0x50_1000)] {
-        assert_eq!(
-            space.protect(start, end, Protection::READ),
-            Err(ProtectError::Hole)
-        );
-    }
+    assert_eq!(space.protect(0x4f_f000, 0x50_1000, read), (0x4f_f000, hole));
     assert_eq!(list(&space).len(), 3);
-    space
-        .protect(0x50_1000, 0x50_2000, Protection::READ_WRITE)
-        .unwrap();
+    assert_eq!(space.protect(0x50_3000, 0x50_5000, read), (0x50_4000, hole));
+    assert_eq!(list(&space)[3], (0x50_3000, 0x50_4000, "r--".into()));
+    let all = space.protect(0x50_0000, 0x50_4000, Protection::READ_WRITE);
+    assert_eq!(all, (0x50_4000, Ok(())));
     assert_eq!(list(&space), [(0x50_0000, 0x50_4000, "rw-".into())]);
 }
 
@@ -104,7 +104,7 @@ fn shared_pages_never_become_writable_and_keep_their_place() {
     space.map(0x40_0000, shared).unwrap();
     assert_eq!(
         space.protect(0x40_0000, 0x40_1000, Protection::READ_WRITE),
-        Err(ProtectError::Shared)
+        (0x40_0000, Err(ProtectError::Shared))
     );
     space.unmap(0x40_1000, 0x40_2000).unwrap();
     let (_, tail) = space.find(0x40_3000).unwrap();
@@ -156,7 +156,7 @@ fn a_file_is_shown_until_its_last_page_is_gone() {
         },
     };
     space.map(0x50_0000, area).unwrap();
-    space.protect(0x50_1000, 0x50_2000, NOTHING).unwrap();
+    space.protect(0x50_1000, 0x50_2000, NOTHING).1.unwrap();
     space.unmap(0x50_0000, 0x50_3000).unwrap();
     let (at, rest) = space.find(0x50_3000).unwrap();
     let offset = 0x4000;
@@ -219,13 +219,12 @@ impl Model {
             })),
             Step::Unmap(..) => self.0.retain(|page, _| !(start..end).contains(page)),
             Step::Protect(.., protection) => {
-                let all = pages.clone().all(|page| self.0.contains_key(&page));
-                let shared = |page| matches!(self.0.get(&page), Some((_, Backing::Shared { .. })));
-                if !all || protection.write && pages.clone().any(shared) {
-                    return;
-                }
-                for (_, page) in self.0.range_mut(start..end) {
-                    page.0 = *protection;
+                for page in pages {
+                    match self.0.get_mut(&page) {
+                        Some((_, Backing::Shared { .. })) if protection.write => return,
+                        Some(page) => page.0 = *protection,
+                        None => return,
+                    }
                 }
             }
         }
@@ -291,7 +290,7 @@ proptest! {
                     backing: Backing::Shared { physical: SHARED },
                 }),
                 Step::Unmap(..) => space.unmap(start, end),
-                Step::Protect(.., protection) => match space.protect(start, end, *protection) {
+                Step::Protect(.., protection) => match space.protect(start, end, *protection).1 {
                     Err(ProtectError::Refused(refused)) => Err(refused),
                     _ => Ok(()),
                 },

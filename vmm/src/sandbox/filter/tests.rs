@@ -245,7 +245,7 @@ fn arguments_are_looked_at() {
 #[test]
 fn the_monitor_makes_no_memory_executable() {
     for files in [true, false] {
-        let program = monitor_policy(files, false).program();
+        let program = monitor_policy(files, false, OWN).program();
         let ask = |call: i64, arguments| answer(&program, call as u32, arguments);
         assert_eq!(ask(libc::SYS_mmap, [0, 1, 3, 0x22, 0, 0]), Verdict::Allow);
         assert_eq!(ask(libc::SYS_mmap, [0, 1, 7, 0x22, 0, 0]), Verdict::Kill);
@@ -259,6 +259,9 @@ fn the_monitor_makes_no_memory_executable() {
         let opens = ask(libc::SYS_openat, [0; 6]);
         assert_eq!(opens == Verdict::Allow, files);
         assert_eq!(ask(libc::SYS_socket, [1, 1, 0, 0, 0, 0]), Verdict::Kill);
+        let read = |process| ask(libc::SYS_process_vm_readv, [process, 0, 1, 0, 1, 0]);
+        assert_eq!(read(OWN.into()), Verdict::Allow);
+        assert_eq!(read(1), Verdict::Kill);
         assert_eq!(ask(libc::SYS_prlimit64, [0, 9, 1, 0, 0, 0]), Verdict::Kill);
         assert_eq!(ask(libc::SYS_prlimit64, [1, 7, 1, 0, 0, 0]), Verdict::Kill);
     }
