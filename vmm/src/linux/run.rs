@@ -38,8 +38,8 @@ impl Linux {
             trace(self.serving, call, &served);
         }
         match served {
-            Ok(value) => Reply::Return(value),
-            Err(Stop::Error(error)) => Reply::Return(failed(error)),
+            Ok(value) => self.returned(value),
+            Err(Stop::Error(error)) => self.returned(failed(error)),
             Err(Stop::End(outcome)) => Reply::End(outcome),
             Err(Stop::Fault(cause)) => Reply::Fault(cause),
             Err(Stop::Ended) => Reply::Ended,
@@ -59,6 +59,13 @@ impl Linux {
                 Reply::Waits
             }
         }
+    }
+
+    /// The call has ended by itself, and with it the mask that it waited with. (One that a signal ends has
+    /// its handler see to that.)
+    fn returned(&mut self, value: u64) -> Reply {
+        self.restore_mask();
+        Reply::Return(value)
     }
 
     /// `call` waits no more: it has moved what it has moved, or a handler runs first.
