@@ -45,6 +45,9 @@ impl Linux {
             Err(Stop::Ended) => Reply::Ended,
             Err(Stop::Request(request)) => Reply::Request(request),
             Err(Stop::Wait(_)) if self.progress.interrupted => self.interrupt(call),
+            Err(Stop::Wait(wait)) if !self.scheduler.has_room(&wait) => {
+                self.returned(failed(Errno::NOMEM))
+            }
             Err(Stop::Wait(wait)) => {
                 let progress = self.progress;
                 self.task().pending = Some(Pending {
@@ -124,9 +127,19 @@ impl Linux {
         deadlines.into_iter().flatten().min()
     }
 
-    /// True when another task could run beside the running one, now or once a descriptor is ready.
-    pub fn has_others(&self) -> bool {
-        self.scheduler.has_ready() || self.scheduler.has_descriptors()
+    /// The tasks that could run beside the running one, in turn.
+    pub fn ready(&self) -> impl Iterator<Item = Tid> {
+        self.scheduler.ready()
+    }
+
+    /// True when there is one.
+    pub fn has_ready(&self) -> bool {
+        self.scheduler.ready().next().is_some()
+    }
+
+    /// How many waits for descriptors have begun, if one lasts.
+    pub fn descriptor_waits(&self) -> Option<u64> {
+        self.scheduler.descriptor_waits()
     }
 
     /// What is waited for at descriptors, and by whom.
