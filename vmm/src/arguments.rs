@@ -35,7 +35,7 @@ options:
   -h, --help               print this
   -V, --version            print the version
 
-signals to poolvmm are for the guest (process).
+signals to poolvmm are for the guest.
 
 exit status: the guest's own; 128 and the signal number if it was stopped (139: a fault of memory
 access, as a shell shows it). If the guest could not be run: 1, and 2 for wrong use.

@@ -178,6 +178,9 @@ impl AddressNames {
                 "guest stopped: an instruction or an address that programs may not use, {at}"
             ),
             Cause::Breakpoint => format!("guest stopped: breakpoint, {at}"),
+            Cause::Exception(12) => {
+                format!("guest stopped: an address that no stack can have, {at}")
+            }
             Cause::Exception(vector) => {
                 format!("guest stopped: processor exception {vector}, {at}")
             }

@@ -13,6 +13,7 @@ use pool_tests::requirements::needs;
 use world::{World, text};
 
 const SIGNALS: &str = include_str!("programs/signals.c");
+const FLAGS: [&str; 2] = ["-pthread", "-w"];
 const COMPILERS: [&str; 2] = ["musl-gcc", "gcc"];
 
 /// Runs with a pipe as standard input, which is closed once the program says "!".
@@ -49,7 +50,7 @@ fn as_natively(what: &str) {
     }
     let mut world = World::new();
     for compiler in COMPILERS {
-        let path = world.build(compiler, compiler, &["-pthread", "-w"], SIGNALS);
+        let path = world.build(compiler, compiler, &FLAGS, SIGNALS);
         let native = run(Command::new(path).arg(what));
         let found = run(&mut world.vmm(compiler, &[], &[what]));
         let said = text(&found.stderr);
@@ -104,7 +105,7 @@ fn signals_that_wait_are_bounded() {
         return;
     }
     let mut world = World::new();
-    world.build("flood", "musl-gcc", &["-pthread", "-w"], SIGNALS);
+    world.build("flood", "musl-gcc", &FLAGS, SIGNALS);
     let found = world.run("flood", &[], &["flood"]);
     assert_eq!(
         text(&found.stdout),
@@ -112,6 +113,32 @@ fn signals_that_wait_are_bounded() {
         "{}",
         text(&found.stderr)
     );
+}
+
+#[test]
+fn a_signal_to_the_process_is_anybodys_who_does_not_block_it() {
+    as_natively("other");
+}
+
+#[test]
+fn a_mask_for_a_wait_is_for_the_wait_alone() {
+    as_natively("masks");
+}
+
+#[test]
+fn programs_are_told_what_their_arithmetic_did() {
+    as_natively("codes");
+}
+
+/// Nor that of the operator. (Not natively: as above.)
+#[test]
+fn the_signals_that_count_once_are_never_refused() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let said = "kill 0 raise 0 write -1 1, of several 0, handled 3";
+    let expected = (said.to_owned(), "told".to_owned(), Some(137));
+    assert_eq!(told("full", "TERM"), expected);
 }
 
 #[test]
@@ -131,19 +158,20 @@ fn what_is_done_by_default() {
     as_natively("default");
 }
 
-/// Sends `signal` to the VMM once its guest is ready; what it said afterwards and how it ended.
-fn told(what: &str, signal: &str) -> (String, Option<i32>) {
+/// Sends `signal` to the VMM once its guest is ready; what it said before and afterwards and how it ended.
+fn told(what: &str, signal: &str) -> (String, String, Option<i32>) {
     let mut world = World::new();
-    world.build("told", "musl-gcc", &["-pthread", "-w"], SIGNALS);
+    world.build("told", "musl-gcc", &FLAGS, SIGNALS);
     let mut command = world.vmm("told", &[], &[what]);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut lines = lines.map(Result::unwrap);
+    let before: Vec<String> = lines.by_ref().take_while(|line| line != "ready").collect();
     let pid = child.id().to_string();
     let sent = Command::new("kill").args(["-s", signal, &pid]).status();
     assert!(sent.unwrap().success());
-    let rest: Vec<String> = lines.map(Result::unwrap).collect();
-    (rest.concat(), child.wait().unwrap().code())
+    let rest: Vec<String> = lines.collect();
+    (before.concat(), rest.concat(), child.wait().unwrap().code())
 }
 
 #[test]
@@ -152,9 +180,11 @@ fn signals_of_the_host_are_the_guests() {
         return;
     }
     for what in ["told", "computing"] {
-        assert_eq!(told(what, "TERM"), ("told".to_owned(), Some(0)), "{what}");
+        let expected = (String::new(), "told".to_owned(), Some(0));
+        assert_eq!(told(what, "TERM"), expected, "{what}");
     }
     for (signal, status) in [("TERM", 143), ("INT", 130), ("HUP", 129), ("USR1", 138)] {
-        assert_eq!(told("waits", signal), (String::new(), Some(status)));
+        let expected = (String::new(), String::new(), Some(status));
+        assert_eq!(told("waits", signal), expected);
     }
 }

@@ -54,6 +54,11 @@ fn a_thread_sleeps_while_another_computes() {
 }
 
 #[test]
+fn many_threads_wait_for_many_descriptors() {
+    as_natively("crowd");
+}
+
+#[test]
 fn locks_know_when_their_owner_has_died() {
     for what in ["robust", "inherit"] {
         as_natively(what);

@@ -46,6 +46,19 @@ impl Parts {
     }
 }
 
+fn in_use(state: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&state[IN_USE..IN_USE + 8]);
+    u64::from_le_bytes(word)
+}
+
+/// Leaves `features` of a state. KVM tells of parts that are in use on the host and that the processor was not
+/// given (protection keys), and takes no state back that has such.
+fn leave(state: &mut [u8], features: u64) {
+    let left = in_use(state) & features;
+    state[IN_USE..IN_USE + 8].copy_from_slice(&left.to_le_bytes());
+}
+
 /// The state of a task that does not run: no longer than what it uses.
 #[derive(Clone)]
 pub(super) struct Stored(Box<[u8]>);
@@ -59,9 +72,7 @@ impl fmt::Debug for Stored {
 impl Stored {
     /// What is in use of `state`.
     pub(super) fn of(state: &[u8], parts: &Parts) -> Self {
-        let mut word = [0; 8];
-        word.copy_from_slice(&state[IN_USE..IN_USE + 8]);
-        let in_use = u64::from_le_bytes(word) & parts.features;
+        let in_use = in_use(state) & parts.features;
         let length = parts.length(in_use).min(state.len());
         Self(state[..length].into())
     }
@@ -103,7 +114,9 @@ impl ExtendedState for Vcpu {
     fn read(&mut self) -> Result<Vec<u8>, StateError> {
         let state = self.fd().get_xsave().map_err(platform)?;
         let bytes = state.region.iter().flat_map(|word| word.to_le_bytes());
-        Ok(bytes.take(self.shape().bytes).collect())
+        let mut state: Vec<u8> = bytes.take(self.shape().bytes).collect();
+        leave(&mut state, self.shape().features);
+        Ok(state)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), StateError> {
@@ -134,6 +147,15 @@ mod tests {
             features: 0x87,
         }
     };
+
+    /// Else the end of a signal's handler would refuse what the program never had.
+    #[test]
+    fn parts_that_the_processor_was_not_given_are_left_out() {
+        let mut state = vec![0; BASE];
+        state[IN_USE..IN_USE + 2].copy_from_slice(&0x207u16.to_le_bytes());
+        leave(&mut state, PARTS.features);
+        assert_eq!(in_use(&state), 7);
+    }
 
     #[test]
     fn no_more_is_kept_than_is_in_use() {

@@ -4,6 +4,7 @@
 //! leaves it pending, and looked for by a descriptor where this process waits. So none is lost in
 //! between, no handler runs, and there is one place that takes them.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
@@ -115,13 +116,13 @@ impl Kicks {
         }
     }
 
-    /// Waits until something has come, one of `descriptors` is ready, or it is `deadline`. True for
-    /// each descriptor that is ready.
-    pub(super) fn wait(
+    /// Waits until something has come, one of `waits` (who, for what descriptor, for which of its events) is
+    /// over, or it is `deadline`. Whose are over.
+    pub(super) fn wait<T: Copy>(
         &self,
-        descriptors: &[(RawFd, PollFlags)],
+        waits: &[(T, RawFd, PollFlags)],
         deadline: Option<Timespec>,
-    ) -> Result<Vec<bool>, KvmError> {
+    ) -> Result<Vec<T>, KvmError> {
         let left = deadline.map(|deadline| {
             let now = now();
             if deadline > now {
@@ -130,41 +131,81 @@ impl Kicks {
                 Timespec::default()
             }
         });
-        self.poll(descriptors, left)
+        self.poll(waits, left)
     }
 
-    /// True for each of `descriptors` that is ready now.
-    pub(super) fn look(&self, descriptors: &[(RawFd, PollFlags)]) -> Result<Vec<bool>, KvmError> {
-        self.poll(descriptors, Some(Timespec::default()))
-    }
-
-    fn poll(
+    /// Whose of `waits` are over now.
+    pub(super) fn look<T: Copy>(
         &self,
-        descriptors: &[(RawFd, PollFlags)],
+        waits: &[(T, RawFd, PollFlags)],
+    ) -> Result<Vec<T>, KvmError> {
+        self.poll(waits, Some(Timespec::default()))
+    }
+
+    fn poll<T: Copy>(
+        &self,
+        waits: &[(T, RawFd, PollFlags)],
         left: Option<Timespec>,
-    ) -> Result<Vec<bool>, KvmError> {
+    ) -> Result<Vec<T>, KvmError> {
+        /// What the kernel tells unasked.
+        const ALWAYS: PollFlags = PollFlags::ERR.union(PollFlags::HUP).union(PollFlags::NVAL);
+        // Once each: the kernel takes no more than a process may have descriptors.
+        let mut wanted: BTreeMap<RawFd, PollFlags> = BTreeMap::new();
+        for &(_, descriptor, events) in waits {
+            let all = wanted.entry(descriptor).or_insert(PollFlags::empty());
+            *all |= events;
+        }
         let own = PollFd::new(&self.signals, PollFlags::IN);
-        let others = descriptors.iter().map(|&(descriptor, events)| {
+        let others = wanted.iter().map(|(&descriptor, &events)| {
             // SAFETY: the number is a guest's and not -1. It may stand for nothing, which `poll`
             // answers; it is used for this call alone.
             let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
             PollFd::from_borrowed_fd(descriptor, events)
         });
         let mut polls: Vec<_> = std::iter::once(own).chain(others).collect();
-        match rustix::event::poll(&mut polls, left.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => {
-                return Err(KvmError::Call {
-                    what: "waiting",
-                    error: error.into(),
-                });
-            }
+        let waited = match polled(&mut polls, left.as_ref()) {
+            Err(Errno::INVAL) => polled_in_parts(&mut polls, left),
+            waited => waited,
+        };
+        waited.map_err(|error| KvmError::Call {
+            what: "waiting",
+            error: error.into(),
+        })?;
+        for ((_, events), poll) in wanted.iter_mut().zip(&polls[1..]) {
+            *events = poll.revents();
         }
-        Ok(polls[1..]
-            .iter()
-            .map(|poll| !poll.revents().is_empty())
-            .collect())
+        let over = |&&(_, descriptor, events): &&(T, RawFd, PollFlags)| {
+            let found = wanted.get(&descriptor);
+            found.is_some_and(|found| found.intersects(events | ALWAYS))
+        };
+        Ok(waits.iter().filter(over).map(|&(who, ..)| who).collect())
     }
+}
+
+fn polled(polls: &mut [PollFd<'_>], left: Option<&Timespec>) -> Result<(), Errno> {
+    match rustix::event::poll(polls, left) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The same for more than this process may have descriptors: a guest may lower that below the number of those
+/// that it has open. The first is waited for; the others are looked at now, and soon again.
+fn polled_in_parts(polls: &mut [PollFd<'_>], left: Option<Timespec>) -> Result<(), Errno> {
+    /// So many descriptors every process may have.
+    const PART: usize = 32;
+    const SOON: Timespec = Timespec {
+        tv_sec: 0,
+        tv_nsec: 10_000_000,
+    };
+    for part in polls.chunks_mut(PART) {
+        polled(part, Some(&Timespec::default()))?;
+    }
+    if polls.iter().all(|poll| poll.revents().is_empty()) {
+        let soon = left.map_or(SOON, |left| left.min(SOON));
+        polled(&mut polls[..1], Some(&soon))?;
+    }
+    Ok(())
 }
 
 /// The monotonic clock.

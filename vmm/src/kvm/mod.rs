@@ -12,6 +12,7 @@ mod exception;
 mod extended;
 mod frame;
 mod kick;
+mod pace;
 mod run;
 mod stats;
 mod turns;

@@ -9,7 +9,7 @@ use super::turns::Left;
 use super::vcpu::Exit;
 use super::{KvmError, Machine, exception};
 use crate::fault::{Cause, Fault, Outcome};
-use crate::linux::Call;
+use crate::linux::{Call, ExtendedState};
 use crate::memory::{Access, GrowError};
 
 const PAGE_FAULT: u8 = 14;
@@ -50,7 +50,8 @@ impl Machine {
         self.exits.syscalls += 1;
         let registers = self.vcpu.registers();
         let call = Call {
-            number: registers.rax,
+            // As under Linux, where it is an `int`.
+            number: u64::from(registers.rax as u32),
             arguments: [
                 registers.rdi,
                 registers.rsi,
@@ -128,10 +129,14 @@ impl Machine {
             0 | 16 | 19 => Cause::Arithmetic,
             1 | 3 => Cause::Breakpoint,
             6 => Cause::UndefinedInstruction,
-            11..=13 => Cause::Protection,
+            13 => Cause::Protection,
             other => Cause::Exception(other),
         };
-        let exception = exception::of(vector, &frame, system.cr2, &cause);
+        let raised = match vector {
+            16 | 19 => exception::raised(vector, &self.vcpu.read()?),
+            _ => 0,
+        };
+        let exception = exception::of(vector, &frame, system.cr2, &cause, raised);
         if self.handle(&exception)? {
             Ok(None)
         } else {

@@ -12,17 +12,13 @@ use rustix::time::Timespec;
 use super::extended::Stored;
 use super::frame::Frame;
 use super::kick;
+use super::pace::Pace;
 use super::{KvmError, Machine};
 use crate::fault::{Fault, Outcome};
 use crate::linux::{
     Base, Exception, ExtendedState, FIRST_TASK, Reply, Request, Spawn, StateError, Tid,
 };
 
-/// How long a task runs while others could.
-const TURN: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 10_000_000,
-};
 /// How soon to look again at a processor that was stopped inside the monitor's code.
 const SOON: Timespec = Timespec {
     tv_sec: 0,
@@ -49,6 +45,8 @@ struct Aside {
     registers: kvm_regs,
     bases: [u64; 2],
     extended: Stored,
+    /// How long it ran before.
+    ran: Timespec,
 }
 
 /// Who runs, and who does not.
@@ -62,8 +60,7 @@ pub(super) struct Turns {
     /// Its call was interrupted: the handler that now runs may have it made again.
     restart: Option<u64>,
     aside: BTreeMap<Tid, Aside>,
-    /// When its turn is over, if others wait for theirs.
-    end: Option<Timespec>,
+    pace: Pace,
 }
 
 impl Default for Turns {
@@ -74,7 +71,7 @@ impl Default for Turns {
             result: None,
             restart: None,
             aside: BTreeMap::new(),
-            end: None,
+            pace: Pace::default(),
         }
     }
 }
@@ -156,6 +153,7 @@ impl Machine {
     fn spawn(&mut self, spawn: Spawn) -> Result<(), KvmError> {
         let mut copy = self.copy()?;
         copy.registers.rax = 0;
+        copy.ran = Timespec::default();
         if let Some(stack) = spawn.stack {
             copy.registers.rsp = stack;
         }
@@ -175,6 +173,7 @@ impl Machine {
             registers,
             bases: [system.fs.base, system.gs.base],
             extended: Stored::of(&state, self.vcpu.parts()),
+            ran: self.turns.pace.ran(kick::now()),
         })
     }
 
@@ -216,7 +215,7 @@ impl Machine {
         }
         self.turns.inside = Some(tid);
         self.turns.result = None;
-        self.turns.end = None;
+        self.turns.pace.begin(tid, kick::now());
         if let Some(next) = self.turns.aside.remove(&tid) {
             let mut system = self.vcpu.system_registers()?;
             [system.fs.base, system.gs.base] = next.bases;
@@ -280,13 +279,12 @@ impl Machine {
         if let Some(deadline) = self.linux.deadline() {
             self.kicks.arm(deadline)?;
         }
-        if self.linux.has_others() {
-            let end = match self.turns.end {
-                Some(end) => end,
-                None => kick::now() + TURN,
-            };
-            self.turns.end = Some(end);
-            self.kicks.arm(end)?;
+        let waits = self.linux.descriptor_waits();
+        // One whose turn is over is on its way out of the monitor's code, and must get there.
+        if self.linux.goes_on() && (self.linux.has_ready() || waits.is_some()) {
+            let ready = self.linux.ready();
+            let next = self.turns.pace.next(waits, ready, kick::now());
+            self.kicks.arm(next)?;
         }
         Ok(())
     }
@@ -294,8 +292,17 @@ impl Machine {
     /// The processor was stopped by a signal of the host.
     pub(super) fn interrupted(&mut self) -> Result<(), KvmError> {
         self.exits.interrupted += 1;
+        let ready = self.linux.ready().count();
         self.take_kicks()?;
         self.look_at_descriptors()?;
+        for tid in self.linux.ready().skip(ready) {
+            let aside = self.turns.aside.get(&tid);
+            let ran = aside.map_or_else(Timespec::default, |aside| aside.ran);
+            self.turns.pace.wake(tid, ran);
+        }
+        if self.turns.pace.is_over(kick::now()) {
+            self.linux.end_turn();
+        }
         let at_program = self.vcpu.is_at_program()?;
         self.turns.left = if at_program {
             Left::Program
@@ -315,12 +322,7 @@ impl Machine {
             self.linux.pass_on(signal);
         }
         if came.tick {
-            let now = kick::now();
-            self.linux.pass(now);
-            if self.turns.end.is_some_and(|end| end <= now) {
-                self.turns.end = None;
-                self.linux.end_turn();
-            }
+            self.linux.pass(kick::now());
         }
         Ok(())
     }
@@ -330,26 +332,27 @@ impl Machine {
         if waits.is_empty() {
             return Ok(());
         }
-        let descriptors: Vec<_> = waits.iter().map(|&(_, fd, events)| (fd, events)).collect();
-        let ready = self.kicks.look(&descriptors)?;
-        self.wake_ready(&waits, &ready);
+        self.wake_all(&self.kicks.look(&waits)?);
+        self.turns.pace.looked(kick::now());
         Ok(())
     }
 
     /// Waits until something has come that a task waits for: the one place where this process does.
     fn wait(&mut self) -> Result<(), KvmError> {
         let waits: Vec<_> = self.linux.descriptors().collect();
-        let descriptors: Vec<_> = waits.iter().map(|&(_, fd, events)| (fd, events)).collect();
-        let ready = self.kicks.wait(&descriptors, self.linux.deadline())?;
-        self.wake_ready(&waits, &ready);
+        self.wake_all(&self.kicks.wait(&waits, self.linux.deadline())?);
         self.take_kicks()?;
-        self.linux.pass(kick::now());
+        let now = kick::now();
+        self.linux.pass(now);
+        if let Some(inside) = self.turns.inside {
+            self.turns.pace.begin(inside, now);
+        }
         Ok(())
     }
 
-    fn wake_ready<T>(&mut self, waits: &[(Tid, std::os::fd::RawFd, T)], ready: &[bool]) {
-        for ((tid, ..), _) in waits.iter().zip(ready).filter(|(_, ready)| **ready) {
-            self.linux.wake(*tid);
+    fn wake_all(&mut self, tids: &[Tid]) {
+        for &tid in tids {
+            self.linux.wake(tid);
         }
     }
 

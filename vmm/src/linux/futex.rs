@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use pool_core::address::USER_ADDRESS_END;
 use rustix::io::Errno;
 use rustix::time::ClockId;
 
@@ -57,6 +58,14 @@ impl Futexes {
         taken
     }
 
+    /// Takes the first that waits to own the word at `address`.
+    fn take_owner(&mut self, address: u64) -> Option<Tid> {
+        let queue = self.0.get(&address)?;
+        let task = queue.iter().find(|waiter| waiter.owns)?.task;
+        self.remove(address, task);
+        Some(task)
+    }
+
     fn remove(&mut self, address: u64, task: Tid) {
         if let Some(queue) = self.0.get_mut(&address) {
             queue.retain(|waiter| waiter.task != task);
@@ -81,8 +90,10 @@ pub(super) fn futex(
     linux: &mut Linux,
     [address, operation, value, timeout, second, third]: Arguments,
 ) -> Served {
-    const COMMAND: u64 = 0x7f;
-    const REALTIME: u64 = 0x100;
+    const PRIVATE: u32 = 0x80;
+    const REALTIME: u32 = 0x100;
+    let operation = operation as u32;
+    let command = operation & !(PRIVATE | REALTIME);
     let realtime = operation & REALTIME != 0;
     let value32 = value as u32;
     // A signed count; Linux takes 0 for 1 when it wakes.
@@ -97,32 +108,27 @@ pub(super) fn futex(
     } else {
         ClockId::Monotonic
     };
-    aligned(address)?;
-    match operation & COMMAND {
+    if realtime && !matches!(command, 9 | 13) {
+        return Err(Errno::NOSYS.into());
+    }
+    word_at(address)?;
+    match command {
         0 => wait(linux, address, value32, ANY, limit(clock, false)),
         9 => wait(linux, address, value32, third as u32, limit(clock, true)),
         1 => wake(linux, address, count(value).max(1), ANY),
         10 => wake(linux, address, count(value).max(1), third as u32),
-        3 => {
-            aligned(second)?;
-            Ok(requeue(
-                linux,
-                address,
-                second,
-                count(value),
-                count(timeout),
-            ))
-        }
-        4 => {
-            aligned(second)?;
-            if linux.memory.read_value::<u32>(address)? != third as u32 {
+        3 | 4 => {
+            word_at(second)?;
+            let [Ok(woken), Ok(moved)] = [value, timeout].map(|n| u64::try_from(n as i32)) else {
+                return Err(Errno::INVAL.into());
+            };
+            if command == 4 && linux.memory.read_value::<u32>(address)? != third as u32 {
                 return Err(Errno::AGAIN.into());
             }
-            let woken = count(value);
-            Ok(requeue(linux, address, second, woken, count(timeout)))
+            requeue(linux, address, second, woken, moved)
         }
         5 => {
-            aligned(second)?;
+            word_at(second)?;
             let old = wake_operation(linux, second, third as u32)?;
             let mut woken = linux.wake_futex(address, count(value).max(1), ANY);
             if old {
@@ -138,11 +144,13 @@ pub(super) fn futex(
     }
 }
 
-fn aligned(address: u64) -> Result<(), Errno> {
-    if address.is_multiple_of(4) {
-        Ok(())
-    } else {
+fn word_at(address: u64) -> Result<(), Errno> {
+    if !address.is_multiple_of(4) {
         Err(Errno::INVAL)
+    } else if address >= USER_ADDRESS_END {
+        Err(Errno::FAULT)
+    } else {
+        Ok(())
     }
 }
 
@@ -201,13 +209,16 @@ fn queue(linux: &mut Linux, address: u64, bits: u32, owns: bool) -> Served {
 }
 
 fn wake(linux: &mut Linux, address: u64, count: u64, bits: u32) -> Served {
-    if bits == 0 {
+    if bits == 0 || linux.futexes.is_owned(address) {
         return Err(Errno::INVAL.into());
     }
     Ok(linux.wake_futex(address, count, bits))
 }
 
-fn requeue(linux: &mut Linux, from: u64, to: u64, woken: u64, moved: u64) -> u64 {
+fn requeue(linux: &mut Linux, from: u64, to: u64, woken: u64, moved: u64) -> Served {
+    if linux.futexes.is_owned(from) || linux.futexes.is_owned(to) {
+        return Err(Errno::INVAL.into());
+    }
     let woken = linux.wake_futex(from, woken, ANY);
     let waiters = linux.futexes.take(from, moved, ANY);
     let moved = waiters.len() as u64;
@@ -217,7 +228,7 @@ fn requeue(linux: &mut Linux, from: u64, to: u64, woken: u64, moved: u64) -> u64
         }
         linux.futexes.add(to, waiter);
     }
-    woken + moved
+    Ok(woken + moved)
 }
 
 /// Changes the word at `address` as `WAKE_OP` says, and compares what it was.
@@ -301,13 +312,13 @@ fn unlock(linux: &mut Linux, address: u64) -> Served {
 
 /// Gives a word to the first that waits for it, if one does; `died` is set in it.
 fn hand_over(linux: &mut Linux, address: u64, died: u32) -> Result<(), Stop> {
-    let next = linux.futexes.take(address, 1, ANY);
-    let owner = next.first().map_or(0, |waiter| waiter.task);
+    let next = linux.futexes.take_owner(address);
+    let owner = next.unwrap_or(0);
     let waiters = linux.futexes.is_awaited(address);
     let word = owner | died | if waiters { WAITERS } else { 0 };
     linux.memory.write_value(address, &word)?;
-    for waiter in next {
-        linux.wake_waiter(waiter.task);
+    if let Some(task) = next {
+        linux.wake_waiter(task);
     }
     Ok(())
 }
@@ -411,6 +422,25 @@ mod tests {
         assert_eq!(futexes.take(8, 0, ANY), []);
         assert_eq!(tasks(futexes.take(8, 9, ANY)), [1, 4]);
         assert!(!futexes.is_awaited(8));
+    }
+
+    #[test]
+    fn a_word_is_handed_to_who_waits_to_own_it() {
+        let mut futexes = Futexes::default();
+        futexes.add(8, waiter(1, ANY));
+        for task in [2, 3] {
+            let owns = true;
+            futexes.add(
+                8,
+                Waiter {
+                    owns,
+                    ..waiter(task, ANY)
+                },
+            );
+        }
+        assert_eq!([2, 3].map(Some), [(); 2].map(|()| futexes.take_owner(8)));
+        assert_eq!(futexes.take_owner(8), None);
+        assert!(futexes.is_awaited(8) && !futexes.is_owned(8));
     }
 
     #[test]

@@ -56,6 +56,16 @@ impl Linux {
         let time = time::read_timespec(self, at)?;
         Ok(self.limit_in(time::duration(&time)))
     }
+
+    /// A call has found nothing and may not wait: a signal that only its mask lets in ends it all the same.
+    fn let_signals_in(&mut self) -> Result<(), Stop> {
+        let tid = self.tid();
+        if self.task().saved_mask.is_some() && self.drop_ignored(tid) != 0 {
+            self.progress.interrupted = true;
+            return Err(Stop::Wait(Wait::Woken { deadline: None }));
+        }
+        Ok(())
+    }
 }
 
 /// Asks for the events of `polls` at once; the number of descriptors that have some.
@@ -119,7 +129,9 @@ fn poll_until(linux: &mut Linux, at: u64, count: u64, limit: Limit) -> Served {
         }
     }
     ready += look(&mut polls)? as u64;
-    if ready == 0 && limit != Limit::Now {
+    if ready == 0 && limit == Limit::Now {
+        linux.let_signals_in()?;
+    } else if ready == 0 {
         let waiting = places
             .iter()
             .map(|&(_, descriptor, events)| (descriptor, events));
@@ -219,7 +231,9 @@ fn select_until(linux: &mut Linux, count: u64, sets: [u64; 3], limit: Limit) -> 
     {
         return Err(Errno::BADF.into());
     }
-    if ready == 0 && limit != Limit::Now {
+    if ready == 0 && limit == Limit::Now {
+        linux.let_signals_in()?;
+    } else if ready == 0 {
         until(limit, waiting.clone())?;
     }
     let mut answer: [Vec<u8>; 3] = std::array::from_fn(|_| vec![0; bytes]);

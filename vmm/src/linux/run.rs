@@ -38,13 +38,16 @@ impl Linux {
             trace(self.serving, call, &served);
         }
         match served {
-            Ok(value) => Reply::Return(value),
-            Err(Stop::Error(error)) => Reply::Return(failed(error)),
+            Ok(value) => self.returned(value),
+            Err(Stop::Error(error)) => self.returned(failed(error)),
             Err(Stop::End(outcome)) => Reply::End(outcome),
             Err(Stop::Fault(cause)) => Reply::Fault(cause),
             Err(Stop::Ended) => Reply::Ended,
             Err(Stop::Request(request)) => Reply::Request(request),
             Err(Stop::Wait(_)) if self.progress.interrupted => self.interrupt(call),
+            Err(Stop::Wait(wait)) if !self.scheduler.has_room(&wait) => {
+                self.returned(failed(Errno::NOMEM))
+            }
             Err(Stop::Wait(wait)) => {
                 let progress = self.progress;
                 self.task().pending = Some(Pending {
@@ -59,6 +62,13 @@ impl Linux {
                 Reply::Waits
             }
         }
+    }
+
+    /// The call has ended by itself, and with it the mask that it waited with. (One that a signal ends has
+    /// its handler see to that.)
+    fn returned(&mut self, value: u64) -> Reply {
+        self.restore_mask();
+        Reply::Return(value)
     }
 
     /// `call` waits no more: it has moved what it has moved, or a handler runs first.
@@ -117,9 +127,19 @@ impl Linux {
         deadlines.into_iter().flatten().min()
     }
 
-    /// True when another task could run beside the running one, now or once a descriptor is ready.
-    pub fn has_others(&self) -> bool {
-        self.scheduler.has_ready() || self.scheduler.has_descriptors()
+    /// The tasks that could run beside the running one, in turn.
+    pub fn ready(&self) -> impl Iterator<Item = Tid> {
+        self.scheduler.ready()
+    }
+
+    /// True when there is one.
+    pub fn has_ready(&self) -> bool {
+        self.scheduler.ready().next().is_some()
+    }
+
+    /// How many waits for descriptors have begun, if one lasts.
+    pub fn descriptor_waits(&self) -> Option<u64> {
+        self.scheduler.descriptor_waits()
     }
 
     /// What is waited for at descriptors, and by whom.

@@ -9,6 +9,9 @@ use rustix::time::Timespec;
 
 use super::wait::Wait;
 
+/// Descriptors that tasks may wait for together, beside one each.
+const MOST_AWAITED: usize = 1 << 16;
+
 /// Number of a task.
 pub type Tid = u32;
 
@@ -20,8 +23,10 @@ pub(super) struct Scheduler {
     waiting: BTreeMap<Tid, Wait>,
     /// Of those that wait, and only until then.
     deadlines: BTreeSet<(Timespec, Tid)>,
-    /// How many wait for descriptors.
-    at_descriptors: usize,
+    /// Descriptors that they wait for, all together.
+    awaited: usize,
+    /// How often one of them began to wait for some.
+    waits: u64,
     turn_over: bool,
 }
 
@@ -29,6 +34,12 @@ impl Scheduler {
     /// A new task is ready to run.
     pub(super) fn add(&mut self, task: Tid) {
         self.ready.push_back(task);
+    }
+
+    /// There is room to remember `wait`: its length is the guest's choice.
+    pub(super) fn has_room(&self, wait: &Wait) -> bool {
+        let descriptors = wait.descriptors().count();
+        descriptors <= 1 || self.awaited + descriptors <= MOST_AWAITED
     }
 
     /// The running task waits.
@@ -39,7 +50,9 @@ impl Scheduler {
         if let Some(deadline) = wait.deadline() {
             self.deadlines.insert((deadline, task));
         }
-        self.at_descriptors += usize::from(wait.descriptors().next().is_some());
+        let descriptors = wait.descriptors().count();
+        self.awaited += descriptors;
+        self.waits += u64::from(descriptors > 0);
         self.waiting.insert(task, wait);
     }
 
@@ -56,7 +69,7 @@ impl Scheduler {
         if let Some(deadline) = wait.deadline() {
             self.deadlines.remove(&(deadline, task));
         }
-        self.at_descriptors -= usize::from(wait.descriptors().next().is_some());
+        self.awaited -= wait.descriptors().count();
         self.ready.push_back(task);
         true
     }
@@ -95,14 +108,14 @@ impl Scheduler {
         self.running
     }
 
-    /// True when another task could run.
-    pub(super) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+    /// The tasks that could run beside the running one, in turn.
+    pub(super) fn ready(&self) -> impl Iterator<Item = Tid> {
+        self.ready.iter().copied()
     }
 
-    /// True when a descriptor could make another task run.
-    pub(super) fn has_descriptors(&self) -> bool {
-        self.at_descriptors > 0
+    /// How many waits for descriptors have begun, if one lasts.
+    pub(super) fn descriptor_waits(&self) -> Option<u64> {
+        (self.awaited > 0).then_some(self.waits)
     }
 
     /// The first moment at which a task is woken in any case.
@@ -209,10 +222,28 @@ mod tests {
         let all: Vec<_> = scheduler.descriptors().collect();
         assert_eq!(all, [(1, 5, read), (1, 6, write), (2, 5, write)]);
         scheduler.wake(1);
-        assert!(scheduler.has_descriptors());
+        assert_eq!(scheduler.descriptor_waits(), Some(2));
         scheduler.pass(at(4));
-        assert!(!scheduler.has_descriptors());
+        assert_eq!(scheduler.descriptor_waits(), None);
         assert_eq!(scheduler.next(), Some(1));
+    }
+
+    #[test]
+    fn what_is_waited_for_is_bounded() {
+        let mut scheduler = with(&[1, 2]);
+        let wait = |descriptor: usize| Wait::AnyReady {
+            descriptors: (0..descriptor as RawFd)
+                .map(|d| (d, PollFlags::IN))
+                .collect(),
+            deadline: None,
+        };
+        scheduler.next();
+        assert!(scheduler.has_room(&wait(MOST_AWAITED)));
+        scheduler.wait(wait(MOST_AWAITED));
+        scheduler.next();
+        assert!(scheduler.has_room(&wait(1)) && !scheduler.has_room(&wait(2)));
+        scheduler.wake(1);
+        assert!(scheduler.has_room(&wait(2)));
     }
 
     #[test]
@@ -220,7 +251,7 @@ mod tests {
         let mut scheduler = with(&[1]);
         scheduler.next();
         scheduler.wait(Wait::Until(at(1)));
-        assert!(!scheduler.has_descriptors());
+        assert_eq!(scheduler.descriptor_waits(), None);
         assert_eq!(scheduler.descriptors().count(), 0);
     }
 }

@@ -9,7 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/select.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
@@ -92,6 +94,44 @@ static void *masked(void *p) {
     return (void *)(long)got;
 }
 static void value(int s, siginfo_t *i, void *c) { seen = seen * 10 + i->si_value.sival_int; count++; }
+
+/* Runs with all signals blocked, and waits for what another thread's handler does. */
+static void waits_for_other(int s) {
+    for (int i = 0; !seen && i < 5000; i++) sleep_ms(1);
+    count = seen ? 1 : -1;
+}
+static void sees(int s) { seen = 1; }
+static void *takes(void *signal) {
+    sigset_t s;
+    sigfillset(&s);
+    sigdelset(&s, (int)(long)signal);
+    pthread_sigmask(SIG_SETMASK, &s, 0);
+    __sync_fetch_and_add(&depth, 1);
+    while (!seen) sleep_ms(1000);
+    return 0;
+}
+static void *sends_both(void *p) {
+    sigset_t s;
+    sigfillset(&s);
+    pthread_sigmask(SIG_SETMASK, &s, 0);
+    while (!depth) sleep_ms(1);
+    sleep_ms(30);
+    kill(getpid(), SIGUSR1);
+    kill(getpid(), SIGUSR2);
+    return 0;
+}
+static void code(int s, siginfo_t *i, void *c) { seen = i->si_code; siglongjmp(back, s); }
+/* Exceptions but those for denormals and lost precision. */
+static void unmask(void) {
+    unsigned sse = 0x1100;
+    unsigned short x87 = 0x362;
+    __asm__ volatile("ldmxcsr %0\n fninit\n fldcw %1" : : "m"(sse), "m"(x87));
+}
+static volatile double zero, one = 1, big = 1e308, tiny = 1e-308, result;
+static volatile long double wide_zero, wide_one = 1, wide;
+#define RAISES(what, ...) do { \
+    unmask(); \
+    int s = sigsetjmp(back, 1); if (!s) { seen = 0; __VA_ARGS__; } printf("%s: %d %ld\n", what, s, seen); } while (0)
 
 int main(int c, char **v) {
     const char *what = v[1];
@@ -240,6 +280,78 @@ int main(int c, char **v) {
         }
         sigprocmask(SIG_UNBLOCK, &s, 0);
         printf("%ld in order %ld\n", count, seen);
+    } else if (!strcmp(what, "other")) {
+        struct sigaction a = { .sa_handler = waits_for_other };
+        sigfillset(&a.sa_mask);
+        sigaction(SIGUSR1, &a, 0);
+        handle(SIGUSR2, sees, 0);
+        pthread_t third;
+        pthread_create(&other, 0, takes, (void *)SIGUSR2);
+        pthread_create(&third, 0, sends_both, 0);
+        while (!count) pause();
+        printf("the other has its signal %ld\n", count);
+    } else if (!strcmp(what, "masks")) {
+        /* A call that returns something lets no signal in; one that would wait, or finds nothing, does. */
+        sigset_t s = set(SIGUSR1), none = set(0);
+        int p[2], n;
+        if (pipe(p) || write(p[1], "x", 1) != 1) puts("no pipe");
+        sigprocmask(SIG_BLOCK, &s, 0);
+        handle(SIGUSR1, counts, 0);
+        raise(SIGUSR1);
+        struct pollfd one_ = { p[0], POLLIN };
+        struct timespec now = { 0, 0 };
+        struct epoll_event event = { EPOLLIN }, out;
+        int e = epoll_create1(0);
+        epoll_ctl(e, EPOLL_CTL_ADD, p[0], &event);
+        fd_set f;
+        FD_ZERO(&f);
+        FD_SET(p[0], &f);
+        n = ppoll(&one_, 1, 0, &none); printf("ppoll %d %ld\n", n, count);
+        n = pselect(p[0] + 1, &f, 0, 0, 0, &none); printf("pselect %d %ld\n", n, count);
+        n = epoll_pwait(e, &out, 1, -1, &none); printf("epoll_pwait %d %ld\n", n, count);
+        n = ppoll(&one_, 1, &(struct timespec){ 0, -1 }, &none); printf("wrong %d %d %ld\n", n, errno, count);
+        if (read(p[0], room, 1) != 1) puts("lost");
+        n = epoll_pwait(e, &out, 1, 0, &none); printf("epoll_pwait, nothing %d %ld\n", n, count);
+        n = ppoll(&one_, 1, &now, &none); printf("ppoll, nothing %d %d %ld\n", n, errno, count);
+        raise(SIGUSR1);
+        n = pselect(p[0] + 1, &f, 0, 0, &now, &none); printf("pselect, nothing %d %d %ld\n", n, errno, count);
+        raise(SIGUSR1);
+        n = epoll_pwait(e, &out, 1, -1, &none); printf("epoll_pwait, waiting %d %d %ld\n", n, errno, count);
+        sigprocmask(SIG_BLOCK, 0, &s);
+        printf("blocked again %d\n", sigismember(&s, SIGUSR1));
+    } else if (!strcmp(what, "codes")) {
+        stack_t own = { .ss_sp = room, .ss_size = sizeof room };
+        sigaltstack(&own, 0);
+        handle(SIGFPE, code, SA_SIGINFO);
+        handle(SIGBUS, code, SA_SIGINFO | SA_ONSTACK);
+        RAISES("division", result = one / zero);
+        RAISES("invalid", result = zero / zero);
+        RAISES("overflow", result = big * big);
+        RAISES("underflow", result = tiny * tiny);
+        RAISES("x87", wide = wide_one / wide_zero; __asm__ volatile("fwait"));
+        RAISES("stack", __asm__ volatile("mov $0x1000000000000000, %%rsp\n push %%rax" : : : "memory"));
+    } else if (!strcmp(what, "full")) {
+        /* However many wait: those of which one waits are never refused. */
+        sigset_t s = set(SIGRTMIN + 1);
+        sigprocmask(SIG_BLOCK, &s, 0);
+        handle(SIGUSR1, counts, 0);
+        handle(SIGPIPE, counts, 0);
+        handle(SIGTERM, counts, 0);
+        while (!sigqueue(getpid(), SIGRTMIN + 1, (union sigval){ 0 })) ;
+        int p[2];
+        if (pipe(p)) puts("no pipe");
+        close(p[0]);
+        printf("kill %d ", kill(getpid(), SIGUSR1));
+        printf("raise %d ", raise(SIGUSR1));
+        printf("write %d ", (int)write(p[1], "x", 1));
+        printf("%d, ", errno == EPIPE);
+        printf("of several %d, ", kill(getpid(), SIGRTMIN + 1));
+        printf("handled %ld\nready\n", count);
+        fflush(stdout);
+        while (count < 4) pause();
+        puts("told");
+        fflush(stdout);
+        kill(getpid(), SIGKILL);
     } else if (!strcmp(what, "flood")) {
         sigset_t s = set(SIGRTMIN + 1);
         sigprocmask(SIG_BLOCK, &s, 0);

@@ -1,6 +1,7 @@
 /* Threads. Usage: WHAT. Prints the same natively as in a guest. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
@@ -8,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -127,6 +129,23 @@ static void *post(void *n) { sleep_ms(5); sem_post(&semaphore); return 0; }
 
 static void *leave(void *n) { syscall(SYS_exit, 5); return 0; }
 
+/* Descriptors that many threads wait for. */
+#define READERS 150
+#define PIPES 60
+static int all[3 * PIPES][2], shared[2];
+static void *reads(void *n) {
+    char byte;
+    __atomic_add_fetch(&count, 1, __ATOMIC_SEQ_CST);
+    return (void *)(long)read(shared[0], &byte, 1);
+}
+static void *polls(void *n) {
+    struct pollfd p[PIPES];
+    for (int i = 0; i < PIPES; i++) p[i] = (struct pollfd){ all[(long)n * PIPES + i][0], POLLIN };
+    __atomic_add_fetch(&count, 1, __ATOMIC_SEQ_CST);
+    long ready = poll(p, PIPES, -1);
+    return (void *)(ready * 1000 + p[n ? 7 : 0].revents);
+}
+
 int main(int c, char **v) {
     pthread_t threads[MANY];
     const char *what = v[1];
@@ -204,6 +223,25 @@ int main(int c, char **v) {
     } else if (!strcmp(what, "whole-group")) {
         pthread_create(&threads[0], 0, sleeper, 0);
         _exit(6);
+    } else if (!strcmp(what, "crowd")) {
+        /* More than the limit of descriptors, at one and at many of them. */
+        struct rlimit few;
+        pthread_t crowd[READERS];
+        for (int i = 0; i < 3 * PIPES; i++) if (pipe(all[i])) puts("no pipe");
+        if (pipe(shared)) puts("no pipe");
+        getrlimit(RLIMIT_NOFILE, &few);
+        few.rlim_cur = 128;
+        printf("limit %d\n", setrlimit(RLIMIT_NOFILE, &few));
+        start(crowd, READERS, reads);
+        start(threads, 3, polls);
+        while (__atomic_load_n(&count, __ATOMIC_SEQ_CST) < READERS + 3) sched_yield();
+        usleep(20000);
+        for (int i = 0; i < READERS; i++) write(shared[1], "x", 1);
+        printf("read %ld\n", join(crowd, READERS));
+        write(all[0][1], "x", 1);
+        write(all[PIPES + 7][1], "x", 1);
+        write(all[2 * PIPES + 7][1], "x", 1);
+        printf("polled %ld\n", join(threads, 3));
     } else if (!strcmp(what, "bomb")) {
         pthread_attr_t a;
         pthread_t t;

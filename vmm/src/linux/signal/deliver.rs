@@ -104,10 +104,7 @@ impl Linux {
         if let Some(number) = restart {
             make_again(registers, number);
         }
-        if let Some(mask) = self.task().saved_mask.take() {
-            self.task().mask = mask;
-            self.offer_shared();
-        }
+        self.restore_mask();
         Ok(())
     }
 
@@ -230,6 +227,7 @@ impl Linux {
         if task.stack.disarms {
             task.stack = SignalStack::default();
         }
+        self.offer_shared();
     }
 
     /// The end of a handler: the running task goes on with what its frame says, as far as a program may.

@@ -24,7 +24,7 @@ pub(super) type Signal = u8;
 const LAST: Signal = 64;
 /// The first of those of which several wait.
 const REALTIME: Signal = 32;
-/// Signals that wait, of all tasks together.
+/// Signals that wait, of all tasks together, from which on none is added to those of which several may.
 const MOST_WAITING: usize = 4096;
 
 /// The bit of `signal` in a set.
@@ -202,6 +202,8 @@ impl Action {
     const IGNORE: u64 = 1;
 
     fn parse(bytes: &[u8; Self::BYTES]) -> Self {
+        /// Flags that Linux knows; it forgets others, by which programs learn what it knows.
+        const KNOWN: u64 = 0xdc00_0807;
         let word = |at: usize| {
             let mut word = [0; 8];
             word.copy_from_slice(&bytes[at * 8..][..8]);
@@ -209,7 +211,7 @@ impl Action {
         };
         Self {
             handler: word(0),
-            flags: word(1),
+            flags: word(1) & KNOWN,
             restorer: word(2),
             mask: word(3),
         }

@@ -4,7 +4,7 @@ use rustix::io::Errno;
 
 use super::super::scheduler::Tid;
 use super::super::{Linux, Stop};
-use super::{Action, Info, LAST, MOST_WAITING, Signal, bit};
+use super::{Action, Info, LAST, MOST_WAITING, REALTIME, Signal, bit};
 
 /// Whom a signal is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub(super) fn named(signal: u64) -> Result<Option<Signal>, Errno> {
 }
 
 impl Linux {
-    /// Sends a signal. Fails when too many wait.
+    /// Sends a signal. Fails when too many wait, which those of which one at a time waits cannot be.
     pub(in super::super) fn send(&mut self, target: Target, info: Info) -> Result<(), Errno> {
         let bit = bit(info.signal);
         let blocked = match target {
@@ -49,14 +49,21 @@ impl Linux {
         if self.signals.action(info.signal).ignores(info.signal) && !blocked {
             return Ok(());
         }
-        if self.signals.waiting >= MOST_WAITING {
-            return Err(Errno::AGAIN);
-        }
         let queue = match target {
             Target::Process => Some(&mut self.signals.shared),
             Target::Task(tid) => self.tasks.get_mut(tid).map(|task| &mut task.signals),
         };
-        if queue.ok_or(Errno::SRCH)?.push(info) {
+        let queue = queue.ok_or(Errno::SRCH)?;
+        if info.signal >= REALTIME && self.signals.waiting >= MOST_WAITING {
+            match info.code {
+                // What `kill` sends is all the same: one is enough.
+                libc::SI_USER if queue.set() & bit != 0 => return Ok(()),
+                // Of a timer's one waits anyway.
+                libc::SI_USER | libc::SI_TIMER => {}
+                _ => return Err(Errno::AGAIN),
+            }
+        }
+        if queue.push(info) {
             self.signals.waiting += 1;
         }
         self.wake_for(target, bit);
@@ -79,16 +86,16 @@ impl Linux {
             return overrun;
         }
         let overrun = more(0, times - 1);
-        // Too many wait, or its task has ended: nobody is told.
+        // Its task has ended: nobody is told.
         let _ = self.send(target, info.with_overrun(overrun));
         overrun
     }
 
-    /// Wakes a task that takes a signal of `set` now, if it waits.
-    fn wake_for(&mut self, target: Target, set: u64) {
+    /// Wakes a task that takes the signal of `bit` now, if it waits.
+    fn wake_for(&mut self, target: Target, bit: u64) {
         let takes = |tid: Tid| {
             let task = self.tasks.get(tid);
-            task.is_some_and(|task| (task.awaited | !task.mask) & set != 0)
+            task.is_some_and(|task| (task.awaited | !task.mask) & bit != 0)
         };
         let chosen = match target {
             Target::Task(tid) => Some(tid).filter(|&tid| takes(tid)),
@@ -111,7 +118,7 @@ impl Linux {
     /// A signal that somebody sent to the VMM, for the guest.
     pub fn pass_on(&mut self, signal: i32) {
         let info = Info::new(signal as Signal, libc::SI_USER);
-        // Too many wait: it is lost, as it would be under Linux.
+        // Of each of these there is room for one.
         let _ = self.send(Target::Process, info);
     }
 
@@ -139,11 +146,19 @@ impl Linux {
         kept
     }
 
-    /// Sees that some task takes what was sent to all, now that one may not any more.
+    /// Sees that some task takes each signal that was sent to all, now that one may not any more.
     pub(in super::super) fn offer_shared(&mut self) {
         let shared = self.signals.shared.set();
-        if shared != 0 {
-            self.wake_for(Target::Process, shared);
+        for signal in (1..=LAST).filter(|&signal| shared & bit(signal) != 0) {
+            self.wake_for(Target::Process, bit(signal));
+        }
+    }
+
+    /// The mask that the running task's call waited with is no more.
+    pub(in super::super) fn restore_mask(&mut self) {
+        if let Some(mask) = self.task().saved_mask.take() {
+            self.task().mask = mask;
+            self.offer_shared();
         }
     }
 
