@@ -131,6 +131,11 @@ fn give_up_privileges() -> Result<(), SandboxError> {
     rustix::thread::set_no_new_privs(true).map_err(failed("new privileges"))?;
     limit(Resource::Core, 0).map_err(failed("core dumps"))?;
     limit(Resource::Nofile, crate::descriptors::MOST as u64).map_err(failed("descriptors"))?;
+    // Who may not has none that would be worth more than what it was started with.
+    match rustix::thread::set_thread_groups(&[]) {
+        Ok(()) | Err(rustix::io::Errno::PERM) => {}
+        Err(error) => return Err(failed("groups")(error)),
+    }
     let none = CapabilitySets {
         effective: CapabilitySet::empty(),
         permitted: CapabilitySet::empty(),
