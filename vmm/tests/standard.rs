@@ -59,11 +59,9 @@ fn terminal() -> (File, OwnedFd) {
 fn settings(file: &impl AsRawFd) -> [u32; 4] {
     // SAFETY: all zeros are such a structure, which the call fills.
     let mut found: libc::termios = unsafe { std::mem::zeroed() };
-    // SAFETY: as above.
-    assert_eq!(
-        unsafe { libc::tcgetattr(file.as_raw_fd(), &raw mut found) },
-        0
-    );
+    // SAFETY: the structure is filled.
+    let asked = unsafe { libc::tcgetattr(file.as_raw_fd(), &raw mut found) };
+    assert_eq!(asked, 0);
     [found.c_iflag, found.c_oflag, found.c_cflag, found.c_lflag]
 }
 

@@ -501,7 +501,7 @@ fn many(
             Err(stop) => return Err(stop),
         }
         linux.progress.bytes = 0;
-        linux.progress.asked = false;
+        linux.progress.waits = 0;
         linux.progress.messages += 1;
     }
     Ok(linux.progress.messages)

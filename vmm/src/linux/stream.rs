@@ -90,7 +90,7 @@ impl Linux {
             return Errno::AGAIN.into();
         }
         let events = direction.events();
-        if self.progress.asked {
+        if self.progress.waits > 0 {
             match host::is_ready(descriptor, events) {
                 Ok(true) => {
                     let soon = super::time::from_now(SOON);
@@ -101,7 +101,7 @@ impl Linux {
                 Err(error) => return error.into(),
             }
         }
-        self.progress.asked = true;
+        self.progress.waits = self.progress.waits.saturating_add(1);
         Stop::Wait(Wait::Ready {
             descriptor,
             events,

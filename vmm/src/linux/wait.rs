@@ -43,8 +43,8 @@ pub(crate) struct Progress {
     pub(crate) deadline: Option<Timespec>,
     /// What it asks for is under way: asking again, once the wait is over, says how that ended.
     pub(crate) started: bool,
-    /// It has waited for a descriptor to be ready.
-    pub(crate) asked: bool,
+    /// How often it has waited for a descriptor to be ready.
+    pub(crate) waits: u32,
     /// Messages that were moved.
     pub(crate) messages: u64,
     /// Another task has woken it.
