@@ -5,20 +5,31 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The lowest number of a descriptor of the VMM. A process with none from 64 on needs no larger
 /// table (`NR_OPEN_DEFAULT`, include/linux/fdtable.h).
 pub const FIRST: RawFd = 40;
-/// After so many free numbers in a row there is none in use.
-const MOST_FREE: usize = 64;
+/// Descriptors that a guest may have, and the VMM beside it.
+pub const MOST: RawFd = 16384;
 
 /// Closes what was inherited beyond standard input, output and error, and has all that this process
-/// opens from now on be numbered from [`FIRST`] on.
+/// opens from now on be numbered from [`FIRST`] on, and below [`MOST`].
 pub fn reserve() -> io::Result<()> {
     close(3, RawFd::MAX)?;
+    let limit = getrlimit(Resource::Nofile);
+    let current = limit.current.unwrap_or(u64::MAX).min(MOST as u64);
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(current),
+            ..limit
+        },
+    )?;
     loop {
         let taken = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
         let number = taken.as_raw_fd();
@@ -44,6 +55,29 @@ fn close(first: RawFd, last: RawFd) -> io::Result<()> {
     }
 }
 
+/// The numbers in use from `first` on. What was closed leaves gaps of any length between them.
+fn open_from(first: RawFd) -> io::Result<BTreeSet<RawFd>> {
+    const AT_ONCE: usize = 1024;
+    // `poll` takes no more at once than the process may have.
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let at_once = limit.clamp(1, AT_ONCE as u64) as usize;
+    let mut open = BTreeSet::new();
+    for first in (first..MOST).step_by(at_once) {
+        let ask = |number| {
+            // SAFETY: only asks whether the number is in use; it is not -1.
+            let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+            PollFd::from_borrowed_fd(descriptor, PollFlags::empty())
+        };
+        let numbers = first..first + at_once as RawFd;
+        let mut polls: Vec<_> = numbers.clone().map(ask).collect();
+        rustix::event::poll(&mut polls, Some(&rustix::time::Timespec::default()))?;
+        let used = numbers.zip(&polls);
+        let used = used.filter(|(_, poll)| !poll.revents().contains(PollFlags::NVAL));
+        open.extend(used.map(|(number, _)| number));
+    }
+    Ok(open)
+}
+
 /// The VMM's own descriptors.
 #[derive(Debug, Default)]
 pub struct Own(BTreeSet<RawFd>);
@@ -53,20 +87,7 @@ impl Own {
     /// on is its own.
     pub fn release(&mut self) -> io::Result<()> {
         close(3, FIRST - 1)?;
-        let mut free = 0;
-        for number in FIRST.. {
-            // SAFETY: only asks whether the number is in use.
-            let used = unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0;
-            if used {
-                self.0.insert(number);
-                free = 0;
-            } else {
-                free += 1;
-            }
-            if free == MOST_FREE {
-                break;
-            }
-        }
+        self.0 = open_from(FIRST)?;
         Ok(())
     }
 

@@ -35,5 +35,7 @@ pub mod report;
 pub mod run;
 pub mod sandbox;
 pub mod stamp;
+mod standard;
+mod terminal;
 pub mod vdso;
 pub mod world;

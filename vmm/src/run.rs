@@ -1,14 +1,11 @@
 //! One run of one guest, from the image's name to its exit status.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use pool_core::description::Abi;
-use rustix::fs::FileType;
 use thiserror::Error;
 
-use crate::descriptors::FIRST;
 use crate::fault::{AddressNames, Outcome};
 use crate::kvm::{KvmError, Machine};
 use crate::linux::start::Start;
@@ -21,6 +18,7 @@ use crate::process::{self, ProcessError};
 use crate::report::{HostUsage, Moments, Report};
 use crate::sandbox::{self, SandboxError};
 use crate::stamp::Stamp;
+use crate::standard::Standard;
 use crate::world::{World, WorldError};
 
 /// Why a guest could not be run.
@@ -136,7 +134,7 @@ impl Guest {
     }
 
     fn run_kvm(mut self) -> Result<Report, RunError> {
-        let standard = standard_descriptors().map_err(RunError::Standard)?;
+        let standard = Standard::prepare().map_err(RunError::Standard)?;
         let network = self.options.network;
         let settings = Settings {
             network,
@@ -165,7 +163,7 @@ impl Guest {
         let mut first_exit = Stamp::default();
         let outcome = machine.run(|| first_exit = Stamp::now());
         // The guest may have put other files there.
-        give_back(&standard).map_err(RunError::Standard)?;
+        standard.give_back().map_err(RunError::Standard)?;
         let outcome = outcome?;
         self.moments.first_exit = first_exit;
         self.moments.end = Stamp::now();
@@ -180,7 +178,7 @@ impl Guest {
     }
 
     fn run_process(mut self) -> Result<Report, RunError> {
-        standard_descriptors().map_err(RunError::Standard)?;
+        let standard = Standard::prepare().map_err(RunError::Standard)?;
         let ended = process::run(&process::Guest {
             plan: &self.plan,
             segments: &self.segments,
@@ -188,7 +186,9 @@ impl Guest {
             start: &self.start,
             grants: &self.grants,
             network: self.options.network,
-        })?;
+        });
+        standard.restore().map_err(RunError::Standard)?;
+        let ended = ended?;
         self.moments.mapped = ended.mapped;
         self.moments.confined = ended.first_instruction;
         self.moments.first_instruction = ended.first_instruction;
@@ -243,29 +243,4 @@ fn loader(abi: Abi) -> &'static str {
         Abi::Multiboot => "GRUB, or as ELF32 with `qemu-system-x86_64 -kernel FILE`",
         Abi::Lxboot => "Firecracker",
     }
-}
-
-/// What this process has for standard input, output and error. A directory among them would be one that
-/// was not granted.
-fn standard_descriptors() -> io::Result<[OwnedFd; 3]> {
-    let keep = |file: BorrowedFd<'_>| -> io::Result<OwnedFd> {
-        let stat = rustix::fs::fstat(file)?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
-        Ok(rustix::io::fcntl_dupfd_cloexec(file, FIRST)?)
-    };
-    Ok([
-        keep(rustix::stdio::stdin())?,
-        keep(rustix::stdio::stdout())?,
-        keep(rustix::stdio::stderr())?,
-    ])
-}
-
-/// Has this process's own messages go where they went before the guest ran.
-fn give_back([input, output, error]: &[OwnedFd; 3]) -> io::Result<()> {
-    rustix::stdio::dup2_stdin(input)?;
-    rustix::stdio::dup2_stdout(output)?;
-    rustix::stdio::dup2_stderr(error)?;
-    Ok(())
 }

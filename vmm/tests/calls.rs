@@ -7,6 +7,10 @@ mod support;
 mod world;
 
 use std::fs;
+use std::io::Write as _;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -18,6 +22,8 @@ const FILES: &str = include_str!("programs/files.c");
 const WAITS: &str = include_str!("programs/waits.c");
 const NETWORK: &str = include_str!("programs/network.c");
 const OWN: &str = include_str!("programs/own.c");
+const BLOCKED: &str = include_str!("programs/blocked.c");
+const GRANTS: &str = include_str!("programs/grants.c");
 const PLATFORMS: [&str; 2] = ["kvm", "process"];
 
 fn whole(source: &str) -> String {
@@ -93,7 +99,8 @@ fn files_and_names_are_the_kernels() {
 #[test]
 fn what_waits_waits_as_long_and_no_longer() {
     if needs(&["kvm", "root"]) {
-        compare("waits", &["gcc", "musl-gcc"], WAITS, &[]);
+        // A pair of datagrams can be sent to any name, so a process has none without a network.
+        compare("waits", &["gcc", "musl-gcc"], WAITS, &["--net", "host"]);
     }
 }
 
@@ -102,6 +109,163 @@ fn sockets_are_the_kernels() {
     if needs(&["kvm", "root"]) {
         compare("network", &["gcc", "musl-gcc"], NETWORK, &["--net", "host"]);
     }
+}
+
+/// `command`, ended for good if it hangs: a monitor that waits takes no other signal.
+fn bounded(command: &Command) -> Command {
+    let mut bounded = Command::new("timeout");
+    bounded
+        .args(["-s", "KILL", "60"])
+        .arg(command.get_program());
+    bounded.args(command.get_args());
+    bounded
+}
+
+#[test]
+fn a_thread_that_waits_lets_others_run() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    world.build("blocked", "gcc", &["-w"], &whole(BLOCKED));
+    for what in [
+        "event",
+        "event full",
+        "timer",
+        "sendfile",
+        "sendfile input",
+        "splice",
+    ] {
+        let mut command = bounded(&world.vmm("blocked", &[], &[what]));
+        let (input, _open) = UnixStream::pair().unwrap();
+        let found = command.stdin(OwnedFd::from(input)).output().unwrap();
+        assert_eq!(
+            found.status.code(),
+            Some(7),
+            "{what} {}",
+            text(&found.stderr)
+        );
+    }
+}
+
+/// What `poll` says of a pipe that others read too may be over by the time of the read.
+#[test]
+fn guests_share_a_pipe() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    world.build("blocked", "gcc", &["-w"], &whole(BLOCKED));
+    let (input, feed) = std::io::pipe().unwrap();
+    let mut feed = fs::File::from(OwnedFd::from(feed));
+    // SAFETY: sets flags of a descriptor of this test.
+    unsafe { libc::fcntl(feed.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+    let mut guests: Vec<_> = (0..3)
+        .map(|_| {
+            let mut command = bounded(&world.vmm("blocked", &[], &["shared"]));
+            command.stdin(input.try_clone().unwrap()).spawn().unwrap()
+        })
+        .collect();
+    for guest in &mut guests {
+        let status = loop {
+            // It may be full when nobody reads any more.
+            let _ = feed.write(b"x");
+            if let Some(status) = guest.try_wait().unwrap() {
+                break status;
+            }
+        };
+        assert_eq!(status.code(), Some(7));
+    }
+}
+
+#[test]
+fn grants_give_no_more_than_files() {
+    if !needs(&["kvm", "root"]) {
+        return;
+    }
+    let mut world = World::new();
+    world.build("grants", "gcc", &["-w"], &whole(GRANTS));
+    for platform in PLATFORMS {
+        let data = world.directory.path().join(platform);
+        fs::create_dir(&data).unwrap();
+        let socket = UnixDatagram::bind(data.join("socket")).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let pipe = Command::new("mkfifo").arg(data.join("pipe")).status();
+        assert!(pipe.unwrap().success());
+        let input = world.directory.path().join(format!("{platform}-input"));
+        fs::write(&input, "").unwrap();
+        fs::set_permissions(&input, fs::Permissions::from_mode(0o644)).unwrap();
+        let grant = format!("{}:/data", data.display());
+        let options = ["--platform", platform, "--dir", &grant];
+        // A process opens pipes with a name.
+        let pipe: &[&str] = if platform == "kvm" {
+            &["/data/pipe"]
+        } else {
+            &[]
+        };
+        let mut command = bounded(&world.vmm("grants", &options, pipe));
+        command.stdin(
+            fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&input)
+                .unwrap(),
+        );
+        let found = command.output().unwrap();
+        let said: Vec<String> = text(&found.stdout).lines().map(results).collect();
+        let [not, gone, bad] = [
+            "-1 Operation not permitted",
+            "-1 No such file or directory",
+            "-1 Bad file descriptor",
+        ];
+        let expected = [
+            "-1 Invalid argument",
+            "0",
+            "-1 Invalid argument",
+            "1",
+            "1",
+            not,
+            not,
+            "-1 Not a directory",
+            not,
+            not,
+            not,
+            "0",
+            "0",
+            "0",
+            "604 5 8",
+            "0",
+            not,
+            bad,
+            gone,
+            "-1 Bad address",
+        ];
+        assert_eq!(
+            said[..expected.len()],
+            expected,
+            "{platform} {}",
+            text(&found.stderr)
+        );
+        let no = "-1 Permission denied";
+        if platform == "kvm" {
+            assert_eq!(
+                said[expected.len()..],
+                [no, no, "-1 File exists", "-1 Not a directory"]
+            );
+        }
+        assert!(
+            socket.recv(&mut [0; 8]).is_err(),
+            "{platform}: nothing came"
+        );
+        let mode = fs::metadata(&input).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o644, "{platform}");
+    }
+}
+
+/// What a line of `told.h` says that a call returned.
+fn results(line: &str) -> String {
+    let result = line.rsplit_once(" = ").map_or(line, |(_, result)| result);
+    result.trim().to_owned()
 }
 
 #[test]
@@ -114,10 +278,16 @@ fn the_monitors_descriptors_are_closed_to_a_guest() {
     let data = world.directory.path().join("data");
     fs::create_dir(&data).unwrap();
     let grant = format!("{}:/data", data.display());
+    // Their descriptors are closed again before the guest runs: the VMM's others lie behind a gap.
+    let many: Vec<String> = (0..110)
+        .flat_map(|at| ["--dir".to_owned(), format!("{}:/data/{at}", data.display())])
+        .collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let report = world.directory.path().join("report.json");
     for options in [
         &[][..],
         &["--dir", &grant],
+        &many,
         &["--net", "host", "--env", "NETWORK=1"],
     ] {
         let options = [options, &["--report", report.to_str().unwrap()]].concat();

@@ -6,21 +6,21 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::dispatch::Arg;
+use super::process::PID;
 use super::wait::Wait;
 use super::{Arguments, Linux, Served, Stop, dispatch, host};
+use crate::terminal;
 
 /// How long a lock that somebody holds is left alone before it is tried again: the kernel tells only a
 /// caller that sleeps when it is free.
 const LOCK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(2);
 
 /// Commands of `fcntl` that take a number.
-const NUMBERS: [i32; 10] = [
+const NUMBERS: [i32; 8] = [
     libc::F_GETFD,
     libc::F_SETFD,
     libc::F_GETFL,
     libc::F_GETPIPE_SZ,
-    libc::F_SETPIPE_SZ,
-    libc::F_ADD_SEALS,
     libc::F_GET_SEALS,
     libc::F_DUPFD,
     libc::F_DUPFD_CLOEXEC,
@@ -112,7 +112,7 @@ pub(super) fn dup3(linux: &mut Linux, [old, new, flags, ..]: Arguments) -> Serve
     )?)
 }
 
-/// `fcntl`: duplicates, flags, locks, pipes and seals; nothing that sends signals.
+/// `fcntl`: duplicates, flags, locks and pipes; nothing that sends signals. No file of a guest can be sealed.
 pub(super) fn fcntl(linux: &mut Linux, [fd, command, argument, ..]: Arguments) -> Served {
     const CALL: u64 = libc::SYS_fcntl as u64;
     let arguments = [fd, command, argument, 0, 0, 0];
@@ -120,6 +120,10 @@ pub(super) fn fcntl(linux: &mut Linux, [fd, command, argument, ..]: Arguments) -
         libc::F_SETFL if argument & libc::O_ASYNC as u64 != 0 => Err(Errno::INVAL.into()),
         number if NUMBERS.contains(&number) => {
             let kinds = [Arg::Descriptor, Arg::Value, Arg::Value];
+            dispatch::pass(linux, CALL, &kinds, arguments)
+        }
+        libc::F_SETPIPE_SZ => {
+            let kinds = [Arg::Granted, Arg::Value, Arg::Value];
             dispatch::pass(linux, CALL, &kinds, arguments)
         }
         libc::F_GETLK => {
@@ -182,12 +186,37 @@ pub(super) fn ioctl(linux: &mut Linux, [fd, request, at, ..]: Arguments) -> Serv
         rustix::io::fcntl_getfd(host::borrow(linux.descriptor(fd)?))?;
         return Err(Errno::NOTTY.into());
     };
-    let kinds = [Arg::Descriptor, Arg::Value, *argument];
-    let arguments = [fd, request, at, 0, 0, 0];
     if at == 0 && *argument != Arg::Value {
         return Err(Errno::FAULT.into());
     }
-    dispatch::pass(linux, libc::SYS_ioctl as u64, &kinds, arguments)
+    let request = match request {
+        libc::TCSETSW | libc::TCSETSF | libc::TCSBRK => {
+            let line = host::borrow(linux.descriptor(fd)?);
+            terminal::settings(line)?;
+            if terminal::unsent(line)? > 0 {
+                return Err(later());
+            }
+            match (request, at) {
+                // A break takes its time, and no guest has a line to send one on.
+                (libc::TCSBRK, 0) => return Err(Errno::NOTTY.into()),
+                (libc::TCSBRK, _) => return Ok(0),
+                (libc::TCSETSF, _) => terminal::drop_input(line)?,
+                _ => {}
+            }
+            libc::TCSETS
+        }
+        request => request,
+    };
+    let kinds = [Arg::Descriptor, Arg::Value, *argument];
+    let arguments = [fd, request, at, 0, 0, 0];
+    let served = dispatch::pass(linux, libc::SYS_ioctl as u64, &kinds, arguments)?;
+    if request == libc::TIOCGPGRP {
+        let group: i32 = linux.memory.read_value(at)?;
+        // Another is a group of the host's processes.
+        let told = if group == linux.group { PID as i32 } else { 0 };
+        linux.memory.write_value(at, &told)?;
+    }
+    Ok(served)
 }
 
 /// `open`.
@@ -217,13 +246,16 @@ pub(super) fn openat(linux: &mut Linux, [directory, path, flags, mode, ..]: Argu
         careful
     };
     let arguments = [directory, path, u64::from(asked.bits()), mode, 0, 0];
+    if linux.is_pipe(directory, path, wanted)? {
+        return Err(Errno::ACCESS.into());
+    }
     let opened = dispatch::pass(linux, libc::SYS_openat as u64, &kinds, arguments)?;
     if wanted.contains(OFlags::NONBLOCK) || wanted.contains(OFlags::PATH) {
         return Ok(opened);
     }
     let file = host::borrow(opened as RawFd);
-    let stat = rustix::fs::fstat(file)?;
-    if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo {
+    // It was something else before.
+    if host::kind(opened as RawFd)? == FileType::Fifo {
         host::close(opened as RawFd)?;
         return Err(Errno::ACCESS.into());
     }
@@ -233,6 +265,27 @@ pub(super) fn openat(linux: &mut Linux, [directory, path, flags, mode, ..]: Argu
 }
 
 impl Linux {
+    /// What `openat` would find and wait at is a pipe with a name. Opening it already wakes who waits at its other end.
+    fn is_pipe(&mut self, directory: u64, path: u64, wanted: OFlags) -> Result<bool, Stop> {
+        let new = OFlags::CREATE | OFlags::EXCL;
+        let never = [OFlags::NONBLOCK, OFlags::PATH, OFlags::DIRECTORY, new];
+        if !self.reach.world || never.iter().any(|flags| wanted.contains(*flags)) {
+            return Ok(false);
+        }
+        let text = self.text(path)?;
+        let directory = match directory as RawFd {
+            libc::AT_FDCWD => libc::AT_FDCWD,
+            _ => self.descriptor(directory).unwrap_or(-1),
+        };
+        let flags = if wanted.contains(OFlags::NOFOLLOW) {
+            libc::AT_SYMLINK_NOFOLLOW
+        } else {
+            0
+        };
+        // What is wrong with the path is for the opening to say.
+        Ok(host::kind_at(directory, &text, flags) == Ok(FileType::Fifo))
+    }
+
     /// Fails unless `number` is of an open file, not of a mere place in the file system.
     pub(super) fn open_file(&self, number: u64) -> Result<(), Errno> {
         let file = host::borrow(self.descriptor(number)?);

@@ -1,13 +1,15 @@
 //! Calls that the host's kernel serves: their arguments are what [`Arg`] says, pointers are followed
 //! here, and the rest is the kernel's, in the guest's own view of the file system.
 
+use std::os::fd::RawFd;
+
 use rustix::io::Errno;
 
 use super::{Arguments, Linux, Served, Stop, host};
 
 /// Longest path, with its NUL.
 const MAX_PATH: usize = 4096;
-const AT_FDCWD: i32 = -100;
+const AT_FDCWD: i32 = libc::AT_FDCWD;
 /// Most bytes of a list that are handed over at once: names of a directory, of attributes.
 const MOST_BYTES: u64 = 64 << 10;
 
@@ -44,9 +46,13 @@ pub(super) enum Arg {
     InOut(u16),
     /// Bytes that the kernel reads, as many as the argument of this number says.
     InBytes(u8),
+    /// Two new descriptors, which the kernel writes.
+    Descriptors,
     /// Bytes that the kernel writes, as many as the call returns and at most as many as the argument of
     /// this number says.
     OutBytes(u8),
+    /// The same, where the kernel takes the number for an `int`.
+    OutText(u8),
     /// Bytes that the kernel writes, whose room and length are at the argument of this number.
     OutSized(u8),
     /// Where that room and length is: 4 bytes.
@@ -82,6 +88,11 @@ pub(super) fn pass(linux: &mut Linux, number: u64, kinds: &[Arg], arguments: Arg
                 let length = &mut told[usize::from(length)];
                 *length = (*length).min(MOST_BYTES);
             }
+            Arg::OutText(length) => {
+                let length = &mut told[usize::from(length)];
+                let room = u32::try_from(*length as i32).map_err(|_| Errno::INVAL)?;
+                *length = u64::from(room).min(MOST_BYTES);
+            }
             Arg::Size if arguments[at] != 0 => {
                 room = linux.memory.read_value::<i32>(arguments[at])?;
                 room = room.min(MOST_BYTES as i32);
@@ -101,22 +112,52 @@ pub(super) fn pass(linux: &mut Linux, number: u64, kinds: &[Arg], arguments: Arg
     // SAFETY: each argument that is an address to the kernel is null or the buffer that its kind in the
     // table asks for, as long as the kernel is told; descriptors are the guest's.
     let result = unsafe { host::call(number, raw) }?;
-    for (at, (bytes, back)) in buffers.iter().enumerate() {
-        let length = match *back {
-            Back::Nothing => continue,
-            Back::Whole => bytes.len(),
-            Back::Returned => bytes.len().min(result as usize),
-            Back::Sized(size) => {
-                let said = buffers[size].0.as_slice().try_into();
-                bytes.len().min(said.map_or(0, u32::from_le_bytes) as usize)
-            }
-        };
-        linux.memory.write(arguments[at], &bytes[..length])?;
+    let told = linux.copy_back(&buffers, &arguments, result);
+    if told.is_err() {
+        // What nobody was told of nobody would close.
+        for number in made(number, kinds, &buffers, result) {
+            let _ = host::close(number);
+        }
     }
-    Ok(result)
+    told.map(|()| result)
+}
+
+/// The descriptors that call `number` has made.
+fn made(number: u64, kinds: &[Arg], buffers: &[(Vec<u8>, Back); 6], result: u64) -> Vec<RawFd> {
+    if [libc::SYS_accept, libc::SYS_accept4].contains(&(number as i64)) {
+        return vec![result as RawFd];
+    }
+    let pairs = kinds.iter().zip(buffers);
+    pairs
+        .filter(|(kind, _)| **kind == Arg::Descriptors)
+        .flat_map(|(_, (bytes, _))| bytes.chunks_exact(4))
+        .map(|number| RawFd::from_le_bytes([number[0], number[1], number[2], number[3]]))
+        .collect()
 }
 
 impl Linux {
+    /// Copies back what the kernel has written.
+    fn copy_back(
+        &mut self,
+        buffers: &[(Vec<u8>, Back); 6],
+        arguments: &Arguments,
+        result: u64,
+    ) -> Result<(), Stop> {
+        for (at, (bytes, back)) in buffers.iter().enumerate() {
+            let length = match *back {
+                Back::Nothing => continue,
+                Back::Whole => bytes.len(),
+                Back::Returned => bytes.len().min(result as usize),
+                Back::Sized(size) => {
+                    let said = buffers[size].0.as_slice().try_into();
+                    bytes.len().min(said.map_or(0, u32::from_le_bytes) as usize)
+                }
+            };
+            self.memory.write(arguments[at], &bytes[..length])?;
+        }
+        Ok(())
+    }
+
     /// What the kernel gets for argument `at`; `room` is what lies at the one that is an [`Arg::Size`].
     fn place(
         &mut self,
@@ -134,7 +175,9 @@ impl Linux {
             }
             Arg::Value | Arg::Flags(_) | Arg::Mode => Placed::Value(value),
             Arg::Directory if value as i32 == AT_FDCWD => Placed::Value(value),
-            Arg::Descriptor | Arg::Directory => Placed::Value(self.descriptor(value)? as u64),
+            // No descriptor is as good as any for an absolute path.
+            Arg::Directory => Placed::Value(self.descriptor(value).unwrap_or(-1) as u64),
+            Arg::Descriptor => Placed::Value(self.descriptor(value)? as u64),
             Arg::Granted => Placed::Value(self.granted(value)? as u64),
             Arg::PathOrNull if value == 0 => {
                 self.named(kinds, at, arguments)?;
@@ -165,7 +208,8 @@ impl Linux {
                 length if length > MOST_BYTES => return Err(Errno::INVAL.into()),
                 length => read(self.bytes(value, length)?),
             },
-            Arg::OutBytes(length) => match arguments[usize::from(length)] {
+            Arg::Descriptors => Placed::Buffer(vec![0; 8], Back::Whole),
+            Arg::OutBytes(length) | Arg::OutText(length) => match arguments[usize::from(length)] {
                 0 => Placed::Value(0),
                 _ if value == 0 => Placed::Value(0),
                 room => Placed::Buffer(vec![0; room as usize], Back::Returned),

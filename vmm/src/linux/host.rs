@@ -2,11 +2,14 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use vm_memory::VolatileSlice;
+
+use crate::terminal;
 
 /// Makes a call and says what it returned.
 ///
@@ -111,9 +114,63 @@ pub(super) fn is_nonblocking(descriptor: RawFd) -> Result<bool, Errno> {
     Ok(rustix::fs::fcntl_getfl(borrow(descriptor))?.contains(OFlags::NONBLOCK))
 }
 
-/// Whether `descriptor` has a position: such files never make anybody wait.
-pub(super) fn is_seekable(descriptor: RawFd) -> bool {
-    rustix::fs::tell(borrow(descriptor)).is_ok()
+/// Has `act` fail with `EAGAIN` where it would wait at one of `descriptors`, by their own flag: for calls
+/// that cannot say so themselves. Whoever shares the open file sees that for as long as it takes.
+pub(super) fn at_once<T, E: From<Errno>>(
+    descriptors: &[RawFd],
+    act: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
+    let mut changed = Vec::with_capacity(descriptors.len());
+    let mut ready = Ok(());
+    for &descriptor in descriptors {
+        ready = is_nonblocking(descriptor).and_then(|already| {
+            if !already {
+                rustix::io::ioctl_fionbio(borrow(descriptor), true)?;
+                changed.push(descriptor);
+            }
+            Ok(())
+        });
+        if ready.is_err() {
+            break;
+        }
+    }
+    let done = match ready {
+        Ok(()) => act(),
+        Err(error) => Err(error.into()),
+    };
+    for descriptor in changed {
+        rustix::io::ioctl_fionbio(borrow(descriptor), false)?;
+    }
+    done
+}
+
+/// What kind of file it is.
+pub(super) fn kind(descriptor: RawFd) -> Result<FileType, Errno> {
+    let stat = rustix::fs::fstat(borrow(descriptor))?;
+    Ok(FileType::from_raw_mode(stat.st_mode))
+}
+
+/// Whether bytes of such a file are there or not, so that nobody waits for them.
+pub(super) fn never_waits(kind: FileType) -> bool {
+    matches!(
+        kind,
+        FileType::RegularFile | FileType::Directory | FileType::BlockDevice
+    )
+}
+
+/// What kind of file `path`, which ends with NUL, is in `directory`, which may be no descriptor at all;
+/// `flags` as `newfstatat` has them.
+pub(super) fn kind_at(directory: RawFd, path: &[u8], flags: i32) -> Result<FileType, Errno> {
+    if path.last() != Some(&0) {
+        return Err(Errno::INVAL);
+    }
+    // SAFETY: all zeros are such a structure.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    let at = [path.as_ptr() as u64, (&raw mut stat) as u64];
+    let arguments = [directory as u64, at[0], at[1], flags as u64, 0, 0];
+    // SAFETY: the kernel reads the path up to its NUL, and fills the structure.
+    unsafe { call(libc::SYS_newfstatat as u64, arguments) }?;
+    Ok(FileType::from_raw_mode(stat.st_mode))
 }
 
 /// Which way bytes go.
@@ -153,6 +210,8 @@ pub(super) fn transfer(
 pub(super) struct Message {
     /// The other's address; as much of it as there is room for.
     pub(super) name: Vec<u8>,
+    /// How long it is, which may be more, once one was received.
+    pub(super) name_length: u32,
     /// Control messages; likewise.
     pub(super) control: Vec<u8>,
     /// What came with it.
@@ -191,7 +250,7 @@ pub(super) fn message(
     };
     let moved = result_of(moved)?;
     if direction == Direction::In {
-        // The kernel says how long the name is, even if there was not so much room.
+        message.name_length = header.msg_namelen;
         message.name.truncate(header.msg_namelen as usize);
         message.control.truncate(header.msg_controllen);
         message.flags = header.msg_flags;
@@ -214,11 +273,28 @@ fn result_of(result: isize) -> Result<u64, Errno> {
     })
 }
 
-/// How long a call may wait at a socket: SO_RCVTIMEO or SO_SNDTIMEO.
-pub(super) fn time_limit(descriptor: RawFd, direction: Direction) -> Option<std::time::Duration> {
+/// How long a call may wait at a socket, by `SO_RCVTIMEO` or `SO_SNDTIMEO`; or to read from a terminal that
+/// need not give a byte (termios(3), MIN == 0, TIME > 0), and then finds none.
+pub(super) fn time_limit(descriptor: RawFd, direction: Direction) -> Option<(Duration, Late)> {
     let timeout = match direction {
         Direction::In => rustix::net::sockopt::Timeout::Recv,
         Direction::Out => rustix::net::sockopt::Timeout::Send,
     };
-    rustix::net::sockopt::socket_timeout(borrow(descriptor), timeout).ok()?
+    match rustix::net::sockopt::socket_timeout(borrow(descriptor), timeout) {
+        Ok(limit) => return limit.map(|limit| (limit, Late::Error)),
+        Err(_) if direction == Direction::Out => return None,
+        Err(_) => {}
+    }
+    let settings = terminal::settings(borrow(descriptor)).ok()?;
+    let limit = terminal::patience(&settings)?;
+    Some((Duration::from_millis(limit), Late::Nothing))
+}
+
+/// What a call returns that has waited for as long as it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Late {
+    /// It fails with `EAGAIN`.
+    Error,
+    /// There was nothing.
+    Nothing,
 }

@@ -13,6 +13,7 @@ mod dispatch;
 mod futex;
 mod grant;
 mod host;
+pub(crate) mod identity;
 mod memory;
 mod poll;
 mod process;
@@ -21,6 +22,7 @@ mod run;
 mod scheduler;
 mod signal;
 mod socket;
+mod socket_option;
 pub mod start;
 mod stream;
 pub(crate) mod system;
@@ -42,6 +44,7 @@ use self::scheduler::Scheduler;
 pub use self::scheduler::Tid;
 use self::signal::Signals;
 pub use self::signal::{Exception, ExtendedState, Shape, StateError};
+pub(crate) use self::socket_option::OPTIONS as SOCKET_OPTIONS;
 pub use self::task::FIRST as FIRST_TASK;
 use self::task::Tasks;
 pub use self::thread::{Base, Spawn};
@@ -184,6 +187,8 @@ pub struct Linux {
     memory: GuestMemory,
     own: Own,
     standard: Vec<(u64, u64)>,
+    /// The process group of this process, which the guest knows by another number.
+    group: i32,
     reach: Reach,
     signals: Signals,
     tasks: Tasks,
@@ -225,6 +230,7 @@ impl Linux {
             own: Own::default(),
             memory,
             standard: standard_files(),
+            group: rustix::process::getpgrp().as_raw_nonzero().get(),
             reach: Reach {
                 world: false,
                 network: settings.network,

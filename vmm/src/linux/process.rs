@@ -1,4 +1,4 @@
-//! Calls about the process itself: identity and limits.
+//! Calls about the process itself: its number and its limits.
 
 // Handlers have one type, those that cannot fail too.
 #![allow(clippy::unnecessary_wraps)]
@@ -12,6 +12,20 @@ use super::{Arguments, Linux, Served};
 /// The guest is the only process of its machine.
 pub(super) const PID: u64 = 1;
 
+/// The number of the guest's process, which is this one, on the host.
+pub(super) fn number_on_host() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
+}
+
+/// What a guest is told of the host's process `number`, as a process in a PID namespace of its own is.
+pub(super) fn number_for_guest(number: i32) -> i32 {
+    if number == number_on_host() {
+        PID as i32
+    } else {
+        0
+    }
+}
+
 /// `getpid`, `getpgrp`.
 pub(super) fn getpid(_: &mut Linux, _: Arguments) -> Served {
     Ok(PID)
@@ -20,26 +34,6 @@ pub(super) fn getpid(_: &mut Linux, _: Arguments) -> Served {
 /// `getppid`: nobody started it.
 pub(super) fn getppid(_: &mut Linux, _: Arguments) -> Served {
     Ok(0)
-}
-
-/// `getuid`.
-pub(super) fn getuid(_: &mut Linux, _: Arguments) -> Served {
-    Ok(rustix::process::getuid().as_raw().into())
-}
-
-/// `geteuid`.
-pub(super) fn geteuid(_: &mut Linux, _: Arguments) -> Served {
-    Ok(rustix::process::geteuid().as_raw().into())
-}
-
-/// `getgid`.
-pub(super) fn getgid(_: &mut Linux, _: Arguments) -> Served {
-    Ok(rustix::process::getgid().as_raw().into())
-}
-
-/// `getegid`.
-pub(super) fn getegid(_: &mut Linux, _: Arguments) -> Served {
-    Ok(rustix::process::getegid().as_raw().into())
 }
 
 /// `RLIMIT_NOFILE`.

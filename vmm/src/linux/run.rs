@@ -73,8 +73,11 @@ impl Linux {
 
     /// `call` waits no more: it has moved what it has moved, or a handler runs first.
     fn interrupt(&mut self, call: &Call) -> Reply {
-        if self.progress.bytes > 0 {
-            return Reply::Return(self.progress.bytes);
+        let Progress {
+            bytes, messages, ..
+        } = self.progress;
+        if messages > 0 || bytes > 0 {
+            return Reply::Return(if messages > 0 { messages } else { bytes });
         }
         let restarts = !never_restarts(call.number, self.progress.deadline);
         Reply::Interrupted {

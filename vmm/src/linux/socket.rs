@@ -1,5 +1,7 @@
 //! Calls on sockets, which exist with `--net host`: the host's own.
 
+use std::ops::Range;
+
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
@@ -7,7 +9,7 @@ use super::dispatch::Arg;
 use super::host::{self, Direction, Message};
 use super::stream::skip;
 use super::wait::Wait;
-use super::{Arguments, Linux, Served, Stop, dispatch};
+use super::{Arguments, Linux, Served, Stop, dispatch, process};
 use crate::memory::Access;
 
 /// Longest address of a socket (`struct sockaddr_storage`).
@@ -66,21 +68,23 @@ impl Linux {
         }
     }
 
-    /// Fails with what to wait for, unless somebody has connected to a listening socket. Of another
-    /// descriptor the kernel says what is wrong with it.
-    fn until_connected(&mut self, fd: u64) -> Result<(), Stop> {
-        let descriptor = self.descriptor(fd)?;
-        let listens = rustix::net::sockopt::socket_acceptconn(host::borrow(descriptor));
-        if listens != Ok(true)
-            || host::is_ready(descriptor, PollFlags::IN)?
-            || host::is_nonblocking(descriptor)?
-        {
-            return Ok(());
+    /// `accept` or `accept4`: at once, or the listener is waited for.
+    fn accepted(&mut self, number: libc::c_long, kinds: &[Arg], arguments: Arguments) -> Served {
+        let descriptor = self.descriptor(arguments[0])?;
+        let waits = !host::is_nonblocking(descriptor)?;
+        let accepted = host::at_once(&[descriptor], || {
+            dispatch::pass(self, number as u64, kinds, arguments)
+        });
+        match accepted {
+            Err(Stop::Error(Errno::AGAIN)) if waits => {
+                Err(self.wait_for(descriptor, Direction::In))
+            }
+            accepted => accepted,
         }
-        Err(self.wait_for(descriptor, Direction::In))
     }
 
-    /// The address at `at`. Abstract names of local sockets are the host's, and not a guest's business.
+    /// The address at `at`. Names of local sockets are the host's: abstract ones, of which an empty name is
+    /// given one, are not a guest's business, and those in granted directories are with its network.
     fn address(&mut self, at: u64, length: u64) -> Result<Vec<u8>, Stop> {
         let length = u64::from(length as u32);
         if length > MOST_NAME {
@@ -89,7 +93,7 @@ impl Linux {
         let mut name = vec![0; length as usize];
         self.memory.read(at, &mut name)?;
         let local = name.get(..2) == Some(&(libc::AF_UNIX as u16).to_le_bytes());
-        if local && name.len() > 2 && (name[2] == 0 || !self.reach.world) {
+        if local && (!self.reach.network || name.get(2).is_none_or(|&first| first == 0)) {
             return Err(Errno::ACCESS.into());
         }
         Ok(name)
@@ -119,22 +123,20 @@ pub(super) fn socket(linux: &mut Linux, arguments: Arguments) -> Served {
 /// `socketpair`, which takes no network.
 pub(super) fn socketpair(linux: &mut Linux, arguments: Arguments) -> Served {
     is_family(arguments[0])?;
-    let kinds = [Arg::Value, Arg::Value, Arg::Value, Arg::Out(8)];
+    let kinds = [Arg::Value, Arg::Value, Arg::Value, Arg::Descriptors];
     dispatch::pass(linux, libc::SYS_socketpair as u64, &kinds, arguments)
 }
 
 /// `accept`.
 pub(super) fn accept(linux: &mut Linux, arguments: Arguments) -> Served {
     let kinds = [Arg::Descriptor, Arg::OutSized(2), Arg::Size];
-    linux.until_connected(arguments[0])?;
-    dispatch::pass(linux, libc::SYS_accept as u64, &kinds, arguments)
+    linux.accepted(libc::SYS_accept, &kinds, arguments)
 }
 
 /// `accept4`.
 pub(super) fn accept4(linux: &mut Linux, arguments: Arguments) -> Served {
     let kinds = [Arg::Descriptor, Arg::OutSized(2), Arg::Size, Arg::Value];
-    linux.until_connected(arguments[0])?;
-    dispatch::pass(linux, libc::SYS_accept4 as u64, &kinds, arguments)
+    linux.accepted(libc::SYS_accept4, &kinds, arguments)
 }
 
 /// `bind`.
@@ -153,13 +155,7 @@ pub(super) fn connect(linux: &mut Linux, [fd, at, length, ..]: Arguments) -> Ser
     }
     let name = linux.address(at, length)?;
     let nonblocking = host::is_nonblocking(descriptor)?;
-    if !nonblocking {
-        rustix::io::ioctl_fionbio(host::borrow(descriptor), true)?;
-    }
-    let connected = host::connect(descriptor, &name);
-    if !nonblocking {
-        rustix::io::ioctl_fionbio(host::borrow(descriptor), false)?;
-    }
+    let connected = host::at_once(&[descriptor], || host::connect(descriptor, &name));
     match connected {
         // Asked again, the kernel says how it ended.
         Err(Errno::INPROGRESS | Errno::ALREADY) if !nonblocking => {
@@ -260,10 +256,14 @@ impl Linux {
     fn header(&mut self, at: u64) -> Result<Header, Stop> {
         let mut bytes = [0; Header::BYTES];
         self.memory.read(at, &mut bytes)?;
-        let header = Header::of(&bytes);
-        if header.control_length > MOST_CONTROL {
-            return Err(Errno::NOBUFS.into());
+        let mut header = Header::of(&bytes);
+        if header.name == 0 {
+            header.name_length = 0;
+        } else if header.name_length.cast_signed() < 0 {
+            return Err(Errno::INVAL.into());
         }
+        // Linux cuts here, and here alone, what is too long.
+        header.name_length = header.name_length.min(MOST_NAME as u32);
         Ok(header)
     }
 
@@ -276,6 +276,9 @@ impl Linux {
         } else {
             self.address(header.name, u64::from(header.name_length))?
         };
+        if header.control_length > MOST_CONTROL {
+            return Err(Errno::NOBUFS.into());
+        }
         let mut control = vec![0; header.control_length as usize];
         if header.control != 0 && self.progress.bytes == 0 {
             self.memory.read(header.control, &mut control)?;
@@ -285,10 +288,17 @@ impl Linux {
         for number in passed(&control) {
             self.descriptor(number as u64)?;
         }
+        credentials(&mut control, |number| {
+            if number == process::PID as i32 {
+                process::number_on_host()
+            } else {
+                number
+            }
+        });
         let mut message = Message {
             name,
             control,
-            flags: 0,
+            ..Message::default()
         };
         self.transmit(descriptor, &ranges, &mut message, flags as i32)
     }
@@ -297,17 +307,32 @@ impl Linux {
         let descriptor = self.descriptor(fd)?;
         let header = self.header(at)?;
         let ranges = self.vectors(header.vectors, header.count)?;
-        let room = |at: u64, length: u64| if at == 0 { 0 } else { length as usize };
+        let control = match header.control {
+            0 => 0,
+            _ => header.control_length.min(MOST_CONTROL) as usize,
+        };
         let mut message = Message {
-            name: vec![0; room(header.name, u64::from(header.name_length).min(MOST_NAME))],
-            control: vec![0; room(header.control, header.control_length)],
-            flags: 0,
+            name: room_for_name(header.name),
+            control: vec![0; control],
+            ..Message::default()
         };
         let moved = self.receive(descriptor, &ranges, &mut message, flags as i32)?;
+        credentials(&mut message.control, process::number_for_guest);
+        let told = self.tell_message(at, &header, &message);
+        if told.is_err() {
+            // What nobody was told of nobody would close.
+            for number in passed(&message.control) {
+                let _ = host::close(number);
+            }
+        }
+        told.map(|()| moved)
+    }
+
+    fn tell_message(&mut self, at: u64, header: &Header, message: &Message) -> Result<(), Stop> {
         if header.name != 0 {
-            self.memory.write(header.name, &message.name)?;
-            let length = message.name.len() as u32;
-            self.memory.write_value(at + NAME_LENGTH, &length)?;
+            self.tell_name(header.name, u64::from(header.name_length), message)?;
+            self.memory
+                .write_value(at + NAME_LENGTH, &message.name_length)?;
         }
         if header.control != 0 {
             self.memory.write(header.control, &message.control)?;
@@ -316,63 +341,75 @@ impl Linux {
         self.memory.write_value(at + CONTROL_LENGTH, &length)?;
         self.memory
             .write_value(at + FLAGS, &message.flags.cast_unsigned())?;
-        Ok(moved)
+        Ok(())
+    }
+
+    /// As much of the name as there is `room` for.
+    fn tell_name(&mut self, at: u64, room: u64, message: &Message) -> Result<(), Stop> {
+        let length = message.name.len().min(room as usize);
+        Ok(self.memory.write(at, &message.name[..length])?)
     }
 }
 
-/// The descriptors that control messages pass on.
-fn passed(control: &[u8]) -> Vec<i32> {
-    /// Bytes of a `struct cmsghdr`, to which its messages are aligned by 8.
-    const HEADER: usize = 16;
+/// Room for a name of any length, if one is asked for: the kernel says how long it is even where the guest
+/// has less.
+fn room_for_name(at: u64) -> Vec<u8> {
+    let room = if at == 0 { 0 } else { MOST_NAME as usize };
+    vec![0; room]
+}
+
+/// Bytes of a `struct cmsghdr`, to which its messages are aligned by 8.
+const CONTROL_HEADER: usize = 16;
+
+/// Each control message: level, kind, and where its data is, which may reach beyond what there is.
+fn control_messages(control: &[u8]) -> Vec<(i32, i32, Range<usize>)> {
     let mut found = Vec::new();
-    let mut rest = control;
-    while let Some((header, data)) = rest.split_at_checked(HEADER) {
+    let mut at = 0;
+    while let Some(header) = control.get(at..at + CONTROL_HEADER) {
         let word = |at: usize| {
             i32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
         };
         let length = header[..8].try_into().map_or(0, u64::from_le_bytes);
         let Some(bytes) = usize::try_from(length)
             .ok()
-            .and_then(|l| l.checked_sub(HEADER))
+            .and_then(|length| length.checked_sub(CONTROL_HEADER))
         else {
             break;
         };
-        let data_here = &data[..bytes.min(data.len())];
-        if word(8) == libc::SOL_SOCKET && word(12) == libc::SCM_RIGHTS {
-            let numbers = data_here.chunks_exact(4);
-            found.extend(numbers.map(|n| i32::from_le_bytes([n[0], n[1], n[2], n[3]])));
-        }
-        let Some(next) = bytes
+        let start = at + CONTROL_HEADER;
+        let end = start.saturating_add(bytes).min(control.len());
+        found.push((word(8), word(12), start..end));
+        match bytes
             .checked_next_multiple_of(8)
-            .filter(|&next| next <= data.len())
-        else {
-            break;
-        };
-        rest = &data[next..];
+            .and_then(|bytes| start.checked_add(bytes))
+        {
+            Some(next) if next <= control.len() => at = next,
+            _ => break,
+        }
     }
     found
 }
 
-/// `setsockopt`. A close that waits until all is sent (`SO_LINGER` with a time) would have the whole guest
-/// wait: it is refused with `ENOPROTOOPT`.
-pub(super) fn setsockopt(linux: &mut Linux, arguments: Arguments) -> Served {
-    let [_, level, name, at, length, _] = arguments;
-    let lingers = level as i32 == libc::SOL_SOCKET && name as i32 == libc::SO_LINGER;
-    if lingers && length >= 8 {
-        let on: i32 = linux.memory.read_value(at)?;
-        let seconds: i32 = linux.memory.read_value(at.wrapping_add(4))?;
-        if on != 0 && seconds != 0 {
-            return Err(Errno::NOPROTOOPT.into());
+/// The descriptors that control messages pass on.
+fn passed(control: &[u8]) -> Vec<i32> {
+    let rights = control_messages(control)
+        .into_iter()
+        .filter(|message| (message.0, message.1) == (libc::SOL_SOCKET, libc::SCM_RIGHTS));
+    rights
+        .flat_map(|(.., data)| control[data].chunks_exact(4))
+        .map(|number| i32::from_le_bytes([number[0], number[1], number[2], number[3]]))
+        .collect()
+}
+
+/// Replaces the numbers of processes in control messages that say who sends.
+fn credentials(control: &mut [u8], number: impl Fn(i32) -> i32) {
+    for (level, kind, data) in control_messages(control) {
+        if (level, kind) == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS)
+            && let Some(process) = control[data].first_chunk_mut::<4>()
+        {
+            *process = number(i32::from_le_bytes(*process)).to_le_bytes();
         }
     }
-    let kinds = [
-        Arg::Descriptor,
-        Arg::Value,
-        Arg::Value,
-        Arg::InBytes(4),
-        Arg::Value,
-    ];
-    dispatch::pass(linux, libc::SYS_setsockopt as u64, &kinds, arguments)
 }
 
 /// `recvfrom`.
@@ -385,20 +422,16 @@ pub(super) fn recvfrom(
         0
     } else {
         let room: i32 = linux.memory.read_value(size)?;
-        u64::try_from(room)
-            .map_err(|_| Errno::INVAL)?
-            .min(MOST_NAME)
+        u64::try_from(room).map_err(|_| Errno::INVAL)?
     };
     let mut message = Message {
-        name: vec![0; room as usize],
+        name: room_for_name(name),
         ..Message::default()
     };
     let moved = linux.receive(descriptor, &[(at, length)], &mut message, flags as i32)?;
     if name != 0 {
-        linux.memory.write(name, &message.name)?;
-        linux
-            .memory
-            .write_value(size, &(message.name.len() as u32))?;
+        linux.tell_name(name, room, &message)?;
+        linux.memory.write_value(size, &message.name_length)?;
     }
     Ok(moved)
 }
@@ -428,39 +461,50 @@ pub(super) fn sendmsg(linux: &mut Linux, [fd, at, flags, ..]: Arguments) -> Serv
     linux.send_message(fd, at, flags)
 }
 
-/// `recvmmsg`: what is there, at least one.
-pub(super) fn recvmmsg(linux: &mut Linux, [fd, at, count, flags, ..]: Arguments) -> Served {
-    many(linux, fd, at, count, flags, Linux::receive_message)
+/// `recvmmsg`: all of them, but with `MSG_WAITFORONE` what is there, at least one; likewise with a time, which
+/// Linux looks at after a message only.
+pub(super) fn recvmmsg(linux: &mut Linux, [fd, at, count, flags, time, _]: Arguments) -> Served {
+    let one = time != 0 || flags & libc::MSG_WAITFORONE as u64 != 0;
+    let flags = flags & !(libc::MSG_WAITFORONE as u64);
+    many(linux, [at, count], |linux, at| {
+        let later = one && linux.progress.messages > 0;
+        let flags = if later {
+            flags | DONTWAIT as u64
+        } else {
+            flags
+        };
+        linux.receive_message(fd, at, flags)
+    })
 }
 
 /// `sendmmsg`.
 pub(super) fn sendmmsg(linux: &mut Linux, [fd, at, count, flags, ..]: Arguments) -> Served {
-    many(linux, fd, at, count, flags, Linux::send_message)
+    many(linux, [at, count], |linux, at| {
+        linux.send_message(fd, at, flags)
+    })
 }
 
-/// Moves messages until one fails; only the first may wait.
+/// Moves messages until one fails.
 fn many(
     linux: &mut Linux,
-    fd: u64,
-    at: u64,
-    count: u64,
-    flags: u64,
-    one: fn(&mut Linux, u64, u64, u64) -> Served,
+    [at, count]: [u64; 2],
+    one: impl Fn(&mut Linux, u64) -> Served,
 ) -> Served {
     const LENGTH: u64 = 56;
-    let mut done = 0;
-    while done < count.min(MOST_MESSAGES) {
-        let at = at.checked_add(done * MANY_HEADER).ok_or(Errno::FAULT)?;
-        let waits = if done == 0 { 0 } else { DONTWAIT as u64 };
-        match one(linux, fd, at, flags | waits) {
+    let count = u64::from(count as u32).min(MOST_MESSAGES);
+    while linux.progress.messages < count {
+        let skip = linux.progress.messages * MANY_HEADER;
+        let at = at.checked_add(skip).ok_or(Errno::FAULT)?;
+        match one(linux, at) {
             Ok(moved) => linux.memory.write_value(at + LENGTH, &(moved as u32))?,
-            Err(stop) if done == 0 => return Err(stop),
-            Err(_) => break,
+            Err(Stop::Error(_)) if linux.progress.messages > 0 => break,
+            Err(stop) => return Err(stop),
         }
         linux.progress.bytes = 0;
-        done += 1;
+        linux.progress.waits = 0;
+        linux.progress.messages += 1;
     }
-    Ok(done)
+    Ok(linux.progress.messages)
 }
 
 #[cfg(test)]
@@ -492,5 +536,14 @@ mod tests {
         lying[..8].fill(0);
         assert!(passed(&lying).is_empty());
         assert!(passed(&other).is_empty() && passed(&[1; 15]).is_empty());
+    }
+
+    #[test]
+    fn who_sends_is_told_by_another_number() {
+        let rights = control(libc::SOL_SOCKET, libc::SCM_RIGHTS, &[1, 2, 3]);
+        let sender = |number| control(libc::SOL_SOCKET, libc::SCM_CREDENTIALS, &[number, 2, 3]);
+        let mut both = [rights.clone(), sender(4711)].concat();
+        credentials(&mut both, |number| number - 4710);
+        assert_eq!(both, [rights, sender(1)].concat());
     }
 }

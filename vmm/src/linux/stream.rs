@@ -1,15 +1,15 @@
 //! Calls that move bytes between descriptors and memory, without a copy in between.
 //!
-//! None of them makes the monitor wait. What has a position never waits; of the rest the kernel is asked
-//! for what it can do at once (`RWF_NOWAIT`), and where it cannot say, only once `poll` says so.
+//! None of them makes the monitor wait. Of files and directories bytes are there or not. Of all else the
+//! kernel is asked for what it can do at once, and a call that would wait is asked again once `poll` says so.
 
 use std::os::fd::RawFd;
 
 use rustix::event::PollFlags;
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::host::{self, Direction};
+use super::host::{self, Direction, Late};
 use super::wait::Wait;
 use super::{Arguments, Linux, Served, Stop, signal};
 use crate::memory::Access;
@@ -77,19 +77,34 @@ impl Linux {
         Ok(list)
     }
 
-    /// Waits for `descriptor` to be ready for `direction`, within the time that the socket itself allows.
-    pub(super) fn wait_for(&mut self, descriptor: i32, direction: Direction) -> Stop {
+    /// Waits for `descriptor` to be ready for `direction`, within the time that the file itself allows.
+    pub(super) fn wait_for(&mut self, descriptor: RawFd, direction: Direction) -> Stop {
+        /// When to ask again where `poll` cannot say: a datagram's receiver has no room, say.
+        const SOON: std::time::Duration = std::time::Duration::from_millis(2);
         if self.progress.deadline.is_none() {
             let limit = host::time_limit(descriptor, direction);
-            self.progress.deadline = limit.map(super::time::from_now);
+            self.progress.deadline = limit.map(|(limit, _)| super::time::from_now(limit));
         }
         let deadline = self.progress.deadline;
         if deadline.is_some_and(super::time::is_over) {
             return Errno::AGAIN.into();
         }
+        let events = direction.events();
+        if self.progress.waits > 0 {
+            match host::is_ready(descriptor, events) {
+                Ok(true) => {
+                    let soon = super::time::from_now(SOON);
+                    let first = deadline.map_or(soon, |deadline| deadline.min(soon));
+                    return Stop::Wait(Wait::Until(first));
+                }
+                Ok(false) => {}
+                Err(error) => return error.into(),
+            }
+        }
+        self.progress.waits = self.progress.waits.saturating_add(1);
         Stop::Wait(Wait::Ready {
             descriptor,
-            events: direction.events(),
+            events,
             deadline,
         })
     }
@@ -102,7 +117,7 @@ impl Linux {
         flags: i32,
     ) -> Served {
         let descriptor = self.descriptor(descriptor)?;
-        if host::is_seekable(descriptor) {
+        if host::never_waits(host::kind(descriptor)?) {
             let slices = self.memory.slices_of(ranges, direction.access())?;
             return Ok(host::transfer(direction, descriptor, &slices, None, flags)?);
         }
@@ -128,31 +143,35 @@ impl Linux {
         }
     }
 
+    /// Moves what can be moved at once. That `poll` says ready is not enough to ask for more: others may
+    /// share the file, and have had what there was.
     fn try_stream(
         &mut self,
         direction: Direction,
-        descriptor: i32,
+        descriptor: RawFd,
         ranges: &[(u64, u64)],
         flags: i32,
     ) -> Served {
         let slices = self.memory.slices_of(ranges, direction.access())?;
-        match host::transfer(
-            direction,
-            descriptor,
-            &slices,
-            None,
-            flags | libc::RWF_NOWAIT,
-        ) {
-            Err(Errno::AGAIN | Errno::OPNOTSUPP) => {}
-            moved => return Ok(moved?),
+        let now = flags | libc::RWF_NOWAIT;
+        let moved = match host::transfer(direction, descriptor, &slices, None, now) {
+            // Terminals and timers go by the open file's flag alone.
+            Err(Errno::OPNOTSUPP) => host::at_once(&[descriptor], || {
+                host::transfer(direction, descriptor, &slices, None, flags)
+            }),
+            moved => moved,
+        };
+        match moved {
+            Err(Errno::AGAIN) if flags != now && !host::is_nonblocking(descriptor)? => {
+                let stop = self.wait_for(descriptor, direction);
+                let is_late = matches!(stop, Stop::Error(Errno::AGAIN));
+                match host::time_limit(descriptor, direction) {
+                    Some((_, Late::Nothing)) if is_late => Ok(0),
+                    _ => Err(stop),
+                }
+            }
+            moved => Ok(moved?),
         }
-        if host::is_ready(descriptor, direction.events())?
-            || flags & libc::RWF_NOWAIT != 0
-            || host::is_nonblocking(descriptor)?
-        {
-            return Ok(host::transfer(direction, descriptor, &slices, None, flags)?);
-        }
-        Err(self.wait_for(descriptor, direction))
     }
 
     fn positioned(
@@ -261,54 +280,84 @@ fn with_flags(
     }
 }
 
-/// `sendfile`: what does not wait at its source, which has to be a file; it waits for its target.
+/// A file that bytes are moved to or from without a detour by the guest's memory.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    descriptor: RawFd,
+    direction: Direction,
+    /// A call waits at it.
+    waits: bool,
+}
+
+impl End {
+    fn new(descriptor: RawFd, direction: Direction) -> Result<Self, Errno> {
+        let waits =
+            !host::never_waits(host::kind(descriptor)?) && !host::is_nonblocking(descriptor)?;
+        Ok(Self {
+            descriptor,
+            direction,
+            waits,
+        })
+    }
+}
+
+impl Linux {
+    /// What follows when nothing can be moved between `ends` at once: the first that is not ready is waited
+    /// for, if one may wait there.
+    fn wait_for_end(&mut self, ends: &[End; 2]) -> Result<Stop, Errno> {
+        let mut held_up = ends.iter().rfind(|end| end.waits);
+        for end in ends {
+            if !host::is_ready(end.descriptor, end.direction.events())? {
+                held_up = Some(end).filter(|end| end.waits);
+                break;
+            }
+        }
+        Ok(match held_up {
+            Some(end) => self.wait_for(end.descriptor, end.direction),
+            None => Errno::AGAIN.into(),
+        })
+    }
+}
+
+/// `sendfile`. All of a file goes, as far as it reaches; of what has no end to wait for, what is there.
 pub(super) fn sendfile(linux: &mut Linux, [out, from, at, count, ..]: Arguments) -> Served {
     let target = linux.descriptor(out)?;
     let source = linux.descriptor(from)?;
-    let mut count = count;
-    if matches!(kind(target)?, FileType::Socket | FileType::Fifo) && !host::is_nonblocking(target)?
-    {
-        if !host::is_ready(target, PollFlags::OUT)? {
-            return Err(linux.wait_for(target, Direction::Out));
-        }
-        // What is ready has room for a page at least; more could wait.
-        count = count.min(pool_core::PAGE_SIZE);
-    }
-    let mut offset: i64 = if at == 0 {
-        0
-    } else {
-        linux.memory.read_value(at)?
-    };
-    let position = (at != 0).then_some(&mut offset);
-    let sent = host::sendfile(target, source, position, count);
-    let sent = linux.written(sent.map_err(Stop::from))?;
-    if at != 0 {
-        linux.memory.write_value(at, &offset)?;
-    }
-    Ok(sent)
-}
-
-fn kind(descriptor: RawFd) -> Result<FileType, Errno> {
-    let stat = rustix::fs::fstat(host::borrow(descriptor))?;
-    Ok(FileType::from_raw_mode(stat.st_mode))
-}
-
-/// One of both is a pipe, no pipe has a position, the source can be read and the target written.
-fn is_spliceable(ends: &[(RawFd, u64, Direction); 2]) -> Result<bool, Errno> {
-    let mut pipe = false;
-    for &(descriptor, position, direction) in ends {
-        let is_pipe = kind(descriptor)? == FileType::Fifo;
-        let mode = rustix::fs::fcntl_getfl(host::borrow(descriptor))? & OFlags::ACCMODE;
-        let wrong = match direction {
-            Direction::In => OFlags::WRONLY,
-            Direction::Out => OFlags::RDONLY,
+    let ends = [
+        End::new(source, Direction::In)?,
+        End::new(target, Direction::Out)?,
+    ];
+    let is_file = host::never_waits(host::kind(source)?);
+    loop {
+        let left = count.min(MOST_BYTES).saturating_sub(linux.progress.bytes);
+        let mut offset: i64 = if at == 0 {
+            0
+        } else {
+            linux.memory.read_value(at)?
         };
-        if mode == wrong || (is_pipe && position != 0) {
-            return Ok(false);
+        let position = (at != 0).then_some(&mut offset);
+        let sent = host::at_once(&[source, target], || {
+            host::sendfile(target, source, position, left)
+        });
+        let done = linux.progress.bytes;
+        match sent {
+            Ok(sent) => {
+                if at != 0 {
+                    linux.memory.write_value(at, &offset)?;
+                }
+                linux.progress.bytes += sent;
+                if sent == 0 || sent == left || !is_file || !ends[1].waits {
+                    return Ok(linux.progress.bytes);
+                }
+            }
+            Err(Errno::AGAIN) => match linux.wait_for_end(&ends)? {
+                Stop::Error(_) if done > 0 => return Ok(done),
+                stop => return Err(stop),
+            },
+            Err(_) if done > 0 => return Ok(done),
+            Err(error) => return linux.written(Err(error.into())),
         }
-        pipe |= is_pipe;
     }
-    Ok(pipe)
 }
 
 /// `splice`, between a pipe and anything.
@@ -325,30 +374,24 @@ pub(super) fn splice(linux: &mut Linux, arguments: Arguments) -> Served {
     ];
     let [from, from_at, to, to_at, count, flags] = arguments;
     let (source, target) = (linux.descriptor(from)?, linux.descriptor(to)?);
-    let ends = [
-        (source, from_at, Direction::In),
-        (target, to_at, Direction::Out),
+    let mut ends = [
+        End::new(source, Direction::In)?,
+        End::new(target, Direction::Out)?,
     ];
-    // What the kernel refuses it refuses at once.
-    if count > 0 && is_spliceable(&ends)? {
-        for (descriptor, _, direction) in ends {
-            // A socket goes by its own flag alone, a pipe by the call's too.
-            let may_wait = match kind(descriptor)? {
-                FileType::Socket => true,
-                FileType::Fifo => flags & NONBLOCK == 0,
-                _ => false,
-            };
-            if may_wait
-                && !host::is_nonblocking(descriptor)?
-                && !host::is_ready(descriptor, direction.events())?
-            {
-                return Err(linux.wait_for(descriptor, direction));
-            }
+    // A pipe goes by the call's flag too.
+    for end in &mut ends {
+        if flags & NONBLOCK != 0 && host::kind(end.descriptor)? == FileType::Fifo {
+            end.waits = false;
         }
     }
     let arguments = [from, from_at, to, to_at, count, flags | NONBLOCK];
-    let moved = pass(linux, libc::SYS_splice as u64, &kinds, arguments);
-    linux.written(moved)
+    let moved = host::at_once(&[source, target], || {
+        pass(linux, libc::SYS_splice as u64, &kinds, arguments)
+    });
+    match moved {
+        Err(Stop::Error(Errno::AGAIN)) => Err(linux.wait_for_end(&ends)?),
+        moved => linux.written(moved),
+    }
 }
 
 #[cfg(test)]

@@ -39,6 +39,11 @@ pub(crate) fn machine(total: u64, free: u64) -> Vec<u8> {
     record.bytes().to_vec()
 }
 
+/// `rseq`: C libraries do without, as with a kernel that has none.
+pub(super) fn rseq(_: &mut Linux, _: Arguments) -> Served {
+    Err(Errno::NOSYS.into())
+}
+
 /// `uname`.
 pub(super) fn uname(linux: &mut Linux, [at, ..]: Arguments) -> Served {
     linux.memory.write(at, &identity())?;
@@ -52,10 +57,12 @@ pub(super) fn sysinfo(linux: &mut Linux, [at, ..]: Arguments) -> Served {
     Ok(0)
 }
 
-/// `getrandom`, from the host.
+/// `getrandom`, from the host, as many bytes as Linux gives at once.
 pub(super) fn getrandom(linux: &mut Linux, [at, length, flags, ..]: Arguments) -> Served {
+    const MOST: u64 = (32 << 20) - 1;
+    let length = length.min(MOST);
     let flags = GetRandomFlags::from_bits(flags as u32).ok_or(Errno::INVAL)?;
-    let mut chunk = [0; 256];
+    let mut chunk = [0; 4096];
     let mut done = 0;
     while done < length {
         let wanted = (length - done).min(chunk.len() as u64) as usize;

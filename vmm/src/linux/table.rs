@@ -6,8 +6,8 @@ use std::fmt;
 
 use super::dispatch::Arg;
 use super::{
-    Handler, descriptor, futex, memory, poll, process, signal, socket, stream, system, thread,
-    time, timer,
+    Handler, descriptor, futex, identity, memory, poll, process, signal, socket, socket_option,
+    stream, system, thread, time, timer,
 };
 
 /// What a call is about.
@@ -54,10 +54,22 @@ pub enum Process {
     },
     /// As `Files`, and no set-user-ID or set-group-ID bit in the argument of this number.
     PathMode(u32),
+    /// As `Files`, with no other flags (second) in the argument (first) than these.
+    FileFlags(u32, u32),
+    /// As `Files`; where an empty path or none stands for an open descriptor, as `Owner`; and a mode as
+    /// `PathMode` has it.
+    Change {
+        /// Argument that holds the flags, if the call has some.
+        flags: u32,
+        /// Argument that holds the mode.
+        mode: Option<u32>,
+    },
     /// Only with `--net host`: local, IPv4 and IPv6 sockets.
     Network,
     /// Only such sockets.
     SocketPair,
+    /// Only options of [`super::socket_option`].
+    SocketOption,
     /// Only if a directory was granted, and no set-user-ID or set-group-ID bit.
     Mode,
     /// Only if a directory was granted.
@@ -104,6 +116,8 @@ impl fmt::Display for Process {
         match self {
             Self::Create { .. } => f.write_str("Create"),
             Self::PathMode(_) => f.write_str("PathMode"),
+            Self::FileFlags(..) => f.write_str("FileFlags"),
+            Self::Change { .. } => f.write_str("Change"),
             other => write!(f, "{other:?}"),
         }
     }
@@ -186,6 +200,8 @@ const fn process_only(number: u64, name: &'static str, topic: Topic, process: Pr
 
 /// `AT_SYMLINK_FOLLOW`: without a path's look-up, `AT_EMPTY_PATH` would name what a descriptor stands for.
 const LINK: u64 = 0x400;
+/// `RENAME_NOREPLACE` and `RENAME_EXCHANGE`: `RENAME_WHITEOUT` leaves a device.
+const RENAME: u64 = 3;
 const PIPE: u64 = (libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_DIRECT) as u64;
 
 /// The calls, by number. It is one place, since a constant would have a copy, and what the loader must
@@ -196,8 +212,8 @@ pub const COUNT: usize = LIST.len();
 
 #[rustfmt::skip]
 const LIST: &[Entry] = {
-    use Arg::{Descriptor, Directory, Flags, Granted, In, InBytes, InOut, Mode, Out, OutBytes, OutSized,
-        Path, PathOrNull, PathToSee, Size, Text, Value};
+    use Arg::{Descriptor, Descriptors, Directory, Flags, Granted, In, InBytes, InOut, Mode, Out, OutBytes,
+        OutSized, OutText, Path, PathOrNull, PathToSee, Size, Text, Value};
     &[
     call(0, "read", stream::read, Topic::File, Process::Allowed),
     call(1, "write", stream::write, Topic::File, Process::Allowed),
@@ -221,7 +237,7 @@ const LIST: &[Entry] = {
     call(19, "readv", stream::readv, Topic::File, Process::Allowed),
     call(20, "writev", stream::writev, Topic::File, Process::Allowed),
     host(21, "access", &[Path, Value], Topic::Path, Process::Files),
-    host(22, "pipe", &[Out(8)], Topic::File, Process::Allowed),
+    host(22, "pipe", &[Descriptors], Topic::File, Process::Allowed),
     call(23, "select", poll::select, Topic::File, Process::Allowed),
     call(24, "sched_yield", thread::sched_yield, Topic::System, Process::Allowed),
     call(25, "mremap", memory::mremap, Topic::Memory, Process::Move),
@@ -250,8 +266,8 @@ const LIST: &[Entry] = {
     host(51, "getsockname", &[Descriptor, OutSized(2), Size], Topic::Socket, Process::Allowed),
     host(52, "getpeername", &[Descriptor, OutSized(2), Size], Topic::Socket, Process::Allowed),
     call(53, "socketpair", socket::socketpair, Topic::Socket, Process::SocketPair),
-    call(54, "setsockopt", socket::setsockopt, Topic::Socket, Process::Allowed),
-    host(55, "getsockopt", &[Descriptor, Value, Value, OutSized(4), Size], Topic::Socket, Process::Allowed),
+    call(54, "setsockopt", socket_option::setsockopt, Topic::Socket, Process::SocketOption),
+    call(55, "getsockopt", socket_option::getsockopt, Topic::Socket, Process::SocketOption),
     call(56, "clone", thread::clone, Topic::Process, Process::Threads),
     call(57, "fork", thread::fork, Topic::Process, Process::Unserved),
     call(58, "vfork", thread::fork, Topic::Process, Process::Unserved),
@@ -270,13 +286,13 @@ const LIST: &[Entry] = {
     host(80, "chdir", &[Path], Topic::Path, Process::Files),
     call(81, "fchdir", descriptor::fchdir, Topic::Path, Process::Files),
     host(82, "rename", &[Path, Path], Topic::Path, Process::Files),
-    host(83, "mkdir", &[Path, Mode], Topic::Path, Process::Files),
+    host(83, "mkdir", &[Path, Value], Topic::Path, Process::Files),
     host(84, "rmdir", &[Path], Topic::Path, Process::Files),
     call(85, "creat", descriptor::creat, Topic::Path, Process::PathMode(1)),
     host(86, "link", &[Path, Path], Topic::Path, Process::Files),
     host(87, "unlink", &[Path], Topic::Path, Process::Files),
     host(88, "symlink", &[Text, Path], Topic::Path, Process::Files),
-    host(89, "readlink", &[Path, OutBytes(2), Value], Topic::Path, Process::Files),
+    host(89, "readlink", &[Path, OutText(2), Value], Topic::Path, Process::Files),
     host(90, "chmod", &[Path, Mode], Topic::Path, Process::PathMode(1)),
     host(91, "fchmod", &[Granted, Mode], Topic::File, Process::Mode),
     host(92, "chown", &[Path, Value, Value], Topic::Path, Process::Files),
@@ -288,12 +304,26 @@ const LIST: &[Entry] = {
     call(98, "getrusage", system::getrusage, Topic::System, Process::Allowed),
     call(99, "sysinfo", system::sysinfo, Topic::System, Process::Monitor),
     call(100, "times", time::times, Topic::Time, Process::Allowed),
-    call(102, "getuid", process::getuid, Topic::Process, Process::Allowed),
-    call(104, "getgid", process::getgid, Topic::Process, Process::Allowed),
-    call(107, "geteuid", process::geteuid, Topic::Process, Process::Allowed),
-    call(108, "getegid", process::getegid, Topic::Process, Process::Allowed),
+    call(102, "getuid", identity::getuid, Topic::Process, Process::Allowed),
+    call(104, "getgid", identity::getgid, Topic::Process, Process::Allowed),
+    call(105, "setuid", identity::setuid, Topic::Process, Process::Allowed),
+    call(106, "setgid", identity::setgid, Topic::Process, Process::Allowed),
+    call(107, "geteuid", identity::getuid, Topic::Process, Process::Allowed),
+    call(108, "getegid", identity::getgid, Topic::Process, Process::Allowed),
     call(110, "getppid", process::getppid, Topic::Process, Process::Allowed),
     call(111, "getpgrp", process::getpid, Topic::Process, Process::Allowed),
+    call(113, "setreuid", identity::setreuid, Topic::Process, Process::Allowed),
+    call(114, "setregid", identity::setregid, Topic::Process, Process::Allowed),
+    call(115, "getgroups", identity::getgroups, Topic::Process, Process::Allowed),
+    call(116, "setgroups", identity::setgroups, Topic::Process, Process::Monitor),
+    call(117, "setresuid", identity::setresuid, Topic::Process, Process::Allowed),
+    call(118, "getresuid", identity::getresuid, Topic::Process, Process::Allowed),
+    call(119, "setresgid", identity::setresgid, Topic::Process, Process::Allowed),
+    call(120, "getresgid", identity::getresgid, Topic::Process, Process::Allowed),
+    call(122, "setfsuid", identity::setfsuid, Topic::Process, Process::Allowed),
+    call(123, "setfsgid", identity::setfsgid, Topic::Process, Process::Allowed),
+    call(125, "capget", identity::capget, Topic::Process, Process::Monitor),
+    call(126, "capset", identity::capset, Topic::Process, Process::Allowed),
     call(127, "rt_sigpending", signal::rt_sigpending, Topic::Signal, Process::Allowed),
     call(128, "rt_sigtimedwait", signal::rt_sigtimedwait, Topic::Signal, Process::Allowed),
     call(129, "rt_sigqueueinfo", signal::rt_sigqueueinfo, Topic::Signal, Process::OwnProcess),
@@ -346,15 +376,15 @@ const LIST: &[Entry] = {
     call(234, "tgkill", signal::tgkill, Topic::Signal, Process::OwnProcess),
     host(235, "utimes", &[Path, In(32)], Topic::Path, Process::Files),
     call(257, "openat", descriptor::openat, Topic::Path, Process::Create { flags: 2, mode: 3 }),
-    host(258, "mkdirat", &[Directory, Path, Mode], Topic::Path, Process::Files),
-    host(260, "fchownat", &[Directory, Path, Value, Value, Value], Topic::Path, Process::Files),
-    host(261, "futimesat", &[Directory, PathOrNull, In(32)], Topic::Path, Process::Files),
+    host(258, "mkdirat", &[Directory, Path, Value], Topic::Path, Process::Files),
+    host(260, "fchownat", &[Directory, Path, Value, Value, Value], Topic::Path, Process::Change { flags: 4, mode: None }),
+    host(261, "futimesat", &[Directory, PathOrNull, In(32)], Topic::Path, Process::Change { flags: 3, mode: None }),
     host(262, "newfstatat", &[Directory, PathToSee, Out(144), Value], Topic::Path, Process::FilesOrEmpty),
     host(263, "unlinkat", &[Directory, Path, Value], Topic::Path, Process::Files),
     host(264, "renameat", &[Directory, Path, Directory, Path], Topic::Path, Process::Files),
-    host(265, "linkat", &[Directory, Path, Directory, Path, Flags(LINK)], Topic::Path, Process::Files),
+    host(265, "linkat", &[Directory, Path, Directory, Path, Flags(LINK)], Topic::Path, Process::FileFlags(4, LINK as u32)),
     host(266, "symlinkat", &[Text, Directory, Path], Topic::Path, Process::Files),
-    host(267, "readlinkat", &[Directory, Path, OutBytes(3), Value], Topic::Path, Process::Files),
+    host(267, "readlinkat", &[Directory, Path, OutText(3), Value], Topic::Path, Process::Files),
     host(268, "fchmodat", &[Directory, Path, Mode], Topic::Path, Process::PathMode(2)),
     host(269, "faccessat", &[Directory, Path, Value], Topic::Path, Process::Files),
     call(270, "pselect6", poll::pselect6, Topic::File, Process::Allowed),
@@ -363,7 +393,7 @@ const LIST: &[Entry] = {
     call(274, "get_robust_list", thread::get_robust_list, Topic::Process, Process::OwnThread),
     call(275, "splice", stream::splice, Topic::File, Process::Allowed),
     host(277, "sync_file_range", &[Descriptor, Value, Value, Value], Topic::File, Process::Allowed),
-    host(280, "utimensat", &[Directory, PathOrNull, In(32), Value], Topic::Path, Process::Files),
+    host(280, "utimensat", &[Directory, PathOrNull, In(32), Value], Topic::Path, Process::Change { flags: 3, mode: None }),
     call(281, "epoll_pwait", poll::epoll_pwait, Topic::File, Process::Allowed),
     host(283, "timerfd_create", &[Value, Value], Topic::File, Process::Allowed),
     host(284, "eventfd", &[Value], Topic::File, Process::Allowed),
@@ -374,7 +404,7 @@ const LIST: &[Entry] = {
     host(290, "eventfd2", &[Value, Value], Topic::File, Process::Allowed),
     host(291, "epoll_create1", &[Value], Topic::File, Process::Allowed),
     call(292, "dup3", descriptor::dup3, Topic::File, Process::Allowed),
-    host(293, "pipe2", &[Out(8), Flags(PIPE)], Topic::File, Process::Allowed),
+    host(293, "pipe2", &[Descriptors, Flags(PIPE)], Topic::File, Process::Allowed),
     call(295, "preadv", stream::preadv, Topic::File, Process::Allowed),
     call(296, "pwritev", stream::pwritev, Topic::File, Process::Allowed),
     call(297, "rt_tgsigqueueinfo", signal::rt_tgsigqueueinfo, Topic::Signal, Process::OwnProcess),
@@ -382,7 +412,7 @@ const LIST: &[Entry] = {
     call(302, "prlimit64", process::prlimit64, Topic::Process, Process::OwnLimits),
     call(307, "sendmmsg", socket::sendmmsg, Topic::Socket, Process::Allowed),
     call(309, "getcpu", thread::getcpu, Topic::System, Process::Allowed),
-    host(316, "renameat2", &[Directory, Path, Directory, Path, Value], Topic::Path, Process::Files),
+    host(316, "renameat2", &[Directory, Path, Directory, Path, Flags(RENAME)], Topic::Path, Process::FileFlags(4, RENAME as u32)),
     call(318, "getrandom", system::getrandom, Topic::System, Process::Allowed),
     call(322, "execveat", thread::fork, Topic::Process, Process::Unserved),
     call(324, "membarrier", thread::membarrier, Topic::Process, Process::Allowed),
@@ -391,11 +421,12 @@ const LIST: &[Entry] = {
     call(327, "preadv2", stream::preadv2, Topic::File, Process::Allowed),
     call(328, "pwritev2", stream::pwritev2, Topic::File, Process::Allowed),
     host(332, "statx", &[Directory, PathToSee, Value, Value, Out(256)], Topic::Path, Process::FilesOrUnserved),
+    call(334, "rseq", system::rseq, Topic::Process, Process::Unserved),
     call(435, "clone3", thread::clone3, Topic::Process, Process::Unserved),
     call(436, "close_range", descriptor::close_range, Topic::File, Process::Allowed),
     host(439, "faccessat2", &[Directory, Path, Value, Value], Topic::Path, Process::Files),
     call(441, "epoll_pwait2", poll::epoll_pwait2, Topic::File, Process::Allowed),
-    host(452, "fchmodat2", &[Directory, Path, Mode, Value], Topic::Path, Process::PathMode(2)),
+    host(452, "fchmodat2", &[Directory, Path, Mode, Value], Topic::Path, Process::Change { flags: 3, mode: Some(2) }),
     ]
 };
 

@@ -43,6 +43,10 @@ pub(crate) struct Progress {
     pub(crate) deadline: Option<Timespec>,
     /// What it asks for is under way: asking again, once the wait is over, says how that ended.
     pub(crate) started: bool,
+    /// How often it has waited for a descriptor to be ready.
+    pub(crate) waits: u32,
+    /// Messages that were moved.
+    pub(crate) messages: u64,
     /// Another task has woken it.
     pub(crate) woken: bool,
     /// A signal is about to be delivered to its task: if it would still wait, it ends here.

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{Gid, Mode, Uid, XattrFlags};
+use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
@@ -19,7 +19,7 @@ use super::counts::{heap_end, most, readable, used};
 use super::limits::{Limits, with_tables};
 use super::ptrace::{Registers, Tracee};
 use super::threads::Threads;
-use crate::linux::system;
+use crate::linux::{identity, system};
 
 /// Longer than `/proc/PID/status` of somebody in very many groups.
 const MOST_STATUS: usize = 64 << 10;
@@ -42,6 +42,8 @@ pub(super) enum Change {
     Fstat(u64, u64),
     /// The same with other flags in its fourth argument.
     Flags(u64),
+    /// In its fifth.
+    FifthFlags(u64),
     /// `tgkill` of a thread of this process, of a signal.
     Signal(Pid, u64, u64),
 }
@@ -56,6 +58,7 @@ impl Change {
                 registers.rsi = at;
             }
             Self::Flags(flags) => registers.r10 = flags,
+            Self::FifthFlags(flags) => registers.r8 = flags,
             Self::Signal(process, thread, signal) => {
                 registers.orig_rax = libc::SYS_tgkill as u64;
                 registers.rdi = process.as_raw_nonzero().get() as u64;
@@ -150,12 +153,15 @@ impl Calls {
                     _ => failed(Errno::FAULT),
                 }
             }
-            libc::SYS_fchmod | libc::SYS_fchown | libc::SYS_fsetxattr => {
-                match self.change_file(tracee, registers) {
-                    Ok(()) => Next::Done(0),
-                    Err(error) => failed(error),
-                }
+            libc::SYS_fchmod | libc::SYS_fchown | libc::SYS_fsetxattr | libc::SYS_fcntl => {
+                finished(self.change_file(tracee, registers))
             }
+            libc::SYS_fchmodat2
+            | libc::SYS_fchownat
+            | libc::SYS_utimensat
+            | libc::SYS_futimesat => self.change_named(tracee, registers),
+            libc::SYS_setgroups => finished(set_groups(tracee, registers)),
+            libc::SYS_capget => finished(capabilities(tracee, registers, threads)),
             // What cannot be counted is not allowed.
             libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_mremap => {
                 if self.may_take(most_taken(registers)) && self.may_read(registers) {
@@ -193,28 +199,31 @@ impl Calls {
         }
     }
 
-    /// Changes what an open file is like, for the guest: checked and changed is the same file, which is
-    /// fetched for that. This process may do no more to it than the guest.
-    fn change_file(&self, tracee: Tracee, registers: &Registers) -> Result<(), Errno> {
-        const LONGEST_NAME: usize = 256;
-        const LARGEST_VALUE: u64 = 64 << 10;
+    /// The guest's open file `number`, unless it is one of its standard files. This process may do no more to
+    /// it than the guest, and no other thread can put another in its place.
+    fn granted(&self, number: u64) -> Result<OwnedFd, Errno> {
         let flags = PidfdGetfdFlags::empty();
-        let number = registers.rdi as i32;
+        let number = number as i32;
         let file =
             rustix::process::pidfd_getfd(&self.process, number, flags).map_err(|_| Errno::BADF)?;
         let stat = rustix::fs::fstat(&file)?;
         if self.standard.contains(&(stat.st_dev, stat.st_ino)) {
             return Err(Errno::PERM);
         }
+        Ok(file)
+    }
+
+    /// Changes what an open file is like, for the guest; what the call returns.
+    fn change_file(&self, tracee: Tracee, registers: &Registers) -> Result<i64, Errno> {
+        const LONGEST_NAME: usize = 256;
+        const LARGEST_VALUE: u64 = 64 << 10;
+        let file = self.granted(registers.rdi)?;
         match registers.orig_rax as i64 {
-            libc::SYS_fchmod => {
-                let mode = Mode::from_raw_mode(registers.rsi as u32 & 0o1777);
-                rustix::fs::fchmod(file, mode)
-            }
-            libc::SYS_fchown => {
-                let id = |word: u64| Some(word as u32).filter(|&id| id != u32::MAX);
-                let (user, group) = (id(registers.rsi), id(registers.rdx));
-                rustix::fs::fchown(file, user.map(Uid::from_raw), group.map(Gid::from_raw))
+            libc::SYS_fchmod => rustix::fs::fchmod(file, mode_of(registers.rsi))?,
+            libc::SYS_fchown => change_owner(&file, registers.rsi, registers.rdx)?,
+            libc::SYS_fcntl => {
+                let size = usize::try_from(registers.rdx as u32).map_err(|_| Errno::INVAL)?;
+                return Ok(rustix::pipe::fcntl_setpipe_size(file, size)? as i64);
             }
             _ => {
                 if registers.r10 > LARGEST_VALUE {
@@ -231,9 +240,46 @@ impl Calls {
                     return Err(Errno::FAULT);
                 }
                 let flags = XattrFlags::from_bits_retain(registers.r8 as u32);
-                rustix::fs::fsetxattr(file, name, &value, flags)
+                rustix::fs::fsetxattr(file, name, &value, flags)?;
             }
         }
+        Ok(0)
+    }
+
+    /// A change of a file by its path, or of an open one where the path is empty or null. What the kernel is
+    /// to serve does not mean an open one any more, whatever another thread makes of the path meanwhile.
+    fn change_named(&self, tracee: Tracee, registers: &Registers) -> Next {
+        const EMPTY: u64 = libc::AT_EMPTY_PATH as u64;
+        let call = registers.orig_rax as i64;
+        let of_times = matches!(call, libc::SYS_utimensat | libc::SYS_futimesat);
+        let flags = match call {
+            libc::SYS_futimesat => 0,
+            libc::SYS_fchownat => registers.r8,
+            _ => registers.r10,
+        };
+        let is_open = if registers.rsi == 0 {
+            of_times
+        } else {
+            let mut path = [0];
+            match tracee.read(registers.rsi, &mut path) {
+                Ok(1) => flags & EMPTY != 0 && path == [0],
+                _ => return failed(Errno::FAULT),
+            }
+        };
+        // The working directory is no standard file.
+        if !is_open || registers.rdi as i32 == libc::AT_FDCWD {
+            return match call {
+                _ if registers.rdi as i32 == libc::AT_FDCWD || flags & EMPTY == 0 => Next::Serve,
+                libc::SYS_fchownat => Next::ServeWith(Change::FifthFlags(flags & !EMPTY)),
+                _ => Next::ServeWith(Change::Flags(flags & !EMPTY)),
+            };
+        }
+        let changed = self.granted(registers.rdi).and_then(|file| match call {
+            libc::SYS_fchmodat2 => rustix::fs::fchmod(file, mode_of(registers.rdx)),
+            libc::SYS_fchownat => change_owner(&file, registers.rdx, registers.r10),
+            _ => rustix::fs::futimens(file, &times_of(tracee, registers)?),
+        });
+        finished(changed.map(|()| 0))
     }
 
     /// The guest may take `more` bytes. It may if it has not more than it was granted; and while what it
@@ -309,6 +355,91 @@ impl Calls {
             }
         }
     }
+}
+
+fn finished(result: Result<i64, Errno>) -> Next {
+    result.map_or_else(failed, Next::Done)
+}
+
+fn mode_of(word: u64) -> Mode {
+    Mode::from_raw_mode(word as u32 & 0o1777)
+}
+
+fn change_owner(file: &OwnedFd, user: u64, group: u64) -> Result<(), Errno> {
+    let id = |word: u64| Some(word as u32).filter(|&id| id != u32::MAX);
+    let (user, group) = (id(user), id(group));
+    rustix::fs::fchown(file, user.map(Uid::from_raw), group.map(Gid::from_raw))
+}
+
+/// The times at the third argument: now, if it is null.
+fn times_of(tracee: Tracee, registers: &Registers) -> Result<Timestamps, Errno> {
+    const NOW: Timespec = Timespec {
+        tv_sec: 0,
+        tv_nsec: libc::UTIME_NOW,
+    };
+    let mut words = [[0; 8]; 4];
+    if registers.rdx == 0 {
+        return Ok(Timestamps {
+            last_access: NOW,
+            last_modification: NOW,
+        });
+    }
+    if tracee.read(registers.rdx, words.as_flattened_mut()).ok() != Some(32) {
+        return Err(Errno::FAULT);
+    }
+    let [access, access_part, change, change_part] = words.map(i64::from_le_bytes);
+    let part = |part: i64| match registers.orig_rax as i64 {
+        // Microseconds.
+        libc::SYS_futimesat if (0..1_000_000).contains(&part) => Ok(part * 1000),
+        libc::SYS_futimesat => Err(Errno::INVAL),
+        _ => Ok(part),
+    };
+    Ok(Timestamps {
+        last_access: Timespec {
+            tv_sec: access,
+            tv_nsec: part(access_part)?,
+        },
+        last_modification: Timespec {
+            tv_sec: change,
+            tv_nsec: part(change_part)?,
+        },
+    })
+}
+
+/// `setgroups`: to those that there are.
+fn set_groups(tracee: Tracee, registers: &Registers) -> Result<i64, Errno> {
+    let mut list = vec![0; identity::group_bytes(registers.rdi)?];
+    if !list.is_empty() && tracee.read(registers.rsi, &mut list).ok() != Some(list.len()) {
+        return Err(Errno::FAULT);
+    }
+    identity::set_groups(&list).map(|()| 0)
+}
+
+/// `capget`: none, of any thread of the guest. The kernel would say of others whether they are there.
+fn capabilities(tracee: Tracee, registers: &Registers, threads: &Threads) -> Result<i64, Errno> {
+    let (header, data) = (registers.rdi, registers.rsi);
+    let mut words = [[0; 4]; 2];
+    if tracee.read(header, words.as_flattened_mut()).ok() != Some(8) {
+        return Err(Errno::FAULT);
+    }
+    let [version, number] = words.map(i32::from_le_bytes);
+    let bad = |_| Errno::FAULT;
+    let Some(bytes) = identity::capability_bytes(version.cast_unsigned()) else {
+        let known = identity::CAPABILITY_VERSION.to_le_bytes();
+        tracee.write(header, &known).map_err(bad)?;
+        return if data == 0 { Ok(0) } else { Err(Errno::INVAL) };
+    };
+    if data == 0 {
+        return Ok(0);
+    }
+    if number < 0 {
+        return Err(Errno::INVAL);
+    }
+    if number != 0 && !threads.has(number) {
+        return Err(Errno::SRCH);
+    }
+    tracee.write(data, &vec![0; bytes]).map_err(bad)?;
+    Ok(0)
 }
 
 fn failed(error: Errno) -> Next {

@@ -43,6 +43,7 @@ use crate::pool::Segments;
 use crate::report::HostUsage;
 use crate::sandbox::{self, SandboxError};
 use crate::stamp::Stamp;
+use crate::standard;
 use crate::vdso::{Moved, Vdso};
 
 /// Why a guest cannot be run as a process.
@@ -146,6 +147,7 @@ pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
     limits.apply(child).map_err(ProcessError::Limit)?;
     let calls = Calls::new(child, limits, plan.rooms.heap.0).map_err(ProcessError::Trace)?;
     let tracer = Tracer::new(child, plan, leaving, calls).map_err(ProcessError::Trace)?;
+    standard::leave()?;
     sandbox::enter_tracer(child)?;
     to_child.write_all(&[READY])?;
     match tracer.wait().map_err(ProcessError::Trace)? {

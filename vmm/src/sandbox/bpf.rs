@@ -10,8 +10,8 @@
 use std::collections::BTreeMap;
 
 use libc::{
-    BPF_ABS, BPF_ALU, BPF_AND, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W,
-    sock_filter,
+    BPF_ABS, BPF_ALU, BPF_AND, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_JMP, BPF_K, BPF_LD, BPF_RET,
+    BPF_W, sock_filter,
 };
 
 /// `AUDIT_ARCH_X86_64` of `linux/audit.h`: calls of 32-bit code have another value.
@@ -41,6 +41,8 @@ pub(super) enum Test {
     Equals(u32, u32),
     /// The bits of the lower half that `mask` (second) selects are `value` (third).
     Masked(u32, u32, u32),
+    /// The lower half is between two numbers, both included.
+    Between(u32, u32, u32),
     /// The whole of it, a pointer, is null.
     Null(u32),
 }
@@ -162,26 +164,37 @@ fn tree(ranges: &[(u32, Vec<sock_filter>)]) -> Vec<sock_filter> {
 
 /// Ends with `verdict` if all of `tests` hold, else goes on behind.
 fn case(tests: &[Test], verdict: Verdict) -> Vec<sock_filter> {
-    // Lower and upper half, the bits that matter, and what they must be.
-    let halves = tests.iter().flat_map(|&test| match test {
-        Test::Equals(argument, value) => vec![(argument, 0, u32::MAX, value)],
-        Test::Masked(argument, mask, value) => vec![(argument, 0, mask, value)],
-        Test::Null(argument) => vec![(argument, 0, u32::MAX, 0), (argument, 4, u32::MAX, 0)],
-    });
-    let mut halves: Vec<_> = halves.collect();
     let mut code = vec![end(verdict)];
-    while let Some((argument, half, mask, value)) = halves.pop() {
-        // A rule has few tests of three instructions each: the distance fits.
+    for &test in tests.iter().rev() {
+        // A rule has few tests of three or four instructions each: the distance fits.
         let past = code.len() as u8;
-        let mut test = vec![load(ARGUMENTS + 8 * argument + half)];
-        if mask != u32::MAX {
-            test.push(instruction(BPF_ALU | BPF_AND | BPF_K, mask));
-        }
-        test.push(jump(BPF_JEQ, value, 0, past));
+        let mut test = match test {
+            Test::Equals(argument, value) => vec![lower(argument), jump(BPF_JEQ, value, 0, past)],
+            Test::Masked(argument, mask, value) => vec![
+                lower(argument),
+                instruction(BPF_ALU | BPF_AND | BPF_K, mask),
+                jump(BPF_JEQ, value, 0, past),
+            ],
+            Test::Between(argument, first, last) => vec![
+                lower(argument),
+                jump(BPF_JGE, first, 0, past + 1),
+                jump(BPF_JGT, last, past, 0),
+            ],
+            Test::Null(argument) => vec![
+                lower(argument),
+                jump(BPF_JEQ, 0, 0, past + 2),
+                load(ARGUMENTS + 8 * argument + 4),
+                jump(BPF_JEQ, 0, 0, past),
+            ],
+        };
         test.append(&mut code);
         code = test;
     }
     code
+}
+
+fn lower(argument: u32) -> sock_filter {
+    load(ARGUMENTS + 8 * argument)
 }
 
 fn instruction(code: u32, k: u32) -> sock_filter {
@@ -250,6 +263,7 @@ pub(super) mod tests {
                 code if code == BPF_JMP | BPF_JA => at += k as usize,
                 code if code == BPF_JMP | BPF_JEQ | BPF_K => at += choose(accumulator == k),
                 code if code == BPF_JMP | BPF_JGE | BPF_K => at += choose(accumulator >= k),
+                code if code == BPF_JMP | BPF_JGT | BPF_K => at += choose(accumulator > k),
                 code if code == BPF_RET | BPF_K => {
                     return match k & libc::SECCOMP_RET_ACTION_FULL {
                         libc::SECCOMP_RET_ALLOW => Verdict::Allow,
@@ -298,6 +312,31 @@ pub(super) mod tests {
                 let found = answer(&program, number, arguments);
                 assert_eq!(found, expected, "call {number} with {value:#x}");
             }
+        }
+    }
+
+    #[test]
+    fn ranges_have_both_ends() {
+        let tests = [
+            Test::Between(1, 5, 7),
+            Test::Between(2, 0, 0),
+            Test::Null(3),
+        ];
+        let mut policy = Policy::new(Verdict::Kill);
+        policy.set(3, Rule::from(Verdict::Trace).unless(&tests, Verdict::Allow));
+        let program = policy.program();
+        for (value, expected) in [
+            (4, Verdict::Trace),
+            (5, Verdict::Allow),
+            (1 << 32 | 7, Verdict::Allow),
+            (8, Verdict::Trace),
+            (u64::MAX, Verdict::Trace),
+        ] {
+            let found = answer(&program, 3, [0, value, 0, 0, 0, 0]);
+            assert_eq!(found, expected, "{value:#x}");
+        }
+        for arguments in [[0, 6, 1, 0, 0, 0], [0, 6, 0, 1 << 32, 0, 0]] {
+            assert_eq!(answer(&program, 3, arguments), Verdict::Trace);
         }
     }
 

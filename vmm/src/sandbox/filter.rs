@@ -6,8 +6,8 @@ use thiserror::Error;
 
 use super::bpf::{Policy, Rule, Test, Verdict};
 use super::seccomp;
-use crate::linux::descriptor_requests;
 use crate::linux::table::{CALLS, Process, Topic};
+use crate::linux::{SOCKET_OPTIONS, descriptor_requests};
 
 /// Why a filter cannot be installed.
 #[derive(Debug, Error)]
@@ -16,7 +16,7 @@ pub struct FilterError(#[from] io::Error);
 
 /// Calls of the monitor's run loop: what the allocator, the standard library and the handlers in
 /// [`crate::linux`] need beside what they pass on, and the end. What they pass on is in [`CALLS`].
-const MONITOR: [i64; 28] = [
+const MONITOR: [i64; 29] = [
     libc::SYS_poll,
     libc::SYS_ppoll,
     libc::SYS_munmap,
@@ -36,6 +36,7 @@ const MONITOR: [i64; 28] = [
     libc::SYS_getgid,
     libc::SYS_geteuid,
     libc::SYS_getegid,
+    libc::SYS_getgroups,
     libc::SYS_sigaltstack,
     libc::SYS_futex,
     libc::SYS_restart_syscall,
@@ -48,7 +49,7 @@ const MONITOR: [i64; 28] = [
 ];
 /// Calls of the tracer of a guest that is a process: waiting, looking, answering, and the end. It opens
 /// nothing any more.
-const TRACER: [i64; 30] = [
+const TRACER: [i64; 31] = [
     libc::SYS_wait4,
     libc::SYS_rt_sigtimedwait,
     libc::SYS_process_vm_readv,
@@ -58,6 +59,7 @@ const TRACER: [i64; 30] = [
     libc::SYS_fchmod,
     libc::SYS_fchown,
     libc::SYS_fsetxattr,
+    libc::SYS_getgroups,
     libc::SYS_pread64,
     libc::SYS_read,
     libc::SYS_write,
@@ -112,8 +114,8 @@ const SET_ID: [u32; 2] = [libc::S_ISUID, libc::S_ISGID];
 /// `ARCH_SET_GS`, `ARCH_SET_FS`, `ARCH_GET_FS`, `ARCH_GET_GS`: the others of `arch_prctl` map memory and
 /// change the processor's behaviour.
 const THREAD_POINTER: [u32; 4] = [0x1001, 0x1002, 0x1003, 0x1004];
-/// `F_DUPFD` to `F_SETLKW`, locks of open files, `F_DUPFD_CLOEXEC`, sizes of pipes, and seals.
-const DESCRIPTOR: [u32; 16] = [
+/// `F_DUPFD` to `F_SETLKW`, locks of open files, `F_DUPFD_CLOEXEC`, the size of a pipe, and seals.
+const DESCRIPTOR: [u32; 14] = [
     0,
     1,
     2,
@@ -126,9 +128,7 @@ const DESCRIPTOR: [u32; 16] = [
     libc::F_OFD_SETLK as u32,
     libc::F_OFD_SETLKW as u32,
     libc::F_DUPFD_CLOEXEC as u32,
-    libc::F_SETPIPE_SZ as u32,
     libc::F_GETPIPE_SZ as u32,
-    libc::F_ADD_SEALS as u32,
     libc::F_GET_SEALS as u32,
 ];
 /// Of a `futex` operation: the command, without flags.
@@ -218,7 +218,11 @@ fn monitor_policy(files_granted: bool, network: bool, own: u32) -> Policy {
             _ => false,
         };
         if passed_on {
-            policy.set(call.number as u32, Verdict::Allow);
+            let rule = match call.process {
+                Process::SocketOption => socket_options(Verdict::Kill),
+                _ => Verdict::Allow.into(),
+            };
+            policy.set(call.number as u32, rule);
         }
     }
     policy.set(
@@ -246,6 +250,19 @@ fn tracer_policy(guest: u32) -> Policy {
     policy.set(libc::SYS_ptrace as u32, requests);
     let signals = Rule::one_of(0, &[guest], Verdict::Kill);
     policy.set(libc::SYS_kill as u32, signals);
+    // Times of an open file.
+    let times = Rule::from(Verdict::Kill).unless(&[Test::Null(1)], Verdict::Allow);
+    policy.set(libc::SYS_utimensat as u32, times);
+    let flags = [libc::F_SETPIPE_SZ, libc::F_GETFL, libc::F_SETFL].map(|command| command as u32);
+    policy.set(
+        libc::SYS_fcntl as u32,
+        Rule::one_of(1, &flags, Verdict::Kill),
+    );
+    let settings = [libc::TCGETS as u32, libc::TCSETS as u32];
+    policy.set(
+        libc::SYS_ioctl as u32,
+        Rule::one_of(1, &settings, Verdict::Kill),
+    );
     no_new_code(&mut policy);
     policy
 }
@@ -299,8 +316,12 @@ fn guest_rule(process: Process, given: Given) -> Rule {
         Process::Mode => without_set_id(asked_of_files, 1),
         Process::Owner => asked_of_files.into(),
         Process::PathMode(mode) => without_set_id(files(no_file), mode),
+        Process::FileFlags(argument, known) => Rule::from(Verdict::Errno(libc::EINVAL))
+            .unless(&[Test::Masked(argument, !known, 0)], files(no_file)),
+        Process::Change { flags, mode } => changed(given.files, no_file, flags, mode),
         Process::Network => sockets(given),
         Process::SocketPair => pairs(given),
+        Process::SocketOption => socket_options(Verdict::Errno(libc::ENOPROTOOPT)),
         Process::Terminal => {
             let requests: Vec<u32> = descriptor_requests(given.network).collect();
             Rule::one_of(1, &requests, Verdict::Errno(libc::ENOTTY))
@@ -327,8 +348,11 @@ fn guest_rule(process: Process, given: Given) -> Rule {
                 Test::Equals(1, libc::F_SETFL as u32),
                 Test::Masked(2, libc::O_ASYNC as u32, libc::O_ASYNC as u32),
             ];
+            let size = [Test::Equals(1, libc::F_SETPIPE_SZ as u32)];
             DESCRIPTOR.iter().fold(
-                Rule::from(not_known).unless(&signals, not_known),
+                Rule::from(not_known)
+                    .unless(&signals, not_known)
+                    .unless(&size, Verdict::Trace),
                 |rule, &command| rule.unless(&[Test::Equals(1, command)], Verdict::Allow),
             )
         }
@@ -368,7 +392,7 @@ fn sockets(given: Given) -> Rule {
 fn pairs(given: Given) -> Rule {
     let others = Verdict::Errno(libc::EAFNOSUPPORT);
     let local = Test::Equals(0, LOCAL);
-    if given.files && given.scoped {
+    if given.network && given.scoped {
         return Rule::from(others).unless(&[local], Verdict::Allow);
     }
     CONNECTED
@@ -377,6 +401,15 @@ fn pairs(given: Given) -> Rule {
             rule.unless(&[local, Test::Masked(1, SOCKET_TYPE, kind)], Verdict::Allow)
         })
         .unless(&[local], Verdict::Errno(libc::ESOCKTNOSUPPORT))
+}
+
+/// The options of sockets that there are, or `otherwise`.
+fn socket_options(otherwise: Verdict) -> Rule {
+    let rule = |rule: Rule, &(level, first, last): &(u32, u32, u32)| {
+        let tests = [Test::Equals(1, level), Test::Between(2, first, last)];
+        rule.unless(&tests, Verdict::Allow)
+    };
+    SOCKET_OPTIONS.iter().fold(otherwise.into(), rule)
 }
 
 /// `mmap`: addresses to be kept free, where the kernel likes, cost nothing. All else is counted: even
@@ -391,6 +424,20 @@ fn mapping() -> Rule {
             &[Test::Null(0), Test::Equals(2, libc::PROT_NONE as u32)],
             Verdict::Allow,
         )
+}
+
+/// What changes a file by a path at argument 1, which may stand for an open descriptor.
+fn changed(files: bool, no_file: Verdict, flags: u32, mode: Option<u32>) -> Rule {
+    const EMPTY: u32 = libc::AT_EMPTY_PATH as u32;
+    if !files {
+        return no_file.into();
+    }
+    let rule = match mode {
+        Some(mode) => without_set_id(Verdict::Allow, mode),
+        None => Verdict::Allow.into(),
+    };
+    rule.unless(&[Test::Null(1)], Verdict::Trace)
+        .unless(&[Test::Masked(flags, EMPTY, EMPTY)], Verdict::Trace)
 }
 
 /// `verdict`, unless the mode at `mode` would let a file run as its owner or its group: what a guest

@@ -28,8 +28,6 @@ use crate::world::{Rights, World};
 const LANDLOCK: ABI = ABI::V2;
 /// Linux 6.12: local sockets with abstract names, and signals, of processes outside.
 const LANDLOCK_SCOPES: ABI = ABI::V6;
-/// Descriptors that a guest may have, and the monitor beside it.
-const MOST_DESCRIPTORS: u64 = 16384;
 
 /// Why a process cannot be confined.
 #[derive(Debug, Error)]
@@ -132,7 +130,12 @@ fn give_up_privileges() -> Result<(), SandboxError> {
     let failed = |what| move |error| SandboxError::Privilege(what, error);
     rustix::thread::set_no_new_privs(true).map_err(failed("new privileges"))?;
     limit(Resource::Core, 0).map_err(failed("core dumps"))?;
-    limit(Resource::Nofile, MOST_DESCRIPTORS).map_err(failed("descriptors"))?;
+    limit(Resource::Nofile, crate::descriptors::MOST as u64).map_err(failed("descriptors"))?;
+    // Who may not has none that would be worth more than what it was started with.
+    match rustix::thread::set_thread_groups(&[]) {
+        Ok(()) | Err(rustix::io::Errno::PERM) => {}
+        Err(error) => return Err(failed("groups")(error)),
+    }
     let none = CapabilitySets {
         effective: CapabilitySet::empty(),
         permitted: CapabilitySet::empty(),

@@ -75,7 +75,8 @@ int main(int c, char **v)
     T(symlink("..", "d/up")); T(link("a", "l")); T(link("s", "ls")); T(linkat(AT_FDCWD, "s", AT_FDCWD, "lf", AT_SYMLINK_FOLLOW));
     mode("s"); mode("ls"); mode("lf"); mode("d/up/a"); mode("se/.."); mode("se/../e"); mode("sn"); mode("sn/"); mode("loop/x");
     T(open("loop", O_RDONLY)); T(open("s", O_RDONLY | O_NOFOLLOW)); T(open("sn", O_RDONLY)); T(open("se/../../a", O_RDONLY) >= 0);
-    memset(buffer, 0, 64); T(readlink("s", buffer, 64)); puts(buffer); T(readlink("a", buffer, 64)); T(readlink("sn", buffer, 3)); T(readlink("s", buffer, 0));
+    memset(buffer, 0, 64); T(readlink("s", buffer, 64)); puts(buffer); T(readlink("a", buffer, 64)); T(readlink("sn", buffer, 3)); T(readlink("s", buffer, 0)); T(readlink("s", buffer, -1)); T(readlinkat(AT_FDCWD, "s", buffer, 1L << 32 | 1));
+    T(mkdir("sticky", 07777)); mode("sticky"); T(rmdir("sticky"));
     /* Rights and times. */
     T(access("a", F_OK)); T(access("a", R_OK | W_OK)); T(access("a", X_OK)); T(access("d", X_OK)); T(access("none", F_OK)); T(access("a", 64));
     T(faccessat(AT_FDCWD, "sn", F_OK, AT_SYMLINK_NOFOLLOW)); T(chmod("a", 0440)); mode("a"); T(fchmod(fd, 0644)); T(fchmodat(AT_FDCWD, "d", 0711, 0)); mode("d");
@@ -116,6 +117,14 @@ int main(int c, char **v)
     T(fcntl(fd, F_SETLK, &lock)); T(fcntl(fd, F_SETLKW, &lock)); T(fcntl(fd, F_GETLK, &lock)); printf("%d\n", lock.l_type); lock.l_type = 9; T(fcntl(fd, F_SETLK, &lock)); T(flock(fd, LOCK_EX)); T(flock(fd, 77)); T(flock(99, LOCK_EX));
     int n = 1; T(ioctl(fd, FIONREAD, &n)); T(ioctl(fd, TCGETS, buffer)); T(ioctl(fd, 0x12345678, buffer)); T(ioctl(99, FIONREAD, &n));
     T(pipe2(pair, O_NONBLOCK | O_CLOEXEC)); T(pipe2(pair, 64)); T(pipe2((int *)1, 0)); T(fcntl(pair[0], F_GETFL)); T(fcntl(pair[1], F_GETPIPE_SZ)); T(fcntl(pair[1], F_SETPIPE_SZ, 8192)); T(lseek(pair[0], 0, SEEK_CUR)); T(pread(pair[0], buffer, 1, 0)); T(read(pair[0], buffer, 1)); T(write(pair[1], "abc", 3)); T(read(pair[0], buffer, 9)); T(close(pair[1])); T(read(pair[0], buffer, 9)); T(write(pair[0], "a", 1));
+    /* What is told of two descriptors that nobody can be told of: nothing stays open. */
+    other = dup(fd); T(close(other)); T(pipe2((int *)8, 0)); T(syscall(SYS_pipe, 0)); T(dup(fd) == other); T(close(other));
+    T(openat(-5, v[1], O_PATH) >= 0); T(openat(99, "none", O_PATH)); T(fstatat(99, v[1], &st, 0)); T(fstatat(99, (char *)8, &st, 0)); T(mkdirat(-5, v[1], 0700));
+    /* Who it is, which it cannot change. */
+    uid_t r, e, s; char head[8] = {0}; uint32_t sets[6] = {~0u};
+    T(setuid(getuid())); T(setgid(getgid())); T(setuid(4711)); T(setgid(4711)); T(setuid(-1)); T(setreuid(-1, geteuid())); T(setreuid(4711, -1)); T(setregid(-1, 4711)); T(setresuid(-1, 4711, -1)); T(setresgid(getgid(), -1, -1));
+    T(getresuid(&r, &e, &s)); printf("%d %d %d\n", r, e, s); T(syscall(SYS_getresgid, &r, &e, 8)); T(syscall(SYS_setfsuid, -1)); T(syscall(SYS_setgroups, 1, (gid_t[]){4711}));
+    T(syscall(SYS_capget, head, 0)); printf("%x\n", *(uint32_t *)head); T(syscall(SYS_capget, head, sets)); printf("%x\n", sets[0]); T(syscall(SYS_capset, head, sets)); sets[2] = 1; T(syscall(SYS_capset, head, sets)); *head = 0; T(syscall(SYS_capget, head, sets)); ((int *)head)[1] = -1; T(syscall(SYS_capget, head, sets));
     T(open("/dev/null", O_RDWR) >= 0); T(write(open("/dev/full", O_WRONLY), "x", 1)); T(read(open("/dev/zero", O_RDONLY), buffer, 9)); T(read(open("/dev/urandom", O_RDONLY), buffer, 9));
     struct rlimit found;
     T(setrlimit(RLIMIT_NOFILE, &(struct rlimit){150, 150})); T(setrlimit(RLIMIT_NOFILE, &(struct rlimit){150, 200})); T(setrlimit(RLIMIT_NOFILE, &(struct rlimit){151, 150})); T(getrlimit(RLIMIT_NOFILE, &found)); printf("%ld %ld\n", (long)found.rlim_cur, (long)found.rlim_max); T(fcntl(fd, F_DUPFD, 150)); T(prlimit(0, RLIMIT_NOFILE, &(struct rlimit){149, 150}, &found)); printf("%ld\n", (long)found.rlim_cur);

@@ -57,6 +57,16 @@ int main(void)
     WRONG(getenv("NETWORK") && ioctl(fd, 0x8913, interface) != 0);
     struct linger linger = {1, 60};
     WRONG(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger) != -1 || errno != ENOPROTOOPT);
+    /* Options whose values hold addresses, or that overrun their room, are the monitor's danger. */
+    static char code[4096];
+    struct { unsigned short count; void *at; } program = {1, code};
+    socklen_t room = sizeof program;
+    WRONG(setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) != -1 || errno != ENOPROTOOPT);
+    WRONG(getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, code, &room) != -1 || errno != ENOPROTOOPT);
+    WRONG(getsockopt(1, SOL_SOCKET, SO_GET_FILTER, code, &room) != -1 || errno != ENOTSOCK);
+    int whole[3];
+    room = sizeof whole;
+    WRONG(getsockopt(fd, SOL_SOCKET, SO_PEERCRED, whole, &room) || whole[0] != getpid() || whole[1] != getuid());
     close_range(3, ~0u, 0);
     /* New ones are the guest's own, as many as it likes, and each works. */
     for (int n = 0; n < 300; n++) {

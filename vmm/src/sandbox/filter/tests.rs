@@ -58,7 +58,7 @@ fn sockets_reach_no_name_of_the_host() {
         (false, true, unix, datagram | close, refused),
         (false, true, unix, raw, refused),
         (true, false, unix, datagram, refused),
-        (true, true, unix, datagram, Verdict::Allow),
+        (true, true, unix, datagram, refused),
         (true, true, inet, stream, none),
     ] {
         let given = given(files, false, scoped);
@@ -232,6 +232,26 @@ fn arguments_are_looked_at() {
         ("fchmod", [3, 0o755, 0, 0, 0, 0], Verdict::Trace),
         ("fchmod", [3, 0o4755, 0, 0, 0, 0], error(libc::EPERM)),
         ("uname", [0; 6], Verdict::Trace),
+        ("fcntl", [0, 1031, 4096, 0, 0, 0], Verdict::Trace),
+        ("fcntl", [0, 1033, 1, 0, 0, 0], error(libc::EINVAL)),
+        ("setsockopt", [3, 1, 13, 9, 8, 0], allow),
+        ("setsockopt", [3, 1, 26, 9, 16, 0], error(libc::ENOPROTOOPT)),
+        ("getsockopt", [3, 1, 26, 9, 9, 0], error(libc::ENOPROTOOPT)),
+        ("getsockopt", [3, 1, 77, 9, 9, 0], error(libc::ENOPROTOOPT)),
+        ("setsockopt", [3, 6, 31, 9, 8, 0], error(libc::ENOPROTOOPT)),
+        ("renameat2", [3, 1, 3, 1, 2, 0], allow),
+        ("renameat2", [3, 1, 3, 1, 4, 0], error(libc::EINVAL)),
+        ("linkat", [3, 1, 3, 1, 0x1000, 0], error(libc::EINVAL)),
+        ("fchmodat2", [1, 1, 0o644, 0, 0, 0], allow),
+        ("fchmodat2", [1, 1, 0o644, 0x1000, 0, 0], Verdict::Trace),
+        (
+            "fchmodat2",
+            [1, 1, 0o4644, 0x1000, 0, 0],
+            error(libc::EPERM),
+        ),
+        ("fchownat", [1, 1, 0, 0, 0x1100, 0], Verdict::Trace),
+        ("utimensat", [1, 0, 0, 0, 0, 0], Verdict::Trace),
+        ("utimensat", [1, 1 << 32, 0, 0, 0, 0], allow),
     ] {
         let found = asked(true, name, arguments);
         assert_eq!(found, expected, "{name} {arguments:x?}");

@@ -1,0 +1,147 @@
+//! Options of sockets: which there are, on both platforms.
+//!
+//! An option is a way into the kernel of its own, and programs use a few of them. Those that are let through
+//! take and give plain values. Others hold addresses of this process inside their value
+//! (`SO_ATTACH_FILTER`), write more than they are given room for (`SO_GET_FILTER`), make descriptors of
+//! processes (`SO_PEERPIDFD`), keep pages of memory (`SO_ZEROCOPY`), or ask for code in the kernel that is
+//! no business of a guest (`TCP_ULP`).
+
+use rustix::io::Errno;
+
+use super::dispatch::{Arg, pass};
+use super::{Arguments, Linux, Served, host, process};
+
+const SOCKET: u32 = libc::SOL_SOCKET as u32;
+const IPV4: u32 = libc::IPPROTO_IP as u32;
+const IPV6: u32 = libc::IPPROTO_IPV6 as u32;
+const TCP: u32 = libc::IPPROTO_TCP as u32;
+const UDP: u32 = libc::IPPROTO_UDP as u32;
+const NETLINK: u32 = libc::SOL_NETLINK as u32;
+
+/// Level, first and last name, as asm-generic/socket.h, linux/in.h, in6.h, tcp.h, udp.h and netlink.h
+/// number them. What takes a privilege is for the kernel to refuse.
+pub(crate) const OPTIONS: [(u32, u32, u32); 35] = [
+    // REUSEADDR to OOBINLINE; PRIORITY, LINGER; REUSEPORT, credentials, least bytes, times.
+    (SOCKET, 2, 10),
+    (SOCKET, 12, 13),
+    (SOCKET, 15, 21),
+    // BINDTODEVICE; TIMESTAMP, ACCEPTCONN; SNDBUFFORCE, RCVBUFFORCE.
+    (SOCKET, 25, 25),
+    (SOCKET, 29, 30),
+    (SOCKET, 32, 33),
+    // TIMESTAMPNS to RXQ_OVFL; PEEK_OFF; SELECT_ERR_QUEUE; MAX_PACING_RATE; BINDTOIFINDEX, 64-bit times.
+    (SOCKET, 35, 40),
+    (SOCKET, 42, 42),
+    (SOCKET, 45, 45),
+    (SOCKET, 47, 47),
+    (SOCKET, 62, 67),
+    // TOS, TTL; RECVOPTS to PKTINFO; MTU_DISCOVER to FREEBIND.
+    (IPV4, 1, 2),
+    (IPV4, 6, 8),
+    (IPV4, 10, 15),
+    // TRANSPARENT to MINTTL; BIND_ADDRESS_NO_PORT, RECVFRAGSIZE.
+    (IPV4, 19, 21),
+    (IPV4, 24, 25),
+    // Multicast, without lists of sources; MULTICAST_ALL to LOCAL_PORT_RANGE.
+    (IPV4, 32, 40),
+    (IPV4, 42, 47),
+    (IPV4, 49, 51),
+    // FLOWINFO; hops and multicast; MTU_DISCOVER to V6ONLY; MULTICAST_ALL.
+    (IPV6, 11, 11),
+    (IPV6, 16, 21),
+    (IPV6, 23, 26),
+    (IPV6, 29, 29),
+    // Groups and sources; RECVPKTINFO to HOPLIMIT; RECVPATHMTU to DONTFRAG; RECVTCLASS, TCLASS.
+    (IPV6, 42, 47),
+    (IPV6, 49, 52),
+    (IPV6, 60, 62),
+    (IPV6, 66, 67),
+    // AUTOFLOWLABEL to FREEBIND.
+    (IPV6, 70, 78),
+    // NODELAY to CONGESTION; THIN_LINEAR_TIMEOUTS to USER_TIMEOUT; FASTOPEN to NOTSENT_LOWAT.
+    (TCP, 1, 13),
+    (TCP, 16, 18),
+    (TCP, 23, 25),
+    // CORK; SEGMENT, GRO.
+    (UDP, 1, 1),
+    (UDP, 103, 104),
+    // Membership, PKTINFO, errors; more to say of errors, strict checks.
+    (NETLINK, 1, 5),
+    (NETLINK, 11, 12),
+];
+
+/// Fails with `ENOPROTOOPT` if there is no such option, or with what is wrong with the descriptor.
+fn check(linux: &Linux, fd: u64, level: u64, name: u64) -> Result<(), Errno> {
+    let (level, name) = (level as u32, name as u32);
+    let mut known = OPTIONS.iter();
+    if known.any(|&(of, first, last)| of == level && (first..=last).contains(&name)) {
+        return Ok(());
+    }
+    rustix::net::sockopt::socket_type(host::borrow(linux.descriptor(fd)?))?;
+    Err(Errno::NOPROTOOPT)
+}
+
+/// `setsockopt`. A close that waits until all is sent (`SO_LINGER` with a time) would have the whole guest
+/// wait: it is refused with `ENOPROTOOPT`.
+pub(super) fn setsockopt(linux: &mut Linux, arguments: Arguments) -> Served {
+    let [fd, level, name, at, length, _] = arguments;
+    check(linux, fd, level, name)?;
+    if (level as u32, name as i32) == (SOCKET, libc::SO_LINGER) && length >= 8 {
+        let on: i32 = linux.memory.read_value(at)?;
+        let seconds: i32 = linux.memory.read_value(at.wrapping_add(4))?;
+        if on != 0 && seconds != 0 {
+            return Err(Errno::NOPROTOOPT.into());
+        }
+    }
+    let kinds = [
+        Arg::Descriptor,
+        Arg::Value,
+        Arg::Value,
+        Arg::InBytes(4),
+        Arg::Value,
+    ];
+    pass(linux, libc::SYS_setsockopt as u64, &kinds, arguments)
+}
+
+/// `getsockopt`. Processes of the host have no number in a guest.
+pub(super) fn getsockopt(linux: &mut Linux, arguments: Arguments) -> Served {
+    let [fd, level, name, at, size, _] = arguments;
+    check(linux, fd, level, name)?;
+    let kinds = [
+        Arg::Descriptor,
+        Arg::Value,
+        Arg::Value,
+        Arg::OutSized(4),
+        Arg::Size,
+    ];
+    let got = pass(linux, libc::SYS_getsockopt as u64, &kinds, arguments)?;
+    if (level as u32, name as i32) == (SOCKET, libc::SO_PEERCRED) {
+        let told: u32 = linux.memory.read_value(size)?;
+        if told as usize >= size_of::<i32>() {
+            let number: i32 = linux.memory.read_value(at)?;
+            linux
+                .memory
+                .write_value(at, &process::number_for_guest(number))?;
+        }
+    }
+    Ok(got)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_addresses_or_overruns_its_room_is_no_option() {
+        /// `SO_ATTACH_BPF`, `SO_ATTACH_REUSEPORT_CBPF`, `_EBPF`, `SO_ZEROCOPY`, `SO_PASSPIDFD`, `SO_PEERPIDFD`.
+        const LATER: [u32; 6] = [50, 51, 52, 60, 76, 77];
+        let filter = [libc::SO_ATTACH_FILTER as u32, libc::SO_DETACH_FILTER as u32];
+        for name in filter.into_iter().chain(LATER) {
+            let mut options = OPTIONS.iter();
+            let known = options
+                .any(|&(level, first, last)| level == SOCKET && (first..=last).contains(&name));
+            assert!(!known, "{name}");
+        }
+        assert!(OPTIONS.iter().all(|&(_, first, last)| first <= last));
+    }
+}

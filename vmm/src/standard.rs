@@ -1,0 +1,134 @@
+//! Standard input, output and error. They are the operator's: a guest uses them, and its changes end with it.
+//!
+//! Flags of an open file, such as whether reading waits, are shared with everybody who was given it, and so are a
+//! terminal's settings. So a guest gets pipes and terminals opened anew, with flags of its own; what cannot be opened
+//! anew (a socket) or must not be (a file, whose position is shared on purpose) has its flags put back at the
+//! end, and a terminal its settings.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{FileType, Mode, OFlags};
+
+use crate::descriptors::FIRST;
+use crate::terminal::{self, Settings};
+
+/// The three, as they were before the guest.
+#[derive(Debug)]
+pub(crate) struct Standard {
+    kept: Vec<Kept>,
+    /// Where this program says what went wrong.
+    error: OwnedFd,
+}
+
+/// A file that is put back.
+#[derive(Debug)]
+struct Kept {
+    file: OwnedFd,
+    flags: OFlags,
+    settings: Option<Settings>,
+}
+
+impl Standard {
+    /// Makes them what a guest may have. A directory among them would be one that was not granted.
+    pub(crate) fn prepare() -> io::Result<Self> {
+        let files = [
+            rustix::stdio::stdin(),
+            rustix::stdio::stdout(),
+            rustix::stdio::stderr(),
+        ];
+        let error = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), FIRST)?;
+        let mut kept = Vec::new();
+        for file in files {
+            let stat = rustix::fs::fstat(file)?;
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            if kind == FileType::Directory {
+                return Err(io::ErrorKind::IsADirectory.into());
+            }
+            let flags = rustix::fs::fcntl_getfl(file)?;
+            let settings = match kind {
+                FileType::CharacterDevice => terminal::settings(file).ok(),
+                _ => None,
+            };
+            let may_be_anew =
+                kind == FileType::Fifo || settings.is_some() && !is_maker(stat.st_rdev);
+            let anew = may_be_anew && open_anew(file, flags).is_ok();
+            // Whoever reads a pipe is to see when the guest has closed it.
+            if kind != FileType::Fifo || !anew {
+                kept.push(Kept {
+                    file: rustix::io::fcntl_dupfd_cloexec(file, FIRST)?,
+                    flags,
+                    settings,
+                });
+            }
+        }
+        Ok(Self { kept, error })
+    }
+
+    /// Has this program's messages go where they went, and puts back what the guest has changed.
+    pub(crate) fn give_back(&self) -> io::Result<()> {
+        rustix::stdio::dup2_stderr(&self.error)?;
+        self.restore()
+    }
+
+    /// Puts back what the guest has changed.
+    pub(crate) fn restore(&self) -> io::Result<()> {
+        for kept in &self.kept {
+            if rustix::fs::fcntl_getfl(&kept.file)? != kept.flags {
+                rustix::fs::fcntl_setfl(&kept.file, kept.flags)?;
+            }
+            // A terminal that is gone has no settings.
+            if let Some(settings) = &kept.settings
+                && terminal::settings(kept.file.as_fd()).is_ok_and(|found| found != *settings)
+            {
+                in_the_background(|| terminal::set(kept.file.as_fd(), settings))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Leaves input and output to the guest's process, so that their other ends see when it has closed them.
+pub(crate) fn leave() -> io::Result<()> {
+    let nothing = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(&nothing)?;
+    rustix::stdio::dup2_stdout(&nothing)?;
+    Ok(())
+}
+
+/// `/dev/ptmx`, where each opening makes a new terminal.
+fn is_maker(device: u64) -> bool {
+    (rustix::fs::major(device), rustix::fs::minor(device)) == (5, 2)
+}
+
+/// Replaces `file` by itself opened once more, with the same flags.
+fn open_anew(file: BorrowedFd<'_>, flags: OFlags) -> io::Result<()> {
+    let number = file.as_raw_fd();
+    let how = flags & OFlags::ACCMODE | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let anew = rustix::fs::open(format!("/proc/self/fd/{number}"), how, Mode::empty())?;
+    rustix::fs::fcntl_setfl(&anew, flags)?;
+    match number {
+        0 => rustix::stdio::dup2_stdin(&anew)?,
+        1 => rustix::stdio::dup2_stdout(&anew)?,
+        _ => rustix::stdio::dup2_stderr(&anew)?,
+    }
+    Ok(())
+}
+
+/// Does what would stop a process in the background of its terminal.
+fn in_the_background<T>(act: impl FnOnce() -> T) -> T {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `sigemptyset` makes the set one, which is read; the other is filled.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGTTOU);
+        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr());
+    }
+    let done = act();
+    // SAFETY: the call before has filled it.
+    unsafe {
+        libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut());
+    }
+    done
+}
