@@ -68,7 +68,7 @@ pub enum Process {
     Network,
     /// Only such sockets.
     SocketPair,
-    /// Only options of [`super::socket_option`].
+    /// Only the options of `socket_option`.
     SocketOption,
     /// Only if a directory was granted, and no set-user-ID or set-group-ID bit.
     Mode,
