@@ -129,7 +129,8 @@ impl Machine {
             0 | 16 | 19 => Cause::Arithmetic,
             1 | 3 => Cause::Breakpoint,
             6 => Cause::UndefinedInstruction,
-            13 => Cause::Protection,
+            // A descriptor that is not there: no table of the monitor's has one that only is not present.
+            11 | 13 => Cause::Protection,
             other => Cause::Exception(other),
         };
         let raised = match vector {

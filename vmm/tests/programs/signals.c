@@ -107,7 +107,7 @@ static void *takes(void *signal) {
     sigdelset(&s, (int)(long)signal);
     pthread_sigmask(SIG_SETMASK, &s, 0);
     __sync_fetch_and_add(&depth, 1);
-    while (!seen) sleep_ms(1000);
+    while (!seen) pause();
     return 0;
 }
 static void *sends_both(void *p) {
