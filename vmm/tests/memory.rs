@@ -214,7 +214,7 @@ fn record_locks_outlive_a_mapping_of_their_file() {
         assert_eq!(line, "unmapped\n");
         let file = fs::OpenOptions::new().write(true).open(data.join("file"));
         let lock = rustix::fs::FlockOperation::NonBlockingLockExclusive;
-        let refused = rustix::fs::fcntl_lock(&file.unwrap(), lock).unwrap_err();
+        let refused = rustix::fs::fcntl_lock(file.unwrap(), lock).unwrap_err();
         assert!(
             [rustix::io::Errno::AGAIN, rustix::io::Errno::ACCESS].contains(&refused),
             "{way:?}: {refused}"
