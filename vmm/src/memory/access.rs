@@ -26,19 +26,9 @@ impl Place {
 }
 
 impl GuestMemory {
-    /// The host memory behind `length` bytes at `address`, as far as the guest may itself do
-    /// `access` there, in at most [`MAX_RUNS`] runs: a call that moves bytes comes back short
+    /// The host memory behind `ranges`, address and length each, one after the other, as far as the guest may
+    /// itself do `access` there, in at most `MAX_RUNS` runs: a call that moves bytes comes back short
     /// where they end, as the kernel's do. Fails when already the first byte is out of reach.
-    pub fn slices(
-        &mut self,
-        address: u64,
-        length: u64,
-        access: Access,
-    ) -> Result<Vec<VolatileSlice<'_>>, BadAddress> {
-        self.slices_of(&[(address, length)], access)
-    }
-
-    /// The same for several ranges, address and length each, one after the other.
     pub fn slices_of(
         &mut self,
         ranges: &[(u64, u64)],
