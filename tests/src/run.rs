@@ -93,3 +93,13 @@ pub fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
+
+/// `command`, ended for good if it hangs: a monitor that waits takes no other signal.
+pub fn bounded(command: &Command) -> Command {
+    let mut bounded = Command::new("timeout");
+    bounded
+        .args(["-s", "KILL", "60"])
+        .arg(command.get_program());
+    bounded.args(command.get_args());
+    bounded
+}

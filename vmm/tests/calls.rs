@@ -15,6 +15,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use pool_tests::requirements::needs;
+use pool_tests::run::bounded;
 use world::{World, text};
 
 const TOLD: &str = include_str!("programs/told.h");
@@ -109,16 +110,6 @@ fn sockets_are_the_kernels() {
     if needs(&["kvm", "root"]) {
         compare("network", &["gcc", "musl-gcc"], NETWORK, &["--net", "host"]);
     }
-}
-
-/// `command`, ended for good if it hangs: a monitor that waits takes no other signal.
-fn bounded(command: &Command) -> Command {
-    let mut bounded = Command::new("timeout");
-    bounded
-        .args(["-s", "KILL", "60"])
-        .arg(command.get_program());
-    bounded.args(command.get_args());
-    bounded
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 
 use pool_tests::requirements::needs;
+use pool_tests::run::bounded;
 use world::{World, text};
 
 const TOLD: &str = include_str!("programs/told.h");
@@ -25,16 +26,6 @@ fn world() -> World {
         world.build(name, "gcc", &["-w"], &whole);
     }
     world
-}
-
-/// `command`, ended for good if it hangs.
-fn bounded(command: &Command) -> Command {
-    let mut bounded = Command::new("timeout");
-    bounded
-        .args(["-s", "KILL", "60"])
-        .arg(command.get_program());
-    bounded.args(command.get_args());
-    bounded
 }
 
 /// A terminal: the side that shows it, and the side of programs.
