@@ -186,9 +186,9 @@ impl Superblock {
     }
 }
 
-/// The content of a file; `None` of what is no file, without waiting for who writes to a pipe.
+/// What a superblock can have of a file's content; `None` of what is no file, without waiting for who writes to a pipe.
 fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let mut file = fs::OpenOptions::new()
+    let file = fs::OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)?;
@@ -196,7 +196,9 @@ fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
         return Ok(None);
     }
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
+    // One byte more tells that it is too long, however long it is.
+    file.take(SUPERBLOCK_SIZE as u64 + 1)
+        .read_to_end(&mut bytes)?;
     Ok(Some(bytes))
 }
 

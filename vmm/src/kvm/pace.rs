@@ -20,6 +20,12 @@ const LEAST: Timespec = Timespec {
     tv_nsec: 200_000,
 };
 
+/// How soon to look again at a processor that was stopped inside the monitor's code.
+const SOON: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 50_000,
+};
+
 const fn milliseconds(count: i64) -> Timespec {
     Timespec {
         tv_sec: 0,
@@ -40,6 +46,8 @@ pub(super) struct Pace {
     pause: Timespec,
     /// How many waits for descriptors had begun then.
     waits: u64,
+    /// How long the processor had to get out of the monitor's code, if it was stopped there.
+    grace: Option<Timespec>,
 }
 
 impl Pace {
@@ -94,6 +102,19 @@ impl Pace {
             self.pause = (self.pause + self.pause).clamp(LEAST, TURN);
             self.look = now + self.pause;
         }
+    }
+
+    /// When to look again at a processor that was stopped inside the monitor's code: each time in a row it
+    /// has twice as long, or where it takes longer than that it would never get out.
+    pub(super) fn stopped_inside(&mut self, now: Timespec) -> Timespec {
+        let grace = self.grace.map_or(SOON, |grace| (grace + grace).min(TURN));
+        self.grace = Some(grace);
+        now + grace
+    }
+
+    /// The processor has got out of the monitor's code.
+    pub(super) fn got_out(&mut self) {
+        self.grace = None;
     }
 
     /// True, once, when the running task has had its turn.
@@ -174,6 +195,20 @@ mod tests {
             at(11_000),
             "it is forgotten"
         );
+    }
+
+    #[test]
+    fn a_processor_inside_the_monitor_gets_ever_longer_to_get_out() {
+        let mut pace = Pace::default();
+        let times = |pace: &mut Pace| -> Vec<_> {
+            (0..10)
+                .map(|_| (pace.stopped_inside(at(0)) - at(0)).tv_nsec / 1000)
+                .collect()
+        };
+        let doubled = [50, 100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000];
+        assert_eq!(times(&mut pace), doubled);
+        pace.got_out();
+        assert_eq!(times(&mut pace), doubled);
     }
 
     #[test]

@@ -19,11 +19,6 @@ use crate::linux::{
     Base, Exception, ExtendedState, FIRST_TASK, Reply, Request, Spawn, StateError, Tid,
 };
 
-/// How soon to look again at a processor that was stopped inside the monitor's code.
-const SOON: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 50_000,
-};
 const INTERRUPTED: u64 = -(libc::EINTR as i64) as u64;
 
 /// Where the processor has left the running task.
@@ -229,6 +224,9 @@ impl Machine {
     /// Brings the processor to where it runs the guest on: the same task, or the next, after its
     /// signals. Waits if all wait.
     pub(super) fn go_on(&mut self) -> Result<Option<Outcome>, KvmError> {
+        if self.turns.left != Left::Monitor {
+            self.turns.pace.got_out();
+        }
         while self.turns.left != Left::Monitor {
             let Some((tid, reply)) = self.linux.next_task() else {
                 self.wait()?;
@@ -311,7 +309,8 @@ impl Machine {
         };
         if !at_program && (!self.linux.goes_on() || self.linux.has_signals()) {
             // It may get out without another exit.
-            self.kicks.arm(kick::now() + SOON)?;
+            let again = self.turns.pace.stopped_inside(kick::now());
+            self.kicks.arm(again)?;
         }
         Ok(())
     }
