@@ -84,12 +84,20 @@ static void forges(int s, siginfo_t *i, void *c) {
     case 6: u->uc_mcontext.gregs[REG_EFL] |= 0x3000 | 0x200 | 0x20000; break;
     }
 }
-static void *sends(void *t) { sleep_ms(20); pthread_kill((pthread_t)t, SIGUSR1); return 0; }
+/* Until the other is out of its call, which it may not have begun at the first. */
+static volatile int out;
+static pthread_t other;
+static void *sends(void *t) {
+    do { sleep_ms(20); pthread_kill((pthread_t)t, SIGUSR1); } while (!out);
+    return 0;
+}
+static void interrupts(void) { out = 0; pthread_create(&other, 0, sends, (void *)pthread_self()); }
+static void interrupted(void) { out = 1; pthread_join(other, 0); }
 static void *spins(void *p) { while (!count) ; return (void *)count; }
+/* It is started with the signal blocked. */
 static void *masked(void *p) {
     sigset_t s = set(SIGUSR2);
     int got = 0;
-    pthread_sigmask(SIG_BLOCK, &s, 0);
     sigwait(&s, &got);
     return (void *)(long)got;
 }
@@ -104,10 +112,10 @@ static void sees(int s) { seen = 1; }
 static void *takes(void *signal) {
     sigset_t s;
     sigfillset(&s);
-    sigdelset(&s, (int)(long)signal);
     pthread_sigmask(SIG_SETMASK, &s, 0);
+    sigdelset(&s, (int)(long)signal);
     __sync_fetch_and_add(&depth, 1);
-    while (!seen) pause();
+    while (!seen) sigsuspend(&s);
     return 0;
 }
 static void *sends_both(void *p) {
@@ -135,7 +143,6 @@ static volatile long double wide_zero, wide_one = 1, wide;
 
 int main(int c, char **v) {
     const char *what = v[1];
-    pthread_t other;
     setvbuf(stdout, 0, _IOFBF, 8192);
     if (!strcmp(what, "stack")) {
         stack_t own = { .ss_sp = room, .ss_size = sizeof room };
@@ -218,33 +225,34 @@ int main(int c, char **v) {
     } else if (!strcmp(what, "interrupt")) {
         handle(SIGUSR1, counts, 0);
         char byte;
-        pthread_create(&other, 0, sends, (void *)pthread_self());
+        interrupts();
         struct timespec t = { 60, 0 }, left = { 0 };
         printf("sleep %d ", nanosleep(&t, &left));
         printf("%d, most is left %d\n", errno == EINTR, left.tv_sec >= 58);
-        pthread_join(other, 0);
-        pthread_create(&other, 0, sends, (void *)pthread_self());
+        interrupted();
+        interrupts();
         printf("pause %d ", pause());
         printf("%d\n", errno == EINTR);
-        pthread_join(other, 0);
-        pthread_create(&other, 0, sends, (void *)pthread_self());
+        interrupted();
+        interrupts();
         struct pollfd p = { 0, POLLIN };
         printf("poll %d ", poll(&p, 1, -1));
         printf("%d\n", errno == EINTR);
-        pthread_join(other, 0);
-        pthread_create(&other, 0, sends, (void *)pthread_self());
+        interrupted();
+        interrupts();
         printf("read %ld ", (long)read(0, &byte, 1));
-        printf("%d, handled %ld\n", errno == EINTR, count);
-        pthread_join(other, 0);
+        printf("%d, handled %d\n", errno == EINTR, count > 0);
+        interrupted();
         /* With SA_RESTART it reads on, until the pipe is closed. */
+        count = 0;
         handle(SIGUSR1, counts, SA_RESTART);
-        pthread_create(&other, 0, sends, (void *)pthread_self());
+        interrupts();
         fflush(stdout);
         puts("!");
         fflush(stdout);
         printf("read %ld\n", (long)read(0, &byte, 1));
-        pthread_join(other, 0);
-        printf("handled %ld\n", count);
+        interrupted();
+        printf("handled %d\n", count > 0);
     } else if (!strcmp(what, "suspend")) {
         sigset_t s = set(SIGUSR1), none = set(0), pending;
         handle(SIGUSR1, counts, 0);
@@ -263,6 +271,8 @@ int main(int c, char **v) {
         printf("in vain %d ", sigtimedwait(&s, &info, &t));
         printf("%d\n", errno == EAGAIN);
         void *result;
+        sigset_t second = set(SIGUSR2);
+        sigprocmask(SIG_BLOCK, &second, 0);
         pthread_create(&other, 0, masked, 0);
         sleep_ms(10);
         pthread_kill(other, SIGUSR2);
@@ -285,10 +295,12 @@ int main(int c, char **v) {
         sigfillset(&a.sa_mask);
         sigaction(SIGUSR1, &a, 0);
         handle(SIGUSR2, sees, 0);
+        sigset_t first = set(SIGUSR1), none = set(0);
+        sigprocmask(SIG_BLOCK, &first, 0);
         pthread_t third;
         pthread_create(&other, 0, takes, (void *)SIGUSR2);
         pthread_create(&third, 0, sends_both, 0);
-        while (!count) pause();
+        while (!count) sigsuspend(&none);
         printf("the other has its signal %ld\n", count);
     } else if (!strcmp(what, "masks")) {
         /* A call that returns something lets no signal in; one that would wait, or finds nothing, does. */
