@@ -127,6 +127,10 @@ static void *waits(void *n) { for (;;) pause(); }
 static sem_t semaphore;
 static void *post(void *n) { sleep_ms(5); sem_post(&semaphore); return 0; }
 
+/* What the kernel clears when the first thread has ended. */
+static volatile int first = 1;
+static void *last(void *n) { while (first) sleep_ms(1); return 0; }
+
 static void *leave(void *n) { syscall(SYS_exit, 5); return 0; }
 
 /* Descriptors that many threads wait for. */
@@ -217,7 +221,8 @@ int main(int c, char **v) {
         join(threads, MANY);
         printf("%ld\n", count);
     } else if (!strcmp(what, "first-leaves")) {
-        pthread_create(&threads[0], 0, post, 0);
+        pthread_create(&threads[0], 0, last, 0);
+        syscall(SYS_set_tid_address, &first);
         fflush(stdout);
         syscall(SYS_exit, 3);
     } else if (!strcmp(what, "whole-group")) {
