@@ -433,6 +433,16 @@ fn an_index_that_is_full_half_way_leaves_all_whole() {
         assert_sound(&store);
         let report = collect(&store, &NOW).unwrap();
         assert_eq!(skipped(&report), [], "{room}");
+        // Every page is still known to be there.
+        let pages: usize = kept
+            .iter()
+            .map(|bytes| bytes.len() / PAGE_SIZE as usize)
+            .sum();
+        assert_eq!(
+            store.stats().unwrap().stored_pages.0,
+            pages as u64 + 1,
+            "{room}"
+        );
         for (bytes, before) in kept.iter().zip(before) {
             assert_stored(&store, bytes);
             assert_ne!(first_extent(&store, bytes), before);
