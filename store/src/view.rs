@@ -124,6 +124,9 @@ impl StoreView {
         let Some(followed) = &self.followed else {
             return Ok(());
         };
+        if let Err(error) = self.leases.look_again() {
+            tracing::warn!(%error, "leases are not seen by collections");
+        }
         // Read before catching up: a commit in between is then seen twice rather than never.
         let now = self.generation()?;
         let catching_up = followed.catching_up.lock();
