@@ -226,6 +226,7 @@ impl From<StoreError> for Problem {
 mod tests {
     use super::*;
     use pool_core::digest::{ObjectId, PageId};
+    use pool_store::Again;
 
     #[test]
     fn errors_of_the_store_have_the_status_that_tells_who_must_act() {
@@ -235,7 +236,7 @@ mod tests {
         let no_space = StoreError::NoSpace {
             doing: "writing",
             path: path(),
-            room: 0,
+            again: Again::WithSpace,
         };
         let in_doubt = || StoreError::InDoubt {
             path: path(),

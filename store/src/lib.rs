@@ -40,7 +40,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use error::{Result, StoreError};
+pub use error::{Again, Result, StoreError};
 pub use format::Reference;
 pub use index::Reader;
 pub use opening::may_lack_file;
