@@ -208,7 +208,7 @@ fn read_arguments(as_helper: bool) -> anyhow::Result<Option<Job>> {
 /// Mounts, calls `ready`, and serves until the mount is gone.
 fn run(job: &Job, ready: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     start_log(job)?;
-    poolfs::descriptors::raise_limit();
+    pool_store::descriptors::raise_limit();
     let signals = EndSignals::block().context("blocking signals")?;
     let store = true_path(&job.store)?;
     // Dropped last: the store's follower writes into it.

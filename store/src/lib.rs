@@ -12,6 +12,7 @@
 pub mod backend;
 pub mod collection;
 mod creation;
+pub mod descriptors;
 mod directory;
 mod error;
 pub mod evacuate;
