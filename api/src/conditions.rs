@@ -75,14 +75,14 @@ impl Conditions {
         precondition
     }
 
-    /// What becomes of a read whose answer has the strong entity-tag `current`, in the order of
-    /// 13.2.2.
-    fn verdict(&self, current: &str) -> Verdict {
+    /// What becomes of a read whose answer has the strong entity-tag `current`, or none, in the order
+    /// of 13.2.2. What has no tag exists, and is none of those listed.
+    fn verdict(&self, current: Option<&str>) -> Verdict {
         let matches = |tags: &Tags, weak_too: bool| match tags {
             Tags::Any => true,
             Tags::Listed(list) => list
                 .iter()
-                .any(|tag| tag.opaque == current && (weak_too || !tag.weak)),
+                .any(|tag| Some(tag.opaque.as_str()) == current && (weak_too || !tag.weak)),
         };
         if self
             .if_match
@@ -250,12 +250,15 @@ pub(crate) async fn answer_reads(request: Request, next: Next) -> Response {
         Ok(tagged) => tagged,
         Err(problem) => return problem.into_response(),
     };
-    let Some(tag) = tag else { return response };
-    match conditions.verdict(&tag) {
+    match conditions.verdict(tag.as_deref()) {
         Verdict::Answer => response,
         Verdict::NotModified => not_modified(response.into_parts().0.headers),
         Verdict::Failed => {
-            let what = format!("this is not what the request expects: its ETag is \"{tag}\"");
+            let has = tag.map_or_else(
+                || "it has no ETag".to_owned(),
+                |tag| format!("its ETag is \"{tag}\""),
+            );
+            let what = format!("this is not what the request expects: {has}");
             Problem::new(StatusCode::PRECONDITION_FAILED, "precondition-failed", what)
                 .hint("ask again without If-Match")
                 .into_response()
@@ -347,7 +350,9 @@ mod tests {
         let verdict = |pairs: &[(HeaderName, &'static str)]| {
             let pairs = pairs.iter().cloned();
             let headers = pairs.map(|(name, value)| (name, HeaderValue::from_static(value)));
-            Conditions::of(&headers.collect()).unwrap().verdict("now")
+            Conditions::of(&headers.collect())
+                .unwrap()
+                .verdict(Some("now"))
         };
         let (is, none) = (header::IF_MATCH, header::IF_NONE_MATCH);
         for (pairs, expected) in [

@@ -18,10 +18,16 @@ use crate::wire::PageList;
 /// an HTTP request: that is answered by 400, 414 or 431 without a body.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProblemBody {
+    /// The status's own phrase, since the type is `about:blank` (RFC 9457, 4.2.1).
+    #[serde(default)]
+    pub title: String,
+    /// The status.
+    #[serde(default)]
+    pub status: u16,
     /// A stable word for programs, as in `not-found`.
     pub error: String,
     /// What is wrong, with what, for people.
-    pub what: String,
+    pub detail: String,
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
@@ -34,6 +40,9 @@ pub struct ProblemBody {
 /// The word for a change that is made and not acknowledged.
 const IN_DOUBT: &str = "in-doubt";
 
+/// The word for what is refused only because of what others do meanwhile.
+pub(crate) const BUSY: &str = "busy";
+
 /// The word for a token that was shown and is none.
 pub(crate) const UNKNOWN_TOKEN: &str = "unknown-token";
 
@@ -43,7 +52,7 @@ pub struct Problem {
     /// HTTP status.
     pub status: StatusCode,
     /// The body.
-    pub body: ProblemBody,
+    pub body: Box<ProblemBody>,
 }
 
 /// What routes return.
@@ -51,14 +60,16 @@ pub type Result<T> = std::result::Result<T, Problem>;
 
 impl Problem {
     /// A problem without a hint.
-    pub fn new(status: StatusCode, error: &str, what: impl Into<String>) -> Self {
+    pub fn new(status: StatusCode, error: &str, detail: impl Into<String>) -> Self {
         Self {
             status,
-            body: ProblemBody {
+            body: Box::new(ProblemBody {
+                title: status.canonical_reason().unwrap_or_default().into(),
+                status: status.as_u16(),
                 error: error.into(),
-                what: what.into(),
+                detail: detail.into(),
                 ..ProblemBody::default()
-            },
+            }),
         }
     }
 
@@ -108,7 +119,7 @@ impl Problem {
         }
     }
 
-    /// `what` says what to do, too.
+    /// `detail` says what to do, too.
     fn no_space(what: String) -> Self {
         Self::new(StatusCode::INSUFFICIENT_STORAGE, "no-space", what)
     }
@@ -193,7 +204,7 @@ impl From<StoreError> for Problem {
             | StoreError::Refused { .. }
             | StoreError::NotMade { .. }
             | StoreError::Unsupported { .. } => return Self::internal(what),
-            // Not the client's doing, and to be asked again (RFC 9110, 15.6.4). `what` says the rest.
+            // Not the client's doing, and to be asked again (RFC 9110, 15.6.4). `detail` says the rest.
             StoreError::InDoubt { .. } => {
                 tracing::error!(cause = %what, "a change is not acknowledged");
                 (StatusCode::SERVICE_UNAVAILABLE, IN_DOUBT)
@@ -226,6 +237,7 @@ impl From<StoreError> for Problem {
 mod tests {
     use super::*;
     use pool_core::digest::{ObjectId, PageId};
+    use pool_store::Again;
 
     #[test]
     fn errors_of_the_store_have_the_status_that_tells_who_must_act() {
@@ -235,7 +247,7 @@ mod tests {
         let no_space = StoreError::NoSpace {
             doing: "writing",
             path: path(),
-            room: 0,
+            again: Again::WithSpace,
         };
         let in_doubt = || StoreError::InDoubt {
             path: path(),
@@ -264,12 +276,12 @@ mod tests {
             let text = error.to_string();
             let problem = Problem::from(error);
             assert_eq!(problem.status.as_u16(), status, "{text}");
-            assert_eq!(problem.body.what, text);
+            assert_eq!(problem.body.detail, text);
         }
         // A program can tell it from a service that is busy, and when to ask again.
         let problem = Problem::from(in_doubt());
         assert_eq!(problem.body.error, "in-doubt");
-        assert!(problem.body.what.contains("made and not acknowledged"));
+        assert!(problem.body.detail.contains("made and not acknowledged"));
         assert_eq!(problem.into_response().headers()["retry-after"], "30");
         // Whoever asks for what is not there is told what to do, whichever verb looked.
         let problem = Problem::from(StoreError::NotFound("lib/z@1".into()));

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::auth::Gate;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
-use crate::problem::{Problem, Result};
+use crate::problem::{BUSY, Problem, Result};
 use crate::uploads::Sessions;
 
 /// What a client may ask for at once.
@@ -132,7 +132,7 @@ impl Service {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         room.try_acquire_many_owned(bytes).map_err(|_| {
             let what = "too much is being announced at the same time";
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", what).hint("try again")
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, BUSY, what).hint("try again")
         })
     }
 

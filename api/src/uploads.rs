@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use pool_store::precondition::Precondition;
 use pool_store::upload::Upload;
 
-use crate::problem::{Problem, Result};
+use crate::problem::{BUSY, Problem, Result};
 
 /// An upload under way.
 #[derive(Debug)]
@@ -138,7 +138,7 @@ impl Sessions {
 
     fn full(&self) -> Problem {
         let what = format!("{} uploads are under way, the most allowed", self.most);
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", what)
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, BUSY, what)
             .hint("try again when others have ended, or raise max-uploads")
     }
 }

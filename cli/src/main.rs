@@ -57,8 +57,8 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) token: Option<String>,
-    /// Give up when the service says nothing for so long; 0 is never [default: 600, never for gc
-    /// and fsck]
+    /// Give up when the service says nothing for so long; 0 is never, but for a host that is gone
+    /// [default: 600, never for gc and fsck]
     #[arg(long, global = true, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,
     /// Print JSON

@@ -192,13 +192,22 @@ pub fn fsck(store: &StoreView, level: FsckLevel) -> FsckReport {
 
 type Segments = BTreeMap<SegmentId, SegmentRecord>;
 
+/// Compares records of segments with files. What lies in one whose record cannot be read is found
+/// to lie in none.
 fn check_segments(store: &Snapshot<'_>, report: &mut FsckReport) -> Segments {
-    let segments: Segments = report
-        .note(store.segments())
-        .unwrap_or_default()
-        .into_iter()
-        .collect();
-    report.segments = segments.len() as u64;
+    let mut segments = Segments::new();
+    let mut unreadable = BTreeSet::new();
+    for (id, record) in report.note(store.segments_one_by_one()).unwrap_or_default() {
+        match record {
+            Ok(record) => drop(segments.insert(id, record)),
+            Err(error) => {
+                let what = format!("the record of segment {id}: {error}");
+                report.find(Problem::Unreadable, what);
+                unreadable.insert(id);
+            }
+        }
+    }
+    report.segments = (segments.len() + unreadable.len()) as u64;
     for (id, record) in &segments {
         let expected = u64::from(record.capacity) * PAGE_SIZE;
         match store.view().segment_file_length(*id) {
@@ -220,7 +229,8 @@ fn check_segments(store: &Snapshot<'_>, report: &mut FsckReport) -> Segments {
         .unwrap_or_default()
     {
         // Asked again: one that was made since the snapshot has a record by now.
-        if !segments.contains_key(&id) && matches!(store.view().segment(id), Ok(None)) {
+        let known = segments.contains_key(&id) || unreadable.contains(&id);
+        if !known && matches!(store.view().segment(id), Ok(None)) {
             report.find(Problem::LeakedFile, format!("no record of segment {id}"));
         }
     }

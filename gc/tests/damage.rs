@@ -203,6 +203,44 @@ fn a_spoilt_record_of_any_family_is_found() {
     }
 }
 
+/// No store is opened with one, so only a check of a store that is open already comes to it.
+#[test]
+fn a_segment_record_that_cannot_be_read_is_found_with_all_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let store = example(directory.path());
+    let follower = StoreView::follow(directory.path(), &scratch.path().join("f")).unwrap();
+    push_library(&store, "late@1", &content(4, 5), Placement::Sparse).unwrap();
+    let objects = fsck(&store, FsckLevel::Index).objects;
+    drop(store);
+    tamper(directory.path(), |index| {
+        for family in ["segments", "libraries"] {
+            let key = first_key(index, family);
+            let family = index.cf_handle(family).unwrap();
+            index.put_cf(family, key, b"{spoilt").unwrap();
+        }
+    });
+    follower.refresh().unwrap();
+    let report = fsck(&follower, FsckLevel::Content);
+    assert_eq!((report.objects, report.segments), (objects, 2));
+    let says = |what: &str| {
+        let mut findings = report.findings.iter();
+        findings
+            .any(|finding| finding.problem == Problem::Unreadable && finding.what.contains(what))
+    };
+    assert!(
+        says("the record of segment 00000000") && says("a record of libraries"),
+        "{report:#?}"
+    );
+    assert!(
+        report
+            .findings
+            .iter()
+            .all(|finding| finding.problem != Problem::LeakedFile),
+        "{report:#?}"
+    );
+}
+
 fn count_pages(store: &StoreView) -> usize {
     let mut pages = 0;
     store

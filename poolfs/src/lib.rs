@@ -27,7 +27,6 @@
 //!   releases all of its leases.
 
 pub mod contents;
-pub mod descriptors;
 pub mod fs;
 pub mod handles;
 pub mod inodes;

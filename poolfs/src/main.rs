@@ -8,11 +8,12 @@ mod daemon;
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::Write as _;
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Parser;
 use poolfs::mount::{Mounted, mount};
 use poolfs::options::{OptionError, Options};
@@ -159,7 +160,8 @@ fn finish(result: Result<(), String>, codes: Codes) -> ExitCode {
 }
 
 fn complain(message: &str) {
-    eprintln!("poolfs: {message}");
+    // Whoever does not hear it sees the exit status, and a mount is no worse for it.
+    let _ = writeln!(std::io::stderr(), "poolfs: {message}");
 }
 
 /// Whether mount(8) called.
@@ -195,6 +197,12 @@ fn read_arguments(as_helper: bool) -> anyhow::Result<Option<Job>> {
         } = arguments;
         (store, mount_point, options, foreground)
     };
+    ensure!(
+        mount_point.canonicalize().ok().as_deref() != Some(Path::new("/dev/fuse")),
+        "{} is a connection to FUSE that is open already, as mount.fuse3 makes it for \
+         drop_privileges: poolfs opens its own, so leave that option out",
+        mount_point.display()
+    );
     Ok(Some(Job {
         store,
         // As the caller sees it: /dev/fd/N is another file once descriptors are closed. What cannot
@@ -208,7 +216,7 @@ fn read_arguments(as_helper: bool) -> anyhow::Result<Option<Job>> {
 /// Mounts, calls `ready`, and serves until the mount is gone.
 fn run(job: &Job, ready: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     start_log(job)?;
-    poolfs::descriptors::raise_limit();
+    pool_store::descriptors::raise_limit();
     let signals = EndSignals::block().context("blocking signals")?;
     let store = true_path(&job.store)?;
     // Dropped last: the store's follower writes into it.
@@ -281,6 +289,8 @@ fn start_log(job: &Job) -> anyhow::Result<()> {
         )
         .with_ansi(false)
         .with_writer(writer)
+        // It would be said on standard error, and where nothing can be written that ends a thread.
+        .log_internal_errors(false)
         .init();
     Ok(())
 }

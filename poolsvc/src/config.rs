@@ -1,6 +1,7 @@
 //! What the daemon is told: by flags, by a file whose keys have the flags' names, or not at all.
 //! A flag goes before the file, the file before the default.
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -206,6 +207,10 @@ impl Settings {
             .into_iter()
             .map(credential)
             .collect::<Result<_>>()?;
+        let mut names = HashSet::new();
+        if let Some(twice) = settings.tokens.iter().find(|t| !names.insert(&t.name)) {
+            bail!("two tokens are named {}: rename one", twice.name);
+        }
         Ok(settings)
     }
 }
@@ -281,6 +286,9 @@ mod tests {
     fn what_makes_no_sense_is_refused_with_its_place() {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("poolsvc.toml");
+        let digest = "0".repeat(64);
+        let token = format!("[[token]]\nname='x'\nscope='read'\ndigest='{digest}'\n");
+        let twice = format!("store = 's'\n{token}{token}");
         for (text, says) in [
             ("grace = 1", "--store"),
             ("store = 's'\ngarce = 1", "garce"),
@@ -291,6 +299,7 @@ mod tests {
                 "secret-file",
             ),
             ("store = 's'\n[[token]]\nname='../x'\nscope='read'", "name"),
+            (&twice, "two tokens are named x"),
         ] {
             fs::write(&config, text).unwrap();
             let error = gather(&["--config", config.to_str().unwrap()]).unwrap_err();

@@ -1,22 +1,9 @@
 //! How many files this process may have open, and how many of them may be connections.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit};
 
 /// Connections at a time, however many files may be open.
 const MOST_CONNECTIONS: u64 = 1024;
-
-/// Raises the soft limit of open files to the hard one. The soft one is low for the sake of programs
-/// that use `select(2)` (systemd.exec(5), LimitNOFILE); this one does not.
-pub fn raise_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "the limit of open files stays low");
-    }
-}
 
 /// Connections that may be open at a time; those beyond wait in the kernel's queue.
 pub(crate) fn connections() -> usize {

@@ -2,7 +2,7 @@
 //! between, from settings to a running service, is here for tests and other programs.
 
 pub mod config;
-pub mod descriptors;
+mod descriptors;
 mod listen;
 mod maintenance;
 pub mod notify;

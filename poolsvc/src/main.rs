@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use pool_store::descriptors;
 use poolsvc::notify::Manager;
-use poolsvc::{Arguments, Daemon, Settings, descriptors};
+use poolsvc::{Arguments, Daemon, Settings};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 

@@ -22,7 +22,7 @@ pub(crate) async fn run(service: Service, collect_interval: Option<Duration>, mu
             () = &mut collection, if collect_interval.is_some() => {
                 match service.collect(service.options().grace, false).await {
                     Ok(_) => {}
-                    Err(problem) => tracing::error!(why = problem.body.what, "collecting failed"),
+                    Err(problem) => tracing::error!(why = problem.body.detail, "collecting failed"),
                 }
                 collection.set(until_next());
             }

@@ -22,19 +22,18 @@ pub enum StoreError {
         /// What the system said. Part of the message, so not a source of its own.
         error: io::Error,
     },
-    /// The disk is full.
+    /// The disk or a quota is full.
     #[error(
         "no space left while {doing} {path}: {}; free space or collect unused pages (pool gc), then \
-         try again{}", outcome(*.room), and_wait(*.room), path = path.display()
+         try again{}", .again.outcome(), .again.condition(), path = path.display()
     )]
     NoSpace {
         /// The operation.
         doing: &'static str,
         /// What it was done to.
         path: PathBuf,
-        /// Bytes that must be free before it goes on by itself; zero if any will do. Only the
-        /// index needs some, whose log may hold what it refused.
-        room: u64,
+        /// When changes are taken again.
+        again: Again,
     },
     /// A change was made and is not acknowledged.
     #[error(
@@ -181,22 +180,42 @@ pub enum StoreError {
     NoSegment(SegmentId),
 }
 
-fn outcome(room: u64) -> &'static str {
-    if room == 0 {
-        "nothing was changed"
-    } else {
-        "the change cannot be seen, and may be there, whole, when the store is next opened"
-    }
+/// When a store takes changes again that had no space left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// As soon as there is some.
+    WithSpace,
+    /// The index, by itself, some seconds after so many bytes are free.
+    WithRoom(u64),
+    /// The index, when it has been opened again.
+    Opened,
 }
 
-fn and_wait(room: u64) -> String {
-    if room == 0 {
-        return String::new();
+impl Again {
+    fn outcome(self) -> &'static str {
+        match self {
+            Self::WithSpace => "nothing was changed",
+            // The index's log may hold what it refused.
+            Self::WithRoom(_) | Self::Opened => {
+                "the change cannot be seen, and may be there, whole, when the store is next opened"
+            }
+        }
     }
-    format!(
-        " (the index takes changes again a few seconds after {} MiB of its disk are free)",
-        room >> 20
-    )
+
+    fn condition(self) -> String {
+        match self {
+            Self::WithSpace => String::new(),
+            Self::WithRoom(room) => format!(
+                " (the index takes changes again a few seconds after {} MiB of its disk are free)",
+                room >> 20
+            ),
+            Self::Opened => {
+                " (after a quota was reached the index takes changes again once poolsvc is \
+                 restarted)"
+                    .into()
+            }
+        }
+    }
 }
 
 fn state(found: Option<&Revision>) -> String {
@@ -218,8 +237,8 @@ impl StoreError {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
         );
         if full {
-            let room = 0;
-            Self::NoSpace { doing, path, room }
+            let again = Again::WithSpace;
+            Self::NoSpace { doing, path, again }
         } else {
             Self::Io { doing, path, error }
         }

@@ -62,6 +62,15 @@ pub struct Location {
 }
 
 impl Location {
+    /// The location `slots` further on in the same segment.
+    #[must_use]
+    pub fn plus(self, slots: u32) -> Self {
+        Self {
+            slot: Slot(self.slot.0 + slots),
+            ..self
+        }
+    }
+
     /// 8 bytes: segment, slot.
     pub fn encode(self) -> [u8; 8] {
         let mut out = [0; 8];

@@ -12,8 +12,9 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pool_core::digest::ObjectId;
 use pool_core::extent::SegmentId;
@@ -43,12 +44,23 @@ impl From<SegmentId> for LeaseKey {
 
 /// The lease file, opened by one process. Each key is locked once however many leases of it this
 /// process holds.
+///
+/// Somebody may remove the file while leases are held in it. Then the file that is there next is the
+/// one that others ask, so all leases are taken in it again as soon as the removal is noticed, at the
+/// next lease, question or [look](Self::look_again). Who holds leases in the removed file alone is
+/// asked there for as long as this process has it open.
 #[derive(Debug)]
 pub struct LeaseTable {
-    /// Absent where there is no lease file and none can be made, so that nobody can collect.
-    file: Option<File>,
     path: PathBuf,
-    holders: Mutex<HashMap<LeaseKey, usize>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The file at the path, last, after those that were removed. None where there is no lease file
+    /// and none can be made, so that nobody can collect.
+    files: Vec<File>,
+    holders: HashMap<LeaseKey, usize>,
 }
 
 /// Something that is held against collection for as long as this value lives.
@@ -64,30 +76,13 @@ impl LeaseTable {
     /// mount of the same filesystem. On a read-only filesystem without lease file there is nobody
     /// to ask for leases, and taking one does nothing.
     pub fn open(path: &Path) -> Result<Arc<Self>> {
-        let refused = |error| StoreError::io("opening the lease file", path, error);
-        let file = match File::open(path) {
-            Ok(file) => Some(file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let mut create = OpenOptions::new();
-                create.read(true).write(true).create(true).truncate(false);
-                match create.open(path) {
-                    Ok(file) => Some(file),
-                    Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
-                        tracing::warn!(
-                            path = %path.display(),
-                            "no lease file on a read-only filesystem: nothing is held"
-                        );
-                        None
-                    }
-                    Err(error) => return Err(refused(error)),
-                }
-            }
-            Err(error) => return Err(refused(error)),
+        let state = State {
+            files: open_or_make(path)?.into_iter().collect(),
+            ..State::default()
         };
         Ok(Arc::new(Self {
-            file,
             path: path.into(),
-            holders: Mutex::default(),
+            state: Mutex::new(state),
         }))
     }
 
@@ -95,13 +90,12 @@ impl LeaseTable {
     /// takes no lock.
     pub fn acquire(self: &Arc<Self>, key: impl Into<LeaseKey>) -> Result<Lease> {
         let key = key.into();
-        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (false, Some(file)) = (holders.contains_key(&key), &self.file) {
-            ofd::lock_shared(file, key.0)
-                .map_err(|source| StoreError::io("taking a lease in", &self.path, source))?;
+        let mut state = self.current(open_or_make)?;
+        if let (false, Some(file)) = (state.holders.contains_key(&key), state.files.last()) {
+            self.lock(file, key)?;
         }
-        *holders.entry(key).or_insert(0) += 1;
-        drop(holders);
+        *state.holders.entry(key).or_insert(0) += 1;
+        drop(state);
         Ok(Lease {
             table: Arc::clone(self),
             key,
@@ -111,32 +105,102 @@ impl LeaseTable {
     /// True when anybody holds a lease of `key`, this process included.
     pub fn is_held(&self, key: impl Into<LeaseKey>) -> Result<bool> {
         let key = key.into();
-        let holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
-        if holders.contains_key(&key) {
+        let state = self.current(open)?;
+        if state.holders.contains_key(&key) {
             return Ok(true);
         }
-        let Some(file) = &self.file else {
-            return Ok(false);
+        for file in &state.files {
+            let locked = ofd::is_locked(file, key.0)
+                .map_err(|source| StoreError::io("asking for leases in", &self.path, source))?;
+            if locked {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes all leases again if the file that they are held in was removed.
+    pub fn look_again(&self) -> Result<()> {
+        self.current(open).map(drop)
+    }
+
+    /// The state with the file that is there now, as `open` finds it.
+    fn current(
+        &self,
+        open: impl FnOnce(&Path) -> Result<Option<File>>,
+    ) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(file) = state.files.last() else {
+            return Ok(state);
         };
-        ofd::is_locked(file, key.0)
-            .map_err(|source| StoreError::io("asking for leases in", &self.path, source))
+        let there = file
+            .metadata()
+            .map_err(|source| StoreError::io("looking at", &self.path, source))?;
+        if there.nlink() == 0
+            && let Some(file) = open(&self.path)?
+        {
+            tracing::warn!(
+                path = %self.path.display(),
+                "the lease file was removed: leases are taken again in a new one"
+            );
+            for key in state.holders.keys() {
+                self.lock(&file, *key)?;
+            }
+            state.files.push(file);
+        }
+        Ok(state)
+    }
+
+    fn lock(&self, file: &File, key: LeaseKey) -> Result<()> {
+        ofd::lock_shared(file, key.0)
+            .map_err(|source| StoreError::io("taking a lease in", &self.path, source))
     }
 
     fn release(&self, key: LeaseKey) {
-        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(count) = holders.get_mut(&key) else {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = state.holders.get_mut(&key) else {
             return;
         };
         *count -= 1;
-        if *count == 0 {
-            holders.remove(&key);
-            if let Some(file) = &self.file
-                && let Err(error) = ofd::unlock(file, key.0)
-            {
+        if *count > 0 {
+            return;
+        }
+        state.holders.remove(&key);
+        for file in &state.files {
+            if let Err(error) = ofd::unlock(file, key.0) {
                 // The lock then lasts until this process ends: too long, and harmless.
                 tracing::warn!(%error, ?key, "releasing a lease failed");
             }
         }
+    }
+}
+
+/// Opens the lease file; `None` when there is none, so that nobody asks in it.
+fn open(path: &Path) -> Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("opening the lease file", path, error)),
+    }
+}
+
+/// Opens the lease file, or makes one; `None` where that is impossible and nobody can collect.
+fn open_or_make(path: &Path) -> Result<Option<File>> {
+    if let Some(file) = open(path)? {
+        return Ok(Some(file));
+    }
+    let mut create = OpenOptions::new();
+    create.read(true).write(true).create(true).truncate(false);
+    match create.open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            tracing::warn!(
+                path = %path.display(),
+                "no lease file on a read-only filesystem: nothing is held"
+            );
+            Ok(None)
+        }
+        Err(error) => Err(StoreError::io("making the lease file", path, error)),
     }
 }
 
@@ -222,6 +286,36 @@ mod tests {
         assert!(tables[2].is_held(SegmentId(7)).unwrap());
         drop(b);
         assert!(!tables[2].is_held(SegmentId(7)).unwrap());
+    }
+
+    #[test]
+    fn leases_outlive_the_file_they_were_taken_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("leases");
+        let holder = LeaseTable::open(&path).unwrap();
+        let running = LeaseTable::open(&path).unwrap();
+        let first = holder.acquire(SegmentId(1)).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        // Whoever comes later has the next file, and whoever was there asks in both.
+        let later = LeaseTable::open(&path).unwrap();
+        let new = later.acquire(SegmentId(2)).unwrap();
+        for key in [SegmentId(1), SegmentId(2)] {
+            assert!(running.is_held(key).unwrap(), "{key}");
+        }
+        holder.look_again().unwrap();
+        assert!(later.is_held(SegmentId(1)).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        let third = holder.acquire(SegmentId(3)).unwrap();
+        let latest = LeaseTable::open(&path).unwrap();
+        for key in [SegmentId(1), SegmentId(3)] {
+            assert!(latest.is_held(key).unwrap(), "{key}");
+        }
+        drop((first, new, third));
+        for key in 1..4 {
+            for table in [&running, &later, &latest, &holder] {
+                assert!(!table.is_held(SegmentId(key)).unwrap(), "{key}");
+            }
+        }
     }
 
     #[test]

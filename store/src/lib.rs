@@ -12,6 +12,7 @@
 pub mod backend;
 pub mod collection;
 mod creation;
+pub mod descriptors;
 mod directory;
 mod error;
 pub mod evacuate;
@@ -40,7 +41,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use error::{Result, StoreError};
+pub use error::{Again, Result, StoreError};
 pub use format::Reference;
 pub use index::Reader;
 pub use opening::may_lack_file;

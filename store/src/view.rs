@@ -124,6 +124,9 @@ impl StoreView {
         let Some(followed) = &self.followed else {
             return Ok(());
         };
+        if let Err(error) = self.leases.look_again() {
+            tracing::warn!(%error, "leases are not seen by collections");
+        }
         // Read before catching up: a commit in between is then seen twice rather than never.
         let now = self.generation()?;
         let catching_up = followed.catching_up.lock();
@@ -339,13 +342,14 @@ impl StoreView {
         }
     }
 
-    /// A snapshot all of whose segments are held, for whoever reads everything.
+    /// A snapshot all of whose segments are held, those with an unreadable record too, for whoever
+    /// reads everything.
     pub fn hold_all(&self) -> Result<Held<Snapshot<'_>>> {
         let mut held: Option<(Vec<SegmentId>, Vec<Lease>)> = None;
         loop {
             self.refresh()?;
             let snapshot = self.snapshot();
-            let segments = snapshot.segments()?;
+            let segments = snapshot.segments_one_by_one()?;
             let segments: Vec<_> = segments.into_iter().map(|(id, _)| id).collect();
             if let Some((held, leases)) = held.take()
                 && segments.iter().all(|id| held.binary_search(id).is_ok())

@@ -348,6 +348,27 @@ fn a_follower_keeps_up_with_a_writer() {
 }
 
 #[test]
+fn leases_outlive_the_removal_of_their_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let bytes = content(1, 50);
+    push_library(&store, "a@1", &bytes, DENSE).unwrap();
+    let segment = store.segments().unwrap()[0].0;
+    let follower = StoreView::follow(directory.path(), scratch.path()).unwrap();
+    let held = follower.hold_segment(segment).unwrap();
+    fs::remove_file(directory.path().join("leases")).unwrap();
+    assert!(store.segment_is_leased(segment).unwrap());
+    drop(store);
+    let store = open(directory.path());
+    // Whatever is looked up next, changed or not.
+    follower.refresh().unwrap();
+    assert!(store.segment_is_leased(segment).unwrap());
+    drop(held);
+    assert!(!store.segment_is_leased(segment).unwrap());
+}
+
+#[test]
 fn leases_of_a_follower_are_seen_by_the_writer() {
     let directory = tempfile::tempdir().unwrap();
     let scratch = tempfile::tempdir().unwrap();

@@ -2,7 +2,7 @@
 
 mod address;
 mod push;
-mod unix;
+mod sockets;
 
 use std::io::Read;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 use ureq::http::{Method, Request, Response};
 use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::DefaultConnector;
+use ureq::unversioned::transport::{Connector as _, RustlsConnector};
 use ureq::{Agent, AsSendBody, Body, Timeout};
 
 pub use address::{ServerAddress, ServerAddressError};
@@ -62,12 +62,14 @@ pub enum ClientError {
         seconds: u64,
     },
     /// The service refused.
-    #[error("{}{}", .body.what, hint(.body))]
+    #[error("{}{}", .body.detail, hint(.body))]
     Refused {
         /// HTTP status.
         status: u16,
         /// What it said.
         body: Box<ProblemBody>,
+        /// When it wants to be asked again, if it said so.
+        retry_after: Option<Duration>,
     },
     /// Whatever answered is not a pool service.
     #[error("{server} does not answer as a pool service does (status {status}): {why}")]
@@ -120,11 +122,12 @@ impl Client {
             .build();
         let agent = match server.socket() {
             Some(path) => {
-                Agent::with_parts(config, unix::UnixConnector::new(path), unix::NoResolver)
+                let connector = sockets::UnixConnector::new(path);
+                Agent::with_parts(config, connector, sockets::NoResolver)
             }
             None => Agent::with_parts(
                 config,
-                DefaultConnector::default(),
+                sockets::TcpConnector.chain(RustlsConnector::default()),
                 DefaultResolver::default(),
             ),
         };
@@ -137,11 +140,17 @@ impl Client {
     }
 
     /// Gives the service up when it says or takes nothing for so long; zero is never. Otherwise that
-    /// is ten minutes, and never for collections and checks of the store, which may take hours.
+    /// is ten minutes, and never for collections and checks of the store, which may take hours. A host
+    /// that is gone is noticed within three minutes in any case.
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = Some(patience);
         self
+    }
+
+    /// True as long as something may be waited for that has taken `elapsed`.
+    fn is_patient(&self, elapsed: Duration) -> bool {
+        self.patience("").is_none_or(|patience| elapsed < patience)
     }
 
     fn patience(&self, path: &str) -> Option<Duration> {
@@ -349,12 +358,17 @@ impl Client {
         if (200..300).contains(&status) {
             return Ok(response);
         }
+        let retry_after = response.headers().get("retry-after");
+        let retry_after = retry_after
+            .and_then(|seconds| seconds.to_str().ok()?.parse().ok())
+            .map(Duration::from_secs);
         let body = response.body_mut().with_config().limit(MAX_JSON);
         let text = body.read_to_string().unwrap_or_default();
         Err(match serde_json::from_str::<ProblemBody>(&text) {
             Ok(body) => ClientError::Refused {
                 status,
                 body: Box::new(body),
+                retry_after,
             },
             Err(_) => self.strange(status, &text.chars().take(200).collect::<String>()),
         })

@@ -3,15 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use pool_core::digest::PageId;
 use pool_store::upload::UploadObject;
 use serde::{Deserialize, Serialize};
 use ureq::http::Method;
 
-use super::{Client, ClientError, Octets, Result, UploadStarted};
+use super::{Client, ClientError, Json, Octets, Result, UploadStarted};
 use crate::announce::{Announcement, Part, page_sources};
 use crate::paths;
+use crate::problem::BUSY;
 use crate::types::{PagesAccepted, PushSummary, UploadRequest};
 use crate::wire::{self, PageList, RECORD_SIZE};
 
@@ -75,8 +77,7 @@ impl Client {
         };
         let json = serde_json::to_vec(&request).expect("requests have only string keys");
         let condition = options.only_new.then_some(("if-none-match", "*"));
-        let begun = self.ask_if(Method::POST, "/v1/uploads", super::Json(&json), condition)?;
-        let started: UploadStarted = self.json(begun)?;
+        let started = self.begin(&json, condition)?;
         let sources = page_sources(&announcement.parts, &objects);
         let distinct = sources.len() as u64;
         let upload = Upload {
@@ -102,6 +103,25 @@ impl Client {
             sent_symbol_pages: sent.symbols,
             unsent_pages: distinct.saturating_sub(sent_pages),
         })
+    }
+}
+
+impl Client {
+    /// Begins an upload, when others have ended if too many are under way.
+    fn begin(&self, json: &[u8], condition: Option<(&str, &str)>) -> Result<UploadStarted> {
+        let since = Instant::now();
+        loop {
+            match self.ask_if(Method::POST, "/v1/uploads", Json(json), condition) {
+                Err(ClientError::Refused {
+                    status: 503,
+                    body,
+                    retry_after: Some(after),
+                }) if body.error == BUSY && self.is_patient(since.elapsed()) => {
+                    thread::sleep(after);
+                }
+                begun => return self.json(begun?),
+            }
+        }
     }
 }
 
@@ -151,7 +171,9 @@ impl Upload<'_> {
                 .ask(Method::POST, &format!("{}/commit", self.path), ());
             match committed {
                 Ok(response) => return Ok((self.client.json(response)?, sent)),
-                Err(ClientError::Refused { status: 409, body }) if body.missing.is_some() => {
+                Err(ClientError::Refused {
+                    status: 409, body, ..
+                }) if body.missing.is_some() => {
                     missing = body.missing.unwrap_or_default();
                 }
                 Err(error) => return Err(error),

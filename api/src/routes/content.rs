@@ -174,7 +174,7 @@ fn body(service: &Service, held: Held<ExtentMap>, from: u64, to: u64) -> Body {
                 }
                 // The status is sent already: cut the body off, so that nobody takes it for whole.
                 Ok(_) => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)),
-                Err(problem) => Err(std::io::Error::other(problem.body.what)),
+                Err(problem) => Err(std::io::Error::other(problem.body.detail)),
             }
         }
     }))

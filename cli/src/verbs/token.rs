@@ -36,7 +36,7 @@ enum What {
     /// Remove a token
     Rm {
         /// What it is called
-        name: String,
+        name: Name,
     },
 }
 
@@ -93,8 +93,9 @@ impl Token {
                 })?;
             }
             What::Rm { name } => {
-                client.delete_token(&name)?;
-                output::print(global.json, &Removed { removed: name }, |answer| {
+                client.delete_token(name.as_str())?;
+                let removed = name.as_str().to_owned();
+                output::print(global.json, &Removed { removed }, |answer| {
                     format!("removed token {}", answer.removed)
                 })?;
             }

@@ -208,6 +208,16 @@ fn tokens_are_made_shown_and_used() {
     };
     let list = with(&["token", "ls"]);
     assert!(list.contains("ops") && list.contains("admin") && !list.contains(secret));
+    let padded = format!(" {secret}\n");
+    let mut listing = pool.command(&["ls"]);
+    assert!(
+        listing
+            .env("POOL_TOKEN", padded)
+            .status()
+            .unwrap()
+            .success()
+    );
+    pool.refused(2, &["token", "rm", ""]);
     with(&["token", "rm", "ops"]);
     pool.text(&["ls"]);
 }

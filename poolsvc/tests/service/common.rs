@@ -180,11 +180,15 @@ impl Answer {
         let text = String::from_utf8_lossy(&self.bytes);
         assert_eq!(self.status, status, "{text}");
         if status >= 400 {
+            assert_eq!(self.headers["content-type"], "application/problem+json");
             let body = self.json();
-            assert!(
-                body["error"].is_string() && body["what"].is_string(),
-                "{text}"
-            );
+            assert_eq!(body["status"], status, "{text}");
+            for member in ["title", "detail", "error"] {
+                assert!(
+                    body[member].as_str().is_some_and(|word| !word.is_empty()),
+                    "{text}"
+                );
+            }
         }
         self
     }

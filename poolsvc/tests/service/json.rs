@@ -78,7 +78,7 @@ fn nothing_of_a_json_body_is_overlooked() {
             let mut misspelt = request.clone();
             misspelt.pointer_mut(&place).unwrap()["tls_sise"] = json!(0);
             let says = service.post(path, &misspelt).expect(400).json();
-            let what = says["what"].as_str().unwrap();
+            let what = says["detail"].as_str().unwrap();
             assert!(what.contains("\"tls_sise\""), "{path}{place}: {what}");
 
             // serde would take its fields one after another.
@@ -87,7 +87,7 @@ fn nothing_of_a_json_body_is_overlooked() {
             let fields = object.as_object().unwrap();
             *object = fields.values().cloned().collect();
             let says = service.post(path, &listed).expect(400).json();
-            let what = says["what"].as_str().unwrap();
+            let what = says["detail"].as_str().unwrap();
             assert!(
                 what.contains("array where an object belongs"),
                 "{path}{place}: {what}"

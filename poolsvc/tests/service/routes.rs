@@ -167,7 +167,7 @@ fn addresses_are_reserved_for_good() {
     let mut other = request.clone();
     other["identity"] = json!(ObjectId::of(b"other"));
     let refused = service.post("/v1/registry", &other).expect(409).json();
-    assert!(refused["what"].as_str().unwrap().contains("zlib@1.3"));
+    assert!(refused["detail"].as_str().unwrap().contains("zlib@1.3"));
     let mut huge = request.clone();
     huge["library"] = json!("huge@1");
     huge["shared_pages"] = json!(u64::MAX);

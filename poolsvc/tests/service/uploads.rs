@@ -2,12 +2,13 @@
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use pool_api::announce;
-use pool_api::client::PushOptions;
+use pool_api::client::{Client, PushOptions};
 use pool_core::digest::{ObjectId, PageId};
 use pool_store::placement::Placement;
 use pool_store::upload::{UploadObject, padded};
@@ -332,11 +333,32 @@ fn bodies_past_the_limit_are_refused_early_and_late() {
 fn uploads_are_bounded_and_forgotten() {
     let service = Service::start(&["--max-uploads", "2"]);
     let announced = announcement("a", &content(5, 1));
-    service.post("/v1/uploads", &announced).expect(201);
+    let first = service.post("/v1/uploads", &announced).expect(201);
     service.post("/v1/uploads", &announced).expect(201);
     let refused = service.post("/v1/uploads", &announced).expect(503);
     assert!(refused.headers.contains_key("retry-after"));
     assert_eq!(service.get("/v1/stats").json()["uploads"], 2);
+    // The client waits until another has ended, or its patience has.
+    let push = |client: Client| {
+        let body = content(5, 1);
+        let announced = announce::library(&body, "b@1".parse().unwrap());
+        client.push(&announced, PushOptions::default(), &|_, _| ())
+    };
+    let impatient = service.client().with_patience(Duration::from_secs(2));
+    let refused = push(impatient).unwrap_err().to_string();
+    assert!(refused.contains("2 uploads are under way"), "{refused}");
+    std::thread::scope(|scope| {
+        let pushing = scope.spawn(|| push(service.client()).unwrap());
+        let asked = "route=\"/v1/uploads\",status=\"503\"} ";
+        pool_tests::wait::until("it has been refused", || {
+            let metrics = service.get("/metrics").expect(200).bytes;
+            let metrics = String::from_utf8(metrics).unwrap();
+            let count = metrics.split(asked).nth(1).unwrap();
+            count.lines().next().unwrap().parse::<u64>().unwrap() > 2
+        });
+        service.delete(first.location()).expect(204);
+        assert!(pushing.join().unwrap().summary.created);
+    });
 
     let service = Service::start(&["--max-uploads", "1", "--upload-idle", "1"]);
     service.post("/v1/uploads", &announced).expect(201);

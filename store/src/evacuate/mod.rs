@@ -3,11 +3,11 @@
 //! Nothing waits for the copying. What is to move is read and checked first, and compared with the
 //! room on the disk; then slots are reserved under the writer's lock and recorded as used, the
 //! pages are copied, checked and synced without it, and only then does the index follow, in
-//! bounded batches and in this order: windows and pages first, after which no commit can find
-//! anything in the old segment, then the objects that are there already, then the segment's end.
-//! A stop at any instruction leaves either place valid and some slots unused. A page whose entry had
-//! gone to its new place by then, and its object not, loses that entry to the next collection: its
-//! object keeps it, and an upload that has it stores it again.
+//! bounded batches and in this order: the objects, each with the entries of its windows and pages,
+//! then entries that no object has, after which no commit can find anything in the old segment,
+//! then the objects that commits have added meanwhile, then the segment's end. So an entry is never
+//! without an object for having moved, and a stop or a full disk at any instruction leaves either
+//! place valid and some slots unused.
 //!
 //! A segment that cannot be moved stays as it is, damaged pages and all, and the others go on
 //! without it: what was copied of it is taken back, so that trying again costs no disk.
@@ -16,16 +16,19 @@ mod copy;
 mod moves;
 mod survey;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
-use pool_core::extent::SegmentId;
+use pool_core::digest::ObjectId;
+use pool_core::extent::{Extent, SegmentId};
+use pool_core::page::PAGES_PER_WINDOW;
 use serde::{Deserialize, Serialize};
 
 use crate::collection::{Collection, MAX_BATCH, SkipReason, Skipped, running_barrier};
 use crate::error::Result;
-use crate::format::SegmentState;
+use crate::format::{Location, SegmentState};
+use crate::index::Batch;
 use copy::Copied;
-use moves::{Moves, redirect_object};
+use moves::{Moves, redirect_object, slots};
 use survey::Survey;
 
 /// What an evacuation did.
@@ -66,16 +69,16 @@ impl Collection<'_> {
             return Ok(Evacuated::default());
         }
         let survey = Survey::of(&self.store.snapshot(), &sealed)?;
-        self.move_out(&sealed, &survey)
+        self.move_out(&sealed, survey)
     }
 
     /// Empties the segments that were surveyed. Commits may have come since.
-    fn move_out(&self, segments: &[SegmentId], survey: &Survey) -> Result<Evacuated> {
+    fn move_out(&self, segments: &[SegmentId], mut survey: Survey) -> Result<Evacuated> {
         let mut done = Evacuated::default();
         let mut sources = HashSet::new();
         let mut moves = Moves::default();
         for &id in segments {
-            match self.copy(id, survey)? {
+            match self.copy(id, &survey)? {
                 Copied::Whole(moved) => {
                     moves.extend(moved);
                     sources.insert(id);
@@ -87,9 +90,11 @@ impl Collection<'_> {
             return Ok(done);
         }
         let mut kept = HashSet::new();
-        self.redirect_windows(survey, &sources, &moves, &mut kept)?;
-        self.redirect_pages(survey, &sources, &moves, &mut kept)?;
-        done.objects = self.redirect_objects(&sources, &moves, &mut kept)?;
+        done.objects = self.redirect_objects(&mut survey, &sources, &moves, &mut kept)?;
+        self.redirect_windows(&survey, &sources, &moves, &mut kept)?;
+        self.redirect_pages(&survey, &sources, &moves, &mut kept)?;
+        // Those that commits have added meanwhile. From now on none can.
+        done.objects += self.redirect_objects(&mut survey, &sources, &moves, &mut kept)?;
         done.windows = moves.windows.len() as u64;
         done.pages = moves.pages.len() as u64;
         for id in sources.difference(&kept) {
@@ -165,41 +170,111 @@ impl Collection<'_> {
         Ok(())
     }
 
-    /// Redirects every object that refers to the segments. None can be added any more.
+    /// Redirects every object that refers to the segments, with the entries of what it has there.
     fn redirect_objects(
         &self,
+        survey: &mut Survey,
         sources: &HashSet<SegmentId>,
         moves: &Moves,
         kept: &mut HashSet<SegmentId>,
     ) -> Result<u64> {
         let mut touching = Vec::new();
         self.store.snapshot().for_each_object(|id, record| {
-            let mut extents = record.map.extents().iter();
-            if extents.any(|extent| sources.contains(&extent.segment)) {
-                touching.push(id);
+            let extents = record.map.extents().iter();
+            let inside = extents.filter(|extent| sources.contains(&extent.segment));
+            let pages: u64 = inside.map(|extent| u64::from(extent.count)).sum();
+            if pages > 0 {
+                touching.push((id, pages));
             }
             Ok(())
         })?;
         let mut changed = 0;
-        // Records have thousands of extents, so a batch of them is smaller than one of pages.
-        for chunk in touching.chunks(MAX_BATCH / 32) {
-            changed += self.in_batches(chunk, |_, batch, id| {
-                let Some(record) = self.store.object(*id)? else {
-                    return Ok(false);
-                };
-                let record = redirect_object(*id, &record, sources, moves, kept)?;
-                batch.put_object(*id, &record);
-                Ok(true)
-            })?;
+        for chunk in small_enough(&touching) {
+            // Larger ones are alone.
+            let mut rest = true;
+            while rest {
+                rest = false;
+                self.in_batches(chunk, |_, batch, (id, _)| {
+                    let Some(record) = self.store.object(*id)? else {
+                        return Ok(false);
+                    };
+                    let done = redirect_object(*id, &record, sources, moves, MAX_PAGES)?;
+                    kept.extend(done.stays);
+                    if done.moved.is_empty() {
+                        return Ok(false);
+                    }
+                    self.redirect_entries(batch, survey, moves, &done.moved)?;
+                    batch.put_object(*id, &done.record);
+                    rest |= done.rest;
+                    changed += u64::from(!done.rest);
+                    Ok(true)
+                })?;
+            }
         }
         Ok(changed)
     }
+
+    /// Redirects the entries of windows and pages that an object had in `extents`, once.
+    fn redirect_entries(
+        &self,
+        batch: &mut Batch<'_>,
+        survey: &mut Survey,
+        moves: &Moves,
+        extents: &[Extent],
+    ) -> Result<()> {
+        let now = self.store.view.index.now();
+        let mut redirect = |batch: &mut Batch<'_>, from: Location, to| -> Result<()> {
+            if let Some(id) = survey.names.remove(&from)
+                && now.page(&id)? == Some(from)
+            {
+                batch.put_page(id, to);
+            }
+            Ok(())
+        };
+        let mut windows = BTreeSet::new();
+        for from in extents.iter().flat_map(slots) {
+            if let Some(window) = moves.window(from) {
+                windows.insert(window);
+            } else if let Some(to) = moves.page(from) {
+                redirect(batch, from, to)?;
+            }
+        }
+        // A window's pages move with it, whoever refers to them.
+        for (from, to) in windows {
+            for nth in 0..PAGES_PER_WINDOW as u32 {
+                redirect(batch, from.plus(nth), to.plus(nth))?;
+            }
+            if let Some(id) = survey.window_names.remove(&from)
+                && now.window(&id)? == Some(from)
+            {
+                batch.put_window(id, to);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Pages of one object that move in one batch, but for an extent that is larger.
+const MAX_PAGES: u64 = 8 * MAX_BATCH as u64;
+
+/// Divides objects, each with its pages, so that a batch of them is as small as one of pages.
+fn small_enough(objects: &[(ObjectId, u64)]) -> Vec<&[(ObjectId, u64)]> {
+    let mut chunks = Vec::new();
+    let (mut begin, mut sum) = (0, 0);
+    for (nth, (_, pages)) in objects.iter().enumerate() {
+        if nth > begin && (sum + pages > MAX_BATCH as u64 || nth - begin == MAX_BATCH / 32) {
+            chunks.push(&objects[begin..nth]);
+            (begin, sum) = (nth, 0);
+        }
+        sum += pages;
+    }
+    chunks.push(&objects[begin..]);
+    chunks
 }
 
 #[cfg(test)]
 mod tests {
-    use pool_core::digest::ObjectId;
-    use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
+    use pool_core::page::{PAGE_SIZE, WINDOW_SIZE};
 
     use super::*;
     use crate::placement::Placement;
@@ -248,7 +323,7 @@ mod tests {
         // Its pages are where the survey found nothing alive.
         let late = &dead[5 * PAGE_SIZE as usize..9 * PAGE_SIZE as usize];
         push(&store, "late@1", late);
-        let done = collection.move_out(&[segment], &survey).unwrap();
+        let done = collection.move_out(&[segment], survey).unwrap();
         let [skipped] = done.skipped.as_slice() else {
             panic!("{done:?}");
         };

@@ -19,8 +19,8 @@ pub(super) struct Survey {
     pub(super) live: HashMap<SegmentId, LiveSlots>,
     pub(super) windows: Vec<(WindowId, Location)>,
     pub(super) pages: Vec<(PageId, Location)>,
-    names: HashMap<Location, PageId>,
-    window_names: HashMap<Location, WindowId>,
+    pub(super) names: HashMap<Location, PageId>,
+    pub(super) window_names: HashMap<Location, WindowId>,
 }
 
 impl Survey {
@@ -73,11 +73,7 @@ impl Survey {
             };
         }
         for (nth, found) in pages.iter().enumerate() {
-            let at = Location {
-                segment: at.segment,
-                slot: Slot(at.slot.0 + nth as u32),
-            };
-            let named = self.names.get(&at);
+            let named = self.names.get(&at.plus(nth as u32));
             if named.is_some_and(|id| *found != Some(*id)) {
                 return Err(damaged(at));
             }

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use rocksdb::{ColumnFamily, DB, SnapshotWithThreadMode, WriteOptions};
 
-use crate::error::{self, Result, StoreError};
+use crate::error::{self, Again, Result, StoreError};
 use crate::mark::Mark;
 
 pub(crate) use batch::Batch;
@@ -377,14 +377,19 @@ fn commit_key(number: u64) -> Vec<u8> {
     [COMMIT, &number.to_be_bytes()].concat()
 }
 
-/// Wraps an error of RocksDB, telling a full disk from all else.
+/// Wraps an error of RocksDB, telling a full disk from all else: it has words alone.
 fn failed(doing: &'static str, error: rocksdb::Error) -> StoreError {
-    if error.as_ref().contains("No space left on device") {
-        return StoreError::NoSpace {
-            doing,
-            path: PathBuf::from("the index"),
-            room: ROOM,
-        };
+    let again = if error.as_ref().contains("No space left on device") {
+        Again::WithRoom(ROOM)
+    } else if error.as_ref().contains("Disk quota exceeded") {
+        // To RocksDB that is a failed disk, which it does not look at again.
+        Again::Opened
+    } else {
+        return StoreError::Index { doing, error };
+    };
+    StoreError::NoSpace {
+        doing,
+        path: PathBuf::from("the index"),
+        again,
     }
-    StoreError::Index { doing, error }
 }

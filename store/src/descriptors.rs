@@ -1,4 +1,4 @@
-//! How many files this process may have open: every segment that somebody has open is one.
+//! How many files a process may have open that has a store: every open segment is one.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

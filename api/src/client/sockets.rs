@@ -1,0 +1,234 @@
+//! What HTTP goes over: sockets of Unix and of TCP.
+
+use std::fmt::Debug;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt;
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
+};
+use ureq::{Error, Timeout};
+
+/// Connects to one socket, whatever the URL.
+#[derive(Debug)]
+pub(super) struct UnixConnector {
+    path: PathBuf,
+}
+
+impl UnixConnector {
+    pub(super) fn new(path: &Path) -> Self {
+        Self { path: path.into() }
+    }
+}
+
+impl Connector for UnixConnector {
+    type Out = SocketTransport<UnixStream>;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        _: Option<()>,
+    ) -> Result<Option<Self::Out>, Error> {
+        let stream = UnixStream::connect(&self.path)?;
+        Ok(Some(SocketTransport::new(stream, details.config)))
+    }
+}
+
+/// How long a connection may be silent before the other host is asked whether it is there.
+const IDLE: Duration = Duration::from_secs(60);
+/// How long it is waited for each of [`PROBES`] answers.
+const PROBE: Duration = Duration::from_secs(15);
+const PROBES: u32 = 8;
+
+/// Connects to a service on a host that may vanish. A collection says nothing for hours, so it is not
+/// silence that tells, but that the host does not answer the kernel's questions (tcp(7)).
+#[derive(Debug)]
+pub(super) struct TcpConnector;
+
+impl Connector for TcpConnector {
+    type Out = SocketTransport<TcpStream>;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        _: Option<()>,
+    ) -> Result<Option<Self::Out>, Error> {
+        let timeout = details.timeout;
+        let until = after(timeout).map(|after| Instant::now() + after);
+        let mut last = None;
+        for (nth, address) in details.addrs.iter().enumerate() {
+            // What is left is divided among those that are left.
+            let left = (details.addrs.len() - nth) as u32;
+            let connected = match until.map(|until| until.saturating_duration_since(Instant::now()))
+            {
+                Some(time) if time.is_zero() => break,
+                Some(time) => TcpStream::connect_timeout(address, time / left),
+                None => TcpStream::connect(address),
+            };
+            match connected {
+                Ok(stream) => {
+                    watch(&stream)?;
+                    stream.set_nodelay(details.config.no_delay())?;
+                    return Ok(Some(SocketTransport::new(stream, details.config)));
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(match last {
+            Some(error) if error.kind() != io::ErrorKind::TimedOut => error.into(),
+            _ => Error::Timeout(timeout.reason),
+        })
+    }
+}
+
+/// Has the kernel notice when the other host is gone, whether anything is under way to it or not.
+fn watch(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, PROBE)?;
+    sockopt::set_tcp_keepcnt(stream, PROBES)?;
+    Ok(())
+}
+
+/// A socket needs no address.
+#[derive(Debug)]
+pub(super) struct NoResolver;
+
+impl Resolver for NoResolver {
+    fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+        let mut addresses = self.empty();
+        // At least one is expected; the connector does not look at it.
+        addresses.push(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+        Ok(addresses)
+    }
+}
+
+/// A kind of connected sockets.
+pub(super) trait Socket: Read + Write + Debug + Send + Sync + 'static {
+    fn set_timeouts(&self, read: Option<Duration>, write: Option<Duration>) -> io::Result<()>;
+    fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()>;
+}
+
+macro_rules! socket {
+    ($kind:ty) => {
+        impl Socket for $kind {
+            fn set_timeouts(
+                &self,
+                read: Option<Duration>,
+                write: Option<Duration>,
+            ) -> io::Result<()> {
+                self.set_read_timeout(read)?;
+                self.set_write_timeout(write)
+            }
+            fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+                <$kind>::set_nonblocking(self, nonblocking)
+            }
+        }
+    };
+}
+socket!(UnixStream);
+socket!(TcpStream);
+
+/// A connected socket.
+pub(super) struct SocketTransport<S> {
+    stream: S,
+    buffers: LazyBuffers,
+}
+
+impl<S> SocketTransport<S> {
+    fn new(stream: S, config: &Config) -> Self {
+        Self {
+            stream,
+            buffers: LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size()),
+        }
+    }
+}
+
+impl<S: Debug> Debug for SocketTransport<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SocketTransport")
+            .field(&self.stream)
+            .finish()
+    }
+}
+
+fn after(timeout: NextTimeout) -> Option<Duration> {
+    timeout.not_zero().map(|after| *after)
+}
+
+fn or_timeout(error: io::Error, reason: Timeout) -> Error {
+    match error.kind() {
+        // The other one, ETIMEDOUT, is a host that is gone.
+        io::ErrorKind::WouldBlock => Error::Timeout(reason),
+        _ => error.into(),
+    }
+}
+
+impl<S: Socket> Transport for SocketTransport<S> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        let timeout = timeout.for_write();
+        self.stream.set_timeouts(None, after(timeout))?;
+        let output = &self.buffers.output()[..amount];
+        self.stream
+            .write_all(output)
+            .map_err(|error| or_timeout(error, timeout.reason))
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        let timeout = timeout.for_read();
+        self.stream.set_timeouts(after(timeout), None)?;
+        let amount = loop {
+            match self.stream.read(self.buffers.input_append_buf()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read.map_err(|error| or_timeout(error, timeout.reason))?,
+            }
+        };
+        self.buffers.input_appended(amount);
+        Ok(amount > 0)
+    }
+
+    /// An idle connection has nothing to say: what can be read is its end.
+    fn is_open(&mut self) -> bool {
+        let mut quiet = || {
+            self.stream.set_nonblocking(true)?;
+            let read = self.stream.read(&mut [0]);
+            self.stream.set_nonblocking(false)?;
+            Ok::<_, io::Error>(read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock))
+        };
+        quiet().unwrap_or(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_host_that_vanishes_is_noticed_within_minutes() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        watch(&stream).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        let idle = sockopt::tcp_keepidle(&stream).unwrap();
+        let probe = sockopt::tcp_keepintvl(&stream).unwrap();
+        let all = idle + probe * sockopt::tcp_keepcnt(&stream).unwrap();
+        assert_eq!(all, Duration::from_secs(180));
+        // What the kernel says then is no silence of the service.
+        let gone = io::Error::from_raw_os_error(110);
+        let told = or_timeout(gone, Timeout::PerRead);
+        assert!(matches!(told, Error::Io(_)), "{told}");
+    }
+}
