@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use lexopt::{Arg, Parser};
 use pool_core::PAGE_SIZE;
 use poolvmm::memory::Backing;
+use poolvmm::network::{Limits, Place};
 use poolvmm::options::{Options, Platform};
 use poolvmm::plan::MAX_MEMORY;
 use poolvmm::stamp::Stamp;
@@ -29,6 +30,11 @@ options:
   --dir HOST:GUEST[:ro]    let the guest use directory HOST as GUEST, without devices and what is
                            mounted below; may be repeated
   --net none|host          network of the guest: none, or the host's own [none]
+  --bind ADDRESS:PORT      of the host's network, the guest may be reached at such addresses alone;
+                           may be repeated [all]
+  --connect ADDRESS:PORT   it may connect and send to such addresses alone; may be repeated [all].
+                           ADDRESS is an IPv4 address or [IPv6], a network with /BITS, or *;
+                           PORT a number, FIRST-LAST or *; `none` for ADDRESS:PORT is no address
   --env KEY=VALUE          environment of the guest; may be repeated
   --report FILE            write times, counts and costs as JSON
   --trace                  print every system call (kvm)
@@ -76,6 +82,8 @@ pub(crate) enum UsageError {
         value: String,
         expected: &'static str,
     },
+    #[error("{0} limits the host's network, which the guest has with --net host alone")]
+    NoNetwork(&'static str),
 }
 
 impl Command {
@@ -103,6 +111,7 @@ fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
         memory: 64 << 20,
         directories: Vec::new(),
         network: false,
+        limits: Limits::default(),
         environment: Vec::new(),
         arguments: Vec::new(),
         trace: false,
@@ -127,6 +136,10 @@ fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
             Arg::Long("memory") => options.memory = memory(&text(parser)?)?,
             Arg::Long("dir") => options.directories.push(text(parser)?),
             Arg::Long("net") => options.network = network(&text(parser)?)?,
+            Arg::Long("bind") => add_place("--bind", &text(parser)?, &mut options.limits.bind)?,
+            Arg::Long("connect") => {
+                add_place("--connect", &text(parser)?, &mut options.limits.connect)?;
+            }
             Arg::Long("env") => options.environment.push(variable(parser.value()?)?),
             Arg::Long("report") => {
                 report = Some(parser.value()?.into());
@@ -138,6 +151,12 @@ fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
             Arg::Value(value) if image.is_none() => image = Some(value),
             other => return Err(other.unexpected().into()),
         }
+    }
+    if !options.network && options.limits.any() {
+        let option = options.limits.bind.as_ref();
+        return Err(UsageError::NoNetwork(
+            option.map_or("--connect", |_| "--bind"),
+        ));
     }
     options.image = image
         .ok_or(UsageError::NoImage)?
@@ -195,6 +214,29 @@ fn network(value: &str) -> Result<bool, UsageError> {
     }
 }
 
+/// Adds a place to the list of `option`, or none: then the list is there all the same.
+fn add_place(
+    option: &'static str,
+    value: &str,
+    places: &mut Option<Vec<Place>>,
+) -> Result<(), UsageError> {
+    let places = places.get_or_insert_default();
+    if value == "none" {
+        return Ok(());
+    }
+    match value.parse() {
+        Ok(place) => places.push(place),
+        Err(_) => {
+            return wrong(
+                option,
+                value,
+                "ADDRESS:PORT, as in 127.0.0.1:80, 10.0.0.0/8:*, [::1]:8000-8999 or *:53, or none",
+            );
+        }
+    }
+    Ok(())
+}
+
 /// A size in bytes, or with K, M or G; whole pages.
 fn memory(value: &str) -> Result<u64, UsageError> {
     const EXPECTED: &str = "a size such as 512K, 64M or 2G, at least 64K and at most 16G";
@@ -241,13 +283,15 @@ mod tests {
     #[test]
     fn a_full_line_is_read() {
         let line = "run hello:v1 --pool /p --backing copy --platform process --memory 2M --env A=b \
-                    --dir /h:/g:ro --net host --report r.json -- --not-mine x";
+                    --dir /h:/g:ro --net host --bind *:80 --connect none --report r.json -- --not-mine x";
         let Ok(Command::Run(run)) = parse(line) else {
             panic!("{line}")
         };
         assert_eq!(run.options.image, "hello:v1");
         assert_eq!(run.options.pool, PathBuf::from("/p"));
         assert!(run.options.network);
+        assert_eq!(run.options.limits.bind, Some(vec!["*:80".parse().unwrap()]));
+        assert_eq!(run.options.limits.connect, Some(vec![]));
         assert_eq!(run.options.memory, 2 << 20);
         assert_eq!(run.options.backing, Backing::Copy);
         assert_eq!(run.options.platform, Platform::Process);
@@ -272,6 +316,9 @@ mod tests {
             "run a --memory +5M",
             "run a --memory 99999999999G",
             "run a --net guest",
+            "run a --bind *:80",
+            "run a --net none --connect none",
+            "run a --net host --bind localhost:80",
             "run a --env X",
             "run a --bogus",
             "run a --memory",

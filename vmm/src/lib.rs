@@ -27,6 +27,7 @@ pub mod fault;
 pub mod kvm;
 pub mod linux;
 pub mod memory;
+pub mod network;
 pub mod options;
 pub mod plan;
 pub mod pool;

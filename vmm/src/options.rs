@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::memory::Backing;
+use crate::network::Limits;
 use crate::stamp::Stamp;
 
 /// What runs the guest.
@@ -34,6 +35,8 @@ pub struct Options {
     pub directories: Vec<String>,
     /// The guest may use the host's network.
     pub network: bool,
+    /// Of it, which addresses.
+    pub limits: Limits,
     /// `KEY=VALUE` each.
     pub environment: Vec<Vec<u8>>,
     /// What follows `argv[0]`.

@@ -138,6 +138,7 @@ impl Guest {
         let network = self.options.network;
         let settings = Settings {
             network,
+            limits: self.options.limits.clone(),
             trace: self.options.trace,
         };
         let mut machine = Machine::new(
@@ -153,7 +154,8 @@ impl Guest {
         self.moments.mapped = Stamp::now();
         let world = self.enter_world()?;
         let has_world = world.is_some();
-        let confinement = sandbox::Confinement::prepare(world.as_ref(), network)?;
+        let confinement =
+            sandbox::Confinement::prepare(world.as_ref(), network, &self.options.limits)?;
         drop((world, std::mem::take(&mut self.grants)));
         confinement.enter_monitor()?;
         machine.settle(has_world).map_err(RunError::Standard)?;
@@ -186,6 +188,7 @@ impl Guest {
             start: &self.start,
             grants: &self.grants,
             network: self.options.network,
+            limits: &self.options.limits,
         });
         standard.restore().map_err(RunError::Standard)?;
         let ended = ended?;

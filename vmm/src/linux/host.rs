@@ -55,13 +55,18 @@ pub(super) fn dup3(old: RawFd, new: RawFd, flags: u64) -> Result<u64, Errno> {
     numbers(libc::SYS_dup3, [old as u64, new as u64, flags])
 }
 
+/// `listen`.
+pub(crate) fn listen(descriptor: RawFd, backlog: u64) -> Result<u64, Errno> {
+    numbers(libc::SYS_listen, [descriptor as u64, backlog])
+}
+
 /// `bind`, to the address that `name` holds.
-pub(super) fn bind(descriptor: RawFd, name: &[u8]) -> Result<u64, Errno> {
+pub(crate) fn bind(descriptor: RawFd, name: &[u8]) -> Result<u64, Errno> {
     named(libc::SYS_bind, descriptor, name)
 }
 
 /// `connect`, to the address that `name` holds.
-pub(super) fn connect(descriptor: RawFd, name: &[u8]) -> Result<u64, Errno> {
+pub(crate) fn connect(descriptor: RawFd, name: &[u8]) -> Result<u64, Errno> {
     named(libc::SYS_connect, descriptor, name)
 }
 
@@ -69,6 +74,27 @@ fn named(number: libc::c_long, descriptor: RawFd, name: &[u8]) -> Result<u64, Er
     let (at, length) = (name.as_ptr() as u64, name.len() as u64);
     // SAFETY: `bind` and `connect` read as many bytes at the address as `name` has.
     unsafe { call(number as u64, [descriptor as u64, at, length, 0, 0, 0]) }
+}
+
+/// `sendto`, to the address that `name` holds; never with SIGPIPE.
+pub(crate) fn send_to(
+    descriptor: RawFd,
+    bytes: &[u8],
+    flags: i32,
+    name: &[u8],
+) -> Result<u64, Errno> {
+    let flags = (flags | libc::MSG_NOSIGNAL) as u64;
+    let (from, to) = (bytes.as_ptr() as u64, name.as_ptr() as u64);
+    let arguments = [
+        descriptor as u64,
+        from,
+        bytes.len() as u64,
+        flags,
+        to,
+        name.len() as u64,
+    ];
+    // SAFETY: the kernel reads as many bytes as either has.
+    unsafe { call(libc::SYS_sendto as u64, arguments) }
 }
 
 /// `sendfile`, from `offset`, which moves, or from the source's own position.
@@ -96,27 +122,27 @@ pub(super) fn epoll_events(descriptor: RawFd, events: &mut [u8]) -> Result<u64, 
 }
 
 /// Whether one of `events` (or an error) has come at `descriptor`.
-pub(super) fn is_ready(descriptor: RawFd, events: PollFlags) -> Result<bool, Errno> {
+pub(crate) fn is_ready(descriptor: RawFd, events: PollFlags) -> Result<bool, Errno> {
     let mut poll = [PollFd::from_borrowed_fd(borrow(descriptor), events)];
     let now = rustix::time::Timespec::default();
     Ok(rustix::event::poll(&mut poll, Some(&now))? > 0)
 }
 
 /// The descriptor, as long as nothing closes it.
-pub(super) fn borrow<'a>(descriptor: RawFd) -> BorrowedFd<'a> {
+pub(crate) fn borrow<'a>(descriptor: RawFd) -> BorrowedFd<'a> {
     // SAFETY: it is not -1 (`Own::check`). The number may stand for nothing, which the kernel answers with
     // EBADF; it never stands for what a value of this process owns.
     unsafe { BorrowedFd::borrow_raw(descriptor) }
 }
 
 /// Whether calls on `descriptor` fail rather than wait.
-pub(super) fn is_nonblocking(descriptor: RawFd) -> Result<bool, Errno> {
+pub(crate) fn is_nonblocking(descriptor: RawFd) -> Result<bool, Errno> {
     Ok(rustix::fs::fcntl_getfl(borrow(descriptor))?.contains(OFlags::NONBLOCK))
 }
 
 /// Has `act` fail with `EAGAIN` where it would wait at one of `descriptors`, by their own flag: for calls
 /// that cannot say so themselves. Whoever shares the open file sees that for as long as it takes.
-pub(super) fn at_once<T, E: From<Errno>>(
+pub(crate) fn at_once<T, E: From<Errno>>(
     descriptors: &[RawFd],
     act: impl FnOnce() -> Result<T, E>,
 ) -> Result<T, E> {

@@ -12,7 +12,7 @@ mod descriptor;
 mod dispatch;
 mod futex;
 mod grant;
-mod host;
+pub(crate) mod host;
 pub(crate) mod identity;
 mod memory;
 mod poll;
@@ -54,6 +54,7 @@ use crate::descriptors::Own;
 use crate::fault::{Cause, Outcome};
 use crate::memory::space::ProtectError;
 use crate::memory::{BadAddress, GrowError, GuestMemory};
+use crate::network::Limits;
 
 /// A system call as the guest made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,12 +174,14 @@ pub(crate) type Handler = fn(&mut Linux, Arguments) -> Served;
 const COUNTED_APART: u64 = 1024;
 
 /// What of the host there is for a guest.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Reach {
     /// A file system of its own, which this process is in.
     world: bool,
     /// The network.
     network: bool,
+    /// Of it, which addresses.
+    limits: Limits,
 }
 
 /// The kernel of one guest.
@@ -210,10 +213,12 @@ pub struct Linux {
 }
 
 /// What a guest is started with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// It may use the host's network.
     pub network: bool,
+    /// Of it, which addresses.
+    pub limits: Limits,
     /// Print every call to standard error.
     pub trace: bool,
 }
@@ -234,6 +239,7 @@ impl Linux {
             reach: Reach {
                 world: false,
                 network: settings.network,
+                limits: settings.limits,
             },
             signals: Signals::default(),
             tasks: Tasks::default(),

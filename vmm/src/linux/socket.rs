@@ -11,6 +11,7 @@ use super::stream::skip;
 use super::wait::Wait;
 use super::{Arguments, Linux, Served, Stop, dispatch, process};
 use crate::memory::Access;
+use crate::network::Limits;
 
 /// Longest address of a socket (`struct sockaddr_storage`).
 const MOST_NAME: u64 = 128;
@@ -83,9 +84,14 @@ impl Linux {
         }
     }
 
-    /// The address at `at`. Names of local sockets are the host's: abstract ones, of which an empty name is
+    /// The address at `at`, if `may` be used by the limits of the network. Names of local sockets are the host's: abstract ones, of which an empty name is
     /// given one, are not a guest's business, and those in granted directories are with its network.
-    fn address(&mut self, at: u64, length: u64) -> Result<Vec<u8>, Stop> {
+    fn address(
+        &mut self,
+        at: u64,
+        length: u64,
+        may: fn(&Limits, &[u8]) -> Result<(), Errno>,
+    ) -> Result<Vec<u8>, Stop> {
         let length = u64::from(length as u32);
         if length > MOST_NAME {
             return Err(Errno::INVAL.into());
@@ -96,6 +102,7 @@ impl Linux {
         if local && (!self.reach.network || name.get(2).is_none_or(|&first| first == 0)) {
             return Err(Errno::ACCESS.into());
         }
+        may(&self.reach.limits, &name)?;
         Ok(name)
     }
 }
@@ -142,8 +149,15 @@ pub(super) fn accept4(linux: &mut Linux, arguments: Arguments) -> Served {
 /// `bind`.
 pub(super) fn bind(linux: &mut Linux, [fd, at, length, ..]: Arguments) -> Served {
     let descriptor = linux.descriptor(fd)?;
-    let name = linux.address(at, length)?;
+    let name = linux.address(at, length, Limits::may_bind)?;
     Ok(host::bind(descriptor, &name)?)
+}
+
+/// `listen`.
+pub(super) fn listen(linux: &mut Linux, [fd, backlog, ..]: Arguments) -> Served {
+    let descriptor = linux.descriptor(fd)?;
+    linux.reach.limits.may_listen(host::borrow(descriptor))?;
+    Ok(host::listen(descriptor, backlog)?)
 }
 
 /// `connect`. One that takes time goes on in the background, as for a socket that does not wait, and
@@ -153,7 +167,7 @@ pub(super) fn connect(linux: &mut Linux, [fd, at, length, ..]: Arguments) -> Ser
     if linux.progress.started && !host::is_ready(descriptor, PollFlags::OUT)? {
         return Err(linux.wait_for(descriptor, Direction::Out));
     }
-    let name = linux.address(at, length)?;
+    let name = linux.address(at, length, Limits::may_connect)?;
     let nonblocking = host::is_nonblocking(descriptor)?;
     let connected = host::at_once(&[descriptor], || host::connect(descriptor, &name));
     match connected {
@@ -274,7 +288,8 @@ impl Linux {
         let name = if header.name == 0 {
             Vec::new()
         } else {
-            self.address(header.name, u64::from(header.name_length))?
+            let length = u64::from(header.name_length);
+            self.address(header.name, length, Limits::may_send)?
         };
         if header.control_length > MOST_CONTROL {
             return Err(Errno::NOBUFS.into());
@@ -442,7 +457,7 @@ pub(super) fn sendto(linux: &mut Linux, [fd, at, length, flags, name, size]: Arg
     let name = if name == 0 {
         Vec::new()
     } else {
-        linux.address(name, size)?
+        linux.address(name, size, Limits::may_send)?
     };
     let mut message = Message {
         name,

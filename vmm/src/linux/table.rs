@@ -66,6 +66,14 @@ pub enum Process {
     },
     /// Only with `--net host`: local, IPv4 and IPv6 sockets.
     Network,
+    /// Asked about with `--bind`.
+    Bind,
+    /// Asked about with `--connect`.
+    Connect,
+    /// The same if it names an address, at argument 4.
+    Send,
+    /// Not with `--connect`: addresses lie where threads could change them.
+    SendMessage,
     /// Only such sockets.
     SocketPair,
     /// Only the options of `socket_option`.
@@ -254,15 +262,15 @@ const LIST: &[Entry] = {
     call(39, "getpid", process::getpid, Topic::Process, Process::Allowed),
     call(40, "sendfile", stream::sendfile, Topic::File, Process::Allowed),
     call(41, "socket", socket::socket, Topic::Socket, Process::Network),
-    call(42, "connect", socket::connect, Topic::Socket, Process::Allowed),
+    call(42, "connect", socket::connect, Topic::Socket, Process::Connect),
     call(43, "accept", socket::accept, Topic::Socket, Process::Allowed),
-    call(44, "sendto", socket::sendto, Topic::Socket, Process::Allowed),
+    call(44, "sendto", socket::sendto, Topic::Socket, Process::Send),
     call(45, "recvfrom", socket::recvfrom, Topic::Socket, Process::Allowed),
-    call(46, "sendmsg", socket::sendmsg, Topic::Socket, Process::Allowed),
+    call(46, "sendmsg", socket::sendmsg, Topic::Socket, Process::SendMessage),
     call(47, "recvmsg", socket::recvmsg, Topic::Socket, Process::Allowed),
     host(48, "shutdown", &[Descriptor, Value], Topic::Socket, Process::Allowed),
-    call(49, "bind", socket::bind, Topic::Socket, Process::Allowed),
-    host(50, "listen", &[Descriptor, Value], Topic::Socket, Process::Allowed),
+    call(49, "bind", socket::bind, Topic::Socket, Process::Bind),
+    call(50, "listen", socket::listen, Topic::Socket, Process::Bind),
     host(51, "getsockname", &[Descriptor, OutSized(2), Size], Topic::Socket, Process::Allowed),
     host(52, "getpeername", &[Descriptor, OutSized(2), Size], Topic::Socket, Process::Allowed),
     call(53, "socketpair", socket::socketpair, Topic::Socket, Process::SocketPair),
@@ -410,7 +418,7 @@ const LIST: &[Entry] = {
     call(297, "rt_tgsigqueueinfo", signal::rt_tgsigqueueinfo, Topic::Signal, Process::OwnProcess),
     call(299, "recvmmsg", socket::recvmmsg, Topic::Socket, Process::Allowed),
     call(302, "prlimit64", process::prlimit64, Topic::Process, Process::OwnLimits),
-    call(307, "sendmmsg", socket::sendmmsg, Topic::Socket, Process::Allowed),
+    call(307, "sendmmsg", socket::sendmmsg, Topic::Socket, Process::SendMessage),
     call(309, "getcpu", thread::getcpu, Topic::System, Process::Allowed),
     host(316, "renameat2", &[Directory, Path, Directory, Path, Flags(RENAME)], Topic::Path, Process::FileFlags(4, RENAME as u32)),
     call(318, "getrandom", system::getrandom, Topic::System, Process::Allowed),

@@ -20,6 +20,7 @@ use super::limits::{Limits, with_tables};
 use super::ptrace::{Registers, Tracee};
 use super::threads::Threads;
 use crate::linux::{identity, system};
+use crate::network;
 
 /// Longer than `/proc/PID/status` of somebody in very many groups.
 const MOST_STATUS: usize = 64 << 10;
@@ -44,6 +45,10 @@ pub(super) enum Change {
     Flags(u64),
     /// In its fifth.
     FifthFlags(u64),
+    /// `sendto` of nothing: it waits until a descriptor's connection is made, and returns what `connect` would.
+    Connected(u64),
+    /// `sendto` to whom the socket is connected to, with these flags.
+    SendToPeer(u64),
     /// `tgkill` of a thread of this process, of a signal.
     Signal(Pid, u64, u64),
 }
@@ -59,6 +64,17 @@ impl Change {
             }
             Self::Flags(flags) => registers.r10 = flags,
             Self::FifthFlags(flags) => registers.r8 = flags,
+            Self::Connected(descriptor) => {
+                registers.orig_rax = libc::SYS_sendto as u64;
+                registers.rdi = descriptor;
+                [registers.rsi, registers.rdx] = [0, 0];
+                registers.r10 = libc::MSG_NOSIGNAL as u64;
+                [registers.r8, registers.r9] = [0, 0];
+            }
+            Self::SendToPeer(flags) => {
+                registers.r10 = flags;
+                [registers.r8, registers.r9] = [0, 0];
+            }
             Self::Signal(process, thread, signal) => {
                 registers.orig_rax = libc::SYS_tgkill as u64;
                 registers.rdi = process.as_raw_nonzero().get() as u64;
@@ -76,6 +92,7 @@ type Identity = (u64, u64);
 /// Answers for one guest.
 #[derive(Debug)]
 pub(super) struct Calls {
+    pub(super) network: network::Limits,
     limits: Limits,
     /// No less than the bytes that the guest may access and that `RLIMIT_DATA` does not count.
     readable: u64,
@@ -98,7 +115,12 @@ pub(super) struct Calls {
 
 impl Calls {
     /// For the guest that `guest` is about to be, within `limits`.
-    pub(super) fn new(guest: Pid, limits: Limits, heap: u64) -> std::io::Result<Self> {
+    pub(super) fn new(
+        guest: Pid,
+        limits: Limits,
+        heap: u64,
+        network: network::Limits,
+    ) -> std::io::Result<Self> {
         let open = |name: &str| File::open(format!("/proc/{}/{name}", guest.as_raw_nonzero()));
         let standard = [
             rustix::fs::fstat(rustix::stdio::stdin())?,
@@ -106,6 +128,7 @@ impl Calls {
             rustix::fs::fstat(rustix::stdio::stderr())?,
         ];
         Ok(Self {
+            network,
             limits,
             // Nobody counted the image: the first call does.
             readable: limits.readable,
@@ -160,6 +183,9 @@ impl Calls {
             | libc::SYS_fchownat
             | libc::SYS_utimensat
             | libc::SYS_futimesat => self.change_named(tracee, registers),
+            libc::SYS_bind | libc::SYS_listen | libc::SYS_connect | libc::SYS_sendto => {
+                self.named_socket(tracee, registers).unwrap_or_else(failed)
+            }
             libc::SYS_setgroups => finished(set_groups(tracee, registers)),
             libc::SYS_capget => finished(capabilities(tracee, registers, threads)),
             // What cannot be counted is not allowed.
@@ -199,13 +225,15 @@ impl Calls {
         }
     }
 
-    /// The guest's open file `number`, unless it is one of its standard files. This process may do no more to
-    /// it than the guest, and no other thread can put another in its place.
-    fn granted(&self, number: u64) -> Result<OwnedFd, Errno> {
+    /// The guest's open file `number`: no other thread can put another in its place.
+    pub(super) fn file(&self, number: u64) -> Result<OwnedFd, Errno> {
         let flags = PidfdGetfdFlags::empty();
-        let number = number as i32;
-        let file =
-            rustix::process::pidfd_getfd(&self.process, number, flags).map_err(|_| Errno::BADF)?;
+        rustix::process::pidfd_getfd(&self.process, number as i32, flags).map_err(|_| Errno::BADF)
+    }
+
+    /// The same, unless it is one of its standard files. This process may do no more to it than the guest.
+    fn granted(&self, number: u64) -> Result<OwnedFd, Errno> {
+        let file = self.file(number)?;
         let stat = rustix::fs::fstat(&file)?;
         if self.standard.contains(&(stat.st_dev, stat.st_ino)) {
             return Err(Errno::PERM);

@@ -80,7 +80,7 @@ fn prepare(
             )
         })?;
     }
-    Confinement::prepare(world.as_ref(), guest.network)
+    Confinement::prepare(world.as_ref(), guest.network, guest.limits)
         .and_then(Confinement::enter_guest)
         .map_err(|error| error.to_string())?;
     to_parent

@@ -22,6 +22,7 @@ mod leave;
 mod limits;
 mod ptrace;
 mod signals;
+mod sockets;
 mod system;
 mod threads;
 mod trace;
@@ -38,6 +39,7 @@ use crate::fault::Outcome;
 use crate::linux::Grant;
 use crate::linux::start::{Start, StartError};
 use crate::memory::{Backing, MemoryCounts};
+use crate::network;
 use crate::plan::{Content, Plan};
 use crate::pool::Segments;
 use crate::report::HostUsage;
@@ -113,6 +115,8 @@ pub struct Guest<'a> {
     pub grants: &'a [Grant],
     /// It may use the host's network.
     pub network: bool,
+    /// Of it, which addresses.
+    pub limits: &'a network::Limits,
 }
 
 /// Runs `guest` as a child process, to its end.
@@ -145,10 +149,11 @@ pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
     Tracee(child).seize().map_err(ProcessError::Trace)?;
     let limits = Limits::new(plan);
     limits.apply(child).map_err(ProcessError::Limit)?;
-    let calls = Calls::new(child, limits, plan.rooms.heap.0).map_err(ProcessError::Trace)?;
+    let calls = Calls::new(child, limits, plan.rooms.heap.0, guest.limits.clone())
+        .map_err(ProcessError::Trace)?;
     let tracer = Tracer::new(child, plan, leaving, calls).map_err(ProcessError::Trace)?;
     standard::leave()?;
-    sandbox::enter_tracer(child)?;
+    sandbox::enter_tracer(child, guest.limits)?;
     to_child.write_all(&[READY])?;
     match tracer.wait().map_err(ProcessError::Trace)? {
         End::Leaving => Err(ProcessError::Leave),

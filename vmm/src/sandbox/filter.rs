@@ -8,6 +8,7 @@ use super::bpf::{Policy, Rule, Test, Verdict};
 use super::seccomp;
 use crate::linux::table::{CALLS, Process, Topic};
 use crate::linux::{SOCKET_OPTIONS, descriptor_requests};
+use crate::network::Limits;
 
 /// Why a filter cannot be installed.
 #[derive(Debug, Error)]
@@ -46,6 +47,17 @@ const MONITOR: [i64; 29] = [
     libc::SYS_timer_settime,
     libc::SYS_timer_delete,
     libc::SYS_getrandom,
+];
+/// What it calls beside them where it looks at addresses.
+const TRACER_SOCKETS: [i64; 8] = [
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_bind,
+    libc::SYS_listen,
+    libc::SYS_connect,
+    libc::SYS_sendto,
+    libc::SYS_getsockname,
+    libc::SYS_getsockopt,
 ];
 /// Calls of the tracer of a guest that is a process: waiting, looking, answering, and the end. It opens
 /// nothing any more.
@@ -182,8 +194,30 @@ pub(super) fn monitor(files_granted: bool, network: bool) -> Result<(), FilterEr
 }
 
 /// Confines this process to what the tracer of `guest` does; any other call ends it.
-pub(super) fn tracer(guest: u32) -> Result<(), FilterError> {
-    Ok(seccomp::install(&tracer_policy(guest).program())?)
+pub(super) fn tracer(guest: u32, limited: Limited) -> Result<(), FilterError> {
+    Ok(seccomp::install(&tracer_policy(guest, limited).program())?)
+}
+
+/// Which addresses of the host's network are looked at before they are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Limited {
+    /// Those that a socket is given.
+    pub(super) bind: bool,
+    /// Those that it is connected with.
+    pub(super) connect: bool,
+}
+
+impl Limited {
+    pub(super) fn by(limits: &Limits) -> Self {
+        Self {
+            bind: limits.bind.is_some(),
+            connect: limits.connect.is_some(),
+        }
+    }
+
+    fn any(self) -> bool {
+        self.bind || self.connect
+    }
 }
 
 /// What a guest that is a process was given.
@@ -193,6 +227,8 @@ pub(super) struct Given {
     pub(super) files: bool,
     /// The host's network.
     pub(super) network: bool,
+    /// Of it, not all addresses.
+    pub(super) limited: Limited,
     /// The kernel keeps the host's local sockets with abstract names from it.
     pub(super) scoped: bool,
     /// Its process's number.
@@ -241,7 +277,7 @@ fn monitor_policy(files_granted: bool, network: bool, own: u32) -> Policy {
     policy
 }
 
-fn tracer_policy(guest: u32) -> Policy {
+fn tracer_policy(guest: u32, limited: Limited) -> Policy {
     let mut policy = Policy::new(Verdict::Kill);
     for call in TRACER {
         policy.set(call as u32, Verdict::Allow);
@@ -258,10 +294,16 @@ fn tracer_policy(guest: u32) -> Policy {
         libc::SYS_fcntl as u32,
         Rule::one_of(1, &flags, Verdict::Kill),
     );
-    let settings = [libc::TCGETS as u32, libc::TCSETS as u32];
+    let mut requests = vec![libc::TCGETS as u32, libc::TCSETS as u32];
+    if limited.any() {
+        requests.push(libc::FIONBIO as u32);
+        for call in TRACER_SOCKETS {
+            policy.set(call as u32, Verdict::Allow);
+        }
+    }
     policy.set(
         libc::SYS_ioctl as u32,
-        Rule::one_of(1, &settings, Verdict::Kill),
+        Rule::one_of(1, &requests, Verdict::Kill),
     );
     no_new_code(&mut policy);
     policy
@@ -320,6 +362,15 @@ fn guest_rule(process: Process, given: Given) -> Rule {
             .unless(&[Test::Masked(argument, !known, 0)], files(no_file)),
         Process::Change { flags, mode } => changed(given.files, no_file, flags, mode),
         Process::Network => sockets(given),
+        Process::Bind if given.limited.bind => Verdict::Trace.into(),
+        Process::Connect if given.limited.connect => Verdict::Trace.into(),
+        Process::Send if given.limited.connect => {
+            Rule::from(Verdict::Trace).unless(&[Test::Null(4)], Verdict::Allow)
+        }
+        Process::SendMessage if given.limited.connect => not_served.into(),
+        Process::Bind | Process::Connect | Process::Send | Process::SendMessage => {
+            Verdict::Allow.into()
+        }
         Process::SocketPair => pairs(given),
         Process::SocketOption => socket_options(Verdict::Errno(libc::ENOPROTOOPT)),
         Process::Terminal => {
@@ -379,7 +430,9 @@ fn sockets(given: Given) -> Rule {
         Test::Equals(0, libc::AF_NETLINK as u32),
         Test::Equals(2, libc::NETLINK_ROUTE as u32),
     ];
-    let rule = match (given.network, given.scoped) {
+    // A local socket's path is the guest's own, and its tracer would find another file there.
+    let local = given.scoped && !given.limited.any();
+    let rule = match (given.network, local) {
         (false, _) => return none.into(),
         (true, false) => Rule::one_of(0, &INTERNET, none),
         (true, true) => Rule::one_of(0, &[LOCAL, INTERNET[0], INTERNET[1]], none),
@@ -392,7 +445,7 @@ fn sockets(given: Given) -> Rule {
 fn pairs(given: Given) -> Rule {
     let others = Verdict::Errno(libc::EAFNOSUPPORT);
     let local = Test::Equals(0, LOCAL);
-    if given.network && given.scoped {
+    if given.network && given.scoped && !given.limited.any() {
         return Rule::from(others).unless(&[local], Verdict::Allow);
     }
     CONNECTED

@@ -22,6 +22,8 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use thiserror::Error;
 
 pub use self::filter::FilterError;
+use self::filter::Limited;
+use crate::network::Limits;
 use crate::world::{Rights, World};
 
 /// Landlock as of Linux 5.19: files, and moving them between directories.
@@ -53,11 +55,16 @@ pub struct Confinement {
     scoped: bool,
     files_granted: bool,
     network: bool,
+    limited: Limited,
 }
 
 impl Confinement {
     /// Prepares to be confined to `world`, or to no file at all. This process is in it.
-    pub fn prepare(world: Option<&World>, network: bool) -> Result<Self, SandboxError> {
+    pub fn prepare(
+        world: Option<&World>,
+        network: bool,
+        limits: &Limits,
+    ) -> Result<Self, SandboxError> {
         let handled = || {
             let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
             rules.handle_access(AccessFs::from_all(LANDLOCK))
@@ -94,6 +101,7 @@ impl Confinement {
             scoped,
             files_granted: world.is_some(),
             network,
+            limited: Limited::by(limits),
         })
     }
 
@@ -112,6 +120,7 @@ impl Confinement {
         Ok(filter::guest(filter::Given {
             files: self.files_granted,
             network: self.network,
+            limited: self.limited,
             scoped: self.scoped,
             own: own.cast_unsigned(),
         })?)
@@ -120,10 +129,10 @@ impl Confinement {
 
 /// Confines this process to what the tracer of `guest` does. Its filter lets it open nothing, which is more
 /// than Landlock would do; and Landlock has nobody trace a process that is not as confined as itself.
-pub fn enter_tracer(guest: Pid) -> Result<(), SandboxError> {
+pub fn enter_tracer(guest: Pid, limits: &Limits) -> Result<(), SandboxError> {
     give_up_privileges()?;
     let guest = guest.as_raw_nonzero().get();
-    Ok(filter::tracer(guest.cast_unsigned())?)
+    Ok(filter::tracer(guest.cast_unsigned(), Limited::by(limits))?)
 }
 
 fn give_up_privileges() -> Result<(), SandboxError> {

@@ -10,6 +10,7 @@ fn given(files: bool, network: bool, scoped: bool) -> Given {
         files,
         network,
         scoped,
+        limited: Limited::default(),
         own: OWN,
     }
 }
@@ -107,7 +108,7 @@ fn only_threads_are_started() {
 
 #[test]
 fn the_tracer_opens_and_starts_nothing() {
-    let program = tracer_policy(OWN).program();
+    let program = tracer_policy(OWN, Limited::default()).program();
     let ask = |call: i64, arguments| answer(&program, call as u32, arguments);
     for call in [
         libc::SYS_openat,
@@ -284,5 +285,44 @@ fn the_monitor_makes_no_memory_executable() {
         assert_eq!(read(1), Verdict::Kill);
         assert_eq!(ask(libc::SYS_prlimit64, [0, 9, 1, 0, 0, 0]), Verdict::Kill);
         assert_eq!(ask(libc::SYS_prlimit64, [1, 7, 1, 0, 0, 0]), Verdict::Kill);
+    }
+}
+
+#[test]
+fn limits_have_addresses_looked_at() {
+    let given = Given {
+        limited: Limited {
+            bind: true,
+            connect: true,
+        },
+        ..given(true, true, true)
+    };
+    let error = Verdict::Errno;
+    for (name, arguments, expected) in [
+        ("bind", [3, 1, 16, 0, 0, 0], Verdict::Trace),
+        ("listen", [3, 1, 0, 0, 0, 0], Verdict::Trace),
+        ("connect", [3, 1, 16, 0, 0, 0], Verdict::Trace),
+        ("sendto", [3, 1, 1, 0, 1 << 32, 16], Verdict::Trace),
+        ("sendto", [3, 1, 1, 0, 0, 0], Verdict::Allow),
+        ("sendmsg", [3, 1, 0, 0, 0, 0], error(libc::ENOSYS)),
+        ("sendmmsg", [3, 1, 1, 0, 0, 0], error(libc::ENOSYS)),
+        // Its path would be another in the tracer's file system.
+        ("socket", [1, 1, 0, 0, 0, 0], error(libc::EAFNOSUPPORT)),
+        ("socket", [2, 1, 0, 0, 0, 0], Verdict::Allow),
+        (
+            "socketpair",
+            [1, 2, 0, 0, 0, 0],
+            error(libc::ESOCKTNOSUPPORT),
+        ),
+    ] {
+        assert_eq!(asked_with(given, name, arguments), expected, "{name}");
+    }
+    for (limited, verdict) in [
+        (given.limited, Verdict::Allow),
+        (Limited::default(), Verdict::Kill),
+    ] {
+        let program = tracer_policy(OWN, limited).program();
+        let found = answer(&program, libc::SYS_connect as u32, [3, 1, 16, 0, 0, 0]);
+        assert_eq!(found, verdict);
     }
 }
