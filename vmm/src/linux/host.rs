@@ -99,7 +99,7 @@ pub(super) fn epoll_events(descriptor: RawFd, events: &mut [u8]) -> Result<u64, 
 pub(super) fn is_ready(descriptor: RawFd, events: PollFlags) -> Result<bool, Errno> {
     let mut poll = [PollFd::from_borrowed_fd(borrow(descriptor), events)];
     let now = rustix::time::Timespec::default();
-    Ok(rustix::event::poll(&mut poll, Some(&now))? > 0)
+    Ok(crate::descriptors::poll(&mut poll, Some(&now))? > 0)
 }
 
 /// The descriptor, as long as nothing closes it.

@@ -9,6 +9,7 @@ use pool_core::PAGE_SIZE;
 use pool_core::address::{Protection, USER_ADDRESS_END};
 use rustix::io::Errno;
 
+use super::limits::{ADDRESSES, DATA};
 use super::{Arguments, Linux, Served, host};
 use crate::memory::space::{Area, Backing};
 use crate::memory::{Access, GrowError, Unpopulated};
@@ -69,6 +70,23 @@ fn affordable(linux: &Linux, length: u64, bits: u64, flags: u64) -> Result<(), E
     }
 }
 
+/// Fails if the guest would have mapped more than its own limits let it: so many bytes more in all
+/// (`RLIMIT_AS`), and so many that are private and writable (`RLIMIT_DATA`).
+fn within_limits(linux: &Linux, all: Option<u64>, data: Option<u64>) -> Result<(), Errno> {
+    let (space, limits) = (linux.memory.space(), &linux.limits);
+    let fits = |had: u64, more: Option<u64>, most: u64| {
+        more.is_none_or(|more| had + more <= most & !(PAGE_SIZE - 1))
+    };
+    let (soft, hard) = (limits.soft(DATA), limits.hard(DATA));
+    // Linux has it so that no data at all means what can be had at most (mm/mmap.c, for Valgrind).
+    let most = if soft == 0 { hard } else { soft };
+    if fits(space.mapped(), all, limits.soft(ADDRESSES)) && fits(space.data(), data, most) {
+        Ok(())
+    } else {
+        Err(Errno::NOMEM)
+    }
+}
+
 /// `brk`: moves the end of the heap; the old end is the answer to anything impossible.
 pub(super) fn brk(linux: &mut Linux, [wanted, ..]: Arguments) -> Served {
     let space = linux.memory.space();
@@ -81,7 +99,9 @@ pub(super) fn brk(linux: &mut Linux, [wanted, ..]: Arguments) -> Served {
     if new_end > old_end {
         let free = space.is_free(old_end, new_end);
         let growth = new_end - old_end;
-        if !free || new_end > rooms.mmap_top.0 || affordable(linux, growth, 1, 0).is_err() {
+        let granted =
+            affordable(linux, growth, 1, 0).and(within_limits(linux, Some(growth), Some(growth)));
+        if !free || new_end > rooms.mmap_top.0 || granted.is_err() {
             return Ok(current);
         }
         let done = linux
@@ -132,6 +152,10 @@ pub(super) fn mmap(
         _ => return Err(Errno::INVAL.into()),
     };
     affordable(linux, length, bits, flags)?;
+    let replaced = linux.memory.space().mapped_in(start, start + length);
+    let more = length - replaced;
+    let data = protection.write && flags & MAP_TYPE == MAP_PRIVATE;
+    within_limits(linux, Some(more), data.then_some(more))?;
     if anonymous {
         let area = Area {
             end: start + length,
@@ -223,6 +247,10 @@ pub(super) fn mprotect(linux: &mut Linux, [address, length, bits, ..]: Arguments
         }
         start = at;
     }
+    if bits & PROT_WRITE != 0 {
+        let data = linux.memory.space().data_if_writable(start, end);
+        within_limits(linux, None, (data > 0).then_some(data))?;
+    }
     linux.memory.protect(start, end, protection(bits))??;
     Ok(0)
 }
@@ -268,7 +296,10 @@ pub(super) fn mremap(
         return Err(Errno::FAULT.into());
     }
     if new_length > old_length {
-        affordable(linux, new_length - old_length, 1, 0)?;
+        let more = new_length - old_length;
+        affordable(linux, more, 1, 0)?;
+        let data = area.backing == Backing::Private && area.protection.write;
+        within_limits(linux, Some(more), data.then_some(more))?;
     }
     if !fixed && linux.memory.space().is_free(old_end, old + new_length) {
         linux.memory.extend(old, old_end, old + new_length)?;

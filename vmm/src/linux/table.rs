@@ -6,8 +6,8 @@ use std::fmt;
 
 use super::dispatch::Arg;
 use super::{
-    Handler, descriptor, futex, identity, memory, poll, process, signal, socket, socket_option,
-    stream, system, thread, time, timer,
+    Handler, descriptor, futex, identity, limits, memory, poll, process, signal, socket,
+    socket_option, stream, system, thread, time, timer,
 };
 
 /// What a call is about.
@@ -78,7 +78,9 @@ pub enum Process {
     Terminal,
     /// Only if its target is the guest itself.
     OwnProcess,
-    /// Only one's own limits, and only to read them.
+    /// One's own. How far the stack grows the monitor sees to, since it is all there.
+    SetLimit,
+    /// Only one's own limits, and to set them as `SetLimit`.
     OwnLimits,
     /// Only if it is about a thread of the guest, of which the monitor knows: others would tell which
     /// processes there are.
@@ -300,7 +302,7 @@ const LIST: &[Entry] = {
     host(94, "lchown", &[Path, Value, Value], Topic::Path, Process::Files),
     host(95, "umask", &[Value], Topic::Path, Process::Allowed),
     call(96, "gettimeofday", time::gettimeofday, Topic::Time, Process::Allowed),
-    call(97, "getrlimit", process::getrlimit, Topic::Process, Process::Allowed),
+    call(97, "getrlimit", limits::getrlimit, Topic::Process, Process::Allowed),
     call(98, "getrusage", system::getrusage, Topic::System, Process::Allowed),
     call(99, "sysinfo", system::sysinfo, Topic::System, Process::Monitor),
     call(100, "times", time::times, Topic::Time, Process::Allowed),
@@ -342,7 +344,7 @@ const LIST: &[Entry] = {
     call(152, "munlockall", memory::munlockall, Topic::Memory, Process::Allowed),
     call(157, "prctl", thread::prctl, Topic::Process, Process::ThreadName),
     call(158, "arch_prctl", thread::arch_prctl, Topic::Process, Process::ThreadPointer),
-    call(160, "setrlimit", process::setrlimit, Topic::Process, Process::Unserved),
+    call(160, "setrlimit", limits::setrlimit, Topic::Process, Process::SetLimit),
     call(186, "gettid", thread::gettid, Topic::Process, Process::Allowed),
     host(187, "readahead", &[Descriptor, Value, Value], Topic::File, Process::Allowed),
     host(188, "setxattr", &[Path, Text, InBytes(3), Value, Value], Topic::Path, Process::Files),
@@ -409,7 +411,7 @@ const LIST: &[Entry] = {
     call(296, "pwritev", stream::pwritev, Topic::File, Process::Allowed),
     call(297, "rt_tgsigqueueinfo", signal::rt_tgsigqueueinfo, Topic::Signal, Process::OwnProcess),
     call(299, "recvmmsg", socket::recvmmsg, Topic::Socket, Process::Allowed),
-    call(302, "prlimit64", process::prlimit64, Topic::Process, Process::OwnLimits),
+    call(302, "prlimit64", limits::prlimit64, Topic::Process, Process::OwnLimits),
     call(307, "sendmmsg", socket::sendmmsg, Topic::Socket, Process::Allowed),
     call(309, "getcpu", thread::getcpu, Topic::System, Process::Allowed),
     host(316, "renameat2", &[Directory, Path, Directory, Path, Flags(RENAME)], Topic::Path, Process::FileFlags(4, RENAME as u32)),

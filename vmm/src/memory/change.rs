@@ -223,6 +223,49 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// Has the stack be `most` bytes at most, and all that if it was less; what lies below and was touched is
+    /// kept, with what lies above it.
+    pub fn bound_stack(&mut self, most: u64) -> Result<(), GrowError> {
+        let rooms = self.space.rooms();
+        let (lowest, high) = (rooms.stack_low.0, rooms.stack_high.0);
+        // What ends where the stack does: there may be something else below it.
+        let (mut bottom, mut end) = (None, lowest);
+        for (at, area) in self.space.over(lowest, high) {
+            if at > end || bottom.is_none() {
+                bottom = Some((at, area));
+            }
+            end = area.end;
+        }
+        let Some((low, area)) = bottom.filter(|_| end == high) else {
+            return Ok(());
+        };
+        let most = (most & !(PAGE_SIZE - 1)).min(high - lowest);
+        let wanted = (high - most).min(self.touched_from(low, high));
+        if wanted >= low {
+            return self.unmap(low, wanted);
+        }
+        let more = Area { end: low, ..area };
+        if self.space.is_free(wanted, low) {
+            self.change(wanted, low, |space| space.map(wanted, more))?;
+        }
+        Ok(())
+    }
+
+    /// The first page of `start..end` that was touched; `end` if none was.
+    fn touched_from(&self, start: u64, end: u64) -> u64 {
+        let first = start & !(WINDOW_SIZE - 1);
+        for (&window, state) in self.windows.range(first..end) {
+            let (from, to) = super::windows::pages_of(window, start, end);
+            for run in state.runs.within(from, to) {
+                let there = self.reservation.resident(run.physical(), run.bytes());
+                if let Some(nth) = there.iter().position(|&there| there) {
+                    return window + (u64::from(run.page) + nth as u64) * PAGE_SIZE;
+                }
+            }
+        }
+        end
+    }
+
     /// Takes the pages of `start..end` before they are touched, for `access` or for whatever the guest may
     /// do there, until one cannot be had so.
     pub fn populate(

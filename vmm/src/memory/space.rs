@@ -124,6 +124,9 @@ pub struct AddressSpace {
     areas: BTreeMap<u64, Area>,
     /// Bytes of each file that are mapped.
     files: BTreeMap<FileId, u64>,
+    /// Bytes that are mapped, and those of them that are data.
+    mapped: u64,
+    data: u64,
     rooms: Rooms,
     /// Current end of the heap.
     heap_end: u64,
@@ -135,6 +138,8 @@ impl AddressSpace {
         Self {
             areas: BTreeMap::new(),
             files: BTreeMap::new(),
+            mapped: 0,
+            data: 0,
             rooms,
             heap_end: rooms.heap.0,
         }
@@ -148,6 +153,50 @@ impl AddressSpace {
     /// True when an area shows `file`.
     pub(super) fn shows(&self, file: FileId) -> bool {
         self.files.contains_key(&file)
+    }
+
+    /// Bytes that are mapped, as Linux counts them for `RLIMIT_AS`.
+    pub fn mapped(&self) -> u64 {
+        self.mapped
+    }
+
+    /// Those of them that are private and writable, but for the stack: what Linux counts for `RLIMIT_DATA`.
+    pub fn data(&self) -> u64 {
+        self.data
+    }
+
+    /// Bytes of `start..end` that are mapped.
+    pub fn mapped_in(&self, start: u64, end: u64) -> u64 {
+        let areas = self.over(start, end);
+        areas
+            .map(|(at, area)| area.end.min(end) - at.max(start))
+            .sum()
+    }
+
+    /// Bytes that would become data if all of `start..end` could be written.
+    pub fn data_if_writable(&self, start: u64, end: u64) -> u64 {
+        let areas = self.over(start, end);
+        let gained = areas.map(|(at, area)| {
+            let writable = Area {
+                end: area.end.min(end),
+                protection: Protection::READ_WRITE,
+                ..area
+            };
+            let (at, now) = (at.max(start), area.protection.write);
+            if now { 0 } else { self.data_of(at, &writable) }
+        });
+        gained.sum()
+    }
+
+    /// Of an area at `at`: bytes of data.
+    fn data_of(&self, at: u64, area: &Area) -> u64 {
+        let private = matches!(area.backing, Backing::Private | Backing::File { .. });
+        let stack = self.rooms.stack_low.0..self.rooms.stack_high.0;
+        if private && area.protection.write && !stack.contains(&at) {
+            area.end - at
+        } else {
+            0
+        }
     }
 
     /// Current end of the heap (`brk`).
@@ -301,7 +350,7 @@ impl AddressSpace {
         }
         let old = self.clipped(start, end);
         self.check_count(start, end, &old, new)?;
-        self.count_files(&old, new);
+        self.count(&old, new);
         self.split(start);
         self.split(end);
         for (at, _) in old {
@@ -330,7 +379,15 @@ impl AddressSpace {
         Ok(())
     }
 
-    fn count_files(&mut self, old: &[(u64, Area)], new: &[(u64, Area)]) {
+    fn count(&mut self, old: &[(u64, Area)], new: &[(u64, Area)]) {
+        let counts = |areas: &[(u64, Area)]| {
+            let bytes = areas.iter().map(|(at, area)| area.end - at);
+            let data = areas.iter().map(|(at, area)| self.data_of(*at, area));
+            (bytes.sum::<u64>(), data.sum::<u64>())
+        };
+        let (gone, come) = (counts(old), counts(new));
+        self.mapped = self.mapped + come.0 - gone.0;
+        self.data = self.data + come.1 - gone.1;
         for (file, bytes) in of_files(new) {
             *self.files.entry(file).or_default() += bytes;
         }

@@ -18,8 +18,10 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 use super::counts::{heap_end, most, readable, used};
 use super::limits::{Limits, with_tables};
 use super::ptrace::{Registers, Tracee};
+use super::stack::Stack;
 use super::threads::Threads;
 use crate::linux::{identity, system};
+use crate::plan::Plan;
 
 /// Longer than `/proc/PID/status` of somebody in very many groups.
 const MOST_STATUS: usize = 64 << 10;
@@ -46,6 +48,8 @@ pub(super) enum Change {
     FifthFlags(u64),
     /// `tgkill` of a thread of this process, of a signal.
     Signal(Pid, u64, u64),
+    /// `mprotect` from one address to another, so.
+    Protect(u64, u64, i32),
 }
 
 impl Change {
@@ -64,6 +68,12 @@ impl Change {
                 registers.rdi = process.as_raw_nonzero().get() as u64;
                 registers.rsi = thread;
                 registers.rdx = signal;
+            }
+            Self::Protect(start, end, protection) => {
+                registers.orig_rax = libc::SYS_mprotect as u64;
+                registers.rdi = start;
+                registers.rsi = end - start;
+                registers.rdx = protection as u64;
             }
         }
         registers
@@ -86,6 +96,7 @@ pub(super) struct Calls {
     /// Where the heap begins, and the highest end of it that is known or was asked for since there was
     /// room the last time.
     heap: [u64; 2],
+    stack: Stack,
     guest: Pid,
     process: OwnedFd,
     /// What the guest was given as standard input, output and error.
@@ -98,7 +109,8 @@ pub(super) struct Calls {
 
 impl Calls {
     /// For the guest that `guest` is about to be, within `limits`.
-    pub(super) fn new(guest: Pid, limits: Limits, heap: u64) -> std::io::Result<Self> {
+    pub(super) fn new(guest: Pid, limits: Limits, plan: &Plan) -> std::io::Result<Self> {
+        let heap = plan.rooms.heap.0;
         let open = |name: &str| File::open(format!("/proc/{}/{name}", guest.as_raw_nonzero()));
         let standard = [
             rustix::fs::fstat(rustix::stdio::stdin())?,
@@ -112,6 +124,7 @@ impl Calls {
             room: limits.room,
             patience: 0,
             heap: [heap; 2],
+            stack: Stack::new(guest, plan)?,
             guest,
             process: rustix::process::pidfd_open(guest, PidfdFlags::empty())?,
             standard: standard.map(|stat| (stat.st_dev, stat.st_ino)).to_vec(),
@@ -177,6 +190,8 @@ impl Calls {
                 self.room = self.room.saturating_sub(with_tables(more));
                 Next::Serve
             }
+            libc::SYS_setrlimit => self.bound_stack(tracee, second, 0),
+            libc::SYS_prlimit64 => self.bound_stack(tracee, third, registers.r10),
             libc::SYS_clone => {
                 if threads.start(tracee.0) {
                     Next::Serve
@@ -211,6 +226,28 @@ impl Calls {
             return Err(Errno::PERM);
         }
         Ok(file)
+    }
+
+    /// Sets how large the stack may grow, to what lies at `new`, and writes what it was to `old`, if that is
+    /// an address.
+    fn bound_stack(&mut self, tracee: Tracee, new: u64, old: u64) -> Next {
+        let mut words = [[0; 8]; 2];
+        if tracee.read(new, words.as_flattened_mut()).ok() != Some(16) {
+            return failed(Errno::FAULT);
+        }
+        let [soft, hard] = words.map(u64::from_le_bytes);
+        let before = match self.stack.set(self.guest, soft, hard) {
+            Ok(before) => before,
+            Err(error) => return failed(error),
+        };
+        let bytes = before.map(u64::to_le_bytes);
+        if old != 0 && tracee.write(old, bytes.as_flattened()).is_err() {
+            return failed(Errno::FAULT);
+        }
+        match self.stack.change() {
+            Some((from, to, protection)) => Next::ServeWith(Change::Protect(from, to, protection)),
+            None => Next::Done(0),
+        }
     }
 
     /// Changes what an open file is like, for the guest; what the call returns.

@@ -22,6 +22,7 @@ mod leave;
 mod limits;
 mod ptrace;
 mod signals;
+mod stack;
 mod system;
 mod threads;
 mod trace;
@@ -145,7 +146,7 @@ pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
     Tracee(child).seize().map_err(ProcessError::Trace)?;
     let limits = Limits::new(plan);
     limits.apply(child).map_err(ProcessError::Limit)?;
-    let calls = Calls::new(child, limits, plan.rooms.heap.0).map_err(ProcessError::Trace)?;
+    let calls = Calls::new(child, limits, plan).map_err(ProcessError::Trace)?;
     let tracer = Tracer::new(child, plan, leaving, calls).map_err(ProcessError::Trace)?;
     standard::leave()?;
     sandbox::enter_tracer(child)?;
