@@ -24,6 +24,7 @@ const WAITS: &str = include_str!("programs/waits.c");
 const NETWORK: &str = include_str!("programs/network.c");
 const OWN: &str = include_str!("programs/own.c");
 const LIMITS: &str = include_str!("programs/limits.c");
+const SHARED_FILES: &str = include_str!("programs/shared_files.c");
 const BLOCKED: &str = include_str!("programs/blocked.c");
 const GRANTS: &str = include_str!("programs/grants.c");
 const PLATFORMS: [&str; 2] = ["kvm", "process"];
@@ -116,7 +117,19 @@ fn sockets_are_the_kernels() {
 #[test]
 fn limits_are_read_back_and_hold() {
     if needs(&["kvm", "root"]) {
-        compare("limits", &["gcc", "musl-gcc"], LIMITS, &[]);
+        compare(
+            "limits",
+            &["gcc", "musl-gcc"],
+            LIMITS,
+            &["--memory", "256M"],
+        );
+    }
+}
+
+#[test]
+fn shared_mappings_are_their_files() {
+    if needs(&["kvm", "root"]) {
+        compare("shared", &["gcc", "musl-gcc"], SHARED_FILES, &[]);
     }
 }
 

@@ -150,6 +150,17 @@ pub(super) fn kind(descriptor: RawFd) -> Result<FileType, Errno> {
     Ok(FileType::from_raw_mode(stat.st_mode))
 }
 
+/// Whether `descriptor` is of `/dev/zero`, whose shared mappings are memory; fails for what has no pages of its own
+/// and is no such memory.
+pub(super) fn is_zeros(descriptor: RawFd) -> Result<bool, Errno> {
+    let stat = rustix::fs::fstat(borrow(descriptor))?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok(false),
+        FileType::CharacterDevice if stat.st_rdev == rustix::fs::makedev(1, 5) => Ok(true),
+        _ => Err(Errno::NODEV),
+    }
+}
+
 /// Whether bytes of such a file are there or not, so that nobody waits for them.
 pub(super) fn never_waits(kind: FileType) -> bool {
     matches!(

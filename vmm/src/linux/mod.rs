@@ -8,6 +8,7 @@
 //! lock: between two instructions of one task the monitor serves calls, delivers signals and picks the task
 //! that goes on. A handler that would wait says so and is asked again later (`wait`).
 
+mod advice;
 mod descriptor;
 mod dispatch;
 mod futex;

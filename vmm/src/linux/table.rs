@@ -6,7 +6,7 @@ use std::fmt;
 
 use super::dispatch::Arg;
 use super::{
-    Handler, descriptor, futex, identity, limits, memory, poll, process, signal, socket,
+    Handler, advice, descriptor, futex, identity, limits, memory, poll, process, signal, socket,
     socket_option, stream, system, thread, time, timer,
 };
 
@@ -243,9 +243,9 @@ const LIST: &[Entry] = {
     call(23, "select", poll::select, Topic::File, Process::Allowed),
     call(24, "sched_yield", thread::sched_yield, Topic::System, Process::Allowed),
     call(25, "mremap", memory::mremap, Topic::Memory, Process::Move),
-    call(26, "msync", memory::msync, Topic::Memory, Process::Allowed),
-    call(27, "mincore", memory::mincore, Topic::Memory, Process::Allowed),
-    call(28, "madvise", memory::madvise, Topic::Memory, Process::Advice),
+    call(26, "msync", advice::msync, Topic::Memory, Process::Allowed),
+    call(27, "mincore", advice::mincore, Topic::Memory, Process::Allowed),
+    call(28, "madvise", advice::madvise, Topic::Memory, Process::Advice),
     host(32, "dup", &[Descriptor], Topic::File, Process::Allowed),
     call(33, "dup2", descriptor::dup2, Topic::File, Process::Allowed),
     call(34, "pause", signal::pause, Topic::Signal, Process::Allowed),
@@ -338,10 +338,10 @@ const LIST: &[Entry] = {
     process_only(145, "sched_getscheduler", Topic::System, Process::OwnThread),
     process_only(146, "sched_get_priority_max", Topic::System, Process::Allowed),
     process_only(147, "sched_get_priority_min", Topic::System, Process::Allowed),
-    call(149, "mlock", memory::mlock, Topic::Memory, Process::Allowed),
-    call(150, "munlock", memory::munlock, Topic::Memory, Process::Allowed),
-    call(151, "mlockall", memory::mlockall, Topic::Memory, Process::Allowed),
-    call(152, "munlockall", memory::munlockall, Topic::Memory, Process::Allowed),
+    call(149, "mlock", advice::mlock, Topic::Memory, Process::Allowed),
+    call(150, "munlock", advice::munlock, Topic::Memory, Process::Allowed),
+    call(151, "mlockall", advice::mlockall, Topic::Memory, Process::Allowed),
+    call(152, "munlockall", advice::munlockall, Topic::Memory, Process::Allowed),
     call(157, "prctl", thread::prctl, Topic::Process, Process::ThreadName),
     call(158, "arch_prctl", thread::arch_prctl, Topic::Process, Process::ThreadPointer),
     call(160, "setrlimit", limits::setrlimit, Topic::Process, Process::SetLimit),
@@ -418,7 +418,7 @@ const LIST: &[Entry] = {
     call(318, "getrandom", system::getrandom, Topic::System, Process::Allowed),
     call(322, "execveat", thread::fork, Topic::Process, Process::Unserved),
     call(324, "membarrier", thread::membarrier, Topic::Process, Process::Allowed),
-    call(325, "mlock2", memory::mlock2, Topic::Memory, Process::Allowed),
+    call(325, "mlock2", advice::mlock2, Topic::Memory, Process::Allowed),
     host(326, "copy_file_range", &[Descriptor, InOut(8), Descriptor, InOut(8), Value, Value], Topic::File, Process::Allowed),
     call(327, "preadv2", stream::preadv2, Topic::File, Process::Allowed),
     call(328, "pwritev2", stream::pwritev2, Topic::File, Process::Allowed),

@@ -39,6 +39,15 @@ pub enum Backing {
         /// Where the area's first byte lies in it.
         offset: u64,
     },
+    /// A file's own pages: what others write is seen, and what is written is the file's.
+    Shown {
+        /// The file.
+        file: FileId,
+        /// Where the area's first byte lies in it.
+        offset: u64,
+        /// It was opened for writing.
+        writable: bool,
+    },
 }
 
 /// A run of pages with one protection.
@@ -69,8 +78,8 @@ pub enum ProtectError {
     /// A page is not mapped.
     #[error("a page of the range is not mapped")]
     Hole,
-    /// A shared page would become writable.
-    #[error("shared pages are never writable")]
+    /// A page of the image that is shared, or of a file that was not opened for writing, would become writable.
+    #[error("shared pages are writable only if their file is")]
     Shared,
     /// A limit.
     #[error(transparent)]
@@ -96,6 +105,15 @@ impl Area {
             Backing::File { file, offset } => Backing::File {
                 file,
                 offset: offset + bytes,
+            },
+            Backing::Shown {
+                file,
+                offset,
+                writable,
+            } => Backing::Shown {
+                file,
+                offset: offset + bytes,
+                writable,
             },
             Backing::Private | Backing::Kept => self.backing,
         };
@@ -232,11 +250,18 @@ impl AddressSpace {
         let mut done = Ok(());
         let mut changed = 0;
         for (at, area) in &mut pieces {
-            let shared = matches!(area.backing, Backing::Shared { .. });
+            let read_only = matches!(
+                area.backing,
+                Backing::Shared { .. }
+                    | Backing::Shown {
+                        writable: false,
+                        ..
+                    }
+            );
             if *at > next {
                 break;
             }
-            if protection.write && shared {
+            if protection.write && read_only {
                 done = Err(ProtectError::Shared);
                 break;
             }
@@ -437,7 +462,7 @@ impl AddressSpace {
 /// Bytes of files in `areas`.
 fn of_files(areas: &[(u64, Area)]) -> impl Iterator<Item = (FileId, u64)> + '_ {
     areas.iter().filter_map(|(at, area)| match area.backing {
-        Backing::File { file, .. } => Some((file, area.end - at)),
+        Backing::File { file, .. } | Backing::Shown { file, .. } => Some((file, area.end - at)),
         Backing::Private | Backing::Kept | Backing::Shared { .. } => None,
     })
 }

@@ -24,6 +24,7 @@ mod ptrace;
 mod signals;
 mod stack;
 mod system;
+mod taken;
 mod threads;
 mod trace;
 

@@ -16,7 +16,7 @@ pub struct FilterError(#[from] io::Error);
 
 /// Calls of the monitor's run loop: what the allocator, the standard library and the handlers in
 /// [`crate::linux`] need beside what they pass on, and the end. What they pass on is in [`CALLS`].
-const MONITOR: [i64; 29] = [
+const MONITOR: [i64; 30] = [
     libc::SYS_poll,
     libc::SYS_ppoll,
     libc::SYS_munmap,
@@ -27,6 +27,7 @@ const MONITOR: [i64; 29] = [
     libc::SYS_mremap,
     libc::SYS_madvise,
     libc::SYS_mincore,
+    libc::SYS_msync,
     libc::SYS_getpid,
     libc::SYS_gettid,
     libc::SYS_exit,
@@ -167,10 +168,10 @@ const UNCOUNTED: [u32; 3] = [
 const LOCAL: u32 = libc::AF_UNIX as u32;
 const INTERNET: [u32; 2] = [libc::AF_INET as u32, libc::AF_INET6 as u32];
 const KEEP_OLD: u32 = libc::MREMAP_DONTUNMAP as u32;
-/// What [`crate::linux`] takes too: normal to `WILLNEED`, `DONTNEED`, `FREE`, for `fork`, huge pages, core dumps,
+/// What [`crate::linux`] takes too: normal to `WILLNEED`, `DONTNEED`, `FREE`, `REMOVE`, for `fork`, huge pages, core dumps,
 /// `COLD`, `PAGEOUT`, `POPULATE`. Merging pages would tell guests of each other's.
-const ADVICE: [u32; 19] = [
-    0, 1, 2, 3, 4, 8, 10, 11, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24,
+const ADVICE: [u32; 20] = [
+    0, 1, 2, 3, 4, 8, 9, 10, 11, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24,
 ];
 
 /// Confines this process to a monitor's calls; any other ends it.

@@ -196,6 +196,7 @@ fn arguments_are_looked_at() {
         ("mprotect", [0, 1, 5, 0, 0, 0], Verdict::Trace),
         ("mprotect", [0, 1, 0, 0, 0, 0], Verdict::Trace),
         ("madvise", [0, 1, 4, 0, 0, 0], allow),
+        ("madvise", [0, 1, 9, 0, 0, 0], allow),
         ("madvise", [0, 1, 12, 0, 0, 0], error(libc::EINVAL)),
         ("futex", [0, 0x189, 0, 0, 0, 0], allow),
         ("futex", [0, 0x86, 0, 0, 0, 0], allow),
