@@ -11,9 +11,9 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The lowest number of a descriptor of the VMM. A process with none from 64 on needs no larger
-/// table (`NR_OPEN_DEFAULT`, include/linux/fdtable.h).
-pub const FIRST: RawFd = 40;
+/// The lowest number of a descriptor of the VMM: a guest that asks for few descriptors gets them all. From
+/// 64 on the kernel keeps a larger table (`NR_OPEN_DEFAULT`, include/linux/fdtable.h), which takes one KiB up to 128.
+pub const FIRST: RawFd = 64;
 /// Descriptors that a guest may have, and the VMM beside it.
 pub const MOST: RawFd = 16384;
 
@@ -22,14 +22,7 @@ pub const MOST: RawFd = 16384;
 pub fn reserve() -> io::Result<()> {
     close(3, RawFd::MAX)?;
     let limit = getrlimit(Resource::Nofile);
-    let current = limit.current.unwrap_or(u64::MAX).min(MOST as u64);
-    setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: Some(current),
-            ..limit
-        },
-    )?;
+    bound(limit.current.unwrap_or(u64::MAX).min(MOST as u64))?;
     loop {
         let taken = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
         let number = taken.as_raw_fd();
@@ -42,6 +35,35 @@ pub fn reserve() -> io::Result<()> {
             return Ok(());
         }
     }
+}
+
+/// Has all descriptors that are made from now on be numbered below `most`. Those that there are stay, and so
+/// does how far this can be raised again.
+pub fn bound(most: u64) -> Result<(), Errno> {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.map_or(most, |maximum| maximum.min(most));
+    let limit = Rlimit {
+        current: Some(most),
+        ..limit
+    };
+    setrlimit(Resource::Nofile, limit)
+}
+
+/// `poll`, which the kernel lets no process do with more descriptors than it may have: a guest may have
+/// bounded those below what it has open, and the VMM's own come on top.
+pub fn poll(
+    polls: &mut [PollFd<'_>],
+    timeout: Option<&rustix::time::Timespec>,
+) -> Result<usize, Errno> {
+    let found = rustix::event::poll(polls, timeout);
+    if found != Err(Errno::INVAL) {
+        return found;
+    }
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    bound(u64::MAX)?;
+    let found = rustix::event::poll(polls, timeout);
+    bound(limit)?;
+    found
 }
 
 fn close(first: RawFd, last: RawFd) -> io::Result<()> {

@@ -164,7 +164,8 @@ impl Guest {
         self.moments.first_instruction = self.moments.confined;
         let mut first_exit = Stamp::default();
         let outcome = machine.run(|| first_exit = Stamp::now());
-        // The guest may have put other files there.
+        // The guest may have put other files there, and have bounded their number.
+        crate::descriptors::bound(u64::MAX).map_err(|error| RunError::Standard(error.into()))?;
         standard.give_back().map_err(RunError::Standard)?;
         let outcome = outcome?;
         self.moments.first_exit = first_exit;

@@ -7,7 +7,7 @@
 //! | `/etc/passwd`, `group`, `hosts`, `nsswitch.conf`, `localtime`, `/proc/sys/...`, `/sys/...` | the same for every guest |
 //! | `/proc/cpuinfo`, `loadavg`, `meminfo`, `stat` | of a machine with one processor and the guest's memory |
 //! | `/etc/resolv.conf` | the host's, for a guest that uses the host's network |
-//! | `/tmp` | memory, gone with the guest |
+//! | `/tmp`, `/dev/shm` | memory, gone with the guest |
 //!
 //! Whoever may not make a mount namespace makes one as the owner of a new user namespace.
 
@@ -114,12 +114,14 @@ TZif2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\
 \0\0\0\0\0\0UTC\0\
 \nUTC0\n";
 
+/// Where a guest may keep files in memory: of `/dev/shm` C libraries make shared memory and semaphores with names.
+const IN_MEMORY: [&str; 2] = ["/tmp", "/dev/shm"];
 /// Inodes that a guest may have in memory.
 const MOST_INODES: &str = "65536";
 
 impl World {
     /// Leaves this process with the directories of `grants` and what the guest finds besides. What it
-    /// keeps in `/tmp` is at most `memory` bytes. All that other processes see stays as it was.
+    /// keeps in memory as files is at most `memory` bytes. All that other processes see stays as it was.
     pub fn enter(grants: &[Grant], network: bool, memory: u64) -> Result<Self, WorldError> {
         let resolvers = if network {
             std::fs::read("/etc/resolv.conf").ok()
@@ -162,8 +164,11 @@ impl World {
             attach(device, path)?;
             protect(Path::new(path), true, MountFlags::empty())?;
         }
-        make_directories(Path::new("/tmp"))?;
-        rustix::fs::chmod("/tmp", Mode::from_raw_mode(0o1777)).map_err(step("making /tmp"))?;
+        for path in IN_MEMORY {
+            make_directories(Path::new(path))?;
+            rustix::fs::chmod(path, Mode::from_raw_mode(0o1777))
+                .map_err(step("making a directory in memory"))?;
+        }
         // Outer directories first, so that inner ones are attached inside them.
         trees.sort_by_key(|(grant, _)| grant.guest.as_os_str().len());
         for (grant, tree) in &trees {
@@ -175,7 +180,8 @@ impl World {
         let own = [
             (Path::new("/"), Rights::Read),
             (Path::new("/dev"), Rights::Write),
-            (Path::new("/tmp"), Rights::Change),
+            (Path::new(IN_MEMORY[0]), Rights::Change),
+            (Path::new(IN_MEMORY[1]), Rights::Change),
         ];
         let granted = grants.iter().map(|grant| {
             let rights = if grant.read_only {

@@ -23,6 +23,8 @@ const FILES: &str = include_str!("programs/files.c");
 const WAITS: &str = include_str!("programs/waits.c");
 const NETWORK: &str = include_str!("programs/network.c");
 const OWN: &str = include_str!("programs/own.c");
+const LIMITS: &str = include_str!("programs/limits.c");
+const SHARED_FILES: &str = include_str!("programs/shared_files.c");
 const BLOCKED: &str = include_str!("programs/blocked.c");
 const GRANTS: &str = include_str!("programs/grants.c");
 const PLATFORMS: [&str; 2] = ["kvm", "process"];
@@ -109,6 +111,45 @@ fn what_waits_waits_as_long_and_no_longer() {
 fn sockets_are_the_kernels() {
     if needs(&["kvm", "root"]) {
         compare("network", &["gcc", "musl-gcc"], NETWORK, &["--net", "host"]);
+    }
+}
+
+#[test]
+fn limits_are_read_back_and_hold() {
+    if needs(&["kvm", "root"]) {
+        compare(
+            "limits",
+            &["gcc", "musl-gcc"],
+            LIMITS,
+            &["--memory", "256M"],
+        );
+    }
+}
+
+#[test]
+fn shared_mappings_are_their_files() {
+    if needs(&["kvm", "root"]) {
+        compare("shared", &["gcc", "musl-gcc"], SHARED_FILES, &[]);
+    }
+}
+
+#[test]
+fn processor_time_ends_at_its_limit() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    world.build("limits", "gcc", &["-w"], &whole(LIMITS));
+    for platform in PLATFORMS {
+        let options = ["--platform", platform];
+        let mut command = bounded(&world.vmm("limits", &options, &["/", "processor"]));
+        let found = command.output().unwrap();
+        let (said, errors) = (text(&found.stdout), text(&found.stderr));
+        assert!(
+            said.ends_with("out of time\n"),
+            "{platform}: {said} {errors}"
+        );
+        assert_eq!(found.status.code(), Some(137), "{platform}: {errors}");
     }
 }
 

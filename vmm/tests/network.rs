@@ -12,7 +12,7 @@ use pool_tests::requirements::needs;
 use pool_tests::run::bounded;
 use world::{World, text};
 
-const LIMITS: &str = include_str!("programs/limits.c");
+const ADDRESSES: &str = include_str!("programs/addresses.c");
 const PLATFORMS: [&str; 2] = ["kvm", "process"];
 
 /// A loopback address that no other test uses.
@@ -27,7 +27,7 @@ fn addresses_are_used_within_limits_alone() {
         return;
     }
     let mut world = World::new();
-    world.build("limits", "gcc", &["-w", "-pthread"], LIMITS);
+    world.build("addresses", "gcc", &["-w", "-pthread"], ADDRESSES);
     let host = address().to_string();
     let (good, forbidden) = ("7001", "7002");
     // Whatever reaches these has come through.
@@ -39,7 +39,7 @@ fn addresses_are_used_within_limits_alone() {
     for platform in PLATFORMS {
         let options = ["--platform", platform, "--net", "host"];
         let options = [&options[..], &["--bind", &place, "--connect", &place]].concat();
-        let mut command = bounded(&world.vmm("limits", &options, &[&host, good, forbidden]));
+        let mut command = bounded(&world.vmm("addresses", &options, &[&host, good, forbidden]));
         let found = command.output().unwrap();
         let said = text(&found.stdout);
         assert_eq!(

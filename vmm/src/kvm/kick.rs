@@ -16,9 +16,11 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 
 use super::KvmError;
+use crate::descriptors;
 
-/// Signals that are the guest's.
-const PASSED_ON: [i32; 7] = [
+/// Signals that are the guest's: what somebody sends to this process, and what the kernel sends it for
+/// the limits that the guest has set.
+const PASSED_ON: [i32; 9] = [
     libc::SIGHUP,
     libc::SIGINT,
     libc::SIGQUIT,
@@ -26,6 +28,8 @@ const PASSED_ON: [i32; 7] = [
     libc::SIGUSR2,
     libc::SIGTERM,
     libc::SIGWINCH,
+    libc::SIGXCPU,
+    libc::SIGXFSZ,
 ];
 /// Bytes of a signal set of the kernel.
 const SET_BYTES: u32 = 8;
@@ -149,7 +153,7 @@ impl Kicks {
     ) -> Result<Vec<T>, KvmError> {
         /// What the kernel tells unasked.
         const ALWAYS: PollFlags = PollFlags::ERR.union(PollFlags::HUP).union(PollFlags::NVAL);
-        // Once each: the kernel takes no more than a process may have descriptors.
+        // Once each.
         let mut wanted: BTreeMap<RawFd, PollFlags> = BTreeMap::new();
         for &(_, descriptor, events) in waits {
             let all = wanted.entry(descriptor).or_insert(PollFlags::empty());
@@ -163,14 +167,15 @@ impl Kicks {
             PollFd::from_borrowed_fd(descriptor, events)
         });
         let mut polls: Vec<_> = std::iter::once(own).chain(others).collect();
-        let waited = match polled(&mut polls, left.as_ref()) {
-            Err(Errno::INVAL) => polled_in_parts(&mut polls, left),
-            waited => waited,
-        };
-        waited.map_err(|error| KvmError::Call {
-            what: "waiting",
-            error: error.into(),
-        })?;
+        match descriptors::poll(&mut polls, left.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => {
+                return Err(KvmError::Call {
+                    what: "waiting",
+                    error: error.into(),
+                });
+            }
+        }
         for ((_, events), poll) in wanted.iter_mut().zip(&polls[1..]) {
             *events = poll.revents();
         }
@@ -180,32 +185,6 @@ impl Kicks {
         };
         Ok(waits.iter().filter(over).map(|&(who, ..)| who).collect())
     }
-}
-
-fn polled(polls: &mut [PollFd<'_>], left: Option<&Timespec>) -> Result<(), Errno> {
-    match rustix::event::poll(polls, left) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-/// The same for more than this process may have descriptors: a guest may lower that below the number of those
-/// that it has open. The first is waited for; the others are looked at now, and soon again.
-fn polled_in_parts(polls: &mut [PollFd<'_>], left: Option<Timespec>) -> Result<(), Errno> {
-    /// So many descriptors every process may have.
-    const PART: usize = 32;
-    const SOON: Timespec = Timespec {
-        tv_sec: 0,
-        tv_nsec: 10_000_000,
-    };
-    for part in polls.chunks_mut(PART) {
-        polled(part, Some(&Timespec::default()))?;
-    }
-    if polls.iter().all(|poll| poll.revents().is_empty()) {
-        let soon = left.map_or(SOON, |left| left.min(SOON));
-        polled(&mut polls[..1], Some(&soon))?;
-    }
-    Ok(())
 }
 
 /// The monotonic clock.

@@ -34,6 +34,7 @@ impl Machine {
                     self.interrupted()?;
                     None
                 }
+                Exit::Unreachable => self.lost()?,
                 Exit::Failed(reason) => Some(self.stop(Cause::Machine(reason.to_owned()))),
             };
             if outcome.is_none() {
@@ -43,6 +44,21 @@ impl Machine {
                 return Ok(outcome);
             }
             self.synchronise()?;
+        }
+    }
+
+    /// The processor met a page that the host cannot provide: one of a file that has become shorter. The guest
+    /// tries again, and faults.
+    fn lost(&mut self) -> Result<Option<Outcome>, KvmError> {
+        match self.linux.memory_mut().lose_pages() {
+            Ok(true) => {
+                self.interrupted()?;
+                Ok(None)
+            }
+            Ok(false) => Ok(Some(self.stop(Cause::Machine(
+                "KVM could not reach the host memory behind a guest page".to_owned(),
+            )))),
+            Err(error) => Ok(Some(self.stop(out_of_memory(&error)))),
         }
     }
 

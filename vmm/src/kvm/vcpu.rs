@@ -36,6 +36,8 @@ pub(super) enum Exit {
     },
     /// A signal for this thread.
     Interrupted,
+    /// The host has no memory behind a guest page.
+    Unreachable,
     /// KVM gave up; its reason.
     Failed(&'static str),
 }
@@ -286,9 +288,7 @@ impl Vcpu {
             Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {
                 Ok(Exit::Interrupted)
             }
-            Err(error) if error.errno() == libc::EFAULT => Ok(Exit::Failed(
-                "KVM could not reach the host memory behind a guest page",
-            )),
+            Err(error) if error.errno() == libc::EFAULT => Ok(Exit::Unreachable),
             Err(error) => Err(KvmError::call("running the virtual processor", error)),
         }
     }

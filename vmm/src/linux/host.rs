@@ -125,7 +125,7 @@ pub(super) fn epoll_events(descriptor: RawFd, events: &mut [u8]) -> Result<u64, 
 pub(crate) fn is_ready(descriptor: RawFd, events: PollFlags) -> Result<bool, Errno> {
     let mut poll = [PollFd::from_borrowed_fd(borrow(descriptor), events)];
     let now = rustix::time::Timespec::default();
-    Ok(rustix::event::poll(&mut poll, Some(&now))? > 0)
+    Ok(crate::descriptors::poll(&mut poll, Some(&now))? > 0)
 }
 
 /// The descriptor, as long as nothing closes it.
@@ -174,6 +174,17 @@ pub(crate) fn at_once<T, E: From<Errno>>(
 pub(super) fn kind(descriptor: RawFd) -> Result<FileType, Errno> {
     let stat = rustix::fs::fstat(borrow(descriptor))?;
     Ok(FileType::from_raw_mode(stat.st_mode))
+}
+
+/// Whether `descriptor` is of `/dev/zero`, whose shared mappings are memory; fails for what has no pages of its own
+/// and is no such memory.
+pub(super) fn is_zeros(descriptor: RawFd) -> Result<bool, Errno> {
+    let stat = rustix::fs::fstat(borrow(descriptor))?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok(false),
+        FileType::CharacterDevice if stat.st_rdev == rustix::fs::makedev(1, 5) => Ok(true),
+        _ => Err(Errno::NODEV),
+    }
 }
 
 /// Whether bytes of such a file are there or not, so that nobody waits for them.

@@ -1,4 +1,4 @@
-//! Calls about memory: `brk`, `mmap`, `munmap`, `mremap`, `mprotect`, `madvise`, `mincore`, `msync`, `mlock`.
+//! Calls about memory: `brk`, `mmap`, `munmap`, `mremap`, `mprotect`.
 //!
 //! As under Linux's heuristic overcommit, what is mapped costs nothing until it is touched, and only a
 //! call that asks for absurdly much at once fails for its size ([`affordable`]). `--memory` bounds what is
@@ -9,9 +9,10 @@ use pool_core::PAGE_SIZE;
 use pool_core::address::{Protection, USER_ADDRESS_END};
 use rustix::io::Errno;
 
+use super::limits::{ADDRESSES, DATA};
 use super::{Arguments, Linux, Served, host};
+use crate::memory::GrowError;
 use crate::memory::space::{Area, Backing};
-use crate::memory::{Access, GrowError, Unpopulated};
 use crate::plan::most_at_once;
 
 const MAP_SHARED: u64 = 1;
@@ -25,6 +26,16 @@ const MAP_LOCKED: u64 = 0x2000;
 const MAP_NORESERVE: u64 = 0x4000;
 const MAP_POPULATE: u64 = 0x8000;
 const MAP_FIXED_NOREPLACE: u64 = 0x10_0000;
+/// With `MAP_SHARED_VALIDATE` other flags are refused: `LEGACY_MAP_MASK` of the kernel.
+const VALIDATED: u64 = MAP_TYPE
+    | MAP_FIXED
+    | MAP_32BIT
+    | MAP_LOCKED
+    | MAP_NORESERVE
+    | MAP_POPULATE
+    | MAP_FIXED_NOREPLACE
+    // GROWSDOWN, DENYWRITE, EXECUTABLE, NONBLOCK, STACK, HUGETLB.
+    | 0x7_1900;
 const MREMAP_MAYMOVE: u64 = 1;
 const MREMAP_FIXED: u64 = 2;
 
@@ -37,7 +48,7 @@ const PROT_GROWSUP: u64 = 0x0200_0000;
 
 /// `start..end` of the pages that `length` bytes at `start` take, as the kernel computes it: `length` may wrap
 /// to nothing. `start` must be a page's.
-fn pages(start: u64, length: u64) -> Result<(u64, Option<u64>), Errno> {
+pub(super) fn pages(start: u64, length: u64) -> Result<(u64, Option<u64>), Errno> {
     if !start.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::INVAL);
     }
@@ -45,7 +56,7 @@ fn pages(start: u64, length: u64) -> Result<(u64, Option<u64>), Errno> {
 }
 
 /// `length` up to whole pages; nothing if that is too much for a number.
-fn aligned(length: u64) -> u64 {
+pub(super) fn aligned(length: u64) -> u64 {
     length.checked_next_multiple_of(PAGE_SIZE).unwrap_or(0)
 }
 
@@ -69,6 +80,23 @@ fn affordable(linux: &Linux, length: u64, bits: u64, flags: u64) -> Result<(), E
     }
 }
 
+/// Fails if the guest would have mapped more than its own limits let it: so many bytes more in all
+/// (`RLIMIT_AS`), and so many that are private and writable (`RLIMIT_DATA`).
+fn within_limits(linux: &Linux, all: Option<u64>, data: Option<u64>) -> Result<(), Errno> {
+    let (space, limits) = (linux.memory.space(), &linux.limits);
+    let fits = |had: u64, more: Option<u64>, most: u64| {
+        more.is_none_or(|more| had + more <= most & !(PAGE_SIZE - 1))
+    };
+    let (soft, hard) = (limits.soft(DATA), limits.hard(DATA));
+    // Linux has it so that no data at all means what can be had at most (mm/mmap.c, for Valgrind).
+    let most = if soft == 0 { hard } else { soft };
+    if fits(space.mapped(), all, limits.soft(ADDRESSES)) && fits(space.data(), data, most) {
+        Ok(())
+    } else {
+        Err(Errno::NOMEM)
+    }
+}
+
 /// `brk`: moves the end of the heap; the old end is the answer to anything impossible.
 pub(super) fn brk(linux: &mut Linux, [wanted, ..]: Arguments) -> Served {
     let space = linux.memory.space();
@@ -81,7 +109,9 @@ pub(super) fn brk(linux: &mut Linux, [wanted, ..]: Arguments) -> Served {
     if new_end > old_end {
         let free = space.is_free(old_end, new_end);
         let growth = new_end - old_end;
-        if !free || new_end > rooms.mmap_top.0 || affordable(linux, growth, 1, 0).is_err() {
+        let granted =
+            affordable(linux, growth, 1, 0).and(within_limits(linux, Some(growth), Some(growth)));
+        if !free || new_end > rooms.mmap_top.0 || granted.is_err() {
             return Ok(current);
         }
         let done = linux
@@ -101,12 +131,11 @@ pub(super) fn brk(linux: &mut Linux, [wanted, ..]: Arguments) -> Served {
     Ok(wanted)
 }
 
-/// `mmap`: anonymous memory, or a private copy of a file's pages, each as it is when it is first touched
-/// (POSIX leaves open whether later changes of the file are seen).
+/// `mmap`: anonymous memory, or a file's pages. Private ones are as the file is when they are first touched (POSIX
+/// leaves open whether later changes of it are seen).
 ///
-/// A shared mapping of a file would have to show what others write to it, and to write through:
-/// it is refused with `ENODEV`, as Linux refuses it for files that cannot be mapped so. An area that would
-/// grow does not, and pages of the host's reserve are plain ones.
+/// A shared mapping is the file's own pages; of what is no regular file, there is `/dev/zero` alone. An area that
+/// would grow does not, and pages of the host's reserve are plain ones.
 pub(super) fn mmap(
     linux: &mut Linux,
     [address, length, bits, flags, fd, offset]: Arguments,
@@ -125,13 +154,24 @@ pub(super) fn mmap(
     };
     let start = place(linux, address, length, flags)?;
     let protection = protection(bits);
+    let mut anonymous = anonymous;
     let backing = match (flags & MAP_TYPE, anonymous) {
         (MAP_PRIVATE, _) => Backing::Private,
         (MAP_SHARED, true) => Backing::Kept,
-        (MAP_SHARED | MAP_SHARED_VALIDATE, false) => return Err(Errno::NODEV.into()),
+        (MAP_SHARED_VALIDATE, false) if flags & !VALIDATED != 0 => {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        (MAP_SHARED | MAP_SHARED_VALIDATE, false) => {
+            anonymous = host::is_zeros(linux.descriptor(fd)?)?;
+            Backing::Kept
+        }
         _ => return Err(Errno::INVAL.into()),
     };
     affordable(linux, length, bits, flags)?;
+    let replaced = linux.memory.space().mapped_in(start, start + length);
+    let more = length - replaced;
+    let data = protection.write && flags & MAP_TYPE == MAP_PRIVATE;
+    within_limits(linux, Some(more), data.then_some(more))?;
     if anonymous {
         let area = Area {
             end: start + length,
@@ -141,9 +181,11 @@ pub(super) fn mmap(
         linux.memory.map_anonymous(start, area)?;
     } else {
         let file = host::borrow(linux.descriptor(fd)?);
-        linux
-            .memory
-            .map_file(start, length, protection, file, offset)?;
+        let memory = &mut linux.memory;
+        match backing {
+            Backing::Private => memory.map_file(start, length, protection, file, offset)?,
+            _ => memory.map_shared(start, length, protection, file, offset)?,
+        }
     }
     if flags & (MAP_POPULATE | MAP_LOCKED) != 0 {
         match linux.memory.populate(start, start + length, None) {
@@ -223,6 +265,10 @@ pub(super) fn mprotect(linux: &mut Linux, [address, length, bits, ..]: Arguments
         }
         start = at;
     }
+    if bits & PROT_WRITE != 0 {
+        let data = linux.memory.space().data_if_writable(start, end);
+        within_limits(linux, None, (data > 0).then_some(data))?;
+    }
     linux.memory.protect(start, end, protection(bits))??;
     Ok(0)
 }
@@ -268,7 +314,11 @@ pub(super) fn mremap(
         return Err(Errno::FAULT.into());
     }
     if new_length > old_length {
-        affordable(linux, new_length - old_length, 1, 0)?;
+        let more = new_length - old_length;
+        affordable(linux, more, 1, 0)?;
+        let private = matches!(area.backing, Backing::Private | Backing::File { .. });
+        let data = private && area.protection.write;
+        within_limits(linux, Some(more), data.then_some(more))?;
     }
     if !fixed && linux.memory.space().is_free(old_end, old + new_length) {
         linux.memory.extend(old, old_end, old + new_length)?;
@@ -300,168 +350,4 @@ fn shrink(linux: &mut Linux, (old, old_length): (u64, u64), length: u64) -> Serv
         linux.memory.unmap(old + length, end.ok_or(Errno::INVAL)?)?;
     }
     Ok(old)
-}
-
-/// `madvise`: `DONTNEED` and `FREE` give pages back, `REMOVE` those of memory that is shared by name,
-/// `POPULATE_READ` and `POPULATE_WRITE` take them; other advice is advice.
-pub(super) fn madvise(linux: &mut Linux, [address, length, advice, ..]: Arguments) -> Served {
-    const DONTNEED: u64 = 4;
-    const FREE: u64 = 8;
-    const REMOVE: u64 = 9;
-    const WIPEONFORK: u64 = 18;
-    const POPULATE_READ: u64 = 22;
-    const POPULATE_WRITE: u64 = 23;
-    const DONTNEED_LOCKED: u64 = 24;
-    /// NORMAL to WILLNEED, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP, KEEPONFORK, COLD, PAGEOUT, and DONTFORK,
-    /// DOFORK: there is no `fork`.
-    const HARMLESS: [u64; 13] = [0, 1, 2, 3, 10, 11, 14, 15, 16, 17, 19, 20, 21];
-    const SERVED: [u64; 7] = [
-        DONTNEED,
-        FREE,
-        REMOVE,
-        WIPEONFORK,
-        POPULATE_READ,
-        POPULATE_WRITE,
-        DONTNEED_LOCKED,
-    ];
-    if !HARMLESS.contains(&advice) && !SERVED.contains(&advice) {
-        return Err(Errno::INVAL.into());
-    }
-    let (start, end) = pages(address, length)?;
-    let end = end
-        .filter(|_| length == 0 || aligned(length) > 0)
-        .ok_or(Errno::INVAL)?;
-    if start == end {
-        return Ok(0);
-    }
-    let access = match advice {
-        POPULATE_READ => Some(Access::Read),
-        POPULATE_WRITE => Some(Access::Write),
-        _ => None,
-    };
-    if access.is_some() {
-        return match linux.memory.populate(start, end, access)? {
-            Ok(()) => Ok(0),
-            Err(Unpopulated::Hole) => Err(Errno::NOMEM.into()),
-            Err(Unpopulated::Forbidden) => Err(Errno::INVAL.into()),
-            Err(Unpopulated::PastFile) => Err(Errno::FAULT.into()),
-        };
-    }
-    if HARMLESS.contains(&advice) {
-        return mapped(linux, start, end);
-    }
-    // Area by area, until one is not of a kind that there is such advice for.
-    let areas: Vec<(u64, Area)> = linux.memory.space().over(start, end).collect();
-    for (at, area) in areas {
-        let (from, to) = (at.max(start), end.min(area.end));
-        match (advice, area.backing) {
-            (DONTNEED | DONTNEED_LOCKED, _) | (FREE, Backing::Private) => {
-                linux.memory.discard(from, to)?;
-            }
-            (REMOVE, Backing::Kept) => linux.memory.remove(from, to)?,
-            (REMOVE, Backing::File { .. } | Backing::Shared { .. }) => {
-                return Err(Errno::ACCESS.into());
-            }
-            (WIPEONFORK, Backing::Private) => {}
-            _ => return Err(Errno::INVAL.into()),
-        }
-    }
-    mapped(linux, start, end)
-}
-
-/// Zero, or `ENOMEM` if a page of `start..end` is not mapped.
-fn mapped(linux: &Linux, start: u64, end: u64) -> Served {
-    if linux.memory.space().has_hole(start, end) {
-        Err(Errno::NOMEM.into())
-    } else {
-        Ok(0)
-    }
-}
-
-/// `mincore`: pages that have been touched; what is shared is always there.
-pub(super) fn mincore(linux: &mut Linux, [address, length, at, ..]: Arguments) -> Served {
-    let (start, _) = pages(address, 0)?;
-    let end = address
-        .checked_add(length)
-        .filter(|&end| end <= USER_ADDRESS_END);
-    let end = end.ok_or(Errno::NOMEM)?.next_multiple_of(PAGE_SIZE);
-    let bytes = (end - start) / PAGE_SIZE;
-    if at
-        .checked_add(bytes)
-        .is_none_or(|end| end > USER_ADDRESS_END)
-    {
-        return Err(Errno::FAULT.into());
-    }
-    mapped(linux, start, end)?;
-    let mut page = start;
-    while page < end {
-        let part = end.min(page + (PAGE_SIZE << 9));
-        let there: Vec<u8> = (page..part)
-            .step_by(PAGE_SIZE as usize)
-            .map(|page| u8::from(linux.memory.is_there(page)))
-            .collect();
-        linux
-            .memory
-            .write(at + (page - start) / PAGE_SIZE, &there)?;
-        page = part;
-    }
-    Ok(0)
-}
-
-/// `msync`: there are no shared mappings of files, so nothing is to be written.
-pub(super) fn msync(linux: &mut Linux, [address, length, flags, ..]: Arguments) -> Served {
-    const ASYNC: u64 = 1;
-    const SYNC: u64 = 4;
-    if flags & !7 != 0 || flags & (ASYNC | SYNC) == ASYNC | SYNC {
-        return Err(Errno::INVAL.into());
-    }
-    let (start, end) = pages(address, length)?;
-    mapped(linux, start, end.ok_or(Errno::NOMEM)?)
-}
-
-/// `mlock`: the pages are taken; a guest's memory may be swapped out by its host all the same.
-pub(super) fn mlock(linux: &mut Linux, [address, length, ..]: Arguments) -> Served {
-    let (start, end) = around(address, length)?;
-    mapped(linux, start, end)?;
-    match linux.memory.populate(start, end, None)? {
-        Ok(()) => Ok(0),
-        Err(_) => Err(Errno::NOMEM.into()),
-    }
-}
-
-/// The pages that `length` bytes at `address` lie in.
-fn around(address: u64, length: u64) -> Result<(u64, u64), Errno> {
-    let start = address & !(PAGE_SIZE - 1);
-    let length = aligned(length.wrapping_add(address - start));
-    let end = start.checked_add(length).ok_or(Errno::INVAL)?;
-    Ok((start, end))
-}
-
-/// `mlock2`: the same; with ONFAULT nothing is taken.
-pub(super) fn mlock2(linux: &mut Linux, arguments: Arguments) -> Served {
-    match arguments[2] {
-        0 => mlock(linux, arguments),
-        1 => munlock(linux, arguments),
-        _ => Err(Errno::INVAL.into()),
-    }
-}
-
-/// `munlock`.
-pub(super) fn munlock(linux: &mut Linux, [address, length, ..]: Arguments) -> Served {
-    let (start, end) = around(address, length)?;
-    mapped(linux, start, end)
-}
-
-/// `mlockall`: areas that come later are not taken before they are touched.
-pub(super) fn mlockall(_: &mut Linux, [flags, ..]: Arguments) -> Served {
-    if flags == 0 || flags & !7 != 0 || flags == 4 {
-        return Err(Errno::INVAL.into());
-    }
-    Ok(0)
-}
-
-/// `munlockall`.
-#[expect(clippy::unnecessary_wraps, reason = "it is a handler like others")]
-pub(super) fn munlockall(_: &mut Linux, _: Arguments) -> Served {
-    Ok(0)
 }

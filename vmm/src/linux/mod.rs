@@ -8,12 +8,14 @@
 //! lock: between two instructions of one task the monitor serves calls, delivers signals and picks the task
 //! that goes on. A handler that would wait says so and is asked again later (`wait`).
 
+mod advice;
 mod descriptor;
 mod dispatch;
 mod futex;
 mod grant;
 pub(crate) mod host;
 pub(crate) mod identity;
+mod limits;
 mod memory;
 mod poll;
 mod process;
@@ -40,6 +42,7 @@ use rustix::io::Errno;
 pub(crate) use self::descriptor::requests as descriptor_requests;
 use self::futex::Futexes;
 pub use self::grant::{Grant, GrantError};
+use self::limits::Limits;
 use self::scheduler::Scheduler;
 pub use self::scheduler::Tid;
 use self::signal::Signals;
@@ -204,7 +207,7 @@ pub struct Linux {
     stack_pointer: u64,
     /// It asked to start a process.
     refused_process: bool,
-    stack_size: u64,
+    limits: Limits,
     counts: [u64; table::COUNT],
     unknown: BTreeMap<u64, u64>,
     trace: bool,
@@ -226,8 +229,7 @@ pub struct Settings {
 impl Linux {
     /// A kernel for the guest in `memory`.
     pub fn new(memory: GuestMemory, settings: Settings) -> Self {
-        let rooms = memory.space().rooms();
-        let stack_size = rooms.stack_high.0 - rooms.stack_low.0;
+        let rooms = *memory.space().rooms();
         let mut scheduler = Scheduler::default();
         scheduler.add(task::FIRST);
         scheduler.next();
@@ -249,7 +251,7 @@ impl Linux {
             serving: task::FIRST,
             stack_pointer: 0,
             refused_process: false,
-            stack_size,
+            limits: Limits::new(rooms.stack_high.0 - rooms.stack_low.0),
             counts: [0; table::COUNT],
             unknown: BTreeMap::new(),
             trace: settings.trace,

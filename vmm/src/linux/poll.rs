@@ -10,7 +10,7 @@ use rustix::time::Timespec;
 
 use super::host::EPOLL_EVENT;
 use super::wait::Wait;
-use super::{Arguments, Linux, Served, Stop, host, time};
+use super::{Arguments, Linux, Served, Stop, host, limits, time};
 
 /// Bytes of a `struct pollfd`.
 const RECORD: usize = 8;
@@ -70,7 +70,7 @@ impl Linux {
 
 /// Asks for the events of `polls` at once; the number of descriptors that have some.
 fn look(polls: &mut [PollFd<'_>]) -> Result<usize, Errno> {
-    rustix::event::poll(polls, Some(&Timespec::default()))
+    crate::descriptors::poll(polls, Some(&Timespec::default()))
 }
 
 /// What follows when none of `waiting` is ready.
@@ -101,11 +101,7 @@ pub(super) fn ppoll(linux: &mut Linux, [at, count, timeout, mask, size, _]: Argu
 }
 
 fn poll_until(linux: &mut Linux, at: u64, count: u64, limit: Limit) -> Served {
-    if count
-        > rustix::process::getrlimit(rustix::process::Resource::Nofile)
-            .current
-            .unwrap_or(u64::MAX)
-    {
+    if count > linux.limits.soft(limits::FILES) {
         return Err(Errno::INVAL.into());
     }
     let mut raw = vec![0u8; count as usize * RECORD];

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 
 use super::scheduler::Tid;
-use super::table::Server;
+use super::table::{Server, Topic};
 use super::task::Pending;
 use super::wait::{Progress, never_restarts};
 use super::{COUNTED_APART, Call, Linux, Reply, Served, Stop, dispatch, table};
@@ -28,10 +28,12 @@ impl Linux {
     fn ask(&mut self, call: &Call) -> Reply {
         self.stack_pointer = call.stack_pointer;
         let served = match server(call.number) {
-            Some((_, Server::Host(kinds))) => {
-                dispatch::pass(self, call.number, kinds, call.arguments)
+            Some((at, Server::Host(kinds))) => self.with_limits(at, |linux| {
+                dispatch::pass(linux, call.number, kinds, call.arguments)
+            }),
+            Some((at, Server::Monitor(handler))) => {
+                self.with_limits(at, |linux| handler(linux, call.arguments))
             }
-            Some((_, Server::Monitor(handler))) => handler(self, call.arguments),
             Some((_, Server::ProcessOnly)) | None => Err(Errno::NOSYS.into()),
         };
         if self.trace {
@@ -157,6 +159,16 @@ impl Linux {
         match self.memory.write_value(at, &value) {
             Ok(()) => 0,
             Err(_) => failed(Errno::FAULT),
+        }
+    }
+}
+
+impl Linux {
+    /// Serves the call at `at` of the table within the limits that the host's kernel keeps for a call alone.
+    fn with_limits(&mut self, at: usize, serve: impl FnOnce(&mut Self) -> Served) -> Served {
+        match table::CALLS[at].topic {
+            Topic::File | Topic::Path => self.within_file_size(serve),
+            _ => serve(self),
         }
     }
 }

@@ -6,8 +6,8 @@ use std::fmt;
 
 use super::dispatch::Arg;
 use super::{
-    Handler, descriptor, futex, identity, memory, poll, process, signal, socket, socket_option,
-    stream, system, thread, time, timer,
+    Handler, advice, descriptor, futex, identity, limits, memory, poll, process, signal, socket,
+    socket_option, stream, system, thread, time, timer,
 };
 
 /// What a call is about.
@@ -86,7 +86,9 @@ pub enum Process {
     Terminal,
     /// Only if its target is the guest itself.
     OwnProcess,
-    /// Only one's own limits, and only to read them.
+    /// One's own. How far the stack grows the monitor sees to, since it is all there.
+    SetLimit,
+    /// Only one's own limits, and to set them as `SetLimit`.
     OwnLimits,
     /// Only if it is about a thread of the guest, of which the monitor knows: others would tell which
     /// processes there are.
@@ -249,9 +251,9 @@ const LIST: &[Entry] = {
     call(23, "select", poll::select, Topic::File, Process::Allowed),
     call(24, "sched_yield", thread::sched_yield, Topic::System, Process::Allowed),
     call(25, "mremap", memory::mremap, Topic::Memory, Process::Move),
-    call(26, "msync", memory::msync, Topic::Memory, Process::Allowed),
-    call(27, "mincore", memory::mincore, Topic::Memory, Process::Allowed),
-    call(28, "madvise", memory::madvise, Topic::Memory, Process::Advice),
+    call(26, "msync", advice::msync, Topic::Memory, Process::Allowed),
+    call(27, "mincore", advice::mincore, Topic::Memory, Process::Allowed),
+    call(28, "madvise", advice::madvise, Topic::Memory, Process::Advice),
     host(32, "dup", &[Descriptor], Topic::File, Process::Allowed),
     call(33, "dup2", descriptor::dup2, Topic::File, Process::Allowed),
     call(34, "pause", signal::pause, Topic::Signal, Process::Allowed),
@@ -308,7 +310,7 @@ const LIST: &[Entry] = {
     host(94, "lchown", &[Path, Value, Value], Topic::Path, Process::Files),
     host(95, "umask", &[Value], Topic::Path, Process::Allowed),
     call(96, "gettimeofday", time::gettimeofday, Topic::Time, Process::Allowed),
-    call(97, "getrlimit", process::getrlimit, Topic::Process, Process::Allowed),
+    call(97, "getrlimit", limits::getrlimit, Topic::Process, Process::Allowed),
     call(98, "getrusage", system::getrusage, Topic::System, Process::Allowed),
     call(99, "sysinfo", system::sysinfo, Topic::System, Process::Monitor),
     call(100, "times", time::times, Topic::Time, Process::Allowed),
@@ -344,13 +346,13 @@ const LIST: &[Entry] = {
     process_only(145, "sched_getscheduler", Topic::System, Process::OwnThread),
     process_only(146, "sched_get_priority_max", Topic::System, Process::Allowed),
     process_only(147, "sched_get_priority_min", Topic::System, Process::Allowed),
-    call(149, "mlock", memory::mlock, Topic::Memory, Process::Allowed),
-    call(150, "munlock", memory::munlock, Topic::Memory, Process::Allowed),
-    call(151, "mlockall", memory::mlockall, Topic::Memory, Process::Allowed),
-    call(152, "munlockall", memory::munlockall, Topic::Memory, Process::Allowed),
+    call(149, "mlock", advice::mlock, Topic::Memory, Process::Allowed),
+    call(150, "munlock", advice::munlock, Topic::Memory, Process::Allowed),
+    call(151, "mlockall", advice::mlockall, Topic::Memory, Process::Allowed),
+    call(152, "munlockall", advice::munlockall, Topic::Memory, Process::Allowed),
     call(157, "prctl", thread::prctl, Topic::Process, Process::ThreadName),
     call(158, "arch_prctl", thread::arch_prctl, Topic::Process, Process::ThreadPointer),
-    call(160, "setrlimit", process::setrlimit, Topic::Process, Process::Unserved),
+    call(160, "setrlimit", limits::setrlimit, Topic::Process, Process::SetLimit),
     call(186, "gettid", thread::gettid, Topic::Process, Process::Allowed),
     host(187, "readahead", &[Descriptor, Value, Value], Topic::File, Process::Allowed),
     host(188, "setxattr", &[Path, Text, InBytes(3), Value, Value], Topic::Path, Process::Files),
@@ -417,14 +419,14 @@ const LIST: &[Entry] = {
     call(296, "pwritev", stream::pwritev, Topic::File, Process::Allowed),
     call(297, "rt_tgsigqueueinfo", signal::rt_tgsigqueueinfo, Topic::Signal, Process::OwnProcess),
     call(299, "recvmmsg", socket::recvmmsg, Topic::Socket, Process::Allowed),
-    call(302, "prlimit64", process::prlimit64, Topic::Process, Process::OwnLimits),
+    call(302, "prlimit64", limits::prlimit64, Topic::Process, Process::OwnLimits),
     call(307, "sendmmsg", socket::sendmmsg, Topic::Socket, Process::SendMessage),
     call(309, "getcpu", thread::getcpu, Topic::System, Process::Allowed),
     host(316, "renameat2", &[Directory, Path, Directory, Path, Flags(RENAME)], Topic::Path, Process::FileFlags(4, RENAME as u32)),
     call(318, "getrandom", system::getrandom, Topic::System, Process::Allowed),
     call(322, "execveat", thread::fork, Topic::Process, Process::Unserved),
     call(324, "membarrier", thread::membarrier, Topic::Process, Process::Allowed),
-    call(325, "mlock2", memory::mlock2, Topic::Memory, Process::Allowed),
+    call(325, "mlock2", advice::mlock2, Topic::Memory, Process::Allowed),
     host(326, "copy_file_range", &[Descriptor, InOut(8), Descriptor, InOut(8), Value, Value], Topic::File, Process::Allowed),
     call(327, "preadv2", stream::preadv2, Topic::File, Process::Allowed),
     call(328, "pwritev2", stream::pwritev2, Topic::File, Process::Allowed),

@@ -136,6 +136,9 @@ fn start(linux: &mut Linux, wanted: Wanted) -> Served {
     if wanted.stack >= USER_ADDRESS_END {
         return Err(Errno::INVAL.into());
     }
+    if linux.has_all_threads() {
+        return Err(Errno::AGAIN.into());
+    }
     let (mask, name) = (linux.task().mask, linux.task().name);
     let clear = flags & CHILD_CLEAR != 0;
     let tid = linux.tasks.add(Task {

@@ -3,7 +3,7 @@
 use pool_core::{PAGE_SIZE, WINDOW_SIZE};
 use vm_memory::{ByteValued, VolatileMemory, VolatileSlice};
 
-use super::{Access, BadAddress, GrowError, GuestMemory, space};
+use super::{Access, BadAddress, GrowError, GuestMemory, files, space};
 use crate::plan::SHARED_BASE;
 
 /// Most runs that one call moves (the kernel's `UIO_MAXIOV`).
@@ -88,16 +88,32 @@ impl GuestMemory {
 
     /// Fills `into` from guest address `address`.
     pub fn read(&mut self, address: u64, into: &mut [u8]) -> Result<(), BadAddress> {
-        self.each_slice(address, into.len(), Access::Read, |slice, at| {
-            slice.copy_to(&mut into[at..]);
+        self.each_slice(address, into.len(), Access::Read, |slice, at, shown| {
+            let into = &mut into[at..][..slice.len()];
+            if shown {
+                // SAFETY: both are mappings of so many bytes; others may share the one.
+                return unsafe {
+                    files::copy(into.as_mut_ptr(), slice.ptr_guard().as_ptr(), into.len())
+                } == into.len();
+            }
+            slice.copy_to(into);
+            true
         })
     }
 
     /// Puts `from` at guest address `address`. What lies before an address that is out of reach
     /// is written all the same.
     pub fn write(&mut self, address: u64, from: &[u8]) -> Result<(), BadAddress> {
-        self.each_slice(address, from.len(), Access::Write, |slice, at| {
-            slice.copy_from(&from[at..]);
+        self.each_slice(address, from.len(), Access::Write, |slice, at, shown| {
+            let from = &from[at..][..slice.len()];
+            if shown {
+                // SAFETY: both are mappings of so many bytes; others may share the one.
+                return unsafe {
+                    files::copy(slice.ptr_guard_mut().as_ptr(), from.as_ptr(), from.len())
+                } == from.len();
+            }
+            slice.copy_from(from);
+            true
         })
     }
 
@@ -151,12 +167,14 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// Has `act` do something to each piece of `length` bytes at `address`: where the piece begins there, and
+    /// whether it is a file's own, which may be gone. False ends it.
     fn each_slice(
         &mut self,
         address: u64,
         length: usize,
         access: Access,
-        mut act: impl FnMut(VolatileSlice<'_>, usize),
+        mut act: impl FnMut(VolatileSlice<'_>, usize, bool) -> bool,
     ) -> Result<(), BadAddress> {
         let end = address
             .checked_add(length as u64)
@@ -165,7 +183,10 @@ impl GuestMemory {
         while at < end {
             let (place, next) = self.locate(at, end, access)?;
             let slice = self.slice(place, next - at).ok_or(BadAddress::at(at))?;
-            act(slice, (at - address) as usize);
+            let shown = matches!(place, Place::Ram(physical) if self.is_shown(physical));
+            if !act(slice, (at - address) as usize, shown) {
+                return Err(BadAddress::at(at));
+            }
             at = next;
         }
         Ok(())

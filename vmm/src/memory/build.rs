@@ -1,6 +1,6 @@
 //! Carrying out a plan: reservation, overlays, monitor pages, first page tables.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -9,7 +9,7 @@ use thiserror::Error;
 use vm_memory::{MmapRegion, VolatileMemory};
 
 use super::access::Place;
-use super::files::{FileId, Files};
+use super::files::{FileId, Files, Kind};
 use super::frames::Frames;
 use super::paging::{ACCESSED, DIRTY, NO_EXECUTE, PRESENT, USER, WRITABLE};
 use super::reservation::{Overlay, Reservation};
@@ -100,6 +100,8 @@ impl GuestMemory {
             remembered: BTreeMap::new(),
             collect_from: FREE_TABLES,
             last_fault: None,
+            shown: BTreeSet::new(),
+            laid: 0,
             held: Vec::new(),
             counts: MemoryCounts::default(),
         };
@@ -365,7 +367,7 @@ fn keep_segments(
     let mut ids = BTreeMap::new();
     for (segment, end) in ends {
         let file = segments.get(segment).ok_or(BuildError::Segment(segment))?;
-        ids.insert(segment, files.keep(file, 0, end)?);
+        ids.insert(segment, files.keep(file, 0, end, Kind::Copies)?);
     }
     Ok(ids)
 }

@@ -5,7 +5,9 @@ use std::os::fd::BorrowedFd;
 use pool_core::address::Protection;
 use pool_core::{PAGE_SIZE, WINDOW_SIZE};
 
+use super::files::Kind;
 use super::runs::Run;
+use super::shown::Piece;
 use super::space::{Area, Backing, ProtectError, Refused};
 use super::{Access, GrowError, GuestMemory, Unpopulated};
 use crate::memory::space::AddressSpace;
@@ -45,7 +47,7 @@ impl GuestMemory {
         file: BorrowedFd<'_>,
         offset: u64,
     ) -> Result<(), GrowError> {
-        let kept = self.files.keep(file, offset, length);
+        let kept = self.files.keep(file, offset, length, Kind::Copies);
         let file = kept.map_err(GrowError::File)?;
         let area = Area {
             end: start + length,
@@ -62,7 +64,7 @@ impl GuestMemory {
 
     /// Replaces what is mapped in `start..end` as `act` says, if it is not refused. Private
     /// memory there is untouched afterwards.
-    fn change(
+    pub(super) fn change(
         &mut self,
         start: u64,
         end: u64,
@@ -94,7 +96,9 @@ impl GuestMemory {
         let files: Vec<(u64, u64)> = self
             .space
             .over(start, end)
-            .filter(|(_, area)| matches!(area.backing, Backing::File { .. }))
+            .filter(|(_, area)| {
+                matches!(area.backing, Backing::File { .. } | Backing::Shown { .. })
+            })
             .map(|(at, area)| (at.max(start), area.end.min(end)))
             .collect();
         files
@@ -152,7 +156,8 @@ impl GuestMemory {
 
     /// Has the file of the area at `at`, if it shows one, be there as far as address `end` would show it.
     fn reach(&mut self, at: u64, area: Area, end: u64) -> Result<(), GrowError> {
-        let Backing::File { file, offset } = area.backing else {
+        let (Backing::File { file, offset } | Backing::Shown { file, offset, .. }) = area.backing
+        else {
             return Ok(());
         };
         let reached = self.files.reach(file, offset.saturating_add(end - at));
@@ -223,6 +228,49 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// Has the stack be `most` bytes at most, and all that if it was less; what lies below and was touched is
+    /// kept, with what lies above it.
+    pub fn bound_stack(&mut self, most: u64) -> Result<(), GrowError> {
+        let rooms = self.space.rooms();
+        let (lowest, high) = (rooms.stack_low.0, rooms.stack_high.0);
+        // What ends where the stack does: there may be something else below it.
+        let (mut bottom, mut end) = (None, lowest);
+        for (at, area) in self.space.over(lowest, high) {
+            if at > end || bottom.is_none() {
+                bottom = Some((at, area));
+            }
+            end = area.end;
+        }
+        let Some((low, area)) = bottom.filter(|_| end == high) else {
+            return Ok(());
+        };
+        let most = (most & !(PAGE_SIZE - 1)).min(high - lowest);
+        let wanted = (high - most).min(self.touched_from(low, high));
+        if wanted >= low {
+            return self.unmap(low, wanted);
+        }
+        let more = Area { end: low, ..area };
+        if self.space.is_free(wanted, low) {
+            self.change(wanted, low, |space| space.map(wanted, more))?;
+        }
+        Ok(())
+    }
+
+    /// The first page of `start..end` that was touched; `end` if none was.
+    fn touched_from(&self, start: u64, end: u64) -> u64 {
+        let first = start & !(WINDOW_SIZE - 1);
+        for (&window, state) in self.windows.range(first..end) {
+            let (from, to) = super::windows::pages_of(window, start, end);
+            for run in state.runs.within(from, to) {
+                let there = self.reservation.resident(run.physical(), run.bytes());
+                if let Some(nth) = there.iter().position(|&there| there) {
+                    return window + (u64::from(run.page) + nth as u64) * PAGE_SIZE;
+                }
+            }
+        }
+        end
+    }
+
     /// Takes the pages of `start..end` before they are touched, for `access` or for whatever the guest may
     /// do there, until one cannot be had so.
     pub fn populate(
@@ -233,7 +281,7 @@ impl GuestMemory {
     ) -> Result<Result<(), Unpopulated>, GrowError> {
         let mut at = start;
         while at < end {
-            let Some((_, area)) = self.space.find(at) else {
+            let Some((start_of, area)) = self.space.find(at) else {
                 return Ok(Err(Unpopulated::Hole));
             };
             let may = |access: Access| access.allowed_by(area.protection);
@@ -245,7 +293,16 @@ impl GuestMemory {
                 at = until;
             } else if let Some((physical, bytes)) = self.frame_of(at) {
                 let bytes = bytes.min(until - at);
-                self.reservation.populate(physical, bytes);
+                match Piece::of(start_of, &area) {
+                    None => self.reservation.populate(physical, bytes),
+                    Some(piece) if access == Some(Access::Write) => {
+                        let offset = piece.offset_of(at);
+                        if !self.files.can_write(piece.file, offset, bytes) {
+                            return Ok(Err(Unpopulated::PastFile));
+                        }
+                    }
+                    Some(_) => {}
+                }
                 at += bytes;
             } else if !self.open(at, until)? {
                 return Ok(Err(Unpopulated::PastFile));
@@ -256,8 +313,11 @@ impl GuestMemory {
 
     /// True when the page at `address` has been touched, as far as is known.
     pub fn is_there(&self, address: u64) -> bool {
-        let shared = |(_, area): (u64, Area)| matches!(area.backing, Backing::Shared { .. });
-        self.space.find(address).is_some_and(shared)
+        let there = |(at, area): (u64, Area)| match Piece::of(at, &area) {
+            None => matches!(area.backing, Backing::Shared { .. }),
+            Some(piece) => self.files.present(piece.file, piece.offset_of(address), 1) == [true],
+        };
+        self.space.find(address).is_some_and(there)
             || self.frame_of(address).is_some_and(|(physical, _)| {
                 self.reservation.resident(physical, PAGE_SIZE) == [true]
             })

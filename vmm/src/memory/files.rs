@@ -1,15 +1,17 @@
-//! Files behind private mappings: each is kept by a *view*, a mapping of its own that no guest sees.
+//! Files behind mappings: each is kept by a *view*, a mapping of its own that no guest sees.
 //!
 //! So a file is kept as Linux keeps it, by being mapped, and the kernel says whether it can be. A descriptor
 //! would not do: when one is closed, the kernel drops all record locks that this process has on the file, and
 //! those are the guest's. Bytes are read through a view by a call, which comes back short where touching the
-//! page would raise SIGBUS: past the end of the file, or where it cannot be read.
+//! page would raise SIGBUS: past the end of the file, or where it cannot be read. Of a shared mapping, more
+//! mappings of the same pages can be had from its view ([`super::shown`]).
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 
+use pool_core::PAGE_SIZE;
 use vm_memory::VolatileSlice;
 
 /// Most mappings of files that a guest may have at once: a quarter of those that a process may have.
@@ -34,6 +36,17 @@ pub(super) struct Files {
     next: u32,
 }
 
+/// What a view is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Copies of its pages.
+    Copies,
+    /// Its own pages, to be read.
+    Shared,
+    /// Its own pages, to be written too.
+    Writable,
+}
+
 /// `length` bytes of a file from `offset` on, inaccessible to the guest.
 #[derive(Debug)]
 struct View {
@@ -50,11 +63,12 @@ impl Files {
         file: BorrowedFd<'_>,
         offset: u64,
         length: u64,
+        kind: Kind,
     ) -> io::Result<FileId> {
         if self.views.len() >= MOST {
             return Err(io::Error::from_raw_os_error(libc::ENOMEM));
         }
-        let view = View::new(file, offset, length)?;
+        let view = View::new(file, offset, length, kind)?;
         while self.views.contains_key(&FileId(self.next)) {
             self.next = self.next.wrapping_add(1);
         }
@@ -85,33 +99,90 @@ impl Files {
 
     /// `at` must be good for `length` bytes.
     fn copy(&self, id: FileId, offset: u64, at: *mut u8, length: usize) -> u64 {
-        let Some((from, room)) = self.views.get(&id).and_then(|view| view.at(offset)) else {
+        let Some((from, room)) = self.at(id, offset) else {
             return 0;
         };
         let length = length.min(room as usize);
-        let mut done = 0;
-        while done < length {
-            let ours = libc::iovec {
-                iov_base: at.wrapping_add(done).cast(),
-                iov_len: length - done,
-            };
-            let theirs = libc::iovec {
-                iov_base: from.wrapping_add(done).cast(),
-                iov_len: length - done,
-            };
-            // SAFETY: the kernel writes at most `length` bytes at `at`, for which the callers vouch, and
-            // reads as many of the view.
-            let moved = unsafe {
-                libc::process_vm_readv(libc::getpid(), &raw const ours, 1, &raw const theirs, 1, 0)
-            };
-            match usize::try_from(moved) {
-                Ok(0) => break,
-                Ok(moved) => done += moved,
-                Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => break,
+        // SAFETY: the callers vouch for `at`, and the view is there for `room` bytes.
+        unsafe { copy(at, from, length) as u64 }
+    }
+
+    /// Where byte `offset` of the file lies in its view, and how many bytes there are from there.
+    pub(super) fn at(&self, id: FileId, offset: u64) -> Option<(*mut u8, u64)> {
+        self.views.get(&id)?.at(offset)
+    }
+
+    /// How many of `pages` from `offset` on can be read, up to the first that cannot. They are in the
+    /// host's memory then.
+    pub(super) fn readable(&self, id: FileId, offset: u64, pages: u64) -> u64 {
+        /// The kernel's `UIO_MAXIOV`.
+        const AT_ONCE: usize = 1024;
+        let Some((from, room)) = self.at(id, offset) else {
+            return 0;
+        };
+        let pages = pages.min(room / PAGE_SIZE).min(AT_ONCE as u64) as usize;
+        let mut bytes = [0u8; AT_ONCE];
+        let ours = libc::iovec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: pages,
+        };
+        let one = |page: usize| libc::iovec {
+            iov_base: from.wrapping_add(page * PAGE_SIZE as usize).cast(),
+            iov_len: 1,
+        };
+        let theirs: Vec<libc::iovec> = (0..pages).map(one).collect();
+        // SAFETY: the kernel writes at most `pages` bytes to `bytes`, and reads as many of the view.
+        let read = unsafe {
+            libc::process_vm_readv(
+                libc::getpid(),
+                &raw const ours,
+                1,
+                theirs.as_ptr(),
+                pages as libc::c_ulong,
+                0,
+            )
+        };
+        u64::try_from(read).unwrap_or(0)
+    }
+
+    /// For each of `pages` from `offset` on: the host has it in memory, as far as it tells.
+    pub(super) fn present(&self, id: FileId, offset: u64, pages: u64) -> Vec<bool> {
+        let mut found = vec![0u8; pages as usize];
+        if let Some((from, room)) = self.at(id, offset) {
+            let length = (pages * PAGE_SIZE).min(room) as usize;
+            // SAFETY: the range lies in the view, and the kernel writes one byte a page of it.
+            unsafe {
+                libc::mincore(from.cast(), length, found.as_mut_ptr());
             }
         }
-        done as u64
+        found.into_iter().map(|byte| byte & 1 != 0).collect()
+    }
+
+    /// Whether `length` bytes from `offset` on can be written: there is room on the disk, too.
+    pub(super) fn can_write(&self, id: FileId, offset: u64, length: u64) -> bool {
+        match self.advise(id, offset, length, libc::MADV_POPULATE_WRITE) {
+            Ok(()) => true,
+            // A kernel before 5.14 does not know the advice.
+            Err(error) => error.raw_os_error() == Some(libc::EINVAL),
+        }
+    }
+
+    /// Makes a hole in the file.
+    pub(super) fn remove(&self, id: FileId, offset: u64, length: u64) -> io::Result<()> {
+        self.advise(id, offset, length, libc::MADV_REMOVE)
+    }
+
+    fn advise(&self, id: FileId, offset: u64, length: u64, advice: i32) -> io::Result<()> {
+        let (from, room) = self.at(id, offset).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: the range lies in the view, which holds nothing of this program.
+        check(unsafe { libc::madvise(from.cast(), length.min(room) as usize, advice) })
+    }
+
+    /// Has `length` bytes from `offset` on be written to where the file is kept.
+    pub(super) fn sync(&self, id: FileId, offset: u64, length: u64) -> io::Result<()> {
+        let (from, room) = self.at(id, offset).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: the range lies in the view.
+        check(unsafe { libc::msync(from.cast(), length.min(room) as usize, libc::MS_SYNC) })
     }
 
     /// Lets go of all but those that are `used`.
@@ -120,16 +191,59 @@ impl Files {
     }
 }
 
+/// Copies `length` bytes by a call, which comes back short where touching a page would raise SIGBUS or
+/// SIGSEGV; how many were copied.
+///
+/// # Safety
+/// Both ranges are mappings of this process that nothing else refers to meanwhile, but for others that share
+/// their file.
+pub(super) unsafe fn copy(to: *mut u8, from: *const u8, length: usize) -> usize {
+    let mut done = 0;
+    while done < length {
+        let ours = libc::iovec {
+            iov_base: to.wrapping_add(done).cast(),
+            iov_len: length - done,
+        };
+        let theirs = libc::iovec {
+            iov_base: from.wrapping_add(done).cast_mut().cast(),
+            iov_len: length - done,
+        };
+        // SAFETY: the caller's promise.
+        let moved = unsafe {
+            libc::process_vm_readv(libc::getpid(), &raw const ours, 1, &raw const theirs, 1, 0)
+        };
+        match usize::try_from(moved) {
+            Ok(0) => break,
+            Ok(moved) => done += moved,
+            Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    done
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 impl View {
-    fn new(file: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<Self> {
+    fn new(file: BorrowedFd<'_>, offset: u64, length: u64, kind: Kind) -> io::Result<Self> {
         let wrong = |_| io::Error::from_raw_os_error(libc::EOVERFLOW);
-        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+        let (flags, protection) = match kind {
+            Kind::Copies => (libc::MAP_PRIVATE | libc::MAP_NORESERVE, libc::PROT_READ),
+            Kind::Shared => (libc::MAP_SHARED, libc::PROT_READ),
+            Kind::Writable => (libc::MAP_SHARED, libc::PROT_READ | libc::PROT_WRITE),
+        };
         // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
         let start = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 usize::try_from(length).map_err(wrong)?,
-                libc::PROT_READ,
+                protection,
                 flags,
                 file.as_raw_fd(),
                 libc::off_t::try_from(offset).map_err(wrong)?,

@@ -24,12 +24,13 @@ pub mod paging;
 mod reclaim;
 mod reservation;
 mod runs;
+mod shown;
 pub mod space;
 mod tables;
 mod touch;
 mod windows;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 
@@ -198,6 +199,9 @@ pub struct GuestMemory {
     /// From so many page tables on, those that lead nowhere are looked for.
     collect_from: u64,
     last_fault: Option<u64>,
+    /// Frames that are a file's own pages, and how often such were laid in.
+    shown: BTreeSet<u32>,
+    laid: u32,
     /// RAM that a call is about to use.
     held: Vec<Range<u64>>,
     counts: MemoryCounts,
@@ -276,14 +280,18 @@ impl GuestMemory {
             return Ok(self.last_fault.replace(address) != Some(address));
         }
         self.last_fault = None;
+        if access == Access::Write && self.is_unwritable(address) {
+            return Ok(false);
+        }
         self.open(address, address + 1)
     }
 
-    /// True when `access` at `address` is allowed, but the page is one that the mapped file does not have:
-    /// Linux sends SIGBUS.
+    /// True when `access` at `address` is allowed, but the page is one that the mapped file does not have, or
+    /// has no room for: Linux sends SIGBUS.
     pub fn is_past_file(&self, address: u64, access: Access) -> bool {
         let file = |area: space::Area| {
-            let of_file = matches!(area.backing, space::Backing::File { .. });
+            use space::Backing::{File, Shown};
+            let of_file = matches!(area.backing, File { .. } | Shown { .. });
             of_file && access.allowed_by(area.protection)
         };
         self.space.find(address).is_some_and(|(_, area)| file(area))

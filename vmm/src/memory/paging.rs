@@ -43,7 +43,7 @@ pub(super) fn large(space: &AddressSpace, window: u64, runs: &Runs) -> Option<u6
     let physical = match area.backing {
         Backing::Shared { physical } => physical + (window - at),
         Backing::Private | Backing::Kept => runs.window()?,
-        Backing::File { .. } => return None,
+        Backing::File { .. } | Backing::Shown { .. } => return None,
     };
     let aligned = physical.is_multiple_of(WINDOW_SIZE);
     aligned.then(|| physical | LARGE | flags(&area))
@@ -77,7 +77,7 @@ pub(super) fn small(
                 let count = (end - first) / PAGE_SIZE;
                 put(page(first), physical + (first - at), count as u16);
             }
-            Backing::Private | Backing::Kept | Backing::File { .. } => {
+            Backing::Private | Backing::Kept | Backing::File { .. } | Backing::Shown { .. } => {
                 for run in runs.within(page(first), page(end)) {
                     put(run.page, run.physical(), run.count);
                 }
@@ -115,7 +115,7 @@ fn flags(area: &Area) -> u64 {
         flags |= NO_EXECUTE;
     }
     match area.backing {
-        Backing::File { .. } => flags,
+        Backing::File { .. } | Backing::Shown { .. } => flags,
         Backing::Private | Backing::Kept | Backing::Shared { .. } => flags | DIRTY,
     }
 }

@@ -5,7 +5,7 @@
 //! host has swapped out does not read as zeros, unless it is: then nothing is lost either.
 //!
 //! Then pages of files that were not written, as a kernel does: what has no dirty bit and what its file has
-//! comes back from there. Not so the image's own: until they are written they are the pool's pages, and a
+//! comes back from there; and files' own pages, which lose nothing. Not so the image's own: until they are written they are the pool's pages, and a
 //! program without them gets nowhere.
 //!
 //! What a call has found and not yet used (`held`) stays.
@@ -63,6 +63,7 @@ impl GuestMemory {
                         (Kind::Unwritten, Backing::File { file, offset }) => {
                             self.unwritten(run, state.table, file, offset + (base - at))
                         }
+                        (Kind::Unwritten, Backing::Shown { .. }) => self.unused(run),
                         _ => continue,
                     };
                     add(&mut found, base, &pages);
@@ -100,6 +101,14 @@ impl GuestMemory {
                 && self.page(physical).is_some_and(|page| page == content)
         });
         unwritten.collect()
+    }
+
+    /// For each page of `run`: no call is about to use it.
+    fn unused(&self, run: Run) -> Vec<bool> {
+        let pages = 0..u64::from(run.count);
+        pages
+            .map(|nth| !self.is_held(run.physical() + nth * PAGE_SIZE))
+            .collect()
     }
 
     fn is_held(&self, physical: u64) -> bool {

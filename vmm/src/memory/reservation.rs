@@ -93,6 +93,28 @@ impl Reservation {
         self.overlay(offset, length, protection, flags, file, segment_offset)
     }
 
+    /// Has `length` bytes at `offset` be what is mapped at `view`: a mapping of a file that is shared and at least
+    /// so long. It may raise SIGBUS: nobody touches it but the machine, and the kernel in a call.
+    pub fn lay(&self, offset: u64, length: u64, view: *mut u8) -> io::Result<()> {
+        self.check(offset, length)?;
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        // SAFETY: no bytes of the old mapping are moved: it is had a second time (mremap(2), `old_size` 0). The
+        // new place was checked to lie in this reservation, which belongs to the guest alone.
+        let laid = unsafe {
+            libc::mremap(
+                view.cast(),
+                0,
+                length as usize,
+                flags,
+                self.base.as_ptr().add(offset as usize),
+            )
+        };
+        if laid == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
     /// Asks for 2 MiB pages behind `length` bytes at `offset`.
     pub fn advise_huge(&self, offset: u64, length: u64) -> io::Result<()> {
         self.advise(offset, length, libc::MADV_HUGEPAGE)

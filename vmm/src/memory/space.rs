@@ -39,6 +39,15 @@ pub enum Backing {
         /// Where the area's first byte lies in it.
         offset: u64,
     },
+    /// A file's own pages: what others write is seen, and what is written is the file's.
+    Shown {
+        /// The file.
+        file: FileId,
+        /// Where the area's first byte lies in it.
+        offset: u64,
+        /// It was opened for writing.
+        writable: bool,
+    },
 }
 
 /// A run of pages with one protection.
@@ -69,8 +78,8 @@ pub enum ProtectError {
     /// A page is not mapped.
     #[error("a page of the range is not mapped")]
     Hole,
-    /// A shared page would become writable.
-    #[error("shared pages are never writable")]
+    /// A page of the image that is shared, or of a file that was not opened for writing, would become writable.
+    #[error("shared pages are writable only if their file is")]
     Shared,
     /// A limit.
     #[error(transparent)]
@@ -96,6 +105,15 @@ impl Area {
             Backing::File { file, offset } => Backing::File {
                 file,
                 offset: offset + bytes,
+            },
+            Backing::Shown {
+                file,
+                offset,
+                writable,
+            } => Backing::Shown {
+                file,
+                offset: offset + bytes,
+                writable,
             },
             Backing::Private | Backing::Kept => self.backing,
         };
@@ -124,6 +142,9 @@ pub struct AddressSpace {
     areas: BTreeMap<u64, Area>,
     /// Bytes of each file that are mapped.
     files: BTreeMap<FileId, u64>,
+    /// Bytes that are mapped, and those of them that are data.
+    mapped: u64,
+    data: u64,
     rooms: Rooms,
     /// Current end of the heap.
     heap_end: u64,
@@ -135,6 +156,8 @@ impl AddressSpace {
         Self {
             areas: BTreeMap::new(),
             files: BTreeMap::new(),
+            mapped: 0,
+            data: 0,
             rooms,
             heap_end: rooms.heap.0,
         }
@@ -148,6 +171,50 @@ impl AddressSpace {
     /// True when an area shows `file`.
     pub(super) fn shows(&self, file: FileId) -> bool {
         self.files.contains_key(&file)
+    }
+
+    /// Bytes that are mapped, as Linux counts them for `RLIMIT_AS`.
+    pub fn mapped(&self) -> u64 {
+        self.mapped
+    }
+
+    /// Those of them that are private and writable, but for the stack: what Linux counts for `RLIMIT_DATA`.
+    pub fn data(&self) -> u64 {
+        self.data
+    }
+
+    /// Bytes of `start..end` that are mapped.
+    pub fn mapped_in(&self, start: u64, end: u64) -> u64 {
+        let areas = self.over(start, end);
+        areas
+            .map(|(at, area)| area.end.min(end) - at.max(start))
+            .sum()
+    }
+
+    /// Bytes that would become data if all of `start..end` could be written.
+    pub fn data_if_writable(&self, start: u64, end: u64) -> u64 {
+        let areas = self.over(start, end);
+        let gained = areas.map(|(at, area)| {
+            let writable = Area {
+                end: area.end.min(end),
+                protection: Protection::READ_WRITE,
+                ..area
+            };
+            let (at, now) = (at.max(start), area.protection.write);
+            if now { 0 } else { self.data_of(at, &writable) }
+        });
+        gained.sum()
+    }
+
+    /// Of an area at `at`: bytes of data.
+    fn data_of(&self, at: u64, area: &Area) -> u64 {
+        let private = matches!(area.backing, Backing::Private | Backing::File { .. });
+        let stack = self.rooms.stack_low.0..self.rooms.stack_high.0;
+        if private && area.protection.write && !stack.contains(&at) {
+            area.end - at
+        } else {
+            0
+        }
     }
 
     /// Current end of the heap (`brk`).
@@ -183,11 +250,18 @@ impl AddressSpace {
         let mut done = Ok(());
         let mut changed = 0;
         for (at, area) in &mut pieces {
-            let shared = matches!(area.backing, Backing::Shared { .. });
+            let read_only = matches!(
+                area.backing,
+                Backing::Shared { .. }
+                    | Backing::Shown {
+                        writable: false,
+                        ..
+                    }
+            );
             if *at > next {
                 break;
             }
-            if protection.write && shared {
+            if protection.write && read_only {
                 done = Err(ProtectError::Shared);
                 break;
             }
@@ -301,7 +375,7 @@ impl AddressSpace {
         }
         let old = self.clipped(start, end);
         self.check_count(start, end, &old, new)?;
-        self.count_files(&old, new);
+        self.count(&old, new);
         self.split(start);
         self.split(end);
         for (at, _) in old {
@@ -330,7 +404,15 @@ impl AddressSpace {
         Ok(())
     }
 
-    fn count_files(&mut self, old: &[(u64, Area)], new: &[(u64, Area)]) {
+    fn count(&mut self, old: &[(u64, Area)], new: &[(u64, Area)]) {
+        let counts = |areas: &[(u64, Area)]| {
+            let bytes = areas.iter().map(|(at, area)| area.end - at);
+            let data = areas.iter().map(|(at, area)| self.data_of(*at, area));
+            (bytes.sum::<u64>(), data.sum::<u64>())
+        };
+        let (gone, come) = (counts(old), counts(new));
+        self.mapped = self.mapped + come.0 - gone.0;
+        self.data = self.data + come.1 - gone.1;
         for (file, bytes) in of_files(new) {
             *self.files.entry(file).or_default() += bytes;
         }
@@ -380,7 +462,7 @@ impl AddressSpace {
 /// Bytes of files in `areas`.
 fn of_files(areas: &[(u64, Area)]) -> impl Iterator<Item = (FileId, u64)> + '_ {
     areas.iter().filter_map(|(at, area)| match area.backing {
-        Backing::File { file, .. } => Some((file, area.end - at)),
+        Backing::File { file, .. } | Backing::Shown { file, .. } => Some((file, area.end - at)),
         Backing::Private | Backing::Kept | Backing::Shared { .. } => None,
     })
 }

@@ -65,6 +65,9 @@ impl GuestMemory {
         page: u16,
         demanded: u16,
     ) -> Result<Option<(u16, u16)>, GrowError> {
+        if matches!(area.backing, Backing::Shown { .. }) {
+            return self.show(window, (start, area), page, demanded);
+        }
         let none = Runs::default();
         let runs = self.windows.get(&window).map_or(&none, |state| &state.runs);
         let room = pages_of(window, start, area.end);
@@ -129,7 +132,7 @@ impl GuestMemory {
     }
 
     /// Frames for `batch`, as many as there are, but for `page` in any case.
-    fn take_runs(&mut self, batch: Batch, page: u16) -> Result<Vec<Run>, GrowError> {
+    pub(super) fn take_runs(&mut self, batch: Batch, page: u16) -> Result<Vec<Run>, GrowError> {
         let mut runs: Vec<Run> = Vec::new();
         let mut at = batch.from;
         while at < batch.to {
@@ -249,10 +252,10 @@ impl GuestMemory {
 
     /// Takes a frame back, whose entries are gone. As the host's pages are taken away, its kernel forgets
     /// every translation to what was there.
-    fn give_back(&mut self, run: Run) -> Result<(), GrowError> {
+    pub(super) fn give_back(&mut self, run: Run) -> Result<(), GrowError> {
         let (physical, length) = (run.physical(), run.bytes());
-        if self.overlaid.contains(&physical) {
-            // A segment may be laid in here.
+        if self.unlay(run) || self.overlaid.contains(&physical) {
+            // A segment or a file may be laid in here.
             self.reservation.map_anonymous(physical, length, true)?;
         } else {
             self.reservation.discard(physical, length)?;

@@ -18,9 +18,12 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 use super::counts::{heap_end, most, readable, used};
 use super::limits::{Limits, with_tables};
 use super::ptrace::{Registers, Tracee};
+use super::stack::Stack;
+use super::taken::{most_taken, newly_readable, plain};
 use super::threads::Threads;
 use crate::linux::{identity, system};
 use crate::network;
+use crate::plan::Plan;
 
 /// Longer than `/proc/PID/status` of somebody in very many groups.
 const MOST_STATUS: usize = 64 << 10;
@@ -51,6 +54,8 @@ pub(super) enum Change {
     SendToPeer(u64),
     /// `tgkill` of a thread of this process, of a signal.
     Signal(Pid, u64, u64),
+    /// `mprotect` from one address to another, so.
+    Protect(u64, u64, i32),
 }
 
 impl Change {
@@ -81,6 +86,12 @@ impl Change {
                 registers.rsi = thread;
                 registers.rdx = signal;
             }
+            Self::Protect(start, end, protection) => {
+                registers.orig_rax = libc::SYS_mprotect as u64;
+                registers.rdi = start;
+                registers.rsi = end - start;
+                registers.rdx = protection as u64;
+            }
         }
         registers
     }
@@ -103,6 +114,7 @@ pub(super) struct Calls {
     /// Where the heap begins, and the highest end of it that is known or was asked for since there was
     /// room the last time.
     heap: [u64; 2],
+    stack: Stack,
     guest: Pid,
     process: OwnedFd,
     /// What the guest was given as standard input, output and error.
@@ -118,9 +130,10 @@ impl Calls {
     pub(super) fn new(
         guest: Pid,
         limits: Limits,
-        heap: u64,
+        plan: &Plan,
         network: network::Limits,
     ) -> std::io::Result<Self> {
+        let heap = plan.rooms.heap.0;
         let open = |name: &str| File::open(format!("/proc/{}/{name}", guest.as_raw_nonzero()));
         let standard = [
             rustix::fs::fstat(rustix::stdio::stdin())?,
@@ -135,6 +148,7 @@ impl Calls {
             room: limits.room,
             patience: 0,
             heap: [heap; 2],
+            stack: Stack::new(guest, plan)?,
             guest,
             process: rustix::process::pidfd_open(guest, PidfdFlags::empty())?,
             standard: standard.map(|stat| (stat.st_dev, stat.st_ino)).to_vec(),
@@ -203,6 +217,8 @@ impl Calls {
                 self.room = self.room.saturating_sub(with_tables(more));
                 Next::Serve
             }
+            libc::SYS_setrlimit => self.bound_stack(tracee, second, 0),
+            libc::SYS_prlimit64 => self.bound_stack(tracee, third, registers.r10),
             libc::SYS_clone => {
                 if threads.start(tracee.0) {
                     Next::Serve
@@ -239,6 +255,28 @@ impl Calls {
             return Err(Errno::PERM);
         }
         Ok(file)
+    }
+
+    /// Sets how large the stack may grow, to what lies at `new`, and writes what it was to `old`, if that is
+    /// an address.
+    fn bound_stack(&mut self, tracee: Tracee, new: u64, old: u64) -> Next {
+        let mut words = [[0; 8]; 2];
+        if tracee.read(new, words.as_flattened_mut()).ok() != Some(16) {
+            return failed(Errno::FAULT);
+        }
+        let [soft, hard] = words.map(u64::from_le_bytes);
+        let before = match self.stack.set(self.guest, soft, hard) {
+            Ok(before) => before,
+            Err(error) => return failed(error),
+        };
+        let bytes = before.map(u64::to_le_bytes);
+        if old != 0 && tracee.write(old, bytes.as_flattened()).is_err() {
+            return failed(Errno::FAULT);
+        }
+        match self.stack.change() {
+            Some((from, to, protection)) => Next::ServeWith(Change::Protect(from, to, protection)),
+            None => Next::Done(0),
+        }
     }
 
     /// Changes what an open file is like, for the guest; what the call returns.
@@ -483,28 +521,6 @@ fn own(threads: &Threads, number: i32, otherwise: Errno) -> Next {
     }
 }
 
-/// The most bytes that this call can make the guest have, with the tables to find them by.
-fn most_taken(registers: &Registers) -> u64 {
-    match registers.orig_rax as i64 {
-        libc::SYS_mremap => with_tables(registers.rdx),
-        _ if registers.rdx as i32 == libc::PROT_NONE => 0,
-        _ => with_tables(registers.rsi),
-    }
-}
-
-/// The most bytes that become accessible by this call without counting as private writable memory.
-fn newly_readable(registers: &Registers) -> u64 {
-    let protection = registers.rdx as i32;
-    let writable = protection & libc::PROT_WRITE != 0;
-    let private = plain(registers.r10) & libc::MAP_TYPE as u64 == libc::MAP_PRIVATE as u64;
-    match registers.orig_rax as i64 {
-        libc::SYS_mremap => registers.rdx.saturating_sub(registers.rsi),
-        _ if protection == libc::PROT_NONE => 0,
-        libc::SYS_mmap if writable && private => 0,
-        _ => registers.rsi,
-    }
-}
-
 /// A call about memory that there is room for.
 fn memory(registers: &Registers) -> Next {
     let flags = plain(registers.r10);
@@ -519,84 +535,5 @@ fn written(tracee: Tracee, at: u64, bytes: &[u8]) -> Next {
     match tracee.write(at, bytes) {
         Ok(()) => Next::Done(0),
         Err(_) => failed(Errno::FAULT),
-    }
-}
-
-/// `mmap` flags that mean the same in one process, and count against its limit.
-fn plain(flags: u64) -> u64 {
-    const ANONYMOUS: u64 = libc::MAP_ANONYMOUS as u64;
-    const TYPE: u64 = libc::MAP_TYPE as u64;
-    const HUGE: u64 = libc::MAP_HUGETLB as u64 | 0x3f << libc::MAP_HUGE_SHIFT;
-    let mut plain = flags & !(libc::MAP_GROWSDOWN as u64);
-    if plain & libc::MAP_HUGETLB as u64 != 0 {
-        plain &= !HUGE;
-    }
-    if plain & ANONYMOUS != 0 && plain & TYPE == libc::MAP_SHARED as u64 {
-        plain = plain & !TYPE | libc::MAP_PRIVATE as u64;
-    }
-    plain
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_does_not_count_becomes_what_does() {
-        for (flags, expected) in [
-            (0x21, 0x22),
-            // `MAP_SHARED_VALIDATE`, which the kernel does not take for anonymous memory.
-            (0x23, 0x23),
-            (0x31, 0x32),
-            (0x122, 0x22),
-            (0x4_0022, 0x22),
-            (0x5404_0121, 0x22),
-            (0x4_0001, 0x1),
-            (0x22, 0x22),
-        ] {
-            assert_eq!(plain(flags), expected, "{flags:#x}");
-        }
-    }
-
-    #[test]
-    fn what_a_call_makes_readable() {
-        // SAFETY: all zeros are a valid value of it.
-        let mut registers: Registers = unsafe { std::mem::zeroed() };
-        for (call, [rsi, rdx, r10], expected) in [
-            (libc::SYS_mmap, [1 << 40, 0, 0x22], 0),
-            (libc::SYS_mmap, [1 << 40, 1, 0x22], 1 << 40),
-            (libc::SYS_mmap, [1 << 40, 3, 0x22], 0),
-            (libc::SYS_mmap, [1 << 40, 3, 0x21], 0),
-            (libc::SYS_mmap, [1 << 40, 3, 0x01], 1 << 40),
-            (libc::SYS_mprotect, [1 << 40, 0, 0], 0),
-            (libc::SYS_mprotect, [1 << 40, 3, 0], 1 << 40),
-            (libc::SYS_mremap, [4096, 1 << 40, 1], (1 << 40) - 4096),
-            (libc::SYS_mremap, [1 << 40, 4096, 1], 0),
-        ] {
-            (registers.orig_rax, registers.rsi) = (call as u64, rsi);
-            (registers.rdx, registers.r10) = (rdx, r10);
-            assert_eq!(
-                newly_readable(&registers),
-                expected,
-                "{call} {rsi:#x} {rdx:#x}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_most_that_a_call_takes() {
-        // SAFETY: all zeros are a valid value of it.
-        let mut registers: Registers = unsafe { std::mem::zeroed() };
-        for (call, [rsi, rdx], expected) in [
-            (libc::SYS_mmap, [2 << 20, 3], (2 << 20) + 7 * 4096),
-            (libc::SYS_mmap, [2 << 20, 0], 0),
-            (libc::SYS_mprotect, [2 << 20, 1], (2 << 20) + 7 * 4096),
-            (libc::SYS_mremap, [4096, 2 << 20], (2 << 20) + 7 * 4096),
-            (libc::SYS_mmap, [u64::MAX, 3], u64::MAX),
-        ] {
-            registers.orig_rax = call as u64;
-            (registers.rsi, registers.rdx) = (rsi, rdx);
-            assert_eq!(most_taken(&registers), expected, "{call} {rsi:#x}");
-        }
     }
 }

@@ -30,6 +30,8 @@ pub(super) struct Limits {
     pub(super) data: u64,
     /// Memory that is not private and writable, and can be accessed.
     pub(super) readable: u64,
+    /// The stack.
+    stack: u64,
     /// What is left of `data` beside all that the image and the stack can take.
     pub(super) room: u64,
 }
@@ -40,6 +42,13 @@ pub(super) fn with_tables(length: u64) -> u64 {
     length
         .saturating_add(length / 512)
         .saturating_add(6 * PAGE_SIZE)
+}
+
+/// Soft and hard limit of a stack of `length` bytes: all of it is there, so the guest's own can only be lower,
+/// as that of this process may be.
+pub(super) fn stack(length: u64) -> [u64; 2] {
+    let found = getrlimit(Resource::Stack);
+    [found.current, found.maximum].map(|found| found.map_or(length, |found| found.min(length)))
 }
 
 impl Limits {
@@ -59,6 +68,7 @@ impl Limits {
         Self {
             memory: plan.memory,
             data,
+            stack,
             room: data.saturating_sub(taken + with_tables(stack)),
             readable: image + vdso::MOST + plan.memory * READABLE,
         }
@@ -74,6 +84,8 @@ impl Limits {
             current: lower(found.current),
             maximum: lower(found.maximum),
         };
-        prlimit(Some(guest), Resource::Data, both).map(drop)
+        prlimit(Some(guest), Resource::Data, both)?;
+        let [current, maximum] = stack(self.stack).map(Some);
+        prlimit(Some(guest), Resource::Stack, Rlimit { current, maximum }).map(drop)
     }
 }

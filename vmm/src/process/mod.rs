@@ -23,7 +23,9 @@ mod limits;
 mod ptrace;
 mod signals;
 mod sockets;
+mod stack;
 mod system;
+mod taken;
 mod threads;
 mod trace;
 
@@ -149,8 +151,7 @@ pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
     Tracee(child).seize().map_err(ProcessError::Trace)?;
     let limits = Limits::new(plan);
     limits.apply(child).map_err(ProcessError::Limit)?;
-    let calls = Calls::new(child, limits, plan.rooms.heap.0, guest.limits.clone())
-        .map_err(ProcessError::Trace)?;
+    let calls = Calls::new(child, limits, plan, guest.limits.clone()).map_err(ProcessError::Trace)?;
     let tracer = Tracer::new(child, plan, leaving, calls).map_err(ProcessError::Trace)?;
     standard::leave()?;
     sandbox::enter_tracer(child, guest.limits)?;

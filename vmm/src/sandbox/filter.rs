@@ -17,7 +17,7 @@ pub struct FilterError(#[from] io::Error);
 
 /// Calls of the monitor's run loop: what the allocator, the standard library and the handlers in
 /// [`crate::linux`] need beside what they pass on, and the end. What they pass on is in [`CALLS`].
-const MONITOR: [i64; 29] = [
+const MONITOR: [i64; 30] = [
     libc::SYS_poll,
     libc::SYS_ppoll,
     libc::SYS_munmap,
@@ -28,6 +28,7 @@ const MONITOR: [i64; 29] = [
     libc::SYS_mremap,
     libc::SYS_madvise,
     libc::SYS_mincore,
+    libc::SYS_msync,
     libc::SYS_getpid,
     libc::SYS_gettid,
     libc::SYS_exit,
@@ -104,8 +105,9 @@ const TRACER_REQUESTS: [u32; 7] = [
     libc::PTRACE_GETSIGINFO,
     libc::PTRACE_GETEVENTMSG,
 ];
-/// To read its limits, and to set how many descriptors there may be.
+/// To read its limits, and to set those that the kernel keeps for a guest.
 const LIMITS: i64 = libc::SYS_prlimit64;
+const STACK: u32 = libc::RLIMIT_STACK;
 
 /// Requests to KVM.
 const MONITOR_IOCTLS: [u32; 7] = [
@@ -178,10 +180,10 @@ const UNCOUNTED: [u32; 3] = [
 const LOCAL: u32 = libc::AF_UNIX as u32;
 const INTERNET: [u32; 2] = [libc::AF_INET as u32, libc::AF_INET6 as u32];
 const KEEP_OLD: u32 = libc::MREMAP_DONTUNMAP as u32;
-/// What [`crate::linux`] takes too: normal to `WILLNEED`, `DONTNEED`, `FREE`, for `fork`, huge pages, core dumps,
+/// What [`crate::linux`] takes too: normal to `WILLNEED`, `DONTNEED`, `FREE`, `REMOVE`, for `fork`, huge pages, core dumps,
 /// `COLD`, `PAGEOUT`, `POPULATE`. Merging pages would tell guests of each other's.
-const ADVICE: [u32; 19] = [
-    0, 1, 2, 3, 4, 8, 10, 11, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24,
+const ADVICE: [u32; 20] = [
+    0, 1, 2, 3, 4, 8, 9, 10, 11, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24,
 ];
 
 /// Confines this process to a monitor's calls; any other ends it.
@@ -261,12 +263,17 @@ fn monitor_policy(files_granted: bool, network: bool, own: u32) -> Policy {
             policy.set(call.number as u32, rule);
         }
     }
-    policy.set(
-        LIMITS as u32,
-        Rule::from(Verdict::Kill)
-            .unless(&[Test::Null(2)], Verdict::Allow)
-            .unless(&descriptors_of(0), Verdict::Allow),
+    let limits = [libc::RLIMIT_NOFILE, libc::RLIMIT_FSIZE, libc::RLIMIT_CPU];
+    let limits = limits.iter().fold(
+        Rule::from(Verdict::Kill).unless(&[Test::Null(2)], Verdict::Allow),
+        |rule, &limit| {
+            rule.unless(
+                &[Test::Equals(0, 0), Test::Equals(1, limit)],
+                Verdict::Allow,
+            )
+        },
     );
+    policy.set(LIMITS as u32, limits);
     // Of this process alone: what a guest maps is read so.
     let reads = Rule::one_of(0, &[own], Verdict::Kill);
     policy.set(libc::SYS_process_vm_readv as u32, reads);
@@ -286,6 +293,10 @@ fn tracer_policy(guest: u32, limited: Limited) -> Policy {
     policy.set(libc::SYS_ptrace as u32, requests);
     let signals = Rule::one_of(0, &[guest], Verdict::Kill);
     policy.set(libc::SYS_kill as u32, signals);
+    // Of the guest alone.
+    let stack = [Test::Equals(0, guest), Test::Equals(1, STACK)];
+    let limits = Rule::from(Verdict::Kill).unless(&stack, Verdict::Allow);
+    policy.set(LIMITS as u32, limits);
     // Times of an open file.
     let times = Rule::from(Verdict::Kill).unless(&[Test::Null(1)], Verdict::Allow);
     policy.set(libc::SYS_utimensat as u32, times);
@@ -316,14 +327,6 @@ fn no_new_code(policy: &mut Policy) {
         let rule = Rule::from(Verdict::Allow).unless(&[executable], Verdict::Kill);
         policy.set(call as u32, rule);
     }
-}
-
-/// `prlimit64` of the number of descriptors of process `target`.
-fn descriptors_of(target: u32) -> [Test; 2] {
-    [
-        Test::Equals(0, target),
-        Test::Equals(1, libc::RLIMIT_NOFILE),
-    ]
 }
 
 fn guest_policy(given: Given) -> Policy {
@@ -378,13 +381,18 @@ fn guest_rule(process: Process, given: Given) -> Rule {
             Rule::one_of(1, &requests, Verdict::Errno(libc::ENOTTY))
         }
         Process::OwnProcess => Rule::one_of(0, &[own], Verdict::Errno(libc::ESRCH)),
-        Process::OwnLimits => [0, own]
-            .iter()
-            .fold(not_served.into(), |rule: Rule, &target| {
-                let reads = [Test::Equals(0, target), Test::Null(2)];
-                rule.unless(&reads, Verdict::Allow)
-                    .unless(&descriptors_of(target), Verdict::Allow)
-            }),
+        Process::SetLimit => {
+            Rule::from(Verdict::Allow).unless(&[Test::Equals(0, STACK)], Verdict::Trace)
+        }
+        Process::OwnLimits => {
+            let none = Rule::from(Verdict::Errno(libc::ESRCH));
+            [0, own].iter().fold(none, |rule, &target| {
+                let of = Test::Equals(0, target);
+                rule.unless(&[of, Test::Null(2)], Verdict::Allow)
+                    .unless(&[of, Test::Equals(1, STACK)], Verdict::Trace)
+                    .unless(&[of], Verdict::Allow)
+            })
+        }
         Process::OwnThread => Rule::one_of(0, &[0, own], Verdict::Trace),
         Process::Clock => {
             Rule::from(Verdict::Trace).unless(&[Test::Masked(0, OF_PROCESS, 0)], Verdict::Allow)

@@ -1,122 +1,165 @@
-/* What a guest does with addresses that it may use and with others. Usage: ADDRESS PORT FORBIDDEN.
-   Prints the same on both platforms. */
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <netinet/in.h>
-#include <poll.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+/* Limits of resources: what is set is read back, and enforced where a program can notice. */
+#include "told.h"
+#include <setjmp.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
-#include <unistd.h>
+#include <sys/time.h>
 
-static struct sockaddr_in at(const char *address, const char *port, int family)
+static void set(int resource, rlim_t soft, rlim_t hard)
 {
-    struct sockaddr_in a = {.sin_family = family, .sin_port = htons(atoi(port))};
-    inet_pton(AF_INET, address, &a.sin_addr);
-    return a;
-}
-#define SAYS(name, call) do { errno = 0; long r = (call); printf("%s: %ld %s\n", name, r < 0 ? -1L : 0L, r < 0 ? strerror(errno) : ""); } while (0)
-
-static struct sockaddr_in good, bad, changing;
-static volatile int stop;
-static char large[70000];
-/* Between one look at the address and another. */
-static void *changes(void *n)
-{
-    while (!stop) { changing.sin_port = good.sin_port; changing.sin_port = bad.sin_port; }
-    return 0;
-}
-
-static void *accepts(void *listener)
-{
-    int peer = accept((int)(long)listener, 0, 0);
-    return (void *)(long)(peer >= 0 && write(peer, "hello", 5) == 5);
-}
-
-/* Makes room in a queue that is full. */
-static void *accepts_later(void *listener)
-{
-    usleep(200000);
-    while (!stop) { accept((int)(long)listener, 0, 0); usleep(1000); }
-    return 0;
-}
-
-int main(int c, char **v)
-{
-    good = at(v[1], v[2], AF_INET), bad = at(v[1], v[3], AF_INET);
-    struct sockaddr_in none = at(v[1], v[3], AF_UNSPEC), any = at("0.0.0.0", v[3], AF_UNSPEC);
-    struct sockaddr_in6 mapped = {.sin6_family = AF_INET6, .sin6_port = bad.sin_port};
-    inet_pton(AF_INET6, "::ffff:127.0.0.1", &mapped.sin6_addr);
-    char buffer[100];
-    void *result;
-    pthread_t other;
-    int on = 1, listener, client, u;
-
-    SAYS("listen without an address", listen(socket(AF_INET, SOCK_STREAM, 0), 1));
-    listener = socket(AF_INET, SOCK_STREAM, 0);
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    SAYS("bind elsewhere", bind(listener, (void *)&bad, sizeof bad));
-    SAYS("bind to no family", bind(listener, (void *)&any, sizeof any));
-    SAYS("bind a short name", bind(listener, (void *)&good, 4));
-    SAYS("bind nothing", bind(listener, (void *)8, 16));
-    SAYS("bind no socket", bind(99, (void *)&good, sizeof good));
-    SAYS("bind", bind(listener, (void *)&good, sizeof good));
-    SAYS("listen", listen(listener, 8));
-    pthread_create(&other, 0, accepts, (void *)(long)listener);
-    client = socket(AF_INET, SOCK_STREAM, 0);
-    SAYS("connect elsewhere", connect(client, (void *)&bad, sizeof bad));
-    SAYS("open by sending elsewhere", sendto(client, "x", 1, MSG_FASTOPEN | MSG_NOSIGNAL, (void *)&bad, sizeof bad));
-    SAYS("connect", connect(client, (void *)&good, sizeof good));
-    printf("read %ld\n", (long)recv(client, buffer, 5, MSG_WAITALL));
-    pthread_join(other, &result);
-    printf("accepted %ld\n", (long)result);
-    SAYS("connect again", connect(client, (void *)&good, sizeof good));
-    SAYS("send with the address", sendto(client, "x", 1, MSG_NOSIGNAL, (void *)&good, sizeof good) >= 0 ? 0 : 0);
-    close(listener);
-    client = socket(AF_INET, SOCK_STREAM, 0);
-    SAYS("connect where nobody listens", connect(client, (void *)&good, sizeof good));
-    listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(listener, (void *)&good, sizeof good) || listen(listener, 0)) puts("cannot listen");
-    for (int i = 0; i < 4; i++) connect(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), (void *)&good, sizeof good);
-    pthread_create(&other, 0, accepts_later, (void *)(long)listener);
-    client = socket(AF_INET, SOCK_STREAM, 0);
-    SAYS("connect after a while", connect(client, (void *)&good, sizeof good));
-    stop = 1;
-    pthread_join(other, 0);
-    stop = 0;
-    close(listener);
-    client = socket(AF_INET6, SOCK_STREAM, 0);
-    SAYS("connect elsewhere by IPv6", connect(client, (void *)&mapped, sizeof mapped));
-    client = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    SAYS("connect elsewhere, at once", connect(client, (void *)&bad, sizeof bad));
-
-    u = socket(AF_INET, SOCK_DGRAM, 0);
-    SAYS("bind datagrams", bind(u, (void *)&good, sizeof good));
-    SAYS("send elsewhere", sendto(u, "datagram", 8, 0, (void *)&bad, sizeof bad));
-    SAYS("send to no family", sendto(u, "datagram", 8, 0, (void *)&none, sizeof none));
-    SAYS("send", sendto(u, "datagram", 8, 0, (void *)&good, sizeof good));
-    printf("received %ld\n", (long)recv(u, buffer, sizeof buffer, 0));
-    SAYS("send too much", sendto(u, large, sizeof large, 0, (void *)&good, sizeof good));
-    SAYS("disconnect", connect(u, (void *)&none, sizeof none));
-
-    /* Nothing comes through between the look and the call. */
-    pthread_create(&other, 0, changes, 0);
-    int sent = 0;
-    changing = good;
-    for (int i = 0; i < 3000; i++) sent += sendto(u, "r", 1, MSG_DONTWAIT, (void *)&changing, sizeof changing) == 1;
-    for (int i = 0; i < 300; i++) {
-        client = socket(AF_INET, SOCK_DGRAM, 0);
-        struct sockaddr_in peer;
-        socklen_t length = sizeof peer;
-        if (!connect(client, (void *)&changing, sizeof changing) && !getpeername(client, (void *)&peer, &length) && peer.sin_port == bad.sin_port) puts("connected elsewhere");
-        close(client);
+    struct rlimit limit = {soft, hard}, old, found = {7, 7};
+    int set = prlimit(0, resource, &limit, &old), error = errno;
+    int got = getrlimit(resource, &found);
+    printf("%d to %lld %lld: %d %s, now %d %lld %lld\n", resource, (long long)soft, (long long)hard, set,
+           set ? strerror(error) : "", got, (long long)found.rlim_cur, (long long)found.rlim_max);
+    if (set == 0) {
+        memset(&found, 7, sizeof found);
+        set = syscall(SYS_prlimit64, getpid(), resource, NULL, &found);
+        printf("  %d %lld %lld\n", set, (long long)found.rlim_cur, (long long)found.rlim_max);
     }
-    stop = 1;
-    pthread_join(other, 0);
+}
+
+static void rules(void)
+{
+    struct rlimit limit = {1, 1};
+    T(syscall(SYS_getrlimit, 16, &limit)); T(syscall(SYS_setrlimit, 16, &limit)); T(syscall(SYS_getrlimit, -1, &limit));
+    T(syscall(SYS_getrlimit, 1, NULL)); T(syscall(SYS_setrlimit, 1, NULL)); T(syscall(SYS_setrlimit, 3, NULL));
+    T(syscall(SYS_prlimit64, 0, 3, 8, NULL)); T(syscall(SYS_prlimit64, 0, 1, NULL, NULL)); T(syscall(SYS_prlimit64, 0, 16, NULL, NULL));
+    set(RLIMIT_CORE, 0, 0); set(RLIMIT_CORE, 0, 1); set(RLIMIT_CORE, 1, 0);
+    set(RLIMIT_DATA, 64 << 20, 128 << 20); set(RLIMIT_DATA, 128 << 20, 128 << 20); set(RLIMIT_DATA, 64 << 20, 129 << 20);
+    set(RLIMIT_DATA, RLIM_INFINITY, RLIM_INFINITY); set(RLIMIT_DATA, 65 << 20, 64 << 20); set(RLIMIT_DATA, 32 << 20, 64 << 20);
+    set(RLIMIT_AS, 1l << 40, 2l << 40); set(RLIMIT_AS, 2l << 40, 2l << 40); set(RLIMIT_AS, 1, 3l << 40);
+    set(RLIMIT_STACK, 1 << 20, 2 << 20); set(RLIMIT_STACK, 3 << 20, 3 << 20); set(RLIMIT_STACK, 2 << 20, 1 << 20);
+    set(RLIMIT_NOFILE, 100, 200); set(RLIMIT_NOFILE, 201, 201); set(RLIMIT_NOFILE, 50, 200);
+    set(RLIMIT_FSIZE, 1 << 16, 1 << 17); set(RLIMIT_FSIZE, 1 << 17, 1 << 17); set(RLIMIT_FSIZE, 1 << 16, 1 << 18);
+    set(RLIMIT_CPU, 1000, 2000); set(RLIMIT_CPU, 2000, 3000); set(RLIMIT_NPROC, 100, 100); set(RLIMIT_NPROC, 100, 101);
+    set(RLIMIT_SIGPENDING, 10, 20); set(RLIMIT_MSGQUEUE, 10, 20); set(RLIMIT_RTPRIO, 0, 0); set(RLIMIT_NICE, 0, 0);
+}
+
+static void descriptors(void)
+{
+    int pair[2], last = -1, fd;
+    struct pollfd polls[100];
+    set(RLIMIT_NOFILE, 42, 60);
+    while ((fd = dup(1)) >= 0) last = fd;
+    printf("last %d: %s\n", last, strerror(errno));
+    T(dup2(1, 42)); T(dup2(1, 59)); T(dup2(1, 41)); T(dup3(1, 42, O_CLOEXEC)); T(fcntl(1, F_DUPFD, 42)); T(fcntl(1, F_DUPFD, 41));
+    T(fcntl(1, F_DUPFD_CLOEXEC, 0)); T(pipe(pair)); T(socketpair(AF_UNIX, SOCK_STREAM, 0, pair)); T(open("/", O_RDONLY));
+    T(epoll_create1(0)); T(eventfd(0, 0));
+    close(41);
+    T(pipe(pair)); T(dup(1));
+    for (int n = 0; n < 100; n++) polls[n] = (struct pollfd){.fd = -1};
+    T(poll(polls, 42, 0)); T(poll(polls, 43, 0));
+    set(RLIMIT_NOFILE, 10, 60);
+    T(write(41, "", 0)); T(dup(1)); T(poll(polls, 10, 0)); T(poll(polls, 11, 0)); T(usleep(1));
+    fd_set set_of; FD_ZERO(&set_of); for (int n = 20; n < 42; n++) FD_SET(n, &set_of);
+    T(select(42, NULL, &set_of, NULL, NULL) > 0);
+    set(RLIMIT_NOFILE, 0, 60);
+    struct pollfd one = {1, POLLOUT};
+    T(poll(&one, 1, 0)); T(dup(1)); T(usleep(1));
+    set(RLIMIT_NOFILE, 60, 60);
+    T(dup(1)); T(poll(&one, 1, -1));
+    T(syscall(436, 3, ~0u, 0));
+}
+
+static volatile int signals;
+static void count(int signal) { signals++; (void)signal; }
+
+static void file_size(const char *directory)
+{
+    char path[200], bytes[3000] = {0};
+    snprintf(path, sizeof path, "%s/size", directory);
+    int fd = open(path, O_RDWR | O_CREAT, 0600);
+    signal(SIGXFSZ, count);
+    set(RLIMIT_FSIZE, 4096, 8192);
+    T(write(fd, bytes, 3000)); T(write(fd, bytes, 3000)); printf("signals %d\n", signals);
+    T(write(fd, bytes, 3000)); printf("signals %d\n", signals);
+    T(pwrite(fd, bytes, 1, 4096)); T(pwrite(fd, bytes, 1, 4095)); T(ftruncate(fd, 4097)); T(ftruncate(fd, 4096)); T(truncate(path, 5000));
+    T(fallocate(fd, 0, 0, 5000)); printf("signals %d\n", signals);
+    signal(SIGXFSZ, SIG_IGN);
+    T(pwrite(fd, bytes, 1, 4096)); printf("signals %d\n", signals);
+    set(RLIMIT_FSIZE, 8192, 8192);
+    T(pwrite(fd, bytes, 1, 4096)); T(lseek(fd, 0, SEEK_END));
+    close(fd);
+}
+
+static sigjmp_buf back;
+static void overflow(int signal) { siglongjmp(back, signal); }
+
+__attribute__((noinline)) static int deep(long bytes)
+{
+    volatile char room[4096];
+    room[0] = bytes;
+    return bytes <= 4096 ? room[0] : deep(bytes - 4096) + room[0];
+}
+
+static void grow(long bytes)
+{
+    int signal = sigsetjmp(back, 1);
+    if (signal == 0) deep(bytes);
+    printf("%ld KiB of stack: %d\n", bytes >> 10, signal);
+    fflush(stdout);
+}
+
+static void stack(void)
+{
+    static char own[1 << 16];
+    stack_t other = {.ss_sp = own, .ss_size = sizeof own};
+    sigaltstack(&other, NULL);
+    struct sigaction action = {.sa_handler = overflow, .sa_flags = SA_ONSTACK};
+    sigaction(SIGSEGV, &action, NULL);
+    set(RLIMIT_STACK, 256 << 10, 4 << 20);
+    grow(100 << 10); grow(512 << 10); grow(100 << 10);
+    set(RLIMIT_STACK, 2 << 20, 4 << 20);
+    grow(1 << 20); grow(3 << 20);
+    /* What is there stays. */
+    set(RLIMIT_STACK, 256 << 10, 4 << 20);
+    grow(900 << 10); grow(3 << 20);
+    set(RLIMIT_STACK, 4 << 20, 4 << 20);
+    grow(3 << 20);
+}
+
+#define MAP(length, bits) mmap(NULL, length, bits, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+#define M(call) do { errno = 0; void *at_ = (void *)(call); printf("%s: %s\n", #call, at_ == MAP_FAILED ? strerror(errno) : "mapped"); } while (0)
+
+static void memory(void)
+{
+    char *none = MAP(1 << 20, PROT_NONE), *kept = MAP(1 << 20, PROT_READ | PROT_WRITE), *end = sbrk(0);
+    set(RLIMIT_DATA, 0, 0);
+    M(sbrk(1 << 20)); printf("%d\n", sbrk(0) == end);
+    M(MAP(4096, PROT_READ | PROT_WRITE)); M(MAP(4096, PROT_READ)); M(MAP(4096, PROT_NONE));
+    T(mprotect(none, 4096, PROT_READ)); T(mprotect(none, 4096, PROT_READ | PROT_WRITE)); T(mprotect(kept, 4096, PROT_READ));
+    M(mremap(kept + 65536, 65536, 131072, MREMAP_MAYMOVE)); M(mremap(kept + 65536, 65536, 65536, MREMAP_MAYMOVE));
+    M(mmap(kept + 131072, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+    T(munmap(kept + 131072, 4096)); M(MAP(4096, PROT_READ | PROT_WRITE));
+    set(RLIMIT_AS, 1 << 20, 1 << 20);
+    M(MAP(4096, PROT_READ)); M(MAP(4096, PROT_NONE)); M(mmap(kept, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+    T(mprotect(none, 4096, PROT_NONE)); M(mremap(none, 4096, 8192, MREMAP_MAYMOVE)); T(munmap(none, 1 << 20));
+}
+
+static void processor(void)
+{
+    signal(SIGXCPU, count);
+    set(RLIMIT_CPU, 1, 2);
+    while (signals == 0) {}
+    puts("out of time");
+    fflush(stdout);
+    /* The end comes at the hard limit. */
+    for (;;) {}
+}
+
+int main(int count_of, char **words)
+{
+    const char *what = count_of > 2 ? words[2] : "";
+    if (!strcmp(what, "processor")) processor();
+    file_size(words[1]);
+    stack();
+    descriptors();
+    rules();
+    memory();
     puts("done");
     return 0;
 }

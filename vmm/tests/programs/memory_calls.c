@@ -1,5 +1,5 @@
 /* Random calls about memory with arguments of every kind: prints what each returns, and what 16 pages then hold
- * and allow. Two kernels that agree print the same. Usage: SEED STEPS FILE MOVES_SEVERAL.
+ * and allow. Two kernels that agree print the same. Usage: SEED STEPS FILE SHARED_FILE MOVES_SEVERAL.
  *
  * Left out is what a kernel may do either way: what MADV_FREE leaves, whether neighbours that are alike are one
  * mapping, where a mapping without an address goes. */
@@ -29,7 +29,7 @@ static sigjmp_buf back;
 static volatile int fault;
 static char some[1 << 16];
 static unsigned char there[1 << 16];
-static int file, moves, pipes[2];
+static int file, shared, moves, pipes[2];
 static char *heap;
 
 static uint64_t next(uint64_t most)
@@ -108,6 +108,11 @@ static uint64_t map(void)
     if (flags & MAP_ANONYMOUS && (flags & 3) == MAP_SHARED) {
         at = BASE + next(SHARED - 28) * PAGE;
         bytes = PAGE * (1 + next(20));
+        if (next(2)) {
+            flags &= ~MAP_ANONYMOUS;
+            fd = shared;
+            offset = next(40) * PAGE;
+        }
     } else if (at >= BASE && at < BASE + SHARED * PAGE) at += SHARED * PAGE;
     /* At the very end Linux takes the address for an error. */
     if (at > ~0UL - 8192) at &= ~0xfffUL;
@@ -125,7 +130,7 @@ static uint64_t map(void)
         munmap((void *)result, bytes);
         printf("elsewhere ");
     }
-    printf("protection %x flags %x file %d at %lx ", kind, flags, fd > 0 ? fd == 777 ? 2 : 1 : 0, offset);
+    printf("protection %x flags %x file %d at %lx ", kind, flags, fd > 0 ? fd == 777 ? 2 : fd == shared ? 3 : 1 : 0, offset);
     said("mmap", at, bytes, 0, result);
     return at;
 }
@@ -165,6 +170,8 @@ static uint64_t pass(void)
 {
     uint64_t at = address(), bytes = 1 + next(20000);
     int out = next(2);
+    /* What a pipe holds comes whole or not at all, page by page; a monitor may say how much fitted. */
+    if (!out && bytes > PAGE - at % PAGE) bytes = PAGE - at % PAGE;
     if (!out) (void)!write(pipes[1], some, bytes);
     long done = out ? write(pipes[1], (void *)at, bytes) : read(pipes[0], (void *)at, bytes);
     printf("%ld ", done);
@@ -204,12 +211,13 @@ int main(int count, char **arguments)
     static char stack[1 << 16];
     stack_t other = { .ss_sp = stack, .ss_size = sizeof stack };
     struct sigaction action = { .sa_sigaction = caught, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK };
-    if (count != 5) return 2;
+    if (count != 6) return 2;
     setvbuf(stdout, malloc(1 << 16), _IOFBF, 1 << 16);
     state = strtoul(arguments[1], 0, 0) * 2654435761u + 88172645463325252UL;
     file = open(arguments[3], O_RDWR);
-    moves = atoi(arguments[4]);
-    if (file < 0 || pipe(pipes)) return 2;
+    shared = open(arguments[4], O_RDWR);
+    moves = atoi(arguments[5]);
+    if (file < 0 || shared < 0 || pipe(pipes)) return 2;
     sigaltstack(&other, 0);
     sigaction(SIGSEGV, &action, 0);
     sigaction(SIGBUS, &action, 0);

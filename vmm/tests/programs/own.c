@@ -16,7 +16,7 @@ int main(void)
     struct epoll_event event = {EPOLLIN};
     int e = epoll_create1(0), pair[2];
     socketpair(AF_UNIX, SOCK_DGRAM, 0, pair);
-    for (int fd = 40; fd < 200; fd++) {
+    for (int fd = 64; fd < 200; fd++) {
         struct pollfd p = {fd, POLLIN | POLLOUT};
         fd_set set;
         FD_ZERO(&set);

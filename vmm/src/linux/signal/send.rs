@@ -115,8 +115,12 @@ impl Linux {
         }
     }
 
-    /// A signal that somebody sent to the VMM, for the guest.
+    /// A signal that was sent to the VMM, for the guest.
     pub fn pass_on(&mut self, signal: i32) {
+        let signal = match signal {
+            libc::SIGXCPU if self.out_of_time() => libc::SIGKILL,
+            other => other,
+        };
         let info = Info::new(signal as Signal, libc::SI_USER);
         // Of each of these there is room for one.
         let _ = self.send(Target::Process, info);

@@ -172,10 +172,14 @@ fn arguments_are_looked_at() {
         ("kill", [u64::MAX, 9, 0, 0, 0, 0], error(libc::ESRCH)),
         ("prlimit64", [0, 2, 0, 1, 0, 0], allow),
         ("prlimit64", [own, 2, 0, 1, 0, 0], allow),
-        ("prlimit64", [1, 2, 0, 1, 0, 0], error(libc::ENOSYS)),
-        ("prlimit64", [0, 2, 1 << 32, 0, 0, 0], error(libc::ENOSYS)),
-        ("prlimit64", [0, 7, 1 << 32, 0, 0, 0], allow),
-        ("prlimit64", [1, 7, 1 << 32, 0, 0, 0], error(libc::ENOSYS)),
+        ("prlimit64", [1, 2, 0, 1, 0, 0], error(libc::ESRCH)),
+        ("prlimit64", [0, 2, 1 << 32, 0, 0, 0], allow),
+        ("prlimit64", [0, 3, 0, 1, 0, 0], allow),
+        ("prlimit64", [0, 3, 1 << 32, 0, 0, 0], Verdict::Trace),
+        ("prlimit64", [own, 3, 1 << 32, 0, 0, 0], Verdict::Trace),
+        ("prlimit64", [1, 7, 1 << 32, 0, 0, 0], error(libc::ESRCH)),
+        ("setrlimit", [2, 1, 0, 0, 0, 0], allow),
+        ("setrlimit", [3, 1, 0, 0, 0, 0], Verdict::Trace),
         ("mmap", [0, 1, 3, 0x22, 0, 0], Verdict::Trace),
         ("mmap", [0, 1, 3, 1, 0, 0], Verdict::Trace),
         ("mmap", [0, 1, 0, 0x22, 0, 0], allow),
@@ -193,6 +197,7 @@ fn arguments_are_looked_at() {
         ("mprotect", [0, 1, 5, 0, 0, 0], Verdict::Trace),
         ("mprotect", [0, 1, 0, 0, 0, 0], Verdict::Trace),
         ("madvise", [0, 1, 4, 0, 0, 0], allow),
+        ("madvise", [0, 1, 9, 0, 0, 0], allow),
         ("madvise", [0, 1, 12, 0, 0, 0], error(libc::EINVAL)),
         ("futex", [0, 0x189, 0, 0, 0, 0], allow),
         ("futex", [0, 0x86, 0, 0, 0, 0], allow),
@@ -285,6 +290,7 @@ fn the_monitor_makes_no_memory_executable() {
         assert_eq!(read(1), Verdict::Kill);
         assert_eq!(ask(libc::SYS_prlimit64, [0, 9, 1, 0, 0, 0]), Verdict::Kill);
         assert_eq!(ask(libc::SYS_prlimit64, [1, 7, 1, 0, 0, 0]), Verdict::Kill);
+        assert_eq!(ask(libc::SYS_prlimit64, [0, 7, 1, 0, 0, 0]), Verdict::Allow);
     }
 }
 
