@@ -132,3 +132,25 @@ impl Own {
         self.0.iter().copied().collect()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::fd::IntoRawFd;
+
+    use super::*;
+
+    /// What is overlooked must not be a guest's.
+    #[test]
+    fn what_lies_behind_a_long_gap_is_closed() {
+        let far = 400 + 2 * AT_ONCE as RawFd;
+        let made = [400, 450, far].map(|number| {
+            let made = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), number).unwrap();
+            made.into_raw_fd()
+        });
+        assert_eq!(open_from(400).unwrap(), BTreeSet::from([made[0], made[1]]));
+        // SAFETY: only asks.
+        assert_eq!(unsafe { libc::fcntl(made[2], libc::F_GETFD) }, -1);
+        close(400, RawFd::MAX).unwrap();
+    }
+}
