@@ -99,23 +99,37 @@ impl Rule {
 
     /// Adds what decides, and says where it begins.
     fn write(&self, code: &mut Code) -> Label {
+        // Where a case leads that does not hold, and one whose first test does not.
         let mut next = code.end(self.otherwise);
+        let mut skip = next;
         let mut end = self.tests.len();
         for (nth, &(count, verdict)) in self.cases.iter().enumerate().rev() {
-            let first = end - count;
+            let start = end - count;
+            let before = nth.checked_sub(1).map(|nth| self.cases[nth].0);
+            let before = before.map(|count| &self.tests[start - count..start]);
             let mut entry = code.end(verdict);
-            for (at, &test) in self.tests[first..end].iter().enumerate().rev() {
-                // Whoever gets here from a case about the same argument has it loaded.
-                let loaded = at == 0 && nth > 0 && self.cases[nth - 1].0 == 1 && {
-                    let before = self.tests[first - 1];
-                    matches!((before, test), (Test::Equals(a, _), Test::Equals(b, _)) if a == b)
-                };
-                entry = code.test(test, loaded, entry, next);
+            for &test in self.tests[start..end].iter().skip(1).rev() {
+                entry = code.test(test, false, entry, next);
             }
-            (next, end) = (entry, first);
+            next = entry;
+            let first = self.tests[start..end].first();
+            // Where the case before makes the same test, it gets here when that holds.
+            if first.is_none() || first != before.and_then(<[Test]>::first) {
+                if let Some(&first) = first {
+                    let loaded = before.is_some_and(|before| is_loaded(before, first));
+                    next = code.test(first, loaded, entry, skip);
+                }
+                skip = next;
+            }
+            end = start;
         }
         next
     }
+}
+
+/// Whoever gets to `test` because `before` did not hold has its argument loaded.
+fn is_loaded(before: &[Test], test: Test) -> bool {
+    matches!((before, test), (&[Test::Equals(had, _)], Test::Equals(argument, _)) if had == argument)
 }
 
 /// What becomes of every call of x86-64; a process that calls in another way is ended.
@@ -420,6 +434,38 @@ pub(super) mod tests {
                 let found = answer(&program, 3, [0, value, other, 0, 0, 0]);
                 assert_eq!(found, expected, "{value} {other}");
             }
+        }
+    }
+
+    #[test]
+    fn cases_share_their_first_test() {
+        let at = |value| Test::Equals(0, value);
+        let rule = Rule::from(Verdict::Kill)
+            .unless(&[at(1), Test::Between(1, 2, 3)], Verdict::Errno(1))
+            .unless(&[at(1), Test::Equals(1, 5)], Verdict::Errno(2))
+            .unless(&[at(1)], Verdict::Errno(3))
+            .unless(&[at(2)], Verdict::Errno(4))
+            .unless(&[at(3), Test::Null(2)], Verdict::Errno(5))
+            .unless(&[at(3), Test::Masked(1, 1, 1)], Verdict::Errno(6))
+            .unless(&[Test::Equals(1, 8)], Verdict::Errno(7));
+        let mut policy = Policy::new(Verdict::Allow);
+        policy.set(3, rule);
+        let program = policy.program();
+        for (first, second, third, error) in [
+            (1, 2, 1, Some(1)),
+            (1, 5, 1, Some(2)),
+            (1, 8, 1, Some(3)),
+            (2, 8, 1, Some(4)),
+            (3, 9, 0, Some(5)),
+            (3, 9, 1, Some(6)),
+            (3, 8, 1, Some(7)),
+            (4, 8, 1, Some(7)),
+            (3, 4, 1, None),
+            (4, 4, 0, None),
+        ] {
+            let expected = error.map_or(Verdict::Kill, Verdict::Errno);
+            let found = answer(&program, 3, [first, second, third, 0, 0, 0]);
+            assert_eq!(found, expected, "{first} {second} {third}");
         }
     }
 
