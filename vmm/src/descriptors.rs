@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -16,11 +17,30 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub const FIRST: RawFd = 64;
 /// Descriptors that a guest may have, and the VMM beside it.
 pub const MOST: RawFd = 16384;
+/// Numbers that are looked at together, and a longer gap than anything that is closed before the guest runs
+/// leaves: files of directories and terminals.
+const AT_ONCE: usize = 256;
 
 /// Closes what was inherited beyond standard input, output and error, and has all that this process
-/// opens from now on be numbered from [`FIRST`] on, and below [`MOST`].
+/// opens from now on be numbered from [`FIRST`] on, and below [`MOST`]. A standard stream that is closed leads to
+/// `/dev/null` from now on, and writing where nobody reads is an error of that call.
+///
+/// To be called first, as the standard library would do its part of this.
 pub fn reserve() -> io::Result<()> {
     close(3, RawFd::MAX)?;
+    // SAFETY: nobody has set what becomes of this signal before.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    for stream in [
+        rustix::stdio::stdin(),
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+    ] {
+        if rustix::io::fcntl_getfd(stream) == Err(Errno::BADF) {
+            let nothing = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())?;
+            // It has the lowest number that was free, which is this stream's.
+            std::mem::forget(nothing);
+        }
+    }
     let limit = getrlimit(Resource::Nofile);
     bound(limit.current.unwrap_or(u64::MAX).min(MOST as u64))?;
     loop {
@@ -77,9 +97,10 @@ fn close(first: RawFd, last: RawFd) -> io::Result<()> {
     }
 }
 
-/// The numbers in use from `first` on. What was closed leaves gaps of any length between them.
+/// The numbers in use from `first` on. The kernel gives the lowest free one, so they lie close together: what
+/// was closed leaves gaps, but none of [`AT_ONCE`]. Were there one all the same, what lies behind it is closed,
+/// so that no guest can name it.
 fn open_from(first: RawFd) -> io::Result<BTreeSet<RawFd>> {
-    const AT_ONCE: usize = 1024;
     // `poll` takes no more at once than the process may have.
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let at_once = limit.clamp(1, AT_ONCE as u64) as usize;
@@ -93,9 +114,14 @@ fn open_from(first: RawFd) -> io::Result<BTreeSet<RawFd>> {
         let numbers = first..first + at_once as RawFd;
         let mut polls: Vec<_> = numbers.clone().map(ask).collect();
         rustix::event::poll(&mut polls, Some(&rustix::time::Timespec::default()))?;
+        let before = open.len();
         let used = numbers.zip(&polls);
         let used = used.filter(|(_, poll)| !poll.revents().contains(PollFlags::NVAL));
         open.extend(used.map(|(number, _)| number));
+        if open.len() == before {
+            close(first, RawFd::MAX)?;
+            break;
+        }
     }
     Ok(open)
 }
@@ -126,5 +152,27 @@ impl Own {
     /// The VMM's numbers, in order.
     pub fn all(&self) -> Vec<RawFd> {
         self.0.iter().copied().collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::fd::IntoRawFd;
+
+    use super::*;
+
+    /// What is overlooked must not be a guest's.
+    #[test]
+    fn what_lies_behind_a_long_gap_is_closed() {
+        let far = 400 + 2 * AT_ONCE as RawFd;
+        let made = [400, 450, far].map(|number| {
+            let made = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), number).unwrap();
+            made.into_raw_fd()
+        });
+        assert_eq!(open_from(400).unwrap(), BTreeSet::from([made[0], made[1]]));
+        // SAFETY: only asks.
+        assert_eq!(unsafe { libc::fcntl(made[2], libc::F_GETFD) }, -1);
+        close(400, RawFd::MAX).unwrap();
     }
 }

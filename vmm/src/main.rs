@@ -1,10 +1,16 @@
 //! `poolvmm`: runs an image of the pool.
+//!
+//! The C library calls [`main`], without the standard library's own start: that makes a stack for
+//! signal handlers that this program has not, and reads `/proc/self/maps` for it.
+
+// A test has the start that its harness makes.
+#![cfg_attr(not(test), no_main)]
 
 mod arguments;
 
+use std::ffi::{c_char, c_int};
 use std::fs::File;
 use std::io::Write;
-use std::process::ExitCode;
 
 use poolvmm::descriptors;
 use poolvmm::report::Report;
@@ -18,25 +24,34 @@ const FAILED: u8 = 1;
 /// The command line is wrong.
 const WRONG_USE: u8 = 2;
 
-fn main() -> ExitCode {
+/// Called by the C library; the arguments are where [`std::env::args_os`] finds them.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
     let main = Stamp::now();
+    let status = start(main);
+    // Where nothing can be printed nobody reads.
+    let _ = std::io::stdout().flush();
+    status.into()
+}
+
+fn start(main: Stamp) -> u8 {
     if let Err(error) = descriptors::reserve() {
         eprintln!("poolvmm: preparing descriptors: {error}; is the limit (ulimit -n) below 64?");
-        return ExitCode::from(FAILED);
+        return FAILED;
     }
     match Command::parse(std::env::args_os().skip(1)) {
         Ok(Command::Help) => {
             print!("{HELP}");
-            ExitCode::SUCCESS
+            0
         }
         Ok(Command::Version) => {
             println!("poolvmm {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
+            0
         }
-        Ok(Command::Run(run)) => ExitCode::from(execute(*run, main)),
+        Ok(Command::Run(run)) => execute(*run, main),
         Err(error) => {
             eprintln!("poolvmm: {error}\ntry: poolvmm --help");
-            ExitCode::from(WRONG_USE)
+            WRONG_USE
         }
     }
 }

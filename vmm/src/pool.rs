@@ -12,10 +12,13 @@ use std::path::{Path, PathBuf};
 
 use pool_core::image_map::{ImageMap, ImageMapError};
 use pool_core::{ImageRef, Referent, SegmentId};
+use rustix::fs::{AtFlags, StatxFlags};
 use thiserror::Error;
 
 /// Largest map that is read: 16 384 ranges and their extents take far less.
 const MAX_MAP_BYTES: u64 = 64 << 20;
+/// Most maps are shorter, and are read at once.
+const USUAL_MAP_BYTES: usize = 16 << 10;
 
 /// Why an image cannot be taken from the pool.
 #[derive(Debug, Error)]
@@ -91,24 +94,15 @@ impl Image {
     /// Opens the map of `image` (`image/NAME:TAG`, `NAME:TAG`, or a path) in the pool mounted at
     /// `pool`. The image is leased until the value is dropped.
     pub fn open(pool: &Path, image: &str) -> Result<Self, PoolError> {
-        if !pool.join("images").is_dir() {
-            return Err(PoolError::NotAPool(pool.to_owned()));
-        }
         let (directory, reference) = locate(pool, image)?;
-        let path = if directory.is_file() {
-            directory.clone()
-        } else {
-            directory.join("map")
-        };
+        let path = directory.join("map");
         let map_file = File::open(&path).map_err(|error| match error.kind() {
+            _ if !is_pool(pool) => PoolError::NotAPool(pool.to_owned()),
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => PoolError::NoImage {
                 name: image.to_owned(),
                 path: directory,
             },
-            _ => PoolError::Open {
-                path: path.clone(),
-                error,
-            },
+            _ => PoolError::Open { path, error },
         })?;
         Ok(Self {
             label: reference.to_string(),
@@ -135,7 +129,7 @@ impl Image {
             path: path(),
             error,
         };
-        let mut json = Vec::new();
+        let mut json = Vec::with_capacity(USUAL_MAP_BYTES);
         let read = (&self.map_file)
             .take(MAX_MAP_BYTES + 1)
             .read_to_end(&mut json)
@@ -160,12 +154,16 @@ impl Image {
             let path = self.pool.join("segments").join(segment.to_string());
             let open = || {
                 let file = File::open(&path)?;
-                let length = file.metadata()?.len();
+                let length = length(&file, needed)?;
                 Ok((file, length))
             };
-            let (file, length) = open().map_err(|error| PoolError::Open {
-                path: path.clone(),
-                error,
+            let (file, length) = open().map_err(|error| {
+                if is_pool(&self.pool) {
+                    let path = path.clone();
+                    PoolError::Open { path, error }
+                } else {
+                    PoolError::NotAPool(self.pool.clone())
+                }
             })?;
             if length < needed {
                 return Err(PoolError::ShortSegment {
@@ -178,6 +176,26 @@ impl Image {
         }
         Ok(Segments { files })
     }
+}
+
+/// Bytes of a segment. It never gets shorter, so what the kernel remembers is enough if it is `needed`, and
+/// poolfs need not be asked.
+fn length(file: &File, needed: u64) -> io::Result<u64> {
+    let remembered = rustix::fs::statx(
+        file,
+        "",
+        AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC,
+        StatxFlags::SIZE,
+    );
+    match remembered {
+        Ok(found) if found.stx_size >= needed => Ok(found.stx_size),
+        _ => Ok(file.metadata()?.len()),
+    }
+}
+
+/// Asked for only where something is missing: a guest that starts has no time for it.
+fn is_pool(pool: &Path) -> bool {
+    pool.join("images").is_dir()
 }
 
 fn locate(pool: &Path, image: &str) -> Result<(PathBuf, ImageRef), PoolError> {

@@ -134,31 +134,7 @@ impl Guest {
     }
 
     fn run_kvm(mut self) -> Result<Report, RunError> {
-        let standard = Standard::prepare().map_err(RunError::Standard)?;
-        let network = self.options.network;
-        let settings = Settings {
-            network,
-            limits: self.options.limits.clone(),
-            trace: self.options.trace,
-        };
-        let mut machine = Machine::new(
-            &self.plan,
-            &self.segments,
-            self.options.backing,
-            &self.start,
-            |memory| Linux::new(memory, settings),
-        )?;
-        if self.options.count_faults {
-            machine.count_faults()?;
-        }
-        self.moments.mapped = Stamp::now();
-        let world = self.enter_world()?;
-        let has_world = world.is_some();
-        let confinement =
-            sandbox::Confinement::prepare(world.as_ref(), network, &self.options.limits)?;
-        drop((world, std::mem::take(&mut self.grants)));
-        confinement.enter_monitor()?;
-        machine.settle(has_world).map_err(RunError::Standard)?;
+        let (standard, mut machine) = self.prepare_kvm()?;
         crate::memory::give_back();
         self.moments.confined = Stamp::now();
         self.moments.first_instruction = self.moments.confined;
@@ -178,6 +154,37 @@ impl Guest {
         report.refused_process = machine.linux().refused_process();
         report.mapped = machine.linux().memory().counts();
         Ok(report)
+    }
+
+    /// Makes the machine, and confines this process. What of the stack this takes is given back before the
+    /// guest runs, so it must not be part of [`Self::run_kvm`]'s.
+    #[inline(never)]
+    fn prepare_kvm(&mut self) -> Result<(Standard, Box<Machine>), RunError> {
+        let standard = Standard::prepare().map_err(RunError::Standard)?;
+        let network = self.options.network;
+        let settings = Settings {
+            network,
+            limits: self.options.limits.clone(),
+            trace: self.options.trace,
+        };
+        let mut machine = Box::new(Machine::new(
+            &self.plan,
+            &self.segments,
+            self.options.backing,
+            &self.start,
+            |memory| Linux::new(memory, settings),
+        )?);
+        if self.options.count_faults {
+            machine.count_faults()?;
+        }
+        self.moments.mapped = Stamp::now();
+        let world = self.enter_world()?;
+        let has_world = world.is_some();
+        let confinement = sandbox::Confinement::prepare(world.as_ref(), network, &self.options.limits)?;
+        drop((world, std::mem::take(&mut self.grants)));
+        confinement.enter_monitor()?;
+        machine.settle(has_world).map_err(RunError::Standard)?;
+        Ok((standard, machine))
     }
 
     fn run_process(mut self) -> Result<Report, RunError> {

@@ -165,3 +165,38 @@ fn a_terminal_that_nobody_looks_at_stops_one_thread() {
     let status = command.stdout(inside).status().unwrap();
     assert_eq!(status.code(), Some(7));
 }
+
+#[test]
+fn a_stream_that_is_closed_leads_nowhere() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = "#include <unistd.h>\nint main(void) { char b; return read(0, &b, 1) == 0 && write(1, \"x\", 1) == 1 && write(2, \"x\", 1) == 1 ? 5 : 1; }";
+    world.build("uses", "gcc", &["-w"], source);
+    for platform in PLATFORMS {
+        let vmm = bounded(&world.vmm("uses", &["--platform", platform], &[]));
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "exec \"$@\" <&- >&- 2>&-", "sh"]);
+        shell.arg(vmm.get_program()).args(vmm.get_args());
+        assert_eq!(shell.status().unwrap().code(), Some(5), "{platform}");
+    }
+}
+
+/// A pipe whose reader has gone ends the guest, and not the monitor.
+#[test]
+fn output_that_nobody_reads_is_the_guests_affair() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = "#include <signal.h>\n#include <unistd.h>\nint main(void) { signal(SIGPIPE, SIG_IGN); return write(1, \"x\", 1) == -1 ? 5 : 1; }";
+    world.build("writes", "gcc", &["-w"], source);
+    for platform in PLATFORMS {
+        let mut command = bounded(&world.vmm("writes", &["--platform", platform], &[]));
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let status = command.stdout(writer).status().unwrap();
+        assert_eq!(status.code(), Some(5), "{platform}");
+    }
+}

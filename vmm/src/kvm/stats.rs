@@ -61,16 +61,15 @@ fn find(statistics: &File, name: &[u8]) -> io::Result<Option<u64>> {
     if name_size > 256 || count > 4096 {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    let size = DESCRIPTOR_BYTES + name_size;
-    let mut descriptor = vec![0; size as usize];
-    for nth in 0..count {
-        let at = u64::from(descriptors) + u64::from(nth) * u64::from(size);
-        statistics.read_exact_at(&mut descriptor, at)?;
+    let size = (DESCRIPTOR_BYTES + name_size) as usize;
+    let mut all = vec![0; size * count as usize];
+    statistics.read_exact_at(&mut all, descriptors.into())?;
+    for descriptor in all.chunks_exact(size) {
         let found = descriptor[DESCRIPTOR_BYTES as usize..]
             .split(|byte| *byte == 0)
             .next();
         if found == Some(name) {
-            return Ok(Some(u64::from(data) + u64::from(word(&descriptor, 8))));
+            return Ok(Some(u64::from(data) + u64::from(word(descriptor, 8))));
         }
     }
     Ok(None)

@@ -1,5 +1,7 @@
 //! The virtual processor: its state before the first instruction, and its exits.
 
+use std::cell::OnceCell;
+
 use kvm_bindings::{CpuId, kvm_regs, kvm_segment, kvm_sregs, kvm_xcr, kvm_xcrs};
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use pool_core::address::USER_ADDRESS_END;
@@ -82,7 +84,10 @@ pub(super) struct Vcpu {
     fd: VcpuFd,
     monitor: Monitor,
     arrival: Arrival,
-    parts: Parts,
+    /// Features of its extended state (XCR0), and how they are laid out, which only those need who have it
+    /// read: each leaf of CPUID costs some 5 us on a host that is a guest itself.
+    xcr0: u64,
+    parts: OnceCell<Parts>,
     /// System registers that take effect on the next run; KVM does not tell them until then.
     changed: Option<kvm_sregs>,
     counter_is_hosts: bool,
@@ -131,15 +136,13 @@ impl Vcpu {
             fd,
             monitor,
             arrival: Arrival::Unprivileged,
-            parts: Parts::of(features.xcr0),
+            xcr0: features.xcr0,
+            parts: OnceCell::new(),
             changed: None,
             counter_is_hosts: false,
         };
         vcpu.fd.set_sync_valid_reg(SyncReg::Register);
         (vcpu.arrival, vcpu.counter_is_hosts) = entry::establish(&mut vcpu, monitor, features)?;
-        if vcpu.arrival == Arrival::Unprivileged {
-            vcpu.parts = Parts::of(extended::of_this_process() & XCR0_OFFERED);
-        }
         Ok(vcpu)
     }
 
@@ -164,7 +167,12 @@ impl Vcpu {
 
     /// The parts of the extended state.
     pub(super) fn parts(&self) -> &Parts {
-        &self.parts
+        self.parts.get_or_init(|| {
+            Parts::of(match self.arrival {
+                Arrival::Privileged => self.xcr0,
+                Arrival::Unprivileged => extended::of_this_process() & XCR0_OFFERED,
+            })
+        })
     }
 
     /// The general registers; what is changed takes effect on the next run.

@@ -303,15 +303,15 @@ impl GuestMemory {
 /// free pages, and those of the stack below this function.
 #[inline(never)]
 pub(crate) fn give_back() {
-    /// More than what lies below this function's frame while it runs.
-    const IN_USE: usize = 2 * PAGE_SIZE as usize;
+    /// More than what lies below `here` while this function runs.
+    const IN_USE: usize = 1024;
     /// The most that is given back: as much as the kernel maps for a stack at first, and an eighth of the gap
     /// that it keeps free below one.
     const MOST: usize = 128 << 10;
     let here = 0u8;
     let end = std::ptr::from_ref(&here).addr().saturating_sub(IN_USE) & !(PAGE_SIZE as usize - 1);
     // SAFETY: the first is the allocator's own call, without arguments that could be wrong. Of the second
-    // nothing in use lies in the range: it ends two pages below this frame, and a stack grows downwards.
+    // nothing in use lies in the range: it ends below this frame, and a stack grows downwards.
     unsafe {
         libc::malloc_trim(0);
         libc::madvise(

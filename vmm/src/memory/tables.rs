@@ -72,8 +72,8 @@ impl Tables {
     }
 
     /// A table of 4 KiB entries without any; it is linked by [`Self::link`].
-    pub(super) fn make(&mut self) -> io::Result<u64> {
-        self.frame()
+    pub(super) fn make(&mut self, ram: &MmapRegion) -> io::Result<u64> {
+        self.frame(ram)
     }
 
     /// Has the window at `window` be mapped by `table`.
@@ -166,15 +166,17 @@ impl Tables {
         if entry & PRESENT != 0 {
             return Ok(entry & FRAME);
         }
-        let frame = self.frame()?;
+        let frame = self.frame(ram)?;
         store(ram, slot, frame | TABLE)?;
         Ok(frame)
     }
 
-    fn frame(&mut self) -> io::Result<u64> {
+    /// A fresh frame. It is written before it is read, or the host would give it a page of zeros first.
+    fn frame(&mut self, ram: &MmapRegion) -> io::Result<u64> {
         let frame = self.frames.get(self.used).copied();
         let frame = frame.ok_or_else(|| io::Error::other("no page is left for page tables"))?;
         self.used += 1;
+        store(ram, frame, 0)?;
         Ok(frame)
     }
 }

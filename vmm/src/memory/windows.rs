@@ -87,7 +87,7 @@ impl GuestMemory {
         let any =
             large.is_none() && paging::small(&self.space, window, &state.runs, ALL, &mut entries);
         if any {
-            let table = self.tables.make()?;
+            let table = self.tables.make(&self.ram)?;
             state.table = Some(table);
             state.large = false;
             let written = Tables::write_small(&self.ram, table, 0, &entries)?;

@@ -470,7 +470,8 @@ fn socket_options(otherwise: Verdict) -> Rule {
         let tests = [Test::Equals(1, level), Test::Between(2, first, last)];
         rule.unless(&tests, Verdict::Allow)
     };
-    SOCKET_OPTIONS.iter().fold(otherwise.into(), rule)
+    let options = SOCKET_OPTIONS.iter();
+    options.fold(Rule::with_room(otherwise, SOCKET_OPTIONS.len(), 2), rule)
 }
 
 /// `mmap`: addresses to be kept free, where the kernel likes, cost nothing. All else is counted: even
