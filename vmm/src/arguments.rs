@@ -31,7 +31,7 @@ options:
   --net none|host          network of the guest: none, or the host's own [none]
   --env KEY=VALUE          environment of the guest; may be repeated
   --report FILE            write times, counts and costs as JSON
-  --trace                  print every system call (kvm)
+  --trace                  print every system call and signal, as strace does
   -h, --help               print this
   -V, --version            print the version
 

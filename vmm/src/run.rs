@@ -19,6 +19,7 @@ use crate::report::{HostUsage, Moments, Report};
 use crate::sandbox::{self, SandboxError};
 use crate::stamp::Stamp;
 use crate::standard::Standard;
+use crate::unserved::Unserved;
 use crate::world::{World, WorldError};
 
 /// Why a guest could not be run.
@@ -136,10 +137,7 @@ impl Guest {
     fn run_kvm(mut self) -> Result<Report, RunError> {
         let standard = Standard::prepare().map_err(RunError::Standard)?;
         let network = self.options.network;
-        let settings = Settings {
-            network,
-            trace: self.options.trace,
-        };
+        let settings = Settings { network };
         let mut machine = Machine::new(
             &self.plan,
             &self.segments,
@@ -156,12 +154,18 @@ impl Guest {
         let confinement = sandbox::Confinement::prepare(world.as_ref(), network)?;
         drop((world, std::mem::take(&mut self.grants)));
         confinement.enter_monitor()?;
+        if self.options.trace {
+            machine.trace().map_err(RunError::Standard)?;
+        }
         machine.settle(has_world).map_err(RunError::Standard)?;
         crate::memory::give_back();
         self.moments.confined = Stamp::now();
         self.moments.first_instruction = self.moments.confined;
         let mut first_exit = Stamp::default();
         let outcome = machine.run(|| first_exit = Stamp::now());
+        if let Ok(outcome) = &outcome {
+            machine.trace_end(outcome);
+        }
         // The guest may have put other files there.
         standard.give_back().map_err(RunError::Standard)?;
         let outcome = outcome?;
@@ -171,8 +175,7 @@ impl Guest {
         report.guest_faults = machine.guest_faults();
         report.exits = Some(machine.exits());
         report.syscalls = Some(machine.linux().counts());
-        report.unknown_calls = Some(machine.linux().unknown().clone());
-        report.refused_process = machine.linux().refused_process();
+        report.unserved = machine.linux().unserved().clone();
         report.mapped = machine.linux().memory().counts();
         Ok(report)
     }
@@ -186,6 +189,7 @@ impl Guest {
             start: &self.start,
             grants: &self.grants,
             network: self.options.network,
+            trace: self.options.trace,
         });
         standard.restore().map_err(RunError::Standard)?;
         let ended = ended?;
@@ -196,6 +200,8 @@ impl Guest {
         self.moments.end = Stamp::now();
         let mut report = self.report(&ended.outcome, ended.usage);
         report.mapped = ended.counts;
+        report.stops = Some(ended.stops);
+        report.unserved = ended.unserved;
         Ok(report)
     }
 
@@ -226,8 +232,8 @@ impl Guest {
             guest_faults: None,
             exits: None,
             syscalls: None,
-            unknown_calls: None,
-            refused_process: false,
+            stops: None,
+            unserved: Unserved::default(),
             mapped: MemoryCounts::default(),
             leases: self.segments.count() as u64 + 1,
             host,

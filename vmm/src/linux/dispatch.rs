@@ -169,9 +169,9 @@ impl Linux {
         let value = arguments[at];
         let read = |bytes| Placed::Buffer(bytes, Back::Nothing);
         Ok(match kinds[at] {
-            Arg::Flags(known) if value & !known != 0 => return Err(Errno::INVAL.into()),
+            Arg::Flags(known) if value & !known != 0 => return Err(Stop::Refused(Errno::INVAL)),
             Arg::Mode if value as u32 & (libc::S_ISUID | libc::S_ISGID) != 0 => {
-                return Err(Errno::PERM.into());
+                return Err(Stop::Refused(Errno::PERM));
             }
             Arg::Value | Arg::Flags(_) | Arg::Mode => Placed::Value(value),
             Arg::Directory if value as i32 == AT_FDCWD => Placed::Value(value),

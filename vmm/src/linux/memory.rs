@@ -9,7 +9,7 @@ use pool_core::PAGE_SIZE;
 use pool_core::address::{Protection, USER_ADDRESS_END};
 use rustix::io::Errno;
 
-use super::{Arguments, Linux, Served, host};
+use super::{Arguments, Linux, Served, Stop, host};
 use crate::memory::space::{Area, Backing};
 use crate::memory::{Access, GrowError, Unpopulated};
 use crate::plan::most_at_once;
@@ -128,7 +128,7 @@ pub(super) fn mmap(
     let backing = match (flags & MAP_TYPE, anonymous) {
         (MAP_PRIVATE, _) => Backing::Private,
         (MAP_SHARED, true) => Backing::Kept,
-        (MAP_SHARED | MAP_SHARED_VALIDATE, false) => return Err(Errno::NODEV.into()),
+        (MAP_SHARED | MAP_SHARED_VALIDATE, false) => return Err(Stop::Refused(Errno::NODEV)),
         _ => return Err(Errno::INVAL.into()),
     };
     affordable(linux, length, bits, flags)?;

@@ -31,6 +31,7 @@ mod task;
 mod thread;
 mod time;
 mod timer;
+mod traced;
 pub(crate) mod wait;
 
 use std::collections::BTreeMap;
@@ -54,6 +55,8 @@ use crate::descriptors::Own;
 use crate::fault::{Cause, Outcome};
 use crate::memory::space::ProtectError;
 use crate::memory::{BadAddress, GrowError, GuestMemory};
+use crate::trace::Trace;
+use crate::unserved::Unserved;
 
 /// A system call as the guest made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +112,8 @@ pub enum Request {
 pub(crate) enum Stop {
     /// The call fails.
     Error(Errno),
+    /// It fails because it is not served with these arguments.
+    Refused(Errno),
     /// The guest has ended.
     End(Outcome),
     /// The guest cannot go on.
@@ -168,10 +173,6 @@ pub(crate) type Arguments = [u64; 6];
 pub(crate) type Served = Result<u64, Stop>;
 pub(crate) type Handler = fn(&mut Linux, Arguments) -> Served;
 
-/// Numbers of unknown calls are counted apart below this, where Linux's lie with room to spare.
-/// A guest chooses the numbers, and may not make the monitor grow by them.
-const COUNTED_APART: u64 = 1024;
-
 /// What of the host there is for a guest.
 #[derive(Clone, Copy, Debug)]
 struct Reach {
@@ -199,12 +200,10 @@ pub struct Linux {
     serving: Tid,
     /// Its stack pointer.
     stack_pointer: u64,
-    /// It asked to start a process.
-    refused_process: bool,
     stack_size: u64,
     counts: [u64; table::COUNT],
-    unknown: BTreeMap<u64, u64>,
-    trace: bool,
+    unserved: Unserved,
+    trace: Option<Box<Trace>>,
     /// Of the call that is being served.
     progress: Progress,
 }
@@ -214,8 +213,6 @@ pub struct Linux {
 pub struct Settings {
     /// It may use the host's network.
     pub network: bool,
-    /// Print every call to standard error.
-    pub trace: bool,
 }
 
 impl Linux {
@@ -242,11 +239,10 @@ impl Linux {
             timers: Timers::default(),
             serving: task::FIRST,
             stack_pointer: 0,
-            refused_process: false,
             stack_size,
             counts: [0; table::COUNT],
-            unknown: BTreeMap::new(),
-            trace: settings.trace,
+            unserved: Unserved::default(),
+            trace: None,
             progress: Progress::default(),
         }
     }
@@ -269,11 +265,6 @@ impl Linux {
         &mut self.memory
     }
 
-    /// True if the guest asked to start a process, which is not served.
-    pub fn refused_process(&self) -> bool {
-        self.refused_process
-    }
-
     /// Calls served so far, by name.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
         let counted = table::CALLS.iter().zip(self.counts);
@@ -283,9 +274,9 @@ impl Linux {
             .collect()
     }
 
-    /// Calls that are not served, by number; all numbers from 1024 on are counted as 1024.
-    pub fn unknown(&self) -> &BTreeMap<u64, u64> {
-        &self.unknown
+    /// Calls that were not served.
+    pub fn unserved(&self) -> &Unserved {
+        &self.unserved
     }
 }
 

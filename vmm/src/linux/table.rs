@@ -107,7 +107,9 @@ pub enum Process {
     Protection,
     /// Only advice that the handlers know too.
     Advice,
-    /// It fails with `ENOSYS`.
+    /// It fails with `ENOSYS`, and the VMM says at the guest's end that it asked to start a process.
+    Starts,
+    /// It fails with `ENOSYS`, on which C libraries make another call.
     Unserved,
 }
 
@@ -147,6 +149,17 @@ pub struct Entry {
     pub topic: Topic,
     /// What the process platform does.
     pub process: Process,
+}
+
+#[cfg(test)]
+impl Entry {
+    /// How many arguments the host's kernel gets, if it serves the call.
+    pub(crate) fn host_arguments(&self) -> Option<usize> {
+        match self.server {
+            Server::Host(kinds) => Some(kinds.len()),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Debug for Entry {
@@ -269,9 +282,9 @@ const LIST: &[Entry] = {
     call(54, "setsockopt", socket_option::setsockopt, Topic::Socket, Process::SocketOption),
     call(55, "getsockopt", socket_option::getsockopt, Topic::Socket, Process::SocketOption),
     call(56, "clone", thread::clone, Topic::Process, Process::Threads),
-    call(57, "fork", thread::fork, Topic::Process, Process::Unserved),
-    call(58, "vfork", thread::fork, Topic::Process, Process::Unserved),
-    call(59, "execve", thread::fork, Topic::Process, Process::Unserved),
+    call(57, "fork", thread::fork, Topic::Process, Process::Starts),
+    call(58, "vfork", thread::fork, Topic::Process, Process::Starts),
+    call(59, "execve", thread::fork, Topic::Process, Process::Starts),
     call(60, "exit", thread::exit, Topic::Process, Process::Allowed),
     call(62, "kill", signal::kill, Topic::Signal, Process::OwnProcess),
     call(63, "uname", system::uname, Topic::System, Process::Monitor),
@@ -414,7 +427,7 @@ const LIST: &[Entry] = {
     call(309, "getcpu", thread::getcpu, Topic::System, Process::Allowed),
     host(316, "renameat2", &[Directory, Path, Directory, Path, Flags(RENAME)], Topic::Path, Process::FileFlags(4, RENAME as u32)),
     call(318, "getrandom", system::getrandom, Topic::System, Process::Allowed),
-    call(322, "execveat", thread::fork, Topic::Process, Process::Unserved),
+    call(322, "execveat", thread::fork, Topic::Process, Process::Starts),
     call(324, "membarrier", thread::membarrier, Topic::Process, Process::Allowed),
     call(325, "mlock2", memory::mlock2, Topic::Memory, Process::Allowed),
     host(326, "copy_file_range", &[Descriptor, InOut(8), Descriptor, InOut(8), Value, Value], Topic::File, Process::Allowed),

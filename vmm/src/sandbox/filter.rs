@@ -83,7 +83,7 @@ const TRACER: [i64; 31] = [
     libc::SYS_exit_group,
 ];
 /// What it asks of a thread that it traces.
-const TRACER_REQUESTS: [u32; 7] = [
+const TRACER_REQUESTS: [u32; 8] = [
     libc::PTRACE_CONT,
     libc::PTRACE_SYSCALL,
     libc::PTRACE_LISTEN,
@@ -91,6 +91,7 @@ const TRACER_REQUESTS: [u32; 7] = [
     libc::PTRACE_SETREGS,
     libc::PTRACE_GETSIGINFO,
     libc::PTRACE_GETEVENTMSG,
+    libc::PTRACE_GET_SYSCALL_INFO,
 ];
 /// To read its limits, and to set how many descriptors there may be.
 const LIMITS: i64 = libc::SYS_prlimit64;
@@ -285,7 +286,7 @@ fn descriptors_of(target: u32) -> [Test; 2] {
 }
 
 fn guest_policy(given: Given) -> Policy {
-    let mut policy = Policy::new(Verdict::Errno(libc::ENOSYS));
+    let mut policy = Policy::new(Verdict::Refused(libc::ENOSYS));
     for call in CALLS {
         policy.set(call.number as u32, guest_rule(call.process, given));
     }
@@ -294,8 +295,8 @@ fn guest_policy(given: Given) -> Policy {
 
 fn guest_rule(process: Process, given: Given) -> Rule {
     let own = given.own;
-    let not_served = Verdict::Errno(libc::ENOSYS);
-    let not_known = Verdict::Errno(libc::EINVAL);
+    let not_served = Verdict::Refused(libc::ENOSYS);
+    let not_known = Verdict::Refused(libc::EINVAL);
     let files = |without| {
         if given.files { Verdict::Allow } else { without }
     };
@@ -311,20 +312,22 @@ fn guest_rule(process: Process, given: Given) -> Rule {
         Process::Monitor | Process::Protection | Process::Heap => Verdict::Trace.into(),
         Process::Files => files(no_file).into(),
         Process::FilesOrEmpty => files(Verdict::Trace).into(),
-        Process::FilesOrUnserved => files(not_served).into(),
+        // C libraries know what to do instead.
+        Process::FilesOrUnserved => files(Verdict::Errno(libc::ENOSYS)).into(),
         Process::Create { flags, mode } => created(files(no_file), flags, mode),
         Process::Mode => without_set_id(asked_of_files, 1),
         Process::Owner => asked_of_files.into(),
         Process::PathMode(mode) => without_set_id(files(no_file), mode),
-        Process::FileFlags(argument, known) => Rule::from(Verdict::Errno(libc::EINVAL))
-            .unless(&[Test::Masked(argument, !known, 0)], files(no_file)),
+        Process::FileFlags(argument, known) => {
+            Rule::from(not_known).unless(&[Test::Masked(argument, !known, 0)], files(no_file))
+        }
         Process::Change { flags, mode } => changed(given.files, no_file, flags, mode),
         Process::Network => sockets(given),
         Process::SocketPair => pairs(given),
-        Process::SocketOption => socket_options(Verdict::Errno(libc::ENOPROTOOPT)),
+        Process::SocketOption => socket_options(Verdict::Refused(libc::ENOPROTOOPT)),
         Process::Terminal => {
             let requests: Vec<u32> = descriptor_requests(given.network).collect();
-            Rule::one_of(1, &requests, Verdict::Errno(libc::ENOTTY))
+            Rule::one_of(1, &requests, Verdict::Refused(libc::ENOTTY))
         }
         Process::OwnProcess => Rule::one_of(0, &[own], Verdict::Errno(libc::ESRCH)),
         Process::OwnLimits => [0, own]
@@ -366,14 +369,15 @@ fn guest_rule(process: Process, given: Given) -> Rule {
             Rule::from(Verdict::Trace).unless(&[Test::Masked(3, KEEP_OLD, KEEP_OLD)], not_known)
         }
         Process::Advice => Rule::one_of(2, &ADVICE, not_known),
-        Process::Unserved => not_served.into(),
+        Process::Starts => not_served.into(),
+        Process::Unserved => Verdict::Errno(libc::ENOSYS).into(),
     }
 }
 
 /// With the host's network: IPv4 and IPv6, and local sockets where the kernel keeps those of the host
 /// with abstract names from the guest. Those with a path lie in its own file system.
 fn sockets(given: Given) -> Rule {
-    let none = Verdict::Errno(libc::EAFNOSUPPORT);
+    let none = Verdict::Refused(libc::EAFNOSUPPORT);
     // Netlink lists interfaces and addresses; changing them takes capabilities.
     let lists = [
         Test::Equals(0, libc::AF_NETLINK as u32),
@@ -390,7 +394,7 @@ fn sockets(given: Given) -> Rule {
 /// Pairs of local sockets. A datagram can be sent from one of a pair to any name, so there are none where
 /// that would be one of the host's.
 fn pairs(given: Given) -> Rule {
-    let others = Verdict::Errno(libc::EAFNOSUPPORT);
+    let others = Verdict::Refused(libc::EAFNOSUPPORT);
     let local = Test::Equals(0, LOCAL);
     if given.network && given.scoped {
         return Rule::from(others).unless(&[local], Verdict::Allow);
@@ -400,7 +404,7 @@ fn pairs(given: Given) -> Rule {
         .fold(others.into(), |rule: Rule, &kind| {
             rule.unless(&[local, Test::Masked(1, SOCKET_TYPE, kind)], Verdict::Allow)
         })
-        .unless(&[local], Verdict::Errno(libc::ESOCKTNOSUPPORT))
+        .unless(&[local], Verdict::Refused(libc::ESOCKTNOSUPPORT))
 }
 
 /// The options of sockets that there are, or `otherwise`.
@@ -444,7 +448,10 @@ fn changed(files: bool, no_file: Verdict, flags: u32, mode: Option<u32>) -> Rule
 /// leaves in a granted directory lies in the host's file system.
 fn without_set_id(verdict: Verdict, mode: u32) -> Rule {
     SET_ID.iter().fold(verdict.into(), |rule: Rule, &bit| {
-        rule.unless(&[Test::Masked(mode, bit, bit)], Verdict::Errno(libc::EPERM))
+        rule.unless(
+            &[Test::Masked(mode, bit, bit)],
+            Verdict::Refused(libc::EPERM),
+        )
     })
 }
 
@@ -452,7 +459,7 @@ fn without_set_id(verdict: Verdict, mode: u32) -> Rule {
 fn created(verdict: Verdict, flags: u32, mode: u32) -> Rule {
     /// `O_CREAT`, and the bit that `O_TMPFILE` adds to `O_DIRECTORY`.
     const CREATES: [u32; 2] = [libc::O_CREAT as u32, 0o20_000_000];
-    let refused = Verdict::Errno(libc::EPERM);
+    let refused = Verdict::Refused(libc::EPERM);
     let both = CREATES.iter().flat_map(|&c| SET_ID.map(|bit| (c, bit)));
     let rule = |rule: Rule, (creates, bit)| {
         let tests = [
