@@ -35,7 +35,7 @@ int main(int c, char **v)
     if (c > 1 && !strcmp(v[1], "fault"))
         return *(volatile int *)(long)(c + 6);
     syscall(SYS_open, "/no such\tfile", O_RDONLY);
-    syscall(SYS_openat, AT_FDCWD, "/tmp/x", O_WRONLY | O_CREAT | O_TRUNC, 0640);
+    syscall(SYS_openat, AT_FDCWD, "/no such/x", O_WRONLY | O_CREAT | O_TRUNC, 0640);
     syscall(SYS_openat, 99, (char *)8, O_RDONLY | O_CLOEXEC);
     syscall(SYS_pipe2, ends, O_CLOEXEC);
     writev(ends[1], parts, 2);
