@@ -3,7 +3,7 @@
 //!
 //! | word | is |
 //! |---|---|
-//! | `i`, `u`, `x`, `o`, `p` | a number: signed, unsigned, in hexadecimal, in octal; an address |
+//! | `i`, `l`, `u`, `x`, `o`, `p` | a number: an `int`, a `long`, unsigned, in hexadecimal, in octal; an address |
 //! | `d`, `at` | a descriptor; the same or `AT_FDCWD` |
 //! | `s`, `S` | a string that ends with NUL |
 //! | `b:N`, `B` | bytes, as many as argument N says or as the call has returned |
@@ -23,7 +23,7 @@ stat s STAT
 fstat d STAT
 lstat s STAT
 poll polls:1 u i
-lseek d i f:whence
+lseek d l f:whence
 mmap p u f:prot f:map i x =x
 mprotect p u f:prot
 munmap p u
@@ -32,8 +32,8 @@ rt_sigaction sig act ACT u
 rt_sigprocmask f:how set SET u
 rt_sigreturn
 ioctl d f:ioctl p
-pread64 d B u i
-pwrite64 d b:2 u i
+pread64 d B u l
+pwrite64 d b:2 u l
 readv d V:2 u
 writev d v:2 u
 access s f:access
@@ -79,8 +79,8 @@ fcntl d f:fcntl x
 flock d f:flock
 fsync d
 fdatasync d
-truncate s i
-ftruncate d i
+truncate s l
+ftruncate d l
 getdents d p u
 getcwd S u
 chdir s
@@ -144,7 +144,7 @@ prctl f:prctl x x x x
 arch_prctl f:arch p
 setrlimit f:rlimit rlimit
 gettid
-readahead d i u
+readahead d l u
 setxattr s s b:3 u x
 fsetxattr d s b:3 u x
 getxattr s s B u
@@ -161,7 +161,7 @@ epoll_create i
 getdents64 d p u
 set_tid_address p
 restart_syscall
-fadvise64 d i u f:fadvise
+fadvise64 d l u f:fadvise
 timer_create f:clock p INT
 timer_settime i f:timer itimerspec p
 timer_gettime i p
@@ -192,12 +192,12 @@ ppoll polls:1 u time set u
 set_robust_list p u
 get_robust_list i p p
 splice d p d p u x
-sync_file_range d i i x
+sync_file_range d l l x
 utimensat at s p f:at
 epoll_pwait d EVENTS i i set u
 timerfd_create f:clock f:timerfd
 eventfd u
-fallocate d x i i
+fallocate d x l l
 timerfd_settime d f:timer itimerspec p
 timerfd_gettime d p
 accept4 d SA INT f:socket
@@ -205,8 +205,8 @@ eventfd2 u f:eventfd
 epoll_create1 f:epflags
 dup3 d d f:open
 pipe2 PAIR f:pipe
-preadv d V:2 u i
-pwritev d v:2 u i
+preadv d V:2 u l
+pwritev d v:2 u l
 rt_tgsigqueueinfo i i sig p
 recvmmsg d p u f:msg time
 prlimit64 i f:rlimit rlimit RLIMIT
@@ -218,8 +218,8 @@ execveat at s p p f:at
 membarrier x x i
 mlock2 p u x
 copy_file_range d p d p u x
-preadv2 d V:2 u i i x
-pwritev2 d v:2 u i i x
+preadv2 d V:2 u l l x
+pwritev2 d v:2 u l l x
 statx at s f:at f:statx p
 rseq p u f:rseq x
 clone3 p u

@@ -56,9 +56,9 @@ impl Said<'_> {
         }
         let other = || extra.parse::<usize>().map_or(0, |at| self.arguments[at]);
         let shown = match word {
-            "i" => return signed(value),
+            "l" => return value.cast_signed().to_string(),
             "at" if value as i32 == libc::AT_FDCWD => return "AT_FDCWD".to_owned(),
-            "d" | "at" => return (value as i32).to_string(),
+            "i" | "d" | "at" => return (value as i32).to_string(),
             "u" => return value.to_string(),
             "x" if value == 0 => return "0".to_owned(),
             "x" => return format!("{value:#x}"),
@@ -293,15 +293,6 @@ impl Said<'_> {
         let system = self.path(at)?;
         let node = self.path(at.checked_add(65)?)?;
         Some(format!("{{sysname={system}, nodename={node}, ...}}"))
-    }
-}
-
-/// A number that is an `int`, or a `long` where it is more.
-fn signed(value: u64) -> String {
-    if value >> 32 == 0 {
-        (value as i32).to_string()
-    } else {
-        value.cast_signed().to_string()
     }
 }
 

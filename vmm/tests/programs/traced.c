@@ -45,7 +45,7 @@ int main(int c, char **v)
     clock_nanosleep(CLOCK_MONOTONIC, 0, &soon, 0);
     signal(SIGUSR1, handler);
     syscall(SYS_tkill, syscall(SYS_gettid), SIGUSR1);
-    syscall(SYS_lseek, 0, -1, SEEK_CUR);
+    syscall(SYS_lseek, 0, -1l, SEEK_CUR);
     syscall(SYS_prctl, 77, 1, 2, 3, 4);
     syscall(SYS_io_uring_setup, 8, 0);
     syscall(SYS_kill, 1 << 20, 0);
