@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::fault::{AddressNames, Outcome};
 use crate::kvm::{KvmError, Machine};
 use crate::linux::start::Start;
-use crate::linux::{Grant, GrantError, Linux, Settings};
+use crate::linux::{Grant, GrantError, Linux, PID, Settings};
 use crate::memory::MemoryCounts;
 use crate::options::{Options, Platform};
 use crate::plan::{Plan, PlanError};
@@ -20,7 +20,7 @@ use crate::sandbox::{self, SandboxError};
 use crate::stamp::Stamp;
 use crate::standard::Standard;
 use crate::unserved::Unserved;
-use crate::world::{World, WorldError};
+use crate::world::{self, World, WorldError};
 
 /// Why a guest could not be run.
 #[derive(Debug, Error)]
@@ -150,14 +150,14 @@ impl Guest {
         }
         self.moments.mapped = Stamp::now();
         let world = self.enter_world()?;
-        let has_world = world.is_some();
+        let granted = world.is_some().then(|| world::granted(&self.grants));
         let confinement = sandbox::Confinement::prepare(world.as_ref(), network)?;
         drop((world, std::mem::take(&mut self.grants)));
         confinement.enter_monitor()?;
         if self.options.trace {
             machine.trace().map_err(RunError::Standard)?;
         }
-        machine.settle(has_world).map_err(RunError::Standard)?;
+        machine.settle(granted).map_err(RunError::Standard)?;
         crate::memory::give_back();
         self.moments.confined = Stamp::now();
         self.moments.first_instruction = self.moments.confined;
@@ -212,7 +212,13 @@ impl Guest {
             rustix::process::chdir("/").map_err(|error| RunError::Standard(error.into()))?;
             return Ok(None);
         }
-        let world = World::enter(&self.grants, self.options.network, self.options.memory)?;
+        let world = World::enter(
+            &self.grants,
+            self.options.network,
+            self.options.memory,
+            PID as i32,
+            self.image.program.as_bytes(),
+        )?;
         Ok(Some(world))
     }
 

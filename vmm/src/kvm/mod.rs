@@ -150,6 +150,7 @@ impl Machine {
         vcpu.start_at(plan.entry.0, stack.pointer);
         let kicks = Kicks::new(vcpu.fd())?;
         let mut linux = linux(memory);
+        linux.started_with([stack.arguments, stack.environment, stack.auxiliary]);
         for &signal in kicks.ignored() {
             linux.ignore(signal);
         }
@@ -187,8 +188,8 @@ impl Machine {
     }
 
     /// Says what the guest's calls pass on to: see [`Linux::settle`].
-    pub fn settle(&mut self, world: bool) -> io::Result<()> {
-        self.linux.settle(world)
+    pub fn settle(&mut self, granted: Option<Vec<Vec<u8>>>) -> io::Result<()> {
+        self.linux.settle(granted)
     }
 
     /// Prints the guest's calls and signals on standard error. To be called before [`Machine::settle`].

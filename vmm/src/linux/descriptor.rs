@@ -246,6 +246,9 @@ pub(super) fn openat(linux: &mut Linux, [directory, path, flags, mode, ..]: Argu
         careful
     };
     let arguments = [directory, path, u64::from(asked.bits()), mode, 0, 0];
+    if let Some(opened) = linux.open_small(path, wanted)? {
+        return Ok(opened);
+    }
     if linux.is_pipe(directory, path, wanted)? {
         return Err(Errno::ACCESS.into());
     }

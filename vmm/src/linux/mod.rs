@@ -21,6 +21,7 @@ mod record;
 mod run;
 mod scheduler;
 mod signal;
+mod small;
 mod socket;
 mod socket_option;
 pub mod start;
@@ -40,7 +41,9 @@ use rustix::io::Errno;
 
 pub(crate) use self::descriptor::requests as descriptor_requests;
 use self::futex::Futexes;
+pub(crate) use self::grant::clean;
 pub use self::grant::{Grant, GrantError};
+pub(crate) use self::process::PID;
 use self::scheduler::Scheduler;
 pub use self::scheduler::Tid;
 use self::signal::Signals;
@@ -204,6 +207,9 @@ pub struct Linux {
     counts: [u64; table::COUNT],
     unserved: Unserved,
     trace: Option<Box<Trace>>,
+    begin: small::Begin,
+    /// Directories that it was given.
+    granted: Vec<Vec<u8>>,
     /// Of the call that is being served.
     progress: Progress,
 }
@@ -243,15 +249,18 @@ impl Linux {
             counts: [0; table::COUNT],
             unserved: Unserved::default(),
             trace: None,
+            begin: small::Begin::default(),
+            granted: Vec::new(),
             progress: Progress::default(),
         }
     }
 
     /// Says what the guest's calls pass on to from now on: the descriptors of this process but those that
-    /// are open now, and if `world` is set the file system that this process is in. Without, there is no
-    /// file.
-    pub fn settle(&mut self, world: bool) -> std::io::Result<()> {
-        self.reach.world = world;
+    /// are open now, and if it was given directories (`granted`) the file system that this process is in.
+    /// Without, there is no file but the small world's.
+    pub fn settle(&mut self, granted: Option<Vec<Vec<u8>>>) -> std::io::Result<()> {
+        self.reach.world = granted.is_some();
+        self.granted = granted.unwrap_or_default();
         self.own.release()
     }
 

@@ -10,7 +10,7 @@ use super::record::Record;
 use super::{Arguments, Linux, Served};
 
 /// The guest is the only process of its machine.
-pub(super) const PID: u64 = 1;
+pub(crate) const PID: u64 = 1;
 
 /// The number of the guest's process, which is this one, on the host.
 pub(super) fn number_on_host() -> i32 {
@@ -41,7 +41,7 @@ const FILES: u64 = 7;
 /// The monitor's own numbers, some dozens from [`crate::descriptors::FIRST`] on, count as well.
 const LEAST_FILES: u64 = 128;
 
-fn limits(linux: &Linux, resource: u64) -> Result<(u64, u64), Errno> {
+pub(super) fn limits(linux: &Linux, resource: u64) -> Result<(u64, u64), Errno> {
     const STACK: u64 = 3;
     const CORE: u64 = 4;
     match resource {

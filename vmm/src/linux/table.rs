@@ -41,11 +41,13 @@ pub enum Process {
     Monitor,
     /// The host kernel serves it if a directory was granted; otherwise no file exists.
     Files,
-    /// As `Files`; without a grant the monitor serves an empty path, which means an open descriptor.
+    /// As `Files`; without a grant the monitor knows of the small world alone.
+    Look,
+    /// As `Look`; without a grant the monitor serves an empty path, which means an open descriptor.
     FilesOrEmpty,
     /// As `Files`, but unknown without a grant: C libraries then use a call that is `FilesOrEmpty`.
     FilesOrUnserved,
-    /// As `Files`, and what it makes cannot have a set-user-ID or set-group-ID bit.
+    /// As `Files`, but the monitor looks for the small world first, grant or not; and what it makes cannot have a set-user-ID or set-group-ID bit.
     Create {
         /// Argument that holds the flags.
         flags: u32,
@@ -232,9 +234,9 @@ const LIST: &[Entry] = {
     call(1, "write", stream::write, Topic::File, Process::Allowed),
     call(2, "open", descriptor::open, Topic::Path, Process::Create { flags: 1, mode: 2 }),
     call(3, "close", descriptor::close, Topic::File, Process::Allowed),
-    host(4, "stat", &[Path, Out(144)], Topic::Path, Process::Files),
+    host(4, "stat", &[Path, Out(144)], Topic::Path, Process::Look),
     host(5, "fstat", &[Descriptor, Out(144)], Topic::File, Process::Allowed),
-    host(6, "lstat", &[Path, Out(144)], Topic::Path, Process::Files),
+    host(6, "lstat", &[Path, Out(144)], Topic::Path, Process::Look),
     call(7, "poll", poll::poll, Topic::File, Process::Allowed),
     host(8, "lseek", &[Descriptor, Value, Value], Topic::File, Process::Allowed),
     call(9, "mmap", memory::mmap, Topic::Memory, Process::Mapping),
@@ -249,7 +251,7 @@ const LIST: &[Entry] = {
     call(18, "pwrite64", stream::pwrite64, Topic::File, Process::Allowed),
     call(19, "readv", stream::readv, Topic::File, Process::Allowed),
     call(20, "writev", stream::writev, Topic::File, Process::Allowed),
-    host(21, "access", &[Path, Value], Topic::Path, Process::Files),
+    host(21, "access", &[Path, Value], Topic::Path, Process::Look),
     host(22, "pipe", &[Descriptors], Topic::File, Process::Allowed),
     call(23, "select", poll::select, Topic::File, Process::Allowed),
     call(24, "sched_yield", thread::sched_yield, Topic::System, Process::Allowed),
@@ -305,7 +307,7 @@ const LIST: &[Entry] = {
     host(86, "link", &[Path, Path], Topic::Path, Process::Files),
     host(87, "unlink", &[Path], Topic::Path, Process::Files),
     host(88, "symlink", &[Text, Path], Topic::Path, Process::Files),
-    host(89, "readlink", &[Path, OutText(2), Value], Topic::Path, Process::Files),
+    host(89, "readlink", &[Path, OutText(2), Value], Topic::Path, Process::Look),
     host(90, "chmod", &[Path, Mode], Topic::Path, Process::PathMode(1)),
     host(91, "fchmod", &[Granted, Mode], Topic::File, Process::Mode),
     host(92, "chown", &[Path, Value, Value], Topic::Path, Process::Files),
@@ -397,9 +399,9 @@ const LIST: &[Entry] = {
     host(264, "renameat", &[Directory, Path, Directory, Path], Topic::Path, Process::Files),
     host(265, "linkat", &[Directory, Path, Directory, Path, Flags(LINK)], Topic::Path, Process::FileFlags(4, LINK as u32)),
     host(266, "symlinkat", &[Text, Directory, Path], Topic::Path, Process::Files),
-    host(267, "readlinkat", &[Directory, Path, OutText(3), Value], Topic::Path, Process::Files),
+    host(267, "readlinkat", &[Directory, Path, OutText(3), Value], Topic::Path, Process::Look),
     host(268, "fchmodat", &[Directory, Path, Mode], Topic::Path, Process::PathMode(2)),
-    host(269, "faccessat", &[Directory, Path, Value], Topic::Path, Process::Files),
+    host(269, "faccessat", &[Directory, Path, Value], Topic::Path, Process::Look),
     call(270, "pselect6", poll::pselect6, Topic::File, Process::Allowed),
     call(271, "ppoll", poll::ppoll, Topic::File, Process::Allowed),
     call(273, "set_robust_list", thread::set_robust_list, Topic::Process, Process::Allowed),
@@ -437,7 +439,7 @@ const LIST: &[Entry] = {
     call(334, "rseq", system::rseq, Topic::Process, Process::Unserved),
     call(435, "clone3", thread::clone3, Topic::Process, Process::Unserved),
     call(436, "close_range", descriptor::close_range, Topic::File, Process::Allowed),
-    host(439, "faccessat2", &[Directory, Path, Value, Value], Topic::Path, Process::Files),
+    host(439, "faccessat2", &[Directory, Path, Value, Value], Topic::Path, Process::Look),
     call(441, "epoll_pwait2", poll::epoll_pwait2, Topic::File, Process::Allowed),
     host(452, "fchmodat2", &[Directory, Path, Mode, Value], Topic::Path, Process::Change { flags: 3, mode: Some(2) }),
     ]

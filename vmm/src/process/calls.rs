@@ -18,8 +18,10 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 use super::counts::{heap_end, most, readable, used};
 use super::limits::{Limits, with_tables};
 use super::ptrace::{Registers, Tracee};
+use super::small::Begin;
 use super::threads::Threads;
 use crate::linux::{identity, system};
+use crate::world::small::{Kind, Look};
 
 /// Longer than `/proc/PID/status` of somebody in very many groups.
 const MOST_STATUS: usize = 64 << 10;
@@ -44,6 +46,10 @@ pub(super) enum Change {
     Flags(u64),
     /// In its fifth.
     FifthFlags(u64),
+    /// A new file in memory, whose name is at an address, closed by `execve` or not.
+    Memory(u64, bool),
+    /// A duplicate of a descriptor, closed by `execve` or not.
+    Duplicate(u64, bool),
     /// `tgkill` of a thread of this process, of a signal.
     Signal(Pid, u64, u64),
 }
@@ -59,6 +65,23 @@ impl Change {
             }
             Self::Flags(flags) => registers.r10 = flags,
             Self::FifthFlags(flags) => registers.r8 = flags,
+            Self::Memory(name, closes) => {
+                registers.orig_rax = libc::SYS_memfd_create as u64;
+                registers.rdi = name;
+                let closes = if closes { libc::MFD_CLOEXEC } else { 0 };
+                registers.rsi = (libc::MFD_ALLOW_SEALING | closes).into();
+            }
+            Self::Duplicate(descriptor, closes) => {
+                registers.orig_rax = libc::SYS_fcntl as u64;
+                registers.rdi = descriptor;
+                let command = if closes {
+                    libc::F_DUPFD_CLOEXEC
+                } else {
+                    libc::F_DUPFD
+                };
+                registers.rsi = command as u64;
+                registers.rdx = 0;
+            }
             Self::Signal(process, thread, signal) => {
                 registers.orig_rax = libc::SYS_tgkill as u64;
                 registers.rdi = process.as_raw_nonzero().get() as u64;
@@ -76,7 +99,8 @@ type Identity = (u64, u64);
 /// Answers for one guest.
 #[derive(Debug)]
 pub(super) struct Calls {
-    limits: Limits,
+    pub(super) limits: Limits,
+    pub(super) begin: Begin,
     /// No less than the bytes that the guest may access and that `RLIMIT_DATA` does not count.
     readable: u64,
     /// Bytes that the guest may take before anybody has to count what it has.
@@ -86,8 +110,8 @@ pub(super) struct Calls {
     /// Where the heap begins, and the highest end of it that is known or was asked for since there was
     /// room the last time.
     heap: [u64; 2],
-    guest: Pid,
-    process: OwnedFd,
+    pub(super) guest: Pid,
+    pub(super) process: OwnedFd,
     /// What the guest was given as standard input, output and error.
     standard: Vec<Identity>,
     /// `/proc/PID/status` and `maps`, opened while this process may open files.
@@ -98,7 +122,12 @@ pub(super) struct Calls {
 
 impl Calls {
     /// For the guest that `guest` is about to be, within `limits`.
-    pub(super) fn new(guest: Pid, limits: Limits, heap: u64) -> std::io::Result<Self> {
+    pub(super) fn new(
+        guest: Pid,
+        limits: Limits,
+        begin: Begin,
+        heap: u64,
+    ) -> std::io::Result<Self> {
         let open = |name: &str| File::open(format!("/proc/{}/{name}", guest.as_raw_nonzero()));
         let standard = [
             rustix::fs::fstat(rustix::stdio::stdin())?,
@@ -107,6 +136,7 @@ impl Calls {
         ];
         Ok(Self {
             limits,
+            begin,
             // Nobody counted the image: the first call does.
             readable: limits.readable,
             room: limits.room,
@@ -149,7 +179,13 @@ impl Calls {
                 let mut path = [0];
                 match (tracee.read(second, &mut path), path) {
                     (Ok(1), [0]) => Next::ServeWith(Change::Fstat(first, third)),
-                    (Ok(1), _) => failed(Errno::NOENT),
+                    (Ok(1), _) => {
+                        let look = Look {
+                            kind: Kind::Stat,
+                            path: 1,
+                        };
+                        self.look(look, tracee, registers, threads.count())
+                    }
                     _ => failed(Errno::FAULT),
                 }
             }
@@ -160,6 +196,7 @@ impl Calls {
             | libc::SYS_fchownat
             | libc::SYS_utimensat
             | libc::SYS_futimesat => self.change_named(tracee, registers),
+            libc::SYS_open | libc::SYS_openat => self.open(tracee, registers, threads),
             libc::SYS_setgroups => finished(set_groups(tracee, registers)),
             libc::SYS_capget => finished(capabilities(tracee, registers, threads)),
             // What cannot be counted is not allowed.
@@ -195,7 +232,10 @@ impl Calls {
             | libc::SYS_clock_getres
             | libc::SYS_clock_nanosleep
             | libc::SYS_timer_create => own(threads, !(first as i32 >> 3), Errno::INVAL),
-            _ => failed(Errno::NOSYS),
+            _ => match Look::of(registers.orig_rax) {
+                Some(look) => self.look(look, tracee, registers, threads.count()),
+                None => failed(Errno::NOSYS),
+            },
         }
     }
 
@@ -333,15 +373,20 @@ impl Calls {
     }
 
     /// Bytes of memory that are the guest's own: in RAM, swapped out, and the tables to find them by.
-    fn used(&mut self) -> Option<u64> {
-        let length = self.status.read_at(&mut self.text, 0).ok()?;
-        let status = std::str::from_utf8(&self.text[..length]).ok()?;
+    pub(super) fn used(&mut self) -> Option<u64> {
+        let used = used(self.status_text()?);
         // Of a process whose first thread has ended it does not tell: the most that there can be.
-        used(status).or_else(|| most(&self.maps()?))
+        used.or_else(|| most(&self.maps()?))
+    }
+
+    /// What the kernel says of the guest.
+    pub(super) fn status_text(&mut self) -> Option<&str> {
+        let length = self.status.read_at(&mut self.text, 0).ok()?;
+        std::str::from_utf8(&self.text[..length]).ok()
     }
 
     /// The areas that the guest has.
-    fn maps(&self) -> Option<Vec<u8>> {
+    pub(super) fn maps(&self) -> Option<Vec<u8>> {
         let (mut text, mut length) = (vec![0; MOST_STATUS], 0);
         loop {
             let read = self.maps.read_at(&mut text[length..], length as u64).ok()?;
@@ -442,7 +487,7 @@ fn capabilities(tracee: Tracee, registers: &Registers, threads: &Threads) -> Res
     Ok(0)
 }
 
-fn failed(error: Errno) -> Next {
+pub(super) fn failed(error: Errno) -> Next {
     Next::Done(-i64::from(error.raw_os_error()))
 }
 

@@ -23,6 +23,7 @@ mod limits;
 mod printer;
 mod ptrace;
 mod signals;
+mod small;
 mod system;
 mod threads;
 mod trace;
@@ -34,6 +35,7 @@ use thiserror::Error;
 use self::calls::Calls;
 use self::limits::Limits;
 use self::ptrace::Tracee;
+use self::small::Begin;
 use self::trace::{End, Tracer};
 use crate::fault::Outcome;
 use crate::linux::Grant;
@@ -166,7 +168,8 @@ pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
     Tracee(child).seize().map_err(ProcessError::Trace)?;
     let limits = Limits::new(plan);
     limits.apply(child).map_err(ProcessError::Limit)?;
-    let calls = Calls::new(child, limits, plan.rooms.heap.0).map_err(ProcessError::Trace)?;
+    let begin = Begin::new(guest, &stack);
+    let calls = Calls::new(child, limits, begin, plan.rooms.heap.0).map_err(ProcessError::Trace)?;
     let mut tracer = Tracer::new(child, plan, leaving, calls).map_err(ProcessError::Trace)?;
     if guest.trace {
         tracer.print().map_err(ProcessError::Trace)?;

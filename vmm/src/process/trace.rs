@@ -203,6 +203,11 @@ impl<'a> Tracer<'a> {
                 if let Some(before) = self.threads.stopped(thread.0).changed.take() {
                     put_back(thread, &before);
                 }
+                if let Some(content) = self.threads.stopped(thread.0).content.take()
+                    && let Ok(now) = thread.registers()
+                {
+                    self.calls.fill(now.rax.cast_signed(), &content);
+                }
                 self.not_counted(thread.0);
                 if let (Some(printer), Some(Ok(call))) = (&mut self.printer, &call) {
                     printer.stopped(thread, call, self.plan);

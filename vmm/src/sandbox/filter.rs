@@ -16,7 +16,8 @@ pub struct FilterError(#[from] io::Error);
 
 /// Calls of the monitor's run loop: what the allocator, the standard library and the handlers in
 /// [`crate::linux`] need beside what they pass on, and the end. What they pass on is in [`CALLS`].
-const MONITOR: [i64; 29] = [
+const MONITOR: [i64; 30] = [
+    libc::SYS_memfd_create,
     libc::SYS_poll,
     libc::SYS_ppoll,
     libc::SYS_munmap,
@@ -49,7 +50,9 @@ const MONITOR: [i64; 29] = [
 ];
 /// Calls of the tracer of a guest that is a process: waiting, looking, answering, and the end. It opens
 /// nothing any more.
-const TRACER: [i64; 31] = [
+const TRACER: [i64; 35] = [
+    libc::SYS_ftruncate,
+    libc::SYS_pwrite64,
     libc::SYS_wait4,
     libc::SYS_rt_sigtimedwait,
     libc::SYS_process_vm_readv,
@@ -60,6 +63,8 @@ const TRACER: [i64; 31] = [
     libc::SYS_fchown,
     libc::SYS_fsetxattr,
     libc::SYS_getgroups,
+    libc::SYS_getuid,
+    libc::SYS_getgid,
     libc::SYS_pread64,
     libc::SYS_read,
     libc::SYS_write,
@@ -251,10 +256,22 @@ fn tracer_policy(guest: u32) -> Policy {
     policy.set(libc::SYS_ptrace as u32, requests);
     let signals = Rule::one_of(0, &[guest], Verdict::Kill);
     policy.set(libc::SYS_kill as u32, signals);
+    let limits = [Test::Equals(0, guest), Test::Null(2)];
+    policy.set(
+        LIMITS as u32,
+        Rule::from(Verdict::Kill).unless(&limits, Verdict::Allow),
+    );
     // Times of an open file.
     let times = Rule::from(Verdict::Kill).unless(&[Test::Null(1)], Verdict::Allow);
     policy.set(libc::SYS_utimensat as u32, times);
-    let flags = [libc::F_SETPIPE_SZ, libc::F_GETFL, libc::F_SETFL].map(|command| command as u32);
+    let flags = [
+        libc::F_SETPIPE_SZ,
+        libc::F_GETFL,
+        libc::F_SETFL,
+        libc::F_GET_SEALS,
+        libc::F_ADD_SEALS,
+    ]
+    .map(|command| command as u32);
     policy.set(
         libc::SYS_fcntl as u32,
         Rule::one_of(1, &flags, Verdict::Kill),
@@ -311,10 +328,11 @@ fn guest_rule(process: Process, given: Given) -> Rule {
         Process::Allowed => Verdict::Allow.into(),
         Process::Monitor | Process::Protection | Process::Heap => Verdict::Trace.into(),
         Process::Files => files(no_file).into(),
-        Process::FilesOrEmpty => files(Verdict::Trace).into(),
+        Process::Look | Process::FilesOrEmpty => files(Verdict::Trace).into(),
         // C libraries know what to do instead.
         Process::FilesOrUnserved => files(Verdict::Errno(libc::ENOSYS)).into(),
-        Process::Create { flags, mode } => created(files(no_file), flags, mode),
+        // The small world is told by the path.
+        Process::Create { flags, mode } => created(Verdict::Trace, flags, mode),
         Process::Mode => without_set_id(asked_of_files, 1),
         Process::Owner => asked_of_files.into(),
         Process::PathMode(mode) => without_set_id(files(no_file), mode),
