@@ -37,7 +37,7 @@ options:
                            PORT a number, FIRST-LAST or *; `none` for ADDRESS:PORT is no address
   --env KEY=VALUE          environment of the guest; may be repeated
   --report FILE            write times, counts and costs as JSON
-  --trace                  print every system call (kvm)
+  --trace                  print every system call and signal, as strace does
   -h, --help               print this
   -V, --version            print the version
 

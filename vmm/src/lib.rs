@@ -38,5 +38,7 @@ pub mod sandbox;
 pub mod stamp;
 mod standard;
 mod terminal;
+mod trace;
+pub mod unserved;
 pub mod vdso;
 pub mod world;

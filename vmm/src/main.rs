@@ -79,8 +79,8 @@ fn finish(report: &Report, file: Option<File>) -> u8 {
     if let Some(fault) = &report.fault {
         eprintln!("{fault}");
     }
-    if report.refused_process {
-        eprintln!("the guest asked to start a process (fork or execve), which is not served");
+    for line in report.unserved.lines(report.status != 0) {
+        eprintln!("{line}");
     }
     if let Some(mut file) = file {
         let written = serde_json::to_vec_pretty(report)

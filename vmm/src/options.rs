@@ -41,7 +41,7 @@ pub struct Options {
     pub environment: Vec<Vec<u8>>,
     /// What follows `argv[0]`.
     pub arguments: Vec<Vec<u8>>,
-    /// Print every system call to standard error (KVM only).
+    /// Print every system call and signal to standard error.
     pub trace: bool,
     /// Count the guest's page faults for the report (KVM only).
     pub count_faults: bool,

@@ -7,7 +7,9 @@ use serde::Serialize;
 use crate::kvm::ExitCounts;
 use crate::memory::{Backing, MemoryCounts};
 use crate::options::Platform;
+use crate::process::StopCounts;
 use crate::stamp::Stamp;
+use crate::unserved::Unserved;
 
 /// Moments of a run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -131,12 +133,12 @@ pub struct Report {
     /// System calls by name (KVM only: a process's calls are not seen).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub syscalls: Option<BTreeMap<&'static str, u64>>,
-    /// Calls that are not served, by number (KVM only).
+    /// Stops of the guest's threads (process only).
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub unknown_calls: Option<BTreeMap<u64, u64>>,
-    /// The guest asked to start a process, which is not served (KVM only).
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub refused_process: bool,
+    pub stops: Option<StopCounts>,
+    /// What the guest asked for and is not served.
+    #[serde(flatten)]
+    pub unserved: Unserved,
     /// What was mapped.
     pub mapped: MemoryCounts,
     /// Files of the pool held open: the map and the segments.

@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::fault::{AddressNames, Outcome};
 use crate::kvm::{KvmError, Machine};
 use crate::linux::start::Start;
-use crate::linux::{Grant, GrantError, Linux, Settings};
+use crate::linux::{Grant, GrantError, Linux, PID, Settings};
 use crate::memory::MemoryCounts;
 use crate::options::{Options, Platform};
 use crate::plan::{Plan, PlanError};
@@ -19,7 +19,8 @@ use crate::report::{HostUsage, Moments, Report};
 use crate::sandbox::{self, SandboxError};
 use crate::stamp::Stamp;
 use crate::standard::Standard;
-use crate::world::{World, WorldError};
+use crate::unserved::Unserved;
+use crate::world::{self, World, WorldError};
 
 /// Why a guest could not be run.
 #[derive(Debug, Error)]
@@ -140,6 +141,9 @@ impl Guest {
         self.moments.first_instruction = self.moments.confined;
         let mut first_exit = Stamp::default();
         let outcome = machine.run(|| first_exit = Stamp::now());
+        if let Ok(outcome) = &outcome {
+            machine.trace_end(outcome);
+        }
         // The guest may have put other files there, and have bounded their number.
         crate::descriptors::bound(u64::MAX).map_err(|error| RunError::Standard(error.into()))?;
         standard.give_back().map_err(RunError::Standard)?;
@@ -150,8 +154,7 @@ impl Guest {
         report.guest_faults = machine.guest_faults();
         report.exits = Some(machine.exits());
         report.syscalls = Some(machine.linux().counts());
-        report.unknown_calls = Some(machine.linux().unknown().clone());
-        report.refused_process = machine.linux().refused_process();
+        report.unserved = machine.linux().unserved().clone();
         report.mapped = machine.linux().memory().counts();
         Ok(report)
     }
@@ -165,7 +168,6 @@ impl Guest {
         let settings = Settings {
             network,
             limits: self.options.limits.clone(),
-            trace: self.options.trace,
         };
         let mut machine = Box::new(Machine::new(
             &self.plan,
@@ -179,11 +181,15 @@ impl Guest {
         }
         self.moments.mapped = Stamp::now();
         let world = self.enter_world()?;
-        let has_world = world.is_some();
-        let confinement = sandbox::Confinement::prepare(world.as_ref(), network, &self.options.limits)?;
+        let granted = world.is_some().then(|| world::granted(&self.grants));
+        let confinement =
+            sandbox::Confinement::prepare(world.as_ref(), network, &self.options.limits)?;
         drop((world, std::mem::take(&mut self.grants)));
         confinement.enter_monitor()?;
-        machine.settle(has_world).map_err(RunError::Standard)?;
+        if self.options.trace {
+            machine.trace().map_err(RunError::Standard)?;
+        }
+        machine.settle(granted).map_err(RunError::Standard)?;
         Ok((standard, machine))
     }
 
@@ -197,6 +203,7 @@ impl Guest {
             grants: &self.grants,
             network: self.options.network,
             limits: &self.options.limits,
+            trace: self.options.trace,
         });
         standard.restore().map_err(RunError::Standard)?;
         let ended = ended?;
@@ -207,6 +214,8 @@ impl Guest {
         self.moments.end = Stamp::now();
         let mut report = self.report(&ended.outcome, ended.usage);
         report.mapped = ended.counts;
+        report.stops = Some(ended.stops);
+        report.unserved = ended.unserved;
         Ok(report)
     }
 
@@ -217,7 +226,13 @@ impl Guest {
             rustix::process::chdir("/").map_err(|error| RunError::Standard(error.into()))?;
             return Ok(None);
         }
-        let world = World::enter(&self.grants, self.options.network, self.options.memory)?;
+        let world = World::enter(
+            &self.grants,
+            self.options.network,
+            self.options.memory,
+            PID as i32,
+            self.image.program.as_bytes(),
+        )?;
         Ok(Some(world))
     }
 
@@ -237,8 +252,8 @@ impl Guest {
             guest_faults: None,
             exits: None,
             syscalls: None,
-            unknown_calls: None,
-            refused_process: false,
+            stops: None,
+            unserved: Unserved::default(),
             mapped: MemoryCounts::default(),
             leases: self.segments.count() as u64 + 1,
             host,

@@ -4,17 +4,21 @@
 //! | what | is |
 //! |---|---|
 //! | `/dev/null`, `zero`, `full`, `random`, `urandom` | the host's |
-//! | `/etc/passwd`, `group`, `hosts`, `nsswitch.conf`, `localtime`, `/proc/sys/...`, `/sys/...` | the same for every guest |
-//! | `/proc/cpuinfo`, `loadavg`, `meminfo`, `stat` | of a machine with one processor and the guest's memory |
+//! | `/etc/passwd`, `group`, `hosts`, `nsswitch.conf`, `localtime`, ... | the same for every guest |
+//! | `/proc`, `/sys` | places of files that the VMM makes when they are opened (`world/small.rs`) |
 //! | `/etc/resolv.conf` | the host's, for a guest that uses the host's network |
 //! | `/tmp`, `/dev/shm` | memory, gone with the guest |
 //!
 //! Whoever may not make a mount namespace makes one as the owner of a new user namespace.
 
+mod contents;
+pub(crate) mod small;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
@@ -78,42 +82,6 @@ const DEVICES: [&str; 5] = [
     "/dev/urandom",
 ];
 
-const FILES: [(&str, &str); 13] = [
-    (
-        "/etc/passwd",
-        "root:x:0:0:root:/:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n",
-    ),
-    ("/etc/group", "root:x:0:\nnogroup:x:65534:\n"),
-    (
-        "/etc/nsswitch.conf",
-        "passwd: files\ngroup: files\nhosts: files dns\n",
-    ),
-    ("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
-    ("/etc/localtime", UTC),
-    ("/proc/cpuinfo", "processor\t: 0\n"),
-    ("/proc/loadavg", "0.00 0.00 0.00 1/1 1\n"),
-    (
-        "/proc/stat",
-        "cpu  0 0 0 0 0 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\n",
-    ),
-    ("/proc/sys/net/core/somaxconn", "4096\n"),
-    ("/proc/sys/vm/overcommit_memory", "0\n"),
-    ("/proc/sys/kernel/pid_max", "4194304\n"),
-    ("/sys/devices/system/cpu/online", "0\n"),
-    (
-        "/sys/kernel/mm/transparent_hugepage/enabled",
-        "always [madvise] never\n",
-    ),
-];
-
-/// The time zone file (RFC 9636) of UTC: twice a header that counts one type of local time and a name of
-/// four bytes, the type, and the name; and the rule for all times.
-const UTC: &str = "TZif2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\x04\
-\0\0\0\0\0\0UTC\0\
-TZif2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\x04\
-\0\0\0\0\0\0UTC\0\
-\nUTC0\n";
-
 /// Where a guest may keep files in memory: of `/dev/shm` C libraries make shared memory and semaphores with names.
 const IN_MEMORY: [&str; 2] = ["/tmp", "/dev/shm"];
 /// Inodes that a guest may have in memory.
@@ -121,8 +89,15 @@ const MOST_INODES: &str = "65536";
 
 impl World {
     /// Leaves this process with the directories of `grants` and what the guest finds besides. What it
-    /// keeps in memory as files is at most `memory` bytes. All that other processes see stays as it was.
-    pub fn enter(grants: &[Grant], network: bool, memory: u64) -> Result<Self, WorldError> {
+    /// keeps in memory as files is at most `memory` bytes. It is process `process` there, and its program is
+    /// called `name`. All that other processes see stays as it was.
+    pub fn enter(
+        grants: &[Grant],
+        network: bool,
+        memory: u64,
+        process: i32,
+        name: &[u8],
+    ) -> Result<Self, WorldError> {
         let resolvers = if network {
             std::fs::read("/etc/resolv.conf").ok()
         } else {
@@ -150,12 +125,7 @@ impl World {
         attach(&root, "/")?;
         rustix::process::fchdir(&root).map_err(step("entering the new root"))?;
         rustix::process::chroot(".").map_err(step("entering the new root"))?;
-        for (path, text) in FILES {
-            write(Path::new(path), text.as_bytes())?;
-        }
-        let total = memory >> 10;
-        let all = format!("MemTotal: {total} kB\nMemFree: {total} kB\nMemAvailable: {total} kB\n");
-        write(Path::new("/proc/meminfo"), all.as_bytes())?;
+        make_files(process, name)?;
         if let Some(resolvers) = resolvers {
             write(Path::new("/etc/resolv.conf"), &resolvers)?;
         }
@@ -207,6 +177,55 @@ impl World {
         let listed = self.directories.iter();
         listed.map(|(directory, rights)| (directory.as_fd(), *rights))
     }
+}
+
+/// The directories of `grants`, as the guest names them.
+pub(crate) fn granted(grants: &[Grant]) -> Vec<Vec<u8>> {
+    let paths = grants
+        .iter()
+        .map(|grant| grant.guest.as_os_str().as_bytes());
+    // The whole tree, granted, has what it has, and the small world beside it.
+    paths
+        .filter(|path| *path != b"/")
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+/// Makes the small world's places, and what of it does not change.
+fn make_files(process: i32, name: &[u8]) -> Result<(), WorldError> {
+    let failed = step("making a file of the guest's file system");
+    let mut parent = Path::new("");
+    for path in small::files().filter(|path| small::has_place(path)) {
+        let path = Path::new(path);
+        let directory = path.parent().unwrap_or(path);
+        if directory != parent {
+            make_directories(directory)?;
+            parent = directory;
+        }
+        if let Some(fixed) = path.to_str().filter(|path| path.starts_with("/etc/")) {
+            let text = contents::fixed(fixed).unwrap_or_default();
+            write(path, text.as_bytes())?;
+        } else {
+            let mode = Mode::from_raw_mode(0o444);
+            rustix::fs::mknodat(CWD, path, FileType::RegularFile, mode, 0).map_err(&failed)?;
+        }
+    }
+    make_directories(Path::new("/dev"))?;
+    let number = format!("/proc/{process}");
+    let program = [b"/", name].concat();
+    let links: [(&str, &[u8]); 7] = [
+        ("/proc/self/exe", &program),
+        (&number, b"self"),
+        ("/proc/thread-self", b"self"),
+        ("/dev/fd", b"/proc/self/fd"),
+        ("/dev/stdin", b"/proc/self/fd/0"),
+        ("/dev/stdout", b"/proc/self/fd/1"),
+        ("/dev/stderr", b"/proc/self/fd/2"),
+    ];
+    for (path, target) in links {
+        rustix::fs::symlink(target, path).map_err(&failed)?;
+    }
+    Ok(())
 }
 
 /// Makes the namespace; true when that took a user namespace.
@@ -337,25 +356,4 @@ fn make_directories(path: &Path) -> Result<(), WorldError> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_time_zone_has_the_form_of_its_counts() {
-        const HEADER: usize = 44;
-        let block = HEADER + 6 + "UTC\0".len();
-        for start in [0, block] {
-            let header = &UTC.as_bytes()[start..start + HEADER];
-            assert_eq!(&header[..5], b"TZif2");
-            let counts: Vec<u32> = header[20..]
-                .chunks(4)
-                .map(|word| u32::from_be_bytes(word.try_into().unwrap()))
-                .collect();
-            assert_eq!(counts, [0, 0, 0, 0, 1, 4]);
-        }
-        assert_eq!(&UTC[2 * block..], "\nUTC0\n");
-    }
 }

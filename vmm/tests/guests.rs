@@ -188,7 +188,7 @@ fn busybox_works_on_granted_files_and_no_others() {
         }
         for hidden in [
             "/etc/shadow",
-            "/etc/hostname",
+            "/etc/os-release",
             &at("absolute"),
             &at("upwards"),
             &at("../pool"),

@@ -210,7 +210,7 @@ fn a_guest_learns_no_more_of_the_host_than_under_kvm() {
             assert!(process.lines().any(|l| l == line), "{line} in {process}");
         }
         let none = "No such file or directory";
-        let absent = format!("/etc/passwd: {none}, {none}, {none}\n");
+        let absent = format!("/etc/shadow: {none}, {none}, {none}\n");
         assert!(process.contains(&absent), "{process}");
         assert!(
             process.contains("grows by 0x100000, shrinks to 0\n"),

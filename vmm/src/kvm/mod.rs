@@ -30,6 +30,7 @@ use self::stats::FaultCounter;
 use self::turns::Turns;
 use self::vcpu::{Features, Vcpu};
 use self::vm::Vm;
+use crate::fault::Outcome;
 use crate::linux::Linux;
 use crate::linux::start::{Start, StartError};
 use crate::memory::{Backing, BuildError, GuestMemory};
@@ -149,6 +150,7 @@ impl Machine {
         vcpu.start_at(plan.entry.0, stack.pointer);
         let kicks = Kicks::new(vcpu.fd())?;
         let mut linux = linux(memory);
+        linux.started_with([stack.arguments, stack.environment, stack.auxiliary]);
         for &signal in kicks.ignored() {
             linux.ignore(signal);
         }
@@ -186,8 +188,18 @@ impl Machine {
     }
 
     /// Says what the guest's calls pass on to: see [`Linux::settle`].
-    pub fn settle(&mut self, world: bool) -> io::Result<()> {
-        self.linux.settle(world)
+    pub fn settle(&mut self, granted: Option<Vec<Vec<u8>>>) -> io::Result<()> {
+        self.linux.settle(granted)
+    }
+
+    /// Prints the guest's calls and signals on standard error. To be called before [`Machine::settle`].
+    pub fn trace(&mut self) -> io::Result<()> {
+        self.linux.start_trace()
+    }
+
+    /// Says how the guest has ended.
+    pub fn trace_end(&mut self, outcome: &Outcome) {
+        self.linux.trace_end(outcome);
     }
 
     /// Exits so far.

@@ -117,7 +117,7 @@ pub(super) fn fcntl(linux: &mut Linux, [fd, command, argument, ..]: Arguments) -
     const CALL: u64 = libc::SYS_fcntl as u64;
     let arguments = [fd, command, argument, 0, 0, 0];
     match command as i32 {
-        libc::F_SETFL if argument & libc::O_ASYNC as u64 != 0 => Err(Errno::INVAL.into()),
+        libc::F_SETFL if argument & libc::O_ASYNC as u64 != 0 => Err(Stop::Refused(Errno::INVAL)),
         number if NUMBERS.contains(&number) => {
             let kinds = [Arg::Descriptor, Arg::Value, Arg::Value];
             dispatch::pass(linux, CALL, &kinds, arguments)
@@ -147,7 +147,7 @@ pub(super) fn fcntl(linux: &mut Linux, [fd, command, argument, ..]: Arguments) -
                 served => served,
             }
         }
-        _ => Err(Errno::INVAL.into()),
+        _ => Err(Stop::Refused(Errno::INVAL)),
     }
 }
 
@@ -184,7 +184,7 @@ pub(super) fn ioctl(linux: &mut Linux, [fd, request, at, ..]: Arguments) -> Serv
     let known = known.filter(|_| linux.reach.network || !INTERFACES.contains(&request));
     let Some((_, argument)) = known else {
         rustix::io::fcntl_getfd(host::borrow(linux.descriptor(fd)?))?;
-        return Err(Errno::NOTTY.into());
+        return Err(Stop::Refused(Errno::NOTTY));
     };
     if at == 0 && *argument != Arg::Value {
         return Err(Errno::FAULT.into());
@@ -246,6 +246,9 @@ pub(super) fn openat(linux: &mut Linux, [directory, path, flags, mode, ..]: Argu
         careful
     };
     let arguments = [directory, path, u64::from(asked.bits()), mode, 0, 0];
+    if let Some(opened) = linux.open_small(path, wanted)? {
+        return Ok(opened);
+    }
     if linux.is_pipe(directory, path, wanted)? {
         return Err(Errno::ACCESS.into());
     }

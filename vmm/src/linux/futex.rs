@@ -140,7 +140,7 @@ pub(super) fn futex(
         13 => lock(linux, address, limit(clock, true)),
         8 => try_lock(linux, address),
         7 => unlock(linux, address),
-        _ => Err(Errno::NOSYS.into()),
+        _ => Err(Stop::Refused(Errno::NOSYS)),
     }
 }
 

@@ -100,7 +100,7 @@ impl Grant {
 }
 
 /// `path` without `.`, `..` and doubled slashes; absolute.
-fn clean(path: &[u8]) -> Vec<u8> {
+pub(crate) fn clean(path: &[u8]) -> Vec<u8> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in path.split(|&byte| byte == b'/') {
         match part {

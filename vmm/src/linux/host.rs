@@ -1,7 +1,7 @@
 //! System calls of the host on behalf of the guest.
 
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
@@ -334,4 +334,15 @@ pub(super) enum Late {
     Error,
     /// There was nothing.
     Nothing,
+}
+
+/// A new descriptor, the lowest that is free, of what `old` is of.
+pub(super) fn duplicate(old: RawFd, close_on_exec: bool) -> Result<RawFd, Errno> {
+    let old = borrow(old);
+    let new = if close_on_exec {
+        rustix::io::fcntl_dupfd_cloexec(old, 0)?
+    } else {
+        rustix::io::dup(old)?
+    };
+    Ok(new.into_raw_fd())
 }

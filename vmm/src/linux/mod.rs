@@ -23,6 +23,7 @@ mod record;
 mod run;
 mod scheduler;
 mod signal;
+mod small;
 mod socket;
 mod socket_option;
 pub mod start;
@@ -33,6 +34,7 @@ mod task;
 mod thread;
 mod time;
 mod timer;
+mod traced;
 pub(crate) mod wait;
 
 use std::collections::BTreeMap;
@@ -41,8 +43,10 @@ use rustix::io::Errno;
 
 pub(crate) use self::descriptor::requests as descriptor_requests;
 use self::futex::Futexes;
+pub(crate) use self::grant::clean;
 pub use self::grant::{Grant, GrantError};
 use self::limits::Limits;
+pub(crate) use self::process::PID;
 use self::scheduler::Scheduler;
 pub use self::scheduler::Tid;
 use self::signal::Signals;
@@ -57,7 +61,9 @@ use crate::descriptors::Own;
 use crate::fault::{Cause, Outcome};
 use crate::memory::space::ProtectError;
 use crate::memory::{BadAddress, GrowError, GuestMemory};
-use crate::network::Limits;
+use crate::network;
+use crate::trace::Trace;
+use crate::unserved::Unserved;
 
 /// A system call as the guest made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +119,8 @@ pub enum Request {
 pub(crate) enum Stop {
     /// The call fails.
     Error(Errno),
+    /// It fails because it is not served with these arguments.
+    Refused(Errno),
     /// The guest has ended.
     End(Outcome),
     /// The guest cannot go on.
@@ -172,10 +180,6 @@ pub(crate) type Arguments = [u64; 6];
 pub(crate) type Served = Result<u64, Stop>;
 pub(crate) type Handler = fn(&mut Linux, Arguments) -> Served;
 
-/// Numbers of unknown calls are counted apart below this, where Linux's lie with room to spare.
-/// A guest chooses the numbers, and may not make the monitor grow by them.
-const COUNTED_APART: u64 = 1024;
-
 /// What of the host there is for a guest.
 #[derive(Clone, Debug)]
 struct Reach {
@@ -184,7 +188,7 @@ struct Reach {
     /// The network.
     network: bool,
     /// Of it, which addresses.
-    limits: Limits,
+    limits: network::Limits,
 }
 
 /// The kernel of one guest.
@@ -205,12 +209,13 @@ pub struct Linux {
     serving: Tid,
     /// Its stack pointer.
     stack_pointer: u64,
-    /// It asked to start a process.
-    refused_process: bool,
     limits: Limits,
     counts: [u64; table::COUNT],
-    unknown: BTreeMap<u64, u64>,
-    trace: bool,
+    unserved: Unserved,
+    trace: Option<Box<Trace>>,
+    begin: small::Begin,
+    /// Directories that it was given.
+    granted: Vec<Vec<u8>>,
     /// Of the call that is being served.
     progress: Progress,
 }
@@ -221,9 +226,7 @@ pub struct Settings {
     /// It may use the host's network.
     pub network: bool,
     /// Of it, which addresses.
-    pub limits: Limits,
-    /// Print every call to standard error.
-    pub trace: bool,
+    pub limits: network::Limits,
 }
 
 impl Linux {
@@ -250,20 +253,22 @@ impl Linux {
             timers: Timers::default(),
             serving: task::FIRST,
             stack_pointer: 0,
-            refused_process: false,
             limits: Limits::new(rooms.stack_high.0 - rooms.stack_low.0),
             counts: [0; table::COUNT],
-            unknown: BTreeMap::new(),
-            trace: settings.trace,
+            unserved: Unserved::default(),
+            trace: None,
+            begin: small::Begin::default(),
+            granted: Vec::new(),
             progress: Progress::default(),
         }
     }
 
     /// Says what the guest's calls pass on to from now on: the descriptors of this process but those that
-    /// are open now, and if `world` is set the file system that this process is in. Without, there is no
-    /// file.
-    pub fn settle(&mut self, world: bool) -> std::io::Result<()> {
-        self.reach.world = world;
+    /// are open now, and if it was given directories (`granted`) the file system that this process is in.
+    /// Without, there is no file but the small world's.
+    pub fn settle(&mut self, granted: Option<Vec<Vec<u8>>>) -> std::io::Result<()> {
+        self.reach.world = granted.is_some();
+        self.granted = granted.unwrap_or_default();
         self.own.release()
     }
 
@@ -277,11 +282,6 @@ impl Linux {
         &mut self.memory
     }
 
-    /// True if the guest asked to start a process, which is not served.
-    pub fn refused_process(&self) -> bool {
-        self.refused_process
-    }
-
     /// Calls served so far, by name.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
         let counted = table::CALLS.iter().zip(self.counts);
@@ -291,9 +291,9 @@ impl Linux {
             .collect()
     }
 
-    /// Calls that are not served, by number; all numbers from 1024 on are counted as 1024.
-    pub fn unknown(&self) -> &BTreeMap<u64, u64> {
-        &self.unknown
+    /// Calls that were not served.
+    pub fn unserved(&self) -> &Unserved {
+        &self.unserved
     }
 }
 

@@ -6,7 +6,7 @@
 use super::{Arguments, Linux, Served};
 
 /// The guest is the only process of its machine.
-pub(super) const PID: u64 = 1;
+pub(crate) const PID: u64 = 1;
 
 /// The number of the guest's process, which is this one, on the host.
 pub(super) fn number_on_host() -> i32 {

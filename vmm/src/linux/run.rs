@@ -10,7 +10,7 @@ use super::scheduler::Tid;
 use super::table::{Server, Topic};
 use super::task::Pending;
 use super::wait::{Progress, never_restarts};
-use super::{COUNTED_APART, Call, Linux, Reply, Served, Stop, dispatch, table};
+use super::{Call, Linux, Reply, Served, Stop, dispatch, table};
 
 impl Linux {
     /// Serves one call of the running task.
@@ -18,14 +18,20 @@ impl Linux {
         if let Some((at, _)) = server(call.number) {
             self.counts[at] += 1;
         } else {
-            let number = call.number.min(COUNTED_APART);
-            *self.unknown.entry(number).or_default() += 1;
+            self.unserved.unknown(call.number);
         }
         self.progress = Progress::default();
+        self.trace_call(call);
         self.ask(call)
     }
 
     fn ask(&mut self, call: &Call) -> Reply {
+        let reply = self.reply(call);
+        self.trace_reply(call, &reply);
+        reply
+    }
+
+    fn reply(&mut self, call: &Call) -> Reply {
         self.stack_pointer = call.stack_pointer;
         let served = match server(call.number) {
             Some((at, Server::Host(kinds))) => self.with_limits(at, |linux| {
@@ -36,12 +42,13 @@ impl Linux {
             }
             Some((_, Server::ProcessOnly)) | None => Err(Errno::NOSYS.into()),
         };
-        if self.trace {
-            trace(self.serving, call, &served);
-        }
         match served {
             Ok(value) => self.returned(value),
             Err(Stop::Error(error)) => self.returned(failed(error)),
+            Err(Stop::Refused(error)) => {
+                self.unserved.refused(call.number, &call.arguments);
+                self.returned(failed(error))
+            }
             Err(Stop::End(outcome)) => Reply::End(outcome),
             Err(Stop::Fault(cause)) => Reply::Fault(cause),
             Err(Stop::Ended) => Reply::Ended,
@@ -156,10 +163,12 @@ impl Linux {
 impl Linux {
     /// What a call returns that writes `value` to `at`.
     pub fn write_result(&mut self, at: u64, value: u64) -> u64 {
-        match self.memory.write_value(at, &value) {
+        let result = match self.memory.write_value(at, &value) {
             Ok(()) => 0,
             Err(_) => failed(Errno::FAULT),
-        }
+        };
+        self.trace_result(result);
+        result
     }
 }
 
@@ -183,14 +192,4 @@ fn server(number: u64) -> Option<(usize, Server)> {
 /// What a call that fails returns.
 pub(super) fn failed(error: Errno) -> u64 {
     (-i64::from(error.raw_os_error())) as u64
-}
-
-/// One line a call on standard error; failure to print is no reason to stop a guest.
-fn trace(tid: Tid, call: &Call, served: &Served) {
-    use std::io::Write;
-    let name = table::find(call.number).map_or("unknown", |at| table::CALLS[at].name);
-    let [a, b, c, d, ..] = call.arguments;
-    let number = call.number;
-    let line = format!("{tid} {name}[{number}]({a:#x}, {b:#x}, {c:#x}, {d:#x}) = {served:x?}\n");
-    let _ = std::io::stderr().write_all(line.as_bytes());
 }

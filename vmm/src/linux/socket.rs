@@ -61,11 +61,11 @@ const FAMILIES: [u64; 3] = [
     libc::AF_INET6 as u64,
 ];
 impl Linux {
-    fn network(&self) -> Result<(), Errno> {
+    fn network(&self) -> Result<(), Stop> {
         if self.reach.network {
             Ok(())
         } else {
-            Err(Errno::AFNOSUPPORT)
+            Err(Stop::Refused(Errno::AFNOSUPPORT))
         }
     }
 
@@ -108,11 +108,11 @@ impl Linux {
 }
 
 /// Families, not kinds: the kernel says which of those take more than a guest has.
-fn is_family(family: u64) -> Result<(), Errno> {
+fn is_family(family: u64) -> Result<(), Stop> {
     if FAMILIES.contains(&family) {
         Ok(())
     } else {
-        Err(Errno::AFNOSUPPORT)
+        Err(Stop::Refused(Errno::AFNOSUPPORT))
     }
 }
 

@@ -9,7 +9,7 @@
 use rustix::io::Errno;
 
 use super::dispatch::{Arg, pass};
-use super::{Arguments, Linux, Served, host, process};
+use super::{Arguments, Linux, Served, Stop, host, process};
 
 const SOCKET: u32 = libc::SOL_SOCKET as u32;
 const IPV4: u32 = libc::IPPROTO_IP as u32;
@@ -71,14 +71,14 @@ pub(crate) const OPTIONS: [(u32, u32, u32); 35] = [
 ];
 
 /// Fails with `ENOPROTOOPT` if there is no such option, or with what is wrong with the descriptor.
-fn check(linux: &Linux, fd: u64, level: u64, name: u64) -> Result<(), Errno> {
+fn check(linux: &Linux, fd: u64, level: u64, name: u64) -> Result<(), Stop> {
     let (level, name) = (level as u32, name as u32);
     let mut known = OPTIONS.iter();
     if known.any(|&(of, first, last)| of == level && (first..=last).contains(&name)) {
         return Ok(());
     }
     rustix::net::sockopt::socket_type(host::borrow(linux.descriptor(fd)?))?;
-    Err(Errno::NOPROTOOPT)
+    Err(Stop::Refused(Errno::NOPROTOOPT))
 }
 
 /// `setsockopt`. A close that waits until all is sent (`SO_LINGER` with a time) would have the whole guest
@@ -90,7 +90,7 @@ pub(super) fn setsockopt(linux: &mut Linux, arguments: Arguments) -> Served {
         let on: i32 = linux.memory.read_value(at)?;
         let seconds: i32 = linux.memory.read_value(at.wrapping_add(4))?;
         if on != 0 && seconds != 0 {
-            return Err(Errno::NOPROTOOPT.into());
+            return Err(Stop::Refused(Errno::NOPROTOOPT));
         }
     }
     let kinds = [

@@ -41,11 +41,13 @@ pub enum Process {
     Monitor,
     /// The host kernel serves it if a directory was granted; otherwise no file exists.
     Files,
-    /// As `Files`; without a grant the monitor serves an empty path, which means an open descriptor.
+    /// As `Files`; without a grant the monitor knows of the small world alone.
+    Look,
+    /// As `Look`; without a grant the monitor serves an empty path, which means an open descriptor.
     FilesOrEmpty,
     /// As `Files`, but unknown without a grant: C libraries then use a call that is `FilesOrEmpty`.
     FilesOrUnserved,
-    /// As `Files`, and what it makes cannot have a set-user-ID or set-group-ID bit.
+    /// As `Files`, but the monitor looks for the small world first, grant or not; and what it makes cannot have a set-user-ID or set-group-ID bit.
     Create {
         /// Argument that holds the flags.
         flags: u32,
@@ -117,7 +119,9 @@ pub enum Process {
     Protection,
     /// Only advice that the handlers know too.
     Advice,
-    /// It fails with `ENOSYS`.
+    /// It fails with `ENOSYS`, and the VMM says at the guest's end that it asked to start a process.
+    Starts,
+    /// It fails with `ENOSYS`, on which C libraries make another call.
     Unserved,
 }
 
@@ -157,6 +161,17 @@ pub struct Entry {
     pub topic: Topic,
     /// What the process platform does.
     pub process: Process,
+}
+
+#[cfg(test)]
+impl Entry {
+    /// How many arguments the host's kernel gets, if it serves the call.
+    pub(crate) fn host_arguments(&self) -> Option<usize> {
+        match self.server {
+            Server::Host(kinds) => Some(kinds.len()),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Debug for Entry {
@@ -229,9 +244,9 @@ const LIST: &[Entry] = {
     call(1, "write", stream::write, Topic::File, Process::Allowed),
     call(2, "open", descriptor::open, Topic::Path, Process::Create { flags: 1, mode: 2 }),
     call(3, "close", descriptor::close, Topic::File, Process::Allowed),
-    host(4, "stat", &[Path, Out(144)], Topic::Path, Process::Files),
+    host(4, "stat", &[Path, Out(144)], Topic::Path, Process::Look),
     host(5, "fstat", &[Descriptor, Out(144)], Topic::File, Process::Allowed),
-    host(6, "lstat", &[Path, Out(144)], Topic::Path, Process::Files),
+    host(6, "lstat", &[Path, Out(144)], Topic::Path, Process::Look),
     call(7, "poll", poll::poll, Topic::File, Process::Allowed),
     host(8, "lseek", &[Descriptor, Value, Value], Topic::File, Process::Allowed),
     call(9, "mmap", memory::mmap, Topic::Memory, Process::Mapping),
@@ -246,7 +261,7 @@ const LIST: &[Entry] = {
     call(18, "pwrite64", stream::pwrite64, Topic::File, Process::Allowed),
     call(19, "readv", stream::readv, Topic::File, Process::Allowed),
     call(20, "writev", stream::writev, Topic::File, Process::Allowed),
-    host(21, "access", &[Path, Value], Topic::Path, Process::Files),
+    host(21, "access", &[Path, Value], Topic::Path, Process::Look),
     host(22, "pipe", &[Descriptors], Topic::File, Process::Allowed),
     call(23, "select", poll::select, Topic::File, Process::Allowed),
     call(24, "sched_yield", thread::sched_yield, Topic::System, Process::Allowed),
@@ -279,9 +294,9 @@ const LIST: &[Entry] = {
     call(54, "setsockopt", socket_option::setsockopt, Topic::Socket, Process::SocketOption),
     call(55, "getsockopt", socket_option::getsockopt, Topic::Socket, Process::SocketOption),
     call(56, "clone", thread::clone, Topic::Process, Process::Threads),
-    call(57, "fork", thread::fork, Topic::Process, Process::Unserved),
-    call(58, "vfork", thread::fork, Topic::Process, Process::Unserved),
-    call(59, "execve", thread::fork, Topic::Process, Process::Unserved),
+    call(57, "fork", thread::fork, Topic::Process, Process::Starts),
+    call(58, "vfork", thread::fork, Topic::Process, Process::Starts),
+    call(59, "execve", thread::fork, Topic::Process, Process::Starts),
     call(60, "exit", thread::exit, Topic::Process, Process::Allowed),
     call(62, "kill", signal::kill, Topic::Signal, Process::OwnProcess),
     call(63, "uname", system::uname, Topic::System, Process::Monitor),
@@ -302,7 +317,7 @@ const LIST: &[Entry] = {
     host(86, "link", &[Path, Path], Topic::Path, Process::Files),
     host(87, "unlink", &[Path], Topic::Path, Process::Files),
     host(88, "symlink", &[Text, Path], Topic::Path, Process::Files),
-    host(89, "readlink", &[Path, OutText(2), Value], Topic::Path, Process::Files),
+    host(89, "readlink", &[Path, OutText(2), Value], Topic::Path, Process::Look),
     host(90, "chmod", &[Path, Mode], Topic::Path, Process::PathMode(1)),
     host(91, "fchmod", &[Granted, Mode], Topic::File, Process::Mode),
     host(92, "chown", &[Path, Value, Value], Topic::Path, Process::Files),
@@ -394,9 +409,9 @@ const LIST: &[Entry] = {
     host(264, "renameat", &[Directory, Path, Directory, Path], Topic::Path, Process::Files),
     host(265, "linkat", &[Directory, Path, Directory, Path, Flags(LINK)], Topic::Path, Process::FileFlags(4, LINK as u32)),
     host(266, "symlinkat", &[Text, Directory, Path], Topic::Path, Process::Files),
-    host(267, "readlinkat", &[Directory, Path, OutText(3), Value], Topic::Path, Process::Files),
+    host(267, "readlinkat", &[Directory, Path, OutText(3), Value], Topic::Path, Process::Look),
     host(268, "fchmodat", &[Directory, Path, Mode], Topic::Path, Process::PathMode(2)),
-    host(269, "faccessat", &[Directory, Path, Value], Topic::Path, Process::Files),
+    host(269, "faccessat", &[Directory, Path, Value], Topic::Path, Process::Look),
     call(270, "pselect6", poll::pselect6, Topic::File, Process::Allowed),
     call(271, "ppoll", poll::ppoll, Topic::File, Process::Allowed),
     call(273, "set_robust_list", thread::set_robust_list, Topic::Process, Process::Allowed),
@@ -424,7 +439,7 @@ const LIST: &[Entry] = {
     call(309, "getcpu", thread::getcpu, Topic::System, Process::Allowed),
     host(316, "renameat2", &[Directory, Path, Directory, Path, Flags(RENAME)], Topic::Path, Process::FileFlags(4, RENAME as u32)),
     call(318, "getrandom", system::getrandom, Topic::System, Process::Allowed),
-    call(322, "execveat", thread::fork, Topic::Process, Process::Unserved),
+    call(322, "execveat", thread::fork, Topic::Process, Process::Starts),
     call(324, "membarrier", thread::membarrier, Topic::Process, Process::Allowed),
     call(325, "mlock2", advice::mlock2, Topic::Memory, Process::Allowed),
     host(326, "copy_file_range", &[Descriptor, InOut(8), Descriptor, InOut(8), Value, Value], Topic::File, Process::Allowed),
@@ -434,7 +449,7 @@ const LIST: &[Entry] = {
     call(334, "rseq", system::rseq, Topic::Process, Process::Unserved),
     call(435, "clone3", thread::clone3, Topic::Process, Process::Unserved),
     call(436, "close_range", descriptor::close_range, Topic::File, Process::Allowed),
-    host(439, "faccessat2", &[Directory, Path, Value, Value], Topic::Path, Process::Files),
+    host(439, "faccessat2", &[Directory, Path, Value, Value], Topic::Path, Process::Look),
     call(441, "epoll_pwait2", poll::epoll_pwait2, Topic::File, Process::Allowed),
     host(452, "fchmodat2", &[Directory, Path, Mode, Value], Topic::Path, Process::Change { flags: 3, mode: Some(2) }),
     ]

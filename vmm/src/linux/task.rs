@@ -104,8 +104,7 @@ impl Tasks {
         self.tasks.is_empty()
     }
 
-    #[cfg(test)]
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.tasks.len()
     }
 }

@@ -127,7 +127,7 @@ fn start(linux: &mut Linux, wanted: Wanted) -> Served {
     }
     let known = THREAD | SET_BASE | PARENT_SET | CHILD_SET | CHILD_CLEAR | NEUTRAL;
     if flags & THREAD != THREAD || flags & !known != 0 {
-        return Err(Errno::INVAL.into());
+        return Err(Stop::Refused(Errno::INVAL));
     }
     let base = (flags & SET_BASE != 0).then_some(wanted.thread_pointer);
     if base.is_some_and(|base| base >= USER_ADDRESS_END) {
@@ -169,7 +169,7 @@ fn start(linux: &mut Linux, wanted: Wanted) -> Served {
 }
 
 fn refuse_process(linux: &mut Linux) -> Served {
-    linux.refused_process = true;
+    linux.unserved.process = true;
     Err(Errno::NOSYS.into())
 }
 
@@ -257,7 +257,7 @@ pub(super) fn arch_prctl(_: &mut Linux, [code, address, ..]: Arguments) -> Serve
     let base = match code {
         SET_FS | GET_FS => Base::Fs,
         SET_GS | GET_GS => Base::Gs,
-        _ => return Err(Errno::INVAL.into()),
+        _ => return Err(Stop::Refused(Errno::INVAL)),
     };
     if matches!(code, GET_FS | GET_GS) {
         return Err(Stop::Request(Request::TellBase(base, address)));
@@ -303,7 +303,7 @@ pub(super) fn prctl(linux: &mut Linux, [option, value, ..]: Arguments) -> Served
         | libc::PR_GET_SECCOMP
         | libc::PR_SET_TIMERSLACK => Ok(0),
         libc::PR_GET_TIMERSLACK => Ok(50_000),
-        _ => Err(Errno::INVAL.into()),
+        _ => Err(Stop::Refused(Errno::INVAL)),
     }
 }
 

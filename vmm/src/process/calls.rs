@@ -18,12 +18,14 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 use super::counts::{heap_end, most, readable, used};
 use super::limits::{Limits, with_tables};
 use super::ptrace::{Registers, Tracee};
+use super::small::Begin;
 use super::stack::Stack;
 use super::taken::{most_taken, newly_readable, plain};
 use super::threads::Threads;
 use crate::linux::{identity, system};
 use crate::network;
 use crate::plan::Plan;
+use crate::world::small::{Kind, Look};
 
 /// Longer than `/proc/PID/status` of somebody in very many groups.
 const MOST_STATUS: usize = 64 << 10;
@@ -52,6 +54,10 @@ pub(super) enum Change {
     Connected(u64),
     /// `sendto` to whom the socket is connected to, with these flags.
     SendToPeer(u64),
+    /// A new file in memory, whose name is at an address, closed by `execve` or not.
+    Memory(u64, bool),
+    /// A duplicate of a descriptor, closed by `execve` or not.
+    Duplicate(u64, bool),
     /// `tgkill` of a thread of this process, of a signal.
     Signal(Pid, u64, u64),
     /// `mprotect` from one address to another, so.
@@ -80,6 +86,23 @@ impl Change {
                 registers.r10 = flags;
                 [registers.r8, registers.r9] = [0, 0];
             }
+            Self::Memory(name, closes) => {
+                registers.orig_rax = libc::SYS_memfd_create as u64;
+                registers.rdi = name;
+                let closes = if closes { libc::MFD_CLOEXEC } else { 0 };
+                registers.rsi = (libc::MFD_ALLOW_SEALING | closes).into();
+            }
+            Self::Duplicate(descriptor, closes) => {
+                registers.orig_rax = libc::SYS_fcntl as u64;
+                registers.rdi = descriptor;
+                let command = if closes {
+                    libc::F_DUPFD_CLOEXEC
+                } else {
+                    libc::F_DUPFD
+                };
+                registers.rsi = command as u64;
+                registers.rdx = 0;
+            }
             Self::Signal(process, thread, signal) => {
                 registers.orig_rax = libc::SYS_tgkill as u64;
                 registers.rdi = process.as_raw_nonzero().get() as u64;
@@ -104,7 +127,8 @@ type Identity = (u64, u64);
 #[derive(Debug)]
 pub(super) struct Calls {
     pub(super) network: network::Limits,
-    limits: Limits,
+    pub(super) limits: Limits,
+    pub(super) begin: Begin,
     /// No less than the bytes that the guest may access and that `RLIMIT_DATA` does not count.
     readable: u64,
     /// Bytes that the guest may take before anybody has to count what it has.
@@ -115,8 +139,8 @@ pub(super) struct Calls {
     /// room the last time.
     heap: [u64; 2],
     stack: Stack,
-    guest: Pid,
-    process: OwnedFd,
+    pub(super) guest: Pid,
+    pub(super) process: OwnedFd,
     /// What the guest was given as standard input, output and error.
     standard: Vec<Identity>,
     /// `/proc/PID/status` and `maps`, opened while this process may open files.
@@ -131,6 +155,7 @@ impl Calls {
         guest: Pid,
         limits: Limits,
         plan: &Plan,
+        begin: Begin,
         network: network::Limits,
     ) -> std::io::Result<Self> {
         let heap = plan.rooms.heap.0;
@@ -143,6 +168,7 @@ impl Calls {
         Ok(Self {
             network,
             limits,
+            begin,
             // Nobody counted the image: the first call does.
             readable: limits.readable,
             room: limits.room,
@@ -186,7 +212,13 @@ impl Calls {
                 let mut path = [0];
                 match (tracee.read(second, &mut path), path) {
                     (Ok(1), [0]) => Next::ServeWith(Change::Fstat(first, third)),
-                    (Ok(1), _) => failed(Errno::NOENT),
+                    (Ok(1), _) => {
+                        let look = Look {
+                            kind: Kind::Stat,
+                            path: 1,
+                        };
+                        self.look(look, tracee, registers, threads.count())
+                    }
                     _ => failed(Errno::FAULT),
                 }
             }
@@ -200,6 +232,7 @@ impl Calls {
             libc::SYS_bind | libc::SYS_listen | libc::SYS_connect | libc::SYS_sendto => {
                 self.named_socket(tracee, registers).unwrap_or_else(failed)
             }
+            libc::SYS_open | libc::SYS_openat => self.open(tracee, registers, threads),
             libc::SYS_setgroups => finished(set_groups(tracee, registers)),
             libc::SYS_capget => finished(capabilities(tracee, registers, threads)),
             // What cannot be counted is not allowed.
@@ -237,7 +270,10 @@ impl Calls {
             | libc::SYS_clock_getres
             | libc::SYS_clock_nanosleep
             | libc::SYS_timer_create => own(threads, !(first as i32 >> 3), Errno::INVAL),
-            _ => failed(Errno::NOSYS),
+            _ => match Look::of(registers.orig_rax) {
+                Some(look) => self.look(look, tracee, registers, threads.count()),
+                None => failed(Errno::NOSYS),
+            },
         }
     }
 
@@ -399,15 +435,20 @@ impl Calls {
     }
 
     /// Bytes of memory that are the guest's own: in RAM, swapped out, and the tables to find them by.
-    fn used(&mut self) -> Option<u64> {
-        let length = self.status.read_at(&mut self.text, 0).ok()?;
-        let status = std::str::from_utf8(&self.text[..length]).ok()?;
+    pub(super) fn used(&mut self) -> Option<u64> {
+        let used = used(self.status_text()?);
         // Of a process whose first thread has ended it does not tell: the most that there can be.
-        used(status).or_else(|| most(&self.maps()?))
+        used.or_else(|| most(&self.maps()?))
+    }
+
+    /// What the kernel says of the guest.
+    pub(super) fn status_text(&mut self) -> Option<&str> {
+        let length = self.status.read_at(&mut self.text, 0).ok()?;
+        std::str::from_utf8(&self.text[..length]).ok()
     }
 
     /// The areas that the guest has.
-    fn maps(&self) -> Option<Vec<u8>> {
+    pub(super) fn maps(&self) -> Option<Vec<u8>> {
         let (mut text, mut length) = (vec![0; MOST_STATUS], 0);
         loop {
             let read = self.maps.read_at(&mut text[length..], length as u64).ok()?;
@@ -508,7 +549,7 @@ fn capabilities(tracee: Tracee, registers: &Registers, threads: &Threads) -> Res
     Ok(0)
 }
 
-fn failed(error: Errno) -> Next {
+pub(super) fn failed(error: Errno) -> Next {
     Next::Done(-i64::from(error.raw_os_error()))
 }
 

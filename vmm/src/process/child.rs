@@ -63,7 +63,13 @@ fn prepare(
         None
     } else {
         let memory = guest.plan.memory;
-        let world = World::enter(guest.grants, guest.network, memory);
+        let world = World::enter(
+            guest.grants,
+            guest.network,
+            memory,
+            rustix::process::getpid().as_raw_nonzero().get(),
+            guest.start.arguments.first().map_or(&[][..], Vec::as_slice),
+        );
         Some(world.map_err(|error| error.to_string())?)
     };
     describe(guest, stack).map_err(|error| {

@@ -20,8 +20,10 @@ mod child;
 mod counts;
 mod leave;
 mod limits;
+mod printer;
 mod ptrace;
 mod signals;
+mod small;
 mod sockets;
 mod stack;
 mod system;
@@ -36,6 +38,7 @@ use thiserror::Error;
 use self::calls::Calls;
 use self::limits::Limits;
 use self::ptrace::Tracee;
+use self::small::Begin;
 use self::trace::{End, Tracer};
 use crate::fault::Outcome;
 use crate::linux::Grant;
@@ -48,6 +51,7 @@ use crate::report::HostUsage;
 use crate::sandbox::{self, SandboxError};
 use crate::stamp::Stamp;
 use crate::standard;
+use crate::unserved::Unserved;
 use crate::vdso::{Moved, Vdso};
 
 /// Why a guest cannot be run as a process.
@@ -96,6 +100,23 @@ pub struct Ended {
     pub usage: HostUsage,
     /// What was mapped.
     pub counts: MemoryCounts,
+    /// How often its threads stopped.
+    pub stops: StopCounts,
+    /// What it asked for in vain.
+    pub unserved: Unserved,
+}
+
+/// Stops of a guest's threads, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct StopCounts {
+    /// Calls that the monitor was asked about.
+    pub asked: u64,
+    /// Ends of calls that the monitor waited for; with `--trace` beginnings, too.
+    pub calls: u64,
+    /// Signals.
+    pub signals: u64,
+    /// Threads started.
+    pub threads: u64,
 }
 
 /// First byte that the child sends: it is ready, or why not follows.
@@ -119,6 +140,8 @@ pub struct Guest<'a> {
     pub network: bool,
     /// Of it, which addresses.
     pub limits: &'a network::Limits,
+    /// Print its calls and signals.
+    pub trace: bool,
 }
 
 /// Runs `guest` as a child process, to its end.
@@ -151,15 +174,22 @@ pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
     Tracee(child).seize().map_err(ProcessError::Trace)?;
     let limits = Limits::new(plan);
     limits.apply(child).map_err(ProcessError::Limit)?;
-    let calls = Calls::new(child, limits, plan, guest.limits.clone()).map_err(ProcessError::Trace)?;
-    let tracer = Tracer::new(child, plan, leaving, calls).map_err(ProcessError::Trace)?;
+    let begin = Begin::new(guest, &stack);
+    let network = guest.limits.clone();
+    let calls = Calls::new(child, limits, plan, begin, network).map_err(ProcessError::Trace)?;
+    let mut tracer = Tracer::new(child, plan, leaving, calls).map_err(ProcessError::Trace)?;
+    if guest.trace {
+        tracer.print().map_err(ProcessError::Trace)?;
+    }
     standard::leave()?;
     sandbox::enter_tracer(child, guest.limits)?;
     to_child.write_all(&[READY])?;
     match tracer.wait().map_err(ProcessError::Trace)? {
         End::Leaving => Err(ProcessError::Leave),
-        End::Guest(outcome, usage) => Ok(Ended {
+        End::Guest(outcome, usage, noted) => Ok(Ended {
             outcome,
+            stops: noted.stops,
+            unserved: noted.unserved,
             mapped,
             first_instruction: news.stamp().unwrap_or(mapped),
             usage,

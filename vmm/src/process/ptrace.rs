@@ -5,6 +5,8 @@ use std::io;
 
 use rustix::process::Pid;
 
+use crate::trace::Peek;
+
 pub(super) use libc::user_regs_struct as Registers;
 
 /// A thread of the guest, traced. A request to one that has died fails with `ESRCH`.
@@ -16,10 +18,31 @@ pub(super) struct Tracee(pub(super) Pid);
 pub(super) enum Resume {
     /// Runs, with this signal, if it is not zero, delivered.
     Run(i32),
+    /// The same, to its next call.
+    ToCall(i32),
     /// Runs to the end of the call that it is in.
     ToEndOfCall,
     /// Stays stopped, as its signal asked for, until it is told to continue.
     StayStopped,
+}
+
+/// Where a thread stopped that stops at calls.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stopped {
+    /// It is about to make this call, behind this instruction.
+    AtCall {
+        number: u64,
+        arguments: [u64; 6],
+        instruction: u64,
+    },
+    /// Its call has returned this.
+    Returned(i64),
+}
+
+impl Peek for Tracee {
+    fn peek(&mut self, address: u64, into: &mut [u8]) -> usize {
+        self.read(address, into).unwrap_or(0)
+    }
 }
 
 impl Tracee {
@@ -40,11 +63,43 @@ impl Tracee {
     pub(super) fn resume(self, how: Resume) {
         let (request, signal) = match how {
             Resume::Run(signal) => (libc::PTRACE_CONT, signal),
+            Resume::ToCall(signal) => (libc::PTRACE_SYSCALL, signal),
             Resume::ToEndOfCall => (libc::PTRACE_SYSCALL, 0),
             Resume::StayStopped => (libc::PTRACE_LISTEN, 0),
         };
         // SAFETY: none of the three reads or writes memory of ours.
         unsafe { self.request(request, signal as usize as *mut libc::c_void) };
+    }
+
+    /// Has it stop soon.
+    pub(super) fn interrupt(self) -> io::Result<()> {
+        // SAFETY: PTRACE_INTERRUPT reads no memory of ours.
+        done(unsafe { self.request(libc::PTRACE_INTERRUPT, std::ptr::null_mut()) })
+    }
+
+    /// The call that it has stopped at or returned from.
+    pub(super) fn call(self) -> io::Result<Stopped> {
+        const ENTRY: u8 = 1;
+        const EXIT: u8 = 2;
+        // `struct ptrace_syscall_info` (linux/ptrace.h): the kind of stop, the instruction pointer, the stack
+        // pointer; then the number and the arguments, or the result.
+        let mut words = [0u64; 11];
+        let size = std::mem::size_of_val(&words) as *mut libc::c_void;
+        let into = words.as_mut_ptr();
+        // SAFETY: the request fills at most as many bytes as it is told that there are.
+        done(unsafe { libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, self.pid(), size, into) })?;
+        let mut arguments = [0; 6];
+        arguments.copy_from_slice(&words[4..10]);
+        let (instruction, first) = (words[1], words[3]);
+        match words[0] as u8 {
+            ENTRY => Ok(Stopped::AtCall {
+                number: first,
+                arguments,
+                instruction,
+            }),
+            EXIT => Ok(Stopped::Returned(first.cast_signed())),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
     }
 
     /// Its registers.

@@ -14,6 +14,8 @@ pub(super) const MOST: usize = 1024;
 pub(super) struct Thread {
     /// The registers with which it made the call that it is in, if they were changed.
     pub(super) changed: Option<Registers>,
+    /// What the file is to hold that it is about to have opened.
+    pub(super) content: Option<Vec<u8>>,
     /// It was let into a call that starts a thread, and has not stopped since.
     starting: bool,
     /// The one that started it has told.
@@ -70,6 +72,11 @@ impl Threads {
     /// Whether `number` is one of the guest's.
     pub(super) fn has(&self, number: i32) -> bool {
         self.known.contains_key(&number)
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.known.len()
     }
 
     /// There is one alone.

@@ -6,14 +6,18 @@ use std::io;
 
 use rustix::process::{Pid, Signal};
 
+use super::StopCounts;
 use super::calls::{Calls, Next};
-use super::ptrace::{Registers, Resume, Tracee};
+use super::printer::Printer;
+use super::ptrace::{Registers, Resume, Stopped, Tracee};
 use super::signals::{News, Signals};
 use super::threads::Threads;
 use crate::fault::{Cause, Fault, Outcome};
+use crate::linux::table;
 use crate::memory::Access;
 use crate::plan::Plan;
 use crate::report::HostUsage;
+use crate::unserved::Unserved;
 
 /// `si_code` of a fault that the processor raised without an address.
 const SI_KERNEL: i32 = 0x80;
@@ -24,9 +28,16 @@ const END_OF_CALL: i32 = libc::SIGTRAP | 0x80;
 #[derive(Debug)]
 pub(super) enum End {
     /// As a guest.
-    Guest(Outcome, HostUsage),
+    Guest(Outcome, HostUsage, Noted),
     /// Before it was one: something of the VMM stayed mapped.
     Leaving,
+}
+
+/// What is noted for the report.
+#[derive(Debug, Default)]
+pub(super) struct Noted {
+    pub(super) stops: StopCounts,
+    pub(super) unserved: Unserved,
 }
 
 /// Waits for a child that did not become a guest.
@@ -58,6 +69,8 @@ pub(super) struct Tracer<'a> {
     /// For each thread the fault, with its signal, that was the last to be delivered to it, in order.
     faults: Vec<(Pid, i32, Fault)>,
     is_leaving: bool,
+    noted: Noted,
+    printer: Option<Printer>,
 }
 
 impl<'a> Tracer<'a> {
@@ -74,7 +87,23 @@ impl<'a> Tracer<'a> {
             waiting: VecDeque::new(),
             faults: Vec::new(),
             is_leaving: false,
+            noted: Noted::default(),
+            printer: None,
         })
+    }
+
+    /// Prints what the guest does, from its first instruction on.
+    pub(super) fn print(&mut self) -> io::Result<()> {
+        self.printer = Some(Printer::new()?);
+        Tracee(self.guest).interrupt()
+    }
+
+    /// Lets a thread go on, to its next call if calls are printed.
+    fn resume(&self, thread: Tracee, how: Resume) {
+        thread.resume(match how {
+            Resume::Run(signal) if self.printer.is_some() => Resume::ToCall(signal),
+            how => how,
+        });
     }
 
     /// Waits for the end of the guest.
@@ -88,9 +117,12 @@ impl<'a> Tracer<'a> {
             if libc::WIFSTOPPED(status) {
                 let next = self.stopped(Tracee(thread), status);
                 if let Some(next) = next {
-                    Tracee(thread).resume(next);
+                    self.resume(Tracee(thread), next);
                 }
             } else if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) {
+                if let Some(printer) = &mut self.printer {
+                    printer.ended(thread, status);
+                }
                 // The kernel tells of the first thread's end when no other is left.
                 if thread == self.guest {
                     return Ok(self.end(status, usage));
@@ -119,7 +151,7 @@ impl<'a> Tracer<'a> {
         }
     }
 
-    fn end(&self, status: i32, usage: HostUsage) -> End {
+    fn end(self, status: i32, usage: HostUsage) -> End {
         if self.is_leaving {
             return End::Leaving;
         }
@@ -132,7 +164,7 @@ impl<'a> Tracer<'a> {
                 Outcome::Fault(fault.clone())
             })
         };
-        End::Guest(outcome, usage)
+        End::Guest(outcome, usage, self.noted)
     }
 
     /// What a thread does that has stopped; `None` if it is to stay so for now.
@@ -144,21 +176,49 @@ impl<'a> Tracer<'a> {
             && let Ok(started) = thread.message()
         {
             self.threads.started(started as i32);
+            self.noted.stops.threads += 1;
+        }
+        let several = !self.threads.is_one();
+        if let Some(printer) = &mut self.printer {
+            printer.several(several);
         }
         match (event, signal) {
-            (libc::PTRACE_EVENT_SECCOMP, _) => self.asked(thread),
+            (libc::PTRACE_EVENT_SECCOMP, _) => {
+                self.noted.stops.asked += 1;
+                self.asked(thread)
+            }
             (libc::PTRACE_EVENT_STOP, libc::SIGTRAP) | (libc::PTRACE_EVENT_CLONE, _) => {
                 Some(Resume::Run(0))
             }
             (libc::PTRACE_EVENT_STOP, _) => Some(Resume::StayStopped),
             (_, END_OF_CALL) => {
+                self.noted.stops.calls += 1;
+                let call = self.printer.as_ref().map(|_| thread.call());
+                if let (Some(printer), Some(Ok(call @ Stopped::AtCall { .. }))) =
+                    (&mut self.printer, &call)
+                {
+                    printer.stopped(thread, call, self.plan);
+                    return Some(Resume::Run(0));
+                }
                 if let Some(before) = self.threads.stopped(thread.0).changed.take() {
                     put_back(thread, &before);
                 }
+                if let Some(content) = self.threads.stopped(thread.0).content.take()
+                    && let Ok(now) = thread.registers()
+                {
+                    self.calls.fill(now.rax.cast_signed(), &content);
+                }
                 self.not_counted(thread.0);
+                if let (Some(printer), Some(Ok(call))) = (&mut self.printer, &call) {
+                    printer.stopped(thread, call, self.plan);
+                }
                 Some(Resume::Run(0))
             }
             _ => {
+                self.noted.stops.signals += 1;
+                if let Some(printer) = &mut self.printer {
+                    printer.signal(thread);
+                }
                 // If the guest has no handler for it, it dies of this signal.
                 self.faults.retain(|(faulted, ..)| *faulted != thread.0);
                 if let Some(fault) = self.fault_of(thread, signal) {
@@ -174,6 +234,16 @@ impl<'a> Tracer<'a> {
         let Ok(registers) = thread.registers() else {
             return Some(Resume::Run(0));
         };
+        // What the filter has decided, and wants noted.
+        match thread.message() {
+            Ok(0) => {}
+            Ok(error) => {
+                self.note_refused(&registers, error as i32);
+                let failed = -i64::from(error as i32);
+                return Some(finish(thread, registers, failed));
+            }
+            Err(_) => return Some(Resume::Run(0)),
+        }
         let counts = Calls::counts(registers.orig_rax);
         if counts && self.counted.is_some() {
             self.waiting.push_back(thread);
@@ -194,15 +264,26 @@ impl<'a> Tracer<'a> {
                 self.threads.stopped(thread.0).changed = Some(registers);
                 Resume::ToEndOfCall
             }
-            Next::Done(result) => {
-                let mut registers = registers;
-                // No call: the kernel goes back to the guest with what RAX holds.
-                registers.orig_rax = u64::MAX;
-                registers.rax = result.cast_unsigned();
-                let _ = thread.set_registers(&registers);
-                Resume::Run(0)
-            }
+            Next::Done(result) => finish(thread, registers, result),
         })
+    }
+
+    /// A call has been refused with `error`.
+    fn note_refused(&mut self, registers: &Registers, error: i32) {
+        let number = registers.orig_rax;
+        let starts = matches!(
+            number as i64,
+            libc::SYS_fork | libc::SYS_vfork | libc::SYS_execve | libc::SYS_execveat
+        );
+        let unserved = &mut self.noted.unserved;
+        if starts || number as i64 == libc::SYS_clone && error == libc::ENOSYS {
+            unserved.process = true;
+        } else if table::find(number).is_some() {
+            let r = registers;
+            unserved.refused(number, &[r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]);
+        } else {
+            unserved.unknown(number);
+        }
     }
 
     /// `thread` is not in a call that is counted any more: the next may be.
@@ -215,7 +296,7 @@ impl<'a> Tracer<'a> {
             && let Some(next) = self.waiting.pop_front()
         {
             if let Some(resume) = self.asked(next) {
-                next.resume(resume);
+                self.resume(next, resume);
             }
         }
     }
@@ -262,6 +343,15 @@ impl<'a> Tracer<'a> {
             stack_pointer: registers.rsp,
         })
     }
+}
+
+/// Ends the call that `thread` has stopped in, with `result`.
+fn finish(thread: Tracee, mut registers: Registers, result: i64) -> Resume {
+    // No call: the kernel goes back to the guest with what RAX holds.
+    registers.orig_rax = u64::MAX;
+    registers.rax = result.cast_unsigned();
+    let _ = thread.set_registers(&registers);
+    Resume::Run(0)
 }
 
 /// At the end of a call whose registers were changed: the guest's own, and the result.

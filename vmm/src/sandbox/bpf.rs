@@ -32,6 +32,8 @@ pub(super) enum Verdict {
     Errno(i32),
     /// The tracer is asked; without one it fails with `ENOSYS`.
     Trace,
+    /// The tracer is told that it is to fail so, and notes it.
+    Refused(i32),
     /// The process ends with SIGSYS.
     Kill,
 }
@@ -328,6 +330,7 @@ fn end(verdict: Verdict) -> sock_filter {
         Verdict::Allow => libc::SECCOMP_RET_ALLOW,
         Verdict::Errno(error) => libc::SECCOMP_RET_ERRNO | error as u32,
         Verdict::Trace => libc::SECCOMP_RET_TRACE,
+        Verdict::Refused(error) => libc::SECCOMP_RET_TRACE | error as u32,
         Verdict::Kill => libc::SECCOMP_RET_KILL_PROCESS,
     };
     instruction(BPF_RET | BPF_K, value)
@@ -374,7 +377,10 @@ pub(super) mod tests {
                         libc::SECCOMP_RET_ERRNO => {
                             Verdict::Errno((k & libc::SECCOMP_RET_DATA) as i32)
                         }
-                        libc::SECCOMP_RET_TRACE => Verdict::Trace,
+                        libc::SECCOMP_RET_TRACE => match k & libc::SECCOMP_RET_DATA {
+                            0 => Verdict::Trace,
+                            error => Verdict::Refused(error as i32),
+                        },
                         libc::SECCOMP_RET_KILL_PROCESS => Verdict::Kill,
                         other => panic!("returns {other:#x}"),
                     };

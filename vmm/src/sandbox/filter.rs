@@ -17,7 +17,8 @@ pub struct FilterError(#[from] io::Error);
 
 /// Calls of the monitor's run loop: what the allocator, the standard library and the handlers in
 /// [`crate::linux`] need beside what they pass on, and the end. What they pass on is in [`CALLS`].
-const MONITOR: [i64; 30] = [
+const MONITOR: [i64; 31] = [
+    libc::SYS_memfd_create,
     libc::SYS_poll,
     libc::SYS_ppoll,
     libc::SYS_munmap,
@@ -62,7 +63,9 @@ const TRACER_SOCKETS: [i64; 8] = [
 ];
 /// Calls of the tracer of a guest that is a process: waiting, looking, answering, and the end. It opens
 /// nothing any more.
-const TRACER: [i64; 31] = [
+const TRACER: [i64; 35] = [
+    libc::SYS_ftruncate,
+    libc::SYS_pwrite64,
     libc::SYS_wait4,
     libc::SYS_rt_sigtimedwait,
     libc::SYS_process_vm_readv,
@@ -73,6 +76,8 @@ const TRACER: [i64; 31] = [
     libc::SYS_fchown,
     libc::SYS_fsetxattr,
     libc::SYS_getgroups,
+    libc::SYS_getuid,
+    libc::SYS_getgid,
     libc::SYS_pread64,
     libc::SYS_read,
     libc::SYS_write,
@@ -96,7 +101,7 @@ const TRACER: [i64; 31] = [
     libc::SYS_exit_group,
 ];
 /// What it asks of a thread that it traces.
-const TRACER_REQUESTS: [u32; 7] = [
+const TRACER_REQUESTS: [u32; 8] = [
     libc::PTRACE_CONT,
     libc::PTRACE_SYSCALL,
     libc::PTRACE_LISTEN,
@@ -104,6 +109,7 @@ const TRACER_REQUESTS: [u32; 7] = [
     libc::PTRACE_SETREGS,
     libc::PTRACE_GETSIGINFO,
     libc::PTRACE_GETEVENTMSG,
+    libc::PTRACE_GET_SYSCALL_INFO,
 ];
 /// To read its limits, and to set those that the kernel keeps for a guest.
 const LIMITS: i64 = libc::SYS_prlimit64;
@@ -293,14 +299,24 @@ fn tracer_policy(guest: u32, limited: Limited) -> Policy {
     policy.set(libc::SYS_ptrace as u32, requests);
     let signals = Rule::one_of(0, &[guest], Verdict::Kill);
     policy.set(libc::SYS_kill as u32, signals);
-    // Of the guest alone.
+    // Of the guest alone: reading, and the limit of its stack.
+    let reads = [Test::Equals(0, guest), Test::Null(2)];
     let stack = [Test::Equals(0, guest), Test::Equals(1, STACK)];
-    let limits = Rule::from(Verdict::Kill).unless(&stack, Verdict::Allow);
+    let limits = Rule::from(Verdict::Kill)
+        .unless(&reads, Verdict::Allow)
+        .unless(&stack, Verdict::Allow);
     policy.set(LIMITS as u32, limits);
     // Times of an open file.
     let times = Rule::from(Verdict::Kill).unless(&[Test::Null(1)], Verdict::Allow);
     policy.set(libc::SYS_utimensat as u32, times);
-    let flags = [libc::F_SETPIPE_SZ, libc::F_GETFL, libc::F_SETFL].map(|command| command as u32);
+    let flags = [
+        libc::F_SETPIPE_SZ,
+        libc::F_GETFL,
+        libc::F_SETFL,
+        libc::F_GET_SEALS,
+        libc::F_ADD_SEALS,
+    ]
+    .map(|command| command as u32);
     policy.set(
         libc::SYS_fcntl as u32,
         Rule::one_of(1, &flags, Verdict::Kill),
@@ -330,7 +346,7 @@ fn no_new_code(policy: &mut Policy) {
 }
 
 fn guest_policy(given: Given) -> Policy {
-    let mut policy = Policy::new(Verdict::Errno(libc::ENOSYS));
+    let mut policy = Policy::new(Verdict::Refused(libc::ENOSYS));
     for call in CALLS {
         policy.set(call.number as u32, guest_rule(call.process, given));
     }
@@ -339,8 +355,8 @@ fn guest_policy(given: Given) -> Policy {
 
 fn guest_rule(process: Process, given: Given) -> Rule {
     let own = given.own;
-    let not_served = Verdict::Errno(libc::ENOSYS);
-    let not_known = Verdict::Errno(libc::EINVAL);
+    let not_served = Verdict::Refused(libc::ENOSYS);
+    let not_known = Verdict::Refused(libc::EINVAL);
     let files = |without| {
         if given.files { Verdict::Allow } else { without }
     };
@@ -355,14 +371,17 @@ fn guest_rule(process: Process, given: Given) -> Rule {
         Process::Allowed => Verdict::Allow.into(),
         Process::Monitor | Process::Protection | Process::Heap => Verdict::Trace.into(),
         Process::Files => files(no_file).into(),
-        Process::FilesOrEmpty => files(Verdict::Trace).into(),
-        Process::FilesOrUnserved => files(not_served).into(),
-        Process::Create { flags, mode } => created(files(no_file), flags, mode),
+        Process::Look | Process::FilesOrEmpty => files(Verdict::Trace).into(),
+        // C libraries know what to do instead.
+        Process::FilesOrUnserved => files(Verdict::Errno(libc::ENOSYS)).into(),
+        // The small world is told by the path.
+        Process::Create { flags, mode } => created(Verdict::Trace, flags, mode),
         Process::Mode => without_set_id(asked_of_files, 1),
         Process::Owner => asked_of_files.into(),
         Process::PathMode(mode) => without_set_id(files(no_file), mode),
-        Process::FileFlags(argument, known) => Rule::from(Verdict::Errno(libc::EINVAL))
-            .unless(&[Test::Masked(argument, !known, 0)], files(no_file)),
+        Process::FileFlags(argument, known) => {
+            Rule::from(not_known).unless(&[Test::Masked(argument, !known, 0)], files(no_file))
+        }
         Process::Change { flags, mode } => changed(given.files, no_file, flags, mode),
         Process::Network => sockets(given),
         Process::Bind if given.limited.bind => Verdict::Trace.into(),
@@ -375,10 +394,10 @@ fn guest_rule(process: Process, given: Given) -> Rule {
             Verdict::Allow.into()
         }
         Process::SocketPair => pairs(given),
-        Process::SocketOption => socket_options(Verdict::Errno(libc::ENOPROTOOPT)),
+        Process::SocketOption => socket_options(Verdict::Refused(libc::ENOPROTOOPT)),
         Process::Terminal => {
             let requests: Vec<u32> = descriptor_requests(given.network).collect();
-            Rule::one_of(1, &requests, Verdict::Errno(libc::ENOTTY))
+            Rule::one_of(1, &requests, Verdict::Refused(libc::ENOTTY))
         }
         Process::OwnProcess => Rule::one_of(0, &[own], Verdict::Errno(libc::ESRCH)),
         Process::SetLimit => {
@@ -425,14 +444,15 @@ fn guest_rule(process: Process, given: Given) -> Rule {
             Rule::from(Verdict::Trace).unless(&[Test::Masked(3, KEEP_OLD, KEEP_OLD)], not_known)
         }
         Process::Advice => Rule::one_of(2, &ADVICE, not_known),
-        Process::Unserved => not_served.into(),
+        Process::Starts => not_served.into(),
+        Process::Unserved => Verdict::Errno(libc::ENOSYS).into(),
     }
 }
 
 /// With the host's network: IPv4 and IPv6, and local sockets where the kernel keeps those of the host
 /// with abstract names from the guest. Those with a path lie in its own file system.
 fn sockets(given: Given) -> Rule {
-    let none = Verdict::Errno(libc::EAFNOSUPPORT);
+    let none = Verdict::Refused(libc::EAFNOSUPPORT);
     // Netlink lists interfaces and addresses; changing them takes capabilities.
     let lists = [
         Test::Equals(0, libc::AF_NETLINK as u32),
@@ -451,7 +471,7 @@ fn sockets(given: Given) -> Rule {
 /// Pairs of local sockets. A datagram can be sent from one of a pair to any name, so there are none where
 /// that would be one of the host's.
 fn pairs(given: Given) -> Rule {
-    let others = Verdict::Errno(libc::EAFNOSUPPORT);
+    let others = Verdict::Refused(libc::EAFNOSUPPORT);
     let local = Test::Equals(0, LOCAL);
     if given.network && given.scoped && !given.limited.any() {
         return Rule::from(others).unless(&[local], Verdict::Allow);
@@ -461,7 +481,7 @@ fn pairs(given: Given) -> Rule {
         .fold(others.into(), |rule: Rule, &kind| {
             rule.unless(&[local, Test::Masked(1, SOCKET_TYPE, kind)], Verdict::Allow)
         })
-        .unless(&[local], Verdict::Errno(libc::ESOCKTNOSUPPORT))
+        .unless(&[local], Verdict::Refused(libc::ESOCKTNOSUPPORT))
 }
 
 /// The options of sockets that there are, or `otherwise`.
@@ -506,7 +526,10 @@ fn changed(files: bool, no_file: Verdict, flags: u32, mode: Option<u32>) -> Rule
 /// leaves in a granted directory lies in the host's file system.
 fn without_set_id(verdict: Verdict, mode: u32) -> Rule {
     SET_ID.iter().fold(verdict.into(), |rule: Rule, &bit| {
-        rule.unless(&[Test::Masked(mode, bit, bit)], Verdict::Errno(libc::EPERM))
+        rule.unless(
+            &[Test::Masked(mode, bit, bit)],
+            Verdict::Refused(libc::EPERM),
+        )
     })
 }
 
@@ -514,7 +537,7 @@ fn without_set_id(verdict: Verdict, mode: u32) -> Rule {
 fn created(verdict: Verdict, flags: u32, mode: u32) -> Rule {
     /// `O_CREAT`, and the bit that `O_TMPFILE` adds to `O_DIRECTORY`.
     const CREATES: [u32; 2] = [libc::O_CREAT as u32, 0o20_000_000];
-    let refused = Verdict::Errno(libc::EPERM);
+    let refused = Verdict::Refused(libc::EPERM);
     let both = CREATES.iter().flat_map(|&c| SET_ID.map(|bit| (c, bit)));
     let rule = |rule: Rule, (creates, bit)| {
         let tests = [

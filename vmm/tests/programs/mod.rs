@@ -119,9 +119,9 @@ int main(void) {
     char path[4096];
     printf("cwd %s\n", getcwd(path, sizeof path) ? path : strerror(errno));
     struct stat st;
-    printf("/etc/passwd: %s", said(stat("/etc/passwd", &st)));
-    printf(", %s", said(fstatat(AT_FDCWD, "/etc/passwd", &st, AT_EMPTY_PATH)));
-    printf(", %s\n", said(open("/etc/passwd", O_RDONLY)));
+    printf("/etc/shadow: %s", said(stat("/etc/shadow", &st)));
+    printf(", %s", said(fstatat(AT_FDCWD, "/etc/shadow", &st, AT_EMPTY_PATH)));
+    printf(", %s\n", said(open("/etc/shadow", O_RDONLY)));
     printf("stdin: %s", said(fstatat(0, "", &st, AT_EMPTY_PATH)));
     printf(" %d\n", S_ISCHR(st.st_mode));
     printf("mode of stdout: %s\n", said(fchmod(1, 04755)));

@@ -82,6 +82,7 @@ impl Linux {
             let Some(info) = self.take_signal(tid, due) else {
                 break;
             };
+            self.trace_signal(tid, &info);
             let action = *self.signals.action(info.signal);
             if action.ignores(info.signal) {
                 continue;
@@ -116,6 +117,7 @@ impl Linux {
         exception: &Exception,
         extended: &mut dyn ExtendedState,
     ) -> Result<bool, Outcome> {
+        self.trace_exception(exception);
         let signal = exception.signal as Signal;
         let action = *self.signals.action(signal);
         if !action.is_handler() || self.task().mask & bit(signal) != 0 {
@@ -238,7 +240,10 @@ impl Linux {
         extended: &mut dyn ExtendedState,
     ) -> Result<(), Outcome> {
         match self.take_frame(registers, extended) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.trace_result(registers.rax);
+                Ok(())
+            }
             Err(StateError::Invalid) => {
                 let handled = Exception {
                     signal: libc::SIGSEGV,

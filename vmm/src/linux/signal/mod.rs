@@ -98,6 +98,13 @@ impl Info {
         self
     }
 
+    /// The first word of the fields: an address, or a sender.
+    pub(super) fn word(&self) -> u64 {
+        let mut word = [0; 8];
+        word.copy_from_slice(&self.fields[..8]);
+        u64::from_le_bytes(word)
+    }
+
     pub(super) fn bytes(&self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         bytes[..4].copy_from_slice(&u32::from(self.signal).to_le_bytes());
