@@ -82,7 +82,7 @@ fn nothing_of_the_host_is_in_it() {
         return;
     }
     let mut world = world();
-    let source = r#"
+    let source = r"
         #include <fcntl.h>
         #include <unistd.h>
         int main(int c, char **v) {
@@ -94,7 +94,7 @@ fn nothing_of_the_host_is_in_it() {
                 close(fd);
             }
             return 0;
-        }"#;
+        }";
     world.build("cat", "musl-gcc", &[], source);
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();

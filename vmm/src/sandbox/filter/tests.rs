@@ -325,22 +325,22 @@ fn limits_have_addresses_looked_at() {
         },
         ..given(true, true, true)
     };
-    let error = Verdict::Errno;
+    let refused = Verdict::Refused;
     for (name, arguments, expected) in [
         ("bind", [3, 1, 16, 0, 0, 0], Verdict::Trace),
         ("listen", [3, 1, 0, 0, 0, 0], Verdict::Trace),
         ("connect", [3, 1, 16, 0, 0, 0], Verdict::Trace),
         ("sendto", [3, 1, 1, 0, 1 << 32, 16], Verdict::Trace),
         ("sendto", [3, 1, 1, 0, 0, 0], Verdict::Allow),
-        ("sendmsg", [3, 1, 0, 0, 0, 0], error(libc::ENOSYS)),
-        ("sendmmsg", [3, 1, 1, 0, 0, 0], error(libc::ENOSYS)),
+        ("sendmsg", [3, 1, 0, 0, 0, 0], refused(libc::ENOSYS)),
+        ("sendmmsg", [3, 1, 1, 0, 0, 0], refused(libc::ENOSYS)),
         // Its path would be another in the tracer's file system.
-        ("socket", [1, 1, 0, 0, 0, 0], error(libc::EAFNOSUPPORT)),
+        ("socket", [1, 1, 0, 0, 0, 0], refused(libc::EAFNOSUPPORT)),
         ("socket", [2, 1, 0, 0, 0, 0], Verdict::Allow),
         (
             "socketpair",
             [1, 2, 0, 0, 0, 0],
-            error(libc::ESOCKTNOSUPPORT),
+            refused(libc::ESOCKTNOSUPPORT),
         ),
     ] {
         assert_eq!(asked_with(given, name, arguments), expected, "{name}");
