@@ -11,9 +11,9 @@
 use std::io;
 use std::ops::Range;
 
-use pool_core::{PAGE_SIZE, WINDOW_SIZE};
+use pool_core::PAGE_SIZE;
 
-use crate::plan::Rooms;
+use crate::plan::{MONITOR_SIZE, Rooms};
 
 /// Most pages of data before the code: Linux 6.18 has six.
 const MOST_DATA: u64 = 16;
@@ -26,10 +26,10 @@ const SECTIONS_AT: usize = 40;
 const SECTION_SIZE: usize = 58;
 const SECTION_COUNT: usize = 60;
 
-/// Where a guest finds the code, whose first page is an ELF header: at the end of the monitor's window,
+/// Where a guest finds the code, whose first page is an ELF header: at the end of the monitor's room,
 /// with room for the data before it.
 pub fn address(rooms: Rooms) -> u64 {
-    rooms.monitor.0 + WINDOW_SIZE - MOST_CODE * PAGE_SIZE
+    rooms.monitor.0 + MONITOR_SIZE - MOST_CODE * PAGE_SIZE
 }
 
 /// Addresses that code at `address` and its data may take.

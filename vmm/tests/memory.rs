@@ -664,3 +664,27 @@ fn files_are_read_when_they_are_touched_and_end_where_they_end() {
         assert_eq!(found.status.code(), Some(128 + libc::SIGSEGV), "{way:?}");
     }
 }
+
+/// The monitor's pages lie in the window of the stack's end, and its entries beside the stack's.
+#[test]
+fn unmapping_what_lies_beside_the_stack_leaves_the_monitor() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = r"
+        #include <string.h>
+        #include <sys/mman.h>
+        int main(void) {
+            char here[200 << 10];
+            unsigned long window = 2ul << 20, end = ((unsigned long)here | (window - 1)) + 1;
+            unsigned long beyond = (1ul << 20) + (64ul << 10);
+            munmap((void *)(end - beyond), beyond);
+            mprotect((void *)(end - beyond), beyond, PROT_NONE);
+            memset(here, 1, sizeof here);
+            return here[sizeof here / 2] == 1 ? 5 : 1;
+        }";
+    world.build("unmaps", "musl-gcc", &["-w"], source);
+    let found = world.run("unmaps", &KVM, &[]);
+    assert_eq!(found.status.code(), Some(5), "{}", text(&found.stderr));
+}

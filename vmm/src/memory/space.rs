@@ -12,7 +12,7 @@ use pool_core::{PAGE_SIZE, WINDOW_SIZE};
 use thiserror::Error;
 
 use super::files::FileId;
-use crate::plan::Rooms;
+use crate::plan::{MONITOR_SIZE, Rooms};
 
 /// Addresses below this are never given out, so that a null pointer faults (as Linux's
 /// `vm.mmap_min_addr`).
@@ -320,7 +320,7 @@ impl AddressSpace {
     /// True when some of `start..end` is the monitor's.
     pub fn is_monitors(&self, start: u64, end: u64) -> bool {
         let monitor = self.rooms.monitor.0;
-        start < monitor + WINDOW_SIZE && end > monitor
+        start < monitor + MONITOR_SIZE && end > monitor
     }
 
     /// True when nothing is mapped in `start..end`, and it lies where guests may map.
@@ -357,7 +357,12 @@ impl AddressSpace {
     }
 
     fn find_gap_above(&self, length: u64) -> Option<u64> {
-        let mut start = self.rooms.stack_high.0 + WINDOW_SIZE;
+        let above = self
+            .rooms
+            .stack_high
+            .0
+            .checked_next_multiple_of(WINDOW_SIZE)?;
+        let mut start = above.checked_add(WINDOW_SIZE)?;
         for (at, area) in self.over(start, USER_ADDRESS_END) {
             if at.saturating_sub(start) >= length {
                 break;

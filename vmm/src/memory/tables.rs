@@ -2,10 +2,10 @@
 
 use std::io;
 
-use pool_core::PAGE_SIZE;
+use pool_core::{PAGE_SIZE, WINDOW_SIZE};
 use vm_memory::{MmapRegion, VolatileMemory};
 
-use super::paging::{self, FRAME, PRESENT, TABLE, is_stale};
+use super::paging::{self, Entries, FRAME, LARGE, PRESENT, TABLE, is_stale};
 
 /// Page tables of one guest, in frames that the caller provides. They are taken back all at once
 /// ([`Tables::clear`]): a frame that changes its use alone would leave the kernel's shadow of it behind.
@@ -119,6 +119,29 @@ impl Tables {
             written.put(ram, slot, entry, pool_core::WINDOW_SIZE)?;
         }
         Ok(written)
+    }
+
+    /// The table of 4 KiB entries of the window at `window`, if there is one: the monitor's pages may have
+    /// made it.
+    pub(super) fn linked(&self, ram: &MmapRegion, window: u64) -> io::Result<Option<u64>> {
+        let Some(slot) = self.find_slot(ram, window)? else {
+            return Ok(None);
+        };
+        let entry = load(ram, slot)?;
+        let is_table = entry & (PRESENT | LARGE) == PRESENT;
+        Ok(is_table.then_some(entry & FRAME))
+    }
+
+    /// Puts the monitor's pages among the entries of the window at `window`. True if there are any.
+    pub(super) fn add_monitor(&self, window: u64, entries: &mut Entries) -> bool {
+        let mut any = false;
+        for &(address, entry) in &self.monitor {
+            if address & !(WINDOW_SIZE - 1) == window {
+                entries[(address >> 12 & 511) as usize] = entry;
+                any = true;
+            }
+        }
+        any
     }
 
     /// Maps a monitor page at `address` by `entry`.

@@ -77,6 +77,7 @@ impl GuestMemory {
         let mut entries = [0; PAGES_PER_WINDOW as usize];
         if let Some(table) = state.table {
             paging::small(&self.space, window, &state.runs, (from, to), &mut entries);
+            self.tables.add_monitor(window, &mut entries);
             let entries = &entries[usize::from(from)..usize::from(to)];
             let written = Tables::write_small(&self.ram, table, from, entries)?;
             self.counts.small_entries += written.entries;
@@ -84,14 +85,22 @@ impl GuestMemory {
             return Ok(());
         }
         let large = paging::large(&self.space, window, &state.runs);
-        let any =
+        let mut any =
             large.is_none() && paging::small(&self.space, window, &state.runs, ALL, &mut entries);
+        any |= self.tables.add_monitor(window, &mut entries);
         if any {
-            let table = self.tables.make(&self.ram)?;
+            // Where the monitor is, there is a table already, which a processor may remember.
+            let linked = self.tables.linked(&self.ram, window)?;
+            let table = match linked {
+                Some(table) => table,
+                None => self.tables.make(&self.ram)?,
+            };
             state.table = Some(table);
             state.large = false;
             let written = Tables::write_small(&self.ram, table, 0, &entries)?;
-            self.tables.link(&self.ram, window, table)?;
+            if linked.is_none() {
+                self.tables.link(&self.ram, window, table)?;
+            }
             self.counts.small_entries += written.entries;
             self.flush |= self.remembered.contains_key(&window);
             return Ok(());

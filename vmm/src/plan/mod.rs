@@ -34,6 +34,8 @@ pub const SHARED_BASE: u64 = 1 << 36;
 pub const MAX_MEMORY: u64 = 16 << 30;
 /// Room for the stack; pages are taken as they are touched.
 pub const STACK_SIZE: u64 = 8 << 20;
+/// Addresses that the monitor keeps for itself.
+pub const MONITOR_SIZE: u64 = 1 << 20;
 /// What a guest must have beside its image's data to get anywhere: arguments, first frames.
 const LEAST_REST: u64 = 256 << 10;
 
@@ -132,7 +134,8 @@ impl Mapping {
 /// Parts of the guest's virtual address space that do not come from the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rooms {
-    /// The window of the monitor's pages (system call entry, fault entries, tables).
+    /// [`MONITOR_SIZE`] bytes for the monitor's pages (system call entry, fault entries, tables) and the vdso, in the
+    /// window of the stack's end: one page table is enough for both.
     pub monitor: GuestAddress,
     /// Lowest address of the stack; below it lies an unmapped guard.
     pub stack_low: GuestAddress,

@@ -5,11 +5,13 @@ use pool_core::address::USER_ADDRESS_END;
 use pool_core::description::{Description, RangeKind};
 use pool_core::{GuestAddress, WINDOW_SIZE};
 
-use super::{Rooms, STACK_SIZE, image_end};
+use super::{MONITOR_SIZE, Rooms, STACK_SIZE, image_end};
 
 const GIB: u64 = 1 << 30;
-/// Monitor window, guard window, stack.
+/// Guard, stack, a small guard, monitor.
 const TOP: u64 = STACK_SIZE + 2 * WINDOW_SIZE;
+/// Between the stack and the monitor.
+const STACK_GUARD: u64 = 64 << 10;
 /// Least room for heap and mappings between the image and the monitor.
 const LEAST_HEAP: u64 = 64 << 20;
 
@@ -31,12 +33,13 @@ pub(super) fn find(description: &Description) -> Option<Rooms> {
     if high > USER_ADDRESS_END {
         return None;
     }
-    let monitor = high - TOP;
+    let monitor = high - MONITOR_SIZE;
+    let stack_high = monitor - STACK_GUARD;
     Some(Rooms {
         monitor: GuestAddress(monitor),
-        stack_low: GuestAddress(high - STACK_SIZE),
-        stack_high: GuestAddress(high),
+        stack_low: GuestAddress(stack_high - STACK_SIZE),
+        stack_high: GuestAddress(stack_high),
         heap: GuestAddress(writable_end),
-        mmap_top: GuestAddress(monitor - WINDOW_SIZE),
+        mmap_top: GuestAddress(high - TOP),
     })
 }

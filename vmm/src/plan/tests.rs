@@ -348,10 +348,12 @@ fn rooms_never_meet_the_image() {
             "{last:#x}"
         );
         assert!(
-            rooms.mmap_top < rooms.monitor && rooms.monitor < rooms.stack_low,
+            rooms.mmap_top < rooms.stack_low && rooms.stack_high < rooms.monitor,
             "{last:#x}"
         );
-        assert_ne!(rooms.monitor, GuestAddress(last).window());
+        let window = rooms.monitor.window();
+        assert_ne!(window, GuestAddress(last).window());
+        assert_eq!(window, GuestAddress(rooms.stack_high.0 - 1).window());
     }
     let top = pool_core::address::USER_ADDRESS_END - PAGE_SIZE;
     let map = map(

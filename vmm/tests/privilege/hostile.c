@@ -67,8 +67,8 @@ static u64 number(const char *text) {
 }
 
 /* The monitor's pages: tables, then the gates of faults (and of calls, where those come at CPL 0),
- * then the entry of calls that come at CPL 3. A guard and the stack lie above. */
-static u64 monitor(int page) { return stack_high - (8 << 20) - (4 << 20) + page * 4096ul; }
+ * then the entry of calls that come at CPL 3. A guard and the stack lie below. */
+static u64 monitor(int page) { return stack_high + (64 << 10) + page * 4096ul; }
 
 /* Goes to `target` as a call would: RCX and R11 say where to go on, and with which flags. */
 static void forge(u64 target, u64 back, u64 flags) {
@@ -114,7 +114,7 @@ static void first_exit(const char *attempt) {
 void begin(u64 *words) {
     const char *attempt = (const char *)words[2];
     const char *argument = words[0] > 2 ? (const char *)words[3] : "0";
-    stack_high = ((u64)words + (1 << 30) - 1) & ~((1ul << 30) - 1);
+    stack_high = (((u64)words + (1 << 30) - 1) & ~((1ul << 30) - 1)) - (1 << 20) - (64 << 10);
     first_exit(attempt);
     u64 value = number(argument);
     char *page;

@@ -75,8 +75,8 @@ int main(int count, char **arguments)
         }
     if (!strcmp(way, "fixed"))
         while (had < MOST && have(map(room + had, PIECE, MAP_FIXED), PIECE)) had += PIECE;
-    if (!strcmp(way, "beside-the-stack"))
-        while (had < MOST && have(map(stack + (1 << 16) + had, PIECE, MAP_FIXED), PIECE)) had += PIECE;
+    if (!strcmp(way, "beside-the-stack")) /* Beyond the monitor's addresses. */
+        while (had < MOST && have(map(stack + (2 << 20) + had, PIECE, MAP_FIXED), PIECE)) had += PIECE;
     if (!strcmp(way, "brk")) {
         char *heap = (char *)syscall(SYS_brk, 0);
         while (had < MOST && (char *)syscall(SYS_brk, heap + had + PIECE) == heap + had + PIECE && have(heap + had, PIECE)) had += PIECE;
