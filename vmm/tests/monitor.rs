@@ -191,6 +191,9 @@ fn no_argument_of_a_call_harms_the_monitor() {
                 case SYS_mmap: if (a < 0x600000) e &= ~0x10; break;
                 case SYS_select: case SYS_pselect6: case SYS_epoll_wait: case SYS_epoll_pwait: case SYS_epoll_pwait2:
                     continue;
+                /* What it may have of time, files and stack. */
+                case SYS_setrlimit: if ((unsigned)a < 4 && (int)a != 2) a = 7; break;
+                case SYS_prlimit64: if ((unsigned)b < 4 && (int)b != 2) b = 7; break;
                 /* Nothing that this guest reads may make it wait for itself. */
                 case SYS_pipe: n = SYS_pipe2; b = 04000; break;
                 case SYS_pipe2: case SYS_eventfd2: case SYS_timerfd_create: case SYS_socketpair: b |= 04000; break;

@@ -30,19 +30,23 @@ struct Waiter {
     owns: bool,
 }
 
-/// Who waits for what, first come first.
+/// Who waits for what, first come first; and who owns the words that are waited for to be owned, whatever
+/// programs have made of them since (`struct futex_pi_state`).
 #[derive(Debug, Default)]
-pub(super) struct Futexes(BTreeMap<u64, VecDeque<Waiter>>);
+pub(super) struct Futexes {
+    queues: BTreeMap<u64, VecDeque<Waiter>>,
+    owners: BTreeMap<u64, Tid>,
+}
 
 impl Futexes {
     fn add(&mut self, address: u64, waiter: Waiter) {
-        self.0.entry(address).or_default().push_back(waiter);
+        self.queues.entry(address).or_default().push_back(waiter);
     }
 
     /// Takes at most `count` of those that wait at `address` for one of `bits`.
     fn take(&mut self, address: u64, count: u64, bits: u32) -> Vec<Waiter> {
         let mut taken = Vec::new();
-        let Some(queue) = self.0.get_mut(&address) else {
+        let Some(queue) = self.queues.get_mut(&address) else {
             return taken;
         };
         queue.retain(|waiter| {
@@ -53,34 +57,46 @@ impl Futexes {
             !takes
         });
         if queue.is_empty() {
-            self.0.remove(&address);
+            self.queues.remove(&address);
         }
         taken
     }
 
-    /// Takes the first that waits to own the word at `address`.
+    /// Takes the first that waits to own the word at `address`, which is its own then.
     fn take_owner(&mut self, address: u64) -> Option<Tid> {
-        let queue = self.0.get(&address)?;
+        let queue = self.queues.get(&address)?;
         let task = queue.iter().find(|waiter| waiter.owns)?.task;
         self.remove(address, task);
+        if self.is_owned(address) {
+            self.owners.insert(address, task);
+        }
         Some(task)
     }
 
+    /// The words that `task` owns and others wait to own.
+    fn owned_by(&self, task: Tid) -> Vec<u64> {
+        let owned = self.owners.iter().filter(|&(_, owner)| *owner == task);
+        owned.map(|(&address, _)| address).collect()
+    }
+
     fn remove(&mut self, address: u64, task: Tid) {
-        if let Some(queue) = self.0.get_mut(&address) {
+        if let Some(queue) = self.queues.get_mut(&address) {
             queue.retain(|waiter| waiter.task != task);
             if queue.is_empty() {
-                self.0.remove(&address);
+                self.queues.remove(&address);
             }
+        }
+        if !self.is_owned(address) {
+            self.owners.remove(&address);
         }
     }
 
     fn is_awaited(&self, address: u64) -> bool {
-        self.0.contains_key(&address)
+        self.queues.contains_key(&address)
     }
 
     fn is_owned(&self, address: u64) -> bool {
-        let queue = self.0.get(&address);
+        let queue = self.queues.get(&address);
         queue.is_some_and(|queue| queue.iter().any(|waiter| waiter.owns))
     }
 }
@@ -272,7 +288,12 @@ fn lock(linux: &mut Linux, address: u64, limit: Limit) -> Served {
     }
     can_wait(linux, word)?;
     linux.memory.write_value(address, &(word | WAITERS))?;
-    queue(linux, address, ANY, true)
+    let waits = queue(linux, address, ANY, true);
+    if linux.futexes.is_owned(address) {
+        let owners = &mut linux.futexes.owners;
+        owners.entry(address).or_insert(word & OWNER);
+    }
+    waits
 }
 
 fn try_lock(linux: &mut Linux, address: u64) -> Served {
@@ -360,6 +381,15 @@ impl Linux {
         }
     }
 
+    /// Gives the words that the running task owns to those that wait to own them: it ends
+    /// (`exit_pi_state_list`).
+    pub(super) fn release_owned(&mut self) {
+        for address in self.futexes.owned_by(self.tid()) {
+            // Where there is no memory any more nobody finds a word of his own.
+            let _ = hand_over(self, address, OWNER_DIED);
+        }
+    }
+
     fn walk_robust_list(&mut self, head: u64) -> Result<(), Stop> {
         let offset: u64 = self.memory.read_value(head.wrapping_add(8))?;
         let pending: u64 = self.memory.read_value(head.wrapping_add(16))?;
@@ -438,7 +468,13 @@ mod tests {
                 },
             );
         }
-        assert_eq!([2, 3].map(Some), [(); 2].map(|()| futexes.take_owner(8)));
+        futexes.owners.insert(8, 7);
+        assert_eq!(futexes.owned_by(7), [8]);
+        assert_eq!(futexes.take_owner(8), Some(2));
+        assert!(futexes.owned_by(7).is_empty());
+        assert_eq!(futexes.owned_by(2), [8]);
+        assert_eq!(futexes.take_owner(8), Some(3));
+        assert!(futexes.owners.is_empty(), "nobody waits to own it");
         assert_eq!(futexes.take_owner(8), None);
         assert!(futexes.is_awaited(8) && !futexes.is_owned(8));
     }
@@ -451,6 +487,7 @@ mod tests {
         futexes.remove(8, 1);
         futexes.remove(16, 2);
         assert_eq!(futexes.take(8, 9, ANY), [waiter(2, ANY)]);
-        assert!(futexes.0.is_empty(), "nothing is left of a word");
+        let nothing = futexes.queues.is_empty() && futexes.owners.is_empty();
+        assert!(nothing, "nothing is left of a word");
     }
 }

@@ -182,6 +182,7 @@ pub(super) fn fork(linux: &mut Linux, _: Arguments) -> Served {
 pub(super) fn exit(linux: &mut Linux, [status, ..]: Arguments) -> Served {
     let tid = linux.tid();
     linux.release_robust_list();
+    linux.release_owned();
     let clear = linux.task().clear_at_end;
     // Linux does the same, and says nothing of it either when the address is wrong.
     if clear != 0 && linux.memory.write_value(clear, &0u32).is_ok() {

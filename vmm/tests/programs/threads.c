@@ -127,6 +127,15 @@ static void *waits(void *n) { for (;;) pause(); }
 static sem_t semaphore;
 static void *post(void *n) { sleep_ms(5); sem_post(&semaphore); return 0; }
 
+/* Ends as the owner of a word that another waits to own, and has made it say something else. */
+static volatile unsigned owned;
+static void *end_owning(void *n) {
+    syscall(SYS_futex, &owned, 6, 0, 0, 0, 0);
+    while (!(owned & 0x80000000)) sched_yield();
+    owned = 0x40000000;
+    return (void *)syscall(SYS_futex, &owned, 1, 1, 0, 0, 0);
+}
+
 /* What the kernel clears when the first thread has ended. */
 static volatile int first = 1;
 static void *last(void *n) { while (first) sleep_ms(1); return 0; }
@@ -212,6 +221,14 @@ int main(int c, char **v) {
             printf("unlocked %d, ", pthread_mutex_unlock(&m));
             printf("locked %d\n", pthread_mutex_lock(&m));
         }
+        void *woken;
+        pthread_create(&threads[0], 0, end_owning, 0);
+        while (!owned) sched_yield();
+        long locked = syscall(SYS_futex, &owned, 6, 0, 0, 0, 0);
+        printf("mine %ld %d, ", locked, (owned & 0x3fffffff) == syscall(SYS_gettid));
+        printf("owner died %d, ", !!(owned & 0x40000000));
+        pthread_join(threads[0], &woken);
+        printf("nobody was woken %ld\n", (long)woken);
     } else if (!strcmp(what, "inherit")) {
         pthread_mutexattr_t a;
         pthread_mutexattr_init(&a);
