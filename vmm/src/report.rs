@@ -141,6 +141,9 @@ pub struct Report {
     pub unserved: Unserved,
     /// What was mapped.
     pub mapped: MemoryCounts,
+    /// Bytes of its memory that the guest had taken by its end, page tables included (KVM only).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taken_bytes: Option<u64>,
     /// Files of the pool held open: the map and the segments.
     pub leases: u64,
     /// The host's side.

@@ -155,7 +155,9 @@ impl Guest {
         report.exits = Some(machine.exits());
         report.syscalls = Some(machine.linux().counts());
         report.unserved = machine.linux().unserved().clone();
-        report.mapped = machine.linux().memory().counts();
+        let memory = machine.linux().memory();
+        report.mapped = memory.counts();
+        report.taken_bytes = Some(memory.limit() - memory.free());
         Ok(report)
     }
 
@@ -255,6 +257,7 @@ impl Guest {
             stops: None,
             unserved: Unserved::default(),
             mapped: MemoryCounts::default(),
+            taken_bytes: None,
             leases: self.segments.count() as u64 + 1,
             host,
         }
