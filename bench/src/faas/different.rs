@@ -34,13 +34,19 @@ const PROGRAMS: [(&str, &[&str]); 15] = [
         &["-c", "import sys, json, threading; sys.stdin.read()"],
     ),
     ("lua", &["-e", "io.read()"]),
-    ("sqlite3", &[":memory:"]),
     ("zstd", &["-c", "-T2"]),
     ("xz", &["-c", "-T2"]),
     ("curl", &["-s", "http://SILENT/"]),
     // These write more than a pipe takes and wait for somebody who reads.
     ("mandelbrot", &[]),
     ("upscale", &[]),
+    (
+        "sqlite3",
+        &[
+            ":memory:",
+            "with recursive n(i) as (select 1 union all select i+1 from n limit 100000) select i from n;",
+        ],
+    ),
 ];
 /// Guests of the demo and of other measurements, which hold when they are asked to.
 const HOLDING: [&str; 5] = [
