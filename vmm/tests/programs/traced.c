@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static int ends[2];
+static int ends[2], reader_id;
 static char buffer[64];
 
 static void handler(int signal) { (void)signal; }
@@ -22,6 +22,7 @@ static void handler(int signal) { (void)signal; }
 static void *reader(void *unused)
 {
     (void)unused;
+    reader_id = syscall(SYS_gettid);
     read(ends[0], buffer, sizeof buffer);
     return 0;
 }
@@ -53,5 +54,7 @@ int main(int c, char **v)
     usleep(20000);
     write(ends[1], "end", 3);
     pthread_join(thread, 0);
+    /* Joined is not gone: the kernel says so before, and who is not gone yet ends with the process's status. */
+    while (!syscall(SYS_tgkill, getpid(), reader_id, 0)) usleep(1000);
     _exit(7);
 }
