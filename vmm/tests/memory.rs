@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use pool_tests::requirements::needs;
 use pool_tests::run::bounded;
 use serde_json::Value;
-use world::{WAYS, World, assert_same, text};
+use world::{WAYS, World, assert_same, seeds, text};
 
 const KVM: [&str; 4] = WAYS[0];
 const MAPPING_FUZZ: &str = include_str!("programs/mapping_fuzz.c");
@@ -22,11 +22,6 @@ const MEMORY_LIMIT: &str = include_str!("programs/memory_limit.c");
 const SPARSE: &str = include_str!("programs/sparse.c");
 const ARENAS: &str = include_str!("programs/arenas.c");
 const GROWTH: &str = include_str!("programs/growth.c");
-
-/// Seeds to try: more of them in a soak.
-fn seeds(usual: u64) -> u64 {
-    std::env::var("POOL_SOAK_ROUNDS").map_or(usual, |text| text.parse().unwrap())
-}
 
 #[test]
 fn mappings_are_what_linux_makes_of_them() {

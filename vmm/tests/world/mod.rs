@@ -49,6 +49,11 @@ pub const WAYS: [[&str; 4]; 4] = [
     ["--platform", "process", "--backing", "copy"],
 ];
 
+/// Seeds to try: more of them in a soak.
+pub fn seeds(usual: u64) -> u64 {
+    std::env::var("POOL_SOAK_ROUNDS").map_or(usual, |text| text.parse().unwrap())
+}
+
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
