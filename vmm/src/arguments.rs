@@ -27,6 +27,8 @@ options:
   --backing pool|copy      share the pool's pages, or load a private copy [pool]
   --platform kvm|process   virtual machine, or plain process [kvm]
   --memory SIZE            most memory that the guest may touch, with K, M or G [64M]
+  --cpus N                 processors of the virtual machine: so many threads of the guest run at a
+                           time [1]
   --dir HOST:GUEST[:ro]    let the guest use directory HOST as GUEST, without devices and what is
                            mounted below; may be repeated
   --net none|host          network of the guest: none, or the host's own [none]
@@ -84,6 +86,11 @@ pub(crate) enum UsageError {
     },
     #[error("{0} limits the host's network, which the guest has with --net host alone")]
     NoNetwork(&'static str),
+    #[error(
+        "--cpus is for --platform kvm: as a process the host's scheduler runs the guest's threads, and a \
+         cgroup around poolvmm limits them"
+    )]
+    NoMachine,
 }
 
 impl Command {
@@ -103,12 +110,14 @@ impl Command {
 fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
     let mut image = None;
     let mut report = None;
+    let mut cpus = None;
     let mut options = Options {
         image: String::new(),
         pool: PathBuf::from("/pool"),
         backing: Backing::Pool,
         platform: Platform::Kvm,
         memory: 64 << 20,
+        processors: 1,
         directories: Vec::new(),
         network: false,
         limits: Limits::default(),
@@ -134,6 +143,7 @@ fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
             Arg::Long("backing") => options.backing = backing(&text(parser)?)?,
             Arg::Long("platform") => options.platform = platform(&text(parser)?)?,
             Arg::Long("memory") => options.memory = memory(&text(parser)?)?,
+            Arg::Long("cpus") => cpus = Some(processors(&text(parser)?)?),
             Arg::Long("dir") => options.directories.push(text(parser)?),
             Arg::Long("net") => options.network = network(&text(parser)?)?,
             Arg::Long("bind") => add_place("--bind", &text(parser)?, &mut options.limits.bind)?,
@@ -157,6 +167,12 @@ fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
         return Err(UsageError::NoNetwork(
             option.map_or("--connect", |_| "--bind"),
         ));
+    }
+    if let Some(cpus) = cpus {
+        if options.platform == Platform::Process {
+            return Err(UsageError::NoMachine);
+        }
+        options.processors = cpus;
     }
     options.image = image
         .ok_or(UsageError::NoImage)?
@@ -257,6 +273,14 @@ fn memory(value: &str) -> Result<u64, UsageError> {
     }
 }
 
+fn processors(value: &str) -> Result<u16, UsageError> {
+    let plain = value.bytes().all(|byte| byte.is_ascii_digit());
+    match value.parse() {
+        Ok(count) if plain && (1..=poolvmm::kvm::MOST_PROCESSORS).contains(&count) => Ok(count),
+        _ => wrong("--cpus", value, "a number between 1 and 64"),
+    }
+}
+
 fn variable(value: OsString) -> Result<Vec<u8>, UsageError> {
     let bytes = value.into_vec();
     match bytes.iter().position(|&byte| byte == b'=') {
@@ -315,6 +339,10 @@ mod tests {
             "run a --memory 1",
             "run a --memory +5M",
             "run a --memory 99999999999G",
+            "run a --cpus 0",
+            "run a --cpus 65",
+            "run a --cpus +2",
+            "run a --cpus 2 --platform process",
             "run a --net guest",
             "run a --bind *:80",
             "run a --net none --connect none",
@@ -324,6 +352,16 @@ mod tests {
             "run a --memory",
         ] {
             assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_machine_has_one_processor_unless_told() {
+        for (line, count) in [("run a", 1), ("run a --cpus 4", 4)] {
+            let Ok(Command::Run(run)) = parse(line) else {
+                panic!("{line}")
+            };
+            assert_eq!(run.options.processors, count);
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Options {
     pub platform: Platform,
     /// Bytes of private memory for the guest.
     pub memory: u64,
+    /// Processors (KVM only: as a process the host's scheduler runs its threads).
+    pub processors: u16,
     /// `HOST:GUEST[:ro]` each.
     pub directories: Vec<String>,
     /// The guest may use the host's network.

@@ -153,11 +153,13 @@ impl Guest {
         let mut report = self.report(&outcome, HostUsage::of_this_process());
         report.guest_faults = machine.guest_faults();
         report.exits = Some(machine.exits());
-        report.syscalls = Some(machine.linux().counts());
-        report.unserved = machine.linux().unserved().clone();
-        let memory = machine.linux().memory();
-        report.mapped = memory.counts();
-        report.taken_bytes = Some(memory.limit() - memory.free());
+        machine.look(|linux| {
+            report.syscalls = Some(linux.counts());
+            report.unserved = linux.unserved().clone();
+            let memory = linux.memory();
+            report.mapped = memory.counts();
+            report.taken_bytes = Some(memory.limit() - memory.free());
+        });
         Ok(report)
     }
 
@@ -170,12 +172,14 @@ impl Guest {
         let settings = Settings {
             network,
             limits: self.options.limits.clone(),
+            processors: self.options.processors.into(),
         };
         let mut machine = Box::new(Machine::new(
             &self.plan,
             &self.segments,
             self.options.backing,
             &self.start,
+            self.options.processors,
             |memory| Linux::new(memory, settings),
         )?);
         if self.options.count_faults {
@@ -187,7 +191,7 @@ impl Guest {
         let confinement =
             sandbox::Confinement::prepare(world.as_ref(), network, &self.options.limits)?;
         drop((world, std::mem::take(&mut self.grants)));
-        confinement.enter_monitor()?;
+        confinement.enter_monitor(|| machine.start_threads())??;
         if self.options.trace {
             machine.trace().map_err(RunError::Standard)?;
         }

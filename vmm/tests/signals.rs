@@ -52,16 +52,22 @@ fn as_natively(what: &str) {
     for compiler in COMPILERS {
         let path = world.build(compiler, compiler, &FLAGS, SIGNALS);
         let native = run(Command::new(path).arg(what));
-        let found = run(&mut world.vmm(compiler, &[], &[what]));
-        let said = text(&found.stderr);
-        assert_eq!(
-            text(&found.stdout),
-            text(&native.stdout),
-            "{what}, {compiler}: {said}"
-        );
-        let status = native.status.signal().map(|signal| 128 + signal);
-        let status = status.or(native.status.code());
-        assert_eq!(found.status.code(), status, "{what}, {compiler}: {said}");
+        for cpus in ["1", "2"] {
+            let found = run(&mut world.vmm(compiler, &["--cpus", cpus], &[what]));
+            let said = text(&found.stderr);
+            assert_eq!(
+                text(&found.stdout),
+                text(&native.stdout),
+                "{what}, {compiler}, {cpus}: {said}"
+            );
+            let status = native.status.signal().map(|signal| 128 + signal);
+            let status = status.or(native.status.code());
+            assert_eq!(
+                found.status.code(),
+                status,
+                "{what}, {compiler}, {cpus}: {said}"
+            );
+        }
     }
 }
 

@@ -12,7 +12,13 @@ use world::{World, assert_same, text};
 
 const THREADS: &str = include_str!("programs/threads.c");
 const COMPILERS: [&str; 2] = ["musl-gcc", "gcc"];
-const BACKINGS: [[&str; 2]; 2] = [["--backing", "pool"], ["--backing", "copy"]];
+/// Taking turns on one processor, and on several at once.
+const WAYS: [[&str; 2]; 4] = [
+    ["--backing", "pool"],
+    ["--backing", "copy"],
+    ["--cpus", "2"],
+    ["--cpus", "5"],
+];
 
 fn as_natively(what: &str) {
     if !needs(&["kvm"]) {
@@ -22,9 +28,9 @@ fn as_natively(what: &str) {
     for compiler in COMPILERS {
         let path = world.build(compiler, compiler, &["-pthread", "-w"], THREADS);
         let native = Command::new(path).arg(what).output().unwrap();
-        for backing in BACKINGS {
-            let found = world.run(compiler, &backing, &[what]);
-            assert_same(&format!("{what}, {compiler}, {backing:?}"), &found, &native);
+        for way in WAYS {
+            let found = world.run(compiler, &way, &[what]);
+            assert_same(&format!("{what}, {compiler}, {way:?}"), &found, &native);
         }
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! | page | CPL 3 may | holds |
 //! |---|---|---|
-//! | tables | nothing | GDT, TSS, IDT, and the stack on which the processor puts a fault's frame |
+//! | tables | nothing | GDT, TSS, IDT, and the stack on which the processor puts a fault's frame: one a processor |
 //! | gates | nothing | a stub a vector; the entry of system calls that arrive at CPL 0 |
 //! | entry | execute | the entry of system calls that arrive at CPL 3; the probe |
 //!
@@ -19,6 +19,8 @@
 //! a guest chose, whatever the privilege level was. (Intel SDM volume 3A, 6.14.5 and volume 1, 19.5.2.)
 
 use pool_core::PAGE_SIZE;
+
+use crate::memory::MonitorPage;
 
 /// Port written by the system call stubs.
 pub(super) const CALL_PORT: u16 = 0x7f;
@@ -84,29 +86,37 @@ pub(super) const TSS_LIMIT_CALL_PORT: u32 = (IO_BITMAP + IO_BITMAP_BYTES - 1) as
 /// `limit` of a TSS that grants CPL 3 no port at all: it ends before the bitmap.
 pub(super) const TSS_LIMIT_NO_PORTS: u32 = (IO_BITMAP - 1) as u32;
 
-/// Where things are, for a monitor whose pages begin at `base`.
+/// Where things are for one processor, in a monitor whose pages begin at `base`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Monitor {
-    /// Guest virtual address of the table page; the gates and the entry page follow it.
+    /// Guest virtual address of the first processor's table page. The gates and the entry page follow it,
+    /// then the table pages of others.
     pub(super) base: u64,
+    /// Which processor.
+    pub(super) processor: u16,
 }
 
 impl Monitor {
     pub(super) fn gdt(self) -> u64 {
-        self.base + GDT as u64
+        self.tables() + GDT as u64
     }
 
     pub(super) fn idt(self) -> u64 {
-        self.base + IDT as u64
+        self.tables() + IDT as u64
     }
 
     pub(super) fn tss(self) -> u64 {
-        self.base + TSS as u64
+        self.tables() + TSS as u64
     }
 
     /// First address past the processor's stack, which is the end of the table page.
     pub(super) fn stack(self) -> u64 {
-        self.base + PAGE_SIZE
+        self.tables() + PAGE_SIZE
+    }
+
+    /// The same in guest physical memory, where the monitor's pages come first.
+    pub(super) fn physical_stack(self) -> u64 {
+        self.stack() - self.base
     }
 
     /// Where SYSCALL arrives at CPL 0.
@@ -141,12 +151,30 @@ impl Monitor {
 
     /// True for addresses in these pages.
     pub(super) fn holds(self, address: u64) -> bool {
-        (self.base..self.base + 3 * PAGE_SIZE).contains(&address)
+        (self.gates()..self.gates() + 2 * PAGE_SIZE).contains(&address)
+            || (self.tables()..self.stack()).contains(&address)
     }
 
-    /// The first bytes of each page; the rest stays zero.
-    pub(super) fn pages(self) -> [Vec<u8>; 3] {
-        [self.tables().to_vec(), gates().to_vec(), entry().to_vec()]
+    /// The first bytes of each page of a monitor at `base` for so many processors; the rest stays zero.
+    pub(super) fn pages(base: u64, processors: u16) -> Vec<(MonitorPage, Vec<u8>)> {
+        let tables = |processor| {
+            let monitor = Self { base, processor };
+            (MonitorPage::Tables, monitor.table_page().to_vec())
+        };
+        let mut pages = vec![
+            tables(0),
+            (MonitorPage::Gates, gates().to_vec()),
+            (MonitorPage::Entry, entry().to_vec()),
+        ];
+        pages.extend((1..processors).map(tables));
+        pages
+    }
+
+    fn tables(self) -> u64 {
+        match u64::from(self.processor) {
+            0 => self.base,
+            other => self.base + (2 + other) * PAGE_SIZE,
+        }
     }
 
     fn gates(self) -> u64 {
@@ -157,7 +185,7 @@ impl Monitor {
         self.base + 2 * PAGE_SIZE
     }
 
-    fn tables(self) -> [u8; TABLE_BYTES] {
+    fn table_page(self) -> [u8; TABLE_BYTES] {
         let mut page = [0; TABLE_BYTES];
         let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
         let tss = self.tss();
@@ -171,7 +199,7 @@ impl Monitor {
             | 0x8b << 40
             | (tss >> 24 & 0xff) << 56;
         gdt[usize::from(TASK >> 3) + 1] = tss >> 32;
-        gdt[usize::from(PROCESSOR >> 3)] = 0x0000_f500_0000_0000;
+        gdt[usize::from(PROCESSOR >> 3)] = 0x0000_f500_0000_0000 | u64::from(self.processor);
         for (at, entry) in gdt.iter().enumerate() {
             put(GDT + at * 8, &entry.to_le_bytes());
         }
@@ -245,7 +273,10 @@ fn entry() -> [u8; ENTRY_BYTES] {
 mod tests {
     use super::*;
 
-    const MONITOR: Monitor = Monitor { base: 0x3f40_0000 };
+    const MONITOR: Monitor = Monitor {
+        base: 0x3f40_0000,
+        processor: 0,
+    };
 
     #[test]
     fn stubs_are_told_apart() {
@@ -270,7 +301,7 @@ mod tests {
 
     #[test]
     fn gates_point_at_their_stubs_and_at_the_monitors_stack() {
-        let (tables, code) = (MONITOR.tables(), gates());
+        let (tables, code) = (MONITOR.table_page(), gates());
         for vector in 0..VECTORS {
             let gate = &tables[IDT + vector * 16..][..16];
             let target = u64::from(u16::from_le_bytes([gate[0], gate[1]]))
@@ -287,7 +318,7 @@ mod tests {
 
     #[test]
     fn the_bitmap_grants_one_port_and_the_short_tss_none() {
-        let tables = MONITOR.tables();
+        let tables = MONITOR.table_page();
         let bitmap = &tables[TSS + IO_BITMAP..][..IO_BITMAP_BYTES];
         let granted: Vec<u16> = (0..IO_BITMAP_BYTES as u16 * 8)
             .filter(|port| bitmap[usize::from(port / 8)] >> (port % 8) & 1 == 0)
@@ -308,5 +339,25 @@ mod tests {
         assert_eq!(code[offset..][..2], [OUT, CALL_PORT as u8]);
         let back = (behind_out(MONITOR.privileged_call()) - MONITOR.gates()) as usize;
         assert_eq!(code[back..][..3], SYSRETQ);
+    }
+
+    #[test]
+    fn each_processor_has_tables_and_a_stack_of_its_own() {
+        let base = MONITOR.base;
+        let pages = Monitor::pages(base, 3);
+        let kinds: Vec<_> = pages.iter().map(|(kind, _)| *kind).collect();
+        let (tables, gates, entry) = (MonitorPage::Tables, MonitorPage::Gates, MonitorPage::Entry);
+        assert_eq!(kinds, [tables, gates, entry, tables, tables]);
+        for processor in 0..3 {
+            let monitor = Monitor { base, processor };
+            let page = (monitor.gdt() - base) / PAGE_SIZE;
+            assert_eq!(kinds[page as usize], tables);
+            assert_eq!(monitor.physical_stack(), (page + 1) * PAGE_SIZE);
+            assert!(monitor.holds(monitor.stack() - 1) && monitor.holds(monitor.probe().0));
+            let number = &pages[page as usize].1[usize::from(PROCESSOR >> 3) * 8..][..2];
+            assert_eq!(number, processor.to_le_bytes());
+        }
+        let second = Monitor { base, processor: 1 };
+        assert!(!second.holds(base) && !MONITOR.holds(second.gdt()));
     }
 }

@@ -1,5 +1,6 @@
 //! The host kernel's vdso in the guest: its pages are shown one by one, as the guest touches them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use pool_core::PAGE_SIZE;
@@ -18,8 +19,8 @@ pub(super) struct Clock {
     address: u64,
     /// Where code and data lie in this process, once the guest has touched the place.
     pages: Option<Range<u64>>,
-    /// Addresses in this process of the pages that the guest has.
-    shown: Vec<u64>,
+    /// Addresses in this process of the pages that the guest has, and processors that have met each.
+    shown: BTreeMap<u64, BTreeSet<usize>>,
 }
 
 impl Clock {
@@ -29,7 +30,7 @@ impl Clock {
             vdso,
             address: vdso::address(rooms),
             pages: None,
-            shown: Vec::new(),
+            shown: BTreeMap::new(),
         })
     }
 
@@ -38,9 +39,11 @@ impl Clock {
         self.address
     }
 
-    /// Shows the guest the page at `address`, if it is one of the vdso's that it may use so and has not.
+    /// Shows the guest the page at `address`, if it is one of the vdso's that it may use so and `processor` has
+    /// not met.
     pub(super) fn show(
         &mut self,
+        processor: usize,
         vm: &Vm,
         memory: &mut GuestMemory,
         address: u64,
@@ -58,10 +61,12 @@ impl Clock {
         if access == Access::Write
             || (access == Access::Execute && !executable)
             || !pages.contains(&host)
-            || self.shown.contains(&host)
             || !vdso::is_readable(host)
         {
             return Ok(false);
+        }
+        if let Some(met) = self.shown.get_mut(&host) {
+            return Ok(met.insert(processor));
         }
         if self.shown.is_empty() {
             vm.add_vdso(pages)?;
@@ -69,7 +74,7 @@ impl Clock {
         memory
             .map_host_page(address, VDSO_ADDRESS + (host - pages.start), executable)
             .map_err(|error| KvmError::Build(GrowError::from(error).into()))?;
-        self.shown.push(host);
+        self.shown.insert(host, BTreeSet::from([processor]));
         Ok(true)
     }
 }

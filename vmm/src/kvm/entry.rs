@@ -147,7 +147,10 @@ mod tests {
 
     #[test]
     fn each_way_has_its_own_stub() {
-        let monitor = Monitor { base: 0x3f40_0000 };
+        let monitor = Monitor {
+            base: 0x3f40_0000,
+            processor: 0,
+        };
         assert_eq!(Arrival::Privileged.stub(monitor), 0x3f40_1200);
         assert_eq!(Arrival::Unprivileged.stub(monitor), 0x3f40_2000);
     }

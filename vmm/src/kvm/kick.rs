@@ -41,6 +41,16 @@ fn tick() -> i32 {
     libc::SIGRTMAX()
 }
 
+/// Has a tick come for a thread of this process.
+pub(super) fn tick_at(thread: i32) -> io::Result<()> {
+    // SAFETY: sends a signal that all threads block, with no pointer.
+    let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, tick()) };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Signals and a timer.
 #[derive(Debug)]
 pub(super) struct Kicks {

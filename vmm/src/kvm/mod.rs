@@ -1,7 +1,8 @@
-//! The KVM platform: a virtual machine of one processor at CPL 3, whose kernel is this process.
+//! The KVM platform: a virtual machine of few processors at CPL 3, whose kernel is this process.
 //!
-//! Guest threads are tasks that take turns on that processor: [`crate::linux::Linux`] says which, here
-//! their registers are put aside and brought back. Whole-system unikernels (`pvh`, `lxboot`) will be
+//! Guest threads are tasks that take turns on them: [`crate::linux::Linux`] says which, here
+//! their registers are put aside and brought back. Each processor has a thread of this process; what they
+//! share one has at a time. Whole-system unikernels (`pvh`, `lxboot`) will be
 //! further kinds of machine beside [`Machine`], with devices instead of system calls.
 
 mod boot;
@@ -13,19 +14,24 @@ mod extended;
 mod frame;
 mod kick;
 mod pace;
+mod processor;
 mod run;
+mod seats;
 mod stats;
 mod turns;
 mod vcpu;
 mod vm;
 
 use std::io;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::{self, JoinHandle};
 
 use thiserror::Error;
 
 use self::boot::Monitor;
 use self::clock::Clock;
-use self::kick::Kicks;
+use self::processor::{Board, Processor, lock};
+use self::seats::Seats;
 use self::stats::FaultCounter;
 use self::turns::Turns;
 use self::vcpu::{Features, Vcpu};
@@ -91,20 +97,18 @@ impl KvmError {
     }
 }
 
-/// A guest that is ready to run. Fields drop in this order: the processor, the machine, and only
-/// then the memory that they use.
+/// Processors that a machine may have: as many as one word of a set of them names.
+pub const MOST_PROCESSORS: u16 = 64;
+
+/// A guest that is ready to run.
 #[derive(Debug)]
 pub struct Machine {
-    vcpu: Vcpu,
-    vm: Vm,
-    linux: Linux,
-    monitor: Monitor,
-    kicks: Kicks,
-    turns: Turns,
-    clock: Option<Clock>,
-    flush_page: u64,
-    exits: ExitCounts,
-    faults: Option<FaultCounter>,
+    first: Processor,
+    /// Further processors, until they have threads.
+    further: Vec<(Vcpu, Monitor)>,
+    threads: Vec<JoinHandle<()>>,
+    faults: Vec<FaultCounter>,
+    board: Arc<Mutex<Board>>,
 }
 
 /// Guest exits by kind.
@@ -119,91 +123,158 @@ pub struct ExitCounts {
 }
 
 impl Machine {
-    /// Makes a machine, lays `plan` in and sets the processor to the image's first instruction.
+    /// Makes a machine of so many processors, lays `plan` in and sets the first to the image's first instruction.
     pub fn new(
         plan: &Plan,
         segments: &Segments,
         backing: Backing,
         start: &Start,
+        processors: u16,
         linux: impl FnOnce(GuestMemory) -> Linux,
     ) -> Result<Self, KvmError> {
         let (vm, cpuid) = Vm::new()?;
-        let monitor = Monitor {
-            base: plan.rooms.monitor.0,
-        };
-        let pages = monitor.pages();
-        let pages = pages.each_ref().map(Vec::as_slice);
-        let mut memory = GuestMemory::build(plan, segments, backing, pages)?;
+        let processors = processors.max(1);
+        let base = plan.rooms.monitor.0;
+        let mut memory =
+            GuestMemory::build(plan, segments, backing, &Monitor::pages(base, processors))?;
         let slots = memory.take_slots();
         let flush_page = slots.first().map_or(0, |slot| slot.host);
         for slot in slots {
             vm.add_slot(&slot)?;
         }
-        let mut vcpu = Vcpu::new(vm.create_vcpu()?, &cpuid, monitor, memory.root())?;
-        let clock = Clock::new(plan.rooms).filter(|_| vcpu.counter_is_hosts());
+        let vcpu = |processor| {
+            let monitor = Monitor { base, processor };
+            let fd = vm.create_vcpu(processor.into())?;
+            let vcpu = Vcpu::new(fd, &cpuid, monitor, memory.root())?;
+            Ok::<_, KvmError>((vcpu, monitor))
+        };
+        let (mut first, monitor) = vcpu(0)?;
+        let further = (1..processors).map(vcpu).collect::<Result<Vec<_>, _>>()?;
+        let mut vcpus = std::iter::once(&first).chain(further.iter().map(|(vcpu, _)| vcpu));
+        let clock = Clock::new(plan.rooms).filter(|_| vcpus.all(Vcpu::counter_is_hosts));
+        drop(vcpus);
         let features = Features::of(&cpuid);
         drop(cpuid);
         let stack = start.build(plan, features.fsgsbase, clock.as_ref().map(Clock::address))?;
         memory
             .write(stack.pointer, &stack.bytes)
             .map_err(|_| StartError::TooLong)?;
-        vcpu.start_at(plan.entry.0, stack.pointer);
-        let kicks = Kicks::new(vcpu.fd())?;
+        first.start_at(plan.entry.0, stack.pointer);
+        let seats = Arc::new(Seats::new(processors.into()));
+        if processors > 1 {
+            memory.set_processors(Arc::clone(&seats) as _);
+        }
+        let first = Processor::new(0, first, monitor, Turns::first(), &seats)?;
         let mut linux = linux(memory);
         linux.started_with([stack.arguments, stack.environment, stack.auxiliary]);
-        for &signal in kicks.ignored() {
+        for &signal in first.kicks.ignored() {
             linux.ignore(signal);
         }
-        let mut machine = Self {
-            vcpu,
-            vm,
-            linux,
-            monitor,
-            kicks,
-            turns: Turns::default(),
-            clock,
-            flush_page,
-            exits: ExitCounts::default(),
-            faults: None,
-        };
-        machine.synchronise()?;
-        Ok(machine)
+        for slot in linux.memory_mut().take_slots() {
+            vm.add_slot(&slot)?;
+        }
+        if linux.memory_mut().take_flush() {
+            vm.flush(flush_page)?;
+        }
+        let board = Board::new(vm, linux, clock, flush_page, seats);
+        Ok(Self {
+            first,
+            further,
+            threads: Vec::new(),
+            faults: Vec::new(),
+            board: Arc::new(Mutex::new(board)),
+        })
     }
 
     /// Has KVM's count of page faults kept for the report. To be called before the process is
     /// confined.
     pub fn count_faults(&mut self) -> Result<(), KvmError> {
-        self.faults = self.vcpu.fault_counter()?;
+        let vcpus = self.further.iter().map(|(vcpu, _)| vcpu);
+        for vcpu in std::iter::once(&self.first.vcpu).chain(vcpus) {
+            self.faults.extend(vcpu.fault_counter()?);
+        }
         Ok(())
+    }
+
+    /// Gives further processors their threads, which are confined as this one is from here on. To be called
+    /// before anything of the guest runs.
+    pub fn start_threads(&mut self) -> Result<(), KvmError> {
+        /// What serving a call takes, several times.
+        const STACK: usize = 512 << 10;
+        let failed = |error| KvmError::Call {
+            what: "starting the thread of a processor",
+            error,
+        };
+        if self.further.is_empty() {
+            return Ok(());
+        }
+        // Another heap a thread would be made when calls that make one are refused.
+        // SAFETY: the call takes two numbers.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+        let seats = Arc::clone(&lock(&self.board).seats);
+        for (number, (vcpu, monitor)) in (1..).zip(std::mem::take(&mut self.further)) {
+            let (board, seats) = (Arc::clone(&self.board), Arc::clone(&seats));
+            let (tell, told) = mpsc::sync_channel(1);
+            let body = move || {
+                let made = Processor::new(number, vcpu, monitor, Turns::further(), &seats);
+                match made {
+                    Ok(processor) => {
+                        let _ = tell.send(Ok(()));
+                        drop(tell);
+                        processor::run_further(processor, &board);
+                    }
+                    Err(error) => drop(tell.send(Err(error))),
+                }
+            };
+            let builder = thread::Builder::new().stack_size(STACK);
+            self.threads.push(builder.spawn(body).map_err(failed)?);
+            let began = told
+                .recv()
+                .map_err(|_| failed(io::Error::other("it has ended")));
+            began.and_then(|began| began)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the guest to its end. `first_exit` is called once, after the first exit.
+    pub fn run(&mut self, first_exit: impl FnOnce()) -> Result<Outcome, KvmError> {
+        let outcome = processor::run_first(&mut self.first, &self.board, first_exit);
+        for thread in self.threads.drain(..) {
+            // One that panicked has had the first one fail.
+            let _ = thread.join();
+        }
+        outcome
     }
 
     /// Page faults that KVM served by itself, if they were counted and the kernel counts them.
     pub fn guest_faults(&self) -> Option<u64> {
-        self.faults.as_ref().and_then(FaultCounter::read)
+        let counts = self.faults.iter().map(FaultCounter::read);
+        let all: Option<u64> = counts.sum();
+        all.filter(|_| !self.faults.is_empty())
     }
 
-    /// The guest's kernel state, for the report.
-    pub fn linux(&self) -> &Linux {
-        &self.linux
+    /// Looks at the guest's kernel state, for the report.
+    pub fn look<T>(&self, look: impl FnOnce(&Linux) -> T) -> T {
+        look(&lock(&self.board).linux)
     }
 
     /// Says what the guest's calls pass on to: see [`Linux::settle`].
     pub fn settle(&mut self, granted: Option<Vec<Vec<u8>>>) -> io::Result<()> {
-        self.linux.settle(granted)
+        lock(&self.board).linux.settle(granted)
     }
 
     /// Prints the guest's calls and signals on standard error. To be called before [`Machine::settle`].
     pub fn trace(&mut self) -> io::Result<()> {
-        self.linux.start_trace()
+        lock(&self.board).linux.start_trace()
     }
 
     /// Says how the guest has ended.
     pub fn trace_end(&mut self, outcome: &Outcome) {
-        self.linux.trace_end(outcome);
+        lock(&self.board).linux.trace_end(outcome);
     }
 
     /// Exits so far.
     pub fn exits(&self) -> ExitCounts {
-        self.exits
+        lock(&self.board).exits
     }
 }

@@ -1,19 +1,18 @@
 //! Taking turns: how the running task goes on, and how another comes to run.
 //!
-//! The running task's registers stay in the processor until another takes its place, so a guest of one
-//! thread pays for none of this. What is put aside is always the state of the program itself, as it would go
+//! A task's registers stay in the processor until another takes its place, so a guest of one thread pays
+//! for none of this. What is put aside is always the state of the program itself, as it would go
 //! on at CPL 3; how system calls arrive on this host does not matter to it.
-
-use std::collections::BTreeMap;
 
 use kvm_bindings::kvm_regs;
 use rustix::time::Timespec;
 
+use super::KvmError;
 use super::extended::Stored;
 use super::frame::Frame;
 use super::kick;
 use super::pace::Pace;
-use super::{KvmError, Machine};
+use super::processor::{Next, Turn};
 use crate::fault::{Fault, Outcome};
 use crate::linux::{
     Base, Exception, ExtendedState, FIRST_TASK, Reply, Request, Spawn, StateError, Tid,
@@ -36,7 +35,7 @@ pub(super) enum Left {
 
 /// A task that does not run.
 #[derive(Debug)]
-struct Aside {
+pub(super) struct Aside {
     registers: kvm_regs,
     bases: [u64; 2],
     extended: Stored,
@@ -54,18 +53,25 @@ pub(super) struct Turns {
     result: Option<u64>,
     /// Its call was interrupted: the handler that now runs may have it made again.
     restart: Option<u64>,
-    aside: BTreeMap<Tid, Aside>,
     pace: Pace,
 }
 
-impl Default for Turns {
-    fn default() -> Self {
+impl Turns {
+    /// Of the processor that has the first task's registers.
+    pub(super) fn first() -> Self {
         Self {
             inside: Some(FIRST_TASK),
+            ..Self::further()
+        }
+    }
+
+    /// Of one that has nobody's.
+    pub(super) fn further() -> Self {
+        Self {
+            inside: None,
             left: Left::Program,
             result: None,
             restart: None,
-            aside: BTreeMap::new(),
             pace: Pace::default(),
         }
     }
@@ -83,17 +89,20 @@ impl From<StateError> for KvmError {
     }
 }
 
-impl Machine {
+impl Turn<'_> {
     /// Does what follows a call.
     pub(super) fn answer(&mut self, reply: Reply) -> Result<Option<Outcome>, KvmError> {
         match reply {
-            Reply::Return(result) => self.turns.result = Some(result),
+            Reply::Return(result) => self.cpu.turns.result = Some(result),
             Reply::Interrupted { restart } => {
-                self.turns.result = Some(INTERRUPTED);
-                self.turns.restart = restart;
+                self.cpu.turns.result = Some(INTERRUPTED);
+                self.cpu.turns.restart = restart;
             }
             Reply::Waits => {}
-            Reply::Ended => self.turns.inside = None,
+            Reply::Ended => {
+                self.cpu.turns.inside = None;
+                self.board.linux.reside(None);
+            }
             Reply::Request(request) => return self.do_request(request),
             Reply::End(outcome) => return Ok(Some(outcome)),
             Reply::Fault(cause) => {
@@ -109,32 +118,33 @@ impl Machine {
     }
 
     fn do_request(&mut self, request: Request) -> Result<Option<Outcome>, KvmError> {
-        let mut system = self.vcpu.system_registers()?;
+        let mut system = self.cpu.vcpu.system_registers()?;
         match request {
             Request::Spawn(spawn) => {
                 self.spawn(spawn)?;
-                self.turns.result = Some(spawn.tid.into());
+                self.cpu.turns.result = Some(spawn.tid.into());
             }
             Request::SetBase(base, address) => {
                 match base {
                     Base::Fs => system.fs.base = address,
                     Base::Gs => system.gs.base = address,
                 }
-                self.vcpu.set_system_registers(&system);
-                self.turns.result = Some(0);
+                self.cpu.vcpu.set_system_registers(&system);
+                self.cpu.turns.result = Some(0);
             }
             Request::TellBase(base, at) => {
                 let address = match base {
                     Base::Fs => system.fs.base,
                     Base::Gs => system.gs.base,
                 };
-                self.turns.result = Some(self.linux.write_result(at, address));
+                self.cpu.turns.result = Some(self.board.linux.write_result(at, address));
             }
             Request::SignalReturn => {
                 let mut registers = self.program_registers();
                 if let Err(outcome) = self
+                    .board
                     .linux
-                    .return_from_signal(&mut registers, &mut self.vcpu)
+                    .return_from_signal(&mut registers, &mut self.cpu.vcpu)
                 {
                     return Ok(Some(at(outcome, &registers)));
                 }
@@ -155,36 +165,36 @@ impl Machine {
         if let Some(thread_pointer) = spawn.thread_pointer {
             copy.bases[0] = thread_pointer;
         }
-        self.turns.aside.insert(spawn.tid, copy);
+        self.board.aside.insert(spawn.tid, copy);
         Ok(())
     }
 
     /// The running task as it would go on.
     fn copy(&mut self) -> Result<Aside, KvmError> {
         let registers = self.program_registers();
-        let system = self.vcpu.system_registers()?;
-        let state = self.vcpu.read()?;
+        let system = self.cpu.vcpu.system_registers()?;
+        let state = self.cpu.vcpu.read()?;
         Ok(Aside {
             registers,
             bases: [system.fs.base, system.gs.base],
-            extended: Stored::of(&state, self.vcpu.parts()),
-            ran: self.turns.pace.ran(kick::now()),
+            extended: Stored::of(&state, self.cpu.vcpu.parts()),
+            ran: self.cpu.turns.pace.ran(kick::now()),
         })
     }
 
     /// The registers of the program that runs, as it would go on.
     fn program_registers(&mut self) -> kvm_regs {
-        let mut registers = match self.turns.left {
-            Left::Call => self.vcpu.registers_at_call(),
+        let mut registers = match self.cpu.turns.left {
+            Left::Call => self.cpu.vcpu.registers_at_call(),
             Left::Fault(frame) => kvm_regs {
                 rip: frame.rip,
                 rsp: frame.rsp,
                 rflags: frame.rflags,
-                ..*self.vcpu.registers()
+                ..*self.cpu.vcpu.registers()
             },
-            Left::Program | Left::Monitor => *self.vcpu.registers(),
+            Left::Program | Left::Monitor => *self.cpu.vcpu.registers(),
         };
-        if let Some(result) = self.turns.result {
+        if let Some(result) = self.cpu.turns.result {
             registers.rax = result;
         }
         registers
@@ -192,80 +202,83 @@ impl Machine {
 
     /// Has the program that runs go on with `registers`.
     fn set_program_registers(&mut self, registers: &kvm_regs) -> Result<(), KvmError> {
-        let system = self.vcpu.system_registers()?;
-        self.vcpu.go_on_with(registers, &system);
-        self.turns.left = Left::Program;
-        self.turns.result = None;
+        let system = self.cpu.vcpu.system_registers()?;
+        self.cpu.vcpu.go_on_with(registers, &system);
+        self.cpu.turns.left = Left::Program;
+        self.cpu.turns.result = None;
         Ok(())
     }
 
     /// Makes `tid` the task whose registers the processor has.
     fn bring(&mut self, tid: Tid) -> Result<(), KvmError> {
-        if self.turns.inside == Some(tid) {
+        if self.cpu.turns.inside == Some(tid) {
             return Ok(());
         }
-        if let Some(inside) = self.turns.inside {
+        if let Some(inside) = self.cpu.turns.inside {
             let copy = self.copy()?;
-            self.turns.aside.insert(inside, copy);
+            self.board.aside.insert(inside, copy);
         }
-        self.turns.inside = Some(tid);
-        self.turns.result = None;
-        self.turns.pace.begin(tid, kick::now());
-        if let Some(next) = self.turns.aside.remove(&tid) {
-            let mut system = self.vcpu.system_registers()?;
+        self.cpu.turns.inside = Some(tid);
+        self.board.linux.reside(Some(tid));
+        self.cpu.turns.result = None;
+        self.cpu.turns.pace.begin(tid, kick::now());
+        if let Some(next) = self.board.aside.remove(&tid) {
+            let mut system = self.cpu.vcpu.system_registers()?;
             [system.fs.base, system.gs.base] = next.bases;
-            self.vcpu.go_on_with(&next.registers, &system);
-            self.vcpu.write(next.extended.bytes())?;
-            self.turns.left = Left::Program;
+            self.cpu.vcpu.go_on_with(&next.registers, &system);
+            self.cpu.vcpu.write(next.extended.bytes())?;
+            self.cpu.turns.left = Left::Program;
         }
         Ok(())
     }
 
     /// Brings the processor to where it runs the guest on: the same task, or the next, after its
-    /// signals. Waits if all wait.
-    pub(super) fn go_on(&mut self) -> Result<Option<Outcome>, KvmError> {
-        if self.turns.left != Left::Monitor {
-            self.turns.pace.got_out();
+    /// signals. If all wait it rests.
+    pub(super) fn go_on(&mut self) -> Result<Next, KvmError> {
+        if self.cpu.turns.left != Left::Monitor {
+            self.cpu.turns.pace.got_out();
         }
-        while self.turns.left != Left::Monitor {
-            let Some((tid, reply)) = self.linux.next_task() else {
-                self.wait()?;
-                continue;
+        while self.cpu.turns.left != Left::Monitor {
+            let Some((tid, reply)) = self.board.linux.next_task() else {
+                return Ok(self.rest());
             };
             self.bring(tid)?;
             if let Some(reply) = reply {
-                let ended = self.answer(reply)?;
-                if ended.is_some() {
-                    return Ok(ended);
+                if let Some(outcome) = self.answer(reply)? {
+                    return Ok(Next::End(outcome));
                 }
             }
-            if self.linux.has_signals() || self.turns.restart.is_some() {
+            if self.board.linux.has_signals() || self.cpu.turns.restart.is_some() {
                 let mut registers = self.program_registers();
-                let restart = self.turns.restart.take();
-                if let Err(outcome) = self.linux.deliver(&mut registers, restart, &mut self.vcpu) {
-                    return Ok(Some(at(outcome, &registers)));
+                let restart = self.cpu.turns.restart.take();
+                if let Err(outcome) =
+                    self.board
+                        .linux
+                        .deliver(&mut registers, restart, &mut self.cpu.vcpu)
+                {
+                    return Ok(Next::End(at(outcome, &registers)));
                 }
                 self.set_program_registers(&registers)?;
             }
-            if self.linux.goes_on() {
+            if self.board.linux.goes_on() {
                 break;
             }
         }
         self.resume()?;
-        Ok(None)
+        Ok(Next::Enter)
     }
 
     fn resume(&mut self) -> Result<(), KvmError> {
-        let result = self.turns.result.take();
-        match self.turns.left {
-            Left::Call => self.vcpu.return_from_call(result.unwrap_or_default()),
+        let result = self.cpu.turns.result.take();
+        match self.cpu.turns.left {
+            Left::Call => self.cpu.vcpu.return_from_call(result.unwrap_or_default()),
             Left::Fault(frame) => {
-                let system = self.vcpu.system_registers()?;
-                self.vcpu.return_from_fault(&frame, &system);
+                let system = self.cpu.vcpu.system_registers()?;
+                self.cpu.vcpu.return_from_fault(&frame, &system);
             }
             Left::Program | Left::Monitor => {
                 if let Some(result) = result {
-                    self.vcpu.registers().rax = result;
+                    self.cpu.vcpu.registers().rax = result;
                 }
             }
         }
@@ -274,93 +287,97 @@ impl Machine {
 
     /// Sees that the processor leaves in time for others, and for what is to be done at a time.
     fn set_alarm(&mut self) -> Result<(), KvmError> {
-        if let Some(deadline) = self.linux.deadline() {
-            self.kicks.arm(deadline)?;
+        let watched = self.is_watched();
+        if let Some(deadline) = self.board.linux.deadline().filter(|_| !watched) {
+            self.cpu.kicks.arm(deadline)?;
         }
-        let waits = self.linux.descriptor_waits();
+        let waits = self.board.linux.descriptor_waits().filter(|_| !watched);
         // One whose turn is over is on its way out of the monitor's code, and must get there.
-        if self.linux.goes_on() && (self.linux.has_ready() || waits.is_some()) {
-            let ready = self.linux.ready();
-            let next = self.turns.pace.next(waits, ready, kick::now());
-            self.kicks.arm(next)?;
+        if self.board.linux.goes_on() && (self.board.linux.has_ready() || waits.is_some()) {
+            let ready = self.board.linux.ready();
+            let next = self.cpu.turns.pace.next(waits, ready, kick::now());
+            self.cpu.kicks.arm(next)?;
         }
         Ok(())
     }
 
     /// The processor was stopped by a signal of the host.
     pub(super) fn interrupted(&mut self) -> Result<(), KvmError> {
-        self.exits.interrupted += 1;
-        let ready = self.linux.ready().count();
+        self.board.exits.interrupted += 1;
+        let ready = self.board.linux.ready().count();
         self.take_kicks()?;
         self.look_at_descriptors()?;
-        for tid in self.linux.ready().skip(ready) {
-            let aside = self.turns.aside.get(&tid);
+        for tid in self.board.linux.ready().skip(ready) {
+            let aside = self.board.aside.get(&tid);
             let ran = aside.map_or_else(Timespec::default, |aside| aside.ran);
-            self.turns.pace.wake(tid, ran);
+            self.cpu.turns.pace.wake(tid, ran);
         }
-        if self.turns.pace.is_over(kick::now()) {
-            self.linux.end_turn();
+        if self.cpu.turns.pace.is_over(kick::now()) {
+            self.board.linux.end_turn();
         }
-        let at_program = self.vcpu.is_at_program()?;
-        self.turns.left = if at_program {
+        let at_program = self.cpu.vcpu.is_at_program()?;
+        self.cpu.turns.left = if at_program {
             Left::Program
         } else {
             Left::Monitor
         };
-        if !at_program && (!self.linux.goes_on() || self.linux.has_signals()) {
+        if !at_program && (!self.board.linux.goes_on() || self.board.linux.has_signals()) {
             // It may get out without another exit.
-            let again = self.turns.pace.stopped_inside(kick::now());
-            self.kicks.arm(again)?;
+            let again = self.cpu.turns.pace.stopped_inside(kick::now());
+            self.cpu.kicks.arm(again)?;
         }
         Ok(())
     }
 
     fn take_kicks(&mut self) -> Result<(), KvmError> {
-        let came = self.kicks.take()?;
+        let came = self.cpu.kicks.take()?;
         for signal in came.signals {
-            self.linux.pass_on(signal);
+            self.board.linux.pass_on(signal);
         }
         if came.tick {
-            self.linux.pass(kick::now());
+            self.board.linux.pass(kick::now());
         }
         Ok(())
     }
 
     fn look_at_descriptors(&mut self) -> Result<(), KvmError> {
-        let waits: Vec<_> = self.linux.descriptors().collect();
+        if self.is_watched() {
+            return Ok(());
+        }
+        let waits: Vec<_> = self.board.linux.descriptors().collect();
         if waits.is_empty() {
             return Ok(());
         }
-        self.wake_all(&self.kicks.look(&waits)?);
-        self.turns.pace.looked(kick::now());
+        self.wake_all(&self.cpu.kicks.look(&waits)?);
+        self.cpu.turns.pace.looked(kick::now());
         Ok(())
     }
 
-    /// Waits until something has come that a task waits for: the one place where this process does.
-    fn wait(&mut self) -> Result<(), KvmError> {
-        let waits: Vec<_> = self.linux.descriptors().collect();
-        self.wake_all(&self.kicks.wait(&waits, self.linux.deadline())?);
+    /// The processor has rested, and what those of `woken` waited for has come.
+    pub(super) fn rested(&mut self, woken: &[Tid]) -> Result<Next, KvmError> {
+        self.wake_all(woken);
         self.take_kicks()?;
         let now = kick::now();
-        self.linux.pass(now);
-        if let Some(inside) = self.turns.inside {
-            self.turns.pace.begin(inside, now);
+        self.board.linux.pass(now);
+        if let Some(inside) = self.cpu.turns.inside {
+            self.cpu.turns.pace.begin(inside, now);
         }
-        Ok(())
+        self.go_on()
     }
 
     fn wake_all(&mut self, tids: &[Tid]) {
         for &tid in tids {
-            self.linux.wake(tid);
+            self.board.linux.wake(tid);
         }
     }
 
     /// Has the running task's handler deal with an exception. False if it has none.
     pub(super) fn handle(&mut self, exception: &Exception) -> Result<bool, KvmError> {
         let mut registers = self.program_registers();
-        let handled = self
-            .linux
-            .deliver_exception(&mut registers, exception, &mut self.vcpu);
+        let handled =
+            self.board
+                .linux
+                .deliver_exception(&mut registers, exception, &mut self.cpu.vcpu);
         if matches!(handled, Ok(true)) {
             self.set_program_registers(&registers)?;
         }

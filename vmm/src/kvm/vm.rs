@@ -65,9 +65,9 @@ impl Vm {
         Ok((Self { fd }, cpuid))
     }
 
-    pub(super) fn create_vcpu(&self) -> Result<VcpuFd, KvmError> {
+    pub(super) fn create_vcpu(&self, number: u64) -> Result<VcpuFd, KvmError> {
         self.fd
-            .create_vcpu(0)
+            .create_vcpu(number)
             .map_err(|error| KvmError::call("creating a virtual processor", error))
     }
 

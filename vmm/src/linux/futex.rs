@@ -1,8 +1,7 @@
 //! `futex` (futex(2)): tasks that wait for a word of memory, and those that wake them.
 //!
 //! Tasks share one address space and no memory is shared with anybody else, so an address is the key,
-//! private or not. The monitor runs between instructions of the guest: what it reads and writes here
-//! no task sees half done.
+//! private or not. Tasks on other processors run meanwhile: a word is compared and changed at once.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -247,6 +246,22 @@ fn requeue(linux: &mut Linux, from: u64, to: u64, woken: u64, moved: u64) -> Ser
     Ok(woken + moved)
 }
 
+/// Puts what `change` makes of the word at `address` there: what it was.
+fn change_word(
+    linux: &mut Linux,
+    address: u64,
+    change: impl Fn(u32) -> Result<u32, Errno>,
+) -> Result<u32, Stop> {
+    let mut word = linux.memory.read_value(address)?;
+    loop {
+        let found = linux.memory.exchange(address, word, change(word)?)?;
+        if found == word {
+            return Ok(word);
+        }
+        word = found;
+    }
+}
+
 /// Changes the word at `address` as `WAKE_OP` says, and compares what it was.
 fn wake_operation(linux: &mut Linux, address: u64, encoded: u32) -> Result<bool, Stop> {
     let signed = |bits: u32| ((bits << 20) as i32) >> 20;
@@ -255,16 +270,18 @@ fn wake_operation(linux: &mut Linux, address: u64, encoded: u32) -> Result<bool,
     if operation & 8 != 0 {
         operand = 1i32.wrapping_shl(operand as u32 & 31);
     }
-    let old: i32 = linux.memory.read_value(address)?;
-    let new = match operation & 7 {
-        0 => operand,
-        1 => old.wrapping_add(operand),
-        2 => old | operand,
-        3 => old & !operand,
-        4 => old ^ operand,
-        _ => return Err(Errno::NOSYS.into()),
+    let changed = |old: i32| match operation & 7 {
+        0 => Ok(operand),
+        1 => Ok(old.wrapping_add(operand)),
+        2 => Ok(old | operand),
+        3 => Ok(old & !operand),
+        4 => Ok(old ^ operand),
+        _ => Err(Errno::NOSYS),
     };
-    linux.memory.write_value(address, &new)?;
+    let old = change_word(linux, address, |old| {
+        changed(old.cast_signed()).map(i32::cast_unsigned)
+    })?;
+    let old = old.cast_signed();
     Ok(match encoded >> 24 & 0xf {
         0 => old == compared,
         1 => old != compared,
@@ -282,12 +299,10 @@ fn lock(linux: &mut Linux, address: u64, limit: Limit) -> Served {
         return queue(linux, address, ANY, true);
     }
     set_deadline(linux, limit)?;
-    let word: u32 = linux.memory.read_value(address)?;
+    let word = take_or(linux, address, |word| word | WAITERS)?;
     if word & OWNER == 0 {
-        return own(linux, address, word);
+        return Ok(0);
     }
-    can_wait(linux, word)?;
-    linux.memory.write_value(address, &(word | WAITERS))?;
     let waits = queue(linux, address, ANY, true);
     if linux.futexes.is_owned(address) {
         let owners = &mut linux.futexes.owners;
@@ -297,29 +312,36 @@ fn lock(linux: &mut Linux, address: u64, limit: Limit) -> Served {
 }
 
 fn try_lock(linux: &mut Linux, address: u64) -> Served {
-    let word: u32 = linux.memory.read_value(address)?;
+    let word = take_or(linux, address, |word| word)?;
     if word & OWNER == 0 {
-        return own(linux, address, word);
+        return Ok(0);
     }
-    can_wait(linux, word)?;
     Err(Errno::AGAIN.into())
 }
 
-fn own(linux: &mut Linux, address: u64, word: u32) -> Served {
-    let owned = linux.tid() | word & OWNER_DIED;
-    let waiters = linux.futexes.is_awaited(address);
-    let owned = if waiters { owned | WAITERS } else { owned };
-    linux.memory.write_value(address, &owned)?;
-    Ok(0)
-}
-
-/// Whether the owner in `word` is another task that lives.
-fn can_wait(linux: &Linux, word: u32) -> Result<(), Errno> {
-    let owner = word & OWNER;
-    if owner == linux.tid() {
-        return Err(Errno::DEADLK);
+/// Makes the word at `address` the running task's if it is nobody's, else what `other` makes of it if its owner
+/// is another task that lives. What it was.
+fn take_or(linux: &mut Linux, address: u64, other: impl Fn(u32) -> u32) -> Result<u32, Stop> {
+    let own = linux.tid();
+    let awaited = linux.futexes.is_awaited(address);
+    let mut word: u32 = linux.memory.read_value(address)?;
+    loop {
+        let owner = word & OWNER;
+        let new = if owner == 0 {
+            own | word & OWNER_DIED | if awaited { WAITERS } else { 0 }
+        } else if owner == own {
+            return Err(Errno::DEADLK.into());
+        } else if linux.tasks.get(owner).is_none() {
+            return Err(Errno::SRCH.into());
+        } else {
+            other(word)
+        };
+        let found = linux.memory.exchange(address, word, new)?;
+        if found == word {
+            return Ok(word);
+        }
+        word = found;
     }
-    linux.tasks.get(owner).map(|_| ()).ok_or(Errno::SRCH)
 }
 
 fn unlock(linux: &mut Linux, address: u64) -> Served {
@@ -419,8 +441,7 @@ impl Linux {
         if inherits || self.futexes.is_owned(address) {
             return hand_over(self, address, OWNER_DIED);
         }
-        let left = word & WAITERS | OWNER_DIED;
-        self.memory.write_value(address, &left)?;
+        let word = change_word(self, address, |word| Ok(word & WAITERS | OWNER_DIED))?;
         if word & WAITERS != 0 {
             self.wake_futex(address, 1, ANY);
         }

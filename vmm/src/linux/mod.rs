@@ -4,9 +4,9 @@
 //! about it; the handlers lie in one file a topic. A call that is in no table fails with `ENOSYS`
 //! and is counted. A guest sees no file and no network unless it was granted.
 //!
-//! The guest's threads are tasks of one processor (`task`, `scheduler`), so nothing here needs a
-//! lock: between two instructions of one task the monitor serves calls, delivers signals and picks the task
-//! that goes on. A handler that would wait says so and is asked again later (`wait`).
+//! The guest's threads are tasks that take turns on its processors (`task`, `scheduler`). All of this is one
+//! processor's at a time: between two instructions of one task the monitor serves calls, delivers signals and
+//! picks the task that goes on, while tasks on other processors run. A handler that would wait says so and is asked again later (`wait`).
 
 mod advice;
 mod descriptor;
@@ -227,15 +227,18 @@ pub struct Settings {
     pub network: bool,
     /// Of it, which addresses.
     pub limits: network::Limits,
+    /// How many processors there are, at least one.
+    pub processors: usize,
 }
 
 impl Linux {
     /// A kernel for the guest in `memory`.
     pub fn new(memory: GuestMemory, settings: Settings) -> Self {
         let rooms = *memory.space().rooms();
-        let mut scheduler = Scheduler::default();
+        let mut scheduler = Scheduler::new(settings.processors);
         scheduler.add(task::FIRST);
         scheduler.next();
+        scheduler.reside(Some(task::FIRST));
         Self {
             own: Own::default(),
             memory,

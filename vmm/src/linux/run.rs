@@ -112,6 +112,32 @@ impl Linux {
         }
     }
 
+    /// It is `processor` that calls from now on.
+    pub fn turn_to(&mut self, processor: usize) {
+        if let Some(tid) = self.scheduler.turn_to(processor) {
+            self.serving = tid;
+        }
+    }
+
+    /// How many processors there are.
+    pub fn processors(&self) -> usize {
+        self.scheduler.processors()
+    }
+
+    /// The processor has the registers of this task now, or of none.
+    pub fn reside(&mut self, task: Option<Tid>) {
+        self.scheduler.reside(task);
+    }
+
+    /// Other processors that have something to do: a task to run, or a signal to deliver.
+    pub fn called(&self) -> Vec<usize> {
+        let mut called = self.scheduler.called();
+        let signalled = |&(_, tid): &(usize, Tid)| self.signals_due(tid) != 0;
+        let running = self.scheduler.elsewhere().filter(signalled);
+        called.extend(running.map(|(processor, _)| processor));
+        called
+    }
+
     /// True when the running task goes on.
     pub fn goes_on(&self) -> bool {
         self.scheduler.goes_on()

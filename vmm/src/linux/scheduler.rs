@@ -1,5 +1,8 @@
-//! Which task runs: one of them does, those that are ready follow in turn, the others wait. Pure: the
+//! Which tasks run: one on each processor, those that are ready follow in turn, the others wait. Pure: the
 //! platform asks for what to wait, waits, and says what has come.
+//!
+//! Between two turns a task's registers stay in the processor that it ran on until another takes its place
+//! there. A task that is ready again meanwhile runs on that one alone, which has nothing else to do.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::RawFd;
@@ -15,10 +18,21 @@ const MOST_AWAITED: usize = 1 << 16;
 /// Number of a task.
 pub type Tid = u32;
 
-/// The tasks of a guest, by what they do.
-#[derive(Debug, Default)]
-pub(super) struct Scheduler {
+/// What a processor does.
+#[derive(Clone, Debug, Default)]
+struct Processor {
     running: Option<Tid>,
+    /// The task whose registers it has.
+    resident: Option<Tid>,
+    turn_over: bool,
+}
+
+/// The tasks of a guest, by what they do.
+#[derive(Debug)]
+pub(super) struct Scheduler {
+    processors: Vec<Processor>,
+    /// The one that asks.
+    here: usize,
     ready: VecDeque<Tid>,
     waiting: BTreeMap<Tid, Wait>,
     /// Of those that wait, and only until then.
@@ -27,10 +41,51 @@ pub(super) struct Scheduler {
     awaited: usize,
     /// How often one of them began to wait for some.
     waits: u64,
-    turn_over: bool,
 }
 
 impl Scheduler {
+    /// For so many processors, at least one.
+    pub(super) fn new(processors: usize) -> Self {
+        Self {
+            processors: vec![Processor::default(); processors.max(1)],
+            here: 0,
+            ready: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            awaited: 0,
+            waits: 0,
+        }
+    }
+
+    /// How many processors there are.
+    pub(super) fn processors(&self) -> usize {
+        self.processors.len()
+    }
+
+    /// The processor that asks.
+    pub(super) fn here(&self) -> usize {
+        self.here
+    }
+
+    /// From now on it is `processor` that asks. The task that runs there.
+    pub(super) fn turn_to(&mut self, processor: usize) -> Option<Tid> {
+        self.here = processor.min(self.processors.len() - 1);
+        self.at().running
+    }
+
+    fn at(&self) -> &Processor {
+        &self.processors[self.here]
+    }
+
+    fn at_mut(&mut self) -> &mut Processor {
+        &mut self.processors[self.here]
+    }
+
+    /// The processor has the registers of `task` now, or of none.
+    pub(super) fn reside(&mut self, task: Option<Tid>) {
+        self.at_mut().resident = task;
+    }
+
     /// A new task is ready to run.
     pub(super) fn add(&mut self, task: Tid) {
         self.ready.push_back(task);
@@ -44,7 +99,7 @@ impl Scheduler {
 
     /// The running task waits.
     pub(super) fn wait(&mut self, wait: Wait) {
-        let Some(task) = self.running.take() else {
+        let Some(task) = self.at_mut().running.take() else {
             return;
         };
         if let Some(deadline) = wait.deadline() {
@@ -58,7 +113,7 @@ impl Scheduler {
 
     /// The running task has ended.
     pub(super) fn end(&mut self) {
-        self.running = None;
+        self.at_mut().running = None;
     }
 
     /// What `task` waited for has come: it is ready. False if it does not wait.
@@ -90,27 +145,70 @@ impl Scheduler {
 
     /// The running task has had its turn, if another is ready.
     pub(super) fn end_turn(&mut self) {
-        self.turn_over = true;
+        self.at_mut().turn_over = true;
     }
 
     /// True when the running task is to go on running.
     pub(super) fn goes_on(&self) -> bool {
-        self.running.is_some() && (!self.turn_over || self.ready.is_empty())
+        let at = self.at();
+        at.running.is_some() && (!at.turn_over || self.ready().next().is_none())
     }
 
     /// The task to run now, if any is ready: the running one until its turn is over.
     pub(super) fn next(&mut self) -> Option<Tid> {
         if !self.goes_on() {
-            self.ready.extend(self.running.take());
-            self.running = self.ready.pop_front();
+            let running = self.at_mut().running.take();
+            self.ready.extend(running);
+            let first = self.ready.iter().position(|&task| self.may_run(task));
+            self.at_mut().running = first.and_then(|first| self.ready.remove(first));
         }
-        self.turn_over = false;
-        self.running
+        self.at_mut().turn_over = false;
+        self.at().running
     }
 
-    /// The tasks that could run beside the running one, in turn.
+    /// True unless the registers of `task` are in another processor.
+    fn may_run(&self, task: Tid) -> bool {
+        let home = self.home(task);
+        home.is_none_or(|home| home == self.here)
+    }
+
+    fn home(&self, task: Tid) -> Option<usize> {
+        let mut processors = self.processors.iter();
+        processors.position(|processor| processor.resident == Some(task))
+    }
+
+    /// The tasks that could run here beside the running one, in turn.
     pub(super) fn ready(&self) -> impl Iterator<Item = Tid> {
-        self.ready.iter().copied()
+        let ready = self.ready.iter().copied();
+        ready.filter(|&task| self.may_run(task))
+    }
+
+    /// Other processors and the tasks that run there.
+    pub(super) fn elsewhere(&self) -> impl Iterator<Item = (usize, Tid)> {
+        let processors = self.processors.iter().enumerate();
+        let others = processors.filter(|&(number, _)| number != self.here);
+        others.filter_map(|(number, processor)| Some((number, processor.running?)))
+    }
+
+    /// Other processors that run nothing, and for which something is ready.
+    pub(super) fn called(&self) -> Vec<usize> {
+        let mut called = BTreeSet::new();
+        let mut anywhere = 0;
+        for &task in &self.ready {
+            match self.home(task) {
+                Some(home) => drop(called.insert(home)),
+                None => anywhere += 1,
+            }
+        }
+        let is_idle = |&number: &usize| self.processors[number].running.is_none();
+        called.remove(&self.here);
+        let others = (0..self.processors.len()).filter(|&number| number != self.here);
+        let free: Vec<_> = others
+            .filter(is_idle)
+            .filter(|number| !called.contains(number))
+            .collect();
+        called.extend(free.into_iter().take(anywhere));
+        called.into_iter().filter(is_idle).collect()
     }
 
     /// How many waits for descriptors have begun, if one lasts.
@@ -141,7 +239,7 @@ mod tests {
     }
 
     fn with(tasks: &[Tid]) -> Scheduler {
-        let mut scheduler = Scheduler::default();
+        let mut scheduler = Scheduler::new(1);
         for &task in tasks {
             scheduler.add(task);
         }
@@ -253,5 +351,65 @@ mod tests {
         scheduler.wait(Wait::Until(at(1)));
         assert_eq!(scheduler.descriptor_waits(), None);
         assert_eq!(scheduler.descriptors().count(), 0);
+    }
+
+    /// Runs what is next on `processor`, as the platform does.
+    fn run(scheduler: &mut Scheduler, processor: usize) -> Option<Tid> {
+        scheduler.turn_to(processor);
+        let next = scheduler.next();
+        if next.is_some() {
+            scheduler.reside(next);
+        }
+        next
+    }
+
+    #[test]
+    fn each_processor_runs_a_task_of_its_own() {
+        let mut scheduler = Scheduler::new(2);
+        for task in [1, 2, 3] {
+            scheduler.add(task);
+        }
+        assert_eq!(run(&mut scheduler, 0), Some(1));
+        assert_eq!(scheduler.called(), [1], "the other has nothing to do");
+        assert_eq!(run(&mut scheduler, 1), Some(2));
+        assert!(scheduler.called().is_empty());
+        assert_eq!(scheduler.elsewhere().collect::<Vec<_>>(), [(0, 1)]);
+        scheduler.end_turn();
+        assert_eq!(run(&mut scheduler, 1), Some(3));
+        scheduler.end();
+        scheduler.reside(None);
+        assert_eq!(run(&mut scheduler, 1), Some(2));
+    }
+
+    /// Its registers are there.
+    #[test]
+    fn a_task_that_wakes_goes_on_where_it_waited() {
+        let mut scheduler = Scheduler::new(2);
+        for task in [1, 2] {
+            scheduler.add(task);
+        }
+        run(&mut scheduler, 0);
+        run(&mut scheduler, 1);
+        scheduler.wait(Wait::Woken { deadline: None });
+        assert_eq!(run(&mut scheduler, 1), None);
+        scheduler.turn_to(0);
+        scheduler.wake(2);
+        assert_eq!(scheduler.called(), [1]);
+        scheduler.end_turn();
+        assert_eq!(
+            run(&mut scheduler, 0),
+            Some(1),
+            "the other is not to be had here"
+        );
+        assert!(scheduler.goes_on());
+        assert_eq!(run(&mut scheduler, 1), Some(2));
+        // Once another has taken its place it may go on anywhere.
+        scheduler.add(3);
+        scheduler.end_turn();
+        assert_eq!(run(&mut scheduler, 1), Some(3));
+        scheduler.turn_to(0);
+        scheduler.end();
+        scheduler.reside(None);
+        assert_eq!(run(&mut scheduler, 0), Some(2));
     }
 }

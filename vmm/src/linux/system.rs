@@ -77,7 +77,7 @@ pub(super) fn getrandom(linux: &mut Linux, [at, length, flags, ..]: Arguments) -
     Ok(done)
 }
 
-/// `sched_getaffinity`: one processor.
+/// `sched_getaffinity`: all that there are.
 pub(super) fn sched_getaffinity(linux: &mut Linux, [number, size, at, ..]: Arguments) -> Served {
     if number != 0 {
         linux.task_named(number).map_err(|_| Errno::SRCH)?;
@@ -85,7 +85,8 @@ pub(super) fn sched_getaffinity(linux: &mut Linux, [number, size, at, ..]: Argum
     if size < 8 || size % 8 != 0 {
         return Err(Errno::INVAL.into());
     }
-    linux.memory.write(at, &1u64.to_le_bytes())?;
+    let all = u64::MAX >> (64 - linux.processors());
+    linux.memory.write(at, &all.to_le_bytes())?;
     Ok(8)
 }
 

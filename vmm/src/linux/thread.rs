@@ -314,8 +314,8 @@ pub(super) fn sched_yield(linux: &mut Linux, _: Arguments) -> Served {
     Ok(0)
 }
 
-/// `membarrier`: one task runs at a time, and what it wrote is there for the next.
-pub(super) fn membarrier(_: &mut Linux, [command, flags, ..]: Arguments) -> Served {
+/// `membarrier`: all processors are outside the guest for a moment, which is a barrier.
+pub(super) fn membarrier(linux: &mut Linux, [command, flags, ..]: Arguments) -> Served {
     /// GLOBAL, PRIVATE_EXPEDITED, its registration, the same for SYNC_CORE.
     const SERVED: u64 = 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6;
     if flags != 0 {
@@ -323,16 +323,20 @@ pub(super) fn membarrier(_: &mut Linux, [command, flags, ..]: Arguments) -> Serv
     }
     match command {
         0 => Ok(SERVED),
-        command if command.is_power_of_two() && SERVED & command != 0 => Ok(0),
+        command if command.is_power_of_two() && SERVED & command != 0 => {
+            linux.memory.stop_others();
+            Ok(0)
+        }
         _ => Err(Errno::INVAL.into()),
     }
 }
 
-/// `getcpu`: there is one.
+/// `getcpu`: the one that the task runs on.
 pub(super) fn getcpu(linux: &mut Linux, [processor, node, ..]: Arguments) -> Served {
-    for at in [processor, node] {
+    let here = linux.scheduler.here() as u32;
+    for (at, value) in [(processor, here), (node, 0)] {
         if at != 0 {
-            linux.memory.write_value(at, &0u32)?;
+            linux.memory.write_value(at, &value)?;
         }
     }
     Ok(0)

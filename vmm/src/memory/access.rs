@@ -1,5 +1,7 @@
 //! How the VMM itself reaches guest memory: by guest virtual address, with the guest's own rights.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use pool_core::{PAGE_SIZE, WINDOW_SIZE};
 use vm_memory::{ByteValued, VolatileMemory, VolatileSlice};
 
@@ -131,6 +133,27 @@ impl GuestMemory {
         value: &T,
     ) -> Result<(), BadAddress> {
         self.write(address, value.as_slice())
+    }
+
+    /// Puts `new` at `address` if the word there is `old`: what it was. Other processors see all of it or
+    /// nothing.
+    pub fn exchange(&mut self, address: u64, old: u32, new: u32) -> Result<u32, BadAddress> {
+        let bad = BadAddress::at(address);
+        let (place, _) = self.locate(address, address + 4, Access::Write)?;
+        if matches!(place, Place::Ram(physical) if self.is_shown(physical)) {
+            // A file's own page may be gone, which an instruction here must not meet.
+            let found = self.read_value(address)?;
+            if found == old {
+                self.write_value(address, &new)?;
+            }
+            return Ok(found);
+        }
+        let slice = self.slice(place, 4).ok_or(bad)?;
+        let word = slice.get_atomic_ref::<AtomicU32>(0).map_err(|_| bad)?;
+        let order = Ordering::SeqCst;
+        Ok(word
+            .compare_exchange(old, new, order, order)
+            .unwrap_or_else(|found| found))
     }
 
     /// Reads a string that ends with NUL, of at most `limit` bytes; `None` when it is longer.

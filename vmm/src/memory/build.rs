@@ -24,10 +24,19 @@ use crate::pool::Segments;
 /// A slot costs 2.5 KiB a MiB in the kernel, a further slot 25 KiB.
 const FIRST_SPARE: u64 = 1;
 
-/// Pages at the start of RAM that are the monitor's.
-const MONITOR_PAGES: usize = 3;
 /// So much of an area of zeros in the image comes with it: it is about to be used.
 const FIRST_ZEROS: u64 = 32 * PAGE_SIZE;
+
+/// What a page of the monitor's is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MonitorPage {
+    /// Tables and a stack of a processor's: CPL 0 writes it.
+    Tables,
+    /// Code of CPL 0.
+    Gates,
+    /// Code that CPL 3 may execute.
+    Entry,
+}
 
 /// How pool pages get into the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -58,16 +67,16 @@ pub enum BuildError {
 
 impl GuestMemory {
     /// Lays the plan's pages in and builds the guest's tables. `monitor` holds the first bytes
-    /// of the monitor's pages: the tables and the gates, for CPL 0 alone, then the entry code,
-    /// which CPL 3 may execute.
+    /// of the monitor's pages, which come first in RAM, and what may be done with each.
     pub fn build(
         plan: &Plan,
         segments: &Segments,
         backing: Backing,
-        monitor: [&[u8]; MONITOR_PAGES],
+        monitor: &[(MonitorPage, Vec<u8>)],
     ) -> Result<Self, BuildError> {
+        let monitor_pages = monitor.len() as u64 + 1;
         let shared_room = plan.shared_length.next_multiple_of(WINDOW_SIZE);
-        let apart = (MONITOR_PAGES as u64 + 1 + FREE_TABLES) * PAGE_SIZE;
+        let apart = (monitor_pages + FREE_TABLES) * PAGE_SIZE;
         let ram_room = (plan.memory + apart).next_multiple_of(WINDOW_SIZE);
         let ram_room = ram_room.min(SHARED_BASE);
         let reservation = Reservation::new(ram_room + shared_room)?;
@@ -76,9 +85,8 @@ impl GuestMemory {
             length => Some(reservation.region(ram_room, length)?),
         };
         let mut frames = Frames::new(ram_room);
-        let monitor_pages = MONITOR_PAGES as u64 + 1;
         let (first, _) = frames.take_pages(monitor_pages).unwrap_or_default();
-        let root = first + MONITOR_PAGES as u64 * PAGE_SIZE;
+        let root = first + monitor.len() as u64 * PAGE_SIZE;
         let mut files = Files::default();
         let ids = keep_segments(plan, segments, &mut files)?;
         let mut memory = Self {
@@ -100,6 +108,8 @@ impl GuestMemory {
             remembered: BTreeMap::new(),
             collect_from: FREE_TABLES,
             last_fault: None,
+            revocations: 0,
+            processors: None,
             shown: BTreeSet::new(),
             laid: 0,
             held: Vec::new(),
@@ -258,11 +268,15 @@ impl GuestMemory {
     fn write_monitor(
         &mut self,
         plan: &Plan,
-        pages: [&[u8]; MONITOR_PAGES],
+        pages: &[(MonitorPage, Vec<u8>)],
     ) -> Result<(), BuildError> {
-        let protections = [WRITABLE | NO_EXECUTE, 0, USER];
         self.take_tables()?;
-        for (at, (page, protection)) in pages.into_iter().zip(protections).enumerate() {
+        for (at, (kind, page)) in pages.iter().enumerate() {
+            let protection = match kind {
+                MonitorPage::Tables => WRITABLE | NO_EXECUTE,
+                MonitorPage::Gates => 0,
+                MonitorPage::Entry => USER,
+            };
             let physical = at as u64 * PAGE_SIZE;
             let slice = self.slice(Place::Ram(physical), PAGE_SIZE);
             slice

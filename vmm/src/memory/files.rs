@@ -230,6 +230,9 @@ fn check(result: libc::c_int) -> io::Result<()> {
     }
 }
 
+// SAFETY: the mapping is the value's own, and is one for all threads of the process.
+unsafe impl Send for View {}
+
 impl View {
     fn new(file: BorrowedFd<'_>, offset: u64, length: u64, kind: Kind) -> io::Result<Self> {
         let wrong = |_| io::Error::from_raw_os_error(libc::EOVERFLOW);

@@ -31,15 +31,17 @@ mod touch;
 mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use pool_core::address::Protection;
 use pool_core::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 use thiserror::Error;
 use vm_memory::MmapRegion;
 
-pub use self::build::{Backing, BuildError};
+pub use self::build::{Backing, BuildError, MonitorPage};
 use self::files::Files;
 use self::frames::Frames;
 pub use self::reservation::{Overlay, Reservation};
@@ -114,6 +116,16 @@ impl Access {
             Self::Execute => protection.execute,
         }
     }
+}
+
+/// The processors that use the memory. One at a time changes it; others go on using it meanwhile.
+pub trait Processors: Debug + Send + Sync {
+    /// The number of the one that changes it.
+    fn here(&self) -> usize;
+
+    /// Has the others out of the guest, and whatever they wrote seen, until this one lets them in again. For
+    /// changes that they must not meet half done.
+    fn stop_others(&self);
 }
 
 /// A run of guest physical memory that the VM must be told of.
@@ -198,7 +210,12 @@ pub struct GuestMemory {
     remembered: BTreeMap<u64, u64>,
     /// From so many page tables on, those that lead nowhere are looked for.
     collect_from: u64,
-    last_fault: Option<u64>,
+    /// Where a processor faulted for nothing, and which.
+    last_fault: Option<(u64, usize)>,
+    /// How often pages were made to be forgotten: a processor may have met them gone for a moment.
+    revocations: u64,
+    /// There are several processors.
+    processors: Option<Arc<dyn Processors>>,
     /// Frames that are a file's own pages, and how often such were laid in.
     shown: BTreeSet<u32>,
     laid: u32,
@@ -243,6 +260,28 @@ impl GuestMemory {
         self.tables.root()
     }
 
+    /// Says that several processors use it.
+    pub fn set_processors(&mut self, processors: Arc<dyn Processors>) {
+        self.processors = Some(processors);
+    }
+
+    /// Has other processors out of the guest until this one goes on.
+    pub fn stop_others(&self) {
+        if let Some(processors) = &self.processors {
+            processors.stop_others();
+        }
+    }
+
+    fn here(&self) -> usize {
+        let processors = self.processors.as_ref();
+        processors.map_or(0, |processors| processors.here())
+    }
+
+    /// How often pages were made to be forgotten so far, and with that were gone for a moment.
+    pub fn revocations(&self) -> u64 {
+        self.revocations
+    }
+
     /// Memory slots that the VM does not have yet.
     pub fn take_slots(&mut self) -> Vec<SlotRequest> {
         std::mem::take(&mut self.slots)
@@ -277,7 +316,8 @@ impl GuestMemory {
         {
             // The entry was there already: a processor may fault once more on what it remembers.
             self.revoke(&[(physical, PAGE_SIZE)], false);
-            return Ok(self.last_fault.replace(address) != Some(address));
+            let here = (address, self.here());
+            return Ok(self.last_fault.replace(here) != Some(here));
         }
         self.last_fault = None;
         if access == Access::Write && self.is_unwritable(address) {

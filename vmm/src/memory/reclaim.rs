@@ -34,6 +34,8 @@ impl GuestMemory {
     /// not written. True when that was anything.
     pub(super) fn reclaim(&mut self) -> Result<bool, GrowError> {
         let left = self.left();
+        // What is looked at is not written meanwhile.
+        self.stop_others();
         self.take_back(Kind::Untouched)?;
         self.collect_from = self.collect_from.min(super::FREE_TABLES);
         self.collect_tables()?;

@@ -33,6 +33,10 @@ pub struct Reservation {
     length: u64,
 }
 
+// SAFETY: the mapping is the value's own, and is one for all threads of the process; nothing of it depends on
+// which of them has the value.
+unsafe impl Send for Reservation {}
+
 impl Reservation {
     /// Reserves `length` bytes (a multiple of 2 MiB) at a 2 MiB-aligned address. Costs address
     /// space only.

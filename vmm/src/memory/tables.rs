@@ -1,6 +1,7 @@
 //! The guest's page tables: four levels, in frames as they are needed.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pool_core::{PAGE_SIZE, WINDOW_SIZE};
 use vm_memory::{MmapRegion, VolatileMemory};
@@ -212,6 +213,15 @@ impl Written {
         if old == entry {
             return Ok(());
         }
+        if old & PRESENT == 0 {
+            // A fresh frame reads as zeros: its untouched parts stay untouched.
+            return store(ram, at, entry);
+        }
+        // A processor may write through what it finds there, and note that, until it is gone.
+        let place = ram.get_atomic_ref::<AtomicU64>(at as usize);
+        let place = place.map_err(io::Error::other)?;
+        let old = place.swap(entry, Ordering::SeqCst);
+        place.fetch_or(paging::keeping_use(old, entry) & !entry, Ordering::SeqCst);
         if is_stale(old, entry) {
             let physical = old & FRAME & !(length - 1);
             match self.stale.last_mut() {
@@ -219,8 +229,7 @@ impl Written {
                 _ => self.stale.push((physical, length)),
             }
         }
-        // A fresh frame reads as zeros: its untouched parts stay untouched.
-        store(ram, at, entry)
+        Ok(())
     }
 }
 

@@ -22,7 +22,12 @@ fn memory() -> GuestMemory {
     );
     let map = ImageMap::from_json(json.as_bytes()).unwrap();
     let plan = Plan::new(&map, 16 << 20).unwrap();
-    GuestMemory::build(&plan, &Segments::default(), Backing::Pool, [&[]; 3]).unwrap()
+    let monitor = [
+        (MonitorPage::Tables, Vec::new()),
+        (MonitorPage::Gates, Vec::new()),
+        (MonitorPage::Entry, Vec::new()),
+    ];
+    GuestMemory::build(&plan, &Segments::default(), Backing::Pool, &monitor).unwrap()
 }
 
 /// A processor that remembers a page as read-only faults once on it after it has become writable.

@@ -126,6 +126,7 @@ impl GuestMemory {
             if self.flush {
                 return;
             }
+            self.revocations += 1;
             let (offset, writable) = match physical.checked_sub(SHARED_BASE) {
                 Some(at) => (self.ram.size() as u64 + at, false),
                 None => (physical, true),
@@ -208,6 +209,7 @@ impl GuestMemory {
 
     /// Starts the page tables again: what is used comes back fault by fault.
     fn forget_tables(&mut self) -> Result<(), GrowError> {
+        self.stop_others();
         for frame in self.tables.clear() {
             self.reservation.discard(frame, PAGE_SIZE)?;
             self.frames.give(frame, 1);

@@ -283,6 +283,9 @@ fn monitor_policy(files_granted: bool, network: bool, own: u32) -> Policy {
     // Of this process alone: what a guest maps is read so.
     let reads = Rule::one_of(0, &[own], Verdict::Kill);
     policy.set(libc::SYS_process_vm_readv as u32, reads);
+    // One processor's thread has another's come.
+    let signals = Rule::one_of(0, &[own], Verdict::Kill);
+    policy.set(libc::SYS_tgkill as u32, signals);
     let requests = descriptor_requests(network).chain(MONITOR_IOCTLS);
     let requests = Rule::one_of(1, &requests.collect::<Vec<_>>(), Verdict::Kill);
     policy.set(libc::SYS_ioctl as u32, requests);

@@ -105,11 +105,15 @@ impl Confinement {
         })
     }
 
-    /// Confines this process to what running a virtual machine takes.
-    pub fn enter_monitor(self) -> Result<(), SandboxError> {
+    /// Confines this process to what running a virtual machine takes. `start` starts threads, which are
+    /// confined like this one; it is the last that can.
+    pub fn enter_monitor<T>(self, start: impl FnOnce() -> T) -> Result<T, SandboxError> {
         give_up_privileges()?;
         self.files.restrict_self()?;
-        Ok(filter::monitor(self.files_granted, self.network)?)
+        // All but the filter is had by threads that start now, and that reaches those that have.
+        let started = start();
+        filter::monitor(self.files_granted, self.network)?;
+        Ok(started)
     }
 
     /// Confines this process to what a guest may do.

@@ -4,7 +4,7 @@ use std::io;
 
 use libc::{sock_filter, sock_fprog};
 
-/// Confines this thread, and all that it starts, by `program`, for good. `PR_SET_NO_NEW_PRIVS`
+/// Confines all threads of this process, and all that they start, by `program`, for good. `PR_SET_NO_NEW_PRIVS`
 /// must be set, or the process must be privileged.
 pub(super) fn install(program: &[sock_filter]) -> io::Result<()> {
     let program = sock_fprog {
@@ -17,13 +17,15 @@ pub(super) fn install(program: &[sock_filter]) -> io::Result<()> {
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
-            0,
+            libc::SECCOMP_FILTER_FLAG_TSYNC,
             &raw const program,
         )
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+    match result {
+        0 => Ok(()),
+        -1 => Err(io::Error::last_os_error()),
+        thread => Err(io::Error::other(format!(
+            "thread {thread} has another filter"
+        ))),
     }
 }

@@ -1,0 +1,150 @@
+//! The threads that have the processors: where each is, and how one makes another leave the guest.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::thread;
+
+use super::kick;
+use crate::memory::Processors;
+
+/// What is known of each processor's thread.
+#[derive(Debug, Default)]
+struct Seat {
+    /// Its number for the kernel, once it has begun.
+    thread: AtomicI32,
+    /// It is in the guest or about to enter it.
+    entered: AtomicBool,
+    /// It waits for something to do.
+    resting: AtomicBool,
+    /// It was called and has not come yet.
+    called: AtomicBool,
+}
+
+/// The threads of all processors.
+#[derive(Debug)]
+pub(super) struct Seats {
+    seats: Box<[Seat]>,
+    /// Whose turn it is to use what they share.
+    here: AtomicUsize,
+}
+
+impl Seats {
+    pub(super) fn new(processors: usize) -> Self {
+        Self {
+            seats: (0..processors).map(|_| Seat::default()).collect(),
+            here: AtomicUsize::new(0),
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// The calling thread has `processor`.
+    pub(super) fn take(&self, processor: usize) {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        self.seats[processor].thread.store(thread, Ordering::SeqCst);
+    }
+
+    /// `processor` has come, and what they share is its own for now.
+    pub(super) fn begin(&self, processor: usize) {
+        self.here.store(processor, Ordering::SeqCst);
+        let seat = &self.seats[processor];
+        seat.called.store(false, Ordering::SeqCst);
+        seat.resting.store(false, Ordering::SeqCst);
+    }
+
+    /// `processor` lets go of what they share, to enter the guest.
+    pub(super) fn enter(&self, processor: usize) {
+        self.seats[processor].entered.store(true, Ordering::SeqCst);
+    }
+
+    /// `processor` has left the guest.
+    pub(super) fn leave(&self, processor: usize) {
+        self.seats[processor].entered.store(false, Ordering::SeqCst);
+    }
+
+    /// `processor` lets go of what they share, to wait.
+    pub(super) fn rest(&self, processor: usize) {
+        self.seats[processor].resting.store(true, Ordering::SeqCst);
+    }
+
+    /// A processor other than `processor` that waits.
+    pub(super) fn resting_beside(&self, processor: usize) -> Option<usize> {
+        let resting = |seat: &Seat| seat.resting.load(Ordering::SeqCst);
+        let mut seats = self.seats.iter().enumerate();
+        seats
+            .find(|&(number, seat)| number != processor && resting(seat))
+            .map(|(number, _)| number)
+    }
+
+    /// Has `processor` come. A signal is pending for its thread then, so it comes even if it is about to enter
+    /// the guest or to wait.
+    pub(super) fn call(&self, processor: usize) {
+        let seat = &self.seats[processor];
+        let thread = seat.thread.load(Ordering::SeqCst);
+        if thread == 0 || seat.called.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        if let Err(error) = kick::tick_at(thread) {
+            // The one reason is a queue that is full: then there is a signal for it already.
+            debug_assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        }
+    }
+
+    /// Has all others come.
+    pub(super) fn call_all(&self, but: usize) {
+        for processor in (0..self.count()).filter(|&processor| processor != but) {
+            self.call(processor);
+        }
+    }
+}
+
+impl Processors for Seats {
+    fn here(&self) -> usize {
+        self.here.load(Ordering::SeqCst)
+    }
+
+    fn stop_others(&self) {
+        let here = self.here();
+        let others = || self.seats.iter().enumerate().filter(|&(at, _)| at != here);
+        let inside = |seat: &Seat| seat.entered.load(Ordering::SeqCst);
+        for (processor, _) in others().filter(|(_, seat)| inside(seat)) {
+            self.call(processor);
+        }
+        // They wait for this one now, or are about to.
+        for (_, seat) in others() {
+            while inside(seat) {
+                thread::yield_now();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_rests_is_known() {
+        let seats = Seats::new(3);
+        assert_eq!(seats.resting_beside(0), None);
+        seats.rest(0);
+        assert_eq!(seats.resting_beside(0), None);
+        seats.rest(2);
+        assert_eq!(seats.resting_beside(0), Some(2));
+        assert_eq!(seats.resting_beside(2), Some(0));
+        seats.begin(2);
+        assert_eq!(seats.resting_beside(0), None);
+        assert_eq!(seats.here(), 2);
+    }
+
+    #[test]
+    fn nobody_is_waited_for_who_is_outside() {
+        let seats = Seats::new(2);
+        seats.begin(0);
+        seats.enter(1);
+        seats.leave(1);
+        seats.stop_others();
+    }
+}
