@@ -70,7 +70,7 @@ impl World {
     fn cases(&self) -> (Vec<Case>, Vec<Option<Ended>>) {
         let mut cases = cases::attempts();
         let mut natively = vec![None; cases.len()];
-        for (image, what) in cases::ordinary() {
+        for (image, what, cpus) in cases::ordinary() {
             let arguments: Vec<String> = what.split(' ').map(str::to_owned).collect();
             let output = Command::new(&self.programs[image])
                 .args(&arguments)
@@ -78,6 +78,7 @@ impl World {
             let ended = ended(&output.unwrap());
             cases.push(Case {
                 image,
+                cpus,
                 arguments,
                 right: vec![ended.status],
             });
@@ -107,8 +108,9 @@ fn judge(case: &Case, found: &Ended, natively: Option<&Ended>) -> Option<String>
     let right = case.right.contains(&found.status) && in_words && same;
     (!right).then(|| {
         format!(
-            "{} {}: {found:?}, not {:?}",
+            "{} ({} processors) {}: {found:?}, not {:?}",
             case.image,
+            case.cpus,
             case.line(),
             case.right
         )
@@ -136,7 +138,7 @@ fn no_guest_becomes_privileged_here() {
         let output = Command::new(env!("CARGO_BIN_EXE_poolvmm"))
             .args(["run", &format!("{}:v1", case.image), "--pool"])
             .arg(&world.pool.root)
-            .arg("--")
+            .args(["--cpus", &case.cpus.to_string(), "--"])
             .args(&case.arguments)
             .output()
             .unwrap();
@@ -153,11 +155,7 @@ fn no_guest_becomes_privileged_under_amd_v() {
     };
     let world = World::new();
     let (cases, natively) = world.cases();
-    let guests: Vec<(String, String)> = cases
-        .iter()
-        .map(|case| (case.image.to_owned(), case.line()))
-        .collect();
-    let found = qemu::run(&kernel, &world.pool.root, world.directory.path(), &guests);
+    let found = qemu::run(&kernel, &world.pool.root, world.directory.path(), &cases);
     let judged = cases.iter().zip(&found).zip(&natively);
     let wrong: Vec<String> = judged
         .filter_map(|((case, found), natively)| judge(case, found, natively.as_ref()))

@@ -5,6 +5,8 @@
 pub(crate) struct Case {
     /// Image.
     pub(crate) image: &'static str,
+    /// Processors of its machine.
+    pub(crate) cpus: u16,
     /// Its arguments.
     pub(crate) arguments: Vec<String>,
     /// Exit statuses that are right. Hosts differ in which exception an instruction gives.
@@ -36,6 +38,7 @@ pub(crate) fn attempts() -> Vec<Case> {
     let mut add = |words: &str, right: &[i32]| {
         cases.push(Case {
             image: "hostile",
+            cpus: 1,
             arguments: words.split(' ').map(str::to_owned).collect(),
             right: right.to_vec(),
         });
@@ -167,8 +170,9 @@ pub(crate) fn attempts() -> Vec<Case> {
     cases
 }
 
-/// What ordinary programs do, in two C libraries, and their arguments; right is what they do natively.
-pub(crate) fn ordinary() -> Vec<(&'static str, &'static str)> {
+/// What ordinary programs do, in two C libraries, and their arguments, with so many processors; right is what they
+/// do natively.
+pub(crate) fn ordinary() -> Vec<(&'static str, &'static str, u16)> {
     /// Memory in pieces: RAM is packed again, page tables start again.
     const MAPPINGS: [(&str, &str); 5] = [
         ("mappings", "1 400"),
@@ -179,11 +183,12 @@ pub(crate) fn ordinary() -> Vec<(&'static str, &'static str)> {
     ];
     /// Readings, calls among them, milliseconds of sleep; and a write to what is the kernel's.
     const CLOCK: [(&str, &str); 2] = [("clock", "4000 400 20"), ("clock", "write-code")];
-    const WHAT: [&str; 13] = [
+    const WHAT: [&str; 14] = [
         "hello",
         "calls",
         "memory",
         "threads",
+        "withdraw",
         "signals",
         "write-text",
         "execute-data",
@@ -194,7 +199,10 @@ pub(crate) fn ordinary() -> Vec<(&'static str, &'static str)> {
         "trap",
         "divide",
     ];
+    const TOGETHER: [&str; 4] = ["hello", "threads", "withdraw", "signals"];
     let of = |image| WHAT.iter().map(move |&what| (image, what));
-    let programs = of("musl").chain(of("glibc"));
-    programs.chain(MAPPINGS).chain(CLOCK).collect()
+    let programs = of("musl").chain(of("glibc")).chain(MAPPINGS).chain(CLOCK);
+    let alone = programs.map(|(image, what)| (image, what, 1));
+    let together = TOGETHER.map(|what| [("musl", what, 2), ("glibc", what, 3)]);
+    alone.chain(together.concat()).collect()
 }

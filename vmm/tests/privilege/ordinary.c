@@ -1,6 +1,7 @@
 /* What ordinary programs do: calls, memory that comes with its first touch, memory that goes, threads,
  * handlers of signals, and the mistakes that end them. */
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,6 +89,54 @@ static int threads(void) {
     return 6;
 }
 
+/* One writes; the other withdraws the right, and nothing changes any more until it gives it back, from another
+ * place or with other memory behind it in some rounds. */
+static volatile long *counter;
+static volatile int withdrawn, stopped, done;
+static void *count(void *unused) {
+    while (!done) { (*counter)++; sched_yield(); }
+    return 0;
+}
+static void wait_for_it(int number) {
+    stopped = 1;
+    while (withdrawn) sched_yield();
+    stopped = 0;
+}
+
+static int withdraw(void) {
+    pthread_t thread;
+    struct sigaction action;
+    long changed = 0, odd = 0;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = wait_for_it;
+    action.sa_flags = SA_NODEFER;
+    sigaction(SIGSEGV, &action, 0);
+    counter = (long *)map(4096);
+    pthread_create(&thread, 0, count, 0);
+    for (int round = 0; round < 60; round++) {
+        while (*counter < 50) sched_yield();
+        withdrawn = 1;
+        mprotect((void *)counter, 4096, round % 3 ? PROT_READ : PROT_NONE);
+        if (round % 3) {
+            long before = *counter;
+            while (!stopped) sched_yield();
+            changed += *counter != before;
+        } else {
+            while (!stopped) sched_yield();
+            if (mmap((void *)counter, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != counter) odd++;
+            odd += *counter != 0;
+        }
+        mprotect((void *)counter, 4096, PROT_READ | PROT_WRITE);
+        *counter = 0;
+        withdrawn = 0;
+        while (stopped) sched_yield();
+    }
+    done = 1;
+    pthread_join(thread, 0);
+    printf("%ld changed, %ld odd\n", changed, odd);
+    return 8;
+}
+
 static char *mended;
 static void mend(int number, siginfo_t *info, void *context) {
     handled += info->si_addr == mended;
@@ -122,6 +171,7 @@ int main(int count, char **words) {
     if (!strcmp(what, "calls")) return calls();
     if (!strcmp(what, "memory")) return memory();
     if (!strcmp(what, "threads")) return threads();
+    if (!strcmp(what, "withdraw")) return withdraw();
     if (!strcmp(what, "signals")) return signals();
     if (!strcmp(what, "write-text")) *(volatile char *)(void *)main = 1;
     if (!strcmp(what, "execute-data")) ((void (*)(void))page)();

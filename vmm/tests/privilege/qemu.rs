@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use super::cases::Case;
 use super::initramfs::Initramfs;
 
 /// Modules in the order of their dependencies.
@@ -23,8 +24,8 @@ const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mount -t sysfs sys /sys
 /bin/busybox mount -t devtmpfs dev /dev
 for module in irqbypass kvm kvm-amd; do /bin/busybox insmod /modules/$module.ko; done
-while read -r number image arguments; do
-    /bin/poolvmm run "$image:v1" --pool /pool -- $arguments >/tmp/out 2>/tmp/err </dev/null
+while read -r number image cpus arguments; do
+    /bin/poolvmm run "$image:v1" --pool /pool --cpus $cpus -- $arguments >/tmp/out 2>/tmp/err </dev/null
     status=$?
     echo "@@ $number $status"
     /bin/busybox sed 's/^/@out /' /tmp/out
@@ -60,23 +61,21 @@ pub(crate) fn kernel() -> Result<PathBuf, String> {
     Ok(directory)
 }
 
-/// Runs guests (an image and arguments each) of the pool at `pool`; in the same order, how they ended.
-pub(crate) fn run(
-    kernel: &Path,
-    pool: &Path,
-    scratch: &Path,
-    guests: &[(String, String)],
-) -> Vec<Ended> {
-    let lines: Vec<String> = guests
+/// Runs guests of the pool at `pool`; in the same order, how they ended.
+pub(crate) fn run(kernel: &Path, pool: &Path, scratch: &Path, cases: &[Case]) -> Vec<Ended> {
+    let lines: Vec<String> = cases
         .iter()
         .enumerate()
-        .map(|(number, (image, arguments))| format!("{number} {image} {arguments}\n"))
+        .map(|(number, case)| {
+            let arguments = case.line();
+            format!("{number} {} {} {arguments}\n", case.image, case.cpus)
+        })
         .collect();
     let archive = scratch.join("initramfs");
     fs::write(&archive, initramfs(kernel, pool, &lines.concat())).unwrap();
     let console = boot(&kernel.join("vmlinuz"), &archive);
     let ended = read_console(&console);
-    (0..guests.len())
+    (0..cases.len())
         .map(|number| {
             let missing = || panic!("guest {number}: no answer; the console said:\n{console}");
             ended.get(&number).cloned().unwrap_or_else(missing)
@@ -129,7 +128,7 @@ fn boot(kernel: &Path, archive: &Path) -> String {
             "-cpu",
             "EPYC,+svm,+npt,+umip",
         ])
-        .args(["-m", "1G", "-smp", "1", "-nodefaults", "-display", "none"])
+        .args(["-m", "1G", "-smp", "2", "-nodefaults", "-display", "none"])
         .args(["-no-reboot", "-serial", "stdio"])
         .args([
             "-append",
