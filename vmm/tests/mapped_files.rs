@@ -347,3 +347,32 @@ fn files_are_read_when_they_are_touched_and_end_where_they_end() {
         assert_eq!(found.status.code(), Some(128 + libc::SIGSEGV), "{way:?}");
     }
 }
+
+/// Linux wants the file to be writable, not the mapping (from 6.7 on).
+#[test]
+fn holes_are_made_through_a_mapping_that_is_only_read() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = r#"
+        #define _GNU_SOURCE
+        #include <errno.h>
+        #include <fcntl.h>
+        #include <stdio.h>
+        #include <string.h>
+        #include <sys/mman.h>
+        int main(void) {
+            for (int mode = O_RDONLY; mode <= O_RDWR; mode += O_RDWR) {
+                int fd = open("/data/file", mode);
+                char *at = mmap(0, 4096, PROT_READ, MAP_SHARED, fd, 0);
+                int made = madvise(at, 4096, MADV_REMOVE);
+                printf("%s, %d\n", made ? strerror(errno) : "made", at[0]);
+            }
+            return 0;
+        }"#;
+    world.build("holes", "musl-gcc", &[], source);
+    fs::write(world.data().join("file"), [7; 4096]).unwrap();
+    let found = world.granted("holes", &KVM, &[]).output().unwrap();
+    assert_eq!(text(&found.stdout), "Permission denied, 7\nmade, 0\n");
+}

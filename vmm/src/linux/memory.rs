@@ -154,7 +154,7 @@ pub(super) fn mmap(
     };
     let start = place(linux, address, length, flags)?;
     let protection = protection(bits);
-    let mut anonymous = anonymous;
+    let (mut anonymous, mut writable) = (anonymous, false);
     let backing = match (flags & MAP_TYPE, anonymous) {
         (MAP_PRIVATE, _) => Backing::Private,
         (MAP_SHARED, true) => Backing::Kept,
@@ -162,7 +162,12 @@ pub(super) fn mmap(
             return Err(Errno::OPNOTSUPP.into());
         }
         (MAP_SHARED | MAP_SHARED_VALIDATE, false) => {
-            anonymous = host::is_zeros(linux.descriptor(fd)?)?;
+            let file = linux.descriptor(fd)?;
+            writable = host::is_writable(file)?;
+            if protection.write && !writable {
+                return Err(Errno::ACCESS.into());
+            }
+            anonymous = host::is_zeros(file)?;
             Backing::Kept
         }
         _ => return Err(Errno::INVAL.into()),
@@ -184,7 +189,7 @@ pub(super) fn mmap(
         let memory = &mut linux.memory;
         match backing {
             Backing::Private => memory.map_file(start, length, protection, file, offset)?,
-            _ => memory.map_shared(start, length, protection, file, offset)?,
+            _ => memory.map_shared(start, length, protection, file, offset, writable)?,
         }
     }
     if flags & (MAP_POPULATE | MAP_LOCKED) != 0 {

@@ -15,7 +15,6 @@ use std::os::fd::BorrowedFd;
 
 use pool_core::address::Protection;
 use pool_core::{PAGE_SIZE, WINDOW_SIZE};
-use rustix::fs::OFlags;
 
 use super::batch::Batch;
 use super::files::{self, FileId};
@@ -59,7 +58,8 @@ impl Piece {
 }
 
 impl GuestMemory {
-    /// Maps `length` bytes of `file` itself from `offset` at `start`, in place of what was there.
+    /// Maps `length` bytes of `file` itself from `offset` at `start`, in place of what was there. `writable`: it was
+    /// opened for that, as it must be if `protection` says so.
     pub fn map_shared(
         &mut self,
         start: u64,
@@ -67,12 +67,8 @@ impl GuestMemory {
         protection: Protection,
         file: BorrowedFd<'_>,
         offset: u64,
+        mut writable: bool,
     ) -> Result<(), GrowError> {
-        let mode = rustix::fs::fcntl_getfl(file).map_err(|error| GrowError::File(error.into()))?;
-        let mut writable = mode & OFlags::RWMODE == OFlags::RDWR;
-        if protection.write && !writable {
-            return Err(GrowError::File(rustix::io::Errno::ACCESS.into()));
-        }
         let kind = if writable {
             files::Kind::Writable
         } else {

@@ -69,6 +69,9 @@ static void coherence(const char *directory)
     T(munmap(moved, 300 * PAGE));
     A(moved[0] = 1);
     fd = open("/dev/null", O_RDWR); T(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0) == MAP_FAILED);
+    int writes = open("/dev/zero", O_WRONLY), reads = open("/dev/zero", O_RDONLY);
+    T(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, writes, 0) == MAP_FAILED); T(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, reads, 0) == MAP_FAILED);
+    T(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, reads, 0) == MAP_FAILED);
     fd = open("/dev/zero", O_RDWR); at = map(fd, PAGE, PROT_READ | PROT_WRITE, 0); at[3] = 3; printf("%d\n", at[3]);
     T(mmap(NULL, PAGE, PROT_READ, MAP_SHARED_VALIDATE | MAP_SYNC, file(directory, "other", 1), 0) == MAP_FAILED);
 }
