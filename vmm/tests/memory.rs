@@ -1,4 +1,4 @@
-//! Guest memory as programs use it: mappings compared with Linux, and limits that hold.
+//! Guest memory as programs use it: areas and calls compared with Linux, and limits that hold.
 
 #![allow(clippy::unwrap_used)]
 
@@ -6,13 +6,11 @@ mod support;
 mod world;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use pool_tests::requirements::needs;
-use pool_tests::run::bounded;
 use serde_json::Value;
-use world::{WAYS, World, assert_same, seeds, text};
+use world::{WAYS, World, assert_same, kernel, seeds, text};
 
 const KVM: [&str; 4] = WAYS[0];
 const MAPPING_FUZZ: &str = include_str!("programs/mapping_fuzz.c");
@@ -60,10 +58,7 @@ fn calls_about_memory_return_what_linux_returns() {
         .collect();
     // From Linux 6.17 on several mappings are moved by one call.
     let moves = u8::from(kernel() >= (6, 17)).to_string();
-    let data = world.directory.path().join("data");
-    fs::create_dir_all(&data).unwrap();
-    let grant = format!("{}:/data", data.display());
-    let (file, shared) = (data.join("file"), data.join("shared"));
+    let (file, shared) = (world.data().join("file"), world.data().join("shared"));
     for seed in 1..=seeds(6) {
         let seed = seed.to_string();
         fs::write(&file, &content).unwrap();
@@ -76,11 +71,8 @@ fn calls_about_memory_return_what_linux_returns() {
         let arguments = [&seed, "500", "/data/file", "/data/shared", &moves];
         fs::write(&file, &content).unwrap();
         fs::write(&shared, &content).unwrap();
-        let found = world.run(
-            "memory-calls",
-            &[&KVM[..], &["--dir", &grant]].concat(),
-            &arguments,
-        );
+        let mut command = world.granted("memory-calls", &KVM, &arguments);
+        let found = command.output().unwrap();
         let (found, native) = (text(&found.stdout), text(&native.stdout));
         let differing = found
             .lines()
@@ -90,15 +82,6 @@ fn calls_about_memory_return_what_linux_returns() {
         assert_eq!(found.lines().count(), native.lines().count(), "seed {seed}");
         assert!(fs::read(&shared).unwrap() == written, "seed {seed}");
     }
-}
-
-/// The host's kernel: first and second part of its version.
-fn kernel() -> (u32, u32) {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut parts = release
-        .split(['.', '-'])
-        .map(|part| part.parse().unwrap_or(0));
-    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
 /// A buffer larger than what there is: the call comes back short, and what it says is there.
@@ -123,205 +106,11 @@ fn a_call_into_more_than_there_is_comes_back_short() {
             return 0;
         }"#;
     world.build("short", "musl-gcc", &[], source);
-    let data = world.directory.path().join("data");
-    fs::create_dir_all(&data).unwrap();
     let pages = (1..=6144u64).flat_map(|page| [page.to_le_bytes().as_slice(), &[0; 4088]].concat());
-    fs::write(data.join("file"), pages.collect::<Vec<u8>>()).unwrap();
-    let grant = format!("{}:/data", data.display());
-    let options = [&KVM[..], &["--memory", "16M", "--dir", &grant]].concat();
-    let found = world.run("short", &options, &[]);
+    fs::write(world.data().join("file"), pages.collect::<Vec<u8>>()).unwrap();
+    let options = [&KVM[..], &["--memory", "16M"]].concat();
+    let found = world.granted("short", &options, &[]).output().unwrap();
     assert_eq!(text(&found.stdout), "1 0\n", "{}", text(&found.stderr));
-}
-
-/// As a kernel does it: what a file has need not be kept.
-#[test]
-fn a_file_larger_than_memory_is_read_through_a_mapping() {
-    if !needs(&["kvm"]) {
-        return;
-    }
-    let mut world = World::new();
-    let source = r#"
-        #include <fcntl.h>
-        #include <stdio.h>
-        #include <sys/mman.h>
-        int main(void) {
-            int fd = open("/data/file", O_RDONLY);
-            unsigned char *at = mmap(0, 40 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-            long sum = 0;
-            at[4096] = 100;
-            for (int round = 0; round < 2; round++)
-                for (long byte = 0; byte < 40 << 20; byte += 4096) sum += at[byte];
-            printf("%ld %d\n", sum, at[4096]);
-            return 0;
-        }"#;
-    world.build("through", "musl-gcc", &[], source);
-    let data = world.directory.path().join("data");
-    fs::create_dir_all(&data).unwrap();
-    fs::write(data.join("file"), vec![1; 40 << 20]).unwrap();
-    let grant = format!("{}:/data", data.display());
-    for way in WAYS {
-        let options = [&way[..], &["--memory", "16M", "--dir", &grant]].concat();
-        if way[1] == "process" {
-            // There, what may be written counts when it is mapped.
-            continue;
-        }
-        let found = world.run("through", &options, &[]);
-        assert_eq!(
-            text(&found.stdout),
-            "20678 100\n",
-            "{}",
-            text(&found.stderr)
-        );
-    }
-}
-
-/// What a shared mapping shows is the file's, so it need not stay, written or not.
-#[test]
-fn a_file_larger_than_memory_is_changed_through_a_mapping() {
-    if !needs(&["kvm"]) {
-        return;
-    }
-    let mut world = World::new();
-    let source = r#"
-        #include <fcntl.h>
-        #include <stdio.h>
-        #include <stdlib.h>
-        #include <sys/mman.h>
-        int main(int count, char **words) {
-            int fd = open("/data/file", O_RDWR);
-            long pages = 64 << 8, step = atol(words[1]), sum = 0;
-            unsigned char *at = mmap(0, pages * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-            if (at == MAP_FAILED) { perror("mmap"); return 1; }
-            for (long n = 0, page = 0; n < pages; n++, page = (page + step) % pages) at[page * 4096 + 9] += page % 251;
-            for (long page = 0; page < pages; page++) sum += at[page * 4096 + 9] == page % 251;
-            printf("%ld\n", sum);
-            return 0;
-        }"#;
-    world.build("changed", "musl-gcc", &[], source);
-    let data = world.directory.path().join("data");
-    fs::create_dir_all(&data).unwrap();
-    let grant = format!("{}:/data", data.display());
-    for way in [WAYS[0], WAYS[2]] {
-        for step in ["1", "4097"] {
-            fs::write(data.join("file"), vec![0; 64 << 20]).unwrap();
-            let options = [&way[..], &["--memory", "16M", "--dir", &grant]].concat();
-            let found = world.run("changed", &options, &[step]);
-            let said = text(&found.stderr);
-            assert_eq!(text(&found.stdout), "16384\n", "{way:?} {step}: {said}");
-            let content = fs::read(data.join("file")).unwrap();
-            let pages = content.chunks(4096).zip(0u64..);
-            let wrong = pages.filter(|(page, number)| u64::from(page[9]) != number % 251);
-            assert_eq!(wrong.count(), 0, "{way:?} {step}");
-        }
-    }
-}
-
-/// Somebody else changes the length of a file that a guest uses by a mapping, and by calls.
-#[test]
-fn a_file_may_become_shorter_at_any_time() {
-    if !needs(&["kvm"]) {
-        return;
-    }
-    let mut world = World::new();
-    let source = r#"
-        #define _GNU_SOURCE
-        #include <fcntl.h>
-        #include <setjmp.h>
-        #include <signal.h>
-        #include <stdio.h>
-        #include <sys/mman.h>
-        #include <sys/syscall.h>
-        #include <unistd.h>
-        static sigjmp_buf back;
-        static long faults;
-        static void fault(int signal) { faults++; siglongjmp(back, 1); }
-        int main(void) {
-            struct sigaction action = { .sa_handler = fault, .sa_flags = SA_NODEFER };
-            sigaction(SIGBUS, &action, 0);
-            int fd = open("/data/file", O_RDWR);
-            volatile char *at = mmap(0, 64 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-            puts("ready");
-            fflush(stdout);
-            for (volatile long refused = 0; faults < 200 || refused < 200;) {
-                if (!sigsetjmp(back, 0))
-                    for (int page = 0; page < 64; page++) at[page * 4096] = 1;
-                for (int page = 63; page >= 0; page--)
-                    refused += syscall(SYS_fstat, fd, at + page * 4096 + 8) != 0;
-            }
-            puts("enough");
-            return 0;
-        }"#;
-    world.build("shorter", "musl-gcc", &["-O1"], source);
-    let data = world.directory.path().join("data");
-    fs::create_dir_all(&data).unwrap();
-    let grant = format!("{}:/data", data.display());
-    for way in [WAYS[0], WAYS[2]] {
-        fs::write(data.join("file"), vec![0; 64 * 4096]).unwrap();
-        let mut command =
-            bounded(&world.vmm("shorter", &[&way[..], &["--dir", &grant]].concat(), &[]));
-        let mut guest = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(guest.stdout.take().unwrap()).lines();
-        assert_eq!(lines.next().unwrap().unwrap(), "ready", "{way:?}");
-        let file = fs::OpenOptions::new().write(true).open(data.join("file"));
-        let file = file.unwrap();
-        let mut length = 0;
-        while guest.try_wait().unwrap().is_none() {
-            length = (length + 17) % 65;
-            file.set_len(length * 4096).unwrap();
-        }
-        assert_eq!(lines.next().unwrap().unwrap(), "enough", "{way:?}");
-        assert!(guest.wait().unwrap().success(), "{way:?}");
-    }
-}
-
-/// A mapping keeps its file by being one: closing a descriptor would drop the guest's record locks.
-#[test]
-fn record_locks_outlive_a_mapping_of_their_file() {
-    if !needs(&["kvm"]) {
-        return;
-    }
-    let mut world = World::new();
-    let source = r#"
-        #include <fcntl.h>
-        #include <stdio.h>
-        #include <sys/mman.h>
-        #include <unistd.h>
-        int main(void) {
-            int fd = open("/data/file", O_RDWR);
-            struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-            if (fcntl(fd, F_SETLK, &lock)) return 1;
-            char *at = mmap(0, 4096, PROT_READ, MAP_PRIVATE, fd, 0);
-            munmap(at, *at ? 4096 : 0);
-            puts("unmapped");
-            fflush(stdout);
-            return getchar() == EOF ? 0 : 1;
-        }"#;
-    world.build("locks", "musl-gcc", &[], source);
-    let data = world.directory.path().join("data");
-    fs::create_dir_all(&data).unwrap();
-    fs::write(data.join("file"), "content").unwrap();
-    let grant = format!("{}:/data", data.display());
-    for way in WAYS {
-        let mut guest = world
-            .vmm("locks", &[&way[..], &["--dir", &grant]].concat(), &[])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let output = guest.stdout.take().unwrap();
-        BufReader::new(output).read_line(&mut line).unwrap();
-        assert_eq!(line, "unmapped\n");
-        let file = fs::OpenOptions::new().write(true).open(data.join("file"));
-        let lock = rustix::fs::FlockOperation::NonBlockingLockExclusive;
-        let refused = rustix::fs::fcntl_lock(file.unwrap(), lock).unwrap_err();
-        assert!(
-            [rustix::io::Errno::AGAIN, rustix::io::Errno::ACCESS].contains(&refused),
-            "{way:?}: {refused}"
-        );
-        drop(guest.stdin.take());
-        assert!(guest.wait().unwrap().success(), "{way:?}");
-    }
 }
 
 #[test]
@@ -493,170 +282,6 @@ fn a_stack_is_executable_when_the_program_asks() {
     for way in WAYS {
         let found = world.run("nested-data", &way, &[]);
         assert_eq!(found.status.code(), Some(139), "{way:?}");
-    }
-}
-
-#[test]
-fn files_are_mapped_as_linux_maps_them() {
-    if !needs(&["kvm"]) {
-        return;
-    }
-    let mut world = World::new();
-    let source = r#"
-        #include <errno.h>
-        #include <fcntl.h>
-        #include <stdio.h>
-        #include <string.h>
-        #include <sys/mman.h>
-        #include <unistd.h>
-        static void try(const char *what, int protection, int flags, int fd, long offset) {
-            char *at = mmap(0, 4096, protection, flags, fd, offset);
-            printf("%s: %s\n", what, at == MAP_FAILED ? strerror(errno) : at);
-        }
-        int main(void) {
-            int fd = open("/data/file", O_RDWR), to = open("/data/file", O_WRONLY), in = open("/data", O_RDONLY);
-            try("private", PROT_READ, MAP_PRIVATE, fd, 0);
-            char *copy = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-            copy[0] = 'X';
-            try("unchanged", PROT_READ, MAP_PRIVATE, fd, 0);
-            try("only writing", PROT_READ, MAP_PRIVATE, to, 0);
-            try("a directory", PROT_READ, MAP_PRIVATE, in, 0);
-            try("odd offset", PROT_READ, MAP_PRIVATE, fd, 1);
-            try("no kind", PROT_READ, 0, fd, 0);
-            try("closed", PROT_READ, MAP_PRIVATE, 77, 0);
-            /* Shared with whom writes the file. */
-            for (int protection = PROT_READ; protection <= (PROT_READ | PROT_WRITE); protection += PROT_WRITE) {
-                char *shared = mmap(0, 4096, protection, MAP_SHARED, fd, 0);
-                if (shared == MAP_FAILED) { puts(strerror(errno)); continue; }
-                pwrite(fd, "new", 3, 0);
-                puts(memcmp(shared, "new", 3) ? "stale" : "right");
-                pwrite(fd, "old", 3, 0);
-            }
-            return 0;
-        }"#;
-    world.build("maps", "musl-gcc", &[], source);
-    let data = world.directory.path().join("data");
-    fs::create_dir_all(&data).unwrap();
-    fs::write(data.join("file"), "old").unwrap();
-    let grant = format!("{}:/data", data.display());
-    let expected = "private: old\nunchanged: old\nonly writing: Permission denied\n\
-                    a directory: No such device\nodd offset: Invalid argument\n\
-                    no kind: Invalid argument\nclosed: Bad file descriptor\n\
-                    right\nright\n";
-    for way in WAYS {
-        let found = world.run("maps", &[&way[..], &["--dir", &grant]].concat(), &[]);
-        assert_eq!(text(&found.stdout), expected, "{way:?}");
-        assert_eq!(fs::read(data.join("file")).unwrap(), b"old");
-    }
-}
-
-#[test]
-fn pages_of_files_and_images_that_are_given_up_are_not_zeros() {
-    if !needs(&["kvm"]) {
-        return;
-    }
-    let mut world = World::new();
-    let source = r#"
-        #include <fcntl.h>
-        #include <stdio.h>
-        #include <sys/mman.h>
-        #include <unistd.h>
-        static void try(const char *what, char *at, int advice, char right) {
-            int done = madvise(at, 4096, advice);
-            /* As Linux has it; FREE is refused for files. */
-            int expected = advice == MADV_FREE ? -1 : 0;
-            printf("%s: %s\n", what, done == expected && *at == right ? "right" : "wrong");
-        }
-        static char data[16384] __attribute__((aligned(4096))) = "data";
-        int main(void) {
-            int fd = open("/data/file", O_RDONLY);
-            data[4096] = data[0] = 'X';
-            try("image", data, MADV_DONTNEED, 'd');
-            puts(data[4096] == 'X' ? "kept" : "lost");
-            char *read_only = mmap(0, 8192, PROT_READ, MAP_PRIVATE, fd, 0);
-            char *both = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-            char *none = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-            try("read-only", read_only, MADV_DONTNEED, 'o');
-            puts(*read_only == 'o' && read_only[4096] == 'p' ? "there" : "gone");
-            try("free", read_only, MADV_FREE, 'o');
-            puts(*read_only == 'o' ? "there" : "gone");
-            try("not written", both, MADV_DONTNEED, 'o');
-            both[4096] = 'X';
-            try("written", both + 4096, MADV_DONTNEED, 'p');
-            *none = 'X';
-            try("anonymous", none, MADV_DONTNEED, 0);
-            puts(*none ? "kept" : "zeros");
-            return 0;
-        }"#;
-    world.build("given-up", "gcc", &["-D_GNU_SOURCE"], source);
-    let data = world.directory.path().join("data");
-    fs::create_dir_all(&data).unwrap();
-    fs::write(
-        data.join("file"),
-        ["o", "p"].map(|text| text.repeat(4096)).concat(),
-    )
-    .unwrap();
-    let grant = format!("{}:/data", data.display());
-    let expected = "image: right\nkept\nread-only: right\nthere\nfree: right\nthere\nnot written: right\n\
-                    written: right\nanonymous: right\nzeros\n";
-    for way in WAYS {
-        if way[1] == "process" && way[3] == "copy" {
-            // A copy of the image is anonymous memory there: zeros.
-            continue;
-        }
-        let found = world.run("given-up", &[&way[..], &["--dir", &grant]].concat(), &[]);
-        assert_eq!(text(&found.stdout), expected, "{way:?}");
-    }
-}
-
-#[test]
-fn files_are_read_when_they_are_touched_and_end_where_they_end() {
-    if !needs(&["kvm"]) {
-        return;
-    }
-    let mut world = World::new();
-    let source = r#"
-        #include <fcntl.h>
-        #include <stdio.h>
-        #include <string.h>
-        #include <sys/mman.h>
-        #include <unistd.h>
-        int main(int count, char **arguments) {
-            int fd = open("/data/file", O_RDWR);
-            char *at = mmap(0, 64 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-            /* Not yet touched: what is written now is seen. */
-            pwrite(fd, "late", 4, 20 * 4096);
-            close(fd);
-            printf("%.4s %d %d\n", at + 20 * 4096, at[4096], at[39 * 4096 + 100]);
-            at[4096] = 'X';
-            char *moved = mremap(at, 64 * 4096, 80 * 4096, MREMAP_MAYMOVE);
-            printf("%c %.4s\n", moved[4096], moved + 20 * 4096);
-            /* For a call, too. */
-            printf("%d\n", (int)write(1, moved + 45 * 4096, 10));
-            fflush(stdout);
-            if (count > 2) mprotect(moved, 4096, PROT_READ), moved[0] = 1;
-            return count > 1 ? moved[41 * 4096] : 0;
-        }"#;
-    world.build("lazy", "gcc", &["-D_GNU_SOURCE"], source);
-    let data = world.directory.path().join("data");
-    fs::create_dir_all(&data).unwrap();
-    let grant = format!("{}:/data", data.display());
-    for way in WAYS {
-        fs::write(data.join("file"), vec![7; 40 * 4096 - 10]).unwrap();
-        let options = [&way[..], &["--dir", &grant]].concat();
-        let found = world.run("lazy", &options, &[]);
-        let expected = "late 7 7\nX late\n-1\n";
-        assert_eq!(
-            text(&found.stdout),
-            expected,
-            "{way:?} {}",
-            text(&found.stderr)
-        );
-        let found = world.run("lazy", &options, &["touch"]);
-        assert_eq!(text(&found.stdout), expected, "{way:?}");
-        assert_eq!(found.status.code(), Some(128 + libc::SIGBUS), "{way:?}");
-        let found = world.run("lazy", &options, &["write", "first"]);
-        assert_eq!(found.status.code(), Some(128 + libc::SIGSEGV), "{way:?}");
     }
 }
 

@@ -45,7 +45,7 @@ pub(super) struct Board {
     pub(super) seats: Arc<Seats>,
     /// Who waits for descriptors and time.
     watch: Option<Watch>,
-    /// The guest has ended, and how if this has not been told yet.
+    /// The guest has ended, and how until that is told.
     over: bool,
     ended: Option<Result<Outcome, KvmError>>,
 }
@@ -79,9 +79,9 @@ pub(super) enum Next {
         /// When to come back in any case.
         deadline: Option<Timespec>,
     },
-    /// The guest has ended.
+    /// The guest has ended so.
     End(Outcome),
-    /// The guest has ended at another processor.
+    /// It has ended, and that is told.
     Over,
 }
 
@@ -119,11 +119,11 @@ impl Board {
         }
     }
 
-    /// The guest has ended. The first processor, which tells, and all others come for that.
-    fn end(&mut self, by: usize, ended: Option<Result<Outcome, KvmError>>) {
+    /// The guest has ended: all processors come for that, and none goes on.
+    fn end(&mut self, by: usize, ended: Result<Outcome, KvmError>) {
         if !self.over {
             self.over = true;
-            self.ended = ended;
+            self.ended = Some(ended);
         }
         self.seats.call_all(by);
     }
@@ -150,14 +150,13 @@ impl Processor {
         })
     }
 
-    /// Runs the guest to its end, from `next` on; how it ended, unless another has told. `first_exit` is called
-    /// once, after the first exit.
+    /// Runs the guest to its end, from `next` on. `first_exit` is called once, after the first exit.
     pub(super) fn run(
         &mut self,
         board: &Mutex<Board>,
         next: Next,
         first_exit: impl FnOnce(),
-    ) -> Result<Option<Outcome>, KvmError> {
+    ) -> Result<(), KvmError> {
         let seats = Arc::clone(&lock(board).seats);
         let mut first_exit = Some(first_exit);
         let mut next = next;
@@ -175,8 +174,7 @@ impl Processor {
                     let woken = self.kicks.wait(&waits, deadline)?;
                     self.turn(board, |turn| turn.rested(&woken))?
                 }
-                Next::End(outcome) => return Ok(Some(outcome)),
-                Next::Over => return Ok(None),
+                Next::End(_) | Next::Over => return Ok(()),
             };
         }
     }
@@ -229,7 +227,13 @@ impl Turn<'_> {
                 self.synchronise()?;
                 self.board.seats.rest(number);
             }
-            Next::End(_) | Next::Over => {}
+            Next::End(outcome) => {
+                self.board.linux.memory().stop_others();
+                self.board.linux.release_all();
+                self.board.end(number, Ok(outcome.clone()));
+                return Ok(Next::Over);
+            }
+            Next::Over => {}
         }
         self.call_others();
         Ok(next)
@@ -288,17 +292,22 @@ impl Turn<'_> {
     }
 }
 
-/// What of a processor's thread is left to be told when it ends, however it does.
-struct Leaving<'a> {
-    board: &'a Mutex<Board>,
-    number: usize,
-    ended: Option<Result<Outcome, KvmError>>,
+fn failed() -> KvmError {
+    KvmError::Call {
+        what: "running a processor",
+        error: io::Error::other("its thread has ended"),
+    }
 }
 
-impl Drop for Leaving<'_> {
+/// Has the guest end with the thread of a processor, however that does.
+struct Ending<'a> {
+    board: &'a Mutex<Board>,
+    number: usize,
+}
+
+impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        let ended = self.ended.take();
-        lock(self.board).end(self.number, ended);
+        lock(self.board).end(self.number, Err(failed()));
     }
 }
 
@@ -308,38 +317,32 @@ pub(super) fn run_first(
     board: &Mutex<Board>,
     first_exit: impl FnOnce(),
 ) -> Result<Outcome, KvmError> {
-    lock(board).seats.enter(first.number);
-    let ended = first.run(board, Next::Enter, first_exit);
-    let mut board = lock(board);
-    board.end(first.number, None);
-    match ended? {
-        Some(outcome) => Ok(outcome),
-        None => board.ended.take().unwrap_or_else(|| {
-            Err(KvmError::Call {
-                what: "running a further processor",
-                error: io::Error::other("its thread has failed"),
-            })
-        }),
+    {
+        let board = lock(board);
+        first.revocations = board.linux.memory().revocations();
+        board.seats.enter(first.number);
     }
+    run(first, board, Next::Enter, first_exit);
+    lock(board).ended.take().unwrap_or_else(|| Err(failed()))
 }
 
 /// Runs a further one until then.
 pub(super) fn run_further(mut processor: Processor, board: &Mutex<Board>) {
-    let mut leaving = Leaving {
-        board,
-        number: processor.number,
-        ended: None,
-    };
     let rest = Next::Rest {
         waits: Vec::new(),
         deadline: None,
     };
     lock(board).seats.rest(processor.number);
-    leaving.ended = match processor.run(board, rest, || ()) {
-        Ok(None) => None,
-        Ok(Some(outcome)) => Some(Ok(outcome)),
-        Err(error) => Some(Err(error)),
-    };
+    run(&mut processor, board, rest, || ());
+}
+
+fn run(processor: &mut Processor, board: &Mutex<Board>, next: Next, first_exit: impl FnOnce()) {
+    let number = processor.number;
+    let ending = Ending { board, number };
+    if let Err(error) = processor.run(board, next, first_exit) {
+        lock(board).end(number, Err(error));
+    }
+    drop(ending);
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::pace::Pace;
 use super::processor::{Next, Turn};
 use crate::fault::{Fault, Outcome};
 use crate::linux::{
-    Base, Exception, ExtendedState, FIRST_TASK, Reply, Request, Spawn, StateError, Tid,
+    Base, Exception, ExtendedState, FIRST_TASK, Reply, Request, Restart, Spawn, StateError, Tid,
 };
 
 const INTERRUPTED: u64 = -(libc::EINTR as i64) as u64;
@@ -52,7 +52,7 @@ pub(super) struct Turns {
     /// What its call returns.
     result: Option<u64>,
     /// Its call was interrupted: the handler that now runs may have it made again.
-    restart: Option<u64>,
+    restart: Option<Restart>,
     pace: Pace,
 }
 

@@ -66,7 +66,7 @@ pub(super) fn madvise(linux: &mut Linux, [address, length, advice, ..]: Argument
                 linux.memory.discard(from, to)?;
             }
             (REMOVE, Backing::Kept) => linux.memory.remove(from, to)?,
-            (REMOVE, Backing::Shown { .. }) if area.protection.write => {
+            (REMOVE, Backing::Shown { writable: true, .. }) => {
                 linux.memory.make_holes(from, to)?;
             }
             (REMOVE, Backing::File { .. } | Backing::Shared { .. } | Backing::Shown { .. }) => {

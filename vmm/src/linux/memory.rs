@@ -107,11 +107,13 @@ pub(super) fn brk(linux: &mut Linux, [wanted, ..]: Arguments) -> Served {
     let old_end = current.next_multiple_of(PAGE_SIZE);
     let new_end = wanted.next_multiple_of(PAGE_SIZE);
     if new_end > old_end {
-        let free = space.is_free(old_end, new_end);
+        let free = space.is_free(old_end, new_end) && new_end <= rooms.mmap_top.0;
         let growth = new_end - old_end;
         let granted =
             affordable(linux, growth, 1, 0).and(within_limits(linux, Some(growth), Some(growth)));
-        if !free || new_end > rooms.mmap_top.0 || granted.is_err() {
+        // Here no data at all means none (`check_data_rlimit` of the kernel).
+        let bounded = wanted - rooms.heap.0 > linux.limits.soft(DATA);
+        if !free || bounded || granted.is_err() {
             return Ok(current);
         }
         let done = linux
@@ -154,7 +156,7 @@ pub(super) fn mmap(
     };
     let start = place(linux, address, length, flags)?;
     let protection = protection(bits);
-    let mut anonymous = anonymous;
+    let (mut anonymous, mut writable) = (anonymous, false);
     let backing = match (flags & MAP_TYPE, anonymous) {
         (MAP_PRIVATE, _) => Backing::Private,
         (MAP_SHARED, true) => Backing::Kept,
@@ -162,7 +164,12 @@ pub(super) fn mmap(
             return Err(Errno::OPNOTSUPP.into());
         }
         (MAP_SHARED | MAP_SHARED_VALIDATE, false) => {
-            anonymous = host::is_zeros(linux.descriptor(fd)?)?;
+            let file = linux.descriptor(fd)?;
+            writable = host::is_writable(file)?;
+            if protection.write && !writable {
+                return Err(Errno::ACCESS.into());
+            }
+            anonymous = host::is_zeros(file)?;
             Backing::Kept
         }
         _ => return Err(Errno::INVAL.into()),
@@ -184,7 +191,7 @@ pub(super) fn mmap(
         let memory = &mut linux.memory;
         match backing {
             Backing::Private => memory.map_file(start, length, protection, file, offset)?,
-            _ => memory.map_shared(start, length, protection, file, offset)?,
+            _ => memory.map_shared(start, length, protection, file, offset, writable)?,
         }
     }
     if flags & (MAP_POPULATE | MAP_LOCKED) != 0 {

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use pool_core::address::Protection;
 use pool_core::{PAGE_SIZE, WINDOW_SIZE};
 
-use super::files::Kind;
+use super::files::{FileId, Kind};
 use super::runs::Run;
 use super::shown::Piece;
 use super::space::{Area, Backing, ProtectError, Refused};
@@ -15,6 +15,8 @@ use crate::memory::space::AddressSpace;
 /// The first pages of a new mapping are given at once: a program that maps memory to write is about to use
 /// it, most often from its beginning.
 const FIRST: u64 = super::batch::ALONE as u64 * PAGE_SIZE;
+/// Bytes of a stack that are there whatever its limit, as Linux maps them at the start (`setup_arg_pages`).
+pub(crate) const STACK_AT_LEAST: u64 = 132 << 10;
 
 impl GuestMemory {
     /// Maps `length` bytes of zeros at `start`, in place of what was there.
@@ -54,7 +56,21 @@ impl GuestMemory {
             protection,
             backing: Backing::File { file, offset },
         };
-        self.change(start, area.end, |space| space.map(start, area))
+        self.map_kept(start, area, file)
+    }
+
+    /// Maps `area` at `start`, which is the first to show `file`.
+    pub(super) fn map_kept(
+        &mut self,
+        start: u64,
+        area: Area,
+        file: FileId,
+    ) -> Result<(), GrowError> {
+        let done = self.change(start, area.end, |space| space.map(start, area));
+        if !self.space.shows(file) {
+            self.files.release(file);
+        }
+        done
     }
 
     /// Removes what is mapped in `start..end`.
@@ -70,10 +86,10 @@ impl GuestMemory {
         end: u64,
         act: impl FnOnce(&mut AddressSpace) -> Result<(), Refused>,
     ) -> Result<(), GrowError> {
-        let done = act(&mut self.space);
-        let space = &self.space;
-        self.files.retain(|file| space.shows(file));
-        done?;
+        act(&mut self.space)?;
+        for file in self.space.take_hidden() {
+            self.files.release(file);
+        }
         self.close(start, end)
     }
 
@@ -228,28 +244,29 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Has the stack be `most` bytes at most, and all that if it was less; what lies below and was touched is
-    /// kept, with what lies above it.
+    /// Has the stack be `most` bytes at most, or what Linux maps at the start, and all that if it was less; what lies
+    /// below and was touched is kept, with what lies above it.
     pub fn bound_stack(&mut self, most: u64) -> Result<(), GrowError> {
         let rooms = self.space.rooms();
         let (lowest, high) = (rooms.stack_low.0, rooms.stack_high.0);
         // What ends where the stack does: there may be something else below it.
         let (mut bottom, mut end) = (None, lowest);
+        let mut protection = Protection::READ_WRITE;
         for (at, area) in self.space.over(lowest, high) {
             if at > end || bottom.is_none() {
-                bottom = Some((at, area));
+                bottom = Some(at);
             }
-            end = area.end;
+            (end, protection) = (area.end, area.protection);
         }
-        let Some((low, area)) = bottom.filter(|_| end == high) else {
+        let Some(low) = bottom.filter(|_| end == high) else {
             return Ok(());
         };
-        let most = (most & !(PAGE_SIZE - 1)).min(high - lowest);
+        let most = (most.max(STACK_AT_LEAST) & !(PAGE_SIZE - 1)).min(high - lowest);
         let wanted = (high - most).min(self.touched_from(low, high));
         if wanted >= low {
             return self.unmap(low, wanted);
         }
-        let more = Area { end: low, ..area };
+        let more = Area::anonymous(low, protection);
         if self.space.is_free(wanted, low) {
             self.change(wanted, low, |space| space.map(wanted, more))?;
         }
@@ -295,13 +312,9 @@ impl GuestMemory {
                 let bytes = bytes.min(until - at);
                 match Piece::of(start_of, &area) {
                     None => self.reservation.populate(physical, bytes),
-                    Some(piece) if access == Some(Access::Write) => {
-                        let offset = piece.offset_of(at);
-                        if !self.files.can_write(piece.file, offset, bytes) {
-                            return Ok(Err(Unpopulated::PastFile));
-                        }
-                    }
-                    Some(_) => {}
+                    Some(_) if access != Some(Access::Write) => {}
+                    Some(_) if self.reservation.can_write(physical, bytes) => {}
+                    Some(_) => return Ok(Err(Unpopulated::PastFile)),
                 }
                 at += bytes;
             } else if !self.open(at, until)? {

@@ -42,6 +42,8 @@ use thiserror::Error;
 use vm_memory::MmapRegion;
 
 pub use self::build::{Backing, BuildError, MonitorPage};
+pub(crate) use self::change::STACK_AT_LEAST;
+pub use self::files::FilePlace;
 use self::files::Files;
 use self::frames::Frames;
 pub use self::reservation::{Overlay, Reservation};
@@ -320,10 +322,12 @@ impl GuestMemory {
             return Ok(self.last_fault.replace(here) != Some(here));
         }
         self.last_fault = None;
-        if access == Access::Write && self.is_unwritable(address) {
+        let there = self.open(address, address + 1)?;
+        if there && access == Access::Write && self.is_unwritable(address) {
+            self.close(page, page + PAGE_SIZE)?;
             return Ok(false);
         }
-        self.open(address, address + 1)
+        Ok(there)
     }
 
     /// True when `access` at `address` is allowed, but the page is one that the mapped file does not have, or

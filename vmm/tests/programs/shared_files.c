@@ -69,6 +69,9 @@ static void coherence(const char *directory)
     T(munmap(moved, 300 * PAGE));
     A(moved[0] = 1);
     fd = open("/dev/null", O_RDWR); T(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0) == MAP_FAILED);
+    int writes = open("/dev/zero", O_WRONLY), reads = open("/dev/zero", O_RDONLY);
+    T(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, writes, 0) == MAP_FAILED); T(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, reads, 0) == MAP_FAILED);
+    T(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, reads, 0) == MAP_FAILED);
     fd = open("/dev/zero", O_RDWR); at = map(fd, PAGE, PROT_READ | PROT_WRITE, 0); at[3] = 3; printf("%d\n", at[3]);
     T(mmap(NULL, PAGE, PROT_READ, MAP_SHARED_VALIDATE | MAP_SYNC, file(directory, "other", 1), 0) == MAP_FAILED);
 }
@@ -103,6 +106,7 @@ static void shorter(const char *directory)
     A((void)at[15 * PAGE]);
     T(write(pipes[1], (void *)(at + 8 * PAGE), 1)); T(read(fd, (void *)(at + 8 * PAGE), 1)); T(pread(fd, (void *)(at + 8 * PAGE), 100, 0));
     T(syscall(SYS_fstat, fd, (void *)(at + 9 * PAGE))); T(open((void *)(at + 9 * PAGE), O_RDONLY)); T(pread(fd, (void *)(at + 7 * PAGE), 2 * PAGE, 0));
+    T(syscall(SYS_getrandom, (void *)(at + 8 * PAGE - 100), 200, 0)); T(syscall(SYS_getrandom, (void *)(at + 8 * PAGE), 200, 0));
     for (int page = 0; page < 8; page++) at[page * PAGE] = page + 1;
     ftruncate(fd, 4 * PAGE + 100);
     A(at[3 * PAGE]++); A(at[4 * PAGE + 200] = 1); A(at[5 * PAGE]++); A((void)at[7 * PAGE]);
@@ -119,6 +123,36 @@ static void shorter(const char *directory)
     }
     T(madvise((void *)at, PAGE, MADV_REMOVE)); printf("%d %d\n", at[0], at[PAGE]);
     T(syscall(SYS_fstat, fd, (void *)at)); T(mincore((void *)at, PAGE, (void *)(at + PAGE)));
+}
+
+static void *waits(void *word)
+{
+    struct timespec limit = {20, 0};
+    long woken = syscall(SYS_futex, word, 0, 0, &limit, NULL, 0);
+    return (void *)woken;
+}
+
+/* Wakes who waits for `word`, by `other`. */
+static long wakes(int *word, int *other)
+{
+    pthread_t thread;
+    void *result;
+    long woken = 0;
+    pthread_create(&thread, NULL, waits, word);
+    while (!woken) woken = syscall(SYS_futex, other, 1, 1, NULL, NULL, 0);
+    pthread_join(thread, &result);
+    return woken + (long)result;
+}
+
+/* A word is its file's, whatever mapping it is waited for by. */
+static void words(const char *directory)
+{
+    int fd = file(directory, "words", 4);
+    int *at = (void *)map(fd, 2 * PAGE, PROT_READ | PROT_WRITE, 0), *other = (void *)map(fd, 2 * PAGE, PROT_READ | PROT_WRITE, PAGE);
+    T(wakes(at + 1024, other)); T(wakes(other + 5, at + 1029));
+    T(syscall(SYS_futex, at, 1, 1, NULL, NULL, 0));
+    int *moved = mremap(at, 2 * PAGE, 3 * PAGE, MREMAP_MAYMOVE);
+    T(wakes(moved + 1024, other));
 }
 
 static void *poster(void *semaphore)
@@ -148,12 +182,12 @@ static void names(void)
     T(sem_unlink("/pool-test")); T(sem_close(semaphore)); T(sem_close(semaphore));
 }
 
-int main(int count, char **words)
+int main(int count, char **arguments)
 {
     struct sigaction action = {.sa_sigaction = fault, .sa_flags = SA_SIGINFO | SA_NODEFER};
     sigaction(SIGBUS, &action, NULL);
     sigaction(SIGSEGV, &action, NULL);
-    coherence(words[1]); rights(words[1]); shorter(words[1]);
+    coherence(arguments[1]); rights(arguments[1]); shorter(arguments[1]); words(arguments[1]);
     const char *memory[] = {"/tmp", "/dev/shm"};
     for (int n = 0; n < 2; n++) {
         char path[100];

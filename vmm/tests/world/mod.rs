@@ -2,6 +2,7 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -37,6 +38,19 @@ impl World {
         command
     }
 
+    /// What of the host `granted` guests find as `/data`.
+    pub fn data(&self) -> PathBuf {
+        let data = self.directory.path().join("data");
+        fs::create_dir_all(&data).unwrap();
+        data
+    }
+
+    /// A guest that may use [`Self::data`].
+    pub fn granted(&self, image: &str, options: &[&str], arguments: &[&str]) -> Command {
+        let grant = format!("{}:/data", self.data().display());
+        self.vmm(image, &[options, &["--dir", &grant]].concat(), arguments)
+    }
+
     pub fn run(&self, image: &str, options: &[&str], arguments: &[&str]) -> Output {
         self.vmm(image, options, arguments).output().unwrap()
     }
@@ -56,6 +70,15 @@ pub fn seeds(usual: u64) -> u64 {
 
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The host's kernel: first and second part of its version.
+pub fn kernel() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut parts = release
+        .split(['.', '-'])
+        .map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
 pub fn assert_same(what: &str, found: &Output, native: &Output) {
