@@ -25,6 +25,8 @@ const HOSTILE: &str = include_str!("privilege/hostile.c");
 const ORDINARY: &str = include_str!("privilege/ordinary.c");
 const MAPPING_FUZZ: &str = include_str!("programs/mapping_fuzz.c");
 const SPARSE: &str = include_str!("programs/sparse.c");
+const THREADS: &str = include_str!("programs/threads.c");
+const SIGNALS: &str = include_str!("programs/signals.c");
 const CLOCK: &str = include_str!("programs/clock.c");
 /// No C library, and nothing that the compiler adds.
 const BARE: [&str; 6] = [
@@ -54,6 +56,8 @@ impl World {
             ("mappings", "musl-gcc", &[], MAPPING_FUZZ),
             ("sparse", "musl-gcc", &[], SPARSE),
             ("clock", "musl-gcc", &[], CLOCK),
+            ("threads", "musl-gcc", &["-pthread", "-w"], THREADS),
+            ("signals", "musl-gcc", &["-pthread", "-w"], SIGNALS),
         ] {
             let path = compile(directory.path(), name, compiler, flags, source);
             pool.add(&path, name, Placement::Dense);

@@ -199,10 +199,38 @@ pub(crate) fn ordinary() -> Vec<(&'static str, &'static str, u16)> {
         "trap",
         "divide",
     ];
+    /// Of the programs that `threads.rs` and `signals.rs` run.
+    const THREADS: [&str; 10] = [
+        "mutex",
+        "condition",
+        "barrier",
+        "spin",
+        "registers",
+        "timed",
+        "robust",
+        "inherit",
+        "whole-group",
+        "odd",
+    ];
+    const SIGNALS: [&str; 10] = [
+        "stack",
+        "nest",
+        "mend",
+        "jump",
+        "skip",
+        "registers",
+        "preempted",
+        "suspend",
+        "queue",
+        "masks",
+    ];
     const TOGETHER: [&str; 4] = ["hello", "threads", "withdraw", "signals"];
     let of = |image| WHAT.iter().map(move |&what| (image, what));
     let programs = of("musl").chain(of("glibc")).chain(MAPPINGS).chain(CLOCK);
     let alone = programs.map(|(image, what)| (image, what, 1));
     let together = TOGETHER.map(|what| [("musl", what, 2), ("glibc", what, 3)]);
-    alone.chain(together.concat()).collect()
+    let turns = THREADS.map(|what| ("threads", what, 2));
+    let handlers = SIGNALS.map(|what| ("signals", what, 1));
+    let programs = alone.chain(together.concat());
+    programs.chain(turns).chain(handlers).collect()
 }

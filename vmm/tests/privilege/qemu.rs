@@ -17,7 +17,7 @@ use super::initramfs::Initramfs;
 /// Modules in the order of their dependencies.
 const MODULES: [&str; 3] = ["irqbypass", "kvm", "kvm-amd"];
 /// Boot and guests take half a minute on a quiet machine.
-const LONGEST: Duration = Duration::from_secs(600);
+const LONGEST: Duration = Duration::from_secs(1200);
 /// Runs the lines of /guests (number, image, arguments) and tells of each in one line.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
