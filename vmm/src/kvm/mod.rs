@@ -19,6 +19,7 @@ mod turns;
 mod vcpu;
 mod vm;
 
+use std::fs::File;
 use std::io;
 
 use thiserror::Error;
@@ -192,9 +193,9 @@ impl Machine {
         self.linux.settle(granted)
     }
 
-    /// Prints the guest's calls and signals on standard error. To be called before [`Machine::settle`].
-    pub fn trace(&mut self) -> io::Result<()> {
-        self.linux.start_trace()
+    /// Prints the guest's calls and signals to `out`.
+    pub fn trace(&mut self, out: File) {
+        self.linux.start_trace(out);
     }
 
     /// Says how the guest has ended.

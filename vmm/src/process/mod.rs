@@ -31,6 +31,7 @@ mod taken;
 mod threads;
 mod trace;
 
+use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
 
 use thiserror::Error;
@@ -140,12 +141,10 @@ pub struct Guest<'a> {
     pub network: bool,
     /// Of it, which addresses.
     pub limits: &'a network::Limits,
-    /// Print its calls and signals.
-    pub trace: bool,
 }
 
-/// Runs `guest` as a child process, to its end.
-pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
+/// Runs `guest` as a child process, to its end, and prints its calls and signals to `trace`.
+pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError> {
     let Guest { plan, backing, .. } = *guest;
     let vdso = Vdso::find().map(|vdso| Moved::new(&vdso, plan.rooms));
     let clock = vdso.as_ref().map(|moved| moved.to[1].start);
@@ -178,8 +177,8 @@ pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
     let network = guest.limits.clone();
     let calls = Calls::new(child, limits, plan, begin, network).map_err(ProcessError::Trace)?;
     let mut tracer = Tracer::new(child, plan, leaving, calls).map_err(ProcessError::Trace)?;
-    if guest.trace {
-        tracer.print().map_err(ProcessError::Trace)?;
+    if let Some(out) = trace {
+        tracer.print(out).map_err(ProcessError::Trace)?;
     }
     standard::leave()?;
     sandbox::enter_tracer(child, guest.limits)?;

@@ -2,6 +2,7 @@
 //! learns from the kernel where a fault was.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 
 use rustix::process::{Pid, Signal};
@@ -92,9 +93,9 @@ impl<'a> Tracer<'a> {
         })
     }
 
-    /// Prints what the guest does, from its first instruction on.
-    pub(super) fn print(&mut self) -> io::Result<()> {
-        self.printer = Some(Printer::new()?);
+    /// Prints to `out` what the guest does, from its first instruction on.
+    pub(super) fn print(&mut self, out: File) -> io::Result<()> {
+        self.printer = Some(Printer::new(out));
         Tracee(self.guest).interrupt()
     }
 

@@ -51,9 +51,7 @@ const MONITOR: [i64; 31] = [
     libc::SYS_getrandom,
 ];
 /// What it calls beside them where it looks at addresses.
-const TRACER_SOCKETS: [i64; 8] = [
-    libc::SYS_poll,
-    libc::SYS_ppoll,
+const TRACER_SOCKETS: [i64; 6] = [
     libc::SYS_bind,
     libc::SYS_listen,
     libc::SYS_connect,
@@ -61,9 +59,11 @@ const TRACER_SOCKETS: [i64; 8] = [
     libc::SYS_getsockname,
     libc::SYS_getsockopt,
 ];
-/// Calls of the tracer of a guest that is a process: waiting, looking, answering, and the end. It opens
+/// Calls of the tracer of a guest that is a process: waiting, looking, answering, printing, and the end. It opens
 /// nothing any more.
-const TRACER: [i64; 35] = [
+const TRACER: [i64; 37] = [
+    libc::SYS_poll,
+    libc::SYS_ppoll,
     libc::SYS_ftruncate,
     libc::SYS_pwrite64,
     libc::SYS_wait4,
