@@ -15,7 +15,9 @@
 //! process: no memory, no register, no descriptor, nothing that the kernel was told. The guest dies with
 //! its tracer, which also learns where a fault was.
 
+mod attributes;
 mod calls;
+mod change;
 mod child;
 mod counts;
 mod leave;

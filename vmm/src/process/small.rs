@@ -10,7 +10,8 @@ use rustix::io::Errno;
 use rustix::process::PidfdGetfdFlags;
 use rustix::time::Timespec;
 
-use super::calls::{Calls, Change, Next, failed};
+use super::calls::{Calls, Next, failed};
+use super::change::Change;
 use super::ptrace::{Registers, Tracee};
 use super::system;
 use super::threads::Threads;
