@@ -21,7 +21,7 @@ use crate::sandbox::{self, SandboxError};
 use crate::stamp::Stamp;
 use crate::standard::Standard;
 use crate::unserved::Unserved;
-use crate::world::{self, World, WorldError};
+use crate::world::{World, WorldError};
 
 /// Why a guest could not be run.
 #[derive(Debug, Error)]
@@ -188,7 +188,7 @@ impl Guest {
         }
         self.moments.mapped = Stamp::now();
         let world = self.enter_world()?;
-        let granted = world.is_some().then(|| world::granted(&self.grants));
+        let layout = world.as_ref().map(|world| world.layout().clone());
         let confinement =
             sandbox::Confinement::prepare(world.as_ref(), network, &self.options.limits)?;
         drop((world, std::mem::take(&mut self.grants)));
@@ -196,7 +196,7 @@ impl Guest {
         if let Some(trace) = trace {
             machine.trace(trace);
         }
-        machine.settle(granted).map_err(RunError::Standard)?;
+        machine.settle(layout).map_err(RunError::Standard)?;
         Ok((standard, machine))
     }
 

@@ -37,6 +37,7 @@ use crate::linux::start::{Start, StartError};
 use crate::memory::{Backing, BuildError, GuestMemory};
 use crate::plan::Plan;
 use crate::pool::Segments;
+use crate::world::Layout;
 
 /// Why a guest cannot be run under KVM.
 #[derive(Debug, Error)]
@@ -189,8 +190,8 @@ impl Machine {
     }
 
     /// Says what the guest's calls pass on to: see [`Linux::settle`].
-    pub fn settle(&mut self, granted: Option<Vec<Vec<u8>>>) -> io::Result<()> {
-        self.linux.settle(granted)
+    pub fn settle(&mut self, layout: Option<Layout>) -> io::Result<()> {
+        self.linux.settle(layout)
     }
 
     /// Prints the guest's calls and signals to `out`.

@@ -64,6 +64,8 @@ use crate::memory::{BadAddress, GrowError, GuestMemory};
 use crate::network;
 use crate::trace::Trace;
 use crate::unserved::Unserved;
+use crate::world::Layout;
+use crate::world::small::Large;
 
 /// A system call as the guest made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,8 +216,9 @@ pub struct Linux {
     unserved: Unserved,
     trace: Option<Box<Trace>>,
     begin: small::Begin,
-    /// Directories that it was given.
-    granted: Vec<Vec<u8>>,
+    /// What there is in its file system.
+    layout: Layout,
+    large: Large,
     /// Of the call that is being served.
     progress: Progress,
 }
@@ -258,17 +261,18 @@ impl Linux {
             unserved: Unserved::default(),
             trace: None,
             begin: small::Begin::default(),
-            granted: Vec::new(),
+            layout: Layout::default(),
+            large: Large::default(),
             progress: Progress::default(),
         }
     }
 
     /// Says what the guest's calls pass on to from now on: the descriptors of this process but those that
-    /// are open now, and if it was given directories (`granted`) the file system that this process is in.
+    /// are open now, and if it has one (`layout`) the file system that this process is in.
     /// Without, there is no file but the small world's.
-    pub fn settle(&mut self, granted: Option<Vec<Vec<u8>>>) -> std::io::Result<()> {
-        self.reach.world = granted.is_some();
-        self.granted = granted.unwrap_or_default();
+    pub fn settle(&mut self, layout: Option<Layout>) -> std::io::Result<()> {
+        self.reach.world = layout.is_some();
+        self.layout = layout.unwrap_or_default();
         self.own.release()
     }
 

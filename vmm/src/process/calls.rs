@@ -7,17 +7,19 @@
 //! descriptor that this process holds itself, and of the calls that are counted one is served at a time
 //! ([`super::trace`]).
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
 use super::change::Change;
 use super::counts::{heap_end, most, readable, used};
 use super::limits::{Limits, with_tables};
-use super::ptrace::{Registers, Tracee};
+use super::ptrace::{Registers, Tracee, arguments};
 use super::small::Begin;
 use super::stack::Stack;
 use super::taken::{most_taken, newly_readable, plain};
@@ -25,7 +27,7 @@ use super::threads::Threads;
 use crate::linux::{identity, system};
 use crate::network;
 use crate::plan::Plan;
-use crate::world::small::{Kind, Look};
+use crate::world::small::{Large, Look};
 
 /// Longer than `/proc/PID/status` of somebody in very many groups.
 const MOST_STATUS: usize = 64 << 10;
@@ -35,6 +37,8 @@ const MOST_STATUS: usize = 64 << 10;
 pub(super) enum Next {
     /// The kernel serves it as it is.
     Serve,
+    /// The kernel serves it as it is; what it has opened, with these flags, is looked at then.
+    ServeAndSee(OFlags),
     /// The kernel serves it with other registers; the guest's are put back at its end.
     ServeWith(Change),
     /// It is over: this is the result.
@@ -68,6 +72,9 @@ pub(super) struct Calls {
     status: File,
     maps: File,
     text: Vec<u8>,
+    /// `/proc/PID/fd`, of a guest with a file system of its own.
+    pub(super) descriptors: Option<File>,
+    pub(super) large: Large,
 }
 
 impl Calls {
@@ -81,6 +88,7 @@ impl Calls {
     ) -> std::io::Result<Self> {
         let heap = plan.rooms.heap.0;
         let open = |name: &str| File::open(format!("/proc/{}/{name}", guest.as_raw_nonzero()));
+        let descriptors = begin.has_world().then(|| open("fd"));
         let standard = [
             rustix::fs::fstat(rustix::stdio::stdin())?,
             rustix::fs::fstat(rustix::stdio::stdout())?,
@@ -102,6 +110,8 @@ impl Calls {
             status: open("status")?,
             maps: open("maps")?,
             text: vec![0; MOST_STATUS],
+            descriptors: descriptors.transpose()?,
+            large: Large::default(),
         })
     }
 
@@ -129,19 +139,8 @@ impl Calls {
                 let machine = system::machine(self.limits.memory, free);
                 written(tracee, first, &machine)
             }
-            libc::SYS_newfstatat => {
-                let mut path = [0];
-                match (tracee.read(second, &mut path), path) {
-                    (Ok(1), [0]) => Next::ServeWith(Change::Fstat(first, third)),
-                    (Ok(1), _) => {
-                        let look = Look {
-                            kind: Kind::Stat,
-                            path: 1,
-                        };
-                        self.look(look, tracee, registers, threads.count())
-                    }
-                    _ => failed(Errno::FAULT),
-                }
+            libc::SYS_newfstatat if tracee.byte(second) == Some(0) => {
+                Next::ServeWith(Change::Fstat(first, third))
             }
             libc::SYS_fchmod | libc::SYS_fchown | libc::SYS_fsetxattr | libc::SYS_fcntl => {
                 finished(self.change_file(tracee, registers))
@@ -153,7 +152,18 @@ impl Calls {
             libc::SYS_bind | libc::SYS_listen | libc::SYS_connect | libc::SYS_sendto => {
                 self.named_socket(tracee, registers).unwrap_or_else(failed)
             }
-            libc::SYS_open | libc::SYS_openat => self.open(tracee, registers, threads),
+            libc::SYS_open | libc::SYS_openat | libc::SYS_creat => {
+                self.open(tracee, registers, threads)
+            }
+            libc::SYS_getdents | libc::SYS_getdents64 => self.list(tracee, registers, threads),
+            libc::SYS_prctl => {
+                let mut name = [0; 16];
+                // One that cannot be read is for the kernel to refuse.
+                if tracee.read(second, &mut name).is_ok() {
+                    threads.name(tracee.0, &name);
+                }
+                Next::Serve
+            }
             libc::SYS_setgroups => finished(set_groups(tracee, registers)),
             libc::SYS_capget => finished(capabilities(tracee, registers, threads)),
             // What cannot be counted is not allowed.
@@ -182,17 +192,25 @@ impl Calls {
             }
             // The kernel finds no thread of another process by this.
             libc::SYS_tkill => Next::ServeWith(Change::Signal(self.guest, first, second)),
-            libc::SYS_sched_getaffinity
-            | libc::SYS_sched_getscheduler
-            | libc::SYS_sched_getparam
-            | libc::SYS_get_robust_list => own(threads, first as i32, Errno::SRCH),
+            libc::SYS_sched_getaffinity => match own(threads, first as i32, Errno::SRCH) {
+                // One processor, in a word.
+                Next::Serve if second < 8 || second % 8 != 0 => failed(Errno::INVAL),
+                Next::Serve => match tracee.write(third, &1u64.to_le_bytes()) {
+                    Ok(()) => Next::Done(8),
+                    Err(_) => failed(Errno::FAULT),
+                },
+                refused => refused,
+            },
+            libc::SYS_sched_getscheduler | libc::SYS_sched_getparam | libc::SYS_get_robust_list => {
+                own(threads, first as i32, Errno::SRCH)
+            }
             // Processor clocks: the complement of a thread's or process's number, and three bits.
             libc::SYS_clock_gettime
             | libc::SYS_clock_getres
             | libc::SYS_clock_nanosleep
             | libc::SYS_timer_create => own(threads, !(first as i32 >> 3), Errno::INVAL),
-            _ => match Look::of(registers.orig_rax) {
-                Some(look) => self.look(look, tracee, registers, threads.count()),
+            _ => match Look::of(registers.orig_rax, &arguments(registers)) {
+                Some(look) => self.look(look, tracee, registers, threads),
                 None => failed(Errno::NOSYS),
             },
         }
@@ -288,15 +306,15 @@ impl Calls {
 
     /// Bytes of memory that are the guest's own: in RAM, swapped out, and the tables to find them by.
     pub(super) fn used(&mut self) -> Option<u64> {
-        let used = used(self.status_text()?);
+        let used = used(&self.status_text()?);
         // Of a process whose first thread has ended it does not tell: the most that there can be.
         used.or_else(|| most(&self.maps()?))
     }
 
-    /// What the kernel says of the guest.
-    pub(super) fn status_text(&mut self) -> Option<&str> {
+    /// What the kernel says of the guest. Its name need not be text.
+    pub(super) fn status_text(&mut self) -> Option<Cow<'_, str>> {
         let length = self.status.read_at(&mut self.text, 0).ok()?;
-        std::str::from_utf8(&self.text[..length]).ok()
+        Some(String::from_utf8_lossy(&self.text[..length]))
     }
 
     /// The areas that the guest has.

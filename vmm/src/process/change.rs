@@ -21,6 +21,10 @@ pub(super) enum Change {
     Memory(u64, bool),
     /// A duplicate of a descriptor, closed by `execve` or not.
     Duplicate(u64, bool),
+    /// A duplicate of a descriptor in the place of another, closed by `execve` or not.
+    Replace(u64, u64, bool),
+    /// `close` of a descriptor.
+    Close(u64),
     /// `tgkill` of a thread of this process, of a signal.
     Signal(Pid, u64, u64),
     /// `mprotect` from one address to another, so.
@@ -65,6 +69,16 @@ impl Change {
                 };
                 registers.rsi = command as u64;
                 registers.rdx = 0;
+            }
+            Self::Replace(descriptor, other, closes) => {
+                registers.orig_rax = libc::SYS_dup3 as u64;
+                registers.rdi = descriptor;
+                registers.rsi = other;
+                registers.rdx = if closes { libc::O_CLOEXEC as u64 } else { 0 };
+            }
+            Self::Close(descriptor) => {
+                registers.orig_rax = libc::SYS_close as u64;
+                registers.rdi = descriptor;
             }
             Self::Signal(process, thread, signal) => {
                 registers.orig_rax = libc::SYS_tgkill as u64;

@@ -1,5 +1,6 @@
 //! The child's side: from a copy of this program to the guest.
 
+use std::ffi::CString;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 
@@ -13,7 +14,7 @@ use crate::plan::{Content, Mapping, Sharing};
 use crate::sandbox::Confinement;
 use crate::stamp::Stamp;
 use crate::vdso::Moved;
-use crate::world::World;
+use crate::world::{World, small};
 
 /// Prepares, waits for the parent, and becomes the guest; or tells the parent why not and ends.
 pub(super) fn become_guest(
@@ -53,24 +54,23 @@ fn prepare(
     to_parent: &mut PipeWriter,
 ) -> Result<(), String> {
     system::forget_program().map_err(|error| format!("resetting signals: {error}"))?;
+    let name = guest.start.arguments.first().map_or(&[][..], Vec::as_slice);
+    let cut = CString::new(small::program(name)).unwrap_or_default();
+    rustix::thread::set_name(&cut)
+        .map_err(|error| format!("naming the guest's thread: {error}"))?;
     map_all(guest, stack)?;
     map_leave(guest, stack, vdso)
         .map_err(|error| format!("mapping the way out of poolvmm: {error}"))?;
     let mapped = Stamp::now().0.to_le_bytes();
-    let world = if guest.grants.is_empty() && !guest.network {
+    let world = if guest.has_world() {
+        let number = rustix::process::getpid().as_raw_nonzero().get();
+        let memory = guest.plan.memory;
+        let world = World::enter(guest.grants, guest.network, memory, number, name);
+        Some(world.map_err(|error| error.to_string())?)
+    } else {
         // Where poolvmm was started is not the guest's business.
         rustix::process::chdir("/").map_err(|error| format!("entering /: {error}"))?;
         None
-    } else {
-        let memory = guest.plan.memory;
-        let world = World::enter(
-            guest.grants,
-            guest.network,
-            memory,
-            rustix::process::getpid().as_raw_nonzero().get(),
-            guest.start.arguments.first().map_or(&[][..], Vec::as_slice),
-        );
-        Some(world.map_err(|error| error.to_string())?)
     };
     describe(guest, stack).map_err(|error| {
         format!(
@@ -89,8 +89,10 @@ fn prepare(
     Confinement::prepare(world.as_ref(), guest.network, guest.limits)
         .and_then(Confinement::enter_guest)
         .map_err(|error| error.to_string())?;
+    let more = world.map(|world| world.layout().places.bytes());
+    let more = more.unwrap_or_default();
     to_parent
-        .write_all(&[&[READY], &mapped[..]].concat())
+        .write_all(&[&[READY], &mapped[..], &more].concat())
         .map_err(|error| format!("telling the parent: {error}"))
 }
 

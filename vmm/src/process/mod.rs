@@ -56,6 +56,8 @@ use crate::stamp::Stamp;
 use crate::standard;
 use crate::unserved::Unserved;
 use crate::vdso::{Moved, Vdso};
+use crate::world::Layout;
+use crate::world::small::Places;
 
 /// Why a guest cannot be run as a process.
 #[derive(Debug, Error)]
@@ -145,6 +147,13 @@ pub struct Guest<'a> {
     pub limits: &'a network::Limits,
 }
 
+impl Guest<'_> {
+    /// It has a file system of its own.
+    fn has_world(&self) -> bool {
+        !self.grants.is_empty() || self.network
+    }
+}
+
 /// Runs `guest` as a child process, to its end, and prints its calls and signals to `trace`.
 pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError> {
     let Guest { plan, backing, .. } = *guest;
@@ -172,10 +181,18 @@ pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError
             return Err(error);
         }
     };
+    let layout = if guest.has_world() {
+        Some(Layout {
+            granted: crate::world::named(guest.grants),
+            places: news.places()?,
+        })
+    } else {
+        None
+    };
     Tracee(child).seize().map_err(ProcessError::Trace)?;
     let limits = Limits::new(plan);
     limits.apply(child).map_err(ProcessError::Limit)?;
-    let begin = Begin::new(guest, &stack);
+    let begin = Begin::new(guest, &stack, layout);
     let network = guest.limits.clone();
     let calls = Calls::new(child, limits, plan, begin, network).map_err(ProcessError::Trace)?;
     let mut tracer = Tracer::new(child, plan, leaving, calls).map_err(ProcessError::Trace)?;
@@ -222,6 +239,13 @@ impl News {
             why.push_str("it ended without a word; is it out of memory?");
         }
         Err(ProcessError::Child(why))
+    }
+
+    /// Where places are in the guest's file system.
+    fn places(&mut self) -> io::Result<Places> {
+        let mut bytes = vec![0; Places::length()];
+        self.0.read_exact(&mut bytes)?;
+        Ok(Places::from_bytes(&bytes))
     }
 
     fn stamp(&mut self) -> io::Result<Stamp> {

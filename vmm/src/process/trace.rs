@@ -5,14 +5,16 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal};
 
 use super::StopCounts;
 use super::calls::{Calls, Next};
+use super::change::Change;
 use super::printer::Printer;
 use super::ptrace::{Registers, Resume, Stopped, Tracee};
 use super::signals::{News, Signals};
-use super::threads::Threads;
+use super::threads::{Script, Threads};
 use crate::fault::{Cause, Fault, Outcome};
 use crate::linux::table;
 use crate::memory::Access;
@@ -176,7 +178,7 @@ impl<'a> Tracer<'a> {
         if event == libc::PTRACE_EVENT_CLONE
             && let Ok(started) = thread.message()
         {
-            self.threads.started(started as i32);
+            self.threads.started(thread.0, started as i32);
             self.noted.stops.threads += 1;
         }
         let several = !self.threads.is_one();
@@ -195,10 +197,14 @@ impl<'a> Tracer<'a> {
             (_, END_OF_CALL) => {
                 self.noted.stops.calls += 1;
                 let call = self.printer.as_ref().map(|_| thread.call());
+                // What it does in place of a call is no call of its own.
+                let goes_on = self.threads.stopped(thread.0).script.is_some();
                 if let (Some(printer), Some(Ok(call @ Stopped::AtCall { .. }))) =
                     (&mut self.printer, &call)
                 {
-                    printer.stopped(thread, call, self.plan);
+                    if !goes_on {
+                        printer.stopped(thread, call, self.plan);
+                    }
                     return Some(Resume::Run(0));
                 }
                 if let Some(before) = self.threads.stopped(thread.0).changed.take() {
@@ -210,6 +216,12 @@ impl<'a> Tracer<'a> {
                     self.calls.fill(now.rax.cast_signed(), &content);
                 }
                 self.not_counted(thread.0);
+                if self.does_more(thread) {
+                    return Some(Resume::Run(0));
+                }
+                if let Some(mask) = self.threads.stopped(thread.0).mask.take() {
+                    let _ = thread.block(mask);
+                }
                 if let (Some(printer), Some(Ok(call))) = (&mut self.printer, &call) {
                     printer.stopped(thread, call, self.plan);
                 }
@@ -245,6 +257,9 @@ impl<'a> Tracer<'a> {
             }
             Err(_) => return Some(Resume::Run(0)),
         }
+        if let Some(change) = self.threads.stopped(thread.0).next_step() {
+            return Some(self.change(thread, registers, change));
+        }
         let counts = Calls::counts(registers.orig_rax);
         if counts && self.counted.is_some() {
             self.waiting.push_back(thread);
@@ -258,15 +273,68 @@ impl<'a> Tracer<'a> {
         Some(match next {
             Next::Serve if counts => Resume::ToEndOfCall,
             Next::Serve => Resume::Run(0),
-            Next::ServeWith(change) => {
-                // A failure leaves the call as it was, which the filter then asks about for ever: the
-                // thread is gone.
-                let _ = thread.set_registers(&change.of(registers));
-                self.threads.stopped(thread.0).changed = Some(registers);
+            Next::ServeAndSee(flags) => {
+                self.threads.stopped(thread.0).opens = Some(flags);
                 Resume::ToEndOfCall
             }
+            Next::ServeWith(change) => self.change(thread, registers, change),
             Next::Done(result) => finish(thread, registers, result),
         })
+    }
+
+    /// Has `thread` make another call than it asked for.
+    fn change(&mut self, thread: Tracee, registers: Registers, change: Change) -> Resume {
+        // A failure leaves the call as it was, which the filter then asks about for ever: the
+        // thread is gone.
+        let _ = thread.set_registers(&change.of(registers));
+        self.threads.stopped(thread.0).changed = Some(registers);
+        Resume::ToEndOfCall
+    }
+
+    /// `thread` has come to the end of a call, and makes it once more to do something else.
+    fn does_more(&mut self, thread: Tracee) -> bool {
+        let opened = self.threads.stopped(thread.0).opens.take();
+        if let Some(flags) = opened {
+            let script = self.script_for(thread, flags);
+            self.threads.stopped(thread.0).script = script;
+        }
+        let state = self.threads.stopped(thread.0);
+        let Some(script) = &state.script else {
+            return false;
+        };
+        if script.steps.is_empty() {
+            state.script = None;
+            return false;
+        }
+        // Or it is gone.
+        thread.set_registers(&script.again()).is_ok()
+    }
+
+    /// What `thread` is to do that has opened something with `flags`, if that is a place of the small world.
+    fn script_for(&mut self, thread: Tracee, flags: OFlags) -> Option<Script> {
+        let before = thread.registers().ok()?;
+        let opened = u64::try_from(before.rax.cast_signed()).ok()?;
+        let path = match before.orig_rax as i64 {
+            libc::SYS_openat => before.rsi,
+            _ => before.rdi,
+        };
+        let threads = &self.threads;
+        let (steps, content) = (self.calls).instead(thread, opened, flags, path, threads)?;
+        self.shield(thread);
+        Some(Script {
+            steps,
+            content,
+            before,
+        })
+    }
+
+    /// Keeps signals from `thread` until it has come to the end of its call. Or it is gone.
+    fn shield(&mut self, thread: Tracee) {
+        if let Ok(mask) = thread.blocked()
+            && thread.block(u64::MAX).is_ok()
+        {
+            self.threads.stopped(thread.0).mask = Some(mask);
+        }
     }
 
     /// A call has been refused with `error`.

@@ -61,10 +61,12 @@ const TRACER_SOCKETS: [i64; 6] = [
 ];
 /// Calls of the tracer of a guest that is a process: waiting, looking, answering, printing, and the end. It opens
 /// nothing any more.
-const TRACER: [i64; 37] = [
+const TRACER: [i64; 39] = [
+    libc::SYS_ftruncate,
+    libc::SYS_lseek,
+    libc::SYS_getdents64,
     libc::SYS_poll,
     libc::SYS_ppoll,
-    libc::SYS_ftruncate,
     libc::SYS_pwrite64,
     libc::SYS_wait4,
     libc::SYS_rt_sigtimedwait,
@@ -101,7 +103,10 @@ const TRACER: [i64; 37] = [
     libc::SYS_exit_group,
 ];
 /// What it asks of a thread that it traces.
-const TRACER_REQUESTS: [u32; 8] = [
+const TRACER_REQUESTS: [u32; 10] = [
+    // `PTRACE_GETSIGMASK` and `PTRACE_SETSIGMASK`.
+    0x420a,
+    0x420b,
     libc::PTRACE_CONT,
     libc::PTRACE_SYSCALL,
     libc::PTRACE_LISTEN,
@@ -368,7 +373,6 @@ fn guest_rule(process: Process, given: Given) -> Rule {
         Verdict::Errno(libc::EPERM)
     };
     match process {
-        Process::Allowed => Verdict::Allow.into(),
         Process::Monitor | Process::Protection | Process::Heap => Verdict::Trace.into(),
         Process::Files => files(no_file).into(),
         Process::Look | Process::FilesOrEmpty => files(Verdict::Trace).into(),
@@ -376,6 +380,9 @@ fn guest_rule(process: Process, given: Given) -> Rule {
         Process::FilesOrUnserved => files(Verdict::Errno(libc::ENOSYS)).into(),
         // The small world is told by the path.
         Process::Create { flags, mode } => created(Verdict::Trace, flags, mode),
+        Process::CreateAnew { mode } => without_set_id(Verdict::Trace, mode),
+        Process::List if given.files => Verdict::Trace.into(),
+        Process::Allowed | Process::List => Verdict::Allow.into(),
         Process::Mode => without_set_id(asked_of_files, 1),
         Process::Owner => asked_of_files.into(),
         Process::PathMode(mode) => without_set_id(files(no_file), mode),
@@ -419,7 +426,8 @@ fn guest_rule(process: Process, given: Given) -> Rule {
         Process::Threads => Rule::from(not_known)
             .unless(&[Test::Masked(0, libc::CLONE_THREAD as u32, 0)], not_served)
             .unless(&[Test::Masked(0, !OF_THREADS, THREAD)], Verdict::Trace),
-        Process::ThreadName => Rule::one_of(0, &[libc::PR_SET_NAME as u32], not_known),
+        Process::ThreadName => Rule::one_of(0, &[libc::PR_GET_NAME as u32], not_known)
+            .unless(&[Test::Equals(0, libc::PR_SET_NAME as u32)], Verdict::Trace),
         Process::ThreadPointer => Rule::one_of(0, &THREAD_POINTER, not_known),
         Process::Descriptor => {
             let signals = [

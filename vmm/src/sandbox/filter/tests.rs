@@ -146,10 +146,16 @@ fn no_call_outside_the_table_passes() {
 #[test]
 fn without_a_grant_no_call_takes_a_path_to_the_kernel() {
     for call in CALLS {
-        use Process::{Create, Files, FilesOrEmpty, FilesOrUnserved, Look, PathMode};
+        use Process::{Create, CreateAnew, Files, FilesOrEmpty, FilesOrUnserved, Look, PathMode};
         let names_files = matches!(
             call.process,
-            Files | Look | FilesOrEmpty | FilesOrUnserved | PathMode(_) | Create { .. }
+            Files
+                | Look
+                | FilesOrEmpty
+                | FilesOrUnserved
+                | PathMode(_)
+                | Create { .. }
+                | CreateAnew { .. }
         );
         if names_files {
             // `AT_EMPTY_PATH` lets a path that is not empty through as well.
@@ -206,15 +212,20 @@ fn arguments_are_looked_at() {
         ("futex", [0, 2, 0, 0, 0, 0], refused(libc::ENOSYS)),
         ("arch_prctl", [0x1002, 0, 0, 0, 0, 0], allow),
         ("arch_prctl", [0x5001, 0, 0, 0, 0, 0], refused(libc::EINVAL)),
-        ("prctl", [15, 0, 0, 0, 0, 0], allow),
+        ("prctl", [15, 0, 0, 0, 0, 0], Verdict::Trace),
+        ("prctl", [16, 0, 0, 0, 0, 0], allow),
+        ("getdents64", [3, 1, 64, 0, 0, 0], Verdict::Trace),
+        ("creat", [1, 0o644, 0, 0, 0, 0], Verdict::Trace),
+        ("creat", [1, 0o4755, 0, 0, 0, 0], refused(libc::EPERM)),
         ("prctl", [4, 1, 0, 0, 0, 0], refused(libc::EINVAL)),
         ("fcntl", [0, 8, 0, 0, 0, 0], refused(libc::EINVAL)),
         ("fcntl", [0, 4, 0o2000, 0, 0, 0], allow),
         ("fcntl", [0, 4, 0o22000, 0, 0, 0], refused(libc::EINVAL)),
         ("fcntl", [0, 3, 0o22000, 0, 0, 0], allow),
-        ("sched_getaffinity", [0; 6], allow),
-        ("sched_getaffinity", [own, 8, 1, 0, 0, 0], allow),
-        ("sched_getaffinity", [1, 8, 1, 0, 0, 0], Verdict::Trace),
+        ("sched_getaffinity", [0, 8, 1, 0, 0, 0], Verdict::Trace),
+        ("sched_getscheduler", [0; 6], allow),
+        ("sched_getscheduler", [own, 0, 0, 0, 0, 0], allow),
+        ("sched_getscheduler", [1, 0, 0, 0, 0, 0], Verdict::Trace),
         ("tkill", [own, 9, 0, 0, 0, 0], Verdict::Trace),
         ("tgkill", [own, 1, 9, 0, 0, 0], allow),
         ("tgkill", [1, 1, 9, 0, 0, 0], error(libc::ESRCH)),
