@@ -188,6 +188,9 @@ impl Guest {
         }
         self.moments.mapped = Stamp::now();
         let world = self.enter_world()?;
+        if world.is_none() {
+            machine.open_devices();
+        }
         let layout = world.as_ref().map(|world| world.layout().clone());
         let confinement =
             sandbox::Confinement::prepare(world.as_ref(), network, &self.options.limits)?;

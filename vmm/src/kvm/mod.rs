@@ -189,6 +189,11 @@ impl Machine {
         &self.linux
     }
 
+    /// Opens devices for a guest without files: see [`Linux::open_devices`].
+    pub fn open_devices(&mut self) {
+        self.linux.open_devices();
+    }
+
     /// Says what the guest's calls pass on to: see [`Linux::settle`].
     pub fn settle(&mut self, layout: Option<Layout>) -> io::Result<()> {
         self.linux.settle(layout)

@@ -38,6 +38,7 @@ mod traced;
 pub(crate) mod wait;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 
 use rustix::io::Errno;
 
@@ -65,7 +66,7 @@ use crate::network;
 use crate::trace::Trace;
 use crate::unserved::Unserved;
 use crate::world::Layout;
-use crate::world::small::Large;
+use crate::world::small::{Device, Large};
 
 /// A system call as the guest made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,6 +220,8 @@ pub struct Linux {
     /// What there is in its file system.
     layout: Layout,
     large: Large,
+    /// Devices, where it has none.
+    devices: Vec<(Device, File)>,
     /// Of the call that is being served.
     progress: Progress,
 }
@@ -263,6 +266,7 @@ impl Linux {
             begin: small::Begin::default(),
             layout: Layout::default(),
             large: Large::default(),
+            devices: Vec::new(),
             progress: Progress::default(),
         }
     }
@@ -274,6 +278,11 @@ impl Linux {
         self.reach.world = layout.is_some();
         self.layout = layout.unwrap_or_default();
         self.own.release()
+    }
+
+    /// Opens devices for a guest without a file system of its own. To be called before this process is confined.
+    pub fn open_devices(&mut self) {
+        self.devices = Device::open_all();
     }
 
     /// The guest's memory.

@@ -1,6 +1,6 @@
 //! The small world of a guest in a virtual machine: see [`crate::world::small`].
 
-use std::os::fd::{AsFd, IntoRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, RawFd};
 
 use pool_core::address::USER_ADDRESS_END;
 use rustix::fs::{OFlags, SeekFrom};
@@ -82,6 +82,12 @@ impl Linux {
         let opened = match node {
             Node::Program => return Ok(None),
             Node::Terminal => return Err(Errno::NXIO.into()),
+            Node::Device(device) => {
+                small::may_open_device(flags)?;
+                let file = self.devices.iter().find(|(known, _)| *known == device);
+                let (_, file) = file.ok_or(Errno::NOENT)?;
+                host::duplicate(file.as_raw_fd(), closes)?
+            }
             Node::Descriptor(number) => {
                 let old = self.descriptor(number).map_err(|_| Errno::NOENT)?;
                 host::duplicate(old, closes).map_err(|error| match error {
@@ -139,7 +145,7 @@ impl Linux {
                 host::close(number)?;
                 Ok(Some(self.open_file_of(path, whose, closes)? as u64))
             }
-            Node::Program | Node::Terminal => Ok(None),
+            Node::Program | Node::Terminal | Node::Device(_) => Ok(None),
         }
     }
 

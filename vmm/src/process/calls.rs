@@ -18,6 +18,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
 use super::change::Change;
 use super::counts::{heap_end, most, readable, used};
+use super::devices::Devices;
 use super::limits::{Limits, with_tables};
 use super::ptrace::{Registers, Tracee, arguments};
 use super::small::Begin;
@@ -75,6 +76,9 @@ pub(super) struct Calls {
     /// `/proc/PID/fd`, of a guest with a file system of its own.
     pub(super) descriptors: Option<File>,
     pub(super) large: Large,
+    /// Devices, of a guest without one, and what has its threads wait for them.
+    pub(super) devices: Option<Devices>,
+    pub(super) secret: [u32; 2],
 }
 
 impl Calls {
@@ -112,7 +116,18 @@ impl Calls {
             text: vec![0; MOST_STATUS],
             descriptors: descriptors.transpose()?,
             large: Large::default(),
+            devices: None,
+            secret: [0; 2],
         })
+    }
+
+    /// Gives the guest devices, for which its threads wait where they say `secret`.
+    pub(super) fn with_devices(self, devices: Devices, secret: [u32; 2]) -> Self {
+        Self {
+            devices: Some(devices),
+            secret,
+            ..self
+        }
     }
 
     /// Whether calls of this number must not overlap, since each is let through for what there is.

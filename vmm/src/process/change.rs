@@ -3,6 +3,7 @@
 use rustix::process::Pid;
 
 use super::ptrace::Registers;
+use crate::sandbox::MARK;
 
 /// Another call than the guest's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub(super) enum Change {
     Replace(u64, u64, bool),
     /// `close` of a descriptor.
     Close(u64),
+    /// [`MARK`], with what the filter knows it by: it waits for a device.
+    Wait([u32; 2]),
     /// `tgkill` of a thread of this process, of a signal.
     Signal(Pid, u64, u64),
     /// `mprotect` from one address to another, so.
@@ -79,6 +82,10 @@ impl Change {
             Self::Close(descriptor) => {
                 registers.orig_rax = libc::SYS_close as u64;
                 registers.rdi = descriptor;
+            }
+            Self::Wait(secret) => {
+                registers.orig_rax = MARK.into();
+                [registers.rdi, registers.rsi] = secret.map(u64::from);
             }
             Self::Signal(process, thread, signal) => {
                 registers.orig_rax = libc::SYS_tgkill as u64;

@@ -2,12 +2,13 @@
 
 use std::ffi::CString;
 use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::IntoRawFd;
 use std::os::unix::fs::FileExt;
 
 use pool_core::address::Protection;
 
 use super::system::{self, Behind};
-use super::{FAILED, Guest, READY, leave};
+use super::{FAILED, Guest, READY, Secrets, leave};
 use crate::linux::start::Stack;
 use crate::memory::Backing;
 use crate::plan::{Content, Mapping, Sharing};
@@ -23,9 +24,9 @@ pub(super) fn become_guest(
     vdso: Option<&Moved>,
     mut go: PipeReader,
     mut to_parent: PipeWriter,
-    secret: u64,
+    secrets: Secrets,
 ) -> ! {
-    let prepared = prepare(guest, stack, vdso, &mut to_parent);
+    let prepared = prepare(guest, stack, vdso, &mut to_parent, secrets.waiting);
     let ready = prepared.and_then(|()| {
         let mut word = [0];
         go.read_exact(&mut word)
@@ -43,7 +44,7 @@ pub(super) fn become_guest(
     // mapped the plan and filled its stack, and `map_leave` the code.
     unsafe {
         system::close_all();
-        system::jump(guest.plan.rooms.monitor.0, secret)
+        system::jump(guest.plan.rooms.monitor.0, secrets.leaving)
     }
 }
 
@@ -52,6 +53,7 @@ fn prepare(
     stack: &Stack,
     vdso: Option<&Moved>,
     to_parent: &mut PipeWriter,
+    waiting: [u32; 2],
 ) -> Result<(), String> {
     system::forget_program().map_err(|error| format!("resetting signals: {error}"))?;
     let name = guest.start.arguments.first().map_or(&[][..], Vec::as_slice);
@@ -86,11 +88,17 @@ fn prepare(
             )
         })?;
     }
-    Confinement::prepare(world.as_ref(), guest.network, guest.limits)
-        .and_then(Confinement::enter_guest)
+    let listener = Confinement::prepare(world.as_ref(), guest.network, guest.limits)
+        .and_then(|confinement| confinement.enter_guest(waiting))
         .map_err(|error| error.to_string())?;
-    let more = world.map(|world| world.layout().places.bytes());
-    let more = more.unwrap_or_default();
+    let more = match world {
+        Some(world) => world.layout().places.bytes(),
+        // The parent takes it before it is closed, with all others.
+        None => listener
+            .map_or(-1, IntoRawFd::into_raw_fd)
+            .to_le_bytes()
+            .to_vec(),
+    };
     to_parent
         .write_all(&[&[READY], &mapped[..], &more].concat())
         .map_err(|error| format!("telling the parent: {error}"))

@@ -20,6 +20,7 @@ mod calls;
 mod change;
 mod child;
 mod counts;
+mod devices;
 mod leave;
 mod limits;
 mod printer;
@@ -39,6 +40,7 @@ use std::io::{self, PipeReader, Read, Write};
 use thiserror::Error;
 
 use self::calls::Calls;
+use self::devices::Devices;
 use self::limits::Limits;
 use self::ptrace::Tracee;
 use self::small::Begin;
@@ -164,11 +166,11 @@ pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError
         .build(plan, host_writes_thread_pointer(), clock)?;
     let (news, to_parent) = io::pipe()?;
     let (go, mut to_child) = io::pipe()?;
-    let leaving = secret()?;
+    let secrets = Secrets::new()?;
     let child = match system::fork()? {
         system::Fork::Child => {
             drop((news, to_child));
-            child::become_guest(guest, &stack, vdso.as_ref(), go, to_parent, leaving)
+            child::become_guest(guest, &stack, vdso.as_ref(), go, to_parent, secrets)
         }
         system::Fork::Parent(child) => child,
     };
@@ -181,13 +183,14 @@ pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError
             return Err(error);
         }
     };
-    let layout = if guest.has_world() {
-        Some(Layout {
+    let (layout, listener) = if guest.has_world() {
+        let layout = Layout {
             granted: crate::world::named(guest.grants),
             places: news.places()?,
-        })
+        };
+        (Some(layout), None)
     } else {
-        None
+        (None, news.listener()?)
     };
     Tracee(child).seize().map_err(ProcessError::Trace)?;
     let limits = Limits::new(plan);
@@ -195,7 +198,15 @@ pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError
     let begin = Begin::new(guest, &stack, layout);
     let network = guest.limits.clone();
     let calls = Calls::new(child, limits, plan, begin, network).map_err(ProcessError::Trace)?;
-    let mut tracer = Tracer::new(child, plan, leaving, calls).map_err(ProcessError::Trace)?;
+    let calls = match listener {
+        Some(number) => {
+            let devices = Devices::new(child, number).map_err(ProcessError::Trace)?;
+            calls.with_devices(devices, secrets.waiting)
+        }
+        None => calls,
+    };
+    let mut tracer =
+        Tracer::new(child, plan, secrets.leaving, calls).map_err(ProcessError::Trace)?;
     if let Some(out) = trace {
         tracer.print(out).map_err(ProcessError::Trace)?;
     }
@@ -216,11 +227,26 @@ pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError
     }
 }
 
-/// A number that no guest knows.
-fn secret() -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    Ok(u64::from_le_bytes(bytes))
+/// Numbers that no guest knows.
+#[derive(Clone, Copy, Debug)]
+struct Secrets {
+    /// What R15 holds where the process cannot let go of this program.
+    leaving: u64,
+    /// What a thread says that waits for a device.
+    waiting: [u32; 2],
+}
+
+impl Secrets {
+    fn new() -> io::Result<Self> {
+        let mut words = [[0; 4]; 4];
+        let bytes = words.as_flattened_mut();
+        rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty())?;
+        let [low, high, first, second] = words.map(u32::from_le_bytes);
+        Ok(Self {
+            leaving: u64::from(high) << 32 | u64::from(low),
+            waiting: [first, second],
+        })
+    }
 }
 
 /// What the child has to say before it is the guest.
@@ -246,6 +272,14 @@ impl News {
         let mut bytes = vec![0; Places::length()];
         self.0.read_exact(&mut bytes)?;
         Ok(Places::from_bytes(&bytes))
+    }
+
+    /// At which of its descriptors the guest's process listens for who waits for a device.
+    fn listener(&mut self) -> io::Result<Option<i32>> {
+        let mut bytes = [0; 4];
+        self.0.read_exact(&mut bytes)?;
+        let number = i32::from_le_bytes(bytes);
+        Ok((number >= 0).then_some(number))
     }
 
     fn stamp(&mut self) -> io::Result<Stamp> {

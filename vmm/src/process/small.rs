@@ -22,7 +22,7 @@ use crate::linux::start::Stack;
 use crate::trace::Peek;
 use crate::world::Layout;
 use crate::world::small::{
-    self, Area, Guest, Kind, Large, Listing, Look, Node, Place, Text, Whose,
+    self, Area, Device, Guest, Kind, Large, Listing, Look, Node, Place, Text, Whose,
 };
 
 /// Longest path, with its NUL.
@@ -138,6 +138,16 @@ impl Calls {
                 Err(_) => failed(Errno::NOENT),
             },
             Node::Terminal => failed(Errno::NXIO),
+            Node::Device(device) => {
+                if let Err(error) = small::may_open_device(flags) {
+                    return failed(error);
+                }
+                if !self.has_device(device) {
+                    return failed(Errno::NOENT);
+                }
+                threads.stopped(tracee.0).device = Some((device, closes));
+                Next::ServeWith(Change::Wait(self.secret))
+            }
             Node::Program => self.elsewhere(),
         }
     }
@@ -174,7 +184,7 @@ impl Calls {
                     Some(content),
                 )
             }
-            Node::Program | Node::Terminal => return None,
+            Node::Program | Node::Terminal | Node::Device(_) => return None,
         })
     }
 
@@ -229,6 +239,11 @@ impl Calls {
             Ok(()) => Next::Done(result as i64),
             Err(_) => failed(Errno::FAULT),
         };
+        if let Node::Device(device) = node
+            && !self.has_device(device)
+        {
+            return failed(Errno::NOENT);
+        }
         if let Node::Descriptor(number) = node {
             match self.file(number) {
                 Err(_) => return failed(Errno::NOENT),
@@ -253,6 +268,11 @@ impl Calls {
                 Err(error) => failed(error),
             },
         }
+    }
+
+    fn has_device(&self, device: Device) -> bool {
+        let devices = self.devices.as_ref();
+        devices.is_some_and(|devices| devices.has(device))
     }
 
     /// A path that is not of the small world.

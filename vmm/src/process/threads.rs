@@ -7,6 +7,7 @@ use rustix::process::Pid;
 
 use super::change::Change;
 use super::ptrace::Registers;
+use crate::world::small::Device;
 
 /// Threads that a guest may have at once: each takes the host a stack in the kernel.
 pub(super) const MOST: usize = 1024;
@@ -37,6 +38,8 @@ pub(super) struct Thread {
     pub(super) changed: Option<Registers>,
     /// What the file is to hold that it is about to have opened.
     pub(super) content: Option<Vec<u8>>,
+    /// The device that it is on its way to wait for, to be closed by `execve` or not.
+    pub(super) device: Option<(Device, bool)>,
     /// It was let into a call that starts a thread, and has not stopped since.
     starting: bool,
     /// The one that started it has told.
@@ -135,6 +138,12 @@ impl Threads {
     /// Whether `number` is one of the guest's.
     pub(super) fn has(&self, number: i32) -> bool {
         self.known.contains_key(&number)
+    }
+
+    /// The device that `pid` is on its way to wait for.
+    pub(super) fn device_for(&mut self, pid: Pid) -> Option<(Device, bool)> {
+        let thread = self.known.get_mut(&pid.as_raw_nonzero().get())?;
+        thread.device.take()
     }
 
     /// Their numbers, in order.

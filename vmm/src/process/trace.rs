@@ -109,6 +109,15 @@ impl<'a> Tracer<'a> {
         });
     }
 
+    /// Gives `thread`, which runs, the device that it is to wait for.
+    fn hand_over(&mut self, thread: Pid) {
+        if let Some((device, closes)) = self.threads.device_for(thread)
+            && let Some(devices) = &self.calls.devices
+        {
+            devices.hand_over(thread, device, closes);
+        }
+    }
+
     /// Waits for the end of the guest.
     pub(super) fn wait(mut self) -> io::Result<End> {
         loop {
@@ -121,6 +130,7 @@ impl<'a> Tracer<'a> {
                 let next = self.stopped(Tracee(thread), status);
                 if let Some(next) = next {
                     self.resume(Tracee(thread), next);
+                    self.hand_over(thread);
                 }
             } else if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) {
                 if let Some(printer) = &mut self.printer {
@@ -277,7 +287,12 @@ impl<'a> Tracer<'a> {
                 self.threads.stopped(thread.0).opens = Some(flags);
                 Resume::ToEndOfCall
             }
-            Next::ServeWith(change) => self.change(thread, registers, change),
+            Next::ServeWith(change) => {
+                if matches!(change, Change::Wait(_)) {
+                    self.shield(thread);
+                }
+                self.change(thread, registers, change)
+            }
             Next::Done(result) => finish(thread, registers, result),
         })
     }

@@ -1,6 +1,7 @@
 //! seccomp policies: for the monitor, and for a guest that is a process.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use thiserror::Error;
 
@@ -61,7 +62,8 @@ const TRACER_SOCKETS: [i64; 6] = [
 ];
 /// Calls of the tracer of a guest that is a process: waiting, looking, answering, printing, and the end. It opens
 /// nothing any more.
-const TRACER: [i64; 39] = [
+const TRACER: [i64; 40] = [
+    libc::SYS_waitid,
     libc::SYS_ftruncate,
     libc::SYS_lseek,
     libc::SYS_getdents64,
@@ -116,6 +118,8 @@ const TRACER_REQUESTS: [u32; 10] = [
     libc::PTRACE_GETEVENTMSG,
     libc::PTRACE_GET_SYSCALL_INFO,
 ];
+/// The call by which a thread waits for a device: none that a guest has, `pidfd_getfd`.
+pub(crate) const MARK: u32 = libc::SYS_pidfd_getfd as u32;
 /// To read its limits, and to set those that the kernel keeps for a guest.
 const LIMITS: i64 = libc::SYS_prlimit64;
 const STACK: u32 = libc::RLIMIT_STACK;
@@ -246,12 +250,19 @@ pub(super) struct Given {
     pub(super) scoped: bool,
     /// Its process's number.
     pub(super) own: u32,
+    /// What it does not know, and says with [`MARK`] where its tracer has it do so.
+    pub(super) secret: [u32; 2],
 }
 
 /// Confines this process to the calls of [`CALLS`] and what they say of it; any other fails with `ENOSYS`,
-/// as under KVM.
-pub(super) fn guest(given: Given) -> Result<(), FilterError> {
-    Ok(seccomp::install(&guest_policy(given).program())?)
+/// as under KVM. Where to listen for who waits for a device, of a guest without files.
+pub(super) fn guest(given: Given) -> Result<Option<OwnedFd>, FilterError> {
+    let program = guest_policy(given).program();
+    if given.files {
+        seccomp::install(&program)?;
+        return Ok(None);
+    }
+    Ok(seccomp::install_listened(&program)?)
 }
 
 fn monitor_policy(files_granted: bool, network: bool, own: u32) -> Policy {
@@ -327,6 +338,7 @@ fn tracer_policy(guest: u32, limited: Limited) -> Policy {
         Rule::one_of(1, &flags, Verdict::Kill),
     );
     let mut requests = vec![libc::TCGETS as u32, libc::TCSETS as u32];
+    requests.extend([seccomp::RECEIVE, seccomp::SEND, seccomp::ADD]);
     if limited.any() {
         requests.push(libc::FIONBIO as u32);
         for call in TRACER_SOCKETS {
@@ -354,6 +366,12 @@ fn guest_policy(given: Given) -> Policy {
     let mut policy = Policy::new(Verdict::Refused(libc::ENOSYS));
     for call in CALLS {
         policy.set(call.number as u32, guest_rule(call.process, given));
+    }
+    if !given.files {
+        let [first, second] = given.secret;
+        let said = [Test::Equals(0, first), Test::Equals(1, second)];
+        let rule = Rule::from(Verdict::Refused(libc::ENOSYS)).unless(&said, Verdict::Wait);
+        policy.set(MARK, rule);
     }
     policy
 }

@@ -6,13 +6,15 @@
 //! (`places`); and what was granted comes first.
 //! A file is opened as memory that nobody can change, with what was true at that moment (`file`).
 
+mod device;
 mod file;
 mod node;
 mod places;
 
 use rustix::time::Timespec;
 
-pub(crate) use self::file::{Large, fill, is_new, may_open, open};
+pub(crate) use self::device::Device;
+pub(crate) use self::file::{Large, fill, is_new, may_open, may_open_device, open};
 pub(crate) use self::node::{Kind, Look, Node, Whose, access, find, link, stat, statx};
 pub(crate) use self::places::{DESCRIPTORS, Listing, Place, Places, all as places, list};
 use super::contents;
@@ -155,9 +157,13 @@ pub(crate) fn content(path: &str, whose: Whose, guest: &mut dyn Guest) -> Vec<u8
     contents::of(path, thread, guest).unwrap_or_default()
 }
 
-/// The file's place in a guest's own file system holds its content: programs map such files.
+/// A guest's own file system has it: files that programs map, and devices.
 pub(crate) fn is_kept(node: Node) -> bool {
-    matches!(node, Node::File(path, _) if path.starts_with("/etc/"))
+    match node {
+        Node::File(path, _) => path.starts_with("/etc/"),
+        Node::Device(_) => true,
+        _ => false,
+    }
 }
 
 /// The name of the program whose arguments are these, as the kernel cuts it.

@@ -14,6 +14,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -178,9 +179,54 @@ static void rules(void)
     CHECK(open(path, O_RDONLY) < 0 && errno == ENAMETOOLONG);
 }
 
+static void devices(void)
+{
+    static char zeros[64];
+    struct stat status;
+    int fd = open("/dev/null", O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    CHECK(fd == 3 && (fcntl(fd, F_GETFD) & FD_CLOEXEC) == 0 && write(fd, text, 100) == 100);
+    CHECK(fstat(fd, &status) == 0 && S_ISCHR(status.st_mode) && status.st_rdev == makedev(1, 3));
+    CHECK(dup2(fd, 9) == 9 && close(9) == 0);
+    close(fd);
+    CHECK(read_file("/dev/null") == 0);
+    fd = open("/dev/zero", O_RDWR | O_CLOEXEC);
+    memset(text, 1, sizeof zeros);
+    CHECK(fd == 3 && (fcntl(fd, F_GETFD) & FD_CLOEXEC));
+    CHECK(read(fd, text, sizeof zeros) == sizeof zeros && !memcmp(text, zeros, sizeof zeros));
+    char *shared = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    CHECK(shared != MAP_FAILED && shared[7] == 0);
+    close(fd);
+    fd = open("/dev/urandom", O_RDONLY);
+    CHECK(read(fd, text, sizeof zeros) == sizeof zeros && memcmp(text, zeros, sizeof zeros));
+    close(fd);
+    fd = open("/dev/random", O_RDONLY);
+    CHECK(read(fd, text, sizeof zeros) == sizeof zeros);
+    close(fd);
+    fd = open("/dev/full", O_WRONLY);
+    CHECK(write(fd, "x", 1) < 0 && errno == ENOSPC);
+    close(fd);
+    CHECK(stat("/dev/full", &status) == 0 && S_ISCHR(status.st_mode) && status.st_rdev == makedev(1, 7));
+    CHECK(access("/dev/null", R_OK | W_OK) == 0);
+    CHECK(open("/dev/null", O_RDONLY | O_DIRECTORY) < 0 && errno == ENOTDIR);
+    CHECK(open("/dev/mem", O_RDONLY) < 0 && errno == ENOENT);
+}
+
 static void *reader(void *unused)
 {
     for (int i = 0; i < 200; i++) CHECK(number("/proc/self/status", "\nThreads:") >= 2);
+    return unused;
+}
+
+static void *opener(void *unused)
+{
+    for (int i = 0; i < 300; i++) {
+        int null = open("/dev/null", O_RDWR), file = open("/proc/self/comm", O_RDONLY);
+        char some[32];
+        CHECK(null >= 0 && write(null, "x", 1) == 1 && read(null, some, 1) == 0);
+        CHECK(file >= 0 && read(file, some, sizeof some) == 8);
+        close(null);
+        close(file);
+    }
     return unused;
 }
 
@@ -335,9 +381,12 @@ int main(int argc, char **argv)
         live();
         machine();
         rules();
+        devices();
         pthread_create(threads, 0, second, 0);
         pthread_join(threads[0], 0);
         for (int i = 0; i < 2; i++) pthread_create(threads + i, 0, reader, 0);
+        for (int i = 0; i < 2; i++) pthread_join(threads[i], 0);
+        for (int i = 0; i < 2; i++) pthread_create(threads + i, 0, opener, 0);
         for (int i = 0; i < 2; i++) pthread_join(threads[i], 0);
     }
     if (!strcmp(argv[1], "places")) places();

@@ -4,6 +4,7 @@ use super::super::bpf::tests::answer;
 use super::*;
 
 const OWN: u32 = 4711;
+const SECRET: [u32; 2] = [0xdead_beef, 0x0bad_cafe];
 
 fn given(files: bool, network: bool, scoped: bool) -> Given {
     Given {
@@ -12,6 +13,7 @@ fn given(files: bool, network: bool, scoped: bool) -> Given {
         scoped,
         limited: Limited::default(),
         own: OWN,
+        secret: SECRET,
     }
 }
 
@@ -141,6 +143,22 @@ fn no_call_outside_the_table_passes() {
             );
         }
     }
+}
+
+/// A guest that does not know what to say waits for nobody.
+#[test]
+fn only_the_tracer_has_a_guest_wait() {
+    let [first, second] = SECRET.map(u64::from);
+    let ask = |files, first, second| {
+        let program = guest_policy(given(files, false, true)).program();
+        answer(&program, MARK, [first, second, 0, 0, 0, 0])
+    };
+    let refused = Verdict::Refused(libc::ENOSYS);
+    assert_eq!(ask(false, first, second), Verdict::Wait);
+    assert_eq!(ask(false, first, second + 1), refused);
+    assert_eq!(ask(false, second, second), refused);
+    assert_eq!(ask(true, first, second), refused, "it has files");
+    assert!(CALLS.iter().all(|call| call.number != u64::from(MARK)));
 }
 
 #[test]

@@ -25,6 +25,11 @@ pub(crate) fn may_open(flags: OFlags) -> Result<(), Errno> {
     }
 }
 
+/// The same of a device, which may be written, too.
+pub(crate) fn may_open_device(flags: OFlags) -> Result<(), Errno> {
+    may_open(flags - OFlags::ACCMODE)
+}
+
 /// A new file with `content`, which has the lowest number that is free.
 pub(crate) fn open(content: &[u8], close_on_exec: bool) -> Result<OwnedFd, Errno> {
     let mut flags = MemfdFlags::ALLOW_SEALING;
@@ -113,6 +118,8 @@ mod tests {
         assert_eq!(may_open(OFlags::RDWR), Err(Errno::ACCESS));
         assert_eq!(may_open(OFlags::CREATE | OFlags::EXCL), Err(Errno::EXIST));
         assert_eq!(may_open(OFlags::DIRECTORY), Err(Errno::NOTDIR));
+        assert_eq!(may_open_device(OFlags::RDWR | OFlags::TRUNC), Ok(()));
+        assert_eq!(may_open_device(OFlags::DIRECTORY), Err(Errno::NOTDIR));
         let file = open(b"said\n", true).unwrap();
         assert!(!is_new(file.as_fd()));
         assert_eq!(rustix::io::write(&file, b"x"), Err(Errno::PERM));

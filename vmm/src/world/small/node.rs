@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use super::{FILES, Guest, Text, path_of};
+use super::{Device, FILES, Guest, Text, path_of};
 
 /// What a path of the small world stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub(crate) enum Node {
     Descriptor(u64),
     /// The terminal that controls a process: a guest has none.
     Terminal,
+    /// A device.
+    Device(Device),
 }
 
 /// Which of the guest's threads a file is about.
@@ -77,6 +79,10 @@ pub(crate) fn find(path: &[u8], process: i32, granted: &[Vec<u8>]) -> Option<Nod
         "/dev/stderr" => return Some(Node::Descriptor(2)),
         "/proc/self/exe" => return Some(Node::Program),
         _ => {}
+    }
+    let device = path.strip_prefix("/dev/").and_then(Device::named);
+    if device.is_some() {
+        return device.map(Node::Device);
     }
     let descriptor = ["/dev/fd/", "/proc/self/fd/"];
     let descriptor = descriptor
@@ -164,6 +170,7 @@ fn inode(node: Node) -> u64 {
         Node::Program => 1,
         Node::Terminal => 2,
         Node::Descriptor(_) => 3,
+        Node::Device(device) => 4 + device as u64,
     }
 }
 
@@ -178,6 +185,7 @@ pub(crate) fn stat(node: Node, follows: bool) -> [u8; 144] {
         Node::Program if follows => (PROGRAM, 0),
         Node::Program | Node::Descriptor(_) => (LINK, 0),
         Node::Terminal => (DEVICE, rustix::fs::makedev(5, 0)),
+        Node::Device(device) => (DEVICE, device.number()),
     };
     let mut bytes = [0; 144];
     let mut put = |at: usize, word: u64| bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
@@ -226,6 +234,7 @@ pub(crate) fn access(node: Node, mode: u64) -> Result<(), Errno> {
     const WRITE: u64 = libc::W_OK as u64;
     match node {
         Node::File(..) if mode & (EXECUTE | WRITE) != 0 => Err(Errno::ACCESS),
+        Node::Device(_) if mode & EXECUTE != 0 => Err(Errno::ACCESS),
         _ => Ok(()),
     }
 }
@@ -234,7 +243,7 @@ pub(crate) fn access(node: Node, mode: u64) -> Result<(), Errno> {
 pub(crate) fn link(node: Node, guest: &mut dyn Guest) -> Result<Vec<u8>, Errno> {
     match node {
         Node::Program => Ok(path_of(&guest.text(Text::Arguments))),
-        Node::File(..) | Node::Terminal => Err(Errno::INVAL),
+        Node::File(..) | Node::Terminal | Node::Device(_) => Err(Errno::INVAL),
         Node::Descriptor(_) => Err(Errno::NOENT),
     }
 }
@@ -284,6 +293,9 @@ mod tests {
             ("/proc/self/fd/", None),
             ("/proc/self/fd/4294967296", None),
             ("/dev/tty", Some(Node::Terminal)),
+            ("/dev/zero", Some(Node::Device(Device::Zero))),
+            ("/dev/random", Some(Node::Device(Device::Random))),
+            ("/dev/mem", None),
             (
                 "/sys/devices/system/cpu/online",
                 file("/sys/devices/system/cpu/online", Whose::Process),
