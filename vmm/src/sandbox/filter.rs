@@ -1,4 +1,6 @@
-//! seccomp policies: for the monitor, and for a guest that is a process.
+//! seccomp policies: for the monitor, for a guest that is a process, and for its tracer.
+
+pub(super) mod tracer;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -50,73 +52,6 @@ const MONITOR: [i64; 31] = [
     libc::SYS_timer_settime,
     libc::SYS_timer_delete,
     libc::SYS_getrandom,
-];
-/// What it calls beside them where it looks at addresses.
-const TRACER_SOCKETS: [i64; 6] = [
-    libc::SYS_bind,
-    libc::SYS_listen,
-    libc::SYS_connect,
-    libc::SYS_sendto,
-    libc::SYS_getsockname,
-    libc::SYS_getsockopt,
-];
-/// Calls of the tracer of a guest that is a process: waiting, looking, answering, printing, and the end. It opens
-/// nothing any more.
-const TRACER: [i64; 40] = [
-    libc::SYS_waitid,
-    libc::SYS_ftruncate,
-    libc::SYS_lseek,
-    libc::SYS_getdents64,
-    libc::SYS_poll,
-    libc::SYS_ppoll,
-    libc::SYS_pwrite64,
-    libc::SYS_wait4,
-    libc::SYS_rt_sigtimedwait,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_pidfd_getfd,
-    libc::SYS_fstat,
-    libc::SYS_fchmod,
-    libc::SYS_fchown,
-    libc::SYS_fsetxattr,
-    libc::SYS_getgroups,
-    libc::SYS_getuid,
-    libc::SYS_getgid,
-    libc::SYS_pread64,
-    libc::SYS_read,
-    libc::SYS_write,
-    libc::SYS_writev,
-    libc::SYS_close,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_madvise,
-    libc::SYS_brk,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sigaltstack,
-    libc::SYS_restart_syscall,
-    libc::SYS_futex,
-    libc::SYS_getpid,
-    libc::SYS_gettid,
-    libc::SYS_clock_gettime,
-    libc::SYS_getrandom,
-    libc::SYS_sched_yield,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-];
-/// What it asks of a thread that it traces.
-const TRACER_REQUESTS: [u32; 10] = [
-    // `PTRACE_GETSIGMASK` and `PTRACE_SETSIGMASK`.
-    0x420a,
-    0x420b,
-    libc::PTRACE_CONT,
-    libc::PTRACE_SYSCALL,
-    libc::PTRACE_LISTEN,
-    libc::PTRACE_GETREGS,
-    libc::PTRACE_SETREGS,
-    libc::PTRACE_GETSIGINFO,
-    libc::PTRACE_GETEVENTMSG,
-    libc::PTRACE_GET_SYSCALL_INFO,
 ];
 /// The call by which a thread waits for a device: none that a guest has, `pidfd_getfd`.
 pub(crate) const MARK: u32 = libc::SYS_pidfd_getfd as u32;
@@ -210,11 +145,6 @@ pub(super) fn monitor(files_granted: bool, network: bool) -> Result<(), FilterEr
     )?)
 }
 
-/// Confines this process to what the tracer of `guest` does; any other call ends it.
-pub(super) fn tracer(guest: u32, limited: Limited) -> Result<(), FilterError> {
-    Ok(seccomp::install(&tracer_policy(guest, limited).program())?)
-}
-
 /// Which addresses of the host's network are looked at before they are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Limited {
@@ -302,53 +232,6 @@ fn monitor_policy(files_granted: bool, network: bool, own: u32) -> Policy {
     let requests = descriptor_requests(network).chain(MONITOR_IOCTLS);
     let requests = Rule::one_of(1, &requests.collect::<Vec<_>>(), Verdict::Kill);
     policy.set(libc::SYS_ioctl as u32, requests);
-    no_new_code(&mut policy);
-    policy
-}
-
-fn tracer_policy(guest: u32, limited: Limited) -> Policy {
-    let mut policy = Policy::new(Verdict::Kill);
-    for call in TRACER {
-        policy.set(call as u32, Verdict::Allow);
-    }
-    let requests = Rule::one_of(0, &TRACER_REQUESTS, Verdict::Kill);
-    policy.set(libc::SYS_ptrace as u32, requests);
-    let signals = Rule::one_of(0, &[guest], Verdict::Kill);
-    policy.set(libc::SYS_kill as u32, signals);
-    // Of the guest alone: reading, and the limit of its stack.
-    let reads = [Test::Equals(0, guest), Test::Null(2)];
-    let stack = [Test::Equals(0, guest), Test::Equals(1, STACK)];
-    let limits = Rule::from(Verdict::Kill)
-        .unless(&reads, Verdict::Allow)
-        .unless(&stack, Verdict::Allow);
-    policy.set(LIMITS as u32, limits);
-    // Times of an open file.
-    let times = Rule::from(Verdict::Kill).unless(&[Test::Null(1)], Verdict::Allow);
-    policy.set(libc::SYS_utimensat as u32, times);
-    let flags = [
-        libc::F_SETPIPE_SZ,
-        libc::F_GETFL,
-        libc::F_SETFL,
-        libc::F_GET_SEALS,
-        libc::F_ADD_SEALS,
-    ]
-    .map(|command| command as u32);
-    policy.set(
-        libc::SYS_fcntl as u32,
-        Rule::one_of(1, &flags, Verdict::Kill),
-    );
-    let mut requests = vec![libc::TCGETS as u32, libc::TCSETS as u32];
-    requests.extend([seccomp::RECEIVE, seccomp::SEND, seccomp::ADD]);
-    if limited.any() {
-        requests.push(libc::FIONBIO as u32);
-        for call in TRACER_SOCKETS {
-            policy.set(call as u32, Verdict::Allow);
-        }
-    }
-    policy.set(
-        libc::SYS_ioctl as u32,
-        Rule::one_of(1, &requests, Verdict::Kill),
-    );
     no_new_code(&mut policy);
     policy
 }

@@ -137,7 +137,10 @@ impl Confinement {
 pub fn enter_tracer(guest: Pid, limits: &Limits) -> Result<(), SandboxError> {
     give_up_privileges()?;
     let guest = guest.as_raw_nonzero().get();
-    Ok(filter::tracer(guest.cast_unsigned(), Limited::by(limits))?)
+    Ok(filter::tracer::confine(
+        guest.cast_unsigned(),
+        Limited::by(limits),
+    )?)
 }
 
 fn give_up_privileges() -> Result<(), SandboxError> {

@@ -111,7 +111,7 @@ fn only_threads_are_started() {
 
 #[test]
 fn the_tracer_opens_and_starts_nothing() {
-    let program = tracer_policy(OWN, Limited::default()).program();
+    let program = tracer::policy(OWN, Limited::default()).program();
     let ask = |call: i64, arguments| answer(&program, call as u32, arguments);
     for call in [
         libc::SYS_openat,
@@ -378,7 +378,7 @@ fn limits_have_addresses_looked_at() {
         (given.limited, Verdict::Allow),
         (Limited::default(), Verdict::Kill),
     ] {
-        let program = tracer_policy(OWN, limited).program();
+        let program = tracer::policy(OWN, limited).program();
         let found = answer(&program, libc::SYS_connect as u32, [3, 1, 16, 0, 0, 0]);
         assert_eq!(found, verdict);
     }

@@ -54,7 +54,8 @@ impl Places {
     /// Those in the file system whose root is this process's. What is mounted over one of them is none.
     pub(crate) fn look_up() -> Result<Self, Errno> {
         let device = rustix::fs::stat("/")?.st_dev;
-        let mut inodes = vec![0; all().count()];
+        let paths: Vec<_> = all().map(|(path, _)| path).collect();
+        let mut inodes = vec![0; paths.len()];
         for directory in DIRECTORIES {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let opened = rustix::fs::openat(CWD, directory, flags, Mode::empty())?;
@@ -68,7 +69,7 @@ impl Places {
                     let rest = rest.and_then(|rest| rest.strip_prefix('/'));
                     rest.is_some_and(|rest| rest.as_bytes() == name)
                 };
-                if let Some(at) = all().position(|(path, _)| is_it(path)) {
+                if let Some(at) = paths.iter().position(|path| is_it(path)) {
                     inodes[at] = entry.ino();
                 }
             }
