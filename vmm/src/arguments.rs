@@ -8,7 +8,7 @@ use lexopt::{Arg, Parser};
 use pool_core::PAGE_SIZE;
 use poolvmm::memory::Backing;
 use poolvmm::network::{Limits, Place};
-use poolvmm::options::{Options, Platform};
+use poolvmm::options::{Options, Output, Platform};
 use poolvmm::plan::MAX_MEMORY;
 use poolvmm::stamp::Stamp;
 use thiserror::Error;
@@ -39,7 +39,8 @@ options:
                            PORT a number, FIRST-LAST or *; `none` for ADDRESS:PORT is no address
   --env KEY=VALUE          environment of the guest; may be repeated
   --report FILE            write times, counts and costs as JSON
-  --trace                  print every system call and signal, as strace does
+  --trace[=FILE]           print every system call and signal, as strace does: on standard error, or to
+                           FILE, which the guest cannot write to
   -h, --help               print this
   -V, --version            print the version
 
@@ -123,7 +124,7 @@ fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
         limits: Limits::default(),
         environment: Vec::new(),
         arguments: Vec::new(),
-        trace: false,
+        trace: None,
         count_faults: false,
         start: None,
     };
@@ -155,7 +156,11 @@ fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
                 report = Some(parser.value()?.into());
                 options.count_faults = true;
             }
-            Arg::Long("trace") => options.trace = true,
+            Arg::Long("trace") => {
+                let file = parser.optional_value();
+                let output = |file: OsString| Output::File(file.into());
+                options.trace = Some(file.map_or(Output::StandardError, output));
+            }
             // For benchmarks: the monotonic clock, in nanoseconds, just before exec.
             Arg::Long("start-stamp") => options.start = Some(stamp(&text(parser)?)?),
             Arg::Value(value) if image.is_none() => image = Some(value),

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
@@ -75,15 +75,19 @@ pub fn poll(
     polls: &mut [PollFd<'_>],
     timeout: Option<&rustix::time::Timespec>,
 ) -> Result<usize, Errno> {
-    let found = rustix::event::poll(polls, timeout);
-    if found != Err(Errno::INVAL) {
-        return found;
+    match rustix::event::poll(polls, timeout) {
+        Err(Errno::INVAL) => unbounded(|| rustix::event::poll(polls, timeout)),
+        found => found,
     }
+}
+
+/// Does what the bound that a guest has set would not allow.
+fn unbounded<T>(act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     bound(u64::MAX)?;
-    let found = rustix::event::poll(polls, timeout);
+    let done = act();
     bound(limit)?;
-    found
+    done
 }
 
 fn close(first: RawFd, last: RawFd) -> io::Result<()> {
@@ -106,24 +110,29 @@ fn open_from(first: RawFd) -> io::Result<BTreeSet<RawFd>> {
     let at_once = limit.clamp(1, AT_ONCE as u64) as usize;
     let mut open = BTreeSet::new();
     for first in (first..MOST).step_by(at_once) {
-        let ask = |number| {
-            // SAFETY: only asks whether the number is in use; it is not -1.
-            let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
-            PollFd::from_borrowed_fd(descriptor, PollFlags::empty())
-        };
-        let numbers = first..first + at_once as RawFd;
-        let mut polls: Vec<_> = numbers.clone().map(ask).collect();
-        rustix::event::poll(&mut polls, Some(&rustix::time::Timespec::default()))?;
         let before = open.len();
-        let used = numbers.zip(&polls);
-        let used = used.filter(|(_, poll)| !poll.revents().contains(PollFlags::NVAL));
-        open.extend(used.map(|(number, _)| number));
+        open.extend(used(first, at_once)?);
         if open.len() == before {
             close(first, RawFd::MAX)?;
             break;
         }
     }
     Ok(open)
+}
+
+/// Of `count` numbers from `first` on those that are in use.
+fn used(first: RawFd, count: usize) -> Result<Vec<RawFd>, Errno> {
+    let ask = |number| {
+        // SAFETY: only asks whether the number is in use; it is not -1.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        PollFd::from_borrowed_fd(descriptor, PollFlags::empty())
+    };
+    let numbers = first..first + count as RawFd;
+    let mut polls: Vec<_> = numbers.clone().map(ask).collect();
+    poll(&mut polls, Some(&rustix::time::Timespec::default()))?;
+    let used = numbers.zip(&polls);
+    let used = used.filter(|(_, poll)| !poll.revents().contains(PollFlags::NVAL));
+    Ok(used.map(|(number, _)| number).collect())
 }
 
 /// The VMM's own descriptors.
@@ -147,6 +156,30 @@ impl Own {
         } else {
             Ok(number)
         }
+    }
+
+    /// Keeps what `file` is open for, out of the guest's reach.
+    pub fn keep(&mut self, file: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+        let kept = unbounded(|| rustix::io::fcntl_dupfd_cloexec(file, FIRST))?;
+        self.0.insert(kept.as_raw_fd());
+        Ok(kept)
+    }
+
+    /// What was kept is about to be closed.
+    pub fn let_go(&mut self, kept: &OwnedFd) {
+        self.0.remove(&kept.as_raw_fd());
+    }
+
+    /// The guest's open descriptors, in order.
+    pub fn guests(&self) -> Result<Vec<RawFd>, Errno> {
+        let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+        let at_once = most.clamp(1, 1024) as usize;
+        let mut guests = Vec::new();
+        for first in (0..MOST).step_by(at_once) {
+            let open = used(first, at_once)?;
+            guests.extend(open.iter().filter(|number| !self.0.contains(number)));
+        }
+        Ok(guests)
     }
 
     /// The VMM's numbers, in order.

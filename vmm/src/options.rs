@@ -18,6 +18,15 @@ pub enum Platform {
     Process,
 }
 
+/// Where a trace is printed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Where standard error leads, which the guest has too.
+    StandardError,
+    /// A new file.
+    File(PathBuf),
+}
+
 /// What to run, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -43,8 +52,8 @@ pub struct Options {
     pub environment: Vec<Vec<u8>>,
     /// What follows `argv[0]`.
     pub arguments: Vec<Vec<u8>>,
-    /// Print every system call and signal to standard error.
-    pub trace: bool,
+    /// Print every system call and signal there.
+    pub trace: Option<Output>,
     /// Count the guest's page faults for the report (KVM only).
     pub count_faults: bool,
     /// Monotonic clock just before exec, if the starter took it.

@@ -1,5 +1,6 @@
 //! One run of one guest, from the image's name to its exit status.
 
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
@@ -11,7 +12,7 @@ use crate::kvm::{KvmError, Machine};
 use crate::linux::start::Start;
 use crate::linux::{Grant, GrantError, Linux, PID, Settings};
 use crate::memory::MemoryCounts;
-use crate::options::{Options, Platform};
+use crate::options::{Options, Output, Platform};
 use crate::plan::{Plan, PlanError};
 use crate::pool::{Image, PoolError, Segments};
 use crate::process::{self, ProcessError};
@@ -20,7 +21,7 @@ use crate::sandbox::{self, SandboxError};
 use crate::stamp::Stamp;
 use crate::standard::Standard;
 use crate::unserved::Unserved;
-use crate::world::{self, World, WorldError};
+use crate::world::{World, WorldError};
 
 /// Why a guest could not be run.
 #[derive(Debug, Error)]
@@ -61,6 +62,9 @@ pub enum RunError {
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// Where the trace is to go.
+    #[error("--trace={0}: {1}")]
+    Trace(String, io::Error),
     /// Standard input, output or error is closed.
     #[error("standard input, output and error must be open, and no directories: {0}")]
     Standard(io::Error),
@@ -168,6 +172,7 @@ impl Guest {
     #[inline(never)]
     fn prepare_kvm(&mut self) -> Result<(Standard, Box<Machine>), RunError> {
         let standard = Standard::prepare().map_err(RunError::Standard)?;
+        let trace = self.trace(&standard)?;
         let network = self.options.network;
         let settings = Settings {
             network,
@@ -187,21 +192,25 @@ impl Guest {
         }
         self.moments.mapped = Stamp::now();
         let world = self.enter_world()?;
-        let granted = world.is_some().then(|| world::granted(&self.grants));
+        if world.is_none() {
+            machine.open_devices();
+        }
+        let layout = world.as_ref().map(|world| world.layout().clone());
         let confinement =
             sandbox::Confinement::prepare(world.as_ref(), network, &self.options.limits)?;
         drop((world, std::mem::take(&mut self.grants)));
         confinement.enter_monitor(|| machine.start_threads())??;
-        if self.options.trace {
-            machine.trace().map_err(RunError::Standard)?;
+        if let Some(trace) = trace {
+            machine.trace(trace);
         }
-        machine.settle(granted).map_err(RunError::Standard)?;
+        machine.settle(layout).map_err(RunError::Standard)?;
         Ok((standard, machine))
     }
 
     fn run_process(mut self) -> Result<Report, RunError> {
         let standard = Standard::prepare().map_err(RunError::Standard)?;
-        let ended = process::run(&process::Guest {
+        let trace = self.trace(&standard)?;
+        let guest = process::Guest {
             plan: &self.plan,
             segments: &self.segments,
             backing: self.options.backing,
@@ -209,8 +218,8 @@ impl Guest {
             grants: &self.grants,
             network: self.options.network,
             limits: &self.options.limits,
-            trace: self.options.trace,
-        });
+        };
+        let ended = process::run(&guest, trace);
         standard.restore().map_err(RunError::Standard)?;
         let ended = ended?;
         self.moments.mapped = ended.mapped;
@@ -223,6 +232,17 @@ impl Guest {
         report.stops = Some(ended.stops);
         report.unserved = ended.unserved;
         Ok(report)
+    }
+
+    /// Where the guest's calls are to be printed. Opened now: later this process may open nothing.
+    fn trace(&self, standard: &Standard) -> Result<Option<File>, RunError> {
+        let file = match &self.options.trace {
+            None => return Ok(None),
+            Some(Output::StandardError) => standard.error().map_err(RunError::Standard)?,
+            Some(Output::File(path)) => File::create(path)
+                .map_err(|error| RunError::Trace(path.display().to_string(), error))?,
+        };
+        Ok(Some(file))
     }
 
     /// The guest's file system, if it has one.

@@ -5,6 +5,7 @@
 //! anew (a socket) or must not be (a file, whose position is shared on purpose) has its flags put back at the
 //! end, and a terminal its settings.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -63,6 +64,12 @@ impl Standard {
             }
         }
         Ok(Self { kept, error })
+    }
+
+    /// Standard error as it was: not the guest's, where that could be opened anew.
+    pub(crate) fn error(&self) -> io::Result<File> {
+        let error = rustix::io::fcntl_dupfd_cloexec(&self.error, FIRST)?;
+        Ok(error.into())
     }
 
     /// Has this program's messages go where they went, and puts back what the guest has changed.

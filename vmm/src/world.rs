@@ -27,6 +27,7 @@ use rustix::mount::{
 use rustix::thread::UnshareFlags;
 use thiserror::Error;
 
+use self::small::{Node, Place, Places};
 use crate::linux::Grant;
 
 /// Why the guest's file system cannot be made.
@@ -72,6 +73,16 @@ pub enum Rights {
 #[derive(Debug)]
 pub struct World {
     directories: Vec<(OwnedFd, Rights)>,
+    layout: Layout,
+}
+
+/// What a guest's kernel has to know of its file system.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    /// The directories that it was given, as it names them.
+    pub(crate) granted: Vec<Vec<u8>>,
+    /// Where places of the small world are.
+    pub(crate) places: Places,
 }
 
 const DEVICES: [&str; 5] = [
@@ -139,6 +150,13 @@ impl World {
             rustix::fs::chmod(path, Mode::from_raw_mode(0o1777))
                 .map_err(step("making a directory in memory"))?;
         }
+        let opened = |path: &Path| {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::empty())
+                .map_err(step("opening a directory of the new root"))
+        };
+        let places = Places::look_up().map_err(step("looking at the new root"))?;
+        let standard = (opened(Path::new(small::DESCRIPTORS))?, Rights::Write);
         // Outer directories first, so that inner ones are attached inside them.
         trees.sort_by_key(|(grant, _)| grant.guest.as_os_str().len());
         for (grant, tree) in &trees {
@@ -161,15 +179,24 @@ impl World {
             };
             (grant.guest.as_path(), rights)
         });
-        let opened = own.into_iter().chain(granted).map(|(path, rights)| {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let directory = rustix::fs::open(path, flags, Mode::empty())
-                .map_err(step("opening a directory of the new root"))?;
-            Ok((directory, rights))
-        });
+        let directories = own
+            .into_iter()
+            .chain(granted)
+            .map(|(path, rights)| Ok((opened(path)?, rights)));
+        let mut directories = directories.collect::<Result<Vec<_>, _>>()?;
+        directories.push(standard);
         Ok(Self {
-            directories: opened.collect::<Result<_, _>>()?,
+            directories,
+            layout: Layout {
+                granted: named(grants),
+                places,
+            },
         })
+    }
+
+    /// What the guest's kernel has to know of it.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// Directories, and what may be done below each.
@@ -180,7 +207,7 @@ impl World {
 }
 
 /// The directories of `grants`, as the guest names them.
-pub(crate) fn granted(grants: &[Grant]) -> Vec<Vec<u8>> {
+pub(crate) fn named(grants: &[Grant]) -> Vec<Vec<u8>> {
     let paths = grants
         .iter()
         .map(|grant| grant.guest.as_os_str().as_bytes());
@@ -194,21 +221,29 @@ pub(crate) fn granted(grants: &[Grant]) -> Vec<Vec<u8>> {
 /// Makes the small world's places, and what of it does not change.
 fn make_files(process: i32, name: &[u8]) -> Result<(), WorldError> {
     let failed = step("making a file of the guest's file system");
+    for path in small::files().filter(|path| path.starts_with("/etc/")) {
+        let text = contents::fixed(path).unwrap_or_default();
+        write(Path::new(path), text.as_bytes())?;
+    }
     let mut parent = Path::new("");
-    for path in small::files().filter(|path| small::has_place(path)) {
+    for (path, place) in small::places() {
         let path = Path::new(path);
-        let directory = path.parent().unwrap_or(path);
+        let directory = match place {
+            Place::Listing(_) => path,
+            Place::Node(_) => path.parent().unwrap_or(path),
+        };
         if directory != parent {
             make_directories(directory)?;
             parent = directory;
         }
-        if let Some(fixed) = path.to_str().filter(|path| path.starts_with("/etc/")) {
-            let text = contents::fixed(fixed).unwrap_or_default();
-            write(path, text.as_bytes())?;
-        } else {
-            let mode = Mode::from_raw_mode(0o444);
-            rustix::fs::mknodat(CWD, path, FileType::RegularFile, mode, 0).map_err(&failed)?;
-        }
+        let mode = match place {
+            Place::Listing(_) => continue,
+            // What is written goes to what the descriptor stands for.
+            Place::Node(Node::Descriptor(_)) => 0o666,
+            Place::Node(_) => 0o444,
+        };
+        let mode = Mode::from_raw_mode(mode);
+        rustix::fs::mknodat(CWD, path, FileType::RegularFile, mode, 0).map_err(&failed)?;
     }
     make_directories(Path::new("/dev"))?;
     let number = format!("/proc/{process}");

@@ -7,6 +7,9 @@ mod support;
 mod world;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use pool_tests::requirements::needs;
 use world::{World, text};
@@ -48,6 +51,150 @@ fn programs_find_what_they_look_for() {
             );
         }
     }
+}
+
+/// Runs `small` with `arguments` on both platforms, which is to say `expected`.
+fn says(world: &World, options: &[&str], arguments: &[&str], expected: &str) {
+    for platform in PLATFORMS {
+        let options = [&["--platform", platform], options].concat();
+        let found = world.run("small", &options, arguments);
+        let said = text(&found.stdout);
+        assert_eq!(said, expected, "{options:?} {}", text(&found.stderr));
+    }
+}
+
+#[test]
+fn whatever_leads_there_in_a_file_system_leads_to_it() {
+    if !needs(&["kvm", "root"]) {
+        return;
+    }
+    let world = world();
+    let grant = grants(&world)[1].clone();
+    let grant: Vec<_> = grant.iter().map(String::as_str).collect();
+    says(&world, &grant, &["places"], "logged\nagain\n0 wrong\n");
+    // A trace has one call where the guest made one.
+    for platform in PLATFORMS {
+        let options = [&["--platform", platform, "--trace"], &grant[..]].concat();
+        let trace = text(&world.run("small", &options, &["places"]).stderr);
+        let opened = trace
+            .lines()
+            .filter(|line| line.contains("open(\"/tmp/comm\""));
+        let opened: Vec<_> = opened.collect();
+        assert_eq!(opened.len(), 1, "{trace}");
+        assert!(opened[0].ends_with(" = 3"), "{opened:?}");
+    }
+}
+
+/// A guest shapes what `maps` says, and opens it as often as it likes.
+#[test]
+fn what_says_much_is_bounded() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    says(&world(), &[], &["many"], "0 wrong\n");
+}
+
+#[test]
+fn a_name_need_not_be_text() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    says(&world(), &[], &["named"], "0 wrong\n");
+}
+
+/// By no form of a path that leads through the small world, or a link in a grant to it.
+#[test]
+fn no_path_leads_to_the_host() {
+    if !needs(&["kvm", "root"]) {
+        return;
+    }
+    let world = world();
+    let grants = grants(&world);
+    let data = world.directory.path().join("data");
+    let secret = world.directory.path().join("secret");
+    fs::write(&secret, "").unwrap();
+    for (name, target) in [
+        ("root", "/proc/self/root"),
+        ("one", "/proc/1/root"),
+        ("up", "../.."),
+    ] {
+        std::os::unix::fs::symlink(target, data.join(name)).unwrap();
+    }
+    let secret = secret.display();
+    let host = std::process::id();
+    let ways = [
+        String::new(),
+        "/proc/self/root".to_owned(),
+        "/proc/self/cwd".to_owned(),
+        "/proc/thread-self/root".to_owned(),
+        "//proc/./self/task/1/root".to_owned(),
+        "/proc/1/root".to_owned(),
+        format!("/proc/{host}/root"),
+        "/proc/self/../..".to_owned(),
+        "/proc/self/fd/0/../../..".to_owned(),
+        "/dev/fd/..".to_owned(),
+        "/data/root".to_owned(),
+        "/data/one".to_owned(),
+        "/data/up".to_owned(),
+        "/data/../..".to_owned(),
+    ];
+    let ways = ways.map(|way| format!("{way}{secret}"));
+    let exists = [format!("/proc/{host}"), format!("/proc/{host}/maps")];
+    let paths: Vec<_> = ways.iter().chain(&exists).map(String::as_str).collect();
+    for grant in grants {
+        for platform in PLATFORMS {
+            let mut options = vec!["--platform", platform];
+            options.extend(grant.iter().map(String::as_str));
+            let found = world.run("small", &options, &[&["list"], &paths[..]].concat());
+            let said = text(&found.stdout);
+            assert_eq!(said.lines().count(), paths.len(), "{}", text(&found.stderr));
+            for line in said.lines() {
+                let refused = ["No such file or directory", "Not a directory"];
+                assert!(
+                    refused.iter().any(|words| line.ends_with(words)),
+                    "{options:?} {line}"
+                );
+            }
+        }
+    }
+}
+
+/// The kernel seals what is never to be executed, and says so of this, too.
+#[test]
+fn memory_that_is_not_to_be_executed_is_filled() {
+    if !needs(&["kvm", "root"]) || !Path::new("/proc/sys/vm/memfd_noexec").exists() {
+        return;
+    }
+    let world = world();
+    for platform in PLATFORMS {
+        let run = world.vmm("small", &["--platform", platform, "--env", "A=b"], &["all"]);
+        // The setting is that of a PID namespace.
+        let script = "echo 1 > /proc/sys/vm/memfd_noexec && \"$@\"";
+        let found = Command::new("unshare")
+            .args(["--pid", "--fork", "--mount-proc", "sh", "-ec", script, "sh"])
+            .arg(run.get_program())
+            .args(run.get_args())
+            .output()
+            .unwrap();
+        let said = text(&found.stdout);
+        assert_eq!(said, "out\n0 wrong\n", "{platform} {}", text(&found.stderr));
+    }
+}
+
+/// The kernel has the guest's name for its process.
+#[test]
+fn a_process_has_the_name_of_its_program() {
+    let world = world();
+    let mut command = world.vmm("small", &["--platform", "process"], &["waits"]);
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut guest = command.spawn().unwrap();
+    let mut number = String::new();
+    let mut said = BufReader::new(guest.stdout.take().unwrap());
+    said.read_line(&mut number).unwrap();
+    let name = fs::read_to_string(format!("/proc/{}/comm", number.trim())).unwrap();
+    assert_eq!(name, "small\n");
+    drop(guest.stdin.take());
+    assert!(guest.wait().unwrap().success());
 }
 
 /// A guest's own directories come first.

@@ -7,6 +7,7 @@ mod support;
 mod world;
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -96,6 +97,74 @@ fn a_trace_has_the_form_of_strace_on_both_platforms() {
         }
     }
     natively(&path);
+}
+
+/// A guest whose standard error does not wait has its trace wait all the same.
+#[test]
+fn nothing_of_a_trace_is_lost() {
+    const ROOM: usize = 4096;
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    build(&mut world);
+    for platform in PLATFORMS {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        rustix::pipe::fcntl_setpipe_size(&writer, ROOM).unwrap();
+        let mut command = world.vmm("traced", &["--platform", platform, "--trace"], &["hurry"]);
+        let mut guest = command.stderr(writer).spawn().unwrap();
+        drop(command);
+        let mut trace = Vec::new();
+        for _ in 0..5 {
+            // Half a line, which finds no room.
+            let full = (ROOM - "getuid(".len()) as u64;
+            while rustix::io::ioctl_fionread(&reader).unwrap() <= full {
+                assert!(guest.try_wait().unwrap().is_none());
+                std::thread::yield_now();
+            }
+            // Who does not wait goes on.
+            (0..1000).for_each(|_| std::thread::yield_now());
+            let mut some = [0; ROOM];
+            let length = reader.read(&mut some).unwrap();
+            trace.extend_from_slice(&some[..length]);
+        }
+        reader.read_to_end(&mut trace).unwrap();
+        assert!(guest.wait().unwrap().success());
+        let trace = text(&trace);
+        let line = format!("getuid() = {}", rustix::process::getuid().as_raw());
+        let found = trace.lines().filter(|found| *found == line).count();
+        assert_eq!(found, 20000, "{platform}");
+        assert!(trace.ends_with("+++ exited with 0 +++\n"), "{platform}");
+    }
+}
+
+#[test]
+fn a_trace_in_a_file_is_not_the_guests() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    build(&mut world);
+    let file = world.directory.path().join("trace");
+    let option = format!("--trace={}", file.display());
+    for platform in PLATFORMS {
+        let found = world.run("traced", &["--platform", platform, &option], &["spoil"]);
+        assert_eq!(text(&found.stderr), "exit_group(9) = ?\n", "{platform}");
+        let trace = fs::read_to_string(&file).unwrap();
+        assert!(trace.starts_with("arch_prctl("), "{trace}");
+        assert!(
+            !trace.lines().any(|line| line == "exit_group(9) = ?"),
+            "{trace}"
+        );
+        assert!(trace.contains("ftruncate(2, 0) = "), "{trace}");
+        assert!(
+            trace.ends_with("exit_group(0) = ?\n+++ exited with 0 +++\n"),
+            "{trace}"
+        );
+    }
+    let nowhere = world.run("traced", &["--trace=/nonexistent/trace"], &["spoil"]);
+    assert_eq!(nowhere.status.code(), Some(1));
+    assert!(text(&nowhere.stderr).contains("--trace=/nonexistent/trace: No such file"));
 }
 
 /// `strace` itself prints the same, where it is installed.

@@ -22,6 +22,7 @@ mod turns;
 mod vcpu;
 mod vm;
 
+use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
@@ -42,6 +43,7 @@ use crate::linux::start::{Start, StartError};
 use crate::memory::{Backing, BuildError, GuestMemory};
 use crate::plan::Plan;
 use crate::pool::Segments;
+use crate::world::Layout;
 
 /// Why a guest cannot be run under KVM.
 #[derive(Debug, Error)]
@@ -258,14 +260,19 @@ impl Machine {
         look(&lock(&self.board).linux)
     }
 
-    /// Says what the guest's calls pass on to: see [`Linux::settle`].
-    pub fn settle(&mut self, granted: Option<Vec<Vec<u8>>>) -> io::Result<()> {
-        lock(&self.board).linux.settle(granted)
+    /// Opens devices for a guest without files: see [`Linux::open_devices`].
+    pub fn open_devices(&mut self) {
+        lock(&self.board).linux.open_devices();
     }
 
-    /// Prints the guest's calls and signals on standard error. To be called before [`Machine::settle`].
-    pub fn trace(&mut self) -> io::Result<()> {
-        lock(&self.board).linux.start_trace()
+    /// Says what the guest's calls pass on to: see [`Linux::settle`].
+    pub fn settle(&mut self, layout: Option<Layout>) -> io::Result<()> {
+        lock(&self.board).linux.settle(layout)
+    }
+
+    /// Prints the guest's calls and signals to `out`.
+    pub fn trace(&mut self, out: File) {
+        lock(&self.board).linux.start_trace(out);
     }
 
     /// Says how the guest has ended.

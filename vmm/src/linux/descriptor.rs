@@ -253,6 +253,11 @@ pub(super) fn openat(linux: &mut Linux, [directory, path, flags, mode, ..]: Argu
         return Err(Errno::ACCESS.into());
     }
     let opened = dispatch::pass(linux, libc::SYS_openat as u64, &kinds, arguments)?;
+    if !wanted.contains(OFlags::PATH)
+        && let Some(instead) = linux.instead(opened, wanted)?
+    {
+        return Ok(instead);
+    }
     if wanted.contains(OFlags::NONBLOCK) || wanted.contains(OFlags::PATH) {
         return Ok(opened);
     }

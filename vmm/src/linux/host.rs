@@ -1,7 +1,7 @@
 //! System calls of the host on behalf of the guest.
 
 use std::io;
-use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, RawFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
@@ -218,6 +218,15 @@ pub(super) fn kind_at(directory: RawFd, path: &[u8], flags: i32) -> Result<FileT
     // SAFETY: the kernel reads the path up to its NUL, and fills the structure.
     unsafe { call(libc::SYS_newfstatat as u64, arguments) }?;
     Ok(FileType::from_raw_mode(stat.st_mode))
+}
+
+/// `struct stat` of an open file.
+pub(super) fn stat(descriptor: BorrowedFd<'_>) -> Result<[u8; 144], Errno> {
+    let mut stat = [0; 144];
+    let (file, at) = (descriptor.as_raw_fd() as u64, stat.as_mut_ptr() as u64);
+    // SAFETY: the kernel fills as many bytes as such a structure has on x86-64.
+    unsafe { call(libc::SYS_fstat as u64, [file, at, 0, 0, 0, 0]) }?;
+    Ok(stat)
 }
 
 /// Which way bytes go.

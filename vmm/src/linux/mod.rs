@@ -38,6 +38,7 @@ mod traced;
 pub(crate) mod wait;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 
 use rustix::io::Errno;
 
@@ -64,6 +65,8 @@ use crate::memory::{BadAddress, GrowError, GuestMemory};
 use crate::network;
 use crate::trace::Trace;
 use crate::unserved::Unserved;
+use crate::world::Layout;
+use crate::world::small::{Device, Large};
 
 /// A system call as the guest made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,8 +226,11 @@ pub struct Linux {
     unserved: Unserved,
     trace: Option<Box<Trace>>,
     begin: small::Begin,
-    /// Directories that it was given.
-    granted: Vec<Vec<u8>>,
+    /// What there is in its file system.
+    layout: Layout,
+    large: Large,
+    /// Devices, where it has none.
+    devices: Vec<(Device, File)>,
     /// Of the call that is being served.
     progress: Progress,
 }
@@ -270,18 +276,25 @@ impl Linux {
             unserved: Unserved::default(),
             trace: None,
             begin: small::Begin::default(),
-            granted: Vec::new(),
+            layout: Layout::default(),
+            large: Large::default(),
+            devices: Vec::new(),
             progress: Progress::default(),
         }
     }
 
     /// Says what the guest's calls pass on to from now on: the descriptors of this process but those that
-    /// are open now, and if it was given directories (`granted`) the file system that this process is in.
+    /// are open now, and if it has one (`layout`) the file system that this process is in.
     /// Without, there is no file but the small world's.
-    pub fn settle(&mut self, granted: Option<Vec<Vec<u8>>>) -> std::io::Result<()> {
-        self.reach.world = granted.is_some();
-        self.granted = granted.unwrap_or_default();
+    pub fn settle(&mut self, layout: Option<Layout>) -> std::io::Result<()> {
+        self.reach.world = layout.is_some();
+        self.layout = layout.unwrap_or_default();
         self.own.release()
+    }
+
+    /// Opens devices for a guest without a file system of its own. To be called before this process is confined.
+    pub fn open_devices(&mut self) {
+        self.devices = Device::open_all();
     }
 
     /// The guest's memory.

@@ -1,16 +1,17 @@
 //! The small world of a guest in a virtual machine: see [`crate::world::small`].
 
-use std::os::fd::IntoRawFd;
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, RawFd};
 
 use pool_core::address::USER_ADDRESS_END;
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, SeekFrom};
 use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec};
 
+use super::dispatch::Arg;
 use super::process::PID;
-use super::{Arguments, Linux, Served, Stop, host};
+use super::{Arguments, Linux, Served, Stop, Tid, dispatch, host};
 use crate::memory::space::Backing;
-use crate::world::small::{self, Area, Guest, Node, Text};
+use crate::world::small::{self, Area, Guest, Kind, Large, Listing, Node, Place, Text, Whose};
 
 /// What a guest was started with, and when.
 #[derive(Debug)]
@@ -31,6 +32,21 @@ impl Default for Begin {
     }
 }
 
+/// Calls that list a directory, as far as it is for the host's kernel.
+const LISTS: [Arg; 3] = [Arg::Descriptor, Arg::OutBytes(2), Arg::Value];
+/// Most bytes of a list that are handed over at once.
+const MOST_LISTED: u64 = 64 << 10;
+
+/// `getdents`.
+pub(super) fn getdents(linux: &mut Linux, arguments: Arguments) -> Served {
+    linux.list_directory(libc::SYS_getdents as u64, arguments)
+}
+
+/// `getdents64`.
+pub(super) fn getdents64(linux: &mut Linux, arguments: Arguments) -> Served {
+    linux.list_directory(libc::SYS_getdents64 as u64, arguments)
+}
+
 impl Linux {
     /// Says where what the guest was started with lies: arguments, environment, auxiliary vector.
     pub fn started_with(&mut self, texts: [std::ops::Range<u64>; 3]) {
@@ -46,8 +62,12 @@ impl Linux {
         }
         let mut text = Linux::text(self, path)?;
         text.pop();
-        let node = small::find(&text, PID as i32, &self.granted);
-        Ok(node.filter(|node| !self.reach.world || !small::is_kept(*node)))
+        let node = small::find(&text, PID as i32, &self.layout.granted);
+        let node = node.filter(|node| !self.reach.world || !small::is_kept(*node));
+        match node {
+            Some(node) if !node.is_there(self) => Err(Errno::NOENT.into()),
+            node => Ok(node),
+        }
     }
 
     /// Opens `path` with `flags`, if it is of the small world.
@@ -62,6 +82,12 @@ impl Linux {
         let opened = match node {
             Node::Program => return Ok(None),
             Node::Terminal => return Err(Errno::NXIO.into()),
+            Node::Device(device) => {
+                small::may_open_device(flags)?;
+                let file = self.devices.iter().find(|(known, _)| *known == device);
+                let (_, file) = file.ok_or(Errno::NOENT)?;
+                host::duplicate(file.as_raw_fd(), closes)?
+            }
             Node::Descriptor(number) => {
                 let old = self.descriptor(number).map_err(|_| Errno::NOENT)?;
                 host::duplicate(old, closes).map_err(|error| match error {
@@ -69,19 +95,83 @@ impl Linux {
                     other => other,
                 })?
             }
-            Node::File(path) => {
+            Node::File(path, whose) => {
                 small::may_open(flags)?;
-                let content = small::content(path, self);
-                small::open(&content, closes)?.into_raw_fd()
+                self.open_file_of(path, whose, closes)?
             }
         };
         Ok(Some(opened as u64))
     }
 
+    /// A descriptor of the file `path` as it is now.
+    fn open_file_of(&mut self, path: &str, whose: Whose, closes: bool) -> Result<RawFd, Stop> {
+        let content = small::content(path, whose, self);
+        let file = small::open(&content, closes)?;
+        if Large::wants(content.len()) {
+            let kept = self.own.keep(file.as_fd())?;
+            for gone in self.large.take(kept, content.len()) {
+                self.own.let_go(&gone);
+            }
+        }
+        Ok(file.into_raw_fd())
+    }
+
+    /// The place that the guest's descriptor `number` is open for.
+    fn place_of(&self, number: u64) -> Result<Option<Place>, Stop> {
+        if !self.reach.world {
+            return Ok(None);
+        }
+        let stat = rustix::fs::fstat(host::borrow(self.descriptor(number)?))?;
+        Ok(self.layout.places.at(stat.st_dev, stat.st_ino))
+    }
+
+    /// What the guest gets that has opened `opened` with `flags`, if that is a place of the small world.
+    pub(super) fn instead(&mut self, opened: u64, flags: OFlags) -> Result<Option<u64>, Stop> {
+        let Some(Place::Node(node)) = self.place_of(opened)? else {
+            return Ok(None);
+        };
+        let (number, closes) = (opened as RawFd, flags.contains(OFlags::CLOEXEC));
+        match node {
+            Node::Descriptor(standard) => {
+                let cloexec = if closes { libc::O_CLOEXEC } else { 0 };
+                let copied = host::dup3(standard as RawFd, number, cloexec as u64);
+                if copied.is_err() {
+                    host::close(number)?;
+                }
+                Ok(Some(copied.map_err(|_| Errno::NOENT)?))
+            }
+            Node::File(path, whose) => {
+                // The next has its number.
+                host::close(number)?;
+                Ok(Some(self.open_file_of(path, whose, closes)? as u64))
+            }
+            Node::Program | Node::Terminal | Node::Device(_) => Ok(None),
+        }
+    }
+
+    fn list_directory(&mut self, call: u64, arguments: Arguments) -> Served {
+        let [number, at, room, ..] = arguments;
+        let Some(Place::Listing(what)) = self.place_of(number)? else {
+            return dispatch::pass(self, call, &LISTS, arguments);
+        };
+        let numbers = match what {
+            Listing::Descriptors => self.own.guests()?,
+            Listing::Threads => Guest::threads(self),
+        };
+        let directory = host::borrow(self.descriptor(number)?);
+        let position = rustix::fs::seek(directory, SeekFrom::Current(0))?;
+        let old = call == libc::SYS_getdents as u64;
+        let room = u64::from(room as u32).min(MOST_LISTED) as usize;
+        let (bytes, next) = small::list(what, &numbers, position, room, old)?;
+        self.memory.write(at, &bytes)?;
+        rustix::fs::seek(directory, SeekFrom::Start(next))?;
+        Ok(bytes.len() as u64)
+    }
+
     /// Serves a call that looks at a path, for a guest without a file system of its own. `None` if it is not
     /// of the small world.
     pub(super) fn look(&mut self, number: u64, arguments: &Arguments) -> Option<Served> {
-        let look = small::Look::of(number)?;
+        let look = small::Look::of(number, arguments)?;
         let path = arguments[look.path];
         match self.small(path) {
             Ok(Some(node)) => Some(self.look_at(node, look, arguments)),
@@ -91,15 +181,29 @@ impl Linux {
     }
 
     fn look_at(&mut self, node: Node, look: small::Look, arguments: &Arguments) -> Served {
+        const NO_FOLLOW: u64 = libc::AT_SYMLINK_NOFOLLOW as u64;
         let at = arguments[look.path + 1];
-        if let Node::Descriptor(number) = node {
-            self.descriptor(number).map_err(|_| Errno::NOENT)?;
-        }
+        let open = match node {
+            Node::Descriptor(number) => {
+                let file = host::borrow(self.descriptor(number).map_err(|_| Errno::NOENT)?);
+                rustix::io::fcntl_getfd(file).map_err(|_| Errno::NOENT)?;
+                Some(file)
+            }
+            _ => None,
+        };
+        let stat = |follows| match open {
+            Some(file) if follows => host::stat(file),
+            _ => Ok(small::stat(node, follows)),
+        };
         match look.kind {
-            small::Kind::Access => small::access(node, at)?,
-            small::Kind::Stat => self.memory.write(at, &small::stat(node))?,
-            small::Kind::Extended => self.memory.write(arguments[4], &small::statx(node))?,
-            small::Kind::Link => {
+            Kind::Access => small::access(node, at)?,
+            Kind::Stat => self.memory.write(at, &stat(true)?)?,
+            Kind::StatOfLink => self.memory.write(at, &stat(false)?)?,
+            Kind::Extended => {
+                let stat = stat(arguments[2] & NO_FOLLOW == 0)?;
+                self.memory.write(arguments[4], &small::statx(&stat))?;
+            }
+            Kind::Link => {
                 let room = arguments[look.path + 2];
                 if room as i32 <= 0 {
                     return Err(Errno::INVAL.into());
@@ -111,6 +215,17 @@ impl Linux {
             }
         }
         Ok(0)
+    }
+
+    /// The name of a thread, which is the program's until it was named.
+    pub(super) fn name_of(&mut self, thread: Tid) -> Vec<u8> {
+        let name = self.tasks.get(thread).map(|task| task.name);
+        let name = name.unwrap_or_default();
+        let length = name.iter().position(|&byte| byte == 0);
+        match &name[..length.unwrap_or(name.len())] {
+            [] => small::program(&Guest::text(self, Text::Arguments)),
+            name => name.to_vec(),
+        }
     }
 }
 
@@ -131,21 +246,16 @@ impl Guest for Linux {
         PID as i32
     }
 
-    fn thread(&self) -> i32 {
+    fn caller(&self) -> i32 {
         self.serving as i32
     }
 
-    fn threads(&self) -> usize {
-        self.tasks.len()
+    fn threads(&self) -> Vec<i32> {
+        self.tasks.iter().map(|(tid, _)| tid as i32).collect()
     }
 
-    fn name(&mut self) -> Vec<u8> {
-        let name = self.task().name;
-        let length = name.iter().position(|&byte| byte == 0);
-        match &name[..length.unwrap_or(name.len())] {
-            [] => small::program(&Guest::text(self, Text::Arguments)),
-            name => name.to_vec(),
-        }
+    fn name(&mut self, thread: i32) -> Vec<u8> {
+        self.name_of(thread as Tid)
     }
 
     fn text(&mut self, which: Text) -> Vec<u8> {

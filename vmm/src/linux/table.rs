@@ -6,8 +6,8 @@ use std::fmt;
 
 use super::dispatch::Arg;
 use super::{
-    Handler, advice, descriptor, futex, identity, limits, memory, poll, process, signal, socket,
-    socket_option, stream, system, thread, time, timer,
+    Handler, advice, descriptor, futex, identity, limits, memory, poll, process, signal, small,
+    socket, socket_option, stream, system, thread, time, timer,
 };
 
 /// What a call is about.
@@ -51,6 +51,11 @@ pub enum Process {
     Create {
         /// Argument that holds the flags.
         flags: u32,
+        /// Argument that holds the mode.
+        mode: u32,
+    },
+    /// The same, where the flags are known.
+    CreateAnew {
         /// Argument that holds the mode.
         mode: u32,
     },
@@ -99,12 +104,14 @@ pub enum Process {
     Clock,
     /// Only threads, as many as the monitor allows.
     Threads,
-    /// Only the name of the thread.
+    /// Only the name of the thread, which the monitor notes.
     ThreadName,
     /// Only FS and GS base.
     ThreadPointer,
     /// Only duplicates, flags and record locks: nothing that sends signals.
     Descriptor,
+    /// The host kernel serves it; of a guest with files, the monitor makes the lists of `/proc/self`.
+    List,
     /// Every command.
     Wait,
     /// The monitor makes plain private memory of shared anonymous memory, areas that grow and huge
@@ -128,7 +135,7 @@ pub enum Process {
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Create { .. } => f.write_str("Create"),
+            Self::Create { .. } | Self::CreateAnew { .. } => f.write_str("Create"),
             Self::PathMode(_) => f.write_str("PathMode"),
             Self::FileFlags(..) => f.write_str("FileFlags"),
             Self::Change { .. } => f.write_str("Change"),
@@ -306,14 +313,14 @@ const LIST: &[Entry] = {
     host(75, "fdatasync", &[Descriptor], Topic::File, Process::Allowed),
     host(76, "truncate", &[Path, Value], Topic::Path, Process::Files),
     host(77, "ftruncate", &[Descriptor, Value], Topic::File, Process::Allowed),
-    host(78, "getdents", &[Descriptor, OutBytes(2), Value], Topic::File, Process::Allowed),
+    call(78, "getdents", small::getdents, Topic::File, Process::List),
     host(79, "getcwd", &[OutBytes(1), Value], Topic::Path, Process::Allowed),
     host(80, "chdir", &[Path], Topic::Path, Process::Files),
     call(81, "fchdir", descriptor::fchdir, Topic::Path, Process::Files),
     host(82, "rename", &[Path, Path], Topic::Path, Process::Files),
     host(83, "mkdir", &[Path, Value], Topic::Path, Process::Files),
     host(84, "rmdir", &[Path], Topic::Path, Process::Files),
-    call(85, "creat", descriptor::creat, Topic::Path, Process::PathMode(1)),
+    call(85, "creat", descriptor::creat, Topic::Path, Process::CreateAnew { mode: 1 }),
     host(86, "link", &[Path, Path], Topic::Path, Process::Files),
     host(87, "unlink", &[Path], Topic::Path, Process::Files),
     host(88, "symlink", &[Text, Path], Topic::Path, Process::Files),
@@ -381,9 +388,9 @@ const LIST: &[Entry] = {
     call(200, "tkill", signal::tkill, Topic::Signal, Process::Monitor),
     call(201, "time", time::time, Topic::Time, Process::Allowed),
     call(202, "futex", futex::futex, Topic::Process, Process::Wait),
-    call(204, "sched_getaffinity", system::sched_getaffinity, Topic::System, Process::OwnThread),
+    call(204, "sched_getaffinity", system::sched_getaffinity, Topic::System, Process::Monitor),
     host(213, "epoll_create", &[Value], Topic::File, Process::Allowed),
-    host(217, "getdents64", &[Descriptor, OutBytes(2), Value], Topic::File, Process::Allowed),
+    call(217, "getdents64", small::getdents64, Topic::File, Process::List),
     call(218, "set_tid_address", thread::set_tid_address, Topic::Process, Process::Allowed),
     process_only(219, "restart_syscall", Topic::Time, Process::Allowed),
     host(221, "fadvise64", &[Descriptor, Value, Value, Value], Topic::File, Process::Allowed),

@@ -285,7 +285,8 @@ pub(super) fn prctl(linux: &mut Linux, [option, value, ..]: Arguments) -> Served
             Ok(0)
         }
         libc::PR_GET_NAME => {
-            let name = linux.task().name;
+            let mut name = linux.name_of(linux.tid());
+            name.resize(16, 0);
             linux.memory.write(value, &name)?;
             Ok(0)
         }

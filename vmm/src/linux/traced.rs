@@ -17,10 +17,9 @@ impl Peek for GuestMemory {
 }
 
 impl Linux {
-    /// Prints calls and signals from now on.
-    pub fn start_trace(&mut self) -> std::io::Result<()> {
-        self.trace = Some(Box::new(Trace::new()?));
-        Ok(())
+    /// Prints calls and signals to `out` from now on.
+    pub fn start_trace(&mut self, out: std::fs::File) {
+        self.trace = Some(Box::new(Trace::new(out)));
     }
 
     /// The running task makes `call`.

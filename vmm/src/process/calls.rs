@@ -7,25 +7,28 @@
 //! descriptor that this process holds itself, and of the calls that are counted one is served at a time
 //! ([`super::trace`]).
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
+use super::change::Change;
 use super::counts::{heap_end, most, readable, used};
+use super::devices::Devices;
 use super::limits::{Limits, with_tables};
-use super::ptrace::{Registers, Tracee};
-use super::small::Begin;
+use super::looked::Begin;
+use super::ptrace::{Registers, Tracee, arguments};
 use super::stack::Stack;
 use super::taken::{most_taken, newly_readable, plain};
 use super::threads::Threads;
 use crate::linux::{identity, system};
 use crate::network;
 use crate::plan::Plan;
-use crate::world::small::{Kind, Look};
+use crate::world::small::{Large, Look};
 
 /// Longer than `/proc/PID/status` of somebody in very many groups.
 const MOST_STATUS: usize = 64 << 10;
@@ -35,89 +38,12 @@ const MOST_STATUS: usize = 64 << 10;
 pub(super) enum Next {
     /// The kernel serves it as it is.
     Serve,
+    /// The kernel serves it as it is; what it has opened, with these flags, is looked at then.
+    ServeAndSee(OFlags),
     /// The kernel serves it with other registers; the guest's are put back at its end.
     ServeWith(Change),
     /// It is over: this is the result.
     Done(i64),
-}
-
-/// Another call than the guest's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
-    /// `fstat` of a descriptor to an address.
-    Fstat(u64, u64),
-    /// The same with other flags in its fourth argument.
-    Flags(u64),
-    /// In its fifth.
-    FifthFlags(u64),
-    /// `sendto` of nothing: it waits until a descriptor's connection is made, and returns what `connect` would.
-    Connected(u64),
-    /// `sendto` to whom the socket is connected to, with these flags.
-    SendToPeer(u64),
-    /// A new file in memory, whose name is at an address, closed by `execve` or not.
-    Memory(u64, bool),
-    /// A duplicate of a descriptor, closed by `execve` or not.
-    Duplicate(u64, bool),
-    /// `tgkill` of a thread of this process, of a signal.
-    Signal(Pid, u64, u64),
-    /// `mprotect` from one address to another, so.
-    Protect(u64, u64, i32),
-}
-
-impl Change {
-    /// `registers` of the call that is made instead.
-    pub(super) fn of(self, mut registers: Registers) -> Registers {
-        match self {
-            Self::Fstat(descriptor, at) => {
-                registers.orig_rax = libc::SYS_fstat as u64;
-                registers.rdi = descriptor;
-                registers.rsi = at;
-            }
-            Self::Flags(flags) => registers.r10 = flags,
-            Self::FifthFlags(flags) => registers.r8 = flags,
-            Self::Connected(descriptor) => {
-                registers.orig_rax = libc::SYS_sendto as u64;
-                registers.rdi = descriptor;
-                [registers.rsi, registers.rdx] = [0, 0];
-                registers.r10 = libc::MSG_NOSIGNAL as u64;
-                [registers.r8, registers.r9] = [0, 0];
-            }
-            Self::SendToPeer(flags) => {
-                registers.r10 = flags;
-                [registers.r8, registers.r9] = [0, 0];
-            }
-            Self::Memory(name, closes) => {
-                registers.orig_rax = libc::SYS_memfd_create as u64;
-                registers.rdi = name;
-                let closes = if closes { libc::MFD_CLOEXEC } else { 0 };
-                registers.rsi = (libc::MFD_ALLOW_SEALING | closes).into();
-            }
-            Self::Duplicate(descriptor, closes) => {
-                registers.orig_rax = libc::SYS_fcntl as u64;
-                registers.rdi = descriptor;
-                let command = if closes {
-                    libc::F_DUPFD_CLOEXEC
-                } else {
-                    libc::F_DUPFD
-                };
-                registers.rsi = command as u64;
-                registers.rdx = 0;
-            }
-            Self::Signal(process, thread, signal) => {
-                registers.orig_rax = libc::SYS_tgkill as u64;
-                registers.rdi = process.as_raw_nonzero().get() as u64;
-                registers.rsi = thread;
-                registers.rdx = signal;
-            }
-            Self::Protect(start, end, protection) => {
-                registers.orig_rax = libc::SYS_mprotect as u64;
-                registers.rdi = start;
-                registers.rsi = end - start;
-                registers.rdx = protection as u64;
-            }
-        }
-        registers
-    }
 }
 
 /// Which file it is.
@@ -147,6 +73,12 @@ pub(super) struct Calls {
     status: File,
     maps: File,
     text: Vec<u8>,
+    /// `/proc/PID/fd`, of a guest with a file system of its own.
+    pub(super) descriptors: Option<File>,
+    pub(super) large: Large,
+    /// Devices, of a guest without one, and what has its threads wait for them.
+    pub(super) devices: Option<Devices>,
+    pub(super) secret: [u32; 2],
 }
 
 impl Calls {
@@ -160,6 +92,7 @@ impl Calls {
     ) -> std::io::Result<Self> {
         let heap = plan.rooms.heap.0;
         let open = |name: &str| File::open(format!("/proc/{}/{name}", guest.as_raw_nonzero()));
+        let descriptors = begin.has_world().then(|| open("fd"));
         let standard = [
             rustix::fs::fstat(rustix::stdio::stdin())?,
             rustix::fs::fstat(rustix::stdio::stdout())?,
@@ -181,7 +114,20 @@ impl Calls {
             status: open("status")?,
             maps: open("maps")?,
             text: vec![0; MOST_STATUS],
+            descriptors: descriptors.transpose()?,
+            large: Large::default(),
+            devices: None,
+            secret: [0; 2],
         })
+    }
+
+    /// Gives the guest devices, for which its threads wait where they say `secret`.
+    pub(super) fn with_devices(self, devices: Devices, secret: [u32; 2]) -> Self {
+        Self {
+            devices: Some(devices),
+            secret,
+            ..self
+        }
     }
 
     /// Whether calls of this number must not overlap, since each is let through for what there is.
@@ -208,19 +154,8 @@ impl Calls {
                 let machine = system::machine(self.limits.memory, free);
                 written(tracee, first, &machine)
             }
-            libc::SYS_newfstatat => {
-                let mut path = [0];
-                match (tracee.read(second, &mut path), path) {
-                    (Ok(1), [0]) => Next::ServeWith(Change::Fstat(first, third)),
-                    (Ok(1), _) => {
-                        let look = Look {
-                            kind: Kind::Stat,
-                            path: 1,
-                        };
-                        self.look(look, tracee, registers, threads.count())
-                    }
-                    _ => failed(Errno::FAULT),
-                }
+            libc::SYS_newfstatat if tracee.byte(second) == Some(0) => {
+                Next::ServeWith(Change::Fstat(first, third))
             }
             libc::SYS_fchmod | libc::SYS_fchown | libc::SYS_fsetxattr | libc::SYS_fcntl => {
                 finished(self.change_file(tracee, registers))
@@ -232,7 +167,18 @@ impl Calls {
             libc::SYS_bind | libc::SYS_listen | libc::SYS_connect | libc::SYS_sendto => {
                 self.named_socket(tracee, registers).unwrap_or_else(failed)
             }
-            libc::SYS_open | libc::SYS_openat => self.open(tracee, registers, threads),
+            libc::SYS_open | libc::SYS_openat | libc::SYS_creat => {
+                self.open(tracee, registers, threads)
+            }
+            libc::SYS_getdents | libc::SYS_getdents64 => self.list(tracee, registers, threads),
+            libc::SYS_prctl => {
+                let mut name = [0; 16];
+                // One that cannot be read is for the kernel to refuse.
+                if tracee.read(second, &mut name).is_ok() {
+                    threads.name(tracee.0, &name);
+                }
+                Next::Serve
+            }
             libc::SYS_setgroups => finished(set_groups(tracee, registers)),
             libc::SYS_capget => finished(capabilities(tracee, registers, threads)),
             // What cannot be counted is not allowed.
@@ -270,17 +216,25 @@ impl Calls {
             }
             // The kernel finds no thread of another process by this.
             libc::SYS_tkill => Next::ServeWith(Change::Signal(self.guest, first, second)),
-            libc::SYS_sched_getaffinity
-            | libc::SYS_sched_getscheduler
-            | libc::SYS_sched_getparam
-            | libc::SYS_get_robust_list => own(threads, first as i32, Errno::SRCH),
+            libc::SYS_sched_getaffinity => match own(threads, first as i32, Errno::SRCH) {
+                // One processor, in a word.
+                Next::Serve if second < 8 || second % 8 != 0 => failed(Errno::INVAL),
+                Next::Serve => match tracee.write(third, &1u64.to_le_bytes()) {
+                    Ok(()) => Next::Done(8),
+                    Err(_) => failed(Errno::FAULT),
+                },
+                refused => refused,
+            },
+            libc::SYS_sched_getscheduler | libc::SYS_sched_getparam | libc::SYS_get_robust_list => {
+                own(threads, first as i32, Errno::SRCH)
+            }
             // Processor clocks: the complement of a thread's or process's number, and three bits.
             libc::SYS_clock_gettime
             | libc::SYS_clock_getres
             | libc::SYS_clock_nanosleep
             | libc::SYS_timer_create => own(threads, !(first as i32 >> 3), Errno::INVAL),
-            _ => match Look::of(registers.orig_rax) {
-                Some(look) => self.look(look, tracee, registers, threads.count()),
+            _ => match Look::of(registers.orig_rax, &arguments(registers)) {
+                Some(look) => self.look(look, tracee, registers, threads),
                 None => failed(Errno::NOSYS),
             },
         }
@@ -293,7 +247,7 @@ impl Calls {
     }
 
     /// The same, unless it is one of its standard files. This process may do no more to it than the guest.
-    fn granted(&self, number: u64) -> Result<OwnedFd, Errno> {
+    pub(super) fn granted(&self, number: u64) -> Result<OwnedFd, Errno> {
         let file = self.file(number)?;
         let stat = rustix::fs::fstat(&file)?;
         if self.standard.contains(&(stat.st_dev, stat.st_ino)) {
@@ -322,75 +276,6 @@ impl Calls {
             Some((from, to, protection)) => Next::ServeWith(Change::Protect(from, to, protection)),
             None => Next::Done(0),
         }
-    }
-
-    /// Changes what an open file is like, for the guest; what the call returns.
-    fn change_file(&self, tracee: Tracee, registers: &Registers) -> Result<i64, Errno> {
-        const LONGEST_NAME: usize = 256;
-        const LARGEST_VALUE: u64 = 64 << 10;
-        let file = self.granted(registers.rdi)?;
-        match registers.orig_rax as i64 {
-            libc::SYS_fchmod => rustix::fs::fchmod(file, mode_of(registers.rsi))?,
-            libc::SYS_fchown => change_owner(&file, registers.rsi, registers.rdx)?,
-            libc::SYS_fcntl => {
-                let size = usize::try_from(registers.rdx as u32).map_err(|_| Errno::INVAL)?;
-                return Ok(rustix::pipe::fcntl_setpipe_size(file, size)? as i64);
-            }
-            _ => {
-                if registers.r10 > LARGEST_VALUE {
-                    return Err(Errno::TOOBIG);
-                }
-                let mut name = [0; LONGEST_NAME];
-                let length = tracee
-                    .read(registers.rsi, &mut name)
-                    .map_err(|_| Errno::FAULT)?;
-                let name = std::ffi::CStr::from_bytes_until_nul(&name[..length])
-                    .map_err(|_| Errno::RANGE)?;
-                let mut value = vec![0; registers.r10 as usize];
-                if tracee.read(registers.rdx, &mut value).ok() != Some(value.len()) {
-                    return Err(Errno::FAULT);
-                }
-                let flags = XattrFlags::from_bits_retain(registers.r8 as u32);
-                rustix::fs::fsetxattr(file, name, &value, flags)?;
-            }
-        }
-        Ok(0)
-    }
-
-    /// A change of a file by its path, or of an open one where the path is empty or null. What the kernel is
-    /// to serve does not mean an open one any more, whatever another thread makes of the path meanwhile.
-    fn change_named(&self, tracee: Tracee, registers: &Registers) -> Next {
-        const EMPTY: u64 = libc::AT_EMPTY_PATH as u64;
-        let call = registers.orig_rax as i64;
-        let of_times = matches!(call, libc::SYS_utimensat | libc::SYS_futimesat);
-        let flags = match call {
-            libc::SYS_futimesat => 0,
-            libc::SYS_fchownat => registers.r8,
-            _ => registers.r10,
-        };
-        let is_open = if registers.rsi == 0 {
-            of_times
-        } else {
-            let mut path = [0];
-            match tracee.read(registers.rsi, &mut path) {
-                Ok(1) => flags & EMPTY != 0 && path == [0],
-                _ => return failed(Errno::FAULT),
-            }
-        };
-        // The working directory is no standard file.
-        if !is_open || registers.rdi as i32 == libc::AT_FDCWD {
-            return match call {
-                _ if registers.rdi as i32 == libc::AT_FDCWD || flags & EMPTY == 0 => Next::Serve,
-                libc::SYS_fchownat => Next::ServeWith(Change::FifthFlags(flags & !EMPTY)),
-                _ => Next::ServeWith(Change::Flags(flags & !EMPTY)),
-            };
-        }
-        let changed = self.granted(registers.rdi).and_then(|file| match call {
-            libc::SYS_fchmodat2 => rustix::fs::fchmod(file, mode_of(registers.rdx)),
-            libc::SYS_fchownat => change_owner(&file, registers.rdx, registers.r10),
-            _ => rustix::fs::futimens(file, &times_of(tracee, registers)?),
-        });
-        finished(changed.map(|()| 0))
     }
 
     /// The guest may take `more` bytes. It may if it has not more than it was granted; and while what it
@@ -445,15 +330,15 @@ impl Calls {
 
     /// Bytes of memory that are the guest's own: in RAM, swapped out, and the tables to find them by.
     pub(super) fn used(&mut self) -> Option<u64> {
-        let used = used(self.status_text()?);
+        let used = used(&self.status_text()?);
         // Of a process whose first thread has ended it does not tell: the most that there can be.
         used.or_else(|| most(&self.maps()?))
     }
 
-    /// What the kernel says of the guest.
-    pub(super) fn status_text(&mut self) -> Option<&str> {
+    /// What the kernel says of the guest. Its name need not be text.
+    pub(super) fn status_text(&mut self) -> Option<Cow<'_, str>> {
         let length = self.status.read_at(&mut self.text, 0).ok()?;
-        std::str::from_utf8(&self.text[..length]).ok()
+        Some(String::from_utf8_lossy(&self.text[..length]))
     }
 
     /// The areas that the guest has.
@@ -473,53 +358,8 @@ impl Calls {
     }
 }
 
-fn finished(result: Result<i64, Errno>) -> Next {
+pub(super) fn finished(result: Result<i64, Errno>) -> Next {
     result.map_or_else(failed, Next::Done)
-}
-
-fn mode_of(word: u64) -> Mode {
-    Mode::from_raw_mode(word as u32 & 0o1777)
-}
-
-fn change_owner(file: &OwnedFd, user: u64, group: u64) -> Result<(), Errno> {
-    let id = |word: u64| Some(word as u32).filter(|&id| id != u32::MAX);
-    let (user, group) = (id(user), id(group));
-    rustix::fs::fchown(file, user.map(Uid::from_raw), group.map(Gid::from_raw))
-}
-
-/// The times at the third argument: now, if it is null.
-fn times_of(tracee: Tracee, registers: &Registers) -> Result<Timestamps, Errno> {
-    const NOW: Timespec = Timespec {
-        tv_sec: 0,
-        tv_nsec: libc::UTIME_NOW,
-    };
-    let mut words = [[0; 8]; 4];
-    if registers.rdx == 0 {
-        return Ok(Timestamps {
-            last_access: NOW,
-            last_modification: NOW,
-        });
-    }
-    if tracee.read(registers.rdx, words.as_flattened_mut()).ok() != Some(32) {
-        return Err(Errno::FAULT);
-    }
-    let [access, access_part, change, change_part] = words.map(i64::from_le_bytes);
-    let part = |part: i64| match registers.orig_rax as i64 {
-        // Microseconds.
-        libc::SYS_futimesat if (0..1_000_000).contains(&part) => Ok(part * 1000),
-        libc::SYS_futimesat => Err(Errno::INVAL),
-        _ => Ok(part),
-    };
-    Ok(Timestamps {
-        last_access: Timespec {
-            tv_sec: access,
-            tv_nsec: part(access_part)?,
-        },
-        last_modification: Timespec {
-            tv_sec: change,
-            tv_nsec: part(change_part)?,
-        },
-    })
 }
 
 /// `setgroups`: to those that there are.

@@ -1,19 +1,21 @@
 //! The child's side: from a copy of this program to the guest.
 
+use std::ffi::CString;
 use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::IntoRawFd;
 use std::os::unix::fs::FileExt;
 
 use pool_core::address::Protection;
 
 use super::system::{self, Behind};
-use super::{FAILED, Guest, READY, leave};
+use super::{FAILED, Guest, READY, Secrets, leave};
 use crate::linux::start::Stack;
 use crate::memory::Backing;
 use crate::plan::{Content, Mapping, Sharing};
 use crate::sandbox::Confinement;
 use crate::stamp::Stamp;
 use crate::vdso::Moved;
-use crate::world::World;
+use crate::world::{World, small};
 
 /// Prepares, waits for the parent, and becomes the guest; or tells the parent why not and ends.
 pub(super) fn become_guest(
@@ -22,9 +24,9 @@ pub(super) fn become_guest(
     vdso: Option<&Moved>,
     mut go: PipeReader,
     mut to_parent: PipeWriter,
-    secret: u64,
+    secrets: Secrets,
 ) -> ! {
-    let prepared = prepare(guest, stack, vdso, &mut to_parent);
+    let prepared = prepare(guest, stack, vdso, &mut to_parent, secrets.waiting);
     let ready = prepared.and_then(|()| {
         let mut word = [0];
         go.read_exact(&mut word)
@@ -42,7 +44,7 @@ pub(super) fn become_guest(
     // mapped the plan and filled its stack, and `map_leave` the code.
     unsafe {
         system::close_all();
-        system::jump(guest.plan.rooms.monitor.0, secret)
+        system::jump(guest.plan.rooms.monitor.0, secrets.leaving)
     }
 }
 
@@ -51,26 +53,26 @@ fn prepare(
     stack: &Stack,
     vdso: Option<&Moved>,
     to_parent: &mut PipeWriter,
+    waiting: [u32; 2],
 ) -> Result<(), String> {
     system::forget_program().map_err(|error| format!("resetting signals: {error}"))?;
+    let name = guest.start.arguments.first().map_or(&[][..], Vec::as_slice);
+    let cut = CString::new(small::program(name)).unwrap_or_default();
+    rustix::thread::set_name(&cut)
+        .map_err(|error| format!("naming the guest's thread: {error}"))?;
     map_all(guest, stack)?;
     map_leave(guest, stack, vdso)
         .map_err(|error| format!("mapping the way out of poolvmm: {error}"))?;
     let mapped = Stamp::now().0.to_le_bytes();
-    let world = if guest.grants.is_empty() && !guest.network {
+    let world = if guest.has_world() {
+        let number = rustix::process::getpid().as_raw_nonzero().get();
+        let memory = guest.plan.memory;
+        let world = World::enter(guest.grants, guest.network, memory, number, name);
+        Some(world.map_err(|error| error.to_string())?)
+    } else {
         // Where poolvmm was started is not the guest's business.
         rustix::process::chdir("/").map_err(|error| format!("entering /: {error}"))?;
         None
-    } else {
-        let memory = guest.plan.memory;
-        let world = World::enter(
-            guest.grants,
-            guest.network,
-            memory,
-            rustix::process::getpid().as_raw_nonzero().get(),
-            guest.start.arguments.first().map_or(&[][..], Vec::as_slice),
-        );
-        Some(world.map_err(|error| error.to_string())?)
     };
     describe(guest, stack).map_err(|error| {
         format!(
@@ -86,11 +88,19 @@ fn prepare(
             )
         })?;
     }
-    Confinement::prepare(world.as_ref(), guest.network, guest.limits)
-        .and_then(Confinement::enter_guest)
+    let listener = Confinement::prepare(world.as_ref(), guest.network, guest.limits)
+        .and_then(|confinement| confinement.enter_guest(waiting))
         .map_err(|error| error.to_string())?;
+    let more = match world {
+        Some(world) => world.layout().places.bytes(),
+        // The parent takes it before it is closed, with all others.
+        None => listener
+            .map_or(-1, IntoRawFd::into_raw_fd)
+            .to_le_bytes()
+            .to_vec(),
+    };
     to_parent
-        .write_all(&[&[READY], &mapped[..]].concat())
+        .write_all(&[&[READY], &mapped[..], &more].concat())
         .map_err(|error| format!("telling the parent: {error}"))
 }
 

@@ -15,11 +15,15 @@
 //! process: no memory, no register, no descriptor, nothing that the kernel was told. The guest dies with
 //! its tracer, which also learns where a fault was.
 
+mod attributes;
 mod calls;
+mod change;
 mod child;
 mod counts;
+mod devices;
 mod leave;
 mod limits;
+mod looked;
 mod printer;
 mod ptrace;
 mod signals;
@@ -31,14 +35,16 @@ mod taken;
 mod threads;
 mod trace;
 
+use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
 
 use thiserror::Error;
 
 use self::calls::Calls;
+use self::devices::Devices;
 use self::limits::Limits;
+use self::looked::Begin;
 use self::ptrace::Tracee;
-use self::small::Begin;
 use self::trace::{End, Tracer};
 use crate::fault::Outcome;
 use crate::linux::Grant;
@@ -53,6 +59,8 @@ use crate::stamp::Stamp;
 use crate::standard;
 use crate::unserved::Unserved;
 use crate::vdso::{Moved, Vdso};
+use crate::world::Layout;
+use crate::world::small::Places;
 
 /// Why a guest cannot be run as a process.
 #[derive(Debug, Error)]
@@ -140,12 +148,17 @@ pub struct Guest<'a> {
     pub network: bool,
     /// Of it, which addresses.
     pub limits: &'a network::Limits,
-    /// Print its calls and signals.
-    pub trace: bool,
 }
 
-/// Runs `guest` as a child process, to its end.
-pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
+impl Guest<'_> {
+    /// It has a file system of its own.
+    fn has_world(&self) -> bool {
+        !self.grants.is_empty() || self.network
+    }
+}
+
+/// Runs `guest` as a child process, to its end, and prints its calls and signals to `trace`.
+pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError> {
     let Guest { plan, backing, .. } = *guest;
     let vdso = Vdso::find().map(|vdso| Moved::new(&vdso, plan.rooms));
     let clock = vdso.as_ref().map(|moved| moved.to[1].start);
@@ -154,11 +167,11 @@ pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
         .build(plan, host_writes_thread_pointer(), clock)?;
     let (news, to_parent) = io::pipe()?;
     let (go, mut to_child) = io::pipe()?;
-    let leaving = secret()?;
+    let secrets = Secrets::new()?;
     let child = match system::fork()? {
         system::Fork::Child => {
             drop((news, to_child));
-            child::become_guest(guest, &stack, vdso.as_ref(), go, to_parent, leaving)
+            child::become_guest(guest, &stack, vdso.as_ref(), go, to_parent, secrets)
         }
         system::Fork::Parent(child) => child,
     };
@@ -171,15 +184,32 @@ pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
             return Err(error);
         }
     };
+    let (layout, listener) = if guest.has_world() {
+        let layout = Layout {
+            granted: crate::world::named(guest.grants),
+            places: news.places()?,
+        };
+        (Some(layout), None)
+    } else {
+        (None, news.listener()?)
+    };
     Tracee(child).seize().map_err(ProcessError::Trace)?;
     let limits = Limits::new(plan);
     limits.apply(child).map_err(ProcessError::Limit)?;
-    let begin = Begin::new(guest, &stack);
+    let begin = Begin::new(guest, &stack, layout);
     let network = guest.limits.clone();
     let calls = Calls::new(child, limits, plan, begin, network).map_err(ProcessError::Trace)?;
-    let mut tracer = Tracer::new(child, plan, leaving, calls).map_err(ProcessError::Trace)?;
-    if guest.trace {
-        tracer.print().map_err(ProcessError::Trace)?;
+    let calls = match listener {
+        Some(number) => {
+            let devices = Devices::new(child, number).map_err(ProcessError::Trace)?;
+            calls.with_devices(devices, secrets.waiting)
+        }
+        None => calls,
+    };
+    let mut tracer =
+        Tracer::new(child, plan, secrets.leaving, calls).map_err(ProcessError::Trace)?;
+    if let Some(out) = trace {
+        tracer.print(out).map_err(ProcessError::Trace)?;
     }
     standard::leave()?;
     sandbox::enter_tracer(child, guest.limits)?;
@@ -198,11 +228,26 @@ pub fn run(guest: &Guest<'_>) -> Result<Ended, ProcessError> {
     }
 }
 
-/// A number that no guest knows.
-fn secret() -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    Ok(u64::from_le_bytes(bytes))
+/// Numbers that no guest knows.
+#[derive(Clone, Copy, Debug)]
+struct Secrets {
+    /// What R15 holds where the process cannot let go of this program.
+    leaving: u64,
+    /// What a thread says that waits for a device.
+    waiting: [u32; 2],
+}
+
+impl Secrets {
+    fn new() -> io::Result<Self> {
+        let mut words = [[0; 4]; 4];
+        let bytes = words.as_flattened_mut();
+        rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty())?;
+        let [low, high, first, second] = words.map(u32::from_le_bytes);
+        Ok(Self {
+            leaving: u64::from(high) << 32 | u64::from(low),
+            waiting: [first, second],
+        })
+    }
 }
 
 /// What the child has to say before it is the guest.
@@ -221,6 +266,21 @@ impl News {
             why.push_str("it ended without a word; is it out of memory?");
         }
         Err(ProcessError::Child(why))
+    }
+
+    /// Where places are in the guest's file system.
+    fn places(&mut self) -> io::Result<Places> {
+        let mut bytes = vec![0; Places::length()];
+        self.0.read_exact(&mut bytes)?;
+        Ok(Places::from_bytes(&bytes))
+    }
+
+    /// At which of its descriptors the guest's process listens for who waits for a device.
+    fn listener(&mut self) -> io::Result<Option<i32>> {
+        let mut bytes = [0; 4];
+        self.0.read_exact(&mut bytes)?;
+        let number = i32::from_le_bytes(bytes);
+        Ok((number >= 0).then_some(number))
     }
 
     fn stamp(&mut self) -> io::Result<Stamp> {

@@ -1,6 +1,6 @@
 //! What `--trace` prints of a guest that is a process.
 
-use std::io;
+use std::fs::File;
 
 use rustix::process::Pid;
 
@@ -25,11 +25,11 @@ enum Progress {
 }
 
 impl Printer {
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Self {
-            trace: Trace::new()?,
+    pub(super) fn new(out: File) -> Self {
+        Self {
+            trace: Trace::new(out),
             progress: Progress::Preparing,
-        })
+        }
     }
 
     /// There is more than one thread.

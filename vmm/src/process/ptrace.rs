@@ -9,6 +9,15 @@ use crate::trace::Peek;
 
 pub(super) use libc::user_regs_struct as Registers;
 
+/// `PTRACE_GETSIGMASK` and `PTRACE_SETSIGMASK` (`linux/ptrace.h`).
+const GET_MASK: libc::c_uint = 0x420a;
+const SET_MASK: libc::c_uint = 0x420b;
+
+/// The arguments of a call.
+pub(super) fn arguments(r: &Registers) -> [u64; 6] {
+    [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]
+}
+
 /// A thread of the guest, traced. A request to one that has died fails with `ESRCH`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tracee(pub(super) Pid);
@@ -121,6 +130,24 @@ impl Tracee {
         done(result)
     }
 
+    /// The signals that it has blocked.
+    pub(super) fn blocked(self) -> io::Result<u64> {
+        let mut mask = 0u64;
+        let size = size_of_val(&mask) as *mut libc::c_void;
+        let into = &raw mut mask;
+        // SAFETY: the request fills as many bytes as it is told that there are.
+        done(unsafe { libc::ptrace(GET_MASK, self.pid(), size, into) })?;
+        Ok(mask)
+    }
+
+    /// Has it block these signals.
+    pub(super) fn block(self, mask: u64) -> io::Result<()> {
+        let size = size_of_val(&mask) as *mut libc::c_void;
+        let from = &raw const mask;
+        // SAFETY: the request reads as many bytes as it is told that there are.
+        done(unsafe { libc::ptrace(SET_MASK, self.pid(), size, from) })
+    }
+
     /// What it stopped to tell: the number of the thread that it started.
     pub(super) fn message(self) -> io::Result<u64> {
         let mut message = 0u64;
@@ -149,6 +176,12 @@ impl Tracee {
             libc::process_vm_readv(self.pid(), &raw const ours, 1, &raw const theirs, 1, 0)
         };
         usize::try_from(moved).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// The byte at `address` of its memory.
+    pub(super) fn byte(self, address: u64) -> Option<u8> {
+        let mut byte = [0];
+        (self.read(address, &mut byte).ok()? == 1).then_some(byte[0])
     }
 
     /// Writes `bytes` at `address` of its memory, which it must be able to write.

@@ -1,71 +1,36 @@
 //! The small world of a guest that is a process: see [`crate::world::small`]. Its monitor is asked before a file is
-//! opened, and has the kernel make one in memory instead, which it fills before the guest goes on. Another
+//! opened, and has the kernel make one in memory instead, which it fills before the guest goes on. In a guest's own file
+//! system it looks at what was opened, too, which may be a place of that world however the guest came there. Another
 //! thread may change the path meanwhile, or the file: that is no more than it may do anyway.
 
+use std::collections::VecDeque;
+use std::fs::File;
 use std::os::fd::AsFd;
 
-use pool_core::address::Protection;
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 use rustix::process::PidfdGetfdFlags;
-use rustix::time::Timespec;
 
-use super::calls::{Calls, Change, Next, failed};
+use super::calls::{Calls, Next, failed};
+use super::change::Change;
+use super::looked::Looked;
 use super::ptrace::{Registers, Tracee};
-use super::system;
 use super::threads::Threads;
-use crate::linux::start::Stack;
 use crate::trace::Peek;
-use crate::world::small::{self, Area, Guest, Kind, Look, Node, Text};
+use crate::world::small::{self, Device, Kind, Large, Listing, Look, Node, Place, Whose};
 
 /// Longest path, with its NUL.
 const LONGEST: usize = 4096;
+/// Longest name of memory that is a file: the kernel has 249 (`memfd_create(2)`).
+const LONGEST_NAME: usize = 200;
+/// Most bytes of a list that are handed over at once.
+const MOST_LISTED: usize = 64 << 10;
 
-/// What the small world is made of.
-#[derive(Debug)]
-pub(super) struct Begin {
-    /// Where the guest's arguments, its environment and its auxiliary vector lie.
-    texts: [std::ops::Range<u64>; 3],
-    at: Timespec,
-    boot: Option<[u8; 16]>,
-    /// It has a file system of its own, with these directories that it was given.
-    world: bool,
-    granted: Vec<Vec<u8>>,
-    /// Where its image, its heap and its stack lie.
-    image: Vec<(u64, u64)>,
-    heap: u64,
-    stack: std::ops::Range<u64>,
-}
-
-impl Begin {
-    pub(super) fn new(guest: &super::Guest<'_>, stack: &Stack) -> Self {
-        let plan = guest.plan;
-        Self {
-            texts: [
-                stack.arguments.clone(),
-                stack.environment.clone(),
-                stack.auxiliary.clone(),
-            ],
-            at: rustix::time::clock_gettime(rustix::time::ClockId::Boottime),
-            boot: None,
-            world: !guest.grants.is_empty() || guest.network,
-            granted: crate::world::granted(guest.grants),
-            image: plan
-                .mappings
-                .iter()
-                .map(|m| (m.address.0, m.end()))
-                .collect(),
-            heap: plan.rooms.heap.0,
-            stack: plan.rooms.stack_low.0..plan.rooms.stack_high.0,
-        }
-    }
-}
-
-/// A guest, as one of its threads looks at it.
-struct Looked<'a> {
-    calls: &'a mut Calls,
-    tracee: Tracee,
-    threads: usize,
+/// What a path is of the small world.
+struct Found {
+    node: Node,
+    /// Its length, without NUL.
+    length: usize,
 }
 
 impl Calls {
@@ -76,37 +41,119 @@ impl Calls {
         registers: &Registers,
         threads: &mut Threads,
     ) -> Next {
+        let created = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC;
+        let as_flags = |word: u64| OFlags::from_bits_retain(word as u32);
         let (path_at, flags) = match registers.orig_rax as i64 {
-            libc::SYS_open => (registers.rdi, registers.rsi),
-            _ => (registers.rsi, registers.rdx),
+            libc::SYS_open => (registers.rdi, as_flags(registers.rsi)),
+            libc::SYS_creat => (registers.rdi, created),
+            _ => (registers.rsi, as_flags(registers.rdx)),
         };
-        let flags = OFlags::from_bits_retain(flags as u32);
-        let node = self.find(tracee, path_at);
-        let node = node.filter(|_| !flags.contains(OFlags::PATH));
+        let is_place = flags.contains(OFlags::PATH);
+        let found = match self.find(tracee, path_at, threads) {
+            Ok(found) => found.filter(|_| !is_place),
+            Err(error) => return failed(error),
+        };
         let closes = flags.contains(OFlags::CLOEXEC);
+        let Some(Found { node, length }) = found else {
+            // A directory, and what is new, is none that has to be looked at.
+            let new = OFlags::CREATE | OFlags::EXCL;
+            let other = is_place || flags.contains(OFlags::DIRECTORY) || flags.contains(new);
+            return match self.elsewhere() {
+                Next::Serve if !other => Next::ServeAndSee(flags),
+                next => next,
+            };
+        };
         match node {
-            Some(Node::File(path)) => {
+            Node::File(path, whose) => {
                 if let Err(error) = small::may_open(flags) {
                     return failed(error);
                 }
-                let threads_now = threads.count();
-                let content = small::content(path, &mut self.looked(tracee, threads_now));
+                let content = self.content(tracee, path, whose, threads);
                 threads.stopped(tracee.0).content = Some(content);
-                Next::ServeWith(Change::Memory(path_at, closes))
+                Next::ServeWith(Change::Memory(name_at(path_at, length), closes))
             }
-            Some(Node::Descriptor(number)) => {
-                let found = rustix::process::pidfd_getfd(
-                    &self.process,
-                    number as i32,
-                    PidfdGetfdFlags::empty(),
-                );
-                match found {
-                    Ok(_) => Next::ServeWith(Change::Duplicate(number, closes)),
-                    Err(_) => failed(Errno::NOENT),
+            Node::Descriptor(number) => match self.file(number) {
+                Ok(_) => Next::ServeWith(Change::Duplicate(number, closes)),
+                Err(_) => failed(Errno::NOENT),
+            },
+            Node::Terminal => failed(Errno::NXIO),
+            Node::Device(device) => {
+                if let Err(error) = small::may_open_device(flags) {
+                    return failed(error);
                 }
+                if !self.has_device(device) {
+                    return failed(Errno::NOENT);
+                }
+                threads.stopped(tracee.0).device = Some((device, closes));
+                Next::ServeWith(Change::Wait(self.secret))
             }
-            Some(Node::Terminal) => failed(Errno::NXIO),
-            Some(Node::Program) | None => self.elsewhere(),
+            Node::Program => self.elsewhere(),
+        }
+    }
+
+    /// What `tracee` is to do that has opened `number` with `flags` by the path at `path_at`, if that is a place of the
+    /// small world: calls, and what the file is to hold that the last of them makes.
+    pub(super) fn instead(
+        &mut self,
+        tracee: Tracee,
+        number: u64,
+        flags: OFlags,
+        path_at: u64,
+        threads: &Threads,
+    ) -> Option<(VecDeque<Change>, Option<Vec<u8>>)> {
+        let stat = rustix::fs::fstat(self.file(number).ok()?).ok()?;
+        let Place::Node(node) = self.begin.place_at(stat.st_dev, stat.st_ino)? else {
+            return None;
+        };
+        let closes = flags.contains(OFlags::CLOEXEC);
+        Some(match node {
+            Node::Descriptor(standard) => (
+                VecDeque::from([Change::Replace(standard, number, closes)]),
+                None,
+            ),
+            Node::File(path, whose) => {
+                let content = self.content(tracee, path, whose, threads);
+                let mut text = vec![0; LONGEST];
+                let read = { tracee }.peek(path_at, &mut text);
+                let length = text[..read].iter().position(|&byte| byte == 0);
+                let memory = Change::Memory(name_at(path_at, length.unwrap_or(0)), closes);
+                // The next has its number.
+                (
+                    VecDeque::from([Change::Close(number), memory]),
+                    Some(content),
+                )
+            }
+            Node::Program | Node::Terminal | Node::Device(_) => return None,
+        })
+    }
+
+    /// What becomes of a call that lists a directory.
+    pub(super) fn list(&self, tracee: Tracee, registers: &Registers, threads: &Threads) -> Next {
+        let [number, at, room] = [registers.rdi, registers.rsi, registers.rdx];
+        let listed = || -> Result<Option<i64>, Errno> {
+            let directory = self.file(number)?;
+            let stat = rustix::fs::fstat(&directory)?;
+            let place = self.begin.place_at(stat.st_dev, stat.st_ino);
+            let Some(Place::Listing(what)) = place else {
+                return Ok(None);
+            };
+            let numbers = match (what, &self.descriptors) {
+                (Listing::Threads, _) => threads.numbers(),
+                (Listing::Descriptors, Some(directory)) => numbers_in(directory)?,
+                (Listing::Descriptors, None) => return Ok(None),
+            };
+            let position = rustix::fs::seek(&directory, SeekFrom::Current(0))?;
+            let old = registers.orig_rax == libc::SYS_getdents as u64;
+            let room = (room as u32 as usize).min(MOST_LISTED);
+            let (bytes, next) = small::list(what, &numbers, position, room, old)?;
+            tracee.write(at, &bytes).map_err(|_| Errno::FAULT)?;
+            rustix::fs::seek(&directory, SeekFrom::Start(next))?;
+            Ok(Some(bytes.len() as i64))
+        };
+        match listed() {
+            Ok(Some(length)) => Next::Done(length),
+            Ok(None) => Next::Serve,
+            Err(error) => failed(error),
         }
     }
 
@@ -116,22 +163,39 @@ impl Calls {
         look: Look,
         tracee: Tracee,
         registers: &Registers,
-        threads: usize,
+        threads: &Threads,
     ) -> Next {
         let [path, at, third] = match look.path {
             0 => [registers.rdi, registers.rsi, registers.rdx],
             _ => [registers.rsi, registers.rdx, registers.r10],
         };
-        let Some(node) = self.find(tracee, path) else {
-            return self.elsewhere();
+        let node = match self.find(tracee, path, threads) {
+            Ok(Some(found)) => found.node,
+            Ok(None) => return self.elsewhere(),
+            Err(error) => return failed(error),
         };
         let written = |bytes: &[u8], result: usize| match tracee.write(at, bytes) {
             Ok(()) => Next::Done(result as i64),
             Err(_) => failed(Errno::FAULT),
         };
+        if let Node::Device(device) = node
+            && !self.has_device(device)
+        {
+            return failed(Errno::NOENT);
+        }
+        if let Node::Descriptor(number) = node {
+            match self.file(number) {
+                Err(_) => return failed(Errno::NOENT),
+                Ok(_) if look.kind == Kind::Stat => {
+                    return Next::ServeWith(Change::Fstat(number, at));
+                }
+                Ok(_) => {}
+            }
+        }
         match look.kind {
             Kind::Access => small::access(node, at).map_or_else(failed, |()| Next::Done(0)),
-            Kind::Stat => written(&small::stat(node), 0),
+            Kind::Stat => written(&small::stat(node, true), 0),
+            Kind::StatOfLink => written(&small::stat(node, false), 0),
             // It is not known without a file system.
             Kind::Extended => failed(Errno::NOSYS),
             Kind::Link if third as i32 <= 0 => failed(Errno::INVAL),
@@ -145,46 +209,76 @@ impl Calls {
         }
     }
 
+    fn has_device(&self, device: Device) -> bool {
+        let devices = self.devices.as_ref();
+        devices.is_some_and(|devices| devices.has(device))
+    }
+
     /// A path that is not of the small world.
     fn elsewhere(&self) -> Next {
-        if self.begin.world {
+        if self.begin.has_world() {
             Next::Serve
         } else {
             failed(Errno::NOENT)
         }
     }
 
+    fn content(&mut self, tracee: Tracee, path: &str, whose: Whose, threads: &Threads) -> Vec<u8> {
+        small::content(path, whose, &mut self.looked(tracee, threads))
+    }
+
     /// Fills the file that a thread has opened as `number`.
-    pub(super) fn fill(&self, number: i64, content: &[u8]) {
+    pub(super) fn fill(&mut self, number: i64, content: &[u8]) {
         let flags = PidfdGetfdFlags::empty();
         // Another thread may have closed it, or put something else there, which is no such file.
         if let Ok(number) = i32::try_from(number)
             && number >= 0
             && let Ok(file) = rustix::process::pidfd_getfd(&self.process, number, flags)
-            && rustix::fs::fcntl_get_seals(&file).is_ok_and(|seals| seals.is_empty())
+            && small::is_new(file.as_fd())
         {
             let _ = small::fill(file.as_fd(), content);
+            if Large::wants(content.len()) {
+                self.large.take(file, content.len());
+            }
         }
     }
 
-    /// What the path at `at` is of the small world, unless the guest's own file system has it.
-    fn find(&self, mut tracee: Tracee, at: u64) -> Option<Node> {
+    /// What the path at `at` is of the small world, unless the guest's own file system has it, which also says what
+    /// is wrong with a path.
+    fn find(
+        &mut self,
+        mut tracee: Tracee,
+        at: u64,
+        threads: &Threads,
+    ) -> Result<Option<Found>, Errno> {
+        let has_world = self.begin.has_world();
         let mut start = [0; 6];
         // Most paths are told apart by their first letters.
         let read = tracee.peek(at, &mut start);
         let tops = [&b"/proc"[..], b"/sys", b"/dev", b"/etc", b"//", b"/."];
-        if !tops.iter().any(|top| start[..read].starts_with(top)) {
-            return None;
+        let is_top = tops.iter().any(|top| start[..read].starts_with(top));
+        if !is_top && (has_world || start[..read].contains(&0)) {
+            return Ok(None);
         }
         let mut text = vec![0; LONGEST];
         let read = tracee.peek(at, &mut text);
-        let end = text[..read].iter().position(|&byte| byte == 0)?;
+        let Some(length) = text[..read].iter().position(|&byte| byte == 0) else {
+            return match read {
+                _ if has_world => Ok(None),
+                LONGEST => Err(Errno::NAMETOOLONG),
+                _ => Err(Errno::FAULT),
+            };
+        };
         let process = self.guest.as_raw_nonzero().get();
-        let node = small::find(&text[..end], process, &self.begin.granted)?;
-        (!self.begin.world || !small::is_kept(node)).then_some(node)
+        let granted = self.begin.layout.as_ref().map(|layout| &layout.granted[..]);
+        let node = small::find(&text[..length], process, granted.unwrap_or_default());
+        match node.filter(|&node| !has_world || !small::is_kept(node)) {
+            Some(node) if !node.is_there(&self.looked(tracee, threads)) => Err(Errno::NOENT),
+            node => Ok(node.map(|node| Found { node, length })),
+        }
     }
 
-    fn looked(&mut self, tracee: Tracee, threads: usize) -> Looked<'_> {
+    fn looked<'a>(&'a mut self, tracee: Tracee, threads: &'a Threads) -> Looked<'a> {
         Looked {
             calls: self,
             tracee,
@@ -193,150 +287,28 @@ impl Calls {
     }
 }
 
-impl Looked<'_> {
-    /// The line of `/proc/PID/status` that begins with `key`.
-    fn status(&mut self, key: &str) -> Option<String> {
-        let status = self.calls.status_text()?;
-        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
-        Some(line.trim().to_owned())
-    }
+/// A name for the file that stands for the path of `length` bytes at `at`: its end is as good as any.
+fn name_at(at: u64, length: usize) -> u64 {
+    at + length.saturating_sub(LONGEST_NAME) as u64
 }
 
-impl Guest for Looked<'_> {
-    fn memory(&self) -> u64 {
-        self.calls.limits.memory
-    }
-
-    fn free(&mut self) -> u64 {
-        let used = self.calls.used().unwrap_or(self.memory());
-        self.memory().saturating_sub(used)
-    }
-
-    fn resident(&mut self) -> u64 {
-        let line = self.status("VmRSS:");
-        let kib = line.and_then(|line| line.strip_suffix(" kB")?.parse::<u64>().ok());
-        kib.map_or(0, |kib| kib << 10)
-    }
-
-    fn process(&self) -> i32 {
-        self.calls.guest.as_raw_nonzero().get()
-    }
-
-    fn thread(&self) -> i32 {
-        self.tracee.0.as_raw_nonzero().get()
-    }
-
-    fn threads(&self) -> usize {
-        self.threads
-    }
-
-    fn name(&mut self) -> Vec<u8> {
-        match self.status("Name:") {
-            // It has none of its own yet.
-            Some(name) if name != env!("CARGO_PKG_NAME") => name.into_bytes(),
-            _ => small::program(&self.text(Text::Arguments)),
-        }
-    }
-
-    fn text(&mut self, which: Text) -> Vec<u8> {
-        let range = self.calls.begin.texts[which as usize].clone();
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        let read = self.tracee.peek(range.start, &mut bytes);
-        bytes.truncate(read);
-        bytes
-    }
-
-    fn areas(&mut self) -> Vec<Area> {
-        let program = small::path_of(&self.text(Text::Arguments));
-        let program = String::from_utf8_lossy(&program).into_owned();
-        let maps = self.calls.maps().unwrap_or_default();
-        let begin = &self.calls.begin;
-        let lines = maps.split(|&byte| byte == b'\n');
-        let areas = lines.filter_map(|line| area(std::str::from_utf8(line).ok()?));
-        areas
-            .map(|area| {
-                let of_image = |&(start, end): &(u64, u64)| (start..end).contains(&area.start);
-                let name = if begin.image.iter().any(of_image) {
-                    program.clone()
-                } else if area.start == begin.heap {
-                    "[heap]".to_owned()
-                } else if begin.stack.contains(&area.start) {
-                    "[stack]".to_owned()
-                } else {
-                    String::new()
-                };
-                Area { name, ..area }
-            })
-            .collect()
-    }
-
-    fn processor_time(&mut self) -> u64 {
-        system::processor_time(self.calls.guest)
-    }
-
-    fn started(&self) -> Timespec {
-        self.calls.begin.at
-    }
-
-    fn limit(&mut self, number: u64) -> [u64; 2] {
-        system::limit(self.calls.guest, number)
-    }
-
-    fn boot(&mut self) -> [u8; 16] {
-        let new = self.random();
-        *self.calls.begin.boot.get_or_insert(new)
-    }
-}
-
-/// A line of `/proc/PID/maps`, without the file that it names: that is the host's. The kernel's own page at the end of
-/// the address space is left out.
-fn area(line: &str) -> Option<Area> {
-    let mut fields = line.split(' ');
-    let (start, end) = fields.next()?.split_once('-')?;
-    let protection = fields.next()?.as_bytes();
-    let offset = fields.next()?;
-    let number = |digits| u64::from_str_radix(digits, 16).ok();
-    let has = |at: usize, letter| protection.get(at) == Some(&letter);
-    let start = number(start)?;
-    let of_kernel = start >= pool_core::address::USER_ADDRESS_END;
-    (!of_kernel).then_some(Area {
-        start,
-        end: number(end)?,
-        protection: Protection {
-            read: has(0, b'r'),
-            write: has(1, b'w'),
-            execute: has(2, b'x'),
-        },
-        shared: has(3, b's'),
-        offset: number(offset)?,
-        name: String::new(),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn areas_are_told_without_the_hosts_files() {
-        let line = "00400000-00402000 r-xs 00001000 00:21 7    /pool/segments/1";
-        let expected = Area {
-            start: 0x40_0000,
-            end: 0x40_2000,
-            protection: Protection {
-                read: true,
-                write: false,
-                execute: true,
-            },
-            shared: true,
-            offset: 0x1000,
-            name: String::new(),
-        };
-        assert_eq!(area(line), Some(expected));
-        assert_eq!(
-            area("ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]"),
-            None
+/// The numbers that are names in `directory`, in order.
+fn numbers_in(directory: &File) -> Result<Vec<i32>, Errno> {
+    rustix::fs::seek(directory, SeekFrom::Start(0))?;
+    let mut room = [std::mem::MaybeUninit::uninit(); 8192];
+    let mut entries = RawDir::new(directory, &mut room);
+    let mut numbers = Vec::new();
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        // Beside `.` and `..`.
+        numbers.extend(
+            entry
+                .file_name()
+                .to_str()
+                .ok()
+                .and_then(|name| name.parse::<i32>().ok()),
         );
-        assert_eq!(area(""), None);
     }
+    numbers.sort_unstable();
+    Ok(numbers)
 }

@@ -6,7 +6,8 @@ use std::os::fd::AsRawFd;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
-use super::calls::{Calls, Change, Next};
+use super::calls::{Calls, Next};
+use super::change::Change;
 use super::ptrace::{Registers, Tracee};
 use crate::linux::host;
 use crate::network::Limits;

@@ -1,25 +1,75 @@
 //! The guest's threads, as the tracer knows them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use rustix::fs::OFlags;
 use rustix::process::Pid;
 
+use super::change::Change;
 use super::ptrace::Registers;
+use crate::world::small::Device;
 
 /// Threads that a guest may have at once: each takes the host a stack in the kernel.
 pub(super) const MOST: usize = 1024;
 
+/// Calls that a thread makes in the place of one that it has made, one after the other, at the same instruction. No signal comes
+/// between them.
+#[derive(Debug)]
+pub(super) struct Script {
+    pub(super) steps: VecDeque<Change>,
+    /// What the file is to hold that the last of them makes.
+    pub(super) content: Option<Vec<u8>>,
+    /// The registers of the call when it had returned.
+    pub(super) before: Registers,
+}
+
 /// What is known of one.
 #[derive(Debug, Default)]
 pub(super) struct Thread {
+    /// What it has called itself.
+    name: Option<Vec<u8>>,
+    /// The flags with which it opens what is looked at when it has.
+    pub(super) opens: Option<OFlags>,
+    /// The signals that it had blocked before the call that it is in, where it has all blocked in that.
+    pub(super) mask: Option<u64>,
+    /// What it has still to do in a call.
+    pub(super) script: Option<Script>,
     /// The registers with which it made the call that it is in, if they were changed.
     pub(super) changed: Option<Registers>,
     /// What the file is to hold that it is about to have opened.
     pub(super) content: Option<Vec<u8>>,
+    /// The device that it is on its way to wait for, to be closed by `execve` or not.
+    pub(super) device: Option<(Device, bool)>,
     /// It was let into a call that starts a thread, and has not stopped since.
     starting: bool,
     /// The one that started it has told.
     told: bool,
+}
+
+impl Thread {
+    /// What it does next in place of its call.
+    pub(super) fn next_step(&mut self) -> Option<Change> {
+        let script = self.script.as_mut()?;
+        let step = script.steps.pop_front()?;
+        if matches!(step, Change::Memory(..)) {
+            self.content = script.content.take();
+        }
+        Some(step)
+    }
+}
+
+impl Script {
+    /// The registers to make the call with once more.
+    pub(super) fn again(&self) -> Registers {
+        /// Bytes of the instruction, behind which they are.
+        const SYSCALL: u64 = 2;
+        let mut registers = self.before;
+        registers.rip -= SYSCALL;
+        registers.rax = registers.orig_rax;
+        // In no call, so that no signal has it made again.
+        registers.orig_rax = u64::MAX;
+        registers
+    }
 }
 
 /// All that have not ended. A thread may stop, and even end, before the one that started it tells.
@@ -50,11 +100,27 @@ impl Threads {
         thread
     }
 
-    /// A thread has stopped to tell that it started `number`.
-    pub(super) fn started(&mut self, number: i32) {
-        if !self.ended.remove(&number) {
-            self.known.entry(number).or_default().told = true;
+    /// `parent` has stopped to tell that it started `number`, which has its name.
+    pub(super) fn started(&mut self, parent: Pid, number: i32) {
+        if self.ended.remove(&number) {
+            return;
         }
+        let name = self.name_of(parent.as_raw_nonzero().get());
+        let name = name.map(<[u8]>::to_vec);
+        let thread = self.known.entry(number).or_default();
+        thread.told = true;
+        thread.name = thread.name.take().or(name);
+    }
+
+    /// `pid` calls itself `name`, which ends with NUL or where there is no more room.
+    pub(super) fn name(&mut self, pid: Pid, name: &[u8; 16]) {
+        let length = name[..15].iter().position(|&byte| byte == 0);
+        self.stopped(pid).name = Some(name[..length.unwrap_or(15)].to_vec());
+    }
+
+    /// What that one of this number has called itself, or whoever started it.
+    pub(super) fn name_of(&self, number: i32) -> Option<&[u8]> {
+        self.known.get(&number)?.name.as_deref()
     }
 
     /// It has ended.
@@ -74,9 +140,15 @@ impl Threads {
         self.known.contains_key(&number)
     }
 
-    /// How many there are.
-    pub(super) fn count(&self) -> usize {
-        self.known.len()
+    /// The device that `pid` is on its way to wait for.
+    pub(super) fn device_for(&mut self, pid: Pid) -> Option<(Device, bool)> {
+        let thread = self.known.get_mut(&pid.as_raw_nonzero().get())?;
+        thread.device.take()
+    }
+
+    /// Their numbers, in order.
+    pub(super) fn numbers(&self) -> Vec<i32> {
+        self.known.keys().copied().collect()
     }
 
     /// There is one alone.
@@ -107,18 +179,32 @@ mod tests {
     fn threads_that_are_being_started_count() {
         let mut threads = Threads::new(pid(1));
         for number in 2..MOST as i32 {
-            threads.started(number);
+            threads.started(pid(1), number);
         }
         assert!(threads.start(pid(1)), "one more");
         assert!(!threads.start(pid(2)), "it would be one too many");
         threads.stopped(pid(1));
         assert!(threads.start(pid(2)), "the first came to nothing");
         threads.stopped(pid(2));
-        threads.started(5000);
+        threads.started(pid(2), 5000);
         assert!(!threads.start(pid(2)), "it came to something");
         threads.ended(pid(2));
         assert!(!threads.has(2) && threads.has(3));
         assert!(threads.start(pid(3)));
+    }
+
+    #[test]
+    fn a_thread_has_the_name_of_who_started_it_until_it_has_its_own() {
+        let mut threads = Threads::new(pid(1));
+        assert_eq!(threads.name_of(1), None);
+        threads.name(pid(1), b"first\0hidden-way");
+        threads.started(pid(1), 2);
+        threads.name(pid(3), b"a-name-that-is-l");
+        threads.started(pid(1), 3);
+        threads.name(pid(1), b"other\0hidden-way");
+        let names = [1, 2, 3].map(|number| threads.name_of(number).unwrap());
+        assert_eq!(names, [&b"other"[..], b"first", b"a-name-that-is-"]);
+        assert_eq!(threads.numbers(), [1, 2, 3]);
     }
 
     #[test]
@@ -127,9 +213,9 @@ mod tests {
         threads.stopped(pid(2));
         assert!(!threads.is_one());
         threads.ended(pid(2));
-        threads.started(2);
+        threads.started(pid(1), 2);
         assert!(threads.is_one() && !threads.has(2));
-        threads.started(2);
+        threads.started(pid(1), 2);
         assert!(threads.has(2), "its number came again");
     }
 }

@@ -2,16 +2,19 @@
 //! learns from the kernel where a fault was.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal};
 
 use super::StopCounts;
 use super::calls::{Calls, Next};
+use super::change::Change;
 use super::printer::Printer;
 use super::ptrace::{Registers, Resume, Stopped, Tracee};
 use super::signals::{News, Signals};
-use super::threads::Threads;
+use super::threads::{Script, Threads};
 use crate::fault::{Cause, Fault, Outcome};
 use crate::linux::table;
 use crate::memory::Access;
@@ -92,9 +95,9 @@ impl<'a> Tracer<'a> {
         })
     }
 
-    /// Prints what the guest does, from its first instruction on.
-    pub(super) fn print(&mut self) -> io::Result<()> {
-        self.printer = Some(Printer::new()?);
+    /// Prints to `out` what the guest does, from its first instruction on.
+    pub(super) fn print(&mut self, out: File) -> io::Result<()> {
+        self.printer = Some(Printer::new(out));
         Tracee(self.guest).interrupt()
     }
 
@@ -104,6 +107,15 @@ impl<'a> Tracer<'a> {
             Resume::Run(signal) if self.printer.is_some() => Resume::ToCall(signal),
             how => how,
         });
+    }
+
+    /// Gives `thread`, which runs, the device that it is to wait for.
+    fn hand_over(&mut self, thread: Pid) {
+        if let Some((device, closes)) = self.threads.device_for(thread)
+            && let Some(devices) = &self.calls.devices
+        {
+            devices.hand_over(thread, device, closes);
+        }
     }
 
     /// Waits for the end of the guest.
@@ -118,6 +130,7 @@ impl<'a> Tracer<'a> {
                 let next = self.stopped(Tracee(thread), status);
                 if let Some(next) = next {
                     self.resume(Tracee(thread), next);
+                    self.hand_over(thread);
                 }
             } else if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) {
                 if let Some(printer) = &mut self.printer {
@@ -175,7 +188,7 @@ impl<'a> Tracer<'a> {
         if event == libc::PTRACE_EVENT_CLONE
             && let Ok(started) = thread.message()
         {
-            self.threads.started(started as i32);
+            self.threads.started(thread.0, started as i32);
             self.noted.stops.threads += 1;
         }
         let several = !self.threads.is_one();
@@ -194,10 +207,14 @@ impl<'a> Tracer<'a> {
             (_, END_OF_CALL) => {
                 self.noted.stops.calls += 1;
                 let call = self.printer.as_ref().map(|_| thread.call());
+                // What it does in place of a call is no call of its own.
+                let goes_on = self.threads.stopped(thread.0).script.is_some();
                 if let (Some(printer), Some(Ok(call @ Stopped::AtCall { .. }))) =
                     (&mut self.printer, &call)
                 {
-                    printer.stopped(thread, call, self.plan);
+                    if !goes_on {
+                        printer.stopped(thread, call, self.plan);
+                    }
                     return Some(Resume::Run(0));
                 }
                 if let Some(before) = self.threads.stopped(thread.0).changed.take() {
@@ -209,6 +226,12 @@ impl<'a> Tracer<'a> {
                     self.calls.fill(now.rax.cast_signed(), &content);
                 }
                 self.not_counted(thread.0);
+                if self.does_more(thread) {
+                    return Some(Resume::Run(0));
+                }
+                if let Some(mask) = self.threads.stopped(thread.0).mask.take() {
+                    let _ = thread.block(mask);
+                }
                 if let (Some(printer), Some(Ok(call))) = (&mut self.printer, &call) {
                     printer.stopped(thread, call, self.plan);
                 }
@@ -244,6 +267,9 @@ impl<'a> Tracer<'a> {
             }
             Err(_) => return Some(Resume::Run(0)),
         }
+        if let Some(change) = self.threads.stopped(thread.0).next_step() {
+            return Some(self.change(thread, registers, change));
+        }
         let counts = Calls::counts(registers.orig_rax);
         if counts && self.counted.is_some() {
             self.waiting.push_back(thread);
@@ -257,15 +283,73 @@ impl<'a> Tracer<'a> {
         Some(match next {
             Next::Serve if counts => Resume::ToEndOfCall,
             Next::Serve => Resume::Run(0),
-            Next::ServeWith(change) => {
-                // A failure leaves the call as it was, which the filter then asks about for ever: the
-                // thread is gone.
-                let _ = thread.set_registers(&change.of(registers));
-                self.threads.stopped(thread.0).changed = Some(registers);
+            Next::ServeAndSee(flags) => {
+                self.threads.stopped(thread.0).opens = Some(flags);
                 Resume::ToEndOfCall
+            }
+            Next::ServeWith(change) => {
+                if matches!(change, Change::Wait(_)) {
+                    self.shield(thread);
+                }
+                self.change(thread, registers, change)
             }
             Next::Done(result) => finish(thread, registers, result),
         })
+    }
+
+    /// Has `thread` make another call than it asked for.
+    fn change(&mut self, thread: Tracee, registers: Registers, change: Change) -> Resume {
+        // A failure leaves the call as it was, which the filter then asks about for ever: the
+        // thread is gone.
+        let _ = thread.set_registers(&change.of(registers));
+        self.threads.stopped(thread.0).changed = Some(registers);
+        Resume::ToEndOfCall
+    }
+
+    /// `thread` has come to the end of a call, and makes it once more to do something else.
+    fn does_more(&mut self, thread: Tracee) -> bool {
+        let opened = self.threads.stopped(thread.0).opens.take();
+        if let Some(flags) = opened {
+            let script = self.script_for(thread, flags);
+            self.threads.stopped(thread.0).script = script;
+        }
+        let state = self.threads.stopped(thread.0);
+        let Some(script) = &state.script else {
+            return false;
+        };
+        if script.steps.is_empty() {
+            state.script = None;
+            return false;
+        }
+        // Or it is gone.
+        thread.set_registers(&script.again()).is_ok()
+    }
+
+    /// What `thread` is to do that has opened something with `flags`, if that is a place of the small world.
+    fn script_for(&mut self, thread: Tracee, flags: OFlags) -> Option<Script> {
+        let before = thread.registers().ok()?;
+        let opened = u64::try_from(before.rax.cast_signed()).ok()?;
+        let path = match before.orig_rax as i64 {
+            libc::SYS_openat => before.rsi,
+            _ => before.rdi,
+        };
+        let threads = &self.threads;
+        let (steps, content) = (self.calls).instead(thread, opened, flags, path, threads)?;
+        self.shield(thread);
+        Some(Script {
+            steps,
+            content,
+            before,
+        })
+    }
+
+    /// Keeps signals from `thread` until it has come to the end of its call. Or it is gone.
+    fn shield(&mut self, thread: Tracee) {
+        if let Ok(mask) = thread.blocked()
+            && thread.block(u64::MAX).is_ok()
+        {
+            self.threads.stopped(thread.0).mask = Some(mask);
+        }
     }
 
     /// A call has been refused with `error`.

@@ -34,6 +34,8 @@ pub(super) enum Verdict {
     Trace,
     /// The tracer is told that it is to fail so, and notes it.
     Refused(i32),
+    /// It waits for whoever listens at the filter.
+    Wait,
     /// The process ends with SIGSYS.
     Kill,
 }
@@ -331,6 +333,7 @@ fn end(verdict: Verdict) -> sock_filter {
         Verdict::Errno(error) => libc::SECCOMP_RET_ERRNO | error as u32,
         Verdict::Trace => libc::SECCOMP_RET_TRACE,
         Verdict::Refused(error) => libc::SECCOMP_RET_TRACE | error as u32,
+        Verdict::Wait => libc::SECCOMP_RET_USER_NOTIF,
         Verdict::Kill => libc::SECCOMP_RET_KILL_PROCESS,
     };
     instruction(BPF_RET | BPF_K, value)
@@ -381,6 +384,7 @@ pub(super) mod tests {
                             0 => Verdict::Trace,
                             error => Verdict::Refused(error as i32),
                         },
+                        libc::SECCOMP_RET_USER_NOTIF => Verdict::Wait,
                         libc::SECCOMP_RET_KILL_PROCESS => Verdict::Kill,
                         other => panic!("returns {other:#x}"),
                     };

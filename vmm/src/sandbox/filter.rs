@@ -1,6 +1,9 @@
-//! seccomp policies: for the monitor, and for a guest that is a process.
+//! seccomp policies: for the monitor, for a guest that is a process, and for its tracer.
+
+pub(super) mod tracer;
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use thiserror::Error;
 
@@ -50,67 +53,8 @@ const MONITOR: [i64; 31] = [
     libc::SYS_timer_delete,
     libc::SYS_getrandom,
 ];
-/// What it calls beside them where it looks at addresses.
-const TRACER_SOCKETS: [i64; 8] = [
-    libc::SYS_poll,
-    libc::SYS_ppoll,
-    libc::SYS_bind,
-    libc::SYS_listen,
-    libc::SYS_connect,
-    libc::SYS_sendto,
-    libc::SYS_getsockname,
-    libc::SYS_getsockopt,
-];
-/// Calls of the tracer of a guest that is a process: waiting, looking, answering, and the end. It opens
-/// nothing any more.
-const TRACER: [i64; 35] = [
-    libc::SYS_ftruncate,
-    libc::SYS_pwrite64,
-    libc::SYS_wait4,
-    libc::SYS_rt_sigtimedwait,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_pidfd_getfd,
-    libc::SYS_fstat,
-    libc::SYS_fchmod,
-    libc::SYS_fchown,
-    libc::SYS_fsetxattr,
-    libc::SYS_getgroups,
-    libc::SYS_getuid,
-    libc::SYS_getgid,
-    libc::SYS_pread64,
-    libc::SYS_read,
-    libc::SYS_write,
-    libc::SYS_writev,
-    libc::SYS_close,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_madvise,
-    libc::SYS_brk,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sigaltstack,
-    libc::SYS_restart_syscall,
-    libc::SYS_futex,
-    libc::SYS_getpid,
-    libc::SYS_gettid,
-    libc::SYS_clock_gettime,
-    libc::SYS_getrandom,
-    libc::SYS_sched_yield,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-];
-/// What it asks of a thread that it traces.
-const TRACER_REQUESTS: [u32; 8] = [
-    libc::PTRACE_CONT,
-    libc::PTRACE_SYSCALL,
-    libc::PTRACE_LISTEN,
-    libc::PTRACE_GETREGS,
-    libc::PTRACE_SETREGS,
-    libc::PTRACE_GETSIGINFO,
-    libc::PTRACE_GETEVENTMSG,
-    libc::PTRACE_GET_SYSCALL_INFO,
-];
+/// The call by which a thread waits for a device: none that a guest has, `pidfd_getfd`.
+pub(crate) const MARK: u32 = libc::SYS_pidfd_getfd as u32;
 /// To read its limits, and to set those that the kernel keeps for a guest.
 const LIMITS: i64 = libc::SYS_prlimit64;
 const STACK: u32 = libc::RLIMIT_STACK;
@@ -201,11 +145,6 @@ pub(super) fn monitor(files_granted: bool, network: bool) -> Result<(), FilterEr
     )?)
 }
 
-/// Confines this process to what the tracer of `guest` does; any other call ends it.
-pub(super) fn tracer(guest: u32, limited: Limited) -> Result<(), FilterError> {
-    Ok(seccomp::install(&tracer_policy(guest, limited).program())?)
-}
-
 /// Which addresses of the host's network are looked at before they are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Limited {
@@ -241,12 +180,19 @@ pub(super) struct Given {
     pub(super) scoped: bool,
     /// Its process's number.
     pub(super) own: u32,
+    /// What it does not know, and says with [`MARK`] where its tracer has it do so.
+    pub(super) secret: [u32; 2],
 }
 
 /// Confines this process to the calls of [`CALLS`] and what they say of it; any other fails with `ENOSYS`,
-/// as under KVM.
-pub(super) fn guest(given: Given) -> Result<(), FilterError> {
-    Ok(seccomp::install(&guest_policy(given).program())?)
+/// as under KVM. Where to listen for who waits for a device, of a guest without files.
+pub(super) fn guest(given: Given) -> Result<Option<OwnedFd>, FilterError> {
+    let program = guest_policy(given).program();
+    if given.files {
+        seccomp::install(&program)?;
+        return Ok(None);
+    }
+    Ok(seccomp::install_listened(&program)?)
 }
 
 fn monitor_policy(files_granted: bool, network: bool, own: u32) -> Policy {
@@ -293,52 +239,6 @@ fn monitor_policy(files_granted: bool, network: bool, own: u32) -> Policy {
     policy
 }
 
-fn tracer_policy(guest: u32, limited: Limited) -> Policy {
-    let mut policy = Policy::new(Verdict::Kill);
-    for call in TRACER {
-        policy.set(call as u32, Verdict::Allow);
-    }
-    let requests = Rule::one_of(0, &TRACER_REQUESTS, Verdict::Kill);
-    policy.set(libc::SYS_ptrace as u32, requests);
-    let signals = Rule::one_of(0, &[guest], Verdict::Kill);
-    policy.set(libc::SYS_kill as u32, signals);
-    // Of the guest alone: reading, and the limit of its stack.
-    let reads = [Test::Equals(0, guest), Test::Null(2)];
-    let stack = [Test::Equals(0, guest), Test::Equals(1, STACK)];
-    let limits = Rule::from(Verdict::Kill)
-        .unless(&reads, Verdict::Allow)
-        .unless(&stack, Verdict::Allow);
-    policy.set(LIMITS as u32, limits);
-    // Times of an open file.
-    let times = Rule::from(Verdict::Kill).unless(&[Test::Null(1)], Verdict::Allow);
-    policy.set(libc::SYS_utimensat as u32, times);
-    let flags = [
-        libc::F_SETPIPE_SZ,
-        libc::F_GETFL,
-        libc::F_SETFL,
-        libc::F_GET_SEALS,
-        libc::F_ADD_SEALS,
-    ]
-    .map(|command| command as u32);
-    policy.set(
-        libc::SYS_fcntl as u32,
-        Rule::one_of(1, &flags, Verdict::Kill),
-    );
-    let mut requests = vec![libc::TCGETS as u32, libc::TCSETS as u32];
-    if limited.any() {
-        requests.push(libc::FIONBIO as u32);
-        for call in TRACER_SOCKETS {
-            policy.set(call as u32, Verdict::Allow);
-        }
-    }
-    policy.set(
-        libc::SYS_ioctl as u32,
-        Rule::one_of(1, &requests, Verdict::Kill),
-    );
-    no_new_code(&mut policy);
-    policy
-}
-
 /// This program has no reason ever to make memory executable.
 fn no_new_code(policy: &mut Policy) {
     let executable = Test::Masked(2, libc::PROT_EXEC as u32, libc::PROT_EXEC as u32);
@@ -352,6 +252,12 @@ fn guest_policy(given: Given) -> Policy {
     let mut policy = Policy::new(Verdict::Refused(libc::ENOSYS));
     for call in CALLS {
         policy.set(call.number as u32, guest_rule(call.process, given));
+    }
+    if !given.files {
+        let [first, second] = given.secret;
+        let said = [Test::Equals(0, first), Test::Equals(1, second)];
+        let rule = Rule::from(Verdict::Refused(libc::ENOSYS)).unless(&said, Verdict::Wait);
+        policy.set(MARK, rule);
     }
     policy
 }
@@ -371,7 +277,6 @@ fn guest_rule(process: Process, given: Given) -> Rule {
         Verdict::Errno(libc::EPERM)
     };
     match process {
-        Process::Allowed => Verdict::Allow.into(),
         Process::Monitor | Process::Protection | Process::Heap => Verdict::Trace.into(),
         Process::Files => files(no_file).into(),
         Process::Look | Process::FilesOrEmpty => files(Verdict::Trace).into(),
@@ -379,6 +284,9 @@ fn guest_rule(process: Process, given: Given) -> Rule {
         Process::FilesOrUnserved => files(Verdict::Errno(libc::ENOSYS)).into(),
         // The small world is told by the path.
         Process::Create { flags, mode } => created(Verdict::Trace, flags, mode),
+        Process::CreateAnew { mode } => without_set_id(Verdict::Trace, mode),
+        Process::List if given.files => Verdict::Trace.into(),
+        Process::Allowed | Process::List => Verdict::Allow.into(),
         Process::Mode => without_set_id(asked_of_files, 1),
         Process::Owner => asked_of_files.into(),
         Process::PathMode(mode) => without_set_id(files(no_file), mode),
@@ -424,7 +332,8 @@ fn guest_rule(process: Process, given: Given) -> Rule {
         Process::Threads => Rule::from(not_known)
             .unless(&[Test::Masked(0, libc::CLONE_THREAD as u32, 0)], not_served)
             .unless(&[Test::Masked(0, !OF_THREADS, THREAD)], Verdict::Trace),
-        Process::ThreadName => Rule::one_of(0, &[libc::PR_SET_NAME as u32], not_known),
+        Process::ThreadName => Rule::one_of(0, &[libc::PR_GET_NAME as u32], not_known)
+            .unless(&[Test::Equals(0, libc::PR_SET_NAME as u32)], Verdict::Trace),
         Process::ThreadPointer => Rule::one_of(0, &THREAD_POINTER, not_known),
         Process::Descriptor => {
             let signals = [

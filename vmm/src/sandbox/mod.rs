@@ -11,7 +11,9 @@
 
 mod bpf;
 mod filter;
-mod seccomp;
+pub(crate) mod seccomp;
+
+use std::os::fd::OwnedFd;
 
 use landlock::{
     ABI, Access as _, AccessFs, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
@@ -23,6 +25,7 @@ use thiserror::Error;
 
 pub use self::filter::FilterError;
 use self::filter::Limited;
+pub(crate) use self::filter::MARK;
 use crate::network::Limits;
 use crate::world::{Rights, World};
 
@@ -116,8 +119,9 @@ impl Confinement {
         Ok(started)
     }
 
-    /// Confines this process to what a guest may do.
-    pub fn enter_guest(self) -> Result<(), SandboxError> {
+    /// Confines this process to what a guest may do. Where to listen for threads that make the call [`MARK`] and say
+    /// `secret`, of a guest without files.
+    pub(crate) fn enter_guest(self, secret: [u32; 2]) -> Result<Option<OwnedFd>, SandboxError> {
         give_up_privileges()?;
         self.files.restrict_self()?;
         let own = rustix::process::getpid().as_raw_nonzero().get();
@@ -127,6 +131,7 @@ impl Confinement {
             limited: self.limited,
             scoped: self.scoped,
             own: own.cast_unsigned(),
+            secret,
         })?)
     }
 }
@@ -136,7 +141,10 @@ impl Confinement {
 pub fn enter_tracer(guest: Pid, limits: &Limits) -> Result<(), SandboxError> {
     give_up_privileges()?;
     let guest = guest.as_raw_nonzero().get();
-    Ok(filter::tracer(guest.cast_unsigned(), Limited::by(limits))?)
+    Ok(filter::tracer::confine(
+        guest.cast_unsigned(),
+        Limited::by(limits),
+    )?)
 }
 
 fn give_up_privileges() -> Result<(), SandboxError> {

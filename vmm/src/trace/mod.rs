@@ -12,10 +12,11 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
 
+use rustix::event::{PollFd, PollFlags};
+
 use self::shapes::Shape;
 pub(crate) use self::values::Peek;
 use self::values::Said;
-use crate::descriptors::FIRST;
 
 /// A call that has not returned.
 #[derive(Debug)]
@@ -33,7 +34,6 @@ struct Made {
 /// Prints what a guest does.
 #[derive(Debug)]
 pub(crate) struct Trace {
-    /// The guest may close its standard error, or put something else there.
     out: File,
     made: BTreeMap<i32, Made>,
     /// The thread whose line is not complete.
@@ -54,15 +54,14 @@ pub(crate) struct Told {
 }
 
 impl Trace {
-    /// To what is standard error now.
-    pub(crate) fn new() -> io::Result<Self> {
-        let out = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), FIRST)?;
-        Ok(Self {
-            out: out.into(),
+    /// To `out`.
+    pub(crate) fn new(out: File) -> Self {
+        Self {
+            out,
             made: BTreeMap::new(),
             open: None,
             several: false,
-        })
+        }
     }
 
     /// `thread` makes a call.
@@ -170,7 +169,21 @@ impl Trace {
 
     /// Failure to print is no reason to stop a guest.
     fn print(&mut self, text: &str) {
-        let _ = self.out.write_all(text.as_bytes());
+        let mut rest = text.as_bytes();
+        while !rest.is_empty() {
+            match self.out.write(rest) {
+                Ok(0) => return,
+                Ok(written) => rest = &rest[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Whoever shares a socket with this program may have said so of it.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let mut polls = [PollFd::new(&self.out, PollFlags::OUT)];
+                    // Should that fail, writing does, too.
+                    let _ = crate::descriptors::poll(&mut polls, None);
+                }
+                Err(_) => return,
+            }
+        }
     }
 }
 
@@ -244,4 +257,40 @@ pub(crate) fn words_of(number: u64, arguments: &[u64; 6]) -> String {
     });
     let words: Vec<_> = words.collect();
     format!("{name}({})", words.join(", "))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    struct Nothing;
+
+    impl Peek for Nothing {
+        fn peek(&mut self, _: u64, _: &mut [u8]) -> usize {
+            0
+        }
+    }
+
+    #[test]
+    fn where_nobody_waits_nothing_is_lost() {
+        const CALLS: usize = 50_000;
+        let (mut reader, writer) = UnixStream::pair().unwrap();
+        writer.set_nonblocking(true).unwrap();
+        let mut trace = Trace::new(OwnedFd::from(writer).into());
+        let printing = std::thread::spawn(move || {
+            for _ in 0..CALLS {
+                trace.call(7, libc::SYS_getppid as u64, [0; 6], &mut Nothing);
+                trace.returned(7, Some(1), &mut Nothing);
+            }
+        });
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        printing.join().unwrap();
+        assert_eq!(text, "getppid() = 1\n".repeat(CALLS));
+    }
 }

@@ -11,27 +11,31 @@ const TICKS: u64 = 100;
 const RELEASE: &str = "6.1.0";
 const VERSION: &str = "#1 poolvmm";
 
-/// What the file at `path`, of [`super::small::FILES`], says.
-pub(super) fn of(path: &str, guest: &mut dyn Guest) -> Option<Vec<u8>> {
+/// What the file at `path`, of [`super::small::FILES`], says, of `thread` if it is about one.
+pub(super) fn of(path: &str, thread: i32, guest: &mut dyn Guest) -> Option<Vec<u8>> {
     if let Some(text) = fixed(path) {
         return Some(text.into_bytes());
     }
     let text = match path {
         "/proc/uptime" => uptime(guest),
-        "/proc/loadavg" => format!("0.00 0.00 0.00 1/{} {}\n", guest.threads(), guest.process()),
+        "/proc/loadavg" => {
+            let threads = guest.threads();
+            let last = threads.last().copied().unwrap_or(guest.process());
+            format!("0.00 0.00 0.00 1/{} {last}\n", threads.len())
+        }
         "/proc/meminfo" => meminfo(guest),
         "/proc/stat" => machine(guest),
         "/proc/sys/kernel/random/uuid" => format!("{}\n", uuid(guest.random())),
         "/proc/sys/kernel/random/boot_id" => format!("{}\n", uuid(guest.boot())),
         "/proc/self/maps" => maps(guest),
-        "/proc/self/status" => status(guest),
-        "/proc/self/stat" => process(guest),
+        "/proc/self/status" => status(thread, guest),
+        "/proc/self/stat" => process(thread, guest),
         "/proc/self/statm" => {
             let (size, resident) = (size(guest) / PAGE, guest.resident() / PAGE);
             format!("{size} {resident} 0 0 0 {resident} 0\n")
         }
         "/proc/self/limits" => limits(guest),
-        "/proc/self/comm" => return Some([&guest.name()[..], b"\n"].concat()),
+        "/proc/self/comm" => return Some([&guest.name(thread)[..], b"\n"].concat()),
         "/proc/self/cmdline" => return Some(guest.text(Text::Arguments)),
         "/proc/self/environ" => return Some(guest.text(Text::Environment)),
         "/proc/self/auxv" => return Some(guest.text(Text::Auxiliary)),
@@ -286,11 +290,11 @@ fn maps(guest: &mut dyn Guest) -> String {
     text
 }
 
-fn status(guest: &mut dyn Guest) -> String {
+fn status(thread: i32, guest: &mut dyn Guest) -> String {
     let kib = |bytes: u64| format!("{:>8} kB", bytes >> 10);
     let (size, resident) = (kib(size(guest)), kib(guest.resident()));
-    let name = String::from_utf8_lossy(&guest.name()).into_owned();
-    let (process, thread, threads) = (guest.process(), guest.thread(), guest.threads());
+    let name = String::from_utf8_lossy(&guest.name(thread)).into_owned();
+    let (process, threads) = (guest.process(), guest.threads().len());
     let user = rustix::process::getuid().as_raw();
     let group = rustix::process::getgid().as_raw();
     let none = "0000000000000000";
@@ -307,10 +311,10 @@ fn status(guest: &mut dyn Guest) -> String {
 }
 
 /// `/proc/self/stat`: 52 fields.
-fn process(guest: &mut dyn Guest) -> String {
-    let name = String::from_utf8_lossy(&guest.name()).into_owned();
+fn process(thread: i32, guest: &mut dyn Guest) -> String {
+    let name = String::from_utf8_lossy(&guest.name(thread)).into_owned();
     let (user, system) = ticks(guest);
-    let (process, thread, threads) = (guest.process(), guest.thread(), guest.threads());
+    let (process, threads) = (guest.process(), guest.threads().len());
     let (size, resident) = (size(guest), guest.resident() / PAGE);
     let started = guest.started();
     let started = started.tv_sec as u64 * TICKS + started.tv_nsec as u64 / 10_000_000;

@@ -1,16 +1,22 @@
 //! The small world: files that programs look for, made by the VMM when they are looked at, the same on both platforms.
 //!
-//! They are found by their path alone, as it is written (without `.`, `..` and doubled slashes). So they cost nothing
-//! before that, and are there without any file system, too. Where a guest has a file system of its own, entries without
-//! content stand in it for most, to be listed and looked up, and what was granted comes first.
-//! A file is opened as memory that nobody can change, with what was true at that moment.
+//! They are found by their path, as it is written (without `.`, `..` and doubled slashes). So they cost nothing
+//! before that, and are there without any file system, too. Where a guest has a file system of its own, places without
+//! content stand in it for most, to be listed and looked up, and to be known by however a path leads there
+//! (`places`); and what was granted comes first.
+//! A file is opened as memory that nobody can change, with what was true at that moment (`file`).
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+mod device;
+mod file;
+mod node;
+mod places;
 
-use rustix::fs::{MemfdFlags, OFlags, SealFlags};
-use rustix::io::Errno;
 use rustix::time::Timespec;
 
+pub(crate) use self::device::Device;
+pub(crate) use self::file::{Large, fill, is_new, may_open, may_open_device, open};
+pub(crate) use self::node::{Kind, Look, Node, Whose, access, find, link, stat, statx};
+pub(crate) use self::places::{DESCRIPTORS, Listing, Place, Places, all as places, list};
 use super::contents;
 use pool_core::address::Protection;
 
@@ -113,12 +119,13 @@ pub(crate) trait Guest {
     fn free(&mut self) -> u64;
     /// Bytes that it has.
     fn resident(&mut self) -> u64;
-    /// Numbers of its process and of the thread that asks, and how many threads there are.
+    /// Numbers of its process, which is that of its first thread, and of the thread that asks.
     fn process(&self) -> i32;
-    fn thread(&self) -> i32;
-    fn threads(&self) -> usize;
-    /// The thread's name.
-    fn name(&mut self) -> Vec<u8>;
+    fn caller(&self) -> i32;
+    /// Its threads, by number.
+    fn threads(&self) -> Vec<i32>;
+    /// The name of one of them.
+    fn name(&mut self, thread: i32) -> Vec<u8>;
     fn text(&mut self, which: Text) -> Vec<u8>;
     fn areas(&mut self) -> Vec<Area>;
     /// Nanoseconds that it has run.
@@ -144,128 +151,19 @@ pub(crate) trait Guest {
     }
 }
 
-/// What a path of the small world stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Node {
-    /// A file.
-    File(&'static str),
-    /// A link to the program.
-    Program,
-    /// An open descriptor, by its number.
-    Descriptor(u64),
-    /// The terminal that controls a process: a guest has none.
-    Terminal,
+/// What the file `path` says now, of the thread that it is about.
+pub(crate) fn content(path: &str, whose: Whose, guest: &mut dyn Guest) -> Vec<u8> {
+    let thread = whose.thread(guest);
+    contents::of(path, thread, guest).unwrap_or_default()
 }
 
-/// What `path`, absolute, is to the guest whose process has number `process`. Nothing below `granted`, which
-/// are directories that the guest was given.
-pub(crate) fn find(path: &[u8], process: i32, granted: &[Vec<u8>]) -> Option<Node> {
-    let top = [&b"/proc/"[..], b"/sys/", b"/dev/", b"/etc/"];
-    // Most paths are not.
-    if path.first() != Some(&b'/') {
-        return None;
-    }
-    let path = crate::linux::clean(path);
-    if !top.iter().any(|top| path.starts_with(top)) {
-        return None;
-    }
-    let below = |granted: &Vec<u8>| {
-        path.strip_prefix(&granted[..])
-            .is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-    };
-    if granted.iter().any(below) {
-        return None;
-    }
-    let path = String::from_utf8(path).ok()?;
-    let path = own(&path, process);
-    match &*path {
-        "/dev/tty" => return Some(Node::Terminal),
-        "/dev/stdin" => return Some(Node::Descriptor(0)),
-        "/dev/stdout" => return Some(Node::Descriptor(1)),
-        "/dev/stderr" => return Some(Node::Descriptor(2)),
-        "/proc/self/exe" => return Some(Node::Program),
-        _ => {}
-    }
-    let descriptor = ["/dev/fd/", "/proc/self/fd/"];
-    let number = descriptor
-        .iter()
-        .find_map(|prefix| path.strip_prefix(prefix));
-    if let Some(number) = number {
-        let plain = number.bytes().all(|byte| byte.is_ascii_digit());
-        let number = number.parse::<u64>().ok().filter(|_| plain);
-        return number
-            .filter(|&number| number < 1 << 31)
-            .map(Node::Descriptor);
-    }
-    FILES.lines().find(|known| **known == *path).map(Node::File)
-}
-
-/// `path` with `/proc/self` where it names the process, or the calling thread, in another way.
-fn own(path: &str, process: i32) -> std::borrow::Cow<'_, str> {
-    let ways = [
-        "/proc/thread-self/".to_owned(),
-        format!("/proc/self/task/{process}/"),
-        format!("/proc/{process}/task/{process}/"),
-        format!("/proc/{process}/"),
-    ];
-    let rest = ways.iter().find_map(|way| path.strip_prefix(&way[..]));
-    match rest {
-        Some(rest) => format!("/proc/self/{rest}").into(),
-        None => path.into(),
-    }
-}
-
-/// Whether a file may be opened with `flags`: it is there, and only to be read.
-pub(crate) fn may_open(flags: OFlags) -> Result<(), Errno> {
-    if flags.contains(OFlags::CREATE | OFlags::EXCL) {
-        Err(Errno::EXIST)
-    } else if flags.contains(OFlags::DIRECTORY) {
-        Err(Errno::NOTDIR)
-    } else if flags & OFlags::ACCMODE != OFlags::RDONLY {
-        Err(Errno::ACCESS)
-    } else {
-        Ok(())
-    }
-}
-
-/// What the file `path` says now.
-pub(crate) fn content(path: &str, guest: &mut dyn Guest) -> Vec<u8> {
-    contents::of(path, guest).unwrap_or_default()
-}
-
-/// A new file with `content`, which has the lowest number that is free.
-pub(crate) fn open(content: &[u8], close_on_exec: bool) -> Result<OwnedFd, Errno> {
-    let mut flags = MemfdFlags::ALLOW_SEALING;
-    if close_on_exec {
-        flags |= MemfdFlags::CLOEXEC;
-    }
-    let file = rustix::fs::memfd_create(c"file", flags)?;
-    fill(file.as_fd(), content)?;
-    Ok(file)
-}
-
-/// Makes `file` one with `content` that cannot be changed. Somebody may do so meanwhile: it does not
-/// become larger.
-pub(crate) fn fill(file: BorrowedFd<'_>, content: &[u8]) -> Result<(), Errno> {
-    let length = content.len() as u64;
-    rustix::fs::ftruncate(file, length)?;
-    rustix::fs::fcntl_add_seals(file, SealFlags::GROW)?;
-    if rustix::fs::fstat(file)?.st_size as u64 > length {
-        rustix::fs::ftruncate(file, length)?;
-    }
-    let mut done = 0;
-    while done < content.len() {
-        match rustix::io::pwrite(file, &content[done..], done as u64)? {
-            0 => break,
-            written => done += written,
-        }
-    }
-    rustix::fs::fcntl_add_seals(file, SealFlags::SHRINK | SealFlags::WRITE | SealFlags::SEAL)
-}
-
-/// The file's place in a guest's own file system holds its content: programs map such files.
+/// A guest's own file system has it: files that programs map, and devices.
 pub(crate) fn is_kept(node: Node) -> bool {
-    matches!(node, Node::File(path) if path.starts_with("/etc/"))
+    match node {
+        Node::File(path, _) => path.starts_with("/etc/"),
+        Node::Device(_) => true,
+        _ => false,
+    }
 }
 
 /// The name of the program whose arguments are these, as the kernel cuts it.
@@ -286,169 +184,9 @@ pub(crate) fn path_of(arguments: &[u8]) -> Vec<u8> {
     [b"/", name].concat()
 }
 
-/// A call that only looks at a path.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Look {
-    pub(crate) kind: Kind,
-    /// The argument that is the path; what is asked for follows.
-    pub(crate) path: usize,
-}
-
-/// What a call that looks at a path wants to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Access,
-    Stat,
-    Extended,
-    Link,
-}
-
-impl Look {
-    /// Call `number`, if it is one.
-    pub(crate) fn of(number: u64) -> Option<Self> {
-        let (kind, path) = match number as i64 {
-            libc::SYS_access => (Kind::Access, 0),
-            libc::SYS_faccessat | libc::SYS_faccessat2 => (Kind::Access, 1),
-            libc::SYS_stat | libc::SYS_lstat => (Kind::Stat, 0),
-            libc::SYS_newfstatat => (Kind::Stat, 1),
-            libc::SYS_statx => (Kind::Extended, 1),
-            libc::SYS_readlink => (Kind::Link, 0),
-            libc::SYS_readlinkat => (Kind::Link, 1),
-            _ => return None,
-        };
-        Some(Self { kind, path })
-    }
-}
-
-/// The number that a node is known by: that of its place.
-fn inode(node: Node) -> u64 {
-    let place = |path: &str| FILES.lines().position(|known| known == path).unwrap_or(0);
-    match node {
-        Node::File(path) => 16 + place(path) as u64,
-        Node::Program => 1,
-        Node::Terminal => 2,
-        Node::Descriptor(_) => 3,
-    }
-}
-
-/// `struct stat` of a node that no descriptor stands for.
-pub(crate) fn stat(node: Node) -> [u8; 144] {
-    const FILE: u32 = libc::S_IFREG | 0o444;
-    const LINK: u32 = libc::S_IFLNK | 0o777;
-    const DEVICE: u32 = libc::S_IFCHR | 0o666;
-    let (mode, device) = match node {
-        Node::File(_) => (FILE, 0u64),
-        Node::Program | Node::Descriptor(_) => (LINK, 0),
-        Node::Terminal => (DEVICE, 5 << 8),
-    };
-    let mut bytes = [0; 144];
-    let mut put = |at: usize, word: u64| bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
-    put(8, inode(node));
-    put(16, 1);
-    put(24, mode.into());
-    put(40, device);
-    put(56, 4096);
-    bytes
-}
-
-/// `struct statx` of it.
-pub(crate) fn statx(node: Node) -> [u8; 256] {
-    /// Kind, mode, links, owner, inode, size and blocks.
-    const KNOWN: u32 = 0x71f;
-    let stat = stat(node);
-    let mut bytes = [0; 256];
-    bytes[0..4].copy_from_slice(&KNOWN.to_le_bytes());
-    bytes[4..8].copy_from_slice(&4096u32.to_le_bytes());
-    bytes[16..20].copy_from_slice(&stat[16..20]);
-    bytes[28..30].copy_from_slice(&stat[24..26]);
-    bytes[32..40].copy_from_slice(&stat[8..16]);
-    if node == Node::Terminal {
-        bytes[128..132].copy_from_slice(&5u32.to_le_bytes());
-    }
-    bytes
-}
-
-/// What `access` says of a node.
-pub(crate) fn access(node: Node, mode: u64) -> Result<(), Errno> {
-    const EXECUTE: u64 = libc::X_OK as u64;
-    const WRITE: u64 = libc::W_OK as u64;
-    match node {
-        Node::File(_) if mode & (EXECUTE | WRITE) != 0 => Err(Errno::ACCESS),
-        _ => Ok(()),
-    }
-}
-
-/// What `readlink` says of a node: of a descriptor nothing is known by its name.
-pub(crate) fn link(node: Node, guest: &mut dyn Guest) -> Result<Vec<u8>, Errno> {
-    match node {
-        Node::Program => Ok(path_of(&guest.text(Text::Arguments))),
-        Node::File(_) | Node::Terminal => Err(Errno::INVAL),
-        Node::Descriptor(_) => Err(Errno::NOENT),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paths_are_found_as_they_are_written() {
-        let find = |path: &str| {
-            find(
-                path.as_bytes(),
-                7,
-                &[b"/sys/granted".to_vec(), b"/etc".to_vec()],
-            )
-        };
-        for (path, node) in [
-            ("/proc/self/maps", Some(Node::File("/proc/self/maps"))),
-            (
-                "//proc/./self/../7/maps",
-                Some(Node::File("/proc/self/maps")),
-            ),
-            (
-                "/proc/thread-self/comm",
-                Some(Node::File("/proc/self/comm")),
-            ),
-            (
-                "/proc/self/task/7/stat",
-                Some(Node::File("/proc/self/stat")),
-            ),
-            ("/proc/8/maps", None),
-            ("/proc/self/exe", Some(Node::Program)),
-            ("/dev/stdout", Some(Node::Descriptor(1))),
-            ("/dev/fd/12", Some(Node::Descriptor(12))),
-            ("/proc/self/fd/+1", None),
-            ("/proc/self/fd/4294967296", None),
-            ("/dev/tty", Some(Node::Terminal)),
-            (
-                "/sys/devices/system/cpu/online",
-                Some(Node::File("/sys/devices/system/cpu/online")),
-            ),
-            ("/sys/granted/x", None),
-            ("/etc/passwd", None),
-            ("proc/self/maps", None),
-            ("/home", None),
-            ("", None),
-        ] {
-            assert_eq!(find(path), node, "{path}");
-        }
-    }
-
-    #[test]
-    fn files_can_be_read_alone() {
-        assert_eq!(may_open(OFlags::RDONLY | OFlags::CLOEXEC), Ok(()));
-        assert_eq!(may_open(OFlags::RDONLY | OFlags::CREATE), Ok(()));
-        assert_eq!(may_open(OFlags::RDWR), Err(Errno::ACCESS));
-        assert_eq!(may_open(OFlags::CREATE | OFlags::EXCL), Err(Errno::EXIST));
-        assert_eq!(may_open(OFlags::DIRECTORY), Err(Errno::NOTDIR));
-        let file = open(b"said\n", true).unwrap();
-        assert_eq!(rustix::io::write(&file, b"x"), Err(Errno::PERM));
-        assert_eq!(rustix::fs::ftruncate(&file, 9), Err(Errno::PERM));
-        let mut read = [0; 9];
-        assert_eq!(rustix::io::read(&file, &mut read), Ok(5));
-        assert_eq!(&read[..5], b"said\n");
-    }
 
     /// A guest of which everything is zero.
     struct Nobody;
@@ -466,14 +204,17 @@ mod tests {
         fn process(&self) -> i32 {
             7
         }
-        fn thread(&self) -> i32 {
-            7
+        fn caller(&self) -> i32 {
+            8
         }
-        fn threads(&self) -> usize {
-            1
+        fn threads(&self) -> Vec<i32> {
+            vec![7, 8]
         }
-        fn name(&mut self) -> Vec<u8> {
-            b"nobody".to_vec()
+        fn name(&mut self, thread: i32) -> Vec<u8> {
+            match thread {
+                7 => b"nobody".to_vec(),
+                _ => b"nobody-2".to_vec(),
+            }
         }
         fn text(&mut self, _: Text) -> Vec<u8> {
             b"/bin/nobody\0-x\0".to_vec()
@@ -507,7 +248,7 @@ mod tests {
     }
 
     fn said(path: &str) -> String {
-        String::from_utf8(content(path, &mut Nobody)).unwrap()
+        String::from_utf8(content(path, Whose::Process, &mut Nobody)).unwrap()
     }
 
     #[test]
@@ -549,6 +290,10 @@ mod tests {
             ),
             "{limits}"
         );
+        let of = |whose| content("/proc/self/comm", whose, &mut Nobody);
+        assert_eq!(of(Whose::Process), b"nobody\n");
+        assert_eq!(of(Whose::Caller), b"nobody-2\n");
+        assert_eq!(of(Whose::Thread(7)), b"nobody\n");
         assert_eq!(said("/proc/self/statm"), "256 4096 0 0 0 4096 0\n");
         assert_eq!(path_of(b"/bin/nobody\0"), b"/nobody");
         assert_eq!(program(b"a-name-that-is-long\0"), b"a-name-that-is-");

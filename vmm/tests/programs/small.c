@@ -1,9 +1,11 @@
 /* Looks at what a program finds of its machine, and says what is not as it should be. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <pwd.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,13 +13,15 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
-static int wrong;
+static _Atomic int wrong;
 #define CHECK(what) do { if (!(what)) { wrong++; printf("line %d: %s (%s)\n", __LINE__, #what, strerror(errno)); } } while (0)
 
-static char text[1 << 16];
+static _Thread_local char text[1 << 16];
 
 static long read_file(const char *path)
 {
@@ -86,7 +90,9 @@ static void process(int argc, char **argv)
     CHECK(number("/proc/self/status", "\nUid:") == getuid());
     sprintf(name, "/proc/%d/comm", getpid());
     CHECK(read_file(name) > 0 && !strcmp(text, "small\n"));
+    CHECK(prctl(PR_GET_NAME, name) == 0 && !strcmp(name, "small"));
     prctl(PR_SET_NAME, "renamed");
+    CHECK(prctl(PR_GET_NAME, name) == 0 && !strcmp(name, "renamed"));
     CHECK(read_file("/proc/thread-self/comm") > 0 && !strcmp(text, "renamed\n"));
     CHECK(read_file("/proc/self/cmdline") == (long)(strlen(argv[0]) + strlen(argv[1]) + 2));
     CHECK(!strcmp(text, argv[0]) && !strcmp(text + strlen(text) + 1, argv[1]));
@@ -110,7 +116,14 @@ static void machine(void)
     clock_gettime(CLOCK_BOOTTIME, &up);
     CHECK(read_file("/proc/uptime") > 0 && sscanf(text, "%lf", &told) == 1);
     CHECK(told >= up.tv_sec - 1 && told <= up.tv_sec + 60);
-    CHECK(sysconf(_SC_NPROCESSORS_ONLN) >= 1);
+    cpu_set_t processors;
+    CHECK(sysconf(_SC_NPROCESSORS_ONLN) == 1);
+    CPU_ZERO(&processors);
+    CHECK(syscall(SYS_sched_getaffinity, 0, sizeof processors, &processors) == 8 && CPU_COUNT(&processors) == 1);
+    CHECK(syscall(SYS_sched_getaffinity, getpid(), 8, &processors) == 8);
+    CHECK(syscall(SYS_sched_getaffinity, 0, 7, &processors) < 0 && errno == EINVAL);
+    CHECK(syscall(SYS_sched_getaffinity, 0, 8, (void *)8) < 0 && errno == EFAULT);
+    CHECK(syscall(SYS_sched_getaffinity, 1 << 21, 8, &processors) < 0 && errno == ESRCH);
     CHECK(sysconf(_SC_PHYS_PAGES) == 16384);
     CHECK(sysconf(_SC_AVPHYS_PAGES) > 0 && sysconf(_SC_AVPHYS_PAGES) < 16384);
     CHECK(read_file("/proc/cpuinfo") > 0 && strstr(text, "processor\t: 0\n") && !strstr(text, "processor\t: 1"));
@@ -151,6 +164,51 @@ static void rules(void)
     CHECK(fd == 3 && (fcntl(fd, F_GETFD) & FD_CLOEXEC) && write(fd, "out\n", 4) == 4);
     close(fd);
     CHECK(open("/dev/fd/3", O_RDONLY) < 0 && errno == ENOENT);
+    CHECK(lstat("/dev/stdin", &status) == 0 && S_ISLNK(status.st_mode));
+    CHECK(stat("/dev/stdin", &status) == 0 && !S_ISLNK(status.st_mode));
+    CHECK(access("/proc/self/fd/77", F_OK) < 0 && errno == ENOENT);
+    CHECK(stat("/proc/self/fd/77", &status) < 0 && errno == ENOENT);
+    CHECK(syscall(SYS_open, (char *)8, O_RDONLY) < 0 && errno == EFAULT);
+    CHECK(syscall(SYS_stat, (char *)8, &status) < 0 && errno == EFAULT);
+    /* A path of any length, and one that is too long. */
+    static char path[5000] = "/proc";
+    while (strlen(path) < 4000) strcat(path, "/./");
+    strcat(path, "self/comm");
+    CHECK(read_file(path) > 0);
+    while (strlen(path) < 4900) strcat(path, "/x");
+    CHECK(open(path, O_RDONLY) < 0 && errno == ENAMETOOLONG);
+}
+
+static void devices(void)
+{
+    static char zeros[64];
+    struct stat status;
+    int fd = open("/dev/null", O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    CHECK(fd == 3 && (fcntl(fd, F_GETFD) & FD_CLOEXEC) == 0 && write(fd, text, 100) == 100);
+    CHECK(fstat(fd, &status) == 0 && S_ISCHR(status.st_mode) && status.st_rdev == makedev(1, 3));
+    CHECK(dup2(fd, 9) == 9 && close(9) == 0);
+    close(fd);
+    CHECK(read_file("/dev/null") == 0);
+    fd = open("/dev/zero", O_RDWR | O_CLOEXEC);
+    memset(text, 1, sizeof zeros);
+    CHECK(fd == 3 && (fcntl(fd, F_GETFD) & FD_CLOEXEC));
+    CHECK(read(fd, text, sizeof zeros) == sizeof zeros && !memcmp(text, zeros, sizeof zeros));
+    char *shared = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    CHECK(shared != MAP_FAILED && shared[7] == 0);
+    close(fd);
+    fd = open("/dev/urandom", O_RDONLY);
+    CHECK(read(fd, text, sizeof zeros) == sizeof zeros && memcmp(text, zeros, sizeof zeros));
+    close(fd);
+    fd = open("/dev/random", O_RDONLY);
+    CHECK(read(fd, text, sizeof zeros) == sizeof zeros);
+    close(fd);
+    fd = open("/dev/full", O_WRONLY);
+    CHECK(write(fd, "x", 1) < 0 && errno == ENOSPC);
+    close(fd);
+    CHECK(stat("/dev/full", &status) == 0 && S_ISCHR(status.st_mode) && status.st_rdev == makedev(1, 7));
+    CHECK(access("/dev/null", R_OK | W_OK) == 0);
+    CHECK(open("/dev/null", O_RDONLY | O_DIRECTORY) < 0 && errno == ENOTDIR);
+    CHECK(open("/dev/mem", O_RDONLY) < 0 && errno == ENOENT);
 }
 
 static void *reader(void *unused)
@@ -159,19 +217,181 @@ static void *reader(void *unused)
     return unused;
 }
 
+static void *opener(void *unused)
+{
+    for (int i = 0; i < 300; i++) {
+        int null = open("/dev/null", O_RDWR), file = open("/proc/self/comm", O_RDONLY);
+        char some[32];
+        CHECK(null >= 0 && write(null, "x", 1) == 1 && read(null, some, 1) == 0);
+        CHECK(file >= 0 && read(file, some, sizeof some) == 8);
+        close(null);
+        close(file);
+    }
+    return unused;
+}
+
+/* A thread has a name and a number of its own, and its process those of the first. */
+static void *second(void *unused)
+{
+    char path[64];
+    int thread = syscall(SYS_gettid);
+    CHECK(prctl(PR_GET_NAME, path) == 0 && !strcmp(path, "renamed"));
+    prctl(PR_SET_NAME, "second");
+    CHECK(read_file("/proc/self/comm") == 8 && !strcmp(text, "renamed\n"));
+    CHECK(read_file("/proc/thread-self/comm") == 7 && !strcmp(text, "second\n"));
+    CHECK(read_file("/proc/self/stat") > 0 && atoi(text) == getpid());
+    CHECK(read_file("/proc/thread-self/stat") > 0 && atoi(text) == thread);
+    CHECK(number("/proc/thread-self/status", "\nPid:") == thread);
+    CHECK(number("/proc/thread-self/status", "\nTgid:") == getpid());
+    sprintf(path, "/proc/self/task/%d/comm", thread);
+    CHECK(read_file(path) == 7 && !strcmp(text, "second\n"));
+    sprintf(path, "/proc/self/task/%d/comm", getpid());
+    CHECK(read_file(path) == 8 && !strcmp(text, "renamed\n"));
+    CHECK(open("/proc/self/task/4000000/comm", O_RDONLY) < 0 && errno == ENOENT);
+    return unused;
+}
+
+/* The numbers that a directory lists, as bits. */
+static unsigned long numbers(DIR *directory, int kind)
+{
+    unsigned long found = 0;
+    struct dirent *entry;
+    while ((entry = readdir(directory))) {
+        if (entry->d_name[0] == '.') continue;
+        CHECK(entry->d_type == kind);
+        found |= 1ul << atoi(entry->d_name) % 64;
+    }
+    return found;
+}
+
+static void *waits(void *gate)
+{
+    read(*(int *)gate, text, 1);
+    return 0;
+}
+
+/* Of a guest with a file system: whatever leads there. */
+static void places(void)
+{
+    CHECK(chdir("/proc/self") == 0);
+    int fd = open("maps", O_RDONLY);
+    CHECK(fd == 3 && read(fd, text, sizeof text) > 100 && (fcntl(fd, F_GETFD) & FD_CLOEXEC) == 0);
+    close(fd);
+    fd = open("maps", O_RDONLY | O_CLOEXEC);
+    CHECK(fd == 3 && (fcntl(fd, F_GETFD) & FD_CLOEXEC));
+    close(fd);
+    CHECK(read_file("../uptime") > 0 && read_file("../thread-self/comm") == 6);
+    CHECK(chdir("/") == 0 && read_file("proc/self/comm") == 6 && !strcmp(text, "small\n"));
+    int directory = open("/proc", O_PATH | O_DIRECTORY);
+    fd = openat(directory, "self/status", O_RDONLY);
+    CHECK(fd == 4 && read(fd, text, sizeof text) > 100 && strstr(text, "Threads:\t1\n"));
+    CHECK(write(fd, "x", 1) < 0 && mmap(0, 4096, PROT_READ, MAP_SHARED, fd, 0) != MAP_FAILED);
+    close(fd);
+    CHECK(openat(directory, "self/status", O_RDWR) < 0 && errno == EACCES);
+    CHECK(openat(directory, "self/status", O_RDONLY | O_CREAT | O_EXCL, 0600) < 0 && errno == EEXIST);
+    close(directory);
+    CHECK(symlink("/proc/self/comm", "/tmp/comm") == 0 && read_file("/tmp/comm") == 6 && !strcmp(text, "small\n"));
+    CHECK(symlink("/dev/stdout", "/tmp/log") == 0);
+    fd = open("/tmp/log", O_WRONLY | O_CREAT | O_APPEND, 0644);
+    CHECK(fd == 3 && write(fd, "logged\n", 7) == 7);
+    close(fd);
+    fd = syscall(SYS_creat, "/tmp/log", 0644);
+    CHECK(fd == 3 && write(fd, "again\n", 6) == 6);
+    close(fd);
+
+    int gate[2];
+    pthread_t thread;
+    pipe(gate);
+    CHECK(dup2(gate[0], 40) == 40);
+    DIR *list = opendir("/proc/self/fd");
+    CHECK(list && numbers(list, DT_LNK) == (1ul << 40 | 0x3f));
+    rewinddir(list);
+    close(40);
+    CHECK(numbers(list, DT_LNK) == 0x3f);
+    CHECK(syscall(SYS_getdents64, dirfd(list), text, 64) == 0);
+    rewinddir(list);
+    CHECK(syscall(SYS_getdents64, dirfd(list), text, 0) < 0 && errno == EINVAL);
+    CHECK(syscall(SYS_getdents64, dirfd(list), text, 30) == 24 && syscall(SYS_getdents64, dirfd(list), text, 30) == 24);
+    CHECK(syscall(SYS_getdents, dirfd(list), text, 64) > 0);
+    rewinddir(list);
+    CHECK(syscall(SYS_getdents64, dirfd(list), (void *)8, 64) < 0 && errno == EFAULT);
+    CHECK(numbers(list, DT_LNK) == 0x3f);
+    closedir(list);
+    pthread_create(&thread, 0, waits, gate);
+    list = opendir("/proc/self/task");
+    unsigned long threads = list ? numbers(list, DT_DIR) : 0;
+    CHECK(__builtin_popcountl(threads) == 2 && threads >> getpid() % 64 & 1);
+    closedir(list);
+    write(gate[1], "x", 1);
+    pthread_join(thread, 0);
+    list = opendir("/dev/fd");
+    for (struct dirent *entry; list && (entry = readdir(list));)
+        if (atoi(entry->d_name) > 2 && atoi(entry->d_name) != dirfd(list)) close(atoi(entry->d_name));
+    closedir(list);
+    CHECK(fcntl(gate[0], F_GETFD) < 0 && fcntl(gate[1], F_GETFD) < 0);
+}
+
+/* Opens what says much about many areas, over and over. */
+static void many(void)
+{
+    enum { AREAS = 4000, OPEN = 200 };
+    char *area = mmap(0, AREAS * 8192l, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    for (long i = 0; i < AREAS; i++) CHECK(mprotect(area + i * 8192, 4096, PROT_READ) == 0);
+    long all = 0, last = 0;
+    int open_now[OPEN];
+    struct stat status;
+    for (int i = 0; i < OPEN; i++) CHECK((open_now[i] = open("/proc/self/maps", O_RDONLY)) >= 0);
+    for (int i = 0; i < OPEN; i++) {
+        CHECK(fstat(open_now[i], &status) == 0);
+        all += last = status.st_size;
+    }
+    CHECK(last > 2 * AREAS * 40 && all >= last && all <= 16 << 20);
+    CHECK(read(open_now[OPEN - 1], text, sizeof text) == sizeof text && (strstr(text, " r-xp ") || strstr(text, " r-xs ")));
+}
+
+/* Its name ends inside of a character. */
+static void named(void)
+{
+    prctl(PR_SET_NAME, "Verbindungsstr\xc3\xa4nge");
+    for (int i = 0; i < 200; i++) {
+        char *more = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        CHECK(more != MAP_FAILED);
+        if (more == MAP_FAILED) break;
+        memset(more, 1, 1 << 20);
+        munmap(more, 1 << 20);
+    }
+    CHECK(number("/proc/self/status", "VmRSS:") > 0);
+    CHECK(read_file("/proc/self/comm") == 16 && text[14] == '\xc3');
+}
+
 int main(int argc, char **argv)
 {
     if (!strcmp(argv[1], "list")) {
         for (int i = 2; i < argc; i++) printf("%s: %s\n", argv[i], access(argv[i], F_OK) ? strerror(errno) : "there");
         return 0;
     }
-    process(argc, argv);
-    live();
-    machine();
-    rules();
+    if (!strcmp(argv[1], "waits")) {
+        printf("%d\n", getpid());
+        fflush(stdout);
+        return read(0, text, 1);
+    }
     pthread_t threads[2];
-    for (int i = 0; i < 2; i++) pthread_create(threads + i, 0, reader, 0);
-    for (int i = 0; i < 2; i++) pthread_join(threads[i], 0);
+    if (!strcmp(argv[1], "all")) {
+        process(argc, argv);
+        live();
+        machine();
+        rules();
+        devices();
+        pthread_create(threads, 0, second, 0);
+        pthread_join(threads[0], 0);
+        for (int i = 0; i < 2; i++) pthread_create(threads + i, 0, reader, 0);
+        for (int i = 0; i < 2; i++) pthread_join(threads[i], 0);
+        for (int i = 0; i < 2; i++) pthread_create(threads + i, 0, opener, 0);
+        for (int i = 0; i < 2; i++) pthread_join(threads[i], 0);
+    }
+    if (!strcmp(argv[1], "places")) places();
+    if (!strcmp(argv[1], "many")) many();
+    if (!strcmp(argv[1], "named")) named();
     printf("%d wrong\n", wrong);
     return wrong != 0;
 }

@@ -4,6 +4,7 @@ use super::super::bpf::tests::answer;
 use super::*;
 
 const OWN: u32 = 4711;
+const SECRET: [u32; 2] = [0xdead_beef, 0x0bad_cafe];
 
 fn given(files: bool, network: bool, scoped: bool) -> Given {
     Given {
@@ -12,6 +13,7 @@ fn given(files: bool, network: bool, scoped: bool) -> Given {
         scoped,
         limited: Limited::default(),
         own: OWN,
+        secret: SECRET,
     }
 }
 
@@ -109,7 +111,7 @@ fn only_threads_are_started() {
 
 #[test]
 fn the_tracer_opens_and_starts_nothing() {
-    let program = tracer_policy(OWN, Limited::default()).program();
+    let program = tracer::policy(OWN, Limited::default()).program();
     let ask = |call: i64, arguments| answer(&program, call as u32, arguments);
     for call in [
         libc::SYS_openat,
@@ -143,13 +145,35 @@ fn no_call_outside_the_table_passes() {
     }
 }
 
+/// A guest that does not know what to say waits for nobody.
+#[test]
+fn only_the_tracer_has_a_guest_wait() {
+    let [first, second] = SECRET.map(u64::from);
+    let ask = |files, first, second| {
+        let program = guest_policy(given(files, false, true)).program();
+        answer(&program, MARK, [first, second, 0, 0, 0, 0])
+    };
+    let refused = Verdict::Refused(libc::ENOSYS);
+    assert_eq!(ask(false, first, second), Verdict::Wait);
+    assert_eq!(ask(false, first, second + 1), refused);
+    assert_eq!(ask(false, second, second), refused);
+    assert_eq!(ask(true, first, second), refused, "it has files");
+    assert!(CALLS.iter().all(|call| call.number != u64::from(MARK)));
+}
+
 #[test]
 fn without_a_grant_no_call_takes_a_path_to_the_kernel() {
     for call in CALLS {
-        use Process::{Create, Files, FilesOrEmpty, FilesOrUnserved, Look, PathMode};
+        use Process::{Create, CreateAnew, Files, FilesOrEmpty, FilesOrUnserved, Look, PathMode};
         let names_files = matches!(
             call.process,
-            Files | Look | FilesOrEmpty | FilesOrUnserved | PathMode(_) | Create { .. }
+            Files
+                | Look
+                | FilesOrEmpty
+                | FilesOrUnserved
+                | PathMode(_)
+                | Create { .. }
+                | CreateAnew { .. }
         );
         if names_files {
             // `AT_EMPTY_PATH` lets a path that is not empty through as well.
@@ -206,15 +230,20 @@ fn arguments_are_looked_at() {
         ("futex", [0, 2, 0, 0, 0, 0], refused(libc::ENOSYS)),
         ("arch_prctl", [0x1002, 0, 0, 0, 0, 0], allow),
         ("arch_prctl", [0x5001, 0, 0, 0, 0, 0], refused(libc::EINVAL)),
-        ("prctl", [15, 0, 0, 0, 0, 0], allow),
+        ("prctl", [15, 0, 0, 0, 0, 0], Verdict::Trace),
+        ("prctl", [16, 0, 0, 0, 0, 0], allow),
+        ("getdents64", [3, 1, 64, 0, 0, 0], Verdict::Trace),
+        ("creat", [1, 0o644, 0, 0, 0, 0], Verdict::Trace),
+        ("creat", [1, 0o4755, 0, 0, 0, 0], refused(libc::EPERM)),
         ("prctl", [4, 1, 0, 0, 0, 0], refused(libc::EINVAL)),
         ("fcntl", [0, 8, 0, 0, 0, 0], refused(libc::EINVAL)),
         ("fcntl", [0, 4, 0o2000, 0, 0, 0], allow),
         ("fcntl", [0, 4, 0o22000, 0, 0, 0], refused(libc::EINVAL)),
         ("fcntl", [0, 3, 0o22000, 0, 0, 0], allow),
-        ("sched_getaffinity", [0; 6], allow),
-        ("sched_getaffinity", [own, 8, 1, 0, 0, 0], allow),
-        ("sched_getaffinity", [1, 8, 1, 0, 0, 0], Verdict::Trace),
+        ("sched_getaffinity", [0, 8, 1, 0, 0, 0], Verdict::Trace),
+        ("sched_getscheduler", [0; 6], allow),
+        ("sched_getscheduler", [own, 0, 0, 0, 0, 0], allow),
+        ("sched_getscheduler", [1, 0, 0, 0, 0, 0], Verdict::Trace),
         ("tkill", [own, 9, 0, 0, 0, 0], Verdict::Trace),
         ("tgkill", [own, 1, 9, 0, 0, 0], allow),
         ("tgkill", [1, 1, 9, 0, 0, 0], error(libc::ESRCH)),
@@ -349,7 +378,7 @@ fn limits_have_addresses_looked_at() {
         (given.limited, Verdict::Allow),
         (Limited::default(), Verdict::Kill),
     ] {
-        let program = tracer_policy(OWN, limited).program();
+        let program = tracer::policy(OWN, limited).program();
         let found = answer(&program, libc::SYS_connect as u32, [3, 1, 16, 0, 0, 0]);
         assert_eq!(found, verdict);
     }

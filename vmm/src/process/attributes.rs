@@ -1,0 +1,127 @@
+//! Changes of what a file is like: its mode, owner, times and attributes. Of an open file the monitor makes them itself, so
+//! that no other thread can put another in its place.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use super::calls::{Calls, Next, failed, finished};
+use super::change::Change;
+use super::ptrace::{Registers, Tracee};
+
+impl Calls {
+    /// Changes what an open file is like, for the guest; what the call returns.
+    pub(super) fn change_file(&self, tracee: Tracee, registers: &Registers) -> Result<i64, Errno> {
+        const LONGEST_NAME: usize = 256;
+        const LARGEST_VALUE: u64 = 64 << 10;
+        let file = self.granted(registers.rdi)?;
+        match registers.orig_rax as i64 {
+            libc::SYS_fchmod => rustix::fs::fchmod(file, mode_of(registers.rsi))?,
+            libc::SYS_fchown => change_owner(&file, registers.rsi, registers.rdx)?,
+            libc::SYS_fcntl => {
+                let size = usize::try_from(registers.rdx as u32).map_err(|_| Errno::INVAL)?;
+                return Ok(rustix::pipe::fcntl_setpipe_size(file, size)? as i64);
+            }
+            _ => {
+                if registers.r10 > LARGEST_VALUE {
+                    return Err(Errno::TOOBIG);
+                }
+                let mut name = [0; LONGEST_NAME];
+                let length = tracee
+                    .read(registers.rsi, &mut name)
+                    .map_err(|_| Errno::FAULT)?;
+                let name = std::ffi::CStr::from_bytes_until_nul(&name[..length])
+                    .map_err(|_| Errno::RANGE)?;
+                let mut value = vec![0; registers.r10 as usize];
+                if tracee.read(registers.rdx, &mut value).ok() != Some(value.len()) {
+                    return Err(Errno::FAULT);
+                }
+                let flags = XattrFlags::from_bits_retain(registers.r8 as u32);
+                rustix::fs::fsetxattr(file, name, &value, flags)?;
+            }
+        }
+        Ok(0)
+    }
+
+    /// A change of a file by its path, or of an open one where the path is empty or null. What the kernel is
+    /// to serve does not mean an open one any more, whatever another thread makes of the path meanwhile.
+    pub(super) fn change_named(&self, tracee: Tracee, registers: &Registers) -> Next {
+        const EMPTY: u64 = libc::AT_EMPTY_PATH as u64;
+        let call = registers.orig_rax as i64;
+        let of_times = matches!(call, libc::SYS_utimensat | libc::SYS_futimesat);
+        let flags = match call {
+            libc::SYS_futimesat => 0,
+            libc::SYS_fchownat => registers.r8,
+            _ => registers.r10,
+        };
+        let is_open = if registers.rsi == 0 {
+            of_times
+        } else {
+            let mut path = [0];
+            match tracee.read(registers.rsi, &mut path) {
+                Ok(1) => flags & EMPTY != 0 && path == [0],
+                _ => return failed(Errno::FAULT),
+            }
+        };
+        // The working directory is no standard file.
+        if !is_open || registers.rdi as i32 == libc::AT_FDCWD {
+            return match call {
+                _ if registers.rdi as i32 == libc::AT_FDCWD || flags & EMPTY == 0 => Next::Serve,
+                libc::SYS_fchownat => Next::ServeWith(Change::FifthFlags(flags & !EMPTY)),
+                _ => Next::ServeWith(Change::Flags(flags & !EMPTY)),
+            };
+        }
+        let changed = self.granted(registers.rdi).and_then(|file| match call {
+            libc::SYS_fchmodat2 => rustix::fs::fchmod(file, mode_of(registers.rdx)),
+            libc::SYS_fchownat => change_owner(&file, registers.rdx, registers.r10),
+            _ => rustix::fs::futimens(file, &times_of(tracee, registers)?),
+        });
+        finished(changed.map(|()| 0))
+    }
+}
+
+fn mode_of(word: u64) -> Mode {
+    Mode::from_raw_mode(word as u32 & 0o1777)
+}
+
+fn change_owner(file: &OwnedFd, user: u64, group: u64) -> Result<(), Errno> {
+    let id = |word: u64| Some(word as u32).filter(|&id| id != u32::MAX);
+    let (user, group) = (id(user), id(group));
+    rustix::fs::fchown(file, user.map(Uid::from_raw), group.map(Gid::from_raw))
+}
+
+/// The times at the third argument: now, if it is null.
+fn times_of(tracee: Tracee, registers: &Registers) -> Result<Timestamps, Errno> {
+    const NOW: Timespec = Timespec {
+        tv_sec: 0,
+        tv_nsec: libc::UTIME_NOW,
+    };
+    let mut words = [[0; 8]; 4];
+    if registers.rdx == 0 {
+        return Ok(Timestamps {
+            last_access: NOW,
+            last_modification: NOW,
+        });
+    }
+    if tracee.read(registers.rdx, words.as_flattened_mut()).ok() != Some(32) {
+        return Err(Errno::FAULT);
+    }
+    let [access, access_part, change, change_part] = words.map(i64::from_le_bytes);
+    let part = |part: i64| match registers.orig_rax as i64 {
+        // Microseconds.
+        libc::SYS_futimesat if (0..1_000_000).contains(&part) => Ok(part * 1000),
+        libc::SYS_futimesat => Err(Errno::INVAL),
+        _ => Ok(part),
+    };
+    Ok(Timestamps {
+        last_access: Timespec {
+            tv_sec: access,
+            tv_nsec: part(access_part)?,
+        },
+        last_modification: Timespec {
+            tv_sec: change,
+            tv_nsec: part(change_part)?,
+        },
+    })
+}

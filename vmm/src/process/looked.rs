@@ -1,0 +1,216 @@
+//! A guest that is a process, as the small world has it.
+
+use pool_core::address::Protection;
+use rustix::time::Timespec;
+
+use super::calls::Calls;
+use super::ptrace::Tracee;
+use super::system;
+use super::threads::Threads;
+use crate::linux::start::Stack;
+use crate::trace::Peek;
+use crate::world::Layout;
+use crate::world::small::{self, Area, Guest, Place, Text};
+
+/// What the small world is made of.
+#[derive(Debug)]
+pub(super) struct Begin {
+    /// Where the guest's arguments, its environment and its auxiliary vector lie.
+    texts: [std::ops::Range<u64>; 3],
+    at: Timespec,
+    boot: Option<[u8; 16]>,
+    /// Its own file system, if it has one.
+    pub(super) layout: Option<Layout>,
+    /// The program's name.
+    name: Vec<u8>,
+    /// Where its image, its heap and its stack lie.
+    image: Vec<(u64, u64)>,
+    heap: u64,
+    stack: std::ops::Range<u64>,
+}
+
+impl Begin {
+    pub(super) fn new(guest: &super::Guest<'_>, stack: &Stack, layout: Option<Layout>) -> Self {
+        let plan = guest.plan;
+        let name = guest.start.arguments.first();
+        Self {
+            texts: [
+                stack.arguments.clone(),
+                stack.environment.clone(),
+                stack.auxiliary.clone(),
+            ],
+            at: rustix::time::clock_gettime(rustix::time::ClockId::Boottime),
+            boot: None,
+            layout,
+            name: small::program(name.map_or(&[][..], Vec::as_slice)),
+            image: plan
+                .mappings
+                .iter()
+                .map(|m| (m.address.0, m.end()))
+                .collect(),
+            heap: plan.rooms.heap.0,
+            stack: plan.rooms.stack_low.0..plan.rooms.stack_high.0,
+        }
+    }
+
+    /// It has a file system of its own.
+    pub(super) fn has_world(&self) -> bool {
+        self.layout.is_some()
+    }
+
+    pub(super) fn place_at(&self, device: u64, inode: u64) -> Option<Place> {
+        self.layout.as_ref()?.places.at(device, inode)
+    }
+}
+
+/// A guest, as one of its threads looks at it.
+pub(super) struct Looked<'a> {
+    pub(super) calls: &'a mut Calls,
+    pub(super) tracee: Tracee,
+    pub(super) threads: &'a Threads,
+}
+
+impl Looked<'_> {
+    /// The line of `/proc/PID/status` that begins with `key`.
+    fn status(&mut self, key: &str) -> Option<String> {
+        let status = self.calls.status_text()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+        Some(line.trim().to_owned())
+    }
+}
+
+impl Guest for Looked<'_> {
+    fn memory(&self) -> u64 {
+        self.calls.limits.memory
+    }
+
+    fn free(&mut self) -> u64 {
+        let used = self.calls.used().unwrap_or(self.memory());
+        self.memory().saturating_sub(used)
+    }
+
+    fn resident(&mut self) -> u64 {
+        let line = self.status("VmRSS:");
+        let kib = line.and_then(|line| line.strip_suffix(" kB")?.parse::<u64>().ok());
+        kib.map_or(0, |kib| kib << 10)
+    }
+
+    fn process(&self) -> i32 {
+        self.calls.guest.as_raw_nonzero().get()
+    }
+
+    fn caller(&self) -> i32 {
+        self.tracee.0.as_raw_nonzero().get()
+    }
+
+    fn threads(&self) -> Vec<i32> {
+        self.threads.numbers()
+    }
+
+    fn name(&mut self, thread: i32) -> Vec<u8> {
+        let name = self.threads.name_of(thread);
+        name.map_or_else(|| self.calls.begin.name.clone(), <[u8]>::to_vec)
+    }
+
+    fn text(&mut self, which: Text) -> Vec<u8> {
+        let range = self.calls.begin.texts[which as usize].clone();
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        let read = self.tracee.peek(range.start, &mut bytes);
+        bytes.truncate(read);
+        bytes
+    }
+
+    fn areas(&mut self) -> Vec<Area> {
+        let program = small::path_of(&self.text(Text::Arguments));
+        let program = String::from_utf8_lossy(&program).into_owned();
+        let maps = self.calls.maps().unwrap_or_default();
+        let begin = &self.calls.begin;
+        let lines = maps.split(|&byte| byte == b'\n');
+        let areas = lines.filter_map(|line| area(std::str::from_utf8(line).ok()?));
+        areas
+            .map(|area| {
+                let of_image = |&(start, end): &(u64, u64)| (start..end).contains(&area.start);
+                let name = if begin.image.iter().any(of_image) {
+                    program.clone()
+                } else if area.start == begin.heap {
+                    "[heap]".to_owned()
+                } else if begin.stack.contains(&area.start) {
+                    "[stack]".to_owned()
+                } else {
+                    String::new()
+                };
+                Area { name, ..area }
+            })
+            .collect()
+    }
+
+    fn processor_time(&mut self) -> u64 {
+        system::processor_time(self.calls.guest)
+    }
+
+    fn started(&self) -> Timespec {
+        self.calls.begin.at
+    }
+
+    fn limit(&mut self, number: u64) -> [u64; 2] {
+        system::limit(self.calls.guest, number)
+    }
+
+    fn boot(&mut self) -> [u8; 16] {
+        let new = self.random();
+        *self.calls.begin.boot.get_or_insert(new)
+    }
+}
+
+/// A line of `/proc/PID/maps`, without the file that it names: that is the host's. The kernel's own page at the end of
+/// the address space is left out.
+fn area(line: &str) -> Option<Area> {
+    let mut fields = line.split(' ');
+    let (start, end) = fields.next()?.split_once('-')?;
+    let protection = fields.next()?.as_bytes();
+    let offset = fields.next()?;
+    let number = |digits| u64::from_str_radix(digits, 16).ok();
+    let has = |at: usize, letter| protection.get(at) == Some(&letter);
+    let start = number(start)?;
+    let of_kernel = start >= pool_core::address::USER_ADDRESS_END;
+    (!of_kernel).then_some(Area {
+        start,
+        end: number(end)?,
+        protection: Protection {
+            read: has(0, b'r'),
+            write: has(1, b'w'),
+            execute: has(2, b'x'),
+        },
+        shared: has(3, b's'),
+        offset: number(offset)?,
+        name: String::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn areas_are_told_without_the_hosts_files() {
+        let line = "00400000-00402000 r-xs 00001000 00:21 7    /pool/segments/1";
+        let expected = Area {
+            start: 0x40_0000,
+            end: 0x40_2000,
+            protection: Protection {
+                read: true,
+                write: false,
+                execute: true,
+            },
+            shared: true,
+            offset: 0x1000,
+            name: String::new(),
+        };
+        assert_eq!(area(line), Some(expected));
+        assert_eq!(
+            area("ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]"),
+            None
+        );
+        assert_eq!(area(""), None);
+    }
+}

@@ -1,0 +1,127 @@
+//! What the tracer of a guest that is a process may do.
+
+use super::super::bpf::{Policy, Rule, Test, Verdict};
+use super::super::seccomp;
+use super::{FilterError, LIMITS, Limited, STACK, no_new_code};
+
+/// Calls of the tracer of a guest that is a process: waiting, looking, answering, printing, and the end. It opens
+/// nothing any more.
+const CALLS: [i64; 40] = [
+    libc::SYS_waitid,
+    libc::SYS_ftruncate,
+    libc::SYS_lseek,
+    libc::SYS_getdents64,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_pwrite64,
+    libc::SYS_wait4,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_fstat,
+    libc::SYS_fchmod,
+    libc::SYS_fchown,
+    libc::SYS_fsetxattr,
+    libc::SYS_getgroups,
+    libc::SYS_getuid,
+    libc::SYS_getgid,
+    libc::SYS_pread64,
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_close,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_clock_gettime,
+    libc::SYS_getrandom,
+    libc::SYS_sched_yield,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// What it asks of a thread that it traces.
+const REQUESTS: [u32; 10] = [
+    // `PTRACE_GETSIGMASK` and `PTRACE_SETSIGMASK`.
+    0x420a,
+    0x420b,
+    libc::PTRACE_CONT,
+    libc::PTRACE_SYSCALL,
+    libc::PTRACE_LISTEN,
+    libc::PTRACE_GETREGS,
+    libc::PTRACE_SETREGS,
+    libc::PTRACE_GETSIGINFO,
+    libc::PTRACE_GETEVENTMSG,
+    libc::PTRACE_GET_SYSCALL_INFO,
+];
+
+/// What it calls beside them where it looks at addresses.
+const SOCKETS: [i64; 6] = [
+    libc::SYS_bind,
+    libc::SYS_listen,
+    libc::SYS_connect,
+    libc::SYS_sendto,
+    libc::SYS_getsockname,
+    libc::SYS_getsockopt,
+];
+
+/// Confines this process to what the tracer of `guest` does; any other call ends it.
+pub(in crate::sandbox) fn confine(guest: u32, limited: Limited) -> Result<(), FilterError> {
+    Ok(seccomp::install(&policy(guest, limited).program())?)
+}
+
+pub(super) fn policy(guest: u32, limited: Limited) -> Policy {
+    let mut policy = Policy::new(Verdict::Kill);
+    for call in CALLS {
+        policy.set(call as u32, Verdict::Allow);
+    }
+    let requests = Rule::one_of(0, &REQUESTS, Verdict::Kill);
+    policy.set(libc::SYS_ptrace as u32, requests);
+    let signals = Rule::one_of(0, &[guest], Verdict::Kill);
+    policy.set(libc::SYS_kill as u32, signals);
+    // Of the guest alone: reading, and the limit of its stack.
+    let reads = [Test::Equals(0, guest), Test::Null(2)];
+    let stack = [Test::Equals(0, guest), Test::Equals(1, STACK)];
+    let limits = Rule::from(Verdict::Kill)
+        .unless(&reads, Verdict::Allow)
+        .unless(&stack, Verdict::Allow);
+    policy.set(LIMITS as u32, limits);
+    // Times of an open file.
+    let times = Rule::from(Verdict::Kill).unless(&[Test::Null(1)], Verdict::Allow);
+    policy.set(libc::SYS_utimensat as u32, times);
+    let flags = [
+        libc::F_SETPIPE_SZ,
+        libc::F_GETFL,
+        libc::F_SETFL,
+        libc::F_GET_SEALS,
+        libc::F_ADD_SEALS,
+    ]
+    .map(|command| command as u32);
+    policy.set(
+        libc::SYS_fcntl as u32,
+        Rule::one_of(1, &flags, Verdict::Kill),
+    );
+    let mut requests = vec![libc::TCGETS as u32, libc::TCSETS as u32];
+    requests.extend([seccomp::RECEIVE, seccomp::SEND, seccomp::ADD]);
+    if limited.any() {
+        requests.push(libc::FIONBIO as u32);
+        for call in SOCKETS {
+            policy.set(call as u32, Verdict::Allow);
+        }
+    }
+    policy.set(
+        libc::SYS_ioctl as u32,
+        Rule::one_of(1, &requests, Verdict::Kill),
+    );
+    no_new_code(&mut policy);
+    policy
+}
