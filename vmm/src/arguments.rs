@@ -27,8 +27,8 @@ options:
   --backing pool|copy      share the pool's pages, or load a private copy [pool]
   --platform kvm|process   virtual machine, or plain process [kvm]
   --memory SIZE            most memory that the guest may touch, with K, M or G [64M]
-  --cpus N                 processors of the virtual machine: so many threads of the guest run at a
-                           time [1]
+  --cpus N                 processors: so many threads of the guest run at a time. As a process it is
+                           told so, and the host's scheduler runs them [1]
   --dir HOST:GUEST[:ro]    let the guest use directory HOST as GUEST, without devices and what is
                            mounted below; may be repeated
   --net none|host          network of the guest: none, or the host's own [none]
@@ -87,11 +87,6 @@ pub(crate) enum UsageError {
     },
     #[error("{0} limits the host's network, which the guest has with --net host alone")]
     NoNetwork(&'static str),
-    #[error(
-        "--cpus is for --platform kvm: as a process the host's scheduler runs the guest's threads, and a \
-         cgroup around poolvmm limits them"
-    )]
-    NoMachine,
 }
 
 impl Command {
@@ -111,7 +106,6 @@ impl Command {
 fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
     let mut image = None;
     let mut report = None;
-    let mut cpus = None;
     let mut options = Options {
         image: String::new(),
         pool: PathBuf::from("/pool"),
@@ -144,7 +138,7 @@ fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
             Arg::Long("backing") => options.backing = backing(&text(parser)?)?,
             Arg::Long("platform") => options.platform = platform(&text(parser)?)?,
             Arg::Long("memory") => options.memory = memory(&text(parser)?)?,
-            Arg::Long("cpus") => cpus = Some(processors(&text(parser)?)?),
+            Arg::Long("cpus") => options.processors = processors(&text(parser)?)?,
             Arg::Long("dir") => options.directories.push(text(parser)?),
             Arg::Long("net") => options.network = network(&text(parser)?)?,
             Arg::Long("bind") => add_place("--bind", &text(parser)?, &mut options.limits.bind)?,
@@ -172,12 +166,6 @@ fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
         return Err(UsageError::NoNetwork(
             option.map_or("--connect", |_| "--bind"),
         ));
-    }
-    if let Some(cpus) = cpus {
-        if options.platform == Platform::Process {
-            return Err(UsageError::NoMachine);
-        }
-        options.processors = cpus;
     }
     options.image = image
         .ok_or(UsageError::NoImage)?
@@ -347,7 +335,6 @@ mod tests {
             "run a --cpus 0",
             "run a --cpus 65",
             "run a --cpus +2",
-            "run a --cpus 2 --platform process",
             "run a --net guest",
             "run a --bind *:80",
             "run a --net none --connect none",

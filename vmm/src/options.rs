@@ -40,7 +40,7 @@ pub struct Options {
     pub platform: Platform,
     /// Bytes of private memory for the guest.
     pub memory: u64,
-    /// Processors (KVM only: as a process the host's scheduler runs its threads).
+    /// Processors of the machine; as a process, that the guest is told of.
     pub processors: u16,
     /// `HOST:GUEST[:ro]` each.
     pub directories: Vec<String>,

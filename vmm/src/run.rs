@@ -215,6 +215,7 @@ impl Guest {
             segments: &self.segments,
             backing: self.options.backing,
             start: &self.start,
+            processors: self.options.processors,
             grants: &self.grants,
             network: self.options.network,
             limits: &self.options.limits,

@@ -222,6 +222,48 @@ fn what_was_granted_comes_first() {
     }
 }
 
+/// What C libraries and runtimes count them by.
+#[test]
+fn a_guest_finds_its_processors() {
+    if !needs(&["kvm", "root"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = r#"
+        #define _GNU_SOURCE
+        #include <sched.h>
+        #include <stdio.h>
+        #include <string.h>
+        #include <unistd.h>
+        int main(void) {
+            static char line[4096];
+            cpu_set_t set;
+            int listed = 0, counted = 0;
+            FILE *file = fopen("/proc/cpuinfo", "r");
+            while (fgets(line, sizeof line, file)) listed += !strncmp(line, "processor", 9);
+            file = freopen("/proc/stat", "r", file);
+            while (fgets(line, sizeof line, file)) counted += !strncmp(line, "cpu", 3) && line[3] != ' ';
+            file = freopen("/sys/devices/system/cpu/online", "r", file);
+            fgets(line, sizeof line, file);
+            sched_getaffinity(0, sizeof set, &set);
+            printf("%d %d %d %ld %s", listed, counted, CPU_COUNT(&set), sysconf(_SC_NPROCESSORS_ONLN), line);
+            return 0;
+        }"#;
+    for compiler in ["gcc", "musl-gcc"] {
+        world.build(compiler, compiler, &["-w"], source);
+        for grant in grants(&world) {
+            for platform in PLATFORMS {
+                for (cpus, expected) in [("1", "1 1 1 1 0\n"), ("3", "3 3 3 3 0-2\n")] {
+                    let mut options = vec!["--platform", platform, "--cpus", cpus];
+                    options.extend(grant.iter().map(String::as_str));
+                    let found = world.run(compiler, &options, &[]);
+                    assert_eq!(text(&found.stdout), expected, "{compiler} {options:?}");
+                }
+            }
+        }
+    }
+}
+
 /// Nothing of the host: its name, its processors, its files behind the guest's memory.
 #[test]
 fn nothing_of_the_host_is_in_it() {

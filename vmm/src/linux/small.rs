@@ -297,6 +297,10 @@ impl Guest for Linux {
         areas.collect()
     }
 
+    fn processors(&self) -> usize {
+        self.scheduler.processors()
+    }
+
     fn processor_time(&mut self) -> u64 {
         let used = rustix::time::clock_gettime(ClockId::ProcessCPUTime);
         used.tv_sec as u64 * 1_000_000_000 + used.tv_nsec as u64

@@ -217,12 +217,15 @@ impl Calls {
             // The kernel finds no thread of another process by this.
             libc::SYS_tkill => Next::ServeWith(Change::Signal(self.guest, first, second)),
             libc::SYS_sched_getaffinity => match own(threads, first as i32, Errno::SRCH) {
-                // One processor, in a word.
                 Next::Serve if second < 8 || second % 8 != 0 => failed(Errno::INVAL),
-                Next::Serve => match tracee.write(third, &1u64.to_le_bytes()) {
-                    Ok(()) => Next::Done(8),
-                    Err(_) => failed(Errno::FAULT),
-                },
+                Next::Serve => {
+                    // All of them, in a word.
+                    let all = u64::MAX >> (64 - self.begin.processors);
+                    match tracee.write(third, &all.to_le_bytes()) {
+                        Ok(()) => Next::Done(8),
+                        Err(_) => failed(Errno::FAULT),
+                    }
+                }
                 refused => refused,
             },
             libc::SYS_sched_getscheduler | libc::SYS_sched_getparam | libc::SYS_get_robust_list => {

@@ -19,6 +19,8 @@ pub(super) struct Begin {
     texts: [std::ops::Range<u64>; 3],
     at: Timespec,
     boot: Option<[u8; 16]>,
+    /// How many processors it is told of.
+    pub(super) processors: u16,
     /// Its own file system, if it has one.
     pub(super) layout: Option<Layout>,
     /// The program's name.
@@ -41,6 +43,7 @@ impl Begin {
             ],
             at: rustix::time::clock_gettime(rustix::time::ClockId::Boottime),
             boot: None,
+            processors: guest.processors,
             layout,
             name: small::program(name.map_or(&[][..], Vec::as_slice)),
             image: plan
@@ -110,6 +113,10 @@ impl Guest for Looked<'_> {
     fn name(&mut self, thread: i32) -> Vec<u8> {
         let name = self.threads.name_of(thread);
         name.map_or_else(|| self.calls.begin.name.clone(), <[u8]>::to_vec)
+    }
+
+    fn processors(&self) -> usize {
+        self.calls.begin.processors.into()
     }
 
     fn text(&mut self, which: Text) -> Vec<u8> {

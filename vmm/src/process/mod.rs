@@ -142,6 +142,8 @@ pub struct Guest<'a> {
     pub backing: Backing,
     /// Arguments and environment.
     pub start: &'a Start,
+    /// How many processors it is told of.
+    pub processors: u16,
     /// Directories that it may use.
     pub grants: &'a [Grant],
     /// It may use the host's network.

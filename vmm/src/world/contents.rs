@@ -1,4 +1,4 @@
-//! What the files of [`super::small`] say, made when one is opened: of a machine with one processor and the guest's
+//! What the files of [`super::small`] say, made when one is opened: of a machine with the guest's processors and
 //! memory, and of the guest's only process. The forms are those of proc(5) and sysfs(5).
 
 use std::fmt::Write as _;
@@ -16,7 +16,14 @@ pub(super) fn of(path: &str, thread: i32, guest: &mut dyn Guest) -> Option<Vec<u
     if let Some(text) = fixed(path) {
         return Some(text.into_bytes());
     }
+    let processors = guest.processors();
     let text = match path {
+        "/proc/cpuinfo" => cpuinfo(processors),
+        "/sys/devices/system/cpu/online"
+        | "/sys/devices/system/cpu/possible"
+        | "/sys/devices/system/cpu/present" => format!("{}\n", all(processors)),
+        "/sys/devices/system/cpu/kernel_max" => format!("{}\n", processors - 1),
+        "/sys/fs/cgroup/cpu.max" => format!("{} 100000\n", 100_000 * processors),
         "/proc/uptime" => uptime(guest),
         "/proc/loadavg" => {
             let threads = guest.threads();
@@ -50,7 +57,6 @@ pub(super) fn of(path: &str, thread: i32, guest: &mut dyn Guest) -> Option<Vec<u
 #[expect(clippy::match_same_arms, reason = "each file has its line")]
 pub(super) fn fixed(path: &str) -> Option<String> {
     Some(match path {
-        "/proc/cpuinfo" => cpuinfo(),
         "/proc/version" => format!("Linux version {RELEASE} (poolvmm) {VERSION}\n"),
         "/proc/filesystems" => "nodev\tproc\nnodev\tsysfs\nnodev\ttmpfs\n".to_owned(),
         "/proc/mounts" | "/proc/self/mounts" => MOUNTS.to_owned(),
@@ -73,14 +79,9 @@ pub(super) fn fixed(path: &str) -> Option<String> {
         }
         "/proc/self/cgroup" => "0::/\n".to_owned(),
         "/proc/self/oom_score_adj" | "/proc/self/oom_score" => "0\n".to_owned(),
-        "/sys/devices/system/cpu/online"
-        | "/sys/devices/system/cpu/possible"
-        | "/sys/devices/system/cpu/present" => "0\n".to_owned(),
-        "/sys/devices/system/cpu/kernel_max" => "0\n".to_owned(),
         "/sys/kernel/mm/transparent_hugepage/enabled" => "always [madvise] never\n".to_owned(),
         "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size" => "2097152\n".to_owned(),
         "/sys/fs/cgroup/cgroup.controllers" => "cpu memory\n".to_owned(),
-        "/sys/fs/cgroup/cpu.max" => "100000 100000\n".to_owned(),
         "/sys/fs/cgroup/memory.high" => "max\n".to_owned(),
         "/sys/fs/cgroup/memory.swap.max" => "0\n".to_owned(),
         "/etc/passwd" => passwd(),
@@ -182,8 +183,16 @@ fn meminfo(guest: &mut dyn Guest) -> String {
     text
 }
 
-/// The processor by CPUID, as a guest finds it itself.
-fn cpuinfo() -> String {
+/// So many processors, as a list of them is written.
+fn all(processors: usize) -> String {
+    match processors {
+        1 => "0".to_owned(),
+        several => format!("0-{}", several - 1),
+    }
+}
+
+/// The processors by CPUID, as a guest finds them itself.
+fn cpuinfo(processors: usize) -> String {
     let leaf = std::arch::x86_64::__cpuid;
     let zero = leaf(0);
     let vendor = [zero.ebx, zero.edx, zero.ecx].map(u32::to_le_bytes);
@@ -206,15 +215,18 @@ fn cpuinfo() -> String {
         }
     }
     let name = String::from_utf8_lossy(&name);
-    format!(
-        "processor\t: 0\nvendor_id\t: {}\ncpu family\t: {family}\nmodel\t\t: {model}\nmodel name\t: {}\n\
-         stepping\t: {}\nphysical id\t: 0\nsiblings\t: 1\ncore id\t\t: 0\ncpu cores\t: 1\n\
-         flags\t\t:{}\n\n",
-        String::from_utf8_lossy(vendor.as_flattened()),
-        name.trim_matches(['\0', ' ']),
-        one.eax & 15,
-        flags([one.edx, one.ecx]),
-    )
+    let of = |number| {
+        format!(
+            "processor\t: {number}\nvendor_id\t: {}\ncpu family\t: {family}\nmodel\t\t: {model}\nmodel name\t: {}\n\
+             stepping\t: {}\nphysical id\t: 0\nsiblings\t: {processors}\ncore id\t\t: {number}\n\
+             cpu cores\t: {processors}\nflags\t\t:{}\n\n",
+            String::from_utf8_lossy(vendor.as_flattened()),
+            name.trim_matches(['\0', ' ']),
+            one.eax & 15,
+            flags([one.edx, one.ecx]),
+        )
+    };
+    (0..processors).map(of).collect()
 }
 
 /// Those that programs ask for by name.
@@ -247,10 +259,19 @@ fn machine(guest: &mut dyn Guest) -> String {
     let (user, system) = ticks(guest);
     let up = guest.uptime();
     let all = up.tv_sec as u64 * TICKS + up.tv_nsec as u64 / 10_000_000;
-    let idle = all.saturating_sub(user + system);
+    let processors = guest.processors();
+    let idle = (all * processors as u64).saturating_sub(user + system);
+    // Which of them it ran on nobody counts: the first.
+    let mut each = format!(
+        "cpu0 {user} 0 {system} {} 0 0 0 0 0 0\n",
+        all.saturating_sub(user + system)
+    );
+    for number in 1..processors {
+        let _ = writeln!(each, "cpu{number} 0 0 0 {all} 0 0 0 0 0 0");
+    }
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
     format!(
-        "cpu  {user} 0 {system} {idle} 0 0 0 0 0 0\ncpu0 {user} 0 {system} {idle} 0 0 0 0 0 0\nintr 0\nctxt 0\n\
+        "cpu  {user} 0 {system} {idle} 0 0 0 0 0 0\n{each}intr 0\nctxt 0\n\
          btime {}\nprocesses 1\nprocs_running 1\nprocs_blocked 0\n",
         now - up.tv_sec
     )
@@ -298,13 +319,15 @@ fn status(thread: i32, guest: &mut dyn Guest) -> String {
     let user = rustix::process::getuid().as_raw();
     let group = rustix::process::getgid().as_raw();
     let none = "0000000000000000";
+    let processors = guest.processors();
+    let (mask, list) = (u64::MAX >> (64 - processors), all(processors));
     format!(
         "Name:\t{name}\nUmask:\t0022\nState:\tR (running)\nTgid:\t{process}\nNgid:\t0\nPid:\t{thread}\n\
          PPid:\t0\nTracerPid:\t0\nUid:\t{user}\t{user}\t{user}\t{user}\nGid:\t{group}\t{group}\t{group}\t{group}\n\
          FDSize:\t64\nGroups:\t \nVmPeak:\t{size}\nVmSize:\t{size}\nVmLck:\t{0}\nVmPin:\t{0}\nVmHWM:\t{resident}\n\
          VmRSS:\t{resident}\nRssAnon:\t{resident}\nRssFile:\t{0}\nRssShmem:\t{0}\nVmSwap:\t{0}\n\
          Threads:\t{threads}\nCapInh:\t{none}\nCapPrm:\t{none}\nCapEff:\t{none}\nCapBnd:\t{none}\nCapAmb:\t{none}\n\
-         NoNewPrivs:\t1\nSeccomp:\t0\nCpus_allowed:\t1\nCpus_allowed_list:\t0\nMems_allowed:\t1\n\
+         NoNewPrivs:\t1\nSeccomp:\t0\nCpus_allowed:\t{mask:x}\nCpus_allowed_list:\t{list}\nMems_allowed:\t1\n\
          Mems_allowed_list:\t0\n",
         kib(0)
     )

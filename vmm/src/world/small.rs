@@ -128,6 +128,8 @@ pub(crate) trait Guest {
     fn name(&mut self, thread: i32) -> Vec<u8>;
     fn text(&mut self, which: Text) -> Vec<u8>;
     fn areas(&mut self) -> Vec<Area>;
+    /// How many processors it has.
+    fn processors(&self) -> usize;
     /// Nanoseconds that it has run.
     fn processor_time(&mut self) -> u64;
     /// When it was started, by the same clock as [`Guest::uptime`].
@@ -232,6 +234,9 @@ mod tests {
                 offset: 0,
                 name: "/nobody".to_owned(),
             }]
+        }
+        fn processors(&self) -> usize {
+            3
         }
         fn processor_time(&mut self) -> u64 {
             1_500_000_000
