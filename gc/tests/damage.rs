@@ -2,36 +2,25 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "../../store/tests/closed/mod.rs"]
+mod closed;
+mod collecting;
 #[path = "../../store/tests/common/mod.rs"]
 mod common;
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
 
-use common::{content, image_ref, library_ref, open, push_image, push_library};
-use pool_core::registry::ReservationRequest;
-use pool_core::{ObjectId, PageCount};
+use closed::tamper;
+use collecting::NOW;
+use common::{content, image_ref, library_ref, open, push_image, push_library, reservation};
+use pool_core::ObjectId;
 use pool_gc::fsck::Problem;
-use pool_gc::{CollectOptions, FsckLevel, collect, fsck};
+use pool_gc::{FsckLevel, collect, fsck};
 use pool_store::manifest::TokenScope;
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreView};
-use rocksdb::{DB, IteratorMode, Options};
-
-const NOW: CollectOptions = CollectOptions {
-    grace: Duration::ZERO,
-    dry_run: false,
-    compact_below: 0.5,
-};
-
-/// Opens a store's index past the store and changes it.
-fn tamper(directory: &Path, change: impl FnOnce(&DB)) {
-    let path = directory.join("index");
-    let families = DB::list_cf(&Options::default(), &path).unwrap();
-    let index = DB::open_cf(&Options::default(), &path, families).unwrap();
-    change(&index);
-}
+use rocksdb::{DB, IteratorMode};
 
 fn first_key(index: &DB, family: &str) -> Box<[u8]> {
     let family = index.cf_handle(family).unwrap();
@@ -162,15 +151,6 @@ fn a_record_that_cannot_be_read_ends_a_collection_before_it_removes_anything() {
 
 #[test]
 fn a_spoilt_record_of_any_family_is_found() {
-    let request = ReservationRequest {
-        library: library_ref("lib@1"),
-        identity: ObjectId::of(b"members"),
-        shared_pages: PageCount(3),
-        private_pages: PageCount(1),
-        tls_size: 0,
-        tls_alignment: 1,
-        dependencies: vec![],
-    };
     // Segments are looked at when a store is opened, and references have no values.
     for family in [
         "meta",
@@ -185,6 +165,7 @@ fn a_spoilt_record_of_any_family_is_found() {
     ] {
         let directory = tempfile::tempdir().unwrap();
         let store = example(directory.path());
+        let request = reservation("lib@1", b"members");
         store.reserve_addresses(&request).unwrap().unwrap();
         let secret = ObjectId::of(b"secret");
         store.add_token("ci", secret, TokenScope::Read).unwrap();
