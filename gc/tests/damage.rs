@@ -184,6 +184,51 @@ fn a_spoilt_record_of_any_family_is_found() {
     }
 }
 
+#[test]
+fn a_spoilt_record_hides_none_of_the_others() {
+    for (family, expected) in [
+        ("pages", vec![Problem::Unreadable]),
+        ("windows", vec![Problem::Unreadable]),
+        // The one name whose object it is.
+        ("objects", vec![Problem::Unreadable, Problem::MissingObject]),
+        ("libraries", vec![Problem::Unreadable]),
+        ("tags", vec![Problem::Unreadable, Problem::Reference]),
+        ("tokens", vec![Problem::Unreadable]),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let windows = Placement::Windows { phase: 0 };
+        for nth in 0..5u64 {
+            let name = format!("l{nth}@1");
+            push_library(&store, &name, &content(nth, 40), windows).unwrap();
+            // The same file in all, under five names.
+            push_image(&store, &format!("app:{nth}"), &content(0, 40), &[]).unwrap();
+            let secret = ObjectId::of(b"secret");
+            let token = format!("t{nth}");
+            store.add_token(&token, secret, TokenScope::Read).unwrap();
+        }
+        assert_eq!(problems(&store, FsckLevel::Content), []);
+        drop(store);
+        let mut name = String::new();
+        tamper(directory.path(), |index| {
+            let handle = index.cf_handle(family).unwrap();
+            let key = match family {
+                // Of an object that has one name alone.
+                "objects" => ObjectId::of(&content(1, 40)).0.into(),
+                _ => first_key(index, family),
+            };
+            index.put_cf(handle, &key, b"{spoilt").unwrap();
+            name = String::from_utf8_lossy(&key).into_owned();
+        });
+        let report = fsck(&open(directory.path()), FsckLevel::Content);
+        let found: Vec<_> = report.findings.iter().map(|found| found.problem).collect();
+        assert_eq!(found, expected, "{family}: {report:#?}");
+        let what = &report.findings[0].what;
+        let is_named = ["libraries", "tags", "tokens"].contains(&family);
+        assert!(!is_named || what.contains(&name), "{what}");
+    }
+}
+
 /// No store is opened with one, so only a check of a store that is open already comes to it.
 #[test]
 fn a_segment_record_that_cannot_be_read_is_found_with_all_else() {
