@@ -61,15 +61,12 @@ fn connections_leave_files_to_the_store() {
         few.pre_exec(move || Ok(setrlimit(Resource::Nofile, limit)?));
     }
     let service = Service::run(few, &store);
-    let address = service.url.strip_prefix("http://").unwrap();
-    let connect = || TcpStream::connect(address).unwrap();
-    let mut mine = connect();
-    mine.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+    let mut mine = service.connect();
     // It is one of those that are served, and stays so.
     let head = b"PUT /v1/libs/a/1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4096\r\n";
     mine.write_all(head).unwrap();
     // More than are served and fewer than wait in the kernel's queue.
-    let _idle: Vec<_> = (0..150).map(|_| connect()).collect();
+    let _idle: Vec<_> = (0..150).map(|_| service.connect()).collect();
     let process = service.child.id();
     wait::until("as many are served as may be", || sockets(process) >= 64);
     let rest = [b"\r\n", &content(1, 1)[..]].concat();
