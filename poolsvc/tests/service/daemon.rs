@@ -286,6 +286,25 @@ fn with_a_token_in_its_configuration_it_may_be_reached_by_others() {
 }
 
 #[test]
+fn no_two_tokens_have_one_name() {
+    let mut service = Service::start(&[]);
+    let scope = pool_store::manifest::TokenScope::Admin;
+    let name = "ops".parse().unwrap();
+    service.client().add_token(name, scope).unwrap();
+    service.signal("TERM");
+    service.child.wait().unwrap();
+    let config = service.store.with_extension("toml");
+    let digest = "0".repeat(64);
+    let text = format!("[[token]]\nname = 'ops'\nscope = 'read'\ndigest = '{digest}'\n");
+    std::fs::write(&config, text).unwrap();
+    let mut twice = command(&service.store);
+    twice.arg("--config").arg(&config);
+    let (status, says) = refused(twice);
+    assert_eq!(status.code(), Some(1));
+    assert!(says.contains("ops as well: rename"), "{says}");
+}
+
+#[test]
 fn a_service_manager_hears_when_it_is_ready_and_when_it_stops() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("notify");
