@@ -110,35 +110,46 @@ impl Service {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Answer {
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(wait::PATIENCE))
-            .proxy(None)
-            .build()
-            .into();
-        let mut request = ureq::http::Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.url));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let mut response = if matches!(method, "GET" | "HEAD" | "DELETE") {
-            agent.run(request.body(()).unwrap()).unwrap()
-        } else {
-            agent.run(request.body(body).unwrap()).unwrap()
-        };
-        let mut bytes = Vec::new();
-        let headers = response.headers().clone();
-        response
-            .body_mut()
-            .as_reader()
-            .read_to_end(&mut bytes)
-            .unwrap();
-        Answer {
-            status: response.status().as_u16(),
-            headers,
-            bytes,
-        }
+        ask(&self.url, method, path, headers, body)
+    }
+}
+
+/// Asks the service at `url`.
+pub(crate) fn ask(
+    url: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(wait::PATIENCE))
+        .proxy(None)
+        .build()
+        .into();
+    let mut request = ureq::http::Request::builder()
+        .method(method)
+        .uri(format!("{url}{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut response = if matches!(method, "GET" | "HEAD" | "DELETE") {
+        agent.run(request.body(()).unwrap()).unwrap()
+    } else {
+        agent.run(request.body(body).unwrap()).unwrap()
+    };
+    let mut bytes = Vec::new();
+    let headers = response.headers().clone();
+    response
+        .body_mut()
+        .as_reader()
+        .read_to_end(&mut bytes)
+        .unwrap();
+    Answer {
+        status: response.status().as_u16(),
+        headers,
+        bytes,
     }
 }
 
