@@ -213,8 +213,11 @@ fn a_spoilt_record_hides_none_of_the_others() {
         tamper(directory.path(), |index| {
             let handle = index.cf_handle(family).unwrap();
             let key = match family {
-                // Of an object that has one name alone.
-                "objects" => ObjectId::of(&content(1, 40)).0.into(),
+                // The first of those that have one name alone.
+                "objects" => {
+                    let objects = (1..5).map(|nth| ObjectId::of(&content(nth, 40)));
+                    objects.min().unwrap().0.into()
+                }
                 _ => first_key(index, family),
             };
             index.put_cf(handle, &key, b"{spoilt").unwrap();
