@@ -11,7 +11,7 @@ mod common;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use closed::tamper;
+use closed::{copy, flip, gone, reopen, tamper};
 use collecting::NOW;
 use common::{content, image_ref, library_ref, open, push_image, push_library, reservation};
 use pool_core::ObjectId;
@@ -230,6 +230,32 @@ fn a_spoilt_record_hides_none_of_the_others() {
         let is_named = ["libraries", "tags", "tokens"].contains(&family);
         assert!(!is_named || what.contains(&name), "{what}");
     }
+}
+
+#[test]
+fn a_table_that_cannot_be_read_makes_nothing_else_missing() {
+    let root = tempfile::tempdir().unwrap();
+    let (whole, spoilt) = (root.path().join("whole"), root.path().join("spoilt"));
+    drop(example(&whole));
+    // An opening makes tables of the log of the one before, one for each kind of records.
+    drop(open(&whole));
+    let files = std::fs::read_dir(whole.join("index")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name());
+    let tables = names.filter(|name| Path::new(name).extension().is_some_and(|end| end == "sst"));
+    let mut found_in = 0;
+    for table in tables {
+        copy(&whole, &spoilt);
+        flip(&spoilt.join("index").join(&table), 8 * 20);
+        // Some are looked at when a store is opened.
+        if let Ok(store) = reopen(&spoilt) {
+            let found = problems(&store, FsckLevel::Index);
+            assert_eq!(found, [Problem::Unreadable], "{}", table.display());
+            found_in += 1;
+        }
+        gone(&spoilt);
+    }
+    // Pages, windows, objects, libraries, tags, manifests and references.
+    assert!(found_in >= 7, "{found_in}");
 }
 
 /// No store is opened with one, so only a check of a store that is open already comes to it.
