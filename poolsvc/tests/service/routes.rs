@@ -370,6 +370,7 @@ fn metrics_count_what_happened() {
         "pool_new_pages_total 10",
         "pool_received_bytes_total 41280",
         "pool_collections_total 1",
+        "pool_collection_hold_seconds_count 1",
         "pool_store_stored_pages 10",
         "route=\"/v1/libs/{name}/{version}\",status=\"404\"} 1",
     ] {
