@@ -17,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::pace::Progress;
 use crate::problem::{self, Problem};
-use crate::service::{Service, blocking};
+use crate::service::{Room, Service, blocking};
 
 /// Most of a body that is still taken in after a refusal.
 const DRAIN_BYTES: u64 = 16 << 20;
@@ -229,18 +229,18 @@ impl LimitedBody {
         self.received
     }
 
-    /// The whole body, and the room in memory that it takes, which all requests share.
+    /// The whole body, and the room in memory that it takes.
     pub(crate) async fn read_all(
         &mut self,
-        service: &Service,
+        room: &Room,
     ) -> problem::Result<(Vec<u8>, OwnedSemaphorePermit)> {
         let mut all = Vec::new();
-        let mut room = service.room_for_json(0)?;
+        let mut taken = room.take(0)?;
         while let Some(piece) = self.next().await? {
-            room.merge(service.room_for_json(piece.len())?);
+            taken.merge(room.take(piece.len())?);
             all.extend_from_slice(&piece);
         }
-        Ok((all, room))
+        Ok((all, taken))
     }
 
     /// Writes the whole body to `file`.

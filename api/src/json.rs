@@ -7,10 +7,11 @@ use axum::http::{StatusCode, header};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::body::LimitedBody;
 use crate::problem::{self, Problem};
-use crate::service::{Service, blocking};
+use crate::service::{Room, Service, blocking};
 use crate::shape::Shapes;
 
 /// A JSON body of the length that any but an announcement may have.
@@ -19,18 +20,19 @@ pub(crate) struct JsonBody<T>(pub(crate) T);
 impl<T: DeserializeOwned + Send + 'static> FromRequest<Service> for JsonBody<T> {
     type Rejection = Problem;
     async fn from_request(request: Request, service: &Service) -> problem::Result<Self> {
-        read_json(service, request, service.options().limits.json)
-            .await
-            .map(Self)
+        let limit = service.options().limits.json;
+        let (value, _room) = read_json(service, request, limit, service.json_room()).await?;
+        Ok(Self(value))
     }
 }
 
-/// Reads a JSON body of at most `limit` bytes.
+/// Reads a JSON body of at most `limit` bytes; answers with the room that it takes, too.
 pub(crate) async fn read_json<T: DeserializeOwned + Send + 'static>(
     service: &Service,
     request: Request,
     limit: u64,
-) -> problem::Result<T> {
+    room: &Room,
+) -> problem::Result<(T, OwnedSemaphorePermit)> {
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
     let is_json = headers
@@ -52,13 +54,10 @@ pub(crate) async fn read_json<T: DeserializeOwned + Send + 'static>(
         return Err(Problem::internal("a body is read outside the routes"));
     };
     let mut body = LimitedBody::new(service, headers, body, limit, "send less at a time")?;
-    let (bytes, room) = body.read_all(service).await?;
+    let (bytes, taken) = body.read_all(room).await?;
     let read = blocking(move || {
-        let read = from_json(&bytes, |value| {
-            shapes.check(&parts.method, path.as_str(), value)
-        });
-        drop(room);
-        read
+        let check = |value: &Value| shapes.check(&parts.method, path.as_str(), value);
+        Ok((from_json(&bytes, check)?, taken))
     });
     read.await
 }

@@ -42,6 +42,7 @@ pub struct Metrics {
     collected_bytes: Counter,
     skipped_segments: Counter,
     collection_seconds: Histogram,
+    collection_hold_seconds: Histogram,
     uploads: Gauge<u64, AtomicU64>,
     store: StoreGauges,
 }
@@ -104,6 +105,13 @@ impl Metrics {
             Unit::Seconds,
             collection_seconds.clone(),
         );
+        let collection_hold_seconds = histogram();
+        r.register_with_unit(
+            "collection_hold",
+            "The longest that each collection kept commits waiting",
+            Unit::Seconds,
+            collection_hold_seconds.clone(),
+        );
         let uploads = Gauge::default();
         r.register("uploads", "Uploads under way", uploads.clone());
         Self {
@@ -120,6 +128,7 @@ impl Metrics {
             collected_bytes,
             skipped_segments,
             collection_seconds,
+            collection_hold_seconds,
             uploads,
         }
     }
@@ -157,6 +166,8 @@ impl Metrics {
             .inc_by(report.segments_skipped.len() as u64);
         let took = Duration::from_micros(report.duration_us);
         self.collection_seconds.observe(took.as_secs_f64());
+        let held = Duration::from_micros(report.longest_hold_us);
+        self.collection_hold_seconds.observe(held.as_secs_f64());
     }
 
     /// The text that Prometheus scrapes (OpenMetrics 1.0).

@@ -128,6 +128,7 @@ fn add_refusals(operation: &mut Value, changes: bool, guarded: bool) {
     let text = || json!({"schema": {"type": "string"}});
     for (status, header) in [
         ("401", "WWW-Authenticate"),
+        ("403", "WWW-Authenticate"),
         ("415", "Accept-Encoding"),
         ("416", "Content-Range"),
         ("206", "Content-Range"),

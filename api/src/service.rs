@@ -27,7 +27,8 @@ pub struct Limits {
     pub announcement: u64,
     /// Bytes of any other JSON body.
     pub json: u64,
-    /// Bytes of all JSON bodies that are being read.
+    /// Bytes of the announcements of all uploads under way, and as many of other JSON bodies that
+    /// are being read.
     pub json_at_once: usize,
     /// Uploads under way.
     pub uploads: usize,
@@ -73,10 +74,31 @@ struct Inner {
     options: ServiceOptions,
     gate: Gate,
     uploads: Sessions,
-    json_room: Arc<Semaphore>,
+    json_room: Room,
+    announced_room: Room,
     metrics: Metrics,
     stopping: AtomicBool,
     counted: Mutex<Option<Counted>>,
+}
+
+/// Memory that requests share.
+#[derive(Debug)]
+pub(crate) struct Room(Arc<Semaphore>);
+
+impl Room {
+    fn of(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes)))
+    }
+
+    /// Room for `bytes`, until the answer is dropped.
+    pub(crate) fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
+        let room = Arc::clone(&self.0);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        room.try_acquire_many_owned(bytes).map_err(|_| {
+            let what = "too much is being announced at the same time";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, BUSY, what).hint("try again")
+        })
+    }
 }
 
 /// Statistics and when they were counted: counting visits every page of the index.
@@ -94,7 +116,8 @@ impl Service {
             store,
             gate,
             uploads: Sessions::new(options.limits.uploads, options.limits.upload_idle),
-            json_room: Arc::new(Semaphore::new(options.limits.json_at_once)),
+            json_room: Room::of(options.limits.json_at_once),
+            announced_room: Room::of(options.limits.json_at_once),
             options,
             metrics: Metrics::new(),
             stopping: AtomicBool::new(false),
@@ -126,14 +149,14 @@ impl Service {
         &self.0.uploads
     }
 
-    /// Room in memory for `bytes` of a JSON body, until the answer is dropped.
-    pub(crate) fn room_for_json(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
-        let room = Arc::clone(&self.0.json_room);
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        room.try_acquire_many_owned(bytes).map_err(|_| {
-            let what = "too much is being announced at the same time";
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, BUSY, what).hint("try again")
-        })
+    /// Room for JSON bodies that are being read.
+    pub(crate) fn json_room(&self) -> &Room {
+        &self.0.json_room
+    }
+
+    /// Room for announcements, which are kept until their uploads end.
+    pub(crate) fn announced_room(&self) -> &Room {
+        &self.0.announced_room
     }
 
     /// Forgets uploads that have been idle for too long. To be called now and then.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use axum::http::StatusCode;
 use pool_store::precondition::Precondition;
 use pool_store::upload::Upload;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::problem::{BUSY, Problem, Result};
 
@@ -20,6 +21,8 @@ pub(crate) struct Session {
     pub(crate) upload: Upload,
     /// What must hold of its name when it is committed.
     pub(crate) precondition: Precondition,
+    /// What its announcement takes up.
+    _room: OwnedSemaphorePermit,
     /// Bytes of pages received.
     received: AtomicU64,
     last_used: Mutex<Instant>,
@@ -105,11 +108,13 @@ impl Sessions {
         &self,
         upload: Upload,
         precondition: Precondition,
+        room: OwnedSemaphorePermit,
     ) -> Result<(String, Arc<Session>)> {
         let id = crate::auth::random_hex::<16>()?;
         let session = Arc::new(Session {
             upload,
             precondition,
+            _room: room,
             received: AtomicU64::new(0),
             last_used: Mutex::new(Instant::now()),
         });

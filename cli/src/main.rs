@@ -8,7 +8,7 @@ mod verbs;
 
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::parser::ValueSource;
@@ -57,6 +57,10 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) token: Option<String>,
+    /// Trust an https:// service whose authority's certificate is in this file (PEM), and no other
+    /// [default: SSL_CERT_FILE, or the authorities that Mozilla trusts]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) cacert: Option<PathBuf>,
     /// Give up when the service says nothing for so long; 0 is never, but for a host that is gone
     /// [default: 600, never for gc and fsck]
     #[arg(long, global = true, value_name = "SECONDS")]

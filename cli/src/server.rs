@@ -1,8 +1,10 @@
 //! The service that a verb asks.
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use pool_api::client::{Client, ServerAddress};
 
 use crate::Global;
@@ -21,9 +23,28 @@ pub(crate) fn connect(server: &str, global: &Global) -> Result<Client> {
     let address: ServerAddress = server.parse()?;
     let token = global.token.as_deref().map(str::trim);
     let token = token.filter(|token| !token.is_empty());
-    let client = Client::new(address, token);
+    let can_be_sent = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+    ensure!(
+        token.is_none_or(|token| token.bytes().all(can_be_sent)),
+        "the token holds characters that no request can carry: look at --token or POOL_TOKEN"
+    );
+    let client = match authorities(global).filter(|_| address.is_https()) {
+        None => Client::new(address, token),
+        Some(file) => {
+            let of = || format!("the certificates of authorities, {}", file.display());
+            let pem = fs::read(&file).with_context(of)?;
+            Client::trusting(address, token, &pem).with_context(of)?
+        }
+    };
     Ok(match global.timeout {
         Some(seconds) => client.with_patience(Duration::from_secs(seconds)),
         None => client,
     })
+}
+
+/// The file of the authorities that are trusted, if one is named.
+fn authorities(global: &Global) -> Option<PathBuf> {
+    let said = global.cacert.clone();
+    let usual = || std::env::var_os("SSL_CERT_FILE").filter(|file| !file.is_empty());
+    said.or_else(|| usual().map(PathBuf::from))
 }

@@ -3,14 +3,16 @@
 //! One snapshot of the index is checked, and all its segments are held meanwhile, so uploads and
 //! collections may go on.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::{Extent, SegmentId};
+use pool_core::name::{ImageRef, LibraryRef};
 use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 use pool_store::format::{Location, ObjectRecord, SegmentRecord, SegmentState};
-use pool_store::manifest::{ImageManifest, LibraryRecord};
+use pool_store::manifest::{ImageManifest, LibraryRecord, TagRecord};
 use pool_store::placement::name_of_window;
+use pool_store::records::{self, Records};
 use pool_store::upload::page_ids;
 use pool_store::{
     Reference, Result as StoreResult, Snapshot, StoreError, StoreView, may_lack_file,
@@ -181,13 +183,43 @@ pub fn fsck(store: &StoreView, level: FsckLevel) -> FsckReport {
     check_pages(store, level, &segments, &mut report);
     check_windows(store, level, &segments, &mut report);
     let objects = check_objects(store, level, &segments, &mut report);
-    check_names(store, &objects, &mut report);
+    check_names(store, objects.as_ref(), &mut report);
     // What nothing else refers to must be readable all the same.
-    report.note(store.reservations());
-    report.note(store.tokens());
+    each(store, &records::RESERVATIONS, &mut report, |_, _| ());
+    each(store, &records::TOKENS, &mut report, |_, _| ());
     report.note(store.epoch());
     report.note(store.next_segment());
     report
+}
+
+/// Calls `visit` with each record of a kind, and notes those that cannot be read. True when it came
+/// to the end of them, so that what was not visited is not there, or noted.
+fn each<T>(
+    store: &Snapshot<'_>,
+    kind: &Records<T>,
+    report: &mut FsckReport,
+    mut visit: impl FnMut(&mut FsckReport, T),
+) -> bool {
+    let scan = store.each(kind, |record| {
+        if let Some(record) = report.note(record) {
+            visit(report, record);
+        }
+        Ok(())
+    });
+    report.note(scan).is_some()
+}
+
+/// All records of a kind by their keys; `None` when the end of them cannot be come to.
+fn all<K: Ord, V>(
+    store: &Snapshot<'_>,
+    kind: &Records<(K, V)>,
+    report: &mut FsckReport,
+) -> Option<BTreeMap<K, V>> {
+    let mut all = BTreeMap::new();
+    let ended = each(store, kind, report, |_, (key, value)| {
+        all.insert(key, value);
+    });
+    ended.then_some(all)
 }
 
 type Segments = BTreeMap<SegmentId, SegmentRecord>;
@@ -260,7 +292,7 @@ fn check_pages(
     report: &mut FsckReport,
 ) {
     let mut page = vec![0; PAGE_SIZE as usize];
-    let scan = store.for_each_page(|id, at| {
+    each(store, &records::PAGES, report, |report, (id, at)| {
         report.pages += 1;
         if !inside(segments, at, 1) {
             report.find(Problem::Outside, format!("page {id} is at {}", place(at)));
@@ -273,9 +305,7 @@ fn check_pages(
                 other => drop(report.note(other)),
             }
         }
-        Ok(())
     });
-    report.note(scan);
 }
 
 fn check_windows(
@@ -285,7 +315,7 @@ fn check_windows(
     report: &mut FsckReport,
 ) {
     let mut content = vec![0; WINDOW_SIZE as usize];
-    let scan = store.for_each_window(|id, at| {
+    each(store, &records::WINDOWS, report, |report, (id, at)| {
         report.windows += 1;
         let aligned = at.slot.page_in_window() == 0;
         if !aligned || !inside(segments, at, PAGES_PER_WINDOW as u32) {
@@ -299,19 +329,18 @@ fn check_windows(
                 other => drop(report.note(other)),
             }
         }
-        Ok(())
     });
-    report.note(scan);
 }
 
+/// Answers with the objects that there are, `None` when not all can be known.
 fn check_objects(
     store: &Snapshot<'_>,
     level: FsckLevel,
     segments: &Segments,
     report: &mut FsckReport,
-) -> BTreeSet<ObjectId> {
+) -> Option<BTreeSet<ObjectId>> {
     let mut objects = BTreeSet::new();
-    let scan = store.for_each_object(|id, record| {
+    let ended = each(store, &records::OBJECTS, report, |report, (id, record)| {
         report.objects += 1;
         objects.insert(id);
         let outside = |extent: &&Extent| {
@@ -332,10 +361,8 @@ fn check_objects(
                 other => drop(report.note(other)),
             }
         }
-        Ok(())
     });
-    report.note(scan);
-    objects
+    ended.then_some(objects)
 }
 
 /// The digest of an object as it can be read.
@@ -352,43 +379,58 @@ fn digest(store: &Snapshot<'_>, record: &ObjectRecord) -> StoreResult<ObjectId> 
     Ok(ObjectId::from(hasher.finalize()))
 }
 
-fn check_names(store: &Snapshot<'_>, objects: &BTreeSet<ObjectId>, report: &mut FsckReport) {
-    let mut manifests: HashMap<ObjectId, ImageManifest> = HashMap::new();
-    let scan = store.for_each_manifest(|id, manifest| {
-        for object in manifest.objects() {
-            if !objects.contains(&object) {
-                let what = format!("manifest {id} refers to object {object}");
-                report.find(Problem::MissingObject, what);
-            }
+/// Checks what names refer to, and compares tags, manifests and libraries with the index of
+/// references, as far as all of them can be known: nothing is missing for want of a look.
+fn check_names(
+    store: &Snapshot<'_>,
+    objects: Option<&BTreeSet<ObjectId>>,
+    report: &mut FsckReport,
+) {
+    let is_missing = |id: ObjectId| objects.is_some_and(|objects| !objects.contains(&id));
+    let manifests = all(store, &records::MANIFESTS, report);
+    for (id, manifest) in manifests.iter().flatten() {
+        for object in manifest.objects().into_iter().filter(|id| is_missing(*id)) {
+            let what = format!("manifest {id} refers to object {object}");
+            report.find(Problem::MissingObject, what);
         }
-        if ObjectId::of(&manifest.description.to_json()) != id {
+        if ObjectId::of(&manifest.description.to_json()) != *id {
             let what = format!("manifest {id} does not have its description's digest");
             report.find(Problem::ObjectContent, what);
         }
-        manifests.insert(id, manifest);
-        Ok(())
-    });
-    report.note(scan);
-    let libraries = report.note(store.libraries()).unwrap_or_default();
-    for (library, record) in &libraries {
-        if !objects.contains(&record.object) {
+    }
+    let libraries = all(store, &records::LIBRARIES, report);
+    for (library, record) in libraries.iter().flatten() {
+        if is_missing(record.object) {
             let what = format!("lib/{library} refers to object {}", record.object);
             report.find(Problem::MissingObject, what);
         }
     }
-    check_references(store, &manifests, &libraries, report);
+    let tags = all(store, &records::TAGS, report);
+    let mut references = BTreeSet::new();
+    let ended = each(store, &records::REFERENCES, report, |_, reference| {
+        references.insert(match reference {
+            Reference::Tag { manifest, image } => (manifest, format!("image/{image}")),
+            Reference::User { library, manifest } => (manifest, format!("lib/{library}")),
+        });
+    });
+    if let (Some(manifests), Some(libraries), Some(tags), true) =
+        (manifests, libraries, tags, ended)
+    {
+        check_references(&manifests, &libraries, &tags, &references, report);
+    }
 }
 
 fn check_references(
-    store: &Snapshot<'_>,
-    manifests: &HashMap<ObjectId, ImageManifest>,
-    libraries: &[(pool_core::LibraryRef, LibraryRecord)],
+    manifests: &BTreeMap<ObjectId, ImageManifest>,
+    libraries: &BTreeMap<LibraryRef, LibraryRecord>,
+    tags: &BTreeMap<ImageRef, TagRecord>,
+    references: &BTreeSet<(ObjectId, String)>,
     report: &mut FsckReport,
 ) {
     // What the index of references must hold: no more, no less.
     let mut expected: BTreeSet<(ObjectId, String)> = BTreeSet::new();
     let mut tagged = BTreeSet::new();
-    for (image, tag) in report.note(store.tags()).unwrap_or_default() {
+    for (image, tag) in tags {
         if !manifests.contains_key(&tag.manifest) {
             let what = format!("image/{image} points at no manifest ({})", tag.manifest);
             report.find(Problem::Tag, what);
@@ -406,32 +448,21 @@ fn check_references(
             expected.insert((*id, format!("lib/{}", user.library)));
         }
     }
-    let scan = store.for_each_reference(|reference| {
-        let (manifest, name) = match reference {
-            Reference::Tag { manifest, image } => (manifest, format!("image/{image}")),
-            Reference::User { library, manifest } => (manifest, format!("lib/{library}")),
-        };
-        let entry = (manifest, name);
-        if !expected.remove(&entry) {
-            let what = format!("{} and manifest {manifest} are not connected", entry.1);
-            report.find(Problem::Reference, what);
-        }
-        Ok(())
-    });
-    report.note(scan);
-    for (manifest, name) in expected {
+    for (manifest, name) in references.difference(&expected) {
+        let what = format!("{name} and manifest {manifest} are not connected");
+        report.find(Problem::Reference, what);
+    }
+    for (manifest, name) in expected.difference(references) {
         let what = format!("the reference between {name} and manifest {manifest} is missing");
         report.find(Problem::Reference, what);
     }
-    let mut known = BTreeSet::new();
     for (library, record) in libraries {
-        known.insert(library);
         if record.unused_since.is_some() == used.contains(library) {
             let what = format!("lib/{library} is wrongly taken for used or unused");
             report.find(Problem::UnusedSince, what);
         }
     }
-    for library in used.iter().filter(|library| !known.contains(library)) {
+    for library in used.iter().filter(|used| !libraries.contains_key(*used)) {
         let what = format!("lib/{library} is used and has no record");
         report.find(Problem::Reference, what);
     }

@@ -2,30 +2,21 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod collecting;
 #[path = "../../store/tests/common/mod.rs"]
 mod common;
 
 use std::time::Duration;
 
+use collecting::{NOW, assert_sound};
 use common::{
     assert_stored, content, image_ref, library_ref, open, push_image, push_library, read_object,
 };
 use pool_core::ObjectId;
 use pool_core::page::PAGE_SIZE;
-use pool_gc::{CollectOptions, CollectReport, FsckLevel, Thing, collect, fsck, why};
+use pool_gc::{CollectOptions, CollectReport, Thing, collect, why};
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreView};
-
-const NOW: CollectOptions = CollectOptions {
-    grace: Duration::ZERO,
-    dry_run: false,
-    compact_below: 0.5,
-};
-
-fn assert_sound(store: &StoreView) {
-    let report = fsck(store, FsckLevel::Content);
-    assert!(report.findings.is_empty(), "{:#?}", report.findings);
-}
 
 fn collect_now(store: &Store) -> CollectReport {
     let report = collect(store, &NOW).unwrap();

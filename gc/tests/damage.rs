@@ -2,36 +2,25 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "../../store/tests/closed/mod.rs"]
+mod closed;
+mod collecting;
 #[path = "../../store/tests/common/mod.rs"]
 mod common;
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
 
-use common::{content, image_ref, library_ref, open, push_image, push_library};
-use pool_core::registry::ReservationRequest;
-use pool_core::{ObjectId, PageCount};
+use closed::{copy, flip, gone, reopen, tamper};
+use collecting::NOW;
+use common::{content, image_ref, library_ref, open, push_image, push_library, reservation};
+use pool_core::ObjectId;
 use pool_gc::fsck::Problem;
-use pool_gc::{CollectOptions, FsckLevel, collect, fsck};
+use pool_gc::{FsckLevel, collect, fsck};
 use pool_store::manifest::TokenScope;
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreView};
-use rocksdb::{DB, IteratorMode, Options};
-
-const NOW: CollectOptions = CollectOptions {
-    grace: Duration::ZERO,
-    dry_run: false,
-    compact_below: 0.5,
-};
-
-/// Opens a store's index past the store and changes it.
-fn tamper(directory: &Path, change: impl FnOnce(&DB)) {
-    let path = directory.join("index");
-    let families = DB::list_cf(&Options::default(), &path).unwrap();
-    let index = DB::open_cf(&Options::default(), &path, families).unwrap();
-    change(&index);
-}
+use rocksdb::{DB, IteratorMode};
 
 fn first_key(index: &DB, family: &str) -> Box<[u8]> {
     let family = index.cf_handle(family).unwrap();
@@ -162,15 +151,6 @@ fn a_record_that_cannot_be_read_ends_a_collection_before_it_removes_anything() {
 
 #[test]
 fn a_spoilt_record_of_any_family_is_found() {
-    let request = ReservationRequest {
-        library: library_ref("lib@1"),
-        identity: ObjectId::of(b"members"),
-        shared_pages: PageCount(3),
-        private_pages: PageCount(1),
-        tls_size: 0,
-        tls_alignment: 1,
-        dependencies: vec![],
-    };
     // Segments are looked at when a store is opened, and references have no values.
     for family in [
         "meta",
@@ -185,6 +165,7 @@ fn a_spoilt_record_of_any_family_is_found() {
     ] {
         let directory = tempfile::tempdir().unwrap();
         let store = example(directory.path());
+        let request = reservation("lib@1", b"members");
         store.reserve_addresses(&request).unwrap().unwrap();
         let secret = ObjectId::of(b"secret");
         store.add_token("ci", secret, TokenScope::Read).unwrap();
@@ -201,6 +182,80 @@ fn a_spoilt_record_of_any_family_is_found() {
         let found = problems(&open(directory.path()), FsckLevel::Index);
         assert!(found.contains(&Problem::Unreadable), "{family}: {found:?}");
     }
+}
+
+#[test]
+fn a_spoilt_record_hides_none_of_the_others() {
+    for (family, expected) in [
+        ("pages", vec![Problem::Unreadable]),
+        ("windows", vec![Problem::Unreadable]),
+        // The one name whose object it is.
+        ("objects", vec![Problem::Unreadable, Problem::MissingObject]),
+        ("libraries", vec![Problem::Unreadable]),
+        ("tags", vec![Problem::Unreadable, Problem::Reference]),
+        ("tokens", vec![Problem::Unreadable]),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let windows = Placement::Windows { phase: 0 };
+        for nth in 0..5u64 {
+            let name = format!("l{nth}@1");
+            push_library(&store, &name, &content(nth, 40), windows).unwrap();
+            // The same file in all, under five names.
+            push_image(&store, &format!("app:{nth}"), &content(0, 40), &[]).unwrap();
+            let secret = ObjectId::of(b"secret");
+            let token = format!("t{nth}");
+            store.add_token(&token, secret, TokenScope::Read).unwrap();
+        }
+        assert_eq!(problems(&store, FsckLevel::Content), []);
+        drop(store);
+        let mut name = String::new();
+        tamper(directory.path(), |index| {
+            let handle = index.cf_handle(family).unwrap();
+            let key = match family {
+                // The first of those that have one name alone.
+                "objects" => {
+                    let objects = (1..5).map(|nth| ObjectId::of(&content(nth, 40)));
+                    objects.min().unwrap().0.into()
+                }
+                _ => first_key(index, family),
+            };
+            index.put_cf(handle, &key, b"{spoilt").unwrap();
+            name = String::from_utf8_lossy(&key).into_owned();
+        });
+        let report = fsck(&open(directory.path()), FsckLevel::Content);
+        let found: Vec<_> = report.findings.iter().map(|found| found.problem).collect();
+        assert_eq!(found, expected, "{family}: {report:#?}");
+        let what = &report.findings[0].what;
+        let is_named = ["libraries", "tags", "tokens"].contains(&family);
+        assert!(!is_named || what.contains(&name), "{what}");
+    }
+}
+
+#[test]
+fn a_table_that_cannot_be_read_makes_nothing_else_missing() {
+    let root = tempfile::tempdir().unwrap();
+    let (whole, spoilt) = (root.path().join("whole"), root.path().join("spoilt"));
+    drop(example(&whole));
+    // An opening makes tables of the log of the one before, one for each kind of records.
+    drop(open(&whole));
+    let files = std::fs::read_dir(whole.join("index")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name());
+    let tables = names.filter(|name| Path::new(name).extension().is_some_and(|end| end == "sst"));
+    let mut found_in = 0;
+    for table in tables {
+        copy(&whole, &spoilt);
+        flip(&spoilt.join("index").join(&table), 8 * 20);
+        // Some are looked at when a store is opened.
+        if let Ok(store) = reopen(&spoilt) {
+            let found = problems(&store, FsckLevel::Index);
+            assert_eq!(found, [Problem::Unreadable], "{}", table.display());
+            found_in += 1;
+        }
+        gone(&spoilt);
+    }
+    // Pages, windows, objects, libraries, tags, manifests and references.
+    assert!(found_in >= 7, "{found_in}");
 }
 
 /// No store is opened with one, so only a check of a store that is open already comes to it.

@@ -231,6 +231,12 @@ fn credential(token: ConfigToken) -> Result<Credential> {
             if secret.len() < 16 {
                 bail!("the secret of token {name} is shorter than 16 characters: use a longer one");
             }
+            if !secret.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
+                bail!(
+                    "the secret of token {name} holds characters that no request can carry: use \
+                     those of ASCII, on one line"
+                );
+            }
             ObjectId::of(secret.as_bytes())
         }
         _ => bail!("token {name} needs either digest or secret-file"),
@@ -289,6 +295,11 @@ mod tests {
         let digest = "0".repeat(64);
         let token = format!("[[token]]\nname='x'\nscope='read'\ndigest='{digest}'\n");
         let twice = format!("store = 's'\n{token}{token}");
+        let secret = directory.path().join("secret");
+        fs::write(&secret, "a long enough secret\non two lines\n").unwrap();
+        let file = secret.display();
+        let unsent =
+            format!("store = 's'\n[[token]]\nname='x'\nscope='read'\nsecret-file='{file}'\n");
         for (text, says) in [
             ("grace = 1", "--store"),
             ("store = 's'\ngarce = 1", "garce"),
@@ -300,6 +311,7 @@ mod tests {
             ),
             ("store = 's'\n[[token]]\nname='../x'\nscope='read'", "name"),
             (&twice, "two tokens are named x"),
+            (&unsent, "no request can carry"),
         ] {
             fs::write(&config, text).unwrap();
             let error = gather(&["--config", config.to_str().unwrap()]).unwrap_err();

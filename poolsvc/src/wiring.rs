@@ -33,6 +33,14 @@ impl Daemon {
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let store = open_store(&settings).await?;
         let tokens = store.tokens().context("reading the store's tokens")?;
+        for token in &settings.tokens {
+            if tokens.iter().any(|stored| stored.name == token.name) {
+                bail!(
+                    "the store has a token named {} as well: rename that of the configuration",
+                    token.name
+                );
+            }
+        }
         let loopback = settings.listen.ip().is_loopback();
         let gate = Gate::new(settings.tokens.clone(), tokens, loopback);
         if !loopback && !gate.needs_token() {

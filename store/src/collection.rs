@@ -11,7 +11,7 @@
 //! index found nothing that refers to it, whatever the collector believes.
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use pool_core::digest::{ObjectId, PageId, WindowId};
@@ -32,9 +32,9 @@ pub const MAX_BATCH: usize = 512;
 /// What commits have referred to since a collection began.
 #[derive(Debug, Default)]
 pub(crate) struct Barrier {
-    pub(crate) objects: HashSet<ObjectId>,
-    pub(crate) slots: HashSet<Location>,
-    pub(crate) segments: HashSet<SegmentId>,
+    objects: HashSet<ObjectId>,
+    /// Slots of each segment, and segments that were appended to without any.
+    slots: HashMap<SegmentId, HashSet<Slot>>,
 }
 
 impl Barrier {
@@ -42,27 +42,30 @@ impl Barrier {
     pub(crate) fn protect(&mut self, id: ObjectId, extents: &[Extent]) {
         self.objects.insert(id);
         for extent in extents {
-            self.segments.insert(extent.segment);
-            for nth in 0..extent.count {
-                let slot = Slot(extent.slot.0 + nth);
-                self.slots.insert(Location {
-                    segment: extent.segment,
-                    slot,
-                });
-            }
+            let slots = (0..extent.count).map(|nth| Slot(extent.slot.0 + nth));
+            self.slots.entry(extent.segment).or_default().extend(slots);
         }
+    }
+
+    /// Notes that slots of a segment were handed out.
+    pub(crate) fn protect_segment(&mut self, id: SegmentId) {
+        self.slots.entry(id).or_default();
+    }
+
+    /// True when a commit refers to a slot.
+    pub(crate) fn protects(&self, at: Location) -> bool {
+        let slots = self.slots.get(&at.segment);
+        slots.is_some_and(|slots| slots.contains(&at.slot))
     }
 
     /// True when a commit refers to a slot of the window that begins at `window`.
     pub(crate) fn protects_window(&self, window: Location) -> bool {
-        self.segments.contains(&window.segment)
-            && (0..PAGES_PER_WINDOW as u32).any(|nth| {
-                let slot = Slot(window.slot.0 + nth);
-                self.slots.contains(&Location {
-                    segment: window.segment,
-                    slot,
-                })
-            })
+        (0..PAGES_PER_WINDOW as u32).any(|nth| self.protects(window.plus(nth)))
+    }
+
+    /// Protects a segment no more.
+    pub(crate) fn let_go(&mut self, id: SegmentId) {
+        self.slots.remove(&id);
     }
 }
 
@@ -334,7 +337,7 @@ impl<'a> Collection<'a> {
     pub fn delete_pages(&self, pages: &[(PageId, Location)]) -> Result<u64> {
         self.in_batches(pages, |barrier, batch, (id, location)| {
             let moved = self.store.view.index.now().page(id)? != Some(*location);
-            if moved || barrier.slots.contains(location) {
+            if moved || barrier.protects(*location) {
                 return Ok(false);
             }
             batch.delete_page(*id);
@@ -381,7 +384,7 @@ impl<'a> Collection<'a> {
         let mut retired = Vec::new();
         for id in segments.iter().filter(|id| unused.contains(id)) {
             let done = self.locked(|writer| {
-                if running_barrier(writer)?.segments.contains(id) {
+                if running_barrier(writer)?.slots.contains_key(id) {
                     return Ok(false);
                 }
                 self.retire_locked(writer, *id)

@@ -10,7 +10,7 @@
 //! as the other is leased, which wastes space and loses nothing.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -45,10 +45,10 @@ impl From<SegmentId> for LeaseKey {
 /// The lease file, opened by one process. Each key is locked once however many leases of it this
 /// process holds.
 ///
-/// Somebody may remove the file while leases are held in it. Then the file that is there next is the
-/// one that others ask, so all leases are taken in it again as soon as the removal is noticed, at the
-/// next lease, question or [look](Self::look_again). Who holds leases in the removed file alone is
-/// asked there for as long as this process has it open.
+/// Somebody may remove the file, move it or put another in its place while leases are held in it. Then
+/// the file that is there next is the one that others ask, so all leases are taken in it again as soon
+/// as that is noticed, at the next lease, question or [look](Self::look_again). Who holds leases in the
+/// former file alone is asked there for as long as this process has it open.
 #[derive(Debug)]
 pub struct LeaseTable {
     path: PathBuf,
@@ -57,11 +57,21 @@ pub struct LeaseTable {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The file at the path, last, after those that were removed. None where there is no lease file
-    /// and none can be made, so that nobody can collect.
-    files: Vec<File>,
+    /// The file at the path, last, after those that were there before. None where there is no lease
+    /// file and none can be made, so that nobody can collect.
+    files: Vec<LeaseFile>,
     holders: HashMap<LeaseKey, usize>,
 }
+
+#[derive(Debug)]
+struct LeaseFile {
+    file: File,
+    /// What the path named then.
+    identity: Identity,
+}
+
+/// The file at the path, if there is one: device and inode, which no other has while it is open.
+type Identity = Option<(u64, u64)>;
 
 /// Something that is held against collection for as long as this value lives.
 #[derive(Debug)]
@@ -91,8 +101,8 @@ impl LeaseTable {
     pub fn acquire(self: &Arc<Self>, key: impl Into<LeaseKey>) -> Result<Lease> {
         let key = key.into();
         let mut state = self.current(open_or_make)?;
-        if let (false, Some(file)) = (state.holders.contains_key(&key), state.files.last()) {
-            self.lock(file, key)?;
+        if let (false, Some(last)) = (state.holders.contains_key(&key), state.files.last()) {
+            self.lock(&last.file, key)?;
         }
         *state.holders.entry(key).or_insert(0) += 1;
         drop(state);
@@ -109,7 +119,7 @@ impl LeaseTable {
         if state.holders.contains_key(&key) {
             return Ok(true);
         }
-        for file in &state.files {
+        for LeaseFile { file, .. } in &state.files {
             let locked = ofd::is_locked(file, key.0)
                 .map_err(|source| StoreError::io("asking for leases in", &self.path, source))?;
             if locked {
@@ -119,7 +129,7 @@ impl LeaseTable {
         Ok(false)
     }
 
-    /// Takes all leases again if the file that they are held in was removed.
+    /// Takes all leases again if the file that they are held in is no longer the one at the path.
     pub fn look_again(&self) -> Result<()> {
         self.current(open).map(drop)
     }
@@ -127,26 +137,24 @@ impl LeaseTable {
     /// The state with the file that is there now, as `open` finds it.
     fn current(
         &self,
-        open: impl FnOnce(&Path) -> Result<Option<File>>,
+        open: impl FnOnce(&Path) -> Result<Option<LeaseFile>>,
     ) -> Result<MutexGuard<'_, State>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(file) = state.files.last() else {
+        let Some(last) = state.files.last() else {
             return Ok(state);
         };
-        let there = file
-            .metadata()
-            .map_err(|source| StoreError::io("looking at", &self.path, source))?;
-        if there.nlink() == 0
-            && let Some(file) = open(&self.path)?
+        if identity(&self.path)? != last.identity
+            && let Some(next) = open(&self.path)?
         {
             tracing::warn!(
                 path = %self.path.display(),
-                "the lease file was removed: leases are taken again in a new one"
+                "the lease file was removed or replaced: leases are taken again in the one that is \
+                 there now"
             );
             for key in state.holders.keys() {
-                self.lock(&file, *key)?;
+                self.lock(&next.file, *key)?;
             }
-            state.files.push(file);
+            state.files.push(next);
         }
         Ok(state)
     }
@@ -166,7 +174,7 @@ impl LeaseTable {
             return;
         }
         state.holders.remove(&key);
-        for file in &state.files {
+        for LeaseFile { file, .. } in &state.files {
             if let Err(error) = ofd::unlock(file, key.0) {
                 // The lock then lasts until this process ends: too long, and harmless.
                 tracing::warn!(%error, ?key, "releasing a lease failed");
@@ -175,32 +183,44 @@ impl LeaseTable {
     }
 }
 
+fn identity(path: &Path) -> Result<Identity> {
+    match fs::metadata(path) {
+        Ok(there) => Ok(Some((there.dev(), there.ino()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("looking at the lease file", path, error)),
+    }
+}
+
 /// Opens the lease file; `None` when there is none, so that nobody asks in it.
-fn open(path: &Path) -> Result<Option<File>> {
+fn open(path: &Path) -> Result<Option<LeaseFile>> {
+    // Before: if it is replaced now, that is noticed the next time.
+    let identity = identity(path)?;
     match File::open(path) {
-        Ok(file) => Ok(Some(file)),
+        Ok(file) => Ok(Some(LeaseFile { file, identity })),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(StoreError::io("opening the lease file", path, error)),
     }
 }
 
 /// Opens the lease file, or makes one; `None` where that is impossible and nobody can collect.
-fn open_or_make(path: &Path) -> Result<Option<File>> {
-    if let Some(file) = open(path)? {
-        return Ok(Some(file));
-    }
+fn open_or_make(path: &Path) -> Result<Option<LeaseFile>> {
     let mut create = OpenOptions::new();
     create.read(true).write(true).create(true).truncate(false);
-    match create.open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
-            tracing::warn!(
-                path = %path.display(),
-                "no lease file on a read-only filesystem: nothing is held"
-            );
-            Ok(None)
+    loop {
+        if let Some(file) = open(path)? {
+            return Ok(Some(file));
         }
-        Err(error) => Err(StoreError::io("making the lease file", path, error)),
+        match create.open(path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                tracing::warn!(
+                    path = %path.display(),
+                    "no lease file on a read-only filesystem: nothing is held"
+                );
+                return Ok(None);
+            }
+            Err(error) => return Err(StoreError::io("making the lease file", path, error)),
+        }
     }
 }
 
@@ -290,30 +310,50 @@ mod tests {
 
     #[test]
     fn leases_outlive_the_file_they_were_taken_in() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("leases");
-        let holder = LeaseTable::open(&path).unwrap();
-        let running = LeaseTable::open(&path).unwrap();
-        let first = holder.acquire(SegmentId(1)).unwrap();
-        std::fs::remove_file(&path).unwrap();
-        // Whoever comes later has the next file, and whoever was there asks in both.
-        let later = LeaseTable::open(&path).unwrap();
-        let new = later.acquire(SegmentId(2)).unwrap();
-        for key in [SegmentId(1), SegmentId(2)] {
-            assert!(running.is_held(key).unwrap(), "{key}");
-        }
-        holder.look_again().unwrap();
-        assert!(later.is_held(SegmentId(1)).unwrap());
-        std::fs::remove_file(&path).unwrap();
-        let third = holder.acquire(SegmentId(3)).unwrap();
-        let latest = LeaseTable::open(&path).unwrap();
-        for key in [SegmentId(1), SegmentId(3)] {
-            assert!(latest.is_held(key).unwrap(), "{key}");
-        }
-        drop((first, new, third));
-        for key in 1..4 {
-            for table in [&running, &later, &latest, &holder] {
-                assert!(!table.is_held(SegmentId(key)).unwrap(), "{key}");
+        type TakeAway = fn(&Path);
+        let ways: [(&str, TakeAway); 4] = [
+            ("removed", |path| fs::remove_file(path).unwrap()),
+            ("moved", |path| {
+                fs::rename(path, path.with_extension("old")).unwrap();
+            }),
+            ("removed, with a link elsewhere", |path| {
+                let link = path.with_extension("link");
+                let _ = fs::remove_file(&link);
+                fs::hard_link(path, link).unwrap();
+                fs::remove_file(path).unwrap();
+            }),
+            ("replaced", |path| {
+                let new = path.with_extension("new");
+                File::create(&new).unwrap();
+                fs::rename(new, path).unwrap();
+            }),
+        ];
+        for (how, take_away) in ways {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("leases");
+            let holder = LeaseTable::open(&path).unwrap();
+            let running = LeaseTable::open(&path).unwrap();
+            let first = holder.acquire(SegmentId(1)).unwrap();
+            take_away(&path);
+            // Whoever comes later has the next file, and whoever was there asks in both.
+            let later = LeaseTable::open(&path).unwrap();
+            let new = later.acquire(SegmentId(2)).unwrap();
+            for key in [SegmentId(1), SegmentId(2)] {
+                assert!(running.is_held(key).unwrap(), "{how}: {key}");
+            }
+            holder.look_again().unwrap();
+            assert!(later.is_held(SegmentId(1)).unwrap(), "{how}");
+            take_away(&path);
+            let third = holder.acquire(SegmentId(3)).unwrap();
+            let latest = LeaseTable::open(&path).unwrap();
+            for key in [SegmentId(1), SegmentId(3)] {
+                assert!(latest.is_held(key).unwrap(), "{how}: {key}");
+            }
+            drop((first, new, third));
+            for key in 1..4 {
+                for table in [&running, &later, &latest, &holder] {
+                    assert!(!table.is_held(SegmentId(key)).unwrap(), "{how}: {key}");
+                }
             }
         }
     }

@@ -43,7 +43,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use error::{Again, Result, StoreError};
 pub use format::Reference;
-pub use index::Reader;
+pub use index::{Reader, records};
 pub use opening::may_lack_file;
 pub use snapshot::Snapshot;
 pub use view::{Held, StoreView};

@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod closed;
 mod common;
 
 use std::fs;
 
+use closed::move_index;
 use common::{announcement, assert_stored, content, negotiate, open, push_library};
 use pool_store::StoreError;
 use pool_store::placement::Placement;
@@ -101,15 +103,7 @@ fn pushes_that_a_full_index_refuses_do_not_pile_up() {
     let known = content(1, 100);
     push_library(&store, "known@1", &known, Placement::Sparse).unwrap();
     drop(store);
-    let index = directory.path().join("index");
-    let moved = disk.path().join("index");
-    fs::create_dir(&moved).unwrap();
-    for entry in fs::read_dir(&index).unwrap() {
-        let from = entry.unwrap().path();
-        fs::copy(&from, moved.join(from.file_name().unwrap())).unwrap();
-    }
-    fs::remove_dir_all(&index).unwrap();
-    std::os::unix::fs::symlink(&moved, &index).unwrap();
+    move_index(directory.path(), &disk.path().join("index"));
 
     // Without room for the log beforehand, so that it takes what it needs when it is written; and
     // after a failure the index wants so much free before it takes writes again.

@@ -4,9 +4,11 @@
 
 mod common;
 
-use common::{assert_stored, content, image_ref, library_ref, open, push_image, push_library};
-use pool_core::registry::{ReservationRequest, ReserveError};
-use pool_core::{ObjectId, PageCount};
+use common::{
+    assert_stored, content, image_ref, library_ref, open, push_image, push_library, reservation,
+};
+use pool_core::ObjectId;
+use pool_core::registry::ReserveError;
 use pool_store::manifest::TokenScope;
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreError};
@@ -114,17 +116,10 @@ fn listings_by_name_take_that_name_alone() {
 fn reservations_and_tokens_survive_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
-    let request = |name: &str, identity: &[u8]| ReservationRequest {
-        library: library_ref(name),
-        identity: ObjectId::of(identity),
-        shared_pages: PageCount(10),
-        private_pages: PageCount(1),
-        tls_size: 0,
-        tls_alignment: 1,
-        dependencies: vec![],
-    };
     let reserve = |store: &Store, name: &str, identity: &[u8]| {
-        store.reserve_addresses(&request(name, identity)).unwrap()
+        store
+            .reserve_addresses(&reservation(name, identity))
+            .unwrap()
     };
     let (first, is_new) = reserve(&store, "a@1", b"1").unwrap();
     assert!(is_new);
@@ -178,15 +173,7 @@ fn interest_in_an_unused_library_begins_its_grace_again() {
         store.pin_library(&library_ref("l@1"), false).unwrap();
     };
     let linked_against: Interest = |store, _| {
-        let request = ReservationRequest {
-            library: library_ref("l@1"),
-            identity: ObjectId::of(b"members"),
-            shared_pages: PageCount(3),
-            private_pages: PageCount(1),
-            tls_size: 0,
-            tls_alignment: 1,
-            dependencies: vec![],
-        };
+        let request = reservation("l@1", b"members");
         for _ in 0..2 {
             store.reserve_addresses(&request).unwrap().unwrap();
         }

@@ -8,13 +8,13 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use closed::{assert_whole, copy, example, gone, refused, reopen};
+use closed::{assert_whole, copy, example, gone, refused, reopen, tamper};
 use common::{open, push_library};
 use pool_core::page::WINDOW_SIZE;
 use pool_store::StoreView;
 use pool_store::placement::Placement;
 use pool_store::superblock::{FEATURE_MARKED, Superblock};
-use rocksdb::{DB, Options, WriteBatch};
+use rocksdb::{IteratorMode, WriteBatch};
 
 /// Makes of a closed store what release 0.1 made: no identity and no count in the index, and a
 /// superblock without feature bits.
@@ -23,18 +23,17 @@ fn as_old_release(directory: &Path) {
     let mut superblock = Superblock::decode(&fs::read(&path).unwrap(), true).unwrap();
     superblock.read_only_compatible &= !FEATURE_MARKED;
     fs::write(path, superblock.encode()).unwrap();
-    let path = directory.join("index");
-    let families = DB::list_cf(&Options::default(), &path).unwrap();
-    let index = DB::open_cf(&Options::default(), &path, families).unwrap();
-    let meta = index.cf_handle("meta").unwrap();
-    let mut batch = WriteBatch::default();
-    for entry in index.iterator_cf(meta, rocksdb::IteratorMode::Start) {
-        let (key, _) = entry.unwrap();
-        if !matches!(&*key, b"epoch" | b"next-segment") {
-            batch.delete_cf(meta, key);
+    tamper(directory, |index| {
+        let meta = index.cf_handle("meta").unwrap();
+        let mut batch = WriteBatch::default();
+        for entry in index.iterator_cf(meta, IteratorMode::Start) {
+            let (key, _) = entry.unwrap();
+            if !matches!(&*key, b"epoch" | b"next-segment") {
+                batch.delete_cf(meta, key);
+            }
         }
-    }
-    index.write(batch).unwrap();
+        index.write(batch).unwrap();
+    });
 }
 
 #[test]

@@ -348,7 +348,7 @@ fn a_follower_keeps_up_with_a_writer() {
 }
 
 #[test]
-fn leases_outlive_the_removal_of_their_file() {
+fn leases_outlive_the_loss_of_their_file() {
     let directory = tempfile::tempdir().unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let store = open(directory.path());
@@ -357,7 +357,8 @@ fn leases_outlive_the_removal_of_their_file() {
     let segment = store.segments().unwrap()[0].0;
     let follower = StoreView::follow(directory.path(), scratch.path()).unwrap();
     let held = follower.hold_segment(segment).unwrap();
-    fs::remove_file(directory.path().join("leases")).unwrap();
+    let leases = directory.path().join("leases");
+    fs::rename(&leases, directory.path().join("leases.old")).unwrap();
     assert!(store.segment_is_leased(segment).unwrap());
     drop(store);
     let store = open(directory.path());

@@ -39,6 +39,13 @@ impl ServerAddress {
         }
     }
 
+    /// True when it is reached by way of TLS.
+    pub fn is_https(&self) -> bool {
+        self.base()
+            .get(..8)
+            .is_some_and(|start| start.eq_ignore_ascii_case("https://"))
+    }
+
     /// What comes before the path of a request.
     pub(super) fn base(&self) -> &str {
         match &self.0 {
@@ -98,6 +105,7 @@ mod tests {
         ] {
             let address: ServerAddress = text.parse().unwrap();
             assert_eq!(address.to_string(), shown);
+            assert_eq!(address.is_https(), text.starts_with("https"), "{text}");
         }
         for bad in [
             "",

@@ -1,6 +1,7 @@
 //! The client: every route as a call that waits for its answer.
 
 mod address;
+mod error;
 mod push;
 mod sockets;
 
@@ -14,13 +15,14 @@ use pool_gc::{CollectReport, FsckReport, Why};
 use pool_store::manifest::TokenScope;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use thiserror::Error;
 use ureq::http::{Method, Request, Response};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector as _, RustlsConnector};
 use ureq::{Agent, AsSendBody, Body, Timeout};
 
 pub use address::{ServerAddress, ServerAddressError};
+pub use error::{ClientError, NoCertificates, Result};
 pub use push::{PushOptions, PushReport};
 
 use crate::paths;
@@ -33,70 +35,11 @@ use crate::types::{
 /// How long the service may say and take nothing before it is given up, unless that is said.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// What rustls says of a certificate that it does not accept.
+const UNTRUSTED: &str = "invalid peer certificate";
+
 /// Longest JSON answer that is taken in; lists of pages are the long ones.
 const MAX_JSON: u64 = 1 << 30;
-
-/// Why a call failed.
-#[derive(Debug, Error)]
-pub enum ClientError {
-    /// The service could not be asked, or its answer did not arrive.
-    #[error(
-        "asking {server} failed: check that poolsvc runs there, or name another one with \
-         --server or POOL_SERVER"
-    )]
-    Connection {
-        /// The service.
-        server: String,
-        /// What the connection met.
-        source: Box<ureq::Error>,
-    },
-    /// The service is there, and neither says nor takes anything.
-    #[error(
-        "{server} has been silent for {seconds} seconds: look whether it still works, or wait longer \
-         with --timeout"
-    )]
-    Silent {
-        /// The service.
-        server: String,
-        /// How long it was waited for.
-        seconds: u64,
-    },
-    /// The service refused.
-    #[error("{}{}", .body.detail, hint(.body))]
-    Refused {
-        /// HTTP status.
-        status: u16,
-        /// What it said.
-        body: Box<ProblemBody>,
-        /// When it wants to be asked again, if it said so.
-        retry_after: Option<Duration>,
-    },
-    /// Whatever answered is not a pool service.
-    #[error("{server} does not answer as a pool service does (status {status}): {why}")]
-    Strange {
-        /// Who answered.
-        server: String,
-        /// HTTP status.
-        status: u16,
-        /// What is strange.
-        why: String,
-    },
-    /// Nothing has the name, or has no content.
-    #[error("{0} has no content to fetch: pool why tells what needs it")]
-    NoContent(Referent),
-    /// A collection took pages away as fast as they were sent.
-    #[error("the upload of {0} was overtaken by collections again and again: try again later")]
-    Overtaken(String),
-}
-
-fn hint(body: &ProblemBody) -> String {
-    body.hint
-        .as_ref()
-        .map_or_else(String::new, |hint| format!("; {hint}"))
-}
-
-/// A result whose error is a [`ClientError`].
-pub type Result<T> = std::result::Result<T, ClientError>;
 
 /// A pool service, asked by calls that block. Cloning it is cheap, and clones share connections.
 #[derive(Clone, Debug)]
@@ -108,9 +51,41 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the service at `server`; nothing is sent yet.
+    /// A client of the service at `server`; nothing is sent yet. Who speaks TLS there must be known to
+    /// an authority that Mozilla trusts.
     pub fn new(server: ServerAddress, token: Option<&str>) -> Self {
+        Self::with_tls(server, token, TlsConfig::default())
+    }
+
+    /// The same, trusting those authorities alone whose certificates are in `pem`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no certificate in it, or one that cannot be read.
+    pub fn trusting(
+        server: ServerAddress,
+        token: Option<&str>,
+        pem: &[u8],
+    ) -> std::result::Result<Self, NoCertificates> {
+        let mut certificates = Vec::new();
+        for item in parse_pem(pem) {
+            if let PemItem::Certificate(found) =
+                item.map_err(|error| NoCertificates(Some(error)))?
+            {
+                certificates.push(found);
+            }
+        }
+        if certificates.is_empty() {
+            return Err(NoCertificates(None));
+        }
+        let roots = RootCerts::new_with_certs(&certificates);
+        let tls = TlsConfig::builder().root_certs(roots).build();
+        Ok(Self::with_tls(server, token, tls))
+    }
+
+    fn with_tls(server: ServerAddress, token: Option<&str>, tls: TlsConfig) -> Self {
         let config = Agent::config_builder()
+            .tls_config(tls)
             .http_status_as_error(false)
             .max_redirects(0)
             .timeout_connect(Some(Duration::from_secs(10)))
@@ -141,7 +116,8 @@ impl Client {
 
     /// Gives the service up when it says or takes nothing for so long; zero is never. Otherwise that
     /// is ten minutes, and never for collections and checks of the store, which may take hours. A host
-    /// that is gone is noticed within three minutes in any case.
+    /// that is gone is noticed in any case: within three minutes while its answer is waited for, and
+    /// within half an hour while something is under way to it (`tcp_retries2`, tcp(7)).
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = Some(patience);
@@ -390,9 +366,16 @@ impl Client {
             let seconds = self.patience.unwrap_or(PATIENCE).as_secs();
             return ClientError::Silent { server, seconds };
         }
-        ClientError::Connection {
-            server,
-            source: Box::new(source),
+        let untrusted = match &source {
+            ureq::Error::Io(error) => error.to_string().starts_with(UNTRUSTED),
+            ureq::Error::Rustls(error) => error.to_string().starts_with(UNTRUSTED),
+            _ => false,
+        };
+        let source = Box::new(source);
+        if untrusted {
+            ClientError::Untrusted { server, source }
+        } else {
+            ClientError::Connection { server, source }
         }
     }
 

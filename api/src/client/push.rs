@@ -107,7 +107,8 @@ impl Client {
 }
 
 impl Client {
-    /// Begins an upload, when others have ended if too many are under way.
+    /// Begins an upload, when others have ended if too many are under way: not after a longer wait than
+    /// for a service that says nothing.
     fn begin(&self, json: &[u8], condition: Option<(&str, &str)>) -> Result<UploadStarted> {
         let since = Instant::now();
         loop {
@@ -116,7 +117,9 @@ impl Client {
                     status: 503,
                     body,
                     retry_after: Some(after),
-                }) if body.error == BUSY && self.is_patient(since.elapsed()) => {
+                }) if body.error == BUSY
+                    && self.is_patient(since.elapsed().saturating_add(after)) =>
+                {
                     thread::sleep(after);
                 }
                 begun => return self.json(begun?),
@@ -232,5 +235,41 @@ impl Upload<'_> {
         let path = format!("{}/pages", self.path);
         let response = self.client.ask(Method::PUT, &path, Octets(&records))?;
         self.client.json::<PagesAccepted>(response).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::announce;
+
+    #[test]
+    fn nobody_is_waited_for_until_tomorrow() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let busy = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            assert!(stream.read(&mut request).unwrap() > 0);
+            let body = r#"{"error": "busy", "detail": "tomorrow"}"#;
+            let head = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 86400\r\n\
+                        Content-Type: application/problem+json";
+            let length = body.len();
+            write!(stream, "{head}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+            // Until the client has gone; it may have sent more by then.
+            let _ = stream.read_to_end(&mut Vec::new());
+        });
+        let client = Client::new(url.parse().unwrap(), None);
+        let announced = announce::library(b"content", "a@1".parse().unwrap());
+        let refused = client.push(&announced, PushOptions::default(), &|_, _| ());
+        assert!(
+            matches!(&refused, Err(ClientError::Refused { status: 503, .. })),
+            "{refused:?}"
+        );
+        drop(client);
+        busy.join().unwrap();
     }
 }

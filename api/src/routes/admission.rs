@@ -1,7 +1,7 @@
 //! Which scope each route needs, and letting in who has it.
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use pool_store::manifest::TokenScope;
@@ -34,19 +34,30 @@ pub(super) async fn check(
     if let Some(needed) = needed {
         match service.gate().admit(peer, request.headers()) {
             Ok(scope) if scope >= needed => {}
-            Ok(scope) => {
-                let word = |scope| format!("{scope:?}").to_lowercase();
-                let what = format!(
-                    "this needs a token with the scope {}, yours has {}",
-                    word(needed),
-                    word(scope)
-                );
-                return Problem::new(StatusCode::FORBIDDEN, "forbidden", what).into_response();
-            }
+            Ok(scope) => return insufficient(needed, scope),
             Err(problem) => return problem.into_response(),
         }
     }
     next.run(request).await
+}
+
+/// Refuses a token that does not let its bearer do this (RFC 6750, 3.1).
+fn insufficient(needed: TokenScope, has: TokenScope) -> Response {
+    let word = |scope| format!("{scope:?}").to_lowercase();
+    let (needed, has) = (word(needed), word(has));
+    let what = format!("this needs a token with the scope {needed}, yours has {has}");
+    let hint = format!("ask for one: pool token add NAME --scope {needed}");
+    let mut refused = Problem::new(StatusCode::FORBIDDEN, "forbidden", what)
+        .hint(hint)
+        .into_response();
+    let challenge =
+        format!("Bearer realm=\"pool\", error=\"insufficient_scope\", scope=\"{needed}\"");
+    if let Ok(challenge) = HeaderValue::try_from(challenge) {
+        refused
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    refused
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use pool_core::digest::PageId;
 use pool_core::extent::SegmentId;
 use pool_core::name::{ImageRef, LibraryRef};
 use pool_gc::{CollectReport, FsckLevel, FsckReport, GcError, Thing, Why};
-use pool_store::{Snapshot, StoreError};
+use pool_store::Snapshot;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -184,13 +184,49 @@ async fn why(
 
 impl From<GcError> for Problem {
     fn from(error: GcError) -> Self {
+        let what = error.to_string();
         match error {
-            GcError::Store {
-                source: source @ StoreError::CollectionRunning,
-                ..
-            } => source.into(),
-            GcError::Store { .. } | GcError::Inconsistent(_) => Self::internal(error),
-            GcError::BadRatio(_) => Self::bad_request("bad-ratio", error.to_string()),
+            GcError::Store { source, .. } => {
+                // Whose turn it is depends on what the store met, as for any other change.
+                let mut problem = Self::from(source);
+                problem.body.detail = what;
+                problem
+            }
+            GcError::Inconsistent(_) => Self::internal(what),
+            GcError::BadRatio(_) => Self::bad_request("bad-ratio", what),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pool_store::{Again, StoreError};
+
+    use super::*;
+
+    #[test]
+    fn a_collection_that_cannot_go_on_says_who_must_act() {
+        let full = StoreError::NoSpace {
+            doing: "writing",
+            path: "the index".into(),
+            again: Again::WithRoom(16 << 20),
+        };
+        let doubt = StoreError::InDoubt {
+            path: "generation".into(),
+            error: std::io::Error::other("x"),
+        };
+        let spoilt = StoreError::Corrupt("a record".into());
+        for (source, status, word) in [
+            (full, 507, "no-space"),
+            (doubt, 503, "in-doubt"),
+            (spoilt, 500, "internal"),
+            (StoreError::CollectionRunning, 409, "collection-running"),
+        ] {
+            let doing = "beginning a collection";
+            let problem = Problem::from(GcError::Store { doing, source });
+            assert_eq!(problem.status.as_u16(), status, "{problem:?}");
+            assert_eq!(problem.body.error, word);
+            assert!(problem.body.detail.starts_with(doing), "{problem:?}");
         }
     }
 }

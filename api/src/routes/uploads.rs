@@ -51,7 +51,8 @@ async fn begin(
 ) -> Result<Made<UploadStarted>> {
     service.uploads().check_room()?;
     let limit = service.options().limits.announcement;
-    let request: UploadRequest = read_json(&service, request, limit).await?;
+    let room = service.announced_room();
+    let (request, room) = read_json::<UploadRequest>(&service, request, limit, room).await?;
     let manifest = UploadManifest {
         target: request.target.into(),
         objects: request.objects.into_iter().map(Into::into).collect(),
@@ -64,7 +65,7 @@ async fn begin(
             store.check(&upload.manifest().target.name(), &precondition)?;
             let missing = store.missing_pages(&upload)?;
             let epoch = upload.epoch();
-            let (id, _) = work.uploads().insert(upload, precondition)?;
+            let (id, _) = work.uploads().insert(upload, precondition, room)?;
             Ok(UploadStarted {
                 id,
                 epoch,

@@ -62,6 +62,12 @@ fn text(report: &CollectReport) -> String {
             skipped.why
         )
     });
+    let ms = |micros: u64| format!("{:.1} ms", micros as f64 / 1000.0);
+    let mut took = ms(report.duration_us);
+    if !report.dry_run {
+        let hold = ms(report.longest_hold_us);
+        took = format!("{took}, commits waited {hold} at most");
+    }
     let pairs = output::pairs(&[
         ("libraries", named),
         ("objects", report.objects.to_string()),
@@ -70,10 +76,7 @@ fn text(report: &CollectReport) -> String {
         ("segments", segments),
         (verb, output::bytes(report.freed_bytes)),
         ("waiting for leases", waiting),
-        (
-            "took",
-            format!("{:.1} ms", report.duration_us as f64 / 1000.0),
-        ),
+        ("took", took),
     ]);
     pairs + &skipped.collect::<String>()
 }
@@ -90,6 +93,8 @@ mod tests {
         let report = CollectReport {
             segments_waiting: vec![SegmentId(3), SegmentId(4)],
             waiting_bytes: 3 << 20,
+            duration_us: 12_345,
+            longest_hold_us: 678,
             segments_skipped: vec![Skipped {
                 segment: SegmentId(0x1f),
                 reason: SkipReason::NoRoom,
@@ -99,6 +104,10 @@ mod tests {
         };
         let text = text(&report);
         assert!(text.contains("3.0 MiB in 2 segments\n"), "{text}");
+        assert!(
+            text.contains("12.3 ms, commits waited 0.7 ms at most\n"),
+            "{text}"
+        );
         assert!(
             text.ends_with("segment 0000001f stays (no-room): the disk has 5\n"),
             "{text}"

@@ -107,6 +107,7 @@ pub(crate) fn pool(arguments: &[&str]) -> Command {
         .env_remove("POOL_SERVER")
         .env_remove("POOL_TOKEN")
         .env_remove("POOL_REGISTRY")
+        .env_remove("SSL_CERT_FILE")
         .stdin(Stdio::null());
     command
 }

@@ -4,6 +4,7 @@
 
 mod addresses;
 mod common;
+mod https;
 mod linking;
 mod streams;
 mod verbs;

@@ -217,6 +217,8 @@ fn tokens_are_made_shown_and_used() {
             .unwrap()
             .success()
     );
+    let says = pool.refused(1, &["--token", "two\nlines", "ls"]);
+    assert!(says.contains("POOL_TOKEN"), "{says}");
     pool.refused(2, &["token", "rm", ""]);
     with(&["token", "rm", "ops"]);
     pool.text(&["ls"]);

@@ -13,8 +13,10 @@ use pool_store::collection::SkipReason;
 use pool_store::format::SegmentState;
 use pool_store::placement::Placement;
 
+use super::closed::tamper;
+use super::collecting::NOW;
 use super::common::{assert_stored, content, library_ref, open, push_library};
-use super::{NOW, SLOTS, first_extent, mostly_dead, segment_path, skipped, usage};
+use super::{SLOTS, first_extent, mostly_dead, segment_path, skipped, usage};
 
 /// Spoils a segment so that its live pages cannot be moved.
 type Spoil = fn(&Path, Extent);
@@ -164,15 +166,11 @@ fn what_is_retired_goes_though_the_index_is_damaged() {
     assert_eq!(collect(&store, &NOW).unwrap().segments_retired, [segment]);
     drop(held);
     drop(store);
-    {
-        let path = directory.path().join("index");
-        let families = rocksdb::DB::list_cf(&rocksdb::Options::default(), &path).unwrap();
-        let index = rocksdb::DB::open_cf(&rocksdb::Options::default(), &path, families).unwrap();
+    tamper(directory.path(), |index| {
         let objects = index.cf_handle("objects").unwrap();
-        index
-            .put_cf(objects, ObjectId::of(&content(2, 10)).0, b"{spoilt")
-            .unwrap();
-    }
+        let live = ObjectId::of(&content(2, 10));
+        index.put_cf(objects, live.0, b"{spoilt").unwrap();
+    });
     let store = open(directory.path());
     assert!(segment_path(directory.path(), segment).exists());
     let pages = store.stats().map(|stats| stats.stored_pages);

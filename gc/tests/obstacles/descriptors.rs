@@ -9,8 +9,9 @@ use pool_store::Store;
 use pool_store::placement::Placement;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
+use super::collecting::{NOW, assert_sound};
 use super::common::{announcement, assert_stored, content, library_ref, negotiate, push_library};
-use super::{NOW, assert_sound, skipped};
+use super::skipped;
 
 const FEW_DESCRIPTORS: &str = "POOL_FEW_DESCRIPTORS";
 

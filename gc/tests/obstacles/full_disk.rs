@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
-use std::path::Path;
 
 use pool_core::page::PAGE_SIZE;
 use pool_gc::{CollectOptions, GcError, collect};
@@ -13,8 +12,10 @@ use pool_store::placement::Placement;
 use pool_tests::disk::SmallDisk;
 use pool_tests::wait;
 
+use super::closed::move_index;
+use super::collecting::{NOW, assert_sound};
 use super::common::{assert_stored, content, library_ref, open, push_library};
-use super::{KEPT, NOW, SLOTS, assert_sound, first_extent, mostly_dead, skipped, usage};
+use super::{KEPT, SLOTS, first_extent, mostly_dead, skipped, usage};
 
 /// MiB of a small disk: the index alone takes 18 for its log, before anything is in it.
 const DISK: u32 = 192;
@@ -161,18 +162,6 @@ fn a_copy_that_cannot_be_finished_leaves_nothing() {
         assert_stored(&store, bytes);
     }
     assert_sound(&store);
-}
-
-/// Moves a store's index to a disk of its own, as somebody would who has a faster one.
-fn move_index(directory: &Path, to: &Path) {
-    let index = directory.join("index");
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(&index).unwrap() {
-        let from = entry.unwrap().path();
-        fs::copy(&from, to.join(from.file_name().unwrap())).unwrap();
-    }
-    fs::remove_dir_all(&index).unwrap();
-    symlink(to, &index).unwrap();
 }
 
 /// The index runs out of room while it follows the pages that were copied.

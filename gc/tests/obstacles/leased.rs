@@ -3,8 +3,9 @@
 use pool_core::page::PAGE_SIZE;
 use pool_gc::collect;
 
+use super::collecting::{NOW, assert_sound};
 use super::common::open;
-use super::{KEPT, NOW, SLOTS, assert_sound, first_extent, mostly_dead, skipped};
+use super::{KEPT, SLOTS, first_extent, mostly_dead, skipped};
 
 #[test]
 fn leased_segments_are_told_and_go_later() {

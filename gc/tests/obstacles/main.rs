@@ -3,6 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "../../../store/tests/closed/mod.rs"]
+mod closed;
+#[path = "../collecting/mod.rs"]
+mod collecting;
 #[path = "../../../store/tests/common/mod.rs"]
 mod common;
 mod damaged;
@@ -13,21 +17,14 @@ mod leased;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use common::{content, library_ref, push_library};
 use pool_core::ObjectId;
 use pool_core::extent::{Extent, SegmentId};
-use pool_gc::{CollectOptions, CollectReport, FsckLevel, fsck};
+use pool_gc::CollectReport;
 use pool_store::collection::SkipReason;
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreView};
-
-const NOW: CollectOptions = CollectOptions {
-    grace: Duration::ZERO,
-    dry_run: false,
-    compact_below: 0.5,
-};
 
 /// Slots of a segment of [`open`].
 const SLOTS: usize = 1024;
@@ -68,11 +65,6 @@ fn usage(directory: &Path) -> (usize, u64) {
         .collect();
     let bytes = files.iter().map(|file| file.blocks() * 512).sum();
     (files.len(), bytes)
-}
-
-fn assert_sound(view: &StoreView) {
-    let report = fsck(view, FsckLevel::Content);
-    assert!(report.findings.is_empty(), "{:#?}", report.findings);
 }
 
 fn skipped(report: &CollectReport) -> Vec<(SegmentId, SkipReason)> {

@@ -2,12 +2,19 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use pool_api::announce;
 use pool_api::client::{Client, PushOptions};
-use serde_json::Value;
+use pool_core::digest::PageId;
+use pool_store::placement::Placement;
+use pool_store::upload::{UploadObject, padded};
+use pool_tests::wait;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A service that ends with this value.
@@ -64,6 +71,14 @@ impl Service {
         Client::new(self.url.parse().unwrap(), None)
     }
 
+    /// A connection for what no HTTP library would send.
+    pub(crate) fn connect(&self) -> TcpStream {
+        let address = self.url.strip_prefix("http://").unwrap();
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+        stream
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill")
             .args([format!("-{name}"), self.child.id().to_string()])
@@ -95,35 +110,46 @@ impl Service {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Answer {
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(pool_tests::wait::PATIENCE))
-            .proxy(None)
-            .build()
-            .into();
-        let mut request = ureq::http::Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.url));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let mut response = if matches!(method, "GET" | "HEAD" | "DELETE") {
-            agent.run(request.body(()).unwrap()).unwrap()
-        } else {
-            agent.run(request.body(body).unwrap()).unwrap()
-        };
-        let mut bytes = Vec::new();
-        let headers = response.headers().clone();
-        response
-            .body_mut()
-            .as_reader()
-            .read_to_end(&mut bytes)
-            .unwrap();
-        Answer {
-            status: response.status().as_u16(),
-            headers,
-            bytes,
-        }
+        ask(&self.url, method, path, headers, body)
+    }
+}
+
+/// Asks the service at `url`.
+pub(crate) fn ask(
+    url: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(wait::PATIENCE))
+        .proxy(None)
+        .build()
+        .into();
+    let mut request = ureq::http::Request::builder()
+        .method(method)
+        .uri(format!("{url}{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut response = if matches!(method, "GET" | "HEAD" | "DELETE") {
+        agent.run(request.body(()).unwrap()).unwrap()
+    } else {
+        agent.run(request.body(body).unwrap()).unwrap()
+    };
+    let mut bytes = Vec::new();
+    let headers = response.headers().clone();
+    response
+        .body_mut()
+        .as_reader()
+        .read_to_end(&mut bytes)
+        .unwrap();
+    Answer {
+        status: response.status().as_u16(),
+        headers,
+        bytes,
     }
 }
 
@@ -192,6 +218,32 @@ impl Answer {
         }
         self
     }
+}
+
+/// The announcement of version 1 of a library, as JSON.
+pub(crate) fn announcement(name: &str, content: &[u8]) -> Value {
+    let object = UploadObject::of(content, Placement::Windows { phase: 0 });
+    let digests: Vec<u8> = object
+        .pages
+        .iter()
+        .flat_map(|page| page.map_or([0; 32], |id| id.0))
+        .collect();
+    json!({
+        "target": {"kind": "library", "name": name, "version": "1", "object": object.id},
+        "objects": [{
+            "id": object.id,
+            "length": object.length,
+            "placement": {"kind": "windows", "phase": 0},
+            "pages": STANDARD.encode(digests),
+        }],
+    })
+}
+
+/// A page as it is sent.
+pub(crate) fn record(page: &[u8]) -> Vec<u8> {
+    let mut record = PageId::of(&padded(page)).0.to_vec();
+    record.extend(padded(page));
+    record
 }
 
 /// Pushes a library by negotiation; the pages that were sent.

@@ -8,21 +8,19 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
-use base64::Engine as _;
 use pool_api::announce;
 use pool_api::client::{Client, PushOptions};
-use pool_core::digest::PageId;
 use pool_tests::wait;
 use serde_json::json;
 
-use super::common::{Service, command, content, refused};
+use super::common::{Service, announcement, command, content, record, refused};
 
 #[test]
 fn it_stops_cleanly_when_told_to() {
     let mut service = Service::start(&[]);
     service.put("/v1/libs/a/1", &content(1, 10)).expect(201);
     // An idle connection must not hold it up.
-    let _idle = std::net::TcpStream::connect(service.url.trim_start_matches("http://")).unwrap();
+    let _idle = service.connect();
     service.signal("TERM");
     let status = service.child.wait().unwrap();
     assert_eq!(status.code(), Some(0));
@@ -36,8 +34,7 @@ fn it_stops_cleanly_when_told_to() {
 
 /// Begins to send a file whose rest is to come, and waits until the service has the beginning.
 fn begin_upload(service: &Service, body: &[u8]) -> TcpStream {
-    let mut stream = TcpStream::connect(service.url.trim_start_matches("http://")).unwrap();
-    stream.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+    let mut stream = service.connect();
     let head = "PUT /v1/libs/a/1 HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue";
     write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n", body.len()).unwrap();
     // It says so once it reads the body.
@@ -99,25 +96,12 @@ fn killed_in_an_upload_it_comes_back_without_a_trace_of_it() {
     let kept = content(2, 100);
     service.put("/v1/libs/kept/1", &kept).expect(201);
     let lost = content(3, 400);
-    let pages: Vec<[u8; 32]> = lost.chunks(4096).map(|page| PageId::of(page).0).collect();
-    let id = pool_core::digest::ObjectId::of(&lost);
-    let announcement = json!({
-        "target": {"kind": "library", "name": "lost", "version": "1", "object": id},
-        "objects": [{
-            "id": id, "length": lost.len(), "placement": {"kind": "sparse"},
-            "pages": base64::engine::general_purpose::STANDARD.encode(pages.concat()),
-        }],
-    });
     let started = service
-        .post("/v1/uploads", &announcement)
+        .post("/v1/uploads", &announcement("lost", &lost))
         .expect(201)
         .json();
     let path = format!("/v1/uploads/{}/pages", started["id"].as_str().unwrap());
-    let mut records = Vec::new();
-    for page in lost.chunks(4096).take(300) {
-        records.extend(PageId::of(page).0);
-        records.extend(page);
-    }
+    let records: Vec<u8> = lost.chunks(4096).take(300).flat_map(record).collect();
     service.put(&path, &records).expect(200);
     service.signal("KILL");
     service.child.wait().unwrap();
@@ -299,6 +283,25 @@ fn with_a_token_in_its_configuration_it_may_be_reached_by_others() {
     assert!(client.libraries("").unwrap().is_empty());
     let refused = client.delete_token("ops").unwrap_err().to_string();
     assert!(refused.contains("configuration file"), "{refused}");
+}
+
+#[test]
+fn no_two_tokens_have_one_name() {
+    let mut service = Service::start(&[]);
+    let scope = pool_store::manifest::TokenScope::Admin;
+    let name = "ops".parse().unwrap();
+    service.client().add_token(name, scope).unwrap();
+    service.signal("TERM");
+    service.child.wait().unwrap();
+    let config = service.store.with_extension("toml");
+    let digest = "0".repeat(64);
+    let text = format!("[[token]]\nname = 'ops'\nscope = 'read'\ndigest = '{digest}'\n");
+    std::fs::write(&config, text).unwrap();
+    let mut twice = command(&service.store);
+    twice.arg("--config").arg(&config);
+    let (status, says) = refused(twice);
+    assert_eq!(status.code(), Some(1));
+    assert!(says.contains("ops as well: rename"), "{says}");
 }
 
 #[test]

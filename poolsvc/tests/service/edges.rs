@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 
 use serde_json::json;
 
@@ -36,11 +35,7 @@ fn a_part_of_a_file_and_a_coded_one_are_refused() {
 
 /// The status of the answer to a request that no HTTP library would send.
 fn status_of(service: &Service, request: &str) -> u16 {
-    let address = service.url.strip_prefix("http://").unwrap();
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream
-        .set_read_timeout(Some(pool_tests::wait::PATIENCE))
-        .unwrap();
+    let mut stream = service.connect();
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).unwrap();
@@ -119,11 +114,7 @@ fn a_form_is_no_file() {
 #[test]
 fn bodies_unread_and_cut_off_do_no_harm() {
     let service = Service::start(&[]);
-    let address = service.url.strip_prefix("http://").unwrap();
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream
-        .set_read_timeout(Some(pool_tests::wait::PATIENCE))
-        .unwrap();
+    let mut stream = service.connect();
     // A refusal before the body was read, then a request behind that body.
     let body = "x".repeat(100_000);
     let refused = format!(
@@ -143,7 +134,7 @@ fn bodies_unread_and_cut_off_do_no_harm() {
         "Content-Length: 50\r\n\r\nhello",
         "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n5\r\nwor",
     ] {
-        let mut stream = TcpStream::connect(address).unwrap();
+        let mut stream = service.connect();
         let request = format!("PUT /v1/libs/cut/1 HTTP/1.1\r\nHost: localhost\r\n{cut}");
         stream.write_all(request.as_bytes()).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
@@ -185,11 +176,7 @@ fn parts_of_pages_are_served_as_those_of_objects_are() {
 
 /// All that comes on a connection in answer to `requests`, the last of which closes it.
 fn exchange(service: &Service, requests: &[String]) -> String {
-    let address = service.url.strip_prefix("http://").unwrap();
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream
-        .set_read_timeout(Some(pool_tests::wait::PATIENCE))
-        .unwrap();
+    let mut stream = service.connect();
     stream.write_all(requests.concat().as_bytes()).unwrap();
     let mut answers = Vec::new();
     stream.read_to_end(&mut answers).unwrap();

@@ -12,8 +12,9 @@ use poolsvc::{Daemon, Settings};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit, setrlimit};
+use serde_json::{Value, json};
 
-use super::common::{Service, command, content};
+use super::common::{Service, announcement, ask, command, content};
 
 #[test]
 fn it_serves_when_nothing_can_be_logged() {
@@ -61,15 +62,12 @@ fn connections_leave_files_to_the_store() {
         few.pre_exec(move || Ok(setrlimit(Resource::Nofile, limit)?));
     }
     let service = Service::run(few, &store);
-    let address = service.url.strip_prefix("http://").unwrap();
-    let connect = || TcpStream::connect(address).unwrap();
-    let mut mine = connect();
-    mine.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+    let mut mine = service.connect();
     // It is one of those that are served, and stays so.
     let head = b"PUT /v1/libs/a/1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4096\r\n";
     mine.write_all(head).unwrap();
     // More than are served and fewer than wait in the kernel's queue.
-    let _idle: Vec<_> = (0..150).map(|_| connect()).collect();
+    let _idle: Vec<_> = (0..150).map(|_| service.connect()).collect();
     let process = service.child.id();
     wait::until("as many are served as may be", || sockets(process) >= 64);
     let rest = [b"\r\n", &content(1, 1)[..]].concat();
@@ -138,7 +136,7 @@ fn a_time_beyond_all_others_is_never() {
     }
     let mut service = Service::start(&flags);
     service.put("/v1/libs/a/1", &content(1, 3)).expect(201);
-    service.post("/v1/gc", &serde_json::json!({})).expect(200);
+    service.post("/v1/gc", &json!({})).expect(200);
     service.get("/v1/libs/a/1").expect(200);
     service.signal("TERM");
     assert_eq!(service.child.wait().unwrap().code(), Some(0));
@@ -189,5 +187,31 @@ fn what_is_announced_at_once_is_bounded() {
     let mut next = begin();
     next.write_all(b" ").unwrap();
     assert_eq!(status(&mut next), "HTTP/1.1 400");
+    runtime.block_on(daemon.stop());
+}
+
+#[test]
+fn what_uploads_under_way_announce_is_bounded() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = Settings::for_store(directory.path().join("store"));
+    settings.limits.json_at_once = 100_000;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let daemon = runtime.block_on(Daemon::start(settings)).unwrap();
+    let url = format!("http://{}", daemon.address());
+    let json = [("content-type", "application/json")];
+    let post =
+        |path: &str, body: &Value| ask(&url, "POST", path, &json, body.to_string().as_bytes());
+    // Each page takes 43 bytes.
+    let large = announcement("a", &content(1, 1500));
+    let first = post("/v1/uploads", &large).expect(201);
+    let refused = post("/v1/uploads", &large).expect(503);
+    assert_eq!(refused.json()["error"], "busy");
+    assert_eq!(refused.headers["retry-after"], "1");
+    // There is room for small ones, and for what is no announcement.
+    post("/v1/uploads", &announcement("b", &content(2, 1))).expect(201);
+    let other = json!({"name": "a", "tag": "x".repeat(60_000)});
+    post("/v1/images/a/1/tag", &other).expect(400);
+    ask(&url, "DELETE", first.location(), &[], b"").expect(204);
+    post("/v1/uploads", &large).expect(201);
     runtime.block_on(daemon.stop());
 }

@@ -223,10 +223,20 @@ fn tokens_open_what_their_scope_says() {
     };
     ask(&read, "GET", "/v1/libs").expect(200);
     ask(&read, "GET", "/metrics").expect(200);
-    ask(&read, "PUT", "/v1/libs/a/1").expect(403);
-    ask(&read, "GET", "/v1/tokens").expect(403);
+    // What a token does not allow it says in words and to programs (RFC 6750, 3.1).
+    for (secret, method, path, scope) in [
+        (&read, "PUT", "/v1/libs/a/1", "write"),
+        (&read, "GET", "/v1/tokens", "admin"),
+        (&write, "POST", "/v1/gc", "admin"),
+    ] {
+        let refused = ask(secret, method, path).expect(403);
+        let challenge =
+            format!("Bearer realm=\"pool\", error=\"insufficient_scope\", scope=\"{scope}\"");
+        assert_eq!(refused.headers["www-authenticate"], challenge.as_str());
+        let hint = refused.json()["hint"].as_str().unwrap().to_owned();
+        assert!(hint.ends_with(&format!("--scope {scope}")), "{hint}");
+    }
     ask(&write, "PUT", "/v1/libs/a/1").expect(201);
-    ask(&write, "POST", "/v1/gc").expect(403);
     ask(&admin, "POST", "/v1/gc").expect(200);
     let list = ask(&admin, "GET", "/v1/tokens").expect(200);
     assert_eq!(list.json().as_array().unwrap().len(), 3);
@@ -360,6 +370,7 @@ fn metrics_count_what_happened() {
         "pool_new_pages_total 10",
         "pool_received_bytes_total 41280",
         "pool_collections_total 1",
+        "pool_collection_hold_seconds_count 1",
         "pool_store_stored_pages 10",
         "route=\"/v1/libs/{name}/{version}\",status=\"404\"} 1",
     ] {

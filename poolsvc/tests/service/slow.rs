@@ -1,7 +1,6 @@
 //! Clients that send, or take what they are sent, as good as never.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,16 +13,9 @@ use super::common::{Service, content};
 /// What the service lets nobody do: less than 1000 bytes in a second.
 const SPEED: [&str; 4] = ["--speed-time", "1", "--speed-limit", "1000"];
 
-fn connect(service: &Service) -> TcpStream {
-    let address = service.url.strip_prefix("http://").unwrap();
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(wait::PATIENCE)).unwrap();
-    stream
-}
-
 /// The answer to a request whose body comes a byte at a time, for as long as anybody listens.
 fn trickle(service: &Service, head: &str) -> String {
-    let mut stream = connect(service);
+    let mut stream = service.connect();
     let head = format!("{head} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n");
     let head = format!("{head}Content-Length: 1000000\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
@@ -109,7 +101,7 @@ fn an_answer_that_nobody_takes_holds_nothing() {
     let mut flags = SPEED.to_vec();
     flags.extend(["--socket", path.to_str().unwrap()]);
     let service = Service::start(&flags);
-    stop_reading(&service, connect(&service));
+    stop_reading(&service, service.connect());
     let stream = UnixStream::connect(&path).unwrap();
     stream.set_read_timeout(Some(wait::PATIENCE)).unwrap();
     stop_reading(&service, stream);

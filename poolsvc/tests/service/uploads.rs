@@ -9,37 +9,10 @@ use base64::engine::general_purpose::STANDARD;
 
 use pool_api::announce;
 use pool_api::client::{Client, PushOptions};
-use pool_core::digest::{ObjectId, PageId};
-use pool_store::placement::Placement;
-use pool_store::upload::{UploadObject, padded};
+use pool_core::digest::ObjectId;
 use serde_json::{Value, json};
 
-use super::common::{Service, busybox, content, push_library};
-
-/// The announcement of a library, as JSON.
-fn announcement(name: &str, content: &[u8]) -> Value {
-    let object = UploadObject::of(content, Placement::Windows { phase: 0 });
-    let digests: Vec<u8> = object
-        .pages
-        .iter()
-        .flat_map(|page| page.map_or([0; 32], |id| id.0))
-        .collect();
-    json!({
-        "target": {"kind": "library", "name": name, "version": "1", "object": object.id},
-        "objects": [{
-            "id": object.id,
-            "length": object.length,
-            "placement": {"kind": "windows", "phase": 0},
-            "pages": STANDARD.encode(digests),
-        }],
-    })
-}
-
-fn record(page: &[u8]) -> Vec<u8> {
-    let mut record = PageId::of(&padded(page)).0.to_vec();
-    record.extend(padded(page));
-    record
-}
+use super::common::{Service, announcement, busybox, content, push_library, record};
 
 #[test]
 fn curl_pushes_an_image_and_gets_it_back() {

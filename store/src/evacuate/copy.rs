@@ -172,9 +172,9 @@ impl Collection<'_> {
         batch.commit()?;
         // Nothing refers to the new slots yet, and no mark knows them.
         let barrier = running_barrier(writer)?;
-        barrier
-            .segments
-            .extend(room.iter().map(|(at, _, _)| at.segment));
+        for (at, _, _) in &room {
+            barrier.protect_segment(at.segment);
+        }
         Ok(room)
     }
 

@@ -5,7 +5,8 @@
 //! pages are copied, checked and synced without it, and only then does the index follow, in
 //! bounded batches and in this order: the objects, each with the entries of its windows and pages,
 //! then entries that no object has, after which no commit can find anything in the old segment,
-//! then the objects that commits have added meanwhile, then the segment's end. So an entry is never
+//! then the objects that commits have added meanwhile, then the segment's end. A large object goes
+//! in several batches, what it has in one window of a segment at a time. So an entry is never
 //! without an object for having moved, and a stop or a full disk at any instruction leaves either
 //! place valid and some slots unused.
 //!
@@ -14,21 +15,20 @@
 
 mod copy;
 mod moves;
+mod redirect;
 mod survey;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
-use pool_core::digest::ObjectId;
-use pool_core::extent::{Extent, SegmentId};
-use pool_core::page::PAGES_PER_WINDOW;
+use pool_core::extent::SegmentId;
 use serde::{Deserialize, Serialize};
 
-use crate::collection::{Collection, MAX_BATCH, SkipReason, Skipped, running_barrier};
+use crate::collection::{Collection, SkipReason, Skipped, running_barrier};
 use crate::error::Result;
-use crate::format::{Location, SegmentState};
-use crate::index::Batch;
+use crate::format::SegmentState;
 use copy::Copied;
-use moves::{Moves, redirect_object, slots};
+use moves::Moves;
+use redirect::Redirection;
 use survey::Survey;
 
 /// What an evacuation did.
@@ -73,7 +73,7 @@ impl Collection<'_> {
     }
 
     /// Empties the segments that were surveyed. Commits may have come since.
-    fn move_out(&self, segments: &[SegmentId], mut survey: Survey) -> Result<Evacuated> {
+    fn move_out(&self, segments: &[SegmentId], survey: Survey) -> Result<Evacuated> {
         let mut done = Evacuated::default();
         let mut sources = HashSet::new();
         let mut moves = Moves::default();
@@ -89,20 +89,15 @@ impl Collection<'_> {
         if sources.is_empty() {
             return Ok(done);
         }
-        let mut kept = HashSet::new();
-        done.objects = self.redirect_objects(&mut survey, &sources, &moves, &mut kept)?;
-        self.redirect_windows(&survey, &sources, &moves, &mut kept)?;
-        self.redirect_pages(&survey, &sources, &moves, &mut kept)?;
-        // Those that commits have added meanwhile. From now on none can.
-        done.objects += self.redirect_objects(&mut survey, &sources, &moves, &mut kept)?;
         done.windows = moves.windows.len() as u64;
         done.pages = moves.pages.len() as u64;
+        let mut redirection = Redirection::new(self, survey, moves, &sources);
+        done.objects = redirection.run()?;
+        let kept = redirection.kept;
         for id in sources.difference(&kept) {
             let retired = self.locked(|writer| {
                 // What commits referred to there was redirected with the rest.
-                let barrier = running_barrier(writer)?;
-                barrier.segments.remove(id);
-                barrier.slots.retain(|at| at.segment != *id);
+                running_barrier(writer)?.let_go(*id);
                 self.retire_locked(writer, *id)
             })?;
             done.segments.extend(retired.then_some(*id));
@@ -118,165 +113,17 @@ impl Collection<'_> {
         }));
         Ok(done)
     }
-
-    fn redirect_windows(
-        &self,
-        survey: &Survey,
-        sources: &HashSet<SegmentId>,
-        moves: &Moves,
-        kept: &mut HashSet<SegmentId>,
-    ) -> Result<()> {
-        self.in_batches(&survey.windows, |barrier, batch, (id, at)| {
-            if !sources.contains(&at.segment)
-                || self.store.view.index.now().window(id)? != Some(*at)
-            {
-                return Ok(false);
-            }
-            match moves.windows.get(at) {
-                Some(to) => batch.put_window(*id, *to),
-                None if barrier.protects_window(*at) => {
-                    kept.insert(at.segment);
-                    return Ok(false);
-                }
-                None => batch.delete_window(*id),
-            }
-            Ok(true)
-        })?;
-        Ok(())
-    }
-
-    fn redirect_pages(
-        &self,
-        survey: &Survey,
-        sources: &HashSet<SegmentId>,
-        moves: &Moves,
-        kept: &mut HashSet<SegmentId>,
-    ) -> Result<()> {
-        self.in_batches(&survey.pages, |barrier, batch, (id, at)| {
-            if !sources.contains(&at.segment) || self.store.view.index.now().page(id)? != Some(*at)
-            {
-                return Ok(false);
-            }
-            match moves.page(*at) {
-                Some(to) => batch.put_page(*id, to),
-                None if barrier.slots.contains(at) => {
-                    kept.insert(at.segment);
-                    return Ok(false);
-                }
-                None => batch.delete_page(*id),
-            }
-            Ok(true)
-        })?;
-        Ok(())
-    }
-
-    /// Redirects every object that refers to the segments, with the entries of what it has there.
-    fn redirect_objects(
-        &self,
-        survey: &mut Survey,
-        sources: &HashSet<SegmentId>,
-        moves: &Moves,
-        kept: &mut HashSet<SegmentId>,
-    ) -> Result<u64> {
-        let mut touching = Vec::new();
-        self.store.snapshot().for_each_object(|id, record| {
-            let extents = record.map.extents().iter();
-            let inside = extents.filter(|extent| sources.contains(&extent.segment));
-            let pages: u64 = inside.map(|extent| u64::from(extent.count)).sum();
-            if pages > 0 {
-                touching.push((id, pages));
-            }
-            Ok(())
-        })?;
-        let mut changed = 0;
-        for chunk in small_enough(&touching) {
-            // Larger ones are alone.
-            let mut rest = true;
-            while rest {
-                rest = false;
-                self.in_batches(chunk, |_, batch, (id, _)| {
-                    let Some(record) = self.store.object(*id)? else {
-                        return Ok(false);
-                    };
-                    let done = redirect_object(*id, &record, sources, moves, MAX_PAGES)?;
-                    kept.extend(done.stays);
-                    if done.moved.is_empty() {
-                        return Ok(false);
-                    }
-                    self.redirect_entries(batch, survey, moves, &done.moved)?;
-                    batch.put_object(*id, &done.record);
-                    rest |= done.rest;
-                    changed += u64::from(!done.rest);
-                    Ok(true)
-                })?;
-            }
-        }
-        Ok(changed)
-    }
-
-    /// Redirects the entries of windows and pages that an object had in `extents`, once.
-    fn redirect_entries(
-        &self,
-        batch: &mut Batch<'_>,
-        survey: &mut Survey,
-        moves: &Moves,
-        extents: &[Extent],
-    ) -> Result<()> {
-        let now = self.store.view.index.now();
-        let mut redirect = |batch: &mut Batch<'_>, from: Location, to| -> Result<()> {
-            if let Some(id) = survey.names.remove(&from)
-                && now.page(&id)? == Some(from)
-            {
-                batch.put_page(id, to);
-            }
-            Ok(())
-        };
-        let mut windows = BTreeSet::new();
-        for from in extents.iter().flat_map(slots) {
-            if let Some(window) = moves.window(from) {
-                windows.insert(window);
-            } else if let Some(to) = moves.page(from) {
-                redirect(batch, from, to)?;
-            }
-        }
-        // A window's pages move with it, whoever refers to them.
-        for (from, to) in windows {
-            for nth in 0..PAGES_PER_WINDOW as u32 {
-                redirect(batch, from.plus(nth), to.plus(nth))?;
-            }
-            if let Some(id) = survey.window_names.remove(&from)
-                && now.window(&id)? == Some(from)
-            {
-                batch.put_window(id, to);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Pages of one object that move in one batch, but for an extent that is larger.
-const MAX_PAGES: u64 = 8 * MAX_BATCH as u64;
-
-/// Divides objects, each with its pages, so that a batch of them is as small as one of pages.
-fn small_enough(objects: &[(ObjectId, u64)]) -> Vec<&[(ObjectId, u64)]> {
-    let mut chunks = Vec::new();
-    let (mut begin, mut sum) = (0, 0);
-    for (nth, (_, pages)) in objects.iter().enumerate() {
-        if nth > begin && (sum + pages > MAX_BATCH as u64 || nth - begin == MAX_BATCH / 32) {
-            chunks.push(&objects[begin..nth]);
-            (begin, sum) = (nth, 0);
-        }
-        sum += pages;
-    }
-    chunks.push(&objects[begin..]);
-    chunks
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use pool_core::digest::{ObjectId, PageId};
     use pool_core::page::{PAGE_SIZE, WINDOW_SIZE};
 
     use super::*;
+    use crate::format::Location;
     use crate::placement::Placement;
     use crate::upload::{Content, Target};
     use crate::{Store, StoreOptions};
@@ -296,27 +143,64 @@ mod tests {
         assert!(found == bytes);
     }
 
+    /// A store with one full segment of `bytes`, of which the first pages are `kept@1`, and the rest
+    /// is `dead@1`, which no name has any more.
+    fn half_dead(directory: &Path, kept: &[u8], dead: &[u8]) -> (Store, SegmentId) {
+        let options = StoreOptions {
+            create: true,
+            segment_bytes: (kept.len() + dead.len()) as u64,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(directory, options).unwrap();
+        push(&store, "kept@1", kept);
+        push(&store, "dead@1", dead);
+        let (segment, record) = store.segments().unwrap()[0];
+        assert_eq!(record.state, SegmentState::Sealed);
+        store.delete_library(&"dead@1".parse().unwrap()).unwrap();
+        (store, segment)
+    }
+
+    fn content(windows: u64) -> Vec<u8> {
+        let mut bytes = vec![0; (windows * WINDOW_SIZE) as usize];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn an_object_of_one_extent_moves_in_batches_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = content(6);
+        let (kept, dead) = bytes.split_at(1600 * PAGE_SIZE as usize);
+        let (store, segment) = half_dead(directory.path(), kept, dead);
+        let collection = store.begin_collection().unwrap();
+        collection.delete_objects(&[ObjectId::of(dead)]).unwrap();
+        let dead_page = |(_, at): &(PageId, Location)| at.slot.0 >= 1600;
+        let mut survey = Survey::of(&store.snapshot(), &[segment]).unwrap();
+        survey.pages.retain(dead_page);
+        collection.delete_pages(&survey.pages).unwrap();
+        let survey = Survey::of(&store.snapshot(), &[segment]).unwrap();
+        assert_eq!(survey.pages.len(), 1600);
+        let Copied::Whole(moves) = collection.copy(segment, &survey).unwrap() else {
+            panic!("it was not copied");
+        };
+        let sources = HashSet::from([segment]);
+        let before = store.generation().unwrap();
+        let mut redirection = Redirection::new(&collection, survey, moves, &sources);
+        assert_eq!(redirection.run().unwrap(), 1);
+        assert!(redirection.kept.is_empty());
+        // No more than a batch of pages at a time.
+        assert_eq!(store.generation().unwrap() - before, 4);
+        assert_stored(&store, kept);
+        let page = PageId::of(&kept[..PAGE_SIZE as usize]);
+        assert_ne!(store.page(&page).unwrap().unwrap().segment, segment);
+    }
+
     #[test]
     fn a_segment_that_an_upload_comes_to_use_meanwhile_stays() {
         let directory = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            create: true,
-            segment_bytes: WINDOW_SIZE,
-            ..StoreOptions::default()
-        };
-        let store = Store::open(directory.path(), options).unwrap();
-        let mut bytes = vec![0; WINDOW_SIZE as usize];
-        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        let bytes = content(1);
         let (kept, dead) = bytes.split_at(100 * PAGE_SIZE as usize);
-        push(&store, "kept@1", kept);
-        push(&store, "dead@1", dead);
-        let segment = store.segments().unwrap()[0].0;
-        assert_eq!(
-            store.segment(segment).unwrap().unwrap().used,
-            PAGES_PER_WINDOW as u32
-        );
-        store.delete_library(&"dead@1".parse().unwrap()).unwrap();
-
+        let (store, segment) = half_dead(directory.path(), kept, dead);
         let collection = store.begin_collection().unwrap();
         collection.delete_objects(&[ObjectId::of(dead)]).unwrap();
         let survey = Survey::of(&store.snapshot(), &[segment]).unwrap();

@@ -1,9 +1,10 @@
 //! Where slots went, and what that makes of an object's extents. Pure.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use pool_core::digest::ObjectId;
 use pool_core::extent::{Extent, ExtentMap, SegmentId, Slot};
+use pool_core::page::PAGES_PER_WINDOW;
 
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord};
@@ -33,7 +34,7 @@ impl Moves {
     }
 
     /// Where the window that `at` lies in was, and where it is, if it moved whole.
-    pub(super) fn window(&self, at: Location) -> Option<(Location, Location)> {
+    fn window(&self, at: Location) -> Option<(Location, Location)> {
         let first = Slot(at.slot.0 - at.slot.page_in_window() as u32);
         let segment = at.segment;
         let window = Location {
@@ -43,22 +44,36 @@ impl Moves {
         self.windows.get(&window).map(|to| (window, *to))
     }
 
-    /// Appends the new extents of an extent; false, and nothing appended, when a page of it did
-    /// not move.
-    fn redirect(&self, extent: &Extent, out: &mut Vec<Extent>) -> bool {
-        let before = out.len();
-        for (nth, from) in (0u64..).zip(slots(extent)) {
-            let Some(to) = self.page(from) else {
-                out.truncate(before);
-                return false;
-            };
+    /// Appends the new extents of a run that lies in one window of a segment, and adds the entries
+    /// that go with it; false, and nothing is added, when a page of it did not move.
+    fn redirect(
+        &self,
+        run: &Extent,
+        followed: &HashSet<Location>,
+        out: &mut Vec<Extent>,
+        entries: &mut Entries,
+    ) -> bool {
+        let new: Option<Vec<_>> = slots(run).map(|from| self.page(from)).collect();
+        let Some(new) = new else {
+            return false;
+        };
+        let window = slots(run).next().and_then(|from| self.window(from));
+        match window {
+            Some((from, to)) => {
+                if !followed.contains(&from) {
+                    entries.windows.insert(from, to);
+                }
+            }
+            None => entries.pages.extend(slots(run).zip(new.iter().copied())),
+        }
+        for (nth, to) in (0u64..).zip(new) {
             out.push(Extent {
-                file_page: extent.file_page + nth,
+                file_page: run.file_page + nth,
                 segment: to.segment,
                 slot: to.slot,
                 count: 1,
                 // A page that left its window is single from now on.
-                dense: extent.dense && !self.pages.contains_key(&from),
+                dense: run.dense && window.is_some(),
             });
         }
         true
@@ -66,47 +81,84 @@ impl Moves {
 }
 
 /// The slots of an extent.
-pub(super) fn slots(extent: &Extent) -> impl Iterator<Item = Location> + use<> {
+fn slots(extent: &Extent) -> impl Iterator<Item = Location> + use<> {
     let (segment, slot) = (extent.segment, extent.slot);
     (0..extent.count).map(move |nth| Location { segment, slot }.plus(nth))
+}
+
+/// The parts of an extent, each in one window of the segment.
+fn by_window(extent: &Extent) -> impl Iterator<Item = Extent> + use<> {
+    let mut left = *extent;
+    std::iter::from_fn(move || {
+        let to_boundary = PAGES_PER_WINDOW as u32 - left.slot.page_in_window() as u32;
+        let run = Extent {
+            count: left.count.min(to_boundary),
+            ..left
+        };
+        left.file_page += u64::from(run.count);
+        left.slot.0 += run.count;
+        left.count -= run.count;
+        (run.count > 0).then_some(run)
+    })
+}
+
+/// What of the index goes with a part of an object: from where to where.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    /// Of pages that moved singly.
+    pub(super) pages: Vec<(Location, Location)>,
+    /// Of windows, each with all its pages.
+    pub(super) windows: BTreeMap<Location, Location>,
+}
+
+impl Entries {
+    pub(super) fn count(&self) -> usize {
+        self.pages.len() + self.windows.len() * (PAGES_PER_WINDOW as usize + 1)
+    }
 }
 
 /// An object after moves.
 pub(super) struct Redirected {
     pub(super) record: ObjectRecord,
-    /// Its extents that are elsewhere now, as they were.
-    pub(super) moved: Vec<Extent>,
-    /// Segments of extents that did not move.
+    /// Something of it is elsewhere now.
+    pub(super) moved: bool,
+    pub(super) entries: Entries,
+    /// Segments of what did not move.
     pub(super) stays: Vec<SegmentId>,
     /// There is more to move.
     pub(super) rest: bool,
 }
 
-/// What the moves make of an object's record. Ends with the extent that makes it `limit` pages or
-/// more.
+/// What the moves make of an object's record. What it has in one window of a segment moves whole or
+/// not at all; that which brings the number of entries to `limit` is the last. Windows of which the
+/// entries have `followed` bring none.
 pub(super) fn redirect_object(
     id: ObjectId,
     record: &ObjectRecord,
     sources: &HashSet<SegmentId>,
     moves: &Moves,
-    limit: u64,
+    followed: &HashSet<Location>,
+    limit: usize,
 ) -> Result<Redirected> {
     let mut extents = Vec::new();
-    let (mut moved, mut stays, mut rest) = (Vec::new(), Vec::new(), false);
-    let mut pages = 0;
+    let mut entries = Entries::default();
+    let (mut moved, mut stays, mut rest) = (false, Vec::new(), false);
     for extent in record.map.extents() {
-        if sources.contains(&extent.segment) {
-            if pages >= limit {
+        if !sources.contains(&extent.segment) {
+            extents.push(*extent);
+            continue;
+        }
+        for run in by_window(extent) {
+            if entries.count() >= limit {
                 rest = true;
-            } else if moves.redirect(extent, &mut extents) {
-                moved.push(*extent);
-                pages += u64::from(extent.count);
-                continue;
+                extents.push(run);
+            } else if moves.redirect(&run, followed, &mut extents, &mut entries) {
+                moved = true;
             } else {
-                stays.push(extent.segment);
+                stays.push(run.segment);
+                extents.push(run);
             }
         }
-        extents.push(*extent);
     }
     let map = ExtentMap::new(record.map.length, extents)
         .map_err(|error| StoreError::Extents(id, error))?;
@@ -114,6 +166,7 @@ pub(super) fn redirect_object(
     Ok(Redirected {
         record: ObjectRecord { phase, map },
         moved,
+        entries,
         stays,
         rest,
     })
@@ -125,9 +178,16 @@ mod tests {
 
     use super::*;
 
-    fn extent(slot: u32, count: u32, dense: bool) -> Extent {
+    fn at(segment: u32, slot: u32) -> Location {
+        Location {
+            segment: SegmentId(segment),
+            slot: Slot(slot),
+        }
+    }
+
+    fn extent(file_page: u64, slot: u32, count: u32, dense: bool) -> Extent {
         Extent {
-            file_page: 0,
+            file_page,
             segment: SegmentId(1),
             slot: Slot(slot),
             count,
@@ -135,64 +195,95 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_extent_moves_whole_or_not_at_all() {
-        let at = |segment, slot| Location {
-            segment: SegmentId(segment),
-            slot: Slot(slot),
-        };
-        let mut moves = Moves::default();
-        moves.windows.insert(at(1, 512), at(2, 1024));
-        let mut out = Vec::new();
-        assert!(!moves.redirect(&extent(1020, 5, true), &mut out));
-        assert!(out.is_empty());
-        moves.pages.insert(at(1, 1024), at(3, 7));
-        assert!(moves.redirect(&extent(1020, 5, true), &mut out));
-        let map = ExtentMap::new(5 * PAGE_SIZE, out).unwrap();
-        let found: Vec<_> = map
-            .extents()
-            .iter()
+    fn object(extents: Vec<Extent>) -> ObjectRecord {
+        let pages: u64 = extents.iter().map(|extent| u64::from(extent.count)).sum();
+        let map = ExtentMap::new(pages * PAGE_SIZE, extents).unwrap();
+        ObjectRecord { phase: 0, map }
+    }
+
+    fn redirect(
+        record: &ObjectRecord,
+        moves: &Moves,
+        followed: &HashSet<Location>,
+        limit: usize,
+    ) -> Redirected {
+        let sources = HashSet::from([SegmentId(1)]);
+        redirect_object(ObjectId([0; 32]), record, &sources, moves, followed, limit).unwrap()
+    }
+
+    fn places(record: &ObjectRecord) -> Vec<(u32, u32, u32, bool)> {
+        let extents = record.map.extents().iter();
+        extents
             .map(|e| (e.segment.0, e.slot.0, e.count, e.dense))
-            .collect();
-        assert_eq!(found, [(2, 1532, 4, true), (3, 7, 1, false)]);
+            .collect()
     }
 
     #[test]
-    fn a_large_object_moves_in_parts() {
+    fn what_lies_in_one_window_moves_whole_or_not_at_all() {
         let mut moves = Moves::default();
-        let at = |segment, slot| Location {
-            segment: SegmentId(segment),
-            slot: Slot(slot),
-        };
-        let mut extents = Vec::new();
-        for nth in 0..3u32 {
-            moves.pages.insert(at(1, 2 * nth), at(2, 5 * nth));
-            extents.push(Extent {
-                file_page: u64::from(nth),
-                ..extent(2 * nth, 1, false)
-            });
+        moves.windows.insert(at(1, 512), at(2, 1024));
+        let record = object(vec![extent(0, 1020, 6, true)]);
+        let done = redirect(&record, &moves, &HashSet::new(), 10_000);
+        assert_eq!(
+            places(&done.record),
+            [(2, 1532, 4, true), (1, 1024, 2, true)]
+        );
+        assert_eq!((done.stays, done.rest), (vec![SegmentId(1)], false));
+        moves.pages.insert(at(1, 1024), at(3, 7));
+        let done = redirect(&record, &moves, &HashSet::new(), 10_000);
+        assert_eq!(
+            places(&done.record),
+            [(2, 1532, 4, true), (1, 1024, 2, true)]
+        );
+        moves.pages.insert(at(1, 1025), at(3, 8));
+        let done = redirect(&record, &moves, &HashSet::new(), 10_000);
+        assert_eq!(places(&done.record), [(2, 1532, 4, true), (3, 7, 2, false)]);
+        assert_eq!(done.entries.windows.len(), 1);
+        let pages = [(at(1, 1024), at(3, 7)), (at(1, 1025), at(3, 8))];
+        assert_eq!(done.entries.pages, pages);
+        assert!(done.moved && done.stays.is_empty() && !done.rest);
+    }
+
+    #[test]
+    fn a_large_object_moves_in_parts_however_few_its_extents() {
+        let mut moves = Moves::default();
+        for nth in 0..1400 {
+            moves.pages.insert(at(1, 100 + nth), at(2, nth));
+        }
+        for window in [2048, 2560, 3072] {
+            moves.windows.insert(at(1, window), at(3, window));
         }
         // What has no new place stays, and is nothing more to move.
-        extents.push(Extent {
-            file_page: 3,
-            ..extent(100, 1, false)
-        });
-        let map = ExtentMap::new(4 * PAGE_SIZE, extents).unwrap();
-        let mut record = ObjectRecord { phase: 0, map };
-        let sources = HashSet::from([SegmentId(1)]);
+        let mut record = object(vec![
+            extent(0, 100, 1400, false),
+            extent(1400, 2048, 1536, true),
+            extent(2936, 9000, 1, false),
+        ]);
+        let mut followed = HashSet::new();
         let mut parts = Vec::new();
         loop {
-            let done = redirect_object(ObjectId([0; 32]), &record, &sources, &moves, 2).unwrap();
+            let done = redirect(&record, &moves, &followed, 500);
             record = done.record;
-            parts.push(done.moved.len());
+            parts.push((done.entries.pages.len(), done.entries.windows.len()));
+            followed.extend(done.entries.windows.into_keys());
             if !done.rest {
                 assert_eq!(done.stays, [SegmentId(1)]);
                 break;
             }
         }
-        assert_eq!(parts, [2, 1]);
-        let found = record.map.extents().iter();
-        let found: Vec<_> = found.map(|e| (e.segment.0, e.slot.0)).collect();
-        assert_eq!(found, [(2, 0), (2, 5), (2, 10), (1, 100)]);
+        // Each up to a boundary of windows; the last one finds what stays.
+        assert_eq!(parts, [(924, 0), (476, 1), (0, 1), (0, 1), (0, 0)]);
+        assert_eq!(
+            places(&record),
+            [
+                (2, 0, 1400, false),
+                (3, 2048, 1536, true),
+                (1, 9000, 1, false)
+            ]
+        );
+        // Another object in windows that have moved brings nothing, so it moves at once.
+        let other = object(vec![extent(0, 2050, 1000, false)]);
+        let done = redirect(&other, &moves, &followed, 1);
+        assert!(done.moved && !done.rest && done.entries.count() == 0);
     }
 }

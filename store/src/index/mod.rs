@@ -15,6 +15,7 @@ mod inspection;
 mod names;
 mod options;
 mod reader;
+pub mod records;
 #[cfg(test)]
 mod tests;
 

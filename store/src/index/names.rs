@@ -8,12 +8,12 @@ use pool_core::extent::SegmentId;
 use pool_core::image_map::{IMAGE_MAP_FORMAT, ImageMap};
 use pool_core::name::{ImageRef, LibraryRef};
 use pool_core::registry::Reservation;
-use serde::de::DeserializeOwned;
 
-use super::reader::{Reader, digest_key, from_json};
-use super::{LIBRARIES, MANIFESTS, REFERENCES, REGISTRY, TAGS, TOKENS};
+use super::reader::{Reader, digest_key};
+use super::records::{self, Records};
+use super::{LIBRARIES, MANIFESTS, REFERENCES, TAGS};
 use crate::error::{Result, StoreError};
-use crate::format::{Reference, reference_key};
+use crate::format::reference_key;
 use crate::manifest::{ImageManifest, LibraryRecord, TagRecord, TokenRecord};
 
 impl Reader<'_> {
@@ -24,12 +24,12 @@ impl Reader<'_> {
 
     /// All library versions in order of name.
     pub fn libraries(&self) -> Result<Vec<(LibraryRef, LibraryRecord)>> {
-        self.collect_named(LIBRARIES, "")
+        self.all(&records::LIBRARIES, "")
     }
 
     /// All versions of one library.
     pub fn library_versions(&self, name: &str) -> Result<Vec<(LibraryRef, LibraryRecord)>> {
-        self.collect_named(LIBRARIES, &format!("{name}@"))
+        self.all(&records::LIBRARIES, &format!("{name}@"))
     }
 
     /// Images that use a library version, tag by tag.
@@ -60,12 +60,12 @@ impl Reader<'_> {
 
     /// All tags in order of name.
     pub fn tags(&self) -> Result<Vec<(ImageRef, TagRecord)>> {
-        self.collect_named(TAGS, "")
+        self.all(&records::TAGS, "")
     }
 
     /// All tags of one image name.
     pub fn tags_of_name(&self, name: &str) -> Result<Vec<(ImageRef, TagRecord)>> {
-        self.collect_named(TAGS, &format!("{name}:"))
+        self.all(&records::TAGS, &format!("{name}:"))
     }
 
     /// Tags that point at a manifest.
@@ -82,21 +82,11 @@ impl Reader<'_> {
         Ok(tags)
     }
 
-    fn collect_named<K, V>(&self, family: &'static str, prefix: &str) -> Result<Vec<(K, V)>>
-    where
-        K: std::str::FromStr,
-        V: DeserializeOwned,
-    {
+    /// All records of a kind whose keys begin with `prefix`.
+    fn all<T>(&self, kind: &Records<T>, prefix: &str) -> Result<Vec<T>> {
         let mut all = Vec::new();
-        self.scan(family, prefix.as_bytes(), |key, value| {
-            let name = std::str::from_utf8(key)
-                .ok()
-                .and_then(|text| text.parse().ok());
-            let name = name.ok_or_else(|| {
-                let text = String::from_utf8_lossy(key);
-                StoreError::Corrupt(format!("{family} has the impossible key {text:?}"))
-            })?;
-            all.push((name, from_json(family, value)?));
+        self.each_with_prefix(kind, prefix, |record| {
+            all.push(record?);
             Ok(())
         })?;
         Ok(all)
@@ -111,11 +101,9 @@ impl Reader<'_> {
         &self,
         mut visit: impl FnMut(ObjectId, ImageManifest) -> Result<()>,
     ) -> Result<()> {
-        self.scan(MANIFESTS, &[], |key, value| {
-            visit(
-                ObjectId(digest_key(MANIFESTS, key)?),
-                from_json(MANIFESTS, value)?,
-            )
+        self.each(&records::MANIFESTS, |record| {
+            let (id, manifest) = record?;
+            visit(id, manifest)
         })
     }
 
@@ -159,35 +147,14 @@ impl Reader<'_> {
         Ok(segments)
     }
 
-    /// Calls `visit` with every entry of the index of references.
-    pub fn for_each_reference(&self, mut visit: impl FnMut(Reference) -> Result<()>) -> Result<()> {
-        self.scan(REFERENCES, &[], |key, _| {
-            let reference = reference_key::parse(key).ok_or_else(|| {
-                let text = String::from_utf8_lossy(key);
-                StoreError::Corrupt(format!("{REFERENCES} has the impossible key {text:?}"))
-            })?;
-            visit(reference)
-        })
-    }
-
     /// Every address reservation, oldest first.
     pub fn reservations(&self) -> Result<Vec<Reservation>> {
-        let mut all = Vec::new();
-        self.scan(REGISTRY, &[], |_, value| {
-            all.push(from_json(REGISTRY, value)?);
-            Ok(())
-        })?;
-        Ok(all)
+        self.all(&records::RESERVATIONS, "")
     }
 
     /// Every token record.
     pub fn tokens(&self) -> Result<Vec<TokenRecord>> {
-        let mut all = Vec::new();
-        self.scan(TOKENS, &[], |_, value| {
-            all.push(from_json(TOKENS, value)?);
-            Ok(())
-        })?;
-        Ok(all)
+        self.all(&records::TOKENS, "")
     }
 }
 

@@ -1,10 +1,13 @@
 //! Typed reading: the keys and records of FORMAT.md, as they are now or in one state.
 
+use std::fmt::Write as _;
+
 use pool_core::digest::{ObjectId, PageId, WindowId};
 use pool_core::extent::SegmentId;
 use rocksdb::{Direction, IteratorMode, ReadOptions};
 use serde::de::DeserializeOwned;
 
+use super::records::{self, Records};
 use super::{EPOCH, Index, META, NEXT_SEGMENT, OBJECTS, PAGES, Pin, SEGMENTS, WINDOWS, failed};
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord, SegmentRecord};
@@ -148,13 +151,40 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(bytes))
     }
 
+    /// Calls `visit` with each record of a kind in order of keys, or with why it cannot be read: one
+    /// that cannot keeps none of the others from being visited, unless `visit` ends it.
+    pub fn each<T>(
+        &self,
+        kind: &Records<T>,
+        visit: impl FnMut(Result<T>) -> Result<()>,
+    ) -> Result<()> {
+        self.each_with_prefix(kind, "", visit)
+    }
+
+    pub(super) fn each_with_prefix<T>(
+        &self,
+        kind: &Records<T>,
+        prefix: &str,
+        mut visit: impl FnMut(Result<T>) -> Result<()>,
+    ) -> Result<()> {
+        self.scan(kind.family, prefix.as_bytes(), |key, value| {
+            visit((kind.read)(key, value).map_err(|error| match error {
+                StoreError::Corrupt(what) => {
+                    StoreError::Corrupt(format!("{what} (of {})", shown(key)))
+                }
+                other => other,
+            }))
+        })
+    }
+
     /// Calls `visit` with every page of the index.
     pub fn for_each_page(
         &self,
         mut visit: impl FnMut(PageId, Location) -> Result<()>,
     ) -> Result<()> {
-        self.scan(PAGES, &[], |key, value| {
-            visit(PageId(digest_key(PAGES, key)?), Location::decode(value)?)
+        self.each(&records::PAGES, |record| {
+            let (id, at) = record?;
+            visit(id, at)
         })
     }
 
@@ -163,11 +193,9 @@ impl<'a> Reader<'a> {
         &self,
         mut visit: impl FnMut(WindowId, Location) -> Result<()>,
     ) -> Result<()> {
-        self.scan(WINDOWS, &[], |key, value| {
-            visit(
-                WindowId(digest_key(WINDOWS, key)?),
-                Location::decode(value)?,
-            )
+        self.each(&records::WINDOWS, |record| {
+            let (id, at) = record?;
+            visit(id, at)
         })
     }
 
@@ -176,9 +204,9 @@ impl<'a> Reader<'a> {
         &self,
         mut visit: impl FnMut(ObjectId, ObjectRecord) -> Result<()>,
     ) -> Result<()> {
-        self.scan(OBJECTS, &[], |key, value| {
-            let id = ObjectId(digest_key(OBJECTS, key)?);
-            visit(id, ObjectRecord::decode(id, value)?)
+        self.each(&records::OBJECTS, |record| {
+            let (id, record) = record?;
+            visit(id, record)
         })
     }
 
@@ -221,6 +249,18 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(all)
+    }
+}
+
+/// A key as a person may know it: a name, or a digest.
+fn shown(key: &[u8]) -> String {
+    match std::str::from_utf8(key) {
+        Ok(name) if !name.chars().any(char::is_control) => name.to_owned(),
+        _ => key.iter().fold(String::new(), |mut digits, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(digits, "{byte:02x}");
+            digits
+        }),
     }
 }
 

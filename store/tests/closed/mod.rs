@@ -8,12 +8,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreError, StoreOptions, StoreView};
+use rocksdb::{DB, Options};
 
 use crate::common::{
     assert_stored, content, image_ref, library_ref, open, push_image, push_library,
@@ -49,6 +50,26 @@ pub fn assert_whole(store: &StoreView) {
         assert_stored(store, &library(nth));
     }
     assert!(store.image(&image_ref("i:1")).unwrap().is_some());
+}
+
+/// Opens a store's index past the store and changes it.
+pub fn tamper(directory: &Path, change: impl FnOnce(&DB)) {
+    let path = directory.join("index");
+    let families = DB::list_cf(&Options::default(), &path).unwrap();
+    let index = DB::open_cf(&Options::default(), &path, families).unwrap();
+    change(&index);
+}
+
+/// Moves a store's index to a disk of its own, as somebody would who has a faster one.
+pub fn move_index(directory: &Path, to: &Path) {
+    let index = directory.join("index");
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(&index).unwrap() {
+        let from = entry.unwrap().path();
+        fs::copy(&from, to.join(from.file_name().unwrap())).unwrap();
+    }
+    fs::remove_dir_all(&index).unwrap();
+    symlink(to, &index).unwrap();
 }
 
 pub fn reopen(directory: &Path) -> Result<Store, StoreError> {

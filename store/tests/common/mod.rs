@@ -15,6 +15,7 @@ use pool_core::description::{
 };
 use pool_core::name::{ImageRef, LibraryRef};
 use pool_core::page::{PAGE_SIZE, WINDOW_SIZE};
+use pool_core::registry::ReservationRequest;
 use pool_core::{ObjectId, PageCount};
 use pool_store::placement::Placement;
 use pool_store::upload::{CommitSummary, Content, Target, UploadManifest, UploadObject, padded};
@@ -157,6 +158,19 @@ pub fn announcement(name: &str, bytes: &[u8], placement: Placement) -> UploadMan
             object: object.id,
         },
         objects: vec![object],
+    }
+}
+
+/// A request for addresses for a library version whose members are `identity`.
+pub fn reservation(library: &str, identity: &[u8]) -> ReservationRequest {
+    ReservationRequest {
+        library: library_ref(library),
+        identity: ObjectId::of(identity),
+        shared_pages: PageCount(10),
+        private_pages: PageCount(1),
+        tls_size: 0,
+        tls_alignment: 1,
+        dependencies: vec![],
     }
 }
 
