@@ -66,11 +66,14 @@ fn whatever_a_guest_asks_for_it_ends_alone() {
             // A network of its own, in which there is nothing.
             let mut command = Command::new("unshare");
             let network = ["none", "host"][(seed / 2 % 2) as usize];
+            // Odd ones have two threads.
+            let cpus = ["1", "2", "1", "3"][(seed % 4) as usize];
             let guest = world.vmm(
                 "fuzz",
                 &[
                     ["--platform", platform],
                     ["--memory", "64M"],
+                    ["--cpus", cpus],
                     ["--net", network],
                     ["--dir", &data],
                     ["--report", report.to_str().unwrap()],
