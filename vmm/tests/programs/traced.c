@@ -16,12 +16,14 @@
 
 static int ends[2];
 static char buffer[64];
+static int number;
 
 static void handler(int signal) { (void)signal; }
 
 static void *reader(void *unused)
 {
     (void)unused;
+    number = syscall(SYS_gettid);
     read(ends[0], buffer, sizeof buffer);
     return 0;
 }
@@ -66,5 +68,7 @@ int main(int c, char **v)
     usleep(20000);
     write(ends[1], "end", 3);
     pthread_join(thread, 0);
+    /* Until nothing of it is left: one that is still about to end would end with its process. */
+    while (syscall(SYS_tgkill, getpid(), number, 0) == 0) sched_yield();
     _exit(7);
 }
