@@ -243,10 +243,10 @@ impl Turn<'_> {
                 return Ok(self.rest());
             };
             self.bring(tid)?;
-            if let Some(reply) = reply {
-                if let Some(outcome) = self.answer(reply)? {
-                    return Ok(Next::End(outcome));
-                }
+            if let Some(reply) = reply
+                && let Some(outcome) = self.answer(reply)?
+            {
+                return Ok(Next::End(outcome));
             }
             if self.board.linux.has_signals() || self.cpu.turns.restart.is_some() {
                 let mut registers = self.program_registers();

@@ -14,15 +14,16 @@
 #include <time.h>
 #include <unistd.h>
 
-static int ends[2], reader_id;
+static int ends[2];
 static char buffer[64];
+static int number;
 
 static void handler(int signal) { (void)signal; }
 
 static void *reader(void *unused)
 {
     (void)unused;
-    reader_id = syscall(SYS_gettid);
+    number = syscall(SYS_gettid);
     read(ends[0], buffer, sizeof buffer);
     return 0;
 }
@@ -67,7 +68,7 @@ int main(int c, char **v)
     usleep(20000);
     write(ends[1], "end", 3);
     pthread_join(thread, 0);
-    /* Joined is not gone: the kernel says so before, and who is not gone yet ends with the process's status. */
-    while (!syscall(SYS_tgkill, getpid(), reader_id, 0)) usleep(1000);
+    /* Until nothing of it is left: one that is still about to end would end with its process. */
+    while (syscall(SYS_tgkill, getpid(), number, 0) == 0) sched_yield();
     _exit(7);
 }
