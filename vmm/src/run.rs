@@ -61,8 +61,8 @@ pub enum RunError {
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
-    /// Standard input, output or error is closed.
-    #[error("standard input, output and error must be open, and no directories: {0}")]
+    /// Standard input, output and error are none for a guest.
+    #[error("preparing standard input, output and error: {0}")]
     Standard(io::Error),
 }
 
@@ -165,7 +165,7 @@ impl Guest {
     /// guest runs, so it must not be part of [`Self::run_kvm`]'s.
     #[inline(never)]
     fn prepare_kvm(&mut self) -> Result<(Standard, Box<Machine>), RunError> {
-        let standard = Standard::prepare().map_err(RunError::Standard)?;
+        let standard = Standard::prepare(self.options.network).map_err(RunError::Standard)?;
         let network = self.options.network;
         let settings = Settings {
             network,
@@ -196,7 +196,7 @@ impl Guest {
     }
 
     fn run_process(mut self) -> Result<Report, RunError> {
-        let standard = Standard::prepare().map_err(RunError::Standard)?;
+        let standard = Standard::prepare(self.options.network).map_err(RunError::Standard)?;
         let ended = process::run(&process::Guest {
             plan: &self.plan,
             segments: &self.segments,

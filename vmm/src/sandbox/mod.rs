@@ -11,6 +11,7 @@
 
 mod bpf;
 mod filter;
+mod own;
 mod seccomp;
 
 use landlock::{
@@ -21,8 +22,8 @@ use rustix::process::{Pid, Resource, Rlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use thiserror::Error;
 
-pub use self::filter::FilterError;
 use self::filter::Limited;
+pub use self::seccomp::FilterError;
 use crate::network::Limits;
 use crate::world::{Rights, World};
 
@@ -109,7 +110,7 @@ impl Confinement {
     pub fn enter_monitor(self) -> Result<(), SandboxError> {
         give_up_privileges()?;
         self.files.restrict_self()?;
-        Ok(filter::monitor(self.files_granted, self.network)?)
+        Ok(own::monitor(self.files_granted, self.network)?)
     }
 
     /// Confines this process to what a guest may do.
@@ -132,7 +133,7 @@ impl Confinement {
 pub fn enter_tracer(guest: Pid, limits: &Limits) -> Result<(), SandboxError> {
     give_up_privileges()?;
     let guest = guest.as_raw_nonzero().get();
-    Ok(filter::tracer(guest.cast_unsigned(), Limited::by(limits))?)
+    Ok(own::tracer(guest.cast_unsigned(), Limited::by(limits))?)
 }
 
 fn give_up_privileges() -> Result<(), SandboxError> {

@@ -43,9 +43,17 @@ int main(int c, char **v)
     /* Nobody is told of a descriptor where it cannot be. */
     T(server = socket(AF_INET, SOCK_STREAM, 0)); at.sin_port = 0; T(bind(server, (void *)&at, sizeof at)); T(listen(server, 8)); length = sizeof at; getsockname(server, (void *)&at, &length); T(client = socket(AF_INET, SOCK_STREAM, 0)); T(connect(client, (void *)&at, sizeof at)); length = 16; T(accept(server, (void *)8, &length)); T(peer = dup(server)); T(peer - client); T(close(peer)); T(close(client)); T(close(server)); T(close(u)); T(close(w));
     T(setsockopt(1, SOL_SOCKET, 9999, &on, 4) == -1);
+    /* Connections that are opened by what is sent, and one that takes longer than one may wait. */
+    at.sin_port = 0; T(server = socket(AF_INET, SOCK_STREAM, 0)); T(bind(server, (void *)&at, sizeof at)); T(listen(server, 8)); length = sizeof at; getsockname(server, (void *)&at, &length);
+    T(client = socket(AF_INET, SOCK_STREAM, 0)); T(sendto(client, "fast", 4, MSG_FASTOPEN, (void *)&at, sizeof at)); T(peer = accept(server, 0, 0)); T(recv(peer, buffer, 4, MSG_WAITALL)); T(close(peer)); T(close(client));
+    struct msghdr opening = {&at, sizeof at, parts, 2}; T(client = socket(AF_INET, SOCK_STREAM, 0)); T(sendmsg(client, &opening, MSG_FASTOPEN)); T(peer = accept(server, 0, 0)); T(recv(peer, buffer, 5, MSG_WAITALL)); T(close(peer)); T(close(client)); T(close(server));
+    T(client = socket(AF_INET, SOCK_STREAM, 0)); T(sendto(client, "fast", 4, MSG_FASTOPEN, (void *)&at, sizeof at)); T(close(client));
+    T(server = socket(AF_INET, SOCK_STREAM, 0)); at.sin_port = 0; T(bind(server, (void *)&at, sizeof at)); T(listen(server, 0)); length = sizeof at; getsockname(server, (void *)&at, &length);
+    for (int i = 0; i < 4; i++) connect(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), (void *)&at, sizeof at);
+    time.tv_usec = 50000; T(client = socket(AF_INET, SOCK_STREAM, 0)); T(setsockopt(client, SOL_SOCKET, SO_SNDTIMEO, &time, sizeof time)); T(connect(client, (void *)&at, sizeof at)); T(close(client)); T(close(server));
     /* Local names; the other families there are, and are not. */
     struct sockaddr_un local = {.sun_family = AF_UNIX}; snprintf(local.sun_path, sizeof local.sun_path, "%s/socket", v[1]);
     T(server = socket(AF_UNIX, SOCK_SEQPACKET, 0)); T(bind(server, (void *)&local, sizeof local)); T(bind(server, (void *)&local, sizeof local)); T(listen(server, 1)); T(client = socket(AF_UNIX, SOCK_SEQPACKET, 0)); T(connect(client, (void *)&local, sizeof local)); T(peer = accept(server, 0, 0)); T(send(client, "packet", 6, 0)); T(recv(peer, buffer, 99, 0)); T(unlink(local.sun_path)); T(client = socket(AF_UNIX, SOCK_STREAM, 0)); T(connect(client, (void *)&local, sizeof local));
-    T(socket(AF_NETLINK, SOCK_RAW, 0) >= 0); T(socket(AF_INET6, SOCK_DGRAM, 0) >= 0); T(socket(AF_INET, 77, 0)); T(socket(999, SOCK_STREAM, 0)); T(socket(AF_INET, SOCK_STREAM, 999));
+    T(socket(AF_NETLINK, SOCK_RAW, 0) >= 0); T(socket(AF_INET6, SOCK_DGRAM, 0) >= 0); T(socket(AF_INET, 77, 0)); T(socket(999, SOCK_STREAM, 0)); T(socket(AF_INET, SOCK_STREAM, 200)); T(socket(AF_INET, SOCK_STREAM, IPPROTO_UDP)); T(socket(AF_INET, SOCK_SEQPACKET, 0));
     return 0;
 }
