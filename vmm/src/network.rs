@@ -40,10 +40,8 @@ pub(crate) fn is_socket(family: u32, kind: u32, protocol: u32) -> Result<(), Err
         if OTHER_KINDS.contains(&(kind & KIND)) {
             return Err(Errno::SOCKTNOSUPPORT);
         }
-        return match PROTOCOLS.contains(&protocol) {
-            true => Ok(()),
-            false => Err(Errno::PROTONOSUPPORT),
-        };
+        let known = PROTOCOLS.contains(&protocol);
+        return known.then_some(()).ok_or(Errno::PROTONOSUPPORT);
     }
     // Interfaces and addresses are listed by netlink; changing them takes capabilities.
     let lists = family == libc::AF_NETLINK as u32 && protocol == libc::NETLINK_ROUTE as u32;

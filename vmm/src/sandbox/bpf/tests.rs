@@ -119,7 +119,7 @@ fn programs_do_what_rules_say() {
     };
     for _ in 0..300 {
         let mut rules = Vec::new();
-        for _ in 0..1 + random(12) {
+        for _ in 0..=random(12) {
             let mut rule = Rule::from(Verdict::Errno(1));
             for _ in 0..random(8) {
                 let count = random(4);
