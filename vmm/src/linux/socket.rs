@@ -178,6 +178,8 @@ impl Linux {
             match received {
                 Ok(moved) => {
                     let wanted: u64 = rest.iter().map(|&(_, length)| length).sum();
+                    // What follows descriptors is another message's, and they are to be told of.
+                    let whole = whole && passed(&message.control).is_empty();
                     if !whole || moved == 0 || moved >= wanted || flags & libc::MSG_PEEK != 0 {
                         return Ok(done + moved);
                     }
