@@ -32,7 +32,7 @@ static struct msghdr with(struct msghdr m, int kind, const void *data, int lengt
 {
     static char control[64];
     struct cmsghdr *first = (void *)control;
-    *first = (struct cmsghdr){CMSG_LEN(length), IPPROTO_IP, kind};
+    *first = (struct cmsghdr){.cmsg_len = CMSG_LEN(length), .cmsg_level = IPPROTO_IP, .cmsg_type = kind};
     memcpy(CMSG_DATA(first), data, length);
     m.msg_control = control, m.msg_controllen = CMSG_SPACE(length);
     return m;

@@ -49,10 +49,10 @@ int main(int c, char **v)
     struct msghdr opening = {&at, sizeof at, parts, 2}; T(client = socket(AF_INET, SOCK_STREAM, 0)); T(sendmsg(client, &opening, MSG_FASTOPEN)); T(peer = accept(server, 0, 0)); T(recv(peer, buffer, 5, MSG_WAITALL)); T(close(peer)); T(close(client)); T(close(server));
     T(client = socket(AF_INET, SOCK_STREAM, 0)); T(sendto(client, "fast", 4, MSG_FASTOPEN, (void *)&at, sizeof at)); T(close(client));
     T(server = socket(AF_INET, SOCK_STREAM, 0)); at.sin_port = 0; T(bind(server, (void *)&at, sizeof at)); T(listen(server, 0)); length = sizeof at; getsockname(server, (void *)&at, &length);
-    for (int i = 0; i < 4; i++) connect(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), (void *)&at, sizeof at);
-    time.tv_usec = 50000; T(client = socket(AF_INET, SOCK_STREAM, 0)); T(setsockopt(client, SOL_SOCKET, SO_SNDTIMEO, &time, sizeof time)); T(connect(client, (void *)&at, sizeof at)); T(close(client)); T(close(server));
+    int full[4]; for (int i = 0; i < 4; i++) connect(full[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), (void *)&at, sizeof at);
+    time.tv_usec = 50000; T(client = socket(AF_INET, SOCK_STREAM, 0)); T(setsockopt(client, SOL_SOCKET, SO_SNDTIMEO, &time, sizeof time)); T(connect(client, (void *)&at, sizeof at)); T(close(client)); T(close(server)); for (int i = 0; i < 4; i++) close(full[i]);
     /* Descriptors end a message, whoever waits for more. */
-    int pair[2]; char rights[64] = {0}; struct cmsghdr *right = (void *)rights; *right = (struct cmsghdr){CMSG_LEN(4), SOL_SOCKET, SCM_RIGHTS}; memcpy(CMSG_DATA(right), &on, 4);
+    int pair[2]; char rights[64] = {0}; struct cmsghdr *right = (void *)rights; *right = (struct cmsghdr){.cmsg_len = CMSG_LEN(4), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}; memcpy(CMSG_DATA(right), &on, 4);
     struct msghdr with = {.msg_iov = parts + 1, .msg_iovlen = 1, .msg_control = rights, .msg_controllen = CMSG_SPACE(4)}; struct iovec ten = {buffer, 10}; struct msghdr all = {.msg_iov = &ten, .msg_iovlen = 1, .msg_control = buffer + 64, .msg_controllen = 64};
     T(socketpair(AF_UNIX, SOCK_STREAM, 0, pair)); T(sendmsg(pair[0], &with, 0)); T(send(pair[0], "the rest", 8, 0)); T(recvmsg(pair[1], &all, MSG_WAITALL)); printf("%ld\n", (long)all.msg_controllen); T(close(*(int *)(buffer + 64 + CMSG_LEN(0)))); T(recv(pair[1], buffer, 8, MSG_WAITALL)); T(close(pair[0])); T(close(pair[1]));
     /* Local names; the other families there are, and are not. */
