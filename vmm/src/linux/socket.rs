@@ -2,6 +2,7 @@
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
+use rustix::net::{SocketType, sockopt};
 
 use super::dispatch::Arg;
 use super::host::{self, Direction, Message};
@@ -163,7 +164,9 @@ impl Linux {
         message: &mut Message,
         flags: i32,
     ) -> Served {
-        let whole = flags & libc::MSG_WAITALL != 0;
+        // A datagram is whole by itself.
+        let whole = flags & libc::MSG_WAITALL != 0
+            && sockopt::socket_type(host::borrow(descriptor))? == SocketType::STREAM;
         loop {
             let rest = skip(ranges, self.progress.bytes);
             let slices = self.memory.slices_of(&rest, Access::Write)?;

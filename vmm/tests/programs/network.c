@@ -36,6 +36,7 @@ int main(int c, char **v)
     struct timeval time = {0, 20000}; T(setsockopt(u, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time)); T(recv(u, buffer, 9, 0)); T(close(u)); T(close(w));
     /* Names that are longer than the room for them, and messages that come together. */
     T(u = socket(AF_INET, SOCK_DGRAM, 0)); T(w = socket(AF_INET, SOCK_DGRAM, 0)); at.sin_port = 0; T(bind(u, (void *)&at, sizeof at)); length = sizeof at; getsockname(u, (void *)&at, &length); T(connect(w, (void *)&at, sizeof at));
+    send(w, "whole", 5, 0); send(w, "two", 3, 0); T(recv(u, buffer, 99, MSG_WAITALL)); T(recv(u, buffer, 99, MSG_WAITALL | MSG_PEEK)); T(recv(u, buffer, 99, MSG_DONTWAIT));
     for (int i = 0; i < 5; i++) send(w, "name", 4, 0);
     length = 2; memset(&from, 9, sizeof from); T(recvfrom(u, buffer, 9, 0, (void *)&from, &length)); printf("%d %d %d\n", length, from.sin_family, ((char *)&from)[2]);
     struct msghdr one = {&from, 0, room, 2}; memset(&from, 9, sizeof from); T(recvmsg(u, &one, 0)); printf("%d %d\n", one.msg_namelen, from.sin_family); one.msg_namelen = 4; T(recvmsg(u, &one, 0)); printf("%d\n", one.msg_namelen); one.msg_namelen = -1; T(recvmsg(u, &one, 0)); one = (struct msghdr){.msg_iov = room, .msg_iovlen = 2, .msg_control = buffer + 4096, .msg_controllen = 1 << 16}; T(recvmsg(u, &one, 0)); printf("%ld\n", (long)one.msg_controllen);
