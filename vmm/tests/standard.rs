@@ -229,3 +229,15 @@ fn a_reader_that_is_gone_changes_no_status() {
     let found = vmm().arg("bogus").stderr(full()).output().unwrap();
     assert_eq!(found.status.code(), Some(2));
 }
+
+#[test]
+fn too_few_descriptors_are_told_of() {
+    let found = Command::new("sh")
+        .args(["-c", "ulimit -n 70; exec \"$0\" run any"])
+        .arg(env!("CARGO_BIN_EXE_poolvmm"))
+        .output()
+        .unwrap();
+    assert_eq!(found.status.code(), Some(1));
+    let said = text(&found.stderr);
+    assert!(said.contains("70 are allowed (ulimit -n)"), "{said}");
+}
