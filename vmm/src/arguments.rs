@@ -32,8 +32,8 @@ options:
   --dir HOST:GUEST[:ro]    let the guest use directory HOST as GUEST, without devices and what is
                            mounted below; may be repeated
   --net none|host          network of the guest: none, or the host's own [none]
-  --bind ADDRESS:PORT      of the host's network, the guest may be reached at such addresses alone;
-                           may be repeated [all]
+  --bind ADDRESS:PORT      of the host's network, sockets of the guest may be given such addresses
+                           alone; may be repeated [all]
   --connect ADDRESS:PORT   it may connect and send to such addresses alone; may be repeated [all].
                            ADDRESS is an IPv4 address or [IPv6], a network with /BITS, or *;
                            PORT a number, FIRST-LAST or *; `none` for ADDRESS:PORT is no address

@@ -17,6 +17,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub const FIRST: RawFd = 64;
 /// Descriptors that a guest may have, and the VMM beside it.
 pub const MOST: RawFd = 16384;
+/// What poolvmm takes of them at the least.
+const LEAST: u64 = FIRST as u64 + 32;
 /// Numbers that are looked at together, and a longer gap than anything that is closed before the guest runs
 /// leaves: files of directories and terminals.
 const AT_ONCE: usize = 256;
@@ -41,8 +43,12 @@ pub fn reserve() -> io::Result<()> {
             std::mem::forget(nothing);
         }
     }
-    let limit = getrlimit(Resource::Nofile);
-    bound(limit.current.unwrap_or(u64::MAX).min(MOST as u64))?;
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if limit < LEAST {
+        let words = format!("{limit} are allowed (ulimit -n), and it takes at least {LEAST}");
+        return Err(io::Error::other(words));
+    }
+    bound(limit.min(MOST as u64))?;
     loop {
         let taken = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
         let number = taken.as_raw_fd();

@@ -9,12 +9,13 @@
 mod arguments;
 
 use std::ffi::{c_char, c_int};
+use std::fmt::Display;
 use std::fs::File;
 use std::io::Write;
 
 use poolvmm::descriptors;
 use poolvmm::report::Report;
-use poolvmm::run::{Guest, RunError};
+use poolvmm::run::Guest;
 use poolvmm::stamp::Stamp;
 
 use crate::arguments::{Command, HELP};
@@ -28,29 +29,20 @@ const WRONG_USE: u8 = 2;
 #[cfg_attr(not(test), unsafe(no_mangle))]
 extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
     let main = Stamp::now();
-    let status = start(main);
-    // Where nothing can be printed nobody reads.
-    let _ = std::io::stdout().flush();
-    status.into()
+    start(main).into()
 }
 
 fn start(main: Stamp) -> u8 {
     if let Err(error) = descriptors::reserve() {
-        eprintln!("poolvmm: preparing descriptors: {error}; is the limit (ulimit -n) below 64?");
+        say(format_args!("poolvmm: preparing descriptors: {error}"));
         return FAILED;
     }
     match Command::parse(std::env::args_os().skip(1)) {
-        Ok(Command::Help) => {
-            print!("{HELP}");
-            0
-        }
-        Ok(Command::Version) => {
-            println!("poolvmm {}", env!("CARGO_PKG_VERSION"));
-            0
-        }
+        Ok(Command::Help) => print(HELP),
+        Ok(Command::Version) => print(concat!("poolvmm ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Command::Run(run)) => execute(*run, main),
         Err(error) => {
-            eprintln!("poolvmm: {error}\ntry: poolvmm --help");
+            say(format_args!("poolvmm: {error}\ntry: poolvmm --help"));
             WRONG_USE
         }
     }
@@ -62,14 +54,17 @@ fn execute(run: arguments::Run, main: Stamp) -> u8 {
         Ok(file) => file,
         Err(error) => {
             let path = run.report.unwrap_or_default();
-            eprintln!("poolvmm: --report {}: {error}", path.display());
+            say(format_args!(
+                "poolvmm: --report {}: {error}",
+                path.display()
+            ));
             return FAILED;
         }
     };
     match Guest::open(run.options, main).and_then(Guest::run) {
         Ok(report) => finish(&report, report_file),
         Err(error) => {
-            complain(&error);
+            say(format_args!("poolvmm: {error}"));
             FAILED
         }
     }
@@ -77,23 +72,41 @@ fn execute(run: arguments::Run, main: Stamp) -> u8 {
 
 fn finish(report: &Report, file: Option<File>) -> u8 {
     if let Some(fault) = &report.fault {
-        eprintln!("{fault}");
+        say(fault);
     }
     for line in report.unserved.lines(report.status != 0) {
-        eprintln!("{line}");
+        say(line);
     }
     if let Some(mut file) = file {
         let written = serde_json::to_vec_pretty(report)
             .map_err(std::io::Error::from)
             .and_then(|json| file.write_all(&json));
         if let Err(error) = written {
-            eprintln!("poolvmm: writing the report: {error}");
+            say(format_args!("poolvmm: writing the report: {error}"));
             return FAILED;
         }
     }
     report.status
 }
 
-fn complain(error: &RunError) {
-    eprintln!("poolvmm: {error}");
+/// Says something on standard error. What becomes of the run does not depend on who listens: a reader that has
+/// gone or a full disk is no reason to end otherwise, least of all by a panic, for which a confined process has no
+/// calls.
+fn say(words: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{words}");
+}
+
+/// Prints what was asked for.
+fn print(text: &str) -> u8 {
+    let mut output = std::io::stdout();
+    match output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush())
+    {
+        Ok(()) => 0,
+        Err(error) => {
+            say(format_args!("poolvmm: printing: {error}"));
+            FAILED
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Each is a list of places; without a list there is no limit. What is looked at is the address that a call
 //! is given, in a copy that the guest cannot change any more. A guest that listens on a socket without an
-//! address would be given one, so that counts as binding; what a connection is sent from does not.
+//! address would be given one, so that counts as binding; what a connection or a datagram is sent from does not.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -10,7 +10,60 @@ use std::os::fd::BorrowedFd;
 use std::str::FromStr;
 
 use rustix::io::Errno;
+use rustix::net::{Shutdown, SocketAddrAny, sockopt};
 use thiserror::Error;
+
+/// Local sockets.
+pub(crate) const LOCAL: u32 = libc::AF_UNIX as u32;
+/// The internet's.
+pub(crate) const INTERNET: [u32; 2] = [libc::AF_INET as u32, libc::AF_INET6 as u32];
+/// Its protocols that there are for a guest: that of the kind of socket, ICMP where the host lets everybody ask, TCP,
+/// UDP, and TCP on several paths. The kernel has and loads others, whose addresses come in other ways than by the
+/// calls that are looked at.
+pub(crate) const PROTOCOLS: [u32; 6] = [
+    0,
+    libc::IPPROTO_ICMP as u32,
+    libc::IPPROTO_TCP as u32,
+    libc::IPPROTO_UDP as u32,
+    libc::IPPROTO_ICMPV6 as u32,
+    libc::IPPROTO_MPTCP as u32,
+];
+/// Kinds of its sockets that there are not: of other protocols.
+pub(crate) const OTHER_KINDS: [u32; 2] = [libc::SOCK_SEQPACKET as u32, libc::SOCK_DCCP as u32];
+/// Of a socket's kind: without flags.
+pub(crate) const KIND: u32 = 0xf;
+
+/// Whether there is such a socket for a guest that has the host's network. The kernel says which of them take
+/// more than it has.
+pub(crate) fn is_socket(family: u32, kind: u32, protocol: u32) -> Result<(), Errno> {
+    if INTERNET.contains(&family) {
+        if OTHER_KINDS.contains(&(kind & KIND)) {
+            return Err(Errno::SOCKTNOSUPPORT);
+        }
+        let known = PROTOCOLS.contains(&protocol);
+        return known.then_some(()).ok_or(Errno::PROTONOSUPPORT);
+    }
+    // Interfaces and addresses are listed by netlink; changing them takes capabilities.
+    let lists = family == libc::AF_NETLINK as u32 && protocol == libc::NETLINK_ROUTE as u32;
+    if lists || family == LOCAL {
+        Ok(())
+    } else {
+        Err(Errno::AFNOSUPPORT)
+    }
+}
+
+/// Control messages (level and kind) that leave a message where it goes: lifetime, class of service, the address and the
+/// interface that it is sent from, how it is cut. Others can hold a route, by way of another address.
+const ALONG: [(i32, i32); 8] = [
+    (libc::IPPROTO_IP, libc::IP_TTL),
+    (libc::IPPROTO_IP, libc::IP_TOS),
+    (libc::IPPROTO_IP, libc::IP_PKTINFO),
+    (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO),
+    (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT),
+    (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+    (libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG),
+    (libc::IPPROTO_UDP, libc::UDP_SEGMENT),
+];
 
 /// Addresses and ports: `ADDRESS:PORT`, where ADDRESS is an IPv4 address or an IPv6 address in brackets, with
 /// `/BITS` for a whole network, or `*`, and PORT a number, `FIRST-LAST` or `*`.
@@ -60,7 +113,11 @@ fn network(text: &str) -> Option<(IpAddr, u32)> {
         Some(bits) => number(bits).filter(|&bits| bits <= most)?,
         None => most,
     };
-    Some((address, bits))
+    Some(match (address, bits.checked_sub(96)) {
+        // The same machines.
+        (IpAddr::V6(ip), Some(bits)) if ip.to_ipv4_mapped().is_some() => (ip.to_canonical(), bits),
+        _ => (address, bits),
+    })
 }
 
 fn port(text: &str) -> Result<u16, NoPlace> {
@@ -115,14 +172,35 @@ impl Limits {
         allowed(self.bind.as_deref(), name)
     }
 
-    /// Whether `socket` may listen: one without an address of its own would get one by that.
-    pub fn may_listen(&self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
-        if self.bind.is_none() {
-            return Ok(());
+    /// Has `socket` listen, with `backlog`, if its address may be used: one that has none would get one by that.
+    pub(crate) fn listen(&self, socket: BorrowedFd<'_>, backlog: i32) -> Result<(), Errno> {
+        // One that listens already was handed to the guest so.
+        if self.bind.is_none() || sockopt::socket_acceptconn(socket)? {
+            return rustix::net::listen(socket, backlog);
         }
-        match rustix::net::getsockname(socket)?.try_into() {
-            Ok(address) if SocketAddr::port(&address) == 0 => within(self.bind.as_deref(), address),
-            _ => Ok(()),
+        if let Some(name) = self.own_name(socket)? {
+            // TCP remembers the port of a connection that is over, and would get another by listening. An address that
+            // a socket has cannot be given to it again; one that it remembers is its own from now on.
+            match rustix::net::bind(socket, &name) {
+                Ok(()) | Err(Errno::INVAL) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        rustix::net::listen(socket, backlog)?;
+        // Another thread of a guest that is a process may have taken its address away meanwhile.
+        if let Err(error) = self.own_name(socket) {
+            rustix::net::shutdown(socket, Shutdown::Both)?;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// The address of `socket`, if it is one of the internet's; fails if that may not be used.
+    fn own_name(&self, socket: BorrowedFd<'_>) -> Result<Option<SocketAddrAny>, Errno> {
+        let name = rustix::net::getsockname(socket)?;
+        match SocketAddr::try_from(name.clone()) {
+            Ok(address) => within(self.bind.as_deref(), address).map(|()| Some(name)),
+            Err(_) => Ok(None),
         }
     }
 
@@ -132,12 +210,34 @@ impl Limits {
             // It is to be connected no more.
             return Ok(());
         }
-        allowed(self.connect.as_deref(), name)
+        self.may_send(name)
     }
 
     /// Whether something may be sent to `name`.
     pub fn may_send(&self, name: &[u8]) -> Result<(), Errno> {
-        allowed(self.connect.as_deref(), name)
+        let places = self.connect.as_deref();
+        allowed(places, name)?;
+        match address(name) {
+            // Of a socket that has an IPv4 address it is this machine by IPv4 (ip6_datagram_connect).
+            Some(SocketAddr::V6(to)) if to.ip().is_unspecified() => {
+                within(places, (Ipv4Addr::UNSPECIFIED, to.port()).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether control messages of these levels and kinds may go along with what is sent. What they say of
+    /// sockets themselves (descriptors, who sends) is no matter of addresses.
+    pub(crate) fn may_go_along(
+        &self,
+        mut kinds: impl Iterator<Item = (i32, i32)>,
+    ) -> Result<(), Errno> {
+        let allowed = |found: (i32, i32)| found.0 == libc::SOL_SOCKET || ALONG.contains(&found);
+        if self.connect.is_none() || kinds.all(allowed) {
+            Ok(())
+        } else {
+            Err(Errno::ACCESS)
+        }
     }
 }
 
@@ -184,6 +284,8 @@ fn address(name: &[u8]) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     fn name(family: i32, port: u16, address: &[u8]) -> Vec<u8> {
@@ -220,6 +322,76 @@ mod tests {
         assert_eq!(v6("2001:db9::1", 8001), Err(Errno::ACCESS));
         assert_eq!(v6("::ffff:10.1.9.9", 80), Ok(()), "the same machine");
         assert_eq!(v6("::1", 53), Ok(()));
+    }
+
+    #[test]
+    fn networks_of_ipv4_addresses_in_ipv6_are_of_ipv4() {
+        let limits = limits(&["[::ffff:10.0.0.0]/104:80", "[::ffff:1.2.3.4]:80"]);
+        for (ip, expected) in [
+            ([10, 9, 9, 9], Ok(())),
+            ([1, 2, 3, 4], Ok(())),
+            ([11, 0, 0, 1], Err(Errno::ACCESS)),
+        ] {
+            assert_eq!(limits.may_bind(&name(libc::AF_INET, 80, &ip)), expected);
+        }
+    }
+
+    #[test]
+    fn this_machine_is_reached_by_ipv4_as_well() {
+        let any = name(libc::AF_INET6, 80, &[0; 16]);
+        for (places, expected) in [
+            (&["[::]/0:*"][..], Err(Errno::ACCESS)),
+            (&["[::]/0:*", "0.0.0.0/0:80"], Ok(())),
+            (&["*:80"], Ok(())),
+            (&["*:81"], Err(Errno::ACCESS)),
+        ] {
+            let limits = limits(places);
+            assert_eq!(limits.may_connect(&any), expected, "{places:?}");
+            assert_eq!(limits.may_send(&any), expected, "{places:?}");
+        }
+        assert_eq!(limits(&["[::]/0:*"]).may_bind(&any), Ok(()));
+    }
+
+    #[test]
+    fn what_is_left_of_a_connection_is_an_address_once_it_is_looked_at() {
+        let target = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let kinds = (
+            rustix::net::AddressFamily::INET,
+            rustix::net::SocketType::STREAM,
+        );
+        let socket = rustix::net::socket(kinds.0, kinds.1, None).unwrap();
+        rustix::net::connect(&socket, &target.local_addr().unwrap()).unwrap();
+        rustix::net::connect_unspec(&socket).unwrap();
+        let name = || SocketAddr::try_from(rustix::net::getsockname(&socket).unwrap()).unwrap();
+        let left = name();
+        assert_ne!(left.port(), 0, "this is what the kernel does");
+        let listen = |places: &[&str]| limits(places).listen(socket.as_fd(), 1);
+        assert_eq!(listen(&["127.0.0.1:*"]), Err(Errno::ACCESS));
+        assert_eq!(listen(&[]), Err(Errno::ACCESS));
+        assert_eq!(listen(&["0.0.0.0:*"]), Ok(()));
+        assert_eq!(name(), left, "and not any other");
+        assert_eq!(listen(&[]), Ok(()), "it listens already");
+    }
+
+    #[test]
+    fn what_goes_along_holds_no_route() {
+        let limits = limits(&["127.0.0.1:80"]);
+        let (ip, ipv6, sockets) = (libc::IPPROTO_IP, libc::IPPROTO_IPV6, libc::SOL_SOCKET);
+        let ask = |kinds: &[(i32, i32)]| limits.may_go_along(kinds.iter().copied());
+        assert_eq!(ask(&[]), Ok(()));
+        assert_eq!(
+            ask(&[(ip, libc::IP_TTL), (sockets, libc::SCM_RIGHTS)]),
+            Ok(())
+        );
+        for route in [
+            (ip, libc::IP_RETOPTS),
+            (ipv6, libc::IPV6_RTHDR),
+            (libc::IPPROTO_SCTP, 7),
+        ] {
+            assert_eq!(ask(&[(ip, libc::IP_TTL), route]), Err(Errno::ACCESS));
+        }
+        let anything = [(libc::IPPROTO_SCTP, 7)].into_iter();
+        assert_eq!(Limits::default().may_go_along(anything), Ok(()));
     }
 
     #[test]

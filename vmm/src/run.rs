@@ -65,8 +65,8 @@ pub enum RunError {
     /// Where the trace is to go.
     #[error("--trace={0}: {1}")]
     Trace(String, io::Error),
-    /// Standard input, output or error is closed.
-    #[error("standard input, output and error must be open, and no directories: {0}")]
+    /// Standard input, output and error are none for a guest.
+    #[error("preparing standard input, output and error: {0}")]
     Standard(io::Error),
 }
 
@@ -171,7 +171,7 @@ impl Guest {
     /// guest runs, so it must not be part of [`Self::run_kvm`]'s.
     #[inline(never)]
     fn prepare_kvm(&mut self) -> Result<(Standard, Box<Machine>), RunError> {
-        let standard = Standard::prepare().map_err(RunError::Standard)?;
+        let standard = Standard::prepare(self.options.network).map_err(RunError::Standard)?;
         let trace = self.trace(&standard)?;
         let network = self.options.network;
         let settings = Settings {
@@ -208,7 +208,7 @@ impl Guest {
     }
 
     fn run_process(mut self) -> Result<Report, RunError> {
-        let standard = Standard::prepare().map_err(RunError::Standard)?;
+        let standard = Standard::prepare(self.options.network).map_err(RunError::Standard)?;
         let trace = self.trace(&standard)?;
         let guest = process::Guest {
             plan: &self.plan,

@@ -3,13 +3,16 @@
 //! Flags of an open file, such as whether reading waits, are shared with everybody who was given it, and so are a
 //! terminal's settings. So a guest gets pipes and terminals opened anew, with flags of its own; what cannot be opened
 //! anew (a socket) or must not be (a file, whose position is shared on purpose) has its flags put back at the
-//! end, and a terminal its settings.
+//! end, and a terminal its settings. A socket is what it is connected to, and for a guest without a network it stays
+//! that: calls that would connect it elsewhere are refused, and datagrams, which go anywhere, are none of its own.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use crate::descriptors::FIRST;
 use crate::terminal::{self, Settings};
@@ -31,8 +34,9 @@ struct Kept {
 }
 
 impl Standard {
-    /// Makes them what a guest may have. A directory among them would be one that was not granted.
-    pub(crate) fn prepare() -> io::Result<Self> {
+    /// Makes them what a guest may have that has the host's `network`, or not. A directory among them would be one that
+    /// was not granted.
+    pub(crate) fn prepare(network: bool) -> io::Result<Self> {
         let files = [
             rustix::stdio::stdin(),
             rustix::stdio::stdout(),
@@ -44,7 +48,14 @@ impl Standard {
             let stat = rustix::fs::fstat(file)?;
             let kind = FileType::from_raw_mode(stat.st_mode);
             if kind == FileType::Directory {
-                return Err(io::ErrorKind::IsADirectory.into());
+                return Err(io::Error::other(
+                    "one of them is a directory, which is granted with --dir",
+                ));
+            }
+            if kind == FileType::Socket && !network && is_datagrams(file)? {
+                return Err(io::Error::other(
+                    "one of them is a socket of datagrams, which reaches any address: that takes --net host",
+                ));
             }
             let flags = rustix::fs::fcntl_getfl(file)?;
             let settings = match kind {
@@ -101,6 +112,14 @@ pub(crate) fn leave() -> io::Result<()> {
     rustix::stdio::dup2_stdin(&nothing)?;
     rustix::stdio::dup2_stdout(&nothing)?;
     Ok(())
+}
+
+/// A socket that sends to whatever address it is told.
+fn is_datagrams(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let kind = sockopt::socket_type(socket)?;
+    let connected = kind == SocketType::STREAM
+        || kind == SocketType::SEQPACKET && sockopt::socket_domain(socket)? == AddressFamily::UNIX;
+    Ok(!connected)
 }
 
 /// `/dev/ptmx`, where each opening makes a new terminal.

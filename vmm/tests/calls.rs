@@ -350,7 +350,7 @@ fn a_directory_is_no_standard_file() {
         let found = command.stdin(directory).output().unwrap();
         assert_eq!(found.status.code(), Some(1), "{platform}");
         assert!(
-            text(&found.stderr).contains("no directories"),
+            text(&found.stderr).contains("one of them is a directory"),
             "{}",
             text(&found.stderr)
         );

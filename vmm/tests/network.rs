@@ -5,14 +5,17 @@
 mod support;
 mod world;
 
-use std::io::ErrorKind;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::io::{ErrorKind, Read as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 
 use pool_tests::requirements::needs;
 use pool_tests::run::bounded;
 use world::{World, text};
 
 const ADDRESSES: &str = include_str!("programs/addresses.c");
+const HANDED: &str = include_str!("programs/handed.c");
 const PLATFORMS: [&str; 2] = ["kvm", "process"];
 
 /// A loopback address that no other test uses.
@@ -58,7 +61,21 @@ fn addresses_are_used_within_limits_alone() {
              read 5\n\
              accepted 1\n\
              connect again: -1 Transport endpoint is already connected\n\
-             send with the address: 0 \n\
+             send with the address: 1 \n\
+             connect once more: 0 \n\
+             one piece: 4 \n\
+             two: 10 \n\
+             two with an address: 10 \n\
+             opened by a message 0\n\
+             came two two piecestwo pieces\n\
+             two that nobody reads: -1 Broken pipe\n\
+             connect for an address: 0 \n\
+             disconnect: 0 \n\
+             listen with what is left: -1 Permission denied\n\
+             listens 0\n\
+             listen again: 0 \n\
+             another protocol: -1 Protocol not supported\n\
+             another kind: -1 Socket type not supported\n\
              connect where nobody listens: -1 Connection refused\n\
              connect after a while: 0 \n\
              connect elsewhere by IPv6: -1 Permission denied\n\
@@ -70,6 +87,19 @@ fn addresses_are_used_within_limits_alone() {
              received 8\n\
              send too much: -1 Message too long\n\
              disconnect: 0 \n\
+             message elsewhere: -1 Permission denied\n\
+             message: 10 \n\
+             received 10\n\
+             message of too much: -1 Message too long\n\
+             message with a lifetime: 10 \n\
+             message by way of another: -1 Permission denied\n\
+             messages until one goes elsewhere: 2 \n\
+             of 10 and 10\n\
+             messages elsewhere: -1 Permission denied\n\
+             connect datagrams: 0 \n\
+             messages to whom it is connected to: 2 \n\
+             message from nowhere: -1 Bad address\n\
+             disconnect: 0 \n\
              done\n",
             "{platform} {}",
             text(&found.stderr)
@@ -78,6 +108,84 @@ fn addresses_are_used_within_limits_alone() {
         assert_eq!(came, Err(ErrorKind::WouldBlock), "{platform}");
         let came = stream.accept().map(|_| ()).map_err(|error| error.kind());
         assert_eq!(came, Err(ErrorKind::WouldBlock), "{platform}");
+    }
+}
+
+/// As a service gets one from inetd or systemd.
+#[test]
+fn a_connection_that_a_guest_is_started_with_is_its_only_one() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    world.build("handed", "gcc", &["-w"], HANDED);
+    let [starter, other] = [0, 0].map(|port| TcpListener::bind((address(), port)).unwrap());
+    other.set_nonblocking(true).unwrap();
+    let port = other.local_addr().unwrap().port().to_string();
+    for platform in PLATFORMS {
+        let connection = TcpStream::connect(starter.local_addr().unwrap()).unwrap();
+        let (mut peer, _) = starter.accept().unwrap();
+        let options = ["--platform", platform];
+        let arguments = [&address().to_string(), &port];
+        let mut command = bounded(&world.vmm("handed", &options, &arguments.map(String::as_str)));
+        let found = command.stdin(OwnedFd::from(connection)).output().unwrap();
+        assert_eq!(
+            text(&found.stdout),
+            "disconnect: -1 Permission denied\n\
+             connect: -1 Permission denied\n\
+             bind: -1 Permission denied\n\
+             send: -1 Permission denied\n\
+             listen: -1 Permission denied\n\
+             write: 5 \n",
+            "{platform} {}",
+            text(&found.stderr)
+        );
+        drop(command);
+        let mut came = String::new();
+        peer.read_to_string(&mut came).unwrap();
+        assert_eq!(came, "still", "{platform}");
+        let came = other.accept().map(|_| ()).map_err(|error| error.kind());
+        assert_eq!(came, Err(ErrorKind::WouldBlock), "{platform}");
+    }
+}
+
+#[test]
+fn a_socket_of_datagrams_takes_a_network() {
+    if !needs(&["kvm", "root"]) {
+        return;
+    }
+    let mut world = World::new();
+    world.build("handed", "gcc", &["-w"], HANDED);
+    let path = world.directory.path().join("host");
+    let host = UnixDatagram::bind(&path).unwrap();
+    host.set_nonblocking(true).unwrap();
+    let name = path.to_str().unwrap();
+    for platform in PLATFORMS {
+        let options = ["--platform", platform];
+        let far = UdpSocket::bind((address(), 0)).unwrap();
+        let (local, _peer) = UnixDatagram::pair().unwrap();
+        for socket in [OwnedFd::from(far), local.into()] {
+            let mut command = bounded(&world.vmm("handed", &options, &[name]));
+            let found = command.stdin(socket).output().unwrap();
+            let said = text(&found.stderr);
+            assert_eq!(found.status.code(), Some(1), "{platform} {said}");
+            assert!(said.contains("takes --net host"), "{platform} {said}");
+        }
+        // With one, local names are those of the guest's own file system, whoever makes the call.
+        for limits in [&[][..], &["--bind", "none", "--connect", "none"]] {
+            let options = [&options[..], &["--net", "host"], limits].concat();
+            let (local, _peer) = UnixDatagram::pair().unwrap();
+            let mut command = bounded(&world.vmm("handed", &options, &[name]));
+            let found = command.stdin(OwnedFd::from(local)).output().unwrap();
+            let said = text(&found.stdout);
+            assert!(
+                said.contains("connect: -1 "),
+                "{platform} {limits:?} {said}"
+            );
+            assert!(said.contains("send: -1 "), "{platform} {limits:?} {said}");
+            let came = host.recv(&mut [0; 9]).map_err(|error| error.kind());
+            assert_eq!(came, Err(ErrorKind::WouldBlock), "{platform} {limits:?}");
+        }
     }
 }
 

@@ -66,7 +66,9 @@ fn local_sockets_of_the_host_are_out_of_reach() {
         "{found}"
     );
     assert!(
-        found.contains("\npair Socket type not supported\nstream pair yes, sent no\nown Bad"),
+        found.contains(
+            "\npair Socket type not supported\nstream pair yes, sent no\nown Permission denied"
+        ),
         "{found}"
     );
     assert!(datagrams.recv(&mut [0; 8]).is_err(), "nothing came");

@@ -200,3 +200,44 @@ fn output_that_nobody_reads_is_the_guests_affair() {
         assert_eq!(status.code(), Some(5), "{platform}");
     }
 }
+
+/// Whoever started the guest learns how it ended, whatever becomes of the messages.
+#[test]
+fn a_reader_that_is_gone_changes_no_status() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = "int main(void) { return *(volatile int *)8; }";
+    world.build("faults", "gcc", &["-w"], source);
+    let report = world.directory.path().join("report");
+    for platform in PLATFORMS {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let options = ["--platform", platform, "--report", report.to_str().unwrap()];
+        let mut command = bounded(&world.vmm("faults", &options, &[]));
+        let found = command.stderr(writer).output().unwrap();
+        assert_eq!(found.status.code(), Some(139), "{platform}");
+        let written = std::fs::read_to_string(&report).unwrap();
+        assert!(written.contains("\"status\": 139"), "{platform} {written}");
+    }
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let vmm = || Command::new(env!("CARGO_BIN_EXE_poolvmm"));
+    let found = vmm().arg("--help").stdout(full()).output().unwrap();
+    assert_eq!(found.status.code(), Some(1));
+    assert!(text(&found.stderr).starts_with("poolvmm: printing: No space left"));
+    let found = vmm().arg("bogus").stderr(full()).output().unwrap();
+    assert_eq!(found.status.code(), Some(2));
+}
+
+#[test]
+fn too_few_descriptors_are_told_of() {
+    let found = Command::new("sh")
+        .args(["-c", "ulimit -n 70; exec \"$0\" run any"])
+        .arg(env!("CARGO_BIN_EXE_poolvmm"))
+        .output()
+        .unwrap();
+    assert_eq!(found.status.code(), Some(1));
+    let said = text(&found.stderr);
+    assert!(said.contains("70 are allowed (ulimit -n)"), "{said}");
+}

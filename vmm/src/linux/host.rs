@@ -55,11 +55,6 @@ pub(super) fn dup3(old: RawFd, new: RawFd, flags: u64) -> Result<u64, Errno> {
     numbers(libc::SYS_dup3, [old as u64, new as u64, flags])
 }
 
-/// `listen`.
-pub(crate) fn listen(descriptor: RawFd, backlog: u64) -> Result<u64, Errno> {
-    numbers(libc::SYS_listen, [descriptor as u64, backlog])
-}
-
 /// `bind`, to the address that `name` holds.
 pub(crate) fn bind(descriptor: RawFd, name: &[u8]) -> Result<u64, Errno> {
     named(libc::SYS_bind, descriptor, name)
@@ -76,25 +71,16 @@ fn named(number: libc::c_long, descriptor: RawFd, name: &[u8]) -> Result<u64, Er
     unsafe { call(number as u64, [descriptor as u64, at, length, 0, 0, 0]) }
 }
 
-/// `sendto`, to the address that `name` holds; never with SIGPIPE.
-pub(crate) fn send_to(
+/// Sends `bytes` with what `message` says, at once or not at all; never with SIGPIPE.
+pub(crate) fn send(
     descriptor: RawFd,
-    bytes: &[u8],
+    bytes: &mut [u8],
+    message: &mut Message,
     flags: i32,
-    name: &[u8],
 ) -> Result<u64, Errno> {
-    let flags = (flags | libc::MSG_NOSIGNAL) as u64;
-    let (from, to) = (bytes.as_ptr() as u64, name.as_ptr() as u64);
-    let arguments = [
-        descriptor as u64,
-        from,
-        bytes.len() as u64,
-        flags,
-        to,
-        name.len() as u64,
-    ];
-    // SAFETY: the kernel reads as many bytes as either has.
-    unsafe { call(libc::SYS_sendto as u64, arguments) }
+    let quiet = flags | libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    let slice = VolatileSlice::from(bytes);
+    self::message(Direction::Out, descriptor, &[slice], message, quiet)
 }
 
 /// `sendfile`, from `offset`, which moves, or from the source's own position.
@@ -263,15 +249,15 @@ pub(super) fn transfer(
 
 /// A message of a socket, as `struct msghdr` has it.
 #[derive(Debug, Default)]
-pub(super) struct Message {
+pub(crate) struct Message {
     /// The other's address; as much of it as there is room for.
-    pub(super) name: Vec<u8>,
+    pub(crate) name: Vec<u8>,
     /// How long it is, which may be more, once one was received.
-    pub(super) name_length: u32,
+    pub(crate) name_length: u32,
     /// Control messages; likewise.
-    pub(super) control: Vec<u8>,
+    pub(crate) control: Vec<u8>,
     /// What came with it.
-    pub(super) flags: i32,
+    pub(crate) flags: i32,
 }
 
 /// Sends or receives a message whose bytes are in `slices`; the number of bytes. What is received

@@ -17,6 +17,7 @@ pub(crate) mod host;
 pub(crate) mod identity;
 mod limits;
 mod memory;
+pub(crate) mod message;
 mod poll;
 mod process;
 mod record;

@@ -1,65 +1,23 @@
 //! Calls on sockets, which exist with `--net host`: the host's own.
 
-use std::ops::Range;
-
 use rustix::event::PollFlags;
 use rustix::io::Errno;
+use rustix::net::{SocketType, sockopt};
 
 use super::dispatch::Arg;
 use super::host::{self, Direction, Message};
+use super::message::{
+    Header, MANY_HEADER, MANY_LENGTH, MOST_CONTROL, MOST_MESSAGES, MOST_NAME, control_messages,
+    credentials, passed,
+};
 use super::stream::skip;
 use super::wait::Wait;
 use super::{Arguments, Linux, Served, Stop, dispatch, process};
 use crate::memory::Access;
-use crate::network::Limits;
+use crate::network::{self, Limits};
 
-/// Longest address of a socket (`struct sockaddr_storage`).
-const MOST_NAME: u64 = 128;
-/// Most bytes of control messages, as `net.core.optmem_max` has it.
-const MOST_CONTROL: u64 = 20 << 10;
 const DONTWAIT: i32 = libc::MSG_DONTWAIT;
-/// Messages that one `sendmmsg` or `recvmmsg` moves, as under Linux.
-const MOST_MESSAGES: u64 = 1024;
-/// Bytes of a `struct mmsghdr`.
-const MANY_HEADER: u64 = 64;
 
-/// `struct msghdr` in the guest's memory.
-#[derive(Clone, Copy, Debug)]
-struct Header {
-    name: u64,
-    name_length: u32,
-    vectors: u64,
-    count: u64,
-    control: u64,
-    control_length: u64,
-}
-
-impl Header {
-    const BYTES: usize = 56;
-
-    fn of(bytes: &[u8; Self::BYTES]) -> Self {
-        let word = |at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
-        Self {
-            name: word(0),
-            name_length: word(NAME_LENGTH as usize) as u32,
-            vectors: word(16),
-            count: word(24),
-            control: word(32),
-            control_length: word(CONTROL_LENGTH as usize),
-        }
-    }
-}
-
-const NAME_LENGTH: u64 = 8;
-const CONTROL_LENGTH: u64 = 40;
-const FLAGS: u64 = 48;
-
-/// Families that there are: local, IPv4, IPv6.
-const FAMILIES: [u64; 3] = [
-    libc::AF_UNIX as u64,
-    libc::AF_INET as u64,
-    libc::AF_INET6 as u64,
-];
 impl Linux {
     fn network(&self) -> Result<(), Stop> {
         if self.reach.network {
@@ -84,7 +42,8 @@ impl Linux {
         }
     }
 
-    /// The address at `at`, if `may` be used by the limits of the network. Names of local sockets are the host's: abstract ones, of which an empty name is
+    /// The address at `at`, if `may` be used by the limits of the network. Without a network there is none, whatever
+    /// socket the guest was started with. Names of local sockets are the host's: abstract ones, of which an empty name is
     /// given one, are not a guest's business, and those in granted directories are with its network.
     fn address(
         &mut self,
@@ -99,7 +58,8 @@ impl Linux {
         let mut name = vec![0; length as usize];
         self.memory.read(at, &mut name)?;
         let local = name.get(..2) == Some(&(libc::AF_UNIX as u16).to_le_bytes());
-        if local && (!self.reach.network || name.get(2).is_none_or(|&first| first == 0)) {
+        let nameless = name.get(2).is_none_or(|&first| first == 0);
+        if !self.reach.network || local && nameless {
             return Err(Errno::ACCESS.into());
         }
         may(&self.reach.limits, &name)?;
@@ -107,29 +67,20 @@ impl Linux {
     }
 }
 
-/// Families, not kinds: the kernel says which of those take more than a guest has.
-fn is_family(family: u64) -> Result<(), Stop> {
-    if FAMILIES.contains(&family) {
-        Ok(())
-    } else {
-        Err(Stop::Refused(Errno::AFNOSUPPORT))
-    }
-}
-
 /// `socket`.
 pub(super) fn socket(linux: &mut Linux, arguments: Arguments) -> Served {
     linux.network()?;
-    // Interfaces and addresses are listed by netlink; changing them takes capabilities.
-    if arguments[0] != libc::AF_NETLINK as u64 || arguments[2] != libc::NETLINK_ROUTE as u64 {
-        is_family(arguments[0])?;
-    }
+    let [family, kind, protocol, ..] = arguments.map(|word| word as u32);
+    network::is_socket(family, kind, protocol).map_err(Stop::Refused)?;
     let kinds = [Arg::Value, Arg::Value, Arg::Value];
     dispatch::pass(linux, libc::SYS_socket as u64, &kinds, arguments)
 }
 
-/// `socketpair`, which takes no network.
+/// `socketpair`, which takes no network. The kernel knows pairs of local sockets alone.
 pub(super) fn socketpair(linux: &mut Linux, arguments: Arguments) -> Served {
-    is_family(arguments[0])?;
+    if arguments[0] as u32 != network::LOCAL {
+        return Err(Stop::Refused(Errno::AFNOSUPPORT));
+    }
     let kinds = [Arg::Value, Arg::Value, Arg::Value, Arg::Descriptors];
     dispatch::pass(linux, libc::SYS_socketpair as u64, &kinds, arguments)
 }
@@ -156,8 +107,12 @@ pub(super) fn bind(linux: &mut Linux, [fd, at, length, ..]: Arguments) -> Served
 /// `listen`.
 pub(super) fn listen(linux: &mut Linux, [fd, backlog, ..]: Arguments) -> Served {
     let descriptor = linux.descriptor(fd)?;
-    linux.reach.limits.may_listen(host::borrow(descriptor))?;
-    Ok(host::listen(descriptor, backlog)?)
+    if !linux.reach.network {
+        return Err(Errno::ACCESS.into());
+    }
+    let socket = host::borrow(descriptor);
+    linux.reach.limits.listen(socket, backlog as i32)?;
+    Ok(0)
 }
 
 /// `connect`. One that takes time goes on in the background, as for a socket that does not wait, and
@@ -165,7 +120,7 @@ pub(super) fn listen(linux: &mut Linux, [fd, backlog, ..]: Arguments) -> Served 
 pub(super) fn connect(linux: &mut Linux, [fd, at, length, ..]: Arguments) -> Served {
     let descriptor = linux.descriptor(fd)?;
     if linux.progress.started && !host::is_ready(descriptor, PollFlags::OUT)? {
-        return Err(linux.wait_for(descriptor, Direction::Out));
+        return Err(linux.connecting(descriptor));
     }
     let name = linux.address(at, length, Limits::may_connect)?;
     let nonblocking = host::is_nonblocking(descriptor)?;
@@ -173,8 +128,7 @@ pub(super) fn connect(linux: &mut Linux, [fd, at, length, ..]: Arguments) -> Ser
     match connected {
         // Asked again, the kernel says how it ended.
         Err(Errno::INPROGRESS | Errno::ALREADY) if !nonblocking => {
-            linux.progress.started = true;
-            Err(linux.wait_for(descriptor, Direction::Out))
+            Err(linux.connecting(descriptor))
         }
         // A local socket whose listener has no room: the kernel does not say when there is some.
         Err(Errno::AGAIN) if !nonblocking => {
@@ -182,6 +136,18 @@ pub(super) fn connect(linux: &mut Linux, [fd, at, length, ..]: Arguments) -> Ser
             Err(Stop::Wait(Wait::Until(soon)))
         }
         done => Ok(done?),
+    }
+}
+
+impl Linux {
+    /// A connection is being made: its end is waited for, and when that takes longer than the socket allows
+    /// (`SO_SNDTIMEO`), it goes on without the caller.
+    fn connecting(&mut self, descriptor: i32) -> Stop {
+        self.progress.started = true;
+        match self.wait_for(descriptor, Direction::Out) {
+            Stop::Error(Errno::AGAIN) => Errno::INPROGRESS.into(),
+            stop => stop,
+        }
     }
 }
 
@@ -198,7 +164,9 @@ impl Linux {
         message: &mut Message,
         flags: i32,
     ) -> Served {
-        let whole = flags & libc::MSG_WAITALL != 0;
+        // A datagram is whole by itself.
+        let whole = flags & libc::MSG_WAITALL != 0
+            && sockopt::socket_type(host::borrow(descriptor))? == SocketType::STREAM;
         loop {
             let rest = skip(ranges, self.progress.bytes);
             let slices = self.memory.slices_of(&rest, Access::Write)?;
@@ -213,6 +181,8 @@ impl Linux {
             match received {
                 Ok(moved) => {
                     let wanted: u64 = rest.iter().map(|&(_, length)| length).sum();
+                    // What follows descriptors is another message's, and they are to be told of.
+                    let whole = whole && passed(&message.control).is_empty();
                     if !whole || moved == 0 || moved >= wanted || flags & libc::MSG_PEEK != 0 {
                         return Ok(done + moved);
                     }
@@ -246,6 +216,13 @@ impl Linux {
             }
             let slices = self.memory.slices_of(&rest, Access::Read)?;
             let quiet = flags | DONTWAIT | libc::MSG_NOSIGNAL;
+            // The connection is opened once.
+            let opened = self.progress.started || done > 0;
+            let quiet = if opened {
+                quiet & !libc::MSG_FASTOPEN
+            } else {
+                quiet
+            };
             match host::message(Direction::Out, descriptor, &slices, message, quiet) {
                 Ok(moved) => {
                     // What came along came with the first byte.
@@ -257,6 +234,10 @@ impl Linux {
                 }
                 Err(Errno::AGAIN) if !flags_of(descriptor, flags)? => {
                     return Err(self.wait_for(descriptor, Direction::Out));
+                }
+                // Nothing could go with the request for it (`MSG_FASTOPEN`).
+                Err(Errno::INPROGRESS) if !opened && !flags_of(descriptor, flags)? => {
+                    return Err(self.connecting(descriptor));
                 }
                 Err(_) if done > 0 => return Ok(done),
                 Err(Errno::PIPE) if flags & libc::MSG_NOSIGNAL == 0 => {
@@ -270,15 +251,7 @@ impl Linux {
     fn header(&mut self, at: u64) -> Result<Header, Stop> {
         let mut bytes = [0; Header::BYTES];
         self.memory.read(at, &mut bytes)?;
-        let mut header = Header::of(&bytes);
-        if header.name == 0 {
-            header.name_length = 0;
-        } else if header.name_length.cast_signed() < 0 {
-            return Err(Errno::INVAL.into());
-        }
-        // Linux cuts here, and here alone, what is too long.
-        header.name_length = header.name_length.min(MOST_NAME as u32);
-        Ok(header)
+        Ok(Header::of(&bytes)?)
     }
 
     fn send_message(&mut self, fd: u64, at: u64, flags: u64) -> Served {
@@ -300,6 +273,9 @@ impl Linux {
         } else {
             control.clear();
         }
+        let along = control_messages(&control);
+        let along = along.into_iter().map(|(level, kind, _)| (level, kind));
+        self.reach.limits.may_go_along(along)?;
         for number in passed(&control) {
             self.descriptor(number as u64)?;
         }
@@ -347,15 +323,16 @@ impl Linux {
         if header.name != 0 {
             self.tell_name(header.name, u64::from(header.name_length), message)?;
             self.memory
-                .write_value(at + NAME_LENGTH, &message.name_length)?;
+                .write_value(at + Header::NAME_LENGTH, &message.name_length)?;
         }
         if header.control != 0 {
             self.memory.write(header.control, &message.control)?;
         }
         let length = message.control.len() as u64;
-        self.memory.write_value(at + CONTROL_LENGTH, &length)?;
         self.memory
-            .write_value(at + FLAGS, &message.flags.cast_unsigned())?;
+            .write_value(at + Header::CONTROL_LENGTH, &length)?;
+        self.memory
+            .write_value(at + Header::FLAGS, &message.flags.cast_unsigned())?;
         Ok(())
     }
 
@@ -371,60 +348,6 @@ impl Linux {
 fn room_for_name(at: u64) -> Vec<u8> {
     let room = if at == 0 { 0 } else { MOST_NAME as usize };
     vec![0; room]
-}
-
-/// Bytes of a `struct cmsghdr`, to which its messages are aligned by 8.
-const CONTROL_HEADER: usize = 16;
-
-/// Each control message: level, kind, and where its data is, which may reach beyond what there is.
-fn control_messages(control: &[u8]) -> Vec<(i32, i32, Range<usize>)> {
-    let mut found = Vec::new();
-    let mut at = 0;
-    while let Some(header) = control.get(at..at + CONTROL_HEADER) {
-        let word = |at: usize| {
-            i32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-        };
-        let length = header[..8].try_into().map_or(0, u64::from_le_bytes);
-        let Some(bytes) = usize::try_from(length)
-            .ok()
-            .and_then(|length| length.checked_sub(CONTROL_HEADER))
-        else {
-            break;
-        };
-        let start = at + CONTROL_HEADER;
-        let end = start.saturating_add(bytes).min(control.len());
-        found.push((word(8), word(12), start..end));
-        match bytes
-            .checked_next_multiple_of(8)
-            .and_then(|bytes| start.checked_add(bytes))
-        {
-            Some(next) if next <= control.len() => at = next,
-            _ => break,
-        }
-    }
-    found
-}
-
-/// The descriptors that control messages pass on.
-fn passed(control: &[u8]) -> Vec<i32> {
-    let rights = control_messages(control)
-        .into_iter()
-        .filter(|message| (message.0, message.1) == (libc::SOL_SOCKET, libc::SCM_RIGHTS));
-    rights
-        .flat_map(|(.., data)| control[data].chunks_exact(4))
-        .map(|number| i32::from_le_bytes([number[0], number[1], number[2], number[3]]))
-        .collect()
-}
-
-/// Replaces the numbers of processes in control messages that say who sends.
-fn credentials(control: &mut [u8], number: impl Fn(i32) -> i32) {
-    for (level, kind, data) in control_messages(control) {
-        if (level, kind) == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS)
-            && let Some(process) = control[data].first_chunk_mut::<4>()
-        {
-            *process = number(i32::from_le_bytes(*process)).to_le_bytes();
-        }
-    }
 }
 
 /// `recvfrom`.
@@ -505,13 +428,14 @@ fn many(
     [at, count]: [u64; 2],
     one: impl Fn(&mut Linux, u64) -> Served,
 ) -> Served {
-    const LENGTH: u64 = 56;
     let count = u64::from(count as u32).min(MOST_MESSAGES);
     while linux.progress.messages < count {
         let skip = linux.progress.messages * MANY_HEADER;
         let at = at.checked_add(skip).ok_or(Errno::FAULT)?;
         match one(linux, at) {
-            Ok(moved) => linux.memory.write_value(at + LENGTH, &(moved as u32))?,
+            Ok(moved) => linux
+                .memory
+                .write_value(at + MANY_LENGTH, &(moved as u32))?,
             Err(Stop::Error(_)) if linux.progress.messages > 0 => break,
             Err(stop) => return Err(stop),
         }
@@ -520,45 +444,4 @@ fn many(
         linux.progress.messages += 1;
     }
     Ok(linux.progress.messages)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn control(level: i32, kind: i32, data: &[i32]) -> Vec<u8> {
-        let mut bytes = (16 + data.len() as u64 * 4).to_le_bytes().to_vec();
-        bytes.extend(level.to_le_bytes());
-        bytes.extend(kind.to_le_bytes());
-        bytes.extend(data.iter().flat_map(|n| n.to_le_bytes()));
-        bytes.resize(bytes.len().next_multiple_of(8), 0);
-        bytes
-    }
-
-    #[test]
-    fn passed_descriptors_are_found() {
-        let rights = control(libc::SOL_SOCKET, libc::SCM_RIGHTS, &[3, 7, 41]);
-        let other = control(libc::SOL_SOCKET, libc::SCM_CREDENTIALS, &[1, 2, 3]);
-        assert_eq!(passed(&rights), [3, 7, 41]);
-        assert_eq!(
-            passed(&[other.clone(), rights.clone()].concat()),
-            [3, 7, 41]
-        );
-        assert_eq!(passed(&rights[..rights.len() - 6]), [3, 7]);
-        let mut lying = rights;
-        lying[..8].fill(0xff);
-        assert_eq!(passed(&lying), [3, 7, 41, 0], "its padding too");
-        lying[..8].fill(0);
-        assert!(passed(&lying).is_empty());
-        assert!(passed(&other).is_empty() && passed(&[1; 15]).is_empty());
-    }
-
-    #[test]
-    fn who_sends_is_told_by_another_number() {
-        let rights = control(libc::SOL_SOCKET, libc::SCM_RIGHTS, &[1, 2, 3]);
-        let sender = |number| control(libc::SOL_SOCKET, libc::SCM_CREDENTIALS, &[number, 2, 3]);
-        let mut both = [rights.clone(), sender(4711)].concat();
-        credentials(&mut both, |number| number - 4710);
-        assert_eq!(both, [rights, sender(1)].concat());
-    }
 }

@@ -73,13 +73,13 @@ pub enum Process {
     },
     /// Only with `--net host`: local, IPv4 and IPv6 sockets.
     Network,
-    /// Asked about with `--bind`.
+    /// Only with `--net host`, and asked about with `--bind`.
     Bind,
-    /// Asked about with `--connect`.
+    /// Only with `--net host`, and asked about with `--connect`.
     Connect,
     /// The same if it names an address, at argument 4.
     Send,
-    /// Not with `--connect`: addresses lie where threads could change them.
+    /// Asked about with `--connect`: whether it names an address lies in memory.
     SendMessage,
     /// Only such sockets.
     SocketPair,

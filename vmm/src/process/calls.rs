@@ -164,9 +164,12 @@ impl Calls {
             | libc::SYS_fchownat
             | libc::SYS_utimensat
             | libc::SYS_futimesat => self.change_named(tracee, registers),
-            libc::SYS_bind | libc::SYS_listen | libc::SYS_connect | libc::SYS_sendto => {
-                self.named_socket(tracee, registers).unwrap_or_else(failed)
-            }
+            libc::SYS_bind
+            | libc::SYS_listen
+            | libc::SYS_connect
+            | libc::SYS_sendto
+            | libc::SYS_sendmsg
+            | libc::SYS_sendmmsg => self.named_socket(tracee, registers).unwrap_or_else(failed),
             libc::SYS_open | libc::SYS_openat | libc::SYS_creat => {
                 self.open(tracee, registers, threads)
             }

@@ -16,8 +16,8 @@ pub(super) enum Change {
     FifthFlags(u64),
     /// `sendto` of nothing: it waits until a descriptor's connection is made, and returns what `connect` would.
     Connected(u64),
-    /// `sendto` to whom the socket is connected to, with these flags.
-    SendToPeer(u64),
+    /// `sendto` to whom the socket is connected to, of bytes at an address, so many, with these flags.
+    Send(u64, u64, u64),
     /// A new file in memory, whose name is at an address, closed by `execve` or not.
     Memory(u64, bool),
     /// A duplicate of a descriptor, closed by `execve` or not.
@@ -52,7 +52,9 @@ impl Change {
                 registers.r10 = libc::MSG_NOSIGNAL as u64;
                 [registers.r8, registers.r9] = [0, 0];
             }
-            Self::SendToPeer(flags) => {
+            Self::Send(at, length, flags) => {
+                registers.orig_rax = libc::SYS_sendto as u64;
+                [registers.rsi, registers.rdx] = [at, length];
                 registers.r10 = flags;
                 [registers.r8, registers.r9] = [0, 0];
             }

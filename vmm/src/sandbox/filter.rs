@@ -1,78 +1,18 @@
-//! seccomp policies: for the monitor, for a guest that is a process, and for its tracer.
+//! The seccomp policy of a guest that is a process.
 
-pub(super) mod tracer;
-
-use std::io;
 use std::os::fd::OwnedFd;
 
-use thiserror::Error;
-
 use super::bpf::{Policy, Rule, Test, Verdict};
-use super::seccomp;
-use crate::linux::table::{CALLS, Process, Topic};
+use super::seccomp::{self, FilterError};
+use crate::linux::table::{CALLS, Process};
 use crate::linux::{SOCKET_OPTIONS, descriptor_requests};
-use crate::network::Limits;
+use crate::network::{INTERNET, KIND, LOCAL, Limits, OTHER_KINDS, PROTOCOLS};
 
-/// Why a filter cannot be installed.
-#[derive(Debug, Error)]
-#[error("confining system calls with seccomp: {0}; it needs CONFIG_SECCOMP_FILTER")]
-pub struct FilterError(#[from] io::Error);
-
-/// Calls of the monitor's run loop: what the allocator, the standard library and the handlers in
-/// [`crate::linux`] need beside what they pass on, and the end. What they pass on is in [`CALLS`].
-const MONITOR: [i64; 31] = [
-    libc::SYS_memfd_create,
-    libc::SYS_poll,
-    libc::SYS_ppoll,
-    libc::SYS_munmap,
-    libc::SYS_brk,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sched_yield,
-    libc::SYS_mremap,
-    libc::SYS_madvise,
-    libc::SYS_mincore,
-    libc::SYS_msync,
-    libc::SYS_getpid,
-    libc::SYS_gettid,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-    libc::SYS_getrusage,
-    libc::SYS_getuid,
-    libc::SYS_getgid,
-    libc::SYS_geteuid,
-    libc::SYS_getegid,
-    libc::SYS_getgroups,
-    libc::SYS_sigaltstack,
-    libc::SYS_futex,
-    libc::SYS_restart_syscall,
-    libc::SYS_clock_gettime,
-    libc::SYS_clock_getres,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_timer_settime,
-    libc::SYS_timer_delete,
-    libc::SYS_getrandom,
-];
 /// The call by which a thread waits for a device: none that a guest has, `pidfd_getfd`.
 pub(crate) const MARK: u32 = libc::SYS_pidfd_getfd as u32;
-/// To read its limits, and to set those that the kernel keeps for a guest.
-const LIMITS: i64 = libc::SYS_prlimit64;
-const STACK: u32 = libc::RLIMIT_STACK;
 
-/// Requests to KVM.
-const MONITOR_IOCTLS: [u32; 7] = [
-    0xae80,      // KVM_RUN
-    0x8138_ae83, // KVM_GET_SREGS
-    0x4138_ae84, // KVM_SET_SREGS
-    0x8040_ae9f, // KVM_GET_VCPU_EVENTS
-    0x9000_aea4, // KVM_GET_XSAVE
-    0x5000_aea5, // KVM_SET_XSAVE
-    0x4020_ae46, // KVM_SET_USER_MEMORY_REGION
-];
-
-/// Calls that take a path and do without: of an open descriptor, or of the working directory.
-const OF_DESCRIPTORS: [&str; 4] = ["newfstatat", "statx", "getcwd", "umask"];
-
+/// The limit that the kernel does not keep for a guest.
+pub(super) const STACK: u32 = libc::RLIMIT_STACK;
 /// Set-user-ID and set-group-ID.
 const SET_ID: [u32; 2] = [libc::S_ISUID, libc::S_ISGID];
 /// `ARCH_SET_GS`, `ARCH_SET_FS`, `ARCH_GET_FS`, `ARCH_GET_GS`: the others of `arch_prctl` map memory and
@@ -116,8 +56,6 @@ const OF_THREADS: u32 = (libc::CLONE_SYSVSEM
     | libc::CLONE_DETACHED) as u32;
 /// The sign of a clock's number: it is that of a process or a thread.
 const OF_PROCESS: u32 = 1 << 31;
-/// Of a socket's type: without flags.
-const SOCKET_TYPE: u32 = 0xf;
 /// Connected for good: an address given to `sendto` names nobody.
 const CONNECTED: [u32; 2] = [libc::SOCK_STREAM as u32, libc::SOCK_SEQPACKET as u32];
 /// Flags of `mmap` that take memory past `RLIMIT_DATA`: shared anonymous memory, areas that grow, huge
@@ -127,23 +65,12 @@ const UNCOUNTED: [u32; 3] = [
     libc::MAP_GROWSDOWN as u32,
     libc::MAP_HUGETLB as u32,
 ];
-const LOCAL: u32 = libc::AF_UNIX as u32;
-const INTERNET: [u32; 2] = [libc::AF_INET as u32, libc::AF_INET6 as u32];
 const KEEP_OLD: u32 = libc::MREMAP_DONTUNMAP as u32;
 /// What [`crate::linux`] takes too: normal to `WILLNEED`, `DONTNEED`, `FREE`, `REMOVE`, for `fork`, huge pages, core dumps,
 /// `COLD`, `PAGEOUT`, `POPULATE`. Merging pages would tell guests of each other's.
 const ADVICE: [u32; 20] = [
     0, 1, 2, 3, 4, 8, 9, 10, 11, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24,
 ];
-
-/// Confines this process to a monitor's calls; any other ends it.
-pub(super) fn monitor(files_granted: bool, network: bool) -> Result<(), FilterError> {
-    let own = rustix::process::getpid().as_raw_nonzero().get();
-    let own = own.cast_unsigned();
-    Ok(seccomp::install(
-        &monitor_policy(files_granted, network, own).program(),
-    )?)
-}
 
 /// Which addresses of the host's network are looked at before they are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -162,7 +89,7 @@ impl Limited {
         }
     }
 
-    fn any(self) -> bool {
+    pub(super) fn any(self) -> bool {
         self.bind || self.connect
     }
 }
@@ -192,60 +119,7 @@ pub(super) fn guest(given: Given) -> Result<Option<OwnedFd>, FilterError> {
         seccomp::install(&program)?;
         return Ok(None);
     }
-    Ok(seccomp::install_listened(&program)?)
-}
-
-fn monitor_policy(files_granted: bool, network: bool, own: u32) -> Policy {
-    let mut policy = Policy::new(Verdict::Kill);
-    for call in MONITOR {
-        policy.set(call as u32, Verdict::Allow);
-    }
-    for call in CALLS {
-        let passed_on = match call.topic {
-            Topic::File => true,
-            Topic::Path => files_granted || OF_DESCRIPTORS.contains(&call.name),
-            Topic::Socket => call.name != "socket" || network,
-            _ => false,
-        };
-        if passed_on {
-            let rule = match call.process {
-                Process::SocketOption => socket_options(Verdict::Kill),
-                _ => Verdict::Allow.into(),
-            };
-            policy.set(call.number as u32, rule);
-        }
-    }
-    let limits = [libc::RLIMIT_NOFILE, libc::RLIMIT_FSIZE, libc::RLIMIT_CPU];
-    let limits = limits.iter().fold(
-        Rule::from(Verdict::Kill).unless(&[Test::Null(2)], Verdict::Allow),
-        |rule, &limit| {
-            rule.unless(
-                &[Test::Equals(0, 0), Test::Equals(1, limit)],
-                Verdict::Allow,
-            )
-        },
-    );
-    policy.set(LIMITS as u32, limits);
-    // Of this process alone: what a guest maps is read so.
-    let reads = Rule::one_of(0, &[own], Verdict::Kill);
-    policy.set(libc::SYS_process_vm_readv as u32, reads);
-    // One processor's thread has another's come.
-    let signals = Rule::one_of(0, &[own], Verdict::Kill);
-    policy.set(libc::SYS_tgkill as u32, signals);
-    let requests = descriptor_requests(network).chain(MONITOR_IOCTLS);
-    let requests = Rule::one_of(1, &requests.collect::<Vec<_>>(), Verdict::Kill);
-    policy.set(libc::SYS_ioctl as u32, requests);
-    no_new_code(&mut policy);
-    policy
-}
-
-/// This program has no reason ever to make memory executable.
-fn no_new_code(policy: &mut Policy) {
-    let executable = Test::Masked(2, libc::PROT_EXEC as u32, libc::PROT_EXEC as u32);
-    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
-        let rule = Rule::from(Verdict::Allow).unless(&[executable], Verdict::Kill);
-        policy.set(call as u32, rule);
-    }
+    seccomp::install_listened(&program)
 }
 
 fn guest_policy(given: Given) -> Policy {
@@ -270,6 +144,7 @@ fn guest_rule(process: Process, given: Given) -> Rule {
         if given.files { Verdict::Allow } else { without }
     };
     let no_file = Verdict::Errno(libc::ENOENT);
+    let no_network = Verdict::Errno(libc::EACCES);
     // A descriptor may be the guest's standard input or output, and that file is the operator's.
     let asked_of_files = if given.files {
         Verdict::Trace
@@ -295,12 +170,16 @@ fn guest_rule(process: Process, given: Given) -> Rule {
         }
         Process::Change { flags, mode } => changed(given.files, no_file, flags, mode),
         Process::Network => sockets(given),
+        // A guest may have been started with a socket.
+        Process::Bind | Process::Connect if !given.network => no_network.into(),
+        Process::Send if !given.network => {
+            Rule::from(no_network).unless(&[Test::Null(4)], Verdict::Allow)
+        }
         Process::Bind if given.limited.bind => Verdict::Trace.into(),
-        Process::Connect if given.limited.connect => Verdict::Trace.into(),
+        Process::Connect | Process::SendMessage if given.limited.connect => Verdict::Trace.into(),
         Process::Send if given.limited.connect => {
             Rule::from(Verdict::Trace).unless(&[Test::Null(4)], Verdict::Allow)
         }
-        Process::SendMessage if given.limited.connect => not_served.into(),
         Process::Bind | Process::Connect | Process::Send | Process::SendMessage => {
             Verdict::Allow.into()
         }
@@ -367,19 +246,40 @@ fn guest_rule(process: Process, given: Given) -> Rule {
 /// with abstract names from the guest. Those with a path lie in its own file system.
 fn sockets(given: Given) -> Rule {
     let none = Verdict::Refused(libc::EAFNOSUPPORT);
-    // Netlink lists interfaces and addresses; changing them takes capabilities.
+    if !given.network {
+        return none.into();
+    }
+    let no_kind = Verdict::Refused(libc::ESOCKTNOSUPPORT);
+    let no_protocol = Verdict::Refused(libc::EPROTONOSUPPORT);
+    // A local socket's path is the guest's own, and its tracer would find another file there.
+    let local = given.scoped && !given.limited.any();
+    INTERNET
+        .iter()
+        .fold(families(local, none), |rule, &family| {
+            let of = Test::Equals(0, family);
+            let rule = OTHER_KINDS.iter().fold(rule, |rule, &kind| {
+                rule.unless(&[of, Test::Masked(1, KIND, kind)], no_kind)
+            });
+            let rule = PROTOCOLS.iter().fold(rule, |rule, &protocol| {
+                rule.unless(&[of, Test::Equals(2, protocol)], Verdict::Allow)
+            });
+            rule.unless(&[of], no_protocol)
+        })
+}
+
+/// Local sockets, if there are some, and netlink as far as it lists interfaces and addresses (changing them takes
+/// capabilities) are allowed; others are `otherwise`.
+pub(super) fn families(local: bool, otherwise: Verdict) -> Rule {
     let lists = [
         Test::Equals(0, libc::AF_NETLINK as u32),
         Test::Equals(2, libc::NETLINK_ROUTE as u32),
     ];
-    // A local socket's path is the guest's own, and its tracer would find another file there.
-    let local = given.scoped && !given.limited.any();
-    let rule = match (given.network, local) {
-        (false, _) => return none.into(),
-        (true, false) => Rule::one_of(0, &INTERNET, none),
-        (true, true) => Rule::one_of(0, &[LOCAL, INTERNET[0], INTERNET[1]], none),
-    };
-    rule.unless(&lists, Verdict::Allow)
+    let rule = Rule::from(otherwise).unless(&lists, Verdict::Allow);
+    if local {
+        rule.unless(&[Test::Equals(0, LOCAL)], Verdict::Allow)
+    } else {
+        rule
+    }
 }
 
 /// Pairs of local sockets. A datagram can be sent from one of a pair to any name, so there are none where
@@ -393,13 +293,13 @@ fn pairs(given: Given) -> Rule {
     CONNECTED
         .iter()
         .fold(others.into(), |rule: Rule, &kind| {
-            rule.unless(&[local, Test::Masked(1, SOCKET_TYPE, kind)], Verdict::Allow)
+            rule.unless(&[local, Test::Masked(1, KIND, kind)], Verdict::Allow)
         })
         .unless(&[local], Verdict::Refused(libc::ESOCKTNOSUPPORT))
 }
 
 /// The options of sockets that there are, or `otherwise`.
-fn socket_options(otherwise: Verdict) -> Rule {
+pub(super) fn socket_options(otherwise: Verdict) -> Rule {
     let rule = |rule: Rule, &(level, first, last): &(u32, u32, u32)| {
         let tests = [Test::Equals(1, level), Test::Between(2, first, last)];
         rule.unless(&tests, Verdict::Allow)

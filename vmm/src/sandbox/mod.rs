@@ -11,7 +11,9 @@
 
 mod bpf;
 mod filter;
+mod own;
 pub(crate) mod seccomp;
+mod tracer;
 
 use std::os::fd::OwnedFd;
 
@@ -23,9 +25,9 @@ use rustix::process::{Pid, Resource, Rlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use thiserror::Error;
 
-pub use self::filter::FilterError;
 use self::filter::Limited;
 pub(crate) use self::filter::MARK;
+pub use self::seccomp::FilterError;
 use crate::network::Limits;
 use crate::world::{Rights, World};
 
@@ -115,7 +117,7 @@ impl Confinement {
         self.files.restrict_self()?;
         // All but the filter is had by threads that start now, and that reaches those that have.
         let started = start();
-        filter::monitor(self.files_granted, self.network)?;
+        own::confine(self.files_granted, self.network)?;
         Ok(started)
     }
 
@@ -141,10 +143,7 @@ impl Confinement {
 pub fn enter_tracer(guest: Pid, limits: &Limits) -> Result<(), SandboxError> {
     give_up_privileges()?;
     let guest = guest.as_raw_nonzero().get();
-    Ok(filter::tracer::confine(
-        guest.cast_unsigned(),
-        Limited::by(limits),
-    )?)
+    Ok(tracer::confine(guest.cast_unsigned(), Limited::by(limits))?)
 }
 
 fn give_up_privileges() -> Result<(), SandboxError> {

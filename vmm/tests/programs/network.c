@@ -36,6 +36,7 @@ int main(int c, char **v)
     struct timeval time = {0, 20000}; T(setsockopt(u, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time)); T(recv(u, buffer, 9, 0)); T(close(u)); T(close(w));
     /* Names that are longer than the room for them, and messages that come together. */
     T(u = socket(AF_INET, SOCK_DGRAM, 0)); T(w = socket(AF_INET, SOCK_DGRAM, 0)); at.sin_port = 0; T(bind(u, (void *)&at, sizeof at)); length = sizeof at; getsockname(u, (void *)&at, &length); T(connect(w, (void *)&at, sizeof at));
+    send(w, "whole", 5, 0); send(w, "two", 3, 0); T(recv(u, buffer, 99, MSG_WAITALL)); T(recv(u, buffer, 99, MSG_WAITALL | MSG_PEEK)); T(recv(u, buffer, 99, MSG_DONTWAIT));
     for (int i = 0; i < 5; i++) send(w, "name", 4, 0);
     length = 2; memset(&from, 9, sizeof from); T(recvfrom(u, buffer, 9, 0, (void *)&from, &length)); printf("%d %d %d\n", length, from.sin_family, ((char *)&from)[2]);
     struct msghdr one = {&from, 0, room, 2}; memset(&from, 9, sizeof from); T(recvmsg(u, &one, 0)); printf("%d %d\n", one.msg_namelen, from.sin_family); one.msg_namelen = 4; T(recvmsg(u, &one, 0)); printf("%d\n", one.msg_namelen); one.msg_namelen = -1; T(recvmsg(u, &one, 0)); one = (struct msghdr){.msg_iov = room, .msg_iovlen = 2, .msg_control = buffer + 4096, .msg_controllen = 1 << 16}; T(recvmsg(u, &one, 0)); printf("%ld\n", (long)one.msg_controllen);
@@ -43,9 +44,21 @@ int main(int c, char **v)
     /* Nobody is told of a descriptor where it cannot be. */
     T(server = socket(AF_INET, SOCK_STREAM, 0)); at.sin_port = 0; T(bind(server, (void *)&at, sizeof at)); T(listen(server, 8)); length = sizeof at; getsockname(server, (void *)&at, &length); T(client = socket(AF_INET, SOCK_STREAM, 0)); T(connect(client, (void *)&at, sizeof at)); length = 16; T(accept(server, (void *)8, &length)); T(peer = dup(server)); T(peer - client); T(close(peer)); T(close(client)); T(close(server)); T(close(u)); T(close(w));
     T(setsockopt(1, SOL_SOCKET, 9999, &on, 4) == -1);
+    /* Connections that are opened by what is sent, and one that takes longer than one may wait. */
+    at.sin_port = 0; T(server = socket(AF_INET, SOCK_STREAM, 0)); T(bind(server, (void *)&at, sizeof at)); T(listen(server, 8)); length = sizeof at; getsockname(server, (void *)&at, &length);
+    T(client = socket(AF_INET, SOCK_STREAM, 0)); T(sendto(client, "fast", 4, MSG_FASTOPEN, (void *)&at, sizeof at)); T(peer = accept(server, 0, 0)); T(recv(peer, buffer, 4, MSG_WAITALL)); T(close(peer)); T(close(client));
+    struct msghdr opening = {&at, sizeof at, parts, 2}; T(client = socket(AF_INET, SOCK_STREAM, 0)); T(sendmsg(client, &opening, MSG_FASTOPEN)); T(peer = accept(server, 0, 0)); T(recv(peer, buffer, 5, MSG_WAITALL)); T(close(peer)); T(close(client)); T(close(server));
+    T(client = socket(AF_INET, SOCK_STREAM, 0)); T(sendto(client, "fast", 4, MSG_FASTOPEN, (void *)&at, sizeof at)); T(close(client));
+    T(server = socket(AF_INET, SOCK_STREAM, 0)); at.sin_port = 0; T(bind(server, (void *)&at, sizeof at)); T(listen(server, 0)); length = sizeof at; getsockname(server, (void *)&at, &length);
+    int full[4]; for (int i = 0; i < 4; i++) connect(full[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), (void *)&at, sizeof at);
+    time.tv_usec = 50000; T(client = socket(AF_INET, SOCK_STREAM, 0)); T(setsockopt(client, SOL_SOCKET, SO_SNDTIMEO, &time, sizeof time)); T(connect(client, (void *)&at, sizeof at)); T(close(client)); T(close(server)); for (int i = 0; i < 4; i++) close(full[i]);
+    /* Descriptors end a message, whoever waits for more. */
+    int pair[2]; char rights[64] = {0}; struct cmsghdr *right = (void *)rights; *right = (struct cmsghdr){.cmsg_len = CMSG_LEN(4), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}; memcpy(CMSG_DATA(right), &on, 4);
+    struct msghdr with = {.msg_iov = parts + 1, .msg_iovlen = 1, .msg_control = rights, .msg_controllen = CMSG_SPACE(4)}; struct iovec ten = {buffer, 10}; struct msghdr all = {.msg_iov = &ten, .msg_iovlen = 1, .msg_control = buffer + 64, .msg_controllen = 64};
+    T(socketpair(AF_UNIX, SOCK_STREAM, 0, pair)); T(sendmsg(pair[0], &with, 0)); T(send(pair[0], "the rest", 8, 0)); T(recvmsg(pair[1], &all, MSG_WAITALL)); printf("%ld\n", (long)all.msg_controllen); T(close(*(int *)(buffer + 64 + CMSG_LEN(0)))); T(recv(pair[1], buffer, 8, MSG_WAITALL)); T(close(pair[0])); T(close(pair[1]));
     /* Local names; the other families there are, and are not. */
     struct sockaddr_un local = {.sun_family = AF_UNIX}; snprintf(local.sun_path, sizeof local.sun_path, "%s/socket", v[1]);
     T(server = socket(AF_UNIX, SOCK_SEQPACKET, 0)); T(bind(server, (void *)&local, sizeof local)); T(bind(server, (void *)&local, sizeof local)); T(listen(server, 1)); T(client = socket(AF_UNIX, SOCK_SEQPACKET, 0)); T(connect(client, (void *)&local, sizeof local)); T(peer = accept(server, 0, 0)); T(send(client, "packet", 6, 0)); T(recv(peer, buffer, 99, 0)); T(unlink(local.sun_path)); T(client = socket(AF_UNIX, SOCK_STREAM, 0)); T(connect(client, (void *)&local, sizeof local));
-    T(socket(AF_NETLINK, SOCK_RAW, 0) >= 0); T(socket(AF_INET6, SOCK_DGRAM, 0) >= 0); T(socket(AF_INET, 77, 0)); T(socket(999, SOCK_STREAM, 0)); T(socket(AF_INET, SOCK_STREAM, 999));
+    T(socket(AF_NETLINK, SOCK_RAW, 0) >= 0); T(socket(AF_INET6, SOCK_DGRAM, 0) >= 0); T(socket(AF_INET, 77, 0)); T(socket(999, SOCK_STREAM, 0)); T(socket(AF_INET, SOCK_STREAM, 200)); T(socket(AF_INET, SOCK_STREAM, IPPROTO_UDP)); T(socket(AF_INET, SOCK_SEQPACKET, 0));
     return 0;
 }

@@ -20,6 +20,7 @@ static int number;
 
 static void handler(int signal) { (void)signal; }
 
+static volatile int number;
 static void *reader(void *unused)
 {
     (void)unused;

@@ -1,6 +1,7 @@
 //! What each filter answers, asked as the kernel does.
 
 use super::super::bpf::tests::answer;
+use super::super::{own, tracer};
 use super::*;
 
 const OWN: u32 = 4711;
@@ -68,6 +69,63 @@ fn sockets_reach_no_name_of_the_host() {
         let found = asked_with(given, "socketpair", [family, kind, 0, 0, 0, 0]);
         assert_eq!(found, expected, "{files} {scoped} {family} {kind}");
     }
+}
+
+#[test]
+fn sockets_are_of_known_protocols() {
+    let refused = Verdict::Refused;
+    let (stream, datagram, packets, dccp) = (1, 2, 5, 6);
+    let close = libc::SOCK_CLOEXEC as u64;
+    for (kind, protocol, expected) in [
+        (stream | close, 0, Verdict::Allow),
+        (stream, 6, Verdict::Allow),
+        (stream, 262, Verdict::Allow),
+        (datagram, 17, Verdict::Allow),
+        (datagram, 58, Verdict::Allow),
+        (datagram, 136, refused(libc::EPROTONOSUPPORT)),
+        (stream, 132, refused(libc::EPROTONOSUPPORT)),
+        (stream, 256, refused(libc::EPROTONOSUPPORT)),
+        (packets, 0, refused(libc::ESOCKTNOSUPPORT)),
+        (dccp | close, 0, refused(libc::ESOCKTNOSUPPORT)),
+    ] {
+        for family in [2, 10] {
+            let arguments = [1 << 32 | family, kind, 1 << 32 | protocol, 0, 0, 0];
+            let found = asked_with(given(true, true, true), "socket", arguments);
+            assert_eq!(found, expected, "{family} {kind} {protocol}");
+            let served = crate::network::is_socket(family as u32, kind as u32, protocol as u32);
+            assert_eq!(served.is_ok(), expected == Verdict::Allow);
+        }
+    }
+}
+
+#[test]
+fn without_a_network_no_address_is_named() {
+    let refused = Verdict::Errno(libc::EACCES);
+    for (name, arguments, expected) in [
+        ("connect", [0, 1, 16, 0, 0, 0], refused),
+        ("bind", [0, 1, 16, 0, 0, 0], refused),
+        ("listen", [0, 1, 0, 0, 0, 0], refused),
+        ("sendto", [0, 1, 1, 0, 1 << 32, 16], refused),
+        ("sendto", [0, 1, 1, 0, 0, 0], Verdict::Allow),
+    ] {
+        assert_eq!(asked(true, name, arguments), expected, "{name}");
+    }
+    for (network, expected) in [(false, Verdict::Kill), (true, Verdict::Allow)] {
+        let program = own::policy(true, network, OWN).program();
+        for call in [
+            libc::SYS_socket,
+            libc::SYS_bind,
+            libc::SYS_listen,
+            libc::SYS_connect,
+        ] {
+            let found = answer(&program, call as u32, [2, 1, 0, 0, 0, 0]);
+            assert_eq!(found, expected, "{network} {call}");
+        }
+    }
+    let program = own::policy(true, true, OWN).program();
+    let packets = libc::AF_PACKET as u64;
+    let found = answer(&program, libc::SYS_socket as u32, [packets, 3, 0, 0, 0, 0]);
+    assert_eq!(found, Verdict::Kill);
 }
 
 #[test]
@@ -322,7 +380,7 @@ fn arguments_are_looked_at() {
 #[test]
 fn the_monitor_makes_no_memory_executable() {
     for files in [true, false] {
-        let program = monitor_policy(files, false, OWN).program();
+        let program = own::policy(files, false, OWN).program();
         let ask = |call: i64, arguments| answer(&program, call as u32, arguments);
         assert_eq!(ask(libc::SYS_mmap, [0, 1, 3, 0x22, 0, 0]), Verdict::Allow);
         assert_eq!(ask(libc::SYS_mmap, [0, 1, 7, 0x22, 0, 0]), Verdict::Kill);
@@ -361,8 +419,8 @@ fn limits_have_addresses_looked_at() {
         ("connect", [3, 1, 16, 0, 0, 0], Verdict::Trace),
         ("sendto", [3, 1, 1, 0, 1 << 32, 16], Verdict::Trace),
         ("sendto", [3, 1, 1, 0, 0, 0], Verdict::Allow),
-        ("sendmsg", [3, 1, 0, 0, 0, 0], refused(libc::ENOSYS)),
-        ("sendmmsg", [3, 1, 1, 0, 0, 0], refused(libc::ENOSYS)),
+        ("sendmsg", [3, 1, 0, 0, 0, 0], Verdict::Trace),
+        ("sendmmsg", [3, 1, 1, 0, 0, 0], Verdict::Trace),
         // Its path would be another in the tracer's file system.
         ("socket", [1, 1, 0, 0, 0, 0], refused(libc::EAFNOSUPPORT)),
         ("socket", [2, 1, 0, 0, 0, 0], Verdict::Allow),

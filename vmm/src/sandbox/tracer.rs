@@ -1,8 +1,9 @@
 //! What the tracer of a guest that is a process may do.
 
-use super::super::bpf::{Policy, Rule, Test, Verdict};
-use super::super::seccomp;
-use super::{FilterError, LIMITS, Limited, STACK, no_new_code};
+use super::bpf::{Policy, Rule, Test, Verdict};
+use super::filter::{Limited, STACK};
+use super::own::{LIMITS, no_new_code};
+use super::seccomp::{self, FilterError};
 
 /// Calls of the tracer of a guest that is a process: waiting, looking, answering, printing, and the end. It opens
 /// nothing any more.
@@ -65,18 +66,19 @@ const REQUESTS: [u32; 10] = [
 ];
 
 /// What it calls beside them where it looks at addresses.
-const SOCKETS: [i64; 6] = [
+const SOCKETS: [i64; 7] = [
     libc::SYS_bind,
     libc::SYS_listen,
     libc::SYS_connect,
-    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_shutdown,
     libc::SYS_getsockname,
     libc::SYS_getsockopt,
 ];
 
 /// Confines this process to what the tracer of `guest` does; any other call ends it.
-pub(in crate::sandbox) fn confine(guest: u32, limited: Limited) -> Result<(), FilterError> {
-    Ok(seccomp::install(&policy(guest, limited).program())?)
+pub(super) fn confine(guest: u32, limited: Limited) -> Result<(), FilterError> {
+    seccomp::install(&policy(guest, limited).program())
 }
 
 pub(super) fn policy(guest: u32, limited: Limited) -> Policy {
