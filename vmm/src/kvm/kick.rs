@@ -18,9 +18,9 @@ use rustix::time::Timespec;
 use super::KvmError;
 use crate::descriptors;
 
-/// Signals that are the guest's: what somebody sends to this process, and what the kernel sends it for
-/// the limits that the guest has set.
-const PASSED_ON: [i32; 9] = [
+/// Signals that are the guest's: what somebody sends to this process, and what the kernel sends it for the processor
+/// time that the guest has bounded.
+const PASSED_ON: [i32; 8] = [
     libc::SIGHUP,
     libc::SIGINT,
     libc::SIGQUIT,
@@ -29,8 +29,10 @@ const PASSED_ON: [i32; 9] = [
     libc::SIGTERM,
     libc::SIGWINCH,
     libc::SIGXCPU,
-    libc::SIGXFSZ,
 ];
+/// What the kernel sends when a file would become larger than the guest's limit: whose call that was is told by the
+/// call's error.
+const TOLD_BY_ERROR: i32 = libc::SIGXFSZ;
 /// Bytes of a signal set of the kernel.
 const SET_BYTES: u32 = 8;
 /// Bytes of a `struct signalfd_siginfo`, which begins with the signal's number.
@@ -219,7 +221,8 @@ fn block() -> io::Result<(libc::sigset_t, libc::sigset_t)> {
     }
 }
 
-/// Those of the guest's signals that do nothing: `nohup` and shells without job control say so.
+/// Those of the guest's signals that do nothing: `nohup` and shells without job control say so. This process ignores
+/// [`TOLD_BY_ERROR`] from now on.
 fn ignored() -> Vec<i32> {
     let ignored = |signal: &i32| {
         let mut action = MaybeUninit::<libc::sigaction>::zeroed();
@@ -230,7 +233,11 @@ fn ignored() -> Vec<i32> {
         };
         action.sa_sigaction == libc::SIG_IGN
     };
-    PASSED_ON.into_iter().filter(ignored).collect()
+    let signals = PASSED_ON.into_iter().chain([TOLD_BY_ERROR]);
+    let found = signals.filter(ignored).collect();
+    // SAFETY: it has the action that this process was started with, which nothing here relies on.
+    unsafe { libc::signal(TOLD_BY_ERROR, libc::SIG_IGN) };
+    found
 }
 
 fn descriptor(set: &libc::sigset_t) -> io::Result<File> {

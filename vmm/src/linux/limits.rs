@@ -18,7 +18,7 @@ use rustix::process::{Resource, Rlimit};
 use rustix::time::ClockId;
 
 use super::record::Record;
-use super::{Arguments, Linux, Served, Stop, process};
+use super::{Arguments, Linux, Served, Stop, process, signal};
 use crate::descriptors;
 
 const PROCESSOR_TIME: usize = 0;
@@ -119,13 +119,14 @@ pub(super) fn setrlimit(linux: &mut Linux, [resource, at, ..]: Arguments) -> Ser
     set(linux, resource, old, new)
 }
 
-/// `prlimit64` of oneself.
+/// `prlimit64` of oneself, by whatever thread.
 pub(super) fn prlimit64(linux: &mut Linux, [pid, resource, new, old, ..]: Arguments) -> Served {
     let new = match new {
         0 => None,
         at => Some(read(linux, at)?),
     };
-    if pid != 0 && pid != process::PID {
+    let is_own = [0, process::PID].contains(&u64::from(pid as u32));
+    if !is_own && linux.task_named(pid).is_err() {
         return Err(Errno::SRCH.into());
     }
     let (resource, found) = linux.limits.get(resource)?;
@@ -157,6 +158,8 @@ fn set(linux: &mut Linux, resource: usize, old: Limit, new: Limit) -> Served {
         _ if new.soft == old.soft => Ok(()),
         FILES => descriptors::bound(new.soft).map_err(Stop::from),
         PROCESSOR_TIME => bound(Resource::Cpu, new.soft).map_err(Stop::from),
+        // Between calls there is none.
+        FILE_SIZE => bound(Resource::Fsize, UNLIMITED).map_err(Stop::from),
         STACK => linux.memory.bound_stack(new.soft).map_err(Stop::from),
         _ => Ok(()),
     };
@@ -184,6 +187,10 @@ impl Linux {
         bound(Resource::Fsize, most)?;
         let served = serve(self);
         bound(Resource::Fsize, UNLIMITED)?;
+        if matches!(served, Err(Stop::Error(Errno::FBIG))) {
+            // The kernel has sent it to this process, which ignores it.
+            signal::raise(self, libc::SIGXFSZ as u64)?;
+        }
         served
     }
 

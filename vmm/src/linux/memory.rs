@@ -107,11 +107,13 @@ pub(super) fn brk(linux: &mut Linux, [wanted, ..]: Arguments) -> Served {
     let old_end = current.next_multiple_of(PAGE_SIZE);
     let new_end = wanted.next_multiple_of(PAGE_SIZE);
     if new_end > old_end {
-        let free = space.is_free(old_end, new_end);
+        let free = space.is_free(old_end, new_end) && new_end <= rooms.mmap_top.0;
         let growth = new_end - old_end;
         let granted =
             affordable(linux, growth, 1, 0).and(within_limits(linux, Some(growth), Some(growth)));
-        if !free || new_end > rooms.mmap_top.0 || granted.is_err() {
+        // Here no data at all means none (`check_data_rlimit` of the kernel).
+        let bounded = wanted - rooms.heap.0 > linux.limits.soft(DATA);
+        if !free || bounded || granted.is_err() {
             return Ok(current);
         }
         let done = linux

@@ -90,7 +90,7 @@ pub enum Process {
     OwnProcess,
     /// One's own. How far the stack grows the monitor sees to, since it is all there.
     SetLimit,
-    /// Only one's own limits, and to set them as `SetLimit`.
+    /// Only one's own limits, by the number of any thread, and to set them as `SetLimit`.
     OwnLimits,
     /// Only if it is about a thread of the guest, of which the monitor knows: others would tell which
     /// processes there are.

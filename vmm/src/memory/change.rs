@@ -15,6 +15,8 @@ use crate::memory::space::AddressSpace;
 /// The first pages of a new mapping are given at once: a program that maps memory to write is about to use
 /// it, most often from its beginning.
 const FIRST: u64 = super::batch::ALONE as u64 * PAGE_SIZE;
+/// Bytes of a stack that are there whatever its limit, as Linux maps them at the start (`setup_arg_pages`).
+pub(crate) const STACK_AT_LEAST: u64 = 132 << 10;
 
 impl GuestMemory {
     /// Maps `length` bytes of zeros at `start`, in place of what was there.
@@ -228,28 +230,29 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Has the stack be `most` bytes at most, and all that if it was less; what lies below and was touched is
-    /// kept, with what lies above it.
+    /// Has the stack be `most` bytes at most, or what Linux maps at the start, and all that if it was less; what lies
+    /// below and was touched is kept, with what lies above it.
     pub fn bound_stack(&mut self, most: u64) -> Result<(), GrowError> {
         let rooms = self.space.rooms();
         let (lowest, high) = (rooms.stack_low.0, rooms.stack_high.0);
         // What ends where the stack does: there may be something else below it.
         let (mut bottom, mut end) = (None, lowest);
+        let mut protection = Protection::READ_WRITE;
         for (at, area) in self.space.over(lowest, high) {
             if at > end || bottom.is_none() {
-                bottom = Some((at, area));
+                bottom = Some(at);
             }
-            end = area.end;
+            (end, protection) = (area.end, area.protection);
         }
-        let Some((low, area)) = bottom.filter(|_| end == high) else {
+        let Some(low) = bottom.filter(|_| end == high) else {
             return Ok(());
         };
-        let most = (most & !(PAGE_SIZE - 1)).min(high - lowest);
+        let most = (most.max(STACK_AT_LEAST) & !(PAGE_SIZE - 1)).min(high - lowest);
         let wanted = (high - most).min(self.touched_from(low, high));
         if wanted >= low {
             return self.unmap(low, wanted);
         }
-        let more = Area { end: low, ..area };
+        let more = Area::anonymous(low, protection);
         if self.space.is_free(wanted, low) {
             self.change(wanted, low, |space| space.map(wanted, more))?;
         }

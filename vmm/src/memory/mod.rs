@@ -40,6 +40,7 @@ use thiserror::Error;
 use vm_memory::MmapRegion;
 
 pub use self::build::{Backing, BuildError};
+pub(crate) use self::change::STACK_AT_LEAST;
 use self::files::Files;
 use self::frames::Frames;
 pub use self::reservation::{Overlay, Reservation};

@@ -194,6 +194,30 @@ fn a_call_never_has_a_page_twice() {
     assert!(memory.held.is_empty());
 }
 
+/// What a guest has put in its stack's place is not what the stack grows by.
+#[test]
+fn a_stack_grows_by_plain_memory() {
+    let mut memory = memory();
+    let high = memory.space().rooms().stack_high.0;
+    let least = 256 << 10;
+    memory.bound_stack(least).unwrap();
+    let low = high - least;
+    assert!(memory.space().find(low - 1).is_none());
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(2 * PAGE_SIZE).unwrap();
+    let kept = std::os::fd::AsFd::as_fd(&file);
+    memory
+        .map_file(low, PAGE_SIZE, Protection::READ, kept, PAGE_SIZE)
+        .unwrap();
+    memory.bound_stack(2 * least).unwrap();
+    let (_, area) = memory.space().find(low - 1).unwrap();
+    assert!(area.is_anonymous());
+    assert!(
+        memory.write(low - PAGE_SIZE, &[1]).is_ok(),
+        "as the rest of it"
+    );
+}
+
 /// What a file has need not be kept; what was written must be.
 #[test]
 fn pages_of_files_that_were_not_written_are_taken_back() {

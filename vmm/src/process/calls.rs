@@ -251,7 +251,16 @@ impl Calls {
                 Next::Serve
             }
             libc::SYS_setrlimit => self.bound_stack(tracee, second, 0),
-            libc::SYS_prlimit64 => self.bound_stack(tracee, third, registers.r10),
+            libc::SYS_prlimit64 => {
+                let number = first as i32;
+                let is_own = number == self.guest.as_raw_nonzero().get();
+                match own(threads, if is_own { 0 } else { number }, Errno::SRCH) {
+                    Next::Serve if third != 0 && second as u32 == libc::RLIMIT_STACK => {
+                        self.bound_stack(tracee, third, registers.r10)
+                    }
+                    next => next,
+                }
+            }
             libc::SYS_clone => {
                 if threads.start(tracee.0) {
                     Next::Serve

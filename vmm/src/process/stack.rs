@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use super::limits;
+use crate::memory::STACK_AT_LEAST;
 use crate::plan::Plan;
 
 /// Of an entry of `/proc/PID/pagemap`: the page is in memory, or swapped out (pagemap.rst).
@@ -68,7 +69,8 @@ impl Stack {
 
     /// What is to be made so for the limit to hold: from, to, and the protection.
     pub(super) fn change(&mut self) -> Option<(u64, u64, i32)> {
-        let most = (self.limit[0] & !(PAGE_SIZE - 1)).min(self.high - self.lowest);
+        let most =
+            (self.limit[0].max(STACK_AT_LEAST) & !(PAGE_SIZE - 1)).min(self.high - self.lowest);
         let low = (self.high - most).min(self.touched_from()?);
         let before = std::mem::replace(&mut self.low, low);
         match low {

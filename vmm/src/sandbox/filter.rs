@@ -404,13 +404,15 @@ fn guest_rule(process: Process, given: Given) -> Rule {
             Rule::from(Verdict::Allow).unless(&[Test::Equals(0, STACK)], Verdict::Trace)
         }
         Process::OwnLimits => {
-            let none = Rule::from(Verdict::Errno(libc::ESRCH));
-            [0, own].iter().fold(none, |rule, &target| {
-                let of = Test::Equals(0, target);
-                rule.unless(&[of, Test::Null(2)], Verdict::Allow)
-                    .unless(&[of, Test::Equals(1, STACK)], Verdict::Trace)
-                    .unless(&[of], Verdict::Allow)
-            })
+            // It may be a thread's number.
+            [0, own]
+                .iter()
+                .fold(Verdict::Trace.into(), |rule: Rule, &target| {
+                    let of = Test::Equals(0, target);
+                    rule.unless(&[of, Test::Null(2)], Verdict::Allow)
+                        .unless(&[of, Test::Equals(1, STACK)], Verdict::Trace)
+                        .unless(&[of], Verdict::Allow)
+                })
         }
         Process::OwnThread => Rule::one_of(0, &[0, own], Verdict::Trace),
         Process::Clock => {

@@ -1,5 +1,6 @@
 /* Limits of resources: what is set is read back, and enforced where a program can notice. */
 #include "told.h"
+#include <pthread.h>
 #include <setjmp.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -7,6 +8,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <time.h>
 
 static void set(int resource, rlim_t soft, rlim_t hard)
 {
@@ -27,6 +29,8 @@ static void rules(void)
     struct rlimit limit = {1, 1};
     T(syscall(SYS_getrlimit, 16, &limit)); T(syscall(SYS_setrlimit, 16, &limit)); T(syscall(SYS_getrlimit, -1, &limit));
     T(syscall(SYS_getrlimit, 1, NULL)); T(syscall(SYS_setrlimit, 1, NULL)); T(syscall(SYS_setrlimit, 3, NULL));
+    T(syscall(SYS_prlimit64, syscall(SYS_gettid), 1, NULL, &limit)); T(syscall(SYS_prlimit64, 1l << 32, 1, NULL, &limit));
+    T(syscall(SYS_prlimit64, -1, 1, NULL, &limit)); T(syscall(SYS_prlimit64, 0, 1l << 32 | 3, NULL, &limit));
     T(syscall(SYS_prlimit64, 0, 3, 8, NULL)); T(syscall(SYS_prlimit64, 0, 1, NULL, NULL)); T(syscall(SYS_prlimit64, 0, 16, NULL, NULL));
     set(RLIMIT_CORE, 0, 0); set(RLIMIT_CORE, 0, 1); set(RLIMIT_CORE, 1, 0);
     set(RLIMIT_DATA, 64 << 20, 128 << 20); set(RLIMIT_DATA, 128 << 20, 128 << 20); set(RLIMIT_DATA, 64 << 20, 129 << 20);
@@ -65,8 +69,18 @@ static void descriptors(void)
     T(syscall(436, 3, ~0u, 0));
 }
 
-static volatile int signals;
+static void *of_another_thread(void *first)
+{
+    struct rlimit limit = {1 << 20, 4 << 20}, found;
+    T(syscall(SYS_prlimit64, *(int *)first, RLIMIT_CORE, NULL, &found)); T(syscall(SYS_prlimit64, syscall(SYS_gettid), RLIMIT_CORE, NULL, &found));
+    T(syscall(SYS_prlimit64, syscall(SYS_gettid), RLIMIT_STACK, &limit, NULL)); T(getrlimit(RLIMIT_STACK, &found));
+    printf("%ld %ld\n", (long)found.rlim_cur, (long)found.rlim_max);
+    return NULL;
+}
+
+static volatile int signals, code, own;
 static void count(int signal) { signals++; (void)signal; }
+static void look(int signal, siginfo_t *info, void *context) { signals++; code = info->si_code; own = info->si_pid == getpid(); }
 
 static void file_size(const char *directory)
 {
@@ -79,6 +93,17 @@ static void file_size(const char *directory)
     T(write(fd, bytes, 3000)); printf("signals %d\n", signals);
     T(pwrite(fd, bytes, 1, 4096)); T(pwrite(fd, bytes, 1, 4095)); T(ftruncate(fd, 4097)); T(ftruncate(fd, 4096)); T(truncate(path, 5000));
     T(fallocate(fd, 0, 0, 5000)); printf("signals %d\n", signals);
+    /* It is there when the call returns, for the thread that made it, and from itself. */
+    sigset_t set_of; sigemptyset(&set_of); sigaddset(&set_of, SIGXFSZ);
+    struct sigaction action = {.sa_sigaction = look, .sa_flags = SA_SIGINFO};
+    sigaction(SIGXFSZ, &action, NULL);
+    T(pwrite(fd, bytes, 1, 4096)); printf("signals %d, code %d, own %d\n", signals, code, own);
+    sigprocmask(SIG_BLOCK, &set_of, NULL);
+    T(pwrite(fd, bytes, 1, 4096));
+    siginfo_t info = {0}; struct timespec now = {0};
+    T(sigtimedwait(&set_of, &info, &now)); printf("code %d, own %d\n", info.si_code, info.si_pid == getpid());
+    T(sigtimedwait(&set_of, &info, &now));
+    sigprocmask(SIG_UNBLOCK, &set_of, NULL);
     signal(SIGXFSZ, SIG_IGN);
     T(pwrite(fd, bytes, 1, 4096)); printf("signals %d\n", signals);
     set(RLIMIT_FSIZE, 8192, 8192);
@@ -111,6 +136,9 @@ static void stack(void)
     sigaltstack(&other, NULL);
     struct sigaction action = {.sa_handler = overflow, .sa_flags = SA_ONSTACK};
     sigaction(SIGSEGV, &action, NULL);
+    /* What is there from the beginning. */
+    set(RLIMIT_STACK, 0, 4 << 20);
+    grow(64 << 10); grow(512 << 10);
     set(RLIMIT_STACK, 256 << 10, 4 << 20);
     grow(100 << 10); grow(512 << 10); grow(100 << 10);
     set(RLIMIT_STACK, 2 << 20, 4 << 20);
@@ -120,6 +148,9 @@ static void stack(void)
     grow(900 << 10); grow(3 << 20);
     set(RLIMIT_STACK, 4 << 20, 4 << 20);
     grow(3 << 20);
+    pthread_t thread; int first = syscall(SYS_gettid);
+    pthread_create(&thread, NULL, of_another_thread, &first);
+    pthread_join(thread, NULL);
 }
 
 #define MAP(length, bits) mmap(NULL, length, bits, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
@@ -128,6 +159,9 @@ static void stack(void)
 static void memory(void)
 {
     char *none = MAP(1 << 20, PROT_NONE), *kept = MAP(1 << 20, PROT_READ | PROT_WRITE), *end = sbrk(0);
+    /* None at all means as much as can be had, but for the heap. */
+    set(RLIMIT_DATA, 0, 64 << 20);
+    M(sbrk(4096)); M(MAP(4096, PROT_READ | PROT_WRITE)); M(MAP(100 << 20, PROT_READ | PROT_WRITE));
     set(RLIMIT_DATA, 0, 0);
     M(sbrk(1 << 20)); printf("%d\n", sbrk(0) == end);
     M(MAP(4096, PROT_READ | PROT_WRITE)); M(MAP(4096, PROT_READ)); M(MAP(4096, PROT_NONE));
