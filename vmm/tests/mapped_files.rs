@@ -7,11 +7,11 @@ mod world;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use pool_tests::requirements::needs;
 use pool_tests::run::bounded;
-use world::{WAYS, World, text};
+use world::{WAYS, World, kernel, text};
 
 const KVM: [&str; 4] = WAYS[0];
 
@@ -345,6 +345,103 @@ fn files_are_read_when_they_are_touched_and_end_where_they_end() {
         assert_eq!(found.status.code(), Some(128 + libc::SIGBUS), "{way:?}");
         let found = run(&["write", "first"]);
         assert_eq!(found.status.code(), Some(128 + libc::SIGSEGV), "{way:?}");
+    }
+}
+
+/// A number of KiB in `/proc/PID/status`.
+fn status(guest: &Child, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", guest.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    let number = line.split_whitespace().nth(1).unwrap();
+    number.parse().unwrap()
+}
+
+/// What a file's pages were looked at through is not charged, so nothing of that may stay.
+#[test]
+fn pages_of_a_file_far_apart_leave_nothing_behind() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = r#"
+        #include <fcntl.h>
+        #include <stdio.h>
+        #include <stdlib.h>
+        #include <sys/mman.h>
+        #include <unistd.h>
+        int main(int count, char **words) {
+            int fd = open("/data/file", O_RDWR | O_CREAT, 0600);
+            long pages = 2000, sum = 0;
+            for (long page = 0; page < pages; page++) pwrite(fd, "x", 1, page << 21);
+            unsigned char *at = mmap(0, pages << 21, PROT_READ, atoi(words[1]) | MAP_NORESERVE, fd, 0);
+            if (at == MAP_FAILED) { perror("mmap"); return 1; }
+            for (long page = 0; page < pages; page++) sum += at[page << 21];
+            printf("%ld\n", sum);
+            fflush(stdout);
+            return getchar() == EOF ? 0 : 1;
+        }"#;
+    world.build("apart", "musl-gcc", &[], source);
+    for (kind, name) in [(libc::MAP_SHARED, "shared"), (libc::MAP_PRIVATE, "private")] {
+        let kind = kind.to_string();
+        let options = [&KVM[..], &["--memory", "16M"]].concat();
+        let mut guest = bounded(&world.granted("apart", &options, &[&kind]))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(guest.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "240000", "{name}");
+        let tables = status(&guest, "VmPTE:");
+        let resident = status(&guest, "VmRSS:");
+        drop(guest.stdin.take());
+        assert!(guest.wait().unwrap().success(), "{name}");
+        // Before Linux 6.14 page tables stay though nothing is in them.
+        let given_back = name == "shared" || kernel() >= (6, 14);
+        assert!(
+            tables < 2048 || !given_back,
+            "{name}: {tables} KiB of tables"
+        );
+        assert!(resident < 32 << 10, "{name}: {resident} KiB");
+    }
+}
+
+/// The VMM has addresses left for itself.
+#[test]
+fn a_guest_does_not_take_all_of_the_monitors_addresses() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = r#"
+        #include <errno.h>
+        #include <fcntl.h>
+        #include <poll.h>
+        #include <stdio.h>
+        #include <stdlib.h>
+        #include <string.h>
+        #include <sys/mman.h>
+        int main(int count, char **words) {
+            static struct pollfd polls[16384];
+            int fd = open("/data/file", O_RDWR), error = 0;
+            for (long size = 1l << 46; size >= 4096; size >>= 1)
+                while (mmap(0, size, PROT_READ, atoi(words[1]) | MAP_NORESERVE, fd, 0) != MAP_FAILED) ;
+            error = errno;
+            for (int n = 0; n < 16384; n++) polls[n] = (struct pollfd){1, POLLOUT};
+            printf("%s, %d ready\n", strerror(error), poll(polls, 16384, -1));
+            return 0;
+        }"#;
+    world.build("addresses", "musl-gcc", &[], source);
+    fs::write(world.data().join("file"), "content").unwrap();
+    for kind in [libc::MAP_SHARED, libc::MAP_PRIVATE] {
+        let kind = kind.to_string();
+        let found = world.granted("addresses", &KVM, &[&kind]).output().unwrap();
+        let said = text(&found.stdout);
+        assert_eq!(
+            said,
+            "Out of memory, 16384 ready\n",
+            "{}",
+            text(&found.stderr)
+        );
     }
 }
 

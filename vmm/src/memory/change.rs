@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use pool_core::address::Protection;
 use pool_core::{PAGE_SIZE, WINDOW_SIZE};
 
-use super::files::Kind;
+use super::files::{FileId, Kind};
 use super::runs::Run;
 use super::shown::Piece;
 use super::space::{Area, Backing, ProtectError, Refused};
@@ -56,7 +56,21 @@ impl GuestMemory {
             protection,
             backing: Backing::File { file, offset },
         };
-        self.change(start, area.end, |space| space.map(start, area))
+        self.map_kept(start, area, file)
+    }
+
+    /// Maps `area` at `start`, which is the first to show `file`.
+    pub(super) fn map_kept(
+        &mut self,
+        start: u64,
+        area: Area,
+        file: FileId,
+    ) -> Result<(), GrowError> {
+        let done = self.change(start, area.end, |space| space.map(start, area));
+        if !self.space.shows(file) {
+            self.files.release(file);
+        }
+        done
     }
 
     /// Removes what is mapped in `start..end`.
@@ -72,10 +86,10 @@ impl GuestMemory {
         end: u64,
         act: impl FnOnce(&mut AddressSpace) -> Result<(), Refused>,
     ) -> Result<(), GrowError> {
-        let done = act(&mut self.space);
-        let space = &self.space;
-        self.files.retain(|file| space.shows(file));
-        done?;
+        act(&mut self.space)?;
+        for file in self.space.take_hidden() {
+            self.files.release(file);
+        }
         self.close(start, end)
     }
 
@@ -298,13 +312,9 @@ impl GuestMemory {
                 let bytes = bytes.min(until - at);
                 match Piece::of(start_of, &area) {
                     None => self.reservation.populate(physical, bytes),
-                    Some(piece) if access == Some(Access::Write) => {
-                        let offset = piece.offset_of(at);
-                        if !self.files.can_write(piece.file, offset, bytes) {
-                            return Ok(Err(Unpopulated::PastFile));
-                        }
-                    }
-                    Some(_) => {}
+                    Some(_) if access != Some(Access::Write) => {}
+                    Some(_) if self.reservation.can_write(physical, bytes) => {}
+                    Some(_) => return Ok(Err(Unpopulated::PastFile)),
                 }
                 at += bytes;
             } else if !self.open(at, until)? {

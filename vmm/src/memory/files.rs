@@ -5,17 +5,23 @@
 //! those are the guest's. Bytes are read through a view by a call, which comes back short where touching the
 //! page would raise SIGBUS: past the end of the file, or where it cannot be read. Of a shared mapping, more
 //! mappings of the same pages can be had from its view ([`super::shown`]).
+//!
+//! Page tables of a view would be memory that no guest is charged for, 4 KiB for each 2 MiB of a file that was ever
+//! touched. So a view keeps none: what is read is forgotten at once, and what is shown is looked at where it is
+//! laid.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 
-use pool_core::PAGE_SIZE;
+use pool_core::{PAGE_SIZE, WINDOW_SIZE};
 use vm_memory::VolatileSlice;
 
 /// Most mappings of files that a guest may have at once: a quarter of those that a process may have.
 const MOST: usize = 16_384;
+/// Most bytes of them: half of the addresses of this process, which needs some itself.
+const MOST_BYTES: u64 = 1 << 46;
 
 /// A view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +39,8 @@ impl FileId {
 #[derive(Debug, Default)]
 pub(super) struct Files {
     views: BTreeMap<FileId, View>,
+    /// Bytes of all.
+    bytes: u64,
     next: u32,
 }
 
@@ -68,7 +76,9 @@ impl Files {
         if self.views.len() >= MOST {
             return Err(io::Error::from_raw_os_error(libc::ENOMEM));
         }
+        self.make_room(length)?;
         let view = View::new(file, offset, length, kind)?;
+        self.bytes += length;
         while self.views.contains_key(&FileId(self.next)) {
             self.next = self.next.wrapping_add(1);
         }
@@ -78,11 +88,41 @@ impl Files {
         Ok(id)
     }
 
+    /// Bytes of all.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Fails if so many bytes more would be too many.
+    fn make_room(&self, more: u64) -> io::Result<()> {
+        if more > MOST_BYTES - self.bytes {
+            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        }
+        Ok(())
+    }
+
     /// Has `id` reach to byte `end` of its file.
     pub(super) fn reach(&mut self, id: FileId, end: u64) -> io::Result<()> {
-        match self.views.get_mut(&id) {
-            Some(view) if view.offset + view.length < end => view.grow(end - view.offset),
-            _ => Ok(()),
+        let Some(view) = self.views.get(&id) else {
+            return Ok(());
+        };
+        let (length, wanted) = (view.length, end.saturating_sub(view.offset));
+        if wanted <= length {
+            return Ok(());
+        }
+        self.make_room(wanted - length)?;
+        if let Some(view) = self.views.get_mut(&id) {
+            view.grow(wanted)?;
+            self.bytes += wanted - length;
+        }
+        Ok(())
+    }
+
+    /// Lets go of `id`.
+    pub(super) fn release(&mut self, id: FileId) {
+        if let Some(view) = self.views.remove(&id) {
+            self.bytes -= view.length;
         }
     }
 
@@ -104,45 +144,17 @@ impl Files {
         };
         let length = length.min(room as usize);
         // SAFETY: the callers vouch for `at`, and the view is there for `room` bytes.
-        unsafe { copy(at, from, length) as u64 }
+        let copied = unsafe { copy(at, from, length) as u64 };
+        if let Some(view) = self.views.get(&id) {
+            view.forget(offset, length as u64);
+        }
+        copied
     }
 
-    /// Where byte `offset` of the file lies in its view, and how many bytes there are from there.
+    /// Where byte `offset` of the file lies in its view, and how many bytes there are from there. For calls alone
+    /// that leave no translation behind.
     pub(super) fn at(&self, id: FileId, offset: u64) -> Option<(*mut u8, u64)> {
         self.views.get(&id)?.at(offset)
-    }
-
-    /// How many of `pages` from `offset` on can be read, up to the first that cannot. They are in the
-    /// host's memory then.
-    pub(super) fn readable(&self, id: FileId, offset: u64, pages: u64) -> u64 {
-        /// The kernel's `UIO_MAXIOV`.
-        const AT_ONCE: usize = 1024;
-        let Some((from, room)) = self.at(id, offset) else {
-            return 0;
-        };
-        let pages = pages.min(room / PAGE_SIZE).min(AT_ONCE as u64) as usize;
-        let mut bytes = [0u8; AT_ONCE];
-        let ours = libc::iovec {
-            iov_base: bytes.as_mut_ptr().cast(),
-            iov_len: pages,
-        };
-        let one = |page: usize| libc::iovec {
-            iov_base: from.wrapping_add(page * PAGE_SIZE as usize).cast(),
-            iov_len: 1,
-        };
-        let theirs: Vec<libc::iovec> = (0..pages).map(one).collect();
-        // SAFETY: the kernel writes at most `pages` bytes to `bytes`, and reads as many of the view.
-        let read = unsafe {
-            libc::process_vm_readv(
-                libc::getpid(),
-                &raw const ours,
-                1,
-                theirs.as_ptr(),
-                pages as libc::c_ulong,
-                0,
-            )
-        };
-        u64::try_from(read).unwrap_or(0)
     }
 
     /// For each of `pages` from `offset` on: the host has it in memory, as far as it tells.
@@ -158,24 +170,12 @@ impl Files {
         found.into_iter().map(|byte| byte & 1 != 0).collect()
     }
 
-    /// Whether `length` bytes from `offset` on can be written: there is room on the disk, too.
-    pub(super) fn can_write(&self, id: FileId, offset: u64, length: u64) -> bool {
-        match self.advise(id, offset, length, libc::MADV_POPULATE_WRITE) {
-            Ok(()) => true,
-            // A kernel before 5.14 does not know the advice.
-            Err(error) => error.raw_os_error() == Some(libc::EINVAL),
-        }
-    }
-
     /// Makes a hole in the file.
     pub(super) fn remove(&self, id: FileId, offset: u64, length: u64) -> io::Result<()> {
-        self.advise(id, offset, length, libc::MADV_REMOVE)
-    }
-
-    fn advise(&self, id: FileId, offset: u64, length: u64, advice: i32) -> io::Result<()> {
         let (from, room) = self.at(id, offset).ok_or(io::ErrorKind::InvalidInput)?;
+        let length = length.min(room) as usize;
         // SAFETY: the range lies in the view, which holds nothing of this program.
-        check(unsafe { libc::madvise(from.cast(), length.min(room) as usize, advice) })
+        check(unsafe { libc::madvise(from.cast(), length, libc::MADV_REMOVE) })
     }
 
     /// Has `length` bytes from `offset` on be written to where the file is kept.
@@ -183,11 +183,6 @@ impl Files {
         let (from, room) = self.at(id, offset).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: the range lies in the view.
         check(unsafe { libc::msync(from.cast(), length.min(room) as usize, libc::MS_SYNC) })
-    }
-
-    /// Lets go of all but those that are `used`.
-    pub(super) fn retain(&mut self, used: impl Fn(FileId) -> bool) {
-        self.views.retain(|&id, _| used(id));
     }
 }
 
@@ -271,6 +266,22 @@ impl View {
         self.start = Self::mapped(start)?;
         self.length = length;
         Ok(())
+    }
+
+    /// Has the kernel forget the translations that reading `length` bytes from `offset` of the file on has made. Linux
+    /// 6.14 and later give the page tables back, too, where a whole one is forgotten.
+    fn forget(&self, offset: u64, length: u64) {
+        let start = self.start.as_ptr().addr() as u64;
+        let at = start + (offset - self.offset);
+        let from = (at & !(WINDOW_SIZE - 1)).max(start);
+        let end = (at + length).next_multiple_of(WINDOW_SIZE);
+        let length = end.min(start + self.length) - from;
+        // SAFETY: the range lies in the view, in which nothing is ever written: what is forgotten comes from the
+        // file again.
+        unsafe {
+            let from = self.start.as_ptr().add((from - start) as usize);
+            libc::madvise(from.cast(), length as usize, libc::MADV_DONTNEED);
+        }
     }
 
     fn mapped(start: *mut libc::c_void) -> io::Result<NonNull<u8>> {

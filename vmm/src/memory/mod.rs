@@ -281,10 +281,12 @@ impl GuestMemory {
             return Ok(self.last_fault.replace(address) != Some(address));
         }
         self.last_fault = None;
-        if access == Access::Write && self.is_unwritable(address) {
+        let there = self.open(address, address + 1)?;
+        if there && access == Access::Write && self.is_unwritable(address) {
+            self.close(page, page + PAGE_SIZE)?;
             return Ok(false);
         }
-        self.open(address, address + 1)
+        Ok(there)
     }
 
     /// True when `access` at `address` is allowed, but the page is one that the mapped file does not have, or

@@ -14,8 +14,10 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 
-use pool_core::{PAGE_SIZE, WINDOW_SIZE};
+use pool_core::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 use vm_memory::MmapRegion;
+
+use super::runs::Run;
 
 /// How a segment's pages are laid in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +149,51 @@ impl Reservation {
     pub fn populate(&self, offset: u64, length: u64) {
         // A kernel before 5.14 does not know the advice; the pages come when they are touched then.
         let _ = self.advise(offset, length, libc::MADV_POPULATE_WRITE);
+    }
+
+    /// Whether `length` bytes at `offset` can be written: of a file that is laid in there, that its disk has room.
+    pub fn can_write(&self, offset: u64, length: u64) -> bool {
+        match self.advise(offset, length, libc::MADV_POPULATE_WRITE) {
+            Ok(()) => true,
+            // A kernel before 5.14 does not know the advice.
+            Err(error) => error.raw_os_error() == Some(libc::EINVAL),
+        }
+    }
+
+    /// How many pages of `runs`, one after the other, can be read, up to the first that cannot: of a file that is
+    /// laid in there, that it has them. They are in the host's memory then.
+    pub(super) fn readable(&self, runs: &[Run]) -> u16 {
+        /// As many as a window has; the kernel takes twice as many (`UIO_MAXIOV`).
+        const MOST: usize = PAGES_PER_WINDOW as usize;
+        let base = self.base.as_ptr();
+        let one = |page: u64| libc::iovec {
+            iov_base: base.wrapping_add((page * PAGE_SIZE) as usize).cast(),
+            iov_len: 1,
+        };
+        let inside = |run: &&Run| self.check(run.physical(), run.bytes()).is_ok();
+        let pages = runs.iter().filter(inside).flat_map(|run| {
+            let first = u64::from(run.frame);
+            first..first + u64::from(run.count)
+        });
+        let theirs: Vec<libc::iovec> = pages.take(MOST).map(one).collect();
+        let mut bytes = [0u8; MOST];
+        let ours = libc::iovec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: theirs.len(),
+        };
+        // SAFETY: the kernel writes at most as many bytes as there are pages, and reads one of each, which lie in
+        // this reservation.
+        let read = unsafe {
+            libc::process_vm_readv(
+                libc::getpid(),
+                &raw const ours,
+                1,
+                theirs.as_ptr(),
+                theirs.len() as libc::c_ulong,
+                0,
+            )
+        };
+        u16::try_from(read).unwrap_or(0)
     }
 
     /// For each page of `length` bytes at `offset`: is it in memory? Where that cannot be told, it is.

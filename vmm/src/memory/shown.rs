@@ -7,8 +7,8 @@
 //!
 //! A file may become shorter at any time, and a disk full. Where the machine then meets a page that there is no more,
 //! or no room for, KVM comes back with `EFAULT`: all pages of files lose their frames
-//! ([`GuestMemory::lose_pages`]), and the guest's next try is an ordinary page fault, which asks the file. This program itself never touches such a page but by a
-//! call, which fails instead ([`files::copy`]).
+//! ([`GuestMemory::lose_pages`]), and the guest's next try is an ordinary page fault, which asks the file. This
+//! program itself never touches such a page but by a call, which fails instead ([`files::copy`]).
 
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -90,7 +90,7 @@ impl GuestMemory {
                 writable,
             },
         };
-        self.change(start, area.end, |space| space.map(start, area))
+        self.map_kept(start, area, file)
     }
 
     /// Shows the page `page` of the window at `window`, those up to `demanded`, and those around that the host
@@ -126,18 +126,23 @@ impl GuestMemory {
             follows: 0,
         };
         let runs = self.take_runs(batch, page)?;
-        let count: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
-        let end = from + self.files.readable(piece.file, offset(from), count) as u16;
+        let laid = runs
+            .iter()
+            .try_for_each(|&run| self.lay(run, piece.file, offset(run.page)));
+        let mut end = from;
+        if laid.is_ok() {
+            end += self.reservation.readable(&runs);
+        }
+        // Without the page that was asked for the others are of no use.
         let end = if page < end { end } else { from };
         for run in &runs {
             if let Some(rest) = run.within(end, u16::MAX) {
                 self.give_back(rest)?;
             }
         }
-        for run in runs.iter().filter_map(|run| run.within(0, end)) {
-            self.lay(run, piece.file, offset(run.page))?;
-            self.insert(window, &[run]);
-        }
+        laid?;
+        let kept: Vec<Run> = runs.iter().filter_map(|run| run.within(0, end)).collect();
+        self.insert(window, &kept);
         Ok((page < end).then_some((from, end)))
     }
 
@@ -226,17 +231,11 @@ impl GuestMemory {
         Ok(any)
     }
 
-    /// True if a file's own page at `address` cannot be written: there is no room for it.
+    /// True if the page at `address` is a file's own that cannot be written: there is no room for it.
     pub(super) fn is_unwritable(&self, address: u64) -> bool {
         let page = address & !(PAGE_SIZE - 1);
-        let piece = self
-            .space
-            .find(page)
-            .and_then(|(at, area)| Piece::of(at, &area));
-        piece.is_some_and(|piece| {
-            !self
-                .files
-                .can_write(piece.file, piece.offset_of(page), PAGE_SIZE)
+        self.frame_of(page).is_some_and(|(physical, _)| {
+            self.is_shown(physical) && !self.reservation.can_write(physical, PAGE_SIZE)
         })
     }
 

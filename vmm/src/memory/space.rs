@@ -142,6 +142,8 @@ pub struct AddressSpace {
     areas: BTreeMap<u64, Area>,
     /// Bytes of each file that are mapped.
     files: BTreeMap<FileId, u64>,
+    /// Files of which nothing is any more.
+    hidden: Vec<FileId>,
     /// Bytes that are mapped, and those of them that are data.
     mapped: u64,
     data: u64,
@@ -156,6 +158,7 @@ impl AddressSpace {
         Self {
             areas: BTreeMap::new(),
             files: BTreeMap::new(),
+            hidden: Vec::new(),
             mapped: 0,
             data: 0,
             rooms,
@@ -171,6 +174,13 @@ impl AddressSpace {
     /// True when an area shows `file`.
     pub(super) fn shows(&self, file: FileId) -> bool {
         self.files.contains_key(&file)
+    }
+
+    /// The files of which areas have shown something since this was asked for the last time, and none does now.
+    pub(super) fn take_hidden(&mut self) -> Vec<FileId> {
+        let mut hidden = std::mem::take(&mut self.hidden);
+        hidden.retain(|&file| !self.shows(file));
+        hidden
     }
 
     /// Bytes that are mapped, as Linux counts them for `RLIMIT_AS`.
@@ -422,11 +432,17 @@ impl AddressSpace {
             *self.files.entry(file).or_default() += bytes;
         }
         for (file, bytes) in of_files(old) {
-            if let Some(mapped) = self.files.get_mut(&file) {
-                *mapped = mapped.saturating_sub(bytes);
+            let left = self
+                .files
+                .get(&file)
+                .map_or(0, |had| had.saturating_sub(bytes));
+            if left > 0 {
+                self.files.insert(file, left);
+            } else {
+                self.files.remove(&file);
+                self.hidden.push(file);
             }
         }
-        self.files.retain(|_, bytes| *bytes > 0);
     }
 
     /// Joins areas that became alike in `start..end` and at its two ends.

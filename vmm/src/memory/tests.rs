@@ -270,7 +270,13 @@ fn nothing_stays_charged_after_long_sequences() {
         let (from, pages) = (next(2000), 1 + next(300));
         let (start, end) = (PAGE + from * PAGE_SIZE, PAGE + (from + pages) * PAGE_SIZE);
         let length = end - start;
-        match next(8) {
+        match next(11) {
+            8 => memory
+                .map_shared(start, length, Protection::READ_WRITE, kept, 0, true)
+                .unwrap(),
+            // Shown pages that the file has no more are touched by calls alone.
+            9 => file.set_len(next(301) * PAGE_SIZE).unwrap(),
+            10 => drop(memory.lose_pages().unwrap()),
             0 => memory
                 .map_zero(start, length, Protection::READ_WRITE)
                 .unwrap(),
@@ -295,4 +301,6 @@ fn nothing_stays_charged_after_long_sequences() {
     memory.unmap(PAGE, PAGE + 8000 * PAGE_SIZE).unwrap();
     assert_eq!(memory.free(), free);
     assert!(memory.space().find(PAGE).is_none());
+    assert!(memory.shown.is_empty());
+    assert_eq!(memory.files.bytes(), 0);
 }

@@ -165,10 +165,15 @@ fn a_file_is_shown_until_its_last_page_is_gone() {
         (0x50_3000, Backing::File { file, offset })
     );
     assert!(space.shows(file));
+    // In place of itself it is still there.
+    space.map(0x50_3000, rest).unwrap();
+    assert_eq!(space.take_hidden(), []);
     space
         .map(0x50_3000, private(0x50_4000, Protection::READ))
         .unwrap();
     assert!(!space.shows(file));
+    assert_eq!(space.take_hidden(), [file]);
+    assert_eq!(space.take_hidden(), []);
 }
 
 #[test]
