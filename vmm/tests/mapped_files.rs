@@ -445,6 +445,69 @@ fn a_guest_does_not_take_all_of_the_monitors_addresses() {
     }
 }
 
+/// Whoever maps the file next is told: it may be another guest.
+#[test]
+fn a_robust_lock_in_a_file_outlives_its_owner() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = r#"
+        #include <errno.h>
+        #include <fcntl.h>
+        #include <pthread.h>
+        #include <signal.h>
+        #include <stdio.h>
+        #include <stdlib.h>
+        #include <sys/mman.h>
+        #include <unistd.h>
+        static pthread_mutex_t *mutexes;
+        static void *holds(void *number) {
+            pthread_mutex_lock(&mutexes[(long)number]);
+            pause();
+            return 0;
+        }
+        int main(int count, char **words) {
+            int fd = open("/data/file", O_RDWR), signal = atoi(words[1]);
+            mutexes = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+            if (signal < 0) {
+                for (int n = 0; n < 3; n++) printf("%d ", pthread_mutex_trylock(&mutexes[n]) == EOWNERDEAD);
+                puts("");
+                return 0;
+            }
+            pthread_mutexattr_t kind;
+            pthread_mutexattr_init(&kind);
+            pthread_mutexattr_setrobust(&kind, PTHREAD_MUTEX_ROBUST);
+            pthread_mutexattr_setpshared(&kind, PTHREAD_PROCESS_SHARED);
+            for (int n = 0; n < 3; n++) {
+                if (n == 2) pthread_mutexattr_setprotocol(&kind, PTHREAD_PRIO_INHERIT);
+                pthread_mutex_init(&mutexes[n], &kind);
+            }
+            pthread_t other;
+            pthread_create(&other, 0, holds, (void *)1);
+            pthread_mutex_lock(&mutexes[0]);
+            pthread_mutex_lock(&mutexes[2]);
+            while (!*(volatile int *)&mutexes[1]) usleep(1000);
+            if (signal) raise(signal);
+            return 0;
+        }"#;
+    world.build("robust", "gcc", &["-pthread"], source);
+    for way in [WAYS[0], WAYS[2]] {
+        for signal in [0, libc::SIGKILL, libc::SIGTERM] {
+            fs::write(world.data().join("file"), vec![0; 4096]).unwrap();
+            let run = |argument: &str| {
+                let found = world.granted("robust", &way, &[argument]).output();
+                found.unwrap()
+            };
+            let ended = run(&signal.to_string()).status.code();
+            let expected = if signal == 0 { 0 } else { 128 + signal };
+            assert_eq!(ended, Some(expected), "{way:?}");
+            let found = run("-1");
+            assert_eq!(text(&found.stdout), "1 1 1 \n", "{way:?} {signal}");
+        }
+    }
+}
+
 /// Linux wants the file to be writable, not the mapping (from 6.7 on).
 #[test]
 fn holes_are_made_through_a_mapping_that_is_only_read() {

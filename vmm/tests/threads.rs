@@ -59,8 +59,8 @@ fn many_threads_wait_for_many_descriptors() {
 }
 
 #[test]
-fn locks_know_when_their_owner_has_died() {
-    for what in ["robust", "inherit"] {
+fn locks_know_who_owns_them() {
+    for what in ["robust", "inherit", "deadlock"] {
         as_natively(what);
     }
 }

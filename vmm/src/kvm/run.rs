@@ -41,6 +41,7 @@ impl Machine {
                 outcome = self.go_on()?;
             }
             if let Some(outcome) = outcome {
+                self.linux.release_all();
                 return Ok(outcome);
             }
             self.synchronise()?;

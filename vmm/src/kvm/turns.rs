@@ -16,7 +16,7 @@ use super::pace::Pace;
 use super::{KvmError, Machine};
 use crate::fault::{Fault, Outcome};
 use crate::linux::{
-    Base, Exception, ExtendedState, FIRST_TASK, Reply, Request, Spawn, StateError, Tid,
+    Base, Exception, ExtendedState, FIRST_TASK, Reply, Request, Restart, Spawn, StateError, Tid,
 };
 
 const INTERRUPTED: u64 = -(libc::EINTR as i64) as u64;
@@ -53,7 +53,7 @@ pub(super) struct Turns {
     /// What its call returns.
     result: Option<u64>,
     /// Its call was interrupted: the handler that now runs may have it made again.
-    restart: Option<u64>,
+    restart: Option<Restart>,
     aside: BTreeMap<Tid, Aside>,
     pace: Pace,
 }

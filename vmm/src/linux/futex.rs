@@ -1,19 +1,22 @@
 //! `futex` (futex(2)): tasks that wait for a word of memory, and those that wake them.
 //!
-//! Tasks share one address space and no memory is shared with anybody else, so an address is the key,
-//! private or not. The monitor runs between instructions of the guest: what it reads and writes here
-//! no task sees half done.
+//! Tasks share one address space, so an address is the key, and for a word of a file that is mapped shared its place
+//! there: there may be several addresses of it. Other guests and processes that map the file neither wake nor are
+//! woken. The monitor runs between instructions of the guest: what it reads and writes here no task sees half done.
 
-use std::collections::{BTreeMap, VecDeque};
+mod queues;
 
 use pool_core::address::USER_ADDRESS_END;
 use rustix::io::Errno;
 use rustix::time::ClockId;
 
+pub(super) use self::queues::{Futexes, Word};
+use self::queues::{Owner, Waiter};
 use super::scheduler::Tid;
 use super::wait::Wait;
 use super::{Arguments, Linux, Served, Stop, time};
 
+/// All bits: whoever waits.
 const ANY: u32 = u32::MAX;
 /// Of a word with priority inheritance or of a robust one: tasks wait; the owner has died; its number.
 const WAITERS: u32 = 0x8000_0000;
@@ -21,84 +24,19 @@ const OWNER_DIED: u32 = 0x4000_0000;
 const OWNER: u32 = 0x3fff_ffff;
 /// A robust list may be so long (`ROBUST_LIST_LIMIT`).
 const LONGEST_LIST: usize = 2048;
+/// Of an operation: the word is no other process's; times are of `CLOCK_REALTIME`.
+const PRIVATE: u32 = 0x80;
+const REALTIME: u32 = 0x100;
+const LOCK: u32 = 6;
+const LOCK_BY_CLOCK: u32 = 13;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Waiter {
-    task: Tid,
-    bits: u32,
-    /// Waits to own the word, rather than for a change.
-    owns: bool,
-}
-
-/// Who waits for what, first come first; and who owns the words that are waited for to be owned, whatever
-/// programs have made of them since (`struct futex_pi_state`).
-#[derive(Debug, Default)]
-pub(super) struct Futexes {
-    queues: BTreeMap<u64, VecDeque<Waiter>>,
-    owners: BTreeMap<u64, Tid>,
-}
-
-impl Futexes {
-    fn add(&mut self, address: u64, waiter: Waiter) {
-        self.queues.entry(address).or_default().push_back(waiter);
-    }
-
-    /// Takes at most `count` of those that wait at `address` for one of `bits`.
-    fn take(&mut self, address: u64, count: u64, bits: u32) -> Vec<Waiter> {
-        let mut taken = Vec::new();
-        let Some(queue) = self.queues.get_mut(&address) else {
-            return taken;
-        };
-        queue.retain(|waiter| {
-            let takes = (taken.len() as u64) < count && waiter.bits & bits != 0;
-            if takes {
-                taken.push(*waiter);
-            }
-            !takes
-        });
-        if queue.is_empty() {
-            self.queues.remove(&address);
-        }
-        taken
-    }
-
-    /// Takes the first that waits to own the word at `address`, which is its own then.
-    fn take_owner(&mut self, address: u64) -> Option<Tid> {
-        let queue = self.queues.get(&address)?;
-        let task = queue.iter().find(|waiter| waiter.owns)?.task;
-        self.remove(address, task);
-        if self.is_owned(address) {
-            self.owners.insert(address, task);
-        }
-        Some(task)
-    }
-
-    /// The words that `task` owns and others wait to own.
-    fn owned_by(&self, task: Tid) -> Vec<u64> {
-        let owned = self.owners.iter().filter(|&(_, owner)| *owner == task);
-        owned.map(|(&address, _)| address).collect()
-    }
-
-    fn remove(&mut self, address: u64, task: Tid) {
-        if let Some(queue) = self.queues.get_mut(&address) {
-            queue.retain(|waiter| waiter.task != task);
-            if queue.is_empty() {
-                self.queues.remove(&address);
-            }
-        }
-        if !self.is_owned(address) {
-            self.owners.remove(&address);
-        }
-    }
-
-    fn is_awaited(&self, address: u64) -> bool {
-        self.queues.contains_key(&address)
-    }
-
-    fn is_owned(&self, address: u64) -> bool {
-        let queue = self.queues.get(&address);
-        queue.is_some_and(|queue| queue.iter().any(|waiter| waiter.owns))
-    }
+/// True for an operation that waits to own a word. When a handler interrupts it, it goes on (`ERESTARTNOINTR`): C
+/// libraries take their mutex to be locked then.
+pub(super) fn owns(operation: u64) -> bool {
+    matches!(
+        operation as u32 & !(PRIVATE | REALTIME),
+        LOCK | LOCK_BY_CLOCK
+    )
 }
 
 /// `futex`.
@@ -106,8 +44,6 @@ pub(super) fn futex(
     linux: &mut Linux,
     [address, operation, value, timeout, second, third]: Arguments,
 ) -> Served {
-    const PRIVATE: u32 = 0x80;
-    const REALTIME: u32 = 0x100;
     let operation = operation as u32;
     let command = operation & !(PRIVATE | REALTIME);
     let realtime = operation & REALTIME != 0;
@@ -124,50 +60,49 @@ pub(super) fn futex(
     } else {
         ClockId::Monotonic
     };
-    if realtime && !matches!(command, 9 | 13) {
+    if realtime && !matches!(command, 9 | LOCK_BY_CLOCK) {
         return Err(Errno::NOSYS.into());
     }
-    word_at(address)?;
+    let private = operation & PRIVATE != 0;
+    let word = linux.word_at(address, private)?;
+    let futex = Futex { address, word };
     match command {
-        0 => wait(linux, address, value32, ANY, limit(clock, false)),
-        9 => wait(linux, address, value32, third as u32, limit(clock, true)),
-        1 => wake(linux, address, count(value).max(1), ANY),
-        10 => wake(linux, address, count(value).max(1), third as u32),
+        0 => wait(linux, futex, value32, ANY, limit(clock, false)),
+        9 => wait(linux, futex, value32, third as u32, limit(clock, true)),
+        1 => wake(linux, word, count(value).max(1), ANY),
+        10 => wake(linux, word, count(value).max(1), third as u32),
         3 | 4 => {
-            word_at(second)?;
+            let to = linux.word_at(second, private)?;
             let [Ok(woken), Ok(moved)] = [value, timeout].map(|n| u64::try_from(n as i32)) else {
                 return Err(Errno::INVAL.into());
             };
             if command == 4 && linux.memory.read_value::<u32>(address)? != third as u32 {
                 return Err(Errno::AGAIN.into());
             }
-            requeue(linux, address, second, woken, moved)
+            requeue(linux, word, to, woken, moved)
         }
         5 => {
-            word_at(second)?;
+            let other = linux.word_at(second, private)?;
             let old = wake_operation(linux, second, third as u32)?;
-            let mut woken = linux.wake_futex(address, count(value).max(1), ANY);
+            let mut woken = linux.wake_futex(word, count(value).max(1), ANY);
             if old {
-                woken += linux.wake_futex(second, count(timeout).max(1), ANY);
+                woken += linux.wake_futex(other, count(timeout).max(1), ANY);
             }
             Ok(woken)
         }
-        6 => lock(linux, address, limit(ClockId::Realtime, true)),
-        13 => lock(linux, address, limit(clock, true)),
-        8 => try_lock(linux, address),
-        7 => unlock(linux, address),
+        LOCK => lock(linux, futex, limit(ClockId::Realtime, true)),
+        LOCK_BY_CLOCK => lock(linux, futex, limit(clock, true)),
+        8 => try_lock(linux, futex),
+        7 => unlock(linux, futex),
         _ => Err(Stop::Refused(Errno::NOSYS)),
     }
 }
 
-fn word_at(address: u64) -> Result<(), Errno> {
-    if !address.is_multiple_of(4) {
-        Err(Errno::INVAL)
-    } else if address >= USER_ADDRESS_END {
-        Err(Errno::FAULT)
-    } else {
-        Ok(())
-    }
+/// A word, and the address that a task uses it by.
+#[derive(Clone, Copy)]
+struct Futex {
+    address: u64,
+    word: Word,
 }
 
 /// How long to wait: the `timespec` at an address, null for ever.
@@ -178,18 +113,18 @@ struct Limit {
     absolute: bool,
 }
 
-fn wait(linux: &mut Linux, address: u64, value: u32, bits: u32, limit: Limit) -> Served {
+fn wait(linux: &mut Linux, futex: Futex, value: u32, bits: u32, limit: Limit) -> Served {
     if bits == 0 {
         return Err(Errno::INVAL.into());
     }
     if linux.task().futex.is_none() && !linux.progress.woken {
         // The time is looked at first, as Linux does: a wrong one is an error whatever the word is.
         set_deadline(linux, limit)?;
-        if linux.memory.read_value::<u32>(address)? != value {
+        if linux.memory.read_value::<u32>(futex.address)? != value {
             return Err(Errno::AGAIN.into());
         }
     }
-    queue(linux, address, bits, false)
+    queue(linux, futex.word, bits, false)
 }
 
 fn set_deadline(linux: &mut Linux, limit: Limit) -> Result<(), Stop> {
@@ -205,7 +140,7 @@ fn set_deadline(linux: &mut Linux, limit: Limit) -> Result<(), Stop> {
 }
 
 /// Waits until woken: 0 then.
-fn queue(linux: &mut Linux, address: u64, bits: u32, owns: bool) -> Served {
+fn queue(linux: &mut Linux, word: Word, bits: u32, owns: bool) -> Served {
     if linux.progress.woken {
         return Ok(0);
     }
@@ -218,20 +153,20 @@ fn queue(linux: &mut Linux, address: u64, bits: u32, owns: bool) -> Served {
             return Err(Errno::TIMEDOUT.into());
         }
     } else if linux.task().futex.is_none() {
-        linux.task().futex = Some(address);
-        linux.futexes.add(address, Waiter { task, bits, owns });
+        linux.task().futex = Some(word);
+        linux.futexes.add(word, Waiter { task, bits, owns });
     }
     Err(Stop::Wait(Wait::Woken { deadline }))
 }
 
-fn wake(linux: &mut Linux, address: u64, count: u64, bits: u32) -> Served {
-    if bits == 0 || linux.futexes.is_owned(address) {
+fn wake(linux: &mut Linux, word: Word, count: u64, bits: u32) -> Served {
+    if bits == 0 || linux.futexes.is_owned(word) {
         return Err(Errno::INVAL.into());
     }
-    Ok(linux.wake_futex(address, count, bits))
+    Ok(linux.wake_futex(word, count, bits))
 }
 
-fn requeue(linux: &mut Linux, from: u64, to: u64, woken: u64, moved: u64) -> Served {
+fn requeue(linux: &mut Linux, from: Word, to: Word, woken: u64, moved: u64) -> Served {
     if linux.futexes.is_owned(from) || linux.futexes.is_owned(to) {
         return Err(Errno::INVAL.into());
     }
@@ -277,67 +212,82 @@ fn wake_operation(linux: &mut Linux, address: u64, encoded: u32) -> Result<bool,
 }
 
 /// `LOCK_PI`: there are no priorities to be inherited, but owners are known.
-fn lock(linux: &mut Linux, address: u64, limit: Limit) -> Served {
+fn lock(linux: &mut Linux, futex: Futex, limit: Limit) -> Served {
+    let Futex { address, word } = futex;
     if linux.progress.woken || linux.task().futex.is_some() {
-        return queue(linux, address, ANY, true);
+        return queue(linux, word, ANY, true);
     }
     set_deadline(linux, limit)?;
-    let word: u32 = linux.memory.read_value(address)?;
-    if word & OWNER == 0 {
-        return own(linux, address, word);
+    let value: u32 = linux.memory.read_value(address)?;
+    if value & OWNER == 0 {
+        return own(linux, futex, value);
     }
-    can_wait(linux, word)?;
-    linux.memory.write_value(address, &(word | WAITERS))?;
-    let waits = queue(linux, address, ANY, true);
-    if linux.futexes.is_owned(address) {
-        let owners = &mut linux.futexes.owners;
-        owners.entry(address).or_insert(word & OWNER);
+    let owner = can_wait(linux, value)?;
+    if waits_for_oneself(linux, owner) {
+        return Err(Errno::DEADLK.into());
+    }
+    linux.memory.write_value(address, &(value | WAITERS))?;
+    let waits = queue(linux, word, ANY, true);
+    if linux.futexes.is_owned(word) {
+        let task = owner;
+        linux.futexes.know_owner(word, Owner { task, address });
     }
     waits
 }
 
-fn try_lock(linux: &mut Linux, address: u64) -> Served {
-    let word: u32 = linux.memory.read_value(address)?;
-    if word & OWNER == 0 {
-        return own(linux, address, word);
+fn try_lock(linux: &mut Linux, futex: Futex) -> Served {
+    let value: u32 = linux.memory.read_value(futex.address)?;
+    if value & OWNER == 0 {
+        return own(linux, futex, value);
     }
-    can_wait(linux, word)?;
+    can_wait(linux, value)?;
     Err(Errno::AGAIN.into())
 }
 
-fn own(linux: &mut Linux, address: u64, word: u32) -> Served {
-    let owned = linux.tid() | word & OWNER_DIED;
-    let waiters = linux.futexes.is_awaited(address);
+fn own(linux: &mut Linux, Futex { address, word }: Futex, value: u32) -> Served {
+    let owned = linux.tid() | value & OWNER_DIED;
+    let waiters = linux.futexes.is_awaited(word);
     let owned = if waiters { owned | WAITERS } else { owned };
     linux.memory.write_value(address, &owned)?;
     Ok(0)
 }
 
-/// Whether the owner in `word` is another task that lives.
-fn can_wait(linux: &Linux, word: u32) -> Result<(), Errno> {
-    let owner = word & OWNER;
+/// The owner in `value`, if that is another task that lives.
+fn can_wait(linux: &Linux, value: u32) -> Result<Tid, Errno> {
+    let owner = value & OWNER;
     if owner == linux.tid() {
         return Err(Errno::DEADLK);
     }
-    linux.tasks.get(owner).map(|_| ()).ok_or(Errno::SRCH)
+    linux.tasks.get(owner).map(|_| owner).ok_or(Errno::SRCH)
 }
 
-fn unlock(linux: &mut Linux, address: u64) -> Served {
-    let word: u32 = linux.memory.read_value(address)?;
-    if word & OWNER != linux.tid() {
+/// True if `owner` waits to own a word of the running task, or of one that waits for such a word, and so on.
+fn waits_for_oneself(linux: &Linux, owner: Tid) -> bool {
+    let next = |&task: &Tid| {
+        let word = linux.tasks.get(task)?.futex?;
+        linux.futexes.awaited_owner(task, word)
+    };
+    // No longer than there are tasks: what programs write to their words may make a circle of others.
+    let chain = std::iter::successors(Some(owner), next).take(linux.tasks.len());
+    chain.skip(1).any(|task| task == linux.tid())
+}
+
+fn unlock(linux: &mut Linux, Futex { address, word }: Futex) -> Served {
+    let value: u32 = linux.memory.read_value(address)?;
+    if value & OWNER != linux.tid() {
         return Err(Errno::PERM.into());
     }
-    hand_over(linux, address, 0)?;
+    hand_over(linux, address, word, 0)?;
     Ok(0)
 }
 
-/// Gives a word to the first that waits for it, if one does; `died` is set in it.
-fn hand_over(linux: &mut Linux, address: u64, died: u32) -> Result<(), Stop> {
-    let next = linux.futexes.take_owner(address);
+/// Gives the word at `address` to the first that waits for it, if one does; `died` is set in it.
+fn hand_over(linux: &mut Linux, address: u64, word: Word, died: u32) -> Result<(), Stop> {
+    let next = linux.futexes.take_owner(word);
     let owner = next.unwrap_or(0);
-    let waiters = linux.futexes.is_awaited(address);
-    let word = owner | died | if waiters { WAITERS } else { 0 };
-    linux.memory.write_value(address, &word)?;
+    let waiters = linux.futexes.is_awaited(word);
+    let value = owner | died | if waiters { WAITERS } else { 0 };
+    linux.memory.write_value(address, &value)?;
     if let Some(task) = next {
         linux.wake_waiter(task);
     }
@@ -345,9 +295,32 @@ fn hand_over(linux: &mut Linux, address: u64, died: u32) -> Result<(), Stop> {
 }
 
 impl Linux {
-    /// Wakes at most `count` of those that wait at `address` for one of `bits`; how many.
-    pub(super) fn wake_futex(&mut self, address: u64, count: u64, bits: u32) -> u64 {
-        let woken = self.futexes.take(address, count, bits);
+    /// The word at `address`: `private` if it is known to be no other mapping's.
+    fn word_at(&self, address: u64, private: bool) -> Result<Word, Errno> {
+        if !address.is_multiple_of(4) {
+            Err(Errno::INVAL)
+        } else if address >= USER_ADDRESS_END {
+            Err(Errno::FAULT)
+        } else if private {
+            Ok(Word::At(address))
+        } else {
+            Ok(self.shared_word(address))
+        }
+    }
+
+    fn shared_word(&self, address: u64) -> Word {
+        let place = self.memory.file_place(address);
+        place.map_or(Word::At(address), Word::Of)
+    }
+
+    /// Wakes one that waits at `address`, as [`super::thread::exit`] does.
+    pub(super) fn wake_one(&mut self, address: u64) {
+        self.wake_futex(self.shared_word(address), 1, ANY);
+    }
+
+    /// Wakes at most `count` of those that wait for one of `bits` of `word`; how many.
+    fn wake_futex(&mut self, word: Word, count: u64, bits: u32) -> u64 {
+        let woken = self.futexes.take(word, count, bits);
         for waiter in &woken {
             self.wake_waiter(waiter.task);
         }
@@ -367,30 +340,40 @@ impl Linux {
     /// `tid` waits for its futex no more.
     pub(super) fn leave_futex(&mut self, tid: Tid) {
         let task = self.tasks.get_mut(tid);
-        if let Some(address) = task.and_then(|task| task.futex.take()) {
-            self.futexes.remove(address, tid);
+        if let Some(word) = task.and_then(|task| task.futex.take()) {
+            self.futexes.remove(word, tid);
         }
     }
 
-    /// The running task ends and leaves the locks of its robust list to others (the list's form is
+    /// The guest has ended: its tasks leave their locks to who maps the same files.
+    pub fn release_all(&mut self) {
+        // None of its own goes on.
+        self.futexes = Futexes::default();
+        let tids: Vec<Tid> = self.tasks.iter().map(|(tid, _)| tid).collect();
+        for tid in tids {
+            self.release_robust_list(tid);
+        }
+    }
+
+    /// Task `tid` ends and leaves the locks of its robust list to others (the list's form is
     /// in futex.h, `struct robust_list_head`). What is wrong with the list is its own loss.
-    pub(super) fn release_robust_list(&mut self) {
-        let head = self.task().robust_list;
+    pub(super) fn release_robust_list(&mut self, tid: Tid) {
+        let head = self.tasks.get(tid).map_or(0, |task| task.robust_list);
         if head != 0 {
-            let _ = self.walk_robust_list(head);
+            let _ = self.walk_robust_list(tid, head);
         }
     }
 
     /// Gives the words that the running task owns to those that wait to own them: it ends
     /// (`exit_pi_state_list`).
     pub(super) fn release_owned(&mut self) {
-        for address in self.futexes.owned_by(self.tid()) {
+        for (word, address) in self.futexes.owned_by(self.tid()) {
             // Where there is no memory any more nobody finds a word of his own.
-            let _ = hand_over(self, address, OWNER_DIED);
+            let _ = hand_over(self, address, word, OWNER_DIED);
         }
     }
 
-    fn walk_robust_list(&mut self, head: u64) -> Result<(), Stop> {
+    fn walk_robust_list(&mut self, tid: Tid, head: u64) -> Result<(), Stop> {
         let offset: u64 = self.memory.read_value(head.wrapping_add(8))?;
         let pending: u64 = self.memory.read_value(head.wrapping_add(16))?;
         let mut entry: u64 = self.memory.read_value(head)?;
@@ -401,93 +384,30 @@ impl Linux {
             // Read first: whoever is woken may reuse the entry.
             let next = self.memory.read_value(entry & !1);
             if entry & !1 != pending & !1 {
-                self.release_robust((entry & !1).wrapping_add(offset), entry & 1 != 0)?;
+                self.release_robust(tid, (entry & !1).wrapping_add(offset), entry & 1 != 0)?;
             }
             entry = next?;
         }
         if pending != 0 {
-            self.release_robust((pending & !1).wrapping_add(offset), pending & 1 != 0)?;
+            self.release_robust(tid, (pending & !1).wrapping_add(offset), pending & 1 != 0)?;
         }
         Ok(())
     }
 
-    fn release_robust(&mut self, address: u64, inherits: bool) -> Result<(), Stop> {
-        let word: u32 = self.memory.read_value(address)?;
-        if !address.is_multiple_of(4) || word & OWNER != self.tid() {
+    fn release_robust(&mut self, tid: Tid, address: u64, inherits: bool) -> Result<(), Stop> {
+        let value: u32 = self.memory.read_value(address)?;
+        if !address.is_multiple_of(4) || value & OWNER != tid {
             return Ok(());
         }
-        if inherits || self.futexes.is_owned(address) {
-            return hand_over(self, address, OWNER_DIED);
+        let word = self.shared_word(address);
+        if inherits || self.futexes.is_owned(word) {
+            return hand_over(self, address, word, OWNER_DIED);
         }
-        let left = word & WAITERS | OWNER_DIED;
+        let left = value & WAITERS | OWNER_DIED;
         self.memory.write_value(address, &left)?;
-        if word & WAITERS != 0 {
-            self.wake_futex(address, 1, ANY);
+        if value & WAITERS != 0 {
+            self.wake_futex(word, 1, ANY);
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn waiter(task: Tid, bits: u32) -> Waiter {
-        Waiter {
-            task,
-            bits,
-            owns: false,
-        }
-    }
-
-    #[test]
-    fn waiters_are_taken_in_order_by_their_bits() {
-        let mut futexes = Futexes::default();
-        for (task, bits) in [(1, 1), (2, 2), (3, 3), (4, 2)] {
-            futexes.add(8, waiter(task, bits));
-        }
-        let tasks = |taken: Vec<Waiter>| taken.iter().map(|w| w.task).collect::<Vec<_>>();
-        assert_eq!(tasks(futexes.take(8, 2, 2)), [2, 3]);
-        assert_eq!(futexes.take(12, 9, ANY), []);
-        assert_eq!(futexes.take(8, 0, ANY), []);
-        assert_eq!(tasks(futexes.take(8, 9, ANY)), [1, 4]);
-        assert!(!futexes.is_awaited(8));
-    }
-
-    #[test]
-    fn a_word_is_handed_to_who_waits_to_own_it() {
-        let mut futexes = Futexes::default();
-        futexes.add(8, waiter(1, ANY));
-        for task in [2, 3] {
-            let owns = true;
-            futexes.add(
-                8,
-                Waiter {
-                    owns,
-                    ..waiter(task, ANY)
-                },
-            );
-        }
-        futexes.owners.insert(8, 7);
-        assert_eq!(futexes.owned_by(7), [8]);
-        assert_eq!(futexes.take_owner(8), Some(2));
-        assert!(futexes.owned_by(7).is_empty());
-        assert_eq!(futexes.owned_by(2), [8]);
-        assert_eq!(futexes.take_owner(8), Some(3));
-        assert!(futexes.owners.is_empty(), "nobody waits to own it");
-        assert_eq!(futexes.take_owner(8), None);
-        assert!(futexes.is_awaited(8) && !futexes.is_owned(8));
-    }
-
-    #[test]
-    fn whoever_leaves_is_not_taken() {
-        let mut futexes = Futexes::default();
-        futexes.add(8, waiter(1, ANY));
-        futexes.add(8, waiter(2, ANY));
-        futexes.remove(8, 1);
-        futexes.remove(16, 2);
-        assert_eq!(futexes.take(8, 9, ANY), [waiter(2, ANY)]);
-        let nothing = futexes.queues.is_empty() && futexes.owners.is_empty();
-        assert!(nothing, "nothing is left of a word");
     }
 }

@@ -92,13 +92,22 @@ pub enum Reply {
     Waits,
     /// A signal is to be delivered, and the call does not wait for what it waited for.
     Interrupted {
-        /// The call, if it is to be made again after the handler should that ask for it.
-        restart: Option<u64>,
+        /// If it can be made again.
+        restart: Option<Restart>,
     },
     /// The task has ended. Another is to run.
     Ended,
     /// The processor has to do something.
     Request(Request),
+}
+
+/// A call that is made again when the handler of a signal has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restart {
+    /// Its number.
+    pub number: u64,
+    /// It is, whatever the handler asks for (`SA_RESTART`).
+    pub always: bool,
 }
 
 /// What a call wants of the processor.

@@ -9,7 +9,7 @@ use rustix::time::Timespec;
 use super::scheduler::Tid;
 use super::table::{Server, Topic};
 use super::task::Pending;
-use super::wait::{Progress, never_restarts};
+use super::wait::{Progress, restart};
 use super::{Call, Linux, Reply, Served, Stop, dispatch, table};
 
 impl Linux {
@@ -88,9 +88,8 @@ impl Linux {
         if messages > 0 || bytes > 0 {
             return Reply::Return(if messages > 0 { messages } else { bytes });
         }
-        let restarts = !never_restarts(call.number, self.progress.deadline);
         Reply::Interrupted {
-            restart: restarts.then_some(call.number),
+            restart: restart(call, self.progress.deadline),
         }
     }
 

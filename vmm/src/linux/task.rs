@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rustix::io::Errno;
 
+use super::futex::Word;
 use super::scheduler::Tid;
 use super::signal::{Queue, SignalStack};
 use super::wait::Progress;
@@ -21,8 +22,8 @@ const NUMBERS: Tid = 1 << 22;
 pub(super) struct Task {
     /// The call that waits.
     pub(super) pending: Option<Pending>,
-    /// The futex that it waits for.
-    pub(super) futex: Option<u64>,
+    /// The word that it waits for.
+    pub(super) futex: Option<Word>,
     /// Where to write zero when it ends, and wake who waits for that.
     pub(super) clear_at_end: u64,
     /// The list of its robust futexes.

@@ -181,12 +181,12 @@ pub(super) fn fork(linux: &mut Linux, _: Arguments) -> Served {
 /// `exit`: the end of one thread; of the guest, with this status, if it is the last.
 pub(super) fn exit(linux: &mut Linux, [status, ..]: Arguments) -> Served {
     let tid = linux.tid();
-    linux.release_robust_list();
+    linux.release_robust_list(tid);
     linux.release_owned();
     let clear = linux.task().clear_at_end;
     // Linux does the same, and says nothing of it either when the address is wrong.
     if clear != 0 && linux.memory.write_value(clear, &0u32).is_ok() {
-        linux.wake_futex(clear, 1, u32::MAX);
+        linux.wake_one(clear);
     }
     if let Some(task) = linux.tasks.remove(tid) {
         linux.forget_task(&task);

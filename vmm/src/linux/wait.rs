@@ -6,6 +6,8 @@ use std::os::fd::RawFd;
 use rustix::event::PollFlags;
 use rustix::time::Timespec;
 
+use super::{Call, Restart, futex};
+
 /// What has to come before a call is served again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
@@ -77,9 +79,9 @@ impl Wait {
     }
 }
 
-/// True for a call that a signal's handler ends with `EINTR` even where it was installed with
-/// `SA_RESTART` (signal(7), "Interruption of system calls and library functions by signal handlers").
-pub(super) fn never_restarts(number: u64, deadline: Option<Timespec>) -> bool {
+/// How a call goes on that a signal's handler interrupts. `None`: it ends with `EINTR` even where the handler was
+/// installed with `SA_RESTART` (signal(7), "Interruption of system calls and library functions by signal handlers").
+pub(super) fn restart(call: &Call, deadline: Option<Timespec>) -> Option<Restart> {
     const NEVER: [i64; 14] = [
         libc::SYS_poll,
         libc::SYS_ppoll,
@@ -96,5 +98,8 @@ pub(super) fn never_restarts(number: u64, deadline: Option<Timespec>) -> bool {
         libc::SYS_semop,
         libc::SYS_msgrcv,
     ];
-    deadline.is_some() || NEVER.contains(&(number as i64))
+    let number = call.number;
+    let always = number == libc::SYS_futex as u64 && futex::owns(call.arguments[1]);
+    let never = deadline.is_some() || NEVER.contains(&(number as i64));
+    (always || !never).then_some(Restart { number, always })
 }

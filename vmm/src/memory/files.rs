@@ -35,6 +35,14 @@ impl FileId {
     }
 }
 
+/// A place in a file, by whatever mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FilePlace {
+    /// Device and inode.
+    file: (u64, u64),
+    offset: u64,
+}
+
 /// The views of a guest's files.
 #[derive(Debug, Default)]
 pub(super) struct Files {
@@ -61,6 +69,8 @@ struct View {
     start: NonNull<u8>,
     length: u64,
     offset: u64,
+    /// Device and inode.
+    file: (u64, u64),
 }
 
 impl Files {
@@ -157,6 +167,12 @@ impl Files {
         self.views.get(&id)?.at(offset)
     }
 
+    /// Byte `offset` of the file.
+    pub(super) fn place(&self, id: FileId, offset: u64) -> Option<FilePlace> {
+        let file = self.views.get(&id)?.file;
+        Some(FilePlace { file, offset })
+    }
+
     /// For each of `pages` from `offset` on: the host has it in memory, as far as it tells.
     pub(super) fn present(&self, id: FileId, offset: u64, pages: u64) -> Vec<bool> {
         let mut found = vec![0u8; pages as usize];
@@ -244,12 +260,15 @@ impl View {
                 libc::off_t::try_from(offset).map_err(wrong)?,
             )
         };
-        let start = Self::mapped(start)?;
-        Ok(Self {
-            start,
+        let mut view = Self {
+            start: Self::mapped(start)?,
             length,
             offset,
-        })
+            file: (0, 0),
+        };
+        let stat = rustix::fs::fstat(file)?;
+        view.file = (stat.st_dev, stat.st_ino);
+        Ok(view)
     }
 
     fn grow(&mut self, length: u64) -> io::Result<()> {

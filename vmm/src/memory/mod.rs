@@ -41,6 +41,7 @@ use vm_memory::MmapRegion;
 
 pub use self::build::{Backing, BuildError};
 pub(crate) use self::change::STACK_AT_LEAST;
+pub use self::files::FilePlace;
 use self::files::Files;
 use self::frames::Frames;
 pub use self::reservation::{Overlay, Reservation};

@@ -17,7 +17,7 @@ use pool_core::address::Protection;
 use pool_core::{PAGE_SIZE, WINDOW_SIZE};
 
 use super::batch::Batch;
-use super::files::{self, FileId};
+use super::files::{self, FileId, FilePlace};
 use super::runs::{Run, Runs};
 use super::space::{Area, Backing};
 use super::windows::pages_of;
@@ -237,6 +237,13 @@ impl GuestMemory {
         self.frame_of(page).is_some_and(|(physical, _)| {
             self.is_shown(physical) && !self.reservation.can_write(physical, PAGE_SIZE)
         })
+    }
+
+    /// Where `address` lies in a file, if it shows a file's own page.
+    pub fn file_place(&self, address: u64) -> Option<FilePlace> {
+        let (start, area) = self.space.find(address)?;
+        let piece = Piece::of(start, &area)?;
+        self.files.place(piece.file, piece.offset_of(address))
     }
 
     /// Has what was written to files' own pages in `start..end` be where they are kept.

@@ -124,6 +124,36 @@ static void shorter(const char *directory)
     T(syscall(SYS_fstat, fd, (void *)at)); T(mincore((void *)at, PAGE, (void *)(at + PAGE)));
 }
 
+static void *waits(void *word)
+{
+    struct timespec limit = {20, 0};
+    long woken = syscall(SYS_futex, word, 0, 0, &limit, NULL, 0);
+    return (void *)woken;
+}
+
+/* Wakes who waits for `word`, by `other`. */
+static long wakes(int *word, int *other)
+{
+    pthread_t thread;
+    void *result;
+    long woken = 0;
+    pthread_create(&thread, NULL, waits, word);
+    while (!woken) woken = syscall(SYS_futex, other, 1, 1, NULL, NULL, 0);
+    pthread_join(thread, &result);
+    return woken + (long)result;
+}
+
+/* A word is its file's, whatever mapping it is waited for by. */
+static void words(const char *directory)
+{
+    int fd = file(directory, "words", 4);
+    int *at = (void *)map(fd, 2 * PAGE, PROT_READ | PROT_WRITE, 0), *other = (void *)map(fd, 2 * PAGE, PROT_READ | PROT_WRITE, PAGE);
+    T(wakes(at + 1024, other)); T(wakes(other + 5, at + 1029));
+    T(syscall(SYS_futex, at, 1, 1, NULL, NULL, 0));
+    int *moved = mremap(at, 2 * PAGE, 3 * PAGE, MREMAP_MAYMOVE);
+    T(wakes(moved + 1024, other));
+}
+
 static void *poster(void *semaphore)
 {
     for (int n = 0; n < 100; n++) sem_post(semaphore);
@@ -151,12 +181,12 @@ static void names(void)
     T(sem_unlink("/pool-test")); T(sem_close(semaphore)); T(sem_close(semaphore));
 }
 
-int main(int count, char **words)
+int main(int count, char **arguments)
 {
     struct sigaction action = {.sa_sigaction = fault, .sa_flags = SA_SIGINFO | SA_NODEFER};
     sigaction(SIGBUS, &action, NULL);
     sigaction(SIGSEGV, &action, NULL);
-    coherence(words[1]); rights(words[1]); shorter(words[1]);
+    coherence(arguments[1]); rights(arguments[1]); shorter(arguments[1]); words(arguments[1]);
     const char *memory[] = {"/tmp", "/dev/shm"};
     for (int n = 0; n < 2; n++) {
         char path[100];

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -136,6 +137,32 @@ static void *end_owning(void *n) {
     return (void *)syscall(SYS_futex, &owned, 1, 1, 0, 0, 0);
 }
 
+static long futex(volatile unsigned *word, int operation) { return syscall(SYS_futex, word, operation, 0, 0, 0, 0); }
+
+/* A handler that did not ask for calls to be made again (SA_RESTART) gives nobody a lock. */
+static volatile unsigned held;
+static volatile int order, handled, got;
+static void handles(int signal) { handled = ++order; }
+static void *locks(void *n) {
+    long failed = futex(&held, 6) ? errno : 0;
+    got = ++order;
+    return (void *)(failed + (futex(&held, 7) ? 1000 : 0));
+}
+
+/* Each owns a word, and waits for the other's. */
+static volatile unsigned words[2];
+static void *crosses(void *n) {
+    long mine = (long)n, wrong = futex(&words[mine], 6);
+    __sync_fetch_and_add(&count, 1);
+    while (count < 2) sched_yield();
+    /* The second when the first waits. */
+    while (mine && !(words[1] & 0x80000000)) sched_yield();
+    long failed = futex(&words[!mine], 6) ? errno : 0;
+    if (!failed) futex(&words[!mine], 7);
+    futex(&words[mine], 7);
+    return (void *)(failed == EDEADLK ? 1 : 1000 * (wrong || failed));
+}
+
 /* What the kernel clears when the first thread has ended. */
 static volatile int first = 1;
 static void *last(void *n) { while (first) sleep_ms(1); return 0; }
@@ -237,6 +264,23 @@ int main(int c, char **v) {
         start(threads, MANY, add);
         join(threads, MANY);
         printf("%ld\n", count);
+        struct sigaction action = { .sa_handler = handles };
+        sigaction(SIGUSR1, &action, 0);
+        futex(&held, 6);
+        pthread_create(&threads[0], 0, locks, 0);
+        while (!(held & 0x80000000)) sched_yield();
+        pthread_kill(threads[0], SIGUSR1);
+        while (!handled) sched_yield();
+        sleep_ms(10);
+        order++;
+        futex(&held, 7);
+        printf("locked %ld, ", join(threads, 1));
+        printf("handled %d, got %d\n", handled, got);
+    } else if (!strcmp(what, "deadlock")) {
+        start(threads, 2, crosses);
+        /* One is told, or both where they ask at the same time. */
+        long told = join(threads, 2);
+        printf("%d %x %x\n", told == 1 || told == 2, words[0], words[1]);
     } else if (!strcmp(what, "first-leaves")) {
         pthread_create(&threads[0], 0, last, 0);
         syscall(SYS_set_tid_address, &first);

@@ -3,7 +3,7 @@
 use pool_core::address::USER_ADDRESS_END;
 use rustix::io::Errno;
 
-use super::super::{Linux, Registers, Stop};
+use super::super::{Linux, Registers, Restart, Stop};
 use super::frame::{self, Content, FRAME, Places, Returned, Shape, Trap};
 use super::{Action, Info, Signal, SignalStack, UNSTOPPABLE, bit};
 use crate::fault::{Cause, Outcome};
@@ -68,12 +68,12 @@ impl Linux {
     }
 
     /// Delivers what is due to the running task, whose registers are `registers` as it would go on.
-    /// `restart` is the number of a call that a signal ended, if it can be made again: it is, unless a
-    /// handler runs that did not ask for that.
+    /// `restart` is a call that a signal ended, if it can be made again: it is, unless a handler runs that did
+    /// not ask for that.
     pub fn deliver(
         &mut self,
         registers: &mut Registers,
-        mut restart: Option<u64>,
+        mut restart: Option<Restart>,
         extended: &mut dyn ExtendedState,
     ) -> Result<(), Outcome> {
         let tid = self.serving;
@@ -90,10 +90,10 @@ impl Linux {
             if !action.is_handler() {
                 return Err(Outcome::Signalled(info.signal.into()));
             }
-            if let Some(number) = restart.take()
-                && action.has(libc::SA_RESTART)
+            if let Some(call) = restart.take()
+                && (call.always || action.has(libc::SA_RESTART))
             {
-                make_again(registers, number);
+                make_again(registers, call.number);
             }
             if self
                 .enter(registers, &info, action, Trap::default(), extended)?
@@ -102,8 +102,8 @@ impl Linux {
                 self.force(registers, info.signal, extended)?;
             }
         }
-        if let Some(number) = restart {
-            make_again(registers, number);
+        if let Some(call) = restart {
+            make_again(registers, call.number);
         }
         self.restore_mask();
         Ok(())
