@@ -3,6 +3,7 @@
 // Handlers have one type, those that cannot fail too.
 #![allow(clippy::unnecessary_wraps)]
 
+use pool_core::PAGE_SIZE;
 use rustix::io::Errno;
 use rustix::rand::GetRandomFlags;
 use rustix::time::ClockId;
@@ -62,16 +63,20 @@ pub(super) fn getrandom(linux: &mut Linux, [at, length, flags, ..]: Arguments) -
     const MOST: u64 = (32 << 20) - 1;
     let length = length.min(MOST);
     let flags = GetRandomFlags::from_bits(flags as u32).ok_or(Errno::INVAL)?;
-    let mut chunk = [0; 4096];
+    let mut chunk = [0; PAGE_SIZE as usize];
     let mut done = 0;
     while done < length {
-        let wanted = (length - done).min(chunk.len() as u64) as usize;
+        let target = at.checked_add(done).ok_or(Errno::FAULT)?;
+        // A page at a time: one that cannot be written does not undo those before it.
+        let wanted = (length - done).min(PAGE_SIZE - target % PAGE_SIZE) as usize;
         let filled = match rustix::rand::getrandom(&mut chunk[..wanted], flags) {
             Err(_) if done > 0 => break,
             filled => filled?,
         };
-        let target = at.checked_add(done).ok_or(Errno::FAULT)?;
-        linux.memory.write(target, &chunk[..filled])?;
+        match linux.memory.write(target, &chunk[..filled]) {
+            Err(_) if done > 0 => break,
+            written => written?,
+        }
         done += filled as u64;
     }
     Ok(done)

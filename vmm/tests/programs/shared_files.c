@@ -106,6 +106,7 @@ static void shorter(const char *directory)
     A((void)at[15 * PAGE]);
     T(write(pipes[1], (void *)(at + 8 * PAGE), 1)); T(read(fd, (void *)(at + 8 * PAGE), 1)); T(pread(fd, (void *)(at + 8 * PAGE), 100, 0));
     T(syscall(SYS_fstat, fd, (void *)(at + 9 * PAGE))); T(open((void *)(at + 9 * PAGE), O_RDONLY)); T(pread(fd, (void *)(at + 7 * PAGE), 2 * PAGE, 0));
+    T(syscall(SYS_getrandom, (void *)(at + 8 * PAGE - 100), 200, 0)); T(syscall(SYS_getrandom, (void *)(at + 8 * PAGE), 200, 0));
     for (int page = 0; page < 8; page++) at[page * PAGE] = page + 1;
     ftruncate(fd, 4 * PAGE + 100);
     A(at[3 * PAGE]++); A(at[4 * PAGE + 200] = 1); A(at[5 * PAGE]++); A((void)at[7 * PAGE]);
