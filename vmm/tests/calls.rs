@@ -153,6 +153,41 @@ fn processor_time_ends_at_its_limit() {
     }
 }
 
+/// What poolvmm was started with is where the guest's limit begins, not where it ends.
+#[test]
+fn a_soft_limit_of_poolvmm_is_the_guests_to_raise() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = r#"
+        #include <fcntl.h>
+        #include <stdio.h>
+        #include <sys/resource.h>
+        #include <unistd.h>
+        int main(void) {
+            static char bytes[20000];
+            struct rlimit limit;
+            getrlimit(RLIMIT_FSIZE, &limit);
+            printf("%ld, ", (long)limit.rlim_cur);
+            limit.rlim_cur = limit.rlim_max;
+            setrlimit(RLIMIT_FSIZE, &limit);
+            int fd = open("/data/file", O_RDWR | O_CREAT | O_TRUNC, 0600);
+            printf("%ld\n", (long)pwrite(fd, bytes, sizeof bytes, 0));
+            return 0;
+        }"#;
+    world.build("raises", "musl-gcc", &[], source);
+    for platform in PLATFORMS {
+        let guest = world.granted("raises", &["--platform", platform], &[]);
+        let mut command = Command::new("bash");
+        command.args(["-c", "ulimit -S -f 8; exec \"$0\" \"$@\""]);
+        let found = command.arg(guest.get_program()).args(guest.get_args());
+        let found = found.output().unwrap();
+        let said = text(&found.stdout);
+        assert_eq!(said, "8192, 20000\n", "{platform} {}", text(&found.stderr));
+    }
+}
+
 #[test]
 fn a_thread_that_waits_lets_others_run() {
     if !needs(&["kvm"]) {
