@@ -128,7 +128,7 @@ fn boot(kernel: &Path, archive: &Path) -> String {
             "-cpu",
             "EPYC,+svm,+npt,+umip",
         ])
-        .args(["-m", "1G", "-smp", "2", "-nodefaults", "-display", "none"])
+        .args(["-m", "1G", "-smp", "1", "-nodefaults", "-display", "none"])
         .args(["-no-reboot", "-serial", "stdio"])
         .args([
             "-append",
