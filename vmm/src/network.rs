@@ -355,12 +355,16 @@ mod tests {
     #[test]
     fn what_is_left_of_a_connection_is_an_address_once_it_is_looked_at() {
         let target = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let kinds = (
-            rustix::net::AddressFamily::INET,
-            rustix::net::SocketType::STREAM,
-        );
-        let socket = rustix::net::socket(kinds.0, kinds.1, None).unwrap();
-        rustix::net::connect(&socket, &target.local_addr().unwrap()).unwrap();
+        let target = target.local_addr().unwrap();
+        // Somebody else may take the number as soon as the connection is over.
+        while !listens_where_it_was_connected(&target) {}
+    }
+
+    /// False if the number was taken meanwhile.
+    fn listens_where_it_was_connected(target: &SocketAddr) -> bool {
+        use rustix::net::{AddressFamily, SocketType};
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        rustix::net::connect(&socket, target).unwrap();
         rustix::net::connect_unspec(&socket).unwrap();
         let name = || SocketAddr::try_from(rustix::net::getsockname(&socket).unwrap()).unwrap();
         let left = name();
@@ -368,9 +372,13 @@ mod tests {
         let listen = |places: &[&str]| limits(places).listen(socket.as_fd(), 1);
         assert_eq!(listen(&["127.0.0.1:*"]), Err(Errno::ACCESS));
         assert_eq!(listen(&[]), Err(Errno::ACCESS));
-        assert_eq!(listen(&["0.0.0.0:*"]), Ok(()));
+        match listen(&["0.0.0.0:*"]) {
+            Err(Errno::ADDRINUSE) => return false,
+            listens => assert_eq!(listens, Ok(())),
+        }
         assert_eq!(name(), left, "and not any other");
         assert_eq!(listen(&[]), Ok(()), "it listens already");
+        true
     }
 
     #[test]

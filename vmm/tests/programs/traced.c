@@ -16,7 +16,6 @@
 
 static int ends[2];
 static char buffer[64];
-static int number;
 
 static void handler(int signal) { (void)signal; }
 
