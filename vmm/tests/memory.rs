@@ -19,6 +19,7 @@ const TOUCHES: &str = include_str!("programs/touches.c");
 const MEMORY_LIMIT: &str = include_str!("programs/memory_limit.c");
 const SPARSE: &str = include_str!("programs/sparse.c");
 const ARENAS: &str = include_str!("programs/arenas.c");
+const PRESSED: &str = include_str!("programs/pressed.c");
 const GROWTH: &str = include_str!("programs/growth.c");
 
 #[test]
@@ -307,4 +308,22 @@ fn unmapping_what_lies_beside_the_stack_leaves_the_monitor() {
     world.build("unmaps", "musl-gcc", &["-w"], source);
     let found = world.run("unmaps", &KVM, &[]);
     assert_eq!(found.status.code(), Some(5), "{}", text(&found.stderr));
+}
+
+/// What is taken back from one thread is not what another, on another processor, is about to write.
+#[test]
+fn what_is_taken_back_at_the_limit_was_touched_by_nobody() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    world.build("pressed", "musl-gcc", &["-O1", "-pthread"], PRESSED);
+    for cpus in ["1", "3"] {
+        for memory in ["3M", "4M"] {
+            let options = ["--cpus", cpus, "--memory", memory];
+            let found = world.run("pressed", &options, &["3"]);
+            let said = text(&found.stderr);
+            assert_eq!(text(&found.stdout), "0 wrong\n", "{options:?} {said}");
+        }
+    }
 }
