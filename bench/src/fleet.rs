@@ -97,9 +97,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// Bytes that the kernel charges to the guests at this moment.
-    pub(crate) fn charged(&self) -> Result<u64> {
-        self.group.bytes()
+    /// Bytes that the kernel charges to the guests at this moment, without what it has read of files for nobody.
+    pub(crate) fn held(&self) -> Result<u64> {
+        self.group.held()
     }
 
     /// Memory of all guests, once it holds still.

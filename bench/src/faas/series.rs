@@ -93,7 +93,7 @@ impl Series {
         self.samples.push(Sample {
             seconds: began.elapsed().as_secs_f64(),
             instances,
-            mib: (fleet.charged()? + shared) as f64 / MIB,
+            mib: (fleet.held()? + shared) as f64 / MIB,
         });
         Ok(())
     }

@@ -49,6 +49,15 @@ impl MemoryGroup {
         Ok(text.trim().parse()?)
     }
 
+    /// Bytes charged to the group without pages of files that nobody maps: the kernel reads ahead, on some disks
+    /// by megabytes, and takes such pages back as soon as it wants them (`memory.stat` of both versions).
+    pub(crate) fn held(&self) -> Result<u64> {
+        let path = self.path.join("memory.stat");
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        Ok(self.bytes()?.saturating_sub(unmapped(&text)))
+    }
+
     /// Bytes charged to the group, once the number holds still.
     pub(crate) fn settled_bytes(&self) -> Result<u64> {
         let mut last = self.bytes()?;
@@ -77,5 +86,32 @@ impl Drop for MemoryGroup {
             "leaving {} behind: it still has processes",
             self.path.display()
         );
+    }
+}
+
+/// Bytes of files' pages that nobody maps, of a group's statistics. Pages of tmpfs are files' pages, too, and
+/// stay.
+fn unmapped(statistics: &str) -> u64 {
+    let find = |names: [&str; 2]| {
+        let lines = statistics.lines().filter_map(|line| line.split_once(' '));
+        let mut found = lines.filter(|(name, _)| names.contains(name));
+        let value = found.next().and_then(|(_, value)| value.parse().ok());
+        value.unwrap_or(0_u64)
+    };
+    find(["cache", "file"])
+        .saturating_sub(find(["shmem", "shmem"]) + find(["mapped_file", "file_mapped"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_that_nobody_maps_are_told_from_others() {
+        let first = "cache 21012480\nrss 1052672\nshmem 4096\nmapped_file 6717440\ntotal_cache 9\n";
+        assert_eq!(unmapped(first), 21_012_480 - 4096 - 6_717_440);
+        let second = "anon 1\nfile 8192\nkernel 5\nshmem 0\nfile_mapped 4096\n";
+        assert_eq!(unmapped(second), 4096);
+        assert_eq!(unmapped("file 1\nfile_mapped 4096\n"), 0);
     }
 }
