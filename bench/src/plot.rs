@@ -16,11 +16,13 @@ pub(crate) struct Line {
 }
 
 /// Colours that stay apart for colour-blind readers (Okabe and Ito).
-const COLOURS: [RGBColor; 4] = [
+const COLOURS: [RGBColor; 6] = [
     RGBColor(213, 94, 0),
     RGBColor(0, 114, 178),
     RGBColor(0, 158, 115),
     RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
 ];
 
 /// Draws `lines` over one pair of axes that begin at zero.
