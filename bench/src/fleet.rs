@@ -5,9 +5,9 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use pool_tests::host::Host;
+use pool_tests::memory_group::MemoryGroup;
 use pool_tests::run::{Backing, command};
 
-use crate::measure::cgroup::MemoryGroup;
 use crate::measure::memory;
 
 /// Guests that have done their work and hold still.

@@ -4,7 +4,10 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::process::Command;
 
-/// True when this machine has everything in `what`: "root", "kvm", "fuse", "groff". Where it has not, that
+use crate::memory_group::MemoryGroup;
+
+/// True when this machine has everything in `what`: "root", "kvm", "fuse", "groff", "memory group"
+/// (control groups of memory). Where it has not, that
 /// is a failure if `POOL_REQUIRE_ALL` is set; else the test is to be skipped, which is said on
 /// standard error and counted in the file that `POOL_SKIP_LOG` names.
 pub fn needs(what: &[&str]) -> bool {
@@ -51,6 +54,7 @@ fn has(thing: &str) -> bool {
         "root" => rustix::process::geteuid().is_root(),
         "kvm" => device("/dev/kvm"),
         "fuse" => device("/dev/fuse"),
+        "memory group" => MemoryGroup::create("pool-needs").is_ok(),
         "groff" => Command::new(thing)
             .arg("--version")
             .output()

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod operator;
 mod programs;
 mod support;
 mod world;
@@ -9,91 +10,17 @@ mod world;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
+use operator::{MARKER, Operator, PROCESS, Running, libc_number};
 use pool_tests::requirements::needs;
 use pool_tests::wait;
-use programs::{
-    FACTS, FILES, IGNORED, MODES, REGISTERS, SCAN, SIGNALS, SLEEP, SPARSE, TABLES, TAKE,
-};
-use serde_json::Value;
+use programs::{FACTS, FILES, IGNORED, MODES, REGISTERS, SCAN, SIGNALS, SLEEP};
 use support::Placement;
-use world::{World, text};
+use world::text;
 
-const PROCESS: [&str; 2] = ["--platform", "process"];
 const KVM: [&str; 2] = ["--platform", "kvm"];
 const COMPILERS: [&str; 2] = ["gcc", "musl-gcc"];
-
-/// In the environment, the arguments and the paths of the VMM, and nowhere in a guest.
-const MARKER: &str = "q7Zk-operators-secret-0fW2";
-
-/// An operator with secrets: where the VMM is started, how, and where its report goes.
-struct Operator {
-    world: World,
-    home: PathBuf,
-}
-
-impl Operator {
-    fn new() -> Self {
-        let world = World::new();
-        let home = world.directory.path().join(MARKER);
-        fs::create_dir(&home).unwrap();
-        Self { world, home }
-    }
-
-    fn build(&mut self, name: &str, compiler: &str, flags: &[&str], source: &str) -> PathBuf {
-        self.world.build(name, compiler, flags, source)
-    }
-
-    fn report(&self) -> PathBuf {
-        self.home.join("report.json")
-    }
-
-    fn vmm(&self, image: &str, options: &[&str], arguments: &[&str]) -> Command {
-        let report = self.report();
-        let options = [options, &["--report", report.to_str().unwrap()]].concat();
-        let mut command = self.world.vmm(image, &options, arguments);
-        command
-            .env("OPERATORS_TOKEN", MARKER)
-            .current_dir(&self.home)
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, image: &str, options: &[&str], arguments: &[&str]) -> Output {
-        self.vmm(image, options, arguments).output().unwrap()
-    }
-
-    /// KiB of the guest's largest resident set in the last run.
-    fn peak(&self) -> i64 {
-        let report: Value = serde_json::from_slice(&fs::read(self.report()).unwrap()).unwrap();
-        report["host"]["peak_rss_kib"].as_i64().unwrap()
-    }
-}
-
-/// A VMM with a guest process, ended with the value.
-struct Running(Child);
-
-impl Running {
-    /// The guest's process, once it is the guest: in a call of this number.
-    fn guest_in_call(&mut self, number: u32) -> u32 {
-        let vmm = self.0.id();
-        wait::until_some("the guest's process", || {
-            let children = fs::read_to_string(format!("/proc/{vmm}/task/{vmm}/children")).ok()?;
-            let guest: u32 = children.split_whitespace().next()?.parse().ok()?;
-            let call = fs::read_to_string(format!("/proc/{guest}/syscall")).ok()?;
-            (call.split_whitespace().next()? == number.to_string()).then_some(guest)
-        })
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 #[test]
 fn a_guest_finds_nothing_of_the_vmm_in_its_address_space() {
@@ -179,12 +106,6 @@ fn the_host_sees_the_guest_and_nothing_of_the_vmm_in_its_process() {
     }
 }
 
-/// Number of a call on x86-64.
-fn libc_number(name: &str) -> u32 {
-    let calls = poolvmm::linux::table::CALLS;
-    calls.iter().find(|call| call.name == name).unwrap().number as u32
-}
-
 #[test]
 fn a_guest_learns_no_more_of_the_host_than_under_kvm() {
     if !needs(&["kvm"]) {
@@ -258,24 +179,6 @@ fn what_the_starter_ignores_stays_ignored() {
 }
 
 #[test]
-fn limits_that_are_lower_stay() {
-    let mut operator = Operator::new();
-    operator.build("take", "gcc", &[], TAKE);
-    let vmm = operator.vmm("take", &PROCESS, &["private"]);
-    let found = Command::new("sh")
-        .args(["-c", "ulimit -d 32768; exec \"$@\"", "sh"])
-        .arg(vmm.get_program())
-        .args(vmm.get_args())
-        .output()
-        .unwrap();
-    let taken: i64 = text(&found.stdout)
-        .trim()
-        .parse()
-        .unwrap_or_else(|_| panic!("{}", text(&found.stderr)));
-    assert!((4..=32).contains(&taken), "{taken} MiB");
-}
-
-#[test]
 fn a_guest_that_was_stopped_sleeps_on() {
     let mut operator = Operator::new();
     operator.build("sleep", "musl-gcc", &[], SLEEP);
@@ -303,81 +206,6 @@ fn a_guest_that_was_stopped_sleeps_on() {
     BufReader::new(output).read_line(&mut line).unwrap();
     assert_eq!(line, "slept, long enough\n");
     assert_eq!(running.0.wait().unwrap().code(), Some(0));
-}
-
-#[test]
-fn memory_is_limited_however_it_is_taken() {
-    const MEMORY: i64 = 64;
-    const STACK: i64 = 8;
-    let mut operator = Operator::new();
-    operator.build("take", "gcc", &[], TAKE);
-    for how in [
-        "private",
-        "shared",
-        "growing",
-        "shared-none",
-        "promised",
-        "heap",
-        "moved",
-        "given-up",
-        "given-up-whole",
-    ] {
-        let found = operator.run(
-            "take",
-            &[&PROCESS[..], &["--memory", "64M"]].concat(),
-            &[how],
-        );
-        let said = text(&found.stdout);
-        let taken: i64 = said
-            .trim()
-            .parse()
-            .unwrap_or_else(|_| panic!("{how}: {said} {} {}", found.status, text(&found.stderr)));
-        // Written and given up does not count at once, but no more is given up than was granted.
-        let most = if how.starts_with("given-up") { 2 } else { 1 } * (MEMORY + STACK);
-        assert!(taken <= most, "{how}: {taken} MiB");
-        assert!(taken >= MEMORY - 8, "{how}: {taken} MiB were granted");
-        let peak = operator.peak() >> 10;
-        assert!(peak <= most + 8, "{how}: {peak} MiB resident");
-    }
-}
-
-#[test]
-fn memory_may_be_sparse_and_reserved_and_what_is_only_read_is_bounded() {
-    let mut operator = Operator::new();
-    operator.build("sparse", "gcc", &[], SPARSE);
-    let found = operator.run(
-        "sparse",
-        &[&PROCESS[..], &["--memory", "64M"]].concat(),
-        &[],
-    );
-    assert_eq!(
-        text(&found.stdout),
-        "8 GiB to read\nmore by other calls: 0\n"
-    );
-}
-
-#[test]
-fn page_tables_are_limited() {
-    const MEMORY: u64 = 64;
-    const STACK: u64 = 8;
-    let mut operator = Operator::new();
-    operator.build("tables", "gcc", &[], TABLES);
-    for how in ["read", "hint", "write", "move", "spread", "grow", "leave"] {
-        let options = [&PROCESS[..], &["--memory", "64M"]].concat();
-        let mut running = Running(operator.vmm("tables", &options, &[how]).spawn().unwrap());
-        let guest = running.guest_in_call(libc_number("pause"));
-        let status = fs::read_to_string(format!("/proc/{guest}/status")).unwrap();
-        let tables = status
-            .lines()
-            .find_map(|l| l.strip_prefix("VmPTE:"))
-            .unwrap();
-        let kib: u64 = tables.trim().strip_suffix(" kB").unwrap().parse().unwrap();
-        assert!(
-            kib <= (MEMORY + STACK + 1) << 10,
-            "{how}: {kib} KiB of tables"
-        );
-        assert!(kib >= 16 << 10, "{how}: refused at {kib} KiB of tables");
-    }
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Measuring: medians, memory of processes and of control groups.
 
-pub(crate) mod cgroup;
 pub(crate) mod ksm;
 pub(crate) mod memory;
 

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use pool_image::link::{LinkRequest, Linked, parse_args};
+use pool_tests::source_directory;
 
 /// A compiler driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +32,7 @@ pub(crate) fn guests() -> &'static Path {
     static GUESTS: OnceLock<PathBuf> = OnceLock::new();
     GUESTS.get_or_init(|| {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests/build.sh");
+        let script = source_directory().join("tests/guests/build.sh");
         done(Command::new(script).arg(&folder));
         folder
     })
@@ -39,9 +40,7 @@ pub(crate) fn guests() -> &'static Path {
 
 /// A source beside this file.
 pub(crate) fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/link")
-        .join(name)
+    source_directory().join("image/tests/link").join(name)
 }
 
 fn done(command: &mut Command) {

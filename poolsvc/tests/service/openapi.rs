@@ -9,12 +9,12 @@ use super::common::Service;
 /// Runs all checks against a service; nothing may be found.
 #[track_caller]
 fn examine(service: &Service, options: &[&str]) {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let sources = pool_tests::source_directory();
     let work = tempfile::tempdir().unwrap();
-    let output = Command::new(sources.join("../scripts/schemathesis"))
+    let output = Command::new(sources.join("scripts/schemathesis"))
         .current_dir(work.path())
         .arg("--config-file")
-        .arg(sources.join("tests/service/schemathesis.toml"))
+        .arg(sources.join("poolsvc/tests/service/schemathesis.toml"))
         .arg("run")
         .arg(format!("{}/v1/openapi.json", service.url))
         .args([

@@ -17,91 +17,93 @@ use crate::stamp::Stamp;
 use crate::vdso::Moved;
 use crate::world::{World, small};
 
-/// Prepares, waits for the parent, and becomes the guest; or tells the parent why not and ends.
-pub(super) fn become_guest(
-    guest: &Guest<'_>,
-    stack: &Stack,
-    vdso: Option<&Moved>,
-    mut go: PipeReader,
-    mut to_parent: PipeWriter,
-    secrets: Secrets,
-) -> ! {
-    let prepared = prepare(guest, stack, vdso, &mut to_parent, secrets.waiting);
-    let ready = prepared.and_then(|()| {
-        let mut word = [0];
-        go.read_exact(&mut word)
-            .map_err(|error| format!("waiting for the parent: {error}"))?;
-        let now = Stamp::by_call().0.to_le_bytes();
-        to_parent
-            .write_all(&now)
-            .map_err(|error| format!("telling the parent: {error}"))
-    });
-    if let Err(why) = ready {
-        let _ = to_parent.write_all(&[&[FAILED], why.as_bytes()].concat());
-        std::process::exit(1);
-    }
-    // SAFETY: nothing of this program runs after the jump, so no descriptor is used again; `map_all`
-    // mapped the plan and filled its stack, and `map_leave` the code.
-    unsafe {
-        system::close_all();
-        system::jump(guest.plan.rooms.monitor.0, secrets.leaving)
-    }
+/// What becomes the guest.
+pub(super) struct Child<'a> {
+    pub(super) guest: &'a Guest<'a>,
+    pub(super) stack: &'a Stack,
+    pub(super) vdso: Option<&'a Moved>,
+    pub(super) secrets: Secrets,
+    /// The monitor counts what the guest takes.
+    pub(super) counted: bool,
 }
 
-fn prepare(
-    guest: &Guest<'_>,
-    stack: &Stack,
-    vdso: Option<&Moved>,
-    to_parent: &mut PipeWriter,
-    waiting: [u32; 2],
-) -> Result<(), String> {
-    system::forget_program().map_err(|error| format!("resetting signals: {error}"))?;
-    let name = guest.start.arguments.first().map_or(&[][..], Vec::as_slice);
-    let cut = CString::new(small::program(name)).unwrap_or_default();
-    rustix::thread::set_name(&cut)
-        .map_err(|error| format!("naming the guest's thread: {error}"))?;
-    map_all(guest, stack)?;
-    map_leave(guest, stack, vdso)
-        .map_err(|error| format!("mapping the way out of poolvmm: {error}"))?;
-    let mapped = Stamp::now().0.to_le_bytes();
-    let world = if guest.has_world() {
-        let number = rustix::process::getpid().as_raw_nonzero().get();
-        let memory = guest.plan.memory;
-        let world = World::enter(guest.grants, guest.network, memory, number, name);
-        Some(world.map_err(|error| error.to_string())?)
-    } else {
-        // Where poolvmm was started is not the guest's business.
-        rustix::process::chdir("/").map_err(|error| format!("entering /: {error}"))?;
-        None
-    };
-    describe(guest, stack).map_err(|error| {
-        format!(
-            "giving the guest a heap of its own: {error}; it takes a kernel with \
+impl Child<'_> {
+    /// Prepares, waits for the parent, and becomes the guest; or tells the parent why not and ends.
+    pub(super) fn become_guest(&self, mut go: PipeReader, mut to_parent: PipeWriter) -> ! {
+        let prepared = self.prepare(&mut to_parent);
+        let ready = prepared.and_then(|()| {
+            let mut word = [0];
+            go.read_exact(&mut word)
+                .map_err(|error| format!("waiting for the parent: {error}"))?;
+            let now = Stamp::by_call().0.to_le_bytes();
+            to_parent
+                .write_all(&now)
+                .map_err(|error| format!("telling the parent: {error}"))
+        });
+        if let Err(why) = ready {
+            let _ = to_parent.write_all(&[&[FAILED], why.as_bytes()].concat());
+            std::process::exit(1);
+        }
+        // SAFETY: nothing of this program runs after the jump, so no descriptor is used again; `map_all`
+        // mapped the plan and filled its stack, and `map_leave` the code.
+        unsafe {
+            system::close_all();
+            system::jump(self.guest.plan.rooms.monitor.0, self.secrets.leaving)
+        }
+    }
+
+    fn prepare(&self, to_parent: &mut PipeWriter) -> Result<(), String> {
+        let Self {
+            guest, stack, vdso, ..
+        } = *self;
+        system::forget_program().map_err(|error| format!("resetting signals: {error}"))?;
+        let name = guest.start.arguments.first().map_or(&[][..], Vec::as_slice);
+        let cut = CString::new(small::program(name)).unwrap_or_default();
+        rustix::thread::set_name(&cut)
+            .map_err(|error| format!("naming the guest's thread: {error}"))?;
+        map_all(guest, stack)?;
+        map_leave(guest, stack, vdso)
+            .map_err(|error| format!("mapping the way out of poolvmm: {error}"))?;
+        let mapped = Stamp::now().0.to_le_bytes();
+        let world = if guest.has_world() {
+            let number = rustix::process::getpid().as_raw_nonzero().get();
+            let memory = guest.plan.memory;
+            let world = World::enter(guest.grants, guest.network, memory, number, name);
+            Some(world.map_err(|error| error.to_string())?)
+        } else {
+            // Where poolvmm was started is not the guest's business.
+            rustix::process::chdir("/").map_err(|error| format!("entering /: {error}"))?;
+            None
+        };
+        describe(guest, stack).map_err(|error| {
+            format!(
+                "giving the guest a heap of its own: {error}; it takes a kernel with \
              CONFIG_CHECKPOINT_RESTORE, or use --platform kvm"
-        )
-    })?;
-    if let Some(vdso) = vdso {
-        system::move_vdso(vdso).map_err(|error| {
+            )
+        })?;
+        if let Some(vdso) = vdso {
+            system::move_vdso(vdso).map_err(|error| {
             format!(
                 "giving the guest the kernel's vdso: {error}; does the kernel seal system mappings? Use \
                  --platform kvm"
             )
         })?;
+        }
+        let listener = Confinement::prepare(world.as_ref(), guest.network, guest.limits)
+            .and_then(|confinement| confinement.enter_guest(self.secrets.waiting, self.counted))
+            .map_err(|error| error.to_string())?;
+        let more = match world {
+            Some(world) => world.layout().places.bytes(),
+            // The parent takes it before it is closed, with all others.
+            None => listener
+                .map_or(-1, IntoRawFd::into_raw_fd)
+                .to_le_bytes()
+                .to_vec(),
+        };
+        to_parent
+            .write_all(&[&[READY], &mapped[..], &more].concat())
+            .map_err(|error| format!("telling the parent: {error}"))
     }
-    let listener = Confinement::prepare(world.as_ref(), guest.network, guest.limits)
-        .and_then(|confinement| confinement.enter_guest(waiting))
-        .map_err(|error| error.to_string())?;
-    let more = match world {
-        Some(world) => world.layout().places.bytes(),
-        // The parent takes it before it is closed, with all others.
-        None => listener
-            .map_or(-1, IntoRawFd::into_raw_fd)
-            .to_le_bytes()
-            .to_vec(),
-    };
-    to_parent
-        .write_all(&[&[READY], &mapped[..], &more].concat())
-        .map_err(|error| format!("telling the parent: {error}"))
 }
 
 fn map_all(guest: &Guest<'_>, stack: &Stack) -> Result<(), String> {

@@ -8,7 +8,9 @@
 //! many tables as it is long, and they come when it is read, not when it is mapped. Addresses that it
 //! only keeps free cost nothing, so they are not bounded: runtimes reserve more than any host has.
 //!
-//! A harder bound is a memory cgroup around poolvmm.
+//! Where poolvmm was started in a control group that bounds memory, and to no more than such counting
+//! would, the kernel counts all of it as it is touched, so the monitor does not, and calls about memory
+//! do not stop ([`Limits::are_kept`]).
 
 use pool_core::PAGE_SIZE;
 use rustix::io::Errno;
@@ -72,6 +74,12 @@ impl Limits {
             room: data.saturating_sub(taken + with_tables(stack)),
             readable: image + vdso::MOST + plan.memory * READABLE,
         }
+    }
+
+    /// True where the kernel itself sees to it that the guest has no more than the monitor would let it have, since
+    /// `group` bounds all that it is in to so many bytes.
+    pub(super) fn are_kept(self, group: Option<u64>) -> bool {
+        group.is_some_and(|most| most <= self.data.saturating_mul(2))
     }
 
     /// Sets what the kernel counts by itself for `guest`, a child of this process, for good. A limit that

@@ -21,6 +21,7 @@ mod change;
 mod child;
 mod counts;
 mod devices;
+mod group;
 mod leave;
 mod limits;
 mod looked;
@@ -41,6 +42,7 @@ use std::io::{self, PipeReader, Read, Write};
 use thiserror::Error;
 
 use self::calls::Calls;
+use self::child::Child;
 use self::devices::Devices;
 use self::limits::Limits;
 use self::looked::Begin;
@@ -170,10 +172,19 @@ pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError
     let (news, to_parent) = io::pipe()?;
     let (go, mut to_child) = io::pipe()?;
     let secrets = Secrets::new()?;
+    let limits = Limits::new(plan);
+    let counted = !limits.are_kept(group::bound());
     let child = match system::fork()? {
         system::Fork::Child => {
             drop((news, to_child));
-            child::become_guest(guest, &stack, vdso.as_ref(), go, to_parent, secrets)
+            let child = Child {
+                guest,
+                stack: &stack,
+                vdso: vdso.as_ref(),
+                secrets,
+                counted,
+            };
+            child.become_guest(go, to_parent)
         }
         system::Fork::Parent(child) => child,
     };
@@ -196,7 +207,6 @@ pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError
         (None, news.listener()?)
     };
     Tracee(child).seize().map_err(ProcessError::Trace)?;
-    let limits = Limits::new(plan);
     limits.apply(child).map_err(ProcessError::Limit)?;
     let begin = Begin::new(guest, &stack, layout);
     let network = guest.limits.clone();

@@ -107,6 +107,8 @@ pub(super) struct Given {
     pub(super) scoped: bool,
     /// Its process's number.
     pub(super) own: u32,
+    /// Its tracer counts what memory it takes.
+    pub(super) counted: bool,
     /// What it does not know, and says with [`MARK`] where its tracer has it do so.
     pub(super) secret: [u32; 2],
 }
@@ -151,8 +153,14 @@ fn guest_rule(process: Process, given: Given) -> Rule {
     } else {
         Verdict::Errno(libc::EPERM)
     };
+    let memory = if given.counted {
+        Verdict::Trace
+    } else {
+        Verdict::Allow
+    };
     match process {
-        Process::Monitor | Process::Protection | Process::Heap => Verdict::Trace.into(),
+        Process::Monitor => Verdict::Trace.into(),
+        Process::Protection | Process::Heap => memory.into(),
         Process::Files => files(no_file).into(),
         Process::Look | Process::FilesOrEmpty => files(Verdict::Trace).into(),
         // C libraries know what to do instead.
@@ -232,9 +240,9 @@ fn guest_rule(process: Process, given: Given) -> Rule {
             .fold(not_served.into(), |rule: Rule, &command| {
                 rule.unless(&[Test::Masked(1, FUTEX_COMMAND, command)], Verdict::Allow)
             }),
-        Process::Mapping => mapping(),
+        Process::Mapping => mapping(memory),
         Process::Move => {
-            Rule::from(Verdict::Trace).unless(&[Test::Masked(3, KEEP_OLD, KEEP_OLD)], not_known)
+            Rule::from(memory).unless(&[Test::Masked(3, KEEP_OLD, KEEP_OLD)], not_known)
         }
         Process::Advice => Rule::one_of(2, &ADVICE, not_known),
         Process::Starts => not_served.into(),
@@ -308,12 +316,12 @@ pub(super) fn socket_options(otherwise: Verdict) -> Rule {
     options.fold(Rule::with_room(otherwise, SOCKET_OPTIONS.len(), 2), rule)
 }
 
-/// `mmap`: addresses to be kept free, where the kernel likes, cost nothing. All else is counted: even
-/// memory that counts by itself needs page tables, and the guest shapes the gaps that the kernel puts it in.
-fn mapping() -> Rule {
+/// `mmap`: addresses to be kept free, where the kernel likes, cost nothing. All else is `memory`, and counted
+/// unless somebody else does: even memory that counts by itself needs page tables, and the guest shapes the gaps that the kernel puts it in.
+fn mapping(memory: Verdict) -> Rule {
     UNCOUNTED
         .iter()
-        .fold(Verdict::Trace.into(), |rule: Rule, &flags| {
+        .fold(memory.into(), |rule: Rule, &flags| {
             rule.unless(&[Test::Masked(3, flags, flags)], Verdict::Trace)
         })
         .unless(

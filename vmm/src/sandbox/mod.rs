@@ -121,9 +121,14 @@ impl Confinement {
         Ok(started)
     }
 
-    /// Confines this process to what a guest may do. Where to listen for threads that make the call [`MARK`] and say
+    /// Confines this process to what a guest may do, of which its tracer is asked about memory if that
+    /// is `counted`. Where to listen for threads that make the call [`MARK`] and say
     /// `secret`, of a guest without files.
-    pub(crate) fn enter_guest(self, secret: [u32; 2]) -> Result<Option<OwnedFd>, SandboxError> {
+    pub(crate) fn enter_guest(
+        self,
+        secret: [u32; 2],
+        counted: bool,
+    ) -> Result<Option<OwnedFd>, SandboxError> {
         give_up_privileges()?;
         self.files.restrict_self()?;
         let own = rustix::process::getpid().as_raw_nonzero().get();
@@ -133,6 +138,7 @@ impl Confinement {
             limited: self.limited,
             scoped: self.scoped,
             own: own.cast_unsigned(),
+            counted,
             secret,
         })?)
     }

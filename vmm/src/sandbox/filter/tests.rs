@@ -14,6 +14,7 @@ fn given(files: bool, network: bool, scoped: bool) -> Given {
         scoped,
         limited: Limited::default(),
         own: OWN,
+        counted: true,
         secret: SECRET,
     }
 }
@@ -400,6 +401,32 @@ fn the_monitor_makes_no_memory_executable() {
         assert_eq!(ask(libc::SYS_prlimit64, [0, 9, 1, 0, 0, 0]), Verdict::Kill);
         assert_eq!(ask(libc::SYS_prlimit64, [1, 7, 1, 0, 0, 0]), Verdict::Kill);
         assert_eq!(ask(libc::SYS_prlimit64, [0, 7, 1, 0, 0, 0]), Verdict::Allow);
+    }
+}
+
+#[test]
+fn memory_that_the_tracer_need_not_count_is_the_kernel_s() {
+    let given = Given {
+        counted: false,
+        ..given(false, false, true)
+    };
+    for (name, arguments, expected) in [
+        ("mmap", [0, 1, 3, 0x22, 0, 0], Verdict::Allow),
+        ("mmap", [1 << 32, 1, 3, 0x12, 3, 0], Verdict::Allow),
+        ("mprotect", [0, 1, 3, 0, 0, 0], Verdict::Allow),
+        ("mremap", [0, 1, 2, 1, 0, 0], Verdict::Allow),
+        ("brk", [1 << 32, 0, 0, 0, 0, 0], Verdict::Allow),
+        // What would count as nothing becomes what counts.
+        ("mmap", [0, 1, 3, 0x21, 0, 0], Verdict::Trace),
+        ("mmap", [0, 1, 3, 0x122, 0, 0], Verdict::Trace),
+        ("mmap", [0, 1, 3, 0x4_0022, 0, 0], Verdict::Trace),
+        ("mremap", [0, 1, 2, 5, 0, 0], Verdict::Refused(libc::EINVAL)),
+    ] {
+        assert_eq!(
+            asked_with(given, name, arguments),
+            expected,
+            "{name} {arguments:?}"
+        );
     }
 }
 

@@ -10,26 +10,50 @@ use anyhow::{Context, Result, bail};
 
 /// A group that is removed when the value is dropped; its processes must have ended by then.
 #[derive(Debug)]
-pub(crate) struct MemoryGroup {
+pub struct MemoryGroup {
     path: PathBuf,
-    usage: &'static str,
+    files: Files,
 }
+
+/// What a version of control groups calls its files.
+#[derive(Clone, Copy, Debug)]
+struct Files {
+    usage: &'static str,
+    limit: &'static str,
+    /// Where it counts swap: the name, and whether that is of memory and swap together.
+    swap: (&'static str, bool),
+}
+
+const VERSIONS: [(&str, Files); 2] = [
+    (
+        "/sys/fs/cgroup/memory",
+        Files {
+            usage: "memory.usage_in_bytes",
+            limit: "memory.limit_in_bytes",
+            swap: ("memory.memsw.limit_in_bytes", true),
+        },
+    ),
+    (
+        "/sys/fs/cgroup",
+        Files {
+            usage: "memory.current",
+            limit: "memory.max",
+            swap: ("memory.swap.max", false),
+        },
+    ),
+];
 
 impl MemoryGroup {
     /// Makes a group, under whichever version of control groups is mounted.
-    pub(crate) fn create(name: &str) -> Result<Self> {
-        let candidates = [
-            ("/sys/fs/cgroup/memory", "memory.usage_in_bytes"),
-            ("/sys/fs/cgroup", "memory.current"),
-        ];
-        for (root, usage) in candidates {
+    pub fn create(name: &str) -> Result<Self> {
+        for (root, files) in VERSIONS {
             let path = Path::new(root).join(format!("{name}-{}", std::process::id()));
             if !Path::new(root).join("cgroup.procs").exists() {
                 continue;
             }
             fs::create_dir(&path).with_context(|| format!("creating {}", path.display()))?;
-            let group = Self { path, usage };
-            if group.path.join(usage).exists() {
+            let group = Self { path, files };
+            if group.path.join(files.usage).exists() {
                 return Ok(group);
             }
         }
@@ -37,13 +61,28 @@ impl MemoryGroup {
     }
 
     /// The file to which a process writes its number to join.
-    pub(crate) fn procs(&self) -> PathBuf {
+    pub fn procs(&self) -> PathBuf {
         self.path.join("cgroup.procs")
     }
 
+    /// Bounds what is charged to the group: that much memory, and no swap where swap is counted.
+    pub fn bound(&self, bytes: u64) -> Result<()> {
+        let write = |name: &str, bytes: u64| {
+            let path = self.path.join(name);
+            fs::write(&path, bytes.to_string())
+                .with_context(|| format!("writing {}", path.display()))
+        };
+        write(self.files.limit, bytes)?;
+        let (swap, together) = self.files.swap;
+        if self.path.join(swap).exists() {
+            write(swap, if together { bytes } else { 0 })?;
+        }
+        Ok(())
+    }
+
     /// Bytes charged to the group now.
-    pub(crate) fn bytes(&self) -> Result<u64> {
-        let path = self.path.join(self.usage);
+    pub fn bytes(&self) -> Result<u64> {
+        let path = self.path.join(self.files.usage);
         let text =
             fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
         Ok(text.trim().parse()?)
@@ -51,7 +90,7 @@ impl MemoryGroup {
 
     /// Bytes charged to the group without pages of files that nobody maps: the kernel reads ahead, on some disks
     /// by megabytes, and takes such pages back as soon as it wants them (`memory.stat` of both versions).
-    pub(crate) fn held(&self) -> Result<u64> {
+    pub fn held(&self) -> Result<u64> {
         let path = self.path.join("memory.stat");
         let text =
             fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -59,7 +98,7 @@ impl MemoryGroup {
     }
 
     /// Bytes charged to the group, once the number holds still.
-    pub(crate) fn settled_bytes(&self) -> Result<u64> {
+    pub fn settled_bytes(&self) -> Result<u64> {
         let mut last = self.bytes()?;
         for _ in 0..30 {
             thread::sleep(Duration::from_millis(100));
