@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use operator::{MARKER, Operator, PROCESS, Running, libc_number};
 use pool_tests::requirements::needs;
 use pool_tests::wait;
-use programs::{FACTS, FILES, IGNORED, MODES, REGISTERS, SCAN, SIGNALS, SLEEP};
+use programs::{FACTS, FILES, INHERITED, MODES, REGISTERS, SCAN, SIGNALS, SLEEP};
 use support::Placement;
 use world::text;
 
@@ -162,20 +162,42 @@ fn signals_are_handled_as_they_are_natively() {
 }
 
 #[test]
-fn what_the_starter_ignores_stays_ignored() {
+fn signals_start_out_as_the_starter_left_them() {
+    if !needs(&["kvm"]) {
+        return;
+    }
     let mut operator = Operator::new();
-    let native = operator.build("signals", "musl-gcc", &[], IGNORED);
-    let vmm = operator.vmm("signals", &PROCESS, &[]);
-    let found = Command::new("sh")
-        .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
-        .arg(vmm.get_program())
-        .args(vmm.get_args())
-        .output()
-        .unwrap();
-    assert_eq!(text(&found.stdout), "1\n", "{}", text(&found.stderr));
-    let native = Command::new(native).output().unwrap();
-    let found = operator.run("signals", &PROCESS, &[]);
-    assert_eq!(text(&found.stdout), text(&native.stdout));
+    let native = operator.build("signals", "musl-gcc", &[], INHERITED);
+    let started = |command: &Command, options: &[&str]| {
+        let found = Command::new("env")
+            .args(options)
+            .arg(command.get_program())
+            .args(command.get_args())
+            .output()
+            .unwrap();
+        text(&found.stdout) + &text(&found.stderr)
+    };
+    for options in [
+        &[][..],
+        &["--ignore-signal=HUP"],
+        &[
+            "--ignore-signal=ALRM",
+            "--ignore-signal=TERM",
+            "--block-signal=USR1",
+        ],
+        &[
+            "--block-signal=INT",
+            "--block-signal=TERM",
+            "--block-signal=CHLD",
+        ],
+    ] {
+        let expected = started(&Command::new(&native), options);
+        assert_eq!(expected.is_empty(), options.is_empty(), "{expected}");
+        for platform in [KVM, PROCESS] {
+            let found = started(&operator.vmm("signals", &platform, &[]), options);
+            assert_eq!(found, expected, "{platform:?} {options:?}");
+        }
+    }
 }
 
 #[test]

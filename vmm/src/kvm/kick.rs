@@ -33,6 +33,8 @@ const PASSED_ON: [i32; 8] = [
 /// What the kernel sends when a file would become larger than the guest's limit: whose call that was is told by the
 /// call's error.
 const TOLD_BY_ERROR: i32 = libc::SIGXFSZ;
+/// From here on signals have no meaning of their own, and the C library takes the first ones.
+const FIRST_REALTIME: i32 = 32;
 /// Bytes of a signal set of the kernel.
 const SET_BYTES: u32 = 8;
 /// Bytes of a `struct signalfd_siginfo`, which begins with the signal's number.
@@ -60,7 +62,15 @@ pub(super) struct Kicks {
     signals: File,
     timer: Timer,
     armed: Option<Timespec>,
-    ignored: Vec<i32>,
+}
+
+/// What a process has of signals when it is started.
+#[derive(Debug)]
+pub(super) struct Inherited {
+    /// Those that do nothing: `nohup` and shells without job control say so.
+    pub(super) ignored: Vec<i32>,
+    /// The set of those that wait until they are let through, as the kernel has it.
+    pub(super) blocked: u64,
 }
 
 /// What has come.
@@ -83,13 +93,7 @@ impl Kicks {
             signals: descriptor(&set).map_err(failed("taking signals by a descriptor"))?,
             timer: Timer::new().map_err(failed("making a timer"))?,
             armed: None,
-            ignored: ignored(),
         })
-    }
-
-    /// Signals of the guest that this process was told to ignore.
-    pub(super) fn ignored(&self) -> &[i32] {
-        &self.ignored
     }
 
     /// Has a tick come at `at` (monotonic time) or earlier.
@@ -231,9 +235,9 @@ fn block() -> io::Result<(libc::sigset_t, libc::sigset_t)> {
     }
 }
 
-/// Those of the guest's signals that do nothing: `nohup` and shells without job control say so. This process ignores
-/// [`TOLD_BY_ERROR`] from now on.
-fn ignored() -> Vec<i32> {
+/// What this process was started with, for the guest to start with. To be asked before any [`Kicks`]. This process
+/// ignores [`TOLD_BY_ERROR`] from now on.
+pub(super) fn inherited() -> Result<Inherited, KvmError> {
     let ignored = |signal: &i32| {
         let mut action = MaybeUninit::<libc::sigaction>::zeroed();
         // SAFETY: only asks; the structure is filled, or stays zeros, which it may be.
@@ -241,13 +245,41 @@ fn ignored() -> Vec<i32> {
             libc::sigaction(*signal, std::ptr::null(), action.as_mut_ptr());
             action.assume_init()
         };
-        action.sa_sigaction == libc::SIG_IGN
+        // This program ignores SIGPIPE itself.
+        action.sa_sigaction == libc::SIG_IGN && *signal != libc::SIGPIPE
     };
-    let signals = PASSED_ON.into_iter().chain([TOLD_BY_ERROR]);
-    let found = signals.filter(ignored).collect();
+    let ignored = (1..FIRST_REALTIME).filter(ignored).collect();
     // SAFETY: it has the action that this process was started with, which nothing here relies on.
     unsafe { libc::signal(TOLD_BY_ERROR, libc::SIG_IGN) };
-    found
+    let mut blocked = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: only asks; the set is filled.
+    let blocked = unsafe {
+        let error = libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), blocked.as_mut_ptr());
+        if error != 0 {
+            return Err(KvmError::Call {
+                what: "asking for the blocked signals",
+                error: io::Error::from_raw_os_error(error),
+            });
+        }
+        blocked.assume_init()
+    };
+    Ok(Inherited {
+        ignored,
+        blocked: word(&blocked),
+    })
+}
+
+/// A set as the kernel has it.
+fn word(set: &libc::sigset_t) -> u64 {
+    // SAFETY: the set is one, and is only read.
+    let has = |signal: &i32| unsafe { libc::sigismember(set, *signal) } == 1;
+    (1..=64)
+        .filter(has)
+        .fold(0, |word, signal| word | bit(signal))
+}
+
+const fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
 }
 
 fn descriptor(set: &libc::sigset_t) -> io::Result<File> {
@@ -267,13 +299,8 @@ fn set_mask_inside(vcpu: &VcpuFd, mask: libc::sigset_t) -> io::Result<()> {
         length: u32,
         set: [u8; SET_BYTES as usize],
     }
-    let mut set: u64 = 0;
-    for signal in 1..=64 {
-        // SAFETY: the set was filled by the kernel and is only read.
-        let blocked = unsafe { libc::sigismember(&raw const mask, signal) } == 1;
-        let ours = PASSED_ON.contains(&signal) || signal == tick();
-        set |= u64::from(blocked && !ours) << (signal - 1);
-    }
+    let ours = PASSED_ON.into_iter().chain([tick()]);
+    let set = ours.fold(word(&mask), |set, signal| set & !bit(signal));
     let request = SignalMask {
         length: SET_BYTES,
         set: set.to_le_bytes(),

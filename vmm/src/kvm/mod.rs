@@ -162,6 +162,7 @@ impl Machine {
             .write(stack.pointer, &stack.bytes)
             .map_err(|_| StartError::TooLong)?;
         first.start_at(plan.entry.0, stack.pointer);
+        let inherited = kick::inherited()?;
         let seats = Arc::new(Seats::new(processors.into()));
         if processors > 1 {
             memory.set_processors(Arc::clone(&seats) as _);
@@ -169,9 +170,7 @@ impl Machine {
         let first = Processor::new(0, first, monitor, Turns::first(), &seats)?;
         let mut linux = linux(memory);
         linux.started_with([stack.arguments, stack.environment, stack.auxiliary]);
-        for &signal in first.kicks.ignored() {
-            linux.ignore(signal);
-        }
+        linux.inherit_signals(&inherited.ignored, inherited.blocked);
         for slot in linux.memory_mut().take_slots() {
             vm.add_slot(&slot)?;
         }

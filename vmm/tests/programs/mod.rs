@@ -211,13 +211,17 @@ int main(int c, char **v) {
 }"#;
 
 /// Lists the signals that it ignores.
-pub const IGNORED: &str = r#"
+/// Says which signals it finds ignored and which blocked.
+pub const INHERITED: &str = r#"
 #include <signal.h>
 #include <stdio.h>
 int main(void) {
+    sigset_t blocked;
+    sigprocmask(SIG_BLOCK, 0, &blocked);
     for (int s = 1; s < 32; s++) {
         struct sigaction a;
-        if (!sigaction(s, 0, &a) && a.sa_handler == SIG_IGN) printf("%d\n", s);
+        if (!sigaction(s, 0, &a) && a.sa_handler == SIG_IGN) printf("%d is ignored\n", s);
+        if (sigismember(&blocked, s)) printf("%d is blocked\n", s);
     }
     return 0;
 }"#;

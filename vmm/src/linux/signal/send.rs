@@ -3,8 +3,9 @@
 use rustix::io::Errno;
 
 use super::super::scheduler::Tid;
+use super::super::task::FIRST;
 use super::super::{Linux, Stop};
-use super::{Action, Info, LAST, MOST_WAITING, REALTIME, Signal, bit};
+use super::{Action, Info, LAST, MOST_WAITING, REALTIME, Signal, UNSTOPPABLE, bit};
 
 /// Whom a signal is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,9 +127,14 @@ impl Linux {
         let _ = self.send(Target::Process, info);
     }
 
-    /// The guest starts out ignoring `signal`, as the VMM was told to.
-    pub fn ignore(&mut self, signal: i32) {
-        self.signals.action(signal as Signal).handler = Action::IGNORE;
+    /// The guest starts out as the VMM was told to: signals that it ignores, and a set of those that it blocks.
+    pub fn inherit_signals(&mut self, ignored: &[i32], blocked: u64) {
+        for &signal in ignored {
+            self.signals.action(signal as Signal).handler = Action::IGNORE;
+        }
+        if let Some(first) = self.tasks.get_mut(FIRST) {
+            first.mask = blocked & !UNSTOPPABLE;
+        }
     }
 
     /// Signals that task `tid` has to look at now.
