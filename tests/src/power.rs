@@ -58,6 +58,12 @@ pub struct RecordedDisk {
     disk: Arc<Mutex<Disk>>,
 }
 
+/// A disk that serves nothing.
+#[derive(Debug)]
+pub struct Held<'a>(
+    #[expect(dead_code, reason = "it is there to be dropped")] MutexGuard<'a, Disk>,
+);
+
 /// What a cut left of a disk, mounted.
 #[derive(Debug)]
 pub struct Leftover {
@@ -111,6 +117,11 @@ impl RecordedDisk {
     /// The directory that it is mounted on.
     pub fn path(&self) -> &Path {
         self.mounted.0.path()
+    }
+
+    /// The disk serves nothing for as long as the value lives: who asks it for something waits.
+    pub fn hold(&self) -> Held<'_> {
+        Held(lock(&self.disk))
     }
 
     /// Requests so far.

@@ -5,9 +5,15 @@
 mod support;
 mod world;
 
-use std::process::Command;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
 
+use pool_tests::power::RecordedDisk;
 use pool_tests::requirements::needs;
+use pool_tests::wait::{self, PATIENCE};
 use world::{World, assert_same, text};
 
 const THREADS: &str = include_str!("programs/threads.c");
@@ -111,4 +117,80 @@ fn a_guest_that_would_start_a_process_is_told_and_so_is_its_operator() {
         1,
         "{notice}"
     );
+}
+
+/// Waits for a disk in one thread, and says in another what it hears.
+const DISK: &str = r#"
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
+static void *sync_it(void *unused) {
+    int f = open("/data/file", O_CREAT | O_RDWR, 0644);
+    if (f < 0 || write(f, "some", 4) != 4) return perror("/data/file"), (void *)0;
+    printf("syncs\n");
+    if (fsync(f)) perror("fsync");
+    printf("synced\n");
+    return 0;
+}
+int main(void) {
+    char line[100];
+    pthread_t thread;
+    setvbuf(stdout, 0, _IOLBF, 0);
+    pthread_create(&thread, 0, sync_it, 0);
+    while (fgets(line, sizeof line, stdin)) fputs(line, stdout);
+    pthread_join(thread, 0);
+    return 0;
+}"#;
+
+/// What processors share is not kept from the others for as long as a disk takes.
+#[test]
+fn one_waits_for_a_disk_and_others_go_on() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    world.build("disk", "musl-gcc", &["-pthread"], DISK);
+    let journal = world.directory.path().join("journal");
+    let Some(disk) = RecordedDisk::new(32, "ext4", journal).unwrap() else {
+        return;
+    };
+    let grant = format!("{}:/data", disk.path().display());
+    let mut command = world.vmm("disk", &["--cpus", "2", "--dir", &grant], &[]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut guest = command.spawn().unwrap();
+    let process = guest.id();
+    let mut input = guest.stdin.take().unwrap();
+    let output = BufReader::new(guest.stdout.take().unwrap());
+    let (told, heard) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        for line in output.lines() {
+            told.send(line.unwrap()).unwrap();
+        }
+    });
+    let hear = || heard.recv_timeout(PATIENCE);
+
+    let held = disk.hold();
+    let said = hear();
+    wait::until("a thread that syncs", || syncs(process));
+    input.write_all(b"go on\n").unwrap();
+    let answered = hear();
+    // Before anything can fail: who waits for a disk cannot be killed.
+    drop(held);
+    drop(input);
+    assert_eq!((said, answered), (Ok("syncs".into()), Ok("go on".into())));
+    assert_eq!(hear(), Ok("synced".into()));
+    assert!(guest.wait().unwrap().success());
+    reader.join().unwrap();
+}
+
+/// Some thread of `process` is in `fsync`.
+fn syncs(process: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{process}/task"));
+    threads.is_ok_and(|threads| {
+        let mut calls = threads
+            .flatten()
+            .map(|thread| thread.path().join("syscall"));
+        calls.any(|call| fs::read_to_string(call).is_ok_and(|call| call.starts_with("74 ")))
+    })
 }

@@ -18,7 +18,7 @@ use super::vcpu::Vcpu;
 use super::vm::Vm;
 use super::{ExitCounts, KvmError};
 use crate::fault::Outcome;
-use crate::linux::{Linux, Tid};
+use crate::linux::{DiskCall, Linux, Tid};
 
 /// What each processor has of its own.
 #[derive(Debug)]
@@ -79,6 +79,8 @@ pub(super) enum Next {
         /// When to come back in any case.
         deadline: Option<Timespec>,
     },
+    /// It waits for a disk, which takes nothing of what they share.
+    Disk(DiskCall),
     /// The guest has ended so.
     End(Outcome),
     /// It has ended, and that is told.
@@ -174,6 +176,10 @@ impl Processor {
                     let woken = self.kicks.wait(&waits, deadline)?;
                     self.turn(board, |turn| turn.rested(&woken))?
                 }
+                Next::Disk(call) => {
+                    let result = call.make();
+                    self.turn(board, |turn| turn.done_outside(result))?
+                }
                 Next::End(_) | Next::Over => return Ok(()),
             };
         }
@@ -222,6 +228,7 @@ impl Turn<'_> {
                 self.cpu.revocations = self.board.linux.memory().revocations();
                 self.board.seats.enter(number);
             }
+            Next::Disk(_) => self.synchronise()?,
             Next::Rest { .. } => {
                 // Others are about to go on with what this one changed.
                 self.synchronise()?;

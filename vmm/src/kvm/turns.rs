@@ -15,7 +15,8 @@ use super::pace::Pace;
 use super::processor::{Next, Turn};
 use crate::fault::{Fault, Outcome};
 use crate::linux::{
-    Base, Exception, ExtendedState, FIRST_TASK, Reply, Request, Restart, Spawn, StateError, Tid,
+    Base, DiskCall, Exception, ExtendedState, FIRST_TASK, Reply, Request, Restart, Spawn,
+    StateError, Tid,
 };
 
 const INTERRUPTED: u64 = -(libc::EINTR as i64) as u64;
@@ -51,6 +52,8 @@ pub(super) struct Turns {
     pub(super) left: Left,
     /// What its call returns.
     result: Option<u64>,
+    /// What its call waits for outside.
+    outside: Option<DiskCall>,
     /// Its call was interrupted: the handler that now runs may have it made again.
     restart: Option<Restart>,
     pace: Pace,
@@ -71,6 +74,7 @@ impl Turns {
             inside: None,
             left: Left::Program,
             result: None,
+            outside: None,
             restart: None,
             pace: Pace::default(),
         }
@@ -139,6 +143,7 @@ impl Turn<'_> {
                 };
                 self.cpu.turns.result = Some(self.board.linux.write_result(at, address));
             }
+            Request::Disk(call) => self.cpu.turns.outside = Some(call),
             Request::SignalReturn => {
                 let mut registers = self.program_registers();
                 if let Err(outcome) = self
@@ -239,6 +244,9 @@ impl Turn<'_> {
             self.cpu.turns.pace.got_out();
         }
         while self.cpu.turns.left != Left::Monitor {
+            if let Some(call) = self.cpu.turns.outside.take() {
+                return Ok(Next::Disk(call));
+            }
             let Some((tid, reply)) = self.board.linux.next_task() else {
                 return Ok(self.rest());
             };
@@ -247,6 +255,9 @@ impl Turn<'_> {
                 && let Some(outcome) = self.answer(reply)?
             {
                 return Ok(Next::End(outcome));
+            }
+            if self.cpu.turns.outside.is_some() {
+                continue;
             }
             if self.board.linux.has_signals() || self.cpu.turns.restart.is_some() {
                 let mut registers = self.program_registers();
@@ -362,6 +373,13 @@ impl Turn<'_> {
         if let Some(inside) = self.cpu.turns.inside {
             self.cpu.turns.pace.begin(inside, now);
         }
+        self.go_on()
+    }
+
+    /// What the running task's call waited for is done, and returns `result`.
+    pub(super) fn done_outside(&mut self, result: u64) -> Result<Next, KvmError> {
+        self.board.linux.trace_result(result);
+        self.cpu.turns.result = Some(result);
         self.go_on()
     }
 

@@ -127,6 +127,22 @@ pub(super) fn pass(linux: &mut Linux, number: u64, kinds: &[Arg], arguments: Arg
     told.map(|()| result)
 }
 
+/// What the kernel gets for the arguments of a call that follows no pointer ([`super::table`]'s `Disk`).
+pub(super) fn numbers(
+    linux: &mut Linux,
+    kinds: &[Arg],
+    arguments: Arguments,
+) -> Result<Arguments, Stop> {
+    let mut raw = [0; 6];
+    for (at, raw) in raw.iter_mut().enumerate().take(kinds.len()) {
+        *raw = match linux.place(kinds, at, &arguments, 0)? {
+            Placed::Value(value) => value,
+            Placed::Buffer(..) => return Err(Errno::NOSYS.into()),
+        };
+    }
+    Ok(raw)
+}
+
 /// The descriptors that call `number` has made.
 fn made(number: u64, kinds: &[Arg], buffers: &[(Vec<u8>, Back); 6], result: u64) -> Vec<RawFd> {
     if [libc::SYS_accept, libc::SYS_accept4].contains(&(number as i64)) {

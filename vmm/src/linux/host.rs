@@ -34,6 +34,25 @@ fn numbers<const N: usize>(number: libc::c_long, arguments: [u64; N]) -> Result<
     unsafe { call(number as u64, all) }
 }
 
+/// A call of numbers and descriptors that waits for a disk: whoever makes it needs nothing else of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskCall {
+    number: u64,
+    arguments: [u64; 6],
+}
+
+impl DiskCall {
+    /// Call `number`, none of whose arguments is an address to the kernel.
+    pub(super) fn new(number: u64, arguments: [u64; 6]) -> Self {
+        Self { number, arguments }
+    }
+
+    /// Makes it; what it returns to the guest.
+    pub fn make(self) -> u64 {
+        numbers(self.number as libc::c_long, self.arguments).unwrap_or_else(super::run::failed)
+    }
+}
+
 /// `close`.
 pub(super) fn close(descriptor: RawFd) -> Result<u64, Errno> {
     numbers(libc::SYS_close, [descriptor as u64])

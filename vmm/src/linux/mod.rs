@@ -54,6 +54,7 @@ pub use self::scheduler::Tid;
 use self::signal::Signals;
 pub use self::signal::{Exception, ExtendedState, Shape, StateError};
 pub(crate) use self::socket_option::OPTIONS as SOCKET_OPTIONS;
+pub use self::host::DiskCall;
 pub use self::task::FIRST as FIRST_TASK;
 use self::task::Tasks;
 pub use self::thread::{Base, Spawn};
@@ -125,6 +126,8 @@ pub enum Request {
     SetBase(Base, u64),
     /// The base of a segment is to be written to this address.
     TellBase(Base, u64),
+    /// This is to be waited for, while others go on; the call returns what it does.
+    Disk(DiskCall),
 }
 
 /// Why a handler does not return a value.

@@ -6,11 +6,12 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::time::Timespec;
 
+use super::host::DiskCall;
 use super::scheduler::Tid;
 use super::table::{Server, Topic};
 use super::task::Pending;
 use super::wait::{Progress, restart};
-use super::{Call, Linux, Reply, Served, Stop, dispatch, table};
+use super::{Call, Linux, Reply, Request, Served, Stop, dispatch, table};
 
 impl Linux {
     /// Serves one call of the running task.
@@ -37,6 +38,13 @@ impl Linux {
             Some((at, Server::Host(kinds))) => self.with_limits(at, |linux| {
                 dispatch::pass(linux, call.number, kinds, call.arguments)
             }),
+            Some((_, Server::Disk(kinds))) => dispatch::numbers(self, kinds, call.arguments)
+                .and_then(|raw| {
+                    Err(Stop::Request(Request::Disk(DiskCall::new(
+                        call.number,
+                        raw,
+                    ))))
+                }),
             Some((at, Server::Monitor(handler))) => {
                 self.with_limits(at, |linux| handler(linux, call.arguments))
             }

@@ -149,6 +149,9 @@ impl fmt::Display for Process {
 pub(super) enum Server {
     /// The host's kernel, with these arguments.
     Host(&'static [Arg]),
+    /// The same, once a disk has done something: other processors go on meanwhile. There are numbers and
+    /// descriptors alone among the arguments.
+    Disk(&'static [Arg]),
     /// The monitor.
     Monitor(Handler),
     /// The host's kernel, on the process platform alone.
@@ -175,7 +178,7 @@ impl Entry {
     /// How many arguments the host's kernel gets, if it serves the call.
     pub(crate) fn host_arguments(&self) -> Option<usize> {
         match self.server {
-            Server::Host(kinds) => Some(kinds.len()),
+            Server::Host(kinds) | Server::Disk(kinds) => Some(kinds.len()),
             _ => None,
         }
     }
@@ -223,6 +226,17 @@ const fn host(
     process: Process,
 ) -> Entry {
     entry(number, name, Server::Host(arguments), topic, process)
+}
+
+/// A call that the host's kernel serves once a disk has done something.
+const fn disk(
+    number: u64,
+    name: &'static str,
+    arguments: &'static [Arg],
+    topic: Topic,
+    process: Process,
+) -> Entry {
+    entry(number, name, Server::Disk(arguments), topic, process)
 }
 
 /// A call that the monitor does not serve.
@@ -309,8 +323,8 @@ const LIST: &[Entry] = {
     call(63, "uname", system::uname, Topic::System, Process::Monitor),
     call(72, "fcntl", descriptor::fcntl, Topic::File, Process::Descriptor),
     call(73, "flock", descriptor::flock, Topic::File, Process::Allowed),
-    host(74, "fsync", &[Descriptor], Topic::File, Process::Allowed),
-    host(75, "fdatasync", &[Descriptor], Topic::File, Process::Allowed),
+    disk(74, "fsync", &[Descriptor], Topic::File, Process::Allowed),
+    disk(75, "fdatasync", &[Descriptor], Topic::File, Process::Allowed),
     host(76, "truncate", &[Path, Value], Topic::Path, Process::Files),
     host(77, "ftruncate", &[Descriptor, Value], Topic::File, Process::Allowed),
     call(78, "getdents", small::getdents, Topic::File, Process::List),
@@ -424,7 +438,7 @@ const LIST: &[Entry] = {
     call(273, "set_robust_list", thread::set_robust_list, Topic::Process, Process::Allowed),
     call(274, "get_robust_list", thread::get_robust_list, Topic::Process, Process::OwnThread),
     call(275, "splice", stream::splice, Topic::File, Process::Allowed),
-    host(277, "sync_file_range", &[Descriptor, Value, Value, Value], Topic::File, Process::Allowed),
+    disk(277, "sync_file_range", &[Descriptor, Value, Value, Value], Topic::File, Process::Allowed),
     host(280, "utimensat", &[Directory, PathOrNull, In(32), Value], Topic::Path, Process::Change { flags: 3, mode: None }),
     call(281, "epoll_pwait", poll::epoll_pwait, Topic::File, Process::Allowed),
     host(283, "timerfd_create", &[Value, Value], Topic::File, Process::Allowed),
@@ -468,58 +482,4 @@ pub fn find(number: u64) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fmt::Write as _;
-
-    use super::*;
-
-    #[test]
-    fn calls_are_sorted_so_that_they_can_be_found() {
-        assert!(CALLS.is_sorted_by(|a, b| a.number < b.number));
-        for (at, call) in CALLS.iter().enumerate() {
-            assert_eq!(find(call.number), Some(at));
-        }
-        assert_eq!(find(335), None);
-    }
-
-    fn served(server: Server) -> String {
-        match server {
-            Server::Host(kinds) => {
-                let words: Vec<String> = kinds.iter().map(|kind| format!("{kind:?}")).collect();
-                words.join(", ")
-            }
-            Server::Monitor(_) => "monitor".to_owned(),
-            Server::ProcessOnly => "-".to_owned(),
-        }
-    }
-
-    /// `POOL_BLESS=1` writes the table into the document.
-    #[test]
-    fn the_document_lists_exactly_these_calls() {
-        const HEAD: &str =
-            "| number | call | topic | under KVM | as a process |\n|---|---|---|---|---|\n";
-        let path = pool_tests::source_directory().join("vmm/SYSCALLS.md");
-        let document = std::fs::read_to_string(&path).unwrap();
-        let mut table = HEAD.to_owned();
-        for call in CALLS {
-            let (number, name) = (call.number, call.name);
-            let (topic, process) = (call.topic, call.process);
-            let served = served(call.server);
-            writeln!(
-                table,
-                "| {number} | `{name}` | {topic:?} | {served} | {process} |"
-            )
-            .unwrap();
-        }
-        let start = document.find(HEAD).expect("the document has the table");
-        let length = document[start..]
-            .find("\n\n")
-            .map_or(document.len() - start, |at| at + 1);
-        let found = &document[start..start + length];
-        if found != table && std::env::var_os("POOL_BLESS").is_some() {
-            std::fs::write(path, document.replace(found, &table)).unwrap();
-        } else {
-            assert_eq!(found, table, "run this test with POOL_BLESS=1");
-        }
-    }
-}
+mod tests;

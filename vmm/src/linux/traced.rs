@@ -43,7 +43,10 @@ impl Linux {
             Reply::Request(Request::Spawn(spawn)) => Some(spawn.tid.into()),
             Reply::Request(Request::SetBase(..)) => Some(0),
             // They are told when the processor has done it.
-            Reply::Waits | Reply::Request(Request::SignalReturn | Request::TellBase(..)) => return,
+            Reply::Waits
+            | Reply::Request(Request::SignalReturn | Request::TellBase(..) | Request::Disk(_)) => {
+                return;
+            }
             Reply::End(_) | Reply::Fault(_) | Reply::Ended => None,
         };
         trace.returned(thread, result, &mut self.memory);
@@ -58,7 +61,7 @@ impl Linux {
     }
 
     /// The processor has done what the running task's call asked for.
-    pub(super) fn trace_result(&mut self, value: u64) {
+    pub fn trace_result(&mut self, value: u64) {
         if let Some(trace) = &mut self.trace {
             let thread = self.serving as i32;
             trace.returned(thread, Some(value as i64), &mut self.memory);
