@@ -12,12 +12,12 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use operator::{MARKER, Operator, PROCESS, Running, libc_number};
+use operator::{MARKER, Operator, PROCESS, libc_number};
 use pool_tests::requirements::needs;
 use pool_tests::wait;
 use programs::{FACTS, FILES, INHERITED, MODES, REGISTERS, SCAN, SIGNALS, SLEEP};
 use support::Placement;
-use world::text;
+use world::{Running, text};
 
 const KVM: [&str; 2] = ["--platform", "kvm"];
 const COMPILERS: [&str; 2] = ["gcc", "musl-gcc"];

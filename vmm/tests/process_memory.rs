@@ -10,11 +10,11 @@ mod world;
 use std::fs;
 use std::process::{Command, Output};
 
-use operator::{Operator, PROCESS, Running, libc_number};
+use operator::{Operator, PROCESS, libc_number};
 use pool_tests::memory_group::MemoryGroup;
 use pool_tests::requirements::needs;
 use programs::{PROTECT, SPARSE, TABLES, TAKE};
-use world::text;
+use world::{Running, text};
 
 #[test]
 fn limits_that_are_lower_stay() {

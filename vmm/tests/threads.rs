@@ -14,7 +14,7 @@ use std::thread;
 use pool_tests::power::RecordedDisk;
 use pool_tests::requirements::needs;
 use pool_tests::wait::{self, PATIENCE};
-use world::{World, assert_same, text};
+use world::{Running, World, assert_same, text};
 
 const THREADS: &str = include_str!("programs/threads.c");
 const COMPILERS: [&str; 2] = ["musl-gcc", "gcc"];
@@ -119,24 +119,26 @@ fn a_guest_that_would_start_a_process_is_told_and_so_is_its_operator() {
     );
 }
 
-/// Waits for a disk in one thread, and says in another what it hears.
+/// Waits for a disk in one thread, and in another says what it hears.
 const DISK: &str = r#"
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <unistd.h>
+static int file;
 static void *sync_it(void *unused) {
-    int f = open("/data/file", O_CREAT | O_RDWR, 0644);
-    if (f < 0 || write(f, "some", 4) != 4) return perror("/data/file"), (void *)0;
-    printf("syncs\n");
-    if (fsync(f)) perror("fsync");
-    printf("synced\n");
+    if (fsync(file)) perror("fsync");
+    puts("synced");
     return 0;
 }
 int main(void) {
     char line[100];
     pthread_t thread;
     setvbuf(stdout, 0, _IOLBF, 0);
+    file = open("/data/file", O_CREAT | O_RDWR, 0644);
+    if (file < 0 || write(file, "some", 4) != 4) return perror("/data/file"), 1;
+    puts("wrote");
+    fgets(line, sizeof line, stdin);
     pthread_create(&thread, 0, sync_it, 0);
     while (fgets(line, sizeof line, stdin)) fputs(line, stdout);
     pthread_join(thread, 0);
@@ -158,7 +160,8 @@ fn one_waits_for_a_disk_and_others_go_on() {
     let grant = format!("{}:/data", disk.path().display());
     let mut command = world.vmm("disk", &["--cpus", "2", "--dir", &grant], &[]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut guest = command.spawn().unwrap();
+    let mut running = Running(command.spawn().unwrap());
+    let guest = &mut running.0;
     let process = guest.id();
     let mut input = guest.stdin.take().unwrap();
     let output = BufReader::new(guest.stdout.take().unwrap());
@@ -170,15 +173,16 @@ fn one_waits_for_a_disk_and_others_go_on() {
     });
     let hear = || heard.recv_timeout(PATIENCE);
 
+    assert_eq!(hear(), Ok("wrote".into()));
     let held = disk.hold();
-    let said = hear();
+    input.write_all(b"\n").unwrap();
     wait::until("a thread that syncs", || syncs(process));
     input.write_all(b"go on\n").unwrap();
     let answered = hear();
     // Before anything can fail: who waits for a disk cannot be killed.
     drop(held);
     drop(input);
-    assert_eq!((said, answered), (Ok("syncs".into()), Ok("go on".into())));
+    assert_eq!(answered, Ok("go on".into()));
     assert_eq!(hear(), Ok("synced".into()));
     assert!(guest.wait().unwrap().success());
     reader.join().unwrap();

@@ -4,9 +4,8 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
-use pool_tests::wait;
 use serde_json::Value;
 
 use crate::world::World;
@@ -61,30 +60,6 @@ impl Operator {
     /// KiB of the guest's largest resident set in the last run.
     pub fn peak(&self) -> i64 {
         self.reported()["host"]["peak_rss_kib"].as_i64().unwrap()
-    }
-}
-
-/// A VMM with a guest process, ended with the value.
-#[derive(Debug)]
-pub struct Running(pub Child);
-
-impl Running {
-    /// The guest's process, once it is the guest: in a call of this number.
-    pub fn guest_in_call(&mut self, number: u32) -> u32 {
-        let vmm = self.0.id();
-        wait::until_some("the guest's process", || {
-            let children = fs::read_to_string(format!("/proc/{vmm}/task/{vmm}/children")).ok()?;
-            let guest: u32 = children.split_whitespace().next()?.parse().ok()?;
-            let call = fs::read_to_string(format!("/proc/{guest}/syscall")).ok()?;
-            (call.split_whitespace().next()? == number.to_string()).then_some(guest)
-        })
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

@@ -4,8 +4,9 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
+use pool_tests::wait;
 use tempfile::TempDir;
 
 use crate::support::{Placement, TestPool, compile};
@@ -53,6 +54,30 @@ impl World {
 
     pub fn run(&self, image: &str, options: &[&str], arguments: &[&str]) -> Output {
         self.vmm(image, options, arguments).output().unwrap()
+    }
+}
+
+/// A VMM with a guest, ended with the value.
+#[derive(Debug)]
+pub struct Running(pub Child);
+
+impl Running {
+    /// The process of a guest that is one, once it is the guest: in a call of this number.
+    pub fn guest_in_call(&mut self, number: u32) -> u32 {
+        let vmm = self.0.id();
+        wait::until_some("the guest's process", || {
+            let children = fs::read_to_string(format!("/proc/{vmm}/task/{vmm}/children")).ok()?;
+            let guest: u32 = children.split_whitespace().next()?.parse().ok()?;
+            let call = fs::read_to_string(format!("/proc/{guest}/syscall")).ok()?;
+            (call.split_whitespace().next()? == number.to_string()).then_some(guest)
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
