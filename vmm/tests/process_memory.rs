@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod operator;
-mod programs;
 mod support;
 mod world;
 
@@ -13,8 +12,12 @@ use std::process::{Command, Output};
 use operator::{Operator, PROCESS, libc_number};
 use pool_tests::memory_group::MemoryGroup;
 use pool_tests::requirements::needs;
-use programs::{PROTECT, SPARSE, TABLES, TAKE};
 use world::{Running, text};
+
+const TAKE: &str = include_str!("programs/take.c");
+const PROTECT: &str = include_str!("programs/protect.c");
+const RESERVE: &str = include_str!("programs/reserve.c");
+const TABLES: &str = include_str!("programs/tables.c");
 
 #[test]
 fn limits_that_are_lower_stay() {
@@ -73,7 +76,7 @@ fn memory_is_limited_however_it_is_taken() {
 #[test]
 fn memory_may_be_sparse_and_reserved_and_what_is_only_read_is_bounded() {
     let mut operator = Operator::new();
-    operator.build("sparse", "gcc", &[], SPARSE);
+    operator.build("sparse", "gcc", &[], RESERVE);
     let found = operator.run(
         "sparse",
         &[&PROCESS[..], &["--memory", "64M"]].concat(),

@@ -107,8 +107,8 @@ pub(super) struct Given {
     pub(super) scoped: bool,
     /// Its process's number.
     pub(super) own: u32,
-    /// Its tracer counts what memory it takes.
-    pub(super) counted: bool,
+    /// What becomes of calls that take memory: allowed where the tracer need not count it.
+    pub(super) memory: Verdict,
     /// What it does not know, and says with [`MARK`] where its tracer has it do so.
     pub(super) secret: [u32; 2],
 }
@@ -153,14 +153,9 @@ fn guest_rule(process: Process, given: Given) -> Rule {
     } else {
         Verdict::Errno(libc::EPERM)
     };
-    let memory = if given.counted {
-        Verdict::Trace
-    } else {
-        Verdict::Allow
-    };
     match process {
         Process::Monitor => Verdict::Trace.into(),
-        Process::Protection | Process::Heap => memory.into(),
+        Process::Protection | Process::Heap => given.memory.into(),
         Process::Files => files(no_file).into(),
         Process::Look | Process::FilesOrEmpty => files(Verdict::Trace).into(),
         // C libraries know what to do instead.
@@ -240,9 +235,9 @@ fn guest_rule(process: Process, given: Given) -> Rule {
             .fold(not_served.into(), |rule: Rule, &command| {
                 rule.unless(&[Test::Masked(1, FUTEX_COMMAND, command)], Verdict::Allow)
             }),
-        Process::Mapping => mapping(memory),
+        Process::Mapping => mapping(given.memory),
         Process::Move => {
-            Rule::from(memory).unless(&[Test::Masked(3, KEEP_OLD, KEEP_OLD)], not_known)
+            Rule::from(given.memory).unless(&[Test::Masked(3, KEEP_OLD, KEEP_OLD)], not_known)
         }
         Process::Advice => Rule::one_of(2, &ADVICE, not_known),
         Process::Starts => not_served.into(),

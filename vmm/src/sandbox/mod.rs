@@ -25,6 +25,7 @@ use rustix::process::{Pid, Resource, Rlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use thiserror::Error;
 
+use self::bpf::Verdict;
 use self::filter::Limited;
 pub(crate) use self::filter::MARK;
 pub use self::seccomp::FilterError;
@@ -138,7 +139,11 @@ impl Confinement {
             limited: self.limited,
             scoped: self.scoped,
             own: own.cast_unsigned(),
-            counted,
+            memory: if counted {
+                Verdict::Trace
+            } else {
+                Verdict::Allow
+            },
             secret,
         })?)
     }

@@ -14,7 +14,7 @@ fn given(files: bool, network: bool, scoped: bool) -> Given {
         scoped,
         limited: Limited::default(),
         own: OWN,
-        counted: true,
+        memory: Verdict::Trace,
         secret: SECRET,
     }
 }
@@ -407,7 +407,7 @@ fn the_monitor_makes_no_memory_executable() {
 #[test]
 fn memory_that_the_tracer_need_not_count_is_the_kernel_s() {
     let given = Given {
-        counted: false,
+        memory: Verdict::Allow,
         ..given(false, false, true)
     };
     for (name, arguments, expected) in [

@@ -1,0 +1,43 @@
+// Takes memory in one of many ways until it is refused; says how much of it was written, in MiB.
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#define STEP (4l << 20)
+#define MOST (1l << 30)
+static char *map(int protection, int flags) {
+    char *p = mmap(0, STEP, protection, flags | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED ? 0 : p;
+}
+static char *take(const char *how, long done) {
+    static char *last;
+    char *p;
+    if (!strcmp(how, "private")) return map(3, MAP_PRIVATE);
+    if (!strcmp(how, "shared")) return map(3, MAP_SHARED);
+    if (!strcmp(how, "growing")) return map(3, MAP_PRIVATE | MAP_GROWSDOWN);
+    if (!strcmp(how, "shared-none")) return (p = map(0, MAP_SHARED)) && !mprotect(p, STEP, 3) ? p : 0;
+    if (!strcmp(how, "promised")) return (p = map(0, MAP_PRIVATE | MAP_NORESERVE)) && !mprotect(p, STEP, 3) ? p : 0;
+    if (!strcmp(how, "heap")) return (p = sbrk(STEP)) == (void *)-1 ? 0 : p;
+    if (!strcmp(how, "moved")) {
+        p = done ? mremap(last, done, done + STEP, MREMAP_MAYMOVE) : map(3, MAP_PRIVATE);
+        if (p == MAP_FAILED || !p) return 0;
+        last = p;
+        return p + done;
+    }
+    if (!strncmp(how, "given-up", 8)) {
+        if (last && mprotect(last, STEP, how[8] ? PROT_NONE : PROT_READ)) return 0;
+        return last = map(3, MAP_PRIVATE);
+    }
+    return 0;
+}
+int main(int c, char **v) {
+    long done = 0;
+    char *p;
+    while (done < MOST && (p = take(v[1], done))) {
+        memset(p, 1, STEP);
+        done += STEP;
+    }
+    printf("%ld\n", done >> 20);
+    return 0;
+}
