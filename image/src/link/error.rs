@@ -58,6 +58,28 @@ pub enum LinkError {
         /// The other.
         second: String,
     },
+    /// Of copies of a section group the one that counts defines less than another.
+    #[error(
+        "{symbol}, which {object} defines in a section group, is not in the copy of that group that \
+         counts: compile both with the same options"
+    )]
+    Copies {
+        /// The symbol.
+        symbol: String,
+        /// The object.
+        object: String,
+    },
+    /// A reference to what is not in the program, since another copy of it is.
+    #[error(
+        "{place} refers to {symbol}, which is local to a copy of a section group that does not count: \
+         give it a name of its own outside of the group"
+    )]
+    Discarded {
+        /// File, section and offset.
+        place: String,
+        /// What is referred to.
+        symbol: String,
+    },
     /// References that nothing defines.
     #[error("undefined symbols:\n{}", .0.join("\n"))]
     Undefined(Vec<String>),

@@ -14,7 +14,8 @@ use super::error::LinkError;
 use super::gathered::{Gathered, gathered};
 use super::object::{Place, Symbol};
 use super::plan::{Entry, Extent, Part, Plan};
-use super::symbols::{Reach, Target, UnitTargets};
+use super::resolve::Resolution;
+use super::symbols::{Target, UnitTargets};
 use super::unit::{SymbolId, Unit};
 use super::{eh_frame, references};
 
@@ -75,7 +76,7 @@ pub(super) struct Image<'i, 'a> {
     pub(super) units: &'i [Unit<'a>],
     pub(super) targets: &'i [UnitTargets<'a>],
     pub(super) plans: &'i [Plan<'a>],
-    pub(super) reach: &'i Reach,
+    pub(super) program: &'i Resolution<'a>,
     /// By unit; zero for a library that is in no way part of the image.
     pub(super) bases: Vec<UnitBase>,
     pub(super) common: Common,
@@ -96,7 +97,7 @@ impl<'i, 'a> Image<'i, 'a> {
         units: &'i [Unit<'a>],
         targets: &'i [UnitTargets<'a>],
         plans: &'i [Plan<'a>],
-        reach: &'i Reach,
+        program: &'i Resolution<'a>,
         reservations: &[Option<Reservation>],
     ) -> Result<Self, LinkError> {
         let mut bases = vec![UnitBase::default()];
@@ -116,7 +117,7 @@ impl<'i, 'a> Image<'i, 'a> {
             units,
             targets,
             plans,
-            reach,
+            program,
             bases,
             common: Common::default(),
             gathered: Vec::new(),
@@ -130,9 +131,14 @@ impl<'i, 'a> Image<'i, 'a> {
         Ok(image)
     }
 
+    /// True when the section is one of the program's.
+    pub(super) fn takes(&self, unit: usize, object: usize, section: usize) -> bool {
+        self.program.is_live(unit, object) && !self.program.is_lost(unit, object, section)
+    }
+
     /// Units that are part of the image.
     pub(super) fn included(&self) -> impl Iterator<Item = usize> {
-        (0..self.units.len()).filter(|unit| self.reach.includes(*unit))
+        (0..self.units.len()).filter(|unit| self.program.includes(*unit))
     }
 
     fn place_application(&mut self, request: &LinkRequest) -> Result<(), LinkError> {
@@ -163,7 +169,7 @@ impl<'i, 'a> Image<'i, 'a> {
         self.resolved = self
             .included()
             .flat_map(|unit| self.plans[unit].resolved.iter().copied())
-            .filter(|id| self.reach.is_reached(id.unit, id.object))
+            .filter(|id| self.program.is_live(id.unit, id.object))
             .collect();
         self.common.resolvers = end.take(self.resolved.len() as u64 * RELA_SIZE, 8);
         self.place_thread_template(&mut end);
@@ -206,7 +212,7 @@ impl<'i, 'a> Image<'i, 'a> {
         for u in self.included() {
             let unit = &self.units[u];
             for (o, s, section) in unit.sections() {
-                if gathered(section) == Some(kind) && self.reach.is_reached(u, o) {
+                if gathered(section) == Some(kind) && self.takes(u, o, s) {
                     let order = (priority(section.name), unit.positions[o]);
                     found.push((order, (u, o, s)));
                 }
@@ -261,10 +267,7 @@ impl<'i, 'a> Image<'i, 'a> {
     /// Entries of the table by which an unwinder finds the frame of an address; none when nothing
     /// that is linked unwinds.
     fn unwind_entries(&self, request: &LinkRequest) -> u64 {
-        let unwinds = self
-            .reach
-            .definition(self.units, "_Unwind_Find_FDE")
-            .is_some();
+        let unwinds = self.program.definition("_Unwind_Find_FDE").is_some();
         if !unwinds && !request.unwind_table {
             return 0;
         }
@@ -277,7 +280,7 @@ impl<'i, 'a> Image<'i, 'a> {
 
     fn place_loose(&mut self) {
         for u in 0..self.units.len() {
-            if !self.reach.includes(u) {
+            if !self.program.includes(u) {
                 continue;
             }
             for (o, s, section) in self.units[u].sections() {
@@ -386,7 +389,7 @@ impl<'i, 'a> Image<'i, 'a> {
 
     /// What the image has under a name that a unit leaves open.
     pub(super) fn import(&self, name: &str) -> Option<Import> {
-        if let Some(id) = self.reach.definition(self.units, name) {
+        if let Some(id) = self.program.definition(name) {
             return Some(Import::Symbol(id));
         }
         self.provided(name).map(Import::Address)

@@ -27,7 +27,7 @@ use super::unit::Unit;
 
 /// Part of every identity: a change of how libraries are laid out or relocated changes it, so
 /// that bytes of two linkers are never taken for each other.
-const LINKER_FORMAT: &str = "pool-link layout 1";
+const LINKER_FORMAT: &str = "pool-link layout 2";
 
 /// How a library is called, before its version is known.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -49,6 +49,7 @@ mod plan;
 mod references;
 pub mod registry;
 mod relocate;
+mod resolve;
 mod script;
 mod sections;
 mod symbols;
@@ -57,22 +58,23 @@ mod unit;
 
 use std::path::Path;
 
-use goblin::elf::sym::STV_DEFAULT;
 use pool_core::name::LibraryRef;
 use pool_core::page::PageCount;
 use pool_core::registry::{Reservation, ReservationRequest};
 
-pub use args::{BuildId, InputFile, LibraryAlias, LinkRequest, Strip, parse_args};
+pub use args::{BuildId, InputFile, LibraryAlias, LinkRequest, Mark, Strip, parse_args};
 pub use error::LinkError;
 pub use registry::{FileRegistry, Registry, RegistryError};
 
-use crate::layout::{LAYOUT_FORMAT, LinkLayout, PlacedLibrary};
+use crate::layout::{self, LinkLayout, PlacedLibrary};
 use files::InputBytes;
 use image::{Image, Import};
 use library::{Library, Naming};
 use object::Object;
 use plan::Plan;
-use symbols::{Reach, UnitTargets};
+use relocate::Contents;
+use resolve::{Asked, Became, Resolution};
+use symbols::UnitTargets;
 use unit::{Unit, UnitKind};
 
 /// An executable.
@@ -97,8 +99,11 @@ pub struct LibraryPages {
     pub library: LibraryRef,
     /// The archive.
     pub file: String,
-    /// Pages that all images share.
+    /// Pages that all images share, but for those of its own.
     pub shared: PageCount,
+    /// Pages of these that differ in this image, since the program means something else there than other
+    /// programs do: it replaces what the library refers to.
+    pub own: PageCount,
     /// Read-only pages that hold addresses of the image.
     pub bound: PageCount,
     /// Pages of data and zeros.
@@ -108,35 +113,46 @@ pub struct LibraryPages {
 /// Links what `request` names, with addresses from `registry`.
 pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked, LinkError> {
     let inputs = files::read(request)?;
-    if inputs.is_empty() {
+    if inputs.files.is_empty() {
         return Err(LinkError::NoInput);
     }
-    let mut set = LinkSet::read(request, &inputs)?;
-    set.share_groups(request)?;
-    let targets: Vec<UnitTargets<'_>> = (0..set.units.len())
-        .map(|unit| symbols::targets(&set.units, &set.libraries, unit))
-        .collect();
+    let mut set = LinkSet::read(request, &inputs.files)?;
+    set.share_groups()?;
     let mut roots: Vec<&str> = request.undefined.iter().map(String::as_str).collect();
     roots.push(&request.entry);
-    let reach = Reach::from_application(&set.units, &targets, &roots);
+    let may_repeat = request.allow_multiple_definition;
+    let asked = Asked { roots, may_repeat };
+    let mut program = Resolution::new(&set.units, &inputs.steps, &set.became, &asked)?;
+    program.settle(&mut set.units, &set.libraries, may_repeat)?;
+    let targets: Vec<UnitTargets<'_>> = (0..set.units.len())
+        .map(|unit| symbols::targets(&set.units, &set.libraries, &program, unit))
+        .collect();
+    program.borrow(&set.units, &targets);
 
     let units: Vec<&Unit<'_>> = set.units.iter().collect();
     let plans: Vec<Plan<'_>> = (0..units.len())
         .map(|own| Plan::new(&units, own, &targets[own], request.strip))
         .collect::<Result<_, _>>()?;
-    let reservations = set.reserve(&plans, &reach, registry)?;
-    let image = Image::new(request, &set.units, &targets, &plans, &reach, &reservations)?;
+    let reservations = set.reserve(&plans, &program, registry)?;
+    let image = Image::new(
+        request,
+        &set.units,
+        &targets,
+        &plans,
+        &program,
+        &reservations,
+    )?;
     checks::refuse_undefined(&image)?;
     checks::refuse_split_sets(&image)?;
     let contents = relocate::fill(&image)?;
     let entry = entry_address(&image, &request.entry)?;
 
-    let layout = set.layout(&image, &reservations);
+    let layout = set.layout(&image, &contents, &reservations);
     let names = set.names();
     let text = serde_json::to_vec(&layout).unwrap_or_default();
     Ok(Linked {
         elf: output::write(&image, &contents, request, &names, entry, &text),
-        libraries: set.pages(&image),
+        libraries: set.pages(&image, &contents),
         map: request.map.is_some().then(|| map::text(&image, &names)),
         warnings: set.warnings(request, &image),
         layout,
@@ -156,19 +172,25 @@ fn entry_address(image: &Image<'_, '_>, name: &str) -> Result<u64, LinkError> {
 struct LinkSet<'a> {
     units: Vec<Unit<'a>>,
     libraries: Vec<Library>,
+    /// Of each file.
+    became: Vec<Became>,
 }
 
 impl<'a> LinkSet<'a> {
-    fn read(request: &LinkRequest, inputs: &'a [InputBytes]) -> Result<Self, LinkError> {
+    fn read(request: &LinkRequest, files: &'a [InputBytes]) -> Result<Self, LinkError> {
         let mut application = Vec::new();
         let mut positions = Vec::new();
         let mut libraries: Vec<Unit<'a>> = Vec::new();
         let mut namings: Vec<Naming> = Vec::new();
         let mut contents = Vec::new();
-        for (position, input) in inputs.iter().enumerate() {
-            match input {
+        let mut became = Vec::new();
+        for (position, file) in files.iter().enumerate() {
+            match file {
                 InputBytes::Object { name, bytes } => {
-                    application.push(Object::parse(name, bytes)?);
+                    became.push(Became::Object(application.len()));
+                    let object = Object::parse(name, bytes)?;
+                    object.refuse_intermediate_code()?;
+                    application.push(object);
                     positions.push(position);
                 }
                 InputBytes::Archive { path, members } => {
@@ -177,6 +199,7 @@ impl<'a> LinkSet<'a> {
                         members.iter().map(|m| m.bytes.as_slice()),
                     ));
                     libraries.push(library_unit(path, members, position)?);
+                    became.push(Became::Library(libraries.len()));
                 }
             }
         }
@@ -196,25 +219,20 @@ impl<'a> LinkSet<'a> {
         Ok(Self {
             units,
             libraries: settled,
+            became,
         })
     }
 
-    /// Inline functions and variables that a unit shares with a library it depends on come from
-    /// there: the application's from any library, a library's from its dependencies.
-    fn share_groups(&mut self, request: &LinkRequest) -> Result<(), LinkError> {
-        for own in 0..self.units.len() {
-            let others: Vec<&Unit<'a>> = if own == 0 {
-                self.units[1..].iter().collect()
-            } else {
-                let scope = &self.libraries[own - 1].scope;
-                // In a circle each would leave it to the other.
-                let is_below = |l: &&usize| !self.libraries[**l].scope.contains(&(own - 1));
-                let below = scope.iter().filter(is_below);
-                below.map(|l| &self.units[*l + 1]).collect()
-            };
-            let copies = self.units[own].copies_in(&others);
-            let may_repeat = own != 0 || request.allow_multiple_definition;
-            self.units[own].drop_sections(&copies, may_repeat)?;
+    /// Inline functions and variables that a library shares with one that it depends on come from there.
+    fn share_groups(&mut self) -> Result<(), LinkError> {
+        for own in 1..self.units.len() {
+            let scope = &self.libraries[own - 1].scope;
+            // In a circle each would leave it to the other.
+            let is_below = |l: &&usize| !self.libraries[**l].scope.contains(&(own - 1));
+            let below = scope.iter().filter(is_below);
+            let others: Vec<&Unit<'a>> = below.map(|l| &self.units[*l + 1]).collect();
+            let copies = self.units[own].copies_in(&others, unit::is_one_by_language);
+            self.units[own].drop_sections(&copies, true)?;
         }
         Ok(())
     }
@@ -223,12 +241,12 @@ impl<'a> LinkSet<'a> {
     fn reserve(
         &self,
         plans: &[Plan<'_>],
-        reach: &Reach,
+        program: &Resolution<'a>,
         registry: &mut dyn Registry,
     ) -> Result<Vec<Option<Reservation>>, LinkError> {
         let mut wanted = vec![false; self.libraries.len()];
         for (at, library) in self.libraries.iter().enumerate() {
-            if reach.includes(at + 1) {
+            if program.includes(at + 1) {
                 wanted[at] = true;
                 for other in &library.scope {
                     wanted[*other] = true;
@@ -282,22 +300,30 @@ impl<'a> LinkSet<'a> {
         Ok(reservation)
     }
 
-    fn layout(&self, image: &Image<'_, '_>, reservations: &[Option<Reservation>]) -> LinkLayout {
+    fn layout(
+        &self,
+        image: &Image<'_, '_>,
+        contents: &Contents,
+        reservations: &[Option<Reservation>],
+    ) -> LinkLayout {
         let placed = |unit: usize| {
             let reservation = reservations[unit - 1].as_ref()?;
+            let page = |page: &usize| PageCount(*page as u64);
             Some(PlacedLibrary {
                 library: self.libraries[unit - 1].reference.clone(),
                 shared: reservation.shared,
                 private: reservation.private,
+                own: contents.own[unit].keys().map(page).collect(),
             })
         };
+        let libraries: Vec<PlacedLibrary> = image
+            .included()
+            .filter(|unit| *unit != 0)
+            .filter_map(placed)
+            .collect();
         LinkLayout {
-            format: LAYOUT_FORMAT,
-            libraries: image
-                .included()
-                .filter(|unit| *unit != 0)
-                .filter_map(placed)
-                .collect(),
+            format: layout::format_of(&libraries),
+            libraries,
         }
     }
 
@@ -308,7 +334,7 @@ impl<'a> LinkSet<'a> {
             .collect()
     }
 
-    fn pages(&self, image: &Image<'_, '_>) -> Vec<LibraryPages> {
+    fn pages(&self, image: &Image<'_, '_>, contents: &Contents) -> Vec<LibraryPages> {
         let libraries = image.included().filter(|unit| *unit != 0);
         libraries
             .map(|unit| {
@@ -317,6 +343,7 @@ impl<'a> LinkSet<'a> {
                     library: self.libraries[unit - 1].reference.clone(),
                     file: self.units[unit].label.clone(),
                     shared: PageCount::covering(plan.shared_size()),
+                    own: PageCount(contents.own[unit].len() as u64),
                     bound: PageCount::covering(plan.bound.size),
                     data: PageCount::covering(plan.data.size),
                 }
@@ -326,25 +353,6 @@ impl<'a> LinkSet<'a> {
 
     fn warnings(&self, request: &LinkRequest, image: &Image<'_, '_>) -> Vec<String> {
         let mut warnings = request.warnings.clone();
-        for unit in image.included().filter(|unit| *unit != 0) {
-            let names = self.units[0].names_defined().into_iter();
-            for name in names.filter(|name| !symbols::START_FILE_SYMBOLS.contains(name)) {
-                let is_exported = |unit: &Unit<'_>| {
-                    let id = unit.definition(name);
-                    id.is_some_and(|(o, s)| unit.objects[o].symbols[s].visibility == STV_DEFAULT)
-                };
-                let reached = self.units[unit]
-                    .definition(name)
-                    .is_some_and(|(object, _)| image.reach.is_reached(unit, object));
-                if reached && is_exported(&self.units[0]) && is_exported(&self.units[unit]) {
-                    warnings.push(format!(
-                        "the application defines {name}, and so does {}: the application uses its \
-                         own, the library its own",
-                        self.units[unit].label
-                    ));
-                }
-            }
-        }
         let compressed = image.included().any(|unit| {
             let mut sections = self.units[unit].sections();
             sections.any(|(_, _, section)| section.is_compressed())
@@ -364,10 +372,13 @@ fn library_unit<'a>(
     members: &'a [files::MemberBytes],
     position: usize,
 ) -> Result<Unit<'a>, LinkError> {
-    let objects: Vec<Object<'a>> = members
+    let mut objects: Vec<Object<'a>> = members
         .iter()
+        .filter(|member| !object::is_foreign(&member.bytes))
         .map(|member| Object::parse(&member.name, &member.bytes))
         .collect::<Result<_, _>>()?;
+    // Whoever refers to them is told of what is undefined.
+    objects.retain(|object| !object.is_intermediate_code());
     let positions = vec![position; objects.len()];
     Unit::new(
         UnitKind::Library,

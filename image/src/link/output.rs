@@ -20,7 +20,7 @@ use super::image::{ELF_HEADER_SIZE, Image, PROGRAM_HEADER_SIZE, Span};
 use super::relocate::Contents;
 use super::sections::OutputSection;
 use super::symtab::{self, SymbolTable};
-use crate::layout::LAYOUT_SECTION;
+use crate::layout::{ELSEWHERE_SECTION, LAYOUT_SECTION};
 
 /// Bytes of a section header.
 const SECTION_HEADER_SIZE: u64 = 64;
@@ -306,6 +306,14 @@ impl Writer {
             self.append(name, SHT_PROGBITS, bytes, 1);
         }
         self.append(LAYOUT_SECTION, SHT_PROGBITS, layout, 1);
+        let elsewhere: Vec<&[u8]> = contents
+            .own
+            .iter()
+            .flat_map(|pages| pages.values().map(Vec::as_slice))
+            .collect();
+        if !elsewhere.is_empty() {
+            self.append(ELSEWHERE_SECTION, SHT_PROGBITS, &elsewhere.concat(), PAGE_SIZE);
+        }
     }
 
     fn append(&mut self, name: &str, kind: u32, bytes: &[u8], alignment: u64) {

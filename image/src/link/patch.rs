@@ -15,6 +15,8 @@ use goblin::elf::reloc as r;
 pub(super) struct TargetFacts {
     /// Its address is known when the unit is linked (no import).
     pub(super) is_known: bool,
+    /// Programs are known to have one of their own, so that it is found through the offset table.
+    pub(super) is_replaceable: bool,
     /// It is a number, not a place: it may be too far for an instruction-relative operand.
     pub(super) is_number: bool,
     /// The section is part of the program, not debugging information.
@@ -125,7 +127,8 @@ pub(super) fn patch(
         r::R_X86_64_GOTPCREL => plain(Width::Signed(4), Value::EntryDistance),
         r::R_X86_64_GOTPCREL64 => plain(Width::Eight, Value::EntryDistance),
         r::R_X86_64_GOTPCRELX | r::R_X86_64_REX_GOTPCRELX => {
-            let direct = (facts.is_known && !facts.is_number && addend == -4)
+            let is_near = facts.is_known && !facts.is_number && !facts.is_replaceable;
+            let direct = (is_near && addend == -4)
                 .then(|| without_table(&at))
                 .flatten();
             direct.unwrap_or_else(|| plain(Width::Signed(4), Value::EntryDistance))

@@ -2,8 +2,8 @@
 
 use super::error::LinkError;
 use super::gathered::gathered;
-use super::object::{Place, Relocation, Section};
-use super::patch::{self, Patch, TargetFacts};
+use super::object::{Place, Relocation, Section, Symbol};
+use super::patch::{self, Patch, TargetFacts, Value};
 use super::symbols::{Target, UnitTargets};
 use super::unit::{Unit, UnitKind};
 
@@ -13,6 +13,13 @@ pub(super) struct Patched<'p, 'a> {
     pub(super) target: Target<'a>,
     pub(super) facts: TargetFacts,
     pub(super) patch: Patch,
+}
+
+impl Patched<'_, '_> {
+    /// A call gets there by a stub and the offset table.
+    pub(super) fn takes_stub(&self) -> bool {
+        self.patch.value == Value::Branch && (!self.facts.is_known || self.facts.is_replaceable)
+    }
 }
 
 /// What the relocations of a section of unit `own` do, without those that another one makes
@@ -32,7 +39,8 @@ pub(super) fn patches<'p, 'a>(
             continue;
         }
         let target = targets[object][relocation.symbol];
-        let facts = facts(units, own, &target, section);
+        let symbol = &unit.objects[object].symbols[relocation.symbol];
+        let facts = facts(units, own, &target, section, symbol);
         let (kind, addend) = (relocation.kind, relocation.addend);
         let patch = patch::patch(kind, addend, section.bytes, relocation.offset, facts).map_err(
             |problem| LinkError::Relocation {
@@ -57,10 +65,12 @@ fn facts(
     own: usize,
     target: &Target<'_>,
     section: &Section<'_>,
+    symbol: &Symbol<'_>,
 ) -> TargetFacts {
     let is_application = units[own].kind == UnitKind::Application;
     let mut facts = TargetFacts {
         is_known: true,
+        is_replaceable: false,
         is_number: false,
         is_loaded: section.is_loaded(),
     };
@@ -68,6 +78,9 @@ fn facts(
         Target::Import(_) => facts.is_known = is_application,
         Target::Defined(id) => {
             let object = &units[id.unit].objects[id.object];
+            facts.is_replaceable = !is_application
+                && !symbol.is_local()
+                && units[id.unit].is_replaceable(symbol.name);
             match object.symbols[id.symbol].place {
                 Place::Section(s) => {
                     let is_gathered = gathered(&object.sections[s]).is_some();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use goblin::elf::header::EM_X86_64;
 use goblin::elf::reloc::{R_X86_64_IRELATIVE, r_to_str};
+use pool_core::page::PAGE_SIZE;
 
 use super::eh_frame;
 use super::error::LinkError;
@@ -21,6 +22,8 @@ use super::unit::{Unit, UnitKind};
 pub(super) struct Contents {
     /// By unit: code and constants of a library; nothing for the application.
     pub(super) shared: Vec<Vec<u8>>,
+    /// By unit: pages of those that the image has of its own, by number, and what they are elsewhere.
+    pub(super) own: Vec<BTreeMap<usize, Vec<u8>>>,
     /// By unit: bound sections.
     pub(super) bound: Vec<Vec<u8>>,
     /// By unit: data as far as it is in the file.
@@ -48,12 +51,13 @@ fn empty(image: &Image<'_, '_>) -> Contents {
     let by_unit = |size: &dyn Fn(usize) -> u64| -> Vec<Vec<u8>> {
         (0..image.units.len())
             .map(|unit| {
-                let is_there = image.reach.includes(unit);
+                let is_there = image.program.includes(unit);
                 vec![0; if is_there { size(unit) as usize } else { 0 }]
             })
             .collect()
     };
     let mut contents = Contents {
+        own: vec![BTreeMap::new(); image.units.len()],
         shared: by_unit(&|u| {
             if u == 0 {
                 0
@@ -104,6 +108,8 @@ fn bytes_at<'c>(
 
 fn fill_unit(image: &Image<'_, '_>, u: usize, contents: &mut Contents) -> Result<(), LinkError> {
     let (unit, plan, base) = (&image.units[u], &image.plans[u], &image.bases[u]);
+    // What the program means otherwise, once all is as in every image.
+    let mut others = Vec::new();
     for merged in &plan.merged {
         let address = base.constant + merged.offset;
         if let Some(room) = bytes_at(image, contents, u, Part::Constant, address) {
@@ -140,10 +146,35 @@ fn fill_unit(image: &Image<'_, '_>, u: usize, contents: &mut Contents) -> Result
             address,
             part: placement.part,
         };
-        site.relocate(room)?;
+        let differs = site.relocate(room)?;
+        others.extend(
+            differs
+                .into_iter()
+                .map(|(at, bytes)| ((address - base.code) as usize + at, bytes)),
+        );
     }
     fill_tables(image, u, contents);
+    for (at, bytes) in others {
+        contents.differ(u, at, &bytes);
+    }
     Ok(())
+}
+
+impl Contents {
+    /// The image has `bytes` at `at` in the shared pages of library `unit`, which elsewhere are as they are now.
+    fn differ(&mut self, unit: usize, at: usize, bytes: &[u8]) {
+        const PAGE: usize = PAGE_SIZE as usize;
+        let shared = &mut self.shared[unit];
+        for page in at / PAGE..=(at + bytes.len() - 1) / PAGE {
+            let end = shared.len().min((page + 1) * PAGE);
+            self.own[unit].entry(page).or_insert_with(|| {
+                let mut whole = shared[page * PAGE..end].to_vec();
+                whole.resize(PAGE, 0);
+                whole
+            });
+        }
+        shared[at..at + bytes.len()].copy_from_slice(bytes);
+    }
 }
 
 /// The unit's offset table and stubs.
@@ -151,8 +182,8 @@ fn fill_tables(image: &Image<'_, '_>, u: usize, contents: &mut Contents) {
     let (plan, base) = (&image.plans[u], &image.bases[u]);
     for (index, entry) in plan.entries.iter().enumerate() {
         let value = match entry {
-            Entry::Address(target) => image.address(u, target, None).unwrap_or(0),
-            Entry::ThreadOffset(target) => image.thread_value(target) as u64,
+            Entry::Address(target) => image.entry_value(u, target),
+            Entry::ThreadOffset(target) => image.thread_value(&image.meant(target)) as u64,
             Entry::Resolved(_) => 0,
         };
         contents.data[u][index * 8..index * 8 + 8].copy_from_slice(&value.to_le_bytes());
@@ -243,6 +274,52 @@ impl<'a> Image<'_, 'a> {
         }
     }
 
+    /// What `target` means to the program: what a library has under a name need not be what counts.
+    fn meant(&self, target: &Target<'a>) -> Target<'a> {
+        match target {
+            Target::Defined(id) => {
+                let symbol = self.symbol(*id);
+                if symbol.is_local() || symbol.name.is_empty() {
+                    return *target;
+                }
+                let counts = self.program.definition(symbol.name);
+                counts.map_or(*target, Target::Defined)
+            }
+            other => *other,
+        }
+    }
+
+    /// What an entry for `target` in the offset table of `unit` holds.
+    fn entry_value(&self, unit: usize, target: &Target<'a>) -> u64 {
+        let address = if self.is_absent(target) {
+            Some(0)
+        } else {
+            self.address(unit, &self.meant(target), None)
+        };
+        address.unwrap_or(0)
+    }
+
+    /// The program refers to it by weak references alone, and has no definition: what a library has under the
+    /// name is not in the program.
+    fn is_absent(&self, target: &Target<'a>) -> bool {
+        match target {
+            Target::Defined(id) => self.program.is_absent(self.symbol(*id).name),
+            _ => false,
+        }
+    }
+
+    /// True when the program has something under `name`, which is `target` to the unit that refers to it.
+    pub(super) fn means(&self, unit: usize, target: &Target<'a>, name: &str) -> bool {
+        match target {
+            Target::Import(_) | Target::Defined(_) => self.import(name).is_some(),
+            Target::Dropped => false,
+            Target::OffsetTable | Target::Header => true,
+            Target::SetStart(set) | Target::SetEnd(set) => {
+                self.own_set_border(unit, set, true).is_some()
+            }
+        }
+    }
+
     fn thread_value(&self, target: &Target<'a>) -> i128 {
         match target {
             Target::Defined(id) => self.thread_offset(*id),
@@ -281,14 +358,23 @@ impl<'a> Site<'_, 'a> {
         &self.image.units[self.unit]
     }
 
-    fn relocate(&self, bytes: &mut [u8]) -> Result<(), LinkError> {
+    /// Relocates the section as it is in every image. Where and what the bytes are that the program has
+    /// otherwise.
+    fn relocate(&self, bytes: &mut [u8]) -> Result<Vec<(usize, Vec<u8>)>, LinkError> {
         let units: Vec<&Unit<'a>> = self.image.units.iter().collect();
         let targets = &self.image.targets[self.unit];
         let at = (self.object, self.section);
+        let mut others = Vec::new();
         for patched in patches(&units, self.unit, targets, at)? {
-            self.apply(bytes, &patched)?;
+            others.extend(self.apply(bytes, &patched)?);
         }
-        Ok(())
+        Ok(others)
+    }
+
+    /// The bytes are the same in every image.
+    fn is_shared(&self) -> bool {
+        matches!(self.part, Part::Code | Part::Constant)
+            && self.unit().kind == UnitKind::Library
     }
 
     fn fault(&self, relocation: &Relocation, problem: String) -> LinkError {
@@ -299,7 +385,12 @@ impl<'a> Site<'_, 'a> {
         }
     }
 
-    fn apply(&self, bytes: &mut [u8], patched: &Patched<'_, 'a>) -> Result<(), LinkError> {
+    /// Does what a relocation says. What the field is where it means something else to the program.
+    fn apply(
+        &self,
+        bytes: &mut [u8],
+        patched: &Patched<'_, 'a>,
+    ) -> Result<Option<(usize, Vec<u8>)>, LinkError> {
         let Patched {
             relocation, patch, ..
         } = patched;
@@ -312,11 +403,9 @@ impl<'a> Site<'_, 'a> {
                 .copy_from_slice(replacement);
         }
         if patch.width == Width::None {
-            return Ok(());
+            return Ok(None);
         }
-        let is_shared = matches!(self.part, Part::Code | Part::Constant)
-            && self.unit().kind == UnitKind::Library;
-        if is_shared && !patched.facts.is_known && patch.value.is_direct() {
+        if self.is_shared() && !patched.facts.is_known && patch.value.is_direct() {
             return Err(self.fault(
                 relocation,
                 "a shared page would depend on the image: please report this".into(),
@@ -324,11 +413,62 @@ impl<'a> Site<'_, 'a> {
         }
         let at = relocation.offset as i64 + patch.field;
         let start = usize::try_from(at).map_err(|_| outside())?;
-        let value = self.value(patched, at)?;
-        let field = bytes
-            .get_mut(start..start + patch.width.bytes())
-            .ok_or_else(outside)?;
-        patch::store(field, patch.width, value).map_err(|()| LinkError::Overflow {
+        let field = start..start + patch.width.bytes();
+        let field = bytes.get_mut(field).ok_or_else(outside)?;
+        let value = self.value(patched, at, &patched.target)?;
+        let meant = match self.meant(patched) {
+            Some(target) => self.value(patched, at, &target)?,
+            None => value,
+        };
+        if !self.is_shared() {
+            self.store(field, patched, meant)?;
+            return Ok(None);
+        }
+        self.store(field, patched, value)?;
+        if value == meant {
+            return Ok(None);
+        }
+        let mut other = field.to_vec();
+        self.store(&mut other, patched, meant)?;
+        Ok(Some((start, other)))
+    }
+
+    /// What the relocation's target is in the program, if the section is in it and refers by name.
+    fn meant(&self, patched: &Patched<'_, 'a>) -> Option<Target<'a>> {
+        let symbol = &self.unit().objects[self.object].symbols[patched.relocation.symbol];
+        let image = self.image;
+        if symbol.is_local()
+            || symbol.name.is_empty()
+            || !image.program.speaks(self.unit, self.object, self.section)
+            || patched.patch.value == Value::Branch && self.calls_copy(&patched.target)
+        {
+            return None;
+        }
+        if image.is_absent(&patched.target) {
+            return Some(Target::Import(symbol.name));
+        }
+        Some(image.meant(&patched.target))
+    }
+
+    /// It is a function of which any copy will do.
+    fn calls_copy(&self, target: &Target<'a>) -> bool {
+        let Target::Defined(id) = target else {
+            return false;
+        };
+        match self.image.symbol(*id).place {
+            Place::Section(section) => self.image.units[id.unit].is_copy(id.object, section),
+            _ => false,
+        }
+    }
+
+    fn store(
+        &self,
+        field: &mut [u8],
+        patched: &Patched<'_, 'a>,
+        value: i128,
+    ) -> Result<(), LinkError> {
+        let relocation = patched.relocation;
+        patch::store(field, patched.patch.width, value).map_err(|()| LinkError::Overflow {
             place: self
                 .image
                 .place((self.unit, self.object, self.section), relocation.offset),
@@ -338,12 +478,18 @@ impl<'a> Site<'_, 'a> {
         })
     }
 
-    fn value(&self, patched: &Patched<'_, 'a>, at: i64) -> Result<i128, LinkError> {
+    /// The field's value where the target is `meant`. The offset table has entries for what it is to the unit.
+    fn value(
+        &self,
+        patched: &Patched<'_, 'a>,
+        at: i64,
+        meant: &Target<'a>,
+    ) -> Result<i128, LinkError> {
         let Patched {
             relocation,
             target,
-            facts,
             patch,
+            ..
         } = patched;
         let image = self.image;
         let symbol = &self.unit().objects[self.object].symbols[relocation.symbol];
@@ -367,7 +513,7 @@ impl<'a> Site<'_, 'a> {
                 let address = image.section_address(self.unit, self.object, section, offset)?;
                 i128::from(address) - addend
             } else {
-                i128::from(image.address(self.unit, target, Some(symbol.binding))?)
+                i128::from(image.address(self.unit, meant, Some(symbol.binding))?)
             };
             Some(address + addend)
         };
@@ -382,7 +528,7 @@ impl<'a> Site<'_, 'a> {
             // A reference into what is not in the image: consumers skip zero.
             Value::Address => direct().unwrap_or(0),
             Value::Distance => direct().map_or(0, |value| value - place),
-            Value::Branch if !facts.is_known && self.unit != 0 => {
+            Value::Branch if patched.takes_stub() && self.unit != 0 => {
                 let stub = image.stub_address(self.unit, target);
                 let stub = stub.ok_or_else(no_entry)?;
                 i128::from(stub) + addend - place
@@ -393,11 +539,11 @@ impl<'a> Site<'_, 'a> {
             Value::ThreadEntryDistance => entry(Entry::ThreadOffset(*target))? - place,
             Value::TableDistance => table + addend - place,
             Value::TableOffset => direct().unwrap_or(table) - table,
-            Value::ThreadOffset => image.thread_value(target) + addend,
+            Value::ThreadOffset => image.thread_value(meant) + addend,
             Value::BlockOffset => {
-                image.thread_value(target) + i128::from(image.common.thread.size) + addend
+                image.thread_value(meant) + i128::from(image.common.thread.size) + addend
             }
-            Value::Size => i128::from(image.size(target)) + addend,
+            Value::Size => i128::from(image.size(meant)) + addend,
         })
     }
 

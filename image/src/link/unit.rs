@@ -41,7 +41,33 @@ pub(super) struct Unit<'a> {
     dropped: Vec<Vec<bool>>,
     /// Of each name, the object and the symbol that define it.
     definitions: HashMap<&'a str, (usize, usize)>,
+    /// Functions that are there for programs to replace: some member defines them weakly, and not as one of
+    /// several copies.
+    hooks: HashSet<&'a str>,
+    /// Sections of groups that are the same wherever they are.
+    copies: HashSet<(usize, usize)>,
 }
+
+/// Functions that programs replace in whole, and that libraries are to call then: the allocator's (ISO C, POSIX,
+/// glibc's manual, "Replacing malloc"). Those of C++ (its standard's "replacement functions") are told by how
+/// their names begin.
+const REPLACED: [&str; 13] = [
+    "aligned_alloc",
+    "calloc",
+    "cfree",
+    "free",
+    "malloc",
+    "malloc_usable_size",
+    "memalign",
+    "posix_memalign",
+    "pvalloc",
+    "realloc",
+    "reallocarray",
+    "valloc",
+    "__libc_memalign",
+];
+/// `operator new` and `delete`, of one and of several.
+const REPLACED_OF_CXX: [&str; 4] = ["_Znw", "_Zna", "_Zdl", "_Zda"];
 
 impl<'a> Unit<'a> {
     /// Makes a unit and settles which copies and definitions count in it.
@@ -65,7 +91,11 @@ impl<'a> Unit<'a> {
             positions,
             dropped,
             definitions: HashMap::new(),
+            hooks: HashSet::new(),
+            copies: HashSet::new(),
         };
+        unit.collect_hooks();
+        unit.collect_copies();
         unit.keep_one_copy_of_each_group();
         unit.collect_definitions(may_repeat)?;
         Ok(unit)
@@ -74,6 +104,46 @@ impl<'a> Unit<'a> {
     /// The object and symbol that define `name`.
     pub(super) fn definition(&self, name: &str) -> Option<(usize, usize)> {
         self.definitions.get(name).copied()
+    }
+
+    /// True for a function that programs are known to have of their own.
+    pub(super) fn is_replaceable(&self, name: &str) -> bool {
+        self.hooks.contains(name)
+            || REPLACED.contains(&name)
+            || REPLACED_OF_CXX.iter().any(|begin| name.starts_with(begin))
+    }
+
+    /// True for a section of a group that is the same in all of a program by the rules of C++.
+    pub(super) fn is_copy(&self, object: usize, section: usize) -> bool {
+        self.copies.contains(&(object, section))
+    }
+
+    fn collect_copies(&mut self) {
+        for (o, object) in self.objects.iter().enumerate() {
+            let groups = object.groups.iter();
+            let groups = groups.filter(|group| is_one_by_language(group.signature));
+            let sections = groups.flat_map(|group| group.sections.iter().map(|s| (o, *s)));
+            self.copies.extend(sections);
+        }
+    }
+
+    fn collect_hooks(&mut self) {
+        for object in &self.objects {
+            let grouped: HashSet<usize> = object
+                .groups
+                .iter()
+                .flat_map(|group| group.sections.iter().copied())
+                .collect();
+            let hooks = object.symbols.iter().filter(|symbol| match symbol.place {
+                Place::Section(section) => {
+                    symbol.binding == Binding::Weak
+                        && object.sections[section].is_code()
+                        && !grouped.contains(&section)
+                }
+                _ => false,
+            });
+            self.hooks.extend(hooks.map(|symbol| symbol.name));
+        }
     }
 
     /// Sections that take part, in order, as (object, section, the section).
@@ -106,16 +176,13 @@ impl<'a> Unit<'a> {
         }
     }
 
-    /// Names that the unit defines, sorted.
-    pub(super) fn names_defined(&self) -> Vec<&'a str> {
-        let mut names: Vec<&str> = self.definitions.keys().copied().collect();
-        names.sort_unstable();
-        names
-    }
-
     /// Sections (by object and section) of groups of which one of `others` has a copy that
-    /// defines at least the same symbols.
-    pub(super) fn copies_in(&self, others: &[&Unit<'a>]) -> Vec<(usize, usize)> {
+    /// defines at least the same symbols, and whose signature `counts`.
+    pub(super) fn copies_in(
+        &self,
+        others: &[&Unit<'a>],
+        counts: impl Fn(&str) -> bool,
+    ) -> Vec<(usize, usize)> {
         let groups = others.iter().flat_map(|unit| &unit.objects);
         let available: HashSet<&str> = groups
             .flat_map(|object| object.groups.iter().map(|g| g.signature))
@@ -124,7 +191,7 @@ impl<'a> Unit<'a> {
         let mut copies = Vec::new();
         for (o, object) in self.objects.iter().enumerate() {
             for group in &object.groups {
-                if !available.contains(group.signature) {
+                if !available.contains(group.signature) || !counts(group.signature) {
                     continue;
                 }
                 let all_elsewhere = object.symbols.iter().all(|symbol| {
@@ -203,11 +270,17 @@ impl<'a> Unit<'a> {
     }
 }
 
-const STRONG: u8 = 2;
+/// A section group with this signature is the same in all of a program by the rules of C++.
+pub(super) fn is_one_by_language(signature: &str) -> bool {
+    signature.starts_with("_Z") || signature.starts_with("DW.ref.")
+}
+
+/// Rank of a definition that there may be one of.
+pub(super) const STRONG: u8 = 2;
 
 /// Of several definitions the greatest counts, the first among equals. Common symbols compete by
 /// size.
-fn precedence(symbol: &Symbol<'_>) -> (u8, u64) {
+pub(super) fn precedence(symbol: &Symbol<'_>) -> (u8, u64) {
     match (symbol.place, symbol.binding) {
         (Place::Common, _) => (1, symbol.size),
         (_, Binding::Weak) => (0, 0),

@@ -70,6 +70,23 @@ pub enum InputFile {
     Path(PathBuf),
     /// `-lNAME`: `libNAME.a` in the search folders (`-l:FILE`: that file).
     Library(String),
+    /// What the files that follow are to the link.
+    Mark(Mark),
+}
+
+/// What changes how the files behind it on the command line are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// From here on archives are taken whole (`--whole-archive`), or only their members that are needed.
+    Whole(bool),
+    /// Archives up to the end of the group are searched together (`--start-group`).
+    GroupStart,
+    /// The end of the group (`--end-group`).
+    GroupEnd,
+    /// What holds here is remembered (`--push-state`).
+    Push,
+    /// What was remembered last holds again (`--pop-state`).
+    Pop,
 }
 
 /// A name and version for an archive: `--pool-library FILE=NAME@VERSION`.

@@ -85,7 +85,7 @@ impl<'a> Planner<'_, 'a> {
                         plan.add_entry(Entry::Address(target));
                     }
                     Value::ThreadEntryDistance => plan.add_entry(Entry::ThreadOffset(target)),
-                    Value::Branch if !patched.facts.is_known => {
+                    Value::Branch if patched.takes_stub() => {
                         plan.add_entry(Entry::Address(target));
                         if !plan.stub_index.contains_key(&target) {
                             plan.stub_index.insert(target, plan.stubs.len());
