@@ -67,7 +67,10 @@ fn files_that_are_no_objects_are_named() {
         (shared, "static archive"),
         (lto, "-flto"),
         (write("bad.a", b"!<arch>\nnonsense"), "damaged archive"),
-        (write("member.a", &archive_of(b"nonsense")), "member.a(x.o)"),
+        (
+            write("member.a", &archive_of(&bytes[..bytes.len() - 8])),
+            "member.a(x.o)",
+        ),
     ] {
         let message = refusal(&alone(&[&file]));
         expect(&message, &[file.split('(').next().unwrap(), advice]);

@@ -56,6 +56,7 @@ mod symbols;
 mod symtab;
 mod unit;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use pool_core::name::LibraryRef;
@@ -72,7 +73,7 @@ use image::{Image, Import};
 use library::{Library, Naming};
 use object::Object;
 use plan::Plan;
-use relocate::Contents;
+use relocate::{Contents, OwnPage};
 use resolve::{Asked, Became, Resolution};
 use symbols::UnitTargets;
 use unit::{Unit, UnitKind};
@@ -104,6 +105,8 @@ pub struct LibraryPages {
     /// Pages of these that differ in this image, since the program means something else there than other
     /// programs do: it replaces what the library refers to.
     pub own: PageCount,
+    /// What it replaces, each with the number of such pages, most first.
+    pub because: Vec<(String, PageCount)>,
     /// Read-only pages that hold addresses of the image.
     pub bound: PageCount,
     /// Pages of data and zeros.
@@ -153,7 +156,10 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
     Ok(Linked {
         elf: output::write(&image, &contents, request, &names, entry, &text),
         libraries: set.pages(&image, &contents),
-        map: request.map.is_some().then(|| map::text(&image, &names)),
+        map: request
+            .map
+            .is_some()
+            .then(|| map::text(&image, &contents, &names)),
         warnings: set.warnings(request, &image),
         layout,
     })
@@ -344,6 +350,7 @@ impl<'a> LinkSet<'a> {
                     file: self.units[unit].label.clone(),
                     shared: PageCount::covering(plan.shared_size()),
                     own: PageCount(contents.own[unit].len() as u64),
+                    because: because(&contents.own[unit]),
                     bound: PageCount::covering(plan.bound.size),
                     data: PageCount::covering(plan.data.size),
                 }
@@ -365,6 +372,20 @@ impl<'a> LinkSet<'a> {
         }
         warnings
     }
+}
+
+/// For how many pages each symbol is a reason.
+fn because(own: &BTreeMap<usize, OwnPage>) -> Vec<(String, PageCount)> {
+    let mut pages: BTreeMap<&String, u64> = BTreeMap::new();
+    for symbol in own.values().flat_map(|page| &page.because) {
+        *pages.entry(symbol).or_default() += 1;
+    }
+    let mut pages: Vec<_> = pages
+        .into_iter()
+        .map(|(symbol, count)| (symbol.clone(), PageCount(count)))
+        .collect();
+    pages.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    pages
 }
 
 fn library_unit<'a>(

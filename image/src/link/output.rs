@@ -309,10 +309,15 @@ impl Writer {
         let elsewhere: Vec<&[u8]> = contents
             .own
             .iter()
-            .flat_map(|pages| pages.values().map(Vec::as_slice))
+            .flat_map(|pages| pages.values().map(|page| page.elsewhere.as_slice()))
             .collect();
         if !elsewhere.is_empty() {
-            self.append(ELSEWHERE_SECTION, SHT_PROGBITS, &elsewhere.concat(), PAGE_SIZE);
+            self.append(
+                ELSEWHERE_SECTION,
+                SHT_PROGBITS,
+                &elsewhere.concat(),
+                PAGE_SIZE,
+            );
         }
     }
 

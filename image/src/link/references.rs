@@ -3,7 +3,7 @@
 use super::error::LinkError;
 use super::gathered::gathered;
 use super::object::{Place, Relocation, Section, Symbol};
-use super::patch::{self, Patch, TargetFacts, Value};
+use super::patch::{self, Patch, Settled, TargetFacts, Value};
 use super::symbols::{Target, UnitTargets};
 use super::unit::{Unit, UnitKind};
 
@@ -18,7 +18,7 @@ pub(super) struct Patched<'p, 'a> {
 impl Patched<'_, '_> {
     /// A call gets there by a stub and the offset table.
     pub(super) fn takes_stub(&self) -> bool {
-        self.patch.value == Value::Branch && (!self.facts.is_known || self.facts.is_replaceable)
+        self.patch.value == Value::Branch && self.facts.settled != Settled::ByUnit
     }
 }
 
@@ -69,22 +69,22 @@ fn facts(
 ) -> TargetFacts {
     let is_application = units[own].kind == UnitKind::Application;
     let mut facts = TargetFacts {
-        is_known: true,
-        is_replaceable: false,
+        settled: Settled::ByUnit,
         is_number: false,
         is_loaded: section.is_loaded(),
     };
     match target {
-        Target::Import(_) => facts.is_known = is_application,
+        Target::Import(_) if !is_application => facts.settled = Settled::ByImage,
         Target::Defined(id) => {
             let object = &units[id.unit].objects[id.object];
-            facts.is_replaceable = !is_application
-                && !symbol.is_local()
-                && units[id.unit].is_replaceable(symbol.name);
+            if !is_application && !symbol.is_local() && units[id.unit].is_replaceable(symbol.name) {
+                facts.settled = Settled::Replaceable;
+            }
             match object.symbols[id.symbol].place {
                 Place::Section(s) => {
-                    let is_gathered = gathered(&object.sections[s]).is_some();
-                    facts.is_known = is_application || !is_gathered;
+                    if !is_application && gathered(&object.sections[s]).is_some() {
+                        facts.settled = Settled::ByImage;
+                    }
                 }
                 Place::Absolute => facts.is_number = true,
                 Place::Undefined | Place::Common => {}

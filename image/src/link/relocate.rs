@@ -1,6 +1,6 @@
 //! Fills the image: copies sections to their places and patches what refers to something.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use goblin::elf::header::EM_X86_64;
 use goblin::elf::reloc::{R_X86_64_IRELATIVE, r_to_str};
@@ -22,8 +22,8 @@ use super::unit::{Unit, UnitKind};
 pub(super) struct Contents {
     /// By unit: code and constants of a library; nothing for the application.
     pub(super) shared: Vec<Vec<u8>>,
-    /// By unit: pages of those that the image has of its own, by number, and what they are elsewhere.
-    pub(super) own: Vec<BTreeMap<usize, Vec<u8>>>,
+    /// By unit: pages of those that the image has of its own, by number.
+    pub(super) own: Vec<BTreeMap<usize, OwnPage>>,
     /// By unit: bound sections.
     pub(super) bound: Vec<Vec<u8>>,
     /// By unit: data as far as it is in the file.
@@ -34,6 +34,23 @@ pub(super) struct Contents {
     pub(super) code: Vec<u8>,
     /// Sections that are not loaded.
     pub(super) loose: BTreeMap<String, Vec<u8>>,
+}
+
+/// A page of a library's that the image has of its own.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OwnPage {
+    /// What it is in other images.
+    pub(super) elsewhere: Vec<u8>,
+    /// What is referred to there that is something else in this program.
+    pub(super) because: BTreeSet<String>,
+}
+
+/// A field that is something else in this program.
+struct Other {
+    /// Offset in the section.
+    at: usize,
+    bytes: Vec<u8>,
+    symbol: String,
 }
 
 /// Fills `image`.
@@ -147,33 +164,33 @@ fn fill_unit(image: &Image<'_, '_>, u: usize, contents: &mut Contents) -> Result
             part: placement.part,
         };
         let differs = site.relocate(room)?;
-        others.extend(
-            differs
-                .into_iter()
-                .map(|(at, bytes)| ((address - base.code) as usize + at, bytes)),
-        );
+        let start = address.wrapping_sub(base.code) as usize;
+        others.extend(differs.into_iter().map(|other| (start, other)));
     }
     fill_tables(image, u, contents);
-    for (at, bytes) in others {
-        contents.differ(u, at, &bytes);
+    for (start, other) in others {
+        contents.differ(u, start + other.at, &other);
     }
     Ok(())
 }
 
 impl Contents {
-    /// The image has `bytes` at `at` in the shared pages of library `unit`, which elsewhere are as they are now.
-    fn differ(&mut self, unit: usize, at: usize, bytes: &[u8]) {
+    /// The image has `other` at `at` in the shared pages of library `unit`, which elsewhere are as they are now.
+    fn differ(&mut self, unit: usize, at: usize, other: &Other) {
         const PAGE: usize = PAGE_SIZE as usize;
         let shared = &mut self.shared[unit];
-        for page in at / PAGE..=(at + bytes.len() - 1) / PAGE {
-            let end = shared.len().min((page + 1) * PAGE);
-            self.own[unit].entry(page).or_insert_with(|| {
-                let mut whole = shared[page * PAGE..end].to_vec();
-                whole.resize(PAGE, 0);
-                whole
+        let end = at + other.bytes.len();
+        for page in at / PAGE..=(end - 1) / PAGE {
+            let own = self.own[unit].entry(page).or_insert_with(|| {
+                let end = shared.len().min((page + 1) * PAGE);
+                let mut elsewhere = shared[page * PAGE..end].to_vec();
+                elsewhere.resize(PAGE, 0);
+                let because = BTreeSet::new();
+                OwnPage { elsewhere, because }
             });
+            own.because.insert(other.symbol.clone());
         }
-        shared[at..at + bytes.len()].copy_from_slice(bytes);
+        shared[at..end].copy_from_slice(&other.bytes);
     }
 }
 
@@ -358,9 +375,8 @@ impl<'a> Site<'_, 'a> {
         &self.image.units[self.unit]
     }
 
-    /// Relocates the section as it is in every image. Where and what the bytes are that the program has
-    /// otherwise.
-    fn relocate(&self, bytes: &mut [u8]) -> Result<Vec<(usize, Vec<u8>)>, LinkError> {
+    /// Relocates the section as it is in every image, and says what is something else in this program.
+    fn relocate(&self, bytes: &mut [u8]) -> Result<Vec<Other>, LinkError> {
         let units: Vec<&Unit<'a>> = self.image.units.iter().collect();
         let targets = &self.image.targets[self.unit];
         let at = (self.object, self.section);
@@ -373,8 +389,7 @@ impl<'a> Site<'_, 'a> {
 
     /// The bytes are the same in every image.
     fn is_shared(&self) -> bool {
-        matches!(self.part, Part::Code | Part::Constant)
-            && self.unit().kind == UnitKind::Library
+        matches!(self.part, Part::Code | Part::Constant) && self.unit().kind == UnitKind::Library
     }
 
     fn fault(&self, relocation: &Relocation, problem: String) -> LinkError {
@@ -390,7 +405,7 @@ impl<'a> Site<'_, 'a> {
         &self,
         bytes: &mut [u8],
         patched: &Patched<'_, 'a>,
-    ) -> Result<Option<(usize, Vec<u8>)>, LinkError> {
+    ) -> Result<Option<Other>, LinkError> {
         let Patched {
             relocation, patch, ..
         } = patched;
@@ -405,7 +420,7 @@ impl<'a> Site<'_, 'a> {
         if patch.width == Width::None {
             return Ok(None);
         }
-        if self.is_shared() && !patched.facts.is_known && patch.value.is_direct() {
+        if self.is_shared() && !patched.facts.is_known() && patch.value.is_direct() {
             return Err(self.fault(
                 relocation,
                 "a shared page would depend on the image: please report this".into(),
@@ -430,7 +445,11 @@ impl<'a> Site<'_, 'a> {
         }
         let mut other = field.to_vec();
         self.store(&mut other, patched, meant)?;
-        Ok(Some((start, other)))
+        Ok(Some(Other {
+            at: start,
+            bytes: other,
+            symbol: self.name(relocation),
+        }))
     }
 
     /// What the relocation's target is in the program, if the section is in it and refers by name.

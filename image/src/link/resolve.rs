@@ -125,12 +125,16 @@ impl<'a> Resolution<'a> {
     /// symbols mean to their units.
     pub(super) fn borrow(&mut self, units: &[Unit<'a>], targets: &[UnitTargets<'a>]) {
         let is_dead = |id: SymbolId| id.unit != 0 && !self.live[id.unit][id.object];
-        let section = |id: SymbolId| match units[id.unit].objects[id.object].symbols[id.symbol].place {
-            Place::Section(section) => Some((id.unit, id.object, section)),
-            _ => None,
-        };
+        let section =
+            |id: SymbolId| match units[id.unit].objects[id.object].symbols[id.symbol].place {
+                Place::Section(section) => Some((id.unit, id.object, section)),
+                _ => None,
+            };
         let owners = self.definitions.values().copied();
-        let mut open: Vec<_> = owners.filter(|id| is_dead(*id)).filter_map(section).collect();
+        let mut open: Vec<_> = owners
+            .filter(|id| is_dead(*id))
+            .filter_map(section)
+            .collect();
         let mut borrowed = HashSet::new();
         while let Some(at) = open.pop() {
             if !borrowed.insert(at) {
@@ -313,7 +317,10 @@ impl<'a> Resolver<'_, 'a> {
         let of = &units[unit].objects[object];
         for group in &of.groups {
             if !self.groups.insert(group.signature) {
-                let lost = group.sections.iter().map(|section| (unit, object, *section));
+                let lost = group
+                    .sections
+                    .iter()
+                    .map(|section| (unit, object, *section));
                 self.found.lost.extend(lost);
             }
         }

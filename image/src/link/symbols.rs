@@ -6,7 +6,7 @@
 //! [`super::relocate`]. The application's symbols mean what they mean in the program.
 
 use super::library::Library;
-use super::object::{Object, Place, Symbol};
+use super::object::{Binding, Object, Place, Symbol};
 use super::resolve::Resolution;
 use super::unit::{SymbolId, Unit, UnitKind};
 
@@ -48,9 +48,7 @@ pub(super) fn targets<'a>(
     let named = |symbol: &Symbol<'a>| -> Target<'a> {
         let found = match unit.kind {
             UnitKind::Application => resolution.definition(symbol.name),
-            UnitKind::Library if START_FILE_SYMBOLS.contains(&symbol.name) => {
-                return Target::Import(symbol.name);
-            }
+            UnitKind::Library if is_for_the_image(symbol) => return Target::Import(symbol.name),
             UnitKind::Library => {
                 let library = &libraries[own - 1];
                 let supplier = library.suppliers.get(symbol.name).into_iter();
@@ -81,6 +79,13 @@ pub(super) fn targets<'a>(
             .collect()
     };
     unit.objects.iter().enumerate().map(of_object).collect()
+}
+
+/// A library leaves it open: what start files tell it, and whether something is there to which it refers
+/// weakly, which takes nothing out of an archive.
+fn is_for_the_image(symbol: &Symbol<'_>) -> bool {
+    START_FILE_SYMBOLS.contains(&symbol.name)
+        || symbol.place == Place::Undefined && symbol.binding == Binding::Weak
 }
 
 pub(super) fn defined_in(units: &[Unit<'_>], unit: usize, name: &str) -> Option<SymbolId> {

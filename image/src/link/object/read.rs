@@ -44,7 +44,11 @@ impl<'a> Object<'a> {
 /// True for a member of an archive that no link for x86-64 takes: not an object, one for another machine, or
 /// one of compiler intermediate code.
 pub(in crate::link) fn is_foreign(bytes: &[u8]) -> bool {
-    let field = |at: usize| bytes.get(at..at + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+    let field = |at: usize| {
+        bytes
+            .get(at..at + 2)
+            .map(|b| u16::from_le_bytes([b[0], b[1]]))
+    };
     let class = bytes.get(EI_CLASS).zip(bytes.get(EI_DATA));
     !bytes.starts_with(b"\x7fELF")
         || class != Some((&ELFCLASS64, &ELFDATA2LSB))

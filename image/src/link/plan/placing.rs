@@ -114,7 +114,7 @@ impl<'a> Planner<'_, 'a> {
             let patches = patches(self.units, self.own, self.targets, (o, s))?;
             let is_bound = patches
                 .iter()
-                .any(|p| !p.facts.is_known && p.patch.value.is_direct());
+                .any(|p| !p.facts.is_known() && p.patch.value.is_direct());
             if is_bound {
                 bound.insert((o, s));
                 bound_sets.insert(section.name);
