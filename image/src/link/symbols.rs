@@ -48,6 +48,8 @@ pub(super) fn targets<'a>(
     let named = |symbol: &Symbol<'a>| -> Target<'a> {
         let found = match unit.kind {
             UnitKind::Application => resolution.definition(symbol.name),
+            // Any address does as a handle for destructors: in a static executable there is one.
+            UnitKind::Library if symbol.name == "__dso_handle" => return Target::Header,
             UnitKind::Library if is_for_the_image(symbol) => return Target::Import(symbol.name),
             UnitKind::Library => {
                 let library = &libraries[own - 1];
@@ -58,7 +60,15 @@ pub(super) fn targets<'a>(
                     .find_map(|unit| defined_in(units, unit, symbol.name))
             }
         };
-        found.map_or_else(|| own_meaning(unit, symbol.name), Target::Defined)
+        match found {
+            Some(id)
+                if unit.kind == UnitKind::Library && units[id.unit].is_default(symbol.name) =>
+            {
+                Target::Import(symbol.name)
+            }
+            Some(id) => Target::Defined(id),
+            None => own_meaning(unit, symbol.name),
+        }
     };
     let of_object = |(o, object): (usize, &Object<'a>)| {
         let symbols = object.symbols.iter().enumerate();
@@ -107,10 +117,7 @@ fn own_meaning<'a>(unit: &Unit<'a>, name: &'a str) -> Target<'a> {
     };
     if name == "_GLOBAL_OFFSET_TABLE_" {
         Target::OffsetTable
-    } else if matches!(name, "__ehdr_start" | "__executable_start")
-        || (name == "__dso_handle" && unit.kind == UnitKind::Library)
-    {
-        // Any address does as a handle for destructors: in a static executable there is one.
+    } else if matches!(name, "__ehdr_start" | "__executable_start") {
         Target::Header
     } else if let Some(set) = set("__start_") {
         Target::SetStart(set)

@@ -44,7 +44,10 @@ pub(super) struct Unit<'a> {
     /// Functions that are there for programs to replace: some member defines them weakly, and not as one of
     /// several copies.
     hooks: HashSet<&'a str>,
-    /// Sections of groups that are the same wherever they are.
+    /// Variables that one member defines weakly and another, too: which counts depends on who is in a program.
+    defaults: HashSet<&'a str>,
+    /// Sections of groups, and those of them that are the same wherever they are.
+    grouped: HashSet<(usize, usize)>,
     copies: HashSet<(usize, usize)>,
 }
 
@@ -92,10 +95,12 @@ impl<'a> Unit<'a> {
             dropped,
             definitions: HashMap::new(),
             hooks: HashSet::new(),
+            defaults: HashSet::new(),
+            grouped: HashSet::new(),
             copies: HashSet::new(),
         };
+        unit.collect_groups();
         unit.collect_hooks();
-        unit.collect_copies();
         unit.keep_one_copy_of_each_group();
         unit.collect_definitions(may_repeat)?;
         Ok(unit)
@@ -113,37 +118,56 @@ impl<'a> Unit<'a> {
             || REPLACED_OF_CXX.iter().any(|begin| name.starts_with(begin))
     }
 
+    /// True for a variable of which there is a default.
+    pub(super) fn is_default(&self, name: &str) -> bool {
+        self.defaults.contains(name)
+    }
+
     /// True for a section of a group that is the same in all of a program by the rules of C++.
     pub(super) fn is_copy(&self, object: usize, section: usize) -> bool {
         self.copies.contains(&(object, section))
     }
 
-    fn collect_copies(&mut self) {
+    fn collect_groups(&mut self) {
         for (o, object) in self.objects.iter().enumerate() {
-            let groups = object.groups.iter();
-            let groups = groups.filter(|group| is_one_by_language(group.signature));
-            let sections = groups.flat_map(|group| group.sections.iter().map(|s| (o, *s)));
-            self.copies.extend(sections);
+            for group in &object.groups {
+                let sections = || group.sections.iter().map(|section| (o, *section));
+                self.grouped.extend(sections());
+                if is_one_by_language(group.signature) {
+                    self.copies.extend(sections());
+                }
+            }
         }
     }
 
     fn collect_hooks(&mut self) {
-        for object in &self.objects {
-            let grouped: HashSet<usize> = object
-                .groups
-                .iter()
-                .flat_map(|group| group.sections.iter().copied())
-                .collect();
-            let hooks = object.symbols.iter().filter(|symbol| match symbol.place {
-                Place::Section(section) => {
-                    symbol.binding == Binding::Weak
-                        && object.sections[section].is_code()
-                        && !grouped.contains(&section)
+        let mut variables: HashMap<&'a str, (usize, bool)> = HashMap::new();
+        for (o, object) in self.objects.iter().enumerate() {
+            for symbol in object.symbols.iter().filter(|symbol| !symbol.is_local()) {
+                let Place::Section(section) = symbol.place else {
+                    continue;
+                };
+                if self.is_grouped(o, section) || symbol.is_thread_local() {
+                    continue;
                 }
-                _ => false,
-            });
-            self.hooks.extend(hooks.map(|symbol| symbol.name));
+                let is_weak = symbol.binding == Binding::Weak;
+                if !object.sections[section].is_code() {
+                    let (count, any_weak) = variables.entry(symbol.name).or_default();
+                    *count += 1;
+                    *any_weak |= is_weak;
+                } else if is_weak {
+                    self.hooks.insert(symbol.name);
+                }
+            }
         }
+        let several = variables
+            .into_iter()
+            .filter(|(_, (count, any_weak))| *count > 1 && *any_weak);
+        self.defaults = several.map(|(name, _)| name).collect();
+    }
+
+    fn is_grouped(&self, object: usize, section: usize) -> bool {
+        self.grouped.contains(&(object, section))
     }
 
     /// Sections that take part, in order, as (object, section, the section).
