@@ -1,12 +1,11 @@
 //! What must hold for an image before its bytes are made.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::error::LinkError;
 use super::image::Image;
 use super::object::{Binding, Place, Section, Symbol};
 use super::references::patches;
-use super::symbols::Target;
 use super::unit::Unit;
 
 /// Most undefined references that are listed.
@@ -80,35 +79,4 @@ fn refuse_discarded(
         place: place(),
         symbol: name.to_owned(),
     })
-}
-
-/// Sections that a unit walks from end to end must all be its own.
-pub(super) fn refuse_split_sets(image: &Image<'_, '_>) -> Result<(), LinkError> {
-    for u in image.included() {
-        let unit = &image.units[u];
-        let mut walked = BTreeSet::new();
-        for (o, s, _) in unit.symbols() {
-            if let Target::SetStart(set) | Target::SetEnd(set) = image.targets[u][o][s]
-                && image.program.is_live(u, o)
-            {
-                walked.insert(set);
-            }
-        }
-        for other in image.included().filter(|other| *other != u) {
-            let part = image.units[other].sections().find(|(o, _, section)| {
-                section.is_loaded()
-                    && walked.contains(section.name)
-                    && image.program.is_live(other, *o)
-            });
-            if let Some((o, _, section)) = part {
-                return Err(LinkError::SplitSet {
-                    library: unit.label.clone(),
-                    section: section.name.to_owned(),
-                    first: format!("__start_{}", section.name),
-                    other: image.units[other].objects[o].name.clone(),
-                });
-            }
-        }
-    }
-    Ok(())
 }

@@ -130,21 +130,6 @@ pub enum LinkError {
         /// The other.
         second: String,
     },
-    /// A set of sections (`__start_X`..`__stop_X`) that a library walks has parts elsewhere.
-    #[error(
-        "{library} walks the section {section} from {first}, but {other} adds to it: a library's \
-         shared pages cannot depend on the image, so put that object into the library's archive"
-    )]
-    SplitSet {
-        /// The library.
-        library: String,
-        /// The section.
-        section: String,
-        /// The symbol by which it walks.
-        first: String,
-        /// The object that adds to the section.
-        other: String,
-    },
     /// The registry gave no addresses.
     #[error(
         "no addresses for {library}: {source} (its contents are its members and the libraries it \

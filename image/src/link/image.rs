@@ -13,6 +13,7 @@ use super::args::{BuildId, LinkRequest};
 use super::error::LinkError;
 use super::gathered::{Gathered, gathered};
 use super::object::{Place, Symbol};
+use super::orphans::{Orphan, Run};
 use super::plan::{Entry, Extent, Part, Plan};
 use super::resolve::Resolution;
 use super::symbols::{Target, UnitTargets};
@@ -57,7 +58,8 @@ impl Span {
 pub(super) struct Common {
     pub(super) constants: Span,
     pub(super) code: Span,
-    /// In memory; [`Plan::data_stored`] of it is in the file.
+    /// In memory: orphan sections and the application's data, of which [`Plan::data_stored`] is in the
+    /// file.
     pub(super) data: Span,
     pub(super) build_id: Span,
     pub(super) arrays: BTreeMap<Gathered, Span>,
@@ -82,7 +84,8 @@ pub(super) struct Image<'i, 'a> {
     pub(super) common: Common,
     /// Places of gathered sections, in order.
     pub(super) gathered: Vec<(Gathered, u64, (usize, usize, usize))>,
-    gathered_index: HashMap<(usize, usize, usize), u64>,
+    pub(super) gathered_index: HashMap<(usize, usize, usize), u64>,
+    pub(super) orphans: Vec<Orphan>,
     /// Sections that are not loaded: by name, their size; by section, its offset in them.
     pub(super) loose: BTreeMap<String, Extent>,
     loose_index: HashMap<(usize, usize, usize), u64>,
@@ -122,6 +125,7 @@ impl<'i, 'a> Image<'i, 'a> {
             common: Common::default(),
             gathered: Vec::new(),
             gathered_index: HashMap::new(),
+            orphans: Vec::new(),
             loose: BTreeMap::new(),
             loose_index: HashMap::new(),
             resolved: Vec::new(),
@@ -142,6 +146,7 @@ impl<'i, 'a> Image<'i, 'a> {
     }
 
     fn place_application(&mut self, request: &LinkRequest) -> Result<(), LinkError> {
+        self.find_orphans();
         let plan = &self.plans[0];
         let start = APPLICATION_START.0;
         let included = self.included().count() as u64;
@@ -166,6 +171,7 @@ impl<'i, 'a> Image<'i, 'a> {
         ] {
             self.gather(kind, &mut end);
         }
+        self.place_orphans(Run::Constants, &mut end);
         self.resolved = self
             .included()
             .flat_map(|unit| self.plans[unit].resolved.iter().copied())
@@ -186,6 +192,7 @@ impl<'i, 'a> Image<'i, 'a> {
         self.gather(Gathered::InitCode, &mut end);
         self.bases[0].code = end.take(plan.code.size, plan.code.alignment).start;
         self.gather(Gathered::FiniCode, &mut end);
+        self.place_orphans(Run::Code, &mut end);
         self.common.trap = end.take(TRAP.len() as u64, 16).start;
         self.common.code = Span {
             start: code,
@@ -194,8 +201,13 @@ impl<'i, 'a> Image<'i, 'a> {
 
         // Data.
         let mut end = end.next_run(plan.data.alignment);
-        self.common.data = end.take(plan.data.size, plan.data.alignment);
-        self.bases[0].data = self.common.data.start;
+        let start = end.0;
+        self.place_orphans(Run::Data, &mut end);
+        self.bases[0].data = end.take(plan.data.size, plan.data.alignment).start;
+        self.common.data = Span {
+            start,
+            size: end.0 - start,
+        };
         if end.0 > SHARED_START.0 {
             return Err(LinkError::ApplicationTooLarge {
                 end: end.0,
@@ -399,7 +411,7 @@ impl<'i, 'a> Image<'i, 'a> {
     fn provided(&self, name: &str) -> Option<u64> {
         let common = &self.common;
         let array = |kind| common.arrays.get(&kind).copied().unwrap_or_default();
-        let stored = common.data.start + self.plans[0].data_stored;
+        let stored = self.bases[0].data + self.plans[0].data_stored;
         Some(match name {
             "__preinit_array_start" => array(Gathered::PreinitArray).start,
             "__preinit_array_end" => array(Gathered::PreinitArray).end(),
@@ -412,20 +424,8 @@ impl<'i, 'a> Image<'i, 'a> {
             "etext" | "_etext" | "__etext" => common.code.end(),
             "edata" | "_edata" | "__bss_start" => stored,
             "end" | "_end" => common.data.end(),
-            _ => return self.set_border(name),
+            _ => return self.orphan_border(name),
         })
-    }
-
-    /// `__start_NAME` and `__stop_NAME` for sections that another unit has.
-    fn set_border(&self, name: &str) -> Option<u64> {
-        let (set, is_start) = match name.strip_prefix("__start_") {
-            Some(set) => (set, true),
-            None => (name.strip_prefix("__stop_")?, false),
-        };
-        let unit = self
-            .included()
-            .find(|unit| self.plans[*unit].sets.contains_key(set))?;
-        self.own_set_border(unit, set, is_start)
     }
 
     /// A border of the sections of one name in one unit.
@@ -456,10 +456,10 @@ pub(super) enum Import {
 }
 
 /// The next free address.
-struct Cursor(u64);
+pub(super) struct Cursor(pub(super) u64);
 
 impl Cursor {
-    fn take(&mut self, size: u64, alignment: u64) -> Span {
+    pub(super) fn take(&mut self, size: u64, alignment: u64) -> Span {
         let start = self.0.next_multiple_of(alignment);
         self.0 = start + size;
         Span { start, size }

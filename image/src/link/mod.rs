@@ -43,6 +43,7 @@ mod library;
 mod map;
 mod merge;
 mod object;
+mod orphans;
 mod output;
 mod patch;
 mod plan;
@@ -146,7 +147,6 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
         &reservations,
     )?;
     checks::refuse_undefined(&image)?;
-    checks::refuse_split_sets(&image)?;
     let contents = relocate::fill(&image)?;
     let entry = entry_address(&image, &request.entry)?;
 

@@ -28,6 +28,8 @@ pub(super) struct Contents {
     pub(super) bound: Vec<Vec<u8>>,
     /// By unit: data as far as it is in the file.
     pub(super) data: Vec<Vec<u8>>,
+    /// Orphan sections that can be written, up to the application's data.
+    pub(super) orphans: Vec<u8>,
     /// The application's constants, with room for headers at the start.
     pub(super) constants: Vec<u8>,
     /// The application's code.
@@ -84,6 +86,7 @@ fn empty(image: &Image<'_, '_>) -> Contents {
         }),
         bound: by_unit(&|u| image.plans[u].bound.size),
         data: by_unit(&|u| image.plans[u].data_stored),
+        orphans: vec![0; (image.bases[0].data - image.common.data.start) as usize],
         constants: vec![0; image.common.constants.size as usize],
         code: vec![0; image.common.code.size as usize],
         loose: image
@@ -111,6 +114,12 @@ fn bytes_at<'c>(
             (&mut contents.constants, image.common.constants.start)
         }
         (Part::Gathered(Gathered::InitCode | Gathered::FiniCode), _) | (Part::Code, 0) => {
+            (&mut contents.code, image.common.code.start)
+        }
+        (Part::Gathered(_), _) if address >= image.common.data.start => {
+            (&mut contents.orphans, image.common.data.start)
+        }
+        (Part::Gathered(_), _) if address >= image.common.code.start => {
             (&mut contents.code, image.common.code.start)
         }
         (Part::Gathered(_), _) => (&mut contents.constants, image.common.constants.start),

@@ -5,6 +5,7 @@
 //! Where the program means something else ([`super::resolve`]), the image differs from that: see
 //! [`super::relocate`]. The application's symbols mean what they mean in the program.
 
+use super::gathered::gathered;
 use super::library::Library;
 use super::object::{Binding, Object, Place, Symbol};
 use super::resolve::Resolution;
@@ -111,8 +112,8 @@ pub(super) fn defined_in(units: &[Unit<'_>], unit: usize, name: &str) -> Option<
 fn own_meaning<'a>(unit: &Unit<'a>, name: &'a str) -> Target<'a> {
     let set = |prefix: &str| {
         name.strip_prefix(prefix).filter(|set| {
-            unit.sections()
-                .any(|(_, _, s)| s.is_loaded() && s.name == *set)
+            let mut sections = unit.sections().map(|(_, _, section)| section);
+            sections.any(|s| s.is_loaded() && s.name == *set && gathered(s).is_none())
         })
     };
     if name == "_GLOBAL_OFFSET_TABLE_" {
