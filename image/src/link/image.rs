@@ -12,7 +12,7 @@ use pool_core::registry::{APPLICATION_START, Reservation, SHARED_START};
 use super::args::{BuildId, LinkRequest};
 use super::error::LinkError;
 use super::gathered::{Gathered, gathered};
-use super::object::{Place, Symbol};
+use super::object::{Object, Place, Section, Symbol};
 use super::orphans::{Orphan, Run};
 use super::plan::{Entry, Extent, Part, Plan};
 use super::resolve::Resolution;
@@ -91,6 +91,8 @@ pub(super) struct Image<'i, 'a> {
     loose_index: HashMap<(usize, usize, usize), u64>,
     /// Functions whose implementation is chosen at start.
     pub(super) resolved: Vec<SymbolId>,
+    /// The stack is.
+    pub(super) executable_stack: bool,
 }
 
 impl<'i, 'a> Image<'i, 'a> {
@@ -129,7 +131,10 @@ impl<'i, 'a> Image<'i, 'a> {
             loose: BTreeMap::new(),
             loose_index: HashMap::new(),
             resolved: Vec::new(),
+            executable_stack: false,
         };
+        let asked = image.asks_for_executable_stack().is_some();
+        image.executable_stack = request.executable_stack.unwrap_or(asked);
         image.place_application(request)?;
         image.place_loose();
         Ok(image)
@@ -138,6 +143,22 @@ impl<'i, 'a> Image<'i, 'a> {
     /// True when the section is one of the program's.
     pub(super) fn takes(&self, unit: usize, object: usize, section: usize) -> bool {
         self.program.is_live(unit, object) && !self.program.is_lost(unit, object, section)
+    }
+
+    /// An object of the program that needs a stack that it may execute: its note says so, or it has none
+    /// (binutils, `bfd_elf_size_dynamic_sections`).
+    pub(super) fn asks_for_executable_stack(&self) -> Option<&str> {
+        let objects = self.included().flat_map(|u| {
+            let objects = self.units[u].objects.iter().enumerate();
+            objects.filter(move |(o, _)| self.program.is_live(u, *o))
+        });
+        let mut objects = objects.map(|(_, object)| object);
+        let asks = |object: &&Object<'_>| {
+            let mut sections = object.sections.iter();
+            let note = sections.find(|section| section.name == ".note.GNU-stack");
+            note.is_none_or(Section::is_code)
+        };
+        objects.find(asks).map(|object| object.name.as_str())
     }
 
     /// Units that are part of the image.
@@ -369,7 +390,12 @@ impl<'i, 'a> Image<'i, 'a> {
             Place::Absolute => Some(symbol.value),
             Place::Common => {
                 let offset = self.plans[id.unit].common(id.object, id.symbol)?;
-                Some(self.bases[id.unit].data + offset)
+                let start = if symbol.is_thread_local() {
+                    self.thread_block(id.unit)
+                } else {
+                    self.bases[id.unit].data
+                };
+                Some(start + offset)
             }
             Place::Section(section) => {
                 self.section_address(id.unit, id.object, section, symbol.value)
@@ -384,6 +410,10 @@ impl<'i, 'a> Image<'i, 'a> {
             Place::Section(section) => {
                 let placement = self.plans[id.unit].placement(id.object, section);
                 i128::from(placement.offset) + i128::from(symbol.value)
+            }
+            Place::Common => {
+                let offset = self.plans[id.unit].common(id.object, id.symbol);
+                i128::from(offset.unwrap_or(0))
             }
             _ => return 0,
         };

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use pool_core::digest::ObjectId;
-use pool_core::name::{LibraryRef, Name, NameError};
+use pool_core::name::{LibraryRef, MAX_NAME, Name, NameError};
 
 use super::args::LibraryAlias;
 use super::error::LinkError;
@@ -52,7 +52,7 @@ pub(super) struct Library {
 }
 
 /// The name (and version) of the archive at `path`: given by an alias, or its file name.
-pub(super) fn naming(path: &Path, aliases: &[LibraryAlias]) -> Result<Naming, LinkError> {
+pub(super) fn naming(path: &Path, aliases: &[LibraryAlias]) -> Naming {
     let text = path.display().to_string();
     let file = path
         .file_name()
@@ -65,16 +65,30 @@ pub(super) fn naming(path: &Path, aliases: &[LibraryAlias]) -> Result<Naming, Li
         alias.file == text || alias.file == file || wanted.strip_prefix('l') == Some(stem)
     };
     if let Some(alias) = aliases.iter().find(matches) {
-        return Ok(Naming {
+        return Naming {
             name: alias.library.name.clone(),
             version: Some(alias.library.version.clone()),
-        });
+        };
     }
-    let name = Name::new(stem).map_err(|source| LinkError::LibraryName { path: text, source })?;
-    Ok(Naming {
-        name,
+    Naming {
+        name: name_of(stem),
         version: None,
-    })
+    }
+}
+
+/// The name of a library whose file is called so, as far as that can be one.
+fn name_of(stem: &str) -> Name {
+    let usable = |c: char| {
+        if c.is_ascii_alphanumeric() || "._+~-".contains(c) {
+            c
+        } else {
+            '-'
+        }
+    };
+    let text: String = stem.chars().map(usable).collect();
+    let text = text.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+    let length = text.len().min(MAX_NAME);
+    Name::new(&text[..length]).unwrap_or_else(|_| Name::library())
 }
 
 /// Settles dependencies and identities of the library units, which are in command-line order.
@@ -151,9 +165,16 @@ pub(super) fn contents_digest<'b>(members: impl Iterator<Item = &'b [u8]>) -> Ob
     hash.finish()
 }
 
+/// An image holds one version of what is called so by hand. Other archives may be called alike: their contents are
+/// their versions.
 fn refuse_two_versions(units: &[&Unit<'_>], namings: &[Naming]) -> Result<(), LinkError> {
     for (at, naming) in namings.iter().enumerate() {
-        if let Some(other) = namings[..at].iter().position(|n| n.name == naming.name) {
+        let is_other = |other: &usize| {
+            let named = &namings[*other];
+            let by_hand = named.version.is_some() || naming.version.is_some();
+            named.name == naming.name && by_hand
+        };
+        if let Some(other) = (0..at).find(is_other) {
             return Err(LinkError::TwoVersions {
                 name: naming.name.to_string(),
                 first: units[other].label.clone(),

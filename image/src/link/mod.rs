@@ -200,10 +200,17 @@ impl<'a> LinkSet<'a> {
                     positions.push(position);
                 }
                 InputBytes::Archive { path, members } => {
-                    namings.push(library::naming(path, &request.libraries)?);
-                    contents.push(library::contents_digest(
-                        members.iter().map(|m| m.bytes.as_slice()),
-                    ));
+                    let naming = library::naming(path, &request.libraries);
+                    let digest =
+                        library::contents_digest(members.iter().map(|m| m.bytes.as_slice()));
+                    // A copy of one that is there already is the same library.
+                    let mut known = namings.iter().zip(&contents);
+                    if let Some(known) = known.position(|known| known == (&naming, &digest)) {
+                        became.push(Became::Library(known + 1));
+                        continue;
+                    }
+                    namings.push(naming);
+                    contents.push(digest);
                     libraries.push(library_unit(path, members, position)?);
                     became.push(Became::Library(libraries.len()));
                 }
@@ -360,6 +367,14 @@ impl<'a> LinkSet<'a> {
 
     fn warnings(&self, request: &LinkRequest, image: &Image<'_, '_>) -> Vec<String> {
         let mut warnings = request.warnings.clone();
+        if request.executable_stack.is_none()
+            && let Some(object) = image.asks_for_executable_stack()
+        {
+            warnings.push(format!(
+                "{object} needs an executable stack, or does not say that it needs none \
+                 (.note.GNU-stack): the program has one"
+            ));
+        }
         let compressed = image.included().any(|unit| {
             let mut sections = self.units[unit].sections();
             sections.any(|(_, _, section)| section.is_compressed())

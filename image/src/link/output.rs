@@ -75,7 +75,7 @@ pub(super) fn write(
     file.describe_thread_template(image);
     file.segments.push(Segment {
         kind: PT_GNU_STACK,
-        flags: PF_R | PF_W | if request.executable_stack { PF_X } else { 0 },
+        flags: PF_R | PF_W | if image.executable_stack { PF_X } else { 0 },
         offset: 0,
         address: 0,
         stored: 0,

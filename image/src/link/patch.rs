@@ -318,22 +318,36 @@ fn local_dynamic(at: &Code<'_>) -> Result<Patch, String> {
     })
 }
 
-/// The descriptor's `lea` to a `mov`; its call becomes a nop.
+/// The descriptor's `lea` to a `mov` into the same register; its call becomes a nop.
 fn descriptor(at: &Code<'_>, addend: i64, facts: TargetFacts) -> Result<Patch, String> {
-    if !at.is(-3, b"\x48\x8d\x05") || addend != -4 {
+    let (prefix, modrm) = match (at.byte(-3), at.byte(-1)) {
+        (Some(prefix @ (0x48 | 0x4c)), Some(modrm)) if modrm & 0xc7 == 0x05 => (prefix, modrm),
+        _ => return Err(unknown_sequence("descriptor")),
+    };
+    if !at.is(-2, b"\x8d") || addend != -4 {
         return Err(unknown_sequence("descriptor"));
     }
-    let (operation, value, addend): (&'static [u8], _, _) = if facts.is_known() {
-        (b"\x48\xc7\xc0", Value::ThreadOffset, 0)
+    if !facts.is_known() {
+        return Ok(Patch {
+            edits: vec![(-2, b"\x8b")],
+            field: 0,
+            width: Width::Signed(4),
+            value: Value::ThreadEntryDistance,
+            addend: -4,
+            takes_next: false,
+        });
+    }
+    let opcodes = if prefix == 0x48 {
+        &immediate::MOV
     } else {
-        (b"\x48\x8b\x05", Value::ThreadEntryDistance, -4)
+        &immediate::MOV_HIGH
     };
     Ok(Patch {
-        edits: vec![(-3, operation)],
+        edits: vec![(-3, &opcodes[usize::from(modrm >> 3 & 7)])],
         field: 0,
         width: Width::Signed(4),
-        value,
-        addend,
+        value: Value::ThreadOffset,
+        addend: 0,
         takes_next: false,
     })
 }

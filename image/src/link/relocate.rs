@@ -10,7 +10,7 @@ use super::eh_frame;
 use super::error::LinkError;
 use super::gathered::Gathered;
 use super::image::{Image, Import, RELA_SIZE, TRAP};
-use super::object::{Binding, Place, Relocation};
+use super::object::{Binding, Place, Relocation, Section};
 use super::patch::{self, Value, Width};
 use super::plan::{Entry, Part, STUB_SIZE};
 use super::references::{Patched, patches};
@@ -173,6 +173,9 @@ fn fill_unit(image: &Image<'_, '_>, u: usize, contents: &mut Contents) -> Result
             part: placement.part,
         };
         let differs = site.relocate(room)?;
+        if is_reversed(section) {
+            reverse(room);
+        }
         let start = address.wrapping_sub(base.code) as usize;
         others.extend(differs.into_iter().map(|other| (start, other)));
     }
@@ -181,6 +184,21 @@ fn fill_unit(image: &Image<'_, '_>, u: usize, contents: &mut Contents) -> Result
         contents.differ(u, start + other.at, &other);
     }
     Ok(())
+}
+
+/// The first of such pointers is called last, and in the array that they become part of it is the first that is
+/// called first (binutils, `SEC_ELF_REVERSE_COPY`).
+fn is_reversed(section: &Section<'_>) -> bool {
+    let is_named = |name: &str| {
+        let rest = section.name.strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    is_named(".ctors") || is_named(".dtors")
+}
+
+fn reverse(pointers: &mut [u8]) {
+    let reversed: Vec<u8> = pointers.chunks_exact(8).rev().flatten().copied().collect();
+    pointers[..reversed.len()].copy_from_slice(&reversed);
 }
 
 impl Contents {
@@ -281,7 +299,7 @@ impl<'a> Image<'_, 'a> {
     fn address(&self, unit: usize, target: &Target<'a>, binding: Option<Binding>) -> Option<u64> {
         match target {
             Target::Defined(id) => self.symbol_address(*id),
-            Target::Dropped => None,
+            Target::Dropped | Target::ThreadPointer => None,
             Target::OffsetTable => Some(self.bases[unit].data),
             Target::Header => Some(self.common.constants.start),
             Target::SetStart(set) => self.own_set_border(unit, set, true),
@@ -339,7 +357,7 @@ impl<'a> Image<'_, 'a> {
         match target {
             Target::Import(_) | Target::Defined(_) => self.import(name).is_some(),
             Target::Dropped => false,
-            Target::OffsetTable | Target::Header => true,
+            Target::OffsetTable | Target::Header | Target::ThreadPointer => true,
             Target::SetStart(set) | Target::SetEnd(set) => {
                 self.own_set_border(unit, set, true).is_some()
             }

@@ -22,6 +22,8 @@ pub(super) enum Target<'a> {
     Import(&'a str),
     /// The unit's own offset table (`_GLOBAL_OFFSET_TABLE_`).
     OffsetTable,
+    /// The thread pointer (`_TLS_MODULE_BASE_`), from which a static executable counts its thread-local variables.
+    ThreadPointer,
     /// The ELF header, at the same address in every image (`__ehdr_start`).
     Header,
     /// The first byte of the unit's sections of this name (`__start_NAME`).
@@ -51,7 +53,8 @@ pub(super) fn targets<'a>(
             UnitKind::Application => resolution.definition(symbol.name),
             // Any address does as a handle for destructors: in a static executable there is one.
             UnitKind::Library if symbol.name == "__dso_handle" => return Target::Header,
-            UnitKind::Library if is_for_the_image(symbol) => return Target::Import(symbol.name),
+            // A set of its own is there, however it is referred to.
+            UnitKind::Library if is_for_the_image(symbol) => return own_meaning(unit, symbol.name),
             UnitKind::Library => {
                 let library = &libraries[own - 1];
                 let supplier = library.suppliers.get(symbol.name).into_iter();
@@ -118,6 +121,8 @@ fn own_meaning<'a>(unit: &Unit<'a>, name: &'a str) -> Target<'a> {
     };
     if name == "_GLOBAL_OFFSET_TABLE_" {
         Target::OffsetTable
+    } else if name == "_TLS_MODULE_BASE_" {
+        Target::ThreadPointer
     } else if matches!(name, "__ehdr_start" | "__executable_start") {
         Target::Header
     } else if let Some(set) = set("__start_") {

@@ -207,8 +207,8 @@ fn short_option(
 /// `-z KEYWORD`: those that matter to a static executable.
 fn keyword(value: &str, request: &mut LinkRequest) {
     match value {
-        "execstack" => request.executable_stack = true,
-        "noexecstack" => request.executable_stack = false,
+        "execstack" => request.executable_stack = Some(true),
+        "noexecstack" => request.executable_stack = Some(false),
         "muldefs" => request.allow_multiple_definition = true,
         _ => {}
     }

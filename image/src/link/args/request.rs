@@ -27,8 +27,8 @@ pub struct LinkRequest {
     /// Write `.eh_frame_hdr` even if nothing that is linked unwinds the stack
     /// (`--eh-frame-hdr`).
     pub unwind_table: bool,
-    /// The stack is executable (`-z execstack`).
-    pub executable_stack: bool,
+    /// The stack is executable, or not, whatever the objects ask for (`-z execstack`, `-z noexecstack`).
+    pub executable_stack: Option<bool>,
     /// Take the first of several definitions (`-z muldefs`).
     pub allow_multiple_definition: bool,
     /// Where the caller puts the link map (`-Map`).
@@ -53,7 +53,7 @@ impl Default for LinkRequest {
             strip: Strip::Nothing,
             build_id: BuildId::None,
             unwind_table: false,
-            executable_stack: false,
+            executable_stack: None,
             allow_multiple_definition: false,
             map: None,
             sysroot: None,

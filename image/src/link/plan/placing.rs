@@ -291,7 +291,12 @@ impl<'a> Planner<'_, 'a> {
                         symbol: s,
                     });
             if counts {
-                let offset = self.plan.data.take(symbol.size, symbol.value.max(1));
+                let extent = if symbol.is_thread_local() {
+                    &mut self.plan.thread
+                } else {
+                    &mut self.plan.data
+                };
+                let offset = extent.take(symbol.size, symbol.value.max(1));
                 self.plan.commons.insert((o, s), offset);
             }
         }
