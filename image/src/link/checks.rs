@@ -11,6 +11,12 @@ use super::unit::Unit;
 /// Most undefined references that are listed.
 const MAX_LISTED: usize = 20;
 
+/// Where an ordinary link's data ends: who asks walks it, or adds to it.
+const ENDS_OF_DATA: [&str; 5] = ["__bss_start", "_edata", "_end", "edata", "end"];
+
+/// Defined by C libraries. They themselves only ask for the rest of the page that their memory begins in.
+const OF_C_LIBRARY: &str = "__libc_start_main";
+
 /// What the program refers to must be there.
 pub(super) fn refuse_undefined(image: &Image<'_, '_>) -> Result<(), LinkError> {
     let units: Vec<&Unit<'_>> = image.units.iter().collect();
@@ -25,6 +31,16 @@ pub(super) fn refuse_undefined(image: &Image<'_, '_>) -> Result<(), LinkError> {
                 let relocation = patched.relocation;
                 let symbol = &unit.objects[o].symbols[relocation.symbol];
                 let place = || image.place((u, o, s), relocation.offset);
+                if ENDS_OF_DATA.contains(&symbol.name)
+                    && unit.definition(OF_C_LIBRARY).is_none()
+                    && image.program.definition(symbol.name).is_none()
+                    && image.has_data_apart()
+                {
+                    return Err(LinkError::EndOfData {
+                        place: place(),
+                        symbol: symbol.name.to_owned(),
+                    });
+                }
                 if symbol.is_local() || symbol.name.is_empty() {
                     refuse_discarded(image, (u, o), section, symbol, place)?;
                 } else if image.program.refers(u, o, symbol)

@@ -80,6 +80,17 @@ pub enum LinkError {
         /// What is referred to.
         symbol: String,
     },
+    /// The program walks its data, which are not in one piece.
+    #[error(
+        "{place} refers to {symbol}, an end of the program's data in one piece, but libraries have theirs \
+         at addresses of their own: take the sections apart by dl_iterate_phdr, or link with the system's ld"
+    )]
+    EndOfData {
+        /// File, section and offset.
+        place: String,
+        /// The symbol.
+        symbol: String,
+    },
     /// References that nothing defines.
     #[error("undefined symbols:\n{}", .0.join("\n"))]
     Undefined(Vec<String>),

@@ -145,6 +145,12 @@ impl<'i, 'a> Image<'i, 'a> {
         self.program.is_live(unit, object) && !self.program.is_lost(unit, object, section)
     }
 
+    /// True when libraries have data, far from the application's.
+    pub(super) fn has_data_apart(&self) -> bool {
+        let mut libraries = self.included().filter(|unit| *unit != 0);
+        libraries.any(|unit| self.plans[unit].data.size > 0)
+    }
+
     /// An object of the program that needs a stack that it may execute: its note says so, or it has none
     /// (binutils, `bfd_elf_size_dynamic_sections`).
     pub(super) fn asks_for_executable_stack(&self) -> Option<&str> {

@@ -29,6 +29,9 @@ use super::unit::Unit;
 /// that bytes of two linkers are never taken for each other.
 const LINKER_FORMAT: &str = "pool-link layout 2";
 
+/// Digits of its contents' digest in the name of an archive that is not the only one with its file name.
+const DIGITS: usize = 8;
+
 /// How a library is called, before its version is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Naming {
@@ -165,16 +168,10 @@ pub(super) fn contents_digest<'b>(members: impl Iterator<Item = &'b [u8]>) -> Ob
     hash.finish()
 }
 
-/// An image holds one version of what is called so by hand. Other archives may be called alike: their contents are
-/// their versions.
+/// An image holds one version of what is called so by hand.
 fn refuse_two_versions(units: &[&Unit<'_>], namings: &[Naming]) -> Result<(), LinkError> {
     for (at, naming) in namings.iter().enumerate() {
-        let is_other = |other: &usize| {
-            let named = &namings[*other];
-            let by_hand = named.version.is_some() || naming.version.is_some();
-            named.name == naming.name && by_hand
-        };
-        if let Some(other) = (0..at).find(is_other) {
+        if let Some(other) = namings[..at].iter().position(|n| n.name == naming.name) {
             return Err(LinkError::TwoVersions {
                 name: naming.name.to_string(),
                 first: units[other].label.clone(),
@@ -183,6 +180,18 @@ fn refuse_two_versions(units: &[&Unit<'_>], namings: &[Naming]) -> Result<(), Li
         }
     }
     Ok(())
+}
+
+/// Tells archives with one file name apart by their contents: all versions of one library may lie at one address.
+pub(super) fn tell_apart(namings: &mut [Naming], contents: &[ObjectId]) {
+    let names: Vec<Name> = namings.iter().map(|naming| naming.name.clone()).collect();
+    for (naming, digest) in namings.iter_mut().zip(contents) {
+        let alike = names.iter().filter(|name| **name == naming.name).count();
+        if alike > 1 && naming.version.is_none() {
+            let digits = &digest.to_string()[..DIGITS];
+            naming.name = name_of(&format!("{:.100}-{digits}", naming.name.as_str()));
+        }
+    }
 }
 
 fn reference(naming: &Naming, identity: &ObjectId) -> Result<LibraryRef, NameError> {

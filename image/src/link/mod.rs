@@ -223,6 +223,7 @@ impl<'a> LinkSet<'a> {
             positions,
             request.allow_multiple_definition,
         )?;
+        library::tell_apart(&mut namings, &contents);
         let settled = {
             let units: Vec<&Unit<'_>> = libraries.iter().collect();
             library::settle(&units, &namings, &contents)?

@@ -91,7 +91,7 @@ impl Section<'_> {
         self.has(SHF_STRINGS)
     }
     pub(super) fn is_compressed(&self) -> bool {
-        self.has(SHF_COMPRESSED)
+        self.has(SHF_COMPRESSED) || self.name.starts_with(".zdebug")
     }
     pub(super) fn is_zero(&self) -> bool {
         self.kind == SHT_NOBITS

@@ -320,6 +320,10 @@ impl<'a> Reader<'_, 'a> {
                 .get_mut(header.sh_info as usize)
                 .filter(|s| s.is_content)
                 .ok_or_else(|| self.damaged("relocations for a section that does not exist"))?;
+            // They are for the bytes that it would have.
+            if target.is_compressed() {
+                continue;
+            }
             if target.is_zero() && !entries.is_empty() {
                 return Err(self.damaged("relocations for a section without contents"));
             }
