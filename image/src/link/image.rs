@@ -10,15 +10,15 @@ use pool_core::page::PAGE_SIZE;
 use pool_core::registry::{APPLICATION_START, Reservation, SHARED_START};
 
 use super::args::{BuildId, LinkRequest};
+use super::eh_frame;
 use super::error::LinkError;
 use super::gathered::{Gathered, gathered};
-use super::object::{Object, Place, Section, Symbol};
+use super::object::{Object, Section};
 use super::orphans::{Orphan, Run};
-use super::plan::{Entry, Extent, Part, Plan};
+use super::plan::{Extent, Part, Plan};
 use super::resolve::Resolution;
-use super::symbols::{Target, UnitTargets};
+use super::symbols::UnitTargets;
 use super::unit::{SymbolId, Unit};
-use super::{eh_frame, references};
 
 /// Room for the ELF header.
 pub(super) const ELF_HEADER_SIZE: u64 = 64;
@@ -39,6 +39,18 @@ pub(super) struct UnitBase {
     /// Distance of the thread-local block below the thread pointer.
     pub(super) thread: u64,
 }
+
+/// Whose view of what is not the same in every image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum View {
+    /// This image's.
+    Image,
+    /// That of all others.
+    Elsewhere,
+}
+
+/// Bytes of each thread's memory that may lie unused between libraries' thread-local blocks.
+const MOST_UNUSED: u64 = PAGE_SIZE;
 
 /// A run of addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +93,8 @@ pub(super) struct Image<'i, 'a> {
     pub(super) program: &'i Resolution<'a>,
     /// By unit; zero for a library that is in no way part of the image.
     pub(super) bases: Vec<UnitBase>,
+    /// By unit: the distances of thread-local blocks that libraries have elsewhere.
+    pub(super) registered_threads: Vec<u64>,
     pub(super) common: Common,
     /// Places of gathered sections, in order.
     pub(super) gathered: Vec<(Gathered, u64, (usize, usize, usize))>,
@@ -88,7 +102,7 @@ pub(super) struct Image<'i, 'a> {
     pub(super) orphans: Vec<Orphan>,
     /// Sections that are not loaded: by name, their size; by section, its offset in them.
     pub(super) loose: BTreeMap<String, Extent>,
-    loose_index: HashMap<(usize, usize, usize), u64>,
+    pub(super) loose_index: HashMap<(usize, usize, usize), u64>,
     /// Functions whose implementation is chosen at start.
     pub(super) resolved: Vec<SymbolId>,
     /// The stack is.
@@ -123,6 +137,7 @@ impl<'i, 'a> Image<'i, 'a> {
             targets,
             plans,
             program,
+            registered_threads: bases.iter().map(|base| base.thread).collect(),
             bases,
             common: Common::default(),
             gathered: Vec::new(),
@@ -275,15 +290,32 @@ impl<'i, 'a> Image<'i, 'a> {
     }
 
     /// All blocks of thread-local variables lie below the thread pointer: those of libraries at
-    /// their registered distances, the application's below the furthest of them.
+    /// their registered distances, the application's below the furthest of them. Unless that would leave
+    /// more than [`MOST_UNUSED`] of every thread's memory unused, because libraries of other programs lie in
+    /// between: then the blocks of the image lie together, at the price of pages of its own.
     fn place_thread_template(&mut self, end: &mut Cursor) {
         let included: Vec<usize> = self
             .included()
             .filter(|unit| self.plans[*unit].thread.size > 0)
             .collect();
         let application = self.plans[0].thread;
-        let libraries = included.iter().filter(|unit| **unit != 0);
-        let furthest = libraries.map(|u| self.bases[*u].thread).max().unwrap_or(0);
+        let libraries = || included.iter().copied().filter(|unit| *unit != 0);
+        let registered = libraries().map(|u| self.bases[u].thread).max();
+        let mut together = 0;
+        let distances: Vec<(usize, u64)> = libraries()
+            .map(|unit| {
+                let thread = self.plans[unit].thread;
+                together = (together + thread.size).next_multiple_of(thread.alignment);
+                (unit, together)
+            })
+            .collect();
+        let mut furthest = registered.unwrap_or(0);
+        if furthest > together + MOST_UNUSED {
+            furthest = together;
+            for (unit, distance) in distances {
+                self.bases[unit].thread = distance;
+            }
+        }
         if application.size > 0 {
             self.bases[0].thread =
                 (furthest + application.size).next_multiple_of(application.alignment);
@@ -331,164 +363,6 @@ impl<'i, 'a> Image<'i, 'a> {
             }
         }
     }
-
-    /// Address of a byte of a section; in the output section for one that is not loaded.
-    pub(super) fn section_address(
-        &self,
-        unit: usize,
-        object: usize,
-        section: usize,
-        offset: u64,
-    ) -> Option<u64> {
-        let plan = &self.plans[unit];
-        let placement = plan.placement(object, section);
-        let base = &self.bases[unit];
-        let start = match placement.part {
-            Part::Code => base.code,
-            Part::Constant => base.constant,
-            Part::Bound => base.bound,
-            Part::Data => base.data,
-            Part::Thread => self.thread_block(unit),
-            Part::Gathered(_) => {
-                let start = self.gathered_index.get(&(unit, object, section))?;
-                return Some(start + offset);
-            }
-            Part::Loose => {
-                let start = self.loose_index.get(&(unit, object, section))?;
-                return Some(start + offset);
-            }
-            Part::Dropped => return None,
-        };
-        let inside = match placement.merged {
-            Some(merged) => plan.merged[merged].position(object, section, offset),
-            None => offset,
-        };
-        Some(start + placement.offset + inside)
-    }
-
-    /// Address of a unit's part of the thread-local template.
-    pub(super) fn thread_block(&self, unit: usize) -> u64 {
-        (self.common.thread.end()).saturating_sub(self.bases[unit].thread)
-    }
-
-    pub(super) fn symbol(&self, id: SymbolId) -> &'i Symbol<'a> {
-        &self.units[id.unit].objects[id.object].symbols[id.symbol]
-    }
-
-    /// Address of a symbol: for a function that chooses its implementation at start, its stub.
-    pub(super) fn symbol_address(&self, id: SymbolId) -> Option<u64> {
-        let symbol = self.symbol(id);
-        let plan = &self.plans[id.unit];
-        if let (true, Some(stub)) = (
-            symbol.is_indirect_function(),
-            plan.resolved_stub(id.object, symbol),
-        ) {
-            return Some(self.bases[id.unit].code + stub);
-        }
-        self.own_address(id)
-    }
-
-    /// Address of a symbol itself, not of a stub.
-    pub(super) fn own_address(&self, id: SymbolId) -> Option<u64> {
-        let symbol = self.symbol(id);
-        match symbol.place {
-            Place::Undefined => Some(0),
-            Place::Absolute => Some(symbol.value),
-            Place::Common => {
-                let offset = self.plans[id.unit].common(id.object, id.symbol)?;
-                let start = if symbol.is_thread_local() {
-                    self.thread_block(id.unit)
-                } else {
-                    self.bases[id.unit].data
-                };
-                Some(start + offset)
-            }
-            Place::Section(section) => {
-                self.section_address(id.unit, id.object, section, symbol.value)
-            }
-        }
-    }
-
-    /// Distance of a thread-local symbol from the thread pointer.
-    pub(super) fn thread_offset(&self, id: SymbolId) -> i128 {
-        let symbol = self.symbol(id);
-        let offset = match symbol.place {
-            Place::Section(section) => {
-                let placement = self.plans[id.unit].placement(id.object, section);
-                i128::from(placement.offset) + i128::from(symbol.value)
-            }
-            Place::Common => {
-                let offset = self.plans[id.unit].common(id.object, id.symbol);
-                i128::from(offset.unwrap_or(0))
-            }
-            _ => return 0,
-        };
-        offset - i128::from(self.bases[id.unit].thread)
-    }
-
-    /// Address of a unit's entry for a target, or of the stub for calls of it.
-    pub(super) fn entry_address(&self, unit: usize, entry: &Entry<'a>) -> Option<u64> {
-        Some(self.bases[unit].data + self.plans[unit].entry(entry)?)
-    }
-
-    pub(super) fn stub_address(&self, unit: usize, target: &Target<'a>) -> Option<u64> {
-        Some(self.bases[unit].code + self.plans[unit].stub(target)?)
-    }
-
-    /// What the image has under a name that a unit leaves open.
-    pub(super) fn import(&self, name: &str) -> Option<Import> {
-        if let Some(id) = self.program.definition(name) {
-            return Some(Import::Symbol(id));
-        }
-        self.provided(name).map(Import::Address)
-    }
-
-    /// Symbols that the linker provides, as GNU ld's default script does.
-    fn provided(&self, name: &str) -> Option<u64> {
-        let common = &self.common;
-        let array = |kind| common.arrays.get(&kind).copied().unwrap_or_default();
-        let stored = self.bases[0].data + self.plans[0].data_stored;
-        Some(match name {
-            "__preinit_array_start" => array(Gathered::PreinitArray).start,
-            "__preinit_array_end" => array(Gathered::PreinitArray).end(),
-            "__init_array_start" => array(Gathered::InitArray).start,
-            "__init_array_end" => array(Gathered::InitArray).end(),
-            "__fini_array_start" => array(Gathered::FiniArray).start,
-            "__fini_array_end" => array(Gathered::FiniArray).end(),
-            "__rela_iplt_start" => common.resolvers.start,
-            "__rela_iplt_end" => common.resolvers.end(),
-            "etext" | "_etext" | "__etext" => common.code.end(),
-            "edata" | "_edata" | "__bss_start" => stored,
-            "end" | "_end" => common.data.end(),
-            _ => return self.orphan_border(name),
-        })
-    }
-
-    /// A border of the sections of one name in one unit.
-    pub(super) fn own_set_border(&self, unit: usize, set: &str, is_start: bool) -> Option<u64> {
-        let (part, start, end) = *self.plans[unit].sets.get(set)?;
-        let base = &self.bases[unit];
-        let base = match part {
-            Part::Code => base.code,
-            Part::Constant => base.constant,
-            Part::Bound => base.bound,
-            Part::Data => base.data,
-            _ => return None,
-        };
-        Some(base + if is_start { start } else { end })
-    }
-
-    /// For messages.
-    pub(super) fn place(&self, at: (usize, usize, usize), offset: u64) -> String {
-        references::place(&self.units[at.0], at.1, at.2, offset)
-    }
-}
-
-/// What an import turned out to be.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Import {
-    Symbol(SymbolId),
-    Address(u64),
 }
 
 /// The next free address.

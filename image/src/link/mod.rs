@@ -1,36 +1,39 @@
 //! `pool link`: a static linker (x86-64) that puts libraries at registered addresses.
 //!
-//! An ordinary static link picks members out of archives and lays them out anew for every
-//! program, so no two programs have the same page of the same library. Here an archive is one
-//! library, taken whole, at an address that its version keeps for ever; the application is linked
-//! after it. The shared pages of a library version (code and constants) are a function of
+//! First the inputs are resolved as GNU ld does it ([`resolve`]): which members of archives are in the program, and
+//! what each name means there. That says what the program is. Then, apart from it, pages are shared.
+//!
+//! An ordinary static link lays the members of archives out anew for every program, so no two programs have the same
+//! page of the same library. Here an archive is one library, laid out whole, at an address that its version keeps for
+//! ever; the application is linked after it. The shared pages of a library version (code and constants) are a function of
 //!
 //! - its members,
 //! - its reservation, and
 //! - the members and reservations of the libraries it depends on,
 //!
 //! and of nothing else, so that they are the same bytes in every image. What depends on the image
-//! is kept out of them (see `plan`) or is the image's own: arrays of constructors, the
-//! thread-local template, the unwinder's table.
+//! is kept out of them (see `plan`) or is the image's own: arrays of constructors and others that are walked from
+//! end to end, the thread-local template, the unwinder's table. What programs are known to replace (the allocator,
+//! weak functions) is called through the offset table. And where a program means something else by what a library
+//! refers to, say because it has a variable of its own of that name, the image has *pages of its own* among the
+//! library's: [`relocate`] finds them, the layout lists them, and all others stay shared.
 //!
 //! The way through: `args` and `files` (what to link), `object` and `unit` (what there
-//! is), `library` and `symbols` (what refers to what), `plan` (what goes where, without
-//! addresses), [`registry`] (addresses), `image`, `checks` and `relocate` (the bytes), `output` (the
+//! is), `resolve` (what the program is), `library` and `symbols` (what refers to what in a library), `plan` (what
+//! goes where, without addresses), [`registry`] (addresses), `image`, `checks`, `relocate` and `site` (the bytes), `output` (the
 //! file).
 //!
 //! Every archive that supplies a member counts as a library, the C library and the compiler's
-//! support libraries too; start files and objects are the application. A library of which nothing
-//! is reached is not in the image, though its addresses are reserved when another refers to it.
+//! support libraries too; start files and objects are the application. A library of which no member is in the
+//! program is not in the image, though its addresses are reserved when another refers to it.
 //!
-//! Differences from an ordinary link that a program can notice:
+//! A link that succeeds behaves as ld's does, or it is refused by name. What a program can tell nevertheless:
 //!
-//! - a library keeps to its own definitions: when the application defines `malloc`, the
-//!   application uses that one and the library its own (a warning says so);
-//! - section groups that the application shares with a library come from the library;
-//! - what an ordinary link would have left out is there, but not run: constructors and resolvers
-//!   of members that nothing refers to are not called, and what such members lack ends the
-//!   program if it is ever called.
+//! - members that nobody needs lie in a library's pages; they are not run, and what they lack ends the program if it
+//!   is ever called;
+//! - of a function that C++ has one of in a program (an inline one) libraries call their own copies.
 
+mod addresses;
 mod archive;
 mod args;
 mod checks;
@@ -41,6 +44,7 @@ mod gathered;
 mod image;
 mod library;
 mod map;
+mod meaning;
 mod merge;
 mod object;
 mod orphans;
@@ -53,6 +57,7 @@ mod relocate;
 mod resolve;
 mod script;
 mod sections;
+mod site;
 mod symbols;
 mod symtab;
 mod unit;
@@ -69,8 +74,9 @@ pub use error::LinkError;
 pub use registry::{FileRegistry, Registry, RegistryError};
 
 use crate::layout::{self, LinkLayout, PlacedLibrary};
+use addresses::Import;
 use files::InputBytes;
-use image::{Image, Import};
+use image::Image;
 use library::{Library, Naming};
 use object::Object;
 use plan::Plan;

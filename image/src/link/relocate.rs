@@ -2,20 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use goblin::elf::header::EM_X86_64;
-use goblin::elf::reloc::{R_X86_64_IRELATIVE, r_to_str};
+use goblin::elf::reloc::R_X86_64_IRELATIVE;
 use pool_core::page::PAGE_SIZE;
 
 use super::eh_frame;
 use super::error::LinkError;
 use super::gathered::Gathered;
-use super::image::{Image, Import, RELA_SIZE, TRAP};
-use super::object::{Binding, Place, Relocation, Section};
-use super::patch::{self, Value, Width};
+use super::image::{Image, RELA_SIZE, TRAP, View};
+use super::object::Section;
 use super::plan::{Entry, Part, STUB_SIZE};
-use super::references::{Patched, patches};
-use super::symbols::Target;
-use super::unit::{Unit, UnitKind};
+use super::site::{Other, Site};
 
 /// The bytes of an image, before they are put into a file.
 #[derive(Debug, Default)]
@@ -45,14 +41,6 @@ pub(super) struct OwnPage {
     pub(super) elsewhere: Vec<u8>,
     /// What is referred to there that is something else in this program.
     pub(super) because: BTreeSet<String>,
-}
-
-/// A field that is something else in this program.
-struct Other {
-    /// Offset in the section.
-    at: usize,
-    bytes: Vec<u8>,
-    symbol: String,
 }
 
 /// Fills `image`.
@@ -227,7 +215,9 @@ fn fill_tables(image: &Image<'_, '_>, u: usize, contents: &mut Contents) {
     for (index, entry) in plan.entries.iter().enumerate() {
         let value = match entry {
             Entry::Address(target) => image.entry_value(u, target),
-            Entry::ThreadOffset(target) => image.thread_value(&image.meant(target)) as u64,
+            Entry::ThreadOffset(target) => {
+                image.thread_value(&image.meant(target), View::Image) as u64
+            }
             Entry::Resolved(_) => 0,
         };
         contents.data[u][index * 8..index * 8 + 8].copy_from_slice(&value.to_le_bytes());
@@ -290,325 +280,5 @@ fn fill_unwind_table(image: &Image<'_, '_>, contents: &mut Contents) {
     if let Some(table) = eh_frame::table(span.start, first.unwrap_or(0), &frames) {
         let start = (span.start - image.common.constants.start) as usize;
         contents.constants[start..start + table.len()].copy_from_slice(&table);
-    }
-}
-
-impl<'a> Image<'_, 'a> {
-    /// The address of a target as seen from a unit. `None`: it takes no part in the image.
-    /// `binding` is that of the reference; without one the unit's weakest counts.
-    fn address(&self, unit: usize, target: &Target<'a>, binding: Option<Binding>) -> Option<u64> {
-        match target {
-            Target::Defined(id) => self.symbol_address(*id),
-            Target::Dropped | Target::ThreadPointer => None,
-            Target::OffsetTable => Some(self.bases[unit].data),
-            Target::Header => Some(self.common.constants.start),
-            Target::SetStart(set) => self.own_set_border(unit, set, true),
-            Target::SetEnd(set) => self.own_set_border(unit, set, false),
-            Target::Import(name) => Some(match self.import(name) {
-                Some(Import::Symbol(id)) => self.symbol_address(id)?,
-                Some(Import::Address(address)) => address,
-                None => {
-                    let may_be_absent = match binding {
-                        Some(binding) => binding == Binding::Weak,
-                        None => self.plans[unit].weak_imports.contains(name),
-                    };
-                    if may_be_absent { 0 } else { self.common.trap }
-                }
-            }),
-        }
-    }
-
-    /// What `target` means to the program: what a library has under a name need not be what counts.
-    fn meant(&self, target: &Target<'a>) -> Target<'a> {
-        match target {
-            Target::Defined(id) => {
-                let symbol = self.symbol(*id);
-                if symbol.is_local() || symbol.name.is_empty() {
-                    return *target;
-                }
-                let counts = self.program.definition(symbol.name);
-                counts.map_or(*target, Target::Defined)
-            }
-            other => *other,
-        }
-    }
-
-    /// What an entry for `target` in the offset table of `unit` holds.
-    fn entry_value(&self, unit: usize, target: &Target<'a>) -> u64 {
-        let address = if self.is_absent(target) {
-            Some(0)
-        } else {
-            self.address(unit, &self.meant(target), None)
-        };
-        address.unwrap_or(0)
-    }
-
-    /// The program refers to it by weak references alone, and has no definition: what a library has under the
-    /// name is not in the program.
-    fn is_absent(&self, target: &Target<'a>) -> bool {
-        match target {
-            Target::Defined(id) => self.program.is_absent(self.symbol(*id).name),
-            _ => false,
-        }
-    }
-
-    /// True when the program has something under `name`, which is `target` to the unit that refers to it.
-    pub(super) fn means(&self, unit: usize, target: &Target<'a>, name: &str) -> bool {
-        match target {
-            Target::Import(_) | Target::Defined(_) => self.import(name).is_some(),
-            Target::Dropped => false,
-            Target::OffsetTable | Target::Header | Target::ThreadPointer => true,
-            Target::SetStart(set) | Target::SetEnd(set) => {
-                self.own_set_border(unit, set, true).is_some()
-            }
-        }
-    }
-
-    fn thread_value(&self, target: &Target<'a>) -> i128 {
-        match target {
-            Target::Defined(id) => self.thread_offset(*id),
-            Target::Import(name) => match self.import(name) {
-                Some(Import::Symbol(id)) => self.thread_offset(id),
-                _ => 0,
-            },
-            _ => 0,
-        }
-    }
-
-    fn size(&self, target: &Target<'a>) -> u64 {
-        match target {
-            Target::Defined(id) => self.symbol(*id).size,
-            Target::Import(name) => match self.import(name) {
-                Some(Import::Symbol(id)) => self.symbol(id).size,
-                _ => 0,
-            },
-            _ => 0,
-        }
-    }
-}
-
-/// A section in its place.
-struct Site<'i, 'a> {
-    image: &'i Image<'i, 'a>,
-    unit: usize,
-    object: usize,
-    section: usize,
-    address: u64,
-    part: Part,
-}
-
-impl<'a> Site<'_, 'a> {
-    fn unit(&self) -> &Unit<'a> {
-        &self.image.units[self.unit]
-    }
-
-    /// Relocates the section as it is in every image, and says what is something else in this program.
-    fn relocate(&self, bytes: &mut [u8]) -> Result<Vec<Other>, LinkError> {
-        let units: Vec<&Unit<'a>> = self.image.units.iter().collect();
-        let targets = &self.image.targets[self.unit];
-        let at = (self.object, self.section);
-        let mut others = Vec::new();
-        for patched in patches(&units, self.unit, targets, at)? {
-            others.extend(self.apply(bytes, &patched)?);
-        }
-        Ok(others)
-    }
-
-    /// The bytes are the same in every image.
-    fn is_shared(&self) -> bool {
-        matches!(self.part, Part::Code | Part::Constant) && self.unit().kind == UnitKind::Library
-    }
-
-    fn fault(&self, relocation: &Relocation, problem: String) -> LinkError {
-        let at = (self.unit, self.object, self.section);
-        LinkError::Relocation {
-            place: self.image.place(at, relocation.offset),
-            problem,
-        }
-    }
-
-    /// Does what a relocation says. What the field is where it means something else to the program.
-    fn apply(
-        &self,
-        bytes: &mut [u8],
-        patched: &Patched<'_, 'a>,
-    ) -> Result<Option<Other>, LinkError> {
-        let Patched {
-            relocation, patch, ..
-        } = patched;
-        let outside = || self.fault(relocation, "the relocation reaches past its section".into());
-        for (at, replacement) in &patch.edits {
-            let start = usize::try_from(relocation.offset as i64 + at).map_err(|_| outside())?;
-            bytes
-                .get_mut(start..start + replacement.len())
-                .ok_or_else(outside)?
-                .copy_from_slice(replacement);
-        }
-        if patch.width == Width::None {
-            return Ok(None);
-        }
-        if self.is_shared() && !patched.facts.is_known() && patch.value.is_direct() {
-            return Err(self.fault(
-                relocation,
-                "a shared page would depend on the image: please report this".into(),
-            ));
-        }
-        let at = relocation.offset as i64 + patch.field;
-        let start = usize::try_from(at).map_err(|_| outside())?;
-        let field = start..start + patch.width.bytes();
-        let field = bytes.get_mut(field).ok_or_else(outside)?;
-        let value = self.value(patched, at, &patched.target)?;
-        let meant = match self.meant(patched) {
-            Some(target) => self.value(patched, at, &target)?,
-            None => value,
-        };
-        if !self.is_shared() {
-            self.store(field, patched, meant)?;
-            return Ok(None);
-        }
-        self.store(field, patched, value)?;
-        if value == meant {
-            return Ok(None);
-        }
-        let mut other = field.to_vec();
-        self.store(&mut other, patched, meant)?;
-        Ok(Some(Other {
-            at: start,
-            bytes: other,
-            symbol: self.name(relocation),
-        }))
-    }
-
-    /// What the relocation's target is in the program, if the section is in it and refers by name.
-    fn meant(&self, patched: &Patched<'_, 'a>) -> Option<Target<'a>> {
-        let symbol = &self.unit().objects[self.object].symbols[patched.relocation.symbol];
-        let image = self.image;
-        if symbol.is_local()
-            || symbol.name.is_empty()
-            || !image.program.speaks(self.unit, self.object, self.section)
-            || patched.patch.value == Value::Branch && self.calls_copy(&patched.target)
-        {
-            return None;
-        }
-        if image.is_absent(&patched.target) {
-            return Some(Target::Import(symbol.name));
-        }
-        Some(image.meant(&patched.target))
-    }
-
-    /// It is a function of which any copy will do.
-    fn calls_copy(&self, target: &Target<'a>) -> bool {
-        let Target::Defined(id) = target else {
-            return false;
-        };
-        match self.image.symbol(*id).place {
-            Place::Section(section) => self.image.units[id.unit].is_copy(id.object, section),
-            _ => false,
-        }
-    }
-
-    fn store(
-        &self,
-        field: &mut [u8],
-        patched: &Patched<'_, 'a>,
-        value: i128,
-    ) -> Result<(), LinkError> {
-        let relocation = patched.relocation;
-        patch::store(field, patched.patch.width, value).map_err(|()| LinkError::Overflow {
-            place: self
-                .image
-                .place((self.unit, self.object, self.section), relocation.offset),
-            symbol: self.name(relocation),
-            relocation: format!("R_{}", r_to_str(relocation.kind, EM_X86_64)),
-            value,
-        })
-    }
-
-    /// The field's value where the target is `meant`. The offset table has entries for what it is to the unit.
-    fn value(
-        &self,
-        patched: &Patched<'_, 'a>,
-        at: i64,
-        meant: &Target<'a>,
-    ) -> Result<i128, LinkError> {
-        let Patched {
-            relocation,
-            target,
-            patch,
-            ..
-        } = patched;
-        let image = self.image;
-        let symbol = &self.unit().objects[self.object].symbols[relocation.symbol];
-        let addend = i128::from(patch.addend);
-        let place = i128::from(self.address) + i128::from(at);
-        let table = i128::from(image.bases[self.unit].data);
-        let no_entry = || {
-            self.fault(
-                relocation,
-                "its table has no entry: please report this".into(),
-            )
-        };
-        let direct = || -> Option<i128> {
-            let address = if symbol.is_section() && self.is_merged(symbol.place) {
-                // The addend says which entry of a mergeable section is meant.
-                let Place::Section(section) = symbol.place else {
-                    return None;
-                };
-                let offset = (symbol.value as i64).checked_add(patch.addend)?;
-                let offset = u64::try_from(offset).ok()?;
-                let address = image.section_address(self.unit, self.object, section, offset)?;
-                i128::from(address) - addend
-            } else {
-                i128::from(image.address(self.unit, meant, Some(symbol.binding))?)
-            };
-            Some(address + addend)
-        };
-        let entry = |entry: Entry<'a>| -> Result<i128, LinkError> {
-            let address = image
-                .entry_address(self.unit, &entry)
-                .ok_or_else(no_entry)?;
-            Ok(i128::from(address) + addend)
-        };
-        Ok(match patch.value {
-            Value::Nothing => 0,
-            // A reference into what is not in the image: consumers skip zero.
-            Value::Address => direct().unwrap_or(0),
-            Value::Distance => direct().map_or(0, |value| value - place),
-            Value::Branch if patched.takes_stub() && self.unit != 0 => {
-                let stub = image.stub_address(self.unit, target);
-                let stub = stub.ok_or_else(no_entry)?;
-                i128::from(stub) + addend - place
-            }
-            Value::Branch => direct().map_or(0, |value| value - place),
-            Value::EntryDistance => entry(Entry::Address(*target))? - place,
-            Value::EntryOffset => entry(Entry::Address(*target))? - table,
-            Value::ThreadEntryDistance => entry(Entry::ThreadOffset(*target))? - place,
-            Value::TableDistance => table + addend - place,
-            Value::TableOffset => direct().unwrap_or(table) - table,
-            Value::ThreadOffset => image.thread_value(meant) + addend,
-            Value::BlockOffset => {
-                image.thread_value(meant) + i128::from(image.common.thread.size) + addend
-            }
-            Value::Size => i128::from(image.size(meant)) + addend,
-        })
-    }
-
-    fn is_merged(&self, place: Place) -> bool {
-        match place {
-            Place::Section(section) => self.image.plans[self.unit]
-                .placement(self.object, section)
-                .merged
-                .is_some(),
-            _ => false,
-        }
-    }
-
-    fn name(&self, relocation: &Relocation) -> String {
-        let object = &self.unit().objects[self.object];
-        let symbol = &object.symbols[relocation.symbol];
-        match (symbol.name, symbol.place) {
-            ("", Place::Section(section)) => object.sections[section].name.to_owned(),
-            (name, _) => name.to_owned(),
-        }
     }
 }
