@@ -201,7 +201,8 @@ pub enum DescriptionError {
     /// The entry point is not in an executable range.
     #[error("the entry point {0} is in no executable range")]
     Entry(GuestAddress),
-    /// A library's address is not the start of a range with that content.
+    /// No range has content of a library where its address says. (Not all need have: an image may have pages of
+    /// its own among a library's.)
     #[error("library {0} is listed, but no range holds its content at its address")]
     Library(LibraryRef),
 }
@@ -245,13 +246,9 @@ impl Description {
         }
         for used in &self.libraries {
             let holds = |range: &Range| {
-                range.address == used.address
-                    && range.source
-                        == Some(Source {
-                            object: used.object,
-                            offset: 0,
-                        })
-                    && range.kind == RangeKind::Shared
+                let source = range.source.filter(|source| source.object == used.object);
+                let place = source.and_then(|source| used.address.checked_add(source.offset));
+                place == Some(range.address) && range.kind == RangeKind::Shared
             };
             if !self.ranges.iter().any(holds) {
                 return Err(DescriptionError::Library(used.library.clone()));

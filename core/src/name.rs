@@ -44,6 +44,11 @@ pub enum NameError {
 pub struct Name(String);
 
 impl Name {
+    /// What a library is called that nobody gave a name.
+    pub fn library() -> Self {
+        Self("library".to_owned())
+    }
+
     /// Checks `text`.
     pub fn new(text: impl Into<String>) -> Result<Self, NameError> {
         let text = text.into();

@@ -4,18 +4,32 @@
 //! is not loaded, so that the executable alone is enough for `pool push` or `curl -T`.
 
 use pool_core::name::LibraryRef;
+use pool_core::page::PageCount;
 use pool_core::registry::AddressRange;
 use serde::{Deserialize, Serialize};
 
 /// Name of the section (type `SHT_PROGBITS`, not `SHF_ALLOC`) that holds the layout as JSON.
 pub const LAYOUT_SECTION: &str = ".pool.layout";
-/// Version of the textual form; a reader refuses any other.
-pub const LAYOUT_FORMAT: u32 = 1;
+/// Name of the section (of the same kind) that holds what the pages of libraries that an image has of its own
+/// are in other images: [`PlacedLibrary::own`], one after the other.
+pub const ELSEWHERE_SECTION: &str = ".pool.elsewhere";
+/// Newest version of the textual form; a reader refuses any later one. The first one knows no pages of an
+/// image's own, and is still written where there are none.
+pub const LAYOUT_FORMAT: u32 = 2;
+
+/// The version that says what there is to say of `libraries`.
+pub(crate) fn format_of(libraries: &[PlacedLibrary]) -> u32 {
+    if libraries.iter().any(|placed| !placed.own.is_empty()) {
+        LAYOUT_FORMAT
+    } else {
+        1
+    }
+}
 
 /// Where a link placed its libraries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkLayout {
-    /// [`LAYOUT_FORMAT`].
+    /// At most [`LAYOUT_FORMAT`].
     pub format: u32,
     /// The libraries, in link order.
     pub libraries: Vec<PlacedLibrary>,
@@ -26,8 +40,12 @@ pub struct LinkLayout {
 pub struct PlacedLibrary {
     /// Name and version.
     pub library: LibraryRef,
-    /// Its text and rodata: whole pages, identical in every image that uses the version.
+    /// Its text and rodata: whole pages, identical in every image that uses the version but for `own`.
     pub shared: AddressRange,
     /// Its data, bss and the tables that the image fills in.
     pub private: AddressRange,
+    /// Pages of `shared`, counted from its start, that this image has of its own, in order: the program means
+    /// something else there than other programs do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own: Vec<PageCount>,
 }

@@ -278,8 +278,8 @@ fn a_layout_that_lies_is_refused() {
         (
             "format",
             "\"format\":1,\"libraries\"",
-            "\"format\":2,\"x\"",
-            |e| matches!(e, LayoutError::Format(2)),
+            "\"format\":3,\"x\"",
+            |e| matches!(e, LayoutError::Format(3)),
         ),
         ("name", "lua@5.4", "../lua@5.4", |e| {
             matches!(e, LayoutError::Json(_))

@@ -49,9 +49,11 @@ fn link_guest(workshop: &Workshop, book: &mut AddressBook, program: &str, all: b
     link(&request, book).unwrap()
 }
 
-/// The bytes of each library's shared range, from the executable's program headers.
+/// The bytes of each library's shared range as they are in every image: those of the segment, but for pages that the
+/// image has of its own.
 fn shared_ranges(linked: &Linked) -> BTreeMap<LibraryRef, Vec<u8>> {
     let elf = Elf::parse(&linked.elf).unwrap();
+    let described = pool_image::describe::describe(&linked.elf).unwrap();
     let mut ranges = BTreeMap::new();
     for placed in &linked.layout.libraries {
         let shared = placed.shared;
@@ -64,8 +66,17 @@ fn shared_ranges(linked: &Linked) -> BTreeMap<LibraryRef, Vec<u8>> {
         assert_eq!(segment.p_memsz, segment.p_filesz);
         assert_eq!(segment.p_flags & PF_W, 0, "shared pages are read-only");
         let start = segment.p_offset as usize;
-        let bytes = linked.elf[start..start + segment.p_filesz as usize].to_vec();
-        ranges.insert(placed.library.clone(), bytes);
+        let bytes = &linked.elf[start..start + segment.p_filesz as usize];
+        let used = described.description.libraries.iter();
+        let used = used.clone().find(|used| used.library == placed.library);
+        let object = described.object(&used.unwrap().object).unwrap();
+        let elsewhere = object.content.bytes().into_owned();
+        let pages = bytes.chunks(4096).zip(elsewhere.chunks(4096)).enumerate();
+        for (page, (here, elsewhere)) in pages {
+            let own = placed.own.iter().any(|own| own.0 == page as u64);
+            assert_eq!(own, here != elsewhere, "{}: page {page}", placed.library);
+        }
+        ranges.insert(placed.library.clone(), elsewhere);
     }
     ranges
 }
@@ -384,8 +395,82 @@ fn a_version_with_other_contents_is_refused() {
     }
 }
 
+/// A program that has one of its own of what a library refers to.
 #[test]
-fn the_application_s_definitions_come_first_for_itself_only() {
+fn what_a_program_replaces_is_replaced_in_its_libraries() {
+    let workshop = Workshop::new();
+    let mut book = AddressBook::default();
+    let object = |name: &str, text: &str| workshop.compile(Compiler::Musl, name, text);
+    let library = [
+        object(
+            "run",
+            "int value(void); int (*address(void))(void) { return value; } extern int number;\n\
+             int run(void) { return value() + number; }",
+        ),
+        object("value", "int value(void) { return 1; }"),
+        object("number", "int number = 10;"),
+        object("unused", "const char table[20000] = {1};"),
+    ];
+    let members: Vec<&str> = library.iter().map(String::as_str).collect();
+    let archive = workshop.archive("librun.a", &members);
+    let main = "#include <stdio.h>\nint run(void), value(void); int (*address(void))(void);\n\
+                int main(void) { printf(\"%d %d\\n\", run(), address() == value); return 0; }\n";
+    let mut images = Vec::new();
+    for (definitions, expected, own) in [
+        ("", "11 1\n", 0),
+        ("int value(void) { return 2; }", "12 1\n", 1),
+        ("int number = 20;", "21 1\n", 1),
+        ("int value(void) { return 3; } int number;", "3 1\n", 1),
+    ] {
+        let program = object("main", &format!("{main}{definitions}"));
+        let request = workshop.request(Compiler::Musl, &["-static", &program, &archive]);
+        let linked = link(&request, &mut book).unwrap();
+        let name = |l: &&pool_image::link::LibraryPages| l.library.name.as_str() == "run";
+        let pages = linked.libraries.iter().find(name).unwrap();
+        assert_eq!(pages.own.0, own, "{definitions}: {pages:?}");
+        assert_eq!(run(&workshop.install("main", &linked), "main"), expected);
+        images.push(shared_ranges(&linked));
+    }
+    assert!(images.iter().all(|image| *image == images[0]));
+}
+
+/// `malloc` and hooks of libraries are found through the offset table: no page differs.
+#[test]
+fn what_programs_are_known_to_replace_costs_no_page() {
+    let workshop = Workshop::new();
+    let mut book = AddressBook::default();
+    let hook = workshop.compile(
+        Compiler::Gnu,
+        "hook",
+        "#include <stdio.h>\n__attribute__((weak)) void hook(void) { puts(\"the library's\"); }\n\
+         void call(void) { hook(); }",
+    );
+    let archive = workshop.archive("libhook.a", &[&hook]);
+    let plain = "#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n\
+                 void call(void); int main(void) { char *s = strdup(\"text\"); call(); puts(s); free(s); }\n";
+    let own = "static char heap[1 << 20]; static size_t used, calls; void hook(void) { puts(\"its own\"); }\n\
+               void *malloc(size_t n) { calls++; return heap + (used += n + 15 & -16ul) - (n + 15 & -16ul); }\n\
+               void *calloc(size_t n, size_t m) { return malloc(n * m); } void free(void *p) { }\n\
+               void *realloc(void *p, size_t n) { return malloc(n); }\n\
+               __attribute__((destructor)) static void tell(void) { puts(calls ? \"called\" : \"not called\"); }\n";
+    let mut images = Vec::new();
+    for (text, expected) in [
+        (plain.to_owned(), "the library's\ntext\n"),
+        (format!("{plain}{own}"), "its own\ntext\ncalled\n"),
+    ] {
+        let program = workshop.compile(Compiler::Gnu, "main", &text);
+        let request = workshop.request(Compiler::Gnu, &["-static", &program, &archive]);
+        let linked = link(&request, &mut book).unwrap();
+        assert_eq!(run(&workshop.install("main", &linked), "main"), expected);
+        let own: u64 = linked.libraries.iter().map(|library| library.own.0).sum();
+        assert_eq!(own, 0, "{:?}", linked.libraries);
+        images.push(shared_ranges(&linked));
+    }
+    assert!(images[0] == images[1]);
+}
+
+#[test]
+fn two_definitions_of_a_program_are_refused() {
     let workshop = Workshop::new();
     let object = workshop.compile(
         Compiler::Musl,
@@ -396,12 +481,14 @@ fn the_application_s_definitions_come_first_for_itself_only() {
     let program = workshop.compile(
         Compiler::Musl,
         "both",
-        "#include <stdio.h>\nint value(void) { return 2; } int seen_by_library(void);\n\
-         int main(void) { printf(\"%d %d\\n\", value(), seen_by_library()); return 0; }",
+        "int value(void) { return 2; } int seen_by_library(void);\n\
+         int main(void) { return value() + seen_by_library(); }",
     );
-    let request = workshop.request(Compiler::Musl, &["-static", &program, &archive]);
-    let linked = link(&request, &mut AddressBook::default()).unwrap();
-    assert_eq!(run(&workshop.install("both", &linked), "both"), "2 1\n");
-    assert_eq!(linked.warnings.len(), 1);
-    assert!(linked.warnings[0].contains("defines value"));
+    let arguments = ["-static", program.as_str(), archive.as_str()];
+    let request = workshop.request(Compiler::Musl, &arguments);
+    let refused = link(&request, &mut AddressBook::default());
+    assert!(
+        matches!(&refused, Err(LinkError::Duplicate { symbol, .. }) if symbol == "value"),
+        "{refused:?}"
+    );
 }

@@ -67,7 +67,10 @@ fn files_that_are_no_objects_are_named() {
         (shared, "static archive"),
         (lto, "-flto"),
         (write("bad.a", b"!<arch>\nnonsense"), "damaged archive"),
-        (write("member.a", &archive_of(b"nonsense")), "member.a(x.o)"),
+        (
+            write("member.a", &archive_of(&bytes[..bytes.len() - 8])),
+            "member.a(x.o)",
+        ),
     ] {
         let message = refusal(&alone(&[&file]));
         expect(&message, &[file.split('(').next().unwrap(), advice]);
@@ -130,16 +133,16 @@ fn faults_of_programs_are_explained() {
     let user = compile("user", "int part(void); int main(void) { return part(); }");
     let archive = workshop.archive("libpart.a", &[&part]);
     std::fs::create_dir(workshop.path("b")).unwrap();
-    let other = workshop.archive("b/libpart.a", &[&part]);
-    let request = workshop.request(Compiler::Musl, &["-static", &user, &archive, &other]);
+    let more = compile("more", "int more(void) { return 0; }");
+    let other = workshop.archive("b/libpart.a", &[&more]);
+    let named = |file: &str, version: u32| format!("-Wl,--pool-library,{file}=part@{version}");
+    let names = [named(&archive, 1), named(&other, 2)];
+    let arguments = ["-static", &user, &archive, &other, &names[0], &names[1]];
+    let request = workshop.request(Compiler::Musl, &arguments);
     expect(
         &refusal(&request),
         &["libpart.a", "one version", "--pool-library"],
     );
-
-    let odd = workshop.archive("lib@.a", &[&part]);
-    let request = workshop.request(Compiler::Musl, &["-static", &user, &odd]);
-    expect(&refusal(&request), &["lib@.a", "--pool-library"]);
 
     let aligned = compile(
         "aligned",
@@ -151,17 +154,17 @@ fn faults_of_programs_are_explained() {
 
     let walker = compile(
         "walker",
-        "int own __attribute__((section(\"parts\"), used)); extern int __start_parts[], __stop_parts[];\n\
-         int part(void) { return __stop_parts - __start_parts; }",
+        "extern char _end[]; static char *first; int part(void) { return _end - first; }",
     );
-    let adds = compile(
-        "adds",
-        "int part(void); int more __attribute__((section(\"parts\"), used));\n\
-         int main(void) { return part(); }",
-    );
-    let archive = workshop.archive("libwalker.a", &[&walker]);
-    let request = workshop.request(Compiler::Musl, &["-static", &adds, &archive]);
-    expect(&refusal(&request), &["parts", "adds.o", "archive"]);
+    let request = workshop.request(Compiler::Musl, &["-static", &user, &walker]);
+    expect(&refusal(&request), &["walker.o", "_end", "one piece"]);
+
+    let copy = "__asm__(\".section .text.f,\\\"axG\\\",@progbits,f,comdat\\n.weak f\\nf: ret\\n.Lf: .long 7\\n\"\n\
+                \".text\\nmovl .Lf(%rip), %eax\");";
+    let copies = ["one", "two"].map(|name| compile(name, copy));
+    let arguments = ["-static", &user, &part, &copies[0], &copies[1]];
+    let request = workshop.request(Compiler::Musl, &arguments);
+    expect(&refusal(&request), &["two.o", ".text.f", "group"]);
 
     let mut request = workshop.request(Compiler::Musl, &["-static", &user, &part]);
     request.entry = "nothing_here".to_owned();

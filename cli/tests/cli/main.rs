@@ -6,5 +6,6 @@ mod addresses;
 mod common;
 mod https;
 mod linking;
+mod same_as_ld;
 mod streams;
 mod verbs;

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::load::Run;
-use crate::layout::{LAYOUT_FORMAT, LinkLayout};
+use crate::layout::{LAYOUT_FORMAT, LinkLayout, PlacedLibrary};
 
 /// Why a layout section is refused. Such a file was changed after `pool link` wrote it: linking
 /// again, or removing the section with `objcopy -R .pool.layout`, helps.
@@ -23,8 +23,34 @@ pub enum LayoutError {
     )]
     Json(#[from] serde_json::Error),
     /// A newer form.
-    #[error("the .pool.layout section has format {0}, not {LAYOUT_FORMAT}: update this program")]
+    #[error(
+        "the .pool.layout section has format {0}, later than {LAYOUT_FORMAT}: update this program"
+    )]
     Format(u32),
+    /// Pages of the image's own that are none of the library's, or not in order.
+    #[error(
+        "the .pool.layout section gives the image page {page} of {library}, which has {pages}, or gives \
+         pages out of order: link again with `pool link`"
+    )]
+    Own {
+        /// The library.
+        library: LibraryRef,
+        /// The page.
+        page: PageCount,
+        /// Shared pages of the library.
+        pages: PageCount,
+    },
+    /// What pages of libraries are in other images is not there, or more than that.
+    #[error(
+        "the .pool.elsewhere section has {bytes} bytes, and {pages} pages of libraries are the image's \
+         own: link again with `pool link`, or remove .pool.layout with `objcopy -R`"
+    )]
+    Elsewhere {
+        /// Bytes that there are.
+        bytes: u64,
+        /// Pages that there should be.
+        pages: PageCount,
+    },
     /// More libraries than an image can have ranges.
     #[error("the .pool.layout section lists {0} libraries, the limit is {MAX_RANGES}")]
     TooMany(usize),
@@ -76,13 +102,23 @@ pub(super) enum Part {
 
 /// Addresses that a layout gives to a part of a library.
 #[derive(Clone, Debug)]
-pub(super) struct Claim {
+pub(super) struct Claim<'a> {
     pub(super) start: u64,
     pub(super) end: u64,
     pub(super) part: Part,
     pub(super) library: LibraryRef,
     /// Position in link order.
     pub(super) order: usize,
+    /// Addresses of pages that are the image's own, sorted, and what they are in other images.
+    pub(super) own: Vec<(u64, &'a [u8])>,
+}
+
+impl<'a> Claim<'a> {
+    /// What the pages of `run`, already cut, are in other images, if they are the image's own.
+    pub(super) fn elsewhere(&self, run: &Run<'_>) -> Option<&'a [u8]> {
+        let found = self.own.binary_search_by_key(&run.address, |(at, _)| *at);
+        found.ok().map(|at| self.own[at].1)
+    }
 }
 
 #[derive(Deserialize)]
@@ -90,11 +126,15 @@ struct Version {
     format: u32,
 }
 
-/// Reads a layout section and gives its claims, sorted by address and disjoint.
-pub(super) fn read_claims(section: &[u8]) -> Result<Vec<Claim>, LayoutError> {
+/// Reads a layout section, and the one with pages as they are in other images, and gives its claims, sorted by
+/// address and disjoint.
+pub(super) fn read_claims<'a>(
+    section: &[u8],
+    elsewhere: &'a [u8],
+) -> Result<Vec<Claim<'a>>, LayoutError> {
     // The version comes first: another version may have another shape.
     let Version { format } = serde_json::from_slice(section)?;
-    if format != LAYOUT_FORMAT {
+    if !(1..=LAYOUT_FORMAT).contains(&format) {
         return Err(LayoutError::Format(format));
     }
     let layout: LinkLayout = serde_json::from_slice(section)?;
@@ -106,8 +146,21 @@ pub(super) fn read_claims(section: &[u8]) -> Result<Vec<Claim>, LayoutError> {
     if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
         return Err(LayoutError::Twice(pair[0].clone()));
     }
+    let own = layout
+        .libraries
+        .iter()
+        .map(|placed| placed.own.len())
+        .sum::<usize>();
+    if elsewhere.len() != own * PAGE_SIZE as usize {
+        return Err(LayoutError::Elsewhere {
+            bytes: elsewhere.len() as u64,
+            pages: PageCount(own as u64),
+        });
+    }
+    let mut elsewhere = elsewhere.chunks_exact(PAGE_SIZE as usize);
     let mut claims = Vec::new();
     for (order, placed) in layout.libraries.into_iter().enumerate() {
+        let own = own_pages(&placed, &mut elsewhere)?;
         let parts = [
             (Part::Shared, placed.shared),
             (Part::Private, placed.private),
@@ -116,6 +169,11 @@ pub(super) fn read_claims(section: &[u8]) -> Result<Vec<Claim>, LayoutError> {
             if range.pages.0 > 0 {
                 claims.push(claim(&placed.library, part, range, order)?);
             }
+        }
+        if !own.is_empty()
+            && let Some(shared) = claims.iter_mut().rfind(|claim| claim.part == Part::Shared)
+        {
+            shared.own = own;
         }
     }
     claims.sort_unstable_by_key(|claim| claim.start);
@@ -128,12 +186,36 @@ pub(super) fn read_claims(section: &[u8]) -> Result<Vec<Claim>, LayoutError> {
     Ok(claims)
 }
 
-fn claim(
+/// The pages that are the image's own: their addresses, and the next of `elsewhere`.
+fn own_pages<'a>(
+    placed: &PlacedLibrary,
+    elsewhere: &mut impl Iterator<Item = &'a [u8]>,
+) -> Result<Vec<(u64, &'a [u8])>, LayoutError> {
+    let shared = placed.shared;
+    let mut next = 0;
+    let mut pages = Vec::with_capacity(placed.own.len());
+    for (page, bytes) in placed.own.iter().zip(elsewhere) {
+        if !(next..shared.pages.0).contains(&page.0) {
+            return Err(LayoutError::Own {
+                library: placed.library.clone(),
+                page: *page,
+                pages: shared.pages,
+            });
+        }
+        next = page.0 + 1;
+        // The range itself is checked with the others.
+        let offset = page.checked_bytes().unwrap_or(u64::MAX);
+        pages.push((shared.start.0.saturating_add(offset), bytes));
+    }
+    Ok(pages)
+}
+
+fn claim<'a>(
     library: &LibraryRef,
     part: Part,
     range: AddressRange,
     order: usize,
-) -> Result<Claim, LayoutError> {
+) -> Result<Claim<'a>, LayoutError> {
     let end = range
         .pages
         .checked_bytes()
@@ -146,6 +228,7 @@ fn claim(
             part,
             library: library.clone(),
             order,
+            own: Vec::new(),
         }),
         None => Err(LayoutError::Addresses {
             library: library.clone(),
@@ -155,9 +238,15 @@ fn claim(
     }
 }
 
-/// Cuts runs at the borders of claims, so that each run lies in one claim or in none.
-pub(super) fn cut<'a>(runs: Vec<Run<'a>>, claims: &[Claim]) -> Vec<Run<'a>> {
-    let mut borders = claims.iter().flat_map(|c| [c.start, c.end]).peekable();
+/// Cuts runs at the borders of claims, so that each run lies in one claim or in none, and at those of
+/// pages that are the image's own.
+pub(super) fn cut<'a>(runs: Vec<Run<'a>>, claims: &[Claim<'_>]) -> Vec<Run<'a>> {
+    let borders = claims.iter().flat_map(|claim| {
+        let own = claim.own.iter();
+        let own = own.flat_map(|(at, _)| [*at, at + PAGE_SIZE]);
+        std::iter::once(claim.start).chain(own).chain([claim.end])
+    });
+    let mut borders = borders.peekable();
     let mut pieces = Vec::with_capacity(runs.len());
     for mut run in runs {
         while let Some(&border) = borders.peek() {
@@ -176,7 +265,7 @@ pub(super) fn cut<'a>(runs: Vec<Run<'a>>, claims: &[Claim]) -> Vec<Run<'a>> {
 }
 
 /// The claim that a run, already cut, lies in.
-pub(super) fn claim_of<'c>(claims: &'c [Claim], run: &Run<'_>) -> Option<&'c Claim> {
+pub(super) fn claim_of<'c, 'a>(claims: &'c [Claim<'a>], run: &Run<'_>) -> Option<&'c Claim<'a>> {
     let next = claims.partition_point(|claim| claim.start <= run.address);
     claims[..next]
         .last()
@@ -184,7 +273,7 @@ pub(super) fn claim_of<'c>(claims: &'c [Claim], run: &Run<'_>) -> Option<&'c Cla
 }
 
 /// Checks that every page of each shared claim is a read-only page with bytes.
-pub(super) fn check_shared(claims: &[Claim], runs: &[Run<'_>]) -> Result<(), LayoutError> {
+pub(super) fn check_shared(claims: &[Claim<'_>], runs: &[Run<'_>]) -> Result<(), LayoutError> {
     for claim in claims.iter().filter(|claim| claim.part == Part::Shared) {
         let mut covered = claim.start;
         let first = runs.partition_point(|run| run.end() <= claim.start);

@@ -7,7 +7,9 @@
 //!
 //! Objects are *views of memory*: whole pages as a guest sees them, not sections of a file.
 //!
-//! - each library version: the pages of its shared addresses, identical in every image;
+//! - each library version: the pages of its shared addresses, identical in every image. Pages that
+//!   an image has of its own there, since the program replaces what they refer to, are its code, one after
+//!   another;
 //! - code: the image's other read-only pages. Parts in one 2 MiB window make one object, the gaps
 //!   between them filled with zeros, so that such a window can be mapped whole, text and rodata
 //!   together; parts in separate windows are separate objects;
@@ -124,7 +126,9 @@ impl<'a> DescribedImage<'a> {
 pub fn describe(file: &[u8]) -> Result<DescribedImage<'_>, DescribeError> {
     let executable = Executable::read(file)?;
     let claims = match executable.layout_section {
-        Some(section) => libraries::read_claims(section)?,
+        Some(section) => {
+            libraries::read_claims(section, executable.elsewhere_section.unwrap_or_default())?
+        }
         None => Vec::new(),
     };
     let runs = libraries::cut(load::load(&executable), &claims);

@@ -1,5 +1,7 @@
 //! Gathering runs of memory into objects, and the ranges that refer to them.
 
+use std::borrow::Cow;
+
 use pool_core::description::{LibraryUse, Range, RangeKind, Source};
 use pool_core::name::LibraryRef;
 use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
@@ -24,12 +26,13 @@ pub(super) struct Gathered<'a> {
 }
 
 /// Gathers `runs`, already cut at the borders of `claims`.
-pub(super) fn gather<'a>(runs: Vec<Run<'a>>, claims: &[Claim]) -> Gathered<'a> {
+pub(super) fn gather<'a>(runs: Vec<Run<'a>>, claims: &[Claim<'a>]) -> Gathered<'a> {
     let mut gathered = Gathered::default();
     let mut used = Vec::new();
     let mut code: Option<Gathering<'a>> = None;
     let mut data: Option<Gathering<'a>> = None;
     let mut library: Option<(usize, Gathering<'a>)> = None;
+    let mut own: Option<Gathering<'a>> = None;
     let mut gaps = 0;
     for run in runs {
         let claim = claim_of(claims, &run);
@@ -46,13 +49,18 @@ pub(super) fn gather<'a>(runs: Vec<Run<'a>>, claims: &[Claim]) -> Gathered<'a> {
             {
                 used.extend(gathered.finish_library(library.take()));
             }
-            library
-                .get_or_insert_with(|| {
-                    let role = ObjectRole::Library(claim.library.clone());
-                    (claim.order, Gathering::new(&run, role))
-                })
-                .1
-                .append(run, RangeKind::Shared, name);
+            let (_, library) = library.get_or_insert_with(|| {
+                let role = ObjectRole::Library(claim.library.clone());
+                (claim.order, Gathering::new(&run, role))
+            });
+            match claim.elsewhere(&run) {
+                Some(elsewhere) => {
+                    library.pass(elsewhere);
+                    own.get_or_insert_with(|| Gathering::new(&run, ObjectRole::Code))
+                        .append(run, RangeKind::Shared, name);
+                }
+                None => library.append(run, RangeKind::Shared, name),
+            }
         } else {
             let joins = code.as_ref().and_then(|code| code.gap_to(&run));
             match joins.filter(|gap| gaps + gap <= GAP_BUDGET) {
@@ -66,6 +74,7 @@ pub(super) fn gather<'a>(runs: Vec<Run<'a>>, claims: &[Claim]) -> Gathered<'a> {
     }
     used.extend(gathered.finish_library(library));
     gathered.finish(code);
+    gathered.finish(own);
     gathered.finish(data);
     used.sort_unstable_by_key(|(order, _)| *order);
     gathered.libraries = used.into_iter().map(|(_, library)| library).collect();
@@ -105,6 +114,10 @@ impl<'a> Gathered<'a> {
         library: Option<(usize, Gathering<'a>)>,
     ) -> Option<(usize, LibraryUse)> {
         let (order, gathering) = library?;
+        if gathering.ranges.is_empty() {
+            // All its pages are the image's own.
+            return None;
+        }
         let ObjectRole::Library(name) = gathering.role.clone() else {
             return None;
         };
@@ -156,6 +169,12 @@ impl<'a> Gathering<'a> {
     fn fill_to(&mut self, address: u64) {
         self.content.push(Piece::Zeros(address - self.end));
         self.end = address;
+    }
+
+    /// Goes on with pages that the image has otherwise.
+    fn pass(&mut self, pages: &'a [u8]) {
+        self.content.push(Piece::Bytes(Cow::Borrowed(pages)));
+        self.end += pages.len() as u64;
     }
 
     fn append(&mut self, run: Run<'a>, kind: RangeKind, library: Option<LibraryRef>) {

@@ -108,6 +108,8 @@ pub struct Executable<'a> {
     pub stripped: bool,
     /// Bytes of the layout section, if there is one.
     pub layout_section: Option<&'a [u8]>,
+    /// Bytes of the section with pages as they are in other images, if there is one.
+    pub elsewhere_section: Option<&'a [u8]>,
 }
 
 impl<'a> Executable<'a> {
@@ -145,6 +147,7 @@ impl<'a> Executable<'a> {
             executable_stack: asks_for_executable_stack(&headers),
             stripped: sections.stripped,
             layout_section: sections.layout,
+            elsewhere_section: sections.elsewhere,
         })
     }
 }

@@ -7,7 +7,7 @@ use goblin::elf::section_header::{
 
 use super::kernel::UNIKRAFT_BOOT_INFORMATION;
 use super::{CTX, ElfError, check_within};
-use crate::layout::LAYOUT_SECTION;
+use crate::layout::{ELSEWHERE_SECTION, LAYOUT_SECTION};
 
 const SECTION_HEADER_SIZE: u64 = 64;
 
@@ -17,6 +17,8 @@ pub(super) struct Sections<'a> {
     pub(super) stripped: bool,
     /// Contents of the layout section.
     pub(super) layout: Option<&'a [u8]>,
+    /// Contents of the section beside it: pages as they are in other images.
+    pub(super) elsewhere: Option<&'a [u8]>,
     /// There is what Unikraft's boot code reads.
     pub(super) boot_information: bool,
 }
@@ -46,26 +48,26 @@ pub(super) fn read<'a>(file: &'a [u8], header: &Header) -> Result<Sections<'a>, 
         .get(header.e_shstrndx as usize)
         .and_then(|names| contents(file, names))
         .unwrap_or_default();
-    let is_layout = |section: &&SectionHeader| {
-        section.sh_type == SHT_PROGBITS
-            && !has_flag(section, SHF_ALLOC)
-            && name(names, section) == Some(LAYOUT_SECTION.as_bytes())
+    let named = |wanted: &str, what: &'static str| {
+        let is_wanted = |section: &&SectionHeader| {
+            section.sh_type == SHT_PROGBITS
+                && !has_flag(section, SHF_ALLOC)
+                && name(names, section) == Some(wanted.as_bytes())
+        };
+        let found = sections.iter().find(is_wanted);
+        let bytes =
+            |section: &SectionHeader| check_within(file, what, section.sh_offset, section.sh_size);
+        found.map(bytes).transpose()
     };
-    let layout = match sections.iter().find(is_layout) {
-        Some(section) => Some(check_within(
-            file,
-            "the .pool.layout section's bytes",
-            section.sh_offset,
-            section.sh_size,
-        )?),
-        None => None,
-    };
+    let layout = named(LAYOUT_SECTION, "the .pool.layout section's bytes")?;
+    let elsewhere = named(ELSEWHERE_SECTION, "the .pool.elsewhere section's bytes")?;
     let boot_information = sections
         .iter()
         .any(|section| name(names, section) == Some(UNIKRAFT_BOOT_INFORMATION));
     Ok(Sections {
         stripped,
         layout,
+        elsewhere,
         boot_information,
     })
 }

@@ -1,36 +1,54 @@
 //! What must hold for an image before its bytes are made.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::error::LinkError;
 use super::image::Image;
-use super::object::Binding;
+use super::object::{Binding, Place, Section, Symbol};
 use super::references::patches;
-use super::symbols::Target;
 use super::unit::Unit;
 
 /// Most undefined references that are listed.
 const MAX_LISTED: usize = 20;
 
-/// What an ordinary link would have needed must be there.
+/// Where an ordinary link's data ends: who asks walks it, or adds to it.
+const ENDS_OF_DATA: [&str; 5] = ["__bss_start", "_edata", "_end", "edata", "end"];
+
+/// Defined by C libraries. They themselves only ask for the rest of the page that their memory begins in.
+const OF_C_LIBRARY: &str = "__libc_start_main";
+
+/// What the program refers to must be there.
 pub(super) fn refuse_undefined(image: &Image<'_, '_>) -> Result<(), LinkError> {
     let units: Vec<&Unit<'_>> = image.units.iter().collect();
     let mut missing: BTreeMap<&str, String> = BTreeMap::new();
     for u in image.included() {
         let unit = &image.units[u];
         for (o, s, section) in unit.sections() {
-            if !section.is_loaded() || !image.reach.is_needed(u, o) {
+            if !section.is_loaded() || !image.takes(u, o, s) {
                 continue;
             }
             for patched in patches(&units, u, &image.targets[u], (o, s))? {
                 let relocation = patched.relocation;
                 let symbol = &unit.objects[o].symbols[relocation.symbol];
-                if let Target::Import(name) = patched.target
-                    && symbol.binding != Binding::Weak
-                    && !missing.contains_key(name)
-                    && image.import(name).is_none()
+                let place = || image.place((u, o, s), relocation.offset);
+                if ENDS_OF_DATA.contains(&symbol.name)
+                    && unit.definition(OF_C_LIBRARY).is_none()
+                    && image.program.definition(symbol.name).is_none()
+                    && image.has_data_apart()
                 {
-                    missing.insert(name, image.place((u, o, s), relocation.offset));
+                    return Err(LinkError::EndOfData {
+                        place: place(),
+                        symbol: symbol.name.to_owned(),
+                    });
+                }
+                if symbol.is_local() || symbol.name.is_empty() {
+                    refuse_discarded(image, (u, o), section, symbol, place)?;
+                } else if image.program.refers(u, o, symbol)
+                    && symbol.binding != Binding::Weak
+                    && !missing.contains_key(symbol.name)
+                    && !image.means(u, &patched.target, symbol.name)
+                {
+                    missing.insert(symbol.name, place());
                 }
             }
         }
@@ -51,33 +69,30 @@ pub(super) fn refuse_undefined(image: &Image<'_, '_>) -> Result<(), LinkError> {
     Err(LinkError::Undefined(lines))
 }
 
-/// Sections that a unit walks from end to end must all be its own.
-pub(super) fn refuse_split_sets(image: &Image<'_, '_>) -> Result<(), LinkError> {
-    for u in image.included() {
-        let unit = &image.units[u];
-        let mut walked = BTreeSet::new();
-        for (o, s, _) in unit.symbols() {
-            if let Target::SetStart(set) | Target::SetEnd(set) = image.targets[u][o][s]
-                && image.reach.is_reached(u, o)
-            {
-                walked.insert(set);
-            }
-        }
-        for other in image.included().filter(|other| *other != u) {
-            let part = image.units[other].sections().find(|(o, _, section)| {
-                section.is_loaded()
-                    && walked.contains(section.name)
-                    && image.reach.is_reached(other, *o)
-            });
-            if let Some((o, _, section)) = part {
-                return Err(LinkError::SplitSet {
-                    library: unit.label.clone(),
-                    section: section.name.to_owned(),
-                    first: format!("__start_{}", section.name),
-                    other: image.units[other].objects[o].name.clone(),
-                });
-            }
-        }
+/// A local symbol of a copy that does not count stands for nothing. Frames and tables for unwinding such code
+/// are passed over (binutils, `_bfd_elf_default_action_discarded`).
+fn refuse_discarded(
+    image: &Image<'_, '_>,
+    (unit, object): (usize, usize),
+    section: &Section<'_>,
+    symbol: &Symbol<'_>,
+    place: impl Fn() -> String,
+) -> Result<(), LinkError> {
+    let about_code = [".eh_frame", ".gcc_except_table"];
+    let Place::Section(of) = symbol.place else {
+        return Ok(());
+    };
+    if !image.program.is_lost(unit, object, of)
+        || about_code.iter().any(|name| section.name.starts_with(name))
+    {
+        return Ok(());
     }
-    Ok(())
+    let name = match symbol.name {
+        "" => image.units[unit].objects[object].sections[of].name,
+        name => name,
+    };
+    Err(LinkError::Discarded {
+        place: place(),
+        symbol: name.to_owned(),
+    })
 }

@@ -58,6 +58,39 @@ pub enum LinkError {
         /// The other.
         second: String,
     },
+    /// Of copies of a section group the one that counts defines less than another.
+    #[error(
+        "{symbol}, which {object} defines in a section group, is not in the copy of that group that \
+         counts: compile both with the same options"
+    )]
+    Copies {
+        /// The symbol.
+        symbol: String,
+        /// The object.
+        object: String,
+    },
+    /// A reference to what is not in the program, since another copy of it is.
+    #[error(
+        "{place} refers to {symbol}, which is local to a copy of a section group that does not count: \
+         give it a name of its own outside of the group"
+    )]
+    Discarded {
+        /// File, section and offset.
+        place: String,
+        /// What is referred to.
+        symbol: String,
+    },
+    /// The program walks its data, which are not in one piece.
+    #[error(
+        "{place} refers to {symbol}, an end of the program's data in one piece, but libraries have theirs \
+         at addresses of their own: take the sections apart by dl_iterate_phdr, or link with the system's ld"
+    )]
+    EndOfData {
+        /// File, section and offset.
+        place: String,
+        /// The symbol.
+        symbol: String,
+    },
     /// References that nothing defines.
     #[error("undefined symbols:\n{}", .0.join("\n"))]
     Undefined(Vec<String>),
@@ -107,21 +140,6 @@ pub enum LinkError {
         first: String,
         /// The other.
         second: String,
-    },
-    /// A set of sections (`__start_X`..`__stop_X`) that a library walks has parts elsewhere.
-    #[error(
-        "{library} walks the section {section} from {first}, but {other} adds to it: a library's \
-         shared pages cannot depend on the image, so put that object into the library's archive"
-    )]
-    SplitSet {
-        /// The library.
-        library: String,
-        /// The section.
-        section: String,
-        /// The symbol by which it walks.
-        first: String,
-        /// The object that adds to the section.
-        other: String,
     },
     /// The registry gave no addresses.
     #[error(

@@ -3,11 +3,30 @@
 use std::path::{Path, PathBuf};
 
 use super::archive;
-use super::args::{InputFile, LinkRequest};
+use super::args::{InputFile, LinkRequest, Mark};
 use super::error::LinkError;
 use super::script::{self, Named};
 
-/// The contents of all inputs, in command-line order.
+/// All inputs, and what is done with them.
+#[derive(Debug, Default)]
+pub(super) struct Inputs {
+    /// Each once, in the order in which they are first named.
+    pub(super) files: Vec<InputBytes>,
+    pub(super) steps: Vec<Step>,
+}
+
+/// What the command line does with files, by their positions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// An object is taken.
+    Object(usize),
+    /// An archive is taken whole.
+    Whole(usize),
+    /// What is needed is taken out of archives, which are searched in turn until none has more.
+    Search(Vec<usize>),
+}
+
+/// The contents of an input.
 #[derive(Debug)]
 pub(super) enum InputBytes {
     /// An object of the application.
@@ -30,30 +49,82 @@ pub(super) struct MemberBytes {
 /// Most scripts that may name each other.
 const MAX_SCRIPT_DEPTH: usize = 8;
 
-/// Reads what `request` names. An archive named twice is taken once, an empty one not at all.
-pub(super) fn read(request: &LinkRequest) -> Result<Vec<InputBytes>, LinkError> {
+/// Reads what `request` names. An archive named twice is read once and searched twice, an empty one is not
+/// there at all.
+pub(super) fn read(request: &LinkRequest) -> Result<Inputs, LinkError> {
     let mut reader = Reader {
         request,
-        found: Vec::new(),
+        found: Inputs::default(),
         seen: Vec::new(),
+        group: Vec::new(),
+        groups: 0,
+        whole: false,
+        states: Vec::new(),
     };
     for input in &request.inputs {
         match input {
             InputFile::Path(path) => reader.file(path, 0)?,
             InputFile::Library(name) => reader.library(name, 0)?,
+            InputFile::Mark(mark) => reader.mark(*mark)?,
         }
+    }
+    if reader.groups > 0 {
+        return Err(LinkError::option(
+            "--start-group",
+            "has no end: add --end-group",
+        ));
     }
     Ok(reader.found)
 }
 
 struct Reader<'r> {
     request: &'r LinkRequest,
-    found: Vec<InputBytes>,
-    /// Archives read so far, by real path.
-    seen: Vec<PathBuf>,
+    found: Inputs,
+    /// Archives read so far, by real path; `None` for one that is empty.
+    seen: Vec<(PathBuf, Option<usize>)>,
+    /// Archives of the group that is open, and how many are, one within the other.
+    group: Vec<usize>,
+    groups: usize,
+    whole: bool,
+    states: Vec<bool>,
 }
 
 impl Reader<'_> {
+    fn mark(&mut self, mark: Mark) -> Result<(), LinkError> {
+        match mark {
+            Mark::Whole(whole) => self.whole = whole,
+            Mark::Push => self.states.push(self.whole),
+            Mark::Pop => {
+                self.whole = self.states.pop().ok_or_else(|| {
+                    LinkError::option("--pop-state", "there is no --push-state before it")
+                })?;
+            }
+            Mark::GroupStart => self.groups += 1,
+            Mark::GroupEnd => {
+                self.groups = self.groups.checked_sub(1).ok_or_else(|| {
+                    LinkError::option("--end-group", "there is no --start-group before it")
+                })?;
+                if self.groups == 0 && !self.group.is_empty() {
+                    let group = std::mem::take(&mut self.group);
+                    self.found.steps.push(Step::Search(group));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An archive is named.
+    fn search(&mut self, file: usize) {
+        if self.whole {
+            self.found.steps.push(Step::Whole(file));
+            return;
+        }
+        self.found.steps.push(Step::Search(vec![file]));
+        if self.groups > 0 && !self.group.contains(&file) {
+            self.group.push(file);
+        }
+    }
+
     fn library(&mut self, name: &str, depth: usize) -> Result<(), LinkError> {
         let file = match name.strip_prefix(':') {
             Some(exact) => exact.to_owned(),
@@ -88,7 +159,8 @@ impl Reader<'_> {
         if script::is_text(&bytes) {
             return self.script(path, &bytes, depth);
         }
-        self.found.push(InputBytes::Object { name, bytes });
+        self.found.steps.push(Step::Object(self.found.files.len()));
+        self.found.files.push(InputBytes::Object { name, bytes });
         Ok(())
     }
 
@@ -97,10 +169,12 @@ impl Reader<'_> {
             path: path.to_owned(),
             source,
         })?;
-        if self.seen.contains(&real) {
+        if let Some((_, known)) = self.seen.iter().find(|(path, _)| *path == real) {
+            if let Some(file) = *known {
+                self.search(file);
+            }
             return Ok(());
         }
-        self.seen.push(real);
         let file = path.display().to_string();
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut members = Vec::new();
@@ -113,11 +187,14 @@ impl Reader<'_> {
                 },
             });
         }
-        if !members.is_empty() {
-            self.found.push(InputBytes::Archive {
+        let file = (!members.is_empty()).then_some(self.found.files.len());
+        self.seen.push((real, file));
+        if let Some(file) = file {
+            self.found.files.push(InputBytes::Archive {
                 path: path.to_owned(),
                 members,
             });
+            self.search(file);
         }
         Ok(())
     }
@@ -134,6 +211,8 @@ impl Reader<'_> {
             .map_err(|_| LinkError::input(&file, "neither an ELF object nor text"))?;
         for named in script::files(&file, text)? {
             match named {
+                Named::GroupStart => self.mark(Mark::GroupStart)?,
+                Named::GroupEnd => self.mark(Mark::GroupEnd)?,
                 Named::Library(name) => self.library(&name, depth + 1)?,
                 Named::File(name) => {
                     let path = self.script_file(path, &name)?;

@@ -14,7 +14,38 @@ pub(super) enum Gathered {
     InitCode,
     /// `.fini`.
     FiniCode,
+    /// Sections of a name that the program chose: [`super::orphans`].
+    Orphan,
 }
+
+/// Names that have a place in an ordinary link (ld's default script), or that do with these and a suffix.
+const PLACED: [&str; 22] = [
+    ".text",
+    ".rodata",
+    ".data",
+    ".bss",
+    ".eh_frame",
+    ".gcc_except_table",
+    ".tdata",
+    ".tbss",
+    ".note",
+    ".got",
+    ".plt",
+    ".lrodata",
+    ".ldata",
+    ".lbss",
+    ".ltext",
+    ".sdata",
+    ".sbss",
+    ".rodata1",
+    ".data1",
+    ".gnu",
+    ".jcr",
+    ".stapsdt",
+];
+/// Names that the C library keeps to itself: it alone has such sections and walks them, and what of them a
+/// program does not need does no harm there. They are part of its pages.
+const OF_C_LIBRARY: &str = "__libc_";
 
 /// What the image gathers a section into, if it does.
 pub(super) fn gathered(section: &Section<'_>) -> Option<Gathered> {
@@ -22,10 +53,8 @@ pub(super) fn gathered(section: &Section<'_>) -> Option<Gathered> {
         return None;
     }
     let is_named = |name: &str| {
-        section
-            .name
-            .strip_prefix(name)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        let rest = section.name.strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
     match section.kind {
         SHT_PREINIT_ARRAY => Some(Gathered::PreinitArray),
@@ -36,6 +65,8 @@ pub(super) fn gathered(section: &Section<'_>) -> Option<Gathered> {
         _ if is_named(".fini_array") || is_named(".dtors") => Some(Gathered::FiniArray),
         _ if section.name == ".init" => Some(Gathered::InitCode),
         _ if section.name == ".fini" => Some(Gathered::FiniCode),
-        _ => None,
+        _ if PLACED.iter().any(|name| is_named(name)) => None,
+        _ if section.is_thread_local() || section.name.starts_with(OF_C_LIBRARY) => None,
+        _ => Some(Gathered::Orphan),
     }
 }

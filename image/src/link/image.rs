@@ -10,13 +10,15 @@ use pool_core::page::PAGE_SIZE;
 use pool_core::registry::{APPLICATION_START, Reservation, SHARED_START};
 
 use super::args::{BuildId, LinkRequest};
+use super::eh_frame;
 use super::error::LinkError;
 use super::gathered::{Gathered, gathered};
-use super::object::{Place, Symbol};
-use super::plan::{Entry, Extent, Part, Plan};
-use super::symbols::{Reach, Target, UnitTargets};
+use super::object::{Object, Section};
+use super::orphans::{Orphan, Run};
+use super::plan::{Extent, Part, Plan};
+use super::resolve::Resolution;
+use super::symbols::UnitTargets;
 use super::unit::{SymbolId, Unit};
-use super::{eh_frame, references};
 
 /// Room for the ELF header.
 pub(super) const ELF_HEADER_SIZE: u64 = 64;
@@ -38,6 +40,18 @@ pub(super) struct UnitBase {
     pub(super) thread: u64,
 }
 
+/// Whose view of what is not the same in every image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum View {
+    /// This image's.
+    Image,
+    /// That of all others.
+    Elsewhere,
+}
+
+/// Bytes of each thread's memory that may lie unused between libraries' thread-local blocks.
+const MOST_UNUSED: u64 = PAGE_SIZE;
+
 /// A run of addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Span {
@@ -56,7 +70,8 @@ impl Span {
 pub(super) struct Common {
     pub(super) constants: Span,
     pub(super) code: Span,
-    /// In memory; [`Plan::data_stored`] of it is in the file.
+    /// In memory: orphan sections and the application's data, of which [`Plan::data_stored`] is in the
+    /// file.
     pub(super) data: Span,
     pub(super) build_id: Span,
     pub(super) arrays: BTreeMap<Gathered, Span>,
@@ -75,18 +90,23 @@ pub(super) struct Image<'i, 'a> {
     pub(super) units: &'i [Unit<'a>],
     pub(super) targets: &'i [UnitTargets<'a>],
     pub(super) plans: &'i [Plan<'a>],
-    pub(super) reach: &'i Reach,
+    pub(super) program: &'i Resolution<'a>,
     /// By unit; zero for a library that is in no way part of the image.
     pub(super) bases: Vec<UnitBase>,
+    /// By unit: the distances of thread-local blocks that libraries have elsewhere.
+    pub(super) registered_threads: Vec<u64>,
     pub(super) common: Common,
     /// Places of gathered sections, in order.
     pub(super) gathered: Vec<(Gathered, u64, (usize, usize, usize))>,
-    gathered_index: HashMap<(usize, usize, usize), u64>,
+    pub(super) gathered_index: HashMap<(usize, usize, usize), u64>,
+    pub(super) orphans: Vec<Orphan>,
     /// Sections that are not loaded: by name, their size; by section, its offset in them.
     pub(super) loose: BTreeMap<String, Extent>,
-    loose_index: HashMap<(usize, usize, usize), u64>,
+    pub(super) loose_index: HashMap<(usize, usize, usize), u64>,
     /// Functions whose implementation is chosen at start.
     pub(super) resolved: Vec<SymbolId>,
+    /// The stack is.
+    pub(super) executable_stack: bool,
 }
 
 impl<'i, 'a> Image<'i, 'a> {
@@ -96,7 +116,7 @@ impl<'i, 'a> Image<'i, 'a> {
         units: &'i [Unit<'a>],
         targets: &'i [UnitTargets<'a>],
         plans: &'i [Plan<'a>],
-        reach: &'i Reach,
+        program: &'i Resolution<'a>,
         reservations: &[Option<Reservation>],
     ) -> Result<Self, LinkError> {
         let mut bases = vec![UnitBase::default()];
@@ -116,26 +136,59 @@ impl<'i, 'a> Image<'i, 'a> {
             units,
             targets,
             plans,
-            reach,
+            program,
+            registered_threads: bases.iter().map(|base| base.thread).collect(),
             bases,
             common: Common::default(),
             gathered: Vec::new(),
             gathered_index: HashMap::new(),
+            orphans: Vec::new(),
             loose: BTreeMap::new(),
             loose_index: HashMap::new(),
             resolved: Vec::new(),
+            executable_stack: false,
         };
+        let asked = image.asks_for_executable_stack().is_some();
+        image.executable_stack = request.executable_stack.unwrap_or(asked);
         image.place_application(request)?;
         image.place_loose();
         Ok(image)
     }
 
+    /// True when the section is one of the program's.
+    pub(super) fn takes(&self, unit: usize, object: usize, section: usize) -> bool {
+        self.program.is_live(unit, object) && !self.program.is_lost(unit, object, section)
+    }
+
+    /// True when libraries have data, far from the application's.
+    pub(super) fn has_data_apart(&self) -> bool {
+        let mut libraries = self.included().filter(|unit| *unit != 0);
+        libraries.any(|unit| self.plans[unit].data.size > 0)
+    }
+
+    /// An object of the program that needs a stack that it may execute: its note says so, or it has none
+    /// (binutils, `bfd_elf_size_dynamic_sections`).
+    pub(super) fn asks_for_executable_stack(&self) -> Option<&str> {
+        let objects = self.included().flat_map(|u| {
+            let objects = self.units[u].objects.iter().enumerate();
+            objects.filter(move |(o, _)| self.program.is_live(u, *o))
+        });
+        let mut objects = objects.map(|(_, object)| object);
+        let asks = |object: &&Object<'_>| {
+            let mut sections = object.sections.iter();
+            let note = sections.find(|section| section.name == ".note.GNU-stack");
+            note.is_none_or(Section::is_code)
+        };
+        objects.find(asks).map(|object| object.name.as_str())
+    }
+
     /// Units that are part of the image.
     pub(super) fn included(&self) -> impl Iterator<Item = usize> {
-        (0..self.units.len()).filter(|unit| self.reach.includes(*unit))
+        (0..self.units.len()).filter(|unit| self.program.includes(*unit))
     }
 
     fn place_application(&mut self, request: &LinkRequest) -> Result<(), LinkError> {
+        self.find_orphans();
         let plan = &self.plans[0];
         let start = APPLICATION_START.0;
         let included = self.included().count() as u64;
@@ -160,10 +213,11 @@ impl<'i, 'a> Image<'i, 'a> {
         ] {
             self.gather(kind, &mut end);
         }
+        self.place_orphans(Run::Constants, &mut end);
         self.resolved = self
             .included()
             .flat_map(|unit| self.plans[unit].resolved.iter().copied())
-            .filter(|id| self.reach.is_reached(id.unit, id.object))
+            .filter(|id| self.program.is_live(id.unit, id.object))
             .collect();
         self.common.resolvers = end.take(self.resolved.len() as u64 * RELA_SIZE, 8);
         self.place_thread_template(&mut end);
@@ -180,6 +234,7 @@ impl<'i, 'a> Image<'i, 'a> {
         self.gather(Gathered::InitCode, &mut end);
         self.bases[0].code = end.take(plan.code.size, plan.code.alignment).start;
         self.gather(Gathered::FiniCode, &mut end);
+        self.place_orphans(Run::Code, &mut end);
         self.common.trap = end.take(TRAP.len() as u64, 16).start;
         self.common.code = Span {
             start: code,
@@ -188,8 +243,13 @@ impl<'i, 'a> Image<'i, 'a> {
 
         // Data.
         let mut end = end.next_run(plan.data.alignment);
-        self.common.data = end.take(plan.data.size, plan.data.alignment);
-        self.bases[0].data = self.common.data.start;
+        let start = end.0;
+        self.place_orphans(Run::Data, &mut end);
+        self.bases[0].data = end.take(plan.data.size, plan.data.alignment).start;
+        self.common.data = Span {
+            start,
+            size: end.0 - start,
+        };
         if end.0 > SHARED_START.0 {
             return Err(LinkError::ApplicationTooLarge {
                 end: end.0,
@@ -206,7 +266,7 @@ impl<'i, 'a> Image<'i, 'a> {
         for u in self.included() {
             let unit = &self.units[u];
             for (o, s, section) in unit.sections() {
-                if gathered(section) == Some(kind) && self.reach.is_reached(u, o) {
+                if gathered(section) == Some(kind) && self.takes(u, o, s) {
                     let order = (priority(section.name), unit.positions[o]);
                     found.push((order, (u, o, s)));
                 }
@@ -230,15 +290,32 @@ impl<'i, 'a> Image<'i, 'a> {
     }
 
     /// All blocks of thread-local variables lie below the thread pointer: those of libraries at
-    /// their registered distances, the application's below the furthest of them.
+    /// their registered distances, the application's below the furthest of them. Unless that would leave
+    /// more than [`MOST_UNUSED`] of every thread's memory unused, because libraries of other programs lie in
+    /// between: then the blocks of the image lie together, at the price of pages of its own.
     fn place_thread_template(&mut self, end: &mut Cursor) {
         let included: Vec<usize> = self
             .included()
             .filter(|unit| self.plans[*unit].thread.size > 0)
             .collect();
         let application = self.plans[0].thread;
-        let libraries = included.iter().filter(|unit| **unit != 0);
-        let furthest = libraries.map(|u| self.bases[*u].thread).max().unwrap_or(0);
+        let libraries = || included.iter().copied().filter(|unit| *unit != 0);
+        let registered = libraries().map(|u| self.bases[u].thread).max();
+        let mut together = 0;
+        let distances: Vec<(usize, u64)> = libraries()
+            .map(|unit| {
+                let thread = self.plans[unit].thread;
+                together = (together + thread.size).next_multiple_of(thread.alignment);
+                (unit, together)
+            })
+            .collect();
+        let mut furthest = registered.unwrap_or(0);
+        if furthest > together + MOST_UNUSED {
+            furthest = together;
+            for (unit, distance) in distances {
+                self.bases[unit].thread = distance;
+            }
+        }
         if application.size > 0 {
             self.bases[0].thread =
                 (furthest + application.size).next_multiple_of(application.alignment);
@@ -261,10 +338,7 @@ impl<'i, 'a> Image<'i, 'a> {
     /// Entries of the table by which an unwinder finds the frame of an address; none when nothing
     /// that is linked unwinds.
     fn unwind_entries(&self, request: &LinkRequest) -> u64 {
-        let unwinds = self
-            .reach
-            .definition(self.units, "_Unwind_Find_FDE")
-            .is_some();
+        let unwinds = self.program.definition("_Unwind_Find_FDE").is_some();
         if !unwinds && !request.unwind_table {
             return 0;
         }
@@ -277,7 +351,7 @@ impl<'i, 'a> Image<'i, 'a> {
 
     fn place_loose(&mut self) {
         for u in 0..self.units.len() {
-            if !self.reach.includes(u) {
+            if !self.program.includes(u) {
                 continue;
             }
             for (o, s, section) in self.units[u].sections() {
@@ -289,174 +363,13 @@ impl<'i, 'a> Image<'i, 'a> {
             }
         }
     }
-
-    /// Address of a byte of a section; in the output section for one that is not loaded.
-    pub(super) fn section_address(
-        &self,
-        unit: usize,
-        object: usize,
-        section: usize,
-        offset: u64,
-    ) -> Option<u64> {
-        let plan = &self.plans[unit];
-        let placement = plan.placement(object, section);
-        let base = &self.bases[unit];
-        let start = match placement.part {
-            Part::Code => base.code,
-            Part::Constant => base.constant,
-            Part::Bound => base.bound,
-            Part::Data => base.data,
-            Part::Thread => self.thread_block(unit),
-            Part::Gathered(_) => {
-                let start = self.gathered_index.get(&(unit, object, section))?;
-                return Some(start + offset);
-            }
-            Part::Loose => {
-                let start = self.loose_index.get(&(unit, object, section))?;
-                return Some(start + offset);
-            }
-            Part::Dropped => return None,
-        };
-        let inside = match placement.merged {
-            Some(merged) => plan.merged[merged].position(object, section, offset),
-            None => offset,
-        };
-        Some(start + placement.offset + inside)
-    }
-
-    /// Address of a unit's part of the thread-local template.
-    pub(super) fn thread_block(&self, unit: usize) -> u64 {
-        (self.common.thread.end()).saturating_sub(self.bases[unit].thread)
-    }
-
-    pub(super) fn symbol(&self, id: SymbolId) -> &'i Symbol<'a> {
-        &self.units[id.unit].objects[id.object].symbols[id.symbol]
-    }
-
-    /// Address of a symbol: for a function that chooses its implementation at start, its stub.
-    pub(super) fn symbol_address(&self, id: SymbolId) -> Option<u64> {
-        let symbol = self.symbol(id);
-        let plan = &self.plans[id.unit];
-        if let (true, Some(stub)) = (
-            symbol.is_indirect_function(),
-            plan.resolved_stub(id.object, symbol),
-        ) {
-            return Some(self.bases[id.unit].code + stub);
-        }
-        self.own_address(id)
-    }
-
-    /// Address of a symbol itself, not of a stub.
-    pub(super) fn own_address(&self, id: SymbolId) -> Option<u64> {
-        let symbol = self.symbol(id);
-        match symbol.place {
-            Place::Undefined => Some(0),
-            Place::Absolute => Some(symbol.value),
-            Place::Common => {
-                let offset = self.plans[id.unit].common(id.object, id.symbol)?;
-                Some(self.bases[id.unit].data + offset)
-            }
-            Place::Section(section) => {
-                self.section_address(id.unit, id.object, section, symbol.value)
-            }
-        }
-    }
-
-    /// Distance of a thread-local symbol from the thread pointer.
-    pub(super) fn thread_offset(&self, id: SymbolId) -> i128 {
-        let symbol = self.symbol(id);
-        let offset = match symbol.place {
-            Place::Section(section) => {
-                let placement = self.plans[id.unit].placement(id.object, section);
-                i128::from(placement.offset) + i128::from(symbol.value)
-            }
-            _ => return 0,
-        };
-        offset - i128::from(self.bases[id.unit].thread)
-    }
-
-    /// Address of a unit's entry for a target, or of the stub for calls of it.
-    pub(super) fn entry_address(&self, unit: usize, entry: &Entry<'a>) -> Option<u64> {
-        Some(self.bases[unit].data + self.plans[unit].entry(entry)?)
-    }
-
-    pub(super) fn stub_address(&self, unit: usize, target: &Target<'a>) -> Option<u64> {
-        Some(self.bases[unit].code + self.plans[unit].stub(target)?)
-    }
-
-    /// What the image has under a name that a unit leaves open.
-    pub(super) fn import(&self, name: &str) -> Option<Import> {
-        if let Some(id) = self.reach.definition(self.units, name) {
-            return Some(Import::Symbol(id));
-        }
-        self.provided(name).map(Import::Address)
-    }
-
-    /// Symbols that the linker provides, as GNU ld's default script does.
-    fn provided(&self, name: &str) -> Option<u64> {
-        let common = &self.common;
-        let array = |kind| common.arrays.get(&kind).copied().unwrap_or_default();
-        let stored = common.data.start + self.plans[0].data_stored;
-        Some(match name {
-            "__preinit_array_start" => array(Gathered::PreinitArray).start,
-            "__preinit_array_end" => array(Gathered::PreinitArray).end(),
-            "__init_array_start" => array(Gathered::InitArray).start,
-            "__init_array_end" => array(Gathered::InitArray).end(),
-            "__fini_array_start" => array(Gathered::FiniArray).start,
-            "__fini_array_end" => array(Gathered::FiniArray).end(),
-            "__rela_iplt_start" => common.resolvers.start,
-            "__rela_iplt_end" => common.resolvers.end(),
-            "etext" | "_etext" | "__etext" => common.code.end(),
-            "edata" | "_edata" | "__bss_start" => stored,
-            "end" | "_end" => common.data.end(),
-            _ => return self.set_border(name),
-        })
-    }
-
-    /// `__start_NAME` and `__stop_NAME` for sections that another unit has.
-    fn set_border(&self, name: &str) -> Option<u64> {
-        let (set, is_start) = match name.strip_prefix("__start_") {
-            Some(set) => (set, true),
-            None => (name.strip_prefix("__stop_")?, false),
-        };
-        let unit = self
-            .included()
-            .find(|unit| self.plans[*unit].sets.contains_key(set))?;
-        self.own_set_border(unit, set, is_start)
-    }
-
-    /// A border of the sections of one name in one unit.
-    pub(super) fn own_set_border(&self, unit: usize, set: &str, is_start: bool) -> Option<u64> {
-        let (part, start, end) = *self.plans[unit].sets.get(set)?;
-        let base = &self.bases[unit];
-        let base = match part {
-            Part::Code => base.code,
-            Part::Constant => base.constant,
-            Part::Bound => base.bound,
-            Part::Data => base.data,
-            _ => return None,
-        };
-        Some(base + if is_start { start } else { end })
-    }
-
-    /// For messages.
-    pub(super) fn place(&self, at: (usize, usize, usize), offset: u64) -> String {
-        references::place(&self.units[at.0], at.1, at.2, offset)
-    }
-}
-
-/// What an import turned out to be.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Import {
-    Symbol(SymbolId),
-    Address(u64),
 }
 
 /// The next free address.
-struct Cursor(u64);
+pub(super) struct Cursor(pub(super) u64);
 
 impl Cursor {
-    fn take(&mut self, size: u64, alignment: u64) -> Span {
+    pub(super) fn take(&mut self, size: u64, alignment: u64) -> Span {
         let start = self.0.next_multiple_of(alignment);
         self.0 = start + size;
         Span { start, size }

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use pool_core::digest::ObjectId;
-use pool_core::name::{LibraryRef, Name, NameError};
+use pool_core::name::{LibraryRef, MAX_NAME, Name, NameError};
 
 use super::args::LibraryAlias;
 use super::error::LinkError;
@@ -27,7 +27,10 @@ use super::unit::Unit;
 
 /// Part of every identity: a change of how libraries are laid out or relocated changes it, so
 /// that bytes of two linkers are never taken for each other.
-const LINKER_FORMAT: &str = "pool-link layout 1";
+const LINKER_FORMAT: &str = "pool-link layout 2";
+
+/// Digits of its contents' digest in the name of an archive that is not the only one with its file name.
+const DIGITS: usize = 8;
 
 /// How a library is called, before its version is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +55,7 @@ pub(super) struct Library {
 }
 
 /// The name (and version) of the archive at `path`: given by an alias, or its file name.
-pub(super) fn naming(path: &Path, aliases: &[LibraryAlias]) -> Result<Naming, LinkError> {
+pub(super) fn naming(path: &Path, aliases: &[LibraryAlias]) -> Naming {
     let text = path.display().to_string();
     let file = path
         .file_name()
@@ -65,16 +68,30 @@ pub(super) fn naming(path: &Path, aliases: &[LibraryAlias]) -> Result<Naming, Li
         alias.file == text || alias.file == file || wanted.strip_prefix('l') == Some(stem)
     };
     if let Some(alias) = aliases.iter().find(matches) {
-        return Ok(Naming {
+        return Naming {
             name: alias.library.name.clone(),
             version: Some(alias.library.version.clone()),
-        });
+        };
     }
-    let name = Name::new(stem).map_err(|source| LinkError::LibraryName { path: text, source })?;
-    Ok(Naming {
-        name,
+    Naming {
+        name: name_of(stem),
         version: None,
-    })
+    }
+}
+
+/// The name of a library whose file is called so, as far as that can be one.
+fn name_of(stem: &str) -> Name {
+    let usable = |c: char| {
+        if c.is_ascii_alphanumeric() || "._+~-".contains(c) {
+            c
+        } else {
+            '-'
+        }
+    };
+    let text: String = stem.chars().map(usable).collect();
+    let text = text.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+    let length = text.len().min(MAX_NAME);
+    Name::new(&text[..length]).unwrap_or_else(|_| Name::library())
 }
 
 /// Settles dependencies and identities of the library units, which are in command-line order.
@@ -151,6 +168,7 @@ pub(super) fn contents_digest<'b>(members: impl Iterator<Item = &'b [u8]>) -> Ob
     hash.finish()
 }
 
+/// An image holds one version of what is called so by hand.
 fn refuse_two_versions(units: &[&Unit<'_>], namings: &[Naming]) -> Result<(), LinkError> {
     for (at, naming) in namings.iter().enumerate() {
         if let Some(other) = namings[..at].iter().position(|n| n.name == naming.name) {
@@ -162,6 +180,18 @@ fn refuse_two_versions(units: &[&Unit<'_>], namings: &[Naming]) -> Result<(), Li
         }
     }
     Ok(())
+}
+
+/// Tells archives with one file name apart by their contents: all versions of one library may lie at one address.
+pub(super) fn tell_apart(namings: &mut [Naming], contents: &[ObjectId]) {
+    let names: Vec<Name> = namings.iter().map(|naming| naming.name.clone()).collect();
+    for (naming, digest) in namings.iter_mut().zip(contents) {
+        let alike = names.iter().filter(|name| **name == naming.name).count();
+        if alike > 1 && naming.version.is_none() {
+            let digits = &digest.to_string()[..DIGITS];
+            naming.name = name_of(&format!("{:.100}-{digits}", naming.name.as_str()));
+        }
+    }
 }
 
 fn reference(naming: &Naming, identity: &ObjectId) -> Result<LibraryRef, NameError> {

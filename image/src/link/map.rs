@@ -3,9 +3,10 @@
 use std::fmt::Write;
 
 use super::image::Image;
+use super::relocate::Contents;
 
 /// The map as text: address, size, section, object; by unit. `names` are those of the units.
-pub(super) fn text(image: &Image<'_, '_>, names: &[String]) -> String {
+pub(super) fn text(image: &Image<'_, '_>, contents: &Contents, names: &[String]) -> String {
     let mut text = String::new();
     for unit in image.included() {
         let name = match names[unit].as_str() {
@@ -25,6 +26,11 @@ pub(super) fn text(image: &Image<'_, '_>, names: &[String]) -> String {
             }
         }
         lines.sort_unstable();
+        for (page, own) in &contents.own[unit] {
+            let because: Vec<&str> = own.because.iter().map(String::as_str).collect();
+            let because = because.join(", ");
+            let _ = writeln!(text, "  page {page} is this image's own: {because}");
+        }
         for (address, size, section, object) in lines {
             let _ = writeln!(text, "  {address:#010x} {size:#8x} {section:24} {object}");
         }

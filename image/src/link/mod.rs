@@ -1,36 +1,39 @@
 //! `pool link`: a static linker (x86-64) that puts libraries at registered addresses.
 //!
-//! An ordinary static link picks members out of archives and lays them out anew for every
-//! program, so no two programs have the same page of the same library. Here an archive is one
-//! library, taken whole, at an address that its version keeps for ever; the application is linked
-//! after it. The shared pages of a library version (code and constants) are a function of
+//! First the inputs are resolved as GNU ld does it ([`resolve`]): which members of archives are in the program, and
+//! what each name means there. That says what the program is. Then, apart from it, pages are shared.
+//!
+//! An ordinary static link lays the members of archives out anew for every program, so no two programs have the same
+//! page of the same library. Here an archive is one library, laid out whole, at an address that its version keeps for
+//! ever; the application is linked after it. The shared pages of a library version (code and constants) are a function of
 //!
 //! - its members,
 //! - its reservation, and
 //! - the members and reservations of the libraries it depends on,
 //!
 //! and of nothing else, so that they are the same bytes in every image. What depends on the image
-//! is kept out of them (see `plan`) or is the image's own: arrays of constructors, the
-//! thread-local template, the unwinder's table.
+//! is kept out of them (see `plan`) or is the image's own: arrays of constructors and others that are walked from
+//! end to end, the thread-local template, the unwinder's table. What programs are known to replace (the allocator,
+//! weak functions) is called through the offset table. And where a program means something else by what a library
+//! refers to, say because it has a variable of its own of that name, the image has *pages of its own* among the
+//! library's: [`relocate`] finds them, the layout lists them, and all others stay shared.
 //!
 //! The way through: `args` and `files` (what to link), `object` and `unit` (what there
-//! is), `library` and `symbols` (what refers to what), `plan` (what goes where, without
-//! addresses), [`registry`] (addresses), `image`, `checks` and `relocate` (the bytes), `output` (the
+//! is), `resolve` (what the program is), `library` and `symbols` (what refers to what in a library), `plan` (what
+//! goes where, without addresses), [`registry`] (addresses), `image`, `checks`, `relocate` and `site` (the bytes), `output` (the
 //! file).
 //!
 //! Every archive that supplies a member counts as a library, the C library and the compiler's
-//! support libraries too; start files and objects are the application. A library of which nothing
-//! is reached is not in the image, though its addresses are reserved when another refers to it.
+//! support libraries too; start files and objects are the application. A library of which no member is in the
+//! program is not in the image, though its addresses are reserved when another refers to it.
 //!
-//! Differences from an ordinary link that a program can notice:
+//! A link that succeeds behaves as ld's does, or it is refused by name. What a program can tell nevertheless:
 //!
-//! - a library keeps to its own definitions: when the application defines `malloc`, the
-//!   application uses that one and the library its own (a warning says so);
-//! - section groups that the application shares with a library come from the library;
-//! - what an ordinary link would have left out is there, but not run: constructors and resolvers
-//!   of members that nothing refers to are not called, and what such members lack ends the
-//!   program if it is ever called.
+//! - members that nobody needs lie in a library's pages; they are not run, and what they lack ends the program if it
+//!   is ever called;
+//! - of a function that C++ has one of in a program (an inline one) libraries call their own copies.
 
+mod addresses;
 mod archive;
 mod args;
 mod checks;
@@ -41,38 +44,45 @@ mod gathered;
 mod image;
 mod library;
 mod map;
+mod meaning;
 mod merge;
 mod object;
+mod orphans;
 mod output;
 mod patch;
 mod plan;
 mod references;
 pub mod registry;
 mod relocate;
+mod resolve;
 mod script;
 mod sections;
+mod site;
 mod symbols;
 mod symtab;
 mod unit;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use goblin::elf::sym::STV_DEFAULT;
 use pool_core::name::LibraryRef;
 use pool_core::page::PageCount;
 use pool_core::registry::{Reservation, ReservationRequest};
 
-pub use args::{BuildId, InputFile, LibraryAlias, LinkRequest, Strip, parse_args};
+pub use args::{BuildId, InputFile, LibraryAlias, LinkRequest, Mark, Strip, parse_args};
 pub use error::LinkError;
 pub use registry::{FileRegistry, Registry, RegistryError};
 
-use crate::layout::{LAYOUT_FORMAT, LinkLayout, PlacedLibrary};
+use crate::layout::{self, LinkLayout, PlacedLibrary};
+use addresses::Import;
 use files::InputBytes;
-use image::{Image, Import};
+use image::Image;
 use library::{Library, Naming};
 use object::Object;
 use plan::Plan;
-use symbols::{Reach, UnitTargets};
+use relocate::{Contents, OwnPage};
+use resolve::{Asked, Became, Resolution};
+use symbols::UnitTargets;
 use unit::{Unit, UnitKind};
 
 /// An executable.
@@ -97,8 +107,13 @@ pub struct LibraryPages {
     pub library: LibraryRef,
     /// The archive.
     pub file: String,
-    /// Pages that all images share.
+    /// Pages that all images share, but for those of its own.
     pub shared: PageCount,
+    /// Pages of these that differ in this image, since the program means something else there than other
+    /// programs do: it replaces what the library refers to.
+    pub own: PageCount,
+    /// What it replaces, each with the number of such pages, most first.
+    pub because: Vec<(String, PageCount)>,
     /// Read-only pages that hold addresses of the image.
     pub bound: PageCount,
     /// Pages of data and zeros.
@@ -108,36 +123,49 @@ pub struct LibraryPages {
 /// Links what `request` names, with addresses from `registry`.
 pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked, LinkError> {
     let inputs = files::read(request)?;
-    if inputs.is_empty() {
+    if inputs.files.is_empty() {
         return Err(LinkError::NoInput);
     }
-    let mut set = LinkSet::read(request, &inputs)?;
-    set.share_groups(request)?;
-    let targets: Vec<UnitTargets<'_>> = (0..set.units.len())
-        .map(|unit| symbols::targets(&set.units, &set.libraries, unit))
-        .collect();
+    let mut set = LinkSet::read(request, &inputs.files)?;
+    set.share_groups()?;
     let mut roots: Vec<&str> = request.undefined.iter().map(String::as_str).collect();
     roots.push(&request.entry);
-    let reach = Reach::from_application(&set.units, &targets, &roots);
+    let may_repeat = request.allow_multiple_definition;
+    let asked = Asked { roots, may_repeat };
+    let mut program = Resolution::new(&set.units, &inputs.steps, &set.became, &asked)?;
+    program.settle(&mut set.units, &set.libraries, may_repeat)?;
+    let targets: Vec<UnitTargets<'_>> = (0..set.units.len())
+        .map(|unit| symbols::targets(&set.units, &set.libraries, &program, unit))
+        .collect();
+    program.borrow(&set.units, &targets);
 
     let units: Vec<&Unit<'_>> = set.units.iter().collect();
     let plans: Vec<Plan<'_>> = (0..units.len())
         .map(|own| Plan::new(&units, own, &targets[own], request.strip))
         .collect::<Result<_, _>>()?;
-    let reservations = set.reserve(&plans, &reach, registry)?;
-    let image = Image::new(request, &set.units, &targets, &plans, &reach, &reservations)?;
+    let reservations = set.reserve(&plans, &program, registry)?;
+    let image = Image::new(
+        request,
+        &set.units,
+        &targets,
+        &plans,
+        &program,
+        &reservations,
+    )?;
     checks::refuse_undefined(&image)?;
-    checks::refuse_split_sets(&image)?;
     let contents = relocate::fill(&image)?;
     let entry = entry_address(&image, &request.entry)?;
 
-    let layout = set.layout(&image, &reservations);
+    let layout = set.layout(&image, &contents, &reservations);
     let names = set.names();
     let text = serde_json::to_vec(&layout).unwrap_or_default();
     Ok(Linked {
         elf: output::write(&image, &contents, request, &names, entry, &text),
-        libraries: set.pages(&image),
-        map: request.map.is_some().then(|| map::text(&image, &names)),
+        libraries: set.pages(&image, &contents),
+        map: request
+            .map
+            .is_some()
+            .then(|| map::text(&image, &contents, &names)),
         warnings: set.warnings(request, &image),
         layout,
     })
@@ -156,27 +184,41 @@ fn entry_address(image: &Image<'_, '_>, name: &str) -> Result<u64, LinkError> {
 struct LinkSet<'a> {
     units: Vec<Unit<'a>>,
     libraries: Vec<Library>,
+    /// Of each file.
+    became: Vec<Became>,
 }
 
 impl<'a> LinkSet<'a> {
-    fn read(request: &LinkRequest, inputs: &'a [InputBytes]) -> Result<Self, LinkError> {
+    fn read(request: &LinkRequest, files: &'a [InputBytes]) -> Result<Self, LinkError> {
         let mut application = Vec::new();
         let mut positions = Vec::new();
         let mut libraries: Vec<Unit<'a>> = Vec::new();
         let mut namings: Vec<Naming> = Vec::new();
         let mut contents = Vec::new();
-        for (position, input) in inputs.iter().enumerate() {
-            match input {
+        let mut became = Vec::new();
+        for (position, file) in files.iter().enumerate() {
+            match file {
                 InputBytes::Object { name, bytes } => {
-                    application.push(Object::parse(name, bytes)?);
+                    became.push(Became::Object(application.len()));
+                    let object = Object::parse(name, bytes)?;
+                    object.refuse_intermediate_code()?;
+                    application.push(object);
                     positions.push(position);
                 }
                 InputBytes::Archive { path, members } => {
-                    namings.push(library::naming(path, &request.libraries)?);
-                    contents.push(library::contents_digest(
-                        members.iter().map(|m| m.bytes.as_slice()),
-                    ));
+                    let naming = library::naming(path, &request.libraries);
+                    let digest =
+                        library::contents_digest(members.iter().map(|m| m.bytes.as_slice()));
+                    // A copy of one that is there already is the same library.
+                    let mut known = namings.iter().zip(&contents);
+                    if let Some(known) = known.position(|known| known == (&naming, &digest)) {
+                        became.push(Became::Library(known + 1));
+                        continue;
+                    }
+                    namings.push(naming);
+                    contents.push(digest);
                     libraries.push(library_unit(path, members, position)?);
+                    became.push(Became::Library(libraries.len()));
                 }
             }
         }
@@ -187,6 +229,7 @@ impl<'a> LinkSet<'a> {
             positions,
             request.allow_multiple_definition,
         )?;
+        library::tell_apart(&mut namings, &contents);
         let settled = {
             let units: Vec<&Unit<'_>> = libraries.iter().collect();
             library::settle(&units, &namings, &contents)?
@@ -196,25 +239,20 @@ impl<'a> LinkSet<'a> {
         Ok(Self {
             units,
             libraries: settled,
+            became,
         })
     }
 
-    /// Inline functions and variables that a unit shares with a library it depends on come from
-    /// there: the application's from any library, a library's from its dependencies.
-    fn share_groups(&mut self, request: &LinkRequest) -> Result<(), LinkError> {
-        for own in 0..self.units.len() {
-            let others: Vec<&Unit<'a>> = if own == 0 {
-                self.units[1..].iter().collect()
-            } else {
-                let scope = &self.libraries[own - 1].scope;
-                // In a circle each would leave it to the other.
-                let is_below = |l: &&usize| !self.libraries[**l].scope.contains(&(own - 1));
-                let below = scope.iter().filter(is_below);
-                below.map(|l| &self.units[*l + 1]).collect()
-            };
-            let copies = self.units[own].copies_in(&others);
-            let may_repeat = own != 0 || request.allow_multiple_definition;
-            self.units[own].drop_sections(&copies, may_repeat)?;
+    /// Inline functions and variables that a library shares with one that it depends on come from there.
+    fn share_groups(&mut self) -> Result<(), LinkError> {
+        for own in 1..self.units.len() {
+            let scope = &self.libraries[own - 1].scope;
+            // In a circle each would leave it to the other.
+            let is_below = |l: &&usize| !self.libraries[**l].scope.contains(&(own - 1));
+            let below = scope.iter().filter(is_below);
+            let others: Vec<&Unit<'a>> = below.map(|l| &self.units[*l + 1]).collect();
+            let copies = self.units[own].copies_in(&others, unit::is_one_by_language);
+            self.units[own].drop_sections(&copies, true)?;
         }
         Ok(())
     }
@@ -223,12 +261,12 @@ impl<'a> LinkSet<'a> {
     fn reserve(
         &self,
         plans: &[Plan<'_>],
-        reach: &Reach,
+        program: &Resolution<'a>,
         registry: &mut dyn Registry,
     ) -> Result<Vec<Option<Reservation>>, LinkError> {
         let mut wanted = vec![false; self.libraries.len()];
         for (at, library) in self.libraries.iter().enumerate() {
-            if reach.includes(at + 1) {
+            if program.includes(at + 1) {
                 wanted[at] = true;
                 for other in &library.scope {
                     wanted[*other] = true;
@@ -282,22 +320,30 @@ impl<'a> LinkSet<'a> {
         Ok(reservation)
     }
 
-    fn layout(&self, image: &Image<'_, '_>, reservations: &[Option<Reservation>]) -> LinkLayout {
+    fn layout(
+        &self,
+        image: &Image<'_, '_>,
+        contents: &Contents,
+        reservations: &[Option<Reservation>],
+    ) -> LinkLayout {
         let placed = |unit: usize| {
             let reservation = reservations[unit - 1].as_ref()?;
+            let page = |page: &usize| PageCount(*page as u64);
             Some(PlacedLibrary {
                 library: self.libraries[unit - 1].reference.clone(),
                 shared: reservation.shared,
                 private: reservation.private,
+                own: contents.own[unit].keys().map(page).collect(),
             })
         };
+        let libraries: Vec<PlacedLibrary> = image
+            .included()
+            .filter(|unit| *unit != 0)
+            .filter_map(placed)
+            .collect();
         LinkLayout {
-            format: LAYOUT_FORMAT,
-            libraries: image
-                .included()
-                .filter(|unit| *unit != 0)
-                .filter_map(placed)
-                .collect(),
+            format: layout::format_of(&libraries),
+            libraries,
         }
     }
 
@@ -308,7 +354,7 @@ impl<'a> LinkSet<'a> {
             .collect()
     }
 
-    fn pages(&self, image: &Image<'_, '_>) -> Vec<LibraryPages> {
+    fn pages(&self, image: &Image<'_, '_>, contents: &Contents) -> Vec<LibraryPages> {
         let libraries = image.included().filter(|unit| *unit != 0);
         libraries
             .map(|unit| {
@@ -317,6 +363,8 @@ impl<'a> LinkSet<'a> {
                     library: self.libraries[unit - 1].reference.clone(),
                     file: self.units[unit].label.clone(),
                     shared: PageCount::covering(plan.shared_size()),
+                    own: PageCount(contents.own[unit].len() as u64),
+                    because: because(&contents.own[unit]),
                     bound: PageCount::covering(plan.bound.size),
                     data: PageCount::covering(plan.data.size),
                 }
@@ -326,24 +374,13 @@ impl<'a> LinkSet<'a> {
 
     fn warnings(&self, request: &LinkRequest, image: &Image<'_, '_>) -> Vec<String> {
         let mut warnings = request.warnings.clone();
-        for unit in image.included().filter(|unit| *unit != 0) {
-            let names = self.units[0].names_defined().into_iter();
-            for name in names.filter(|name| !symbols::START_FILE_SYMBOLS.contains(name)) {
-                let is_exported = |unit: &Unit<'_>| {
-                    let id = unit.definition(name);
-                    id.is_some_and(|(o, s)| unit.objects[o].symbols[s].visibility == STV_DEFAULT)
-                };
-                let reached = self.units[unit]
-                    .definition(name)
-                    .is_some_and(|(object, _)| image.reach.is_reached(unit, object));
-                if reached && is_exported(&self.units[0]) && is_exported(&self.units[unit]) {
-                    warnings.push(format!(
-                        "the application defines {name}, and so does {}: the application uses its \
-                         own, the library its own",
-                        self.units[unit].label
-                    ));
-                }
-            }
+        if request.executable_stack.is_none()
+            && let Some(object) = image.asks_for_executable_stack()
+        {
+            warnings.push(format!(
+                "{object} needs an executable stack, or does not say that it needs none \
+                 (.note.GNU-stack): the program has one"
+            ));
         }
         let compressed = image.included().any(|unit| {
             let mut sections = self.units[unit].sections();
@@ -359,15 +396,32 @@ impl<'a> LinkSet<'a> {
     }
 }
 
+/// For how many pages each symbol is a reason.
+fn because(own: &BTreeMap<usize, OwnPage>) -> Vec<(String, PageCount)> {
+    let mut pages: BTreeMap<&String, u64> = BTreeMap::new();
+    for symbol in own.values().flat_map(|page| &page.because) {
+        *pages.entry(symbol).or_default() += 1;
+    }
+    let mut pages: Vec<_> = pages
+        .into_iter()
+        .map(|(symbol, count)| (symbol.clone(), PageCount(count)))
+        .collect();
+    pages.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    pages
+}
+
 fn library_unit<'a>(
     path: &Path,
     members: &'a [files::MemberBytes],
     position: usize,
 ) -> Result<Unit<'a>, LinkError> {
-    let objects: Vec<Object<'a>> = members
+    let mut objects: Vec<Object<'a>> = members
         .iter()
+        .filter(|member| !object::is_foreign(&member.bytes))
         .map(|member| Object::parse(&member.name, &member.bytes))
         .collect::<Result<_, _>>()?;
+    // Whoever refers to them is told of what is undefined.
+    objects.retain(|object| !object.is_intermediate_code());
     let positions = vec![position; objects.len()];
     Unit::new(
         UnitKind::Library,

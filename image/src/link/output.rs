@@ -17,10 +17,11 @@ use pool_core::page::PAGE_SIZE;
 use super::args::{BuildId, LinkRequest, Strip};
 use super::gathered::Gathered;
 use super::image::{ELF_HEADER_SIZE, Image, PROGRAM_HEADER_SIZE, Span};
+use super::orphans::Run;
 use super::relocate::Contents;
 use super::sections::OutputSection;
 use super::symtab::{self, SymbolTable};
-use crate::layout::LAYOUT_SECTION;
+use crate::layout::{ELSEWHERE_SECTION, LAYOUT_SECTION};
 
 /// Bytes of a section header.
 const SECTION_HEADER_SIZE: u64 = 64;
@@ -41,12 +42,12 @@ struct Segment {
 
 /// Where a run of pages begins, in memory and in the file.
 #[derive(Clone, Copy, Debug)]
-struct Run {
+struct PageRun {
     address: u64,
     offset: u64,
 }
 
-impl Run {
+impl PageRun {
     /// Place in the file of an address of the run.
     fn offset_of(self, address: u64) -> u64 {
         self.offset + (address - self.address)
@@ -74,7 +75,7 @@ pub(super) fn write(
     file.describe_thread_template(image);
     file.segments.push(Segment {
         kind: PT_GNU_STACK,
-        flags: PF_R | PF_W | if request.executable_stack { PF_X } else { 0 },
+        flags: PF_R | PF_W | if image.executable_stack { PF_X } else { 0 },
         offset: 0,
         address: 0,
         stored: 0,
@@ -107,7 +108,7 @@ impl Writer {
     }
 
     /// Appends pages at `address`, the last one filled up with zeros if `whole`.
-    fn pages(&mut self, flags: u32, address: u64, bytes: &[u8], size: u64, whole: bool) -> Run {
+    fn pages(&mut self, flags: u32, address: u64, bytes: &[u8], size: u64, whole: bool) -> PageRun {
         let offset = self.align(PAGE_SIZE);
         self.bytes.extend_from_slice(bytes);
         let mut stored = bytes.len() as u64;
@@ -126,11 +127,11 @@ impl Writer {
             size,
             alignment: PAGE_SIZE,
         });
-        Run { address, offset }
+        PageRun { address, offset }
     }
 
     /// Describes a part of a run of pages, if there is one.
-    fn section(&mut self, name: &str, kind: u32, flags: u32, span: Span, run: Run) {
+    fn section(&mut self, name: &str, kind: u32, flags: u32, span: Span, run: PageRun) {
         if span.size == 0 {
             return;
         }
@@ -150,7 +151,7 @@ impl Writer {
     }
 
     /// Points a program header at a part of a run of pages, if there is one.
-    fn pointer(&mut self, kind: u32, span: Span, run: Run) {
+    fn pointer(&mut self, kind: u32, span: Span, run: PageRun) {
         if span.size == 0 {
             return;
         }
@@ -199,6 +200,7 @@ impl Writer {
             let span = common.arrays.get(&kind).copied().unwrap_or_default();
             self.section(name, section_kind, read, span, run);
         }
+        self.orphans(image, Run::Constants, read, run);
         self.section(".rela.plt", SHT_RELA, read, common.resolvers, run);
         if let Some(section) = self.sections.last_mut().filter(|s| s.kind == SHT_RELA) {
             section.entry_size = super::image::RELA_SIZE;
@@ -229,6 +231,7 @@ impl Writer {
         ] {
             self.section(name, SHT_PROGBITS, SHF_ALLOC | SHF_EXECINSTR, part, run);
         }
+        self.orphans(image, Run::Code, SHF_ALLOC | SHF_EXECINSTR, run);
     }
 
     fn library(&mut self, image: &Image<'_, '_>, contents: &Contents, unit: usize, name: &str) {
@@ -264,11 +267,14 @@ impl Writer {
 
     fn data(&mut self, image: &Image<'_, '_>, contents: &Contents, unit: usize, name: &str) {
         let (plan, start) = (&image.plans[unit], image.bases[unit].data);
-        if plan.data.size == 0 {
+        let own: &[u8] = if unit == 0 { &contents.orphans } else { &[] };
+        let first = start - own.len() as u64;
+        let (size, stored) = (plan.data.size, plan.data_stored);
+        if size + own.len() as u64 == 0 {
             return;
         }
-        let (bytes, size, stored) = (&contents.data[unit], plan.data.size, plan.data_stored);
-        let run = self.pages(PF_R | PF_W, start, bytes, size, false);
+        let bytes = [own, contents.data[unit].as_slice()].concat();
+        let run = self.pages(PF_R | PF_W, first, &bytes, start + size - first, false);
         let named = |section: &str| {
             if name.is_empty() {
                 section.to_owned()
@@ -277,10 +283,20 @@ impl Writer {
             }
         };
         let flags = SHF_ALLOC | SHF_WRITE;
+        if unit == 0 {
+            self.orphans(image, Run::Data, flags, run);
+        }
         let data = span(start, stored);
         self.section(&named(".data"), SHT_PROGBITS, flags, data, run);
         let zeros = span(start + stored, size - stored);
         self.section(&named(".bss"), SHT_NOBITS, flags, zeros, run);
+    }
+
+    /// Describes the orphan sections of a run of pages.
+    fn orphans(&mut self, image: &Image<'_, '_>, of: Run, flags: u32, run: PageRun) {
+        for orphan in image.orphans.iter().filter(|orphan| orphan.run == of) {
+            self.section(&orphan.name, SHT_PROGBITS, flags, orphan.span, run);
+        }
     }
 
     fn describe_thread_template(&mut self, image: &Image<'_, '_>) {
@@ -306,6 +322,19 @@ impl Writer {
             self.append(name, SHT_PROGBITS, bytes, 1);
         }
         self.append(LAYOUT_SECTION, SHT_PROGBITS, layout, 1);
+        let elsewhere: Vec<&[u8]> = contents
+            .own
+            .iter()
+            .flat_map(|pages| pages.values().map(|page| page.elsewhere.as_slice()))
+            .collect();
+        if !elsewhere.is_empty() {
+            self.append(
+                ELSEWHERE_SECTION,
+                SHT_PROGBITS,
+                &elsewhere.concat(),
+                PAGE_SIZE,
+            );
+        }
     }
 
     fn append(&mut self, name: &str, kind: u32, bytes: &[u8], alignment: u64) {

@@ -1,6 +1,6 @@
 //! What a relocation does: which bytes change, and to what value.
 //!
-//! Pure: decided from the relocation, the instruction around it, and two facts about its target.
+//! Pure: decided from the relocation, the instruction around it, and facts about its target.
 //! The scan that sizes tables and the pass that writes bytes both ask here, so they cannot
 //! disagree. Source: System V ABI, AMD64 supplement, 1.0, chapters 4.4 (relocations) and B
 //! (linker optimizations), and Ulrich Drepper's "ELF handling for thread-local storage".
@@ -13,12 +13,30 @@ use goblin::elf::reloc as r;
 /// Facts about a relocation's target that decide between forms.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TargetFacts {
-    /// Its address is known when the unit is linked (no import).
-    pub(super) is_known: bool,
+    /// Who settles what it is.
+    pub(super) settled: Settled,
     /// It is a number, not a place: it may be too far for an instruction-relative operand.
     pub(super) is_number: bool,
     /// The section is part of the program, not debugging information.
     pub(super) is_loaded: bool,
+}
+
+/// Who settles what a reference leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// The image: an import.
+    ByImage,
+    /// The unit, but programs are known to have one of their own, so that it is found through the offset table.
+    Replaceable,
+    /// The unit.
+    ByUnit,
+}
+
+impl TargetFacts {
+    /// Its address is known when the unit is linked.
+    pub(super) fn is_known(self) -> bool {
+        self.settled != Settled::ByImage
+    }
 }
 
 /// What to write.
@@ -125,7 +143,8 @@ pub(super) fn patch(
         r::R_X86_64_GOTPCREL => plain(Width::Signed(4), Value::EntryDistance),
         r::R_X86_64_GOTPCREL64 => plain(Width::Eight, Value::EntryDistance),
         r::R_X86_64_GOTPCRELX | r::R_X86_64_REX_GOTPCRELX => {
-            let direct = (facts.is_known && !facts.is_number && addend == -4)
+            let is_near = facts.settled == Settled::ByUnit && !facts.is_number;
+            let direct = (is_near && addend == -4)
                 .then(|| without_table(&at))
                 .flatten();
             direct.unwrap_or_else(|| plain(Width::Signed(4), Value::EntryDistance))
@@ -204,7 +223,7 @@ fn without_table(at: &Code<'_>) -> Option<Patch> {
 
 /// `mov sym@gottpoff(%rip), reg` and `add` to their immediate forms.
 fn initial_exec(at: &Code<'_>, addend: i64, facts: TargetFacts) -> Option<Patch> {
-    if !facts.is_known || addend != -4 {
+    if !facts.is_known() || addend != -4 {
         return None;
     }
     let modrm = at.byte(-1)?;
@@ -263,7 +282,7 @@ fn general_dynamic(at: &Code<'_>, addend: i64, facts: TargetFacts) -> Result<Pat
     if !at.is(-4, b"\x66\x48\x8d\x3d") || !calls || addend != -4 || at.byte(11).is_none() {
         return Err(unknown_sequence("general dynamic"));
     }
-    let (operation, value, addend): (&'static [u8], _, _) = if facts.is_known {
+    let (operation, value, addend): (&'static [u8], _, _) = if facts.is_known() {
         (b"\x48\x8d\x80", Value::ThreadOffset, 0)
     } else {
         (b"\x48\x03\x05", Value::ThreadEntryDistance, -4)
@@ -299,22 +318,36 @@ fn local_dynamic(at: &Code<'_>) -> Result<Patch, String> {
     })
 }
 
-/// The descriptor's `lea` to a `mov`; its call becomes a nop.
+/// The descriptor's `lea` to a `mov` into the same register; its call becomes a nop.
 fn descriptor(at: &Code<'_>, addend: i64, facts: TargetFacts) -> Result<Patch, String> {
-    if !at.is(-3, b"\x48\x8d\x05") || addend != -4 {
+    let (prefix, modrm) = match (at.byte(-3), at.byte(-1)) {
+        (Some(prefix @ (0x48 | 0x4c)), Some(modrm)) if modrm & 0xc7 == 0x05 => (prefix, modrm),
+        _ => return Err(unknown_sequence("descriptor")),
+    };
+    if !at.is(-2, b"\x8d") || addend != -4 {
         return Err(unknown_sequence("descriptor"));
     }
-    let (operation, value, addend): (&'static [u8], _, _) = if facts.is_known {
-        (b"\x48\xc7\xc0", Value::ThreadOffset, 0)
+    if !facts.is_known() {
+        return Ok(Patch {
+            edits: vec![(-2, b"\x8b")],
+            field: 0,
+            width: Width::Signed(4),
+            value: Value::ThreadEntryDistance,
+            addend: -4,
+            takes_next: false,
+        });
+    }
+    let opcodes = if prefix == 0x48 {
+        &immediate::MOV
     } else {
-        (b"\x48\x8b\x05", Value::ThreadEntryDistance, -4)
+        &immediate::MOV_HIGH
     };
     Ok(Patch {
-        edits: vec![(-3, operation)],
+        edits: vec![(-3, &opcodes[usize::from(modrm >> 3 & 7)])],
         field: 0,
         width: Width::Signed(4),
-        value,
-        addend,
+        value: Value::ThreadOffset,
+        addend: 0,
         takes_next: false,
     })
 }

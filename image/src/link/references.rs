@@ -2,8 +2,8 @@
 
 use super::error::LinkError;
 use super::gathered::gathered;
-use super::object::{Place, Relocation, Section};
-use super::patch::{self, Patch, TargetFacts};
+use super::object::{Place, Relocation, Section, Symbol};
+use super::patch::{self, Patch, Settled, TargetFacts, Value};
 use super::symbols::{Target, UnitTargets};
 use super::unit::{Unit, UnitKind};
 
@@ -13,6 +13,13 @@ pub(super) struct Patched<'p, 'a> {
     pub(super) target: Target<'a>,
     pub(super) facts: TargetFacts,
     pub(super) patch: Patch,
+}
+
+impl Patched<'_, '_> {
+    /// A call gets there by a stub and the offset table.
+    pub(super) fn takes_stub(&self) -> bool {
+        self.patch.value == Value::Branch && self.facts.settled != Settled::ByUnit
+    }
 }
 
 /// What the relocations of a section of unit `own` do, without those that another one makes
@@ -32,7 +39,8 @@ pub(super) fn patches<'p, 'a>(
             continue;
         }
         let target = targets[object][relocation.symbol];
-        let facts = facts(units, own, &target, section);
+        let symbol = &unit.objects[object].symbols[relocation.symbol];
+        let facts = facts(units, own, &target, section, symbol);
         let (kind, addend) = (relocation.kind, relocation.addend);
         let patch = patch::patch(kind, addend, section.bytes, relocation.offset, facts).map_err(
             |problem| LinkError::Relocation {
@@ -57,21 +65,26 @@ fn facts(
     own: usize,
     target: &Target<'_>,
     section: &Section<'_>,
+    symbol: &Symbol<'_>,
 ) -> TargetFacts {
     let is_application = units[own].kind == UnitKind::Application;
     let mut facts = TargetFacts {
-        is_known: true,
+        settled: Settled::ByUnit,
         is_number: false,
         is_loaded: section.is_loaded(),
     };
     match target {
-        Target::Import(_) => facts.is_known = is_application,
+        Target::Import(_) if !is_application => facts.settled = Settled::ByImage,
         Target::Defined(id) => {
             let object = &units[id.unit].objects[id.object];
+            if !is_application && !symbol.is_local() && units[id.unit].is_replaceable(symbol.name) {
+                facts.settled = Settled::Replaceable;
+            }
             match object.symbols[id.symbol].place {
                 Place::Section(s) => {
-                    let is_gathered = gathered(&object.sections[s]).is_some();
-                    facts.is_known = is_application || !is_gathered;
+                    if !is_application && gathered(&object.sections[s]).is_some() {
+                        facts.settled = Settled::ByImage;
+                    }
                 }
                 Place::Absolute => facts.is_number = true,
                 Place::Undefined | Place::Common => {}

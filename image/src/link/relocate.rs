@@ -1,36 +1,46 @@
 //! Fills the image: copies sections to their places and patches what refers to something.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use goblin::elf::header::EM_X86_64;
-use goblin::elf::reloc::{R_X86_64_IRELATIVE, r_to_str};
+use goblin::elf::reloc::R_X86_64_IRELATIVE;
+use pool_core::page::PAGE_SIZE;
 
 use super::eh_frame;
 use super::error::LinkError;
 use super::gathered::Gathered;
-use super::image::{Image, Import, RELA_SIZE, TRAP};
-use super::object::{Binding, Place, Relocation};
-use super::patch::{self, Value, Width};
+use super::image::{Image, RELA_SIZE, TRAP, View};
+use super::object::Section;
 use super::plan::{Entry, Part, STUB_SIZE};
-use super::references::{Patched, patches};
-use super::symbols::Target;
-use super::unit::{Unit, UnitKind};
+use super::site::{Other, Site};
 
 /// The bytes of an image, before they are put into a file.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     /// By unit: code and constants of a library; nothing for the application.
     pub(super) shared: Vec<Vec<u8>>,
+    /// By unit: pages of those that the image has of its own, by number.
+    pub(super) own: Vec<BTreeMap<usize, OwnPage>>,
     /// By unit: bound sections.
     pub(super) bound: Vec<Vec<u8>>,
     /// By unit: data as far as it is in the file.
     pub(super) data: Vec<Vec<u8>>,
+    /// Orphan sections that can be written, up to the application's data.
+    pub(super) orphans: Vec<u8>,
     /// The application's constants, with room for headers at the start.
     pub(super) constants: Vec<u8>,
     /// The application's code.
     pub(super) code: Vec<u8>,
     /// Sections that are not loaded.
     pub(super) loose: BTreeMap<String, Vec<u8>>,
+}
+
+/// A page of a library's that the image has of its own.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OwnPage {
+    /// What it is in other images.
+    pub(super) elsewhere: Vec<u8>,
+    /// What is referred to there that is something else in this program.
+    pub(super) because: BTreeSet<String>,
 }
 
 /// Fills `image`.
@@ -48,12 +58,13 @@ fn empty(image: &Image<'_, '_>) -> Contents {
     let by_unit = |size: &dyn Fn(usize) -> u64| -> Vec<Vec<u8>> {
         (0..image.units.len())
             .map(|unit| {
-                let is_there = image.reach.includes(unit);
+                let is_there = image.program.includes(unit);
                 vec![0; if is_there { size(unit) as usize } else { 0 }]
             })
             .collect()
     };
     let mut contents = Contents {
+        own: vec![BTreeMap::new(); image.units.len()],
         shared: by_unit(&|u| {
             if u == 0 {
                 0
@@ -63,6 +74,7 @@ fn empty(image: &Image<'_, '_>) -> Contents {
         }),
         bound: by_unit(&|u| image.plans[u].bound.size),
         data: by_unit(&|u| image.plans[u].data_stored),
+        orphans: vec![0; (image.bases[0].data - image.common.data.start) as usize],
         constants: vec![0; image.common.constants.size as usize],
         code: vec![0; image.common.code.size as usize],
         loose: image
@@ -92,6 +104,12 @@ fn bytes_at<'c>(
         (Part::Gathered(Gathered::InitCode | Gathered::FiniCode), _) | (Part::Code, 0) => {
             (&mut contents.code, image.common.code.start)
         }
+        (Part::Gathered(_), _) if address >= image.common.data.start => {
+            (&mut contents.orphans, image.common.data.start)
+        }
+        (Part::Gathered(_), _) if address >= image.common.code.start => {
+            (&mut contents.code, image.common.code.start)
+        }
         (Part::Gathered(_), _) => (&mut contents.constants, image.common.constants.start),
         (Part::Code | Part::Constant, _) => (&mut contents.shared[unit], base.code),
         (Part::Bound, _) => (&mut contents.bound[unit], base.bound),
@@ -104,6 +122,8 @@ fn bytes_at<'c>(
 
 fn fill_unit(image: &Image<'_, '_>, u: usize, contents: &mut Contents) -> Result<(), LinkError> {
     let (unit, plan, base) = (&image.units[u], &image.plans[u], &image.bases[u]);
+    // What the program means otherwise, once all is as in every image.
+    let mut others = Vec::new();
     for merged in &plan.merged {
         let address = base.constant + merged.offset;
         if let Some(room) = bytes_at(image, contents, u, Part::Constant, address) {
@@ -140,10 +160,53 @@ fn fill_unit(image: &Image<'_, '_>, u: usize, contents: &mut Contents) -> Result
             address,
             part: placement.part,
         };
-        site.relocate(room)?;
+        let differs = site.relocate(room)?;
+        if is_reversed(section) {
+            reverse(room);
+        }
+        let start = address.wrapping_sub(base.code) as usize;
+        others.extend(differs.into_iter().map(|other| (start, other)));
     }
     fill_tables(image, u, contents);
+    for (start, other) in others {
+        contents.differ(u, start + other.at, &other);
+    }
     Ok(())
+}
+
+/// The first of such pointers is called last, and in the array that they become part of it is the first that is
+/// called first (binutils, `SEC_ELF_REVERSE_COPY`).
+fn is_reversed(section: &Section<'_>) -> bool {
+    let is_named = |name: &str| {
+        let rest = section.name.strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    is_named(".ctors") || is_named(".dtors")
+}
+
+fn reverse(pointers: &mut [u8]) {
+    let reversed: Vec<u8> = pointers.chunks_exact(8).rev().flatten().copied().collect();
+    pointers[..reversed.len()].copy_from_slice(&reversed);
+}
+
+impl Contents {
+    /// The image has `other` at `at` in the shared pages of library `unit`, which elsewhere are as they are now.
+    fn differ(&mut self, unit: usize, at: usize, other: &Other) {
+        const PAGE: usize = PAGE_SIZE as usize;
+        let shared = &mut self.shared[unit];
+        let end = at + other.bytes.len();
+        for page in at / PAGE..=(end - 1) / PAGE {
+            let own = self.own[unit].entry(page).or_insert_with(|| {
+                let end = shared.len().min((page + 1) * PAGE);
+                let mut elsewhere = shared[page * PAGE..end].to_vec();
+                elsewhere.resize(PAGE, 0);
+                let because = BTreeSet::new();
+                OwnPage { elsewhere, because }
+            });
+            own.because.insert(other.symbol.clone());
+        }
+        shared[at..end].copy_from_slice(&other.bytes);
+    }
 }
 
 /// The unit's offset table and stubs.
@@ -151,8 +214,10 @@ fn fill_tables(image: &Image<'_, '_>, u: usize, contents: &mut Contents) {
     let (plan, base) = (&image.plans[u], &image.bases[u]);
     for (index, entry) in plan.entries.iter().enumerate() {
         let value = match entry {
-            Entry::Address(target) => image.address(u, target, None).unwrap_or(0),
-            Entry::ThreadOffset(target) => image.thread_value(target) as u64,
+            Entry::Address(target) => image.entry_value(u, target),
+            Entry::ThreadOffset(target) => {
+                image.thread_value(&image.meant(target), View::Image) as u64
+            }
             Entry::Resolved(_) => 0,
         };
         contents.data[u][index * 8..index * 8 + 8].copy_from_slice(&value.to_le_bytes());
@@ -215,208 +280,5 @@ fn fill_unwind_table(image: &Image<'_, '_>, contents: &mut Contents) {
     if let Some(table) = eh_frame::table(span.start, first.unwrap_or(0), &frames) {
         let start = (span.start - image.common.constants.start) as usize;
         contents.constants[start..start + table.len()].copy_from_slice(&table);
-    }
-}
-
-impl<'a> Image<'_, 'a> {
-    /// The address of a target as seen from a unit. `None`: it takes no part in the image.
-    /// `binding` is that of the reference; without one the unit's weakest counts.
-    fn address(&self, unit: usize, target: &Target<'a>, binding: Option<Binding>) -> Option<u64> {
-        match target {
-            Target::Defined(id) => self.symbol_address(*id),
-            Target::Dropped => None,
-            Target::OffsetTable => Some(self.bases[unit].data),
-            Target::Header => Some(self.common.constants.start),
-            Target::SetStart(set) => self.own_set_border(unit, set, true),
-            Target::SetEnd(set) => self.own_set_border(unit, set, false),
-            Target::Import(name) => Some(match self.import(name) {
-                Some(Import::Symbol(id)) => self.symbol_address(id)?,
-                Some(Import::Address(address)) => address,
-                None => {
-                    let may_be_absent = match binding {
-                        Some(binding) => binding == Binding::Weak,
-                        None => self.plans[unit].weak_imports.contains(name),
-                    };
-                    if may_be_absent { 0 } else { self.common.trap }
-                }
-            }),
-        }
-    }
-
-    fn thread_value(&self, target: &Target<'a>) -> i128 {
-        match target {
-            Target::Defined(id) => self.thread_offset(*id),
-            Target::Import(name) => match self.import(name) {
-                Some(Import::Symbol(id)) => self.thread_offset(id),
-                _ => 0,
-            },
-            _ => 0,
-        }
-    }
-
-    fn size(&self, target: &Target<'a>) -> u64 {
-        match target {
-            Target::Defined(id) => self.symbol(*id).size,
-            Target::Import(name) => match self.import(name) {
-                Some(Import::Symbol(id)) => self.symbol(id).size,
-                _ => 0,
-            },
-            _ => 0,
-        }
-    }
-}
-
-/// A section in its place.
-struct Site<'i, 'a> {
-    image: &'i Image<'i, 'a>,
-    unit: usize,
-    object: usize,
-    section: usize,
-    address: u64,
-    part: Part,
-}
-
-impl<'a> Site<'_, 'a> {
-    fn unit(&self) -> &Unit<'a> {
-        &self.image.units[self.unit]
-    }
-
-    fn relocate(&self, bytes: &mut [u8]) -> Result<(), LinkError> {
-        let units: Vec<&Unit<'a>> = self.image.units.iter().collect();
-        let targets = &self.image.targets[self.unit];
-        let at = (self.object, self.section);
-        for patched in patches(&units, self.unit, targets, at)? {
-            self.apply(bytes, &patched)?;
-        }
-        Ok(())
-    }
-
-    fn fault(&self, relocation: &Relocation, problem: String) -> LinkError {
-        let at = (self.unit, self.object, self.section);
-        LinkError::Relocation {
-            place: self.image.place(at, relocation.offset),
-            problem,
-        }
-    }
-
-    fn apply(&self, bytes: &mut [u8], patched: &Patched<'_, 'a>) -> Result<(), LinkError> {
-        let Patched {
-            relocation, patch, ..
-        } = patched;
-        let outside = || self.fault(relocation, "the relocation reaches past its section".into());
-        for (at, replacement) in &patch.edits {
-            let start = usize::try_from(relocation.offset as i64 + at).map_err(|_| outside())?;
-            bytes
-                .get_mut(start..start + replacement.len())
-                .ok_or_else(outside)?
-                .copy_from_slice(replacement);
-        }
-        if patch.width == Width::None {
-            return Ok(());
-        }
-        let is_shared = matches!(self.part, Part::Code | Part::Constant)
-            && self.unit().kind == UnitKind::Library;
-        if is_shared && !patched.facts.is_known && patch.value.is_direct() {
-            return Err(self.fault(
-                relocation,
-                "a shared page would depend on the image: please report this".into(),
-            ));
-        }
-        let at = relocation.offset as i64 + patch.field;
-        let start = usize::try_from(at).map_err(|_| outside())?;
-        let value = self.value(patched, at)?;
-        let field = bytes
-            .get_mut(start..start + patch.width.bytes())
-            .ok_or_else(outside)?;
-        patch::store(field, patch.width, value).map_err(|()| LinkError::Overflow {
-            place: self
-                .image
-                .place((self.unit, self.object, self.section), relocation.offset),
-            symbol: self.name(relocation),
-            relocation: format!("R_{}", r_to_str(relocation.kind, EM_X86_64)),
-            value,
-        })
-    }
-
-    fn value(&self, patched: &Patched<'_, 'a>, at: i64) -> Result<i128, LinkError> {
-        let Patched {
-            relocation,
-            target,
-            facts,
-            patch,
-        } = patched;
-        let image = self.image;
-        let symbol = &self.unit().objects[self.object].symbols[relocation.symbol];
-        let addend = i128::from(patch.addend);
-        let place = i128::from(self.address) + i128::from(at);
-        let table = i128::from(image.bases[self.unit].data);
-        let no_entry = || {
-            self.fault(
-                relocation,
-                "its table has no entry: please report this".into(),
-            )
-        };
-        let direct = || -> Option<i128> {
-            let address = if symbol.is_section() && self.is_merged(symbol.place) {
-                // The addend says which entry of a mergeable section is meant.
-                let Place::Section(section) = symbol.place else {
-                    return None;
-                };
-                let offset = (symbol.value as i64).checked_add(patch.addend)?;
-                let offset = u64::try_from(offset).ok()?;
-                let address = image.section_address(self.unit, self.object, section, offset)?;
-                i128::from(address) - addend
-            } else {
-                i128::from(image.address(self.unit, target, Some(symbol.binding))?)
-            };
-            Some(address + addend)
-        };
-        let entry = |entry: Entry<'a>| -> Result<i128, LinkError> {
-            let address = image
-                .entry_address(self.unit, &entry)
-                .ok_or_else(no_entry)?;
-            Ok(i128::from(address) + addend)
-        };
-        Ok(match patch.value {
-            Value::Nothing => 0,
-            // A reference into what is not in the image: consumers skip zero.
-            Value::Address => direct().unwrap_or(0),
-            Value::Distance => direct().map_or(0, |value| value - place),
-            Value::Branch if !facts.is_known && self.unit != 0 => {
-                let stub = image.stub_address(self.unit, target);
-                let stub = stub.ok_or_else(no_entry)?;
-                i128::from(stub) + addend - place
-            }
-            Value::Branch => direct().map_or(0, |value| value - place),
-            Value::EntryDistance => entry(Entry::Address(*target))? - place,
-            Value::EntryOffset => entry(Entry::Address(*target))? - table,
-            Value::ThreadEntryDistance => entry(Entry::ThreadOffset(*target))? - place,
-            Value::TableDistance => table + addend - place,
-            Value::TableOffset => direct().unwrap_or(table) - table,
-            Value::ThreadOffset => image.thread_value(target) + addend,
-            Value::BlockOffset => {
-                image.thread_value(target) + i128::from(image.common.thread.size) + addend
-            }
-            Value::Size => i128::from(image.size(target)) + addend,
-        })
-    }
-
-    fn is_merged(&self, place: Place) -> bool {
-        match place {
-            Place::Section(section) => self.image.plans[self.unit]
-                .placement(self.object, section)
-                .merged
-                .is_some(),
-            _ => false,
-        }
-    }
-
-    fn name(&self, relocation: &Relocation) -> String {
-        let object = &self.unit().objects[self.object];
-        let symbol = &object.symbols[relocation.symbol];
-        match (symbol.name, symbol.place) {
-            ("", Place::Section(section)) => object.sections[section].name.to_owned(),
-            (name, _) => name.to_owned(),
-        }
     }
 }

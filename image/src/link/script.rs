@@ -5,12 +5,15 @@
 
 use super::error::LinkError;
 
-/// A file that a script names.
+/// A file that a script names, or the border of a group of them.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Named {
     File(String),
     /// `-lNAME`.
     Library(String),
+    /// What follows, up to the end, is searched together.
+    GroupStart,
+    GroupEnd,
 }
 
 /// True when `bytes` look like text.
@@ -37,10 +40,14 @@ pub(super) fn files(file: &str, text: &str) -> Result<Vec<Named>, LinkError> {
     let mut named = Vec::new();
     let mut depth = 0usize;
     let mut ignored_from = usize::MAX;
+    let mut groups = Vec::new();
     let mut tokens = tokens.iter().map(String::as_str).peekable();
     while let Some(token) = tokens.next() {
         match token {
             ")" => {
+                if groups.pop_if(|group| *group == depth).is_some() {
+                    named.push(Named::GroupEnd);
+                }
                 depth = depth.checked_sub(1).ok_or_else(|| refused(")"))?;
                 if depth < ignored_from {
                     ignored_from = usize::MAX;
@@ -51,6 +58,10 @@ pub(super) fn files(file: &str, text: &str) -> Result<Vec<Named>, LinkError> {
             {
                 tokens.next();
                 depth += 1;
+                if token == "GROUP" {
+                    groups.push(depth);
+                    named.push(Named::GroupStart);
+                }
                 if token.starts_with("OUTPUT") || token == "SEARCH_DIR" {
                     ignored_from = ignored_from.min(depth);
                 }
@@ -97,8 +108,10 @@ mod tests {
         let text = "/* GNU ld script\n*/\nOUTPUT_FORMAT(elf64-x86-64)\n\
                     GROUP ( /usr/lib/libm-2.36.a AS_NEEDED ( -lmvec ) )\n";
         let expected = [
+            Named::GroupStart,
             Named::File("/usr/lib/libm-2.36.a".into()),
             Named::Library("mvec".into()),
+            Named::GroupEnd,
         ];
         assert_eq!(files("libm.a", text).unwrap(), expected);
     }

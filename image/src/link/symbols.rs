@@ -1,20 +1,14 @@
-//! What every symbol means, and which members of libraries an image needs.
+//! What every symbol means to its unit.
 //!
-//! A library is *protected*: it uses its own definitions, then those of its dependencies, in
-//! every image alike. What is left is an *import*, which only the image can settle: a symbol of
-//! the application, of a library that is no dependency, or one that the linker provides.
-//! The application uses its own definitions, then the libraries' in command-line order.
-//!
-//! A member is *needed* if an ordinary link would take it out of its archive; it is *reached* if
-//! any reference leads to it, even one that takes nothing out of an archive (a weak reference, or
-//! a weak definition that another member of the library overrides). What is not reached cannot
-//! run. So only what is needed must have all its symbols, and only what is reached has its
-//! constructors and resolvers called; a library of which nothing is reached stays out.
+//! A library's pages are made as if it were alone with its dependencies: it uses its own definitions,
+//! then theirs, in every image alike. What is left is an *import*, which only the image can settle.
+//! Where the program means something else ([`super::resolve`]), the image differs from that: see
+//! [`super::relocate`]. The application's symbols mean what they mean in the program.
 
-use std::collections::BTreeMap;
-
+use super::gathered::gathered;
 use super::library::Library;
-use super::object::{Binding, Place, Symbol};
+use super::object::{Binding, Object, Place, Symbol};
+use super::resolve::Resolution;
 use super::unit::{SymbolId, Unit, UnitKind};
 
 /// What a reference refers to.
@@ -28,6 +22,8 @@ pub(super) enum Target<'a> {
     Import(&'a str),
     /// The unit's own offset table (`_GLOBAL_OFFSET_TABLE_`).
     OffsetTable,
+    /// The thread pointer (`_TLS_MODULE_BASE_`), from which a static executable counts its thread-local variables.
+    ThreadPointer,
     /// The ELF header, at the same address in every image (`__ehdr_start`).
     Header,
     /// The first byte of the unit's sections of this name (`__start_NAME`).
@@ -44,60 +40,66 @@ pub(super) const START_FILE_SYMBOLS: [&str; 3] = ["_dl_relocate_static_pie", "_f
 /// The meaning of all symbols of a unit, by object and symbol.
 pub(super) type UnitTargets<'a> = Vec<Vec<Target<'a>>>;
 
-/// Settles what the symbols of unit `own` mean. `libraries` are the units from 1 on.
+/// What the symbols of unit `own` mean. `libraries` are the units from 1 on.
 pub(super) fn targets<'a>(
     units: &[Unit<'a>],
     libraries: &[Library],
+    resolution: &Resolution<'a>,
     own: usize,
 ) -> UnitTargets<'a> {
     let unit = &units[own];
-    let elsewhere = |symbol: &Symbol<'a>| -> Option<SymbolId> {
-        match unit.kind {
-            UnitKind::Application => {
-                // A weak reference takes nothing out of an archive, so the image settles it.
-                let is_weak = symbol.place == Place::Undefined && symbol.binding == Binding::Weak;
-                (1..units.len())
-                    .filter(|_| !is_weak)
-                    .find_map(|l| defined_in(units, l, symbol.name))
-            }
+    let named = |symbol: &Symbol<'a>| -> Target<'a> {
+        let found = match unit.kind {
+            UnitKind::Application => resolution.definition(symbol.name),
+            // Any address does as a handle for destructors: in a static executable there is one.
+            UnitKind::Library if symbol.name == "__dso_handle" => return Target::Header,
+            // A set of its own is there, however it is referred to.
+            UnitKind::Library if is_for_the_image(symbol) => return own_meaning(unit, symbol.name),
             UnitKind::Library => {
                 let library = &libraries[own - 1];
-                let supplier = library.suppliers.get(symbol.name);
-                supplier
-                    .into_iter()
-                    .chain(&library.scope)
-                    .find_map(|l| defined_in(units, l + 1, symbol.name))
+                let supplier = library.suppliers.get(symbol.name).into_iter();
+                let others = supplier.chain(&library.scope).map(|library| library + 1);
+                std::iter::once(own)
+                    .chain(others)
+                    .find_map(|unit| defined_in(units, unit, symbol.name))
             }
+        };
+        match found {
+            Some(id)
+                if unit.kind == UnitKind::Library && units[id.unit].is_default(symbol.name) =>
+            {
+                Target::Import(symbol.name)
+            }
+            Some(id) => Target::Defined(id),
+            None => own_meaning(unit, symbol.name),
         }
     };
-    unit.objects
-        .iter()
-        .enumerate()
-        .map(|(o, object)| {
-            let symbols = object.symbols.iter().enumerate();
-            symbols
-                .map(|(s, symbol)| {
-                    let this = Target::Defined(SymbolId {
+    let of_object = |(o, object): (usize, &Object<'a>)| {
+        let symbols = object.symbols.iter().enumerate();
+        symbols
+            .map(|(s, symbol)| {
+                if !symbol.is_local() && !symbol.name.is_empty() {
+                    return named(symbol);
+                }
+                match symbol.place {
+                    Place::Section(_) if !unit.defines(o, symbol) => Target::Dropped,
+                    _ => Target::Defined(SymbolId {
                         unit: own,
                         object: o,
                         symbol: s,
-                    });
-                    if symbol.is_local() || symbol.name.is_empty() {
-                        return match symbol.place {
-                            Place::Section(_) if !unit.defines(o, symbol) => Target::Dropped,
-                            _ => this,
-                        };
-                    }
-                    if unit.kind == UnitKind::Library && START_FILE_SYMBOLS.contains(&symbol.name) {
-                        return Target::Import(symbol.name);
-                    }
-                    defined_in(units, own, symbol.name)
-                        .or_else(|| elsewhere(symbol))
-                        .map_or_else(|| own_meaning(unit, symbol.name), Target::Defined)
-                })
-                .collect()
-        })
-        .collect()
+                    }),
+                }
+            })
+            .collect()
+    };
+    unit.objects.iter().enumerate().map(of_object).collect()
+}
+
+/// A library leaves it open: what start files tell it, and whether something is there to which it refers
+/// weakly, which takes nothing out of an archive.
+fn is_for_the_image(symbol: &Symbol<'_>) -> bool {
+    START_FILE_SYMBOLS.contains(&symbol.name)
+        || symbol.place == Place::Undefined && symbol.binding == Binding::Weak
 }
 
 pub(super) fn defined_in(units: &[Unit<'_>], unit: usize, name: &str) -> Option<SymbolId> {
@@ -113,16 +115,15 @@ pub(super) fn defined_in(units: &[Unit<'_>], unit: usize, name: &str) -> Option<
 fn own_meaning<'a>(unit: &Unit<'a>, name: &'a str) -> Target<'a> {
     let set = |prefix: &str| {
         name.strip_prefix(prefix).filter(|set| {
-            unit.sections()
-                .any(|(_, _, s)| s.is_loaded() && s.name == *set)
+            let mut sections = unit.sections().map(|(_, _, section)| section);
+            sections.any(|s| s.is_loaded() && s.name == *set && gathered(s).is_none())
         })
     };
     if name == "_GLOBAL_OFFSET_TABLE_" {
         Target::OffsetTable
-    } else if matches!(name, "__ehdr_start" | "__executable_start")
-        || (name == "__dso_handle" && unit.kind == UnitKind::Library)
-    {
-        // Any address does as a handle for destructors: in a static executable there is one.
+    } else if name == "_TLS_MODULE_BASE_" {
+        Target::ThreadPointer
+    } else if matches!(name, "__ehdr_start" | "__executable_start") {
         Target::Header
     } else if let Some(set) = set("__start_") {
         Target::SetStart(set)
@@ -133,133 +134,8 @@ fn own_meaning<'a>(unit: &Unit<'a>, name: &'a str) -> Target<'a> {
     }
 }
 
-/// Where imports lead, and what is needed and reached.
-#[derive(Debug)]
-pub(super) struct Reach {
-    /// By unit and object.
-    needed: Vec<Vec<bool>>,
-    reached: Vec<Vec<bool>>,
-}
-
-impl Reach {
-    /// Follows references from the application and from the symbols `roots`.
-    pub(super) fn from_application(
-        units: &[Unit<'_>],
-        targets: &[UnitTargets<'_>],
-        roots: &[&str],
-    ) -> Self {
-        let nothing =
-            || -> Vec<Vec<bool>> { units.iter().map(|u| vec![false; u.objects.len()]).collect() };
-        let mut reach = Self {
-            needed: nothing(),
-            reached: nothing(),
-        };
-        let application = (0..units[0].objects.len()).map(|o| (0, o));
-        let roots = roots.iter().filter_map(|name| find(units, name));
-        let start: Vec<(usize, usize)> = application
-            .chain(roots.map(|id| (id.unit, id.object)))
-            .collect();
-        let sets = set_members(units);
-        follow(&mut reach.needed, start.clone(), |at| {
-            references(units, targets, &sets, at, false)
-        });
-        follow(&mut reach.reached, start, |at| {
-            references(units, targets, &sets, at, true)
-        });
-        reach
-    }
-
-    /// True when an ordinary link would take the object.
-    pub(super) fn is_needed(&self, unit: usize, object: usize) -> bool {
-        self.needed[unit][object]
-    }
-
-    /// True when a reference leads to the object.
-    pub(super) fn is_reached(&self, unit: usize, object: usize) -> bool {
-        self.reached[unit][object]
-    }
-
-    /// True when the unit takes part in the image.
-    pub(super) fn includes(&self, unit: usize) -> bool {
-        unit == 0 || self.reached[unit].contains(&true)
-    }
-
-    /// What the image has under `name`: the application's symbol, or that of a library member
-    /// which is reached.
-    pub(super) fn definition(&self, units: &[Unit<'_>], name: &str) -> Option<SymbolId> {
-        (0..units.len())
-            .filter_map(|unit| defined_in(units, unit, name))
-            .find(|id| self.is_reached(id.unit, id.object))
-    }
-}
-
-fn find(units: &[Unit<'_>], name: &str) -> Option<SymbolId> {
-    (0..units.len()).find_map(|unit| defined_in(units, unit, name))
-}
-
-fn follow(
-    seen: &mut [Vec<bool>],
-    mut open: Vec<(usize, usize)>,
-    next: impl Fn((usize, usize)) -> Vec<(usize, usize)>,
-) {
-    while let Some(at) = open.pop() {
-        if !std::mem::replace(&mut seen[at.0][at.1], true) {
-            open.extend(next(at));
-        }
-    }
-}
-
-type Sets<'a> = BTreeMap<(usize, &'a str), Vec<usize>>;
-
-/// Of each unit and section name that can be walked by `__start_NAME`, the objects with a part.
-fn set_members<'a>(units: &[Unit<'a>]) -> Sets<'a> {
-    let mut sets: Sets<'a> = BTreeMap::new();
-    for (u, unit) in units.iter().enumerate() {
-        for (o, _, section) in unit.sections() {
-            if section.is_loaded() && is_set_name(section.name) {
-                sets.entry((u, section.name)).or_default().push(o);
-            }
-        }
-    }
-    sets
-}
-
 /// Section names that are C identifiers can be walked by `__start_NAME` and `__stop_NAME`.
 pub(super) fn is_set_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-}
-
-/// The objects to which an object's symbols lead: all of them, or those only that an ordinary
-/// link would follow.
-fn references(
-    units: &[Unit<'_>],
-    targets: &[UnitTargets<'_>],
-    sets: &Sets<'_>,
-    (unit, object): (usize, usize),
-    all: bool,
-) -> Vec<(usize, usize)> {
-    let symbols = &units[unit].objects[object].symbols;
-    let mut next = Vec::new();
-    for (symbol, target) in symbols.iter().zip(&targets[unit][object]) {
-        // A symbol of a section that takes no part (another copy counts) is needed like an
-        // undefined one.
-        let is_needed = match symbol.place {
-            Place::Undefined => symbol.binding == Binding::Global,
-            _ => !units[unit].defines(object, symbol),
-        };
-        match target {
-            Target::Defined(id) if all || is_needed => next.push((id.unit, id.object)),
-            Target::Import(name) if is_needed => {
-                next.extend(find(units, name).map(|id| (id.unit, id.object)));
-            }
-            Target::SetStart(set) | Target::SetEnd(set) => {
-                if let Some(members) = sets.get(&(unit, *set)) {
-                    next.extend(members.iter().map(|o| (unit, *o)));
-                }
-            }
-            _ => {}
-        }
-    }
-    next
 }

@@ -41,7 +41,36 @@ pub(super) struct Unit<'a> {
     dropped: Vec<Vec<bool>>,
     /// Of each name, the object and the symbol that define it.
     definitions: HashMap<&'a str, (usize, usize)>,
+    /// Functions that are there for programs to replace: some member defines them weakly, and not as one of
+    /// several copies.
+    hooks: HashSet<&'a str>,
+    /// Variables that one member defines weakly and another, too: which counts depends on who is in a program.
+    defaults: HashSet<&'a str>,
+    /// Sections of groups, and those of them that are the same wherever they are.
+    grouped: HashSet<(usize, usize)>,
+    copies: HashSet<(usize, usize)>,
 }
+
+/// Functions that programs replace in whole, and that libraries are to call then: the allocator's (ISO C, POSIX,
+/// glibc's manual, "Replacing malloc"). Those of C++ (its standard's "replacement functions") are told by how
+/// their names begin.
+const REPLACED: [&str; 13] = [
+    "aligned_alloc",
+    "calloc",
+    "cfree",
+    "free",
+    "malloc",
+    "malloc_usable_size",
+    "memalign",
+    "posix_memalign",
+    "pvalloc",
+    "realloc",
+    "reallocarray",
+    "valloc",
+    "__libc_memalign",
+];
+/// `operator new` and `delete`, of one and of several.
+const REPLACED_OF_CXX: [&str; 4] = ["_Znw", "_Zna", "_Zdl", "_Zda"];
 
 impl<'a> Unit<'a> {
     /// Makes a unit and settles which copies and definitions count in it.
@@ -65,7 +94,13 @@ impl<'a> Unit<'a> {
             positions,
             dropped,
             definitions: HashMap::new(),
+            hooks: HashSet::new(),
+            defaults: HashSet::new(),
+            grouped: HashSet::new(),
+            copies: HashSet::new(),
         };
+        unit.collect_groups();
+        unit.collect_hooks();
         unit.keep_one_copy_of_each_group();
         unit.collect_definitions(may_repeat)?;
         Ok(unit)
@@ -74,6 +109,65 @@ impl<'a> Unit<'a> {
     /// The object and symbol that define `name`.
     pub(super) fn definition(&self, name: &str) -> Option<(usize, usize)> {
         self.definitions.get(name).copied()
+    }
+
+    /// True for a function that programs are known to have of their own.
+    pub(super) fn is_replaceable(&self, name: &str) -> bool {
+        self.hooks.contains(name)
+            || REPLACED.contains(&name)
+            || REPLACED_OF_CXX.iter().any(|begin| name.starts_with(begin))
+    }
+
+    /// True for a variable of which there is a default.
+    pub(super) fn is_default(&self, name: &str) -> bool {
+        self.defaults.contains(name)
+    }
+
+    /// True for a section of a group that is the same in all of a program by the rules of C++.
+    pub(super) fn is_copy(&self, object: usize, section: usize) -> bool {
+        self.copies.contains(&(object, section))
+    }
+
+    fn collect_groups(&mut self) {
+        for (o, object) in self.objects.iter().enumerate() {
+            for group in &object.groups {
+                let sections = || group.sections.iter().map(|section| (o, *section));
+                self.grouped.extend(sections());
+                if is_one_by_language(group.signature) {
+                    self.copies.extend(sections());
+                }
+            }
+        }
+    }
+
+    fn collect_hooks(&mut self) {
+        let mut variables: HashMap<&'a str, (usize, bool)> = HashMap::new();
+        for (o, object) in self.objects.iter().enumerate() {
+            for symbol in object.symbols.iter().filter(|symbol| !symbol.is_local()) {
+                let Place::Section(section) = symbol.place else {
+                    continue;
+                };
+                if self.is_grouped(o, section) || symbol.is_thread_local() {
+                    continue;
+                }
+                let is_weak = symbol.binding == Binding::Weak;
+                if !object.sections[section].is_code() {
+                    let (count, any_weak) = variables.entry(symbol.name).or_default();
+                    *count += 1;
+                    *any_weak |= is_weak;
+                } else if is_weak {
+                    self.hooks.insert(symbol.name);
+                }
+            }
+        }
+        let several = variables
+            .into_iter()
+            .filter(|(_, (count, any_weak))| *count > 1 && *any_weak);
+        self.defaults = several.map(|(name, _)| name).collect();
+    }
+
+    fn is_grouped(&self, object: usize, section: usize) -> bool {
+        self.grouped.contains(&(object, section))
     }
 
     /// Sections that take part, in order, as (object, section, the section).
@@ -106,16 +200,13 @@ impl<'a> Unit<'a> {
         }
     }
 
-    /// Names that the unit defines, sorted.
-    pub(super) fn names_defined(&self) -> Vec<&'a str> {
-        let mut names: Vec<&str> = self.definitions.keys().copied().collect();
-        names.sort_unstable();
-        names
-    }
-
     /// Sections (by object and section) of groups of which one of `others` has a copy that
-    /// defines at least the same symbols.
-    pub(super) fn copies_in(&self, others: &[&Unit<'a>]) -> Vec<(usize, usize)> {
+    /// defines at least the same symbols, and whose signature `counts`.
+    pub(super) fn copies_in(
+        &self,
+        others: &[&Unit<'a>],
+        counts: impl Fn(&str) -> bool,
+    ) -> Vec<(usize, usize)> {
         let groups = others.iter().flat_map(|unit| &unit.objects);
         let available: HashSet<&str> = groups
             .flat_map(|object| object.groups.iter().map(|g| g.signature))
@@ -124,7 +215,7 @@ impl<'a> Unit<'a> {
         let mut copies = Vec::new();
         for (o, object) in self.objects.iter().enumerate() {
             for group in &object.groups {
-                if !available.contains(group.signature) {
+                if !available.contains(group.signature) || !counts(group.signature) {
                     continue;
                 }
                 let all_elsewhere = object.symbols.iter().all(|symbol| {
@@ -203,11 +294,17 @@ impl<'a> Unit<'a> {
     }
 }
 
-const STRONG: u8 = 2;
+/// A section group with this signature is the same in all of a program by the rules of C++.
+pub(super) fn is_one_by_language(signature: &str) -> bool {
+    signature.starts_with("_Z") || signature.starts_with("DW.ref.")
+}
+
+/// Rank of a definition that there may be one of.
+pub(super) const STRONG: u8 = 2;
 
 /// Of several definitions the greatest counts, the first among equals. Common symbols compete by
 /// size.
-fn precedence(symbol: &Symbol<'_>) -> (u8, u64) {
+pub(super) fn precedence(symbol: &Symbol<'_>) -> (u8, u64) {
     match (symbol.place, symbol.binding) {
         (Place::Common, _) => (1, symbol.size),
         (_, Binding::Weak) => (0, 0),

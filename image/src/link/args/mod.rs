@@ -13,7 +13,7 @@ mod vocabulary;
 use std::path::PathBuf;
 
 use super::error::LinkError;
-pub use request::{BuildId, InputFile, LibraryAlias, LinkRequest, Strip};
+pub use request::{BuildId, InputFile, LibraryAlias, LinkRequest, Mark, Strip};
 use vocabulary::{IGNORED, IGNORED_WITH_VALUE};
 
 /// Reads a command line (without the program's name). `@FILE` arguments are replaced by what the
@@ -104,6 +104,10 @@ fn long_option(
     if let Some(advice) = vocabulary::advice(option.name) {
         return Err(LinkError::option(option.whole, advice));
     }
+    if let Some(mark) = mark(option.name) {
+        request.inputs.push(InputFile::Mark(mark));
+        return Ok(true);
+    }
     match option.name {
         "output" => request.output = arguments.value(option)?.into(),
         "entry" => request.entry = arguments.value(option)?,
@@ -142,6 +146,18 @@ fn long_option(
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+fn mark(name: &str) -> Option<Mark> {
+    Some(match name {
+        "whole-archive" => Mark::Whole(true),
+        "no-whole-archive" => Mark::Whole(false),
+        "start-group" | "(" => Mark::GroupStart,
+        "end-group" | ")" => Mark::GroupEnd,
+        "push-state" => Mark::Push,
+        "pop-state" => Mark::Pop,
+        _ => return None,
+    })
 }
 
 /// Takes a one-letter option, its value attached or following; false when it is none.
@@ -191,8 +207,8 @@ fn short_option(
 /// `-z KEYWORD`: those that matter to a static executable.
 fn keyword(value: &str, request: &mut LinkRequest) {
     match value {
-        "execstack" => request.executable_stack = true,
-        "noexecstack" => request.executable_stack = false,
+        "execstack" => request.executable_stack = Some(true),
+        "noexecstack" => request.executable_stack = Some(false),
         "muldefs" => request.allow_multiple_definition = true,
         _ => {}
     }
@@ -274,9 +290,11 @@ mod tests {
             [
                 path("/l/crt1.o"),
                 path("main.o"),
+                InputFile::Mark(Mark::GroupStart),
                 library("gcc"),
                 library("gcc_eh"),
                 library("c"),
+                InputFile::Mark(Mark::GroupEnd),
                 path("/l/crtn.o")
             ]
         );

@@ -27,8 +27,8 @@ pub struct LinkRequest {
     /// Write `.eh_frame_hdr` even if nothing that is linked unwinds the stack
     /// (`--eh-frame-hdr`).
     pub unwind_table: bool,
-    /// The stack is executable (`-z execstack`).
-    pub executable_stack: bool,
+    /// The stack is executable, or not, whatever the objects ask for (`-z execstack`, `-z noexecstack`).
+    pub executable_stack: Option<bool>,
     /// Take the first of several definitions (`-z muldefs`).
     pub allow_multiple_definition: bool,
     /// Where the caller puts the link map (`-Map`).
@@ -53,7 +53,7 @@ impl Default for LinkRequest {
             strip: Strip::Nothing,
             build_id: BuildId::None,
             unwind_table: false,
-            executable_stack: false,
+            executable_stack: None,
             allow_multiple_definition: false,
             map: None,
             sysroot: None,
@@ -70,6 +70,23 @@ pub enum InputFile {
     Path(PathBuf),
     /// `-lNAME`: `libNAME.a` in the search folders (`-l:FILE`: that file).
     Library(String),
+    /// What the files that follow are to the link.
+    Mark(Mark),
+}
+
+/// What changes how the files behind it on the command line are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// From here on archives are taken whole (`--whole-archive`), or only their members that are needed.
+    Whole(bool),
+    /// Archives up to the end of the group are searched together (`--start-group`).
+    GroupStart,
+    /// The end of the group (`--end-group`).
+    GroupEnd,
+    /// What holds here is remembered (`--push-state`).
+    Push,
+    /// What was remembered last holds again (`--pop-state`).
+    Pop,
 }
 
 /// A name and version for an archive: `--pool-library FILE=NAME@VERSION`.

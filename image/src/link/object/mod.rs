@@ -12,6 +12,9 @@ use goblin::elf::section_header::{
 };
 use goblin::elf::sym::{STT_GNU_IFUNC, STT_SECTION, STT_TLS};
 
+use super::error::LinkError;
+pub(super) use read::is_foreign;
+
 /// A relocatable object.
 #[derive(Debug)]
 pub(super) struct Object<'a> {
@@ -23,6 +26,28 @@ pub(super) struct Object<'a> {
     pub(super) symbols: Vec<Symbol<'a>>,
     /// Groups of sections of which one link keeps one copy.
     pub(super) groups: Vec<Group<'a>>,
+}
+
+impl Object<'_> {
+    /// True when the compiler left its own intermediate code, and no machine code.
+    pub(super) fn is_intermediate_code(&self) -> bool {
+        let sections = || self.sections.iter();
+        let has_lto = sections().any(|s| s.name.starts_with(".gnu.lto_"));
+        let mut symbols = self.symbols.iter();
+        let is_slim = symbols.any(|s| matches!(s.name, "__gnu_lto_slim" | "__gnu_slim_lto"));
+        has_lto && (is_slim || !sections().any(|s| s.is_code() && s.size > 0))
+    }
+
+    pub(super) fn refuse_intermediate_code(&self) -> Result<(), LinkError> {
+        if self.is_intermediate_code() {
+            return Err(LinkError::input(
+                &self.name,
+                "holds compiler intermediate code (LTO), not machine code: compile it without -flto, or \
+                 with -ffat-lto-objects",
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// A section of an object.
@@ -66,7 +91,7 @@ impl Section<'_> {
         self.has(SHF_STRINGS)
     }
     pub(super) fn is_compressed(&self) -> bool {
-        self.has(SHF_COMPRESSED)
+        self.has(SHF_COMPRESSED) || self.name.starts_with(".zdebug")
     }
     pub(super) fn is_zero(&self) -> bool {
         self.kind == SHT_NOBITS

@@ -32,7 +32,6 @@ impl<'a> Object<'a> {
         let (symbols, symbol_table) = reader.symbols(&headers)?;
         reader.relocations(&headers, symbol_table, symbols.len(), &mut sections)?;
         let groups = reader.groups(&headers, &symbols, &sections)?;
-        refuse_intermediate_code(name, &sections, &symbols)?;
         Ok(Self {
             name: name.to_owned(),
             sections,
@@ -42,24 +41,19 @@ impl<'a> Object<'a> {
     }
 }
 
-fn refuse_intermediate_code(
-    name: &str,
-    sections: &[Section<'_>],
-    symbols: &[Symbol<'_>],
-) -> Result<(), LinkError> {
-    let has_lto = sections.iter().any(|s| s.name.starts_with(".gnu.lto_"));
-    let is_slim = symbols
-        .iter()
-        .any(|s| s.name == "__gnu_lto_slim" || s.name == "__gnu_slim_lto");
-    let has_code = sections.iter().any(|s| s.is_code() && s.size > 0);
-    if has_lto && (is_slim || !has_code) {
-        return Err(LinkError::input(
-            name,
-            "holds compiler intermediate code (LTO), not machine code: compile it without -flto, \
-             or with -ffat-lto-objects",
-        ));
-    }
-    Ok(())
+/// True for a member of an archive that no link for x86-64 takes: not an object, one for another machine, or
+/// one of compiler intermediate code.
+pub(in crate::link) fn is_foreign(bytes: &[u8]) -> bool {
+    let field = |at: usize| {
+        bytes
+            .get(at..at + 2)
+            .map(|b| u16::from_le_bytes([b[0], b[1]]))
+    };
+    let class = bytes.get(EI_CLASS).zip(bytes.get(EI_DATA));
+    !bytes.starts_with(b"\x7fELF")
+        || class != Some((&ELFCLASS64, &ELFDATA2LSB))
+        || field(16) != Some(ET_REL)
+        || field(18) != Some(EM_X86_64)
 }
 
 /// The object being read.
@@ -241,6 +235,11 @@ impl<'a> Reader<'_, 'a> {
         let name = names
             .get(entry.st_name)
             .ok_or_else(|| self.damaged("a symbol's name is missing"))?;
+        // The default version of a name is what the name without one means (`.symver`).
+        let name = match name.split_once("@@") {
+            Some((name, _)) if place != Place::Undefined => name,
+            _ => name,
+        };
         let binding = match entry.st_bind() {
             STB_LOCAL => Binding::Local,
             STB_GLOBAL | STB_GNU_UNIQUE => Binding::Global,
@@ -321,6 +320,10 @@ impl<'a> Reader<'_, 'a> {
                 .get_mut(header.sh_info as usize)
                 .filter(|s| s.is_content)
                 .ok_or_else(|| self.damaged("relocations for a section that does not exist"))?;
+            // They are for the bytes that it would have.
+            if target.is_compressed() {
+                continue;
+            }
             if target.is_zero() && !entries.is_empty() {
                 return Err(self.damaged("relocations for a section without contents"));
             }

@@ -106,7 +106,7 @@ impl Extent {
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
     placements: Vec<Vec<Placement>>,
-    /// Offsets in the data of common symbols, by object and symbol.
+    /// Offsets in the data, or in the thread-local template, of common symbols, by object and symbol.
     commons: HashMap<(usize, usize), u64>,
     pub(super) merged: Vec<Merged>,
     pub(super) code: Extent,
@@ -186,7 +186,7 @@ impl<'a> Plan<'a> {
         self.placements[object][section]
     }
 
-    /// Offset in the data of a common symbol that counts.
+    /// Offset in the data, or in the thread-local template, of a common symbol that counts.
     pub(super) fn common(&self, object: usize, symbol: usize) -> Option<u64> {
         self.commons.get(&(object, symbol)).copied()
     }

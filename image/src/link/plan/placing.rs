@@ -85,7 +85,7 @@ impl<'a> Planner<'_, 'a> {
                         plan.add_entry(Entry::Address(target));
                     }
                     Value::ThreadEntryDistance => plan.add_entry(Entry::ThreadOffset(target)),
-                    Value::Branch if !patched.facts.is_known => {
+                    Value::Branch if patched.takes_stub() => {
                         plan.add_entry(Entry::Address(target));
                         if !plan.stub_index.contains_key(&target) {
                             plan.stub_index.insert(target, plan.stubs.len());
@@ -114,7 +114,7 @@ impl<'a> Planner<'_, 'a> {
             let patches = patches(self.units, self.own, self.targets, (o, s))?;
             let is_bound = patches
                 .iter()
-                .any(|p| !p.facts.is_known && p.patch.value.is_direct());
+                .any(|p| !p.facts.is_known() && p.patch.value.is_direct());
             if is_bound {
                 bound.insert((o, s));
                 bound_sets.insert(section.name);
@@ -291,7 +291,12 @@ impl<'a> Planner<'_, 'a> {
                         symbol: s,
                     });
             if counts {
-                let offset = self.plan.data.take(symbol.size, symbol.value.max(1));
+                let extent = if symbol.is_thread_local() {
+                    &mut self.plan.thread
+                } else {
+                    &mut self.plan.data
+                };
+                let offset = extent.take(symbol.size, symbol.value.max(1));
                 self.plan.commons.insert((o, s), offset);
             }
         }

@@ -1,0 +1,136 @@
+//! A link that succeeds behaves as ld's does, or it is refused by name.
+//!
+//! Each folder of `tests/same_as_ld` is a program that is built twice by its `build.sh`, which takes what is in
+//! `B` as further arguments of the compiler: with the system's linker, and with `pool` in its place. Both builds and
+//! runs must say the same and end the same.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use pool_tests::source_directory;
+
+/// What `pool` does not link, and says so: what stands in its message.
+const REFUSED: [(&str, &str); 10] = [
+    ("align_4m", "alignment 4194304"),
+    ("big_aligned_member", "aligned to 8192 bytes"),
+    ("data_start_end", "_end"),
+    ("lto", "-flto"),
+    ("opt_defsym", "defsym"),
+    ("opt_dynamic", "-static"),
+    ("opt_gc", "missing"),
+    ("opt_script_T", "linker script"),
+    ("opt_staticpie", "-static"),
+    ("wx_section", "writable and executable"),
+];
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Made {
+    built: bool,
+    /// What the build said, where it failed.
+    says: String,
+    status: Option<i32>,
+    output: String,
+}
+
+/// Builds and runs the program in `folder`, a copy of its own.
+fn make(folder: &Path, linker: &Path, ours: bool) -> Made {
+    let options = format!("-B{}/", linker.display());
+    let build = Command::new("bash")
+        .args(["-e", "./build.sh"])
+        .current_dir(folder)
+        .env("B", if ours { options } else { String::new() })
+        .env("LDDIR", linker)
+        .env("POOL_REGISTRY", linker.join("addresses.json"))
+        .env("LC_ALL", "C")
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if !build.status.success() {
+        return Made {
+            says: text(&build.stdout) + &text(&build.stderr),
+            ..Made::default()
+        };
+    }
+    let run = Command::new("timeout")
+        .args(["60", "./prog"])
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    Made {
+        built: true,
+        says: String::new(),
+        status: run.status.code(),
+        output: text(&run.stdout) + &text(&run.stderr),
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// Compares every program of which the place in the list has the remainder `nth` of `of`.
+fn compare(nth: usize, of: usize) {
+    let folder = source_directory().join("cli/tests/same_as_ld");
+    let mut names: Vec<String> = fs::read_dir(folder.as_path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert!(names.len() > 90, "{} programs", names.len());
+    let refused: BTreeMap<&str, &str> = REFUSED.into_iter().collect();
+    let work = tempfile::tempdir().unwrap();
+    let linker = work.path().join("linker");
+    fs::create_dir(&linker).unwrap();
+    symlink(env!("CARGO_BIN_EXE_pool"), linker.join("ld")).unwrap();
+    let mut wrong = Vec::new();
+    for name in names.iter().skip(nth).step_by(of) {
+        let made = [false, true].map(|ours| {
+            let copied = work
+                .path()
+                .join(if ours { "ours" } else { "ld" })
+                .join(name);
+            copy(&folder.join(name), &copied);
+            make(&copied, &linker, ours)
+        });
+        let [reference, found] = &made;
+        let expected = refused.get(name.as_str());
+        let is_right = match (expected, found.built) {
+            (Some(words), false) => reference.built && found.says.contains(words),
+            (Some(_), true) => false,
+            // Where ld refuses it, so do we; each in its own words.
+            (None, false) => !reference.built,
+            (None, true) => found == reference,
+        };
+        if !is_right {
+            wrong.push(format!("{name}: ld {reference:?}\n  pool {found:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_first_quarter_of_programs_is_as_ld_makes_it() {
+    compare(0, 4);
+}
+
+#[test]
+fn a_second_quarter_of_programs_is_as_ld_makes_it() {
+    compare(1, 4);
+}
+
+#[test]
+fn a_third_quarter_of_programs_is_as_ld_makes_it() {
+    compare(2, 4);
+}
+
+#[test]
+fn a_fourth_quarter_of_programs_is_as_ld_makes_it() {
+    compare(3, 4);
+}

@@ -1,0 +1,3 @@
+#include <stdio.h>
+int seven(void);
+int main(void) { printf("%d\n", seven()); return 0; }

@@ -1,0 +1,1 @@
+g++ -O1 -c prog.cc && g++ -static $B prog.o -o prog

@@ -1,0 +1,3 @@
+void list(void);
+extern struct plugin { const char *name; } cpu;
+int main(void) { list(); return cpu.name == 0; }

@@ -1,0 +1,1 @@
+gcc -O0 -fcommon -c prog.c && gcc -static $B prog.o -o prog

@@ -1,0 +1,173 @@
+//! Addresses in an image, once everything has its place.
+
+use super::gathered::Gathered;
+use super::image::{Image, View};
+use super::object::{Place, Symbol};
+use super::plan::{Entry, Part};
+use super::references;
+use super::symbols::Target;
+use super::unit::SymbolId;
+
+/// What an import turned out to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Import {
+    Symbol(SymbolId),
+    Address(u64),
+}
+
+impl<'i, 'a> Image<'i, 'a> {
+    /// Address of a byte of a section; in the output section for one that is not loaded.
+    pub(super) fn section_address(
+        &self,
+        unit: usize,
+        object: usize,
+        section: usize,
+        offset: u64,
+    ) -> Option<u64> {
+        let plan = &self.plans[unit];
+        let placement = plan.placement(object, section);
+        let base = &self.bases[unit];
+        let start = match placement.part {
+            Part::Code => base.code,
+            Part::Constant => base.constant,
+            Part::Bound => base.bound,
+            Part::Data => base.data,
+            Part::Thread => self.thread_block(unit),
+            Part::Gathered(_) => {
+                let start = self.gathered_index.get(&(unit, object, section))?;
+                return Some(start + offset);
+            }
+            Part::Loose => {
+                let start = self.loose_index.get(&(unit, object, section))?;
+                return Some(start + offset);
+            }
+            Part::Dropped => return None,
+        };
+        let inside = match placement.merged {
+            Some(merged) => plan.merged[merged].position(object, section, offset),
+            None => offset,
+        };
+        Some(start + placement.offset + inside)
+    }
+
+    /// Address of a unit's part of the thread-local template.
+    pub(super) fn thread_block(&self, unit: usize) -> u64 {
+        (self.common.thread.end()).saturating_sub(self.bases[unit].thread)
+    }
+
+    pub(super) fn symbol(&self, id: SymbolId) -> &'i Symbol<'a> {
+        &self.units[id.unit].objects[id.object].symbols[id.symbol]
+    }
+
+    /// Address of a symbol: for a function that chooses its implementation at start, its stub.
+    pub(super) fn symbol_address(&self, id: SymbolId) -> Option<u64> {
+        let symbol = self.symbol(id);
+        let plan = &self.plans[id.unit];
+        if let (true, Some(stub)) = (
+            symbol.is_indirect_function(),
+            plan.resolved_stub(id.object, symbol),
+        ) {
+            return Some(self.bases[id.unit].code + stub);
+        }
+        self.own_address(id)
+    }
+
+    /// Address of a symbol itself, not of a stub.
+    pub(super) fn own_address(&self, id: SymbolId) -> Option<u64> {
+        let symbol = self.symbol(id);
+        match symbol.place {
+            Place::Undefined => Some(0),
+            Place::Absolute => Some(symbol.value),
+            Place::Common => {
+                let offset = self.plans[id.unit].common(id.object, id.symbol)?;
+                let start = if symbol.is_thread_local() {
+                    self.thread_block(id.unit)
+                } else {
+                    self.bases[id.unit].data
+                };
+                Some(start + offset)
+            }
+            Place::Section(section) => {
+                self.section_address(id.unit, id.object, section, symbol.value)
+            }
+        }
+    }
+
+    /// Distance of a thread-local symbol from the thread pointer: here, or where its library has it elsewhere.
+    pub(super) fn thread_offset(&self, id: SymbolId, view: View) -> i128 {
+        let symbol = self.symbol(id);
+        let offset = match symbol.place {
+            Place::Section(section) => {
+                let placement = self.plans[id.unit].placement(id.object, section);
+                i128::from(placement.offset) + i128::from(symbol.value)
+            }
+            Place::Common => {
+                let offset = self.plans[id.unit].common(id.object, id.symbol);
+                i128::from(offset.unwrap_or(0))
+            }
+            _ => return 0,
+        };
+        let block = match view {
+            View::Image => self.bases[id.unit].thread,
+            View::Elsewhere => self.registered_threads[id.unit],
+        };
+        offset - i128::from(block)
+    }
+
+    /// Address of a unit's entry for a target, or of the stub for calls of it.
+    pub(super) fn entry_address(&self, unit: usize, entry: &Entry<'a>) -> Option<u64> {
+        Some(self.bases[unit].data + self.plans[unit].entry(entry)?)
+    }
+
+    pub(super) fn stub_address(&self, unit: usize, target: &Target<'a>) -> Option<u64> {
+        Some(self.bases[unit].code + self.plans[unit].stub(target)?)
+    }
+
+    /// What the image has under a name that a unit leaves open.
+    pub(super) fn import(&self, name: &str) -> Option<Import> {
+        if let Some(id) = self.program.definition(name) {
+            return Some(Import::Symbol(id));
+        }
+        self.provided(name).map(Import::Address)
+    }
+
+    /// Symbols that the linker provides, as GNU ld's default script does.
+    fn provided(&self, name: &str) -> Option<u64> {
+        let common = &self.common;
+        let array = |kind| common.arrays.get(&kind).copied().unwrap_or_default();
+        let stored = self.bases[0].data + self.plans[0].data_stored;
+        Some(match name {
+            "__preinit_array_start" => array(Gathered::PreinitArray).start,
+            "__preinit_array_end" => array(Gathered::PreinitArray).end(),
+            "__init_array_start" => array(Gathered::InitArray).start,
+            "__init_array_end" => array(Gathered::InitArray).end(),
+            "__fini_array_start" => array(Gathered::FiniArray).start,
+            "__fini_array_end" => array(Gathered::FiniArray).end(),
+            "__rela_iplt_start" => common.resolvers.start,
+            "__rela_iplt_end" => common.resolvers.end(),
+            "etext" | "_etext" | "__etext" => common.code.end(),
+            "edata" | "_edata" | "__bss_start" => stored,
+            "end" | "_end" => common.data.end(),
+            _ => return self.orphan_border(name),
+        })
+    }
+
+    /// A border of the sections of one name in one unit.
+    pub(super) fn own_set_border(&self, unit: usize, set: &str, is_start: bool) -> Option<u64> {
+        let (part, start, end) = *self.plans[unit].sets.get(set)?;
+        let base = &self.bases[unit];
+        let base = match part {
+            Part::Code => base.code,
+            Part::Constant => base.constant,
+            Part::Bound => base.bound,
+            Part::Data => base.data,
+            _ => return None,
+        };
+        Some(base + if is_start { start } else { end })
+    }
+
+    /// For messages.
+    pub(super) fn place(&self, at: (usize, usize, usize), offset: u64) -> String {
+        references::place(&self.units[at.0], at.1, at.2, offset)
+    }
+}

@@ -1,0 +1,105 @@
+//! What targets are in an image: addresses, and what the program means by what a library has under a name.
+
+use super::addresses::Import;
+use super::image::{Image, View};
+use super::object::Binding;
+use super::symbols::Target;
+
+impl<'a> Image<'_, 'a> {
+    /// The address of a target as seen from a unit. `None`: it takes no part in the image.
+    /// `binding` is that of the reference; without one the unit's weakest counts.
+    pub(super) fn address(
+        &self,
+        unit: usize,
+        target: &Target<'a>,
+        binding: Option<Binding>,
+    ) -> Option<u64> {
+        match target {
+            Target::Defined(id) => self.symbol_address(*id),
+            Target::Dropped | Target::ThreadPointer => None,
+            Target::OffsetTable => Some(self.bases[unit].data),
+            Target::Header => Some(self.common.constants.start),
+            Target::SetStart(set) => self.own_set_border(unit, set, true),
+            Target::SetEnd(set) => self.own_set_border(unit, set, false),
+            Target::Import(name) => Some(match self.import(name) {
+                Some(Import::Symbol(id)) => self.symbol_address(id)?,
+                Some(Import::Address(address)) => address,
+                None => {
+                    let may_be_absent = match binding {
+                        Some(binding) => binding == Binding::Weak,
+                        None => self.plans[unit].weak_imports.contains(name),
+                    };
+                    if may_be_absent { 0 } else { self.common.trap }
+                }
+            }),
+        }
+    }
+
+    /// What `target` means to the program: what a library has under a name need not be what counts.
+    pub(super) fn meant(&self, target: &Target<'a>) -> Target<'a> {
+        match target {
+            Target::Defined(id) => {
+                let symbol = self.symbol(*id);
+                if symbol.is_local() || symbol.name.is_empty() {
+                    return *target;
+                }
+                let counts = self.program.definition(symbol.name);
+                counts.map_or(*target, Target::Defined)
+            }
+            other => *other,
+        }
+    }
+
+    /// What an entry for `target` in the offset table of `unit` holds.
+    pub(super) fn entry_value(&self, unit: usize, target: &Target<'a>) -> u64 {
+        let address = if self.is_absent(target) {
+            Some(0)
+        } else {
+            self.address(unit, &self.meant(target), None)
+        };
+        address.unwrap_or(0)
+    }
+
+    /// The program refers to it by weak references alone, and has no definition: what a library has under the
+    /// name is not in the program.
+    pub(super) fn is_absent(&self, target: &Target<'a>) -> bool {
+        match target {
+            Target::Defined(id) => self.program.is_absent(self.symbol(*id).name),
+            _ => false,
+        }
+    }
+
+    /// True when the program has something under `name`, which is `target` to the unit that refers to it.
+    pub(super) fn means(&self, unit: usize, target: &Target<'a>, name: &str) -> bool {
+        match target {
+            Target::Import(_) | Target::Defined(_) => self.import(name).is_some(),
+            Target::Dropped => false,
+            Target::OffsetTable | Target::Header | Target::ThreadPointer => true,
+            Target::SetStart(set) | Target::SetEnd(set) => {
+                self.own_set_border(unit, set, true).is_some()
+            }
+        }
+    }
+
+    pub(super) fn thread_value(&self, target: &Target<'a>, view: View) -> i128 {
+        match target {
+            Target::Defined(id) => self.thread_offset(*id, view),
+            Target::Import(name) => match self.import(name) {
+                Some(Import::Symbol(id)) => self.thread_offset(id, view),
+                _ => 0,
+            },
+            _ => 0,
+        }
+    }
+
+    pub(super) fn size(&self, target: &Target<'a>) -> u64 {
+        match target {
+            Target::Defined(id) => self.symbol(*id).size,
+            Target::Import(name) => match self.import(name) {
+                Some(Import::Symbol(id)) => self.symbol(id).size,
+                _ => 0,
+            },
+            _ => 0,
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Sections of a program's own naming: arrays that are walked from end to end, between `__start_NAME` and
+//! `__stop_NAME` or between symbols of the first and the last of them.
+//!
+//! All of one name lie together, in the order of the command line, whoever they are of and whatever their
+//! flags, as orphan sections do in an ordinary link (ld's manual, "Orphan Sections"). So they are the image's,
+//! not a library's.
+
+use std::collections::BTreeMap;
+
+use super::gathered::{Gathered, gathered};
+use super::image::{Cursor, Image, Span};
+use super::object::Section;
+
+/// The run of the application's pages that an orphan section lies in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Run {
+    #[default]
+    Constants,
+    Code,
+    Data,
+}
+
+/// All sections of a name.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Orphan {
+    pub(super) name: String,
+    pub(super) run: Run,
+    pub(super) span: Span,
+    /// Each section, by unit, object and index, with its place on the command line.
+    parts: Vec<(usize, (usize, usize, usize))>,
+    is_code: bool,
+    is_writable: bool,
+}
+
+impl Image<'_, '_> {
+    /// Finds all orphan sections of the program.
+    pub(super) fn find_orphans(&mut self) {
+        let mut found: BTreeMap<&str, Orphan> = BTreeMap::new();
+        for u in self.included() {
+            let unit = &self.units[u];
+            for (o, s, section) in unit.sections() {
+                if gathered(section) != Some(Gathered::Orphan) || !self.takes(u, o, s) {
+                    continue;
+                }
+                let orphan = found.entry(section.name).or_default();
+                orphan.is_code |= section.is_code();
+                orphan.is_writable |= section.is_writable();
+                orphan.parts.push((unit.positions[o], (u, o, s)));
+            }
+        }
+        let orphans = found.into_iter().map(|(name, mut orphan)| {
+            orphan.name = name.to_owned();
+            orphan.run = match orphan {
+                _ if orphan.is_writable => Run::Data,
+                _ if orphan.is_code => Run::Code,
+                _ => Run::Constants,
+            };
+            orphan.parts.sort_by_key(|(position, _)| *position);
+            orphan
+        });
+        self.orphans = orphans.collect();
+    }
+
+    /// Places those of one run from `end` on.
+    pub(super) fn place_orphans(&mut self, run: Run, end: &mut Cursor) {
+        let mut orphans = std::mem::take(&mut self.orphans);
+        for orphan in orphans.iter_mut().filter(|orphan| orphan.run == run) {
+            let section = |(u, o, s): (usize, usize, usize)| -> &Section<'_> {
+                &self.units[u].objects[o].sections[s]
+            };
+            let alignments = orphan.parts.iter().map(|(_, at)| section(*at).alignment);
+            let start = end.take(0, alignments.max().unwrap_or(1)).start;
+            for (_, at) in &orphan.parts {
+                let section = section(*at);
+                let address = end.take(section.size, section.alignment).start;
+                self.gathered_index.insert(*at, address);
+            }
+            orphan.span = Span {
+                start,
+                size: end.0 - start,
+            };
+        }
+        self.orphans = orphans;
+    }
+
+    /// `__start_NAME` and `__stop_NAME`.
+    pub(super) fn orphan_border(&self, name: &str) -> Option<u64> {
+        let (name, is_start) = match name.strip_prefix("__start_") {
+            Some(name) => (name, true),
+            None => (name.strip_prefix("__stop_")?, false),
+        };
+        let orphan = self.orphans.iter().find(|orphan| orphan.name == name)?;
+        Some(if is_start {
+            orphan.span.start
+        } else {
+            orphan.span.end()
+        })
+    }
+}

@@ -1,0 +1,373 @@
+//! What GNU ld makes of the inputs: which objects are in the program, and what each name means there.
+//!
+//! Pure, and decided before anything is shared: wherever a library's pages mean something else, the image
+//! has pages of its own ([`super::relocate`]). Source: binutils, `bfd/linker.c` (`link_action`) and
+//! `bfd/elflink.c` (`elf_link_add_object_symbols`, `elf_link_add_archive_symbols`).
+//!
+//! Two licences are taken. An archive that ld would have to be told of again, further right, is found
+//! where it is. And of a section group that C++ has one of in a program (its signature is a mangled name, or
+//! a reference to a function of the unwinder's), the copy of a library counts before the
+//! application's: the language makes them the same.
+
+use std::collections::{HashMap, HashSet};
+
+use super::error::LinkError;
+use super::files::Step;
+use super::library::Library;
+use super::object::{Binding, Place, Symbol};
+use super::symbols::{Target, UnitTargets};
+use super::unit::{STRONG, SymbolId, Unit, is_one_by_language, precedence};
+
+/// The program.
+#[derive(Debug, Default)]
+pub(super) struct Resolution<'a> {
+    /// By unit and object.
+    live: Vec<Vec<bool>>,
+    /// Sections of live objects of which another object's copy counts.
+    lost: HashSet<(usize, usize, usize)>,
+    definitions: HashMap<&'a str, SymbolId>,
+    /// Names that the program refers to and has nothing under.
+    absent: HashSet<&'a str>,
+    /// Sections of libraries' members that are not in the program, and of which the copies count.
+    borrowed: HashSet<(usize, usize, usize)>,
+    /// By unit: something of it is in the image.
+    included: Vec<bool>,
+}
+
+/// What is taken into account beside the files.
+#[derive(Debug)]
+pub(super) struct Asked<'r> {
+    /// Names that are needed whatever refers to them.
+    pub(super) roots: Vec<&'r str>,
+    /// The first of several definitions counts.
+    pub(super) may_repeat: bool,
+}
+
+/// What a file became.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Became {
+    /// This object of the application.
+    Object(usize),
+    /// This unit.
+    Library(usize),
+}
+
+impl<'a> Resolution<'a> {
+    /// Carries out `steps`, whose files became what `became` says.
+    pub(super) fn new(
+        units: &[Unit<'a>],
+        steps: &[Step],
+        became: &[Became],
+        asked: &Asked<'a>,
+    ) -> Result<Self, LinkError> {
+        let mut resolver = Resolver {
+            units,
+            may_repeat: asked.may_repeat,
+            groups: HashSet::new(),
+            wanted: asked.roots.iter().copied().collect(),
+            found: Self {
+                live: units.iter().map(|u| vec![false; u.objects.len()]).collect(),
+                ..Self::default()
+            },
+        };
+        for step in steps {
+            resolver.step(step, became)?;
+        }
+        resolver.search(&(1..units.len()).collect::<Vec<_>>())?;
+        let mut found = resolver.found;
+        found.included = found.live.iter().map(|live| live.contains(&true)).collect();
+        found.included[0] = true;
+        for (unit, of) in units.iter().enumerate() {
+            for (object, _, symbol) in of.symbols().filter(|(o, ..)| found.live[unit][*o]) {
+                if !symbol.is_local()
+                    && !found.definitions.contains_key(symbol.name)
+                    && found.refers(unit, object, symbol)
+                {
+                    found.absent.insert(symbol.name);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Settles which of the copies and tentative definitions that the units have places for counts.
+    pub(super) fn settle(
+        &mut self,
+        units: &mut [Unit<'a>],
+        libraries: &[Library],
+        may_repeat: bool,
+    ) -> Result<(), LinkError> {
+        let others: Vec<&Unit<'a>> = (1..units.len())
+            .filter(|unit| self.included[*unit])
+            .map(|unit| &units[unit])
+            .collect();
+        let mut dropped = units[0].copies_in(&others, is_one_by_language);
+        let lost = self.lost.iter().filter(|(unit, ..)| *unit == 0);
+        dropped.extend(lost.map(|(_, object, section)| (*object, *section)));
+        units[0].drop_sections(&dropped, may_repeat)?;
+        let mut settled = HashMap::with_capacity(self.definitions.len());
+        for (&name, &id) in &self.definitions {
+            let owner = self.owner(units, libraries, name, id);
+            let owner = owner.ok_or_else(|| LinkError::Copies {
+                symbol: name.to_owned(),
+                object: units[id.unit].objects[id.object].name.clone(),
+            })?;
+            settled.insert(name, owner);
+        }
+        for id in settled.values() {
+            self.included[id.unit] = true;
+        }
+        self.definitions = settled;
+        Ok(())
+    }
+
+    /// Notes what of members that are not in the program is used for the sake of a copy in it, now that it is known what
+    /// symbols mean to their units.
+    pub(super) fn borrow(&mut self, units: &[Unit<'a>], targets: &[UnitTargets<'a>]) {
+        let is_dead = |id: SymbolId| id.unit != 0 && !self.live[id.unit][id.object];
+        let section =
+            |id: SymbolId| match units[id.unit].objects[id.object].symbols[id.symbol].place {
+                Place::Section(section) => Some((id.unit, id.object, section)),
+                _ => None,
+            };
+        let owners = self.definitions.values().copied();
+        let mut open: Vec<_> = owners
+            .filter(|id| is_dead(*id))
+            .filter_map(section)
+            .collect();
+        let mut borrowed = HashSet::new();
+        while let Some(at) = open.pop() {
+            if !borrowed.insert(at) {
+                continue;
+            }
+            let (unit, object, index) = at;
+            let of = &units[unit].objects[object].sections[index];
+            for relocation in &of.relocations {
+                if let Target::Defined(id) = targets[unit][object][relocation.symbol]
+                    && is_dead(id)
+                    && let Some(next) = section(id)
+                    && units[id.unit].is_copy(next.1, next.2)
+                {
+                    open.push(next);
+                }
+            }
+        }
+        self.borrowed = borrowed;
+    }
+
+    /// The symbol that has a place for what `id` defines.
+    fn owner(
+        &self,
+        units: &[Unit<'a>],
+        libraries: &[Library],
+        name: &str,
+        id: SymbolId,
+    ) -> Option<SymbolId> {
+        let unit = &units[id.unit];
+        let symbol = &unit.objects[id.object].symbols[id.symbol];
+        let own = |unit: usize| {
+            let (object, symbol) = units[unit].definition(name)?;
+            Some(SymbolId {
+                unit,
+                object,
+                symbol,
+            })
+        };
+        if symbol.place == Place::Common {
+            return own(id.unit);
+        }
+        if unit.defines(id.object, symbol) {
+            return Some(id);
+        }
+        if id.unit == 0 {
+            return (1..units.len())
+                .filter(|unit| self.included[*unit])
+                .find_map(own);
+        }
+        let scope = libraries[id.unit - 1].scope.iter();
+        own(id.unit).or_else(|| scope.map(|library| library + 1).find_map(own))
+    }
+
+    /// True when the object is in the program.
+    pub(super) fn is_live(&self, unit: usize, object: usize) -> bool {
+        self.live[unit][object]
+    }
+
+    /// True when the section of a live object is not in the program, since another's copy is.
+    pub(super) fn is_lost(&self, unit: usize, object: usize, section: usize) -> bool {
+        self.lost.contains(&(unit, object, section))
+    }
+
+    /// True when what the section refers to is what the program means by it.
+    pub(super) fn speaks(&self, unit: usize, object: usize, section: usize) -> bool {
+        self.is_live(unit, object) || self.borrowed.contains(&(unit, object, section))
+    }
+
+    /// True when the program refers to `name` and has nothing under it.
+    pub(super) fn is_absent(&self, name: &str) -> bool {
+        self.absent.contains(name)
+    }
+
+    /// True when the unit takes part in the image.
+    pub(super) fn includes(&self, unit: usize) -> bool {
+        self.included[unit]
+    }
+
+    /// What the program has under `name`.
+    pub(super) fn definition(&self, name: &str) -> Option<SymbolId> {
+        self.definitions.get(name).copied()
+    }
+
+    /// True when a live object needs `symbol`, one of its own, to be defined elsewhere.
+    pub(super) fn refers(&self, unit: usize, object: usize, symbol: &Symbol<'_>) -> bool {
+        match symbol.place {
+            Place::Undefined => true,
+            Place::Section(section) => self.is_lost(unit, object, section),
+            Place::Absolute | Place::Common => false,
+        }
+    }
+}
+
+struct Resolver<'r, 'a> {
+    units: &'r [Unit<'a>],
+    may_repeat: bool,
+    /// Signatures of groups that are in the program.
+    groups: HashSet<&'a str>,
+    /// Names that an archive's member is taken for.
+    wanted: HashSet<&'a str>,
+    found: Resolution<'a>,
+}
+
+impl<'a> Resolver<'_, 'a> {
+    fn step(&mut self, step: &Step, became: &[Became]) -> Result<(), LinkError> {
+        match step {
+            Step::Object(file) => match became[*file] {
+                Became::Object(object) => self.load(0, object),
+                Became::Library(_) => Ok(()),
+            },
+            Step::Whole(file) => match became[*file] {
+                Became::Library(unit) => {
+                    (0..self.units[unit].objects.len()).try_for_each(|o| self.load(unit, o))
+                }
+                Became::Object(_) => Ok(()),
+            },
+            Step::Search(files) => {
+                let units = files.iter().filter_map(|file| match became[*file] {
+                    Became::Library(unit) => Some(unit),
+                    Became::Object(_) => None,
+                });
+                self.search(&units.collect::<Vec<_>>())
+            }
+        }
+    }
+
+    /// Takes what is needed out of `units`, one after the other, until none of them has more.
+    fn search(&mut self, units: &[usize]) -> Result<(), LinkError> {
+        loop {
+            let mut found = false;
+            for &unit in units {
+                while self.search_once(unit)? {
+                    found = true;
+                }
+            }
+            if !found || units.len() == 1 {
+                return Ok(());
+            }
+        }
+    }
+
+    fn search_once(&mut self, unit: usize) -> Result<bool, LinkError> {
+        let mut found = false;
+        for object in 0..self.units[unit].objects.len() {
+            if !self.found.live[unit][object] && self.is_needed(unit, object) {
+                self.load(unit, object)?;
+                found = true;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The member defines a name that is wanted, or of which there is a tentative definition alone.
+    fn is_needed(&self, unit: usize, object: usize) -> bool {
+        let symbols = self.units[unit].objects[object].symbols.iter();
+        let mut defined = symbols.filter(|symbol| {
+            !symbol.is_local() && !symbol.name.is_empty() && symbol.place != Place::Undefined
+        });
+        defined.any(|symbol| {
+            self.wanted.contains(symbol.name)
+                || symbol.place != Place::Common && self.is_tentative(symbol.name)
+        })
+    }
+
+    fn is_tentative(&self, name: &str) -> bool {
+        let known = self.found.definitions.get(name);
+        known.is_some_and(|id| self.symbol(*id).place == Place::Common)
+    }
+
+    fn symbol(&self, id: SymbolId) -> &Symbol<'a> {
+        &self.units[id.unit].objects[id.object].symbols[id.symbol]
+    }
+
+    /// The object is in the program.
+    fn load(&mut self, unit: usize, object: usize) -> Result<(), LinkError> {
+        if std::mem::replace(&mut self.found.live[unit][object], true) {
+            return Ok(());
+        }
+        let units = self.units;
+        let of = &units[unit].objects[object];
+        for group in &of.groups {
+            if !self.groups.insert(group.signature) {
+                let lost = group
+                    .sections
+                    .iter()
+                    .map(|section| (unit, object, *section));
+                self.found.lost.extend(lost);
+            }
+        }
+        for (index, section) in of.sections.iter().enumerate() {
+            if section.name.starts_with(".gnu.linkonce.") && !self.groups.insert(section.name) {
+                self.found.lost.insert((unit, object, index));
+            }
+        }
+        for (at, symbol) in of.symbols.iter().enumerate() {
+            if symbol.is_local() || symbol.name.is_empty() {
+                continue;
+            }
+            if !self.found.refers(unit, object, symbol) {
+                self.define(SymbolId {
+                    unit,
+                    object,
+                    symbol: at,
+                })?;
+            } else if symbol.binding == Binding::Global
+                && !self.found.definitions.contains_key(symbol.name)
+            {
+                self.wanted.insert(symbol.name);
+            }
+        }
+        Ok(())
+    }
+
+    fn define(&mut self, id: SymbolId) -> Result<(), LinkError> {
+        let units = self.units;
+        let symbol = &units[id.unit].objects[id.object].symbols[id.symbol];
+        self.wanted.remove(symbol.name);
+        let Some(known) = self.found.definitions.get(symbol.name).copied() else {
+            self.found.definitions.insert(symbol.name, id);
+            return Ok(());
+        };
+        let (rank, before) = (precedence(symbol), precedence(self.symbol(known)));
+        if rank.0 == STRONG && before.0 == STRONG && !self.may_repeat {
+            let name = |id: SymbolId| units[id.unit].objects[id.object].name.clone();
+            return Err(LinkError::Duplicate {
+                symbol: symbol.name.to_owned(),
+                first: name(known),
+                second: name(id),
+            });
+        }
+        if rank > before {
+            self.found.definitions.insert(symbol.name, id);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,257 @@
+//! Relocating a section in its place: as it is in every image, and where the program means something else.
+
+use goblin::elf::header::EM_X86_64;
+use goblin::elf::reloc::r_to_str;
+
+use super::error::LinkError;
+use super::image::{Image, View};
+use super::object::{Place, Relocation};
+use super::patch::{self, Value, Width};
+use super::plan::{Entry, Part};
+use super::references::{Patched, patches};
+use super::symbols::Target;
+use super::unit::{Unit, UnitKind};
+
+/// A field that is something else in this program.
+pub(super) struct Other {
+    /// Offset in the section.
+    pub(super) at: usize,
+    pub(super) bytes: Vec<u8>,
+    pub(super) symbol: String,
+}
+
+/// A section in its place.
+pub(super) struct Site<'i, 'a> {
+    pub(super) image: &'i Image<'i, 'a>,
+    pub(super) unit: usize,
+    pub(super) object: usize,
+    pub(super) section: usize,
+    pub(super) address: u64,
+    pub(super) part: Part,
+}
+
+impl<'a> Site<'_, 'a> {
+    fn unit(&self) -> &Unit<'a> {
+        &self.image.units[self.unit]
+    }
+
+    /// Relocates the section as it is in every image, and says what is something else in this program.
+    pub(super) fn relocate(&self, bytes: &mut [u8]) -> Result<Vec<Other>, LinkError> {
+        let units: Vec<&Unit<'a>> = self.image.units.iter().collect();
+        let targets = &self.image.targets[self.unit];
+        let at = (self.object, self.section);
+        let mut others = Vec::new();
+        for patched in patches(&units, self.unit, targets, at)? {
+            others.extend(self.apply(bytes, &patched)?);
+        }
+        Ok(others)
+    }
+
+    /// The bytes are the same in every image.
+    fn is_shared(&self) -> bool {
+        matches!(self.part, Part::Code | Part::Constant) && self.unit().kind == UnitKind::Library
+    }
+
+    fn fault(&self, relocation: &Relocation, problem: String) -> LinkError {
+        let at = (self.unit, self.object, self.section);
+        LinkError::Relocation {
+            place: self.image.place(at, relocation.offset),
+            problem,
+        }
+    }
+
+    /// Does what a relocation says. What the field is where it means something else to the program.
+    fn apply(
+        &self,
+        bytes: &mut [u8],
+        patched: &Patched<'_, 'a>,
+    ) -> Result<Option<Other>, LinkError> {
+        let Patched {
+            relocation, patch, ..
+        } = patched;
+        let outside = || self.fault(relocation, "the relocation reaches past its section".into());
+        for (at, replacement) in &patch.edits {
+            let start = usize::try_from(relocation.offset as i64 + at).map_err(|_| outside())?;
+            bytes
+                .get_mut(start..start + replacement.len())
+                .ok_or_else(outside)?
+                .copy_from_slice(replacement);
+        }
+        if patch.width == Width::None {
+            return Ok(None);
+        }
+        if self.is_shared() && !patched.facts.is_known() && patch.value.is_direct() {
+            return Err(self.fault(
+                relocation,
+                "a shared page would depend on the image: please report this".into(),
+            ));
+        }
+        let at = relocation.offset as i64 + patch.field;
+        let start = usize::try_from(at).map_err(|_| outside())?;
+        let field = start..start + patch.width.bytes();
+        let field = bytes.get_mut(field).ok_or_else(outside)?;
+        let value = self.value(patched, at, &patched.target, View::Elsewhere)?;
+        let meant = if self.speaks() || !self.is_shared() {
+            let target = self.meant(patched).unwrap_or(patched.target);
+            self.value(patched, at, &target, View::Image)?
+        } else {
+            value
+        };
+        if !self.is_shared() {
+            self.store(field, patched, meant)?;
+            return Ok(None);
+        }
+        self.store(field, patched, value)?;
+        if value == meant {
+            return Ok(None);
+        }
+        let mut other = field.to_vec();
+        self.store(&mut other, patched, meant)?;
+        Ok(Some(Other {
+            at: start,
+            bytes: other,
+            symbol: self.name(relocation),
+        }))
+    }
+
+    /// What the relocation's target is in the program, if the section is in it and refers by name.
+    fn meant(&self, patched: &Patched<'_, 'a>) -> Option<Target<'a>> {
+        let symbol = &self.unit().objects[self.object].symbols[patched.relocation.symbol];
+        let image = self.image;
+        if symbol.is_local()
+            || symbol.name.is_empty()
+            || !self.speaks()
+            || patched.patch.value == Value::Branch && self.calls_copy(&patched.target)
+        {
+            return None;
+        }
+        if image.is_absent(&patched.target) {
+            return Some(Target::Import(symbol.name));
+        }
+        Some(image.meant(&patched.target))
+    }
+
+    /// What the section refers to is what the program means by it.
+    fn speaks(&self) -> bool {
+        let program = self.image.program;
+        program.speaks(self.unit, self.object, self.section)
+    }
+
+    /// It is a function of which any copy will do.
+    fn calls_copy(&self, target: &Target<'a>) -> bool {
+        let Target::Defined(id) = target else {
+            return false;
+        };
+        match self.image.symbol(*id).place {
+            Place::Section(section) => self.image.units[id.unit].is_copy(id.object, section),
+            _ => false,
+        }
+    }
+
+    fn store(
+        &self,
+        field: &mut [u8],
+        patched: &Patched<'_, 'a>,
+        value: i128,
+    ) -> Result<(), LinkError> {
+        let relocation = patched.relocation;
+        patch::store(field, patched.patch.width, value).map_err(|()| LinkError::Overflow {
+            place: self
+                .image
+                .place((self.unit, self.object, self.section), relocation.offset),
+            symbol: self.name(relocation),
+            relocation: format!("R_{}", r_to_str(relocation.kind, EM_X86_64)),
+            value,
+        })
+    }
+
+    /// The field's value where the target is `meant`. The offset table has entries for what it is to the unit.
+    fn value(
+        &self,
+        patched: &Patched<'_, 'a>,
+        at: i64,
+        meant: &Target<'a>,
+        view: View,
+    ) -> Result<i128, LinkError> {
+        let Patched {
+            relocation,
+            target,
+            patch,
+            ..
+        } = patched;
+        let image = self.image;
+        let symbol = &self.unit().objects[self.object].symbols[relocation.symbol];
+        let addend = i128::from(patch.addend);
+        let place = i128::from(self.address) + i128::from(at);
+        let table = i128::from(image.bases[self.unit].data);
+        let no_entry = || {
+            self.fault(
+                relocation,
+                "its table has no entry: please report this".into(),
+            )
+        };
+        let direct = || -> Option<i128> {
+            let address = if symbol.is_section() && self.is_merged(symbol.place) {
+                // The addend says which entry of a mergeable section is meant.
+                let Place::Section(section) = symbol.place else {
+                    return None;
+                };
+                let offset = (symbol.value as i64).checked_add(patch.addend)?;
+                let offset = u64::try_from(offset).ok()?;
+                let address = image.section_address(self.unit, self.object, section, offset)?;
+                i128::from(address) - addend
+            } else {
+                i128::from(image.address(self.unit, meant, Some(symbol.binding))?)
+            };
+            Some(address + addend)
+        };
+        let entry = |entry: Entry<'a>| -> Result<i128, LinkError> {
+            let address = image
+                .entry_address(self.unit, &entry)
+                .ok_or_else(no_entry)?;
+            Ok(i128::from(address) + addend)
+        };
+        Ok(match patch.value {
+            Value::Nothing => 0,
+            // A reference into what is not in the image: consumers skip zero.
+            Value::Address => direct().unwrap_or(0),
+            Value::Distance => direct().map_or(0, |value| value - place),
+            Value::Branch if patched.takes_stub() && self.unit != 0 => {
+                let stub = image.stub_address(self.unit, target);
+                let stub = stub.ok_or_else(no_entry)?;
+                i128::from(stub) + addend - place
+            }
+            Value::Branch => direct().map_or(0, |value| value - place),
+            Value::EntryDistance => entry(Entry::Address(*target))? - place,
+            Value::EntryOffset => entry(Entry::Address(*target))? - table,
+            Value::ThreadEntryDistance => entry(Entry::ThreadOffset(*target))? - place,
+            Value::TableDistance => table + addend - place,
+            Value::TableOffset => direct().unwrap_or(table) - table,
+            Value::ThreadOffset => image.thread_value(meant, view) + addend,
+            Value::BlockOffset => {
+                let offset = image.thread_value(meant, view);
+                offset + i128::from(image.common.thread.size) + addend
+            }
+            Value::Size => i128::from(image.size(meant)) + addend,
+        })
+    }
+
+    fn is_merged(&self, place: Place) -> bool {
+        match place {
+            Place::Section(section) => self.image.plans[self.unit]
+                .placement(self.object, section)
+                .merged
+                .is_some(),
+            _ => false,
+        }
+    }
+
+    fn name(&self, relocation: &Relocation) -> String {
+        let object = &self.unit().objects[self.object];
+        let symbol = &object.symbols[relocation.symbol];
+        match (symbol.name, symbol.place) {
+            ("", Place::Section(section)) => object.sections[section].name.to_owned(),
+            (name, _) => name.to_owned(),
+        }
+    }
+}
