@@ -142,6 +142,7 @@ impl GuestMemory {
         let (place, _) = self.locate(address, address + 4, Access::Write)?;
         if matches!(place, Place::Ram(physical) if self.is_shown(physical)) {
             // A file's own page may be gone, which an instruction here must not meet.
+            self.stop_others();
             let found = self.read_value(address)?;
             if found == old {
                 self.write_value(address, &new)?;

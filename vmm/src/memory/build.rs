@@ -16,7 +16,7 @@ use super::reservation::{Overlay, Reservation};
 use super::runs::Run;
 use super::space::{self, AddressSpace, Area, Refused};
 use super::tables::Tables;
-use super::{FREE_TABLES, GuestMemory, MemoryCounts};
+use super::{FREE_TABLES, GuestMemory, MemoryCounts, Others};
 use crate::plan::{Content, Mapping, Plan, SHARED_BASE, Sharing};
 use crate::pool::Segments;
 
@@ -109,10 +109,11 @@ impl GuestMemory {
             collect_from: FREE_TABLES,
             last_fault: None,
             revocations: 0,
-            processors: None,
+            others: Others::default(),
             shown: BTreeSet::new(),
             laid: 0,
             held: Vec::new(),
+            given: BTreeMap::new(),
             counts: MemoryCounts::default(),
         };
         let image = memory.take_image(plan)?;

@@ -30,7 +30,7 @@ mod tables;
 mod touch;
 mod windows;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Debug;
 use std::io;
 use std::ops::Range;
@@ -50,6 +50,9 @@ pub use self::reservation::{Overlay, Reservation};
 use self::runs::Runs;
 use self::space::{AddressSpace, Refused};
 use self::tables::Tables;
+
+/// Pages that one instruction touches at most: two each of code, of what it reads and of what it writes.
+const MOST_AT_ONCE: usize = 6;
 
 /// Page tables that a guest is not charged for: 2 MiB of them, with the monitor's pages.
 const FREE_TABLES: u64 = PAGES_PER_WINDOW - 4;
@@ -186,6 +189,24 @@ pub struct MemoryCounts {
     pub host_mappings: u64,
 }
 
+/// The processors beside the one that changes the memory, if there are any.
+#[derive(Debug, Default)]
+struct Others(Option<Arc<dyn Processors>>);
+
+impl Others {
+    /// Has them out of the guest until this one goes on.
+    fn stop(&self) {
+        if let Some(processors) = &self.0 {
+            processors.stop_others();
+        }
+    }
+
+    /// The number of this one.
+    fn here(&self) -> usize {
+        self.0.as_ref().map_or(0, |processors| processors.here())
+    }
+}
+
 /// The memory of one guest.
 #[derive(Debug)]
 pub struct GuestMemory {
@@ -216,13 +237,14 @@ pub struct GuestMemory {
     last_fault: Option<(u64, usize)>,
     /// How often pages were made to be forgotten: a processor may have met them gone for a moment.
     revocations: u64,
-    /// There are several processors.
-    processors: Option<Arc<dyn Processors>>,
+    others: Others,
     /// Frames that are a file's own pages, and how often such were laid in.
     shown: BTreeSet<u32>,
     laid: u32,
     /// RAM that a call is about to use.
     held: Vec<Range<u64>>,
+    /// The pages that each processor was given last, the newest at the end.
+    given: BTreeMap<usize, VecDeque<u64>>,
     counts: MemoryCounts,
 }
 
@@ -264,19 +286,12 @@ impl GuestMemory {
 
     /// Says that several processors use it.
     pub fn set_processors(&mut self, processors: Arc<dyn Processors>) {
-        self.processors = Some(processors);
+        self.others = Others(Some(processors));
     }
 
     /// Has other processors out of the guest until this one goes on.
     pub fn stop_others(&self) {
-        if let Some(processors) = &self.processors {
-            processors.stop_others();
-        }
-    }
-
-    fn here(&self) -> usize {
-        let processors = self.processors.as_ref();
-        processors.map_or(0, |processors| processors.here())
+        self.others.stop();
     }
 
     /// How often pages were made to be forgotten so far, and with that were gone for a moment.
@@ -318,7 +333,7 @@ impl GuestMemory {
         {
             // The entry was there already: a processor may fault once more on what it remembers.
             self.revoke(&[(physical, PAGE_SIZE)], false);
-            let here = (address, self.here());
+            let here = (address, self.others.here());
             return Ok(self.last_fault.replace(here) != Some(here));
         }
         self.last_fault = None;
@@ -326,6 +341,13 @@ impl GuestMemory {
         if there && access == Access::Write && self.is_unwritable(address) {
             self.close(page, page + PAGE_SIZE)?;
             return Ok(false);
+        }
+        if let Some((physical, _)) = self.frame_of(page) {
+            let given = self.given.entry(self.others.here()).or_default();
+            given.push_back(physical);
+            if given.len() > MOST_AT_ONCE {
+                given.pop_front();
+            }
         }
         Ok(there)
     }

@@ -8,7 +8,8 @@
 //! comes back from there; and files' own pages, which lose nothing. Not so the image's own: until they are written they are the pool's pages, and a
 //! program without them gets nowhere.
 //!
-//! What a call has found and not yet used (`held`) stays.
+//! What a call has found and not yet used (`held`) stays, and what each processor was given last (`given`): two pages that one
+//! instruction needs, or two processors, would else take from each other for ever.
 
 use pool_core::{PAGE_SIZE, WINDOW_SIZE};
 
@@ -116,7 +117,8 @@ impl GuestMemory {
     fn is_held(&self, physical: u64) -> bool {
         let page = physical..physical + PAGE_SIZE;
         let meets = |held: &std::ops::Range<u64>| held.start < page.end && page.start < held.end;
-        self.held.iter().any(meets)
+        let given = self.given.values().flatten();
+        self.held.iter().any(meets) || given.into_iter().any(|&given| given == physical)
     }
 
     fn is_zero(&self, physical: u64) -> bool {

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use pool_core::ObjectId;
 use pool_core::image_map::ImageMap;
 
@@ -103,6 +105,84 @@ fn an_entry_that_changes_its_kind_or_place_flushes_the_machine() {
     assert!(memory.take_flush());
 }
 
+/// How often others had to leave the guest.
+#[derive(Debug, Default)]
+struct Stops(AtomicUsize);
+
+impl Processors for Stops {
+    fn here(&self) -> usize {
+        0
+    }
+
+    fn stop_others(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// They would meet entries that lead to memory which the machine does not have yet, or that a shadow pager takes for
+/// what they were before.
+#[test]
+fn others_are_outside_until_the_machine_is_told() {
+    let mut memory = memory();
+    let stops = Arc::new(Stops::default());
+    memory.set_processors(Arc::clone(&stops) as _);
+    memory.take_slots();
+    let (mut given, mut forgotten) = (0, 0);
+    let mut look = |memory: &mut GuestMemory| {
+        let (gives, forgets) = (!memory.take_slots().is_empty(), memory.take_flush());
+        let stopped = stops.0.swap(0, Ordering::SeqCst) > 0;
+        assert!(stopped || !(gives || forgets), "{gives} {forgets}");
+        given += usize::from(gives);
+        forgotten += usize::from(forgets);
+    };
+    let pages = 2 * PAGES_PER_WINDOW;
+    let length = pages * PAGE_SIZE;
+    // The second window is one entry, of other frames each time; then a table.
+    for round in 0..3 {
+        let beside = PAGE + length + round * WINDOW_SIZE;
+        memory
+            .map_zero(beside, 8 * PAGE_SIZE, Protection::READ_WRITE)
+            .unwrap();
+        look(&mut memory);
+        memory
+            .map_zero(PAGE, length, Protection::READ_WRITE)
+            .unwrap();
+        look(&mut memory);
+        for page in 0..pages {
+            memory.write(PAGE + page * PAGE_SIZE, &[1]).unwrap();
+            look(&mut memory);
+        }
+        let page = PAGE + WINDOW_SIZE + 7 * PAGE_SIZE;
+        let changed = memory.protect(page, page + PAGE_SIZE, Protection::READ);
+        changed.unwrap().unwrap();
+        look(&mut memory);
+        memory.unmap(PAGE, PAGE + length).unwrap();
+        look(&mut memory);
+    }
+    assert!(given > 0 && forgotten > 0, "{given} {forgotten}");
+}
+
+/// What was in the tables when a processor faulted for nothing is not there any more.
+#[test]
+fn a_fault_after_tables_started_again_is_no_repetition() {
+    let mut memory = memory();
+    let far = |nth: u64| PAGE + (nth << 30);
+    for nth in 0..8 {
+        memory
+            .map_zero(far(nth), 64 * PAGE_SIZE, Protection::READ_WRITE)
+            .unwrap();
+    }
+    assert!(memory.resolve_fault(PAGE, Access::Write).unwrap());
+    for nth in 1..8 {
+        memory.unmap(far(nth), far(nth) + 64 * PAGE_SIZE).unwrap();
+    }
+    assert!(memory.resolve_fault(PAGE, Access::Write).unwrap());
+    memory.collect_from = 0;
+    assert!(memory.collect_tables().unwrap());
+    memory.write(PAGE + 63 * PAGE_SIZE, &[1]).unwrap();
+    assert!(memory.resolve_fault(PAGE, Access::Write).unwrap());
+}
+
 #[test]
 fn what_is_touched_is_charged_until_it_is_unmapped() {
     let mut memory = memory();
@@ -159,6 +239,23 @@ fn what_is_moved_keeps_its_frames() {
     assert_eq!(memory.read_value::<u8>(to).unwrap(), 1);
     assert_eq!(memory.read_value::<u8>(to + length).unwrap(), 0);
     assert!(memory.read_value::<u8>(from).is_err());
+}
+
+/// Else two that need one page more than there is would take it from each other for ever.
+#[test]
+fn what_was_given_a_moment_ago_is_not_taken_back() {
+    let mut memory = memory();
+    let most = memory.free() / PAGE_SIZE;
+    memory
+        .map_zero(PAGE, 1 << 29, Protection::READ_WRITE)
+        .unwrap();
+    let far = |page: u64| PAGE + page * 20 * PAGE_SIZE;
+    for page in 1..most {
+        memory.write(far(page), &[1]).unwrap();
+    }
+    assert!(memory.resolve_fault(far(most), Access::Write).unwrap());
+    let refused = memory.resolve_fault(far(most + 1), Access::Write);
+    assert!(matches!(refused, Err(GrowError::Refused(_))));
 }
 
 /// All bytes of a call's buffer have places of their own, however little there is: what it has found is not

@@ -6,7 +6,8 @@
 //! A right that is withdrawn must be forgotten by the processor. Where its page is taken from the host, or
 //! changes its protection there for a moment, the host's kernel sees to that (20 us); only where an entry
 //! changes its *kind* must the machine forget everything (100 us and more), because a shadow pager goes
-//! on with what it made for the old kind.
+//! on with what it made for the old kind. Other processors must not meet such an entry before it has forgotten, nor
+//! one that leads to memory which the machine is yet to be given: they are outside from before it is written.
 
 use std::io;
 
@@ -50,8 +51,6 @@ impl GuestMemory {
     /// Brings the entries of `start..end` up to date where there are any. `gone`: the caller is about
     /// to take the RAM that they led to from the host.
     pub(super) fn update(&mut self, start: u64, end: u64, gone: bool) -> Result<(), GrowError> {
-        // What faults after this is no repetition.
-        self.last_fault = None;
         let first = start & !(WINDOW_SIZE - 1);
         let reached = self.windows.range(first..end.max(first));
         let mapped = reached.filter(|(_, state)| state.mapped);
@@ -71,6 +70,8 @@ impl GuestMemory {
         (from, to): (u16, u16),
         gone: bool,
     ) -> Result<(), GrowError> {
+        // What faults after this is no repetition.
+        self.last_fault = None;
         let Some(state) = self.windows.get_mut(&window).filter(|s| s.mapped) else {
             return Ok(());
         };
@@ -97,25 +98,37 @@ impl GuestMemory {
             };
             state.table = Some(table);
             state.large = false;
+            if self.remembered.contains_key(&window) {
+                self.forget_all();
+            }
             let written = Tables::write_small(&self.ram, table, 0, &entries)?;
             if linked.is_none() {
                 self.tables.link(&self.ram, window, table)?;
             }
             self.counts.small_entries += written.entries;
-            self.flush |= self.remembered.contains_key(&window);
             return Ok(());
         }
         state.large = large.is_some();
         let entry = large.unwrap_or(0);
         if large.is_some() {
-            let before = self.remembered.insert(window, entry & paging::FRAME);
-            self.flush |= before.is_some_and(|frame| frame != entry & paging::FRAME)
-                || self.remembered.len() > MOST_REMEMBERED;
+            let frame = entry & paging::FRAME;
+            let before = self.remembered.insert(window, frame);
+            if before.is_some_and(|before| before != frame)
+                || self.remembered.len() > MOST_REMEMBERED
+            {
+                self.forget_all();
+            }
         }
         let written = self.tables.write_large(&self.ram, window, entry)?;
         self.counts.large_entries += written.entries;
         self.revoke(&written.stale, gone);
         Ok(())
+    }
+
+    /// Has the machine forget everything before anybody goes on.
+    fn forget_all(&mut self) {
+        self.others.stop();
+        self.flush = true;
     }
 
     /// Has the processor forget the pages of `stale`: guest physical address and length each.
@@ -209,7 +222,7 @@ impl GuestMemory {
 
     /// Starts the page tables again: what is used comes back fault by fault.
     fn forget_tables(&mut self) -> Result<(), GrowError> {
-        self.stop_others();
+        self.forget_all();
         for frame in self.tables.clear() {
             self.reservation.discard(frame, PAGE_SIZE)?;
             self.frames.give(frame, 1);
@@ -221,7 +234,6 @@ impl GuestMemory {
             state.mapped = false;
             !state.runs.is_empty()
         });
-        self.flush = true;
         self.take_tables()?;
         self.tables.write_monitor(&self.ram)?;
         Ok(())
@@ -238,6 +250,7 @@ impl GuestMemory {
     }
 
     pub(super) fn commit_more(&mut self, length: u64) -> io::Result<()> {
+        self.others.stop();
         let at = self.committed;
         self.reservation.map_anonymous(at, length, true)?;
         self.request_slot(at, at, length, false)?;
