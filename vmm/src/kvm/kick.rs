@@ -40,15 +40,14 @@ const SET_BYTES: u32 = 8;
 /// Bytes of a `struct signalfd_siginfo`, which begins with the signal's number.
 const RECORD: usize = 128;
 
-/// The signal that the timer sends.
-fn tick() -> i32 {
-    libc::SIGRTMAX()
-}
+/// What has a processor come, by its timer and from others. Nobody else sends it; and as it is no realtime signal the
+/// kernel never refuses it, whatever waits for this user's processes (`RLIMIT_SIGPENDING`).
+const TICK: i32 = libc::SIGSTKFLT;
 
 /// Has a tick come for a thread of this process.
 pub(super) fn tick_at(thread: i32) -> io::Result<()> {
     // SAFETY: sends a signal that all threads block, with no pointer.
-    let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, tick()) };
+    let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, TICK) };
     if sent < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -126,7 +125,7 @@ impl Kicks {
             };
             for record in records[..filled].chunks_exact(RECORD) {
                 let signal = i32::from_le_bytes([record[0], record[1], record[2], record[3]]);
-                if signal == tick() {
+                if signal == TICK {
                     came.tick = true;
                     self.armed = None;
                 } else {
@@ -224,7 +223,7 @@ fn block() -> io::Result<(libc::sigset_t, libc::sigset_t)> {
     // and fills the other.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
-        for signal in PASSED_ON.into_iter().chain([tick()]) {
+        for signal in PASSED_ON.into_iter().chain([TICK]) {
             libc::sigaddset(set.as_mut_ptr(), signal);
         }
         let error = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr());
@@ -299,7 +298,7 @@ fn set_mask_inside(vcpu: &VcpuFd, mask: libc::sigset_t) -> io::Result<()> {
         length: u32,
         set: [u8; SET_BYTES as usize],
     }
-    let ours = PASSED_ON.into_iter().chain([tick()]);
+    let ours = PASSED_ON.into_iter().chain([TICK]);
     let set = ours.fold(word(&mask), |set, signal| set & !bit(signal));
     let request = SignalMask {
         length: SET_BYTES,
@@ -326,7 +325,7 @@ impl Timer {
         // SAFETY: all zeros are such a structure.
         let mut event: libc::sigevent = unsafe { MaybeUninit::zeroed().assume_init() };
         event.sigev_notify = libc::SIGEV_THREAD_ID;
-        event.sigev_signo = tick();
+        event.sigev_signo = TICK;
         // SAFETY: asks for this thread's number.
         event.sigev_notify_thread_id = unsafe { libc::gettid() };
         // SAFETY: the structure is read and the number filled in.

@@ -1,6 +1,5 @@
 //! The threads that have the processors: where each is, and how one makes another leave the guest.
 
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::thread;
 
@@ -86,10 +85,8 @@ impl Seats {
         if thread == 0 || seat.called.swap(true, Ordering::SeqCst) {
             return;
         }
-        if let Err(error) = kick::tick_at(thread) {
-            // The one reason is a queue that is full: then there is a signal for it already.
-            debug_assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-        }
+        // It fails for one that has ended, which it does when the guest has.
+        let _ = kick::tick_at(thread);
     }
 
     /// Has all others come.
