@@ -45,6 +45,8 @@ pub(super) struct Board {
     pub(super) seats: Arc<Seats>,
     /// Who waits for descriptors and time.
     watch: Option<Watch>,
+    /// Processors in the guest whose tasks' turns have no end, as nothing else was ready: a bit each.
+    endless: u64,
     /// The guest has ended, and how until that is told.
     over: bool,
     ended: Option<Result<Outcome, KvmError>>,
@@ -116,6 +118,7 @@ impl Board {
             aside: BTreeMap::new(),
             seats,
             watch: None,
+            endless: 0,
             over: false,
             ended: None,
         }
@@ -209,6 +212,7 @@ impl Turn<'_> {
         let number = self.cpu.number;
         self.board.seats.begin(number);
         self.board.linux.turn_to(number);
+        self.board.endless &= !(1 << number);
         if self
             .board
             .watch
@@ -226,6 +230,8 @@ impl Turn<'_> {
             Next::Enter => {
                 self.synchronise()?;
                 self.cpu.revocations = self.board.linux.memory().revocations();
+                let endless = !self.board.linux.has_ready();
+                self.board.endless |= u64::from(endless) << number;
                 self.board.seats.enter(number);
             }
             Next::Disk(_) => self.synchronise()?,
@@ -278,6 +284,7 @@ impl Turn<'_> {
             seats,
             linux,
             watch,
+            endless,
             ..
         } = &*self.board;
         if seats.count() == 1 {
@@ -285,6 +292,12 @@ impl Turn<'_> {
         }
         for processor in linux.called() {
             seats.call(processor);
+        }
+        if *endless != 0 && linux.is_crowded() {
+            let endless = |processor: &usize| endless >> processor & 1 != 0;
+            for processor in (0..seats.count()).filter(endless) {
+                seats.call(processor);
+            }
         }
         let (deadline, waits) = (linux.deadline(), linux.descriptor_waits());
         match watch {

@@ -145,6 +145,11 @@ impl Linux {
         called
     }
 
+    /// True when more is ready than the other processors that run nothing will take.
+    pub fn is_crowded(&self) -> bool {
+        self.scheduler.is_crowded()
+    }
+
     /// True when the running task goes on.
     pub fn goes_on(&self) -> bool {
         self.scheduler.goes_on()

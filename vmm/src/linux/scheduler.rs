@@ -211,6 +211,15 @@ impl Scheduler {
         called.into_iter().filter(is_idle).collect()
     }
 
+    /// True when more is ready than the other processors that run nothing will take.
+    pub(super) fn is_crowded(&self) -> bool {
+        let anywhere = self.ready.iter().filter(|&&task| self.home(task).is_none());
+        let idle = |&(number, processor): &(usize, &Processor)| {
+            number != self.here && processor.running.is_none()
+        };
+        anywhere.count() > self.processors.iter().enumerate().filter(idle).count()
+    }
+
     /// How many waits for descriptors have begun, if one lasts.
     pub(super) fn descriptor_waits(&self) -> Option<u64> {
         (self.awaited > 0).then_some(self.waits)
@@ -379,6 +388,24 @@ mod tests {
         scheduler.end();
         scheduler.reside(None);
         assert_eq!(run(&mut scheduler, 1), Some(2));
+    }
+
+    #[test]
+    fn others_are_needed_when_more_is_ready_than_idle_ones_take() {
+        let mut scheduler = Scheduler::new(3);
+        for task in [1, 2, 3] {
+            scheduler.add(task);
+        }
+        run(&mut scheduler, 1);
+        run(&mut scheduler, 0);
+        assert!(
+            !scheduler.is_crowded(),
+            "the third processor takes the third"
+        );
+        scheduler.add(4);
+        assert!(scheduler.is_crowded());
+        run(&mut scheduler, 2);
+        assert!(scheduler.is_crowded());
     }
 
     /// Its registers are there.
