@@ -391,3 +391,43 @@ fn a_directory_is_no_standard_file() {
         );
     }
 }
+
+/// Numbers of the host's processes are not a guest's business, not even a part of one.
+#[test]
+fn no_process_of_the_host_is_told_of() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = r#"
+        #define _GNU_SOURCE
+        #include <fcntl.h>
+        #include <stdio.h>
+        #include <string.h>
+        #include <sys/socket.h>
+        int main(void) {
+            int pair[2], file = open("/data/file", O_RDWR);
+            socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
+            for (socklen_t length = 1; length <= 12; length++) {
+                unsigned number[3] = {0};
+                socklen_t told = length;
+                getsockopt(pair[0], SOL_SOCKET, SO_PEERCRED, number, &told);
+                printf("%u ", number[0]);
+            }
+            for (int way = 0; way < 2; way++) {
+                struct flock lock = {.l_type = F_WRLCK};
+                int asked = fcntl(file, way ? F_OFD_GETLK : F_GETLK, &lock);
+                printf("%d %d %d ", asked, lock.l_type == F_WRLCK, lock.l_pid);
+            }
+            return 0;
+        }"#;
+    world.build("numbers", "musl-gcc", &["-w"], source);
+    let path = world.data().join("file");
+    fs::write(&path, "content").unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let lock = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    rustix::fs::fcntl_lock(&file, lock).unwrap();
+    let found = world.granted("numbers", &[], &[]).output().unwrap();
+    let expected = ["1 "; 12].concat() + &"0 1 0 ".repeat(2);
+    assert_eq!(text(&found.stdout), expected, "{}", text(&found.stderr));
+}

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::dispatch::Arg;
 use super::process::PID;
 use super::wait::Wait;
-use super::{Arguments, Linux, Served, Stop, dispatch, host};
+use super::{Arguments, Linux, Served, Stop, dispatch, host, process};
 use crate::terminal;
 
 /// How long a lock that somebody holds is left alone before it is tried again: the kernel tells only a
@@ -28,8 +28,8 @@ const NUMBERS: [i32; 8] = [
 ];
 /// Length of `struct flock`.
 const LOCK_BYTES: u16 = 32;
-/// Offset in it of `l_pid`.
-const LOCK_HOLDER: u64 = 24;
+/// Where `l_pid` lies in it.
+const LOCK_HOLDER: std::ops::Range<usize> = 24..28;
 
 /// `ioctl` requests, and what lies at their argument.
 const REQUESTS: [(u64, Arg); 20] = [
@@ -126,17 +126,9 @@ pub(super) fn fcntl(linux: &mut Linux, [fd, command, argument, ..]: Arguments) -
             let kinds = [Arg::Granted, Arg::Value, Arg::Value];
             dispatch::pass(linux, CALL, &kinds, arguments)
         }
-        libc::F_GETLK => {
-            let found = lock(linux, arguments)?;
-            let kind: u16 = linux.memory.read_value(argument)?;
-            if kind != libc::F_UNLCK as u16 {
-                // Who holds it is another process of the host.
-                let holder = argument.wrapping_add(LOCK_HOLDER);
-                linux.memory.write_value(holder, &0u32)?;
-            }
-            Ok(found)
+        libc::F_GETLK | libc::F_OFD_GETLK | libc::F_SETLK | libc::F_OFD_SETLK => {
+            lock(linux, arguments)
         }
-        libc::F_OFD_GETLK | libc::F_SETLK | libc::F_OFD_SETLK => lock(linux, arguments),
         libc::F_SETLKW | libc::F_OFD_SETLKW => {
             let at_once = match command as i32 {
                 libc::F_SETLKW => libc::F_SETLK,
@@ -158,7 +150,17 @@ fn lock(linux: &mut Linux, arguments: Arguments) -> Served {
         other => other,
     })?;
     let kinds = [Arg::Granted, Arg::Value, Arg::InOut(LOCK_BYTES)];
-    dispatch::pass(linux, libc::SYS_fcntl as u64, &kinds, arguments)
+    let asks = [libc::F_GETLK, libc::F_OFD_GETLK].contains(&(arguments[1] as i32));
+    let change = |bytes: &mut [u8]| {
+        let is_free = bytes.starts_with(&(libc::F_UNLCK as u16).to_le_bytes());
+        // Who holds it may be another process of the host; -1 is an open file.
+        let holder = bytes.get_mut(LOCK_HOLDER).filter(|_| asks && !is_free);
+        if let Some(holder) = holder.filter(|holder| **holder != [0xff; 4]) {
+            process::tell_number(holder);
+        }
+    };
+    let number = libc::SYS_fcntl as u64;
+    dispatch::pass_changed(linux, number, &kinds, arguments, (2, change))
 }
 
 /// `flock`, of granted files.
@@ -209,14 +211,17 @@ pub(super) fn ioctl(linux: &mut Linux, [fd, request, at, ..]: Arguments) -> Serv
     };
     let kinds = [Arg::Descriptor, Arg::Value, *argument];
     let arguments = [fd, request, at, 0, 0, 0];
-    let served = dispatch::pass(linux, libc::SYS_ioctl as u64, &kinds, arguments)?;
-    if request == libc::TIOCGPGRP {
-        let group: i32 = linux.memory.read_value(at)?;
-        // Another is a group of the host's processes.
-        let told = if group == linux.group { PID as i32 } else { 0 };
-        linux.memory.write_value(at, &told)?;
-    }
-    Ok(served)
+    let group = linux.group;
+    let change = |bytes: &mut [u8]| {
+        if request == libc::TIOCGPGRP {
+            // Another is a group of the host's processes.
+            let is_own = bytes == group.to_le_bytes();
+            let told = if is_own { PID as i32 } else { 0 };
+            bytes.copy_from_slice(&told.to_le_bytes());
+        }
+    };
+    let number = libc::SYS_ioctl as u64;
+    dispatch::pass_changed(linux, number, &kinds, arguments, (2, change))
 }
 
 /// `open`.

@@ -75,14 +75,52 @@ enum Placed {
     Buffer(Vec<u8>, Back),
 }
 
+/// What the kernel gets for each argument that is a pointer.
+type Buffers = [(Vec<u8>, Back); 6];
+
 /// Serves call `number`, which does not wait, by the host's kernel.
 pub(super) fn pass(linux: &mut Linux, number: u64, kinds: &[Arg], arguments: Arguments) -> Served {
+    serve(linux, number, kinds, arguments, |_| Ok(()), |_| ())
+}
+
+/// The same, if `check` has nothing against what the kernel reads for argument `at`. In the guest's memory that may change meanwhile.
+pub(super) fn pass_checked(
+    linux: &mut Linux,
+    number: u64,
+    kinds: &[Arg],
+    arguments: Arguments,
+    (at, check): (usize, impl FnOnce(&[u8]) -> Result<(), Stop>),
+) -> Served {
+    let before = |buffers: &Buffers| check(&buffers[at].0);
+    serve(linux, number, kinds, arguments, before, |_| ())
+}
+
+/// The same as [`pass`], where `change` is done to what the kernel has written for argument `at` before the guest has it.
+pub(super) fn pass_changed(
+    linux: &mut Linux,
+    number: u64,
+    kinds: &[Arg],
+    arguments: Arguments,
+    (at, change): (usize, impl FnOnce(&mut [u8])),
+) -> Served {
+    let after = |buffers: &mut Buffers| change(&mut buffers[at].0);
+    serve(linux, number, kinds, arguments, |_| Ok(()), after)
+}
+
+fn serve(
+    linux: &mut Linux,
+    number: u64,
+    kinds: &[Arg],
+    arguments: Arguments,
+    before: impl FnOnce(&Buffers) -> Result<(), Stop>,
+    after: impl FnOnce(&mut Buffers),
+) -> Served {
     if !linux.reach.world
         && let Some(served) = linux.look(number, &arguments)
     {
         return served;
     }
-    let mut buffers: [(Vec<u8>, Back); 6] = std::array::from_fn(|_| (Vec::new(), Back::Nothing));
+    let mut buffers: Buffers = std::array::from_fn(|_| (Vec::new(), Back::Nothing));
     let mut raw = [0; 6];
     // What the kernel is told of lengths is looked at once: others may write to shared memory.
     let mut told = arguments;
@@ -114,9 +152,11 @@ pub(super) fn pass(linux: &mut Linux, number: u64, kinds: &[Arg], arguments: Arg
             }
         };
     }
+    before(&buffers)?;
     // SAFETY: each argument that is an address to the kernel is null or the buffer that its kind in the
     // table asks for, as long as the kernel is told; descriptors are the guest's.
     let result = unsafe { host::call(number, raw) }?;
+    after(&mut buffers);
     let told = linux.copy_back(&buffers, &arguments, result);
     if told.is_err() {
         // What nobody was told of nobody would close.
@@ -144,7 +184,7 @@ pub(super) fn numbers(
 }
 
 /// The descriptors that call `number` has made.
-fn made(number: u64, kinds: &[Arg], buffers: &[(Vec<u8>, Back); 6], result: u64) -> Vec<RawFd> {
+fn made(number: u64, kinds: &[Arg], buffers: &Buffers, result: u64) -> Vec<RawFd> {
     if [libc::SYS_accept, libc::SYS_accept4].contains(&(number as i64)) {
         return vec![result as RawFd];
     }
@@ -160,7 +200,7 @@ impl Linux {
     /// Copies back what the kernel has written.
     fn copy_back(
         &mut self,
-        buffers: &[(Vec<u8>, Back); 6],
+        buffers: &Buffers,
         arguments: &Arguments,
         result: u64,
     ) -> Result<(), Stop> {

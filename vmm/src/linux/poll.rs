@@ -12,8 +12,9 @@ use super::host::EPOLL_EVENT;
 use super::wait::Wait;
 use super::{Arguments, Linux, Served, Stop, host, limits, time};
 
-/// Bytes of a `struct pollfd`.
+/// Bytes of a `struct pollfd`, and where in it the events are that were found.
 const RECORD: usize = 8;
+const FOUND: usize = 6;
 /// Descriptors that a set of `select` may hold.
 const SET: u64 = 1024;
 
@@ -112,7 +113,7 @@ fn poll_until(linux: &mut Linux, at: u64, count: u64, limit: Limit) -> Served {
     for (place, record) in raw.chunks_exact_mut(RECORD).enumerate() {
         let number = i32::from_le_bytes([record[0], record[1], record[2], record[3]]);
         let events = PollFlags::from_bits_retain(u16::from_le_bytes([record[4], record[5]]));
-        record[6..].fill(0);
+        record[FOUND..].fill(0);
         if number < 0 {
             continue;
         }
@@ -120,7 +121,7 @@ fn poll_until(linux: &mut Linux, at: u64, count: u64, limit: Limit) -> Served {
             polls.push(PollFd::from_borrowed_fd(host::borrow(descriptor), events));
             places.push((place, descriptor, events));
         } else {
-            record[6..].copy_from_slice(&PollFlags::NVAL.bits().to_le_bytes());
+            record[FOUND..].copy_from_slice(&PollFlags::NVAL.bits().to_le_bytes());
             ready += 1;
         }
     }
@@ -135,9 +136,12 @@ fn poll_until(linux: &mut Linux, at: u64, count: u64, limit: Limit) -> Served {
     }
     for (poll, (place, ..)) in polls.iter().zip(places) {
         let events = poll.revents().bits();
-        raw[place * RECORD + 6..][..2].copy_from_slice(&events.to_le_bytes());
+        raw[place * RECORD + FOUND..][..2].copy_from_slice(&events.to_le_bytes());
     }
-    linux.memory.write(at, &raw)?;
+    // What is asked for may be about to be changed by another processor.
+    for (record, place) in raw.chunks_exact(RECORD).zip((at..).step_by(RECORD)) {
+        linux.memory.write(place + FOUND as u64, &record[FOUND..])?;
+    }
     Ok(ready)
 }
 

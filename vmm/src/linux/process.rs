@@ -22,6 +22,14 @@ pub(super) fn number_for_guest(number: i32) -> i32 {
     }
 }
 
+/// Puts what a guest is told in place of the number that `bytes` begin with, which may be cut off.
+pub(super) fn tell_number(bytes: &mut [u8]) {
+    let length = bytes.len().min(size_of::<i32>());
+    let is_own = bytes[..length] == number_on_host().to_le_bytes()[..length];
+    let told = if is_own { PID as i32 } else { 0 };
+    bytes[..length].copy_from_slice(&told.to_le_bytes()[..length]);
+}
+
 /// `getpid`, `getpgrp`.
 pub(super) fn getpid(_: &mut Linux, _: Arguments) -> Served {
     Ok(PID)

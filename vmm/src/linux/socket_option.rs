@@ -8,7 +8,7 @@
 
 use rustix::io::Errno;
 
-use super::dispatch::{Arg, pass};
+use super::dispatch::{Arg, pass_changed, pass_checked};
 use super::{Arguments, Linux, Served, Stop, host, process};
 
 const SOCKET: u32 = libc::SOL_SOCKET as u32;
@@ -84,15 +84,16 @@ fn check(linux: &Linux, fd: u64, level: u64, name: u64) -> Result<(), Stop> {
 /// `setsockopt`. A close that waits until all is sent (`SO_LINGER` with a time) would have the whole guest
 /// wait: it is refused with `ENOPROTOOPT`.
 pub(super) fn setsockopt(linux: &mut Linux, arguments: Arguments) -> Served {
-    let [fd, level, name, at, length, _] = arguments;
+    let [fd, level, name, ..] = arguments;
     check(linux, fd, level, name)?;
-    if (level as u32, name as i32) == (SOCKET, libc::SO_LINGER) && length >= 8 {
-        let on: i32 = linux.memory.read_value(at)?;
-        let seconds: i32 = linux.memory.read_value(at.wrapping_add(4))?;
-        if on != 0 && seconds != 0 {
+    let lingers = (level as u32, name as i32) == (SOCKET, libc::SO_LINGER);
+    let may = |bytes: &[u8]| {
+        let is_set = |word: Option<&[u8]>| word.is_some_and(|word| word != [0; 4]);
+        if lingers && is_set(bytes.get(..4)) && is_set(bytes.get(4..8)) {
             return Err(Stop::Refused(Errno::NOPROTOOPT));
         }
-    }
+        Ok(())
+    };
     let kinds = [
         Arg::Descriptor,
         Arg::Value,
@@ -100,12 +101,13 @@ pub(super) fn setsockopt(linux: &mut Linux, arguments: Arguments) -> Served {
         Arg::InBytes(4),
         Arg::Value,
     ];
-    pass(linux, libc::SYS_setsockopt as u64, &kinds, arguments)
+    let number = libc::SYS_setsockopt as u64;
+    pass_checked(linux, number, &kinds, arguments, (3, may))
 }
 
 /// `getsockopt`. Processes of the host have no number in a guest.
 pub(super) fn getsockopt(linux: &mut Linux, arguments: Arguments) -> Served {
-    let [fd, level, name, at, size, _] = arguments;
+    let [fd, level, name, ..] = arguments;
     check(linux, fd, level, name)?;
     let kinds = [
         Arg::Descriptor,
@@ -114,17 +116,14 @@ pub(super) fn getsockopt(linux: &mut Linux, arguments: Arguments) -> Served {
         Arg::OutSized(4),
         Arg::Size,
     ];
-    let got = pass(linux, libc::SYS_getsockopt as u64, &kinds, arguments)?;
-    if (level as u32, name as i32) == (SOCKET, libc::SO_PEERCRED) {
-        let told: u32 = linux.memory.read_value(size)?;
-        if told as usize >= size_of::<i32>() {
-            let number: i32 = linux.memory.read_value(at)?;
-            linux
-                .memory
-                .write_value(at, &process::number_for_guest(number))?;
+    let is_process = (level as u32, name as i32) == (SOCKET, libc::SO_PEERCRED);
+    let change = |bytes: &mut [u8]| {
+        if is_process {
+            process::tell_number(bytes);
         }
-    }
-    Ok(got)
+    };
+    let number = libc::SYS_getsockopt as u64;
+    pass_changed(linux, number, &kinds, arguments, (3, change))
 }
 
 #[cfg(test)]
