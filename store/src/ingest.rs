@@ -20,8 +20,9 @@ use crate::{Store, Writer, references};
 
 impl Store {
     /// Begins an upload.
-    pub fn begin_upload(&self, manifest: UploadManifest) -> Result<Upload> {
+    pub fn begin_upload(&self, mut manifest: UploadManifest) -> Result<Upload> {
         manifest.validate()?;
+        manifest.leave_zeros_out();
         let file = self.backend.temporary()?;
         Ok(Upload::new(manifest, self.epoch()?, file))
     }

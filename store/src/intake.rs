@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pool_core::digest::{ObjectId, PageId, WindowId};
 use pool_core::extent::{Extent, ExtentMap, SegmentId, Slot};
-use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, PageCount, WINDOW_SIZE};
+use pool_core::page::{self, PAGE_SIZE, PAGES_PER_WINDOW, PageCount, WINDOW_SIZE};
 
 use crate::Store;
 use crate::backend::SegmentFile;
@@ -104,9 +104,10 @@ impl<'a, 'w> Intake<'a, 'w> {
         self.distinct.extend(stored.copied());
 
         let mut extents = Vec::new();
-        let mut claim = Claim {
-            hasher: blake3::Hasher::new(),
-            remaining: object.length,
+        // What is at hand was hashed here.
+        let mut claim = match self.sent {
+            Sent::Staged(_) => Some(Claim::about(object)),
+            Sent::AtHand(_) => None,
         };
         for part in placement::plan(object.placement, &object.pages, self.store.policy) {
             // A window's worth at a time bounds the memory that a large object takes.
@@ -132,8 +133,8 @@ impl<'a, 'w> Intake<'a, 'w> {
                 }
             }
         }
-        if let Sent::Staged(_) = self.sent {
-            claim.check(object.id)?;
+        if let Some(claim) = claim {
+            claim.check()?;
         }
         let map = ExtentMap::new(object.length, extents)
             .map_err(|error| StoreError::Extents(object.id, error))?;
@@ -151,7 +152,7 @@ impl<'a, 'w> Intake<'a, 'w> {
         id: WindowId,
         part: &WindowPlan,
         piece: &Piece<'_>,
-        claim: &mut Claim,
+        claim: &mut Option<Claim>,
     ) -> Result<Location> {
         let known = match self.placed_windows.get(&id) {
             Some(placed) => Some(*placed),
@@ -166,7 +167,9 @@ impl<'a, 'w> Intake<'a, 'w> {
         let start = (part.position * PAGE_SIZE) as usize;
         let inside = &mut content[start..][..piece.pages.len() * PAGE_SIZE as usize];
         self.read(piece, &at, inside)?;
-        claim.update(inside);
+        if let Some(claim) = claim {
+            claim.update(inside);
+        }
         if let Some(known) = known {
             return Ok(known);
         }
@@ -187,16 +190,18 @@ impl<'a, 'w> Intake<'a, 'w> {
     fn place_pages(
         &mut self,
         piece: &Piece<'_>,
-        claim: &mut Claim,
+        claim: &mut Option<Claim>,
         extents: &mut Vec<Extent>,
     ) -> Result<()> {
         let mut at = self.locate(piece.pages)?;
         let known = |(id, at): (&Option<PageId>, &Option<Location>)| id.is_none() || at.is_some();
         let all_known = piece.pages.iter().zip(&at).all(known);
-        if !all_known || matches!(self.sent, Sent::Staged(_)) {
+        if !all_known || claim.is_some() {
             let mut content = vec![0; piece.pages.len() * PAGE_SIZE as usize];
             self.read(piece, &at, &mut content)?;
-            claim.update(&content);
+            if let Some(claim) = claim {
+                claim.update(&content);
+            }
             self.write_new(piece.pages, &mut at, &content)?;
         }
         for (nth, (id, at)) in piece.pages.iter().zip(at).enumerate() {
@@ -372,27 +377,47 @@ struct Piece<'a> {
     pages: &'a [Option<PageId>],
 }
 
-/// An object's digest in the making, to be compared with what the upload claims.
+/// What an upload claims of an object, compared with its pages.
 struct Claim {
+    object: ObjectId,
     hasher: blake3::Hasher,
     /// Bytes of the object not hashed yet.
     remaining: u64,
+    /// Whoever maps the last page sees what it has past the object's end.
+    ends_in_zeros: bool,
 }
 
 impl Claim {
-    /// Adds the true bytes of padded pages.
-    fn update(&mut self, padded: &[u8]) {
-        let length = (padded.len() as u64).min(self.remaining);
-        self.hasher.update(&padded[..length as usize]);
-        self.remaining -= length;
+    fn about(object: &UploadObject) -> Self {
+        Self {
+            object: object.id,
+            hasher: blake3::Hasher::new(),
+            remaining: object.length,
+            ends_in_zeros: true,
+        }
     }
 
-    fn check(&self, expected: ObjectId) -> Result<()> {
+    /// Takes whole pages, the next ones of the object.
+    fn update(&mut self, pages: &[u8]) {
+        let length = (pages.len() as u64).min(self.remaining);
+        let (bytes, past_end) = pages.split_at(length as usize);
+        self.hasher.update(bytes);
+        self.remaining -= length;
+        self.ends_in_zeros &= page::is_zero(past_end);
+    }
+
+    fn check(self) -> Result<()> {
+        let expected = self.object;
         let found = ObjectId::from(self.hasher.finalize());
-        if found == expected {
-            Ok(())
-        } else {
-            Err(StoreError::ObjectMismatch { expected, found })
+        if found != expected {
+            return Err(StoreError::ObjectMismatch { expected, found });
         }
+        if !self.ends_in_zeros {
+            return Err(StoreError::BadUpload(format!(
+                "the last page of object {expected} has bytes past the object's end: fill it up \
+                 with zeros"
+            )));
+        }
+        Ok(())
     }
 }

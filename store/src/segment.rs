@@ -16,8 +16,8 @@ use crate::error::{Result, StoreError};
 use crate::format::{Location, SegmentKind, SegmentRecord, SegmentState};
 use crate::index::{Batch, Index};
 
-/// A run of reserved slots: the first, how many, and the file to write them to.
-pub(crate) type Room = (Location, u32, Arc<dyn SegmentFile>);
+/// A run of reserved slots: the first, and how many.
+pub(crate) type Room = (Location, u32);
 
 /// A segment that is being appended to.
 #[derive(Debug)]
@@ -306,7 +306,7 @@ impl OpenSegment {
         };
         self.dirty = true;
         self.record.used += count;
-        (location, count, Arc::clone(&self.file))
+        (location, count)
     }
 
     /// Writes `content` at the first free slot. The caller has checked that it fits.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use pool_core::description::Description;
 use pool_core::digest::{ObjectId, PageId};
@@ -51,23 +52,28 @@ pub fn page_ids(content: &[u8]) -> Vec<Option<PageId>> {
     let threads = if content.len() < WORTH_THREADS {
         1
     } else {
-        std::thread::available_parallelism().map_or(1, usize::from)
+        thread::available_parallelism().map_or(1, usize::from)
     };
     let mut ids = Vec::with_capacity(pages.len() + 1);
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let mut parts = pages.chunks(pages.len().div_ceil(threads).max(1));
         let first = parts.next().unwrap_or_default();
         let others: Vec<_> = parts
-            .map(|part| scope.spawn(|| whole_page_ids(part)))
+            .map(|part| {
+                let thread = thread::Builder::new().spawn_scoped(scope, || whole_page_ids(part));
+                (part, thread)
+            })
             .collect();
         ids.extend(whole_page_ids(first));
-        for other in others {
-            // Hashing does not fail; should it, the panic goes on here.
-            ids.extend(
-                other
+        for (part, thread) in others {
+            ids.extend(match thread {
+                // Hashing does not fail; should it, the panic goes on here.
+                Ok(thread) => thread
                     .join()
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            );
+                // As many as there can be.
+                Err(_) => whole_page_ids(part),
+            });
         }
     });
     if !tail.is_empty() {
@@ -226,6 +232,16 @@ impl UploadManifest {
         Ok(())
     }
 
+    /// Takes a page of zeros for one that is announced by its digest, too, as by who hashes every
+    /// page: it is never stored, and a window has the name of what is in it.
+    pub(crate) fn leave_zeros_out(&mut self) {
+        let zeros = PageId::of(&[0; PAGE_SIZE as usize]);
+        let objects = self.objects.iter_mut();
+        for page in objects.flat_map(|object| &mut object.pages) {
+            page.take_if(|id| *id == zeros);
+        }
+    }
+
     fn page_ids(&self) -> impl Iterator<Item = PageId> + '_ {
         self.objects
             .iter()
@@ -305,6 +321,10 @@ impl Upload {
                 expected: id,
                 found,
             });
+        }
+        if page::is_zero(bytes) {
+            // Announced or not, it is not kept.
+            return Ok(());
         }
         if !self.announced.contains(&id) {
             return Err(StoreError::UnexpectedPage(id));

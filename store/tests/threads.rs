@@ -1,4 +1,4 @@
-//! A follower starts no threads to see what was committed.
+//! A follower starts no threads to see what was committed, and pages are hashed without any.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -6,14 +6,17 @@ mod common;
 
 use std::ffi::{c_int, c_void};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use common::{content, library_ref, open, push_library};
 use pool_store::placement::Placement;
+use pool_store::upload::page_ids;
 use pool_store::{Store, StoreOptions, StoreView};
 
 /// Threads started by whatever is linked into this program.
 static STARTED: AtomicUsize = AtomicUsize::new(0);
+/// There can be no more.
+static REFUSED: AtomicBool = AtomicBool::new(false);
 
 type Routine = extern "C" fn(*mut c_void) -> *mut c_void;
 type Create = unsafe extern "C" fn(
@@ -23,7 +26,7 @@ type Create = unsafe extern "C" fn(
     *mut c_void,
 ) -> c_int;
 
-/// Counts, and calls the C library's.
+/// Counts, and calls the C library's, or fails as that does.
 ///
 /// # Safety
 ///
@@ -37,6 +40,9 @@ pub unsafe extern "C" fn pthread_create(
 ) -> c_int {
     static REAL: OnceLock<Create> = OnceLock::new();
     STARTED.fetch_add(1, Ordering::Relaxed);
+    if REFUSED.load(Ordering::Relaxed) {
+        return libc::EAGAIN;
+    }
     let real = REAL.get_or_init(|| {
         // SAFETY: the name is a C string, and RTLD_NEXT finds the C library's function of that
         // name, whose type this is.
@@ -84,4 +90,14 @@ fn a_refresh_starts_no_thread() {
             .unwrap();
         assert!(found.is_some());
     }
+}
+
+#[test]
+fn pages_are_hashed_where_no_thread_can_be_made() {
+    let bytes = content(1, 3000);
+    let expected = page_ids(&bytes[..4096 * 3]);
+    REFUSED.store(true, Ordering::Relaxed);
+    let found = page_ids(&bytes);
+    REFUSED.store(false, Ordering::Relaxed);
+    assert_eq!((found.len(), &found[..3]), (3000, &expected[..]));
 }

@@ -112,6 +112,61 @@ fn an_object_that_its_pages_do_not_make_up_is_refused() {
 }
 
 #[test]
+fn a_last_page_that_is_not_filled_up_with_zeros_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    push_library(&store, "old@1", &content(5, 2), SPARSE).unwrap();
+    let windows = Placement::Windows { phase: 7 };
+    // New pages, in windows and singly, and pages that are there already.
+    for (seed, pages, placement) in [(1, 600, windows), (2, 3, SPARSE), (5, 2, SPARSE)] {
+        let whole = content(seed, pages);
+        let bytes = &whole[..whole.len() - 1];
+        let good = announcement("a@1", bytes, placement);
+        let mut bad = good.clone();
+        bad.objects[0].pages = UploadObject::of(&whole, placement).pages;
+        let before = state(&store);
+        let result = negotiate(&store, bad, &whole);
+        assert!(
+            matches!(result, Err(StoreError::BadUpload(_))),
+            "{result:?}"
+        );
+        assert_eq!(state(&store), before);
+        negotiate(&store, good, bytes).unwrap();
+        assert_stored(&store, bytes);
+        store.delete_library(&common::library_ref("a@1")).unwrap();
+    }
+}
+
+#[test]
+fn pages_of_zeros_may_be_announced_by_their_digest() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let zeros = PageId::of(&[0; PAGE_SIZE as usize]);
+    let windows = Placement::Windows { phase: 0 };
+    for (seed, placement) in [(1, SPARSE), (2, windows)] {
+        let mut bytes = content(seed, 60);
+        bytes[50 * 4096..].fill(0);
+        let name = format!("a@{seed}");
+        let mut manifest = announcement(&name, &bytes, placement);
+        for page in &mut manifest.objects[0].pages {
+            page.get_or_insert(zeros);
+        }
+        let upload = store.begin_upload(manifest.clone()).unwrap();
+        assert_eq!(store.missing_pages(&upload).unwrap().len(), 50);
+        upload.add_page(zeros, &[0; PAGE_SIZE as usize]).unwrap();
+        let summary = negotiate(&store, manifest, &bytes).unwrap();
+        assert_eq!((summary.zero_pages.0, summary.new_pages.0), (10, 50));
+        assert_stored(&store, &bytes);
+    }
+    assert_eq!(store.page(&zeros).unwrap(), None);
+    // A window has the same name, whoever announces it and how.
+    let mut longer = content(2, 513);
+    longer[50 * 4096..512 * 4096].fill(0);
+    let summary = push_library(&store, "b@1", &longer, windows).unwrap();
+    assert_eq!(summary.shared_windows, 1);
+}
+
+#[test]
 fn impossible_announcements_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());

@@ -1,6 +1,7 @@
 //! Copying what is live of one segment, or leaving no trace of having tried.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use pool_core::extent::{SegmentId, Slot};
@@ -9,7 +10,7 @@ use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 use super::moves::Moves;
 use super::survey::{LiveSlots, Survey};
 use crate::Writer;
-use crate::backend::SegmentFile;
+use crate::backend::{Backend, SegmentFile};
 use crate::collection::{Collection, SkipReason, Skipped, running_barrier};
 use crate::error::{Result, StoreError};
 use crate::format::{Location, SegmentRecord, SegmentState};
@@ -108,23 +109,22 @@ impl Collection<'_> {
         room: &mut Vec<Room>,
     ) -> std::result::Result<Moves, Failure> {
         let mut moves = Moves::default();
-        let mut written: HashMap<SegmentId, Arc<dyn SegmentFile>> = HashMap::new();
+        let mut target = Target::new(self.store.view.backend.as_ref());
         let mut content = vec![0; WINDOW_SIZE as usize];
         let windows = &source.live.windows;
         let taken =
             self.reserve(|appender| windows.iter().map(|_| appender.reserve_window()).collect())?;
-        room.extend(taken.iter().cloned());
-        for (slot, (to, _, file)) in windows.iter().zip(taken) {
+        room.extend_from_slice(&taken);
+        for (slot, (to, _)) in windows.iter().zip(taken) {
             source.read_window(*slot, &mut content)?;
-            write(&file, to, &content)?;
+            target.write(to, &content)?;
             moves.windows.insert(source.at(*slot), to);
-            written.insert(to.segment, file);
         }
         let single: Vec<_> = source.live.single().collect();
         let mut rest = single.as_slice();
         let taken = self.reserve(|appender| appender.reserve_pages(single.len() as u32))?;
-        room.extend(taken.iter().cloned());
-        for (first, count, file) in taken {
+        room.extend_from_slice(&taken);
+        for (first, count) in taken {
             let (slots, after) = rest.split_at(count as usize);
             rest = after;
             for (nth, slots) in slots.chunks(PAGES_PER_WINDOW as usize).enumerate() {
@@ -137,14 +137,10 @@ impl Collection<'_> {
                     moves.pages.insert(source.at(slots[nth]), to);
                 }
                 let slot = Slot(start);
-                write(&file, Location { slot, ..first }, piece)?;
+                target.write(Location { slot, ..first }, piece)?;
             }
-            written.insert(first.segment, file);
         }
-        for (id, file) in written {
-            file.sync()
-                .map_err(|source| StoreError::io("syncing the segment", id.to_string(), source))?;
-        }
+        target.sync()?;
         Ok(moves)
     }
 
@@ -172,7 +168,7 @@ impl Collection<'_> {
         batch.commit()?;
         // Nothing refers to the new slots yet, and no mark knows them.
         let barrier = running_barrier(writer)?;
-        for (at, _, _) in &room {
+        for (at, _) in &room {
             barrier.protect_segment(at.segment);
         }
         Ok(room)
@@ -182,17 +178,16 @@ impl Collection<'_> {
     /// behind them meanwhile, the slots themselves. A segment that holds nothing else is retired.
     fn give_back(&self, room: &[Room]) -> Result<()> {
         // While they are still reserved: nobody else writes there.
-        for (at, count, file) in room {
-            let bytes = u64::from(*count) * PAGE_SIZE;
-            if let Err(error) = file.discard(at.slot.byte_offset(), bytes) {
-                tracing::warn!(segment = %at.segment, %error, "giving disk back failed");
+        let mut target = Target::new(self.store.view.backend.as_ref());
+        for run in room {
+            if let Err(error) = target.discard(*run) {
+                tracing::warn!(%error, "giving disk back failed");
             }
         }
-        let room: Vec<_> = room.iter().map(|(at, count, _)| (*at, *count)).collect();
         self.locked(|writer| {
             writer.appender.begin()?;
             let mut batch = self.store.view.index.batch();
-            let changed = without(&self.store.segments()?, &room);
+            let changed = without(&self.store.segments()?, room);
             for (id, record) in &changed {
                 batch.put_segment(*id, record);
             }
@@ -213,7 +208,7 @@ impl Collection<'_> {
 /// Others stay used, by nothing.
 fn without(
     segments: &[(SegmentId, SegmentRecord)],
-    room: &[(Location, u32)],
+    room: &[Room],
 ) -> Vec<(SegmentId, SegmentRecord)> {
     let mut changed = Vec::new();
     // One segment of a kind is open at most.
@@ -256,9 +251,51 @@ fn with_spare(bytes: u64) -> u64 {
     bytes + bytes / 16 + SPARE_BYTES
 }
 
-fn write(file: &Arc<dyn SegmentFile>, at: Location, content: &[u8]) -> Result<()> {
-    file.write_all_at(content, at.slot.byte_offset())
-        .map_err(|source| StoreError::io("writing the segment", at.segment.to_string(), source))
+/// The segments that are copied to, opened for this alone. The kernel tells of a page that did not
+/// get to the disk once to each who has the file open (fsync(2)), and uploads write to the same files
+/// and sync them: neither may hear of what the other has lost in its place.
+struct Target<'a> {
+    backend: &'a dyn Backend,
+    files: HashMap<SegmentId, Arc<dyn SegmentFile>>,
+}
+
+impl<'a> Target<'a> {
+    fn new(backend: &'a dyn Backend) -> Self {
+        let files = HashMap::new();
+        Self { backend, files }
+    }
+
+    fn file(&mut self, id: SegmentId) -> Result<&dyn SegmentFile> {
+        let file = match self.files.entry(id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(self.backend.open(id, true)?),
+        };
+        Ok(&**file)
+    }
+
+    fn write(&mut self, at: Location, content: &[u8]) -> Result<()> {
+        self.file(at.segment)?
+            .write_all_at(content, at.slot.byte_offset())
+            .map_err(|source| StoreError::io("writing the segment", at.segment.to_string(), source))
+    }
+
+    /// Gives the disk under a run of slots back.
+    fn discard(&mut self, (at, count): Room) -> Result<()> {
+        self.file(at.segment)?
+            .discard(at.slot.byte_offset(), u64::from(count) * PAGE_SIZE)
+            .map_err(|source| {
+                StoreError::io("emptying the segment", at.segment.to_string(), source)
+            })
+    }
+
+    /// Makes all that was written durable.
+    fn sync(&self) -> Result<()> {
+        for (id, file) in &self.files {
+            file.sync()
+                .map_err(|source| StoreError::io("syncing the segment", id.to_string(), source))?;
+        }
+        Ok(())
+    }
 }
 
 impl From<StoreError> for Failure {
