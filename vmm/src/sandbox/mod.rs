@@ -26,7 +26,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use thiserror::Error;
 
 use self::filter::Limited;
-pub(crate) use self::filter::MARK;
+pub(crate) use self::filter::{MARK, UNSHARE};
 pub use self::seccomp::FilterError;
 use crate::network::Limits;
 use crate::world::{Rights, World};
