@@ -16,6 +16,7 @@ use world::{World, text};
 
 const ADDRESSES: &str = include_str!("programs/addresses.c");
 const HANDED: &str = include_str!("programs/handed.c");
+const OPENS: &str = include_str!("programs/opens.c");
 const PLATFORMS: [&str; 2] = ["kvm", "process"];
 
 /// A loopback address that no other test uses.
@@ -144,6 +145,36 @@ fn a_connection_that_a_guest_is_started_with_is_its_only_one() {
         let mut came = String::new();
         peer.read_to_string(&mut came).unwrap();
         assert_eq!(came, "still", "{platform}");
+        let came = other.accept().map(|_| ()).map_err(|error| error.kind());
+        assert_eq!(came, Err(ErrorKind::WouldBlock), "{platform}");
+    }
+}
+
+/// As a service gets one that is to accept by itself. Shut down it is one that can be connected.
+#[test]
+fn a_listener_that_a_guest_is_started_with_opens_no_connection() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    world.build("opens", "gcc", &["-w"], OPENS);
+    let other = TcpListener::bind((address(), 0)).unwrap();
+    other.set_nonblocking(true).unwrap();
+    let port = other.local_addr().unwrap().port().to_string();
+    for platform in PLATFORMS {
+        let listener = TcpListener::bind((address(), 0)).unwrap();
+        let options = ["--platform", platform];
+        let arguments = [&address().to_string(), &port];
+        let mut command = bounded(&world.vmm("opens", &options, &arguments.map(String::as_str)));
+        let found = command.stdin(OwnedFd::from(listener)).output().unwrap();
+        assert_eq!(
+            text(&found.stdout),
+            "shut down: 0 \n\
+             message: -1 Permission denied\n\
+             messages: -1 Permission denied\n",
+            "{platform} {}",
+            text(&found.stderr)
+        );
         let came = other.accept().map(|_| ()).map_err(|error| error.kind());
         assert_eq!(came, Err(ErrorKind::WouldBlock), "{platform}");
     }

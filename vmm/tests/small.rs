@@ -94,6 +94,15 @@ fn what_says_much_is_bounded() {
     says(&world(), &[], &["many"], "0 wrong\n");
 }
 
+/// A thread has no table of descriptors of its own, where nobody would find what it has opened.
+#[test]
+fn descriptors_are_of_all_threads() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    says(&world(), &[], &["apart"], "0 wrong\n");
+}
+
 #[test]
 fn a_name_need_not_be_text() {
     if !needs(&["kvm"]) {

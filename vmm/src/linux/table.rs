@@ -79,8 +79,9 @@ pub enum Process {
     Connect,
     /// The same if it names an address, at argument 4.
     Send,
-    /// Asked about with `--connect`: whether it names an address lies in memory.
-    SendMessage,
+    /// Asked about with `--connect`: whether it names an address lies in memory. Without `--net host` it opens no
+    /// connection by that (`MSG_FASTOPEN`); its flags are in the argument of this number.
+    SendMessage(u32),
     /// Only such sockets.
     SocketPair,
     /// Only the options of `socket_option`.
@@ -110,6 +111,8 @@ pub enum Process {
     ThreadPointer,
     /// Only duplicates, flags and record locks: nothing that sends signals.
     Descriptor,
+    /// In the one table of descriptors that all threads have.
+    CloseRange,
     /// The host kernel serves it; of a guest with files, the monitor makes the lists of `/proc/self`.
     List,
     /// Every command.
@@ -137,6 +140,7 @@ impl fmt::Display for Process {
         match self {
             Self::Create { .. } | Self::CreateAnew { .. } => f.write_str("Create"),
             Self::PathMode(_) => f.write_str("PathMode"),
+            Self::SendMessage(_) => f.write_str("SendMessage"),
             Self::FileFlags(..) => f.write_str("FileFlags"),
             Self::Change { .. } => f.write_str("Change"),
             other => write!(f, "{other:?}"),
@@ -304,7 +308,7 @@ const LIST: &[Entry] = {
     call(43, "accept", socket::accept, Topic::Socket, Process::Allowed),
     call(44, "sendto", socket::sendto, Topic::Socket, Process::Send),
     call(45, "recvfrom", socket::recvfrom, Topic::Socket, Process::Allowed),
-    call(46, "sendmsg", socket::sendmsg, Topic::Socket, Process::SendMessage),
+    call(46, "sendmsg", socket::sendmsg, Topic::Socket, Process::SendMessage(2)),
     call(47, "recvmsg", socket::recvmsg, Topic::Socket, Process::Allowed),
     host(48, "shutdown", &[Descriptor, Value], Topic::Socket, Process::Allowed),
     call(49, "bind", socket::bind, Topic::Socket, Process::Bind),
@@ -456,7 +460,7 @@ const LIST: &[Entry] = {
     call(297, "rt_tgsigqueueinfo", signal::rt_tgsigqueueinfo, Topic::Signal, Process::OwnProcess),
     call(299, "recvmmsg", socket::recvmmsg, Topic::Socket, Process::Allowed),
     call(302, "prlimit64", limits::prlimit64, Topic::Process, Process::OwnLimits),
-    call(307, "sendmmsg", socket::sendmmsg, Topic::Socket, Process::SendMessage),
+    call(307, "sendmmsg", socket::sendmmsg, Topic::Socket, Process::SendMessage(3)),
     call(309, "getcpu", thread::getcpu, Topic::System, Process::Allowed),
     host(316, "renameat2", &[Directory, Path, Directory, Path, Flags(RENAME)], Topic::Path, Process::FileFlags(4, RENAME as u32)),
     call(318, "getrandom", system::getrandom, Topic::System, Process::Allowed),
@@ -469,7 +473,7 @@ const LIST: &[Entry] = {
     host(332, "statx", &[Directory, PathToSee, Value, Value, Out(256)], Topic::Path, Process::FilesOrUnserved),
     call(334, "rseq", system::rseq, Topic::Process, Process::Unserved),
     call(435, "clone3", thread::clone3, Topic::Process, Process::Unserved),
-    call(436, "close_range", descriptor::close_range, Topic::File, Process::Allowed),
+    call(436, "close_range", descriptor::close_range, Topic::File, Process::CloseRange),
     host(439, "faccessat2", &[Directory, Path, Value, Value], Topic::Path, Process::Look),
     call(441, "epoll_pwait2", poll::epoll_pwait2, Topic::File, Process::Allowed),
     host(452, "fchmodat2", &[Directory, Path, Mode, Value], Topic::Path, Process::Change { flags: 3, mode: Some(2) }),

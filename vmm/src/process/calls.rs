@@ -28,6 +28,7 @@ use super::threads::Threads;
 use crate::linux::{identity, system};
 use crate::network;
 use crate::plan::Plan;
+use crate::sandbox::UNSHARE;
 use crate::world::small::{Large, Look};
 
 /// Longer than `/proc/PID/status` of somebody in very many groups.
@@ -216,6 +217,10 @@ impl Calls {
                 } else {
                     failed(Errno::AGAIN)
                 }
+            }
+            // All threads have one table.
+            libc::SYS_close_range => {
+                Next::ServeWith(Change::ThirdFlags(third & !u64::from(UNSHARE)))
             }
             // The kernel finds no thread of another process by this.
             libc::SYS_tkill => Next::ServeWith(Change::Signal(self.guest, first, second)),

@@ -14,6 +14,8 @@ pub(super) enum Change {
     Flags(u64),
     /// In its fifth.
     FifthFlags(u64),
+    /// In its third.
+    ThirdFlags(u64),
     /// `sendto` of nothing: it waits until a descriptor's connection is made, and returns what `connect` would.
     Connected(u64),
     /// `sendto` to whom the socket is connected to, of bytes at an address, so many, with these flags.
@@ -45,6 +47,7 @@ impl Change {
             }
             Self::Flags(flags) => registers.r10 = flags,
             Self::FifthFlags(flags) => registers.r8 = flags,
+            Self::ThirdFlags(flags) => registers.rdx = flags,
             Self::Connected(descriptor) => {
                 registers.orig_rax = libc::SYS_sendto as u64;
                 registers.rdi = descriptor;

@@ -56,6 +56,10 @@ const OF_THREADS: u32 = (libc::CLONE_SYSVSEM
     | libc::CLONE_DETACHED) as u32;
 /// The sign of a clock's number: it is that of a process or a thread.
 const OF_PROCESS: u32 = 1 << 31;
+/// A message opens a connection to the address that it names.
+const OPENS: u32 = libc::MSG_FASTOPEN as u32;
+/// Of `close_range`: in a table of descriptors of one's own, where the tracer knows one alone (`CLOSE_RANGE_UNSHARE`).
+pub(crate) const UNSHARE: u32 = 2;
 /// Connected for good: an address given to `sendto` names nobody.
 const CONNECTED: [u32; 2] = [libc::SOCK_STREAM as u32, libc::SOCK_SEQPACKET as u32];
 /// Flags of `mmap` that take memory past `RLIMIT_DATA`: shared anonymous memory, areas that grow, huge
@@ -178,13 +182,22 @@ fn guest_rule(process: Process, given: Given) -> Rule {
         Process::Send if !given.network => {
             Rule::from(no_network).unless(&[Test::Null(4)], Verdict::Allow)
         }
+        // Other addresses say nothing to the sockets that there are without one.
+        Process::SendMessage(flags) if !given.network => {
+            Rule::from(Verdict::Allow).unless(&[Test::Masked(flags, OPENS, OPENS)], no_network)
+        }
         Process::Bind if given.limited.bind => Verdict::Trace.into(),
-        Process::Connect | Process::SendMessage if given.limited.connect => Verdict::Trace.into(),
+        Process::Connect | Process::SendMessage(_) if given.limited.connect => {
+            Verdict::Trace.into()
+        }
         Process::Send if given.limited.connect => {
             Rule::from(Verdict::Trace).unless(&[Test::Null(4)], Verdict::Allow)
         }
-        Process::Bind | Process::Connect | Process::Send | Process::SendMessage => {
+        Process::Bind | Process::Connect | Process::Send | Process::SendMessage(_) => {
             Verdict::Allow.into()
+        }
+        Process::CloseRange => {
+            Rule::from(Verdict::Allow).unless(&[Test::Masked(2, UNSHARE, UNSHARE)], Verdict::Trace)
         }
         Process::SocketPair => pairs(given),
         Process::SocketOption => socket_options(Verdict::Refused(libc::ENOPROTOOPT)),

@@ -27,7 +27,7 @@ use thiserror::Error;
 
 use self::bpf::Verdict;
 use self::filter::Limited;
-pub(crate) use self::filter::MARK;
+pub(crate) use self::filter::{MARK, UNSHARE};
 pub use self::seccomp::FilterError;
 use crate::network::Limits;
 use crate::world::{Rights, World};

@@ -364,6 +364,18 @@ static void named(void)
     CHECK(read_file("/proc/self/comm") == 16 && text[14] == '\xc3');
 }
 
+static volatile int opened = -1;
+
+/* With a table of descriptors of its own, if there were such a thing. */
+static void *apart(void *unused)
+{
+    CHECK(syscall(SYS_close_range, 1000, 1000, 2) == 0);
+    int fd = open("/proc/self/comm", O_RDONLY);
+    CHECK(fd >= 0 && read(fd, text, sizeof text) == 6 && write(fd, "x", 1) < 0 && ftruncate(fd, 1 << 20) < 0);
+    opened = fd;
+    return unused;
+}
+
 int main(int argc, char **argv)
 {
     if (!strcmp(argv[1], "list")) {
@@ -392,6 +404,11 @@ int main(int argc, char **argv)
     if (!strcmp(argv[1], "places")) places();
     if (!strcmp(argv[1], "many")) many();
     if (!strcmp(argv[1], "named")) named();
+    if (!strcmp(argv[1], "apart")) {
+        pthread_create(threads, 0, apart, 0);
+        pthread_join(threads[0], 0);
+        CHECK(fcntl(opened, F_GETFD) >= 0);
+    }
     printf("%d wrong\n", wrong);
     return wrong != 0;
 }

@@ -108,6 +108,10 @@ fn without_a_network_no_address_is_named() {
         ("listen", [0, 1, 0, 0, 0, 0], refused),
         ("sendto", [0, 1, 1, 0, 1 << 32, 16], refused),
         ("sendto", [0, 1, 1, 0, 0, 0], Verdict::Allow),
+        ("sendmsg", [0, 1, 0x4040, 0, 0, 0], Verdict::Allow),
+        ("sendmsg", [0, 1, 0x2000_0040, 0, 0, 0], refused),
+        ("sendmmsg", [0, 1, 0x2000_0000, 0, 0, 0], Verdict::Allow),
+        ("sendmmsg", [0, 1, 1, 0x2000_0000, 0, 0], refused),
     ] {
         assert_eq!(asked(true, name, arguments), expected, "{name}");
     }
@@ -296,6 +300,9 @@ fn arguments_are_looked_at() {
         ("creat", [1, 0o4755, 0, 0, 0, 0], refused(libc::EPERM)),
         ("prctl", [4, 1, 0, 0, 0, 0], refused(libc::EINVAL)),
         ("fcntl", [0, 8, 0, 0, 0, 0], refused(libc::EINVAL)),
+        ("close_range", [3, 9, 4, 0, 0, 0], allow),
+        ("close_range", [3, 9, 2, 0, 0, 0], Verdict::Trace),
+        ("close_range", [3, 9, 6, 0, 0, 0], Verdict::Trace),
         ("fcntl", [0, 4, 0o2000, 0, 0, 0], allow),
         ("fcntl", [0, 4, 0o22000, 0, 0, 0], refused(libc::EINVAL)),
         ("fcntl", [0, 3, 0o22000, 0, 0, 0], allow),
