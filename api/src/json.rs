@@ -56,10 +56,29 @@ pub(crate) async fn read_json<T: DeserializeOwned + Send + 'static>(
     let mut body = LimitedBody::new(service, headers, body, limit, "send less at a time")?;
     let (bytes, taken) = body.read_all(room).await?;
     let read = blocking(move || {
+        if memory_of(&bytes) > limit {
+            let what = format!(
+                "the body holds so many values that they take more than {limit} bytes of memory, the \
+                 limit here"
+            );
+            let status = StatusCode::PAYLOAD_TOO_LARGE;
+            return Err(Problem::new(status, "too-large", what).hint("send less at a time"));
+        }
         let check = |value: &Value| shapes.check(&parts.method, path.as_str(), value);
         Ok((from_json(&bytes, check)?, taken))
     });
     read.await
+}
+
+/// Memory that JSON takes once it is read, beside its text: a number of two bytes takes 32, and an
+/// object has room for eleven fields from its first on.
+fn memory_of(json: &[u8]) -> u64 {
+    let of = |byte: &u8| match byte {
+        b'{' => 704,
+        b'[' | b',' => 64,
+        _ => 0,
+    };
+    json.iter().map(of).sum()
 }
 
 /// Reads JSON whose shape `check` lets pass. An integer is one also when it is written `64.0` (as

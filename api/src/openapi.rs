@@ -97,16 +97,20 @@ fn add_refusals(operation: &mut Value, changes: bool, guarded: bool) {
     let mut refusals = vec![
         (400, "The request is malformed"),
         (500, "The service met a defect or damage"),
-        (503, "The service cannot do it now: try again"),
+        (
+            503,
+            "The service cannot do it now: try again after as many seconds as Retry-After says",
+        ),
     ];
     if guarded {
         refusals.push((401, "A token is needed, or the one shown is not known"));
         refusals.push((403, "The token's scope is too small, or a web page asks"));
     }
     if changes {
-        refusals[2].1 = "The service cannot do it now: try again. With `in-doubt` the change is \
-                         made and not acknowledged, as its note could not be written: asked for \
-                         again, it finds what is there";
+        refusals[2].1 = "The service cannot do it now: try again after as many seconds as \
+                         Retry-After says. With `in-doubt` the change is made and not \
+                         acknowledged, as its note could not be written: asked for again, it \
+                         finds what is there";
         refusals.push((
             415,
             "The body is coded, or of a type that does not belong here",

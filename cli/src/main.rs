@@ -48,7 +48,7 @@ pub(crate) struct Global {
         default_value = server::DEFAULT
     )]
     pub(crate) server: String,
-    /// Token to show the service
+    /// Token to show the service. Others on this machine see a command line: better let `POOL_TOKEN` have it
     #[arg(
         long,
         global = true,
@@ -133,7 +133,8 @@ fn main() -> ExitCode {
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Whoever does not hear it sees the exit code.
-            let _ = writeln!(std::io::stderr(), "pool: {error:#}");
+            let error = output::harmless(&format!("{error:#}"));
+            let _ = writeln!(std::io::stderr(), "pool: {error}");
             ExitCode::FAILURE
         }
     }

@@ -36,6 +36,16 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
+/// What a service or a file said, without what a terminal would obey.
+pub(crate) fn harmless(text: &str) -> String {
+    let shown = |letter: char| match letter {
+        '\n' | '\t' => letter,
+        _ if letter.is_control() => char::REPLACEMENT_CHARACTER,
+        _ => letter,
+    };
+    text.chars().map(shown).collect()
+}
+
 /// Rows of cells under a heading, aligned: text to the left, and to the right what begins with a
 /// digit in each row.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {

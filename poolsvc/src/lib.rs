@@ -3,6 +3,7 @@
 
 pub mod config;
 mod descriptors;
+pub mod leave;
 mod listen;
 mod maintenance;
 pub mod notify;

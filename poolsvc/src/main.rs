@@ -3,14 +3,18 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use pool_store::descriptors;
 use poolsvc::notify::Manager;
-use poolsvc::{Arguments, Daemon, Settings};
+use poolsvc::{Arguments, Daemon, Settings, leave};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+/// Time for everything to end once it is told to, of which requests have 20 seconds.
+const END_TIME: Duration = Duration::from_secs(25);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -56,11 +60,15 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         tracing::info!("stopping");
         manager.tell("STOPPING=1");
         tokio::select! {
-            () = daemon.stop() => tracing::info!("stopped"),
-            // What is being stored is stored; requests that wait for their clients are not waited for.
+            () = daemon.stop() => {
+                tracing::info!("stopped");
+                return Ok(());
+            }
             () = told() => tracing::warn!("told to stop again: cutting requests off"),
+            () = tokio::time::sleep(END_TIME) => tracing::warn!("cutting off what does not end"),
         }
-        Ok(())
+        // The runtime would wait for it.
+        leave::now()
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use pool_api::auth::Gate;
@@ -13,6 +14,9 @@ use tokio::task::JoinHandle;
 use crate::config::Settings;
 use crate::shutdown::Stopper;
 use crate::{listen, maintenance, serve, shutdown};
+
+/// Wait before looking again whether anything still uses the store.
+const CLOSING_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why the service does not start.
 pub type StartError = anyhow::Error;
@@ -95,6 +99,12 @@ impl Daemon {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a part of the service ended badly");
             }
+        }
+        // What requests that were cut off have begun goes on to its end.
+        let store = Arc::downgrade(self.service.store());
+        drop(self.service);
+        while store.strong_count() > 0 {
+            tokio::time::sleep(CLOSING_PAUSE).await;
         }
     }
 }

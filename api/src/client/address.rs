@@ -83,8 +83,18 @@ impl FromStr for ServerAddress {
         if !matches!(uri.scheme_str(), Some("http" | "https")) {
             return Err(wrong("it begins with neither http://, https:// nor unix:"));
         }
-        if uri.host().is_none_or(str::is_empty) || uri.query().is_some() {
-            return Err(wrong("a host and no query belong there"));
+        let has_more = uri.query().is_some() || text.contains('#');
+        if uri.host().is_none_or(str::is_empty) || has_more {
+            return Err(wrong("a host belongs there, and no query or fragment"));
+        }
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        // Behind a name, or the brackets of an address. What is no port is not one left out.
+        let has_port = authority
+            .rsplit(['@', ']'])
+            .next()
+            .is_some_and(|end| end.contains(':'));
+        if has_port && uri.port_u16().is_none_or(|port| port == 0) {
+            return Err(wrong("a port is a number from 1 to 65535"));
         }
         Ok(Self(Kind::Url(text.trim_end_matches('/').into())))
     }
@@ -100,6 +110,8 @@ mod tests {
             ("http://127.0.0.1:7420", "http://127.0.0.1:7420"),
             ("https://pool.example/", "https://pool.example"),
             ("https://example/pool/", "https://example/pool"),
+            ("http://[::1]", "http://[::1]"),
+            ("http://[::1]:7420", "http://[::1]:7420"),
             ("unix:/run/pool.sock", "unix:/run/pool.sock"),
             ("unix:///run/pool.sock", "unix:/run/pool.sock"),
         ] {
@@ -114,6 +126,13 @@ mod tests {
             "unix:pool.sock",
             "http://",
             "http://a?b",
+            "http://a#b",
+            // Port 80 would be asked, and shown the token.
+            "http://a:99999",
+            "http://a:742O/pool",
+            "http://a:",
+            "http://a:0",
+            "http://[::1]:x",
         ] {
             assert!(bad.parse::<ServerAddress>().is_err(), "{bad}");
         }

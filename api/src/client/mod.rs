@@ -4,8 +4,10 @@ mod address;
 mod error;
 mod push;
 mod sockets;
+#[cfg(test)]
+mod tests;
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::time::Duration;
 
 use pool_core::digest::ObjectId;
@@ -19,7 +21,7 @@ use ureq::http::{Method, Request, Response};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector as _, RustlsConnector};
-use ureq::{Agent, AsSendBody, Body, Timeout};
+use ureq::{Agent, AsSendBody, Body, BodyReader, Timeout};
 
 pub use address::{ServerAddress, ServerAddressError};
 pub use error::{ClientError, NoCertificates, Result};
@@ -212,7 +214,10 @@ impl Client {
         };
         let response = self.ask(Method::GET, &path, ())?;
         let body = response.into_body();
-        Ok(body.into_with_config().limit(u64::MAX).reader())
+        Ok(Content {
+            client: self.clone(),
+            reader: body.into_with_config().limit(u64::MAX).reader(),
+        })
     }
 
     /// The bytes of an object, `None` when there is no such object.
@@ -223,7 +228,10 @@ impl Client {
             Ok(mut reader) => {
                 let mut bytes = Vec::new();
                 let read = reader.read_to_end(&mut bytes);
-                read.map_err(|error| self.lost(error.into()))?;
+                read.map_err(|error| {
+                    let told = error.downcast::<ClientError>();
+                    told.unwrap_or_else(|error| self.lost(error.into()))
+                })?;
                 Ok(Some(bytes))
             }
         }
@@ -385,6 +393,19 @@ impl Client {
             status,
             why: why.to_string(),
         }
+    }
+}
+
+/// Content on its way. What goes wrong with it is told as with any other answer.
+struct Content {
+    client: Client,
+    reader: BodyReader<'static>,
+}
+
+impl Read for Content {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer);
+        read.map_err(|error| io::Error::other(self.client.lost(error.into())))
     }
 }
 

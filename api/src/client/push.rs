@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pool_core::digest::PageId;
 use pool_store::upload::UploadObject;
@@ -26,6 +26,8 @@ pub struct PushOptions {
     pub pages_per_request: usize,
     /// Refuse when the name is there already (`If-None-Match: *`).
     pub only_new: bool,
+    /// Is told once that the push has to wait for others: why, and for how long it does at most.
+    pub waiting: fn(&str, Option<Duration>),
 }
 
 impl Default for PushOptions {
@@ -34,6 +36,7 @@ impl Default for PushOptions {
             connections: 3,
             pages_per_request: 1024,
             only_new: false,
+            waiting: |_, _| (),
         }
     }
 }
@@ -76,8 +79,7 @@ impl Client {
             objects: objects.iter().map(Into::into).collect(),
         };
         let json = serde_json::to_vec(&request).expect("requests have only string keys");
-        let condition = options.only_new.then_some(("if-none-match", "*"));
-        let started = self.begin(&json, condition)?;
+        let started = self.begin(&json, options)?;
         let sources = page_sources(&announcement.parts, &objects);
         let distinct = sources.len() as u64;
         let upload = Upload {
@@ -88,9 +90,11 @@ impl Client {
             options,
         };
         let finished = upload.finish(started.missing, progress);
-        if finished.is_err() {
+        match &finished {
+            // Who says nothing would be waited for once more.
+            Ok(_) | Err(ClientError::Silent { .. }) => {}
             // It would be forgotten by itself in a while.
-            drop(self.ask(Method::DELETE, &upload.path, ()));
+            Err(_) => drop(self.ask(Method::DELETE, &upload.path, ())),
         }
         let (summary, sent) = finished?;
         let sent_pages = sent.memory + sent.symbols;
@@ -109,8 +113,10 @@ impl Client {
 impl Client {
     /// Begins an upload, when others have ended if too many are under way: not after a longer wait than
     /// for a service that says nothing.
-    fn begin(&self, json: &[u8], condition: Option<(&str, &str)>) -> Result<UploadStarted> {
+    fn begin(&self, json: &[u8], options: PushOptions) -> Result<UploadStarted> {
+        let condition = options.only_new.then_some(("if-none-match", "*"));
         let since = Instant::now();
+        let mut is_told = false;
         loop {
             match self.ask_if(Method::POST, "/v1/uploads", Json(json), condition) {
                 Err(ClientError::Refused {
@@ -120,6 +126,10 @@ impl Client {
                 }) if body.error == BUSY
                     && self.is_patient(since.elapsed().saturating_add(after)) =>
                 {
+                    if !is_told {
+                        (options.waiting)(&body.detail, self.patience(""));
+                        is_told = true;
+                    }
                     thread::sleep(after);
                 }
                 begun => return self.json(begun?),
@@ -235,41 +245,5 @@ impl Upload<'_> {
         let path = format!("{}/pages", self.path);
         let response = self.client.ask(Method::PUT, &path, Octets(&records))?;
         self.client.json::<PagesAccepted>(response).map(drop)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::{Read as _, Write as _};
-    use std::net::TcpListener;
-
-    use super::*;
-    use crate::announce;
-
-    #[test]
-    fn nobody_is_waited_for_until_tomorrow() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let busy = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut request = [0; 4096];
-            assert!(stream.read(&mut request).unwrap() > 0);
-            let body = r#"{"error": "busy", "detail": "tomorrow"}"#;
-            let head = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 86400\r\n\
-                        Content-Type: application/problem+json";
-            let length = body.len();
-            write!(stream, "{head}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
-            // Until the client has gone; it may have sent more by then.
-            let _ = stream.read_to_end(&mut Vec::new());
-        });
-        let client = Client::new(url.parse().unwrap(), None);
-        let announced = announce::library(b"content", "a@1".parse().unwrap());
-        let refused = client.push(&announced, PushOptions::default(), &|_, _| ());
-        assert!(
-            matches!(&refused, Err(ClientError::Refused { status: 503, .. })),
-            "{refused:?}"
-        );
-        drop(client);
-        busy.join().unwrap();
     }
 }

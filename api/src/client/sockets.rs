@@ -140,6 +140,8 @@ socket!(TcpStream);
 pub(super) struct SocketTransport<S> {
     stream: S,
     buffers: LazyBuffers,
+    /// What sending met when the other side had heard enough.
+    unheard: Option<io::Error>,
 }
 
 impl<S> SocketTransport<S> {
@@ -147,6 +149,7 @@ impl<S> SocketTransport<S> {
         Self {
             stream,
             buffers: LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size()),
+            unheard: None,
         }
     }
 }
@@ -163,6 +166,14 @@ fn after(timeout: NextTimeout) -> Option<Duration> {
     timeout.not_zero().map(|after| *after)
 }
 
+/// Whether the other side has closed the connection.
+fn is_hung_up(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
+}
+
 fn or_timeout(error: io::Error, reason: Timeout) -> Error {
     match error.kind() {
         // The other one, ETIMEDOUT, is a host that is gone.
@@ -177,23 +188,39 @@ impl<S: Socket> Transport for SocketTransport<S> {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        if self.unheard.is_some() {
+            return Ok(());
+        }
         let timeout = timeout.for_write();
         self.stream.set_timeouts(None, after(timeout))?;
         let output = &self.buffers.output()[..amount];
-        self.stream
-            .write_all(output)
-            .map_err(|error| or_timeout(error, timeout.reason))
+        match self.stream.write_all(output) {
+            // A service that refuses a request need not read it to its end. Why, it has said before:
+            // that is there to be read.
+            Err(error) if is_hung_up(&error) => {
+                self.unheard = Some(error);
+                Ok(())
+            }
+            written => written.map_err(|error| or_timeout(error, timeout.reason)),
+        }
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         let timeout = timeout.for_read();
         self.stream.set_timeouts(after(timeout), None)?;
-        let amount = loop {
+        let read = loop {
             match self.stream.read(self.buffers.input_append_buf()) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read.map_err(|error| or_timeout(error, timeout.reason))?,
+                read => break read,
             }
         };
+        if !matches!(read, Ok(1..))
+            && let Some(error) = self.unheard.take()
+        {
+            // It has said nothing.
+            return Err(error.into());
+        }
+        let amount = read.map_err(|error| or_timeout(error, timeout.reason))?;
         self.buffers.input_appended(amount);
         Ok(amount > 0)
     }
@@ -206,7 +233,7 @@ impl<S: Socket> Transport for SocketTransport<S> {
             self.stream.set_nonblocking(false)?;
             Ok::<_, io::Error>(read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock))
         };
-        quiet().unwrap_or(false)
+        self.unheard.is_none() && quiet().unwrap_or(false)
     }
 }
 

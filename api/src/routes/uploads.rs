@@ -41,7 +41,7 @@ pub(super) fn routes() -> OpenApiRouter<Service> {
         (status = 201, description = "Begun; send the missing pages next", body = UploadStarted),
         Conditional,
         (status = 422, description = "The announcement contradicts itself", body = ProblemBody),
-        (status = 503, description = "Too many uploads are under way", body = ProblemBody),
+        (status = 503, description = "Too many uploads are under way: try again after as many seconds as Retry-After says", body = ProblemBody),
     )
 )]
 async fn begin(
@@ -192,19 +192,19 @@ async fn commit(
     conditions: Conditions,
 ) -> Result<Made<PushSummary>> {
     let session = service.uploads().get(&id)?;
-    let work = Arc::clone(&session);
-    let summary = service
-        .with_store(move |store| {
-            let precondition = conditions.precondition().and(&work.precondition);
-            Ok(store.when(&precondition).commit(&work.upload)?)
-        })
-        .await?;
-    service.metrics().note_commit(&summary);
-    // Another commit of the same upload may have been quicker to forget it.
-    let _ = service.uploads().remove(&id);
-    let target = &session.upload.manifest().target;
-    let summary = PushSummary::new(target, summary, session.received());
-    Ok(Made::of(&target.name(), summary))
+    let work = service.clone();
+    // All in one go: when the client goes away, nobody is left to do the rest.
+    let committed = service.with_store(move |store| {
+        let precondition = conditions.precondition().and(&session.precondition);
+        let summary = store.when(&precondition).commit(&session.upload)?;
+        work.metrics().note_commit(&summary);
+        // Another commit of the same upload may have been quicker to forget it.
+        let _ = work.uploads().remove(&id);
+        let target = &session.upload.manifest().target;
+        let summary = PushSummary::new(target, summary, session.received());
+        Ok(Made::of(&target.name(), summary))
+    });
+    committed.await
 }
 
 /// Give an upload up.

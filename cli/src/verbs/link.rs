@@ -144,8 +144,10 @@ struct ServiceRegistry(Client);
 impl Registry for ServiceRegistry {
     fn reserve(&mut self, request: &ReservationRequest) -> Result<Reservation, RegistryError> {
         self.0.reserve(request).map_err(|error| {
+            // With what caused it, for which there is no other place.
+            let error = anyhow::Error::from(error);
             RegistryError::Other(format!(
-                "reserving addresses of {} at {}: {error}",
+                "reserving addresses of {} at {}: {error:#}",
                 request.library,
                 self.0.server()
             ))

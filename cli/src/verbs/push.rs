@@ -1,8 +1,9 @@
 //! `pool push`: put a library or an image into the pool, sending only the pages that it lacks.
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
@@ -15,6 +16,9 @@ use pool_core::page::PAGE_SIZE;
 use crate::{Global, file, output, server};
 
 /// Put a library or an image into the pool
+///
+/// Pages that the pool has are not sent. While too many others push it waits, at most as long as for
+/// a service that says nothing.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  pool push image app.elf --name app --tag v1\n  \
@@ -62,6 +66,7 @@ impl Push {
         let options = PushOptions {
             connections: self.connections,
             only_new: self.only_new,
+            waiting,
             ..PushOptions::default()
         };
         let report = match self.what {
@@ -104,7 +109,7 @@ fn send(
     options: PushOptions,
 ) -> Result<PushReport> {
     let client = server::client(global)?;
-    let bar = if std::io::stderr().is_terminal() && !global.json {
+    let bar = if io::stderr().is_terminal() && !global.json {
         ProgressBar::new(0)
     } else {
         ProgressBar::hidden()
@@ -119,6 +124,20 @@ fn send(
     });
     bar.finish_and_clear();
     Ok(pushed?)
+}
+
+/// Says why nothing is to be seen.
+fn waiting(why: &str, patience: Option<Duration>) {
+    let patience = patience.map_or_else(
+        || "until there is room".to_owned(),
+        |patience| format!("at most {} seconds", patience.as_secs()),
+    );
+    let why = output::harmless(why);
+    // Nobody may be there to hear it.
+    let _ = writeln!(
+        io::stderr(),
+        "pool: waiting, {patience} (--timeout), since {why}"
+    );
 }
 
 fn text(report: &PushReport) -> String {

@@ -2,8 +2,10 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Error, Result, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
+use pool_api::client::Client;
+use pool_api::types::NewToken;
 use pool_core::name::Name;
 use pool_store::manifest::TokenScope;
 use serde::Serialize;
@@ -71,7 +73,8 @@ impl Token {
         match self.what {
             What::Add { name, scope } => {
                 let token = client.add_token(name, scope.into())?;
-                output::print(global.json, &token, |token| token.secret.clone())?;
+                let shown = output::print(global.json, &token, |token| token.secret.clone());
+                shown.map_err(|error| forget(global, &client, &token, &error))?;
             }
             What::Ls => {
                 let tokens = client.tokens()?;
@@ -102,4 +105,25 @@ impl Token {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Removes a token whose secret nobody has seen, since nobody ever will.
+fn forget(global: &Global, client: &Client, token: &NewToken, why: &Error) -> Error {
+    let name = &token.name;
+    let by_its_own_right = || -> Result<()> {
+        let secret = token.secret.clone();
+        let own = Global {
+            token: Some(secret),
+            ..global.clone()
+        };
+        Ok(server::client(&own)?.delete_token(name)?)
+    };
+    // Before the first one everybody may ask, and afterwards only who shows it.
+    let removed = client.delete_token(name).or_else(|_| by_its_own_right());
+    let then = match removed {
+        Ok(()) => "it was removed again".to_owned(),
+        Err(error) => format!("remove it (pool token rm {name}); {error:#}"),
+    };
+    // In words, as it is a failure even when nobody reads what is printed.
+    anyhow!("the secret of token {name} was not printed ({why:#}): {then}")
 }

@@ -19,8 +19,13 @@ pub(crate) struct Pool {
 
 impl Pool {
     pub(crate) fn start() -> Self {
+        Self::start_with(|_| ())
+    }
+
+    pub(crate) fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let settings = Settings::for_store(directory.path().join("store"));
+        let mut settings = Settings::for_store(directory.path().join("store"));
+        change(&mut settings);
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (started, address) = mpsc::channel();
         let thread = std::thread::spawn(move || {

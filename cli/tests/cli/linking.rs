@@ -63,6 +63,7 @@ fn a_compiler_links_with_the_registry_of_the_service() {
     assert!(!refused.status.success());
     let says = String::from_utf8_lossy(&refused.stderr);
     assert!(says.contains("reserving addresses"), "{says}");
+    assert!(says.contains("Connection refused"), "{says}");
     assert!(!pool.path("lost").exists());
     let offline = compile(&pool, source, "offline", Some("book.json"));
     assert!(

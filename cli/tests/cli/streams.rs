@@ -3,10 +3,12 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
 
 use super::common::{BUSYBOX, Pool, busybox, pool as run_pool};
 
@@ -116,4 +118,111 @@ fn a_service_that_says_nothing_is_given_up() {
             assert!(says.contains(&server), "{verb:?}: {says}");
         }
     }
+}
+
+/// A service that says `answer`, then nothing until its client goes, and its address.
+fn service_that_says(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+        stream.write_all(answer.as_bytes()).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    url
+}
+
+#[test]
+fn a_service_that_falls_silent_is_given_up() {
+    let half = service_that_says("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
+    let output = run_pool(&["--timeout", "1", "--server", &half, "cat", "lib/z@1"]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let says = String::from_utf8(output.stderr).unwrap();
+    assert!(says.contains("silent for 1 seconds"), "{says}");
+}
+
+#[test]
+fn what_a_service_says_is_nothing_that_a_terminal_obeys() {
+    let body = r#"{"error": "x", "detail": "\u001b[2Jgone\u009b"}"#;
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let output = run_pool(&["--server", &service_that_says(answer.leak()), "ls"]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let says = String::from_utf8(output.stderr).unwrap();
+    assert!(says.contains("gone"), "{says}");
+    assert!(!says.contains(['\u{1b}', '\u{9b}']), "{says:?}");
+}
+
+#[test]
+fn a_token_whose_secret_nobody_saw_is_none() {
+    let pool = Pool::start();
+    let add = |name, secret: &str, stdout: Stdio| {
+        let mut command = pool.command(&["token", "add", name, "--scope", "admin"]);
+        let output = command.env("POOL_TOKEN", secret).stdout(stdout).output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let says = String::from_utf8(output.stderr).unwrap();
+        assert!(says.contains("removed again"), "{says}");
+    };
+    let nobody = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    // The first closes the service to its own maker.
+    add("ops", "", full_disk().into());
+    add("ops", "", nobody().into());
+    assert_eq!(pool.json(&["token", "ls"]), serde_json::json!([]));
+    let secret = pool.text(&["token", "add", "boss", "--scope", "admin"]);
+    add("ops", &secret, nobody().into());
+    let list = pool
+        .command(&["token", "ls"])
+        .env("POOL_TOKEN", &secret)
+        .output();
+    let list = String::from_utf8(list.unwrap().stdout).unwrap();
+    assert!(list.contains("boss") && !list.contains("ops"), "{list}");
+}
+
+#[test]
+fn a_push_that_waits_says_why() {
+    let pool = Pool::start_with(|settings| settings.limits.uploads = 1);
+    let ask = |method: &str, path: &str, json: &str| {
+        let mut curl = Command::new("curl");
+        curl.args(["-sSf", "--noproxy", "*", "-X", method, "--data", json]);
+        curl.args(["-H", "Content-Type: application/json"]);
+        let output = curl.arg(format!("{}{path}", pool.url)).output().unwrap();
+        let says = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{says}");
+        output.stdout
+    };
+    let target = serde_json::json!({
+        "kind": "library", "name": "a", "version": "1", "object": "0".repeat(64),
+    });
+    let announcement = serde_json::json!({"target": target, "objects": []});
+    let begun = ask("POST", "/v1/uploads", &announcement.to_string());
+    let begun: serde_json::Value = serde_json::from_slice(&begun).unwrap();
+    fs::write(pool.path("content"), "some content").unwrap();
+    let push = ["push", "lib", "content", "--name", "z", "--version", "1"];
+    let mut push = pool.command(&[&["--timeout", "60"][..], &push].concat());
+    let mut push = push
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut says = BufReader::new(push.stderr.take().unwrap());
+    let mut line = String::new();
+    says.read_line(&mut line).unwrap();
+    assert!(line.contains("1 uploads are under way"), "{line}");
+    assert!(line.contains("at most 60 seconds"), "{line}");
+    let id = begun["id"].as_str().unwrap();
+    ask("DELETE", &format!("/v1/uploads/{id}"), "");
+    assert!(push.wait().unwrap().success());
+    let mut more = String::new();
+    says.read_to_string(&mut more).unwrap();
+    assert_eq!(more, "");
 }

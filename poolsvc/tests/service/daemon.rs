@@ -91,6 +91,37 @@ fn told_twice_it_waits_for_nobody() {
 }
 
 #[test]
+fn a_disk_that_hangs_does_not_keep_it() {
+    let mut first = Service::start(&[]);
+    first.put("/v1/libs/a/1", &content(1, 100)).expect(201);
+    first.signal("TERM");
+    first.child.wait().unwrap();
+    let mut service = Service::start_on(&first.store, &[]);
+    for segment in std::fs::read_dir(first.store.join("segments")).unwrap() {
+        let path = segment.unwrap().path();
+        std::fs::remove_file(&path).unwrap();
+        // Whoever opens it to read waits for one who writes.
+        let (kind, mode) = (
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+        );
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
+    }
+    let mut stream = service.connect();
+    let ask = "GET /v1/libs/a/1/content HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.write_all(ask.as_bytes()).unwrap();
+    // The answer begins when the content is being read.
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 200");
+    service.signal("TERM");
+    wait_for_the_end(&service);
+    service.signal("TERM");
+    wait::until("it ends", || service.child.try_wait().unwrap().is_some());
+    assert_eq!(service.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn killed_in_an_upload_it_comes_back_without_a_trace_of_it() {
     let mut service = Service::start(&[]);
     let kept = content(2, 100);

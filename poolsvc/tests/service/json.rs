@@ -105,3 +105,17 @@ fn nothing_of_a_json_body_is_overlooked() {
         assert_eq!(refused.expect(400).json()["error"], "bad-json", "{twice}");
     }
 }
+
+/// A value of few bytes takes many, before anybody sees that it does not belong there.
+#[test]
+fn what_takes_much_memory_is_refused_unread() {
+    let service = Service::start(&[]);
+    let kind = [("content-type", "application/json")];
+    let objects = vec![r#"{"":0}"#; 100_000].join(",");
+    for path in ["/v1/uploads", "/v1/gc"] {
+        let body = format!("[{objects}]");
+        assert!(body.len() < 1 << 20);
+        let refused = service.ask("POST", path, &kind, body.as_bytes());
+        assert_eq!(refused.expect(413).json()["error"], "too-large", "{path}");
+    }
+}
