@@ -1,6 +1,6 @@
 //! `pool link`: a static linker (x86-64) that puts libraries at registered addresses.
 //!
-//! First the inputs are resolved as GNU ld does it ([`resolve`]): which members of archives are in the program, and
+//! First the inputs are resolved as GNU ld does it (`resolve`): which members of archives are in the program, and
 //! what each name means there. That says what the program is. Then, apart from it, pages are shared.
 //!
 //! An ordinary static link lays the members of archives out anew for every program, so no two programs have the same
@@ -16,7 +16,7 @@
 //! end to end, the thread-local template, the unwinder's table. What programs are known to replace (the allocator,
 //! weak functions) is called through the offset table. And where a program means something else by what a library
 //! refers to, say because it has a variable of its own of that name, the image has *pages of its own* among the
-//! library's: [`relocate`] finds them, the layout lists them, and all others stay shared.
+//! library's: `relocate` finds them, the layout lists them, and all others stay shared.
 //!
 //! The way through: `args` and `files` (what to link), `object` and `unit` (what there
 //! is), `resolve` (what the program is), `library` and `symbols` (what refers to what in a library), `plan` (what
