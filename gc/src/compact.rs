@@ -12,8 +12,16 @@ use pool_store::{StoreError, StoreView};
 use crate::mark::Mark;
 use crate::{Result, during};
 
-/// Segments that are emptied with one scan of the index.
+/// Most segments that are emptied with one scan of the index.
 pub const GROUP: usize = 16;
+
+/// Their bytes together: what is known of every page meanwhile is in memory.
+const GROUP_BYTES: u64 = 2 << 30;
+
+/// Segments of so many bytes that are emptied with one scan of the index.
+fn group(segment_bytes: u64) -> usize {
+    (GROUP_BYTES / segment_bytes).clamp(1, GROUP as u64) as usize
+}
 
 /// Segments that need not stay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,14 +85,15 @@ pub(crate) struct Emptied {
     pub(crate) skipped: Vec<Skipped>,
 }
 
-/// Empties segments, [`GROUP`] at a time, and lets `reap` give their disk back after each group. A
+/// Empties segments, at most [`GROUP`] at a time, and lets `reap` give their disk back after each group. A
 /// segment that the disk had no room to copy is tried again as long as others went.
 pub(crate) fn empty(
     collection: &Collection<'_>,
     sparse: &[SegmentId],
     mut reap: impl FnMut() -> Result<()>,
 ) -> Result<Emptied> {
-    in_groups(sparse, |group| {
+    let most = group(collection.store().superblock().segment_bytes);
+    in_groups(sparse, most, |group| {
         let done = match collection.evacuate(group) {
             // The index itself is out of room. What was begun stays whole in either place.
             Err(error @ StoreError::NoSpace { .. }) => {
@@ -110,16 +119,17 @@ pub(crate) fn empty(
     })
 }
 
-/// Passes `segments` to `evacuate` in groups, and those again that found no room, as long as a
+/// Passes `segments` to `evacuate` in groups of at most `most`, and those again that found no room, as long as a
 /// group has made some.
 fn in_groups(
     segments: &[SegmentId],
+    most: usize,
     mut evacuate: impl FnMut(&[SegmentId]) -> Result<Evacuated>,
 ) -> Result<Emptied> {
     let mut emptied = Emptied::default();
     let mut left = segments.to_vec();
     while !left.is_empty() {
-        let after = left.split_off(left.len().min(GROUP));
+        let after = left.split_off(left.len().min(most));
         let group = mem::replace(&mut left, after);
         let done = evacuate(&group)?;
         let made_room = !done.segments.is_empty();
@@ -166,7 +176,7 @@ mod tests {
     fn run(mut free: usize, gain: usize) -> (Emptied, Vec<usize>) {
         let segments: Vec<_> = (0..40).map(SegmentId).collect();
         let mut groups = Vec::new();
-        let emptied = in_groups(&segments, |group| {
+        let emptied = in_groups(&segments, GROUP, |group| {
             groups.push(group.len());
             let mut done = Evacuated::default();
             let mut gained = 0;
@@ -191,6 +201,12 @@ mod tests {
             Ok(done)
         });
         (emptied.unwrap(), groups)
+    }
+
+    #[test]
+    fn a_group_is_no_larger_than_what_memory_is_for() {
+        let groups = [2 << 20, 64 << 20, 512 << 20, 16 << 30].map(group);
+        assert_eq!(groups, [16, 16, 4, 1]);
     }
 
     #[test]

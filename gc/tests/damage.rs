@@ -82,6 +82,39 @@ fn a_flipped_bit_is_found_by_content_alone() {
 }
 
 #[test]
+fn what_the_last_page_has_past_the_end_is_looked_at() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let bytes = &content(1, 2)[..5000];
+    push_library(&store, "a@1", bytes, Placement::Sparse).unwrap();
+    assert_eq!(problems(&store, FsckLevel::Content), []);
+    let record = store.object(ObjectId::of(bytes)).unwrap().unwrap();
+    let extent = record.map.extents()[0];
+    let path = format!("segments/{}.seg", extent.segment);
+    let path = directory.path().join(path);
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(b"spoilt", extent.slot.byte_offset() + 5000)
+        .unwrap();
+    let expected = [Problem::PageContent, Problem::ObjectContent];
+    assert_eq!(problems(&store, FsckLevel::Content), expected);
+}
+
+#[test]
+fn a_window_that_begins_at_the_last_slot_there_can_be_goes_with_a_collection() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(example(directory.path()));
+    tamper(directory.path(), |index| {
+        let key = first_key(index, "windows");
+        let family = index.cf_handle("windows").unwrap();
+        index.put_cf(family, key, [0xff; 8]).unwrap();
+    });
+    let store = open(directory.path());
+    assert_eq!(problems(&store, FsckLevel::Index), [Problem::Outside]);
+    assert_eq!(collect(&store, &NOW).unwrap().windows, 1);
+    assert_eq!(problems(&store, FsckLevel::Content), []);
+}
+
+#[test]
 fn missing_short_and_leaked_files_are_found() {
     let directory = tempfile::tempdir().unwrap();
     let store = example(directory.path());

@@ -19,7 +19,7 @@ use crate::tree::Place;
 pub struct Node {
     /// Where.
     pub place: Place,
-    /// Digest of the content; absent for directories and for files whose bytes may change.
+    /// Digest of the content; absent for directories and segments.
     pub version: Option<ObjectId>,
 }
 

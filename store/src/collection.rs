@@ -11,17 +11,17 @@
 //! index found nothing that refers to it, whatever the collector believes.
 
 use std::cell::Cell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use pool_core::digest::{ObjectId, PageId, WindowId};
-use pool_core::extent::{Extent, SegmentId, Slot};
+use pool_core::extent::SegmentId;
 use pool_core::name::LibraryRef;
-use pool_core::page::PAGES_PER_WINDOW;
 use serde::{Deserialize, Serialize};
 
+use crate::barrier::Barrier;
 use crate::error::{Result, StoreError};
-use crate::format::{Location, SegmentState};
+use crate::format::{Location, ObjectRecord, SegmentState};
 use crate::index::Batch;
 use crate::manifest::Timestamp;
 use crate::{Store, Writer};
@@ -29,44 +29,12 @@ use crate::{Store, Writer};
 /// Most changes that a collection makes in one batch, which bounds how long a commit waits.
 pub const MAX_BATCH: usize = 512;
 
-/// What commits have referred to since a collection began.
-#[derive(Debug, Default)]
-pub(crate) struct Barrier {
-    objects: HashSet<ObjectId>,
-    /// Slots of each segment, and segments that were appended to without any.
-    slots: HashMap<SegmentId, HashSet<Slot>>,
-}
+/// Extents of an object's record that take as long to read and write as the entry of a page.
+const EXTENTS_PER_ENTRY: usize = 64;
 
-impl Barrier {
-    /// Notes that a commit refers to an object and to where its pages are.
-    pub(crate) fn protect(&mut self, id: ObjectId, extents: &[Extent]) {
-        self.objects.insert(id);
-        for extent in extents {
-            let slots = (0..extent.count).map(|nth| Slot(extent.slot.0 + nth));
-            self.slots.entry(extent.segment).or_default().extend(slots);
-        }
-    }
-
-    /// Notes that slots of a segment were handed out.
-    pub(crate) fn protect_segment(&mut self, id: SegmentId) {
-        self.slots.entry(id).or_default();
-    }
-
-    /// True when a commit refers to a slot.
-    pub(crate) fn protects(&self, at: Location) -> bool {
-        let slots = self.slots.get(&at.segment);
-        slots.is_some_and(|slots| slots.contains(&at.slot))
-    }
-
-    /// True when a commit refers to a slot of the window that begins at `window`.
-    pub(crate) fn protects_window(&self, window: Location) -> bool {
-        (0..PAGES_PER_WINDOW as u32).any(|nth| self.protects(window.plus(nth)))
-    }
-
-    /// Protects a segment no more.
-    pub(crate) fn let_go(&mut self, id: SegmentId) {
-        self.slots.remove(&id);
-    }
+/// How much of a batch an object's record takes up.
+pub(crate) fn weight(record: &ObjectRecord) -> usize {
+    1 + record.map.extents().len() / EXTENTS_PER_ENTRY
 }
 
 /// A collection under way. One at a time; it ends when this value is dropped.
@@ -292,22 +260,33 @@ impl<'a> Collection<'a> {
     /// Removes objects that no commit has referred to since the collection began and that nobody
     /// leases. A leased one is protected, with its pages, for the rest of the collection.
     pub fn delete_objects(&self, objects: &[ObjectId]) -> Result<u64> {
+        let mut left = objects.iter();
         let mut deleted = 0;
-        for chunk in objects.chunks(MAX_BATCH) {
-            deleted += self.locked(|writer| self.delete_object_batch(writer, chunk))?;
+        while !left.as_slice().is_empty() {
+            deleted += self.locked(|writer| self.delete_object_batch(writer, &mut left))?;
         }
         Ok(deleted)
     }
 
-    fn delete_object_batch(&self, writer: &mut Writer, objects: &[ObjectId]) -> Result<u64> {
+    /// Takes the next of `left`, as many as a batch has room for.
+    fn delete_object_batch(
+        &self,
+        writer: &mut Writer,
+        left: &mut std::slice::Iter<'_, ObjectId>,
+    ) -> Result<u64> {
         let barrier = running_barrier(writer)?;
         let mut batch = self.store.view.index.batch();
         let mut deleted = Vec::new();
-        for id in objects {
+        let mut room = MAX_BATCH;
+        while room > 0
+            && let Some(id) = left.next()
+        {
             let Some(record) = self.store.object(*id)? else {
+                room -= 1;
                 continue;
             };
-            if barrier.objects.contains(id) {
+            room = room.saturating_sub(weight(&record));
+            if barrier.protects_object(*id) {
                 continue;
             }
             if self.store.object_is_leased(*id)? {
@@ -384,7 +363,7 @@ impl<'a> Collection<'a> {
         let mut retired = Vec::new();
         for id in segments.iter().filter(|id| unused.contains(id)) {
             let done = self.locked(|writer| {
-                if running_barrier(writer)?.slots.contains_key(id) {
+                if running_barrier(writer)?.protects_any_of(*id) {
                     return Ok(false);
                 }
                 self.retire_locked(writer, *id)
@@ -421,9 +400,41 @@ pub(crate) fn running_barrier(writer: &mut Writer) -> Result<&mut Barrier> {
 
 #[cfg(test)]
 mod tests {
+    use pool_core::extent::{Extent, ExtentMap, Slot};
+    use pool_core::page::PAGE_SIZE;
+
     use super::*;
     use crate::format::{SegmentKind, SegmentRecord};
     use crate::{Store, StoreOptions};
+
+    #[test]
+    fn objects_of_many_extents_go_a_few_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            create: true,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(directory.path(), options).unwrap();
+        let extents = (0..20_000).map(|nth| Extent {
+            file_page: 2 * nth,
+            segment: SegmentId(0),
+            slot: Slot(0),
+            count: 1,
+            dense: false,
+        });
+        let map = ExtentMap::new(40_000 * PAGE_SIZE, extents.collect()).unwrap();
+        let record = ObjectRecord { phase: 0, map };
+        let ids = [0u8, 1, 2, 3].map(|nth| ObjectId::of(&[nth]));
+        let mut batch = store.view.index.batch();
+        for id in ids {
+            batch.put_object(id, &record);
+        }
+        batch.commit().unwrap();
+        let collection = store.begin_collection().unwrap();
+        let before = store.generation().unwrap();
+        assert_eq!(collection.delete_objects(&ids).unwrap(), 4);
+        assert_eq!(store.generation().unwrap() - before, 2);
+    }
 
     #[test]
     fn a_record_that_cannot_be_read_keeps_no_other_segment() {

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
@@ -20,6 +21,18 @@ pub(crate) fn lock(directory: &Path) -> Result<File> {
             path: directory.into(),
         }),
         Err(errno) => Err(StoreError::io("locking", directory, errno.into())),
+    }
+}
+
+/// A file, by device and inode, which no other has while it is open.
+pub(crate) type Identity = (u64, u64);
+
+/// Which file is at a path, if there is one. Somebody may have put another one there.
+pub(crate) fn identity(path: &Path) -> Result<Option<Identity>> {
+    match fs::metadata(path) {
+        Ok(there) => Ok(Some((there.dev(), there.ino()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("looking at", path, error)),
     }
 }
 

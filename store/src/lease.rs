@@ -10,15 +10,15 @@
 //! as the other is leased, which wastes space and loses nothing.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pool_core::digest::ObjectId;
 use pool_core::extent::SegmentId;
 
+use crate::directory::{Identity, identity};
 use crate::error::{Result, StoreError};
 
 /// A byte of the lease file, standing for an object or a segment.
@@ -57,8 +57,8 @@ pub struct LeaseTable {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The file at the path, last, after those that were there before. None where there is no lease
-    /// file and none can be made, so that nobody can collect.
+    /// The file at the path, last, after those that were there before. None as long as there is no
+    /// lease file and none can be made, so that nobody can collect.
     files: Vec<LeaseFile>,
     holders: HashMap<LeaseKey, usize>,
 }
@@ -67,11 +67,8 @@ struct State {
 struct LeaseFile {
     file: File,
     /// What the path named then.
-    identity: Identity,
+    identity: Option<Identity>,
 }
-
-/// The file at the path, if there is one: device and inode, which no other has while it is open.
-type Identity = Option<(u64, u64)>;
 
 /// Something that is held against collection for as long as this value lives.
 #[derive(Debug)]
@@ -140,16 +137,13 @@ impl LeaseTable {
         open: impl FnOnce(&Path) -> Result<Option<LeaseFile>>,
     ) -> Result<MutexGuard<'_, State>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(last) = state.files.last() else {
-            return Ok(state);
-        };
-        if identity(&self.path)? != last.identity
+        let last = state.files.last().and_then(|last| last.identity);
+        if identity(&self.path)? != last
             && let Some(next) = open(&self.path)?
         {
             tracing::warn!(
                 path = %self.path.display(),
-                "the lease file was removed or replaced: leases are taken again in the one that is \
-                 there now"
+                "the lease file is another one: leases are taken again in the one that is there now"
             );
             for key in state.holders.keys() {
                 self.lock(&next.file, *key)?;
@@ -180,14 +174,6 @@ impl LeaseTable {
                 tracing::warn!(%error, ?key, "releasing a lease failed");
             }
         }
-    }
-}
-
-fn identity(path: &Path) -> Result<Identity> {
-    match fs::metadata(path) {
-        Ok(there) => Ok(Some((there.dev(), there.ino()))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StoreError::io("looking at the lease file", path, error)),
     }
 }
 
@@ -274,6 +260,8 @@ mod ofd {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

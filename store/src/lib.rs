@@ -10,6 +10,7 @@
 //! [`collection`] lets a collector take away what nothing refers to.
 
 pub mod backend;
+mod barrier;
 pub mod collection;
 mod creation;
 pub mod descriptors;
@@ -48,7 +49,7 @@ pub use opening::may_lack_file;
 pub use snapshot::Snapshot;
 pub use view::{Held, StoreView};
 
-use collection::Barrier;
+use barrier::Barrier;
 use manifest::Timestamp;
 use placement::PlacementPolicy;
 use segment::Appender;

@@ -7,9 +7,10 @@
 
 use std::fs::{self, File, FileType, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::directory::Identity;
 use crate::error::{Result, StoreError};
 
 /// The mark of one store, opened for writing by its writer and for reading by everybody else.
@@ -17,6 +18,7 @@ use crate::error::{Result, StoreError};
 pub(crate) struct Mark {
     path: PathBuf,
     file: File,
+    identity: Identity,
 }
 
 impl Mark {
@@ -77,7 +79,13 @@ impl Mark {
         Ok(Some(Self {
             path: path.into(),
             file,
+            identity: (found.dev(), found.ino()),
         }))
+    }
+
+    /// Which file it is, whatever is at its path by now.
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity
     }
 
     /// Commits acknowledged so far; `None` when the file is too short to say.

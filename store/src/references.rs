@@ -113,16 +113,17 @@ fn release_manifest(
     image: &ImageRef,
     successor_uses: &[&LibraryRef],
 ) -> Result<()> {
-    if store.tags_of_manifest(id)?.iter().any(|tag| tag != image) {
+    // However many there are: others wait meanwhile.
+    let index = store.view.index.now();
+    if index.is_tagged(id, image)? {
         return Ok(());
     }
-    let Some(manifest) = store.view.index.now().manifest(id)? else {
+    let Some(manifest) = index.manifest(id)? else {
         return Ok(());
     };
     batch.delete_manifest(id, &manifest);
     for used in &manifest.description.libraries {
-        let users = store.view.index.now().users_of(&used.library)?;
-        if users.iter().any(|user| *user != id) || successor_uses.contains(&&used.library) {
+        if successor_uses.contains(&&used.library) || index.is_used(&used.library, Some(id))? {
             continue;
         }
         if let Some(mut record) = store.library(&used.library)? {

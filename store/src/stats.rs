@@ -52,7 +52,7 @@ impl Snapshot<'_> {
         stats.tags = self.tags()?.len() as u64;
         for (library, _) in self.libraries()? {
             stats.libraries += 1;
-            stats.unused_libraries += u64::from(self.library_users(&library)?.is_empty());
+            stats.unused_libraries += u64::from(!self.is_used(&library, None)?);
         }
         self.for_each_manifest(|_, _| {
             stats.images += 1;

@@ -17,6 +17,7 @@ use pool_core::page::PAGE_SIZE;
 use pool_core::registry::Reservation;
 
 use crate::backend::{Backend, SegmentFile};
+use crate::directory;
 use crate::error::{Result, StoreError};
 use crate::format::{self, Location, ObjectRecord, SegmentRecord};
 use crate::index::Index;
@@ -36,8 +37,8 @@ pub struct StoreView {
     pub(crate) index: Arc<Index>,
     pub(crate) backend: Arc<dyn Backend>,
     leases: Arc<LeaseTable>,
-    /// Absent in a store of an old release that nobody has written to.
-    mark: Option<Mark>,
+    /// The file that was there last; absent in a store of an old release that nobody has written to.
+    mark: Mutex<Option<Mark>>,
     /// The writer follows nobody.
     followed: Option<Followed>,
     /// Open segments, as long as somebody uses them: a cache must not keep unlinked files alive.
@@ -95,7 +96,7 @@ impl StoreView {
             index: Arc::new(index),
             backend,
             leases: LeaseTable::open(&directory.join(format::LEASES_FILE))?,
-            mark: Mark::open(&directory.join(format::GENERATION_FILE))?,
+            mark: Mutex::new(Mark::open(&directory.join(format::GENERATION_FILE))?),
             followed: None,
             open: Mutex::default(),
             scratch: None,
@@ -115,7 +116,15 @@ impl StoreView {
     /// Number of commits acknowledged since the store was made. A change means that listings may
     /// have changed.
     pub fn generation(&self) -> Result<u64> {
-        let read = self.mark.as_ref().map(Mark::read).transpose()?;
+        let mut mark = self.mark.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody may have put another one in its place.
+        let path = self.directory.join(format::GENERATION_FILE);
+        if directory::identity(&path)? != mark.as_ref().map(Mark::identity)
+            && let Some(there) = Mark::open(&path)?
+        {
+            *mark = Some(there);
+        }
+        let read = mark.as_ref().map(Mark::read).transpose()?;
         Ok(read.flatten().unwrap_or(0))
     }
 

@@ -176,3 +176,22 @@ fn what_is_no_file_in_place_of_the_mark_is_refused_with_advice() {
     fs::rename(path("aside"), &mark).unwrap();
     assert_stored(&reopen(&path("store")).unwrap(), b"known");
 }
+
+#[test]
+fn a_follower_goes_by_the_mark_that_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    push_library(&store, "old@1", b"old", Placement::Sparse).unwrap();
+    let scratch = directory.path().join("scratch");
+    let reader = StoreView::follow(directory.path(), &scratch).unwrap();
+    drop(store);
+    // As somebody puts it back who is told to.
+    let mark = directory.path().join("generation");
+    fs::rename(&mark, directory.path().join("aside")).unwrap();
+    reader.refresh().unwrap();
+    fs::copy(directory.path().join("aside"), &mark).unwrap();
+    let store = reopen(directory.path()).unwrap();
+    push_library(&store, "new@1", b"new", Placement::Sparse).unwrap();
+    reader.refresh().unwrap();
+    assert_stored(&reader, b"new");
+}

@@ -12,6 +12,7 @@ use pool_core::registry::ReserveError;
 use pool_store::manifest::TokenScope;
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreError};
+use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
 
 fn unused(store: &Store, library: &str) -> bool {
     let record = store.library(&library_ref(library)).unwrap().unwrap();
@@ -73,6 +74,38 @@ fn an_image_lives_as_long_as_one_of_its_tags() {
         let tagged = store.tag_image(gone, &latest);
         assert!(matches!(tagged, Err(StoreError::NotFound(_))));
     }
+}
+
+/// Keys that `work` goes through in what the index has in memory.
+fn keys_passed(work: impl FnOnce()) -> u64 {
+    set_perf_stats(PerfStatsLevel::EnableCount);
+    let mut counted = PerfContext::default();
+    counted.reset();
+    work();
+    let passed = counted.metric(PerfMetric::NextOnMemtableCount);
+    set_perf_stats(PerfStatsLevel::Disable);
+    passed
+}
+
+#[test]
+fn a_name_goes_without_a_look_at_all_that_are_like_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let library = content(1, 1);
+    let tag = |nth: u64| image_ref(&format!("a:{nth}"));
+    for nth in 0..40 {
+        let used = [("l@1", library.as_slice())];
+        push_image(&store, &tag(nth).to_string(), &content(2 + nth, 1), &used).unwrap();
+        store.tag_image(&tag(0), &tag(100 + nth)).unwrap();
+    }
+    let delete = |nth| keys_passed(|| store.delete_image(&tag(nth)).unwrap());
+    assert!(keys_passed(|| assert_eq!(store.tags().unwrap().len(), 80)) >= 79);
+    // One of many tags of an image, and one of many images that use a library.
+    for nth in [120, 20] {
+        let passed = delete(nth);
+        assert!(passed < 10, "{nth}: {passed}");
+    }
+    assert!(!unused(&store, "l@1"));
 }
 
 #[test]

@@ -83,3 +83,15 @@ fn an_empty_index_beside_the_segments_of_an_old_release_is_refused() {
     copy(&other.join("index"), &path.join("index"));
     assert!(refused(&path).contains("its index is empty"));
 }
+
+#[test]
+fn a_store_of_an_old_release_without_a_mark_gets_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    example(&path);
+    as_old_release(&path);
+    gone(&path.join("generation"));
+    for _ in 0..2 {
+        assert_whole(&reopen(&path).unwrap());
+    }
+}

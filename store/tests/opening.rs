@@ -460,8 +460,15 @@ fn reading_needs_no_permission_to_write() {
     let mount = ReadOnlyMount::new(&path, &root.path().join("mount2"));
     let reader = StoreView::follow(&mount.0, &root.path().join("scratch")).unwrap();
     let held = reader.hold(|store| Ok(store.object(id)?.map(|record| (record, vec![id]))));
-    assert!(held.unwrap().is_some());
+    let held = held.unwrap();
+    assert!(held.is_some());
     assert_stored(&reader, &bytes);
+    // Somebody comes to write to it nevertheless.
+    let store = open(&path);
+    reader.refresh().unwrap();
+    assert!(store.object_is_leased(id).unwrap());
+    drop(held);
+    assert!(!store.object_is_leased(id).unwrap());
 }
 
 #[test]

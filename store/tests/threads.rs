@@ -1,10 +1,11 @@
-//! A follower starts no threads to see what was committed, and pages are hashed without any.
+//! What a follower does not do to see what was committed: it starts no threads, and writes nothing.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 
 use std::ffi::{c_int, c_void};
+use std::fs;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -90,6 +91,51 @@ fn a_refresh_starts_no_thread() {
             .unwrap();
         assert!(found.is_some());
     }
+}
+
+/// Its notes may lie in memory (/run).
+#[test]
+fn a_followers_notes_do_not_grow() {
+    let directory = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let notes = |nth: u64| scratch.path().join(format!("follower{nth}"));
+    let mut store = open(directory.path());
+    let mut pushed = 0;
+    let mut push = |store: &Store| {
+        pushed += 1;
+        let name = format!("l{pushed}@1");
+        push_library(store, &name, b"bytes", Placement::Sparse).unwrap();
+    };
+    let mut told = |refreshes| {
+        let follower = StoreView::follow(directory.path(), &notes(refreshes)).unwrap();
+        let log = fs::File::open(notes(refreshes).join("LOG")).unwrap();
+        for _ in 0..refreshes {
+            push(&store);
+            follower.refresh().unwrap();
+        }
+        // All of it is written when the index is closed.
+        drop(follower);
+        log.metadata().unwrap().len()
+    };
+    let (few, many) = (told(1), told(61));
+    assert!(many < few + 1000, "{few} bytes, then {many}");
+
+    let follower = StoreView::follow(directory.path(), &notes(2)).unwrap();
+    let files = || fs::read_dir(notes(2)).unwrap().count();
+    let first = files();
+    for _ in 0..6 {
+        // What it has in memory is older than a table then, and it opens the index anew.
+        drop(store);
+        store = Store::open(directory.path(), StoreOptions::default()).unwrap();
+        push(&store);
+        follower.refresh().unwrap();
+    }
+    assert_eq!(files(), first);
+    // The writer's go on beside the index for as long as it runs.
+    let told = fs::read_to_string(directory.path().join("index/LOG")).unwrap();
+    let limit = "Options.max_log_file_size: ";
+    let limit = told.lines().find_map(|line| line.split(limit).nth(1));
+    assert!(limit.is_some_and(|bytes| bytes.trim() != "0"), "{limit:?}");
 }
 
 #[test]

@@ -21,7 +21,8 @@ pub struct Found {
     pub stored: u64,
     /// When it came to be as it is.
     pub time: SystemTime,
-    /// Names of the inode: 1 for a file, 2 and one for each subdirectory for a directory.
+    /// Names of the inode: 1 for a file, 2 and one for each subdirectory for a directory, or 1 where
+    /// those are not counted.
     pub links: u32,
     /// The bytes.
     pub content: Content,

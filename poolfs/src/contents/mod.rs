@@ -101,8 +101,10 @@ impl Contents {
         if at_place.as_ref().map(|found| found.version) == Some(node.version) {
             return Ok(at_place);
         }
-        match seen() {
-            Some(seen) if seen.version.is_some() && seen.version == node.version => {
+        match (&node.place, seen()) {
+            // Its pages may have left the segments that it says.
+            (Place::Extents(_), _) => Ok(None),
+            (_, Some(seen)) if seen.version.is_some() && seen.version == node.version => {
                 Self::find_seen(store, seen)
             }
             _ => Ok(None),
@@ -153,7 +155,7 @@ impl Contents {
                 .object(*id)?
                 .map(|record| object(*id, record.map, self.made, vec![*id]))),
             Place::Segment(id) => self.find_segment(store, *id),
-            Place::Extents(id) => self.find_extents(store, place, *id),
+            Place::Extents(id) => self.find_extents(store, *id),
             Place::ServiceFile(ServiceFile::Version) => {
                 let bytes = self.version();
                 Ok(Some(rendered(bytes.into(), self.made, vec![])))
@@ -162,33 +164,30 @@ impl Contents {
                 let bytes = self.rendered.get(place, (store.generation(), None), || {
                     store.stats().map(|stats| to_json(&stats))
                 })?;
-                let found = rendered(bytes, self.changed(), vec![]);
-                // Never the same for long: not worth an inode for each state.
-                Ok(Some(Found {
-                    version: None,
-                    ..found
-                }))
+                Ok(Some(rendered(bytes, self.changed(), vec![])))
             }
         }
     }
 
     fn find_directory(&self, store: &Snapshot<'_>, place: &Place) -> Result<Option<Found>> {
-        let subdirectories = match place {
-            Place::Root => ROOT_DIRECTORIES.len(),
-            Place::Service => 1,
-            Place::Libraries | Place::LibraryName(_) | Place::Images | Place::ImageName(_) => {
-                Self::children_at(store, place)?.len()
-            }
-            _ => 0,
+        let (is_there, links) = match place {
+            Place::Root => (true, ROOT_DIRECTORIES.len() as u32 + 2),
+            Place::Service => (true, 3),
+            // There may be many, and a path that leads through is no question how many. One link is
+            // no count at all, as on btrfs.
+            Place::Libraries | Place::Images => (true, 1),
+            Place::LibraryName(name) => (store.has_library_of(name.as_str())?, 1),
+            Place::ImageName(name) => (store.has_image_of(name.as_str())?, 1),
+            _ => (true, 2),
         };
-        if subdirectories == 0 && matches!(place, Place::LibraryName(_) | Place::ImageName(_)) {
+        if !is_there {
             return Ok(None);
         }
         let time = match place {
             Place::Root | Place::Service => self.made,
             _ => self.changed(),
         };
-        Ok(Some(directory(subdirectories as u32 + 2, time)))
+        Ok(Some(directory(links, time)))
     }
 
     fn find_library_file(
@@ -271,22 +270,11 @@ impl Contents {
         }))
     }
 
-    /// An object's extents change when a collection moves its pages: not an inode for each state.
-    fn find_extents(
-        &self,
-        store: &Snapshot<'_>,
-        place: &Place,
-        id: ObjectId,
-    ) -> Result<Option<Found>> {
-        let Some(record) = store.object(id)? else {
-            return Ok(None);
-        };
-        let make = || Ok(extents_json(&record.map));
-        let state = (store.generation(), None);
-        let bytes = self.rendered.get(place, state, make)?;
-        Ok(Some(Found {
-            version: None,
-            ..rendered(bytes, self.made, vec![id])
+    fn find_extents(&self, store: &Snapshot<'_>, id: ObjectId) -> Result<Option<Found>> {
+        let record = store.object(id)?;
+        Ok(record.map(|record| {
+            // Too quickly made to be kept: whoever lists them makes all.
+            rendered(extents_json(&record.map).into(), self.made, vec![id])
         }))
     }
 

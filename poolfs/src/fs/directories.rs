@@ -7,7 +7,7 @@ use fuser::{Errno, FileHandle, FileType, FopenFlags, INodeNo, ReplyDirectory, Re
 use super::{FsResult, PoolFs, failed};
 use crate::handles::{Directory, Handle};
 use crate::inodes::{Inodes, Node};
-use crate::tree::{Place, ServiceFile};
+use crate::tree::Place;
 
 impl PoolFs {
     pub(super) fn open_directory(&self, inode: INodeNo, reply: ReplyOpen) {
@@ -90,8 +90,7 @@ impl PoolFs {
     fn shown(&self, place: &Place) -> INodeNo {
         let version = match place {
             Place::Object(id) => Some(*id),
-            // Files that may show other bytes at any time.
-            Place::Segment(_) | Place::Extents(_) | Place::ServiceFile(ServiceFile::Stats) => None,
+            Place::Segment(_) => None,
             file if !file.is_directory() => {
                 let found = self.find(file).ok().flatten();
                 found.and_then(|found| found.version)

@@ -30,15 +30,9 @@ impl PoolFs {
         if let Content::Segment { id, used } = found.value.content {
             return self.open_segment(inode, found.value, id, used, reply);
         }
-        let flags = if found.value.version.is_some() {
-            // The inode will never show anything else.
-            FopenFlags::FOPEN_KEEP_CACHE
-        } else {
-            // Served as of the opening; the length that the kernel remembers may be another.
-            FopenFlags::FOPEN_DIRECT_IO
-        };
         let number = self.handles.insert(inode, Handle::File { found });
-        reply.opened(number, flags);
+        // The inode will never show anything else.
+        reply.opened(number, FopenFlags::FOPEN_KEEP_CACHE);
     }
 
     fn open_segment(

@@ -102,10 +102,8 @@ impl Filesystem for PoolFs {
         if !passthrough::request(config) {
             self.passthrough.decide(false);
         }
-        // These only help; a kernel without them serves as well. The second lets what is read
-        // directly be mapped too, since Linux 6.6.
+        // These only help; a kernel without them serves as well.
         let _ = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS);
-        let _ = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
         let _ = config.set_max_background(MAX_BACKGROUND);
         Ok(())
     }

@@ -95,10 +95,14 @@ pub(super) fn attributes(inode: INodeNo, found: &Found) -> FileAttr {
 /// How long the kernel may keep a name, and how long attributes.
 pub(super) fn time_to_live(place: &Place) -> (Duration, Duration) {
     match place {
-        Place::Object(_) => (IMMUTABLE_TTL, IMMUTABLE_TTL),
-        Place::LibraryFile(..) | Place::ImageFile(..) => (FILE_TTL, NAME_TTL),
-        // A segment takes up more of the disk as it fills, a directory has more in it.
-        Place::Segment(_)
+        Place::LibraryFile(..)
+        | Place::ImageFile(..)
+        | Place::Extents(_)
+        | Place::ServiceFile(_) => (FILE_TTL, NAME_TTL),
+        // A segment takes up more of the disk as it fills, a directory has more in it, and what is
+        // collected is there no more.
+        Place::Object(_)
+        | Place::Segment(_)
         | Place::Root
         | Place::Libraries
         | Place::Images
@@ -106,8 +110,27 @@ pub(super) fn time_to_live(place: &Place) -> (Duration, Duration) {
         | Place::Segments
         | Place::Service
         | Place::AllExtents => (IMMUTABLE_TTL, NAME_TTL),
-        // Who maps one needs the length of what is shown now.
-        Place::Extents(_) | Place::ServiceFile(_) => (IMMUTABLE_TTL, Duration::ZERO),
         _ => (NAME_TTL, NAME_TTL),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pool_core::digest::ObjectId;
+    use pool_core::extent::SegmentId;
+
+    use super::*;
+
+    #[test]
+    fn what_can_be_collected_is_not_believed_to_be_there_for_long() {
+        let object = ObjectId::of(b"object");
+        for place in [
+            Place::Object(object),
+            Place::Extents(object),
+            Place::Segment(SegmentId(1)),
+        ] {
+            let (_, attributes) = time_to_live(&place);
+            assert!(attributes <= NAME_TTL, "{place:?}");
+        }
     }
 }

@@ -8,13 +8,10 @@ use pool_core::page::PAGES_PER_WINDOW;
 
 use super::moves::{Entries, Moves, redirect_object};
 use super::survey::Survey;
-use crate::collection::{Collection, MAX_BATCH};
+use crate::collection::{Collection, MAX_BATCH, weight};
 use crate::error::Result;
 use crate::format::Location;
 use crate::index::Batch;
-
-/// Extents of an object's record that take as long to read and write as the entry of a page.
-const EXTENTS_PER_ENTRY: usize = 64;
 
 /// The index on its way from old places to new ones.
 pub(super) struct Redirection<'a> {
@@ -123,7 +120,7 @@ impl<'a> Redirection<'a> {
                         left.next();
                         continue;
                     };
-                    let weight = 1 + record.map.extents().len() / EXTENTS_PER_ENTRY;
+                    let weight = weight(&record);
                     // A record that is long is not written again for the sake of few entries.
                     let limit = room.max(weight);
                     let done =

@@ -184,7 +184,7 @@ impl Index {
     /// Makes an index of an old release the one of the store `identity`, and counts its commits
     /// from what the mark says.
     pub(crate) fn adopt(&self, identity: [u8; 16]) -> Result<()> {
-        let Role::Primary { count, .. } = &self.role else {
+        let Role::Primary { mark, count, .. } = &self.role else {
             return Ok(());
         };
         let commits = count.lock().unwrap_or_else(PoisonError::into_inner).marked;
@@ -194,6 +194,8 @@ impl Index {
         batch.put_meta(COMMITS, commits.to_le_bytes());
         batch.put_meta(commit_key(commits), []);
         self.write(batch)?;
+        // There may have been none: its file is empty then.
+        mark.advance(commits)?;
         self.recount()
     }
 

@@ -27,6 +27,11 @@ impl Reader<'_> {
         self.all(&records::LIBRARIES, "")
     }
 
+    /// True when there is a version of a library of that name.
+    pub fn has_library_of(&self, name: &str) -> Result<bool> {
+        self.any(LIBRARIES, format!("{name}@").as_bytes(), |_| Ok(true))
+    }
+
     /// All versions of one library.
     pub fn library_versions(&self, name: &str) -> Result<Vec<(LibraryRef, LibraryRecord)>> {
         self.all(&records::LIBRARIES, &format!("{name}@"))
@@ -43,8 +48,17 @@ impl Reader<'_> {
         Ok(tags)
     }
 
+    /// True when a manifest uses a library version, `but` left out.
+    pub(crate) fn is_used(&self, library: &LibraryRef, but: Option<ObjectId>) -> Result<bool> {
+        let prefix = reference_key::users_of(library);
+        self.any(REFERENCES, &prefix, |key| {
+            let user = ObjectId(digest_key(REFERENCES, &key[prefix.len()..])?);
+            Ok(Some(user) != but)
+        })
+    }
+
     /// Manifests that use a library version.
-    pub(crate) fn users_of(&self, library: &LibraryRef) -> Result<Vec<ObjectId>> {
+    fn users_of(&self, library: &LibraryRef) -> Result<Vec<ObjectId>> {
         let prefix = reference_key::users_of(library);
         let mut users = Vec::new();
         self.scan(REFERENCES, &prefix, |key, _| {
@@ -61,6 +75,11 @@ impl Reader<'_> {
     /// All tags in order of name.
     pub fn tags(&self) -> Result<Vec<(ImageRef, TagRecord)>> {
         self.all(&records::TAGS, "")
+    }
+
+    /// True when there is a tag of that image name.
+    pub fn has_image_of(&self, name: &str) -> Result<bool> {
+        self.any(TAGS, format!("{name}:").as_bytes(), |_| Ok(true))
     }
 
     /// All tags of one image name.
@@ -80,6 +99,13 @@ impl Reader<'_> {
             Ok(())
         })?;
         Ok(tags)
+    }
+
+    /// True when a tag points at a manifest, `but` left out.
+    pub(crate) fn is_tagged(&self, manifest: ObjectId, but: &ImageRef) -> Result<bool> {
+        let but = reference_key::tag_of(manifest, but);
+        let prefix = reference_key::tags_of(manifest);
+        self.any(REFERENCES, &prefix, |key| Ok(key != but))
     }
 
     /// All records of a kind whose keys begin with `prefix`.

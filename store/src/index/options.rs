@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
-    Options,
+    LogLevel, Options,
 };
 
 use super::failed;
@@ -28,6 +28,9 @@ pub(super) const FAMILIES: [&str; 11] = [
 
 /// What the log holds at most.
 pub(super) const LOG: u64 = 64 << 20;
+
+/// What RocksDB tells of its own work, at most, and as much of what it told before.
+const TOLD: usize = 4 << 20;
 
 /// What a family keeps in memory before it is written to a table. RocksDB sets this much aside for
 /// the log beforehand, and after a write that found the disk full it waits for this much room.
@@ -65,12 +68,13 @@ pub(super) fn options() -> Options {
     // Whatever a power cut leaves of an unfinished record is accepted, and nothing after it. That
     // no commit is lost by this is checked against the mark.
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    options.set_max_log_file_size(TOLD);
+    options.set_keep_log_file_num(2);
     options
 }
 
 pub(super) fn primary_options() -> Options {
     let mut options = options();
-    options.set_keep_log_file_num(2);
     // Bounds what a restart replays, and a new follower reads.
     options.set_max_total_wal_size(LOG);
     // All families are written out at once, so that a list of tables that lost its end is behind in
@@ -85,6 +89,8 @@ pub(super) fn secondary(path: &Path, scratch: &Path) -> Result<DB> {
     options.set_max_open_files(-1);
     // RocksDB starts so many threads for each family at each catch-up.
     options.set_max_file_opening_threads(1);
+    // Each catch-up would be told, in a place that may be memory.
+    options.set_log_level(LogLevel::Warn);
     options.set_keep_log_file_num(1);
     DB::open_cf_descriptors_as_secondary(&options, path, scratch, families())
         .map_err(|source| failed("opening", source))

@@ -1,6 +1,7 @@
 //! Typed reading: the keys and records of FORMAT.md, as they are now or in one state.
 
 use std::fmt::Write as _;
+use std::ops::ControlFlow;
 
 use pool_core::digest::{ObjectId, PageId, WindowId};
 use pool_core::extent::SegmentId;
@@ -64,15 +65,44 @@ impl<'a> Reader<'a> {
         prefix: &[u8],
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<()>,
     ) -> Result<()> {
+        self.scan_until(family, prefix, |key, value| {
+            visit(key, value).map(ControlFlow::Continue)
+        })
+    }
+
+    /// True when `test` holds of a key that begins with `prefix`. Looks no further than that one.
+    pub(super) fn any(
+        &self,
+        family: &'static str,
+        prefix: &[u8],
+        mut test: impl FnMut(&[u8]) -> Result<bool>,
+    ) -> Result<bool> {
+        let mut found = false;
+        self.scan_until(family, prefix, |key, _| {
+            found = test(key)?;
+            Ok(if found {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
+        })?;
+        Ok(found)
+    }
+
+    fn scan_until(
+        &self,
+        family: &'static str,
+        prefix: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
         self.index.with_db(|db| {
             let mode = IteratorMode::From(prefix, Direction::Forward);
             let family = super::family(db, family);
             for entry in db.iterator_cf_opt(family, self.options(), mode) {
                 let (key, value) = entry.map_err(|source| failed("scanning", source))?;
-                if !key.starts_with(prefix) {
+                if !key.starts_with(prefix) || visit(&key, &value)?.is_break() {
                     break;
                 }
-                visit(&key, &value)?;
             }
             Ok(())
         })
