@@ -13,16 +13,18 @@ use std::process::Command;
 use pool_tests::source_directory;
 
 /// What `pool` does not link, and says so: what stands in its message.
-const REFUSED: [(&str, &str); 10] = [
+const REFUSED: [(&str, &str); 12] = [
     ("align_4m", "alignment 4194304"),
     ("big_aligned_member", "aligned to 8192 bytes"),
     ("data_start_end", "_end"),
     ("lto", "-flto"),
+    ("merge_orphan", "merged"),
     ("opt_defsym", "defsym"),
     ("opt_dynamic", "-static"),
     ("opt_gc", "missing"),
     ("opt_script_T", "linker script"),
     ("opt_staticpie", "-static"),
+    ("twice_whole", "already"),
     ("wx_section", "writable and executable"),
 ];
 

@@ -41,6 +41,16 @@ pub(super) fn refuse_undefined(image: &Image<'_, '_>) -> Result<(), LinkError> {
                         symbol: symbol.name.to_owned(),
                     });
                 }
+                if image.is_border_of_merged(symbol.name) {
+                    return Err(LinkError::Relocation {
+                        place: place(),
+                        problem: format!(
+                            "{} is a border of sections whose equal entries are to be merged, which is not done: \
+                             compile them without -fmerge-constants (flag M of the section)",
+                            symbol.name
+                        ),
+                    });
+                }
                 if symbol.is_local() || symbol.name.is_empty() {
                     refuse_discarded(image, (u, o), section, symbol, place)?;
                 } else if image.program.refers(u, o, symbol)

@@ -31,7 +31,10 @@
 //!
 //! - members that nobody needs lie in a library's pages; they are not run, and what they lack ends the program if it
 //!   is ever called;
-//! - of a function that C++ has one of in a program (an inline one) libraries call their own copies.
+//! - of a function that C++ has one of in a program (an inline one) libraries call their own copies;
+//! - `etext` is the end of the application's code; that of libraries lies elsewhere;
+//! - sections that are named as a compiler names those of single variables (`.data.NAME`) lie with their library's
+//!   or the application's data: who walks them from one to another should give them a name that is none of these.
 
 mod addresses;
 mod archive;

@@ -30,6 +30,8 @@ pub(super) struct Orphan {
     parts: Vec<(usize, (usize, usize, usize))>,
     is_code: bool,
     is_writable: bool,
+    /// An ordinary link would keep one of several equal entries.
+    is_mergeable: bool,
 }
 
 impl Image<'_, '_> {
@@ -45,6 +47,7 @@ impl Image<'_, '_> {
                 let orphan = found.entry(section.name).or_default();
                 orphan.is_code |= section.is_code();
                 orphan.is_writable |= section.is_writable();
+                orphan.is_mergeable |= section.is_mergeable();
                 orphan.parts.push((unit.positions[o], (u, o, s)));
             }
         }
@@ -85,15 +88,26 @@ impl Image<'_, '_> {
 
     /// `__start_NAME` and `__stop_NAME`.
     pub(super) fn orphan_border(&self, name: &str) -> Option<u64> {
-        let (name, is_start) = match name.strip_prefix("__start_") {
-            Some(name) => (name, true),
-            None => (name.strip_prefix("__stop_")?, false),
-        };
-        let orphan = self.orphans.iter().find(|orphan| orphan.name == name)?;
+        let (orphan, is_start) = self.orphan_of_border(name)?;
         Some(if is_start {
             orphan.span.start
         } else {
             orphan.span.end()
         })
+    }
+
+    /// True for a border of entries of which an ordinary link would keep one of several equal ones.
+    pub(super) fn is_border_of_merged(&self, name: &str) -> bool {
+        let orphan = self.orphan_of_border(name);
+        orphan.is_some_and(|(orphan, _)| orphan.is_mergeable)
+    }
+
+    fn orphan_of_border(&self, name: &str) -> Option<(&Orphan, bool)> {
+        let (name, is_start) = match name.strip_prefix("__start_") {
+            Some(name) => (name, true),
+            None => (name.strip_prefix("__stop_")?, false),
+        };
+        let orphan = self.orphans.iter().find(|orphan| orphan.name == name)?;
+        Some((orphan, is_start))
     }
 }

@@ -4,8 +4,8 @@
 //! has pages of its own ([`super::relocate`]). Source: binutils, `bfd/linker.c` (`link_action`) and
 //! `bfd/elflink.c` (`elf_link_add_object_symbols`, `elf_link_add_archive_symbols`).
 //!
-//! Two licences are taken. An archive that ld would have to be told of again, further right, is found
-//! where it is. And of a section group that C++ has one of in a program (its signature is a mangled name, or
+//! Licences are taken where ld would fail: an archive that it would have to be told of again, further right, is found
+//! where it is, and one without a table of its symbols is searched. And of a section group that C++ has one of in a program (its signature is a mangled name, or
 //! a reference to a function of the unwinder's), the copy of a library counts before the
 //! application's: the language makes them the same.
 
@@ -65,6 +65,7 @@ impl<'a> Resolution<'a> {
             may_repeat: asked.may_repeat,
             groups: HashSet::new(),
             wanted: asked.roots.iter().copied().collect(),
+            completes: true,
             found: Self {
                 live: units.iter().map(|u| vec![false; u.objects.len()]).collect(),
                 ..Self::default()
@@ -73,6 +74,8 @@ impl<'a> Resolution<'a> {
         for step in steps {
             resolver.step(step, became)?;
         }
+        // Nothing is left for an ordinary link to do, but to fail for what is still wanted.
+        resolver.completes = false;
         resolver.search(&(1..units.len()).collect::<Vec<_>>())?;
         let mut found = resolver.found;
         found.included = found.live.iter().map(|live| live.contains(&true)).collect();
@@ -235,6 +238,8 @@ struct Resolver<'r, 'a> {
     groups: HashSet<&'a str>,
     /// Names that an archive's member is taken for.
     wanted: HashSet<&'a str>,
+    /// A member is taken for a tentative definition, too.
+    completes: bool,
     found: Resolution<'a>,
 }
 
@@ -246,6 +251,15 @@ impl<'a> Resolver<'_, 'a> {
                 Became::Library(_) => Ok(()),
             },
             Step::Whole(file) => match became[*file] {
+                Became::Library(unit) if self.found.live[unit].contains(&true) => {
+                    Err(LinkError::option(
+                        "--whole-archive",
+                        format!(
+                            "members of {} are in the program already, and would be there twice: name it once",
+                            self.units[unit].label
+                        ),
+                    ))
+                }
                 Became::Library(unit) => {
                     (0..self.units[unit].objects.len()).try_for_each(|o| self.load(unit, o))
                 }
@@ -287,7 +301,8 @@ impl<'a> Resolver<'_, 'a> {
         Ok(found)
     }
 
-    /// The member defines a name that is wanted, or of which there is a tentative definition alone.
+    /// The member defines a name that is wanted, or a variable of which there is a tentative definition alone (bfd,
+    /// `is_global_data_symbol_definition`).
     fn is_needed(&self, unit: usize, object: usize) -> bool {
         let symbols = self.units[unit].objects[object].symbols.iter();
         let mut defined = symbols.filter(|symbol| {
@@ -295,7 +310,11 @@ impl<'a> Resolver<'_, 'a> {
         });
         defined.any(|symbol| {
             self.wanted.contains(symbol.name)
-                || symbol.place != Place::Common && self.is_tentative(symbol.name)
+                || self.completes
+                    && symbol.place != Place::Common
+                    && symbol.binding == Binding::Global
+                    && !symbol.is_function()
+                    && self.is_tentative(symbol.name)
         })
     }
 

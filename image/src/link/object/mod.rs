@@ -10,7 +10,7 @@ use goblin::elf::section_header::{
     SHF_ALLOC, SHF_COMPRESSED, SHF_EXECINSTR, SHF_MERGE, SHF_STRINGS, SHF_TLS, SHF_WRITE,
     SHT_NOBITS,
 };
-use goblin::elf::sym::{STT_GNU_IFUNC, STT_SECTION, STT_TLS};
+use goblin::elf::sym::{STT_FUNC, STT_GNU_IFUNC, STT_SECTION, STT_TLS};
 
 use super::error::LinkError;
 pub(super) use read::is_foreign;
@@ -137,6 +137,9 @@ impl Symbol<'_> {
     }
     pub(super) fn is_thread_local(&self) -> bool {
         self.kind == STT_TLS
+    }
+    pub(super) fn is_function(&self) -> bool {
+        matches!(self.kind, STT_FUNC | STT_GNU_IFUNC)
     }
     pub(super) fn is_local(&self) -> bool {
         self.binding == Binding::Local

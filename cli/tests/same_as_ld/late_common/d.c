@@ -1,0 +1,1 @@
+int v=5; int dd(void){return v;}

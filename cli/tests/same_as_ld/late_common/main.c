@@ -1,0 +1,2 @@
+#include <stdio.h>
+int v; int main(){printf("%d\n",v);}
