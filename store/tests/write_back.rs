@@ -40,6 +40,7 @@ fn descriptors(file: &Path) -> Vec<c_int> {
 }
 
 /// As fdatasync(2), with a disk that fails when it is told to.
+// SAFETY: it has the name and the signature of the C library's, and does what that one does.
 #[unsafe(no_mangle)]
 pub extern "C" fn fdatasync(descriptor: c_int) -> c_int {
     let file = path(descriptor);

@@ -8,7 +8,7 @@
 //!
 //! A depends on B when B is the first archive on the command line that defines a symbol which A
 //! needs (a strong reference that A does not define). Weak references create no dependency:
-//! they are bound within the dependencies there are, or by the image.
+//! the image settles them.
 //!
 //! Libraries that depend on each other in a circle (a C library and the compiler's support
 //! library do) stay libraries of their own. Sizes do not depend on addresses, so all of a circle
@@ -47,8 +47,7 @@ pub(super) struct Library {
     pub(super) identity: ObjectId,
     /// Positions (among the libraries) of those it refers to.
     pub(super) dependencies: Vec<usize>,
-    /// All that can be reached through dependencies, in the order of their names: where weak
-    /// references are looked for.
+    /// All that can be reached through dependencies, in the order of their names.
     pub(super) scope: Vec<usize>,
     /// Which library supplies a symbol that this one needs.
     pub(super) suppliers: BTreeMap<String, usize>,

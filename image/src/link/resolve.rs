@@ -4,10 +4,10 @@
 //! has pages of its own ([`super::relocate`]). Source: binutils, `bfd/linker.c` (`link_action`) and
 //! `bfd/elflink.c` (`elf_link_add_object_symbols`, `elf_link_add_archive_symbols`).
 //!
-//! Licences are taken where ld would fail: an archive that it would have to be told of again, further right, is found
-//! where it is, and one without a table of its symbols is searched. And of a section group that C++ has one of in a program (its signature is a mangled name, or
-//! a reference to a function of the unwinder's), the copy of a library counts before the
-//! application's: the language makes them the same.
+//! Licences are taken where ld would fail: an archive that it would have to be told of again, further right, is
+//! found where it is, and one without a table of its symbols is searched. And of a section group that C++ has one
+//! of in a program (its signature is a mangled name, or a reference to a function of the unwinder's), the copy of a
+//! library counts before the application's: the language makes them the same.
 
 use std::collections::{HashMap, HashSet};
 

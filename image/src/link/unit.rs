@@ -1,7 +1,8 @@
 //! What is linked as one: the application's objects, or all members of one archive.
 //!
 //! Inside a unit the ordinary rules hold: one copy of each section group, a global definition
-//! before a common one before a weak one. Across units they differ, see `symbols`.
+//! before a common one before a weak one. What a program of several
+//! units means is `resolve`'s to say.
 
 use std::collections::{HashMap, HashSet};
 

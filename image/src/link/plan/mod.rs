@@ -5,8 +5,8 @@
 //! in every image.
 //!
 //! A library has two ranges. The *shared* one holds code and constants, whose bytes are the same
-//! everywhere: references out of it lead to the library itself, to its dependencies, or through
-//! its private range. The *private* one holds, in this order:
+//! everywhere, but for the pages that an image has of its own: references out of it lead to the library itself, to its
+//! dependencies, or through its private range. The *private* one holds, in this order:
 //!
 //! - *bound* sections: code and constants that hold an import's address themselves (the start-up
 //!   code that walks the image's array of constructors, for one). Their addresses are the same in
