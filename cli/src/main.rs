@@ -133,7 +133,7 @@ fn main() -> ExitCode {
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Whoever does not hear it sees the exit code.
-            let error = output::harmless(&format!("{error:#}"));
+            let error = output::harmless(&output::causes(&error));
             let _ = writeln!(std::io::stderr(), "pool: {error}");
             ExitCode::FAILURE
         }

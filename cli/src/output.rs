@@ -36,6 +36,21 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
+/// An error and what caused it. Many name their cause themselves.
+pub(crate) fn causes(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if told.ends_with(&cause) {
+            continue;
+        }
+        if !told.is_empty() {
+            told.push_str(": ");
+        }
+        told.push_str(&cause);
+    }
+    told
+}
+
 /// What a service or a file said, without what a terminal would obey.
 pub(crate) fn harmless(text: &str) -> String {
     let shown = |letter: char| match letter {
@@ -146,6 +161,18 @@ mod tests {
         ] {
             assert_eq!(bytes(value), text);
         }
+    }
+
+    #[test]
+    fn a_cause_that_an_error_names_is_not_told_again() {
+        let missing = || io::Error::other("missing");
+        let error = anyhow::Error::from(missing()).context("reading a: missing");
+        assert_eq!(
+            causes(&error.context("linking b")),
+            "linking b: reading a: missing"
+        );
+        let error = anyhow::Error::from(missing()).context("reading a");
+        assert_eq!(causes(&error), "reading a: missing");
     }
 
     #[test]

@@ -240,6 +240,20 @@ impl AddressBook {
         Ok(reservation)
     }
 
+    /// The same for several library versions, in their order: all of them, or none when one is refused.
+    pub fn reserve_all(
+        &mut self,
+        requests: &[ReservationRequest],
+    ) -> Result<Vec<Reservation>, ReserveError> {
+        let before = self.reservations.len();
+        let reserved = requests.iter().map(|request| self.reserve(request));
+        let reserved: Result<_, _> = reserved.collect();
+        if reserved.is_err() {
+            self.reservations.truncate(before);
+        }
+        reserved
+    }
+
     fn slot_of_earlier_version(&self, request: &ReservationRequest) -> Option<AddressSlot> {
         self.reservations
             .iter()
@@ -414,6 +428,21 @@ mod tests {
             Err(ReserveError::Conflict { .. })
         ));
         assert_eq!(book.reservations().len(), 1);
+    }
+
+    #[test]
+    fn of_several_all_are_reserved_or_none() {
+        let mut book = AddressBook::default();
+        let known = book.reserve(&request("a@1", 10, 1)).unwrap();
+        let mut other = request("a@1", 10, 1);
+        other.identity = ObjectId::of(b"other");
+        let refused = book.reserve_all(&[request("b@1", 1, 1), other]);
+        assert!(matches!(refused, Err(ReserveError::Conflict { .. })));
+        assert_eq!(book.reservations(), std::slice::from_ref(&known));
+        let all = [request("b@1", 1, 1), request("a@1", 10, 1)];
+        let reserved = book.reserve_all(&all).unwrap();
+        assert_eq!(reserved[1], known);
+        assert_eq!(book.reservations(), [known, reserved[0].clone()]);
     }
 
     #[test]

@@ -199,7 +199,7 @@ fn a_spoilt_record_of_any_family_is_found() {
         let directory = tempfile::tempdir().unwrap();
         let store = example(directory.path());
         let request = reservation("lib@1", b"members");
-        store.reserve_addresses(&request).unwrap().unwrap();
+        store.reserve_addresses(&[request]).unwrap().unwrap();
         let secret = ObjectId::of(b"secret");
         store.add_token("ci", secret, TokenScope::Read).unwrap();
         assert_eq!(problems(&store, FsckLevel::Index), []);

@@ -13,9 +13,9 @@ use std::collections::BTreeMap;
 use goblin::elf::Elf;
 use goblin::elf::program_header::{PF_W, PF_X, PT_LOAD, PT_TLS};
 use pool_core::name::LibraryRef;
-use pool_core::registry::AddressBook;
+use pool_core::registry::{AddressBook, Reservation, ReservationRequest};
 use pool_image::layout::{LAYOUT_SECTION, LinkLayout};
-use pool_image::link::{LinkError, Linked, RegistryError, link};
+use pool_image::link::{LinkError, Linked, Registry, RegistryError, link};
 use support::{Compiler, Workshop, guests, run};
 
 const PROGRAMS: [&str; 5] = [
@@ -385,14 +385,49 @@ fn a_version_with_other_contents_is_refused() {
         let request = workshop.request(Compiler::Musl, &["-static", &program, &archive, &name]);
         match link(&request, &mut book) {
             Ok(_) => assert!(accepted),
-            Err(LinkError::Registry { source, .. }) => {
+            Err(LinkError::Registry(source)) => {
                 assert!(!accepted);
-                assert!(matches!(*source, RegistryError::Refused(_)));
+                assert!(matches!(source, RegistryError::Refused(_)));
                 assert!(source.to_string().contains("choose another version name"));
             }
             Err(other) => panic!("{other}"),
         }
     }
+}
+
+/// Counts how often it is asked.
+#[derive(Default)]
+struct Asked {
+    book: AddressBook,
+    times: usize,
+}
+
+impl Registry for Asked {
+    fn reserve(
+        &mut self,
+        requests: &[ReservationRequest],
+    ) -> Result<Vec<Reservation>, RegistryError> {
+        self.times += 1;
+        Registry::reserve(&mut self.book, requests)
+    }
+}
+
+/// A registry may be far away, and makes each answer durable.
+#[test]
+fn a_registry_is_asked_once_for_a_link() {
+    let workshop = Workshop::new();
+    let object = |name: &str, text: &str| workshop.compile(Compiler::Musl, name, text);
+    let program = object(
+        "main",
+        "int f(void), g(void); int main(void) { return f() + g(); }",
+    );
+    let f = workshop.archive("libf.a", &[&object("f", "int f(void) { return 1; }")]);
+    let g = workshop.archive("libg.a", &[&object("g", "int g(void) { return 2; }")]);
+    let request = workshop.request(Compiler::Musl, &["-static", &program, &f, &g]);
+    let mut registry = Asked::default();
+    link(&request, &mut registry).unwrap();
+    assert_eq!(registry.times, 1);
+    assert!(registry.book.reservations().len() >= 3);
 }
 
 /// A program that has one of its own of what a library refers to.

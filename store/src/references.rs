@@ -199,31 +199,33 @@ impl Store {
         Ok(None)
     }
 
-    /// Reserves addresses for a library version; true when they are new. The inner error is the
-    /// registry's refusal.
+    /// Reserves addresses for library versions, in their order, of all or of none; true when any are
+    /// new. The inner error is the registry's refusal.
     pub fn reserve_addresses(
         &self,
-        request: &ReservationRequest,
-    ) -> Result<std::result::Result<(Reservation, bool), ReserveError>> {
+        requests: &[ReservationRequest],
+    ) -> Result<std::result::Result<(Vec<Reservation>, bool), ReserveError>> {
         self.change(|batch| {
             let mut book = AddressBook::new(self.reservations()?);
             let known = book.reservations().len();
-            let outcome = book.reserve(request);
-            let is_new = book.reservations().len() > known;
-            if let Ok(reservation) = &outcome
-                && is_new
-            {
-                batch.put_reservation(known as u64, reservation);
+            let reserved = match book.reserve_all(requests) {
+                Ok(reserved) => reserved,
+                Err(refused) => return Ok(Err(refused)),
+            };
+            let new = &book.reservations()[known..];
+            for (at, reservation) in new.iter().enumerate() {
+                batch.put_reservation((known + at) as u64, reservation);
             }
             // Whoever links against a version is about to push an image that uses it.
-            if outcome.is_ok()
-                && let Some(mut record) = self.library(&request.library)?
-                && record.unused_since.is_some_and(|since| since != now())
-            {
-                begin_grace_again(&mut record);
-                batch.put_library(&request.library, &record);
+            for request in requests {
+                if let Some(mut record) = self.library(&request.library)?
+                    && record.unused_since.is_some_and(|since| since != now())
+                {
+                    begin_grace_again(&mut record);
+                    batch.put_library(&request.library, &record);
+                }
             }
-            Ok(outcome.map(|reservation| (reservation, is_new)))
+            Ok(Ok((reserved, !new.is_empty())))
         })
     }
 

@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::slice;
+
 use common::{
     assert_stored, content, image_ref, library_ref, open, push_image, push_library, reservation,
 };
@@ -150,9 +152,9 @@ fn reservations_and_tokens_survive_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
     let reserve = |store: &Store, name: &str, identity: &[u8]| {
-        store
-            .reserve_addresses(&reservation(name, identity))
-            .unwrap()
+        let request = reservation(name, identity);
+        let reserved = store.reserve_addresses(&[request]).unwrap();
+        reserved.map(|(mut list, is_new)| (list.remove(0), is_new))
     };
     let (first, is_new) = reserve(&store, "a@1", b"1").unwrap();
     assert!(is_new);
@@ -208,7 +210,10 @@ fn interest_in_an_unused_library_begins_its_grace_again() {
     let linked_against: Interest = |store, _| {
         let request = reservation("l@1", b"members");
         for _ in 0..2 {
-            store.reserve_addresses(&request).unwrap().unwrap();
+            store
+                .reserve_addresses(slice::from_ref(&request))
+                .unwrap()
+                .unwrap();
         }
     };
     let used_for_a_while: Interest = |store, bytes| {

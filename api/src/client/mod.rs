@@ -268,9 +268,9 @@ impl Client {
         self.get(&format!("/v1/why/{path}"))
     }
 
-    /// Reserves addresses for a library version.
-    pub fn reserve(&self, request: &ReservationRequest) -> Result<Reservation> {
-        self.post("/v1/registry", request)
+    /// Reserves addresses for library versions, in their order: of all of them, or of none.
+    pub fn reserve(&self, requests: &[ReservationRequest]) -> Result<Vec<Reservation>> {
+        self.post("/v1/registry/batch", &requests)
     }
 
     /// All address reservations, oldest first.

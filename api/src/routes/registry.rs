@@ -17,6 +17,7 @@ use crate::service::Service;
 pub(super) fn routes() -> OpenApiRouter<Service> {
     OpenApiRouter::new()
         .routes(routes!(list, reserve))
+        .routes(routes!(reserve_all))
         .routes(routes!(get))
 }
 
@@ -51,14 +52,35 @@ async fn reserve(
     JsonBody(request): JsonBody<ReservationRequest>,
 ) -> Result<Made<Reservation>> {
     let location = paths::reservation(&request.library);
-    let (body, created) = service
-        .with_store(move |store| Ok(store.reserve_addresses(&request)??))
+    let (mut reserved, created) = service
+        .with_store(move |store| Ok(store.reserve_addresses(&[request])??))
         .await?;
     Ok(Made {
         created,
         location,
-        body,
+        body: reserved.remove(0),
     })
+}
+
+/// Reserve addresses for all library versions of a link.
+///
+/// Either all are reserved or, when one is refused, none. As for a single one, the same request
+/// always has the same answer.
+#[utoipa::path(
+    post, path = "/v1/registry/batch", tag = "registry",
+    request_body(content = Vec<schemas::ReservationRequest>, description = "What each needs"),
+    responses(
+        (status = 200, description = "The reservations, in the order of the requests", body = Vec<schemas::Reservation>),
+        (status = 409, description = "A version is registered with other contents, or there is no room", body = ProblemBody),
+        (status = 422, description = "The thread-local storage asked for is impossible", body = ProblemBody),
+    )
+)]
+async fn reserve_all(
+    State(service): State<Service>,
+    JsonBody(requests): JsonBody<Vec<ReservationRequest>>,
+) -> Result<Json<Vec<Reservation>>> {
+    let reserved = service.with_store(move |store| Ok(store.reserve_addresses(&requests)??.0));
+    reserved.await.map(Json)
 }
 
 /// The reservation of a library version, whether it was pushed or not.

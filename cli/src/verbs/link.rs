@@ -142,15 +142,15 @@ fn open_registry(named: Option<String>, global: &Global) -> Result<Box<dyn Regis
 struct ServiceRegistry(Client);
 
 impl Registry for ServiceRegistry {
-    fn reserve(&mut self, request: &ReservationRequest) -> Result<Reservation, RegistryError> {
-        self.0.reserve(request).map_err(|error| {
+    fn reserve(
+        &mut self,
+        requests: &[ReservationRequest],
+    ) -> Result<Vec<Reservation>, RegistryError> {
+        self.0.reserve(requests).map_err(|error| {
             // With what caused it, for which there is no other place.
             let error = anyhow::Error::from(error);
-            RegistryError::Other(format!(
-                "reserving addresses of {} at {}: {error:#}",
-                request.library,
-                self.0.server()
-            ))
+            let server = self.0.server();
+            RegistryError::Other(format!("reserving them at {server}: {error:#}"))
         })
     }
 }

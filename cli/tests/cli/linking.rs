@@ -62,7 +62,7 @@ fn a_compiler_links_with_the_registry_of_the_service() {
     let refused = compile(&pool, source, "lost", None);
     assert!(!refused.status.success());
     let says = String::from_utf8_lossy(&refused.stderr);
-    assert!(says.contains("reserving addresses"), "{says}");
+    assert!(says.contains("no addresses for the libraries"), "{says}");
     assert!(says.contains("Connection refused"), "{says}");
     assert!(!pool.path("lost").exists());
     let offline = compile(&pool, source, "offline", Some("book.json"));

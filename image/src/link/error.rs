@@ -142,18 +142,8 @@ pub enum LinkError {
         second: String,
     },
     /// The registry gave no addresses.
-    #[error(
-        "no addresses for {library}: {source} (its contents are its members and the libraries it \
-         depends on: {})", list(.dependencies)
-    )]
-    Registry {
-        /// The library.
-        library: LibraryRef,
-        /// What it depends on.
-        dependencies: Vec<LibraryRef>,
-        /// Why not.
-        source: Box<RegistryError>,
-    },
+    #[error("no addresses for the libraries of this link: {0}")]
+    Registry(#[from] RegistryError),
     /// The registry answered with something that does not fit the request.
     #[error("the registry's answer for {library} is not usable: {problem}")]
     BadReservation {
@@ -194,12 +184,4 @@ impl LinkError {
             problem: problem.into(),
         }
     }
-}
-
-fn list(libraries: &[LibraryRef]) -> String {
-    if libraries.is_empty() {
-        return "none".to_owned();
-    }
-    let names: Vec<String> = libraries.iter().map(ToString::to_string).collect();
-    names.join(", ")
 }

@@ -276,31 +276,39 @@ impl<'a> LinkSet<'a> {
                 }
             }
         }
-        self.libraries
+        let wanted: Vec<usize> = (0..wanted.len()).filter(|at| wanted[*at]).collect();
+        let mut reservations = vec![None; self.libraries.len()];
+        if wanted.is_empty() {
+            return Ok(reservations);
+        }
+        let requests: Vec<ReservationRequest> = wanted
             .iter()
-            .zip(&plans[1..])
-            .zip(wanted)
-            .map(|((library, plan), wanted)| {
-                wanted
-                    .then(|| self.reserve_one(library, plan, registry))
-                    .transpose()
-            })
-            .collect()
+            .map(|at| self.request(&self.libraries[*at], &plans[at + 1]))
+            .collect();
+        let reserved = registry.reserve(&requests)?;
+        if reserved.len() != requests.len() {
+            let library = requests[0].library.clone();
+            let problem = format!("{} answers to {} requests", reserved.len(), requests.len());
+            return Err(LinkError::BadReservation { library, problem });
+        }
+        for ((at, request), reservation) in wanted.into_iter().zip(requests).zip(reserved) {
+            check(&request, &reservation).map_err(|problem| LinkError::BadReservation {
+                library: request.library,
+                problem,
+            })?;
+            reservations[at] = Some(reservation);
+        }
+        Ok(reservations)
     }
 
-    fn reserve_one(
-        &self,
-        library: &Library,
-        plan: &Plan<'_>,
-        registry: &mut dyn Registry,
-    ) -> Result<Reservation, LinkError> {
+    fn request(&self, library: &Library, plan: &Plan<'_>) -> ReservationRequest {
         let mut dependencies: Vec<LibraryRef> = library
             .dependencies
             .iter()
             .map(|l| self.libraries[*l].reference.clone())
             .collect();
         dependencies.sort_unstable();
-        let request = ReservationRequest {
+        ReservationRequest {
             library: library.reference.clone(),
             identity: library.identity,
             shared_pages: PageCount::covering(plan.shared_size()),
@@ -308,19 +316,7 @@ impl<'a> LinkSet<'a> {
             tls_size: plan.thread.size,
             tls_alignment: plan.thread.alignment,
             dependencies,
-        };
-        let reservation = registry
-            .reserve(&request)
-            .map_err(|source| LinkError::Registry {
-                library: library.reference.clone(),
-                dependencies: request.dependencies.clone(),
-                source: Box::new(source),
-            })?;
-        check(&request, &reservation).map_err(|problem| LinkError::BadReservation {
-            library: library.reference.clone(),
-            problem,
-        })?;
-        Ok(reservation)
+        }
     }
 
     fn layout(

@@ -1,8 +1,8 @@
 //! Where a link gets addresses from.
 //!
-//! The linker asks for one library version at a time and keeps no record of its own: whoever
-//! implements [`Registry`] persists a reservation before it answers with it, since from then on
-//! bytes exist that depend on it.
+//! The linker asks once for all library versions of a link and keeps no record of its own: whoever
+//! implements [`Registry`] persists reservations before it answers with them, since from then on
+//! bytes exist that depend on them.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -46,19 +46,26 @@ pub enum RegistryError {
 
 /// Gives each library version its addresses, the same ones for ever.
 pub trait Registry {
-    /// Reserves addresses, or repeats the answer given before for the same request.
-    fn reserve(&mut self, request: &ReservationRequest) -> Result<Reservation, RegistryError>;
+    /// Reserves addresses, or repeats the answers given before for the same requests, in their order. When one
+    /// is refused nothing is reserved.
+    fn reserve(
+        &mut self,
+        requests: &[ReservationRequest],
+    ) -> Result<Vec<Reservation>, RegistryError>;
 }
 
 /// A book in memory, for trying a layout out: nothing outlives it.
 impl Registry for AddressBook {
-    fn reserve(&mut self, request: &ReservationRequest) -> Result<Reservation, RegistryError> {
-        Ok(AddressBook::reserve(self, request)?)
+    fn reserve(
+        &mut self,
+        requests: &[ReservationRequest],
+    ) -> Result<Vec<Reservation>, RegistryError> {
+        Ok(self.reserve_all(requests)?)
     }
 }
 
 /// A registry in a file, for builds without a pool service. Builds on one machine may share it:
-/// each reservation holds an exclusive lock (`flock`) on `FILE.lock`, and the book is replaced
+/// each link's reservations hold an exclusive lock (`flock`) on `FILE.lock`, and the book is replaced
 /// whole, so a reader sees the old one or the new one.
 #[derive(Clone, Debug)]
 pub struct FileRegistry {
@@ -119,15 +126,18 @@ impl FileRegistry {
 }
 
 impl Registry for FileRegistry {
-    fn reserve(&mut self, request: &ReservationRequest) -> Result<Reservation, RegistryError> {
+    fn reserve(
+        &mut self,
+        requests: &[ReservationRequest],
+    ) -> Result<Vec<Reservation>, RegistryError> {
         let _held = self.lock()?;
         let mut book = self.read()?;
         let before = book.reservations().len();
-        let reservation = AddressBook::reserve(&mut book, request)?;
+        let reserved = book.reserve_all(requests)?;
         if book.reservations().len() != before {
             self.write(&book)?;
         }
-        Ok(reservation)
+        Ok(reserved)
     }
 }
 
@@ -162,6 +172,15 @@ mod tests {
         }
     }
 
+    fn reserve(
+        registry: &mut FileRegistry,
+        library: &str,
+        contents: &str,
+    ) -> Result<Reservation, RegistryError> {
+        let mut reserved = registry.reserve(&[request(library, contents)])?;
+        Ok(reserved.remove(0))
+    }
+
     fn registry() -> (tempfile::TempDir, FileRegistry) {
         let folder = tempfile::tempdir().unwrap();
         let registry = FileRegistry::new(folder.path().join("addresses.json"));
@@ -171,13 +190,13 @@ mod tests {
     #[test]
     fn reservations_outlive_the_process() {
         let (_folder, mut registry) = registry();
-        let first = registry.reserve(&request("a@1", "x")).unwrap();
-        let other = registry.reserve(&request("b@1", "y")).unwrap();
+        let first = reserve(&mut registry, "a@1", "x").unwrap();
+        let other = reserve(&mut registry, "b@1", "y").unwrap();
         assert_ne!(first.shared.start, other.shared.start);
         let mut again = FileRegistry::new(&registry.path);
-        assert_eq!(again.reserve(&request("a@1", "x")).unwrap(), first);
+        assert_eq!(reserve(&mut again, "a@1", "x").unwrap(), first);
         assert!(matches!(
-            again.reserve(&request("a@1", "z")),
+            reserve(&mut again, "a@1", "z"),
             Err(RegistryError::Refused(ReserveError::Conflict { .. }))
         ));
     }
@@ -189,8 +208,7 @@ mod tests {
             .map(|n| {
                 let mut registry = registry.clone();
                 std::thread::spawn(move || {
-                    registry
-                        .reserve(&request(&format!("l{n}@1"), "x"))
+                    reserve(&mut registry, &format!("l{n}@1"), "x")
                         .unwrap()
                         .shared
                         .start
@@ -206,7 +224,7 @@ mod tests {
     fn a_damaged_file_is_refused_and_kept() {
         let (_folder, mut registry) = registry();
         std::fs::write(&registry.path, b"{\"reservations\": [").unwrap();
-        let refused = registry.reserve(&request("a@1", "x"));
+        let refused = reserve(&mut registry, "a@1", "x");
         assert!(matches!(refused, Err(RegistryError::Damaged { .. })));
         assert_eq!(std::fs::read(&registry.path).unwrap().len(), 18);
     }
@@ -214,7 +232,7 @@ mod tests {
     #[test]
     fn an_unwritable_place_is_named() {
         let mut registry = FileRegistry::new("/proc/no-such-folder/book");
-        let refused = registry.reserve(&request("a@1", "x")).unwrap_err();
+        let refused = reserve(&mut registry, "a@1", "x").unwrap_err();
         assert!(refused.to_string().contains("/proc/no-such-folder/book"));
     }
 }

@@ -55,6 +55,7 @@ fn requests() -> Vec<(&'static str, Value)> {
             "/v1/uploads",
             json!({"target": library, "objects": [object(windows)]}),
         ),
+        ("/v1/registry/batch", json!([reservation.clone()])),
         ("/v1/registry", reservation),
         ("/v1/gc", json!({"dry_run": true, "grace_seconds": 0})),
         ("/v1/fsck", json!({"content": false})),

@@ -177,6 +177,17 @@ fn addresses_are_reserved_for_good() {
     odd["tls_size"] = json!(8);
     odd["tls_alignment"] = json!(3);
     service.post("/v1/registry", &odd).expect(422);
+    let mut second = request.clone();
+    second["library"] = json!("musl@1");
+    let all_of = |requests: &[&Value]| service.post("/v1/registry/batch", &json!(requests));
+    all_of(&[&second, &other]).expect(409);
+    all_of(&[&second, &odd]).expect(422);
+    service.get("/v1/registry/musl/1").expect(404);
+    let reserved = all_of(&[&second, &request]).expect(200).json();
+    assert_eq!(reserved[1], first);
+    let got = service.get("/v1/registry/musl/1").expect(200);
+    assert_eq!(got.json(), reserved[0]);
+    assert_eq!(all_of(&[]).expect(200).json(), json!([]));
     service
         .post("/v1/registry", &json!({"library": "x"}))
         .expect(400);
@@ -326,6 +337,7 @@ fn the_document_lists_every_route_and_is_sound() {
         "POST /v1/gc",
         "POST /v1/images/{name}/{tag}/tag",
         "POST /v1/registry",
+        "POST /v1/registry/batch",
         "POST /v1/tokens",
         "POST /v1/uploads",
         "POST /v1/uploads/{id}/commit",
