@@ -155,6 +155,9 @@ impl Cli {
     }
 }
 
+/// Names under which compilers look for a linker (`-fuse-ld=NAME`).
+const LINKERS: [&str; 6] = ["ld", "ld.pool", "ld.bfd", "ld.gold", "ld.lld", "ld.mold"];
+
 /// Compilers call their linker by its name: `ld`, `ld.pool`, or `TARGET-ld`.
 fn called_as_linker(arguments: &[OsString]) -> bool {
     let name = arguments
@@ -162,7 +165,10 @@ fn called_as_linker(arguments: &[OsString]) -> bool {
         .and_then(|name| Path::new(name).file_name())
         .and_then(|name| name.to_str());
     name.is_some_and(|name| {
-        name == "ld" || name == "ld.pool" || name.ends_with("-ld") || name.ends_with("-ld.pool")
+        LINKERS.iter().any(|linker| {
+            let target = name.strip_suffix(linker);
+            target.is_some_and(|target| target.is_empty() || target.ends_with('-'))
+        })
     })
 }
 
@@ -182,6 +188,9 @@ mod tests {
             ("/usr/lib/pool/ld", true),
             ("ld.pool", true),
             ("x86_64-linux-gnu-ld", true),
+            ("x86_64-linux-gnu-ld.bfd", true),
+            ("/x/ld.lld", true),
+            ("ld.so", false),
             ("pool", false),
             ("/opt/ld/pool", false),
             ("build", false),

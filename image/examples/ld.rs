@@ -20,7 +20,7 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let request = parse_args(&arguments)?;
-    if request.show_version {
+    if request.question.is_some() {
         println!("pool link {}", env!("CARGO_PKG_VERSION"));
         if request.inputs.is_empty() {
             return Ok(());

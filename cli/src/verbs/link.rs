@@ -12,6 +12,8 @@
 //!
 //! `WHERE` is the address of a service, or a file.
 
+mod system;
+
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -21,12 +23,22 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, CommandFactory as _};
 use pool_api::client::Client;
 use pool_core::registry::{Reservation, ReservationRequest};
-use pool_image::link::{FileRegistry, Registry, RegistryError, link, parse_args};
+use pool_image::link::{
+    FileRegistry, LinkError, LinkRequest, Question, Registry, RegistryError, expand, link,
+    parse_args, refuse_shared_libraries,
+};
 
 use crate::{Cli, Global, file, server};
 
 const REGISTRY: &str = "--pool-registry";
 const LAYOUT: &str = "--pool-layout";
+const LIBRARY: &str = "--pool-library";
+const ONLY: &str = "--pool-only";
+
+/// The version of GNU ld whose options are known, for where there is none to ask.
+const AS_GNU_LD: &str = "2.40";
+/// What configure scripts look for in the help.
+const TARGETS: &str = "ld: supported targets: elf64-x86-64\nld: supported emulations: elf_x86_64\n";
 
 /// Link a static executable with each library at its registered address
 ///
@@ -37,11 +49,18 @@ const LAYOUT: &str = "--pool-layout";
 /// `--pool-layout FILE` writes where the libraries lie, which the executable also holds.
 /// `--pool-library ARCHIVE=NAME@VERSION` names the library that an archive is; without it the
 /// name is the archive's and the version a digest.
+///
+/// What is no static executable is handed to the system's own linker, with the same command line: shared libraries
+/// (`-shared`), position-independent executables (`-pie`, with `-static` too), relocatable objects (`-r`), other
+/// machines (`-m`) and formats (`--oformat`), and whatever is linked with a shared library, as `-lNAME` finds one
+/// unless `-static` stands before it. `--pool-only` refuses these instead. That linker is the first `ld` that is
+/// not pool itself in the compiler's folders (`COMPILER_PATH`), in `PATH` and in `/usr/bin`, or what
+/// `POOL_SYSTEM_LINKER` names.
 #[derive(Debug, Args)]
 #[command(
     disable_help_flag = true,
     after_help = "Examples:\n  ln -s \"$(command -v pool)\" bin/ld && cc -static -B bin/ app.c -lz\n  \
-                  pool link --pool-registry addresses.json -o app crt1.o app.o -lc"
+                  pool link --pool-registry addresses.json -static -o app crt1.o app.o -L. -lc"
 )]
 pub(crate) struct Link {
     /// The linker's command line
@@ -57,26 +76,35 @@ impl Link {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
         // Any `--help` on a linker's command line asks for it: configure scripts do.
         if self.arguments.iter().any(|argument| argument == "--help") {
-            let mut command = Cli::command();
-            command.build();
-            let link = command.find_subcommand_mut("link");
-            link.context("finding the help")?.print_long_help()?;
-            return Ok(ExitCode::SUCCESS);
+            return help();
         }
-        let mut arguments = self
-            .arguments
-            .into_iter()
-            .map(OsString::into_string)
-            .collect::<Result<Vec<String>, _>>()
-            .map_err(|bad| anyhow::anyhow!("{} is not UTF-8: rename the file", bad.display()))?;
+        let given = self.arguments.iter();
+        let given: Vec<String> = given
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect();
+        let expanded = expand(&given)?;
+        let mut arguments = expanded.clone();
         let named = take_option(&mut arguments, REGISTRY)?;
         let layout = take_option(&mut arguments, LAYOUT)?;
-        let request = parse_args(&arguments)?;
-        if request.show_version {
-            // Build systems look for the words "GNU ld" to learn which options they may use.
-            let version = concat!("GNU ld compatible pool link ", env!("CARGO_PKG_VERSION"));
-            writeln!(io::stdout(), "{version}").context("printing the version")?;
-            if request.inputs.is_empty() {
+        let count = arguments.len();
+        arguments.retain(|argument| argument != ONLY);
+        let only = arguments.len() < count;
+        let request = match for_us(&arguments) {
+            Err(reason @ LinkError::NotStatic { .. }) if !only => {
+                return Err(system::run(
+                    &for_system(&self.arguments, &expanded),
+                    &reason,
+                ));
+            }
+            request => request?,
+        };
+        if let Some(bad) = self.arguments.iter().find(|a| a.to_str().is_none()) {
+            bail!("{} is not UTF-8: rename the file", bad.display());
+        }
+        if let Some(question) = request.question {
+            let says = version(question);
+            writeln!(io::stdout(), "{says}").context("printing the version")?;
+            if request.inputs.is_empty() || question == Question::VersionAlone {
                 return Ok(ExitCode::SUCCESS);
             }
         }
@@ -88,14 +116,95 @@ impl Link {
             let _ = writeln!(io::stderr(), "pool link: warning: {warning}");
         }
         file::write(&request.output, &linked.elf, file::EXECUTABLE)?;
-        if let (Some(path), Some(map)) = (&request.map, &linked.map) {
-            file::write(path, map.as_bytes(), file::DATA)?;
+        let texts = [
+            (&request.map, &linked.map),
+            (&request.dependency_file, &linked.dependencies),
+        ];
+        for text in texts {
+            if let (Some(path), Some(text)) = text {
+                file::write(path, text.as_bytes(), file::DATA)?;
+            }
         }
         if let Some(path) = layout {
             let layout = serde_json::to_vec_pretty(&linked.layout)?;
             file::write(Path::new(&path), &layout, file::DATA)?;
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn for_us(arguments: &[String]) -> Result<LinkRequest, LinkError> {
+    let request = parse_args(arguments)?;
+    if request.question != Some(Question::VersionAlone) {
+        refuse_shared_libraries(&request)?;
+    }
+    Ok(request)
+}
+
+/// The command line for another linker: as given, but for our own options. Where these are in a response file, it
+/// is what the files hold.
+fn for_system(given: &[OsString], expanded: &[String]) -> Vec<OsString> {
+    let own = |arguments: &[OsString]| arguments.len() - without_own(arguments).len();
+    let expanded: Vec<OsString> = expanded.iter().map(OsString::from).collect();
+    if own(given) == own(&expanded) {
+        without_own(given)
+    } else {
+        without_own(&expanded)
+    }
+}
+
+/// A command line without our own options and their values.
+fn without_own(arguments: &[OsString]) -> Vec<OsString> {
+    let mut rest = Vec::with_capacity(arguments.len());
+    let mut all = arguments.iter();
+    while let Some(argument) = all.next() {
+        let text = argument.to_string_lossy();
+        let (name, value) = match text.split_once('=') {
+            Some((name, _)) => (name, true),
+            None => (text.as_ref(), false),
+        };
+        match name {
+            REGISTRY | LAYOUT | LIBRARY => {
+                if !value {
+                    all.next();
+                }
+            }
+            ONLY => {}
+            _ => rest.push(argument.clone()),
+        }
+    }
+    rest
+}
+
+/// Our own help and then, since its options are taken too, that of the system's linker.
+fn help() -> Result<ExitCode> {
+    let mut command = Cli::command();
+    command.build();
+    let link = command.find_subcommand_mut("link");
+    let own = link.context("finding the help")?.render_long_help();
+    let theirs = match system::says(&["--help"]) {
+        Some(theirs) => format!("The system's linker says:\n\n{theirs}"),
+        None => TARGETS.to_owned(),
+    };
+    write!(io::stdout(), "{own}\n{theirs}").context("printing the help")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Build systems learn from the words "GNU ld" and from the number behind them which options they may use. The
+/// system's linker is there for what we hand it, so its number counts.
+fn version(question: Question) -> String {
+    let theirs = system::says(&["-V"]).unwrap_or_default();
+    let (first, machines) = theirs.split_once('\n').unwrap_or((&theirs, ""));
+    let number = first
+        .strip_prefix("GNU ld ")
+        .and_then(|rest| rest.split_whitespace().next_back())
+        .filter(|number| number.starts_with(|c: char| c.is_ascii_digit()))
+        .unwrap_or(AS_GNU_LD);
+    let own = format!("GNU ld (pool link {}) {number}", env!("CARGO_PKG_VERSION"));
+    match (question, machines.trim_end()) {
+        (Question::Machines, "") => format!("{own}\n  Supported emulations:\n   elf_x86_64"),
+        (Question::Machines, machines) => format!("{own}\n{machines}"),
+        (Question::Version | Question::VersionAlone, _) => own,
     }
 }
 
@@ -178,5 +287,21 @@ mod tests {
             assert_eq!(arguments.join(" "), rest, "{given}");
         }
         assert!(take_option(&mut vec!["--pool-registry".into()], REGISTRY).is_err());
+    }
+
+    #[test]
+    fn another_linker_is_told_nothing_of_our_options() {
+        let words = |line: &str| -> Vec<OsString> { line.split(' ').map(OsString::from).collect() };
+        let given = words("-shared --pool-library x.a=x@1 -o --pool-layout=l a --pool-only @r");
+        let expanded = |line: &str| -> Vec<String> { line.split(' ').map(str::to_owned).collect() };
+        for (inside, expected) in [
+            ("-O1 y.o", "-shared -o a @r"),
+            ("-O1 --pool-registry=r y.o", "-shared -o a -O1 y.o"),
+        ] {
+            let expanded = expanded(&format!(
+                "-shared --pool-library x.a=x@1 -o --pool-layout=l a --pool-only {inside}"
+            ));
+            assert_eq!(for_system(&given, &expanded), words(expected));
+        }
     }
 }

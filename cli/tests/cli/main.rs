@@ -4,6 +4,7 @@
 
 mod addresses;
 mod common;
+mod handing_over;
 mod https;
 mod linking;
 mod same_as_ld;

@@ -18,6 +18,14 @@ pub enum LinkError {
         /// What is wrong with it and what to do instead.
         problem: String,
     },
+    /// A link that makes no static executable, which another linker can do.
+    #[error("{what}: {problem}")]
+    NotStatic {
+        /// The option, or the file, that says so.
+        what: String,
+        /// What is made with it, and what to do for a static executable.
+        problem: String,
+    },
     /// Nothing to link.
     #[error("no input files: name the objects (.o) and archives (.a, -lNAME) to link")]
     NoInput,
@@ -32,7 +40,7 @@ pub enum LinkError {
     /// `-lNAME` matches no archive.
     #[error(
         "cannot find lib{name}.a for -l{name} in {searched}: install the static library or add -L \
-         with its folder (shared libraries are never used: pool link makes static executables)"
+         with its folder (a static executable uses no shared ones)"
     )]
     NoLibrary {
         /// What follows `-l`.
@@ -173,6 +181,14 @@ impl LinkError {
     pub(super) fn input(file: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Input {
             file: file.into(),
+            problem: problem.into(),
+        }
+    }
+
+    /// Not ours to link.
+    pub(super) fn not_static(what: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::NotStatic {
+            what: what.into(),
             problem: problem.into(),
         }
     }

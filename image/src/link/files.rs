@@ -6,6 +6,7 @@ use super::archive;
 use super::args::{InputFile, LinkRequest, Mark};
 use super::error::LinkError;
 use super::script::{self, Named};
+use super::search::{Folders, State};
 
 /// All inputs, and what is done with them.
 #[derive(Debug, Default)]
@@ -13,6 +14,8 @@ pub(super) struct Inputs {
     /// Each once, in the order in which they are first named.
     pub(super) files: Vec<InputBytes>,
     pub(super) steps: Vec<Step>,
+    /// All files that were read, scripts too, in the order of their first use.
+    pub(super) paths: Vec<PathBuf>,
 }
 
 /// What the command line does with files, by their positions.
@@ -47,18 +50,18 @@ pub(super) struct MemberBytes {
 }
 
 /// Most scripts that may name each other.
-const MAX_SCRIPT_DEPTH: usize = 8;
+pub(super) const MAX_SCRIPT_DEPTH: usize = 8;
 
 /// Reads what `request` names. An archive named twice is read once and searched twice, an empty one is not
 /// there at all.
 pub(super) fn read(request: &LinkRequest) -> Result<Inputs, LinkError> {
     let mut reader = Reader {
-        request,
+        folders: Folders::of(request),
         found: Inputs::default(),
         seen: Vec::new(),
         group: Vec::new(),
         groups: 0,
-        whole: false,
+        state: State::default(),
         states: Vec::new(),
     };
     for input in &request.inputs {
@@ -78,24 +81,25 @@ pub(super) fn read(request: &LinkRequest) -> Result<Inputs, LinkError> {
 }
 
 struct Reader<'r> {
-    request: &'r LinkRequest,
+    folders: Folders<'r>,
     found: Inputs,
     /// Archives read so far, by real path; `None` for one that is empty.
     seen: Vec<(PathBuf, Option<usize>)>,
     /// Archives of the group that is open, and how many are, one within the other.
     group: Vec<usize>,
     groups: usize,
-    whole: bool,
-    states: Vec<bool>,
+    state: State,
+    states: Vec<State>,
 }
 
 impl Reader<'_> {
     fn mark(&mut self, mark: Mark) -> Result<(), LinkError> {
         match mark {
-            Mark::Whole(whole) => self.whole = whole,
-            Mark::Push => self.states.push(self.whole),
+            Mark::Whole(whole) => self.state.whole = whole,
+            Mark::Dynamic(dynamic) => self.state.dynamic = dynamic,
+            Mark::Push => self.states.push(self.state),
             Mark::Pop => {
-                self.whole = self.states.pop().ok_or_else(|| {
+                self.state = self.states.pop().ok_or_else(|| {
                     LinkError::option("--pop-state", "there is no --push-state before it")
                 })?;
             }
@@ -115,7 +119,7 @@ impl Reader<'_> {
 
     /// An archive is named.
     fn search(&mut self, file: usize) {
-        if self.whole {
+        if self.state.whole {
             self.found.steps.push(Step::Whole(file));
             return;
         }
@@ -126,32 +130,19 @@ impl Reader<'_> {
     }
 
     fn library(&mut self, name: &str, depth: usize) -> Result<(), LinkError> {
-        let file = match name.strip_prefix(':') {
-            Some(exact) => exact.to_owned(),
-            None => format!("lib{name}.a"),
-        };
-        let path = self.request.search.iter().map(|folder| folder.join(&file));
-        let Some(path) = path.into_iter().find(|path| path.is_file()) else {
-            let folders: Vec<_> = self
-                .request
-                .search
-                .iter()
-                .map(|f| f.display().to_string())
-                .collect();
-            return Err(LinkError::NoLibrary {
-                name: name.to_owned(),
-                searched: if folders.is_empty() {
-                    "no folder (there is no -L)".to_owned()
-                } else {
-                    folders.join(", ")
-                },
-            });
-        };
+        let found = self.folders.library(name, self.state.dynamic);
+        let path = found.ok_or_else(|| LinkError::NoLibrary {
+            name: name.to_owned(),
+            searched: self.folders.listed(),
+        })?;
         self.file(&path, depth)
     }
 
     fn file(&mut self, path: &Path, depth: usize) -> Result<(), LinkError> {
         let bytes = read_file(path)?;
+        if !self.found.paths.iter().any(|known| known == path) {
+            self.found.paths.push(path.to_owned());
+        }
         let name = path.display().to_string();
         if bytes.starts_with(archive::MAGIC) || bytes.starts_with(archive::THIN_MAGIC) {
             return self.archive(path, &bytes);
@@ -215,34 +206,12 @@ impl Reader<'_> {
                 Named::GroupEnd => self.mark(Mark::GroupEnd)?,
                 Named::Library(name) => self.library(&name, depth + 1)?,
                 Named::File(name) => {
-                    let path = self.script_file(path, &name)?;
+                    let path = self.folders.script_file(path, &name)?;
                     self.file(&path, depth + 1)?;
                 }
             }
         }
         Ok(())
-    }
-
-    /// A file that a script names: beside the script, in a search folder, or absolute (in the
-    /// sysroot, if the script is).
-    fn script_file(&self, script: &Path, name: &str) -> Result<PathBuf, LinkError> {
-        let absolute = name.strip_prefix('/');
-        if let Some(inside) = absolute {
-            return Ok(match &self.request.sysroot {
-                Some(root) if script.starts_with(root) => root.join(inside),
-                _ => PathBuf::from(name),
-            });
-        }
-        let beside = script.parent().unwrap_or(Path::new("")).join(name);
-        std::iter::once(beside)
-            .chain(self.request.search.iter().map(|folder| folder.join(name)))
-            .find(|path| path.is_file())
-            .ok_or_else(|| {
-                LinkError::input(
-                    script.display().to_string(),
-                    format!("names {name}, which is in no search folder: add -L with its folder"),
-                )
-            })
     }
 }
 

@@ -1,6 +1,7 @@
-//! The link map: where each section of each object went.
+//! What is told beside the executable: where each section of each object went, and what was read.
 
 use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
 use super::image::Image;
 use super::relocate::Contents;
@@ -36,4 +37,44 @@ pub(super) fn text(image: &Image<'_, '_>, contents: &Contents, names: &[String])
         }
     }
     text
+}
+
+/// A rule for make: `output` depends on `inputs`, none of which is an error when it has gone.
+pub(super) fn rule(output: &Path, inputs: &[PathBuf]) -> String {
+    let inputs: Vec<String> = inputs.iter().map(|path| for_make(path)).collect();
+    let mut text = format!("{}:", for_make(output));
+    for input in &inputs {
+        let _ = write!(text, " \\\n  {input}");
+    }
+    text.push('\n');
+    for input in &inputs {
+        let _ = write!(text, "\n{input}:\n");
+    }
+    text
+}
+
+/// A path as make reads it.
+fn for_make(path: &Path) -> String {
+    let mut text = String::new();
+    for c in path.to_string_lossy().chars() {
+        match c {
+            ' ' | '#' => text.push('\\'),
+            '$' => text.push('$'),
+            _ => {}
+        }
+        text.push(c);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_names_what_was_read() {
+        let inputs = ["/l/crt1.o", "a b$c.o"].map(PathBuf::from);
+        let expected = "out: \\\n  /l/crt1.o \\\n  a\\ b$$c.o\n\n/l/crt1.o:\n\na\\ b$$c.o:\n";
+        assert_eq!(rule(Path::new("out"), &inputs), expected);
+    }
 }

@@ -40,6 +40,7 @@ mod addresses;
 mod archive;
 mod args;
 mod checks;
+mod dynamic;
 mod eh_frame;
 mod error;
 mod files;
@@ -59,6 +60,7 @@ pub mod registry;
 mod relocate;
 mod resolve;
 mod script;
+mod search;
 mod sections;
 mod site;
 mod symbols;
@@ -72,7 +74,10 @@ use pool_core::name::LibraryRef;
 use pool_core::page::PageCount;
 use pool_core::registry::{Reservation, ReservationRequest};
 
-pub use args::{BuildId, InputFile, LibraryAlias, LinkRequest, Mark, Strip, parse_args};
+pub use args::{
+    BuildId, InputFile, LibraryAlias, LinkRequest, Mark, Question, Strip, expand, parse_args,
+};
+pub use dynamic::refuse_shared_libraries;
 pub use error::LinkError;
 pub use registry::{FileRegistry, Registry, RegistryError};
 
@@ -101,6 +106,8 @@ pub struct Linked {
     pub libraries: Vec<LibraryPages>,
     /// Where each section went, if a map was asked for ([`LinkRequest::map`]).
     pub map: Option<String>,
+    /// The files that were read, as a rule for make, if asked for ([`LinkRequest::dependency_file`]).
+    pub dependencies: Option<String>,
 }
 
 /// What a library takes in an image.
@@ -169,6 +176,10 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
             .map
             .is_some()
             .then(|| map::text(&image, &contents, &names)),
+        dependencies: request
+            .dependency_file
+            .is_some()
+            .then(|| map::rule(&request.output, &inputs.paths)),
         warnings: set.warnings(request, &image),
         layout,
     })

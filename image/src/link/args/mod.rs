@@ -1,20 +1,25 @@
 //! The command line of `ld`, as compiler drivers write it for a static link.
 //!
-//! Options fall into four kinds: those that say what to link, those that make no difference to
+//! Options fall into five kinds: those that say what to link, those that make no difference to
 //! a static executable at registered addresses (taken in silence, as every linker does), those
-//! that cannot be followed but do no harm (a warning), and those that ask for something else
-//! than a static executable (refused, with what to do). An option in none of them is an error:
+//! that cannot be followed but do no harm (a warning), those that cannot be followed (refused, with
+//! what to do), and those that ask for something else than a static executable, for which another
+//! linker is there ([`LinkError::NotStatic`]). An option in none of them is an error:
 //! to ignore what one does not know is to link something else than was asked for.
 
 mod request;
 mod response;
 mod vocabulary;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::error::LinkError;
-pub use request::{BuildId, InputFile, LibraryAlias, LinkRequest, Mark, Strip};
+pub use request::{BuildId, InputFile, LibraryAlias, LinkRequest, Mark, Question, Strip};
+pub use response::expand;
 use vocabulary::{IGNORED, IGNORED_WITH_VALUE};
+
+/// With nothing to link it asks for the linker script.
+const VERBOSE: &str = "--verbose";
 
 /// Reads a command line (without the program's name). `@FILE` arguments are replaced by what the
 /// file holds.
@@ -22,29 +27,54 @@ pub fn parse_args(arguments: &[String]) -> Result<LinkRequest, LinkError> {
     let mut request = LinkRequest::default();
     let mut arguments = Arguments {
         rest: response::expand(arguments)?.into_iter(),
+        output: None,
+        machine: None,
+        format: None,
+        asks: None,
     };
+    let mut wrong = None;
     while let Some(argument) = arguments.rest.next() {
-        if argument.len() < 2 || !argument.starts_with('-') {
-            request
-                .inputs
-                .push(InputFile::Path(PathBuf::from(argument)));
-            continue;
+        if let Err(error) = take(&argument, &mut request, &mut arguments) {
+            wrong.get_or_insert(error);
         }
-        let option = Written::split(&argument);
-        if !(long_option(&option, &mut request, &mut arguments)?
-            || short_option(&option, &mut request, &mut arguments)?)
-        {
-            return Err(LinkError::option(argument, "unknown option: leave it out"));
+        if request.question == Some(Question::VersionAlone) {
+            return Ok(request);
         }
+    }
+    // What is for another linker is its to find wrong.
+    if let Some(other) = arguments.is_for_another(&request) {
+        return Err(other);
+    }
+    if let Some(wrong) = wrong {
+        return Err(wrong);
     }
     if let Some(root) = &request.sysroot {
         for folder in &mut request.search {
-            if let Some(inside) = folder.to_str().and_then(|f| f.strip_prefix('=')) {
+            let text = folder.to_str();
+            let inside = text.and_then(|f| f.strip_prefix('=').or(f.strip_prefix("$SYSROOT")));
+            if let Some(inside) = inside {
                 *folder = root.join(inside.trim_start_matches('/'));
             }
         }
     }
     Ok(request)
+}
+
+fn take(
+    argument: &str,
+    request: &mut LinkRequest,
+    arguments: &mut Arguments,
+) -> Result<(), LinkError> {
+    if argument.len() < 2 || !argument.starts_with('-') {
+        let path = PathBuf::from(argument);
+        request.inputs.push(InputFile::Path(path));
+        return Ok(());
+    }
+    let option = Written::split(argument);
+    if long_option(&option, request, arguments)? || short_option(&option, request, arguments)? {
+        return Ok(());
+    }
+    Err(LinkError::option(argument, "unknown option: leave it out"))
 }
 
 /// An option as written.
@@ -78,9 +108,26 @@ impl<'a> Written<'a> {
 
 struct Arguments {
     rest: std::vec::IntoIter<String>,
+    /// What asks for another kind of output, another machine or another format, as it counts so far.
+    output: Option<LinkError>,
+    machine: Option<LinkError>,
+    format: Option<LinkError>,
+    /// What asks the system's linker about itself.
+    asks: Option<LinkError>,
 }
 
 impl Arguments {
+    /// The whole is another linker's to do.
+    fn is_for_another(&mut self, request: &LinkRequest) -> Option<LinkError> {
+        let is_file = |input: &InputFile| !matches!(input, InputFile::Mark(_));
+        let asks = self.asks.take().filter(|error| {
+            let verbose = matches!(error, LinkError::NotStatic { what, .. } if what == VERBOSE);
+            !verbose || !request.inputs.iter().any(is_file)
+        });
+        let kind = [&mut self.output, &mut self.machine, &mut self.format];
+        asks.or_else(|| kind.into_iter().find_map(Option::take))
+    }
+
     fn value(&mut self, option: &Written<'_>) -> Result<String, LinkError> {
         match option.value {
             Some(value) => Ok(value.to_owned()),
@@ -101,6 +148,18 @@ fn long_option(
     request: &mut LinkRequest,
     arguments: &mut Arguments,
 ) -> Result<bool, LinkError> {
+    if let Some(advice) = vocabulary::other_output(option.name) {
+        arguments.output = Some(LinkError::not_static(option.whole, advice));
+        return Ok(true);
+    }
+    if vocabulary::asks_the_system(option.name) || option.whole == VERBOSE {
+        let problem = "a question about the system's linker";
+        arguments.asks = Some(LinkError::not_static(option.whole, problem));
+        return Ok(true);
+    }
+    if is_folder(option, arguments) {
+        return Ok(true);
+    }
     if let Some(advice) = vocabulary::advice(option.name) {
         return Err(LinkError::option(option.whole, advice));
     }
@@ -129,7 +188,13 @@ fn long_option(
         "allow-multiple-definition" => request.allow_multiple_definition = true,
         "Map" => request.map = Some(arguments.value(option)?.into()),
         "sysroot" => request.sysroot = Some(arguments.value(option)?.into()),
-        "v" | "V" | "version" => request.show_version = true,
+        "dependency-file" => request.dependency_file = Some(arguments.value(option)?.into()),
+        "nostdlib" => request.usual_folders = false,
+        "no-pie" => arguments.output = None,
+        "oformat" => arguments.format = other_format(&arguments.value(option)?),
+        "v" => request.question = Some(Question::Version),
+        "V" => request.question = Some(Question::Machines),
+        "version" => request.question = Some(Question::VersionAlone),
         "gc-sections" => request.warnings.push(
             "--gc-sections has no effect: libraries are taken whole, so that every image has the \
              same pages"
@@ -152,6 +217,8 @@ fn mark(name: &str) -> Option<Mark> {
     Some(match name {
         "whole-archive" => Mark::Whole(true),
         "no-whole-archive" => Mark::Whole(false),
+        "Bdynamic" | "dy" | "call_shared" => Mark::Dynamic(true),
+        "static" | "Bstatic" | "dn" | "non_shared" => Mark::Dynamic(false),
         "start-group" | "(" => Mark::GroupStart,
         "end-group" | ")" => Mark::GroupEnd,
         "push-state" => Mark::Push,
@@ -192,16 +259,45 @@ fn short_option(
         'l' => request.inputs.push(InputFile::Library(value)),
         'L' => request.search.push(value.into()),
         'u' => request.undefined.push(value),
-        'm' if value != "elf_x86_64" => {
-            return Err(LinkError::option(
-                format!("-m {value}"),
-                "only elf_x86_64 is linked: compile for x86-64 (without -m32 or -mx32)",
-            ));
-        }
+        'm' => arguments.machine = other_machine(&value),
         'z' => keyword(&value, request),
         _ => {}
     }
     Ok(true)
+}
+
+fn other_machine(value: &str) -> Option<LinkError> {
+    (value != "elf_x86_64").then(|| {
+        LinkError::not_static(
+            format!("-m {value}"),
+            "only elf_x86_64 is linked: compile for x86-64 (without -m32 or -mx32)",
+        )
+    })
+}
+
+fn other_format(value: &str) -> Option<LinkError> {
+    (value != "elf64-x86-64").then(|| {
+        LinkError::not_static(
+            format!("--oformat {value}"),
+            "only elf64-x86-64 is written: leave it out, and convert the executable with objcopy",
+        )
+    })
+}
+
+/// `-R FOLDER` says where shared libraries will be, `-R FILE` something else.
+fn is_folder(option: &Written<'_>, arguments: &mut Arguments) -> bool {
+    let next = || arguments.rest.as_slice().first().map(String::as_str);
+    let attached = option.whole.strip_prefix("-R").filter(|v| !v.is_empty());
+    let (value, is_next) = match (option.name, option.value, attached) {
+        ("just-symbols", Some(value), _) | (_, _, Some(value)) => (Some(value), false),
+        ("just-symbols" | "R", None, None) => (next(), true),
+        _ => return false,
+    };
+    let is_folder = value.is_some_and(|value| Path::new(value).is_dir());
+    if is_folder && is_next {
+        arguments.rest.next();
+    }
+    is_folder
 }
 
 /// `-z KEYWORD`: those that matter to a static executable.
@@ -255,8 +351,6 @@ fn alias(option: &str, text: &str) -> Result<LibraryAlias, LinkError> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn parse(line: &str) -> Result<LinkRequest, LinkError> {
@@ -281,6 +375,7 @@ mod tests {
         assert_eq!(request.build_id, BuildId::Digest(20));
         assert_eq!(request.strip, Strip::Everything);
         assert!(request.unwind_table);
+        assert!(!request.usual_folders);
         assert_eq!(request.libraries[0].library.to_string(), "zlib@1.3");
         assert_eq!(request.libraries[0].file, "-lz");
         let path = |p: &str| InputFile::Path(PathBuf::from(p));
@@ -288,6 +383,7 @@ mod tests {
         assert_eq!(
             request.inputs,
             [
+                InputFile::Mark(Mark::Dynamic(false)),
                 path("/l/crt1.o"),
                 path("main.o"),
                 InputFile::Mark(Mark::GroupStart),
@@ -302,15 +398,59 @@ mod tests {
     }
 
     #[test]
-    fn other_outputs_are_refused_with_advice() {
+    fn what_is_no_static_executable_is_for_another_linker() {
+        for (line, what) in [
+            ("-pie a.o", "-pie"),
+            ("-static -pie --no-dynamic-linker -z text a.o", "-pie"),
+            ("-shared a.o", "-shared"),
+            ("-r a.o", "-r"),
+            ("--relocatable a.o", "--relocatable"),
+            ("-no-pie -pie a.o", "-pie"),
+            ("-shared -T script --only-theirs a.o", "-shared"),
+            ("-m elf_i386 a.o", "-m elf_i386"),
+            ("-melf32_x86_64 a.o", "-m elf32_x86_64"),
+            ("--oformat=binary a.o", "--oformat binary"),
+            ("--print-sysroot", "--print-sysroot"),
+            ("--verbose -static", "--verbose"),
+        ] {
+            match parse(line).unwrap_err() {
+                LinkError::NotStatic { what: found, .. } => assert_eq!(found, what, "{line}"),
+                other => panic!("{line}: {other}"),
+            }
+        }
+        for line in [
+            "-pie -no-pie a.o",
+            "-m elf_i386 -m elf_x86_64 a.o",
+            "--oformat elf64-x86-64 a.o",
+            "--verbose a.o",
+            "-R / a.o",
+            "-rpath -shared a.o",
+            "-soname=-r -h -pie a.o",
+        ] {
+            assert_eq!(parse(line).unwrap().inputs.len(), 1, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_question_for_the_version_ends_the_line() {
+        let ask = |line| parse(line).unwrap().question;
+        assert_eq!(
+            ask("--version --no-such-option"),
+            Some(Question::VersionAlone)
+        );
+        assert_eq!(ask("-shared --version"), Some(Question::VersionAlone));
+        assert_eq!(ask("-v a.o"), Some(Question::Version));
+        assert_eq!(ask("-V"), Some(Question::Machines));
+        assert!(parse("-v --no-such-option").is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_refused_with_advice() {
         for (line, advice) in [
-            ("-pie a.o", "-static -no-pie"),
-            ("-shared a.o", "archive"),
-            ("-r a.o", "system's ld"),
             ("-T script a.o", "registry"),
             ("-Tscript a.o", "registry"),
             ("-Ttext=0x1000 a.o", "registry"),
-            ("-m elf_i386 a.o", "x86-64"),
+            ("-R file a.o", "objects themselves"),
             ("--wrap=malloc", "objcopy"),
             ("--no-such-option", "unknown"),
             ("-o", "value"),

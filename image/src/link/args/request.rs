@@ -18,6 +18,8 @@ pub struct LinkRequest {
     pub inputs: Vec<InputFile>,
     /// Folders for `-l`, in order (`-L`).
     pub search: Vec<PathBuf>,
+    /// After these, the folders in which systems keep libraries (not with `-nostdlib`).
+    pub usual_folders: bool,
     /// Names and versions given to archives (`--pool-library`).
     pub libraries: Vec<LibraryAlias>,
     /// What to leave out of the symbol table (`-s`, `-S`).
@@ -35,8 +37,10 @@ pub struct LinkRequest {
     pub map: Option<PathBuf>,
     /// Where absolute paths in linker scripts begin (`--sysroot`).
     pub sysroot: Option<PathBuf>,
-    /// The version is asked for (`-v`, `--version`); there may be no inputs then.
-    pub show_version: bool,
+    /// Where the caller writes which files were read, as a rule for make (`--dependency-file`).
+    pub dependency_file: Option<PathBuf>,
+    /// What is asked about the linker; there may be no inputs then.
+    pub question: Option<Question>,
     /// What the command line asks for and will not get.
     pub warnings: Vec<String>,
 }
@@ -49,6 +53,7 @@ impl Default for LinkRequest {
             undefined: Vec::new(),
             inputs: Vec::new(),
             search: Vec::new(),
+            usual_folders: true,
             libraries: Vec::new(),
             strip: Strip::Nothing,
             build_id: BuildId::None,
@@ -57,7 +62,8 @@ impl Default for LinkRequest {
             allow_multiple_definition: false,
             map: None,
             sysroot: None,
-            show_version: false,
+            dependency_file: None,
+            question: None,
             warnings: Vec::new(),
         }
     }
@@ -68,7 +74,7 @@ impl Default for LinkRequest {
 pub enum InputFile {
     /// A path.
     Path(PathBuf),
-    /// `-lNAME`: `libNAME.a` in the search folders (`-l:FILE`: that file).
+    /// `-lNAME`: `libNAME.so` or `libNAME.a` in the search folders (`-l:FILE`: that file).
     Library(String),
     /// What the files that follow are to the link.
     Mark(Mark),
@@ -79,6 +85,8 @@ pub enum InputFile {
 pub enum Mark {
     /// From here on archives are taken whole (`--whole-archive`), or only their members that are needed.
     Whole(bool),
+    /// From here on `-lNAME` may be a shared library (`-Bdynamic`, as at first), or not (`-Bstatic`, `-static`).
+    Dynamic(bool),
     /// Archives up to the end of the group are searched together (`--start-group`).
     GroupStart,
     /// The end of the group (`--end-group`).
@@ -87,6 +95,17 @@ pub enum Mark {
     Push,
     /// What was remembered last holds again (`--pop-state`).
     Pop,
+}
+
+/// What is asked about the linker itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Its version, before it links (`-v`).
+    Version,
+    /// That, and for which machines it links (`-V`).
+    Machines,
+    /// Its version, and nothing is linked (`--version`).
+    VersionAlone,
 }
 
 /// A name and version for an archive: `--pool-library FILE=NAME@VERSION`.

@@ -2,9 +2,9 @@
 
 use crate::link::error::LinkError;
 
-/// Replaces `@FILE` by the arguments in the file. A file that cannot be opened stands for itself,
+/// Replaces each `@FILE` of a command line by the arguments in the file. A file that cannot be opened stands for itself,
 /// as with other linkers.
-pub(super) fn expand(arguments: &[String]) -> Result<Vec<String>, LinkError> {
+pub fn expand(arguments: &[String]) -> Result<Vec<String>, LinkError> {
     expand_nested(arguments, 0)
 }
 

@@ -1,5 +1,5 @@
-//! Options that are ld's and say nothing to a link at registered addresses, and those that ask for
-//! something else than a static executable.
+//! Options that are ld's and say nothing to a link at registered addresses, those that ask for
+//! something else than a static executable, and those that cannot be followed.
 
 /// Long options that take a value which makes no difference here.
 pub(super) const IGNORED_WITH_VALUE: &[&str] = &[
@@ -37,21 +37,13 @@ pub(super) const IGNORED_WITH_VALUE: &[&str] = &[
     "color-diagnostics",
     "orphan-handling",
     "package-metadata",
+    "retain-symbols-file",
 ];
 
 /// Long options without value that make no difference here.
 pub(super) const IGNORED: &[&str] = &[
-    "static",
-    "Bstatic",
-    "dn",
-    "non_shared",
-    "Bdynamic",
-    "dy",
-    "call_shared",
     "Bsymbolic",
     "Bsymbolic-functions",
-    "nostdlib",
-    "no-pie",
     "no-dynamic-linker",
     "as-needed",
     "no-as-needed",
@@ -117,13 +109,29 @@ pub(super) const IGNORED: &[&str] = &[
     "fatal-warnings",
 ];
 
-/// What to do instead of an option that asks for another kind of output.
+/// What another kind of output is called for by, and what to do instead. The last on a command line counts.
+pub(super) fn other_output(name: &str) -> Option<&'static str> {
+    look_up(OTHER_OUTPUTS, name)
+}
+
+/// The question is one about the linker of the system.
+pub(super) fn asks_the_system(name: &str) -> bool {
+    ["print-sysroot", "print-output-format", "target-help"].contains(&name)
+}
+
+/// What to do instead of an option that cannot be followed.
 pub(super) fn advice(name: &str) -> Option<&'static str> {
-    let (_, advice) = REFUSED.iter().find(|(names, _)| names.contains(&name))?;
+    look_up(REFUSED, name)
+}
+
+type Table = [(&'static [&'static str], &'static str)];
+
+fn look_up(table: &'static Table, name: &str) -> Option<&'static str> {
+    let (_, advice) = table.iter().find(|(names, _)| names.contains(&name))?;
     Some(advice)
 }
 
-const REFUSED: &[(&[&str], &str)] = &[
+const OTHER_OUTPUTS: &Table = &[
     (
         &["pie", "pic-executable"],
         "pool link makes executables at registered addresses: add -static -no-pie to the \
@@ -134,20 +142,19 @@ const REFUSED: &[(&[&str], &str)] = &[
         "pool link makes executables at registered addresses: use -static -no-pie instead",
     ),
     (
-        &["shared"],
+        &["shared", "Bshareable"],
         "pool link makes no shared libraries: make a static archive (ar rcs libNAME.a *.o), which \
          becomes a shared library of the pool when a program is linked with it",
-    ),
-    (
-        &["Bshareable"],
-        "pool link makes no shared libraries: make a static archive instead",
     ),
     (
         &["relocatable", "r", "i", "Ur"],
         "pool link makes no relocatable objects: use the system's ld for this step",
     ),
+];
+
+const REFUSED: &Table = &[
     (
-        &["script", "T"],
+        &["script", "T", "default-script", "dT"],
         "addresses come from the registry, so there is no place for a linker script: leave -T out",
     ),
     (
@@ -156,6 +163,8 @@ const REFUSED: &[(&[&str], &str)] = &[
             "Tdata",
             "Tbss",
             "Ttext-segment",
+            "Trodata-segment",
+            "Tldata-segment",
             "section-start",
             "image-base",
         ],
@@ -170,7 +179,6 @@ const REFUSED: &[(&[&str], &str)] = &[
         "not supported: rename the symbol with objcopy --redefine-sym",
     ),
     (&["defsym"], "not supported: define the symbol in an object"),
-    (&["oformat"], "only 64-bit ELF is written: leave it out"),
     (
         &["format", "b"],
         "inputs are 64-bit ELF objects: leave it out",

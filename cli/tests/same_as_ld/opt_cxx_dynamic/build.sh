@@ -1,0 +1,1 @@
+g++ $B prog.cc -o prog
