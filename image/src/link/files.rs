@@ -49,9 +49,6 @@ pub(super) struct MemberBytes {
     pub(super) bytes: Vec<u8>,
 }
 
-/// Most scripts that may name each other.
-pub(super) const MAX_SCRIPT_DEPTH: usize = 8;
-
 /// Reads what `request` names. An archive named twice is read once and searched twice, an empty one is not
 /// there at all.
 pub(super) fn read(request: &LinkRequest) -> Result<Inputs, LinkError> {
@@ -192,7 +189,7 @@ impl Reader<'_> {
 
     fn script(&mut self, path: &Path, bytes: &[u8], depth: usize) -> Result<(), LinkError> {
         let file = path.display().to_string();
-        if depth >= MAX_SCRIPT_DEPTH {
+        if depth >= script::MOST_NESTED {
             return Err(LinkError::input(
                 file,
                 "linker scripts name each other in a circle",

@@ -63,6 +63,7 @@ mod script;
 mod search;
 mod sections;
 mod site;
+mod start;
 mod symbols;
 mod symtab;
 mod unit;

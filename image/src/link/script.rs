@@ -5,6 +5,9 @@
 
 use super::error::LinkError;
 
+/// Most scripts that may name each other.
+pub(super) const MOST_NESTED: usize = 8;
+
 /// A file that a script names, or the border of a group of them.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Named {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::args::LinkRequest;
 use super::error::LinkError;
+use super::start::Start;
 
 /// What holds for the files that follow on a command line.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +70,7 @@ impl<'r> Folders<'r> {
             .iter()
             .flat_map(|folder| files.iter().map(|file| folder.join(file)));
         let mut there = paths.filter(|path| path.is_file());
-        there.find(|path| !is_for_another_machine(path))
+        there.find(|path| !Start::of(path).is_for_another_machine())
     }
 
     /// A file that a script names: beside the script, in a search folder, or absolute (in the
@@ -104,10 +105,4 @@ impl<'r> Folders<'r> {
             folders.join(", ")
         }
     }
-}
-
-/// An ELF file that is no 64-bit one for x86-64.
-fn is_for_another_machine(path: &Path) -> bool {
-    let start = super::dynamic::start_of(path);
-    start.starts_with(b"\x7fELF") && !super::dynamic::is_for_this_machine(&start)
 }

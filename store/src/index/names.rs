@@ -9,8 +9,8 @@ use pool_core::image_map::{IMAGE_MAP_FORMAT, ImageMap};
 use pool_core::name::{ImageRef, LibraryRef};
 use pool_core::registry::Reservation;
 
-use super::reader::{Reader, digest_key};
-use super::records::{self, Records};
+use super::reader::Reader;
+use super::records::{self, Records, digest_key};
 use super::{LIBRARIES, MANIFESTS, REFERENCES, TAGS};
 use crate::error::{Result, StoreError};
 use crate::format::reference_key;

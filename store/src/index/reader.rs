@@ -8,7 +8,7 @@ use pool_core::extent::SegmentId;
 use rocksdb::{Direction, IteratorMode, ReadOptions};
 use serde::de::DeserializeOwned;
 
-use super::records::{self, Records};
+use super::records::{self, Records, from_json};
 use super::{EPOCH, Index, META, NEXT_SEGMENT, OBJECTS, PAGES, Pin, SEGMENTS, WINDOWS, failed};
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord, SegmentRecord};
@@ -292,14 +292,4 @@ fn shown(key: &[u8]) -> String {
             digits
         }),
     }
-}
-
-pub(super) fn digest_key(family: &str, key: &[u8]) -> Result<[u8; 32]> {
-    key.try_into()
-        .map_err(|_| StoreError::Corrupt(format!("{family} has a key of {} bytes", key.len())))
-}
-
-pub(super) fn from_json<T: DeserializeOwned>(family: &str, value: &[u8]) -> Result<T> {
-    serde_json::from_slice(value)
-        .map_err(|error| StoreError::Corrupt(format!("a record of {family}: {error}")))
 }

@@ -6,7 +6,6 @@ use pool_core::registry::Reservation;
 use serde::de::DeserializeOwned;
 
 use super::options;
-use super::reader::{digest_key, from_json};
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord, Reference, reference_key};
 use crate::manifest::{ImageManifest, LibraryRecord, TagRecord, TokenRecord};
@@ -98,4 +97,14 @@ fn named<K: std::str::FromStr, V: DeserializeOwned>(
 fn impossible(family: &str, key: &[u8]) -> StoreError {
     let text = String::from_utf8_lossy(key);
     StoreError::Corrupt(format!("{family} has the impossible key {text:?}"))
+}
+
+pub(super) fn digest_key(family: &str, key: &[u8]) -> Result<[u8; 32]> {
+    key.try_into()
+        .map_err(|_| StoreError::Corrupt(format!("{family} has a key of {} bytes", key.len())))
+}
+
+pub(super) fn from_json<T: DeserializeOwned>(family: &str, value: &[u8]) -> Result<T> {
+    serde_json::from_slice(value)
+        .map_err(|error| StoreError::Corrupt(format!("a record of {family}: {error}")))
 }
