@@ -184,7 +184,9 @@ impl From<ReserveError> for Problem {
         let (status, word) = match &error {
             ReserveError::Conflict { .. } => (StatusCode::CONFLICT, "version-conflict"),
             ReserveError::Full { .. } => (StatusCode::CONFLICT, "registry-full"),
-            ReserveError::Tls { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "bad-reservation"),
+            ReserveError::Alignment { .. } | ReserveError::Tls { .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "bad-reservation")
+            }
         };
         Self::new(status, word, error.to_string())
     }

@@ -280,12 +280,13 @@ fn address_range() -> Value {
     object([("start", address()), ("pages", count())])
 }
 
-fn reservation_request() -> [(&'static str, Value); 7] {
+fn reservation_request() -> [(&'static str, Value); 8] {
     [
         ("library", pair('@')),
         ("identity", digest_json()),
         ("shared_pages", count()),
         ("private_pages", count()),
+        ("shared_alignment?", count()),
         ("tls_size?", count()),
         ("tls_alignment?", count()),
         (

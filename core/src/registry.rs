@@ -11,13 +11,17 @@
 //! | addresses | hold | granule |
 //! |---|---|---|
 //! | `0x0040_0000..0x1000_0000` | the application | - |
-//! | `0x1000_0000..0x6000_0000` | shared text and rodata of libraries | 2 MiB window |
+//! | `0x1000_0000..0x6000_0000` | shared text and rodata of libraries | 2 MiB window, or 4 pages |
 //! | `0x6000_0000..0x7000_0000` | private pages of libraries: data, bss, tables the image fills | page |
 //!
 //! Versions of one library never meet in one image, so they share one *slot*: the same base, with
-//! room to grow. That keeps 2 GiB enough for hundreds of libraries with any number of versions,
+//! room to grow. That keeps 2 GiB enough for many libraries with any number of versions,
 //! and lets pages that a new version leaves unchanged keep their addresses. A version that
 //! outgrows its library's slots gets a new slot.
+//!
+//! Windows are for what can be mapped whole. A library of a few pages, which is stored page by page anyway, lies in
+//! a window with others: so there is room for 640 large ones and for thousands of small ones, and a guest that uses
+//! several needs fewer page tables.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -25,7 +29,7 @@ use thiserror::Error;
 use crate::address::GuestAddress;
 use crate::digest::ObjectId;
 use crate::name::LibraryRef;
-use crate::page::{PAGE_SIZE, PAGES_PER_WINDOW, PageCount};
+use crate::page::{PAGE_SIZE, PAGES_PER_WINDOW, PageCount, WINDOW_SIZE};
 
 /// Where applications are linked.
 pub const APPLICATION_START: GuestAddress = GuestAddress(0x40_0000);
@@ -40,6 +44,12 @@ pub const PRIVATE_END: GuestAddress = GuestAddress(0x7000_0000);
 pub const TLS_CAPACITY: u64 = 1 << 20;
 /// Largest alignment of thread-local storage that a library may ask for.
 pub const MAX_TLS_ALIGNMENT: u64 = 4096;
+
+/// Slots of fewer pages lie in windows with others. So few pages of a window are stored one by one, unless a store was
+/// made otherwise.
+pub const WINDOW_FROM: PageCount = PageCount(32);
+/// Pages to which their slots are rounded and aligned.
+const SMALL_GRANULE: u64 = 4;
 
 /// A run of pages in the address space.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -83,6 +93,9 @@ pub struct ReservationRequest {
     pub shared_pages: PageCount,
     /// Data, bss and tables.
     pub private_pages: PageCount,
+    /// Bytes to which its text and rodata are aligned, a power of two: a page at least, a window at most.
+    #[serde(default = "page", skip_serializing_if = "is_page")]
+    pub shared_alignment: u64,
     /// Bytes of thread-local storage.
     #[serde(default)]
     pub tls_size: u64,
@@ -96,6 +109,15 @@ pub struct ReservationRequest {
 
 fn one() -> u64 {
     1
+}
+
+fn page() -> u64 {
+    PAGE_SIZE
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_page(alignment: &u64) -> bool {
+    *alignment == PAGE_SIZE
 }
 
 /// What a library version was given, for good.
@@ -157,6 +179,17 @@ pub enum ReserveError {
         start: GuestAddress,
         /// The region's end.
         end: GuestAddress,
+    },
+    /// No alignment, or one that no place has.
+    #[error(
+        "{library} asks for text aligned to {alignment} bytes: it is a power of two from \
+         {PAGE_SIZE} to {WINDOW_SIZE}"
+    )]
+    Alignment {
+        /// The version.
+        library: LibraryRef,
+        /// Asked for.
+        alignment: u64,
     },
     /// Thread-local storage is used up, or the request for it makes no sense.
     #[error(
@@ -261,6 +294,11 @@ impl AddressBook {
             .map(|r| r.slot)
             .find(|slot| {
                 request.shared_pages <= slot.shared.pages
+                    && slot
+                        .shared
+                        .start
+                        .0
+                        .is_multiple_of(request.shared_alignment.max(1))
                     && request.private_pages <= slot.private.pages
                     && request.tls_size <= slot.tls_size
                     && (request.tls_size == 0
@@ -270,14 +308,27 @@ impl AddressBook {
 
     fn new_slot(&self, request: &ReservationRequest) -> Result<AddressSlot, ReserveError> {
         let grown = |pages: PageCount| pages.0.saturating_add(pages.0 / 4);
+        let alignment = request.shared_alignment;
+        if !alignment.is_power_of_two() || !(PAGE_SIZE..=WINDOW_SIZE).contains(&alignment) {
+            return Err(ReserveError::Alignment {
+                library: request.library.clone(),
+                alignment,
+            });
+        }
+        let pages = grown(request.shared_pages).max(1);
+        let granule = if pages < WINDOW_FROM.0 {
+            SMALL_GRANULE.max(alignment / PAGE_SIZE)
+        } else {
+            PAGES_PER_WINDOW
+        };
         let shared = self.first_fit(
             request,
             AddressRegion {
                 start: SHARED_START,
                 end: PRIVATE_START,
-                granule: PAGES_PER_WINDOW,
+                granule,
             },
-            grown(request.shared_pages).max(1),
+            pages,
             |slot| slot.shared,
         )?;
         let private = self.first_fit(
@@ -327,7 +378,8 @@ impl AddressBook {
         };
         for range in taken {
             if candidate.overlaps(&range) {
-                candidate.start = range.end();
+                let granule = region.granule * PAGE_SIZE;
+                candidate.start = GuestAddress(range.end().0.next_multiple_of(granule));
             }
         }
         if candidate.end() <= region.end {
@@ -388,6 +440,7 @@ mod tests {
             identity: ObjectId::of(library.as_bytes()),
             shared_pages: PageCount(shared),
             private_pages: PageCount(private),
+            shared_alignment: PAGE_SIZE,
             tls_size: 0,
             tls_alignment: 1,
             dependencies: vec![],
@@ -455,9 +508,49 @@ mod tests {
             assert!(matches!(refused, Err(ReserveError::Full { .. })), "{huge}");
         }
         let refused =
-            (0..1000).find_map(|n| book.reserve(&request(&format!("l{n}@1"), 1, 1)).err());
+            (0..1000).find_map(|n| book.reserve(&request(&format!("l{n}@1"), 32, 1)).err());
         assert!(matches!(refused, Some(ReserveError::Full { .. })));
         assert_eq!(book.reservations().len(), 640);
+    }
+
+    #[test]
+    fn small_libraries_share_windows_and_large_ones_do_not() {
+        let mut book = AddressBook::default();
+        let small: Vec<_> = (0..2000)
+            .map(|n| book.reserve(&request(&format!("s{n}@1"), 3, 1)).unwrap())
+            .collect();
+        assert_eq!(
+            small[1].shared.start.0 - small[0].shared.start.0,
+            4 * PAGE_SIZE
+        );
+        let windows = small[1999].slot.shared.end().0 - SHARED_START.0;
+        assert_eq!(windows.div_ceil(WINDOW_SIZE), 16);
+        let large = book.reserve(&request("large@1", 32, 1)).unwrap();
+        assert_eq!(large.shared.start.0, SHARED_START.0 + 16 * WINDOW_SIZE);
+        let next = book.reserve(&request("next@1", 20, 1)).unwrap();
+        assert_eq!(next.slot.shared.start, small[1999].slot.shared.end());
+        assert_eq!(next.slot.shared.pages, PageCount(28));
+    }
+
+    #[test]
+    fn text_is_as_aligned_as_it_asks_to_be() {
+        let mut book = AddressBook::default();
+        book.reserve(&request("a@1", 1, 1)).unwrap();
+        let aligned = |version: &str, alignment| ReservationRequest {
+            shared_alignment: alignment,
+            ..request(version, 1, 1)
+        };
+        let other = book.reserve(&aligned("b@1", 1 << 16)).unwrap();
+        assert_eq!(other.shared.start.0, SHARED_START.0 + (1 << 16));
+        let moved = book.reserve(&aligned("b@2", 1 << 20)).unwrap();
+        assert_eq!(moved.shared.start.0, SHARED_START.0 + (1 << 20));
+        for alignment in [0, 1, 2048, 12288, 2 * WINDOW_SIZE, u64::MAX] {
+            let refused = book.reserve(&aligned("c@1", alignment));
+            assert!(
+                matches!(refused, Err(ReserveError::Alignment { .. })),
+                "{alignment}"
+            );
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ async fn list(State(service): State<Service>) -> Result<Json<Vec<Reservation>>> 
         (status = 200, description = "The reservation, which there was", body = schemas::Reservation),
         (status = 201, description = "The reservation, made now", body = schemas::Reservation),
         (status = 409, description = "The version is registered with other contents, or there is no room", body = ProblemBody),
-        (status = 422, description = "The thread-local storage asked for is impossible", body = ProblemBody),
+        (status = 422, description = "The alignment or the thread-local storage asked for is impossible", body = ProblemBody),
     )
 )]
 async fn reserve(
@@ -72,7 +72,7 @@ async fn reserve(
     responses(
         (status = 200, description = "The reservations, in the order of the requests", body = Vec<schemas::Reservation>),
         (status = 409, description = "A version is registered with other contents, or there is no room", body = ProblemBody),
-        (status = 422, description = "The thread-local storage asked for is impossible", body = ProblemBody),
+        (status = 422, description = "The alignment or the thread-local storage asked for is impossible", body = ProblemBody),
     )
 )]
 async fn reserve_all(

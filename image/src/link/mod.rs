@@ -72,7 +72,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use pool_core::name::LibraryRef;
-use pool_core::page::PageCount;
+use pool_core::page::{PAGE_SIZE, PageCount};
 use pool_core::registry::{Reservation, ReservationRequest};
 
 pub use args::{
@@ -325,6 +325,7 @@ impl<'a> LinkSet<'a> {
             identity: library.identity,
             shared_pages: PageCount::covering(plan.shared_size()),
             private_pages: PageCount::covering(plan.private_size()),
+            shared_alignment: plan.shared_alignment(),
             tls_size: plan.thread.size,
             tls_alignment: plan.thread.alignment,
             dependencies,
@@ -453,19 +454,21 @@ fn check(request: &ReservationRequest, reservation: &Reservation) -> Result<(), 
         (
             reservation.shared,
             request.shared_pages,
+            request.shared_alignment,
             SHARED_START,
             PRIVATE_START,
         ),
         (
             reservation.private,
             request.private_pages,
+            PAGE_SIZE,
             PRIVATE_START,
             PRIVATE_END,
         ),
     ];
-    for (range, pages, start, end) in ranges {
+    for (range, pages, alignment, start, end) in ranges {
         let fits = range.pages == pages
-            && range.start.is_page_aligned()
+            && range.start.0.is_multiple_of(alignment)
             && range.start >= start
             && pages
                 .checked_bytes()

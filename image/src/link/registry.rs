@@ -158,7 +158,7 @@ fn folder_of(path: &Path) -> &Path {
 mod tests {
     use super::*;
     use pool_core::digest::ObjectId;
-    use pool_core::page::PageCount;
+    use pool_core::page::{PAGE_SIZE, PageCount};
 
     fn request(library: &str, contents: &str) -> ReservationRequest {
         ReservationRequest {
@@ -166,6 +166,7 @@ mod tests {
             identity: ObjectId::of(contents.as_bytes()),
             shared_pages: PageCount(3),
             private_pages: PageCount(1),
+            shared_alignment: PAGE_SIZE,
             tls_size: 0,
             tls_alignment: 1,
             dependencies: vec![],

@@ -43,7 +43,7 @@ fn requests() -> Vec<(&'static str, Value)> {
         json!({"kind": "windows", "phase": 0}),
     );
     let reservation = json!({
-        "library": "z@1", "identity": digest, "shared_pages": 1, "private_pages": 1,
+        "library": "z@1", "identity": digest, "shared_pages": 1, "private_pages": 1, "shared_alignment": 8192,
         "tls_size": 8, "tls_alignment": 8, "dependencies": ["y@1"],
     });
     vec![

@@ -177,6 +177,9 @@ fn addresses_are_reserved_for_good() {
     odd["tls_size"] = json!(8);
     odd["tls_alignment"] = json!(3);
     service.post("/v1/registry", &odd).expect(422);
+    odd["tls_alignment"] = json!(8);
+    odd["shared_alignment"] = json!(3);
+    service.post("/v1/registry", &odd).expect(422);
     let mut second = request.clone();
     second["library"] = json!("musl@1");
     let all_of = |requests: &[&Value]| service.post("/v1/registry/batch", &json!(requests));

@@ -168,6 +168,7 @@ pub fn reservation(library: &str, identity: &[u8]) -> ReservationRequest {
         identity: ObjectId::of(identity),
         shared_pages: PageCount(10),
         private_pages: PageCount(1),
+        shared_alignment: PAGE_SIZE,
         tls_size: 0,
         tls_alignment: 1,
         dependencies: vec![],

@@ -233,6 +233,12 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// Bytes to which a library's shared range is aligned: pages at least.
+    pub(super) fn shared_alignment(&self) -> u64 {
+        let alignment = self.code.alignment.max(self.constant.alignment);
+        alignment.max(PAGE_SIZE)
+    }
+
     /// Offset of the data in a library's private range: bound sections are on other pages.
     pub(super) fn data_at(&self) -> u64 {
         self.bound.size.next_multiple_of(PAGE_SIZE)
