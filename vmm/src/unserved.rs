@@ -27,6 +27,9 @@ pub struct Unserved {
     /// It asked to start a process.
     #[serde(rename = "refused_process", skip_serializing_if = "std::ops::Not::not")]
     pub process: bool,
+    /// It looked for files that could not be handed over.
+    #[serde(rename = "refused_files", skip_serializing_if = "std::ops::Not::not")]
+    pub unheard: bool,
 }
 
 impl Unserved {
@@ -52,6 +55,12 @@ impl Unserved {
         }
         if !failed {
             return lines;
+        }
+        if self.unheard {
+            let line = "the guest looked for files that poolvmm makes (/proc/self/maps, /dev/null and their like): a guest \
+                        that is a process has none where somebody else listens at seccomp filters, as some managers \
+                        of containers do; use --platform kvm";
+            lines.push(line.to_owned());
         }
         if !self.unknown.is_empty() {
             let names = self.unknown.iter().map(|(&number, &count)| match number {

@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
 use pool_tests::requirements::{needs, skip};
+use pool_tests::run::bounded;
 use support::Placement;
 use world::{World, assert_same, text};
 
@@ -57,6 +58,19 @@ fn threads_do_what_they_do_natively() {
 fn a_group_ends_as_a_whole_and_the_first_thread_may_leave() {
     for what in ["group", "first-leaves"] {
         as_natively(THREADS, &[what]);
+    }
+}
+
+/// The first thread comes for a device meanwhile, whose end the kernel tells of when all others are gone.
+#[test]
+fn a_group_ends_whatever_its_first_thread_waits_for() {
+    let (world, _) = worlds(THREADS).next().unwrap();
+    for turns in 0..40 {
+        let turns = (turns * 10_000).to_string();
+        let mut command = bounded(&world.vmm("program", &PROCESS, &["opening", &turns]));
+        let found = command.output().unwrap();
+        let said = text(&found.stderr);
+        assert_eq!(found.status.code(), Some(5), "{turns} {said}");
     }
 }
 

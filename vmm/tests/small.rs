@@ -12,7 +12,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use pool_tests::requirements::needs;
-use world::{World, text};
+use pool_tests::wait;
+use rustix::process::{Pid, Signal, kill_process};
+use world::{Running, World, text};
 
 const SMALL: &str = include_str!("programs/small.c");
 const PLATFORMS: [&str; 2] = ["kvm", "process"];
@@ -101,6 +103,97 @@ fn descriptors_are_of_all_threads() {
         return;
     }
     says(&world(), &[], &["apart"], "0 wrong\n");
+}
+
+/// What a guest gets is finished, however its threads race for it, and whichever are left.
+#[test]
+fn no_file_of_it_can_be_written() {
+    if !needs(&["kvm", "root"]) {
+        return;
+    }
+    let world = world();
+    for grant in grants(&world) {
+        let grant: Vec<_> = grant.iter().map(String::as_str).collect();
+        let mut ways = vec![vec!["sealed", "/proc/self/comm"], vec!["last"]];
+        if !grant.is_empty() {
+            ways.push(vec!["sealed", "comm"]);
+        }
+        for way in ways {
+            says(&world, &grant, &way, "0 wrong\n");
+        }
+    }
+}
+
+/// A process that is stopped and goes on has opened what it would have, once.
+#[test]
+fn who_is_stopped_while_it_opens_goes_on() {
+    if !needs(&["root"]) {
+        return;
+    }
+    let world = world();
+    let mut command = world.granted("small", &["--platform", "process"], &["stopped"]);
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut guest = Running(command.spawn().unwrap());
+    let mut said = BufReader::new(guest.0.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "ready");
+    let vmm = guest.0.id();
+    let children = fs::read_to_string(format!("/proc/{vmm}/task/{vmm}/children")).unwrap();
+    let process = Pid::from_raw(children.trim().parse().unwrap()).unwrap();
+    for _ in 0..2000 {
+        kill_process(process, Signal::STOP).unwrap();
+        wait::until("the process to stop", || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
+            let stat = stat.unwrap();
+            stat.contains(") t ") || stat.contains(") T ")
+        });
+        kill_process(process, Signal::CONT).unwrap();
+    }
+    drop(guest.0.stdin.take());
+    assert_eq!(said.next().unwrap().unwrap(), "0 wrong");
+}
+
+/// Has what it runs confined already, by a filter that somebody listens at.
+const LISTENED: &str = r#"
+    #include <linux/filter.h>
+    #include <linux/seccomp.h>
+    #include <stdio.h>
+    #include <sys/prctl.h>
+    #include <sys/syscall.h>
+    #include <sys/wait.h>
+    #include <unistd.h>
+    int main(int c, char **v) {
+        struct sock_filter allow = {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW};
+        struct sock_fprog program = {1, &allow};
+        int status;
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program) < 0)
+            return perror("listener"), 99;
+        if (!fork()) return execv(v[1], v + 1), 98;
+        wait(&status);
+        return WEXITSTATUS(status);
+    }"#;
+
+/// As the managers of some containers do. No file can be handed over then, and none is left that could be written.
+#[test]
+fn where_somebody_else_listens_there_is_none_and_poolvmm_says_so() {
+    if !needs(&["root"]) {
+        return;
+    }
+    let world = world();
+    let home = world.directory.path();
+    let listened = support::compile(home, "listened", "gcc", &["-w"], LISTENED);
+    for grant in grants(&world) {
+        let mut options = vec!["--platform", "process"];
+        options.extend(grant.iter().map(String::as_str));
+        let run = world.vmm("small", &options, &["unheard"]);
+        let mut command = Command::new(&listened);
+        let found = command.arg(run.get_program()).args(run.get_args()).output();
+        let found = found.unwrap();
+        let said = text(&found.stderr);
+        assert_eq!(text(&found.stdout), "0 wrong\n", "{options:?} {said}");
+        assert_eq!(found.status.code(), Some(7), "{said}");
+        assert!(said.contains("somebody else listens"), "{said}");
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ impl Calls {
     pub(super) fn change_file(&self, tracee: Tracee, registers: &Registers) -> Result<i64, Errno> {
         const LONGEST_NAME: usize = 256;
         const LARGEST_VALUE: u64 = 64 << 10;
-        let file = self.granted(registers.rdi)?;
+        let file = self.granted(tracee, registers.rdi)?;
         match registers.orig_rax as i64 {
             libc::SYS_fchmod => rustix::fs::fchmod(file, mode_of(registers.rsi))?,
             libc::SYS_fchown => change_owner(&file, registers.rsi, registers.rdx)?,
@@ -72,7 +72,8 @@ impl Calls {
                 _ => Next::ServeWith(Change::Flags(flags & !EMPTY)),
             };
         }
-        let changed = self.granted(registers.rdi).and_then(|file| match call {
+        let file = self.granted(tracee, registers.rdi);
+        let changed = file.and_then(|file| match call {
             libc::SYS_fchmodat2 => rustix::fs::fchmod(file, mode_of(registers.rdx)),
             libc::SYS_fchownat => change_owner(&file, registers.rdx, registers.r10),
             _ => rustix::fs::futimens(file, &times_of(tracee, registers)?),

@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -18,8 +19,8 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
 use super::change::Change;
 use super::counts::{heap_end, most, readable, used};
-use super::devices::Devices;
 use super::limits::{Limits, with_tables};
+use super::listener::Listener;
 use super::looked::Begin;
 use super::ptrace::{Registers, Tracee, arguments};
 use super::stack::Stack;
@@ -28,11 +29,14 @@ use super::threads::Threads;
 use crate::linux::{identity, system};
 use crate::network;
 use crate::plan::Plan;
-use crate::sandbox::UNSHARE;
-use crate::world::small::{Large, Look};
+use crate::sandbox::{THREAD, UNSHARE};
+use crate::world::small::{Device, Large, Look};
 
 /// Longer than `/proc/PID/status` of somebody in very many groups.
 const MOST_STATUS: usize = 64 << 10;
+
+/// `PIDFD_THREAD` of `linux/pidfd.h`.
+const OF_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(THREAD);
 
 /// What happens next in a call that was asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,9 +81,13 @@ pub(super) struct Calls {
     /// `/proc/PID/fd`, of a guest with a file system of its own.
     pub(super) descriptors: Option<File>,
     pub(super) large: Large,
-    /// Devices, of a guest without one, and what has its threads wait for them.
-    pub(super) devices: Option<Devices>,
+    /// Devices, of a guest without one.
+    pub(super) devices: Vec<(Device, Rc<OwnedFd>)>,
+    /// Where its threads come for files, and what has them come.
+    pub(super) listener: Option<Listener>,
     pub(super) secret: [u32; 2],
+    /// They would have come, and somebody else listens.
+    pub(super) unheard: bool,
 }
 
 impl Calls {
@@ -94,6 +102,14 @@ impl Calls {
         let heap = plan.rooms.heap.0;
         let open = |name: &str| File::open(format!("/proc/{}/{name}", guest.as_raw_nonzero()));
         let descriptors = begin.has_world().then(|| open("fd"));
+        let devices = if begin.has_world() {
+            Vec::new()
+        } else {
+            Device::open_all()
+        };
+        let devices = devices
+            .into_iter()
+            .map(|(device, file)| (device, Rc::new(file.into())));
         let standard = [
             rustix::fs::fstat(rustix::stdio::stdin())?,
             rustix::fs::fstat(rustix::stdio::stdout())?,
@@ -117,18 +133,22 @@ impl Calls {
             text: vec![0; MOST_STATUS],
             descriptors: descriptors.transpose()?,
             large: Large::default(),
-            devices: None,
+            devices: devices.collect(),
+            listener: None,
             secret: [0; 2],
+            unheard: false,
         })
     }
 
-    /// Gives the guest devices, for which its threads wait where they say `secret`.
-    pub(super) fn with_devices(self, devices: Devices, secret: [u32; 2]) -> Self {
-        Self {
-            devices: Some(devices),
+    /// The guest listens at its descriptor `number` so far, and this process from now on; whoever says `secret` comes there.
+    pub(super) fn with_listener(self, number: i32, secret: [u32; 2]) -> std::io::Result<Self> {
+        let flags = PidfdGetfdFlags::empty();
+        let listener = rustix::process::pidfd_getfd(&self.process, number, flags)?;
+        Ok(Self {
+            listener: Some(Listener(listener)),
             secret,
             ..self
-        }
+        })
     }
 
     /// Whether calls of this number must not overlap, since each is let through for what there is.
@@ -251,15 +271,21 @@ impl Calls {
         }
     }
 
-    /// The guest's open file `number`: no other thread can put another in its place.
-    pub(super) fn file(&self, number: u64) -> Result<OwnedFd, Errno> {
-        let flags = PidfdGetfdFlags::empty();
-        rustix::process::pidfd_getfd(&self.process, number as i32, flags).map_err(|_| Errno::BADF)
+    /// The guest's open file `number`, asked for by `tracee`: no other thread can put another in its place.
+    pub(super) fn file(&self, tracee: Tracee, number: u64) -> Result<OwnedFd, Errno> {
+        let of = |process: &OwnedFd| {
+            rustix::process::pidfd_getfd(process, number as i32, PidfdGetfdFlags::empty())
+        };
+        // A process has none once its first thread has left, and its threads have what they have had. Those have
+        // descriptors of their own since Linux 6.9.
+        of(&self.process)
+            .or_else(|_| of(&rustix::process::pidfd_open(tracee.0, OF_THREAD)?))
+            .map_err(|_| Errno::BADF)
     }
 
     /// The same, unless it is one of its standard files. This process may do no more to it than the guest.
-    pub(super) fn granted(&self, number: u64) -> Result<OwnedFd, Errno> {
-        let file = self.file(number)?;
+    pub(super) fn granted(&self, tracee: Tracee, number: u64) -> Result<OwnedFd, Errno> {
+        let file = self.file(tracee, number)?;
         let stat = rustix::fs::fstat(&file)?;
         if self.standard.contains(&(stat.st_dev, stat.st_ino)) {
             return Err(Errno::PERM);

@@ -20,15 +20,13 @@ pub(super) enum Change {
     Connected(u64),
     /// `sendto` to whom the socket is connected to, of bytes at an address, so many, with these flags.
     Send(u64, u64, u64),
-    /// A new file in memory, whose name is at an address, closed by `execve` or not.
-    Memory(u64, bool),
     /// A duplicate of a descriptor, closed by `execve` or not.
     Duplicate(u64, bool),
     /// A duplicate of a descriptor in the place of another, closed by `execve` or not.
     Replace(u64, u64, bool),
     /// `close` of a descriptor.
     Close(u64),
-    /// [`MARK`], with what the filter knows it by: it waits for a device.
+    /// [`MARK`], with what the filter knows it by: it comes to the listener.
     Wait([u32; 2]),
     /// `tgkill` of a thread of this process, of a signal.
     Signal(Pid, u64, u64),
@@ -60,12 +58,6 @@ impl Change {
                 [registers.rsi, registers.rdx] = [at, length];
                 registers.r10 = flags;
                 [registers.r8, registers.r9] = [0, 0];
-            }
-            Self::Memory(name, closes) => {
-                registers.orig_rax = libc::SYS_memfd_create as u64;
-                registers.rdi = name;
-                let closes = if closes { libc::MFD_CLOEXEC } else { 0 };
-                registers.rsi = (libc::MFD_ALLOW_SEALING | closes).into();
             }
             Self::Duplicate(descriptor, closes) => {
                 registers.orig_rax = libc::SYS_fcntl as u64;

@@ -92,16 +92,11 @@ impl Child<'_> {
         let listener = Confinement::prepare(world.as_ref(), guest.network, guest.limits)
             .and_then(|confinement| confinement.enter_guest(self.secrets.waiting, self.counted))
             .map_err(|error| error.to_string())?;
-        let more = match world {
-            Some(world) => world.layout().places.bytes(),
-            // The parent takes it before it is closed, with all others.
-            None => listener
-                .map_or(-1, IntoRawFd::into_raw_fd)
-                .to_le_bytes()
-                .to_vec(),
-        };
+        // The parent takes it before it is closed, with all others.
+        let listener = listener.map_or(-1, IntoRawFd::into_raw_fd).to_le_bytes();
+        let places = world.map_or_else(Vec::new, |world| world.layout().places.bytes());
         to_parent
-            .write_all(&[&[READY], &mapped[..], &more].concat())
+            .write_all(&[&[READY], &mapped[..], &listener, &places].concat())
             .map_err(|error| format!("telling the parent: {error}"))
     }
 }

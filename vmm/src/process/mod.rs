@@ -20,10 +20,10 @@ mod calls;
 mod change;
 mod child;
 mod counts;
-mod devices;
 mod group;
 mod leave;
 mod limits;
+mod listener;
 mod looked;
 mod printer;
 mod ptrace;
@@ -43,7 +43,6 @@ use thiserror::Error;
 
 use self::calls::Calls;
 use self::child::Child;
-use self::devices::Devices;
 use self::limits::Limits;
 use self::looked::Begin;
 use self::ptrace::Tracee;
@@ -197,14 +196,14 @@ pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError
             return Err(error);
         }
     };
-    let (layout, listener) = if guest.has_world() {
-        let layout = Layout {
+    let listener = news.listener()?;
+    let layout = if guest.has_world() {
+        Some(Layout {
             granted: crate::world::named(guest.grants),
             places: news.places()?,
-        };
-        (Some(layout), None)
+        })
     } else {
-        (None, news.listener()?)
+        None
     };
     Tracee(child).seize().map_err(ProcessError::Trace)?;
     limits.apply(child).map_err(ProcessError::Limit)?;
@@ -212,10 +211,9 @@ pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError
     let network = guest.limits.clone();
     let calls = Calls::new(child, limits, plan, begin, network).map_err(ProcessError::Trace)?;
     let calls = match listener {
-        Some(number) => {
-            let devices = Devices::new(child, number).map_err(ProcessError::Trace)?;
-            calls.with_devices(devices, secrets.waiting)
-        }
+        Some(number) => calls
+            .with_listener(number, secrets.waiting)
+            .map_err(ProcessError::Trace)?,
         None => calls,
     };
     let mut tracer =
@@ -245,7 +243,7 @@ pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError
 struct Secrets {
     /// What R15 holds where the process cannot let go of this program.
     leaving: u64,
-    /// What a thread says that waits for a device.
+    /// What a thread says that comes to the listener.
     waiting: [u32; 2],
 }
 
@@ -287,7 +285,7 @@ impl News {
         Ok(Places::from_bytes(&bytes))
     }
 
-    /// At which of its descriptors the guest's process listens for who waits for a device.
+    /// At which of its descriptors the guest's process listens for who comes.
     fn listener(&mut self) -> io::Result<Option<i32>> {
         let mut bytes = [0; 4];
         self.0.read_exact(&mut bytes)?;

@@ -1,6 +1,10 @@
 //! Signals to the VMM: they are for the guest, whom people mean when they name the process that they started.
 
 use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::time::Timespec;
 
 /// What is passed on. The terminal's own go to the guest anyway, which is in the same process group.
 const PASSED_ON: [i32; 7] = [
@@ -14,7 +18,11 @@ const PASSED_ON: [i32; 7] = [
 ];
 
 /// The signals that this process waits for, blocked.
-pub(super) struct Signals(libc::sigset_t);
+pub(super) struct Signals {
+    set: libc::sigset_t,
+    /// Readable while one is there.
+    there: OwnedFd,
+}
 
 /// What came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +39,7 @@ impl Signals {
     pub(super) fn block() -> io::Result<Self> {
         let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
         // SAFETY: the set is initialised first; blocking signals and the default action for that of
-        // children touch no memory of this program.
+        // children touch no memory of this program. The descriptor was just made, and nobody else has it.
         unsafe {
             libc::sigemptyset(set.as_mut_ptr());
             for signal in PASSED_ON.into_iter().chain([libc::SIGCHLD]) {
@@ -43,8 +51,27 @@ impl Signals {
             if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) < 0 {
                 return Err(io::Error::last_os_error());
             }
-            Ok(Self(set))
+            let there = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC);
+            if there < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            let there = OwnedFd::from_raw_fd(there);
+            Ok(Self { set, there })
         }
+    }
+
+    /// Waits until one is there or somebody is at `listener`, which it says, or for `patience`.
+    pub(super) fn or_asked(
+        &self,
+        listener: BorrowedFd<'_>,
+        patience: Option<&Timespec>,
+    ) -> io::Result<bool> {
+        let mut polls = [
+            PollFd::new(&self.there, PollFlags::IN),
+            PollFd::from_borrowed_fd(listener, PollFlags::IN),
+        ];
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut polls, patience))?;
+        Ok(polls[1].revents().contains(PollFlags::IN))
     }
 
     /// Waits for the next.
@@ -53,14 +80,14 @@ impl Signals {
         loop {
             // SAFETY: the kernel reads the set and fills the structure, of which all zeros are a value.
             let (signal, info) = unsafe {
-                let signal = libc::sigwaitinfo(&raw const self.0, info.as_mut_ptr());
+                let signal = libc::sigwaitinfo(&raw const self.set, info.as_mut_ptr());
                 (signal, info.assume_init())
             };
             match signal {
                 libc::SIGCHLD => return Ok(News::Child),
-                // A positive code is the kernel's: a terminal has told the guest, too.
                 signal if signal > 0 && info.si_code <= 0 => return Ok(News::Sent(signal)),
-                signal if signal > 0 => {}
+                // The kernel's own: a terminal has told the guest, too.
+                signal if signal > 0 => return Ok(News::Child),
                 _ => {
                     let error = io::Error::last_os_error();
                     if error.kind() != io::ErrorKind::Interrupted {

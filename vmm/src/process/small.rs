@@ -1,37 +1,28 @@
 //! The small world of a guest that is a process: see [`crate::world::small`]. Its monitor is asked before a file is
-//! opened, and has the kernel make one in memory instead, which it fills before the guest goes on. In a guest's own file
+//! opened, makes one, and hands it over ([`super::listener`]). In a guest's own file
 //! system it looks at what was opened, too, which may be a place of that world however the guest came there. Another
-//! thread may change the path meanwhile, or the file: that is no more than it may do anyway.
+//! thread may change the path meanwhile: that is no more than it may do anyway.
 
-use std::collections::VecDeque;
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use rustix::fs::{OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
-use rustix::process::PidfdGetfdFlags;
 
 use super::calls::{Calls, Next, failed};
 use super::change::Change;
+use super::listener::Wanted;
 use super::looked::Looked;
 use super::ptrace::{Registers, Tracee};
-use super::threads::Threads;
+use super::threads::{Step, Threads};
 use crate::trace::Peek;
 use crate::world::small::{self, Device, Kind, Large, Listing, Look, Node, Place, Whose};
 
 /// Longest path, with its NUL.
 const LONGEST: usize = 4096;
-/// Longest name of memory that is a file: the kernel has 249 (`memfd_create(2)`).
-const LONGEST_NAME: usize = 200;
 /// Most bytes of a list that are handed over at once.
 const MOST_LISTED: usize = 64 << 10;
-
-/// What a path is of the small world.
-struct Found {
-    node: Node,
-    /// Its length, without NUL.
-    length: usize,
-}
 
 impl Calls {
     /// What becomes of a call that opens a path.
@@ -54,7 +45,7 @@ impl Calls {
             Err(error) => return failed(error),
         };
         let closes = flags.contains(OFlags::CLOEXEC);
-        let Some(Found { node, length }) = found else {
+        let Some(node) = found else {
             // A directory, and what is new, is none that has to be looked at.
             let new = OFlags::CREATE | OFlags::EXCL;
             let other = is_place || flags.contains(OFlags::DIRECTORY) || flags.contains(new);
@@ -63,65 +54,66 @@ impl Calls {
                 next => next,
             };
         };
-        match node {
+        let file = match node {
             Node::File(path, whose) => {
-                if let Err(error) = small::may_open(flags) {
-                    return failed(error);
-                }
-                let content = self.content(tracee, path, whose, threads);
-                threads.stopped(tracee.0).content = Some(content);
-                Next::ServeWith(Change::Memory(name_at(path_at, length), closes))
+                small::may_open(flags).and_then(|()| self.file_of(path, whose, tracee, threads))
             }
-            Node::Descriptor(number) => match self.file(number) {
-                Ok(_) => Next::ServeWith(Change::Duplicate(number, closes)),
-                Err(_) => failed(Errno::NOENT),
-            },
-            Node::Terminal => failed(Errno::NXIO),
             Node::Device(device) => {
-                if let Err(error) = small::may_open_device(flags) {
-                    return failed(error);
-                }
-                if !self.has_device(device) {
-                    return failed(Errno::NOENT);
-                }
-                threads.stopped(tracee.0).device = Some((device, closes));
+                small::may_open_device(flags).and_then(|()| self.device(device))
+            }
+            Node::Descriptor(number) => {
+                return match self.file(tracee, number) {
+                    Ok(_) => Next::ServeWith(Change::Duplicate(number, closes)),
+                    Err(_) => failed(Errno::NOENT),
+                };
+            }
+            Node::Terminal => return failed(Errno::NXIO),
+            Node::Program => return self.elsewhere(),
+        };
+        match file {
+            Ok(file) => {
+                let wanted = Wanted {
+                    file,
+                    closes,
+                    instead_of: None,
+                };
+                threads.comes(tracee.0, wanted);
                 Next::ServeWith(Change::Wait(self.secret))
             }
-            Node::Program => self.elsewhere(),
+            Err(error) => failed(error),
         }
     }
 
-    /// What `tracee` is to do that has opened `number` with `flags` by the path at `path_at`, if that is a place of the
-    /// small world: calls, and what the file is to hold that the last of them makes.
+    /// What `tracee` is to do that has opened `number` with `flags`, if that is a place of the small world.
     pub(super) fn instead(
         &mut self,
         tracee: Tracee,
         number: u64,
         flags: OFlags,
-        path_at: u64,
         threads: &Threads,
-    ) -> Option<(VecDeque<Change>, Option<Vec<u8>>)> {
-        let stat = rustix::fs::fstat(self.file(number).ok()?).ok()?;
+    ) -> Option<Result<Step, Errno>> {
+        let stat = rustix::fs::fstat(self.file(tracee, number).ok()?).ok()?;
         let Place::Node(node) = self.begin.place_at(stat.st_dev, stat.st_ino)? else {
             return None;
         };
         let closes = flags.contains(OFlags::CLOEXEC);
+        let secret = self.secret;
         Some(match node {
-            Node::Descriptor(standard) => (
-                VecDeque::from([Change::Replace(standard, number, closes)]),
-                None,
-            ),
+            Node::Descriptor(standard) => match self.file(tracee, standard) {
+                Ok(_) if standard != number => {
+                    Ok((Change::Replace(standard, number, closes), None))
+                }
+                // It is closed, or was before this took its number.
+                _ => Err(Errno::NOENT),
+            },
             Node::File(path, whose) => {
-                let content = self.content(tracee, path, whose, threads);
-                let mut text = vec![0; LONGEST];
-                let read = { tracee }.peek(path_at, &mut text);
-                let length = text[..read].iter().position(|&byte| byte == 0);
-                let memory = Change::Memory(name_at(path_at, length.unwrap_or(0)), closes);
-                // The next has its number.
-                (
-                    VecDeque::from([Change::Close(number), memory]),
-                    Some(content),
-                )
+                let file = self.file_of(path, whose, tracee, threads);
+                let wanted = |file| Wanted {
+                    file,
+                    closes,
+                    instead_of: Some(number),
+                };
+                file.map(|file| (Change::Wait(secret), Some(wanted(file))))
             }
             Node::Program | Node::Terminal | Node::Device(_) => return None,
         })
@@ -131,7 +123,10 @@ impl Calls {
     pub(super) fn list(&self, tracee: Tracee, registers: &Registers, threads: &Threads) -> Next {
         let [number, at, room] = [registers.rdi, registers.rsi, registers.rdx];
         let listed = || -> Result<Option<i64>, Errno> {
-            let directory = self.file(number)?;
+            // Or the kernel says what is wrong with it.
+            let Ok(directory) = self.file(tracee, number) else {
+                return Ok(None);
+            };
             let stat = rustix::fs::fstat(&directory)?;
             let place = self.begin.place_at(stat.st_dev, stat.st_ino);
             let Some(Place::Listing(what)) = place else {
@@ -170,7 +165,7 @@ impl Calls {
             _ => [registers.rsi, registers.rdx, registers.r10],
         };
         let node = match self.find(tracee, path, threads) {
-            Ok(Some(found)) => found.node,
+            Ok(Some(node)) => node,
             Ok(None) => return self.elsewhere(),
             Err(error) => return failed(error),
         };
@@ -178,13 +173,16 @@ impl Calls {
             Ok(()) => Next::Done(result as i64),
             Err(_) => failed(Errno::FAULT),
         };
-        if let Node::Device(device) = node
-            && !self.has_device(device)
-        {
-            return failed(Errno::NOENT);
+        let there = match node {
+            Node::Device(device) => self.device(device).map(drop),
+            Node::File(..) => self.hands_over(),
+            _ => Ok(()),
+        };
+        if let Err(error) = there {
+            return failed(error);
         }
         if let Node::Descriptor(number) = node {
-            match self.file(number) {
+            match self.file(tracee, number) {
                 Err(_) => return failed(Errno::NOENT),
                 Ok(_) if look.kind == Kind::Stat => {
                     return Next::ServeWith(Change::Fstat(number, at));
@@ -209,9 +207,17 @@ impl Calls {
         }
     }
 
-    fn has_device(&self, device: Device) -> bool {
-        let devices = self.devices.as_ref();
-        devices.is_some_and(|devices| devices.has(device))
+    /// There is a way to hand over what the guest looks for. Where not, that is noted.
+    fn hands_over(&mut self) -> Result<(), Errno> {
+        self.unheard |= self.listener.is_none();
+        self.listener.as_ref().map(drop).ok_or(Errno::NOENT)
+    }
+
+    /// This device, to be handed over.
+    fn device(&mut self, device: Device) -> Result<Rc<OwnedFd>, Errno> {
+        self.hands_over()?;
+        let found = self.devices.iter().find(|(known, _)| *known == device);
+        found.map(|(_, file)| Rc::clone(file)).ok_or(Errno::NOENT)
     }
 
     /// A path that is not of the small world.
@@ -223,24 +229,22 @@ impl Calls {
         }
     }
 
-    fn content(&mut self, tracee: Tracee, path: &str, whose: Whose, threads: &Threads) -> Vec<u8> {
-        small::content(path, whose, &mut self.looked(tracee, threads))
-    }
-
-    /// Fills the file that a thread has opened as `number`.
-    pub(super) fn fill(&mut self, number: i64, content: &[u8]) {
-        let flags = PidfdGetfdFlags::empty();
-        // Another thread may have closed it, or put something else there, which is no such file.
-        if let Ok(number) = i32::try_from(number)
-            && number >= 0
-            && let Ok(file) = rustix::process::pidfd_getfd(&self.process, number, flags)
-            && small::is_new(file.as_fd())
-        {
-            let _ = small::fill(file.as_fd(), content);
-            if Large::wants(content.len()) {
-                self.large.take(file, content.len());
-            }
+    /// The file `path` as it is now, to be handed over.
+    fn file_of(
+        &mut self,
+        path: &str,
+        whose: Whose,
+        tracee: Tracee,
+        threads: &Threads,
+    ) -> Result<Rc<OwnedFd>, Errno> {
+        self.hands_over()?;
+        let content = small::content(path, whose, &mut self.looked(tracee, threads));
+        let file = small::open(&content, true)?;
+        if Large::wants(content.len()) {
+            let kept = rustix::io::fcntl_dupfd_cloexec(&file, 0)?;
+            self.large.take(kept, content.len());
         }
+        Ok(Rc::new(file))
     }
 
     /// What the path at `at` is of the small world, unless the guest's own file system has it, which also says what
@@ -250,7 +254,7 @@ impl Calls {
         mut tracee: Tracee,
         at: u64,
         threads: &Threads,
-    ) -> Result<Option<Found>, Errno> {
+    ) -> Result<Option<Node>, Errno> {
         let has_world = self.begin.has_world();
         let mut start = [0; 6];
         // Most paths are told apart by their first letters.
@@ -274,7 +278,7 @@ impl Calls {
         let node = small::find(&text[..length], process, granted.unwrap_or_default());
         match node.filter(|&node| !has_world || !small::is_kept(node)) {
             Some(node) if !node.is_there(&self.looked(tracee, threads)) => Err(Errno::NOENT),
-            node => Ok(node.map(|node| Found { node, length })),
+            node => Ok(node),
         }
     }
 
@@ -285,11 +289,6 @@ impl Calls {
             threads,
         }
     }
-}
-
-/// A name for the file that stands for the path of `length` bytes at `at`: its end is as good as any.
-fn name_at(at: u64, length: usize) -> u64 {
-    at + length.saturating_sub(LONGEST_NAME) as u64
 }
 
 /// The numbers that are names in `directory`, in order.

@@ -29,7 +29,7 @@ impl Calls {
         tracee: Tracee,
         registers: &Registers,
     ) -> Result<Next, Errno> {
-        let file = self.file(registers.rdi)?;
+        let file = self.file(tracee, registers.rdi)?;
         let socket = Socket {
             number: file.as_raw_fd(),
             tracee,

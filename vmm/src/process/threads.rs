@@ -1,25 +1,29 @@
 //! The guest's threads, as the tracer knows them.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::change::Change;
+use super::listener::Wanted;
 use super::ptrace::Registers;
-use crate::world::small::Device;
 
 /// Threads that a guest may have at once: each takes the host a stack in the kernel.
 pub(super) const MOST: usize = 1024;
 
-/// Calls that a thread makes in the place of one that it has made, one after the other, at the same instruction. No signal comes
-/// between them.
+/// A call that a thread makes, and what it is to come for by it.
+pub(super) type Step = (Change, Option<Wanted>);
+
+/// A call that a thread makes after one that it has made, at the same instruction. No signal comes between them.
 #[derive(Debug)]
 pub(super) struct Script {
-    pub(super) steps: VecDeque<Change>,
-    /// What the file is to hold that the last of them makes.
-    pub(super) content: Option<Vec<u8>>,
-    /// The registers of the call when it had returned.
+    /// It has still to be made.
+    pub(super) step: Option<Step>,
+    /// What both fail with in the end.
+    pub(super) fails: Option<Errno>,
+    /// The registers of the first when it had returned.
     pub(super) before: Registers,
 }
 
@@ -36,10 +40,6 @@ pub(super) struct Thread {
     pub(super) script: Option<Script>,
     /// The registers with which it made the call that it is in, if they were changed.
     pub(super) changed: Option<Registers>,
-    /// What the file is to hold that it is about to have opened.
-    pub(super) content: Option<Vec<u8>>,
-    /// The device that it is on its way to wait for, to be closed by `execve` or not.
-    pub(super) device: Option<(Device, bool)>,
     /// It was let into a call that starts a thread, and has not stopped since.
     starting: bool,
     /// The one that started it has told.
@@ -48,13 +48,8 @@ pub(super) struct Thread {
 
 impl Thread {
     /// What it does next in place of its call.
-    pub(super) fn next_step(&mut self) -> Option<Change> {
-        let script = self.script.as_mut()?;
-        let step = script.steps.pop_front()?;
-        if matches!(step, Change::Memory(..)) {
-            self.content = script.content.take();
-        }
-        Some(step)
+    pub(super) fn next_step(&mut self) -> Option<Step> {
+        self.script.as_mut()?.step.take()
     }
 }
 
@@ -78,6 +73,8 @@ pub(super) struct Threads {
     known: BTreeMap<i32, Thread>,
     /// Ended before they were told of.
     ended: BTreeSet<i32>,
+    /// On their way to the listener, and what for.
+    coming: BTreeMap<i32, Wanted>,
 }
 
 impl Threads {
@@ -90,6 +87,7 @@ impl Threads {
         Self {
             known: BTreeMap::from([(guest.as_raw_nonzero().get(), first)]),
             ended: BTreeSet::new(),
+            coming: BTreeMap::new(),
         }
     }
 
@@ -126,6 +124,7 @@ impl Threads {
     /// It has ended.
     pub(super) fn ended(&mut self, pid: Pid) {
         let number = pid.as_raw_nonzero().get();
+        self.coming.remove(&number);
         if self
             .known
             .remove(&number)
@@ -140,10 +139,19 @@ impl Threads {
         self.known.contains_key(&number)
     }
 
-    /// The device that `pid` is on its way to wait for.
-    pub(super) fn device_for(&mut self, pid: Pid) -> Option<(Device, bool)> {
-        let thread = self.known.get_mut(&pid.as_raw_nonzero().get())?;
-        thread.device.take()
+    /// `pid` is about to come to the listener.
+    pub(super) fn comes(&mut self, pid: Pid, wanted: Wanted) {
+        self.coming.insert(pid.as_raw_nonzero().get(), wanted);
+    }
+
+    /// Somebody is about to.
+    pub(super) fn any_comes(&self) -> bool {
+        !self.coming.is_empty()
+    }
+
+    /// What thread `number` has come for; or what it did not come for, and is not on its way to any more.
+    pub(super) fn came(&mut self, number: i32) -> Option<Wanted> {
+        self.coming.remove(&number)
     }
 
     /// Their numbers, in order.

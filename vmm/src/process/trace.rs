@@ -4,13 +4,16 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 
 use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal};
+use rustix::time::Timespec;
 
 use super::StopCounts;
 use super::calls::{Calls, Next};
 use super::change::Change;
+use super::listener::Wanted;
 use super::printer::Printer;
 use super::ptrace::{Registers, Resume, Stopped, Tracee};
 use super::signals::{News, Signals};
@@ -109,15 +112,6 @@ impl<'a> Tracer<'a> {
         });
     }
 
-    /// Gives `thread`, which runs, the device that it is to wait for.
-    fn hand_over(&mut self, thread: Pid) {
-        if let Some((device, closes)) = self.threads.device_for(thread)
-            && let Some(devices) = &self.calls.devices
-        {
-            devices.hand_over(thread, device, closes);
-        }
-    }
-
     /// Waits for the end of the guest.
     pub(super) fn wait(mut self) -> io::Result<End> {
         loop {
@@ -130,7 +124,6 @@ impl<'a> Tracer<'a> {
                 let next = self.stopped(Tracee(thread), status);
                 if let Some(next) = next {
                     self.resume(Tracee(thread), next);
-                    self.hand_over(thread);
                 }
             } else if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) {
                 if let Some(printer) = &mut self.printer {
@@ -150,10 +143,17 @@ impl<'a> Tracer<'a> {
         }
     }
 
-    fn event(&self) -> io::Result<Event> {
+    fn event(&mut self) -> io::Result<Event> {
         loop {
+            // Who comes does not wait until all others rest.
+            if self.served_one(Some(&Timespec::default()))? {
+                continue;
+            }
             if let Some(event) = wait_for(-1, libc::WNOHANG)? {
                 return Ok(event);
+            }
+            if self.served_one(None)? {
+                continue;
             }
             if let News::Sent(signal) = self.signals.next()?
                 && let Some(signal) = Signal::from_named_raw(signal)
@@ -164,10 +164,24 @@ impl<'a> Tracer<'a> {
         }
     }
 
-    fn end(self, status: i32, usage: HostUsage) -> End {
+    /// Gives a thread what it has come for, if one is on its way and comes before a signal and within `patience`.
+    fn served_one(&mut self, patience: Option<&Timespec>) -> io::Result<bool> {
+        let Some(listener) = (self.calls.listener.as_ref()).filter(|_| self.threads.any_comes())
+        else {
+            return Ok(false);
+        };
+        let is_there = self.signals.or_asked(listener.as_fd(), patience)?;
+        if is_there && let Some(came) = listener.next() {
+            listener.answer(&came, self.threads.came(came.thread));
+        }
+        Ok(is_there)
+    }
+
+    fn end(mut self, status: i32, usage: HostUsage) -> End {
         if self.is_leaving {
             return End::Leaving;
         }
+        self.noted.unserved.unheard = self.calls.unheard;
         let outcome = if libc::WIFEXITED(status) {
             Outcome::Exited(libc::WEXITSTATUS(status) as u8)
         } else {
@@ -220,13 +234,9 @@ impl<'a> Tracer<'a> {
                 if let Some(before) = self.threads.stopped(thread.0).changed.take() {
                     put_back(thread, &before);
                 }
-                if let Some(content) = self.threads.stopped(thread.0).content.take()
-                    && let Ok(now) = thread.registers()
-                {
-                    self.calls.fill(now.rax.cast_signed(), &content);
-                }
+                let left = self.threads.came(thread.0.as_raw_nonzero().get());
                 self.not_counted(thread.0);
-                if self.does_more(thread) {
+                if self.does_more(thread, left) {
                     return Some(Resume::Run(0));
                 }
                 if let Some(mask) = self.threads.stopped(thread.0).mask.take() {
@@ -267,7 +277,10 @@ impl<'a> Tracer<'a> {
             }
             Err(_) => return Some(Resume::Run(0)),
         }
-        if let Some(change) = self.threads.stopped(thread.0).next_step() {
+        if let Some((change, wanted)) = self.threads.stopped(thread.0).next_step() {
+            if let Some(wanted) = wanted {
+                self.threads.comes(thread.0, wanted);
+            }
             return Some(self.change(thread, registers, change));
         }
         let counts = Calls::counts(registers.orig_rax);
@@ -306,18 +319,26 @@ impl<'a> Tracer<'a> {
         Resume::ToEndOfCall
     }
 
-    /// `thread` has come to the end of a call, and makes it once more to do something else.
-    fn does_more(&mut self, thread: Tracee) -> bool {
+    /// `thread` has come to the end of a call, and makes it once more to do something else. `left` it did not come for.
+    fn does_more(&mut self, thread: Tracee, left: Option<Wanted>) -> bool {
         let opened = self.threads.stopped(thread.0).opens.take();
         if let Some(flags) = opened {
             let script = self.script_for(thread, flags);
             self.threads.stopped(thread.0).script = script;
         }
         let state = self.threads.stopped(thread.0);
-        let Some(script) = &state.script else {
+        let Some(script) = &mut state.script else {
             return false;
         };
-        if script.steps.is_empty() {
+        if left.is_some() {
+            // All of the guest was told to stop before it was there.
+            script.step = Some((Change::Wait(self.calls.secret), left));
+        }
+        if script.step.is_none() {
+            if let Some(error) = script.fails {
+                script.before.rax = (-i64::from(error.raw_os_error())).cast_unsigned();
+                let _ = thread.set_registers(&script.before);
+            }
             state.script = None;
             return false;
         }
@@ -329,16 +350,15 @@ impl<'a> Tracer<'a> {
     fn script_for(&mut self, thread: Tracee, flags: OFlags) -> Option<Script> {
         let before = thread.registers().ok()?;
         let opened = u64::try_from(before.rax.cast_signed()).ok()?;
-        let path = match before.orig_rax as i64 {
-            libc::SYS_openat => before.rsi,
-            _ => before.rdi,
-        };
-        let threads = &self.threads;
-        let (steps, content) = (self.calls).instead(thread, opened, flags, path, threads)?;
+        let instead = (self.calls).instead(thread, opened, flags, &self.threads)?;
         self.shield(thread);
+        let (step, fails) = match instead {
+            Ok(step) => (step, None),
+            Err(error) => ((Change::Close(opened), None), Some(error)),
+        };
         Some(Script {
-            steps,
-            content,
+            step: Some(step),
+            fails,
             before,
         })
     }

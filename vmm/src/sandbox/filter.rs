@@ -8,7 +8,7 @@ use crate::linux::table::{CALLS, Process};
 use crate::linux::{SOCKET_OPTIONS, descriptor_requests};
 use crate::network::{INTERNET, KIND, LOCAL, Limits, OTHER_KINDS, PROTOCOLS};
 
-/// The call by which a thread waits for a device: none that a guest has, `pidfd_getfd`.
+/// The call by which a thread comes to the listener: none that a guest has, `pidfd_getfd`.
 pub(crate) const MARK: u32 = libc::SYS_pidfd_getfd as u32;
 
 /// The limit that the kernel does not keep for a guest.
@@ -118,14 +118,9 @@ pub(super) struct Given {
 }
 
 /// Confines this process to the calls of [`CALLS`] and what they say of it; any other fails with `ENOSYS`,
-/// as under KVM. Where to listen for who waits for a device, of a guest without files.
+/// as under KVM. Where to listen for who comes, unless somebody listens at this process's filters already.
 pub(super) fn guest(given: Given) -> Result<Option<OwnedFd>, FilterError> {
-    let program = guest_policy(given).program();
-    if given.files {
-        seccomp::install(&program)?;
-        return Ok(None);
-    }
-    seccomp::install_listened(&program)
+    seccomp::install_listened(&guest_policy(given).program())
 }
 
 fn guest_policy(given: Given) -> Policy {
@@ -133,12 +128,10 @@ fn guest_policy(given: Given) -> Policy {
     for call in CALLS {
         policy.set(call.number as u32, guest_rule(call.process, given));
     }
-    if !given.files {
-        let [first, second] = given.secret;
-        let said = [Test::Equals(0, first), Test::Equals(1, second)];
-        let rule = Rule::from(Verdict::Refused(libc::ENOSYS)).unless(&said, Verdict::Wait);
-        policy.set(MARK, rule);
-    }
+    let [first, second] = given.secret;
+    let said = [Test::Equals(0, first), Test::Equals(1, second)];
+    let rule = Rule::from(Verdict::Refused(libc::ENOSYS)).unless(&said, Verdict::Wait);
+    policy.set(MARK, rule);
     policy
 }
 

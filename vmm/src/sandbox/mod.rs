@@ -29,6 +29,7 @@ use self::bpf::Verdict;
 use self::filter::Limited;
 pub(crate) use self::filter::{MARK, UNSHARE};
 pub use self::seccomp::FilterError;
+pub(crate) use self::tracer::THREAD;
 use crate::network::Limits;
 use crate::world::{Rights, World};
 
@@ -124,7 +125,7 @@ impl Confinement {
 
     /// Confines this process to what a guest may do, of which its tracer is asked about memory if that
     /// is `counted`. Where to listen for threads that make the call [`MARK`] and say
-    /// `secret`, of a guest without files.
+    /// `secret`, unless somebody listens at its filters already.
     pub(crate) fn enter_guest(
         self,
         secret: [u32; 2],

@@ -6,9 +6,9 @@ use super::own::{LIMITS, no_new_code};
 use super::seccomp::{self, FilterError};
 
 /// Calls of the tracer of a guest that is a process: waiting, looking, answering, printing, and the end. It opens
-/// nothing any more.
+/// nothing any more but memory.
 const CALLS: [i64; 40] = [
-    libc::SYS_waitid,
+    libc::SYS_memfd_create,
     libc::SYS_ftruncate,
     libc::SYS_lseek,
     libc::SYS_getdents64,
@@ -49,6 +49,9 @@ const CALLS: [i64; 40] = [
     libc::SYS_exit,
     libc::SYS_exit_group,
 ];
+
+/// Of `pidfd_open`: a descriptor of a thread (`PIDFD_THREAD` of `linux/pidfd.h`).
+pub(crate) const THREAD: u32 = libc::O_EXCL as u32;
 
 /// What it asks of a thread that it traces.
 const REQUESTS: [u32; 10] = [
@@ -97,6 +100,9 @@ pub(super) fn policy(guest: u32, limited: Limited) -> Policy {
         .unless(&reads, Verdict::Allow)
         .unless(&stack, Verdict::Allow);
     policy.set(LIMITS as u32, limits);
+    // Of threads alone. It fetches from those that it traces; what it could reach of others, it reads and writes anyway.
+    let threads = Rule::one_of(1, &[THREAD], Verdict::Kill);
+    policy.set(libc::SYS_pidfd_open as u32, threads);
     // Times of an open file.
     let times = Rule::from(Verdict::Kill).unless(&[Test::Null(1)], Verdict::Allow);
     policy.set(libc::SYS_utimensat as u32, times);
@@ -104,7 +110,7 @@ pub(super) fn policy(guest: u32, limited: Limited) -> Policy {
         libc::F_SETPIPE_SZ,
         libc::F_GETFL,
         libc::F_SETFL,
-        libc::F_GET_SEALS,
+        libc::F_DUPFD_CLOEXEC,
         libc::F_ADD_SEALS,
     ]
     .map(|command| command as u32);

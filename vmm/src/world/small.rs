@@ -14,7 +14,7 @@ mod places;
 use rustix::time::Timespec;
 
 pub(crate) use self::device::Device;
-pub(crate) use self::file::{Large, fill, is_new, may_open, may_open_device, open};
+pub(crate) use self::file::{Large, may_open, may_open_device, open};
 pub(crate) use self::node::{Kind, Look, Node, Whose, access, find, link, stat, statx};
 pub(crate) use self::places::{DESCRIPTORS, Listing, Place, Places, all as places, list};
 use super::contents;

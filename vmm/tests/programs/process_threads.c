@@ -66,6 +66,10 @@ static void *later(void *first) {
     memset(p, 1, 10 << 20);
     exit(7);
 }
+static void *end_soon(void *n) {
+    for (volatile long i = 0; i < count; i++) ;
+    _exit(5);
+}
 static void *die_with_lock(void *m) { pthread_mutex_lock(m); return 0; }
 
 /* More memory than was granted: written, and made read-only, which the kernel does not count any more. */
@@ -143,6 +147,10 @@ int main(int argc, char **argv) {
         spawn(threads, 8, spinner);
         spawn(threads, 1, end_all);
         for (;;) pause();
+    } else if (!strcmp(what, "opening")) {
+        count = atol(argv[2]);
+        spawn(threads, 1, end_soon);
+        for (;;) close(open("/dev/null", O_RDWR));
     } else if (!strcmp(what, "locks")) {
         for (int inherit = 0; inherit < 2; inherit++) {
             pthread_mutexattr_t a;

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <pwd.h>
 #include <sched.h>
@@ -298,6 +299,12 @@ static void places(void)
     fd = syscall(SYS_creat, "/tmp/log", 0644);
     CHECK(fd == 3 && write(fd, "again\n", 6) == 6);
     close(fd);
+    /* What is closed is not there, and nothing stays open for it. */
+    CHECK(symlink("/dev/stdin", "/tmp/in") == 0 && symlink("/dev/stderr", "/tmp/err") == 0);
+    int kept[] = { dup(0), 0, dup(2) };
+    CHECK(close(0) == 0 && open("/tmp/in", O_RDONLY) < 0 && errno == ENOENT && fcntl(0, F_GETFD) < 0);
+    CHECK(close(2) == 0 && open("/tmp/err", O_WRONLY) < 0 && errno == ENOENT && fcntl(0, F_GETFD) < 0);
+    for (int i = 0; i < 3; i += 2) CHECK(dup2(kept[i], i) == i && close(kept[i]) == 0);
 
     int gate[2];
     pthread_t thread;
@@ -364,16 +371,94 @@ static void named(void)
     CHECK(read_file("/proc/self/comm") == 16 && text[14] == '\xc3');
 }
 
-static volatile int opened = -1;
+/* It is a file that can be made larger. */
+static int grows(int fd)
+{
+    struct stat status;
+    return fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && (write(fd, "x", 1) > 0 || ftruncate(fd, 1 << 20) == 0);
+}
+
+static volatile int opened = -1, stop;
 
 /* With a table of descriptors of its own, if there were such a thing. */
 static void *apart(void *unused)
 {
     CHECK(syscall(SYS_close_range, 1000, 1000, 2) == 0);
     int fd = open("/proc/self/comm", O_RDONLY);
-    CHECK(fd >= 0 && read(fd, text, sizeof text) == 6 && write(fd, "x", 1) < 0 && ftruncate(fd, 1 << 20) < 0);
+    CHECK(fd >= 0 && read(fd, text, sizeof text) == 6 && !grows(fd));
     opened = fd;
     return unused;
+}
+
+/* Takes a descriptor away as soon as it is there. */
+static void *taker(void *unused)
+{
+    while (!stop) {
+        if (dup2(3, 100) < 0) continue;
+        dup2(0, 3);
+        CHECK(!grows(100));
+    }
+    return unused;
+}
+
+static void sealed(const char *path)
+{
+    pthread_t thread;
+    CHECK(*path == '/' || chdir("/proc/self") == 0);
+    pthread_create(&thread, 0, taker, 0);
+    for (int i = 0; i < 2000; i++) {
+        int fd = open(path, O_RDONLY);
+        CHECK(fd >= 3);
+        if (fd > 3) close(fd);
+        close(3);
+    }
+    stop = 1;
+    pthread_join(thread, 0);
+}
+
+/* When the first thread has left. */
+static void *last(void *first)
+{
+    pthread_join(*(pthread_t *)first, 0);
+    CHECK(read_file("/proc/self/comm") == 6);
+    int fd = open("/proc/self/comm", O_RDONLY);
+    CHECK(fd >= 0 && !grows(fd));
+    if (chdir("/proc/self") == 0) {
+        CHECK(read_file("comm") == 6 && !strcmp(text, "small\n"));
+        DIR *list = opendir("/tmp");
+        CHECK(list && readdir(list));
+        struct stat status;
+        fd = open("/tmp/new", O_RDWR | O_CREAT, 0600);
+        CHECK(fchmod(fd, 0640) == 0 && fstat(fd, &status) == 0 && (status.st_mode & 0777) == 0640);
+    }
+    printf("%d wrong\n", wrong);
+    exit(wrong != 0);
+}
+
+/* Over and over, until somebody has something to say. */
+static void stopped(void)
+{
+    struct pollfd input = { 0, POLLIN };
+    CHECK(chdir("/proc/self") == 0);
+    puts("ready");
+    fflush(stdout);
+    while (poll(&input, 1, 0) == 0) {
+        int fd = open("comm", O_RDONLY);
+        CHECK(fd == 3 && read(fd, text, sizeof text) == 6 && close(fd) == 0);
+    }
+}
+
+/* Where there is no way to have one. */
+static void unheard(void)
+{
+    CHECK(open("/proc/self/comm", O_RDONLY) < 0 && errno == ENOENT);
+    if (chdir("/proc/self") == 0)
+        CHECK(open("comm", O_RDONLY) < 0 && errno == ENOENT);
+    else
+        CHECK(access("/proc/self/comm", F_OK) < 0 && errno == ENOENT);
+    CHECK(dup(0) == 3);
+    printf("%d wrong\n", wrong);
+    exit(7);
 }
 
 int main(int argc, char **argv)
@@ -408,6 +493,15 @@ int main(int argc, char **argv)
         pthread_create(threads, 0, apart, 0);
         pthread_join(threads[0], 0);
         CHECK(fcntl(opened, F_GETFD) >= 0);
+    }
+    if (!strcmp(argv[1], "sealed")) sealed(argv[2]);
+    if (!strcmp(argv[1], "stopped")) stopped();
+    if (!strcmp(argv[1], "unheard")) unheard();
+    if (!strcmp(argv[1], "last")) {
+        static pthread_t first;
+        first = pthread_self();
+        pthread_create(threads, 0, last, &first);
+        pthread_exit(0);
     }
     printf("%d wrong\n", wrong);
     return wrong != 0;

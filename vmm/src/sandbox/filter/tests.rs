@@ -1,7 +1,7 @@
 //! What each filter answers, asked as the kernel does.
 
 use super::super::bpf::tests::answer;
-use super::super::{own, tracer};
+use super::super::{THREAD, own, tracer};
 use super::*;
 
 const OWN: u32 = 4711;
@@ -190,6 +190,9 @@ fn the_tracer_opens_and_starts_nothing() {
     assert_eq!(ask(libc::SYS_kill, of(1)), Verdict::Kill);
     let seize = u64::from(libc::PTRACE_SEIZE);
     assert_eq!(ask(libc::SYS_ptrace, of(seize)), Verdict::Kill);
+    let thread = [own, THREAD.into(), 0, 0, 0, 0];
+    assert_eq!(ask(libc::SYS_pidfd_open, thread), Verdict::Allow);
+    assert_eq!(ask(libc::SYS_pidfd_open, of(own)), Verdict::Kill);
     assert_eq!(ask(libc::SYS_mmap, [0, 1, 7, 0x22, 0, 0]), Verdict::Kill);
 }
 
@@ -220,7 +223,8 @@ fn only_the_tracer_has_a_guest_wait() {
     assert_eq!(ask(false, first, second), Verdict::Wait);
     assert_eq!(ask(false, first, second + 1), refused);
     assert_eq!(ask(false, second, second), refused);
-    assert_eq!(ask(true, first, second), refused, "it has files");
+    assert_eq!(ask(true, first, second), Verdict::Wait);
+    assert_eq!(ask(true, second, first), refused);
     assert!(CALLS.iter().all(|call| call.number != u64::from(MARK)));
 }
 

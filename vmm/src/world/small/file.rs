@@ -1,7 +1,7 @@
 //! The files as they are opened: memory with what was true at that moment.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{MemfdFlags, OFlags, SealFlags};
 use rustix::io::Errno;
@@ -30,44 +30,27 @@ pub(crate) fn may_open_device(flags: OFlags) -> Result<(), Errno> {
     may_open(flags - OFlags::ACCMODE)
 }
 
-/// A new file with `content`, which has the lowest number that is free.
+/// A new file with `content` that cannot be changed, which has the lowest number that is free. A large one can be made
+/// smaller, which [`Large`] does.
 pub(crate) fn open(content: &[u8], close_on_exec: bool) -> Result<OwnedFd, Errno> {
     let mut flags = MemfdFlags::ALLOW_SEALING;
     if close_on_exec {
         flags |= MemfdFlags::CLOEXEC;
     }
     let file = rustix::fs::memfd_create(c"file", flags)?;
-    fill(file.as_fd(), content)?;
-    Ok(file)
-}
-
-/// Whether `file` is memory that nobody has sealed. (That it is not to be executed the kernel may say itself, by
-/// sysctl `vm.memfd_noexec`.)
-pub(crate) fn is_new(file: BorrowedFd<'_>) -> bool {
-    rustix::fs::fcntl_get_seals(file).is_ok_and(|seals| (seals - SealFlags::EXEC).is_empty())
-}
-
-/// Makes `file` one with `content` that cannot be changed. Somebody may do so meanwhile: it does not
-/// become larger. A large one can be made smaller, which [`Large`] does.
-pub(crate) fn fill(file: BorrowedFd<'_>, content: &[u8]) -> Result<(), Errno> {
-    let length = content.len() as u64;
-    rustix::fs::ftruncate(file, length)?;
-    rustix::fs::fcntl_add_seals(file, SealFlags::GROW)?;
-    if rustix::fs::fstat(file)?.st_size as u64 > length {
-        rustix::fs::ftruncate(file, length)?;
-    }
     let mut done = 0;
     while done < content.len() {
-        match rustix::io::pwrite(file, &content[done..], done as u64)? {
-            0 => break,
+        match rustix::io::pwrite(&file, &content[done..], done as u64)? {
+            0 => return Err(Errno::IO),
             written => done += written,
         }
     }
-    let mut seals = SealFlags::WRITE | SealFlags::SEAL;
-    if !is_large(length) {
+    let mut seals = SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
+    if !is_large(content.len() as u64) {
         seals |= SealFlags::SHRINK;
     }
-    rustix::fs::fcntl_add_seals(file, seals)
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    Ok(file)
 }
 
 fn is_large(length: u64) -> bool {
@@ -121,7 +104,6 @@ mod tests {
         assert_eq!(may_open_device(OFlags::RDWR | OFlags::TRUNC), Ok(()));
         assert_eq!(may_open_device(OFlags::DIRECTORY), Err(Errno::NOTDIR));
         let file = open(b"said\n", true).unwrap();
-        assert!(!is_new(file.as_fd()));
         assert_eq!(rustix::io::write(&file, b"x"), Err(Errno::PERM));
         for length in [0, 9] {
             assert_eq!(rustix::fs::ftruncate(&file, length), Err(Errno::PERM));
@@ -129,17 +111,6 @@ mod tests {
         let mut read = [0; 9];
         assert_eq!(rustix::io::read(&file, &mut read), Ok(5));
         assert_eq!(&read[..5], b"said\n");
-    }
-
-    #[test]
-    fn what_the_kernel_keeps_from_being_executed_is_new() {
-        let flags = MemfdFlags::ALLOW_SEALING | MemfdFlags::NOEXEC_SEAL;
-        // Linux 6.3.
-        if let Ok(file) = rustix::fs::memfd_create(c"file", flags) {
-            assert!(is_new(file.as_fd()));
-            fill(file.as_fd(), b"said").unwrap();
-            assert!(!is_new(file.as_fd()));
-        }
     }
 
     #[test]
