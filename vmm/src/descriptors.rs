@@ -87,7 +87,27 @@ pub fn poll(
     }
 }
 
-/// Does what the bound that a guest has set would not allow.
+/// The same for a thread beside which others make a guest's calls: the bound holds for them meanwhile. None where the
+/// kernel refuses: then a moment has passed, or all of `timeout` if that is less, and nothing was looked at.
+pub fn poll_within_bound(
+    polls: &mut [PollFd<'_>],
+    timeout: Option<&rustix::time::Timespec>,
+) -> Result<Option<usize>, Errno> {
+    const MOMENT: rustix::time::Timespec = rustix::time::Timespec {
+        tv_sec: 0,
+        tv_nsec: 2_000_000,
+    };
+    match rustix::event::poll(polls, timeout) {
+        Err(Errno::INVAL) => {
+            let moment = timeout.map_or(MOMENT, |&timeout| timeout.min(MOMENT));
+            rustix::event::poll(&mut [], Some(&moment))?;
+            Ok(None)
+        }
+        found => found.map(Some),
+    }
+}
+
+/// Does what the bound that a guest has set would not allow. Nobody else makes calls of the guest's meanwhile.
 fn unbounded<T>(act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     bound(u64::MAX)?;

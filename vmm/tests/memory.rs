@@ -5,11 +5,14 @@
 mod support;
 mod world;
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 
-use pool_tests::requirements::needs;
+use pool_tests::requirements::{needs, skip};
 use serde_json::Value;
+use support::{Placement, compile};
 use world::{WAYS, World, assert_same, kernel, seeds, text};
 
 const KVM: [&str; 4] = WAYS[0];
@@ -326,4 +329,67 @@ fn what_is_taken_back_at_the_limit_was_touched_by_nobody() {
             assert_eq!(text(&found.stdout), "0 wrong\n", "{options:?} {said}");
         }
     }
+}
+
+/// Pages of segments that lie around an image's own are others', and would be charged to the first guest that the
+/// kernel reads them for.
+#[test]
+fn the_host_reads_what_is_mapped_and_nothing_around_it() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let path = compile(
+        world.directory.path(),
+        "few",
+        "musl-gcc",
+        &[],
+        "int main(void) { return 0; }",
+    );
+    let map = world.pool.add(&path, "few", Placement::Sparse);
+    let extents = map.objects.values().flat_map(pool_core::ExtentMap::extents);
+    let pages: u64 = extents.map(|extent| u64::from(extent.count)).sum();
+    let segment = world
+        .pool
+        .root
+        .join(format!("segments/{}", pool_core::SegmentId(1)));
+    let segment = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(segment)
+        .unwrap();
+    let end = segment.metadata().unwrap().len();
+    segment.write_all_at(&vec![1; 8 << 20], end).unwrap();
+    segment.sync_all().unwrap();
+    // SAFETY: the call takes numbers.
+    unsafe { libc::posix_fadvise(segment.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    if resident(&segment) != 0 {
+        return skip("the file system of temporary files keeps them in memory");
+    }
+    let found = world.run("few", &KVM, &[]);
+    assert!(found.status.success(), "{}", text(&found.stderr));
+    let there = resident(&segment);
+    assert!(there > 0 && there <= pages, "{there} pages of {pages}");
+}
+
+/// How many pages of `file` are in the host's memory.
+fn resident(file: &fs::File) -> u64 {
+    let length = file.metadata().unwrap().len() as usize;
+    let mut found = vec![0u8; length.div_ceil(4096)];
+    // SAFETY: a new mapping, which only this function knows of; the kernel writes a byte a page of it.
+    unsafe {
+        let (protection, flags) = (libc::PROT_READ, libc::MAP_SHARED);
+        let at = libc::mmap(
+            std::ptr::null_mut(),
+            length,
+            protection,
+            flags,
+            file.as_raw_fd(),
+            0,
+        );
+        assert_ne!(at, libc::MAP_FAILED);
+        assert_eq!(libc::mincore(at, length, found.as_mut_ptr()), 0);
+        libc::munmap(at, length);
+    }
+    found.iter().map(|byte| u64::from(byte & 1)).sum()
 }

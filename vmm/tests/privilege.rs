@@ -28,6 +28,7 @@ const SPARSE: &str = include_str!("programs/sparse.c");
 const THREADS: &str = include_str!("programs/threads.c");
 const SIGNALS: &str = include_str!("programs/signals.c");
 const CLOCK: &str = include_str!("programs/clock.c");
+const PROCESSORS: &str = include_str!("programs/processors.c");
 /// No C library, and nothing that the compiler adds.
 const BARE: [&str; 6] = [
     "-nostdlib",
@@ -56,6 +57,7 @@ impl World {
             ("mappings", "musl-gcc", &[], MAPPING_FUZZ),
             ("sparse", "musl-gcc", &[], SPARSE),
             ("clock", "musl-gcc", &[], CLOCK),
+            ("processors", "musl-gcc", &["-pthread"], PROCESSORS),
             ("threads", "musl-gcc", &["-pthread", "-w"], THREADS),
             ("signals", "musl-gcc", &["-pthread", "-w"], SIGNALS),
         ] {
@@ -70,11 +72,12 @@ impl World {
         }
     }
 
-    /// Every run, and how the ordinary ones end natively.
-    fn cases(&self) -> (Vec<Case>, Vec<Option<Ended>>) {
+    /// Every run, `more` ordinary ones among them, and how those end natively.
+    fn cases(&self, more: &[(&'static str, &'static str, u16)]) -> (Vec<Case>, Vec<Option<Ended>>) {
         let mut cases = cases::attempts();
         let mut natively = vec![None; cases.len()];
-        for (image, what, cpus) in cases::ordinary() {
+        let more = more.iter().copied();
+        for (image, what, cpus) in cases::ordinary().into_iter().chain(more) {
             let arguments: Vec<String> = what.split(' ').map(str::to_owned).collect();
             let output = Command::new(&self.programs[image])
                 .args(&arguments)
@@ -136,7 +139,7 @@ fn no_guest_becomes_privileged_here() {
         return;
     }
     let world = World::new();
-    let (cases, natively) = world.cases();
+    let (cases, natively) = world.cases(&[]);
     let mut wrong = Vec::new();
     for (case, natively) in cases.iter().zip(&natively) {
         let output = Command::new(env!("CARGO_BIN_EXE_poolvmm"))
@@ -158,7 +161,7 @@ fn no_guest_becomes_privileged_under_amd_v() {
         Err(missing) => return skip(&format!("{missing}: run scripts/install-amdv")),
     };
     let world = World::new();
-    let (cases, natively) = world.cases();
+    let (cases, natively) = world.cases(&cases::OF_MACHINES);
     let found = qemu::run(&kernel, &world.pool.root, world.directory.path(), &cases);
     let judged = cases.iter().zip(&found).zip(&natively);
     let wrong: Vec<String> = judged

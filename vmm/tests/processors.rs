@@ -77,6 +77,12 @@ fn what_a_call_only_reads_may_change_meanwhile() {
     says("ask", "lost 0\n");
 }
 
+/// A processor that waits for all of a guest's descriptors, and for its own, gives the guest no more of them.
+#[test]
+fn a_wait_for_all_descriptors_allows_no_more() {
+    says("bound", "woken 5, more 0\n");
+}
+
 #[test]
 fn what_the_monitor_looks_at_is_what_the_kernel_gets() {
     says("linger", "waits 0\n");

@@ -18,6 +18,8 @@ const MSR_STAR: u32 = 0xc000_0081;
 const MSR_LSTAR: u32 = 0xc000_0082;
 const MSR_CSTAR: u32 = 0xc000_0083;
 const MSR_SYSCALL_MASK: u32 = 0xc000_0084;
+/// What RDPID and RDTSCP tell.
+const MSR_TSC_AUX: u32 = 0xc000_0103;
 /// RFLAGS cleared on SYSCALL: trap, interrupt, direction, I/O privilege, nested task, alignment.
 const SYSCALL_MASK: u64 = 0x4_7700;
 
@@ -54,7 +56,13 @@ pub(super) fn set_registers(fd: &VcpuFd, monitor: Monitor) -> Result<(), KvmErro
             (MSR_SYSCALL_MASK, SYSCALL_MASK),
             (MSR_SYSENTER_CS, 0),
         ],
-    )
+    )?;
+    if monitor.processor > 0 {
+        // The kernel's vdso asks by RDPID which processor it is on, where there is that instruction. A host that has no
+        // such register has none.
+        let _ = set_msrs(fd, &[(MSR_TSC_AUX, monitor.processor.into())]);
+    }
+    Ok(())
 }
 
 /// Finds out how system calls arrive, and whether the guest's counter is the host's, and leaves the

@@ -136,12 +136,14 @@ impl Kicks {
     }
 
     /// Waits until something has come, one of `waits` (who, for what descriptor, for which of its events) is
-    /// over, or it is `deadline`. Whose are over.
+    /// over, or it is `deadline`. Whose are over; none if that is to be found out by [`Self::look`], as there are too
+    /// many for a thread that is not `alone` with the guest's descriptors.
     pub(super) fn wait<T: Copy>(
         &self,
         waits: &[(T, RawFd, PollFlags)],
         deadline: Option<Timespec>,
-    ) -> Result<Vec<T>, KvmError> {
+        alone: bool,
+    ) -> Result<Option<Vec<T>>, KvmError> {
         let left = deadline.map(|deadline| {
             let now = now();
             if deadline > now {
@@ -150,7 +152,13 @@ impl Kicks {
                 Timespec::default()
             }
         });
-        self.poll(waits, left)
+        self.poll(waits, |polls| {
+            if alone {
+                descriptors::poll(polls, left.as_ref()).map(Some)
+            } else {
+                descriptors::poll_within_bound(polls, left.as_ref())
+            }
+        })
     }
 
     /// Whose of `waits` are over now.
@@ -158,14 +166,19 @@ impl Kicks {
         &self,
         waits: &[(T, RawFd, PollFlags)],
     ) -> Result<Vec<T>, KvmError> {
-        self.poll(waits, Some(Timespec::default()))
+        let now = Timespec::default();
+        let over = self.poll(waits, |polls| {
+            descriptors::poll(polls, Some(&now)).map(Some)
+        })?;
+        Ok(over.unwrap_or_default())
     }
 
+    /// Whose of `waits` are over, by what `ask` finds.
     fn poll<T: Copy>(
         &self,
         waits: &[(T, RawFd, PollFlags)],
-        left: Option<Timespec>,
-    ) -> Result<Vec<T>, KvmError> {
+        ask: impl FnOnce(&mut [PollFd<'_>]) -> Result<Option<usize>, Errno>,
+    ) -> Result<Option<Vec<T>>, KvmError> {
         /// What the kernel tells unasked.
         const ALWAYS: PollFlags = PollFlags::ERR.union(PollFlags::HUP).union(PollFlags::NVAL);
         // Once each.
@@ -182,8 +195,9 @@ impl Kicks {
             PollFd::from_borrowed_fd(descriptor, events)
         });
         let mut polls: Vec<_> = std::iter::once(own).chain(others).collect();
-        match descriptors::poll(&mut polls, left.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
+        match ask(&mut polls) {
+            Ok(None) => return Ok(None),
+            Ok(Some(_)) | Err(Errno::INTR) => {}
             Err(error) => {
                 return Err(KvmError::Call {
                     what: "waiting",
@@ -198,7 +212,8 @@ impl Kicks {
             let found = wanted.get(&descriptor);
             found.is_some_and(|found| found.intersects(events | ALWAYS))
         };
-        Ok(waits.iter().filter(over).map(|&(who, ..)| who).collect())
+        let over = waits.iter().filter(over).map(|&(who, ..)| who);
+        Ok(Some(over.collect()))
     }
 }
 

@@ -134,7 +134,8 @@ impl Machine {
         processors: u16,
         linux: impl FnOnce(GuestMemory) -> Linux,
     ) -> Result<Self, KvmError> {
-        let (vm, cpuid) = Vm::new()?;
+        let (vm, mut cpuid) = Vm::new()?;
+        let features = Features::of(&cpuid);
         let processors = processors.max(1);
         let base = plan.rooms.monitor.0;
         let mut memory =
@@ -144,10 +145,10 @@ impl Machine {
         for slot in slots {
             vm.add_slot(&slot)?;
         }
-        let vcpu = |processor| {
+        let mut vcpu = |processor| {
             let monitor = Monitor { base, processor };
             let fd = vm.create_vcpu(processor.into())?;
-            let vcpu = Vcpu::new(fd, &cpuid, monitor, memory.root())?;
+            let vcpu = Vcpu::new(fd, &mut cpuid, monitor, memory.root())?;
             Ok::<_, KvmError>((vcpu, monitor))
         };
         let (mut first, monitor) = vcpu(0)?;
@@ -155,7 +156,6 @@ impl Machine {
         let mut vcpus = std::iter::once(&first).chain(further.iter().map(|(vcpu, _)| vcpu));
         let clock = Clock::new(plan.rooms).filter(|_| vcpus.all(Vcpu::counter_is_hosts));
         drop(vcpus);
-        let features = Features::of(&cpuid);
         drop(cpuid);
         let stack = start.build(plan, features.fsgsbase, clock.as_ref().map(Clock::address))?;
         memory

@@ -163,6 +163,7 @@ impl Processor {
         first_exit: impl FnOnce(),
     ) -> Result<(), KvmError> {
         let seats = Arc::clone(&lock(board).seats);
+        let alone = seats.count() == 1;
         let mut first_exit = Some(first_exit);
         let mut next = next;
         loop {
@@ -176,8 +177,8 @@ impl Processor {
                     self.turn(board, |turn| turn.left(exit?))?
                 }
                 Next::Rest { waits, deadline } => {
-                    let woken = self.kicks.wait(&waits, deadline)?;
-                    self.turn(board, |turn| turn.rested(&woken))?
+                    let woken = self.kicks.wait(&waits, deadline, alone)?;
+                    self.turn(board, |turn| turn.rested(woken.as_deref()))?
                 }
                 Next::Disk(call) => {
                     let result = call.make();

@@ -131,7 +131,8 @@ impl Turn<'_> {
                     self.board.exits.page_faults += 1;
                     return Ok(None);
                 }
-                match self.board.linux.memory_mut().resolve_fault(address, access) {
+                let memory = self.board.linux.memory_mut();
+                match memory.resolve_fault(address, access, frame.error & 1 != 0) {
                     Ok(true) if frame.rip < USER_ADDRESS_END => {
                         self.board.exits.page_faults += 1;
                         return Ok(None);

@@ -1,22 +1,59 @@
 //! The threads that have the processors: where each is, and how one makes another leave the guest.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
+
+use rustix::thread::futex;
 
 use super::kick;
 use crate::memory::Processors;
+
+/// A processor is outside of the guest.
+const OUTSIDE: u32 = 0;
+/// It is in the guest or about to enter it.
+const INSIDE: u32 = 1;
+/// The same, and another waits until it has left.
+const AWAITED: u32 = 2;
 
 /// What is known of each processor's thread.
 #[derive(Debug, Default)]
 struct Seat {
     /// Its number for the kernel, once it has begun.
     thread: AtomicI32,
-    /// It is in the guest or about to enter it.
-    entered: AtomicBool,
+    /// Where it is: [`OUTSIDE`] and its like.
+    place: AtomicU32,
     /// It waits for something to do.
     resting: AtomicBool,
     /// It was called and has not come yet.
     called: AtomicBool,
+}
+
+impl Seat {
+    fn leave(&self) {
+        if self.place.swap(OUTSIDE, Ordering::SeqCst) == AWAITED {
+            // It fails in no way for a word that is there; and one that waits looks again.
+            let _ = futex::wake(&self.place, futex::Flags::PRIVATE, 1);
+        }
+    }
+
+    /// Waits until it has left: that takes some 10 us, but a disk that it waits for in the host may take seconds.
+    fn await_leaving(&self) {
+        /// Looks before the kernel is asked to tell.
+        const LOOKS: usize = 64;
+        for _ in 0..LOOKS {
+            if self.place.load(Ordering::SeqCst) == OUTSIDE {
+                return;
+            }
+            thread::yield_now();
+        }
+        let (from, to) = (INSIDE, AWAITED);
+        let order = Ordering::SeqCst;
+        let _ = self.place.compare_exchange(from, to, order, order);
+        while self.place.load(Ordering::SeqCst) == AWAITED {
+            // It returns at once if that has changed, and may return for nothing.
+            let _ = futex::wait(&self.place, futex::Flags::PRIVATE, AWAITED, None);
+        }
+    }
 }
 
 /// The threads of all processors.
@@ -55,12 +92,12 @@ impl Seats {
 
     /// `processor` lets go of what they share, to enter the guest.
     pub(super) fn enter(&self, processor: usize) {
-        self.seats[processor].entered.store(true, Ordering::SeqCst);
+        self.seats[processor].place.store(INSIDE, Ordering::SeqCst);
     }
 
     /// `processor` has left the guest.
     pub(super) fn leave(&self, processor: usize) {
-        self.seats[processor].entered.store(false, Ordering::SeqCst);
+        self.seats[processor].leave();
     }
 
     /// `processor` lets go of what they share, to wait.
@@ -105,21 +142,22 @@ impl Processors for Seats {
     fn stop_others(&self) {
         let here = self.here();
         let others = || self.seats.iter().enumerate().filter(|&(at, _)| at != here);
-        let inside = |seat: &Seat| seat.entered.load(Ordering::SeqCst);
+        let inside = |seat: &Seat| seat.place.load(Ordering::SeqCst) != OUTSIDE;
         for (processor, _) in others().filter(|(_, seat)| inside(seat)) {
             self.call(processor);
         }
         // They wait for this one now, or are about to.
         for (_, seat) in others() {
-            while inside(seat) {
-                thread::yield_now();
-            }
+            seat.await_leaving();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::sync::mpsc;
+
     use super::*;
 
     #[test]
@@ -143,5 +181,30 @@ mod tests {
         seats.enter(1);
         seats.leave(1);
         seats.stop_others();
+    }
+
+    /// One that waits for long takes no processor of the host's.
+    #[test]
+    fn whoever_waits_for_others_sleeps() {
+        let seats = Seats::new(2);
+        seats.begin(0);
+        seats.enter(1);
+        let (tell, told) = mpsc::channel();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                tell.send(rustix::thread::gettid()).unwrap();
+                seats.stop_others();
+            });
+            let thread = told.recv().unwrap().as_raw_nonzero();
+            let sleeps = || {
+                let state = fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+                state.rsplit_once(") ").unwrap().1.starts_with('S')
+            };
+            let slept = (0..100_000).any(|_| sleeps());
+            assert!(!waiting.is_finished());
+            seats.leave(1);
+            waiting.join().unwrap();
+            assert!(slept);
+        });
     }
 }

@@ -364,9 +364,12 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// The processor has rested, and what those of `woken` waited for has come.
-    pub(super) fn rested(&mut self, woken: &[Tid]) -> Result<Next, KvmError> {
-        self.wake_all(woken);
+    /// The processor has rested, and what those of `woken` waited for has come, if that is known.
+    pub(super) fn rested(&mut self, woken: Option<&[Tid]>) -> Result<Next, KvmError> {
+        match woken {
+            Some(woken) => self.wake_all(woken),
+            None => self.look_at_descriptors()?,
+        }
         self.take_kicks()?;
         let now = kick::now();
         self.board.linux.pass(now);

@@ -100,14 +100,15 @@ impl Vcpu {
     }
 
     /// Prepares the processor: long mode at CPL 3, `root` as page tables. The monitor's pages are in
-    /// place; its probe is run.
+    /// place; its probe is run. `cpuid` is the machine's; what it tells of a processor itself is this one's then.
     pub(super) fn new(
         fd: VcpuFd,
-        cpuid: &CpuId,
+        cpuid: &mut CpuId,
         monitor: Monitor,
         root: u64,
     ) -> Result<Self, KvmError> {
         let features = Features::of(cpuid);
+        tell_number(cpuid, monitor.processor);
         let call = KvmError::call;
         fd.set_cpuid2(cpuid)
             .map_err(|error| call("setting CPUID", error))?;
@@ -302,6 +303,20 @@ impl Vcpu {
     }
 }
 
+/// Has `cpuid` name `processor` (its APIC id: Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E.4). KVM says
+/// there which of the host's it was asked on.
+fn tell_number(cpuid: &mut CpuId, processor: u16) {
+    let processor = u32::from(processor);
+    for entry in cpuid.as_mut_slice() {
+        match entry.function {
+            1 => entry.ebx = entry.ebx & 0xff_ffff | processor << 24,
+            0xb | 0x1f => entry.edx = processor,
+            0x8000_001e => entry.eax = processor,
+            _ => {}
+        }
+    }
+}
+
 fn set_system_registers(sregs: &mut kvm_sregs, features: Features, monitor: Monitor, root: u64) {
     sregs.cr0 = CR0;
     sregs.cr3 = root;
@@ -371,4 +386,45 @@ fn set_user_segments(sregs: &mut kvm_sregs) {
         base: sregs.gs.base,
         ..data
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use kvm_bindings::kvm_cpuid_entry2;
+
+    use super::*;
+
+    #[test]
+    fn each_processor_has_a_number_of_its_own() {
+        let leaf = |function, index| kvm_cpuid_entry2 {
+            function,
+            index,
+            eax: 0x0102_0304,
+            ebx: 0x0506_0708,
+            ecx: 0x090a_0b0c,
+            edx: 0x0d0e_0f10,
+            ..Default::default()
+        };
+        let leaves = [
+            (1, 0),
+            (7, 0),
+            (0xb, 0),
+            (0xb, 1),
+            (0x1f, 0),
+            (0x8000_001e, 0),
+        ];
+        let before = leaves.map(|(function, index)| leaf(function, index));
+        let mut cpuid = CpuId::from_entries(&before).unwrap();
+        for processor in [0, 63, 2] {
+            tell_number(&mut cpuid, processor);
+            let number = u32::from(processor);
+            let mut right = before;
+            right[0].ebx = number << 24 | 0x06_0708;
+            for leaf in &mut right[2..5] {
+                leaf.edx = number;
+            }
+            right[5].eax = number;
+            assert_eq!(cpuid.as_slice(), right);
+        }
+    }
 }

@@ -241,6 +241,11 @@ impl GuestMemory {
         let file = segments.get(segment).ok_or(BuildError::Segment(segment))?;
         self.reservation
             .map_segment(at, length, file, offset + skipped, overlay)?;
+        if !mapping.windows && length <= WINDOW_SIZE {
+            // Were it left to the first touch, the kernel would read what lies around in the segment, on some disks
+            // megabytes of it: others' pages, and all charged to this guest.
+            self.reservation.read_ahead(at, length);
+        }
         self.counts.host_mappings += 1;
         Ok(())
     }

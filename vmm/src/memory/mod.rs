@@ -315,8 +315,13 @@ impl GuestMemory {
     }
 
     /// Makes an access at `address` possible, if the guest's areas allow it. False means that the
-    /// guest made a mistake.
-    pub fn resolve_fault(&mut self, address: u64, access: Access) -> Result<bool, GrowError> {
+    /// guest made a mistake. `present`: the processor has found the page, but not the right to do that.
+    pub fn resolve_fault(
+        &mut self,
+        address: u64,
+        access: Access,
+        present: bool,
+    ) -> Result<bool, GrowError> {
         let found = self.space.find(address);
         let Some((start, area)) = found.filter(|(_, area)| access.allowed_by(area.protection))
         else {
@@ -331,8 +336,11 @@ impl GuestMemory {
         if let Some(physical) = physical
             && window.is_some_and(|window| window.mapped)
         {
-            // The entry was there already: a processor may fault once more on what it remembers.
-            self.revoke(&[(physical, PAGE_SIZE)], false);
+            // The entry was there already: a processor may fault once more on what it remembers. That nothing is
+            // there none remembers: another processor has touched the page meanwhile.
+            if present {
+                self.revoke(&[(physical, PAGE_SIZE)], false);
+            }
             let here = (address, self.others.here());
             return Ok(self.last_fault.replace(here) != Some(here));
         }

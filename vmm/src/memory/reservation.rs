@@ -131,6 +131,12 @@ impl Reservation {
         self.advise(offset, length, libc::MADV_NOHUGEPAGE)
     }
 
+    /// Has the host begin to read `length` bytes at `offset` of a file that is laid in there, and no others of it.
+    pub fn read_ahead(&self, offset: u64, length: u64) {
+        // What was not read is read when it is touched.
+        let _ = self.advise(offset, length, libc::MADV_WILLNEED);
+    }
+
     /// Gives private changes back: anonymous memory reads as zeros again, a private overlay as
     /// its segment.
     pub fn discard(&self, offset: u64, length: u64) -> io::Result<()> {

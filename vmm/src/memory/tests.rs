@@ -44,10 +44,26 @@ fn a_page_may_fault_once_after_each_change() {
             let end = PAGE + PAGE_SIZE;
             memory.protect(PAGE, end, protection).unwrap().unwrap();
         }
-        assert!(memory.resolve_fault(PAGE, Access::Write).unwrap());
+        assert!(memory.resolve_fault(PAGE, Access::Write, true).unwrap());
     }
-    let again = memory.resolve_fault(PAGE, Access::Write).unwrap();
+    let again = memory.resolve_fault(PAGE, Access::Write, true).unwrap();
     assert!(!again, "it would fault for ever");
+}
+
+/// Two processors that touch a page at once find that nothing is there, and neither has anything to forget.
+#[test]
+fn a_page_that_another_has_touched_meanwhile_is_not_taken_away_again() {
+    let mut memory = memory();
+    memory
+        .map_zero(PAGE, 2 * PAGE_SIZE, Protection::READ_WRITE)
+        .unwrap();
+    touch(&mut memory, PAGE, 2).unwrap();
+    let before = memory.revocations();
+    assert!(memory.resolve_fault(PAGE, Access::Write, false).unwrap());
+    assert_eq!(memory.revocations(), before);
+    let other = PAGE + PAGE_SIZE;
+    assert!(memory.resolve_fault(other, Access::Write, true).unwrap());
+    assert_eq!(memory.revocations(), before + 1, "it remembers something");
 }
 
 fn touch(memory: &mut GuestMemory, start: u64, pages: u64) -> Result<(), BadAddress> {
@@ -172,15 +188,15 @@ fn a_fault_after_tables_started_again_is_no_repetition() {
             .map_zero(far(nth), 64 * PAGE_SIZE, Protection::READ_WRITE)
             .unwrap();
     }
-    assert!(memory.resolve_fault(PAGE, Access::Write).unwrap());
+    assert!(memory.resolve_fault(PAGE, Access::Write, true).unwrap());
     for nth in 1..8 {
         memory.unmap(far(nth), far(nth) + 64 * PAGE_SIZE).unwrap();
     }
-    assert!(memory.resolve_fault(PAGE, Access::Write).unwrap());
+    assert!(memory.resolve_fault(PAGE, Access::Write, true).unwrap());
     memory.collect_from = 0;
     assert!(memory.collect_tables().unwrap());
     memory.write(PAGE + 63 * PAGE_SIZE, &[1]).unwrap();
-    assert!(memory.resolve_fault(PAGE, Access::Write).unwrap());
+    assert!(memory.resolve_fault(PAGE, Access::Write, true).unwrap());
 }
 
 #[test]
@@ -203,7 +219,7 @@ fn what_is_touched_is_charged_until_it_is_unmapped() {
     }
     let refused = memory.write(far(most), &[1]).unwrap_err();
     assert!(refused.limit);
-    let fault = memory.resolve_fault(far(most), Access::Write);
+    let fault = memory.resolve_fault(far(most), Access::Write, false);
     assert!(matches!(fault, Err(GrowError::Refused(_))));
     for page in 0..most {
         assert_eq!(memory.read_value::<u64>(far(page)).unwrap(), page);
@@ -253,8 +269,12 @@ fn what_was_given_a_moment_ago_is_not_taken_back() {
     for page in 1..most {
         memory.write(far(page), &[1]).unwrap();
     }
-    assert!(memory.resolve_fault(far(most), Access::Write).unwrap());
-    let refused = memory.resolve_fault(far(most + 1), Access::Write);
+    assert!(
+        memory
+            .resolve_fault(far(most), Access::Write, false)
+            .unwrap()
+    );
+    let refused = memory.resolve_fault(far(most + 1), Access::Write, false);
     assert!(matches!(refused, Err(GrowError::Refused(_))));
 }
 

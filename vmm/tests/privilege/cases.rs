@@ -31,18 +31,12 @@ const DENIED: [i32; 1] = [139];
 /// The monitor's pages: tables, gates, entry.
 const GATES: u64 = 4096;
 const ENTRY: u64 = 2 * 4096;
+const SECOND_TABLES: u64 = 3 * 4096;
 
 /// Attempts to become privileged. None may, and none may stop the VMM itself.
 pub(crate) fn attempts() -> Vec<Case> {
     let mut cases = Vec::new();
-    let mut add = |words: &str, right: &[i32]| {
-        cases.push(Case {
-            image: "hostile",
-            cpus: 1,
-            arguments: words.split(' ').map(str::to_owned).collect(),
-            right: right.to_vec(),
-        });
-    };
+    let mut add = |words: &str, right: &[i32]| cases.push(attempt(words, 1, right));
     for (words, right) in [
         ("first-exit-call-port", &DENIED[..]),
         ("first-exit-fault-port", &DENIED),
@@ -167,8 +161,29 @@ pub(crate) fn attempts() -> Vec<Case> {
     for instruction in ["sgdt", "sidt", "sldt", "str", "smsw"] {
         add(instruction, &[WENT_ON, 139]);
     }
+    // Another processor's tables lie behind the entry.
+    for words in ["read-monitor 3", "write-monitor 3"] {
+        cases.push(attempt(words, 2, &DENIED));
+    }
+    cases.push(attempt(
+        &format!("jump-monitor {SECOND_TABLES}"),
+        2,
+        &DENIED,
+    ));
     cases
 }
+
+fn attempt(words: &str, cpus: u16, right: &[i32]) -> Case {
+    Case {
+        image: "hostile",
+        cpus,
+        arguments: words.split(' ').map(str::to_owned).collect(),
+        right: right.to_vec(),
+    }
+}
+
+/// What they do where processors are a machine's own: elsewhere some registers that programs may read are the host's.
+pub(crate) const OF_MACHINES: [(&str, &str, u16); 1] = [("processors", "told", 2)];
 
 /// What ordinary programs do, in two C libraries, and their arguments, with so many processors; right is what they
 /// do natively.

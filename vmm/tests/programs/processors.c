@@ -7,10 +7,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+#include <x86intrin.h>
 
 static volatile int begun, stop, seen;
 
@@ -106,10 +108,10 @@ static void sum(void)
 }
 
 static struct pollfd asked = {-1, 0, 0};
+static volatile int made;
 static void *polls(void *unused)
 {
-    begun = 1;
-    while (!stop) poll(&asked, 1, 0);
+    for (begun = 1; !stop; made++) poll(&asked, 1, 0);
     return 0;
 }
 
@@ -119,7 +121,7 @@ static void ask(void)
     long lost = 0;
     pthread_t other = start(polls);
     while (!begun) sched_yield();
-    for (int n = 0; n < 50000; n++) {
+    for (int n = 0; made < 5000; n++) {
         *(volatile short *)&asked.events = n;
         spend(500);
         lost += *(volatile short *)&asked.events != (short)n;
@@ -156,6 +158,77 @@ static void linger(void)
     printf("waits %d\n", waits);
 }
 
+static int number(void)
+{
+    unsigned now = 0;
+    syscall(SYS_getcpu, &now, 0, 0);
+    return now;
+}
+
+/* What RDTSCP tells, and RDPID where there is that instruction. */
+static int number_of_processor(void)
+{
+    unsigned number;
+    __rdtscp(&number);
+    return number & 0xfff;
+}
+
+/* The C library asks the vdso, and that the processor. */
+static void *asks(void *unused)
+{
+    long wrong = 0;
+    for (int n = 0; n < 2000; n++) {
+        int tries = 3, same;
+        do {
+            int before = number(), vdso = sched_getcpu(), own = number_of_processor();
+            same = before != number() || (vdso == before && own == before);
+        } while (!same && --tries);
+        wrong += !same;
+    }
+    return (void *)wrong;
+}
+
+/* Which processor it is they say as calls do. */
+static void told(void)
+{
+    pthread_t others[2];
+    long wrong = 0;
+    for (int n = 0; n < 2; n++) others[n] = start(asks);
+    for (int n = 0; n < 2; n++) wrong += join(others[n]);
+    printf("wrong %ld\n", wrong);
+}
+
+enum { BOUND = 10 };
+static struct pollfd all[BOUND];
+static void *waits(void *unused)
+{
+    begun = 1;
+    return (void *)(long)poll(all, BOUND, -1);
+}
+
+/* One waits for as many descriptors as there may be, and another tries to make more. */
+static void bound(void)
+{
+    int pair[2], last, more = 0;
+    struct rlimit few;
+    pipe(pair);
+    while ((last = dup(pair[0])) < BOUND - 1) ;
+    getrlimit(RLIMIT_NOFILE, &few);
+    few.rlim_cur = BOUND;
+    setrlimit(RLIMIT_NOFILE, &few);
+    for (int n = 0; n < BOUND; n++) all[n] = (struct pollfd){n, n > pair[1] ? POLLIN : 0, 0};
+    pthread_t other = start(waits);
+    while (!begun) sched_yield();
+    for (int n = 0; n < 20000; n++) {
+        int made = dup(0);
+        if (made < 0) continue;
+        more++;
+        close(made);
+    }
+    write(pair[1], "", 1);
+    printf("woken %ld, more %d\n", join(other), more);
+}
+
 int main(int count, char **words)
 {
     const char *what = count > 1 ? words[1] : "";
@@ -164,5 +237,7 @@ int main(int count, char **words)
     if (!strcmp(what, "sum")) sum();
     if (!strcmp(what, "ask")) ask();
     if (!strcmp(what, "linger")) linger();
+    if (!strcmp(what, "told")) told();
+    if (!strcmp(what, "bound")) bound();
     return 0;
 }
