@@ -239,3 +239,63 @@ proptest! {
         let _ = link(&request, &mut AddressBook::default());
     }
 }
+
+#[test]
+fn definitions_of_the_command_line_are_explained() {
+    let workshop = Workshop::new();
+    let text = "int numbers[4]; __thread int mine; char *text = \"ab\"; int main(void) { return numbers[0] + mine; }";
+    let main = workshop.compile(Compiler::Musl, "main", text);
+    for (options, words) in [
+        (
+            vec!["--defsym=x=nowhere"],
+            vec!["--defsym x=nowhere", "no object defines nowhere"],
+        ),
+        (
+            vec!["--defsym=x=_end"],
+            vec!["--defsym x=_end", "no object defines _end"],
+        ),
+        (vec!["--defsym=x=mine+4"], vec!["mine is thread-local"]),
+        (vec!["--defsym=x=main*2"], vec!["only a sum"]),
+        (vec!["--defsym=x=numbers-main"], vec!["only a sum"]),
+        (vec!["--defsym=x=1/0"], vec!["divides by zero"]),
+        (vec!["--defsym=x=y", "--defsym=y=x+1"], vec!["by itself"]),
+        (
+            vec!["--defsym=x=1", "--defsym=x=2"],
+            vec!["--defsym x=2", "defined before"],
+        ),
+        (
+            vec!["--require-defined=nowhere"],
+            vec!["--require-defined=nowhere", "nothing defines it"],
+        ),
+    ] {
+        let mut arguments = vec!["-static".to_owned(), main.clone()];
+        arguments.extend(options.iter().map(|option| format!("-Wl,{option}")));
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        expect(
+            &refusal(&workshop.request(Compiler::Musl, &arguments)),
+            &words,
+        );
+    }
+}
+
+/// All are listed, or as many as are asked for.
+#[test]
+fn undefined_symbols_are_listed_up_to_a_limit() {
+    let workshop = Workshop::new();
+    let names: Vec<String> = (10..40).map(|n| format!("gone{n}")).collect();
+    let declared = format!("int {}(void);", names.join("(void), "));
+    let text = format!(
+        "{declared} int main(void) {{ return {}(); }}",
+        names.join("() + ")
+    );
+    let main = workshop.compile(Compiler::Musl, "main", &text);
+    for (option, listed, more) in [
+        ("-Wl,--no-undefined", 20, "and 10 more"),
+        ("-Wl,--error-limit=3", 3, "and 27 more"),
+        ("-Wl,--error-limit=0", 30, "name the object"),
+    ] {
+        let message = refusal(&workshop.request(Compiler::Musl, &["-static", option, &main]));
+        assert_eq!(message.matches("gone").count(), listed, "{message}");
+        expect(&message, &[more]);
+    }
+}

@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::args::LinkRequest;
 use super::error::LinkError;
 use super::image::Image;
 use super::object::{Binding, Place, Section, Symbol};
 use super::references::patches;
 use super::unit::Unit;
-
-/// Most undefined references that are listed.
-const MAX_LISTED: usize = 20;
 
 /// Where an ordinary link's data ends: who asks walks it, or adds to it.
 const ENDS_OF_DATA: [&str; 5] = ["__bss_start", "_edata", "_end", "edata", "end"];
@@ -17,8 +15,18 @@ const ENDS_OF_DATA: [&str; 5] = ["__bss_start", "_edata", "_end", "edata", "end"
 /// Defined by C libraries. They themselves only ask for the rest of the page that their memory begins in.
 const OF_C_LIBRARY: &str = "__libc_start_main";
 
-/// What the program refers to must be there.
-pub(super) fn refuse_undefined(image: &Image<'_, '_>) -> Result<(), LinkError> {
+/// What the program refers to must be there, or is to be warned of.
+pub(super) fn refuse_undefined(
+    image: &Image<'_, '_>,
+    request: &LinkRequest,
+) -> Result<Vec<String>, LinkError> {
+    let mut required = request.required.iter();
+    if let Some(name) = required.find(|name| image.import(name).is_none()) {
+        return Err(LinkError::option(
+            format!("--require-defined={name}"),
+            "nothing defines it: name the object or the library (-l) that does",
+        ));
+    }
     let units: Vec<&Unit<'_>> = image.units.iter().collect();
     let mut missing: BTreeMap<&str, String> = BTreeMap::new();
     for u in image.included() {
@@ -53,23 +61,33 @@ pub(super) fn refuse_undefined(image: &Image<'_, '_>) -> Result<(), LinkError> {
                 }
                 if symbol.is_local() || symbol.name.is_empty() {
                     refuse_discarded(image, (u, o), section, symbol, place)?;
-                } else if image.program.refers(u, o, symbol)
+                    continue;
+                }
+                let name = image.program.name(u, o, symbol);
+                if image.program.refers(u, o, symbol)
                     && symbol.binding != Binding::Weak
-                    && !missing.contains_key(symbol.name)
-                    && !image.means(u, &patched.target, symbol.name)
+                    && !missing.contains_key(name)
+                    && !image.means(u, &patched.target, name)
                 {
-                    missing.insert(symbol.name, place());
+                    missing.insert(name, place());
                 }
             }
         }
     }
-    if missing.is_empty() {
-        return Ok(());
+    let are_errors = missing.keys().any(|name| !request.unresolved.is_zero(name));
+    if !are_errors {
+        missing.retain(|_, _| request.unresolved.warned && !request.unresolved.ignored);
+        let warned = missing.into_iter();
+        return Ok(warned
+            .map(|(name, place)| format!("{place}: undefined reference to {name}"))
+            .collect());
     }
-    let more = missing.len().saturating_sub(MAX_LISTED);
+    missing.retain(|name, _| !request.unresolved.is_zero(name));
+    let most = request.error_limit.unwrap_or(missing.len());
+    let more = missing.len().saturating_sub(most);
     let mut lines: Vec<String> = missing
         .iter()
-        .take(MAX_LISTED)
+        .take(most)
         .map(|(name, place)| format!("  {name}, which {place} refers to"))
         .collect();
     if more > 0 {

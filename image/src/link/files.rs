@@ -27,6 +27,8 @@ pub(super) enum Step {
     Whole(usize),
     /// What is needed is taken out of archives, which are searched in turn until none has more.
     Search(Vec<usize>),
+    /// A symbol is defined.
+    Define(usize),
 }
 
 /// The contents of an input.
@@ -94,6 +96,7 @@ impl Reader<'_> {
         match mark {
             Mark::Whole(whole) => self.state.whole = whole,
             Mark::Dynamic(dynamic) => self.state.dynamic = dynamic,
+            Mark::Define(definition) => self.found.steps.push(Step::Define(definition)),
             Mark::Push => self.states.push(self.state),
             Mark::Pop => {
                 self.state = self.states.pop().ok_or_else(|| {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use pool_core::page::PAGE_SIZE;
 use pool_core::registry::{APPLICATION_START, Reservation, SHARED_START};
 
-use super::args::{BuildId, LinkRequest};
+use super::args::{BuildId, LinkRequest, Undefined};
 use super::eh_frame;
 use super::error::LinkError;
 use super::gathered::{Gathered, gathered};
@@ -107,12 +107,13 @@ pub(super) struct Image<'i, 'a> {
     pub(super) resolved: Vec<SymbolId>,
     /// The stack is.
     pub(super) executable_stack: bool,
+    pub(super) unresolved: &'i Undefined,
 }
 
 impl<'i, 'a> Image<'i, 'a> {
     /// Gives everything an address. `reservations` are by library, i.e. by unit from 1 on.
     pub(super) fn new(
-        request: &LinkRequest,
+        request: &'i LinkRequest,
         units: &'i [Unit<'a>],
         targets: &'i [UnitTargets<'a>],
         plans: &'i [Plan<'a>],
@@ -147,6 +148,7 @@ impl<'i, 'a> Image<'i, 'a> {
             loose_index: HashMap::new(),
             resolved: Vec::new(),
             executable_stack: false,
+            unresolved: &request.unresolved,
         };
         let asked = image.asks_for_executable_stack().is_some();
         image.executable_stack = request.executable_stack.unwrap_or(asked);

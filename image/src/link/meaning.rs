@@ -29,7 +29,11 @@ impl<'a> Image<'_, 'a> {
                         Some(binding) => binding == Binding::Weak,
                         None => self.plans[unit].weak_imports.contains(name),
                     };
-                    if may_be_absent { 0 } else { self.common.trap }
+                    if may_be_absent || self.is_zero(name) {
+                        0
+                    } else {
+                        self.common.trap
+                    }
                 }
             }),
         }
@@ -50,8 +54,51 @@ impl<'a> Image<'_, 'a> {
         }
     }
 
+    /// The program refers to `name`, has nothing under it, and is to have zero then.
+    pub(super) fn is_zero(&self, name: &str) -> bool {
+        self.unresolved.is_zero(name) && self.program.is_absent(name)
+    }
+
+    /// The other name that undefined references to `target` mean.
+    pub(super) fn other_name(&self, target: &Target<'a>) -> Option<&'a str> {
+        let name = match target {
+            Target::Defined(id) if !self.symbol(*id).is_local() => self.symbol(*id).name,
+            Target::Import(name) => name,
+            _ => return None,
+        };
+        let other = self.program.renamed(name);
+        (other != name).then_some(other)
+    }
+
+    /// What the program has under a name.
+    pub(super) fn named(&self, name: &'a str) -> Target<'a> {
+        let found = self.program.definition(name);
+        found.map_or(Target::Import(name), Target::Defined)
+    }
+
+    /// What an entry of `unit` for the distance of `target` from the thread pointer holds.
+    pub(super) fn thread_entry_value(&self, unit: usize, target: &Target<'a>) -> u64 {
+        let meant = match self.other_name(target).filter(|_| unit != 0) {
+            Some(name) => self.named(name),
+            None => self.meant(target),
+        };
+        self.thread_value(&meant, View::Image) as u64
+    }
+
     /// What an entry for `target` in the offset table of `unit` holds.
     pub(super) fn entry_value(&self, unit: usize, target: &Target<'a>) -> u64 {
+        // The application's targets are what its references mean.
+        if unit != 0
+            && let Some(name) = self.other_name(target)
+        {
+            let may_be_absent = match target {
+                Target::Import(name) => self.plans[unit].weak_imports.contains(name),
+                _ => false,
+            };
+            let binding = may_be_absent.then_some(Binding::Weak);
+            let address = self.address(unit, &self.named(name), binding);
+            return address.unwrap_or(0);
+        }
         let address = if self.is_absent(target) {
             Some(0)
         } else {

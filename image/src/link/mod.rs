@@ -40,6 +40,7 @@ mod addresses;
 mod archive;
 mod args;
 mod checks;
+mod definitions;
 mod dynamic;
 mod eh_frame;
 mod error;
@@ -76,7 +77,8 @@ use pool_core::page::{PAGE_SIZE, PageCount};
 use pool_core::registry::{Reservation, ReservationRequest};
 
 pub use args::{
-    BuildId, InputFile, LibraryAlias, LinkRequest, Mark, Question, Strip, expand, parse_args,
+    BuildId, Definition, Expression, InputFile, LibraryAlias, LinkRequest, Mark, Operator,
+    Question, Strip, Undefined, expand, parse_args,
 };
 pub use dynamic::refuse_shared_libraries;
 pub use error::LinkError;
@@ -133,18 +135,30 @@ pub struct LibraryPages {
 
 /// Links what `request` names, with addresses from `registry`.
 pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked, LinkError> {
+    let wrappers = wrappers(request);
     let inputs = files::read(request)?;
     if inputs.files.is_empty() {
         return Err(LinkError::NoInput);
     }
     let mut set = LinkSet::read(request, &inputs.files)?;
     set.share_groups()?;
-    let mut roots: Vec<&str> = request.undefined.iter().map(String::as_str).collect();
+    let needed = request.undefined.iter().chain(&request.required);
+    let mut roots: Vec<&str> = needed.map(String::as_str).collect();
     roots.push(&request.entry);
     let may_repeat = request.allow_multiple_definition;
-    let asked = Asked { roots, may_repeat };
+    let asked = Asked {
+        roots,
+        may_repeat,
+        renamed: wrappers
+            .iter()
+            .map(|(from, to)| (from.as_str(), to.as_str()))
+            .collect(),
+        definitions: &request.definitions,
+        object: set.definitions,
+    };
     let mut program = Resolution::new(&set.units, &inputs.steps, &set.became, &asked)?;
     program.settle(&mut set.units, &set.libraries, may_repeat)?;
+    definitions::settle(request, &mut set.units, set.definitions, &mut program)?;
     let targets: Vec<UnitTargets<'_>> = (0..set.units.len())
         .map(|unit| symbols::targets(&set.units, &set.libraries, &program, unit))
         .collect();
@@ -163,7 +177,7 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
         &program,
         &reservations,
     )?;
-    checks::refuse_undefined(&image)?;
+    let warnings = checks::refuse_undefined(&image, request)?;
     let contents = relocate::fill(&image)?;
     let entry = entry_address(&image, &request.entry)?;
 
@@ -181,9 +195,20 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
             .dependency_file
             .is_some()
             .then(|| map::rule(&request.output, &inputs.paths)),
-        warnings: set.warnings(request, &image),
+        warnings: set.warnings(request, &image, warnings),
         layout,
     })
+}
+
+/// What is called by other names, each with that.
+fn wrappers(request: &LinkRequest) -> Vec<(String, String)> {
+    let wrapped = request.wrapped.iter();
+    wrapped
+        .flat_map(|name| {
+            let wrapper = (name.clone(), format!("__wrap_{name}"));
+            [wrapper, (format!("__real_{name}"), name.clone())]
+        })
+        .collect()
 }
 
 fn entry_address(image: &Image<'_, '_>, name: &str) -> Result<u64, LinkError> {
@@ -201,10 +226,12 @@ struct LinkSet<'a> {
     libraries: Vec<Library>,
     /// Of each file.
     became: Vec<Became>,
+    /// The object of the application that is for symbols of the command line.
+    definitions: Option<usize>,
 }
 
 impl<'a> LinkSet<'a> {
-    fn read(request: &LinkRequest, files: &'a [InputBytes]) -> Result<Self, LinkError> {
+    fn read(request: &'a LinkRequest, files: &'a [InputBytes]) -> Result<Self, LinkError> {
         let mut application = Vec::new();
         let mut positions = Vec::new();
         let mut libraries: Vec<Unit<'a>> = Vec::new();
@@ -237,6 +264,11 @@ impl<'a> LinkSet<'a> {
                 }
             }
         }
+        let definitions = definitions::object(request).map(|object| {
+            application.push(object);
+            positions.push(files.len());
+            application.len() - 1
+        });
         let application = Unit::new(
             UnitKind::Application,
             "the application".to_owned(),
@@ -255,6 +287,7 @@ impl<'a> LinkSet<'a> {
             units,
             libraries: settled,
             became,
+            definitions,
         })
     }
 
@@ -384,8 +417,14 @@ impl<'a> LinkSet<'a> {
             .collect()
     }
 
-    fn warnings(&self, request: &LinkRequest, image: &Image<'_, '_>) -> Vec<String> {
+    fn warnings(
+        &self,
+        request: &LinkRequest,
+        image: &Image<'_, '_>,
+        others: Vec<String>,
+    ) -> Vec<String> {
         let mut warnings = request.warnings.clone();
+        warnings.extend(others);
         if request.executable_stack.is_none()
             && let Some(object) = image.asks_for_executable_stack()
         {

@@ -79,7 +79,7 @@ pub(super) fn write(
         offset: 0,
         address: 0,
         stored: 0,
-        size: 0,
+        size: request.stack_size,
         alignment: 16,
     });
     file.loose(contents, layout);

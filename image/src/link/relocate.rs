@@ -8,7 +8,7 @@ use pool_core::page::PAGE_SIZE;
 use super::eh_frame;
 use super::error::LinkError;
 use super::gathered::Gathered;
-use super::image::{Image, RELA_SIZE, TRAP, View};
+use super::image::{Image, RELA_SIZE, TRAP};
 use super::object::Section;
 use super::plan::{Entry, Part, STUB_SIZE};
 use super::site::{Other, Site};
@@ -215,9 +215,7 @@ fn fill_tables(image: &Image<'_, '_>, u: usize, contents: &mut Contents) {
     for (index, entry) in plan.entries.iter().enumerate() {
         let value = match entry {
             Entry::Address(target) => image.entry_value(u, target),
-            Entry::ThreadOffset(target) => {
-                image.thread_value(&image.meant(target), View::Image) as u64
-            }
+            Entry::ThreadOffset(target) => image.thread_entry_value(u, target),
             Entry::Resolved(_) => 0,
         };
         contents.data[u][index * 8..index * 8 + 8].copy_from_slice(&value.to_le_bytes());

@@ -11,6 +11,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::args::Definition;
 use super::error::LinkError;
 use super::files::Step;
 use super::library::Library;
@@ -28,6 +29,8 @@ pub(super) struct Resolution<'a> {
     definitions: HashMap<&'a str, SymbolId>,
     /// Names that the program refers to and has nothing under.
     absent: HashSet<&'a str>,
+    /// Those by which it means others.
+    renamed: HashMap<&'a str, &'a str>,
     /// Sections of libraries' members that are not in the program, and of which the copies count.
     borrowed: HashSet<(usize, usize, usize)>,
     /// By unit: something of it is in the image.
@@ -41,6 +44,11 @@ pub(super) struct Asked<'r> {
     pub(super) roots: Vec<&'r str>,
     /// The first of several definitions counts.
     pub(super) may_repeat: bool,
+    /// Names by which undefined references mean others.
+    pub(super) renamed: HashMap<&'r str, &'r str>,
+    /// Symbols that are defined beside those of files, and the object of the application that is for them.
+    pub(super) definitions: &'r [Definition],
+    pub(super) object: Option<usize>,
 }
 
 /// What a file became.
@@ -63,14 +71,20 @@ impl<'a> Resolution<'a> {
         let mut resolver = Resolver {
             units,
             may_repeat: asked.may_repeat,
+            definitions: asked.definitions,
+            defined: HashSet::new(),
             groups: HashSet::new(),
             wanted: asked.roots.iter().copied().collect(),
             completes: true,
             found: Self {
                 live: units.iter().map(|u| vec![false; u.objects.len()]).collect(),
+                renamed: asked.renamed.clone(),
                 ..Self::default()
             },
         };
+        if let Some(object) = asked.object {
+            resolver.found.live[0][object] = true;
+        }
         for step in steps {
             resolver.step(step, became)?;
         }
@@ -82,11 +96,12 @@ impl<'a> Resolution<'a> {
         found.included[0] = true;
         for (unit, of) in units.iter().enumerate() {
             for (object, _, symbol) in of.symbols().filter(|(o, ..)| found.live[unit][*o]) {
-                if !symbol.is_local()
-                    && !found.definitions.contains_key(symbol.name)
-                    && found.refers(unit, object, symbol)
-                {
-                    found.absent.insert(symbol.name);
+                if symbol.is_local() || !found.refers(unit, object, symbol) {
+                    continue;
+                }
+                let name = found.name(unit, object, symbol);
+                if !found.definitions.contains_key(name) {
+                    found.absent.insert(name);
                 }
             }
         }
@@ -211,6 +226,37 @@ impl<'a> Resolution<'a> {
         self.absent.contains(name)
     }
 
+    /// The program has the symbol `id` under `name`, whatever objects define.
+    pub(super) fn define(&mut self, name: &'a str, id: SymbolId) {
+        self.absent.remove(name);
+        self.definitions.insert(name, id);
+        self.included[id.unit] = true;
+    }
+
+    /// What undefined references mean by `name`.
+    pub(super) fn renamed<'n>(&self, name: &'n str) -> &'n str
+    where
+        'a: 'n,
+    {
+        self.renamed.get(name).copied().unwrap_or(name)
+    }
+
+    /// The name under which the program has what an object's symbol refers to, or defines.
+    pub(super) fn name(&self, unit: usize, object: usize, symbol: &Symbol<'a>) -> &'a str {
+        self.other_name(unit, object, symbol).unwrap_or(symbol.name)
+    }
+
+    /// That name, if it is another.
+    pub(super) fn other_name(
+        &self,
+        unit: usize,
+        object: usize,
+        symbol: &Symbol<'a>,
+    ) -> Option<&'a str> {
+        let name = self.renamed.get(symbol.name).copied()?;
+        (!symbol.is_local() && self.refers(unit, object, symbol)).then_some(name)
+    }
+
     /// True when the unit takes part in the image.
     pub(super) fn includes(&self, unit: usize) -> bool {
         self.included[unit]
@@ -234,6 +280,9 @@ impl<'a> Resolution<'a> {
 struct Resolver<'r, 'a> {
     units: &'r [Unit<'a>],
     may_repeat: bool,
+    definitions: &'a [Definition],
+    /// Names that count as defined, whatever files are still to come.
+    defined: HashSet<&'a str>,
     /// Signatures of groups that are in the program.
     groups: HashSet<&'a str>,
     /// Names that an archive's member is taken for.
@@ -272,7 +321,37 @@ impl<'a> Resolver<'_, 'a> {
                 });
                 self.search(&units.collect::<Vec<_>>())
             }
+            Step::Define(definition) => {
+                self.define_here(&self.definitions[*definition]);
+                Ok(())
+            }
         }
+    }
+
+    /// A symbol is defined here. What it is defined by is needed; until that is there, the symbol is so too if it was
+    /// before.
+    fn define_here(&mut self, definition: &'a Definition) {
+        let mut names = Vec::new();
+        definition.is.symbols(&mut names);
+        let mut is_known = true;
+        for name in names {
+            let name = self.found.renamed(name);
+            if !self.is_defined(name) {
+                is_known = false;
+                self.wanted.insert(name);
+            }
+        }
+        let name = definition.name.as_str();
+        if is_known {
+            self.wanted.remove(name);
+        }
+        if is_known || !self.wanted.contains(name) {
+            self.defined.insert(name);
+        }
+    }
+
+    fn is_defined(&self, name: &str) -> bool {
+        self.found.definitions.contains_key(name) || self.defined.contains(name)
     }
 
     /// Takes what is needed out of `units`, one after the other, until none of them has more.
@@ -358,10 +437,11 @@ impl<'a> Resolver<'_, 'a> {
                     object,
                     symbol: at,
                 })?;
-            } else if symbol.binding == Binding::Global
-                && !self.found.definitions.contains_key(symbol.name)
-            {
-                self.wanted.insert(symbol.name);
+            } else if symbol.binding == Binding::Global {
+                let name = self.found.name(unit, object, symbol);
+                if !self.is_defined(name) {
+                    self.wanted.insert(name);
+                }
             }
         }
         Ok(())

@@ -118,11 +118,13 @@ impl<'a> Site<'_, 'a> {
     fn meant(&self, patched: &Patched<'_, 'a>) -> Option<Target<'a>> {
         let symbol = &self.unit().objects[self.object].symbols[patched.relocation.symbol];
         let image = self.image;
-        if symbol.is_local()
-            || symbol.name.is_empty()
-            || !self.speaks()
-            || patched.patch.value == Value::Branch && self.calls_copy(&patched.target)
-        {
+        if symbol.is_local() || symbol.name.is_empty() || !self.speaks() {
+            return None;
+        }
+        if let Some(name) = image.program.other_name(self.unit, self.object, symbol) {
+            return Some(image.named(name));
+        }
+        if patched.patch.value == Value::Branch && self.calls_copy(&patched.target) {
             return None;
         }
         if image.is_absent(&patched.target) {
@@ -201,7 +203,8 @@ impl<'a> Site<'_, 'a> {
                 let address = image.section_address(self.unit, self.object, section, offset)?;
                 i128::from(address) - addend
             } else {
-                i128::from(image.address(self.unit, meant, Some(symbol.binding))?)
+                // Numbers may be negative.
+                i128::from(image.address(self.unit, meant, Some(symbol.binding))? as i64)
             };
             Some(address + addend)
         };
@@ -211,12 +214,28 @@ impl<'a> Site<'_, 'a> {
                 .ok_or_else(no_entry)?;
             Ok(i128::from(address) + addend)
         };
+        // An object's own definition, where the unit's entry is for those who mean another by the name.
+        let is_own = view == View::Image && self.unit != 0 && image.other_name(target).is_some();
+        let past_wrapper = is_own && !image.program.refers(self.unit, self.object, symbol);
+        let takes_entry = matches!(
+            patch.value,
+            Value::EntryDistance | Value::EntryOffset | Value::ThreadEntryDistance
+        );
+        if past_wrapper && takes_entry {
+            return Err(self.fault(
+                relocation,
+                format!(
+                    "{} is wrapped, and refers to its own definition through the offset table: compile it without -fPIC",
+                    self.name(relocation)
+                ),
+            ));
+        }
         Ok(match patch.value {
             Value::Nothing => 0,
             // A reference into what is not in the image: consumers skip zero.
             Value::Address => direct().unwrap_or(0),
             Value::Distance => direct().map_or(0, |value| value - place),
-            Value::Branch if patched.takes_stub() && self.unit != 0 => {
+            Value::Branch if patched.takes_stub() && self.unit != 0 && !past_wrapper => {
                 let stub = image.stub_address(self.unit, target);
                 let stub = stub.ok_or_else(no_entry)?;
                 i128::from(stub) + addend - place

@@ -48,9 +48,13 @@ pub(super) fn targets<'a>(
     own: usize,
 ) -> UnitTargets<'a> {
     let unit = &units[own];
-    let named = |symbol: &Symbol<'a>| -> Target<'a> {
+    let named = |object: usize, symbol: &Symbol<'a>| -> Target<'a> {
         let found = match unit.kind {
-            UnitKind::Application => resolution.definition(symbol.name),
+            UnitKind::Application => {
+                let name = resolution.name(own, object, symbol);
+                let found = resolution.definition(name);
+                return found.map_or_else(|| own_meaning(unit, name), Target::Defined);
+            }
             // Any address does as a handle for destructors: in a static executable there is one.
             UnitKind::Library if symbol.name == "__dso_handle" => return Target::Header,
             // A set of its own is there, however it is referred to.
@@ -79,7 +83,7 @@ pub(super) fn targets<'a>(
         symbols
             .map(|(s, symbol)| {
                 if !symbol.is_local() && !symbol.name.is_empty() {
-                    return named(symbol);
+                    return named(o, symbol);
                 }
                 match symbol.place {
                     Place::Section(_) if !unit.defines(o, symbol) => Target::Dropped,

@@ -7,6 +7,7 @@
 //! linker is there ([`LinkError::NotStatic`]). An option in none of them is an error:
 //! to ignore what one does not know is to link something else than was asked for.
 
+mod expression;
 mod request;
 mod response;
 mod vocabulary;
@@ -14,9 +15,12 @@ mod vocabulary;
 use std::path::{Path, PathBuf};
 
 use super::error::LinkError;
-pub use request::{BuildId, InputFile, LibraryAlias, LinkRequest, Mark, Question, Strip};
+pub use expression::{Definition, Expression, Operator};
+pub use request::{
+    BuildId, InputFile, LibraryAlias, LinkRequest, Mark, Question, Strip, Undefined,
+};
 pub use response::expand;
-use vocabulary::{IGNORED, IGNORED_WITH_VALUE};
+use vocabulary::{IGNORED, IGNORED_WITH_VALUE, WITHOUT_EFFECT};
 
 /// With nothing to link it asks for the linker script.
 const VERBOSE: &str = "--verbose";
@@ -170,7 +174,19 @@ fn long_option(
     match option.name {
         "output" => request.output = arguments.value(option)?.into(),
         "entry" => request.entry = arguments.value(option)?,
-        "undefined" | "require-defined" => request.undefined.push(arguments.value(option)?),
+        "undefined" => request.undefined.push(arguments.value(option)?),
+        "require-defined" => request.required.push(arguments.value(option)?),
+        "wrap" => request.wrapped.push(arguments.value(option)?),
+        "defsym" => define(request, &arguments.value(option)?)?,
+        "unresolved-symbols" => unresolved(request, &arguments.value(option)?)?,
+        "no-undefined" => request.unresolved.ignored = false,
+        "warn-unresolved-symbols" => request.unresolved.warned = true,
+        "error-unresolved-symbols" => request.unresolved.warned = false,
+        "ignore-unresolved-symbol" => {
+            let name = arguments.value(option)?;
+            request.unresolved.names.push(name);
+        }
+        "error-limit" => request.error_limit = error_limit(&arguments.value(option)?)?,
         "library" => request
             .inputs
             .push(InputFile::Library(arguments.value(option)?)),
@@ -260,7 +276,7 @@ fn short_option(
         'L' => request.search.push(value.into()),
         'u' => request.undefined.push(value),
         'm' => arguments.machine = other_machine(&value),
-        'z' => keyword(&value, request),
+        'z' => keyword(&value, request)?,
         _ => {}
     }
     Ok(true)
@@ -300,14 +316,56 @@ fn is_folder(option: &Written<'_>, arguments: &mut Arguments) -> bool {
     is_folder
 }
 
-/// `-z KEYWORD`: those that matter to a static executable.
-fn keyword(value: &str, request: &mut LinkRequest) {
-    match value {
+/// `-z KEYWORD`. What ld does not know it warns of.
+fn keyword(value: &str, request: &mut LinkRequest) -> Result<(), LinkError> {
+    let (name, of) = value.split_once('=').unwrap_or((value, ""));
+    match name {
         "execstack" => request.executable_stack = Some(true),
         "noexecstack" => request.executable_stack = Some(false),
         "muldefs" => request.allow_multiple_definition = true,
-        _ => {}
+        "defs" => request.unresolved.ignored = false,
+        "undefs" => request.unresolved.ignored = true,
+        "stack-size" => request.stack_size = number(&format!("-z {value}"), of)?,
+        name if WITHOUT_EFFECT.contains(&name) => {}
+        _ => request.warnings.push(format!("-z {value} ignored")),
     }
+    Ok(())
+}
+
+fn number(option: &str, text: &str) -> Result<u64, LinkError> {
+    let digits = text.strip_prefix("0x");
+    let number = match digits {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| LinkError::option(option, "wants a number"))
+}
+
+fn error_limit(text: &str) -> Result<Option<usize>, LinkError> {
+    let most = number(&format!("--error-limit={text}"), text)?;
+    Ok(usize::try_from(most).ok().filter(|most| *most > 0))
+}
+
+fn define(request: &mut LinkRequest, text: &str) -> Result<(), LinkError> {
+    request.definitions.push(Definition::parse(text)?);
+    let mark = Mark::Define(request.definitions.len() - 1);
+    request.inputs.push(InputFile::Mark(mark));
+    Ok(())
+}
+
+fn unresolved(request: &mut LinkRequest, method: &str) -> Result<(), LinkError> {
+    request.unresolved.ignored = match method {
+        "ignore-all" | "ignore-in-object-files" => true,
+        // A static executable has no shared libraries.
+        "report-all" | "ignore-in-shared-libs" => false,
+        _ => {
+            return Err(LinkError::option(
+                format!("--unresolved-symbols={method}"),
+                "use report-all, ignore-all, ignore-in-object-files or ignore-in-shared-libs",
+            ));
+        }
+    };
+    Ok(())
 }
 
 fn build_id(option: &Written<'_>) -> Result<BuildId, LinkError> {
@@ -432,6 +490,16 @@ mod tests {
     }
 
     #[test]
+    fn words_that_ld_does_not_know_are_warned_of() {
+        let request =
+            parse("-z now -zrelro -z stack-size=0x10 -z max-page-size=4K -z x=y a.o").unwrap();
+        assert_eq!(request.stack_size, 16);
+        assert_eq!(request.warnings, ["-z x=y ignored"]);
+        assert!(parse("-z undefs a.o").unwrap().unresolved.ignored);
+        assert!(!parse("-z undefs -z defs a.o").unwrap().unresolved.ignored);
+    }
+
+    #[test]
     fn a_question_for_the_version_ends_the_line() {
         let ask = |line| parse(line).unwrap().question;
         assert_eq!(
@@ -451,7 +519,9 @@ mod tests {
             ("-Tscript a.o", "registry"),
             ("-Ttext=0x1000 a.o", "registry"),
             ("-R file a.o", "objects themselves"),
-            ("--wrap=malloc", "objcopy"),
+            ("--defsym=a", "SYMBOL=EXPRESSION"),
+            ("--unresolved-symbols=never", "report-all"),
+            ("-z stack-size=x", "number"),
             ("--no-such-option", "unknown"),
             ("-o", "value"),
             ("--pool-library x", "NAME@VERSION"),

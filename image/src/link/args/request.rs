@@ -4,6 +4,11 @@ use std::path::PathBuf;
 
 use pool_core::name::LibraryRef;
 
+use super::expression::Definition;
+
+/// Most undefined references that are listed, if nothing is said.
+const MOST_ERRORS: usize = 20;
+
 /// What to link.
 #[allow(clippy::struct_excessive_bools)] // Each is an option of its own on a command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +19,19 @@ pub struct LinkRequest {
     pub entry: String,
     /// Symbols to take as needed (`-u`).
     pub undefined: Vec<String>,
+    /// Symbols to take as needed, and that must be defined in the end (`--require-defined`).
+    pub required: Vec<String>,
+    /// Symbols that are called by other names (`--wrap`): undefined references to one mean `__wrap_SYMBOL`, and those to
+    /// `__real_SYMBOL` mean it.
+    pub wrapped: Vec<String>,
+    /// Symbols that are defined here (`--defsym`), in order; where, say marks among the inputs.
+    pub definitions: Vec<Definition>,
+    /// What becomes of references that nothing defines.
+    pub unresolved: Undefined,
+    /// How many of them are listed; all without a number (`--error-limit`).
+    pub error_limit: Option<usize>,
+    /// Bytes of stack that the program asks for; 0 is what there is (`-z stack-size`).
+    pub stack_size: u64,
     /// Objects, archives and linker scripts, in command-line order.
     pub inputs: Vec<InputFile>,
     /// Folders for `-l`, in order (`-L`).
@@ -51,6 +69,12 @@ impl Default for LinkRequest {
             output: PathBuf::from("a.out"),
             entry: "_start".to_owned(),
             undefined: Vec::new(),
+            required: Vec::new(),
+            wrapped: Vec::new(),
+            definitions: Vec::new(),
+            unresolved: Undefined::default(),
+            error_limit: Some(MOST_ERRORS),
+            stack_size: 0,
             inputs: Vec::new(),
             search: Vec::new(),
             usual_folders: true,
@@ -89,12 +113,33 @@ pub enum Mark {
     Dynamic(bool),
     /// Archives up to the end of the group are searched together (`--start-group`).
     GroupStart,
+    /// A symbol is defined, the one of this place in [`LinkRequest::definitions`].
+    Define(usize),
     /// The end of the group (`--end-group`).
     GroupEnd,
     /// What holds here is remembered (`--push-state`).
     Push,
     /// What was remembered last holds again (`--pop-state`).
     Pop,
+}
+
+/// What becomes of references to what nothing defines.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Undefined {
+    /// They are to zero (`--unresolved-symbols`).
+    pub ignored: bool,
+    /// They are to zero, with a warning (`--warn-unresolved-symbols`).
+    pub warned: bool,
+    /// References to these are to zero (`--ignore-unresolved-symbol`).
+    pub names: Vec<String>,
+}
+
+impl Undefined {
+    /// A reference to `name` is to zero.
+    #[must_use]
+    pub fn is_zero(&self, name: &str) -> bool {
+        self.ignored || self.warned || self.names.iter().any(|known| known == name)
+    }
 }
 
 /// What is asked about the linker itself.

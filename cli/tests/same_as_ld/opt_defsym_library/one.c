@@ -1,0 +1,3 @@
+int inner(void) { return 1; }
+extern int counted;
+int answer(void) { counted++; return inner() + counted; }

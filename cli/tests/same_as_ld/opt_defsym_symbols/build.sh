@@ -1,0 +1,1 @@
+gcc -fcommon -w -c prog.c && gcc -static $B prog.o -Wl,--defsym=third=numbers+8,--defsym=also_tentative=tentative,--defsym,other=twice -Wl,--defsym=a=0x10 -Wl,--defsym='b=a+1' -Wl,--defsym='c=(1<<4)|3' -Wl,--defsym=d=e+4K -Wl,--defsym=e=-1 -o prog

@@ -1,0 +1,1 @@
+int value = 1; int *const there = &value; __thread int mine = 3;

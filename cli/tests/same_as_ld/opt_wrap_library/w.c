@@ -1,0 +1,1 @@
+int __wrap_h(void) { return 33; }

@@ -1,0 +1,2 @@
+int hook(void);
+int plain(void) { return hook(); }
