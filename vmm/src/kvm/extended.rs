@@ -4,11 +4,6 @@
 use std::arch::x86_64::__cpuid_count;
 use std::fmt;
 
-use kvm_bindings::kvm_xsave;
-
-use super::vcpu::Vcpu;
-use crate::linux::{ExtendedState, Shape, StateError};
-
 /// Bytes of the part that FXSAVE writes and of the header behind it.
 const BASE: usize = 512 + 64;
 /// Where the header says which parts are in use.
@@ -20,7 +15,7 @@ const LEGACY: u64 = 3;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Parts {
     ends: [usize; 64],
-    features: u64,
+    pub(super) features: u64,
 }
 
 impl Parts {
@@ -40,7 +35,7 @@ impl Parts {
     }
 
     /// Bytes up to the end of the last part of `features`.
-    fn length(&self, features: u64) -> usize {
+    pub(super) fn length(&self, features: u64) -> usize {
         let parts = (0..64).filter(|bit| features >> bit & 1 != 0);
         parts.map(|bit| self.ends[bit]).max().unwrap_or(BASE)
     }
@@ -54,7 +49,7 @@ fn in_use(state: &[u8]) -> u64 {
 
 /// Leaves `features` of a state. KVM tells of parts that are in use on the host and that the processor was not
 /// given (protection keys), and takes no state back that has such.
-fn leave(state: &mut [u8], features: u64) {
+pub(super) fn leave(state: &mut [u8], features: u64) {
     let left = in_use(state) & features;
     state[IN_USE..IN_USE + 8].copy_from_slice(&left.to_le_bytes());
 }
@@ -96,42 +91,6 @@ pub(super) fn of_this_process() -> u64 {
         std::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack));
     }
     u64::from(high) << 32 | u64::from(low)
-}
-
-fn platform(error: kvm_ioctls::Error) -> StateError {
-    StateError::Platform(std::io::Error::from_raw_os_error(error.errno()))
-}
-
-impl ExtendedState for Vcpu {
-    fn shape(&self) -> Shape {
-        let parts = self.parts();
-        Shape {
-            features: parts.features,
-            bytes: parts.length(parts.features),
-        }
-    }
-
-    fn read(&mut self) -> Result<Vec<u8>, StateError> {
-        let state = self.fd().get_xsave().map_err(platform)?;
-        let bytes = state.region.iter().flat_map(|word| word.to_le_bytes());
-        let mut state: Vec<u8> = bytes.take(self.shape().bytes).collect();
-        leave(&mut state, self.shape().features);
-        Ok(state)
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), StateError> {
-        let mut state = kvm_xsave::default();
-        for (word, bytes) in state.region.iter_mut().zip(bytes.chunks_exact(4)) {
-            *word = bytes.try_into().map_or(0, u32::from_le_bytes);
-        }
-        // SAFETY: the structure has room for all parts that this processor was given (`Vm::new` checks
-        // it), so the kernel reads no more than that.
-        let set = unsafe { self.fd().set_xsave(&state) };
-        set.map_err(|error| match error.errno() {
-            libc::EINVAL => StateError::Invalid,
-            _ => platform(error),
-        })
-    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! share one has at a time. Whole-system unikernels (`pvh`, `lxboot`) will be
 //! further kinds of machine beside [`Machine`], with devices instead of system calls.
 
+mod aside;
 mod boot;
 mod clock;
 mod counter;
@@ -13,10 +14,12 @@ mod exception;
 mod extended;
 mod frame;
 mod kick;
+mod msr;
 mod pace;
 mod processor;
 mod run;
 mod seats;
+mod state;
 mod stats;
 mod turns;
 mod vcpu;
@@ -29,12 +32,12 @@ use std::thread::{self, JoinHandle};
 
 use thiserror::Error;
 
+use self::aside::Turns;
 use self::boot::Monitor;
 use self::clock::Clock;
 use self::processor::{Board, Processor, lock};
 use self::seats::Seats;
 use self::stats::FaultCounter;
-use self::turns::Turns;
 use self::vcpu::{Features, Vcpu};
 use self::vm::Vm;
 use crate::fault::Outcome;
@@ -148,7 +151,7 @@ impl Machine {
         let mut vcpu = |processor| {
             let monitor = Monitor { base, processor };
             let fd = vm.create_vcpu(processor.into())?;
-            let vcpu = Vcpu::new(fd, &mut cpuid, monitor, memory.root())?;
+            let vcpu = entry::prepare(fd, &mut cpuid, monitor, memory.root())?;
             Ok::<_, KvmError>((vcpu, monitor))
         };
         let (mut first, monitor) = vcpu(0)?;

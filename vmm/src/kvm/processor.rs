@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::event::PollFlags;
 use rustix::time::Timespec;
 
+use super::aside::{Aside, Turns};
 use super::boot::Monitor;
 use super::clock::Clock;
 use super::kick::Kicks;
 use super::seats::Seats;
-use super::turns::{Aside, Turns};
 use super::vcpu::Vcpu;
 use super::vm::Vm;
 use super::{ExitCounts, KvmError};

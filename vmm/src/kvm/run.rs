@@ -2,10 +2,10 @@
 
 use pool_core::address::USER_ADDRESS_END;
 
+use super::aside::Left;
 use super::boot::{self, CALL_PORT, FAULT_PORT};
 use super::frame::Frame;
 use super::processor::{Next, Turn};
-use super::turns::Left;
 use super::vcpu::Exit;
 use super::{KvmError, exception};
 use crate::fault::{Cause, Fault, Outcome};

@@ -8,78 +8,14 @@ use kvm_bindings::kvm_regs;
 use rustix::time::Timespec;
 
 use super::KvmError;
+use super::aside::{Aside, Left};
 use super::extended::Stored;
-use super::frame::Frame;
 use super::kick;
-use super::pace::Pace;
 use super::processor::{Next, Turn};
 use crate::fault::{Fault, Outcome};
-use crate::linux::{
-    Base, DiskCall, Exception, ExtendedState, FIRST_TASK, Reply, Request, Restart, Spawn,
-    StateError, Tid,
-};
+use crate::linux::{Base, Exception, ExtendedState, Reply, Request, Spawn, StateError, Tid};
 
 const INTERRUPTED: u64 = -(libc::EINTR as i64) as u64;
-
-/// Where the processor has left the running task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Left {
-    /// In a system call.
-    Call,
-    /// At an instruction that faulted.
-    Fault(Frame),
-    /// Between two instructions: the processor has the program's registers.
-    Program,
-    /// In the monitor's code, on the way into it or out of it: it can only go on.
-    Monitor,
-}
-
-/// A task that does not run.
-#[derive(Debug)]
-pub(super) struct Aside {
-    registers: kvm_regs,
-    bases: [u64; 2],
-    extended: Stored,
-    /// How long it ran before.
-    ran: Timespec,
-}
-
-/// Who runs, and who does not.
-#[derive(Debug)]
-pub(super) struct Turns {
-    /// The task whose registers the processor has, unless it has ended.
-    inside: Option<Tid>,
-    pub(super) left: Left,
-    /// What its call returns.
-    result: Option<u64>,
-    /// What its call waits for outside.
-    outside: Option<DiskCall>,
-    /// Its call was interrupted: the handler that now runs may have it made again.
-    restart: Option<Restart>,
-    pace: Pace,
-}
-
-impl Turns {
-    /// Of the processor that has the first task's registers.
-    pub(super) fn first() -> Self {
-        Self {
-            inside: Some(FIRST_TASK),
-            ..Self::further()
-        }
-    }
-
-    /// Of one that has nobody's.
-    pub(super) fn further() -> Self {
-        Self {
-            inside: None,
-            left: Left::Program,
-            result: None,
-            outside: None,
-            restart: None,
-            pace: Pace::default(),
-        }
-    }
-}
 
 impl From<StateError> for KvmError {
     fn from(error: StateError) -> Self {

@@ -9,9 +9,9 @@ use pool_core::address::USER_ADDRESS_END;
 use super::KvmError;
 use super::boot::{self, Monitor};
 use super::counter;
-use super::entry::{self, Arrival};
 use super::extended::{self, Parts};
 use super::frame::{Frame, user_flags};
+use super::msr::{self, Arrival};
 use super::stats::FaultCounter;
 
 const CR0: u64 = 0x8005_0033; // PE MP ET NE WP AM PG
@@ -99,8 +99,8 @@ impl Vcpu {
         FaultCounter::of(&self.fd)
     }
 
-    /// Prepares the processor: long mode at CPL 3, `root` as page tables. The monitor's pages are in
-    /// place; its probe is run. `cpuid` is the machine's; what it tells of a processor itself is this one's then.
+    /// Prepares the processor: long mode at CPL 3, `root` as page tables. How calls enter the monitor is to be
+    /// found out before anything of the guest runs. `cpuid` is the machine's; what it tells of a processor itself is this one's then.
     pub(super) fn new(
         fd: VcpuFd,
         cpuid: &mut CpuId,
@@ -131,7 +131,7 @@ impl Vcpu {
             fd.set_xcrs(&xcrs)
                 .map_err(|error| call("setting XCR0", error))?;
         }
-        entry::set_registers(&fd, monitor)?;
+        msr::set_registers(&fd, monitor)?;
         counter::share(&fd);
         let mut vcpu = Self {
             fd,
@@ -143,8 +143,13 @@ impl Vcpu {
             counter_is_hosts: false,
         };
         vcpu.fd.set_sync_valid_reg(SyncReg::Register);
-        (vcpu.arrival, vcpu.counter_is_hosts) = entry::establish(&mut vcpu, monitor, features)?;
         Ok(vcpu)
+    }
+
+    /// Says how its calls arrive and whether its counter is the host's, once that is known ([`super::entry`]).
+    pub(super) fn set_found(&mut self, arrival: Arrival, counter_is_hosts: bool) {
+        self.arrival = arrival;
+        self.counter_is_hosts = counter_is_hosts;
     }
 
     /// Sets the processor to the guest's first instruction, at `entry` with stack pointer `stack`.
