@@ -30,15 +30,6 @@ const REALTIME: u32 = 0x100;
 const LOCK: u32 = 6;
 const LOCK_BY_CLOCK: u32 = 13;
 
-/// True for an operation that waits to own a word. When a handler interrupts it, it goes on (`ERESTARTNOINTR`): C
-/// libraries take their mutex to be locked then.
-pub(super) fn owns(operation: u64) -> bool {
-    matches!(
-        operation as u32 & !(PRIVATE | REALTIME),
-        LOCK | LOCK_BY_CLOCK
-    )
-}
-
 /// `futex`.
 pub(super) fn futex(
     linux: &mut Linux,

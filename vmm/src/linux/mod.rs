@@ -50,12 +50,12 @@ pub use self::grant::{Grant, GrantError};
 pub use self::host::DiskCall;
 use self::limits::Limits;
 pub(crate) use self::process::PID;
+pub use self::scheduler::FIRST as FIRST_TASK;
 use self::scheduler::Scheduler;
 pub use self::scheduler::Tid;
 use self::signal::Signals;
 pub use self::signal::{Exception, ExtendedState, Shape, StateError};
 pub(crate) use self::socket_option::OPTIONS as SOCKET_OPTIONS;
-pub use self::task::FIRST as FIRST_TASK;
 use self::task::Tasks;
 pub use self::thread::{Base, Spawn};
 use self::timer::Timers;
@@ -255,9 +255,9 @@ impl Linux {
     pub fn new(memory: GuestMemory, settings: Settings) -> Self {
         let rooms = *memory.space().rooms();
         let mut scheduler = Scheduler::new(settings.processors);
-        scheduler.add(task::FIRST);
+        scheduler.add(FIRST_TASK);
         scheduler.next();
-        scheduler.reside(Some(task::FIRST));
+        scheduler.reside(Some(FIRST_TASK));
         Self {
             own: Own::default(),
             memory,
@@ -273,7 +273,7 @@ impl Linux {
             scheduler,
             futexes: Futexes::default(),
             timers: Timers::default(),
-            serving: task::FIRST,
+            serving: FIRST_TASK,
             stack_pointer: 0,
             limits: Limits::new(rooms.stack_high.0 - rooms.stack_low.0),
             counts: [0; table::COUNT],

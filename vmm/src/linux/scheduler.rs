@@ -18,6 +18,9 @@ const MOST_AWAITED: usize = 1 << 16;
 /// Number of a task.
 pub type Tid = u32;
 
+/// The first task, which also is the number of the process: the guest is alone in its machine.
+pub const FIRST: Tid = 1;
+
 /// What a processor does.
 #[derive(Clone, Debug, Default)]
 struct Processor {

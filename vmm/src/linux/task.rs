@@ -5,13 +5,11 @@ use std::collections::BTreeMap;
 use rustix::io::Errno;
 
 use super::futex::Word;
-use super::scheduler::Tid;
+use super::scheduler::{FIRST, Tid};
 use super::signal::{Queue, SignalStack};
 use super::wait::Progress;
 use super::{Call, Linux};
 
-/// The first task, which also is the number of the process: the guest is alone in its machine.
-pub const FIRST: Tid = 1;
 /// Tasks that a guest may have at a time.
 const MOST: usize = 4096;
 /// Numbers of tasks end here, as under Linux (`PID_MAX_LIMIT`).

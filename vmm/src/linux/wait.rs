@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use rustix::event::PollFlags;
 use rustix::time::Timespec;
 
-use super::{Call, Restart, futex};
+use super::{Call, Restart};
 
 /// What has to come before a call is served again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +99,17 @@ pub(super) fn restart(call: &Call, deadline: Option<Timespec>) -> Option<Restart
         libc::SYS_msgrcv,
     ];
     let number = call.number;
-    let always = number == libc::SYS_futex as u64 && futex::owns(call.arguments[1]);
+    let always = number == libc::SYS_futex as u64 && waits_to_own(call.arguments[1]);
     let never = deadline.is_some() || NEVER.contains(&(number as i64));
     (always || !never).then_some(Restart { number, always })
+}
+
+/// True for an operation of `futex` that waits to own a word. When a handler interrupts it, it goes on
+/// (`ERESTARTNOINTR`): C libraries take their mutex to be locked then.
+fn waits_to_own(operation: u64) -> bool {
+    const HOW: i32 = libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME;
+    matches!(
+        operation as i32 & !HOW,
+        libc::FUTEX_LOCK_PI | libc::FUTEX_LOCK_PI2
+    )
 }

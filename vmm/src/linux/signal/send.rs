@@ -2,8 +2,7 @@
 
 use rustix::io::Errno;
 
-use super::super::scheduler::Tid;
-use super::super::task::FIRST;
+use super::super::scheduler::{FIRST, Tid};
 use super::super::{Linux, Stop};
 use super::{Action, Info, LAST, MOST_WAITING, REALTIME, Signal, UNSTOPPABLE, bit};
 
