@@ -56,6 +56,10 @@ const TARGETS: &str = "ld: supported targets: elf64-x86-64\nld: supported emulat
 /// unless `-static` stands before it. `--pool-only` refuses these instead. That linker is the first `ld` that is
 /// not pool itself in the compiler's folders (`COMPILER_PATH`), in `PATH` and in `/usr/bin`, or what
 /// `POOL_SYSTEM_LINKER` names.
+///
+/// Options of GNU ld do what they do there, or are refused. `--gc-sections` leaves out what nothing needs of the
+/// application; a library's pages stay whole, as other images have them. `--wrap` and `--defsym` hold for libraries too,
+/// of which the image then has some pages of its own. Linker scripts that place sections (`-T`) are refused.
 #[derive(Debug, Args)]
 #[command(
     disable_help_flag = true,
@@ -111,8 +115,11 @@ impl Link {
         let mut registry = open_registry(named, global)?;
         let linked = link(&request, registry.as_mut())
             .with_context(|| format!("linking {}", request.output.display()))?;
+        // Nobody may be there to be told.
+        for note in &linked.notes {
+            let _ = writeln!(io::stderr(), "pool link: {note}");
+        }
         for warning in &linked.warnings {
-            // Nobody may be there to be warned.
             let _ = writeln!(io::stderr(), "pool link: warning: {warning}");
         }
         file::write(&request.output, &linked.elf, file::EXECUTABLE)?;

@@ -32,7 +32,7 @@ pub(super) fn refuse_undefined(
     for u in image.included() {
         let unit = &image.units[u];
         for (o, s, section) in unit.sections() {
-            if !section.is_loaded() || !image.takes(u, o, s) {
+            if !section.is_loaded() || !image.takes(u, o, s) || image.program.is_unneeded(u, o, s) {
                 continue;
             }
             for patched in patches(&units, u, &image.targets[u], (o, s))? {

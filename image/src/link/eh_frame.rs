@@ -4,6 +4,10 @@
 //! shared pages. The table (`.eh_frame_hdr`) has one line for each frame of the image and so
 //! belongs to the image. Sources: Linux Standard Base Core 5.0, chapter 10.6; DWARF 5, 6.4.
 
+use std::collections::HashMap;
+
+use super::object::{Relocation, Section};
+
 /// Bytes of a table with `entries` lines; none without lines.
 pub(super) fn table_size(entries: u64) -> u64 {
     if entries == 0 { 0 } else { 12 + 8 * entries }
@@ -44,6 +48,35 @@ pub(super) fn count_frames(bytes: &[u8]) -> u64 {
     records(bytes)
         .filter(|record| matches!(record, Record::Frame(..)))
         .count() as u64
+}
+
+/// Of each frame, the symbol of its function, and those that it refers to beside that. Frames that make no sense have
+/// none.
+pub(super) fn needs(section: &Section<'_>) -> Vec<(usize, Vec<usize>)> {
+    // Compilers write relocations in their order.
+    let within = |start: usize, end: usize| {
+        let before = |offset: usize| move |r: &Relocation| r.offset < offset as u64;
+        let from = section.relocations.partition_point(before(start));
+        let all = &section.relocations[from..];
+        &all[..all.partition_point(before(end))]
+    };
+    let mut needs = Vec::new();
+    let mut commons: HashMap<usize, &[Relocation]> = HashMap::new();
+    for record in records(section.bytes) {
+        match record {
+            Record::Common(start, body) => {
+                commons.insert(start, within(start, start + 8 + body.len()));
+            }
+            Record::Frame(_, common, body, at) => {
+                if let Some((function, others)) = within(at, at + body.len()).split_first() {
+                    let about = commons.get(&common).copied().unwrap_or_default();
+                    let others = others.iter().chain(about).map(|r| r.symbol);
+                    needs.push((function.symbol, others.collect()));
+                }
+            }
+        }
+    }
+    needs
 }
 
 /// Where the functions of a relocated `.eh_frame` section at `address` begin, and where their

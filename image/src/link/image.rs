@@ -159,7 +159,9 @@ impl<'i, 'a> Image<'i, 'a> {
 
     /// True when the section is one of the program's.
     pub(super) fn takes(&self, unit: usize, object: usize, section: usize) -> bool {
-        self.program.is_live(unit, object) && !self.program.is_lost(unit, object, section)
+        self.program.is_live(unit, object)
+            && !self.program.is_lost(unit, object, section)
+            && !self.program.is_removed(unit, object, section)
     }
 
     /// True when libraries have data, far from the application's.

@@ -18,8 +18,12 @@
 //! refers to, say because it has a variable of its own of that name, the image has *pages of its own* among the
 //! library's: `relocate` finds them, the layout lists them, and all others stay shared.
 //!
-//! The way through: `args` and `files` (what to link), `object` and `unit` (what there
-//! is), `resolve` (what the program is), `library` and `symbols` (what refers to what in a library), `plan` (what
+//! What the command line changes of that (`--wrap`, `--defsym`, `--gc-sections`) is part of what the program is, and makes
+//! no other library of one: where a wrapped function is called directly, the image has a page of its own. Of sections
+//! that nothing needs the application's go, and those that are walked in a set; a library's pages stay whole.
+//!
+//! The way through: `args` and `files` (what to link), `dynamic` (whether it is for us), `object` and `unit` (what there
+//! is), `resolve`, `definitions` and `collect` (what the program is), `library` and `symbols` (what refers to what in a library), `plan` (what
 //! goes where, without addresses), [`registry`] (addresses), `image`, `checks`, `relocate` and `site` (the bytes), `output` (the
 //! file).
 //!
@@ -40,6 +44,7 @@ mod addresses;
 mod archive;
 mod args;
 mod checks;
+mod collect;
 mod definitions;
 mod dynamic;
 mod eh_frame;
@@ -105,6 +110,8 @@ pub struct Linked {
     pub layout: LinkLayout,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// What the user asked to be told.
+    pub notes: Vec<String>,
     /// What each library of the image takes.
     pub libraries: Vec<LibraryPages>,
     /// Where each section went, if a map was asked for ([`LinkRequest::map`]).
@@ -159,6 +166,7 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
     let mut program = Resolution::new(&set.units, &inputs.steps, &set.became, &asked)?;
     program.settle(&mut set.units, &set.libraries, may_repeat)?;
     definitions::settle(request, &mut set.units, set.definitions, &mut program)?;
+    let collected = program.collect(request, &mut set.units)?;
     let targets: Vec<UnitTargets<'_>> = (0..set.units.len())
         .map(|unit| symbols::targets(&set.units, &set.libraries, &program, unit))
         .collect();
@@ -196,6 +204,11 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
             .is_some()
             .then(|| map::rule(&request.output, &inputs.paths)),
         warnings: set.warnings(request, &image, warnings),
+        notes: if request.tells_collected {
+            collected
+        } else {
+            Vec::new()
+        },
         layout,
     })
 }

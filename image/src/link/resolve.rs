@@ -11,7 +11,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::args::Definition;
+use super::args::{Definition, LinkRequest};
+use super::collect;
 use super::error::LinkError;
 use super::files::Step;
 use super::library::Library;
@@ -35,6 +36,9 @@ pub(super) struct Resolution<'a> {
     borrowed: HashSet<(usize, usize, usize)>,
     /// By unit: something of it is in the image.
     included: Vec<bool>,
+    /// Sections that nothing needs, and those of them that are left out.
+    unneeded: HashSet<(usize, usize, usize)>,
+    removed: HashSet<(usize, usize, usize)>,
 }
 
 /// What is taken into account beside the files.
@@ -137,6 +141,36 @@ impl<'a> Resolution<'a> {
         }
         self.definitions = settled;
         Ok(())
+    }
+
+    /// Leaves out sections that nothing needs. Says which, in ld's words.
+    pub(super) fn collect(
+        &mut self,
+        request: &LinkRequest,
+        units: &mut [Unit<'a>],
+    ) -> Result<Vec<String>, LinkError> {
+        if !request.collects {
+            return Ok(Vec::new());
+        }
+        self.unneeded = collect::unneeded(request, units, self);
+        self.removed = collect::removable(units, &self.unneeded);
+        let told = collect::told(units, &self.removed);
+        let of_application = self.removed.iter().filter(|(unit, ..)| *unit == 0);
+        let dropped: Vec<_> = of_application
+            .map(|(_, object, section)| (*object, *section))
+            .collect();
+        units[0].drop_sections(&dropped, request.allow_multiple_definition)?;
+        Ok(told)
+    }
+
+    /// True for a section that nothing needs, and that is not looked at.
+    pub(super) fn is_unneeded(&self, unit: usize, object: usize, section: usize) -> bool {
+        self.unneeded.contains(&(unit, object, section))
+    }
+
+    /// True for a section that is left out because nothing needs it.
+    pub(super) fn is_removed(&self, unit: usize, object: usize, section: usize) -> bool {
+        self.removed.contains(&(unit, object, section))
     }
 
     /// Notes what of members that are not in the program is used for the sake of a copy in it, now that it is known what

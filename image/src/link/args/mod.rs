@@ -211,11 +211,10 @@ fn long_option(
         "v" => request.question = Some(Question::Version),
         "V" => request.question = Some(Question::Machines),
         "version" => request.question = Some(Question::VersionAlone),
-        "gc-sections" => request.warnings.push(
-            "--gc-sections has no effect: libraries are taken whole, so that every image has the \
-             same pages"
-                .to_owned(),
-        ),
+        "gc-sections" => request.collects = true,
+        "no-gc-sections" => request.collects = false,
+        "print-gc-sections" => request.tells_collected = true,
+        "no-print-gc-sections" => request.tells_collected = false,
         "emit-relocs" | "q" | "print-map" | "M" => request
             .warnings
             .push(format!("{} has no effect", option.whole)),
@@ -322,6 +321,8 @@ fn keyword(value: &str, request: &mut LinkRequest) -> Result<(), LinkError> {
     match name {
         "execstack" => request.executable_stack = Some(true),
         "noexecstack" => request.executable_stack = Some(false),
+        "start-stop-gc" => request.collects_sets = true,
+        "nostart-stop-gc" => request.collects_sets = false,
         "muldefs" => request.allow_multiple_definition = true,
         "defs" => request.unresolved.ignored = false,
         "undefs" => request.unresolved.ignored = true,
@@ -452,7 +453,8 @@ mod tests {
                 path("/l/crtn.o")
             ]
         );
-        assert_eq!(request.warnings.len(), 1);
+        assert!(request.collects);
+        assert!(request.warnings.is_empty());
     }
 
     #[test]

@@ -49,6 +49,12 @@ pub struct LinkRequest {
     pub unwind_table: bool,
     /// The stack is executable, or not, whatever the objects ask for (`-z execstack`, `-z noexecstack`).
     pub executable_stack: Option<bool>,
+    /// Leave out sections of the application that nothing needs (`--gc-sections`).
+    pub collects: bool,
+    /// Those too that are walked by `__start_NAME` and that nothing else needs (`-z start-stop-gc`).
+    pub collects_sets: bool,
+    /// Say which (`--print-gc-sections`).
+    pub tells_collected: bool,
     /// Take the first of several definitions (`-z muldefs`).
     pub allow_multiple_definition: bool,
     /// Where the caller puts the link map (`-Map`).
@@ -83,6 +89,9 @@ impl Default for LinkRequest {
             build_id: BuildId::None,
             unwind_table: false,
             executable_stack: None,
+            collects: false,
+            collects_sets: false,
+            tells_collected: false,
             allow_multiple_definition: false,
             map: None,
             sysroot: None,

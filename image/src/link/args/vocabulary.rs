@@ -53,9 +53,6 @@ pub(super) const IGNORED: &[&str] = &[
     "export-dynamic",
     "no-export-dynamic",
     "E",
-    "no-gc-sections",
-    "print-gc-sections",
-    "no-print-gc-sections",
     "no-allow-shlib-undefined",
     "allow-shlib-undefined",
     "warn-common",
@@ -74,6 +71,7 @@ pub(super) const IGNORED: &[&str] = &[
     "ld-generated-unwind-info",
     "stats",
     "no-keep-memory",
+    "gc-keep-exported",
     "sort-common",
     "discard-all",
     "discard-locals",
@@ -143,7 +141,6 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "noreloc-overflow",
     "norelro",
     "noseparate-code",
-    "nostart-stop-gc",
     "notext",
     "nounique",
     "nounique-symbol",
@@ -212,7 +209,9 @@ const OTHER_OUTPUTS: &Table = &[
 const REFUSED: &Table = &[
     (
         &["script", "T", "default-script", "dT"],
-        "addresses come from the registry, so there is no place for a linker script: leave -T out",
+        "addresses come from the registry, so there is no place for a linker script: leave -T out. Sections that are to \
+         lie together need a name that is a C identifier (__start_NAME and __stop_NAME are their ends), symbols \
+         --defsym",
     ),
     (
         &[

@@ -67,6 +67,8 @@ pub(super) struct Section<'a> {
     /// Contents; empty for `SHT_NOBITS`.
     pub(super) bytes: &'a [u8],
     pub(super) relocations: Vec<Relocation>,
+    /// The section that this one is about, and goes with (`SHF_LINK_ORDER`).
+    pub(super) about: Option<usize>,
     /// False for tables that describe the object itself.
     pub(super) is_content: bool,
 }

@@ -4,8 +4,9 @@ use goblin::container::{Container, Ctx, Endian};
 use goblin::elf::header::{EI_CLASS, EI_DATA, ELFCLASS64, ELFDATA2LSB, EM_X86_64, ET_DYN, ET_REL};
 use goblin::elf::reloc::RelocSection;
 use goblin::elf::section_header::{
-    SHN_ABS, SHN_COMMON, SHN_LORESERVE, SHN_UNDEF, SHN_XINDEX, SHT_GROUP, SHT_NOBITS, SHT_NULL,
-    SHT_REL, SHT_RELA, SHT_STRTAB, SHT_SYMTAB, SHT_SYMTAB_SHNDX, SectionHeader,
+    SHF_LINK_ORDER, SHN_ABS, SHN_COMMON, SHN_LORESERVE, SHN_UNDEF, SHN_XINDEX, SHT_GROUP,
+    SHT_NOBITS, SHT_NULL, SHT_REL, SHT_RELA, SHT_STRTAB, SHT_SYMTAB, SHT_SYMTAB_SHNDX,
+    SectionHeader,
 };
 use goblin::elf::sym::{STB_GLOBAL, STB_GNU_UNIQUE, STB_LOCAL, STB_WEAK, Sym, Symtab};
 use goblin::elf::{Elf, Header};
@@ -193,6 +194,9 @@ impl<'a> Reader<'_, 'a> {
                     entry_size: header.sh_entsize,
                     bytes: self.range(header)?,
                     relocations: Vec::new(),
+                    about: (header.sh_flags & u64::from(SHF_LINK_ORDER) != 0)
+                        .then_some(header.sh_link as usize)
+                        .filter(|about| (1..headers.len()).contains(about)),
                     is_content,
                 })
             })

@@ -1,0 +1,1 @@
+__attribute__((section("s"))) const int begin[0];

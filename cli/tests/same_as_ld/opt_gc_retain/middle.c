@@ -1,0 +1,1 @@
+__attribute__((section("s"), used)) static const int dropped = 3; int nothing;

@@ -1,0 +1,1 @@
+__attribute__((section("s"))) const int end[0];

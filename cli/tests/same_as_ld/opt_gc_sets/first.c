@@ -1,0 +1,1 @@
+__attribute__((section("sentinels"))) const int begin[0];

@@ -1,0 +1,1 @@
+#define IN(set) __attribute__((section(#set), used)) static const int
