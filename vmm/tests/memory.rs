@@ -6,14 +6,15 @@ mod support;
 mod world;
 
 use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use pool_tests::requirements::{needs, skip};
 use serde_json::Value;
 use support::{Placement, compile};
-use world::{WAYS, World, assert_same, kernel, seeds, text};
+use world::{Running, WAYS, World, assert_same, kernel, seeds, text};
 
 const KVM: [&str; 4] = WAYS[0];
 const MAPPING_FUZZ: &str = include_str!("programs/mapping_fuzz.c");
@@ -392,4 +393,50 @@ fn resident(file: &fs::File) -> u64 {
         libc::munmap(at, length);
     }
     found.iter().map(|byte| u64::from(byte & 1)).sum()
+}
+
+/// What the loader relocates each instance has for itself, whatever its guest does.
+#[test]
+fn the_loader_has_little_to_relocate() {
+    const MOST: u64 = 56 << 10;
+    if cfg!(debug_assertions) {
+        return;
+    }
+    let program = fs::read(env!("CARGO_BIN_EXE_poolvmm")).unwrap();
+    let elf = goblin::elf::Elf::parse(&program).unwrap();
+    let is_relocated = |section: &&goblin::elf::SectionHeader| {
+        elf.shdr_strtab.get_at(section.sh_name) == Some(".data.rel.ro")
+    };
+    let sizes = elf.section_headers.iter().filter(is_relocated);
+    let size: u64 = sizes.map(|section| section.sh_size).sum();
+    assert!(size > 0 && size <= MOST, "{size} bytes");
+}
+
+/// What preparing took is given back: nothing that is left over from it keeps a page.
+#[test]
+fn a_guest_at_rest_keeps_few_pages_of_the_monitors_heap() {
+    const MOST: u64 = 32;
+    if !needs(&["kvm"]) || cfg!(debug_assertions) {
+        return;
+    }
+    let mut world = World::new();
+    let source = r#"
+        #include <stdio.h>
+        #include <unistd.h>
+        int main(void) { puts("at rest"); fflush(stdout); for (;;) pause(); }"#;
+    world.build("rests", "musl-gcc", &[], source);
+    let mut command = world.vmm("rests", &KVM, &[]);
+    let mut guest = Running(command.stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(guest.0.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "at rest");
+    let maps = fs::read_to_string(format!("/proc/{}/smaps", guest.0.id())).unwrap();
+    let (_, heap) = maps.split_once("[heap]\n").unwrap();
+    let held = heap.lines().find_map(|line| line.strip_prefix("Rss:"));
+    let held: u64 = held
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
+    assert!(held <= MOST, "{held} KiB");
 }

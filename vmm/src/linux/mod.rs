@@ -313,7 +313,7 @@ impl Linux {
 
     /// Calls served so far, by name.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
-        let counted = table::CALLS.iter().zip(self.counts);
+        let counted = table::calls().zip(self.counts);
         counted
             .filter(|(_, count)| *count > 0)
             .map(|(call, count)| (call.name, count))

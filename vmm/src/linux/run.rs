@@ -213,7 +213,7 @@ impl Linux {
 impl Linux {
     /// Serves the call at `at` of the table within the limits that the host's kernel keeps for a call alone.
     fn with_limits(&mut self, at: usize, serve: impl FnOnce(&mut Self) -> Served) -> Served {
-        match table::CALLS[at].topic {
+        match table::at(at).topic {
             Topic::File | Topic::Path => self.within_file_size(serve),
             _ => serve(self),
         }
@@ -223,7 +223,7 @@ impl Linux {
 /// Who serves call `number`, and where it is in the table.
 fn server(number: u64) -> Option<(usize, Server)> {
     let at = table::find(number)?;
-    let server = table::CALLS[at].server;
+    let server = table::at(at).server;
     (!matches!(server, Server::ProcessOnly)).then_some((at, server))
 }
 

@@ -2,8 +2,11 @@
 //!
 //! `SYSCALLS.md` is this table for people; a test keeps the two equal.
 
+mod packed;
+
 use std::fmt;
 
+use self::packed::PACKED;
 use super::dispatch::Arg;
 use super::{
     Handler, advice, descriptor, futex, identity, limits, memory, poll, process, signal, small,
@@ -254,12 +257,20 @@ const LINK: u64 = 0x400;
 const RENAME: u64 = 3;
 const PIPE: u64 = (libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_DIRECT) as u64;
 
-/// The calls, by number. It is one place, since a constant would have a copy, and what the loader must
-/// relocate in it, wherever it is used: each instance has that memory for itself.
-pub static CALLS: &[Entry] = LIST;
 /// How many there are.
 pub const COUNT: usize = LIST.len();
 
+/// The calls, by number.
+pub fn calls() -> impl ExactSizeIterator<Item = Entry> {
+    PACKED.iter().map(|packed| packed.entry())
+}
+
+/// The call at position `at` of [`calls`], which is below [`COUNT`].
+pub fn at(at: usize) -> Entry {
+    PACKED[at].entry()
+}
+
+/// The calls, by number.
 #[rustfmt::skip]
 const LIST: &[Entry] = {
     use Arg::{Descriptor, Descriptors, Directory, Flags, Granted, In, InBytes, InOut, Mode, Out, OutBytes,
@@ -480,9 +491,12 @@ const LIST: &[Entry] = {
     ]
 };
 
-/// Position of call `number` in [`CALLS`].
+/// Position of call `number` in [`calls`].
 pub fn find(number: u64) -> Option<usize> {
-    CALLS.binary_search_by_key(&number, |call| call.number).ok()
+    let number = u16::try_from(number).ok()?;
+    PACKED
+        .binary_search_by_key(&number, |call| call.number)
+        .ok()
 }
 
 #[cfg(test)]

@@ -22,6 +22,11 @@ const ARGUMENTS: u32 = 16;
 /// guest in pieces.
 const MOST_RULES: usize = 512;
 const MOST_INSTRUCTIONS: usize = 1024;
+/// Verdicts that a program has.
+const MOST_ENDS: usize = 16;
+/// More than the tests of all rules take. The C library keeps such small pieces when they are freed, so they must not
+/// lie behind the room for rules, where each would keep a page for as long as the guest runs.
+const TESTS_BYTES: usize = 8 << 10;
 
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,8 +152,11 @@ pub(super) struct Policy {
 impl Policy {
     /// `otherwise` for every call.
     pub(super) fn new(otherwise: Verdict) -> Self {
+        let for_tests = std::hint::black_box(Vec::<u8>::with_capacity(TESTS_BYTES));
+        let rules = Vec::with_capacity(MOST_RULES);
+        drop(for_tests);
         Self {
-            rules: Vec::with_capacity(MOST_RULES),
+            rules,
             otherwise: otherwise.into(),
         }
     }
@@ -161,8 +169,8 @@ impl Policy {
     /// The filter.
     pub(super) fn program(&self) -> Vec<sock_filter> {
         let mut code = Code {
+            ends: Vec::with_capacity(MOST_ENDS),
             reversed: Vec::with_capacity(MOST_INSTRUCTIONS),
-            ends: Vec::new(),
         };
         let decide = code.tree(&self.ranges());
         let start = code.after(load(NUMBER), decide);
@@ -175,7 +183,8 @@ impl Policy {
 
     /// First number of each run of calls with the same rule, in order, from zero.
     fn ranges(&self) -> Vec<(u32, &Rule)> {
-        let mut rules: Vec<_> = self.rules.iter().collect();
+        let mut rules = Vec::with_capacity(MOST_RULES);
+        rules.extend(&self.rules);
         rules.sort_by_key(|(number, _)| *number);
         rules.dedup_by(|later, rule| {
             let same = later.0 == rule.0;
@@ -184,7 +193,7 @@ impl Policy {
             }
             same
         });
-        let mut ranges = Vec::with_capacity(2 * rules.len() + 1);
+        let mut ranges = Vec::with_capacity(2 * MOST_RULES);
         ranges.push((0, &self.otherwise));
         let mut add = |number, rule| match ranges.last_mut() {
             Some((first, last)) if *first == number => *last = rule,

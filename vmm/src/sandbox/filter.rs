@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use super::bpf::{Policy, Rule, Test, Verdict};
 use super::seccomp::{self, FilterError};
-use crate::linux::table::{CALLS, Process};
+use crate::linux::table::{self, Process};
 use crate::linux::{SOCKET_OPTIONS, descriptor_requests};
 use crate::network::{INTERNET, KIND, LOCAL, Limits, OTHER_KINDS, PROTOCOLS};
 
@@ -117,7 +117,7 @@ pub(super) struct Given {
     pub(super) secret: [u32; 2],
 }
 
-/// Confines this process to the calls of [`CALLS`] and what they say of it; any other fails with `ENOSYS`,
+/// Confines this process to the calls of [`table::calls`] and what they say of it; any other fails with `ENOSYS`,
 /// as under KVM. Where to listen for who comes, unless somebody listens at this process's filters already.
 pub(super) fn guest(given: Given) -> Result<Option<OwnedFd>, FilterError> {
     seccomp::install_listened(&guest_policy(given).program())
@@ -125,7 +125,7 @@ pub(super) fn guest(given: Given) -> Result<Option<OwnedFd>, FilterError> {
 
 fn guest_policy(given: Given) -> Policy {
     let mut policy = Policy::new(Verdict::Refused(libc::ENOSYS));
-    for call in CALLS {
+    for call in table::calls() {
         policy.set(call.number as u32, guest_rule(call.process, given));
     }
     let [first, second] = given.secret;

@@ -5,11 +5,11 @@ use super::bpf::{Policy, Rule, Test, Verdict};
 use super::filter::{families, socket_options};
 use super::seccomp::{self, FilterError};
 use crate::linux::descriptor_requests;
-use crate::linux::table::{CALLS, Process, Topic};
+use crate::linux::table::{self, Process, Topic};
 use crate::network::INTERNET;
 
 /// Calls of the monitor's run loop: what the allocator, the standard library and the handlers in
-/// [`crate::linux`] need beside what they pass on, and the end. What they pass on is in [`CALLS`].
+/// [`crate::linux`] need beside what they pass on, and the end. What they pass on is in [`table::calls`].
 const MONITOR: [i64; 31] = [
     libc::SYS_memfd_create,
     libc::SYS_poll,
@@ -75,7 +75,7 @@ pub(super) fn policy(files_granted: bool, network: bool, own: u32) -> Policy {
     for call in MONITOR {
         policy.set(call as u32, Verdict::Allow);
     }
-    for call in CALLS {
+    for call in table::calls() {
         let passed_on = match call.topic {
             Topic::File => true,
             Topic::Path => files_granted || OF_DESCRIPTORS.contains(&call.name),

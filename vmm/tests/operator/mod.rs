@@ -65,6 +65,6 @@ impl Operator {
 
 /// Number of a call on x86-64.
 pub fn libc_number(name: &str) -> u32 {
-    let calls = poolvmm::linux::table::CALLS;
-    calls.iter().find(|call| call.name == name).unwrap().number as u32
+    let mut calls = poolvmm::linux::table::calls();
+    calls.find(|call| call.name == name).unwrap().number as u32
 }

@@ -6,11 +6,25 @@ use super::*;
 
 #[test]
 fn calls_are_sorted_so_that_they_can_be_found() {
-    assert!(CALLS.is_sorted_by(|a, b| a.number < b.number));
-    for (at, call) in CALLS.iter().enumerate() {
-        assert_eq!(find(call.number), Some(at));
+    assert!(LIST.is_sorted_by(|a, b| a.number < b.number));
+    assert_eq!(calls().len(), LIST.len());
+    for (number, (listed, call)) in LIST.iter().zip(calls()).enumerate() {
+        assert_eq!(find(call.number), Some(number));
+        assert_eq!((call.number, call.name), (listed.number, listed.name));
+        assert_eq!((call.topic, call.process), (listed.topic, listed.process));
+        let same = match (call.server, listed.server) {
+            (Server::Host(kinds), Server::Host(listed))
+            | (Server::Disk(kinds), Server::Disk(listed)) => kinds == listed,
+            (Server::Monitor(handler), Server::Monitor(listed)) => {
+                std::ptr::fn_addr_eq(handler, listed)
+            }
+            (Server::ProcessOnly, Server::ProcessOnly) => true,
+            _ => false,
+        };
+        assert!(same, "{call:?}");
     }
     assert_eq!(find(335), None);
+    assert_eq!(find(0x1_0000), None, "no call by its lower bits");
 }
 
 fn served(server: Server) -> String {
@@ -32,7 +46,7 @@ fn the_document_lists_exactly_these_calls() {
     let path = pool_tests::source_directory().join("vmm/SYSCALLS.md");
     let document = std::fs::read_to_string(&path).unwrap();
     let mut table = HEAD.to_owned();
-    for call in CALLS {
+    for call in calls() {
         let (number, name) = (call.number, call.name);
         let (topic, process) = (call.topic, call.process);
         let served = served(call.server);
@@ -56,7 +70,7 @@ fn the_document_lists_exactly_these_calls() {
 
 #[test]
 fn what_waits_for_a_disk_follows_no_pointer() {
-    for call in CALLS {
+    for call in calls() {
         if let Server::Disk(kinds) = call.server {
             let numbers = [Arg::Value, Arg::Descriptor];
             assert!(

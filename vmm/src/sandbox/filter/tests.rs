@@ -24,7 +24,7 @@ fn asked(files: bool, name: &str, arguments: [u64; 6]) -> Verdict {
 }
 
 fn asked_with(given: Given, name: &str, arguments: [u64; 6]) -> Verdict {
-    let call = CALLS.iter().find(|call| call.name == name).unwrap();
+    let call = table::calls().find(|call| call.name == name).unwrap();
     answer(
         &guest_policy(given).program(),
         call.number as u32,
@@ -165,7 +165,7 @@ fn only_threads_are_started() {
     for call in [
         "fork", "vfork", "clone3", "execve", "ptrace", "setns", "unshare",
     ] {
-        let known = CALLS.iter().find(|known| known.name == call);
+        let known = table::calls().find(|known| known.name == call);
         let served = known
             .is_some_and(|known| ![Process::Starts, Process::Unserved].contains(&known.process));
         assert!(!served, "{call}");
@@ -201,7 +201,7 @@ fn no_call_outside_the_table_passes() {
     for files in [true, false] {
         let program = guest_policy(given(files, false, true)).program();
         for number in (0..1000).chain([0x4000_0000, 0x4000_0001, u32::MAX]) {
-            let known = CALLS.iter().any(|call| call.number == u64::from(number));
+            let known = table::calls().any(|call| call.number == u64::from(number));
             let found = answer(&program, number, [0; 6]);
             assert!(
                 known || found == Verdict::Refused(libc::ENOSYS),
@@ -225,12 +225,12 @@ fn only_the_tracer_has_a_guest_wait() {
     assert_eq!(ask(false, second, second), refused);
     assert_eq!(ask(true, first, second), Verdict::Wait);
     assert_eq!(ask(true, second, first), refused);
-    assert!(CALLS.iter().all(|call| call.number != u64::from(MARK)));
+    assert!(table::calls().all(|call| call.number != u64::from(MARK)));
 }
 
 #[test]
 fn without_a_grant_no_call_takes_a_path_to_the_kernel() {
-    for call in CALLS {
+    for call in table::calls() {
         use Process::{Create, CreateAnew, Files, FilesOrEmpty, FilesOrUnserved, Look, PathMode};
         let names_files = matches!(
             call.process,
