@@ -69,6 +69,8 @@ const UNCOUNTED: [u32; 3] = [
     libc::MAP_GROWSDOWN as u32,
     libc::MAP_HUGETLB as u32,
 ];
+/// What is mapped may be memory that nobody counts: `/dev/zero`.
+const SHARED: u32 = libc::MAP_SHARED as u32;
 const KEEP_OLD: u32 = libc::MREMAP_DONTUNMAP as u32;
 /// What [`crate::linux`] takes too: normal to `WILLNEED`, `DONTNEED`, `FREE`, `REMOVE`, for `fork`, huge pages, core dumps,
 /// `COLD`, `PAGEOUT`, `POPULATE`. Merging pages would tell guests of each other's.
@@ -325,6 +327,7 @@ fn mapping(memory: Verdict) -> Rule {
         .fold(memory.into(), |rule: Rule, &flags| {
             rule.unless(&[Test::Masked(3, flags, flags)], Verdict::Trace)
         })
+        .unless(&[Test::Masked(3, SHARED, SHARED)], memory)
         .unless(
             &[Test::Null(0), Test::Equals(2, libc::PROT_NONE as u32)],
             Verdict::Allow,

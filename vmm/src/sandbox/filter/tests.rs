@@ -276,6 +276,7 @@ fn arguments_are_looked_at() {
         ("mmap", [0, 1, 3, 0x22, 0, 0], Verdict::Trace),
         ("mmap", [0, 1, 3, 1, 0, 0], Verdict::Trace),
         ("mmap", [0, 1, 0, 0x22, 0, 0], allow),
+        ("mmap", [0, 1, 0, 0x01, 3, 0], Verdict::Trace),
         ("mmap", [0, 1, 1, 0x22, 0, 0], Verdict::Trace),
         ("mmap", [0, 1, 5, 2, 0, 0], Verdict::Trace),
         ("mmap", [1 << 32, 1, 3, 0x22, 0, 0], Verdict::Trace),
@@ -424,6 +425,7 @@ fn memory_that_the_tracer_need_not_count_is_the_kernel_s() {
     for (name, arguments, expected) in [
         ("mmap", [0, 1, 3, 0x22, 0, 0], Verdict::Allow),
         ("mmap", [1 << 32, 1, 3, 0x12, 3, 0], Verdict::Allow),
+        ("mmap", [0, 1, 3, 0x01, 3, 0], Verdict::Allow),
         ("mprotect", [0, 1, 3, 0, 0, 0], Verdict::Allow),
         ("mremap", [0, 1, 2, 1, 0, 0], Verdict::Allow),
         ("brk", [1 << 32, 0, 0, 0, 0, 0], Verdict::Allow),
