@@ -196,6 +196,26 @@ fn where_somebody_else_listens_there_is_none_and_poolvmm_says_so() {
     }
 }
 
+/// How large files may be that poolvmm writes is no matter of these.
+#[test]
+fn limits_of_files_are_not_its_own() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let world = world();
+    let (soft, hard) = ("ulimit -S -f 0", "ulimit -f 0");
+    let [kvm, process] = PLATFORMS;
+    for (platform, limit, status) in [(process, soft, 0), (process, hard, 1), (kvm, soft, 0)] {
+        let run = world.vmm("small", &["--platform", platform], &["named"]);
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")]);
+        command.arg(run.get_program()).args(run.get_args());
+        let found = command.output().unwrap();
+        let said = text(&found.stdout);
+        assert_eq!(found.status.code(), Some(status), "{platform} {said}");
+    }
+}
+
 #[test]
 fn a_name_need_not_be_text() {
     if !needs(&["kvm"]) {
