@@ -319,6 +319,32 @@ fn a_process_has_the_name_of_its_program() {
     assert!(guest.wait().unwrap().success());
 }
 
+/// Whatever the host does with cores: of its file it has no page, and a program gets none by a pipe.
+#[test]
+fn no_core_is_dumped() {
+    if !needs(&["kvm", "root"]) {
+        return;
+    }
+    let world = world();
+    for platform in PLATFORMS {
+        let mut command = world.vmm("small", &["--platform", platform], &["waits"]);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut vmm = Running(command.spawn().unwrap());
+        let mut said = BufReader::new(vmm.0.stdout.take().unwrap()).lines();
+        let guest = said.next().unwrap().unwrap();
+        let mut processes = vec![vmm.0.id().to_string()];
+        processes.extend((platform == "process").then_some(guest));
+        for process in processes {
+            let limits = fs::read_to_string(format!("/proc/{process}/limits")).unwrap();
+            let core = limits.lines().find(|line| line.starts_with("Max core"));
+            let words: Vec<_> = core.unwrap().split_whitespace().collect();
+            assert_eq!(words[4..], ["1", "1", "bytes"], "{platform} {limits}");
+        }
+        drop(vmm.0.stdin.take());
+        assert!(vmm.0.wait().unwrap().success());
+    }
+}
+
 /// A guest's own directories come first.
 #[test]
 fn what_was_granted_comes_first() {

@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
 use super::change::Change;
 use super::counts::{has_shared_zeros, heap_end, most, readable, used};
-use super::limits::{Limits, with_tables};
+use super::limits::{Limits, core, with_tables};
 use super::listener::Listener;
 use super::looked::Begin;
 use super::ptrace::{Registers, Tracee, arguments};
@@ -224,11 +224,19 @@ impl Calls {
                 self.room = self.room.saturating_sub(with_tables(more));
                 Next::Serve
             }
+            libc::SYS_getrlimit => finished(core(tracee, None, Some(second))),
+            libc::SYS_setrlimit if first as u32 == libc::RLIMIT_CORE => {
+                finished(core(tracee, Some(second), None))
+            }
             libc::SYS_setrlimit => self.bound_stack(tracee, second, 0),
             libc::SYS_prlimit64 => {
                 let number = first as i32;
                 let is_own = number == self.guest.as_raw_nonzero().get();
                 match own(threads, if is_own { 0 } else { number }, Errno::SRCH) {
+                    Next::Serve if second as u32 == libc::RLIMIT_CORE => {
+                        let [new, old] = [third, registers.r10].map(|at| (at != 0).then_some(at));
+                        finished(core(tracee, new, old))
+                    }
                     Next::Serve if third != 0 && second as u32 == libc::RLIMIT_STACK => {
                         self.bound_stack(tracee, third, registers.r10)
                     }
