@@ -51,6 +51,8 @@ fn memory_is_limited_however_it_is_taken() {
         "promised",
         "heap",
         "moved",
+        "zeros",
+        "zeros-none",
         "given-up",
         "given-up-whole",
     ] {

@@ -74,6 +74,22 @@ fn a_group_ends_whatever_its_first_thread_waits_for() {
     }
 }
 
+/// Zeros that are mapped shared are memory that nobody counts. One thread has them in the place of another file while
+/// that is being mapped, sooner or later.
+#[test]
+fn who_maps_zeros_unseen_ends() {
+    if !needs(&["root"]) {
+        return;
+    }
+    for (world, _) in worlds(THREADS) {
+        let found = bounded(&world.granted("program", &PROCESS, &["zeros"])).output();
+        let found = found.unwrap();
+        let said = text(&found.stderr);
+        assert_eq!(found.status.code(), Some(137), "{said}");
+        assert_eq!(text(&found.stdout), "replaced\n", "{said}");
+    }
+}
+
 #[test]
 fn a_fault_of_any_thread_is_named() {
     in_guests(THREADS, &["fault"], |found| {

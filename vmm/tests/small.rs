@@ -196,6 +196,26 @@ fn where_somebody_else_listens_there_is_none_and_poolvmm_says_so() {
     }
 }
 
+/// How large files may be that poolvmm writes is no matter of these.
+#[test]
+fn limits_of_files_are_not_its_own() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let world = world();
+    let (soft, hard) = ("ulimit -S -f 0", "ulimit -f 0");
+    let [kvm, process] = PLATFORMS;
+    for (platform, limit, status) in [(process, soft, 0), (process, hard, 1), (kvm, soft, 0)] {
+        let run = world.vmm("small", &["--platform", platform], &["named"]);
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")]);
+        command.arg(run.get_program()).args(run.get_args());
+        let found = command.output().unwrap();
+        let said = text(&found.stdout);
+        assert_eq!(found.status.code(), Some(status), "{platform} {said}");
+    }
+}
+
 #[test]
 fn a_name_need_not_be_text() {
     if !needs(&["kvm"]) {
@@ -297,6 +317,32 @@ fn a_process_has_the_name_of_its_program() {
     assert_eq!(name, "small\n");
     drop(guest.stdin.take());
     assert!(guest.wait().unwrap().success());
+}
+
+/// Whatever the host does with cores: of its file it has no page, and a program gets none by a pipe.
+#[test]
+fn no_core_is_dumped() {
+    if !needs(&["kvm", "root"]) {
+        return;
+    }
+    let world = world();
+    for platform in PLATFORMS {
+        let mut command = world.vmm("small", &["--platform", platform], &["waits"]);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut vmm = Running(command.spawn().unwrap());
+        let mut said = BufReader::new(vmm.0.stdout.take().unwrap()).lines();
+        let guest = said.next().unwrap().unwrap();
+        let mut processes = vec![vmm.0.id().to_string()];
+        processes.extend((platform == "process").then_some(guest));
+        for process in processes {
+            let limits = fs::read_to_string(format!("/proc/{process}/limits")).unwrap();
+            let core = limits.lines().find(|line| line.starts_with("Max core"));
+            let words: Vec<_> = core.unwrap().split_whitespace().collect();
+            assert_eq!(words[4..], ["1", "1", "bytes"], "{platform} {limits}");
+        }
+        drop(vmm.0.stdin.take());
+        assert!(vmm.0.wait().unwrap().success());
+    }
 }
 
 /// A guest's own directories come first.

@@ -183,7 +183,7 @@ pub(super) fn kind(descriptor: RawFd) -> Result<FileType, Errno> {
 
 /// Whether what `descriptor` is of was opened to be written, too; fails if it is not to be read, so that it cannot be
 /// mapped.
-pub(super) fn is_writable(descriptor: RawFd) -> Result<bool, Errno> {
+pub(crate) fn is_writable(descriptor: RawFd) -> Result<bool, Errno> {
     let mode = rustix::fs::fcntl_getfl(borrow(descriptor))? & OFlags::RWMODE;
     if mode == OFlags::WRONLY {
         return Err(Errno::ACCESS);
@@ -193,7 +193,7 @@ pub(super) fn is_writable(descriptor: RawFd) -> Result<bool, Errno> {
 
 /// Whether `descriptor` is of `/dev/zero`, whose shared mappings are memory; fails for what has no pages of its own
 /// and is no such memory.
-pub(super) fn is_zeros(descriptor: RawFd) -> Result<bool, Errno> {
+pub(crate) fn is_zeros(descriptor: RawFd) -> Result<bool, Errno> {
     let stat = rustix::fs::fstat(borrow(descriptor))?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => Ok(false),

@@ -177,6 +177,11 @@ fn bound(resource: Resource, soft: u64) -> Result<(), Errno> {
     rustix::process::setrlimit(resource, Rlimit { current, ..found })
 }
 
+/// Has what this process writes itself be no larger than it may be at all. A guest's limit holds while it is served.
+pub(crate) fn unbound_files() -> Result<(), Errno> {
+    bound(Resource::Fsize, UNLIMITED)
+}
+
 impl Linux {
     /// Serves a call that may write to a file, within the size that one may have.
     pub(super) fn within_file_size(&mut self, serve: impl FnOnce(&mut Self) -> Served) -> Served {

@@ -49,6 +49,7 @@ pub(crate) use self::grant::clean;
 pub use self::grant::{Grant, GrantError};
 pub use self::host::DiskCall;
 use self::limits::Limits;
+pub(crate) use self::limits::unbound_files;
 pub(crate) use self::process::PID;
 pub use self::scheduler::FIRST as FIRST_TASK;
 use self::scheduler::Scheduler;
@@ -293,6 +294,7 @@ impl Linux {
     pub fn settle(&mut self, layout: Option<Layout>) -> std::io::Result<()> {
         self.reach.world = layout.is_some();
         self.layout = layout.unwrap_or_default();
+        unbound_files()?;
         self.own.release()
     }
 

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec};
 
 use super::dispatch::Arg;
+use super::limits::unbound_files;
 use super::process::PID;
 use super::{Arguments, Linux, Served, Stop, Tid, dispatch, host};
 use crate::memory::space::Backing;
@@ -106,6 +107,8 @@ impl Linux {
     /// A descriptor of the file `path` as it is now.
     fn open_file_of(&mut self, path: &str, whose: Whose, closes: bool) -> Result<RawFd, Stop> {
         let content = small::content(path, whose, self);
+        // The guest's limit is none for what it does not write itself, and this is all that is written in its call.
+        unbound_files()?;
         let file = small::open(&content, closes)?;
         if Large::wants(content.len()) {
             let kept = self.own.keep(file.as_fd())?;

@@ -97,9 +97,11 @@ pub enum Process {
     Terminal,
     /// Only if its target is the guest itself.
     OwnProcess,
-    /// One's own. How far the stack grows the monitor sees to, since it is all there.
+    /// One's own. That of core dumps is what the monitor says.
+    GetLimit,
+    /// The same. How far the stack grows the monitor sees to, since it is all there.
     SetLimit,
-    /// Only one's own limits, by the number of any thread, and to set them as `SetLimit`.
+    /// Only one's own limits, by the number of any thread, as `GetLimit` and `SetLimit`.
     OwnLimits,
     /// Only if it is about a thread of the guest, of which the monitor knows: others would tell which
     /// processes there are.
@@ -361,7 +363,7 @@ const LIST: &[Entry] = {
     host(94, "lchown", &[Path, Value, Value], Topic::Path, Process::Files),
     host(95, "umask", &[Value], Topic::Path, Process::Allowed),
     call(96, "gettimeofday", time::gettimeofday, Topic::Time, Process::Allowed),
-    call(97, "getrlimit", limits::getrlimit, Topic::Process, Process::Allowed),
+    call(97, "getrlimit", limits::getrlimit, Topic::Process, Process::GetLimit),
     call(98, "getrusage", system::getrusage, Topic::System, Process::Allowed),
     call(99, "sysinfo", system::sysinfo, Topic::System, Process::Monitor),
     call(100, "times", time::times, Topic::Time, Process::Allowed),

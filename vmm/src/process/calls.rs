@@ -9,7 +9,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
@@ -18,15 +18,15 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
 use super::change::Change;
-use super::counts::{heap_end, most, readable, used};
-use super::limits::{Limits, with_tables};
+use super::counts::{has_shared_zeros, heap_end, most, readable, used};
+use super::limits::{Limits, core, with_tables};
 use super::listener::Listener;
 use super::looked::Begin;
 use super::ptrace::{Registers, Tracee, arguments};
 use super::stack::Stack;
-use super::taken::{most_taken, newly_readable, plain};
+use super::taken::{most_taken, newly_readable, plain, private, shared_file};
 use super::threads::Threads;
-use crate::linux::{identity, system};
+use crate::linux::{host, identity, system};
 use crate::network;
 use crate::plan::Plan;
 use crate::sandbox::{THREAD, UNSHARE};
@@ -207,8 +207,12 @@ impl Calls {
             libc::SYS_capget => finished(capabilities(tracee, registers, threads)),
             // What cannot be counted is not allowed.
             libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_mremap => {
-                if self.may_take(most_taken(registers)) && self.may_read(registers) {
-                    memory(registers)
+                let mut counted = *registers;
+                if shared_file(registers).is_some_and(|file| self.is_zeros(tracee, file)) {
+                    counted.r10 = private(counted.r10);
+                }
+                if self.may_take(most_taken(&counted)) && self.may_read(&counted) {
+                    memory(registers, plain(counted.r10))
                 } else {
                     failed(Errno::NOMEM)
                 }
@@ -220,11 +224,19 @@ impl Calls {
                 self.room = self.room.saturating_sub(with_tables(more));
                 Next::Serve
             }
+            libc::SYS_getrlimit => finished(core(tracee, None, Some(second))),
+            libc::SYS_setrlimit if first as u32 == libc::RLIMIT_CORE => {
+                finished(core(tracee, Some(second), None))
+            }
             libc::SYS_setrlimit => self.bound_stack(tracee, second, 0),
             libc::SYS_prlimit64 => {
                 let number = first as i32;
                 let is_own = number == self.guest.as_raw_nonzero().get();
                 match own(threads, if is_own { 0 } else { number }, Errno::SRCH) {
+                    Next::Serve if second as u32 == libc::RLIMIT_CORE => {
+                        let [new, old] = [third, registers.r10].map(|at| (at != 0).then_some(at));
+                        finished(core(tracee, new, old))
+                    }
                     Next::Serve if third != 0 && second as u32 == libc::RLIMIT_STACK => {
                         self.bound_stack(tracee, third, registers.r10)
                     }
@@ -365,6 +377,20 @@ impl Calls {
         true
     }
 
+    /// The guest's descriptor `number` is of zeros that would be memory where they are mapped shared, which nobody counts.
+    fn is_zeros(&self, tracee: Tracee, number: u64) -> bool {
+        let Ok(file) = self.file(tracee, number) else {
+            return false;
+        };
+        let file = file.as_raw_fd();
+        host::is_zeros(file) == Ok(true) && host::is_writable(file) == Ok(true)
+    }
+
+    /// The guest has mapped such memory.
+    pub(super) fn has_zeros(&self) -> bool {
+        self.maps().is_none_or(|maps| has_shared_zeros(&maps))
+    }
+
     /// Bytes of memory that are the guest's own: in RAM, swapped out, and the tables to find them by.
     pub(super) fn used(&mut self) -> Option<u64> {
         let used = used(&self.status_text()?);
@@ -448,9 +474,8 @@ fn own(threads: &Threads, number: i32, otherwise: Errno) -> Next {
     }
 }
 
-/// A call about memory that there is room for.
-fn memory(registers: &Registers) -> Next {
-    let flags = plain(registers.r10);
+/// A call about memory that there is room for, where it is `mmap` with these flags.
+fn memory(registers: &Registers, flags: u64) -> Next {
     if registers.orig_rax == libc::SYS_mmap as u64 && flags != registers.r10 {
         Next::ServeWith(Change::Flags(flags))
     } else {

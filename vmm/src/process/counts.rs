@@ -19,6 +19,12 @@ pub(super) fn most(maps: &[u8]) -> Option<u64> {
     })
 }
 
+/// Whether an area of `/proc/PID/maps` is of shared zeros.
+pub(super) fn has_shared_zeros(maps: &[u8]) -> bool {
+    let mut lines = maps.split(|&byte| byte == b'\n');
+    lines.any(|line| line.ends_with(b" /dev/zero (deleted)"))
+}
+
 /// Where the last area ends that belongs to the heap.
 pub(super) fn heap_end(maps: &[u8]) -> Option<u64> {
     let mut lines = maps.split(|&byte| byte == b'\n');
@@ -66,6 +72,16 @@ mod tests {
                      ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0   [vsyscall]\n";
         assert_eq!(readable(maps), Some(0x4000));
         assert_eq!(readable(b"nothing of the kind\n"), None);
+    }
+
+    #[test]
+    fn shared_zeros_are_known() {
+        let other = "00800000-00a00000 rw-s 00000000 00:15 7      /data/dev/zero (deleted)\n";
+        let zeros = "00400000-00600000 rw-s 00000000 00:01 7      /dev/zero (deleted)\n";
+        assert!(!has_shared_zeros(other.as_bytes()));
+        assert!(has_shared_zeros(
+            format!("{other}{zeros}{other}").as_bytes()
+        ));
     }
 
     #[test]

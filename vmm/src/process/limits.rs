@@ -16,6 +16,7 @@ use pool_core::PAGE_SIZE;
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
+use super::ptrace::Tracee;
 use crate::plan::{Plan, Sharing};
 use crate::vdso;
 
@@ -51,6 +52,28 @@ pub(super) fn with_tables(length: u64) -> u64 {
 pub(super) fn stack(length: u64) -> [u64; 2] {
     let found = getrlimit(Resource::Stack);
     [found.current, found.maximum].map(|found| found.map_or(length, |found| found.min(length)))
+}
+
+/// What a guest is told of its limit of core dumps, at `old`, and of one that it sets, which lies at `new`: there are none. The
+/// limit that the kernel has of it says so to more programs, and stays.
+pub(super) fn core(tracee: Tracee, new: Option<u64>, old: Option<u64>) -> Result<i64, Errno> {
+    if let Some(at) = new {
+        let mut words = [[0; 8]; 2];
+        if tracee.read(at, words.as_flattened_mut()).ok() != Some(16) {
+            return Err(Errno::FAULT);
+        }
+        let [soft, hard] = words.map(u64::from_le_bytes);
+        if soft > hard {
+            return Err(Errno::INVAL);
+        }
+        if hard > 0 {
+            return Err(Errno::PERM);
+        }
+    }
+    if let Some(at) = old {
+        tracee.write(at, &[0; 16]).map_err(|_| Errno::FAULT)?;
+    }
+    Ok(0)
 }
 
 impl Limits {

@@ -222,6 +222,7 @@ pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError
         tracer.print(out).map_err(ProcessError::Trace)?;
     }
     standard::leave()?;
+    crate::linux::unbound_files().map_err(io::Error::from)?;
     sandbox::enter_tracer(child, guest.limits)?;
     to_child.write_all(&[READY])?;
     match tracer.wait().map_err(ProcessError::Trace)? {

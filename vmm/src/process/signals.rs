@@ -38,8 +38,8 @@ impl Signals {
     /// keeps that of its starter.
     pub(super) fn block() -> io::Result<Self> {
         let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
-        // SAFETY: the set is initialised first; blocking signals and the default action for that of
-        // children touch no memory of this program. The descriptor was just made, and nobody else has it.
+        // SAFETY: the set is initialised first; blocking signals and the actions for two touch no memory of this
+        // program. The descriptor was just made, and nobody else has it.
         unsafe {
             libc::sigemptyset(set.as_mut_ptr());
             for signal in PASSED_ON.into_iter().chain([libc::SIGCHLD]) {
@@ -48,6 +48,8 @@ impl Signals {
             let set = set.assume_init();
             // A starter that ignores it would leave this process without news.
             libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+            // A file that becomes too large says so by the call's error.
+            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
             if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) < 0 {
                 return Err(io::Error::last_os_error());
             }

@@ -25,6 +25,19 @@ pub(super) fn newly_readable(registers: &Registers) -> u64 {
     }
 }
 
+/// The descriptor whose file is to be mapped shared.
+pub(super) fn shared_file(registers: &Registers) -> Option<u64> {
+    const SHARED: u64 = libc::MAP_SHARED as u64;
+    const ANONYMOUS: u64 = libc::MAP_ANONYMOUS as u64;
+    let is_mapped = registers.orig_rax == libc::SYS_mmap as u64;
+    (is_mapped && registers.r10 & (SHARED | ANONYMOUS) == SHARED).then_some(registers.r8)
+}
+
+/// `mmap` flags of private memory, in the place of a file that is mapped shared.
+pub(super) fn private(flags: u64) -> u64 {
+    flags & !(libc::MAP_TYPE as u64) | (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64
+}
+
 /// `mmap` flags that mean the same in one process, and count against its limit.
 pub(super) fn plain(flags: u64) -> u64 {
     const ANONYMOUS: u64 = libc::MAP_ANONYMOUS as u64;
@@ -59,6 +72,20 @@ mod tests {
         ] {
             assert_eq!(plain(flags), expected, "{flags:#x}");
         }
+    }
+
+    #[test]
+    fn shared_files_are_told_apart() {
+        // SAFETY: all zeros are a valid value of it.
+        let mut registers: Registers = unsafe { std::mem::zeroed() };
+        (registers.orig_rax, registers.r8) = (libc::SYS_mmap as u64, 3);
+        for (flags, expected) in [(0x1, Some(3)), (0x3, Some(3)), (0x2, None), (0x21, None)] {
+            registers.r10 = flags;
+            assert_eq!(shared_file(&registers), expected, "{flags:#x}");
+        }
+        assert_eq!(private(0x11), 0x32);
+        registers.orig_rax = libc::SYS_mprotect as u64;
+        assert_eq!(shared_file(&registers), None);
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub(super) struct Thread {
     pub(super) script: Option<Script>,
     /// The registers with which it made the call that it is in, if they were changed.
     pub(super) changed: Option<Registers>,
+    /// It maps a file shared, which another thread may have put in the place of the one that was looked at.
+    pub(super) shares: bool,
     /// It was let into a call that starts a thread, and has not stopped since.
     starting: bool,
     /// The one that started it has told.

@@ -17,6 +17,7 @@ use super::listener::Wanted;
 use super::printer::Printer;
 use super::ptrace::{Registers, Resume, Stopped, Tracee};
 use super::signals::{News, Signals};
+use super::taken::shared_file;
 use super::threads::{Script, Threads};
 use crate::fault::{Cause, Fault, Outcome};
 use crate::linux::table;
@@ -234,6 +235,12 @@ impl<'a> Tracer<'a> {
                 if let Some(before) = self.threads.stopped(thread.0).changed.take() {
                     put_back(thread, &before);
                 }
+                if std::mem::take(&mut self.threads.stopped(thread.0).shares)
+                    && self.calls.has_zeros()
+                {
+                    // Or it is gone already.
+                    let _ = rustix::process::kill_process(self.guest, Signal::KILL);
+                }
                 let left = self.threads.came(thread.0.as_raw_nonzero().get());
                 self.not_counted(thread.0);
                 if self.does_more(thread, left) {
@@ -292,6 +299,8 @@ impl<'a> Tracer<'a> {
         let counts = counts && !self.threads.is_one() && !matches!(next, Next::Done(_));
         if counts {
             self.counted = Some(thread.0);
+            let shares = matches!(next, Next::Serve) && shared_file(&registers).is_some();
+            self.threads.stopped(thread.0).shares = shares;
         }
         Some(match next {
             Next::Serve if counts => Resume::ToEndOfCall,

@@ -13,6 +13,8 @@ pub(crate) const MARK: u32 = libc::SYS_pidfd_getfd as u32;
 
 /// The limit that the kernel does not keep for a guest.
 pub(super) const STACK: u32 = libc::RLIMIT_STACK;
+/// The limit that is another than a guest is told.
+const CORE: u32 = libc::RLIMIT_CORE;
 /// Set-user-ID and set-group-ID.
 const SET_ID: [u32; 2] = [libc::S_ISUID, libc::S_ISGID];
 /// `ARCH_SET_GS`, `ARCH_SET_FS`, `ARCH_GET_FS`, `ARCH_GET_GS`: the others of `arch_prctl` map memory and
@@ -69,6 +71,8 @@ const UNCOUNTED: [u32; 3] = [
     libc::MAP_GROWSDOWN as u32,
     libc::MAP_HUGETLB as u32,
 ];
+/// What is mapped may be memory that nobody counts: `/dev/zero`.
+const SHARED: u32 = libc::MAP_SHARED as u32;
 const KEEP_OLD: u32 = libc::MREMAP_DONTUNMAP as u32;
 /// What [`crate::linux`] takes too: normal to `WILLNEED`, `DONTNEED`, `FREE`, `REMOVE`, for `fork`, huge pages, core dumps,
 /// `COLD`, `PAGEOUT`, `POPULATE`. Merging pages would tell guests of each other's.
@@ -199,16 +203,22 @@ fn guest_rule(process: Process, given: Given) -> Rule {
             Rule::one_of(1, &requests, Verdict::Refused(libc::ENOTTY))
         }
         Process::OwnProcess => Rule::one_of(0, &[own], Verdict::Errno(libc::ESRCH)),
-        Process::SetLimit => {
-            Rule::from(Verdict::Allow).unless(&[Test::Equals(0, STACK)], Verdict::Trace)
+        Process::GetLimit => {
+            Rule::from(Verdict::Allow).unless(&[Test::Equals(0, CORE)], Verdict::Trace)
         }
+        Process::SetLimit => [STACK, CORE]
+            .iter()
+            .fold(Verdict::Allow.into(), |rule: Rule, &limit| {
+                rule.unless(&[Test::Equals(0, limit)], Verdict::Trace)
+            }),
         Process::OwnLimits => {
             // It may be a thread's number.
             [0, own]
                 .iter()
                 .fold(Verdict::Trace.into(), |rule: Rule, &target| {
                     let of = Test::Equals(0, target);
-                    rule.unless(&[of, Test::Null(2)], Verdict::Allow)
+                    rule.unless(&[of, Test::Equals(1, CORE)], Verdict::Trace)
+                        .unless(&[of, Test::Null(2)], Verdict::Allow)
                         .unless(&[of, Test::Equals(1, STACK)], Verdict::Trace)
                         .unless(&[of], Verdict::Allow)
                 })
@@ -325,6 +335,7 @@ fn mapping(memory: Verdict) -> Rule {
         .fold(memory.into(), |rule: Rule, &flags| {
             rule.unless(&[Test::Masked(3, flags, flags)], Verdict::Trace)
         })
+        .unless(&[Test::Masked(3, SHARED, SHARED)], memory)
         .unless(
             &[Test::Null(0), Test::Equals(2, libc::PROT_NONE as u32)],
             Verdict::Allow,

@@ -161,7 +161,7 @@ pub fn enter_tracer(guest: Pid, limits: &Limits) -> Result<(), SandboxError> {
 fn give_up_privileges() -> Result<(), SandboxError> {
     let failed = |what| move |error| SandboxError::Privilege(what, error);
     rustix::thread::set_no_new_privs(true).map_err(failed("new privileges"))?;
-    limit(Resource::Core, 0).map_err(failed("core dumps"))?;
+    no_core().map_err(failed("core dumps"))?;
     limit(Resource::Nofile, crate::descriptors::MOST as u64).map_err(failed("descriptors"))?;
     // Who may not has none that would be worth more than what it was started with.
     match rustix::thread::set_thread_groups(&[]) {
@@ -174,6 +174,19 @@ fn give_up_privileges() -> Result<(), SandboxError> {
         inheritable: CapabilitySet::empty(),
     };
     rustix::thread::set_capabilities(None, none).map_err(failed("capabilities"))
+}
+
+/// Has no core dumped, as far as this process may say so: no file is of one byte, and programs that get cores by a pipe
+/// (`kernel.core_pattern`), whatever the limit, get none from who has that one (`fs/coredump.c`).
+fn no_core() -> Result<(), rustix::io::Errno> {
+    let found = rustix::process::getrlimit(Resource::Core);
+    let most = found.maximum.map_or(1, |found| found.min(1));
+    let both = |most| Rlimit {
+        current: Some(most),
+        maximum: Some(most),
+    };
+    // Who may not raise the one that there is.
+    setrlimit(Resource::Core, both(1)).or_else(|_| setrlimit(Resource::Core, both(most)))
 }
 
 /// Lowers a limit; one that is lower already stays.

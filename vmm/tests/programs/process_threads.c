@@ -85,9 +85,9 @@ static void *keep(void *n) {
 }
 
 /* The descriptor is the guest's own file one moment, and its standard input the next. */
-static int own, target;
+static int own, target, other;
 static void *replace(void *n) {
-    while (!stop) { dup2(0, target); dup2(own, target); }
+    while (!stop) { dup2(other, target); dup2(own, target); }
     return 0;
 }
 
@@ -151,6 +151,19 @@ int main(int argc, char **argv) {
         count = atol(argv[2]);
         spawn(threads, 1, end_soon);
         for (;;) close(open("/dev/null", O_RDWR));
+    } else if (!strcmp(what, "zeros")) {
+        int zero = open("/dev/zero", O_RDWR), file = open("/data/file", O_RDWR | O_CREAT, 0600);
+        own = file;
+        target = dup(file);
+        ftruncate(file, 4096);
+        other = zero;
+        puts("replaced");
+        spawn(threads, 1, replace);
+        for (int i = 0; i < 1000000; i++) {
+            void *p = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, target, 0);
+            if (p == MAP_FAILED) { puts("no mapping"); return 9; }
+            munmap(p, 4096);
+        }
     } else if (!strcmp(what, "locks")) {
         for (int inherit = 0; inherit < 2; inherit++) {
             pthread_mutexattr_t a;

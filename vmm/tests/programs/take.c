@@ -1,5 +1,6 @@
 // Takes memory in one of many ways until it is refused; says how much of it was written, in MiB.
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -24,6 +25,17 @@ static char *take(const char *how, long done) {
         if (p == MAP_FAILED || !p) return 0;
         last = p;
         return p + done;
+    }
+    if (!strcmp(how, "zeros")) {
+        static int fd;
+        if (!fd && mmap(0, MOST, 3, MAP_SHARED, fd = open("/dev/zero", O_RDWR), 0) != MAP_FAILED) return 0;
+        p = mmap(0, STEP, 3, MAP_SHARED, fd, 0);
+        return p == MAP_FAILED ? 0 : p;
+    }
+    if (!strcmp(how, "zeros-none")) {
+        if (!last && (last = mmap(0, MOST, 0, MAP_SHARED, open("/dev/zero", O_RDWR), 0)) == MAP_FAILED) return 0;
+        if (!done && !mprotect(last, MOST, 3)) return 0;
+        return mprotect(last + done, STEP, 3) ? 0 : last + done;
     }
     if (!strncmp(how, "given-up", 8)) {
         if (last && mprotect(last, STEP, how[8] ? PROT_NONE : PROT_READ)) return 0;
