@@ -154,8 +154,8 @@ pub struct AddressSlot {
 pub enum ReserveError {
     /// The version exists with other contents.
     #[error(
-        "{library} is registered with other contents ({registered}, this link has {requested}): a \
-         version never changes, so choose another version name"
+        "{library} is registered with other contents ({registered}, this link has {requested}), other \
+         members or another linker's: a version never changes, so choose another version name"
     )]
     Conflict {
         /// The version.
