@@ -115,9 +115,11 @@ impl World {
             None
         };
         let owner = unshare()?;
+        // What the host unmounts goes from here, too, where it lies behind the new root: it is to be free, however long
+        // the guest runs.
         rustix::mount::mount_change(
             "/",
-            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+            MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
         )
         .map_err(step("leaving shared mounts"))?;
         // Taken in the new namespace, where every mount is a copy: the granted directory's descriptor says
@@ -347,7 +349,7 @@ fn attach(tree: &OwnedFd, at: impl AsRef<Path>) -> Result<(), WorldError> {
 }
 
 /// Takes set-user-ID away from a mount of the host, what `without` says, and writing if it is to be read
-/// only. A device that is read only can be written to, but not changed: who owns it might, and the guest may
+/// only. What the host mounts there later is not the guest's. A device that is read only can be written to, but not changed: who owns it might, and the guest may
 /// have the same number.
 fn protect(at: &Path, read_only: bool, without: MountFlags) -> Result<(), WorldError> {
     let failed = step("protecting what is the host's");
@@ -370,7 +372,8 @@ fn protect(at: &Path, read_only: bool, without: MountFlags) -> Result<(), WorldE
     if read_only {
         flags |= MountFlags::RDONLY;
     }
-    rustix::mount::mount_remount(at, flags, "").map_err(&failed)
+    rustix::mount::mount_remount(at, flags, "").map_err(&failed)?;
+    rustix::mount::mount_change(at, MountPropagationFlags::PRIVATE).map_err(&failed)
 }
 
 fn write(path: &Path, text: &[u8]) -> Result<(), WorldError> {

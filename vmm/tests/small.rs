@@ -319,6 +319,50 @@ fn a_process_has_the_name_of_its_program() {
     assert!(guest.wait().unwrap().success());
 }
 
+/// What the host unmounts is free (an overlay says that of its directories), though a guest runs on; and what it mounts
+/// where a guest may look is not the guest's.
+#[test]
+fn mounts_of_the_host_come_and_go() {
+    if !needs(&["kvm", "root"]) {
+        return;
+    }
+    const SCRIPT: &str = r#"
+        mount -t tmpfs none . && mount --make-shared . && cd "$PWD" && mkdir -p l u w m g/sub && mkfifo in out
+        over() { mount -t overlay none -o index=on,lowerdir=l,upperdir=u,workdir=w m; }
+        over
+        "$@" <in >out &
+        exec 3>in 4<out
+        echo runs >&3 && read word <&4 && test "$word" = runs
+        umount m
+        over && echo free
+        mount -t tmpfs none g/sub && echo secret >g/sub/file
+        exec 3>&-
+        cat <&4"#;
+    let mut world = World::new();
+    world.pool.add(
+        Path::new("/usr/bin/busybox"),
+        "busybox",
+        support::Placement::Dense,
+    );
+    let place = world.directory.path().join("place");
+    fs::create_dir(&place).unwrap();
+    let grant = format!("{}:/data", place.join("g").display());
+    for platform in PLATFORMS {
+        let options = ["--platform", platform, "--dir", &grant];
+        let run = world.vmm("busybox", &options, &["cat", "-", "/data/sub/file"]);
+        let found = Command::new("unshare")
+            .args(["--mount", "sh", "-ec", SCRIPT, "sh"])
+            .arg(run.get_program())
+            .args(run.get_args())
+            .current_dir(&place)
+            .output()
+            .unwrap();
+        let said = text(&found.stderr);
+        assert_eq!(text(&found.stdout), "free\n", "{platform} {said}");
+        assert!(said.contains("No such file"), "{platform} {said}");
+    }
+}
+
 /// Whatever the host does with cores: of its file it has no page, and a program gets none by a pipe.
 #[test]
 fn no_core_is_dumped() {
