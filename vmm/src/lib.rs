@@ -40,5 +40,6 @@ mod standard;
 mod terminal;
 mod trace;
 pub mod unserved;
+pub mod usage;
 pub mod vdso;
 pub mod world;

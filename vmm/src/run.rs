@@ -16,11 +16,12 @@ use crate::options::{Options, Output, Platform};
 use crate::plan::{Plan, PlanError};
 use crate::pool::{Image, PoolError, Segments};
 use crate::process::{self, ProcessError};
-use crate::report::{HostUsage, Moments, Report};
+use crate::report::{Moments, Report};
 use crate::sandbox::{self, SandboxError};
 use crate::stamp::Stamp;
 use crate::standard::Standard;
 use crate::unserved::Unserved;
+use crate::usage::HostUsage;
 use crate::world::{World, WorldError};
 
 /// Why a guest could not be run.

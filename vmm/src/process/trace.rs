@@ -23,8 +23,8 @@ use crate::fault::{Cause, Fault, Outcome};
 use crate::linux::table;
 use crate::memory::Access;
 use crate::plan::Plan;
-use crate::report::HostUsage;
 use crate::unserved::Unserved;
+use crate::usage::HostUsage;
 
 /// `si_code` of a fault that the processor raised without an address.
 const SI_KERNEL: i32 = 0x80;
