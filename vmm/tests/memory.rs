@@ -17,6 +17,7 @@ use support::{Placement, compile};
 use world::{Running, WAYS, World, assert_same, kernel, seeds, text};
 
 const KVM: [&str; 4] = WAYS[0];
+const PROCESS: [&str; 4] = WAYS[2];
 const MAPPING_FUZZ: &str = include_str!("programs/mapping_fuzz.c");
 const MEMORY_CALLS: &str = include_str!("programs/memory_calls.c");
 const TOUCHES: &str = include_str!("programs/touches.c");
@@ -362,15 +363,20 @@ fn the_host_reads_what_is_mapped_and_nothing_around_it() {
     let end = segment.metadata().unwrap().len();
     segment.write_all_at(&vec![1; 8 << 20], end).unwrap();
     segment.sync_all().unwrap();
-    // SAFETY: the call takes numbers.
-    unsafe { libc::posix_fadvise(segment.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
-    if resident(&segment) != 0 {
-        return skip("the file system of temporary files keeps them in memory");
+    for way in [KVM, PROCESS] {
+        // SAFETY: the call takes numbers.
+        unsafe { libc::posix_fadvise(segment.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        if resident(&segment) != 0 {
+            return skip("the file system of temporary files keeps them in memory");
+        }
+        let found = world.run("few", &way, &[]);
+        assert!(found.status.success(), "{}", text(&found.stderr));
+        let there = resident(&segment);
+        assert!(
+            there > 0 && there <= pages,
+            "{way:?} {there} pages of {pages}"
+        );
     }
-    let found = world.run("few", &KVM, &[]);
-    assert!(found.status.success(), "{}", text(&found.stderr));
-    let there = resident(&segment);
-    assert!(there > 0 && there <= pages, "{there} pages of {pages}");
 }
 
 /// How many pages of `file` are in the host's memory.

@@ -5,6 +5,7 @@ use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::IntoRawFd;
 use std::os::unix::fs::FileExt;
 
+use pool_core::WINDOW_SIZE;
 use pool_core::address::Protection;
 
 use super::system::{self, Behind};
@@ -142,10 +143,14 @@ fn map_shared(guest: &Guest<'_>, mapping: &Mapping) -> std::io::Result<()> {
     };
     let protection = bits(mapping.protection);
     system::map_at(mapping.address.0, mapping.length, protection, behind)?;
-    if mapping.windows {
-        // SAFETY: just mapped.
-        unsafe { system::advise_huge(mapping.address.0, mapping.length) };
-    }
+    let advice = match mapping.content {
+        _ if mapping.windows => libc::MADV_HUGEPAGE,
+        // As under KVM: else the first touch would read what lies around in the segment.
+        Content::Segment { .. } if mapping.length <= WINDOW_SIZE => libc::MADV_WILLNEED,
+        _ => return Ok(()),
+    };
+    // SAFETY: just mapped; neither takes content.
+    unsafe { system::advise(mapping.address.0, mapping.length, advice) };
     Ok(())
 }
 

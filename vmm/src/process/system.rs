@@ -250,19 +250,13 @@ pub(super) unsafe fn protect(address: u64, length: u64, protection: i32) -> io::
     }
 }
 
-/// Asks for 2 MiB pages behind memory that [`map_at`] made; only advice, so failing is nothing.
+/// Advises on memory that [`map_at`] made, of which nothing is lost by it; only advice, so failing is nothing.
 ///
 /// # Safety
-/// `address..address + length` must be memory made by [`map_at`] alone.
-pub(super) unsafe fn advise_huge(address: u64, length: u64) {
+/// `address..address + length` must be memory made by [`map_at`] alone, and `advice` none that takes its content.
+pub(super) unsafe fn advise(address: u64, length: u64, advice: i32) {
     // SAFETY: the caller's promise.
-    unsafe {
-        libc::madvise(
-            address as *mut libc::c_void,
-            length as usize,
-            libc::MADV_HUGEPAGE,
-        );
-    }
+    unsafe { libc::madvise(address as *mut libc::c_void, length as usize, advice) };
 }
 
 /// A view of guest memory made by [`map_at`], to be filled.
