@@ -12,8 +12,9 @@ use std::process::{Command, Output, Stdio};
 
 use pool_tests::requirements::{needs, skip};
 use pool_tests::run::bounded;
+use pool_tests::wait::{until, until_some};
 use support::Placement;
-use world::{World, assert_same, text};
+use world::{Running, World, assert_same, text};
 
 const THREADS: &str = include_str!("programs/process_threads.c");
 const SIGNALS: &str = include_str!("programs/process_signals.c");
@@ -71,6 +72,26 @@ fn a_group_ends_whatever_its_first_thread_waits_for() {
         let found = command.output().unwrap();
         let said = text(&found.stderr);
         assert_eq!(found.status.code(), Some(5), "{turns} {said}");
+    }
+}
+
+/// They stop over and over: there is always one that the monitor could answer.
+#[test]
+fn threads_that_ask_the_monitor_all_the_time_keep_nothing_from_each_other() {
+    for (world, _) in worlds(THREADS) {
+        let mut command = world.vmm("program", &PROCESS, &["asking"]);
+        let mut running = Running(command.stdout(Stdio::piped()).spawn().unwrap());
+        let mut output = BufReader::new(running.0.stdout.take().unwrap());
+        let reader = std::thread::spawn(move || {
+            let mut said = String::new();
+            output.read_line(&mut said).unwrap();
+            said
+        });
+        until("each thread to have had its turns", || reader.is_finished());
+        assert_eq!(reader.join().unwrap(), "all\n");
+        send(running.0.id(), "TERM");
+        let status = until_some("a signal's turn", || running.0.try_wait().unwrap());
+        assert_eq!(status.code(), Some(143));
     }
 }
 

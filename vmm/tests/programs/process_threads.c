@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -65,6 +66,11 @@ static void *later(void *first) {
     if (p == MAP_FAILED) exit(8);
     memset(p, 1, 10 << 20);
     exit(7);
+}
+static volatile int calls[MANY];
+static void *ask(void *n) {
+    struct utsname u;
+    for (;;) { uname(&u); calls[(long)n]++; }
 }
 static void *end_soon(void *n) {
     for (volatile long i = 0; i < count; i++) ;
@@ -151,6 +157,12 @@ int main(int argc, char **argv) {
         count = atol(argv[2]);
         spawn(threads, 1, end_soon);
         for (;;) close(open("/dev/null", O_RDWR));
+    } else if (!strcmp(what, "asking")) {
+        spawn(threads, MANY, ask);
+        for (int i = 0; i < MANY; i++)
+            while (calls[i] < 100) usleep(1000);
+        puts("all");
+        for (;;) pause();
     } else if (!strcmp(what, "locks")) {
         for (int inherit = 0; inherit < 2; inherit++) {
             pthread_mutexattr_t a;
