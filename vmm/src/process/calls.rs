@@ -175,7 +175,12 @@ impl Calls {
                 let machine = system::machine(self.limits.memory, free);
                 written(tracee, first, &machine)
             }
-            libc::SYS_newfstatat if tracee.byte(second) == Some(0) => {
+            // Otherwise it is the working directory's, or a path that is none.
+            libc::SYS_newfstatat
+                if registers.r10 & libc::AT_EMPTY_PATH as u64 != 0
+                    && first as i32 != libc::AT_FDCWD
+                    && tracee.byte(second) == Some(0) =>
+            {
                 Next::ServeWith(Change::Fstat(first, third))
             }
             libc::SYS_fchmod | libc::SYS_fchown | libc::SYS_fsetxattr | libc::SYS_fcntl => {
