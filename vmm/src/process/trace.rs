@@ -181,7 +181,10 @@ impl<'a> Tracer<'a> {
         };
         let is_there = self.signals.or_asked(listener.as_fd(), patience)?;
         if is_there && let Some(came) = listener.next() {
-            listener.answer(&came, self.threads.came(came.thread));
+            let wanted = self.threads.came(came.thread);
+            if let Some(wanted) = listener.answer(&came, wanted) {
+                self.threads.comes(came.thread, wanted);
+            }
         }
         Ok(is_there)
     }
@@ -243,7 +246,7 @@ impl<'a> Tracer<'a> {
                 if let Some(before) = self.threads.stopped(thread.0).changed.take() {
                     put_back(thread, &before);
                 }
-                let left = self.threads.came(thread.0.as_raw_nonzero().get());
+                let left = self.threads.came(thread.0);
                 self.not_counted(thread.0);
                 if self.does_more(thread, left) {
                     return Some(Resume::Run(0));
