@@ -133,6 +133,8 @@ fn a_guest_learns_no_more_of_the_host_than_under_kvm() {
         let none = "No such file or directory";
         let absent = format!("/etc/shadow: {none}, {none}, {none}\n");
         assert!(process.contains(&absent), "{process}");
+        let nothing = format!("nothing: {none}, {none}\n");
+        assert!(process.contains(&nothing), "{process}");
         assert!(
             process.contains("grows by 0x100000, shrinks to 0\n"),
             "{process}"

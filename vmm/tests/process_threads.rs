@@ -6,14 +6,18 @@ mod support;
 mod world;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Output, Stdio};
 
 use pool_tests::requirements::{needs, skip};
 use pool_tests::run::bounded;
+use pool_tests::wait::{until, until_some};
+use rustix::process::{Pid, Signal, kill_process};
 use support::Placement;
-use world::{World, assert_same, text};
+use world::{Running, World, assert_same, text};
 
 const THREADS: &str = include_str!("programs/process_threads.c");
 const SIGNALS: &str = include_str!("programs/process_signals.c");
@@ -87,6 +91,82 @@ fn who_maps_zeros_unseen_ends() {
         let said = text(&found.stderr);
         assert_eq!(found.status.code(), Some(137), "{said}");
         assert_eq!(text(&found.stdout), "replaced\n", "{said}");
+    }
+}
+
+/// They stop over and over: there is always one that the monitor could answer.
+#[test]
+fn threads_that_ask_the_monitor_all_the_time_keep_nothing_from_each_other() {
+    for (world, _) in worlds(THREADS) {
+        let mut command = world.vmm("program", &PROCESS, &["asking"]);
+        let mut running = Running(command.stdout(Stdio::piped()).spawn().unwrap());
+        let mut output = BufReader::new(running.0.stdout.take().unwrap());
+        let reader = std::thread::spawn(move || {
+            let mut said = String::new();
+            output.read_line(&mut said).unwrap();
+            said
+        });
+        until("each thread to have had its turns", || reader.is_finished());
+        assert_eq!(reader.join().unwrap(), "all\n");
+        send(running.0.id(), "TERM");
+        let status = until_some("a signal's turn", || running.0.try_wait().unwrap());
+        assert_eq!(status.code(), Some(143));
+    }
+}
+
+/// Ends a process, which others may wait for.
+struct Ends(Pid);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::KILL);
+    }
+}
+
+/// The kernel has whoever changes a pipe wait for whoever moves bytes into it, and no signal ends that.
+#[test]
+fn the_monitor_waits_for_no_pipe() {
+    const SPLICE: &str = "275 ";
+    const FCNTL: &str = "72 ";
+    let (world, _) = worlds(THREADS).next().unwrap();
+    let output = world.directory.path().join("output");
+    for to_pipe in [false, true] {
+        let mut command = world.vmm("program", &PROCESS, &["pipe"]);
+        let file = fs::File::create(&output).unwrap();
+        command.stdout(if to_pipe { Stdio::piped() } else { file.into() });
+        // No pipe.
+        let (mut input, input_of_guest) = UnixStream::pair().unwrap();
+        command
+            .stdin(OwnedFd::from(input_of_guest))
+            .stderr(Stdio::null());
+        let mut running = Running(command.spawn().unwrap());
+        let vmm = running.0.id();
+        let guest = until_some("the guest", || {
+            let children = fs::read_to_string(format!("/proc/{vmm}/task/{vmm}/children")).ok()?;
+            children.split_whitespace().next()?.parse().ok()
+        });
+        let any_is_in = |call: &str| {
+            let threads = fs::read_dir(format!("/proc/{guest}/task"));
+            threads.into_iter().flatten().flatten().any(|thread| {
+                let its = fs::read_to_string(thread.path().join("syscall"));
+                its.is_ok_and(|its| its.starts_with(call))
+            })
+        };
+        until("the pipe to be held", || any_is_in(SPLICE));
+        let ends = Ends(Pid::from_raw(guest).unwrap());
+        input.write_all(b"x").unwrap();
+        if to_pipe {
+            let mut said = String::new();
+            let mut output = BufReader::new(running.0.stdout.take().unwrap());
+            output.read_line(&mut said).unwrap();
+            assert_eq!(said, "Operation not permitted\n");
+        } else {
+            until("the guest to wait for it", || any_is_in(FCNTL));
+        }
+        send(vmm, "TERM");
+        let status = until_some("the guest to end", || running.0.try_wait().unwrap());
+        assert_eq!(status.code(), Some(143));
+        drop(ends);
     }
 }
 

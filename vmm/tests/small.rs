@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use pool_tests::requirements::needs;
+use pool_tests::run::bounded;
 use pool_tests::wait;
 use rustix::process::{Pid, Signal, kill_process};
 use world::{Running, World, text};
@@ -150,6 +151,18 @@ fn who_is_stopped_while_it_opens_goes_on() {
     }
     drop(guest.0.stdin.take());
     assert_eq!(said.next().unwrap().unwrap(), "0 wrong");
+}
+
+/// The kernel has threads leave whatever they wait for, and so the place where they are handed a file.
+#[test]
+fn who_is_told_to_go_on_while_it_opens_has_opened_one_file() {
+    if !needs(&["root"]) {
+        return;
+    }
+    let world = world();
+    let command = world.granted("small", &["--platform", "process"], &["continued"]);
+    let found = bounded(&command).output().unwrap();
+    assert_eq!(text(&found.stdout), "0 wrong\n", "{}", text(&found.stderr));
 }
 
 /// Has what it runs confined already, by a filter that somebody listens at.

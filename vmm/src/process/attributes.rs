@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::calls::{Calls, Next, failed, finished};
 use super::change::Change;
 use super::ptrace::{Registers, Tracee};
+use super::threads::Threads;
 
 impl Calls {
     /// Changes what an open file is like, for the guest; what the call returns.
@@ -19,10 +20,6 @@ impl Calls {
         match registers.orig_rax as i64 {
             libc::SYS_fchmod => rustix::fs::fchmod(file, mode_of(registers.rsi))?,
             libc::SYS_fchown => change_owner(&file, registers.rsi, registers.rdx)?,
-            libc::SYS_fcntl => {
-                let size = usize::try_from(registers.rdx as u32).map_err(|_| Errno::INVAL)?;
-                return Ok(rustix::pipe::fcntl_setpipe_size(file, size)? as i64);
-            }
             _ => {
                 if registers.r10 > LARGEST_VALUE {
                     return Err(Errno::TOOBIG);
@@ -42,6 +39,26 @@ impl Calls {
             }
         }
         Ok(0)
+    }
+
+    /// A change of a pipe's size. The guest's thread makes it, since it waits for whoever holds the pipe: this process
+    /// would do so whatever signal came. Unless another thread could put a pipe of the operator's in its place meanwhile.
+    pub(super) fn size_pipe(
+        &self,
+        tracee: Tracee,
+        registers: &Registers,
+        threads: &Threads,
+    ) -> Next {
+        if !self.standard_pipe {
+            return Next::Serve;
+        }
+        if !threads.is_one() {
+            return failed(Errno::PERM);
+        }
+        match self.granted(tracee, registers.rdi) {
+            Ok(_) => Next::Serve,
+            Err(error) => failed(error),
+        }
     }
 
     /// A change of a file by its path, or of an open one where the path is empty or null. What the kernel is

@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
@@ -74,6 +74,8 @@ pub(super) struct Calls {
     pub(super) process: OwnedFd,
     /// What the guest was given as standard input, output and error.
     standard: Vec<Identity>,
+    /// A pipe is among them.
+    pub(super) standard_pipe: bool,
     /// `/proc/PID/status` and `maps`, opened while this process may open files.
     status: File,
     maps: File,
@@ -127,6 +129,9 @@ impl Calls {
             stack: Stack::new(guest, plan)?,
             guest,
             process: rustix::process::pidfd_open(guest, PidfdFlags::empty())?,
+            standard_pipe: standard
+                .iter()
+                .any(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo),
             standard: standard.map(|stat| (stat.st_dev, stat.st_ino)).to_vec(),
             status: open("status")?,
             maps: open("maps")?,
@@ -175,12 +180,18 @@ impl Calls {
                 let machine = system::machine(self.limits.memory, free);
                 written(tracee, first, &machine)
             }
-            libc::SYS_newfstatat if tracee.byte(second) == Some(0) => {
+            // Otherwise it is the working directory's, or a path that is none.
+            libc::SYS_newfstatat
+                if registers.r10 & libc::AT_EMPTY_PATH as u64 != 0
+                    && first as i32 != libc::AT_FDCWD
+                    && tracee.byte(second) == Some(0) =>
+            {
                 Next::ServeWith(Change::Fstat(first, third))
             }
-            libc::SYS_fchmod | libc::SYS_fchown | libc::SYS_fsetxattr | libc::SYS_fcntl => {
+            libc::SYS_fchmod | libc::SYS_fchown | libc::SYS_fsetxattr => {
                 finished(self.change_file(tracee, registers))
             }
+            libc::SYS_fcntl => self.size_pipe(tracee, registers, threads),
             libc::SYS_fchmodat2
             | libc::SYS_fchownat
             | libc::SYS_utimensat

@@ -4,8 +4,12 @@
 //! listens at it, and so its monitor can give it a descriptor and let it go on. No thread has the file before it is
 //! sealed, or can put another in its place. A guest that makes that call itself does not know what to say, and is refused.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
+
+use rustix::io::Errno;
+use rustix::process::Pid;
 
 use crate::sandbox::seccomp::{ADD, RECEIVE, SEND};
 
@@ -55,7 +59,7 @@ pub(super) struct Wanted {
 pub(super) struct Came {
     id: u64,
     /// Its number.
-    pub(super) thread: i32,
+    pub(super) thread: Pid,
 }
 
 /// Where threads come.
@@ -74,23 +78,31 @@ impl Listener {
         let mut asked = Asked::default();
         // SAFETY: the kernel fills the structure, which is all zeros as it has to be.
         let came = unsafe { self.request(RECEIVE, (&raw mut asked).cast()) };
-        came.then_some(Came {
+        came.ok()?;
+        Some(Came {
             id: asked.id,
-            thread: asked.thread.cast_signed(),
+            thread: Pid::from_raw(asked.thread.cast_signed())?,
         })
     }
 
-    /// Gives the one that has come what it wants, and lets it go on.
-    pub(super) fn answer(&self, came: &Came, wanted: Option<Wanted>) {
-        match wanted {
-            Some(wanted) if self.add(came.id, &wanted) => {}
-            Some(_) => self.refuse(came.id, libc::EMFILE),
+    /// Gives the one that has come what it wants, and lets it go on. What it wants still, if it has left meanwhile.
+    pub(super) fn answer(&self, came: &Came, wanted: Option<Wanted>) -> Option<Wanted> {
+        let Some(wanted) = wanted else {
             // It has found out what to say.
-            None => self.refuse(came.id, libc::ENOSYS),
+            self.refuse(came.id, libc::ENOSYS);
+            return None;
+        };
+        match self.add(came.id, &wanted) {
+            Ok(()) => None,
+            Err(Errno::NOENT | Errno::SRCH) => Some(wanted),
+            Err(_) => {
+                self.refuse(came.id, libc::EMFILE);
+                None
+            }
         }
     }
 
-    fn add(&self, id: u64, wanted: &Wanted) -> bool {
+    fn add(&self, id: u64, wanted: &Wanted) -> Result<(), Errno> {
         const IN_PLACE: u32 = 1;
         const SENDS: u32 = 2;
         let in_place = wanted.instead_of.map_or(0, |_| IN_PLACE);
@@ -116,14 +128,17 @@ impl Listener {
             error: -error,
             flags: 0,
         };
-        // SAFETY: the kernel reads the structure, and no more.
-        unsafe { self.request(SEND, (&raw mut answer).cast()) };
+        // It may have left. SAFETY: the kernel reads the structure, and no more.
+        let _ = unsafe { self.request(SEND, (&raw mut answer).cast()) };
     }
 
     /// # Safety
     /// `at` must be what `request` says, valid for what it reads or writes there.
-    unsafe fn request(&self, request: u32, at: *mut libc::c_void) -> bool {
+    unsafe fn request(&self, request: u32, at: *mut libc::c_void) -> Result<(), Errno> {
         // SAFETY: the caller's promise.
-        unsafe { libc::ioctl(self.0.as_raw_fd(), request.into(), at) >= 0 }
+        if unsafe { libc::ioctl(self.0.as_raw_fd(), request.into(), at) } >= 0 {
+            return Ok(());
+        }
+        Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
     }
 }

@@ -20,6 +20,7 @@ mod calls;
 mod change;
 mod child;
 mod counts;
+mod events;
 mod group;
 mod leave;
 mod limits;

@@ -78,11 +78,28 @@ impl Signals {
 
     /// Waits for the next.
     pub(super) fn next(&self) -> io::Result<News> {
+        self.within(None)
+    }
+
+    /// What is there by now.
+    pub(super) fn sent(&self) -> io::Result<News> {
+        self.within(Some(libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        }))
+    }
+
+    /// Waits for the next, or for `patience`.
+    fn within(&self, patience: Option<libc::timespec>) -> io::Result<News> {
+        let patience = patience
+            .as_ref()
+            .map_or(std::ptr::null(), std::ptr::from_ref);
         let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
         loop {
-            // SAFETY: the kernel reads the set and fills the structure, of which all zeros are a value.
+            // SAFETY: the kernel reads the set and the time and fills the structure, of which all zeros are a value.
             let (signal, info) = unsafe {
-                let signal = libc::sigwaitinfo(&raw const self.set, info.as_mut_ptr());
+                let set = &raw const self.set;
+                let signal = libc::sigtimedwait(set, info.as_mut_ptr(), patience);
                 (signal, info.assume_init())
             };
             match signal {
@@ -90,12 +107,11 @@ impl Signals {
                 signal if signal > 0 && info.si_code <= 0 => return Ok(News::Sent(signal)),
                 // The kernel's own: a terminal has told the guest, too.
                 signal if signal > 0 => return Ok(News::Child),
-                _ => {
-                    let error = io::Error::last_os_error();
-                    if error.kind() != io::ErrorKind::Interrupted {
-                        return Err(error);
-                    }
-                }
+                _ => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error if error.kind() == io::ErrorKind::WouldBlock => return Ok(News::Child),
+                    error => return Err(error),
+                },
             }
         }
     }

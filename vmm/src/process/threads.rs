@@ -151,9 +151,9 @@ impl Threads {
         !self.coming.is_empty()
     }
 
-    /// What thread `number` has come for; or what it did not come for, and is not on its way to any more.
-    pub(super) fn came(&mut self, number: i32) -> Option<Wanted> {
-        self.coming.remove(&number)
+    /// What `pid` has come for; or what it did not come for, and is not on its way to any more.
+    pub(super) fn came(&mut self, pid: Pid) -> Option<Wanted> {
+        self.coming.remove(&pid.as_raw_nonzero().get())
     }
 
     /// Their numbers, in order.

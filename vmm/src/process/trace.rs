@@ -13,6 +13,7 @@ use rustix::time::Timespec;
 use super::StopCounts;
 use super::calls::{Calls, Next};
 use super::change::Change;
+use super::events::{Event, Events, wait_for};
 use super::listener::Wanted;
 use super::printer::Printer;
 use super::ptrace::{Registers, Resume, Stopped, Tracee};
@@ -53,13 +54,6 @@ pub(super) fn reap(child: Pid) {
     let _ = wait_for(child.as_raw_nonzero().get(), 0);
 }
 
-/// A stop of a thread, or its end.
-struct Event {
-    thread: Pid,
-    status: i32,
-    usage: HostUsage,
-}
-
 /// The guest's tracer.
 pub(super) struct Tracer<'a> {
     guest: Pid,
@@ -69,6 +63,7 @@ pub(super) struct Tracer<'a> {
     calls: Calls,
     signals: Signals,
     threads: Threads,
+    events: Events,
     /// The thread in a call that must not overlap with others that are counted, and those that wait
     /// for its end, stopped.
     counted: Option<Pid>,
@@ -90,6 +85,7 @@ impl<'a> Tracer<'a> {
             calls,
             signals: Signals::block()?,
             threads: Threads::new(guest),
+            events: Events::default(),
             counted: None,
             waiting: VecDeque::new(),
             faults: Vec::new(),
@@ -150,18 +146,31 @@ impl<'a> Tracer<'a> {
             if self.served_one(Some(&Timespec::default()))? {
                 continue;
             }
-            if let Some(event) = wait_for(-1, libc::WNOHANG)? {
+            if let Some(event) = self.events.next() {
                 return Ok(event);
+            }
+            if self.events.is_long_ago() {
+                let sent = self.signals.sent()?;
+                self.pass_on(sent);
+            }
+            if self.events.collect(self.guest, self.threads.is_one())? {
+                continue;
             }
             if self.served_one(None)? {
                 continue;
             }
-            if let News::Sent(signal) = self.signals.next()?
-                && let Some(signal) = Signal::from_named_raw(signal)
-            {
-                // It is there until its end was told, which is the last event.
-                let _ = rustix::process::kill_process(self.guest, signal);
-            }
+            let news = self.signals.next()?;
+            self.pass_on(news);
+        }
+    }
+
+    /// Passes on to the guest what was sent to this process.
+    fn pass_on(&self, news: News) {
+        if let News::Sent(signal) = news
+            && let Some(signal) = Signal::from_named_raw(signal)
+        {
+            // It is there until its end was told, which is the last event.
+            let _ = rustix::process::kill_process(self.guest, signal);
         }
     }
 
@@ -173,7 +182,10 @@ impl<'a> Tracer<'a> {
         };
         let is_there = self.signals.or_asked(listener.as_fd(), patience)?;
         if is_there && let Some(came) = listener.next() {
-            listener.answer(&came, self.threads.came(came.thread));
+            let wanted = self.threads.came(came.thread);
+            if let Some(wanted) = listener.answer(&came, wanted) {
+                self.threads.comes(came.thread, wanted);
+            }
         }
         Ok(is_there)
     }
@@ -241,7 +253,7 @@ impl<'a> Tracer<'a> {
                     // Or it is gone already.
                     let _ = rustix::process::kill_process(self.guest, Signal::KILL);
                 }
-                let left = self.threads.came(thread.0.as_raw_nonzero().get());
+                let left = self.threads.came(thread.0);
                 self.not_counted(thread.0);
                 if self.does_more(thread, left) {
                     return Some(Resume::Run(0));
@@ -475,32 +487,6 @@ fn put_back(guest: Tracee, before: &Registers) {
             ..*before
         };
         let _ = guest.set_registers(&registers);
-    }
-}
-
-/// The next event of thread `which`, or of any (-1), with `options` of `wait4`.
-fn wait_for(which: libc::pid_t, options: i32) -> io::Result<Option<Event>> {
-    let mut status = 0;
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    loop {
-        // SAFETY: the kernel fills both places; an all-zero `rusage` is valid.
-        let (found, usage) = unsafe {
-            let options = libc::__WALL | options;
-            let found = libc::wait4(which, &raw mut status, options, usage.as_mut_ptr());
-            (found, usage.assume_init())
-        };
-        if found < 0 {
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
-            continue;
-        }
-        return Ok(Pid::from_raw(found).map(|thread| Event {
-            thread,
-            status,
-            usage: usage.into(),
-        }));
     }
 }
 

@@ -107,7 +107,6 @@ pub(super) fn policy(guest: u32, limited: Limited) -> Policy {
     let times = Rule::from(Verdict::Kill).unless(&[Test::Null(1)], Verdict::Allow);
     policy.set(libc::SYS_utimensat as u32, times);
     let flags = [
-        libc::F_SETPIPE_SZ,
         libc::F_GETFL,
         libc::F_SETFL,
         libc::F_DUPFD_CLOEXEC,

@@ -124,6 +124,8 @@ int main(void) {
     printf(", %s\n", said(open("/etc/shadow", O_RDONLY)));
     printf("stdin: %s", said(fstatat(0, "", &st, AT_EMPTY_PATH)));
     printf(" %d\n", S_ISCHR(st.st_mode));
+    printf("nothing: %s", said(stat("", &st)));
+    printf(", %s\n", said(fstatat(0, "", &st, 0)));
     printf("mode of stdout: %s\n", said(fchmod(1, 04755)));
     const char *path_at = "";
     long result;

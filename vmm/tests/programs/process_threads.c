@@ -9,8 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -65,6 +67,19 @@ static void *later(void *first) {
     if (p == MAP_FAILED) exit(8);
     memset(p, 1, 10 << 20);
     exit(7);
+}
+static volatile int calls[MANY];
+static void *ask(void *n) {
+    struct utsname u;
+    for (;;) { uname(&u); calls[(long)n]++; }
+}
+/* Holds the pipe until the peer has something to say, which it has not. */
+static int pair[2], held[2];
+static void *hold(void *n) { splice(pair[0], 0, held[1], 0, 4096, 0); return 0; }
+static void *resize(void *n) {
+    int r = fcntl(held[1], F_SETPIPE_SZ, 1 << 17);
+    puts(r < 0 ? strerror(errno) : "changed");
+    return 0;
 }
 static void *end_soon(void *n) {
     for (volatile long i = 0; i < count; i++) ;
@@ -164,6 +179,20 @@ int main(int argc, char **argv) {
             if (p == MAP_FAILED) { puts("no mapping"); return 9; }
             munmap(p, 4096);
         }
+    } else if (!strcmp(what, "asking")) {
+        spawn(threads, MANY, ask);
+        for (int i = 0; i < MANY; i++)
+            while (calls[i] < 100) usleep(1000);
+        puts("all");
+        for (;;) pause();
+    } else if (!strcmp(what, "pipe")) {
+        char one;
+        socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
+        pipe(held);
+        spawn(threads, 1, hold);
+        read(0, &one, 1);
+        spawn(threads + 1, 1, resize);
+        for (;;) pause();
     } else if (!strcmp(what, "locks")) {
         for (int inherit = 0; inherit < 2; inherit++) {
             pthread_mutexattr_t a;

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <pwd.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -448,6 +449,28 @@ static void stopped(void)
     }
 }
 
+static volatile int continues = 1;
+static void *continues_all(void *unused)
+{
+    while (continues) kill(getpid(), SIGCONT);
+    return 0;
+}
+
+/* It has what it has opened, and nothing else, however often it was told to go on. */
+static void continued(void)
+{
+    pthread_t thread;
+    CHECK(chdir("/proc/self") == 0);
+    pthread_create(&thread, 0, continues_all, 0);
+    int fd = 3;
+    for (int i = 0; i < 5000 && fd == 3; i++) {
+        fd = open("comm", O_RDONLY);
+        CHECK(fd == 3 && read(fd, text, sizeof text) == 6 && close(fd) == 0);
+    }
+    continues = 0;
+    pthread_join(thread, 0);
+}
+
 /* Where there is no way to have one. */
 static void unheard(void)
 {
@@ -496,6 +519,7 @@ int main(int argc, char **argv)
     }
     if (!strcmp(argv[1], "sealed")) sealed(argv[2]);
     if (!strcmp(argv[1], "stopped")) stopped();
+    if (!strcmp(argv[1], "continued")) continued();
     if (!strcmp(argv[1], "unheard")) unheard();
     if (!strcmp(argv[1], "last")) {
         static pthread_t first;
