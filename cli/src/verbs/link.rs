@@ -123,6 +123,9 @@ impl Link {
             let _ = writeln!(io::stderr(), "pool link: warning: {warning}");
         }
         file::write(&request.output, &linked.elf, file::EXECUTABLE)?;
+        if let Some(map) = linked.map.as_ref().filter(|_| request.prints_map) {
+            write!(io::stdout(), "{map}").context("printing the map")?;
+        }
         let texts = [
             (&request.map, &linked.map),
             (&request.dependency_file, &linked.dependencies),
@@ -207,11 +210,15 @@ fn version(question: Question) -> String {
         .and_then(|rest| rest.split_whitespace().next_back())
         .filter(|number| number.starts_with(|c: char| c.is_ascii_digit()))
         .unwrap_or(AS_GNU_LD);
-    let own = format!("GNU ld (pool link {}) {number}", env!("CARGO_PKG_VERSION"));
+    // The only number in the line.
+    let own = format!("GNU ld (pool link) {number}");
     match (question, machines.trim_end()) {
         (Question::Machines, "") => format!("{own}\n  Supported emulations:\n   elf_x86_64"),
         (Question::Machines, machines) => format!("{own}\n{machines}"),
-        (Question::Version | Question::VersionAlone, _) => own,
+        (Question::Version, _) => own,
+        (Question::VersionAlone, _) => {
+            format!("{own}\npool {}", env!("CARGO_PKG_VERSION"))
+        }
     }
 }
 

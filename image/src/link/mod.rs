@@ -114,7 +114,7 @@ pub struct Linked {
     pub notes: Vec<String>,
     /// What each library of the image takes.
     pub libraries: Vec<LibraryPages>,
-    /// Where each section went, if a map was asked for ([`LinkRequest::map`]).
+    /// Where each section went, if a map was asked for ([`LinkRequest::map`], [`LinkRequest::prints_map`]).
     pub map: Option<String>,
     /// The files that were read, as a rule for make, if asked for ([`LinkRequest::dependency_file`]).
     pub dependencies: Option<String>,
@@ -161,7 +161,6 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
             .map(|(from, to)| (from.as_str(), to.as_str()))
             .collect(),
         definitions: &request.definitions,
-        object: set.definitions,
     };
     let mut program = Resolution::new(&set.units, &inputs.steps, &set.became, &asked)?;
     program.settle(&mut set.units, &set.libraries, may_repeat)?;
@@ -196,8 +195,7 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
         elf: output::write(&image, &contents, request, &names, entry, &text),
         libraries: set.pages(&image, &contents),
         map: request
-            .map
-            .is_some()
+            .wants_map()
             .then(|| map::text(&image, &contents, &names)),
         dependencies: request
             .dependency_file

@@ -50,9 +50,8 @@ pub(super) struct Asked<'r> {
     pub(super) may_repeat: bool,
     /// Names by which undefined references mean others.
     pub(super) renamed: HashMap<&'r str, &'r str>,
-    /// Symbols that are defined beside those of files, and the object of the application that is for them.
+    /// Symbols that are defined beside those of files.
     pub(super) definitions: &'r [Definition],
-    pub(super) object: Option<usize>,
 }
 
 /// What a file became.
@@ -86,9 +85,6 @@ impl<'a> Resolution<'a> {
                 ..Self::default()
             },
         };
-        if let Some(object) = asked.object {
-            resolver.found.live[0][object] = true;
-        }
         for step in steps {
             resolver.step(step, became)?;
         }

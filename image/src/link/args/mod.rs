@@ -202,6 +202,7 @@ fn long_option(
         "build-id" => request.build_id = build_id(option)?,
         "eh-frame-hdr" => request.unwind_table = true,
         "allow-multiple-definition" => request.allow_multiple_definition = true,
+        "Map" if option.value == Some("-") => request.prints_map = true,
         "Map" => request.map = Some(arguments.value(option)?.into()),
         "sysroot" => request.sysroot = Some(arguments.value(option)?.into()),
         "dependency-file" => request.dependency_file = Some(arguments.value(option)?.into()),
@@ -215,7 +216,8 @@ fn long_option(
         "no-gc-sections" => request.collects = false,
         "print-gc-sections" => request.tells_collected = true,
         "no-print-gc-sections" => request.tells_collected = false,
-        "emit-relocs" | "q" | "print-map" | "M" => request
+        "print-map" | "M" => request.prints_map = true,
+        "emit-relocs" | "q" => request
             .warnings
             .push(format!("{} has no effect", option.whole)),
         "strip-debug" | "S" | "icf" => {}
@@ -454,6 +456,9 @@ mod tests {
             ]
         );
         assert!(request.collects);
+        assert!(!request.wants_map());
+        assert!(parse("-M a.o").unwrap().prints_map);
+        assert!(parse("-Map=- a.o").unwrap().prints_map);
         assert!(request.warnings.is_empty());
     }
 

@@ -59,6 +59,8 @@ pub struct LinkRequest {
     pub allow_multiple_definition: bool,
     /// Where the caller puts the link map (`-Map`).
     pub map: Option<PathBuf>,
+    /// The caller prints the link map (`-M`).
+    pub prints_map: bool,
     /// Where absolute paths in linker scripts begin (`--sysroot`).
     pub sysroot: Option<PathBuf>,
     /// Where the caller writes which files were read, as a rule for make (`--dependency-file`).
@@ -67,6 +69,14 @@ pub struct LinkRequest {
     pub question: Option<Question>,
     /// What the command line asks for and will not get.
     pub warnings: Vec<String>,
+}
+
+impl LinkRequest {
+    /// A link map is asked for.
+    #[must_use]
+    pub fn wants_map(&self) -> bool {
+        self.map.is_some() || self.prints_map
+    }
 }
 
 impl Default for LinkRequest {
@@ -94,6 +104,7 @@ impl Default for LinkRequest {
             tells_collected: false,
             allow_multiple_definition: false,
             map: None,
+            prints_map: false,
             sysroot: None,
             dependency_file: None,
             question: None,

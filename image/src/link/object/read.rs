@@ -21,6 +21,7 @@ const CONTEXT: Ctx = Ctx {
 /// Alignments past this are a sign of damage (and past any page size).
 const MAX_ALIGNMENT: u64 = 1 << 21;
 const GRP_COMDAT: u32 = 1;
+const SHF_EXCLUDE: u64 = 0x8000_0000;
 
 impl<'a> Object<'a> {
     /// Reads the object in `bytes`; `name` is for messages.
@@ -178,7 +179,10 @@ impl<'a> Reader<'_, 'a> {
                         header.sh_size
                     )));
                 }
-                if header.sh_type == SHT_REL {
+                // Of what is for the linker alone (.llvm.call-graph-profile) they are of no account.
+                let of = headers.get(header.sh_info as usize);
+                let is_left_out = of.is_some_and(|of| of.sh_flags & SHF_EXCLUDE != 0);
+                if header.sh_type == SHT_REL && !is_left_out {
                     return Err(self.fault("has relocations without addends: not x86-64 code"));
                 }
                 let is_content = !matches!(
