@@ -5,7 +5,7 @@ use std::io;
 
 use rustix::process::Pid;
 
-use crate::report::HostUsage;
+use crate::usage::HostUsage;
 
 /// A stop of a thread, or its end.
 pub(super) struct Event {
