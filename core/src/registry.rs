@@ -1,8 +1,8 @@
 //! The address registry: which library version lives at which address, in every image.
 //!
 //! Text is byte-identical across images only if nothing in it depends on the image: not the
-//! library's own address, not the address of its writable data, not the offsets of its
-//! thread-local variables, and not those of the libraries it calls. So all of these are
+//! library's own address, not the address of its writable data, and not the offsets of its
+//! thread-local variables. So all of these are
 //! *reserved*, once, when a library version is first linked, and never change.
 //!
 //! The low 2 GiB are divided so that code compiled for the small code model (absolute 32-bit
@@ -86,8 +86,7 @@ pub struct TlsBlock {
 pub struct ReservationRequest {
     /// Name and version.
     pub library: LibraryRef,
-    /// Digest of all that determines its linked bytes: its members and the identities of the
-    /// libraries it depends on.
+    /// Digest of all that determines its linked bytes but for its addresses: its members.
     pub identity: ObjectId,
     /// Text and rodata.
     pub shared_pages: PageCount,
@@ -102,9 +101,32 @@ pub struct ReservationRequest {
     /// Its alignment, a power of two; 1 when there is none.
     #[serde(default = "one")]
     pub tls_alignment: u64,
-    /// Libraries it was linked against, whose addresses are part of its bytes.
+    /// What linkers up to layout 2 made part of its bytes. It decides nothing now, and is written empty.
     #[serde(default)]
     pub dependencies: Vec<LibraryRef>,
+}
+
+impl ReservationRequest {
+    /// True when both ask for the same.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let Self {
+            library,
+            identity,
+            shared_pages,
+            private_pages,
+            shared_alignment,
+            tls_size,
+            tls_alignment,
+            dependencies: _,
+        } = self;
+        *library == other.library
+            && *identity == other.identity
+            && *shared_pages == other.shared_pages
+            && *private_pages == other.private_pages
+            && *shared_alignment == other.shared_alignment
+            && *tls_size == other.tls_size
+            && *tls_alignment == other.tls_alignment
+    }
 }
 
 fn one() -> u64 {
@@ -236,7 +258,7 @@ impl AddressBook {
     /// Reserves addresses for a library version, or repeats the answer given before.
     pub fn reserve(&mut self, request: &ReservationRequest) -> Result<Reservation, ReserveError> {
         if let Some(known) = self.get(&request.library) {
-            if known.request == *request {
+            if known.request.is_as(request) {
                 return Ok(known.clone());
             }
             return Err(ReserveError::Conflict {
@@ -496,6 +518,19 @@ mod tests {
         let reserved = book.reserve_all(&all).unwrap();
         assert_eq!(reserved[1], known);
         assert_eq!(book.reservations(), [known, reserved[0].clone()]);
+    }
+
+    #[test]
+    fn dependencies_on_record_decide_nothing() {
+        let text = r#"{"reservations":[{"library":"a@1","identity":"IDENTITY","shared_pages":10,"private_pages":1,
+            "dependencies":["c@2"],"shared":{"start":"0x10000000","pages":10},"private":{"start":"0x60000000","pages":1},
+            "tls":{"offset":0,"size":0},"slot":{"shared":{"start":"0x10000000","pages":512},
+            "private":{"start":"0x60000000","pages":3},"tls_offset":0,"tls_size":0}}]}"#;
+        let identity = request("a@1", 10, 1).identity.to_string();
+        let mut book: AddressBook =
+            serde_json::from_str(&text.replace("IDENTITY", &identity)).unwrap();
+        let known = book.reservations()[0].clone();
+        assert_eq!(book.reserve(&request("a@1", 10, 1)), Ok(known));
     }
 
     #[test]

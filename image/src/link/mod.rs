@@ -7,15 +7,16 @@
 //! page of the same library. Here an archive is one library, laid out whole, at an address that its version keeps for
 //! ever; the application is linked after it. The shared pages of a library version (code and constants) are a function of
 //!
-//! - its members,
-//! - its reservation, and
-//! - the members and reservations of the libraries it depends on,
+//! - its members, and
+//! - its reservation
 //!
-//! and of nothing else, so that they are the same bytes in every image. What depends on the image
-//! is kept out of them (see `plan`) or is the image's own: arrays of constructors and others that are walked from
+//! and of nothing else, so that they are the same bytes in every image, whatever other libraries it has.
+//! What a library refers to outside of itself it reaches through slots in its private pages, which the image fills (`plan`,
+//! `slots`). What depends on the image otherwise
+//! is kept out of the shared pages or is the image's own: arrays of constructors and others that are walked from
 //! end to end, the thread-local template, the unwinder's table. What programs are known to replace (the allocator,
-//! weak functions) is called through the offset table. And where a program means something else by what a library
-//! refers to, say because it has a variable of its own of that name, the image has *pages of its own* among the
+//! weak functions) is found through slots, too. And where a program means something else by what a library has and refers
+//! to, say because it has a variable of its own of that name, the image has *pages of its own* among the
 //! library's: `relocate` finds them, the layout lists them, and all others stay shared.
 //!
 //! What the command line changes of that (`--wrap`, `--defsym`, `--gc-sections`) is part of what the program is, and makes
@@ -29,7 +30,7 @@
 //!
 //! Every archive that supplies a member counts as a library, the C library and the compiler's
 //! support libraries too; start files and objects are the application. A library of which no member is in the
-//! program is not in the image, though its addresses are reserved when another refers to it.
+//! program is not in the image.
 //!
 //! A link that succeeds behaves as ld's does, or it is refused by name. What a program can tell nevertheless:
 //!
@@ -52,6 +53,7 @@ mod error;
 mod files;
 mod gathered;
 mod image;
+mod instructions;
 mod library;
 mod map;
 mod meaning;
@@ -69,6 +71,7 @@ mod script;
 mod search;
 mod sections;
 mod site;
+mod slots;
 mod start;
 mod symbols;
 mod symtab;
@@ -148,7 +151,6 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
         return Err(LinkError::NoInput);
     }
     let mut set = LinkSet::read(request, &inputs.files)?;
-    set.share_groups()?;
     let needed = request.undefined.iter().chain(&request.required);
     let mut roots: Vec<&str> = needed.map(String::as_str).collect();
     roots.push(&request.entry);
@@ -163,11 +165,11 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
         definitions: &request.definitions,
     };
     let mut program = Resolution::new(&set.units, &inputs.steps, &set.became, &asked)?;
-    program.settle(&mut set.units, &set.libraries, may_repeat)?;
+    program.settle(&mut set.units, may_repeat)?;
     definitions::settle(request, &mut set.units, set.definitions, &mut program)?;
     let collected = program.collect(request, &mut set.units)?;
     let targets: Vec<UnitTargets<'_>> = (0..set.units.len())
-        .map(|unit| symbols::targets(&set.units, &set.libraries, &program, unit))
+        .map(|unit| symbols::targets(&set.units, &program, unit))
         .collect();
     program.borrow(&set.units, &targets);
 
@@ -288,10 +290,7 @@ impl<'a> LinkSet<'a> {
             request.allow_multiple_definition,
         )?;
         library::tell_apart(&mut namings, &contents);
-        let settled = {
-            let units: Vec<&Unit<'_>> = libraries.iter().collect();
-            library::settle(&units, &namings, &contents)?
-        };
+        let settled = library::settle(&libraries, &namings, &contents)?;
         let mut units = vec![application];
         units.append(&mut libraries);
         Ok(Self {
@@ -302,44 +301,22 @@ impl<'a> LinkSet<'a> {
         })
     }
 
-    /// Inline functions and variables that a library shares with one that it depends on come from there.
-    fn share_groups(&mut self) -> Result<(), LinkError> {
-        for own in 1..self.units.len() {
-            let scope = &self.libraries[own - 1].scope;
-            // In a circle each would leave it to the other.
-            let is_below = |l: &&usize| !self.libraries[**l].scope.contains(&(own - 1));
-            let below = scope.iter().filter(is_below);
-            let others: Vec<&Unit<'a>> = below.map(|l| &self.units[*l + 1]).collect();
-            let copies = self.units[own].copies_in(&others, unit::is_one_by_language);
-            self.units[own].drop_sections(&copies, true)?;
-        }
-        Ok(())
-    }
-
-    /// Asks for the addresses of all libraries of the image, and of those they refer to.
+    /// Asks for the addresses of all libraries of the image.
     fn reserve(
         &self,
         plans: &[Plan<'_>],
         program: &Resolution<'a>,
         registry: &mut dyn Registry,
     ) -> Result<Vec<Option<Reservation>>, LinkError> {
-        let mut wanted = vec![false; self.libraries.len()];
-        for (at, library) in self.libraries.iter().enumerate() {
-            if program.includes(at + 1) {
-                wanted[at] = true;
-                for other in &library.scope {
-                    wanted[*other] = true;
-                }
-            }
-        }
-        let wanted: Vec<usize> = (0..wanted.len()).filter(|at| wanted[*at]).collect();
+        let libraries = 0..self.libraries.len();
+        let wanted: Vec<usize> = libraries.filter(|at| program.includes(at + 1)).collect();
         let mut reservations = vec![None; self.libraries.len()];
         if wanted.is_empty() {
             return Ok(reservations);
         }
         let requests: Vec<ReservationRequest> = wanted
             .iter()
-            .map(|at| self.request(&self.libraries[*at], &plans[at + 1]))
+            .map(|at| request(&self.libraries[*at], &plans[at + 1]))
             .collect();
         let reserved = registry.reserve(&requests)?;
         if reserved.len() != requests.len() {
@@ -355,25 +332,6 @@ impl<'a> LinkSet<'a> {
             reservations[at] = Some(reservation);
         }
         Ok(reservations)
-    }
-
-    fn request(&self, library: &Library, plan: &Plan<'_>) -> ReservationRequest {
-        let mut dependencies: Vec<LibraryRef> = library
-            .dependencies
-            .iter()
-            .map(|l| self.libraries[*l].reference.clone())
-            .collect();
-        dependencies.sort_unstable();
-        ReservationRequest {
-            library: library.reference.clone(),
-            identity: library.identity,
-            shared_pages: PageCount::covering(plan.shared_size()),
-            private_pages: PageCount::covering(plan.private_size()),
-            shared_alignment: plan.shared_alignment(),
-            tls_size: plan.thread.size,
-            tls_alignment: plan.thread.alignment,
-            dependencies,
-        }
     }
 
     fn layout(
@@ -458,6 +416,19 @@ impl<'a> LinkSet<'a> {
     }
 }
 
+fn request(library: &Library, plan: &Plan<'_>) -> ReservationRequest {
+    ReservationRequest {
+        library: library.reference.clone(),
+        identity: library.identity,
+        shared_pages: PageCount::covering(plan.shared_size()),
+        private_pages: PageCount::covering(plan.private_size()),
+        shared_alignment: plan.shared_alignment(),
+        tls_size: plan.thread.size,
+        tls_alignment: plan.thread.alignment,
+        dependencies: Vec::new(),
+    }
+}
+
 /// For how many pages each symbol is a reason.
 fn because(own: &BTreeMap<usize, OwnPage>) -> Vec<(String, PageCount)> {
     let mut pages: BTreeMap<&String, u64> = BTreeMap::new();
@@ -497,7 +468,7 @@ fn library_unit<'a>(
 /// A registry may be another machine's: what it answers must fit.
 fn check(request: &ReservationRequest, reservation: &Reservation) -> Result<(), String> {
     use pool_core::registry::{PRIVATE_END, PRIVATE_START, SHARED_START};
-    if reservation.request != *request {
+    if !reservation.request.is_as(request) {
         return Err("it is for another request".to_owned());
     }
     let ranges = [

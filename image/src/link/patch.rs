@@ -19,6 +19,8 @@ pub(super) struct TargetFacts {
     pub(super) is_number: bool,
     /// The section is part of the program, not debugging information.
     pub(super) is_loaded: bool,
+    /// The section is a library's code.
+    pub(super) is_code: bool,
 }
 
 /// Who settles what a reference leads to.
@@ -28,6 +30,9 @@ pub(super) enum Settled {
     ByImage,
     /// The unit, but programs are known to have one of their own, so that it is found through the offset table.
     Replaceable,
+    /// The unit, but it is one of several copies, and the program may count another: so its address is found through the
+    /// offset table. Any will do to be called.
+    Copy,
     /// The unit.
     ByUnit,
 }
@@ -50,6 +55,8 @@ pub(super) struct Patch {
     pub(super) value: Value,
     /// Replaces the relocation's addend.
     pub(super) addend: i64,
+    /// What the entry of the offset table adds to the target's address.
+    pub(super) entry: i64,
     /// The next relocation (of the call to `__tls_get_addr`) has nothing to do.
     pub(super) takes_next: bool,
 }
@@ -88,6 +95,8 @@ pub(super) enum Value {
     ThreadOffset,
     /// G + A - P, for an entry that holds S - TP
     ThreadEntryDistance,
+    /// D + A - P, where D is the detour that the instruction takes
+    Detour,
     /// S + A - the start of the image's thread-local block
     BlockOffset,
     /// size of S + A
@@ -125,6 +134,7 @@ pub(super) fn patch(
         width,
         value,
         addend,
+        entry: 0,
         takes_next: false,
     };
     let at = Code { code, offset };
@@ -136,6 +146,14 @@ pub(super) fn patch(
         r::R_X86_64_16 => plain(Width::Either(2), Value::Address),
         r::R_X86_64_8 => plain(Width::Either(1), Value::Address),
         r::R_X86_64_PC64 => plain(Width::Eight, Value::Distance),
+        r::R_X86_64_PC32
+            if facts.is_code
+                && facts.settled != Settled::ByUnit
+                && addend == -4
+                && at.is_branch() =>
+        {
+            plain(Width::Signed(4), Value::Branch)
+        }
         r::R_X86_64_PC32 => plain(Width::Signed(4), Value::Distance),
         r::R_X86_64_PC16 => plain(Width::Signed(2), Value::Distance),
         r::R_X86_64_PC8 => plain(Width::Signed(1), Value::Distance),
@@ -200,6 +218,15 @@ impl Code<'_> {
             .enumerate()
             .all(|(i, b)| self.byte(relative + i as i64) == Some(*b))
     }
+
+    /// A call, jump or conditional jump, whose opcodes are no instruction's with an operand at a distance.
+    fn is_branch(&self) -> bool {
+        match self.byte(-1) {
+            Some(0xe8 | 0xe9) => true,
+            Some(0x80..=0x8f) => self.byte(-2) == Some(0x0f),
+            _ => false,
+        }
+    }
 }
 
 /// `mov sym@GOTPCREL(%rip), reg` to `lea sym(%rip), reg`; `call *` and `jmp *` to direct ones.
@@ -210,6 +237,7 @@ fn without_table(at: &Code<'_>) -> Option<Patch> {
         width: Width::Signed(4),
         value: Value::Distance,
         addend: -4,
+        entry: 0,
         takes_next: false,
     };
     match (at.byte(-2)?, at.byte(-1)?) {
@@ -223,7 +251,7 @@ fn without_table(at: &Code<'_>) -> Option<Patch> {
 
 /// `mov sym@gottpoff(%rip), reg` and `add` to their immediate forms.
 fn initial_exec(at: &Code<'_>, addend: i64, facts: TargetFacts) -> Option<Patch> {
-    if !facts.is_known() || addend != -4 {
+    if facts.settled != Settled::ByUnit || addend != -4 {
         return None;
     }
     let modrm = at.byte(-1)?;
@@ -244,6 +272,7 @@ fn initial_exec(at: &Code<'_>, addend: i64, facts: TargetFacts) -> Option<Patch>
         width: Width::Signed(4),
         value: Value::ThreadOffset,
         addend: 0,
+        entry: 0,
         takes_next: false,
     })
 }
@@ -282,7 +311,7 @@ fn general_dynamic(at: &Code<'_>, addend: i64, facts: TargetFacts) -> Result<Pat
     if !at.is(-4, b"\x66\x48\x8d\x3d") || !calls || addend != -4 || at.byte(11).is_none() {
         return Err(unknown_sequence("general dynamic"));
     }
-    let (operation, value, addend): (&'static [u8], _, _) = if facts.is_known() {
+    let (operation, value, addend): (&'static [u8], _, _) = if facts.settled == Settled::ByUnit {
         (b"\x48\x8d\x80", Value::ThreadOffset, 0)
     } else {
         (b"\x48\x03\x05", Value::ThreadEntryDistance, -4)
@@ -293,6 +322,7 @@ fn general_dynamic(at: &Code<'_>, addend: i64, facts: TargetFacts) -> Result<Pat
         width: Width::Signed(4),
         value,
         addend,
+        entry: 0,
         takes_next: true,
     })
 }
@@ -314,6 +344,7 @@ fn local_dynamic(at: &Code<'_>) -> Result<Patch, String> {
         width: Width::None,
         value: Value::Nothing,
         addend: 0,
+        entry: 0,
         takes_next: true,
     })
 }
@@ -327,13 +358,14 @@ fn descriptor(at: &Code<'_>, addend: i64, facts: TargetFacts) -> Result<Patch, S
     if !at.is(-2, b"\x8d") || addend != -4 {
         return Err(unknown_sequence("descriptor"));
     }
-    if !facts.is_known() {
+    if facts.settled != Settled::ByUnit {
         return Ok(Patch {
             edits: vec![(-2, b"\x8b")],
             field: 0,
             width: Width::Signed(4),
             value: Value::ThreadEntryDistance,
             addend: -4,
+            entry: 0,
             takes_next: false,
         });
     }
@@ -348,6 +380,7 @@ fn descriptor(at: &Code<'_>, addend: i64, facts: TargetFacts) -> Result<Patch, S
         width: Width::Signed(4),
         value: Value::ThreadOffset,
         addend: 0,
+        entry: 0,
         takes_next: false,
     })
 }

@@ -1,9 +1,11 @@
-//! What the relocations of a section do: each with its target and its patch.
+//! What the relocations of a section do: each with its target, its patch, and what it makes of the instruction.
 
 use super::error::LinkError;
 use super::gathered::gathered;
+use super::instructions::Instructions;
 use super::object::{Place, Relocation, Section, Symbol};
 use super::patch::{self, Patch, Settled, TargetFacts, Value};
+use super::slots::{self, Detour};
 use super::symbols::{Target, UnitTargets};
 use super::unit::{Unit, UnitKind};
 
@@ -13,12 +15,21 @@ pub(super) struct Patched<'p, 'a> {
     pub(super) target: Target<'a>,
     pub(super) facts: TargetFacts,
     pub(super) patch: Patch,
+    /// Another instruction in place of the section's own: its offset and bytes.
+    pub(super) instruction: Option<(u64, Vec<u8>)>,
+    pub(super) detour: Option<Detour>,
 }
 
 impl Patched<'_, '_> {
     /// A call gets there by a stub and the offset table.
     pub(super) fn takes_stub(&self) -> bool {
-        self.patch.value == Value::Branch && self.facts.settled != Settled::ByUnit
+        self.patch.value == Value::Branch
+            && matches!(self.facts.settled, Settled::ByImage | Settled::Replaceable)
+    }
+
+    /// Where the target is goes into the section itself, though the unit does not know it.
+    pub(super) fn holds_import(&self) -> bool {
+        !self.facts.is_known() && self.patch.value.is_direct()
     }
 }
 
@@ -33,6 +44,7 @@ pub(super) fn patches<'p, 'a>(
     let unit = units[own];
     let section = &unit.objects[object].sections[index];
     let mut patches = Vec::with_capacity(section.relocations.len());
+    let mut instructions = None;
     let mut skip = false;
     for relocation in &section.relocations {
         if std::mem::take(&mut skip) {
@@ -49,12 +61,28 @@ pub(super) fn patches<'p, 'a>(
             },
         )?;
         skip = patch.takes_next;
-        patches.push(Patched {
+        let mut patched = Patched {
             relocation,
             target,
             facts,
             patch,
-        });
+            instruction: None,
+            detour: None,
+        };
+        if facts.is_code && facts.settled != Settled::ByUnit && patched.patch.value.is_direct() {
+            let instructions = instructions
+                .get_or_insert_with(|| Instructions::read(&unit.objects[object], index));
+            let addresses = facts.settled != Settled::ByImage;
+            let rewritten = instructions
+                .as_ref()
+                .and_then(|code| slots::through_slot(code, relocation, addresses));
+            if let Some(rewritten) = rewritten {
+                patched.patch = rewritten.patch;
+                patched.instruction = Some((rewritten.start, rewritten.bytes));
+                patched.detour = rewritten.detour;
+            }
+        }
+        patches.push(patched);
     }
     Ok(patches)
 }
@@ -72,6 +100,7 @@ fn facts(
         settled: Settled::ByUnit,
         is_number: false,
         is_loaded: section.is_loaded(),
+        is_code: !is_application && section.is_code() && gathered(section).is_none(),
     };
     match target {
         Target::Import(_) if !is_application => facts.settled = Settled::ByImage,
@@ -81,9 +110,15 @@ fn facts(
                 facts.settled = Settled::Replaceable;
             }
             match object.symbols[id.symbol].place {
+                Place::Section(_) if is_application => {}
                 Place::Section(s) => {
-                    if !is_application && gathered(&object.sections[s]).is_some() {
+                    if gathered(&object.sections[s]).is_some() {
                         facts.settled = Settled::ByImage;
+                    } else if facts.settled == Settled::ByUnit
+                        && !symbol.is_local()
+                        && units[id.unit].is_copy(id.object, s)
+                    {
+                        facts.settled = Settled::Copy;
                     }
                 }
                 Place::Absolute => facts.is_number = true,

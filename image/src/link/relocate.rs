@@ -10,7 +10,7 @@ use super::error::LinkError;
 use super::gathered::Gathered;
 use super::image::{Image, RELA_SIZE, TRAP};
 use super::object::Section;
-use super::plan::{Entry, Part, STUB_SIZE};
+use super::plan::{Entry, Part, PlannedDetour, STUB_SIZE};
 use super::site::{Other, Site};
 
 /// The bytes of an image, before they are put into a file.
@@ -214,13 +214,15 @@ fn fill_tables(image: &Image<'_, '_>, u: usize, contents: &mut Contents) {
     let (plan, base) = (&image.plans[u], &image.bases[u]);
     for (index, entry) in plan.entries.iter().enumerate() {
         let value = match entry {
-            Entry::Address(target) => image.entry_value(u, target),
+            Entry::Address(target, addend) => {
+                image.entry_value(u, target).wrapping_add(*addend as u64)
+            }
             Entry::ThreadOffset(target) => image.thread_entry_value(u, target),
             Entry::Resolved(_) => 0,
         };
         contents.data[u][index * 8..index * 8 + 8].copy_from_slice(&value.to_le_bytes());
     }
-    let calls = plan.stubs.iter().map(|target| Entry::Address(*target));
+    let calls = plan.stubs.iter().map(|target| Entry::Address(*target, 0));
     let resolved = plan.resolved.iter().map(|id| Entry::Resolved(*id));
     for (index, entry) in calls.chain(resolved).enumerate() {
         let stub = base.code + plan.stubs_at + index as u64 * STUB_SIZE;
@@ -231,6 +233,34 @@ fn fill_tables(image: &Image<'_, '_>, u: usize, contents: &mut Contents) {
             room[2..6].copy_from_slice(&(slot.wrapping_sub(stub + 6) as u32).to_le_bytes());
             room[6..8].copy_from_slice(b"\x66\x90");
         }
+    }
+    for planned in &plan.detours {
+        fill_detour(image, u, planned, contents);
+    }
+}
+
+fn fill_detour(
+    image: &Image<'_, '_>,
+    u: usize,
+    planned: &PlannedDetour<'_>,
+    contents: &mut Contents,
+) {
+    let (plan, base) = (&image.plans[u], &image.bases[u]);
+    let detour = &planned.detour;
+    let start = base.code + plan.detours_at + planned.offset;
+    let slot = base.data + plan.entry(&planned.entry).unwrap_or(0);
+    let back = detour.back.and_then(|(at, next)| {
+        let next = image.section_address(u, planned.object, planned.section, next)?;
+        Some((at, next))
+    });
+    let Some(room) = bytes_at(image, contents, u, Part::Code, start) else {
+        return;
+    };
+    room[..detour.code.len()].copy_from_slice(&detour.code);
+    for (at, to) in [(detour.slot_at, slot)].into_iter().chain(back) {
+        // All addresses are below 2 GiB.
+        let distance = to.wrapping_sub(start + at as u64 + 4) as u32;
+        room[at..at + 4].copy_from_slice(&distance.to_le_bytes());
     }
 }
 

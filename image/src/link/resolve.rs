@@ -15,7 +15,6 @@ use super::args::{Definition, LinkRequest};
 use super::collect;
 use super::error::LinkError;
 use super::files::Step;
-use super::library::Library;
 use super::object::{Binding, Place, Symbol};
 use super::symbols::{Target, UnitTargets};
 use super::unit::{STRONG, SymbolId, Unit, is_one_by_language, precedence};
@@ -112,7 +111,6 @@ impl<'a> Resolution<'a> {
     pub(super) fn settle(
         &mut self,
         units: &mut [Unit<'a>],
-        libraries: &[Library],
         may_repeat: bool,
     ) -> Result<(), LinkError> {
         let others: Vec<&Unit<'a>> = (1..units.len())
@@ -125,7 +123,7 @@ impl<'a> Resolution<'a> {
         units[0].drop_sections(&dropped, may_repeat)?;
         let mut settled = HashMap::with_capacity(self.definitions.len());
         for (&name, &id) in &self.definitions {
-            let owner = self.owner(units, libraries, name, id);
+            let owner = self.owner(units, name, id);
             let owner = owner.ok_or_else(|| LinkError::Copies {
                 symbol: name.to_owned(),
                 object: units[id.unit].objects[id.object].name.clone(),
@@ -170,47 +168,51 @@ impl<'a> Resolution<'a> {
     }
 
     /// Notes what of members that are not in the program is used for the sake of a copy in it, now that it is known what
-    /// symbols mean to their units.
+    /// symbols mean to their units: what counts in the program, and what a library's members use as their own.
     pub(super) fn borrow(&mut self, units: &[Unit<'a>], targets: &[UnitTargets<'a>]) {
-        let is_dead = |id: SymbolId| id.unit != 0 && !self.live[id.unit][id.object];
-        let section =
-            |id: SymbolId| match units[id.unit].objects[id.object].symbols[id.symbol].place {
+        let dead = |id: SymbolId| {
+            if id.unit == 0 || self.live[id.unit][id.object] {
+                return None;
+            }
+            match units[id.unit].objects[id.object].symbols[id.symbol].place {
                 Place::Section(section) => Some((id.unit, id.object, section)),
                 _ => None,
-            };
-        let owners = self.definitions.values().copied();
-        let mut open: Vec<_> = owners
-            .filter(|id| is_dead(*id))
-            .filter_map(section)
-            .collect();
-        let mut borrowed = HashSet::new();
-        while let Some(at) = open.pop() {
-            if !borrowed.insert(at) {
-                continue;
             }
-            let (unit, object, index) = at;
+        };
+        let copies_in = |(unit, object, index): (usize, usize, usize), open: &mut Vec<_>| {
             let of = &units[unit].objects[object].sections[index];
             for relocation in &of.relocations {
                 if let Target::Defined(id) = targets[unit][object][relocation.symbol]
-                    && is_dead(id)
-                    && let Some(next) = section(id)
-                    && units[id.unit].is_copy(next.1, next.2)
+                    && let Some(next) = dead(id)
+                    && units[next.0].is_copy(next.1, next.2)
                 {
                     open.push(next);
                 }
+            }
+        };
+        let mut open: Vec<_> = self
+            .definitions
+            .values()
+            .filter_map(|id| dead(*id))
+            .collect();
+        for (u, unit) in units.iter().enumerate().skip(1) {
+            for (o, s, section) in unit.sections() {
+                if section.is_loaded() && self.live[u][o] {
+                    copies_in((u, o, s), &mut open);
+                }
+            }
+        }
+        let mut borrowed = HashSet::new();
+        while let Some(at) = open.pop() {
+            if borrowed.insert(at) {
+                copies_in(at, &mut open);
             }
         }
         self.borrowed = borrowed;
     }
 
     /// The symbol that has a place for what `id` defines.
-    fn owner(
-        &self,
-        units: &[Unit<'a>],
-        libraries: &[Library],
-        name: &str,
-        id: SymbolId,
-    ) -> Option<SymbolId> {
+    fn owner(&self, units: &[Unit<'a>], name: &str, id: SymbolId) -> Option<SymbolId> {
         let unit = &units[id.unit];
         let symbol = &unit.objects[id.object].symbols[id.symbol];
         let own = |unit: usize| {
@@ -232,8 +234,7 @@ impl<'a> Resolution<'a> {
                 .filter(|unit| self.included[*unit])
                 .find_map(own);
         }
-        let scope = libraries[id.unit - 1].scope.iter();
-        own(id.unit).or_else(|| scope.map(|library| library + 1).find_map(own))
+        own(id.unit)
     }
 
     /// True when the object is in the program.

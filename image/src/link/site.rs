@@ -12,6 +12,9 @@ use super::references::{Patched, patches};
 use super::symbols::Target;
 use super::unit::{Unit, UnitKind};
 
+/// What compilers call the pointers by which tables for unwinding refer to what may be far away. Any copy will do.
+const REFERENCES: &str = "DW.ref.";
+
 /// A field that is something else in this program.
 pub(super) struct Other {
     /// Offset in the section.
@@ -70,6 +73,13 @@ impl<'a> Site<'_, 'a> {
             relocation, patch, ..
         } = patched;
         let outside = || self.fault(relocation, "the relocation reaches past its section".into());
+        if let Some((start, replacement)) = &patched.instruction {
+            let start = usize::try_from(*start).map_err(|_| outside())?;
+            bytes
+                .get_mut(start..start + replacement.len())
+                .ok_or_else(outside)?
+                .copy_from_slice(replacement);
+        }
         for (at, replacement) in &patch.edits {
             let start = usize::try_from(relocation.offset as i64 + at).map_err(|_| outside())?;
             bytes
@@ -80,16 +90,25 @@ impl<'a> Site<'_, 'a> {
         if patch.width == Width::None {
             return Ok(None);
         }
-        if self.is_shared() && !patched.facts.is_known() && patch.value.is_direct() {
-            return Err(self.fault(
-                relocation,
-                "a shared page would depend on the image: please report this".into(),
-            ));
-        }
         let at = relocation.offset as i64 + patch.field;
         let start = usize::try_from(at).map_err(|_| outside())?;
         let field = start..start + patch.width.bytes();
         let field = bytes.get_mut(field).ok_or_else(outside)?;
+        if self.is_shared() && patched.holds_import() {
+            // Elsewhere nothing is there; the image has the page of its own.
+            if !self.speaks() {
+                return Ok(None);
+            }
+            let mut other = field.to_vec();
+            let target = self.meant(patched).unwrap_or(patched.target);
+            let value = self.value(patched, at, &target, View::Image)?;
+            self.store(&mut other, patched, value)?;
+            return Ok(Some(Other {
+                at: start,
+                bytes: other,
+                symbol: self.name(relocation),
+            }));
+        }
         let value = self.value(patched, at, &patched.target, View::Elsewhere)?;
         let meant = if self.speaks() || !self.is_shared() {
             let target = self.meant(patched).unwrap_or(patched.target);
@@ -124,7 +143,9 @@ impl<'a> Site<'_, 'a> {
         if let Some(name) = image.program.other_name(self.unit, self.object, symbol) {
             return Some(image.named(name));
         }
-        if patched.patch.value == Value::Branch && self.calls_copy(&patched.target) {
+        let any_will_do =
+            patched.patch.value == Value::Branch || symbol.name.starts_with(REFERENCES);
+        if any_will_do && self.is_copy(&patched.target) {
             return None;
         }
         if image.is_absent(&patched.target) {
@@ -139,8 +160,8 @@ impl<'a> Site<'_, 'a> {
         program.speaks(self.unit, self.object, self.section)
     }
 
-    /// It is a function of which any copy will do.
-    fn calls_copy(&self, target: &Target<'a>) -> bool {
+    /// It is one of several copies in a program.
+    fn is_copy(&self, target: &Target<'a>) -> bool {
         let Target::Defined(id) = target else {
             return false;
         };
@@ -219,7 +240,7 @@ impl<'a> Site<'_, 'a> {
         let past_wrapper = is_own && !image.program.refers(self.unit, self.object, symbol);
         let takes_entry = matches!(
             patch.value,
-            Value::EntryDistance | Value::EntryOffset | Value::ThreadEntryDistance
+            Value::EntryDistance | Value::EntryOffset | Value::ThreadEntryDistance | Value::Detour
         );
         if past_wrapper && takes_entry {
             return Err(self.fault(
@@ -241,8 +262,14 @@ impl<'a> Site<'_, 'a> {
                 i128::from(stub) + addend - place
             }
             Value::Branch => direct().map_or(0, |value| value - place),
-            Value::EntryDistance => entry(Entry::Address(*target))? - place,
-            Value::EntryOffset => entry(Entry::Address(*target))? - table,
+            Value::EntryDistance => entry(Entry::Address(*target, patch.entry))? - place,
+            Value::EntryOffset => entry(Entry::Address(*target, patch.entry))? - table,
+            Value::Detour => {
+                let at = (self.object, self.section, relocation.offset);
+                let detour = image.plans[self.unit].detour(at.0, at.1, at.2);
+                let detour = image.bases[self.unit].code + detour.ok_or_else(no_entry)?;
+                i128::from(detour) + addend - place
+            }
             Value::ThreadEntryDistance => entry(Entry::ThreadOffset(*target))? - place,
             Value::TableDistance => table + addend - place,
             Value::TableOffset => direct().unwrap_or(table) - table,

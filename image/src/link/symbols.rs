@@ -1,12 +1,11 @@
 //! What every symbol means to its unit.
 //!
-//! A library's pages are made as if it were alone with its dependencies: it uses its own definitions,
-//! then theirs, in every image alike. What is left is an *import*, which only the image can settle.
+//! A library's pages are made as if it were alone: it uses its own definitions, in every image alike.
+//! What is left is an *import*, which only the image can settle.
 //! Where the program means something else ([`super::resolve`]), the image differs from that: see
 //! [`super::relocate`]. The application's symbols mean what they mean in the program.
 
 use super::gathered::gathered;
-use super::library::Library;
 use super::object::{Binding, Object, Place, Symbol};
 use super::resolve::Resolution;
 use super::unit::{SymbolId, Unit, UnitKind};
@@ -40,10 +39,9 @@ pub(super) const START_FILE_SYMBOLS: [&str; 3] = ["_dl_relocate_static_pie", "_f
 /// The meaning of all symbols of a unit, by object and symbol.
 pub(super) type UnitTargets<'a> = Vec<Vec<Target<'a>>>;
 
-/// What the symbols of unit `own` mean. `libraries` are the units from 1 on.
+/// What the symbols of unit `own` mean.
 pub(super) fn targets<'a>(
     units: &[Unit<'a>],
-    libraries: &[Library],
     resolution: &Resolution<'a>,
     own: usize,
 ) -> UnitTargets<'a> {
@@ -59,24 +57,10 @@ pub(super) fn targets<'a>(
             UnitKind::Library if symbol.name == "__dso_handle" => return Target::Header,
             // A set of its own is there, however it is referred to.
             UnitKind::Library if is_for_the_image(symbol) => return own_meaning(unit, symbol.name),
-            UnitKind::Library => {
-                let library = &libraries[own - 1];
-                let supplier = library.suppliers.get(symbol.name).into_iter();
-                let others = supplier.chain(&library.scope).map(|library| library + 1);
-                std::iter::once(own)
-                    .chain(others)
-                    .find_map(|unit| defined_in(units, unit, symbol.name))
-            }
+            UnitKind::Library if unit.is_default(symbol.name) => None,
+            UnitKind::Library => defined_in(units, own, symbol.name),
         };
-        match found {
-            Some(id)
-                if unit.kind == UnitKind::Library && units[id.unit].is_default(symbol.name) =>
-            {
-                Target::Import(symbol.name)
-            }
-            Some(id) => Target::Defined(id),
-            None => own_meaning(unit, symbol.name),
-        }
+        found.map_or_else(|| own_meaning(unit, symbol.name), Target::Defined)
     };
     let of_object = |(o, object): (usize, &Object<'a>)| {
         let symbols = object.symbols.iter().enumerate();
@@ -106,7 +90,7 @@ fn is_for_the_image(symbol: &Symbol<'_>) -> bool {
         || symbol.place == Place::Undefined && symbol.binding == Binding::Weak
 }
 
-pub(super) fn defined_in(units: &[Unit<'_>], unit: usize, name: &str) -> Option<SymbolId> {
+fn defined_in(units: &[Unit<'_>], unit: usize, name: &str) -> Option<SymbolId> {
     let (object, symbol) = units[unit].definition(name)?;
     Some(SymbolId {
         unit,

@@ -5,17 +5,18 @@
 //! in every image.
 //!
 //! A library has two ranges. The *shared* one holds code and constants, whose bytes are the same
-//! everywhere, but for the pages that an image has of its own: references out of it lead to the library itself, to its
-//! dependencies, or through its private range. The *private* one holds, in this order:
+//! everywhere, but for the pages that an image has of its own: references out of it lead to the library itself, or
+//! through its private range. The *private* one holds, in this order:
 //!
-//! - *bound* sections: code and constants that hold an import's address themselves (the start-up
-//!   code that walks the image's array of constructors, for one). Their addresses are the same in
-//!   every image, their bytes are not. On pages of their own, read-only;
+//! - *bound* sections: constants, and the rare code, that hold an import's address themselves. Their addresses are
+//!   the same in every image, their bytes are not. On pages of their own, read-only. Of a large one with few such addresses
+//!   the image has pages of its own instead, where it lies among the shared ones;
 //! - the offset table, initialised data, zeros.
 //!
 //! Calls of imports go through a stub in the shared range and an entry of the offset table, as do
 //! calls of functions that choose their implementation at start (`STT_GNU_IFUNC`), whose stub is
-//! their address.
+//! their address. Other instructions find imports through entries, too (`slots`), if need be by a detour behind the
+//! code.
 
 mod placing;
 
@@ -28,6 +29,7 @@ use super::error::LinkError;
 use super::gathered::Gathered;
 use super::merge::Merged;
 use super::object::{Place, Symbol};
+use super::slots::Detour;
 use super::symbols::{Target, UnitTargets};
 use super::unit::{SymbolId, Unit};
 
@@ -68,12 +70,23 @@ pub(super) struct Placement {
 /// An entry of a unit's offset table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Entry<'a> {
-    /// The target's address.
-    Address(Target<'a>),
+    /// The target's address and what is added to it.
+    Address(Target<'a>, i64),
     /// The target's distance from the thread pointer.
     ThreadOffset(Target<'a>),
     /// What the resolver returns, filled in by the program's start-up code.
     Resolved(SymbolId),
+}
+
+/// A detour, and the instruction that takes it.
+#[derive(Clone, Debug)]
+pub(super) struct PlannedDetour<'a> {
+    pub(super) detour: Detour,
+    pub(super) object: usize,
+    pub(super) section: usize,
+    pub(super) entry: Entry<'a>,
+    /// Offset from the first detour.
+    pub(super) offset: u64,
 }
 
 /// Bytes and alignment of a part.
@@ -131,6 +144,12 @@ pub(super) struct Plan<'a> {
     /// Functions that choose their implementation at start, whose stubs follow the others.
     pub(super) resolved: Vec<SymbolId>,
     resolved_index: HashMap<(usize, usize, u64), usize>,
+    /// At [`Plan::detours_at`] in the code.
+    pub(super) detours: Vec<PlannedDetour<'a>>,
+    /// By object, section, and the relocation's offset.
+    detour_index: HashMap<(usize, usize, u64), usize>,
+    detours_size: u64,
+    pub(super) detours_at: u64,
     /// Part and range of the sections that `__start_NAME` walks.
     pub(super) sets: BTreeMap<&'a str, (Part, u64, u64)>,
     /// Imports to which a weak reference exists, so that they may be absent.
@@ -177,6 +196,10 @@ impl<'a> Plan<'a> {
             stubs_at: 0,
             resolved: Vec::new(),
             resolved_index: HashMap::new(),
+            detours: Vec::new(),
+            detour_index: HashMap::new(),
+            detours_size: 0,
+            detours_at: 0,
             sets: BTreeMap::new(),
             weak_imports: HashSet::new(),
         }
@@ -210,6 +233,12 @@ impl<'a> Plan<'a> {
         };
         let index = self.resolved_index.get(&(object, section, symbol.value))?;
         Some(self.stubs_at + (self.stubs.len() + index) as u64 * STUB_SIZE)
+    }
+
+    /// Offset in the code of the detour for a relocation.
+    pub(super) fn detour(&self, object: usize, section: usize, offset: u64) -> Option<u64> {
+        let index = self.detour_index.get(&(object, section, offset))?;
+        Some(self.detours_at + self.detours[*index].offset)
     }
 
     /// Offset in the constants of the frames for unwinding, which are the last of them.
@@ -247,6 +276,20 @@ impl<'a> Plan<'a> {
     /// Bytes of a library's private range.
     pub(super) fn private_size(&self) -> u64 {
         self.data_at() + self.data.size
+    }
+
+    fn add_detour(&mut self, at: (usize, usize, u64), detour: Detour, entry: Entry<'a>) {
+        self.add_entry(entry);
+        let offset = self.detours_size;
+        self.detours_size += detour.code.len() as u64;
+        self.detour_index.insert(at, self.detours.len());
+        self.detours.push(PlannedDetour {
+            detour,
+            object: at.0,
+            section: at.1,
+            entry,
+            offset,
+        });
     }
 
     fn add_entry(&mut self, entry: Entry<'a>) {

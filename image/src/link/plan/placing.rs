@@ -82,11 +82,18 @@ impl<'a> Planner<'_, 'a> {
                 let target = patched.target;
                 match patched.patch.value {
                     Value::EntryDistance | Value::EntryOffset => {
-                        plan.add_entry(Entry::Address(target));
+                        plan.add_entry(Entry::Address(target, patched.patch.entry));
+                    }
+                    Value::Detour => {
+                        let at = (o, s, patched.relocation.offset);
+                        let entry = Entry::Address(target, patched.patch.entry);
+                        if let Some(detour) = patched.detour {
+                            plan.add_detour(at, detour, entry);
+                        }
                     }
                     Value::ThreadEntryDistance => plan.add_entry(Entry::ThreadOffset(target)),
                     Value::Branch if patched.takes_stub() => {
-                        plan.add_entry(Entry::Address(target));
+                        plan.add_entry(Entry::Address(target, 0));
                         if !plan.stub_index.contains_key(&target) {
                             plan.stub_index.insert(target, plan.stubs.len());
                             plan.stubs.push(target);
@@ -99,7 +106,8 @@ impl<'a> Planner<'_, 'a> {
         Ok(())
     }
 
-    /// The library's sections that hold an import's address themselves.
+    /// The library's sections that hold an import's address themselves, and are smaller than the pages that an
+    /// image would have of its own for it.
     fn bound_sections(&mut self) -> Result<HashSet<(usize, usize)>, LinkError> {
         let mut bound = HashSet::new();
         if self.unit.kind == UnitKind::Application {
@@ -112,10 +120,9 @@ impl<'a> Planner<'_, 'a> {
                 continue;
             }
             let patches = patches(self.units, self.own, self.targets, (o, s))?;
-            let is_bound = patches
-                .iter()
-                .any(|p| !p.facts.is_known() && p.patch.value.is_direct());
-            if is_bound {
+            let imports = patches.iter().filter(|p| p.holds_import());
+            let pages: HashSet<u64> = imports.map(|p| p.relocation.offset / PAGE_SIZE).collect();
+            if !pages.is_empty() && section.size <= pages.len() as u64 * PAGE_SIZE {
                 bound.insert((o, s));
                 bound_sets.insert(section.name);
             }
@@ -279,6 +286,7 @@ impl<'a> Planner<'_, 'a> {
     fn place_stubs(&mut self) {
         let count = self.plan.stubs.len() + self.plan.resolved.len();
         self.plan.stubs_at = self.plan.code.take(count as u64 * STUB_SIZE, 16);
+        self.plan.detours_at = self.plan.code.take(self.plan.detours_size, 16);
     }
 
     fn place_commons(&mut self) {

@@ -1,0 +1,220 @@
+use goblin::elf::reloc::{R_X86_64_32, R_X86_64_32S, R_X86_64_64, R_X86_64_PC32};
+
+use super::*;
+use crate::link::object::{Binding, Object, Place, Section, Symbol};
+
+/// What becomes of the first relocation of a section of `bytes`, whose symbols are at `symbols`.
+fn made_of(
+    bytes: &[u8],
+    relocations: &[(u64, u32, i64)],
+    symbols: &[u64],
+    addresses: bool,
+) -> Option<Rewritten> {
+    let relocations: Vec<Relocation> = relocations
+        .iter()
+        .map(|(offset, kind, addend)| Relocation {
+            offset: *offset,
+            kind: *kind,
+            symbol: 0,
+            addend: *addend,
+        })
+        .collect();
+    let first = relocations[0];
+    let section = Section {
+        name: ".text",
+        size: bytes.len() as u64,
+        bytes,
+        relocations,
+        is_content: true,
+        ..Section::default()
+    };
+    let symbol = |value: &u64| Symbol {
+        name: "label",
+        value: *value,
+        size: 0,
+        binding: Binding::Local,
+        kind: 0,
+        visibility: 0,
+        place: Place::Section(0),
+    };
+    let object = Object {
+        name: "object.o".to_owned(),
+        sections: vec![section],
+        symbols: symbols.iter().map(symbol).collect(),
+        groups: Vec::new(),
+    };
+    let code = Instructions::read(&object, 0)?;
+    through_slot(&code, &first, addresses)
+}
+
+fn made(bytes: &[u8], field: u64, addend: i64) -> Option<Rewritten> {
+    made_of(bytes, &[(field, R_X86_64_PC32, addend)], &[0], false)
+}
+
+/// The instructions of a detour.
+fn instructions(detour: &Detour) -> Vec<Instruction> {
+    Decoder::with_ip(64, &detour.code, 0, DecoderOptions::NONE)
+        .into_iter()
+        .collect()
+}
+
+#[test]
+fn an_address_is_loaded_from_the_slot() {
+    // lea x+16(%rip), %r9
+    let lea = [0x4c, 0x8d, 0x0d, 0, 0, 0, 0];
+    for addresses in [false, true] {
+        let made = made_of(&lea, &[(3, R_X86_64_PC32, 12)], &[0], addresses).unwrap();
+        assert_eq!(made.bytes, [0x4c, 0x8b, 0x0d, 0, 0, 0, 0]);
+        assert_eq!((made.patch.field, made.patch.addend), (0, -4));
+        assert_eq!(made.patch.value, Value::EntryDistance);
+        assert_eq!(made.patch.entry, 16);
+        assert_eq!(made.detour, None);
+    }
+    // mov $x+8, %rsi; movabs $x+8, %r10
+    for (bytes, field, kind, expected) in [
+        (
+            vec![0x48, 0xc7, 0xc6, 0, 0, 0, 0],
+            3,
+            R_X86_64_32S,
+            vec![0x48, 0x8b, 0x35, 0, 0, 0, 0],
+        ),
+        (
+            vec![0x49, 0xba, 0, 0, 0, 0, 0, 0, 0, 0],
+            2,
+            R_X86_64_64,
+            vec![0x4c, 0x8b, 0x15, 0, 0, 0, 0, 0x0f, 0x1f, 0],
+        ),
+    ] {
+        let made = made_of(&bytes, &[(field, kind, 8)], &[0], true).unwrap();
+        assert_eq!(made.bytes, expected);
+        assert_eq!(made.patch.field + field as i64, 3);
+        assert_eq!(made.patch.entry, 8);
+    }
+}
+
+#[test]
+fn a_result_is_where_the_address_comes_to_lie() {
+    // mov x(%rip), %rdi
+    let made = made(&[0x48, 0x8b, 0x3d, 0, 0, 0, 0], 3, -4).unwrap();
+    assert_eq!(made.bytes, [0xe9, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90]);
+    assert_eq!(made.patch.field, -2);
+    let detour = made.detour.unwrap();
+    let expected = [
+        &[0x48, 0x8b, 0x3d, 0, 0, 0, 0][..], // mov slot(%rip), %rdi
+        &[0x48, 0x8b, 0xbf, 0, 0, 0, 0],     // mov 0(%rdi), %rdi
+        &[0xe9, 0, 0, 0, 0],
+    ];
+    assert_eq!(detour.code, expected.concat());
+    assert_eq!((detour.slot_at, detour.back), (3, Some((15, 7))));
+}
+
+#[test]
+fn what_has_no_result_has_a_register_saved() {
+    // addq %rax, x+8(%rip)
+    let made = made(&[0x48, 0x01, 0x05, 0, 0, 0, 0], 3, 4).unwrap();
+    let detour = made.detour.unwrap();
+    let does = instructions(&detour);
+    let mnemonics: Vec<Mnemonic> = does.iter().map(Instruction::mnemonic).collect();
+    let expected = [
+        Mnemonic::Lea,
+        Mnemonic::Push,
+        Mnemonic::Mov,
+        Mnemonic::Add,
+        Mnemonic::Pop,
+        Mnemonic::Lea,
+        Mnemonic::Jmp,
+    ];
+    assert_eq!(mnemonics, expected);
+    assert_eq!(does[3].memory_base(), Register::RCX);
+    assert_eq!(does[3].memory_displacement64(), 8);
+    assert_eq!(does[2].op0_register(), Register::RCX);
+}
+
+#[test]
+fn what_uses_the_stack_stays() {
+    // push x(%rip); mov %rsp, x(%rip)
+    assert_eq!(made(&[0xff, 0x35, 0, 0, 0, 0], 2, -4), None);
+    assert_eq!(made(&[0x48, 0x89, 0x25, 0, 0, 0, 0], 3, -4), None);
+}
+
+#[test]
+fn only_addresses_are_taken_where_a_unit_has_its_own() {
+    let load = [0x48, 0x8b, 0x3d, 0, 0, 0, 0];
+    assert_eq!(made_of(&load, &[(3, R_X86_64_PC32, -4)], &[0], true), None);
+    let short = [0xbf, 0, 0, 0, 0]; // mov $x, %edi
+    assert_eq!(made_of(&short, &[(1, R_X86_64_32, 0)], &[0], true), None);
+    let detour = made_of(&short, &[(1, R_X86_64_32, 24)], &[0], false).unwrap();
+    assert_eq!(detour.bytes, [0xe9, 0x90, 0x90, 0x90, 0x90]);
+    assert_eq!(detour.patch.entry, 24);
+}
+
+#[test]
+fn an_instruction_that_only_looks_like_another_is_itself() {
+    // vpermw x(%rip), %zmm0, %zmm0: its last bytes are those of a lea.
+    let made = made(&[0x62, 0xf2, 0xfd, 0x48, 0x8d, 0x05, 0, 0, 0, 0], 6, -4).unwrap();
+    let does = instructions(&made.detour.unwrap());
+    assert_eq!(does[3].mnemonic(), Mnemonic::Vpermw);
+    assert_eq!(does[3].memory_base(), Register::RAX);
+}
+
+#[test]
+fn what_is_not_certain_is_left_alone() {
+    // je past the prefix of: lock incq x(%rip)
+    let skipped = [0x74, 0x01, 0xf0, 0x48, 0xff, 0x05, 0, 0, 0, 0];
+    assert_eq!(made(&skipped, 6, -4), None);
+    // A label in the middle.
+    let load = [0x48, 0x8b, 0x3d, 0, 0, 0, 0];
+    assert_eq!(
+        made_of(&load, &[(3, R_X86_64_PC32, -4)], &[0, 2], false),
+        None
+    );
+    // Data before it that is no instruction, and data that swallows its beginning.
+    assert_eq!(made(&[&[0x06][..], &load].concat(), 4, -4), None);
+    assert_eq!(made(&[&[0x48, 0xb8][..], &load].concat(), 5, -4), None);
+    // Another field: movq $y, x(%rip)
+    let two = [0x48, 0xc7, 0x05, 0, 0, 0, 0, 0, 0, 0, 0];
+    let relocations = [(3, R_X86_64_PC32, -8), (7, R_X86_64_32S, 0)];
+    assert_eq!(made_of(&two, &relocations, &[0], false), None);
+    assert!(made_of(&two, &relocations[..1], &[0], false).is_some());
+}
+
+#[test]
+fn calls_by_pointers_see_their_own_return_address() {
+    let call = made(&[0xff, 0x15, 0, 0, 0, 0], 2, -4).unwrap();
+    assert_eq!(call.bytes, [0x67, 0xe8, 0, 0, 0, 0]);
+    assert_eq!(call.patch.field, 0);
+    let detour = call.detour.unwrap();
+    assert_eq!(detour.back, None);
+    let does = instructions(&detour);
+    assert_eq!(does[1].mnemonic(), Mnemonic::Jmp);
+    assert_eq!(does[1].memory_base(), Register::R11);
+    let jump = made(&[0xff, 0x25, 0, 0, 0, 0], 2, -4).unwrap();
+    assert_eq!(jump.bytes, [0xe9, 0, 0, 0, 0, 0x90]);
+    assert_eq!(jump.patch.field, -1);
+}
+
+#[test]
+fn operands_in_memory_are_found_at_a_base_and_an_index() {
+    // mov x+8(%rax,%r12,8), %rdx
+    let bytes = [0x4a, 0x8b, 0x94, 0xe0, 0, 0, 0, 0];
+    let made = made_of(&bytes, &[(4, R_X86_64_32S, 8)], &[0], false).unwrap();
+    let does = instructions(&made.detour.unwrap());
+    assert_eq!(does[0].op0_register(), Register::RDX);
+    assert_eq!(
+        (does[1].memory_base(), does[1].memory_index()),
+        (Register::RAX, Register::RDX)
+    );
+    let operand = &does[2];
+    assert_eq!(
+        (operand.memory_base(), operand.memory_index()),
+        (Register::RDX, Register::R12)
+    );
+    assert_eq!(operand.memory_index_scale(), 8);
+    assert_eq!(operand.memory_displacement64(), 8);
+    // movq $x, 16(%rsp): the stack is further down.
+    let bytes = [0x48, 0xc7, 0x44, 0x24, 0x10, 0, 0, 0, 0];
+    let made = made_of(&bytes, &[(5, R_X86_64_32S, 0)], &[0], false).unwrap();
+    let does = instructions(&made.detour.unwrap());
+    assert_eq!(does[3].memory_base(), Register::RSP);
+    assert_eq!(does[3].memory_displacement64(), 16 + 136);
+}
