@@ -15,9 +15,9 @@ use super::args::{Definition, LinkRequest};
 use super::collect;
 use super::error::LinkError;
 use super::files::Step;
-use super::object::{Binding, Place, Symbol};
+use super::object::{Binding, Object, Place, Symbol};
 use super::symbols::{Target, UnitTargets};
-use super::unit::{STRONG, SymbolId, Unit, is_one_by_language, precedence};
+use super::unit::{STRONG, SymbolId, Unit, is_one_by_language, precedence, takes_part};
 
 /// The program.
 #[derive(Debug, Default)]
@@ -33,6 +33,8 @@ pub(super) struct Resolution<'a> {
     renamed: HashMap<&'a str, &'a str>,
     /// Sections of libraries' members that are not in the program, and of which the copies count.
     borrowed: HashSet<(usize, usize, usize)>,
+    /// Their objects.
+    lenders: HashSet<(usize, usize)>,
     /// By unit: something of it is in the image.
     included: Vec<bool>,
     /// Sections that nothing needs, and those of them that are left out.
@@ -208,6 +210,8 @@ impl<'a> Resolution<'a> {
                 copies_in(at, &mut open);
             }
         }
+        let lenders = borrowed.iter().map(|(unit, object, _)| (*unit, *object));
+        self.lenders = lenders.collect();
         self.borrowed = borrowed;
     }
 
@@ -288,6 +292,16 @@ impl<'a> Resolution<'a> {
         (!symbol.is_local() && self.refers(unit, object, symbol)).then_some(name)
     }
 
+    /// True when something of the object is in the program, if only for the sake of a copy.
+    pub(super) fn runs(&self, unit: usize, object: usize) -> bool {
+        self.is_live(unit, object) || self.lenders.contains(&(unit, object))
+    }
+
+    /// All such names.
+    pub(super) fn all_absent(&self) -> impl Iterator<Item = &'a str> {
+        self.absent.iter().copied()
+    }
+
     /// True when the unit takes part in the image.
     pub(super) fn includes(&self, unit: usize) -> bool {
         self.included[unit]
@@ -306,6 +320,11 @@ impl<'a> Resolution<'a> {
             Place::Absolute | Place::Common => false,
         }
     }
+}
+
+/// It lies in a section that says something to the linker only.
+fn is_told(object: &Object<'_>, symbol: &Symbol<'_>) -> bool {
+    matches!(symbol.place, Place::Section(section) if !takes_part(&object.sections[section]))
 }
 
 struct Resolver<'r, 'a> {
@@ -459,7 +478,7 @@ impl<'a> Resolver<'_, 'a> {
             }
         }
         for (at, symbol) in of.symbols.iter().enumerate() {
-            if symbol.is_local() || symbol.name.is_empty() {
+            if symbol.is_local() || symbol.name.is_empty() || is_told(of, symbol) {
                 continue;
             }
             if !self.found.refers(unit, object, symbol) {
