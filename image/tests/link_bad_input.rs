@@ -144,13 +144,25 @@ fn faults_of_programs_are_explained() {
         &["libpart.a", "one version", "--pool-library"],
     );
 
-    let aligned = compile(
-        "aligned",
-        "int part(void) { static int x __attribute__((aligned(8192))); return x++; }",
+    let compressed = compile("compressed", "int part(void) { return 1; }");
+    let compressor = std::process::Command::new("gcc")
+        .args(["-g", "-gz", "-c", "-o", &compressed])
+        .arg(workshop.path("compressed.c"))
+        .status();
+    assert!(compressor.unwrap().success());
+    let mut bytes = std::fs::read(&compressed).unwrap();
+    // What `.debug_info` would have: a header with its size, and a stream that begins as all of zlib's do.
+    let stream = bytes
+        .windows(2)
+        .position(|two| two == b"\x78\x5e" || two == b"\x78\x9c");
+    let stream = stream.expect("a compressed section");
+    bytes[stream + 2..stream + 12].fill(0xff);
+    std::fs::write(&compressed, bytes).unwrap();
+    let request = workshop.request(Compiler::Musl, &["-static", &user, &compressed]);
+    expect(
+        &refusal(&request),
+        &["compressed.o", "section .debug", "compile it again"],
     );
-    let archive = workshop.archive("libaligned.a", &[&aligned]);
-    let request = workshop.request(Compiler::Musl, &["-static", &user, &archive]);
-    expect(&refusal(&request), &["aligned.o", "8192"]);
 
     let walker = compile(
         "walker",
@@ -198,7 +210,14 @@ fn rich_object() -> &'static [u8] {
                     static int i(int x) { return x; } static int (*r(void))(int) { return i; }\n\
                     int f(int) __attribute__((ifunc(\"r\")));\n\
                     int main(int n) { return n + t + common[1] + names[n & 1][0] + f(n) + !&gone; }";
-        std::fs::read(workshop.compile(Compiler::Gnu, "rich", text)).unwrap()
+        let object = workshop.compile(Compiler::Gnu, "rich", text);
+        let source = workshop.path("rich.c").display().to_string();
+        let compiled = std::process::Command::new("gcc")
+            .args(["-g", "-gz", "-c", &source, "-o", &object])
+            .status()
+            .unwrap();
+        assert!(compiled.success());
+        std::fs::read(object).unwrap()
     })
 }
 

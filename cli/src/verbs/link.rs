@@ -123,6 +123,9 @@ impl Link {
             let _ = writeln!(io::stderr(), "pool link: warning: {warning}");
         }
         file::write(&request.output, &linked.elf, file::EXECUTABLE)?;
+        if let Some(trace) = &linked.trace {
+            write!(io::stdout(), "{trace}").context("printing which files are linked")?;
+        }
         if let Some(map) = linked.map.as_ref().filter(|_| request.prints_map) {
             write!(io::stdout(), "{map}").context("printing the map")?;
         }

@@ -15,10 +15,10 @@ use pool_tests::source_directory;
 /// What `pool` does not link, and says so: what stands in its message.
 const REFUSED: [(&str, &str); 8] = [
     ("align_4m", "alignment 4194304"),
-    ("big_aligned_member", "aligned to 8192 bytes"),
     ("data_start_end", "_end"),
     ("lto", "-flto"),
     ("merge_orphan", "merged"),
+    ("named_writable_and_executable", "sections .both"),
     ("opt_script_T", "linker script"),
     ("twice_whole", "already"),
     ("wx_section", "writable and executable"),

@@ -38,13 +38,13 @@ impl<'i, 'a> Image<'i, 'a> {
                 return Some(start + offset);
             }
             Part::Loose => {
-                let start = self.loose_index.get(&(unit, object, section))?;
-                return Some(start + offset);
+                let name = self.units[unit].objects[object].sections[section].name;
+                return self.loose.offset(name, (unit, object, section), offset);
             }
             Part::Dropped => return None,
         };
         let inside = match placement.merged {
-            Some(merged) => plan.merged[merged].position(object, section, offset),
+            Some(merged) => plan.merged[merged].position((unit, object, section), offset),
             None => offset,
         };
         Some(start + placement.offset + inside)

@@ -97,6 +97,45 @@ pub(super) fn refuse_undefined(
     Err(LinkError::Undefined(lines))
 }
 
+/// All sections of a name lie together.
+pub(super) fn refuse_writable_code(image: &Image<'_, '_>) -> Result<(), LinkError> {
+    match image
+        .orphans
+        .iter()
+        .find(|orphan| orphan.is_writable_code())
+    {
+        None => Ok(()),
+        Some(orphan) => Err(LinkError::Input {
+            file: image.place(orphan.first().unwrap_or_default(), 0),
+            problem: format!(
+                "sections {} are writable in one object and executable in another, and lie together: give them \
+                 names of their own",
+                orphan.name
+            ),
+        }),
+    }
+}
+
+/// A symbol says in 16 bits which section it is in.
+pub(super) fn refuse_many_sections(image: &Image<'_, '_>) -> Result<(), LinkError> {
+    /// From here on section numbers have other meanings (`SHN_LORESERVE`).
+    const MOST: usize = 0xff00;
+    // A library has five at most, the application some more.
+    let own = 6 * (image.included().count() + 4);
+    let count = own + image.orphans.len() + image.loose.by_name.len();
+    if count <= MOST {
+        return Ok(());
+    }
+    let orphan = image.orphans.last().map_or("", |orphan| &orphan.name);
+    Err(LinkError::Input {
+        file: image.units[0].label.clone(),
+        problem: format!(
+            "would have {count} sections, {MOST} at most are possible: give fewer sections names of their own (as \
+             {orphan})"
+        ),
+    })
+}
+
 /// A local symbol of a copy that does not count stands for nothing. Frames and tables for unwinding such code
 /// are passed over (binutils, `_bfd_elf_default_action_discarded`).
 fn refuse_discarded(

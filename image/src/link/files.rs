@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::archive;
 use super::args::{InputFile, LinkRequest, Mark};
+use super::compressed;
 use super::error::LinkError;
 use super::script::{self, Named};
 use super::search::{Folders, State};
@@ -49,6 +50,24 @@ pub(super) struct MemberBytes {
     /// `libz.a(adler32.o)`.
     pub(super) name: String,
     pub(super) bytes: Vec<u8>,
+    /// The member with its compressed sections expanded, if it has some.
+    expanded: Option<Vec<u8>>,
+}
+
+impl MemberBytes {
+    fn new(name: String, bytes: Vec<u8>) -> Result<Self, LinkError> {
+        let expanded = compressed::expand(&name, &bytes)?;
+        Ok(Self {
+            name,
+            bytes,
+            expanded,
+        })
+    }
+
+    /// What is to be linked.
+    pub(super) fn object(&self) -> &[u8] {
+        self.expanded.as_deref().unwrap_or(&self.bytes)
+    }
 }
 
 /// Reads what `request` names. An archive named twice is read once and searched twice, an empty one is not
@@ -150,6 +169,7 @@ impl Reader<'_> {
         if script::is_text(&bytes) {
             return self.script(path, &bytes, depth);
         }
+        let bytes = compressed::expand(&name, &bytes)?.unwrap_or(bytes);
         self.found.steps.push(Step::Object(self.found.files.len()));
         self.found.files.push(InputBytes::Object { name, bytes });
         Ok(())
@@ -170,13 +190,14 @@ impl Reader<'_> {
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut members = Vec::new();
         for member in archive::members(&file, bytes)? {
-            members.push(MemberBytes {
-                name: format!("{file}({})", member.name),
-                bytes: match member.bytes {
-                    Some(range) => bytes[range].to_vec(),
-                    None => read_file(&folder.join(&member.name))?,
-                },
-            });
+            let contents = match member.bytes {
+                Some(range) => bytes[range].to_vec(),
+                None => read_file(&folder.join(&member.name))?,
+            };
+            members.push(MemberBytes::new(
+                format!("{file}({})", member.name),
+                contents,
+            )?);
         }
         let file = (!members.is_empty()).then_some(self.found.files.len());
         self.seen.push((real, file));

@@ -13,9 +13,10 @@ use super::args::{BuildId, LinkRequest, Undefined};
 use super::eh_frame;
 use super::error::LinkError;
 use super::gathered::{Gathered, gathered};
+use super::loose::LooseSections;
 use super::object::{Object, Section};
 use super::orphans::{Orphan, Run};
-use super::plan::{Extent, Part, Plan};
+use super::plan::Plan;
 use super::resolve::Resolution;
 use super::symbols::UnitTargets;
 use super::unit::{SymbolId, Unit};
@@ -74,6 +75,7 @@ pub(super) struct Common {
     /// file.
     pub(super) data: Span,
     pub(super) build_id: Span,
+    pub(super) properties: Span,
     pub(super) arrays: BTreeMap<Gathered, Span>,
     pub(super) resolvers: Span,
     /// The template of thread-local variables: size in memory and in the file, alignment.
@@ -100,11 +102,11 @@ pub(super) struct Image<'i, 'a> {
     pub(super) gathered: Vec<(Gathered, u64, (usize, usize, usize))>,
     pub(super) gathered_index: HashMap<(usize, usize, usize), u64>,
     pub(super) orphans: Vec<Orphan>,
-    /// Sections that are not loaded: by name, their size; by section, its offset in them.
-    pub(super) loose: BTreeMap<String, Extent>,
-    pub(super) loose_index: HashMap<(usize, usize, usize), u64>,
+    pub(super) loose: LooseSections,
     /// Functions whose implementation is chosen at start.
     pub(super) resolved: Vec<SymbolId>,
+    /// The note of the program's properties.
+    pub(super) property_note: Vec<u8>,
     /// The stack is.
     pub(super) executable_stack: bool,
     pub(super) unresolved: &'i Undefined,
@@ -123,12 +125,13 @@ impl<'i, 'a> Image<'i, 'a> {
         let mut bases = vec![UnitBase::default()];
         for (reservation, plan) in reservations.iter().zip(&plans[1..]) {
             bases.push(reservation.as_ref().map_or_else(UnitBase::default, |r| {
-                let (shared, private) = (r.shared.start.0, r.private.start.0);
+                let shared = r.shared.start.0;
+                let (bound, data) = plan.private_at(r.private.start.0);
                 UnitBase {
                     code: shared,
                     constant: shared + plan.constants_at(),
-                    bound: private,
-                    data: private + plan.data_at(),
+                    bound,
+                    data,
                     thread: r.tls.offset,
                 }
             }));
@@ -144,14 +147,15 @@ impl<'i, 'a> Image<'i, 'a> {
             gathered: Vec::new(),
             gathered_index: HashMap::new(),
             orphans: Vec::new(),
-            loose: BTreeMap::new(),
-            loose_index: HashMap::new(),
+            loose: LooseSections::default(),
             resolved: Vec::new(),
+            property_note: Vec::new(),
             executable_stack: false,
             unresolved: &request.unresolved,
         };
         let asked = image.asks_for_executable_stack().is_some();
         image.executable_stack = request.executable_stack.unwrap_or(asked);
+        image.property_note = image.property_note(&request.properties);
         image.place_application(request)?;
         image.place_loose();
         Ok(image)
@@ -200,7 +204,7 @@ impl<'i, 'a> Image<'i, 'a> {
 
         // Constants. There may be fewer program headers than there is room for.
         end.take(
-            ELF_HEADER_SIZE + (3 * included + 8) * PROGRAM_HEADER_SIZE,
+            ELF_HEADER_SIZE + (3 * included + 10) * PROGRAM_HEADER_SIZE,
             1,
         );
         let id_size = match &request.build_id {
@@ -209,6 +213,7 @@ impl<'i, 'a> Image<'i, 'a> {
             BuildId::Given(bytes) => 16 + (bytes.len() as u64).next_multiple_of(4),
         };
         self.common.build_id = end.take(id_size, 4);
+        self.common.properties = end.take(self.property_note.len() as u64, 8);
         self.bases[0].constant = end.take(plan.constant.size, plan.constant.alignment).start;
         for kind in [
             Gathered::PreinitArray,
@@ -351,21 +356,6 @@ impl<'i, 'a> Image<'i, 'a> {
             .filter(|(_, _, section)| section.is_loaded() && section.name == ".eh_frame")
             .map(|(_, _, section)| eh_frame::count_frames(section.bytes))
             .sum()
-    }
-
-    fn place_loose(&mut self) {
-        for u in 0..self.units.len() {
-            if !self.program.includes(u) {
-                continue;
-            }
-            for (o, s, section) in self.units[u].sections() {
-                if self.plans[u].placement(o, s).part == Part::Loose {
-                    let extent = self.loose.entry(section.name.to_owned()).or_default();
-                    let offset = extent.take(section.size, section.alignment);
-                    self.loose_index.insert((u, o, s), offset);
-                }
-            }
-        }
     }
 }
 

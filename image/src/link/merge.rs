@@ -1,26 +1,29 @@
 //! Mergeable sections: equal strings and constants of one unit are kept once.
 //!
-//! Only within a unit: a library's shared pages must not depend on what else is in an image.
+//! What is loaded, only within a unit: a library's shared pages must not depend on what else is in an image.
 
 use std::collections::HashMap;
 
 use super::object::Section;
 
+/// A section: unit, object, index.
+pub(super) type At = (usize, usize, usize);
+
 /// Sections with the same kind of entries, merged.
 #[derive(Debug)]
 pub(super) struct Merged {
-    /// Where it begins in the unit's constants.
+    /// Where it begins in what it is part of.
     pub(super) offset: u64,
     pub(super) alignment: u64,
     pub(super) bytes: Vec<u8>,
     /// Of each section, where each of its entries begins and where it went.
-    entries: HashMap<(usize, usize), Vec<(u64, u64)>>,
+    entries: HashMap<At, Vec<(u64, u64)>>,
 }
 
 impl Merged {
     /// Where the byte at `offset` of a merged section went, from the start of the merged bytes.
-    pub(super) fn position(&self, object: usize, section: usize, offset: u64) -> u64 {
-        let Some(entries) = self.entries.get(&(object, section)) else {
+    pub(super) fn position(&self, at: At, offset: u64) -> u64 {
+        let Some(entries) = self.entries.get(&at) else {
             return 0;
         };
         let next = entries.partition_point(|(start, _)| *start <= offset);
@@ -34,9 +37,9 @@ impl Merged {
 /// What sections must have in common to be merged with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct MergeKey {
-    entry_size: u64,
+    pub(super) entry_size: u64,
     alignment: u64,
-    strings: bool,
+    pub(super) strings: bool,
 }
 
 /// The key of a section that can be merged: whole entries, strings that end.
@@ -58,15 +61,15 @@ pub(super) fn key(section: &Section<'_>) -> Option<MergeKey> {
     })
 }
 
-/// Merges sections of one key, given in order with their object and section index.
+/// Merges sections of one key, given in order.
 pub(super) fn merge<'s, 'a: 's>(
     key: MergeKey,
-    sections: impl Iterator<Item = (usize, usize, &'s Section<'a>)>,
+    sections: impl Iterator<Item = (At, &'s Section<'a>)>,
 ) -> Merged {
     let mut bytes: Vec<u8> = Vec::new();
     let mut known: HashMap<&'a [u8], u64> = HashMap::new();
     let mut entries = HashMap::new();
-    for (object, index, section) in sections {
+    for (at, section) in sections {
         let mut moved = Vec::new();
         let mut start = 0u64;
         for entry in split(key, section.bytes) {
@@ -79,7 +82,7 @@ pub(super) fn merge<'s, 'a: 's>(
             moved.push((start, position));
             start += entry.len() as u64;
         }
-        entries.insert((object, index), moved);
+        entries.insert(at, moved);
     }
     Merged {
         offset: 0,
@@ -128,11 +131,11 @@ mod tests {
     fn equal_strings_are_kept_once_and_found_from_inside() {
         let parts = [strings(b"one\0two\0"), strings(b"two\0three\0one\0")];
         let key = key(&parts[0]).unwrap();
-        let merged = merge(key, parts.iter().enumerate().map(|(o, s)| (o, 0, s)));
+        let merged = merge(key, parts.iter().enumerate().map(|(o, s)| ((0, o, 0), s)));
         assert_eq!(merged.bytes, b"one\0two\0three\0");
-        assert_eq!(merged.position(1, 0, 0), merged.position(0, 0, 4));
-        assert_eq!(merged.position(1, 0, 11), 1);
-        assert_eq!(merged.position(1, 0, 6), 10);
+        assert_eq!(merged.position((0, 1, 0), 0), merged.position((0, 0, 0), 4));
+        assert_eq!(merged.position((0, 1, 0), 11), 1);
+        assert_eq!(merged.position((0, 1, 0), 6), 10);
     }
 
     #[test]

@@ -38,13 +38,17 @@
 //! - of a function that C++ has one of in a program (an inline one) libraries call their own copies;
 //! - `etext` is the end of the application's code; that of libraries lies elsewhere;
 //! - sections that are named as a compiler names those of single variables (`.data.NAME`) lie with their library's
-//!   or the application's data: who walks them from one to another should give them a name that is none of these.
+//!   or the application's data: who walks them from one to another should give them a name that is none of these;
+//! - nothing is write-protected after the start (`-z relro`): what is constant from the start is on pages that
+//!   nobody can write, all else stays writable.
 
 mod addresses;
 mod archive;
 mod args;
 mod checks;
 mod collect;
+mod compressed;
+mod debug_frame;
 mod definitions;
 mod dynamic;
 mod eh_frame;
@@ -53,6 +57,7 @@ mod files;
 mod gathered;
 mod image;
 mod library;
+mod loose;
 mod map;
 mod meaning;
 mod merge;
@@ -61,6 +66,7 @@ mod orphans;
 mod output;
 mod patch;
 mod plan;
+mod properties;
 mod references;
 pub mod registry;
 mod relocate;
@@ -82,8 +88,8 @@ use pool_core::page::{PAGE_SIZE, PageCount};
 use pool_core::registry::{Reservation, ReservationRequest};
 
 pub use args::{
-    BuildId, Definition, Expression, InputFile, LibraryAlias, LinkRequest, Mark, Operator,
-    Question, Strip, Undefined, expand, parse_args,
+    BuildId, Compression, Definition, Discard, Expression, InputFile, LibraryAlias, LinkRequest,
+    Mark, Operator, Question, Strip, Undefined, expand, parse_args,
 };
 pub use dynamic::refuse_shared_libraries;
 pub use error::LinkError;
@@ -94,7 +100,7 @@ use addresses::Import;
 use files::InputBytes;
 use image::Image;
 use library::{Library, Naming};
-use object::Object;
+use object::{Object, Place};
 use plan::Plan;
 use relocate::{Contents, OwnPage};
 use resolve::{Asked, Became, Resolution};
@@ -118,6 +124,8 @@ pub struct Linked {
     pub map: Option<String>,
     /// The files that were read, as a rule for make, if asked for ([`LinkRequest::dependency_file`]).
     pub dependencies: Option<String>,
+    /// The files that are in it, a line each, if asked for ([`LinkRequest::trace`]).
+    pub trace: Option<String>,
 }
 
 /// What a library takes in an image.
@@ -185,7 +193,12 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
         &reservations,
     )?;
     let warnings = checks::refuse_undefined(&image, request)?;
-    let contents = relocate::fill(&image)?;
+    checks::refuse_many_sections(&image)?;
+    checks::refuse_writable_code(&image)?;
+    let mut contents = relocate::fill(&image)?;
+    if request.strip == Strip::Nothing {
+        debug_frame::fill(&image, &mut contents);
+    }
     let entry = entry_address(&image, &request.entry)?;
 
     let layout = set.layout(&image, &contents, &reservations);
@@ -194,6 +207,7 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
     Ok(Linked {
         elf: output::write(&image, &contents, request, &names, entry, &text),
         libraries: set.pages(&image, &contents),
+        trace: request.trace.then(|| set.trace(&image)),
         map: request
             .wants_map()
             .then(|| map::text(&image, &contents, &names)),
@@ -403,6 +417,17 @@ impl<'a> LinkSet<'a> {
         }
     }
 
+    /// The objects and the archives that something of is in the image.
+    fn trace(&self, image: &Image<'_, '_>) -> String {
+        let objects = self.units[0].objects.iter().map(|object| &object.name);
+        let archives = image.included().filter(|unit| *unit != 0);
+        let archives = archives.map(|unit| &self.units[unit].label);
+        objects
+            .chain(archives)
+            .flat_map(|name| [name.as_str(), "\n"])
+            .collect()
+    }
+
     fn names(&self) -> Vec<String> {
         let libraries = self.libraries.iter();
         std::iter::once(String::new())
@@ -440,21 +465,46 @@ impl<'a> LinkSet<'a> {
             && let Some(object) = image.asks_for_executable_stack()
         {
             warnings.push(format!(
-                "{object} needs an executable stack, or does not say that it needs none \
+                "{object} requires executable stack, or does not say that it needs none \
                  (.note.GNU-stack): the program has one"
             ));
         }
-        let compressed = image.included().any(|unit| {
-            let mut sections = self.units[unit].sections();
-            sections.any(|(_, _, section)| section.is_compressed())
-        });
-        if compressed {
-            warnings.push(
-                "compressed debugging sections are left out: compile with -gz=none to keep them"
-                    .to_owned(),
-            );
-        }
+        warnings.extend(self.of_symbols(image));
         warnings
+    }
+
+    /// What libraries say about the use of a symbol of theirs (`.gnu.warning.SYMBOL`), for each object that
+    /// refers to it.
+    fn of_symbols(&self, image: &Image<'_, '_>) -> Vec<String> {
+        let live = || {
+            let units = self.units.iter().enumerate();
+            units.flat_map(|(u, unit)| {
+                let objects = unit.objects.iter().enumerate();
+                objects.filter_map(move |(o, object)| image.program.is_live(u, o).then_some(object))
+            })
+        };
+        let mut told: BTreeMap<&str, &[u8]> = BTreeMap::new();
+        for section in live().flat_map(|object| &object.sections) {
+            if let Some(symbol) = section.name.strip_prefix(".gnu.warning.") {
+                told.entry(symbol).or_insert(section.bytes);
+            }
+        }
+        if told.is_empty() {
+            return Vec::new();
+        }
+        let uses = live().flat_map(|object| {
+            let symbols = object.symbols.iter();
+            let undefined = symbols.filter(|symbol| symbol.place == Place::Undefined);
+            undefined.filter_map(|symbol| {
+                let text = String::from_utf8_lossy(told.get(symbol.name)?);
+                Some(format!(
+                    "{}: {}",
+                    object.name,
+                    text.trim_end_matches('\0').trim_end()
+                ))
+            })
+        });
+        uses.collect()
     }
 }
 
@@ -480,7 +530,7 @@ fn library_unit<'a>(
     let mut objects: Vec<Object<'a>> = members
         .iter()
         .filter(|member| !object::is_foreign(&member.bytes))
-        .map(|member| Object::parse(&member.name, &member.bytes))
+        .map(|member| Object::parse(&member.name, member.object()))
         .collect::<Result<_, _>>()?;
     // Whoever refers to them is told of what is undefined.
     objects.retain(|object| !object.is_intermediate_code());

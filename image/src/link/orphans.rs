@@ -34,6 +34,17 @@ pub(super) struct Orphan {
     is_mergeable: bool,
 }
 
+impl Orphan {
+    pub(super) fn is_writable_code(&self) -> bool {
+        self.is_code && self.is_writable
+    }
+
+    /// The first of its sections.
+    pub(super) fn first(&self) -> Option<(usize, usize, usize)> {
+        self.parts.first().map(|(_, at)| *at)
+    }
+}
+
 impl Image<'_, '_> {
     /// Finds all orphan sections of the program.
     pub(super) fn find_orphans(&mut self) {

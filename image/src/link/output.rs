@@ -6,23 +6,27 @@
 
 use goblin::elf::header::EM_X86_64;
 use goblin::elf::program_header::{
-    PF_R, PF_W, PF_X, PT_GNU_EH_FRAME, PT_GNU_STACK, PT_LOAD, PT_NOTE, PT_TLS,
+    PF_R, PF_W, PF_X, PT_GNU_EH_FRAME, PT_GNU_PROPERTY, PT_GNU_STACK, PT_LOAD, PT_NOTE, PT_TLS,
 };
 use goblin::elf::section_header::{
-    SHF_ALLOC, SHF_EXECINSTR, SHF_INFO_LINK, SHF_TLS, SHF_WRITE, SHT_FINI_ARRAY, SHT_INIT_ARRAY,
-    SHT_NOBITS, SHT_NOTE, SHT_PREINIT_ARRAY, SHT_PROGBITS, SHT_RELA, SHT_STRTAB, SHT_SYMTAB,
+    SHF_ALLOC, SHF_COMPRESSED, SHF_EXECINSTR, SHF_INFO_LINK, SHF_TLS, SHF_WRITE, SHT_FINI_ARRAY,
+    SHT_INIT_ARRAY, SHT_NOBITS, SHT_NOTE, SHT_PREINIT_ARRAY, SHT_PROGBITS, SHT_RELA, SHT_STRTAB,
+    SHT_SYMTAB,
 };
 use pool_core::page::PAGE_SIZE;
 
-use super::args::{BuildId, LinkRequest, Strip};
+use super::args::{BuildId, Compression, LinkRequest, Strip};
+use super::compressed;
 use super::gathered::Gathered;
 use super::image::{ELF_HEADER_SIZE, Image, PROGRAM_HEADER_SIZE, Span};
+use super::loose::Loose;
 use super::orphans::Run;
 use super::relocate::Contents;
 use super::sections::OutputSection;
 use super::symtab::{self, SymbolTable};
 use crate::layout::{ELSEWHERE_SECTION, LAYOUT_SECTION};
 
+const PROPERTIES: &str = ".note.gnu.property";
 /// Bytes of a section header.
 const SECTION_HEADER_SIZE: u64 = 64;
 /// File offset of `e_shoff` in the ELF header.
@@ -82,9 +86,9 @@ pub(super) fn write(
         size: request.stack_size,
         alignment: 16,
     });
-    file.loose(contents, layout);
+    file.loose(image, contents, request.compress, layout);
     if request.strip != Strip::Everything {
-        let table = symtab::build(image, &file.sections);
+        let table = symtab::build(image, &file.sections, request.discard);
         file.symbol_table(&table);
     }
     file.finish(image, request, entry)
@@ -142,16 +146,13 @@ impl Writer {
             address: span.start,
             offset: run.offset_of(span.start),
             size: span.size,
-            alignment: match kind {
-                SHT_NOTE => 4,
-                _ => 1 << span.start.trailing_zeros().min(4),
-            },
+            alignment: 1 << span.start.trailing_zeros().min(4),
             ..OutputSection::default()
         });
     }
 
     /// Points a program header at a part of a run of pages, if there is one.
-    fn pointer(&mut self, kind: u32, span: Span, run: PageRun) {
+    fn pointer(&mut self, kind: u32, span: Span, alignment: u64, run: PageRun) {
         if span.size == 0 {
             return;
         }
@@ -162,7 +163,7 @@ impl Writer {
             address: span.start,
             stored: span.size,
             size: span.size,
-            alignment: 4,
+            alignment,
         });
     }
 
@@ -180,13 +181,18 @@ impl Writer {
         let run = self.pages(PF_R, all.start, &contents.constants, all.size, false);
         let read = SHF_ALLOC;
         let notes = span(base.constant, plan.notes);
-        for (name, notes) in [
-            (".note.gnu.build-id", common.build_id),
-            (".note.app", notes),
+        for (name, notes, alignment) in [
+            (".note.gnu.build-id", common.build_id, 4),
+            (PROPERTIES, common.properties, 8),
+            (".note.app", notes, 4),
         ] {
             self.section(name, SHT_NOTE, read, notes, run);
-            self.pointer(PT_NOTE, notes, run);
+            if let Some(section) = self.sections.last_mut().filter(|_| notes.size > 0) {
+                section.alignment = alignment;
+            }
+            self.pointer(PT_NOTE, notes, alignment, run);
         }
+        self.pointer(PT_GNU_PROPERTY, common.properties, 8, run);
         let frames = plan.frames_at();
         let constants = span(base.constant + plan.notes, frames - plan.notes);
         self.section(".rodata", SHT_PROGBITS, read, constants, run);
@@ -214,7 +220,7 @@ impl Writer {
         self.section(".tbss", SHT_NOBITS, flags, zeros, run);
         let table = common.unwind_table;
         self.section(".eh_frame_hdr", SHT_PROGBITS, read, table, run);
-        self.pointer(PT_GNU_EH_FRAME, table, run);
+        self.pointer(PT_GNU_EH_FRAME, table, 4, run);
     }
 
     /// The application's code, and what the image has one of.
@@ -317,9 +323,33 @@ impl Writer {
     }
 
     /// Sections that are not loaded, and the layout.
-    fn loose(&mut self, contents: &Contents, layout: &[u8]) {
+    fn loose(
+        &mut self,
+        image: &Image<'_, '_>,
+        contents: &Contents,
+        compress: Option<Compression>,
+        layout: &[u8],
+    ) {
         for (name, bytes) in &contents.loose {
-            self.append(name, SHT_PROGBITS, bytes, 1);
+            let made_here = Loose::default();
+            let loose = image.loose.by_name.get(name).unwrap_or(&made_here);
+            let alignment = loose.extent.alignment;
+            let compressed = compress
+                .filter(|_| name.starts_with(".debug"))
+                .and_then(|kind| compressed::of(kind, bytes, alignment));
+            match &compressed {
+                Some(bytes) => {
+                    self.append(name, loose.kind, bytes, compressed::ALIGNMENT_COMPRESSED);
+                }
+                None => self.append(name, loose.kind, bytes, alignment),
+            }
+            if let Some(section) = self.sections.last_mut() {
+                section.flags = loose.flags;
+                section.entry_size = loose.entry_size;
+                if compressed.is_some() {
+                    section.flags |= u64::from(SHF_COMPRESSED);
+                }
+            }
         }
         self.append(LAYOUT_SECTION, SHT_PROGBITS, layout, 1);
         let elsewhere: Vec<&[u8]> = contents

@@ -77,12 +77,19 @@ fn empty(image: &Image<'_, '_>) -> Contents {
         orphans: vec![0; (image.bases[0].data - image.common.data.start) as usize],
         constants: vec![0; image.common.constants.size as usize],
         code: vec![0; image.common.code.size as usize],
-        loose: image
-            .loose
-            .iter()
-            .map(|(name, extent)| (name.clone(), vec![0; extent.size as usize]))
-            .collect(),
+        loose: BTreeMap::new(),
     };
+    for (name, loose) in &image.loose.by_name {
+        let mut bytes = vec![0; loose.extent.size as usize];
+        for merged in &loose.merged {
+            let start = merged.offset as usize;
+            bytes[start..start + merged.bytes.len()].copy_from_slice(&merged.bytes);
+        }
+        contents.loose.insert(name.clone(), bytes);
+    }
+    let note = (image.common.properties.start - image.common.constants.start) as usize;
+    contents.constants[note..note + image.property_note.len()]
+        .copy_from_slice(&image.property_note);
     let trap = (image.common.trap - image.common.code.start) as usize;
     contents.code[trap..trap + TRAP.len()].copy_from_slice(&TRAP);
     contents
@@ -120,6 +127,18 @@ fn bytes_at<'c>(
     buffer.get_mut(offset..)
 }
 
+/// The bytes of a section that is loaded, relocated.
+pub(super) fn section<'c>(
+    image: &Image<'_, '_>,
+    contents: &'c mut Contents,
+    (u, o, s): (usize, usize, usize),
+) -> Option<&'c [u8]> {
+    let part = image.plans[u].placement(o, s).part;
+    let address = image.section_address(u, o, s, 0)?;
+    let size = image.units[u].objects[o].sections[s].bytes.len();
+    bytes_at(image, contents, u, part, address)?.get(..size)
+}
+
 fn fill_unit(image: &Image<'_, '_>, u: usize, contents: &mut Contents) -> Result<(), LinkError> {
     let (unit, plan, base) = (&image.units[u], &image.plans[u], &image.bases[u]);
     // What the program means otherwise, once all is as in every image.
@@ -135,7 +154,8 @@ fn fill_unit(image: &Image<'_, '_>, u: usize, contents: &mut Contents) -> Result
         let Some(address) = image.section_address(u, o, s, 0) else {
             continue;
         };
-        if section.is_zero() || placement.merged.is_some() || section.size == 0 {
+        let is_merged = placement.merged.is_some() || image.loose.is_merged((u, o, s));
+        if section.is_zero() || is_merged || section.size == 0 {
             continue;
         }
         let room = match placement.part {
@@ -262,13 +282,10 @@ fn fill_unwind_table(image: &Image<'_, '_>, contents: &mut Contents) {
             if !section.is_loaded() || section.name != ".eh_frame" {
                 continue;
             }
-            let part = image.plans[u].placement(o, s).part;
             let Some(address) = image.section_address(u, o, s, 0) else {
                 continue;
             };
-            if let Some(bytes) = bytes_at(image, contents, u, part, address)
-                && let Some(bytes) = bytes.get(..section.bytes.len())
-            {
+            if let Some(bytes) = self::section(image, contents, (u, o, s)) {
                 first.get_or_insert(address);
                 frames.extend(eh_frame::frames(bytes, address));
             }

@@ -16,9 +16,9 @@ use super::collect;
 use super::error::LinkError;
 use super::files::Step;
 use super::library::Library;
-use super::object::{Binding, Place, Symbol};
+use super::object::{Binding, Object, Place, Symbol};
 use super::symbols::{Target, UnitTargets};
-use super::unit::{STRONG, SymbolId, Unit, is_one_by_language, precedence};
+use super::unit::{STRONG, SymbolId, Unit, is_one_by_language, precedence, takes_part};
 
 /// The program.
 #[derive(Debug, Default)]
@@ -34,6 +34,8 @@ pub(super) struct Resolution<'a> {
     renamed: HashMap<&'a str, &'a str>,
     /// Sections of libraries' members that are not in the program, and of which the copies count.
     borrowed: HashSet<(usize, usize, usize)>,
+    /// Their objects.
+    lenders: HashSet<(usize, usize)>,
     /// By unit: something of it is in the image.
     included: Vec<bool>,
     /// Sections that nothing needs, and those of them that are left out.
@@ -200,6 +202,8 @@ impl<'a> Resolution<'a> {
                 }
             }
         }
+        let lenders = borrowed.iter().map(|(unit, object, _)| (*unit, *object));
+        self.lenders = lenders.collect();
         self.borrowed = borrowed;
     }
 
@@ -287,6 +291,16 @@ impl<'a> Resolution<'a> {
         (!symbol.is_local() && self.refers(unit, object, symbol)).then_some(name)
     }
 
+    /// True when something of the object is in the program, if only for the sake of a copy.
+    pub(super) fn runs(&self, unit: usize, object: usize) -> bool {
+        self.is_live(unit, object) || self.lenders.contains(&(unit, object))
+    }
+
+    /// All such names.
+    pub(super) fn all_absent(&self) -> impl Iterator<Item = &'a str> {
+        self.absent.iter().copied()
+    }
+
     /// True when the unit takes part in the image.
     pub(super) fn includes(&self, unit: usize) -> bool {
         self.included[unit]
@@ -305,6 +319,11 @@ impl<'a> Resolution<'a> {
             Place::Absolute | Place::Common => false,
         }
     }
+}
+
+/// It lies in a section that says something to the linker only.
+fn is_told(object: &Object<'_>, symbol: &Symbol<'_>) -> bool {
+    matches!(symbol.place, Place::Section(section) if !takes_part(&object.sections[section]))
 }
 
 struct Resolver<'r, 'a> {
@@ -458,7 +477,7 @@ impl<'a> Resolver<'_, 'a> {
             }
         }
         for (at, symbol) in of.symbols.iter().enumerate() {
-            if symbol.is_local() || symbol.name.is_empty() {
+            if symbol.is_local() || symbol.name.is_empty() || is_told(of, symbol) {
                 continue;
             }
             if !self.found.refers(unit, object, symbol) {

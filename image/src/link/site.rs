@@ -232,8 +232,8 @@ impl<'a> Site<'_, 'a> {
         }
         Ok(match patch.value {
             Value::Nothing => 0,
-            // A reference into what is not in the image: consumers skip zero.
-            Value::Address => direct().unwrap_or(0),
+            // A reference into what is not in the image: consumers skip zero, which ends a list of ranges.
+            Value::Address => direct().unwrap_or_else(|| i128::from(self.is_ranges())),
             Value::Distance => direct().map_or(0, |value| value - place),
             Value::Branch if patched.takes_stub() && self.unit != 0 && !past_wrapper => {
                 let stub = image.stub_address(self.unit, target);
@@ -255,12 +255,17 @@ impl<'a> Site<'_, 'a> {
         })
     }
 
+    fn is_ranges(&self) -> bool {
+        self.unit().objects[self.object].sections[self.section].name == ".debug_ranges"
+    }
+
     fn is_merged(&self, place: Place) -> bool {
         match place {
-            Place::Section(section) => self.image.plans[self.unit]
-                .placement(self.object, section)
-                .merged
-                .is_some(),
+            Place::Section(section) => {
+                let placement = self.image.plans[self.unit].placement(self.object, section);
+                let at = (self.unit, self.object, section);
+                placement.merged.is_some() || self.image.loose.is_merged(at)
+            }
             _ => false,
         }
     }

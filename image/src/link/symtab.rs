@@ -1,14 +1,20 @@
 //! The symbol table of the executable, for debuggers and profilers.
 
-use goblin::elf::section_header::{SHF_ALLOC, SHF_TLS, SHN_ABS};
-use goblin::elf::sym::{STB_GLOBAL, STB_LOCAL, STB_WEAK, STT_FILE, STT_FUNC, STT_SECTION};
+use std::collections::BTreeMap;
 
+use goblin::elf::section_header::{SHF_ALLOC, SHF_TLS, SHN_ABS};
+use goblin::elf::sym::{
+    STB_GLOBAL, STB_LOCAL, STB_WEAK, STT_FILE, STT_FUNC, STT_NOTYPE, STT_SECTION,
+};
+
+use super::addresses::Import;
+use super::args::Discard;
 use super::image::Image;
 use super::object::{Binding, Place, Symbol};
 use super::plan::Part;
 use super::sections::OutputSection;
 use super::symbols::Target;
-use super::unit::SymbolId;
+use super::unit::{SymbolId, Unit};
 
 /// Bytes of a symbol.
 pub(super) const ENTRY_SIZE: u64 = 24;
@@ -22,8 +28,13 @@ pub(super) struct SymbolTable {
     pub(super) first_global: u32,
 }
 
-/// All named symbols of the image: local ones first, as the format asks for.
-pub(super) fn build(image: &Image<'_, '_>, sections: &[OutputSection]) -> SymbolTable {
+/// All named symbols of the program: local ones first, as the format asks for. Of a library's members that are not in
+/// the program, none.
+pub(super) fn build(
+    image: &Image<'_, '_>,
+    sections: &[OutputSection],
+    discard: Discard,
+) -> SymbolTable {
     let mut table = SymbolTable {
         entries: vec![0; ENTRY_SIZE as usize],
         names: vec![0],
@@ -41,22 +52,67 @@ pub(super) fn build(image: &Image<'_, '_>, sections: &[OutputSection]) -> Symbol
                     object: o,
                     symbol: s,
                 };
-                let counts = image.targets[u][o][s] == Target::Defined(id);
-                if counts && is_told(symbol) && symbol.is_local() == locals {
+                let counts = image.targets[u][o][s] == Target::Defined(id)
+                    && (image.program.runs(u, o)
+                        || image.program.definition(symbol.name) == Some(id));
+                let is_told = is_told(symbol) && !is_discarded(&image.units[u], o, symbol, discard);
+                if counts && is_told && symbol.is_local() == locals {
                     add(image, &index, id, symbol, &mut table);
                 }
             }
         }
     }
+    for (name, address) in provided(image) {
+        let section = index.find(address, false);
+        table.push(name, STB_GLOBAL << 4 | STT_NOTYPE, 0, section, address, 0);
+    }
     table
+}
+
+/// What the linker itself defines, with its address: the ends of data, and what else the program refers to.
+fn provided<'a>(image: &Image<'_, 'a>) -> BTreeMap<&'a str, u64> {
+    let always = ["__bss_start", "_edata", "_end"].into_iter();
+    let names = always.chain(image.program.all_absent());
+    let found = names.filter_map(|name| match image.import(name)? {
+        Import::Address(address) => Some((name, address)),
+        Import::Symbol(_) => None,
+    });
+    found.collect()
+}
+
+impl SymbolTable {
+    fn push(&mut self, name: &str, info: u8, other: u8, section: u16, value: u64, size: u64) {
+        let at = self.names.len() as u32;
+        self.names.extend_from_slice(name.as_bytes());
+        self.names.push(0);
+        self.entries.extend(at.to_le_bytes());
+        self.entries.extend([info, other]);
+        self.entries.extend(section.to_le_bytes());
+        self.entries.extend(value.to_le_bytes());
+        self.entries.extend(size.to_le_bytes());
+    }
 }
 
 fn is_told(symbol: &Symbol<'_>) -> bool {
     !symbol.name.is_empty()
-        && !symbol.name.starts_with(".L")
         && symbol.kind != STT_SECTION
         && symbol.kind != STT_FILE
         && symbol.place != Place::Undefined
+}
+
+fn is_discarded(unit: &Unit<'_>, object: usize, symbol: &Symbol<'_>, discard: Discard) -> bool {
+    let is_temporary = symbol.name.starts_with(".L");
+    let is_merged = match symbol.place {
+        Place::Section(section) => unit.objects[object].sections[section].is_mergeable(),
+        _ => false,
+    };
+    symbol.is_local()
+        && match discard {
+            Discard::Nothing => false,
+            Discard::Merged => is_temporary && is_merged,
+            Discard::Temporary => is_temporary,
+            Discard::Locals => true,
+        }
 }
 
 fn add(
@@ -94,15 +150,15 @@ fn add(
     } else {
         symbol.kind
     };
-    let name = table.names.len() as u32;
-    table.names.extend_from_slice(symbol.name.as_bytes());
-    table.names.push(0);
-    table.entries.extend(name.to_le_bytes());
-    table.entries.push(binding << 4 | kind & 0xf);
-    table.entries.push(symbol.visibility);
-    table.entries.extend(section.to_le_bytes());
-    table.entries.extend(value.to_le_bytes());
-    table.entries.extend(symbol.size.to_le_bytes());
+    let info = binding << 4 | kind & 0xf;
+    table.push(
+        symbol.name,
+        info,
+        symbol.visibility,
+        section,
+        value,
+        symbol.size,
+    );
 }
 
 /// Finds the output section of an address.

@@ -315,7 +315,7 @@ pub(super) fn precedence(symbol: &Symbol<'_>) -> (u8, u64) {
 
 /// False for sections that say something to the linker only, or that hold for one object and not
 /// for a program.
-fn takes_part(section: &Section<'_>) -> bool {
+pub(super) fn takes_part(section: &Section<'_>) -> bool {
     const TOLD: [&str; 5] = [
         ".note.GNU-stack",
         ".note.gnu.property",

@@ -17,10 +17,11 @@ use std::path::{Path, PathBuf};
 use super::error::LinkError;
 pub use expression::{Definition, Expression, Operator};
 pub use request::{
-    BuildId, InputFile, LibraryAlias, LinkRequest, Mark, Question, Strip, Undefined,
+    BuildId, Compression, Discard, InputFile, LibraryAlias, LinkRequest, Mark, Question, Strip,
+    Undefined,
 };
 pub use response::expand;
-use vocabulary::{IGNORED, IGNORED_WITH_VALUE, WITHOUT_EFFECT};
+use vocabulary::{IGNORED, IGNORED_WITH_VALUE, PROPERTIES, WITHOUT_EFFECT};
 
 /// With nothing to link it asks for the linker script.
 const VERBOSE: &str = "--verbose";
@@ -217,9 +218,14 @@ fn long_option(
         "print-gc-sections" => request.tells_collected = true,
         "no-print-gc-sections" => request.tells_collected = false,
         "print-map" | "M" => request.prints_map = true,
-        "emit-relocs" | "q" => request
-            .warnings
-            .push(format!("{} has no effect", option.whole)),
+        "trace" | "t" => request.trace = true,
+        "compress-debug-sections" => {
+            let kind = arguments.value(option)?;
+            request.compress = compression(option, &kind)?;
+        }
+        "discard-all" | "x" => request.discard = Discard::Locals,
+        "discard-locals" | "X" => request.discard = Discard::Temporary,
+        "discard-none" => request.discard = Discard::Nothing,
         "strip-debug" | "S" | "icf" => {}
         name if IGNORED.contains(&name) => {}
         name if IGNORED_WITH_VALUE.contains(&name) => {
@@ -330,7 +336,10 @@ fn keyword(value: &str, request: &mut LinkRequest) -> Result<(), LinkError> {
         "undefs" => request.unresolved.ignored = true,
         "stack-size" => request.stack_size = number(&format!("-z {value}"), of)?,
         name if WITHOUT_EFFECT.contains(&name) => {}
-        _ => request.warnings.push(format!("-z {value} ignored")),
+        name => match PROPERTIES.iter().find(|(known, _)| *known == name) {
+            Some((_, property)) => request.properties.push(*property),
+            None => request.warnings.push(format!("-z {value} ignored")),
+        },
     }
     Ok(())
 }
@@ -369,6 +378,15 @@ fn unresolved(request: &mut LinkRequest, method: &str) -> Result<(), LinkError> 
         }
     };
     Ok(())
+}
+
+fn compression(option: &Written<'_>, kind: &str) -> Result<Option<Compression>, LinkError> {
+    Ok(match kind {
+        "none" => None,
+        "zlib" | "zlib-gabi" | "zlib-gnu" => Some(Compression::Zlib),
+        "zstd" => Some(Compression::Zstd),
+        _ => return Err(LinkError::option(option.whole, "use none, zlib or zstd")),
+    })
 }
 
 fn build_id(option: &Written<'_>) -> Result<BuildId, LinkError> {

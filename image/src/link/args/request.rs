@@ -61,6 +61,14 @@ pub struct LinkRequest {
     pub map: Option<PathBuf>,
     /// The caller prints the link map (`-M`).
     pub prints_map: bool,
+    /// Print which files are linked (`--trace`).
+    pub trace: bool,
+    /// What to leave out of the symbols that stay (`-x`, `-X`).
+    pub discard: Discard,
+    /// How debugging sections are compressed (`--compress-debug-sections`).
+    pub compress: Option<Compression>,
+    /// Bits of properties that the program is said to have, beside those of its objects (`-z ibt`, `-z x86-64-v3`).
+    pub properties: Vec<(u32, u32)>,
     /// Where absolute paths in linker scripts begin (`--sysroot`).
     pub sysroot: Option<PathBuf>,
     /// Where the caller writes which files were read, as a rule for make (`--dependency-file`).
@@ -105,6 +113,10 @@ impl Default for LinkRequest {
             allow_multiple_definition: false,
             map: None,
             prints_map: false,
+            trace: false,
+            discard: Discard::default(),
+            compress: None,
+            properties: Vec::new(),
             sysroot: None,
             dependency_file: None,
             question: None,
@@ -192,6 +204,29 @@ pub enum Strip {
     Debugging,
     /// Debugging sections and the symbol table.
     Everything,
+}
+
+/// Which local symbols to leave out of the symbol table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Discard {
+    /// Those of compilers (`.L`) for strings and constants that were merged.
+    #[default]
+    Merged,
+    /// None.
+    Nothing,
+    /// All of compilers.
+    Temporary,
+    /// All.
+    Locals,
+}
+
+/// How sections are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// DEFLATE.
+    Zlib,
+    /// Zstandard.
+    Zstd,
 }
 
 /// The note by which debuggers recognise a build.

@@ -1,6 +1,8 @@
 //! Options that are ld's and say nothing to a link at registered addresses, those that ask for
 //! something else than a static executable, and those that cannot be followed.
 
+use crate::link::properties::{FEATURES, LEVEL_NEEDED};
+
 /// Long options that take a value which makes no difference here.
 pub(super) const IGNORED_WITH_VALUE: &[&str] = &[
     "dynamic-linker",
@@ -14,7 +16,6 @@ pub(super) const IGNORED_WITH_VALUE: &[&str] = &[
     "version-script",
     "dynamic-list",
     "sort-section",
-    "compress-debug-sections",
     "max-page-size",
     "fini",
     "init",
@@ -73,14 +74,7 @@ pub(super) const IGNORED: &[&str] = &[
     "no-keep-memory",
     "gc-keep-exported",
     "sort-common",
-    "discard-all",
-    "discard-locals",
-    "discard-none",
-    "x",
-    "X",
     "g",
-    "t",
-    "trace",
     "cref",
     "demangle",
     "no-demangle",
@@ -102,6 +96,8 @@ pub(super) const IGNORED: &[&str] = &[
     "no-print-map-discarded",
     "no-ctf-variables",
     "fatal-warnings",
+    "unique",
+    "dynamic-list-data",
 ];
 
 /// Words behind `-z` that make no difference here.
@@ -114,7 +110,6 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "dynamic-undefined-weak",
     "global",
     "globalaudit",
-    "ibt",
     "ibtplt",
     "indirect-extern-access",
     "initfirst",
@@ -151,16 +146,21 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "report-relative-reloc",
     "rodynamic",
     "separate-code",
-    "shstk",
     "start-stop-visibility",
     "text",
     "textoff",
     "unique",
     "unique-symbol",
-    "x86-64-baseline",
-    "x86-64-v2",
-    "x86-64-v3",
-    "x86-64-v4",
+];
+
+/// Keywords of `-z` that stand for a bit of a property of the program.
+pub(super) const PROPERTIES: &[(&str, (u32, u32))] = &[
+    ("ibt", (FEATURES, 1)),
+    ("shstk", (FEATURES, 2)),
+    ("x86-64-baseline", (LEVEL_NEEDED, 1)),
+    ("x86-64-v2", (LEVEL_NEEDED, 2)),
+    ("x86-64-v3", (LEVEL_NEEDED, 4)),
+    ("x86-64-v4", (LEVEL_NEEDED, 8)),
 ];
 
 /// What another kind of output is called for by, and what to do instead. The last on a command line counts.
@@ -229,6 +229,10 @@ const REFUSED: &Table = &[
     (
         &["omagic", "N"],
         "text and data are kept on separate pages: leave it out",
+    ),
+    (
+        &["emit-relocs", "q"],
+        "no relocations are kept: link with the system's ld for a tool that rewrites the executable",
     ),
     (
         &["format", "b"],

@@ -7,8 +7,7 @@
 mod read;
 
 use goblin::elf::section_header::{
-    SHF_ALLOC, SHF_COMPRESSED, SHF_EXECINSTR, SHF_MERGE, SHF_STRINGS, SHF_TLS, SHF_WRITE,
-    SHT_NOBITS,
+    SHF_ALLOC, SHF_EXECINSTR, SHF_MERGE, SHF_STRINGS, SHF_TLS, SHF_WRITE, SHT_NOBITS,
 };
 use goblin::elf::sym::{STT_FUNC, STT_GNU_IFUNC, STT_SECTION, STT_TLS};
 
@@ -91,9 +90,6 @@ impl Section<'_> {
     }
     pub(super) fn holds_strings(&self) -> bool {
         self.has(SHF_STRINGS)
-    }
-    pub(super) fn is_compressed(&self) -> bool {
-        self.has(SHF_COMPRESSED) || self.name.starts_with(".zdebug")
     }
     pub(super) fn is_zero(&self) -> bool {
         self.kind == SHT_NOBITS

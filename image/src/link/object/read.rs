@@ -4,8 +4,8 @@ use goblin::container::{Container, Ctx, Endian};
 use goblin::elf::header::{EI_CLASS, EI_DATA, ELFCLASS64, ELFDATA2LSB, EM_X86_64, ET_DYN, ET_REL};
 use goblin::elf::reloc::RelocSection;
 use goblin::elf::section_header::{
-    SHF_LINK_ORDER, SHN_ABS, SHN_COMMON, SHN_LORESERVE, SHN_UNDEF, SHN_XINDEX, SHT_GROUP,
-    SHT_NOBITS, SHT_NULL, SHT_REL, SHT_RELA, SHT_STRTAB, SHT_SYMTAB, SHT_SYMTAB_SHNDX,
+    SHF_COMPRESSED, SHF_LINK_ORDER, SHN_ABS, SHN_COMMON, SHN_LORESERVE, SHN_UNDEF, SHN_XINDEX,
+    SHT_GROUP, SHT_NOBITS, SHT_NULL, SHT_REL, SHT_RELA, SHT_STRTAB, SHT_SYMTAB, SHT_SYMTAB_SHNDX,
     SectionHeader,
 };
 use goblin::elf::sym::{STB_GLOBAL, STB_GNU_UNIQUE, STB_LOCAL, STB_WEAK, Sym, Symtab};
@@ -117,7 +117,16 @@ impl<'a> Reader<'_, 'a> {
             .ok()
             .filter(|start| *start < self.bytes.len())
             .ok_or_else(|| self.damaged("section headers past the end of the file"))?;
-        SectionHeader::parse(self.bytes, start, usize::from(header.e_shnum), CONTEXT)
+        // More than the field can say.
+        let count = match header.e_shnum {
+            0 => SectionHeader::parse(self.bytes, start, 1, CONTEXT)
+                .ok()
+                .and_then(|first| usize::try_from(first.first()?.sh_size).ok())
+                .filter(|count| *count <= self.bytes.len() / 64)
+                .ok_or_else(|| self.damaged("no sections"))?,
+            count => usize::from(count),
+        };
+        SectionHeader::parse(self.bytes, start, count, CONTEXT)
             .map_err(|_| self.damaged("section headers past the end of the file"))
     }
 
@@ -177,6 +186,11 @@ impl<'a> Reader<'_, 'a> {
                         "section {name} has {} bytes, more than the 2 GiB that the small code \
                          model reaches",
                         header.sh_size
+                    )));
+                }
+                if header.sh_flags & u64::from(SHF_COMPRESSED) != 0 {
+                    return Err(self.damaged(&format!(
+                        "section {name} is compressed though it is loaded, or has no size"
                     )));
                 }
                 // Of what is for the linker alone (.llvm.call-graph-profile) they are of no account.
@@ -261,7 +275,7 @@ impl<'a> Reader<'_, 'a> {
         }
         if place == Place::Common
             && (!entry.st_value.max(1).is_power_of_two()
-                || entry.st_value > 4096
+                || entry.st_value > MAX_ALIGNMENT
                 || entry.st_size > 1 << 31)
         {
             return Err(self.damaged(&format!("common symbol {name} has no sane size")));
@@ -328,10 +342,6 @@ impl<'a> Reader<'_, 'a> {
                 .get_mut(header.sh_info as usize)
                 .filter(|s| s.is_content)
                 .ok_or_else(|| self.damaged("relocations for a section that does not exist"))?;
-            // They are for the bytes that it would have.
-            if target.is_compressed() {
-                continue;
-            }
             if target.is_zero() && !entries.is_empty() {
                 return Err(self.damaged("relocations for a section without contents"));
             }

@@ -239,14 +239,19 @@ impl<'a> Plan<'a> {
         alignment.max(PAGE_SIZE)
     }
 
-    /// Offset of the data in a library's private range: bound sections are on other pages.
-    pub(super) fn data_at(&self) -> u64 {
-        self.bound.size.next_multiple_of(PAGE_SIZE)
+    /// Where bound sections and data begin in a library's private range at `private`: on pages of their own.
+    pub(super) fn private_at(&self, private: u64) -> (u64, u64) {
+        let bound = private.next_multiple_of(self.bound.alignment);
+        let pages = self.bound.size.next_multiple_of(PAGE_SIZE);
+        (bound, (bound + pages).next_multiple_of(self.data.alignment))
     }
 
-    /// Bytes of a library's private range.
+    /// Bytes of a library's private range, wherever that begins.
     pub(super) fn private_size(&self) -> u64 {
-        self.data_at() + self.data.size
+        // The range begins at a page.
+        let unused = |extent: Extent| extent.alignment.saturating_sub(PAGE_SIZE);
+        let pages = self.bound.size.next_multiple_of(PAGE_SIZE);
+        unused(self.bound) + pages + unused(self.data) + self.data.size
     }
 
     fn add_entry(&mut self, entry: Entry<'a>) {

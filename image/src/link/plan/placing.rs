@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashSet};
 
 use goblin::elf::section_header::SHT_NOTE;
-use pool_core::page::PAGE_SIZE;
 
 use super::{Entry, Extent, Part, Placement, Plan, STUB_SIZE};
 use crate::link::args::Strip;
@@ -177,9 +176,7 @@ impl<'a> Planner<'_, 'a> {
         let name = &self.unit.objects[object].name;
         if !section.is_loaded() {
             let debugging = section.name.starts_with(".debug") || section.name.starts_with(".stab");
-            let unwanted = (debugging && strip != Strip::Nothing)
-                || section.is_compressed()
-                || section.is_zero();
+            let unwanted = (debugging && strip != Strip::Nothing) || section.is_zero();
             return Ok(if unwanted { Part::Dropped } else { Part::Loose });
         }
         if section.is_writable() && section.is_code() {
@@ -188,21 +185,6 @@ impl<'a> Planner<'_, 'a> {
                 format!(
                     "section {} is writable and executable: make it one or the other",
                     section.name
-                ),
-            ));
-        }
-        let limit = if self.unit.kind == UnitKind::Library && section.is_writable() {
-            PAGE_SIZE
-        } else {
-            1 << 21
-        };
-        if section.alignment > limit {
-            return Err(LinkError::input(
-                name,
-                format!(
-                    "section {} is aligned to {} bytes; a library's data is placed by pages: \
-                     align it to {limit} at most, or allocate it at run time",
-                    section.name, section.alignment
                 ),
             ));
         }
@@ -262,7 +244,7 @@ impl<'a> Planner<'_, 'a> {
             key,
             sections
                 .iter()
-                .map(|(o, s)| (*o, *s, &objects[*o].sections[*s])),
+                .map(|(o, s)| ((self.own, *o, *s), &objects[*o].sections[*s])),
         );
         let size = merged.bytes.len() as u64;
         merged.offset = self.plan.constant.take(size, merged.alignment);

@@ -1,0 +1,1 @@
+g++ -O2 -c thrower.cc prog.cc && as -o emptied.o emptied.s && ar rcs libt.a emptied.o thrower.o && g++ -static $B emptied.o thrower.o prog.o -o one && ./one && g++ -static $B prog.o -Wl,--whole-archive libt.a -Wl,--no-whole-archive -o prog

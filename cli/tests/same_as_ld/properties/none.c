@@ -1,0 +1,1 @@
+int none(void) { return 1; }
