@@ -171,9 +171,6 @@ pub enum LinkError {
         /// The end of its room.
         limit: u64,
     },
-    /// No symbol to start at.
-    #[error("cannot find the entry symbol {0}: name one with -e, or link the start file (crt1.o)")]
-    NoEntry(String),
 }
 
 impl LinkError {

@@ -194,14 +194,15 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
         &program,
         &reservations,
     )?;
-    let warnings = checks::refuse_undefined(&image, request)?;
+    let mut warnings = checks::refuse_undefined(&image, request)?;
     checks::refuse_many_sections(&image)?;
     checks::refuse_writable_code(&image)?;
     let mut contents = relocate::fill(&image)?;
     if request.strip == Strip::Nothing {
         debug_frame::fill(&image, &mut contents);
     }
-    let entry = entry_address(&image, &request.entry)?;
+    let (entry, about_entry) = entry_address(&image, &request.entry);
+    warnings.extend(about_entry);
 
     let layout = set.layout(&image, &contents, &reservations);
     let names = set.names();
@@ -238,13 +239,30 @@ fn wrappers(request: &LinkRequest) -> Vec<(String, String)> {
         .collect()
 }
 
-fn entry_address(image: &Image<'_, '_>, name: &str) -> Result<u64, LinkError> {
+/// Where the program starts, and what is to be said of it: without the symbol, at the address that its name is, or
+/// else where the application's code begins (binutils, `lang_end`).
+fn entry_address(image: &Image<'_, '_>, name: &str) -> (u64, Option<String>) {
     let address = match image.import(name) {
         Some(Import::Symbol(id)) => image.symbol_address(id),
         Some(Import::Address(address)) => Some(address),
         None => None,
     };
-    address.ok_or_else(|| LinkError::NoEntry(name.to_owned()))
+    let number = || match name.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => name.parse().ok(),
+    };
+    if let Some(address) = address.or_else(number) {
+        return (address, None);
+    }
+    let start = match image.plans[0].code.size {
+        0 => 0,
+        _ => image.bases[0].code,
+    };
+    let warning = format!(
+        "cannot find the entry symbol {name}: the program starts at {start:#x}; name one with -e, or link the start \
+         file (crt1.o)"
+    );
+    (start, Some(warning))
 }
 
 /// The application (unit 0) and the libraries (units from 1 on).
