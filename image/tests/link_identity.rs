@@ -281,3 +281,35 @@ fn what_no_slot_can_stand_in_for_costs_little() {
         assert!(images[0] == images[1]);
     }
 }
+
+/// Data with a name of its own is the library's as other data is, until a program has more of the name.
+#[test]
+fn data_that_is_alone_under_its_name_lies_with_its_library() {
+    let workshop = Workshop::new();
+    let library = "__attribute__((section(\".shelf\"))) long shelf[2] = {1, 2};\n\
+                   long sum(void) { return shelf[0] + shelf[1]; } long *where(void) { return shelf; }\n";
+    let library = workshop.compile(Compiler::Gnu, "shelf", library);
+    let unused = workshop.compile(Compiler::Gnu, "unused", "const char unused[9000] = {1};");
+    let archive = workshop.archive("libshelf.a", &[&library, &unused]);
+    let alone = "#include <stdio.h>\nlong sum(void), *where(void);\n\
+                 int main(void) { where()[1] = 7; printf(\"%ld\\n\", sum()); return 0; }\n";
+    let beside = "#include <stdio.h>\nlong sum(void), *where(void);\n\
+                  __attribute__((section(\".shelf\"))) long first[2] = {10};\n\
+                  int main(void) { where()[1] = 7; printf(\"%ld %d\\n\", sum(), where() == first + 2); return 0; }\n";
+    let mut registry = Asked::default();
+    let mut images = Vec::new();
+    for (main, expected, own) in [(alone, "8\n", 0), (beside, "8 1\n", 1)] {
+        let main = workshop.compile(Compiler::Gnu, "main", main);
+        let arguments = ["-static", &main, &archive];
+        assert_eq!(
+            run(&workshop.reference(Compiler::Gnu, &arguments), "main"),
+            expected
+        );
+        let (linked, found) = libraries(&workshop, &mut registry, Compiler::Gnu, &arguments);
+        assert_eq!(run(&workshop.install("main", &linked), "main"), expected);
+        let pages = pages_of(&linked, "shelf");
+        assert_eq!((pages.own.0, pages.bound.0), (own, 0), "{pages:?}");
+        images.push(found["shelf"].clone());
+    }
+    assert!(images[0] == images[1]);
+}

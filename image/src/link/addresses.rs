@@ -31,7 +31,10 @@ impl<'i, 'a> Image<'i, 'a> {
             Part::Code => base.code,
             Part::Constant => base.constant,
             Part::Bound => base.bound,
-            Part::Data => base.data,
+            Part::Data => match self.moved(unit, object, section) {
+                Some(start) => return Some(start + offset),
+                None => base.data,
+            },
             Part::Thread => self.thread_block(unit),
             Part::Gathered(_) => {
                 let start = self.gathered_index.get(&(unit, object, section))?;
@@ -48,6 +51,27 @@ impl<'i, 'a> Image<'i, 'a> {
             None => offset,
         };
         Some(start + placement.offset + inside)
+    }
+
+    /// Where the image has data that has a place in its library, and lies with others of its name.
+    pub(super) fn moved(&self, unit: usize, object: usize, section: usize) -> Option<u64> {
+        let is_alone = self.units[unit].objects[object].sections[section].is_alone;
+        let start = is_alone.then(|| self.gathered_index.get(&(unit, object, section)));
+        start.flatten().copied()
+    }
+
+    /// Where other images have a symbol that this one has moved.
+    pub(super) fn address_elsewhere(&self, target: &Target<'a>) -> Option<u64> {
+        let Target::Defined(id) = target else {
+            return None;
+        };
+        let symbol = self.symbol(*id);
+        let Place::Section(section) = symbol.place else {
+            return None;
+        };
+        self.moved(id.unit, id.object, section)?;
+        let placement = self.plans[id.unit].placement(id.object, section);
+        Some(self.bases[id.unit].data + placement.offset + symbol.value)
     }
 
     /// Address of a unit's part of the thread-local template.

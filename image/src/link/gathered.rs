@@ -67,6 +67,7 @@ pub(super) fn gathered(section: &Section<'_>) -> Option<Gathered> {
         _ if section.name == ".fini" => Some(Gathered::FiniCode),
         _ if PLACED.iter().any(|name| is_named(name)) => None,
         _ if section.is_thread_local() || section.name.starts_with(OF_C_LIBRARY) => None,
+        _ if section.is_alone => None,
         _ => Some(Gathered::Orphan),
     }
 }

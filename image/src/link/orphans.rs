@@ -3,7 +3,8 @@
 //!
 //! All of one name lie together, in the order of the command line, whoever they are of and whatever their
 //! flags, as orphan sections do in an ordinary link (ld's manual, "Orphan Sections"). So they are the image's,
-//! not a library's.
+//! not a library's; but for data that is the only section of its name in a library: that has a place there, and
+//! another in images that have more of the name, with pages of their own.
 
 use std::collections::BTreeMap;
 
@@ -52,7 +53,8 @@ impl Image<'_, '_> {
         for u in self.included() {
             let unit = &self.units[u];
             for (o, s, section) in unit.sections() {
-                if gathered(section) != Some(Gathered::Orphan) || !self.takes(u, o, s) {
+                let is_orphan = gathered(section) == Some(Gathered::Orphan);
+                if !is_orphan && !section.is_alone || !self.takes(u, o, s) {
                     continue;
                 }
                 let orphan = found.entry(section.name).or_default();
@@ -62,6 +64,11 @@ impl Image<'_, '_> {
                 orphan.parts.push((unit.positions[o], (u, o, s)));
             }
         }
+        let is_alone = |orphan: &Orphan| match orphan.parts[..] {
+            [(_, (u, o, s))] => self.units[u].objects[o].sections[s].is_alone,
+            _ => false,
+        };
+        found.retain(|_, orphan| !is_alone(orphan));
         let orphans = found.into_iter().map(|(name, mut orphan)| {
             orphan.name = name.to_owned();
             orphan.run = match orphan {

@@ -158,7 +158,11 @@ fn fill_unit(image: &Image<'_, '_>, u: usize, contents: &mut Contents) -> Result
         if section.is_zero() || is_merged || section.size == 0 {
             continue;
         }
-        let room = match placement.part {
+        let part = match image.moved(u, o, s) {
+            Some(_) => Part::Gathered(Gathered::Orphan),
+            None => placement.part,
+        };
+        let room = match part {
             Part::Loose => contents
                 .loose
                 .get_mut(section.name)
@@ -178,7 +182,7 @@ fn fill_unit(image: &Image<'_, '_>, u: usize, contents: &mut Contents) -> Result
             object: o,
             section: s,
             address,
-            part: placement.part,
+            part,
         };
         let differs = site.relocate(room)?;
         if is_reversed(section) {

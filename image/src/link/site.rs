@@ -224,8 +224,14 @@ impl<'a> Site<'_, 'a> {
                 let address = image.section_address(self.unit, self.object, section, offset)?;
                 i128::from(address) - addend
             } else {
+                let moved = match view {
+                    View::Elsewhere => image.address_elsewhere(meant),
+                    View::Image => None,
+                };
+                let address =
+                    moved.or_else(|| image.address(self.unit, meant, Some(symbol.binding)));
                 // Numbers may be negative.
-                i128::from(image.address(self.unit, meant, Some(symbol.binding))? as i64)
+                i128::from(address? as i64)
             };
             Some(address + addend)
         };

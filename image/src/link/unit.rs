@@ -7,7 +7,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::error::LinkError;
+use super::gathered::{Gathered, gathered};
 use super::object::{Binding, Object, Place, Section, Symbol};
+use super::symbols::is_set_name;
 
 const SHF_EXCLUDE: u64 = 0x8000_0000;
 
@@ -103,6 +105,9 @@ impl<'a> Unit<'a> {
         unit.collect_groups();
         unit.collect_hooks();
         unit.keep_one_copy_of_each_group();
+        if kind == UnitKind::Library {
+            unit.mark_alone();
+        }
         unit.collect_definitions(may_repeat)?;
         Ok(unit)
     }
@@ -261,6 +266,27 @@ impl<'a> Unit<'a> {
                 if section.name.starts_with(".gnu.linkonce.") && !seen.insert(section.name) {
                     *dropped = true;
                 }
+            }
+        }
+    }
+
+    /// Marks data that is nobody's set but by its name, so that a library has its variables at hand. Should a program
+    /// have another section of the name, the image moves it there (`orphans`).
+    fn mark_alone(&mut self) {
+        let mut named: HashMap<&'a str, Vec<(usize, usize)>> = HashMap::new();
+        for (o, s, section) in self.sections() {
+            if gathered(section) == Some(Gathered::Orphan) {
+                named.entry(section.name).or_default().push((o, s));
+            }
+        }
+        for (name, places) in named {
+            if let [(o, s)] = places[..] {
+                let section = &mut self.objects[o].sections[s];
+                section.is_alone = section.is_writable()
+                    && !section.is_code()
+                    && !section.is_mergeable()
+                    && section.size > 0
+                    && !is_set_name(name);
             }
         }
     }

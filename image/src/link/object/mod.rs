@@ -70,6 +70,8 @@ pub(super) struct Section<'a> {
     pub(super) about: Option<usize>,
     /// False for tables that describe the object itself.
     pub(super) is_content: bool,
+    /// It is data with a name of the program's that no other of its library has.
+    pub(super) is_alone: bool,
 }
 
 impl Section<'_> {

@@ -216,6 +216,7 @@ impl<'a> Reader<'_, 'a> {
                         .then_some(header.sh_link as usize)
                         .filter(|about| (1..headers.len()).contains(about)),
                     is_content,
+                    is_alone: false,
                 })
             })
             .collect()
