@@ -14,6 +14,9 @@ use crate::problem::{self, Problem};
 use crate::service::{Room, Service, blocking};
 use crate::shape::Shapes;
 
+/// What to do about a body that is too long: no flag raises what JSON may take.
+const HINT: &str = "send less at a time: JSON has limits of its own, whatever body-limit says";
+
 /// A JSON body of the length that any but an announcement may have.
 pub(crate) struct JsonBody<T>(pub(crate) T);
 
@@ -53,7 +56,7 @@ pub(crate) async fn read_json<T: DeserializeOwned + Send + 'static>(
     let (Some(shapes), Some(path)) = (shapes, path) else {
         return Err(Problem::internal("a body is read outside the routes"));
     };
-    let mut body = LimitedBody::new(service, headers, body, limit, "send less at a time")?;
+    let mut body = LimitedBody::new(service, headers, body, limit, HINT)?;
     let (bytes, taken) = body.read_all(room).await?;
     let read = blocking(move || {
         if memory_of(&bytes) > limit {
@@ -62,7 +65,7 @@ pub(crate) async fn read_json<T: DeserializeOwned + Send + 'static>(
                  limit here"
             );
             let status = StatusCode::PAYLOAD_TOO_LARGE;
-            return Err(Problem::new(status, "too-large", what).hint("send less at a time"));
+            return Err(Problem::new(status, "too-large", what).hint(HINT));
         }
         let check = |value: &Value| shapes.check(&parts.method, path.as_str(), value);
         Ok((from_json(&bytes, check)?, taken))

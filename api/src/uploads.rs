@@ -83,14 +83,15 @@ impl Sessions {
     /// Forgets what has been idle for too long.
     pub(crate) fn expire(&self) {
         let idle = self.idle;
-        self.lock().retain(|id, session| {
-            // A request that holds the session is using it, however slowly.
-            let keep = session.idle() < idle || Arc::strong_count(session) > 1;
-            if !keep {
-                tracing::info!(upload = %id, "forgetting an idle upload");
-            }
-            keep
-        });
+        // A request that holds the session is using it, however slowly.
+        let is_over = |_: &String, session: &mut Arc<Session>| {
+            session.idle() >= idle && Arc::strong_count(session) == 1
+        };
+        let over: Vec<_> = self.lock().extract_if(is_over).collect();
+        for (id, session) in over {
+            tracing::info!(upload = %id, "forgetting an idle upload");
+            let_go(session);
+        }
     }
 
     /// Refuses early, before an announcement is even read.
@@ -134,7 +135,9 @@ impl Sessions {
     }
 
     pub(crate) fn remove(&self, id: &str) -> Result<()> {
-        self.lock().remove(id).map(drop).ok_or_else(no_upload)
+        let session = self.lock().remove(id).ok_or_else(no_upload)?;
+        let_go(session);
+        Ok(())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Session>>> {
@@ -145,6 +148,15 @@ impl Sessions {
         let what = format!("{} uploads are under way, the most allowed", self.most);
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, BUSY, what)
             .hint("try again when others have ended, or raise max-uploads")
+    }
+}
+
+/// Lets go of an upload where nobody waits: the file that its pages were staged in may hold gigabytes, which the kernel
+/// gives back with its last descriptor.
+fn let_go(session: Arc<Session>) {
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(move || drop(session))),
+        Err(_) => drop(session),
     }
 }
 

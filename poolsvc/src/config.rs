@@ -182,6 +182,9 @@ impl Settings {
             .max_uploads
             .or(file.max_uploads)
             .unwrap_or(limits.uploads);
+        if limits.uploads == 0 {
+            bail!("max-uploads is 0, so that nobody could ever push: use 1 or more");
+        }
         limits.upload_idle =
             seconds(flags.upload_idle, file.upload_idle).unwrap_or(limits.upload_idle);
         let pace = &mut limits.pace;
@@ -304,6 +307,7 @@ mod tests {
             ("grace = 1", "--store"),
             ("store = 's'\ngarce = 1", "garce"),
             ("store = 's'\ndense-from-pages = 0", "dense-from-pages"),
+            ("store = 's'\nmax-uploads = 0", "max-uploads"),
             ("store = 's'\n[[token]]\nname='x'\nscope='root'", "root"),
             (
                 "store = 's'\n[[token]]\nname='x'\nscope='read'",

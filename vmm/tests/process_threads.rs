@@ -100,14 +100,7 @@ fn threads_that_ask_the_monitor_all_the_time_keep_nothing_from_each_other() {
     for (world, _) in worlds(THREADS) {
         let mut command = world.vmm("program", &PROCESS, &["asking"]);
         let mut running = Running(command.stdout(Stdio::piped()).spawn().unwrap());
-        let mut output = BufReader::new(running.0.stdout.take().unwrap());
-        let reader = std::thread::spawn(move || {
-            let mut said = String::new();
-            output.read_line(&mut said).unwrap();
-            said
-        });
-        until("each thread to have had its turns", || reader.is_finished());
-        assert_eq!(reader.join().unwrap(), "all\n");
+        assert_eq!(first_line(&mut running), "all\n");
         send(running.0.id(), "TERM");
         let status = until_some("a signal's turn", || running.0.try_wait().unwrap());
         assert_eq!(status.code(), Some(143));
@@ -141,10 +134,7 @@ fn the_monitor_waits_for_no_pipe() {
             .stderr(Stdio::null());
         let mut running = Running(command.spawn().unwrap());
         let vmm = running.0.id();
-        let guest = until_some("the guest", || {
-            let children = fs::read_to_string(format!("/proc/{vmm}/task/{vmm}/children")).ok()?;
-            children.split_whitespace().next()?.parse().ok()
-        });
+        let guest = until_some("the guest", || first_child(vmm));
         let any_is_in = |call: &str| {
             let threads = fs::read_dir(format!("/proc/{guest}/task"));
             threads.into_iter().flatten().flatten().any(|thread| {
@@ -156,10 +146,7 @@ fn the_monitor_waits_for_no_pipe() {
         let ends = Ends(Pid::from_raw(guest).unwrap());
         input.write_all(b"x").unwrap();
         if to_pipe {
-            let mut said = String::new();
-            let mut output = BufReader::new(running.0.stdout.take().unwrap());
-            output.read_line(&mut said).unwrap();
-            assert_eq!(said, "Operation not permitted\n");
+            assert_eq!(first_line(&mut running), "Operation not permitted\n");
         } else {
             until("the guest to wait for it", || any_is_in(FCNTL));
         }
@@ -168,6 +155,83 @@ fn the_monitor_waits_for_no_pipe() {
         assert_eq!(status.code(), Some(143));
         drop(ends);
     }
+}
+
+/// The monitor looks at a pipe while the guest closes it: would it be the last to close it, it would wait as above.
+#[test]
+fn the_monitor_lets_go_of_no_pipe() {
+    for grants in [false, true] {
+        let (world, _) = worlds(THREADS).next().unwrap();
+        let mut options = PROCESS.to_vec();
+        let grant = format!("{}:/data", world.directory.path().display());
+        if grants {
+            if !needs(&["root"]) {
+                return;
+            }
+            options.extend(["--dir", &grant]);
+        }
+        let mut command = world.vmm("program", &options, &["closes"]);
+        let mut running = Running(command.stdout(Stdio::piped()).spawn().unwrap());
+        let vmm = running.0.id();
+        let guest = until_some("the guest", || first_child(vmm));
+        let ends = Ends(Pid::from_raw(guest).unwrap());
+        let said = first_line(&mut running);
+        assert_eq!(said, "closing\n");
+        send(vmm, "TERM");
+        let status = until_some("the guest to end", || running.0.try_wait().unwrap());
+        assert_eq!(status.code(), Some(143), "{grants}");
+        drop(ends);
+    }
+}
+
+/// Where the monitor takes a socket, another thread has a pipe in its place, sooner or later.
+#[test]
+fn who_has_the_monitor_hold_a_pipe_ends() {
+    if !needs(&["root"]) {
+        return;
+    }
+    for (world, _) in worlds(THREADS) {
+        let network = ["--net", "host", "--bind", "127.0.0.1:*"];
+        let options = [&PROCESS[..], &network].concat();
+        let found = bounded(&world.vmm("program", &options, &["socket"])).output();
+        let found = found.unwrap();
+        let said = text(&found.stderr);
+        assert_eq!(found.status.code(), Some(137), "{said}");
+        assert_eq!(text(&found.stdout), "replaced\n", "{said}");
+    }
+}
+
+/// It makes connections itself, with what keeps it from waiting, which another thread takes back at once.
+#[test]
+fn the_monitor_waits_for_no_connection() {
+    if !needs(&["root"]) {
+        return;
+    }
+    for (world, _) in worlds(THREADS) {
+        let network = ["--net", "host", "--connect", "127.0.0.1:*"];
+        let options = [&PROCESS[..], &network].concat();
+        let found = bounded(&world.vmm("program", &options, &["connects"])).output();
+        let found = found.unwrap();
+        assert_eq!(text(&found.stdout), "100\n", "{}", text(&found.stderr));
+    }
+}
+
+/// The first line that it prints.
+fn first_line(running: &mut Running) -> String {
+    let mut output = BufReader::new(running.0.stdout.take().unwrap());
+    let reader = std::thread::spawn(move || {
+        let mut said = String::new();
+        output.read_line(&mut said).unwrap();
+        said
+    });
+    until("the guest to say something", || reader.is_finished());
+    reader.join().unwrap()
+}
+
+/// The first child of process `parent`, where there is one.
+fn first_child(parent: u32) -> Option<i32> {
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
 }
 
 #[test]

@@ -84,6 +84,7 @@ impl Client {
         let distinct = sources.len() as u64;
         let upload = Upload {
             client: self,
+            name: announcement.target.name().to_string(),
             path: paths::upload(&started.id),
             sources,
             in_memory: pages_in_memory(announcement, &objects),
@@ -156,6 +157,8 @@ struct Sent {
 
 struct Upload<'a> {
     client: &'a Client,
+    /// What it is to be called in the pool.
+    name: String,
     path: String,
     sources: HashMap<PageId, &'a [u8]>,
     in_memory: HashSet<PageId>,
@@ -192,7 +195,7 @@ impl Upload<'_> {
                 Err(error) => return Err(error),
             }
         }
-        Err(ClientError::Overtaken(self.path.clone()))
+        Err(ClientError::Overtaken(self.name.clone()))
     }
 
     /// Sends pages over several connections at once; the first failure ends all.

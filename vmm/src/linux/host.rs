@@ -90,6 +90,14 @@ fn named(number: libc::c_long, descriptor: RawFd, name: &[u8]) -> Result<u64, Er
     unsafe { call(number as u64, [descriptor as u64, at, length, 0, 0, 0]) }
 }
 
+/// `fchmodat2` (Linux 6.6) of `descriptor` itself, which need not have a file.
+pub(crate) fn change_mode(descriptor: RawFd, mode: u32) -> Result<(), Errno> {
+    let (empty, flags) = (c"".as_ptr() as u64, libc::AT_EMPTY_PATH as u64);
+    let arguments = [descriptor as u64, empty, mode.into(), flags, 0, 0];
+    // SAFETY: the kernel reads the path, which has its NUL.
+    unsafe { call(libc::SYS_fchmodat2 as u64, arguments) }.map(drop)
+}
+
 /// Sends `bytes` with what `message` says, at once or not at all; never with SIGPIPE.
 pub(crate) fn send(
     descriptor: RawFd,

@@ -1,44 +1,60 @@
 //! Changes of what a file is like: its mode, owner, times and attributes. Of an open file the monitor makes them itself, so
 //! that no other thread can put another in its place.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
-use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::calls::{Calls, Next, failed, finished};
 use super::change::Change;
 use super::ptrace::{Registers, Tracee};
 use super::threads::Threads;
+use crate::linux::host;
 
 impl Calls {
     /// Changes what an open file is like, for the guest; what the call returns.
     pub(super) fn change_file(&self, tracee: Tracee, registers: &Registers) -> Result<i64, Errno> {
-        const LONGEST_NAME: usize = 256;
-        const LARGEST_VALUE: u64 = 64 << 10;
-        let file = self.granted(tracee, registers.rdi)?;
+        let number = registers.rdi;
         match registers.orig_rax as i64 {
-            libc::SYS_fchmod => rustix::fs::fchmod(file, mode_of(registers.rsi))?,
-            libc::SYS_fchown => change_owner(&file, registers.rsi, registers.rdx)?,
-            _ => {
-                if registers.r10 > LARGEST_VALUE {
-                    return Err(Errno::TOOBIG);
-                }
-                let mut name = [0; LONGEST_NAME];
-                let length = tracee
-                    .read(registers.rsi, &mut name)
-                    .map_err(|_| Errno::FAULT)?;
-                let name = std::ffi::CStr::from_bytes_until_nul(&name[..length])
-                    .map_err(|_| Errno::RANGE)?;
-                let mut value = vec![0; registers.r10 as usize];
-                if tracee.read(registers.rdx, &mut value).ok() != Some(value.len()) {
-                    return Err(Errno::FAULT);
-                }
-                let flags = XattrFlags::from_bits_retain(registers.r8 as u32);
-                rustix::fs::fsetxattr(file, name, &value, flags)?;
+            libc::SYS_fchmod => {
+                let file = self.opened.pinned(tracee, number)?;
+                host::change_mode(file.as_raw_fd(), mode_of(registers.rsi))?;
             }
+            libc::SYS_fchown => {
+                let file = self.opened.pinned(tracee, number)?;
+                change_owner(&file, registers.rsi, registers.rdx)?;
+            }
+            _ => self.set_attribute(tracee, registers)?,
         }
         Ok(0)
+    }
+
+    /// `fsetxattr`. It takes the file itself.
+    fn set_attribute(&self, tracee: Tracee, registers: &Registers) -> Result<(), Errno> {
+        const LONGEST_NAME: usize = 256;
+        const LARGEST_VALUE: u64 = 64 << 10;
+        /// What can have attributes of a user's.
+        const KINDS: [FileType; 2] = [FileType::RegularFile, FileType::Directory];
+        if registers.r10 > LARGEST_VALUE {
+            return Err(Errno::TOOBIG);
+        }
+        let mut name = [0; LONGEST_NAME];
+        let length = tracee
+            .read(registers.rsi, &mut name)
+            .map_err(|_| Errno::FAULT)?;
+        let name =
+            std::ffi::CStr::from_bytes_until_nul(&name[..length]).map_err(|_| Errno::RANGE)?;
+        let mut value = vec![0; registers.r10 as usize];
+        if tracee.read(registers.rdx, &mut value).ok() != Some(value.len()) {
+            return Err(Errno::FAULT);
+        }
+        let flags = XattrFlags::from_bits_retain(registers.r8 as u32);
+        let file = self
+            .opened
+            .taken(tracee, registers.rdi, &KINDS, Errno::PERM)?;
+        self.opened.not_standard(&rustix::fs::fstat(&file)?)?;
+        rustix::fs::fsetxattr(file, name, &value, flags)
     }
 
     /// A change of a pipe's size. The guest's thread makes it, since it waits for whoever holds the pipe: this process
@@ -49,14 +65,15 @@ impl Calls {
         registers: &Registers,
         threads: &Threads,
     ) -> Next {
-        if !self.standard_pipe {
+        if !self.opened.has_standard_pipe {
             return Next::Serve;
         }
         if !threads.is_one() {
             return failed(Errno::PERM);
         }
-        match self.granted(tracee, registers.rdi) {
-            Ok(_) => Next::Serve,
+        let is_own = self.opened.stat(tracee, registers.rdi);
+        match is_own.and_then(|stat| self.opened.not_standard(&stat)) {
+            Ok(()) => Next::Serve,
             Err(error) => failed(error),
         }
     }
@@ -89,24 +106,28 @@ impl Calls {
                 _ => Next::ServeWith(Change::Flags(flags & !EMPTY)),
             };
         }
-        let file = self.granted(tracee, registers.rdi);
+        let file = self.opened.pinned(tracee, registers.rdi);
         let changed = file.and_then(|file| match call {
-            libc::SYS_fchmodat2 => rustix::fs::fchmod(file, mode_of(registers.rdx)),
+            libc::SYS_fchmodat2 => host::change_mode(file.as_raw_fd(), mode_of(registers.rdx)),
             libc::SYS_fchownat => change_owner(&file, registers.rdx, registers.r10),
-            _ => rustix::fs::futimens(file, &times_of(tracee, registers)?),
+            _ => {
+                let times = times_of(tracee, registers)?;
+                rustix::fs::utimensat(file, c"", &times, AtFlags::EMPTY_PATH)
+            }
         });
         finished(changed.map(|()| 0))
     }
 }
 
-fn mode_of(word: u64) -> Mode {
-    Mode::from_raw_mode(word as u32 & 0o1777)
+fn mode_of(word: u64) -> u32 {
+    word as u32 & 0o1777
 }
 
 fn change_owner(file: &OwnedFd, user: u64, group: u64) -> Result<(), Errno> {
     let id = |word: u64| Some(word as u32).filter(|&id| id != u32::MAX);
     let (user, group) = (id(user), id(group));
-    rustix::fs::fchown(file, user.map(Uid::from_raw), group.map(Gid::from_raw))
+    let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));
+    rustix::fs::chownat(file, c"", user, group, AtFlags::EMPTY_PATH)
 }
 
 /// The times at the third argument: now, if it is null.

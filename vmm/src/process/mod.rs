@@ -15,7 +15,9 @@
 //! process: no memory, no register, no descriptor, nothing that the kernel was told. The guest dies with
 //! its tracer, which also learns where a fault was.
 
+mod alarm;
 mod attributes;
+mod begin;
 mod calls;
 mod change;
 mod child;
@@ -26,6 +28,7 @@ mod leave;
 mod limits;
 mod listener;
 mod looked;
+mod opened;
 mod printer;
 mod ptrace;
 mod signals;
@@ -42,10 +45,10 @@ use std::io::{self, PipeReader, Read, Write};
 
 use thiserror::Error;
 
+use self::begin::Begin;
 use self::calls::Calls;
 use self::child::Child;
 use self::limits::Limits;
-use self::looked::Begin;
 use self::ptrace::Tracee;
 use self::trace::{End, Tracer};
 use crate::fault::Outcome;

@@ -6,8 +6,8 @@ use super::own::{LIMITS, no_new_code};
 use super::seccomp::{self, FilterError};
 
 /// Calls of the tracer of a guest that is a process: waiting, looking, answering, printing, and the end. It opens
-/// nothing any more but memory.
-const CALLS: [i64; 40] = [
+/// no file any more but memory.
+const CALLS: [i64; 39] = [
     libc::SYS_memfd_create,
     libc::SYS_ftruncate,
     libc::SYS_lseek,
@@ -21,8 +21,7 @@ const CALLS: [i64; 40] = [
     libc::SYS_process_vm_writev,
     libc::SYS_pidfd_getfd,
     libc::SYS_fstat,
-    libc::SYS_fchmod,
-    libc::SYS_fchown,
+    libc::SYS_newfstatat,
     libc::SYS_fsetxattr,
     libc::SYS_getgroups,
     libc::SYS_getuid,
@@ -53,6 +52,13 @@ const CALLS: [i64; 40] = [
 /// Of `pidfd_open`: a descriptor of a thread (`PIDFD_THREAD` of `linux/pidfd.h`).
 pub(crate) const THREAD: u32 = libc::O_EXCL as u32;
 
+/// Flags of `openat` for what is no open file.
+const PINS: u32 = (libc::O_PATH | libc::O_CLOEXEC) as u32;
+/// `O_LARGEFILE` of `asm-generic/fcntl.h`, which the kernel takes for granted here and libraries may say.
+const LARGE: u32 = 0o100_000;
+/// What has an empty path mean the descriptor beside it.
+const EMPTY: u32 = libc::AT_EMPTY_PATH as u32;
+
 /// What it asks of a thread that it traces.
 const REQUESTS: [u32; 10] = [
     // `PTRACE_GETSIGMASK` and `PTRACE_SETSIGMASK`.
@@ -69,7 +75,7 @@ const REQUESTS: [u32; 10] = [
 ];
 
 /// What it calls beside them where it looks at addresses.
-const SOCKETS: [i64; 7] = [
+const SOCKETS: [i64; 8] = [
     libc::SYS_bind,
     libc::SYS_listen,
     libc::SYS_connect,
@@ -77,6 +83,7 @@ const SOCKETS: [i64; 7] = [
     libc::SYS_shutdown,
     libc::SYS_getsockname,
     libc::SYS_getsockopt,
+    libc::SYS_timer_settime,
 ];
 
 /// Confines this process to what the tracer of `guest` does; any other call ends it.
@@ -103,9 +110,18 @@ pub(super) fn policy(guest: u32, limited: Limited) -> Policy {
     // Of threads alone. It fetches from those that it traces; what it could reach of others, it reads and writes anyway.
     let threads = Rule::one_of(1, &[THREAD], Verdict::Kill);
     policy.set(libc::SYS_pidfd_open as u32, threads);
-    // Times of an open file.
-    let times = Rule::from(Verdict::Kill).unless(&[Test::Null(1)], Verdict::Allow);
-    policy.set(libc::SYS_utimensat as u32, times);
+    // A descriptor to know a file by, without the file.
+    let pins = [Test::Masked(2, !LARGE, PINS)];
+    let pins = Rule::from(Verdict::Kill).unless(&pins, Verdict::Allow);
+    policy.set(libc::SYS_openat as u32, pins);
+    // Of such a descriptor.
+    for (call, flags) in [
+        (libc::SYS_fchmodat2, 3),
+        (libc::SYS_fchownat, 4),
+        (libc::SYS_utimensat, 3),
+    ] {
+        policy.set(call as u32, Rule::one_of(flags, &[EMPTY], Verdict::Kill));
+    }
     let flags = [
         libc::F_GETFL,
         libc::F_SETFL,

@@ -2,16 +2,20 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
@@ -80,6 +84,41 @@ static void *resize(void *n) {
     int r = fcntl(held[1], F_SETPIPE_SZ, 1 << 17);
     puts(r < 0 ? strerror(errno) : "changed");
     return 0;
+}
+/* Pipes that are held, the monitor that looks at them all the time, and the guest that lets go of them. */
+enum { PIPES = 20, AT = 900 };
+static volatile int holding, closing;
+static void *hold_one(void *n) {
+    int two[2], peers[2];
+    socketpair(AF_UNIX, SOCK_STREAM, 0, peers);
+    pipe(two);
+    dup2(two[0], AT + (long)n);
+    close(two[0]);
+    __sync_fetch_and_add(&holding, 1);
+    splice(peers[0], 0, two[1], 0, 4096, 0);
+    return 0;
+}
+static void *close_one(void *n) {
+    __sync_fetch_and_add(&closing, 1);
+    close(AT + (long)n);
+    return 0;
+}
+static volatile int looked_at;
+static void *look(void *n) {
+    for (;;) {
+        int at = AT + looked_at;
+        char path[32];
+        struct stat s;
+        sprintf(path, "/proc/self/fd/%d", at);
+        stat(path, &s);
+        fchmod(at, 0600);
+    }
+}
+/* Has connecting wait, whoever does it. */
+static volatile int connecting;
+static void *wait_for_it(void *n) {
+    int no = 0;
+    for (;;) ioctl(connecting, FIONBIO, &no);
 }
 static void *end_soon(void *n) {
     for (volatile long i = 0; i < count; i++) ;
@@ -193,6 +232,60 @@ int main(int argc, char **argv) {
         read(0, &one, 1);
         spawn(threads + 1, 1, resize);
         for (;;) pause();
+    } else if (!strcmp(what, "closes")) {
+        static pthread_t holders[PIPES], closers[PIPES];
+        spawn(holders, PIPES, hold_one);
+        while (holding < PIPES) usleep(1000);
+        usleep(100000);
+        spawn(threads, 4, look);
+        for (long i = 0; i < PIPES; i++) {
+            looked_at = i;
+            usleep(1000);
+            pthread_create(&closers[i], 0, close_one, (void *)i);
+            while (closing <= i) usleep(1000);
+        }
+        puts("closing");
+        for (;;) pause();
+    } else if (!strcmp(what, "socket")) {
+        struct sockaddr_in none = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+        own = socket(AF_INET, SOCK_STREAM, 0);
+        socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
+        pipe(held);
+        target = dup(own);
+        other = held[0];
+        spawn(threads, 1, hold);
+        puts("replaced");
+        spawn(threads + 1, 1, replace);
+        for (int i = 0; i < 1000000; i++) bind(target, (void *)&none, sizeof none);
+    } else if (!strcmp(what, "connects")) {
+        struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+        socklen_t length = sizeof to;
+        int full = socket(AF_INET, SOCK_STREAM, 0), waited = 0;
+        bind(full, (void *)&to, length);
+        listen(full, 0);
+        getsockname(full, (void *)&to, &length);
+        for (int i = 0; i < 4; i++)
+            connect(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), (void *)&to, length);
+        struct sigaction a = { .sa_handler = handler };
+        sigaction(SIGALRM, &a, 0);
+        struct itimerval soon = { { 0, 5000 }, { 0, 5000 } };
+        setitimer(ITIMER_REAL, &soon, 0);
+        connecting = socket(AF_INET, SOCK_STREAM, 0);
+        sigset_t set;
+        sigemptyset(&set);
+        sigaddset(&set, SIGALRM);
+        pthread_sigmask(SIG_BLOCK, &set, 0);
+        spawn(threads, 1, wait_for_it);
+        pthread_sigmask(SIG_UNBLOCK, &set, 0);
+        for (int i = 0; i < 100; i++) {
+            int next = socket(AF_INET, SOCK_STREAM, 0), last = connecting;
+            connecting = next;
+            close(last);
+            waited += connect(next, (void *)&to, length) < 0 && (errno == EINTR || errno == EINPROGRESS);
+        }
+        printf("%d\n", waited);
+        fflush(stdout);
+        _exit(0);
     } else if (!strcmp(what, "locks")) {
         for (int inherit = 0; inherit < 2; inherit++) {
             pthread_mutexattr_t a;

@@ -184,6 +184,19 @@ fn the_tracer_opens_and_starts_nothing() {
     ] {
         assert_eq!(ask(call, [0; 6]), Verdict::Kill, "{call}");
     }
+    // It knows files by descriptors that are none of them, and changes what these stand for.
+    let (pins, empty) = (libc::O_PATH | libc::O_CLOEXEC, libc::AT_EMPTY_PATH as u64);
+    let flags = |flags: i32| [3, 1, flags as u64, 0, 0, 0];
+    assert_eq!(ask(libc::SYS_openat, flags(pins)), Verdict::Allow);
+    for other in [0, libc::O_PATH, pins | libc::O_RDWR] {
+        assert_eq!(ask(libc::SYS_openat, flags(other)), Verdict::Kill);
+    }
+    for (flags, verdict) in [(empty, Verdict::Allow), (0, Verdict::Kill)] {
+        let fourth = [3, 1, 0, flags, 0, 0];
+        assert_eq!(ask(libc::SYS_fchmodat2, fourth), verdict);
+        assert_eq!(ask(libc::SYS_utimensat, fourth), verdict);
+        assert_eq!(ask(libc::SYS_fchownat, [3, 1, 0, 0, flags, 0]), verdict);
+    }
     let of = |first: u64| [first, 0, 0, 0, 0, 0];
     let own = u64::from(OWN);
     assert_eq!(ask(libc::SYS_kill, of(own)), Verdict::Allow);

@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
+use pool_core::PAGE_SIZE;
 use rustix::fs::{MemfdFlags, OFlags, SealFlags};
 use rustix::io::Errno;
 
-/// From this size on a file is large. Those are bounded together, since a guest shapes what `maps` says.
-const LARGE: u64 = 16 << 10;
+/// What is larger is large. Those are bounded together, since a guest shapes what `maps` says; others take no more than
+/// whatever else a guest may have open.
+const LARGE: u64 = PAGE_SIZE;
 /// Bytes of large files that a guest may have, and how many of them.
 const MOST_BYTES: u64 = 16 << 20;
 const MOST_FILES: usize = 64;
