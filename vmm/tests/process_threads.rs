@@ -212,7 +212,7 @@ fn the_monitor_waits_for_no_connection() {
         let options = [&PROCESS[..], &network].concat();
         let found = bounded(&world.vmm("program", &options, &["connects"])).output();
         let found = found.unwrap();
-        assert_eq!(text(&found.stdout), "100\n", "{}", text(&found.stderr));
+        assert_eq!(text(&found.stdout), "2000\n", "{}", text(&found.stderr));
     }
 }
 

@@ -268,7 +268,7 @@ int main(int argc, char **argv) {
             connect(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), (void *)&to, length);
         struct sigaction a = { .sa_handler = handler };
         sigaction(SIGALRM, &a, 0);
-        struct itimerval soon = { { 0, 5000 }, { 0, 5000 } };
+        struct itimerval soon = { { 0, 300 }, { 0, 300 } };
         setitimer(ITIMER_REAL, &soon, 0);
         connecting = socket(AF_INET, SOCK_STREAM, 0);
         sigset_t set;
@@ -277,7 +277,7 @@ int main(int argc, char **argv) {
         pthread_sigmask(SIG_BLOCK, &set, 0);
         spawn(threads, 1, wait_for_it);
         pthread_sigmask(SIG_UNBLOCK, &set, 0);
-        for (int i = 0; i < 100; i++) {
+        for (int i = 0; i < 2000; i++) {
             int next = socket(AF_INET, SOCK_STREAM, 0), last = connecting;
             connecting = next;
             close(last);
