@@ -269,14 +269,14 @@ impl<'i, 'a> Image<'i, 'a> {
     }
 
     /// Places the sections of one kind one after the other, in the order of an ordinary link:
-    /// by priority (the number at the end of the name), then by the command line.
+    /// by priority (the number at the end of the name), then as ld reads their objects.
     fn gather(&mut self, kind: Gathered, end: &mut Cursor) {
         let mut found = Vec::new();
         for u in self.included() {
             let unit = &self.units[u];
             for (o, s, section) in unit.sections() {
                 if gathered(section) == Some(kind) && self.takes(u, o, s) {
-                    let order = (priority(section.name), unit.positions[o]);
+                    let order = (priority(section.name), self.program.order(u, o));
                     found.push((order, (u, o, s)));
                 }
             }

@@ -22,8 +22,10 @@ use super::unit::{STRONG, SymbolId, Unit, is_one_by_language, precedence, takes_
 /// The program.
 #[derive(Debug, Default)]
 pub(super) struct Resolution<'a> {
-    /// By unit and object.
-    live: Vec<Vec<bool>>,
+    /// By unit and object: when it came into the program, if it did.
+    order: Vec<Vec<Option<usize>>>,
+    /// How many objects are in it.
+    count: usize,
     /// Sections of live objects of which another object's copy counts.
     lost: HashSet<(usize, usize, usize)>,
     definitions: HashMap<&'a str, SymbolId>,
@@ -81,7 +83,7 @@ impl<'a> Resolution<'a> {
             wanted: asked.roots.iter().copied().collect(),
             completes: true,
             found: Self {
-                live: units.iter().map(|u| vec![false; u.objects.len()]).collect(),
+                order: units.iter().map(|u| vec![None; u.objects.len()]).collect(),
                 renamed: asked.renamed.clone(),
                 ..Self::default()
             },
@@ -93,17 +95,21 @@ impl<'a> Resolution<'a> {
         resolver.completes = false;
         resolver.search(&(1..units.len()).collect::<Vec<_>>())?;
         let mut found = resolver.found;
-        found.included = found.live.iter().map(|live| live.contains(&true)).collect();
+        let is_any_live = |order: &Vec<Option<usize>>| order.iter().any(Option::is_some);
+        found.included = found.order.iter().map(is_any_live).collect();
         found.included[0] = true;
         for (unit, of) in units.iter().enumerate() {
-            for (object, _, symbol) in of.symbols().filter(|(o, ..)| found.live[unit][*o]) {
-                if symbol.is_local() || !found.refers(unit, object, symbol) {
+            for (object, _, symbol) in of.symbols() {
+                let refers = found.is_live(unit, object) && found.refers(unit, object, symbol);
+                if symbol.is_local() || symbol.name.is_empty() || !refers {
                     continue;
                 }
                 let name = found.name(unit, object, symbol);
-                if !found.definitions.contains_key(name) {
+                let Some(id) = found.definitions.get(name) else {
                     found.absent.insert(name);
-                }
+                    continue;
+                };
+                refuse_mismatch(units, (&of.objects[object], symbol), *id)?;
             }
         }
         Ok(found)
@@ -150,7 +156,7 @@ impl<'a> Resolution<'a> {
         }
         self.unneeded = collect::unneeded(request, units, self);
         self.removed = collect::removable(units, &self.unneeded);
-        let told = collect::told(units, &self.removed);
+        let told = collect::told(units, self, &self.removed);
         let of_application = self.removed.iter().filter(|(unit, ..)| *unit == 0);
         let dropped: Vec<_> = of_application
             .map(|(_, object, section)| (*object, *section))
@@ -173,7 +179,7 @@ impl<'a> Resolution<'a> {
     /// symbols mean to their units: what counts in the program, and what a library's members use as their own.
     pub(super) fn borrow(&mut self, units: &[Unit<'a>], targets: &[UnitTargets<'a>]) {
         let dead = |id: SymbolId| {
-            if id.unit == 0 || self.live[id.unit][id.object] {
+            if id.unit == 0 || self.is_live(id.unit, id.object) {
                 return None;
             }
             match units[id.unit].objects[id.object].symbols[id.symbol].place {
@@ -199,7 +205,7 @@ impl<'a> Resolution<'a> {
             .collect();
         for (u, unit) in units.iter().enumerate().skip(1) {
             for (o, s, section) in unit.sections() {
-                if section.is_loaded() && self.live[u][o] {
+                if section.is_loaded() && self.is_live(u, o) {
                     copies_in((u, o, s), &mut open);
                 }
             }
@@ -243,7 +249,13 @@ impl<'a> Resolution<'a> {
 
     /// True when the object is in the program.
     pub(super) fn is_live(&self, unit: usize, object: usize) -> bool {
-        self.live[unit][object]
+        self.order[unit][object].is_some()
+    }
+
+    /// Where a live object stands among all of them, in the order in which ld reads them: as the command line has objects,
+    /// and members of archives as they are needed.
+    pub(super) fn order(&self, unit: usize, object: usize) -> usize {
+        self.order[unit][object].unwrap_or(usize::MAX)
     }
 
     /// True when the section of a live object is not in the program, since another's copy is.
@@ -322,6 +334,31 @@ impl<'a> Resolution<'a> {
     }
 }
 
+/// A thread-local variable has no address that code which knows nothing of threads could use.
+fn refuse_mismatch(
+    units: &[Unit<'_>],
+    (object, symbol): (&Object<'_>, &Symbol<'_>),
+    id: SymbolId,
+) -> Result<(), LinkError> {
+    let by = &units[id.unit].objects[id.object];
+    let definition = &by.symbols[id.symbol];
+    if symbol.is_thread_local() == definition.is_thread_local() {
+        return Ok(());
+    }
+    let (one, other) = if symbol.is_thread_local() {
+        ("a thread-local variable", "no such")
+    } else {
+        ("what is not thread-local", "a thread-local variable")
+    };
+    Err(LinkError::input(
+        &object.name,
+        format!(
+            "refers to {} as {one}, and {} defines it as {other}: declare it alike in both (__thread, thread_local)",
+            symbol.name, by.name
+        ),
+    ))
+}
+
 /// It lies in a section that says something to the linker only.
 fn is_told(object: &Object<'_>, symbol: &Symbol<'_>) -> bool {
     matches!(symbol.place, Place::Section(section) if !takes_part(&object.sections[section]))
@@ -350,7 +387,7 @@ impl<'a> Resolver<'_, 'a> {
                 Became::Library(_) => Ok(()),
             },
             Step::Whole(file) => match became[*file] {
-                Became::Library(unit) if self.found.live[unit].contains(&true) => {
+                Became::Library(unit) if self.found.order[unit].iter().any(Option::is_some) => {
                     Err(LinkError::option(
                         "--whole-archive",
                         format!(
@@ -422,7 +459,7 @@ impl<'a> Resolver<'_, 'a> {
     fn search_once(&mut self, unit: usize) -> Result<bool, LinkError> {
         let mut found = false;
         for object in 0..self.units[unit].objects.len() {
-            if !self.found.live[unit][object] && self.is_needed(unit, object) {
+            if !self.found.is_live(unit, object) && self.is_needed(unit, object) {
                 self.load(unit, object)?;
                 found = true;
             }
@@ -458,9 +495,11 @@ impl<'a> Resolver<'_, 'a> {
 
     /// The object is in the program.
     fn load(&mut self, unit: usize, object: usize) -> Result<(), LinkError> {
-        if std::mem::replace(&mut self.found.live[unit][object], true) {
+        if self.found.is_live(unit, object) {
             return Ok(());
         }
+        self.found.order[unit][object] = Some(self.found.count);
+        self.found.count += 1;
         let units = self.units;
         let of = &units[unit].objects[object];
         for group in &of.groups {

@@ -253,7 +253,7 @@ fn rewritten(
             value,
             addend: -(FIELD as i64),
             entry: 0,
-            takes_next: false,
+            takes_next: None,
         },
         bytes,
         detour: None,
