@@ -33,6 +33,9 @@ pub(super) fn fill(image: &Image<'_, '_>, contents: &mut Contents) {
                 writer.section(bytes, address);
             }
         }
+        if let Some((bytes, address)) = relocate::detour_frames(image, contents, unit) {
+            writer.section(bytes, address);
+        }
     }
     if !writer.bytes.is_empty() {
         contents.loose.insert(NAME.to_owned(), writer.bytes);

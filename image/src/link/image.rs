@@ -351,11 +351,15 @@ impl<'i, 'a> Image<'i, 'a> {
         if !unwinds && !request.unwind_table {
             return 0;
         }
-        self.included()
+        let of_sections = self
+            .included()
             .flat_map(|unit| self.units[unit].sections())
             .filter(|(_, _, section)| section.is_loaded() && section.name == ".eh_frame")
-            .map(|(_, _, section)| eh_frame::count_frames(section.bytes))
-            .sum()
+            .map(|(_, _, section)| eh_frame::count_frames(section.bytes));
+        let of_detours = self
+            .included()
+            .map(|unit| self.plans[unit].detour_frame_count());
+        of_sections.chain(of_detours).sum()
     }
 }
 

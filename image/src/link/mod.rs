@@ -52,6 +52,7 @@ mod collect;
 mod compressed;
 mod debug_frame;
 mod definitions;
+mod detour_frames;
 mod dynamic;
 mod eh_frame;
 mod error;
