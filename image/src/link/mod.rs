@@ -175,6 +175,7 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
         definitions: &request.definitions,
     };
     let mut program = Resolution::new(&set.units, &inputs.steps, &set.became, &asked)?;
+    program.refuse_mismatch(&set.units)?;
     program.settle(&mut set.units, may_repeat)?;
     definitions::settle(request, &mut set.units, set.definitions, &mut program)?;
     let collected = program.collect(request, &mut set.units)?;

@@ -105,14 +105,45 @@ impl<'a> Resolution<'a> {
                     continue;
                 }
                 let name = found.name(unit, object, symbol);
-                let Some(id) = found.definitions.get(name) else {
+                if !found.definitions.contains_key(name) {
                     found.absent.insert(name);
-                    continue;
-                };
-                refuse_mismatch(units, (&of.objects[object], symbol), *id)?;
+                }
             }
         }
         Ok(found)
+    }
+
+    /// A thread-local variable has no address that code which knows nothing of threads could use (bfd,
+    /// `_bfd_elf_merge_symbol`).
+    pub(super) fn refuse_mismatch(&self, units: &[Unit<'a>]) -> Result<(), LinkError> {
+        for (unit, of) in units.iter().enumerate() {
+            for (object, _, symbol) in of.symbols() {
+                if !self.is_live(unit, object) || symbol.is_local() {
+                    continue;
+                }
+                let name = self.name(unit, object, symbol);
+                let Some(id) = self.definitions.get(name) else {
+                    continue;
+                };
+                let by = &units[id.unit].objects[id.object];
+                if symbol.is_thread_local() == by.symbols[id.symbol].is_thread_local() {
+                    continue;
+                }
+                let (one, other) = if symbol.is_thread_local() {
+                    ("a thread-local variable", "no such")
+                } else {
+                    ("what is not thread-local", "a thread-local variable")
+                };
+                return Err(LinkError::input(
+                    &of.objects[object].name,
+                    format!(
+                        "has {} as {one}, and {} as {other}: declare it alike in both (__thread, thread_local)",
+                        symbol.name, by.name
+                    ),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Settles which of the copies and tentative definitions that the units have places for counts.
@@ -332,31 +363,6 @@ impl<'a> Resolution<'a> {
             Place::Absolute | Place::Common => false,
         }
     }
-}
-
-/// A thread-local variable has no address that code which knows nothing of threads could use.
-fn refuse_mismatch(
-    units: &[Unit<'_>],
-    (object, symbol): (&Object<'_>, &Symbol<'_>),
-    id: SymbolId,
-) -> Result<(), LinkError> {
-    let by = &units[id.unit].objects[id.object];
-    let definition = &by.symbols[id.symbol];
-    if symbol.is_thread_local() == definition.is_thread_local() {
-        return Ok(());
-    }
-    let (one, other) = if symbol.is_thread_local() {
-        ("a thread-local variable", "no such")
-    } else {
-        ("what is not thread-local", "a thread-local variable")
-    };
-    Err(LinkError::input(
-        &object.name,
-        format!(
-            "refers to {} as {one}, and {} defines it as {other}: declare it alike in both (__thread, thread_local)",
-            symbol.name, by.name
-        ),
-    ))
 }
 
 /// It lies in a section that says something to the linker only.
