@@ -235,6 +235,34 @@ fn instructions_find_what_other_libraries_have_through_slots() {
     }
 }
 
+/// What the command line defines beside a library's symbols is no part of the library, wherever it points.
+#[test]
+fn symbols_of_the_command_line_change_no_library() {
+    let workshop = Workshop::new();
+    let object = |name: &str, text: &str| workshop.compile(Compiler::Gnu, name, text);
+    let main = object(
+        "main",
+        "#include <stdio.h>\nint get(void); int main(void) { printf(\"%d\\n\", get()); return 0; }",
+    );
+    let get = object(
+        "get",
+        "__asm__(\".text\\n.globl get\\n.type get, @function\\nget: movl $5, value(%rip)\\n\
+         mov value+4(%rip), %eax\\nret\\n\");",
+    );
+    let get = workshop.archive("libget.a", &[&get]);
+    let value = workshop.archive("libvalue.a", &[&object("value", "int value[2] = {1, 2};")]);
+    let mut registry = Asked::default();
+    let mut images = Vec::new();
+    for option in ["-Wl,--defsym=inside=get+1", "-Wl,--defsym=beside=get"] {
+        let arguments = ["-static", &main, &get, &value, option];
+        let (linked, found) = libraries(&workshop, &mut registry, Compiler::Gnu, &arguments);
+        assert_eq!(run(&workshop.install("main", &linked), "main"), "2\n");
+        assert_eq!(pages_of(&linked, "get").bound.0, 0);
+        images.push(found["get"].clone());
+    }
+    assert!(images[0] == images[1]);
+}
+
 /// What cannot be done through a slot is bound, or if much would be, on pages of the image's own.
 #[test]
 fn what_no_slot_can_stand_in_for_costs_little() {

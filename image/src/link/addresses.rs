@@ -16,7 +16,8 @@ pub(super) enum Import {
 }
 
 impl<'i, 'a> Image<'i, 'a> {
-    /// Address of a byte of a section; in the output section for one that is not loaded.
+    /// Address of a byte of a section; in the output section for one that is not loaded. A symbol may stand before its
+    /// section: such an offset is that of a negative number.
     pub(super) fn section_address(
         &self,
         unit: usize,
@@ -32,13 +33,13 @@ impl<'i, 'a> Image<'i, 'a> {
             Part::Constant => base.constant,
             Part::Bound => base.bound,
             Part::Data => match self.moved(unit, object, section) {
-                Some(start) => return Some(start + offset),
+                Some(start) => return Some(start.wrapping_add(offset)),
                 None => base.data,
             },
             Part::Thread => self.thread_block(unit),
             Part::Gathered(_) => {
                 let start = self.gathered_index.get(&(unit, object, section))?;
-                return Some(start + offset);
+                return Some(start.wrapping_add(offset));
             }
             Part::Loose => {
                 let name = self.units[unit].objects[object].sections[section].name;
@@ -50,7 +51,7 @@ impl<'i, 'a> Image<'i, 'a> {
             Some(merged) => plan.merged[merged].position((unit, object, section), offset),
             None => offset,
         };
-        Some(start + placement.offset + inside)
+        Some((start + placement.offset).wrapping_add(inside))
     }
 
     /// Where the image has data that has a place in its library, and lies with others of its name.
@@ -71,7 +72,8 @@ impl<'i, 'a> Image<'i, 'a> {
         };
         self.moved(id.unit, id.object, section)?;
         let placement = self.plans[id.unit].placement(id.object, section);
-        Some(self.bases[id.unit].data + placement.offset + symbol.value)
+        let start = self.bases[id.unit].data + placement.offset;
+        Some(start.wrapping_add(symbol.value))
     }
 
     /// Address of a unit's part of the thread-local template.
@@ -123,7 +125,7 @@ impl<'i, 'a> Image<'i, 'a> {
         let offset = match symbol.place {
             Place::Section(section) => {
                 let placement = self.plans[id.unit].placement(id.object, section);
-                i128::from(placement.offset) + i128::from(symbol.value)
+                i128::from(placement.offset) + i128::from(symbol.value as i64)
             }
             Place::Common => {
                 let offset = self.plans[id.unit].common(id.object, id.symbol);

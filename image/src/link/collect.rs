@@ -62,14 +62,16 @@ pub(super) fn removable(units: &[Unit<'_>], unneeded: &HashSet<At>) -> HashSet<A
     unneeded.iter().copied().filter(is_removable).collect()
 }
 
-/// ld's words for each of them, in the order of the command line.
-pub(super) fn told(units: &[Unit<'_>], removed: &HashSet<At>) -> Vec<String> {
+/// ld's words for each of them, in the order in which it reads objects.
+pub(super) fn told(
+    units: &[Unit<'_>],
+    program: &Resolution<'_>,
+    removed: &HashSet<At>,
+) -> Vec<String> {
     let is_empty =
         |(unit, object, section): &At| units[*unit].objects[*object].sections[*section].size == 0;
     let mut all: Vec<&At> = removed.iter().filter(|at| !is_empty(at)).collect();
-    all.sort_unstable_by_key(|(unit, object, section)| {
-        (units[*unit].positions[*object], *object, *section)
-    });
+    all.sort_unstable_by_key(|(unit, object, section)| (program.order(*unit, *object), *section));
     let line = |(unit, object, section): &At| {
         let object = &units[*unit].objects[*object];
         format!(

@@ -33,6 +33,9 @@ pub(super) fn fill(image: &Image<'_, '_>, contents: &mut Contents) {
                 writer.section(bytes, address);
             }
         }
+        if let Some((bytes, address)) = relocate::detour_frames(image, contents, unit) {
+            writer.section(bytes, address);
+        }
     }
     if !writer.bytes.is_empty() {
         contents.loose.insert(NAME.to_owned(), writer.bytes);
@@ -48,13 +51,14 @@ struct Writer {
 impl Writer {
     /// Writes the frames of a relocated section.
     fn section(&mut self, bytes: &[u8], address: u64) {
-        let mut commons: Vec<(usize, Option<Common<'_>>)> = Vec::new();
+        let mut commons: HashMap<usize, Option<Common<'_>>> = HashMap::new();
         for record in eh_frame::records(bytes) {
             match record {
-                Record::Common(start, body) => commons.push((start, Common::parse(body))),
+                Record::Common(start, body) => {
+                    commons.insert(start, Common::parse(body));
+                }
                 Record::Frame(_, common, body, at) => {
-                    let common = commons.iter().rev().find(|(start, _)| *start == common);
-                    if let Some((_, Some(common))) = common {
+                    if let Some(Some(common)) = commons.get(&common) {
                         self.frame(common, body, address + at as u64);
                     }
                 }

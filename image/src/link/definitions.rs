@@ -23,6 +23,7 @@ pub(super) fn object(request: &LinkRequest) -> Option<Object<'_>> {
         sections: Vec::new(),
         symbols: symbols.collect(),
         groups: Vec::new(),
+        entered: Vec::new(),
     })
 }
 

@@ -94,19 +94,18 @@ pub(super) struct Frame {
 /// The frames of a relocated `.eh_frame` section at `address`. Functions that are not in the image (their address
 /// is zero) are left out.
 pub(super) fn frames(bytes: &[u8], address: u64) -> Vec<Frame> {
-    let mut encodings: Vec<(usize, Option<u8>)> = Vec::new();
+    let mut encodings: HashMap<usize, Option<u8>> = HashMap::new();
     let mut frames = Vec::new();
     for record in records(bytes) {
         match record {
             Record::Common(start, body) => {
                 let encoding = Common::parse(body).map(|common| common.encoding);
-                encodings.push((start, encoding));
+                encodings.insert(start, encoding);
             }
             Record::Frame(start, common, body, at) => {
-                let encoding = encodings.iter().rev().find(|(start, _)| *start == common);
-                let function = encoding
-                    .and_then(|(_, encoding)| *encoding)
-                    .and_then(|encoding| function(encoding, body, address + at as u64));
+                let encoding = encodings.get(&common).copied().flatten();
+                let function =
+                    encoding.and_then(|encoding| function(encoding, body, address + at as u64));
                 frames.extend(function.map(|(function, size)| Frame {
                     function,
                     size,

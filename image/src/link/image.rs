@@ -269,14 +269,14 @@ impl<'i, 'a> Image<'i, 'a> {
     }
 
     /// Places the sections of one kind one after the other, in the order of an ordinary link:
-    /// by priority (the number at the end of the name), then by the command line.
+    /// by priority (the number at the end of the name), then as ld reads their objects.
     fn gather(&mut self, kind: Gathered, end: &mut Cursor) {
         let mut found = Vec::new();
         for u in self.included() {
             let unit = &self.units[u];
             for (o, s, section) in unit.sections() {
                 if gathered(section) == Some(kind) && self.takes(u, o, s) {
-                    let order = (priority(section.name), unit.positions[o]);
+                    let order = (priority(section.name), self.program.order(u, o));
                     found.push((order, (u, o, s)));
                 }
             }
@@ -351,11 +351,15 @@ impl<'i, 'a> Image<'i, 'a> {
         if !unwinds && !request.unwind_table {
             return 0;
         }
-        self.included()
+        let of_sections = self
+            .included()
             .flat_map(|unit| self.units[unit].sections())
             .filter(|(_, _, section)| section.is_loaded() && section.name == ".eh_frame")
-            .map(|(_, _, section)| eh_frame::count_frames(section.bytes))
-            .sum()
+            .map(|(_, _, section)| eh_frame::count_frames(section.bytes));
+        let of_detours = self
+            .included()
+            .map(|unit| self.plans[unit].detour_frame_count());
+        of_sections.chain(of_detours).sum()
     }
 }
 

@@ -1,15 +1,15 @@
 //! The instructions of a section, where it is certain what they are.
 //!
 //! A section is decoded from its first byte on, and is believed when everything fits: no invalid instruction, every
-//! relocated field is an instruction's displacement or immediate operand, and every symbol stands where an
+//! relocated field is an instruction's operand of the relocation's kind, and every symbol stands where an
 //! instruction begins. Data among the code does not pass unnoticed that way.
 
 use std::collections::{HashMap, HashSet};
 
-use goblin::elf::reloc::{R_X86_64_NONE, R_X86_64_TLSDESC_CALL};
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
+use goblin::elf::reloc as r;
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind};
 
-use super::object::{Object, Place};
+use super::object::Object;
 
 /// A relocated field and the instruction that it belongs to, whose address is its offset in the section.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Field {
 pub(super) struct Instructions<'b> {
     pub(super) bytes: &'b [u8],
     fields: HashMap<u64, Field>,
-    /// Where jumps enter instructions behind their first byte, to pass over a prefix.
+    /// Where instructions are entered behind their first byte, to pass over a prefix or as data. In order.
     entered: Vec<u64>,
 }
 
@@ -33,10 +33,11 @@ impl<'b> Instructions<'b> {
     pub(super) fn read(object: &Object<'b>, index: usize) -> Option<Self> {
         let section = &object.sections[index];
         let relocations = section.relocations.iter();
-        let relocated: HashSet<u64> = relocations
-            .filter(|r| !matches!(r.kind, R_X86_64_NONE | R_X86_64_TLSDESC_CALL))
-            .map(|r| r.offset)
+        let relocated: HashMap<u64, u32> = relocations
+            .filter(|r| !matches!(r.kind, r::R_X86_64_NONE | r::R_X86_64_TLSDESC_CALL))
+            .map(|r| (r.offset, r.kind))
             .collect();
+        let entered = object.entered.get(index)?;
         let mut starts = HashSet::new();
         let mut targets = Vec::new();
         let mut fields = HashMap::with_capacity(relocated.len());
@@ -58,14 +59,28 @@ impl<'b> Instructions<'b> {
             let constants = decoder.get_constant_offsets(&instruction);
             let displacement = constants.displacement_offset();
             let immediate = constants.immediate_offset();
-            if constants.has_displacement() && relocated.contains(&(start + displacement as u64)) {
-                let field = Field {
-                    instruction,
-                    displacement: Some(displacement),
-                };
-                fields.insert(start + displacement as u64, field);
+            let is_relative = instruction.is_ip_rel_memory_operand();
+            let kind = |at: usize| relocated.get(&(start + at as u64)).copied();
+            if constants.has_displacement() {
+                if let Some(kind) = kind(displacement) {
+                    if is_distance(kind) && !is_relative {
+                        return None;
+                    }
+                    let field = Field {
+                        instruction,
+                        displacement: Some(displacement),
+                    };
+                    fields.insert(start + displacement as u64, field);
+                } else if is_relative {
+                    targets.push(instruction.ip_rel_memory_address());
+                }
             }
-            if constants.has_immediate() && relocated.contains(&(start + immediate as u64)) {
+            if constants.has_immediate()
+                && let Some(kind) = kind(immediate)
+            {
+                if is_distance(kind) && instruction.op0_kind() != OpKind::NearBranch64 {
+                    return None;
+                }
                 let field = Field {
                     instruction,
                     displacement: None,
@@ -74,16 +89,14 @@ impl<'b> Instructions<'b> {
             }
         }
         let size = section.bytes.len() as u64;
-        let mut symbols = object.symbols.iter();
-        let stand_well = symbols.all(|symbol| {
-            symbol.place != Place::Section(index)
-                || symbol.value >= size
-                || starts.contains(&symbol.value)
-        });
+        let mut symbols = entered.symbols.iter();
+        let stand_well = symbols.all(|symbol| *symbol >= size || starts.contains(symbol));
         if fields.len() != relocated.len() || !stand_well {
             return None;
         }
+        targets.extend(&entered.addresses);
         targets.retain(|target| *target < size && !starts.contains(target));
+        targets.sort_unstable();
         Some(Self {
             bytes: section.bytes,
             fields,
@@ -98,10 +111,24 @@ impl<'b> Instructions<'b> {
         let has_another = all
             .clone()
             .any(|other| other != offset && self.fields.contains_key(&other));
-        let is_entered = self
-            .entered
-            .iter()
-            .any(|target| *target != all.start && all.contains(target));
+        let next = self.entered.partition_point(|target| *target <= all.start);
+        let is_entered = self.entered.get(next).is_some_and(|at| all.contains(at));
         (!has_another && !is_entered).then_some(field)
     }
+}
+
+/// True for a relocation of which the place is subtracted, as an instruction's operand is counted from its end.
+fn is_distance(kind: u32) -> bool {
+    matches!(
+        kind,
+        r::R_X86_64_PC32
+            | r::R_X86_64_PLT32
+            | r::R_X86_64_GOTPCREL
+            | r::R_X86_64_GOTPCRELX
+            | r::R_X86_64_REX_GOTPCRELX
+            | r::R_X86_64_GOTTPOFF
+            | r::R_X86_64_TLSGD
+            | r::R_X86_64_TLSLD
+            | r::R_X86_64_GOTPC32_TLSDESC
+    )
 }

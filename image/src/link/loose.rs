@@ -53,10 +53,10 @@ impl LooseSections {
     /// Of a byte of a section called `name`, its offset in the output.
     pub(super) fn offset(&self, name: &str, at: At, offset: u64) -> Option<u64> {
         Some(match self.went.get(&at)? {
-            Went::To(start) => start + offset,
+            Went::To(start) => start.wrapping_add(offset),
             Went::Into(index) => {
                 let merged = self.by_name.get(name)?.merged.get(*index)?;
-                merged.offset + merged.position(at, offset)
+                merged.offset.wrapping_add(merged.position(at, offset))
             }
         })
     }

@@ -28,7 +28,7 @@ impl Merged {
         };
         let next = entries.partition_point(|(start, _)| *start <= offset);
         match next.checked_sub(1).and_then(|at| entries.get(at)) {
-            Some((start, position)) => position + (offset - start),
+            Some((start, position)) => position.wrapping_add(offset - start),
             None => 0,
         }
     }

@@ -37,6 +37,7 @@
 //! - members that nobody needs lie in a library's pages; they are not run, and what they lack ends the program if it
 //!   is ever called;
 //! - of a function that C++ has one of in a program (an inline one) libraries call their own copies;
+//! - of equal constants (strings of one text) each library has its own, at an address of its own;
 //! - `etext` is the end of the application's code; that of libraries lies elsewhere;
 //! - sections that are named as a compiler names those of single variables (`.data.NAME`) lie with their library's
 //!   or the application's data: who walks them from one to another should give them a name that is none of these;
@@ -51,6 +52,7 @@ mod collect;
 mod compressed;
 mod debug_frame;
 mod definitions;
+mod detour_frames;
 mod dynamic;
 mod eh_frame;
 mod error;
@@ -173,6 +175,7 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
         definitions: &request.definitions,
     };
     let mut program = Resolution::new(&set.units, &inputs.steps, &set.became, &asked)?;
+    program.refuse_mismatch(&set.units)?;
     program.settle(&mut set.units, may_repeat)?;
     definitions::settle(request, &mut set.units, set.definitions, &mut program)?;
     let collected = program.collect(request, &mut set.units)?;
@@ -278,19 +281,17 @@ struct LinkSet<'a> {
 impl<'a> LinkSet<'a> {
     fn read(request: &'a LinkRequest, files: &'a [InputBytes]) -> Result<Self, LinkError> {
         let mut application = Vec::new();
-        let mut positions = Vec::new();
         let mut libraries: Vec<Unit<'a>> = Vec::new();
         let mut namings: Vec<Naming> = Vec::new();
         let mut contents = Vec::new();
         let mut became = Vec::new();
-        for (position, file) in files.iter().enumerate() {
+        for file in files {
             match file {
                 InputBytes::Object { name, bytes } => {
                     became.push(Became::Object(application.len()));
                     let object = Object::parse(name, bytes)?;
                     object.refuse_intermediate_code()?;
                     application.push(object);
-                    positions.push(position);
                 }
                 InputBytes::Archive { path, members } => {
                     let naming = library::naming(path, &request.libraries);
@@ -304,21 +305,19 @@ impl<'a> LinkSet<'a> {
                     }
                     namings.push(naming);
                     contents.push(digest);
-                    libraries.push(library_unit(path, members, position)?);
+                    libraries.push(library_unit(path, members)?);
                     became.push(Became::Library(libraries.len()));
                 }
             }
         }
         let definitions = definitions::object(request).map(|object| {
             application.push(object);
-            positions.push(files.len());
             application.len() - 1
         });
         let application = Unit::new(
             UnitKind::Application,
             "the application".to_owned(),
             application,
-            positions,
             request.allow_multiple_definition,
         )?;
         library::tell_apart(&mut namings, &contents);
@@ -511,11 +510,7 @@ fn because(own: &BTreeMap<usize, OwnPage>) -> Vec<(String, PageCount)> {
     pages
 }
 
-fn library_unit<'a>(
-    path: &Path,
-    members: &'a [files::MemberBytes],
-    position: usize,
-) -> Result<Unit<'a>, LinkError> {
+fn library_unit<'a>(path: &Path, members: &'a [files::MemberBytes]) -> Result<Unit<'a>, LinkError> {
     let mut objects: Vec<Object<'a>> = members
         .iter()
         .filter(|member| !object::is_foreign(&member.bytes))
@@ -523,14 +518,7 @@ fn library_unit<'a>(
         .collect::<Result<_, _>>()?;
     // Whoever refers to them is told of what is undefined.
     objects.retain(|object| !object.is_intermediate_code());
-    let positions = vec![position; objects.len()];
-    Unit::new(
-        UnitKind::Library,
-        path.display().to_string(),
-        objects,
-        positions,
-        true,
-    )
+    Unit::new(UnitKind::Library, path.display().to_string(), objects, true)
 }
 
 /// A registry may be another machine's: what it answers must fit.

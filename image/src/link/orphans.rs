@@ -1,7 +1,7 @@
 //! Sections of a program's own naming: arrays that are walked from end to end, between `__start_NAME` and
 //! `__stop_NAME` or between symbols of the first and the last of them.
 //!
-//! All of one name lie together, in the order of the command line, whoever they are of and whatever their
+//! All of one name lie together, in the order in which ld reads their objects, whoever they are of and whatever their
 //! flags, as orphan sections do in an ordinary link (ld's manual, "Orphan Sections"). So they are the image's,
 //! not a library's; but for data that is the only section of its name in a library: that has a place there, and
 //! another in images that have more of the name, with pages of their own.
@@ -27,7 +27,7 @@ pub(super) struct Orphan {
     pub(super) name: String,
     pub(super) run: Run,
     pub(super) span: Span,
-    /// Each section, by unit, object and index, with its place on the command line.
+    /// Each section, by unit, object and index, with its object's place in the order of ld.
     parts: Vec<(usize, (usize, usize, usize))>,
     is_code: bool,
     is_writable: bool,
@@ -61,7 +61,7 @@ impl Image<'_, '_> {
                 orphan.is_code |= section.is_code();
                 orphan.is_writable |= section.is_writable();
                 orphan.is_mergeable |= section.is_mergeable();
-                orphan.parts.push((unit.positions[o], (u, o, s)));
+                orphan.parts.push((self.program.order(u, o), (u, o, s)));
             }
         }
         let is_alone = |orphan: &Orphan| match orphan.parts[..] {
@@ -76,7 +76,7 @@ impl Image<'_, '_> {
                 _ if orphan.is_code => Run::Code,
                 _ => Run::Constants,
             };
-            orphan.parts.sort_by_key(|(position, _)| *position);
+            orphan.parts.sort_by_key(|(order, _)| *order);
             orphan
         });
         self.orphans = orphans.collect();

@@ -17,8 +17,8 @@ pub(super) struct TargetFacts {
     pub(super) settled: Settled,
     /// It is a number, not a place: it may be too far for an instruction-relative operand.
     pub(super) is_number: bool,
-    /// The section is part of the program, not debugging information.
-    pub(super) is_loaded: bool,
+    /// The section is code, of which accesses to thread-local variables are rewritten.
+    pub(super) in_code: bool,
     /// The section is a library's code.
     pub(super) is_code: bool,
 }
@@ -57,8 +57,8 @@ pub(super) struct Patch {
     pub(super) addend: i64,
     /// What the entry of the offset table adds to the target's address.
     pub(super) entry: i64,
-    /// The next relocation (of the call to `__tls_get_addr`) has nothing to do.
-    pub(super) takes_next: bool,
+    /// Where the next relocation is, relative to this: that of the call to `__tls_get_addr`, which has nothing to do.
+    pub(super) takes_next: Option<i64>,
 }
 
 /// The field's size and which values fit.
@@ -135,7 +135,7 @@ pub(super) fn patch(
         value,
         addend,
         entry: 0,
-        takes_next: false,
+        takes_next: None,
     };
     let at = Code { code, offset };
     Ok(match kind {
@@ -175,8 +175,8 @@ pub(super) fn patch(
         r::R_X86_64_TPOFF32 => plain(Width::Signed(4), Value::ThreadOffset),
         r::R_X86_64_TPOFF64 => plain(Width::Eight, Value::ThreadOffset),
         // Code adds it to what __tls_get_addr returned, which is now the thread pointer.
-        r::R_X86_64_DTPOFF32 if facts.is_loaded => plain(Width::Signed(4), Value::ThreadOffset),
-        r::R_X86_64_DTPOFF64 if facts.is_loaded => plain(Width::Eight, Value::ThreadOffset),
+        r::R_X86_64_DTPOFF32 if facts.in_code => plain(Width::Signed(4), Value::ThreadOffset),
+        r::R_X86_64_DTPOFF64 if facts.in_code => plain(Width::Eight, Value::ThreadOffset),
         r::R_X86_64_DTPOFF32 => plain(Width::Signed(4), Value::BlockOffset),
         r::R_X86_64_DTPOFF64 => plain(Width::Eight, Value::BlockOffset),
         r::R_X86_64_GOTTPOFF => initial_exec(&at, addend, facts)
@@ -238,7 +238,7 @@ fn without_table(at: &Code<'_>) -> Option<Patch> {
         value: Value::Distance,
         addend: -4,
         entry: 0,
-        takes_next: false,
+        takes_next: None,
     };
     match (at.byte(-2)?, at.byte(-1)?) {
         (0x8b, modrm) if modrm & 0xc7 == 0x05 => Some(patch(vec![(-2, b"\x8d")], 0)),
@@ -273,7 +273,7 @@ fn initial_exec(at: &Code<'_>, addend: i64, facts: TargetFacts) -> Option<Patch>
         value: Value::ThreadOffset,
         addend: 0,
         entry: 0,
-        takes_next: false,
+        takes_next: None,
     })
 }
 
@@ -299,9 +299,10 @@ mod immediate {
     pub(super) static ADD_HIGH: [[u8; 3]; 8] = by_register!(0x49, 0x81);
 }
 
-fn unknown_sequence(what: &str) -> String {
+pub(super) fn unknown_sequence(what: &str) -> String {
     format!(
-        "unknown instructions around the {what} access to a thread-local variable: compile with -ftls-model=local-exec or initial-exec"
+        "unknown instructions around the {what} access to a thread-local variable: compile with -ftls-model=local-exec or \
+         initial-exec"
     )
 }
 
@@ -323,18 +324,18 @@ fn general_dynamic(at: &Code<'_>, addend: i64, facts: TargetFacts) -> Result<Pat
         value,
         addend,
         entry: 0,
-        takes_next: true,
+        takes_next: Some(8),
     })
 }
 
 /// The local dynamic sequence: the module's block is found from the thread pointer.
 fn local_dynamic(at: &Code<'_>) -> Result<Patch, String> {
-    let edits: Vec<(i64, &'static [u8])> = if !at.is(-3, b"\x48\x8d\x3d") {
+    let (edits, call): (Vec<(i64, &'static [u8])>, _) = if !at.is(-3, b"\x48\x8d\x3d") {
         return Err(unknown_sequence("local dynamic"));
     } else if at.is(4, b"\xe8") && at.byte(8).is_some() {
-        vec![(-3, b"\x66\x66\x66"), (0, MOV_FS0_RAX)]
+        (vec![(-3, b"\x66\x66\x66"), (0, MOV_FS0_RAX)], 5)
     } else if at.is(4, b"\xff\x15") && at.byte(9).is_some() {
-        vec![(-3, b"\x66\x66\x66\x66"), (1, MOV_FS0_RAX)]
+        (vec![(-3, b"\x66\x66\x66\x66"), (1, MOV_FS0_RAX)], 6)
     } else {
         return Err(unknown_sequence("local dynamic"));
     };
@@ -345,7 +346,7 @@ fn local_dynamic(at: &Code<'_>) -> Result<Patch, String> {
         value: Value::Nothing,
         addend: 0,
         entry: 0,
-        takes_next: true,
+        takes_next: Some(call),
     })
 }
 
@@ -366,7 +367,7 @@ fn descriptor(at: &Code<'_>, addend: i64, facts: TargetFacts) -> Result<Patch, S
             value: Value::ThreadEntryDistance,
             addend: -4,
             entry: 0,
-            takes_next: false,
+            takes_next: None,
         });
     }
     let opcodes = if prefix == 0x48 {
@@ -381,7 +382,7 @@ fn descriptor(at: &Code<'_>, addend: i64, facts: TargetFacts) -> Result<Patch, S
         value: Value::ThreadOffset,
         addend: 0,
         entry: 0,
-        takes_next: false,
+        takes_next: None,
     })
 }
 

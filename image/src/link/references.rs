@@ -45,22 +45,28 @@ pub(super) fn patches<'p, 'a>(
     let section = &unit.objects[object].sections[index];
     let mut patches = Vec::with_capacity(section.relocations.len());
     let mut instructions = None;
-    let mut skip = false;
-    for relocation in &section.relocations {
-        if std::mem::take(&mut skip) {
-            continue;
-        }
+    let mut relocations = section.relocations.iter();
+    while let Some(relocation) = relocations.next() {
         let target = targets[object][relocation.symbol];
         let symbol = &unit.objects[object].symbols[relocation.symbol];
         let facts = facts(units, own, &target, section, symbol);
         let (kind, addend) = (relocation.kind, relocation.addend);
-        let patch = patch::patch(kind, addend, section.bytes, relocation.offset, facts).map_err(
-            |problem| LinkError::Relocation {
-                place: place(unit, object, index, relocation.offset),
-                problem,
-            },
-        )?;
-        skip = patch.takes_next;
+        let fault = |problem| LinkError::Relocation {
+            place: place(unit, object, index, relocation.offset),
+            problem,
+        };
+        let patch =
+            patch::patch(kind, addend, section.bytes, relocation.offset, facts).map_err(fault)?;
+        if let Some(call) = patch.takes_next {
+            let next = relocations.next().filter(|next| {
+                let called = unit.objects[object].symbols[next.symbol].name;
+                relocation.offset.checked_add_signed(call) == Some(next.offset)
+                    && called == "__tls_get_addr"
+            });
+            if next.is_none() {
+                return Err(fault(patch::unknown_sequence("dynamic")));
+            }
+        }
         let mut patched = Patched {
             relocation,
             target,
@@ -99,10 +105,15 @@ fn facts(
     let mut facts = TargetFacts {
         settled: Settled::ByUnit,
         is_number: false,
-        is_loaded: section.is_loaded(),
-        is_code: !is_application && section.is_code() && gathered(section).is_none(),
+        in_code: section.is_code(),
+        is_code: !is_application
+            && section.is_loaded()
+            && section.is_code()
+            && gathered(section).is_none(),
     };
     match target {
+        // What is not loaded has neither stubs nor slots.
+        _ if !section.is_loaded() => {}
         Target::Import(_) if !is_application => facts.settled = Settled::ByImage,
         Target::Defined(id) => {
             let object = &units[id.unit].objects[id.object];

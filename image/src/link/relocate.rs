@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use goblin::elf::reloc::R_X86_64_IRELATIVE;
 use pool_core::page::PAGE_SIZE;
 
+use super::detour_frames::{self, Framed};
 use super::eh_frame;
 use super::error::LinkError;
 use super::gathered::Gathered;
@@ -261,6 +262,45 @@ fn fill_tables(image: &Image<'_, '_>, u: usize, contents: &mut Contents) {
     for planned in &plan.detours {
         fill_detour(image, u, planned, contents);
     }
+    let (offset, size) = plan.detour_frames;
+    if size > 0 {
+        let address = base.constant + offset;
+        let frames = detour_frames::write(address, framed(image, u));
+        if let Some(room) = bytes_at(image, contents, u, Part::Constant, address) {
+            room[..frames.len()].copy_from_slice(&frames);
+        }
+    }
+}
+
+/// A library's stubs and detours.
+fn framed<'i>(image: &'i Image<'_, '_>, u: usize) -> impl Iterator<Item = Framed<'i>> {
+    let (plan, base) = (&image.plans[u], &image.bases[u]);
+    let stubs = (plan.stub_count() > 0).then(|| Framed {
+        start: base.code + plan.stubs_at,
+        size: plan.stub_count() * STUB_SIZE,
+        returns: None,
+    });
+    let detours = plan.detours.iter().map(move |planned| Framed {
+        start: base.code + plan.detours_at + planned.offset,
+        size: planned.detour.code.len() as u64,
+        returns: planned.detour.back.map(|(_, next)| {
+            let next = image.section_address(u, planned.object, planned.section, next);
+            (&planned.detour, next.unwrap_or(0))
+        }),
+    });
+    stubs.into_iter().chain(detours)
+}
+
+/// The frames of a library's stubs and detours, and their address.
+pub(super) fn detour_frames<'c>(
+    image: &Image<'_, '_>,
+    contents: &'c mut Contents,
+    u: usize,
+) -> Option<(&'c [u8], u64)> {
+    let (offset, size) = image.plans[u].detour_frames;
+    let address = image.bases[u].constant + offset;
+    let bytes = bytes_at(image, contents, u, Part::Constant, address)?;
+    Some((bytes.get(..size as usize)?, address))
 }
 
 fn fill_detour(
@@ -323,6 +363,9 @@ fn fill_unwind_table(image: &Image<'_, '_>, contents: &mut Contents) {
                 first.get_or_insert(address);
                 frames.extend(eh_frame::frames(bytes, address));
             }
+        }
+        if let Some((bytes, address)) = detour_frames(image, contents, u) {
+            frames.extend(eh_frame::frames(bytes, address));
         }
     }
     // All addresses are below 2 GiB, so that the table can always be made.

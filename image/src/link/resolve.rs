@@ -22,8 +22,10 @@ use super::unit::{STRONG, SymbolId, Unit, is_one_by_language, precedence, takes_
 /// The program.
 #[derive(Debug, Default)]
 pub(super) struct Resolution<'a> {
-    /// By unit and object.
-    live: Vec<Vec<bool>>,
+    /// By unit and object: when it came into the program, if it did.
+    order: Vec<Vec<Option<usize>>>,
+    /// How many objects are in it.
+    count: usize,
     /// Sections of live objects of which another object's copy counts.
     lost: HashSet<(usize, usize, usize)>,
     definitions: HashMap<&'a str, SymbolId>,
@@ -81,7 +83,7 @@ impl<'a> Resolution<'a> {
             wanted: asked.roots.iter().copied().collect(),
             completes: true,
             found: Self {
-                live: units.iter().map(|u| vec![false; u.objects.len()]).collect(),
+                order: units.iter().map(|u| vec![None; u.objects.len()]).collect(),
                 renamed: asked.renamed.clone(),
                 ..Self::default()
             },
@@ -93,11 +95,13 @@ impl<'a> Resolution<'a> {
         resolver.completes = false;
         resolver.search(&(1..units.len()).collect::<Vec<_>>())?;
         let mut found = resolver.found;
-        found.included = found.live.iter().map(|live| live.contains(&true)).collect();
+        let is_any_live = |order: &Vec<Option<usize>>| order.iter().any(Option::is_some);
+        found.included = found.order.iter().map(is_any_live).collect();
         found.included[0] = true;
         for (unit, of) in units.iter().enumerate() {
-            for (object, _, symbol) in of.symbols().filter(|(o, ..)| found.live[unit][*o]) {
-                if symbol.is_local() || !found.refers(unit, object, symbol) {
+            for (object, _, symbol) in of.symbols() {
+                let refers = found.is_live(unit, object) && found.refers(unit, object, symbol);
+                if symbol.is_local() || symbol.name.is_empty() || !refers {
                     continue;
                 }
                 let name = found.name(unit, object, symbol);
@@ -107,6 +111,39 @@ impl<'a> Resolution<'a> {
             }
         }
         Ok(found)
+    }
+
+    /// A thread-local variable has no address that code which knows nothing of threads could use (bfd,
+    /// `_bfd_elf_merge_symbol`).
+    pub(super) fn refuse_mismatch(&self, units: &[Unit<'a>]) -> Result<(), LinkError> {
+        for (unit, of) in units.iter().enumerate() {
+            for (object, _, symbol) in of.symbols() {
+                if !self.is_live(unit, object) || symbol.is_local() {
+                    continue;
+                }
+                let name = self.name(unit, object, symbol);
+                let Some(id) = self.definitions.get(name) else {
+                    continue;
+                };
+                let by = &units[id.unit].objects[id.object];
+                if symbol.is_thread_local() == by.symbols[id.symbol].is_thread_local() {
+                    continue;
+                }
+                let (one, other) = if symbol.is_thread_local() {
+                    ("a thread-local variable", "no such")
+                } else {
+                    ("what is not thread-local", "a thread-local variable")
+                };
+                return Err(LinkError::input(
+                    &of.objects[object].name,
+                    format!(
+                        "has {} as {one}, and {} as {other}: declare it alike in both (__thread, thread_local)",
+                        symbol.name, by.name
+                    ),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Settles which of the copies and tentative definitions that the units have places for counts.
@@ -150,7 +187,7 @@ impl<'a> Resolution<'a> {
         }
         self.unneeded = collect::unneeded(request, units, self);
         self.removed = collect::removable(units, &self.unneeded);
-        let told = collect::told(units, &self.removed);
+        let told = collect::told(units, self, &self.removed);
         let of_application = self.removed.iter().filter(|(unit, ..)| *unit == 0);
         let dropped: Vec<_> = of_application
             .map(|(_, object, section)| (*object, *section))
@@ -173,7 +210,7 @@ impl<'a> Resolution<'a> {
     /// symbols mean to their units: what counts in the program, and what a library's members use as their own.
     pub(super) fn borrow(&mut self, units: &[Unit<'a>], targets: &[UnitTargets<'a>]) {
         let dead = |id: SymbolId| {
-            if id.unit == 0 || self.live[id.unit][id.object] {
+            if id.unit == 0 || self.is_live(id.unit, id.object) {
                 return None;
             }
             match units[id.unit].objects[id.object].symbols[id.symbol].place {
@@ -199,7 +236,7 @@ impl<'a> Resolution<'a> {
             .collect();
         for (u, unit) in units.iter().enumerate().skip(1) {
             for (o, s, section) in unit.sections() {
-                if section.is_loaded() && self.live[u][o] {
+                if section.is_loaded() && self.is_live(u, o) {
                     copies_in((u, o, s), &mut open);
                 }
             }
@@ -243,7 +280,13 @@ impl<'a> Resolution<'a> {
 
     /// True when the object is in the program.
     pub(super) fn is_live(&self, unit: usize, object: usize) -> bool {
-        self.live[unit][object]
+        self.order[unit][object].is_some()
+    }
+
+    /// Where a live object stands among all of them, in the order in which ld reads them: as the command line has objects,
+    /// and members of archives as they are needed.
+    pub(super) fn order(&self, unit: usize, object: usize) -> usize {
+        self.order[unit][object].unwrap_or(usize::MAX)
     }
 
     /// True when the section of a live object is not in the program, since another's copy is.
@@ -350,7 +393,7 @@ impl<'a> Resolver<'_, 'a> {
                 Became::Library(_) => Ok(()),
             },
             Step::Whole(file) => match became[*file] {
-                Became::Library(unit) if self.found.live[unit].contains(&true) => {
+                Became::Library(unit) if self.found.order[unit].iter().any(Option::is_some) => {
                     Err(LinkError::option(
                         "--whole-archive",
                         format!(
@@ -422,7 +465,7 @@ impl<'a> Resolver<'_, 'a> {
     fn search_once(&mut self, unit: usize) -> Result<bool, LinkError> {
         let mut found = false;
         for object in 0..self.units[unit].objects.len() {
-            if !self.found.live[unit][object] && self.is_needed(unit, object) {
+            if !self.found.is_live(unit, object) && self.is_needed(unit, object) {
                 self.load(unit, object)?;
                 found = true;
             }
@@ -458,9 +501,11 @@ impl<'a> Resolver<'_, 'a> {
 
     /// The object is in the program.
     fn load(&mut self, unit: usize, object: usize) -> Result<(), LinkError> {
-        if std::mem::replace(&mut self.found.live[unit][object], true) {
+        if self.found.is_live(unit, object) {
             return Ok(());
         }
+        self.found.order[unit][object] = Some(self.found.count);
+        self.found.count += 1;
         let units = self.units;
         let of = &units[unit].objects[object];
         for group in &of.groups {

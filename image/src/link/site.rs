@@ -208,10 +208,13 @@ impl<'a> Site<'_, 'a> {
         let place = i128::from(self.address) + i128::from(at);
         let table = i128::from(image.bases[self.unit].data);
         let no_entry = || {
-            self.fault(
-                relocation,
-                "its table has no entry: please report this".into(),
-            )
+            let section = &self.unit().objects[self.object].sections[self.section];
+            let problem = if section.is_loaded() {
+                "its table has no entry: please report this"
+            } else {
+                "it asks for an offset table, and the section is not loaded: compile it again"
+            };
+            self.fault(relocation, problem.into())
         };
         let direct = || -> Option<i128> {
             let address = if symbol.is_section() && self.is_merged(symbol.place) {

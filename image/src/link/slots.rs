@@ -10,8 +10,8 @@
 //! - A call by a pointer in memory calls a detour that jumps through it, so that what is called sees the
 //!   caller's return address.
 //!
-//! Pure, and certain or not at all: what has been rewritten is decoded again and compared. Unwinders find no frame for a
-//! detour, and stop there: nothing that throws is ever called from one.
+//! Pure, and certain or not at all: what has been rewritten is decoded again and compared. Detours have frames for
+//! unwinders (`detour_frames`).
 
 mod absolute;
 
@@ -44,6 +44,25 @@ pub(super) struct Detour {
     pub(super) slot_at: usize,
     /// Where in it the distance of what follows the instruction goes, and that one's offset in the section.
     pub(super) back: Option<(usize, u64)>,
+    /// The register that it saves.
+    pub(super) saved: Option<Saved>,
+}
+
+/// A register that is saved below the red zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Saved {
+    /// DWARF's number.
+    pub(super) register: u8,
+    /// Bytes of code up to the end of the step down the stack, from there to that of the push, that of the pop, and
+    /// that of the step up.
+    pub(super) steps: [u8; 4],
+}
+
+/// What a detour does before it jumps back.
+struct Body {
+    code: Vec<u8>,
+    slot_at: usize,
+    saved: Option<Saved>,
 }
 
 /// Bytes of a field.
@@ -66,6 +85,9 @@ const SCRATCH: [Register; 7] = [
     Register::RBX,
     Register::RBP,
 ];
+
+/// DWARF's numbers of the registers that can be saved, by their own (System V ABI, AMD64 supplement, figure 3.36).
+const IN_DWARF: [u8; 8] = [0, 2, 1, 3, 7, 6, 4, 5];
 
 /// The instruction that `relocation` is about, with a slot in place of the target's address. With `addresses` set, only
 /// if it takes the address.
@@ -170,6 +192,7 @@ impl<'b> Reference<'b> {
             code,
             slot_at: 3,
             back: None,
+            saved: None,
         });
         Some(rewritten)
     }
@@ -180,14 +203,18 @@ impl<'b> Reference<'b> {
         if used.touches(Register::RSP) {
             return None;
         }
-        let (code, slot_at) = if let Some(result) = self.result(&used) {
+        let body = if let Some(result) = self.result(&used) {
             let (load, slot_at) = load(result);
-            ([load, self.with_base(result)?].concat(), slot_at)
+            Body {
+                code: [load, self.with_base(result)?].concat(),
+                slot_at,
+                saved: None,
+            }
         } else {
             let scratch = used.scratch()?;
             saving(scratch, &[], &self.with_base(scratch)?)
         };
-        Some(by_detour(self.instruction, self.field, code, slot_at, 0))
+        Some(by_detour(self.instruction, self.field, body, 0))
     }
 
     /// The register that the instruction overwrites and does not read.
@@ -253,22 +280,16 @@ fn rewritten(
             value,
             addend: -(FIELD as i64),
             entry: 0,
-            takes_next: false,
+            takes_next: None,
         },
         bytes,
         detour: None,
     }
 }
 
-/// The instruction as a jump to `code`, which has the distance of the slot at `slot_at`, and back. The slot holds the
-/// target's address and `entry`.
-fn by_detour(
-    instruction: &Instruction,
-    at: usize,
-    mut code: Vec<u8>,
-    slot_at: usize,
-    entry: i64,
-) -> Rewritten {
+/// The instruction as a jump to `body` and back. The slot holds the target's address and `entry`.
+fn by_detour(instruction: &Instruction, at: usize, body: Body, entry: i64) -> Rewritten {
+    let mut code = body.code;
     let mut bytes = vec![NOP; instruction.len()];
     bytes[0] = JUMP;
     code.push(JUMP);
@@ -279,15 +300,15 @@ fn by_detour(
     rewritten.patch.entry = entry;
     rewritten.detour = Some(Detour {
         code,
-        slot_at,
+        slot_at: body.slot_at,
         back,
+        saved: body.saved,
     });
     rewritten
 }
 
-/// Code that has what is in the slot in a register, which it saves, for `operation`, and where the slot's distance goes.
-/// `before` comes after the load.
-fn saving(scratch: Register, before: &[u8], operation: &[u8]) -> (Vec<u8>, usize) {
+/// Code that has what is in the slot in a register, which it saves, for `operation`. `before` comes after the load.
+fn saving(scratch: Register, before: &[u8], operation: &[u8]) -> Body {
     let number = scratch.number() as u8;
     let (load, slot_at) = load(scratch);
     let mut code = DOWN.to_vec();
@@ -297,8 +318,18 @@ fn saving(scratch: Register, before: &[u8], operation: &[u8]) -> (Vec<u8>, usize
     code.extend(before);
     code.extend(operation);
     code.push(0x58 + number); // pop
+    let popped = code.len() - DOWN.len() - 1;
     code.extend(UP);
-    (code, slot_at)
+    let saved = Saved {
+        register: IN_DWARF[usize::from(number)],
+        // The longest instructions have 15 bytes.
+        steps: [DOWN.len() as u8, 1, popped as u8, UP.len() as u8],
+    };
+    Body {
+        code,
+        slot_at,
+        saved: Some(saved),
+    }
 }
 
 /// `mov slot(%rip), %register`, and where its field is.

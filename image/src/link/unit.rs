@@ -38,8 +38,6 @@ pub(super) struct Unit<'a> {
     /// For messages: the archive's path.
     pub(super) label: String,
     pub(super) objects: Vec<Object<'a>>,
-    /// Of each object, its place on the command line; an archive's members share one.
-    pub(super) positions: Vec<usize>,
     /// Of each section, whether it takes no part in the link.
     dropped: Vec<Vec<bool>>,
     /// Of each name, the object and the symbol that define it.
@@ -83,7 +81,6 @@ impl<'a> Unit<'a> {
         kind: UnitKind,
         label: String,
         objects: Vec<Object<'a>>,
-        positions: Vec<usize>,
         may_repeat: bool,
     ) -> Result<Self, LinkError> {
         let dropped = objects
@@ -94,7 +91,6 @@ impl<'a> Unit<'a> {
             kind,
             label,
             objects,
-            positions,
             dropped,
             definitions: HashMap::new(),
             hooks: HashSet::new(),

@@ -6,6 +6,7 @@
 
 mod read;
 
+use goblin::elf::reloc::{R_X86_64_32, R_X86_64_32S, R_X86_64_64};
 use goblin::elf::section_header::{
     SHF_ALLOC, SHF_EXECINSTR, SHF_MERGE, SHF_STRINGS, SHF_TLS, SHF_WRITE, SHT_NOBITS,
 };
@@ -25,6 +26,48 @@ pub(super) struct Object<'a> {
     pub(super) symbols: Vec<Symbol<'a>>,
     /// Groups of sections of which one link keeps one copy.
     pub(super) groups: Vec<Group<'a>>,
+    /// By section index, of code: what leads into it.
+    pub(super) entered: Vec<Entered>,
+}
+
+/// Where code is entered from outside of its section, as far as its object knows. In order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Entered {
+    /// Offsets of symbols.
+    pub(super) symbols: Vec<u64>,
+    /// Offsets whose addresses the object holds.
+    pub(super) addresses: Vec<u64>,
+}
+
+impl Entered {
+    /// Of each section.
+    pub(super) fn of(sections: &[Section<'_>], symbols: &[Symbol<'_>]) -> Vec<Self> {
+        let mut all = vec![Self::default(); sections.len()];
+        for symbol in symbols {
+            if let Place::Section(section) = symbol.place
+                && sections[section].is_code()
+            {
+                all[section].symbols.push(symbol.value);
+            }
+        }
+        for relocation in sections.iter().flat_map(|section| &section.relocations) {
+            let symbol = &symbols[relocation.symbol];
+            if let Place::Section(section) = symbol.place
+                && sections[section].is_code()
+                && matches!(relocation.kind, R_X86_64_64 | R_X86_64_32 | R_X86_64_32S)
+            {
+                let offset = symbol.value.wrapping_add_signed(relocation.addend);
+                all[section].addresses.push(offset);
+            }
+        }
+        for of in &mut all {
+            for offsets in [&mut of.symbols, &mut of.addresses] {
+                offsets.sort_unstable();
+                offsets.dedup();
+            }
+        }
+        all
+    }
 }
 
 impl Object<'_> {

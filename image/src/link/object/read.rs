@@ -11,7 +11,7 @@ use goblin::elf::section_header::{
 use goblin::elf::sym::{STB_GLOBAL, STB_GNU_UNIQUE, STB_LOCAL, STB_WEAK, Sym, Symtab};
 use goblin::elf::{Elf, Header};
 
-use super::{Binding, Group, Object, Place, Relocation, Section, Symbol};
+use super::{Binding, Entered, Group, Object, Place, Relocation, Section, Symbol};
 use crate::link::error::LinkError;
 
 const CONTEXT: Ctx = Ctx {
@@ -34,11 +34,13 @@ impl<'a> Object<'a> {
         let (symbols, symbol_table) = reader.symbols(&headers)?;
         reader.relocations(&headers, symbol_table, symbols.len(), &mut sections)?;
         let groups = reader.groups(&headers, &symbols, &sections)?;
+        let entered = Entered::of(&sections, &symbols);
         Ok(Self {
             name: name.to_owned(),
             sections,
             symbols,
             groups,
+            entered,
         })
     }
 }
@@ -173,7 +175,7 @@ impl<'a> Reader<'_, 'a> {
             .map(|header| {
                 let name = names
                     .get(header.sh_name)
-                    .ok_or_else(|| self.damaged("a section's name is missing"))?;
+                    .ok_or_else(|| self.damaged("a section's name is missing, or is no UTF-8"))?;
                 let alignment = header.sh_addralign.max(1);
                 if !alignment.is_power_of_two() || alignment > MAX_ALIGNMENT {
                     return Err(self.fault(format!(
@@ -257,7 +259,7 @@ impl<'a> Reader<'_, 'a> {
     ) -> Result<Symbol<'a>, LinkError> {
         let name = names
             .get(entry.st_name)
-            .ok_or_else(|| self.damaged("a symbol's name is missing"))?;
+            .ok_or_else(|| self.damaged("a symbol's name is missing, or is no UTF-8"))?;
         // The default version of a name is what the name without one means (`.symver`).
         let name = match name.split_once("@@") {
             Some((name, _)) if place != Place::Undefined => name,
@@ -271,8 +273,9 @@ impl<'a> Reader<'_, 'a> {
                 return Err(self.fault(format!("symbol {name} has the binding {other}")));
             }
         };
-        if matches!(place, Place::Section(_)) && entry.st_value > 1 << 32 {
-            return Err(self.damaged(&format!("symbol {name} lies far past its section")));
+        let distance = (entry.st_value as i64).unsigned_abs();
+        if matches!(place, Place::Section(_)) && distance > 1 << 32 {
+            return Err(self.damaged(&format!("symbol {name} lies far from its section")));
         }
         if place == Place::Common
             && (!entry.st_value.max(1).is_power_of_two()

@@ -150,6 +150,8 @@ pub(super) struct Plan<'a> {
     detour_index: HashMap<(usize, usize, u64), usize>,
     detours_size: u64,
     pub(super) detours_at: u64,
+    /// Offset in the constants of the frames of stubs and detours, and their bytes.
+    pub(super) detour_frames: (u64, u64),
     /// Part and range of the sections that `__start_NAME` walks.
     pub(super) sets: BTreeMap<&'a str, (Part, u64, u64)>,
     /// Imports to which a weak reference exists, so that they may be absent.
@@ -200,6 +202,7 @@ impl<'a> Plan<'a> {
             detour_index: HashMap::new(),
             detours_size: 0,
             detours_at: 0,
+            detour_frames: (0, 0),
             sets: BTreeMap::new(),
             weak_imports: HashSet::new(),
         }
@@ -239,6 +242,19 @@ impl<'a> Plan<'a> {
     pub(super) fn detour(&self, object: usize, section: usize, offset: u64) -> Option<u64> {
         let index = self.detour_index.get(&(object, section, offset))?;
         Some(self.detours_at + self.detours[*index].offset)
+    }
+
+    /// Number of stubs, those of functions that choose their implementation among them.
+    pub(super) fn stub_count(&self) -> u64 {
+        (self.stubs.len() + self.resolved.len()) as u64
+    }
+
+    /// Number of frames of stubs and detours.
+    pub(super) fn detour_frame_count(&self) -> u64 {
+        match self.detour_frames {
+            (_, 0) => 0,
+            _ => u64::from(self.stub_count() > 0) + self.detours.len() as u64,
+        }
     }
 
     /// Offset in the constants of the frames for unwinding, which are the last of them.

@@ -7,6 +7,7 @@ use pool_core::page::PAGE_SIZE;
 
 use super::{Entry, Extent, Part, Placement, Plan, STUB_SIZE};
 use crate::link::args::Strip;
+use crate::link::detour_frames;
 use crate::link::error::LinkError;
 use crate::link::gathered::gathered;
 use crate::link::merge::{self, MergeKey};
@@ -267,9 +268,20 @@ impl<'a> Planner<'_, 'a> {
     }
 
     fn place_stubs(&mut self) {
-        let count = self.plan.stubs.len() + self.plan.resolved.len();
-        self.plan.stubs_at = self.plan.code.take(count as u64 * STUB_SIZE, 16);
-        self.plan.detours_at = self.plan.code.take(self.plan.detours_size, 16);
+        let plan = &mut self.plan;
+        let count = plan.stub_count();
+        plan.stubs_at = plan.code.take(count * STUB_SIZE, 16);
+        plan.detours_at = plan.code.take(plan.detours_size, 16);
+        if self.unit.kind == UnitKind::Application {
+            return;
+        }
+        let detours = plan.detours.iter().map(|planned| &planned.detour);
+        let size = detour_frames::size(count > 0, detours);
+        if size > 0 {
+            let offset = plan.constant.take(size, 8);
+            plan.detour_frames = (offset, size);
+            plan.frames.get_or_insert(offset);
+        }
     }
 
     fn place_commons(&mut self) {

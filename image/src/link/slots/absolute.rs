@@ -4,7 +4,7 @@
 use goblin::elf::reloc as r;
 use iced_x86::{Code, EncodingKind, Instruction, Mnemonic, OpKind, Register};
 
-use super::{FIELD, Rewritten, STACK, Used};
+use super::{Body, FIELD, Rewritten, STACK, Used};
 use super::{by_detour, decoded, is_prefix, load, rewritten, saving};
 use crate::link::instructions::Field;
 use crate::link::object::Relocation;
@@ -200,7 +200,12 @@ impl Holder<'_> {
         };
         let slot_at = code.len();
         let code = [code, vec![0; FIELD]].concat();
-        Some(by_detour(instruction, self.at, code, slot_at, self.addend))
+        let body = Body {
+            code,
+            slot_at,
+            saved: None,
+        };
+        Some(by_detour(instruction, self.at, body, self.addend))
     }
 
     /// An operation with `$x` as its last operand.
@@ -239,8 +244,8 @@ impl Holder<'_> {
             && new.memory_index_scale() == instruction.memory_index_scale()
             && (instruction.op0_kind() != OpKind::Memory
                 || new.memory_size().size() == instruction.memory_size().size());
-        let (code, slot_at) = saving(scratch, &[], &bytes);
-        is_same.then(|| by_detour(instruction, self.at, code, slot_at, self.addend))
+        let body = saving(scratch, &[], &bytes);
+        is_same.then(|| by_detour(instruction, self.at, body, self.addend))
     }
 
     /// The operand in memory, when the stack pointer is further down.
@@ -305,13 +310,17 @@ impl Holder<'_> {
                     && (instruction.op_kind(at) != OpKind::Register
                         || new.op_register(at) == instruction.op_register(at))
             });
-        let (code, slot_at) = if is_saved {
+        let body = if is_saved {
             saving(scratch, &before, &operation)
         } else {
             let (load, slot_at) = load(scratch);
-            ([load, before, operation].concat(), slot_at)
+            Body {
+                code: [load, before, operation].concat(),
+                slot_at,
+                saved: None,
+            }
         };
-        is_same.then(|| by_detour(instruction, self.at, code, slot_at, 0))
+        is_same.then(|| by_detour(instruction, self.at, body, 0))
     }
 
     /// The register that the instruction overwrites and does not read. It can be an index, too.

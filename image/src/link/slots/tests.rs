@@ -1,9 +1,12 @@
 use goblin::elf::reloc::{R_X86_64_32, R_X86_64_32S, R_X86_64_64, R_X86_64_PC32};
 
-use super::*;
-use crate::link::object::{Binding, Object, Place, Section, Symbol};
+use goblin::elf::section_header::SHF_EXECINSTR;
 
-/// What becomes of the first relocation of a section of `bytes`, whose symbols are at `symbols`.
+use super::*;
+use crate::link::object::{Binding, Entered, Object, Place, Section, Symbol};
+
+/// What becomes of the first relocation of a section of `bytes`, whose symbols are at `symbols`. That one is about what is
+/// elsewhere, further ones about the first of the symbols.
 fn made_of(
     bytes: &[u8],
     relocations: &[(u64, u32, i64)],
@@ -12,10 +15,11 @@ fn made_of(
 ) -> Option<Rewritten> {
     let relocations: Vec<Relocation> = relocations
         .iter()
-        .map(|(offset, kind, addend)| Relocation {
+        .enumerate()
+        .map(|(at, (offset, kind, addend))| Relocation {
             offset: *offset,
             kind: *kind,
-            symbol: 0,
+            symbol: if at == 0 { symbols.len() } else { 0 },
             addend: *addend,
         })
         .collect();
@@ -24,23 +28,29 @@ fn made_of(
         name: ".text",
         size: bytes.len() as u64,
         bytes,
+        flags: u64::from(SHF_EXECINSTR),
         relocations,
         is_content: true,
         ..Section::default()
     };
-    let symbol = |value: &u64| Symbol {
+    let symbol = |(value, place): (u64, Place)| Symbol {
         name: "label",
-        value: *value,
+        value,
         size: 0,
         binding: Binding::Local,
         kind: 0,
         visibility: 0,
-        place: Place::Section(0),
+        place,
     };
+    let sections = vec![section];
+    let labels = symbols.iter().map(|value| (*value, Place::Section(0)));
+    let elsewhere = (0, Place::Undefined);
+    let symbols: Vec<Symbol<'_>> = labels.chain([elsewhere]).map(symbol).collect();
     let object = Object {
         name: "object.o".to_owned(),
-        sections: vec![section],
-        symbols: symbols.iter().map(symbol).collect(),
+        entered: Entered::of(&sections, &symbols),
+        sections,
+        symbols,
         groups: Vec::new(),
     };
     let code = Instructions::read(&object, 0)?;
@@ -176,6 +186,21 @@ fn what_is_not_certain_is_left_alone() {
     let relocations = [(3, R_X86_64_PC32, -8), (7, R_X86_64_32S, 0)];
     assert_eq!(made_of(&two, &relocations, &[0], false), None);
     assert!(made_of(&two, &relocations[..1], &[0], false).is_some());
+    // An address in the middle, as an instruction takes it (lea), and as one holds it (movabs).
+    for (into, is_left) in [(2, true), (0, false)] {
+        let taken = [&[0x48, 0x8d, 0x05, into, 0, 0, 0][..], &load].concat();
+        assert_eq!(made(&taken, 10, -4).is_none(), is_left);
+        let held = [&[0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0][..], &load].concat();
+        let address = (2, R_X86_64_64, 10 + i64::from(into));
+        let relocations = [(13, R_X86_64_PC32, -4), address];
+        assert_eq!(made_of(&held, &relocations, &[0], false).is_none(), is_left);
+    }
+    // A distance where an instruction has a number: add $x, %eax
+    let number = [&[0x05, 0, 0, 0, 0][..], &load].concat();
+    let relocations = [(8, R_X86_64_PC32, -4), (1, R_X86_64_PC32, -4)];
+    assert_eq!(made_of(&number, &relocations, &[0], false), None);
+    let relocations = [(8, R_X86_64_PC32, -4), (1, R_X86_64_32, 0)];
+    assert!(made_of(&number, &relocations, &[0], false).is_some());
 }
 
 #[test]

@@ -1,0 +1,2 @@
+gcc -c -fno-pie main.c
+gcc -static -no-pie $B main.o -o prog
