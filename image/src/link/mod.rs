@@ -51,6 +51,7 @@ mod collect;
 mod compressed;
 mod debug_frame;
 mod definitions;
+mod demangle;
 mod dynamic;
 mod eh_frame;
 mod error;
@@ -153,6 +154,17 @@ pub struct LibraryPages {
 
 /// Links what `request` names, with addresses from `registry`.
 pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked, LinkError> {
+    let linked = link_as_named(request, registry);
+    linked.map_err(|error| {
+        if request.demangles {
+            error.demangled()
+        } else {
+            error
+        }
+    })
+}
+
+fn link_as_named(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked, LinkError> {
     let wrappers = wrappers(request);
     let inputs = files::read(request)?;
     if inputs.files.is_empty() {
@@ -166,6 +178,7 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
     let asked = Asked {
         roots,
         may_repeat,
+        warns_common: request.warns_common,
         renamed: wrappers
             .iter()
             .map(|(from, to)| (from.as_str(), to.as_str()))
@@ -194,7 +207,8 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
         &program,
         &reservations,
     )?;
-    let mut warnings = checks::refuse_undefined(&image, request)?;
+    let mut warnings = program.commons().to_vec();
+    warnings.extend(checks::refuse_undefined(&image, request)?);
     checks::refuse_many_sections(&image)?;
     checks::refuse_writable_code(&image)?;
     let mut contents = relocate::fill(&image)?;
@@ -203,6 +217,11 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
     }
     let (entry, about_entry) = entry_address(&image, &request.entry);
     warnings.extend(about_entry);
+
+    let warnings = set.warnings(request, &image, warnings);
+    if request.fatal_warnings && !warnings.is_empty() {
+        return Err(LinkError::FatalWarnings(warnings));
+    }
 
     let layout = set.layout(&image, &contents, &reservations);
     let names = set.names();
@@ -218,7 +237,7 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
             .dependency_file
             .is_some()
             .then(|| map::rule(&request.output, &inputs.paths)),
-        warnings: set.warnings(request, &image, warnings),
+        warnings,
         notes: if request.tells_collected {
             collected
         } else {

@@ -9,6 +9,7 @@
 //! of in a program (its signature is a mangled name, or a reference to a function of the unwinder's), the copy of a
 //! library counts before the application's: the language makes them the same.
 
+use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
 use super::args::{Definition, LinkRequest};
@@ -37,6 +38,8 @@ pub(super) struct Resolution<'a> {
     lenders: HashSet<(usize, usize)>,
     /// By unit: something of it is in the image.
     included: Vec<bool>,
+    /// What is to be said of tentative definitions.
+    commons: Vec<String>,
     /// Sections that nothing needs, and those of them that are left out.
     unneeded: HashSet<(usize, usize, usize)>,
     removed: HashSet<(usize, usize, usize)>,
@@ -49,6 +52,8 @@ pub(super) struct Asked<'r> {
     pub(super) roots: Vec<&'r str>,
     /// The first of several definitions counts.
     pub(super) may_repeat: bool,
+    /// Of tentative definitions that meet others is to be told.
+    pub(super) warns_common: bool,
     /// Names by which undefined references mean others.
     pub(super) renamed: HashMap<&'r str, &'r str>,
     /// Symbols that are defined beside those of files.
@@ -75,6 +80,7 @@ impl<'a> Resolution<'a> {
         let mut resolver = Resolver {
             units,
             may_repeat: asked.may_repeat,
+            warns_common: asked.warns_common,
             definitions: asked.definitions,
             defined: HashSet::new(),
             groups: HashSet::new(),
@@ -241,6 +247,11 @@ impl<'a> Resolution<'a> {
         own(id.unit)
     }
 
+    /// What is to be said of tentative definitions that met others.
+    pub(super) fn commons(&self) -> &[String] {
+        &self.commons
+    }
+
     /// True when the object is in the program.
     pub(super) fn is_live(&self, unit: usize, object: usize) -> bool {
         self.live[unit][object]
@@ -330,6 +341,7 @@ fn is_told(object: &Object<'_>, symbol: &Symbol<'_>) -> bool {
 struct Resolver<'r, 'a> {
     units: &'r [Unit<'a>],
     may_repeat: bool,
+    warns_common: bool,
     definitions: &'a [Definition],
     /// Names that count as defined, whatever files are still to come.
     defined: HashSet<&'a str>,
@@ -514,9 +526,39 @@ impl<'a> Resolver<'_, 'a> {
                 second: name(id),
             });
         }
+        if self.warns_common {
+            let said = self.about_common(known, id);
+            self.found.commons.extend(said);
+        }
         if rank > before {
             self.found.definitions.insert(symbol.name, id);
         }
         Ok(())
+    }
+
+    /// What ld says where a tentative definition meets another definition (`multiple_common` in `ld/ldmain.c`).
+    fn about_common(&self, known: SymbolId, new: SymbolId) -> Option<String> {
+        let file = |id: SymbolId| &self.units[id.unit].objects[id.object].name;
+        let (old, symbol) = (self.symbol(known), self.symbol(new));
+        let (name, first, second) = (symbol.name, file(known), file(new));
+        let is_common = |symbol: &Symbol<'_>| symbol.place == Place::Common;
+        Some(match (is_common(old), is_common(symbol)) {
+            (false, false) => return None,
+            (true, false) => {
+                format!("{second}: definition of {name} overriding common from {first}")
+            }
+            (false, true) => {
+                format!("{second}: common of {name} overridden by definition from {first}")
+            }
+            (true, true) => match old.size.cmp(&symbol.size) {
+                Ordering::Greater => {
+                    format!("{second}: common of {name} overridden by larger common from {first}")
+                }
+                Ordering::Less => {
+                    format!("{second}: common of {name} overriding smaller common from {first}")
+                }
+                Ordering::Equal => format!("{second} and {first}: multiple common of {name}"),
+            },
+        })
     }
 }

@@ -219,6 +219,11 @@ fn long_option(
         "no-print-gc-sections" => request.tells_collected = false,
         "print-map" | "M" => request.prints_map = true,
         "trace" | "t" => request.trace = true,
+        "demangle" => request.demangles = true,
+        "no-demangle" => request.demangles = false,
+        "warn-common" => request.warns_common = true,
+        "fatal-warnings" => request.fatal_warnings = true,
+        "no-fatal-warnings" => request.fatal_warnings = false,
         "compress-debug-sections" => {
             let kind = arguments.value(option)?;
             request.compress = compression(option, &kind)?;

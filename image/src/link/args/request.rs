@@ -57,6 +57,12 @@ pub struct LinkRequest {
     pub tells_collected: bool,
     /// Take the first of several definitions (`-z muldefs`).
     pub allow_multiple_definition: bool,
+    /// Messages call symbols as their source does (`--demangle`, as at first, and `--no-demangle`).
+    pub demangles: bool,
+    /// Warn of tentative definitions that meet others (`--warn-common`).
+    pub warns_common: bool,
+    /// Warnings end the link (`--fatal-warnings`).
+    pub fatal_warnings: bool,
     /// Where the caller puts the link map (`-Map`).
     pub map: Option<PathBuf>,
     /// The caller prints the link map (`-M`).
@@ -111,6 +117,9 @@ impl Default for LinkRequest {
             collects_sets: false,
             tells_collected: false,
             allow_multiple_definition: false,
+            demangles: true,
+            warns_common: false,
+            fatal_warnings: false,
             map: None,
             prints_map: false,
             trace: false,
