@@ -18,7 +18,9 @@ use super::error::LinkError;
 use super::files::Step;
 use super::object::{Binding, Object, Place, Symbol};
 use super::symbols::{Target, UnitTargets};
-use super::unit::{STRONG, SymbolId, Unit, is_one_by_language, precedence, takes_part};
+use super::unit::{
+    Beforehand, Groups, STRONG, SymbolId, Unit, is_one_by_language, precedence, takes_part,
+};
 
 /// The program.
 #[derive(Debug, Default)]
@@ -58,13 +60,14 @@ pub(super) struct Asked<'r> {
     pub(super) renamed: HashMap<&'r str, &'r str>,
     /// Symbols that are defined beside those of files.
     pub(super) definitions: &'r [Definition],
+    pub(super) beforehand: &'r Beforehand<'r>,
 }
 
 /// What a file became.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Became {
-    /// This object of the application.
-    Object(usize),
+    /// These objects of the application: the first, and how many.
+    Objects(usize, usize),
     /// This unit.
     Library(usize),
 }
@@ -82,8 +85,9 @@ impl<'a> Resolution<'a> {
             may_repeat: asked.may_repeat,
             warns_common: asked.warns_common,
             definitions: asked.definitions,
+            beforehand: asked.beforehand,
             defined: HashSet::new(),
-            groups: HashSet::new(),
+            groups: asked.beforehand.groups.clone(),
             wanted: asked.roots.iter().copied().collect(),
             completes: true,
             found: Self {
@@ -287,6 +291,11 @@ impl<'a> Resolution<'a> {
         self.renamed.get(name).copied().unwrap_or(name)
     }
 
+    /// All names by which such references mean others, and these.
+    pub(super) fn all_renamed(&self) -> impl Iterator<Item = &'a str> {
+        self.renamed.iter().flat_map(|(from, to)| [*from, *to])
+    }
+
     /// The name under which the program has what an object's symbol refers to, or defines.
     pub(super) fn name(&self, unit: usize, object: usize, symbol: &Symbol<'a>) -> &'a str {
         self.other_name(unit, object, symbol).unwrap_or(symbol.name)
@@ -343,10 +352,10 @@ struct Resolver<'r, 'a> {
     may_repeat: bool,
     warns_common: bool,
     definitions: &'a [Definition],
+    beforehand: &'a Beforehand<'a>,
     /// Names that count as defined, whatever files are still to come.
     defined: HashSet<&'a str>,
-    /// Signatures of groups that are in the program.
-    groups: HashSet<&'a str>,
+    groups: Groups<'a>,
     /// Names that an archive's member is taken for.
     wanted: HashSet<&'a str>,
     /// A member is taken for a tentative definition, too.
@@ -358,7 +367,9 @@ impl<'a> Resolver<'_, 'a> {
     fn step(&mut self, step: &Step, became: &[Became]) -> Result<(), LinkError> {
         match step {
             Step::Object(file) => match became[*file] {
-                Became::Object(object) => self.load(0, object),
+                Became::Objects(first, count) => {
+                    (first..first + count).try_for_each(|object| self.load(0, object))
+                }
                 Became::Library(_) => Ok(()),
             },
             Step::Whole(file) => match became[*file] {
@@ -374,12 +385,12 @@ impl<'a> Resolver<'_, 'a> {
                 Became::Library(unit) => {
                     (0..self.units[unit].objects.len()).try_for_each(|o| self.load(unit, o))
                 }
-                Became::Object(_) => Ok(()),
+                Became::Objects(..) => Ok(()),
             },
             Step::Search(files) => {
                 let units = files.iter().filter_map(|file| match became[*file] {
                     Became::Library(unit) => Some(unit),
-                    Became::Object(_) => None,
+                    Became::Objects(..) => None,
                 });
                 self.search(&units.collect::<Vec<_>>())
             }
@@ -445,6 +456,9 @@ impl<'a> Resolver<'_, 'a> {
     /// The member defines a name that is wanted, or a variable of which there is a tentative definition alone (bfd,
     /// `is_global_data_symbol_definition`).
     fn is_needed(&self, unit: usize, object: usize) -> bool {
+        if self.beforehand.taken.contains(&(unit, object)) {
+            return true;
+        }
         let symbols = self.units[unit].objects[object].symbols.iter();
         let mut defined = symbols.filter(|symbol| {
             !symbol.is_local() && !symbol.name.is_empty() && symbol.place != Place::Undefined
@@ -475,8 +489,9 @@ impl<'a> Resolver<'_, 'a> {
         }
         let units = self.units;
         let of = &units[unit].objects[object];
+        let is_made = unit == 0 && self.beforehand.made.contains(&object);
         for group in &of.groups {
-            if !self.groups.insert(group.signature) {
+            if !self.groups.takes(group.signature, is_made) {
                 let lost = group
                     .sections
                     .iter()
@@ -485,7 +500,9 @@ impl<'a> Resolver<'_, 'a> {
             }
         }
         for (index, section) in of.sections.iter().enumerate() {
-            if section.name.starts_with(".gnu.linkonce.") && !self.groups.insert(section.name) {
+            if section.name.starts_with(".gnu.linkonce.")
+                && !self.groups.takes(section.name, is_made)
+            {
                 self.found.lost.insert((unit, object, index));
             }
         }

@@ -6,8 +6,6 @@ use crate::link::properties::{FEATURES, LEVEL_NEEDED};
 /// Long options that take a value which makes no difference here.
 pub(super) const IGNORED_WITH_VALUE: &[&str] = &[
     "dynamic-linker",
-    "plugin",
-    "plugin-opt",
     "rpath",
     "rpath-link",
     "soname",
