@@ -14,13 +14,15 @@
 mod abi;
 mod answers;
 mod code;
+mod host;
 mod plugin;
+mod source;
 
 use std::collections::HashSet;
-use std::path::PathBuf;
 
-pub(super) use answers::Answer;
+use answers::Answer;
 pub(super) use code::{CodeSymbol, object};
+pub(super) use source::Source;
 
 use super::args::LinkRequest;
 use super::error::LinkError;
@@ -29,15 +31,6 @@ use super::object::Object;
 use super::resolve::{Became, Resolution};
 use super::{LinkSet, asked, wrappers};
 use plugin::Plugins;
-
-/// Where an object is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Source {
-    pub(super) path: PathBuf,
-    /// Of a member of an archive.
-    pub(super) offset: u64,
-    pub(super) size: u64,
-}
 
 /// A file that a plugin took: its place, and that of the member.
 type Claimed = (usize, Option<usize>);
@@ -76,7 +69,7 @@ pub(super) fn compile(
         let answers = claim_needed(&mut plugins, &inputs.files, &claimed, answers)?;
         plugins.compile(answers)?
     } else {
-        plugin::Made::default()
+        host::Made::default()
     };
     for at in claimed.into_iter().flatten() {
         *code_mut(&mut inputs.files, at) = Code::Compiled;
