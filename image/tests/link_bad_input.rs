@@ -319,3 +319,66 @@ fn undefined_symbols_are_listed_up_to_a_limit() {
         expect(&message, &[more]);
     }
 }
+
+/// Names are the source's, for each language, unless they are to stay.
+#[test]
+fn undefined_symbols_are_called_as_in_the_source() {
+    let workshop = Workshop::new();
+    let main = workshop.compile(
+        Compiler::Musl,
+        "main",
+        "void _Z4goneiPKc(void); void _ZN5crate4gone17h0123456789abcdefE(void); \
+         int main(void) { _Z4goneiPKc(); _ZN5crate4gone17h0123456789abcdefE(); return 0; }",
+    );
+    let refused = |option| refusal(&workshop.request(Compiler::Musl, &["-static", option, &main]));
+    expect(
+        &refused("-Wl,--demangle"),
+        &[
+            "undefined reference to gone(int, char const*)\n",
+            "undefined reference to crate::gone\n",
+        ],
+    );
+    expect(
+        &refused("-Wl,--no-demangle"),
+        &["undefined reference to _Z4goneiPKc\n"],
+    );
+}
+
+/// Tentative definitions that meet others are told of where that is asked for, and warnings end the link where that is.
+#[test]
+fn warnings_are_errors_where_they_are_said_to_be() {
+    let workshop = Workshop::new();
+    let common = "__attribute__((common)) int shared;";
+    let main = format!("{common} int main(void) {{ return shared; }}");
+    let main = workshop.compile(Compiler::Musl, "main", &main);
+    let other = workshop.compile(Compiler::Musl, "other", common);
+    let larger = "__attribute__((common)) long shared;";
+    let larger = workshop.compile(Compiler::Musl, "larger", larger);
+    let defined = workshop.compile(Compiler::Musl, "defined", "int shared = 1;");
+    for (second, words) in [
+        (&other, "multiple common of shared"),
+        (&larger, "overriding smaller common"),
+        (&defined, "overriding common from"),
+    ] {
+        let request = |options: &[&str]| {
+            let arguments = [&["-static", &main, second], options].concat();
+            workshop.request(Compiler::Musl, &arguments)
+        };
+        let warned = link(
+            &request(&["-Wl,--warn-common"]),
+            &mut AddressBook::default(),
+        )
+        .unwrap();
+        assert!(
+            warned.warnings.iter().any(|w| w.contains(words)),
+            "{:?}",
+            warned.warnings
+        );
+        let fatal = ["-Wl,--fatal-warnings"];
+        assert!(link(&request(&fatal), &mut AddressBook::default()).is_ok());
+        let both = ["-Wl,--warn-common", "-Wl,--fatal-warnings"];
+        expect(&refusal(&request(&both)), &[words, "--fatal-warnings"]);
+        let neither = [both[0], both[1], "-Wl,--no-fatal-warnings"];
+        assert!(link(&request(&neither), &mut AddressBook::default()).is_ok());
+    }
+}

@@ -60,6 +60,10 @@ const TARGETS: &str = "ld: supported targets: elf64-x86-64\nld: supported emulat
 /// Options of GNU ld do what they do there, or are refused. `--gc-sections` leaves out what nothing needs of the
 /// application; a library's pages stay whole, as other images have them. `--wrap` and `--defsym` hold for libraries too,
 /// of which the image then has some pages of its own. Linker scripts that place sections (`-T`) are refused.
+///
+/// Objects of intermediate code (`-flto`) are compiled by the compiler's own plugin, which it names (`-plugin`): those of the
+/// command line, and members of archives that hold nothing else. What comes of them is the application's; a member that holds
+/// machine code, too (`-ffat-lto-objects`), is linked as that and shared.
 #[derive(Debug, Args)]
 #[command(
     disable_help_flag = true,

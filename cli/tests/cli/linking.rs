@@ -111,3 +111,76 @@ fn a_link_asks_the_service_that_is_said() {
     let says = String::from_utf8_lossy(&refused.stderr);
     assert!(says.contains(nobody), "{says}");
 }
+
+/// Of a program that the compiler optimizes as a whole (`-flto`), libraries are the same as of any other: those that have
+/// machine code, too. Members that have nothing else become the application's.
+#[test]
+fn compiled_intermediate_code_leaves_libraries_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let run = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.current_dir(&folder).args(arguments);
+        let made = command.env("POOL_REGISTRY", "book.json").output().unwrap();
+        let says = String::from_utf8_lossy(&made.stderr);
+        assert!(made.status.success(), "{program} {arguments:?}: {says}");
+        String::from_utf8(made.stdout).unwrap()
+    };
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pool"), path("ld")).unwrap();
+    for (name, text) in [
+        (
+            "main",
+            "int puts(const char *), fat(int), slim(int); int main(void) { return puts(\"runs\") < 0 || fat(1) + slim(2) != 33; }",
+        ),
+        ("fat", "int fat(int n) { return n + 10; }"),
+        ("slim", "int slim(int n) { return n + 20; }"),
+    ] {
+        std::fs::write(path(name).with_extension("c"), text).unwrap();
+    }
+    let made = |name: &str, options: &[&str]| {
+        for (source, own) in [
+            ("main", "-O2"),
+            ("fat", "-ffat-lto-objects"),
+            ("slim", "-O2"),
+        ] {
+            let source = format!("{source}.c");
+            run("gcc", &[&["-O2", "-c", &source, own], options].concat());
+        }
+        let _ = std::fs::remove_file(path("libfat.a"));
+        let _ = std::fs::remove_file(path("libslim.a"));
+        run("gcc-ar", &["rcs", "libfat.a", "fat.o"]);
+        run("gcc-ar", &["rcs", "libslim.a", "slim.o"]);
+        let layout = format!("-Wl,--pool-layout={name}.json");
+        let line = [
+            "-O2",
+            "-static",
+            "-B.",
+            "main.o",
+            "libfat.a",
+            "libslim.a",
+            "-o",
+            name,
+            &layout,
+        ];
+        run("gcc", &[&line, options].concat());
+        assert_eq!(run(path(name).to_str().unwrap(), &[]), "runs\n");
+        let layout = std::fs::read(path(name).with_extension("json")).unwrap();
+        let layout: serde_json::Value = serde_json::from_slice(&layout).unwrap();
+        let libraries = layout["libraries"].as_array().unwrap().iter();
+        libraries
+            .map(|library| (library["library"].to_string(), library.clone()))
+            .collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let plain = made("plain", &[]);
+    let whole = made("whole", &["-flto"]);
+    let of = |name: &str| {
+        whole
+            .iter()
+            .filter(|(library, _)| library.contains(name))
+            .count()
+    };
+    assert_eq!((of("fat"), of("slim")), (1, 0), "{whole:?}");
+    for (library, placed) in whole.iter().filter(|(library, _)| !library.contains("fat")) {
+        assert_eq!(plain.get(library), Some(placed));
+    }
+}

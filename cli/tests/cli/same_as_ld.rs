@@ -13,10 +13,9 @@ use std::process::Command;
 use pool_tests::source_directory;
 
 /// What `pool` does not link, and says so: what stands in its message.
-const REFUSED: [(&str, &str); 8] = [
+const REFUSED: [(&str, &str); 7] = [
     ("align_4m", "alignment 4194304"),
     ("data_start_end", "_end"),
-    ("lto", "-flto"),
     ("merge_orphan", "merged"),
     ("named_writable_and_executable", "sections .both"),
     ("opt_script_T", "linker script"),

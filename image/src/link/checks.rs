@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::args::LinkRequest;
+use super::demangle;
 use super::error::LinkError;
 use super::image::Image;
 use super::object::{Binding, Place, Section, Symbol};
@@ -79,22 +80,26 @@ pub(super) fn refuse_undefined(
         missing.retain(|_, _| request.unresolved.warned && !request.unresolved.ignored);
         let warned = missing.into_iter();
         return Ok(warned
-            .map(|(name, place)| format!("{place}: undefined reference to {name}"))
+            .map(|(name, place)| {
+                let name = if request.demangles {
+                    demangle::shown(name)
+                } else {
+                    name.to_owned()
+                };
+                format!("{place}: undefined reference to {name}")
+            })
             .collect());
     }
     missing.retain(|name, _| !request.unresolved.is_zero(name));
     let most = request.error_limit.unwrap_or(missing.len());
     let more = missing.len().saturating_sub(most);
-    let mut lines: Vec<String> = missing
-        .iter()
-        .take(most)
-        .map(|(name, place)| format!("  {name}, which {place} refers to"))
-        .collect();
-    if more > 0 {
-        lines.push(format!("  and {more} more"));
-    }
-    lines.push("name the object or the library (-l) that defines them".to_owned());
-    Err(LinkError::Undefined(lines))
+    let listed = missing.into_iter().take(most);
+    Err(LinkError::Undefined {
+        references: listed
+            .map(|(name, place)| (place, name.to_owned()))
+            .collect(),
+        more,
+    })
 }
 
 /// All sections of a name lie together.

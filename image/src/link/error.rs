@@ -1,10 +1,12 @@
 //! Why a link failed, in terms of the command line and the source.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use pool_core::name::{LibraryRef, NameError};
 use thiserror::Error;
 
+use super::demangle;
 use super::registry::RegistryError;
 
 /// Why nothing was linked.
@@ -100,8 +102,19 @@ pub enum LinkError {
         symbol: String,
     },
     /// References that nothing defines.
-    #[error("undefined symbols:\n{}", .0.join("\n"))]
-    Undefined(Vec<String>),
+    #[error(
+        "undefined symbols:\n{}name the object or the library (-l) that defines them",
+        undefined(references, *more)
+    )]
+    Undefined {
+        /// File, section and offset of one reference to each, and the symbol.
+        references: Vec<(String, String)>,
+        /// How many more there are (`--error-limit`).
+        more: usize,
+    },
+    /// There are warnings, and they are said to be errors.
+    #[error("warnings, which --fatal-warnings makes errors:\n{}", .0.join("\n"))]
+    FatalWarnings(Vec<String>),
     /// A value does not fit into the field that refers to it.
     #[error(
         "{place}: the value {value:#x} of {symbol} does not fit the relocation {relocation}: \
@@ -174,6 +187,23 @@ pub enum LinkError {
 }
 
 impl LinkError {
+    /// With symbols called as in their source.
+    pub(super) fn demangled(mut self) -> Self {
+        match &mut self {
+            Self::Duplicate { symbol, .. }
+            | Self::Copies { symbol, .. }
+            | Self::Discarded { symbol, .. }
+            | Self::Overflow { symbol, .. } => *symbol = demangle::shown(symbol),
+            Self::Undefined { references, .. } => {
+                for (_, symbol) in references {
+                    *symbol = demangle::shown(symbol);
+                }
+            }
+            _ => {}
+        }
+        self
+    }
+
     /// A fault of an input file.
     pub(super) fn input(file: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Input {
@@ -197,4 +227,16 @@ impl LinkError {
             problem: problem.into(),
         }
     }
+}
+
+/// Undefined references, a line each.
+fn undefined(references: &[(String, String)], more: usize) -> String {
+    let mut lines = String::new();
+    for (place, symbol) in references {
+        let _ = writeln!(lines, "  {place}: undefined reference to {symbol}");
+    }
+    if more > 0 {
+        let _ = writeln!(lines, "  and {more} more");
+    }
+    lines
 }

@@ -1,11 +1,13 @@
 //! From the command line to bytes: finds, reads and classifies the input files.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::archive;
 use super::args::{InputFile, LinkRequest, Mark};
 use super::compressed;
 use super::error::LinkError;
+use super::lto::{CodeSymbol, Source};
 use super::script::{self, Named};
 use super::search::{Folders, State};
 
@@ -15,6 +17,8 @@ pub(super) struct Inputs {
     /// Each once, in the order in which they are first named.
     pub(super) files: Vec<InputBytes>,
     pub(super) steps: Vec<Step>,
+    /// Signatures of groups of which compiled code has the copy that counts.
+    pub(super) held: HashSet<String>,
     /// All files that were read, scripts too, in the order of their first use.
     pub(super) paths: Vec<PathBuf>,
 }
@@ -22,7 +26,7 @@ pub(super) struct Inputs {
 /// What the command line does with files, by their positions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// An object is taken.
+    /// An object, or what was made of it, is taken.
     Object(usize),
     /// An archive is taken whole.
     Whole(usize),
@@ -35,13 +39,37 @@ pub(super) enum Step {
 /// The contents of an input.
 #[derive(Debug)]
 pub(super) enum InputBytes {
-    /// An object of the application.
-    Object { name: String, bytes: Vec<u8> },
+    /// An object of the application; several where a compiler made some of one.
+    Objects(Vec<ObjectBytes>),
     /// A library.
     Archive {
         path: PathBuf,
         members: Vec<MemberBytes>,
     },
+}
+
+/// What is taken of a file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) enum Code {
+    /// Its machine code.
+    #[default]
+    Machine,
+    /// Intermediate code, of which these symbols are known.
+    Intermediate(Vec<CodeSymbol>),
+    /// Nothing: it was compiled, and what was made of it stands elsewhere.
+    Compiled,
+}
+
+/// An object of the application.
+#[derive(Debug)]
+pub(super) struct ObjectBytes {
+    pub(super) name: String,
+    /// As the file has them, but for compressed sections, which are expanded.
+    pub(super) bytes: Vec<u8>,
+    pub(super) source: Source,
+    pub(super) code: Code,
+    /// A compiler made it of intermediate code.
+    pub(super) is_made: bool,
 }
 
 /// A member of a library.
@@ -52,15 +80,22 @@ pub(super) struct MemberBytes {
     pub(super) bytes: Vec<u8>,
     /// The member with its compressed sections expanded, if it has some.
     expanded: Option<Vec<u8>>,
+    pub(super) source: Source,
+    pub(super) code: Code,
+    /// It is in the program whether something needs it or not.
+    pub(super) is_taken: bool,
 }
 
 impl MemberBytes {
-    fn new(name: String, bytes: Vec<u8>) -> Result<Self, LinkError> {
+    fn new(name: String, bytes: Vec<u8>, source: Source) -> Result<Self, LinkError> {
         let expanded = compressed::expand(&name, &bytes)?;
         Ok(Self {
             name,
             bytes,
             expanded,
+            source,
+            code: Code::default(),
+            is_taken: false,
         })
     }
 
@@ -73,15 +108,7 @@ impl MemberBytes {
 /// Reads what `request` names. An archive named twice is read once and searched twice, an empty one is not
 /// there at all.
 pub(super) fn read(request: &LinkRequest) -> Result<Inputs, LinkError> {
-    let mut reader = Reader {
-        folders: Folders::of(request),
-        found: Inputs::default(),
-        seen: Vec::new(),
-        group: Vec::new(),
-        groups: 0,
-        state: State::default(),
-        states: Vec::new(),
-    };
+    let mut reader = Reader::new(request, Inputs::default());
     for input in &request.inputs {
         match input {
             InputFile::Path(path) => reader.file(path, 0)?,
@@ -98,6 +125,47 @@ pub(super) fn read(request: &LinkRequest) -> Result<Inputs, LinkError> {
     Ok(reader.found)
 }
 
+/// Names further libraries behind all else. One that is there already is searched once more by that.
+pub(super) fn add_libraries(
+    request: &LinkRequest,
+    inputs: &mut Inputs,
+    names: &[String],
+) -> Result<(), LinkError> {
+    let mut reader = Reader::new(request, std::mem::take(inputs));
+    reader.state.dynamic = false;
+    for name in names {
+        reader.library(name, 0)?;
+    }
+    *inputs = reader.found;
+    Ok(())
+}
+
+/// Reads an object that a compiler made of intermediate code.
+pub(super) fn made_object(path: &Path) -> Result<ObjectBytes, LinkError> {
+    let object = object_of(path, read_file(path)?)?;
+    Ok(ObjectBytes {
+        is_made: true,
+        ..object
+    })
+}
+
+fn object_of(path: &Path, bytes: Vec<u8>) -> Result<ObjectBytes, LinkError> {
+    let name = path.display().to_string();
+    let source = Source {
+        path: path.to_owned(),
+        offset: 0,
+        size: bytes.len() as u64,
+    };
+    let bytes = compressed::expand(&name, &bytes)?.unwrap_or(bytes);
+    Ok(ObjectBytes {
+        name,
+        bytes,
+        source,
+        code: Code::default(),
+        is_made: false,
+    })
+}
+
 struct Reader<'r> {
     folders: Folders<'r>,
     found: Inputs,
@@ -110,7 +178,19 @@ struct Reader<'r> {
     states: Vec<State>,
 }
 
-impl Reader<'_> {
+impl<'r> Reader<'r> {
+    fn new(request: &'r LinkRequest, found: Inputs) -> Self {
+        Self {
+            folders: Folders::of(request),
+            found,
+            seen: Vec::new(),
+            group: Vec::new(),
+            groups: 0,
+            state: State::default(),
+            states: Vec::new(),
+        }
+    }
+
     fn mark(&mut self, mark: Mark) -> Result<(), LinkError> {
         match mark {
             Mark::Whole(whole) => self.state.whole = whole,
@@ -162,16 +242,15 @@ impl Reader<'_> {
         if !self.found.paths.iter().any(|known| known == path) {
             self.found.paths.push(path.to_owned());
         }
-        let name = path.display().to_string();
         if bytes.starts_with(archive::MAGIC) || bytes.starts_with(archive::THIN_MAGIC) {
             return self.archive(path, &bytes);
         }
         if script::is_text(&bytes) {
             return self.script(path, &bytes, depth);
         }
-        let bytes = compressed::expand(&name, &bytes)?.unwrap_or(bytes);
+        let object = object_of(path, bytes)?;
         self.found.steps.push(Step::Object(self.found.files.len()));
-        self.found.files.push(InputBytes::Object { name, bytes });
+        self.found.files.push(InputBytes::Objects(vec![object]));
         Ok(())
     }
 
@@ -190,14 +269,20 @@ impl Reader<'_> {
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut members = Vec::new();
         for member in archive::members(&file, bytes)? {
-            let contents = match member.bytes {
-                Some(range) => bytes[range].to_vec(),
-                None => read_file(&folder.join(&member.name))?,
+            let (of, offset, contents) = if let Some(range) = member.bytes {
+                (path.to_owned(), range.start, bytes[range].to_vec())
+            } else {
+                let path = folder.join(&member.name);
+                let contents = read_file(&path)?;
+                (path, 0, contents)
             };
-            members.push(MemberBytes::new(
-                format!("{file}({})", member.name),
-                contents,
-            )?);
+            let source = Source {
+                path: of,
+                offset: offset as u64,
+                size: contents.len() as u64,
+            };
+            let name = format!("{file}({})", member.name);
+            members.push(MemberBytes::new(name, contents, source)?);
         }
         let file = (!members.is_empty()).then_some(self.found.files.len());
         self.seen.push((real, file));

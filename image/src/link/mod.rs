@@ -23,8 +23,8 @@
 //! no other library of one: where a wrapped function is called directly, the image has a page of its own. Of sections
 //! that nothing needs the application's go, and those that are walked in a set; a library's pages stay whole.
 //!
-//! The way through: `args` and `files` (what to link), `dynamic` (whether it is for us), `object` and `unit` (what there
-//! is), `resolve`, `definitions` and `collect` (what the program is), `library` and `symbols` (what refers to what in a library), `plan` (what
+//! The way through: `args` and `files` (what to link), `dynamic` (whether it is for us), `lto` (what is to be compiled
+//! first), `object` and `unit` (what there is), `resolve`, `definitions` and `collect` (what the program is), `library` and `symbols` (what refers to what in a library), `plan` (what
 //! goes where, without addresses), [`registry`] (addresses), `image`, `checks`, `relocate` and `site` (the bytes), `output` (the
 //! file).
 //!
@@ -52,6 +52,7 @@ mod collect;
 mod compressed;
 mod debug_frame;
 mod definitions;
+mod demangle;
 mod detour_frames;
 mod dynamic;
 mod eh_frame;
@@ -62,6 +63,7 @@ mod image;
 mod instructions;
 mod library;
 mod loose;
+mod lto;
 mod map;
 mod meaning;
 mod merge;
@@ -94,7 +96,7 @@ use pool_core::registry::{Reservation, ReservationRequest};
 
 pub use args::{
     BuildId, Compression, Definition, Discard, Expression, InputFile, LibraryAlias, LinkRequest,
-    Mark, Operator, Question, Strip, Undefined, expand, parse_args,
+    Mark, Operator, Plugin, Question, Strip, Undefined, expand, parse_args,
 };
 pub use dynamic::refuse_shared_libraries;
 pub use error::LinkError;
@@ -102,7 +104,7 @@ pub use registry::{FileRegistry, Registry, RegistryError};
 
 use crate::layout::{self, LinkLayout, PlacedLibrary};
 use addresses::Import;
-use files::InputBytes;
+use files::{Code, InputBytes, Inputs, MemberBytes, ObjectBytes};
 use image::Image;
 use library::{Library, Naming};
 use object::{Object, Place};
@@ -110,7 +112,7 @@ use plan::Plan;
 use relocate::{Contents, OwnPage};
 use resolve::{Asked, Became, Resolution};
 use symbols::UnitTargets;
-use unit::{Unit, UnitKind};
+use unit::{Beforehand, Groups, Unit, UnitKind};
 
 /// An executable.
 #[derive(Clone, Debug)]
@@ -155,28 +157,29 @@ pub struct LibraryPages {
 
 /// Links what `request` names, with addresses from `registry`.
 pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked, LinkError> {
+    let linked = link_as_named(request, registry);
+    linked.map_err(|error| {
+        if request.demangles {
+            error.demangled()
+        } else {
+            error
+        }
+    })
+}
+
+fn link_as_named(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked, LinkError> {
     let wrappers = wrappers(request);
-    let inputs = files::read(request)?;
+    let mut inputs = files::read(request)?;
     if inputs.files.is_empty() {
         return Err(LinkError::NoInput);
     }
-    let mut set = LinkSet::read(request, &inputs.files)?;
-    let needed = request.undefined.iter().chain(&request.required);
-    let mut roots: Vec<&str> = needed.map(String::as_str).collect();
-    roots.push(&request.entry);
-    let may_repeat = request.allow_multiple_definition;
-    let asked = Asked {
-        roots,
-        may_repeat,
-        renamed: wrappers
-            .iter()
-            .map(|(from, to)| (from.as_str(), to.as_str()))
-            .collect(),
-        definitions: &request.definitions,
-    };
+    let about_compiling = lto::compile(request, &mut inputs)?;
+    let mut set = LinkSet::read(request, &inputs)?;
+    let beforehand = std::mem::take(&mut set.beforehand);
+    let asked = asked(request, &wrappers, &beforehand);
     let mut program = Resolution::new(&set.units, &inputs.steps, &set.became, &asked)?;
     program.refuse_mismatch(&set.units)?;
-    program.settle(&mut set.units, may_repeat)?;
+    program.settle(&mut set.units, request.allow_multiple_definition)?;
     definitions::settle(request, &mut set.units, set.definitions, &mut program)?;
     let collected = program.collect(request, &mut set.units)?;
     let targets: Vec<UnitTargets<'_>> = (0..set.units.len())
@@ -197,7 +200,9 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
         &program,
         &reservations,
     )?;
-    let mut warnings = checks::refuse_undefined(&image, request)?;
+    let mut warnings = about_compiling;
+    warnings.extend_from_slice(program.commons());
+    warnings.extend(checks::refuse_undefined(&image, request)?);
     checks::refuse_many_sections(&image)?;
     checks::refuse_writable_code(&image)?;
     let mut contents = relocate::fill(&image)?;
@@ -206,6 +211,11 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
     }
     let (entry, about_entry) = entry_address(&image, &request.entry);
     warnings.extend(about_entry);
+
+    let warnings = set.warnings(request, &image, warnings);
+    if request.fatal_warnings && !warnings.is_empty() {
+        return Err(LinkError::FatalWarnings(warnings));
+    }
 
     let layout = set.layout(&image, &contents, &reservations);
     let names = set.names();
@@ -221,7 +231,7 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
             .dependency_file
             .is_some()
             .then(|| map::rule(&request.output, &inputs.paths)),
-        warnings: set.warnings(request, &image, warnings),
+        warnings,
         notes: if request.tells_collected {
             collected
         } else {
@@ -229,6 +239,26 @@ pub fn link(request: &LinkRequest, registry: &mut dyn Registry) -> Result<Linked
         },
         layout,
     })
+}
+
+/// What the command line says of the program, beside its files.
+fn asked<'a>(
+    request: &'a LinkRequest,
+    wrappers: &'a [(String, String)],
+    beforehand: &'a Beforehand<'a>,
+) -> Asked<'a> {
+    let needed = request.undefined.iter().chain(&request.required);
+    Asked {
+        roots: needed.chain([&request.entry]).map(String::as_str).collect(),
+        may_repeat: request.allow_multiple_definition,
+        warns_common: request.warns_common,
+        renamed: wrappers
+            .iter()
+            .map(|(from, to)| (from.as_str(), to.as_str()))
+            .collect(),
+        definitions: &request.definitions,
+        beforehand,
+    }
 }
 
 /// What is called by other names, each with that.
@@ -274,24 +304,37 @@ struct LinkSet<'a> {
     libraries: Vec<Library>,
     /// Of each file.
     became: Vec<Became>,
+    /// By unit: of each object of a library, which member it is.
+    members: Vec<Vec<usize>>,
+    beforehand: Beforehand<'a>,
     /// The object of the application that is for symbols of the command line.
     definitions: Option<usize>,
 }
 
 impl<'a> LinkSet<'a> {
-    fn read(request: &'a LinkRequest, files: &'a [InputBytes]) -> Result<Self, LinkError> {
+    fn read(request: &'a LinkRequest, inputs: &'a Inputs) -> Result<Self, LinkError> {
         let mut application = Vec::new();
         let mut libraries: Vec<Unit<'a>> = Vec::new();
         let mut namings: Vec<Naming> = Vec::new();
         let mut contents = Vec::new();
         let mut became = Vec::new();
-        for file in files {
+        let mut members_of = vec![Vec::new()];
+        let held = inputs.held.iter().map(String::as_str).collect();
+        let mut beforehand = Beforehand {
+            groups: Groups::holding(held),
+            ..Beforehand::default()
+        };
+        for file in &inputs.files {
             match file {
-                InputBytes::Object { name, bytes } => {
-                    became.push(Became::Object(application.len()));
-                    let object = Object::parse(name, bytes)?;
-                    object.refuse_intermediate_code()?;
-                    application.push(object);
+                InputBytes::Objects(all) => {
+                    let first = application.len();
+                    for file in all {
+                        if file.is_made {
+                            beforehand.made.insert(application.len());
+                        }
+                        application.extend(application_object(file)?);
+                    }
+                    became.push(Became::Objects(first, application.len() - first));
                 }
                 InputBytes::Archive { path, members } => {
                     let naming = library::naming(path, &request.libraries);
@@ -305,7 +348,13 @@ impl<'a> LinkSet<'a> {
                     }
                     namings.push(naming);
                     contents.push(digest);
-                    libraries.push(library_unit(path, members)?);
+                    let (unit, of) = library_unit(path, members)?;
+                    let own = of.iter().enumerate();
+                    let taken_here = own.filter(|(_, member)| members[**member].is_taken);
+                    let taken_here = taken_here.map(|(object, _)| (libraries.len() + 1, object));
+                    beforehand.taken.extend(taken_here);
+                    libraries.push(unit);
+                    members_of.push(of);
                     became.push(Became::Library(libraries.len()));
                 }
             }
@@ -319,6 +368,7 @@ impl<'a> LinkSet<'a> {
             "the application".to_owned(),
             application,
             request.allow_multiple_definition,
+            &beforehand,
         )?;
         library::tell_apart(&mut namings, &contents);
         let settled = library::settle(&libraries, &namings, &contents)?;
@@ -328,6 +378,8 @@ impl<'a> LinkSet<'a> {
             units,
             libraries: settled,
             became,
+            members: members_of,
+            beforehand,
             definitions,
         })
     }
@@ -510,15 +562,47 @@ fn because(own: &BTreeMap<usize, OwnPage>) -> Vec<(String, PageCount)> {
     pages
 }
 
-fn library_unit<'a>(path: &Path, members: &'a [files::MemberBytes]) -> Result<Unit<'a>, LinkError> {
-    let mut objects: Vec<Object<'a>> = members
-        .iter()
-        .filter(|member| !object::is_foreign(&member.bytes))
-        .map(|member| Object::parse(&member.name, member.object()))
-        .collect::<Result<_, _>>()?;
-    // Whoever refers to them is told of what is undefined.
-    objects.retain(|object| !object.is_intermediate_code());
-    Unit::new(UnitKind::Library, path.display().to_string(), objects, true)
+/// The object that is linked for one of the command line, if any is.
+fn application_object(file: &ObjectBytes) -> Result<Option<Object<'_>>, LinkError> {
+    match &file.code {
+        Code::Machine => {
+            let object = Object::parse(&file.name, &file.bytes)?;
+            object.refuse_intermediate_code()?;
+            Ok(Some(object))
+        }
+        Code::Intermediate(symbols) => Ok(Some(lto::object(&file.name, symbols))),
+        Code::Compiled => Ok(None),
+    }
+}
+
+/// A library, and which member each of its objects is.
+fn library_unit<'a>(
+    path: &Path,
+    members: &'a [MemberBytes],
+) -> Result<(Unit<'a>, Vec<usize>), LinkError> {
+    let mut objects = Vec::with_capacity(members.len());
+    let mut of = Vec::with_capacity(members.len());
+    for (at, member) in members.iter().enumerate() {
+        let object = match &member.code {
+            Code::Machine if object::is_foreign(&member.bytes) => continue,
+            Code::Machine => Object::parse(&member.name, member.object())?,
+            Code::Intermediate(symbols) => lto::object(&member.name, symbols),
+            Code::Compiled => continue,
+        };
+        // Whoever refers to what nothing compiles is told of what is undefined.
+        if !object.is_intermediate_code() {
+            objects.push(object);
+            of.push(at);
+        }
+    }
+    let unit = Unit::new(
+        UnitKind::Library,
+        path.display().to_string(),
+        objects,
+        true,
+        &Beforehand::default(),
+    )?;
+    Ok((unit, of))
 }
 
 /// A registry may be another machine's: what it answers must fit.

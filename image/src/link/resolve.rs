@@ -9,6 +9,7 @@
 //! of in a program (its signature is a mangled name, or a reference to a function of the unwinder's), the copy of a
 //! library counts before the application's: the language makes them the same.
 
+use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
 use super::args::{Definition, LinkRequest};
@@ -17,7 +18,9 @@ use super::error::LinkError;
 use super::files::Step;
 use super::object::{Binding, Object, Place, Symbol};
 use super::symbols::{Target, UnitTargets};
-use super::unit::{STRONG, SymbolId, Unit, is_one_by_language, precedence, takes_part};
+use super::unit::{
+    Beforehand, Groups, STRONG, SymbolId, Unit, is_one_by_language, precedence, takes_part,
+};
 
 /// The program.
 #[derive(Debug, Default)]
@@ -39,6 +42,8 @@ pub(super) struct Resolution<'a> {
     lenders: HashSet<(usize, usize)>,
     /// By unit: something of it is in the image.
     included: Vec<bool>,
+    /// What is to be said of tentative definitions.
+    commons: Vec<String>,
     /// Sections that nothing needs, and those of them that are left out.
     unneeded: HashSet<(usize, usize, usize)>,
     removed: HashSet<(usize, usize, usize)>,
@@ -51,17 +56,20 @@ pub(super) struct Asked<'r> {
     pub(super) roots: Vec<&'r str>,
     /// The first of several definitions counts.
     pub(super) may_repeat: bool,
+    /// Of tentative definitions that meet others is to be told.
+    pub(super) warns_common: bool,
     /// Names by which undefined references mean others.
     pub(super) renamed: HashMap<&'r str, &'r str>,
     /// Symbols that are defined beside those of files.
     pub(super) definitions: &'r [Definition],
+    pub(super) beforehand: &'r Beforehand<'r>,
 }
 
 /// What a file became.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Became {
-    /// This object of the application.
-    Object(usize),
+    /// These objects of the application: the first, and how many.
+    Objects(usize, usize),
     /// This unit.
     Library(usize),
 }
@@ -77,9 +85,11 @@ impl<'a> Resolution<'a> {
         let mut resolver = Resolver {
             units,
             may_repeat: asked.may_repeat,
+            warns_common: asked.warns_common,
             definitions: asked.definitions,
+            beforehand: asked.beforehand,
             defined: HashSet::new(),
-            groups: HashSet::new(),
+            groups: asked.beforehand.groups.clone(),
             wanted: asked.roots.iter().copied().collect(),
             completes: true,
             found: Self {
@@ -278,6 +288,11 @@ impl<'a> Resolution<'a> {
         own(id.unit)
     }
 
+    /// What is to be said of tentative definitions that met others.
+    pub(super) fn commons(&self) -> &[String] {
+        &self.commons
+    }
+
     /// True when the object is in the program.
     pub(super) fn is_live(&self, unit: usize, object: usize) -> bool {
         self.order[unit][object].is_some()
@@ -317,6 +332,11 @@ impl<'a> Resolution<'a> {
         'a: 'n,
     {
         self.renamed.get(name).copied().unwrap_or(name)
+    }
+
+    /// All names by which such references mean others, and these.
+    pub(super) fn all_renamed(&self) -> impl Iterator<Item = &'a str> {
+        self.renamed.iter().flat_map(|(from, to)| [*from, *to])
     }
 
     /// The name under which the program has what an object's symbol refers to, or defines.
@@ -373,11 +393,12 @@ fn is_told(object: &Object<'_>, symbol: &Symbol<'_>) -> bool {
 struct Resolver<'r, 'a> {
     units: &'r [Unit<'a>],
     may_repeat: bool,
+    warns_common: bool,
     definitions: &'a [Definition],
+    beforehand: &'a Beforehand<'a>,
     /// Names that count as defined, whatever files are still to come.
     defined: HashSet<&'a str>,
-    /// Signatures of groups that are in the program.
-    groups: HashSet<&'a str>,
+    groups: Groups<'a>,
     /// Names that an archive's member is taken for.
     wanted: HashSet<&'a str>,
     /// A member is taken for a tentative definition, too.
@@ -389,7 +410,9 @@ impl<'a> Resolver<'_, 'a> {
     fn step(&mut self, step: &Step, became: &[Became]) -> Result<(), LinkError> {
         match step {
             Step::Object(file) => match became[*file] {
-                Became::Object(object) => self.load(0, object),
+                Became::Objects(first, count) => {
+                    (first..first + count).try_for_each(|object| self.load(0, object))
+                }
                 Became::Library(_) => Ok(()),
             },
             Step::Whole(file) => match became[*file] {
@@ -405,12 +428,12 @@ impl<'a> Resolver<'_, 'a> {
                 Became::Library(unit) => {
                     (0..self.units[unit].objects.len()).try_for_each(|o| self.load(unit, o))
                 }
-                Became::Object(_) => Ok(()),
+                Became::Objects(..) => Ok(()),
             },
             Step::Search(files) => {
                 let units = files.iter().filter_map(|file| match became[*file] {
                     Became::Library(unit) => Some(unit),
-                    Became::Object(_) => None,
+                    Became::Objects(..) => None,
                 });
                 self.search(&units.collect::<Vec<_>>())
             }
@@ -476,6 +499,9 @@ impl<'a> Resolver<'_, 'a> {
     /// The member defines a name that is wanted, or a variable of which there is a tentative definition alone (bfd,
     /// `is_global_data_symbol_definition`).
     fn is_needed(&self, unit: usize, object: usize) -> bool {
+        if self.beforehand.taken.contains(&(unit, object)) {
+            return true;
+        }
         let symbols = self.units[unit].objects[object].symbols.iter();
         let mut defined = symbols.filter(|symbol| {
             !symbol.is_local() && !symbol.name.is_empty() && symbol.place != Place::Undefined
@@ -508,8 +534,9 @@ impl<'a> Resolver<'_, 'a> {
         self.found.count += 1;
         let units = self.units;
         let of = &units[unit].objects[object];
+        let is_made = unit == 0 && self.beforehand.made.contains(&object);
         for group in &of.groups {
-            if !self.groups.insert(group.signature) {
+            if !self.groups.takes(group.signature, is_made) {
                 let lost = group
                     .sections
                     .iter()
@@ -518,7 +545,9 @@ impl<'a> Resolver<'_, 'a> {
             }
         }
         for (index, section) in of.sections.iter().enumerate() {
-            if section.name.starts_with(".gnu.linkonce.") && !self.groups.insert(section.name) {
+            if section.name.starts_with(".gnu.linkonce.")
+                && !self.groups.takes(section.name, is_made)
+            {
                 self.found.lost.insert((unit, object, index));
             }
         }
@@ -559,9 +588,39 @@ impl<'a> Resolver<'_, 'a> {
                 second: name(id),
             });
         }
+        if self.warns_common {
+            let said = self.about_common(known, id);
+            self.found.commons.extend(said);
+        }
         if rank > before {
             self.found.definitions.insert(symbol.name, id);
         }
         Ok(())
+    }
+
+    /// What ld says where a tentative definition meets another definition (`multiple_common` in `ld/ldmain.c`).
+    fn about_common(&self, known: SymbolId, new: SymbolId) -> Option<String> {
+        let file = |id: SymbolId| &self.units[id.unit].objects[id.object].name;
+        let (old, symbol) = (self.symbol(known), self.symbol(new));
+        let (name, first, second) = (symbol.name, file(known), file(new));
+        let is_common = |symbol: &Symbol<'_>| symbol.place == Place::Common;
+        Some(match (is_common(old), is_common(symbol)) {
+            (false, false) => return None,
+            (true, false) => {
+                format!("{second}: definition of {name} overriding common from {first}")
+            }
+            (false, true) => {
+                format!("{second}: common of {name} overridden by definition from {first}")
+            }
+            (true, true) => match old.size.cmp(&symbol.size) {
+                Ordering::Greater => {
+                    format!("{second}: common of {name} overridden by larger common from {first}")
+                }
+                Ordering::Less => {
+                    format!("{second}: common of {name} overriding smaller common from {first}")
+                }
+                Ordering::Equal => format!("{second} and {first}: multiple common of {name}"),
+            },
+        })
     }
 }

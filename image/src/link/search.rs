@@ -73,18 +73,24 @@ impl<'r> Folders<'r> {
         there.find(|path| !Start::of(path).is_for_another_machine())
     }
 
-    /// A file that a script names: beside the script, in a search folder, or absolute (in the
-    /// sysroot, if the script is).
+    /// A file that a script names: beside the script, as it is, in a search folder, or absolute (in the
+    /// sysroot, if the script is, or if it says so by `=` or `$SYSROOT`).
     pub(super) fn script_file(&self, script: &Path, name: &str) -> Result<PathBuf, LinkError> {
-        let absolute = name.strip_prefix('/');
-        if let Some(inside) = absolute {
-            return Ok(match &self.request.sysroot {
-                Some(root) if script.starts_with(root) => root.join(inside),
+        let root = self.request.sysroot.as_deref();
+        if let Some(inside) = name.strip_prefix('=').or(name.strip_prefix("$SYSROOT")) {
+            let inside = inside.trim_start_matches('/');
+            return Ok(root.unwrap_or(Path::new("/")).join(inside));
+        }
+        if let Some(inside) = name.strip_prefix('/') {
+            let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+            return Ok(match root {
+                Some(root) if real(script).starts_with(real(root)) => root.join(inside),
                 _ => PathBuf::from(name),
             });
         }
         let beside = script.parent().unwrap_or(Path::new("")).join(name);
-        std::iter::once(beside)
+        [beside, PathBuf::from(name)]
+            .into_iter()
             .chain(self.all.iter().map(|folder| folder.join(name)))
             .find(|path| path.is_file())
             .ok_or_else(|| {

@@ -52,6 +52,44 @@ pub(super) struct Unit<'a> {
     copies: HashSet<(usize, usize)>,
 }
 
+/// Which copy of each group of sections counts: the first, but for those that are kept for what a compiler made of
+/// intermediate code, since that was told that its copy does. There it may be in no group any more.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Groups<'a> {
+    held: HashSet<&'a str>,
+    seen: HashSet<&'a str>,
+}
+
+impl<'a> Groups<'a> {
+    pub(super) fn holding(held: HashSet<&'a str>) -> Self {
+        Self {
+            held,
+            seen: HashSet::new(),
+        }
+    }
+
+    /// The next copy comes. True if it counts.
+    pub(super) fn takes(&mut self, signature: &'a str, is_made: bool) -> bool {
+        let is_held = self.held.contains(signature);
+        if is_made && is_held {
+            self.held.remove(signature);
+            self.seen.insert(signature);
+            return true;
+        }
+        self.seen.insert(signature) && !is_held
+    }
+}
+
+/// What of a program was compiled when it was already known.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Beforehand<'a> {
+    /// Members that are taken with their archive, by unit and object.
+    pub(super) taken: HashSet<(usize, usize)>,
+    /// Objects of the application that were made of intermediate code.
+    pub(super) made: HashSet<usize>,
+    pub(super) groups: Groups<'a>,
+}
+
 /// Functions that programs replace in whole, and that libraries are to call then: the allocator's (ISO C, POSIX,
 /// glibc's manual, "Replacing malloc"). Those of C++ (its standard's "replacement functions") are told by how
 /// their names begin.
@@ -82,6 +120,7 @@ impl<'a> Unit<'a> {
         label: String,
         objects: Vec<Object<'a>>,
         may_repeat: bool,
+        beforehand: &Beforehand<'a>,
     ) -> Result<Self, LinkError> {
         let dropped = objects
             .iter()
@@ -100,7 +139,7 @@ impl<'a> Unit<'a> {
         };
         unit.collect_groups();
         unit.collect_hooks();
-        unit.keep_one_copy_of_each_group();
+        unit.keep_one_copy_of_each_group(beforehand);
         if kind == UnitKind::Library {
             unit.mark_alone();
         }
@@ -248,18 +287,21 @@ impl<'a> Unit<'a> {
         self.collect_definitions(may_repeat)
     }
 
-    fn keep_one_copy_of_each_group(&mut self) {
-        let mut seen: HashSet<&str> = HashSet::new();
-        for (object, dropped) in self.objects.iter().zip(&mut self.dropped) {
+    fn keep_one_copy_of_each_group(&mut self, beforehand: &Beforehand<'a>) {
+        let mut groups = beforehand.groups.clone();
+        for (o, (object, dropped)) in self.objects.iter().zip(&mut self.dropped).enumerate() {
+            let is_made = beforehand.made.contains(&o);
             for group in &object.groups {
-                if !seen.insert(group.signature) {
+                if !groups.takes(group.signature, is_made) {
                     for section in &group.sections {
                         dropped[*section] = true;
                     }
                 }
             }
             for (section, dropped) in object.sections.iter().zip(dropped) {
-                if section.name.starts_with(".gnu.linkonce.") && !seen.insert(section.name) {
+                if section.name.starts_with(".gnu.linkonce.")
+                    && !groups.takes(section.name, is_made)
+                {
                     *dropped = true;
                 }
             }

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use super::error::LinkError;
 pub use expression::{Definition, Expression, Operator};
 pub use request::{
-    BuildId, Compression, Discard, InputFile, LibraryAlias, LinkRequest, Mark, Question, Strip,
-    Undefined,
+    BuildId, Compression, Discard, InputFile, LibraryAlias, LinkRequest, Mark, Plugin, Question,
+    Strip, Undefined,
 };
 pub use response::expand;
 use vocabulary::{IGNORED, IGNORED_WITH_VALUE, PROPERTIES, WITHOUT_EFFECT};
@@ -219,6 +219,23 @@ fn long_option(
         "no-print-gc-sections" => request.tells_collected = false,
         "print-map" | "M" => request.prints_map = true,
         "trace" | "t" => request.trace = true,
+        "demangle" => request.demangles = true,
+        "no-demangle" => request.demangles = false,
+        "plugin" => {
+            let path = arguments.value(option)?.into();
+            let options = Vec::new();
+            request.plugins.push(Plugin { path, options });
+        }
+        "plugin-opt" => {
+            let value = arguments.value(option)?;
+            // Without a plugin they are for another linker's own.
+            if let Some(plugin) = request.plugins.last_mut() {
+                plugin.options.push(value);
+            }
+        }
+        "warn-common" => request.warns_common = true,
+        "fatal-warnings" => request.fatal_warnings = true,
+        "no-fatal-warnings" => request.fatal_warnings = false,
         "compress-debug-sections" => {
             let kind = arguments.value(option)?;
             request.compress = compression(option, &kind)?;

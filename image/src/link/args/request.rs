@@ -57,6 +57,14 @@ pub struct LinkRequest {
     pub tells_collected: bool,
     /// Take the first of several definitions (`-z muldefs`).
     pub allow_multiple_definition: bool,
+    /// The compilers' plugins, which compile objects of intermediate code (`-plugin`, `-plugin-opt`).
+    pub plugins: Vec<Plugin>,
+    /// Messages call symbols as their source does (`--demangle`, as at first, and `--no-demangle`).
+    pub demangles: bool,
+    /// Warn of tentative definitions that meet others (`--warn-common`).
+    pub warns_common: bool,
+    /// Warnings end the link (`--fatal-warnings`).
+    pub fatal_warnings: bool,
     /// Where the caller puts the link map (`-Map`).
     pub map: Option<PathBuf>,
     /// The caller prints the link map (`-M`).
@@ -111,6 +119,10 @@ impl Default for LinkRequest {
             collects_sets: false,
             tells_collected: false,
             allow_multiple_definition: false,
+            plugins: Vec::new(),
+            demangles: true,
+            warns_common: false,
+            fatal_warnings: false,
             map: None,
             prints_map: false,
             trace: false,
@@ -134,6 +146,15 @@ pub enum InputFile {
     Library(String),
     /// What the files that follow are to the link.
     Mark(Mark),
+}
+
+/// A compiler's plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plugin {
+    /// The shared library.
+    pub path: PathBuf,
+    /// What it is told.
+    pub options: Vec<String>,
 }
 
 /// What changes how the files behind it on the command line are taken.

@@ -6,8 +6,6 @@ use crate::link::properties::{FEATURES, LEVEL_NEEDED};
 /// Long options that take a value which makes no difference here.
 pub(super) const IGNORED_WITH_VALUE: &[&str] = &[
     "dynamic-linker",
-    "plugin",
-    "plugin-opt",
     "rpath",
     "rpath-link",
     "soname",
@@ -56,7 +54,6 @@ pub(super) const IGNORED: &[&str] = &[
     "E",
     "no-allow-shlib-undefined",
     "allow-shlib-undefined",
-    "warn-common",
     "no-warn-mismatch",
     "warn-once",
     "no-warn-rwx-segments",
@@ -67,7 +64,6 @@ pub(super) const IGNORED: &[&str] = &[
     "disable-new-dtags",
     "relax",
     "no-relax",
-    "no-fatal-warnings",
     "no-ld-generated-unwind-info",
     "ld-generated-unwind-info",
     "stats",
@@ -76,8 +72,6 @@ pub(super) const IGNORED: &[&str] = &[
     "sort-common",
     "g",
     "cref",
-    "demangle",
-    "no-demangle",
     "verbose",
     "no-omagic",
     "n",
@@ -95,7 +89,6 @@ pub(super) const IGNORED: &[&str] = &[
     "dp",
     "no-print-map-discarded",
     "no-ctf-variables",
-    "fatal-warnings",
     "unique",
     "dynamic-list-data",
 ];

@@ -84,8 +84,8 @@ impl Object<'_> {
         if self.is_intermediate_code() {
             return Err(LinkError::input(
                 &self.name,
-                "holds compiler intermediate code (LTO), not machine code: compile it without -flto, or \
-                 with -ffat-lto-objects",
+                "holds compiler intermediate code (LTO), not machine code: let the compiler that made it link (it names \
+                 its -plugin), or compile it without -flto or with -ffat-lto-objects",
             ));
         }
         Ok(())

@@ -78,7 +78,10 @@ impl<'a> Reader<'_, 'a> {
     fn header(&self) -> Result<Header, LinkError> {
         if self.bytes.starts_with(b"BC\xc0\xde") {
             return Err(
-                self.fault("holds LLVM bitcode (LTO), not machine code: compile it without -flto")
+                self.fault(
+                    "holds LLVM bitcode (LTO), not machine code: let clang link it (it names its -plugin, LLVMgold.so), \
+                     or compile it without -flto",
+                )
             );
         }
         if !self.bytes.starts_with(b"\x7fELF") {

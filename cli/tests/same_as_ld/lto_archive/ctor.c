@@ -1,0 +1,2 @@
+extern int seen;
+__attribute__((constructor)) static void start(void) { seen = 7; }

@@ -1,0 +1,2 @@
+int plain(int);
+int used(int n) { return plain(n) + 1; }

@@ -1,0 +1,1 @@
+int inside(void) { return 20; }
