@@ -65,6 +65,7 @@ pub(super) fn gathered(section: &Section<'_>) -> Option<Gathered> {
         _ if is_named(".fini_array") || is_named(".dtors") => Some(Gathered::FiniArray),
         _ if section.name == ".init" => Some(Gathered::InitCode),
         _ if section.name == ".fini" => Some(Gathered::FiniCode),
+        _ if section.keeps_name && !section.is_thread_local() => Some(Gathered::Orphan),
         _ if PLACED.iter().any(|name| is_named(name)) => None,
         _ if section.is_thread_local() || section.name.starts_with(OF_C_LIBRARY) => None,
         _ if section.is_alone => None,

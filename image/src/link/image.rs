@@ -238,7 +238,7 @@ impl<'i, 'a> Image<'i, 'a> {
         };
 
         // Code.
-        let mut end = end.next_run(plan.code.alignment);
+        let mut end = end.next_run(plan.code.alignment.max(request.max_page_size));
         let code = end.0;
         self.gather(Gathered::InitCode, &mut end);
         self.bases[0].code = end.take(plan.code.size, plan.code.alignment).start;
@@ -251,7 +251,7 @@ impl<'i, 'a> Image<'i, 'a> {
         };
 
         // Data.
-        let mut end = end.next_run(plan.data.alignment);
+        let mut end = end.next_run(plan.data.alignment.max(request.max_page_size));
         let start = end.0;
         self.place_orphans(Run::Data, &mut end);
         self.bases[0].data = end.take(plan.data.size, plan.data.alignment).start;

@@ -71,6 +71,7 @@ mod object;
 mod orphans;
 mod output;
 mod patch;
+mod pattern;
 mod plan;
 mod properties;
 mod references;
@@ -363,6 +364,13 @@ impl<'a> LinkSet<'a> {
             application.push(object);
             application.len() - 1
         });
+        for section in application
+            .iter_mut()
+            .flat_map(|object| &mut object.sections)
+        {
+            let mut patterns = request.unique.iter();
+            section.keeps_name = patterns.any(|pattern| pattern::matches(pattern, section.name));
+        }
         let application = Unit::new(
             UnitKind::Application,
             "the application".to_owned(),

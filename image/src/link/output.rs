@@ -71,8 +71,11 @@ pub(super) fn write(
         bytes: vec![0; ELF_HEADER_SIZE as usize],
         segments: Vec::new(),
         sections: vec![OutputSection::default()],
+        alignment: request.max_page_size,
     };
     file.application(image, contents);
+    // Libraries lie where they are registered.
+    file.alignment = PAGE_SIZE;
     for unit in image.included().filter(|unit| *unit != 0) {
         file.library(image, contents, unit, &names[unit]);
     }
@@ -102,6 +105,8 @@ struct Writer {
     bytes: Vec<u8>,
     segments: Vec<Segment>,
     sections: Vec<OutputSection>,
+    /// Of runs of pages: what their address and their offset are the same in.
+    alignment: u64,
 }
 
 impl Writer {
@@ -114,6 +119,8 @@ impl Writer {
     /// Appends pages at `address`, the last one filled up with zeros if `whole`.
     fn pages(&mut self, flags: u32, address: u64, bytes: &[u8], size: u64, whole: bool) -> PageRun {
         let offset = self.align(PAGE_SIZE);
+        let offset = offset + (address.wrapping_sub(offset) & (self.alignment - 1));
+        self.bytes.resize(offset as usize, 0);
         self.bytes.extend_from_slice(bytes);
         let mut stored = bytes.len() as u64;
         let mut size = size;
@@ -129,7 +136,7 @@ impl Writer {
             address,
             stored,
             size,
-            alignment: PAGE_SIZE,
+            alignment: self.alignment,
         });
         PageRun { address, offset }
     }

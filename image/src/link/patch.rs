@@ -306,26 +306,42 @@ pub(super) fn unknown_sequence(what: &str) -> String {
     )
 }
 
+/// Where the call's own relocation is in the large code model.
+const LARGE_CALL: i64 = 6;
+
+/// The call of the large code model behind an access: `movabs $__tls_get_addr@pltoff, %rax; add %rbx, %rax; call *%rax`,
+/// or with `%r15`, where the table is.
+fn is_large_call(at: &Code<'_>) -> bool {
+    let adds = at.is(14, b"\x48\x01\xd8") || at.is(14, b"\x4c\x01\xf8");
+    at.is(-3, b"\x48\x8d\x3d") && at.is(4, b"\x48\xb8") && adds && at.is(17, b"\xff\xd0")
+}
+
 /// The general dynamic sequence to local exec, or to initial exec for an import.
 fn general_dynamic(at: &Code<'_>, addend: i64, facts: TargetFacts) -> Result<Patch, String> {
-    let calls = at.is(4, b"\x66\x66\x48\xe8") || at.is(4, b"\x66\x48\xff\x15");
-    if !at.is(-4, b"\x66\x48\x8d\x3d") || !calls || addend != -4 || at.byte(11).is_none() {
-        return Err(unknown_sequence("general dynamic"));
-    }
-    let (operation, value, addend): (&'static [u8], _, _) = if facts.settled == Settled::ByUnit {
+    let (operation, value, rest): (&'static [u8], _, _) = if facts.settled == Settled::ByUnit {
         (b"\x48\x8d\x80", Value::ThreadOffset, 0)
     } else {
         (b"\x48\x03\x05", Value::ThreadEntryDistance, -4)
     };
-    Ok(Patch {
-        edits: vec![(-4, MOV_FS0_RAX), (5, operation)],
-        field: 8,
+    let patch = |edits, field, call| Patch {
+        edits,
+        field,
         width: Width::Signed(4),
         value,
-        addend,
+        addend: rest,
         entry: 0,
-        takes_next: Some(8),
-    })
+        takes_next: Some(call),
+    };
+    if is_large_call(at) && addend == -4 {
+        let nop: &[u8] = b"\x66\x0f\x1f\x44\x00\x00";
+        let edits = vec![(-3, MOV_FS0_RAX), (6, operation), (13, nop)];
+        return Ok(patch(edits, 9, LARGE_CALL));
+    }
+    let calls = at.is(4, b"\x66\x66\x48\xe8") || at.is(4, b"\x66\x48\xff\x15");
+    if !at.is(-4, b"\x66\x48\x8d\x3d") || !calls || addend != -4 || at.byte(11).is_none() {
+        return Err(unknown_sequence("general dynamic"));
+    }
+    Ok(patch(vec![(-4, MOV_FS0_RAX), (5, operation)], 8, 8))
 }
 
 /// The local dynamic sequence: the module's block is found from the thread pointer.
@@ -336,6 +352,10 @@ fn local_dynamic(at: &Code<'_>) -> Result<Patch, String> {
         (vec![(-3, b"\x66\x66\x66"), (0, MOV_FS0_RAX)], 5)
     } else if at.is(4, b"\xff\x15") && at.byte(9).is_some() {
         (vec![(-3, b"\x66\x66\x66\x66"), (1, MOV_FS0_RAX)], 6)
+    } else if is_large_call(at) {
+        // A nop of 13 bytes.
+        let nop: &[u8] = b"\x66\x66\x66\x66\x2e\x0f\x1f\x84\x00\x00\x00\x00\x00";
+        (vec![(-3, nop), (10, MOV_FS0_RAX)], LARGE_CALL)
     } else {
         return Err(unknown_sequence("local dynamic"));
     };

@@ -14,6 +14,9 @@ mod vocabulary;
 
 use std::path::{Path, PathBuf};
 
+use pool_core::page::PAGE_SIZE;
+use pool_core::registry::APPLICATION_START;
+
 use super::error::LinkError;
 pub use expression::{Definition, Expression, Operator};
 pub use request::{
@@ -233,6 +236,8 @@ fn long_option(
                 plugin.options.push(value);
             }
         }
+        // Without a pattern it is about sections that have no place, which have their own here anyway.
+        "unique" => request.unique.extend(option.value.map(str::to_owned)),
         "warn-common" => request.warns_common = true,
         "fatal-warnings" => request.fatal_warnings = true,
         "no-fatal-warnings" => request.fatal_warnings = false,
@@ -351,6 +356,7 @@ fn keyword(value: &str, request: &mut LinkRequest) -> Result<(), LinkError> {
         "muldefs" => request.allow_multiple_definition = true,
         "defs" => request.unresolved.ignored = false,
         "undefs" => request.unresolved.ignored = true,
+        "max-page-size" => request.max_page_size = max_page_size(value, of)?,
         "stack-size" => request.stack_size = number(&format!("-z {value}"), of)?,
         name if WITHOUT_EFFECT.contains(&name) => {}
         name => match PROPERTIES.iter().find(|(known, _)| *known == name) {
@@ -368,6 +374,19 @@ fn number(option: &str, text: &str) -> Result<u64, LinkError> {
         None => text.parse(),
     };
     number.map_err(|_| LinkError::option(option, "wants a number"))
+}
+
+/// The application begins at a multiple of the largest.
+fn max_page_size(option: &str, text: &str) -> Result<u64, LinkError> {
+    let option = format!("-z {option}");
+    let size = number(&option, text)?;
+    let fits = size.is_power_of_two() && (PAGE_SIZE..=APPLICATION_START.0).contains(&size);
+    let wanted = format!(
+        "wants a power of two from {PAGE_SIZE} to {}",
+        APPLICATION_START.0
+    );
+    fits.then_some(size)
+        .ok_or_else(|| LinkError::option(option, wanted))
 }
 
 fn error_limit(text: &str) -> Result<Option<usize>, LinkError> {
@@ -534,7 +553,7 @@ mod tests {
     #[test]
     fn words_that_ld_does_not_know_are_warned_of() {
         let request =
-            parse("-z now -zrelro -z stack-size=0x10 -z max-page-size=4K -z x=y a.o").unwrap();
+            parse("-z now -zrelro -z stack-size=0x10 -z max-page-size=0x1000 -z x=y a.o").unwrap();
         assert_eq!(request.stack_size, 16);
         assert_eq!(request.warnings, ["-z x=y ignored"]);
         assert!(parse("-z undefs a.o").unwrap().unresolved.ignored);
@@ -564,6 +583,8 @@ mod tests {
             ("--defsym=a", "SYMBOL=EXPRESSION"),
             ("--unresolved-symbols=never", "report-all"),
             ("-z stack-size=x", "number"),
+            ("-z max-page-size=4095", "power of two"),
+            ("-z max-page-size=0x800000", "power of two"),
             ("--no-such-option", "unknown"),
             ("-o", "value"),
             ("--pool-library x", "NAME@VERSION"),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use pool_core::name::LibraryRef;
+use pool_core::page::PAGE_SIZE;
 
 use super::expression::Definition;
 
@@ -32,6 +33,10 @@ pub struct LinkRequest {
     pub error_limit: Option<usize>,
     /// Bytes of stack that the program asks for; 0 is what there is (`-z stack-size`).
     pub stack_size: u64,
+    /// What the application's parts begin at multiples of, in memory and (but for that) in the file (`-z max-page-size`).
+    pub max_page_size: u64,
+    /// Patterns of sections of the application that keep their name in the output; those of one name lie together (`--unique`).
+    pub unique: Vec<String>,
     /// Objects, archives and linker scripts, in command-line order.
     pub inputs: Vec<InputFile>,
     /// Folders for `-l`, in order (`-L`).
@@ -107,6 +112,8 @@ impl Default for LinkRequest {
             unresolved: Undefined::default(),
             error_limit: Some(MOST_ERRORS),
             stack_size: 0,
+            max_page_size: PAGE_SIZE,
+            unique: Vec::new(),
             inputs: Vec::new(),
             search: Vec::new(),
             usual_folders: true,

@@ -89,7 +89,6 @@ pub(super) const IGNORED: &[&str] = &[
     "dp",
     "no-print-map-discarded",
     "no-ctf-variables",
-    "unique",
     "dynamic-list-data",
 ];
 
@@ -114,7 +113,6 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "lam-u57-report",
     "lazy",
     "loadfltr",
-    "max-page-size",
     "nocombreloc",
     "nocommon",
     "nocopyreloc",

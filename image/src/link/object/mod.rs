@@ -113,6 +113,8 @@ pub(super) struct Section<'a> {
     pub(super) about: Option<usize>,
     /// False for tables that describe the object itself.
     pub(super) is_content: bool,
+    /// It is one of the application's that is to have its name in the output.
+    pub(super) keeps_name: bool,
     /// It is data with a name of the program's that no other of its library has.
     pub(super) is_alone: bool,
 }

@@ -221,6 +221,7 @@ impl<'a> Reader<'_, 'a> {
                         .then_some(header.sh_link as usize)
                         .filter(|about| (1..headers.len()).contains(about)),
                     is_content,
+                    keeps_name: false,
                     is_alone: false,
                 })
             })
