@@ -16,6 +16,7 @@ impl Calls {
     /// Changes what an open file is like, for the guest; what the call returns.
     pub(super) fn change_file(&self, tracee: Tracee, registers: &Registers) -> Result<i64, Errno> {
         let number = registers.rdi;
+        self.opened.is_file(tracee, number)?;
         match registers.orig_rax as i64 {
             libc::SYS_fchmod => {
                 let file = self.opened.pinned(tracee, number)?;
@@ -106,7 +107,13 @@ impl Calls {
                 _ => Next::ServeWith(Change::Flags(flags & !EMPTY)),
             };
         }
-        let file = self.opened.pinned(tracee, registers.rdi);
+        let is_by_descriptor = registers.rsi == 0;
+        let known = if is_by_descriptor {
+            self.opened.is_file(tracee, registers.rdi)
+        } else {
+            Ok(())
+        };
+        let file = known.and_then(|()| self.opened.pinned(tracee, registers.rdi));
         let changed = file.and_then(|file| match call {
             libc::SYS_fchmodat2 => host::change_mode(file.as_raw_fd(), mode_of(registers.rdx)),
             libc::SYS_fchownat => change_owner(&file, registers.rdx, registers.r10),

@@ -67,6 +67,14 @@ impl Opened {
         rustix::fs::statat(&self.directory, path, flags).map_err(|_| Errno::BADF)
     }
 
+    /// What it has open as `number` is an open file: of others (`O_PATH`) nothing can be changed but by an empty path.
+    pub(super) fn is_file(&self, tracee: Tracee, number: u64) -> Result<(), Errno> {
+        if self.link(tracee, number)?.st_mode & 0o600 == 0 {
+            return Err(Errno::BADF);
+        }
+        Ok(())
+    }
+
     /// It has something open as `number`.
     pub(super) fn is_there(&self, tracee: Tracee, number: u64) -> bool {
         self.link(tracee, number).is_ok()

@@ -102,7 +102,7 @@ int main(int c, char **v)
     T(getcwd(buffer, sizeof buffer) != 0); puts(strrchr(buffer, '/')); T(getcwd(buffer, 1)); T(chdir("..")); T(chdir("b")); T(read(other, buffer, 8)); T(write(other, "x", 1)); T(close(other)); T(close(other));
     T(truncate("b", 7)); T(truncate("w", 7)); T(truncate("none", 7)); mode("b");
     T(other = open(".", O_TMPFILE | O_RDWR, 0600)); T(write(other, "tmp", 3)); T(close(other));
-    T(other = open("b", O_PATH)); T(read(other, buffer, 1)); T(fstat(other, &st)); T(close(other));
+    T(other = open("b", O_PATH)); T(read(other, buffer, 1)); T(fstat(other, &st)); T(fchmod(other, 0600)); T(fchown(other, -1, -1)); T(futimens(other, 0)); T(fchownat(other, "", -1, -1, AT_EMPTY_PATH)); T(utimensat(other, "", 0, AT_EMPTY_PATH)); T(close(other));
     /* Vectors, positions and copies. */
     struct iovec in[3] = {{buffer, 3}, {0, 0}, {buffer + 10, 90}}, bad[2] = {{buffer, -1}, {buffer, 1}};
     T(lseek(fd, 0, SEEK_SET)); T(writev(fd, (struct iovec[]){{"one ", 4}, {"two", 3}}, 2)); T(preadv(fd, in, 3, 1)); printf("%.3s\n", buffer); T(readv(fd, bad, 2)); T(readv(fd, in, -1)); T(readv(fd, in, 0)); T(readv(fd, in, 2000));
