@@ -9,12 +9,12 @@ use super::{Entry, Extent, Part, Placement, Plan, STUB_SIZE};
 use crate::link::args::Strip;
 use crate::link::detour_frames;
 use crate::link::error::LinkError;
-use crate::link::gathered::gathered;
+use crate::link::gathered::{gathered, is_set_name};
 use crate::link::merge::{self, MergeKey};
 use crate::link::object::{Binding, Place, Section};
 use crate::link::patch::Value;
 use crate::link::references::patches;
-use crate::link::symbols::{Target, UnitTargets, is_set_name};
+use crate::link::target::{Target, UnitTargets};
 use crate::link::unit::{SymbolId, Unit, UnitKind};
 
 /// Plans the unit whose index is `own`.
