@@ -5,7 +5,7 @@ use super::image::{Image, View};
 use super::object::{Place, Symbol};
 use super::plan::{Entry, Part};
 use super::references;
-use super::symbols::Target;
+use super::target::Target;
 use super::unit::SymbolId;
 
 /// What an import turned out to be.

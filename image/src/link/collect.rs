@@ -11,10 +11,10 @@ use goblin::elf::section_header::{SHT_FINI_ARRAY, SHT_INIT_ARRAY, SHT_NOTE, SHT_
 
 use super::args::LinkRequest;
 use super::eh_frame;
-use super::gathered::{Gathered, gathered};
+use super::error::LinkError;
+use super::gathered::{Gathered, gathered, is_set_name};
 use super::object::{Object, Place, Section, Symbol};
-use super::resolve::Resolution;
-use super::symbols::is_set_name;
+use super::resolve::{Resolution, Sections};
 use super::unit::Unit;
 
 const SHF_GNU_RETAIN: u64 = 0x20_0000;
@@ -28,12 +28,29 @@ const FRAMES: &str = ".eh_frame";
 /// Unit, object, section.
 type At = (usize, usize, usize);
 
-/// The sections of the program that nothing needs, of those that are loaded.
-pub(super) fn unneeded<'a>(
+/// Has the program do without what nothing needs, if it is asked for. Says what that is, in ld's words.
+pub(super) fn collect<'a>(
     request: &LinkRequest,
-    units: &[Unit<'a>],
-    program: &Resolution<'a>,
-) -> HashSet<At> {
+    units: &mut [Unit<'a>],
+    program: &mut Resolution<'a>,
+) -> Result<Vec<String>, LinkError> {
+    if !request.collects {
+        return Ok(Vec::new());
+    }
+    let unneeded = unneeded(request, units, program);
+    let removed = removable(units, &unneeded);
+    let told = told(units, program, &removed);
+    let of_application = removed.iter().filter(|(unit, ..)| *unit == 0);
+    let dropped: Vec<_> = of_application
+        .map(|(_, object, section)| (*object, *section))
+        .collect();
+    program.leave_out(unneeded, removed);
+    units[0].drop_sections(&dropped, request.allow_multiple_definition)?;
+    Ok(told)
+}
+
+/// The sections of the program that nothing needs, of those that are loaded.
+fn unneeded<'a>(request: &LinkRequest, units: &[Unit<'a>], program: &Resolution<'a>) -> Sections {
     let mut search = Search {
         units,
         program,
@@ -54,7 +71,7 @@ pub(super) fn unneeded<'a>(
 }
 
 /// Those of them that the image can do without.
-pub(super) fn removable(units: &[Unit<'_>], unneeded: &HashSet<At>) -> HashSet<At> {
+fn removable(units: &[Unit<'_>], unneeded: &Sections) -> Sections {
     let is_removable = |(unit, object, section): &At| {
         let section = &units[*unit].objects[*object].sections[*section];
         *unit == 0 || gathered(section) == Some(Gathered::Orphan)
@@ -63,11 +80,7 @@ pub(super) fn removable(units: &[Unit<'_>], unneeded: &HashSet<At>) -> HashSet<A
 }
 
 /// ld's words for each of them, in the order in which it reads objects.
-pub(super) fn told(
-    units: &[Unit<'_>],
-    program: &Resolution<'_>,
-    removed: &HashSet<At>,
-) -> Vec<String> {
+fn told(units: &[Unit<'_>], program: &Resolution<'_>, removed: &Sections) -> Vec<String> {
     let is_empty =
         |(unit, object, section): &At| units[*unit].objects[*object].sections[*section].size == 0;
     let mut all: Vec<&At> = removed.iter().filter(|at| !is_empty(at)).collect();

@@ -7,9 +7,10 @@ use super::archive;
 use super::args::{InputFile, LinkRequest, Mark};
 use super::compressed;
 use super::error::LinkError;
-use super::lto::{CodeSymbol, Source};
+use super::intermediate::CodeSymbol;
 use super::script::{self, Named};
 use super::search::{Folders, State};
+use super::source::Source;
 
 /// All inputs, and what is done with them.
 #[derive(Debug, Default)]

@@ -72,3 +72,9 @@ pub(super) fn gathered(section: &Section<'_>) -> Option<Gathered> {
         _ => Some(Gathered::Orphan),
     }
 }
+
+/// Section names that are C identifiers can be walked by `__start_NAME` and `__stop_NAME`.
+pub(super) fn is_set_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}

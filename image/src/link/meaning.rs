@@ -3,7 +3,7 @@
 use super::addresses::Import;
 use super::image::{Image, View};
 use super::object::Binding;
-use super::symbols::Target;
+use super::target::Target;
 
 impl<'a> Image<'_, 'a> {
     /// The address of a target as seen from a unit. `None`: it takes no part in the image.

@@ -61,14 +61,13 @@ mod files;
 mod gathered;
 mod image;
 mod instructions;
+mod intermediate;
 mod library;
-mod loose;
 mod lto;
 mod map;
 mod meaning;
 mod merge;
 mod object;
-mod orphans;
 mod output;
 mod patch;
 mod pattern;
@@ -83,9 +82,11 @@ mod search;
 mod sections;
 mod site;
 mod slots;
+mod source;
 mod start;
 mod symbols;
 mod symtab;
+mod target;
 mod unit;
 
 use std::collections::BTreeMap;
@@ -112,7 +113,7 @@ use object::{Object, Place};
 use plan::Plan;
 use relocate::{Contents, OwnPage};
 use resolve::{Asked, Became, Resolution};
-use symbols::UnitTargets;
+use target::UnitTargets;
 use unit::{Beforehand, Groups, Unit, UnitKind};
 
 /// An executable.
@@ -182,7 +183,7 @@ fn link_as_named(request: &LinkRequest, registry: &mut dyn Registry) -> Result<L
     program.refuse_mismatch(&set.units)?;
     program.settle(&mut set.units, request.allow_multiple_definition)?;
     definitions::settle(request, &mut set.units, set.definitions, &mut program)?;
-    let collected = program.collect(request, &mut set.units)?;
+    let collected = collect::collect(request, &mut set.units, &mut program)?;
     let targets: Vec<UnitTargets<'_>> = (0..set.units.len())
         .map(|unit| symbols::targets(&set.units, &program, unit))
         .collect();
@@ -578,7 +579,7 @@ fn application_object(file: &ObjectBytes) -> Result<Option<Object<'_>>, LinkErro
             object.refuse_intermediate_code()?;
             Ok(Some(object))
         }
-        Code::Intermediate(symbols) => Ok(Some(lto::object(&file.name, symbols))),
+        Code::Intermediate(symbols) => Ok(Some(intermediate::object(&file.name, symbols))),
         Code::Compiled => Ok(None),
     }
 }
@@ -594,7 +595,7 @@ fn library_unit<'a>(
         let object = match &member.code {
             Code::Machine if object::is_foreign(&member.bytes) => continue,
             Code::Machine => Object::parse(&member.name, member.object())?,
-            Code::Intermediate(symbols) => lto::object(&member.name, symbols),
+            Code::Intermediate(symbols) => intermediate::object(&member.name, symbols),
             Code::Compiled => continue,
         };
         // Whoever refers to what nothing compiles is told of what is undefined.

@@ -6,7 +6,7 @@ use super::instructions::Instructions;
 use super::object::{Place, Relocation, Section, Symbol};
 use super::patch::{self, Patch, Settled, TargetFacts, Value};
 use super::slots::{self, Detour};
-use super::symbols::{Target, UnitTargets};
+use super::target::{Target, UnitTargets};
 use super::unit::{Unit, UnitKind};
 
 /// A relocation and what it does.

@@ -12,15 +12,17 @@
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
-use super::args::{Definition, LinkRequest};
-use super::collect;
+use super::args::Definition;
 use super::error::LinkError;
 use super::files::Step;
 use super::object::{Binding, Object, Place, Symbol};
-use super::symbols::{Target, UnitTargets};
+use super::target::{Target, UnitTargets};
 use super::unit::{
     Beforehand, Groups, STRONG, SymbolId, Unit, is_one_by_language, precedence, takes_part,
 };
+
+/// Sections, by unit, object and index.
+pub(super) type Sections = HashSet<(usize, usize, usize)>;
 
 /// The program.
 #[derive(Debug, Default)]
@@ -45,8 +47,8 @@ pub(super) struct Resolution<'a> {
     /// What is to be said of tentative definitions.
     commons: Vec<String>,
     /// Sections that nothing needs, and those of them that are left out.
-    unneeded: HashSet<(usize, usize, usize)>,
-    removed: HashSet<(usize, usize, usize)>,
+    unneeded: Sections,
+    removed: Sections,
 }
 
 /// What is taken into account beside the files.
@@ -186,24 +188,10 @@ impl<'a> Resolution<'a> {
         Ok(())
     }
 
-    /// Leaves out sections that nothing needs. Says which, in ld's words.
-    pub(super) fn collect(
-        &mut self,
-        request: &LinkRequest,
-        units: &mut [Unit<'a>],
-    ) -> Result<Vec<String>, LinkError> {
-        if !request.collects {
-            return Ok(Vec::new());
-        }
-        self.unneeded = collect::unneeded(request, units, self);
-        self.removed = collect::removable(units, &self.unneeded);
-        let told = collect::told(units, self, &self.removed);
-        let of_application = self.removed.iter().filter(|(unit, ..)| *unit == 0);
-        let dropped: Vec<_> = of_application
-            .map(|(_, object, section)| (*object, *section))
-            .collect();
-        units[0].drop_sections(&dropped, request.allow_multiple_definition)?;
-        Ok(told)
+    /// From now on these sections are needed by nothing, and of them these are left out.
+    pub(super) fn leave_out(&mut self, unneeded: Sections, removed: Sections) {
+        self.unneeded = unneeded;
+        self.removed = removed;
     }
 
     /// True for a section that nothing needs, and that is not looked at.

@@ -9,7 +9,7 @@ use super::object::{Place, Relocation};
 use super::patch::{self, Value, Width};
 use super::plan::{Entry, Part};
 use super::references::{Patched, patches};
-use super::symbols::Target;
+use super::target::Target;
 use super::unit::{Unit, UnitKind};
 
 /// What compilers call the pointers by which tables for unwinding refer to what may be far away. Any copy will do.

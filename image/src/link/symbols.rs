@@ -8,36 +8,13 @@
 use super::gathered::gathered;
 use super::object::{Binding, Object, Place, Symbol};
 use super::resolve::Resolution;
+use super::target::{Target, UnitTargets};
 use super::unit::{SymbolId, Unit, UnitKind};
-
-/// What a reference refers to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Target<'a> {
-    /// A symbol with a place.
-    Defined(SymbolId),
-    /// A local symbol in a section that takes no part.
-    Dropped,
-    /// Settled by the image.
-    Import(&'a str),
-    /// The unit's own offset table (`_GLOBAL_OFFSET_TABLE_`).
-    OffsetTable,
-    /// The thread pointer (`_TLS_MODULE_BASE_`), from which a static executable counts its thread-local variables.
-    ThreadPointer,
-    /// The ELF header, at the same address in every image (`__ehdr_start`).
-    Header,
-    /// The first byte of the unit's sections of this name (`__start_NAME`).
-    SetStart(&'a str),
-    /// The byte after the last.
-    SetEnd(&'a str),
-}
 
 /// Symbols by which start files (`crt1.o`, `crti.o`) tell a C library about the program, and which
 /// C libraries define for the case that a start file does not. The start file's definition counts,
 /// so a library's uses of them are imports even if it has a definition.
 pub(super) const START_FILE_SYMBOLS: [&str; 3] = ["_dl_relocate_static_pie", "_fini", "_init"];
-
-/// The meaning of all symbols of a unit, by object and symbol.
-pub(super) type UnitTargets<'a> = Vec<Vec<Target<'a>>>;
 
 /// What the symbols of unit `own` mean.
 pub(super) fn targets<'a>(
@@ -120,10 +97,4 @@ fn own_meaning<'a>(unit: &Unit<'a>, name: &'a str) -> Target<'a> {
     } else {
         Target::Import(name)
     }
-}
-
-/// Section names that are C identifiers can be walked by `__start_NAME` and `__stop_NAME`.
-pub(super) fn is_set_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }

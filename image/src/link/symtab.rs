@@ -13,7 +13,7 @@ use super::image::Image;
 use super::object::{Binding, Place, Symbol};
 use super::plan::Part;
 use super::sections::OutputSection;
-use super::symbols::Target;
+use super::target::Target;
 use super::unit::{SymbolId, Unit};
 
 /// Bytes of a symbol.

@@ -7,9 +7,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::error::LinkError;
-use super::gathered::{Gathered, gathered};
+use super::gathered::{Gathered, gathered, is_set_name};
 use super::object::{Binding, Object, Place, Section, Symbol};
-use super::symbols::is_set_name;
 
 const SHF_EXCLUDE: u64 = 0x8000_0000;
 

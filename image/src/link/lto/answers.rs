@@ -216,8 +216,9 @@ fn is_inside(group: &Group<'_>, symbol: &Symbol<'_>) -> bool {
 mod tests {
     use super::*;
     use crate::link::files::Step;
+    use crate::link::intermediate::{CodeSymbol, object};
     use crate::link::lto::abi;
-    use crate::link::lto::code::{CodeSymbol, object};
+    use crate::link::lto::host::code_symbol;
     use crate::link::resolve::{Asked, Became};
     use crate::link::unit::{Beforehand, UnitKind};
 
@@ -237,7 +238,7 @@ mod tests {
                 comdat_key: std::ptr::null_mut(),
                 resolution: 0,
             };
-            CodeSymbol::new(name.to_owned(), Some(key.to_owned()), &from)
+            code_symbol(name.to_owned(), Some(key.to_owned()), &from)
         };
         words.split_whitespace().map(read).collect()
     }

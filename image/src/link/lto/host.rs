@@ -9,10 +9,13 @@ use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use goblin::elf::sym::{STT_FUNC, STT_NOTYPE, STT_OBJECT};
+use goblin::elf::sym::{STV_DEFAULT, STV_HIDDEN, STV_INTERNAL, STV_PROTECTED};
+
 use super::abi::{self, ClaimFile, Hook, InputFile, Status, Symbol, tag};
 use super::answers::Answer;
-use super::code::CodeSymbol;
-use super::source::Source;
+use crate::link::intermediate::{CodeSymbol, Kind};
+use crate::link::source::Source;
 
 /// Most bytes of a message.
 const MOST_SAID: usize = 4096;
@@ -174,7 +177,7 @@ extern "C" fn add_symbols(handle: *mut c_void, count: c_int, symbols: *const Sym
             let symbol = &*symbols.add(at);
             (symbol, text(symbol.name), text(symbol.comdat_key))
         };
-        added.push(CodeSymbol::new(name.unwrap_or_default(), key, symbol));
+        added.push(code_symbol(name.unwrap_or_default(), key, symbol));
     }
     match host().file(handle) {
         Some(file) => {
@@ -182,6 +185,34 @@ extern "C" fn add_symbols(handle: *mut c_void, count: c_int, symbols: *const Sym
             abi::OK
         }
         None => abi::BAD_HANDLE,
+    }
+}
+
+/// A symbol as a plugin tells it.
+pub(super) fn code_symbol(name: String, comdat_key: Option<String>, from: &Symbol) -> CodeSymbol {
+    let kind = match from.kind {
+        0 => Kind::Defined,
+        1 => Kind::WeaklyDefined,
+        3 => Kind::WeaklyUndefined,
+        4 => Kind::Common,
+        _ => Kind::Undefined,
+    };
+    CodeSymbol {
+        name,
+        kind,
+        of: match from.of {
+            1 => STT_FUNC,
+            2 => STT_OBJECT,
+            _ => STT_NOTYPE,
+        },
+        visibility: match from.visibility {
+            1 => STV_PROTECTED,
+            2 => STV_INTERNAL,
+            3 => STV_HIDDEN,
+            _ => STV_DEFAULT,
+        },
+        size: from.size,
+        comdat_key: comdat_key.filter(|key| !key.is_empty()),
     }
 }
 

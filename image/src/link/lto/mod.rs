@@ -13,22 +13,20 @@
 
 mod abi;
 mod answers;
-mod code;
 mod host;
 mod plugin;
-mod source;
 
 use std::collections::HashSet;
 
 use answers::Answer;
-pub(super) use code::{CodeSymbol, object};
-pub(super) use source::Source;
 
 use super::args::LinkRequest;
 use super::error::LinkError;
 use super::files::{self, Code, InputBytes, Inputs, MemberBytes, ObjectBytes, Step};
+use super::intermediate;
 use super::object::Object;
 use super::resolve::{Became, Resolution};
+use super::source::Source;
 use super::{LinkSet, asked, wrappers};
 use plugin::Plugins;
 
@@ -122,7 +120,10 @@ fn candidates(request: &LinkRequest, files: &[InputBytes]) -> Vec<Claimed> {
     for (at, file) in files.iter().enumerate() {
         match file {
             InputBytes::Objects(objects) => {
-                if objects.iter().any(|object| code::is_held_by(&object.bytes)) {
+                if objects
+                    .iter()
+                    .any(|object| intermediate::is_held_by(&object.bytes))
+                {
                     found.push((at, None));
                 }
             }
@@ -138,8 +139,8 @@ fn candidates(request: &LinkRequest, files: &[InputBytes]) -> Vec<Claimed> {
 
 fn holds_code_alone(member: &MemberBytes) -> bool {
     let bytes = &member.bytes;
-    code::is_held_by(bytes)
-        && (code::is_bitcode(bytes)
+    intermediate::is_held_by(bytes)
+        && (intermediate::is_bitcode(bytes)
             || Object::parse(&member.name, bytes).is_ok_and(|object| object.is_intermediate_code()))
 }
 

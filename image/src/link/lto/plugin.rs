@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::abi::{self, InputFile, OnLoad, Transfer, Value, tag};
 use super::answers::Answer;
-use super::code::CodeSymbol;
 use super::host::{self, Host, Made, Shown, clean, host};
-use super::source::Source;
 use crate::link::args::{LinkRequest, Plugin};
 use crate::link::error::LinkError;
+use crate::link::intermediate::CodeSymbol;
+use crate::link::source::Source;
 
 static USED: AtomicBool = AtomicBool::new(false);
 /// The plugins of this link. Their temporary files are gone with it.

@@ -30,7 +30,7 @@ use super::gathered::Gathered;
 use super::merge::Merged;
 use super::object::{Place, Symbol};
 use super::slots::Detour;
-use super::symbols::{Target, UnitTargets};
+use super::target::{Target, UnitTargets};
 use super::unit::{SymbolId, Unit};
 
 /// Bytes of a stub: an indirect jump, padded.

@@ -9,12 +9,12 @@ use super::{Entry, Extent, Part, Placement, Plan, STUB_SIZE};
 use crate::link::args::Strip;
 use crate::link::detour_frames;
 use crate::link::error::LinkError;
-use crate::link::gathered::gathered;
+use crate::link::gathered::{gathered, is_set_name};
 use crate::link::merge::{self, MergeKey};
 use crate::link::object::{Binding, Place, Section};
 use crate::link::patch::Value;
 use crate::link::references::patches;
-use crate::link::symbols::{Target, UnitTargets, is_set_name};
+use crate::link::target::{Target, UnitTargets};
 use crate::link::unit::{SymbolId, Unit, UnitKind};
 
 /// Plans the unit whose index is `own`.
@@ -286,14 +286,15 @@ impl<'a> Planner<'_, 'a> {
 
     fn place_commons(&mut self) {
         for (o, s, symbol) in self.unit.symbols() {
-            let counts = symbol.place == Place::Common
-                && self.targets[o][s]
-                    == Target::Defined(SymbolId {
-                        unit: self.own,
-                        object: o,
-                        symbol: s,
-                    });
-            if counts {
+            let id = SymbolId {
+                unit: self.own,
+                object: o,
+                symbol: s,
+            };
+            // What a library leaves open (a variable that has defaults) may still be this.
+            let counts = self.targets[o][s] == Target::Defined(id)
+                || self.unit.definition(symbol.name) == Some((o, s));
+            if symbol.place == Place::Common && counts {
                 let extent = if symbol.is_thread_local() {
                     &mut self.plan.thread
                 } else {

@@ -8,13 +8,13 @@
 
 use std::collections::BTreeMap;
 
-use super::gathered::{Gathered, gathered};
-use super::image::{Cursor, Image, Span};
-use super::object::Section;
+use super::{Cursor, Image, Span};
+use crate::link::gathered::{Gathered, gathered};
+use crate::link::object::Section;
 
 /// The run of the application's pages that an orphan section lies in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Run {
+pub(in crate::link) enum Run {
     #[default]
     Constants,
     Code,
@@ -23,10 +23,10 @@ pub(super) enum Run {
 
 /// All sections of a name.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Orphan {
-    pub(super) name: String,
-    pub(super) run: Run,
-    pub(super) span: Span,
+pub(in crate::link) struct Orphan {
+    pub(in crate::link) name: String,
+    pub(in crate::link) run: Run,
+    pub(in crate::link) span: Span,
     /// Each section, by unit, object and index, with its object's place in the order of ld.
     parts: Vec<(usize, (usize, usize, usize))>,
     is_code: bool,
@@ -36,19 +36,19 @@ pub(super) struct Orphan {
 }
 
 impl Orphan {
-    pub(super) fn is_writable_code(&self) -> bool {
+    pub(in crate::link) fn is_writable_code(&self) -> bool {
         self.is_code && self.is_writable
     }
 
     /// The first of its sections.
-    pub(super) fn first(&self) -> Option<(usize, usize, usize)> {
+    pub(in crate::link) fn first(&self) -> Option<(usize, usize, usize)> {
         self.parts.first().map(|(_, at)| *at)
     }
 }
 
 impl Image<'_, '_> {
     /// Finds all orphan sections of the program.
-    pub(super) fn find_orphans(&mut self) {
+    pub(in crate::link) fn find_orphans(&mut self) {
         let mut found: BTreeMap<&str, Orphan> = BTreeMap::new();
         for u in self.included() {
             let unit = &self.units[u];
@@ -83,7 +83,7 @@ impl Image<'_, '_> {
     }
 
     /// Places those of one run from `end` on.
-    pub(super) fn place_orphans(&mut self, run: Run, end: &mut Cursor) {
+    pub(in crate::link) fn place_orphans(&mut self, run: Run, end: &mut Cursor) {
         let mut orphans = std::mem::take(&mut self.orphans);
         for orphan in orphans.iter_mut().filter(|orphan| orphan.run == run) {
             let section = |(u, o, s): (usize, usize, usize)| -> &Section<'_> {
@@ -105,7 +105,7 @@ impl Image<'_, '_> {
     }
 
     /// `__start_NAME` and `__stop_NAME`.
-    pub(super) fn orphan_border(&self, name: &str) -> Option<u64> {
+    pub(in crate::link) fn orphan_border(&self, name: &str) -> Option<u64> {
         let (orphan, is_start) = self.orphan_of_border(name)?;
         Some(if is_start {
             orphan.span.start
@@ -115,7 +115,7 @@ impl Image<'_, '_> {
     }
 
     /// True for a border of entries of which an ordinary link would keep one of several equal ones.
-    pub(super) fn is_border_of_merged(&self, name: &str) -> bool {
+    pub(in crate::link) fn is_border_of_merged(&self, name: &str) -> bool {
         let orphan = self.orphan_of_border(name);
         orphan.is_some_and(|(orphan, _)| orphan.is_mergeable)
     }

@@ -3,11 +3,8 @@
 use std::collections::HashMap;
 
 use goblin::elf::section_header::{SHF_ALLOC, SHT_PROGBITS};
-use goblin::elf::sym::{STT_FUNC, STT_NOTYPE, STT_OBJECT};
-use goblin::elf::sym::{STV_DEFAULT, STV_HIDDEN, STV_INTERNAL, STV_PROTECTED};
 
-use super::abi;
-use crate::link::object::{Binding, Group, Object, Place, Section, Symbol};
+use super::object::{Binding, Group, Object, Place, Section, Symbol};
 
 /// How sections of GCC's code are called.
 const GCC: &[u8] = b".gnu.lto_";
@@ -16,16 +13,16 @@ const LLVM: [&[u8]; 2] = [b"BC\xc0\xde", b"\xde\xc0\x17\x0b"];
 
 /// A symbol of intermediate code.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::link) struct CodeSymbol {
+pub(super) struct CodeSymbol {
     pub(super) name: String,
     pub(super) kind: Kind,
     /// `STT_*`.
-    of: u8,
+    pub(super) of: u8,
     /// `STV_*`.
-    visibility: u8,
-    size: u64,
+    pub(super) visibility: u8,
+    pub(super) size: u64,
     /// It is one of several copies, which have this in common.
-    comdat_key: Option<String>,
+    pub(super) comdat_key: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,35 +32,6 @@ pub(super) enum Kind {
     Undefined,
     WeaklyUndefined,
     Common,
-}
-
-impl CodeSymbol {
-    pub(super) fn new(name: String, comdat_key: Option<String>, from: &abi::Symbol) -> Self {
-        let kind = match from.kind {
-            0 => Kind::Defined,
-            1 => Kind::WeaklyDefined,
-            3 => Kind::WeaklyUndefined,
-            4 => Kind::Common,
-            _ => Kind::Undefined,
-        };
-        Self {
-            name,
-            kind,
-            of: match from.of {
-                1 => STT_FUNC,
-                2 => STT_OBJECT,
-                _ => STT_NOTYPE,
-            },
-            visibility: match from.visibility {
-                1 => STV_PROTECTED,
-                2 => STV_INTERNAL,
-                3 => STV_HIDDEN,
-                _ => STV_DEFAULT,
-            },
-            size: from.size,
-            comdat_key: comdat_key.filter(|key| !key.is_empty()),
-        }
-    }
 }
 
 /// True for an object with intermediate code, whatever else it has.
@@ -106,7 +74,7 @@ fn has(text: &[u8], words: &[u8]) -> bool {
 
 /// What stands for a file of intermediate code until it is compiled. No section of it has contents; each group of copies
 /// has one of its own.
-pub(in crate::link) fn object<'a>(name: &str, symbols: &'a [CodeSymbol]) -> Object<'a> {
+pub(super) fn object<'a>(name: &str, symbols: &'a [CodeSymbol]) -> Object<'a> {
     let section = |is_content: bool| Section {
         name: ".text",
         kind: SHT_PROGBITS,

@@ -5,21 +5,21 @@ use std::collections::{BTreeMap, HashMap};
 
 use goblin::elf::section_header::{SHF_MERGE, SHF_STRINGS, SHT_PROGBITS};
 
-use super::image::Image;
-use super::merge::{self, At, MergeKey, Merged};
-use super::object::Section;
-use super::plan::{Extent, Part};
+use super::Image;
+use crate::link::merge::{self, At, MergeKey, Merged};
+use crate::link::object::Section;
+use crate::link::plan::{Extent, Part};
 
 /// The sections of one name.
 #[derive(Debug)]
-pub(super) struct Loose {
-    pub(super) extent: Extent,
+pub(in crate::link) struct Loose {
+    pub(in crate::link) extent: Extent,
     /// `sh_type`.
-    pub(super) kind: u32,
+    pub(in crate::link) kind: u32,
     /// `sh_flags` and `sh_entsize`, which tell of strings that were merged.
-    pub(super) flags: u64,
-    pub(super) entry_size: u64,
-    pub(super) merged: Vec<Merged>,
+    pub(in crate::link) flags: u64,
+    pub(in crate::link) entry_size: u64,
+    pub(in crate::link) merged: Vec<Merged>,
 }
 
 impl Default for Loose {
@@ -44,14 +44,14 @@ enum Went {
 
 /// All of them.
 #[derive(Debug, Default)]
-pub(super) struct LooseSections {
-    pub(super) by_name: BTreeMap<String, Loose>,
+pub(in crate::link) struct LooseSections {
+    pub(in crate::link) by_name: BTreeMap<String, Loose>,
     went: HashMap<At, Went>,
 }
 
 impl LooseSections {
     /// Of a byte of a section called `name`, its offset in the output.
-    pub(super) fn offset(&self, name: &str, at: At, offset: u64) -> Option<u64> {
+    pub(in crate::link) fn offset(&self, name: &str, at: At, offset: u64) -> Option<u64> {
         Some(match self.went.get(&at)? {
             Went::To(start) => start.wrapping_add(offset),
             Went::Into(index) => {
@@ -62,13 +62,13 @@ impl LooseSections {
     }
 
     /// The section is not there as it was.
-    pub(super) fn is_merged(&self, at: At) -> bool {
+    pub(in crate::link) fn is_merged(&self, at: At) -> bool {
         matches!(self.went.get(&at), Some(Went::Into(_)))
     }
 }
 
 impl Image<'_, '_> {
-    pub(super) fn place_loose(&mut self) {
+    pub(in crate::link) fn place_loose(&mut self) {
         let mut found: BTreeMap<&str, Vec<At>> = BTreeMap::new();
         for u in (0..self.units.len()).filter(|unit| self.program.includes(*unit)) {
             for (o, s, section) in self.units[u].sections() {

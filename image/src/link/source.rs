@@ -4,15 +4,15 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
 
-use crate::link::error::LinkError;
+use super::error::LinkError;
 
 /// Where an object is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::link) struct Source {
-    pub(in crate::link) path: PathBuf,
+pub(super) struct Source {
+    pub(super) path: PathBuf,
     /// Of a member of an archive.
-    pub(in crate::link) offset: u64,
-    pub(in crate::link) size: u64,
+    pub(super) offset: u64,
+    pub(super) size: u64,
 }
 
 impl Source {

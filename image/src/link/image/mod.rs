@@ -13,13 +13,17 @@ use super::args::{BuildId, LinkRequest, Undefined};
 use super::eh_frame;
 use super::error::LinkError;
 use super::gathered::{Gathered, gathered};
-use super::loose::LooseSections;
 use super::object::{Object, Section};
-use super::orphans::{Orphan, Run};
 use super::plan::Plan;
 use super::resolve::Resolution;
-use super::symbols::UnitTargets;
+use super::target::UnitTargets;
 use super::unit::{SymbolId, Unit};
+
+pub(super) mod loose;
+pub(super) mod orphans;
+
+use self::loose::LooseSections;
+use self::orphans::{Orphan, Run};
 
 /// Room for the ELF header.
 pub(super) const ELF_HEADER_SIZE: u64 = 64;

@@ -1,0 +1,1 @@
+__thread int of_other = 20;
