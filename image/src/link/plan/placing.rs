@@ -286,14 +286,15 @@ impl<'a> Planner<'_, 'a> {
 
     fn place_commons(&mut self) {
         for (o, s, symbol) in self.unit.symbols() {
-            let counts = symbol.place == Place::Common
-                && self.targets[o][s]
-                    == Target::Defined(SymbolId {
-                        unit: self.own,
-                        object: o,
-                        symbol: s,
-                    });
-            if counts {
+            let id = SymbolId {
+                unit: self.own,
+                object: o,
+                symbol: s,
+            };
+            // What a library leaves open (a variable that has defaults) may still be this.
+            let counts = self.targets[o][s] == Target::Defined(id)
+                || self.unit.definition(symbol.name) == Some((o, s));
+            if symbol.place == Place::Common && counts {
                 let extent = if symbol.is_thread_local() {
                     &mut self.plan.thread
                 } else {
