@@ -47,6 +47,7 @@
 mod addresses;
 mod archive;
 mod args;
+mod borrowed;
 mod checks;
 mod collect;
 mod compressed;
@@ -187,7 +188,6 @@ fn link_as_named(request: &LinkRequest, registry: &mut dyn Registry) -> Result<L
     let targets: Vec<UnitTargets<'_>> = (0..set.units.len())
         .map(|unit| symbols::targets(&set.units, &program, unit))
         .collect();
-    program.borrow(&set.units, &targets);
 
     let units: Vec<&Unit<'_>> = set.units.iter().collect();
     let plans: Vec<Plan<'_>> = (0..units.len())
