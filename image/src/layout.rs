@@ -48,4 +48,19 @@ pub struct PlacedLibrary {
     /// something else there than other programs do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub own: Vec<PageCount>,
+    /// What the program means otherwise there, those with most pages first; no more than [`MOST_REASONS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub because: Vec<Reason>,
+}
+
+/// Most reasons that are told of one library.
+pub const MOST_REASONS: usize = 32;
+
+/// A symbol that the program means otherwise than a library, and pages of that library that refer to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// As the symbol table has it.
+    pub symbol: String,
+    /// How many pages.
+    pub pages: PageCount,
 }

@@ -302,7 +302,7 @@ fn what_no_slot_can_stand_in_for_costs_little() {
             let pages = pages_of(&linked, "get");
             assert_eq!((pages.own.0, pages.bound.0), (own, bound), "{pages:?}");
             if own > 0 {
-                assert_eq!(pages.because[0].0, "value");
+                assert_eq!(pages.because[0].symbol, "value");
             }
             images.push(found["get"].clone());
         }

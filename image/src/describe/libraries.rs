@@ -10,7 +10,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::load::Run;
-use crate::layout::{LAYOUT_FORMAT, LinkLayout, PlacedLibrary};
+use crate::layout::{LAYOUT_FORMAT, LinkLayout, PlacedLibrary, Reason};
 
 /// Why a layout section is refused. Such a file was changed after `pool link` wrote it: linking
 /// again, or removing the section with `objcopy -R .pool.layout`, helps.
@@ -111,6 +111,8 @@ pub(super) struct Claim<'a> {
     pub(super) order: usize,
     /// Addresses of pages that are the image's own, sorted, and what they are in other images.
     pub(super) own: Vec<(u64, &'a [u8])>,
+    /// Why.
+    pub(super) because: Vec<Reason>,
 }
 
 impl<'a> Claim<'a> {
@@ -174,6 +176,7 @@ pub(super) fn read_claims<'a>(
             && let Some(shared) = claims.iter_mut().rfind(|claim| claim.part == Part::Shared)
         {
             shared.own = own;
+            shared.because = placed.because;
         }
     }
     claims.sort_unstable_by_key(|claim| claim.start);
@@ -229,6 +232,7 @@ fn claim<'a>(
             library: library.clone(),
             order,
             own: Vec::new(),
+            because: Vec::new(),
         }),
         None => Err(LayoutError::Addresses {
             library: library.clone(),

@@ -28,10 +28,12 @@ use pool_core::description::{
     DESCRIPTION_FORMAT, Description, DescriptionError, FileIdentity, Layout,
 };
 use pool_core::name::LibraryRef;
-use pool_core::{GuestAddress, ObjectId};
+use pool_core::{GuestAddress, ObjectId, PageCount};
+use serde::Serialize;
 use thiserror::Error;
 
 use crate::elf::{ElfError, Executable, ExecutableKind};
+use crate::layout::Reason;
 
 pub use content::{Content, Piece};
 pub use libraries::LayoutError;
@@ -79,6 +81,17 @@ pub struct ImageObject<'a> {
     pub content: Content<'a>,
 }
 
+/// Pages of a library that an image has of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OwnPages {
+    /// The library.
+    pub library: LibraryRef,
+    /// How many.
+    pub pages: PageCount,
+    /// What the program means otherwise there, as its linker has told.
+    pub because: Vec<Reason>,
+}
+
 /// Whole pages of the file that are pages of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileSpan {
@@ -100,6 +113,8 @@ pub struct DescribedImage<'a> {
     pub kind: ExecutableKind,
     /// True without a symbol table.
     pub stripped: bool,
+    /// Pages of libraries that the image has of its own.
+    pub own: Vec<OwnPages>,
     file: &'a [u8],
     spans: Vec<FileSpan>,
 }
@@ -133,6 +148,13 @@ pub fn describe(file: &[u8]) -> Result<DescribedImage<'_>, DescribeError> {
     };
     let runs = libraries::cut(load::load(&executable), &claims);
     libraries::check_shared(&claims, &runs)?;
+    let own = claims.iter().filter(|claim| !claim.own.is_empty());
+    let own = own.map(|claim| OwnPages {
+        library: claim.library.clone(),
+        pages: PageCount(claim.own.len() as u64),
+        because: claim.because.clone(),
+    });
+    let own = own.collect();
     let mut gathered = objects::gather(runs, &claims);
     let image = FileIdentity {
         digest: ObjectId::of(file),
@@ -165,6 +187,7 @@ pub fn describe(file: &[u8]) -> Result<DescribedImage<'_>, DescribeError> {
         objects: gathered.objects,
         kind: executable.kind,
         stripped: executable.stripped,
+        own,
         file,
         spans: gathered.spans,
     })

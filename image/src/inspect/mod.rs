@@ -1,18 +1,20 @@
 //! A report on an executable, for people (`Display`) and programs (`Serialize`).
 
+pub mod against;
+pub mod picture;
 mod table;
 mod windows;
 
 use std::collections::{BTreeMap, HashSet};
 
 use pool_core::address::Protection;
-use pool_core::description::{Abi, Layout, ProgramHeaders, RangeKind};
+use pool_core::description::{Abi, Layout, ProgramHeaders, Range, RangeKind};
 use pool_core::name::LibraryRef;
 use pool_core::page::{PAGE_SIZE, is_zero};
 use pool_core::{GuestAddress, ObjectId, PageCount, PageId};
 use serde::Serialize;
 
-use crate::describe::{DescribedImage, ObjectRole};
+use crate::describe::{DescribedImage, ObjectRole, OwnPages};
 use crate::elf::ExecutableKind;
 use crate::minify::minify;
 
@@ -47,6 +49,8 @@ pub struct Report {
     pub pages: PageReport,
     /// Pages of each library version.
     pub libraries: Vec<LibraryReport>,
+    /// Pages of libraries that differ in this image, and why.
+    pub own: Vec<OwnPages>,
     /// 2 MiB windows of memory.
     pub windows: WindowReport,
 }
@@ -135,6 +139,7 @@ pub fn inspect(image: &DescribedImage<'_>) -> Report {
         ranges,
         pages: count_pages(image, &contents),
         libraries: count_libraries(image, &contents),
+        own: image.own.clone(),
         windows: windows::count(description),
     }
 }
@@ -154,6 +159,16 @@ fn page_contents(image: &DescribedImage<'_>) -> PageContents {
         .collect()
 }
 
+/// The pages of a range, if it has some.
+fn pages_of<'c>(range: &Range, contents: &'c PageContents) -> &'c [Option<PageId>] {
+    let Some(source) = range.source else {
+        return &[];
+    };
+    let first = (source.offset / PAGE_SIZE) as usize;
+    let count = PageCount::covering(range.length).0 as usize;
+    &contents[&source.object][first..first + count]
+}
+
 fn count_pages(image: &DescribedImage<'_>, contents: &PageContents) -> PageReport {
     let mut report = PageReport::default();
     let mut distinct = HashSet::new();
@@ -165,9 +180,7 @@ fn count_pages(image: &DescribedImage<'_>, contents: &PageContents) -> PageRepor
             RangeKind::Private => report.private += count,
             RangeKind::Zero => report.bss += count,
         }
-        let Some(source) = range.source else { continue };
-        let first = (source.offset / PAGE_SIZE) as usize;
-        for page in &contents[&source.object][first..first + count.0 as usize] {
+        for page in pages_of(range, contents) {
             match page {
                 Some(id) => {
                     distinct.insert(id);

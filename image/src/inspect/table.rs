@@ -46,6 +46,19 @@ impl fmt::Display for Report {
         }
         self.write_ranges(f)?;
         self.write_libraries(f)?;
+        for own in &self.own {
+            let symbols = own.because.iter();
+            let symbols: Vec<String> = symbols
+                .map(|reason| format!("{} ({})", reason.symbol, reason.pages.0))
+                .collect();
+            writeln!(
+                f,
+                "\n{} pages of {} are this image's own, because what they refer to is: {}",
+                own.pages,
+                own.library,
+                symbols.join(", ")
+            )?;
+        }
         let pages = &self.pages;
         writeln!(
             f,

@@ -26,7 +26,7 @@ pub(super) fn fill(image: &Image<'_, '_>, contents: &mut Contents) {
         for (o, s, section) in image.units[unit].sections() {
             if section.is_loaded()
                 && section.name == ".eh_frame"
-                && image.program.runs(unit, o)
+                && image.runs(unit, o)
                 && let Some(address) = image.section_address(unit, o, s, 0)
                 && let Some(bytes) = relocate::section(image, contents, (unit, o, s))
             {

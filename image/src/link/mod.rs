@@ -47,6 +47,7 @@
 mod addresses;
 mod archive;
 mod args;
+mod borrowed;
 mod checks;
 mod collect;
 mod compressed;
@@ -104,7 +105,7 @@ pub use dynamic::refuse_shared_libraries;
 pub use error::LinkError;
 pub use registry::{FileRegistry, Registry, RegistryError};
 
-use crate::layout::{self, LinkLayout, PlacedLibrary};
+use crate::layout::{self, LinkLayout, MOST_REASONS, PlacedLibrary, Reason};
 use addresses::Import;
 use files::{Code, InputBytes, Inputs, MemberBytes, ObjectBytes};
 use image::Image;
@@ -150,7 +151,7 @@ pub struct LibraryPages {
     /// programs do: it replaces what the library refers to.
     pub own: PageCount,
     /// What it replaces, each with the number of such pages, most first.
-    pub because: Vec<(String, PageCount)>,
+    pub because: Vec<Reason>,
     /// Read-only pages that hold addresses of the image.
     pub bound: PageCount,
     /// Pages of data and zeros.
@@ -187,7 +188,6 @@ fn link_as_named(request: &LinkRequest, registry: &mut dyn Registry) -> Result<L
     let targets: Vec<UnitTargets<'_>> = (0..set.units.len())
         .map(|unit| symbols::targets(&set.units, &program, unit))
         .collect();
-    program.borrow(&set.units, &targets);
 
     let units: Vec<&Unit<'_>> = set.units.iter().collect();
     let plans: Vec<Plan<'_>> = (0..units.len())
@@ -440,6 +440,10 @@ impl<'a> LinkSet<'a> {
                 shared: reservation.shared,
                 private: reservation.private,
                 own: contents.own[unit].keys().map(page).collect(),
+                because: because(&contents.own[unit])
+                    .into_iter()
+                    .take(MOST_REASONS)
+                    .collect(),
             })
         };
         let libraries: Vec<PlacedLibrary> = image
@@ -558,16 +562,19 @@ fn request(library: &Library, plan: &Plan<'_>) -> ReservationRequest {
 }
 
 /// For how many pages each symbol is a reason.
-fn because(own: &BTreeMap<usize, OwnPage>) -> Vec<(String, PageCount)> {
+fn because(own: &BTreeMap<usize, OwnPage>) -> Vec<Reason> {
     let mut pages: BTreeMap<&String, u64> = BTreeMap::new();
     for symbol in own.values().flat_map(|page| &page.because) {
         *pages.entry(symbol).or_default() += 1;
     }
     let mut pages: Vec<_> = pages
         .into_iter()
-        .map(|(symbol, count)| (symbol.clone(), PageCount(count)))
+        .map(|(symbol, count)| Reason {
+            symbol: symbol.clone(),
+            pages: PageCount(count),
+        })
         .collect();
-    pages.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    pages.sort_by_key(|reason| std::cmp::Reverse(reason.pages));
     pages
 }
 

@@ -16,7 +16,6 @@ use super::args::Definition;
 use super::error::LinkError;
 use super::files::Step;
 use super::object::{Binding, Object, Place, Symbol};
-use super::target::{Target, UnitTargets};
 use super::unit::{
     Beforehand, Groups, STRONG, SymbolId, Unit, is_one_by_language, precedence, takes_part,
 };
@@ -38,10 +37,6 @@ pub(super) struct Resolution<'a> {
     absent: HashSet<&'a str>,
     /// Those by which it means others.
     renamed: HashMap<&'a str, &'a str>,
-    /// Sections of libraries' members that are not in the program, and of which the copies count.
-    borrowed: HashSet<(usize, usize, usize)>,
-    /// Their objects.
-    lenders: HashSet<(usize, usize)>,
     /// By unit: something of it is in the image.
     included: Vec<bool>,
     /// What is to be said of tentative definitions.
@@ -204,52 +199,6 @@ impl<'a> Resolution<'a> {
         self.removed.contains(&(unit, object, section))
     }
 
-    /// Notes what of members that are not in the program is used for the sake of a copy in it, now that it is known what
-    /// symbols mean to their units: what counts in the program, and what a library's members use as their own.
-    pub(super) fn borrow(&mut self, units: &[Unit<'a>], targets: &[UnitTargets<'a>]) {
-        let dead = |id: SymbolId| {
-            if id.unit == 0 || self.is_live(id.unit, id.object) {
-                return None;
-            }
-            match units[id.unit].objects[id.object].symbols[id.symbol].place {
-                Place::Section(section) => Some((id.unit, id.object, section)),
-                _ => None,
-            }
-        };
-        let copies_in = |(unit, object, index): (usize, usize, usize), open: &mut Vec<_>| {
-            let of = &units[unit].objects[object].sections[index];
-            for relocation in &of.relocations {
-                if let Target::Defined(id) = targets[unit][object][relocation.symbol]
-                    && let Some(next) = dead(id)
-                    && units[next.0].is_copy(next.1, next.2)
-                {
-                    open.push(next);
-                }
-            }
-        };
-        let mut open: Vec<_> = self
-            .definitions
-            .values()
-            .filter_map(|id| dead(*id))
-            .collect();
-        for (u, unit) in units.iter().enumerate().skip(1) {
-            for (o, s, section) in unit.sections() {
-                if section.is_loaded() && self.is_live(u, o) {
-                    copies_in((u, o, s), &mut open);
-                }
-            }
-        }
-        let mut borrowed = HashSet::new();
-        while let Some(at) = open.pop() {
-            if borrowed.insert(at) {
-                copies_in(at, &mut open);
-            }
-        }
-        let lenders = borrowed.iter().map(|(unit, object, _)| (*unit, *object));
-        self.lenders = lenders.collect();
-        self.borrowed = borrowed;
-    }
-
     /// The symbol that has a place for what `id` defines.
     fn owner(&self, units: &[Unit<'a>], name: &str, id: SymbolId) -> Option<SymbolId> {
         let unit = &units[id.unit];
@@ -297,11 +246,6 @@ impl<'a> Resolution<'a> {
         self.lost.contains(&(unit, object, section))
     }
 
-    /// True when what the section refers to is what the program means by it.
-    pub(super) fn speaks(&self, unit: usize, object: usize, section: usize) -> bool {
-        self.is_live(unit, object) || self.borrowed.contains(&(unit, object, section))
-    }
-
     /// True when the program refers to `name` and has nothing under it.
     pub(super) fn is_absent(&self, name: &str) -> bool {
         self.absent.contains(name)
@@ -343,11 +287,6 @@ impl<'a> Resolution<'a> {
         (!symbol.is_local() && self.refers(unit, object, symbol)).then_some(name)
     }
 
-    /// True when something of the object is in the program, if only for the sake of a copy.
-    pub(super) fn runs(&self, unit: usize, object: usize) -> bool {
-        self.is_live(unit, object) || self.lenders.contains(&(unit, object))
-    }
-
     /// All such names.
     pub(super) fn all_absent(&self) -> impl Iterator<Item = &'a str> {
         self.absent.iter().copied()
@@ -356,6 +295,11 @@ impl<'a> Resolution<'a> {
     /// True when the unit takes part in the image.
     pub(super) fn includes(&self, unit: usize) -> bool {
         self.included[unit]
+    }
+
+    /// All that the program has under a name, in no order.
+    pub(super) fn all_definitions(&self) -> impl Iterator<Item = SymbolId> {
+        self.definitions.values().copied()
     }
 
     /// What the program has under `name`.

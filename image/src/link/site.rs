@@ -96,7 +96,7 @@ impl<'a> Site<'_, 'a> {
         let field = bytes.get_mut(field).ok_or_else(outside)?;
         if self.is_shared() && patched.holds_import() {
             // Elsewhere nothing is there; the image has the page of its own.
-            if !self.speaks() {
+            if !self.image.speaks(self.unit, self.object, self.section) {
                 return Ok(None);
             }
             let mut other = field.to_vec();
@@ -110,7 +110,8 @@ impl<'a> Site<'_, 'a> {
             }));
         }
         let value = self.value(patched, at, &patched.target, View::Elsewhere)?;
-        let meant = if self.speaks() || !self.is_shared() {
+        let meant = if self.image.speaks(self.unit, self.object, self.section) || !self.is_shared()
+        {
             let target = self.meant(patched).unwrap_or(patched.target);
             self.value(patched, at, &target, View::Image)?
         } else {
@@ -137,7 +138,10 @@ impl<'a> Site<'_, 'a> {
     fn meant(&self, patched: &Patched<'_, 'a>) -> Option<Target<'a>> {
         let symbol = &self.unit().objects[self.object].symbols[patched.relocation.symbol];
         let image = self.image;
-        if symbol.is_local() || symbol.name.is_empty() || !self.speaks() {
+        if symbol.is_local()
+            || symbol.name.is_empty()
+            || !self.image.speaks(self.unit, self.object, self.section)
+        {
             return None;
         }
         if let Some(name) = image.program.other_name(self.unit, self.object, symbol) {
@@ -152,12 +156,6 @@ impl<'a> Site<'_, 'a> {
             return Some(Target::Import(symbol.name));
         }
         Some(image.meant(&patched.target))
-    }
-
-    /// What the section refers to is what the program means by it.
-    fn speaks(&self) -> bool {
-        let program = self.image.program;
-        program.speaks(self.unit, self.object, self.section)
     }
 
     /// It is one of several copies in a program.

@@ -53,8 +53,7 @@ pub(super) fn build(
                     symbol: s,
                 };
                 let counts = image.targets[u][o][s] == Target::Defined(id)
-                    && (image.program.runs(u, o)
-                        || image.program.definition(symbol.name) == Some(id));
+                    && (image.runs(u, o) || image.program.definition(symbol.name) == Some(id));
                 let is_told = is_told(symbol) && !is_discarded(&image.units[u], o, symbol, discard);
                 if counts && is_told && symbol.is_local() == locals {
                     add(image, &index, id, symbol, &mut table);

@@ -10,6 +10,7 @@ use pool_core::page::PAGE_SIZE;
 use pool_core::registry::{APPLICATION_START, Reservation, SHARED_START};
 
 use super::args::{BuildId, LinkRequest, Undefined};
+use super::borrowed::Borrowed;
 use super::eh_frame;
 use super::error::LinkError;
 use super::gathered::{Gathered, gathered};
@@ -97,6 +98,7 @@ pub(super) struct Image<'i, 'a> {
     pub(super) targets: &'i [UnitTargets<'a>],
     pub(super) plans: &'i [Plan<'a>],
     pub(super) program: &'i Resolution<'a>,
+    borrowed: Borrowed,
     /// By unit; zero for a library that is in no way part of the image.
     pub(super) bases: Vec<UnitBase>,
     /// By unit: the distances of thread-local blocks that libraries have elsewhere.
@@ -145,6 +147,7 @@ impl<'i, 'a> Image<'i, 'a> {
             targets,
             plans,
             program,
+            borrowed: Borrowed::of(units, targets, program),
             registered_threads: bases.iter().map(|base| base.thread).collect(),
             bases,
             common: Common::default(),
@@ -170,6 +173,16 @@ impl<'i, 'a> Image<'i, 'a> {
         self.program.is_live(unit, object)
             && !self.program.is_lost(unit, object, section)
             && !self.program.is_removed(unit, object, section)
+    }
+
+    /// True when what the section refers to is what the program means by it.
+    pub(super) fn speaks(&self, unit: usize, object: usize, section: usize) -> bool {
+        self.program.is_live(unit, object) || self.borrowed.has((unit, object, section))
+    }
+
+    /// True when something of the object is in the program, if only for the sake of a copy.
+    pub(super) fn runs(&self, unit: usize, object: usize) -> bool {
+        self.program.is_live(unit, object) || self.borrowed.has_of(unit, object)
     }
 
     /// True when libraries have data, far from the application's.
