@@ -351,6 +351,8 @@ fn keyword(value: &str, request: &mut LinkRequest) -> Result<(), LinkError> {
     match name {
         "execstack" => request.executable_stack = Some(true),
         "noexecstack" => request.executable_stack = Some(false),
+        "relro" => request.protects = true,
+        "norelro" => request.protects = false,
         "start-stop-gc" => request.collects_sets = true,
         "nostart-stop-gc" => request.collects_sets = false,
         "muldefs" => request.allow_multiple_definition = true,
