@@ -41,8 +41,9 @@
 //! - `etext` is the end of the application's code; that of libraries lies elsewhere;
 //! - sections that are named as a compiler names those of single variables (`.data.NAME`) lie with their library's
 //!   or the application's data: who walks them from one to another should give them a name that is none of these;
-//! - nothing is write-protected after the start (`-z relro`): what is constant from the start is on pages that
-//!   nobody can write, all else stays writable.
+//! - what is constant from the start is on pages that nobody can ever write; of what is so after the start (`-z relro`) the
+//!   application's is write-protected then, while libraries' offset tables and what they name `.data.rel.ro` by hand stay
+//!   writable: start-up code knows of one such range, and each library has its data at addresses of its own.
 
 mod addresses;
 mod archive;
@@ -191,7 +192,7 @@ fn link_as_named(request: &LinkRequest, registry: &mut dyn Registry) -> Result<L
 
     let units: Vec<&Unit<'_>> = set.units.iter().collect();
     let plans: Vec<Plan<'_>> = (0..units.len())
-        .map(|own| Plan::new(&units, own, &targets[own], request.strip))
+        .map(|own| Plan::new(&units, own, &targets[own], request))
         .collect::<Result<_, _>>()?;
     let reservations = set.reserve(&plans, &program, registry)?;
     let image = Image::new(

@@ -6,7 +6,8 @@
 
 use goblin::elf::header::EM_X86_64;
 use goblin::elf::program_header::{
-    PF_R, PF_W, PF_X, PT_GNU_EH_FRAME, PT_GNU_PROPERTY, PT_GNU_STACK, PT_LOAD, PT_NOTE, PT_TLS,
+    PF_R, PF_W, PF_X, PT_GNU_EH_FRAME, PT_GNU_PROPERTY, PT_GNU_RELRO, PT_GNU_STACK, PT_LOAD,
+    PT_NOTE, PT_TLS,
 };
 use goblin::elf::section_header::{
     SHF_ALLOC, SHF_COMPRESSED, SHF_EXECINSTR, SHF_INFO_LINK, SHF_TLS, SHF_WRITE, SHT_FINI_ARRAY,
@@ -72,6 +73,7 @@ pub(super) fn write(
         segments: Vec::new(),
         sections: vec![OutputSection::default()],
         alignment: request.max_page_size,
+        protects: request.protects,
     };
     file.application(image, contents);
     // Libraries lie where they are registered.
@@ -107,6 +109,7 @@ struct Writer {
     sections: Vec<OutputSection>,
     /// Of runs of pages: what their address and their offset are the same in.
     alignment: u64,
+    protects: bool,
 }
 
 impl Writer {
@@ -299,8 +302,29 @@ impl Writer {
         if unit == 0 {
             self.orphans(image, Run::Data, flags, run);
         }
-        let data = span(start, stored);
+        // Up to the end of the page: nothing else is on it.
+        let protected = plan.constant_after_start.next_multiple_of(PAGE_SIZE);
+        if unit == 0 && self.protects {
+            // There may be nothing, as constants are on pages of their own. Who checks for it finds it all the same.
+            self.segments.push(Segment {
+                kind: PT_GNU_RELRO,
+                flags: PF_R,
+                offset: run.offset_of(start),
+                address: start,
+                stored: protected,
+                size: protected,
+                alignment: 1,
+            });
+        }
+        let table = plan.constant_after_start.min(plan.table_size());
+        let rest = plan.constant_after_start - table;
+        self.section(".got", SHT_PROGBITS, flags, span(start, table), run);
+        let rest = span(start + table, rest);
+        self.section(".data.rel.ro", SHT_PROGBITS, flags, rest, run);
+        let first = protected.min(size);
+        let data = span(start + first, stored.saturating_sub(first));
         self.section(&named(".data"), SHT_PROGBITS, flags, data, run);
+        let stored = stored.max(first);
         let zeros = span(start + stored, size - stored);
         self.section(&named(".bss"), SHT_NOBITS, flags, zeros, run);
     }

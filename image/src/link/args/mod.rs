@@ -24,7 +24,7 @@ pub use request::{
     Strip, Undefined,
 };
 pub use response::expand;
-use vocabulary::{IGNORED, IGNORED_WITH_VALUE, PROPERTIES, WITHOUT_EFFECT};
+use vocabulary::{IGNORED, IGNORED_LETTERS, IGNORED_WITH_VALUE, PROPERTIES, WITHOUT_EFFECT};
 
 /// With nothing to link it asks for the linker script.
 const VERBOSE: &str = "--verbose";
@@ -290,7 +290,7 @@ fn short_option(
     if let Some(advice) = vocabulary::advice(letter.encode_utf8(&mut [0; 4])) {
         return Err(LinkError::option(whole, advice));
     }
-    if !"oelLumzOI".contains(letter) {
+    if !"oelLumzOI".contains(letter) && !IGNORED_LETTERS.contains(letter) {
         return Ok(false);
     }
     let value = if attached.is_empty() {
@@ -351,6 +351,8 @@ fn keyword(value: &str, request: &mut LinkRequest) -> Result<(), LinkError> {
     match name {
         "execstack" => request.executable_stack = Some(true),
         "noexecstack" => request.executable_stack = Some(false),
+        "relro" => request.protects = true,
+        "norelro" => request.protects = false,
         "start-stop-gc" => request.collects_sets = true,
         "nostart-stop-gc" => request.collects_sets = false,
         "muldefs" => request.allow_multiple_definition = true,
@@ -558,6 +560,20 @@ mod tests {
         assert_eq!(request.warnings, ["-z x=y ignored"]);
         assert!(parse("-z undefs a.o").unwrap().unresolved.ignored);
         assert!(!parse("-z undefs -z defs a.o").unwrap().unresolved.ignored);
+    }
+
+    #[test]
+    fn what_is_about_other_outputs_makes_no_difference() {
+        for line in [
+            "-EL -flto -Bgroup --check-sections --default-symver --split-by-file=4 a.o",
+            "--export-dynamic-symbol=x --spare-dynamic-tags 4 --hash-size=7 a.o",
+            "-hname -h name -yfoo -Fx -f x -Pfile -G8 -A i386 a.o",
+            "-z lam-report=none -z nopack-relative-relocs a.o",
+        ] {
+            let request = parse(line).unwrap();
+            assert_eq!(request.inputs.len(), 1, "{line}");
+            assert!(request.warnings.is_empty(), "{line}");
+        }
     }
 
     #[test]

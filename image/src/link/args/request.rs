@@ -33,6 +33,9 @@ pub struct LinkRequest {
     pub error_limit: Option<usize>,
     /// Bytes of stack that the program asks for; 0 is what there is (`-z stack-size`).
     pub stack_size: u64,
+    /// What is constant after the start of the application's data is write-protected then (`-z relro`, as at first, and
+    /// `-z norelro`).
+    pub protects: bool,
     /// What the application's parts begin at multiples of, in memory and (but for that) in the file (`-z max-page-size`).
     pub max_page_size: u64,
     /// Patterns of sections of the application that keep their name in the output; those of one name lie together (`--unique`).
@@ -112,6 +115,7 @@ impl Default for LinkRequest {
             unresolved: Undefined::default(),
             error_limit: Some(MOST_ERRORS),
             stack_size: 0,
+            protects: true,
             max_page_size: PAGE_SIZE,
             unique: Vec::new(),
             inputs: Vec::new(),

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use pool_core::page::PAGE_SIZE;
 
-use super::args::Strip;
+use super::args::LinkRequest;
 use super::error::LinkError;
 use super::gathered::Gathered;
 use super::merge::Merged;
@@ -128,6 +128,9 @@ pub(super) struct Plan<'a> {
     pub(super) data: Extent,
     /// Bytes of the data that are in the file; the rest is zero.
     pub(super) data_stored: u64,
+    /// Bytes at the start of the application's data that nobody writes after the start: up to the end of a page, where
+    /// other data follow.
+    pub(super) constant_after_start: u64,
     pub(super) thread: Extent,
     pub(super) thread_stored: u64,
     /// Offset of the notes' end in the constants, which begin with them.
@@ -164,9 +167,9 @@ impl<'a> Plan<'a> {
         units: &[&Unit<'a>],
         own: usize,
         targets: &UnitTargets<'a>,
-        strip: Strip,
+        request: &LinkRequest,
     ) -> Result<Self, LinkError> {
-        placing::plan(units, own, targets, strip)
+        placing::plan(units, own, targets, request)
     }
 
     fn empty(unit: &Unit<'a>) -> Self {
@@ -187,6 +190,7 @@ impl<'a> Plan<'a> {
             bound: Extent::default(),
             data: Extent::default(),
             data_stored: 0,
+            constant_after_start: 0,
             thread: Extent::default(),
             thread_stored: 0,
             notes: 0,
@@ -267,6 +271,11 @@ impl<'a> Plan<'a> {
         self.code
             .size
             .next_multiple_of(self.constant.alignment.max(64))
+    }
+
+    /// Bytes of the offset table, with which the data begin.
+    pub(super) fn table_size(&self) -> u64 {
+        self.entries.len() as u64 * 8
     }
 
     /// Bytes of a library's shared range.

@@ -6,7 +6,7 @@ use goblin::elf::section_header::SHT_NOTE;
 use pool_core::page::PAGE_SIZE;
 
 use super::{Entry, Extent, Part, Placement, Plan, STUB_SIZE};
-use crate::link::args::Strip;
+use crate::link::args::{LinkRequest, Strip};
 use crate::link::detour_frames;
 use crate::link::error::LinkError;
 use crate::link::gathered::{gathered, is_set_name};
@@ -22,7 +22,7 @@ pub(super) fn plan<'a>(
     units: &[&Unit<'a>],
     own: usize,
     targets: &UnitTargets<'a>,
-    strip: Strip,
+    request: &LinkRequest,
 ) -> Result<Plan<'a>, LinkError> {
     let mut planner = Planner {
         units,
@@ -30,10 +30,12 @@ pub(super) fn plan<'a>(
         own,
         targets,
         plan: Plan::empty(units[own]),
+        protects: false,
     };
     planner.tables()?;
     let bound = planner.bound_sections()?;
-    planner.place(&bound, strip)?;
+    planner.protects = request.protects && planner.unit.kind == UnitKind::Application;
+    planner.place(&bound, request.strip)?;
     Ok(planner.plan)
 }
 
@@ -43,6 +45,8 @@ struct Planner<'p, 'a> {
     targets: &'p UnitTargets<'a>,
     units: &'p [&'p Unit<'a>],
     plan: Plan<'a>,
+    /// What is placed now of the data is constant after the start.
+    protects: bool,
 }
 
 impl<'a> Planner<'_, 'a> {
@@ -151,13 +155,16 @@ impl<'a> Planner<'_, 'a> {
         }
         order.sort_unstable();
 
-        let tables = self.plan.entries.len() as u64 * 8;
+        let tables = self.plan.table_size();
         self.plan.data.take(tables, 16);
         self.plan.data_stored = tables;
         let (before, after): (Vec<_>, Vec<_>) = order
             .into_iter()
             .partition(|(part, rank, ..)| *part != Part::Constant || *rank <= Rank::FIRST);
-        for (part, _, o, s) in before {
+        for (part, rank, o, s) in before {
+            if part == Part::Data && rank > Rank::FIRST {
+                self.end_protected();
+            }
             self.place_section(part, o, s);
             if part == Part::Constant {
                 self.plan.notes = self.plan.constant.size;
@@ -171,6 +178,9 @@ impl<'a> Planner<'_, 'a> {
         }
         self.place_stubs();
         self.place_commons();
+        if self.protects && self.plan.data.size > 0 {
+            self.protect();
+        }
         Ok(())
     }
 
@@ -267,6 +277,20 @@ impl<'a> Planner<'_, 'a> {
         self.plan.merged.push(merged);
     }
 
+    /// What follows of the data is written after the start.
+    fn end_protected(&mut self) {
+        if std::mem::take(&mut self.protects) && self.plan.data.size > 0 {
+            self.protect();
+            self.plan.data.take(0, PAGE_SIZE);
+        }
+    }
+
+    fn protect(&mut self) {
+        let data = &mut self.plan.data;
+        self.plan.constant_after_start = data.size;
+        data.alignment = data.alignment.max(PAGE_SIZE);
+    }
+
     fn place_stubs(&mut self) {
         let plan = &mut self.plan;
         let count = plan.stub_count();
@@ -295,6 +319,9 @@ impl<'a> Planner<'_, 'a> {
             let counts = self.targets[o][s] == Target::Defined(id)
                 || self.unit.definition(symbol.name) == Some((o, s));
             if symbol.place == Place::Common && counts {
+                if !symbol.is_thread_local() {
+                    self.end_protected();
+                }
                 let extent = if symbol.is_thread_local() {
                     &mut self.plan.thread
                 } else {

@@ -1,0 +1,1 @@
+gcc -O1 -static $B prog.c -o prog
