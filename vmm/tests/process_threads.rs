@@ -201,6 +201,85 @@ fn who_has_the_monitor_hold_a_pipe_ends() {
     }
 }
 
+/// A socket may hold pipes that are on their way, which would be closed with it.
+#[test]
+fn who_has_the_monitor_hold_a_socket_in_the_place_of_a_file_ends() {
+    if !needs(&["root"]) {
+        return;
+    }
+    for (world, _) in worlds(THREADS) {
+        let found = bounded(&world.granted("program", &PROCESS, &["attribute"])).output();
+        let found = found.unwrap();
+        let said = text(&found.stderr);
+        assert_eq!(found.status.code(), Some(137), "{said}");
+        assert_eq!(text(&found.stdout), "replaced\n", "{said}");
+    }
+}
+
+/// Before Linux 6.6 there is no such call as the monitor makes otherwise to change a mode.
+#[test]
+fn open_files_are_changed_on_older_kernels_too_and_no_places() {
+    const OLD: &str = r"
+        #include <linux/filter.h>
+        #include <linux/seccomp.h>
+        #include <stddef.h>
+        #include <errno.h>
+        #include <sys/prctl.h>
+        #include <unistd.h>
+        int main(int c, char **v) {
+            struct sock_filter code[] = {
+                {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, nr)},
+                {BPF_JMP | BPF_JEQ | BPF_K, 0, 1, 452},
+                {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | ENOSYS},
+                {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW}};
+            struct sock_fprog program = {4, code};
+            prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) return 99;
+            return execv(v[1], v + 1), 98;
+        }";
+    if !needs(&["root"]) {
+        return;
+    }
+    for (world, _) in worlds(THREADS) {
+        let old = support::compile(world.directory.path(), "old", "gcc", &["-w"], OLD);
+        let run = world.granted("program", &PROCESS, &["place"]);
+        for before in [None, Some(&old)] {
+            let program = before.map_or(run.get_program(), |old| old.as_os_str());
+            let mut command = Command::new(program);
+            if before.is_some() {
+                command.arg(run.get_program());
+            }
+            let found = bounded(command.args(run.get_args())).output().unwrap();
+            let said = text(&found.stderr);
+            assert_eq!(text(&found.stdout), "1 1 1 1 1 640\n", "{before:?} {said}");
+        }
+    }
+}
+
+/// Where `/proc` is another namespace's, the guest's number is somebody else's there.
+#[test]
+fn a_guest_is_not_looked_for_among_others() {
+    if !needs(&["root"]) {
+        return;
+    }
+    let (world, _) = worlds(THREADS).next().unwrap();
+    let run = world.vmm("program", &PROCESS, &["group"]);
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child"]);
+    command.arg(run.get_program()).args(run.get_args());
+    let found = bounded(&command).output().unwrap();
+    let said = text(&found.stderr);
+    assert!(
+        !found.status.success() && said.contains("mount -t proc"),
+        "{said}"
+    );
+    command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command.arg(run.get_program()).args(run.get_args());
+    let found = bounded(&command).output().unwrap();
+    assert_eq!(found.status.code(), Some(5), "{}", text(&found.stderr));
+}
+
 /// It makes connections itself, with what keeps it from waiting, which another thread takes back at once.
 #[test]
 fn the_monitor_waits_for_no_connection() {
@@ -210,8 +289,12 @@ fn the_monitor_waits_for_no_connection() {
     for (world, _) in worlds(THREADS) {
         let network = ["--net", "host", "--connect", "127.0.0.1:*"];
         let options = [&PROCESS[..], &network].concat();
-        let found = bounded(&world.vmm("program", &options, &["connects"])).output();
-        let found = found.unwrap();
+        let run = world.vmm("program", &options, &["connects"]);
+        // Whatever its starter has blocked.
+        let mut command = Command::new("env");
+        command.arg("--block-signal=URG");
+        command.arg(run.get_program()).args(run.get_args());
+        let found = bounded(&command).output().unwrap();
         assert_eq!(text(&found.stdout), "2000\n", "{}", text(&found.stderr));
     }
 }

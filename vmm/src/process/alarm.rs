@@ -16,7 +16,7 @@ impl Alarm {
     pub(super) fn new() -> io::Result<Self> {
         extern "C" fn nothing(_: i32) {}
         let mut timer = std::ptr::null_mut();
-        // SAFETY: the handler does nothing, and interrupts calls (no `SA_RESTART`); both structures are whole, of which all
+        // SAFETY: the handler does nothing, and interrupts calls (no `SA_RESTART`); all structures are whole, of which all
         // zeros are values; the kernel writes the timer's number.
         let made = unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
@@ -25,6 +25,13 @@ impl Alarm {
             event.sigev_notify = libc::SIGEV_SIGNAL;
             event.sigev_signo = SIGNAL;
             if libc::sigaction(SIGNAL, &raw const action, std::ptr::null_mut()) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // A starter may have blocked it.
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, SIGNAL);
+            if libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut()) < 0 {
                 return Err(io::Error::last_os_error());
             }
             libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer)

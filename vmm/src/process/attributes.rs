@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Gid, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::calls::{Calls, Next, failed, finished};
@@ -12,18 +12,17 @@ use super::ptrace::{Registers, Tracee};
 use super::threads::Threads;
 use crate::linux::host;
 
+/// What can have attributes of a user's, and is taken itself.
+const KINDS: [FileType; 2] = [FileType::RegularFile, FileType::Directory];
+
 impl Calls {
     /// Changes what an open file is like, for the guest; what the call returns.
     pub(super) fn change_file(&self, tracee: Tracee, registers: &Registers) -> Result<i64, Errno> {
         let number = registers.rdi;
-        self.opened.is_file(tracee, number)?;
         match registers.orig_rax as i64 {
-            libc::SYS_fchmod => {
-                let file = self.opened.pinned(tracee, number)?;
-                host::change_mode(file.as_raw_fd(), mode_of(registers.rsi))?;
-            }
+            libc::SYS_fchmod => self.change_mode(tracee, number, mode_of(registers.rsi))?,
             libc::SYS_fchown => {
-                let file = self.opened.pinned(tracee, number)?;
+                let file = self.opened.pinned_file(tracee, number)?;
                 change_owner(&file, registers.rsi, registers.rdx)?;
             }
             _ => self.set_attribute(tracee, registers)?,
@@ -31,12 +30,25 @@ impl Calls {
         Ok(0)
     }
 
+    /// `fchmod`. Before Linux 6.6 it takes the file itself.
+    fn change_mode(&self, tracee: Tracee, number: u64, mode: u32) -> Result<(), Errno> {
+        let file = self.opened.pinned_file(tracee, number)?;
+        match host::change_mode(file.as_raw_fd(), mode) {
+            Err(Errno::NOSYS) => {
+                let file = self
+                    .opened
+                    .taken(tracee, number, &KINDS, Errno::OPNOTSUPP)?;
+                self.opened.not_standard(&rustix::fs::fstat(&file)?)?;
+                rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
+            }
+            done => done,
+        }
+    }
+
     /// `fsetxattr`. It takes the file itself.
     fn set_attribute(&self, tracee: Tracee, registers: &Registers) -> Result<(), Errno> {
         const LONGEST_NAME: usize = 256;
         const LARGEST_VALUE: u64 = 64 << 10;
-        /// What can have attributes of a user's.
-        const KINDS: [FileType; 2] = [FileType::RegularFile, FileType::Directory];
         if registers.r10 > LARGEST_VALUE {
             return Err(Errno::TOOBIG);
         }
@@ -107,13 +119,12 @@ impl Calls {
                 _ => Next::ServeWith(Change::Flags(flags & !EMPTY)),
             };
         }
-        let is_by_descriptor = registers.rsi == 0;
-        let known = if is_by_descriptor {
-            self.opened.is_file(tracee, registers.rdi)
+        // Times that name nothing at all are of an open file, an empty path means a place as well.
+        let file = if registers.rsi == 0 {
+            self.opened.pinned_file(tracee, registers.rdi)
         } else {
-            Ok(())
+            self.opened.pinned(tracee, registers.rdi)
         };
-        let file = known.and_then(|()| self.opened.pinned(tracee, registers.rdi));
         let changed = file.and_then(|file| match call {
             libc::SYS_fchmodat2 => host::change_mode(file.as_raw_fd(), mode_of(registers.rdx)),
             libc::SYS_fchownat => change_owner(&file, registers.rdx, registers.r10),

@@ -86,6 +86,12 @@ pub enum ProcessError {
          prevent, or use --platform kvm"
     )]
     Trace(io::Error),
+    /// `/proc` has other numbers for processes.
+    #[error(
+        "/proc is not that of poolvmm's PID namespace, so that it would look at another process than the guest's: mount \
+         one there (mount -t proc proc /proc), or use --platform kvm"
+    )]
+    Numbers,
     /// This process, which traces it, cannot be confined.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
@@ -167,6 +173,9 @@ impl Guest<'_> {
 /// Runs `guest` as a child process, to its end, and prints its calls and signals to `trace`.
 pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError> {
     let Guest { plan, backing, .. } = *guest;
+    if !opened::has_own_numbers() {
+        return Err(ProcessError::Numbers);
+    }
     let vdso = Vdso::find().map(|vdso| Moved::new(&vdso, plan.rooms));
     let clock = vdso.as_ref().map(|moved| moved.to[1].start);
     let stack = guest

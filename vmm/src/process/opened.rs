@@ -4,10 +4,12 @@
 //! whoever moves bytes into it, whatever signal comes, and a socket may linger. Another thread of the guest can see to it that
 //! the tracer's would be the last. So the tracer looks at files where `/proc` has them, and pins them by descriptors
 //! without a file (`O_PATH`), whose end runs nothing. What takes the file itself it takes where nothing else can be
-//! meant by the call, and a guest that has put a pipe there meanwhile ends before that is let go of.
+//! meant by the call, and a guest that has put a pipe or a socket there meanwhile ends, and that is let go of when the tracer
+//! ends, too: a socket may hold pipes that are on their way. (The kernel itself holds a file for the moment of a look, and whoever
+//! looked may be the last then, too: it takes some thousands of tries, and ends with the guest's process alone.)
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -56,15 +58,18 @@ impl Opened {
 
     /// What `tracee` has open as `number` is like.
     pub(super) fn stat(&self, tracee: Tracee, number: u64) -> Result<Stat, Errno> {
-        let path = path(tracee, number)?;
-        rustix::fs::statat(&self.directory, path, AtFlags::empty()).map_err(|_| Errno::BADF)
+        let directory = &self.directory;
+        at(tracee, number, |path| {
+            rustix::fs::statat(directory, path, AtFlags::empty())
+        })
     }
 
     /// What it may do with that, as the owner's rights of the link that `/proc` has for it.
     fn link(&self, tracee: Tracee, number: u64) -> Result<Stat, Errno> {
-        let path = path(tracee, number)?;
-        let flags = AtFlags::SYMLINK_NOFOLLOW;
-        rustix::fs::statat(&self.directory, path, flags).map_err(|_| Errno::BADF)
+        let (directory, flags) = (&self.directory, AtFlags::SYMLINK_NOFOLLOW);
+        at(tracee, number, |path| {
+            rustix::fs::statat(directory, path, flags)
+        })
     }
 
     /// What it has open as `number` is an open file: of others (`O_PATH`) nothing can be changed but by an empty path.
@@ -91,12 +96,21 @@ impl Opened {
 
     /// The file that it has open as `number`, pinned: no other thread can put another in its place. None of its standard files.
     pub(super) fn pinned(&self, tracee: Tracee, number: u64) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let path = path(tracee, number)?;
-        let pinned = rustix::fs::openat(&self.directory, path, flags, Mode::empty());
-        let pinned = pinned.map_err(|_| Errno::BADF)?;
+        let (directory, flags) = (&self.directory, OFlags::PATH | OFlags::CLOEXEC);
+        let pinned = at(tracee, number, |path| {
+            rustix::fs::openat(directory, path, flags, Mode::empty())
+        })?;
         self.not_standard(&rustix::fs::fstat(&pinned)?)?;
         Ok(pinned)
+    }
+
+    /// The same for a call that takes an open file: it has none where it has a place alone (`O_PATH`).
+    pub(super) fn pinned_file(&self, tracee: Tracee, number: u64) -> Result<OwnedFd, Errno> {
+        let link = self.link(tracee, number)?;
+        if link.st_mode & 0o600 == 0 {
+            return Err(Errno::BADF);
+        }
+        self.pinned(tracee, number)
     }
 
     /// This process may do no more to standard files than the guest.
@@ -128,15 +142,17 @@ impl Opened {
             .map_err(|_| Errno::BADF)?;
         match kind(&rustix::fs::fstat(&file)?) {
             found if kinds.contains(&found) => Ok(file),
-            FileType::Fifo => Err(self.end(otherwise)),
+            FileType::Fifo | FileType::Socket => Err(self.end(file, otherwise)),
             _ => Err(otherwise),
         }
     }
 
-    /// Ends the guest, before it could have this process wait for it; fails with `error`.
-    pub(super) fn end(&self, error: Errno) -> Errno {
+    /// Ends the guest, which could have this process wait for the end of `file`; fails with `error`.
+    pub(super) fn end(&self, file: OwnedFd, error: Errno) -> Errno {
         // Or it is gone already.
         let _ = rustix::process::kill_process(self.guest, Signal::KILL);
+        // Closed when this process ends, as who does waits for no socket, and nobody is left who holds a pipe.
+        let _ = file.into_raw_fd();
         error
     }
 
@@ -146,15 +162,26 @@ impl Opened {
     }
 }
 
-/// Where a thread's open file is in its process's directory. All threads have one table, and that of the first is gone when
-/// it has left.
-fn path(tracee: Tracee, number: u64) -> Result<String, Errno> {
+/// What `look` finds where a thread's open file is in its process's directory, if it is there. All threads have one table, and
+/// what was looked up in it the kernel keeps in mind: it does so once, not once for each thread. Only when the first has left
+/// is that table the thread's alone.
+fn at<T>(tracee: Tracee, number: u64, look: impl Fn(&str) -> Result<T, Errno>) -> Result<T, Errno> {
     // Descriptors are of type `int`.
     let number = number as i32;
     if number < 0 {
         return Err(Errno::BADF);
     }
-    Ok(format!("task/{}/fd/{number}", tracee.0.as_raw_nonzero()))
+    let of_thread = || format!("task/{}/fd/{number}", tracee.0.as_raw_nonzero());
+    look(&format!("fd/{number}"))
+        .or_else(|_| look(&of_thread()))
+        .map_err(|_| Errno::BADF)
+}
+
+/// Whether `/proc` knows processes by the numbers that this one knows them by. Otherwise it would look at somebody else.
+pub(super) fn has_own_numbers() -> bool {
+    let own = rustix::process::getpid().as_raw_nonzero();
+    let found = std::fs::read_link("/proc/self");
+    found.is_ok_and(|found| found.as_os_str() == own.to_string().as_str())
 }
 
 fn kind(stat: &Stat) -> FileType {

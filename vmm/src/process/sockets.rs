@@ -78,7 +78,7 @@ impl Calls {
             .not_standard(&rustix::fs::fstat(&file)?)
             .is_ok();
         if is_local && is_own {
-            return Err(self.opened.end(Errno::INVAL));
+            return Err(self.opened.end(file, Errno::INVAL));
         }
         Ok(file)
     }

@@ -7,7 +7,7 @@ use super::seccomp::{self, FilterError};
 
 /// Calls of the tracer of a guest that is a process: waiting, looking, answering, printing, and the end. It opens
 /// no file any more but memory.
-const CALLS: [i64; 39] = [
+const CALLS: [i64; 40] = [
     libc::SYS_memfd_create,
     libc::SYS_ftruncate,
     libc::SYS_lseek,
@@ -23,6 +23,8 @@ const CALLS: [i64; 39] = [
     libc::SYS_fstat,
     libc::SYS_newfstatat,
     libc::SYS_fsetxattr,
+    // Before Linux 6.6.
+    libc::SYS_fchmod,
     libc::SYS_getgroups,
     libc::SYS_getuid,
     libc::SYS_getgid,

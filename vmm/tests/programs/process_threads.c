@@ -257,6 +257,25 @@ int main(int argc, char **argv) {
         puts("replaced");
         spawn(threads + 1, 1, replace);
         for (int i = 0; i < 1000000; i++) bind(target, (void *)&none, sizeof none);
+    } else if (!strcmp(what, "attribute")) {
+        own = open("/data/own", O_RDWR | O_CREAT, 0600);
+        socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
+        target = dup(own);
+        other = pair[0];
+        spawn(threads, 1, replace);
+        puts("replaced");
+        for (int i = 0; i < 1000000; i++) syscall(SYS_fsetxattr, target, "user.a", "b", 1L, 0L);
+    } else if (!strcmp(what, "place")) {
+        int file = open("/data/own", O_RDWR | O_CREAT, 0600), place = open("/data/own", O_PATH);
+        /* The calls themselves: a C library does without. */
+        printf("%d", !syscall(SYS_fchmod, file, 0640));
+        printf(" %d", syscall(SYS_fchmod, place, 0600) < 0 && errno == EBADF);
+        printf(" %d", syscall(SYS_fchown, place, -1, -1) < 0 && errno == EBADF);
+        printf(" %d", syscall(SYS_utimensat, place, 0, 0, 0) < 0 && errno == EBADF);
+        printf(" %d", !fchownat(place, "", -1, -1, AT_EMPTY_PATH));
+        struct stat s;
+        fstat(file, &s);
+        printf(" %o\n", s.st_mode & 0777);
     } else if (!strcmp(what, "connects")) {
         struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
         socklen_t length = sizeof to;
