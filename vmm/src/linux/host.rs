@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, RawFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use vm_memory::VolatileSlice;
 
@@ -91,9 +91,10 @@ fn named(number: libc::c_long, descriptor: RawFd, name: &[u8]) -> Result<u64, Er
 }
 
 /// `fchmodat2` (Linux 6.6) of `descriptor` itself, which need not have a file.
-pub(crate) fn change_mode(descriptor: RawFd, mode: u32) -> Result<(), Errno> {
+pub(crate) fn change_mode(descriptor: RawFd, mode: Mode) -> Result<(), Errno> {
     let (empty, flags) = (c"".as_ptr() as u64, libc::AT_EMPTY_PATH as u64);
-    let arguments = [descriptor as u64, empty, mode.into(), flags, 0, 0];
+    let mode = u64::from(mode.bits());
+    let arguments = [descriptor as u64, empty, mode, flags, 0, 0];
     // SAFETY: the kernel reads the path, which has its NUL.
     unsafe { call(libc::SYS_fchmodat2 as u64, arguments) }.map(drop)
 }

@@ -1,9 +1,9 @@
 //! Changes of what a file is like: its mode, owner, times and attributes. Of an open file the monitor makes them itself, so
 //! that no other thread can put another in its place.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::calls::{Calls, Next, failed, finished};
@@ -12,62 +12,37 @@ use super::ptrace::{Registers, Tracee};
 use super::threads::Threads;
 use crate::linux::host;
 
-/// What can have attributes of a user's, and is taken itself.
-const KINDS: [FileType; 2] = [FileType::RegularFile, FileType::Directory];
-
 impl Calls {
     /// Changes what an open file is like, for the guest; what the call returns.
     pub(super) fn change_file(&self, tracee: Tracee, registers: &Registers) -> Result<i64, Errno> {
-        let number = registers.rdi;
-        match registers.orig_rax as i64 {
-            libc::SYS_fchmod => self.change_mode(tracee, number, mode_of(registers.rsi))?,
-            libc::SYS_fchown => {
-                let file = self.opened.pinned_file(tracee, number)?;
-                change_owner(&file, registers.rsi, registers.rdx)?;
-            }
-            _ => self.set_attribute(tracee, registers)?,
-        }
-        Ok(0)
-    }
-
-    /// `fchmod`. Before Linux 6.6 it takes the file itself.
-    fn change_mode(&self, tracee: Tracee, number: u64, mode: u32) -> Result<(), Errno> {
-        let file = self.opened.pinned_file(tracee, number)?;
-        match host::change_mode(file.as_raw_fd(), mode) {
-            Err(Errno::NOSYS) => {
-                let file = self
-                    .opened
-                    .taken(tracee, number, &KINDS, Errno::OPNOTSUPP)?;
-                self.opened.not_standard(&rustix::fs::fstat(&file)?)?;
-                rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
-            }
-            done => done,
-        }
-    }
-
-    /// `fsetxattr`. It takes the file itself.
-    fn set_attribute(&self, tracee: Tracee, registers: &Registers) -> Result<(), Errno> {
         const LONGEST_NAME: usize = 256;
         const LARGEST_VALUE: u64 = 64 << 10;
-        if registers.r10 > LARGEST_VALUE {
-            return Err(Errno::TOOBIG);
+        let file = self.granted(tracee, registers.rdi)?;
+        match registers.orig_rax as i64 {
+            libc::SYS_fchmod => rustix::fs::fchmod(file, mode_of(registers.rsi))?,
+            libc::SYS_fchown => {
+                let (user, group) = owners(registers.rsi, registers.rdx);
+                rustix::fs::fchown(file, user, group)?;
+            }
+            _ => {
+                if registers.r10 > LARGEST_VALUE {
+                    return Err(Errno::TOOBIG);
+                }
+                let mut name = [0; LONGEST_NAME];
+                let length = tracee
+                    .read(registers.rsi, &mut name)
+                    .map_err(|_| Errno::FAULT)?;
+                let name = std::ffi::CStr::from_bytes_until_nul(&name[..length])
+                    .map_err(|_| Errno::RANGE)?;
+                let mut value = vec![0; registers.r10 as usize];
+                if tracee.read(registers.rdx, &mut value).ok() != Some(value.len()) {
+                    return Err(Errno::FAULT);
+                }
+                let flags = XattrFlags::from_bits_retain(registers.r8 as u32);
+                rustix::fs::fsetxattr(file, name, &value, flags)?;
+            }
         }
-        let mut name = [0; LONGEST_NAME];
-        let length = tracee
-            .read(registers.rsi, &mut name)
-            .map_err(|_| Errno::FAULT)?;
-        let name =
-            std::ffi::CStr::from_bytes_until_nul(&name[..length]).map_err(|_| Errno::RANGE)?;
-        let mut value = vec![0; registers.r10 as usize];
-        if tracee.read(registers.rdx, &mut value).ok() != Some(value.len()) {
-            return Err(Errno::FAULT);
-        }
-        let flags = XattrFlags::from_bits_retain(registers.r8 as u32);
-        let file = self
-            .opened
-            .taken(tracee, registers.rdi, &KINDS, Errno::PERM)?;
-        self.opened.not_standard(&rustix::fs::fstat(&file)?)?;
-        rustix::fs::fsetxattr(file, name, &value, flags)
+        Ok(0)
     }
 
     /// A change of a pipe's size. The guest's thread makes it, since it waits for whoever holds the pipe: this process
@@ -78,15 +53,14 @@ impl Calls {
         registers: &Registers,
         threads: &Threads,
     ) -> Next {
-        if !self.opened.has_standard_pipe {
+        if !self.standard_pipe {
             return Next::Serve;
         }
         if !threads.is_one() {
             return failed(Errno::PERM);
         }
-        let is_own = self.opened.stat(tracee, registers.rdi);
-        match is_own.and_then(|stat| self.opened.not_standard(&stat)) {
-            Ok(()) => Next::Serve,
+        match self.granted(tracee, registers.rdi) {
+            Ok(_) => Next::Serve,
             Err(error) => failed(error),
         }
     }
@@ -119,33 +93,30 @@ impl Calls {
                 _ => Next::ServeWith(Change::Flags(flags & !EMPTY)),
             };
         }
-        // Times that name nothing at all are of an open file, an empty path means a place as well.
-        let file = if registers.rsi == 0 {
-            self.opened.pinned_file(tracee, registers.rdi)
-        } else {
-            self.opened.pinned(tracee, registers.rdi)
-        };
+        let file = self.granted(tracee, registers.rdi);
+        // Where a path is empty, and not null, a descriptor without a file (`O_PATH`) does as well.
+        let flags = AtFlags::EMPTY_PATH;
         let changed = file.and_then(|file| match call {
             libc::SYS_fchmodat2 => host::change_mode(file.as_raw_fd(), mode_of(registers.rdx)),
-            libc::SYS_fchownat => change_owner(&file, registers.rdx, registers.r10),
-            _ => {
-                let times = times_of(tracee, registers)?;
-                rustix::fs::utimensat(file, c"", &times, AtFlags::EMPTY_PATH)
+            libc::SYS_fchownat => {
+                let (user, group) = owners(registers.rdx, registers.r10);
+                rustix::fs::chownat(file, c"", user, group, flags)
             }
+            _ if registers.rsi == 0 => rustix::fs::futimens(file, &times_of(tracee, registers)?),
+            _ => rustix::fs::utimensat(file, c"", &times_of(tracee, registers)?, flags),
         });
         finished(changed.map(|()| 0))
     }
 }
 
-fn mode_of(word: u64) -> u32 {
-    word as u32 & 0o1777
+fn mode_of(word: u64) -> Mode {
+    Mode::from_raw_mode(word as u32 & 0o1777)
 }
 
-fn change_owner(file: &OwnedFd, user: u64, group: u64) -> Result<(), Errno> {
+/// Those that are to be others.
+fn owners(user: u64, group: u64) -> (Option<Uid>, Option<Gid>) {
     let id = |word: u64| Some(word as u32).filter(|&id| id != u32::MAX);
-    let (user, group) = (id(user), id(group));
-    let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));
-    rustix::fs::chownat(file, c"", user, group, AtFlags::EMPTY_PATH)
+    (id(user).map(Uid::from_raw), id(group).map(Gid::from_raw))
 }
 
 /// The times at the third argument: now, if it is null.

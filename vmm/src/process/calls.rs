@@ -3,38 +3,40 @@
 //!
 //! The filter has read numbers and arguments; here the rest is read from registers and memory of the
 //! stopped thread. Its other threads run meanwhile: they may write to its memory and replace its descriptors.
-//! So whatever the kernel is to go on with lies in registers, what a decision was made about is held by this process
-//! itself ([`super::opened`]), and of the calls that are counted one is served at a time ([`super::trace`]).
+//! So whatever the kernel is to go on with lies in registers, what a decision was made about is a
+//! descriptor that this process holds itself, and of the calls that are counted one is served at a time
+//! ([`super::trace`]).
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdGetfdFlags};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
-use super::alarm::Alarm;
 use super::begin::Begin;
 use super::change::Change;
 use super::counts::{has_shared_zeros, heap_end, most, readable, used};
 use super::limits::{Limits, core, with_tables};
 use super::listener::Listener;
-use super::opened::Opened;
 use super::ptrace::{Registers, Tracee, arguments};
 use super::stack::Stack;
 use super::taken::{most_taken, newly_readable, plain, private, shared_file};
 use super::threads::Threads;
-use crate::linux::{identity, system};
+use crate::linux::{host, identity, system};
 use crate::network;
 use crate::plan::Plan;
-use crate::sandbox::UNSHARE;
+use crate::sandbox::{THREAD, UNSHARE};
 use crate::world::small::{Device, Large, Look};
 
 /// Longer than `/proc/PID/status` of somebody in very many groups.
 const MOST_STATUS: usize = 64 << 10;
+
+/// `PIDFD_THREAD` of `linux/pidfd.h`.
+const OF_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(THREAD);
 
 /// What happens next in a call that was asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,12 +51,13 @@ pub(super) enum Next {
     Done(i64),
 }
 
+/// Which file it is.
+type Identity = (u64, u64);
+
 /// Answers for one guest.
 #[derive(Debug)]
 pub(super) struct Calls {
     pub(super) network: network::Limits,
-    /// Where addresses are limited.
-    pub(super) alarm: Option<Alarm>,
     pub(super) limits: Limits,
     pub(super) begin: Begin,
     /// No less than the bytes that the guest may access and that `RLIMIT_DATA` does not count.
@@ -68,7 +71,11 @@ pub(super) struct Calls {
     heap: [u64; 2],
     stack: Stack,
     pub(super) guest: Pid,
-    pub(super) opened: Opened,
+    pub(super) process: OwnedFd,
+    /// What the guest was given as standard input, output and error.
+    standard: Vec<Identity>,
+    /// A pipe is among them.
+    pub(super) standard_pipe: bool,
     /// `/proc/PID/status` and `maps`, opened while this process may open files.
     status: File,
     maps: File,
@@ -105,8 +112,12 @@ impl Calls {
         let devices = devices
             .into_iter()
             .map(|(device, file)| (device, Rc::new(file.into())));
+        let standard = [
+            rustix::fs::fstat(rustix::stdio::stdin())?,
+            rustix::fs::fstat(rustix::stdio::stdout())?,
+            rustix::fs::fstat(rustix::stdio::stderr())?,
+        ];
         Ok(Self {
-            alarm: network.any().then(Alarm::new).transpose()?,
             network,
             limits,
             begin,
@@ -117,7 +128,11 @@ impl Calls {
             heap: [heap; 2],
             stack: Stack::new(guest, plan)?,
             guest,
-            opened: Opened::new(guest)?,
+            process: rustix::process::pidfd_open(guest, PidfdFlags::empty())?,
+            standard_pipe: standard
+                .iter()
+                .any(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo),
+            standard: standard.map(|stat| (stat.st_dev, stat.st_ino)).to_vec(),
             status: open("status")?,
             maps: open("maps")?,
             text: vec![0; MOST_STATUS],
@@ -133,7 +148,7 @@ impl Calls {
     /// The guest listens at its descriptor `number` so far, and this process from now on; whoever says `secret` comes there.
     pub(super) fn with_listener(self, number: i32, secret: [u32; 2]) -> std::io::Result<Self> {
         let flags = PidfdGetfdFlags::empty();
-        let listener = rustix::process::pidfd_getfd(self.opened.process(), number, flags)?;
+        let listener = rustix::process::pidfd_getfd(&self.process, number, flags)?;
         Ok(Self {
             listener: Some(Listener(listener)),
             secret,
@@ -204,7 +219,7 @@ impl Calls {
             // What cannot be counted is not allowed.
             libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_mremap => {
                 let mut counted = *registers;
-                if shared_file(registers).is_some_and(|file| self.opened.is_zeros(tracee, file)) {
+                if shared_file(registers).is_some_and(|file| self.is_zeros(tracee, file)) {
                     counted.r10 = private(counted.r10);
                 }
                 if self.may_take(most_taken(&counted)) && self.may_read(&counted) {
@@ -279,6 +294,28 @@ impl Calls {
         }
     }
 
+    /// The guest's open file `number`, asked for by `tracee`: no other thread can put another in its place.
+    pub(super) fn file(&self, tracee: Tracee, number: u64) -> Result<OwnedFd, Errno> {
+        let of = |process: &OwnedFd| {
+            rustix::process::pidfd_getfd(process, number as i32, PidfdGetfdFlags::empty())
+        };
+        // A process has none once its first thread has left, and its threads have what they have had. Those have
+        // descriptors of their own since Linux 6.9.
+        of(&self.process)
+            .or_else(|_| of(&rustix::process::pidfd_open(tracee.0, OF_THREAD)?))
+            .map_err(|_| Errno::BADF)
+    }
+
+    /// The same, unless it is one of its standard files. This process may do no more to it than the guest.
+    pub(super) fn granted(&self, tracee: Tracee, number: u64) -> Result<OwnedFd, Errno> {
+        let file = self.file(tracee, number)?;
+        let stat = rustix::fs::fstat(&file)?;
+        if self.standard.contains(&(stat.st_dev, stat.st_ino)) {
+            return Err(Errno::PERM);
+        }
+        Ok(file)
+    }
+
     /// Sets how large the stack may grow, to what lies at `new`, and writes what it was to `old`, if that is
     /// an address.
     fn bound_stack(&mut self, tracee: Tracee, new: u64, old: u64) -> Next {
@@ -351,7 +388,16 @@ impl Calls {
         true
     }
 
-    /// The guest has mapped zeros shared, which would be memory that nobody counts.
+    /// The guest's descriptor `number` is of zeros that would be memory where they are mapped shared, which nobody counts.
+    fn is_zeros(&self, tracee: Tracee, number: u64) -> bool {
+        let Ok(file) = self.file(tracee, number) else {
+            return false;
+        };
+        let file = file.as_raw_fd();
+        host::is_zeros(file) == Ok(true) && host::is_writable(file) == Ok(true)
+    }
+
+    /// The guest has mapped such memory.
     pub(super) fn has_zeros(&self) -> bool {
         self.maps().is_none_or(|maps| has_shared_zeros(&maps))
     }

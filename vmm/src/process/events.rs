@@ -18,24 +18,12 @@ pub(super) struct Event {
 #[derive(Default)]
 pub(super) struct Events {
     collected: VecDeque<Event>,
-    /// How often in succession there was something to collect.
-    busy: u32,
 }
 
 impl Events {
     /// The oldest.
     pub(super) fn next(&mut self) -> Option<Event> {
         self.collected.pop_front()
-    }
-
-    /// It is long ago that all rested, and there was time for what is no event.
-    pub(super) fn is_long_ago(&mut self) -> bool {
-        const PATIENCE: u32 = 16;
-        let is_long = self.busy >= PATIENCE;
-        if is_long {
-            self.busy = 0;
-        }
-        is_long
     }
 
     /// Collects all that have stopped or ended, where none is left; true if there were some. The kernel tells of them in
@@ -55,9 +43,7 @@ impl Events {
                 break;
             }
         }
-        let is_busy = !self.collected.is_empty();
-        self.busy = if is_busy { self.busy + 1 } else { 0 };
-        Ok(is_busy)
+        Ok(!self.collected.is_empty())
     }
 }
 

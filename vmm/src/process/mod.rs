@@ -3,7 +3,7 @@
 //! ```text
 //! poolvmm (parent)                         child
 //! holds the leases            fork  --->   maps the plan at the image's own addresses,
-//! attaches as tracer          <---  ready  and confines itself
+//! a second thread traces      <---  ready  and confines itself
 //! limits its memory           go    --->   unmaps this program, jumps to the entry point
 //! answers, names the fault    <---  ends
 //! ```
@@ -11,11 +11,10 @@
 //! The guest's calls go to the host kernel through a filter that lets the calls of
 //! [`crate::linux::table`] pass; the few that it cannot decide are the tracer's. Granted directories are
 //! the only files of a mount namespace of its own. All threads of the guest are traced; signals to poolvmm
-//! are for the guest. Of this program nothing is left in the guest's
+//! are for the guest, and its first thread passes them on ([`watch`]). Of this program nothing is left in the guest's
 //! process: no memory, no register, no descriptor, nothing that the kernel was told. The guest dies with
 //! its tracer, which also learns where a fault was.
 
-mod alarm;
 mod attributes;
 mod begin;
 mod calls;
@@ -28,7 +27,6 @@ mod leave;
 mod limits;
 mod listener;
 mod looked;
-mod opened;
 mod printer;
 mod ptrace;
 mod signals;
@@ -39,6 +37,7 @@ mod system;
 mod taken;
 mod threads;
 mod trace;
+mod watch;
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
@@ -51,6 +50,7 @@ use self::child::Child;
 use self::limits::Limits;
 use self::ptrace::Tracee;
 use self::trace::{End, Tracer};
+use self::watch::Watch;
 use crate::fault::Outcome;
 use crate::linux::Grant;
 use crate::linux::start::{Start, StartError};
@@ -173,7 +173,7 @@ impl Guest<'_> {
 /// Runs `guest` as a child process, to its end, and prints its calls and signals to `trace`.
 pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError> {
     let Guest { plan, backing, .. } = *guest;
-    if !opened::has_own_numbers() {
+    if !has_own_numbers() {
         return Err(ProcessError::Numbers);
     }
     let vdso = Vdso::find().map(|vdso| Moved::new(&vdso, plan.rooms));
@@ -218,27 +218,34 @@ pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError
     } else {
         None
     };
-    Tracee(child).seize().map_err(ProcessError::Trace)?;
-    limits.apply(child).map_err(ProcessError::Limit)?;
+    let watch = Watch::new(child)?;
+    // The thread that is started now has what this one has.
+    sandbox::give_up_privileges()?;
     let begin = Begin::new(guest, &stack, layout);
-    let network = guest.limits.clone();
-    let calls = Calls::new(child, limits, plan, begin, network).map_err(ProcessError::Trace)?;
-    let calls = match listener {
-        Some(number) => calls
-            .with_listener(number, secrets.waiting)
-            .map_err(ProcessError::Trace)?,
-        None => calls,
+    let trace_guest = || -> Result<End, ProcessError> {
+        let _ends = watch.of_tracer();
+        Tracee(child).seize().map_err(ProcessError::Trace)?;
+        limits.apply(child).map_err(ProcessError::Limit)?;
+        let network = guest.limits.clone();
+        let mut calls =
+            Calls::new(child, limits, plan, begin, network).map_err(ProcessError::Trace)?;
+        if let Some(number) = listener {
+            calls = calls
+                .with_listener(number, secrets.waiting)
+                .map_err(ProcessError::Trace)?;
+        }
+        let mut tracer = Tracer::new(child, plan, secrets.leaving, calls, watch.pulse())
+            .map_err(ProcessError::Trace)?;
+        if let Some(out) = trace {
+            tracer.print(out).map_err(ProcessError::Trace)?;
+        }
+        standard::leave()?;
+        crate::linux::unbound_files().map_err(io::Error::from)?;
+        sandbox::enter_tracer(child, watch.guest(), guest.limits)?;
+        to_child.write_all(&[READY])?;
+        tracer.wait().map_err(ProcessError::Trace)
     };
-    let mut tracer =
-        Tracer::new(child, plan, secrets.leaving, calls).map_err(ProcessError::Trace)?;
-    if let Some(out) = trace {
-        tracer.print(out).map_err(ProcessError::Trace)?;
-    }
-    standard::leave()?;
-    crate::linux::unbound_files().map_err(io::Error::from)?;
-    sandbox::enter_tracer(child, guest.limits)?;
-    to_child.write_all(&[READY])?;
-    match tracer.wait().map_err(ProcessError::Trace)? {
+    match watch::beside(&watch, trace_guest)?? {
         End::Leaving => Err(ProcessError::Leave),
         End::Guest(outcome, usage, noted) => Ok(Ended {
             outcome,
@@ -250,6 +257,14 @@ pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError
             counts: count(plan, backing),
         }),
     }
+}
+
+/// Whether `/proc` knows processes by the numbers that this one knows them by. Otherwise what is opened of the guest there
+/// would be somebody else's.
+fn has_own_numbers() -> bool {
+    let own = rustix::process::getpid().as_raw_nonzero();
+    let found = std::fs::read_link("/proc/self");
+    found.is_ok_and(|found| found.as_os_str() == own.to_string().as_str())
 }
 
 /// Numbers that no guest knows.

@@ -1,9 +1,12 @@
-//! Signals to the VMM: they are for the guest, whom people mean when they name the process that they started.
+//! Signals to the VMM: they are for the guest, whom people mean when they name the process that they started. And that
+//! which says that something has become of a thread of the guest.
 
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::process::Signal;
 use rustix::time::Timespec;
 
 /// What is passed on. The terminal's own go to the guest anyway, which is in the same process group.
@@ -16,53 +19,94 @@ const PASSED_ON: [i32; 7] = [
     libc::SIGUSR2,
     libc::SIGWINCH,
 ];
+/// What ends a wait of the tracer's. Nothing else is said by it to a program that does not ask for it, and it is ignored
+/// otherwise.
+const INTERRUPTS: i32 = libc::SIGURG;
 
-/// The signals that this process waits for, blocked.
-pub(super) struct Signals {
+/// Where signals for the guest come.
+#[derive(Debug)]
+pub(super) struct Operator(OwnedFd);
+
+/// Where it is told that something has become of a thread of the guest.
+pub(super) struct Children {
     set: libc::sigset_t,
-    /// Readable while one is there.
+    /// Readable while that is so.
     there: OwnedFd,
 }
 
-/// What came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum News {
-    /// Something about a thread of the guest, perhaps.
-    Child,
-    /// Somebody sent this to the VMM.
-    Sent(i32),
-}
-
-impl Signals {
-    /// Blocks them: from now on they are waited for. The mask is this process's own; a child made before
-    /// keeps that of its starter.
-    pub(super) fn block() -> io::Result<Self> {
-        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
-        // SAFETY: the set is initialised first; blocking signals and the actions for two touch no memory of this
-        // program. The descriptor was just made, and nobody else has it.
+impl Operator {
+    /// Blocks all signals that are waited for, in this thread and in those that it starts. The mask is this process's own; a
+    /// child made before keeps that of its starter.
+    pub(super) fn new() -> io::Result<Self> {
+        extern "C" fn nothing(_: i32) {}
+        let mut all = PASSED_ON.to_vec();
+        all.push(libc::SIGCHLD);
+        let (all, interrupts) = (set(&all), set(&[INTERRUPTS]));
+        // SAFETY: sets that are whole; a handler that does nothing, and restarts no call (all zeros are a value of the
+        // structure otherwise); the actions for two signals touch no memory of this program.
         unsafe {
-            libc::sigemptyset(set.as_mut_ptr());
-            for signal in PASSED_ON.into_iter().chain([libc::SIGCHLD]) {
-                libc::sigaddset(set.as_mut_ptr(), signal);
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = nothing as *const () as usize;
+            if libc::sigaction(INTERRUPTS, &raw const action, std::ptr::null_mut()) < 0 {
+                return Err(io::Error::last_os_error());
             }
-            let set = set.assume_init();
             // A starter that ignores it would leave this process without news.
             libc::signal(libc::SIGCHLD, libc::SIG_DFL);
             // A file that becomes too large says so by the call's error.
             libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-            if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) < 0 {
-                return Err(io::Error::last_os_error());
+            for (how, set) in [(libc::SIG_BLOCK, all), (libc::SIG_UNBLOCK, interrupts)] {
+                if libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut()) != 0 {
+                    return Err(io::ErrorKind::InvalidInput.into());
+                }
             }
-            let there = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC);
-            if there < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            let there = OwnedFd::from_raw_fd(there);
-            Ok(Self { set, there })
         }
+        Ok(Self(descriptor(&PASSED_ON)?))
     }
 
-    /// Waits until one is there or somebody is at `listener`, which it says, or for `patience`.
+    /// The next that somebody sent, if one is there.
+    pub(super) fn next(&self) -> Option<Signal> {
+        let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
+        // SAFETY: the kernel fills the structure, or nothing of it; all zeros are a value.
+        let info = unsafe {
+            let length = size_of::<libc::signalfd_siginfo>();
+            libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), length);
+            info.assume_init()
+        };
+        // The kernel's own: a terminal has told the guest, too.
+        let is_sent = info.ssi_code <= 0;
+        is_sent.then(|| Signal::from_named_raw(info.ssi_signo.cast_signed()))?
+    }
+}
+
+impl AsFd for Operator {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Children {
+    /// Of a thread that was started when the signal was blocked.
+    pub(super) fn new() -> io::Result<Self> {
+        let all = [libc::SIGCHLD];
+        Ok(Self {
+            set: set(&all),
+            there: descriptor(&all)?,
+        })
+    }
+
+    /// Waits until one tells, perhaps.
+    pub(super) fn wait(&self) -> io::Result<()> {
+        // SAFETY: the kernel reads the set.
+        if unsafe { libc::sigwaitinfo(&raw const self.set, std::ptr::null_mut()) } < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until one tells or somebody is at `listener`, which it says, or for `patience`.
     pub(super) fn or_asked(
         &self,
         listener: BorrowedFd<'_>,
@@ -75,44 +119,37 @@ impl Signals {
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut polls, patience))?;
         Ok(polls[1].revents().contains(PollFlags::IN))
     }
+}
 
-    /// Waits for the next.
-    pub(super) fn next(&self) -> io::Result<News> {
-        self.within(None)
+/// Ends a wait of thread `thread` of this process, if there is one.
+pub(super) fn interrupt(thread: i32) {
+    if thread != 0 {
+        // SAFETY: sends a signal whose handler does nothing.
+        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, INTERRUPTS) };
     }
+}
 
-    /// What is there by now.
-    pub(super) fn sent(&self) -> io::Result<News> {
-        self.within(Some(libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        }))
-    }
-
-    /// Waits for the next, or for `patience`.
-    fn within(&self, patience: Option<libc::timespec>) -> io::Result<News> {
-        let patience = patience
-            .as_ref()
-            .map_or(std::ptr::null(), std::ptr::from_ref);
-        let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
-        loop {
-            // SAFETY: the kernel reads the set and the time and fills the structure, of which all zeros are a value.
-            let (signal, info) = unsafe {
-                let set = &raw const self.set;
-                let signal = libc::sigtimedwait(set, info.as_mut_ptr(), patience);
-                (signal, info.assume_init())
-            };
-            match signal {
-                libc::SIGCHLD => return Ok(News::Child),
-                signal if signal > 0 && info.si_code <= 0 => return Ok(News::Sent(signal)),
-                // The kernel's own: a terminal has told the guest, too.
-                signal if signal > 0 => return Ok(News::Child),
-                _ => match io::Error::last_os_error() {
-                    error if error.kind() == io::ErrorKind::Interrupted => {}
-                    error if error.kind() == io::ErrorKind::WouldBlock => return Ok(News::Child),
-                    error => return Err(error),
-                },
-            }
+fn set(signals: &[i32]) -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the set is initialised first.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
         }
+        set.assume_init()
+    }
+}
+
+/// Readable while one of `signals` is there, without waiting.
+fn descriptor(signals: &[i32]) -> io::Result<OwnedFd> {
+    let set = set(signals);
+    // SAFETY: the kernel reads the set. The descriptor was just made, and nobody else has it.
+    unsafe {
+        let made = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        if made < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(made))
     }
 }

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use rustix::fs::{FileType, OFlags, RawDir, SeekFrom};
+use rustix::fs::{OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 
 use super::calls::{Calls, Next, failed};
@@ -62,10 +62,9 @@ impl Calls {
                 small::may_open_device(flags).and_then(|()| self.device(device))
             }
             Node::Descriptor(number) => {
-                return if self.opened.is_there(tracee, number) {
-                    Next::ServeWith(Change::Duplicate(number, closes))
-                } else {
-                    failed(Errno::NOENT)
+                return match self.file(tracee, number) {
+                    Ok(_) => Next::ServeWith(Change::Duplicate(number, closes)),
+                    Err(_) => failed(Errno::NOENT),
                 };
             }
             Node::Terminal => return failed(Errno::NXIO),
@@ -93,20 +92,20 @@ impl Calls {
         flags: OFlags,
         threads: &Threads,
     ) -> Option<Result<Step, Errno>> {
-        let stat = self.opened.stat(tracee, number).ok()?;
+        let stat = rustix::fs::fstat(self.file(tracee, number).ok()?).ok()?;
         let Place::Node(node) = self.begin.place_at(stat.st_dev, stat.st_ino)? else {
             return None;
         };
         let closes = flags.contains(OFlags::CLOEXEC);
         let secret = self.secret;
         Some(match node {
-            // Otherwise it is closed, or was before this took its number.
-            Node::Descriptor(standard)
-                if standard != number && self.opened.is_there(tracee, standard) =>
-            {
-                Ok((Change::Replace(standard, number, closes), None))
-            }
-            Node::Descriptor(_) => Err(Errno::NOENT),
+            Node::Descriptor(standard) => match self.file(tracee, standard) {
+                Ok(_) if standard != number => {
+                    Ok((Change::Replace(standard, number, closes), None))
+                }
+                // It is closed, or was before this took its number.
+                _ => Err(Errno::NOENT),
+            },
             Node::File(path, whose) => {
                 let file = self.file_of(path, whose, tracee, threads);
                 let wanted = |file| Wanted {
@@ -125,9 +124,10 @@ impl Calls {
         let [number, at, room] = [registers.rdi, registers.rsi, registers.rdx];
         let listed = || -> Result<Option<i64>, Errno> {
             // Or the kernel says what is wrong with it.
-            let Ok(stat) = self.opened.stat(tracee, number) else {
+            let Ok(directory) = self.file(tracee, number) else {
                 return Ok(None);
             };
+            let stat = rustix::fs::fstat(&directory)?;
             let place = self.begin.place_at(stat.st_dev, stat.st_ino);
             let Some(Place::Listing(what)) = place else {
                 return Ok(None);
@@ -137,8 +137,6 @@ impl Calls {
                 (Listing::Descriptors, Some(directory)) => numbers_in(directory)?,
                 (Listing::Descriptors, None) => return Ok(None),
             };
-            let directories = [FileType::Directory];
-            let directory = (self.opened).taken(tracee, number, &directories, Errno::NOTDIR)?;
             let position = rustix::fs::seek(&directory, SeekFrom::Current(0))?;
             let old = registers.orig_rax == libc::SYS_getdents as u64;
             let room = (room as u32 as usize).min(MOST_LISTED);
@@ -184,11 +182,12 @@ impl Calls {
             return failed(error);
         }
         if let Node::Descriptor(number) = node {
-            if !self.opened.is_there(tracee, number) {
-                return failed(Errno::NOENT);
-            }
-            if look.kind == Kind::Stat {
-                return Next::ServeWith(Change::Fstat(number, at));
+            match self.file(tracee, number) {
+                Err(_) => return failed(Errno::NOENT),
+                Ok(_) if look.kind == Kind::Stat => {
+                    return Next::ServeWith(Change::Fstat(number, at));
+                }
+                Ok(_) => {}
             }
         }
         match look.kind {

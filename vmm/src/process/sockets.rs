@@ -1,12 +1,11 @@
 //! Calls that name an address, where not all may be used: this process makes them itself, on the guest's own
 //! socket and with a copy of the address, so that what was checked is what is done.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
 use rustix::event::PollFlags;
-use rustix::fs::FileType;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::SocketType;
 
 use super::calls::{Calls, Next};
 use super::change::Change;
@@ -30,57 +29,28 @@ impl Calls {
         tracee: Tracee,
         registers: &Registers,
     ) -> Result<Next, Errno> {
-        // There is one where addresses are limited, and only then this is asked.
-        let alarm = self.alarm.as_ref().ok_or(Errno::NOSYS)?;
-        let limits = &self.network;
-        // At its end the socket may linger.
-        alarm.during(|| match registers.orig_rax as i64 {
+        let file = self.file(tracee, registers.rdi)?;
+        let socket = Socket {
+            number: file.as_raw_fd(),
+            tracee,
+            limits: &self.network,
+        };
+        match registers.orig_rax as i64 {
             libc::SYS_listen => {
-                let file = self.socket_to_bind(tracee, registers.rdi)?;
-                limits.listen(file.as_fd(), registers.rsi as i32)?;
+                let listener = host::borrow(socket.number);
+                self.network.listen(listener, registers.rsi as i32)?;
                 Ok(Next::Done(0))
             }
             libc::SYS_bind => {
-                let (at, length) = (registers.rsi, registers.rdx);
-                let name = name(tracee, limits, at, length, Limits::may_bind)?;
-                let file = self.socket_to_bind(tracee, registers.rdi)?;
-                let done = host::bind(file.as_raw_fd(), &name)?;
+                let name = socket.name(registers.rsi, registers.rdx, Limits::may_bind)?;
+                let done = host::bind(socket.number, &name)?;
                 Ok(Next::Done(done as i64))
             }
-            call => {
-                let file = self.socket(tracee, registers.rdi)?;
-                let socket = Socket {
-                    number: file.as_raw_fd(),
-                    tracee,
-                    limits,
-                };
-                match call {
-                    libc::SYS_connect => socket.connect(registers),
-                    libc::SYS_sendto => socket.send_to(registers),
-                    libc::SYS_sendmsg => socket.send_message(registers),
-                    _ => socket.send_many(registers),
-                }
-            }
-        })
-    }
-
-    /// The guest's own. With limits for what is sent, no files are on their way in it, which would end with it.
-    fn socket(&self, tracee: Tracee, number: u64) -> Result<OwnedFd, Errno> {
-        let sockets = [FileType::Socket];
-        self.opened.taken(tracee, number, &sockets, Errno::NOTSOCK)
-    }
-
-    /// The same without such limits: in one of a pair that the guest has made there may be some.
-    fn socket_to_bind(&self, tracee: Tracee, number: u64) -> Result<OwnedFd, Errno> {
-        let file = self.socket(tracee, number)?;
-        let is_local = rustix::net::sockopt::socket_domain(&file)? == AddressFamily::UNIX;
-        let is_own = (self.opened)
-            .not_standard(&rustix::fs::fstat(&file)?)
-            .is_ok();
-        if is_local && is_own {
-            return Err(self.opened.end(file, Errno::INVAL));
+            libc::SYS_connect => socket.connect(registers),
+            libc::SYS_sendto => socket.send_to(registers),
+            libc::SYS_sendmsg => socket.send_message(registers),
+            _ => socket.send_many(registers),
         }
-        Ok(file)
     }
 }
 
@@ -98,23 +68,29 @@ struct Copied {
 }
 
 impl Socket<'_> {
+    /// A copy of the name at `at`, if it `may` be used. Names of local sockets are of another file system here
+    /// than where the guest is.
     fn name(
         &self,
         at: u64,
         length: u64,
         may: fn(&Limits, &[u8]) -> Result<(), Errno>,
     ) -> Result<Vec<u8>, Errno> {
-        name(self.tracee, self.limits, at, length, may)
+        let length = u64::from(length as u32);
+        let name = copy(self.tracee, at, length, MOST_NAME, Errno::INVAL)?;
+        if name.get(..2) == Some(&(LOCAL as u16).to_ne_bytes()) {
+            return Err(Errno::ACCESS);
+        }
+        may(self.limits, &name)?;
+        Ok(name)
     }
 
     fn connect(&self, registers: &Registers) -> Result<Next, Errno> {
         let name = self.name(registers.rsi, registers.rdx, Limits::may_connect)?;
         let waits = !host::is_nonblocking(self.number)?;
         let connect = || host::at_once(&[self.number], || host::connect(self.number, &name));
-        // Interrupted is who has waited, since another thread has taken back what keeps it from that.
         let done = match connect() {
-            Err(Errno::INTR) if !waits => return Err(Errno::INPROGRESS),
-            Err(Errno::INPROGRESS | Errno::ALREADY | Errno::INTR) if waits => {
+            Err(Errno::INPROGRESS | Errno::ALREADY) if waits => {
                 if !host::is_ready(self.number, PollFlags::OUT)? {
                     return Ok(Next::ServeWith(Change::Connected(registers.rdi)));
                 }
@@ -266,24 +242,6 @@ impl Socket<'_> {
             sent => sent,
         }
     }
-}
-
-/// A copy of the name at `at`, if it `may` be used. Names of local sockets are of another file system here
-/// than where the guest is.
-fn name(
-    tracee: Tracee,
-    limits: &Limits,
-    at: u64,
-    length: u64,
-    may: fn(&Limits, &[u8]) -> Result<(), Errno>,
-) -> Result<Vec<u8>, Errno> {
-    let length = u64::from(length as u32);
-    let name = copy(tracee, at, length, MOST_NAME, Errno::INVAL)?;
-    if name.get(..2) == Some(&(LOCAL as u16).to_ne_bytes()) {
-        return Err(Errno::ACCESS);
-    }
-    may(limits, &name)?;
-    Ok(name)
 }
 
 /// Bytes of the guest's memory; `most` of them, or it fails with `too_many`.

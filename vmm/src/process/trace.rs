@@ -1,5 +1,5 @@
-//! The parent's side: waits for the guest's threads, answers what their filter asks, passes signals on, and
-//! learns from the kernel where a fault was.
+//! The tracer's side: waits for the guest's threads, answers what their filter asks, and learns from the kernel where a
+//! fault was.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -17,9 +17,10 @@ use super::events::{Event, Events, wait_for};
 use super::listener::Wanted;
 use super::printer::Printer;
 use super::ptrace::{Registers, Resume, Stopped, Tracee};
-use super::signals::{News, Signals};
+use super::signals::Children;
 use super::taken::shared_file;
 use super::threads::{Script, Threads};
+use super::watch::Pulse;
 use crate::fault::{Cause, Fault, Outcome};
 use crate::linux::table;
 use crate::memory::Access;
@@ -61,7 +62,8 @@ pub(super) struct Tracer<'a> {
     /// What R15 holds where the guest's process cannot let go of this program.
     leaving: u64,
     calls: Calls,
-    signals: Signals,
+    children: Children,
+    pulse: &'a Pulse,
     threads: Threads,
     events: Events,
     /// The thread in a call that must not overlap with others that are counted, and those that wait
@@ -77,13 +79,20 @@ pub(super) struct Tracer<'a> {
 
 impl<'a> Tracer<'a> {
     /// Of `guest`, which is traced and has not begun.
-    pub(super) fn new(guest: Pid, plan: &'a Plan, leaving: u64, calls: Calls) -> io::Result<Self> {
+    pub(super) fn new(
+        guest: Pid,
+        plan: &'a Plan,
+        leaving: u64,
+        calls: Calls,
+        pulse: &'a Pulse,
+    ) -> io::Result<Self> {
         Ok(Self {
             guest,
             plan,
             leaving,
             calls,
-            signals: Signals::block()?,
+            children: Children::new()?,
+            pulse,
             threads: Threads::new(guest),
             events: Events::default(),
             counted: None,
@@ -149,38 +158,24 @@ impl<'a> Tracer<'a> {
             if let Some(event) = self.events.next() {
                 return Ok(event);
             }
-            if self.events.is_long_ago() {
-                let sent = self.signals.sent()?;
-                self.pass_on(sent);
-            }
             if self.events.collect(self.guest, self.threads.is_one())? {
                 continue;
             }
             if self.served_one(None)? {
                 continue;
             }
-            let news = self.signals.next()?;
-            self.pass_on(news);
+            self.pulse.rest(|| self.children.wait())?;
         }
     }
 
-    /// Passes on to the guest what was sent to this process.
-    fn pass_on(&self, news: News) {
-        if let News::Sent(signal) = news
-            && let Some(signal) = Signal::from_named_raw(signal)
-        {
-            // It is there until its end was told, which is the last event.
-            let _ = rustix::process::kill_process(self.guest, signal);
-        }
-    }
-
-    /// Gives a thread what it has come for, if one is on its way and comes before a signal and within `patience`.
+    /// Gives a thread what it has come for, if one is on its way and comes before another tells something and within `patience`.
     fn served_one(&mut self, patience: Option<&Timespec>) -> io::Result<bool> {
         let Some(listener) = (self.calls.listener.as_ref()).filter(|_| self.threads.any_comes())
         else {
             return Ok(false);
         };
-        let is_there = self.signals.or_asked(listener.as_fd(), patience)?;
+        let (children, asked) = (&self.children, listener.as_fd());
+        let is_there = self.pulse.rest(|| children.or_asked(asked, patience))?;
         if is_there && let Some(came) = listener.next() {
             let wanted = self.threads.came(came.thread);
             if let Some(wanted) = listener.answer(&came, wanted) {

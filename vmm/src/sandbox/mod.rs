@@ -150,15 +150,22 @@ impl Confinement {
     }
 }
 
-/// Confines this process to what the tracer of `guest` does. Its filter lets it open nothing, which is more
+/// Confines all threads of this process, which have given up their privileges, to what tracing `guest` takes, that `watched`
+/// is a descriptor of. Its filter lets it open nothing, which is more
 /// than Landlock would do; and Landlock has nobody trace a process that is not as confined as itself.
-pub fn enter_tracer(guest: Pid, limits: &Limits) -> Result<(), SandboxError> {
-    give_up_privileges()?;
-    let guest = guest.as_raw_nonzero().get();
-    Ok(tracer::confine(guest.cast_unsigned(), Limited::by(limits))?)
+pub fn enter_tracer(guest: Pid, watched: i32, limits: &Limits) -> Result<(), SandboxError> {
+    let guest = guest.as_raw_nonzero().get().cast_unsigned();
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let process = tracer::Numbers {
+        guest,
+        watched: watched.cast_unsigned(),
+        own: own.cast_unsigned(),
+    };
+    Ok(tracer::confine(process, Limited::by(limits))?)
 }
 
-fn give_up_privileges() -> Result<(), SandboxError> {
+/// Gives up what this thread may do beyond what everybody may, and what is a limit of this process.
+pub(crate) fn give_up_privileges() -> Result<(), SandboxError> {
     let failed = |what| move |error| SandboxError::Privilege(what, error);
     rustix::thread::set_no_new_privs(true).map_err(failed("new privileges"))?;
     no_core().map_err(failed("core dumps"))?;

@@ -6,7 +6,7 @@ use super::own::{LIMITS, no_new_code};
 use super::seccomp::{self, FilterError};
 
 /// Calls of the tracer of a guest that is a process: waiting, looking, answering, printing, and the end. It opens
-/// no file any more but memory.
+/// nothing any more but memory.
 const CALLS: [i64; 40] = [
     libc::SYS_memfd_create,
     libc::SYS_ftruncate,
@@ -21,10 +21,9 @@ const CALLS: [i64; 40] = [
     libc::SYS_process_vm_writev,
     libc::SYS_pidfd_getfd,
     libc::SYS_fstat,
-    libc::SYS_newfstatat,
-    libc::SYS_fsetxattr,
-    // Before Linux 6.6.
     libc::SYS_fchmod,
+    libc::SYS_fchown,
+    libc::SYS_fsetxattr,
     libc::SYS_getgroups,
     libc::SYS_getuid,
     libc::SYS_getgid,
@@ -54,13 +53,6 @@ const CALLS: [i64; 40] = [
 /// Of `pidfd_open`: a descriptor of a thread (`PIDFD_THREAD` of `linux/pidfd.h`).
 pub(crate) const THREAD: u32 = libc::O_EXCL as u32;
 
-/// Flags of `openat` for what is no open file.
-const PINS: u32 = (libc::O_PATH | libc::O_CLOEXEC) as u32;
-/// `O_LARGEFILE` of `asm-generic/fcntl.h`, which the kernel takes for granted here and libraries may say.
-const LARGE: u32 = 0o100_000;
-/// What has an empty path mean the descriptor beside it.
-const EMPTY: u32 = libc::AT_EMPTY_PATH as u32;
-
 /// What it asks of a thread that it traces.
 const REQUESTS: [u32; 10] = [
     // `PTRACE_GETSIGMASK` and `PTRACE_SETSIGMASK`.
@@ -77,7 +69,7 @@ const REQUESTS: [u32; 10] = [
 ];
 
 /// What it calls beside them where it looks at addresses.
-const SOCKETS: [i64; 8] = [
+const SOCKETS: [i64; 7] = [
     libc::SYS_bind,
     libc::SYS_listen,
     libc::SYS_connect,
@@ -85,15 +77,26 @@ const SOCKETS: [i64; 8] = [
     libc::SYS_shutdown,
     libc::SYS_getsockname,
     libc::SYS_getsockopt,
-    libc::SYS_timer_settime,
 ];
 
-/// Confines this process to what the tracer of `guest` does; any other call ends it.
-pub(super) fn confine(guest: u32, limited: Limited) -> Result<(), FilterError> {
-    seccomp::install(&policy(guest, limited).program())
+/// What the tracer's calls name.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Numbers {
+    /// The guest's process.
+    pub(super) guest: u32,
+    /// A descriptor of it.
+    pub(super) watched: u32,
+    /// The tracer's own process.
+    pub(super) own: u32,
 }
 
-pub(super) fn policy(guest: u32, limited: Limited) -> Policy {
+/// Confines this process to what a guest's tracer does; any other call ends it.
+pub(super) fn confine(process: Numbers, limited: Limited) -> Result<(), FilterError> {
+    seccomp::install(&policy(process, limited).program())
+}
+
+pub(super) fn policy(process: Numbers, limited: Limited) -> Policy {
+    let guest = process.guest;
     let mut policy = Policy::new(Verdict::Kill);
     for call in CALLS {
         policy.set(call as u32, Verdict::Allow);
@@ -102,6 +105,11 @@ pub(super) fn policy(guest: u32, limited: Limited) -> Policy {
     policy.set(libc::SYS_ptrace as u32, requests);
     let signals = Rule::one_of(0, &[guest], Verdict::Kill);
     policy.set(libc::SYS_kill as u32, signals);
+    let signals = Rule::one_of(0, &[process.watched], Verdict::Kill);
+    policy.set(libc::SYS_pidfd_send_signal as u32, signals);
+    // One thread ends what another waits in.
+    let signals = Rule::one_of(0, &[process.own], Verdict::Kill);
+    policy.set(libc::SYS_tgkill as u32, signals);
     // Of the guest alone: reading, and the limit of its stack.
     let reads = [Test::Equals(0, guest), Test::Null(2)];
     let stack = [Test::Equals(0, guest), Test::Equals(1, STACK)];
@@ -112,18 +120,12 @@ pub(super) fn policy(guest: u32, limited: Limited) -> Policy {
     // Of threads alone. It fetches from those that it traces; what it could reach of others, it reads and writes anyway.
     let threads = Rule::one_of(1, &[THREAD], Verdict::Kill);
     policy.set(libc::SYS_pidfd_open as u32, threads);
-    // A descriptor to know a file by, without the file.
-    let pins = [Test::Masked(2, !LARGE, PINS)];
-    let pins = Rule::from(Verdict::Kill).unless(&pins, Verdict::Allow);
-    policy.set(libc::SYS_openat as u32, pins);
-    // Of such a descriptor.
-    for (call, flags) in [
-        (libc::SYS_fchmodat2, 3),
-        (libc::SYS_fchownat, 4),
-        (libc::SYS_utimensat, 3),
-    ] {
-        policy.set(call as u32, Rule::one_of(flags, &[EMPTY], Verdict::Kill));
-    }
+    // Of an open file.
+    let empty = |flags| Rule::one_of(flags, &[libc::AT_EMPTY_PATH as u32], Verdict::Kill);
+    policy.set(libc::SYS_fchmodat2 as u32, empty(3));
+    policy.set(libc::SYS_fchownat as u32, empty(4));
+    let times = empty(3).unless(&[Test::Null(1)], Verdict::Allow);
+    policy.set(libc::SYS_utimensat as u32, times);
     let flags = [
         libc::F_GETFL,
         libc::F_SETFL,

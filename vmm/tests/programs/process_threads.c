@@ -246,25 +246,6 @@ int main(int argc, char **argv) {
         }
         puts("closing");
         for (;;) pause();
-    } else if (!strcmp(what, "socket")) {
-        struct sockaddr_in none = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-        own = socket(AF_INET, SOCK_STREAM, 0);
-        socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
-        pipe(held);
-        target = dup(own);
-        other = held[0];
-        spawn(threads, 1, hold);
-        puts("replaced");
-        spawn(threads + 1, 1, replace);
-        for (int i = 0; i < 1000000; i++) bind(target, (void *)&none, sizeof none);
-    } else if (!strcmp(what, "attribute")) {
-        own = open("/data/own", O_RDWR | O_CREAT, 0600);
-        socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
-        target = dup(own);
-        other = pair[0];
-        spawn(threads, 1, replace);
-        puts("replaced");
-        for (int i = 0; i < 1000000; i++) syscall(SYS_fsetxattr, target, "user.a", "b", 1L, 0L);
     } else if (!strcmp(what, "place")) {
         int file = open("/data/own", O_RDWR | O_CREAT, 0600), place = open("/data/own", O_PATH);
         /* The calls themselves: a C library does without. */
@@ -279,7 +260,7 @@ int main(int argc, char **argv) {
     } else if (!strcmp(what, "connects")) {
         struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
         socklen_t length = sizeof to;
-        int full = socket(AF_INET, SOCK_STREAM, 0), waited = 0;
+        int full = socket(AF_INET, SOCK_STREAM, 0);
         bind(full, (void *)&to, length);
         listen(full, 0);
         getsockname(full, (void *)&to, &length);
@@ -296,15 +277,12 @@ int main(int argc, char **argv) {
         pthread_sigmask(SIG_BLOCK, &set, 0);
         spawn(threads, 1, wait_for_it);
         pthread_sigmask(SIG_UNBLOCK, &set, 0);
-        for (int i = 0; i < 2000; i++) {
+        for (;;) {
             int next = socket(AF_INET, SOCK_STREAM, 0), last = connecting;
             connecting = next;
             close(last);
-            waited += connect(next, (void *)&to, length) < 0 && (errno == EINTR || errno == EINPROGRESS);
+            connect(next, (void *)&to, length);
         }
-        printf("%d\n", waited);
-        fflush(stdout);
-        _exit(0);
     } else if (!strcmp(what, "locks")) {
         for (int inherit = 0; inherit < 2; inherit++) {
             pthread_mutexattr_t a;

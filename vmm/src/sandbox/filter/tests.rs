@@ -5,6 +5,11 @@ use super::super::{THREAD, own, tracer};
 use super::*;
 
 const OWN: u32 = 4711;
+const NUMBERS: tracer::Numbers = tracer::Numbers {
+    guest: OWN,
+    watched: 77,
+    own: 4700,
+};
 const SECRET: [u32; 2] = [0xdead_beef, 0x0bad_cafe];
 
 fn given(files: bool, network: bool, scoped: bool) -> Given {
@@ -174,7 +179,7 @@ fn only_threads_are_started() {
 
 #[test]
 fn the_tracer_opens_and_starts_nothing() {
-    let program = tracer::policy(OWN, Limited::default()).program();
+    let program = tracer::policy(NUMBERS, Limited::default()).program();
     let ask = |call: i64, arguments| answer(&program, call as u32, arguments);
     for call in [
         libc::SYS_openat,
@@ -184,23 +189,18 @@ fn the_tracer_opens_and_starts_nothing() {
     ] {
         assert_eq!(ask(call, [0; 6]), Verdict::Kill, "{call}");
     }
-    // It knows files by descriptors that are none of them, and changes what these stand for.
-    let (pins, empty) = (libc::O_PATH | libc::O_CLOEXEC, libc::AT_EMPTY_PATH as u64);
-    let flags = |flags: i32| [3, 1, flags as u64, 0, 0, 0];
-    assert_eq!(ask(libc::SYS_openat, flags(pins)), Verdict::Allow);
-    for other in [0, libc::O_PATH, pins | libc::O_RDWR] {
-        assert_eq!(ask(libc::SYS_openat, flags(other)), Verdict::Kill);
-    }
-    for (flags, verdict) in [(empty, Verdict::Allow), (0, Verdict::Kill)] {
-        let fourth = [3, 1, 0, flags, 0, 0];
-        assert_eq!(ask(libc::SYS_fchmodat2, fourth), verdict);
-        assert_eq!(ask(libc::SYS_utimensat, fourth), verdict);
-        assert_eq!(ask(libc::SYS_fchownat, [3, 1, 0, 0, flags, 0]), verdict);
-    }
     let of = |first: u64| [first, 0, 0, 0, 0, 0];
     let own = u64::from(OWN);
     assert_eq!(ask(libc::SYS_kill, of(own)), Verdict::Allow);
     assert_eq!(ask(libc::SYS_kill, of(1)), Verdict::Kill);
+    let (watched, first) = (u64::from(NUMBERS.watched), u64::from(NUMBERS.own));
+    for (call, number) in [
+        (libc::SYS_pidfd_send_signal, watched),
+        (libc::SYS_tgkill, first),
+    ] {
+        assert_eq!(ask(call, of(number)), Verdict::Allow);
+        assert_eq!(ask(call, of(number + 1)), Verdict::Kill);
+    }
     let seize = u64::from(libc::PTRACE_SEIZE);
     assert_eq!(ask(libc::SYS_ptrace, of(seize)), Verdict::Kill);
     let thread = [own, THREAD.into(), 0, 0, 0, 0];
@@ -494,7 +494,7 @@ fn limits_have_addresses_looked_at() {
         (given.limited, Verdict::Allow),
         (Limited::default(), Verdict::Kill),
     ] {
-        let program = tracer::policy(OWN, limited).program();
+        let program = tracer::policy(NUMBERS, limited).program();
         let found = answer(&program, libc::SYS_connect as u32, [3, 1, 16, 0, 0, 0]);
         assert_eq!(found, verdict);
     }
