@@ -59,7 +59,8 @@ const TARGETS: &str = "ld: supported targets: elf64-x86-64\nld: supported emulat
 ///
 /// Options of GNU ld do what they do there, or are refused. `--gc-sections` leaves out what nothing needs of the
 /// application; a library's pages stay whole, as other images have them. `--wrap` and `--defsym` hold for libraries too,
-/// of which the image then has some pages of its own. Linker scripts that place sections (`-T`) are refused.
+/// of which the image then has some pages of its own. Of linker scripts (`-T`) the tables are gathered
+/// that they insert (`INSERT`); one that places all sections itself is refused.
 ///
 /// Objects of intermediate code (`-flto`) are compiled by the compiler's own plugin, which it names (`-plugin`): those of the
 /// command line, and members of archives that hold nothing else. What comes of them is the application's; a member that holds

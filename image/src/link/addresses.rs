@@ -174,7 +174,10 @@ impl<'i, 'a> Image<'i, 'a> {
             "etext" | "_etext" | "__etext" => common.code.end(),
             "edata" | "_edata" | "__bss_start" => stored,
             "end" | "_end" => common.data.end(),
-            _ => return self.orphan_border(name),
+            _ => {
+                let of_table = self.table_symbols.get(name).copied();
+                return of_table.or_else(|| self.orphan_border(name));
+            }
         })
     }
 

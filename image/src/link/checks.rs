@@ -102,6 +102,20 @@ pub(super) fn refuse_undefined(
     })
 }
 
+/// What a script defines is defined by nothing else.
+pub(super) fn refuse_script_symbols(image: &Image<'_, '_>) -> Result<(), LinkError> {
+    for (symbol, file) in image.tables.symbols() {
+        if let Some(id) = image.program.definition(symbol) {
+            return Err(LinkError::Duplicate {
+                symbol: symbol.to_owned(),
+                first: image.units[id.unit].objects[id.object].name.clone(),
+                second: file.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// All sections of a name lie together.
 pub(super) fn refuse_writable_code(image: &Image<'_, '_>) -> Result<(), LinkError> {
     match image

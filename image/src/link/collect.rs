@@ -15,6 +15,7 @@ use super::error::LinkError;
 use super::gathered::{Gathered, gathered, is_set_name};
 use super::object::{Object, Place, Section, Symbol};
 use super::resolve::{Resolution, Sections};
+use super::tables::Tables;
 use super::unit::Unit;
 
 const SHF_GNU_RETAIN: u64 = 0x20_0000;
@@ -31,13 +32,14 @@ type At = (usize, usize, usize);
 /// Has the program do without what nothing needs, if it is asked for. Says what that is, in ld's words.
 pub(super) fn collect<'a>(
     request: &LinkRequest,
+    tables: &Tables,
     units: &mut [Unit<'a>],
     program: &mut Resolution<'a>,
 ) -> Result<Vec<String>, LinkError> {
     if !request.collects {
         return Ok(Vec::new());
     }
-    let unneeded = unneeded(request, units, program);
+    let unneeded = unneeded(request, tables, units, program);
     let removed = removable(units, &unneeded);
     let told = told(units, program, &removed);
     let of_application = removed.iter().filter(|(unit, ..)| *unit == 0);
@@ -50,8 +52,14 @@ pub(super) fn collect<'a>(
 }
 
 /// The sections of the program that nothing needs, of those that are loaded.
-fn unneeded<'a>(request: &LinkRequest, units: &[Unit<'a>], program: &Resolution<'a>) -> Sections {
+fn unneeded<'a>(
+    request: &LinkRequest,
+    tables: &Tables,
+    units: &[Unit<'a>],
+    program: &Resolution<'a>,
+) -> Sections {
     let mut search = Search {
+        tables,
         units,
         program,
         reached: HashSet::new(),
@@ -108,6 +116,7 @@ fn live_sections<'u, 'a>(
 }
 
 struct Search<'s, 'a> {
+    tables: &'s Tables,
     units: &'s [Unit<'a>],
     program: &'s Resolution<'a>,
     reached: HashSet<At>,
@@ -145,7 +154,10 @@ impl<'a> Search<'_, 'a> {
         }
         let live = live_sections(self.units, self.program);
         let kept = live.filter(|(at, section)| {
-            is_kept(section) || section.kind == SHT_NOTE && !self.groups.contains_key(at)
+            let placed = self.tables.place(section.name);
+            is_kept(section)
+                || placed.is_some_and(|placed| placed.keeps)
+                || section.kind == SHT_NOTE && !self.groups.contains_key(at)
         });
         let kept: Vec<At> = kept.map(|(at, _)| at).collect();
         for at in kept {

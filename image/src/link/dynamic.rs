@@ -22,7 +22,10 @@ pub fn refuse_shared_libraries(request: &LinkRequest) -> Result<(), LinkError> {
             InputFile::Mark(Mark::Pop) => state = states.pop().unwrap_or(state),
             InputFile::Path(path) if state.dynamic => look(&folders, path, 0)?,
             InputFile::Library(name) if state.dynamic => library(&folders, name, 0)?,
-            InputFile::Path(_) | InputFile::Library(_) | InputFile::Mark(_) => {}
+            InputFile::Path(_)
+            | InputFile::Script(_)
+            | InputFile::Library(_)
+            | InputFile::Mark(_) => {}
         }
     }
     Ok(())

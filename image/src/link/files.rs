@@ -11,6 +11,7 @@ use super::intermediate::CodeSymbol;
 use super::script::{self, Named};
 use super::search::{Folders, State};
 use super::source::Source;
+use super::tables::Tables;
 
 /// All inputs, and what is done with them.
 #[derive(Debug, Default)]
@@ -18,6 +19,8 @@ pub(super) struct Inputs {
     /// Each once, in the order in which they are first named.
     pub(super) files: Vec<InputBytes>,
     pub(super) steps: Vec<Step>,
+    /// What scripts gather (`-T`).
+    pub(super) tables: Tables,
     /// Signatures of groups of which compiled code has the copy that counts.
     pub(super) held: HashSet<String>,
     /// All files that were read, scripts too, in the order of their first use.
@@ -114,6 +117,7 @@ pub(super) fn read(request: &LinkRequest) -> Result<Inputs, LinkError> {
         match input {
             InputFile::Path(path) => reader.file(path, 0)?,
             InputFile::Library(name) => reader.library(name, 0)?,
+            InputFile::Script(path) => reader.tables(path)?,
             InputFile::Mark(mark) => reader.mark(*mark)?,
         }
     }
@@ -236,6 +240,17 @@ impl<'r> Reader<'r> {
             searched: self.folders.listed(),
         })?;
         self.file(&path, depth)
+    }
+
+    /// A script that adds to the usual one.
+    fn tables(&mut self, path: &Path) -> Result<(), LinkError> {
+        let path = self.folders.found(path);
+        let text = String::from_utf8(read_file(&path)?);
+        let file = path.display().to_string();
+        let text = text.map_err(|_| LinkError::input(&file, "not text, and no linker script"))?;
+        self.found.tables.read(&file, &text)?;
+        self.found.paths.push(path);
+        Ok(())
     }
 
     fn file(&mut self, path: &Path, depth: usize) -> Result<(), LinkError> {

@@ -88,6 +88,7 @@ mod source;
 mod start;
 mod symbols;
 mod symtab;
+mod tables;
 mod target;
 mod unit;
 
@@ -185,7 +186,7 @@ fn link_as_named(request: &LinkRequest, registry: &mut dyn Registry) -> Result<L
     program.refuse_mismatch(&set.units)?;
     program.settle(&mut set.units, request.allow_multiple_definition)?;
     definitions::settle(request, &mut set.units, set.definitions, &mut program)?;
-    let collected = collect::collect(request, &mut set.units, &mut program)?;
+    let collected = collect::collect(request, &inputs.tables, &mut set.units, &mut program)?;
     let targets: Vec<UnitTargets<'_>> = (0..set.units.len())
         .map(|unit| symbols::targets(&set.units, &program, unit))
         .collect();
@@ -197,6 +198,7 @@ fn link_as_named(request: &LinkRequest, registry: &mut dyn Registry) -> Result<L
     let reservations = set.reserve(&plans, &program, registry)?;
     let image = Image::new(
         request,
+        &inputs.tables,
         &set.units,
         &targets,
         &plans,
@@ -206,6 +208,7 @@ fn link_as_named(request: &LinkRequest, registry: &mut dyn Registry) -> Result<L
     let mut warnings = about_compiling;
     warnings.extend_from_slice(program.commons());
     warnings.extend(checks::refuse_undefined(&image, request)?);
+    checks::refuse_script_symbols(&image)?;
     checks::refuse_many_sections(&image)?;
     checks::refuse_writable_code(&image)?;
     let mut contents = relocate::fill(&image)?;
@@ -371,7 +374,8 @@ impl<'a> LinkSet<'a> {
             .flat_map(|object| &mut object.sections)
         {
             let mut patterns = request.unique.iter();
-            section.keeps_name = patterns.any(|pattern| pattern::matches(pattern, section.name));
+            section.keeps_name = patterns.any(|pattern| pattern::matches(pattern, section.name))
+                || inputs.tables.place(section.name).is_some();
         }
         let application = Unit::new(
             UnitKind::Application,

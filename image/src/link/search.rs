@@ -73,6 +73,14 @@ impl<'r> Folders<'r> {
         there.find(|path| !Start::of(path).is_for_another_machine())
     }
 
+    /// A file that is named as it is, or is in a search folder.
+    pub(super) fn found(&self, name: &Path) -> PathBuf {
+        let inside = self.all.iter().map(|folder| folder.join(name));
+        let mut all = std::iter::once(name.to_owned()).chain(inside);
+        let found = all.find(|path| path.is_file());
+        found.unwrap_or_else(|| name.to_owned())
+    }
+
     /// A file that a script names: beside the script, as it is, in a search folder, or absolute (in the
     /// sysroot, if the script is, or if it says so by `=` or `$SYSROOT`).
     pub(super) fn script_file(&self, script: &Path, name: &str) -> Result<PathBuf, LinkError> {

@@ -69,9 +69,10 @@ pub(super) fn build(
 }
 
 /// What the linker itself defines, with its address: the ends of data, and what else the program refers to.
-fn provided<'a>(image: &Image<'_, 'a>) -> BTreeMap<&'a str, u64> {
+fn provided<'n>(image: &'n Image<'_, '_>) -> BTreeMap<&'n str, u64> {
     let always = ["__bss_start", "_edata", "_end"].into_iter();
-    let names = always.chain(image.program.all_absent());
+    let of_tables = image.tables.symbols().map(|(name, _)| name);
+    let names = always.chain(of_tables).chain(image.program.all_absent());
     let found = names.filter_map(|name| match image.import(name)? {
         Import::Address(address) => Some((name, address)),
         Import::Symbol(_) => None,

@@ -181,6 +181,10 @@ fn long_option(
         "undefined" => request.undefined.push(arguments.value(option)?),
         "require-defined" => request.required.push(arguments.value(option)?),
         "wrap" => request.wrapped.push(arguments.value(option)?),
+        "script" | "T" | "default-script" | "dT" => {
+            let path = arguments.value(option)?.into();
+            request.inputs.push(InputFile::Script(path));
+        }
         "defsym" => define(request, &arguments.value(option)?)?,
         "unresolved-symbols" => unresolved(request, &arguments.value(option)?)?,
         "no-undefined" => request.unresolved.ignored = false,
@@ -290,7 +294,7 @@ fn short_option(
     if let Some(advice) = vocabulary::advice(letter.encode_utf8(&mut [0; 4])) {
         return Err(LinkError::option(whole, advice));
     }
-    if !"oelLumzOI".contains(letter) && !IGNORED_LETTERS.contains(letter) {
+    if !"oelLumzOIT".contains(letter) && !IGNORED_LETTERS.contains(letter) {
         return Ok(false);
     }
     let value = if attached.is_empty() {
@@ -303,6 +307,7 @@ fn short_option(
         'e' => request.entry = value,
         'l' => request.inputs.push(InputFile::Library(value)),
         'L' => request.search.push(value.into()),
+        'T' => request.inputs.push(InputFile::Script(value.into())),
         'u' => request.undefined.push(value),
         'm' => arguments.machine = other_machine(&value),
         'z' => keyword(&value, request)?,
@@ -592,8 +597,6 @@ mod tests {
     #[test]
     fn what_cannot_be_followed_is_refused_with_advice() {
         for (line, advice) in [
-            ("-T script a.o", "registry"),
-            ("-Tscript a.o", "registry"),
             ("-Ttext=0x1000 a.o", "registry"),
             ("-R file a.o", "objects themselves"),
             ("--defsym=a", "SYMBOL=EXPRESSION"),

@@ -153,6 +153,8 @@ impl Default for LinkRequest {
 pub enum InputFile {
     /// A path.
     Path(PathBuf),
+    /// A linker script that adds tables (`-T`): beside the current folder it is looked for in the search folders.
+    Script(PathBuf),
     /// `-lNAME`: `libNAME.so` or `libNAME.a` in the search folders (`-l:FILE`: that file).
     Library(String),
     /// What the files that follow are to the link.

@@ -247,12 +247,6 @@ const OTHER_OUTPUTS: &Table = &[
 
 const REFUSED: &Table = &[
     (
-        &["script", "T", "default-script", "dT"],
-        "addresses come from the registry, so there is no place for a linker script: leave -T out. Sections that are to \
-         lie together need a name that is a C identifier (__start_NAME and __stop_NAME are their ends), symbols \
-         --defsym",
-    ),
-    (
         &[
             "Ttext",
             "Tdata",

@@ -17,6 +17,7 @@ use super::gathered::{Gathered, gathered};
 use super::object::{Object, Section};
 use super::plan::Plan;
 use super::resolve::Resolution;
+use super::tables::Tables;
 use super::target::UnitTargets;
 use super::unit::{SymbolId, Unit};
 
@@ -108,6 +109,9 @@ pub(super) struct Image<'i, 'a> {
     pub(super) gathered: Vec<(Gathered, u64, (usize, usize, usize))>,
     pub(super) gathered_index: HashMap<(usize, usize, usize), u64>,
     pub(super) orphans: Vec<Orphan>,
+    pub(super) tables: &'i Tables,
+    /// Symbols that scripts define.
+    pub(super) table_symbols: BTreeMap<&'i str, u64>,
     pub(super) loose: LooseSections,
     /// Functions whose implementation is chosen at start.
     pub(super) resolved: Vec<SymbolId>,
@@ -122,6 +126,7 @@ impl<'i, 'a> Image<'i, 'a> {
     /// Gives everything an address. `reservations` are by library, i.e. by unit from 1 on.
     pub(super) fn new(
         request: &'i LinkRequest,
+        tables: &'i Tables,
         units: &'i [Unit<'a>],
         targets: &'i [UnitTargets<'a>],
         plans: &'i [Plan<'a>],
@@ -154,6 +159,8 @@ impl<'i, 'a> Image<'i, 'a> {
             gathered: Vec::new(),
             gathered_index: HashMap::new(),
             orphans: Vec::new(),
+            tables,
+            table_symbols: BTreeMap::new(),
             loose: LooseSections::default(),
             resolved: Vec::new(),
             property_note: Vec::new(),
@@ -213,7 +220,7 @@ impl<'i, 'a> Image<'i, 'a> {
     }
 
     fn place_application(&mut self, request: &LinkRequest) -> Result<(), LinkError> {
-        self.find_orphans();
+        self.find_orphans()?;
         let plan = &self.plans[0];
         let start = APPLICATION_START.0;
         let included = self.included().count() as u64;

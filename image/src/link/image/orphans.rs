@@ -9,8 +9,10 @@
 use std::collections::BTreeMap;
 
 use super::{Cursor, Image, Span};
+use crate::link::error::LinkError;
 use crate::link::gathered::{Gathered, gathered};
 use crate::link::object::Section;
+use crate::link::tables::Statement;
 
 /// The run of the application's pages that an orphan section lies in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,14 +23,20 @@ pub(in crate::link) enum Run {
     Data,
 }
 
+/// Which statement of a script takes a section, its name where that one sorts by names, and its object's place in the
+/// order of ld.
+type Order = (usize, String, usize);
+
 /// All sections of a name.
 #[derive(Clone, Debug, Default)]
 pub(in crate::link) struct Orphan {
     pub(in crate::link) name: String,
     pub(in crate::link) run: Run,
     pub(in crate::link) span: Span,
-    /// Each section, by unit, object and index, with its object's place in the order of ld.
-    parts: Vec<(usize, (usize, usize, usize))>,
+    /// Each section, by unit, object and index.
+    parts: Vec<(Order, (usize, usize, usize))>,
+    /// What a script says of it.
+    table: Option<usize>,
     is_code: bool,
     is_writable: bool,
     /// An ordinary link would keep one of several equal entries.
@@ -47,28 +55,47 @@ impl Orphan {
 }
 
 impl Image<'_, '_> {
-    /// Finds all orphan sections of the program.
-    pub(in crate::link) fn find_orphans(&mut self) {
+    /// Finds all orphan sections of the program, and what scripts gather.
+    pub(in crate::link) fn find_orphans(&mut self) -> Result<(), LinkError> {
+        let tables = self.tables;
         let mut found: BTreeMap<&str, Orphan> = BTreeMap::new();
+        for (index, table) in tables.0.iter().enumerate() {
+            found.entry(&table.name).or_default().table = Some(index);
+        }
         for u in self.included() {
             let unit = &self.units[u];
             for (o, s, section) in unit.sections() {
+                let placed = tables.place(section.name).filter(|_| section.is_loaded());
                 let is_orphan = gathered(section) == Some(Gathered::Orphan);
-                if !is_orphan && !section.is_alone || !self.takes(u, o, s) {
+                let is_one = is_orphan || section.is_alone;
+                if !is_one && placed.is_none() || !self.takes(u, o, s) {
                     continue;
                 }
-                let orphan = found.entry(section.name).or_default();
+                let name =
+                    placed.map_or(section.name, |placed| tables.0[placed.table].name.as_str());
+                if !is_one {
+                    return Err(self.not_gathered((u, o, s), name));
+                }
+                if placed.is_some() && section.is_mergeable() {
+                    return Err(self.not_merged((u, o, s), name));
+                }
+                let orphan = found.entry(name).or_default();
                 orphan.is_code |= section.is_code();
                 orphan.is_writable |= section.is_writable();
                 orphan.is_mergeable |= section.is_mergeable();
-                orphan.parts.push((self.program.order(u, o), (u, o, s)));
+                // What a script does not name, though it is called as its table, is last.
+                let rule = placed.map_or(usize::MAX, |placed| placed.statement);
+                let is_sorted = placed.is_some_and(|placed| placed.is_sorted);
+                let name = if is_sorted { section.name } else { "" };
+                let order = (rule, name.to_owned(), self.program.order(u, o));
+                orphan.parts.push((order, (u, o, s)));
             }
         }
         let is_alone = |orphan: &Orphan| match orphan.parts[..] {
             [(_, (u, o, s))] => self.units[u].objects[o].sections[s].is_alone,
             _ => false,
         };
-        found.retain(|_, orphan| !is_alone(orphan));
+        found.retain(|_, orphan| orphan.table.is_some() || !is_alone(orphan));
         let orphans = found.into_iter().map(|(name, mut orphan)| {
             orphan.name = name.to_owned();
             orphan.run = match orphan {
@@ -76,10 +103,34 @@ impl Image<'_, '_> {
                 _ if orphan.is_code => Run::Code,
                 _ => Run::Constants,
             };
-            orphan.parts.sort_by_key(|(order, _)| *order);
+            orphan.parts.sort();
             orphan
         });
         self.orphans = orphans.collect();
+        Ok(())
+    }
+
+    fn not_gathered(&self, at: (usize, usize, usize), table: &str) -> LinkError {
+        let whose = match at.0 {
+            0 => "has a place of its own in every program",
+            _ => "lies in its library's pages, which are the same in all programs",
+        };
+        LinkError::input(
+            self.place(at, 0),
+            format!(
+                "the script wants it in {table}, but it {whose}: give the section a name of its own"
+            ),
+        )
+    }
+
+    fn not_merged(&self, at: (usize, usize, usize), table: &str) -> LinkError {
+        LinkError::input(
+            self.place(at, 0),
+            format!(
+                "equal entries of what the script wants in {table} are to be merged, which is not done: compile it without \
+                 -fmerge-constants (flag M of the section)"
+            ),
+        )
     }
 
     /// Places those of one run from `end` on.
@@ -89,13 +140,31 @@ impl Image<'_, '_> {
             let section = |(u, o, s): (usize, usize, usize)| -> &Section<'_> {
                 &self.units[u].objects[o].sections[s]
             };
+            let table = orphan.table.map(|table| &self.tables.0[table]);
             let alignments = orphan.parts.iter().map(|(_, at)| section(*at).alignment);
-            let start = end.take(0, alignments.max().unwrap_or(1)).start;
-            for (_, at) in &orphan.parts {
-                let section = section(*at);
-                let address = end.take(section.size, section.alignment).start;
-                self.gathered_index.insert(*at, address);
+            let own = table.map_or(1, |table| table.alignment);
+            let start = end.take(0, alignments.max().unwrap_or(1).max(own)).start;
+            let mut parts = orphan.parts.iter().peekable();
+            let mut place = |rule: usize, end: &mut Cursor| {
+                while let Some((_, at)) = parts.next_if(|((of, ..), _)| *of == rule) {
+                    let section = section(*at);
+                    let address = end.take(section.size, section.alignment).start;
+                    self.gathered_index.insert(*at, address);
+                }
+            };
+            let statements = table.map_or(&[][..], |table| &table.statements);
+            for (rule, statement) in statements.iter().enumerate() {
+                match statement {
+                    Statement::Align(alignment) => {
+                        end.take(0, *alignment);
+                    }
+                    Statement::Symbol { name, .. } => {
+                        self.table_symbols.insert(name, end.0);
+                    }
+                    Statement::Sections { .. } => place(rule, end),
+                }
             }
+            place(usize::MAX, end);
             orphan.span = Span {
                 start,
                 size: end.0 - start,

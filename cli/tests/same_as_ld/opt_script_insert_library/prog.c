@@ -1,0 +1,4 @@
+#include <stdio.h>
+extern int mine_start[], mine_end[];
+int member(void);
+int main(void) { printf("%d %d\n", (int)(mine_end - mine_start), member()); return 0; }
