@@ -211,7 +211,12 @@ fn what_is_open_is_changed_as_with_linux() {
         let found = bounded(&world.granted("program", &PROCESS, &["place"])).output();
         let found = found.unwrap();
         let said = text(&found.stderr);
-        assert_eq!(text(&found.stdout), "1 1 1 1 1 640\n", "{} {said}", found.status);
+        assert_eq!(
+            text(&found.stdout),
+            "1 1 1 1 1 640\n",
+            "{} {said}",
+            found.status
+        );
     }
 }
 
