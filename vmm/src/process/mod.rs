@@ -11,7 +11,7 @@
 //! The guest's calls go to the host kernel through a filter that lets the calls of
 //! [`crate::linux::table`] pass; the few that it cannot decide are the tracer's. Granted directories are
 //! the only files of a mount namespace of its own. All threads of the guest are traced; signals to poolvmm
-//! are for the guest, and its first thread passes them on ([`watch`]). Of this program nothing is left in the guest's
+//! are for the guest, and its first thread passes them on. Of this program nothing is left in the guest's
 //! process: no memory, no register, no descriptor, nothing that the kernel was told. The guest dies with
 //! its tracer, which also learns where a fault was.
 
