@@ -188,8 +188,11 @@ fn who_ends_a_guest_does_not_wait_for_its_pipes() {
                     || threads_of(guest.cast_unsigned()).count() > 2 * 20
             },
         );
-        send(vmm, signal);
-        let status = until_some("poolvmm to end", || running.0.try_wait().unwrap());
+        // Over and over, as an impatient supervisor does.
+        let status = until_some("poolvmm to end", || {
+            send(vmm, signal);
+            running.0.try_wait().unwrap()
+        });
         assert!(!status.success(), "{signal} {grants}: {status}");
         until("the guest to end", || {
             matches!(

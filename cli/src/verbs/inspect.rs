@@ -48,8 +48,7 @@ impl Inspect {
         }
         let comparison = against::compare(&images);
         if let Some(path) = &self.picture {
-            std::fs::write(path, picture::draw(&comparison))
-                .with_context(|| format!("writing {}", path.display()))?;
+            file::write(path, picture::draw(&comparison).as_bytes(), file::DATA)?;
         }
         output::print(global.json, &comparison, ToString::to_string)?;
         Ok(ExitCode::SUCCESS)

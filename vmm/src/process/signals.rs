@@ -27,6 +27,14 @@ const INTERRUPTS: i32 = libc::SIGURG;
 #[derive(Debug)]
 pub(super) struct Operator(OwnedFd);
 
+/// What came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Came {
+    pub(super) signal: Signal,
+    /// To this process. The kernel's own are a terminal's, which has told the guest, too.
+    pub(super) is_sent: bool,
+}
+
 /// Where it is told that something has become of a thread of the guest.
 pub(super) struct Children {
     set: libc::sigset_t,
@@ -63,8 +71,8 @@ impl Operator {
         Ok(Self(descriptor(&PASSED_ON)?))
     }
 
-    /// The next that somebody sent, if one is there.
-    pub(super) fn next(&self) -> Option<Signal> {
+    /// The next, if one is there.
+    pub(super) fn next(&self) -> Option<Came> {
         let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
         // SAFETY: the kernel fills the structure, or nothing of it; all zeros are a value.
         let info = unsafe {
@@ -72,9 +80,10 @@ impl Operator {
             libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), length);
             info.assume_init()
         };
-        // The kernel's own: a terminal has told the guest, too.
-        let is_sent = info.ssi_code <= 0;
-        is_sent.then(|| Signal::from_named_raw(info.ssi_signo.cast_signed()))?
+        Some(Came {
+            signal: Signal::from_named_raw(info.ssi_signo.cast_signed())?,
+            is_sent: info.ssi_code <= 0,
+        })
     }
 }
 

@@ -4,13 +4,15 @@
 //! The tracer uses the guest's own files, if only to look at them, and may be the last to let go of one. The kernel has
 //! whoever lets go of a pipe wait for whoever moves bytes into it, whatever signal comes; it lets a socket linger; it asks a
 //! file system in user space, which may be silent. A guest can see to that, and to a connection that the tracer makes and
-//! waits for. So whoever wants to end it must not need the tracer. The guest is this thread's child and is told to die with it (`PR_SET_PDEATHSIG`): a killed poolvmm takes
-//! it along, and with it all that the tracer could wait for. And signals that are for the guest are passed on from here.
+//! waits for. So whoever wants to end it must not need the tracer. The guest is this thread's child and is told to die
+//! with it (`PR_SET_PDEATHSIG`): a killed poolvmm takes it along, and with it all that the tracer could wait for. And
+//! signals that are for the guest are passed on from here.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::io::Errno;
@@ -19,8 +21,8 @@ use rustix::time::Timespec;
 
 use super::signals::{self, Operator};
 
-/// Nanoseconds between a signal and the first interrupt, and between two.
-const PATIENCE: i64 = 50_000_000;
+/// From a signal to the first interrupt, and between two.
+const PATIENCE: Duration = Duration::from_millis(50);
 /// How often a tracer is interrupted that does nothing else, until its guest is killed: in five seconds.
 const INTERRUPTS: u32 = 100;
 /// Signals by which somebody asks the guest to end.
@@ -58,6 +60,36 @@ impl Pulse {
     }
 }
 
+/// Somebody asked the guest to end while the tracer was at work.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    /// The tracer's pulse then.
+    at: u32,
+    interrupts: u32,
+    /// When the tracer is interrupted next.
+    next: Instant,
+}
+
+impl Asked {
+    fn now(at: u32) -> Self {
+        Self {
+            at,
+            interrupts: 0,
+            next: Instant::now() + PATIENCE,
+        }
+    }
+
+    /// What is open when it was interrupted once more, unless that was often enough.
+    fn again(self) -> Option<Self> {
+        let interrupts = self.interrupts + 1;
+        (interrupts < INTERRUPTS).then(|| Self {
+            interrupts,
+            next: Instant::now() + PATIENCE,
+            ..self
+        })
+    }
+}
+
 /// Says that the tracer has ended, when it is dropped.
 pub(super) struct Ends<'w>(&'w Watch);
 
@@ -88,18 +120,15 @@ impl Watch {
     /// Passes signals on to the guest until its tracer has ended. Whatever the tracer waits in then is interrupted. Without it
     /// the guest would not get them: where it does nothing else for a while, a guest that is to end is killed.
     pub(super) fn wait(&self) -> io::Result<()> {
-        let (mut interrupts, mut since) = (0, None);
+        let mut asked: Option<Asked> = None;
         loop {
             let mut polls = [
                 PollFd::new(&self.end, PollFlags::IN),
                 PollFd::from_borrowed_fd(self.operator.as_fd(), PollFlags::IN),
             ];
-            let patience = Timespec {
-                tv_sec: 0,
-                tv_nsec: PATIENCE,
-            };
-            let patience = (interrupts > 0).then_some(&patience);
-            let came = match rustix::event::poll(&mut polls, patience) {
+            let left = asked.map(|asked| asked.next.saturating_duration_since(Instant::now()));
+            let patience = left.and_then(|left| Timespec::try_from(left).ok());
+            match rustix::event::poll(&mut polls, patience.as_ref()) {
                 Err(Errno::INTR) => continue,
                 came => came?,
             };
@@ -108,24 +137,30 @@ impl Watch {
                 return Ok(());
             }
             if is_there(&polls[1])
-                && let Some(signal) = self.operator.next()
+                && let Some(came) = self.operator.next()
             {
-                // It may be gone.
-                let _ = rustix::process::pidfd_send_signal(&self.guest, signal);
-                if ENDS.contains(&signal) {
-                    (interrupts, since) = (INTERRUPTS, self.pulse.now());
+                if came.is_sent {
+                    // It may be gone.
+                    let _ = rustix::process::pidfd_send_signal(&self.guest, came.signal);
+                }
+                // Who asks again does not have it wait for longer.
+                if ENDS.contains(&came.signal) && !asked.is_some_and(|asked| self.is_at(asked)) {
+                    asked = self.pulse.now().map(Asked::now);
                 }
             }
-            if came == 0 {
-                interrupts -= 1;
+            if let Some(open) = asked.filter(|asked| asked.next <= Instant::now()) {
                 signals::interrupt(self.tracer.load(Ordering::Acquire));
-                if since.is_none() || since != self.pulse.now() {
-                    interrupts = 0;
-                } else if interrupts == 0 {
+                asked = open.again().filter(|_| self.is_at(open));
+                if asked.is_none() && self.is_at(open) {
                     let _ = rustix::process::pidfd_send_signal(&self.guest, Signal::KILL);
                 }
             }
         }
+    }
+
+    /// The tracer does what it did then.
+    fn is_at(&self, asked: Asked) -> bool {
+        self.pulse.now() == Some(asked.at)
     }
 
     /// The descriptor that signals are sent by.

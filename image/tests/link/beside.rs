@@ -1,18 +1,10 @@
 //! Images beside each other: what they share, and what keeps them from sharing more.
-//!
-//! Needs `musl-gcc` (Debian: `musl-tools`).
 
-#![allow(clippy::unwrap_used)] // In tests and in what only they call.
-
-#[path = "link/support.rs"]
-#[allow(dead_code)] // Each test binary uses a part of it.
-mod support;
-
+use crate::support::{Compiler, Workshop};
 use pool_core::registry::AddressBook;
 use pool_image::describe::describe;
 use pool_image::inspect::{against, inspect, picture};
 use pool_image::link::link;
-use support::{Compiler, Workshop};
 
 /// A library of several pages. Its `get` refers to `value` by an instruction that nothing can go between.
 const LIBRARY: &str = "__asm__(\".text\\n.globl get\\n.type get, @function\\n\

@@ -1,22 +1,15 @@
 //! The linker against real inputs: what it links runs like what GNU ld links, and the shared
 //! pages of a library are the same bytes in every image.
-//!
-//! Needs `musl-gcc`, `gcc` and `g++` (Debian: `musl-tools`, `g++`).
-
-#![allow(clippy::unwrap_used)] // In tests and in what only they call.
-
-#[path = "link/support.rs"]
-mod support;
 
 use std::collections::BTreeMap;
 
+use crate::support::{Compiler, Workshop, guests, run};
 use goblin::elf::Elf;
 use goblin::elf::program_header::{PF_W, PF_X, PT_LOAD, PT_TLS};
 use pool_core::name::LibraryRef;
 use pool_core::registry::{AddressBook, Reservation, ReservationRequest};
 use pool_image::layout::{LAYOUT_SECTION, LinkLayout};
 use pool_image::link::{LinkError, Linked, Registry, RegistryError, link};
-use support::{Compiler, Workshop, guests, run};
 
 const PROGRAMS: [&str; 5] = [
     "hello",
@@ -329,7 +322,7 @@ fn imports_leave_the_shared_pages_alone() {
 fn debian_s_c_library_and_c_plus_plus_work() {
     let workshop = Workshop::new();
     let mut book = AddressBook::default();
-    let source = support::source("cxx.cc");
+    let source = crate::support::source("cxx.cc");
     let mut images = Vec::new();
     let hello = guests().join("hello.o").display().to_string();
     let hello_c = workshop.compile(

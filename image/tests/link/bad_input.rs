@@ -1,15 +1,9 @@
 //! Bad input to the linker: each kind has an error that names the file and says what to do.
 
-#![allow(clippy::unwrap_used)] // In tests and in what only they call.
-
-#[path = "link/support.rs"]
-#[allow(dead_code)]
-mod support;
-
+use crate::support::{Compiler, Workshop};
 use pool_core::registry::AddressBook;
 use pool_image::link::{LinkError, LinkRequest, link, parse_args};
 use proptest::prelude::*;
-use support::{Compiler, Workshop};
 
 #[track_caller]
 fn refusal(request: &LinkRequest) -> String {

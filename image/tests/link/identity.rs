@@ -1,23 +1,15 @@
 //! A library's shared pages are a function of its own members and its own place: other archives, their order, and another
 //! version of the C library change nothing in them.
-//!
-//! Needs `musl-gcc`, `gcc` and `g++` (Debian: `musl-tools`, `g++`).
-
-#![allow(clippy::unwrap_used)] // In tests and in what only they call.
-
-#[path = "link/support.rs"]
-#[allow(dead_code)] // Each test binary uses a part of it.
-mod support;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::{Compiler, Workshop, guests, run, source};
 use pool_core::digest::ObjectId;
 use pool_core::name::LibraryRef;
 use pool_core::registry::{AddressBook, Reservation, ReservationRequest};
 use pool_image::link::{LibraryPages, Linked, Registry, RegistryError, link};
-use support::{Compiler, Workshop, guests, run, source};
 
 /// A library as an image has it: its version, its identity, its place, and its pages as they are in every image.
 #[derive(Clone, Debug, PartialEq, Eq)]
