@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::fault::{AddressNames, Outcome};
 use crate::kvm::{KvmError, Machine};
 use crate::linux::start::Start;
-use crate::linux::{Grant, GrantError, Linux, PID, Settings};
+use crate::linux::{Linux, PID, Settings};
 use crate::memory::MemoryCounts;
 use crate::options::{Options, Output, Platform};
 use crate::plan::{Plan, PlanError};
@@ -22,7 +22,7 @@ use crate::stamp::Stamp;
 use crate::standard::Standard;
 use crate::unserved::Unserved;
 use crate::usage::HostUsage;
-use crate::world::{World, WorldError};
+use crate::world::{Grant, GrantError, World, WorldError};
 
 /// Why a guest could not be run.
 #[derive(Debug, Error)]

@@ -12,6 +12,8 @@
 //! Whoever may not make a mount namespace makes one as the owner of a new user namespace.
 
 mod contents;
+mod grant;
+mod guest;
 pub(crate) mod small;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,8 +29,8 @@ use rustix::mount::{
 use rustix::thread::UnshareFlags;
 use thiserror::Error;
 
+pub use self::grant::{Grant, GrantError};
 use self::small::{Node, Place, Places};
-use crate::linux::Grant;
 
 /// Why the guest's file system cannot be made.
 #[derive(Debug, Error)]

@@ -34,6 +34,11 @@ fn numbers<const N: usize>(number: libc::c_long, arguments: [u64; N]) -> Result<
     unsafe { call(number as u64, all) }
 }
 
+/// What a call that fails returns.
+pub(super) fn failed(error: Errno) -> u64 {
+    (-i64::from(error.raw_os_error())) as u64
+}
+
 /// A call of numbers and descriptors that waits for a disk: whoever makes it needs nothing else of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskCall {
@@ -49,7 +54,7 @@ impl DiskCall {
 
     /// Makes it; what it returns to the guest.
     pub fn make(self) -> u64 {
-        numbers(self.number as libc::c_long, self.arguments).unwrap_or_else(super::run::failed)
+        numbers(self.number as libc::c_long, self.arguments).unwrap_or_else(failed)
     }
 }
 

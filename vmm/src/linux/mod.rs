@@ -12,7 +12,6 @@ mod advice;
 mod descriptor;
 mod dispatch;
 mod futex;
-mod grant;
 pub(crate) mod host;
 pub(crate) mod identity;
 mod limits;
@@ -45,8 +44,6 @@ use rustix::io::Errno;
 
 pub(crate) use self::descriptor::requests as descriptor_requests;
 use self::futex::Futexes;
-pub(crate) use self::grant::clean;
-pub use self::grant::{Grant, GrantError};
 pub use self::host::DiskCall;
 use self::limits::Limits;
 pub(crate) use self::limits::unbound_files;

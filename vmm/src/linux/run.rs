@@ -6,7 +6,7 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::time::Timespec;
 
-use super::host::DiskCall;
+use super::host::{DiskCall, failed};
 use super::scheduler::Tid;
 use super::table::{Server, Topic};
 use super::task::Pending;
@@ -225,9 +225,4 @@ fn server(number: u64) -> Option<(usize, Server)> {
     let at = table::find(number)?;
     let server = table::at(at).server;
     (!matches!(server, Server::ProcessOnly)).then_some((at, server))
-}
-
-/// What a call that fails returns.
-pub(super) fn failed(error: Errno) -> u64 {
-    (-i64::from(error.raw_os_error())) as u64
 }

@@ -52,7 +52,6 @@ use self::ptrace::Tracee;
 use self::trace::{End, Tracer};
 use self::watch::Watch;
 use crate::fault::Outcome;
-use crate::linux::Grant;
 use crate::linux::start::{Start, StartError};
 use crate::memory::{Backing, MemoryCounts};
 use crate::network;
@@ -64,6 +63,7 @@ use crate::standard;
 use crate::unserved::Unserved;
 use crate::usage::HostUsage;
 use crate::vdso::{Moved, Vdso};
+use crate::world::Grant;
 use crate::world::Layout;
 use crate::world::small::Places;
 

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::small::{Guest, Text};
+use super::guest::{Guest, Text};
 
 const PAGE: u64 = 4096;
 /// Ticks of a clock in a second that programs are told of (`sysconf(_SC_CLK_TCK)`).

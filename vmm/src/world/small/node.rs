@@ -2,6 +2,7 @@
 
 use rustix::io::Errno;
 
+use super::super::grant::clean;
 use super::{Device, FILES, Guest, Text, path_of};
 
 /// What a path of the small world stands for.
@@ -59,7 +60,7 @@ pub(crate) fn find(path: &[u8], process: i32, granted: &[Vec<u8>]) -> Option<Nod
     if path.first() != Some(&b'/') {
         return None;
     }
-    let path = crate::linux::clean(path);
+    let path = clean(path);
     if !top.iter().any(|top| path.starts_with(top)) {
         return None;
     }
