@@ -40,27 +40,36 @@ pub(super) struct Library {
 
 /// The name (and version) of the archive at `path`: given by an alias, or its file name.
 pub(super) fn naming(path: &Path, aliases: &[LibraryAlias]) -> Naming {
-    let text = path.display().to_string();
-    let file = path
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let stem = file.strip_suffix(".a").unwrap_or(&file);
-    let stem = stem.strip_prefix("lib").unwrap_or(stem);
-    let matches = |alias: &&LibraryAlias| {
-        let wanted = alias.file.strip_prefix('-').unwrap_or(&alias.file);
-        alias.file == text || alias.file == file || wanted.strip_prefix('l') == Some(stem)
-    };
-    if let Some(alias) = aliases.iter().find(matches) {
-        return Naming {
+    match alias(path, aliases) {
+        Some(alias) => Naming {
             name: alias.library.name.clone(),
             version: Some(alias.library.version.clone()),
-        };
+        },
+        None => Naming {
+            name: name_of(stem(&file_name(path))),
+            version: None,
+        },
     }
-    Naming {
-        name: name_of(stem),
-        version: None,
-    }
+}
+
+/// The name and version that were given to the archive at `path`, by its path, its file name, or `-lNAME`.
+pub(super) fn alias<'r>(path: &Path, aliases: &'r [LibraryAlias]) -> Option<&'r LibraryAlias> {
+    let text = path.display().to_string();
+    let file = file_name(path);
+    aliases.iter().find(|alias| {
+        let wanted = alias.file.strip_prefix('-').unwrap_or(&alias.file);
+        alias.file == text || alias.file == file || wanted.strip_prefix('l') == Some(stem(&file))
+    })
+}
+
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+fn stem(file: &str) -> &str {
+    let stem = file.strip_suffix(".a").unwrap_or(file);
+    stem.strip_prefix("lib").unwrap_or(stem)
 }
 
 /// The name of a library whose file is called so, as far as that can be one.

@@ -71,6 +71,7 @@ mod meaning;
 mod merge;
 mod object;
 mod output;
+mod own;
 mod patch;
 mod pattern;
 mod plan;
@@ -113,9 +114,10 @@ use files::{Code, InputBytes, Inputs, MemberBytes, ObjectBytes};
 use image::Image;
 use library::{Library, Naming};
 use object::{Object, Place};
+use own::Origins;
 use plan::Plan;
 use relocate::{Contents, OwnPage};
-use resolve::{Asked, Became, Resolution};
+use resolve::{Asked, Became, Event, Resolution};
 use target::UnitTargets;
 use unit::{Beforehand, Groups, Unit, UnitKind};
 
@@ -181,8 +183,13 @@ fn link_as_named(request: &LinkRequest, registry: &mut dyn Registry) -> Result<L
     let about_compiling = lto::compile(request, &mut inputs)?;
     let mut set = LinkSet::read(request, &inputs)?;
     let beforehand = std::mem::take(&mut set.beforehand);
-    let asked = asked(request, &wrappers, &beforehand);
-    let mut program = Resolution::new(&set.units, &inputs.steps, &set.became, &asked)?;
+    let needs = asked(request, &wrappers, &beforehand);
+    let mut program = Resolution::new(&set.units, &inputs.steps, &set.became, &needs)?;
+    let absorbed = set.absorb(request, &program, &beforehand)?;
+    if let Some((events, beforehand)) = &absorbed {
+        let needs = asked(request, &wrappers, beforehand);
+        program = Resolution::again(&set.units, events, &needs)?;
+    }
     program.refuse_mismatch(&set.units)?;
     program.settle(&mut set.units, request.allow_multiple_definition)?;
     definitions::settle(request, &mut set.units, set.definitions, &mut program)?;
@@ -304,7 +311,11 @@ fn entry_address(image: &Image<'_, '_>, name: &str) -> (u64, Option<String>) {
     (start, Some(warning))
 }
 
-/// The application (unit 0) and the libraries (units from 1 on).
+/// How the unit that no library is is called.
+const APPLICATION: &str = "the application";
+
+/// The application (unit 0), the libraries (units from 1 on), and behind them archives of the program, until they are
+/// absorbed.
 struct LinkSet<'a> {
     units: Vec<Unit<'a>>,
     libraries: Vec<Library>,
@@ -330,7 +341,9 @@ impl<'a> LinkSet<'a> {
             groups: Groups::holding(held),
             ..Beforehand::default()
         };
-        for file in &inputs.files {
+        let origins = Origins::of(request);
+        let mut own_files = Vec::new();
+        for (at, file) in inputs.files.iter().enumerate() {
             match file {
                 InputBytes::Objects(all) => {
                     let first = application.len();
@@ -342,35 +355,49 @@ impl<'a> LinkSet<'a> {
                     }
                     became.push(Became::Objects(first, application.len() - first));
                 }
-                InputBytes::Archive { path, members } => {
+                InputBytes::Archive { path, members } if origins.is_library(path) => {
                     let naming = library::naming(path, &request.libraries);
                     let digest =
                         library::contents_digest(members.iter().map(|m| m.bytes.as_slice()));
                     // A copy of one that is there already is the same library.
                     let mut known = namings.iter().zip(&contents);
                     if let Some(known) = known.position(|known| known == (&naming, &digest)) {
-                        became.push(Became::Library(known + 1));
+                        became.push(Became::Archive(known + 1));
                         continue;
                     }
                     namings.push(naming);
                     contents.push(digest);
-                    let (unit, of) = library_unit(path, members)?;
-                    let own = of.iter().enumerate();
-                    let taken_here = own.filter(|(_, member)| members[**member].is_taken);
-                    let taken_here = taken_here.map(|(object, _)| (libraries.len() + 1, object));
-                    beforehand.taken.extend(taken_here);
+                    let (unit, of) = archive_unit(UnitKind::Library, path, members)?;
                     libraries.push(unit);
+                    let taken = taken(libraries.len(), &of, members);
+                    beforehand.taken.extend(taken);
                     members_of.push(of);
-                    became.push(Became::Library(libraries.len()));
+                    became.push(Became::Archive(libraries.len()));
+                }
+                InputBytes::Archive { path, members } => {
+                    own_files.push((at, path, members));
+                    // Until all libraries are known.
+                    became.push(Became::Objects(0, 0));
                 }
             }
+        }
+        let mut own = Vec::new();
+        for (file, path, members) in own_files {
+            let (unit, of) = archive_unit(UnitKind::Application, path, members)?;
+            own.push(unit);
+            let number = libraries.len() + own.len();
+            beforehand.taken.extend(taken(number, &of, members));
+            members_of.push(of);
+            became[file] = Became::Archive(number);
         }
         let definitions = definitions::object(request).map(|object| {
             application.push(object);
             application.len() - 1
         });
+        let of_archives = own.iter_mut().flat_map(|unit| &mut unit.objects);
         for section in application
             .iter_mut()
+            .chain(of_archives)
             .flat_map(|object| &mut object.sections)
         {
             let mut patterns = request.unique.iter();
@@ -379,7 +406,7 @@ impl<'a> LinkSet<'a> {
         }
         let application = Unit::new(
             UnitKind::Application,
-            "the application".to_owned(),
+            APPLICATION.to_owned(),
             application,
             request.allow_multiple_definition,
             &beforehand,
@@ -388,6 +415,7 @@ impl<'a> LinkSet<'a> {
         let settled = library::settle(&libraries, &namings, &contents)?;
         let mut units = vec![application];
         units.append(&mut libraries);
+        units.append(&mut own);
         Ok(Self {
             units,
             libraries: settled,
@@ -396,6 +424,33 @@ impl<'a> LinkSet<'a> {
             beforehand,
             definitions,
         })
+    }
+
+    /// Makes archives of the program part of the application, if there are any: what the program took, and what was known
+    /// beforehand, for what the units are then.
+    fn absorb(
+        &mut self,
+        request: &LinkRequest,
+        program: &Resolution<'a>,
+        beforehand: &Beforehand<'a>,
+    ) -> Result<Option<(Vec<Event>, Beforehand<'a>)>, LinkError> {
+        let own = self.units.split_off(1 + self.libraries.len());
+        if own.is_empty() {
+            return Ok(None);
+        }
+        let application = self.units.remove(0);
+        let absorbed = own::absorb(
+            application,
+            own,
+            self.libraries.len(),
+            program,
+            request.allow_multiple_definition,
+            beforehand,
+        )?;
+        self.units.insert(0, absorbed.application);
+        let definitions = self.definitions.map(|object| absorbed.places[object]);
+        self.definitions = definitions;
+        Ok(Some((absorbed.events, absorbed.beforehand)))
     }
 
     /// Asks for the addresses of all libraries of the image.
@@ -596,8 +651,20 @@ fn application_object(file: &ObjectBytes) -> Result<Option<Object<'_>>, LinkErro
     }
 }
 
-/// A library, and which member each of its objects is.
-fn library_unit<'a>(
+/// Objects of a unit whose members are in the program whether something needs them or not.
+fn taken<'m>(
+    unit: usize,
+    of: &'m [usize],
+    members: &'m [MemberBytes],
+) -> impl Iterator<Item = (usize, usize)> + 'm {
+    let objects = of.iter().enumerate();
+    let taken = objects.filter(|(_, member)| members[**member].is_taken);
+    taken.map(move |(object, _)| (unit, object))
+}
+
+/// An archive, and which member each of its objects is.
+fn archive_unit<'a>(
+    kind: UnitKind,
     path: &Path,
     members: &'a [MemberBytes],
 ) -> Result<(Unit<'a>, Vec<usize>), LinkError> {
@@ -617,7 +684,7 @@ fn library_unit<'a>(
         }
     }
     let unit = Unit::new(
-        UnitKind::Library,
+        kind,
         path.display().to_string(),
         objects,
         true,

@@ -28,8 +28,8 @@ pub(super) type Sections = HashSet<(usize, usize, usize)>;
 pub(super) struct Resolution<'a> {
     /// By unit and object: when it came into the program, if it did.
     order: Vec<Vec<Option<usize>>>,
-    /// How many objects are in it.
-    count: usize,
+    /// What came into it, in order.
+    events: Vec<Event>,
     /// Sections of live objects of which another object's copy counts.
     lost: HashSet<(usize, usize, usize)>,
     definitions: HashMap<&'a str, SymbolId>,
@@ -44,6 +44,15 @@ pub(super) struct Resolution<'a> {
     /// Sections that nothing needs, and those of them that are left out.
     unneeded: Sections,
     removed: Sections,
+}
+
+/// What a step of the command line led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// An object came into the program.
+    Loaded { unit: usize, object: usize },
+    /// A symbol of the command line was defined.
+    Defined(usize),
 }
 
 /// What is taken into account beside the files.
@@ -68,7 +77,7 @@ pub(super) enum Became {
     /// These objects of the application: the first, and how many.
     Objects(usize, usize),
     /// This unit.
-    Library(usize),
+    Archive(usize),
 }
 
 impl<'a> Resolution<'a> {
@@ -79,29 +88,34 @@ impl<'a> Resolution<'a> {
         became: &[Became],
         asked: &Asked<'a>,
     ) -> Result<Self, LinkError> {
-        let mut resolver = Resolver {
-            units,
-            may_repeat: asked.may_repeat,
-            warns_common: asked.warns_common,
-            definitions: asked.definitions,
-            beforehand: asked.beforehand,
-            defined: HashSet::new(),
-            groups: asked.beforehand.groups.clone(),
-            wanted: asked.roots.iter().copied().collect(),
-            completes: true,
-            found: Self {
-                order: units.iter().map(|u| vec![None; u.objects.len()]).collect(),
-                renamed: asked.renamed.clone(),
-                ..Self::default()
-            },
-        };
+        let mut resolver = Resolver::new(units, asked);
         for step in steps {
             resolver.step(step, became)?;
         }
         // Nothing is left for an ordinary link to do, but to fail for what is still wanted.
         resolver.completes = false;
         resolver.search(&(1..units.len()).collect::<Vec<_>>())?;
-        let mut found = resolver.found;
+        Ok(Self::of(units, resolver.found))
+    }
+
+    /// The program again, whose objects are in other units now.
+    pub(super) fn again(
+        units: &[Unit<'a>],
+        events: &[Event],
+        asked: &Asked<'a>,
+    ) -> Result<Self, LinkError> {
+        let mut resolver = Resolver::new(units, asked);
+        for event in events {
+            match *event {
+                Event::Loaded { unit, object } => resolver.load(unit, object)?,
+                Event::Defined(definition) => resolver.define_here(definition),
+            }
+        }
+        Ok(Self::of(units, resolver.found))
+    }
+
+    /// What was found, with what follows from it.
+    fn of(units: &[Unit<'a>], mut found: Self) -> Self {
         let is_any_live = |order: &Vec<Option<usize>>| order.iter().any(Option::is_some);
         found.included = found.order.iter().map(is_any_live).collect();
         found.included[0] = true;
@@ -117,7 +131,12 @@ impl<'a> Resolution<'a> {
                 }
             }
         }
-        Ok(found)
+        found
+    }
+
+    /// What came into the program, in order.
+    pub(super) fn events(&self) -> &[Event] {
+        &self.events
     }
 
     /// A thread-local variable has no address that code which knows nothing of threads could use (bfd,
@@ -338,17 +357,36 @@ struct Resolver<'r, 'a> {
     found: Resolution<'a>,
 }
 
-impl<'a> Resolver<'_, 'a> {
+impl<'r, 'a> Resolver<'r, 'a> {
+    fn new(units: &'r [Unit<'a>], asked: &Asked<'a>) -> Self {
+        Self {
+            units,
+            may_repeat: asked.may_repeat,
+            warns_common: asked.warns_common,
+            definitions: asked.definitions,
+            beforehand: asked.beforehand,
+            defined: HashSet::new(),
+            groups: asked.beforehand.groups.clone(),
+            wanted: asked.roots.iter().copied().collect(),
+            completes: true,
+            found: Resolution {
+                order: units.iter().map(|u| vec![None; u.objects.len()]).collect(),
+                renamed: asked.renamed.clone(),
+                ..Resolution::default()
+            },
+        }
+    }
+
     fn step(&mut self, step: &Step, became: &[Became]) -> Result<(), LinkError> {
         match step {
             Step::Object(file) => match became[*file] {
                 Became::Objects(first, count) => {
                     (first..first + count).try_for_each(|object| self.load(0, object))
                 }
-                Became::Library(_) => Ok(()),
+                Became::Archive(_) => Ok(()),
             },
             Step::Whole(file) => match became[*file] {
-                Became::Library(unit) if self.found.order[unit].iter().any(Option::is_some) => {
+                Became::Archive(unit) if self.found.order[unit].iter().any(Option::is_some) => {
                     Err(LinkError::option(
                         "--whole-archive",
                         format!(
@@ -357,20 +395,20 @@ impl<'a> Resolver<'_, 'a> {
                         ),
                     ))
                 }
-                Became::Library(unit) => {
+                Became::Archive(unit) => {
                     (0..self.units[unit].objects.len()).try_for_each(|o| self.load(unit, o))
                 }
                 Became::Objects(..) => Ok(()),
             },
             Step::Search(files) => {
                 let units = files.iter().filter_map(|file| match became[*file] {
-                    Became::Library(unit) => Some(unit),
+                    Became::Archive(unit) => Some(unit),
                     Became::Objects(..) => None,
                 });
                 self.search(&units.collect::<Vec<_>>())
             }
             Step::Define(definition) => {
-                self.define_here(&self.definitions[*definition]);
+                self.define_here(*definition);
                 Ok(())
             }
         }
@@ -378,7 +416,9 @@ impl<'a> Resolver<'_, 'a> {
 
     /// A symbol is defined here. What it is defined by is needed; until that is there, the symbol is so too if it was
     /// before.
-    fn define_here(&mut self, definition: &'a Definition) {
+    fn define_here(&mut self, definition: usize) {
+        self.found.events.push(Event::Defined(definition));
+        let definition = &self.definitions[definition];
         let mut names = Vec::new();
         definition.is.symbols(&mut names);
         let mut is_known = true;
@@ -462,8 +502,9 @@ impl<'a> Resolver<'_, 'a> {
         if self.found.is_live(unit, object) {
             return Ok(());
         }
-        self.found.order[unit][object] = Some(self.found.count);
-        self.found.count += 1;
+        let loaded = Event::Loaded { unit, object };
+        self.found.order[unit][object] = Some(self.found.events.len());
+        self.found.events.push(loaded);
         let units = self.units;
         let of = &units[unit].objects[object];
         let is_made = unit == 0 && self.beforehand.made.contains(&object);

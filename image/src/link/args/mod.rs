@@ -203,6 +203,9 @@ fn long_option(
             let text = arguments.value(option)?;
             request.libraries.push(alias(option.whole, &text)?);
         }
+        "pool-libraries" => {
+            request.own_are_libraries = own_are_libraries(option.whole, &arguments.value(option)?)?;
+        }
         "strip-all" | "s" => request.strip = Strip::Everything,
         "strip-debug" | "S" if request.strip == Strip::Nothing => {
             request.strip = Strip::Debugging;
@@ -456,6 +459,18 @@ fn build_id(option: &Written<'_>) -> Result<BuildId, LinkError> {
             BuildId::Given(digits.chunks(2).map(|d| (d[0] << 4 | d[1]) as u8).collect())
         }
     })
+}
+
+/// Which archives are libraries beside those that are named.
+fn own_are_libraries(option: &str, which: &str) -> Result<bool, LinkError> {
+    match which {
+        "all" => Ok(true),
+        "system" => Ok(false),
+        _ => Err(LinkError::option(
+            format!("{option} {which}"),
+            "write all (every archive is a library) or system (those of the system and those that are named are)",
+        )),
+    }
 }
 
 fn alias(option: &str, text: &str) -> Result<LibraryAlias, LinkError> {

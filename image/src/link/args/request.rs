@@ -48,6 +48,8 @@ pub struct LinkRequest {
     pub usual_folders: bool,
     /// Names and versions given to archives (`--pool-library`).
     pub libraries: Vec<LibraryAlias>,
+    /// Archives are libraries wherever they lie (`--pool-libraries=all`).
+    pub own_are_libraries: bool,
     /// What to leave out of the symbol table (`-s`, `-S`).
     pub strip: Strip,
     /// The build id to write (`--build-id`).
@@ -122,6 +124,7 @@ impl Default for LinkRequest {
             search: Vec::new(),
             usual_folders: true,
             libraries: Vec::new(),
+            own_are_libraries: false,
             strip: Strip::Nothing,
             build_id: BuildId::None,
             unwind_table: false,

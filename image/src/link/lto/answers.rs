@@ -290,7 +290,7 @@ mod tests {
             beforehand: &beforehand,
         };
         let steps = [Step::Object(0), Step::Search(vec![1])];
-        let became = [Became::Objects(0, own), Became::Library(1)];
+        let became = [Became::Objects(0, own), Became::Archive(1)];
         let program = Resolution::new(&units, &steps, &became, &asked).unwrap();
         let places: Vec<_> = (0..code.len()).map(|object| Some((0, object))).collect();
         let view = View::new(&request, &units, &program, &places);

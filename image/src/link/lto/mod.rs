@@ -179,12 +179,12 @@ fn first_round(
     let program = Resolution::new(&set.units, &inputs.steps, &set.became, &asked)?;
     let place = |(file, member): Claimed| match (set.became[file], member) {
         (Became::Objects(first, _), _) => Some((0, first)),
-        (Became::Library(unit), Some(member)) => {
+        (Became::Archive(unit), Some(member)) => {
             // A copy of another archive has no objects of its own.
             let is_own = set
                 .became
                 .iter()
-                .position(|became| *became == Became::Library(unit))
+                .position(|became| *became == Became::Archive(unit))
                 == Some(file);
             let members = set.members[unit].iter();
             let object = members
@@ -193,7 +193,7 @@ fn first_round(
                 .filter(|_| is_own)?;
             Some((unit, object))
         }
-        (Became::Library(_), None) => None,
+        (Became::Archive(_), None) => None,
     };
     let places: Vec<Option<(usize, usize)>> = claimed
         .iter()
@@ -203,7 +203,7 @@ fn first_round(
     let (answers, held) = (view.answers(&places), view.held());
     let mut taken = Vec::new();
     for (file, became) in set.became.iter().enumerate() {
-        if let Became::Library(unit) = became {
+        if let Became::Archive(unit) = became {
             let members = set.members[*unit].iter().enumerate();
             let live = members.filter(|(object, _)| program.is_live(*unit, *object));
             taken.extend(live.map(|(_, member)| (file, *member)));

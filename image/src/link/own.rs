@@ -1,0 +1,160 @@
+//! Archives of the program itself.
+//!
+//! A library has addresses that are reserved for ever, and pages that other programs are to have, too. What a build makes
+//! for one program is neither known to others nor there to stay: many projects gather their objects in archives on the way.
+//! So an archive is a library if a person says so (`--pool-library`), or if it belongs to the system: it lies where systems
+//! and toolchains keep libraries. What is needed of any other is part of the application, as with an ordinary linker, and
+//! reserves nothing.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::args::{InputFile, LinkRequest};
+use super::error::LinkError;
+use super::library;
+use super::object::Object;
+use super::resolve::{Event, Resolution};
+use super::unit::{Beforehand, Unit, UnitKind};
+
+/// Where systems keep libraries: the file system hierarchy standard's, and the stores of Nix and Guix.
+const SYSTEM: [&str; 6] = ["/usr", "/lib", "/lib64", "/opt", "/nix/store", "/gnu/store"];
+/// In one of these, where sources are built.
+const SOURCES: &str = "/usr/src";
+/// Part of the path of what a Rust toolchain has for a target.
+const RUST: &str = "rustlib";
+
+/// Tells libraries from archives of the program.
+#[derive(Debug)]
+pub(super) struct Origins<'r> {
+    request: &'r LinkRequest,
+    /// Folders of the system and of toolchains.
+    system: Vec<PathBuf>,
+}
+
+impl<'r> Origins<'r> {
+    /// The folder of a start file is the C library's, or the compiler's.
+    pub(super) fn of(request: &'r LinkRequest) -> Self {
+        let starts = request.inputs.iter().filter_map(|input| match input {
+            InputFile::Path(path) if is_start_file(path) => path.parent(),
+            _ => None,
+        });
+        let given = starts.chain(request.sysroot.as_deref());
+        let mut system: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
+        // A sysroot of the whole system is none, and a start file may lie in the folder of the program.
+        system.extend(
+            given
+                .filter_map(|path| path.canonicalize().ok())
+                .filter(|path| {
+                    let here = std::env::current_dir();
+                    !here.is_ok_and(|here| here.starts_with(path))
+                }),
+        );
+        Self { request, system }
+    }
+
+    /// True for an archive that is a library.
+    pub(super) fn is_library(&self, path: &Path) -> bool {
+        let request = self.request;
+        request.own_are_libraries
+            || library::alias(path, &request.libraries).is_some()
+            || std::path::absolute(path).is_ok_and(|path| self.is_of_system(&path))
+            || path
+                .canonicalize()
+                .is_ok_and(|path| self.is_of_system(&path))
+    }
+
+    fn is_of_system(&self, path: &Path) -> bool {
+        let is_in = |folder: &PathBuf| path.starts_with(folder);
+        let is_rust = |part: Component<'_>| part.as_os_str() == RUST;
+        !path.starts_with(SOURCES)
+            && (self.system.iter().any(is_in) || path.components().any(is_rust))
+    }
+}
+
+/// `crt1.o`, `Scrt1.o`, `crtbeginT.o` and their like.
+fn is_start_file(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let stem = name.strip_suffix(".o");
+    stem.is_some_and(|stem| {
+        stem.trim_start_matches(['S', 'M', 'g', 'r'])
+            .starts_with("crt")
+    })
+}
+
+/// Units that are archives of the program become part of the application: those of their objects that are in the program,
+/// in the order in which it took them.
+#[derive(Debug)]
+pub(super) struct Absorbed<'a> {
+    pub(super) application: Unit<'a>,
+    /// What the program took, in order, by the new positions.
+    pub(super) events: Vec<Event>,
+    /// What was known beforehand, for these.
+    pub(super) beforehand: Beforehand<'a>,
+    /// The new position of each of the application's objects.
+    pub(super) places: Vec<usize>,
+}
+
+/// Makes one application of it and of `own`, which come behind `libraries` libraries.
+pub(super) fn absorb<'a>(
+    application: Unit<'a>,
+    own: Vec<Unit<'a>>,
+    libraries: usize,
+    program: &Resolution<'a>,
+    may_repeat: bool,
+    beforehand: &Beforehand<'a>,
+) -> Result<Absorbed<'a>, LinkError> {
+    let mut parts: Vec<Vec<Option<Object<'a>>>> = std::iter::once(application)
+        .chain(own)
+        .map(|unit| unit.objects.into_iter().map(Some).collect())
+        .collect();
+    // Which part was this unit?
+    let part = |unit: usize| match unit.checked_sub(libraries) {
+        _ if unit == 0 => Some(0),
+        None | Some(0) => None,
+        Some(own) => Some(own),
+    };
+    let mut objects = Vec::new();
+    let mut places = vec![0; parts[0].len()];
+    let mut events = Vec::with_capacity(program.events().len());
+    for event in program.events() {
+        let mut event = *event;
+        if let Event::Loaded { unit, object } = event
+            && let Some(part) = part(unit)
+            && let Some(loaded) = parts[part][object].take()
+        {
+            if part == 0 {
+                places[object] = objects.len();
+            }
+            event = Event::Loaded {
+                unit: 0,
+                object: objects.len(),
+            };
+            objects.push(loaded);
+        }
+        events.push(event);
+    }
+    // What is in no file (symbols of the command line) was not loaded.
+    for (object, left) in parts[0].iter_mut().enumerate() {
+        if let Some(left) = left.take() {
+            places[object] = objects.len();
+            objects.push(left);
+        }
+    }
+    let made = beforehand.made.iter().map(|object| places[*object]);
+    let beforehand = Beforehand {
+        made: made.collect(),
+        ..beforehand.clone()
+    };
+    let application = Unit::new(
+        UnitKind::Application,
+        super::APPLICATION.to_owned(),
+        objects,
+        may_repeat,
+        &beforehand,
+    )?;
+    Ok(Absorbed {
+        application,
+        events,
+        beforehand,
+        places,
+    })
+}
