@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use pool_core::description::Abi;
+use pool_core::image_map::ImageMap;
 use thiserror::Error;
 
 use crate::fault::{AddressNames, Outcome};
@@ -12,12 +13,13 @@ use crate::kvm::{KvmError, Machine};
 use crate::linux::start::Start;
 use crate::linux::{Grant, GrantError, Linux, PID, Settings};
 use crate::memory::MemoryCounts;
-use crate::options::{Options, Output, Platform};
+use crate::options::{Aslr, Options, Output, Platform};
 use crate::plan::{Plan, PlanError};
 use crate::pool::{Image, PoolError, Segments};
 use crate::process::{self, ProcessError};
 use crate::report::{Moments, Report};
 use crate::sandbox::{self, SandboxError};
+use crate::slide::{self, CannotSlide, Random};
 use crate::stamp::Stamp;
 use crate::standard::Standard;
 use crate::unserved::Unserved;
@@ -44,6 +46,19 @@ pub enum RunError {
         abi: Abi,
         /// The executable in the pool.
         file: PathBuf,
+    },
+    /// It cannot start elsewhere.
+    #[error(
+        "{image} cannot slide (--aslr {aslr}): {error}; without --aslr it starts where it was linked",
+        aslr = .aslr.name()
+    )]
+    Slide {
+        /// What people call the image.
+        image: String,
+        /// What was asked for.
+        aslr: Aslr,
+        /// Why not.
+        error: CannotSlide,
     },
     /// The plan.
     #[error(transparent)]
@@ -98,7 +113,7 @@ impl Guest {
             .map(|text| Grant::parse(text))
             .collect();
         let image = Image::open(&options.pool, &options.image)?;
-        let map = image.read_map()?;
+        let mut map = image.read_map()?;
         moments.read = Stamp::now();
         if map.description.abi != Abi::Linux {
             return Err(RunError::Kernel {
@@ -107,7 +122,10 @@ impl Guest {
                 image: image.label,
             });
         }
-        let plan = Plan::new(&map, options.memory)?;
+        let plan = match options.aslr {
+            Aslr::Off => Plan::new(&map, options.memory)?,
+            aslr => slid(&image, &mut map, aslr, options.memory)?,
+        };
         let segments = image.open_segments(&plan.segments())?;
         let stack = (plan.rooms.stack_low, plan.rooms.stack_high);
         let names = AddressNames::new(&image.label, &map.description, stack);
@@ -288,6 +306,24 @@ impl Guest {
             host,
         }
     }
+}
+
+/// The plan of `image` at other addresses, to which `map` is changed.
+fn slid(image: &Image, map: &mut ImageMap, aslr: Aslr, memory: u64) -> Result<Plan, RunError> {
+    /// Random numbers beside those of units.
+    const OTHERS: usize = 8;
+    let refused = |error| RunError::Slide {
+        image: image.label.clone(),
+        aslr,
+        error,
+    };
+    let description = &map.description;
+    let read = |object: &_| image.read_object(map, object);
+    let record = slide::record(description, read)?.map_err(refused)?;
+    let units = record.as_ref().map_or(1, |record| record.units().len());
+    let mut random = Random::draw(units + OTHERS).map_err(refused)?;
+    let slides = slide::slide(map, record, aslr, &mut random).map_err(refused)?;
+    Ok(Plan::slid(map, memory, slides, &mut random)?)
 }
 
 /// What boots a kernel of this kind.

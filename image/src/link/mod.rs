@@ -25,8 +25,8 @@
 //!
 //! The way through: `args` and `files` (what to link), `dynamic` (whether it is for us), `lto` (what is to be compiled
 //! first), `object` and `unit` (what there is), `resolve`, `definitions` and `collect` (what the program is), `library` and `symbols` (what refers to what in a library), `plan` (what
-//! goes where, without addresses), [`registry`] (addresses), `image`, `checks`, `relocate` and `site` (the bytes), `output` (the
-//! file).
+//! goes where, without addresses), [`registry`] (addresses), `image`, `checks`, `relocate` and `site` (the bytes), `moves` (what of them holds
+//! addresses), `output` (the file).
 //!
 //! Every archive that supplies a member counts as a library, the C library and the compiler's
 //! support libraries too; start files and objects are the application. A library of which no member is in the
@@ -69,6 +69,7 @@ mod lto;
 mod map;
 mod meaning;
 mod merge;
+mod moves;
 mod object;
 mod output;
 mod patch;
@@ -225,9 +226,14 @@ fn link_as_named(request: &LinkRequest, registry: &mut dyn Registry) -> Result<L
 
     let layout = set.layout(&image, &contents, &reservations);
     let names = set.names();
-    let text = serde_json::to_vec(&layout).unwrap_or_default();
+    let elf = output::Parts {
+        names: &names,
+        entry,
+        layout: &layout,
+        reservations: &reservations,
+    };
     Ok(Linked {
-        elf: output::write(&image, &contents, request, &names, entry, &text),
+        elf: output::write(&image, &contents, request, &elf)?,
         libraries: set.pages(&image, &contents),
         trace: request.trace.then(|| set.trace(&image)),
         map: request
@@ -459,6 +465,7 @@ impl<'a> LinkSet<'a> {
         LinkLayout {
             format: layout::format_of(&libraries),
             libraries,
+            fixed: contents.moves.why_fixed(),
         }
     }
 

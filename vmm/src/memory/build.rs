@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use pool_core::{PAGE_SIZE, SegmentId, WINDOW_SIZE};
 use thiserror::Error;
-use vm_memory::{MmapRegion, VolatileMemory};
+use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
 use super::access::Place;
 use super::files::{FileId, Files, Kind};
@@ -19,6 +19,7 @@ use super::tables::Tables;
 use super::{FREE_TABLES, GuestMemory, MemoryCounts, Others};
 use crate::plan::{Content, Mapping, Plan, SHARED_BASE, Sharing};
 use crate::pool::Segments;
+use crate::slide::Slides;
 
 /// Windows in the first memory slot beyond what the image fills: tables, stack and a heap or a mapping.
 /// A slot costs 2.5 KiB a MiB in the kernel, a further slot 25 KiB.
@@ -120,6 +121,7 @@ impl GuestMemory {
         let first_slot = memory.frames.reached() + FIRST_SPARE * WINDOW_SIZE;
         memory.commit_more(first_slot.min(ram_room))?;
         memory.lay_in(plan, segments, backing, &image)?;
+        memory.write_addresses(plan)?;
         memory.write_monitor(plan, monitor)?;
         memory.fill_tables(plan)?;
         memory.flush = false;
@@ -203,10 +205,10 @@ impl GuestMemory {
             let mapping = &plan.mappings[piece.mapping];
             let part = (piece.skipped, piece.length);
             match backing {
-                Backing::Pool => {
+                Backing::Pool if !mapping.written => {
                     self.map_one(mapping, segments, part, piece.physical, Overlay::Private)?;
                 }
-                Backing::Copy => {
+                Backing::Pool | Backing::Copy => {
                     let Content::Segment { segment, offset } = mapping.content else {
                         continue;
                     };
@@ -224,6 +226,57 @@ impl GuestMemory {
             self.request_slot(SHARED_BASE, ram_room, plan.shared_length, true)?;
         }
         Ok(())
+    }
+
+    /// Writes the addresses of an image that starts elsewhere than it was linked.
+    fn write_addresses(&mut self, plan: &Plan) -> Result<(), BuildError> {
+        let mut near = Near::default();
+        for write in plan.slides.iter().flat_map(Slides::writes) {
+            let width = write.kind.width();
+            for nth in 0..write.count {
+                let [first, rest] = self.field(&mut near, write.address + nth * width, width)?;
+                let mut word = [0; 8];
+                first.copy_to(&mut word[..first.len()]);
+                rest.copy_to(&mut word[first.len()..][..rest.len()]);
+                let word = u64::from_le_bytes(word).wrapping_add(write.by).to_le_bytes();
+                first.copy_from(&word[..first.len()]);
+                rest.copy_from(&word[first.len()..][..rest.len()]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the `width` bytes at `address` lie: those on one page, and those on the next, whose frame may be anywhere.
+    fn field(
+        &self,
+        near: &mut Near,
+        address: u64,
+        width: u64,
+    ) -> io::Result<[VolatileSlice<'_>; 2]> {
+        let first = (PAGE_SIZE - address % PAGE_SIZE).min(width);
+        let slice = |physical, length| {
+            let slice = self.slice(Place::Ram(physical), length);
+            slice.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+        };
+        let start = slice(self.near(near, address)?, first)?;
+        let rest = match width - first {
+            0 => slice(0, 0)?,
+            rest => slice(self.near(near, address + first)?, rest)?,
+        };
+        Ok([start, rest])
+    }
+
+    /// The physical address of what is at `address`, which most often is on the page that was asked for last.
+    fn near(&self, near: &mut Near, address: u64) -> io::Result<u64> {
+        let page = address & !(PAGE_SIZE - 1);
+        if near.page != page || near.physical.is_none() {
+            *near = Near {
+                page,
+                physical: self.frame_of(page).map(|(physical, _)| physical),
+            };
+        }
+        let frame = near.physical.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(frame + (address - page))
     }
 
     /// Lays `length` bytes of `mapping`, without its first `skipped`, in at `at`.
@@ -333,6 +386,13 @@ impl GuestMemory {
     }
 }
 
+/// The page that was written last, and its frame.
+#[derive(Debug, Default)]
+struct Near {
+    page: u64,
+    physical: Option<u64>,
+}
+
 /// Frames of a part of the image's private pages.
 #[derive(Debug)]
 struct Piece {
@@ -379,6 +439,7 @@ fn keep_segments(
     for mapping in &plan.mappings {
         if let (Sharing::Private, Content::Segment { segment, offset }) =
             (mapping.sharing, mapping.content)
+            && !mapping.written
         {
             let end = ends.entry(segment).or_default();
             *end = (*end).max(offset + mapping.length);
@@ -404,6 +465,8 @@ fn address_space(
             (Sharing::Shared, _) => space::Backing::Shared {
                 physical: mapping.physical,
             },
+            // What was written is nowhere else.
+            (Sharing::Private, _) if mapping.written => space::Backing::Private,
             (Sharing::Private, Content::Segment { segment, offset }) => space::Backing::File {
                 file: *files.get(&segment).ok_or(BuildError::Segment(segment))?,
                 offset,
@@ -428,6 +491,7 @@ impl MemoryCounts {
         let pages = mapping.length / PAGE_SIZE;
         match (mapping.sharing, mapping.content) {
             (_, Content::Zero) => self.zero_pages += pages,
+            _ if mapping.written => self.written_pages += pages,
             (Sharing::Private, _) => self.private_pages += pages,
             (Sharing::Shared, _) if mapping.windows => {
                 self.shared_windows += mapping.length / WINDOW_SIZE;

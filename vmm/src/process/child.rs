@@ -14,6 +14,7 @@ use crate::linux::start::Stack;
 use crate::memory::Backing;
 use crate::plan::{Content, Mapping, Sharing};
 use crate::sandbox::Confinement;
+use crate::slide::Slides;
 use crate::stamp::Stamp;
 use crate::vdso::Moved;
 use crate::world::{World, small};
@@ -105,8 +106,9 @@ impl Child<'_> {
 fn map_all(guest: &Guest<'_>, stack: &Stack) -> Result<(), String> {
     for mapping in &guest.plan.mappings {
         let done = match guest.backing {
+            _ if mapping.written => copy(guest, mapping),
             Backing::Pool => map_shared(guest, mapping),
-            Backing::Copy => copy(guest, mapping),
+            Backing::Copy => copy(guest, mapping).and_then(|()| protect(mapping)),
         };
         done.map_err(|error| {
             format!(
@@ -116,6 +118,8 @@ fn map_all(guest: &Guest<'_>, stack: &Stack) -> Result<(), String> {
             )
         })?;
     }
+    write_addresses(guest)
+        .map_err(|error| format!("protecting the image's pages that hold addresses: {error}"))?;
     let rooms = guest.plan.rooms;
     let length = rooms.stack_high.0 - rooms.stack_low.0;
     let protection = bits(guest.plan.stack_protection());
@@ -154,6 +158,24 @@ fn map_shared(guest: &Guest<'_>, mapping: &Mapping) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Writes the addresses of an image that starts elsewhere than it was linked, and protects their pages.
+fn write_addresses(guest: &Guest<'_>) -> std::io::Result<()> {
+    for write in guest.plan.slides.iter().flat_map(Slides::writes) {
+        let length = write.count * write.kind.width();
+        // SAFETY: `Slides::pages` has all pages that are written, and they were mapped by `copy`, writable.
+        let fields = unsafe { system::bytes(write.address, length) };
+        for field in fields.chunks_exact_mut(write.kind.width() as usize) {
+            let mut word = [0; 8];
+            word[..field.len()].copy_from_slice(field);
+            let word = u64::from_le_bytes(word).wrapping_add(write.by).to_le_bytes();
+            field.copy_from_slice(&word[..field.len()]);
+        }
+    }
+    let mut mappings = guest.plan.mappings.iter();
+    mappings.try_for_each(|mapping| if mapping.written { protect(mapping) } else { Ok(()) })
+}
+
+/// Maps a copy, writable for now.
 fn copy(guest: &Guest<'_>, mapping: &Mapping) -> std::io::Result<()> {
     let writable = libc::PROT_READ | libc::PROT_WRITE;
     system::map_at(mapping.address.0, mapping.length, writable, Behind::Nothing)?;
@@ -168,7 +190,12 @@ fn copy(guest: &Guest<'_>, mapping: &Mapping) -> std::io::Result<()> {
             file.read_exact_at(part, offset + (start - mapping.address.0))?;
         }
     }
-    // SAFETY: just mapped, and no view of it is left.
+    Ok(())
+}
+
+/// Lets the guest do with a copy what it may.
+fn protect(mapping: &Mapping) -> std::io::Result<()> {
+    // SAFETY: mapped by `copy`, and no view of it is left.
     unsafe { system::protect(mapping.address.0, mapping.length, bits(mapping.protection)) }
 }
 
