@@ -1,7 +1,7 @@
 //! One run of one guest, from the image's name to its exit status.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use pool_core::description::Abi;
@@ -19,7 +19,7 @@ use crate::pool::{Image, PoolError, Segments};
 use crate::process::{self, ProcessError};
 use crate::report::{Moments, Report};
 use crate::sandbox::{self, SandboxError};
-use crate::slide::{self, CannotSlide, Random};
+use crate::slide::{self, CannotSlide, Moved, Random, Slides};
 use crate::stamp::Stamp;
 use crate::standard::Standard;
 use crate::unserved::Unserved;
@@ -256,13 +256,20 @@ impl Guest {
 
     /// Where the guest's calls are to be printed. Opened now: later this process may open nothing.
     fn trace(&self, standard: &Standard) -> Result<Option<File>, RunError> {
-        let file = match &self.options.trace {
+        let mut file = match &self.options.trace {
             None => return Ok(None),
             Some(Output::StandardError) => standard.error().map_err(RunError::Standard)?,
             Some(Output::File(path)) => File::create(path)
                 .map_err(|error| RunError::Trace(path.display().to_string(), error))?,
         };
+        for Moved { part, by } in self.moved() {
+            writeln!(file, "+++ {part} slides by {by} +++").map_err(RunError::Standard)?;
+        }
         Ok(Some(file))
+    }
+
+    fn moved(&self) -> &[Moved] {
+        self.plan.slides.as_ref().map_or(&[], Slides::moved)
     }
 
     /// The guest's file system, if it has one.
@@ -291,6 +298,7 @@ impl Guest {
             image: self.image.label.clone(),
             platform: self.options.platform,
             backing: self.options.backing,
+            slides: self.moved().to_vec(),
             status: outcome.status(),
             fault,
             first_instruction_ns: self.moments.first_instruction,

@@ -10,6 +10,7 @@ use pool_core::image_map::ImageMap;
 use pool_core::slide::{self, FieldKind, MAX_SLIDE_BYTES, SlideError, SlideRecord};
 use pool_core::{GuestAddress, ObjectId, WINDOW_SIZE};
 use rustix::rand::{GetRandomFlags, getrandom};
+use serde::Serialize;
 use thiserror::Error;
 
 use crate::options::Aslr;
@@ -94,6 +95,15 @@ pub struct Write {
     pub by: u64,
 }
 
+/// How far a part of an image was moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Moved {
+    /// A library, or `application`.
+    pub part: String,
+    /// What to add to an address of the file.
+    pub by: GuestAddress,
+}
+
 /// How far each unit of an image moves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slides {
@@ -101,6 +111,8 @@ pub struct Slides {
     record: Option<SlideRecord>,
     /// By unit, modulo 2^64.
     by: Vec<u64>,
+    /// Likewise, for people.
+    moved: Vec<Moved>,
     /// Pages that are written, as runs (start, end) of addresses where they come to lie, sorted.
     pages: Vec<(u64, u64)>,
 }
@@ -109,6 +121,11 @@ impl Slides {
     /// Pages that are written before the guest runs: start and end of each run, sorted.
     pub fn pages(&self) -> &[(u64, u64)] {
         &self.pages
+    }
+
+    /// How far each part was moved.
+    pub fn moved(&self) -> &[Moved] {
+        &self.moved
     }
 
     /// What is written there.
@@ -136,13 +153,21 @@ impl Slides {
         }
     }
 
-    /// How far what lies at `start..end`, as linked, moves.
-    fn distance(&self, start: u64, end: u64) -> Option<u64> {
+    /// The unit of a range that has not moved.
+    fn unit(&self, range: &Range) -> Option<usize> {
+        match &self.record {
+            Some(record) => record.unit_of(range.address.0, range.end().0),
+            None => Some(0),
+        }
+    }
+
+    /// How far what is at `address`, as linked, moves.
+    fn distance(&self, address: GuestAddress) -> u64 {
         let unit = match &self.record {
-            Some(record) => record.unit_of(start, end)?,
-            None => 0,
+            Some(record) => record.unit_of(address.0, address.0),
+            None => Some(0),
         };
-        self.by.get(unit).copied()
+        unit.map_or(0, |unit| self.by[unit])
     }
 }
 
@@ -189,10 +214,32 @@ pub fn slide(
     let mut slides = Slides {
         record,
         by,
+        moved: Vec::new(),
         pages: Vec::new(),
     };
+    slides.moved = moved(description, &slides);
     move_description(description, &mut slides)?;
     Ok(slides)
+}
+
+/// How far each unit of `description`, which has not moved yet, is from where its file has it.
+fn moved(description: &Description, slides: &Slides) -> Vec<Moved> {
+    let mut names = vec![None; slides.by.len()];
+    for range in &description.ranges {
+        if let Some(name) = slides.unit(range).and_then(|unit| names.get_mut(unit)) {
+            name.get_or_insert(&range.library);
+        }
+    }
+    let parts = names.iter().zip(&slides.by);
+    parts
+        .filter_map(|(name, by)| {
+            let library = (*name)?.as_ref();
+            Some(Moved {
+                part: library.map_or_else(|| "application".to_owned(), ToString::to_string),
+                by: GuestAddress(description.load_bias.wrapping_add(*by)),
+            })
+        })
+        .collect()
 }
 
 /// How far the image moves as a whole.
@@ -222,12 +269,9 @@ fn move_description(
     };
     let mut moved = Vec::with_capacity(description.ranges.len());
     let mut pages = Vec::with_capacity(written.len());
-    let by = |range: &Range| {
-        let distance = slides.distance(range.address.0, range.end().0);
-        distance.ok_or(CannotSlide::Record(SlideError::Range(range.address)))
-    };
     for range in &description.ranges {
-        let by = by(range)?;
+        let unit = slides.unit(range).ok_or(SlideError::Range(range.address))?;
+        let by = slides.by[unit];
         for (part, is_written) in parts(range, &written) {
             let address = part.address.0.wrapping_add(by);
             let end = address.checked_add(part.length);
@@ -247,10 +291,8 @@ fn move_description(
     if moved.windows(2).any(|pair| pair[1].address < pair[0].end()) {
         return Err(CannotSlide::NoRoom);
     }
-    let follow = |address: GuestAddress| {
-        let by = slides.distance(address.0, address.0).unwrap_or(0);
-        GuestAddress(address.0.wrapping_add(by))
-    };
+    let follow =
+        |address: GuestAddress| GuestAddress(address.0.wrapping_add(slides.distance(address)));
     description.entry = follow(description.entry);
     if let Some(headers) = &mut description.program_headers {
         headers.address = follow(headers.address);

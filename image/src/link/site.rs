@@ -169,8 +169,12 @@ impl<'a> Site<'_, 'a> {
             _ => {
                 let symbol = self.symbol_of(patched);
                 let address = self.image.address(self.unit, target, Some(symbol.binding));
+                // Of what is not in the image nothing is written.
+                let Some(address) = address else {
+                    return;
+                };
                 let moves_with = self.image.moves_with(self.unit, target);
-                moves_with.filter(|_| address.is_some_and(|address| address != 0))
+                moves_with.filter(|_| address != 0)
             }
         };
         let unit = match self.part {

@@ -235,6 +235,8 @@ impl<'a> Planner<'_, 'a> {
             Part::Gathered(_) | Part::Loose | Part::Dropped => &mut Extent::default(),
         };
         let offset = extent.take(section.size, section.alignment);
+        // Writable only so that they can be relocated.
+        plan.holds_addresses |= part == Part::Constant && section.is_writable();
         if part == Part::Constant && section.name == ".eh_frame" {
             plan.frames.get_or_insert(offset);
         }
