@@ -294,6 +294,22 @@ impl SlideRecord {
         self.walk().try_for_each(|fields| fields.map(drop))
     }
 
+    /// Where code of the application leads to another unit without a slot in between, if it does: then its code would have
+    /// to be written for units to move by themselves.
+    pub fn direct_reference(&self, description: &Description) -> Option<GuestAddress> {
+        let ranges = &description.ranges;
+        let is_in_code = |fields: &Fields| {
+            let at = ranges.partition_point(|range| range.end().0 <= fields.address);
+            let range = ranges.get(at);
+            range.is_some_and(|range| range.kind == RangeKind::Shared && range.protection.execute)
+        };
+        let mut distances = self
+            .fields()
+            .filter(|fields| fields.unit == 0 && fields.kind != FieldKind::Address);
+        let found = distances.find(is_in_code)?;
+        Some(GuestAddress(found.address))
+    }
+
     /// Checks that this is about the image of `description`: its ranges lie in units, each in one, and all
     /// fields where it has bytes.
     pub fn check(&self, description: &Description) -> Result<(), SlideError> {

@@ -284,6 +284,16 @@ fn natively(program: &Path, name: &str) -> Result<String> {
     Ok(String::from_utf8(succeeds(&mut shell)?)?)
 }
 
+/// How far a library's function is from the application's.
+fn distance(layout: &str) -> Result<i64> {
+    let mut words = layout.split_whitespace();
+    let mut address = || -> Result<i64> {
+        let word = words.next().context("an address")?;
+        Ok(i64::from_str_radix(word.trim_start_matches("0x"), 16)?)
+    };
+    Ok(-(address()? - address()?))
+}
+
 /// Runs many instances at a time and compares them.
 fn compare(host: &Host, work: &Path, platform: &str, aslr: &str) -> Result<()> {
     for (name, ..) in PROGRAMS {
@@ -300,6 +310,7 @@ fn compare(host: &Host, work: &Path, platform: &str, aslr: &str) -> Result<()> {
             instances.push(Instance::start(host, &image, platform, aslr, &report)?);
         }
         let mut layouts = BTreeSet::new();
+        let mut distances = BTreeSet::new();
         let mut addresses: [BTreeSet<String>; 4] = Default::default();
         let mut seen: BTreeMap<&(String, u64), u64> = BTreeMap::new();
         for instance in &mut instances {
@@ -309,6 +320,7 @@ fn compare(host: &Host, work: &Path, platform: &str, aslr: &str) -> Result<()> {
                 kind.insert(word);
             }
             layouts.insert(instance.layout.clone());
+            distances.insert(distance(&instance.layout)?);
             let frames = frames(instance.process(platform)?)?;
             let mut touched = 0;
             for place in &text {
@@ -322,6 +334,10 @@ fn compare(host: &Host, work: &Path, platform: &str, aslr: &str) -> Result<()> {
             }
             ensure!(touched > 10, "{name} touched {touched} pages of text");
         }
+        // Of 1024 places for each library many are drawn.
+        let least = if aslr == "library" { INSTANCES / 2 } else { 1 };
+        ensure!(distances.len() >= least, "{name}: {distances:?}");
+        ensure!(aslr == "library" || distances.len() == 1, "{name}: {distances:?}");
         let mut tables = BTreeSet::new();
         for instance in instances {
             let (output, report) = instance.finish()?;
@@ -363,6 +379,11 @@ fn images_slide_and_share_their_text() -> Result<()> {
     all_instances_differ_and_share("image", &[])
 }
 
+#[test]
+fn libraries_slide_one_by_one_and_share_their_text() -> Result<()> {
+    all_instances_differ_and_share("library", &["-Wl,--pool-aslr=library"])
+}
+
 /// What cannot start elsewhere says so, and runs where it was linked.
 #[test]
 fn what_cannot_slide_is_refused_by_name() -> Result<()> {
@@ -395,10 +416,14 @@ fn what_cannot_slide_is_refused_by_name() -> Result<()> {
     for platform in ["kvm", "process"] {
         let mut run = command(&host, "image/fixed:v1", Backing::Pool, platform);
         ensure!(succeeds(&mut run)? == b"here\n");
-        let refused = run.args(["--aslr", "image"]).output()?;
-        let says = String::from_utf8_lossy(&refused.stderr);
-        ensure!(refused.status.code() == Some(1), "{says}");
-        ensure!(says.contains("fixed:v1 cannot slide") && says.contains("bytes"), "{says}");
+        for aslr in ["image", "library"] {
+            let refused = command(&host, "image/fixed:v1", Backing::Pool, platform)
+                .args(["--aslr", aslr])
+                .output()?;
+            let says = String::from_utf8_lossy(&refused.stderr);
+            ensure!(refused.status.code() == Some(1), "{says}");
+            ensure!(says.contains("fixed:v1 cannot slide") && says.contains("bytes"), "{says}");
+        }
     }
     Ok(())
 }

@@ -26,8 +26,9 @@ options:
   --pool DIR               where the pool is mounted [/pool]
   --backing pool|copy      share the pool's pages, or load a private copy [pool]
   --platform kvm|process   virtual machine, or plain process [kvm]
-  --aslr off|image         start where the image was linked, or elsewhere at each run, as a whole: code
-                           stays shared, and pages that hold addresses become the guest's own [off]
+  --aslr off|image|library start where the image was linked, or elsewhere at each run: as a whole, or each
+                           library by itself. Code stays shared, and pages that hold addresses become the
+                           guest's own [off]
   --memory SIZE            most memory that the guest may touch, with K, M or G [64M]
   --cpus N                 processors: so many threads of the guest run at a time. As a process it is
                            told so, and the host's scheduler runs them [1]
@@ -222,7 +223,8 @@ fn aslr(value: &str) -> Result<Aslr, UsageError> {
     match value {
         "off" => Ok(Aslr::Off),
         "image" => Ok(Aslr::Image),
-        _ => wrong("--aslr", value, "off or image"),
+        "library" => Ok(Aslr::Library),
+        _ => wrong("--aslr", value, "off, image or library"),
     }
 }
 

@@ -26,6 +26,8 @@ pub enum Aslr {
     Off,
     /// The image, as a whole.
     Image,
+    /// The image, and each of its libraries by itself.
+    Library,
 }
 
 impl Aslr {
@@ -34,6 +36,7 @@ impl Aslr {
         match self {
             Self::Off => "off",
             Self::Image => "image",
+            Self::Library => "library",
         }
     }
 }

@@ -4,11 +4,15 @@
 //! ([`pool_core::slide`]) go in, a map at other addresses comes out. Pages that hold addresses become the guest's own and
 //! are written before it runs ([`Slides::writes`]); all others, and so all code, stay the pool's.
 
+mod apart;
+
+use std::io;
+
 use pool_core::address::USER_ADDRESS_END;
 use pool_core::description::{Description, Range, RangeKind, Slide};
 use pool_core::image_map::ImageMap;
 use pool_core::slide::{self, FieldKind, MAX_SLIDE_BYTES, SlideError, SlideRecord};
-use pool_core::{GuestAddress, ObjectId, WINDOW_SIZE};
+use pool_core::{GuestAddress, ObjectId, PAGE_SIZE, WINDOW_SIZE};
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::Serialize;
 use thiserror::Error;
@@ -22,6 +26,12 @@ const LOWEST: u64 = 4 << 30;
 const HIGHEST: u64 = 0x5000_0000_0000;
 /// Bytes behind an image for its heap, its stack and the monitor.
 const ROOMS: u64 = 4 << 30;
+/// Where the application and its libraries lie when each moves by itself: 32 bits reach from anywhere to anywhere, and
+/// more GiB would cost each guest more page tables. There are 1024 places for each.
+const ARENA: u64 = 2 << 30;
+/// Bytes of the unwinder's table before its lines, and of a line.
+const LINES: u64 = 12;
+const LINE: u64 = 8;
 
 /// Why an image cannot start where it was asked to.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -35,6 +45,14 @@ pub enum CannotSlide {
     /// Nobody has recorded what holds addresses.
     #[error("it was not linked by this version of `pool link`, which records what holds addresses")]
     Unrecorded,
+    /// It moves as a whole or not at all.
+    #[error("it relocates itself, as a whole: --aslr image moves it")]
+    Whole,
+    /// Code refers to another unit without a slot.
+    #[error(
+        "its own code refers to libraries directly, as at {0}: link it with -Wl,--pool-aslr=library, or take --aslr image"
+    )]
+    Direct(GuestAddress),
     /// The record is wrong.
     #[error("its record of addresses is wrong: {0}; push the image again, or run `pool fsck`")]
     Record(#[from] SlideError),
@@ -117,10 +135,114 @@ pub struct Slides {
     pages: Vec<(u64, u64)>,
 }
 
+/// The guest's memory, as far as addresses are written to it before the guest runs.
+pub trait Memory {
+    /// Reads the bytes at a guest address.
+    fn read(&mut self, address: u64, bytes: &mut [u8]) -> io::Result<()>;
+
+    /// Writes bytes to a guest address.
+    fn write(&mut self, address: u64, bytes: &[u8]) -> io::Result<()>;
+}
+
+/// The page that is being written.
+#[derive(Default)]
+struct Page {
+    address: u64,
+    /// Nothing: none is.
+    bytes: Vec<u8>,
+}
+
+impl Page {
+    /// The bytes of a field, which lies on one page.
+    fn field(
+        &mut self,
+        memory: &mut impl Memory,
+        at: u64,
+        width: usize,
+    ) -> io::Result<&mut [u8]> {
+        let address = at & !(PAGE_SIZE - 1);
+        if self.bytes.is_empty() || self.address != address {
+            self.put_back(memory)?;
+            let mut bytes = vec![0; PAGE_SIZE as usize];
+            memory.read(address, &mut bytes)?;
+            *self = Self { address, bytes };
+        }
+        let start = (at - address) as usize;
+        Ok(&mut self.bytes[start..start + width])
+    }
+
+    fn put_back(&mut self, memory: &mut impl Memory) -> io::Result<()> {
+        if !self.bytes.is_empty() {
+            memory.write(self.address, &self.bytes)?;
+        }
+        self.bytes.clear();
+        Ok(())
+    }
+}
+
+/// Why addresses cannot be written.
+#[derive(Debug, Error)]
+pub enum CannotWrite {
+    /// The memory cannot be used.
+    #[error("writing the addresses of the image, which starts elsewhere: {0}")]
+    Memory(#[from] io::Error),
+    /// A distance has become too large.
+    #[error("the image's record of addresses names a distance near {0:#x} that cannot become so large: push the image again")]
+    Reach(u64),
+}
+
 impl Slides {
     /// Pages that are written before the guest runs: start and end of each run, sorted.
     pub fn pages(&self) -> &[(u64, u64)] {
         &self.pages
+    }
+
+    /// Writes all addresses, and puts the unwinder's table in order again.
+    pub fn carry_out(&self, memory: &mut impl Memory) -> Result<(), CannotWrite> {
+        let mut page = Page::default();
+        for write in self.writes() {
+            let width = write.kind.width() as usize;
+            for nth in 0..write.count {
+                let at = write.address + nth * width as u64;
+                let reach = || CannotWrite::Reach(at);
+                if at % PAGE_SIZE + width as u64 <= PAGE_SIZE {
+                    let field = page.field(memory, at, width)?;
+                    add(field, write.by, write.kind).ok_or_else(reach)?;
+                } else {
+                    page.put_back(memory)?;
+                    let mut field = [0; 8];
+                    let field = &mut field[..width];
+                    memory.read(at, field)?;
+                    add(field, write.by, write.kind).ok_or_else(reach)?;
+                    memory.write(at, field)?;
+                }
+            }
+        }
+        page.put_back(memory)?;
+        if let Some((start, end)) = self.lines().filter(|_| self.is_apart()) {
+            let mut bytes = vec![0; (end - start) as usize];
+            memory.read(start, &mut bytes)?;
+            let lines = bytes.chunks_exact(LINE as usize);
+            let mut lines: Vec<[u8; LINE as usize]> =
+                lines.filter_map(|line| line.first_chunk().copied()).collect();
+            let distance =
+                |line: &[u8; 8]| line.first_chunk().map(|distance| i32::from_le_bytes(*distance));
+            lines.sort_by_key(distance);
+            memory.write(start, lines.as_flattened())?;
+        }
+        Ok(())
+    }
+
+    /// Units move by themselves.
+    fn is_apart(&self) -> bool {
+        self.by.iter().any(|by| *by != self.by[0])
+    }
+
+    /// Where the lines of the unwinder's table come to lie: start and end.
+    fn lines(&self) -> Option<(u64, u64)> {
+        let table = self.record.as_ref()?.table()?;
+        let start = (table.address + LINES).wrapping_add(*self.by.first()?);
+        Some((start, start + LINE * u64::from(table.entries)))
     }
 
     /// How far each part was moved.
@@ -210,6 +332,10 @@ pub fn slide(
     let by = match aslr {
         Aslr::Off => vec![0; units],
         Aslr::Image => vec![together(description, random)?; units],
+        Aslr::Library => match &record {
+            Some(record) => apart::choose(record, description, random)?,
+            None => return Err(CannotSlide::Whole),
+        },
     };
     let mut slides = Slides {
         record,
@@ -267,6 +393,7 @@ fn move_description(
         }
         None => Vec::new(),
     };
+    let written = with_table(written, slides);
     let mut moved = Vec::with_capacity(description.ranges.len());
     let mut pages = Vec::with_capacity(written.len());
     for range in &description.ranges {
@@ -304,6 +431,42 @@ fn move_description(
     pages.sort_unstable();
     slides.pages = pages;
     Ok(())
+}
+
+/// `written` and the pages of the unwinder's table, where those are put in order again.
+fn with_table(mut written: Vec<(u64, u64)>, slides: &Slides) -> Vec<(u64, u64)> {
+    let Some((start, end)) = slides.lines().filter(|_| slides.is_apart()) else {
+        return written;
+    };
+    let by = slides.by.first().copied().unwrap_or(0);
+    let start = start.wrapping_sub(by) & !(PAGE_SIZE - 1);
+    let end = end.wrapping_sub(by).next_multiple_of(PAGE_SIZE);
+    written.push((start, end));
+    written.sort_unstable();
+    let mut joined: Vec<(u64, u64)> = Vec::with_capacity(written.len());
+    for (start, end) in written {
+        match joined.last_mut() {
+            Some(last) if start <= last.1 => last.1 = last.1.max(end),
+            _ => joined.push((start, end)),
+        }
+    }
+    joined
+}
+
+/// Adds `by` to a field; none if a distance becomes too large for it.
+fn add(field: &mut [u8], by: u64, kind: FieldKind) -> Option<()> {
+    match kind {
+        FieldKind::Address | FieldKind::LongDistance => {
+            let word = u64::from_le_bytes(*field.first_chunk()?).wrapping_add(by);
+            field.copy_from_slice(&word.to_le_bytes());
+        }
+        FieldKind::Distance => {
+            let distance = i64::from(i32::from_le_bytes(*field.first_chunk()?));
+            let distance = i32::try_from(distance.wrapping_add(by as i64)).ok()?;
+            field.copy_from_slice(&distance.to_le_bytes());
+        }
+    }
+    Some(())
 }
 
 /// The parts of `range` that are written, and those that are not. `written` are runs of pages, sorted.

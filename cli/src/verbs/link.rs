@@ -34,6 +34,7 @@ const REGISTRY: &str = "--pool-registry";
 const LAYOUT: &str = "--pool-layout";
 const LIBRARY: &str = "--pool-library";
 const ONLY: &str = "--pool-only";
+const ASLR: &str = "--pool-aslr";
 
 /// The version of GNU ld whose options are known, for where there is none to ask.
 const AS_GNU_LD: &str = "2.40";
@@ -48,7 +49,8 @@ const TARGETS: &str = "ld: supported targets: elf64-x86-64\nld: supported emulat
 /// or a file. An unreachable service is an error, never replaced by something else.
 /// `--pool-layout FILE` writes where the libraries lie, which the executable also holds.
 /// `--pool-library ARCHIVE=NAME@VERSION` names the library that an archive is; without it the
-/// name is the archive's and the version a digest.
+/// name is the archive's and the version a digest. `--pool-aslr=library` has the program reach libraries through a table, so that
+/// each of them can start elsewhere (`poolvmm run --aslr library`); without it the image can as a whole.
 ///
 /// What is no static executable is handed to the system's own linker, with the same command line: shared libraries
 /// (`-shared`), position-independent executables (`-pie`, with `-static` too), relocatable objects (`-r`), other
@@ -182,7 +184,7 @@ fn without_own(arguments: &[OsString]) -> Vec<OsString> {
             None => (text.as_ref(), false),
         };
         match name {
-            REGISTRY | LAYOUT | LIBRARY => {
+            REGISTRY | LAYOUT | LIBRARY | ASLR => {
                 if !value {
                     all.next();
                 }
@@ -314,14 +316,14 @@ mod tests {
     #[test]
     fn another_linker_is_told_nothing_of_our_options() {
         let words = |line: &str| -> Vec<OsString> { line.split(' ').map(OsString::from).collect() };
-        let given = words("-shared --pool-library x.a=x@1 -o --pool-layout=l a --pool-only @r");
+        let given = words("-shared --pool-library x.a=x@1 -o --pool-layout=l a --pool-aslr library --pool-only @r");
         let expanded = |line: &str| -> Vec<String> { line.split(' ').map(str::to_owned).collect() };
         for (inside, expected) in [
             ("-O1 y.o", "-shared -o a @r"),
             ("-O1 --pool-registry=r y.o", "-shared -o a -O1 y.o"),
         ] {
             let expanded = expanded(&format!(
-                "-shared --pool-library x.a=x@1 -o --pool-layout=l a --pool-only {inside}"
+                "-shared --pool-library x.a=x@1 -o --pool-layout=l a --pool-aslr library --pool-only {inside}"
             ));
             assert_eq!(for_system(&given, &expanded), words(expected));
         }

@@ -4,7 +4,7 @@ use pool_core::PageCount;
 use pool_core::description::{RangeKind, Slide};
 use pool_core::name::LibraryRef;
 use pool_core::page::PAGE_SIZE;
-use pool_core::slide::{SlideRecord, pages_of};
+use pool_core::slide::{FieldKind, SlideRecord, pages_of};
 use serde::Serialize;
 
 use crate::describe::{DescribedImage, ObjectRole};
@@ -14,10 +14,12 @@ use crate::describe::{DescribedImage, ObjectRole};
 pub struct SlideReport {
     /// The image as a whole can (`poolvmm run --aslr image`).
     pub image: bool,
-    /// Why it can't.
+    /// So can each of its libraries by itself (`--aslr library`).
+    pub libraries: bool,
+    /// Why it can't, or why its libraries can't.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why_not: Option<String>,
-    /// Addresses that are written at such a start.
+    /// Addresses that are written when it moves as a whole.
     pub addresses: u64,
     /// Bytes of the record of them.
     pub record_bytes: u64,
@@ -40,6 +42,7 @@ pub struct WrittenPages {
 pub(super) fn report(image: &DescribedImage<'_>) -> SlideReport {
     let mut report = SlideReport {
         image: false,
+        libraries: false,
         why_not: None,
         addresses: 0,
         record_bytes: 0,
@@ -54,6 +57,9 @@ pub(super) fn report(image: &DescribedImage<'_>) -> SlideReport {
     };
     report.image = refused.is_none();
     report.why_not = refused;
+    if report.image && description.load_bias != 0 {
+        report.why_not = Some("it relocates itself, as a whole".to_owned());
+    }
     let mut records = image.objects.iter().filter(|object| object.role == ObjectRole::Record);
     // It was checked when the image was described.
     let record = records.next().map(|object| object.content.bytes());
@@ -61,9 +67,19 @@ pub(super) fn report(image: &DescribedImage<'_>) -> SlideReport {
     let Some((Ok(record), length)) = record else {
         return report;
     };
+    match record.direct_reference(description) {
+        None => report.libraries = true,
+        Some(at) => {
+            report.why_not = Some(format!(
+                "its own code refers to libraries directly, as at {at}: link it with -Wl,--pool-aslr=library"
+            ));
+        }
+    }
     report.record_bytes = length as u64;
-    report.addresses = record.fields().map(|fields| fields.count).sum();
-    for (start, end) in pages_of(record.fields()) {
+    // Distances stay as they are in what moves as a whole.
+    let addresses = || record.fields().filter(|fields| fields.kind == FieldKind::Address);
+    report.addresses = addresses().map(|fields| fields.count).sum();
+    for (start, end) in pages_of(addresses()) {
         let ranges = &description.ranges;
         let first = ranges.partition_point(|range| range.end().0 <= start);
         for range in ranges[first..].iter().take_while(|range| range.address.0 < end) {

@@ -104,16 +104,21 @@ impl Report {
 
     fn write_slide(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let slide = &self.slide;
-        if let Some(why) = &slide.why_not {
+        let why = slide.why_not.as_deref().unwrap_or_default();
+        if !slide.image {
             return writeln!(f, "slides    not at all: {why}");
+        }
+        if slide.libraries {
+            writeln!(f, "slides    as a whole, or each library by itself")?;
+        } else {
+            writeln!(f, "slides    as a whole; libraries not by themselves: {why}")?;
         }
         let written = slide.written.iter();
         let shared = written.clone().map(|of| of.shared.0).sum::<u64>();
         let private = written.map(|of| of.private.0).sum::<u64>();
         writeln!(
             f,
-            "slides    as a whole, with {} addresses to write: on {private} private pages, and {shared} that \
-             are shared otherwise",
+            "          {} addresses to write, on {private} private pages, and {shared} that are shared otherwise",
             slide.addresses
         )?;
         for of in slide.written.iter().filter(|of| of.shared.0 > 0) {

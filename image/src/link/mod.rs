@@ -383,13 +383,14 @@ impl<'a> LinkSet<'a> {
             section.keeps_name = patterns.any(|pattern| pattern::matches(pattern, section.name))
                 || inputs.tables.place(section.name).is_some();
         }
-        let application = Unit::new(
+        let mut application = Unit::new(
             UnitKind::Application,
             "the application".to_owned(),
             application,
             request.allow_multiple_definition,
             &beforehand,
         )?;
+        application.reaches_by_slots = request.slides_libraries;
         library::tell_apart(&mut namings, &contents);
         let settled = library::settle(&libraries, &namings, &contents)?;
         let mut units = vec![application];

@@ -5,7 +5,7 @@ use goblin::elf::header::EM_X86_64;
 use goblin::elf::reloc::r_to_str;
 use pool_core::page::PageCount;
 use pool_core::registry::{APPLICATION_START, AddressRange, Reservation};
-use pool_core::slide::{Field, FieldKind, SlideError, SlideRecord};
+use pool_core::slide::{Field, FieldKind, SlideError, SlideRecord, UnwindTable};
 
 use super::addresses::Import;
 use super::gathered::gathered;
@@ -19,6 +19,8 @@ use super::unit::SymbolId;
 #[derive(Debug, Default)]
 pub(super) struct Moves {
     fields: Vec<Field>,
+    /// The unwinder's table.
+    table: Option<UnwindTable>,
     /// The first place that cannot change, and what it holds.
     fixed: Option<String>,
     /// How many there are.
@@ -42,6 +44,36 @@ impl Moves {
             address,
             kind: FieldKind::Address,
             target: unit,
+        });
+    }
+
+    /// The unwinder's table `bytes` at `address`: its lines are distances from itself.
+    pub(super) fn unwind_table(&mut self, image: &Image<'_, '_>, address: u64, bytes: &[u8]) {
+        /// Bytes before the lines, and where among them is the distance of the first frames from itself.
+        const HEADER: usize = 12;
+        const FIRST: usize = 4;
+        let mut follow = |at: u64, from: u64, distance: &[u8]| {
+            let distance = distance.first_chunk().map_or(0, |d| i32::from_le_bytes(*d));
+            let to = from.wrapping_add_signed(distance.into());
+            if let Some(target) = image.unit_holding(to).filter(|unit| *unit != 0) {
+                self.fields.push(Field {
+                    address: at,
+                    kind: FieldKind::Distance,
+                    target,
+                });
+            }
+        };
+        let Some((header, lines)) = bytes.split_at_checked(HEADER) else {
+            return;
+        };
+        follow(address + FIRST as u64, address + FIRST as u64, &header[FIRST..]);
+        let lines_at = address + HEADER as u64;
+        for (at, distance) in (lines_at..).step_by(4).zip(lines.chunks_exact(4)) {
+            follow(at, address, distance);
+        }
+        self.table = Some(UnwindTable {
+            address,
+            entries: (lines.len() / 8) as u32,
         });
     }
 
@@ -153,7 +185,7 @@ pub(super) fn record(
             target,
         });
     }
-    SlideRecord::new(units, None, fields)
+    SlideRecord::new(units, moves.table, fields)
 }
 
 /// The application's pages.
@@ -181,6 +213,26 @@ impl<'a> Image<'_, 'a> {
                 None => (self.address(unit, target, None) != Some(0)).then_some(0),
             },
         }
+    }
+
+    /// The unit that has something at `address`.
+    fn unit_holding(&self, address: u64) -> Option<usize> {
+        let mut units = self.included();
+        units.find(|unit| {
+            let (base, plan) = (&self.bases[*unit], &self.plans[*unit]);
+            let holds = |start: u64, size: u64| (start..start + size).contains(&address);
+            match unit {
+                0 => {
+                    let all = application(self);
+                    holds(all.start.0, all.pages.bytes())
+                }
+                _ => {
+                    holds(base.code, plan.shared_size())
+                        || holds(base.bound, plan.bound.size)
+                        || holds(base.data, plan.data.size)
+                }
+            }
+        })
     }
 
     /// The unit with which a symbol moves.

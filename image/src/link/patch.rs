@@ -22,7 +22,8 @@ pub(super) struct TargetFacts {
     pub(super) may_be_absent: bool,
     /// The section is code, of which accesses to thread-local variables are rewritten.
     pub(super) in_code: bool,
-    /// The section is a library's code.
+    /// The section is code that reaches other units through an offset table: a library's, or that of an application whose
+    /// libraries can move by themselves.
     pub(super) is_code: bool,
 }
 

@@ -148,6 +148,7 @@ fn facts(
     symbol: &Symbol<'_>,
 ) -> TargetFacts {
     let is_application = units[own].kind == UnitKind::Application;
+    let has_slots = !is_application || units[own].reaches_by_slots;
     let mut facts = TargetFacts {
         settled: Settled::ByUnit,
         is_number: false,
@@ -155,7 +156,7 @@ fn facts(
             && matches!(target, Target::Import(_))
             && symbol.binding == Binding::Weak,
         in_code: section.is_code(),
-        is_code: !is_application
+        is_code: has_slots
             && section.is_loaded()
             && section.is_code()
             && gathered(section).is_none(),
@@ -169,7 +170,19 @@ fn facts(
             if !is_application && !symbol.is_local() && units[id.unit].is_replaceable(symbol.name) {
                 facts.settled = Settled::Replaceable;
             }
+            let is_elsewhere = has_slots && is_application && id.unit != own;
+            let is_thread_local = object.symbols[id.symbol].is_thread_local();
             match object.symbols[id.symbol].place {
+                Place::Section(s)
+                    if is_elsewhere
+                        && !is_thread_local
+                        && gathered(&object.sections[s]).is_none() =>
+                {
+                    facts.settled = Settled::ByImage;
+                }
+                Place::Common if is_elsewhere && !is_thread_local => {
+                    facts.settled = Settled::ByImage;
+                }
                 Place::Section(_) if is_application => {}
                 Place::Section(s) => {
                     if gathered(&object.sections[s]).is_some() {

@@ -389,5 +389,6 @@ fn fill_unwind_table(image: &Image<'_, '_>, contents: &mut Contents) {
     if let Some(table) = eh_frame::table(span.start, first.unwrap_or(0), &frames) {
         let start = (span.start - image.common.constants.start) as usize;
         contents.constants[start..start + table.len()].copy_from_slice(&table);
+        contents.moves.unwind_table(image, span.start, &table);
     }
 }

@@ -159,9 +159,7 @@ impl<'a> Site<'_, 'a> {
         let patch = &patched.patch;
         let past_wrapper = self.is_past_wrapper(patched, View::Image);
         let about = match patch.value {
-            Value::Branch if patched.takes_stub() && self.unit != 0 && !past_wrapper => {
-                Some(self.unit)
-            }
+            Value::Branch if patched.takes_stub() && !past_wrapper => Some(self.unit),
             Value::EntryDistance
             | Value::ThreadEntryDistance
             | Value::Detour
@@ -339,7 +337,7 @@ impl<'a> Site<'_, 'a> {
             // A reference into what is not in the image: consumers skip zero, which ends a list of ranges.
             Value::Address => direct().unwrap_or_else(|| i128::from(self.is_ranges())),
             Value::Distance => direct().map_or(0, |value| value - place),
-            Value::Branch if patched.takes_stub() && self.unit != 0 && !past_wrapper => {
+            Value::Branch if patched.takes_stub() && !past_wrapper => {
                 let stub = image.stub_address(self.unit, target);
                 let stub = stub.ok_or_else(no_entry)?;
                 i128::from(stub) + addend - place

@@ -52,10 +52,17 @@ fn words(linked: &Linked, name: &str) -> Vec<(u64, u64)> {
     (address..).step_by(8).zip(words).collect()
 }
 
-fn features(workshop: &Workshop, compiler: Compiler, number: usize, options: &str) -> Linked {
+fn features(
+    workshop: &Workshop,
+    compiler: Compiler,
+    number: usize,
+    options: &str,
+    more: &[&str],
+) -> Linked {
     let folder = workshop.features(compiler, number, options);
     let [object, archive] = ["features.o", "libfeatures.a"].map(|name| folder.join(name).display().to_string());
-    let request = workshop.request(compiler, &["-static", &object, &archive]);
+    let arguments = [&["-static", &object, &archive], more].concat();
+    let request = workshop.request(compiler, &arguments);
     let linked = link(&request, &mut AddressBook::default()).unwrap();
     let program = workshop.install("features", &linked);
     assert_eq!(run(&program, "features"), run(&folder.join("reference"), "features"));
@@ -66,7 +73,7 @@ fn features(workshop: &Workshop, compiler: Compiler, number: usize, options: &st
 fn every_address_is_recorded_and_nothing_else() {
     let workshop = Workshop::new();
     for (number, compiler) in [(0, Compiler::Musl), (1, Compiler::Gnu)] {
-        let linked = features(&workshop, compiler, number, "-O2 -fPIE");
+        let linked = features(&workshop, compiler, number, "-O2 -fPIE", &[]);
         let record = record(&linked);
         let all = addresses(&record);
         assert!(all.len() > 20, "{}", all.len());
@@ -181,5 +188,35 @@ fn a_record_that_lies_is_refused() {
         file[range.start + at] ^= 0xff;
         let refused = describe(&file).map(drop);
         assert!(matches!(refused, Err(DescribeError::Slide(_))), "byte {at}: {refused:?}");
+    }
+}
+
+/// Code of the application refers to libraries through its offset table, and so no page of code is written.
+#[test]
+fn libraries_can_move_by_themselves() {
+    let workshop = Workshop::new();
+    for (number, compiler) in [(0, Compiler::Musl), (1, Compiler::Gnu)] {
+        let in_code = |linked: &Linked| {
+            let (start, bytes) = section(linked, ".text").unwrap();
+            let code = start..start + bytes.len() as u64;
+            let record = record(linked);
+            let mut fields = record.fields();
+            fields.any(|fields| code.contains(&fields.address))
+        };
+        let direct = features(&workshop, compiler, 2 * number, "-O2 -fPIE", &[]);
+        assert!(in_code(&direct), "calls are direct");
+        let more = ["-Wl,--pool-aslr=library"];
+        let linked = features(&workshop, compiler, 2 * number + 1, "-O2 -fPIE", &more);
+        assert!(!in_code(&linked));
+        let reported = |linked: &Linked| {
+            let described = describe(&linked.elf).unwrap();
+            pool_image::inspect::inspect(&described).slide
+        };
+        assert!(reported(&linked).libraries && !reported(&direct).libraries);
+        let why = reported(&direct).why_not.unwrap();
+        assert!(why.contains("--pool-aslr=library"), "{why}");
+        // The libraries are the same.
+        let libraries = |linked: &Linked| linked.layout.libraries.iter().map(|l| l.library.clone()).collect::<Vec<_>>();
+        assert_eq!(libraries(&linked), libraries(&direct));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use pool_core::{PAGE_SIZE, SegmentId, WINDOW_SIZE};
@@ -19,7 +20,7 @@ use super::tables::Tables;
 use super::{FREE_TABLES, GuestMemory, MemoryCounts, Others};
 use crate::plan::{Content, Mapping, Plan, SHARED_BASE, Sharing};
 use crate::pool::Segments;
-use crate::slide::Slides;
+use crate::slide::{self, CannotWrite};
 
 /// Windows in the first memory slot beyond what the image fills: tables, stack and a heap or a mapping.
 /// A slot costs 2.5 KiB a MiB in the kernel, a further slot 25 KiB.
@@ -61,6 +62,9 @@ pub enum BuildError {
     /// The image alone reaches a limit.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// The addresses of an image that starts elsewhere.
+    #[error(transparent)]
+    Addresses(#[from] CannotWrite),
     /// A mapping refers to a segment that is not open.
     #[error("segment {0} is not open")]
     Segment(SegmentId),
@@ -121,7 +125,9 @@ impl GuestMemory {
         let first_slot = memory.frames.reached() + FIRST_SPARE * WINDOW_SIZE;
         memory.commit_more(first_slot.min(ram_room))?;
         memory.lay_in(plan, segments, backing, &image)?;
-        memory.write_addresses(plan)?;
+        if let Some(slides) = &plan.slides {
+            slides.carry_out(&mut memory)?;
+        }
         memory.write_monitor(plan, monitor)?;
         memory.fill_tables(plan)?;
         memory.flush = false;
@@ -228,55 +234,23 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Writes the addresses of an image that starts elsewhere than it was linked.
-    fn write_addresses(&mut self, plan: &Plan) -> Result<(), BuildError> {
-        let mut near = Near::default();
-        for write in plan.slides.iter().flat_map(Slides::writes) {
-            let width = write.kind.width();
-            for nth in 0..write.count {
-                let [first, rest] = self.field(&mut near, write.address + nth * width, width)?;
-                let mut word = [0; 8];
-                first.copy_to(&mut word[..first.len()]);
-                rest.copy_to(&mut word[first.len()..][..rest.len()]);
-                let word = u64::from_le_bytes(word).wrapping_add(write.by).to_le_bytes();
-                first.copy_from(&word[..first.len()]);
-                rest.copy_from(&word[first.len()..][..rest.len()]);
-            }
+    /// Calls `act` for each part of the `length` bytes at `address` that lies on one page.
+    fn each_page(
+        &self,
+        address: u64,
+        length: usize,
+        mut act: impl FnMut(VolatileSlice<'_>, Range<usize>),
+    ) -> io::Result<()> {
+        let mut done = 0;
+        while done < length {
+            let at = address + done as u64;
+            let rest = (PAGE_SIZE - at % PAGE_SIZE).min((length - done) as u64);
+            let (physical, _) = self.frame_of(at).ok_or(io::ErrorKind::InvalidInput)?;
+            let slice = self.slice(Place::Ram(physical), rest);
+            act(slice.ok_or(io::ErrorKind::InvalidInput)?, done..done + rest as usize);
+            done += rest as usize;
         }
         Ok(())
-    }
-
-    /// Where the `width` bytes at `address` lie: those on one page, and those on the next, whose frame may be anywhere.
-    fn field(
-        &self,
-        near: &mut Near,
-        address: u64,
-        width: u64,
-    ) -> io::Result<[VolatileSlice<'_>; 2]> {
-        let first = (PAGE_SIZE - address % PAGE_SIZE).min(width);
-        let slice = |physical, length| {
-            let slice = self.slice(Place::Ram(physical), length);
-            slice.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
-        };
-        let start = slice(self.near(near, address)?, first)?;
-        let rest = match width - first {
-            0 => slice(0, 0)?,
-            rest => slice(self.near(near, address + first)?, rest)?,
-        };
-        Ok([start, rest])
-    }
-
-    /// The physical address of what is at `address`, which most often is on the page that was asked for last.
-    fn near(&self, near: &mut Near, address: u64) -> io::Result<u64> {
-        let page = address & !(PAGE_SIZE - 1);
-        if near.page != page || near.physical.is_none() {
-            *near = Near {
-                page,
-                physical: self.frame_of(page).map(|(physical, _)| physical),
-            };
-        }
-        let frame = near.physical.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(frame + (address - page))
     }
 
     /// Lays `length` bytes of `mapping`, without its first `skipped`, in at `at`.
@@ -386,11 +360,16 @@ impl GuestMemory {
     }
 }
 
-/// The page that was written last, and its frame.
-#[derive(Debug, Default)]
-struct Near {
-    page: u64,
-    physical: Option<u64>,
+impl slide::Memory for GuestMemory {
+    fn read(&mut self, address: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.each_page(address, bytes.len(), |slice, part| {
+            slice.copy_to(&mut bytes[part]);
+        })
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> io::Result<()> {
+        self.each_page(address, bytes.len(), |slice, part| slice.copy_from(&bytes[part]))
+    }
 }
 
 /// Frames of a part of the image's private pages.

@@ -14,7 +14,7 @@ use crate::linux::start::Stack;
 use crate::memory::Backing;
 use crate::plan::{Content, Mapping, Sharing};
 use crate::sandbox::Confinement;
-use crate::slide::Slides;
+use crate::slide::{self, CannotWrite};
 use crate::stamp::Stamp;
 use crate::vdso::Moved;
 use crate::world::{World, small};
@@ -118,8 +118,7 @@ fn map_all(guest: &Guest<'_>, stack: &Stack) -> Result<(), String> {
             )
         })?;
     }
-    write_addresses(guest)
-        .map_err(|error| format!("protecting the image's pages that hold addresses: {error}"))?;
+    write_addresses(guest).map_err(|error| error.to_string())?;
     let rooms = guest.plan.rooms;
     let length = rooms.stack_high.0 - rooms.stack_low.0;
     let protection = bits(guest.plan.stack_protection());
@@ -159,20 +158,29 @@ fn map_shared(guest: &Guest<'_>, mapping: &Mapping) -> std::io::Result<()> {
 }
 
 /// Writes the addresses of an image that starts elsewhere than it was linked, and protects their pages.
-fn write_addresses(guest: &Guest<'_>) -> std::io::Result<()> {
-    for write in guest.plan.slides.iter().flat_map(Slides::writes) {
-        let length = write.count * write.kind.width();
-        // SAFETY: `Slides::pages` has all pages that are written, and they were mapped by `copy`, writable.
-        let fields = unsafe { system::bytes(write.address, length) };
-        for field in fields.chunks_exact_mut(write.kind.width() as usize) {
-            let mut word = [0; 8];
-            word[..field.len()].copy_from_slice(field);
-            let word = u64::from_le_bytes(word).wrapping_add(write.by).to_le_bytes();
-            field.copy_from_slice(&word[..field.len()]);
-        }
+fn write_addresses(guest: &Guest<'_>) -> Result<(), CannotWrite> {
+    if let Some(slides) = &guest.plan.slides {
+        slides.carry_out(&mut Copies)?;
     }
-    let mut mappings = guest.plan.mappings.iter();
-    mappings.try_for_each(|mapping| if mapping.written { protect(mapping) } else { Ok(()) })
+    let written = guest.plan.mappings.iter().filter(|mapping| mapping.written);
+    written.map(protect).try_for_each(|done| done.map_err(Into::into))
+}
+
+/// What [`copy`] mapped: of what is written, `Slides::pages` has all pages.
+struct Copies;
+
+impl slide::Memory for Copies {
+    fn read(&mut self, address: u64, bytes: &mut [u8]) -> std::io::Result<()> {
+        // SAFETY: mapped by `copy` and writable; no other view of it exists.
+        bytes.copy_from_slice(unsafe { system::bytes(address, bytes.len() as u64) });
+        Ok(())
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> std::io::Result<()> {
+        // SAFETY: as above.
+        unsafe { system::bytes(address, bytes.len() as u64) }.copy_from_slice(bytes);
+        Ok(())
+    }
 }
 
 /// Maps a copy, writable for now.

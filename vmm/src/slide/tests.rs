@@ -231,3 +231,131 @@ fn random_numbers_are_below_their_bound() {
     assert!(drawn.iter().any(|number| *number != drawn[0]));
     assert_eq!(random.below(1000), 0, "none is left");
 }
+
+/// Memory of some pages, which have all been copied.
+struct Bytes(BTreeMap<u64, u8>);
+
+impl Memory for Bytes {
+    fn read(&mut self, address: u64, bytes: &mut [u8]) -> io::Result<()> {
+        for (at, byte) in (address..).zip(bytes) {
+            *byte = self.0.get(&at).copied().unwrap_or(0);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.extend((address..).zip(bytes.iter().copied()));
+        Ok(())
+    }
+}
+
+impl Bytes {
+    fn word(&mut self, address: u64) -> u64 {
+        let mut word = [0; 8];
+        self.read(address, &mut word).unwrap();
+        u64::from_le_bytes(word)
+    }
+}
+
+fn apart(record: SlideRecord, numbers: &[u64]) -> Result<(ImageMap, Slides), CannotSlide> {
+    let mut map = map();
+    record.check(&map.description).unwrap();
+    let mut random = Random::from(numbers.to_vec());
+    let slides = slide(&mut map, Some(record), Aslr::Library, &mut random)?;
+    Ok((map, slides))
+}
+
+#[test]
+fn every_unit_moves_by_itself() {
+    let across = DATA + PAGE_SIZE - 4;
+    let fields = [
+        (DATA, FieldKind::Address, 0),
+        (across, FieldKind::Address, 1),
+        (PRIVATE + 16, FieldKind::LongDistance, 0),
+        (PRIVATE + 24, FieldKind::Distance, 0),
+    ];
+    let mut seen = Vec::new();
+    for numbers in [[0, 0, 0], [u64::MAX, u64::MAX, u64::MAX], [1 << 63, 1 << 62, 3 << 61]] {
+        let (map, slides) = apart(record_of(&fields), &numbers).unwrap();
+        let by: Vec<u64> = slides.moved().iter().map(|moved| moved.by.0).collect();
+        assert_eq!(by.len(), 1, "both have no name here");
+        let by = slides.by.clone();
+        assert!(by.iter().all(|by| by.is_multiple_of(WINDOW_SIZE)));
+        assert_ne!(by[0], by[1]);
+        let last = map.description.ranges.last().unwrap().end().0;
+        let first = map.description.ranges.first().unwrap().address.0;
+        // A distance of 32 bits reaches from anywhere to anywhere.
+        assert!(first >= LOWEST && last - first < ARENA, "{first:#x} to {last:#x}");
+        let mut memory = Bytes(BTreeMap::new());
+        memory.write(DATA + by[0], &TEXT.to_le_bytes()).unwrap();
+        memory.write(across + by[0], &LIBRARY.to_le_bytes()).unwrap();
+        slides.carry_out(&mut memory).unwrap();
+        assert_eq!(memory.word(DATA + by[0]), TEXT + by[0]);
+        assert_eq!(memory.word(across + by[0]), LIBRARY + by[1]);
+        let distance = by[0].wrapping_sub(by[1]);
+        assert_eq!(memory.word(PRIVATE + 16 + by[1]), distance);
+        assert_eq!(memory.word(PRIVATE + 24 + by[1]) as u32, distance as u32);
+        seen.push(by);
+    }
+    assert!(seen[0] != seen[1] && seen[1] != seen[2]);
+}
+
+#[test]
+fn the_unwinders_table_is_put_in_order() {
+    let units = vec![[run(TEXT, 7), run(0, 0)], [run(LIBRARY, 512), run(PRIVATE, 2)]];
+    let table = DATA + PAGE_SIZE - 20;
+    let lines = table + 12;
+    let distances = [lines + 8, lines + 12].map(|address| Field {
+        address,
+        kind: FieldKind::Distance,
+        target: 1,
+    });
+    let described = slide::UnwindTable { address: table, entries: 2 };
+    let record = SlideRecord::new(units, Some(described), distances.to_vec()).unwrap();
+    let mut orders = BTreeMap::new();
+    for place in 0..64u64 {
+        let (_, slides) = apart(record.clone(), &[place << 58, 1 << 63, 5]).unwrap();
+        let by = slides.by.clone();
+        let at = lines + by[0];
+        // Both pages are written, though one has a line of the application alone.
+        assert_eq!(slides.pages(), [(DATA + by[0], DATA + by[0] + 2 * PAGE_SIZE)]);
+        let mut memory = Bytes(BTreeMap::new());
+        let line = |to: u64| ((to - table) as u32).to_le_bytes();
+        let before = [line(DATA + 40), line(DATA + 48), line(LIBRARY), line(LIBRARY + 16)];
+        memory.write(at, before.as_flattened()).unwrap();
+        slides.carry_out(&mut memory).unwrap();
+        let mut after = [0; 16];
+        memory.read(at, &mut after).unwrap();
+        let number = |at: usize| i64::from(i32::from_le_bytes(*after[at..].first_chunk().unwrap()));
+        let found = [number(0), number(4), number(8), number(12)];
+        assert!(found[0] < found[2], "{found:x?}");
+        let application = [DATA + 40, DATA + 48].map(|to| (to - table) as i64);
+        let moved = by[1].wrapping_sub(by[0]) as i64;
+        let library = [LIBRARY, LIBRARY + 16].map(|to| (to - table) as i64 + moved);
+        let is_first = found[..2] == application;
+        let expected = if is_first { [application, library] } else { [library, application] };
+        assert_eq!(found, *expected.as_flattened());
+        *orders.entry(is_first).or_insert(0) += 1;
+    }
+    assert_eq!(orders.len(), 2, "{orders:?}");
+}
+
+#[test]
+fn libraries_that_cannot_move_by_themselves_are_refused() {
+    let direct = record_of(&[(TEXT + 8, FieldKind::Distance, 1)]);
+    let error = apart(direct, &[]).unwrap_err();
+    assert_eq!(error, CannotSlide::Direct(GuestAddress(TEXT + 8)));
+    let mut map = map();
+    let whole = slide(&mut map, None, Aslr::Library, &mut Random::from(vec![]));
+    assert_eq!(whole, Err(CannotSlide::Whole));
+}
+
+#[test]
+fn distances_that_become_too_large_are_refused() {
+    let (_, slides) = apart(record_of(&[(PRIVATE, FieldKind::Distance, 0)]), &[9, 0, 0]).unwrap();
+    let at = PRIVATE + slides.by[1];
+    let far = if slides.by[0] > slides.by[1] { i32::MAX } else { i32::MIN };
+    let mut memory = Bytes(BTreeMap::new());
+    memory.write(at, &far.to_le_bytes()).unwrap();
+    assert!(matches!(slides.carry_out(&mut memory), Err(CannotWrite::Reach(_))));
+}

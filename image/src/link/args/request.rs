@@ -48,6 +48,9 @@ pub struct LinkRequest {
     pub usual_folders: bool,
     /// Names and versions given to archives (`--pool-library`).
     pub libraries: Vec<LibraryAlias>,
+    /// The application reaches libraries through its offset table, so that each of them can start elsewhere
+    /// (`--pool-aslr=library`).
+    pub slides_libraries: bool,
     /// What to leave out of the symbol table (`-s`, `-S`).
     pub strip: Strip,
     /// The build id to write (`--build-id`).
@@ -122,6 +125,7 @@ impl Default for LinkRequest {
             search: Vec::new(),
             usual_folders: true,
             libraries: Vec::new(),
+            slides_libraries: false,
             strip: Strip::Nothing,
             build_id: BuildId::None,
             unwind_table: false,
