@@ -346,7 +346,7 @@ fn compare(host: &Host, work: &Path, platform: &str, aslr: &str) -> Result<()> {
             tables.insert(written.and_then(Value::as_u64).context("written pages")? * PAGE_SIZE);
         }
         ensure!(layouts.len() == INSTANCES, "{name}: {layouts:?}");
-        // Code, library, heap and stack are elsewhere, too. Of 2^25 places two may draw the same, but hardly twice.
+        // Code, library, heap and stack are elsewhere, too. Of 2^24 places two may draw the same, but hardly twice.
         for of_a_kind in &addresses {
             ensure!(of_a_kind.len() + 1 >= INSTANCES, "{name}: {of_a_kind:?}");
         }

@@ -20,10 +20,10 @@ use thiserror::Error;
 use crate::options::Aslr;
 
 /// Where images that slide lie: above all that is linked at registered or conventional addresses, and below what Linux
-/// maps into this process (its program from two thirds of the address space on, everything else at the top), so that a
-/// plain process can map it too. Of 2 MiB windows there are 2^25.
+/// maps into this process (its program from two thirds of the address space on, everything else at the top, or from a third
+/// on if its stack has no limit), so that a plain process can map it too. Of 2 MiB windows there are 2^24.
 const LOWEST: u64 = 4 << 30;
-const HIGHEST: u64 = 0x5000_0000_0000;
+const HIGHEST: u64 = 0x2a00_0000_0000;
 /// Bytes behind an image for its heap, its stack and the monitor.
 const ROOMS: u64 = 4 << 30;
 /// Where the application and its libraries lie when each moves by itself: 32 bits reach from anywhere to anywhere, and

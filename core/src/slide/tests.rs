@@ -113,8 +113,8 @@ fn wrong_records_are_refused() {
         ("version", |b| b[8] = 2, SlideError::Version(2)),
         ("no units", |b| b[12] = 0, SlideError::Form),
         ("part of a page", |b| b[40] = 1, SlideError::Unit(0)),
-        ("meaning", |b| b.push(7), SlideError::Number(6)),
-        ("endless number", |b| b.extend([0xff; 12]), SlideError::Number(6)),
+        ("meaning", |b| b.push(7), SlideError::Number(5)),
+        ("endless number", |b| b.extend([0xff; 12]), SlideError::Number(5)),
     ];
     assert_eq!(SlideRecord::parse(&good).unwrap().to_bytes(), good);
     for (what, spoil, error) in cases {

@@ -85,12 +85,12 @@ pub(super) fn patches<'p, 'a>(
             detour: None,
             is_cut: false,
         };
-        let takes_slot = facts.is_code && facts.settled != Settled::ByUnit
-            || takes_slot_to_slide(unit, (object, section), facts, &patched);
-        if takes_slot && patched.patch.value.is_direct() {
+        let takes_slot = facts.is_code && facts.settled != Settled::ByUnit;
+        let slides = takes_slot_to_slide(unit, (object, section), facts, &patched);
+        if (takes_slot || slides) && patched.patch.value.is_direct() {
             let instructions = instructions
                 .get_or_insert_with(|| Instructions::read(&unit.objects[object], index));
-            let addresses = facts.is_code && facts.settled != Settled::ByImage;
+            let addresses = !slides && facts.settled != Settled::ByImage;
             let rewritten = instructions
                 .as_ref()
                 .and_then(|code| slots::through_slot(code, relocation, addresses));
