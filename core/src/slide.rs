@@ -188,7 +188,9 @@ impl SlideRecord {
         if bytes.len() as u64 > MAX_SLIDE_BYTES {
             return Err(SlideError::TooLong(bytes.len() as u64));
         }
-        let (header, rest) = bytes.split_at_checked(HEADER_SIZE).ok_or(SlideError::Form)?;
+        let (header, rest) = bytes
+            .split_at_checked(HEADER_SIZE)
+            .ok_or(SlideError::Form)?;
         if header[..8] != MAGIC {
             return Err(SlideError::Form);
         }

@@ -105,7 +105,9 @@ const PROGRAMS: [(&str, &str, &str, &str, &str); 2] = [
 ];
 
 fn succeeds(command: &mut Command) -> Result<Vec<u8>> {
-    let output = command.output().with_context(|| format!("starting {command:?}"))?;
+    let output = command
+        .output()
+        .with_context(|| format!("starting {command:?}"))?;
     let says = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?}: {says}");
     Ok(output.stdout)
@@ -181,7 +183,9 @@ fn child_of(process: u32) -> Result<u32> {
         children += &fs::read_to_string(task?.path().join("children"))?;
     }
     let first = children.split_whitespace().next();
-    Ok(first.with_context(|| format!("{process} has no child"))?.parse()?)
+    Ok(first
+        .with_context(|| format!("{process} has no child"))?
+        .parse()?)
 }
 
 /// The pages of an executable that have code: guest addresses as linked.
@@ -196,7 +200,9 @@ fn text_pages(file: &Path) -> Result<BTreeSet<u64>> {
         let [name, _, address, _, size, _, flags, ..] = words[..] else {
             continue;
         };
-        let is_text = [".text", ".init", ".fini"].iter().any(|text| name.starts_with(text));
+        let is_text = [".text", ".init", ".fini"]
+            .iter()
+            .any(|text| name.starts_with(text));
         if is_text && flags.contains('X') {
             let start = u64::from_str_radix(address, 16)?;
             let end = start + u64::from_str_radix(size, 16)?;
@@ -237,7 +243,10 @@ fn frames(process: u32) -> Result<BTreeMap<(String, u64), Option<u64>>> {
             continue;
         };
         let (start, end) = addresses.split_once('-').context("addresses")?;
-        let (start, end) = (u64::from_str_radix(start, 16)?, u64::from_str_radix(end, 16)?);
+        let (start, end) = (
+            u64::from_str_radix(start, 16)?,
+            u64::from_str_radix(end, 16)?,
+        );
         let offset = u64::from_str_radix(offset, 16)?;
         ensure!(!access.contains('w') || access.ends_with('p'), "{line}");
         if !access.ends_with('s') {
@@ -261,7 +270,9 @@ fn build(host: &Host, work: &Path, options: &[&str]) -> Result<()> {
         fs::write(work.join(file), text)?;
         let object = format!("{name}.o");
         let mut compile = Command::new(compiler);
-        compile.args(["-O2", "-c", file, "-o", &object]).current_dir(work);
+        compile
+            .args(["-O2", "-c", file, "-o", &object])
+            .current_dir(work);
         succeeds(&mut compile)?;
         let mut link = Command::new(linker);
         link.args(["-static", "-B./", &object, "-o", name])
@@ -280,7 +291,11 @@ fn build(host: &Host, work: &Path, options: &[&str]) -> Result<()> {
 fn natively(program: &Path, name: &str) -> Result<String> {
     let script = ["-c", "exec -a \"$0\" \"$1\" 2>/dev/null", name];
     let mut shell = Command::new("bash");
-    shell.args(script).arg(program).env_clear().stdin(Stdio::null());
+    shell
+        .args(script)
+        .arg(program)
+        .env_clear()
+        .stdin(Stdio::null());
     Ok(String::from_utf8(succeeds(&mut shell)?)?)
 }
 
@@ -337,11 +352,17 @@ fn compare(host: &Host, work: &Path, platform: &str, aslr: &str) -> Result<()> {
         // Of 1024 places for each library many are drawn.
         let least = if aslr == "library" { INSTANCES / 2 } else { 1 };
         ensure!(distances.len() >= least, "{name}: {distances:?}");
-        ensure!(aslr == "library" || distances.len() == 1, "{name}: {distances:?}");
+        ensure!(
+            aslr == "library" || distances.len() == 1,
+            "{name}: {distances:?}"
+        );
         let mut tables = BTreeSet::new();
         for instance in instances {
             let (output, report) = instance.finish()?;
-            ensure!(output == expected, "{name}: {output} in place of {expected}");
+            ensure!(
+                output == expected,
+                "{name}: {output} in place of {expected}"
+            );
             let written = report.pointer("/mapped/written_pages");
             tables.insert(written.and_then(Value::as_u64).context("written pages")? * PAGE_SIZE);
         }
@@ -396,16 +417,24 @@ fn what_cannot_slide_is_refused_by_name() -> Result<()> {
     std::os::unix::fs::symlink(host.binary("pool"), work.join("ld"))?;
     let mut source = File::create(work.join("fixed.c"))?;
     // More places than are led through the offset table.
-    writeln!(source, "#include <stdio.h>\nchar bytes[64];\nint main(void) {{")?;
+    writeln!(
+        source,
+        "#include <stdio.h>\nchar bytes[64];\nint main(void) {{"
+    )?;
     for nth in 0..64 {
-        writeln!(source, "__asm__ volatile(\"movl $bytes + {nth}, %%eax\" ::: \"eax\");")?;
+        writeln!(
+            source,
+            "__asm__ volatile(\"movl $bytes + {nth}, %%eax\" ::: \"eax\");"
+        )?;
     }
     writeln!(source, "puts(\"here\"); return 0; }}")?;
     let mut link = Command::new("musl-gcc");
-    link.args(["-O2", "-fno-pie", "-static", "-B./", "fixed.c", "-o", "fixed"])
-        .env("POOL_SERVER", host.server())
-        .env_remove("POOL_REGISTRY")
-        .current_dir(work);
+    link.args([
+        "-O2", "-fno-pie", "-static", "-B./", "fixed.c", "-o", "fixed",
+    ])
+    .env("POOL_SERVER", host.server())
+    .env_remove("POOL_REGISTRY")
+    .current_dir(work);
     succeeds(&mut link)?;
     let file = work.join("fixed");
     let file = file.to_str().context("path")?;
@@ -422,7 +451,10 @@ fn what_cannot_slide_is_refused_by_name() -> Result<()> {
                 .output()?;
             let says = String::from_utf8_lossy(&refused.stderr);
             ensure!(refused.status.code() == Some(1), "{says}");
-            ensure!(says.contains("fixed:v1 cannot slide") && says.contains("bytes"), "{says}");
+            ensure!(
+                says.contains("fixed:v1 cannot slide") && says.contains("bytes"),
+                "{says}"
+            );
         }
     }
     Ok(())

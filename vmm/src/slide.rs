@@ -154,12 +154,7 @@ struct Page {
 
 impl Page {
     /// The bytes of a field, which lies on one page.
-    fn field(
-        &mut self,
-        memory: &mut impl Memory,
-        at: u64,
-        width: usize,
-    ) -> io::Result<&mut [u8]> {
+    fn field(&mut self, memory: &mut impl Memory, at: u64, width: usize) -> io::Result<&mut [u8]> {
         let address = at & !(PAGE_SIZE - 1);
         if self.bytes.is_empty() || self.address != address {
             self.put_back(memory)?;
@@ -187,7 +182,9 @@ pub enum CannotWrite {
     #[error("writing the addresses of the image, which starts elsewhere: {0}")]
     Memory(#[from] io::Error),
     /// A distance has become too large.
-    #[error("the image's record of addresses names a distance near {0:#x} that cannot become so large: push the image again")]
+    #[error(
+        "the image's record of addresses names a distance near {0:#x} that cannot become so large: push the image again"
+    )]
     Reach(u64),
 }
 
@@ -223,10 +220,13 @@ impl Slides {
             let mut bytes = vec![0; (end - start) as usize];
             memory.read(start, &mut bytes)?;
             let lines = bytes.chunks_exact(LINE as usize);
-            let mut lines: Vec<[u8; LINE as usize]> =
-                lines.filter_map(|line| line.first_chunk().copied()).collect();
-            let distance =
-                |line: &[u8; 8]| line.first_chunk().map(|distance| i32::from_le_bytes(*distance));
+            let mut lines: Vec<[u8; LINE as usize]> = lines
+                .filter_map(|line| line.first_chunk().copied())
+                .collect();
+            let distance = |line: &[u8; 8]| {
+                line.first_chunk()
+                    .map(|distance| i32::from_le_bytes(*distance))
+            };
             lines.sort_by_key(distance);
             memory.write(start, lines.as_flattened())?;
         }
@@ -370,7 +370,10 @@ fn moved(description: &Description, slides: &Slides) -> Vec<Moved> {
 
 /// How far the image moves as a whole.
 fn together(description: &Description, random: &mut Random) -> Result<u64, CannotSlide> {
-    let first = description.ranges.first().map_or(0, |range| range.address.0);
+    let first = description
+        .ranges
+        .first()
+        .map_or(0, |range| range.address.0);
     let last = description.ranges.last().map_or(0, |range| range.end().0);
     let lowest = LOWEST + first % WINDOW_SIZE;
     let windows = HIGHEST
@@ -383,10 +386,7 @@ fn together(description: &Description, random: &mut Random) -> Result<u64, Canno
 }
 
 /// Moves the ranges, and all else that is an address; pages that are written become ranges of their own.
-fn move_description(
-    description: &mut Description,
-    slides: &mut Slides,
-) -> Result<(), CannotSlide> {
+fn move_description(description: &mut Description, slides: &mut Slides) -> Result<(), CannotSlide> {
     let written = match &slides.record {
         Some(record) => {
             slide::pages_of(record.fields().filter(|fields| slides.change(fields) != 0))

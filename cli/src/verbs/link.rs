@@ -316,7 +316,9 @@ mod tests {
     #[test]
     fn another_linker_is_told_nothing_of_our_options() {
         let words = |line: &str| -> Vec<OsString> { line.split(' ').map(OsString::from).collect() };
-        let given = words("-shared --pool-library x.a=x@1 -o --pool-layout=l a --pool-aslr library --pool-only @r");
+        let given = words(
+            "-shared --pool-library x.a=x@1 -o --pool-layout=l a --pool-aslr library --pool-only @r",
+        );
         let expanded = |line: &str| -> Vec<String> { line.split(' ').map(str::to_owned).collect() };
         for (inside, expected) in [
             ("-O1 y.o", "-shared -o a @r"),

@@ -2,9 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::address::Protection;
-use crate::description::{
-    Abi, DESCRIPTION_FORMAT, FileIdentity, Layout, Range, Source,
-};
+use crate::description::{Abi, DESCRIPTION_FORMAT, FileIdentity, Layout, Range, Source};
 use crate::digest::ObjectId;
 
 const APPLICATION: u64 = 0x40_0000;
@@ -59,7 +57,10 @@ fn tables_of_addresses_take_a_few_bytes() {
     let fields: Vec<_> = record.fields().collect();
     assert_eq!(fields.iter().map(|fields| fields.count).sum::<u64>(), 1000);
     assert_eq!(fields[0].unit, 1);
-    assert_eq!(pages_of(fields.into_iter()), [(PRIVATE, PRIVATE + 2 * PAGE_SIZE)]);
+    assert_eq!(
+        pages_of(fields.into_iter()),
+        [(PRIVATE, PRIVATE + 2 * PAGE_SIZE)]
+    );
 }
 
 #[test]
@@ -67,14 +68,20 @@ fn wrong_fields_are_refused() {
     use FieldKind::{Address, Distance};
     let at = APPLICATION + 100;
     for (fields, error) in [
-        (vec![field(at, Address, 0), field(at + 4, Address, 0)], SlideError::Overlap(at + 4)),
+        (
+            vec![field(at, Address, 0), field(at + 4, Address, 0)],
+            SlideError::Overlap(at + 4),
+        ),
         (vec![field(at, Distance, 2)], SlideError::Target(at, 2)),
         (vec![field(0x10, Address, 0)], SlideError::Outside(0x10)),
         (
             vec![field(APPLICATION + LENGTH - 4, Address, 0)],
             SlideError::Outside(APPLICATION + LENGTH - 4),
         ),
-        (vec![field(u64::MAX, Address, 0)], SlideError::Outside(u64::MAX)),
+        (
+            vec![field(u64::MAX, Address, 0)],
+            SlideError::Outside(u64::MAX),
+        ),
     ] {
         assert_eq!(record(&fields), Err(error));
     }
@@ -92,7 +99,10 @@ fn wrong_units_are_refused() {
     for unit in wrong {
         let mut all = units();
         all[0] = unit;
-        assert!(matches!(SlideRecord::new(all, None, Vec::new()), Err(SlideError::Unit(_))));
+        assert!(matches!(
+            SlideRecord::new(all, None, Vec::new()),
+            Err(SlideError::Unit(_))
+        ));
     }
     let table = UnwindTable {
         address: APPLICATION + LENGTH - 16,
@@ -104,7 +114,9 @@ fn wrong_units_are_refused() {
 
 #[test]
 fn wrong_records_are_refused() {
-    let good = record(&[field(APPLICATION, FieldKind::Address, 1)]).unwrap().to_bytes();
+    let good = record(&[field(APPLICATION, FieldKind::Address, 1)])
+        .unwrap()
+        .to_bytes();
     type Case = (&'static str, fn(&mut Vec<u8>), SlideError);
     let cases: [Case; 8] = [
         ("cut short", |b| b.truncate(20), SlideError::Form),
@@ -114,7 +126,11 @@ fn wrong_records_are_refused() {
         ("no units", |b| b[12] = 0, SlideError::Form),
         ("part of a page", |b| b[40] = 1, SlideError::Unit(0)),
         ("meaning", |b| b.push(7), SlideError::Number(5)),
-        ("endless number", |b| b.extend([0xff; 12]), SlideError::Number(5)),
+        (
+            "endless number",
+            |b| b.extend([0xff; 12]),
+            SlideError::Number(5),
+        ),
     ];
     assert_eq!(SlideRecord::parse(&good).unwrap().to_bytes(), good);
     for (what, spoil, error) in cases {

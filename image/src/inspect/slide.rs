@@ -60,10 +60,15 @@ pub(super) fn report(image: &DescribedImage<'_>) -> SlideReport {
     if report.image && description.load_bias != 0 {
         report.why_not = Some("it relocates itself, as a whole".to_owned());
     }
-    let mut records = image.objects.iter().filter(|object| object.role == ObjectRole::Record);
+    let mut records = image
+        .objects
+        .iter()
+        .filter(|object| object.role == ObjectRole::Record);
     // It was checked when the image was described.
     let record = records.next().map(|object| object.content.bytes());
-    let record = record.as_ref().map(|bytes| (SlideRecord::parse(bytes), bytes.len()));
+    let record = record
+        .as_ref()
+        .map(|bytes| (SlideRecord::parse(bytes), bytes.len()));
     let Some((Ok(record), length)) = record else {
         return report;
     };
@@ -77,12 +82,19 @@ pub(super) fn report(image: &DescribedImage<'_>) -> SlideReport {
     }
     report.record_bytes = length as u64;
     // Distances stay as they are in what moves as a whole.
-    let addresses = || record.fields().filter(|fields| fields.kind == FieldKind::Address);
+    let addresses = || {
+        record
+            .fields()
+            .filter(|fields| fields.kind == FieldKind::Address)
+    };
     report.addresses = addresses().map(|fields| fields.count).sum();
     for (start, end) in pages_of(addresses()) {
         let ranges = &description.ranges;
         let first = ranges.partition_point(|range| range.end().0 <= start);
-        for range in ranges[first..].iter().take_while(|range| range.address.0 < end) {
+        for range in ranges[first..]
+            .iter()
+            .take_while(|range| range.address.0 < end)
+        {
             let length = range.end().0.min(end) - range.address.0.max(start);
             let pages = PageCount(length / PAGE_SIZE);
             let mut written = report.written.iter_mut();

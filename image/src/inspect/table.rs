@@ -111,7 +111,10 @@ impl Report {
         if slide.libraries {
             writeln!(f, "slides    as a whole, or each library by itself")?;
         } else {
-            writeln!(f, "slides    as a whole; libraries not by themselves: {why}")?;
+            writeln!(
+                f,
+                "slides    as a whole; libraries not by themselves: {why}"
+            )?;
         }
         let written = slide.written.iter();
         let shared = written.clone().map(|of| of.shared.0).sum::<u64>();

@@ -66,7 +66,11 @@ impl Moves {
         let Some((header, lines)) = bytes.split_at_checked(HEADER) else {
             return;
         };
-        follow(address + FIRST as u64, address + FIRST as u64, &header[FIRST..]);
+        follow(
+            address + FIRST as u64,
+            address + FIRST as u64,
+            &header[FIRST..],
+        );
         let lines_at = address + HEADER as u64;
         for (at, distance) in (lines_at..).step_by(4).zip(lines.chunks_exact(4)) {
             follow(at, address, distance);
@@ -191,7 +195,11 @@ pub(super) fn record(
 /// The application's pages.
 fn application(image: &Image<'_, '_>) -> AddressRange {
     let common = &image.common;
-    let end = common.data.end().max(common.code.end()).max(common.constants.end());
+    let end = common
+        .data
+        .end()
+        .max(common.code.end())
+        .max(common.constants.end());
     AddressRange {
         start: APPLICATION_START,
         pages: PageCount::covering(end - APPLICATION_START.0),

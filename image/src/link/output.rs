@@ -371,12 +371,7 @@ impl Writer {
     }
 
     /// Sections that are not loaded.
-    fn loose(
-        &mut self,
-        image: &Image<'_, '_>,
-        contents: &Contents,
-        compress: Option<Compression>,
-    ) {
+    fn loose(&mut self, image: &Image<'_, '_>, contents: &Contents, compress: Option<Compression>) {
         for (name, bytes) in &contents.loose {
             let made_here = Loose::default();
             let loose = image.loose.by_name.get(name).unwrap_or(&made_here);

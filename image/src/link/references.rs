@@ -133,10 +133,13 @@ fn takes_slot_to_slide(
 fn has_few_addresses(object: &Object<'_>) -> bool {
     let code = object.sections.iter().filter(|section| section.is_code());
     let mut relocations = code.flat_map(|section| &section.relocations);
-    let is_address = |relocation: &&Relocation| {
-        matches!(relocation.kind, r::R_X86_64_32 | r::R_X86_64_32S)
-    };
-    relocations.by_ref().filter(is_address).nth(FEW_ADDRESSES).is_none()
+    let is_address =
+        |relocation: &&Relocation| matches!(relocation.kind, r::R_X86_64_32 | r::R_X86_64_32S);
+    relocations
+        .by_ref()
+        .filter(is_address)
+        .nth(FEW_ADDRESSES)
+        .is_none()
 }
 
 /// What a relocation's target is to the unit that refers to it.

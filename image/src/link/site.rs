@@ -144,16 +144,8 @@ impl<'a> Site<'_, 'a> {
     }
 
     /// Notes what the field at `at` holds when it is about `target`. What is not run may hold what it likes.
-    fn note(
-        &self,
-        patched: &Patched<'_, 'a>,
-        at: i64,
-        target: &Target<'a>,
-        moves: &mut Moves,
-    ) {
-        if self.part == Part::Loose
-            || !self.image.speaks(self.unit, self.object, self.section)
-        {
+    fn note(&self, patched: &Patched<'_, 'a>, at: i64, target: &Target<'a>, moves: &mut Moves) {
+        if self.part == Part::Loose || !self.image.speaks(self.unit, self.object, self.section) {
             return;
         }
         let patch = &patched.patch;
@@ -184,7 +176,11 @@ impl<'a> Site<'_, 'a> {
             width: patch.width,
             value: patch.value,
             // Distances from the offset table are the same wherever they are written.
-            unit: if patch.value == Value::TableOffset { self.unit } else { unit },
+            unit: if patch.value == Value::TableOffset {
+                self.unit
+            } else {
+                unit
+            },
             about,
         };
         if patched.is_cut || !moves.note(&written) {

@@ -14,9 +14,13 @@ use pool_image::link::{Linked, link};
 
 /// Addresses and targets of the addresses that a record names, one by one.
 fn addresses(record: &SlideRecord) -> Vec<(u64, usize)> {
-    let fields = record.fields().filter(|fields| fields.kind == FieldKind::Address);
+    let fields = record
+        .fields()
+        .filter(|fields| fields.kind == FieldKind::Address);
     fields
-        .flat_map(|fields| (0..fields.count).map(move |nth| (fields.address + 8 * nth, fields.target)))
+        .flat_map(|fields| {
+            (0..fields.count).map(move |nth| (fields.address + 8 * nth, fields.target))
+        })
         .collect()
 }
 
@@ -38,7 +42,9 @@ fn word(linked: &Linked, address: u64) -> u64 {
     let holds = |p: &&goblin::elf::ProgramHeader| {
         p.p_vaddr <= address && address + 8 <= p.p_vaddr + p.p_filesz
     };
-    let segment = segments.find(holds).unwrap_or_else(|| panic!("nothing at {address:#x}"));
+    let segment = segments
+        .find(holds)
+        .unwrap_or_else(|| panic!("nothing at {address:#x}"));
     let at = (segment.p_offset + (address - segment.p_vaddr)) as usize;
     u64::from_le_bytes(linked.elf[at..at + 8].try_into().unwrap())
 }
@@ -48,7 +54,9 @@ fn words(linked: &Linked, name: &str) -> Vec<(u64, u64)> {
     let Some((address, bytes)) = section(linked, name) else {
         return Vec::new();
     };
-    let words = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
+    let words = bytes
+        .chunks_exact(8)
+        .map(|word| u64::from_le_bytes(word.try_into().unwrap()));
     (address..).step_by(8).zip(words).collect()
 }
 
@@ -60,12 +68,16 @@ fn features(
     more: &[&str],
 ) -> Linked {
     let folder = workshop.features(compiler, number, options);
-    let [object, archive] = ["features.o", "libfeatures.a"].map(|name| folder.join(name).display().to_string());
+    let [object, archive] =
+        ["features.o", "libfeatures.a"].map(|name| folder.join(name).display().to_string());
     let arguments = [&["-static", &object, &archive], more].concat();
     let request = workshop.request(compiler, &arguments);
     let linked = link(&request, &mut AddressBook::default()).unwrap();
     let program = workshop.install("features", &linked);
-    assert_eq!(run(&program, "features"), run(&folder.join("reference"), "features"));
+    assert_eq!(
+        run(&program, "features"),
+        run(&folder.join("reference"), "features")
+    );
     linked
 }
 
@@ -80,16 +92,31 @@ fn every_address_is_recorded_and_nothing_else() {
         for &(at, target) in &all {
             let to = word(&linked, at);
             let [shared, private] = record.units()[target];
-            let holds = |run: pool_core::registry::AddressRange| (run.start.0..=run.end().0).contains(&to);
-            assert!(holds(shared) || holds(private), "{at:#x} holds {to:#x}, not of unit {target}");
+            let holds =
+                |run: pool_core::registry::AddressRange| (run.start.0..=run.end().0).contains(&to);
+            assert!(
+                holds(shared) || holds(private),
+                "{at:#x} holds {to:#x}, not of unit {target}"
+            );
         }
         let recorded: BTreeSet<u64> = all.iter().map(|(at, _)| *at).collect();
         // Nothing else in the application's data looks like an address.
         let mut seen = 0;
-        for name in [".init_array", ".fini_array", ".preinit_array", ".got", ".data.rel.ro", ".data"] {
+        for name in [
+            ".init_array",
+            ".fini_array",
+            ".preinit_array",
+            ".got",
+            ".data.rel.ro",
+            ".data",
+        ] {
             for (at, word) in words(&linked, name) {
                 let is_address = (0x40_0000..0x7000_0000).contains(&word);
-                assert_eq!(recorded.contains(&at), is_address, "{name}: {at:#x} holds {word:#x}");
+                assert_eq!(
+                    recorded.contains(&at),
+                    is_address,
+                    "{name}: {at:#x} holds {word:#x}"
+                );
                 seen += usize::from(is_address);
             }
         }
@@ -103,9 +130,16 @@ fn every_address_is_recorded_and_nothing_else() {
             let at = 0x40_0000 + 64 + 56 * nth + 16;
             assert_eq!(recorded.contains(&at), header.p_vaddr != 0, "header {nth}");
         }
-        assert!(elf.program_headers.iter().any(|header| header.p_type == PT_TLS));
+        assert!(
+            elf.program_headers
+                .iter()
+                .any(|header| header.p_type == PT_TLS)
+        );
         let described = describe(&linked.elf).unwrap();
-        assert!(matches!(described.description.slide, Some(Slide::Record { .. })));
+        assert!(matches!(
+            described.description.slide,
+            Some(Slide::Record { .. })
+        ));
     }
 }
 
@@ -120,9 +154,15 @@ fn reversed_arrays_are_recorded_where_they_come_to_lie() {
     let object = workshop.compile(Compiler::Musl, "ctors", text);
     let request = workshop.request(Compiler::Musl, &["-static", &object]);
     let linked = link(&request, &mut AddressBook::default()).unwrap();
-    let recorded: BTreeSet<u64> = addresses(&record(&linked)).iter().map(|(at, _)| *at).collect();
+    let recorded: BTreeSet<u64> = addresses(&record(&linked))
+        .iter()
+        .map(|(at, _)| *at)
+        .collect();
     let array = words(&linked, ".init_array");
-    assert!(array.len() >= 2 && array.iter().all(|(at, _)| recorded.contains(at)), "{array:x?}");
+    assert!(
+        array.len() >= 2 && array.iter().all(|(at, _)| recorded.contains(at)),
+        "{array:x?}"
+    );
 }
 
 #[test]
@@ -142,7 +182,10 @@ fn code_with_few_addresses_loads_them_and_with_many_is_fixed() {
         let linked = link(&request, &mut AddressBook::default()).unwrap();
         let program = workshop.install("addresses", &linked);
         assert_eq!(run(&program, "addresses"), "10\n");
-        assert_eq!(section(&linked, SLIDE_SECTION).is_none(), linked.layout.fixed.is_some());
+        assert_eq!(
+            section(&linked, SLIDE_SECTION).is_none(),
+            linked.layout.fixed.is_some()
+        );
         let described = describe(&linked.elf).unwrap().description.slide;
         let why = match described.unwrap() {
             Slide::Fixed { why } => Some(why),
@@ -153,8 +196,14 @@ fn code_with_few_addresses_loads_them_and_with_many_is_fixed() {
     }
     assert_eq!(reasons[0], None);
     let why = reasons[1].as_deref().unwrap();
-    assert!(why.contains("addresses40.o: .text") && why.contains("bytes (R_X86_64_32"), "{why}");
-    assert!(why.contains("39 more places") && why.contains("-fPIE"), "{why}");
+    assert!(
+        why.contains("addresses40.o: .text") && why.contains("bytes (R_X86_64_32"),
+        "{why}"
+    );
+    assert!(
+        why.contains("39 more places") && why.contains("-fPIE"),
+        "{why}"
+    );
 }
 
 #[test]
@@ -187,7 +236,10 @@ fn a_record_that_lies_is_refused() {
         let mut file = linked.elf.clone();
         file[range.start + at] ^= 0xff;
         let refused = describe(&file).map(drop);
-        assert!(matches!(refused, Err(DescribeError::Slide(_))), "byte {at}: {refused:?}");
+        assert!(
+            matches!(refused, Err(DescribeError::Slide(_))),
+            "byte {at}: {refused:?}"
+        );
     }
 }
 
@@ -216,7 +268,14 @@ fn libraries_can_move_by_themselves() {
         let why = reported(&direct).why_not.unwrap();
         assert!(why.contains("--pool-aslr=library"), "{why}");
         // The libraries are the same.
-        let libraries = |linked: &Linked| linked.layout.libraries.iter().map(|l| l.library.clone()).collect::<Vec<_>>();
+        let libraries = |linked: &Linked| {
+            linked
+                .layout
+                .libraries
+                .iter()
+                .map(|l| l.library.clone())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(libraries(&linked), libraries(&direct));
     }
 }

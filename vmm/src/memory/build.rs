@@ -247,7 +247,10 @@ impl GuestMemory {
             let rest = (PAGE_SIZE - at % PAGE_SIZE).min((length - done) as u64);
             let (physical, _) = self.frame_of(at).ok_or(io::ErrorKind::InvalidInput)?;
             let slice = self.slice(Place::Ram(physical), rest);
-            act(slice.ok_or(io::ErrorKind::InvalidInput)?, done..done + rest as usize);
+            act(
+                slice.ok_or(io::ErrorKind::InvalidInput)?,
+                done..done + rest as usize,
+            );
             done += rest as usize;
         }
         Ok(())
@@ -368,7 +371,9 @@ impl slide::Memory for GuestMemory {
     }
 
     fn write(&mut self, address: u64, bytes: &[u8]) -> io::Result<()> {
-        self.each_page(address, bytes.len(), |slice, part| slice.copy_from(&bytes[part]))
+        self.each_page(address, bytes.len(), |slice, part| {
+            slice.copy_from(&bytes[part])
+        })
     }
 }
 

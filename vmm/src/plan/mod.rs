@@ -62,7 +62,9 @@ pub enum PlanError {
     #[error("the image leaves no room in its address space for a stack and a heap")]
     NoRoom,
     /// An address to be written where nothing is stored.
-    #[error("the image's record of addresses names {0:#x}, where the image has zeros: push the image again")]
+    #[error(
+        "the image's record of addresses names {0:#x}, where the image has zeros: push the image again"
+    )]
     NoBytes(u64),
     /// Shared pages do not fit the slot's arithmetic.
     #[error("the image's shared pages take {0} bytes, more than can be mapped")]

@@ -163,7 +163,9 @@ fn write_addresses(guest: &Guest<'_>) -> Result<(), CannotWrite> {
         slides.carry_out(&mut Copies)?;
     }
     let written = guest.plan.mappings.iter().filter(|mapping| mapping.written);
-    written.map(protect).try_for_each(|done| done.map_err(Into::into))
+    written
+        .map(protect)
+        .try_for_each(|done| done.map_err(Into::into))
 }
 
 /// What [`copy`] mapped: of what is written, `Slides::pages` has all pages.

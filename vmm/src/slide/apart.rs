@@ -40,9 +40,15 @@ pub(super) fn choose(
     let base = LOWEST + random.below(places) * GIB;
     let mut taken = BTreeMap::new();
     let place = |unit: &Extent| {
-        let length = if is_narrow { unit.length() } else { unit.near() };
+        let length = if is_narrow {
+            unit.length()
+        } else {
+            unit.near()
+        };
         let inset = unit.start() % WINDOW_SIZE;
-        let windows = ARENA.checked_sub(inset + length).map_or(0, |room| room / WINDOW_SIZE + 1);
+        let windows = ARENA
+            .checked_sub(inset + length)
+            .map_or(0, |room| room / WINDOW_SIZE + 1);
         let first = random.below(windows);
         let free = (0..windows).find_map(|nth| {
             let start = base + (first + nth) % windows * WINDOW_SIZE + inset;

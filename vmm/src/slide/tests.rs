@@ -1,8 +1,10 @@
 use std::collections::BTreeMap;
 
-use pool_core::description::{Abi, DESCRIPTION_FORMAT, FileIdentity, Layout, ProgramHeaders, Source};
-use pool_core::image_map::IMAGE_MAP_FORMAT;
 use pool_core::address::Protection;
+use pool_core::description::{
+    Abi, DESCRIPTION_FORMAT, FileIdentity, Layout, ProgramHeaders, Source,
+};
+use pool_core::image_map::IMAGE_MAP_FORMAT;
 use pool_core::registry::AddressRange;
 use pool_core::slide::Field;
 use pool_core::{Extent, ExtentMap, PAGE_SIZE, PageCount, SegmentId, Slot};
@@ -117,16 +119,28 @@ fn an_image_moves_as_a_whole() {
         let description = &map.description;
         let by = description.entry.0 - (TEXT + 16);
         assert!(by.is_multiple_of(WINDOW_SIZE) && by > 0);
-        assert_eq!(description.program_headers.unwrap().address.0, TEXT + 64 + by);
+        assert_eq!(
+            description.program_headers.unwrap().address.0,
+            TEXT + 64 + by
+        );
         let first = description.ranges.first().unwrap().address.0;
         let last = description.ranges.last().unwrap().end().0;
         assert_eq!((first, last), (TEXT + by, PRIVATE + 2 * PAGE_SIZE + by));
         assert!(first >= LOWEST && last + ROOMS <= HIGHEST, "{number:#x}");
-        let writes: Vec<_> = slides.writes().map(|write| (write.address, write.by)).collect();
+        let writes: Vec<_> = slides
+            .writes()
+            .map(|write| (write.address, write.by))
+            .collect();
         // A distance within what moves together stays.
-        assert_eq!(writes, [(DATA + 8 + by, by), (LIBRARY + 5 * PAGE_SIZE - 4 + by, by)]);
+        assert_eq!(
+            writes,
+            [(DATA + 8 + by, by), (LIBRARY + 5 * PAGE_SIZE - 4 + by, by)]
+        );
         let pages = |start: u64, pages| (start + by, start + by + pages * PAGE_SIZE);
-        assert_eq!(slides.pages(), [pages(DATA, 1), pages(LIBRARY + 4 * PAGE_SIZE, 2)]);
+        assert_eq!(
+            slides.pages(),
+            [pages(DATA, 1), pages(LIBRARY + 4 * PAGE_SIZE, 2)]
+        );
     }
 }
 
@@ -135,18 +149,34 @@ fn only_pages_that_are_written_are_private() {
     let (map, slides) = slid(&[(LIBRARY + PAGE_SIZE, FieldKind::Address, 1)], &[7]);
     let by = map.description.entry.0 - (TEXT + 16);
     let plan = Plan::slid(&map, 16 << 20, slides, &mut Random::from(vec![])).unwrap();
-    let written: Vec<_> = plan.mappings.iter().filter(|mapping| mapping.written).collect();
+    let written: Vec<_> = plan
+        .mappings
+        .iter()
+        .filter(|mapping| mapping.written)
+        .collect();
     assert_eq!(written.len(), 1);
     let page = written[0];
-    assert_eq!((page.address.0, page.length), (LIBRARY + PAGE_SIZE + by, PAGE_SIZE));
+    assert_eq!(
+        (page.address.0, page.length),
+        (LIBRARY + PAGE_SIZE + by, PAGE_SIZE)
+    );
     assert_eq!(page.sharing, Sharing::Private);
     let source = Content::Segment {
         segment: SegmentId(1),
         offset: 513 * PAGE_SIZE,
     };
-    assert_eq!((page.content, page.protection), (source, Protection::READ_EXECUTE));
-    let shared = plan.mappings.iter().filter(|mapping| mapping.sharing == Sharing::Shared);
-    assert_eq!(shared.map(|mapping| mapping.length).sum::<u64>(), (4 + 511) * PAGE_SIZE);
+    assert_eq!(
+        (page.content, page.protection),
+        (source, Protection::READ_EXECUTE)
+    );
+    let shared = plan
+        .mappings
+        .iter()
+        .filter(|mapping| mapping.sharing == Sharing::Shared);
+    assert_eq!(
+        shared.map(|mapping| mapping.length).sum::<u64>(),
+        (4 + 511) * PAGE_SIZE
+    );
 
     // Without such a page its window is mapped whole, wherever it is.
     let (map, slides) = slid(&[(DATA, FieldKind::Address, 1)], &[7]);
@@ -165,12 +195,23 @@ fn rooms_are_where_nobody_guesses() {
         let rooms = plan.rooms;
         assert!(rooms.heap.0 >= end && rooms.heap.0 + (32 << 20) < rooms.mmap_top.0);
         assert!(rooms.mmap_top < rooms.stack_low && rooms.stack_high < rooms.monitor);
-        assert_eq!(rooms.monitor.window(), GuestAddress(rooms.stack_high.0 - 1).window());
+        assert_eq!(
+            rooms.monitor.window(),
+            GuestAddress(rooms.stack_high.0 - 1).window()
+        );
         assert!(plan.stack_gap.is_multiple_of(16) && plan.stack_gap < 8192);
-        seen.push([rooms.heap.0, rooms.mmap_top.0, rooms.stack_high.0, plan.stack_gap]);
+        seen.push([
+            rooms.heap.0,
+            rooms.mmap_top.0,
+            rooms.stack_high.0,
+            plan.stack_gap,
+        ]);
     }
     for room in 0..4 {
-        assert!(seen[0][room] != seen[1][room] && seen[1][room] != seen[2][room], "{seen:x?}");
+        assert!(
+            seen[0][room] != seen[1][room] && seen[1][room] != seen[2][room],
+            "{seen:x?}"
+        );
     }
 }
 
@@ -178,7 +219,9 @@ fn rooms_are_where_nobody_guesses() {
 fn what_cannot_slide_is_refused_by_name() {
     let mut image = map().description;
     let refused = |image: &Description, bytes: Vec<u8>| {
-        record(image, |_| Ok::<_, ()>(bytes)).unwrap().map(|record| record.is_some())
+        record(image, |_| Ok::<_, ()>(bytes))
+            .unwrap()
+            .map(|record| record.is_some())
     };
     assert_eq!(refused(&image, vec![]), Err(CannotSlide::Unrecorded));
     let why = "main.o holds an address".to_owned();
@@ -198,7 +241,10 @@ fn what_cannot_slide_is_refused_by_name() {
         object: ObjectId::of(b"record"),
         length: MAX_SLIDE_BYTES + 1,
     });
-    assert!(matches!(refused(&image, vec![]), Err(CannotSlide::Record(SlideError::TooLong(_)))));
+    assert!(matches!(
+        refused(&image, vec![]),
+        Err(CannotSlide::Record(SlideError::TooLong(_)))
+    ));
     image.slide = None;
     image.load_bias = 0x10_0000_0000;
     assert_eq!(refused(&image, vec![]), Ok(false));
@@ -275,7 +321,11 @@ fn every_unit_moves_by_itself() {
         (PRIVATE + 24, FieldKind::Distance, 0),
     ];
     let mut seen = Vec::new();
-    for numbers in [[0, 0, 0], [u64::MAX, u64::MAX, u64::MAX], [1 << 63, 1 << 62, 3 << 61]] {
+    for numbers in [
+        [0, 0, 0],
+        [u64::MAX, u64::MAX, u64::MAX],
+        [1 << 63, 1 << 62, 3 << 61],
+    ] {
         let (map, slides) = apart(record_of(&fields), &numbers).unwrap();
         let by: Vec<u64> = slides.moved().iter().map(|moved| moved.by.0).collect();
         assert_eq!(by, slides.by);
@@ -284,10 +334,15 @@ fn every_unit_moves_by_itself() {
         let last = map.description.ranges.last().unwrap().end().0;
         let first = map.description.ranges.first().unwrap().address.0;
         // A distance of 32 bits reaches from anywhere to anywhere.
-        assert!(first >= LOWEST && last - first < ARENA, "{first:#x} to {last:#x}");
+        assert!(
+            first >= LOWEST && last - first < ARENA,
+            "{first:#x} to {last:#x}"
+        );
         let mut memory = Bytes(BTreeMap::new());
         memory.write(DATA + by[0], &TEXT.to_le_bytes()).unwrap();
-        memory.write(across + by[0], &LIBRARY.to_le_bytes()).unwrap();
+        memory
+            .write(across + by[0], &LIBRARY.to_le_bytes())
+            .unwrap();
         slides.carry_out(&mut memory).unwrap();
         assert_eq!(memory.word(DATA + by[0]), TEXT + by[0]);
         assert_eq!(memory.word(across + by[0]), LIBRARY + by[1]);
@@ -301,7 +356,10 @@ fn every_unit_moves_by_itself() {
 
 #[test]
 fn the_unwinders_table_is_put_in_order() {
-    let units = vec![[run(TEXT, 7), run(0, 0)], [run(LIBRARY, 512), run(PRIVATE, 2)]];
+    let units = vec![
+        [run(TEXT, 7), run(0, 0)],
+        [run(LIBRARY, 512), run(PRIVATE, 2)],
+    ];
     let table = DATA + PAGE_SIZE - 20;
     let lines = table + 12;
     let distances = [lines + 8, lines + 12].map(|address| Field {
@@ -309,7 +367,10 @@ fn the_unwinders_table_is_put_in_order() {
         kind: FieldKind::Distance,
         target: 1,
     });
-    let described = slide::UnwindTable { address: table, entries: 2 };
+    let described = slide::UnwindTable {
+        address: table,
+        entries: 2,
+    };
     let record = SlideRecord::new(units, Some(described), distances.to_vec()).unwrap();
     let mut orders = BTreeMap::new();
     for place in 0..64u64 {
@@ -317,10 +378,18 @@ fn the_unwinders_table_is_put_in_order() {
         let by = slides.by.clone();
         let at = lines + by[0];
         // Both pages are written, though one has a line of the application alone.
-        assert_eq!(slides.pages(), [(DATA + by[0], DATA + by[0] + 2 * PAGE_SIZE)]);
+        assert_eq!(
+            slides.pages(),
+            [(DATA + by[0], DATA + by[0] + 2 * PAGE_SIZE)]
+        );
         let mut memory = Bytes(BTreeMap::new());
         let line = |to: u64| (to.wrapping_sub(table) as u32).to_le_bytes();
-        let before = [line(DATA + 40), line(DATA + 48), line(LIBRARY), line(LIBRARY + 16)];
+        let before = [
+            line(DATA + 40),
+            line(DATA + 48),
+            line(LIBRARY),
+            line(LIBRARY + 16),
+        ];
         memory.write(at, before.as_flattened()).unwrap();
         slides.carry_out(&mut memory).unwrap();
         let mut after = [0; 16];
@@ -332,7 +401,11 @@ fn the_unwinders_table_is_put_in_order() {
         let moved = by[1].wrapping_sub(by[0]) as i64;
         let library = [LIBRARY, LIBRARY + 16].map(|to| to.wrapping_sub(table) as i64 + moved);
         let is_first = found[..2] == application;
-        let expected = if is_first { [application, library] } else { [library, application] };
+        let expected = if is_first {
+            [application, library]
+        } else {
+            [library, application]
+        };
         assert_eq!(found, *expected.as_flattened());
         *orders.entry(is_first).or_insert(0) += 1;
     }
@@ -353,8 +426,15 @@ fn libraries_that_cannot_move_by_themselves_are_refused() {
 fn distances_that_become_too_large_are_refused() {
     let (_, slides) = apart(record_of(&[(PRIVATE, FieldKind::Distance, 0)]), &[9, 0, 0]).unwrap();
     let at = PRIVATE + slides.by[1];
-    let far = if slides.by[0] > slides.by[1] { i32::MAX } else { i32::MIN };
+    let far = if slides.by[0] > slides.by[1] {
+        i32::MAX
+    } else {
+        i32::MIN
+    };
     let mut memory = Bytes(BTreeMap::new());
     memory.write(at, &far.to_le_bytes()).unwrap();
-    assert!(matches!(slides.carry_out(&mut memory), Err(CannotWrite::Reach(_))));
+    assert!(matches!(
+        slides.carry_out(&mut memory),
+        Err(CannotWrite::Reach(_))
+    ));
 }

@@ -203,7 +203,9 @@ fn long_option(
             let text = arguments.value(option)?;
             request.libraries.push(alias(option.whole, &text)?);
         }
-        "pool-aslr" => request.slides_libraries = slides_libraries(option, &arguments.value(option)?)?,
+        "pool-aslr" => {
+            request.slides_libraries = slides_libraries(option, &arguments.value(option)?)?
+        }
         "strip-all" | "s" => request.strip = Strip::Everything,
         "strip-debug" | "S" if request.strip == Strip::Nothing => {
             request.strip = Strip::Debugging;
