@@ -60,7 +60,7 @@ pub fn image<'a>(described: &'a DescribedImage<'_>, image: ImageRef) -> Announce
         .map(|object| Part {
             id: object.id,
             placement: placement(object),
-            in_memory: object.role != ObjectRole::File,
+            in_memory: !matches!(object.role, ObjectRole::File | ObjectRole::Record),
             bytes: object.content.bytes(),
         })
         .collect();
@@ -118,7 +118,7 @@ fn placement(object: &ImageObject<'_>) -> Placement {
         ObjectRole::Library(_) | ObjectRole::Code => Placement::Windows {
             phase: object.phase as u16,
         },
-        ObjectRole::Data | ObjectRole::File => Placement::Sparse,
+        ObjectRole::Data | ObjectRole::Record | ObjectRole::File => Placement::Sparse,
     }
 }
 

@@ -166,6 +166,10 @@ foreign! {
             ("count", json!({"type": "integer", "minimum": 0, "maximum": u16::MAX})),
         ]))),
         ("executable_stack?", told("The program asks for a stack that it may execute", json!({"type": "boolean"}))),
+        ("slide?", told("Whether it can start elsewhere: by a record of what holds addresses, or the reason why not", json!({"oneOf": [
+            object([("kind", kind("record")), ("object", digest_json()), ("length", count())]),
+            object([("kind", kind("fixed")), ("why", json!({"type": "string"}))]),
+        ]}))),
         ("libraries?", told("Library versions used, in link order", json!({"type": "array", "items": object([
             ("library", pair('@')), ("object", digest_json()), ("address", address()),
         ])}))),
@@ -274,6 +278,11 @@ foreign! {
             ])}),
         )),
     ]);
+}
+
+/// Which of several forms it is.
+fn kind(name: &str) -> Value {
+    json!({"type": "string", "enum": [name]})
 }
 
 fn address_range() -> Value {

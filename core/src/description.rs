@@ -141,6 +141,24 @@ pub struct ProgramHeaders {
     pub count: u16,
 }
 
+/// Whether an image can start at other addresses than those that it was linked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Slide {
+    /// It can, by what an object says ([`crate::slide`]).
+    Record {
+        /// The object.
+        object: ObjectId,
+        /// Its length in bytes.
+        length: u64,
+    },
+    /// It can't.
+    Fixed {
+        /// Why not, in words.
+        why: String,
+    },
+}
+
 /// What lies where in the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
@@ -164,6 +182,10 @@ pub struct Description {
     /// that of nested functions in C (`load_elf_binary` in the kernel's `fs/binfmt_elf.c`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub executable_stack: bool,
+    /// Whether it can start elsewhere. Nothing is said of what `pool link` has not linked, or an earlier one: it
+    /// can't, unless it relocates itself ([`Self::load_bias`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slide: Option<Slide>,
     /// Library versions used, in link order.
     #[serde(default)]
     pub libraries: Vec<LibraryUse>,
@@ -258,7 +280,7 @@ impl Description {
     }
 
     /// The objects that ranges refer to, each with the position in its 2 MiB window (0 to 511)
-    /// at which its first page is mapped.
+    /// at which its first page is mapped, and the record by which it slides.
     pub fn objects(&self) -> BTreeMap<ObjectId, u64> {
         let mut objects = BTreeMap::new();
         for range in &self.ranges {
@@ -268,6 +290,9 @@ impl Description {
                     .entry(source.object)
                     .or_insert(first % PAGES_PER_WINDOW);
             }
+        }
+        if let Some(Slide::Record { object, .. }) = self.slide {
+            objects.entry(object).or_insert(0);
         }
         objects
     }
@@ -341,6 +366,7 @@ mod tests {
             entry: GuestAddress(0x40_1010),
             program_headers: None,
             executable_stack: false,
+            slide: None,
             libraries: vec![],
             ranges: vec![text, bss],
         }

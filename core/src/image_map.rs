@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::description::{Description, DescriptionError};
+use crate::description::{Description, DescriptionError, Slide};
 use crate::digest::ObjectId;
 use crate::extent::{ExtentError, ExtentMap};
 use crate::page::PageCount;
@@ -42,6 +42,14 @@ pub enum ImageMapError {
     /// A range reaches past its object.
     #[error("range {0} reaches past the end of its object")]
     PastObject(usize),
+    /// The record by which the image slides is not as long as it says.
+    #[error("the record of addresses has {actual} bytes, the description says {length}")]
+    Record {
+        /// What the description says.
+        length: u64,
+        /// What there is.
+        actual: u64,
+    },
 }
 
 /// What every version of the form begins with.
@@ -92,6 +100,13 @@ impl ImageMap {
             let end = source.offset.checked_add(range.length);
             if end.is_none_or(|end| PageCount::covering(end) > object.page_count()) {
                 return Err(ImageMapError::PastObject(at));
+            }
+        }
+        if let Some(Slide::Record { object, length }) = map.description.slide {
+            let placed = map.objects.get(&object);
+            let actual = placed.ok_or(ImageMapError::MissingObject(object))?.length;
+            if actual != length {
+                return Err(ImageMapError::Record { length, actual });
             }
         }
         Ok(map)

@@ -13,6 +13,7 @@ pub mod image_map;
 pub mod name;
 pub mod page;
 pub mod registry;
+pub mod slide;
 mod text;
 
 pub use address::GuestAddress;

@@ -14,7 +14,8 @@ pub(crate) const SHORT_DIGEST: usize = 12;
 #[derive(Clone, Debug)]
 pub struct ExtractedFile<'a> {
     /// Its name, one path component: `NAME@VERSION` for a library, `code-` and the first twelve
-    /// digits of its digest for the image's own read-only pages, `data` for its writable ones.
+    /// digits of its digest for the image's own read-only pages, `data` for its writable ones,
+    /// `record` for what holds addresses.
     pub name: String,
     /// The object.
     pub object: &'a ImageObject<'a>,
@@ -51,6 +52,7 @@ fn file_name(object: &ImageObject<'_>) -> Option<String> {
             Some(format!("code-{}", &digest[..SHORT_DIGEST]))
         }
         ObjectRole::Data => Some("data".to_owned()),
+        ObjectRole::Record => Some("record".to_owned()),
         ObjectRole::File => None,
     }
 }

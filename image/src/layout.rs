@@ -13,6 +13,9 @@ pub const LAYOUT_SECTION: &str = ".pool.layout";
 /// Name of the section (of the same kind) that holds what the pages of libraries that an image has of its own
 /// are in other images: [`PlacedLibrary::own`], one after the other.
 pub const ELSEWHERE_SECTION: &str = ".pool.elsewhere";
+/// Name of the section (of the same kind) that holds the record of addresses by which the image slides
+/// ([`pool_core::slide`]); it is there unless [`LinkLayout::fixed`] says why not.
+pub const SLIDE_SECTION: &str = ".pool.slide";
 /// Newest version of the textual form; a reader refuses any later one. The first one knows no pages of an
 /// image's own, and is still written where there are none.
 pub const LAYOUT_FORMAT: u32 = 2;
@@ -33,6 +36,9 @@ pub struct LinkLayout {
     pub format: u32,
     /// The libraries, in link order.
     pub libraries: Vec<PlacedLibrary>,
+    /// Why the image can only run where it is linked; nothing if it can start elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fixed: Option<String>,
 }
 
 /// A library version at its registered address.

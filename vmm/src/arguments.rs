@@ -8,7 +8,7 @@ use lexopt::{Arg, Parser};
 use pool_core::PAGE_SIZE;
 use poolvmm::memory::Backing;
 use poolvmm::network::{Limits, Place};
-use poolvmm::options::{Options, Output, Platform};
+use poolvmm::options::{Aslr, Options, Output, Platform};
 use poolvmm::plan::MAX_MEMORY;
 use poolvmm::stamp::Stamp;
 use thiserror::Error;
@@ -26,6 +26,9 @@ options:
   --pool DIR               where the pool is mounted [/pool]
   --backing pool|copy      share the pool's pages, or load a private copy [pool]
   --platform kvm|process   virtual machine, or plain process [kvm]
+  --aslr off|image|library start where the image was linked, or elsewhere at each run: as a whole, or each
+                           library by itself. Code stays shared, and pages that hold addresses become the
+                           guest's own [off]
   --memory SIZE            most memory that the guest may touch, with K, M or G [64M]
   --cpus N                 processors: so many threads of the guest run at a time. As a process it is
                            told so, and the host's scheduler runs them [1]
@@ -111,6 +114,7 @@ fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
         pool: PathBuf::from("/pool"),
         backing: Backing::Pool,
         platform: Platform::Kvm,
+        aslr: Aslr::Off,
         memory: 64 << 20,
         processors: 1,
         directories: Vec::new(),
@@ -137,6 +141,7 @@ fn parse_run(parser: &mut Parser) -> Result<Command, UsageError> {
             Arg::Long("pool") => options.pool = parser.value()?.into(),
             Arg::Long("backing") => options.backing = backing(&text(parser)?)?,
             Arg::Long("platform") => options.platform = platform(&text(parser)?)?,
+            Arg::Long("aslr") => options.aslr = aslr(&text(parser)?)?,
             Arg::Long("memory") => options.memory = memory(&text(parser)?)?,
             Arg::Long("cpus") => options.processors = processors(&text(parser)?)?,
             Arg::Long("dir") => options.directories.push(text(parser)?),
@@ -211,6 +216,15 @@ fn platform(value: &str) -> Result<Platform, UsageError> {
         "kvm" => Ok(Platform::Kvm),
         "process" => Ok(Platform::Process),
         _ => wrong("--platform", value, "kvm or process"),
+    }
+}
+
+fn aslr(value: &str) -> Result<Aslr, UsageError> {
+    match value {
+        "off" => Ok(Aslr::Off),
+        "image" => Ok(Aslr::Image),
+        "library" => Ok(Aslr::Library),
+        _ => wrong("--aslr", value, "off, image or library"),
     }
 }
 
@@ -299,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_full_line_is_read() {
-        let line = "run hello:v1 --pool /p --backing copy --platform process --memory 2M --env A=b \
+        let line = "run hello:v1 --pool /p --backing copy --platform process --aslr image --memory 2M --env A=b \
                     --dir /h:/g:ro --net host --bind *:80 --connect none --report r.json -- --not-mine x";
         let Ok(Command::Run(run)) = parse(line) else {
             panic!("{line}")
@@ -309,6 +323,7 @@ mod tests {
         assert!(run.options.network);
         assert_eq!(run.options.limits.bind, Some(vec!["*:80".parse().unwrap()]));
         assert_eq!(run.options.limits.connect, Some(vec![]));
+        assert_eq!(run.options.aslr, Aslr::Image);
         assert_eq!(run.options.memory, 2 << 20);
         assert_eq!(run.options.backing, Backing::Copy);
         assert_eq!(run.options.platform, Platform::Process);
@@ -329,6 +344,7 @@ mod tests {
             "run a b",
             "run a --backing tape",
             "run a --platform xen",
+            "run a --aslr on",
             "run a --memory 1",
             "run a --memory +5M",
             "run a --memory 99999999999G",

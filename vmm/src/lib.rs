@@ -4,7 +4,7 @@
 //! segments those bytes are). Starting a guest is following that map:
 //!
 //! 1. [`pool`]: open the image's map and its segments; the open descriptors are the leases;
-//! 2. [`plan`]: decide every mapping, pure and before anything is done;
+//! 2. [`slide`], [`plan`]: decide where it starts and every mapping, pure and before anything is done;
 //! 3. [`memory`]: reserve addresses, lay the segments in, write the guest's page tables;
 //! 4. [`kvm`] or [`process`]: a virtual machine at CPL 3 whose kernel is [`linux`], or a plain
 //!    process behind a filter with the same calls;
@@ -20,7 +20,6 @@
 //! | many guests in one process | [`run::Guest`] is a value without globals; a thread each |
 //! | ready-made VM shells | `kvm::vm` |
 //! | a REST API | a binary over [`run`] |
-//! | virtual address slides | `plan`: the same mappings at other addresses |
 
 pub mod descriptors;
 pub mod fault;
@@ -35,6 +34,7 @@ pub mod process;
 pub mod report;
 pub mod run;
 pub mod sandbox;
+pub mod slide;
 pub mod stamp;
 mod standard;
 mod terminal;

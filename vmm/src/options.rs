@@ -18,6 +18,29 @@ pub enum Platform {
     Process,
 }
 
+/// What of an image starts elsewhere at each run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Aslr {
+    /// Nothing: it starts where it was linked.
+    Off,
+    /// The image, as a whole.
+    Image,
+    /// The image, and each of its libraries by itself.
+    Library,
+}
+
+impl Aslr {
+    /// As the command line spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Image => "image",
+            Self::Library => "library",
+        }
+    }
+}
+
 /// Where a trace is printed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
@@ -38,6 +61,8 @@ pub struct Options {
     pub backing: Backing,
     /// What runs the guest.
     pub platform: Platform,
+    /// What of the image starts elsewhere.
+    pub aslr: Aslr,
     /// Bytes of private memory for the guest.
     pub memory: u64,
     /// Processors of the machine; as a process, that the guest is told of.

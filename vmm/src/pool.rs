@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use pool_core::image_map::{ImageMap, ImageMapError};
-use pool_core::{ImageRef, Referent, SegmentId};
+use pool_core::{ImageRef, ObjectId, PAGE_SIZE, Referent, SegmentId};
 use rustix::fs::{AtFlags, StatxFlags};
 use thiserror::Error;
 
@@ -144,6 +145,34 @@ impl Image {
             path: path(),
             error,
         })
+    }
+
+    /// The bytes of `object`, which `map` places.
+    pub fn read_object(&self, map: &ImageMap, object: &ObjectId) -> Result<Vec<u8>, PoolError> {
+        let Some(extents) = map.objects.get(object) else {
+            return Ok(Vec::new());
+        };
+        let mut needed = BTreeMap::new();
+        for extent in extents.extents() {
+            let end: &mut u64 = needed.entry(extent.segment).or_default();
+            *end = (*end).max(extent.slot.byte_offset() + u64::from(extent.count) * PAGE_SIZE);
+        }
+        let segments = self.open_segments(&needed)?;
+        let mut bytes = vec![0; extents.page_count().bytes() as usize];
+        for extent in extents.extents() {
+            let start = (extent.file_page * PAGE_SIZE) as usize;
+            let room = &mut bytes[start..][..extent.count as usize * PAGE_SIZE as usize];
+            let file = segments.files.get(&extent.segment);
+            let read = file.map_or(Err(io::ErrorKind::NotFound.into()), |file| {
+                file.read_exact_at(room, extent.slot.byte_offset())
+            });
+            read.map_err(|error| PoolError::Open {
+                path: self.pool.join("segments").join(extent.segment.to_string()),
+                error,
+            })?;
+        }
+        bytes.truncate(extents.length as usize);
+        Ok(bytes)
     }
 
     /// Opens every segment of `needed` (segment, first byte past what is used of it) and checks

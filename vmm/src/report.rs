@@ -8,6 +8,7 @@ use crate::kvm::ExitCounts;
 use crate::memory::{Backing, MemoryCounts};
 use crate::options::Platform;
 use crate::process::StopCounts;
+use crate::slide::Moved;
 use crate::stamp::Stamp;
 use crate::unserved::Unserved;
 use crate::usage::HostUsage;
@@ -81,6 +82,9 @@ pub struct Report {
     pub platform: Platform,
     /// How its pages got in.
     pub backing: Backing,
+    /// By how much its parts were moved, if it started elsewhere than it was linked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slides: Vec<Moved>,
     /// The guest's exit status.
     pub status: u8,
     /// How it was stopped, if it did not end by itself.

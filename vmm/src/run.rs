@@ -1,10 +1,11 @@
 //! One run of one guest, from the image's name to its exit status.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use pool_core::description::Abi;
+use pool_core::image_map::ImageMap;
 use thiserror::Error;
 
 use crate::fault::{AddressNames, Outcome};
@@ -12,12 +13,13 @@ use crate::kvm::{KvmError, Machine};
 use crate::linux::start::Start;
 use crate::linux::{Linux, PID, Settings};
 use crate::memory::MemoryCounts;
-use crate::options::{Options, Output, Platform};
+use crate::options::{Aslr, Options, Output, Platform};
 use crate::plan::{Plan, PlanError};
 use crate::pool::{Image, PoolError, Segments};
 use crate::process::{self, ProcessError};
 use crate::report::{Moments, Report};
 use crate::sandbox::{self, SandboxError};
+use crate::slide::{self, CannotSlide, Moved, Random, Slides};
 use crate::stamp::Stamp;
 use crate::standard::Standard;
 use crate::unserved::Unserved;
@@ -44,6 +46,19 @@ pub enum RunError {
         abi: Abi,
         /// The executable in the pool.
         file: PathBuf,
+    },
+    /// It cannot start elsewhere.
+    #[error(
+        "{image} cannot slide (--aslr {aslr}): {error}; without --aslr it starts where it was linked",
+        aslr = .aslr.name()
+    )]
+    Slide {
+        /// What people call the image.
+        image: String,
+        /// What was asked for.
+        aslr: Aslr,
+        /// Why not.
+        error: CannotSlide,
     },
     /// The plan.
     #[error(transparent)]
@@ -98,7 +113,7 @@ impl Guest {
             .map(|text| Grant::parse(text))
             .collect();
         let image = Image::open(&options.pool, &options.image)?;
-        let map = image.read_map()?;
+        let mut map = image.read_map()?;
         moments.read = Stamp::now();
         if map.description.abi != Abi::Linux {
             return Err(RunError::Kernel {
@@ -107,7 +122,10 @@ impl Guest {
                 image: image.label,
             });
         }
-        let plan = Plan::new(&map, options.memory)?;
+        let plan = match options.aslr {
+            Aslr::Off => Plan::new(&map, options.memory)?,
+            aslr => slid(&image, &mut map, aslr, options.memory)?,
+        };
         let segments = image.open_segments(&plan.segments())?;
         let stack = (plan.rooms.stack_low, plan.rooms.stack_high);
         let names = AddressNames::new(&image.label, &map.description, stack);
@@ -238,13 +256,20 @@ impl Guest {
 
     /// Where the guest's calls are to be printed. Opened now: later this process may open nothing.
     fn trace(&self, standard: &Standard) -> Result<Option<File>, RunError> {
-        let file = match &self.options.trace {
+        let mut file = match &self.options.trace {
             None => return Ok(None),
             Some(Output::StandardError) => standard.error().map_err(RunError::Standard)?,
             Some(Output::File(path)) => File::create(path)
                 .map_err(|error| RunError::Trace(path.display().to_string(), error))?,
         };
+        for Moved { part, by } in self.moved() {
+            writeln!(file, "+++ {part} slides by {by} +++").map_err(RunError::Standard)?;
+        }
         Ok(Some(file))
+    }
+
+    fn moved(&self) -> &[Moved] {
+        self.plan.slides.as_ref().map_or(&[], Slides::moved)
     }
 
     /// The guest's file system, if it has one.
@@ -273,6 +298,7 @@ impl Guest {
             image: self.image.label.clone(),
             platform: self.options.platform,
             backing: self.options.backing,
+            slides: self.moved().to_vec(),
             status: outcome.status(),
             fault,
             first_instruction_ns: self.moments.first_instruction,
@@ -288,6 +314,24 @@ impl Guest {
             host,
         }
     }
+}
+
+/// The plan of `image` at other addresses, to which `map` is changed.
+fn slid(image: &Image, map: &mut ImageMap, aslr: Aslr, memory: u64) -> Result<Plan, RunError> {
+    /// Random numbers beside those of units.
+    const OTHERS: usize = 8;
+    let refused = |error| RunError::Slide {
+        image: image.label.clone(),
+        aslr,
+        error,
+    };
+    let description = &map.description;
+    let read = |object: &_| image.read_object(map, object);
+    let record = slide::record(description, read)?.map_err(refused)?;
+    let units = record.as_ref().map_or(1, |record| record.units().len());
+    let mut random = Random::draw(units + OTHERS).map_err(refused)?;
+    let slides = slide::slide(map, record, aslr, &mut random).map_err(refused)?;
+    Ok(Plan::slid(map, memory, slides, &mut random)?)
 }
 
 /// What boots a kernel of this kind.

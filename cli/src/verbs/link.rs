@@ -33,7 +33,9 @@ use crate::{Cli, Global, file, server};
 const REGISTRY: &str = "--pool-registry";
 const LAYOUT: &str = "--pool-layout";
 const LIBRARY: &str = "--pool-library";
+const LIBRARIES: &str = "--pool-libraries";
 const ONLY: &str = "--pool-only";
+const ASLR: &str = "--pool-aslr";
 
 /// The version of GNU ld whose options are known, for where there is none to ask.
 const AS_GNU_LD: &str = "2.40";
@@ -47,8 +49,10 @@ const TARGETS: &str = "ld: supported targets: elf64-x86-64\nld: supported emulat
 /// else `POOL_SERVER`, else the service at its usual address; WHERE is `http://HOST:PORT`, `https://HOST:PORT`, `unix:/PATH`
 /// or a file. An unreachable service is an error, never replaced by something else.
 /// `--pool-layout FILE` writes where the libraries lie, which the executable also holds.
-/// `--pool-library ARCHIVE=NAME@VERSION` names the library that an archive is; without it the
-/// name is the archive's and the version a digest.
+/// `--pool-library ARCHIVE=NAME@VERSION` names the library that an archive is. Archives where systems and toolchains keep
+/// libraries are libraries, too, by their file name and a digest of their members as the version. Of any other archive the
+/// members that are needed are part of the program; `--pool-libraries=all` makes libraries of all. `--pool-aslr=library` has the program reach libraries through a table, so that
+/// each of them can start elsewhere (`poolvmm run --aslr library`); without it the image can as a whole.
 ///
 /// What is no static executable is handed to the system's own linker, with the same command line: shared libraries
 /// (`-shared`), position-independent executables (`-pie`, with `-static` too), relocatable objects (`-r`), other
@@ -182,7 +186,7 @@ fn without_own(arguments: &[OsString]) -> Vec<OsString> {
             None => (text.as_ref(), false),
         };
         match name {
-            REGISTRY | LAYOUT | LIBRARY => {
+            REGISTRY | LAYOUT | LIBRARY | LIBRARIES | ASLR => {
                 if !value {
                     all.next();
                 }
@@ -314,14 +318,16 @@ mod tests {
     #[test]
     fn another_linker_is_told_nothing_of_our_options() {
         let words = |line: &str| -> Vec<OsString> { line.split(' ').map(OsString::from).collect() };
-        let given = words("-shared --pool-library x.a=x@1 -o --pool-layout=l a --pool-only @r");
+        let given = words(
+            "-shared --pool-library x.a=x@1 -o --pool-layout=l a --pool-aslr library --pool-libraries=all --pool-only @r",
+        );
         let expanded = |line: &str| -> Vec<String> { line.split(' ').map(str::to_owned).collect() };
         for (inside, expected) in [
             ("-O1 y.o", "-shared -o a @r"),
             ("-O1 --pool-registry=r y.o", "-shared -o a -O1 y.o"),
         ] {
             let expanded = expanded(&format!(
-                "-shared --pool-library x.a=x@1 -o --pool-layout=l a --pool-only {inside}"
+                "-shared --pool-library x.a=x@1 -o --pool-layout=l a --pool-aslr library --pool-libraries=all --pool-only {inside}"
             ));
             assert_eq!(for_system(&given, &expanded), words(expected));
         }

@@ -128,12 +128,15 @@ struct Version {
     format: u32,
 }
 
+/// Longest reason why an image can only run where it was linked.
+const MAX_REASON: usize = 4096;
+
 /// Reads a layout section, and the one with pages as they are in other images, and gives its claims, sorted by
-/// address and disjoint.
+/// address and disjoint, and why the image can only run where it was linked, if that is so.
 pub(super) fn read_claims<'a>(
     section: &[u8],
     elsewhere: &'a [u8],
-) -> Result<Vec<Claim<'a>>, LayoutError> {
+) -> Result<(Vec<Claim<'a>>, Option<String>), LayoutError> {
     // The version comes first: another version may have another shape.
     let Version { format } = serde_json::from_slice(section)?;
     if !(1..=LAYOUT_FORMAT).contains(&format) {
@@ -143,6 +146,12 @@ pub(super) fn read_claims<'a>(
     if layout.libraries.len() > MAX_RANGES {
         return Err(LayoutError::TooMany(layout.libraries.len()));
     }
+    let fixed = layout.fixed.map(|mut why| {
+        if why.len() > MAX_REASON {
+            why = why.chars().take(MAX_REASON / 4).collect();
+        }
+        why
+    });
     let mut names: Vec<_> = layout.libraries.iter().map(|l| &l.library).collect();
     names.sort_unstable();
     if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -186,7 +195,7 @@ pub(super) fn read_claims<'a>(
             second: pair[1].library.clone(),
         });
     }
-    Ok(claims)
+    Ok((claims, fixed))
 }
 
 /// The pages that are the image's own: their addresses, and the next of `elsewhere`.

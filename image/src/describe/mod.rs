@@ -13,6 +13,7 @@
 //! - code: the image's other read-only pages. Parts in one 2 MiB window make one object, the gaps
 //!   between them filled with zeros, so that such a window can be mapped whole, text and rodata
 //!   together; parts in separate windows are separate objects;
+//! - the record of what holds addresses, by which the image slides, where its linker has left one;
 //! - data: the first contents of all writable pages, one after another in address order. Their
 //!   pages are mapped one by one and copied when written, so nothing is gained by keeping their
 //!   distances, and one object is the one `data` file that people expect of an image;
@@ -23,11 +24,13 @@ mod content;
 mod libraries;
 mod load;
 mod objects;
+mod slide;
 
 use pool_core::description::{
     DESCRIPTION_FORMAT, Description, DescriptionError, FileIdentity, Layout,
 };
 use pool_core::name::LibraryRef;
+use pool_core::slide::SlideError;
 use pool_core::{GuestAddress, ObjectId, PageCount};
 use serde::Serialize;
 use thiserror::Error;
@@ -47,6 +50,11 @@ pub enum DescribeError {
     /// Its layout section contradicts its segments.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    /// Its record of addresses contradicts its segments.
+    #[error(
+        "the .pool.slide section cannot be used: {0}; link again with `pool link`, and do not change the file afterwards"
+    )]
+    Slide(#[from] SlideError),
     /// Its first instruction cannot be executed.
     #[error("the entry point {0} lies in no executable segment: link it as an executable")]
     Entry(GuestAddress),
@@ -64,6 +72,8 @@ pub enum ObjectRole {
     Code,
     /// First contents of writable pages.
     Data,
+    /// What holds addresses ([`pool_core::slide`]).
+    Record,
     /// The executable file.
     File,
 }
@@ -77,7 +87,7 @@ pub struct ImageObject<'a> {
     pub role: ObjectRole,
     /// Position in its 2 MiB window (0 to 511) at which its first page is mapped.
     pub phase: u64,
-    /// Its bytes: whole pages, but for [`ObjectRole::File`].
+    /// Its bytes: whole pages, but for [`ObjectRole::File`] and [`ObjectRole::Record`].
     pub content: Content<'a>,
 }
 
@@ -140,11 +150,11 @@ impl<'a> DescribedImage<'a> {
 /// Describes a static executable.
 pub fn describe(file: &[u8]) -> Result<DescribedImage<'_>, DescribeError> {
     let executable = Executable::read(file)?;
-    let claims = match executable.layout_section {
+    let (claims, fixed) = match executable.layout_section {
         Some(section) => {
             libraries::read_claims(section, executable.elsewhere_section.unwrap_or_default())?
         }
-        None => Vec::new(),
+        None => (Vec::new(), None),
     };
     let runs = libraries::cut(load::load(&executable), &claims);
     libraries::check_shared(&claims, &runs)?;
@@ -163,6 +173,8 @@ pub fn describe(file: &[u8]) -> Result<DescribedImage<'_>, DescribeError> {
     gathered
         .objects
         .push(objects::file_object(file, image.digest));
+    let (slide, record) = slide::of(&executable, fixed);
+    gathered.objects.extend(record);
     let description = Description {
         format: DESCRIPTION_FORMAT,
         image,
@@ -175,6 +187,7 @@ pub fn describe(file: &[u8]) -> Result<DescribedImage<'_>, DescribeError> {
         entry: executable.entry,
         program_headers: executable.program_headers,
         executable_stack: executable.executable_stack,
+        slide,
         libraries: gathered.libraries,
         ranges: gathered.ranges,
     };
@@ -182,6 +195,7 @@ pub fn describe(file: &[u8]) -> Result<DescribedImage<'_>, DescribeError> {
         DescriptionError::Entry(entry) => DescribeError::Entry(entry),
         other => DescribeError::Description(other),
     })?;
+    slide::check(&description, executable.slide_section)?;
     Ok(DescribedImage {
         description,
         objects: gathered.objects,

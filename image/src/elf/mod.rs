@@ -110,6 +110,8 @@ pub struct Executable<'a> {
     pub layout_section: Option<&'a [u8]>,
     /// Bytes of the section with pages as they are in other images, if there is one.
     pub elsewhere_section: Option<&'a [u8]>,
+    /// Bytes of the section with the record of addresses, if there is one.
+    pub slide_section: Option<&'a [u8]>,
 }
 
 impl<'a> Executable<'a> {
@@ -148,6 +150,7 @@ impl<'a> Executable<'a> {
             stripped: sections.stripped,
             layout_section: sections.layout,
             elsewhere_section: sections.elsewhere,
+            slide_section: sections.slide,
         })
     }
 }

@@ -7,7 +7,7 @@ use goblin::elf::section_header::{
 
 use super::kernel::UNIKRAFT_BOOT_INFORMATION;
 use super::{CTX, ElfError, check_within};
-use crate::layout::{ELSEWHERE_SECTION, LAYOUT_SECTION};
+use crate::layout::{ELSEWHERE_SECTION, LAYOUT_SECTION, SLIDE_SECTION};
 
 const SECTION_HEADER_SIZE: u64 = 64;
 
@@ -19,6 +19,8 @@ pub(super) struct Sections<'a> {
     pub(super) layout: Option<&'a [u8]>,
     /// Contents of the section beside it: pages as they are in other images.
     pub(super) elsewhere: Option<&'a [u8]>,
+    /// Contents of the section beside it: the record of addresses.
+    pub(super) slide: Option<&'a [u8]>,
     /// There is what Unikraft's boot code reads.
     pub(super) boot_information: bool,
 }
@@ -61,6 +63,7 @@ pub(super) fn read<'a>(file: &'a [u8], header: &Header) -> Result<Sections<'a>, 
     };
     let layout = named(LAYOUT_SECTION, "the .pool.layout section's bytes")?;
     let elsewhere = named(ELSEWHERE_SECTION, "the .pool.elsewhere section's bytes")?;
+    let slide = named(SLIDE_SECTION, "the .pool.slide section's bytes")?;
     let boot_information = sections
         .iter()
         .any(|section| name(names, section) == Some(UNIKRAFT_BOOT_INFORMATION));
@@ -68,6 +71,7 @@ pub(super) fn read<'a>(file: &'a [u8], header: &Header) -> Result<Sections<'a>, 
         stripped,
         layout,
         elsewhere,
+        slide,
         boot_information,
     })
 }

@@ -2,6 +2,7 @@
 
 pub mod against;
 pub mod picture;
+mod slide;
 mod table;
 mod windows;
 
@@ -18,6 +19,7 @@ use crate::describe::{DescribedImage, ObjectRole, OwnPages};
 use crate::elf::ExecutableKind;
 use crate::minify::minify;
 
+pub use slide::{SlideReport, WrittenPages};
 pub use windows::WindowReport;
 
 /// What there is to know about an executable before it is pushed.
@@ -53,6 +55,8 @@ pub struct Report {
     pub own: Vec<OwnPages>,
     /// 2 MiB windows of memory.
     pub windows: WindowReport,
+    /// Whether it can start elsewhere.
+    pub slide: SlideReport,
 }
 
 /// A range of memory.
@@ -141,6 +145,7 @@ pub fn inspect(image: &DescribedImage<'_>) -> Report {
         libraries: count_libraries(image, &contents),
         own: image.own.clone(),
         windows: windows::count(description),
+        slide: slide::report(image),
     }
 }
 

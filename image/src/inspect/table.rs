@@ -70,7 +70,8 @@ impl fmt::Display for Report {
             f,
             "windows   {} of 2 MiB, {} with shared pages, {} of them could be mapped whole",
             windows.touched, windows.shared, windows.whole
-        )
+        )?;
+        self.write_slide(f)
     }
 }
 
@@ -97,6 +98,36 @@ impl Report {
                 library.unwrap_or_default()
             );
             writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+
+    fn write_slide(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let slide = &self.slide;
+        let why = slide.why_not.as_deref().unwrap_or_default();
+        if !slide.image {
+            return writeln!(f, "slides    not at all: {why}");
+        }
+        if slide.libraries {
+            writeln!(f, "slides    as a whole, or each library by itself")?;
+        } else {
+            writeln!(
+                f,
+                "slides    as a whole; libraries not by themselves: {why}"
+            )?;
+        }
+        let written = slide.written.iter();
+        let shared = written.clone().map(|of| of.shared.0).sum::<u64>();
+        let private = written.map(|of| of.private.0).sum::<u64>();
+        writeln!(
+            f,
+            "          {} addresses to write, on {private} private pages, and {shared} that are shared otherwise",
+            slide.addresses
+        )?;
+        for of in slide.written.iter().filter(|of| of.shared.0 > 0) {
+            let name = of.library.as_ref().map(ToString::to_string);
+            let name = name.unwrap_or_else(|| "the application".to_owned());
+            writeln!(f, "          {} of them in {name}", of.shared)?;
         }
         Ok(())
     }

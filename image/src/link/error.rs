@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use pool_core::name::{LibraryRef, NameError};
+use pool_core::slide::SlideError;
 use thiserror::Error;
 
 use super::demangle;
@@ -184,6 +185,9 @@ pub enum LinkError {
         /// The end of its room.
         limit: u64,
     },
+    /// What holds addresses contradicts itself.
+    #[error("recording what holds addresses: {0}: please report this")]
+    Slide(SlideError),
 }
 
 impl LinkError {

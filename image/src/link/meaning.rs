@@ -85,26 +85,23 @@ impl<'a> Image<'_, 'a> {
         self.thread_value(&meant, View::Image) as u64
     }
 
-    /// What an entry for `target` in the offset table of `unit` holds.
-    pub(super) fn entry_value(&self, unit: usize, target: &Target<'a>) -> u64 {
-        // The application's targets are what its references mean.
-        if unit != 0
-            && let Some(name) = self.other_name(target)
-        {
-            let may_be_absent = match target {
-                Target::Import(name) => self.plans[unit].weak_imports.contains(name),
-                _ => false,
-            };
-            let binding = may_be_absent.then_some(Binding::Weak);
-            let address = self.address(unit, &self.named(name), binding);
-            return address.unwrap_or(0);
-        }
-        let address = if self.is_absent(target) {
-            Some(0)
-        } else {
-            self.address(unit, &self.meant(target), None)
+    /// What an entry for `target` in the offset table of `unit` holds, and the unit with which that moves.
+    pub(super) fn entry_value(&self, unit: usize, target: &Target<'a>) -> (u64, Option<usize>) {
+        let (meant, binding) = match self.other_name(target).filter(|_| unit != 0) {
+            Some(name) => {
+                let may_be_absent = match target {
+                    Target::Import(name) => self.plans[unit].weak_imports.contains(name),
+                    _ => false,
+                };
+                (self.named(name), may_be_absent.then_some(Binding::Weak))
+            }
+            None if self.is_absent(target) => return (0, None),
+            // The application's targets are what its references mean.
+            None => (self.meant(target), None),
         };
-        address.unwrap_or(0)
+        let address = self.address(unit, &meant, binding).unwrap_or(0);
+        let moves_with = self.moves_with(unit, &meant).filter(|_| address != 0);
+        (address, moves_with)
     }
 
     /// The program refers to it by weak references alone, and has no definition: what a library has under the

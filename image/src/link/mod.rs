@@ -25,8 +25,8 @@
 //!
 //! The way through: `args` and `files` (what to link), `dynamic` (whether it is for us), `lto` (what is to be compiled
 //! first), `object` and `unit` (what there is), `resolve`, `definitions` and `collect` (what the program is), `library` and `symbols` (what refers to what in a library), `plan` (what
-//! goes where, without addresses), [`registry`] (addresses), `image`, `checks`, `relocate` and `site` (the bytes), `output` (the
-//! file).
+//! goes where, without addresses), [`registry`] (addresses), `image`, `checks`, `relocate` and `site` (the bytes), `moves` (what of them holds
+//! addresses), `output` (the file).
 //!
 //! Every archive that supplies a member counts as a library, the C library and the compiler's
 //! support libraries too; start files and objects are the application. A library of which no member is in the
@@ -69,6 +69,7 @@ mod lto;
 mod map;
 mod meaning;
 mod merge;
+mod moves;
 mod object;
 mod output;
 mod own;
@@ -232,9 +233,14 @@ fn link_as_named(request: &LinkRequest, registry: &mut dyn Registry) -> Result<L
 
     let layout = set.layout(&image, &contents, &reservations);
     let names = set.names();
-    let text = serde_json::to_vec(&layout).unwrap_or_default();
+    let elf = output::Parts {
+        names: &names,
+        entry,
+        layout: &layout,
+        reservations: &reservations,
+    };
     Ok(Linked {
-        elf: output::write(&image, &contents, request, &names, entry, &text),
+        elf: output::write(&image, &contents, request, &elf)?,
         libraries: set.pages(&image, &contents),
         trace: request.trace.then(|| set.trace(&image)),
         map: request
@@ -404,13 +410,14 @@ impl<'a> LinkSet<'a> {
             section.keeps_name = patterns.any(|pattern| pattern::matches(pattern, section.name))
                 || inputs.tables.place(section.name).is_some();
         }
-        let application = Unit::new(
+        let mut application = Unit::new(
             UnitKind::Application,
             APPLICATION.to_owned(),
             application,
             request.allow_multiple_definition,
             &beforehand,
         )?;
+        application.reaches_by_slots = request.slides_libraries;
         library::tell_apart(&mut namings, &contents);
         let settled = library::settle(&libraries, &namings, &contents)?;
         let mut units = vec![application];
@@ -514,6 +521,7 @@ impl<'a> LinkSet<'a> {
         LinkLayout {
             format: layout::format_of(&libraries),
             libraries,
+            fixed: contents.moves.why_fixed(),
         }
     }
 

@@ -15,17 +15,20 @@ use goblin::elf::section_header::{
     SHT_SYMTAB,
 };
 use pool_core::page::PAGE_SIZE;
+use pool_core::registry::Reservation;
 
 use super::args::{BuildId, Compression, LinkRequest, Strip};
 use super::compressed;
+use super::error::LinkError;
 use super::gathered::Gathered;
 use super::image::loose::Loose;
 use super::image::orphans::Run;
 use super::image::{ELF_HEADER_SIZE, Image, PROGRAM_HEADER_SIZE, Span};
+use super::moves;
 use super::relocate::Contents;
 use super::sections::OutputSection;
 use super::symtab::{self, SymbolTable};
-use crate::layout::{ELSEWHERE_SECTION, LAYOUT_SECTION};
+use crate::layout::{ELSEWHERE_SECTION, LAYOUT_SECTION, LinkLayout, SLIDE_SECTION};
 
 const PROPERTIES: &str = ".note.gnu.property";
 /// Bytes of a section header.
@@ -59,15 +62,24 @@ impl PageRun {
     }
 }
 
-/// Writes the executable. `names` are those of the units, `layout` is the layout's text.
+/// What the file has beside the image's bytes.
+pub(super) struct Parts<'p> {
+    /// Of the units.
+    pub(super) names: &'p [String],
+    /// Address of the first instruction.
+    pub(super) entry: u64,
+    pub(super) layout: &'p LinkLayout,
+    /// By library.
+    pub(super) reservations: &'p [Option<Reservation>],
+}
+
+/// Writes the executable.
 pub(super) fn write(
     image: &Image<'_, '_>,
     contents: &Contents,
     request: &LinkRequest,
-    names: &[String],
-    entry: u64,
-    layout: &[u8],
-) -> Vec<u8> {
+    parts: &Parts<'_>,
+) -> Result<Vec<u8>, LinkError> {
     let mut file = Writer {
         bytes: vec![0; ELF_HEADER_SIZE as usize],
         segments: Vec::new(),
@@ -79,7 +91,7 @@ pub(super) fn write(
     // Libraries lie where they are registered.
     file.alignment = PAGE_SIZE;
     for unit in image.included().filter(|unit| *unit != 0) {
-        file.library(image, contents, unit, &names[unit]);
+        file.library(image, contents, unit, &parts.names[unit]);
     }
     file.describe_thread_template(image);
     file.segments.push(Segment {
@@ -91,12 +103,17 @@ pub(super) fn write(
         size: request.stack_size,
         alignment: 16,
     });
-    file.loose(image, contents, request.compress, layout);
+    file.segments.sort_by_key(|s| match s.kind {
+        PT_LOAD => (0, s.address),
+        kind => (1, u64::from(kind)),
+    });
+    file.loose(image, contents, request.compress);
+    file.about_addresses(image, contents, parts)?;
     if request.strip != Strip::Everything {
         let table = symtab::build(image, &file.sections, request.discard);
         file.symbol_table(&table);
     }
-    file.finish(image, request, entry)
+    Ok(file.finish(image, request, parts.entry))
 }
 
 fn span(start: u64, size: u64) -> Span {
@@ -353,14 +370,8 @@ impl Writer {
         });
     }
 
-    /// Sections that are not loaded, and the layout.
-    fn loose(
-        &mut self,
-        image: &Image<'_, '_>,
-        contents: &Contents,
-        compress: Option<Compression>,
-        layout: &[u8],
-    ) {
+    /// Sections that are not loaded.
+    fn loose(&mut self, image: &Image<'_, '_>, contents: &Contents, compress: Option<Compression>) {
         for (name, bytes) in &contents.loose {
             let made_here = Loose::default();
             let loose = image.loose.by_name.get(name).unwrap_or(&made_here);
@@ -382,7 +393,17 @@ impl Writer {
                 }
             }
         }
-        self.append(LAYOUT_SECTION, SHT_PROGBITS, layout, 1);
+    }
+
+    /// The layout, and what belongs to it.
+    fn about_addresses(
+        &mut self,
+        image: &Image<'_, '_>,
+        contents: &Contents,
+        parts: &Parts<'_>,
+    ) -> Result<(), LinkError> {
+        let layout = serde_json::to_vec(parts.layout).unwrap_or_default();
+        self.append(LAYOUT_SECTION, SHT_PROGBITS, &layout, 1);
         let elsewhere: Vec<&[u8]> = contents
             .own
             .iter()
@@ -396,6 +417,29 @@ impl Writer {
                 PAGE_SIZE,
             );
         }
+        if parts.layout.fixed.is_none() {
+            let addresses = self.program_header_addresses(image);
+            let record = moves::record(image, parts.reservations, &contents.moves, &addresses);
+            let record = record.map_err(LinkError::Slide)?.to_bytes();
+            // On pages of its own, which are those of the object that it becomes.
+            self.append(SLIDE_SECTION, SHT_PROGBITS, &record, PAGE_SIZE);
+            self.align(PAGE_SIZE);
+        }
+        Ok(())
+    }
+
+    /// Where program headers hold addresses, in memory, each with the address: start-up code finds the template of
+    /// thread-local variables and frames for unwinding by them.
+    fn program_header_addresses(&self, image: &Image<'_, '_>) -> Vec<(u64, u64)> {
+        /// Offsets of a header's two addresses.
+        const ADDRESSES: [u64; 2] = [16, 24];
+        let first = image.common.constants.start + ELF_HEADER_SIZE;
+        let headers = (first..).step_by(PROGRAM_HEADER_SIZE as usize);
+        let of_parts = self.segments.iter().zip(headers);
+        of_parts
+            .filter(|(segment, _)| segment.address != 0)
+            .flat_map(|(segment, at)| ADDRESSES.map(|field| (at + field, segment.address)))
+            .collect()
     }
 
     fn append(&mut self, name: &str, kind: u32, bytes: &[u8], alignment: u64) {
@@ -447,10 +491,6 @@ impl Writer {
         for (section, name) in self.sections.iter().zip(offsets) {
             self.bytes.extend(section_header(section, name));
         }
-        self.segments.sort_by_key(|s| match s.kind {
-            PT_LOAD => (0, s.address),
-            kind => (1, u64::from(kind)),
-        });
         let mut at = ELF_HEADER_SIZE as usize;
         for segment in &self.segments {
             self.bytes[at..at + PROGRAM_HEADER_SIZE as usize]

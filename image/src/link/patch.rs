@@ -17,9 +17,13 @@ pub(super) struct TargetFacts {
     pub(super) settled: Settled,
     /// It is a number, not a place: it may be too far for an instruction-relative operand.
     pub(super) is_number: bool,
+    /// Zero stands for it if the program has no such thing. Zero does not move with the image, so it is found through the
+    /// offset table.
+    pub(super) may_be_absent: bool,
     /// The section is code, of which accesses to thread-local variables are rewritten.
     pub(super) in_code: bool,
-    /// The section is a library's code.
+    /// The section is code that reaches other units through an offset table: a library's, or that of an application whose
+    /// libraries can move by themselves.
     pub(super) is_code: bool,
 }
 
@@ -161,7 +165,8 @@ pub(super) fn patch(
         r::R_X86_64_GOTPCREL => plain(Width::Signed(4), Value::EntryDistance),
         r::R_X86_64_GOTPCREL64 => plain(Width::Eight, Value::EntryDistance),
         r::R_X86_64_GOTPCRELX | r::R_X86_64_REX_GOTPCRELX => {
-            let is_near = facts.settled == Settled::ByUnit && !facts.is_number;
+            let is_near =
+                facts.settled == Settled::ByUnit && !facts.is_number && !facts.may_be_absent;
             let direct = (is_near && addend == -4)
                 .then(|| without_table(&at))
                 .flatten();

@@ -1,13 +1,20 @@
 //! What the relocations of a section do: each with its target, its patch, and what it makes of the instruction.
 
+use goblin::elf::reloc as r;
+
 use super::error::LinkError;
 use super::gathered::gathered;
 use super::instructions::Instructions;
-use super::object::{Place, Relocation, Section, Symbol};
+use super::merge;
+use super::object::{Binding, Object, Place, Relocation, Section, Symbol};
 use super::patch::{self, Patch, Settled, TargetFacts, Value};
 use super::slots::{self, Detour};
 use super::target::{Target, UnitTargets};
 use super::unit::{Unit, UnitKind};
+
+/// An object of the application whose code has no more addresses of 32 bits than this loads them from the offset table, so
+/// that the image can start anywhere. The start files of a compiler for static programs have 13.
+const FEW_ADDRESSES: usize = 32;
 
 /// A relocation and what it does.
 pub(super) struct Patched<'p, 'a> {
@@ -18,6 +25,8 @@ pub(super) struct Patched<'p, 'a> {
     /// Another instruction in place of the section's own: its offset and bytes.
     pub(super) instruction: Option<(u64, Vec<u8>)>,
     pub(super) detour: Option<Detour>,
+    /// That instruction uses the lower 32 bits of the target's address alone.
+    pub(super) is_cut: bool,
 }
 
 impl Patched<'_, '_> {
@@ -74,15 +83,19 @@ pub(super) fn patches<'p, 'a>(
             patch,
             instruction: None,
             detour: None,
+            is_cut: false,
         };
-        if facts.is_code && facts.settled != Settled::ByUnit && patched.patch.value.is_direct() {
+        let takes_slot = facts.is_code && facts.settled != Settled::ByUnit;
+        let slides = takes_slot_to_slide(unit, (object, section), facts, &patched);
+        if (takes_slot || slides) && patched.patch.value.is_direct() {
             let instructions = instructions
                 .get_or_insert_with(|| Instructions::read(&unit.objects[object], index));
-            let addresses = facts.settled != Settled::ByImage;
+            let addresses = !slides && facts.settled != Settled::ByImage;
             let rewritten = instructions
                 .as_ref()
                 .and_then(|code| slots::through_slot(code, relocation, addresses));
             if let Some(rewritten) = rewritten {
+                patched.is_cut = rewritten.is_cut;
                 patched.patch = rewritten.patch;
                 patched.instruction = Some((rewritten.start, rewritten.bytes));
                 patched.detour = rewritten.detour;
@@ -91,6 +104,42 @@ pub(super) fn patches<'p, 'a>(
         patches.push(patched);
     }
     Ok(patches)
+}
+
+/// An instruction of the application that could not follow when the image starts elsewhere.
+fn takes_slot_to_slide(
+    unit: &Unit<'_>,
+    (object, section): (usize, &Section<'_>),
+    facts: TargetFacts,
+    patched: &Patched<'_, '_>,
+) -> bool {
+    let is_code = section.is_loaded() && section.is_code() && gathered(section).is_none();
+    if unit.kind != UnitKind::Application || !is_code || facts.is_number {
+        return false;
+    }
+    let object = &unit.objects[object];
+    match patched.relocation.kind {
+        r::R_X86_64_32 | r::R_X86_64_32S => {
+            let symbol = &object.symbols[patched.relocation.symbol];
+            // Which of the merged is meant the addend says.
+            let is_merged = matches!(symbol.place, Place::Section(s) if merge::key(&object.sections[s]).is_some());
+            !is_merged && has_few_addresses(object)
+        }
+        r::R_X86_64_PC32 => facts.may_be_absent && patched.patch.value == Value::Distance,
+        _ => false,
+    }
+}
+
+fn has_few_addresses(object: &Object<'_>) -> bool {
+    let code = object.sections.iter().filter(|section| section.is_code());
+    let mut relocations = code.flat_map(|section| &section.relocations);
+    let is_address =
+        |relocation: &&Relocation| matches!(relocation.kind, r::R_X86_64_32 | r::R_X86_64_32S);
+    relocations
+        .by_ref()
+        .filter(is_address)
+        .nth(FEW_ADDRESSES)
+        .is_none()
 }
 
 /// What a relocation's target is to the unit that refers to it.
@@ -102,11 +151,15 @@ fn facts(
     symbol: &Symbol<'_>,
 ) -> TargetFacts {
     let is_application = units[own].kind == UnitKind::Application;
+    let has_slots = !is_application || units[own].reaches_by_slots;
     let mut facts = TargetFacts {
         settled: Settled::ByUnit,
         is_number: false,
+        may_be_absent: is_application
+            && matches!(target, Target::Import(_))
+            && symbol.binding == Binding::Weak,
         in_code: section.is_code(),
-        is_code: !is_application
+        is_code: has_slots
             && section.is_loaded()
             && section.is_code()
             && gathered(section).is_none(),
@@ -120,7 +173,19 @@ fn facts(
             if !is_application && !symbol.is_local() && units[id.unit].is_replaceable(symbol.name) {
                 facts.settled = Settled::Replaceable;
             }
+            let is_elsewhere = has_slots && is_application && id.unit != own;
+            let is_thread_local = object.symbols[id.symbol].is_thread_local();
             match object.symbols[id.symbol].place {
+                Place::Section(s)
+                    if is_elsewhere
+                        && !is_thread_local
+                        && gathered(&object.sections[s]).is_none() =>
+                {
+                    facts.settled = Settled::ByImage;
+                }
+                Place::Common if is_elsewhere && !is_thread_local => {
+                    facts.settled = Settled::ByImage;
+                }
                 Place::Section(_) if is_application => {}
                 Place::Section(s) => {
                     if gathered(&object.sections[s]).is_some() {

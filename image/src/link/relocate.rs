@@ -10,6 +10,7 @@ use super::eh_frame;
 use super::error::LinkError;
 use super::gathered::Gathered;
 use super::image::{Image, RELA_SIZE, TRAP};
+use super::moves::Moves;
 use super::object::Section;
 use super::plan::{Entry, Part, PlannedDetour, STUB_SIZE};
 use super::site::{Other, Site};
@@ -33,6 +34,8 @@ pub(super) struct Contents {
     pub(super) code: Vec<u8>,
     /// Sections that are not loaded.
     pub(super) loose: BTreeMap<String, Vec<u8>>,
+    /// What of all that changes when the image starts elsewhere.
+    pub(super) moves: Moves,
 }
 
 /// A page of a library's that the image has of its own.
@@ -79,6 +82,7 @@ fn empty(image: &Image<'_, '_>) -> Contents {
         constants: vec![0; image.common.constants.size as usize],
         code: vec![0; image.common.code.size as usize],
         loose: BTreeMap::new(),
+        moves: Moves::default(),
     };
     for (name, loose) in &image.loose.by_name {
         let mut bytes = vec![0; loose.extent.size as usize];
@@ -163,6 +167,7 @@ fn fill_unit(image: &Image<'_, '_>, u: usize, contents: &mut Contents) -> Result
             Some(_) => Part::Gathered(Gathered::Orphan),
             None => placement.part,
         };
+        let mut moves = std::mem::take(&mut contents.moves);
         let room = match part {
             Part::Loose => contents
                 .loose
@@ -185,10 +190,13 @@ fn fill_unit(image: &Image<'_, '_>, u: usize, contents: &mut Contents) -> Result
             address,
             part,
         };
-        let differs = site.relocate(room)?;
+        let first = moves.count();
+        let differs = site.relocate(room, &mut moves)?;
         if is_reversed(section) {
             reverse(room);
+            moves.reverse_from(first, address, (room.len() / 8 * 8) as u64);
         }
+        contents.moves = moves;
         let start = address.wrapping_sub(base.code) as usize;
         others.extend(differs.into_iter().map(|other| (start, other)));
     }
@@ -240,7 +248,11 @@ fn fill_tables(image: &Image<'_, '_>, u: usize, contents: &mut Contents) {
     for (index, entry) in plan.entries.iter().enumerate() {
         let value = match entry {
             Entry::Address(target, addend) => {
-                image.entry_value(u, target).wrapping_add(*addend as u64)
+                let (address, unit) = image.entry_value(u, target);
+                if let Some(unit) = unit {
+                    contents.moves.address(base.data + index as u64 * 8, unit);
+                }
+                address.wrapping_add(*addend as u64)
             }
             Entry::ThreadOffset(target) => image.thread_entry_value(u, target),
             Entry::Resolved(_) => 0,
@@ -253,7 +265,7 @@ fn fill_tables(image: &Image<'_, '_>, u: usize, contents: &mut Contents) {
         let stub = base.code + plan.stubs_at + index as u64 * STUB_SIZE;
         let slot = base.data + plan.entry(&entry).unwrap_or(0);
         if let Some(room) = bytes_at(image, contents, u, Part::Code, stub) {
-            // jmp *slot(%rip); both lie in the low 2 GiB.
+            // jmp *slot(%rip); both lie in the low 2 GiB, or are as far from each other.
             room[..2].copy_from_slice(b"\xff\x25");
             room[2..6].copy_from_slice(&(slot.wrapping_sub(stub + 6) as u32).to_le_bytes());
             room[6..8].copy_from_slice(b"\x66\x90");
@@ -333,7 +345,8 @@ fn fill_detour(
 fn fill_resolvers(image: &Image<'_, '_>, contents: &mut Contents) {
     let start = (image.common.resolvers.start - image.common.constants.start) as usize;
     let lines = contents.constants[start..].chunks_exact_mut(RELA_SIZE as usize);
-    for (line, id) in lines.zip(&image.resolved) {
+    let addresses = (image.common.resolvers.start..).step_by(RELA_SIZE as usize);
+    for ((line, id), address) in lines.zip(&image.resolved).zip(addresses) {
         let slot = image
             .entry_address(id.unit, &Entry::Resolved(*id))
             .unwrap_or(0);
@@ -341,6 +354,10 @@ fn fill_resolvers(image: &Image<'_, '_>, contents: &mut Contents) {
         line[..8].copy_from_slice(&slot.to_le_bytes());
         line[8..16].copy_from_slice(&u64::from(R_X86_64_IRELATIVE).to_le_bytes());
         line[16..24].copy_from_slice(&resolver.to_le_bytes());
+        contents.moves.address(address, id.unit);
+        if let Some(unit) = image.symbol_moves_with(*id) {
+            contents.moves.address(address + 16, unit);
+        }
     }
 }
 
@@ -372,5 +389,6 @@ fn fill_unwind_table(image: &Image<'_, '_>, contents: &mut Contents) {
     if let Some(table) = eh_frame::table(span.start, first.unwrap_or(0), &frames) {
         let start = (span.start - image.common.constants.start) as usize;
         contents.constants[start..start + table.len()].copy_from_slice(&table);
+        contents.moves.unwind_table(image, span.start, &table);
     }
 }

@@ -5,7 +5,8 @@ use goblin::elf::reloc::r_to_str;
 
 use super::error::LinkError;
 use super::image::{Image, View};
-use super::object::{Place, Relocation};
+use super::moves::{self, Moves, Written};
+use super::object::{Place, Relocation, Symbol};
 use super::patch::{self, Value, Width};
 use super::plan::{Entry, Part};
 use super::references::{Patched, patches};
@@ -38,14 +39,19 @@ impl<'a> Site<'_, 'a> {
         &self.image.units[self.unit]
     }
 
-    /// Relocates the section as it is in every image, and says what is something else in this program.
-    pub(super) fn relocate(&self, bytes: &mut [u8]) -> Result<Vec<Other>, LinkError> {
+    /// Relocates the section as it is in every image, and says what is something else in this program. What holds
+    /// addresses is added to `moves`.
+    pub(super) fn relocate(
+        &self,
+        bytes: &mut [u8],
+        moves: &mut Moves,
+    ) -> Result<Vec<Other>, LinkError> {
         let units: Vec<&Unit<'a>> = self.image.units.iter().collect();
         let targets = &self.image.targets[self.unit];
         let at = (self.object, self.section);
         let mut others = Vec::new();
         for patched in patches(&units, self.unit, targets, at)? {
-            others.extend(self.apply(bytes, &patched)?);
+            others.extend(self.apply(bytes, &patched, moves)?);
         }
         Ok(others)
     }
@@ -68,6 +74,7 @@ impl<'a> Site<'_, 'a> {
         &self,
         bytes: &mut [u8],
         patched: &Patched<'_, 'a>,
+        moves: &mut Moves,
     ) -> Result<Option<Other>, LinkError> {
         let Patched {
             relocation, patch, ..
@@ -102,6 +109,7 @@ impl<'a> Site<'_, 'a> {
             let mut other = field.to_vec();
             let target = self.meant(patched).unwrap_or(patched.target);
             let value = self.value(patched, at, &target, View::Image)?;
+            self.note(patched, at, &target, moves);
             self.store(&mut other, patched, value)?;
             return Ok(Some(Other {
                 at: start,
@@ -113,6 +121,7 @@ impl<'a> Site<'_, 'a> {
         let meant = if self.image.speaks(self.unit, self.object, self.section) || !self.is_shared()
         {
             let target = self.meant(patched).unwrap_or(patched.target);
+            self.note(patched, at, &target, moves);
             self.value(patched, at, &target, View::Image)?
         } else {
             value
@@ -132,6 +141,69 @@ impl<'a> Site<'_, 'a> {
             bytes: other,
             symbol: self.name(relocation),
         }))
+    }
+
+    /// Notes what the field at `at` holds when it is about `target`. What is not run may hold what it likes.
+    fn note(&self, patched: &Patched<'_, 'a>, at: i64, target: &Target<'a>, moves: &mut Moves) {
+        if self.part == Part::Loose || !self.image.speaks(self.unit, self.object, self.section) {
+            return;
+        }
+        let patch = &patched.patch;
+        let past_wrapper = self.is_past_wrapper(patched, View::Image);
+        let about = match patch.value {
+            Value::Branch if patched.takes_stub() && !past_wrapper => Some(self.unit),
+            Value::EntryDistance
+            | Value::ThreadEntryDistance
+            | Value::Detour
+            | Value::TableDistance => Some(self.unit),
+            _ => {
+                let symbol = self.symbol_of(patched);
+                let address = self.image.address(self.unit, target, Some(symbol.binding));
+                // Of what is not in the image nothing is written.
+                let Some(address) = address else {
+                    return;
+                };
+                let moves_with = self.image.moves_with(self.unit, target);
+                moves_with.filter(|_| address != 0)
+            }
+        };
+        let unit = match self.part {
+            Part::Gathered(_) | Part::Thread => 0,
+            _ => self.unit,
+        };
+        let written = Written {
+            address: self.address.wrapping_add_signed(at),
+            width: patch.width,
+            value: patch.value,
+            // Distances from the offset table are the same wherever they are written.
+            unit: if patch.value == Value::TableOffset {
+                self.unit
+            } else {
+                unit
+            },
+            about,
+        };
+        if patched.is_cut || !moves.note(&written) {
+            let place = (self.unit, self.object, self.section);
+            let relocation = patched.relocation;
+            moves.fix(
+                || self.image.place(place, relocation.offset),
+                || moves::held(relocation, &self.name(relocation)),
+            );
+        }
+    }
+
+    fn symbol_of(&self, patched: &Patched<'_, 'a>) -> &Symbol<'a> {
+        &self.unit().objects[self.object].symbols[patched.relocation.symbol]
+    }
+
+    /// It is an object's own definition, where the unit's entry is for those who mean another by the name.
+    fn is_past_wrapper(&self, patched: &Patched<'_, 'a>, view: View) -> bool {
+        let is_own = view == View::Image
+            && self.unit != 0
+            && self.image.other_name(&patched.target).is_some();
+        let symbol = self.symbol_of(patched);
+        is_own && !self.image.program.refers(self.unit, self.object, symbol)
     }
 
     /// What the relocation's target is in the program, if the section is in it and refers by name.
@@ -242,9 +314,7 @@ impl<'a> Site<'_, 'a> {
                 .ok_or_else(no_entry)?;
             Ok(i128::from(address) + addend)
         };
-        // An object's own definition, where the unit's entry is for those who mean another by the name.
-        let is_own = view == View::Image && self.unit != 0 && image.other_name(target).is_some();
-        let past_wrapper = is_own && !image.program.refers(self.unit, self.object, symbol);
+        let past_wrapper = self.is_past_wrapper(patched, view);
         let takes_entry = matches!(
             patch.value,
             Value::EntryDistance | Value::EntryOffset | Value::ThreadEntryDistance | Value::Detour
@@ -263,7 +333,7 @@ impl<'a> Site<'_, 'a> {
             // A reference into what is not in the image: consumers skip zero, which ends a list of ranges.
             Value::Address => direct().unwrap_or_else(|| i128::from(self.is_ranges())),
             Value::Distance => direct().map_or(0, |value| value - place),
-            Value::Branch if patched.takes_stub() && self.unit != 0 && !past_wrapper => {
+            Value::Branch if patched.takes_stub() && !past_wrapper => {
                 let stub = image.stub_address(self.unit, target);
                 let stub = stub.ok_or_else(no_entry)?;
                 i128::from(stub) + addend - place

@@ -34,6 +34,8 @@ pub(super) struct Rewritten {
     pub(super) bytes: Vec<u8>,
     pub(super) patch: Patch,
     pub(super) detour: Option<Detour>,
+    /// It uses the lower 32 bits of the address alone.
+    pub(super) is_cut: bool,
 }
 
 /// Code that is jumped to.
@@ -172,6 +174,7 @@ impl<'b> Reference<'b> {
             && loads.op0_register() == self.instruction.op0_register();
         let mut rewritten = self.rewritten(bytes, FIELD, Value::EntryDistance);
         rewritten.patch.entry = i64::from(self.addend);
+        rewritten.is_cut = loads.code() == Code::Mov_r32_rm32;
         loads_the_same.then_some(rewritten)
     }
 
@@ -284,6 +287,7 @@ fn rewritten(
         },
         bytes,
         detour: None,
+        is_cut: false,
     }
 }
 

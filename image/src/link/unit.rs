@@ -37,6 +37,8 @@ pub(super) struct Unit<'a> {
     /// For messages: the archive's path.
     pub(super) label: String,
     pub(super) objects: Vec<Object<'a>>,
+    /// An application that reaches libraries through its offset table, so that they can move by themselves.
+    pub(super) reaches_by_slots: bool,
     /// Of each section, whether it takes no part in the link.
     dropped: Vec<Vec<bool>>,
     /// Of each name, the object and the symbol that define it.
@@ -129,6 +131,7 @@ impl<'a> Unit<'a> {
             kind,
             label,
             objects,
+            reaches_by_slots: false,
             dropped,
             definitions: HashMap::new(),
             hooks: HashSet::new(),

@@ -8,4 +8,5 @@ mod bad_input;
 mod beside;
 mod identity;
 mod programs;
+mod slides;
 mod support;

@@ -139,6 +139,7 @@ impl Pool {
             entry: range.address,
             program_headers: None,
             executable_stack: false,
+            slide: None,
             libraries: vec![],
             ranges: vec![range],
         };
@@ -213,6 +214,7 @@ impl Pool {
             entry: GuestAddress(0x40_0010),
             program_headers: None,
             executable_stack: false,
+            slide: None,
             libraries,
             ranges,
         };

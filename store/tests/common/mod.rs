@@ -121,6 +121,7 @@ pub fn description(file: &[u8], libraries: &[(&str, &[u8])]) -> Description {
         entry: GuestAddress(0x40_0000),
         program_headers: None,
         executable_stack: false,
+        slide: None,
         libraries: used,
         ranges,
     }

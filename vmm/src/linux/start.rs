@@ -81,7 +81,7 @@ impl Start {
         [hwcap, hwcap2, signal_stack]: [u64; 3],
         vdso: Option<u64>,
     ) -> Result<Stack, StartError> {
-        let mut text = Text::below(plan.rooms.stack_high.0 - 16);
+        let mut text = Text::below(plan.rooms.stack_high.0 - 16 - plan.stack_gap);
         let random_at = text.push(&random)?;
         let platform = text.push(b"x86_64\0")?;
         let name = self.arguments.first().map_or(&[][..], Vec::as_slice);

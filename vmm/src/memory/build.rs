@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use pool_core::{PAGE_SIZE, SegmentId, WINDOW_SIZE};
 use thiserror::Error;
-use vm_memory::{MmapRegion, VolatileMemory};
+use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
 use super::access::Place;
 use super::files::{FileId, Files, Kind};
@@ -19,6 +20,7 @@ use super::tables::Tables;
 use super::{FREE_TABLES, GuestMemory, MemoryCounts, Others};
 use crate::plan::{Content, Mapping, Plan, SHARED_BASE, Sharing};
 use crate::pool::Segments;
+use crate::slide::{self, CannotWrite};
 
 /// Windows in the first memory slot beyond what the image fills: tables, stack and a heap or a mapping.
 /// A slot costs 2.5 KiB a MiB in the kernel, a further slot 25 KiB.
@@ -60,6 +62,9 @@ pub enum BuildError {
     /// The image alone reaches a limit.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// The addresses of an image that starts elsewhere.
+    #[error(transparent)]
+    Addresses(#[from] CannotWrite),
     /// A mapping refers to a segment that is not open.
     #[error("segment {0} is not open")]
     Segment(SegmentId),
@@ -120,6 +125,9 @@ impl GuestMemory {
         let first_slot = memory.frames.reached() + FIRST_SPARE * WINDOW_SIZE;
         memory.commit_more(first_slot.min(ram_room))?;
         memory.lay_in(plan, segments, backing, &image)?;
+        if let Some(slides) = &plan.slides {
+            slides.carry_out(&mut memory)?;
+        }
         memory.write_monitor(plan, monitor)?;
         memory.fill_tables(plan)?;
         memory.flush = false;
@@ -203,10 +211,10 @@ impl GuestMemory {
             let mapping = &plan.mappings[piece.mapping];
             let part = (piece.skipped, piece.length);
             match backing {
-                Backing::Pool => {
+                Backing::Pool if !mapping.written => {
                     self.map_one(mapping, segments, part, piece.physical, Overlay::Private)?;
                 }
-                Backing::Copy => {
+                Backing::Pool | Backing::Copy => {
                     let Content::Segment { segment, offset } = mapping.content else {
                         continue;
                     };
@@ -222,6 +230,28 @@ impl GuestMemory {
         }
         if plan.shared_length > 0 {
             self.request_slot(SHARED_BASE, ram_room, plan.shared_length, true)?;
+        }
+        Ok(())
+    }
+
+    /// Calls `act` for each part of the `length` bytes at `address` that lies on one page.
+    fn each_page(
+        &self,
+        address: u64,
+        length: usize,
+        mut act: impl FnMut(VolatileSlice<'_>, Range<usize>),
+    ) -> io::Result<()> {
+        let mut done = 0;
+        while done < length {
+            let at = address + done as u64;
+            let rest = (PAGE_SIZE - at % PAGE_SIZE).min((length - done) as u64);
+            let (physical, _) = self.frame_of(at).ok_or(io::ErrorKind::InvalidInput)?;
+            let slice = self.slice(Place::Ram(physical), rest);
+            act(
+                slice.ok_or(io::ErrorKind::InvalidInput)?,
+                done..done + rest as usize,
+            );
+            done += rest as usize;
         }
         Ok(())
     }
@@ -333,6 +363,20 @@ impl GuestMemory {
     }
 }
 
+impl slide::Memory for GuestMemory {
+    fn read(&mut self, address: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.each_page(address, bytes.len(), |slice, part| {
+            slice.copy_to(&mut bytes[part]);
+        })
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> io::Result<()> {
+        self.each_page(address, bytes.len(), |slice, part| {
+            slice.copy_from(&bytes[part])
+        })
+    }
+}
+
 /// Frames of a part of the image's private pages.
 #[derive(Debug)]
 struct Piece {
@@ -379,6 +423,7 @@ fn keep_segments(
     for mapping in &plan.mappings {
         if let (Sharing::Private, Content::Segment { segment, offset }) =
             (mapping.sharing, mapping.content)
+            && !mapping.written
         {
             let end = ends.entry(segment).or_default();
             *end = (*end).max(offset + mapping.length);
@@ -404,6 +449,8 @@ fn address_space(
             (Sharing::Shared, _) => space::Backing::Shared {
                 physical: mapping.physical,
             },
+            // What was written is nowhere else.
+            (Sharing::Private, _) if mapping.written => space::Backing::Private,
             (Sharing::Private, Content::Segment { segment, offset }) => space::Backing::File {
                 file: *files.get(&segment).ok_or(BuildError::Segment(segment))?,
                 offset,
@@ -428,6 +475,7 @@ impl MemoryCounts {
         let pages = mapping.length / PAGE_SIZE;
         match (mapping.sharing, mapping.content) {
             (_, Content::Zero) => self.zero_pages += pages,
+            _ if mapping.written => self.written_pages += pages,
             (Sharing::Private, _) => self.private_pages += pages,
             (Sharing::Shared, _) if mapping.windows => {
                 self.shared_windows += mapping.length / WINDOW_SIZE;

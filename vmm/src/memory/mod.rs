@@ -173,6 +173,8 @@ pub struct MemoryCounts {
     pub shared_pages: u64,
     /// Private pages that come from the pool.
     pub private_pages: u64,
+    /// Pages that were copied and written, because they hold addresses of an image that slides.
+    pub written_pages: u64,
     /// Zero pages (bss and holes) at the start.
     pub zero_pages: u64,
     /// Page-table pages in use.

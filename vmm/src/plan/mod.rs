@@ -15,7 +15,8 @@
 //! and fill one read-only memory slot. *Private* pages get frames of RAM when they are laid in or
 //! touched (`crate::memory`).
 //!
-//! Virtual address slides will enter here: a plan made at other addresses than the description's.
+//! An image that slides ([`crate::slide`]) is planned where it comes to lie; its pages that are written before the guest
+//! runs are private.
 
 mod pieces;
 mod rooms;
@@ -28,6 +29,8 @@ use pool_core::image_map::ImageMap;
 use pool_core::{GuestAddress, SegmentId};
 use thiserror::Error;
 
+use crate::slide::{Random, Slides};
+
 /// First guest physical address of shared pages; RAM begins at zero and stays below.
 pub const SHARED_BASE: u64 = 1 << 36;
 /// Most memory that a guest may be given.
@@ -36,6 +39,8 @@ pub const MAX_MEMORY: u64 = 16 << 30;
 pub const STACK_SIZE: u64 = 8 << 20;
 /// Addresses that the monitor keeps for itself.
 pub const MONITOR_SIZE: u64 = 1 << 20;
+/// Most bytes that stay free at the stack's end when the image slides, as under Linux (`arch_align_stack`).
+const MOST_STACK_GAP: u64 = 8 << 10;
 /// What a guest must have beside its image's data to get anywhere: arguments, first frames.
 const LEAST_REST: u64 = 256 << 10;
 
@@ -56,6 +61,11 @@ pub enum PlanError {
     /// No gap in the address space is left for the stack and the monitor.
     #[error("the image leaves no room in its address space for a stack and a heap")]
     NoRoom,
+    /// An address to be written where nothing is stored.
+    #[error(
+        "the image's record of addresses names {0:#x}, where the image has zeros: push the image again"
+    )]
+    NoBytes(u64),
     /// Shared pages do not fit the slot's arithmetic.
     #[error("the image's shared pages take {0} bytes, more than can be mapped")]
     TooLarge(u64),
@@ -113,6 +123,8 @@ pub struct Mapping {
     pub protection: Protection,
     /// Made of whole 2 MiB windows, each for one page-table entry.
     pub windows: bool,
+    /// Holds addresses of an image that starts elsewhere: copied, and written before the guest runs.
+    pub written: bool,
 }
 
 impl Mapping {
@@ -126,8 +138,8 @@ impl Mapping {
         self.end() == next.address.0
             && (self.sharing == Sharing::Private || self.physical + self.length == next.physical)
             && self.content.advanced(self.length) == next.content
-            && (self.sharing, self.protection, self.windows)
-                == (next.sharing, next.protection, next.windows)
+            && (self.sharing, self.protection, self.windows, self.written)
+                == (next.sharing, next.protection, next.windows, next.written)
     }
 }
 
@@ -167,16 +179,44 @@ pub struct Plan {
     pub program_headers: Option<ProgramHeaders>,
     /// The guest may execute its stack.
     pub stack_executable: bool,
+    /// Bytes at the stack's end that stay free, a multiple of 16.
+    pub stack_gap: u64,
+    /// What is written before the guest runs.
+    pub slides: Option<Slides>,
 }
 
 impl Plan {
     /// Plans `map` for a guest that may use `memory` bytes (a multiple of the page size, at most
     /// [`MAX_MEMORY`]) of private memory.
     pub fn new(map: &ImageMap, memory: u64) -> Result<Self, PlanError> {
+        Self::make(map, memory, None, None)
+    }
+
+    /// Plans `map`, which `slides` has moved; heap, mappings and stack lie where `random` says.
+    pub fn slid(
+        map: &ImageMap,
+        memory: u64,
+        slides: Slides,
+        random: &mut Random,
+    ) -> Result<Self, PlanError> {
+        Self::make(map, memory, Some(slides), Some(random))
+    }
+
+    fn make(
+        map: &ImageMap,
+        memory: u64,
+        slides: Option<Slides>,
+        mut random: Option<&mut Random>,
+    ) -> Result<Self, PlanError> {
         let description = &map.description;
         check_size(description, memory)?;
-        let rooms = rooms::find(description).ok_or(PlanError::NoRoom)?;
-        let mut pieces = pieces::of(map);
+        let found = rooms::find(description, random.as_deref_mut());
+        let rooms = found.ok_or(PlanError::NoRoom)?;
+        let mut pieces = pieces::of(map, slides.as_ref().map_or(&[], Slides::pages));
+        let is_empty = |piece: &&Mapping| piece.written && piece.content == Content::Zero;
+        if let Some(empty) = pieces.iter().find(is_empty) {
+            return Err(PlanError::NoBytes(empty.address.0));
+        }
         let shared_length = place_shared(&mut pieces);
         if shared_length > SHARED_BASE {
             return Err(PlanError::TooLarge(shared_length));
@@ -190,6 +230,8 @@ impl Plan {
             entry: description.entry,
             program_headers: description.program_headers,
             stack_executable: description.executable_stack,
+            stack_gap: random.map_or(0, |random| random.below(MOST_STACK_GAP / 16) * 16),
+            slides,
         })
     }
 

@@ -15,11 +15,14 @@ struct Piece {
 }
 
 /// All pieces of `map`, sorted by address, physical addresses still unset. A window that can be
-/// mapped whole is one piece of 2 MiB.
-pub(super) fn of(map: &ImageMap) -> Vec<Mapping> {
+/// mapped whole is one piece of 2 MiB. `written` are runs of pages, sorted, each one or more whole ranges.
+pub(super) fn of(map: &ImageMap, written: &[(u64, u64)]) -> Vec<Mapping> {
     let mut pieces = Vec::new();
     for range in &map.description.ranges {
-        split_range(map, range, &mut pieces);
+        let address = range.address.0;
+        let next = written.partition_point(|(start, _)| *start <= address);
+        let is_written = next > 0 && address < written[next - 1].1;
+        split_range(map, range, is_written, &mut pieces);
     }
     let mut result = Vec::with_capacity(pieces.len());
     for in_window in
@@ -33,7 +36,7 @@ pub(super) fn of(map: &ImageMap) -> Vec<Mapping> {
     result
 }
 
-fn split_range(map: &ImageMap, range: &Range, pieces: &mut Vec<Piece>) {
+fn split_range(map: &ImageMap, range: &Range, is_written: bool, pieces: &mut Vec<Piece>) {
     let first = first_source_page(range);
     let end = first + range.length / PAGE_SIZE;
     let address_of = |page: u64| range.address.0 + (page - first) * PAGE_SIZE;
@@ -55,6 +58,7 @@ fn split_range(map: &ImageMap, range: &Range, pieces: &mut Vec<Piece>) {
                     sharing: sharing(range),
                     protection: range.protection,
                     windows: false,
+                    written: is_written,
                 },
                 dense: extent.is_some_and(|extent| extent.dense),
             });
@@ -115,5 +119,6 @@ fn whole_window(pieces: &[Piece]) -> Option<Mapping> {
         sharing: Sharing::Shared,
         protection,
         windows: true,
+        written: false,
     })
 }

@@ -74,6 +74,7 @@ fn map(ranges: Vec<Range>, objects: Vec<(ObjectId, ExtentMap)>) -> ImageMap {
             entry,
             program_headers: None,
             executable_stack: false,
+            slide: None,
             libraries: vec![],
             ranges,
         },

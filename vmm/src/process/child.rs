@@ -14,6 +14,7 @@ use crate::linux::start::Stack;
 use crate::memory::Backing;
 use crate::plan::{Content, Mapping, Sharing};
 use crate::sandbox::Confinement;
+use crate::slide::{self, CannotWrite};
 use crate::stamp::Stamp;
 use crate::vdso::Moved;
 use crate::world::{World, small};
@@ -105,8 +106,9 @@ impl Child<'_> {
 fn map_all(guest: &Guest<'_>, stack: &Stack) -> Result<(), String> {
     for mapping in &guest.plan.mappings {
         let done = match guest.backing {
+            _ if mapping.written => copy(guest, mapping),
             Backing::Pool => map_shared(guest, mapping),
-            Backing::Copy => copy(guest, mapping),
+            Backing::Copy => copy(guest, mapping).and_then(|()| protect(mapping)),
         };
         done.map_err(|error| {
             format!(
@@ -116,6 +118,7 @@ fn map_all(guest: &Guest<'_>, stack: &Stack) -> Result<(), String> {
             )
         })?;
     }
+    write_addresses(guest).map_err(|error| error.to_string())?;
     let rooms = guest.plan.rooms;
     let length = rooms.stack_high.0 - rooms.stack_low.0;
     let protection = bits(guest.plan.stack_protection());
@@ -154,6 +157,35 @@ fn map_shared(guest: &Guest<'_>, mapping: &Mapping) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Writes the addresses of an image that starts elsewhere than it was linked, and protects their pages.
+fn write_addresses(guest: &Guest<'_>) -> Result<(), CannotWrite> {
+    if let Some(slides) = &guest.plan.slides {
+        slides.carry_out(&mut Copies)?;
+    }
+    let written = guest.plan.mappings.iter().filter(|mapping| mapping.written);
+    written
+        .map(protect)
+        .try_for_each(|done| done.map_err(Into::into))
+}
+
+/// What [`copy`] mapped: of what is written, `Slides::pages` has all pages.
+struct Copies;
+
+impl slide::Memory for Copies {
+    fn read(&mut self, address: u64, bytes: &mut [u8]) -> std::io::Result<()> {
+        // SAFETY: mapped by `copy` and writable; no other view of it exists.
+        bytes.copy_from_slice(unsafe { system::bytes(address, bytes.len() as u64) });
+        Ok(())
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> std::io::Result<()> {
+        // SAFETY: as above.
+        unsafe { system::bytes(address, bytes.len() as u64) }.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// Maps a copy, writable for now.
 fn copy(guest: &Guest<'_>, mapping: &Mapping) -> std::io::Result<()> {
     let writable = libc::PROT_READ | libc::PROT_WRITE;
     system::map_at(mapping.address.0, mapping.length, writable, Behind::Nothing)?;
@@ -168,7 +200,12 @@ fn copy(guest: &Guest<'_>, mapping: &Mapping) -> std::io::Result<()> {
             file.read_exact_at(part, offset + (start - mapping.address.0))?;
         }
     }
-    // SAFETY: just mapped, and no view of it is left.
+    Ok(())
+}
+
+/// Lets the guest do with a copy what it may.
+fn protect(mapping: &Mapping) -> std::io::Result<()> {
+    // SAFETY: mapped by `copy`, and no view of it is left.
     unsafe { system::protect(mapping.address.0, mapping.length, bits(mapping.protection)) }
 }
 

@@ -119,6 +119,7 @@ impl TestPool {
                 entry: GuestAddress(elf.header.e_entry + bias),
                 program_headers: headers,
                 executable_stack: executable_stack(&elf),
+                slide: None,
                 libraries: vec![],
                 ranges,
             },

@@ -206,6 +206,9 @@ fn long_option(
         "pool-libraries" => {
             request.own_are_libraries = own_are_libraries(option.whole, &arguments.value(option)?)?;
         }
+        "pool-aslr" => {
+            request.slides_libraries = slides_libraries(option, &arguments.value(option)?)?
+        }
         "strip-all" | "s" => request.strip = Strip::Everything,
         "strip-debug" | "S" if request.strip == Strip::Nothing => {
             request.strip = Strip::Debugging;
@@ -486,6 +489,15 @@ fn alias(option: &str, text: &str) -> Result<LibraryAlias, LinkError> {
     })
 }
 
+/// What may start elsewhere: each library by itself, or the image as a whole, which it can in any case.
+fn slides_libraries(option: &Written<'_>, value: &str) -> Result<bool, LinkError> {
+    match value {
+        "library" => Ok(true),
+        "image" => Ok(false),
+        _ => Err(LinkError::option(option.whole, "expected library or image")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -532,6 +544,8 @@ mod tests {
             ]
         );
         assert!(request.collects);
+        assert!(!request.slides_libraries);
+        assert!(parse("--pool-aslr=library a.o").unwrap().slides_libraries);
         assert!(!request.wants_map());
         assert!(parse("-M a.o").unwrap().prints_map);
         assert!(parse("-Map=- a.o").unwrap().prints_map);
@@ -622,6 +636,7 @@ mod tests {
             ("--no-such-option", "unknown"),
             ("-o", "value"),
             ("--pool-library x", "NAME@VERSION"),
+            ("--pool-aslr=all", "library or image"),
             ("--pool-library x=../y@1", "NAME@VERSION"),
             ("--build-id=0xabc", "hexadecimal"),
         ] {

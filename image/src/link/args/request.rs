@@ -50,6 +50,9 @@ pub struct LinkRequest {
     pub libraries: Vec<LibraryAlias>,
     /// Archives are libraries wherever they lie (`--pool-libraries=all`).
     pub own_are_libraries: bool,
+    /// The application reaches libraries through its offset table, so that each of them can start elsewhere
+    /// (`--pool-aslr=library`).
+    pub slides_libraries: bool,
     /// What to leave out of the symbol table (`-s`, `-S`).
     pub strip: Strip,
     /// The build id to write (`--build-id`).
@@ -125,6 +128,7 @@ impl Default for LinkRequest {
             usual_folders: true,
             libraries: Vec::new(),
             own_are_libraries: false,
+            slides_libraries: false,
             strip: Strip::Nothing,
             build_id: BuildId::None,
             unwind_table: false,

@@ -135,6 +135,8 @@ pub(super) struct Plan<'a> {
     pub(super) thread_stored: u64,
     /// Offset of the notes' end in the constants, which begin with them.
     pub(super) notes: u64,
+    /// There are constants that hold addresses.
+    holds_addresses: bool,
     /// Offset in the constants of the first `.eh_frame` section.
     frames: Option<u64>,
     /// The offset table is at the start of the data.
@@ -194,6 +196,7 @@ impl<'a> Plan<'a> {
             thread: Extent::default(),
             thread_stored: 0,
             notes: 0,
+            holds_addresses: false,
             frames: None,
             entries: Vec::new(),
             entry_index: HashMap::new(),
@@ -266,11 +269,13 @@ impl<'a> Plan<'a> {
         self.frames.unwrap_or(self.constant.size)
     }
 
-    /// Offset in the shared range of the constants, which follow the code.
+    /// Offset in the shared range of the constants, which follow the code. What holds addresses is written when an image
+    /// starts elsewhere, and so is on no page with code, which stays shared.
     pub(super) fn constants_at(&self) -> u64 {
+        let apart = if self.holds_addresses { PAGE_SIZE } else { 64 };
         self.code
             .size
-            .next_multiple_of(self.constant.alignment.max(64))
+            .next_multiple_of(self.constant.alignment.max(apart))
     }
 
     /// Bytes of the offset table, with which the data begin.

@@ -235,6 +235,8 @@ impl<'a> Planner<'_, 'a> {
             Part::Gathered(_) | Part::Loose | Part::Dropped => &mut Extent::default(),
         };
         let offset = extent.take(section.size, section.alignment);
+        // Writable only so that they can be relocated.
+        plan.holds_addresses |= part == Part::Constant && section.is_writable();
         if part == Part::Constant && section.name == ".eh_frame" {
             plan.frames.get_or_insert(offset);
         }
@@ -296,7 +298,7 @@ impl<'a> Planner<'_, 'a> {
         let count = plan.stub_count();
         plan.stubs_at = plan.code.take(count * STUB_SIZE, 16);
         plan.detours_at = plan.code.take(plan.detours_size, 16);
-        if self.unit.kind == UnitKind::Application {
+        if self.unit.kind == UnitKind::Application && !self.unit.reaches_by_slots {
             return;
         }
         let detours = plan.detours.iter().map(|planned| &planned.detour);

@@ -186,14 +186,10 @@ impl Holder<'_> {
     fn short_immediate(&self) -> Option<Rewritten> {
         let instruction = self.instruction;
         let code = match instruction.code() {
+            // The upper half is zero, and of an address there is more.
             Code::Mov_r32_imm32 => {
-                // mov slot(%rip), %r32
-                let number = instruction.op0_register().number() as u8;
-                let mut code = vec![0x8b, 0x05 | (number & 7) << 3];
-                if number > 7 {
-                    code.insert(0, 0x44);
-                }
-                code
+                let (code, slot_at) = load(instruction.op0_register().full_register());
+                code[..slot_at].to_vec()
             }
             Code::Pushq_imm32 => vec![0xff, 0x35],
             _ => return None,
@@ -244,8 +240,15 @@ impl Holder<'_> {
             && new.memory_index_scale() == instruction.memory_index_scale()
             && (instruction.op0_kind() != OpKind::Memory
                 || new.memory_size().size() == instruction.memory_size().size());
+        let size = match instruction.op0_kind() {
+            OpKind::Memory => instruction.memory_size().size(),
+            _ => instruction.op0_register().size(),
+        };
         let body = saving(scratch, &[], &bytes);
-        is_same.then(|| by_detour(instruction, self.at, body, self.addend))
+        is_same.then(|| Rewritten {
+            is_cut: size < size_of::<u64>(),
+            ..by_detour(instruction, self.at, body, self.addend)
+        })
     }
 
     /// The operand in memory, when the stack pointer is further down.

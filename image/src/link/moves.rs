@@ -1,0 +1,262 @@
+//! What of an image has to change when it starts elsewhere than it is linked: every address that a relocation wrote, and
+//! every distance between units. Or why it can only run where it is linked.
+
+use goblin::elf::header::EM_X86_64;
+use goblin::elf::reloc::r_to_str;
+use pool_core::page::PageCount;
+use pool_core::registry::{APPLICATION_START, AddressRange, Reservation};
+use pool_core::slide::{Field, FieldKind, SlideError, SlideRecord, UnwindTable};
+
+use super::addresses::Import;
+use super::gathered::gathered;
+use super::image::Image;
+use super::object::{Place, Relocation};
+use super::patch::{Value, Width};
+use super::target::Target;
+use super::unit::SymbolId;
+
+/// What has to change, by unit of the linker: 0 the application.
+#[derive(Debug, Default)]
+pub(super) struct Moves {
+    fields: Vec<Field>,
+    /// The unwinder's table.
+    table: Option<UnwindTable>,
+    /// The first place that cannot change, and what it holds.
+    fixed: Option<String>,
+    /// How many there are.
+    fixed_count: u64,
+}
+
+/// A relocated field.
+pub(super) struct Written {
+    pub(super) address: u64,
+    pub(super) width: Width,
+    pub(super) value: Value,
+    /// The unit that it is in, and the one that it is about; none if that is no address of the image.
+    pub(super) unit: usize,
+    pub(super) about: Option<usize>,
+}
+
+impl Moves {
+    /// An address of 64 bits at `address`, of something in `unit`.
+    pub(super) fn address(&mut self, address: u64, unit: usize) {
+        self.fields.push(Field {
+            address,
+            kind: FieldKind::Address,
+            target: unit,
+        });
+    }
+
+    /// The unwinder's table `bytes` at `address`: its lines are distances from itself.
+    pub(super) fn unwind_table(&mut self, image: &Image<'_, '_>, address: u64, bytes: &[u8]) {
+        /// Bytes before the lines, and where among them is the distance of the first frames from itself.
+        const HEADER: usize = 12;
+        const FIRST: usize = 4;
+        let mut follow = |at: u64, from: u64, distance: &[u8]| {
+            let distance = distance.first_chunk().map_or(0, |d| i32::from_le_bytes(*d));
+            let to = from.wrapping_add_signed(distance.into());
+            if let Some(target) = image.unit_holding(to).filter(|unit| *unit != 0) {
+                self.fields.push(Field {
+                    address: at,
+                    kind: FieldKind::Distance,
+                    target,
+                });
+            }
+        };
+        let Some((header, lines)) = bytes.split_at_checked(HEADER) else {
+            return;
+        };
+        follow(
+            address + FIRST as u64,
+            address + FIRST as u64,
+            &header[FIRST..],
+        );
+        let lines_at = address + HEADER as u64;
+        for (at, distance) in (lines_at..).step_by(4).zip(lines.chunks_exact(4)) {
+            follow(at, address, distance);
+        }
+        self.table = Some(UnwindTable {
+            address,
+            entries: (lines.len() / 8) as u32,
+        });
+    }
+
+    /// How many fields there are so far.
+    pub(super) fn count(&self) -> usize {
+        self.fields.len()
+    }
+
+    /// Takes the fields from number `first` on, which are addresses that lie one after the other, in the reverse order.
+    pub(super) fn reverse_from(&mut self, first: usize, start: u64, length: u64) {
+        for field in &mut self.fields[first..] {
+            field.address = start + (length - 8) - (field.address - start);
+        }
+    }
+
+    /// A field that cannot change. `place` says where it is, `what` what it holds.
+    pub(super) fn fix(&mut self, place: impl FnOnce() -> String, what: impl FnOnce() -> String) {
+        self.fixed_count += 1;
+        if self.fixed.is_none() {
+            self.fixed = Some(format!("{} holds {}", place(), what()));
+        }
+    }
+
+    /// Notes what a relocation wrote. False: it cannot change.
+    pub(super) fn note(&mut self, written: &Written) -> bool {
+        let Written {
+            address,
+            width,
+            unit,
+            about,
+            ..
+        } = *written;
+        let bytes = width.bytes();
+        let kind = match written.value {
+            Value::Nothing
+            | Value::EntryOffset
+            | Value::ThreadOffset
+            | Value::BlockOffset
+            | Value::Size => return true,
+            Value::Address => match (about, bytes) {
+                (None, _) => return true,
+                (Some(_), 8) => FieldKind::Address,
+                _ => return false,
+            },
+            // Whether something absent is there is asked before it is called.
+            Value::Branch if about.is_none() => return true,
+            _ => match (about, bytes) {
+                (Some(about), _) if about == unit => return true,
+                (Some(_), 4) => FieldKind::Distance,
+                (Some(_), 8) => FieldKind::LongDistance,
+                _ => return false,
+            },
+        };
+        let Some(target) = about else {
+            return false;
+        };
+        self.fields.push(Field {
+            address,
+            kind,
+            target,
+        });
+        true
+    }
+
+    /// Why the image can only run where it is linked.
+    pub(super) fn why_fixed(&self) -> Option<String> {
+        let first = self.fixed.as_ref()?;
+        let others = match self.fixed_count - 1 {
+            0 => String::new(),
+            others => format!(", and {others} more places do"),
+        };
+        Some(format!("{first}{others}: compile with -fPIE"))
+    }
+}
+
+/// What a relocation's field holds, for people.
+pub(super) fn held(relocation: &Relocation, symbol: &str) -> String {
+    let kind = r_to_str(relocation.kind, EM_X86_64);
+    format!("an address of {symbol} that reaches no further than it was linked (R_{kind})")
+}
+
+/// The record of `moves`, and of `headers`, which are program headers' addresses. The units of the record are those of the
+/// image, in order; `units` says which.
+pub(super) fn record(
+    image: &Image<'_, '_>,
+    reservations: &[Option<Reservation>],
+    moves: &Moves,
+    headers: &[(u64, u64)],
+) -> Result<SlideRecord, SlideError> {
+    let mut numbers = vec![0; image.units.len()];
+    let mut units = vec![[application(image), AddressRange::default()]];
+    for unit in image.included().filter(|unit| *unit != 0) {
+        if let Some(Some(reservation)) = reservations.get(unit - 1) {
+            numbers[unit] = units.len();
+            units.push([reservation.shared, reservation.private]);
+        }
+    }
+    let renumbered = |field: &Field| Field {
+        target: numbers[field.target],
+        ..*field
+    };
+    let mut fields: Vec<Field> = moves.fields.iter().map(renumbered).collect();
+    let units_only = SlideRecord::new(units.clone(), None, Vec::new())?;
+    for &(at, address) in headers {
+        let target = units_only.unit_of(address, address).unwrap_or(0);
+        fields.push(Field {
+            address: at,
+            kind: FieldKind::Address,
+            target,
+        });
+    }
+    SlideRecord::new(units, moves.table, fields)
+}
+
+/// The application's pages.
+fn application(image: &Image<'_, '_>) -> AddressRange {
+    let common = &image.common;
+    let end = common
+        .data
+        .end()
+        .max(common.code.end())
+        .max(common.constants.end());
+    AddressRange {
+        start: APPLICATION_START,
+        pages: PageCount::covering(end - APPLICATION_START.0),
+    }
+}
+
+impl<'a> Image<'_, 'a> {
+    /// The unit with which what `target` is to `unit` moves; none for numbers, and for what is not there.
+    pub(super) fn moves_with(&self, unit: usize, target: &Target<'a>) -> Option<usize> {
+        match target {
+            Target::Defined(id) => self.symbol_moves_with(*id),
+            Target::Dropped | Target::ThreadPointer => None,
+            Target::OffsetTable | Target::SetStart(_) | Target::SetEnd(_) => Some(unit),
+            Target::Header => Some(0),
+            Target::Import(name) => match self.import(name) {
+                Some(Import::Symbol(id)) => self.symbol_moves_with(id),
+                Some(Import::Address(_)) => Some(0),
+                // What ends the program, or nothing.
+                None => (self.address(unit, target, None) != Some(0)).then_some(0),
+            },
+        }
+    }
+
+    /// The unit that has something at `address`.
+    fn unit_holding(&self, address: u64) -> Option<usize> {
+        let mut units = self.included();
+        units.find(|unit| {
+            let (base, plan) = (&self.bases[*unit], &self.plans[*unit]);
+            let holds = |start: u64, size: u64| (start..start + size).contains(&address);
+            match unit {
+                0 => {
+                    let all = application(self);
+                    holds(all.start.0, all.pages.bytes())
+                }
+                _ => {
+                    holds(base.code, plan.shared_size())
+                        || holds(base.bound, plan.bound.size)
+                        || holds(base.data, plan.data.size)
+                }
+            }
+        })
+    }
+
+    /// The unit with which a symbol moves.
+    pub(super) fn symbol_moves_with(&self, id: SymbolId) -> Option<usize> {
+        let symbol = self.symbol(id);
+        match symbol.place {
+            Place::Undefined | Place::Absolute => None,
+            Place::Common if symbol.is_thread_local() => Some(0),
+            Place::Common => Some(id.unit),
+            Place::Section(section) => {
+                let of = &self.units[id.unit].objects[id.object].sections[section];
+                let lies_apart = gathered(of).is_some()
+                    || of.is_thread_local()
+                    || self.moved(id.unit, id.object, section).is_some();
+                Some(if lies_apart { 0 } else { id.unit })
+            }
+        }
+    }
+}

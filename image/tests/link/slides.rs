@@ -1,0 +1,281 @@
+//! What the linker records of addresses, so that an image can start elsewhere.
+
+use std::collections::BTreeSet;
+
+use crate::support::{Compiler, Workshop, run};
+use goblin::elf::Elf;
+use goblin::elf::program_header::{PT_LOAD, PT_TLS};
+use pool_core::description::Slide;
+use pool_core::registry::AddressBook;
+use pool_core::slide::{FieldKind, SlideRecord};
+use pool_image::describe::{DescribeError, describe};
+use pool_image::layout::SLIDE_SECTION;
+use pool_image::link::{Linked, link};
+
+/// Addresses and targets of the addresses that a record names, one by one.
+fn addresses(record: &SlideRecord) -> Vec<(u64, usize)> {
+    let fields = record
+        .fields()
+        .filter(|fields| fields.kind == FieldKind::Address);
+    fields
+        .flat_map(|fields| {
+            (0..fields.count).map(move |nth| (fields.address + 8 * nth, fields.target))
+        })
+        .collect()
+}
+
+fn section<'l>(linked: &'l Linked, name: &str) -> Option<(u64, &'l [u8])> {
+    let elf = Elf::parse(&linked.elf).unwrap();
+    let mut sections = elf.section_headers.iter();
+    let found = sections.find(|s| elf.shdr_strtab.get_at(s.sh_name) == Some(name))?;
+    Some((found.sh_addr, &linked.elf[found.file_range()?]))
+}
+
+fn record(linked: &Linked) -> SlideRecord {
+    assert_eq!(linked.layout.fixed, None);
+    SlideRecord::parse(section(linked, SLIDE_SECTION).unwrap().1).unwrap()
+}
+
+fn word(linked: &Linked, address: u64) -> u64 {
+    let elf = Elf::parse(&linked.elf).unwrap();
+    let mut segments = elf.program_headers.iter().filter(|p| p.p_type == PT_LOAD);
+    let holds = |p: &&goblin::elf::ProgramHeader| {
+        p.p_vaddr <= address && address + 8 <= p.p_vaddr + p.p_filesz
+    };
+    let segment = segments
+        .find(holds)
+        .unwrap_or_else(|| panic!("nothing at {address:#x}"));
+    let at = (segment.p_offset + (address - segment.p_vaddr)) as usize;
+    u64::from_le_bytes(linked.elf[at..at + 8].try_into().unwrap())
+}
+
+/// The words of a section, each with its address.
+fn words(linked: &Linked, name: &str) -> Vec<(u64, u64)> {
+    let Some((address, bytes)) = section(linked, name) else {
+        return Vec::new();
+    };
+    let words = bytes
+        .chunks_exact(8)
+        .map(|word| u64::from_le_bytes(word.try_into().unwrap()));
+    (address..).step_by(8).zip(words).collect()
+}
+
+fn features(
+    workshop: &Workshop,
+    compiler: Compiler,
+    number: usize,
+    options: &str,
+    more: &[&str],
+) -> Linked {
+    let folder = workshop.features(compiler, number, options);
+    let [object, archive] =
+        ["features.o", "libfeatures.a"].map(|name| folder.join(name).display().to_string());
+    let arguments = [&["-static", &object, &archive], more].concat();
+    let request = workshop.request(compiler, &arguments);
+    let linked = link(&request, &mut AddressBook::default()).unwrap();
+    let program = workshop.install("features", &linked);
+    assert_eq!(
+        run(&program, "features"),
+        run(&folder.join("reference"), "features")
+    );
+    linked
+}
+
+#[test]
+fn every_address_is_recorded_and_nothing_else() {
+    let workshop = Workshop::new();
+    for (number, compiler) in [(0, Compiler::Musl), (1, Compiler::Gnu)] {
+        let linked = features(&workshop, compiler, number, "-O2 -fPIE", &[]);
+        let record = record(&linked);
+        let all = addresses(&record);
+        assert!(all.len() > 20, "{}", all.len());
+        for &(at, target) in &all {
+            let to = word(&linked, at);
+            let [shared, private] = record.units()[target];
+            let holds =
+                |run: pool_core::registry::AddressRange| (run.start.0..=run.end().0).contains(&to);
+            assert!(
+                holds(shared) || holds(private),
+                "{at:#x} holds {to:#x}, not of unit {target}"
+            );
+        }
+        let recorded: BTreeSet<u64> = all.iter().map(|(at, _)| *at).collect();
+        // Nothing else in the application's data looks like an address.
+        let mut seen = 0;
+        for name in [
+            ".init_array",
+            ".fini_array",
+            ".preinit_array",
+            ".got",
+            ".data.rel.ro",
+            ".data",
+        ] {
+            for (at, word) in words(&linked, name) {
+                let is_address = (0x40_0000..0x7000_0000).contains(&word);
+                assert_eq!(
+                    recorded.contains(&at),
+                    is_address,
+                    "{name}: {at:#x} holds {word:#x}"
+                );
+                seen += usize::from(is_address);
+            }
+        }
+        assert!(seen > 3, "{seen}");
+        // Functions that choose their implementation: where the choice goes, and who makes it.
+        for (nth, (at, _)) in words(&linked, ".rela.plt").into_iter().enumerate() {
+            assert_eq!(recorded.contains(&at), nth % 3 != 1);
+        }
+        let elf = Elf::parse(&linked.elf).unwrap();
+        for (nth, header) in (0..).zip(&elf.program_headers) {
+            let at = 0x40_0000 + 64 + 56 * nth + 16;
+            assert_eq!(recorded.contains(&at), header.p_vaddr != 0, "header {nth}");
+        }
+        assert!(
+            elf.program_headers
+                .iter()
+                .any(|header| header.p_type == PT_TLS)
+        );
+        let described = describe(&linked.elf).unwrap();
+        assert!(matches!(
+            described.description.slide,
+            Some(Slide::Record { .. })
+        ));
+    }
+}
+
+/// Arrays of constructors of the old kind are turned round, with what is recorded of them.
+#[test]
+fn reversed_arrays_are_recorded_where_they_come_to_lie() {
+    let workshop = Workshop::new();
+    let text = "int printf(const char *, ...);
+        static void a(void) { printf(\"a\\n\"); } static void b(void) { printf(\"b\\n\"); }
+        __attribute__((section(\".ctors\"), used)) static void (*const pointers[])(void) = {a, b};
+        int main(void) { return 0; }";
+    let object = workshop.compile(Compiler::Musl, "ctors", text);
+    let request = workshop.request(Compiler::Musl, &["-static", &object]);
+    let linked = link(&request, &mut AddressBook::default()).unwrap();
+    let recorded: BTreeSet<u64> = addresses(&record(&linked))
+        .iter()
+        .map(|(at, _)| *at)
+        .collect();
+    let array = words(&linked, ".init_array");
+    assert!(
+        array.len() >= 2 && array.iter().all(|(at, _)| recorded.contains(at)),
+        "{array:x?}"
+    );
+}
+
+#[test]
+fn code_with_few_addresses_loads_them_and_with_many_is_fixed() {
+    let workshop = Workshop::new();
+    let mut reasons = Vec::new();
+    for count in [20, 40] {
+        let lines: String = (0..count)
+            .map(|nth| format!("__asm__ volatile(\"mov $bytes+{nth}, %%eax\" : \"=a\"(at)); sum += *(char *)at;\n"))
+            .collect();
+        let text = format!(
+            "int printf(const char *, ...); char bytes[64] = {{1, 2, 3, 4}};
+             int main(void) {{ unsigned long at; long sum = 0; {lines} return printf(\"%ld\\n\", sum) < 0; }}"
+        );
+        let object = workshop.compile(Compiler::Musl, &format!("addresses{count}"), &text);
+        let request = workshop.request(Compiler::Musl, &["-static", &object]);
+        let linked = link(&request, &mut AddressBook::default()).unwrap();
+        let program = workshop.install("addresses", &linked);
+        assert_eq!(run(&program, "addresses"), "10\n");
+        assert_eq!(
+            section(&linked, SLIDE_SECTION).is_none(),
+            linked.layout.fixed.is_some()
+        );
+        let described = describe(&linked.elf).unwrap().description.slide;
+        let why = match described.unwrap() {
+            Slide::Fixed { why } => Some(why),
+            Slide::Record { .. } => None,
+        };
+        assert_eq!(why, linked.layout.fixed);
+        reasons.push(why);
+    }
+    assert_eq!(reasons[0], None);
+    let why = reasons[1].as_deref().unwrap();
+    assert!(
+        why.contains("addresses40.o: .text") && why.contains("bytes (R_X86_64_32"),
+        "{why}"
+    );
+    assert!(
+        why.contains("39 more places") && why.contains("-fPIE"),
+        "{why}"
+    );
+}
+
+#[test]
+fn cxx_programs_can_start_elsewhere() {
+    let workshop = Workshop::new();
+    let source = crate::support::source("cxx.cc");
+    let request = workshop.request(Compiler::Cxx, &["-static", source.to_str().unwrap()]);
+    let linked = link(&request, &mut AddressBook::default()).unwrap();
+    let record = record(&linked);
+    // The application, and the libraries of both languages.
+    assert!(record.units().len() >= 3);
+    let report = pool_image::inspect::inspect(&describe(&linked.elf).unwrap());
+    assert!(report.slide.image && report.slide.addresses > 1000);
+    let shared: u64 = report.slide.written.iter().map(|of| of.shared.0).sum();
+    assert!(shared > 0 && shared < report.pages.shared.0 / 4, "{shared}");
+}
+
+#[test]
+fn a_record_that_lies_is_refused() {
+    let workshop = Workshop::new();
+    let object = workshop.compile(Compiler::Musl, "main", "int main(void) { return 0; }");
+    let request = workshop.request(Compiler::Musl, &["-static", &object]);
+    let linked = link(&request, &mut AddressBook::default()).unwrap();
+    let elf = Elf::parse(&linked.elf).unwrap();
+    let mut sections = elf.section_headers.iter();
+    let found = sections.find(|s| elf.shdr_strtab.get_at(s.sh_name) == Some(SLIDE_SECTION));
+    let range = found.unwrap().file_range().unwrap();
+    // Magic, version, units, the application's addresses, the fields.
+    for at in [0, 8, 12, 33, range.len() - 1] {
+        let mut file = linked.elf.clone();
+        file[range.start + at] ^= 0xff;
+        let refused = describe(&file).map(drop);
+        assert!(
+            matches!(refused, Err(DescribeError::Slide(_))),
+            "byte {at}: {refused:?}"
+        );
+    }
+}
+
+/// Code of the application refers to libraries through its offset table, and so no page of code is written.
+#[test]
+fn libraries_can_move_by_themselves() {
+    let workshop = Workshop::new();
+    for (number, compiler) in [(0, Compiler::Musl), (1, Compiler::Gnu)] {
+        let in_code = |linked: &Linked| {
+            let (start, bytes) = section(linked, ".text").unwrap();
+            let code = start..start + bytes.len() as u64;
+            let record = record(linked);
+            let mut fields = record.fields();
+            fields.any(|fields| code.contains(&fields.address))
+        };
+        let direct = features(&workshop, compiler, 2 * number, "-O2 -fPIE", &[]);
+        assert!(in_code(&direct), "calls are direct");
+        let more = ["-Wl,--pool-aslr=library"];
+        let linked = features(&workshop, compiler, 2 * number + 1, "-O2 -fPIE", &more);
+        assert!(!in_code(&linked));
+        let reported = |linked: &Linked| {
+            let described = describe(&linked.elf).unwrap();
+            pool_image::inspect::inspect(&described).slide
+        };
+        assert!(reported(&linked).libraries && !reported(&direct).libraries);
+        let why = reported(&direct).why_not.unwrap();
+        assert!(why.contains("--pool-aslr=library"), "{why}");
+        // The libraries are the same.
+        let libraries = |linked: &Linked| {
+            linked
+                .layout
+                .libraries
+                .iter()
+                .map(|l| l.library.clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(libraries(&linked), libraries(&direct));
+    }
+}
