@@ -72,9 +72,18 @@ fn programs_that_replace_parts_of_a_library_share_the_rest() -> Result<()> {
     for (name, definitions) in PROGRAMS {
         compile(work, "main", &format!("{MAIN}{definitions}"))?;
         let mut link = Command::new("gcc");
-        link.args(["-static", "-B./", "main.o", "-L.", "-ltop", "-o", name])
-            .env("POOL_SERVER", host.server())
-            .current_dir(work);
+        link.args([
+            "-static",
+            "-B./",
+            "main.o",
+            "-L.",
+            "-ltop",
+            "-Wl,--pool-libraries=all",
+            "-o",
+            name,
+        ])
+        .env("POOL_SERVER", host.server())
+        .current_dir(work);
         succeeds(&mut link)?;
         let native = succeeds(&mut Command::new(work.join(name)))?;
         let file = work.join(name);

@@ -94,7 +94,15 @@ fn a_link_asks_the_service_that_is_said() {
     let nobody = "http://127.0.0.1:1";
     let link = |server: &str, environment: &str, registry: &str| {
         let arguments = [
-            "--server", server, "link", "-o", "a", "liba.a", "-u", "_start",
+            "--server",
+            server,
+            "link",
+            "--pool-libraries=all",
+            "-o",
+            "a",
+            "liba.a",
+            "-u",
+            "_start",
         ];
         let mut command = run_pool(&arguments);
         command
@@ -161,6 +169,7 @@ fn compiled_intermediate_code_leaves_libraries_as_they_are() {
             "-o",
             name,
             &layout,
+            "-Wl,--pool-libraries=all",
         ];
         run("gcc", &[&line, options].concat());
         assert_eq!(run(path(name).to_str().unwrap(), &[]), "runs\n");

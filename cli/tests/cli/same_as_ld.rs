@@ -1,7 +1,8 @@
 //! A link that succeeds behaves as ld's does, or it is refused by name.
 //!
-//! Each folder of `tests/same_as_ld` is a program that is built twice by its `build.sh`, which takes what is in
-//! `B` as further arguments of the compiler: with the system's linker, and with `pool` in its place. Both builds and
+//! Each folder of `tests/same_as_ld` is a program that is built by its `build.sh`, which takes what is in
+//! `B` as further arguments of the compiler: with the system's linker, with `pool` in its place and all archives as
+//! libraries, and, if it makes archives, with these as part of the program. All builds and
 //! runs must say the same and end the same.
 
 use std::collections::BTreeMap;
@@ -33,13 +34,27 @@ struct Made {
     output: String,
 }
 
+/// How a program is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Ld,
+    /// By `pool`, all archives being libraries.
+    Libraries,
+    /// By `pool`, its archives being part of it.
+    Own,
+}
+
 /// Builds and runs the program in `folder`, a copy of its own.
-fn make(folder: &Path, linker: &Path, ours: bool) -> Made {
-    let options = format!("-B{}/", linker.display());
+fn make(folder: &Path, linker: &Path, mode: Mode) -> Made {
+    let options = match mode {
+        Mode::Ld => String::new(),
+        Mode::Libraries => format!("-B{}/ -Wl,--pool-libraries=all", linker.display()),
+        Mode::Own => format!("-B{}/", linker.display()),
+    };
     let build = Command::new("bash")
         .args(["-e", "./build.sh"])
         .current_dir(folder)
-        .env("B", if ours { options } else { String::new() })
+        .env("B", options)
         .env("LDDIR", linker)
         .env("POOL_REGISTRY", linker.join("addresses.json"))
         .env("LC_ALL", "C")
@@ -89,25 +104,31 @@ fn compare(nth: usize, of: usize) {
     symlink(env!("CARGO_BIN_EXE_pool"), linker.join("ld")).unwrap();
     let mut wrong = Vec::new();
     for name in names.iter().skip(nth).step_by(of) {
-        let made = [false, true].map(|ours| {
-            let copied = work
-                .path()
-                .join(if ours { "ours" } else { "ld" })
-                .join(name);
+        let built = |mode: Mode| {
+            let copied = work.path().join(format!("{mode:?}")).join(name);
             copy(&folder.join(name), &copied);
-            make(&copied, &linker, ours)
-        });
-        let [reference, found] = &made;
-        let expected = refused.get(name.as_str());
-        let is_right = match (expected, found.built) {
-            (Some(words), false) => reference.built && found.says.contains(words),
-            (Some(_), true) => false,
-            // Where ld refuses it, so do we; each in its own words.
-            (None, false) => !reference.built,
-            (None, true) => found == reference,
+            make(&copied, &linker, mode)
         };
-        if !is_right {
-            wrong.push(format!("{name}: ld {reference:?}\n  pool {found:?}"));
+        let reference = built(Mode::Ld);
+        let expected = refused.get(name.as_str());
+        let script = fs::read_to_string(folder.join(name).join("build.sh")).unwrap();
+        let has_own = script.contains("ar ");
+        let modes = [Mode::Libraries, Mode::Own];
+        for mode in modes.into_iter().take(if has_own { 2 } else { 1 }) {
+            let found = built(mode);
+            let is_right = match (expected, found.built) {
+                (Some(words), false) => reference.built && found.says.contains(words),
+                // What stands in the way of a library's pages stands in nobody's way here.
+                (Some(_), true) => mode == Mode::Own && found == reference,
+                // Where ld refuses it, so do we; each in its own words.
+                (None, false) => !reference.built,
+                (None, true) => found == reference,
+            };
+            if !is_right {
+                wrong.push(format!(
+                    "{name}, {mode:?}: ld {reference:?}\n  pool {found:?}"
+                ));
+            }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -24,13 +24,13 @@
 //! that nothing needs the application's go, and those that are walked in a set; a library's pages stay whole.
 //!
 //! The way through: `args` and `files` (what to link), `dynamic` (whether it is for us), `lto` (what is to be compiled
-//! first), `object` and `unit` (what there is), `resolve`, `definitions` and `collect` (what the program is), `library` and `symbols` (what refers to what in a library), `plan` (what
+//! first), `object` and `unit` (what there is), `resolve`, `own`, `definitions` and `collect` (what the program is), `library` and `symbols` (what refers to what in a library), `plan` (what
 //! goes where, without addresses), [`registry`] (addresses), `image`, `checks`, `relocate` and `site` (the bytes), `moves` (what of them holds
 //! addresses), `output` (the file).
 //!
-//! Every archive that supplies a member counts as a library, the C library and the compiler's
-//! support libraries too; start files and objects are the application. A library of which no member is in the
-//! program is not in the image.
+//! An archive of the system, or one that a person names, is a library, the C library and the compiler's
+//! support libraries too; start files, objects and what is needed of other archives are the application (`own`). A library of
+//! which no member is in the program is not in the image.
 //!
 //! A link that succeeds behaves as ld's does, or it is refused by name. What a program can tell nevertheless:
 //!

@@ -158,3 +158,84 @@ pub(super) fn absorb<'a>(
         places,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::parse_args;
+
+    fn is_library(line: &str, archive: &str) -> bool {
+        let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let request = parse_args(&arguments).unwrap();
+        Origins::of(&request).is_library(Path::new(archive))
+    }
+
+    #[test]
+    fn libraries_are_those_of_systems_and_toolchains_and_those_that_are_named() {
+        for (archive, expected) in [
+            ("/usr/lib/x86_64-linux-gnu/libz.a", true),
+            ("/usr/local/lib/libmine.a", true),
+            (
+                "/usr/lib/gcc/x86_64-linux-gnu/12/../../../x86_64-linux-gnu/libc.a",
+                true,
+            ),
+            ("/opt/toolchain/lib/libc.a", true),
+            (
+                "/home/a/.rustup/toolchains/x/lib/rustlib/y/lib/libstd-1.rlib",
+                true,
+            ),
+            ("/usr/src/app/libparts.a", false),
+            ("/usrlocal/libparts.a", false),
+            ("/home/a/app/libparts.a", false),
+            ("libparts.a", false),
+            ("build/../libparts.a", false),
+        ] {
+            assert_eq!(is_library("x.o", archive), expected, "{archive}");
+            assert!(is_library("x.o --pool-libraries=all", archive));
+        }
+        for named in ["libparts.a", "-lparts", "build/libparts.a"] {
+            let line = format!("x.o --pool-library {named}=parts@1");
+            assert!(is_library(&line, "build/libparts.a"), "{named}");
+        }
+        assert!(!is_library(
+            "x.o --pool-library libother.a=parts@1",
+            "libparts.a"
+        ));
+    }
+
+    /// A toolchain may lie anywhere: its libraries lie beside its start files, or in the sysroot.
+    #[test]
+    fn a_toolchains_libraries_lie_with_its_start_files() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name).display().to_string();
+        for name in [
+            "tools/crt1.o",
+            "root/lib/libc.a",
+            "tools/libm.a",
+            "app/liba.a",
+        ] {
+            let path = root.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let (tools, sysroot) = (path("tools/crt1.o"), path("root"));
+        assert!(is_library(&tools, &path("tools/libm.a")));
+        assert!(!is_library(&tools, &path("app/liba.a")));
+        assert!(!is_library(&path("app/x.o"), &path("app/liba.a")));
+        let line = format!("x.o --sysroot={sysroot}");
+        assert!(is_library(&line, &path("root/lib/libc.a")));
+        assert!(!is_library(&line, &path("app/liba.a")));
+        for (name, expected) in [
+            ("crt1.o", true),
+            ("/x/Scrt1.o", true),
+            ("rcrt1.o", true),
+            ("gcrt1.o", true),
+            ("crtbeginT.o", true),
+            ("crti.o", true),
+            ("start.o", false),
+            ("crt1.c", false),
+        ] {
+            assert_eq!(is_start_file(Path::new(name)), expected, "{name}");
+        }
+    }
+}

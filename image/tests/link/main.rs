@@ -7,6 +7,7 @@
 mod bad_input;
 mod beside;
 mod identity;
+mod own;
 mod programs;
 mod slides;
 mod support;

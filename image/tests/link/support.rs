@@ -95,9 +95,10 @@ impl Workshop {
         self.folder.path().join(name)
     }
 
-    /// What a compiler driver asks a linker for, given its own arguments.
+    /// What a compiler driver asks a linker for, given its own arguments; all archives are libraries.
     pub(crate) fn request(&self, compiler: Compiler, arguments: &[&str]) -> LinkRequest {
-        let arguments = self.linker_arguments(compiler, arguments);
+        let mut arguments = self.linker_arguments(compiler, arguments);
+        arguments.push("--pool-libraries=all".to_owned());
         parse_args(&arguments).unwrap()
     }
 

@@ -636,6 +636,7 @@ mod tests {
             ("--no-such-option", "unknown"),
             ("-o", "value"),
             ("--pool-library x", "NAME@VERSION"),
+            ("--pool-libraries some", "all"),
             ("--pool-aslr=all", "library or image"),
             ("--pool-library x=../y@1", "NAME@VERSION"),
             ("--build-id=0xabc", "hexadecimal"),
