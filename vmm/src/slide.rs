@@ -89,7 +89,7 @@ impl Random {
     /// The next number, below `bound`; zero when none is left. Which is as likely as the others but for 2^-64 of `bound`.
     pub fn below(&mut self, bound: u64) -> u64 {
         let number = self.0.pop().unwrap_or(0);
-        (u128::from(number) * u128::from(bound) >> 64) as u64
+        ((u128::from(number) * u128::from(bound)) >> 64) as u64
     }
 }
 

@@ -5,6 +5,9 @@ use crate::address::Protection;
 use crate::description::{Abi, DESCRIPTION_FORMAT, FileIdentity, Layout, Range, Source};
 use crate::digest::ObjectId;
 
+/// What it is, the change that makes it so, and what is said of it.
+type Case = (&'static str, fn(&mut Vec<u8>), SlideError);
+
 const APPLICATION: u64 = 0x40_0000;
 const SHARED: u64 = 0x1000_0000;
 const PRIVATE: u64 = 0x6000_0000;
@@ -117,7 +120,6 @@ fn wrong_records_are_refused() {
     let good = record(&[field(APPLICATION, FieldKind::Address, 1)])
         .unwrap()
         .to_bytes();
-    type Case = (&'static str, fn(&mut Vec<u8>), SlideError);
     let cases: [Case; 8] = [
         ("cut short", |b| b.truncate(20), SlideError::Form),
         ("without units", |b| b.truncate(40), SlideError::Form),

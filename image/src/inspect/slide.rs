@@ -99,17 +99,16 @@ pub(super) fn report(image: &DescribedImage<'_>) -> SlideReport {
             let pages = PageCount(length / PAGE_SIZE);
             let mut written = report.written.iter_mut();
             let known = written.find(|written| written.library == range.library);
-            let of = match known {
-                Some(of) => of,
-                None => {
-                    report.written.push(WrittenPages {
-                        library: range.library.clone(),
-                        shared: PageCount(0),
-                        private: PageCount(0),
-                    });
-                    let last = report.written.len() - 1;
-                    &mut report.written[last]
-                }
+            let of = if let Some(of) = known {
+                of
+            } else {
+                report.written.push(WrittenPages {
+                    library: range.library.clone(),
+                    shared: PageCount(0),
+                    private: PageCount(0),
+                });
+                let last = report.written.len() - 1;
+                &mut report.written[last]
             };
             match range.kind {
                 RangeKind::Shared => of.shared += pages,

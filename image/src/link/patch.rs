@@ -20,11 +20,19 @@ pub(super) struct TargetFacts {
     /// Zero stands for it if the program has no such thing. Zero does not move with the image, so it is found through the
     /// offset table.
     pub(super) may_be_absent: bool,
-    /// The section is code, of which accesses to thread-local variables are rewritten.
-    pub(super) in_code: bool,
-    /// The section is code that reaches other units through an offset table: a library's, or that of an application whose
+    /// What the section is.
+    pub(super) place: Referrer,
+}
+
+/// What refers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Referrer {
+    Data,
+    /// Code, of which accesses to thread-local variables are rewritten.
+    Code,
+    /// Code that reaches other units through an offset table, too: a library's, or that of an application whose
     /// libraries can move by themselves.
-    pub(super) is_code: bool,
+    CodeWithTable,
 }
 
 /// Who settles what a reference leads to.
@@ -45,6 +53,15 @@ impl TargetFacts {
     /// Its address is known when the unit is linked.
     pub(super) fn is_known(self) -> bool {
         self.settled != Settled::ByImage
+    }
+
+    /// Other units are reached through an offset table.
+    pub(super) fn has_table(self) -> bool {
+        self.place == Referrer::CodeWithTable
+    }
+
+    fn in_code(self) -> bool {
+        self.place != Referrer::Data
     }
 }
 
@@ -151,7 +168,7 @@ pub(super) fn patch(
         r::R_X86_64_8 => plain(Width::Either(1), Value::Address),
         r::R_X86_64_PC64 => plain(Width::Eight, Value::Distance),
         r::R_X86_64_PC32
-            if facts.is_code
+            if facts.has_table()
                 && facts.settled != Settled::ByUnit
                 && addend == -4
                 && at.is_branch() =>
@@ -180,8 +197,8 @@ pub(super) fn patch(
         r::R_X86_64_TPOFF32 => plain(Width::Signed(4), Value::ThreadOffset),
         r::R_X86_64_TPOFF64 => plain(Width::Eight, Value::ThreadOffset),
         // Code adds it to what __tls_get_addr returned, which is now the thread pointer.
-        r::R_X86_64_DTPOFF32 if facts.in_code => plain(Width::Signed(4), Value::ThreadOffset),
-        r::R_X86_64_DTPOFF64 if facts.in_code => plain(Width::Eight, Value::ThreadOffset),
+        r::R_X86_64_DTPOFF32 if facts.in_code() => plain(Width::Signed(4), Value::ThreadOffset),
+        r::R_X86_64_DTPOFF64 if facts.in_code() => plain(Width::Eight, Value::ThreadOffset),
         r::R_X86_64_DTPOFF32 => plain(Width::Signed(4), Value::BlockOffset),
         r::R_X86_64_DTPOFF64 => plain(Width::Eight, Value::BlockOffset),
         r::R_X86_64_GOTTPOFF => initial_exec(&at, addend, facts)

@@ -7,7 +7,7 @@ use super::gathered::gathered;
 use super::instructions::Instructions;
 use super::merge;
 use super::object::{Binding, Object, Place, Relocation, Section, Symbol};
-use super::patch::{self, Patch, Settled, TargetFacts, Value};
+use super::patch::{self, Patch, Referrer, Settled, TargetFacts, Value};
 use super::slots::{self, Detour};
 use super::target::{Target, UnitTargets};
 use super::unit::{Unit, UnitKind};
@@ -85,7 +85,7 @@ pub(super) fn patches<'p, 'a>(
             detour: None,
             is_cut: false,
         };
-        let takes_slot = facts.is_code && facts.settled != Settled::ByUnit;
+        let takes_slot = facts.has_table() && facts.settled != Settled::ByUnit;
         let slides = takes_slot_to_slide(unit, (object, section), facts, &patched);
         if (takes_slot || slides) && patched.patch.value.is_direct() {
             let instructions = instructions
@@ -158,11 +158,13 @@ fn facts(
         may_be_absent: is_application
             && matches!(target, Target::Import(_))
             && symbol.binding == Binding::Weak,
-        in_code: section.is_code(),
-        is_code: has_slots
-            && section.is_loaded()
-            && section.is_code()
-            && gathered(section).is_none(),
+        place: match section.is_code() {
+            true if has_slots && section.is_loaded() && gathered(section).is_none() => {
+                Referrer::CodeWithTable
+            }
+            true => Referrer::Code,
+            false => Referrer::Data,
+        },
     };
     match target {
         // What is not loaded has neither stubs nor slots.

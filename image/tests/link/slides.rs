@@ -170,9 +170,10 @@ fn code_with_few_addresses_loads_them_and_with_many_is_fixed() {
     let workshop = Workshop::new();
     let mut reasons = Vec::new();
     for count in [20, 40] {
-        let lines: String = (0..count)
+        let lines: Vec<String> = (0..count)
             .map(|nth| format!("__asm__ volatile(\"mov $bytes+{nth}, %%eax\" : \"=a\"(at)); sum += *(char *)at;\n"))
             .collect();
+        let lines = lines.concat();
         let text = format!(
             "int printf(const char *, ...); char bytes[64] = {{1, 2, 3, 4}};
              int main(void) {{ unsigned long at; long sum = 0; {lines} return printf(\"%ld\\n\", sum) < 0; }}"

@@ -372,7 +372,7 @@ impl slide::Memory for GuestMemory {
 
     fn write(&mut self, address: u64, bytes: &[u8]) -> io::Result<()> {
         self.each_page(address, bytes.len(), |slice, part| {
-            slice.copy_from(&bytes[part])
+            slice.copy_from(&bytes[part]);
         })
     }
 }

@@ -207,7 +207,7 @@ fn long_option(
             request.own_are_libraries = own_are_libraries(option.whole, &arguments.value(option)?)?;
         }
         "pool-aslr" => {
-            request.slides_libraries = slides_libraries(option, &arguments.value(option)?)?
+            request.slides_libraries = slides_libraries(option, &arguments.value(option)?)?;
         }
         "strip-all" | "s" => request.strip = Strip::Everything,
         "strip-debug" | "S" if request.strip == Strip::Nothing => {
