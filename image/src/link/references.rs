@@ -170,6 +170,8 @@ fn facts(
         // What is not loaded has neither stubs nor slots.
         _ if !section.is_loaded() => {}
         Target::Import(_) if !is_application => facts.settled = Settled::ByImage,
+        // At the same address in every image, but not if it moves and the library does otherwise.
+        Target::Header if !is_application => facts.settled = Settled::ByImage,
         Target::Defined(id) => {
             let object = &units[id.unit].objects[id.object];
             if !is_application && !symbol.is_local() && units[id.unit].is_replaceable(symbol.name) {

@@ -30,8 +30,9 @@ pub(super) fn targets<'a>(
                 let found = resolution.definition(name);
                 return found.map_or_else(|| own_meaning(unit, name), Target::Defined);
             }
-            // Any address does as a handle for destructors: in a static executable there is one.
-            UnitKind::Library if symbol.name == "__dso_handle" => return Target::Header,
+            // Any address does as a handle for destructors: in a static executable there is one. This one moves with the
+            // library.
+            UnitKind::Library if symbol.name == "__dso_handle" => return Target::OffsetTable,
             // A set of its own is there, however it is referred to.
             UnitKind::Library if is_for_the_image(symbol) => return own_meaning(unit, symbol.name),
             UnitKind::Library if unit.is_default(symbol.name) => None,
