@@ -362,7 +362,7 @@ mod tests {
             r#"{"format": 1, "image": {"digest": "DIGEST", "length": 1}, "abi": "linux",
                 "layout": "own", "load_bias": 0, "entry": "0x1000",
                 "program_headers": {"address": "0x1000", "count": 1},
-                "executable_stack": true, "libraries": [], "ranges": []}"#,
+                "executable_stack": true, "slide": {"kind": "fixed", "why": "it is"}, "libraries": [], "ranges": []}"#,
         )
         .unwrap();
         description["format"] = pool_core::description::DESCRIPTION_FORMAT.into();

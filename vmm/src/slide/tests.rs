@@ -343,10 +343,17 @@ fn every_unit_moves_by_itself() {
         memory
             .write(across + by[0], &LIBRARY.to_le_bytes())
             .unwrap();
+        // As linked: from the library's data to the text.
+        let linked = TEXT.wrapping_sub(PRIVATE);
+        let short = (linked as u32).to_le_bytes();
+        memory
+            .write(PRIVATE + 16 + by[1], &linked.to_le_bytes())
+            .unwrap();
+        memory.write(PRIVATE + 24 + by[1], &short).unwrap();
         slides.carry_out(&mut memory).unwrap();
         assert_eq!(memory.word(DATA + by[0]), TEXT + by[0]);
         assert_eq!(memory.word(across + by[0]), LIBRARY + by[1]);
-        let distance = by[0].wrapping_sub(by[1]);
+        let distance = (TEXT + by[0]).wrapping_sub(PRIVATE + by[1]);
         assert_eq!(memory.word(PRIVATE + 16 + by[1]), distance);
         assert_eq!(memory.word(PRIVATE + 24 + by[1]) as u32, distance as u32);
         seen.push(by);

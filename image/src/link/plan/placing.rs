@@ -298,7 +298,10 @@ impl<'a> Planner<'_, 'a> {
         let count = plan.stub_count();
         plan.stubs_at = plan.code.take(count * STUB_SIZE, 16);
         plan.detours_at = plan.code.take(plan.detours_size, 16);
-        if self.unit.kind == UnitKind::Application && !self.unit.reaches_by_slots {
+        if self.unit.kind == UnitKind::Application
+            && !self.unit.reaches_by_slots
+            && plan.detours.is_empty()
+        {
             return;
         }
         let detours = plan.detours.iter().map(|planned| &planned.detour);
