@@ -169,9 +169,10 @@ fn facts(
     match target {
         // What is not loaded has neither stubs nor slots.
         _ if !section.is_loaded() => {}
-        Target::Import(_) if !is_application => facts.settled = Settled::ByImage,
-        // At the same address in every image, but not if it moves and the library does otherwise.
-        Target::Header if !is_application => facts.settled = Settled::ByImage,
+        // The header is at the same address in every image, but not if it moves and the library does otherwise.
+        Target::Import(_) | Target::Header if !is_application => {
+            facts.settled = Settled::ByImage;
+        }
         Target::Defined(id) => {
             let object = &units[id.unit].objects[id.object];
             if !is_application && !symbol.is_local() && units[id.unit].is_replaceable(symbol.name) {
