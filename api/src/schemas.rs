@@ -194,6 +194,17 @@ foreign! {
             ("tls_offset", count()), ("tls_size", count()),
         ])),
     ]));
+    /// Names and versions of libraries.
+    LibraryRefs => json!({"type": "array", "items": pair('@')});
+    /// `pool_core::registry::Known`.
+    Known => object([
+        ("state", told(
+            "Whether the version is registered by itself, or keeping an earlier one's places, or is new after an earlier one, or neither",
+            json!({"type": "string", "enum": ["alone", "keeping", "earlier", "nothing"]}),
+        )),
+        ("version?", told("The earlier one", pair('@'))),
+        ("places?", told("Where everything is: in the version itself if it is registered, else in the earlier one", places())),
+    ]);
     /// `pool_store::stats::StoreStats`.
     StoreStats => flattened(object([
         ("tags", count_of("Tags")),
@@ -289,7 +300,7 @@ fn address_range() -> Value {
     object([("start", address()), ("pages", count())])
 }
 
-fn reservation_request() -> [(&'static str, Value); 8] {
+fn reservation_request() -> [(&'static str, Value); 10] {
     [
         ("library", pair('@')),
         ("identity", digest_json()),
@@ -302,7 +313,26 @@ fn reservation_request() -> [(&'static str, Value); 8] {
             "dependencies?",
             json!({"type": "array", "items": pair('@')}),
         ),
+        (
+            "keeps?",
+            told("The earlier version whose places it keeps", pair('@')),
+        ),
+        (
+            "places?",
+            told(
+                "Where everything is in it, as its linker has it; not in reservations",
+                places(),
+            ),
+        ),
     ]
+}
+
+fn places() -> Value {
+    json!({
+        "type": "string",
+        "contentEncoding": "base64",
+        "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$",
+    })
 }
 
 #[cfg(test)]

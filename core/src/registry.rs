@@ -23,6 +23,10 @@
 //! a window with others: so there is room for 640 large ones and for thousands of small ones, and a guest that uses
 //! several needs fewer page tables.
 
+mod places;
+
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -30,6 +34,8 @@ use crate::address::GuestAddress;
 use crate::digest::ObjectId;
 use crate::name::LibraryRef;
 use crate::page::{PAGE_SIZE, PAGES_PER_WINDOW, PageCount, WINDOW_SIZE};
+
+pub use places::{MAX_PLACES, Places};
 
 /// Where applications are linked.
 pub const APPLICATION_START: GuestAddress = GuestAddress(0x40_0000);
@@ -104,10 +110,26 @@ pub struct ReservationRequest {
     /// What linkers up to layout 2 made part of its bytes. It decides nothing now, and is written empty.
     #[serde(default)]
     pub dependencies: Vec<LibraryRef>,
+    /// The earlier version whose places it keeps. Together with its members and its addresses that determines its linked
+    /// bytes.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
+    pub keeps: Option<LibraryRef>,
+    /// Where in it everything is, for later versions and for whoever links this one again. Kept apart from the
+    /// reservation, in which there is none.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
+    pub places: Option<Places>,
 }
 
 impl ReservationRequest {
-    /// True when both ask for the same.
+    /// True when both ask for the same room, for a version that keeps the same places.
     pub fn is_as(&self, other: &Self) -> bool {
         let Self {
             library,
@@ -118,6 +140,8 @@ impl ReservationRequest {
             tls_size,
             tls_alignment,
             dependencies: _,
+            keeps,
+            places: _,
         } = self;
         *library == other.library
             && *identity == other.identity
@@ -126,6 +150,7 @@ impl ReservationRequest {
             && *shared_alignment == other.shared_alignment
             && *tls_size == other.tls_size
             && *tls_alignment == other.tls_alignment
+            && *keeps == other.keeps
     }
 }
 
@@ -235,12 +260,83 @@ pub enum ReserveError {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct AddressBook {
     reservations: Vec<Reservation>,
+    /// By identity.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    places: BTreeMap<ObjectId, Places>,
+}
+
+/// Of a field that may be left out: what is there is no null.
+fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
+/// What is on record that decides where in a library version everything is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Known {
+    /// The version is registered, and keeps nobody's places.
+    Alone,
+    /// The version is registered; it keeps an earlier one's places, and its own are these.
+    Keeping {
+        /// The earlier one.
+        version: LibraryRef,
+        /// Where things are in the version itself.
+        places: Places,
+    },
+    /// The version is new, and this is the latest one of its name.
+    Earlier {
+        /// The earlier one.
+        version: LibraryRef,
+        /// Where things are in that one.
+        places: Places,
+    },
+    /// There is nothing that it could keep.
+    Nothing,
 }
 
 impl AddressBook {
     /// A book of reservations made before.
     pub fn new(reservations: Vec<Reservation>) -> Self {
-        Self { reservations }
+        Self {
+            reservations,
+            places: BTreeMap::new(),
+        }
+    }
+
+    /// What is known of where things are in a library version. `places` are those on record, by identity.
+    pub fn known<E>(
+        &self,
+        library: &LibraryRef,
+        places: impl Fn(&ObjectId) -> Result<Option<Places>, E>,
+    ) -> Result<Known, E> {
+        if let Some(own) = self.get(library) {
+            let request = &own.request;
+            let Some(keeps) = &request.keeps else {
+                return Ok(Known::Alone);
+            };
+            let places = places(&request.identity)?;
+            return Ok(places.map_or(Known::Nothing, |places| Known::Keeping {
+                version: keeps.clone(),
+                places,
+            }));
+        }
+        let versions = self.reservations.iter().rev();
+        for earlier in versions.filter(|r| r.request.library.name == library.name) {
+            if let Some(places) = places(&earlier.request.identity)? {
+                let version = earlier.request.library.clone();
+                return Ok(Known::Earlier { version, places });
+            }
+        }
+        Ok(Known::Nothing)
+    }
+
+    /// The places on record of the version with this identity.
+    pub fn places(&self, identity: &ObjectId) -> Option<&Places> {
+        self.places.get(identity)
     }
 
     /// All reservations, oldest first.
@@ -255,10 +351,14 @@ impl AddressBook {
             .find(|r| r.request.library == *library)
     }
 
-    /// Reserves addresses for a library version, or repeats the answer given before.
+    /// Reserves addresses for a library version, or repeats the answer given before. A version that was registered keeping
+    /// other places than are asked for stays as it is: the first one decides, and the answer says what that was.
     pub fn reserve(&mut self, request: &ReservationRequest) -> Result<Reservation, ReserveError> {
         if let Some(known) = self.get(&request.library) {
-            if known.request.is_as(request) {
+            if known.request.is_as(request)
+                || known.request.identity == request.identity
+                    && known.request.keeps != request.keeps
+            {
                 return Ok(known.clone());
             }
             return Err(ReserveError::Conflict {
@@ -271,6 +371,8 @@ impl AddressBook {
             Some(slot) => slot,
             None => self.new_slot(request)?,
         };
+        let mut request = request.clone();
+        let places = request.places.take();
         let reservation = Reservation {
             request: request.clone(),
             shared: AddressRange {
@@ -292,6 +394,9 @@ impl AddressBook {
             slot,
         };
         self.reservations.push(reservation.clone());
+        if let Some(places) = places {
+            self.places.insert(request.identity, places);
+        }
         Ok(reservation)
     }
 
@@ -304,7 +409,9 @@ impl AddressBook {
         let reserved = requests.iter().map(|request| self.reserve(request));
         let reserved: Result<_, _> = reserved.collect();
         if reserved.is_err() {
-            self.reservations.truncate(before);
+            for undone in self.reservations.drain(before..) {
+                self.places.remove(&undone.request.identity);
+            }
         }
         reserved
     }
@@ -466,6 +573,8 @@ mod tests {
             tls_size: 0,
             tls_alignment: 1,
             dependencies: vec![],
+            keeps: None,
+            places: None,
         }
     }
 
@@ -503,6 +612,50 @@ mod tests {
             Err(ReserveError::Conflict { .. })
         ));
         assert_eq!(book.reservations().len(), 1);
+    }
+
+    #[test]
+    fn who_registers_a_version_first_decides_what_it_keeps() {
+        let places = |text: &str| Places::new(text.as_bytes().to_vec()).unwrap();
+        let with = |version: &str, keeps: Option<&str>, text: &str| ReservationRequest {
+            keeps: keeps.map(|keeps| keeps.parse().unwrap()),
+            places: Some(places(text)),
+            ..request(version, 10, 1)
+        };
+        let mut book = AddressBook::default();
+        let known = |book: &AddressBook, library: &str| {
+            let places = |identity: &ObjectId| Ok::<_, ()>(book.places(identity).cloned());
+            book.known(&library.parse().unwrap(), places).unwrap()
+        };
+        assert_eq!(known(&book, "a@1"), Known::Nothing);
+        let first = book.reserve(&with("a@1", None, "one")).unwrap();
+        assert_eq!(first.request.places, None);
+        assert_eq!(known(&book, "a@1"), Known::Alone);
+        assert_eq!(known(&book, "b@1"), Known::Nothing);
+        let (version, one) = ("a@1".parse().unwrap(), places("one"));
+        let earlier = Known::Earlier {
+            version,
+            places: one,
+        };
+        assert_eq!(known(&book, "a@2"), earlier);
+        let second = book.reserve(&with("a@2", Some("a@1"), "two")).unwrap();
+        let late = with("a@2", None, "other");
+        assert_eq!(book.reserve(&late), Ok(second));
+        let (version, two) = ("a@1".parse().unwrap(), places("two"));
+        let keeping = Known::Keeping {
+            version,
+            places: two,
+        };
+        assert_eq!(known(&book, "a@2"), keeping);
+        // What is refused with others leaves nothing behind.
+        let mut other = with("a@1", None, "other");
+        other.identity = ObjectId::of(b"other");
+        let three = with("a@3", Some("a@2"), "three");
+        assert!(book.reserve_all(&[three.clone(), other]).is_err());
+        assert_eq!(book.places(&three.identity), None);
+        let text = serde_json::to_string(&book).unwrap();
+        let again: AddressBook = serde_json::from_str(&text).unwrap();
+        assert_eq!(known(&again, "a@2"), keeping);
     }
 
     #[test]

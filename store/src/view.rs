@@ -14,7 +14,7 @@ use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::{ExtentMap, SegmentId};
 use pool_core::name::{ImageRef, LibraryRef};
 use pool_core::page::PAGE_SIZE;
-use pool_core::registry::Reservation;
+use pool_core::registry::{Known, Reservation};
 
 use crate::backend::{Backend, SegmentFile};
 use crate::directory;
@@ -225,6 +225,11 @@ impl StoreView {
     /// See [`Reader::reservations`](crate::Reader::reservations).
     pub fn reservations(&self) -> Result<Vec<Reservation>> {
         self.snapshot().reservations()
+    }
+
+    /// See [`Reader::known_places`](crate::Reader::known_places).
+    pub fn known_places(&self, libraries: &[LibraryRef]) -> Result<Vec<Known>> {
+        self.snapshot().known_places(libraries)
     }
 
     /// See [`Reader::tokens`](crate::Reader::tokens).

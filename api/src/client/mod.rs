@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use pool_core::digest::ObjectId;
 use pool_core::name::{ImageRef, LibraryRef, Name, Referent};
-use pool_core::registry::{Reservation, ReservationRequest};
+use pool_core::registry::{Known, Reservation, ReservationRequest};
 use pool_gc::{CollectReport, FsckReport, Why};
 use pool_store::manifest::TokenScope;
 use serde::Serialize;
@@ -271,6 +271,11 @@ impl Client {
     /// Reserves addresses for library versions, in their order: of all of them, or of none.
     pub fn reserve(&self, requests: &[ReservationRequest]) -> Result<Vec<Reservation>> {
         self.post("/v1/registry/batch", &requests)
+    }
+
+    /// What decides where everything is in library versions, in their order.
+    pub fn known_places(&self, libraries: &[LibraryRef]) -> Result<Vec<Known>> {
+        self.post("/v1/registry/known", &libraries)
     }
 
     /// All address reservations, oldest first.

@@ -1,14 +1,15 @@
 //! Registered addresses: where `pool link` places each library version.
 
 use axum::Json;
-use axum::extract::State;
-use pool_core::registry::{Reservation, ReservationRequest};
+use axum::extract::{Request, State};
+use pool_core::name::LibraryRef;
+use pool_core::registry::{Known, Reservation, ReservationRequest};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::responses::{Made, NoLibrary};
 use super::{LibraryParams, LibraryPath};
-use crate::json::JsonBody;
+use crate::json::{JsonBody, read_json};
 use crate::paths;
 use crate::problem::{Problem, ProblemBody, Result};
 use crate::schemas;
@@ -18,6 +19,7 @@ pub(super) fn routes() -> OpenApiRouter<Service> {
     OpenApiRouter::new()
         .routes(routes!(list, reserve))
         .routes(routes!(reserve_all))
+        .routes(routes!(known))
         .routes(routes!(get))
 }
 
@@ -77,10 +79,32 @@ async fn reserve(
 )]
 async fn reserve_all(
     State(service): State<Service>,
-    JsonBody(requests): JsonBody<Vec<ReservationRequest>>,
+    request: Request,
 ) -> Result<Json<Vec<Reservation>>> {
+    // What is on record of large libraries is large.
+    let limit = service.options().limits.announcement;
+    let room = service.announced_room();
+    let (requests, _room) =
+        read_json::<Vec<ReservationRequest>>(&service, request, limit, room).await?;
     let reserved = service.with_store(move |store| Ok(store.reserve_addresses(&requests)??.0));
     reserved.await.map(Json)
+}
+
+/// What decides where everything is in library versions.
+///
+/// A new version keeps what it has of the latest one of its name where it was. Whoever registers a version first decides which
+/// one that is, and everybody else links it by its own record.
+#[utoipa::path(
+    post, path = "/v1/registry/known", tag = "registry",
+    request_body(content = schemas::LibraryRefs, description = "Names and versions"),
+    responses((status = 200, description = "What is known of each, in their order", body = Vec<schemas::Known>))
+)]
+async fn known(
+    State(service): State<Service>,
+    JsonBody(libraries): JsonBody<Vec<LibraryRef>>,
+) -> Result<Json<Vec<Known>>> {
+    let known = service.with_store(move |store| Ok(store.known_places(&libraries)?));
+    known.await.map(Json)
 }
 
 /// The reservation of a library version, whether it was pushed or not.

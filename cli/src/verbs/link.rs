@@ -22,7 +22,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, CommandFactory as _};
 use pool_api::client::Client;
-use pool_core::registry::{Reservation, ReservationRequest};
+use pool_core::name::LibraryRef;
+use pool_core::registry::{Known, Reservation, ReservationRequest};
 use pool_image::link::{
     FileRegistry, LinkError, LinkRequest, Question, Registry, RegistryError, expand, link,
     parse_args, refuse_shared_libraries,
@@ -53,6 +54,10 @@ const TARGETS: &str = "ld: supported targets: elf64-x86-64\nld: supported emulat
 /// libraries are libraries, too, by their file name and a digest of their members as the version. Of any other archive the
 /// members that are needed are part of the program; `--pool-libraries=all` makes libraries of all. `--pool-aslr=library` has the program reach libraries through a table, so that
 /// each of them can start elsewhere (`poolvmm run --aslr library`); without it the image can as a whole.
+///
+/// A new version of a library keeps what the latest one of its name has where it was, as the registry has it on record:
+/// functions and data that are the same, and calls of those that had to move. Most pages are then the same, if the library is made of
+/// many small objects or compiled with `-ffunction-sections -fdata-sections`.
 ///
 /// What is no static executable is handed to the system's own linker, with the same command line: shared libraries
 /// (`-shared`), position-independent executables (`-pie`, with `-static` too), relocatable objects (`-r`), other
@@ -276,17 +281,26 @@ fn open_registry(named: Option<String>, global: &Global) -> Result<Box<dyn Regis
 /// The registry that a pool service keeps.
 struct ServiceRegistry(Client);
 
+impl ServiceRegistry {
+    fn failed(&self, doing: &str, error: pool_api::client::ClientError) -> RegistryError {
+        // With what caused it, for which there is no other place.
+        let error = anyhow::Error::from(error);
+        RegistryError::Other(format!("{doing} at {}: {error:#}", self.0.server()))
+    }
+}
+
 impl Registry for ServiceRegistry {
     fn reserve(
         &mut self,
         requests: &[ReservationRequest],
     ) -> Result<Vec<Reservation>, RegistryError> {
-        self.0.reserve(requests).map_err(|error| {
-            // With what caused it, for which there is no other place.
-            let error = anyhow::Error::from(error);
-            let server = self.0.server();
-            RegistryError::Other(format!("reserving them at {server}: {error:#}"))
-        })
+        let reserved = self.0.reserve(requests);
+        reserved.map_err(|error| self.failed("reserving them", error))
+    }
+
+    fn known(&mut self, libraries: &[LibraryRef]) -> Result<Vec<Known>, RegistryError> {
+        let known = self.0.known_places(libraries);
+        known.map_err(|error| self.failed("asking what is on record of them", error))
     }
 }
 

@@ -1,5 +1,6 @@
 //! `pool` as the linker of a compiler.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -118,6 +119,92 @@ fn a_link_asks_the_service_that_is_said() {
     let refused = link(nobody, &pool.url, "book.json");
     let says = String::from_utf8_lossy(&refused.stderr);
     assert!(says.contains(nobody), "{says}");
+}
+
+/// A build server that has never seen the earlier version of a library links the later one as the one that has.
+#[test]
+fn build_servers_agree_on_what_a_version_keeps() {
+    let pool = Pool::start();
+    let folder = pool.directory.path();
+    let build = |version: usize, grown: &str| {
+        let mut text = format!(
+            "int changed(int x) {{ {grown} }}\nvoid _start(void) {{ changed(1); for (;;); }}\n"
+        );
+        for n in 0..500 {
+            let _ = writeln!(
+                text,
+                "int f{n}(int x) {{ return changed(x * {n} + {n}) - {n}; }}"
+            );
+        }
+        let name = format!("v{version}");
+        std::fs::create_dir(folder.join(&name)).unwrap();
+        std::fs::write(folder.join(&name).join("k.c"), text).unwrap();
+        for (program, arguments) in [
+            (
+                "cc",
+                vec![
+                    "-O1",
+                    "-fno-inline",
+                    "-ffunction-sections",
+                    "-c",
+                    "k.c",
+                    "-o",
+                    "k.o",
+                ],
+            ),
+            ("ar", vec!["rcs", "libk.a", "k.o"]),
+        ] {
+            let mut command = Command::new(program);
+            let done = command
+                .current_dir(folder.join(&name))
+                .args(arguments)
+                .status();
+            assert!(done.unwrap().success());
+        }
+        format!("{name}/libk.a")
+    };
+    let [one, two] = [
+        build(1, "return x + 1;"),
+        build(
+            2,
+            "int y = x; while (y > 9) { y = y / 3 + y % 7 * x; x ^= y << 3; } return x * y;",
+        ),
+    ];
+    let link = |archive: &str, output: &str| {
+        let arguments = [
+            "--server",
+            &pool.url,
+            "link",
+            "--pool-libraries=all",
+            "-o",
+            output,
+            archive,
+            "-u",
+            "_start",
+        ];
+        let linked = run_pool(&arguments).current_dir(folder).output().unwrap();
+        let says = String::from_utf8_lossy(&linked.stderr);
+        assert!(linked.status.success(), "{says}");
+        std::fs::read(folder.join(output)).unwrap()
+    };
+    link(&one, "first");
+    let after = link(&two, "second");
+    assert!(link(&two, "again") == after);
+    // Where nothing is on record of the earlier one it is another.
+    let alone = [
+        "link",
+        "--pool-libraries=all",
+        "--pool-registry",
+        "book.json",
+        "-o",
+        "alone",
+        &two,
+        "-u",
+        "_start",
+    ];
+    let linked = run_pool(&alone).current_dir(folder).status();
+    assert!(linked.unwrap().success());
+    assert!(std::fs::read(folder.join("alone")).unwrap() != after);
 }
 
 /// Of a program that the compiler optimizes as a whole (`-flto`), libraries are the same as of any other: those that have

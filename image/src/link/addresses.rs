@@ -98,6 +98,21 @@ impl<'i, 'a> Image<'i, 'a> {
         self.own_address(id)
     }
 
+    /// Address of the jump that calls take of a function which has moved since an earlier version of its library.
+    pub(super) fn jump(&self, target: &Target<'a>) -> Option<u64> {
+        let Target::Defined(id) = target else {
+            return None;
+        };
+        let symbol = self.symbol(*id);
+        let is_start = symbol.value == 0 && !symbol.is_indirect_function();
+        let Place::Section(section) = symbol.place else {
+            return None;
+        };
+        let plan = &self.plans[id.unit];
+        let jump = plan.jump(id.object, section).filter(|_| is_start)?;
+        Some(self.bases[id.unit].code + jump)
+    }
+
     /// Address of a symbol itself, not of a stub.
     pub(super) fn own_address(&self, id: SymbolId) -> Option<u64> {
         let symbol = self.symbol(id);

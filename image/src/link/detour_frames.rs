@@ -36,14 +36,14 @@ pub(super) struct Framed<'d> {
     pub(super) returns: Option<(&'d Detour, u64)>,
 }
 
-/// Bytes of the frames of `detours` and, if there are any, stubs.
-pub(super) fn size<'d>(has_stubs: bool, detours: impl Iterator<Item = &'d Detour>) -> u64 {
-    let stubs = has_stubs.then(|| record(&[]).len());
+/// Bytes of the frames of `detours` and of so many runs of stubs.
+pub(super) fn size<'d>(runs: usize, detours: impl Iterator<Item = &'d Detour>) -> u64 {
+    let stubs = (0..runs).map(|_| record(&[]).len());
     let detours = detours.map(|detour| match detour.back {
         Some((_, next)) => record(&instructions(detour, next)).len(),
         None => record(&[]).len(),
     });
-    match stubs.into_iter().chain(detours).sum::<usize>() {
+    match stubs.chain(detours).sum::<usize>() {
         0 => 0,
         size => (COMMON.len() + size) as u64,
     }

@@ -16,11 +16,41 @@ pub(super) struct Merged {
     pub(super) offset: u64,
     pub(super) alignment: u64,
     pub(super) bytes: Vec<u8>,
+    /// The entries, each once, in order.
+    pub(super) pieces: Vec<Piece>,
     /// Of each section, where each of its entries begins and where it went.
     entries: HashMap<At, Vec<(u64, u64)>>,
 }
 
+/// An entry: a part of [`Merged::bytes`], and where it went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) at: usize,
+    pub(super) size: usize,
+    /// From [`Merged::offset`].
+    pub(super) position: u64,
+}
+
 impl Merged {
+    /// The pieces with their bytes.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let piece = |piece: &Piece| (piece.position, &self.bytes[piece.at..piece.at + piece.size]);
+        self.pieces.iter().map(piece)
+    }
+
+    /// Moves each piece to its position, of `positions` from `offset`.
+    pub(super) fn move_pieces(&mut self, offset: u64, positions: &[u64]) {
+        let mut moved = HashMap::with_capacity(positions.len());
+        for (piece, position) in self.pieces.iter_mut().zip(positions) {
+            moved.insert(piece.position, *position);
+            piece.position = *position;
+        }
+        self.offset = offset;
+        for (_, position) in self.entries.values_mut().flatten() {
+            *position = moved.get(position).copied().unwrap_or(*position);
+        }
+    }
+
     /// Where the byte at `offset` of a merged section went, from the start of the merged bytes.
     pub(super) fn position(&self, at: At, offset: u64) -> u64 {
         let Some(entries) = self.entries.get(&at) else {
@@ -69,6 +99,7 @@ pub(super) fn merge<'s, 'a: 's>(
     let mut bytes: Vec<u8> = Vec::new();
     let mut known: HashMap<&'a [u8], u64> = HashMap::new();
     let mut entries = HashMap::new();
+    let mut pieces = Vec::new();
     for (at, section) in sections {
         let mut moved = Vec::new();
         let mut start = 0u64;
@@ -77,6 +108,11 @@ pub(super) fn merge<'s, 'a: 's>(
                 let position = (bytes.len() as u64).next_multiple_of(key.alignment);
                 bytes.resize(position as usize, 0);
                 bytes.extend_from_slice(entry);
+                pieces.push(Piece {
+                    at: position as usize,
+                    size: entry.len(),
+                    position,
+                });
                 position
             });
             moved.push((start, position));
@@ -88,6 +124,7 @@ pub(super) fn merge<'s, 'a: 's>(
         offset: 0,
         alignment: key.alignment,
         bytes,
+        pieces,
         entries,
     }
 }

@@ -7,8 +7,9 @@
 //! page of the same library. Here an archive is one library, laid out whole, at an address that its version keeps for
 //! ever; the application is linked after it. The shared pages of a library version (code and constants) are a function of
 //!
-//! - its members, and
-//! - its reservation
+//! - its members,
+//! - its reservation, and
+//! - if it keeps an earlier version's places, the registry's record of where everything is in it ([`Registry::known`], `places`)
 //!
 //! and of nothing else, so that they are the same bytes in every image, whatever other libraries it has.
 //! What a library refers to outside of itself it reaches through slots in its private pages, which the image fills (`plan`,
@@ -24,7 +25,7 @@
 //! that nothing needs the application's go, and those that are walked in a set; a library's pages stay whole.
 //!
 //! The way through: `args` and `files` (what to link), `dynamic` (whether it is for us), `lto` (what is to be compiled
-//! first), `object` and `unit` (what there is), `resolve`, `own`, `definitions` and `collect` (what the program is), `library` and `symbols` (what refers to what in a library), `plan` (what
+//! first), `object` and `unit` (what there is), `resolve`, `own`, `definitions` and `collect` (what the program is), `library` and `symbols` (what refers to what in a library), `plan` and `places` (what
 //! goes where, without addresses), [`registry`] (addresses), `image`, `checks`, `relocate` and `site` (the bytes), `moves` (what of them holds
 //! addresses), `output` (the file).
 //!
@@ -75,6 +76,7 @@ mod output;
 mod own;
 mod patch;
 mod pattern;
+mod places;
 mod plan;
 mod properties;
 mod references;
@@ -99,7 +101,7 @@ use std::path::Path;
 
 use pool_core::name::LibraryRef;
 use pool_core::page::{PAGE_SIZE, PageCount};
-use pool_core::registry::{Reservation, ReservationRequest};
+use pool_core::registry::{Known, Places, Reservation, ReservationRequest};
 
 pub use args::{
     BuildId, Compression, Definition, Discard, Expression, InputFile, LibraryAlias, LinkRequest,
@@ -116,7 +118,8 @@ use image::Image;
 use library::{Library, Naming};
 use object::{Object, Place};
 use own::Origins;
-use plan::Plan;
+use places::record::Record;
+use plan::{Follow, Plan};
 use relocate::{Contents, OwnPage};
 use resolve::{Asked, Became, Event, Resolution};
 use target::UnitTargets;
@@ -200,10 +203,10 @@ fn link_as_named(request: &LinkRequest, registry: &mut dyn Registry) -> Result<L
         .collect();
 
     let units: Vec<&Unit<'_>> = set.units.iter().collect();
-    let plans: Vec<Plan<'_>> = (0..units.len())
+    let mut plans: Vec<Plan<'_>> = (0..units.len())
         .map(|own| Plan::new(&units, own, &targets[own], request))
         .collect::<Result<_, _>>()?;
-    let reservations = set.reserve(&plans, &program, registry)?;
+    let reservations = set.reserve(&mut plans, &program, registry)?;
     let image = Image::new(
         request,
         &inputs.tables,
@@ -460,37 +463,82 @@ impl<'a> LinkSet<'a> {
         Ok(Some((absorbed.events, absorbed.beforehand)))
     }
 
-    /// Asks for the addresses of all libraries of the image.
+    /// Asks for the addresses of all libraries of the image, with their plans as the registry has it: each keeps the
+    /// places that are on record of its version, or of the one before.
     fn reserve(
         &self,
-        plans: &[Plan<'_>],
+        plans: &mut [Plan<'a>],
         program: &Resolution<'a>,
         registry: &mut dyn Registry,
     ) -> Result<Vec<Option<Reservation>>, LinkError> {
         let libraries = 0..self.libraries.len();
-        let wanted: Vec<usize> = libraries.filter(|at| program.includes(at + 1)).collect();
+        let mut open: Vec<usize> = libraries.filter(|at| program.includes(at + 1)).collect();
         let mut reservations = vec![None; self.libraries.len()];
-        if wanted.is_empty() {
-            return Ok(reservations);
-        }
-        let requests: Vec<ReservationRequest> = wanted
-            .iter()
-            .map(|at| request(&self.libraries[*at], &plans[at + 1]))
-            .collect();
-        let reserved = registry.reserve(&requests)?;
-        if reserved.len() != requests.len() {
-            let library = requests[0].library.clone();
-            let problem = format!("{} answers to {} requests", reserved.len(), requests.len());
-            return Err(LinkError::BadReservation { library, problem });
-        }
-        for ((at, request), reservation) in wanted.into_iter().zip(requests).zip(reserved) {
-            check(&request, &reservation).map_err(|problem| LinkError::BadReservation {
-                library: request.library,
-                problem,
-            })?;
-            reservations[at] = Some(reservation);
+        // Whoever registers a version first decides what it keeps, and that may have been another one since.
+        for is_last in [false, true] {
+            if open.is_empty() {
+                break;
+            }
+            let requests = self.requests(&open, plans, registry)?;
+            let reserved = registry.reserve(&requests)?;
+            if reserved.len() != requests.len() {
+                let library = requests[0].library.clone();
+                let problem = format!("{} answers to {} requests", reserved.len(), requests.len());
+                return Err(LinkError::BadReservation { library, problem });
+            }
+            let mut others = Vec::new();
+            for ((at, request), reservation) in open.into_iter().zip(requests).zip(reserved) {
+                if !is_last && reservation.request.keeps != request.keeps {
+                    others.push(at);
+                    continue;
+                }
+                check(&request, &reservation).map_err(|problem| LinkError::BadReservation {
+                    library: request.library,
+                    problem,
+                })?;
+                reservations[at] = Some(reservation);
+            }
+            open = others;
         }
         Ok(reservations)
+    }
+
+    /// What the libraries `open` ask for, once their plans are as the registry has it.
+    fn requests(
+        &self,
+        open: &[usize],
+        plans: &mut [Plan<'a>],
+        registry: &mut dyn Registry,
+    ) -> Result<Vec<ReservationRequest>, LinkError> {
+        let names: Vec<LibraryRef> = open
+            .iter()
+            .map(|at| self.libraries[*at].reference.clone())
+            .collect();
+        let all = registry.known(&names)?;
+        if all.len() != names.len() {
+            let problem = format!("{} answers to {} questions", all.len(), names.len());
+            let library = names[0].clone();
+            return Err(LinkError::BadReservation { library, problem });
+        }
+        let requests = open.iter().zip(all).map(|(at, known)| {
+            let (library, plan, unit) = (
+                &self.libraries[*at],
+                &mut plans[at + 1],
+                &self.units[at + 1],
+            );
+            let keeps = keep(plan, unit, &known).map_err(|problem| LinkError::BadReservation {
+                library: library.reference.clone(),
+                problem,
+            })?;
+            let mut request = request(library, plan);
+            request.keeps = keeps;
+            if matches!(known, Known::Earlier { .. } | Known::Nothing) {
+                let record = plan.record(unit);
+                request.places = record.and_then(|record| Places::new(record.to_bytes()));
+            }
+            Ok(request)
+        });
+        requests.collect()
     }
 
     fn layout(
@@ -626,6 +674,29 @@ fn request(library: &Library, plan: &Plan<'_>) -> ReservationRequest {
         tls_size: plan.thread.size,
         tls_alignment: plan.thread.alignment,
         dependencies: Vec::new(),
+        keeps: None,
+        places: None,
+    }
+}
+
+/// Moves what a plan has to where it is on record, and says whose places it keeps.
+fn keep<'a>(
+    plan: &mut Plan<'a>,
+    unit: &Unit<'a>,
+    known: &Known,
+) -> Result<Option<LibraryRef>, String> {
+    let (version, places, follow) = match known {
+        Known::Alone | Known::Nothing => return Ok(None),
+        Known::Earlier { version, places } => (version, places, Follow::IfWorth),
+        Known::Keeping { version, places } => (version, places, Follow::Always),
+    };
+    let record = Record::parse(places.bytes());
+    match (record, follow) {
+        (Some(record), _) if plan.keep(unit, &record, follow) => Ok(Some(version.clone())),
+        (_, Follow::IfWorth) => Ok(None),
+        (_, Follow::Always) => Err(format!(
+            "it keeps places of {version}, and the record of its own is none of this linker's"
+        )),
     }
 }
 

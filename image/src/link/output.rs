@@ -287,6 +287,9 @@ impl Writer {
                 let section = format!("{section}.{name}");
                 self.section(&section, SHT_PROGBITS, flags, part, run);
             }
+            let (start, size) = plan.more();
+            let more = span(base.code + start, size);
+            self.section(&format!(".text.more.{name}"), SHT_PROGBITS, code, more, run);
         }
         let bound = &contents.bound[unit];
         if !bound.is_empty() {

@@ -8,7 +8,10 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use pool_core::registry::{AddressBook, Reservation, ReservationRequest, ReserveError};
+use pool_core::name::LibraryRef;
+use pool_core::registry::{
+    AddressBook, Known, Places, Reservation, ReservationRequest, ReserveError,
+};
 use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
@@ -52,6 +55,12 @@ pub trait Registry {
         &mut self,
         requests: &[ReservationRequest],
     ) -> Result<Vec<Reservation>, RegistryError>;
+
+    /// What is on record of where things are in library versions and in earlier ones of theirs, in order. Nothing, where
+    /// there is no record: each version is then laid out for itself.
+    fn known(&mut self, libraries: &[LibraryRef]) -> Result<Vec<Known>, RegistryError> {
+        Ok(vec![Known::Nothing; libraries.len()])
+    }
 }
 
 /// A book in memory, for trying a layout out: nothing outlives it.
@@ -62,6 +71,22 @@ impl Registry for AddressBook {
     ) -> Result<Vec<Reservation>, RegistryError> {
         Ok(self.reserve_all(requests)?)
     }
+
+    fn known(&mut self, libraries: &[LibraryRef]) -> Result<Vec<Known>, RegistryError> {
+        Ok(known(self, libraries))
+    }
+}
+
+fn known(book: &AddressBook, libraries: &[LibraryRef]) -> Vec<Known> {
+    let places = |identity: &_| {
+        Ok::<Option<Places>, std::convert::Infallible>(book.places(identity).cloned())
+    };
+    let all = libraries.iter();
+    all.map(|library| match book.known(library, places) {
+        Ok(known) => known,
+        Err(never) => match never {},
+    })
+    .collect()
 }
 
 /// A registry in a file, for builds without a pool service. Builds on one machine may share it:
@@ -139,6 +164,10 @@ impl Registry for FileRegistry {
         }
         Ok(reserved)
     }
+
+    fn known(&mut self, libraries: &[LibraryRef]) -> Result<Vec<Known>, RegistryError> {
+        Ok(known(&self.read()?, libraries))
+    }
 }
 
 fn sibling(path: &Path, suffix: &str) -> PathBuf {
@@ -170,6 +199,8 @@ mod tests {
             tls_size: 0,
             tls_alignment: 1,
             dependencies: vec![],
+            keeps: None,
+            places: None,
         }
     }
 

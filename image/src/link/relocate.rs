@@ -12,7 +12,7 @@ use super::gathered::Gathered;
 use super::image::{Image, RELA_SIZE, TRAP};
 use super::moves::Moves;
 use super::object::Section;
-use super::plan::{Entry, Part, PlannedDetour, STUB_SIZE};
+use super::plan::{Entry, Part, PlannedDetour};
 use super::site::{Other, Site};
 
 /// The bytes of an image, before they are put into a file.
@@ -149,9 +149,11 @@ fn fill_unit(image: &Image<'_, '_>, u: usize, contents: &mut Contents) -> Result
     // What the program means otherwise, once all is as in every image.
     let mut others = Vec::new();
     for merged in &plan.merged {
-        let address = base.constant + merged.offset;
-        if let Some(room) = bytes_at(image, contents, u, Part::Constant, address) {
-            room[..merged.bytes.len()].copy_from_slice(&merged.bytes);
+        for (position, bytes) in merged.pieces() {
+            let address = base.constant + merged.offset + position;
+            if let Some(room) = bytes_at(image, contents, u, Part::Constant, address) {
+                room[..bytes.len()].copy_from_slice(bytes);
+            }
         }
     }
     for (o, s, section) in unit.sections() {
@@ -250,25 +252,37 @@ fn fill_tables(image: &Image<'_, '_>, u: usize, contents: &mut Contents) {
             Entry::Address(target, addend) => {
                 let (address, unit) = image.entry_value(u, target);
                 if let Some(unit) = unit {
-                    contents.moves.address(base.data + index as u64 * 8, unit);
+                    let at = base.data + plan.entry_offset(index);
+                    contents.moves.address(at, unit);
                 }
                 address.wrapping_add(*addend as u64)
             }
             Entry::ThreadOffset(target) => image.thread_entry_value(u, target),
             Entry::Resolved(_) => 0,
         };
-        contents.data[u][index * 8..index * 8 + 8].copy_from_slice(&value.to_le_bytes());
+        let at = plan.entry_offset(index) as usize;
+        contents.data[u][at..at + 8].copy_from_slice(&value.to_le_bytes());
     }
     let calls = plan.stubs.iter().map(|target| Entry::Address(*target, 0));
     let resolved = plan.resolved.iter().map(|id| Entry::Resolved(*id));
     for (index, entry) in calls.chain(resolved).enumerate() {
-        let stub = base.code + plan.stubs_at + index as u64 * STUB_SIZE;
+        let stub = base.code + plan.stub_offset(index);
         let slot = base.data + plan.entry(&entry).unwrap_or(0);
         if let Some(room) = bytes_at(image, contents, u, Part::Code, stub) {
             // jmp *slot(%rip); both lie in the low 2 GiB, or are as far from each other.
             room[..2].copy_from_slice(b"\xff\x25");
             room[2..6].copy_from_slice(&(slot.wrapping_sub(stub + 6) as u32).to_le_bytes());
             room[6..8].copy_from_slice(b"\x66\x90");
+        }
+    }
+    for ((o, s), offset) in &plan.jumps {
+        let to = image.section_address(u, *o, *s, 0).unwrap_or(0);
+        let jump = base.code + offset;
+        if let Some(room) = bytes_at(image, contents, u, Part::Code, jump) {
+            // jmp to it; nopl (%rax). Both lie in the low 2 GiB.
+            room[0] = 0xe9;
+            room[1..5].copy_from_slice(&(to.wrapping_sub(jump + 5) as u32).to_le_bytes());
+            room[5..8].copy_from_slice(b"\x0f\x1f\x00");
         }
     }
     for planned in &plan.detours {
@@ -284,23 +298,26 @@ fn fill_tables(image: &Image<'_, '_>, u: usize, contents: &mut Contents) {
     }
 }
 
-/// A library's stubs and detours.
+/// A library's stubs and detours, each run of stubs as one.
 fn framed<'i>(image: &'i Image<'_, '_>, u: usize) -> impl Iterator<Item = Framed<'i>> {
     let (plan, base) = (&image.plans[u], &image.bases[u]);
-    let stubs = (plan.stub_count() > 0).then(|| Framed {
-        start: base.code + plan.stubs_at,
-        size: plan.stub_count() * STUB_SIZE,
+    let runs = plan.stub_runs().into_iter();
+    let stubs = runs.map(|(start, size)| Framed {
+        start: base.code + start,
+        size,
         returns: None,
     });
-    let detours = plan.detours.iter().map(move |planned| Framed {
-        start: base.code + plan.detours_at + planned.offset,
+    let mut detours: Vec<&PlannedDetour<'_>> = plan.detours.iter().collect();
+    detours.sort_by_key(|planned| planned.offset);
+    let detours = detours.into_iter().map(move |planned| Framed {
+        start: base.code + planned.offset,
         size: planned.detour.code.len() as u64,
         returns: planned.detour.back.map(|(_, next)| {
             let next = image.section_address(u, planned.object, planned.section, next);
             (&planned.detour, next.unwrap_or(0))
         }),
     });
-    stubs.into_iter().chain(detours)
+    stubs.chain(detours)
 }
 
 /// The frames of a library's stubs and detours, and their address.
@@ -323,7 +340,7 @@ fn fill_detour(
 ) {
     let (plan, base) = (&image.plans[u], &image.bases[u]);
     let detour = &planned.detour;
-    let start = base.code + plan.detours_at + planned.offset;
+    let start = base.code + planned.offset;
     let slot = base.data + plan.entry(&planned.entry).unwrap_or(0);
     let back = detour.back.and_then(|(at, next)| {
         let next = image.section_address(u, planned.object, planned.section, next)?;

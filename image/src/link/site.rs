@@ -338,7 +338,10 @@ impl<'a> Site<'_, 'a> {
                 let stub = stub.ok_or_else(no_entry)?;
                 i128::from(stub) + addend - place
             }
-            Value::Branch => direct().map_or(0, |value| value - place),
+            Value::Branch => match image.jump(meant).filter(|_| patch.addend == -4) {
+                Some(jump) => i128::from(jump) + addend - place,
+                None => direct().map_or(0, |value| value - place),
+            },
             Value::EntryDistance => entry(Entry::Address(*target, patch.entry))? - place,
             Value::EntryOffset => entry(Entry::Address(*target, patch.entry))? - table,
             Value::Detour => {

@@ -11,3 +11,4 @@ mod own;
 mod programs;
 mod slides;
 mod support;
+mod versions;

@@ -49,6 +49,19 @@ fn word(linked: &Linked, address: u64) -> u64 {
     u64::from_le_bytes(linked.elf[at..at + 8].try_into().unwrap())
 }
 
+/// Checks that what is recorded to hold an address of a unit does hold one, or the first behind it.
+pub(crate) fn check_addresses(linked: &Linked) {
+    let record = record(linked);
+    let found = addresses(&record);
+    assert!(found.len() > 20, "{}", found.len());
+    for (at, target) in found {
+        let held = word(linked, at);
+        let mut runs = record.units()[target].iter();
+        let is_there = runs.any(|run| (run.start.0..=run.end().0).contains(&held));
+        assert!(is_there, "{at:#x} holds {held:#x}, not of unit {target}");
+    }
+}
+
 /// The words of a section, each with its address.
 fn words(linked: &Linked, name: &str) -> Vec<(u64, u64)> {
     let Some((address, bytes)) = section(linked, name) else {

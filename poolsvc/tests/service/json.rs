@@ -45,6 +45,7 @@ fn requests() -> Vec<(&'static str, Value)> {
     let reservation = json!({
         "library": "z@1", "identity": digest, "shared_pages": 1, "private_pages": 1, "shared_alignment": 8192,
         "tls_size": 8, "tls_alignment": 8, "dependencies": ["y@1"],
+        "keeps": "z@0", "places": "AAAA",
     });
     vec![
         (
@@ -57,6 +58,7 @@ fn requests() -> Vec<(&'static str, Value)> {
         ),
         ("/v1/registry/batch", json!([reservation.clone()])),
         ("/v1/registry", reservation),
+        ("/v1/registry/known", json!(["z@1"])),
         ("/v1/gc", json!({"dry_run": true, "grace_seconds": 0})),
         ("/v1/fsck", json!({"content": false})),
         ("/v1/images/a/b/tag", json!({"name": "a", "tag": "c"})),

@@ -3,13 +3,13 @@
 use pool_core::digest::{ObjectId, PageId, WindowId};
 use pool_core::extent::SegmentId;
 use pool_core::name::{ImageRef, LibraryRef};
-use pool_core::registry::Reservation;
+use pool_core::registry::{Places, Reservation};
 use rocksdb::{DB, WriteBatch};
 use serde::Serialize;
 
 use super::{
-    EPOCH, Index, LIBRARIES, MANIFESTS, META, NEXT_SEGMENT, OBJECTS, PAGES, REFERENCES, REGISTRY,
-    SEGMENTS, TAGS, TOKENS, WINDOWS,
+    EPOCH, Index, LIBRARIES, MANIFESTS, META, NEXT_SEGMENT, OBJECTS, PAGES, PLACES, REFERENCES,
+    REGISTRY, SEGMENTS, TAGS, TOKENS, WINDOWS,
 };
 use crate::error::Result;
 use crate::format::{Location, ObjectRecord, SegmentRecord, reference_key};
@@ -134,6 +134,11 @@ impl<'a> Batch<'a> {
 
     pub(crate) fn put_reservation(&mut self, sequence: u64, reservation: &Reservation) {
         self.put_json(REGISTRY, sequence.to_be_bytes(), reservation);
+    }
+
+    /// Where everything is in the library version with this identity.
+    pub(crate) fn put_places(&mut self, identity: &ObjectId, places: &Places) {
+        self.put_meta([PLACES, identity.as_bytes()].concat(), places.bytes());
     }
 
     pub(crate) fn put_token(&mut self, record: &TokenRecord) {

@@ -44,6 +44,8 @@ const STORE: &[u8] = b"store";
 const COMMITS: &[u8] = b"commits";
 const FIRST_COMMIT: &[u8] = b"first-commit";
 const COMMIT: &[u8] = b"commit/";
+/// Before a library version's identity: where in it everything is.
+const PLACES: &[u8] = b"places/";
 
 /// Commits whose numbers are kept as keys, so that one that is missing among them is noticed. More
 /// than a log of [`LOG`] bytes holds, unless all of them are tiny.

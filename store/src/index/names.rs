@@ -7,11 +7,11 @@ use pool_core::digest::ObjectId;
 use pool_core::extent::SegmentId;
 use pool_core::image_map::{IMAGE_MAP_FORMAT, ImageMap};
 use pool_core::name::{ImageRef, LibraryRef};
-use pool_core::registry::Reservation;
+use pool_core::registry::{AddressBook, Known, Places, Reservation};
 
 use super::reader::Reader;
 use super::records::{self, Records, digest_key};
-use super::{LIBRARIES, MANIFESTS, REFERENCES, TAGS};
+use super::{LIBRARIES, MANIFESTS, META, PLACES, REFERENCES, TAGS};
 use crate::error::{Result, StoreError};
 use crate::format::reference_key;
 use crate::manifest::{ImageManifest, LibraryRecord, TagRecord, TokenRecord};
@@ -176,6 +176,24 @@ impl Reader<'_> {
     /// Every address reservation, oldest first.
     pub fn reservations(&self) -> Result<Vec<Reservation>> {
         self.all(&records::RESERVATIONS, "")
+    }
+
+    /// What decides where everything is in library versions, in order.
+    pub fn known_places(&self, libraries: &[LibraryRef]) -> Result<Vec<Known>> {
+        let book = AddressBook::new(self.reservations()?);
+        let places = |identity: &ObjectId| self.places(identity);
+        let all = libraries.iter();
+        all.map(|library| book.known(library, places)).collect()
+    }
+
+    fn places(&self, identity: &ObjectId) -> Result<Option<Places>> {
+        let found = self.get(META, &[PLACES, identity.as_bytes()].concat())?;
+        let checked = found.map(|bytes| {
+            let too_large =
+                || StoreError::Corrupt(format!("the places of {identity} are too many"));
+            Places::new(bytes).ok_or_else(too_large)
+        });
+        checked.transpose()
     }
 
     /// Every token record.

@@ -173,6 +173,8 @@ pub fn reservation(library: &str, identity: &[u8]) -> ReservationRequest {
         tls_size: 0,
         tls_alignment: 1,
         dependencies: vec![],
+        keeps: None,
+        places: None,
     }
 }
 

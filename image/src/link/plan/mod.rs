@@ -18,6 +18,7 @@
 //! their address. Other instructions find imports through entries, too (`slots`), if need be by a detour behind the
 //! code.
 
+mod keep;
 mod placing;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -32,9 +33,10 @@ use super::object::{Place, Symbol};
 use super::slots::Detour;
 use super::target::{Target, UnitTargets};
 use super::unit::{SymbolId, Unit};
+pub(super) use keep::Follow;
 
-/// Bytes of a stub: an indirect jump, padded.
-pub(super) const STUB_SIZE: u64 = 8;
+/// Bytes of a stub: an indirect jump, padded. As many as of a jump that stands where code has moved from.
+pub(super) const STUB_SIZE: u64 = super::places::arrange::JUMP_SIZE;
 
 /// Where a section goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,7 +87,7 @@ pub(super) struct PlannedDetour<'a> {
     pub(super) object: usize,
     pub(super) section: usize,
     pub(super) entry: Entry<'a>,
-    /// Offset from the first detour.
+    /// Offset in the code.
     pub(super) offset: u64,
 }
 
@@ -142,25 +144,41 @@ pub(super) struct Plan<'a> {
     /// The offset table is at the start of the data.
     pub(super) entries: Vec<Entry<'a>>,
     entry_index: HashMap<Entry<'a>, usize>,
-    /// Targets of calls through stubs, at [`Plan::stubs_at`] in the code.
+    /// By index of the entry: its offset in the data.
+    entry_offsets: Vec<u64>,
+    /// Targets of calls through stubs.
     pub(super) stubs: Vec<Target<'a>>,
     stub_index: HashMap<Target<'a>, usize>,
-    pub(super) stubs_at: u64,
-    /// Functions that choose their implementation at start, whose stubs follow the others.
+    /// Offsets in the code of the stubs, those of [`Plan::resolved`] behind the others.
+    stub_offsets: Vec<u64>,
+    /// Functions that choose their implementation at start, each with a stub.
     pub(super) resolved: Vec<SymbolId>,
     resolved_index: HashMap<(usize, usize, u64), usize>,
-    /// At [`Plan::detours_at`] in the code.
     pub(super) detours: Vec<PlannedDetour<'a>>,
     /// By object, section, and the relocation's offset.
     detour_index: HashMap<(usize, usize, u64), usize>,
     detours_size: u64,
-    pub(super) detours_at: u64,
     /// Offset in the constants of the frames of stubs and detours, and their bytes.
     pub(super) detour_frames: (u64, u64),
     /// Part and range of the sections that `__start_NAME` walks.
     pub(super) sets: BTreeMap<&'a str, (Part, u64, u64)>,
     /// Imports to which a weak reference exists, so that they may be absent.
     pub(super) weak_imports: HashSet<&'a str>,
+    /// Where the constants of a library begin that keeps what an earlier version had, and where begins what is there
+    /// beside that and was given room behind all of it.
+    kept: Option<Kept>,
+    /// Where jumps are to code that has moved since an earlier version: by object and section, their offsets in the code.
+    pub(super) jumps: BTreeMap<(usize, usize), u64>,
+}
+
+/// Borders in the shared range of a library that keeps the places of an earlier version.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    constants_at: u64,
+    /// Where new code and constants begin that found no room among the others, and where they end.
+    more: (u64, u64),
+    /// Bytes before the data, for bound sections.
+    bound: u64,
 }
 
 impl<'a> Plan<'a> {
@@ -200,18 +218,20 @@ impl<'a> Plan<'a> {
             frames: None,
             entries: Vec::new(),
             entry_index: HashMap::new(),
+            entry_offsets: Vec::new(),
             stubs: Vec::new(),
             stub_index: HashMap::new(),
-            stubs_at: 0,
+            stub_offsets: Vec::new(),
             resolved: Vec::new(),
             resolved_index: HashMap::new(),
             detours: Vec::new(),
             detour_index: HashMap::new(),
             detours_size: 0,
-            detours_at: 0,
             detour_frames: (0, 0),
             sets: BTreeMap::new(),
             weak_imports: HashSet::new(),
+            kept: None,
+            jumps: BTreeMap::new(),
         }
     }
 
@@ -226,13 +246,30 @@ impl<'a> Plan<'a> {
 
     /// Offset from the start of the offset table.
     pub(super) fn entry(&self, entry: &Entry<'a>) -> Option<u64> {
-        self.entry_index.get(entry).map(|index| *index as u64 * 8)
+        let index = self.entry_index.get(entry)?;
+        Some(self.entry_offset(*index))
+    }
+
+    /// Offset from the start of the data of the entry with this index.
+    pub(super) fn entry_offset(&self, index: usize) -> u64 {
+        self.entry_offsets[index]
     }
 
     /// Offset in the code of the stub for calls of an import.
     pub(super) fn stub(&self, target: &Target<'a>) -> Option<u64> {
         let index = self.stub_index.get(target)?;
-        Some(self.stubs_at + *index as u64 * STUB_SIZE)
+        Some(self.stub_offset(*index))
+    }
+
+    /// Offset in the code of the stub with this index; those of [`Plan::resolved`] follow the others.
+    pub(super) fn stub_offset(&self, index: usize) -> u64 {
+        self.stub_offsets[index]
+    }
+
+    /// Stubs and jumps as runs that lie one after the other: offset in the code, and bytes.
+    pub(super) fn stub_runs(&self) -> Vec<(u64, u64)> {
+        let jumps = self.jumps.values();
+        runs(self.stub_offsets.iter().chain(jumps).copied().collect())
     }
 
     /// Offset in the code of the stub that is the address of a function which chooses its
@@ -242,13 +279,13 @@ impl<'a> Plan<'a> {
             return None;
         };
         let index = self.resolved_index.get(&(object, section, symbol.value))?;
-        Some(self.stubs_at + (self.stubs.len() + index) as u64 * STUB_SIZE)
+        Some(self.stub_offset(self.stubs.len() + index))
     }
 
     /// Offset in the code of the detour for a relocation.
     pub(super) fn detour(&self, object: usize, section: usize, offset: u64) -> Option<u64> {
         let index = self.detour_index.get(&(object, section, offset))?;
-        Some(self.detours_at + self.detours[*index].offset)
+        Some(self.detours[*index].offset)
     }
 
     /// Number of stubs, those of functions that choose their implementation among them.
@@ -260,7 +297,7 @@ impl<'a> Plan<'a> {
     pub(super) fn detour_frame_count(&self) -> u64 {
         match self.detour_frames {
             (_, 0) => 0,
-            _ => u64::from(self.stub_count() > 0) + self.detours.len() as u64,
+            _ => (self.stub_runs().len() + self.detours.len()) as u64,
         }
     }
 
@@ -273,9 +310,17 @@ impl<'a> Plan<'a> {
     /// starts elsewhere, and so is on no page with code, which stays shared.
     pub(super) fn constants_at(&self) -> u64 {
         let apart = if self.holds_addresses { PAGE_SIZE } else { 64 };
-        self.code
-            .size
-            .next_multiple_of(self.constant.alignment.max(apart))
+        let after_code = self.code.size;
+        self.kept.map_or_else(
+            || after_code.next_multiple_of(self.constant.alignment.max(apart)),
+            |kept| kept.constants_at,
+        )
+    }
+
+    /// Offset in the shared range, and bytes, of what a version that keeps places has behind all that it keeps.
+    pub(super) fn more(&self) -> (u64, u64) {
+        self.kept
+            .map_or((0, 0), |kept| (kept.more.0, kept.more.1 - kept.more.0))
     }
 
     /// Bytes of the offset table, with which the data begin.
@@ -285,7 +330,10 @@ impl<'a> Plan<'a> {
 
     /// Bytes of a library's shared range.
     pub(super) fn shared_size(&self) -> u64 {
-        if self.constant.size == 0 {
+        let (start, size) = self.more();
+        if size > 0 {
+            start + size
+        } else if self.constant.size == 0 {
             self.code.size
         } else {
             self.constants_at() + self.constant.size
@@ -301,16 +349,27 @@ impl<'a> Plan<'a> {
     /// Where bound sections and data begin in a library's private range at `private`: on pages of their own.
     pub(super) fn private_at(&self, private: u64) -> (u64, u64) {
         let bound = private.next_multiple_of(self.bound.alignment);
-        let pages = self.bound.size.next_multiple_of(PAGE_SIZE);
+        let pages = self.bound_room();
         (bound, (bound + pages).next_multiple_of(self.data.alignment))
+    }
+
+    /// Bytes from the start of the bound sections to the data, both aligned to a page.
+    fn bound_room(&self) -> u64 {
+        let pages = self.bound.size.next_multiple_of(PAGE_SIZE);
+        self.kept.map_or(pages, |kept| kept.bound)
     }
 
     /// Bytes of a library's private range, wherever that begins.
     pub(super) fn private_size(&self) -> u64 {
         // The range begins at a page.
         let unused = |extent: Extent| extent.alignment.saturating_sub(PAGE_SIZE);
-        let pages = self.bound.size.next_multiple_of(PAGE_SIZE);
+        let pages = self.bound_room();
         unused(self.bound) + pages + unused(self.data) + self.data.size
+    }
+
+    /// Offset in the code of the jump that calls of a section's start take.
+    pub(super) fn jump(&self, object: usize, section: usize) -> Option<u64> {
+        self.jumps.get(&(object, section)).copied()
     }
 
     fn add_detour(&mut self, at: (usize, usize, u64), detour: Detour, entry: Entry<'a>) {
@@ -330,7 +389,24 @@ impl<'a> Plan<'a> {
     fn add_entry(&mut self, entry: Entry<'a>) {
         if !self.entry_index.contains_key(&entry) {
             self.entry_index.insert(entry, self.entries.len());
+            self.entry_offsets.push(self.table_size());
             self.entries.push(entry);
         }
     }
+}
+
+/// Stubs at `offsets` as runs that lie one after the other: start, and bytes.
+fn runs(mut offsets: Vec<u64>) -> Vec<(u64, u64)> {
+    offsets.sort_unstable();
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for offset in offsets {
+        match runs
+            .last_mut()
+            .filter(|(start, size)| start + *size == offset)
+        {
+            Some((_, size)) => *size += STUB_SIZE,
+            None => runs.push((offset, STUB_SIZE)),
+        }
+    }
+    runs
 }

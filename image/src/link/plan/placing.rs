@@ -296,8 +296,12 @@ impl<'a> Planner<'_, 'a> {
     fn place_stubs(&mut self) {
         let plan = &mut self.plan;
         let count = plan.stub_count();
-        plan.stubs_at = plan.code.take(count * STUB_SIZE, 16);
-        plan.detours_at = plan.code.take(plan.detours_size, 16);
+        let stubs = plan.code.take(count * STUB_SIZE, 16);
+        plan.stub_offsets = (0..count).map(|index| stubs + index * STUB_SIZE).collect();
+        let detours = plan.code.take(plan.detours_size, 16);
+        for planned in &mut plan.detours {
+            planned.offset += detours;
+        }
         if self.unit.kind == UnitKind::Application
             && !self.unit.reaches_by_slots
             && plan.detours.is_empty()
@@ -305,7 +309,7 @@ impl<'a> Planner<'_, 'a> {
             return;
         }
         let detours = plan.detours.iter().map(|planned| &planned.detour);
-        let size = detour_frames::size(count > 0, detours);
+        let size = detour_frames::size(usize::from(count > 0), detours);
         if size > 0 {
             let offset = plan.constant.take(size, 8);
             plan.detour_frames = (offset, size);
