@@ -6,6 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::name::LibraryRef;
+
 /// Most bytes of a record: a library of a hundred thousand functions has no more.
 pub const MAX_PLACES: usize = 4 << 20;
 
@@ -44,4 +46,28 @@ impl<'de> Deserialize<'de> for Places {
         let most = || de::Error::custom(format!("a record has at most {MAX_PLACES} bytes"));
         Self::new(bytes).ok_or_else(most)
     }
+}
+
+/// What is on record that decides where in a library version everything is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Known {
+    /// The version is registered, and keeps nobody's places.
+    Alone,
+    /// The version is registered; it keeps an earlier one's places, and its own are these.
+    Keeping {
+        /// The earlier one.
+        version: LibraryRef,
+        /// Where things are in the version itself.
+        places: Places,
+    },
+    /// The version is new, and this is the latest one of its name.
+    Earlier {
+        /// The earlier one.
+        version: LibraryRef,
+        /// Where things are in that one.
+        places: Places,
+    },
+    /// There is nothing that it could keep.
+    Nothing,
 }

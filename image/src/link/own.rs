@@ -13,7 +13,7 @@ use super::error::LinkError;
 use super::library;
 use super::object::Object;
 use super::resolve::{Event, Resolution};
-use super::unit::{Beforehand, Unit, UnitKind};
+use super::unit::{APPLICATION, Beforehand, Unit, UnitKind};
 
 /// Where systems keep libraries: the file system hierarchy standard's, and the stores of Nix and Guix.
 const SYSTEM: [&str; 6] = ["/usr", "/lib", "/lib64", "/opt", "/nix/store", "/gnu/store"];
@@ -146,7 +146,7 @@ pub(super) fn absorb<'a>(
     };
     let application = Unit::new(
         UnitKind::Application,
-        super::APPLICATION.to_owned(),
+        APPLICATION.to_owned(),
         objects,
         may_repeat,
         &beforehand,

@@ -13,6 +13,7 @@ use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 
 use super::args::Definition;
+use super::asked::Asked;
 use super::error::LinkError;
 use super::files::Step;
 use super::object::{Binding, Object, Place, Symbol};
@@ -53,22 +54,6 @@ pub(super) enum Event {
     Loaded { unit: usize, object: usize },
     /// A symbol of the command line was defined.
     Defined(usize),
-}
-
-/// What is taken into account beside the files.
-#[derive(Debug)]
-pub(super) struct Asked<'r> {
-    /// Names that are needed whatever refers to them.
-    pub(super) roots: Vec<&'r str>,
-    /// The first of several definitions counts.
-    pub(super) may_repeat: bool,
-    /// Of tentative definitions that meet others is to be told.
-    pub(super) warns_common: bool,
-    /// Names by which undefined references mean others.
-    pub(super) renamed: HashMap<&'r str, &'r str>,
-    /// Symbols that are defined beside those of files.
-    pub(super) definitions: &'r [Definition],
-    pub(super) beforehand: &'r Beforehand<'r>,
 }
 
 /// What a file became.

@@ -12,6 +12,9 @@ use super::object::{Binding, Object, Place, Section, Symbol};
 
 const SHF_EXCLUDE: u64 = 0x8000_0000;
 
+/// How the unit that is no library is called.
+pub(super) const APPLICATION: &str = "the application";
+
 /// A symbol of one of the units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct SymbolId {

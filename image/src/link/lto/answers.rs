@@ -215,11 +215,12 @@ fn is_inside(group: &Group<'_>, symbol: &Symbol<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::asked::Asked;
     use crate::link::files::Step;
     use crate::link::intermediate::{CodeSymbol, object};
     use crate::link::lto::abi;
     use crate::link::lto::host::code_symbol;
-    use crate::link::resolve::{Asked, Became};
+    use crate::link::resolve::Became;
     use crate::link::unit::{Beforehand, UnitKind};
 
     /// `+name` is defined, `~name` weakly, `-name` referred to, `=name` tentative; `name:key` is one of several copies.
