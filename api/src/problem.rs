@@ -92,8 +92,13 @@ impl Problem {
 
     /// 404 of a thing by its name.
     pub fn not_found(what: impl std::fmt::Display) -> Self {
+        Self::nothing_is(what).hint("list what there is: pool ls")
+    }
+
+    /// 404 of a thing that no list of names shows.
+    pub fn nothing_is(what: impl std::fmt::Display) -> Self {
         let what = format!("there is no {what} in the pool");
-        Self::new(StatusCode::NOT_FOUND, "not-found", what).hint("list what there is: pool ls")
+        Self::new(StatusCode::NOT_FOUND, "not-found", what)
     }
 
     /// 413 of a body longer than `limit` bytes.

@@ -229,8 +229,12 @@ impl StoreView {
     }
 
     /// See [`Reader::known_places`](crate::Reader::known_places).
-    pub fn known_places(&self, libraries: &[LibraryRef]) -> Result<Vec<Known>> {
-        self.snapshot().known_places(libraries)
+    pub fn known_places(
+        &self,
+        libraries: &[LibraryRef],
+        most: usize,
+    ) -> Result<Option<Vec<Known>>> {
+        self.snapshot().known_places(libraries, most)
     }
 
     /// See [`Reader::tokens`](crate::Reader::tokens).
