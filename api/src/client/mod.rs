@@ -339,7 +339,9 @@ impl Client {
     ) -> Result<Response<Body>> {
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("{}{path}", self.server.base()));
+            .uri(format!("{}{path}", self.server.base()))
+            // Without this any coding may be answered in (RFC 9110, 12.5.3).
+            .header("accept-encoding", "identity");
         if let Some(authorization) = &self.authorization {
             request = request.header("authorization", authorization);
         }
@@ -361,6 +363,11 @@ impl Client {
             .build();
         let mut response = self.agent.run(request).map_err(|error| self.lost(error))?;
         let status = response.status().as_u16();
+        let coding = response.headers().get("content-encoding");
+        if let Some(coding) = coding.filter(|coding| *coding != "identity") {
+            let coding = coding.to_str().unwrap_or("?");
+            return Err(self.strange(status, &format!("it answers in {coding}, unasked")));
+        }
         if (200..300).contains(&status) {
             return Ok(response);
         }

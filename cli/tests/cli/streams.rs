@@ -157,6 +157,11 @@ fn what_another_server_says_is_not_taken_for_the_pools() {
             ["sends nothing", "204"],
         ),
         (
+            "200 OK\r\nContent-Type: application/octet-stream\r\nContent-Encoding: gzip\r\n\
+             Content-Length: 6\r\n\r\nsmall!",
+            ["answers in gzip", "answers in gzip"],
+        ),
+        (
             "302 Found\r\nLocation: https://login.example\r\nContent-Length: 0\r\n\r\n",
             ["https://login.example", "https://login.example"],
         ),
