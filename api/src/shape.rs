@@ -67,6 +67,11 @@ impl Inner {
             };
             return match (variants.iter().find(of_kind), value) {
                 (Some(variant), _) => self.check(variant, value, at),
+                // serde takes the number of a variant for its name, and its fields would be unchecked.
+                (None, Value::Object(_)) if !tag.is_string() && !tag.is_null() => {
+                    let what = format!("the kind of {at} is no string");
+                    Err(Problem::bad_request("bad-json", what).hint("see /v1/openapi.json"))
+                }
                 // Which kinds there are is for serde to say.
                 (None, Value::Object(_)) => Ok(()),
                 (None, _) => Err(no_object(at, value)),

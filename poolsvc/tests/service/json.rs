@@ -32,8 +32,13 @@ fn requests() -> Vec<(&'static str, Value)> {
     let library = json!({"library": "z@1", "object": digest, "address": "0x10000000"});
     description["libraries"] = json!([library]);
     description["executable_stack"] = json!(true);
-    let object =
-        |placement: Value| json!({"id": digest, "length": 1, "pages": "", "placement": placement});
+    description["slide"] = json!({"kind": "record", "object": digest, "length": 1});
+    let copy = json!({"at": 0, "object": digest, "first": 0, "count": 1});
+    let object = |placement: Value| {
+        json!({
+            "id": digest, "length": 1, "pages": "", "placement": placement, "copies": [copy.clone()],
+        })
+    };
     let image = json!({
         "kind": "image", "name": "a", "tag": "b", "description": description, "data": digest,
     });
@@ -83,6 +88,14 @@ fn nothing_of_a_json_body_is_overlooked() {
             let says = service.post(path, &misspelt).expect(400).json();
             let what = says["detail"].as_str().unwrap();
             assert!(what.contains("\"tls_sise\""), "{path}{place}: {what}");
+
+            // serde would take the number of a kind for its name.
+            let mut numbered = request.clone();
+            if let Some(kind) = numbered.pointer_mut(&format!("{place}/kind")) {
+                *kind = json!(0);
+                let says = service.post(path, &numbered).expect(400).json();
+                assert_eq!(says["error"], "bad-json", "{path}{place}");
+            }
 
             // serde would take its fields one after another.
             let mut listed = request.clone();
