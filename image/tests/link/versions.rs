@@ -277,12 +277,14 @@ fn who_comes_second_takes_over_what_the_first_one_decided() {
     }
     // The first one knew of both others, of none, or of the first.
     for knew in 0..3 {
-        let mut decided = Otherwise::once(&book, &|_| stale[knew].clone());
+        let told = |_| stale[knew].clone();
+        let mut decided = Otherwise::once(&book, &told);
         let first = link(&requests[2], &mut decided).unwrap();
         let keeps = decided.book.get(&steps(&third)).unwrap();
         assert_eq!(keeps.request.keeps.is_some(), knew > 0);
         for (at, stale) in stale.iter().enumerate() {
-            let mut late = Otherwise::once(&decided.book, &|_| stale.clone());
+            let told = |_| stale.clone();
+            let mut late = Otherwise::once(&decided.book, &told);
             let second = link(&requests[2], &mut late).unwrap();
             assert!(second.elf == first.elf, "{knew} {at}");
             assert_eq!(late.asked, 1 + usize::from(at != knew), "{knew} {at}");
