@@ -132,6 +132,6 @@ async fn get(
         .with_store(|store| Ok(store.reservations()?))
         .await
         .map(of_it)?;
-    let nothing = || Problem::not_found(format!("reservation of lib/{library}"));
+    let nothing = || Problem::nothing_is(format!("reservation of lib/{library}"));
     found.map(Json).ok_or_else(nothing)
 }

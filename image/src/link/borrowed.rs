@@ -2,8 +2,7 @@
 //! of in a program, the copy that counts may be that of such a member, and a library's members use the first of their
 //! library as their own.
 
-use std::collections::HashSet;
-
+use super::hash::HashSet;
 use super::object::Place;
 use super::resolve::Resolution;
 use super::target::{Target, UnitTargets};

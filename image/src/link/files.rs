@@ -1,12 +1,12 @@
 //! From the command line to bytes: finds, reads and classifies the input files.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::archive;
 use super::args::{InputFile, LinkRequest, Mark};
 use super::compressed;
 use super::error::LinkError;
+use super::hash::HashSet;
 use super::intermediate::CodeSymbol;
 use super::script::{self, Named};
 use super::search::{Folders, State};

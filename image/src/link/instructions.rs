@@ -4,11 +4,10 @@
 //! relocated field is an instruction's operand of the relocation's kind, and every symbol stands where an
 //! instruction begins. Data among the code does not pass unnoticed that way.
 
-use std::collections::{HashMap, HashSet};
-
 use goblin::elf::reloc as r;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind};
 
+use super::hash::{HashMap, HashSet, map_with_capacity};
 use super::object::Object;
 
 /// A relocated field and the instruction that it belongs to, whose address is its offset in the section.
@@ -38,9 +37,9 @@ impl<'b> Instructions<'b> {
             .map(|r| (r.offset, r.kind))
             .collect();
         let entered = object.entered.get(index)?;
-        let mut starts = HashSet::new();
+        let mut starts = HashSet::default();
         let mut targets = Vec::new();
-        let mut fields = HashMap::with_capacity(relocated.len());
+        let mut fields = map_with_capacity(relocated.len());
         let mut decoder = Decoder::with_ip(64, section.bytes, 0, DecoderOptions::NONE);
         let mut instruction = Instruction::default();
         while decoder.can_decode() {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use pool_api::client::Client;
 use pool_core::digest::ObjectId;
 use pool_core::registry::Known;
@@ -206,7 +208,7 @@ fn places_are_reserved_with_records_and_asked_for_piece_by_piece() {
         })
     };
     // The largest record there is, in base64.
-    let record = "AAAA".repeat((4 << 20) / 3);
+    let record = STANDARD.encode(vec![7; 4 << 20]);
     let mut first = request("z@1", "1");
     first["places"] = json!(record);
     let made = service.post("/v1/registry", &first).expect(201).json();
@@ -357,6 +359,12 @@ fn the_document_lists_every_route_and_is_sound() {
                 made.is_null() || made["headers"]["Location"].is_object(),
                 "{method} {path}"
             );
+            let later = &operation["responses"]["503"]["headers"]["Retry-After"];
+            assert!(later.is_object(), "{method} {path}");
+            for status in ["304", "412"] {
+                let comes = !operation["responses"][status].is_null();
+                assert!(comes || method != "get", "{method} {path}: {status}");
+            }
             let variables = path.matches('{').count();
             let parameters = operation["parameters"].as_array().map_or(0, |all| {
                 let in_path = |p: &&Value| p["in"] == "path" && p["required"] == true;
