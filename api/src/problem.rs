@@ -192,11 +192,13 @@ impl From<DescribeError> for Problem {
 impl From<ReserveError> for Problem {
     fn from(error: ReserveError) -> Self {
         let (status, word) = match &error {
-            ReserveError::Conflict { .. } => (StatusCode::CONFLICT, "version-conflict"),
-            ReserveError::Full { .. } => (StatusCode::CONFLICT, "registry-full"),
-            ReserveError::Alignment { .. } | ReserveError::Tls { .. } => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "bad-reservation")
+            ReserveError::Conflict { .. } | ReserveError::Layout { .. } => {
+                (StatusCode::CONFLICT, "version-conflict")
             }
+            ReserveError::Full { .. } => (StatusCode::CONFLICT, "registry-full"),
+            ReserveError::Alignment { .. }
+            | ReserveError::Tls { .. }
+            | ReserveError::Keeps { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "bad-reservation"),
         };
         Self::new(status, word, error.to_string())
     }

@@ -197,6 +197,10 @@ foreign! {
             ("shared", address_range()), ("private", address_range()),
             ("tls_offset", count()), ("tls_size", count()),
         ])),
+        ("follows?", told(
+            "Digest of the record of its places, if it keeps an earlier version's: its linked bytes follow from that record",
+            digest_json(),
+        )),
     ]));
     /// Names and versions of libraries.
     LibraryRefs => json!({"type": "array", "items": pair('@')});

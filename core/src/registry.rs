@@ -17,7 +17,7 @@
 //! Versions of one library never meet in one image, so they share one *slot*: the same base, with
 //! room to grow. That keeps 2 GiB enough for many libraries with any number of versions,
 //! and lets pages that a new version leaves unchanged keep their addresses. A version that
-//! outgrows its library's slots gets a new slot.
+//! outgrows a part of its library's slots (shared, private, thread-local) gets new room for that part alone.
 //!
 //! Windows are for what can be mapped whole. A library of a few pages, which is stored page by page anyway, lies in
 //! a window with others: so there is room for 640 large ones and for thousands of small ones, and a guest that uses

@@ -215,9 +215,9 @@ impl Store {
             let new = &book.reservations()[known..];
             for (at, reservation) in new.iter().enumerate() {
                 batch.put_reservation((known + at) as u64, reservation);
-                let identity = &reservation.request.identity;
-                if let Some(places) = book.places(identity) {
-                    batch.put_places(identity, places);
+                let library = &reservation.request.library;
+                if let Some(places) = book.places(library) {
+                    batch.put_places(library, places);
                 }
             }
             // Whoever links against a version is about to push an image that uses it.

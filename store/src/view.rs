@@ -229,12 +229,8 @@ impl StoreView {
     }
 
     /// See [`Reader::known_places`](crate::Reader::known_places).
-    pub fn known_places(
-        &self,
-        libraries: &[LibraryRef],
-        most: usize,
-    ) -> Result<Option<Vec<Known>>> {
-        self.snapshot().known_places(libraries, most)
+    pub fn known_places(&self, libraries: &[LibraryRef]) -> Result<Vec<Known>> {
+        self.snapshot().known_places(libraries)
     }
 
     /// See [`Reader::tokens`](crate::Reader::tokens).

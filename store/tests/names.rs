@@ -10,7 +10,7 @@ use common::{
     assert_stored, content, image_ref, library_ref, open, push_image, push_library, reservation,
 };
 use pool_core::ObjectId;
-use pool_core::registry::ReserveError;
+use pool_core::registry::{Known, MAX_PLACES, Places, ReserveError};
 use pool_store::manifest::TokenScope;
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreError};
@@ -183,6 +183,33 @@ fn reservations_and_tokens_survive_a_restart() {
         store.delete_token("old"),
         Err(StoreError::NotFound(_))
     ));
+}
+
+#[test]
+fn an_answer_about_places_has_a_limit() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let versions = |texts: &[&str]| -> Vec<_> { texts.iter().map(|t| library_ref(t)).collect() };
+    let mut large = reservation("large@1", b"1");
+    large.places = Places::new(vec![7; MAX_PLACES]);
+    // The same members under another name have a record of their own.
+    let mut small = reservation("small@1", b"1");
+    small.places = Places::new(vec![8]);
+    store.reserve_addresses(&[large, small]).unwrap().unwrap();
+    let asked = versions(&[
+        "small@1", "small@2", "large@2", "large@2", "large@2", "new@1",
+    ]);
+    let known = store.known_places(&asked).unwrap();
+    assert!(matches!(known[..2], [Known::Alone, Known::Earlier { .. }]));
+    assert_eq!(known[1].places().unwrap().bytes(), [8]);
+    // One more would be above 8 MiB.
+    assert_eq!(known.len(), 3);
+    let rest = store.known_places(&asked[3..]).unwrap();
+    assert_eq!(rest.len(), 3);
+    assert_eq!(rest[2], Known::Nothing);
+    let many = vec![library_ref("new@1"); 1001];
+    assert_eq!(store.known_places(&many).unwrap().len(), 1000);
+    assert!(store.known_places(&[]).unwrap().is_empty());
 }
 
 /// Waits until the clock shows another second than `since`, in seconds since 1970.

@@ -284,7 +284,18 @@ impl Client {
 
     /// What decides where everything is in library versions, in their order.
     pub fn known_places(&self, libraries: &[LibraryRef]) -> Result<Vec<Known>> {
-        self.post("/v1/registry/known", &libraries)
+        let mut all: Vec<Known> = Vec::with_capacity(libraries.len());
+        while all.len() < libraries.len() {
+            // The answer is about as many of the first as its size allows.
+            let rest = &libraries[all.len()..];
+            let known: Vec<Known> = self.post("/v1/registry/known", &rest)?;
+            if known.is_empty() || known.len() > rest.len() {
+                let why = format!("{} answers to {} questions", known.len(), rest.len());
+                return Err(self.strange(200, &why));
+            }
+            all.extend(known);
+        }
+        Ok(all)
     }
 
     /// All address reservations, oldest first.

@@ -2,9 +2,10 @@
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
 use pool_core::name::LibraryRef;
 use pool_core::registry::{Known, Reservation, ReservationRequest};
+use serde::de::DeserializeOwned;
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -47,13 +48,11 @@ async fn list(State(service): State<Service>) -> Result<Json<Vec<Reservation>>> 
         (status = 200, description = "The reservation, which there was", body = schemas::Reservation),
         (status = 201, description = "The reservation, made now", body = schemas::Reservation),
         (status = 409, description = "The version is registered with other contents, or there is no room", body = ProblemBody),
-        (status = 422, description = "The alignment or the thread-local storage asked for is impossible", body = ProblemBody),
+        (status = 422, description = "The alignment, the thread-local storage or the places asked for are impossible", body = ProblemBody),
     )
 )]
-async fn reserve(
-    State(service): State<Service>,
-    JsonBody(request): JsonBody<ReservationRequest>,
-) -> Result<Made<Reservation>> {
+async fn reserve(State(service): State<Service>, request: Request) -> Result<Made<Reservation>> {
+    let (request, _room) = read_large::<ReservationRequest>(&service, request).await?;
     let location = paths::reservation(&request.library);
     let (mut reserved, created) = service
         .with_store(move |store| Ok(store.reserve_addresses(&[request])??))
@@ -75,48 +74,43 @@ async fn reserve(
     responses(
         (status = 200, description = "The reservations, in the order of the requests", body = Vec<schemas::Reservation>),
         (status = 409, description = "A version is registered with other contents, or there is no room", body = ProblemBody),
-        (status = 422, description = "The alignment or the thread-local storage asked for is impossible", body = ProblemBody),
+        (status = 422, description = "The alignment, the thread-local storage or the places asked for are impossible", body = ProblemBody),
     )
 )]
 async fn reserve_all(
     State(service): State<Service>,
     request: Request,
 ) -> Result<Json<Vec<Reservation>>> {
-    // What is on record of large libraries is large.
-    let limit = service.options().limits.announcement;
-    let room = service.announced_room();
-    let (requests, _room) =
-        read_json::<Vec<ReservationRequest>>(&service, request, limit, room).await?;
+    let (requests, _room) = read_large::<Vec<ReservationRequest>>(&service, request).await?;
     let reserved = service.with_store(move |store| Ok(store.reserve_addresses(&requests)??.0));
     reserved.await.map(Json)
+}
+
+/// Reads what may have records: those of large libraries are large.
+async fn read_large<T: DeserializeOwned + Send + 'static>(
+    service: &Service,
+    request: Request,
+) -> Result<(T, OwnedSemaphorePermit)> {
+    let limit = service.options().limits.announcement;
+    read_json(service, request, limit, service.announced_room()).await
 }
 
 /// What decides where everything is in library versions.
 ///
 /// A new version keeps what it has of the latest one of its name where it was. Whoever registers a version first decides which
 /// one that is, and everybody else links it by its own record.
+///
+/// Records are large, so the answer may be about the first so many alone, one at least: ask again for the rest.
 #[utoipa::path(
     post, path = "/v1/registry/known", tag = "registry",
     request_body(content = schemas::LibraryRefs, description = "Names and versions"),
-    responses(
-        (status = 200, description = "What is known of each, in their order", body = Vec<schemas::Known>),
-        (status = 413, description = "The body is too long, or what is known of all is", body = ProblemBody),
-    )
+    responses((status = 200, description = "What is known of each, or of the first so many, in their order", body = Vec<schemas::Known>))
 )]
 async fn known(
     State(service): State<Service>,
     JsonBody(libraries): JsonBody<Vec<LibraryRef>>,
 ) -> Result<Json<Vec<Known>>> {
-    // A few bytes ask for a record of megabytes.
-    let most = service.options().limits.announcement;
-    let known = service.with_store(move |store| {
-        let known = store.known_places(&libraries, usize::try_from(most).unwrap_or(usize::MAX))?;
-        known.ok_or_else(|| {
-            let what = format!("what is known of all of them has more than {most} bytes");
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", what)
-                .hint("ask about fewer at a time")
-        })
-    });
+    let known = service.with_store(move |store| Ok(store.known_places(&libraries)?));
     known.await.map(Json)
 }
 

@@ -13,7 +13,6 @@ use super::{
     WINDOW_FROM,
 };
 use crate::address::GuestAddress;
-use crate::digest::ObjectId;
 use crate::name::LibraryRef;
 use crate::page::{PAGE_SIZE, PAGES_PER_WINDOW, PageCount, WINDOW_SIZE};
 
@@ -25,9 +24,9 @@ const SMALL_GRANULE: u64 = 4;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct AddressBook {
     reservations: Vec<Reservation>,
-    /// By identity.
+    /// Where everything is in versions, as linkers have it on record.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    places: BTreeMap<ObjectId, Places>,
+    places: BTreeMap<LibraryRef, Places>,
 }
 
 impl AddressBook {
@@ -39,18 +38,17 @@ impl AddressBook {
         }
     }
 
-    /// What is known of where things are in a library version. `places` are those on record, by identity.
+    /// What is known of where things are in a library version. `places` are those on record.
     pub fn known<E>(
         &self,
         library: &LibraryRef,
-        places: impl Fn(&ObjectId) -> Result<Option<Places>, E>,
+        places: impl Fn(&LibraryRef) -> Result<Option<Places>, E>,
     ) -> Result<Known, E> {
         if let Some(own) = self.get(library) {
-            let request = &own.request;
-            let Some(keeps) = &request.keeps else {
+            let Some(keeps) = &own.request.keeps else {
                 return Ok(Known::Alone);
             };
-            let places = places(&request.identity)?;
+            let places = places(library)?;
             return Ok(places.map_or(Known::Nothing, |places| Known::Keeping {
                 version: keeps.clone(),
                 places,
@@ -58,17 +56,18 @@ impl AddressBook {
         }
         let versions = self.reservations.iter().rev();
         for earlier in versions.filter(|r| r.request.library.name == library.name) {
-            if let Some(places) = places(&earlier.request.identity)? {
-                let version = earlier.request.library.clone();
+            let version = &earlier.request.library;
+            if let Some(places) = places(version)? {
+                let version = version.clone();
                 return Ok(Known::Earlier { version, places });
             }
         }
         Ok(Known::Nothing)
     }
 
-    /// The places on record of the version with this identity.
-    pub fn places(&self, identity: &ObjectId) -> Option<&Places> {
-        self.places.get(identity)
+    /// The places on record of a version.
+    pub fn places(&self, library: &LibraryRef) -> Option<&Places> {
+        self.places.get(library)
     }
 
     /// All reservations, oldest first.
@@ -87,24 +86,22 @@ impl AddressBook {
     /// other places than are asked for stays as it is: the first one decides, and the answer says what that was.
     pub fn reserve(&mut self, request: &ReservationRequest) -> Result<Reservation, ReserveError> {
         if let Some(known) = self.get(&request.library) {
-            if known.request.is_as(request)
-                || known.request.identity == request.identity
-                    && known.request.keeps != request.keeps
-            {
-                return Ok(known.clone());
-            }
-            return Err(ReserveError::Conflict {
-                library: request.library.clone(),
-                registered: known.request.identity,
-                requested: request.identity,
-            });
+            return answer_again(known, request);
         }
-        let slot = match self.slot_of_earlier_version(request) {
-            Some(slot) => slot,
-            None => self.new_slot(request)?,
-        };
+        if let Some(version) = &request.keeps {
+            let is_earlier = version.name == request.library.name && self.get(version).is_some();
+            if !is_earlier || request.places.is_none() {
+                return Err(ReserveError::Keeps {
+                    library: request.library.clone(),
+                    version: version.clone(),
+                });
+            }
+        }
+        let slot = self.slot(request)?;
         let mut request = request.clone();
         let places = request.places.take();
+        let kept = places.as_ref().filter(|_| request.keeps.is_some());
+        let follows = kept.map(Places::digest);
         let reservation = Reservation {
             request: request.clone(),
             shared: AddressRange {
@@ -124,10 +121,11 @@ impl AddressBook {
                 size: request.tls_size,
             },
             slot,
+            follows,
         };
         self.reservations.push(reservation.clone());
         if let Some(places) = places {
-            self.places.insert(request.identity, places);
+            self.places.insert(request.library, places);
         }
         Ok(reservation)
     }
@@ -142,33 +140,45 @@ impl AddressBook {
         let reserved: Result<_, _> = reserved.collect();
         if reserved.is_err() {
             for undone in self.reservations.drain(before..) {
-                self.places.remove(&undone.request.identity);
+                self.places.remove(&undone.request.library);
             }
         }
         reserved
     }
 
-    fn slot_of_earlier_version(&self, request: &ReservationRequest) -> Option<AddressSlot> {
-        self.reservations
-            .iter()
-            .filter(|r| r.request.library.name == request.library.name)
-            .map(|r| r.slot)
-            .find(|slot| {
-                request.shared_pages <= slot.shared.pages
-                    && slot
-                        .shared
-                        .start
-                        .0
-                        .is_multiple_of(request.shared_alignment.max(1))
-                    && request.private_pages <= slot.private.pages
-                    && request.tls_size <= slot.tls_size
-                    && (request.tls_size == 0
-                        || slot.tls_offset.is_multiple_of(request.tls_alignment.max(1)))
-            })
+    /// The room for a version: of each kind that of an earlier one, if it is large enough, first of the one whose places it
+    /// keeps.
+    fn slot(&self, request: &ReservationRequest) -> Result<AddressSlot, ReserveError> {
+        let versions = self.reservations.iter();
+        let versions = versions.filter(|r| r.request.library.name == request.library.name);
+        let kept = request.keeps.as_ref().and_then(|keeps| self.get(keeps));
+        let earlier: Vec<AddressSlot> = kept.into_iter().chain(versions).map(|r| r.slot).collect();
+        let shared = earlier.iter().map(|slot| slot.shared).find(|shared| {
+            let alignment = request.shared_alignment.max(1);
+            request.shared_pages <= shared.pages && shared.start.0.is_multiple_of(alignment)
+        });
+        let shared = shared.map_or_else(|| self.shared_room(request), Ok)?;
+        let private = earlier.iter().map(|slot| slot.private);
+        let private = private
+            .into_iter()
+            .find(|private| request.private_pages <= private.pages);
+        let private = private.map_or_else(|| self.private_room(request), Ok)?;
+        let tls = earlier.iter().find(|slot| {
+            let alignment = request.tls_alignment.max(1);
+            request.tls_size == 0
+                || request.tls_size <= slot.tls_size && slot.tls_offset.is_multiple_of(alignment)
+        });
+        let tls = tls.map(|slot| (slot.tls_offset, slot.tls_size));
+        let (tls_offset, tls_size) = tls.map_or_else(|| self.tls_room(request), Ok)?;
+        Ok(AddressSlot {
+            shared,
+            private,
+            tls_offset,
+            tls_size,
+        })
     }
 
-    fn new_slot(&self, request: &ReservationRequest) -> Result<AddressSlot, ReserveError> {
-        let grown = |pages: PageCount| pages.0.saturating_add(pages.0 / 4);
+    fn shared_room(&self, request: &ReservationRequest) -> Result<AddressRange, ReserveError> {
         let alignment = request.shared_alignment;
         if !alignment.is_power_of_two() || !(PAGE_SIZE..=WINDOW_SIZE).contains(&alignment) {
             return Err(ReserveError::Alignment {
@@ -182,33 +192,22 @@ impl AddressBook {
         } else {
             PAGES_PER_WINDOW
         };
-        let shared = self.first_fit(
-            request,
-            AddressRegion {
-                start: SHARED_START,
-                end: PRIVATE_START,
-                granule,
-            },
-            pages,
-            |slot| slot.shared,
-        )?;
-        let private = self.first_fit(
-            request,
-            AddressRegion {
-                start: PRIVATE_START,
-                end: PRIVATE_END,
-                granule: 1,
-            },
-            grown(request.private_pages).saturating_add(2),
-            |slot| slot.private,
-        )?;
-        let (tls_offset, tls_size) = self.tls_room(request)?;
-        Ok(AddressSlot {
-            shared,
-            private,
-            tls_offset,
-            tls_size,
-        })
+        let region = AddressRegion {
+            start: SHARED_START,
+            end: PRIVATE_START,
+            granule,
+        };
+        self.first_fit(request, region, pages, |slot| slot.shared)
+    }
+
+    fn private_room(&self, request: &ReservationRequest) -> Result<AddressRange, ReserveError> {
+        let region = AddressRegion {
+            start: PRIVATE_START,
+            end: PRIVATE_END,
+            granule: 1,
+        };
+        let pages = grown(request.private_pages).saturating_add(2);
+        self.first_fit(request, region, pages, |slot| slot.private)
     }
 
     /// The lowest free run of `pages` pages in `region`, both rounded to its granule.
@@ -280,6 +279,33 @@ impl AddressBook {
         }
         Ok((end, end - used))
     }
+}
+
+/// What a version that is registered is answered.
+fn answer_again(
+    known: &Reservation,
+    request: &ReservationRequest,
+) -> Result<Reservation, ReserveError> {
+    let library = request.library.clone();
+    let (registered, requested) = (known.request.identity, request.identity);
+    if registered != requested {
+        return Err(ReserveError::Conflict {
+            library,
+            registered,
+            requested,
+        });
+    }
+    // Who keeps places, or would, is told what was decided; sizes follow from that.
+    let keeps = known.request.keeps.is_some() || request.keeps.is_some();
+    if !keeps && !known.request.is_as(request) {
+        return Err(ReserveError::Layout { library });
+    }
+    Ok(known.clone())
+}
+
+/// Pages with room to grow.
+fn grown(pages: PageCount) -> u64 {
+    pages.0.saturating_add(pages.0 / 4)
 }
 
 /// A part of the address space in which slots are placed.

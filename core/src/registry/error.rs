@@ -24,6 +24,26 @@ pub enum ReserveError {
         /// Identity asked for.
         requested: ObjectId,
     },
+    /// The version exists with the same contents and other sizes.
+    #[error(
+        "{library} is registered with the same members and other sizes: another linker laid it out; link it with that one, \
+         or choose another version name"
+    )]
+    Layout {
+        /// The version.
+        library: LibraryRef,
+    },
+    /// It cannot keep places of that version.
+    #[error(
+        "{library} cannot keep the places of {version}: that must be another version of the same library, which is \
+         registered, and the record of its own places must be with it"
+    )]
+    Keeps {
+        /// The version.
+        library: LibraryRef,
+        /// The one whose places it would keep.
+        version: LibraryRef,
+    },
     /// A region is used up.
     #[error(
         "no room for {pages} pages of {library} between {start} and {end}: the low 2 GiB are used \

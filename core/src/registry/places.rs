@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::digest::ObjectId;
 use crate::name::LibraryRef;
 
 /// Most bytes of a record: a library of a hundred thousand functions has no more.
@@ -24,6 +25,11 @@ impl Places {
     /// The record.
     pub fn bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// Its digest.
+    pub fn digest(&self) -> ObjectId {
+        ObjectId::of(&self.0)
     }
 }
 
@@ -73,11 +79,11 @@ pub enum Known {
 }
 
 impl Known {
-    /// Bytes of the record that comes with it.
-    pub fn record_length(&self) -> usize {
+    /// The record that is part of it.
+    pub fn places(&self) -> Option<&Places> {
         match self {
-            Self::Keeping { places, .. } | Self::Earlier { places, .. } => places.bytes().len(),
-            Self::Alone | Self::Nothing => 0,
+            Self::Keeping { places, .. } | Self::Earlier { places, .. } => Some(places),
+            Self::Alone | Self::Nothing => None,
         }
     }
 }

@@ -132,6 +132,13 @@ pub struct Reservation {
     pub tls: TlsBlock,
     /// The room that the library's versions share; the version begins at its start.
     pub slot: AddressSlot,
+    /// Digest of the record of its places, if it keeps an earlier version's: what whoever links it must have followed.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present"
+    )]
+    pub follows: Option<ObjectId>,
 }
 
 /// Room held for all versions of one library.

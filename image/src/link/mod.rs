@@ -178,10 +178,9 @@ fn link_as_named(request: &LinkRequest, registry: &mut dyn Registry) -> Result<L
         .collect();
 
     let units: Vec<&Unit<'_>> = set.units.iter().collect();
-    let mut plans: Vec<Plan<'_>> = (0..units.len())
-        .map(|own| Plan::new(&units, own, &targets[own], request))
-        .collect::<Result<_, _>>()?;
-    let reservations = set.reserve(&mut plans, &program, registry)?;
+    let plan = |own: usize| Plan::new(&units, own, &targets[own], request);
+    let mut plans: Vec<Plan<'_>> = (0..units.len()).map(plan).collect::<Result<_, _>>()?;
+    let reservations = set.reserve(&mut plans, &program, registry, &plan)?;
     let image = Image::new(
         request,
         &inputs.tables,

@@ -78,9 +78,8 @@ impl Registry for AddressBook {
 }
 
 fn known(book: &AddressBook, libraries: &[LibraryRef]) -> Vec<Known> {
-    let places = |identity: &_| {
-        Ok::<Option<Places>, std::convert::Infallible>(book.places(identity).cloned())
-    };
+    let places =
+        |version: &_| Ok::<Option<Places>, std::convert::Infallible>(book.places(version).cloned());
     let all = libraries.iter();
     all.map(|library| match book.known(library, places) {
         Ok(known) => known,

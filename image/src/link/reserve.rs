@@ -1,5 +1,6 @@
 //! Asks the registry for the addresses of a link's libraries, and has their plans as the registry has them.
 
+use pool_core::digest::ObjectId;
 use pool_core::name::LibraryRef;
 use pool_core::page::{PAGE_SIZE, PageCount};
 use pool_core::registry::{
@@ -9,11 +10,23 @@ use pool_core::registry::{
 use super::error::LinkError;
 use super::library::Library;
 use super::places::record::Record;
-use super::plan::{Follow, Plan};
+use super::plan::Plan;
 use super::registry::Registry;
 use super::resolve::Resolution;
 use super::set::LinkSet;
 use super::unit::Unit;
+
+/// Plans a unit as if nothing were on record.
+pub(super) type PlanAnew<'p, 'a> = &'p dyn Fn(usize) -> Result<Plan<'a>, LinkError>;
+
+/// What is asked for a library.
+struct Asked {
+    request: ReservationRequest,
+    /// Digest of the record that its plan follows, if it keeps places.
+    follows: Option<ObjectId>,
+    /// Why it cannot be linked, unless the registry says that it is another library altogether.
+    problem: Option<String>,
+}
 
 impl<'a> LinkSet<'a> {
     /// Asks for the addresses of all libraries of the image, with their plans as the registry has it: each keeps the
@@ -23,6 +36,7 @@ impl<'a> LinkSet<'a> {
         plans: &mut [Plan<'a>],
         program: &Resolution<'a>,
         registry: &mut dyn Registry,
+        plan_anew: PlanAnew<'_, 'a>,
     ) -> Result<Vec<Option<Reservation>>, LinkError> {
         let libraries = 0..self.libraries.len();
         let mut open: Vec<usize> = libraries.filter(|at| program.includes(at + 1)).collect();
@@ -32,23 +46,25 @@ impl<'a> LinkSet<'a> {
             if open.is_empty() {
                 break;
             }
-            let requests = self.requests(&open, plans, registry)?;
+            let asked = self.ask(&open, plans, registry, plan_anew)?;
+            let requests: Vec<_> = asked.iter().map(|asked| asked.request.clone()).collect();
             let reserved = registry.reserve(&requests)?;
             if reserved.len() != requests.len() {
-                let library = requests[0].library.clone();
                 let problem = format!("{} answers to {} requests", reserved.len(), requests.len());
-                return Err(LinkError::BadReservation { library, problem });
+                return Err(self.refuse(open[0], problem));
             }
             let mut others = Vec::new();
-            for ((at, request), reservation) in open.into_iter().zip(requests).zip(reserved) {
-                if !is_last && reservation.request.keeps != request.keeps {
+            for ((at, asked), reservation) in open.into_iter().zip(asked).zip(reserved) {
+                if let Some(problem) = asked.problem {
+                    return Err(self.refuse(at, problem));
+                }
+                if !is_last && !is_followed(&asked, &reservation) {
+                    // The plan may have followed what is not true any more.
+                    plans[at + 1] = plan_anew(at + 1)?;
                     others.push(at);
                     continue;
                 }
-                check(&request, &reservation).map_err(|problem| LinkError::BadReservation {
-                    library: request.library,
-                    problem,
-                })?;
+                check(&asked, &reservation).map_err(|problem| self.refuse(at, problem))?;
                 reservations[at] = Some(reservation);
             }
             open = others;
@@ -57,12 +73,13 @@ impl<'a> LinkSet<'a> {
     }
 
     /// What the libraries `open` ask for, once their plans are as the registry has it.
-    fn requests(
+    fn ask(
         &self,
         open: &[usize],
         plans: &mut [Plan<'a>],
         registry: &mut dyn Registry,
-    ) -> Result<Vec<ReservationRequest>, LinkError> {
+        plan_anew: PlanAnew<'_, 'a>,
+    ) -> Result<Vec<Asked>, LinkError> {
         let names: Vec<LibraryRef> = open
             .iter()
             .map(|at| self.libraries[*at].reference.clone())
@@ -70,29 +87,80 @@ impl<'a> LinkSet<'a> {
         let all = registry.known(&names)?;
         if all.len() != names.len() {
             let problem = format!("{} answers to {} questions", all.len(), names.len());
-            let library = names[0].clone();
-            return Err(LinkError::BadReservation { library, problem });
+            return Err(self.refuse(open[0], problem));
         }
-        let requests = open.iter().zip(all).map(|(at, known)| {
-            let (library, plan, unit) = (
-                &self.libraries[*at],
-                &mut plans[at + 1],
-                &self.units[at + 1],
-            );
-            let keeps = keep(plan, unit, &known).map_err(|problem| LinkError::BadReservation {
-                library: library.reference.clone(),
-                problem,
-            })?;
-            let mut request = request(library, plan);
-            request.keeps = keeps;
-            if matches!(known, Known::Earlier { .. } | Known::Nothing) {
-                let record = plan.record(unit);
-                request.places = record.and_then(|record| Places::new(record.to_bytes()));
+        let asked = open.iter().zip(all).map(|(at, known)| {
+            let (library, unit) = (&self.libraries[*at], &self.units[at + 1]);
+            let plan = &mut plans[at + 1];
+            match known {
+                Known::Alone => Ok(Asked::of(library, plan)),
+                Known::Nothing => {
+                    let mut asked = Asked::of(library, plan);
+                    asked.request.places = places(plan, unit);
+                    Ok(asked)
+                }
+                Known::Keeping { version, places } => {
+                    let record = Record::parse(places.bytes());
+                    let can = record.is_some_and(|record| plan.follow(unit, &record));
+                    let mut asked = Asked::of(library, plan);
+                    asked.problem = (!can).then(|| {
+                        format!(
+                            "it keeps places of {version}, and the record of its own is damaged, or another linker's: restore \
+                             the registry from a backup, or choose another version name"
+                        )
+                    });
+                    asked.request.keeps = Some(version);
+                    asked.follows = Some(places.digest());
+                    Ok(asked)
+                }
+                Known::Earlier {
+                    version,
+                    places: earlier,
+                } => {
+                    let record = Record::parse(earlier.bytes());
+                    let keeps = record.is_some_and(|record| plan.keep(unit, &record));
+                    let places = places(plan, unit);
+                    if keeps && places.is_none() {
+                        // Its own record is too large for the registry, so that nobody could follow it.
+                        *plan = plan_anew(at + 1)?;
+                    }
+                    let mut asked = Asked::of(library, plan);
+                    if let Some(places) = places.as_ref().filter(|_| keeps) {
+                        asked.request.keeps = Some(version);
+                        asked.follows = Some(places.digest());
+                    }
+                    asked.request.places = places;
+                    Ok(asked)
+                }
             }
-            Ok(request)
         });
-        requests.collect()
+        asked.collect()
     }
+
+    fn refuse(&self, library: usize, problem: String) -> LinkError {
+        let library = self.libraries[library].reference.clone();
+        LinkError::BadReservation { library, problem }
+    }
+}
+
+impl Asked {
+    fn of(library: &Library, plan: &Plan<'_>) -> Self {
+        Self {
+            request: request(library, plan),
+            follows: None,
+            problem: None,
+        }
+    }
+}
+
+/// What is to be on record of a plan; none if that is too much.
+fn places<'a>(plan: &Plan<'a>, unit: &Unit<'a>) -> Option<Places> {
+    Places::new(plan.record(unit)?.to_bytes())
+}
+
+/// The plan is laid out as the registry has it.
+fn is_followed(asked: &Asked, reservation: &Reservation) -> bool {
+    asked.request.keeps == reservation.request.keeps && asked.follows == reservation.follows
 }
 
 fn request(library: &Library, plan: &Plan<'_>) -> ReservationRequest {
@@ -110,29 +178,21 @@ fn request(library: &Library, plan: &Plan<'_>) -> ReservationRequest {
     }
 }
 
-/// Moves what a plan has to where it is on record, and says whose places it keeps.
-fn keep<'a>(
-    plan: &mut Plan<'a>,
-    unit: &Unit<'a>,
-    known: &Known,
-) -> Result<Option<LibraryRef>, String> {
-    let (version, places, follow) = match known {
-        Known::Alone | Known::Nothing => return Ok(None),
-        Known::Earlier { version, places } => (version, places, Follow::IfWorth),
-        Known::Keeping { version, places } => (version, places, Follow::Always),
-    };
-    let record = Record::parse(places.bytes());
-    match (record, follow) {
-        (Some(record), _) if plan.keep(unit, &record, follow) => Ok(Some(version.clone())),
-        (_, Follow::IfWorth) => Ok(None),
-        (_, Follow::Always) => Err(format!(
-            "it keeps places of {version}, and the record of its own is none of this linker's"
-        )),
-    }
-}
-
 /// A registry may be another machine's: what it answers must fit.
-fn check(request: &ReservationRequest, reservation: &Reservation) -> Result<(), String> {
+fn check(asked: &Asked, reservation: &Reservation) -> Result<(), String> {
+    let request = &asked.request;
+    if !is_followed(asked, reservation) {
+        let version = reservation.request.keeps.as_ref();
+        return Err(match (version, request.keeps.is_some()) {
+            (Some(version), false) => format!(
+                "it keeps places of {version}, and the registry has lost the record of its own: restore that from a backup, or \
+                 choose another version name"
+            ),
+            _ => "it was not registered with the record of its places that the registry has now: restore the registry from a \
+                  backup, or choose another version name"
+                .to_owned(),
+        });
+    }
     if !reservation.request.is_as(request) {
         return Err("it is for another request".to_owned());
     }

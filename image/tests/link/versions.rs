@@ -9,7 +9,7 @@ use crate::slides::check_addresses;
 use crate::support::{Compiler, Workshop, run};
 use pool_core::name::LibraryRef;
 use pool_core::page::PAGE_SIZE;
-use pool_core::registry::{AddressBook, Known, Reservation, ReservationRequest};
+use pool_core::registry::{AddressBook, Known, Places, Reservation, ReservationRequest};
 use pool_image::link::{Linked, Registry, RegistryError, link};
 
 /// The shared pages of an image's libraries as they are in every image, by name.
@@ -129,22 +129,28 @@ fn library(workshop: &Workshop, version: usize) -> String {
     text += "int first(int x) { return changed(x) + step_3(x); }\n\
              int second(int x) { return changed(x + 1) + step_4(x); }\n\
              int (*pointer(void))(int) { return changed; }\n";
+    archive(workshop, &format!("v{version}"), &[("steps.o", &text)])
+}
+
+/// An archive `libsteps.a` in a folder of its own, of members that are called so and made of such sources.
+fn archive(workshop: &Workshop, folder: &str, members: &[(&str, &str)]) -> String {
+    let folder = workshop.path(folder);
+    std::fs::create_dir_all(&folder).unwrap();
     let source = workshop.path("steps.c");
-    std::fs::write(&source, text).unwrap();
-    let object = workshop.path("steps.o");
-    let done = Command::new("gcc")
-        .args(["-O1", "-ffunction-sections", "-fdata-sections", "-c"])
-        .args([&source, std::path::Path::new("-o"), &object])
-        .status();
-    assert!(done.unwrap().success());
-    let folder = workshop.path(&format!("v{version}"));
-    let _ = std::fs::create_dir(&folder);
+    for (member, text) in members {
+        std::fs::write(&source, text).unwrap();
+        let done = Command::new("gcc")
+            .args(["-O1", "-ffunction-sections", "-fdata-sections", "-c"])
+            .args([&source, std::path::Path::new("-o"), &folder.join(member)])
+            .status();
+        assert!(done.unwrap().success());
+    }
     let archive = folder.join("libsteps.a");
     let _ = std::fs::remove_file(&archive);
     let done = Command::new("ar")
-        .arg("rcs")
-        .arg(&archive)
-        .arg(&object)
+        .current_dir(&folder)
+        .args(["rcs", "libsteps.a"])
+        .args(members.iter().map(|(member, _)| member))
         .status();
     assert!(done.unwrap().success());
     archive.display().to_string()
@@ -190,14 +196,33 @@ fn versions_of_a_library_keep_what_they_share() {
     assert_eq!(keeping.count(), 2);
 }
 
-/// What a build server sees that asked before another one registered the version.
-struct TooLate {
+/// A registry whose first answers about one library are others.
+struct Otherwise<'c> {
     book: AddressBook,
-    stale: Vec<Known>,
+    change: &'c dyn Fn(Known) -> Known,
+    times: usize,
     asked: usize,
 }
 
-impl Registry for TooLate {
+impl<'c> Otherwise<'c> {
+    fn once(book: &AddressBook, change: &'c dyn Fn(Known) -> Known) -> Self {
+        Self {
+            book: book.clone(),
+            change,
+            times: 1,
+            asked: 0,
+        }
+    }
+
+    fn always(book: &AddressBook, change: &'c dyn Fn(Known) -> Known) -> Self {
+        Self {
+            times: usize::MAX,
+            ..Self::once(book, change)
+        }
+    }
+}
+
+impl Registry for Otherwise<'_> {
     fn reserve(
         &mut self,
         requests: &[ReservationRequest],
@@ -207,32 +232,221 @@ impl Registry for TooLate {
 
     fn known(&mut self, libraries: &[LibraryRef]) -> Result<Vec<Known>, RegistryError> {
         self.asked += 1;
-        if self.stale.is_empty() {
-            return Registry::known(&mut self.book, libraries);
+        let mut known = Registry::known(&mut self.book, libraries)?;
+        if self.asked <= self.times {
+            for (known, library) in known.iter_mut().zip(libraries) {
+                if library.name.as_str() == "steps" {
+                    *known = (self.change)(known.clone());
+                }
+            }
         }
-        let stale = std::mem::take(&mut self.stale);
-        Ok(libraries.iter().map(|_| stale[0].clone()).collect())
+        Ok(known)
     }
+}
+
+/// The version that a request is about, as `book` has it.
+fn known(book: &AddressBook, version: &LibraryRef) -> Known {
+    let mut book = book.clone();
+    Registry::known(&mut book, std::slice::from_ref(version))
+        .unwrap()
+        .remove(0)
+}
+
+fn steps(linked: &Linked) -> LibraryRef {
+    let libraries = linked.libraries.iter().map(|used| &used.library);
+    let mut steps = libraries.filter(|library| library.name.as_str() == "steps");
+    steps.next().unwrap().clone()
 }
 
 #[test]
 fn who_comes_second_takes_over_what_the_first_one_decided() {
     let workshop = Workshop::new();
     let main = workshop.compile(Compiler::Gnu, "main", MAIN);
+    let request = |version: usize| {
+        let archive = library(&workshop, version);
+        workshop.request(Compiler::Gnu, &["-static", &main, &archive])
+    };
+    let requests = [request(1), request(2), request(3)];
+    // What the third version keeps, as was true at several times.
     let mut book = AddressBook::default();
-    let mut last = None;
-    for version in 1..3 {
+    let mut stale = vec![Known::Nothing];
+    let third = link(&requests[2], &mut AddressBook::default()).unwrap();
+    for request in &requests[..2] {
+        link(request, &mut book).unwrap();
+        stale.push(known(&book, &steps(&third)));
+    }
+    // The first one knew of both others, of none, or of the first.
+    for knew in 0..3 {
+        let told = |_| stale[knew].clone();
+        let mut decided = Otherwise::once(&book, &told);
+        let first = link(&requests[2], &mut decided).unwrap();
+        let keeps = decided.book.get(&steps(&third)).unwrap();
+        assert_eq!(keeps.request.keeps.is_some(), knew > 0);
+        for (at, stale) in stale.iter().enumerate() {
+            let told = |_| stale.clone();
+            let mut late = Otherwise::once(&decided.book, &told);
+            let second = link(&requests[2], &mut late).unwrap();
+            assert!(second.elf == first.elf, "{knew} {at}");
+            assert_eq!(late.asked, 1 + usize::from(at != knew), "{knew} {at}");
+        }
+    }
+}
+
+#[test]
+fn names_of_members_are_no_part_of_a_version() {
+    let workshop = Workshop::new();
+    let main = workshop.compile(
+        Compiler::Gnu,
+        "main",
+        "int changed(int), first(int); int main(void) { return changed(3) + first(4) == 0; }",
+    );
+    let mut many = String::from("int changed(int);\n");
+    for n in 0..400 {
+        let _ = writeln!(
+            many,
+            "int step_{n}(int x) {{ return changed(x * {n}) - {n}; }}"
+        );
+    }
+    let few = "int changed(int); int first(int x) { return changed(x * 5 + 2) - x * changed(x); }";
+    let mut book = AddressBook::default();
+    let mut build = |folder: &str, names: [&str; 2], changed: &str| {
+        let members = [
+            (names[0], changed),
+            (names[1], few),
+            ("steps.o", many.as_str()),
+        ];
+        let archive = archive(&workshop, folder, &members);
+        let request = workshop.request(Compiler::Gnu, &["-static", &main, &archive]);
+        link(&request, &mut book).unwrap()
+    };
+    let names = ["a.o", "b.o"];
+    build("one", names, "int changed(int x) { return x + 1; }");
+    let changed =
+        "int changed(int x) { int y = x; while (y > 9) y = y / 3 + y % 7 * x; return x * y; }";
+    let two = build("two", names, changed);
+    let swapped = build("swapped", ["b.o", "a.o"], changed);
+    assert_eq!(steps(&two), steps(&swapped));
+    assert_eq!(pages(&two), pages(&swapped));
+    let keeping = book.get(&steps(&two)).unwrap();
+    assert!(keeping.request.keeps.is_some());
+}
+
+#[test]
+fn a_record_that_is_not_what_it_was_is_refused() {
+    let workshop = Workshop::new();
+    let main = workshop.compile(Compiler::Gnu, "main", MAIN);
+    let mut book = AddressBook::default();
+    let mut link_version = |version: usize| {
         let archive = library(&workshop, version);
         let request = workshop.request(Compiler::Gnu, &["-static", &main, &archive]);
-        last = Some((link(&request, &mut book).unwrap(), request));
-    }
-    let (first, request) = last.unwrap();
-    let mut late = TooLate {
-        book,
-        stale: vec![Known::Nothing],
-        asked: 0,
+        (link(&request, &mut book).unwrap(), request)
     };
-    let second = link(&request, &mut late).unwrap();
-    assert_eq!(late.asked, 2);
-    assert_eq!(second.elf, first.elf);
+    link_version(1);
+    let (linked, request) = link_version(2);
+    let says = |change: &dyn Fn(&mut Vec<u8>)| {
+        let damaged = |known| match known {
+            Known::Keeping { version, places } => {
+                let mut bytes = places.bytes().to_vec();
+                change(&mut bytes);
+                let places = Places::new(bytes).unwrap();
+                Known::Keeping { version, places }
+            }
+            other => other,
+        };
+        let refused = link(&request, &mut Otherwise::always(&book, &damaged)).map(|_| ());
+        refused.unwrap_err().to_string()
+    };
+    let size = match known(&book, &steps(&linked)) {
+        Known::Keeping { places, .. } => places.bytes().len(),
+        other => panic!("{other:?}"),
+    };
+    for at in (0..size).step_by(size / 30) {
+        let says = says(&|bytes| bytes[at] ^= 1 << (at % 8));
+        assert!(says.contains("restore"), "{at}: {says}");
+    }
+    assert!(says(&Vec::clear).contains("restore"));
+    let lost = |_| Known::Nothing;
+    let refused = link(&request, &mut Otherwise::always(&book, &lost)).map(|_| ());
+    assert!(refused.unwrap_err().to_string().contains("restore"));
+    // Asked again, it has it.
+    let found = link(&request, &mut Otherwise::once(&book, &lost)).unwrap();
+    assert!(found.elf == linked.elf);
+}
+
+#[test]
+fn nonsense_about_an_earlier_version_costs_pages_at_most() {
+    let workshop = Workshop::new();
+    let main = workshop.compile(Compiler::Gnu, "main", MAIN);
+    let request = |version: usize| {
+        let archive = library(&workshop, version);
+        workshop.request(Compiler::Gnu, &["-static", &main, &archive])
+    };
+    let (one, two) = (request(1), request(2));
+    let mut book = AddressBook::default();
+    link(&one, &mut book).unwrap();
+    let expected = run(
+        &workshop.install("main", &link(&two, &mut book.clone()).unwrap()),
+        "main",
+    );
+    let mut keeping = 0;
+    for case in 0..24usize {
+        let damaged = |known| match known {
+            Known::Earlier { version, places } => {
+                let mut bytes = places.bytes().to_vec();
+                // The borders come first.
+                let at = if case < 12 {
+                    8 + case
+                } else {
+                    case * bytes.len() / 24
+                };
+                bytes[at] = bytes[at].wrapping_add(if case % 2 == 0 { 1 } else { 64 });
+                let places = Places::new(bytes).unwrap();
+                Known::Earlier { version, places }
+            }
+            other => other,
+        };
+        let mut registry = Otherwise::once(&book, &damaged);
+        let linked = link(&two, &mut registry).unwrap();
+        assert_eq!(run(&workshop.install("main", &linked), "main"), expected);
+        assert!(
+            link(&two, &mut registry).unwrap().elf == linked.elf,
+            "{case}"
+        );
+        let reserved = registry.book.get(&steps(&linked)).unwrap();
+        keeping += usize::from(reserved.request.keeps.is_some());
+    }
+    assert!(keeping > 0);
+}
+
+#[test]
+fn new_data_before_many_zeros_leave_them_where_they_are() {
+    let workshop = Workshop::new();
+    let main = workshop.compile(
+        Compiler::Gnu,
+        "main",
+        "int step_7(int); int main(void) { return step_7(3) == 0; }",
+    );
+    let mut book = AddressBook::default();
+    let mut build = |folder: &str, fresh: usize| {
+        let mut text = String::from("static char room[300000];\n");
+        for n in 0..fresh {
+            let _ = writeln!(text, "int fresh_{n} = {n} + 1;");
+        }
+        for n in 0..300 {
+            let _ = writeln!(
+                text,
+                "static int state_{n} = {n}; int step_{n}(int x) {{ return (room[x & 255] += x) * {n} + state_{n}++; }}"
+            );
+        }
+        let archive = archive(&workshop, folder, &[("steps.o", &text)]);
+        let request = workshop.request(Compiler::Gnu, &["-static", &main, &archive]);
+        let linked = link(&request, &mut book).unwrap();
+        run(&workshop.install("main", &linked), "main");
+        linked
+    };
+    let (before, after) = (build("one", 0), build("two", 40));
+    assert_eq!(
+        lost(&pages(&before)["steps"], &pages(&after)["steps"]),
+        [0usize; 0]
+    );
 }

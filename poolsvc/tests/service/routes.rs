@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use pool_api::client::Client;
 use pool_core::digest::ObjectId;
+use pool_core::registry::Known;
 use pool_store::upload::page_ids;
 use serde_json::{Value, json};
 
@@ -199,19 +200,58 @@ fn addresses_are_reserved_for_good() {
 }
 
 #[test]
-fn what_is_known_is_not_told_without_end() {
+fn places_are_reserved_with_records_and_asked_for_piece_by_piece() {
     let service = Service::start(&[]);
-    let places = STANDARD.encode(vec![7; 4 << 20]);
-    let request = json!([{
-        "library": "z@1", "identity": ObjectId::of(b"z"), "shared_pages": 1, "private_pages": 1,
-        "tls_size": 0, "tls_alignment": 1, "dependencies": [], "places": places,
-    }]);
-    service.post("/v1/registry/batch", &request).expect(200);
-    let ask = |count| service.post("/v1/registry/known", &json!(vec!["z@2"; count]));
-    let known = ask(1).expect(200).json();
-    assert_eq!(known[0]["places"], places);
-    let refused = ask(17).expect(413).json();
-    assert_eq!(refused["error"], "too-large");
+    let request = |library: &str, identity: &str| {
+        json!({
+            "library": library, "identity": ObjectId::of(identity.as_bytes()), "shared_pages": 20, "private_pages": 2,
+        })
+    };
+    // The largest record there is, in base64.
+    let record = STANDARD.encode(vec![7; 4 << 20]);
+    let mut first = request("z@1", "1");
+    first["places"] = json!(record);
+    let made = service.post("/v1/registry", &first).expect(201).json();
+    assert!(made.get("places").is_none() && made.get("follows").is_none());
+    let asked = json!(["z@2", "z@2", "z@2", "y@1"]);
+    let known = service
+        .post("/v1/registry/known", &asked)
+        .expect(200)
+        .json();
+    let states = known
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|known| &known["state"]);
+    assert_eq!(states.collect::<Vec<_>>(), ["earlier", "earlier"]);
+    assert_eq!(known[0]["places"], json!(record));
+    let client = service.client();
+    let all: Vec<_> = ["z@2", "z@2", "z@2", "y@1", "z@1"]
+        .iter()
+        .map(|text| text.parse().unwrap())
+        .collect();
+    let known = client.known_places(&all).unwrap();
+    assert_eq!(known.len(), 5);
+    assert!(matches!(known[4], Known::Alone));
+
+    let mut second = request("z@2", "2");
+    for (keeps, places) in [("z@1", None), ("z@2", Some("AAAA")), ("y@1", Some("AAAA"))] {
+        second["keeps"] = json!(keeps);
+        second["places"] = json!(places);
+        if places.is_none() {
+            second.as_object_mut().unwrap().remove("places");
+        }
+        let refused = service.post("/v1/registry", &second).expect(422).json();
+        assert_eq!(refused["error"], "bad-reservation", "{keeps}");
+    }
+    second["keeps"] = json!("z@1");
+    second["places"] = json!("AAAA");
+    let made = service.post("/v1/registry", &second).expect(201).json();
+    assert_eq!(made["follows"], json!(ObjectId::of(&[0; 3])));
+    // The same members with other sizes.
+    first["shared_pages"] = json!(21);
+    let refused = service.post("/v1/registry", &first).expect(409).json();
+    assert!(refused["detail"].as_str().unwrap().contains("other sizes"));
 }
 
 #[test]

@@ -8,8 +8,8 @@ use rocksdb::{DB, WriteBatch};
 use serde::Serialize;
 
 use super::{
-    EPOCH, Index, LIBRARIES, MANIFESTS, META, NEXT_SEGMENT, OBJECTS, PAGES, PLACES, REFERENCES,
-    REGISTRY, SEGMENTS, TAGS, TOKENS, WINDOWS,
+    EPOCH, Index, LIBRARIES, MANIFESTS, META, NEXT_SEGMENT, OBJECTS, PAGES, REFERENCES, REGISTRY,
+    SEGMENTS, TAGS, TOKENS, WINDOWS, places_key,
 };
 use crate::error::Result;
 use crate::format::{Location, ObjectRecord, SegmentRecord, reference_key};
@@ -136,9 +136,9 @@ impl<'a> Batch<'a> {
         self.put_json(REGISTRY, sequence.to_be_bytes(), reservation);
     }
 
-    /// Where everything is in the library version with this identity.
-    pub(crate) fn put_places(&mut self, identity: &ObjectId, places: &Places) {
-        self.put_meta([PLACES, identity.as_bytes()].concat(), places.bytes());
+    /// Where everything is in a library version.
+    pub(crate) fn put_places(&mut self, library: &LibraryRef, places: &Places) {
+        self.put_meta(places_key(library), places.bytes());
     }
 
     pub(crate) fn put_token(&mut self, record: &TokenRecord) {

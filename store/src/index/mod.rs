@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use pool_core::name::LibraryRef;
 use rocksdb::{ColumnFamily, DB, SnapshotWithThreadMode, WriteOptions};
 
 use crate::error::{self, Again, Result, StoreError};
@@ -44,8 +45,12 @@ const STORE: &[u8] = b"store";
 const COMMITS: &[u8] = b"commits";
 const FIRST_COMMIT: &[u8] = b"first-commit";
 const COMMIT: &[u8] = b"commit/";
-/// Before a library version's identity: where in it everything is.
+/// Before a library version: where in it everything is.
 const PLACES: &[u8] = b"places/";
+
+fn places_key(library: &LibraryRef) -> Vec<u8> {
+    [PLACES, library.to_string().as_bytes()].concat()
+}
 
 /// Commits whose numbers are kept as keys, so that one that is missing among them is noticed. More
 /// than a log of [`LOG`] bytes holds, unless all of them are tiny.

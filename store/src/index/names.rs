@@ -7,14 +7,19 @@ use pool_core::digest::ObjectId;
 use pool_core::extent::SegmentId;
 use pool_core::image_map::{IMAGE_MAP_FORMAT, ImageMap};
 use pool_core::name::{ImageRef, LibraryRef};
-use pool_core::registry::{AddressBook, Known, Places, Reservation};
+use pool_core::registry::{AddressBook, Known, MAX_PLACES, Places, Reservation};
 
 use super::reader::Reader;
 use super::records::{self, Records, digest_key};
-use super::{LIBRARIES, MANIFESTS, META, PLACES, REFERENCES, TAGS};
+use super::{LIBRARIES, MANIFESTS, META, REFERENCES, TAGS, places_key};
 use crate::error::{Result, StoreError};
 use crate::format::reference_key;
 use crate::manifest::{ImageManifest, LibraryRecord, TagRecord, TokenRecord};
+
+/// Most bytes of records that one answer about places has.
+const KNOWN_AT_ONCE: usize = 2 * MAX_PLACES;
+/// Most versions that one answer about places is about.
+const NAMES_AT_ONCE: usize = 1000;
 
 impl Reader<'_> {
     /// The record of a library version.
@@ -178,33 +183,28 @@ impl Reader<'_> {
         self.all(&records::RESERVATIONS, "")
     }
 
-    /// What decides where everything is in library versions, in order; `None` when those records have
-    /// more than `most` bytes together.
-    pub fn known_places(
-        &self,
-        libraries: &[LibraryRef],
-        most: usize,
-    ) -> Result<Option<Vec<Known>>> {
+    /// What decides where everything is in library versions, in order: in the first of them, a thousand
+    /// at most, and no more than have 8 MiB of records. There is one at least.
+    pub fn known_places(&self, libraries: &[LibraryRef]) -> Result<Vec<Known>> {
         let book = AddressBook::new(self.reservations()?);
-        let places = |identity: &ObjectId| self.places(identity);
+        let mut room = KNOWN_AT_ONCE;
         let mut all = Vec::new();
-        let mut left = most;
-        for library in libraries {
-            let known = book.known(library, places)?;
-            match left.checked_sub(known.record_length()) {
-                Some(rest) => left = rest,
-                None => return Ok(None),
+        for library in libraries.iter().take(NAMES_AT_ONCE) {
+            let known = book.known(library, |version| self.places(version))?;
+            let size = known.places().map_or(0, |places| places.bytes().len());
+            if size > room && !all.is_empty() {
+                break;
             }
+            room = room.saturating_sub(size);
             all.push(known);
         }
-        Ok(Some(all))
+        Ok(all)
     }
 
-    fn places(&self, identity: &ObjectId) -> Result<Option<Places>> {
-        let found = self.get(META, &[PLACES, identity.as_bytes()].concat())?;
+    fn places(&self, library: &LibraryRef) -> Result<Option<Places>> {
+        let found = self.get(META, &places_key(library))?;
         let checked = found.map(|bytes| {
-            let too_large =
-                || StoreError::Corrupt(format!("the places of {identity} are too many"));
+            let too_large = || StoreError::Corrupt(format!("the places of {library} are too many"));
             Places::new(bytes).ok_or_else(too_large)
         });
         checked.transpose()

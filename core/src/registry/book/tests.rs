@@ -1,4 +1,5 @@
 use super::*;
+use crate::digest::ObjectId;
 
 fn request(library: &str, shared: u64, private: u64) -> ReservationRequest {
     ReservationRequest {
@@ -61,7 +62,7 @@ fn who_registers_a_version_first_decides_what_it_keeps() {
     };
     let mut book = AddressBook::default();
     let known = |book: &AddressBook, library: &str| {
-        let places = |identity: &ObjectId| Ok::<_, ()>(book.places(identity).cloned());
+        let places = |library: &LibraryRef| Ok::<_, ()>(book.places(library).cloned());
         book.known(&library.parse().unwrap(), places).unwrap()
     };
     assert_eq!(known(&book, "a@1"), Known::Nothing);
@@ -76,8 +77,14 @@ fn who_registers_a_version_first_decides_what_it_keeps() {
     };
     assert_eq!(known(&book, "a@2"), earlier);
     let second = book.reserve(&with("a@2", Some("a@1"), "two")).unwrap();
+    assert_eq!(first.follows, None);
+    assert_eq!(second.follows, Some(places("two").digest()));
     let late = with("a@2", None, "other");
-    assert_eq!(book.reserve(&late), Ok(second));
+    assert_eq!(book.reserve(&late), Ok(second.clone()));
+    // One that keeps the same places otherwise learns of it by the digest, whatever sizes it has.
+    let mut other = with("a@2", Some("a@1"), "other");
+    other.shared_pages = PageCount(11);
+    assert_eq!(book.reserve(&other), Ok(second));
     let (version, two) = ("a@1".parse().unwrap(), places("two"));
     let keeping = Known::Keeping {
         version,
@@ -89,10 +96,76 @@ fn who_registers_a_version_first_decides_what_it_keeps() {
     other.identity = ObjectId::of(b"other");
     let three = with("a@3", Some("a@2"), "three");
     assert!(book.reserve_all(&[three.clone(), other]).is_err());
-    assert_eq!(book.places(&three.identity), None);
+    assert_eq!(book.places(&three.library), None);
     let text = serde_json::to_string(&book).unwrap();
     let again: AddressBook = serde_json::from_str(&text).unwrap();
     assert_eq!(known(&again, "a@2"), keeping);
+}
+
+#[test]
+fn places_are_kept_of_another_version_that_is_registered_and_with_a_record() {
+    let keeping = |keeps: &str, has_record: bool| ReservationRequest {
+        keeps: Some(keeps.parse().unwrap()),
+        places: has_record.then(|| Places::new(vec![1]).unwrap()),
+        ..request("a@2", 10, 1)
+    };
+    let mut book = AddressBook::default();
+    for library in ["a@1", "b@1"] {
+        book.reserve(&request(library, 10, 1)).unwrap();
+    }
+    for (keeps, has_record) in [("a@1", false), ("a@2", true), ("a@3", true), ("b@1", true)] {
+        let refused = book.reserve(&keeping(keeps, has_record));
+        assert!(
+            matches!(refused, Err(ReserveError::Keeps { .. })),
+            "{keeps}"
+        );
+    }
+    assert_eq!(book.reservations().len(), 2);
+    book.reserve(&keeping("a@1", true)).unwrap();
+    // A record is its version's, whoever else has these members.
+    let mut same = keeping("a@1", true);
+    same.library = "c@1".parse().unwrap();
+    (same.keeps, same.places) = (None, Places::new(vec![2]));
+    book.reserve(&same).unwrap();
+    let places = book.places(&"a@2".parse().unwrap()).unwrap();
+    assert_eq!(places.bytes(), [1]);
+}
+
+#[test]
+fn other_sizes_for_the_same_members_are_told_as_such() {
+    let mut book = AddressBook::default();
+    book.reserve(&request("a@1", 10, 1)).unwrap();
+    let refused = book.reserve(&request("a@1", 11, 1));
+    assert!(matches!(refused, Err(ReserveError::Layout { .. })));
+}
+
+#[test]
+fn what_a_version_outgrows_alone_is_elsewhere() {
+    let mut book = AddressBook::default();
+    let sized = |library: &str, shared, private, tls_size| ReservationRequest {
+        tls_size,
+        tls_alignment: 8,
+        ..request(library, shared, private)
+    };
+    let one = book.reserve(&sized("a@1", 100, 4, 8)).unwrap();
+    book.reserve(&sized("b@1", 100, 4, 8)).unwrap();
+    let two = book.reserve(&sized("a@2", 100, 4, 16)).unwrap();
+    assert_eq!(two.shared.start, one.shared.start);
+    assert_eq!(two.private.start, one.private.start);
+    assert_eq!((one.tls.offset, two.tls.offset), (8, 32));
+    let three = book.reserve(&sized("a@3", 600, 4, 16)).unwrap();
+    assert_ne!(three.shared.start, one.shared.start);
+    assert_eq!(
+        (three.private.start, three.tls),
+        (one.private.start, two.tls)
+    );
+    // Where it would fit with several it is with the one whose places it keeps.
+    let mut four = sized("a@4", 90, 4, 8);
+    four.keeps = Some("a@3".parse().unwrap());
+    four.places = Places::new(Vec::new());
+    let four = book.reserve(&four).unwrap();
+    assert_eq!(four.shared.start, three.shared.start);
+    assert_eq!(four.tls.offset, two.tls.offset);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Gives things their offsets, after those of a record.
 //!
+//! After the record of an earlier version ([`arrange`]):
+//!
 //! 1. Each thing is looked for among the record's lines: by name and identity, then by name alone (it changed), then by
 //!    identity alone (it is called otherwise). Of equal ones the first of the things is the first of the lines.
 //! 2. What is no larger than it was stays. Then what grew, if nothing is in its way.
@@ -7,15 +9,14 @@
 //! 3. What is left goes, in the order that it has without a record, where there is room on pages that differ from the earlier
 //!    version's in any case, because something there went, moved or changed; else behind everything.
 //!
-//! With the record of its own outcome every thing stays, so that whoever arranges a version after its own record has what its
-//! author had.
+//! After the record of the version itself ([`follow`]) each thing is where its line says, one after the other, and nothing is
+//! looked for: names of members are no part of a version, so whoever links it again may have others.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-
-use pool_core::page::PAGE_SIZE;
+use std::collections::{HashMap, VecDeque};
 
 use super::record::{Line, Record};
-use super::{Class, Space, Thing};
+use super::rooms::Rooms;
+use super::{Space, Thing};
 
 /// Room for a jump.
 pub(in crate::link) const JUMP_SIZE: u64 = 8;
@@ -27,18 +28,28 @@ pub(in crate::link) struct Arranged {
     pub(in crate::link) offsets: Vec<u64>,
     /// By thing: where a jump to it is, of [`JUMP_SIZE`] bytes.
     pub(in crate::link) jumps: Vec<Option<u64>>,
-    /// Bytes of shared things that lie where they did, and are what they were.
-    pub(in crate::link) kept: u64,
 }
 
-/// Arranges `things`, which are in the order that they have without a record.
-pub(in crate::link) fn arrange(things: &[Thing], record: &Record) -> Arranged {
+/// Arranges `things`, which are in the order that they have without a record. None if fewer than `least` bytes of the shared ones
+/// would lie where they did and be what they were.
+pub(in crate::link) fn arrange(things: &[Thing], record: &Record, least: u64) -> Option<Arranged> {
     let lines = lines_of(things, &record.lines);
+    let line = |at: usize| lines[at].map(|line| &record.lines[line]);
+    let sizes_of = |is_such: &dyn Fn(usize) -> bool| -> u64 {
+        let all = things.iter().enumerate();
+        let such = all.filter(|(at, thing)| thing.space == Space::Shared && is_such(*at));
+        such.map(|(_, thing)| thing.size).sum()
+    };
+    // Before all that follows, which takes its time where everything is new.
+    let is_same = |at: usize| line(at).is_some_and(|line| line.identity == things[at].identity);
+    if sizes_of(&is_same) < least {
+        return None;
+    }
     let mut rooms = Rooms::new(record);
     let mut offsets = vec![None; things.len()];
     for grown in [false, true] {
         for (at, thing) in things.iter().enumerate() {
-            let Some(line) = lines[at].map(|line| &record.lines[line]) else {
+            let Some(line) = line(at) else {
                 continue;
             };
             if offsets[at].is_none()
@@ -50,34 +61,26 @@ pub(in crate::link) fn arrange(things: &[Thing], record: &Record) -> Arranged {
         }
     }
     let mut jumps = vec![None; things.len()];
-    for (at, thing) in things.iter().enumerate() {
-        let Some(line) = lines[at].map(|line| &record.lines[line]) else {
+    for at in (0..things.len()).filter(|at| things[*at].is_called) {
+        let Some(line) = line(at) else {
             continue;
         };
-        if (thing.space, thing.class) != (Space::Shared, Class::Code) {
-            continue;
-        }
         let moved = offsets[at].is_none();
         let jump = line.jump.or(moved.then_some(line.offset));
         jumps[at] = jump.filter(|offset| rooms.put(&Thing::jump(*offset), *offset));
     }
-    let is_kept = |at: usize, line: &Line| {
-        offsets[at] == Some(line.offset) && things[at].identity == line.identity
-    };
-    let mut kept = 0;
-    let mut missing: Vec<bool> = vec![true; record.lines.len()];
-    for (at, line) in lines.iter().enumerate() {
-        if let Some(line) = line.filter(|line| is_kept(at, &record.lines[*line])) {
-            missing[line] = false;
-            if things[at].space == Space::Shared {
-                kept += things[at].size;
-            }
+    let stays = |at: usize| is_same(at) && offsets[at] == line(at).map(|line| line.offset);
+    if sizes_of(&stays) < least {
+        return None;
+    }
+    let mut differs = vec![true; record.lines.len()];
+    for at in (0..things.len()).filter(|at| stays(*at)) {
+        if let Some(line) = lines[at] {
+            differs[line] = false;
         }
     }
-    let went = record.lines.iter().zip(&missing).filter(|(_, m)| **m);
-    for (line, _) in went.filter(|(line, _)| line.space == Space::Shared) {
-        rooms.differs(line.offset, line.size);
-    }
+    let differing = record.lines.iter().zip(differs).filter(|(_, d)| *d);
+    rooms.find_gaps(differing.map(|(line, _)| line));
     let mut rest: Vec<usize> = (0..things.len())
         .filter(|at| offsets[*at].is_none())
         .collect();
@@ -85,11 +88,39 @@ pub(in crate::link) fn arrange(things: &[Thing], record: &Record) -> Arranged {
     for at in rest {
         offsets[at] = Some(rooms.find(&things[at]));
     }
-    Arranged {
+    Some(Arranged {
         offsets: offsets.into_iter().map(Option::unwrap_or_default).collect(),
         jumps,
-        kept,
+    })
+}
+
+/// Puts `things` where the record of their own version has them, which has a line for each that is not empty. None if the
+/// record cannot be theirs.
+pub(in crate::link) fn follow(things: &[Thing], record: &Record) -> Option<Arranged> {
+    let mut rooms = Rooms::new(record);
+    let mut lines = record.lines.iter();
+    let mut arranged = Arranged {
+        offsets: Vec::with_capacity(things.len()),
+        jumps: Vec::with_capacity(things.len()),
+    };
+    for thing in things {
+        if thing.size == 0 {
+            arranged.offsets.push(rooms.find(thing));
+            arranged.jumps.push(None);
+            continue;
+        }
+        let line = lines.next()?;
+        let is_its = (line.space, line.size) == (thing.space, thing.size)
+            && (line.jump.is_none() || thing.is_called);
+        if !is_its || !rooms.put(thing, line.offset) {
+            return None;
+        }
+        arranged.offsets.push(line.offset);
+        arranged.jumps.push(line.jump);
     }
+    let mut jumps = arranged.jumps.iter().flatten();
+    let fit = jumps.all(|jump| rooms.put(&Thing::jump(*jump), *jump));
+    (fit && lines.next().is_none()).then_some(arranged)
 }
 
 /// Of each thing its line, if it has one.
@@ -122,157 +153,6 @@ fn lines_of(things: &[Thing], lines: &[Line]) -> Vec<Option<usize>> {
         }
     }
     found
-}
-
-/// What is taken, of each space: start and end.
-struct Rooms<'r> {
-    record: &'r Record,
-    taken: [BTreeMap<u64, u64>; 4],
-    /// Shared pages with code, and with constants that hold addresses.
-    code: BTreeSet<u64>,
-    held: BTreeSet<u64>,
-    /// Shared pages that differ from the earlier version's.
-    differ: BTreeSet<u64>,
-    /// End of what is stored, by space.
-    stored: [u64; 4],
-}
-
-impl<'r> Rooms<'r> {
-    fn new(record: &'r Record) -> Self {
-        Self {
-            record,
-            taken: Default::default(),
-            code: BTreeSet::new(),
-            held: BTreeSet::new(),
-            differ: BTreeSet::new(),
-            stored: [0; 4],
-        }
-    }
-
-    fn differs(&mut self, offset: u64, size: u64) {
-        self.differ.extend(pages(offset, size));
-    }
-
-    /// Puts a thing at `offset` if it can be there.
-    fn put(&mut self, thing: &Thing, offset: u64) -> bool {
-        let can = self.can(thing, offset);
-        if can {
-            self.take(thing, offset);
-        }
-        can
-    }
-
-    fn can(&self, thing: &Thing, offset: u64) -> bool {
-        let end = offset + thing.size;
-        let record = self.record;
-        if !offset.is_multiple_of(thing.alignment) {
-            return false;
-        }
-        let before = self.taken[thing.space as usize].range(..end).next_back();
-        if before.is_some_and(|(_, taken)| *taken > offset) {
-            return false;
-        }
-        if thing.space != Space::Shared {
-            return true;
-        }
-        // Sections of the output end at the borders, and constants count from the first.
-        let crosses = |border: u64| offset < border && end > border;
-        let is_in_code = end <= record.constants_at;
-        !crosses(record.constants_at)
-            && match thing.class {
-                Class::Code => is_in_code || offset >= record.more_at,
-                _ => !is_in_code || thing.size == 0,
-            }
-    }
-
-    /// A thing that has had no place can be at `offset`: no page with code has constants that hold addresses.
-    fn can_anew(&self, thing: &Thing, offset: u64) -> bool {
-        let others = match thing.class {
-            _ if thing.space != Space::Shared => return self.can(thing, offset),
-            Class::Code => &self.held,
-            Class::Held => &self.code,
-            Class::Stored | Class::Zero => return self.can(thing, offset),
-        };
-        self.can(thing, offset) && pages(offset, thing.size).all(|page| !others.contains(&page))
-    }
-
-    fn take(&mut self, thing: &Thing, offset: u64) {
-        let space = thing.space as usize;
-        self.taken[space].insert(offset, offset + thing.size);
-        if thing.class != Class::Zero {
-            self.stored[space] = self.stored[space].max(offset + thing.size);
-        }
-        if thing.space == Space::Shared {
-            match thing.class {
-                Class::Code => self.code.extend(pages(offset, thing.size)),
-                Class::Held => self.held.extend(pages(offset, thing.size)),
-                Class::Stored | Class::Zero => {}
-            }
-        }
-    }
-
-    /// Puts a thing that has no place where there is room.
-    fn find(&mut self, thing: &Thing) -> u64 {
-        // Nothing is there, so any place will do.
-        if thing.size == 0 {
-            return match thing.class {
-                Class::Code => 0,
-                _ if thing.space == Space::Shared => {
-                    self.record.constants_at.next_multiple_of(thing.alignment)
-                }
-                _ => 0,
-            };
-        }
-        let space = thing.space as usize;
-        let gap = self.gaps(thing).find(|offset| {
-            self.can_anew(thing, *offset)
-                && (thing.space != Space::Shared
-                    || pages(*offset, thing.size).all(|page| self.differ.contains(&page)))
-        });
-        let offset = gap.unwrap_or_else(|| {
-            let last = self.taken[space]
-                .last_key_value()
-                .map_or(0, |(_, end)| *end);
-            let first = match thing.space {
-                Space::Shared => self.record.more_at.max(last),
-                _ => last,
-            };
-            let mut offset = first.next_multiple_of(thing.alignment);
-            if !self.can_anew(thing, offset) {
-                // The page has what may not be beside it.
-                offset = offset.next_multiple_of(PAGE_SIZE.max(thing.alignment));
-            }
-            offset
-        });
-        self.take(thing, offset);
-        offset
-    }
-
-    /// Starts of gaps between what is taken, aligned.
-    fn gaps(&self, thing: &Thing) -> impl Iterator<Item = u64> {
-        let space = thing.space as usize;
-        let last = self.taken[space]
-            .last_key_value()
-            .map_or(0, |(_, end)| *end);
-        // Zeros among what is stored would be stored.
-        let first = match thing.class {
-            Class::Zero => self.stored[space],
-            _ if thing.space == Space::Shared && thing.class != Class::Code => {
-                self.record.constants_at
-            }
-            _ => 0,
-        };
-        let alignment = thing.alignment;
-        let ends = self.taken[space].values().copied();
-        let starts = std::iter::once(first).chain(ends.filter(move |end| *end >= first));
-        let starts = starts.map(move |start| start.next_multiple_of(alignment));
-        let size = thing.size;
-        starts.filter(move |start| start + size <= last)
-    }
-}
-
-fn pages(offset: u64, size: u64) -> std::ops::RangeInclusive<u64> {
-    offset / PAGE_SIZE..=(offset + size.max(1) - 1) / PAGE_SIZE
 }
 
 #[cfg(test)]

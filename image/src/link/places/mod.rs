@@ -7,14 +7,17 @@
 //!
 //! - [`record`]: what is on record of a version: of everything that has a place of its own where it is, how large, and two
 //!   digests to tell it by.
-//! - [`arrange`]: gives the things of a version their offsets, after those of a record. Pure, and without a notion of what the
-//!   things are. A record decides how good the outcome is and never whether it is right: whatever it says, no two things
-//!   overlap, and all are aligned.
+//! - [`arrange`]: gives the things of a version their offsets, after those of a record: an earlier version's, or the version's
+//!   own. Pure, and without a notion of what the things are. An earlier version's record decides how good the outcome is and never
+//!   whether it is right: whatever it says, no two things overlap, and all are aligned. The version's own is followed to the
+//!   letter, or not at all.
+//! - [`rooms`]: what is taken, and what is free.
 //!
 //! `plan::keep` makes things of a plan, and gives a plan other offsets.
 
 pub(super) mod arrange;
 pub(super) mod record;
+mod rooms;
 
 /// What offsets count from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,6 +61,8 @@ pub(super) struct Thing {
     pub(super) alignment: u64,
     /// Where it is when nothing is on record.
     pub(super) offset: u64,
+    /// It is code that is called at its start, so that a jump to it can stand where it was.
+    pub(super) is_called: bool,
 }
 
 impl Thing {
@@ -71,6 +76,7 @@ impl Thing {
             size: arrange::JUMP_SIZE,
             alignment: 1,
             offset,
+            is_called: false,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 8 | `PLACES`, 0, 1 |
 //! | number | offset of the constants in the shared range |
-//! | number | offset of what is behind all that was kept |
+//! | number | offset of what is behind all that was kept, not before the constants |
 //! | number | bytes for bound sections, a multiple of the page size |
 //! | number | lines |
 //!
@@ -22,6 +22,8 @@
 //!
 //! Numbers are in base 128, little end first, as in DWARF. Names and identities are the first 4 bytes of digests: equal ones
 //! cost pages at most.
+
+use pool_core::page::PAGE_SIZE;
 
 use super::Space;
 
@@ -88,7 +90,8 @@ impl Record {
         bytes
     }
 
-    /// None for what is no record, or not of a library that fits where libraries lie.
+    /// None for what is no record, or not of a library that fits where libraries lie. Lines may overlap: who arranges after an
+    /// earlier version's looks at each.
     pub(in crate::link) fn parse(bytes: &[u8]) -> Option<Self> {
         let mut rest = bytes.strip_prefix(MAGIC)?;
         let mut record = Self {
@@ -99,6 +102,7 @@ impl Record {
         };
         let count = take(&mut rest)?;
         let mut ends = [0u64; 4];
+        let mut sizes = 0u64;
         for _ in 0..count {
             let (kind, behind) = rest.split_first()?;
             let space = *Space::ALL.get(usize::from(kind & 3))?;
@@ -120,6 +124,7 @@ impl Record {
             let offset = end.checked_add_signed(distance)?;
             let size = take(&mut rest)?;
             *end = offset.checked_add(size).filter(|end| *end < LIMIT)?;
+            sizes += size;
             let jump = match kind & HAS_JUMP {
                 0 => None,
                 _ => Some(take(&mut rest).filter(|jump| *jump < LIMIT)?),
@@ -133,8 +138,13 @@ impl Record {
                 jump,
             });
         }
-        let fits = [record.constants_at, record.more_at, record.bound];
-        (rest.is_empty() && fits.iter().all(|value| *value < LIMIT)).then_some(record)
+        let fits = record.constants_at <= record.more_at
+            && record.more_at < LIMIT
+            && record.bound < LIMIT
+            && record.bound.is_multiple_of(PAGE_SIZE)
+            // They lie beside each other, in four spaces.
+            && sizes < 4 * LIMIT;
+        (rest.is_empty() && fits).then_some(record)
     }
 }
 
@@ -188,6 +198,13 @@ mod tests {
             for length in 0..bytes.len() {
                 prop_assert_eq!(Record::parse(&bytes[..length]), None);
             }
+        }
+
+        #[test]
+        fn borders_that_no_version_has_are_none(constants in 0u64..1 << 32, more in 0u64..1 << 32, bound in 0u64..1 << 32) {
+            let record = Record { constants_at: constants, more_at: more, bound, lines: Vec::new() };
+            let is_one = constants <= more && more < LIMIT && bound < LIMIT && bound % PAGE_SIZE == 0;
+            prop_assert_eq!(Record::parse(&record.to_bytes()).is_some(), is_one);
         }
 
         #[test]

@@ -1,4 +1,4 @@
-//! A plan that keeps the places of an earlier version of its library.
+//! A plan that keeps the places of an earlier version of its library, or has those that are on record of its own.
 
 mod things;
 
@@ -8,7 +8,7 @@ use pool_core::page::PAGE_SIZE;
 
 use super::{Kept, Part, Plan, runs};
 use crate::link::detour_frames;
-use crate::link::places::arrange::{Arranged, JUMP_SIZE, arrange};
+use crate::link::places::arrange::{Arranged, JUMP_SIZE, arrange, follow};
 use crate::link::places::record::{Line, Record};
 use crate::link::places::{Class, Space, Thing};
 use crate::link::unit::Unit;
@@ -16,15 +16,8 @@ use things::{Things, What};
 
 /// How often frames are looked at again, whose size follows from where stubs are.
 const ATTEMPTS: usize = 4;
-
-/// How a plan follows a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::link) enum Follow {
-    /// It is an earlier version's: only if much stays, and little room is lost.
-    IfWorth,
-    /// It is the version's own.
-    Always,
-}
+/// Most bytes of zeros that are in a file because of data behind them.
+const MOST_ZEROS: u64 = 1 << 20;
 
 impl<'a> Plan<'a> {
     /// What is to be on record of the plan, which is that of the library `unit`. None for one whose things cannot be told
@@ -45,81 +38,84 @@ impl<'a> Plan<'a> {
         });
         Some(Record {
             constants_at: self.constants_at(),
-            more_at: self
-                .kept
-                .map_or_else(|| self.shared_size(), |kept| kept.more.0),
+            more_at: self.kept.map_or_else(
+                || self.shared_size().max(self.constants_at()),
+                |kept| kept.more.0,
+            ),
             bound: self.bound_room(),
             lines: lines.collect(),
         })
     }
 
-    /// Moves everything to where `record` has it. False if nothing was moved.
-    pub(in crate::link) fn keep(
-        &mut self,
-        unit: &Unit<'a>,
-        record: &Record,
-        follow: Follow,
-    ) -> bool {
+    /// Moves whatever an earlier version had, too, to where that one's `record` has it, if much stays then and little room is
+    /// lost. False if nothing was moved.
+    pub(in crate::link) fn keep(&mut self, unit: &Unit<'a>, record: &Record) -> bool {
         let Some(mut things) = Things::of(self, unit) else {
             return false;
         };
+        let shared = things.all.iter().map(|(_, thing)| thing);
+        let shared = shared.filter(|thing| thing.space == Space::Shared);
+        let least = (shared.map(|thing| thing.size).sum::<u64>() / 4).max(1);
         for _ in 0..ATTEMPTS {
-            let all: Vec<Thing> = things.all.iter().map(|(_, thing)| *thing).collect();
-            let arranged = arrange(&all, record);
-            if self.sizes_frames(&mut things, &arranged) {
+            let all = things.plain();
+            let Some(arranged) = arrange(&all, record, least) else {
+                return false;
+            };
+            let placed = things.all.iter().zip(&arranged.offsets);
+            let stubs = placed.filter(|((what, _), _)| matches!(what, What::Stub(_)));
+            let stubs = stubs.map(|(_, offset)| *offset);
+            let jumps = arranged.jumps.iter().flatten().copied();
+            let size = self.size_of_frames(stubs.chain(jumps));
+            if things.sizes_frames(size, self.shared_size()) {
                 continue;
             }
             let outcome = Outcome {
                 things: &all,
                 offsets: &arranged.offsets,
             };
-            if follow == Follow::IfWorth && !outcome.is_worth(arranged.kept, record) {
+            if !outcome.is_worth(record) {
                 return false;
             }
-            for ((what, _), jump) in things.all.iter().zip(&arranged.jumps) {
-                if let (What::Section(o, s), Some(jump)) = (what, jump) {
-                    self.jumps.insert((*o, *s), *jump);
-                }
-            }
-            self.put(unit, &things, &outcome, record);
+            self.put(unit, &things, &arranged, record);
             return true;
         }
         false
     }
 
-    /// Gives the frames of stubs the size that they have when stubs are at `offsets`. True if it was another.
-    fn sizes_frames(&self, things: &mut Things<'a>, arranged: &Arranged) -> bool {
-        let placed = things.all.iter().zip(&arranged.offsets);
+    /// Moves everything to where `record` has it, which is that of the version itself. False, with nothing moved, if it
+    /// cannot be that.
+    pub(in crate::link) fn follow(&mut self, unit: &Unit<'a>, record: &Record) -> bool {
+        let Some(mut things) = Things::of(self, unit) else {
+            return false;
+        };
+        // The frames of stubs are the last, and all others have the sizes that they have without a record.
+        let sized = things.all.iter().filter(|(_, thing)| thing.size > 0);
+        let placed = sized.zip(&record.lines);
         let stubs = placed.filter(|((what, _), _)| matches!(what, What::Stub(_)));
-        let stubs = stubs.map(|(_, offset)| *offset);
-        let jumps = arranged.jumps.iter().flatten().copied();
-        let runs = runs(stubs.chain(jumps).collect()).len();
-        let detours = self.detours.iter().map(|planned| &planned.detour);
-        let size = detour_frames::size(runs, detours);
-        let mut frames = things.all.iter_mut();
-        let frames = frames.find(|(what, _)| matches!(what, What::DetourFrames));
-        match frames {
-            Some((_, thing)) => {
-                let before = std::mem::replace(thing, things::frames(size, thing.offset));
-                before.size != size
-            }
-            None if size > 0 => {
-                things
-                    .all
-                    .push((What::DetourFrames, things::frames(size, self.shared_size())));
-                true
-            }
-            None => false,
+        let stubs = stubs.map(|(_, line)| line.offset);
+        let jumps = record.lines.iter().filter_map(|line| line.jump);
+        let size = self.size_of_frames(stubs.chain(jumps));
+        things.sizes_frames(size, self.shared_size());
+        let arranged = follow(&things.plain(), record);
+        if let Some(arranged) = &arranged {
+            self.put(unit, &things, arranged, record);
         }
+        arranged.is_some()
     }
 
-    fn put(
-        &mut self,
-        unit: &Unit<'a>,
-        things: &Things<'a>,
-        outcome: &Outcome<'_>,
-        record: &Record,
-    ) {
+    /// Bytes of the frames of stubs and detours, with stubs, and jumps, at `offsets`.
+    fn size_of_frames(&self, offsets: impl Iterator<Item = u64>) -> u64 {
+        let runs = runs(offsets.collect()).len();
+        let detours = self.detours.iter().map(|planned| &planned.detour);
+        detour_frames::size(runs, detours)
+    }
+
+    fn put(&mut self, unit: &Unit<'a>, things: &Things<'a>, arranged: &Arranged, record: &Record) {
+        let plain = things.plain();
+        let outcome = Outcome {
+            things: &plain,
+            offsets: &arranged.offsets,
+        };
         let constants_at = record.constants_at;
         let from_start = |part: Part, offset: u64| match part {
             Part::Constant => offset - constants_at,
@@ -127,6 +123,12 @@ impl<'a> Plan<'a> {
         };
         let mut pieces: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
         let mut frames: Option<u64> = None;
+        self.jumps.clear();
+        for ((what, _), jump) in things.all.iter().zip(&arranged.jumps) {
+            if let (What::Section(o, s), Some(jump)) = (what, jump) {
+                self.jumps.insert((*o, *s), *jump);
+            }
+        }
         for ((what, _), offset) in things.all.iter().zip(outcome.offsets) {
             match *what {
                 What::Section(o, s) => {
@@ -240,9 +242,10 @@ impl Outcome<'_> {
         ends.map(|(_, end)| end).max().unwrap_or(0)
     }
 
-    /// At least a quarter of the shared bytes stay, and no range is much larger than it would be otherwise. The data must not
-    /// move, so that what is bound fits into the room before them.
-    fn is_worth(&self, kept: u64, record: &Record) -> bool {
+    /// No range is much larger than it would be otherwise. The data must not move, so that what is bound fits into the room
+    /// before them. Data that are new and found no room lie behind the zeros, which are then in the file: a pool keeps no
+    /// pages of them.
+    fn is_worth(&self, record: &Record) -> bool {
         let plain: Vec<u64> = self.things.iter().map(|thing| thing.offset).collect();
         let plain = Outcome {
             things: self.things,
@@ -252,14 +255,12 @@ impl Outcome<'_> {
             let before = plain.end(of);
             self.end(of) <= before + before / 4 + more
         };
-        let shared = self.things.iter().filter(|t| t.space == Space::Shared);
-        let shared: u64 = shared.map(|thing| thing.size).sum();
-        kept >= shared / 4
-            && kept > 0
-            && self.end(|thing, _| thing.space == Space::Bound) <= record.bound
+        let bound = plain.end(|thing, _| thing.space == Space::Bound);
+        self.end(|thing, _| thing.space == Space::Bound) <= record.bound
+            && record.bound <= bound + bound / 4 + 2 * PAGE_SIZE
             && is_small(2 * PAGE_SIZE, |thing, _| thing.space == Space::Shared)
             && is_small(2 * PAGE_SIZE, |thing, _| thing.space == Space::Data)
-            && is_small(2 * PAGE_SIZE, |thing, _| is_stored(thing, Space::Data))
+            && is_small(MOST_ZEROS, |thing, _| is_stored(thing, Space::Data))
             && is_small(64, |thing, _| thing.space == Space::Thread)
     }
 }

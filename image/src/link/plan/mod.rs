@@ -33,7 +33,6 @@ use super::slots::Detour;
 use super::target::{Target, UnitTargets};
 use super::unit::{SymbolId, Unit};
 use crate::link::hash::{HashMap, HashSet};
-pub(super) use keep::Follow;
 
 /// Bytes of a stub: an indirect jump, padded. As many as of a jump that stands where code has moved from.
 pub(super) const STUB_SIZE: u64 = super::places::arrange::JUMP_SIZE;

@@ -1,5 +1,9 @@
+use std::collections::BTreeSet;
+
+use pool_core::page::PAGE_SIZE;
 use proptest::prelude::*;
 
+use super::super::Class;
 use super::*;
 
 const CONSTANTS: u64 = 0x4000;
@@ -13,6 +17,7 @@ fn code(name: u32, identity: u32, size: u64) -> Thing {
         size,
         alignment: 16,
         offset: 0,
+        is_called: true,
     }
 }
 
@@ -48,7 +53,6 @@ fn first(things: &[Thing]) -> Record {
     let arranged = Arranged {
         offsets: offsets.collect(),
         jumps: vec![None; things.len()],
-        kept: 0,
     };
     record(things, &arranged, CONSTANTS)
 }
@@ -58,27 +62,29 @@ fn what_grows_goes_and_leaves_a_jump_and_all_others_stay() {
     let old = [code(1, 1, 100), code(2, 2, 100), code(3, 3, 100)];
     let record = first(&old);
     let new = [code(1, 1, 100), code(2, 9, 300), code(3, 3, 100)];
-    let arranged = arrange(&new, &record);
+    let arranged = arrange(&new, &record, 200).unwrap();
     assert_eq!(arranged.offsets[0], 0);
     assert_eq!(arranged.offsets[2], 224);
     assert_eq!(arranged.jumps, [None, Some(112), None]);
-    assert_eq!(arranged.kept, 200);
+    // That is 200 bytes that stay, and no more.
+    assert_eq!(arrange(&new, &record, 201), None);
     // It fits on a page that differs anyway, behind the others.
     assert!(arranged.offsets[1] >= 324);
     // A change that fits stays, though it takes up what was between.
     let new = [code(1, 1, 100), code(2, 9, 112), code(3, 3, 100)];
-    assert_eq!(arrange(&new, &record).offsets, [0, 112, 224]);
-    assert_eq!(arrange(&new, &record).jumps, [None; 3]);
+    assert_eq!(arrange(&new, &record, 0).unwrap().offsets, [0, 112, 224]);
+    assert_eq!(arrange(&new, &record, 0).unwrap().jumps, [None; 3]);
 }
 
 #[test]
 fn the_jump_outlives_the_next_version() {
     let record_1 = first(&[code(1, 1, 100), code(2, 2, 100)]);
     let second = [code(1, 8, 300), code(2, 2, 100)];
-    let arranged_2 = arrange(&second, &record_1);
+    let arranged_2 = arrange(&second, &record_1, 0).unwrap();
     assert_eq!(arranged_2.jumps[0], Some(0));
     let third = [code(1, 9, 400), code(2, 2, 100)];
-    let arranged_3 = arrange(&third, &record(&second, &arranged_2, CONSTANTS));
+    let record_2 = record(&second, &arranged_2, CONSTANTS);
+    let arranged_3 = arrange(&third, &record_2, 0).unwrap();
     assert_eq!(arranged_3.jumps[0], Some(0));
     assert_eq!(arranged_3.offsets[1], arranged_2.offsets[1]);
 }
@@ -86,7 +92,7 @@ fn the_jump_outlives_the_next_version() {
 #[test]
 fn what_is_called_otherwise_is_known_by_what_it_is() {
     let record = first(&[code(1, 11, 100), code(2, 12, 100)]);
-    let arranged = arrange(&[code(5, 12, 100), code(6, 11, 100)], &record);
+    let arranged = arrange(&[code(5, 12, 100), code(6, 11, 100)], &record, 0).unwrap();
     assert_eq!(arranged.offsets, [112, 0]);
 }
 
@@ -107,7 +113,7 @@ fn new_things_keep_off_pages_that_stay() {
         code(3, 3, page),
         code(4, 4, 32),
     ];
-    let arranged = arrange(&new, &record);
+    let arranged = arrange(&new, &record, 0).unwrap();
     assert_eq!(arranged.offsets[3] / PAGE_SIZE, 1);
     let new = [
         code(1, 1, page),
@@ -115,7 +121,7 @@ fn new_things_keep_off_pages_that_stay() {
         code(3, 3, page),
         code(4, 4, 32),
     ];
-    let arranged = arrange(&new, &record);
+    let arranged = arrange(&new, &record, 0).unwrap();
     assert!(arranged.offsets[3] >= record.more_at);
 }
 
@@ -137,6 +143,7 @@ fn thing() -> impl Strategy<Value = Thing> {
                 size,
                 alignment: 1 << alignment,
                 offset: 0,
+                is_called: class == Class::Code && name % 4 != 0,
             }
         },
     )
@@ -145,9 +152,10 @@ fn thing() -> impl Strategy<Value = Thing> {
 fn any_record() -> impl Strategy<Value = Record> {
     let line = (0usize..4, 0u32..12, 0u32..3, 0u64..0x9000, 0u64..3000);
     let line = (line, prop::option::of(0u64..0x9000));
-    prop::collection::vec(line, 0..40).prop_map(|lines| Record {
-        constants_at: CONSTANTS,
-        more_at: 0x8000,
+    let borders = (0u64..0x8000, 0u64..0x4000);
+    (borders, prop::collection::vec(line, 0..40)).prop_map(|((constants_at, more), lines)| Record {
+        constants_at,
+        more_at: constants_at + more,
         bound: PAGE_SIZE,
         lines: lines
             .into_iter()
@@ -164,20 +172,30 @@ fn any_record() -> impl Strategy<Value = Record> {
 }
 
 proptest! {
-    /// Whatever a record says, nothing overlaps, all is aligned and on its side of the borders, and whoever follows the record
-    /// of the outcome has the same.
+    /// Whatever a record says, nothing overlaps, all is aligned and on its side of the borders, no page has code beside constants
+    /// that hold addresses, and whoever follows the record of the outcome has the same.
     #[test]
     fn no_record_makes_things_overlap(
         things in prop::collection::vec(thing(), 0..60),
-        record_before in any_record(),
+        before in any_record(),
     ) {
-        let arranged = arrange(&things, &record_before);
+        let arranged = arrange(&things, &before, 0).unwrap();
         let mut ranges = Vec::new();
+        let mut pages: [BTreeSet<u64>; 2] = Default::default();
+        let mut note = |class: Class, from: u64, size: u64| match class {
+            Class::Code => pages[0].extend(from / PAGE_SIZE..=(from + size - 1) / PAGE_SIZE),
+            Class::Held => pages[1].extend(from / PAGE_SIZE..=(from + size - 1) / PAGE_SIZE),
+            _ => {}
+        };
         for ((thing, offset), jump) in things.iter().zip(&arranged.offsets).zip(&arranged.jumps) {
             prop_assert!(offset.is_multiple_of(thing.alignment));
             if let Some(jump) = jump {
-                prop_assert_eq!(thing.class, Class::Code);
+                prop_assert!(thing.is_called);
                 ranges.push((Space::Shared, *jump, jump + JUMP_SIZE));
+                note(Class::Code, *jump, JUMP_SIZE);
+            }
+            if thing.space == Space::Shared && thing.class != Class::Code {
+                prop_assert!(*offset >= before.constants_at);
             }
             if thing.size == 0 {
                 continue;
@@ -185,20 +203,78 @@ proptest! {
             let end = offset + thing.size;
             ranges.push((thing.space, *offset, end));
             if thing.space == Space::Shared {
-                let is_in_code = end <= CONSTANTS;
-                let is_behind = *offset >= record_before.more_at;
-                match thing.class {
-                    Class::Code => prop_assert!(is_in_code || is_behind),
-                    _ => prop_assert!(*offset >= CONSTANTS),
-                }
+                note(thing.class, *offset, thing.size);
+                let is_in_code = end <= before.constants_at || *offset >= before.more_at;
+                prop_assert!(thing.class != Class::Code || is_in_code);
             }
         }
+        prop_assert!(pages[0].is_disjoint(&pages[1]));
         ranges.sort_unstable();
         for two in ranges.windows(2) {
             prop_assert!(two[0].0 != two[1].0 || two[0].2 <= two[1].1, "{:?}", two);
         }
-        let again = arrange(&things, &record(&things, &arranged, record_before.more_at));
-        prop_assert_eq!(&again.offsets, &arranged.offsets);
-        prop_assert_eq!(&again.jumps, &arranged.jumps);
+        let mut own = record(&things, &arranged, before.more_at);
+        own.constants_at = before.constants_at;
+        prop_assert_eq!(follow(&things, &own), Some(arranged.clone()));
+        // Whatever the members are called that they come from.
+        let renamed: Vec<Thing> = things.iter().rev().zip(&things).map(|(named, thing)| Thing {
+            name: named.name,
+            identity: named.identity,
+            ..*thing
+        }).collect();
+        prop_assert_eq!(follow(&renamed, &own), Some(arranged));
     }
+}
+
+#[test]
+fn a_record_of_its_own_is_followed_to_the_letter_or_not_at_all() {
+    let things = [code(1, 1, 100), code(2, 2, 300), code(3, 3, 100)];
+    let before = first(&[code(1, 1, 100), code(2, 5, 100), code(3, 3, 100)]);
+    let arranged = arrange(&things, &before, 0).unwrap();
+    let own = record(&things, &arranged, CONSTANTS);
+    assert_eq!(own.lines[1].jump, Some(112));
+    assert_eq!(follow(&things, &own).as_ref(), Some(&arranged));
+    let refuses = |change: &dyn Fn(&mut Vec<Line>)| {
+        let mut other = own.clone();
+        change(&mut other.lines);
+        assert_eq!(follow(&things, &other), None);
+    };
+    refuses(&|lines| lines.truncate(2));
+    refuses(&|lines| {
+        lines.push(Line {
+            offset: 0x8000,
+            ..lines[0]
+        });
+    });
+    refuses(&|lines| lines[0].size += 1);
+    refuses(&|lines| lines[0].space = Space::Data);
+    // On another, not aligned, across the border to the constants, a jump on another.
+    refuses(&|lines| lines[0].offset = lines[2].offset);
+    refuses(&|lines| lines[0].offset += 1);
+    refuses(&|lines| lines[0].offset = CONSTANTS - 48);
+    refuses(&|lines| lines[1].jump = Some(lines[2].offset));
+    // A jump to what nobody calls.
+    let mut others = things;
+    others[1].is_called = false;
+    assert_eq!(follow(&others, &own), None);
+    assert_eq!(arrange(&others, &before, 0).unwrap().jumps, [None; 3]);
+}
+
+/// As many as it takes for looking at each gap for each thing to be felt.
+#[test]
+fn many_new_things_find_their_places() {
+    let old: Vec<Thing> = (0..40_000).map(|n| code(n, n, 40)).collect();
+    let mut before = first(&old);
+    before.constants_at = 40_000 * 48;
+    before.more_at = before.constants_at;
+    let new: Vec<Thing> = (0..60_000)
+        .filter(|n| n % 3 != 1)
+        .map(|n| code(n, n, 40))
+        .collect();
+    let arranged = arrange(&new, &before, 0).unwrap();
+    // Each that is gone leaves room for one that is new; what is left is behind.
+    let inside = arranged.offsets.iter().filter(|at| **at < before.more_at);
+    assert_eq!(inside.count(), 40_000);
+    let all_new: Vec<Thing> = (50_000..90_000).map(|n| code(n, n, 40)).collect();
+    assert_eq!(arrange(&all_new, &before, 1), None);
 }

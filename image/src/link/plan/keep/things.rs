@@ -50,6 +50,27 @@ impl<'a> Things<'a> {
         Some(things)
     }
 
+    /// The things, without what they are.
+    pub(super) fn plain(&self) -> Vec<Thing> {
+        self.all.iter().map(|(_, thing)| *thing).collect()
+    }
+
+    /// Gives the frames of stubs, which lie at `offset` if there were none, their size. True if it was another.
+    pub(super) fn sizes_frames(&mut self, size: u64, offset: u64) -> bool {
+        let mut all = self.all.iter_mut();
+        match all.find(|(what, _)| matches!(what, What::DetourFrames)) {
+            Some((_, thing)) => {
+                let before = std::mem::replace(thing, frames(size, thing.offset));
+                before.size != size
+            }
+            None if size > 0 => {
+                self.all.push((What::DetourFrames, frames(size, offset)));
+                true
+            }
+            None => false,
+        }
+    }
+
     pub(super) fn frames_size(&self) -> u64 {
         let mut all = self.all.iter();
         let frames = all.find(|(what, _)| matches!(what, What::DetourFrames));
@@ -59,7 +80,7 @@ impl<'a> Things<'a> {
 
 /// Frames of stubs and detours. They are other ones when their size is: so they are not in the way of frames before them,
 /// which are large.
-pub(super) fn frames(size: u64, offset: u64) -> Thing {
+fn frames(size: u64, offset: u64) -> Thing {
     let name = Digest::of("frames").number(size).finish();
     Thing {
         space: Space::Shared,
@@ -69,6 +90,7 @@ pub(super) fn frames(size: u64, offset: u64) -> Thing {
         size,
         alignment: 8,
         offset,
+        is_called: false,
     }
 }
 
@@ -101,6 +123,7 @@ impl<'a> Collector<'_, 'a> {
                 size: section.size,
                 alignment: section.alignment,
                 offset,
+                is_called: placement.part == Part::Code,
             };
             things.all.push((What::Section(o, s), thing));
         }
@@ -138,6 +161,7 @@ impl<'a> Collector<'_, 'a> {
             size,
             alignment,
             offset: start,
+            is_called: false,
         })
     }
 
@@ -154,6 +178,7 @@ impl<'a> Collector<'_, 'a> {
                     size: bytes.len() as u64,
                     alignment: merged.alignment,
                     offset: self.shared(Part::Constant, merged.offset + position),
+                    is_called: false,
                 };
                 things.all.push((What::Piece(index), thing));
             }
@@ -179,6 +204,7 @@ impl<'a> Collector<'_, 'a> {
                 size: symbol.size,
                 alignment: symbol.value.max(1),
                 offset,
+                is_called: false,
             };
             things.all.push((What::Common(o, s), thing));
         }
@@ -195,6 +221,7 @@ impl<'a> Collector<'_, 'a> {
             size,
             alignment: if space == Space::Data { 8 } else { 1 },
             offset,
+            is_called: false,
         };
         for (index, entry) in plan.entries.iter().enumerate() {
             let digest = self.entry(Digest::of("entry"), entry);
