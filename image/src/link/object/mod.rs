@@ -37,6 +37,8 @@ pub(super) struct Entered {
     pub(super) symbols: Vec<u64>,
     /// Offsets whose addresses the object holds.
     pub(super) addresses: Vec<u64>,
+    /// Offsets of functions, which are told to be such.
+    pub(super) functions: Vec<u64>,
 }
 
 impl Entered {
@@ -48,6 +50,9 @@ impl Entered {
                 && sections[section].is_code()
             {
                 all[section].symbols.push(symbol.value);
+                if symbol.is_function() {
+                    all[section].functions.push(symbol.value);
+                }
             }
         }
         for relocation in sections.iter().flat_map(|section| &section.relocations) {
@@ -61,7 +66,7 @@ impl Entered {
             }
         }
         for of in &mut all {
-            for offsets in [&mut of.symbols, &mut of.addresses] {
+            for offsets in [&mut of.symbols, &mut of.addresses, &mut of.functions] {
                 offsets.sort_unstable();
                 offsets.dedup();
             }
