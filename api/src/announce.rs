@@ -31,6 +31,8 @@ pub struct Part<'a> {
     /// It is in a guest's memory: code or data. The whole file is not; what only it has are
     /// headers, symbols and debug information.
     pub in_memory: bool,
+    /// It is a library's, so the pool may well have it.
+    pub is_library: bool,
     /// Its content; borrowed from the file wherever file and memory agree.
     pub bytes: Cow<'a, [u8]>,
 }
@@ -61,6 +63,7 @@ pub fn image<'a>(described: &'a DescribedImage<'_>, image: ImageRef) -> Announce
             id: object.id,
             placement: placement(object),
             in_memory: !matches!(object.role, ObjectRole::File | ObjectRole::Record),
+            is_library: matches!(object.role, ObjectRole::Library(_)),
             bytes: object.content.bytes(),
         })
         .collect();
@@ -89,6 +92,7 @@ pub fn library(content: &[u8], library: LibraryRef) -> Announcement<'_> {
             id,
             placement: Placement::Windows { phase: 0 },
             in_memory: true,
+            is_library: true,
             bytes: Cow::Borrowed(content),
         }],
         file_bytes: content.len() as u64,

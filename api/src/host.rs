@@ -1,7 +1,7 @@
 //! Which host a request is meant for (RFC 9112, 3.2), which decides who may ask.
 
 use axum::extract::Request;
-use axum::http::uri::Authority;
+use axum::http::uri::{Authority, Scheme};
 use axum::http::{HeaderValue, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
@@ -9,7 +9,8 @@ use axum::response::{IntoResponse as _, Response};
 use crate::problem::Problem;
 
 /// Refuses a request that names no host or several: another that reads it, as a proxy, might
-/// choose another one. A host in the target goes before that of the header.
+/// choose another one. A host in the target goes before that of the header. What is not spoken here
+/// is not answered either, `https` above all (RFC 9110, 7.4).
 pub(crate) async fn settle(mut request: Request, next: Next) -> Response {
     let hosts = request.headers().get_all(header::HOST).iter().count();
     if hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11 {
@@ -21,6 +22,11 @@ pub(crate) async fn settle(mut request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST);
     if host.is_some_and(|host| !is_host(host)) {
         let what = "the Host header is neither a name nor an address, with or without a port";
+        return Problem::bad_request("bad-host", what).into_response();
+    }
+    let scheme = request.uri().scheme();
+    if let Some(scheme) = scheme.filter(|scheme| **scheme != Scheme::HTTP) {
+        let what = format!("the target of the request is of {scheme}, and http is spoken here");
         return Problem::bad_request("bad-host", what).into_response();
     }
     if let Some(authority) = request.uri().authority() {

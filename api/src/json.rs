@@ -193,6 +193,10 @@ mod tests {
     fn whole_numbers_are_integers_however_written() {
         let read = |json: &str| from_json::<Vec<u64>>(json.as_bytes(), |_| Ok(())).ok();
         assert_eq!(read("[64.0, 1e3, 7]"), Some(vec![64, 1000, 7]));
+        assert_eq!(
+            read("[1879429720717871.0]"),
+            Some(vec![1_879_429_720_717_871])
+        );
         assert_eq!(read("[18446744073709551615]"), Some(vec![u64::MAX]));
         for bad in ["[0.5]", "[-1.0]", "[1e300]", "[\"1\"]", "["] {
             assert_eq!(read(bad), None, "{bad}");

@@ -13,6 +13,7 @@ pub mod auth;
 mod body;
 pub mod client;
 mod conditions;
+mod copies;
 mod host;
 mod json;
 pub mod metrics;

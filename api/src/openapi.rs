@@ -137,6 +137,7 @@ fn add_refusals(operation: &mut Value, changes: bool, guarded: bool) {
         ("416", "Content-Range"),
         ("206", "Content-Range"),
         ("201", "Location"),
+        ("503", "Retry-After"),
     ] {
         if let Some(response) = operation["responses"].get_mut(status) {
             response["headers"][header] = text();
@@ -151,9 +152,12 @@ fn add_conditions(operation: &mut Value, reads: bool) {
         .iter()
         .any(|kind| operation["responses"]["200"]["content"].get(kind).is_some());
     let mut headers = Vec::new();
-    if reads && is_tagged {
+    if reads {
+        // `*` holds of what has no tag, too.
         operation["responses"]["304"] = json!({"description": "The client has it"});
         operation["responses"]["412"] = problem("It is not what If-Match expects");
+    }
+    if reads && is_tagged {
         for status in ["200", "206", "304"] {
             if let Some(response) = operation["responses"].get_mut(status) {
                 response["headers"]["ETag"] = json!({"schema": {"type": "string"}});

@@ -5,6 +5,7 @@ use std::io;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use pool_core::digest::ObjectId;
 use pool_core::name::NameError;
 use pool_core::registry::ReserveError;
 use pool_image::describe::DescribeError;
@@ -35,6 +36,10 @@ pub struct ProblemBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = crate::schemas::pages)]
     pub missing: Option<PageList>,
+    /// For `unknown-objects`: those that the pool does not have, to be announced, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = crate::schemas::digests)]
+    pub unknown: Option<Vec<ObjectId>>,
 }
 
 /// The word for a change that is made and not acknowledged.
@@ -87,8 +92,13 @@ impl Problem {
 
     /// 404 of a thing by its name.
     pub fn not_found(what: impl std::fmt::Display) -> Self {
+        Self::nothing_is(what).hint("list what there is: pool ls")
+    }
+
+    /// 404 of a thing that no list of names shows.
+    pub fn nothing_is(what: impl std::fmt::Display) -> Self {
         let what = format!("there is no {what} in the pool");
-        Self::new(StatusCode::NOT_FOUND, "not-found", what).hint("list what there is: pool ls")
+        Self::new(StatusCode::NOT_FOUND, "not-found", what)
     }
 
     /// 413 of a body longer than `limit` bytes.
@@ -230,6 +240,11 @@ impl From<StoreError> for Problem {
                 problem.body.missing = Some(PageList::of(&missing));
                 return problem;
             }
+            StoreError::UnknownObjects(unknown) => {
+                let mut problem = Self::new(StatusCode::CONFLICT, "unknown-objects", what);
+                problem.body.unknown = Some(unknown);
+                return problem;
+            }
         };
         Self::new(status, word, what)
     }
@@ -238,7 +253,7 @@ impl From<StoreError> for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pool_core::digest::{ObjectId, PageId};
+    use pool_core::digest::PageId;
     use pool_store::Again;
 
     #[test]
@@ -291,5 +306,8 @@ mod tests {
         assert!(problem.body.hint.is_some());
         let problem = Problem::from(StoreError::MissingPages(vec![page]));
         assert_eq!(problem.body.missing, Some(PageList::of(&[page])));
+        let problem = Problem::from(StoreError::UnknownObjects(vec![object]));
+        assert_eq!(problem.status.as_u16(), 409);
+        assert_eq!(problem.body.unknown, Some(vec![object]));
     }
 }

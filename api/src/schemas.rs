@@ -23,6 +23,10 @@ fn digest_json() -> Value {
     json!({"type": "string", "description": "BLAKE3-256 of the content", "pattern": "^[0-9a-f]{64}$"})
 }
 
+pub(crate) fn digests() -> Schema {
+    schema(json!({"type": "array", "items": digest_json()}))
+}
+
 /// A digest, or the number of a segment.
 pub(crate) fn digest_or_segment() -> Schema {
     schema(json!({"type": "string", "pattern": "^([0-9a-f]{64}|[0-9a-f]{8})$"}))

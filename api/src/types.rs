@@ -9,7 +9,7 @@ use pool_core::name::{ImageRef, LibraryRef, Name};
 use pool_store::manifest::{Timestamp, TokenScope};
 use pool_store::placement::Placement;
 use pool_store::stats::StoreStats;
-use pool_store::upload::{CommitSummary, Target, UploadObject};
+use pool_store::upload::{CommitSummary, Target};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -22,7 +22,7 @@ use crate::wire::PageList;
 pub struct UploadRequest {
     /// What the upload becomes.
     pub target: UploadTarget,
-    /// The objects it consists of.
+    /// The objects it consists of. One that the pool has may be left out.
     pub objects: Vec<AnnouncedObject>,
 }
 
@@ -72,32 +72,30 @@ pub struct AnnouncedObject {
     /// How it wants to lie.
     #[schema(schema_with = schemas::placement)]
     pub placement: Placement,
-    /// Base64 of the digests of its pages one after another, 32 bytes each: the last page is
-    /// padded with zeros, a page of zeros is written as 32 zero bytes.
+    /// Base64 of the digests of its pages one after another, 32 bytes each, but for those that `copies` has: the last
+    /// page is padded with zeros, a page of zeros is written as 32 zero bytes.
     #[schema(schema_with = schemas::pages)]
     pub pages: PageList,
+    /// Pages that are those of other objects, in ascending order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<CopiedPages>,
 }
 
-impl From<&UploadObject> for AnnouncedObject {
-    fn from(object: &UploadObject) -> Self {
-        Self {
-            id: object.id,
-            length: object.length,
-            placement: object.placement,
-            pages: PageList(object.pages.clone()),
-        }
-    }
-}
-
-impl From<AnnouncedObject> for UploadObject {
-    fn from(object: AnnouncedObject) -> Self {
-        Self {
-            id: object.id,
-            length: object.length,
-            placement: object.placement,
-            pages: object.pages.0,
-        }
-    }
+/// Pages of an object that are those of another one: of one that the pool has, or one that is announced with it and has
+/// no copies itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CopiedPages {
+    /// Number of the first in the object.
+    pub at: u64,
+    /// The other object.
+    #[schema(schema_with = schemas::digest)]
+    pub object: ObjectId,
+    /// Number of the first in that one.
+    pub first: u64,
+    /// How many.
+    #[schema(minimum = 1)]
+    pub count: u64,
 }
 
 impl From<&Target> for UploadTarget {

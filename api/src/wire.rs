@@ -10,6 +10,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// with zeros.
 pub const RECORD_SIZE: usize = DIGEST_SIZE + PAGE_SIZE as usize;
 
+/// Bytes that a page takes in the text of a list.
+pub const LISTED_PAGE_SIZE: u64 = (DIGEST_SIZE as u64 * 4).div_ceil(3);
+
 /// Digests of pages, one after another; `None` is a page of zeros, written as 32 zero bytes.
 ///
 /// In JSON it is one base64 string: 43 bytes a page, where a list of hexadecimal strings would

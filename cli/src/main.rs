@@ -7,12 +7,14 @@ mod server;
 mod verbs;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use pool_api::client::ClientError;
 
 /// Work with a pool of unikernel pages.
 #[derive(Debug, Parser)]
@@ -39,7 +41,8 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
-    /// The service: `http://HOST:PORT`, `https://HOST:PORT` or `unix:/PATH`
+    /// The service: `http://HOST:PORT`, `https://HOST:PORT` or `unix:/PATH`. It is asked directly, by no
+    /// proxy that the environment may name
     #[arg(
         long,
         global = true,
@@ -133,12 +136,28 @@ fn main() -> ExitCode {
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Whoever does not hear it sees the exit code.
-            let error = output::harmless(&output::causes(&error));
-            let _ = writeln!(std::io::stderr(), "pool: {error}");
-            ExitCode::FAILURE
+            let says = output::harmless(&output::causes(&error));
+            let _ = writeln!(std::io::stderr(), "pool: {says}");
+            ExitCode::from(if is_wrong_use(&error) { 2 } else { 1 })
         }
     }
 }
+
+fn is_wrong_use(error: &anyhow::Error) -> bool {
+    error.is::<WrongUse>() || matches!(error.downcast_ref(), Some(ClientError::NoContent(_)))
+}
+
+/// What was asked for makes no sense, whatever the pool has: an error as those of the command line are.
+#[derive(Debug)]
+pub(crate) struct WrongUse(pub(crate) String);
+
+impl fmt::Display for WrongUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WrongUse {}
 
 impl Cli {
     /// Reads a command line; ends the program where that cannot be done.
@@ -147,6 +166,10 @@ impl Cli {
         let mut cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
         cli.global.server_is_said =
             matches.value_source("server") == Some(ValueSource::CommandLine);
+        if !cli.global.server_is_said && cli.global.server.is_empty() {
+            // A variable that is empty is as good as none.
+            server::DEFAULT.clone_into(&mut cli.global.server);
+        }
         cli
     }
 

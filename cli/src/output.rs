@@ -16,7 +16,7 @@ pub(crate) fn print<T: Serialize>(
     let mut out = if json {
         serde_json::to_string_pretty(value)?
     } else {
-        text(value)
+        harmless(&text(value))
     };
     if !out.is_empty() && !out.ends_with('\n') {
         out.push('\n');
@@ -61,8 +61,8 @@ pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-/// Rows of cells under a heading, aligned: text to the left, and to the right what begins with a
-/// digit in each row.
+/// Rows of cells under a heading, aligned: text to the left, and to the right what is a number in
+/// each row, with a unit or without.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let columns = heading.len();
     let cell_width = |cell: &str| cell.chars().count();
@@ -72,20 +72,14 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
             cells.max().unwrap_or(0).max(cell_width(heading[column]))
         })
         .collect();
-    let is_number: Vec<bool> = (0..columns)
-        .map(|column| {
-            column > 0
-                && rows.iter().all(|row| {
-                    let cell = &row[column];
-                    cell == "-" || cell.starts_with(|c: char| c.is_ascii_digit())
-                })
-        })
+    let are_numbers: Vec<bool> = (0..columns)
+        .map(|column| column > 0 && rows.iter().all(|row| is_number(&row[column])))
         .collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {
         let mut line = String::new();
         for (column, cell) in cells.enumerate() {
             let padding = " ".repeat(widths[column] - cell_width(cell));
-            let (before, after) = if is_number[column] {
+            let (before, after) = if are_numbers[column] {
                 (padding.as_str(), "")
             } else {
                 ("", padding.as_str())
@@ -102,6 +96,12 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
         out.push_str(&line(&mut row.iter().map(String::as_str)));
     }
     out
+}
+
+/// `-`, or digits before a unit or nothing. What only begins with a digit may be a digest.
+fn is_number(cell: &str) -> bool {
+    let number = cell.split_once(' ').map_or(cell, |(number, _)| number);
+    cell == "-" || number.bytes().all(|b| b.is_ascii_digit() || b == b'.')
 }
 
 /// Names and values, one pair a line.
@@ -178,10 +178,13 @@ mod tests {
     #[test]
     fn tables_align_numbers_to_the_right() {
         let rows = vec![
-            vec!["a".into(), "9 B".into(), "x".into()],
-            vec!["long".into(), "10 B".into(), "y".into()],
+            vec!["a".into(), "9 B".into(), "7d".into()],
+            vec!["long".into(), "1.5 KiB".into(), "8".into()],
         ];
-        let table = table(&["NAME", "SIZE", "WHO"], &rows);
-        assert_eq!(table, "NAME  SIZE  WHO\na      9 B  x\nlong  10 B  y\n");
+        let table = table(&["NAME", "SIZE", "DIGEST"], &rows);
+        assert_eq!(
+            table,
+            "NAME     SIZE  DIGEST\na         9 B  7d\nlong  1.5 KiB  8\n"
+        );
     }
 }

@@ -66,11 +66,13 @@ pub(crate) async fn unix(path: &Path) -> Result<Socket> {
         }
         Ok(_) => remove_abandoned(path).await?,
     }
-    let listener = UnixListener::bind(path).with_context(|| {
-        format!(
-            "listening on {}: is its directory writable?",
-            path.display()
-        )
+    let listener = UnixListener::bind(path).map_err(|error| {
+        let advice = match error.kind() {
+            io::ErrorKind::InvalidInput => "name it by fewer than 108 bytes",
+            _ => "is its directory writable?",
+        };
+        let what = format!("listening on {}: {advice}", path.display());
+        anyhow::Error::new(error).context(what)
     })?;
     let file = SocketFile(path.into());
     // Anybody may connect; who may do what is decided by user id or token.

@@ -16,6 +16,9 @@ use tracing_subscriber::EnvFilter;
 /// Time for everything to end once it is told to, of which requests have 20 seconds.
 const END_TIME: Duration = Duration::from_secs(25);
 
+/// What clap ends with, too.
+const WRONG_USE: u8 = 2;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_env("POOLSVC_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
@@ -26,18 +29,19 @@ fn main() -> ExitCode {
         // It would be said there, where nothing can be written, and that ends the program.
         .log_internal_errors(false)
         .init();
-    match run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Whoever does not hear it sees the exit status.
-            let _ = writeln!(std::io::stderr(), "poolsvc: {error:#}");
-            ExitCode::FAILURE
-        }
+    let failed = |error: anyhow::Error, status| {
+        // Whoever does not hear it sees the exit status.
+        let _ = writeln!(std::io::stderr(), "poolsvc: {error:#}");
+        status
+    };
+    match Settings::gather(arguments).map(run) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => failed(error, ExitCode::FAILURE),
+        Err(error) => failed(error, ExitCode::from(WRONG_USE)),
     }
 }
 
-fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let settings = Settings::gather(arguments)?;
+fn run(settings: Settings) -> anyhow::Result<()> {
     descriptors::raise_limit();
     let runtime = tokio::runtime::Runtime::new().context("starting threads")?;
     let manager = Manager::new(std::env::var_os("NOTIFY_SOCKET"));

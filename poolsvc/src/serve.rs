@@ -24,6 +24,8 @@ use crate::shutdown::Stop;
 
 /// Time for a request's headers to arrive, and for an idle connection to say something.
 const HEADER_TIME: Duration = Duration::from_secs(30);
+/// Most bytes of a request's line and headers: they are kept before anybody knows who asks.
+const HEADER_BYTES: usize = 64 << 10;
 /// Time for requests under way to end once the service is told to stop.
 const DRAIN_TIME: Duration = Duration::from_secs(20);
 /// Wait after a failed accept: it fails for want of descriptors, and trying harder helps nobody.
@@ -122,6 +124,9 @@ where
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIME)
+        .max_header_size(HEADER_BYTES)
+        // A client may say that it has said all, and still want the answer (RFC 9112, 9.6).
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {

@@ -117,6 +117,12 @@ pub enum StoreError {
         /// Digest of the bytes.
         found: PageId,
     },
+    /// An upload refers to objects that the pool does not have.
+    #[error(
+        "the upload refers to {} objects that are neither announced nor stored, {} the first: announce \
+         them, too", .0.len(), .0[0]
+    )]
+    UnknownObjects(Vec<ObjectId>),
     /// A page was sent that the upload does not need.
     #[error("page {0} is not part of this upload")]
     UnexpectedPage(PageId),

@@ -9,7 +9,6 @@
 use std::collections::{HashMap, HashSet};
 
 use pool_core::digest::PageId;
-use pool_core::page::PageCount;
 
 use crate::error::{Result, StoreError};
 use crate::intake::{Intake, Sent};
@@ -19,10 +18,17 @@ use crate::upload::{CommitSummary, Content, Target, Upload, UploadManifest};
 use crate::{Store, Writer, references};
 
 impl Store {
-    /// Begins an upload.
+    /// Begins an upload. Its target may refer to objects that the pool has, which are not announced then; with
+    /// others it fails ([`StoreError::UnknownObjects`]).
     pub fn begin_upload(&self, mut manifest: UploadManifest) -> Result<Upload> {
         manifest.validate()?;
         manifest.leave_zeros_out();
+        let announced: HashSet<_> = manifest.objects.iter().map(|object| object.id).collect();
+        let required = manifest.target.required_objects().into_keys();
+        let unknown = self.unknown_objects(required.filter(|id| !announced.contains(id)))?;
+        if !unknown.is_empty() {
+            return Err(StoreError::UnknownObjects(unknown));
+        }
         let file = self.backend.temporary()?;
         Ok(Upload::new(manifest, self.epoch()?, file))
     }
@@ -73,22 +79,19 @@ impl Store {
             return Err(StoreError::MissingPages(missing));
         }
         let staged = upload.staged();
-        self.take_in(writer, manifest, Sent::Staged(&staged), PageCount(0))
+        self.take_in(writer, manifest, Sent::Staged(&staged))
     }
 
     /// Places, syncs and names everything in one batch. The caller commits or rolls back the
-    /// appender. `known` are pages of objects that were left out because the pool has them.
+    /// appender.
     fn take_in(
         &self,
         writer: &mut Writer,
         manifest: &UploadManifest,
         sent: Sent<'_>,
-        known: PageCount,
     ) -> Result<CommitSummary> {
         writer.appender.begin()?;
         let mut intake = Intake::new(self, &mut writer.appender, sent);
-        intake.summary.pages = known;
-        intake.summary.known_pages = known;
         intake.summary.created = match &manifest.target {
             Target::Image { image, .. } => self.view.index.now().tag(image)?.is_none(),
             Target::Library { library, .. } => self.library(library)?.is_none(),
@@ -150,7 +153,6 @@ impl Conditional<'_> {
         };
         let mut announced = HashSet::new();
         loop {
-            let mut known = PageCount(0);
             let mut unknown = Vec::new();
             {
                 let mut writer = store.writer();
@@ -159,16 +161,14 @@ impl Conditional<'_> {
                     if announced.contains(&content.id) {
                         continue;
                     }
-                    if store.object(content.id)?.is_some() {
-                        known += PageCount::covering(content.bytes.len() as u64);
-                    } else {
+                    if store.object(content.id)?.is_none() {
                         unknown.push(content);
                     }
                 }
                 if unknown.is_empty() {
                     manifest.validate()?;
                     let sent = Sent::AtHand(&bytes);
-                    let result = store.take_in(&mut writer, &manifest, sent, known);
+                    let result = store.take_in(&mut writer, &manifest, sent);
                     return store.answer(&mut writer, result);
                 }
             }

@@ -338,14 +338,16 @@ impl<'a, 'w> Intake<'a, 'w> {
     /// Every object that the target refers to must be in the upload or in the store, and be long
     /// enough for the ranges that refer to it.
     pub(crate) fn check_required(&mut self, manifest: &UploadManifest) -> Result<()> {
-        for (id, needed) in manifest.required_objects() {
-            let record = match self.objects.get(&id) {
-                Some(record) => record.clone(),
-                None => self.store.object(id)?.ok_or_else(|| {
-                    StoreError::BadUpload(format!(
-                        "it refers to object {id}, which is neither announced nor stored"
-                    ))
-                })?,
+        for (id, needed) in manifest.target.required_objects() {
+            let record = if let Some(record) = self.objects.get(&id) {
+                record.clone()
+            } else {
+                // Left out because the pool has it.
+                let record = self.store.object(id)?;
+                let record = record.ok_or_else(|| StoreError::UnknownObjects(vec![id]))?;
+                self.summary.pages += record.map.page_count();
+                self.summary.known_pages += record.map.page_count();
+                record
             };
             let enough = PageCount::covering(needed) <= record.map.page_count();
             if !enough {

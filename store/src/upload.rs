@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use pool_core::description::Description;
+use pool_core::description::{Description, Slide};
 use pool_core::digest::{ObjectId, PageId};
 use pool_core::name::{ImageRef, LibraryRef, Named};
 use pool_core::page::{self, PAGE_SIZE, PAGES_PER_WINDOW, PageCount};
@@ -166,6 +166,34 @@ pub enum Target {
 }
 
 impl Target {
+    /// Objects that it refers to, each with the bytes of it that must exist.
+    pub fn required_objects(&self) -> BTreeMap<ObjectId, u64> {
+        let mut required = BTreeMap::new();
+        match self {
+            Self::Library { object, .. } => {
+                required.insert(*object, 0);
+            }
+            Self::Image {
+                description, data, ..
+            } => {
+                required.insert(description.image.digest, description.image.length);
+                if let Some(data) = data {
+                    required.entry(*data).or_insert(0);
+                }
+                if let Some(Slide::Record { object, length }) = &description.slide {
+                    required.insert(*object, *length);
+                }
+                for range in &description.ranges {
+                    if let Some(source) = range.source {
+                        let end = required.entry(source.object).or_insert(0);
+                        *end = (*end).max(source.offset.saturating_add(range.length));
+                    }
+                }
+            }
+        }
+        required
+    }
+
     /// The name that the upload is to have.
     pub fn name(&self) -> Named {
         match self {
@@ -246,31 +274,6 @@ impl UploadManifest {
         self.objects
             .iter()
             .flat_map(|object| object.pages.iter().flatten().copied())
-    }
-
-    /// Objects that the target refers to, each with the bytes of it that must exist.
-    pub(crate) fn required_objects(&self) -> BTreeMap<ObjectId, u64> {
-        let mut required = BTreeMap::new();
-        match &self.target {
-            Target::Library { object, .. } => {
-                required.insert(*object, 0);
-            }
-            Target::Image {
-                description, data, ..
-            } => {
-                required.insert(description.image.digest, description.image.length);
-                if let Some(data) = data {
-                    required.entry(*data).or_insert(0);
-                }
-                for range in &description.ranges {
-                    if let Some(source) = range.source {
-                        let end = required.entry(source.object).or_insert(0);
-                        *end = (*end).max(source.offset.saturating_add(range.length));
-                    }
-                }
-            }
-        }
-        required
     }
 }
 

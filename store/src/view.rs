@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::{ExtentMap, SegmentId};
 use pool_core::name::{ImageRef, LibraryRef};
-use pool_core::page::PAGE_SIZE;
+use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW};
 use pool_core::registry::{Known, Reservation};
 
 use crate::backend::{Backend, SegmentFile};
@@ -28,6 +28,7 @@ use crate::opening;
 use crate::snapshot::Snapshot;
 use crate::stats::StoreStats;
 use crate::superblock::Superblock;
+use crate::upload::page_ids;
 
 /// The readable side of a store.
 #[derive(Debug)]
@@ -228,8 +229,12 @@ impl StoreView {
     }
 
     /// See [`Reader::known_places`](crate::Reader::known_places).
-    pub fn known_places(&self, libraries: &[LibraryRef]) -> Result<Vec<Known>> {
-        self.snapshot().known_places(libraries)
+    pub fn known_places(
+        &self,
+        libraries: &[LibraryRef],
+        most: usize,
+    ) -> Result<Option<Vec<Known>>> {
+        self.snapshot().known_places(libraries, most)
     }
 
     /// See [`Reader::tokens`](crate::Reader::tokens).
@@ -414,6 +419,51 @@ impl StoreView {
                 })?;
         }
         Ok(buffer)
+    }
+
+    /// The digests of pages `first` to `first + count` of an object; `None` is a page of zeros. They are made from what
+    /// is stored, so this costs a read of the pages.
+    pub fn object_page_ids(
+        &self,
+        object: ObjectId,
+        first: u64,
+        count: u64,
+    ) -> Result<Vec<Option<PageId>>> {
+        let look = |snapshot: &Snapshot<'_>| {
+            let record = snapshot.object(object)?;
+            Ok(record.map(|record| (record.map, vec![object])))
+        };
+        let unknown = || StoreError::UnknownObjects(vec![object]);
+        let held = self.hold(look)?.ok_or_else(unknown)?;
+        let map = &held.value;
+        let end = first.saturating_add(count);
+        if end > map.page_count().0 {
+            return Err(StoreError::BadUpload(format!(
+                "object {object} has {} pages, none from {first} to {end}",
+                map.page_count()
+            )));
+        }
+        let mut ids = Vec::with_capacity(count as usize);
+        for at in (first..end).step_by(PAGES_PER_WINDOW as usize) {
+            let pages = (end - at).min(PAGES_PER_WINDOW);
+            let content = self.read(map, at * PAGE_SIZE, (pages * PAGE_SIZE) as usize)?;
+            ids.extend(page_ids(&content));
+        }
+        Ok(ids)
+    }
+
+    /// Those of `objects` that are not stored.
+    pub fn unknown_objects(
+        &self,
+        objects: impl IntoIterator<Item = ObjectId>,
+    ) -> Result<Vec<ObjectId>> {
+        let mut unknown = Vec::new();
+        for id in objects {
+            if self.object(id)?.is_none() {
+                unknown.push(id);
+            }
+        }
+        Ok(unknown)
     }
 
     /// Reads one page by its location into `page`.

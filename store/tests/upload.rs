@@ -8,6 +8,7 @@ use common::{
     announcement, assert_stored, content, description, image_target, negotiate, open, push_image,
     push_library,
 };
+use pool_core::description::Slide;
 use pool_core::page::PAGE_SIZE;
 use pool_core::{ObjectId, PageId};
 use pool_store::placement::Placement;
@@ -221,8 +222,24 @@ fn an_image_must_have_all_it_refers_to() {
         assert_eq!(state(&store), before);
     };
     let good = description(&file, &libraries);
-    refused(image_target("i:1", good.clone()), &[&file]);
-    refused(image_target("i:1", good.clone()), &[&library]);
+    let lacks = |target: Target, contents: &[&[u8]], lacking: &[u8]| {
+        let before = state(&store);
+        let result = ingest(target, contents);
+        let expected = vec![ObjectId::of(lacking)];
+        assert!(
+            matches!(&result, Err(StoreError::UnknownObjects(ids)) if *ids == expected),
+            "{result:?}"
+        );
+        assert_eq!(state(&store), before);
+    };
+    lacks(image_target("i:1", good.clone()), &[&file], &library);
+    lacks(image_target("i:1", good.clone()), &[&library], &file);
+    let mut slides = good.clone();
+    slides.slide = Some(Slide::Record {
+        object: ObjectId::of(b"record"),
+        length: 6,
+    });
+    lacks(image_target("i:1", slides), &[&file, &library], b"record");
 
     let mut past_end = good.clone();
     past_end.ranges[1].length += 4096;
@@ -245,7 +262,7 @@ fn an_image_must_have_all_it_refers_to() {
     if let Target::Image { data, .. } = &mut data {
         *data = Some(ObjectId::of(b"nowhere"));
     }
-    refused(data, &[&file, &library]);
+    lacks(data, &[&file, &library], b"nowhere");
 
     assert!(store.tags().unwrap().is_empty());
     assert!(store.libraries().unwrap().is_empty());

@@ -69,7 +69,7 @@ impl FromStr for ServerAddress {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wrong = |why: &str| ServerAddressError {
-            text: text.chars().take(200).collect(),
+            text: without_secrets(text).chars().take(200).collect(),
             why: why.into(),
         };
         if let Some(path) = text.strip_prefix("unix:") {
@@ -88,15 +88,31 @@ impl FromStr for ServerAddress {
             return Err(wrong("a host belongs there, and no query or fragment"));
         }
         let authority = uri.authority().map_or("", |authority| authority.as_str());
+        if authority.contains('@') {
+            return Err(wrong(
+                "no name and password belong there: a token goes into POOL_TOKEN",
+            ));
+        }
         // Behind a name, or the brackets of an address. What is no port is not one left out.
         let has_port = authority
-            .rsplit(['@', ']'])
+            .rsplit(']')
             .next()
             .is_some_and(|end| end.contains(':'));
         if has_port && uri.port_u16().is_none_or(|port| port == 0) {
             return Err(wrong("a port is a number from 1 to 65535"));
         }
         Ok(Self(Kind::Url(text.trim_end_matches('/').into())))
+    }
+}
+
+/// An address as it may be shown to whoever reads a log.
+fn without_secrets(text: &str) -> String {
+    let start = text.find("://").map_or(0, |at| at + 3);
+    match text[start..].rfind('@') {
+        Some(end) if !text.starts_with("unix:") => {
+            format!("{}...{}", &text[..start], &text[start + end..])
+        }
+        _ => text.to_owned(),
     }
 }
 
@@ -135,6 +151,14 @@ mod tests {
             "http://[::1]:x",
         ] {
             assert!(bad.parse::<ServerAddress>().is_err(), "{bad}");
+        }
+        for bad in [
+            "https://me:hidden@pool.example",
+            "me:hidden@pool",
+            "http://me:hid@den@a",
+        ] {
+            let error = bad.parse::<ServerAddress>().unwrap_err().to_string();
+            assert!(!error.contains("hid"), "{error}");
         }
     }
 }

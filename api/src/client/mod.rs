@@ -37,6 +37,9 @@ use crate::types::{
 /// How long the service may say and take nothing before it is given up, unless that is said.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// The media type of stored bytes.
+const OCTETS: &str = "application/octet-stream";
+
 /// What rustls says of a certificate that it does not accept.
 const UNTRUSTED: &str = "invalid peer certificate";
 
@@ -194,13 +197,12 @@ impl Client {
 
     /// Removes a tag.
     pub fn delete_image(&self, image: &ImageRef) -> Result<()> {
-        self.ask(Method::DELETE, &paths::image(image), ()).map(drop)
+        self.remove(&paths::image(image))
     }
 
     /// Removes a library version.
     pub fn delete_library(&self, library: &LibraryRef) -> Result<()> {
-        self.ask(Method::DELETE, &paths::library(library), ())
-            .map(drop)
+        self.remove(&paths::library(library))
     }
 
     /// The content of a library version, the file of an image, or an object or page by its
@@ -213,6 +215,13 @@ impl Client {
             Referent::Segment(_) => return Err(ClientError::NoContent(of.clone())),
         };
         let response = self.ask(Method::GET, &path, ())?;
+        let kind = response.headers().get("content-type");
+        if response.status() != 200 || kind.is_none_or(|kind| kind != OCTETS) {
+            // It would be taken for the content, as a gateway's page that asks who one is.
+            let kind = kind.map_or("nothing", |kind| kind.to_str().unwrap_or("?"));
+            let why = format!("it sends {kind} where stored bytes belong");
+            return Err(self.strange(response.status().as_u16(), &why));
+        }
         let body = response.into_body();
         Ok(Content {
             client: self.clone(),
@@ -295,7 +304,15 @@ impl Client {
 
     /// Removes a token.
     pub fn delete_token(&self, name: &str) -> Result<()> {
-        self.ask(Method::DELETE, &paths::token(name), ()).map(drop)
+        self.remove(&paths::token(name))
+    }
+
+    fn remove(&self, path: &str) -> Result<()> {
+        let status = self.ask(Method::DELETE, path, ())?.status().as_u16();
+        if status != 204 {
+            return Err(self.strange(status, &"a removal is answered by 204"));
+        }
+        Ok(())
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
@@ -347,9 +364,16 @@ impl Client {
         if (200..300).contains(&status) {
             return Ok(response);
         }
-        let retry_after = response.headers().get("retry-after");
-        let retry_after = retry_after
-            .and_then(|seconds| seconds.to_str().ok()?.parse().ok())
+        let header = |name: &str| response.headers().get(name)?.to_str().ok();
+        if let Some(place) = header("location").filter(|_| (300..400).contains(&status)) {
+            let why = format!(
+                "it sends to {place}, and is not followed: name the service itself with --server or \
+                 POOL_SERVER"
+            );
+            return Err(self.strange(status, &why));
+        }
+        let retry_after = header("retry-after")
+            .and_then(|seconds| seconds.parse().ok())
             .map(Duration::from_secs);
         let body = response.body_mut().with_config().limit(MAX_JSON);
         let text = body.read_to_string().unwrap_or_default();
@@ -446,7 +470,7 @@ struct Octets<'a>(&'a [u8]);
 impl<'a> RequestBody for Octets<'a> {
     type Send = &'a [u8];
     fn content_type(&self) -> Option<&'static str> {
-        Some("application/octet-stream")
+        Some(OCTETS)
     }
     fn into_send_body(self) -> Self::Send {
         self.0

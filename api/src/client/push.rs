@@ -5,15 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pool_core::digest::PageId;
-use pool_store::upload::UploadObject;
+use pool_core::digest::{ObjectId, PageId};
+use pool_store::upload::{Target, UploadObject};
 use serde::{Deserialize, Serialize};
 use ureq::http::Method;
 
 use super::{Client, ClientError, Json, Octets, Result, UploadStarted};
 use crate::announce::{Announcement, Part, page_sources};
+use crate::copies;
 use crate::paths;
-use crate::problem::BUSY;
+use crate::problem::{BUSY, ProblemBody};
 use crate::types::{PagesAccepted, PushSummary, UploadRequest};
 use crate::wire::{self, PageList, RECORD_SIZE};
 
@@ -74,40 +75,41 @@ impl Client {
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<PushReport> {
         let objects: Vec<_> = announcement.parts.iter().map(Part::object).collect();
-        let request = UploadRequest {
-            target: (&announcement.target).into(),
-            objects: objects.iter().map(Into::into).collect(),
-        };
-        let json = serde_json::to_vec(&request).expect("requests have only string keys");
-        let started = self.begin(&json, options)?;
         let sources = page_sources(&announcement.parts, &objects);
         let distinct = sources.len() as u64;
-        let upload = Upload {
+        let mut upload = Upload {
             client: self,
             name: announcement.target.name().to_string(),
-            path: paths::upload(&started.id),
+            path: String::new(),
             sources,
             in_memory: pages_in_memory(announcement, &objects),
             options,
+            sent: Sent::default(),
         };
-        let finished = upload.finish(started.missing, progress);
-        match &finished {
-            // Who says nothing would be waited for once more.
-            Ok(_) | Err(ClientError::Silent { .. }) => {}
-            // It would be forgotten by itself in a while.
-            Err(_) => drop(self.ask(Method::DELETE, &upload.path, ())),
+        // Libraries are thought to be there until the service says that they are not.
+        let libraries = announcement.parts.iter().filter(|part| part.is_library);
+        let mut left_out: HashSet<ObjectId> = match announcement.target {
+            Target::Image { .. } => libraries.map(|part| part.id).collect(),
+            Target::Library { .. } => HashSet::new(),
+        };
+        loop {
+            let request = request(announcement, &objects, &left_out);
+            let json = serde_json::to_vec(&request).expect("requests have only string keys");
+            upload.sent.announced += json.len() as u64;
+            let pushed = self
+                .begin(&json, options)
+                .and_then(|started| upload.carry_out(&started, progress));
+            match pushed {
+                Err(ClientError::Refused { status, body, .. })
+                    if learn(&mut left_out, status, &body) => {}
+                pushed => {
+                    let summary = pushed?;
+                    return Ok(upload
+                        .sent
+                        .report(summary, announcement.file_bytes, distinct));
+                }
+            }
         }
-        let (summary, sent) = finished?;
-        let sent_pages = sent.memory + sent.symbols;
-        Ok(PushReport {
-            summary,
-            file_bytes: announcement.file_bytes,
-            sent_bytes: json.len() as u64 + sent_pages * RECORD_SIZE as u64,
-            sent_pages,
-            sent_memory_pages: sent.memory,
-            sent_symbol_pages: sent.symbols,
-            unsent_pages: distinct.saturating_sub(sent_pages),
-        })
     }
 }
 
@@ -139,6 +141,41 @@ impl Client {
     }
 }
 
+/// What is announced, without what is left out: the file by the pages that it shares with the others, which are what it
+/// is made of but for its headers and symbols.
+fn request(
+    announcement: &Announcement<'_>,
+    objects: &[UploadObject],
+    left_out: &HashSet<ObjectId>,
+) -> UploadRequest {
+    let file = match &announcement.target {
+        Target::Image { description, .. } => Some(description.image.digest),
+        Target::Library { .. } => None,
+    };
+    let is_file = |object: &UploadObject| Some(object.id) == file;
+    let others: Vec<_> = objects.iter().filter(|object| !is_file(object)).collect();
+    let announced = objects
+        .iter()
+        .filter(|object| !left_out.contains(&object.id));
+    let announced = announced.map(|object| {
+        if is_file(object) {
+            copies::copied(object, &others)
+        } else {
+            copies::listed(object)
+        }
+    });
+    UploadRequest {
+        target: (&announcement.target).into(),
+        objects: announced.collect(),
+    }
+}
+
+/// Whether a refusal says that some of what was left out has to be announced; that is no longer left out then.
+fn learn(left_out: &mut HashSet<ObjectId>, status: u16, body: &ProblemBody) -> bool {
+    let unknown = body.unknown.iter().flatten();
+    status == 409 && unknown.filter(|id| left_out.remove(id)).count() > 0
+}
+
 /// The pages that guests have in memory.
 fn pages_in_memory(announcement: &Announcement<'_>, objects: &[UploadObject]) -> HashSet<PageId> {
     let parts = announcement.parts.iter().zip(objects);
@@ -148,11 +185,29 @@ fn pages_in_memory(announcement: &Announcement<'_>, objects: &[UploadObject]) ->
         .collect()
 }
 
-/// Pages sent.
+/// What was sent.
 #[derive(Clone, Copy, Default)]
 struct Sent {
+    /// Bytes of announcements.
+    announced: u64,
+    /// Pages.
     memory: u64,
     symbols: u64,
+}
+
+impl Sent {
+    fn report(self, summary: PushSummary, file_bytes: u64, distinct: u64) -> PushReport {
+        let sent_pages = self.memory + self.symbols;
+        PushReport {
+            summary,
+            file_bytes,
+            sent_bytes: self.announced + sent_pages * RECORD_SIZE as u64,
+            sent_pages,
+            sent_memory_pages: self.memory,
+            sent_symbol_pages: self.symbols,
+            unsent_pages: distinct.saturating_sub(sent_pages),
+        }
+    }
 }
 
 struct Upload<'a> {
@@ -163,30 +218,47 @@ struct Upload<'a> {
     sources: HashMap<PageId, &'a [u8]>,
     in_memory: HashSet<PageId>,
     options: PushOptions,
+    sent: Sent,
 }
 
 impl Upload<'_> {
+    /// Carries out what was begun, or gives it up.
+    fn carry_out(
+        &mut self,
+        started: &UploadStarted,
+        progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<PushSummary> {
+        self.path = paths::upload(&started.id);
+        let finished = self.finish(&started.missing, progress);
+        match &finished {
+            // Who says nothing would be waited for once more.
+            Ok(_) | Err(ClientError::Silent { .. }) => {}
+            // It would be forgotten by itself in a while.
+            Err(_) => drop(self.client.ask(Method::DELETE, &self.path, ())),
+        }
+        finished
+    }
+
     /// Sends what is missing and commits, again if a collection came between.
     fn finish(
-        &self,
-        missing: PageList,
+        &mut self,
+        missing: &PageList,
         progress: &(dyn Fn(u64, u64) + Sync),
-    ) -> Result<(PushSummary, Sent)> {
-        let mut missing = missing;
-        let mut sent = Sent::default();
+    ) -> Result<PushSummary> {
+        let mut missing = missing.clone();
         for _ in 0..MAX_ROUNDS {
             let total = self.send(&missing, progress)?;
             let memory = missing
                 .stored()
                 .filter(|id| self.in_memory.contains(id))
                 .count() as u64;
-            sent.memory += memory;
-            sent.symbols += total - memory;
+            self.sent.memory += memory;
+            self.sent.symbols += total - memory;
             let committed = self
                 .client
                 .ask(Method::POST, &format!("{}/commit", self.path), ());
             match committed {
-                Ok(response) => return Ok((self.client.json(response)?, sent)),
+                Ok(response) => return self.client.json(response),
                 Err(ClientError::Refused {
                     status: 409, body, ..
                 }) if body.missing.is_some() => {

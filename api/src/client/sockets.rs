@@ -7,7 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt;
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
@@ -36,9 +37,27 @@ impl Connector for UnixConnector {
         details: &ConnectionDetails<'_>,
         _: Option<()>,
     ) -> Result<Option<Self::Out>, Error> {
-        let stream = UnixStream::connect(&self.path)?;
+        let stream = connect_unix(&self.path, after(details.timeout)).map_err(|errno| {
+            // The service's queue is full, and stays so.
+            let error = io::Error::from(errno);
+            or_timeout(error, details.timeout.reason)
+        })?;
         Ok(Some(SocketTransport::new(stream, details.config)))
     }
+}
+
+/// Connects to a socket, within `patience`: it is for the service to take connections out of its queue.
+fn connect_unix(path: &Path, patience: Option<Duration>) -> Result<UnixStream, Errno> {
+    let socket = net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // It is that of connecting, too (socket(7)).
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, patience)?;
+    net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(UnixStream::from(socket))
 }
 
 /// How long a connection may be silent before the other host is asked whether it is there.
@@ -242,6 +261,21 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn a_queue_that_stays_full_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let (unix, stream) = (AddressFamily::UNIX, SocketType::STREAM);
+        let listener = net::socket_with(unix, stream, SocketFlags::CLOEXEC, None).unwrap();
+        net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        net::listen(&listener, 0).unwrap();
+        let patience = Some(Duration::from_millis(50));
+        let _queued = connect_unix(&path, patience).unwrap();
+        let full = connect_unix(&path, patience).unwrap_err();
+        let told = or_timeout(full.into(), Timeout::Connect);
+        assert!(matches!(told, Error::Timeout(Timeout::Connect)), "{told}");
+    }
 
     #[test]
     fn a_host_that_vanishes_is_noticed_within_minutes() {

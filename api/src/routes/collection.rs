@@ -90,13 +90,16 @@ struct DigestParams {
 )]
 async fn why_digest(State(service): State<Service>, OnePart(digest): OnePart) -> Result<Json<Why>> {
     if let Ok(segment) = digest.parse::<SegmentId>() {
-        let what = format!("segment {digest}");
-        return why(&service, what, move |_| Ok(vec![Thing::Segment(segment)])).await;
+        let nothing = Problem::nothing_is(format!("segment {digest}"));
+        return why(&service, nothing, move |_| {
+            Ok(vec![Thing::Segment(segment)])
+        })
+        .await;
     }
     let id = parse(&digest)?;
-    let what = format!("object or page {digest}");
+    let nothing = Problem::nothing_is(format!("object or page {digest}"));
     let things = vec![Thing::Object(id), Thing::Page(PageId(id.0))];
-    why(&service, what, move |_| Ok(things)).await
+    why(&service, nothing, move |_| Ok(things)).await
 }
 
 #[derive(IntoParams)]
@@ -119,8 +122,8 @@ struct LibraryName {
 )]
 async fn why_library(State(service): State<Service>, OnePart(name): OnePart) -> Result<Json<Why>> {
     let library: LibraryRef = name.parse()?;
-    let what = format!("lib/{library}");
-    why(&service, what, move |store| {
+    let nothing = Problem::not_found(format!("lib/{library}"));
+    why(&service, nothing, move |store| {
         let record = store.library(&library)?;
         Ok(record
             .map(|record| Thing::Object(record.object))
@@ -150,8 +153,8 @@ struct ImageName {
 )]
 async fn why_image(State(service): State<Service>, OnePart(name): OnePart) -> Result<Json<Why>> {
     let image: ImageRef = name.parse()?;
-    let what = format!("image/{image}");
-    why(&service, what, move |store| {
+    let nothing = Problem::not_found(format!("image/{image}"));
+    why(&service, nothing, move |store| {
         let found = store.image(&image)?;
         Ok(found
             .map(|(_, manifest)| Thing::Object(manifest.file))
@@ -162,10 +165,10 @@ async fn why_image(State(service): State<Service>, OnePart(name): OnePart) -> Re
 }
 
 /// The answer about the first that exists of the things that `look` names, in the state of the
-/// index that they are looked up in.
+/// index that they are looked up in, or `nothing`.
 async fn why(
     service: &Service,
-    what: String,
+    nothing: Problem,
     look: impl FnOnce(&Snapshot<'_>) -> Result<Vec<Thing>> + Send + 'static,
 ) -> Result<Json<Why>> {
     service
@@ -177,7 +180,7 @@ async fn why(
                     return Ok(Json(answer));
                 }
             }
-            Err(Problem::not_found(what))
+            Err(nothing)
         })
         .await
 }

@@ -28,7 +28,7 @@ pub(super) async fn named(
 ) -> Result<Response> {
     let (id, held) = service
         .with_store(move |store| {
-            let mut found = Err(Problem::not_found("object of that name"));
+            let mut found = Err(Problem::nothing_is("object of that name"));
             let held = store.hold(|view| {
                 found = look(view);
                 match &found {
@@ -37,7 +37,7 @@ pub(super) async fn named(
                 }
             })?;
             let id = found?;
-            let held = held.ok_or_else(|| Problem::not_found(format!("object {id}")))?;
+            let held = held.ok_or_else(|| Problem::nothing_is(format!("object {id}")))?;
             Ok((id, held))
         })
         .await?;
@@ -64,7 +64,7 @@ pub(super) async fn object_or_page(
     let page = service
         .with_store(move |store| {
             let held = store.hold_page(&PageId(id.0))?;
-            let held = held.ok_or_else(|| Problem::not_found(format!("object or page {id}")))?;
+            let held = held.ok_or_else(|| Problem::nothing_is(format!("object or page {id}")))?;
             let mut page = vec![0; PAGE_SIZE as usize];
             store.read_page(held.value, &mut page)?;
             Ok(page)

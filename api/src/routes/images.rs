@@ -140,7 +140,7 @@ async fn data(
 ) -> Result<Response> {
     content::named(&service, &headers, move |store| {
         let data = find(store, &image)?.1.data;
-        data.ok_or_else(|| Problem::not_found(format!("writable data of image/{image}")))
+        data.ok_or_else(|| Problem::nothing_is(format!("writable data of image/{image}")))
     })
     .await
 }

@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use pool_core::name::LibraryRef;
 use pool_core::registry::{Known, Reservation, ReservationRequest};
 use utoipa_axum::router::OpenApiRouter;
@@ -97,13 +98,25 @@ async fn reserve_all(
 #[utoipa::path(
     post, path = "/v1/registry/known", tag = "registry",
     request_body(content = schemas::LibraryRefs, description = "Names and versions"),
-    responses((status = 200, description = "What is known of each, in their order", body = Vec<schemas::Known>))
+    responses(
+        (status = 200, description = "What is known of each, in their order", body = Vec<schemas::Known>),
+        (status = 413, description = "The body is too long, or what is known of all is", body = ProblemBody),
+    )
 )]
 async fn known(
     State(service): State<Service>,
     JsonBody(libraries): JsonBody<Vec<LibraryRef>>,
 ) -> Result<Json<Vec<Known>>> {
-    let known = service.with_store(move |store| Ok(store.known_places(&libraries)?));
+    // A few bytes ask for a record of megabytes.
+    let most = service.options().limits.announcement;
+    let known = service.with_store(move |store| {
+        let known = store.known_places(&libraries, usize::try_from(most).unwrap_or(usize::MAX))?;
+        known.ok_or_else(|| {
+            let what = format!("what is known of all of them has more than {most} bytes");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", what)
+                .hint("ask about fewer at a time")
+        })
+    });
     known.await.map(Json)
 }
 
@@ -125,6 +138,6 @@ async fn get(
         .with_store(|store| Ok(store.reservations()?))
         .await
         .map(of_it)?;
-    let nothing = || Problem::not_found(format!("reservation of lib/{library}"));
+    let nothing = || Problem::nothing_is(format!("reservation of lib/{library}"));
     found.map(Json).ok_or_else(nothing)
 }

@@ -131,7 +131,10 @@ async fn remove(State(service): State<Service>, OnePart(name): OnePart) -> Resul
             let at = remaining
                 .iter()
                 .position(|token| token.name == name)
-                .ok_or_else(|| Problem::not_found(format!("token {name}")))?;
+                .ok_or_else(|| {
+                    let nothing = Problem::nothing_is(format!("token {name}"));
+                    nothing.hint("list those that there are: pool token ls")
+                })?;
             if remaining.remove(at).created_at.is_none() {
                 let what = format!("token {name} is of the configuration file");
                 return Err(Problem::new(StatusCode::CONFLICT, "configured", what)

@@ -7,7 +7,6 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use pool_core::page::PAGE_SIZE;
-use pool_store::upload::UploadManifest;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -15,6 +14,7 @@ use super::OnePart;
 use super::responses::{Conditional, Made, NoUpload};
 use crate::body::LimitedBody;
 use crate::conditions::Conditions;
+use crate::copies;
 use crate::json::read_json;
 use crate::paths;
 use crate::problem::{Problem, ProblemBody, Result};
@@ -33,12 +33,17 @@ pub(super) fn routes() -> OpenApiRouter<Service> {
 
 /// Begin an upload.
 ///
+/// What the pool has need not be listed: an object that the image or the library refers to may be left out, and pages
+/// that are those of another object may be given as copies (an image's file is made of those of its objects, mostly).
+/// If the pool does not have such an object the answer is 409 with the list of those to announce, too.
+///
 /// Conditions here and at the commit are about the name that the upload is to have. They are
 /// looked at now, so that nothing is sent in vain, and again when the name is given.
 #[utoipa::path(
     post, path = "/v1/uploads", tag = "uploads", request_body = UploadRequest,
     responses(
         (status = 201, description = "Begun; send the missing pages next", body = UploadStarted),
+        (status = 409, description = "The upload refers to objects that are neither announced nor stored: announce them, too", body = ProblemBody),
         Conditional,
         (status = 422, description = "The announcement contradicts itself", body = ProblemBody),
         (status = 503, description = "Too many uploads are under way: try again after as many seconds as Retry-After says", body = ProblemBody),
@@ -52,20 +57,17 @@ async fn begin(
     service.uploads().check_room()?;
     let limit = service.options().limits.announcement;
     let room = service.announced_room();
-    let (request, room) = read_json::<UploadRequest>(&service, request, limit, room).await?;
-    let manifest = UploadManifest {
-        target: request.target.into(),
-        objects: request.objects.into_iter().map(Into::into).collect(),
-    };
+    let (request, mut taken) = read_json::<UploadRequest>(&service, request, limit, room).await?;
+    taken.merge(room.take(copies::room_for(&request, limit)?)?);
     let work = service.clone();
     let started = service
         .with_store(move |store| {
             let precondition = conditions.precondition();
-            let upload = store.begin_upload(manifest)?;
+            let upload = store.begin_upload(copies::manifest(store, request)?)?;
             store.check(&upload.manifest().target.name(), &precondition)?;
             let missing = store.missing_pages(&upload)?;
             let epoch = upload.epoch();
-            let (id, _) = work.uploads().insert(upload, precondition, room)?;
+            let (id, _) = work.uploads().insert(upload, precondition, taken)?;
             Ok(UploadStarted {
                 id,
                 epoch,
@@ -181,7 +183,7 @@ async fn finish(batch: Option<Batch>) -> Result<()> {
         (status = 200, description = "Stored; the name was there", body = PushSummary),
         (status = 201, description = "Stored and named", body = PushSummary),
         NoUpload,
-        (status = 409, description = "Pages are missing, or the version has other content", body = ProblemBody),
+        (status = 409, description = "Pages or objects are missing, or the version has other content", body = ProblemBody),
         Conditional,
         (status = 422, description = "The pages do not make up the objects announced", body = ProblemBody),
     )

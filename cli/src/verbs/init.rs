@@ -31,8 +31,8 @@ pub(crate) struct Init {
 /// The new store.
 #[derive(Debug, Serialize)]
 struct Made {
-    /// Its directory.
-    directory: PathBuf,
+    /// Its directory; what is no UTF-8 in it is replaced, as JSON has no bytes.
+    directory: String,
     /// Its identity, in hexadecimal.
     store: String,
 }
@@ -45,11 +45,11 @@ impl Init {
         };
         let superblock = Store::create(&self.store, options)?;
         let made = Made {
-            directory: self.store,
+            directory: self.store.display().to_string(),
             store: format!("{:032x}", u128::from_be_bytes(superblock.identity)),
         };
         output::print(global.json, &made, |made| {
-            format!("an empty store is in {}", made.directory.display())
+            format!("an empty store is in {}", made.directory)
         })?;
         Ok(ExitCode::SUCCESS)
     }

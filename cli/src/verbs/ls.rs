@@ -11,7 +11,7 @@ use pool_core::name::{Name, Referent};
 use serde::Serialize;
 
 use crate::referent::{self, Folder};
-use crate::{Global, output, server};
+use crate::{Global, WrongUse, output, server};
 
 /// List images and library versions
 #[derive(Debug, Args)]
@@ -49,8 +49,8 @@ fn list(client: &Client, what: Option<&str>) -> Result<Listing> {
     let what = what.unwrap_or("");
     let (mut images, mut libraries) = match what {
         "" => (Some(String::new()), Some(String::new())),
-        "images" | "image" | "image/" => (Some(String::new()), None),
-        "libs" | "lib" | "lib/" => (None, Some(String::new())),
+        "images" | "images/" | "image" | "image/" => (Some(String::new()), None),
+        "libs" | "libs/" | "lib" | "lib/" => (None, Some(String::new())),
         _ => match (what.strip_prefix("image/"), what.strip_prefix("lib/")) {
             (Some(prefix), _) => (Some(prefix.to_owned()), None),
             (_, Some(prefix)) => (None, Some(prefix.to_owned())),
@@ -72,7 +72,9 @@ fn list(client: &Client, what: Option<&str>) -> Result<Listing> {
                 return Ok(Listing::of(None, Some(found)));
             }
             Ok(Referent::Segment(segment)) => {
-                bail!("segments/{segment} has no name to list: pool why {what} says what needs it")
+                bail!(WrongUse(format!(
+                    "segments/{segment} has no name to list: pool why {what} says what needs it"
+                )))
             }
             Err(_) => {}
         }
@@ -83,10 +85,10 @@ fn list(client: &Client, what: Option<&str>) -> Result<Listing> {
             Some(Folder::Root) => (Some(String::new()), Some(String::new())),
             Some(Folder::Images(name)) => (beginning(name, ':'), None),
             Some(Folder::Libraries(name)) => (None, beginning(name, '@')),
-            None if what.contains('/') => bail!(
+            None if what.contains('/') => bail!(WrongUse(format!(
                 "{what} has nothing to list: write image/NAME, lib/NAME, or a path such as \
                  /pool/libs or /pool/images/NAME"
-            ),
+            ))),
             None => (Some(what.to_owned()), Some(what.to_owned())),
         };
     }

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use pool_core::name::Referent;
 
-use crate::{Global, output, server};
+use crate::{Global, WrongUse, output, server};
 
 /// Keep a library version whether used or not
 #[derive(Debug, Args)]
@@ -40,9 +40,9 @@ impl Unpin {
 
 fn set(global: &Global, referent: &Referent, pinned: bool) -> Result<ExitCode> {
     let Referent::Library(library) = referent else {
-        bail!(
-            "only library versions can be pinned (an image stays as long as it has a tag): write lib/NAME@VERSION"
-        );
+        let what = "only library versions can be pinned (an image stays as long as it has a tag): \
+                    write lib/NAME@VERSION";
+        bail!(WrongUse(what.into()));
     };
     let library = server::client(global)?.pin(library, pinned)?;
     output::print(global.json, &library, |library| {

@@ -1,6 +1,7 @@
 //! `pool push`: put a library or an image into the pool, sending only the pages that it lacks.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -28,8 +29,8 @@ pub(crate) struct Push {
     #[command(subcommand)]
     what: What,
     /// Connections that send pages at the same time
-    #[arg(long, value_name = "COUNT", default_value_t = PushOptions::default().connections, global = true)]
-    connections: usize,
+    #[arg(long, value_name = "COUNT", default_value_t = usual_connections(), global = true)]
+    connections: NonZero<usize>,
     /// Refuse when the name is in the pool already
     #[arg(long, global = true)]
     only_new: bool,
@@ -61,10 +62,14 @@ enum What {
     },
 }
 
+fn usual_connections() -> NonZero<usize> {
+    NonZero::new(PushOptions::default().connections).unwrap_or(NonZero::<usize>::MIN)
+}
+
 impl Push {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
         let options = PushOptions {
-            connections: self.connections,
+            connections: self.connections.get(),
             only_new: self.only_new,
             waiting,
             ..PushOptions::default()

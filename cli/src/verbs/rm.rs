@@ -7,7 +7,7 @@ use clap::Args;
 use pool_core::name::Referent;
 use serde::Serialize;
 
-use crate::{Global, output, server};
+use crate::{Global, WrongUse, output, server};
 
 /// Remove tags and unused library versions; disk space comes back with a collection
 #[derive(Debug, Args)]
@@ -27,9 +27,11 @@ impl Rm {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
         for referent in &self.referents {
             if !matches!(referent, Referent::Image(_) | Referent::Library(_)) {
-                bail!(
-                    "{referent} cannot be removed: only images and library versions can, the rest goes by collection (pool gc)"
+                let what = format!(
+                    "{referent} cannot be removed: only images and library versions can, the rest \
+                     goes by collection (pool gc)"
                 );
+                bail!(WrongUse(what));
             }
         }
         let client = server::client(global)?;

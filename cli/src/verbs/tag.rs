@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use pool_core::name::Referent;
 
-use crate::{Global, output, server};
+use crate::{Global, WrongUse, output, server};
 
 /// Give an image a further tag, or move the tag here from another image
 #[derive(Debug, Args)]
@@ -23,7 +23,8 @@ pub(crate) struct Tag {
 impl Tag {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
         let (Referent::Image(from), Referent::Image(to)) = (&self.from, &self.to) else {
-            bail!("only images have tags: write image/NAME:TAG for both");
+            let what = "only images have tags: write image/NAME:TAG for both";
+            bail!(WrongUse(what.into()));
         };
         let image = server::client(global)?.tag(from, to)?;
         output::print(global.json, &image, |image| {

@@ -140,7 +140,7 @@ fn a_library_has_many_addresses() {
             (&["pin", "IT"], (0, "is pinned")),
             (&["rm", "IT"], (1, "unpin it first")),
             (&["unpin", "IT"], (0, "is not pinned")),
-            (&["tag", "IT", "image/a:b"], (1, "write image/NAME:TAG")),
+            (&["tag", "IT", "image/a:b"], (2, "write image/NAME:TAG")),
             (&["inspect", "IT"], (1, "describing")),
             (&["describe", "IT"], (1, "describing")),
             (&["extract", "IT", "-d", "parts"], (1, "describing")),
@@ -171,8 +171,8 @@ fn an_image_has_many_addresses() {
             (&["cat", "IT"], (0, "ELF")),
             (&["ls", "IT"], (0, "image/bb:v1")),
             (&["why", "IT"], (0, "image/bb:v1")),
-            (&["pin", "IT"], (1, "write lib/NAME@VERSION")),
-            (&["unpin", "IT"], (1, "write lib/NAME@VERSION")),
+            (&["pin", "IT"], (2, "write lib/NAME@VERSION")),
+            (&["unpin", "IT"], (2, "write lib/NAME@VERSION")),
             (
                 &["tag", "IT", "image/bb:v2"],
                 (0, "image/bb:v2 is image/bb:v1"),
@@ -216,10 +216,10 @@ fn content_has_many_addresses() {
                 (&["cat", "IT"], (0, word)),
                 (&["ls", "IT"], (0, name)),
                 (&["why", "IT"], (0, name)),
-                (&["pin", "IT"], (1, "write lib/NAME@VERSION")),
-                (&["unpin", "IT"], (1, "write lib/NAME@VERSION")),
-                (&["tag", "IT", "image/a:b"], (1, "write image/NAME:TAG")),
-                (&["rm", "IT"], (1, "pool gc")),
+                (&["pin", "IT"], (2, "write lib/NAME@VERSION")),
+                (&["unpin", "IT"], (2, "write lib/NAME@VERSION")),
+                (&["tag", "IT", "image/a:b"], (2, "write image/NAME:TAG")),
+                (&["rm", "IT"], (2, "pool gc")),
             ],
         );
     }
@@ -227,12 +227,12 @@ fn content_has_many_addresses() {
         &pool,
         &paths(&pool, "segments/00000000"),
         &[
-            (&["cat", "IT"], (1, "pool why")),
-            (&["ls", "IT"], (1, "pool why")),
+            (&["cat", "IT"], (2, "pool why")),
+            (&["ls", "IT"], (2, "pool why")),
             (&["why", "IT"], (0, "in segment")),
-            (&["pin", "IT"], (1, "write lib/NAME@VERSION")),
-            (&["tag", "IT", "image/a:b"], (1, "write image/NAME:TAG")),
-            (&["rm", "IT"], (1, "pool gc")),
+            (&["pin", "IT"], (2, "write lib/NAME@VERSION")),
+            (&["tag", "IT", "image/a:b"], (2, "write image/NAME:TAG")),
+            (&["rm", "IT"], (2, "pool gc")),
         ],
     );
 }
@@ -281,10 +281,12 @@ fn folders_are_listed_by_their_paths() {
         }
     }
     assert_eq!(names("mnt").len(), 4);
+    assert_eq!(names("images/"), ["bb v1"]);
+    assert_eq!(names("libs/").len(), 3);
     assert_eq!(names("lib/z"), ["z 1", "zlib 1.3", "zlib 1.3.1"]);
     assert_eq!(names("z"), ["z 1", "zlib 1.3", "zlib 1.3.1"]);
     for nothing in ["/pool/objects", "/etc/passwd", "mnt/objects", "libs/z"] {
-        let says = pool.refused(1, &["ls", nothing]);
+        let says = pool.refused(2, &["ls", nothing]);
         assert!(says.contains("write image/NAME"), "{nothing}: {says}");
     }
 }

@@ -58,6 +58,19 @@ fn a_compiler_links_with_the_registry_of_the_service() {
         std::fs::read(pool.path("app")).unwrap()
     );
 
+    // Of another program on the same libraries only what is its own is sent, and hardly a word about the rest.
+    let other = compile(&pool, &source.replace("linked", "other"), "other", None);
+    assert!(other.status.success());
+    let pushed = pool.json(&["push", "image", "other", "--name", "other", "--tag", "v1"]);
+    let number = |name: &str| pushed[name].as_u64().unwrap();
+    assert!((1..=2).contains(&number("sent_pages")), "{pushed}");
+    let announced = number("sent_bytes") - number("sent_pages") * 4128;
+    assert!(announced < 16 << 10, "{pushed}");
+    assert_eq!(
+        pool.bytes(&["cat", "image/other:v1"]),
+        std::fs::read(pool.path("other")).unwrap()
+    );
+
     // The same program against another book has its own addresses, and asks nobody.
     pool.end();
     let refused = compile(&pool, source, "lost", None);

@@ -135,12 +135,44 @@ fn service_that_says(answer: &'static str) -> String {
 
 #[test]
 fn a_service_that_falls_silent_is_given_up() {
-    let half = service_that_says("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
+    let half = service_that_says(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 10\r\n\r\nhalf",
+    );
     let output = run_pool(&["--timeout", "1", "--server", &half, "cat", "lib/z@1"]).output();
     let output = output.unwrap();
     assert_eq!(output.status.code(), Some(1));
     let says = String::from_utf8(output.stderr).unwrap();
     assert!(says.contains("silent for 1 seconds"), "{says}");
+}
+
+#[test]
+fn what_another_server_says_is_not_taken_for_the_pools() {
+    for (answer, says) in [
+        (
+            "200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\nlog in",
+            ["text/html", "204"],
+        ),
+        (
+            "200 OK\r\nContent-Length: 0\r\n\r\n",
+            ["sends nothing", "204"],
+        ),
+        (
+            "302 Found\r\nLocation: https://login.example\r\nContent-Length: 0\r\n\r\n",
+            ["https://login.example", "https://login.example"],
+        ),
+    ] {
+        let answer: &str = format!("HTTP/1.1 {answer}").leak();
+        for (verb, word) in ["cat", "rm"].into_iter().zip(says) {
+            let url = service_that_says(answer);
+            let output = run_pool(&["--server", &url, verb, "lib/z@1"]).output();
+            let output = output.unwrap();
+            assert_eq!(output.status.code(), Some(1), "{verb} {answer}");
+            assert_eq!(output.stdout, b"", "{verb} {answer}");
+            let says = String::from_utf8(output.stderr).unwrap();
+            assert!(says.contains("does not answer as a pool service"), "{says}");
+            assert!(says.contains(word), "{verb} {answer}: {says}");
+        }
+    }
 }
 
 #[test]
@@ -154,6 +186,18 @@ fn what_a_service_says_is_nothing_that_a_terminal_obeys() {
     let output = output.unwrap();
     assert_eq!(output.status.code(), Some(1));
     let says = String::from_utf8(output.stderr).unwrap();
+    assert!(says.contains("gone"), "{says}");
+    assert!(!says.contains(['\u{1b}', '\u{9b}']), "{says:?}");
+    let body = r#"[{"name": "\u001b[2Jgone\u009b", "scope": "read"}]"#;
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let url = service_that_says(answer.leak());
+    let output = run_pool(&["--server", &url, "token", "ls"]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let says = String::from_utf8(output.stdout).unwrap();
     assert!(says.contains("gone"), "{says}");
     assert!(!says.contains(['\u{1b}', '\u{9b}']), "{says:?}");
 }
@@ -203,7 +247,12 @@ fn a_push_that_waits_says_why() {
     let target = serde_json::json!({
         "kind": "library", "name": "a", "version": "1", "object": "0".repeat(64),
     });
-    let announcement = serde_json::json!({"target": target, "objects": []});
+    // One page of zeros.
+    let object = serde_json::json!({
+        "id": "0".repeat(64), "length": 4096, "placement": {"kind": "sparse"},
+        "pages": format!("{}=", "A".repeat(43)),
+    });
+    let announcement = serde_json::json!({"target": target, "objects": [object]});
     let begun = ask("POST", "/v1/uploads", &announcement.to_string());
     let begun: serde_json::Value = serde_json::from_slice(&begun).unwrap();
     fs::write(pool.path("content"), "some content").unwrap();

@@ -1,6 +1,8 @@
 //! What each verb does, and what it refuses.
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
@@ -158,8 +160,33 @@ fn wrong_use_is_told_from_failure() {
         &["push", "image", BUSYBOX, "--name", "a/b", "--tag", "v1"],
         &["push", "lib", BUSYBOX, "--name", "..", "--version", "v1"],
         &["gc", "--grace", "soon"],
+        &["tag", "lib/a@1", "image/a:1"],
+        &["pin", "image/a:1"],
+        &["rm", "image/a:1", "/pool/segments/00000001"],
+        &["--server", "ftp://x", "ls"],
+        &["--server", "", "ls"],
+        &["--token", "two\nlines", "ls"],
+        &[
+            "push",
+            "--connections",
+            "0",
+            "image",
+            BUSYBOX,
+            "--name",
+            "a",
+            "--tag",
+            "b",
+        ],
     ] {
         pool.refused(2, wrong);
+    }
+    for (wrong, word) in [
+        (&["tag", "lib/a@1", "image/a:1"][..], "image/NAME:TAG"),
+        (&["pin", "image/a:1"], "lib/NAME@VERSION"),
+        (&["--server", "ftp://x", "ls"], "http://HOST:PORT"),
+    ] {
+        let says = pool.refused(2, wrong);
+        assert!(says.contains(word) && says.starts_with("pool: "), "{says}");
     }
     std::fs::write(pool.path("text"), "#!/bin/sh\n").unwrap();
     std::fs::write(pool.path("empty"), "").unwrap();
@@ -178,10 +205,8 @@ fn wrong_use_is_told_from_failure() {
             "absent",
         ),
         (&["describe", "/bin/sh"], "static"),
-        (&["tag", "lib/a@1", "image/a:1"], "image/NAME:TAG"),
-        (&["pin", "image/a:1"], "lib/NAME@VERSION"),
-        (&["--server", "ftp://x", "ls"], "http://HOST:PORT"),
         (&["fsck", "--store", "text"], "not a pool store"),
+        (&["token", "rm", "none"], "pool token ls"),
     ] {
         let says = pool.refused(1, failing);
         assert!(says.contains(word), "{failing:?}: {says}");
@@ -190,6 +215,10 @@ fn wrong_use_is_told_from_failure() {
     pool.end();
     let says = pool.refused(1, &["ls"]);
     assert!(says.contains("check that poolsvc runs"), "{says}");
+    // A variable that is empty names nobody.
+    let mut usual = pool.command(&["ls", "+"]);
+    let output = usual.env("POOL_SERVER", "").output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert_eq!(says.matches("refused").count(), 1, "{says}");
 }
 
@@ -217,7 +246,7 @@ fn tokens_are_made_shown_and_used() {
             .unwrap()
             .success()
     );
-    let says = pool.refused(1, &["--token", "two\nlines", "ls"]);
+    let says = pool.refused(2, &["--token", "two\nlines", "ls"]);
     assert!(says.contains("POOL_TOKEN"), "{says}");
     pool.refused(2, &["token", "rm", ""]);
     with(&["token", "rm", "ops"]);
@@ -237,6 +266,13 @@ fn a_store_is_made_where_nothing_is() {
         let says = pool.refused(1, &["init", "--store", directory]);
         assert!(says.contains("a store already"), "{says}");
     }
+    // JSON has no bytes that are not text; the store is made all the same.
+    let odd = OsStr::from_bytes(b"odd\xff");
+    let mut init = pool.command(&["init", "--json", "--store"]);
+    let output = init.arg(odd).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(made["directory"], "odd\u{fffd}");
     std::fs::create_dir(pool.path("full")).unwrap();
     std::fs::write(pool.path("full/notes"), "mine").unwrap();
     let says = pool.refused(1, &["init", "--store", "full"]);
@@ -311,6 +347,14 @@ fn each_verb_has_help_and_a_manual_page() {
             "{page}"
         );
         assert!(!page.contains(".SH EXTRA"), "{page}");
+        let version = env!("CARGO_PKG_VERSION");
+        let title = format!(".TH pool\\-{verb} 1 \"\" \"poolfs {version}\" \"poolfs manual\"\n");
+        assert!(page.starts_with(&title), "{page}");
+        let (_, variables) = page.split_once(".SH ENVIRONMENT\n").expect(verb);
+        for (variable, option) in [("SERVER", "server"), ("TOKEN", "token")] {
+            let told = format!(".TP\n\\fBPOOL_{variable}\\fR\nWhat \\fB\\-\\-{option}\\fR");
+            assert!(variables.contains(&told), "{page}");
+        }
         assert!(
             pool.text(&[verb, "--help"]).contains("Usage: pool"),
             "{verb}"

@@ -71,3 +71,13 @@ pub enum Known {
     /// There is nothing that it could keep.
     Nothing,
 }
+
+impl Known {
+    /// Bytes of the record that comes with it.
+    pub fn record_length(&self) -> usize {
+        match self {
+            Self::Keeping { places, .. } | Self::Earlier { places, .. } => places.bytes().len(),
+            Self::Alone | Self::Nothing => 0,
+        }
+    }
+}

@@ -1,8 +1,7 @@
 //! Addresses in an image, once everything has its place.
 
-use super::gathered::Gathered;
 use super::image::{Image, View};
-use super::object::{Place, Symbol};
+use super::object::{Gathered, Place, Symbol};
 use super::plan::{Entry, Part};
 use super::references;
 use super::target::Target;

@@ -1,8 +1,7 @@
 //! What the command line says of a program, beside its files.
 
-use std::collections::HashMap;
-
 use super::args::{Definition, LinkRequest};
+use super::hash::HashMap;
 use super::unit::Beforehand;
 
 /// What is taken into account beside the files.

@@ -3,8 +3,7 @@
 //! library as their own. With it comes what it refers to in its own object and others have no name for: constants, and
 //! functions of the object's own.
 
-use std::collections::HashSet;
-
+use super::hash::HashSet;
 use super::object::Place;
 use super::resolve::Resolution;
 use super::target::{Target, UnitTargets};

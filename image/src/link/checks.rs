@@ -6,7 +6,7 @@ use super::args::LinkRequest;
 use super::demangle;
 use super::error::LinkError;
 use super::image::Image;
-use super::object::{Binding, Place, Section, Symbol};
+use super::object::{Binding, Place};
 use super::references::patches;
 use super::unit::Unit;
 
@@ -15,6 +15,9 @@ const ENDS_OF_DATA: [&str; 5] = ["__bss_start", "_edata", "_end", "edata", "end"
 
 /// Defined by C libraries. They themselves only ask for the rest of the page that their memory begins in.
 const OF_C_LIBRARY: &str = "__libc_start_main";
+
+/// Frames and tables for unwinding code, which may lie in a copy that does not count.
+const OF_CODE: [&str; 2] = [".eh_frame", ".gcc_except_table"];
 
 /// What the program refers to must be there, or is to be warned of.
 pub(super) fn refuse_undefined(
@@ -32,45 +35,60 @@ pub(super) fn refuse_undefined(
     let mut missing: BTreeMap<&str, String> = BTreeMap::new();
     for u in image.included() {
         let unit = &image.units[u];
+        let (mut object, mut is_fine) = (usize::MAX, Vec::new());
         for (o, s, section) in unit.sections() {
             if !section.is_loaded() || !image.takes(u, o, s) || image.program.is_unneeded(u, o, s) {
                 continue;
             }
-            for patched in patches(&units, u, &image.targets[u], (o, s))? {
-                let relocation = patched.relocation;
-                let symbol = &unit.objects[o].symbols[relocation.symbol];
-                let place = || image.place((u, o, s), relocation.offset);
-                if ENDS_OF_DATA.contains(&symbol.name)
-                    && unit.definition(OF_C_LIBRARY).is_none()
-                    && image.program.definition(symbol.name).is_none()
-                    && image.has_data_apart()
-                {
-                    return Err(LinkError::EndOfData {
-                        place: place(),
-                        symbol: symbol.name.to_owned(),
-                    });
-                }
-                if image.is_border_of_merged(symbol.name) {
-                    return Err(LinkError::Relocation {
-                        place: place(),
-                        problem: format!(
-                            "{} is a border of sections whose equal entries are to be merged, which is not done: \
-                             compile them without -fmerge-constants (flag M of the section)",
-                            symbol.name
-                        ),
-                    });
-                }
-                if symbol.is_local() || symbol.name.is_empty() {
-                    refuse_discarded(image, (u, o), section, symbol, place)?;
+            if object != o {
+                (object, is_fine) = (o, vec![false; unit.objects[o].symbols.len()]);
+            }
+            let is_of_code = OF_CODE.iter().any(|name| section.name.starts_with(name));
+            for relocation in &section.relocations {
+                if is_fine[relocation.symbol] {
                     continue;
                 }
-                let name = image.program.name(u, o, symbol);
-                if image.program.refers(u, o, symbol)
-                    && symbol.binding != Binding::Weak
-                    && !missing.contains_key(name)
-                    && !image.means(u, &patched.target, name)
-                {
-                    missing.insert(name, place());
+                let Some(doubt) = doubt(image, (u, o), relocation.symbol) else {
+                    is_fine[relocation.symbol] = true;
+                    continue;
+                };
+                // Passed over, as by binutils (`_bfd_elf_default_action_discarded`).
+                if is_of_code && matches!(doubt, Doubt::Discarded(_)) {
+                    continue;
+                }
+                // One that another makes superfluous asks for nothing.
+                let patches = patches(&units, u, &image.targets[u], (o, s))?;
+                let mut live = patches.iter().map(|patched| patched.relocation);
+                if !live.any(|live| std::ptr::eq(live, relocation)) {
+                    continue;
+                }
+                let place = || image.place((u, o, s), relocation.offset);
+                match doubt {
+                    Doubt::EndOfData(symbol) => {
+                        return Err(LinkError::EndOfData {
+                            place: place(),
+                            symbol: symbol.to_owned(),
+                        });
+                    }
+                    Doubt::BorderOfMerged(symbol) => {
+                        return Err(LinkError::Relocation {
+                            place: place(),
+                            problem: format!(
+                                "{symbol} is a border of sections whose equal entries are to be merged, which is not \
+                                 done: compile them without -fmerge-constants (flag M of the section)"
+                            ),
+                        });
+                    }
+                    Doubt::Discarded(symbol) => {
+                        return Err(LinkError::Discarded {
+                            place: place(),
+                            symbol: symbol.to_owned(),
+                        });
+                    }
+                    Doubt::Missing(name) => {
+                        missing.entry(name).or_insert_with(place);
+                        is_fine[relocation.symbol] = true;
+                    }
                 }
             }
         }
@@ -155,30 +173,49 @@ pub(super) fn refuse_many_sections(image: &Image<'_, '_>) -> Result<(), LinkErro
     })
 }
 
-/// A local symbol of a copy that does not count stands for nothing. Frames and tables for unwinding such code
-/// are passed over (binutils, `_bfd_elf_default_action_discarded`).
-fn refuse_discarded(
-    image: &Image<'_, '_>,
-    (unit, object): (usize, usize),
-    section: &Section<'_>,
-    symbol: &Symbol<'_>,
-    place: impl Fn() -> String,
-) -> Result<(), LinkError> {
-    let about_code = [".eh_frame", ".gcc_except_table"];
-    let Place::Section(of) = symbol.place else {
-        return Ok(());
-    };
-    if !image.program.is_lost(unit, object, of)
-        || about_code.iter().any(|name| section.name.starts_with(name))
+/// What may be wrong about a reference.
+enum Doubt<'n> {
+    /// It is to the end of all data.
+    EndOfData(&'n str),
+    /// It is to where sections begin or end that are to be merged.
+    BorderOfMerged(&'n str),
+    /// It is to a local symbol of a copy that does not count, which stands for nothing.
+    Discarded(&'n str),
+    /// Nothing defines it.
+    Missing(&'n str),
+}
+
+/// What may be wrong about references of an object to a symbol, whatever section they are in.
+fn doubt<'i>(image: &'i Image<'_, '_>, (u, o): (usize, usize), index: usize) -> Option<Doubt<'i>> {
+    let unit = &image.units[u];
+    let symbol = &unit.objects[o].symbols[index];
+    if ENDS_OF_DATA.contains(&symbol.name)
+        && unit.definition(OF_C_LIBRARY).is_none()
+        && image.program.definition(symbol.name).is_none()
+        && image.has_data_apart()
     {
-        return Ok(());
+        return Some(Doubt::EndOfData(symbol.name));
     }
-    let name = match symbol.name {
-        "" => image.units[unit].objects[object].sections[of].name,
-        name => name,
-    };
-    Err(LinkError::Discarded {
-        place: place(),
-        symbol: name.to_owned(),
-    })
+    if image.is_border_of_merged(symbol.name) {
+        return Some(Doubt::BorderOfMerged(symbol.name));
+    }
+    if symbol.is_local() || symbol.name.is_empty() {
+        return match symbol.place {
+            Place::Section(of) if image.program.is_lost(u, o, of) => {
+                let of = &unit.objects[o].sections[of];
+                let is_named = !symbol.name.is_empty();
+                Some(Doubt::Discarded(if is_named {
+                    symbol.name
+                } else {
+                    of.name
+                }))
+            }
+            _ => None,
+        };
+    }
+    let name = image.program.name(u, o, symbol);
+    let is_missing = image.program.refers(u, o, symbol)
+        && symbol.binding != Binding::Weak
+        && !image.means(u, &image.targets[u][o][index], name);
+    is_missing.then_some(Doubt::Missing(name))
 }

@@ -5,15 +5,13 @@
 //! The application's go, and those of libraries that lie in a set of the image. The rest of a library stays: its
 //! pages are the same in every image. What its collected sections refer to may be undefined.
 
-use std::collections::{HashMap, HashSet};
-
 use goblin::elf::section_header::{SHT_FINI_ARRAY, SHT_INIT_ARRAY, SHT_NOTE, SHT_PREINIT_ARRAY};
 
 use super::args::LinkRequest;
 use super::eh_frame;
 use super::error::LinkError;
-use super::gathered::{Gathered, gathered, is_set_name};
-use super::object::{Object, Place, Section, Symbol};
+use super::hash::{HashMap, HashSet};
+use super::object::{Gathered, Object, Place, Section, Symbol, is_set_name};
 use super::resolve::{Resolution, Sections};
 use super::tables::Tables;
 use super::unit::Unit;
@@ -62,11 +60,11 @@ fn unneeded<'a>(
         tables,
         units,
         program,
-        reached: HashSet::new(),
+        reached: HashSet::default(),
         open: Vec::new(),
-        groups: HashMap::new(),
-        sets: HashMap::new(),
-        frames: HashMap::new(),
+        groups: HashMap::default(),
+        sets: HashMap::default(),
+        frames: HashMap::default(),
     };
     search.index(request.collects_sets);
     search.roots(request);
@@ -82,7 +80,7 @@ fn unneeded<'a>(
 fn removable(units: &[Unit<'_>], unneeded: &Sections) -> Sections {
     let is_removable = |(unit, object, section): &At| {
         let section = &units[*unit].objects[*object].sections[*section];
-        *unit == 0 || gathered(section) == Some(Gathered::Orphan)
+        *unit == 0 || section.gathered == Some(Gathered::Orphan)
     };
     unneeded.iter().copied().filter(is_removable).collect()
 }
@@ -259,7 +257,7 @@ impl<'a> Search<'_, 'a> {
 
 /// By section of code, the symbols that frames of its functions need.
 fn frames_of(object: &Object<'_>) -> HashMap<usize, Vec<usize>> {
-    let mut needs: HashMap<usize, Vec<usize>> = HashMap::new();
+    let mut needs: HashMap<usize, Vec<usize>> = HashMap::default();
     for frames in object.sections.iter().filter(|s| s.name == FRAMES) {
         for (function, needed) in eh_frame::needs(frames) {
             if let Place::Section(section) = object.symbols[function].place {

@@ -4,9 +4,8 @@
 //! pages of their own. So those of members that are in the program are written here, as DWARF has them: with whole
 //! addresses, without what only unwinders for exceptions need. Source: DWARF 5, 6.4.1.
 
-use std::collections::HashMap;
-
 use super::eh_frame::{self, Common, Record};
+use super::hash::HashMap;
 use super::image::Image;
 use super::relocate::{self, Contents};
 
@@ -20,7 +19,7 @@ const COMMON: u32 = u32::MAX;
 pub(super) fn fill(image: &Image<'_, '_>, contents: &mut Contents) {
     let mut writer = Writer {
         bytes: contents.loose.remove(NAME).unwrap_or_default(),
-        commons: HashMap::new(),
+        commons: HashMap::default(),
     };
     for unit in image.included().filter(|unit| *unit != 0) {
         for (o, s, section) in image.units[unit].sections() {
@@ -51,7 +50,7 @@ struct Writer {
 impl Writer {
     /// Writes the frames of a relocated section.
     fn section(&mut self, bytes: &[u8], address: u64) {
-        let mut commons: HashMap<usize, Option<Common<'_>>> = HashMap::new();
+        let mut commons: HashMap<usize, Option<Common<'_>>> = HashMap::default();
         for record in eh_frame::records(bytes) {
             match record {
                 Record::Common(start, body) => {

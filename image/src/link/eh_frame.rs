@@ -5,8 +5,8 @@
 //! belongs to the image. Sources: Linux Standard Base Core 5.0, chapter 10.6; DWARF 5, 6.4.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 
+use super::hash::HashMap;
 use super::object::{Relocation, Section};
 
 /// Bytes of a table with `entries` lines; none without lines.
@@ -62,7 +62,7 @@ pub(super) fn needs(section: &Section<'_>) -> Vec<(usize, Vec<usize>)> {
         &all[..all.partition_point(before(end))]
     };
     let mut needs = Vec::new();
-    let mut commons: HashMap<usize, &[Relocation]> = HashMap::new();
+    let mut commons: HashMap<usize, &[Relocation]> = HashMap::default();
     for record in records(section.bytes) {
         match record {
             Record::Common(start, body) => {
@@ -94,7 +94,7 @@ pub(super) struct Frame {
 /// The frames of a relocated `.eh_frame` section at `address`. Functions that are not in the image (their address
 /// is zero) are left out.
 pub(super) fn frames(bytes: &[u8], address: u64) -> Vec<Frame> {
-    let mut encodings: HashMap<usize, Option<u8>> = HashMap::new();
+    let mut encodings: HashMap<usize, Option<u8>> = HashMap::default();
     let mut frames = Vec::new();
     for record in records(bytes) {
         match record {

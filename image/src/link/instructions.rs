@@ -6,11 +6,11 @@
 //! reaches from the start of a function is none.
 
 use std::cell::OnceCell;
-use std::collections::{HashMap, HashSet};
 
 use goblin::elf::reloc as r;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind};
 
+use super::hash::{HashMap, HashSet, map_with_capacity};
 use super::object::Object;
 
 /// A relocated field and the instruction that it belongs to, whose address is its offset in the section.
@@ -43,9 +43,9 @@ impl<'b> Instructions<'b> {
             .map(|r| (r.offset, r.kind))
             .collect();
         let entered = object.entered.get(index)?;
-        let mut starts = HashSet::new();
+        let mut starts = HashSet::default();
         let mut targets = Vec::new();
-        let mut fields = HashMap::with_capacity(relocated.len());
+        let mut fields = map_with_capacity(relocated.len());
         let mut decoder = Decoder::with_ip(64, section.bytes, 0, DecoderOptions::NONE);
         let mut instruction = Instruction::default();
         while decoder.can_decode() {
@@ -121,7 +121,7 @@ impl<'b> Instructions<'b> {
 
     fn reach(&self) -> HashSet<u64> {
         let mut open = self.functions.clone();
-        let mut reached = HashSet::new();
+        let mut reached = HashSet::default();
         while let Some(start) = open.pop() {
             let bytes = usize::try_from(start).ok();
             let bytes = bytes.and_then(|at| self.bytes.get(at..));

@@ -1,9 +1,8 @@
 //! Files of intermediate code, as the resolution sees them: symbols without contents.
 
-use std::collections::HashMap;
-
 use goblin::elf::section_header::{SHF_ALLOC, SHT_PROGBITS};
 
+use super::hash::HashMap;
 use super::object::{Binding, Group, Object, Place, Section, Symbol};
 
 /// How sections of GCC's code are called.
@@ -85,7 +84,7 @@ pub(super) fn object<'a>(name: &str, symbols: &'a [CodeSymbol]) -> Object<'a> {
     };
     let mut sections = vec![section(false), section(true)];
     let mut groups: Vec<Group<'a>> = Vec::new();
-    let mut by_key: HashMap<&str, usize> = HashMap::new();
+    let mut by_key: HashMap<&str, usize> = HashMap::default();
     let symbols = symbols.iter().map(|symbol| {
         let own = match &symbol.comdat_key {
             None => 1,

@@ -2,8 +2,7 @@
 //!
 //! What is loaded, only within a unit: a library's shared pages must not depend on what else is in an image.
 
-use std::collections::HashMap;
-
+use super::hash::{HashMap, map_with_capacity};
 use super::object::Section;
 
 /// A section: unit, object, index.
@@ -40,7 +39,7 @@ impl Merged {
 
     /// Moves each piece to its position, of `positions` from `offset`.
     pub(super) fn move_pieces(&mut self, offset: u64, positions: &[u64]) {
-        let mut moved = HashMap::with_capacity(positions.len());
+        let mut moved = map_with_capacity(positions.len());
         for (piece, position) in self.pieces.iter_mut().zip(positions) {
             moved.insert(piece.position, *position);
             piece.position = *position;
@@ -97,8 +96,8 @@ pub(super) fn merge<'s, 'a: 's>(
     sections: impl Iterator<Item = (At, &'s Section<'a>)>,
 ) -> Merged {
     let mut bytes: Vec<u8> = Vec::new();
-    let mut known: HashMap<&'a [u8], u64> = HashMap::new();
-    let mut entries = HashMap::new();
+    let mut known: HashMap<&'a [u8], u64> = HashMap::default();
+    let mut entries = HashMap::default();
     let mut pieces = Vec::new();
     for (at, section) in sections {
         let mut moved = Vec::new();

@@ -64,7 +64,7 @@ mod dynamic;
 mod eh_frame;
 mod error;
 mod files;
-mod gathered;
+mod hash;
 mod image;
 mod instructions;
 mod intermediate;

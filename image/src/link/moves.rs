@@ -8,7 +8,6 @@ use pool_core::registry::{APPLICATION_START, AddressRange, Reservation};
 use pool_core::slide::{Field, FieldKind, SlideError, SlideRecord, UnwindTable};
 
 use super::addresses::Import;
-use super::gathered::gathered;
 use super::image::Image;
 use super::object::{Place, Relocation};
 use super::patch::{Value, Width};
@@ -295,7 +294,7 @@ impl<'a> Image<'_, 'a> {
             Place::Common => Some(id.unit),
             Place::Section(section) => {
                 let of = &self.units[id.unit].objects[id.object].sections[section];
-                let lies_apart = gathered(of).is_some()
+                let lies_apart = of.gathered.is_some()
                     || of.is_thread_local()
                     || self.moved(id.unit, id.object, section).is_some();
                 Some(if lies_apart { 0 } else { id.unit })

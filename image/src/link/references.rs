@@ -3,7 +3,6 @@
 use goblin::elf::reloc as r;
 
 use super::error::LinkError;
-use super::gathered::gathered;
 use super::instructions::Instructions;
 use super::merge;
 use super::object::{Binding, Object, Place, Relocation, Section, Symbol};
@@ -120,7 +119,7 @@ fn takes_slot_to_slide(
     facts: TargetFacts,
     patched: &Patched<'_, '_>,
 ) -> bool {
-    let is_code = section.is_loaded() && section.is_code() && gathered(section).is_none();
+    let is_code = section.is_loaded() && section.is_code() && section.gathered.is_none();
     if unit.kind != UnitKind::Application || !is_code {
         return false;
     }
@@ -169,7 +168,7 @@ fn facts(
             && matches!(target, Target::Import(_))
             && symbol.binding == Binding::Weak,
         place: match section.is_code() {
-            true if has_slots && section.is_loaded() && gathered(section).is_none() => {
+            true if has_slots && section.is_loaded() && section.gathered.is_none() => {
                 Referrer::CodeWithTable
             }
             true => Referrer::Code,
@@ -194,7 +193,7 @@ fn facts(
                 Place::Section(s)
                     if is_elsewhere
                         && !is_thread_local
-                        && gathered(&object.sections[s]).is_none() =>
+                        && object.sections[s].gathered.is_none() =>
                 {
                     facts.settled = Settled::ByImage;
                 }
@@ -203,7 +202,7 @@ fn facts(
                 }
                 Place::Section(_) if is_application => {}
                 Place::Section(s) => {
-                    if gathered(&object.sections[s]).is_some() {
+                    if object.sections[s].gathered.is_some() {
                         facts.settled = Settled::ByImage;
                     } else if facts.settled == Settled::ByUnit
                         && !symbol.is_local()

@@ -8,10 +8,9 @@ use pool_core::page::PAGE_SIZE;
 use super::detour_frames::{self, Framed};
 use super::eh_frame;
 use super::error::LinkError;
-use super::gathered::Gathered;
 use super::image::{Image, RELA_SIZE, TRAP};
 use super::moves::Moves;
-use super::object::Section;
+use super::object::{Gathered, Section};
 use super::plan::{Entry, Part, PlannedDetour};
 use super::site::{Other, Site};
 

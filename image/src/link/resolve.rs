@@ -10,12 +10,12 @@
 //! library counts before the application's: the language makes them the same.
 
 use std::cmp::Ordering;
-use std::collections::{HashMap, HashSet};
 
 use super::args::Definition;
 use super::asked::Asked;
 use super::error::LinkError;
 use super::files::Step;
+use super::hash::{HashMap, HashSet, map_with_capacity};
 use super::object::{Binding, Object, Place, Symbol};
 use super::unit::{
     Beforehand, Groups, STRONG, SymbolId, Unit, is_one_by_language, precedence, takes_part,
@@ -171,7 +171,7 @@ impl<'a> Resolution<'a> {
         let lost = self.lost.iter().filter(|(unit, ..)| *unit == 0);
         dropped.extend(lost.map(|(_, object, section)| (*object, *section)));
         units[0].drop_sections(&dropped, may_repeat)?;
-        let mut settled = HashMap::with_capacity(self.definitions.len());
+        let mut settled = map_with_capacity(self.definitions.len());
         for (&name, &id) in &self.definitions {
             let owner = self.owner(units, name, id);
             let owner = owner.ok_or_else(|| LinkError::Copies {
@@ -350,7 +350,7 @@ impl<'r, 'a> Resolver<'r, 'a> {
             warns_common: asked.warns_common,
             definitions: asked.definitions,
             beforehand: asked.beforehand,
-            defined: HashSet::new(),
+            defined: HashSet::default(),
             groups: asked.beforehand.groups.clone(),
             wanted: asked.roots.iter().copied().collect(),
             completes: true,

@@ -5,7 +5,6 @@
 //! Where the program means something else ([`super::resolve`]), the image differs from that: see
 //! [`super::relocate`]. The application's symbols mean what they mean in the program.
 
-use super::gathered::gathered;
 use super::object::{Binding, Object, Place, Symbol};
 use super::resolve::Resolution;
 use super::target::{Target, UnitTargets};
@@ -82,7 +81,7 @@ fn own_meaning<'a>(unit: &Unit<'a>, name: &'a str) -> Target<'a> {
     let set = |prefix: &str| {
         name.strip_prefix(prefix).filter(|set| {
             let mut sections = unit.sections().map(|(_, _, section)| section);
-            sections.any(|s| s.is_loaded() && s.name == *set && gathered(s).is_none())
+            sections.any(|s| s.is_loaded() && s.name == *set && s.gathered.is_none())
         })
     };
     if name == "_GLOBAL_OFFSET_TABLE_" {

@@ -4,11 +4,9 @@
 //! before a common one before a weak one. What a program of several
 //! units means is `resolve`'s to say.
 
-use std::collections::{HashMap, HashSet};
-
 use super::error::LinkError;
-use super::gathered::{Gathered, gathered, is_set_name};
-use super::object::{Binding, Object, Place, Section, Symbol};
+use super::hash::{HashMap, HashSet};
+use super::object::{Binding, Gathered, Object, Place, Section, Symbol, gathered, is_set_name};
 
 const SHF_EXCLUDE: u64 = 0x8000_0000;
 
@@ -71,7 +69,7 @@ impl<'a> Groups<'a> {
     pub(super) fn holding(held: HashSet<&'a str>) -> Self {
         Self {
             held,
-            seen: HashSet::new(),
+            seen: HashSet::default(),
         }
     }
 
@@ -139,12 +137,12 @@ impl<'a> Unit<'a> {
             objects,
             reaches_by_slots: false,
             dropped,
-            definitions: HashMap::new(),
-            hooks: HashSet::new(),
-            defaults: HashSet::new(),
-            grouped: HashSet::new(),
-            copies: HashSet::new(),
-            attached: HashSet::new(),
+            definitions: HashMap::default(),
+            hooks: HashSet::default(),
+            defaults: HashSet::default(),
+            grouped: HashSet::default(),
+            copies: HashSet::default(),
+            attached: HashSet::default(),
         };
         unit.attached = unit.objects.iter().flat_map(attached).collect();
         unit.collect_groups();
@@ -152,6 +150,13 @@ impl<'a> Unit<'a> {
         unit.keep_one_copy_of_each_group(beforehand);
         if kind == UnitKind::Library {
             unit.mark_alone();
+        }
+        let sections = unit
+            .objects
+            .iter_mut()
+            .flat_map(|object| &mut object.sections);
+        for section in sections {
+            section.gathered = gathered(section);
         }
         unit.collect_definitions(may_repeat)?;
         Ok(unit)
@@ -198,7 +203,7 @@ impl<'a> Unit<'a> {
 
     fn collect_hooks(&mut self) {
         self.hooks = self.names_of_attached();
-        let mut variables: HashMap<&'a str, (usize, bool)> = HashMap::new();
+        let mut variables: HashMap<&'a str, (usize, bool)> = HashMap::default();
         for (o, object) in self.objects.iter().enumerate() {
             for symbol in object.symbols.iter().filter(|symbol| !symbol.is_local()) {
                 let Place::Section(section) = symbol.place else {
@@ -357,7 +362,7 @@ impl<'a> Unit<'a> {
     /// Marks data that is nobody's set but by its name, so that a library has its variables at hand. Should a program
     /// have another section of the name, the image moves it there (`orphans`).
     fn mark_alone(&mut self) {
-        let mut named: HashMap<&'a str, Vec<(usize, usize)>> = HashMap::new();
+        let mut named: HashMap<&'a str, Vec<(usize, usize)>> = HashMap::default();
         for (o, s, section) in self.sections() {
             if gathered(section) == Some(Gathered::Orphan) {
                 named.entry(section.name).or_default().push((o, s));
@@ -376,7 +381,7 @@ impl<'a> Unit<'a> {
     }
 
     fn collect_definitions(&mut self, may_repeat: bool) -> Result<(), LinkError> {
-        let mut definitions: HashMap<&'a str, (usize, usize)> = HashMap::new();
+        let mut definitions: HashMap<&'a str, (usize, usize)> = HashMap::default();
         for (o, object) in self.objects.iter().enumerate() {
             for (s, symbol) in object.symbols.iter().enumerate() {
                 if symbol.is_local() || symbol.name.is_empty() || !self.defines(o, symbol) {
@@ -425,7 +430,7 @@ fn attached<'a>(object: &Object<'a>) -> HashSet<&'a str> {
     let all = 0..object.sections.len();
     let mut open: Vec<usize> = all.filter(|index| changes(*index)).collect();
     if object.groups.is_empty() || open.is_empty() {
-        return HashSet::new();
+        return HashSet::default();
     }
     // Backwards, from the data to who refers to it.
     let mut referring = vec![Vec::new(); object.sections.len()];

@@ -264,9 +264,26 @@ fn what_it_cannot_serve_it_refuses_with_advice() {
         "{says}"
     );
 
-    let mut wrong = Command::new(env!("CARGO_BIN_EXE_poolsvc"));
-    wrong.arg("--no-such-flag");
-    assert_eq!(refused(wrong).0.code(), Some(2));
+    let mut long = command(&directory.path().join("new"));
+    long.arg("--socket")
+        .arg(directory.path().join("x".repeat(120)));
+    let (status, says) = refused(long);
+    assert_eq!(status.code(), Some(1));
+    assert!(says.contains("fewer than 108 bytes"), "{says}");
+
+    for (flags, word) in [
+        (&["--no-such-flag"][..], "--no-such-flag"),
+        (&["--grace", "1"], "--store"),
+        (&["--store", "new", "--max-uploads", "0"], "max-uploads"),
+    ] {
+        let mut wrong = Command::new(env!("CARGO_BIN_EXE_poolsvc"));
+        let (status, says) = refused({
+            wrong.args(flags).current_dir(directory.path());
+            wrong
+        });
+        assert_eq!(status.code(), Some(2), "{flags:?}");
+        assert!(says.contains(word), "{says}");
+    }
 }
 
 #[test]

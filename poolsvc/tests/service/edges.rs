@@ -89,6 +89,51 @@ fn a_request_names_one_host() {
     let target = |name: &str| format!("http://{name}/v1/libs HTTP/1.1\r\nHost: localhost");
     assert_eq!(get(&target("localhost")), 200);
     assert_eq!(get(&target("evil.example")), 403);
+    // Nor is it the service's to answer for what is asked in another way.
+    for scheme in ["https", "ftp"] {
+        let target = format!("{scheme}://localhost/v1/libs HTTP/1.1\r\nHost: localhost");
+        assert_eq!(get(&target), 400, "{scheme}");
+    }
+}
+
+#[test]
+fn who_has_said_all_is_answered() {
+    let service = Service::start(&[]);
+    let body = content(3, 2000);
+    let head = format!(
+        "PUT /v1/libs/demo/1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let check = "POST /v1/fsck HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                 Content-Length: 16\r\n\r\n{\"content\":true}";
+    let get = "GET /v1/libs/demo/1/content HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let put = [head.as_bytes(), &body].concat();
+    for (request, status) in [
+        (&put[..], 201),
+        (check.as_bytes(), 200),
+        (get.as_bytes(), 200),
+    ] {
+        let mut stream = service.connect();
+        stream.write_all(request).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let first = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(first.as_bytes()), "{answer:.200?}");
+    }
+}
+
+#[test]
+fn heads_have_a_limit() {
+    let service = Service::start(&[]);
+    let with = |bytes: usize, end: &str| {
+        let padding = "x".repeat(bytes);
+        let request = format!("GET /v1/libs HTTP/1.1\r\nHost: localhost\r\nX-Long: {padding}{end}");
+        status_of(&service, &request)
+    };
+    assert_eq!(with(30_000, "\r\n\r\n"), 200);
+    // It is met by what is still under way, which would be kept until it ends.
+    assert_eq!(with(66_000, ""), 431);
 }
 
 #[test]

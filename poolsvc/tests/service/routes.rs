@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use pool_api::client::Client;
 use pool_core::digest::ObjectId;
 use pool_store::upload::page_ids;
@@ -197,6 +199,22 @@ fn addresses_are_reserved_for_good() {
 }
 
 #[test]
+fn what_is_known_is_not_told_without_end() {
+    let service = Service::start(&[]);
+    let places = STANDARD.encode(vec![7; 4 << 20]);
+    let request = json!([{
+        "library": "z@1", "identity": ObjectId::of(b"z"), "shared_pages": 1, "private_pages": 1,
+        "tls_size": 0, "tls_alignment": 1, "dependencies": [], "places": places,
+    }]);
+    service.post("/v1/registry/batch", &request).expect(200);
+    let ask = |count| service.post("/v1/registry/known", &json!(vec!["z@2"; count]));
+    let known = ask(1).expect(200).json();
+    assert_eq!(known[0]["places"], places);
+    let refused = ask(17).expect(413).json();
+    assert_eq!(refused["error"], "too-large");
+}
+
+#[test]
 fn tokens_open_what_their_scope_says() {
     let service = Service::start(&[]);
     let add = |name: &str, scope: &str, secret: Option<&str>| {
@@ -301,6 +319,12 @@ fn the_document_lists_every_route_and_is_sound() {
                 made.is_null() || made["headers"]["Location"].is_object(),
                 "{method} {path}"
             );
+            let later = &operation["responses"]["503"]["headers"]["Retry-After"];
+            assert!(later.is_object(), "{method} {path}");
+            for status in ["304", "412"] {
+                let comes = !operation["responses"][status].is_null();
+                assert!(comes || method != "get", "{method} {path}: {status}");
+            }
             let variables = path.matches('{').count();
             let parameters = operation["parameters"].as_array().map_or(0, |all| {
                 let in_path = |p: &&Value| p["in"] == "path" && p["required"] == true;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pool_tests::wait;
 use serde_json::json;
 
-use super::common::{Service, content};
+use super::common::{Service, announcement, content};
 
 /// What the service lets nobody do: less than 1000 bytes in a second.
 const SPEED: [&str; 4] = ["--speed-time", "1", "--speed-limit", "1000"];
@@ -44,11 +44,8 @@ fn trickle(service: &Service, head: &str) -> String {
 #[test]
 fn a_body_that_trickles_is_given_up() {
     let service = Service::start(&SPEED);
-    let announcement = json!({
-        "target": {"kind": "library", "name": "a", "version": "1", "object": "0".repeat(64)},
-        "objects": [],
-    });
-    let upload = service.post("/v1/uploads", &announcement).expect(201);
+    let announced = announcement("a", &content(1, 1));
+    let upload = service.post("/v1/uploads", &announced).expect(201);
     let pages = format!("PUT {}/pages", upload.location());
     for head in [
         "PUT /v1/libs/a/1",

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use pool_api::announce;
 use pool_api::client::PushOptions;
-use pool_core::digest::ObjectId;
+use pool_core::digest::{ObjectId, PageId};
 use serde_json::{Value, json};
 
 use super::common::{Service, announcement, busybox, content, push_library, record};
@@ -69,6 +69,86 @@ fn negotiation_sends_only_what_is_missing() {
     let report = report.unwrap();
     assert_eq!((report.sent_pages, report.summary.new_pages), (0, 0));
     assert!(report.sent_bytes * 20 < report.file_bytes);
+}
+
+#[test]
+fn pages_of_another_object_are_not_listed_again() {
+    let service = Service::start(&[]);
+    let (z, new) = (content(1, 600), content(2, 1));
+    push_library(&service.client(), "z@1", &z);
+    let (y, z_id) = ([&z[10 * 4096..60 * 4096], &new].concat(), ObjectId::of(&z));
+    let digest = PageId::of(&new);
+    let announced = |copies: Value| {
+        json!({
+            "target": {"kind": "library", "name": "y", "version": "1", "object": ObjectId::of(&y)},
+            "objects": [{
+                "id": ObjectId::of(&y), "length": y.len(), "placement": {"kind": "sparse"},
+                "pages": STANDARD.encode(digest.0), "copies": copies,
+            }],
+        })
+    };
+    let copy = |at: u64, object: ObjectId, first: u64, count: u64| json!({"at": at, "object": object, "first": first, "count": count});
+    let begin = |copies: Value| service.post("/v1/uploads", &announced(copies));
+
+    let unknown = ObjectId::of(b"unknown");
+    let refused = begin(json!([copy(0, unknown, 10, 50)])).expect(409).json();
+    assert_eq!(refused["error"], "unknown-objects");
+    assert_eq!(refused["unknown"], json!([unknown]));
+    for (copies, status) in [
+        (json!([copy(0, z_id, 551, 50)]), 422),
+        (json!([copy(0, z_id, u64::MAX, 50)]), 422),
+        (json!([copy(0, z_id, 10, 49)]), 422),
+        (json!([copy(0, z_id, 10, 1 << 60)]), 422),
+        (json!([copy(0, ObjectId::of(&y), 10, 50)]), 422),
+        (json!([copy(30, z_id, 10, 20), copy(0, z_id, 10, 30)]), 422),
+        (
+            json!([{"at": 0, "object": z_id, "first": 10, "count": 50, "to": 1}]),
+            400,
+        ),
+        (json!(null), 400),
+    ] {
+        begin(copies.clone()).expect(status);
+    }
+    // Of other pages than those of the object nothing is made.
+    let other = begin(json!([copy(0, z_id, 11, 50)])).expect(201);
+    let upload = other.location();
+    service
+        .put(&format!("{upload}/pages"), &record(&new))
+        .expect(200);
+    let refused = service.post(&format!("{upload}/commit"), &json!({}));
+    assert_eq!(refused.expect(422).json()["error"], "object-mismatch");
+
+    let begun = begin(json!([copy(0, z_id, 10, 50)])).expect(201);
+    assert_eq!(begun.json()["missing_pages"], 1);
+    let upload = begun.location();
+    service
+        .put(&format!("{upload}/pages"), &record(&new))
+        .expect(200);
+    service
+        .post(&format!("{upload}/commit"), &json!({}))
+        .expect(201);
+    assert_eq!(service.get("/v1/libs/y/1/content").expect(200).bytes, y);
+}
+
+#[test]
+fn what_a_target_refers_to_and_the_pool_has_is_not_announced() {
+    let service = Service::start(&[]);
+    let z = content(1, 3);
+    let known = json!({
+        "target": {"kind": "library", "name": "y", "version": "1", "object": ObjectId::of(&z)},
+        "objects": [],
+    });
+    let refused = service.post("/v1/uploads", &known).expect(409).json();
+    assert_eq!(refused["unknown"], json!([ObjectId::of(&z)]));
+    push_library(&service.client(), "z@1", &z);
+    let begun = service.post("/v1/uploads", &known).expect(201);
+    let commit = format!("{}/commit", begun.location());
+    let summary = service.post(&commit, &json!({})).expect(201).json();
+    assert_eq!(
+        (&summary["pages"], &summary["known_pages"]),
+        (&json!(3), &json!(3))
+    );
+    assert_eq!(service.get("/v1/libs/y/1/content").expect(200).bytes, z);
 }
 
 #[test]
@@ -237,7 +317,7 @@ fn announcements_that_contradict_themselves_are_refused() {
     // A target whose object nobody announced.
     let mut nobody = good.clone();
     nobody["target"]["object"] = json!(ObjectId::of(b"nobody"));
-    commit(&nobody).expect(422);
+    service.post("/v1/uploads", &nobody).expect(409);
     assert_eq!(service.get("/v1/libs").json(), json!([]));
     assert_eq!(service.get("/v1/stats").json()["stored_pages"], 0);
 }

@@ -178,12 +178,26 @@ impl Reader<'_> {
         self.all(&records::RESERVATIONS, "")
     }
 
-    /// What decides where everything is in library versions, in order.
-    pub fn known_places(&self, libraries: &[LibraryRef]) -> Result<Vec<Known>> {
+    /// What decides where everything is in library versions, in order; `None` when those records have
+    /// more than `most` bytes together.
+    pub fn known_places(
+        &self,
+        libraries: &[LibraryRef],
+        most: usize,
+    ) -> Result<Option<Vec<Known>>> {
         let book = AddressBook::new(self.reservations()?);
         let places = |identity: &ObjectId| self.places(identity);
-        let all = libraries.iter();
-        all.map(|library| book.known(library, places)).collect()
+        let mut all = Vec::new();
+        let mut left = most;
+        for library in libraries {
+            let known = book.known(library, places)?;
+            match left.checked_sub(known.record_length()) {
+                Some(rest) => left = rest,
+                None => return Ok(None),
+            }
+            all.push(known);
+        }
+        Ok(Some(all))
     }
 
     fn places(&self, identity: &ObjectId) -> Result<Option<Places>> {

@@ -1,11 +1,12 @@
 //! Sections that are not loaded: debugging information, comments, notes. All of one name become one, and of equal
 //! strings in them one is kept, as in an ordinary link.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use goblin::elf::section_header::{SHF_MERGE, SHF_STRINGS, SHT_PROGBITS};
 
 use super::Image;
+use crate::link::hash::HashMap;
 use crate::link::merge::{self, At, MergeKey, Merged};
 use crate::link::object::Section;
 use crate::link::plan::{Extent, Part};

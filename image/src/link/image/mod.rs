@@ -4,7 +4,7 @@
 //! The application begins at [`APPLICATION_START`] with three runs of pages: constants (headers,
 //! notes, arrays of constructors, the thread-local template), code, data.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use pool_core::page::PAGE_SIZE;
 use pool_core::registry::{APPLICATION_START, Reservation, SHARED_START};
@@ -13,13 +13,13 @@ use super::args::{BuildId, LinkRequest, Undefined};
 use super::borrowed::Borrowed;
 use super::eh_frame;
 use super::error::LinkError;
-use super::gathered::{Gathered, gathered};
-use super::object::{Object, Section};
+use super::object::{Gathered, Object, Section};
 use super::plan::Plan;
 use super::resolve::Resolution;
 use super::tables::Tables;
 use super::target::UnitTargets;
 use super::unit::{SymbolId, Unit};
+use crate::link::hash::HashMap;
 
 pub(super) mod loose;
 pub(super) mod orphans;
@@ -157,7 +157,7 @@ impl<'i, 'a> Image<'i, 'a> {
             bases,
             common: Common::default(),
             gathered: Vec::new(),
-            gathered_index: HashMap::new(),
+            gathered_index: HashMap::default(),
             orphans: Vec::new(),
             tables,
             table_symbols: BTreeMap::new(),
@@ -299,7 +299,7 @@ impl<'i, 'a> Image<'i, 'a> {
         for u in self.included() {
             let unit = &self.units[u];
             for (o, s, section) in unit.sections() {
-                if gathered(section) == Some(kind) && self.takes(u, o, s) {
+                if section.gathered == Some(kind) && self.takes(u, o, s) {
                     let order = (priority(section.name), self.program.order(u, o));
                     found.push((order, (u, o, s)));
                 }

@@ -10,8 +10,7 @@ use std::collections::BTreeMap;
 
 use super::{Cursor, Image, Span};
 use crate::link::error::LinkError;
-use crate::link::gathered::{Gathered, gathered};
-use crate::link::object::Section;
+use crate::link::object::{Gathered, Section};
 use crate::link::tables::Statement;
 
 /// The run of the application's pages that an orphan section lies in.
@@ -66,7 +65,7 @@ impl Image<'_, '_> {
             let unit = &self.units[u];
             for (o, s, section) in unit.sections() {
                 let placed = tables.place(section.name).filter(|_| section.is_loaded());
-                let is_orphan = gathered(section) == Some(Gathered::Orphan);
+                let is_orphan = section.gathered == Some(Gathered::Orphan);
                 let is_one = is_orphan || section.is_alone;
                 if !is_one && placed.is_none() || !self.takes(u, o, s) {
                     continue;

@@ -1,9 +1,8 @@
 //! What became of each symbol of intermediate code: which definition counts, and whether anything but intermediate code
 //! knows of it (binutils, `ld/plugin.c`, `get_symbols`).
 
-use std::collections::HashSet;
-
 use crate::link::args::LinkRequest;
+use crate::link::hash::HashSet;
 use crate::link::object::{Group, Object, Place, Symbol};
 use crate::link::resolve::Resolution;
 use crate::link::unit::{Unit, is_one_by_language};
@@ -55,9 +54,9 @@ impl<'v, 'a> View<'v, 'a> {
             request,
             units,
             program,
-            known: HashSet::new(),
-            offered: HashSet::new(),
-            left: HashSet::new(),
+            known: HashSet::default(),
+            offered: HashSet::default(),
+            left: HashSet::default(),
             code,
         };
         view.find_known();
@@ -77,7 +76,7 @@ impl<'v, 'a> View<'v, 'a> {
 
     /// Signatures of groups of which the intermediate code's copy counts.
     pub(super) fn held(&self) -> HashSet<String> {
-        let mut held = HashSet::new();
+        let mut held = HashSet::default();
         for &(unit, object) in &self.code {
             if !self.program.is_live(unit, object) {
                 continue;
@@ -150,7 +149,7 @@ impl<'v, 'a> View<'v, 'a> {
 
     fn find_left(&mut self) {
         let units = self.units;
-        let mut left = HashSet::new();
+        let mut left = HashSet::default();
         for &(unit, object) in &self.code {
             let of = &units[unit].objects[object];
             for group in of.groups.iter().filter(|group| self.is_offered(of, group)) {

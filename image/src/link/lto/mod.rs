@@ -16,8 +16,6 @@ mod answers;
 mod host;
 mod plugin;
 
-use std::collections::HashSet;
-
 use answers::Answer;
 
 use super::args::LinkRequest;
@@ -29,6 +27,7 @@ use super::object::Object;
 use super::resolve::{Became, Resolution};
 use super::set::LinkSet;
 use super::source::Source;
+use crate::link::hash::HashSet;
 use plugin::Plugins;
 
 /// A file that a plugin took: its place, and that of the member.

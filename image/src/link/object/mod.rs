@@ -4,6 +4,7 @@
 //! relocations lie in the section they patch, every index points at something. What fails is
 //! refused with the file's name, so the rest of the linker needs no doubts about its input.
 
+mod gathered;
 mod read;
 
 use goblin::elf::reloc::{R_X86_64_32, R_X86_64_32S, R_X86_64_64};
@@ -13,6 +14,7 @@ use goblin::elf::section_header::{
 use goblin::elf::sym::{STT_FUNC, STT_GNU_IFUNC, STT_SECTION, STT_TLS};
 
 use super::error::LinkError;
+pub(super) use gathered::{Gathered, gathered, is_set_name};
 pub(super) use read::is_foreign;
 
 /// A relocatable object.
@@ -122,6 +124,8 @@ pub(super) struct Section<'a> {
     pub(super) keeps_name: bool,
     /// It is data with a name of the program's that no other of its library has.
     pub(super) is_alone: bool,
+    /// What the image gathers it into, once it belongs to a unit.
+    pub(super) gathered: Option<Gathered>,
 }
 
 impl Section<'_> {

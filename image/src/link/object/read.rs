@@ -223,6 +223,7 @@ impl<'a> Reader<'_, 'a> {
                     is_content,
                     keeps_name: false,
                     is_alone: false,
+                    gathered: None,
                 })
             })
             .collect()

@@ -21,18 +21,18 @@
 mod keep;
 mod placing;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
 use pool_core::page::PAGE_SIZE;
 
 use super::args::LinkRequest;
 use super::error::LinkError;
-use super::gathered::Gathered;
 use super::merge::Merged;
-use super::object::{Place, Symbol};
+use super::object::{Gathered, Place, Symbol};
 use super::slots::Detour;
 use super::target::{Target, UnitTargets};
 use super::unit::{SymbolId, Unit};
+use crate::link::hash::{HashMap, HashSet};
 pub(super) use keep::Follow;
 
 /// Bytes of a stub: an indirect jump, padded. As many as of a jump that stands where code has moved from.
@@ -203,7 +203,7 @@ impl<'a> Plan<'a> {
             placements: placements
                 .map(|o| vec![nowhere; o.sections.len()])
                 .collect(),
-            commons: HashMap::new(),
+            commons: HashMap::default(),
             merged: Vec::new(),
             code: Extent::default(),
             constant: Extent::default(),
@@ -217,19 +217,19 @@ impl<'a> Plan<'a> {
             holds_addresses: false,
             frames: None,
             entries: Vec::new(),
-            entry_index: HashMap::new(),
+            entry_index: HashMap::default(),
             entry_offsets: Vec::new(),
             stubs: Vec::new(),
-            stub_index: HashMap::new(),
+            stub_index: HashMap::default(),
             stub_offsets: Vec::new(),
             resolved: Vec::new(),
-            resolved_index: HashMap::new(),
+            resolved_index: HashMap::default(),
             detours: Vec::new(),
-            detour_index: HashMap::new(),
+            detour_index: HashMap::default(),
             detours_size: 0,
             detour_frames: (0, 0),
             sets: BTreeMap::new(),
-            weak_imports: HashSet::new(),
+            weak_imports: HashSet::default(),
             kept: None,
             jumps: BTreeMap::new(),
         }

@@ -1,6 +1,6 @@
 //! Makes a unit's plan: decides each section's part and order, and fills the tables.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use goblin::elf::section_header::SHT_NOTE;
 use pool_core::page::PAGE_SIZE;
@@ -9,11 +9,11 @@ use super::{Entry, Extent, Part, Placement, Plan, STUB_SIZE};
 use crate::link::args::{LinkRequest, Strip};
 use crate::link::detour_frames;
 use crate::link::error::LinkError;
-use crate::link::gathered::{gathered, is_set_name};
+use crate::link::hash::HashSet;
 use crate::link::merge::{self, MergeKey};
-use crate::link::object::{Binding, Place, Section};
+use crate::link::object::{Binding, Place, Section, is_set_name};
 use crate::link::patch::Value;
-use crate::link::references::patches;
+use crate::link::references::{Patched, patches};
 use crate::link::target::{Target, UnitTargets};
 use crate::link::unit::{SymbolId, Unit, UnitKind};
 
@@ -32,8 +32,7 @@ pub(super) fn plan<'a>(
         plan: Plan::empty(units[own]),
         protects: false,
     };
-    planner.tables()?;
-    let bound = planner.bound_sections()?;
+    let bound = planner.tables()?;
     planner.protects = request.protects && planner.unit.kind == UnitKind::Application;
     planner.place(&bound, request.strip)?;
     Ok(planner.plan)
@@ -50,8 +49,9 @@ struct Planner<'p, 'a> {
 }
 
 impl<'a> Planner<'_, 'a> {
-    /// Fills the offset table and the lists of stubs, in the order of the references.
-    fn tables(&mut self) -> Result<(), LinkError> {
+    /// Fills the offset table and the lists of stubs, in the order of the references. Answers with the library's sections
+    /// that hold an import's address themselves, and are smaller than the pages that an image would have of its own for it.
+    fn tables(&mut self) -> Result<HashSet<(usize, usize)>, LinkError> {
         let unit = self.unit;
         for (o, s, symbol) in unit.symbols() {
             if let (true, Place::Section(section)) = (symbol.is_indirect_function(), symbol.place)
@@ -78,12 +78,17 @@ impl<'a> Planner<'_, 'a> {
                 self.plan.weak_imports.insert(name);
             }
         }
+        let mut bound = HashSet::default();
         for (o, s, section) in unit.sections() {
             if !section.is_loaded() {
                 continue;
             }
             let plan = &mut self.plan;
-            for patched in patches(self.units, self.own, self.targets, (o, s))? {
+            let patches = patches(self.units, self.own, self.targets, (o, s))?;
+            if self.unit.kind == UnitKind::Library && is_bound(section, &patches) {
+                bound.insert((o, s));
+            }
+            for patched in patches {
                 let target = patched.target;
                 match patched.patch.value {
                     Value::EntryDistance | Value::EntryOffset => {
@@ -108,30 +113,8 @@ impl<'a> Planner<'_, 'a> {
                 }
             }
         }
-        Ok(())
-    }
-
-    /// The library's sections that hold an import's address themselves, and are smaller than the pages that an
-    /// image would have of its own for it.
-    fn bound_sections(&mut self) -> Result<HashSet<(usize, usize)>, LinkError> {
-        let mut bound = HashSet::new();
-        if self.unit.kind == UnitKind::Application {
-            return Ok(bound);
-        }
-        let unit = self.unit;
-        let mut bound_sets = HashSet::new();
-        for (o, s, section) in unit.sections() {
-            if !section.is_loaded() || section.is_writable() && !is_constant(section) {
-                continue;
-            }
-            let patches = patches(self.units, self.own, self.targets, (o, s))?;
-            let imports = patches.iter().filter(|p| p.holds_import());
-            let pages: HashSet<u64> = imports.map(|p| p.relocation.offset / PAGE_SIZE).collect();
-            if !pages.is_empty() && section.size <= pages.len() as u64 * PAGE_SIZE {
-                bound.insert((o, s));
-                bound_sets.insert(section.name);
-            }
-        }
+        let of = |(o, s): &(usize, usize)| self.unit.objects[*o].sections[*s].name;
+        let bound_sets: HashSet<&str> = bound.iter().map(of).collect();
         // A set of sections that is walked from end to end stays together.
         for (o, s, section) in unit.sections() {
             if is_set_name(section.name) && bound_sets.contains(section.name) {
@@ -207,7 +190,7 @@ impl<'a> Planner<'_, 'a> {
                 ),
             ));
         }
-        if let Some(gathered) = gathered(section) {
+        if let Some(gathered) = section.gathered {
             return Ok(Part::Gathered(gathered));
         }
         Ok(if section.is_thread_local() {
@@ -343,6 +326,17 @@ impl<'a> Planner<'_, 'a> {
     }
 }
 
+/// Of a read-only section of a library, by what its relocations do.
+fn is_bound(section: &Section<'_>, patches: &[Patched<'_, '_>]) -> bool {
+    if section.is_writable() && !is_constant(section) {
+        return false;
+    }
+    let imports = patches.iter().filter(|patched| patched.holds_import());
+    let pages = imports.map(|patched| patched.relocation.offset / PAGE_SIZE);
+    let pages: HashSet<u64> = pages.collect();
+    !pages.is_empty() && section.size <= pages.len() as u64 * PAGE_SIZE
+}
+
 /// Writable only so that a dynamic linker could relocate it. Compilers name such sections with a
 /// suffix; the name without one is also given by hand to variables that the program writes at
 /// start and then protects.
@@ -352,15 +346,15 @@ fn is_constant(section: &Section<'_>) -> bool {
 
 /// The order of sections in a part. Parts of one kind keep the order of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank<'a>(u8, &'a str);
+struct Rank<'a>(u8, Option<&'a str>);
 
 impl<'a> Rank<'a> {
     /// Constants up to this rank come before merged ones.
-    const FIRST: Self = Self(0, "");
+    const FIRST: Self = Self(0, None);
 
     fn of(part: Part, section: &Section<'a>) -> Self {
         let name = section.name;
-        let set = if is_set_name(name) { name } else { "" };
+        let set = is_set_name(name).then_some(name);
         let is = |prefix: &str| name.starts_with(prefix);
         let rank = match part {
             // Code that runs together lies together.
@@ -373,10 +367,10 @@ impl<'a> Rank<'a> {
             Part::Constant if is(".gcc_except_table") => 3,
             Part::Constant if section.is_writable() => 2,
             Part::Code | Part::Constant => 1,
-            Part::Data if section.is_zero() && set.is_empty() => 5,
+            Part::Data if section.is_zero() && set.is_none() => 5,
             Part::Data if section.is_zero() => 4,
             Part::Data if is(".data.rel.ro") => 0,
-            Part::Data if set.is_empty() => 1,
+            Part::Data if set.is_none() => 1,
             Part::Data => 2,
             Part::Thread if section.is_zero() => 1,
             _ => 0,

@@ -6,8 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::link::gathered::is_set_name;
-use crate::link::object::{Object, Place, Section, Symbol};
+use crate::link::object::{Object, Place, Section, Symbol, is_set_name};
 use crate::link::places::{Class, Space, Thing};
 use crate::link::plan::{Entry, Part, Plan, STUB_SIZE};
 use crate::link::target::Target;

@@ -2,11 +2,11 @@
 
 use goblin::elf::section_header::{SHT_FINI_ARRAY, SHT_INIT_ARRAY, SHT_PREINIT_ARRAY};
 
-use super::object::Section;
+use super::Section;
 
 /// What an image has one of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Gathered {
+pub(in crate::link) enum Gathered {
     PreinitArray,
     InitArray,
     FiniArray,
@@ -14,7 +14,7 @@ pub(super) enum Gathered {
     InitCode,
     /// `.fini`.
     FiniCode,
-    /// Sections of a name that the program chose: [`super::orphans`].
+    /// Sections of a name that the program chose: `orphans`.
     Orphan,
 }
 
@@ -47,8 +47,8 @@ const PLACED: [&str; 22] = [
 /// program does not need does no harm there. They are part of its pages.
 const OF_C_LIBRARY: &str = "__libc_";
 
-/// What the image gathers a section into, if it does.
-pub(super) fn gathered(section: &Section<'_>) -> Option<Gathered> {
+/// What the image gathers a section into, if it does, by what is said of the section.
+pub(in crate::link) fn gathered(section: &Section<'_>) -> Option<Gathered> {
     if !section.is_loaded() {
         return None;
     }
@@ -74,7 +74,7 @@ pub(super) fn gathered(section: &Section<'_>) -> Option<Gathered> {
 }
 
 /// Section names that are C identifiers can be walked by `__start_NAME` and `__stop_NAME`.
-pub(super) fn is_set_name(name: &str) -> bool {
+pub(in crate::link) fn is_set_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
