@@ -88,10 +88,12 @@ impl<'r> Origins<'r> {
 /// `crt1.o`, `Scrt1.o`, `crtbeginT.o` and their like.
 fn is_start_file(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let stem = name.strip_suffix(".o");
-    stem.is_some_and(|stem| {
-        stem.trim_start_matches(['S', 'M', 'g', 'r'])
-            .starts_with("crt")
+    let stem = name.strip_suffix(".o").unwrap_or_default();
+    let stem = stem.trim_start_matches(['S', 'M', 'g', 'r']);
+    stem.strip_prefix("crt").is_some_and(|which| {
+        let mut starts = ["begin", "end", "prec"].iter();
+        matches!(which, "0" | "1" | "i" | "n" | "fastmath")
+            || starts.any(|start| which.starts_with(start))
     })
 }
 
@@ -273,6 +275,8 @@ mod tests {
             ("rcrt1.o", true),
             ("gcrt1.o", true),
             ("crtbeginT.o", true),
+            ("crtendS.o", true),
+            ("crtools.o", false),
             ("crti.o", true),
             ("start.o", false),
             ("crt1.c", false),
