@@ -47,9 +47,6 @@ const MAX_UNITS: u64 = crate::description::MAX_RANGES as u64;
 
 const HEADER_SIZE: usize = 32;
 const UNIT_SIZE: usize = 32;
-/// Bytes of the unwinder's table before its entries, and of an entry.
-const TABLE_HEADER: u64 = 12;
-const TABLE_ENTRY: u64 = 8;
 
 /// What a field holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,6 +113,18 @@ pub struct UnwindTable {
     pub entries: u32,
 }
 
+impl UnwindTable {
+    /// Bytes before the pairs, and of a pair.
+    pub const HEADER: u64 = 12;
+    /// See [`Self::HEADER`].
+    pub const PAIR: u64 = 8;
+
+    /// First address behind it. Cannot overflow in user addresses.
+    pub fn end(&self) -> u64 {
+        self.address + Self::HEADER + Self::PAIR * u64::from(self.entries)
+    }
+}
+
 /// Why a record is refused.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum SlideError {
@@ -149,8 +158,8 @@ pub enum SlideError {
     /// A range of the image lies in no unit.
     #[error("the range at {0} lies in no unit")]
     Range(GuestAddress),
-    /// A field is where the image has no bytes.
-    #[error("the field at {0:#x} lies where the image has no bytes")]
+    /// A field, or a part of the unwinder's table, is where the image has no bytes.
+    #[error("it is about {0:#x}, where the image has no bytes")]
     NoBytes(u64),
 }
 
@@ -287,9 +296,9 @@ impl SlideRecord {
 
     fn check_fields(&self) -> Result<(), SlideError> {
         if let Some(table) = self.table {
-            let length = TABLE_HEADER + TABLE_ENTRY * u64::from(table.entries);
-            let end = table.address.checked_add(length);
-            if end.is_none_or(|end| self.unit_of(table.address, end) != Some(0)) {
+            if table.address > USER_ADDRESS_END
+                || self.unit_of(table.address, table.end()) != Some(0)
+            {
                 return Err(SlideError::Table(table.address));
             }
         }
@@ -313,7 +322,7 @@ impl SlideRecord {
     }
 
     /// Checks that this is about the image of `description`: its ranges lie in units, each in one, and all
-    /// fields where it has bytes.
+    /// fields and the unwinder's table where it has bytes.
     pub fn check(&self, description: &Description) -> Result<(), SlideError> {
         let ranges = &description.ranges;
         for range in ranges {
@@ -321,8 +330,9 @@ impl SlideRecord {
                 return Err(SlideError::Range(range.address));
             }
         }
-        for fields in self.fields() {
-            let (mut at, end) = (fields.address, fields.end());
+        let table = self.table.map(|table| (table.address, table.end()));
+        let fields = self.fields().map(|fields| (fields.address, fields.end()));
+        for (mut at, end) in fields.chain(table) {
             let first = ranges.partition_point(|range| range.end().0 <= at);
             for range in &ranges[first..] {
                 if at >= end || range.address.0 > at || range.kind == RangeKind::Zero {

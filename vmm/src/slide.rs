@@ -11,7 +11,7 @@ use std::io;
 use pool_core::address::USER_ADDRESS_END;
 use pool_core::description::{Description, Range, RangeKind, Slide};
 use pool_core::image_map::ImageMap;
-use pool_core::slide::{self, FieldKind, MAX_SLIDE_BYTES, SlideError, SlideRecord};
+use pool_core::slide::{self, FieldKind, MAX_SLIDE_BYTES, SlideError, SlideRecord, UnwindTable};
 use pool_core::{GuestAddress, ObjectId, PAGE_SIZE, WINDOW_SIZE};
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::Serialize;
@@ -29,9 +29,6 @@ const ROOMS: u64 = 4 << 30;
 /// Where the application and its libraries lie when each moves by itself: 32 bits reach from anywhere to anywhere, and
 /// more GiB would cost each guest more page tables. There are 1024 places for each.
 const ARENA: u64 = 2 << 30;
-/// Bytes of the unwinder's table before its lines, and of a line.
-const LINES: u64 = 12;
-const LINE: u64 = 8;
 
 /// Why an image cannot start where it was asked to.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -50,7 +47,7 @@ pub enum CannotSlide {
     Whole,
     /// Code refers to another unit without a slot.
     #[error(
-        "its own code refers to libraries directly, as at {0}: link it with -Wl,--pool-aslr=library, or take --aslr image"
+        "its own code refers to libraries directly, as at {0}: link it with -Wl,--pool-aslr=library, compiled without -mcmodel=large, or take --aslr image"
     )]
     Direct(GuestAddress),
     /// The record is wrong.
@@ -219,8 +216,9 @@ impl Slides {
         if let Some((start, end)) = self.lines().filter(|_| self.is_apart()) {
             let mut bytes = vec![0; (end - start) as usize];
             memory.read(start, &mut bytes)?;
-            let lines = bytes.chunks_exact(LINE as usize);
-            let mut lines: Vec<[u8; LINE as usize]> = lines
+            const LINE: usize = UnwindTable::PAIR as usize;
+            let lines = bytes.chunks_exact(LINE);
+            let mut lines: Vec<[u8; LINE]> = lines
                 .filter_map(|line| line.first_chunk().copied())
                 .collect();
             let distance = |line: &[u8; 8]| {
@@ -241,8 +239,9 @@ impl Slides {
     /// Where the lines of the unwinder's table come to lie: start and end.
     fn lines(&self) -> Option<(u64, u64)> {
         let table = self.record.as_ref()?.table()?;
-        let start = (table.address + LINES).wrapping_add(*self.by.first()?);
-        Some((start, start + LINE * u64::from(table.entries)))
+        let by = *self.by.first()?;
+        let start = table.address + UnwindTable::HEADER;
+        Some((start.wrapping_add(by), table.end().wrapping_add(by)))
     }
 
     /// How far each part was moved.

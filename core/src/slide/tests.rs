@@ -195,6 +195,19 @@ fn records_are_about_their_image() {
     assert_eq!(check(zeros - 4, &image), Err(SlideError::NoBytes(zeros)));
     let hole = APPLICATION + 8 * PAGE_SIZE;
     assert_eq!(check(hole, &image), Err(SlideError::NoBytes(hole)));
+    let table = |address, entries, image: &Description| {
+        let table = Some(UnwindTable { address, entries });
+        let record = SlideRecord::new(units(), table, vec![]).unwrap();
+        record.check(image)
+    };
+    assert_eq!(table(APPLICATION, 2046, &image), Ok(()));
+    // Its last pair reaches into zeros.
+    let entries = ((4 * PAGE_SIZE - 12) / 8 + 1) as u32;
+    assert_eq!(
+        table(APPLICATION, entries, &image),
+        Err(SlideError::NoBytes(zeros))
+    );
+    assert_eq!(table(hole, 1, &image), Err(SlideError::NoBytes(hole)));
     let beside = description(&[(APPLICATION + LENGTH, RangeKind::Shared)]);
     assert!(matches!(check(across, &beside), Err(SlideError::Range(_))));
 }

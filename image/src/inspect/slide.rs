@@ -76,7 +76,7 @@ pub(super) fn report(image: &DescribedImage<'_>) -> SlideReport {
         None => report.libraries = true,
         Some(at) => {
             report.why_not = Some(format!(
-                "its own code refers to libraries directly, as at {at}: link it with -Wl,--pool-aslr=library"
+                "its own code refers to libraries directly, as at {at}: link it with -Wl,--pool-aslr=library, compiled without -mcmodel=large"
             ));
         }
     }

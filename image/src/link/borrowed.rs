@@ -1,6 +1,7 @@
 //! What of members that are not in the program is used for the sake of a copy in it: of a section group that C++ has one
 //! of in a program, the copy that counts may be that of such a member, and a library's members use the first of their
-//! library as their own.
+//! library as their own. With it comes what it refers to in its own object and others have no name for: constants, and
+//! functions of the object's own.
 
 use super::hash::HashSet;
 use super::object::Place;
@@ -31,12 +32,13 @@ impl Borrowed {
                 _ => None,
             }
         };
-        let copies_in = |(unit, object, index): (usize, usize, usize), open: &mut Vec<_>| {
-            let of = &units[unit].objects[object].sections[index];
-            for relocation in &of.relocations {
+        let used_by = |(unit, object, index): (usize, usize, usize), open: &mut Vec<_>| {
+            let of = &units[unit].objects[object];
+            for relocation in &of.sections[index].relocations {
                 if let Target::Defined(id) = targets[unit][object][relocation.symbol]
                     && let Some(next) = dead(id)
-                    && units[next.0].is_copy(next.1, next.2)
+                    && (units[next.0].is_copy(next.1, next.2)
+                        || of.symbols[relocation.symbol].is_local())
                 {
                     open.push(next);
                 }
@@ -46,7 +48,7 @@ impl Borrowed {
         for (u, unit) in units.iter().enumerate().skip(1) {
             for (o, s, section) in unit.sections() {
                 if section.is_loaded() && program.is_live(u, o) {
-                    copies_in((u, o, s), &mut open);
+                    used_by((u, o, s), &mut open);
                 }
             }
         }
@@ -54,7 +56,7 @@ impl Borrowed {
         while let Some(at) = open.pop() {
             if found.sections.insert(at) {
                 found.objects.insert((at.0, at.1));
-                copies_in(at, &mut open);
+                used_by(at, &mut open);
             }
         }
         found

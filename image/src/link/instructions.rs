@@ -2,7 +2,10 @@
 //!
 //! A section is decoded from its first byte on, and is believed when everything fits: no invalid instruction, every
 //! relocated field is an instruction's operand of the relocation's kind, and every symbol stands where an
-//! instruction begins. Data among the code does not pass unnoticed that way.
+//! instruction begins. Data among the code does not pass unnoticed that way, unless it looks like instructions; what control
+//! reaches from the start of a function is none.
+
+use std::cell::OnceCell;
 
 use goblin::elf::reloc as r;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind};
@@ -25,6 +28,9 @@ pub(super) struct Instructions<'b> {
     fields: HashMap<u64, Field>,
     /// Where instructions are entered behind their first byte, to pass over a prefix or as data. In order.
     entered: Vec<u64>,
+    /// Where functions begin, and the instructions that are reached from there, once somebody has asked.
+    functions: Vec<u64>,
+    reached: OnceCell<HashSet<u64>>,
 }
 
 impl<'b> Instructions<'b> {
@@ -100,7 +106,48 @@ impl<'b> Instructions<'b> {
             bytes: section.bytes,
             fields,
             entered: targets,
+            functions: entered.functions.clone(),
+            reached: OnceCell::new(),
         })
+    }
+
+    /// True when control reaches the instruction whose field is at `offset` from the start of a function, by what follows and
+    /// by jumps within the section.
+    pub(super) fn is_reached(&self, offset: u64) -> bool {
+        let reached = self.reached.get_or_init(|| self.reach());
+        let field = self.fields.get(&offset);
+        field.is_some_and(|field| reached.contains(&field.instruction.ip()))
+    }
+
+    fn reach(&self) -> HashSet<u64> {
+        let mut open = self.functions.clone();
+        let mut reached = HashSet::default();
+        while let Some(start) = open.pop() {
+            let bytes = usize::try_from(start).ok();
+            let bytes = bytes.and_then(|at| self.bytes.get(at..));
+            let bytes = bytes.filter(|bytes| !bytes.is_empty());
+            let Some(bytes) = bytes.filter(|_| !reached.contains(&start)) else {
+                continue;
+            };
+            let instruction = Decoder::with_ip(64, bytes, start, DecoderOptions::NONE).decode();
+            reached.insert(start);
+            let (jumps, goes_on) = match instruction.flow_control() {
+                _ if instruction.is_invalid() => (false, false),
+                FlowControl::ConditionalBranch => (true, true),
+                FlowControl::UnconditionalBranch => (true, false),
+                FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall => (false, true),
+                _ => (false, false),
+            };
+            // Where a relocated one leads it does not say itself.
+            let mut all = instruction.ip()..instruction.next_ip();
+            if jumps && !all.any(|at| self.fields.contains_key(&at)) {
+                open.push(instruction.near_branch_target());
+            }
+            if goes_on {
+                open.push(instruction.next_ip());
+            }
+        }
+        reached
     }
 
     /// The instruction whose field is at `offset`, if that is its only one and it runs from its beginning alone.

@@ -38,7 +38,8 @@
 //!
 //! - members that nobody needs lie in a library's pages; they are not run, and what they lack ends the program if it
 //!   is ever called;
-//! - of a function that C++ has one of in a program (an inline one) libraries call their own copies;
+//! - of a function that C++ has one of in a program (an inline one) libraries call their own copies, unless it uses variables of
+//!   the object that it is in;
 //! - of equal constants (strings of one text) each library has its own, at an address of its own;
 //! - `etext` is the end of the application's code; that of libraries lies elsewhere;
 //! - sections that are named as a compiler names those of single variables (`.data.NAME`) lie with their library's

@@ -20,10 +20,40 @@ pub(super) struct Moves {
     fields: Vec<Field>,
     /// The unwinder's table.
     table: Option<UnwindTable>,
-    /// The first place that cannot change, and what it holds.
-    fixed: Option<String>,
+    /// The first place that cannot change, what it holds, and what to do about it.
+    fixed: Option<(String, Fixed)>,
     /// How many there are.
     fixed_count: u64,
+}
+
+/// Why a place cannot change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fixed {
+    /// It has no room for an address of 64 bits.
+    Narrow,
+    /// It is at a distance from what does not move.
+    FromNumber,
+}
+
+impl Fixed {
+    /// What to do about it.
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Narrow => "compile with -fPIE",
+            Self::FromNumber => "take its address by the offset table, or from a variable",
+        }
+    }
+}
+
+/// What a field is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum About {
+    /// A place, which moves with this unit.
+    Unit(usize),
+    /// A number.
+    Number,
+    /// What is not there, for which zero stands.
+    Absent,
 }
 
 /// A relocated field.
@@ -31,9 +61,9 @@ pub(super) struct Written {
     pub(super) address: u64,
     pub(super) width: Width,
     pub(super) value: Value,
-    /// The unit that it is in, and the one that it is about; none if that is no address of the image.
+    /// The unit that it is in.
     pub(super) unit: usize,
-    pub(super) about: Option<usize>,
+    pub(super) about: About,
 }
 
 impl Moves {
@@ -93,15 +123,20 @@ impl Moves {
     }
 
     /// A field that cannot change. `place` says where it is, `what` what it holds.
-    pub(super) fn fix(&mut self, place: impl FnOnce() -> String, what: impl FnOnce() -> String) {
+    pub(super) fn fix(
+        &mut self,
+        why: Fixed,
+        place: impl FnOnce() -> String,
+        what: impl FnOnce() -> String,
+    ) {
         self.fixed_count += 1;
         if self.fixed.is_none() {
-            self.fixed = Some(format!("{} holds {}", place(), what()));
+            self.fixed = Some((format!("{} holds {}", place(), what()), why));
         }
     }
 
-    /// Notes what a relocation wrote. False: it cannot change.
-    pub(super) fn note(&mut self, written: &Written) -> bool {
+    /// Notes what a relocation wrote, or says why it cannot change.
+    pub(super) fn note(&mut self, written: &Written) -> Result<(), Fixed> {
         let Written {
             address,
             width,
@@ -110,55 +145,61 @@ impl Moves {
             ..
         } = *written;
         let bytes = width.bytes();
-        let kind = match written.value {
-            Value::Nothing
-            | Value::EntryOffset
-            | Value::ThreadOffset
-            | Value::BlockOffset
-            | Value::Size => return true,
-            Value::Address => match (about, bytes) {
-                (None, _) => return true,
-                (Some(_), 8) => FieldKind::Address,
-                _ => return false,
-            },
+        let (kind, target) = match (written.value, about) {
+            (
+                Value::Nothing
+                | Value::EntryOffset
+                | Value::ThreadOffset
+                | Value::BlockOffset
+                | Value::Size,
+                _,
+            )
+            | (Value::Address, About::Number | About::Absent) => return Ok(()),
             // Whether something absent is there is asked before it is called.
-            Value::Branch if about.is_none() => return true,
-            _ => match (about, bytes) {
-                (Some(about), _) if about == unit => return true,
-                (Some(_), 4) => FieldKind::Distance,
-                (Some(_), 8) => FieldKind::LongDistance,
-                _ => return false,
+            (Value::Branch, About::Absent) => return Ok(()),
+            (Value::Address, About::Unit(target)) if bytes == 8 => (FieldKind::Address, target),
+            (Value::Address, About::Unit(_)) => return Err(Fixed::Narrow),
+            (_, About::Number | About::Absent) => return Err(Fixed::FromNumber),
+            (_, About::Unit(target)) if target == unit => return Ok(()),
+            (_, About::Unit(target)) => match bytes {
+                4 => (FieldKind::Distance, target),
+                8 => (FieldKind::LongDistance, target),
+                _ => return Err(Fixed::Narrow),
             },
-        };
-        let Some(target) = about else {
-            return false;
         };
         self.fields.push(Field {
             address,
             kind,
             target,
         });
-        true
+        Ok(())
     }
 
     /// Why the image can only run where it is linked.
     pub(super) fn why_fixed(&self) -> Option<String> {
-        let first = self.fixed.as_ref()?;
+        let (first, why) = self.fixed.as_ref()?;
         let others = match self.fixed_count - 1 {
             0 => String::new(),
             others => format!(", and {others} more places do"),
         };
-        Some(format!("{first}{others}: compile with -fPIE"))
+        Some(format!("{first}{others}: {}", why.advice()))
     }
 }
 
 /// What a relocation's field holds, for people.
-pub(super) fn held(relocation: &Relocation, symbol: &str) -> String {
+pub(super) fn held(why: Fixed, relocation: &Relocation, symbol: &str) -> String {
     let kind = r_to_str(relocation.kind, EM_X86_64);
-    format!("an address of {symbol} that reaches no further than it was linked (R_{kind})")
+    match why {
+        Fixed::Narrow => {
+            format!("an address of {symbol} that reaches no further than it was linked (R_{kind})")
+        }
+        Fixed::FromNumber => {
+            format!("the distance to {symbol}, which is a number and does not move (R_{kind})")
+        }
+    }
 }
 
-/// The record of `moves`, and of `headers`, which are program headers' addresses. The units of the record are those of the
+/// The record of `moves`, and of `headers`: where these have addresses, each with the address. The units of the record are those of the
 /// image, in order; `units` says which.
 pub(super) fn record(
     image: &Image<'_, '_>,
@@ -181,12 +222,14 @@ pub(super) fn record(
     let mut fields: Vec<Field> = moves.fields.iter().map(renumbered).collect();
     let units_only = SlideRecord::new(units.clone(), None, Vec::new())?;
     for &(at, address) in headers {
-        let target = units_only.unit_of(address, address).unwrap_or(0);
-        fields.push(Field {
-            address: at,
-            kind: FieldKind::Address,
-            target,
-        });
+        // What lies in none is a number.
+        if let Some(target) = units_only.unit_of(address, address) {
+            fields.push(Field {
+                address: at,
+                kind: FieldKind::Address,
+                target,
+            });
+        }
     }
     SlideRecord::new(units, moves.table, fields)
 }

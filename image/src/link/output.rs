@@ -33,6 +33,8 @@ use crate::layout::{ELSEWHERE_SECTION, LAYOUT_SECTION, LinkLayout, SLIDE_SECTION
 const PROPERTIES: &str = ".note.gnu.property";
 /// Bytes of a section header.
 const SECTION_HEADER_SIZE: u64 = 64;
+/// File offset of `e_entry` in the ELF header.
+const ENTRY_AT: u64 = 24;
 /// File offset of `e_shoff` in the ELF header.
 const SECTION_HEADERS_AT: usize = 40;
 
@@ -421,7 +423,8 @@ impl Writer {
             );
         }
         if parts.layout.fixed.is_none() {
-            let addresses = self.program_header_addresses(image);
+            let mut addresses = self.program_header_addresses(image);
+            addresses.push((image.common.constants.start + ENTRY_AT, parts.entry));
             let record = moves::record(image, parts.reservations, &contents.moves, &addresses);
             let record = record.map_err(LinkError::Slide)?.to_bytes();
             // On pages of its own, which are those of the object that it becomes.

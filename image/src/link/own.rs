@@ -3,7 +3,7 @@
 //! A library has addresses that are reserved for ever, and pages that other programs are to have, too. What a build makes
 //! for one program is neither known to others nor there to stay: many projects gather their objects in archives on the way.
 //! So an archive is a library if a person says so (`--pool-library`), or if it belongs to the system: it lies where systems
-//! and toolchains keep libraries. What is needed of any other is part of the application, as with an ordinary linker, and
+//! and toolchains keep libraries, and not where the program is being built. What is needed of any other is part of the application, as with an ordinary linker, and
 //! reserves nothing.
 
 use std::path::{Component, Path, PathBuf};
@@ -17,8 +17,10 @@ use super::unit::{APPLICATION, Beforehand, Unit, UnitKind};
 
 /// Where systems keep libraries: the file system hierarchy standard's, and the stores of Nix and Guix.
 const SYSTEM: [&str; 6] = ["/usr", "/lib", "/lib64", "/opt", "/nix/store", "/gnu/store"];
-/// In one of these, where sources are built.
-const SOURCES: &str = "/usr/src";
+/// In these, where sources are built.
+const SOURCES: [&str; 4] = ["/usr/src", "/usr/local/src", "/usr/obj", "/usr/ports"];
+/// Where programs have a folder each, which may also be one that they are built in.
+const PACKAGES: &str = "/opt";
 /// Part of the path of what a Rust toolchain has for a target.
 const RUST: &str = "rustlib";
 
@@ -28,11 +30,18 @@ pub(super) struct Origins<'r> {
     request: &'r LinkRequest,
     /// Folders of the system and of toolchains.
     system: Vec<PathBuf>,
+    /// Folders in these that are the program's.
+    built: Vec<PathBuf>,
 }
 
 impl<'r> Origins<'r> {
     /// The folder of a start file is the C library's, or the compiler's.
     pub(super) fn of(request: &'r LinkRequest) -> Self {
+        Self::seen_from(request, std::env::current_dir().ok().as_deref())
+    }
+
+    /// The same for a link in the folder `here`.
+    fn seen_from(request: &'r LinkRequest, here: Option<&Path>) -> Self {
         let starts = request.inputs.iter().filter_map(|input| match input {
             InputFile::Path(path) if is_start_file(path) => path.parent(),
             _ => None,
@@ -43,12 +52,18 @@ impl<'r> Origins<'r> {
         system.extend(
             given
                 .filter_map(|path| path.canonicalize().ok())
-                .filter(|path| {
-                    let here = std::env::current_dir();
-                    !here.is_ok_and(|here| here.starts_with(path))
-                }),
+                .filter(|path| !here.is_some_and(|here| here.starts_with(path))),
         );
-        Self { request, system }
+        let package = here
+            .and_then(|here| here.strip_prefix(PACKAGES).ok())
+            .and_then(|inside| inside.components().next())
+            .map(|package| Path::new(PACKAGES).join(package));
+        let built = SOURCES.iter().map(PathBuf::from).chain(package).collect();
+        Self {
+            request,
+            system,
+            built,
+        }
     }
 
     /// True for an archive that is a library.
@@ -65,7 +80,7 @@ impl<'r> Origins<'r> {
     fn is_of_system(&self, path: &Path) -> bool {
         let is_in = |folder: &PathBuf| path.starts_with(folder);
         let is_rust = |part: Component<'_>| part.as_os_str() == RUST;
-        !path.starts_with(SOURCES)
+        !self.built.iter().any(is_in)
             && (self.system.iter().any(is_in) || path.components().any(is_rust))
     }
 }
@@ -73,10 +88,12 @@ impl<'r> Origins<'r> {
 /// `crt1.o`, `Scrt1.o`, `crtbeginT.o` and their like.
 fn is_start_file(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let stem = name.strip_suffix(".o");
-    stem.is_some_and(|stem| {
-        stem.trim_start_matches(['S', 'M', 'g', 'r'])
-            .starts_with("crt")
+    let stem = name.strip_suffix(".o").unwrap_or_default();
+    let stem = stem.trim_start_matches(['S', 'M', 'g', 'r']);
+    stem.strip_prefix("crt").is_some_and(|which| {
+        let mut starts = ["begin", "end", "prec"].iter();
+        matches!(which, "0" | "1" | "i" | "n" | "fastmath")
+            || starts.any(|start| which.starts_with(start))
     })
 }
 
@@ -102,6 +119,7 @@ pub(super) fn absorb<'a>(
     may_repeat: bool,
     beforehand: &Beforehand<'a>,
 ) -> Result<Absorbed<'a>, LinkError> {
+    let reaches_by_slots = application.reaches_by_slots;
     let mut parts: Vec<Vec<Option<Object<'a>>>> = std::iter::once(application)
         .chain(own)
         .map(|unit| unit.objects.into_iter().map(Some).collect())
@@ -144,13 +162,14 @@ pub(super) fn absorb<'a>(
         made: made.collect(),
         ..beforehand.clone()
     };
-    let application = Unit::new(
+    let mut application = Unit::new(
         UnitKind::Application,
         APPLICATION.to_owned(),
         objects,
         may_repeat,
         &beforehand,
     )?;
+    application.reaches_by_slots = reaches_by_slots;
     Ok(Absorbed {
         application,
         events,
@@ -165,9 +184,13 @@ mod tests {
     use crate::link::parse_args;
 
     fn is_library(line: &str, archive: &str) -> bool {
+        is_library_in(&std::env::current_dir().unwrap(), line, archive)
+    }
+
+    fn is_library_in(here: &Path, line: &str, archive: &str) -> bool {
         let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         let request = parse_args(&arguments).unwrap();
-        Origins::of(&request).is_library(Path::new(archive))
+        Origins::seen_from(&request, Some(here)).is_library(Path::new(archive))
     }
 
     #[test]
@@ -185,6 +208,7 @@ mod tests {
                 true,
             ),
             ("/usr/src/app/libparts.a", false),
+            ("/usr/local/src/app/libparts.a", false),
             ("/usrlocal/libparts.a", false),
             ("/home/a/app/libparts.a", false),
             ("libparts.a", false),
@@ -200,6 +224,26 @@ mod tests {
         assert!(!is_library(
             "x.o --pool-library libother.a=parts@1",
             "libparts.a"
+        ));
+    }
+
+    /// Build servers have their folders under /opt, where toolchains are, too.
+    #[test]
+    fn what_is_built_under_opt_is_the_programs() {
+        let agent = Path::new("/opt/agent/work/build");
+        for (archive, expected) in [
+            ("/opt/agent/work/lib/libparts.a", false),
+            ("/opt/agent/work/build/libparts.a", false),
+            ("/opt/toolchain/lib/libc.a", true),
+            ("/opt/agent2/lib/libc.a", true),
+            ("/usr/lib/libz.a", true),
+        ] {
+            assert_eq!(is_library_in(agent, "x.o", archive), expected, "{archive}");
+        }
+        assert!(is_library_in(
+            Path::new("/opt"),
+            "x.o",
+            "/opt/agent/lib/libparts.a"
         ));
     }
 
@@ -231,6 +275,8 @@ mod tests {
             ("rcrt1.o", true),
             ("gcrt1.o", true),
             ("crtbeginT.o", true),
+            ("crtendS.o", true),
+            ("crtools.o", false),
             ("crti.o", true),
             ("start.o", false),
             ("crt1.c", false),

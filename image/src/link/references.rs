@@ -90,8 +90,15 @@ pub(super) fn patches<'p, 'a>(
             let instructions = instructions
                 .get_or_insert_with(|| Instructions::read(&unit.objects[object], index));
             let addresses = !slides && facts.settled != Settled::ByImage;
+            // Only to slide nothing is rewritten that might be data after all.
+            let is_certain = |code: &&Instructions<'_>| {
+                takes_slot
+                    || relocation.kind == r::R_X86_64_PC32
+                    || code.is_reached(relocation.offset)
+            };
             let rewritten = instructions
                 .as_ref()
+                .filter(is_certain)
                 .and_then(|code| slots::through_slot(code, relocation, addresses));
             if let Some(rewritten) = rewritten {
                 patched.is_cut = rewritten.is_cut;
@@ -113,18 +120,21 @@ fn takes_slot_to_slide(
     patched: &Patched<'_, '_>,
 ) -> bool {
     let is_code = section.is_loaded() && section.is_code() && section.gathered.is_none();
-    if unit.kind != UnitKind::Application || !is_code || facts.is_number {
+    if unit.kind != UnitKind::Application || !is_code {
         return false;
     }
     let object = &unit.objects[object];
     match patched.relocation.kind {
-        r::R_X86_64_32 | r::R_X86_64_32S => {
+        r::R_X86_64_32 | r::R_X86_64_32S if !facts.is_number => {
             let symbol = &object.symbols[patched.relocation.symbol];
             // Which of the merged is meant the addend says.
             let is_merged = matches!(symbol.place, Place::Section(s) if merge::key(&object.sections[s]).is_some());
             !is_merged && has_few_addresses(object)
         }
-        r::R_X86_64_PC32 => facts.may_be_absent && patched.patch.value == Value::Distance,
+        r::R_X86_64_PC32 => {
+            let stays = facts.may_be_absent || facts.is_number;
+            stays && patched.patch.value == Value::Distance
+        }
         _ => false,
     }
 }

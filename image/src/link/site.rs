@@ -5,7 +5,7 @@ use goblin::elf::reloc::r_to_str;
 
 use super::error::LinkError;
 use super::image::{Image, View};
-use super::moves::{self, Moves, Written};
+use super::moves::{self, About, Fixed, Moves, Written};
 use super::object::{Place, Relocation, Symbol};
 use super::patch::{self, Value, Width};
 use super::plan::{Entry, Part};
@@ -151,11 +151,11 @@ impl<'a> Site<'_, 'a> {
         let patch = &patched.patch;
         let past_wrapper = self.is_past_wrapper(patched, View::Image);
         let about = match patch.value {
-            Value::Branch if patched.takes_stub() && !past_wrapper => Some(self.unit),
+            Value::Branch if patched.takes_stub() && !past_wrapper => About::Unit(self.unit),
             Value::EntryDistance
             | Value::ThreadEntryDistance
             | Value::Detour
-            | Value::TableDistance => Some(self.unit),
+            | Value::TableDistance => About::Unit(self.unit),
             _ => {
                 let symbol = self.symbol_of(patched);
                 let address = self.image.address(self.unit, target, Some(symbol.binding));
@@ -163,8 +163,11 @@ impl<'a> Site<'_, 'a> {
                 let Some(address) = address else {
                     return;
                 };
-                let moves_with = self.image.moves_with(self.unit, target);
-                moves_with.filter(|_| address != 0)
+                match self.image.moves_with(self.unit, target) {
+                    _ if address == 0 => About::Absent,
+                    Some(unit) => About::Unit(unit),
+                    None => About::Number,
+                }
             }
         };
         let unit = match self.part {
@@ -183,12 +186,17 @@ impl<'a> Site<'_, 'a> {
             },
             about,
         };
-        if patched.is_cut || !moves.note(&written) {
+        let noted = match patched.is_cut {
+            true => Err(Fixed::Narrow),
+            false => moves.note(&written),
+        };
+        if let Err(why) = noted {
             let place = (self.unit, self.object, self.section);
             let relocation = patched.relocation;
             moves.fix(
+                why,
                 || self.image.place(place, relocation.offset),
-                || moves::held(relocation, &self.name(relocation)),
+                || moves::held(why, relocation, &self.name(relocation)),
             );
         }
     }

@@ -52,6 +52,9 @@ pub(super) struct Unit<'a> {
     /// Sections of groups, and those of them that are the same wherever they are.
     grouped: HashSet<(usize, usize)>,
     copies: HashSet<(usize, usize)>,
+    /// Signatures of groups that use data of their own object which the program changes (`static std::string` in a header, for
+    /// an inline function): there any copy would not do.
+    attached: HashSet<&'a str>,
 }
 
 /// Which copy of each group of sections counts: the first, but for those that are kept for what a compiler made of
@@ -139,7 +142,9 @@ impl<'a> Unit<'a> {
             defaults: HashSet::default(),
             grouped: HashSet::default(),
             copies: HashSet::default(),
+            attached: HashSet::default(),
         };
+        unit.attached = unit.objects.iter().flat_map(attached).collect();
         unit.collect_groups();
         unit.collect_hooks();
         unit.keep_one_copy_of_each_group(beforehand);
@@ -184,14 +189,20 @@ impl<'a> Unit<'a> {
             for group in &object.groups {
                 let sections = || group.sections.iter().map(|section| (o, *section));
                 self.grouped.extend(sections());
-                if is_one_by_language(group.signature) {
+                if is_one_by_language(group.signature) && !self.is_attached(group.signature) {
                     self.copies.extend(sections());
                 }
             }
         }
     }
 
+    /// True where the copy that counts is the program's to say.
+    fn is_attached(&self, signature: &str) -> bool {
+        self.attached.contains(signature)
+    }
+
     fn collect_hooks(&mut self) {
+        self.hooks = self.names_of_attached();
         let mut variables: HashMap<&'a str, (usize, bool)> = HashMap::default();
         for (o, object) in self.objects.iter().enumerate() {
             for symbol in object.symbols.iter().filter(|symbol| !symbol.is_local()) {
@@ -215,6 +226,24 @@ impl<'a> Unit<'a> {
             .into_iter()
             .filter(|(_, (count, any_weak))| *count > 1 && *any_weak);
         self.defaults = several.map(|(name, _)| name).collect();
+    }
+
+    /// What attached groups define, to be found through slots.
+    fn names_of_attached(&self) -> HashSet<&'a str> {
+        let groups = self
+            .objects
+            .iter()
+            .flat_map(|object| object.groups.iter().map(move |group| (object, group)));
+        let attached = groups.filter(|(_, group)| self.is_attached(group.signature));
+        let names = attached.flat_map(|(object, group)| {
+            let symbols = object.symbols.iter();
+            symbols.filter(|symbol| {
+                matches!(symbol.place, Place::Section(section) if group.sections.contains(&section))
+                    && !symbol.is_local()
+                    && !symbol.is_thread_local()
+            })
+        });
+        names.map(|symbol| symbol.name).collect()
     }
 
     fn is_grouped(&self, object: usize, section: usize) -> bool {
@@ -252,7 +281,7 @@ impl<'a> Unit<'a> {
     }
 
     /// Sections (by object and section) of groups of which one of `others` has a copy that
-    /// defines at least the same symbols, and whose signature `counts`.
+    /// defines at least the same symbols, whose signature `counts`, and that are attached to no object.
     pub(super) fn copies_in(
         &self,
         others: &[&Unit<'a>],
@@ -263,10 +292,17 @@ impl<'a> Unit<'a> {
             .flat_map(|object| object.groups.iter().map(|g| g.signature))
             .collect();
         let is_elsewhere = |name: &str| others.iter().any(|u| u.definition(name).is_some());
+        let is_attached = |signature: &str| {
+            let mut all = others.iter().copied().chain([self]);
+            all.any(|unit| unit.is_attached(signature))
+        };
         let mut copies = Vec::new();
         for (o, object) in self.objects.iter().enumerate() {
             for group in &object.groups {
-                if !available.contains(group.signature) || !counts(group.signature) {
+                if !available.contains(group.signature)
+                    || !counts(group.signature)
+                    || is_attached(group.signature)
+                {
                     continue;
                 }
                 let all_elsewhere = object.symbols.iter().all(|symbol| {
@@ -299,9 +335,14 @@ impl<'a> Unit<'a> {
 
     fn keep_one_copy_of_each_group(&mut self, beforehand: &Beforehand<'a>) {
         let mut groups = beforehand.groups.clone();
+        // In a library each member has its own of those that are attached to it: which counts depends on who is in a program.
+        let is_library = self.kind == UnitKind::Library;
         for (o, (object, dropped)) in self.objects.iter().zip(&mut self.dropped).enumerate() {
             let is_made = beforehand.made.contains(&o);
             for group in &object.groups {
+                if is_library && self.attached.contains(group.signature) {
+                    continue;
+                }
                 if !groups.takes(group.signature, is_made) {
                     for section in &group.sections {
                         dropped[*section] = true;
@@ -367,6 +408,52 @@ impl<'a> Unit<'a> {
         self.definitions = definitions;
         Ok(())
     }
+}
+
+/// Signatures of an object's groups from which its own references lead to data that changes and is in no group. What is
+/// constant, if only after the start, is the same in every object.
+fn attached<'a>(object: &Object<'a>) -> HashSet<&'a str> {
+    let mut is_grouped = vec![false; object.sections.len()];
+    let of_groups = object.groups.iter().flat_map(|group| &group.sections);
+    for section in of_groups {
+        is_grouped[*section] = true;
+    }
+    let changes = |index: usize| {
+        let section = &object.sections[index];
+        takes_part(section)
+            && section.is_loaded()
+            && section.is_writable()
+            && section.size > 0
+            && !is_grouped[index]
+            && !section.name.starts_with(".data.rel.ro")
+    };
+    let all = 0..object.sections.len();
+    let mut open: Vec<usize> = all.filter(|index| changes(*index)).collect();
+    if object.groups.is_empty() || open.is_empty() {
+        return HashSet::default();
+    }
+    // Backwards, from the data to who refers to it.
+    let mut referring = vec![Vec::new(); object.sections.len()];
+    for (from, section) in object.sections.iter().enumerate() {
+        if !section.is_loaded() || section.name == ".eh_frame" {
+            continue;
+        }
+        for relocation in &section.relocations {
+            let symbol = &object.symbols[relocation.symbol];
+            if let (true, Place::Section(to)) = (symbol.is_local(), symbol.place) {
+                referring[to].push(from);
+            }
+        }
+    }
+    let mut reaches = vec![false; object.sections.len()];
+    while let Some(index) = open.pop() {
+        if !std::mem::replace(&mut reaches[index], true) {
+            open.append(&mut referring[index]);
+        }
+    }
+    let groups = object.groups.iter();
+    let attached = groups.filter(|group| group.sections.iter().any(|section| reaches[*section]));
+    attached.map(|group| group.signature).collect()
 }
 
 /// A section group with this signature is the same in all of a program by the rules of C++.

@@ -139,6 +139,7 @@ fn every_address_is_recorded_and_nothing_else() {
             assert_eq!(recorded.contains(&at), nth % 3 != 1);
         }
         let elf = Elf::parse(&linked.elf).unwrap();
+        assert!(recorded.contains(&(0x40_0000 + 24)), "the entry");
         for (nth, header) in (0..).zip(&elf.program_headers) {
             let at = 0x40_0000 + 64 + 56 * nth + 16;
             assert_eq!(recorded.contains(&at), header.p_vaddr != 0, "header {nth}");
@@ -220,6 +221,96 @@ fn code_with_few_addresses_loads_them_and_with_many_is_fixed() {
         why.contains("39 more places") && why.contains("-fPIE"),
         "{why}"
     );
+}
+
+fn fixed(linked: &Linked) -> Option<&str> {
+    linked.layout.fixed.as_deref()
+}
+
+#[test]
+fn numbers_stay_where_what_refers_to_them_moves() {
+    let workshop = Workshop::new();
+    let text = "int printf(const char *, ...); extern char number[]; char *held = number;
+        int main(void) { return printf(\"%p %d\\n\", (void *)number, held == number) < 0; }";
+    let object = workshop.compile(Compiler::Gnu, "number", text);
+    let define = "-Wl,--defsym=number=0x12345";
+    let request = workshop.request(Compiler::Gnu, &["-static", &object, define]);
+    let linked = link(&request, &mut AddressBook::default()).unwrap();
+    assert_eq!(fixed(&linked), None);
+    for (at, _) in addresses(&record(&linked)) {
+        assert_ne!(word(&linked, at), 0x12345, "{at:#x}");
+    }
+    let program = workshop.install("number", &linked);
+    assert_eq!(run(&program, "number"), "0x12345 1\n");
+
+    // A call of one is as far from it as it was linked.
+    let text = "void number(void); int main(void) { number(); return 0; }";
+    let object = workshop.compile(Compiler::Gnu, "call", text);
+    let request = workshop.request(Compiler::Gnu, &["-static", &object, define]);
+    let linked = link(&request, &mut AddressBook::default()).unwrap();
+    let why = fixed(&linked).unwrap();
+    assert!(
+        why.contains("call.o: .text") && why.contains("number, which is a number"),
+        "{why}"
+    );
+    assert!(!why.contains("-fPIE"), "{why}");
+}
+
+/// What an inline function uses of its own object moves, too, if the library's copy is that of a member which is not in the program.
+#[test]
+fn constants_of_members_for_a_copy_are_recorded() {
+    let workshop = Workshop::new();
+    let header = "static const char *const names[] = {\"zero\", \"one\", \"two\"};
+        __attribute__((noinline)) inline const char *name(int n) { return names[n]; }\n";
+    let member = |name: &str| {
+        let text = format!("{header}const char *{name}(int n) {{ return name(n + 1); }}");
+        workshop.compile(Compiler::Cxx, name, &text)
+    };
+    let (first, second) = (member("first"), member("second"));
+    let archive = workshop.archive("libnames.a", &[&first, &second]);
+    let text = "#include <stdio.h>\nconst char *second(int); int main() { puts(second(0)); }";
+    let main = workshop.compile(Compiler::Cxx, "main", text);
+    let request = workshop.request(Compiler::Cxx, &["-static", &main, &archive]);
+    let linked = link(&request, &mut AddressBook::default()).unwrap();
+    let program = workshop.install("names", &linked);
+    assert_eq!(run(&program, "names"), "one\n");
+    let record = record(&linked);
+    let recorded: BTreeSet<u64> = addresses(&record).iter().map(|(at, _)| *at).collect();
+    let (start, bytes) = section(&linked, ".rodata.names").unwrap();
+    let inside = start..start + bytes.len() as u64;
+    let held = words(&linked, ".rodata.names");
+    let held: Vec<u64> = held
+        .iter()
+        .filter(|(_, word)| inside.contains(word))
+        .map(|(at, _)| *at)
+        .collect();
+    // Both members' tables: the one that is used, and the one of what is in the program.
+    assert_eq!(held.len(), 6, "{held:x?}");
+    assert!(held.iter().all(|at| recorded.contains(at)), "{held:x?}");
+}
+
+/// Also where the program has archives of its own.
+#[test]
+fn programs_with_archives_reach_libraries_through_slots() {
+    let workshop = Workshop::new();
+    let part = workshop.compile(Compiler::Gnu, "part", "int part(void) { return 7; }");
+    let archive = workshop.archive("libpart.a", &[&part]);
+    let text = "#include <stdio.h>\nint part(void); int main(void) { printf(\"%d\\n\", part()); }";
+    let main = workshop.compile(Compiler::Gnu, "main", text);
+    let line = ["-static", &main, &archive, "-Wl,--pool-aslr=library"];
+    let arguments = workshop.linker_arguments(Compiler::Gnu, &line);
+    let request = pool_image::link::parse_args(&arguments).unwrap();
+    let linked = link(&request, &mut AddressBook::default()).unwrap();
+    assert!(
+        linked
+            .layout
+            .libraries
+            .iter()
+            .all(|l| l.library.name.to_string() != "part")
+    );
+    let described = describe(&linked.elf).unwrap();
+    let report = pool_image::inspect::inspect(&described).slide;
+    assert!(report.libraries, "{:?}", report.why_not);
 }
 
 #[test]

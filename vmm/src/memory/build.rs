@@ -139,8 +139,8 @@ impl GuestMemory {
     fn take_image(&mut self, plan: &Plan) -> Result<Vec<Piece>, BuildError> {
         let mut pieces = Vec::new();
         for (nth, mapping) in plan.mappings.iter().enumerate() {
-            let content = matches!(mapping.content, Content::Segment { .. });
-            if mapping.sharing == Sharing::Shared || !content {
+            let is_filled = mapping.written || mapping.content != Content::Zero;
+            if mapping.sharing == Sharing::Shared || !is_filled {
                 continue;
             }
             let mut done = 0;
@@ -215,6 +215,7 @@ impl GuestMemory {
                     self.map_one(mapping, segments, part, piece.physical, Overlay::Private)?;
                 }
                 Backing::Pool | Backing::Copy => {
+                    // Frames are zeros that nothing has been written to.
                     let Content::Segment { segment, offset } = mapping.content else {
                         continue;
                     };
@@ -345,7 +346,7 @@ impl GuestMemory {
         let mut filled = None;
         for mapping in &plan.mappings {
             let zeros = mapping.content == Content::Zero && mapping.sharing == Sharing::Private;
-            if zeros {
+            if zeros && !mapping.written {
                 let end = mapping.end().min(mapping.address.0 + FIRST_ZEROS);
                 self.open_early(mapping.address.0, end)?;
                 continue;
@@ -474,8 +475,8 @@ impl MemoryCounts {
     pub(crate) fn add(&mut self, mapping: &Mapping) {
         let pages = mapping.length / PAGE_SIZE;
         match (mapping.sharing, mapping.content) {
-            (_, Content::Zero) => self.zero_pages += pages,
             _ if mapping.written => self.written_pages += pages,
+            (_, Content::Zero) => self.zero_pages += pages,
             (Sharing::Private, _) => self.private_pages += pages,
             (Sharing::Shared, _) if mapping.windows => {
                 self.shared_windows += mapping.length / WINDOW_SIZE;

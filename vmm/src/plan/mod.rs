@@ -61,11 +61,6 @@ pub enum PlanError {
     /// No gap in the address space is left for the stack and the monitor.
     #[error("the image leaves no room in its address space for a stack and a heap")]
     NoRoom,
-    /// An address to be written where nothing is stored.
-    #[error(
-        "the image's record of addresses names {0:#x}, where the image has zeros: push the image again"
-    )]
-    NoBytes(u64),
     /// Shared pages do not fit the slot's arithmetic.
     #[error("the image's shared pages take {0} bytes, more than can be mapped")]
     TooLarge(u64),
@@ -213,10 +208,6 @@ impl Plan {
         let found = rooms::find(description, random.as_deref_mut());
         let rooms = found.ok_or(PlanError::NoRoom)?;
         let mut pieces = pieces::of(map, slides.as_ref().map_or(&[], Slides::pages));
-        let is_empty = |piece: &&Mapping| piece.written && piece.content == Content::Zero;
-        if let Some(empty) = pieces.iter().find(is_empty) {
-            return Err(PlanError::NoBytes(empty.address.0));
-        }
         let shared_length = place_shared(&mut pieces);
         if shared_length > SHARED_BASE {
             return Err(PlanError::TooLarge(shared_length));

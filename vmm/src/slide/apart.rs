@@ -7,7 +7,7 @@ use pool_core::description::Description;
 use pool_core::registry::AddressRange;
 use pool_core::slide::{FieldKind, SlideRecord};
 
-use super::{ARENA, CannotSlide, HIGHEST, LINE, LINES, LOWEST, ROOMS, Random};
+use super::{ARENA, CannotSlide, HIGHEST, LOWEST, ROOMS, Random};
 
 const GIB: u64 = 1 << 30;
 /// Most units that move by themselves.
@@ -64,9 +64,9 @@ pub(super) fn choose(
 
 /// There are distances of 32 bits beside those of the unwinder's table, which are about shared pages.
 fn has_distances(record: &SlideRecord) -> bool {
-    let table = record.table().map_or(0..0, |table| {
-        table.address..table.address + LINES + LINE * u64::from(table.entries)
-    });
+    let table = record
+        .table()
+        .map_or(0..0, |table| table.address..table.end());
     let mut fields = record.fields();
     fields.any(|fields| fields.kind == FieldKind::Distance && !table.contains(&fields.address))
 }

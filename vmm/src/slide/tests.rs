@@ -10,7 +10,7 @@ use pool_core::slide::Field;
 use pool_core::{Extent, ExtentMap, PAGE_SIZE, PageCount, SegmentId, Slot};
 
 use super::*;
-use crate::plan::{Content, Plan, PlanError, Sharing};
+use crate::plan::{Content, Plan, Sharing};
 
 const TEXT: u64 = 0x40_0000;
 const DATA: u64 = TEXT + 4 * PAGE_SIZE;
@@ -260,13 +260,27 @@ fn an_image_as_large_as_the_address_space_has_no_room() {
 }
 
 #[test]
-fn addresses_among_zeros_are_refused() {
-    let (mut map, slides) = slid(&[(DATA, FieldKind::Address, 0)], &[7]);
+fn addresses_that_reach_into_zeros_are_written() {
+    let across = DATA + PAGE_SIZE - 4;
+    let (mut map, slides) = slid(&[(across, FieldKind::Address, 0)], &[7]);
     let all = map.objects.values_mut().next().unwrap();
-    *all = ExtentMap::new(1024 * PAGE_SIZE, vec![]).unwrap();
-    let data = slides.pages()[0].0;
-    let error = Plan::slid(&map, 16 << 20, slides, &mut Random::from(vec![])).unwrap_err();
-    assert_eq!(error, PlanError::NoBytes(data));
+    // Of the second page of data nothing is stored.
+    let extents = all.extents().iter().map(|extent| match extent.file_page {
+        0 => Extent {
+            count: 5,
+            ..*extent
+        },
+        _ => *extent,
+    });
+    *all = ExtentMap::new(1024 * PAGE_SIZE, extents.collect()).unwrap();
+    let (start, end) = slides.pages()[0];
+    assert_eq!(end - start, 2 * PAGE_SIZE);
+    let plan = Plan::slid(&map, 16 << 20, slides, &mut Random::from(vec![])).unwrap();
+    let written = plan.mappings.iter().filter(|mapping| mapping.written);
+    let written: Vec<_> = written
+        .map(|mapping| (mapping.address.0, mapping.content == Content::Zero))
+        .collect();
+    assert_eq!(written, [(start, false), (start + PAGE_SIZE, true)]);
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub(super) struct Entered {
     pub(super) symbols: Vec<u64>,
     /// Offsets whose addresses the object holds.
     pub(super) addresses: Vec<u64>,
+    /// Offsets of functions, which are told to be such.
+    pub(super) functions: Vec<u64>,
 }
 
 impl Entered {
@@ -50,6 +52,9 @@ impl Entered {
                 && sections[section].is_code()
             {
                 all[section].symbols.push(symbol.value);
+                if symbol.is_function() {
+                    all[section].functions.push(symbol.value);
+                }
             }
         }
         for relocation in sections.iter().flat_map(|section| &section.relocations) {
@@ -63,7 +68,7 @@ impl Entered {
             }
         }
         for of in &mut all {
-            for offsets in [&mut of.symbols, &mut of.addresses] {
+            for offsets in [&mut of.symbols, &mut of.addresses, &mut of.functions] {
                 offsets.sort_unstable();
                 offsets.dedup();
             }

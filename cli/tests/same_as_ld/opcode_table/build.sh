@@ -1,0 +1,1 @@
+gcc -O1 -c prog.c table.s && gcc -static $B prog.o table.o -o prog
