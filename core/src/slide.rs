@@ -295,12 +295,11 @@ impl SlideRecord {
     }
 
     fn check_fields(&self) -> Result<(), SlideError> {
-        if let Some(table) = self.table {
-            if table.address > USER_ADDRESS_END
-                || self.unit_of(table.address, table.end()) != Some(0)
-            {
-                return Err(SlideError::Table(table.address));
-            }
+        let is_beside = |table: &UnwindTable| {
+            table.address > USER_ADDRESS_END || self.unit_of(table.address, table.end()) != Some(0)
+        };
+        if let Some(table) = self.table.filter(is_beside) {
+            return Err(SlideError::Table(table.address));
         }
         self.walk().try_for_each(|fields| fields.map(drop))
     }

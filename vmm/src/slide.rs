@@ -193,6 +193,7 @@ impl Slides {
 
     /// Writes all addresses, and puts the unwinder's table in order again.
     pub fn carry_out(&self, memory: &mut impl Memory) -> Result<(), CannotWrite> {
+        const LINE: usize = UnwindTable::PAIR as usize;
         let mut page = Page::default();
         for write in self.writes() {
             let width = write.kind.width() as usize;
@@ -216,7 +217,6 @@ impl Slides {
         if let Some((start, end)) = self.lines().filter(|_| self.is_apart()) {
             let mut bytes = vec![0; (end - start) as usize];
             memory.read(start, &mut bytes)?;
-            const LINE: usize = UnwindTable::PAIR as usize;
             let lines = bytes.chunks_exact(LINE);
             let mut lines: Vec<[u8; LINE]> = lines
                 .filter_map(|line| line.first_chunk().copied())

@@ -154,9 +154,9 @@ impl Moves {
                 | Value::Size,
                 _,
             )
-            | (Value::Address, About::Number | About::Absent) => return Ok(()),
             // Whether something absent is there is asked before it is called.
-            (Value::Branch, About::Absent) => return Ok(()),
+            | (Value::Branch, About::Absent)
+            | (Value::Address, About::Number | About::Absent) => return Ok(()),
             (Value::Address, About::Unit(target)) if bytes == 8 => (FieldKind::Address, target),
             (Value::Address, About::Unit(_)) => return Err(Fixed::Narrow),
             (_, About::Number | About::Absent) => return Err(Fixed::FromNumber),

@@ -186,9 +186,10 @@ impl<'a> Site<'_, 'a> {
             },
             about,
         };
-        let noted = match patched.is_cut {
-            true => Err(Fixed::Narrow),
-            false => moves.note(&written),
+        let noted = if patched.is_cut {
+            Err(Fixed::Narrow)
+        } else {
+            moves.note(&written)
         };
         if let Err(why) = noted {
             let place = (self.unit, self.object, self.section);
