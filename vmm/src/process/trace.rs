@@ -72,6 +72,8 @@ pub(super) struct Tracer<'a> {
     waiting: VecDeque<Tracee>,
     /// For each thread the fault, with its signal, that was the last to be delivered to it, in order.
     faults: Vec<(Pid, i32, Fault)>,
+    /// SIGSYS was on its way to a thread: it was sent. The filter ends a guest without.
+    sent_sigsys: bool,
     is_leaving: bool,
     noted: Noted,
     printer: Option<Printer>,
@@ -98,6 +100,7 @@ impl<'a> Tracer<'a> {
             counted: None,
             waiting: VecDeque::new(),
             faults: Vec::new(),
+            sent_sigsys: false,
             is_leaving: false,
             noted: Noted::default(),
             printer: None,
@@ -195,9 +198,10 @@ impl<'a> Tracer<'a> {
         } else {
             let signal = libc::WTERMSIG(status);
             let last = self.faults.iter().rev().find(|fault| fault.1 == signal);
-            last.map_or(Outcome::Signalled(signal), |(.., fault)| {
-                Outcome::Fault(fault.clone())
-            })
+            match last {
+                Some((.., fault)) => Outcome::Fault(fault.clone()),
+                None => killed(signal, self.sent_sigsys),
+            }
         };
         End::Guest(outcome, usage, self.noted)
     }
@@ -268,6 +272,7 @@ impl<'a> Tracer<'a> {
                 }
                 // If the guest has no handler for it, it dies of this signal.
                 self.faults.retain(|(faulted, ..)| *faulted != thread.0);
+                self.sent_sigsys |= signal == libc::SIGSYS;
                 if let Some(fault) = self.fault_of(thread, signal) {
                     self.faults.push((thread.0, signal, fault));
                 }
@@ -463,6 +468,25 @@ impl<'a> Tracer<'a> {
             stack_pointer: registers.rsp,
         })
     }
+}
+
+/// A guest has ended by `signal`, which was no fault of its own. Of two that no thread stops for it is said in words what
+/// they mean: nobody else would know.
+fn killed(signal: i32, sent: bool) -> Outcome {
+    let words = match signal {
+        libc::SIGKILL => {
+            "killed (SIGKILL), by itself, by another program, or by the host for lack of memory"
+        }
+        libc::SIGSYS if !sent => {
+            "a system call of 32-bit code (int 0x80), which is not served (SIGSYS)"
+        }
+        _ => return Outcome::Signalled(signal),
+    };
+    Outcome::Fault(Fault {
+        cause: Cause::Killed(signal, words),
+        instruction_pointer: 0,
+        stack_pointer: 0,
+    })
 }
 
 /// Ends the call that `thread` has stopped in, with `result`.
