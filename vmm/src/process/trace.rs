@@ -475,7 +475,7 @@ impl<'a> Tracer<'a> {
 fn killed(signal: i32, sent: bool) -> Outcome {
     let words = match signal {
         libc::SIGKILL => {
-            "killed (SIGKILL), by itself, by another program, or by the host for lack of memory"
+            "killed (SIGKILL): by itself, by another program, at a limit of processor time, or by the host for lack of memory"
         }
         libc::SIGSYS if !sent => {
             "a system call of 32-bit code (int 0x80), which is not served (SIGSYS)"
