@@ -272,6 +272,42 @@ fn what_no_program_is_asked_about_is_said_in_words() {
 }
 
 #[test]
+fn faults_of_files_stacks_and_alignment_are_told_apart() {
+    const FAULTS: &str = r#"
+        #include <fcntl.h>
+        #include <string.h>
+        #include <sys/mman.h>
+        #include <unistd.h>
+        int main(int argc, char **argv) {
+            char bytes[64];
+            if (!strcmp(argv[1], "file")) {
+                int f = open("/data/file", O_RDWR | O_CREAT, 0600);
+                ftruncate(f, 1);
+                char *at = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, f, 0);
+                at[5000] = 1;
+            }
+            if (!strcmp(argv[1], "stack"))
+                __asm__ volatile("movabs $0x8000000000000000, %rsp; push %rax");
+            if (!strcmp(argv[1], "aligned"))
+                __asm__ volatile("pushf; orq $0x40000, (%%rsp); popf; movl 1(%0), %%eax" : : "r"(bytes) : "rax", "cc");
+            return 0;
+        }"#;
+    let mut operator = Operator::new();
+    operator.build("faults", "musl-gcc", &["-w"], FAULTS);
+    for (how, words) in [
+        ("file", "past the end of the mapped file"),
+        ("stack", "an address that no stack can have"),
+        ("aligned", "processor exception 17"),
+    ] {
+        let found = operator.world.granted("faults", &PROCESS, &[how]).output();
+        let found = found.unwrap();
+        let said = text(&found.stderr);
+        assert_eq!(found.status.code(), Some(135), "{how}: {said}");
+        assert!(said.contains(words), "{how}: {said}");
+    }
+}
+
+#[test]
 fn what_is_the_kernel_is_not_granted() {
     if !needs(&["kvm", "root"]) {
         return;

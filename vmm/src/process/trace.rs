@@ -30,6 +30,8 @@ use crate::usage::HostUsage;
 
 /// `si_code` of a fault that the processor raised without an address.
 const SI_KERNEL: i32 = 0x80;
+/// `si_code` of a SIGBUS for an address that is not aligned (asm-generic/siginfo.h).
+const BUS_ADRALN: i32 = 1;
 /// What `PTRACE_O_TRACESYSGOOD` makes of the stop at a call's end.
 const END_OF_CALL: i32 = libc::SIGTRAP | 0x80;
 
@@ -460,7 +462,13 @@ impl<'a> Tracer<'a> {
             }
             libc::SIGFPE => Cause::Arithmetic,
             libc::SIGTRAP => Cause::Breakpoint,
-            _ => Cause::Exception(17),
+            // What is left is SIGBUS: a stack's bad address, one that is not aligned, and pages that a file has not.
+            _ if info.si_code == SI_KERNEL => Cause::Exception(12),
+            _ if info.si_code == BUS_ADRALN => Cause::Exception(17),
+            _ => Cause::PastFile {
+                // SAFETY: for this signal the kernel set the address.
+                address: unsafe { info.si_addr() } as u64,
+            },
         };
         Some(Fault {
             cause,
