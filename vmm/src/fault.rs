@@ -70,6 +70,8 @@ pub enum Cause {
     Exception(u8),
     /// The memory limit.
     OutOfMemory(String),
+    /// A signal that no program is asked about, in words.
+    Killed(i32, &'static str),
     /// The guest asked for something that is not served, and cannot go on without it.
     Unserved(String),
     /// The hypervisor stopped for a reason of its own.
@@ -86,6 +88,7 @@ impl Cause {
             Self::Breakpoint => libc::SIGTRAP,
             Self::PastFile { .. } | Self::Exception(_) => libc::SIGBUS,
             Self::OutOfMemory(_) => libc::SIGKILL,
+            Self::Killed(signal, _) => *signal,
             Self::Unserved(_) => libc::SIGSYS,
             Self::Machine(_) => libc::SIGABRT,
         }
@@ -185,6 +188,7 @@ impl AddressNames {
                 format!("guest stopped: processor exception {vector}, {at}")
             }
             Cause::OutOfMemory(detail) => format!("guest stopped: out of memory: {detail}"),
+            Cause::Killed(_, detail) => format!("guest stopped: {detail}"),
             Cause::Unserved(detail) => format!("guest stopped: {detail}, {at}"),
             Cause::Machine(detail) => format!("guest stopped by the hypervisor: {detail}, {at}"),
         }

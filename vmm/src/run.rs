@@ -107,11 +107,7 @@ impl Guest {
             main,
             ..Moments::default()
         };
-        let grants: Result<Vec<_>, _> = options
-            .directories
-            .iter()
-            .map(|text| Grant::parse(text))
-            .collect();
+        let grants = Grant::parse_all(&options.directories);
         let image = Image::open(&options.pool, &options.image)?;
         let mut map = image.read_map()?;
         moments.read = Stamp::now();

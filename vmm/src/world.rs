@@ -215,11 +215,7 @@ pub(crate) fn named(grants: &[Grant]) -> Vec<Vec<u8>> {
     let paths = grants
         .iter()
         .map(|grant| grant.guest.as_os_str().as_bytes());
-    // The whole tree, granted, has what it has, and the small world beside it.
-    paths
-        .filter(|path| *path != b"/")
-        .map(<[u8]>::to_vec)
-        .collect()
+    paths.map(<[u8]>::to_vec).collect()
 }
 
 /// Makes the small world's places, and what of it does not change.

@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 
 use operator::{MARKER, Operator, PROCESS, libc_number};
 use pool_tests::requirements::needs;
+use pool_tests::run::bounded;
 use pool_tests::wait;
 use programs::{FACTS, FILES, INHERITED, MODES, REGISTERS, SCAN, SIGNALS, SLEEP};
 use support::Placement;
@@ -202,8 +203,15 @@ fn signals_start_out_as_the_starter_left_them() {
     }
 }
 
+/// Whoever stopped it. People and service managers know of the VMM, and have that go on.
 #[test]
 fn a_guest_that_was_stopped_sleeps_on() {
+    for told in ["the guest", "the VMM"] {
+        sleeps_on(told == "the VMM");
+    }
+}
+
+fn sleeps_on(by_vmm: bool) {
     let mut operator = Operator::new();
     operator.build("sleep", "musl-gcc", &[], SLEEP);
     let vmm = operator
@@ -212,24 +220,91 @@ fn a_guest_that_was_stopped_sleeps_on() {
         .spawn();
     let mut running = Running(vmm.unwrap());
     let guest = running.guest_in_call(libc_number("nanosleep"));
-    let send = |signal: &str| {
+    let send = |signal: &str, process: u32| {
         let sent = Command::new("kill")
-            .args([signal, &guest.to_string()])
+            .args([signal, &process.to_string()])
             .status();
         assert!(sent.unwrap().success());
     };
-    send("-STOP");
+    send("-STOP", guest);
     wait::until_some("the guest stops", || {
         let stat = fs::read_to_string(format!("/proc/{guest}/stat")).ok()?;
         let state = stat.rsplit(") ").next()?.chars().next()?;
         "Tt".contains(state).then_some(())
     });
-    send("-CONT");
+    send("-CONT", if by_vmm { running.0.id() } else { guest });
     let mut line = String::new();
     let output = running.0.stdout.take().unwrap();
     BufReader::new(output).read_line(&mut line).unwrap();
     assert_eq!(line, "slept, long enough\n");
     assert_eq!(running.0.wait().unwrap().code(), Some(0));
+}
+
+/// No thread stops for these two, so the status would be all that anybody had.
+#[test]
+fn what_no_program_is_asked_about_is_said_in_words() {
+    const ENDS: &str = r#"
+        #include <signal.h>
+        #include <string.h>
+        #include <unistd.h>
+        int main(int argc, char **argv) {
+            if (!strcmp(argv[1], "old")) { long r; __asm__ volatile("int $0x80" : "=a"(r) : "a"(20) : "memory"); }
+            kill(getpid(), !strcmp(argv[1], "kill") ? SIGKILL : SIGSYS);
+            for (;;) pause();
+        }"#;
+    let mut operator = Operator::new();
+    operator.build("ends", "musl-gcc", &[], ENDS);
+    for (how, status, words) in [
+        ("old", 159, "guest stopped: a system call of 32-bit code"),
+        ("kill", 137, "guest stopped: killed (SIGKILL)"),
+        ("sys", 159, ""),
+    ] {
+        let mut found = bounded(&operator.vmm("ends", &PROCESS, &[how]));
+        let found = found.output().unwrap();
+        let said = text(&found.stderr);
+        assert_eq!(found.status.code(), Some(status), "{how}: {said}");
+        assert!(said.starts_with(words), "{how}: {said}");
+        assert_eq!(said.is_empty(), words.is_empty(), "{how}: {said}");
+        let reported = operator.reported();
+        let fault = reported["fault"].as_str().unwrap_or_default();
+        assert_eq!(fault, said.trim_end(), "{how}");
+    }
+}
+
+#[test]
+fn faults_of_files_stacks_and_alignment_are_told_apart() {
+    const FAULTS: &str = r#"
+        #include <fcntl.h>
+        #include <string.h>
+        #include <sys/mman.h>
+        #include <unistd.h>
+        int main(int argc, char **argv) {
+            char bytes[64];
+            if (!strcmp(argv[1], "file")) {
+                int f = open("/data/file", O_RDWR | O_CREAT, 0600);
+                ftruncate(f, 1);
+                char *at = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, f, 0);
+                at[5000] = 1;
+            }
+            if (!strcmp(argv[1], "stack"))
+                __asm__ volatile("movabs $0x8000000000000000, %rsp; push %rax");
+            if (!strcmp(argv[1], "aligned"))
+                __asm__ volatile("pushf; orq $0x40000, (%%rsp); popf; movl 1(%0), %%eax" : : "r"(bytes) : "rax", "cc");
+            return 0;
+        }"#;
+    let mut operator = Operator::new();
+    operator.build("faults", "musl-gcc", &["-w"], FAULTS);
+    for (how, words) in [
+        ("file", "past the end of the mapped file"),
+        ("stack", "an address that no stack can have"),
+        ("aligned", "processor exception 17"),
+    ] {
+        let found = operator.world.granted("faults", &PROCESS, &[how]).output();
+        let found = found.unwrap();
+        let said = text(&found.stderr);
+        assert_eq!(found.status.code(), Some(135), "{how}: {said}");
+        assert!(said.contains(words), "{how}: {said}");
+    }
 }
 
 #[test]

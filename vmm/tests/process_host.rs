@@ -103,7 +103,8 @@ fn attributes_are_set_as_the_guest_might() {
     let expected = format!(
         "set yes, got yes open\nagain File exists\n\
          no name {bad}, no value {bad}, too large Argument list too long, \
-         no file Bad file descriptor, privileged {NOT_PERMITTED}, input {NOT_PERMITTED}\n"
+         no file Bad file descriptor, privileged {NOT_PERMITTED}, input {NOT_PERMITTED}\n\
+         now yes, links without a path Invalid argument, none {bad}\n"
     );
     assert_eq!(said(&world, &["--dir", &grant], &["attributes"]), expected);
 }

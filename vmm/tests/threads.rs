@@ -53,6 +53,12 @@ fn a_thread_that_never_calls_lets_others_run() {
     as_natively("spin");
 }
 
+/// Though they take turns on one thread of the VMM.
+#[test]
+fn each_thread_has_its_own_processor_time() {
+    as_natively("time");
+}
+
 #[test]
 fn registers_and_the_thread_pointer_are_each_threads_own() {
     as_natively("registers");

@@ -281,8 +281,8 @@ pub(super) fn mprotect(linux: &mut Linux, [address, length, bits, ..]: Arguments
 }
 
 /// `mremap`: shrinks, grows in place, or moves private memory and reservations. Several areas move at once as
-/// they are, with the gaps between them (Linux 6.17). `MREMAP_DONTUNMAP` is not served, and memory that is shared
-/// by name is not had twice.
+/// they are, with the gaps between them (Linux 6.17). `MREMAP_DONTUNMAP` is not served, memory that is shared
+/// by name is not had twice, and pages of the image stay where they are.
 pub(super) fn mremap(
     linux: &mut Linux,
     [old, old_length, new_length, flags, new, _]: Arguments,
@@ -316,8 +316,7 @@ pub(super) fn mremap(
     if several && (!fixed || new_length != old_length) {
         return Err(Errno::FAULT.into());
     }
-    let shared = |area: &Area| matches!(area.backing, Backing::Shared { .. });
-    if space.over(old, old_end).any(|(_, area)| shared(&area)) {
+    if linux.memory.shows_pool(old, old_end) {
         return Err(Errno::FAULT.into());
     }
     if new_length > old_length {

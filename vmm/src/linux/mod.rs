@@ -19,6 +19,7 @@ mod memory;
 pub(crate) mod message;
 mod poll;
 mod process;
+mod processor_time;
 mod record;
 mod run;
 mod scheduler;
@@ -48,6 +49,7 @@ pub use self::host::DiskCall;
 use self::limits::Limits;
 pub(crate) use self::limits::unbound_files;
 pub(crate) use self::process::PID;
+use self::processor_time::Meter;
 pub use self::scheduler::FIRST as FIRST_TASK;
 use self::scheduler::Scheduler;
 pub use self::scheduler::Tid;
@@ -217,6 +219,8 @@ pub struct Linux {
     signals: Signals,
     tasks: Tasks,
     scheduler: Scheduler,
+    /// For each processor, once its thread has had a task.
+    meters: Vec<Option<Meter>>,
     futexes: Futexes,
     timers: Timers,
     /// The task whose call is being served.
@@ -256,6 +260,8 @@ impl Linux {
         scheduler.add(FIRST_TASK);
         scheduler.next();
         scheduler.reside(Some(FIRST_TASK));
+        let mut meters = vec![None; settings.processors];
+        meters[0] = Some(Meter::of_caller());
         Self {
             own: Own::default(),
             memory,
@@ -268,6 +274,7 @@ impl Linux {
             },
             signals: Signals::default(),
             tasks: Tasks::default(),
+            meters,
             scheduler,
             futexes: Futexes::default(),
             timers: Timers::default(),

@@ -10,7 +10,7 @@ use rustix::time::Timespec;
 
 use super::host::EPOLL_EVENT;
 use super::wait::Wait;
-use super::{Arguments, Linux, Served, Stop, host, limits, time};
+use super::{Arguments, Call, Linux, Served, Stop, host, limits, time};
 
 /// Bytes of a `struct pollfd`, and where in it the events are that were found.
 const RECORD: usize = 8;
@@ -169,7 +169,25 @@ const SETS: [(PollFlags, PollFlags); 3] = [
     (PollFlags::PRI, PollFlags::PRI),
 ];
 
-/// `select`; what is left of its time is not told, which Linux does and POSIX need not.
+/// `call` ends, which waited until `deadline` at the most: writes what is left of its time to where that was read, if it
+/// is one that does. As under Linux (fs/select.c, `poll_select_finish`) it is no error where that cannot be written.
+pub(super) fn tell_time_left(linux: &mut Linux, call: &Call, deadline: Timespec) {
+    const MICROSECOND: i64 = 1000;
+    let [_, _, third, _, fifth, _] = call.arguments;
+    let (at, unit) = match call.number as i64 {
+        libc::SYS_select => (fifth, MICROSECOND),
+        libc::SYS_pselect6 => (fifth, 1),
+        libc::SYS_ppoll => (third, 1),
+        _ => return,
+    };
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let left = deadline.checked_sub(now).filter(|_| deadline > now);
+    let left = left.unwrap_or_default();
+    let words = [left.tv_sec, left.tv_nsec / unit].map(i64::to_le_bytes);
+    let _ = linux.memory.write(at, words.as_flattened());
+}
+
+/// `select`.
 pub(super) fn select(linux: &mut Linux, [count, read, write, except, at, _]: Arguments) -> Served {
     let limit = if at == 0 {
         Limit::Never

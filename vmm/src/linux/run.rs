@@ -11,7 +11,7 @@ use super::scheduler::Tid;
 use super::table::{Server, Topic};
 use super::task::Pending;
 use super::wait::{Progress, restart};
-use super::{Call, Linux, Reply, Request, Served, Stop, dispatch, table};
+use super::{Call, Linux, Reply, Request, Served, Stop, dispatch, poll, table};
 
 impl Linux {
     /// Serves one call of the running task.
@@ -28,6 +28,11 @@ impl Linux {
 
     fn ask(&mut self, call: &Call) -> Reply {
         let reply = self.reply(call);
+        if let Some(deadline) = self.progress.deadline
+            && !matches!(reply, Reply::Waits)
+        {
+            poll::tell_time_left(self, call, deadline);
+        }
         self.trace_reply(call, &reply);
         reply
     }
@@ -129,11 +134,6 @@ impl Linux {
     /// How many processors there are.
     pub fn processors(&self) -> usize {
         self.scheduler.processors()
-    }
-
-    /// The processor has the registers of this task now, or of none.
-    pub fn reside(&mut self, task: Option<Tid>) {
-        self.scheduler.reside(task);
     }
 
     /// Other processors that have something to do: a task to run, or a signal to deliver.

@@ -84,9 +84,9 @@ impl Scheduler {
         &mut self.processors[self.here]
     }
 
-    /// The processor has the registers of `task` now, or of none.
-    pub(super) fn reside(&mut self, task: Option<Tid>) {
-        self.at_mut().resident = task;
+    /// The processor has the registers of `task` now, or of none. Those that it had before.
+    pub(super) fn reside(&mut self, task: Option<Tid>) -> Option<Tid> {
+        std::mem::replace(&mut self.at_mut().resident, task)
     }
 
     /// A new task is ready to run.
@@ -175,7 +175,8 @@ impl Scheduler {
         home.is_none_or(|home| home == self.here)
     }
 
-    fn home(&self, task: Tid) -> Option<usize> {
+    /// The processor that has the registers of `task`.
+    pub(super) fn home(&self, task: Tid) -> Option<usize> {
         let mut processors = self.processors.iter();
         processors.position(|processor| processor.resident == Some(task))
     }

@@ -6,7 +6,7 @@
 use pool_core::PAGE_SIZE;
 use rustix::io::Errno;
 use rustix::rand::GetRandomFlags;
-use rustix::time::ClockId;
+use rustix::time::{ClockId, Timespec};
 
 use super::record::Record;
 use super::{Arguments, Linux, Served};
@@ -95,9 +95,14 @@ pub(super) fn sched_getaffinity(linux: &mut Linux, [number, size, at, ..]: Argum
     Ok(8)
 }
 
-/// `getrusage`: processor time of this process.
-pub(super) fn getrusage(linux: &mut Linux, [_, at, ..]: Arguments) -> Served {
-    let used = rustix::time::clock_gettime(ClockId::ProcessCPUTime);
+/// `getrusage`: processor time of this process or of the calling thread. There are no children that would have any.
+pub(super) fn getrusage(linux: &mut Linux, [who, at, ..]: Arguments) -> Served {
+    let used = match who as i32 {
+        libc::RUSAGE_SELF => rustix::time::clock_gettime(ClockId::ProcessCPUTime),
+        libc::RUSAGE_CHILDREN => Timespec::default(),
+        libc::RUSAGE_THREAD => linux.own_time(),
+        _ => return Err(Errno::INVAL.into()),
+    };
     let record = Record::default()
         .u64(used.tv_sec as u64)
         .u64((used.tv_nsec / 1000) as u64)

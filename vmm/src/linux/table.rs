@@ -128,7 +128,7 @@ pub enum Process {
     Mapping,
     /// The monitor notes how far it grows.
     Heap,
-    /// The monitor counts what the guest has.
+    /// The monitor counts what the guest has, and sees to it that pages of the pool stay where they are.
     Move,
     /// The monitor counts what the guest has.
     Protection,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use rustix::io::Errno;
+use rustix::time::Timespec;
 
 use super::futex::Word;
 use super::scheduler::{FIRST, Tid};
@@ -38,6 +39,8 @@ pub(super) struct Task {
     pub(super) signals: Queue,
     /// Its alternate stack.
     pub(super) stack: SignalStack,
+    /// Processor time that it has had until it left a processor the last time.
+    pub(super) used: Timespec,
 }
 
 /// A call that has to be served again.

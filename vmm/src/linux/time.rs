@@ -9,12 +9,12 @@ use super::{Arguments, Linux, Served, Stop};
 
 const NANOSECONDS: i64 = 1_000_000_000;
 
-fn clock(id: u64) -> Result<ClockId, Errno> {
+/// A clock of the machine, or the process's.
+fn clock(id: i32) -> Result<ClockId, Errno> {
     Ok(match id {
         0 => ClockId::Realtime,
         1 => ClockId::Monotonic,
         2 => ClockId::ProcessCPUTime,
-        3 => ClockId::ThreadCPUTime,
         4 => ClockId::MonotonicRaw,
         5 => ClockId::RealtimeCoarse,
         6 => ClockId::MonotonicCoarse,
@@ -22,6 +22,9 @@ fn clock(id: u64) -> Result<ClockId, Errno> {
         _ => return Err(Errno::INVAL),
     })
 }
+
+/// The number of the calling thread's own clock.
+const OWN_THREAD: i32 = 3;
 
 fn write_time(linux: &mut Linux, at: u64, seconds: i64, fraction: i64) -> Served {
     let record = Record::default().u64(seconds as u64).u64(fraction as u64);
@@ -79,13 +82,25 @@ pub(super) fn duration(time: &Timespec) -> std::time::Duration {
 
 /// `clock_gettime`.
 pub(super) fn clock_gettime(linux: &mut Linux, [id, at, ..]: Arguments) -> Served {
-    let now = rustix::time::clock_gettime(clock(id)?);
+    let now = match id as i32 {
+        OWN_THREAD => linux.own_time(),
+        id if id < 0 => linux.processor_clock(id).ok_or(Errno::INVAL)?,
+        id => rustix::time::clock_gettime(clock(id)?),
+    };
     write_time(linux, at, now.tv_sec, now.tv_nsec)
 }
 
 /// `clock_getres`.
 pub(super) fn clock_getres(linux: &mut Linux, [id, at, ..]: Arguments) -> Served {
-    let resolution = rustix::time::clock_getres(clock(id)?);
+    let resolution = match id as i32 {
+        OWN_THREAD => ClockId::ThreadCPUTime,
+        id if id < 0 => {
+            linux.processor_clock(id).ok_or(Errno::INVAL)?;
+            ClockId::ThreadCPUTime
+        }
+        id => clock(id)?,
+    };
+    let resolution = rustix::time::clock_getres(resolution);
     if at == 0 {
         return Ok(0);
     }

@@ -433,7 +433,7 @@ fn keep_segments(
     let mut ids = BTreeMap::new();
     for (segment, end) in ends {
         let file = segments.get(segment).ok_or(BuildError::Segment(segment))?;
-        ids.insert(segment, files.keep(file, 0, end, Kind::Copies)?);
+        ids.insert(segment, files.keep(file, 0, end, Kind::Segment)?);
     }
     Ok(ids)
 }

@@ -57,6 +57,8 @@ pub(super) struct Files {
 pub(super) enum Kind {
     /// Copies of its pages.
     Copies,
+    /// The same, of a segment of the pool, most of whose pages are others'.
+    Segment,
     /// Its own pages, to be read.
     Shared,
     /// Its own pages, to be written too.
@@ -71,6 +73,7 @@ struct View {
     offset: u64,
     /// Device and inode.
     file: (u64, u64),
+    of_segment: bool,
 }
 
 impl Files {
@@ -167,6 +170,11 @@ impl Files {
         self.views.get(&id)?.at(offset)
     }
 
+    /// Of a segment of the pool.
+    pub(super) fn is_segment(&self, id: FileId) -> bool {
+        self.views.get(&id).is_some_and(|view| view.of_segment)
+    }
+
     /// Byte `offset` of the file.
     pub(super) fn place(&self, id: FileId, offset: u64) -> Option<FilePlace> {
         let file = self.views.get(&id)?.file;
@@ -248,7 +256,9 @@ impl View {
     fn new(file: BorrowedFd<'_>, offset: u64, length: u64, kind: Kind) -> io::Result<Self> {
         let wrong = |_| io::Error::from_raw_os_error(libc::EOVERFLOW);
         let (flags, protection) = match kind {
-            Kind::Copies => (libc::MAP_PRIVATE | libc::MAP_NORESERVE, libc::PROT_READ),
+            Kind::Copies | Kind::Segment => {
+                (libc::MAP_PRIVATE | libc::MAP_NORESERVE, libc::PROT_READ)
+            }
             Kind::Shared => (libc::MAP_SHARED, libc::PROT_READ),
             Kind::Writable => (libc::MAP_SHARED, libc::PROT_READ | libc::PROT_WRITE),
         };
@@ -268,6 +278,7 @@ impl View {
             length,
             offset,
             file: (0, 0),
+            of_segment: kind == Kind::Segment,
         };
         let stat = rustix::fs::fstat(file)?;
         view.file = (stat.st_dev, stat.st_ino);

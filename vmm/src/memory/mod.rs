@@ -362,6 +362,17 @@ impl GuestMemory {
         Ok(there)
     }
 
+    /// True where `start..end` has pages of the image as the pool has them, shared or copied when they are touched. What
+    /// follows them in their segment is others', so no such memory may grow.
+    pub fn shows_pool(&self, start: u64, end: u64) -> bool {
+        let mut areas = self.space.over(start, end);
+        areas.any(|(_, area)| match area.backing {
+            space::Backing::Shared { .. } => true,
+            space::Backing::File { file, .. } => self.files.is_segment(file),
+            _ => false,
+        })
+    }
+
     /// True when `access` at `address` is allowed, but the page is one that the mapped file does not have, or
     /// has no room for: Linux sends SIGBUS.
     pub fn is_past_file(&self, address: u64, access: Access) -> bool {

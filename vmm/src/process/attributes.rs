@@ -77,6 +77,10 @@ impl Calls {
             _ => registers.r10,
         };
         let is_open = if registers.rsi == 0 {
+            // No path has nothing to say of how it is looked up.
+            if of_times && flags as i32 != 0 && registers.rdi as i32 != libc::AT_FDCWD {
+                return failed(Errno::INVAL);
+            }
             of_times
         } else {
             let mut path = [0];

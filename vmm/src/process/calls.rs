@@ -22,6 +22,7 @@ use super::change::Change;
 use super::counts::{has_shared_zeros, heap_end, most, readable, used};
 use super::limits::{Limits, core, with_tables};
 use super::listener::Listener;
+use super::pool_pages::PoolPages;
 use super::ptrace::{Registers, Tracee, arguments};
 use super::stack::Stack;
 use super::taken::{most_taken, newly_readable, plain, private, shared_file};
@@ -59,6 +60,9 @@ type Identity = (u64, u64);
 pub(super) struct Calls {
     pub(super) network: network::Limits,
     pub(super) limits: Limits,
+    /// What it takes is counted here. Otherwise the kernel counts it.
+    counted: bool,
+    pool: PoolPages,
     pub(super) begin: Begin,
     /// No less than the bytes that the guest may access and that `RLIMIT_DATA` does not count.
     readable: u64,
@@ -93,10 +97,10 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// For the guest that `guest` is about to be, within `limits`.
+    /// For the guest that `guest` is about to be, within `limits`, which are to be seen to here if that is `counted`.
     pub(super) fn new(
         guest: Pid,
-        limits: Limits,
+        (limits, counted): (Limits, bool),
         plan: &Plan,
         begin: Begin,
         network: network::Limits,
@@ -120,6 +124,8 @@ impl Calls {
         Ok(Self {
             network,
             limits,
+            counted,
+            pool: PoolPages::of(plan),
             begin,
             // Nobody counted the image: the first call does.
             readable: limits.readable,
@@ -216,6 +222,7 @@ impl Calls {
             }
             libc::SYS_setgroups => finished(set_groups(tracee, registers)),
             libc::SYS_capget => finished(capabilities(tracee, registers, threads)),
+            libc::SYS_mremap if self.pool.would_move(registers) => failed(Errno::FAULT),
             // What cannot be counted is not allowed.
             libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_mremap => {
                 let mut counted = *registers;
@@ -344,6 +351,9 @@ impl Calls {
         /// Of calls that are counted, one in so many looks for room, too, which takes the longer the more
         /// areas there are.
         const PATIENCE: u32 = 16;
+        if !self.counted {
+            return true;
+        }
         if more <= self.room {
             self.room -= more;
             return true;
@@ -374,7 +384,7 @@ impl Calls {
     /// areas there are, so it is done once what was asked for since the last time could be too much.
     fn may_read(&mut self, registers: &Registers) -> bool {
         let more = newly_readable(registers);
-        if more == 0 {
+        if more == 0 || !self.counted {
             return true;
         }
         let most = self.limits.readable;

@@ -10,7 +10,7 @@
 //!
 //! Where poolvmm was started in a control group that bounds memory, and to no more than such counting
 //! would, the kernel counts all of it as it is touched, so the monitor does not, and calls about memory
-//! do not stop ([`Limits::are_kept`]).
+//! do not stop ([`Limits::are_kept`]) but for `mremap` ([`super::pool_pages`]).
 
 use pool_core::PAGE_SIZE;
 use rustix::io::Errno;

@@ -27,6 +27,7 @@ mod leave;
 mod limits;
 mod listener;
 mod looked;
+mod pool_pages;
 mod printer;
 mod ptrace;
 mod signals;
@@ -227,8 +228,8 @@ pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError
         Tracee(child).seize().map_err(ProcessError::Trace)?;
         limits.apply(child).map_err(ProcessError::Limit)?;
         let network = guest.limits.clone();
-        let mut calls =
-            Calls::new(child, limits, plan, begin, network).map_err(ProcessError::Trace)?;
+        let mut calls = Calls::new(child, (limits, counted), plan, begin, network)
+            .map_err(ProcessError::Trace)?;
         if let Some(number) = listener {
             calls = calls
                 .with_listener(number, secrets.waiting)

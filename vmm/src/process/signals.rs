@@ -9,8 +9,9 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 use rustix::time::Timespec;
 
-/// What is passed on. The terminal's own go to the guest anyway, which is in the same process group.
-const PASSED_ON: [i32; 7] = [
+/// What is passed on. The terminal's own go to the guest anyway, which is in the same process group. SIGCONT is
+/// for a guest that has stopped itself: whoever has it go on names this process, and sends it after SIGTERM, too.
+const PASSED_ON: [i32; 8] = [
     libc::SIGTERM,
     libc::SIGINT,
     libc::SIGHUP,
@@ -18,6 +19,7 @@ const PASSED_ON: [i32; 7] = [
     libc::SIGUSR1,
     libc::SIGUSR2,
     libc::SIGWINCH,
+    libc::SIGCONT,
 ];
 /// What ends a wait of the tracer's. Nothing else is said by it to a program that does not ask for it, and it is ignored
 /// otherwise.

@@ -30,6 +30,8 @@ use crate::usage::HostUsage;
 
 /// `si_code` of a fault that the processor raised without an address.
 const SI_KERNEL: i32 = 0x80;
+/// `si_code` of a SIGBUS for an address that is not aligned (asm-generic/siginfo.h).
+const BUS_ADRALN: i32 = 1;
 /// What `PTRACE_O_TRACESYSGOOD` makes of the stop at a call's end.
 const END_OF_CALL: i32 = libc::SIGTRAP | 0x80;
 
@@ -72,6 +74,8 @@ pub(super) struct Tracer<'a> {
     waiting: VecDeque<Tracee>,
     /// For each thread the fault, with its signal, that was the last to be delivered to it, in order.
     faults: Vec<(Pid, i32, Fault)>,
+    /// SIGSYS was on its way to a thread: it was sent. The filter ends a guest without.
+    sent_sigsys: bool,
     is_leaving: bool,
     noted: Noted,
     printer: Option<Printer>,
@@ -98,6 +102,7 @@ impl<'a> Tracer<'a> {
             counted: None,
             waiting: VecDeque::new(),
             faults: Vec::new(),
+            sent_sigsys: false,
             is_leaving: false,
             noted: Noted::default(),
             printer: None,
@@ -195,9 +200,10 @@ impl<'a> Tracer<'a> {
         } else {
             let signal = libc::WTERMSIG(status);
             let last = self.faults.iter().rev().find(|fault| fault.1 == signal);
-            last.map_or(Outcome::Signalled(signal), |(.., fault)| {
-                Outcome::Fault(fault.clone())
-            })
+            match last {
+                Some((.., fault)) => Outcome::Fault(fault.clone()),
+                None => killed(signal, self.sent_sigsys),
+            }
         };
         End::Guest(outcome, usage, self.noted)
     }
@@ -268,6 +274,7 @@ impl<'a> Tracer<'a> {
                 }
                 // If the guest has no handler for it, it dies of this signal.
                 self.faults.retain(|(faulted, ..)| *faulted != thread.0);
+                self.sent_sigsys |= signal == libc::SIGSYS;
                 if let Some(fault) = self.fault_of(thread, signal) {
                     self.faults.push((thread.0, signal, fault));
                 }
@@ -455,7 +462,13 @@ impl<'a> Tracer<'a> {
             }
             libc::SIGFPE => Cause::Arithmetic,
             libc::SIGTRAP => Cause::Breakpoint,
-            _ => Cause::Exception(17),
+            // What is left is SIGBUS: a stack's bad address, one that is not aligned, and pages that a file has not.
+            _ if info.si_code == SI_KERNEL => Cause::Exception(12),
+            _ if info.si_code == BUS_ADRALN => Cause::Exception(17),
+            _ => Cause::PastFile {
+                // SAFETY: for this signal the kernel set the address.
+                address: unsafe { info.si_addr() } as u64,
+            },
         };
         Some(Fault {
             cause,
@@ -463,6 +476,25 @@ impl<'a> Tracer<'a> {
             stack_pointer: registers.rsp,
         })
     }
+}
+
+/// A guest has ended by `signal`, which was no fault of its own. Of two that no thread stops for it is said in words what
+/// they mean: nobody else would know.
+fn killed(signal: i32, sent: bool) -> Outcome {
+    let words = match signal {
+        libc::SIGKILL => {
+            "killed (SIGKILL): by itself, by another program, at a limit of processor time, or by the host for lack of memory"
+        }
+        libc::SIGSYS if !sent => {
+            "a system call of 32-bit code (int 0x80), which is not served (SIGSYS)"
+        }
+        _ => return Outcome::Signalled(signal),
+    };
+    Outcome::Fault(Fault {
+        cause: Cause::Killed(signal, words),
+        instruction_pointer: 0,
+        stack_pointer: 0,
+    })
 }
 
 /// Ends the call that `thread` has stopped in, with `result`.

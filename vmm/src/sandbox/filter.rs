@@ -252,8 +252,9 @@ fn guest_rule(process: Process, given: Given) -> Rule {
                 rule.unless(&[Test::Masked(1, FUTEX_COMMAND, command)], Verdict::Allow)
             }),
         Process::Mapping => mapping(given.memory),
+        // Pages of the pool stay where they are.
         Process::Move => {
-            Rule::from(given.memory).unless(&[Test::Masked(3, KEEP_OLD, KEEP_OLD)], not_known)
+            Rule::from(Verdict::Trace).unless(&[Test::Masked(3, KEEP_OLD, KEEP_OLD)], not_known)
         }
         Process::Advice => Rule::one_of(2, &ADVICE, not_known),
         Process::Starts => not_served.into(),

@@ -25,6 +25,17 @@ pub enum GrantError {
     /// Not of the form `HOST:GUEST[:ro]`.
     #[error("--dir {0:?}: write it as HOST:GUEST or HOST:GUEST:ro, GUEST being an absolute path")]
     Form(String),
+    /// Where the guest finds what the VMM makes.
+    #[error(
+        "--dir {0:?}: {1} holds what every guest finds there (/dev/null, /proc/self, /etc, /tmp), which the grant would \
+         cover or be covered by: grant it as another directory, such as HOST:/data"
+    )]
+    Taken(String, &'static str),
+    /// Two grants in one place.
+    #[error(
+        "--dir {0:?}: there is another directory at that place already, which would not be seen any more"
+    )]
+    Twice(String),
     /// The host directory cannot be opened.
     #[error("--dir {0:?}: the host directory cannot be opened: {1}")]
     Open(String, Errno),
@@ -58,7 +69,24 @@ const KERNEL_FILE_SYSTEMS: [(i64, &str); 17] = [
     (0x1cd1, "devpts"),
 ];
 
+/// Where nothing can be granted: no path leads to what is mounted over the root, and there is no `/dev/null` in
+/// another `/dev`.
+const TAKEN: [&str; 2] = ["/", "/dev"];
+
 impl Grant {
+    /// Reads each of `texts`, as [`Grant::parse`], none of which may cover another.
+    pub fn parse_all(texts: &[String]) -> Result<Vec<Self>, GrantError> {
+        let mut grants: Vec<Self> = Vec::with_capacity(texts.len());
+        for text in texts {
+            let grant = Self::parse(text)?;
+            if grants.iter().any(|other| other.guest == grant.guest) {
+                return Err(GrantError::Twice(text.clone()));
+            }
+            grants.push(grant);
+        }
+        Ok(grants)
+    }
+
     /// Reads `HOST:GUEST` or `HOST:GUEST:ro` and opens the host directory.
     pub fn parse(text: &str) -> Result<Self, GrantError> {
         let wrong = || GrantError::Form(text.to_owned());
@@ -80,6 +108,9 @@ impl Grant {
             return Err(GrantError::Kernel(text.to_owned(), name));
         }
         let guest = clean(guest.as_bytes());
+        if let Some(taken) = TAKEN.iter().find(|taken| guest == taken.as_bytes()) {
+            return Err(GrantError::Taken(text.to_owned(), taken));
+        }
         Ok(Self {
             host: PathBuf::from(host),
             guest: Path::new(std::ffi::OsStr::new(
@@ -145,6 +176,25 @@ mod tests {
         ] {
             assert!(Grant::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn no_grant_covers_what_every_guest_finds_or_another_grant() {
+        for (text, taken) in [
+            ("/tmp:/", "/"),
+            ("/tmp:/a/..:ro", "/"),
+            ("/tmp:/dev/", "/dev"),
+        ] {
+            let refused = Grant::parse(text).unwrap_err();
+            assert_eq!(refused, GrantError::Taken(text.to_owned(), taken));
+        }
+        let all = |texts: &[&str]| {
+            let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
+            Grant::parse_all(&texts).map(|grants| grants.len())
+        };
+        assert_eq!(all(&["/tmp:/a", "/tmp:/a/b", "/tmp:/dev/shm"]), Ok(3));
+        let twice = GrantError::Twice("/:/a/:ro".to_owned());
+        assert_eq!(all(&["/tmp:/a", "/tmp:/b", "/:/a/:ro"]), Err(twice));
     }
 
     #[test]

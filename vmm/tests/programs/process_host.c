@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/xattr.h>
 #include <time.h>
@@ -104,6 +105,9 @@ int main(int argc, char **argv) {
         printf(", no file %s", said(fsetxattr(99, "user.kind", large, 1, 0)));
         printf(", privileged %s", said(fsetxattr(f, "trusted.kind", large, 20, 0)));
         printf(", input %s\n", said(fsetxattr(0, "user.kind", "open", 4, 0)));
+        printf("now %s", said(syscall(SYS_utimensat, f, 0, 0, 0)));
+        printf(", links without a path %s", said(syscall(SYS_utimensat, f, 0, 0, AT_SYMLINK_NOFOLLOW)));
+        printf(", none %s\n", said(syscall(SYS_utimensat, AT_FDCWD, 0, 0, 0)));
     } else if (!strcmp(what, "time")) {
         time_t now = 0;
         char text[64];

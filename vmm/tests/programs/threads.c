@@ -17,6 +17,18 @@
 
 #define MANY 40
 
+static double seconds(clockid_t clock)
+{
+    struct timespec t = { 0 };
+    clock_gettime(clock, &t);
+    return t.tv_sec + t.tv_nsec * 1e-9;
+}
+static void *computes(void *p)
+{
+    double most = seconds(CLOCK_THREAD_CPUTIME_ID) + 0.2;
+    while (seconds(CLOCK_THREAD_CPUTIME_ID) < most) ;
+    return (void *)1;
+}
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static pthread_barrier_t barrier;
@@ -319,6 +331,27 @@ int main(int c, char **v) {
         while (n < 100000 && !(error = pthread_create(&t, &a, waits, 0))) n++;
         printf("%ld threads, %s\n", n, error == EAGAIN ? "again" : strerror(error));
         _exit(0);
+    } else if (!strcmp(what, "time")) {
+        /* One computes; the other waits for it, and looks at both clocks. */
+        clockid_t clock, own;
+        struct timespec t = { 0, 1000000 };
+        struct rusage usage;
+        start(threads, 1, computes);
+        pthread_getcpuclockid(threads[0], &clock);
+        while (seconds(clock) < 0.05) nanosleep(&t, 0);
+        printf("joined %ld\n", join(threads, 1));
+        printf("alive %d\n", clock_gettime(clock, &t));
+        pthread_getcpuclockid(pthread_self(), &own);
+        getrusage(RUSAGE_THREAD, &usage);
+        printf("own %d %d %d\n", seconds(CLOCK_THREAD_CPUTIME_ID) < 0.1, seconds(own) < 0.1,
+               usage.ru_utime.tv_sec + usage.ru_stime.tv_sec == 0);
+        clock_getcpuclockid(0, &clock);
+        printf("all %d %d\n", seconds(CLOCK_PROCESS_CPUTIME_ID) >= 0.2, seconds(clock) >= 0.2);
+        printf("of the process %d\n", clock_getcpuclockid(getpid(), &clock));
+        printf("children %d, others %d\n", getrusage(RUSAGE_CHILDREN, &usage) || usage.ru_utime.tv_usec, getrusage(7, &usage));
+        printf("%d %d\n", clock_getres(CLOCK_THREAD_CPUTIME_ID, &t), clock_getres(own, &t));
+        /* Of none that there is. */
+        printf("%ld %ld\n", syscall(SYS_clock_gettime, ~4000000 << 3 | 6, &t), syscall(SYS_clock_gettime, 12, &t));
     } else if (!strcmp(what, "fork")) {
         char *no[] = { 0 };
         printf("%d ", fork());

@@ -19,6 +19,11 @@ static long ms(void)
 /* At least as long as that, and not for ever. */
 #define TAKES(least, call) do { long start_ = ms(); T(call); long took_ = ms() - start_; printf("%s\n", took_ < least ? "too soon" : took_ > least + 60000 ? "too late" : "in time"); } while (0)
 
+/* The least that is left of 60 s. */
+#define LEFT(seconds) puts((seconds) >= 60 ? "all" : (seconds) < 20 ? "too little" : "left")
+static const struct timespec fixed = {0, 1000000};
+static void nothing(int signal) { }
+
 int main(void)
 {
     int a[2], b[2], e, t, n;
@@ -29,6 +34,14 @@ int main(void)
     TAKES(30, poll(polls, 1, 30)); T(poll(polls, 1, 0)); T(poll(0, 0, 0)); TAKES(20, poll(0, 0, 20)); T(poll((void *)1, 1, 0)); T(poll(polls, 1 << 30, 0));
     struct timespec soon = {0, 20000000}, never = {0, -1};
     TAKES(20, ppoll(polls, 1, &soon, 0)); T(ppoll(polls, 1, &never, 0));
+    /* What is left of their time is told, however they end; where it cannot be written that is no error. */
+    struct timespec rest = {60, 0}; T(syscall(SYS_ppoll, polls + 1, 1, &rest, 0, 8)); LEFT(rest.tv_sec);
+    struct itimerval alarm = {{0, 0}, {0, 20000}}; fd_set none; struct timeval part = {60, 0}; signal(SIGALRM, nothing); FD_ZERO(&none); FD_SET(a[0], &none);
+    rest = (struct timespec){60, 0}; T(setitimer(ITIMER_REAL, &alarm, 0)); T(syscall(SYS_ppoll, polls, 1, &rest, 0, 8)); LEFT(rest.tv_sec);
+    T(setitimer(ITIMER_REAL, &alarm, 0)); T(syscall(SYS_select, a[0] + 1, &none, 0, 0, &part)); LEFT(part.tv_sec); printf("%d\n", part.tv_usec < 1000000);
+    rest = (struct timespec){0, 10000000}; T(syscall(SYS_pselect6, 0, 0, 0, 0, &rest, 0)); printf("%ld %ld\n", (long)rest.tv_sec, (long)rest.tv_nsec);
+    part = (struct timeval){0, 10000}; T(syscall(SYS_select, 0, 0, 0, 0, &part)); printf("%ld %ld\n", (long)part.tv_sec, (long)part.tv_usec);
+    FD_SET(77, &none); rest = (struct timespec){60, 0}; T(syscall(SYS_pselect6, 78, &none, 0, 0, &rest, 0)); LEFT(rest.tv_sec); T(syscall(SYS_ppoll, 0, 0, &fixed, 0, 8));
     T(write(a[1], "hello", 5)); T(poll(polls, 1, -1)); printf("%x\n", polls[0].revents); T(read(a[0], buffer, 2)); T(read(a[0], buffer, 100));
     fd_set in, out;
     FD_ZERO(&in); FD_SET(a[0], &in); FD_ZERO(&out); FD_SET(a[1], &out);
