@@ -23,14 +23,21 @@ impl Store {
     pub fn begin_upload(&self, mut manifest: UploadManifest) -> Result<Upload> {
         manifest.validate()?;
         manifest.leave_zeros_out();
+        self.check_left_out(&manifest)?;
+        let file = self.backend.temporary()?;
+        Ok(Upload::new(manifest, self.epoch()?, file))
+    }
+
+    /// Refuses a target that refers to objects that are neither announced nor stored; says which, all of them.
+    fn check_left_out(&self, manifest: &UploadManifest) -> Result<()> {
         let announced: HashSet<_> = manifest.objects.iter().map(|object| object.id).collect();
         let required = manifest.target.required_objects().into_keys();
         let unknown = self.unknown_objects(required.filter(|id| !announced.contains(id)))?;
-        if !unknown.is_empty() {
-            return Err(StoreError::UnknownObjects(unknown));
+        if unknown.is_empty() {
+            Ok(())
+        } else {
+            Err(StoreError::UnknownObjects(unknown))
         }
-        let file = self.backend.temporary()?;
-        Ok(Upload::new(manifest, self.epoch()?, file))
     }
 
     /// Pages of the upload that are neither stored nor sent, each once, in the order announced.
@@ -61,7 +68,7 @@ impl Store {
     }
 
     /// Stores and names what the upload announced. When pages are missing nothing has happened:
-    /// send them and commit again.
+    /// send them and commit again. When objects that were left out have gone, begin again with them.
     pub fn commit(&self, upload: &Upload) -> Result<CommitSummary> {
         self.when(&Precondition::default()).commit(upload)
     }
@@ -74,6 +81,8 @@ impl Store {
     ) -> Result<CommitSummary> {
         let manifest = upload.manifest();
         self.check(&manifest.target.name(), precondition)?;
+        // Before pages are asked for that would be sent in vain.
+        self.check_left_out(manifest)?;
         let missing = self.missing_pages(upload)?;
         if !missing.is_empty() {
             return Err(StoreError::MissingPages(missing));
