@@ -138,7 +138,7 @@ impl<'a> Sources<'a> {
                     stored.insert(object, firsts.zip(ids).collect());
                 }
                 // Its pages may be in other places, too, where they are found by their digests.
-                Err(error @ StoreError::Io { .. }) => {
+                Err(error @ (StoreError::Io { .. } | StoreError::NoSegment(_))) => {
                     tracing::error!(cause = %error, %object, "an object is not read, and has to be announced");
                     unreadable.push(object);
                 }
@@ -316,16 +316,22 @@ mod tests {
         assert_eq!(announced.pages.0, [page(100), None, page(3), page(4)]);
     }
 
+    type Runs<'a> = &'a [(u64, u64)];
+
     #[test]
     fn runs_that_overlap_or_touch_are_read_as_one() {
-        for (runs, expected) in [
-            (vec![], vec![]),
-            (vec![7..8, 0..3, 2..5, 1..2], vec![0..5, 7..8]),
-            (vec![4..6, 0..4], vec![0..6]),
-            (vec![0..9; 1000], vec![0..9]),
-            (vec![5..u64::MAX, 0..4], vec![0..4, 5..u64::MAX]),
-        ] {
-            assert_eq!(joined(runs), expected);
+        let many = [(0, 9); 1000];
+        let cases: [(Runs<'_>, Runs<'_>); 5] = [
+            (&[], &[]),
+            (&[(7, 8), (0, 3), (2, 5), (1, 2)], &[(0, 5), (7, 8)]),
+            (&[(4, 6), (0, 4)], &[(0, 6)]),
+            (&many, &many[..1]),
+            (&[(5, u64::MAX), (0, 4)], &[(0, 4), (5, u64::MAX)]),
+        ];
+        for (runs, expected) in cases {
+            let runs = runs.iter().map(|(start, end)| *start..*end).collect();
+            let joined = joined(runs).into_iter().map(|run| (run.start, run.end));
+            assert_eq!(joined.collect::<Vec<_>>(), expected);
         }
     }
 

@@ -2,14 +2,15 @@
 //!
 //! An [`Upload`] announces objects as lists of page digests. Those pages that the pool lacks are
 //! sent, each checked against its digest, and kept in a nameless file that ends with the upload.
-//! [`Store::commit`] then looks all pages up *again*, so that a collection in the meantime costs
-//! at most another round, places what is new, makes it durable and names it, in that order. An
-//! upload that is given up leaves nothing.
+//! [`Store::commit`] then checks that they make up what they are said to (`claims`), looks all
+//! pages up *again*, so that a collection in the meantime costs at most another round, places what is
+//! new, makes it durable and names it, in that order. An upload that is given up leaves nothing.
 
 use std::collections::{HashMap, HashSet};
 
-use pool_core::digest::PageId;
+use pool_core::digest::{ObjectId, PageId};
 
+use crate::claims::PageReader;
 use crate::error::{Result, StoreError};
 use crate::intake::{Intake, Sent};
 use crate::placement::Placement;
@@ -73,10 +74,11 @@ impl Store {
         self.when(&Precondition::default()).commit(upload)
     }
 
-    fn commit_locked(
+    pub(crate) fn commit_locked(
         &self,
         writer: &mut Writer,
         upload: &Upload,
+        proven: &HashSet<ObjectId>,
         precondition: &Precondition,
     ) -> Result<CommitSummary> {
         let manifest = upload.manifest();
@@ -88,7 +90,8 @@ impl Store {
             return Err(StoreError::MissingPages(missing));
         }
         let staged = upload.staged();
-        self.take_in(writer, manifest, Sent::Staged(&staged))
+        let sent = Sent::Staged(PageReader::new(self, &staged), proven);
+        self.take_in(writer, manifest, sent)
     }
 
     /// Places, syncs and names everything in one batch. The caller commits or rolls back the
@@ -126,7 +129,7 @@ impl Store {
     }
 
     /// Keeps or forgets what a commit appended, and answers for it once it is acknowledged.
-    fn answer<T>(&self, writer: &mut Writer, result: Result<T>) -> Result<T> {
+    pub(crate) fn answer<T>(&self, writer: &mut Writer, result: Result<T>) -> Result<T> {
         writer.settle(result.is_ok());
         let done = result?;
         self.view.index.acknowledge()?;
@@ -145,8 +148,10 @@ impl Conditional<'_> {
     /// [`Store::commit`], if the precondition holds of the name that the upload is to have.
     pub fn commit(&self, upload: &Upload) -> Result<CommitSummary> {
         let store = self.store;
+        store.check(&upload.manifest().target.name(), self.precondition)?;
+        let proven = store.proven(upload)?;
         let mut writer = store.writer();
-        let result = store.commit_locked(&mut writer, upload, self.precondition);
+        let result = store.commit_locked(&mut writer, upload, &proven, self.precondition);
         store.answer(&mut writer, result)
     }
 

@@ -247,6 +247,6 @@ fn digests_of_stored_pages_are_those_that_were_announced() {
         let past = store.object_page_ids(id, &[0..1, 1000..1101]);
         assert!(matches!(past, Err(StoreError::BadUpload(_))), "{past:?}");
     }
-    let unknown = store.object_page_ids(id, &[0..1]);
+    let unknown = store.object_page_ids(id, &[0..1, 2..3]);
     assert!(matches!(unknown, Err(StoreError::UnknownObjects(ids)) if ids == [id]));
 }

@@ -152,14 +152,18 @@ fn a_damaged_library_keeps_no_image_out_whose_pages_are_elsewhere_too() {
         push(&service, &image, &file, &[("z@1", &z)], &|_, _| ()).unwrap();
         assert_there(&service, &image, &file);
 
-        both.iter().for_each(|place| write(place, bytes));
+        for place in &both {
+            write(place, bytes);
+        }
         let file = [&content(20 + nth as u64, 1), &z[..]].concat();
         let refused = push(&service, "bad:1", &file, &[("z@1", &z)], &|_, _| ());
         let refused = refused.unwrap_err().to_string();
         assert!(refused.contains("fsck --content"), "{refused}");
         service.get("/v1/images/bad/1").expect(404);
         assert_eq!(service.get("/v1/stats").json()["uploads"], 0);
-        both.iter().for_each(|place| write(place, page));
+        for place in &both {
+            write(place, page);
+        }
     }
 
     let segment = File::options().write(true).open(&window.0).unwrap();
@@ -252,7 +256,8 @@ fn pushes_beside_collections_lose_nothing() {
                 }
                 pages
             });
-            let left: Vec<_> = pushers.into_iter().map(|pusher| pusher.join()).collect();
+            let ended = pushers.into_iter().map(std::thread::ScopedJoinHandle::join);
+            let left: Vec<_> = ended.collect();
             stop.store(true, Ordering::Relaxed);
             (left, collector.join().unwrap())
         });
