@@ -14,7 +14,7 @@ use crate::Store;
 use crate::backend::SegmentFile;
 use crate::error::{Result, StoreError};
 use crate::format::Location;
-use crate::upload::{Staging, Upload, UploadObject};
+use crate::upload::{Upload, UploadObject};
 
 /// Most segments that one reader keeps open.
 const MOST_OPEN: usize = 64;
@@ -27,8 +27,7 @@ impl Store {
     /// make up another one is refused. Nothing is said of objects that the pool has, and of those with pages that are
     /// missing, or that a collection takes meanwhile.
     pub(crate) fn proven(&self, upload: &Upload) -> Result<HashSet<ObjectId>> {
-        let staged = upload.staged();
-        let mut reader = PageReader::new(self, &staged);
+        let mut reader = PageReader::new(self, upload);
         let (mut proven, mut open) = (HashSet::new(), HashSet::new());
         for object in &upload.manifest().objects {
             let is_known = self.object(object.id)?.is_some();
@@ -46,16 +45,16 @@ impl Store {
 /// Reads pages from what was sent with an upload, or else from the store.
 pub(crate) struct PageReader<'a> {
     store: &'a Store,
-    staged: &'a Staging,
+    upload: &'a Upload,
     /// Segments that pages were read from.
     files: HashMap<SegmentId, Arc<dyn SegmentFile>>,
 }
 
 impl<'a> PageReader<'a> {
-    pub(crate) fn new(store: &'a Store, staged: &'a Staging) -> Self {
+    pub(crate) fn new(store: &'a Store, upload: &'a Upload) -> Self {
         Self {
             store,
-            staged,
+            upload,
             files: HashMap::new(),
         }
     }
@@ -67,11 +66,12 @@ impl<'a> PageReader<'a> {
         at: &[Option<Location>],
         content: &mut [u8],
     ) -> Result<()> {
-        let pages = pages.iter().zip(at);
-        for (page, (id, at)) in content.chunks_mut(PAGE_SIZE as usize).zip(pages) {
+        let sent = self.sent(pages);
+        let places = pages.iter().zip(sent.into_iter().zip(at));
+        for (page, (id, (sent, at))) in content.chunks_mut(PAGE_SIZE as usize).zip(places) {
             let Some(id) = id else { continue };
-            if let Some(offset) = self.staged.offsets.get(id) {
-                let read = self.staged.file.read_exact_at(page, *offset);
+            if let Some(offset) = sent {
+                let read = self.upload.file().read_exact_at(page, offset);
                 read.map_err(|source| {
                     StoreError::io("reading", "an upload's temporary file", source)
                 })?;
@@ -85,6 +85,13 @@ impl<'a> PageReader<'a> {
             })?;
         }
         Ok(())
+    }
+
+    /// Where pages are in the upload's file; `None` for those that were not sent.
+    fn sent(&self, pages: &[Option<PageId>]) -> Vec<Option<u64>> {
+        let offsets = self.upload.offsets();
+        let sent = pages.iter().map(|id| offsets.get(id.as_ref()?).copied());
+        sent.collect()
     }
 
     fn file(&mut self, id: SegmentId) -> Result<&dyn SegmentFile> {
@@ -103,11 +110,10 @@ impl<'a> PageReader<'a> {
     fn prove(&mut self, object: &UploadObject) -> Result<bool> {
         let mut at = Vec::with_capacity(object.pages.len());
         for pages in object.pages.chunks(LOOKED_UP) {
-            at.extend(self.locate(pages)?);
-            let mut pages = pages.iter().zip(&at[at.len() - pages.len()..]);
-            if pages.any(|(id, at)| at.is_none() && id.is_some_and(|id| !self.is_staged(&id))) {
+            let Some(places) = self.locate(pages)? else {
                 return Ok(false);
-            }
+            };
+            at.extend(places);
         }
         let mut claim = Claim::about(object);
         let mut content = vec![0; (PAGES_PER_WINDOW * PAGE_SIZE) as usize];
@@ -126,21 +132,23 @@ impl<'a> PageReader<'a> {
         Ok(true)
     }
 
-    fn is_staged(&self, id: &PageId) -> bool {
-        self.staged.offsets.contains_key(id)
-    }
-
-    /// Where the store has pages that were not sent.
-    fn locate(&self, pages: &[Option<PageId>]) -> Result<Vec<Option<Location>>> {
+    /// Where the store has the pages that were not sent; `None` when it lacks one.
+    fn locate(&self, pages: &[Option<PageId>]) -> Result<Option<Vec<Option<Location>>>> {
         let mut at = vec![None; pages.len()];
-        let asked = pages.iter().enumerate();
-        let asked = asked.filter_map(|(nth, id)| Some((nth, id.filter(|id| !self.is_staged(id))?)));
+        let pages = pages.iter().zip(self.sent(pages)).enumerate();
+        let asked =
+            pages.filter_map(|(nth, (id, sent))| Some((nth, id.filter(|_| sent.is_none())?)));
         let (numbers, asked): (Vec<_>, Vec<_>) = asked.unzip();
-        let found = self.store.view.index.now().pages(&asked)?;
-        for (nth, found) in numbers.into_iter().zip(found) {
+        for (nth, found) in numbers
+            .into_iter()
+            .zip(self.store.view.index.now().pages(&asked)?)
+        {
+            if found.is_none() {
+                return Ok(None);
+            }
             at[nth] = found;
         }
-        Ok(at)
+        Ok(Some(at))
     }
 }
 

@@ -51,9 +51,9 @@ impl Store {
             }
             unknown.extend(object.pages.iter().flatten().filter(|id| seen.insert(**id)));
         }
-        let staged = upload.staged();
-        unknown.retain(|id| !staged.offsets.contains_key(id));
-        drop(staged);
+        let offsets = upload.offsets();
+        unknown.retain(|id| !offsets.contains_key(id));
+        drop(offsets);
         let mut missing = Vec::new();
         for chunk in unknown.chunks(4096) {
             let found = self.view.index.now().pages(chunk)?;
@@ -89,8 +89,7 @@ impl Store {
         if !missing.is_empty() {
             return Err(StoreError::MissingPages(missing));
         }
-        let staged = upload.staged();
-        let sent = Sent::Staged(PageReader::new(self, &staged), proven);
+        let sent = Sent::Staged(PageReader::new(self, upload), proven);
         self.take_in(writer, manifest, sent)
     }
 
