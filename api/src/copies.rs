@@ -1,6 +1,7 @@
 //! Objects whose pages are mostly those of others, as an image's file is: how an announcement says so, and what it means.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 
 use pool_core::digest::{ObjectId, PageId};
 use pool_core::page::PageCount;
@@ -82,59 +83,130 @@ pub(crate) fn room_for(request: &UploadRequest, limit: u64) -> Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
-/// What a request announces, page by page. Its copies take as much memory as [`room_for`] says.
-pub(crate) fn manifest(store: &StoreView, request: UploadRequest) -> Result<UploadManifest> {
-    let target: Target = request.target.into();
-    refuse_unknown(store, &target, &request.objects)?;
-    let mut whole = HashMap::new();
-    for object in &request.objects {
-        check(object)?;
-        if object.copies.is_empty() {
-            whole.insert(object.id, &object.pages.0);
-        }
-    }
-    let announced: BTreeSet<_> = request.objects.iter().map(|object| object.id).collect();
-    let pages_of = |copy: &CopiedPages| match whole.get(&copy.object) {
-        Some(pages) => {
-            let first = usize::try_from(copy.first).unwrap_or(usize::MAX);
-            let pages = pages.get(first..).unwrap_or_default();
-            let pages = usize::try_from(copy.count)
-                .ok()
-                .and_then(|count| pages.get(..count));
-            pages.map(<[_]>::to_vec).ok_or_else(|| {
-                let (id, first, count) = (copy.object, copy.first, copy.count);
-                wrong(format!("object {id} has no {count} pages from {first} on"))
-            })
-        }
-        None if announced.contains(&copy.object) => Err(wrong(format!(
-            "object {} has copies itself: pages can be those of an object without any",
-            copy.object
-        ))),
-        None => Ok(store.object_page_ids(copy.object, copy.first, copy.count)?),
-    };
-    let mut objects = Vec::with_capacity(request.objects.len());
-    for object in &request.objects {
-        objects.push(UploadObject {
+/// What is announced, page by page. The copies take as much memory as [`room_for`] says.
+pub(crate) fn manifest(
+    store: &StoreView,
+    target: Target,
+    objects: &[AnnouncedObject],
+) -> Result<UploadManifest> {
+    refuse_unknown(store, &target, objects)?;
+    objects.iter().try_for_each(check)?;
+    let sources = Sources::of(store, objects)?;
+    let expanded = |object: &AnnouncedObject| {
+        Ok(UploadObject {
             id: object.id,
             length: object.length,
             placement: object.placement,
-            pages: expanded(object, pages_of)?,
-        });
-    }
+            pages: expanded(object, |copy| sources.pages(copy))?,
+        })
+    };
+    let objects = objects.iter().map(expanded).collect::<Result<_>>()?;
     Ok(UploadManifest { target, objects })
 }
 
+/// The pages of the objects that copies are of.
+struct Sources<'a> {
+    announced: BTreeSet<ObjectId>,
+    /// Of those, the ones that are listed page by page.
+    listed: HashMap<ObjectId, &'a [Option<PageId>]>,
+    /// Runs of pages of objects that the pool has, by the number of the first.
+    stored: HashMap<ObjectId, BTreeMap<u64, Vec<Option<PageId>>>>,
+}
+
+impl<'a> Sources<'a> {
+    /// Looks each object up once and reads each of its pages once, however many copies are of it.
+    fn of(store: &StoreView, objects: &'a [AnnouncedObject]) -> Result<Self> {
+        let announced: BTreeSet<_> = objects.iter().map(|object| object.id).collect();
+        let is_listed = |object: &&AnnouncedObject| object.copies.is_empty();
+        let listed = objects.iter().filter(is_listed);
+        let listed = listed.map(|object| (object.id, &object.pages.0[..]));
+
+        let mut runs: BTreeMap<ObjectId, Vec<Range<u64>>> = BTreeMap::new();
+        for copy in objects.iter().flat_map(|object| &object.copies) {
+            if !announced.contains(&copy.object) {
+                let run = copy.first..copy.first.saturating_add(copy.count);
+                runs.entry(copy.object).or_default().push(run);
+            }
+        }
+        let mut stored = HashMap::new();
+        let mut unreadable = Vec::new();
+        for (object, runs) in runs {
+            let runs = joined(runs);
+            match store.object_page_ids(object, &runs) {
+                Ok(ids) => {
+                    let firsts = runs.iter().map(|run| run.start);
+                    stored.insert(object, firsts.zip(ids).collect());
+                }
+                // Its pages may be in other places, too, where they are found by their digests.
+                Err(error @ (StoreError::Io { .. } | StoreError::NoSegment(_))) => {
+                    tracing::error!(cause = %error, %object, "an object is not read, and has to be announced");
+                    unreadable.push(object);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if !unreadable.is_empty() {
+            return Err(StoreError::UnknownObjects(unreadable).into());
+        }
+        Ok(Self {
+            listed: listed.collect(),
+            announced,
+            stored,
+        })
+    }
+
+    fn pages(&self, copy: &CopiedPages) -> Result<&[Option<PageId>]> {
+        let CopiedPages {
+            object: id,
+            first,
+            count,
+            ..
+        } = copy;
+        let (start, pages) = match self.listed.get(id) {
+            Some(pages) => (0, *pages),
+            None if self.announced.contains(id) => {
+                return Err(wrong(format!(
+                    "object {id} has copies itself: pages can be those of an object without any"
+                )));
+            }
+            None => {
+                let runs = self.stored.get(id);
+                let run = runs.and_then(|runs| runs.range(..=first).next_back());
+                run.map_or((0, &[][..]), |(start, pages)| (*start, pages))
+            }
+        };
+        let numbers = usize::try_from(first - start)
+            .ok()
+            .zip(usize::try_from(*count).ok());
+        let pages = numbers.and_then(|(first, count)| pages.get(first..)?.get(..count));
+        pages.ok_or_else(|| wrong(format!("object {id} has no {count} pages from {first} on")))
+    }
+}
+
+/// Runs in ascending order, of which none touches the next.
+fn joined(mut runs: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    runs.sort_unstable_by_key(|run| run.start);
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for run in runs {
+        match joined.last_mut() {
+            Some(last) if run.start <= last.end => last.end = last.end.max(run.end),
+            _ => joined.push(run),
+        }
+    }
+    joined
+}
+
 /// The pages of an object that was checked, with those of its copies by `pages_of`.
-fn expanded(
+fn expanded<'a>(
     object: &AnnouncedObject,
-    pages_of: impl Fn(&CopiedPages) -> Result<Vec<Option<PageId>>>,
+    pages_of: impl Fn(&CopiedPages) -> Result<&'a [Option<PageId>]>,
 ) -> Result<Vec<Option<PageId>>> {
     let mut pages = Vec::with_capacity(PageCount::covering(object.length).0 as usize);
     let mut listed = object.pages.0.iter().copied();
     for copy in &object.copies {
         let before = copy.at.saturating_sub(pages.len() as u64) as usize;
         pages.extend(listed.by_ref().take(before));
-        pages.extend(pages_of(copy)?);
+        pages.extend_from_slice(pages_of(copy)?);
     }
     pages.extend(listed);
     Ok(pages)
@@ -210,9 +282,9 @@ mod tests {
         proptest::collection::vec(page, 0..40)
     }
 
-    fn of_others(others: &[UploadObject], copy: &CopiedPages) -> Vec<Option<PageId>> {
+    fn of_others<'a>(others: &'a [UploadObject], copy: &CopiedPages) -> &'a [Option<PageId>] {
         let other = others.iter().find(|other| other.id == copy.object);
-        other.unwrap().pages[copy.first as usize..][..copy.count as usize].to_vec()
+        &other.unwrap().pages[copy.first as usize..][..copy.count as usize]
     }
 
     proptest! {
@@ -242,6 +314,25 @@ mod tests {
         };
         assert_eq!(announced.copies, [copy]);
         assert_eq!(announced.pages.0, [page(100), None, page(3), page(4)]);
+    }
+
+    type Runs<'a> = &'a [(u64, u64)];
+
+    #[test]
+    fn runs_that_overlap_or_touch_are_read_as_one() {
+        let many = [(0, 9); 1000];
+        let cases: [(Runs<'_>, Runs<'_>); 5] = [
+            (&[], &[]),
+            (&[(7, 8), (0, 3), (2, 5), (1, 2)], &[(0, 5), (7, 8)]),
+            (&[(4, 6), (0, 4)], &[(0, 6)]),
+            (&many, &many[..1]),
+            (&[(5, u64::MAX), (0, 4)], &[(0, 4), (5, u64::MAX)]),
+        ];
+        for (runs, expected) in cases {
+            let runs = runs.iter().map(|(start, end)| *start..*end).collect();
+            let joined = joined(runs).into_iter().map(|run| (run.start, run.end));
+            assert_eq!(joined.collect::<Vec<_>>(), expected);
+        }
     }
 
     #[test]

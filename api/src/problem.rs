@@ -36,7 +36,7 @@ pub struct ProblemBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = crate::schemas::pages)]
     pub missing: Option<PageList>,
-    /// For `unknown-objects`: those that the pool does not have, to be announced, too.
+    /// For `unknown-objects`: those that the pool does not have, or cannot read, to be announced, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = crate::schemas::digests)]
     pub unknown: Option<Vec<ObjectId>>,
@@ -47,6 +47,9 @@ const IN_DOUBT: &str = "in-doubt";
 
 /// The word for what is refused only because of what others do meanwhile.
 pub(crate) const BUSY: &str = "busy";
+
+/// The word for pages that do not make up the object that they are said to.
+pub(crate) const OBJECT_MISMATCH: &str = "object-mismatch";
 
 /// The word for a token that was shown and is none.
 pub(crate) const UNKNOWN_TOKEN: &str = "unknown-token";
@@ -228,7 +231,7 @@ impl From<StoreError> for Problem {
             StoreError::PageMismatch { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "page-mismatch"),
             StoreError::UnexpectedPage(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unexpected-page"),
             StoreError::ObjectMismatch { .. } => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "object-mismatch")
+                (StatusCode::UNPROCESSABLE_ENTITY, OBJECT_MISMATCH)
             }
             StoreError::BadUpload(_) => (StatusCode::UNPROCESSABLE_ENTITY, "bad-upload"),
             StoreError::VersionConflict { .. } => (StatusCode::CONFLICT, "version-conflict"),

@@ -117,10 +117,10 @@ pub enum StoreError {
         /// Digest of the bytes.
         found: PageId,
     },
-    /// An upload refers to objects that the pool does not have.
+    /// An upload refers to objects that the pool does not have, or cannot read.
     #[error(
-        "the upload refers to {} objects that are neither announced nor stored, {} the first: announce \
-         them, too", .0.len(), .0[0]
+        "the upload refers to {} objects that are neither announced nor to be had from the pool, {} the \
+         first: announce them, too", .0.len(), .0[0]
     )]
     UnknownObjects(Vec<ObjectId>),
     /// A page was sent that the upload does not need.
@@ -133,11 +133,14 @@ pub enum StoreError {
     )]
     MissingPages(Vec<PageId>),
     /// The pages of an upload do not make up the object they are said to.
-    #[error("the pages sent for object {expected} make up object {found}: the upload is refused")]
+    #[error(
+        "the pages announced for object {expected} make up object {found}: the upload is refused; if they \
+         are the right ones, some that the pool has are damaged (pool fsck --content)"
+    )]
     ObjectMismatch {
         /// Digest announced.
         expected: ObjectId,
-        /// Digest of what was sent.
+        /// Digest of its pages, those that the pool had included.
         found: ObjectId,
     },
     /// An upload describes something impossible.

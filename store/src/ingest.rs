@@ -2,14 +2,15 @@
 //!
 //! An [`Upload`] announces objects as lists of page digests. Those pages that the pool lacks are
 //! sent, each checked against its digest, and kept in a nameless file that ends with the upload.
-//! [`Store::commit`] then looks all pages up *again*, so that a collection in the meantime costs
-//! at most another round, places what is new, makes it durable and names it, in that order. An
-//! upload that is given up leaves nothing.
+//! [`Store::commit`] then checks that they make up what they are said to (`claims`), looks all
+//! pages up *again*, so that a collection in the meantime costs at most another round, places what is
+//! new, makes it durable and names it, in that order. An upload that is given up leaves nothing.
 
 use std::collections::{HashMap, HashSet};
 
-use pool_core::digest::PageId;
+use pool_core::digest::{ObjectId, PageId};
 
+use crate::claims::PageReader;
 use crate::error::{Result, StoreError};
 use crate::intake::{Intake, Sent};
 use crate::placement::Placement;
@@ -23,14 +24,21 @@ impl Store {
     pub fn begin_upload(&self, mut manifest: UploadManifest) -> Result<Upload> {
         manifest.validate()?;
         manifest.leave_zeros_out();
+        self.check_left_out(&manifest)?;
+        let file = self.backend.temporary()?;
+        Ok(Upload::new(manifest, self.epoch()?, file))
+    }
+
+    /// Refuses a target that refers to objects that are neither announced nor stored; says which, all of them.
+    fn check_left_out(&self, manifest: &UploadManifest) -> Result<()> {
         let announced: HashSet<_> = manifest.objects.iter().map(|object| object.id).collect();
         let required = manifest.target.required_objects().into_keys();
         let unknown = self.unknown_objects(required.filter(|id| !announced.contains(id)))?;
-        if !unknown.is_empty() {
-            return Err(StoreError::UnknownObjects(unknown));
+        if unknown.is_empty() {
+            Ok(())
+        } else {
+            Err(StoreError::UnknownObjects(unknown))
         }
-        let file = self.backend.temporary()?;
-        Ok(Upload::new(manifest, self.epoch()?, file))
     }
 
     /// Pages of the upload that are neither stored nor sent, each once, in the order announced.
@@ -43,9 +51,9 @@ impl Store {
             }
             unknown.extend(object.pages.iter().flatten().filter(|id| seen.insert(**id)));
         }
-        let staged = upload.staged();
-        unknown.retain(|id| !staged.offsets.contains_key(id));
-        drop(staged);
+        let offsets = upload.offsets();
+        unknown.retain(|id| !offsets.contains_key(id));
+        drop(offsets);
         let mut missing = Vec::new();
         for chunk in unknown.chunks(4096) {
             let found = self.view.index.now().pages(chunk)?;
@@ -61,25 +69,28 @@ impl Store {
     }
 
     /// Stores and names what the upload announced. When pages are missing nothing has happened:
-    /// send them and commit again.
+    /// send them and commit again. When objects that were left out have gone, begin again with them.
     pub fn commit(&self, upload: &Upload) -> Result<CommitSummary> {
         self.when(&Precondition::default()).commit(upload)
     }
 
-    fn commit_locked(
+    pub(crate) fn commit_locked(
         &self,
         writer: &mut Writer,
         upload: &Upload,
+        proven: &HashSet<ObjectId>,
         precondition: &Precondition,
     ) -> Result<CommitSummary> {
         let manifest = upload.manifest();
         self.check(&manifest.target.name(), precondition)?;
+        // Before pages are asked for that would be sent in vain.
+        self.check_left_out(manifest)?;
         let missing = self.missing_pages(upload)?;
         if !missing.is_empty() {
             return Err(StoreError::MissingPages(missing));
         }
-        let staged = upload.staged();
-        self.take_in(writer, manifest, Sent::Staged(&staged))
+        let sent = Sent::Staged(PageReader::new(self, upload), proven);
+        self.take_in(writer, manifest, sent)
     }
 
     /// Places, syncs and names everything in one batch. The caller commits or rolls back the
@@ -117,7 +128,7 @@ impl Store {
     }
 
     /// Keeps or forgets what a commit appended, and answers for it once it is acknowledged.
-    fn answer<T>(&self, writer: &mut Writer, result: Result<T>) -> Result<T> {
+    pub(crate) fn answer<T>(&self, writer: &mut Writer, result: Result<T>) -> Result<T> {
         writer.settle(result.is_ok());
         let done = result?;
         self.view.index.acknowledge()?;
@@ -136,8 +147,10 @@ impl Conditional<'_> {
     /// [`Store::commit`], if the precondition holds of the name that the upload is to have.
     pub fn commit(&self, upload: &Upload) -> Result<CommitSummary> {
         let store = self.store;
+        store.check(&upload.manifest().target.name(), self.precondition)?;
+        let proven = store.proven(upload)?;
         let mut writer = store.writer();
-        let result = store.commit_locked(&mut writer, upload, self.precondition);
+        let result = store.commit_locked(&mut writer, upload, &proven, self.precondition);
         store.answer(&mut writer, result)
     }
 

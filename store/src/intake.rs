@@ -1,31 +1,25 @@
 //! One commit's placing of pages: what is known is found, what is new is written.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 
 use pool_core::digest::{ObjectId, PageId, WindowId};
-use pool_core::extent::{Extent, ExtentMap, SegmentId, Slot};
-use pool_core::page::{self, PAGE_SIZE, PAGES_PER_WINDOW, PageCount, WINDOW_SIZE};
+use pool_core::extent::{Extent, ExtentMap, Slot};
+use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, PageCount, WINDOW_SIZE};
 
 use crate::Store;
-use crate::backend::SegmentFile;
+use crate::claims::{Claim, PageReader};
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord};
 use crate::index::Batch;
-
 use crate::placement::{self, Placement, WindowPlan};
 use crate::segment::Appender;
-use crate::upload::{CommitSummary, Staging, Target, UploadManifest, UploadObject};
-
-/// Most segments that a commit keeps open to read from.
-const MOST_OPEN: usize = 64;
+use crate::upload::{CommitSummary, Target, UploadManifest, UploadObject};
 
 /// Where the bytes of an upload are.
-#[derive(Clone, Copy)]
 pub(crate) enum Sent<'a> {
     /// Missing pages in a temporary file, the others in the store; the objects' digests are
-    /// somebody else's claim, to be checked.
-    Staged(&'a Staging),
+    /// somebody else's claim, to be checked but for those that are proven.
+    Staged(PageReader<'a>, &'a HashSet<ObjectId>),
     /// Whole objects in memory, hashed here.
     AtHand(&'a HashMap<ObjectId, &'a [u8]>),
 }
@@ -39,8 +33,6 @@ pub(crate) struct Intake<'a, 'w> {
     placed: HashMap<PageId, Location>,
     placed_windows: HashMap<WindowId, Location>,
     distinct: HashSet<PageId>,
-    /// Segments that pages were read from.
-    files: HashMap<SegmentId, Arc<dyn SegmentFile>>,
     batch: Batch<'a>,
     /// Every object of the upload, known ones included.
     objects: BTreeMap<ObjectId, ObjectRecord>,
@@ -59,7 +51,6 @@ impl<'a, 'w> Intake<'a, 'w> {
             placed: HashMap::new(),
             placed_windows: HashMap::new(),
             distinct: HashSet::new(),
-            files: HashMap::new(),
             batch: store.view.index.batch(),
             objects: BTreeMap::new(),
             summary: CommitSummary::default(),
@@ -104,10 +95,11 @@ impl<'a, 'w> Intake<'a, 'w> {
         self.distinct.extend(stored.copied());
 
         let mut extents = Vec::new();
-        // What is at hand was hashed here.
-        let mut claim = match self.sent {
-            Sent::Staged(_) => Some(Claim::about(object)),
-            Sent::AtHand(_) => None,
+        let mut claim = match &self.sent {
+            // Nearly always all are proven. The others were known a moment ago, or their pages were elsewhere.
+            Sent::Staged(_, proven) if !proven.contains(&object.id) => Some(Claim::about(object)),
+            // What is at hand was hashed here.
+            Sent::Staged(..) | Sent::AtHand(_) => None,
         };
         for part in placement::plan(object.placement, &object.pages, self.store.policy) {
             // A window's worth at a time bounds the memory that a large object takes.
@@ -159,14 +151,14 @@ impl<'a, 'w> Intake<'a, 'w> {
             None => self.store.view.index.now().window(&id)?,
         };
         self.summary.shared_windows += u64::from(known.is_some());
-        if let (Some(known), Sent::AtHand(_)) = (known, self.sent) {
+        if let (Some(known), None) = (known, &claim) {
             return Ok(known);
         }
         let at = self.locate(piece.pages)?;
         let mut content = vec![0; WINDOW_SIZE as usize];
         let start = (part.position * PAGE_SIZE) as usize;
         let inside = &mut content[start..][..piece.pages.len() * PAGE_SIZE as usize];
-        self.read(piece, &at, inside)?;
+        self.read(piece, piece.pages, &at, inside)?;
         if let Some(claim) = claim {
             claim.update(inside);
         }
@@ -198,9 +190,13 @@ impl<'a, 'w> Intake<'a, 'w> {
         let all_known = piece.pages.iter().zip(&at).all(known);
         if !all_known || claim.is_some() {
             let mut content = vec![0; piece.pages.len() * PAGE_SIZE as usize];
-            self.read(piece, &at, &mut content)?;
             if let Some(claim) = claim {
+                self.read(piece, piece.pages, &at, &mut content)?;
                 claim.update(&content);
+            } else {
+                let pages = piece.pages.iter().zip(&at);
+                let new: Vec<_> = pages.map(|(id, at)| id.filter(|_| at.is_none())).collect();
+                self.read(piece, &new, &at, &mut content)?;
             }
             self.write_new(piece.pages, &mut at, &content)?;
         }
@@ -282,57 +278,25 @@ impl<'a, 'w> Intake<'a, 'w> {
         Ok(at)
     }
 
-    /// Reads a piece's bytes from what was sent or, page by page, from the store; zero pages are
-    /// left as they are.
+    /// Reads those pages of a piece that are named in `pages` from what was sent or, page by page, from the store.
     fn read(
         &mut self,
         piece: &Piece<'_>,
+        pages: &[Option<PageId>],
         at: &[Option<Location>],
         content: &mut [u8],
     ) -> Result<()> {
-        let staging = match self.sent {
+        match &mut self.sent {
+            Sent::Staged(reader, _) => reader.read(pages, at, content),
             Sent::AtHand(objects) => {
                 let bytes = objects.get(&piece.object).copied().unwrap_or_default();
                 let rest = bytes.get((piece.first_page * PAGE_SIZE) as usize..);
                 let rest = rest.unwrap_or_default();
                 let length = rest.len().min(content.len());
                 content[..length].copy_from_slice(&rest[..length]);
-                return Ok(());
+                Ok(())
             }
-            Sent::Staged(staging) => staging,
-        };
-        let pages = piece.pages.iter().zip(at);
-        for (page, (id, at)) in content.chunks_mut(PAGE_SIZE as usize).zip(pages) {
-            let Some(id) = id else { continue };
-            if let Some(offset) = staging.offsets.get(id) {
-                staging
-                    .file
-                    .read_exact_at(page, *offset)
-                    .map_err(|source| {
-                        StoreError::io("reading", "an upload's temporary file", source)
-                    })?;
-                continue;
-            }
-            let at = at.ok_or_else(|| StoreError::MissingPages(vec![*id]))?;
-            self.file(at.segment)?
-                .read_exact_at(page, at.slot.byte_offset())
-                .map_err(|source| {
-                    StoreError::io("reading the segment", at.segment.to_string(), source)
-                })?;
         }
-        Ok(())
-    }
-
-    fn file(&mut self, id: SegmentId) -> Result<&dyn SegmentFile> {
-        if !self.files.contains_key(&id) {
-            // Pages of one object may lie in more segments than a process may have files open.
-            if self.files.len() >= MOST_OPEN {
-                self.files.clear();
-            }
-            let file = self.store.view.segment_file(id)?;
-            self.files.insert(id, file);
-        }
-        Ok(self.files[&id].as_ref())
     }
 
     /// Every object that the target refers to must be in the upload or in the store, and be long
@@ -377,49 +341,4 @@ struct Piece<'a> {
     /// Number of the first in the object.
     first_page: u64,
     pages: &'a [Option<PageId>],
-}
-
-/// What an upload claims of an object, compared with its pages.
-struct Claim {
-    object: ObjectId,
-    hasher: blake3::Hasher,
-    /// Bytes of the object not hashed yet.
-    remaining: u64,
-    /// Whoever maps the last page sees what it has past the object's end.
-    ends_in_zeros: bool,
-}
-
-impl Claim {
-    fn about(object: &UploadObject) -> Self {
-        Self {
-            object: object.id,
-            hasher: blake3::Hasher::new(),
-            remaining: object.length,
-            ends_in_zeros: true,
-        }
-    }
-
-    /// Takes whole pages, the next ones of the object.
-    fn update(&mut self, pages: &[u8]) {
-        let length = (pages.len() as u64).min(self.remaining);
-        let (bytes, past_end) = pages.split_at(length as usize);
-        self.hasher.update(bytes);
-        self.remaining -= length;
-        self.ends_in_zeros &= page::is_zero(past_end);
-    }
-
-    fn check(self) -> Result<()> {
-        let expected = self.object;
-        let found = ObjectId::from(self.hasher.finalize());
-        if found != expected {
-            return Err(StoreError::ObjectMismatch { expected, found });
-        }
-        if !self.ends_in_zeros {
-            return Err(StoreError::BadUpload(format!(
-                "the last page of object {expected} has bytes past the object's end: fill it up \
-                 with zeros"
-            )));
-        }
-        Ok(())
-    }
 }

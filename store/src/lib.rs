@@ -11,6 +11,7 @@
 
 pub mod backend;
 mod barrier;
+mod claims;
 pub mod collection;
 mod creation;
 pub mod descriptors;

@@ -284,25 +284,34 @@ pub struct Upload {
     /// Epoch in which the missing pages were determined.
     epoch: u64,
     announced: HashSet<PageId>,
-    staged: Mutex<Staging>,
+    /// The pages that were sent, one behind the other.
+    file: Arc<dyn SegmentFile>,
+    /// Where each is in the file.
+    offsets: Mutex<HashMap<PageId, u64>>,
 }
 
 impl Upload {
     /// An upload that was announced by `manifest` and puts its pages into `file`.
     pub(crate) fn new(manifest: UploadManifest, epoch: u64, file: Arc<dyn SegmentFile>) -> Self {
         let announced = manifest.page_ids().collect();
-        let offsets = HashMap::new();
         Self {
             manifest,
             epoch,
             announced,
-            staged: Mutex::new(Staging { file, offsets }),
+            file,
+            offsets: Mutex::default(),
         }
     }
 
-    /// The pages sent so far; none is added while the answer lives.
-    pub(crate) fn staged(&self) -> MutexGuard<'_, Staging> {
-        self.staged.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The file that pages sent are in.
+    pub(crate) fn file(&self) -> &dyn SegmentFile {
+        self.file.as_ref()
+    }
+
+    /// The pages sent so far, and where each is in the file. To be held for a look: a commit asks with the writer's
+    /// lock in its hands.
+    pub(crate) fn offsets(&self) -> MutexGuard<'_, HashMap<PageId, u64>> {
+        self.offsets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The collection epoch in which the upload began.
@@ -332,25 +341,17 @@ impl Upload {
         if !self.announced.contains(&id) {
             return Err(StoreError::UnexpectedPage(id));
         }
-        let mut staged = self.staged();
-        if staged.offsets.contains_key(&id) {
+        let mut offsets = self.offsets();
+        if offsets.contains_key(&id) {
             return Ok(());
         }
-        let offset = staged.offsets.len() as u64 * PAGE_SIZE;
-        staged
-            .file
+        let offset = offsets.len() as u64 * PAGE_SIZE;
+        self.file
             .write_all_at(bytes, offset)
             .map_err(|source| StoreError::io("writing", "an upload's temporary file", source))?;
-        staged.offsets.insert(id, offset);
+        offsets.insert(id, offset);
         Ok(())
     }
-}
-
-/// The pages that came with an upload, each once.
-#[derive(Debug)]
-pub(crate) struct Staging {
-    pub(crate) file: Arc<dyn SegmentFile>,
-    pub(crate) offsets: HashMap<PageId, u64>,
 }
 
 /// What a commit did, in pages.

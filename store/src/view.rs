@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -417,14 +418,13 @@ impl StoreView {
         Ok(buffer)
     }
 
-    /// The digests of pages `first` to `first + count` of an object; `None` is a page of zeros. They are made from what
-    /// is stored, so this costs a read of the pages.
+    /// The digests of an object's pages in each of `runs`, given by their numbers; `None` is a page of zeros. They are
+    /// made from what is stored, so this costs a read of the pages.
     pub fn object_page_ids(
         &self,
         object: ObjectId,
-        first: u64,
-        count: u64,
-    ) -> Result<Vec<Option<PageId>>> {
+        runs: &[Range<u64>],
+    ) -> Result<Vec<Vec<Option<PageId>>>> {
         let look = |snapshot: &Snapshot<'_>| {
             let record = snapshot.object(object)?;
             Ok(record.map(|record| (record.map, vec![object])))
@@ -432,20 +432,23 @@ impl StoreView {
         let unknown = || StoreError::UnknownObjects(vec![object]);
         let held = self.hold(look)?.ok_or_else(unknown)?;
         let map = &held.value;
-        let end = first.saturating_add(count);
-        if end > map.page_count().0 {
+        let pages = map.page_count();
+        if let Some(run) = runs.iter().find(|run| run.end > pages.0) {
+            let Range { start, end } = run;
             return Err(StoreError::BadUpload(format!(
-                "object {object} has {} pages, none from {first} to {end}",
-                map.page_count()
+                "object {object} has {pages} pages, and those from {start} to {end} are copied"
             )));
         }
-        let mut ids = Vec::with_capacity(count as usize);
-        for at in (first..end).step_by(PAGES_PER_WINDOW as usize) {
-            let pages = (end - at).min(PAGES_PER_WINDOW);
-            let content = self.read(map, at * PAGE_SIZE, (pages * PAGE_SIZE) as usize)?;
-            ids.extend(page_ids(&content));
-        }
-        Ok(ids)
+        let ids_of = |run: &Range<u64>| {
+            let mut ids = Vec::with_capacity((run.end - run.start) as usize);
+            for at in run.clone().step_by(PAGES_PER_WINDOW as usize) {
+                let pages = (run.end - at).min(PAGES_PER_WINDOW);
+                let content = self.read(map, at * PAGE_SIZE, (pages * PAGE_SIZE) as usize)?;
+                ids.extend(page_ids(&content));
+            }
+            Ok(ids)
+        };
+        runs.iter().map(ids_of).collect()
     }
 
     /// Those of `objects` that are not stored.

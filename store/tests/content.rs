@@ -7,6 +7,7 @@ mod common;
 use common::{assert_stored, content, negotiate, open, push_library};
 use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 use pool_core::{ObjectId, PageCount};
+use pool_store::StoreError;
 use pool_store::placement::Placement;
 use pool_store::upload::{Content, Target, page_ids};
 
@@ -224,4 +225,28 @@ fn page_digests_tell_zero_pages_and_pad_the_tail() {
     assert_eq!(ids, [digest(&bytes[..4096]), None, digest(&tail)]);
     assert!(page_ids(&[]).is_empty());
     assert_eq!(page_ids(&[0; 5]), [None]);
+}
+
+#[test]
+fn digests_of_stored_pages_are_those_that_were_announced() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let page = PAGE_SIZE as usize;
+    let mut bytes = content(1, 1100);
+    bytes[511 * page..514 * page].fill(0);
+    bytes.truncate(1099 * page + 5);
+    let (id, ids) = (ObjectId::of(&bytes), page_ids(&bytes));
+    for placement in [Placement::Sparse, DENSE] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        push_library(&store, "z@1", &bytes, placement).unwrap();
+        let runs = [0..1, 5..5, 3..700, 1099..1100, 0..1100];
+        let expected = runs.clone().map(|run| ids[run].to_vec());
+        let runs = runs.map(|run| run.start as u64..run.end as u64);
+        assert_eq!(store.object_page_ids(id, &runs).unwrap(), expected);
+        let past = store.object_page_ids(id, &[0..1, 1000..1101]);
+        assert!(matches!(past, Err(StoreError::BadUpload(_))), "{past:?}");
+    }
+    let unknown = store.object_page_ids(id, &[0..1, 2..3]);
+    assert!(matches!(unknown, Err(StoreError::UnknownObjects(ids)) if ids == [id]));
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pool_core::digest::PageId;
 use pool_core::name::Referent;
 use thiserror::Error;
 
@@ -63,6 +64,12 @@ pub enum ClientError {
         /// What is strange.
         why: String,
     },
+    /// The service asks for what is no page of the file: it made the digest itself, from what it has.
+    #[error(
+        "the service asks for page {0}, which is no page of what is pushed: look whether its store is sound \
+         (pool fsck --content)"
+    )]
+    NotAnnounced(PageId),
     /// Nothing has the name, or has no content.
     #[error("{0} has no content to fetch: pool why tells what needs it")]
     NoContent(Referent),

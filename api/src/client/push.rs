@@ -1,6 +1,7 @@
 //! Pushing by negotiation: announce, send what is missing over several connections, commit.
 
 use std::collections::{HashMap, HashSet};
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use super::{Client, ClientError, Json, Octets, Result, UploadStarted};
 use crate::announce::{Announcement, Part, page_sources};
 use crate::copies;
 use crate::paths;
-use crate::problem::{BUSY, ProblemBody};
+use crate::problem::{BUSY, OBJECT_MISMATCH, ProblemBody};
 use crate::types::{PagesAccepted, PushSummary, UploadRequest};
 use crate::wire::{self, PageList, RECORD_SIZE};
 
@@ -50,9 +51,9 @@ pub struct PushReport {
     pub summary: PushSummary,
     /// Bytes of the file.
     pub file_bytes: u64,
-    /// Bytes of requests: the announcement and the page records.
+    /// Bytes of requests: announcements and page records, those that had to be sent again, too.
     pub sent_bytes: u64,
-    /// Pages that were sent.
+    /// Pages that were sent; one that had to be sent again counts again.
     pub sent_pages: u64,
     /// Of these, code and data: what guests have in memory.
     pub sent_memory_pages: u64,
@@ -95,47 +96,15 @@ impl Client {
         loop {
             let request = request(announcement, &objects, &left_out);
             let json = serde_json::to_vec(&request).expect("requests have only string keys");
-            upload.sent.announced += json.len() as u64;
-            let pushed = self
-                .begin(&json, options)
-                .and_then(|started| upload.carry_out(&started, progress));
+            let pushed = upload
+                .begin(&json)
+                .and_then(|started| upload.carry_out(started, progress));
             match pushed {
-                Err(ClientError::Refused { status, body, .. })
-                    if learn(&mut left_out, status, &body) => {}
+                Err(error) if learn(&mut left_out, &error) => {}
                 pushed => {
-                    let summary = pushed?;
-                    return Ok(upload
-                        .sent
-                        .report(summary, announcement.file_bytes, distinct));
+                    let (summary, bytes) = (pushed?, announcement.file_bytes);
+                    return Ok(upload.sent.report(summary, bytes, distinct));
                 }
-            }
-        }
-    }
-}
-
-impl Client {
-    /// Begins an upload, when others have ended if too many are under way: not after a longer wait than
-    /// for a service that says nothing.
-    fn begin(&self, json: &[u8], options: PushOptions) -> Result<UploadStarted> {
-        let condition = options.only_new.then_some(("if-none-match", "*"));
-        let since = Instant::now();
-        let mut is_told = false;
-        loop {
-            match self.ask_if(Method::POST, "/v1/uploads", Json(json), condition) {
-                Err(ClientError::Refused {
-                    status: 503,
-                    body,
-                    retry_after: Some(after),
-                }) if body.error == BUSY
-                    && self.is_patient(since.elapsed().saturating_add(after)) =>
-                {
-                    if !is_told {
-                        (options.waiting)(&body.detail, self.patience(""));
-                        is_told = true;
-                    }
-                    thread::sleep(after);
-                }
-                begun => return self.json(begun?),
             }
         }
     }
@@ -170,10 +139,21 @@ fn request(
     }
 }
 
-/// Whether a refusal says that some of what was left out has to be announced; that is no longer left out then.
-fn learn(left_out: &mut HashSet<ObjectId>, status: u16, body: &ProblemBody) -> bool {
-    let unknown = body.unknown.iter().flatten();
-    status == 409 && unknown.filter(|id| left_out.remove(id)).count() > 0
+/// Whether a push that failed is to be tried again, with more announced; that is no longer left out then.
+fn learn(left_out: &mut HashSet<ObjectId>, error: &ClientError) -> bool {
+    let is_wrong = |body: &ProblemBody| body.error == OBJECT_MISMATCH;
+    match error {
+        ClientError::Refused {
+            status: 409, body, ..
+        } => {
+            let unknown = body.unknown.iter().flatten();
+            unknown.filter(|id| left_out.remove(id)).count() > 0
+        }
+        // The pool's copy of what was left out is damaged. By its digest it may find a page in another place.
+        ClientError::NotAnnounced(_) => !mem::take(left_out).is_empty(),
+        ClientError::Refused { body, .. } if is_wrong(body) => !mem::take(left_out).is_empty(),
+        _ => false,
+    }
 }
 
 /// The pages that guests have in memory.
@@ -186,13 +166,14 @@ fn pages_in_memory(announcement: &Announcement<'_>, objects: &[UploadObject]) ->
 }
 
 /// What was sent.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Sent {
     /// Bytes of announcements.
     announced: u64,
-    /// Pages.
+    /// Pages, as often as they were sent.
     memory: u64,
     symbols: u64,
+    pages: HashSet<PageId>,
 }
 
 impl Sent {
@@ -205,7 +186,7 @@ impl Sent {
             sent_pages,
             sent_memory_pages: self.memory,
             sent_symbol_pages: self.symbols,
-            unsent_pages: distinct.saturating_sub(sent_pages),
+            unsent_pages: distinct.saturating_sub(self.pages.len() as u64),
         }
     }
 }
@@ -222,14 +203,42 @@ struct Upload<'a> {
 }
 
 impl Upload<'_> {
+    /// Begins, when others have ended if too many are under way: not after a longer wait than
+    /// for a service that says nothing.
+    fn begin(&mut self, json: &[u8]) -> Result<UploadStarted> {
+        let client = self.client;
+        let condition = self.options.only_new.then_some(("if-none-match", "*"));
+        let since = Instant::now();
+        let mut is_told = false;
+        loop {
+            self.sent.announced += json.len() as u64;
+            match client.ask_if(Method::POST, "/v1/uploads", Json(json), condition) {
+                Err(ClientError::Refused {
+                    status: 503,
+                    body,
+                    retry_after: Some(after),
+                }) if body.error == BUSY
+                    && client.is_patient(since.elapsed().saturating_add(after)) =>
+                {
+                    if !is_told {
+                        (self.options.waiting)(&body.detail, client.patience(""));
+                        is_told = true;
+                    }
+                    thread::sleep(after);
+                }
+                begun => return client.json(begun?),
+            }
+        }
+    }
+
     /// Carries out what was begun, or gives it up.
     fn carry_out(
         &mut self,
-        started: &UploadStarted,
+        started: UploadStarted,
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<PushSummary> {
         self.path = paths::upload(&started.id);
-        let finished = self.finish(&started.missing, progress);
+        let finished = self.finish(started.missing, progress);
         match &finished {
             // Who says nothing would be waited for once more.
             Ok(_) | Err(ClientError::Silent { .. }) => {}
@@ -242,18 +251,17 @@ impl Upload<'_> {
     /// Sends what is missing and commits, again if a collection came between.
     fn finish(
         &mut self,
-        missing: &PageList,
+        mut missing: PageList,
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<PushSummary> {
-        let mut missing = missing.clone();
         for _ in 0..MAX_ROUNDS {
-            let total = self.send(&missing, progress)?;
-            let memory = missing
-                .stored()
-                .filter(|id| self.in_memory.contains(id))
-                .count() as u64;
+            let pages: Vec<PageId> = missing.stored().collect();
+            self.send(&pages, progress)?;
+            let memory = pages.iter().filter(|id| self.in_memory.contains(id));
+            let memory = memory.count() as u64;
             self.sent.memory += memory;
-            self.sent.symbols += total - memory;
+            self.sent.symbols += pages.len() as u64 - memory;
+            self.sent.pages.extend(pages);
             let committed = self
                 .client
                 .ask(Method::POST, &format!("{}/commit", self.path), ());
@@ -270,9 +278,12 @@ impl Upload<'_> {
         Err(ClientError::Overtaken(self.name.clone()))
     }
 
-    /// Sends pages over several connections at once; the first failure ends all.
-    fn send(&self, missing: &PageList, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<u64> {
-        let pages: Vec<PageId> = missing.stored().collect();
+    /// Sends pages over several connections at once; the first failure ends all. Nothing is sent if one of them is
+    /// none of the file's.
+    fn send(&self, pages: &[PageId], progress: &(dyn Fn(u64, u64) + Sync)) -> Result<()> {
+        if let Some(strange) = pages.iter().find(|id| !self.sources.contains_key(id)) {
+            return Err(ClientError::NotAnnounced(*strange));
+        }
         let total = pages.len() as u64;
         let batches: Vec<&[PageId]> = pages
             .chunks(self.options.pages_per_request.max(1))
@@ -304,17 +315,14 @@ impl Upload<'_> {
                 result = result.and(ended);
             }
             result
-        })?;
-        Ok(total)
+        })
     }
 
     fn send_batch(&self, batch: &[PageId]) -> Result<()> {
         let mut records = Vec::with_capacity(batch.len() * RECORD_SIZE);
         for id in batch {
-            let bytes = self.sources.get(id).ok_or_else(|| {
-                let why = format!("it asks for page {id}, which was not announced");
-                self.client.strange(201, &why)
-            })?;
+            let bytes = self.sources.get(id);
+            let bytes = bytes.ok_or(ClientError::NotAnnounced(*id))?;
             wire::push_record(&mut records, *id, bytes);
         }
         let path = format!("{}/pages", self.path);

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use pool_core::page::PAGE_SIZE;
+use pool_store::upload::Target;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -35,7 +36,7 @@ pub(super) fn routes() -> OpenApiRouter<Service> {
 ///
 /// What the pool has need not be listed: an object that the image or the library refers to may be left out, and pages
 /// that are those of another object may be given as copies (an image's file is made of those of its objects, mostly).
-/// If the pool does not have such an object the answer is 409 with the list of those to announce, too.
+/// If the pool does not have such an object, or cannot read it, the answer is 409 with the list of those to announce, too.
 ///
 /// Conditions here and at the commit are about the name that the upload is to have. They are
 /// looked at now, so that nothing is sent in vain, and again when the name is given.
@@ -43,7 +44,7 @@ pub(super) fn routes() -> OpenApiRouter<Service> {
     post, path = "/v1/uploads", tag = "uploads", request_body = UploadRequest,
     responses(
         (status = 201, description = "Begun; send the missing pages next", body = UploadStarted),
-        (status = 409, description = "The upload refers to objects that are neither announced nor stored: announce them, too", body = ProblemBody),
+        (status = 409, description = "The upload refers to objects that are neither announced nor to be had from the pool: announce them, too", body = ProblemBody),
         Conditional,
         (status = 422, description = "The announcement contradicts itself", body = ProblemBody),
         (status = 503, description = "Too many uploads are under way: try again after as many seconds as Retry-After says", body = ProblemBody),
@@ -63,8 +64,10 @@ async fn begin(
     let started = service
         .with_store(move |store| {
             let precondition = conditions.precondition();
-            let upload = store.begin_upload(copies::manifest(store, request)?)?;
-            store.check(&upload.manifest().target.name(), &precondition)?;
+            let target = Target::from(request.target);
+            store.check(&target.name(), &precondition)?;
+            let manifest = copies::manifest(store, target, &request.objects)?;
+            let upload = store.begin_upload(manifest)?;
             let missing = store.missing_pages(&upload)?;
             let epoch = upload.epoch();
             let (id, _) = work.uploads().insert(upload, precondition, taken)?;
@@ -175,7 +178,8 @@ async fn finish(batch: Option<Batch>) -> Result<()> {
 /// Store and name what was announced.
 ///
 /// The answer comes when it would survive a power cut. When pages are missing, because they were
-/// not sent or a collection took them meanwhile, nothing has happened: send them, commit again.
+/// not sent or a collection took them meanwhile, nothing has happened: send them, commit again. When objects that
+/// were not announced have gone, begin again and announce them.
 #[utoipa::path(
     post, path = "/v1/uploads/{id}/commit", tag = "uploads",
     params(("id" = String, Path, description = "From the answer to the announcement")),

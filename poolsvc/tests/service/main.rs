@@ -7,8 +7,11 @@ mod conditions;
 mod daemon;
 mod edges;
 mod json;
+mod leaving_out;
 mod obstacles;
 mod openapi;
 mod routes;
 mod slow;
+#[path = "../../../store/tests/common/mod.rs"]
+mod store;
 mod uploads;
