@@ -1,6 +1,8 @@
 //! From the command line to bytes: finds, reads and classifies the input files.
 
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::archive;
 use super::args::{InputFile, LinkRequest, Mark};
@@ -76,12 +78,35 @@ pub(super) struct ObjectBytes {
     pub(super) is_made: bool,
 }
 
+/// Bytes of a file, which those of other members may be, too.
+#[derive(Clone, Debug)]
+pub(super) struct FileBytes {
+    file: Arc<Vec<u8>>,
+    range: Range<usize>,
+}
+
+impl From<Vec<u8>> for FileBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        let range = 0..bytes.len();
+        let file = Arc::new(bytes);
+        Self { file, range }
+    }
+}
+
+impl Deref for FileBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.file[self.range.clone()]
+    }
+}
+
 /// A member of a library.
 #[derive(Debug)]
 pub(super) struct MemberBytes {
     /// `libz.a(adler32.o)`.
     pub(super) name: String,
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: FileBytes,
     /// The member with its compressed sections expanded, if it has some.
     expanded: Option<Vec<u8>>,
     pub(super) source: Source,
@@ -91,7 +116,7 @@ pub(super) struct MemberBytes {
 }
 
 impl MemberBytes {
-    fn new(name: String, bytes: Vec<u8>, source: Source) -> Result<Self, LinkError> {
+    fn new(name: String, bytes: FileBytes, source: Source) -> Result<Self, LinkError> {
         let expanded = compressed::expand(&name, &bytes)?;
         Ok(Self {
             name,
@@ -254,43 +279,51 @@ impl<'r> Reader<'r> {
     }
 
     fn file(&mut self, path: &Path, depth: usize) -> Result<(), LinkError> {
-        let bytes = read_file(path)?;
+        // What has no path, a pipe, can be an object.
+        let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let seen = self.seen.iter().find(|(path, _)| *path == real);
+        let seen = seen.map(|(_, file)| *file);
+        let bytes = match seen {
+            Some(_) => Vec::new(),
+            None => read_file(path)?,
+        };
         if !self.found.paths.iter().any(|known| known == path) {
             self.found.paths.push(path.to_owned());
         }
+        if let Some(file) = seen {
+            if let Some(file) = file {
+                self.search(file);
+            }
+            return Ok(());
+        }
+        let bytes = FileBytes::from(bytes);
         if bytes.starts_with(archive::MAGIC) || bytes.starts_with(archive::THIN_MAGIC) {
-            return self.archive(path, &bytes);
+            return self.archive(path, real, &bytes);
         }
         if script::is_text(&bytes) {
             return self.script(path, &bytes, depth);
         }
-        let object = object_of(path, bytes)?;
+        let object = object_of(path, Arc::unwrap_or_clone(bytes.file))?;
         self.found.steps.push(Step::Object(self.found.files.len()));
         self.found.files.push(InputBytes::Objects(vec![object]));
         Ok(())
     }
 
-    fn archive(&mut self, path: &Path, bytes: &[u8]) -> Result<(), LinkError> {
-        let real = path.canonicalize().map_err(|source| LinkError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        if let Some((_, known)) = self.seen.iter().find(|(path, _)| *path == real) {
-            if let Some(file) = *known {
-                self.search(file);
-            }
-            return Ok(());
-        }
+    fn archive(&mut self, path: &Path, real: PathBuf, bytes: &FileBytes) -> Result<(), LinkError> {
         let file = path.display().to_string();
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut members = Vec::new();
         for member in archive::members(&file, bytes)? {
             let (of, offset, contents) = if let Some(range) = member.bytes {
-                (path.to_owned(), range.start, bytes[range].to_vec())
+                let contents = FileBytes {
+                    file: Arc::clone(&bytes.file),
+                    range: range.clone(),
+                };
+                (path.to_owned(), range.start, contents)
             } else {
                 let path = folder.join(&member.name);
                 let contents = read_file(&path)?;
-                (path, 0, contents)
+                (path, 0, FileBytes::from(contents))
             };
             let source = Source {
                 path: of,

@@ -56,8 +56,7 @@ impl<'a> LinkSet<'a> {
                 }
                 InputBytes::Archive { path, members } if origins.is_library(path) => {
                     let naming = library::naming(path, &request.libraries);
-                    let digest =
-                        library::contents_digest(members.iter().map(|m| m.bytes.as_slice()));
+                    let digest = library::contents_digest(members.iter().map(|m| &*m.bytes));
                     // A copy of one that is there already is the same library.
                     let mut known = namings.iter().zip(&contents);
                     if let Some(known) = known.position(|known| known == (&naming, &digest)) {
