@@ -3,11 +3,20 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use pool_core::registry::Reservation;
+
 use super::image::Image;
+use super::places::arrange::JUMP_SIZE;
 use super::relocate::Contents;
 
-/// The map as text: address, size, section, object; by unit. `names` are those of the units.
-pub(super) fn text(image: &Image<'_, '_>, contents: &Contents, names: &[String]) -> String {
+/// The map as text: address, size, section, object; by unit. `names` are those of the units, `reservations` those of the libraries,
+/// which are the units from 1 on.
+pub(super) fn text(
+    image: &Image<'_, '_>,
+    contents: &Contents,
+    names: &[String],
+    reservations: &[Option<Reservation>],
+) -> String {
     let mut text = String::new();
     for unit in image.included() {
         let name = match names[unit].as_str() {
@@ -15,7 +24,14 @@ pub(super) fn text(image: &Image<'_, '_>, contents: &Contents, names: &[String])
             name => name,
         };
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{name} ({})", image.units[unit].label);
+        let _ = write!(text, "{name} ({})", image.units[unit].label);
+        let reservation = unit
+            .checked_sub(1)
+            .and_then(|at| reservations.get(at)?.as_ref());
+        if let Some(version) = reservation.and_then(|r| r.request.keeps.as_ref()) {
+            let _ = write!(text, ", with what it has of {version} where it was");
+        }
+        text.push('\n');
         let mut lines = Vec::new();
         for (o, s, section) in image.units[unit].sections() {
             if section.size == 0 || !section.is_loaded() {
@@ -23,8 +39,14 @@ pub(super) fn text(image: &Image<'_, '_>, contents: &Contents, names: &[String])
             }
             if let Some(address) = image.section_address(unit, o, s, 0) {
                 let object = &image.units[unit].objects[o].name;
-                lines.push((address, section.size, section.name, object));
+                lines.push((address, section.size, section.name.to_owned(), object));
             }
+        }
+        for ((o, s), offset) in &image.plans[unit].jumps {
+            let section = &image.units[unit].objects[*o].sections[*s];
+            let object = &image.units[unit].objects[*o].name;
+            let what = format!("{} (a jump to it)", section.name);
+            lines.push((image.bases[unit].code + offset, JUMP_SIZE, what, object));
         }
         lines.sort_unstable();
         for (page, own) in &contents.own[unit] {

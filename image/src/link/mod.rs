@@ -223,7 +223,7 @@ fn link_as_named(request: &LinkRequest, registry: &mut dyn Registry) -> Result<L
         trace: request.trace.then(|| set.trace(&image)),
         map: request
             .wants_map()
-            .then(|| map::text(&image, &contents, &names)),
+            .then(|| map::text(&image, &contents, &names, &reservations)),
         dependencies: request
             .dependency_file
             .is_some()

@@ -113,7 +113,8 @@ fn library(workshop: &Workshop, version: usize) -> String {
             "int fresh_state = 5; int fresh(int x) { return fresh_state += x * atoi(\"3\"); }\n";
     }
     let grown = match version {
-        1 => "x + 1",
+        // Long enough for a jump in its place.
+        1 => "x * 31 + x / 7 + 1",
         2 => "x * x * step_7(x) / (x + 3) + step_9(x) % 5 - fresh(x) + (int)strlen(name_11())",
         _ => {
             "x * x * step_7(x) / (x + 3) + step_9(x) % 5 - fresh(x) + step_20(x) * step_21(x) - step_22(x) % 3"
@@ -170,8 +171,13 @@ fn versions_of_a_library_keep_what_they_share() {
         let archive = library(&workshop, version);
         let arguments = ["-static", &main, &archive];
         let expected = run(&workshop.reference(Compiler::Gnu, &arguments), "main");
-        let request = workshop.request(Compiler::Gnu, &arguments);
+        let mut request = workshop.request(Compiler::Gnu, &arguments);
+        request.prints_map = true;
         let linked = link(&request, &mut book).unwrap();
+        let map = linked.map.as_ref().unwrap();
+        let keeps = "/libsteps.a), with what it has of steps@";
+        assert_eq!(map.contains(keeps), version > 1);
+        assert_eq!(map.contains(".text.changed (a jump to it)"), version > 1);
         assert_eq!(run(&workshop.install("main", &linked), "main"), expected);
         // Wherever its parts are, it is known what of them holds addresses.
         check_addresses(&linked);
@@ -449,4 +455,32 @@ fn new_data_before_many_zeros_leave_them_where_they_are() {
         lost(&pages(&before)["steps"], &pages(&after)["steps"]),
         [0usize; 0]
     );
+}
+
+/// The frames of an object are one section: where it has a function more they grow, and what is behind them makes room.
+#[test]
+fn one_object_with_a_function_more_keeps_its_code() {
+    let workshop = Workshop::new();
+    let main = workshop.compile(
+        Compiler::Gnu,
+        "main",
+        "int step_7(int); int main(void) { return step_7(3) == 0; }",
+    );
+    let mut book = AddressBook::default();
+    let mut build = |folder: &str, more: &str| {
+        let mut text = String::from("#include <stdlib.h>\n");
+        for n in 0..900 {
+            let _ = writeln!(text, "int step_{n}(int x) {{ return abs(x * {n}) + {n}; }}");
+        }
+        text += more;
+        let archive = archive(&workshop, folder, &[("steps.o", &text)]);
+        let request = workshop.request(Compiler::Gnu, &["-static", &main, &archive]);
+        link(&request, &mut book).unwrap()
+    };
+    let before = build("one", "");
+    let after = build("two", "int fresh(int x) { return x * rand() + 1; }\n");
+    let (before, after) = (&pages(&before)["steps"], &pages(&after)["steps"]);
+    // Of its two kinds of pages the first is code; of the other those before the new frame stay, too.
+    let lost = lost(before, after);
+    assert!(lost.len() <= 3, "{lost:?} of {}", before.len());
 }

@@ -4,7 +4,7 @@
 //!
 //! 1. Each thing is looked for among the record's lines: by name and identity, then by name alone (it changed), then by
 //!    identity alone (it is called otherwise). Of equal ones the first of the things is the first of the lines.
-//! 2. What is no larger than it was stays. Then what grew, if nothing is in its way.
+//! 2. What is no larger than it was stays. Then what grew, if nothing is in its way, and last what yields to that.
 //!    Where code lay that has moved, a jump to it stays, so that who calls it need not change.
 //! 3. What is left goes, in the order that it has without a record, where there is room on pages that differ from the earlier
 //!    version's in any case, because something there went, moved or changed; else behind everything.
@@ -47,13 +47,17 @@ pub(in crate::link) fn arrange(things: &[Thing], record: &Record, least: u64) ->
     }
     let mut rooms = Rooms::new(record);
     let mut offsets = vec![None; things.len()];
-    for grown in [false, true] {
+    let turn = |thing: &Thing, line: &Line| {
+        if thing.yields {
+            2
+        } else {
+            u8::from(thing.size > line.size)
+        }
+    };
+    for now in 0..3 {
         for (at, thing) in things.iter().enumerate() {
-            let Some(line) = line(at) else {
-                continue;
-            };
-            if offsets[at].is_none()
-                && (thing.size > line.size) == grown
+            if let Some(line) = line(at)
+                && turn(thing, line) == now
                 && rooms.put(thing, line.offset)
             {
                 offsets[at] = Some(line.offset);

@@ -63,6 +63,8 @@ pub(super) struct Thing {
     pub(super) offset: u64,
     /// It is code that is called at its start, so that a jump to it can stand where it was.
     pub(super) is_called: bool,
+    /// It is small and made anew for each version, so that it goes out of the way of what grew.
+    pub(super) yields: bool,
 }
 
 impl Thing {
@@ -77,6 +79,7 @@ impl Thing {
             alignment: 1,
             offset,
             is_called: false,
+            yields: false,
         }
     }
 }

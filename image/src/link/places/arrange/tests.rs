@@ -18,6 +18,7 @@ fn code(name: u32, identity: u32, size: u64) -> Thing {
         alignment: 16,
         offset: 0,
         is_called: true,
+        yields: false,
     }
 }
 
@@ -74,6 +75,26 @@ fn what_grows_goes_and_leaves_a_jump_and_all_others_stay() {
     let new = [code(1, 1, 100), code(2, 9, 112), code(3, 3, 100)];
     assert_eq!(arrange(&new, &record, 0).unwrap().offsets, [0, 112, 224]);
     assert_eq!(arrange(&new, &record, 0).unwrap().jumps, [None; 3]);
+}
+
+#[test]
+fn what_yields_makes_room_for_what_grew() {
+    let frames = |identity, size| Thing {
+        class: Class::Stored,
+        ..code(1, identity, size)
+    };
+    let own = |size| Thing {
+        class: Class::Stored,
+        yields: true,
+        is_called: false,
+        ..code(2, 2, size)
+    };
+    let mut before = first(&[frames(1, 1000), own(48)]);
+    before.constants_at = 0;
+    let after = [frames(9, 1030), own(48)];
+    assert_eq!(arrange(&after, &before, 0).unwrap().offsets[0], 0);
+    let same = [frames(9, 1000), own(48)];
+    assert_eq!(arrange(&same, &before, 0).unwrap().offsets, [0, 1008]);
 }
 
 #[test]
@@ -144,6 +165,7 @@ fn thing() -> impl Strategy<Value = Thing> {
                 alignment: 1 << alignment,
                 offset: 0,
                 is_called: class == Class::Code && name % 4 != 0,
+                yields: class == Class::Stored && name % 4 == 1,
             }
         },
     )

@@ -78,8 +78,8 @@ impl<'a> Things<'a> {
     }
 }
 
-/// Frames of stubs and detours. They are other ones when their size is: so they are not in the way of frames before them,
-/// which are large.
+/// Frames of stubs and detours. They are other ones when their size is, and not in the way of frames before them, which are
+/// large: of an object with one function more they grow.
 fn frames(size: u64, offset: u64) -> Thing {
     let name = Digest::of("frames").number(size).finish();
     Thing {
@@ -91,6 +91,7 @@ fn frames(size: u64, offset: u64) -> Thing {
         alignment: 8,
         offset,
         is_called: false,
+        yields: true,
     }
 }
 
@@ -124,6 +125,7 @@ impl<'a> Collector<'_, 'a> {
                 alignment: section.alignment,
                 offset,
                 is_called: placement.part == Part::Code,
+                yields: false,
             };
             things.all.push((What::Section(o, s), thing));
         }
@@ -162,6 +164,7 @@ impl<'a> Collector<'_, 'a> {
             alignment,
             offset: start,
             is_called: false,
+            yields: false,
         })
     }
 
@@ -179,6 +182,7 @@ impl<'a> Collector<'_, 'a> {
                     alignment: merged.alignment,
                     offset: self.shared(Part::Constant, merged.offset + position),
                     is_called: false,
+                    yields: false,
                 };
                 things.all.push((What::Piece(index), thing));
             }
@@ -205,6 +209,7 @@ impl<'a> Collector<'_, 'a> {
                 alignment: symbol.value.max(1),
                 offset,
                 is_called: false,
+                yields: false,
             };
             things.all.push((What::Common(o, s), thing));
         }
@@ -222,6 +227,7 @@ impl<'a> Collector<'_, 'a> {
             alignment: if space == Space::Data { 8 } else { 1 },
             offset,
             is_called: false,
+            yields: false,
         };
         for (index, entry) in plan.entries.iter().enumerate() {
             let digest = self.entry(Digest::of("entry"), entry);
