@@ -82,18 +82,26 @@ pub(crate) fn room_for(request: &UploadRequest, limit: u64) -> Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
-/// What a request announces, page by page. Its copies take as much memory as [`room_for`] says.
-pub(crate) fn manifest(store: &StoreView, request: UploadRequest) -> Result<UploadManifest> {
-    let target: Target = request.target.into();
-    refuse_unknown(store, &target, &request.objects)?;
+/// Refuses objects whose pages are not those that are listed and copied, whatever the pool has.
+pub(crate) fn check_all(announced: &[AnnouncedObject]) -> Result<()> {
+    announced.iter().try_for_each(check)
+}
+
+/// What is announced, page by page, of objects that [`check_all`] let pass. Their copies take as much memory as
+/// [`room_for`] says.
+pub(crate) fn manifest(
+    store: &StoreView,
+    target: Target,
+    announced: &[AnnouncedObject],
+) -> Result<UploadManifest> {
+    refuse_unknown(store, &target, announced)?;
     let mut whole = HashMap::new();
-    for object in &request.objects {
-        check(object)?;
+    for object in announced {
         if object.copies.is_empty() {
             whole.insert(object.id, &object.pages.0);
         }
     }
-    let announced: BTreeSet<_> = request.objects.iter().map(|object| object.id).collect();
+    let ids: BTreeSet<_> = announced.iter().map(|object| object.id).collect();
     let pages_of = |copy: &CopiedPages| match whole.get(&copy.object) {
         Some(pages) => {
             let first = usize::try_from(copy.first).unwrap_or(usize::MAX);
@@ -106,14 +114,14 @@ pub(crate) fn manifest(store: &StoreView, request: UploadRequest) -> Result<Uplo
                 wrong(format!("object {id} has no {count} pages from {first} on"))
             })
         }
-        None if announced.contains(&copy.object) => Err(wrong(format!(
+        None if ids.contains(&copy.object) => Err(wrong(format!(
             "object {} has copies itself: pages can be those of an object without any",
             copy.object
         ))),
         None => Ok(store.object_page_ids(copy.object, copy.first, copy.count)?),
     };
-    let mut objects = Vec::with_capacity(request.objects.len());
-    for object in &request.objects {
+    let mut objects = Vec::with_capacity(announced.len());
+    for object in announced {
         objects.push(UploadObject {
             id: object.id,
             length: object.length,

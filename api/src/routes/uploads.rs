@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use pool_core::page::PAGE_SIZE;
+use pool_store::upload::Target;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -62,9 +63,12 @@ async fn begin(
     let work = service.clone();
     let started = service
         .with_store(move |store| {
+            copies::check_all(&request.objects)?;
             let precondition = conditions.precondition();
-            let upload = store.begin_upload(copies::manifest(store, request)?)?;
-            store.check(&upload.manifest().target.name(), &precondition)?;
+            let target: Target = request.target.into();
+            store.check(&target.name(), &precondition)?;
+            let manifest = copies::manifest(store, target, &request.objects)?;
+            let upload = store.begin_upload(manifest)?;
             let missing = store.missing_pages(&upload)?;
             let epoch = upload.epoch();
             let (id, _) = work.uploads().insert(upload, precondition, taken)?;
