@@ -83,14 +83,19 @@ pub(crate) fn room_for(request: &UploadRequest, limit: u64) -> Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
-/// What is announced, page by page. The copies take as much memory as [`room_for`] says.
+/// Refuses objects whose pages are not those that are listed and copied, whatever the pool has.
+pub(crate) fn check_all(announced: &[AnnouncedObject]) -> Result<()> {
+    announced.iter().try_for_each(check)
+}
+
+/// What is announced, page by page, of objects that [`check_all`] let pass. The copies take as much memory as
+/// [`room_for`] says.
 pub(crate) fn manifest(
     store: &StoreView,
     target: Target,
     objects: &[AnnouncedObject],
 ) -> Result<UploadManifest> {
     refuse_unknown(store, &target, objects)?;
-    objects.iter().try_for_each(check)?;
     let sources = Sources::of(store, objects)?;
     let expanded = |object: &AnnouncedObject| {
         Ok(UploadObject {

@@ -86,6 +86,11 @@ impl Inner {
                 }
                 Ok(())
             }
+            // serde takes it for a field that is left out.
+            (Some(kind), Value::Null) if kind != "null" => {
+                let what = format!("{at} is null where the type {kind} belongs");
+                Err(Problem::bad_request("bad-json", what).hint("leave it out, or give it a value"))
+            }
             _ => Ok(()),
         }
     }

@@ -63,6 +63,7 @@ async fn begin(
     let work = service.clone();
     let started = service
         .with_store(move |store| {
+            copies::check_all(&request.objects)?;
             let precondition = conditions.precondition();
             let target = Target::from(request.target);
             store.check(&target.name(), &precondition)?;

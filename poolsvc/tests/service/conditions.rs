@@ -165,6 +165,17 @@ fn changes_follow_their_conditions() {
 
     let library = "/v1/libs/z/1";
     service.put(library, &content(1, 2)).expect(201);
+    // What is announced is not even looked at when the name is not as expected.
+    let target = json!({"kind": "library", "name": "z", "version": "1", "object": "0".repeat(64)});
+    let announcement = json!({"target": target, "objects": []}).to_string();
+    for (condition, status) in [("*", 412), ("\"x\"", 409)] {
+        let headers = [
+            ("if-none-match", condition),
+            ("content-type", "application/json"),
+        ];
+        let begun = service.ask("POST", "/v1/uploads", &headers, announcement.as_bytes());
+        assert_eq!(begun.status, status, "{condition}");
+    }
     let before = etag(&service.get(library));
     let pin = format!("{library}/pin");
     ask("PUT", &pin, "if-match", &before).expect(200);
