@@ -84,6 +84,10 @@ static int other(const void *a, const void *b) { return one(b, a); }
 static int (*const orders[])(const void *, const void *) = {one, other};
 static const char *const names[] = {"up", "down"};
 _Thread_local int mine = 7;
+static int five = 5;
+// The address ends on a page that is zeros otherwise.
+static struct __attribute__((packed)) { char before[4093]; int *volatile at; char zeros[8187]; char behind; } across
+    __attribute__((aligned(4096))) = {.at = &five, .behind = 1};
 int main(void) {
     int numbers[] = {3, 1, 2};
     for (int i = 0; i < 2; i++) {
@@ -92,6 +96,7 @@ int main(void) {
     }
     char *text = strdup(getenv("HOME") ? "has a home" : "has none");
     puts(text);
+    printf("%d\n", *across.at);
     fflush(stdout);
     fprintf(stderr, "%p %p %p %p\n", (void *)main, (void *)fputs, sbrk(0), (void *)numbers);
     return getchar() == EOF ? 0 : 1;
