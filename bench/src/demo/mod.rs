@@ -36,7 +36,9 @@ pub(crate) fn demo(out: &Path) -> Result<()> {
     let guests = guests::build(&host, &out.join("guests"), &PROGRAMS)?;
 
     let mut report = Report::default();
-    say("pushing; what is sent are pages that the pool lacks, and the lists of all digests");
+    say(
+        "pushing; what is sent are pages that the pool lacks, and the digests of what is not in its libraries",
+    );
     push(&host, &guests, &mut report)?;
     say("running each program natively, on both platforms and both backings");
     for name in PROGRAMS {
