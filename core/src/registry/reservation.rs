@@ -80,6 +80,27 @@ pub struct ReservationRequest {
 }
 
 impl ReservationRequest {
+    /// For a version without thread-local storage that keeps nobody's places, aligned to pages.
+    pub fn new(
+        library: LibraryRef,
+        identity: ObjectId,
+        shared_pages: PageCount,
+        private_pages: PageCount,
+    ) -> Self {
+        Self {
+            library,
+            identity,
+            shared_pages,
+            private_pages,
+            shared_alignment: page(),
+            tls_size: 0,
+            tls_alignment: one(),
+            dependencies: Vec::new(),
+            keeps: None,
+            places: None,
+        }
+    }
+
     /// True when both ask for the same room, for a version that keeps the same places.
     pub fn is_as(&self, other: &Self) -> bool {
         let Self {

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use super::args::LinkRequest;
 use super::demangle;
 use super::error::LinkError;
+use super::hash::HashSet;
 use super::image::Image;
-use super::object::{Binding, Place};
+use super::object::{Binding, Place, Relocation};
 use super::references::patches;
 use super::unit::Unit;
 
@@ -43,6 +44,8 @@ pub(super) fn refuse_undefined(
             if object != o {
                 (object, is_fine) = (o, vec![false; unit.objects[o].symbols.len()]);
             }
+            // Those that no other makes superfluous, once one is in doubt: such a one asks for nothing.
+            let mut live: Option<HashSet<*const Relocation>> = None;
             let is_of_code = OF_CODE.iter().any(|name| section.name.starts_with(name));
             for relocation in &section.relocations {
                 if is_fine[relocation.symbol] {
@@ -56,10 +59,15 @@ pub(super) fn refuse_undefined(
                 if is_of_code && matches!(doubt, Doubt::Discarded(_)) {
                     continue;
                 }
-                // One that another makes superfluous asks for nothing.
-                let patches = patches(&units, u, &image.targets[u], (o, s))?;
-                let mut live = patches.iter().map(|patched| patched.relocation);
-                if !live.any(|live| std::ptr::eq(live, relocation)) {
+                let live = match &mut live {
+                    Some(live) => live,
+                    none => {
+                        let patches = patches(&units, u, &image.targets[u], (o, s))?;
+                        let all = patches.iter().map(|patched| &raw const *patched.relocation);
+                        none.insert(all.collect())
+                    }
+                };
+                if !live.contains(&&raw const *relocation) {
                     continue;
                 }
                 let place = || image.place((u, o, s), relocation.offset);

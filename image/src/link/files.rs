@@ -282,21 +282,15 @@ impl<'r> Reader<'r> {
         // What has no path, a pipe, can be an object.
         let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let seen = self.seen.iter().find(|(path, _)| *path == real);
-        let seen = seen.map(|(_, file)| *file);
-        let bytes = match seen {
-            Some(_) => Vec::new(),
-            None => read_file(path)?,
-        };
-        if !self.found.paths.iter().any(|known| known == path) {
-            self.found.paths.push(path.to_owned());
-        }
-        if let Some(file) = seen {
-            if let Some(file) = file {
+        if let Some((_, file)) = seen {
+            if let Some(file) = *file {
                 self.search(file);
             }
+            self.note(path);
             return Ok(());
         }
-        let bytes = FileBytes::from(bytes);
+        let bytes = FileBytes::from(read_file(path)?);
+        self.note(path);
         if bytes.starts_with(archive::MAGIC) || bytes.starts_with(archive::THIN_MAGIC) {
             return self.archive(path, real, &bytes);
         }
@@ -307,6 +301,13 @@ impl<'r> Reader<'r> {
         self.found.steps.push(Step::Object(self.found.files.len()));
         self.found.files.push(InputBytes::Objects(vec![object]));
         Ok(())
+    }
+
+    /// A file that was read, for who asks which those are.
+    fn note(&mut self, path: &Path) {
+        if !self.found.paths.iter().any(|known| known == path) {
+            self.found.paths.push(path.to_owned());
+        }
     }
 
     fn archive(&mut self, path: &Path, real: PathBuf, bytes: &FileBytes) -> Result<(), LinkError> {

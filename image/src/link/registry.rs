@@ -186,21 +186,15 @@ fn folder_of(path: &Path) -> &Path {
 mod tests {
     use super::*;
     use pool_core::digest::ObjectId;
-    use pool_core::page::{PAGE_SIZE, PageCount};
+    use pool_core::page::PageCount;
 
     fn request(library: &str, contents: &str) -> ReservationRequest {
-        ReservationRequest {
-            library: library.parse().unwrap(),
-            identity: ObjectId::of(contents.as_bytes()),
-            shared_pages: PageCount(3),
-            private_pages: PageCount(1),
-            shared_alignment: PAGE_SIZE,
-            tls_size: 0,
-            tls_alignment: 1,
-            dependencies: vec![],
-            keeps: None,
-            places: None,
-        }
+        ReservationRequest::new(
+            library.parse().unwrap(),
+            ObjectId::of(contents.as_bytes()),
+            PageCount(3),
+            PageCount(1),
+        )
     }
 
     fn reserve(

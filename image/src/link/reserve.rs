@@ -20,7 +20,7 @@ use super::unit::Unit;
 pub(super) type PlanAnew<'p, 'a> = &'p dyn Fn(usize) -> Result<Plan<'a>, LinkError>;
 
 /// What is asked for a library.
-struct Asked {
+struct Wanted {
     request: ReservationRequest,
     /// Digest of the record that its plan follows, if it keeps places.
     follows: Option<ObjectId>,
@@ -46,25 +46,25 @@ impl<'a> LinkSet<'a> {
             if open.is_empty() {
                 break;
             }
-            let asked = self.ask(&open, plans, registry, plan_anew)?;
-            let requests: Vec<_> = asked.iter().map(|asked| asked.request.clone()).collect();
+            let wanted = self.ask(&open, plans, registry, plan_anew)?;
+            let requests: Vec<_> = wanted.iter().map(|wanted| wanted.request.clone()).collect();
             let reserved = registry.reserve(&requests)?;
             if reserved.len() != requests.len() {
                 let problem = format!("{} answers to {} requests", reserved.len(), requests.len());
                 return Err(self.refuse(open[0], problem));
             }
             let mut others = Vec::new();
-            for ((at, asked), reservation) in open.into_iter().zip(asked).zip(reserved) {
-                if let Some(problem) = asked.problem {
+            for ((at, wanted), reservation) in open.into_iter().zip(wanted).zip(reserved) {
+                if let Some(problem) = wanted.problem {
                     return Err(self.refuse(at, problem));
                 }
-                if !is_last && !is_followed(&asked, &reservation) {
+                if !is_last && !is_followed(&wanted, &reservation) {
                     // The plan may have followed what is not true any more.
                     plans[at + 1] = plan_anew(at + 1)?;
                     others.push(at);
                     continue;
                 }
-                check(&asked, &reservation).map_err(|problem| self.refuse(at, problem))?;
+                check(&wanted, &reservation).map_err(|problem| self.refuse(at, problem))?;
                 reservations[at] = Some(reservation);
             }
             open = others;
@@ -79,7 +79,7 @@ impl<'a> LinkSet<'a> {
         plans: &mut [Plan<'a>],
         registry: &mut dyn Registry,
         plan_anew: PlanAnew<'_, 'a>,
-    ) -> Result<Vec<Asked>, LinkError> {
+    ) -> Result<Vec<Wanted>, LinkError> {
         let names: Vec<LibraryRef> = open
             .iter()
             .map(|at| self.libraries[*at].reference.clone())
@@ -89,29 +89,29 @@ impl<'a> LinkSet<'a> {
             let problem = format!("{} answers to {} questions", all.len(), names.len());
             return Err(self.refuse(open[0], problem));
         }
-        let asked = open.iter().zip(all).map(|(at, known)| {
+        let wanted = open.iter().zip(all).map(|(at, known)| {
             let (library, unit) = (&self.libraries[*at], &self.units[at + 1]);
             let plan = &mut plans[at + 1];
             match known {
-                Known::Alone => Ok(Asked::of(library, plan)),
+                Known::Alone => Ok(Wanted::of(library, plan)),
                 Known::Nothing => {
-                    let mut asked = Asked::of(library, plan);
-                    asked.request.places = places(plan, unit);
-                    Ok(asked)
+                    let mut wanted = Wanted::of(library, plan);
+                    wanted.request.places = places(plan, unit);
+                    Ok(wanted)
                 }
                 Known::Keeping { version, places } => {
                     let record = Record::parse(places.bytes());
                     let can = record.is_some_and(|record| plan.follow(unit, &record));
-                    let mut asked = Asked::of(library, plan);
-                    asked.problem = (!can).then(|| {
+                    let mut wanted = Wanted::of(library, plan);
+                    wanted.problem = (!can).then(|| {
                         format!(
                             "it keeps places of {version}, and the record of its own is damaged, or another linker's: restore \
                              the registry from a backup, or choose another version name"
                         )
                     });
-                    asked.request.keeps = Some(version);
-                    asked.follows = Some(places.digest());
-                    Ok(asked)
+                    wanted.request.keeps = Some(version);
+                    wanted.follows = Some(places.digest());
+                    Ok(wanted)
                 }
                 Known::Earlier {
                     version,
@@ -124,17 +124,17 @@ impl<'a> LinkSet<'a> {
                         // Its own record is too large for the registry, so that nobody could follow it.
                         *plan = plan_anew(at + 1)?;
                     }
-                    let mut asked = Asked::of(library, plan);
+                    let mut wanted = Wanted::of(library, plan);
                     if let Some(places) = places.as_ref().filter(|_| keeps) {
-                        asked.request.keeps = Some(version);
-                        asked.follows = Some(places.digest());
+                        wanted.request.keeps = Some(version);
+                        wanted.follows = Some(places.digest());
                     }
-                    asked.request.places = places;
-                    Ok(asked)
+                    wanted.request.places = places;
+                    Ok(wanted)
                 }
             }
         });
-        asked.collect()
+        wanted.collect()
     }
 
     fn refuse(&self, library: usize, problem: String) -> LinkError {
@@ -143,7 +143,7 @@ impl<'a> LinkSet<'a> {
     }
 }
 
-impl Asked {
+impl Wanted {
     fn of(library: &Library, plan: &Plan<'_>) -> Self {
         Self {
             request: request(library, plan),
@@ -159,29 +159,28 @@ fn places<'a>(plan: &Plan<'a>, unit: &Unit<'a>) -> Option<Places> {
 }
 
 /// The plan is laid out as the registry has it.
-fn is_followed(asked: &Asked, reservation: &Reservation) -> bool {
-    asked.request.keeps == reservation.request.keeps && asked.follows == reservation.follows
+fn is_followed(wanted: &Wanted, reservation: &Reservation) -> bool {
+    wanted.request.keeps == reservation.request.keeps && wanted.follows == reservation.follows
 }
 
 fn request(library: &Library, plan: &Plan<'_>) -> ReservationRequest {
     ReservationRequest {
-        library: library.reference.clone(),
-        identity: library.identity,
-        shared_pages: PageCount::covering(plan.shared_size()),
-        private_pages: PageCount::covering(plan.private_size()),
         shared_alignment: plan.shared_alignment(),
         tls_size: plan.thread.size,
         tls_alignment: plan.thread.alignment,
-        dependencies: Vec::new(),
-        keeps: None,
-        places: None,
+        ..ReservationRequest::new(
+            library.reference.clone(),
+            library.identity,
+            PageCount::covering(plan.shared_size()),
+            PageCount::covering(plan.private_size()),
+        )
     }
 }
 
 /// A registry may be another machine's: what it answers must fit.
-fn check(asked: &Asked, reservation: &Reservation) -> Result<(), String> {
-    let request = &asked.request;
-    if !is_followed(asked, reservation) {
+fn check(wanted: &Wanted, reservation: &Reservation) -> Result<(), String> {
+    let request = &wanted.request;
+    if !is_followed(wanted, reservation) {
         let version = reservation.request.keeps.as_ref();
         return Err(match (version, request.keeps.is_some()) {
             (Some(version), false) => format!(

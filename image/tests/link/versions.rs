@@ -63,6 +63,12 @@ fn patched_c_library(workshop: &Workshop) -> String {
     format!("-L{}", folder.display())
 }
 
+/// A program that calls one function of the libraries here.
+fn caller_of_a_step(workshop: &Workshop) -> String {
+    let source = "int step_7(int); int main(void) { return step_7(3) == 0; }";
+    workshop.compile(Compiler::Gnu, "main", source)
+}
+
 #[test]
 fn a_patched_c_library_keeps_all_pages_but_those_of_the_change() {
     let workshop = Workshop::new();
@@ -427,11 +433,7 @@ fn nonsense_about_an_earlier_version_costs_pages_at_most() {
 #[test]
 fn new_data_before_many_zeros_leave_them_where_they_are() {
     let workshop = Workshop::new();
-    let main = workshop.compile(
-        Compiler::Gnu,
-        "main",
-        "int step_7(int); int main(void) { return step_7(3) == 0; }",
-    );
+    let main = caller_of_a_step(&workshop);
     let mut book = AddressBook::default();
     let mut build = |folder: &str, fresh: usize| {
         let mut text = String::from("static char room[300000];\n");
@@ -461,11 +463,7 @@ fn new_data_before_many_zeros_leave_them_where_they_are() {
 #[test]
 fn one_object_with_a_function_more_keeps_its_code() {
     let workshop = Workshop::new();
-    let main = workshop.compile(
-        Compiler::Gnu,
-        "main",
-        "int step_7(int); int main(void) { return step_7(3) == 0; }",
-    );
+    let main = caller_of_a_step(&workshop);
     let mut book = AddressBook::default();
     let mut build = |folder: &str, more: &str| {
         let mut text = String::from("#include <stdlib.h>\n");

@@ -164,18 +164,12 @@ pub fn announcement(name: &str, bytes: &[u8], placement: Placement) -> UploadMan
 
 /// A request for addresses for a library version whose members are `identity`.
 pub fn reservation(library: &str, identity: &[u8]) -> ReservationRequest {
-    ReservationRequest {
-        library: library_ref(library),
-        identity: ObjectId::of(identity),
-        shared_pages: PageCount(10),
-        private_pages: PageCount(1),
-        shared_alignment: PAGE_SIZE,
-        tls_size: 0,
-        tls_alignment: 1,
-        dependencies: vec![],
-        keeps: None,
-        places: None,
-    }
+    ReservationRequest::new(
+        library_ref(library),
+        ObjectId::of(identity),
+        PageCount(10),
+        PageCount(1),
+    )
 }
 
 /// Sends what is missing of `bytes` and commits, as a client does, until nothing is missing.

@@ -445,11 +445,12 @@ impl<'a> Tracer<'a> {
         if info.si_code <= 0 {
             return None;
         }
+        // SAFETY: asked for SIGSEGV and SIGBUS alone, for which the kernel set it.
+        let address = || unsafe { info.si_addr() } as u64;
         let cause = match signal {
             libc::SIGSEGV if info.si_code == SI_KERNEL => Cause::Protection,
             libc::SIGSEGV => {
-                // SAFETY: for this signal the kernel set the address.
-                let address = unsafe { info.si_addr() } as u64;
+                let address = address();
                 Cause::Memory {
                     address,
                     access: access(address, registers.rip, self.plan),
@@ -465,10 +466,7 @@ impl<'a> Tracer<'a> {
             // What is left is SIGBUS: a stack's bad address, one that is not aligned, and pages that a file has not.
             _ if info.si_code == SI_KERNEL => Cause::Exception(12),
             _ if info.si_code == BUS_ADRALN => Cause::Exception(17),
-            _ => Cause::PastFile {
-                // SAFETY: for this signal the kernel set the address.
-                address: unsafe { info.si_addr() } as u64,
-            },
+            _ => Cause::PastFile { address: address() },
         };
         Some(Fault {
             cause,

@@ -2,18 +2,12 @@ use super::*;
 use crate::digest::ObjectId;
 
 fn request(library: &str, shared: u64, private: u64) -> ReservationRequest {
-    ReservationRequest {
-        library: library.parse().unwrap(),
-        identity: ObjectId::of(library.as_bytes()),
-        shared_pages: PageCount(shared),
-        private_pages: PageCount(private),
-        shared_alignment: PAGE_SIZE,
-        tls_size: 0,
-        tls_alignment: 1,
-        dependencies: vec![],
-        keeps: None,
-        places: None,
-    }
+    ReservationRequest::new(
+        library.parse().unwrap(),
+        ObjectId::of(library.as_bytes()),
+        PageCount(shared),
+        PageCount(private),
+    )
 }
 
 #[test]

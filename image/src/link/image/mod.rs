@@ -13,13 +13,13 @@ use super::args::{BuildId, LinkRequest, Undefined};
 use super::borrowed::Borrowed;
 use super::eh_frame;
 use super::error::LinkError;
+use super::hash::HashMap;
 use super::object::{Gathered, Object, Section};
 use super::plan::Plan;
 use super::resolve::Resolution;
 use super::tables::Tables;
 use super::target::UnitTargets;
 use super::unit::{SymbolId, Unit};
-use crate::link::hash::HashMap;
 
 pub(super) mod loose;
 pub(super) mod orphans;

@@ -22,12 +22,12 @@ use super::args::LinkRequest;
 use super::asked::{asked, wrappers};
 use super::error::LinkError;
 use super::files::{self, Code, InputBytes, Inputs, MemberBytes, ObjectBytes, Step};
+use super::hash::HashSet;
 use super::intermediate;
 use super::object::Object;
 use super::resolve::{Became, Resolution};
 use super::set::LinkSet;
 use super::source::Source;
-use crate::link::hash::HashSet;
 use plugin::Plugins;
 
 /// A file that a plugin took: its place, and that of the member.

@@ -27,12 +27,12 @@ use pool_core::page::PAGE_SIZE;
 
 use super::args::LinkRequest;
 use super::error::LinkError;
+use super::hash::{HashMap, HashSet};
 use super::merge::Merged;
 use super::object::{Gathered, Place, Symbol};
 use super::slots::Detour;
 use super::target::{Target, UnitTargets};
 use super::unit::{SymbolId, Unit};
-use crate::link::hash::{HashMap, HashSet};
 
 /// Bytes of a stub: an indirect jump, padded. As many as of a jump that stands where code has moved from.
 pub(super) const STUB_SIZE: u64 = super::places::arrange::JUMP_SIZE;
