@@ -220,6 +220,7 @@ impl From<StoreError> for Problem {
             | StoreError::NotAStore { .. }
             | StoreError::Refused { .. }
             | StoreError::NotMade { .. }
+            | StoreError::Backup { .. }
             | StoreError::Unsupported { .. } => return Self::internal(what),
             // Not the client's doing, and to be asked again (RFC 9110, 15.6.4). `detail` says the rest.
             StoreError::InDoubt { .. } => {

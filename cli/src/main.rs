@@ -1,6 +1,7 @@
 //! `pool`: everything that people do with a pool, one verb a file.
 
 mod file;
+mod meter;
 mod output;
 mod referent;
 mod server;
@@ -95,6 +96,8 @@ enum Verb {
     Why(verbs::why::Why),
     Fsck(verbs::fsck::Fsck),
     Init(verbs::init::Init),
+    Backup(verbs::backup::Backup),
+    Restore(verbs::restore::Restore),
     Token(verbs::token::Token),
     #[command(hide = true)]
     Man(verbs::man::Man),
@@ -120,6 +123,8 @@ impl Verb {
             Self::Why(verb) => verb.run(global),
             Self::Fsck(verb) => verb.run(global),
             Self::Init(verb) => verb.run(global),
+            Self::Backup(verb) => verb.run(global),
+            Self::Restore(verb) => verb.run(global),
             Self::Token(verb) => verb.run(global),
             Self::Man(verb) => verb.run(),
         }

@@ -18,6 +18,16 @@ use crate::superblock::{self, FORMAT_VERSION, Superblock};
 
 /// Makes an empty store in a vacant directory.
 pub(crate) fn create(directory: &Path, options: StoreOptions) -> Result<Superblock> {
+    create_with(directory, options, || Ok(()))
+}
+
+/// Makes a store in a vacant directory, with what `fill` puts into it. That is called while all but the superblock is there
+/// and nobody else can have the directory; if it fails, there is no store.
+pub(crate) fn create_with(
+    directory: &Path,
+    options: StoreOptions,
+    fill: impl FnOnce() -> Result<()>,
+) -> Result<Superblock> {
     let mut identity = [0; 16];
     rustix::rand::getrandom(&mut identity, rustix::rand::GetRandomFlags::empty())
         .map_err(|errno| StoreError::io("naming the store", directory, errno.into()))?;
@@ -61,6 +71,7 @@ pub(crate) fn create(directory: &Path, options: StoreOptions) -> Result<Superblo
     Mark::open_for_writing(&directory.join(format::GENERATION_FILE))?.advance(0)?;
     drop(LeaseTable::open(&directory.join(format::LEASES_FILE))?);
     sync_directory(directory)?;
+    fill()?;
     made.write(directory)?;
     Ok(made)
 }

@@ -61,7 +61,7 @@ fn is_leftover(path: &Path) -> io::Result<bool> {
     match path.file_name().and_then(|name| name.to_str()) {
         // A file system of its own has one.
         Some("lost+found") => Ok(true),
-        Some(format::NEW_SUPERBLOCK_FILE) => Ok(metadata.is_file()),
+        Some(format::NEW_SUPERBLOCK_FILE | format::RESTORING_FILE) => Ok(metadata.is_file()),
         Some(format::LEASES_FILE | format::GENERATION_FILE) => {
             Ok(metadata.is_file() && metadata.len() <= 8)
         }

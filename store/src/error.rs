@@ -83,6 +83,14 @@ pub enum StoreError {
         /// What is in the way, and what to do.
         why: String,
     },
+    /// A backup cannot be made or used.
+    #[error("{path} {why}", path = path.display())]
+    Backup {
+        /// The backup's directory, or a file of it.
+        path: PathBuf,
+        /// What is in the way, and what to do.
+        why: String,
+    },
     /// The store is of a form that this program does not know.
     #[error(
         "the store at {path} {what}: use a newer release of this program (nothing was changed)",

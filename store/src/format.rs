@@ -28,6 +28,8 @@ pub const GENERATION_FILE: &str = "generation";
 pub const LOST_DIRECTORY: &str = "lost";
 /// Directory for the contents of uploads that are not committed yet.
 pub const STAGING_DIRECTORY: &str = "staging";
+/// Empty file that is there while a store is restored from a backup.
+pub const RESTORING_FILE: &str = "restoring";
 
 /// Reads consecutive little-endian fields.
 pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);

@@ -10,6 +10,7 @@
 //! [`collection`] lets a collector take away what nothing refers to.
 
 pub mod backend;
+pub mod backup;
 mod barrier;
 mod claims;
 pub mod collection;

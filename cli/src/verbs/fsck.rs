@@ -1,12 +1,11 @@
 //! `pool fsck`: is everything there, and is it what it says?
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use pool_gc::{FsckLevel, FsckReport};
+use pool_gc::{Finding, FsckLevel, FsckReport};
 use pool_store::StoreView;
 
 use crate::{Global, output, server};
@@ -28,7 +27,14 @@ pub(crate) struct Fsck {
 impl Fsck {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
         let report = match &self.store {
-            Some(directory) => check(directory, self.content)?,
+            Some(directory) => check(
+                directory,
+                if self.content {
+                    FsckLevel::Content
+                } else {
+                    FsckLevel::Index
+                },
+            )?,
             None => server::client(global)?.fsck(self.content)?,
         };
         output::print(global.json, &report, text)?;
@@ -40,14 +46,10 @@ impl Fsck {
     }
 }
 
-fn check(directory: &Path, content: bool) -> Result<FsckReport> {
+/// Checks the store in a directory.
+pub(super) fn check(directory: &Path, level: FsckLevel) -> Result<FsckReport> {
     let scratch = tempfile::tempdir().context("making a folder for notes")?;
     let view = StoreView::follow(directory, &scratch.path().join("index"))?;
-    let level = if content {
-        FsckLevel::Content
-    } else {
-        FsckLevel::Index
-    };
     Ok(pool_gc::fsck(&view, level))
 }
 
@@ -66,8 +68,13 @@ fn text(report: &FsckReport) -> String {
         ),
     ]);
     for finding in &report.findings {
-        let severity = format!("{:?}", finding.severity).to_lowercase();
-        let _ = writeln!(out, "{severity}: {}\n  {}", finding.what, finding.advice);
+        out += &line(finding);
     }
     out
+}
+
+/// What is wrong, and what to do about it.
+pub(super) fn line(finding: &Finding) -> String {
+    let severity = format!("{:?}", finding.severity).to_lowercase();
+    format!("{severity}: {}\n  {}\n", finding.what, finding.advice)
 }

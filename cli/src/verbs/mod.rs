@@ -1,5 +1,6 @@
 //! The verbs.
 
+pub(crate) mod backup;
 pub(crate) mod cat;
 pub(crate) mod describe;
 pub(crate) mod extract;
@@ -13,6 +14,7 @@ pub(crate) mod man;
 pub(crate) mod minify;
 pub(crate) mod pin;
 pub(crate) mod push;
+pub(crate) mod restore;
 pub(crate) mod rm;
 pub(crate) mod stats;
 pub(crate) mod tag;

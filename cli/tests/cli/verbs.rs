@@ -281,6 +281,71 @@ fn a_store_is_made_where_nothing_is() {
 }
 
 #[test]
+fn a_store_is_taken_along_and_made_again() {
+    let mut pool = Pool::start();
+    pool.text(&["push", "image", BUSYBOX, "--name", "bb", "--tag", "v1"]);
+    // Beside the service.
+    let first = pool.json(&["backup", "backup", "--store", "store"]);
+    assert_eq!(first["copied_segments"], first["segments"]);
+    pool.text(&["tag", "image/bb:v1", "bb:v2"]);
+    let second = pool.text(&[
+        "backup",
+        "backup",
+        "--store",
+        "store",
+        "--rate",
+        "1000000000",
+    ]);
+    assert!(second.contains("damaged objects  none"), "{second}");
+    assert!(
+        pool.text(&["restore", "backup", "--dry-run"])
+            .contains("whole")
+    );
+    let made = pool.json(&["restore", "backup", "--store", "copy"]);
+    assert_eq!((&made["made"], &made["images"]), (&true.into(), &2.into()));
+    assert_eq!(made["fsck"]["findings"], serde_json::json!([]));
+    pool.text(&["fsck", "--store", "copy", "--content"]);
+    for (refused, code, words) in [
+        (
+            &["restore", "backup", "--store", "copy"][..],
+            1,
+            "a store already",
+        ),
+        (&["restore", "backup"], 2, "--store"),
+        (
+            &["restore", "backup", "--store", "x", "--dry-run"],
+            2,
+            "--dry-run",
+        ),
+        (&["backup", "new"], 2, "--store"),
+        (
+            &["backup", "new", "--store", "store", "--rate", "0"],
+            2,
+            "--rate",
+        ),
+        (&["backup", "backup", "--store", "copy"], 1, "another store"),
+        (&["restore", "store", "--store", "x"], 1, "no catalogue"),
+    ] {
+        let says = pool.refused(code, refused);
+        assert!(says.contains(words), "{refused:?}: {says}");
+    }
+    let copies = std::fs::read_dir(pool.path("backup/segments")).unwrap();
+    for copy in copies.map(|copy| copy.unwrap().path()) {
+        if copy.extension().is_some_and(|end| end == "seg") {
+            std::fs::write(copy, "spoilt").unwrap();
+        }
+    }
+    for options in [&["--dry-run"][..], &["--store", "none"]] {
+        let output = pool.run(&[&["restore", "backup"], options].concat());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let says = String::from_utf8_lossy(&output.stdout);
+        assert!(says.contains("damaged objects  1"), "{says}");
+    }
+    assert!(!pool.path("none/superblock").exists());
+    pool.end();
+}
+
+#[test]
 fn damage_is_found_with_and_without_a_service() {
     let mut pool = Pool::start();
     pool.text(&["push", "image", BUSYBOX, "--name", "bb", "--tag", "v1"]);

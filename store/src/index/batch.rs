@@ -31,7 +31,12 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn put(&mut self, family: &'static str, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+    pub(super) fn put(
+        &mut self,
+        family: &'static str,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+    ) {
         self.writes
             .put_cf(super::family(self.db, family), key, value);
     }

@@ -12,6 +12,7 @@
 mod batch;
 mod gate;
 mod inspection;
+mod kept;
 mod names;
 mod options;
 mod reader;
@@ -33,6 +34,7 @@ use crate::mark::Mark;
 pub(crate) use batch::Batch;
 use gate::{Gate, Standstill};
 pub(crate) use inspection::Inspection;
+pub(crate) use kept::Kept;
 use options::{
     LIBRARIES, MANIFESTS, META, OBJECTS, PAGES, REFERENCES, REGISTRY, ROOM, SEGMENTS, TAGS, TOKENS,
     WINDOWS, families, primary_options, secondary,

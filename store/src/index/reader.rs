@@ -9,7 +9,9 @@ use rocksdb::{Direction, IteratorMode, ReadOptions};
 use serde::de::DeserializeOwned;
 
 use super::records::{self, Records, from_json};
-use super::{EPOCH, Index, META, NEXT_SEGMENT, OBJECTS, PAGES, Pin, SEGMENTS, WINDOWS, failed};
+use super::{
+    COMMITS, EPOCH, Index, META, NEXT_SEGMENT, OBJECTS, PAGES, Pin, SEGMENTS, WINDOWS, failed,
+};
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord, SegmentRecord};
 
@@ -166,6 +168,11 @@ impl<'a> Reader<'a> {
     /// Number of the next segment; past the last one there is when all are used up.
     pub fn next_segment(&self) -> Result<u64> {
         self.counter(NEXT_SEGMENT)
+    }
+
+    /// Commits made so far.
+    pub(crate) fn commits(&self) -> Result<u64> {
+        self.counter(COMMITS)
     }
 
     pub(super) fn counter(&self, key: &[u8]) -> Result<u64> {

@@ -1,0 +1,86 @@
+//! `pool backup`: a store's contents, elsewhere.
+
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use pool_core::ObjectId;
+use pool_store::StoreView;
+use pool_store::backup::{self, BackupReport};
+
+use crate::meter::Meter;
+use crate::{Global, output};
+
+/// Copy a store to a directory from which it can be restored
+///
+/// A service may run on the store and take pushes, deletions and collections meanwhile. The next backup to the same
+/// directory copies only what is new; whatever interrupts it leaves the former one whole. A backup is of one store. It has
+/// the store's tokens in it (digests of their secrets), so keep it from whom the store is kept from. Nothing that this store has
+/// is collected while it is read. Exits with 1 when objects of the store are damaged; they are in the backup as they are.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  pool backup /mnt/backups/pool --store /var/lib/pool\n  pool backup /mnt/backups/pool --store /var/lib/pool --rate 50000000"
+)]
+pub(crate) struct Backup {
+    /// Directory of the backup: absent, empty, or that of an earlier one of this store
+    #[arg(value_name = "BACKUP")]
+    to: PathBuf,
+    /// The store's directory
+    #[arg(long, value_name = "DIR")]
+    store: PathBuf,
+    /// Read so many bytes a second at most
+    #[arg(long, value_name = "BYTES")]
+    rate: Option<NonZeroU64>,
+}
+
+impl Backup {
+    pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
+        let scratch = tempfile::tempdir().context("making a folder for notes")?;
+        let view = StoreView::follow(&self.store, &scratch.path().join("index"))?;
+        let mut meter = Meter::new(self.rate, global.json);
+        let made = backup::back_up(&view, &self.to, &mut |progress| meter.step(progress));
+        drop(meter);
+        let report = made?;
+        output::print(global.json, &report, |report| text(report, &self.store))?;
+        Ok(if report.damaged_objects.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+}
+
+fn text(report: &BackupReport, store: &Path) -> String {
+    let mut out = output::pairs(&[
+        ("commits", report.commits.to_string()),
+        (
+            "segments",
+            format!(
+                "{}, {} of them copied ({})",
+                report.segments,
+                report.copied_segments,
+                output::bytes(report.copied_bytes)
+            ),
+        ),
+        ("damaged objects", damaged(&report.damaged_objects)),
+    ]);
+    if !report.damaged_objects.is_empty() {
+        out += &format!(
+            "the store has them damaged: see what they are (pool why), check the disk (pool fsck --store {} --content), push \
+             them again\n",
+            store.display()
+        );
+    }
+    out
+}
+
+/// Objects, a line each, or that there are none.
+pub(super) fn damaged(objects: &[ObjectId]) -> String {
+    if objects.is_empty() {
+        return "none".to_owned();
+    }
+    let lines: Vec<String> = objects.iter().map(|id| format!("\n  {id}")).collect();
+    format!("{}{}", objects.len(), lines.concat())
+}

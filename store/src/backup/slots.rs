@@ -1,0 +1,148 @@
+//! Which slots of which segments objects refer to.
+
+use std::collections::BTreeMap;
+
+use pool_core::digest::ObjectId;
+use pool_core::extent::{Extent, SegmentId};
+
+use crate::error::{Result, StoreError};
+use crate::format::{ObjectRecord, SegmentRecord, SegmentState};
+
+/// Segments in order of their numbers.
+pub(super) type Segments = BTreeMap<SegmentId, SegmentRecord>;
+
+/// A set of slots of one segment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Slots {
+    words: Vec<u64>,
+}
+
+impl Slots {
+    pub(super) fn insert(&mut self, slot: u32) {
+        let word = slot as usize / 64;
+        if word >= self.words.len() {
+            self.words.resize(word + 1, 0);
+        }
+        self.words[word] |= 1 << (slot % 64);
+    }
+
+    pub(super) fn contains(&self, slot: u32) -> bool {
+        let word = self.words.get(slot as usize / 64);
+        word.is_some_and(|word| word & 1 << (slot % 64) != 0)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        let ones = self.words.iter().map(|word| u64::from(word.count_ones()));
+        ones.sum()
+    }
+
+    /// Slots from `first` on, `count` of them, that are in the set.
+    pub(super) fn within(&self, first: u32, count: u32) -> impl Iterator<Item = u32> + '_ {
+        (first..first + count).filter(|slot| self.contains(*slot))
+    }
+}
+
+/// Sets of slots by segment.
+#[derive(Debug, Default)]
+pub(super) struct SlotsOfSegments(BTreeMap<SegmentId, Slots>);
+
+impl SlotsOfSegments {
+    /// Adds everything that an object consists of, all of which must lie in `segments`.
+    pub(super) fn add(
+        &mut self,
+        id: ObjectId,
+        record: &ObjectRecord,
+        segments: &Segments,
+    ) -> Result<()> {
+        for extent in record.map.extents() {
+            let end = u64::from(extent.slot.0) + u64::from(extent.count);
+            let is_inside = segments.get(&extent.segment).is_some_and(|segment| {
+                segment.state != SegmentState::Retired && end <= u64::from(segment.used)
+            });
+            if !is_inside {
+                return Err(StoreError::Corrupt(format!(
+                    "{} pages of object {id} are at slot {} of segment {}, which has not so many",
+                    extent.count, extent.slot.0, extent.segment
+                )));
+            }
+            let slots = self.0.entry(extent.segment).or_default();
+            (extent.slot.0..end as u32).for_each(|slot| slots.insert(slot));
+        }
+        Ok(())
+    }
+
+    pub(super) fn insert(&mut self, segment: SegmentId, slots: Slots) {
+        if !slots.is_empty() {
+            self.0.insert(segment, slots);
+        }
+    }
+
+    pub(super) fn of(&self, segment: SegmentId) -> Option<&Slots> {
+        self.0.get(&segment)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// True when a page of the object is in one of the slots.
+    pub(super) fn touch(&self, record: &ObjectRecord) -> bool {
+        let touches = |extent: &Extent| {
+            self.of(extent.segment)
+                .is_some_and(|slots| slots.within(extent.slot.0, extent.count).next().is_some())
+        };
+        record.map.extents().iter().any(touches)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pool_core::extent::{ExtentMap, Slot};
+
+    use super::*;
+    use crate::format::SegmentKind;
+
+    #[test]
+    fn objects_refer_to_slots_of_segments_that_are_there() {
+        let segment = SegmentRecord {
+            kind: SegmentKind::Sparse,
+            state: SegmentState::Sealed,
+            used: 130,
+            capacity: 512,
+        };
+        let segments = Segments::from([(SegmentId(1), segment)]);
+        let object = |segment, slot, count| {
+            let extent = Extent {
+                file_page: 0,
+                segment: SegmentId(segment),
+                slot: Slot(slot),
+                count,
+                dense: false,
+            };
+            let map = ExtentMap::new(u64::from(count) * 4096, vec![extent]).unwrap();
+            ObjectRecord { phase: 0, map }
+        };
+        let mut slots = SlotsOfSegments::default();
+        let id = ObjectId::of(b"object");
+        slots.add(id, &object(1, 62, 3), &segments).unwrap();
+        slots.add(id, &object(1, 129, 1), &segments).unwrap();
+        for (segment, slot, count) in [(1, 129, 2), (1, 130, 1), (2, 0, 1)] {
+            assert!(
+                slots
+                    .add(id, &object(segment, slot, count), &segments)
+                    .is_err()
+            );
+        }
+        let of = slots.of(SegmentId(1)).unwrap();
+        assert_eq!(of.within(0, 130).collect::<Vec<_>>(), [62, 63, 64, 129]);
+        assert_eq!(of.len(), 4);
+        assert!(slots.touch(&object(1, 60, 3)));
+        assert!(!slots.touch(&object(1, 65, 64)));
+        assert!(!slots.touch(&object(3, 62, 1)));
+        assert!(!Slots::default().contains(7) && Slots::default().is_empty());
+    }
+}
