@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use pool_store::backup::Progress;
+use pool_store::Progress;
 
 /// Tells a person at a terminal, on standard error, how far a work has come.
 #[derive(Debug)]

@@ -18,10 +18,10 @@ use common::{
 use pool_core::ObjectId;
 use pool_core::page::PAGE_SIZE;
 use pool_gc::{CollectOptions, FsckLevel, collect, fsck};
-use pool_store::backup::{self, BackupReport, Damaged, Progress, RestoreReport};
+use pool_store::backup::{self, BackupReport, Damaged, RestoreReport};
 use pool_store::manifest::TokenScope;
 use pool_store::placement::Placement;
-use pool_store::{Result, Store, StoreView};
+use pool_store::{Progress, Result, Store, StoreView};
 
 const DENSE: Placement = Placement::Windows { phase: 0 };
 
@@ -280,7 +280,7 @@ fn damage_of_a_backup_is_named_and_no_store_is_made_of_it() {
                 let named = |what: &String| what.contains(&object.to_string());
                 // Only its list may be gone, and the pages be right.
                 assert!(
-                    damaged.iter().any(named) || shown.to_string().ends_with(".pages"),
+                    damaged.iter().any(named) || file.extension().is_some_and(|end| end == "pages"),
                     "{object}: {damaged:?}"
                 );
             }

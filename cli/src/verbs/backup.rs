@@ -1,7 +1,7 @@
 //! `pool backup`: a store's contents, elsewhere.
 
 use std::num::NonZeroU64;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -43,7 +43,7 @@ impl Backup {
         let made = backup::back_up(&view, &self.to, &mut |progress| meter.step(progress));
         drop(meter);
         let report = made?;
-        output::print(global.json, &report, |report| text(report, &self.store))?;
+        output::print(global.json, &report, text)?;
         Ok(if report.damaged_objects.is_empty() {
             ExitCode::SUCCESS
         } else {
@@ -52,7 +52,7 @@ impl Backup {
     }
 }
 
-fn text(report: &BackupReport, store: &Path) -> String {
+fn text(report: &BackupReport) -> String {
     let mut out = output::pairs(&[
         ("commits", report.commits.to_string()),
         (
@@ -67,10 +67,8 @@ fn text(report: &BackupReport, store: &Path) -> String {
         ("damaged objects", damaged(&report.damaged_objects)),
     ]);
     if !report.damaged_objects.is_empty() {
-        out += &format!(
-            "the store has them damaged: see what they are (pool why), check the disk (pool fsck --store {} --content), push \
-             them again\n",
-            store.display()
+        out.push_str(
+            "the store has them damaged: pool scrub says what needs them; check the disk, and push that again\n",
         );
     }
     out

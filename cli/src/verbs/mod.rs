@@ -16,6 +16,7 @@ pub(crate) mod pin;
 pub(crate) mod push;
 pub(crate) mod restore;
 pub(crate) mod rm;
+pub(crate) mod scrub;
 pub(crate) mod stats;
 pub(crate) mod tag;
 pub(crate) mod token;

@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use pool_gc::{FsckLevel, FsckReport};
-use pool_store::StoreView;
 use pool_store::backup::{self, Damaged, RestoreReport};
 use serde::Serialize;
 

@@ -27,7 +27,7 @@ impl Why {
     }
 }
 
-fn text(answer: &Answer) -> String {
+pub(super) fn text(answer: &Answer) -> String {
     // Writing to a string cannot fail.
     let mut out = String::new();
     if let Some(segment) = answer.segment {

@@ -353,8 +353,13 @@ fn damage_is_found_with_and_without_a_service() {
     assert_eq!(report["findings"], serde_json::json!([]));
     // Beside the service, too.
     pool.text(&["fsck", "--store", "store", "--content"]);
+    pool.text(&["scrub", "--store", "store"]);
     pool.end();
     pool.text(&["fsck", "--store", "store", "--content"]);
+    assert_eq!(
+        pool.json(&["scrub", "--store", "store"])["why"],
+        serde_json::json!([])
+    );
     let segments = pool.path("store/segments");
     let segment = std::fs::read_dir(segments)
         .unwrap()
@@ -368,9 +373,15 @@ fn damage_is_found_with_and_without_a_service() {
         .unwrap();
     file.write_all(b"spoilt").unwrap();
     drop(file);
-    let output = pool.run(&["fsck", "--store", "store", "--content"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("damage: "));
+    for (verb, words) in [
+        (&["fsck", "--store", "store", "--content"][..], "damage: "),
+        (&["scrub", "--store", "store"], "is needed by image/bb:v1"),
+    ] {
+        let output = pool.run(verb);
+        assert_eq!(output.status.code(), Some(1));
+        let says = String::from_utf8_lossy(&output.stdout);
+        assert!(says.contains(words), "{verb:?}: {says}");
+    }
 }
 
 #[test]

@@ -6,24 +6,21 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use pool_core::digest::{ObjectId, PageId};
+use pool_core::digest::PageId;
 use pool_core::extent::{SegmentId, Slot};
-use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
+use pool_core::page::{PAGE_SIZE, WINDOW_SIZE};
 
 use super::catalogue::{Entry, Header, Writer};
 use super::page_list::PageList;
 use super::place::{Place, stem};
-use super::slots::{Segments, Slots, SlotsOfSegments};
-use super::{BackupReport, Progress, unusable};
-use crate::backend::SegmentFile;
+use super::{BackupReport, unusable};
 use crate::error::{Result, StoreError};
-use crate::format::{Location, ObjectRecord, SegmentKind, SegmentRecord};
-use crate::placement::name_of_window;
+use crate::format::{Location, SegmentRecord};
+use crate::progress::Progress;
+use crate::proof::{damaged_objects, read_what_can_be, unproven};
+use crate::slots::{Slots, SlotsOfSegments, bytes_of};
 use crate::upload::page_ids;
-use crate::{Reader, Snapshot, StoreView, now};
-
-/// Pages that are looked up in one go.
-const LOOKED_UP: usize = 4096;
+use crate::{Snapshot, StoreView, now};
 
 /// Makes or renews the backup in the directory `to` of what the store has now. Others may write to it and collect meanwhile.
 /// `progress` is called every 2 MiB at most, and may take its time.
@@ -44,13 +41,7 @@ pub fn back_up(
     let begun_at = now();
     let held = view.hold_all()?;
     let snapshot = &held.value;
-    let segments: Segments = snapshot.segments()?.into_iter().collect();
-    let mut used = SlotsOfSegments::default();
-    snapshot.for_each_object(|id, record| used.add(id, &record, &segments))?;
-    let segments: Segments = segments
-        .into_iter()
-        .filter(|(id, _)| used.of(*id).is_some())
-        .collect();
+    let (segments, used) = SlotsOfSegments::of_objects(snapshot)?;
 
     let commits = snapshot.commits()?;
     let mut copier = Copier {
@@ -63,8 +54,7 @@ pub fn back_up(
             segments: segments.len() as u64,
             ..BackupReport::default()
         },
-        done: 0,
-        total: segments.values().map(bytes_of).sum(),
+        state: Progress::begin(segments.values().map(bytes_of).sum()),
         progress,
     };
     let mut doubtful = SlotsOfSegments::default();
@@ -98,19 +88,13 @@ pub fn back_up(
     Ok(report)
 }
 
-/// Bytes of a segment's used slots.
-fn bytes_of(record: &SegmentRecord) -> u64 {
-    u64::from(record.used) * PAGE_SIZE
-}
-
 struct Copier<'a> {
     snapshot: &'a Snapshot<'a>,
     place: &'a Place,
     identity: [u8; 16],
     commits: u64,
     report: BackupReport,
-    done: u64,
-    total: u64,
+    state: Progress,
     progress: &'a mut dyn FnMut(Progress),
 }
 
@@ -122,8 +106,7 @@ impl Copier<'_> {
         if let Some(pages) = self.copied_before(id, record, &stem) {
             let unproven = unproven(self.snapshot, id, record, &pages, slots)?;
             if self.still_has(id, &pages, &unproven) {
-                self.done += bytes_of(record);
-                self.tell(0);
+                (self.progress)(self.state.step(bytes_of(record), 0));
                 return Ok(unproven);
             }
         }
@@ -181,7 +164,14 @@ impl Copier<'_> {
         record: &SegmentRecord,
         stem: &str,
     ) -> Result<Vec<Option<PageId>>> {
-        let from = self.snapshot.view().segment_file(id)?;
+        let from = match self.snapshot.view().segment_file(id) {
+            Ok(from) => Some(from),
+            Err(error @ StoreError::NoSegment(_)) => {
+                tracing::warn!(%error, "leaving out what is lost");
+                None
+            }
+            Err(error) => return Err(error),
+        };
         let path = self.place.segment(stem);
         let failed = |error| StoreError::io("writing", &path, error);
         // Until there is a list again it is no copy.
@@ -196,42 +186,20 @@ impl Copier<'_> {
         for offset in (0..bytes_of(record)).step_by(WINDOW_SIZE as usize) {
             let length = (bytes_of(record) - offset).min(WINDOW_SIZE);
             let content = &mut content[..length as usize];
-            read_what_can_be(from.as_ref(), id, content, offset);
+            content.fill(0);
+            if let Some(from) = &from {
+                read_what_can_be(from.as_ref(), id, content, offset);
+            }
             let found = page_ids(content);
             self.report.copied_bytes += write_pages(content, &found, |bytes, at| {
                 FileExt::write_all_at(&to, bytes, offset + at)
             })
             .map_err(failed)?;
             pages.extend(found);
-            self.done += length;
-            self.tell(length);
+            (self.progress)(self.state.step(length, length));
         }
         to.sync_all().map_err(failed)?;
         Ok(pages)
-    }
-
-    fn tell(&mut self, read: u64) {
-        (self.progress)(Progress {
-            done: self.done,
-            total: self.total,
-            read,
-        });
-    }
-}
-
-/// Fills `content` from byte `offset` of a segment, with zeros where it cannot be read.
-fn read_what_can_be(from: &dyn SegmentFile, id: SegmentId, content: &mut [u8], offset: u64) {
-    if from.read_exact_at(content, offset).is_ok() {
-        return;
-    }
-    for (page, at) in content
-        .chunks_mut(PAGE_SIZE as usize)
-        .zip((offset..).step_by(PAGE_SIZE as usize))
-    {
-        if let Err(error) = from.read_exact_at(page, at) {
-            tracing::warn!(%error, segment = %id, slot = at / PAGE_SIZE, "reading a page");
-            page.fill(0);
-        }
     }
 }
 
@@ -253,77 +221,4 @@ pub(super) fn write_pages(
         offset += length;
     }
     Ok(written)
-}
-
-/// Those of `slots` of which neither the place of their page nor their window says that they have what they should: the
-/// same page is kept elsewhere, or they are damaged.
-fn unproven(
-    index: &Reader<'_>,
-    segment: SegmentId,
-    record: &SegmentRecord,
-    pages: &[Option<PageId>],
-    slots: &Slots,
-) -> Result<Slots> {
-    let mut open = Slots::default();
-    let all: Vec<u32> = slots.within(0, record.used).collect();
-    for part in all.chunks(LOOKED_UP) {
-        let listed = part.iter().map(|slot| (*slot, pages[*slot as usize]));
-        let (listed, zeros): (Vec<_>, Vec<_>) = listed.partition(|(_, page)| page.is_some());
-        for (slot, _) in zeros {
-            open.insert(slot);
-        }
-        let ids: Vec<PageId> = listed.iter().filter_map(|(_, page)| *page).collect();
-        for ((slot, _), found) in listed.into_iter().zip(index.pages(&ids)?) {
-            let slot = Slot(slot);
-            if found != Some(Location { segment, slot }) {
-                open.insert(slot.0);
-            }
-        }
-    }
-    if record.kind == SegmentKind::Sparse || open.is_empty() {
-        return Ok(open);
-    }
-    let mut left = Slots::default();
-    let per_window = PAGES_PER_WINDOW as usize;
-    for (window, first) in pages.chunks(per_window).zip((0..).step_by(per_window)) {
-        let mut open = open.within(first, window.len() as u32).peekable();
-        if open.peek().is_some() {
-            let at = Location {
-                segment,
-                slot: Slot(first),
-            };
-            if index.window(&name_of_window(window))? != Some(at) {
-                open.for_each(|slot| left.insert(slot));
-            }
-        }
-    }
-    Ok(left)
-}
-
-/// Objects with pages in `doubtful` slots that are not what their digests say.
-fn damaged_objects(snapshot: &Snapshot<'_>, doubtful: &SlotsOfSegments) -> Result<Vec<ObjectId>> {
-    let mut damaged = Vec::new();
-    if doubtful.is_empty() {
-        return Ok(damaged);
-    }
-    snapshot.for_each_object(|id, record| {
-        if doubtful.touch(&record) && !is_whole(snapshot.view(), id, &record) {
-            damaged.push(id);
-        }
-        Ok(())
-    })?;
-    Ok(damaged)
-}
-
-fn is_whole(view: &StoreView, id: ObjectId, record: &ObjectRecord) -> bool {
-    let mut hasher = blake3::Hasher::new();
-    let mut offset = 0;
-    while offset < record.map.length {
-        let Ok(part) = view.read(&record.map, offset, WINDOW_SIZE as usize) else {
-            return false;
-        };
-        offset += part.len() as u64;
-        hasher.update(&part);
-    }
-    ObjectId::from(hasher.finalize()) == id
 }

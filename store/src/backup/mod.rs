@@ -18,7 +18,6 @@ mod copy;
 mod page_list;
 mod place;
 mod restore;
-mod slots;
 
 use std::path::Path;
 
@@ -29,17 +28,6 @@ use crate::error::StoreError;
 
 pub use copy::back_up;
 pub use restore::{Damaged, restore, verify};
-
-/// How far a backup or a restoration has come, in bytes of segments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// Bytes done.
-    pub done: u64,
-    /// Bytes to do.
-    pub total: u64,
-    /// Bytes read since the last report.
-    pub read: u64,
-}
 
 /// What a backup has, and what was done for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

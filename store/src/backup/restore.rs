@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,8 +14,7 @@ use super::catalogue::{Catalogue, Entry};
 use super::copy::write_pages;
 use super::page_list::PageList;
 use super::place::{Place, stem};
-use super::slots::{Segments, Slots, SlotsOfSegments};
-use super::{Progress, RestoreReport, unusable};
+use super::{RestoreReport, unusable};
 use crate::StoreOptions;
 use crate::backend::{Backend, SegmentFile, sync_directory};
 use crate::creation;
@@ -27,6 +25,9 @@ use crate::index::{Batch, Index, Kept};
 use crate::mark::Mark;
 use crate::opening;
 use crate::placement::name_of_window;
+use crate::progress::Progress;
+use crate::proof::read_what_can_be;
+use crate::slots::{Segments, Slots, SlotsOfSegments, bytes_of};
 use crate::superblock::SEGMENT_BYTES_RANGE;
 use crate::upload::page_ids;
 
@@ -280,11 +281,7 @@ impl Source {
         mut making: Option<&mut Making<'_>>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<ObjectId>> {
-        let mut state = Progress {
-            done: 0,
-            total: self.segments.values().map(bytes_of).sum(),
-            read: 0,
-        };
+        let mut state = Progress::begin(self.segments.values().map(bytes_of).sum());
         let mut damaged = SlotsOfSegments::default();
         // Of a page that is kept twice the place outside of windows is the one that others find: it is put later.
         for kind in [SegmentKind::Dense, SegmentKind::Sparse] {
@@ -292,10 +289,7 @@ impl Source {
                 if record.kind != kind {
                     continue;
                 }
-                let mut tell = |read| {
-                    state.done += read;
-                    progress(Progress { read, ..state });
-                };
+                let mut tell = |read| progress(state.step(read, read));
                 damaged.insert(
                     *id,
                     self.take(*id, record, making.as_deref_mut(), &mut tell)?,
@@ -347,7 +341,7 @@ impl Source {
             content.fill(0);
             let offset = Slot(first).byte_offset();
             if let Ok(from) = &from {
-                read_what_can_be(from, content, offset);
+                read_what_can_be(from, id, content, offset);
             }
             let found = page_ids(content);
             let expected = listed
@@ -409,23 +403,6 @@ impl Source {
             tracing::warn!(path = %path.display(), "the list of a copy's pages is missing, or another's");
         }
         list.map(|list| list.pages)
-    }
-}
-
-fn bytes_of(record: &SegmentRecord) -> u64 {
-    u64::from(record.used) * PAGE_SIZE
-}
-
-/// Fills `content` from byte `offset` of a copy, and leaves out what cannot be read.
-fn read_what_can_be(from: &File, content: &mut [u8], offset: u64) {
-    if FileExt::read_exact_at(from, content, offset).is_ok() {
-        return;
-    }
-    let pages = content.chunks_mut(PAGE_SIZE as usize);
-    for (page, at) in pages.zip((offset..).step_by(PAGE_SIZE as usize)) {
-        if FileExt::read_exact_at(from, page, at).is_err() {
-            page.fill(0);
-        }
     }
 }
 

@@ -1,24 +1,31 @@
-//! Which slots of which segments objects refer to.
+//! Sets of slots: which of them objects refer to, say.
 
 use std::collections::BTreeMap;
 
 use pool_core::digest::ObjectId;
 use pool_core::extent::{Extent, SegmentId};
+use pool_core::page::PAGE_SIZE;
 
+use crate::Reader;
 use crate::error::{Result, StoreError};
 use crate::format::{ObjectRecord, SegmentRecord, SegmentState};
 
 /// Segments in order of their numbers.
-pub(super) type Segments = BTreeMap<SegmentId, SegmentRecord>;
+pub(crate) type Segments = BTreeMap<SegmentId, SegmentRecord>;
+
+/// Bytes of a segment's used slots.
+pub(crate) fn bytes_of(record: &SegmentRecord) -> u64 {
+    u64::from(record.used) * PAGE_SIZE
+}
 
 /// A set of slots of one segment.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Slots {
+pub(crate) struct Slots {
     words: Vec<u64>,
 }
 
 impl Slots {
-    pub(super) fn insert(&mut self, slot: u32) {
+    pub(crate) fn insert(&mut self, slot: u32) {
         let word = slot as usize / 64;
         if word >= self.words.len() {
             self.words.resize(word + 1, 0);
@@ -26,33 +33,42 @@ impl Slots {
         self.words[word] |= 1 << (slot % 64);
     }
 
-    pub(super) fn contains(&self, slot: u32) -> bool {
+    pub(crate) fn contains(&self, slot: u32) -> bool {
         let word = self.words.get(slot as usize / 64);
         word.is_some_and(|word| word & 1 << (slot % 64) != 0)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.words.iter().all(|word| *word == 0)
     }
 
-    pub(super) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         let ones = self.words.iter().map(|word| u64::from(word.count_ones()));
         ones.sum()
     }
 
     /// Slots from `first` on, `count` of them, that are in the set.
-    pub(super) fn within(&self, first: u32, count: u32) -> impl Iterator<Item = u32> + '_ {
+    pub(crate) fn within(&self, first: u32, count: u32) -> impl Iterator<Item = u32> + '_ {
         (first..first + count).filter(|slot| self.contains(*slot))
     }
 }
 
 /// Sets of slots by segment.
 #[derive(Debug, Default)]
-pub(super) struct SlotsOfSegments(BTreeMap<SegmentId, Slots>);
+pub(crate) struct SlotsOfSegments(BTreeMap<SegmentId, Slots>);
 
 impl SlotsOfSegments {
+    /// All slots that objects refer to, and the segments that they are of.
+    pub(crate) fn of_objects(index: &Reader<'_>) -> Result<(Segments, Self)> {
+        let mut segments: Segments = index.segments()?.into_iter().collect();
+        let mut slots = Self::default();
+        index.for_each_object(|id, record| slots.add(id, &record, &segments))?;
+        segments.retain(|id, _| slots.of(*id).is_some());
+        Ok((segments, slots))
+    }
+
     /// Adds everything that an object consists of, all of which must lie in `segments`.
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
         id: ObjectId,
         record: &ObjectRecord,
@@ -75,22 +91,23 @@ impl SlotsOfSegments {
         Ok(())
     }
 
-    pub(super) fn insert(&mut self, segment: SegmentId, slots: Slots) {
+    /// Adds the slots of a segment that has none yet.
+    pub(crate) fn insert(&mut self, segment: SegmentId, slots: Slots) {
         if !slots.is_empty() {
             self.0.insert(segment, slots);
         }
     }
 
-    pub(super) fn of(&self, segment: SegmentId) -> Option<&Slots> {
+    pub(crate) fn of(&self, segment: SegmentId) -> Option<&Slots> {
         self.0.get(&segment)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// True when a page of the object is in one of the slots.
-    pub(super) fn touch(&self, record: &ObjectRecord) -> bool {
+    pub(crate) fn touch(&self, record: &ObjectRecord) -> bool {
         let touches = |extent: &Extent| {
             self.of(extent.segment)
                 .is_some_and(|slots| slots.within(extent.slot.0, extent.count).next().is_some())

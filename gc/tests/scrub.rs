@@ -1,0 +1,131 @@
+//! A scrub finds every flipped bit of what is in use, and nothing else.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+#[path = "../../store/tests/common/mod.rs"]
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use common::{Random, content, library_ref, open, push_image, push_library};
+use pool_core::ObjectId;
+use pool_core::extent::{SegmentId, Slot};
+use pool_core::page::PAGE_SIZE;
+use pool_gc::{CollectOptions, collect};
+use pool_store::placement::Placement;
+use pool_store::scrub::scrub;
+use pool_store::{Store, StoreView};
+
+const DENSE: Placement = Placement::Windows { phase: 0 };
+
+fn follow(store: &Path) -> StoreView {
+    StoreView::follow(store, &store.with_file_name("scratch")).unwrap()
+}
+
+/// Objects by the slots that they consist of.
+fn slots(view: &StoreView) -> Vec<(SegmentId, Slot, ObjectId)> {
+    let mut all = Vec::new();
+    let snapshot = view.snapshot();
+    let scan = snapshot.for_each_object(|id, record| {
+        for extent in record.map.extents() {
+            for slot in extent.slot.0..extent.slot.0 + extent.count {
+                all.push((extent.segment, Slot(slot), id));
+            }
+        }
+        Ok(())
+    });
+    scan.unwrap();
+    all.sort();
+    all
+}
+
+fn fill(store: &Store) {
+    push_library(store, "sparse@1", &content(1, 70), Placement::Sparse).unwrap();
+    let mut mixed = content(1, 70);
+    mixed.extend(vec![0; 3 * PAGE_SIZE as usize]);
+    mixed.extend(content(3, 440));
+    push_library(store, "mixed@1", &mixed, DENSE).unwrap();
+    let library = content(2, 600);
+    push_image(store, "app:v1", &content(4, 30), &[("dense@1", &library)]).unwrap();
+    push_library(store, "gone@1", &content(9, 700), DENSE).unwrap();
+    store.delete_library(&library_ref("gone@1")).unwrap();
+}
+
+#[test]
+fn every_flipped_bit_of_what_is_in_use_is_found() {
+    let root = tempfile::tempdir().unwrap();
+    let store = root.path().join("store");
+    fill(&open(&store));
+    let all = slots(&follow(&store));
+    let clean = scrub(&follow(&store), &mut |_| ()).unwrap();
+    assert_eq!(clean.damaged_objects, []);
+    // Its pages are each on record at a place, or in a window.
+    assert_eq!(clean.doubtful_pages, 0);
+    let mut distinct: Vec<_> = all
+        .iter()
+        .map(|(segment, slot, _)| (segment, slot))
+        .collect();
+    distinct.dedup();
+    assert_eq!(clean.pages, distinct.len() as u64);
+
+    let mut random = Random(11);
+    for _ in 0..40 {
+        let (segment, slot, _) = all[random.below(all.len() as u64) as usize];
+        let users = all
+            .iter()
+            .filter(|(other, at, _)| (*other, *at) == (segment, slot));
+        let mut users: Vec<ObjectId> = users.map(|(.., object)| *object).collect();
+        users.sort();
+        let path = store.join(format!("segments/{segment}.seg"));
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let at = slot.byte_offset() + random.below(PAGE_SIZE);
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 1 << random.below(8)], at)
+            .unwrap();
+        let found = scrub(&follow(&store), &mut |_| ()).unwrap();
+        assert_eq!(found.damaged_objects, users, "{segment} {slot:?} {at}");
+        file.write_all_at(&byte, at).unwrap();
+    }
+    assert_eq!(scrub(&follow(&store), &mut |_| ()).unwrap(), clean);
+
+    let (lost, ..) = all[0];
+    fs::remove_file(store.join(format!("segments/{lost}.seg"))).unwrap();
+    let mut users: Vec<ObjectId> = all
+        .iter()
+        .filter(|(id, ..)| *id == lost)
+        .map(|at| at.2)
+        .collect();
+    users.sort();
+    users.dedup();
+    let found = scrub(&follow(&store), &mut |_| ()).unwrap();
+    assert_eq!(found.damaged_objects, users);
+}
+
+#[test]
+fn what_comes_and_goes_meanwhile_is_no_damage() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("store");
+    let store = open(&directory);
+    fill(&store);
+    let options = CollectOptions {
+        grace: Duration::ZERO,
+        dry_run: false,
+        compact_below: 0.95,
+    };
+    for round in 0..6 {
+        let mut steps = 0;
+        let found = scrub(&follow(&directory), &mut |_| {
+            steps += 1;
+            if steps == round {
+                let name = format!("new{round}@1");
+                push_library(&store, &name, &content(50 + round, 300), DENSE).unwrap();
+                collect(&store, &options).unwrap();
+            }
+        });
+        assert_eq!(found.unwrap().damaged_objects, [], "round {round}");
+    }
+}

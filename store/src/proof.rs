@@ -1,0 +1,115 @@
+//! Whether stored pages are what they should be.
+//!
+//! A page of an object is found right without a look at the object where the index has it at that place, or the window that it is
+//! in. What neither tells is found out from the objects themselves.
+
+use pool_core::digest::{ObjectId, PageId};
+use pool_core::extent::{SegmentId, Slot};
+use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
+
+use crate::backend::SegmentFile;
+use crate::error::Result;
+use crate::format::{Location, ObjectRecord, SegmentKind, SegmentRecord};
+use crate::placement::name_of_window;
+use crate::slots::{Slots, SlotsOfSegments};
+use crate::{Reader, Snapshot, StoreView};
+
+/// Pages that are looked up in one go.
+const LOOKED_UP: usize = 4096;
+
+/// Fills `content` from byte `offset` of a segment, with zeros where it cannot be read.
+pub(crate) fn read_what_can_be(
+    from: &dyn SegmentFile,
+    id: SegmentId,
+    content: &mut [u8],
+    offset: u64,
+) {
+    if from.read_exact_at(content, offset).is_ok() {
+        return;
+    }
+    for (page, at) in content
+        .chunks_mut(PAGE_SIZE as usize)
+        .zip((offset..).step_by(PAGE_SIZE as usize))
+    {
+        if let Err(error) = from.read_exact_at(page, at) {
+            tracing::warn!(%error, segment = %id, slot = at / PAGE_SIZE, "reading a page");
+            page.fill(0);
+        }
+    }
+}
+
+/// Those of `slots` of which neither the place of their page nor their window says that they have what they should: the
+/// same page is kept elsewhere, or they are damaged.
+pub(crate) fn unproven(
+    index: &Reader<'_>,
+    segment: SegmentId,
+    record: &SegmentRecord,
+    pages: &[Option<PageId>],
+    slots: &Slots,
+) -> Result<Slots> {
+    let mut open = Slots::default();
+    let all: Vec<u32> = slots.within(0, record.used).collect();
+    for part in all.chunks(LOOKED_UP) {
+        let listed = part.iter().map(|slot| (*slot, pages[*slot as usize]));
+        let (listed, zeros): (Vec<_>, Vec<_>) = listed.partition(|(_, page)| page.is_some());
+        for (slot, _) in zeros {
+            open.insert(slot);
+        }
+        let ids: Vec<PageId> = listed.iter().filter_map(|(_, page)| *page).collect();
+        for ((slot, _), found) in listed.into_iter().zip(index.pages(&ids)?) {
+            let slot = Slot(slot);
+            if found != Some(Location { segment, slot }) {
+                open.insert(slot.0);
+            }
+        }
+    }
+    if record.kind == SegmentKind::Sparse || open.is_empty() {
+        return Ok(open);
+    }
+    let mut left = Slots::default();
+    let per_window = PAGES_PER_WINDOW as usize;
+    for (window, first) in pages.chunks(per_window).zip((0..).step_by(per_window)) {
+        let mut open = open.within(first, window.len() as u32).peekable();
+        if open.peek().is_some() {
+            let at = Location {
+                segment,
+                slot: Slot(first),
+            };
+            if index.window(&name_of_window(window))? != Some(at) {
+                open.for_each(|slot| left.insert(slot));
+            }
+        }
+    }
+    Ok(left)
+}
+
+/// Objects with pages in `doubtful` slots that are not what their digests say.
+pub(crate) fn damaged_objects(
+    snapshot: &Snapshot<'_>,
+    doubtful: &SlotsOfSegments,
+) -> Result<Vec<ObjectId>> {
+    let mut damaged = Vec::new();
+    if doubtful.is_empty() {
+        return Ok(damaged);
+    }
+    snapshot.for_each_object(|id, record| {
+        if doubtful.touch(&record) && !is_whole(snapshot.view(), id, &record) {
+            damaged.push(id);
+        }
+        Ok(())
+    })?;
+    Ok(damaged)
+}
+
+fn is_whole(view: &StoreView, id: ObjectId, record: &ObjectRecord) -> bool {
+    let mut hasher = blake3::Hasher::new();
+    let mut offset = 0;
+    while offset < record.map.length {
+        let Ok(part) = view.read(&record.map, offset, WINDOW_SIZE as usize) else {
+            return false;
+        };
+        offset += part.len() as u64;
+        hasher.update(&part);
+    }
+    ObjectId::from(hasher.finalize()) == id
+}
