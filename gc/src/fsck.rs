@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::{Extent, SegmentId};
 use pool_core::name::{ImageRef, LibraryRef};
-use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE, is_zero};
-use pool_store::format::{Location, ObjectRecord, SegmentRecord, SegmentState};
+use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
+use pool_store::format::{Location, SegmentRecord, SegmentState};
 use pool_store::manifest::{ImageManifest, LibraryRecord, TagRecord};
 use pool_store::placement::name_of_window;
 use pool_store::records::{self, Records};
@@ -353,8 +353,10 @@ fn check_objects(
             let what = format!("{} pages of object {id} are at {at}", extent.count);
             report.find(Problem::Outside, what);
         } else if level == FsckLevel::Content {
-            let looked = digest(store, &record)
-                .and_then(|found| Ok((found, ends_in_zeros(store, &record)?)));
+            let view = store.view();
+            let looked = view
+                .digest_of(&record)
+                .and_then(|found| Ok((found, view.ends_in_zeros(&record)?)));
             match report.note(looked) {
                 Some((found, _)) if found != id => report.find(
                     Problem::ObjectContent,
@@ -369,29 +371,6 @@ fn check_objects(
         }
     });
     ended.then_some(objects)
-}
-
-/// The digest of an object as it can be read.
-fn digest(store: &Snapshot<'_>, record: &ObjectRecord) -> StoreResult<ObjectId> {
-    let mut hasher = blake3::Hasher::new();
-    let mut offset = 0;
-    while offset < record.map.length {
-        let part = store
-            .view()
-            .read(&record.map, offset, WINDOW_SIZE as usize)?;
-        offset += part.len() as u64;
-        hasher.update(&part);
-    }
-    Ok(ObjectId::from(hasher.finalize()))
-}
-
-/// True when the last page has nothing but zeros past the object's end: whoever maps it sees that.
-fn ends_in_zeros(store: &Snapshot<'_>, record: &ObjectRecord) -> StoreResult<bool> {
-    let end = record.map.length;
-    let mut whole = record.map.clone();
-    whole.length = end.checked_next_multiple_of(PAGE_SIZE).unwrap_or(end);
-    let past_end = store.view().read(&whole, end, PAGE_SIZE as usize)?;
-    Ok(is_zero(&past_end))
 }
 
 /// Checks what names refer to, and compares tags, manifests and libraries with the index of

@@ -92,6 +92,20 @@ fn every_flipped_bit_of_what_is_in_use_is_found() {
     }
     assert_eq!(scrub(&follow(&store), &mut |_| ()).unwrap(), clean);
 
+    // Past the end of an object, too, which whoever maps it sees.
+    let tail = content(6, 2)[..5000].to_vec();
+    push_library(&open(&store), "tail@1", &tail, Placement::Sparse).unwrap();
+    let (segment, slot, object) = *slots(&follow(&store))
+        .iter()
+        .rfind(|(.., object)| *object == ObjectId::of(&tail))
+        .unwrap();
+    let path = store.join(format!("segments/{segment}.seg"));
+    let file = File::options().write(true).open(path).unwrap();
+    file.write_all_at(&[1], slot.byte_offset() + 4000).unwrap();
+    let found = scrub(&follow(&store), &mut |_| ()).unwrap();
+    assert_eq!(found.damaged_objects, [object]);
+    file.write_all_at(&[0], slot.byte_offset() + 4000).unwrap();
+
     let (lost, ..) = all[0];
     fs::remove_file(store.join(format!("segments/{lost}.seg"))).unwrap();
     let mut users: Vec<ObjectId> = all

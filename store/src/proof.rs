@@ -5,7 +5,7 @@
 
 use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::{SegmentId, Slot};
-use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
+use pool_core::page::{self, PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 
 use crate::backend::SegmentFile;
 use crate::error::Result;
@@ -102,14 +102,29 @@ pub(crate) fn damaged_objects(
 }
 
 fn is_whole(view: &StoreView, id: ObjectId, record: &ObjectRecord) -> bool {
-    let mut hasher = blake3::Hasher::new();
-    let mut offset = 0;
-    while offset < record.map.length {
-        let Ok(part) = view.read(&record.map, offset, WINDOW_SIZE as usize) else {
-            return false;
-        };
-        offset += part.len() as u64;
-        hasher.update(&part);
+    let found = view.digest_of(record);
+    found.is_ok_and(|found| found == id) && view.ends_in_zeros(record).unwrap_or(false)
+}
+
+impl StoreView {
+    /// The digest of an object as it can be read.
+    pub fn digest_of(&self, record: &ObjectRecord) -> Result<ObjectId> {
+        let mut hasher = blake3::Hasher::new();
+        let mut offset = 0;
+        while offset < record.map.length {
+            let part = self.read(&record.map, offset, WINDOW_SIZE as usize)?;
+            offset += part.len() as u64;
+            hasher.update(&part);
+        }
+        Ok(ObjectId::from(hasher.finalize()))
     }
-    ObjectId::from(hasher.finalize()) == id
+
+    /// True when the last page has nothing but zeros past the object's end: whoever maps it sees that.
+    pub fn ends_in_zeros(&self, record: &ObjectRecord) -> Result<bool> {
+        let end = record.map.length;
+        let mut whole = record.map.clone();
+        whole.length = end.checked_next_multiple_of(PAGE_SIZE).unwrap_or(end);
+        let past_end = self.read(&whole, end, PAGE_SIZE as usize)?;
+        Ok(page::is_zero(&past_end))
+    }
 }
