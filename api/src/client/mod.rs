@@ -7,7 +7,9 @@ mod sockets;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::io::{self, Read};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pool_core::digest::ObjectId;
@@ -53,6 +55,8 @@ pub struct Client {
     server: ServerAddress,
     authorization: Option<String>,
     patience: Option<Duration>,
+    /// Paths of the uploads under way.
+    uploads: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Client {
@@ -116,6 +120,7 @@ impl Client {
             server,
             authorization: token.map(|token| format!("Bearer {token}")),
             patience: None,
+            uploads: Arc::default(),
         }
     }
 
@@ -140,6 +145,20 @@ impl Client {
             None => Some(PATIENCE),
             Some(said) => Some(said).filter(|said| !said.is_zero()),
         }
+    }
+
+    /// Gives up what this client and its clones have under way: for whoever ends before they do. What a push has begun
+    /// would be in others' way until the service forgets it.
+    pub fn give_up(&self) {
+        let uploads: Vec<_> = self.uploads().iter().cloned().collect();
+        for path in uploads {
+            // It would be forgotten by itself in a while.
+            drop(self.ask(Method::DELETE, &path, ()));
+        }
+    }
+
+    fn uploads(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The service that is asked.
