@@ -192,8 +192,9 @@ impl<'a> PageReader<'a> {
     ) -> Vec<Option<Location>> {
         match known {
             Some(window) => {
-                let first = window.slot.0 + part.position as u32;
-                let slots = (0..at.len() as u32).map(|nth| Slot(first + nth));
+                // A spoilt entry may begin at the last slots there can be, which cannot be read.
+                let first = window.slot.0.saturating_add(part.position as u32);
+                let slots = (0..at.len() as u32).map(|nth| Slot(first.saturating_add(nth)));
                 slots
                     .map(|slot| Some(Location { slot, ..window }))
                     .collect()
