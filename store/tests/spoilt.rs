@@ -13,7 +13,7 @@ use pool_core::extent::Extent;
 use pool_core::page::PAGE_SIZE;
 use pool_core::{ObjectId, PageId};
 use pool_store::placement::Placement;
-use pool_store::upload::padded;
+use pool_store::upload::{UploadObject, padded};
 use pool_store::{Result, Store, StoreError};
 
 const PAGE: usize = PAGE_SIZE as usize;
@@ -146,12 +146,14 @@ fn pages_are_asked_for_before_any_are_read() {
     let old = content(1, 3);
     push_library(&store, "old@1", &old, SPARSE).unwrap();
     flip(directory.path(), &store, &old, 1);
-    let bytes = [&old, &content(2, 1)[..]].concat();
-    let upload = store
-        .begin_upload(announcement("new@1", &bytes, SPARSE))
-        .unwrap();
+    // All of the first object is there.
+    let first = [&old[PAGE..], &old[..PAGE]].concat();
+    let second = content(2, 1);
+    let mut manifest = announcement("new@1", &first, SPARSE);
+    manifest.objects.push(UploadObject::of(&second, SPARSE));
+    let upload = store.begin_upload(manifest).unwrap();
     let missing = store.commit(&upload);
-    let expected = PageId::of(&bytes[3 * PAGE..]);
+    let expected = PageId::of(&second);
     assert!(
         matches!(&missing, Err(StoreError::MissingPages(pages)) if pages == &[expected]),
         "{missing:?}"

@@ -19,7 +19,7 @@ use pool_gc::{CollectReport, FsckReport, Why};
 use pool_store::manifest::TokenScope;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use ureq::http::{Method, Request, Response};
+use ureq::http::{HeaderValue, Method, Request, Response};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector as _, RustlsConnector};
@@ -225,7 +225,7 @@ impl Client {
     }
 
     /// The content of a library version, the file of an image, or an object or page by its
-    /// digest; to be read to its end.
+    /// digest; to be read to its end, where an error says that it has not been what its digest says.
     pub fn content(&self, of: &Referent) -> Result<impl Read + use<>> {
         let path = match of {
             Referent::Library(library) => format!("{}/content", paths::library(library)),
@@ -241,9 +241,14 @@ impl Client {
             let why = format!("it sends {kind} where stored bytes belong");
             return Err(self.strange(response.status().as_u16(), &why));
         }
+        let expected = match of {
+            Referent::Digest(id) => Some(*id),
+            _ => response.headers().get("etag").and_then(digest_of),
+        };
         let body = response.into_body();
         Ok(Content {
             client: self.clone(),
+            check: expected.map(|expected| (expected, Box::default())),
             reader: body.into_with_config().limit(u64::MAX).reader(),
         })
     }
@@ -465,14 +470,37 @@ impl Client {
 /// Content on its way. What goes wrong with it is told as with any other answer.
 struct Content {
     client: Client,
+    /// What it must be, and what it has been so far.
+    check: Option<(ObjectId, Box<blake3::Hasher>)>,
     reader: BodyReader<'static>,
 }
 
 impl Read for Content {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.reader.read(buffer);
-        read.map_err(|error| io::Error::other(self.client.lost(error.into())))
+        let read = read.map_err(|error| io::Error::other(self.client.lost(error.into())))?;
+        if let Some((expected, hasher)) = &mut self.check {
+            hasher.update(&buffer[..read]);
+            let is_the_end = read == 0 && !buffer.is_empty();
+            let found = is_the_end.then(|| ObjectId::from(hasher.finalize()));
+            if let Some(found) = found.filter(|found| found != expected) {
+                return Err(io::Error::other(ClientError::Damaged {
+                    server: self.client.server.to_string(),
+                    expected: *expected,
+                    found,
+                }));
+            }
+        }
+        Ok(read)
     }
+}
+
+/// The digest that an ETag of stored bytes is.
+fn digest_of(etag: &HeaderValue) -> Option<ObjectId> {
+    let etag = etag.to_str().ok()?;
+    // A proxy may have made it weak.
+    let etag = etag.strip_prefix("W/").unwrap_or(etag);
+    etag.strip_prefix('"')?.strip_suffix('"')?.parse().ok()
 }
 
 /// A request's body and its media type.

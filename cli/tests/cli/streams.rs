@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
@@ -81,6 +81,22 @@ fn files_may_have_any_name() {
                 assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
             }
         }
+    }
+}
+
+#[test]
+fn content_that_the_disk_has_changed_is_no_content() {
+    let pool = Pool::start();
+    fs::write(pool.path("content"), vec![7; 10_000]).unwrap();
+    let pushed = pool.json(&["push", "lib", "content", "--name", "z", "--version", "1"]);
+    let digest = pushed["object"].as_str().unwrap().to_owned();
+    for segment in fs::read_dir(pool.path("store/segments")).unwrap() {
+        let segment = File::options().write(true).open(segment.unwrap().path());
+        segment.unwrap().write_all_at(b"x", 5000).unwrap();
+    }
+    for name in ["lib/z@1", &digest] {
+        let says = pool.refused(1, &["cat", name]);
+        assert!(says.contains("fsck --content"), "{name}: {says}");
     }
 }
 
