@@ -216,6 +216,7 @@ impl From<StoreError> for Problem {
             StoreError::Io { .. }
             | StoreError::Index { .. }
             | StoreError::Corrupt(_)
+            | StoreError::Damaged(_)
             | StoreError::Extents(..)
             | StoreError::NotAStore { .. }
             | StoreError::Refused { .. }

@@ -1,5 +1,6 @@
 //! `pool`: everything that people do with a pool, one verb a file.
 
+mod ending;
 mod file;
 mod meter;
 mod output;

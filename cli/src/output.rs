@@ -61,28 +61,41 @@ pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-/// Rows of cells under a heading, aligned: text to the left, and to the right what is a number in
-/// each row, with a unit or without.
-pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
-    let columns = heading.len();
+/// A column of a table, by its heading.
+#[derive(Clone, Copy)]
+pub(crate) enum Column {
+    /// Names and digests, aligned to the left.
+    Text(&'static str),
+    /// Numbers, with a unit or without, aligned to the right.
+    Number(&'static str),
+}
+
+impl Column {
+    fn heading(self) -> &'static str {
+        match self {
+            Self::Text(heading) | Self::Number(heading) => heading,
+        }
+    }
+}
+
+/// Rows of cells under a heading, aligned.
+pub(crate) fn table(columns: &[Column], rows: &[Vec<String>]) -> String {
     let cell_width = |cell: &str| cell.chars().count();
-    let widths: Vec<usize> = (0..columns)
-        .map(|column| {
-            let cells = rows.iter().map(|row| cell_width(&row[column]));
-            cells.max().unwrap_or(0).max(cell_width(heading[column]))
+    let widths: Vec<usize> = columns
+        .iter()
+        .enumerate()
+        .map(|(nth, column)| {
+            let cells = rows.iter().map(|row| cell_width(&row[nth]));
+            cells.max().unwrap_or(0).max(cell_width(column.heading()))
         })
-        .collect();
-    let are_numbers: Vec<bool> = (0..columns)
-        .map(|column| column > 0 && rows.iter().all(|row| is_number(&row[column])))
         .collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {
         let mut line = String::new();
-        for (column, cell) in cells.enumerate() {
-            let padding = " ".repeat(widths[column] - cell_width(cell));
-            let (before, after) = if are_numbers[column] {
-                (padding.as_str(), "")
-            } else {
-                ("", padding.as_str())
+        for ((column, width), cell) in columns.iter().zip(&widths).zip(cells) {
+            let padding = " ".repeat(width - cell_width(cell));
+            let (before, after) = match column {
+                Column::Number(_) => (padding.as_str(), ""),
+                Column::Text(_) => ("", padding.as_str()),
             };
             line.push_str(before);
             line.push_str(cell);
@@ -91,17 +104,11 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
         }
         format!("{}\n", line.trim_end())
     };
-    let mut out = line(&mut heading.iter().copied());
+    let mut out = line(&mut columns.iter().map(|column| column.heading()));
     for row in rows {
         out.push_str(&line(&mut row.iter().map(String::as_str)));
     }
     out
-}
-
-/// `-`, or digits before a unit or nothing. What only begins with a digit may be a digest.
-fn is_number(cell: &str) -> bool {
-    let number = cell.split_once(' ').map_or(cell, |(number, _)| number);
-    cell == "-" || number.bytes().all(|b| b.is_ascii_digit() || b == b'.')
 }
 
 /// Names and values, one pair a line.
@@ -178,13 +185,19 @@ mod tests {
     #[test]
     fn tables_align_numbers_to_the_right() {
         let rows = vec![
-            vec!["a".into(), "9 B".into(), "7d".into()],
-            vec!["long".into(), "1.5 KiB".into(), "8".into()],
+            vec!["a".into(), "9 B".into(), "75".into(), "-".into()],
+            vec!["long".into(), "1.5 KiB".into(), "8".into(), "-".into()],
         ];
-        let table = table(&["NAME", "SIZE", "DIGEST"], &rows);
+        let columns = [
+            Column::Text("NAME"),
+            Column::Number("SIZE"),
+            Column::Text("DIGEST"),
+            Column::Text("LIBRARIES"),
+        ];
+        // Digits may all that a digest has be.
         assert_eq!(
-            table,
-            "NAME     SIZE  DIGEST\na         9 B  7d\nlong  1.5 KiB  8\n"
+            table(&columns, &rows),
+            "NAME     SIZE  DIGEST  LIBRARIES\na         9 B  75      -\nlong  1.5 KiB  8       -\n"
         );
     }
 }

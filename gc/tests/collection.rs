@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use collecting::{NOW, assert_sound};
 use common::{
-    assert_stored, content, image_ref, library_ref, open, push_image, push_library, read_object,
+    assert_stored, content, description, image_ref, image_target, library_ref, negotiate, open,
+    push_image, push_library, read_object,
 };
 use pool_core::ObjectId;
 use pool_core::page::PAGE_SIZE;
 use pool_gc::{CollectOptions, CollectReport, Thing, collect, why};
 use pool_store::placement::Placement;
+use pool_store::upload::{UploadManifest, UploadObject};
 use pool_store::{Store, StoreView};
 
 fn collect_now(store: &Store) -> CollectReport {
@@ -313,6 +315,46 @@ fn what_is_committed_after_the_mark_is_kept() {
     drop(collection);
     assert_sound(&store);
     assert_stored(&store, &bytes[4096..]);
+}
+
+#[test]
+fn what_a_push_leaves_out_after_the_mark_is_kept_with_its_pages() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    // In a window, and in single pages.
+    let (dense, sparse, file) = (content(1, 600), content(2, 20), content(3, 2));
+    let windows = Placement::Windows { phase: 0 };
+    push_library(&store, "dense@1", &dense, windows).unwrap();
+    push_library(&store, "sparse@1", &sparse, Placement::Sparse).unwrap();
+    for name in ["dense@1", "sparse@1"] {
+        store.delete_library(&library_ref(name)).unwrap();
+    }
+    let collection = store.begin_collection().unwrap();
+    let mark = pool_gc::mark::mark(&store.snapshot(), &[]).unwrap();
+    let garbage = pool_gc::sweep::garbage(&store.snapshot(), &mark).unwrap();
+    assert_eq!((garbage.objects.len(), garbage.pages.len()), (2, 620));
+    assert_eq!(garbage.windows.len(), 2);
+
+    // It lists its own file alone, and nothing of its libraries is looked at but that they are there.
+    let libraries: &[(&str, &[u8])] = &[("dense@1", &dense), ("sparse@1", &sparse)];
+    let manifest = UploadManifest {
+        target: image_target("app:1", description(&file, libraries)),
+        objects: vec![UploadObject::of(&file, Placement::Sparse)],
+    };
+    let summary = negotiate(&store, manifest, &file).unwrap();
+    assert_eq!((summary.pages.0, summary.known_pages.0), (622, 620));
+
+    assert_eq!(collection.delete_objects(&garbage.objects).unwrap(), 0);
+    assert_eq!(collection.delete_windows(&garbage.windows).unwrap(), 0);
+    assert_eq!(collection.delete_pages(&garbage.pages).unwrap(), 0);
+    let plan = pool_gc::compact::plan(&store, &mark, 0.5).unwrap();
+    assert!(!plan.dead.is_empty());
+    assert_eq!(collection.retire_segments(&plan.dead).unwrap(), []);
+    drop(collection);
+    assert_sound(&store);
+    for bytes in [&dense, &sparse, &file] {
+        assert_stored(&store, bytes);
+    }
 }
 
 #[test]

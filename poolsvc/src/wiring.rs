@@ -32,10 +32,21 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Opens the store, which may make it, listens, and serves. Must be called within a tokio
-    /// runtime.
+    /// Listens, opens the store, which may make it, and serves. A store is made only by a service that serves
+    /// it. Must be called within a tokio runtime.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let store = open_store(&settings).await?;
+        let options = store_options(&settings)?;
+        if Store::is_to_be_made(&settings.store, options)? && settings.tokens.is_empty() {
+            // There will be no token in it.
+            refuse_strangers(&settings)?;
+        }
+        let tcp = listen::tcp(settings.listen).await?;
+        let address = tcp.local_addr().context("asking for the address")?;
+        let socket = match &settings.socket {
+            Some(path) => Some(listen::unix(path).await?),
+            None => None,
+        };
+        let store = open_store(&settings, options).await?;
         let tokens = store.tokens().context("reading the store's tokens")?;
         for token in &settings.tokens {
             if tokens.iter().any(|stored| stored.name == token.name) {
@@ -47,20 +58,9 @@ impl Daemon {
         }
         let loopback = settings.listen.ip().is_loopback();
         let gate = Gate::new(settings.tokens.clone(), tokens, loopback);
-        if !loopback && !gate.needs_token() {
-            bail!(
-                "refusing to listen on {}, where others can reach it, without a token: listen on \
-                 127.0.0.1 and make one with `pool token add NAME --scope admin`, or put a \
-                 [[token]] into the configuration",
-                settings.listen
-            );
+        if !gate.needs_token() {
+            refuse_strangers(&settings)?;
         }
-        let tcp = listen::tcp(settings.listen).await?;
-        let address = tcp.local_addr().context("asking for the address")?;
-        let socket = match &settings.socket {
-            Some(path) => Some(listen::unix(path).await?),
-            None => None,
-        };
         let options = ServiceOptions {
             limits: settings.limits,
             grace: settings.grace,
@@ -109,18 +109,35 @@ impl Daemon {
     }
 }
 
-async fn open_store(settings: &Settings) -> Result<Arc<Store>, StartError> {
-    let directory = settings.store.clone();
+/// Refuses to be reached by others where nobody has to show a token.
+fn refuse_strangers(settings: &Settings) -> Result<(), StartError> {
+    if settings.listen.ip().is_loopback() {
+        return Ok(());
+    }
+    bail!(
+        "refusing to listen on {}, where others can reach it, without a token: listen on \
+         127.0.0.1 and make one with `pool token add NAME --scope admin`, or put a \
+         [[token]] into the configuration",
+        settings.listen
+    )
+}
+
+fn store_options(settings: &Settings) -> Result<StoreOptions, StartError> {
+    let directory = &settings.store;
     let absent = !directory
         .try_exists()
         .with_context(|| format!("looking for {}", directory.display()))?;
-    let options = StoreOptions {
+    Ok(StoreOptions {
         create: settings.create || absent,
         segment_bytes: settings.segment_bytes,
         placement: PlacementPolicy {
             dense_from_pages: settings.dense_from_pages,
         },
-    };
+    })
+}
+
+async fn open_store(settings: &Settings, options: StoreOptions) -> Result<Arc<Store>, StartError> {
+    let directory = settings.store.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&directory, options));
     Ok(Arc::new(opened.await.context("opening the store")??))
 }

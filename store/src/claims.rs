@@ -1,35 +1,89 @@
 //! What an upload claims of its objects: that the pages it lists make them up.
 //!
 //! Whether they do takes a look at every byte, which nobody else should have to wait for. So it is found out before the
-//! writer's lock is taken: what is true of a list of digests stays true, wherever the pages are by then.
+//! writer's lock is taken: what is true of a list of digests stays true, wherever the pages are by then. Pages that the
+//! store has are read where the object will refer to them, so that one which the disk has changed is not taken for what
+//! its digest says.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use pool_core::digest::{ObjectId, PageId};
-use pool_core::extent::SegmentId;
-use pool_core::page::{self, PAGE_SIZE, PAGES_PER_WINDOW};
+use pool_core::extent::{SegmentId, Slot};
+use pool_core::page::{self, PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 
 use crate::Store;
 use crate::backend::SegmentFile;
 use crate::error::{Result, StoreError};
 use crate::format::Location;
+use crate::placement::{self, WindowPlan};
 use crate::upload::{Upload, UploadObject};
 
 /// Most segments that one reader keeps open.
 const MOST_OPEN: usize = 64;
 
-/// Pages that are looked up in one go.
-const LOOKED_UP: usize = 4096;
+/// Where the bytes of an upload are that the store lacks.
+#[derive(Clone, Copy)]
+pub(crate) enum Given<'a> {
+    /// Pages in a temporary file; the objects' digests are somebody else's claim.
+    Sent(&'a Upload),
+    /// Whole objects in memory, hashed here.
+    AtHand(&'a HashMap<ObjectId, &'a [u8]>),
+}
+
+impl<'a> Given<'a> {
+    fn is_at_hand(self) -> bool {
+        matches!(self, Self::AtHand(_))
+    }
+
+    /// Those bytes of an object that are at hand, from a page on.
+    fn bytes_at_hand(self, object: ObjectId, first_page: u64) -> Option<&'a [u8]> {
+        match self {
+            Self::Sent(_) => None,
+            Self::AtHand(objects) => objects
+                .get(&object)?
+                .get((first_page * PAGE_SIZE) as usize..),
+        }
+    }
+}
+
+/// Up to 512 consecutive pages of an object.
+pub(crate) struct Piece<'a> {
+    pub(crate) object: ObjectId,
+    /// Number of the first in the object.
+    pub(crate) first_page: u64,
+    pub(crate) pages: &'a [Option<PageId>],
+}
+
+/// What an object has in one part of its plan, a window's worth at a time, which bounds the memory that a large object
+/// takes.
+pub(crate) fn pieces<'a>(
+    object: &'a UploadObject,
+    part: &WindowPlan,
+) -> impl Iterator<Item = Piece<'a>> + use<'a> {
+    let (first_page, count) = (part.first_page, part.count);
+    let pages = &object.pages[first_page as usize..][..count as usize];
+    let pieces = pages.chunks(PAGES_PER_WINDOW as usize);
+    let firsts = (first_page..).step_by(PAGES_PER_WINDOW as usize);
+    pieces.zip(firsts).map(|(pages, first_page)| Piece {
+        object: object.id,
+        first_page,
+        pages,
+    })
+}
 
 impl Store {
-    /// The objects of an upload that its pages were found to make up, wherever it lists them; an object of which they
+    /// Those of `objects` that their pages were found to make up, wherever they are listed; an object of which they
     /// make up another one is refused. Nothing is said of objects that the pool has, and of those with pages that are
     /// missing, or that a collection takes meanwhile.
-    pub(crate) fn proven(&self, upload: &Upload) -> Result<HashSet<ObjectId>> {
-        let mut reader = PageReader::new(self, upload);
+    pub(crate) fn proven(
+        &self,
+        objects: &[UploadObject],
+        given: Given<'_>,
+    ) -> Result<HashSet<ObjectId>> {
+        let mut reader = PageReader::new(self, given);
         let (mut proven, mut open) = (HashSet::new(), HashSet::new());
-        for object in &upload.manifest().objects {
+        for object in objects {
             let is_known = self.object(object.id)?.is_some();
             if !is_known && reader.prove(object)? {
                 proven.insert(object.id);
@@ -42,54 +96,76 @@ impl Store {
     }
 }
 
-/// Reads pages from what was sent with an upload, or else from the store.
+/// Reads pages from the store, or else from what is given with an upload.
 pub(crate) struct PageReader<'a> {
     store: &'a Store,
-    upload: &'a Upload,
+    given: Given<'a>,
     /// Segments that pages were read from.
     files: HashMap<SegmentId, Arc<dyn SegmentFile>>,
 }
 
 impl<'a> PageReader<'a> {
-    pub(crate) fn new(store: &'a Store, upload: &'a Upload) -> Self {
+    pub(crate) fn new(store: &'a Store, given: Given<'a>) -> Self {
         Self {
             store,
-            upload,
+            given,
             files: HashMap::new(),
         }
     }
 
-    /// Reads pages one behind the other into `content`; those of zeros are left as they are.
+    /// What is to be checked of an object.
+    pub(crate) fn claim(&self, object: &UploadObject) -> Claim<'a> {
+        Claim::about(object, self.given)
+    }
+
+    /// Reads pages one behind the other into `content`, those that are at no place from what is given; those of zeros
+    /// are left as they are.
     pub(crate) fn read(
         &mut self,
-        pages: &[Option<PageId>],
+        piece: &Piece<'_>,
         at: &[Option<Location>],
         content: &mut [u8],
     ) -> Result<()> {
-        let sent = self.sent(pages);
-        let places = pages.iter().zip(sent.into_iter().zip(at));
-        for (page, (id, (sent, at))) in content.chunks_mut(PAGE_SIZE as usize).zip(places) {
+        let sent = self.sent(piece.pages);
+        let pages = content.chunks_mut(PAGE_SIZE as usize);
+        let places = piece.pages.iter().zip(at.iter().zip(sent));
+        for (nth, (page, (id, (at, sent)))) in pages.zip(places).enumerate() {
             let Some(id) = id else { continue };
-            if let Some(offset) = sent {
-                let read = self.upload.file().read_exact_at(page, offset);
+            if let Some(at) = at {
+                let read = self.file(at.segment)?;
+                let read = read.read_exact_at(page, at.slot.byte_offset());
                 read.map_err(|source| {
-                    StoreError::io("reading", "an upload's temporary file", source)
+                    StoreError::io("reading the segment", at.segment.to_string(), source)
                 })?;
                 continue;
             }
-            let at = at.ok_or_else(|| StoreError::MissingPages(vec![*id]))?;
-            let read = self.file(at.segment)?;
-            let read = read.read_exact_at(page, at.slot.byte_offset());
-            read.map_err(|source| {
-                StoreError::io("reading the segment", at.segment.to_string(), source)
-            })?;
+            let bytes = self
+                .given
+                .bytes_at_hand(piece.object, piece.first_page + nth as u64);
+            match (self.given, sent, bytes) {
+                (Given::Sent(upload), Some(offset), _) => {
+                    let read = upload.file().read_exact_at(page, offset);
+                    read.map_err(|source| {
+                        StoreError::io("reading", "an upload's temporary file", source)
+                    })?;
+                }
+                (_, _, Some(bytes)) => {
+                    let length = bytes.len().min(page.len());
+                    page[..length].copy_from_slice(&bytes[..length]);
+                    page[length..].fill(0);
+                }
+                _ => return Err(StoreError::MissingPages(vec![*id])),
+            }
         }
         Ok(())
     }
 
     /// Where pages are in the upload's file; `None` for those that were not sent.
     fn sent(&self, pages: &[Option<PageId>]) -> Vec<Option<u64>> {
-        let offsets = self.upload.offsets();
+        let Given::Sent(upload) = self.given else {
+            return vec![None; pages.len()];
+        };
+        let offsets = upload.offsets();
         let sent = pages.iter().map(|id| offsets.get(id.as_ref()?).copied());
         sent.collect()
     }
@@ -106,94 +182,165 @@ impl<'a> PageReader<'a> {
         Ok(self.files[&id].as_ref())
     }
 
+    /// Where to read the pages of a window that is stored densely: `known` is where the store has it, `at` where it has
+    /// its pages, which may be other copies of them.
+    pub(crate) fn places_in_window(
+        &self,
+        known: Option<Location>,
+        part: &WindowPlan,
+        at: &[Option<Location>],
+    ) -> Vec<Option<Location>> {
+        match known {
+            Some(window) => {
+                // A spoilt entry may begin at the last slots there can be, which cannot be read.
+                let first = window.slot.0.saturating_add(part.position as u32);
+                let slots = (0..at.len() as u32).map(|nth| Slot(first.saturating_add(nth)));
+                slots
+                    .map(|slot| Some(Location { slot, ..window }))
+                    .collect()
+            }
+            // It will be written, and all of it from memory.
+            None if self.given.is_at_hand() => vec![None; at.len()],
+            None => at.to_vec(),
+        }
+    }
+
     /// Whether the pages of an object are all there and make it up; an error if they make up another one.
     fn prove(&mut self, object: &UploadObject) -> Result<bool> {
-        let mut at = Vec::with_capacity(object.pages.len());
-        for pages in object.pages.chunks(LOOKED_UP) {
-            let Some(places) = self.locate(pages)? else {
-                return Ok(false);
+        let mut claim = self.claim(object);
+        let mut content = vec![0; WINDOW_SIZE as usize];
+        for part in placement::plan(object.placement, &object.pages, self.store.policy) {
+            let index = self.store.view.index.now();
+            let known = match &part.dense {
+                Some(id) => index.window(id)?,
+                None => None,
             };
-            at.extend(places);
-        }
-        let mut claim = Claim::about(object);
-        let mut content = vec![0; (PAGES_PER_WINDOW * PAGE_SIZE) as usize];
-        let pieces = PAGES_PER_WINDOW as usize;
-        for (pages, at) in object.pages.chunks(pieces).zip(at.chunks(pieces)) {
-            let content = &mut content[..pages.len() * PAGE_SIZE as usize];
-            content.fill(0);
-            match self.read(pages, at, content) {
-                Ok(()) => claim.update(content),
-                // Collected, or moved and collected, since it was looked up.
-                Err(StoreError::NoSegment(_)) => return Ok(false),
-                Err(error) => return Err(error),
+            for piece in pieces(object, &part) {
+                let mut at = self.locate(piece.pages)?;
+                if part.dense.is_some() {
+                    at = self.places_in_window(known, &part, &at);
+                }
+                if self.given.is_at_hand() && at.iter().all(Option::is_none) {
+                    // It was hashed here, and is what will be written.
+                    continue;
+                }
+                let content = &mut content[..piece.pages.len() * PAGE_SIZE as usize];
+                content.fill(0);
+                match self.read(&piece, &at, content) {
+                    Ok(()) => claim.update(piece.first_page, content),
+                    // Not sent, or collected, or moved and collected, since it was looked up.
+                    Err(StoreError::MissingPages(_) | StoreError::NoSegment(_)) => {
+                        return Ok(false);
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
         claim.check()?;
         Ok(true)
     }
 
-    /// Where the store has the pages that were not sent; `None` when it lacks one.
-    fn locate(&self, pages: &[Option<PageId>]) -> Result<Option<Vec<Option<Location>>>> {
+    /// Where the store has each page; `None` for pages of zeros, and for those that it lacks.
+    fn locate(&self, pages: &[Option<PageId>]) -> Result<Vec<Option<Location>>> {
         let mut at = vec![None; pages.len()];
-        let pages = pages.iter().zip(self.sent(pages)).enumerate();
-        let asked =
-            pages.filter_map(|(nth, (id, sent))| Some((nth, id.filter(|_| sent.is_none())?)));
+        let asked = pages.iter().enumerate();
+        let asked = asked.filter_map(|(nth, id)| Some((nth, (*id)?)));
         let (numbers, asked): (Vec<_>, Vec<_>) = asked.unzip();
-        for (nth, found) in numbers
-            .into_iter()
-            .zip(self.store.view.index.now().pages(&asked)?)
-        {
-            if found.is_none() {
-                return Ok(None);
-            }
+        let found = self.store.view.index.now().pages(&asked)?;
+        for (nth, found) in numbers.into_iter().zip(found) {
             at[nth] = found;
         }
-        Ok(Some(at))
+        Ok(at)
     }
 }
 
 /// What an upload claims of an object, compared with its pages.
-pub(crate) struct Claim {
-    object: ObjectId,
-    hasher: blake3::Hasher,
-    /// Bytes of the object not hashed yet.
-    remaining: u64,
-    /// Whoever maps the last page sees what it has past the object's end.
-    ends_in_zeros: bool,
+pub(crate) enum Claim<'a> {
+    /// That they have its digest.
+    Digest {
+        object: ObjectId,
+        hasher: Box<blake3::Hasher>,
+        /// Bytes of the object not hashed yet.
+        remaining: u64,
+        /// Whoever maps the last page sees what it has past the object's end.
+        ends_in_zeros: bool,
+    },
+    /// That they are bytes which are at hand, and filled up with zeros.
+    Bytes {
+        object: ObjectId,
+        bytes: &'a [u8],
+        are_the_same: bool,
+    },
 }
 
-impl Claim {
-    pub(crate) fn about(object: &UploadObject) -> Self {
-        Self {
-            object: object.id,
-            hasher: blake3::Hasher::new(),
-            remaining: object.length,
-            ends_in_zeros: true,
+impl<'a> Claim<'a> {
+    fn about(object: &UploadObject, given: Given<'a>) -> Self {
+        match given.bytes_at_hand(object.id, 0) {
+            Some(bytes) => Self::Bytes {
+                object: object.id,
+                bytes,
+                are_the_same: true,
+            },
+            None => Self::Digest {
+                object: object.id,
+                hasher: Box::default(),
+                remaining: object.length,
+                ends_in_zeros: true,
+            },
         }
     }
 
-    /// Takes whole pages, the next ones of the object.
-    pub(crate) fn update(&mut self, pages: &[u8]) {
-        let length = (pages.len() as u64).min(self.remaining);
-        let (bytes, past_end) = pages.split_at(length as usize);
-        self.hasher.update(bytes);
-        self.remaining -= length;
-        self.ends_in_zeros &= page::is_zero(past_end);
+    /// Takes whole pages, the next ones of the object. What is at hand need not be shown to itself.
+    pub(crate) fn update(&mut self, first_page: u64, pages: &[u8]) {
+        match self {
+            Self::Digest {
+                hasher,
+                remaining,
+                ends_in_zeros,
+                ..
+            } => {
+                let length = (pages.len() as u64).min(*remaining);
+                let (bytes, past_end) = pages.split_at(length as usize);
+                hasher.update(bytes);
+                *remaining -= length;
+                *ends_in_zeros &= page::is_zero(past_end);
+            }
+            Self::Bytes {
+                bytes,
+                are_the_same,
+                ..
+            } => {
+                let rest = bytes.get((first_page * PAGE_SIZE) as usize..);
+                let rest = rest.unwrap_or_default();
+                let (found, past_end) = pages.split_at(pages.len().min(rest.len()));
+                *are_the_same &= rest.starts_with(found) && page::is_zero(past_end);
+            }
+        }
     }
 
     pub(crate) fn check(self) -> Result<()> {
-        let expected = self.object;
-        let found = ObjectId::from(self.hasher.finalize());
-        if found != expected {
-            return Err(StoreError::ObjectMismatch { expected, found });
+        match self {
+            Self::Digest {
+                object: expected,
+                hasher,
+                ends_in_zeros,
+                ..
+            } => {
+                let found = ObjectId::from(hasher.finalize());
+                if found != expected {
+                    return Err(StoreError::ObjectMismatch { expected, found });
+                }
+                if !ends_in_zeros {
+                    return Err(StoreError::BadUpload(format!(
+                        "the last page of object {expected} has bytes past the object's end: fill it up \
+                         with zeros"
+                    )));
+                }
+                Ok(())
+            }
+            Self::Bytes { are_the_same, .. } if are_the_same => Ok(()),
+            Self::Bytes { object, .. } => Err(StoreError::Damaged(object)),
         }
-        if !self.ends_in_zeros {
-            return Err(StoreError::BadUpload(format!(
-                "the last page of object {expected} has bytes past the object's end: fill it up \
-                 with zeros"
-            )));
-        }
-        Ok(())
     }
 }
 
@@ -232,6 +379,11 @@ mod tests {
             .unwrap()
     }
 
+    fn proven(store: &Store, upload: &Upload) -> HashSet<ObjectId> {
+        let objects = &upload.manifest().objects;
+        store.proven(objects, Given::Sent(upload)).unwrap()
+    }
+
     fn send(upload: &Upload, bytes: &[u8]) {
         for page in bytes.chunks(PAGE_SIZE as usize) {
             upload.add_page(PageId::of(page), page).unwrap();
@@ -249,9 +401,9 @@ mod tests {
         let both = upload(&store, &[good.clone(), other.clone()]);
         send(&both, &a);
         send(&both, &b[..2 * PAGE_SIZE as usize]);
-        assert_eq!(store.proven(&both).unwrap(), [good.id].into());
+        assert_eq!(proven(&store, &both), [good.id].into());
         send(&both, &b);
-        assert_eq!(store.proven(&both).unwrap(), [good.id, other.id].into());
+        assert_eq!(proven(&store, &both), [good.id, other.id].into());
 
         // Another list of the same object is another claim, and would be placed first.
         let lie = UploadObject {
@@ -261,7 +413,7 @@ mod tests {
         };
         let twice = upload(&store, &[good.clone(), lie]);
         send(&twice, &a);
-        assert!(store.proven(&twice).unwrap().is_empty());
+        assert!(proven(&store, &twice).is_empty());
         send(&twice, &b);
         let refused = store.commit(&twice);
         assert!(
@@ -269,7 +421,7 @@ mod tests {
             "{refused:?}"
         );
         store.commit(&both).unwrap();
-        assert!(store.proven(&both).unwrap().is_empty());
+        assert!(proven(&store, &both).is_empty());
     }
 
     #[test]

@@ -117,6 +117,12 @@ pub enum StoreError {
     /// An extent map read from the index is wrong.
     #[error("the store is damaged: the extents of object {0} are wrong ({1}); run pool fsck")]
     Extents(ObjectId, ExtentError),
+    /// Pages that the store has by their digests are not what those say.
+    #[error(
+        "the store is damaged: pages that it has of object {0} are not what their digests say, so nothing \
+         was stored; pool fsck --content says which"
+    )]
+    Damaged(ObjectId),
     /// A page's bytes do not have the digest they were sent under.
     #[error("the bytes sent as page {expected} have digest {found}: send the page again")]
     PageMismatch {

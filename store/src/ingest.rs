@@ -10,9 +10,9 @@ use std::collections::{HashMap, HashSet};
 
 use pool_core::digest::{ObjectId, PageId};
 
-use crate::claims::PageReader;
+use crate::claims::{Given, PageReader};
 use crate::error::{Result, StoreError};
-use crate::intake::{Intake, Sent};
+use crate::intake::Intake;
 use crate::placement::Placement;
 use crate::precondition::{Conditional, Precondition};
 use crate::upload::{CommitSummary, Content, Target, Upload, UploadManifest};
@@ -83,14 +83,20 @@ impl Store {
     ) -> Result<CommitSummary> {
         let manifest = upload.manifest();
         self.check(&manifest.target.name(), precondition)?;
-        // Before pages are asked for that would be sent in vain.
-        self.check_left_out(manifest)?;
+        self.check_complete(upload)?;
+        self.take_in(writer, manifest, Given::Sent(upload), proven)
+    }
+
+    /// Refuses an upload of which anything is missing: first objects, before pages are asked for that would be sent in
+    /// vain.
+    fn check_complete(&self, upload: &Upload) -> Result<()> {
+        self.check_left_out(upload.manifest())?;
         let missing = self.missing_pages(upload)?;
-        if !missing.is_empty() {
-            return Err(StoreError::MissingPages(missing));
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(StoreError::MissingPages(missing))
         }
-        let sent = Sent::Staged(PageReader::new(self, upload), proven);
-        self.take_in(writer, manifest, sent)
     }
 
     /// Places, syncs and names everything in one batch. The caller commits or rolls back the
@@ -99,10 +105,12 @@ impl Store {
         &self,
         writer: &mut Writer,
         manifest: &UploadManifest,
-        sent: Sent<'_>,
+        given: Given<'_>,
+        proven: &HashSet<ObjectId>,
     ) -> Result<CommitSummary> {
         writer.appender.begin()?;
-        let mut intake = Intake::new(self, &mut writer.appender, sent);
+        let reader = PageReader::new(self, given);
+        let mut intake = Intake::new(self, &mut writer.appender, reader, proven);
         intake.summary.created = match &manifest.target {
             Target::Image { image, .. } => self.view.index.now().tag(image)?.is_none(),
             Target::Library { library, .. } => self.library(library)?.is_none(),
@@ -135,9 +143,8 @@ impl Store {
         Ok(done)
     }
 
-    /// Stores content that is at hand, all in one. The digests in `contents` were computed here,
-    /// so nothing is read back to be checked, and content that the pool has is not even cut into
-    /// pages.
+    /// Stores content that is at hand, all in one. The digests in `contents` were computed here, so pages that the
+    /// pool has are compared with it, and content that the pool has whole is not even cut into pages.
     pub fn ingest(&self, target: Target, contents: &[Content<'_>]) -> Result<CommitSummary> {
         self.when(&Precondition::default()).ingest(target, contents)
     }
@@ -148,7 +155,9 @@ impl Conditional<'_> {
     pub fn commit(&self, upload: &Upload) -> Result<CommitSummary> {
         let store = self.store;
         store.check(&upload.manifest().target.name(), self.precondition)?;
-        let proven = store.proven(upload)?;
+        // Before everything is read in vain.
+        store.check_complete(upload)?;
+        let proven = store.proven(&upload.manifest().objects, Given::Sent(upload))?;
         let mut writer = store.writer();
         let result = store.commit_locked(&mut writer, upload, &proven, self.precondition);
         store.answer(&mut writer, result)
@@ -160,11 +169,12 @@ impl Conditional<'_> {
         let name = target.name();
         let bytes = contents.iter().map(|content| (content.id, content.bytes));
         let bytes: HashMap<_, _> = bytes.collect();
+        let given = Given::AtHand(&bytes);
         let mut manifest = UploadManifest {
             target,
             objects: Vec::new(),
         };
-        let mut announced = HashSet::new();
+        let (mut announced, mut proven) = (HashSet::new(), HashSet::new());
         loop {
             let mut unknown = Vec::new();
             {
@@ -180,17 +190,17 @@ impl Conditional<'_> {
                 }
                 if unknown.is_empty() {
                     manifest.validate()?;
-                    let sent = Sent::AtHand(&bytes);
-                    let result = store.take_in(&mut writer, &manifest, sent);
+                    let result = store.take_in(&mut writer, &manifest, given, &proven);
                     return store.answer(&mut writer, result);
                 }
             }
-            // Hashing pages needs no lock, and what is announced now is not asked about again.
+            // Hashing and reading pages needs no lock, and what is announced now is not asked about again.
             for content in unknown {
                 if announced.insert(content.id) {
                     manifest.objects.push(content.announce());
                 }
             }
+            proven = store.proven(&manifest.objects, given)?;
         }
     }
 }

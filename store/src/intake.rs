@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use pool_core::digest::{ObjectId, PageId, WindowId};
 use pool_core::extent::{Extent, ExtentMap, Slot};
-use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, PageCount, WINDOW_SIZE};
+use pool_core::page::{PAGE_SIZE, PageCount, WINDOW_SIZE};
 
 use crate::Store;
-use crate::claims::{Claim, PageReader};
+use crate::claims::{self, Claim, PageReader, Piece};
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord};
 use crate::index::Batch;
@@ -15,20 +15,13 @@ use crate::placement::{self, Placement, WindowPlan};
 use crate::segment::Appender;
 use crate::upload::{CommitSummary, Target, UploadManifest, UploadObject};
 
-/// Where the bytes of an upload are.
-pub(crate) enum Sent<'a> {
-    /// Missing pages in a temporary file, the others in the store; the objects' digests are
-    /// somebody else's claim, to be checked but for those that are proven.
-    Staged(PageReader<'a>, &'a HashSet<ObjectId>),
-    /// Whole objects in memory, hashed here.
-    AtHand(&'a HashMap<ObjectId, &'a [u8]>),
-}
-
 /// One commit's placing of pages.
 pub(crate) struct Intake<'a, 'w> {
     store: &'a Store,
     appender: &'w mut Appender,
-    sent: Sent<'w>,
+    reader: PageReader<'w>,
+    /// Objects whose pages need not be checked.
+    proven: &'w HashSet<ObjectId>,
     /// Pages and windows placed by this commit.
     placed: HashMap<PageId, Location>,
     placed_windows: HashMap<WindowId, Location>,
@@ -43,11 +36,17 @@ pub(crate) struct Intake<'a, 'w> {
 type Finished<'a> = (Batch<'a>, BTreeMap<ObjectId, ObjectRecord>, CommitSummary);
 
 impl<'a, 'w> Intake<'a, 'w> {
-    pub(crate) fn new(store: &'a Store, appender: &'w mut Appender, sent: Sent<'w>) -> Self {
+    pub(crate) fn new(
+        store: &'a Store,
+        appender: &'w mut Appender,
+        reader: PageReader<'w>,
+        proven: &'w HashSet<ObjectId>,
+    ) -> Self {
         Self {
             store,
             appender,
-            sent,
+            reader,
+            proven,
             placed: HashMap::new(),
             placed_windows: HashMap::new(),
             distinct: HashSet::new(),
@@ -87,7 +86,7 @@ impl<'a, 'w> Intake<'a, 'w> {
         Ok(())
     }
 
-    /// Places a new object and, if its digest is a claim, checks that its pages make it up.
+    /// Places a new object and, if it is not proven, checks that its pages make it up.
     fn place(&mut self, object: &UploadObject) -> Result<ObjectRecord> {
         let stored = object.pages.iter().flatten();
         let zeros = object.pages.len() - stored.clone().count();
@@ -95,21 +94,11 @@ impl<'a, 'w> Intake<'a, 'w> {
         self.distinct.extend(stored.copied());
 
         let mut extents = Vec::new();
-        let mut claim = match &self.sent {
-            // Nearly always all are proven. The others were known a moment ago, or their pages were elsewhere.
-            Sent::Staged(_, proven) if !proven.contains(&object.id) => Some(Claim::about(object)),
-            // What is at hand was hashed here.
-            Sent::Staged(..) | Sent::AtHand(_) => None,
-        };
+        // Nearly always all are proven. The others were known a moment ago, or their pages were elsewhere.
+        let is_proven = self.proven.contains(&object.id);
+        let mut claim = (!is_proven).then(|| self.reader.claim(object));
         for part in placement::plan(object.placement, &object.pages, self.store.policy) {
-            // A window's worth at a time bounds the memory that a large object takes.
-            for first in (0..part.count).step_by(PAGES_PER_WINDOW as usize) {
-                let piece = Piece {
-                    object: object.id,
-                    first_page: part.first_page + first,
-                    pages: &object.pages[(part.first_page + first) as usize..]
-                        [..(part.count - first).min(PAGES_PER_WINDOW) as usize],
-                };
+            for piece in claims::pieces(object, &part) {
                 match part.dense {
                     Some(id) => {
                         let window = self.place_window(id, &part, &piece, &mut claim)?;
@@ -155,12 +144,13 @@ impl<'a, 'w> Intake<'a, 'w> {
             return Ok(known);
         }
         let at = self.locate(piece.pages)?;
+        let from = self.reader.places_in_window(known, part, &at);
         let mut content = vec![0; WINDOW_SIZE as usize];
         let start = (part.position * PAGE_SIZE) as usize;
         let inside = &mut content[start..][..piece.pages.len() * PAGE_SIZE as usize];
-        self.read(piece, piece.pages, &at, inside)?;
+        self.reader.read(piece, &from, inside)?;
         if let Some(claim) = claim {
-            claim.update(inside);
+            claim.update(piece.first_page, inside);
         }
         if let Some(known) = known {
             return Ok(known);
@@ -191,12 +181,16 @@ impl<'a, 'w> Intake<'a, 'w> {
         if !all_known || claim.is_some() {
             let mut content = vec![0; piece.pages.len() * PAGE_SIZE as usize];
             if let Some(claim) = claim {
-                self.read(piece, piece.pages, &at, &mut content)?;
-                claim.update(&content);
+                self.reader.read(piece, &at, &mut content)?;
+                claim.update(piece.first_page, &content);
             } else {
                 let pages = piece.pages.iter().zip(&at);
                 let new: Vec<_> = pages.map(|(id, at)| id.filter(|_| at.is_none())).collect();
-                self.read(piece, &new, &at, &mut content)?;
+                let new = Piece {
+                    pages: &new,
+                    ..*piece
+                };
+                self.reader.read(&new, &at, &mut content)?;
             }
             self.write_new(piece.pages, &mut at, &content)?;
         }
@@ -278,27 +272,6 @@ impl<'a, 'w> Intake<'a, 'w> {
         Ok(at)
     }
 
-    /// Reads those pages of a piece that are named in `pages` from what was sent or, page by page, from the store.
-    fn read(
-        &mut self,
-        piece: &Piece<'_>,
-        pages: &[Option<PageId>],
-        at: &[Option<Location>],
-        content: &mut [u8],
-    ) -> Result<()> {
-        match &mut self.sent {
-            Sent::Staged(reader, _) => reader.read(pages, at, content),
-            Sent::AtHand(objects) => {
-                let bytes = objects.get(&piece.object).copied().unwrap_or_default();
-                let rest = bytes.get((piece.first_page * PAGE_SIZE) as usize..);
-                let rest = rest.unwrap_or_default();
-                let length = rest.len().min(content.len());
-                content[..length].copy_from_slice(&rest[..length]);
-                Ok(())
-            }
-        }
-    }
-
     /// Every object that the target refers to must be in the upload or in the store, and be long
     /// enough for the ranges that refer to it.
     pub(crate) fn check_required(&mut self, manifest: &UploadManifest) -> Result<()> {
@@ -333,12 +306,4 @@ impl<'a, 'w> Intake<'a, 'w> {
         }
         Ok(())
     }
-}
-
-/// Up to 512 consecutive pages of an object.
-struct Piece<'a> {
-    object: ObjectId,
-    /// Number of the first in the object.
-    first_page: u64,
-    pages: &'a [Option<PageId>],
 }

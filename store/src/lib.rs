@@ -125,7 +125,7 @@ impl Deref for Store {
 impl Store {
     /// Opens the store in `directory`; only one process can at a time.
     pub fn open(directory: &Path, options: StoreOptions) -> Result<Self> {
-        if options.create && directory::is_vacant(directory)? {
+        if Self::is_to_be_made(directory, options)? {
             creation::create(directory, options)?;
         }
         let opening::Opened {
@@ -149,6 +149,11 @@ impl Store {
             }),
             _lock: lock,
         })
+    }
+
+    /// True when [`Store::open`] would make a new store in `directory`.
+    pub fn is_to_be_made(directory: &Path, options: StoreOptions) -> Result<bool> {
+        Ok(options.create && directory::is_vacant(directory)?)
     }
 
     /// Makes an empty store in a directory that is absent or empty, and does not open it.

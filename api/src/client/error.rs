@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pool_core::digest::PageId;
+use pool_core::digest::{ObjectId, PageId};
 use pool_core::name::Referent;
 use thiserror::Error;
 
@@ -70,6 +70,19 @@ pub enum ClientError {
          (pool fsck --content)"
     )]
     NotAnnounced(PageId),
+    /// What arrived is not what its digest says.
+    #[error(
+        "{server} sends something else than {expected}, with digest {found}: look whether its store is sound \
+         (pool fsck --content)"
+    )]
+    Damaged {
+        /// Who sent it.
+        server: String,
+        /// What was asked for.
+        expected: ObjectId,
+        /// What arrived.
+        found: ObjectId,
+    },
     /// Nothing has the name, or has no content.
     #[error("{0} has no content to fetch: pool why tells what needs it")]
     NoContent(Referent),

@@ -7,7 +7,9 @@ mod sockets;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::io::{self, Read};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pool_core::digest::ObjectId;
@@ -17,7 +19,7 @@ use pool_gc::{CollectReport, FsckReport, Why};
 use pool_store::manifest::TokenScope;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use ureq::http::{Method, Request, Response};
+use ureq::http::{HeaderValue, Method, Request, Response};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector as _, RustlsConnector};
@@ -53,6 +55,8 @@ pub struct Client {
     server: ServerAddress,
     authorization: Option<String>,
     patience: Option<Duration>,
+    /// Paths of the uploads under way.
+    uploads: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Client {
@@ -116,6 +120,7 @@ impl Client {
             server,
             authorization: token.map(|token| format!("Bearer {token}")),
             patience: None,
+            uploads: Arc::default(),
         }
     }
 
@@ -140,6 +145,20 @@ impl Client {
             None => Some(PATIENCE),
             Some(said) => Some(said).filter(|said| !said.is_zero()),
         }
+    }
+
+    /// Gives up what this client and its clones have under way: for whoever ends before they do. What a push has begun
+    /// would be in others' way until the service forgets it.
+    pub fn give_up(&self) {
+        let uploads: Vec<_> = self.uploads().iter().cloned().collect();
+        for path in uploads {
+            // It would be forgotten by itself in a while.
+            drop(self.ask(Method::DELETE, &path, ()));
+        }
+    }
+
+    fn uploads(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The service that is asked.
@@ -206,7 +225,7 @@ impl Client {
     }
 
     /// The content of a library version, the file of an image, or an object or page by its
-    /// digest; to be read to its end.
+    /// digest; to be read to its end, where an error says that it has not been what its digest says.
     pub fn content(&self, of: &Referent) -> Result<impl Read + use<>> {
         let path = match of {
             Referent::Library(library) => format!("{}/content", paths::library(library)),
@@ -222,9 +241,14 @@ impl Client {
             let why = format!("it sends {kind} where stored bytes belong");
             return Err(self.strange(response.status().as_u16(), &why));
         }
+        let expected = match of {
+            Referent::Digest(id) => Some(*id),
+            _ => response.headers().get("etag").and_then(digest_of),
+        };
         let body = response.into_body();
         Ok(Content {
             client: self.clone(),
+            check: expected.map(|expected| (expected, Box::default())),
             reader: body.into_with_config().limit(u64::MAX).reader(),
         })
     }
@@ -446,14 +470,37 @@ impl Client {
 /// Content on its way. What goes wrong with it is told as with any other answer.
 struct Content {
     client: Client,
+    /// What it must be, and what it has been so far.
+    check: Option<(ObjectId, Box<blake3::Hasher>)>,
     reader: BodyReader<'static>,
 }
 
 impl Read for Content {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.reader.read(buffer);
-        read.map_err(|error| io::Error::other(self.client.lost(error.into())))
+        let read = read.map_err(|error| io::Error::other(self.client.lost(error.into())))?;
+        if let Some((expected, hasher)) = &mut self.check {
+            hasher.update(&buffer[..read]);
+            let is_the_end = read == 0 && !buffer.is_empty();
+            let found = is_the_end.then(|| ObjectId::from(hasher.finalize()));
+            if let Some(found) = found.filter(|found| found != expected) {
+                return Err(io::Error::other(ClientError::Damaged {
+                    server: self.client.server.to_string(),
+                    expected: *expected,
+                    found,
+                }));
+            }
+        }
+        Ok(read)
     }
+}
+
+/// The digest that an ETag of stored bytes is.
+fn digest_of(etag: &HeaderValue) -> Option<ObjectId> {
+    let etag = etag.to_str().ok()?;
+    // A proxy may have made it weak.
+    let etag = etag.strip_prefix("W/").unwrap_or(etag);
+    etag.strip_prefix('"')?.strip_suffix('"')?.parse().ok()
 }
 
 /// A request's body and its media type.

@@ -238,7 +238,9 @@ impl Upload<'_> {
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<PushSummary> {
         self.path = paths::upload(&started.id);
+        self.client.uploads().insert(self.path.clone());
         let finished = self.finish(started.missing, progress);
+        self.client.uploads().remove(&self.path);
         match &finished {
             // Who says nothing would be waited for once more.
             Ok(_) | Err(ClientError::Silent { .. }) => {}

@@ -18,9 +18,28 @@ pub(super) fn required_scope(method: &str, path: &str) -> Option<TokenScope> {
     match path {
         "/healthz" | "/v1/version" | "/v1/openapi.json" => None,
         _ if administers => Some(TokenScope::Admin),
-        _ if matches!(method, "GET" | "HEAD") => Some(TokenScope::Read),
+        // Those that change nothing (RFC 9110, 9.2.1), whether there is an answer to them or not.
+        _ if matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE") => Some(TokenScope::Read),
         _ => Some(TokenScope::Write),
     }
+}
+
+/// Methods that there are (RFC 9110, 9.3, and RFC 5789), so that a resource can be said not to have them.
+const METHODS: [&str; 9] = [
+    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
+];
+
+/// Refuses what no resource could have been asked (RFC 9110, 9.1).
+pub(super) async fn check_method(request: Request, next: Next) -> Response {
+    let method = request.method().as_str();
+    if METHODS.contains(&method) {
+        return next.run(request).await;
+    }
+    let shown: String = method.chars().take(80).collect();
+    let what = format!("{shown} is no method that is known here");
+    Problem::new(StatusCode::NOT_IMPLEMENTED, "no-method", what)
+        .hint("see /v1/openapi.json")
+        .into_response()
 }
 
 /// Lets a request through to its route, or refuses it.
@@ -77,6 +96,9 @@ mod tests {
             ("DELETE", "/v1/tokens/x", Some(Admin)),
             ("POST", "/v1/gc", Some(Admin)),
             ("PATCH", "/v1/whatever", Some(Write)),
+            ("OPTIONS", "/v1/libs", Some(Read)),
+            ("OPTIONS", "/v1/gc", Some(Admin)),
+            ("TRACE", "/healthz", None),
         ] {
             assert_eq!(required_scope(method, path), scope, "{method} {path}");
         }

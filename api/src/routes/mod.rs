@@ -87,6 +87,7 @@ pub fn router(service: Service) -> Router {
             service.clone(),
             admission::check,
         ))
+        .layer(middleware::from_fn(admission::check_method))
         .layer(middleware::from_fn(host::settle))
         .layer(middleware::from_fn_with_state(service.clone(), observe))
         .with_state(service)

@@ -8,6 +8,7 @@ use clap::Args;
 use pool_core::digest::ObjectId;
 use serde::Serialize;
 
+use crate::output::Column;
 use crate::{Global, file, output, server};
 
 /// Write the libraries, the code and the data of an executable to files
@@ -56,7 +57,12 @@ impl Extract {
                     ]
                 })
                 .collect();
-            output::table(&["FILE", "SIZE", "OBJECT"], &rows)
+            let columns = [
+                Column::Text("FILE"),
+                Column::Number("SIZE"),
+                Column::Text("OBJECT"),
+            ];
+            output::table(&columns, &rows)
         })?;
         Ok(ExitCode::SUCCESS)
     }

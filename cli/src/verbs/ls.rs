@@ -10,6 +10,7 @@ use pool_core::digest::ObjectId;
 use pool_core::name::{Name, Referent};
 use serde::Serialize;
 
+use crate::output::Column::{Number, Text};
 use crate::referent::{self, Folder};
 use crate::{Global, WrongUse, output, server};
 
@@ -115,14 +116,27 @@ fn text(listing: &Listing) -> String {
     if let Some(images) = listing.images.as_deref().filter(|list| !list.is_empty()) {
         let rows: Vec<_> = images.iter().map(image_row).collect();
         parts.push(output::table(
-            &["IMAGE", "SIZE", "TAGGED", "FILE", "LIBRARIES"],
+            &[
+                Text("IMAGE"),
+                Number("SIZE"),
+                Number("TAGGED"),
+                Text("FILE"),
+                Text("LIBRARIES"),
+            ],
             &rows,
         ));
     }
     if let Some(libraries) = listing.libraries.as_deref().filter(|list| !list.is_empty()) {
         let rows: Vec<_> = libraries.iter().map(library_row).collect();
         parts.push(output::table(
-            &["LIBRARY", "SIZE", "AGE", "USERS", "OBJECT", "STATE"],
+            &[
+                Text("LIBRARY"),
+                Number("SIZE"),
+                Number("AGE"),
+                Number("USERS"),
+                Text("OBJECT"),
+                Text("STATE"),
+            ],
             &rows,
         ));
     }

@@ -14,12 +14,13 @@ use pool_api::client::{PushOptions, PushReport};
 use pool_core::name::{ImageRef, LibraryRef, Name};
 use pool_core::page::PAGE_SIZE;
 
+use crate::ending::Ending;
 use crate::{Global, file, output, server};
 
 /// Put a library or an image into the pool
 ///
 /// Pages that the pool has are not sent. While too many others push it waits, at most as long as for
-/// a service that says nothing.
+/// a service that says nothing. Interrupted, it gives up what it has begun.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  pool push image app.elf --name app --tag v1\n  \
@@ -114,6 +115,8 @@ fn send(
     options: PushOptions,
 ) -> Result<PushReport> {
     let client = server::client(global)?;
+    let begun = client.clone();
+    let ending = Ending::after(move || begun.give_up()).context("waiting for signals")?;
     let bar = if io::stderr().is_terminal() && !global.json {
         ProgressBar::new(0)
     } else {
@@ -127,6 +130,7 @@ fn send(
         bar.set_length(total);
         bar.set_position(done);
     });
+    ending.wait_if_told();
     bar.finish_and_clear();
     Ok(pushed?)
 }

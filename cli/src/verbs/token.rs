@@ -10,6 +10,7 @@ use pool_core::name::Name;
 use pool_store::manifest::TokenScope;
 use serde::Serialize;
 
+use crate::output::Column;
 use crate::{Global, output, server};
 
 /// Make, list and remove tokens
@@ -92,7 +93,12 @@ impl Token {
                     if rows.is_empty() {
                         return "no tokens: whoever reaches the service may do everything".into();
                     }
-                    output::table(&["TOKEN", "SCOPE", "AGE"], &rows)
+                    let columns = [
+                        Column::Text("TOKEN"),
+                        Column::Text("SCOPE"),
+                        Column::Number("AGE"),
+                    ];
+                    output::table(&columns, &rows)
                 })?;
             }
             What::Rm { name } => {

@@ -3,11 +3,12 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt as _, symlink};
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 
 use super::common::{BUSYBOX, Pool, busybox, pool as run_pool};
@@ -84,6 +85,22 @@ fn files_may_have_any_name() {
 }
 
 #[test]
+fn content_that_the_disk_has_changed_is_no_content() {
+    let pool = Pool::start();
+    fs::write(pool.path("content"), vec![7; 10_000]).unwrap();
+    let pushed = pool.json(&["push", "lib", "content", "--name", "z", "--version", "1"]);
+    let digest = pushed["object"].as_str().unwrap().to_owned();
+    for segment in fs::read_dir(pool.path("store/segments")).unwrap() {
+        let segment = File::options().write(true).open(segment.unwrap().path());
+        segment.unwrap().write_all_at(b"x", 5000).unwrap();
+    }
+    for name in ["lib/z@1", &digest] {
+        let says = pool.refused(1, &["cat", name]);
+        assert!(says.contains("fsck --content"), "{name}: {says}");
+    }
+}
+
+#[test]
 fn what_is_removed_is_told_whatever_follows() {
     let pool = Pool::start();
     pool.text(&["push", "image", BUSYBOX, "--name", "bb", "--tag", "v1"]);
@@ -143,6 +160,57 @@ fn a_service_that_falls_silent_is_given_up() {
     assert_eq!(output.status.code(), Some(1));
     let says = String::from_utf8(output.stderr).unwrap();
     assert!(says.contains("silent for 1 seconds"), "{says}");
+}
+
+/// Reads the head of a request.
+fn head(stream: &mut impl Read) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() > 0 {
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}
+
+#[test]
+fn an_interrupted_push_gives_its_upload_up() {
+    let pool = Pool::start();
+    fs::write(pool.path("content"), "some content").unwrap();
+    for number in [2, 15] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let push = ["push", "lib", "content", "--name", "z", "--version", "1"];
+        let mut push = pool.command(&[&["--server", &url][..], &push].concat());
+        let mut push = push.stderr(Stdio::piped()).spawn().unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut begin = head(&mut stream);
+        let length = begin.split_off(begin.to_lowercase().find("content-length: ").unwrap() + 16);
+        let length: usize = length.lines().next().unwrap().parse().unwrap();
+        stream.read_exact(&mut vec![0; length]).unwrap();
+        // Nothing is missing.
+        let body =
+            r#"{"id": "up", "epoch": 0, "missing": "", "missing_pages": 0, "idle_seconds": 600}"#;
+        let length = body.len();
+        let answer = format!("HTTP/1.1 201 Created\r\nContent-Length: {length}\r\n\r\n{body}");
+        stream.write_all(answer.as_bytes()).unwrap();
+        assert!(head(&mut stream).starts_with("POST /v1/uploads/up/commit "));
+        // The answer does not come.
+        let mut kill = Command::new("kill");
+        kill.args([format!("-{number}"), push.id().to_string()]);
+        assert!(kill.status().unwrap().success());
+        let (mut other, _) = listener.accept().unwrap();
+        assert!(head(&mut other).starts_with("DELETE /v1/uploads/up "));
+        other.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+        // It ends by the signal, so that what runs it knows.
+        assert_eq!(push.wait().unwrap().signal(), Some(number));
+        let mut says = String::new();
+        push.stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut says)
+            .unwrap();
+        assert_eq!(says, "");
+    }
 }
 
 #[test]

@@ -235,6 +235,10 @@ fn what_it_cannot_serve_it_refuses_with_advice() {
     create.args(["--create", "--listen", "0.0.0.0:0"]);
     let (_, says) = refused(create);
     assert!(says.contains("without a token"), "{says}");
+    assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 0);
+    let mut create = command(&empty);
+    create.arg("--create").stderr(Stdio::null());
+    Service::run(create, &empty).get("/v1/libs").expect(200);
     assert!(empty.join("superblock").exists());
 
     let file = directory.path().join("file");
@@ -244,18 +248,17 @@ fn what_it_cannot_serve_it_refuses_with_advice() {
     assert!(says.contains(file.to_str().unwrap()), "{says}");
 
     let address = service.url.trim_start_matches("http://");
+    // No store is made for whom it does not serve.
+    let new = directory.path().join("new");
     let mut taken = Command::new(env!("CARGO_BIN_EXE_poolsvc"));
-    taken
-        .arg("--store")
-        .arg(directory.path().join("new"))
-        .args(["--listen", address]);
+    taken.arg("--store").arg(&new).args(["--listen", address]);
     let (status, says) = refused(taken);
     assert_eq!(status.code(), Some(1));
     assert!(says.contains("--listen"), "{says}");
 
     let mut open = Command::new(env!("CARGO_BIN_EXE_poolsvc"));
     open.arg("--store")
-        .arg(directory.path().join("new"))
+        .arg(&new)
         .args(["--listen", "0.0.0.0:0"]);
     let (status, says) = refused(open);
     assert_eq!(status.code(), Some(1));
@@ -264,12 +267,13 @@ fn what_it_cannot_serve_it_refuses_with_advice() {
         "{says}"
     );
 
-    let mut long = command(&directory.path().join("new"));
+    let mut long = command(&new);
     long.arg("--socket")
         .arg(directory.path().join("x".repeat(120)));
     let (status, says) = refused(long);
     assert_eq!(status.code(), Some(1));
     assert!(says.contains("fewer than 108 bytes"), "{says}");
+    assert!(!new.exists());
 
     for (flags, word) in [
         (&["--no-such-flag"][..], "--no-such-flag"),

@@ -335,4 +335,10 @@ fn queries_and_paths_are_answered_or_refused() {
     for method in ["GET", "HEAD", "PUT", "DELETE"] {
         assert!(allowed.contains(method), "{allowed}");
     }
+    for method in ["FROBNICATE", "get"] {
+        for path in ["/v1/libs", "/v1/nothing"] {
+            let unknown = service.ask(method, path, &[], b"").expect(501);
+            assert_eq!(unknown.json()["error"], "no-method");
+        }
+    }
 }

@@ -160,6 +160,12 @@ fn a_damaged_library_keeps_no_image_out_whose_pages_are_elsewhere_too() {
         let refused = refused.unwrap_err().to_string();
         assert!(refused.contains("fsck --content"), "{refused}");
         service.get("/v1/images/bad/1").expect(404);
+        // Nor is it taken for what is sent whole.
+        let few = [page, &content(40, 1)].concat();
+        let damaged = service.put("/v1/libs/bad/1", &few).expect(500).json();
+        let says = damaged["detail"].as_str().unwrap();
+        assert!(says.contains("fsck --content"), "{says}");
+        service.get("/v1/libs/bad/1").expect(404);
         assert_eq!(service.get("/v1/stats").json()["uploads"], 0);
         for place in &both {
             write(place, page);

@@ -295,10 +295,13 @@ fn tokens_open_what_their_scope_says() {
     };
     ask(&read, "GET", "/v1/libs").expect(200);
     ask(&read, "GET", "/metrics").expect(200);
+    // It would change nothing, and is not to be had for another reason.
+    ask(&read, "OPTIONS", "/v1/libs").expect(405);
     // What a token does not allow it says in words and to programs (RFC 6750, 3.1).
     for (secret, method, path, scope) in [
         (&read, "PUT", "/v1/libs/a/1", "write"),
         (&read, "GET", "/v1/tokens", "admin"),
+        (&read, "OPTIONS", "/v1/tokens", "admin"),
         (&write, "POST", "/v1/gc", "admin"),
     ] {
         let refused = ask(secret, method, path).expect(403);
