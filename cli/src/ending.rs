@@ -79,34 +79,25 @@ async fn first_of(signals: &mut [(SignalKind, Signal)]) -> c_int {
     }
 }
 
-/// What `signal` takes for a handler that is none.
-const DEFAULT: usize = 0;
-const IGNORE: usize = 1;
-
-// SAFETY: this is how the C library declares them (signal(2), raise(3)); a handler is as large as a pointer, and every
-// number may be raised.
-unsafe extern "C" {
-    fn signal(number: c_int, handler: usize) -> usize;
-    safe fn raise(number: c_int) -> c_int;
-}
-
 /// Whether whoever started this process wants it to go on, as shells do with what runs in the background.
 fn is_ignored(kind: SignalKind) -> bool {
     let number = kind.as_raw_value();
     // SAFETY: neither handler runs any code of this process, and nothing else of it has one yet.
     unsafe {
-        let is_ignored = signal(number, DEFAULT) == IGNORE;
+        let is_ignored = libc::signal(number, libc::SIG_DFL) == libc::SIG_IGN;
         if is_ignored {
-            signal(number, IGNORE);
+            libc::signal(number, libc::SIG_IGN);
         }
         is_ignored
     }
 }
 
 fn end_by(number: c_int) -> ! {
-    // SAFETY: the default handler runs no code of this process.
-    unsafe { signal(number, DEFAULT) };
-    raise(number);
+    // SAFETY: the default handler runs no code of this process, and any number may be raised.
+    unsafe {
+        libc::signal(number, libc::SIG_DFL);
+        libc::raise(number);
+    }
     // As shells say it.
     process::exit(128 + number)
 }
