@@ -19,14 +19,17 @@ pub(super) fn required_scope(method: &str, path: &str) -> Option<TokenScope> {
         "/healthz" | "/v1/version" | "/v1/openapi.json" => None,
         _ if administers => Some(TokenScope::Admin),
         // Those that change nothing (RFC 9110, 9.2.1), whether there is an answer to them or not.
-        _ if matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE") => Some(TokenScope::Read),
+        _ if matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "QUERY") => {
+            Some(TokenScope::Read)
+        }
         _ => Some(TokenScope::Write),
     }
 }
 
-/// Methods that there are (RFC 9110, 9.3, and RFC 5789), so that a resource can be said not to have them.
-const METHODS: [&str; 9] = [
-    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
+/// Methods that clients may well try (RFC 9110, 9.3, RFC 5789, and QUERY, a GET with a body), so that they are told
+/// when a resource does not have them.
+const METHODS: [&str; 10] = [
+    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY",
 ];
 
 /// Refuses what no resource could have been asked (RFC 9110, 9.1).
