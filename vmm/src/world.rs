@@ -51,6 +51,12 @@ pub enum WorldError {
          below it: grant directories that hold no mount"
     )]
     Mounts(String),
+    /// No directory can lie where one is granted.
+    #[error(
+        "--dir: the guest can have no directory at {0:?}: {1}: there, or on the way, is a file, a link or a directory that is \
+         read only; grant it at another place, such as HOST:/data"
+    )]
+    Place(String, Errno),
     /// Some step failed.
     #[error("making the guest's file system: {0}: {1}")]
     Step(&'static str, Errno),
@@ -164,8 +170,14 @@ impl World {
         // Outer directories first, so that inner ones are attached inside them.
         trees.sort_by_key(|(grant, _)| grant.guest.as_os_str().len());
         for (grant, tree) in &trees {
-            make_directories(&grant.guest)?;
-            attach(tree, &grant.guest)?;
+            let refused = |error| match error {
+                WorldError::Step(_, error) => {
+                    WorldError::Place(grant.guest.display().to_string(), error)
+                }
+                other => other,
+            };
+            make_directories(&grant.guest).map_err(refused)?;
+            attach(tree, &grant.guest).map_err(refused)?;
             protect(&grant.guest, grant.read_only, MountFlags::NODEV)?;
         }
         rustix::process::chdir("/").map_err(step("entering the new root"))?;

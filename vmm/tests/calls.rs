@@ -20,6 +20,7 @@ use world::{World, text};
 
 const TOLD: &str = include_str!("programs/told.h");
 const FILES: &str = include_str!("programs/files.c");
+const WRONG: &str = include_str!("programs/wrong.c");
 const WAITS: &str = include_str!("programs/waits.c");
 const NETWORK: &str = include_str!("programs/network.c");
 const OWN: &str = include_str!("programs/own.c");
@@ -96,6 +97,69 @@ fn compare(name: &str, compilers: &[&str], source: &str, options: &[&str]) {
 fn files_and_names_are_the_kernels() {
     if needs(&["kvm", "root"]) {
         compare("files", &["gcc"], FILES, &[]);
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said_in_the_kernels_order() {
+    if needs(&["kvm", "root"]) {
+        compare("wrong", &["gcc"], WRONG, &[]);
+    }
+}
+
+/// As a file's state is asked for since Linux 6.11.
+#[test]
+fn an_open_file_is_looked_at_without_a_path_or_a_grant() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let source = r#"
+        #define _GNU_SOURCE
+        #include <fcntl.h>
+        #include <stdio.h>
+        #include <sys/stat.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        int main(void) {
+            struct stat named, open;
+            long first = syscall(SYS_newfstatat, 1, "", &named, AT_EMPTY_PATH);
+            long second = syscall(SYS_newfstatat, 1, 0, &open, AT_EMPTY_PATH);
+            printf("%ld %ld %d, ", first, second, named.st_ino == open.st_ino);
+            printf("%ld, ", syscall(SYS_newfstatat, AT_FDCWD, 0, &open, 0));
+            printf("%ld\n", syscall(SYS_newfstatat, 99, 0, &open, AT_EMPTY_PATH));
+            return 0;
+        }"#;
+    world.build("seen", "musl-gcc", &[], source);
+    for platform in PLATFORMS {
+        let found = world.run("seen", &["--platform", platform], &[]);
+        let said = text(&found.stdout);
+        let expected = match (platform, world::kernel()) {
+            ("kvm", version) if version < (6, 11) => "0 -1 0, -1, -1\n",
+            _ => "0 0 1, -1, -1\n",
+        };
+        assert_eq!(said, expected, "{platform}: {}", text(&found.stderr));
+    }
+}
+
+/// What lies there already is no directory, and an error of the kernel's alone says neither which grant nor what to do.
+#[test]
+fn a_grant_that_has_no_place_is_named() {
+    if !needs(&["kvm", "root"]) {
+        return;
+    }
+    let mut world = World::new();
+    world.build("nothing", "musl-gcc", &[], "int main(void) { return 0; }");
+    let host = world.data();
+    for platform in PLATFORMS {
+        for place in ["/etc/passwd", "/dev/null", "/dev/fd", "/etc/hosts/inside"] {
+            let grant = format!("{}:{place}", host.display());
+            let found = world.run("nothing", &["--platform", platform, "--dir", &grant], &[]);
+            let said = text(&found.stderr);
+            assert_eq!(found.status.code(), Some(1), "{platform} {place}: {said}");
+            assert!(said.contains(&format!("{place:?}")), "{platform}: {said}");
+            assert!(said.contains("another place"), "{platform}: {said}");
+        }
     }
 }
 

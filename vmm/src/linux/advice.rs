@@ -12,17 +12,17 @@ use crate::memory::{Access, Unpopulated};
 /// `madvise`: `DONTNEED` and `FREE` give pages back, `REMOVE` those of memory that is shared by name,
 /// `POPULATE_READ` and `POPULATE_WRITE` take them; other advice is advice.
 pub(super) fn madvise(linux: &mut Linux, [address, length, advice, ..]: Arguments) -> Served {
-    const DONTNEED: u64 = 4;
-    const FREE: u64 = 8;
-    const REMOVE: u64 = 9;
-    const WIPEONFORK: u64 = 18;
-    const POPULATE_READ: u64 = 22;
-    const POPULATE_WRITE: u64 = 23;
-    const DONTNEED_LOCKED: u64 = 24;
+    const DONTNEED: u32 = 4;
+    const FREE: u32 = 8;
+    const REMOVE: u32 = 9;
+    const WIPEONFORK: u32 = 18;
+    const POPULATE_READ: u32 = 22;
+    const POPULATE_WRITE: u32 = 23;
+    const DONTNEED_LOCKED: u32 = 24;
     /// NORMAL to WILLNEED, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP, KEEPONFORK, COLD, PAGEOUT, and DONTFORK,
     /// DOFORK: there is no `fork`.
-    const HARMLESS: [u64; 13] = [0, 1, 2, 3, 10, 11, 14, 15, 16, 17, 19, 20, 21];
-    const SERVED: [u64; 7] = [
+    const HARMLESS: [u32; 13] = [0, 1, 2, 3, 10, 11, 14, 15, 16, 17, 19, 20, 21];
+    const SERVED: [u32; 7] = [
         DONTNEED,
         FREE,
         REMOVE,
@@ -31,6 +31,7 @@ pub(super) fn madvise(linux: &mut Linux, [address, length, advice, ..]: Argument
         POPULATE_WRITE,
         DONTNEED_LOCKED,
     ];
+    let advice = advice as u32;
     if !HARMLESS.contains(&advice) && !SERVED.contains(&advice) {
         return Err(Errno::INVAL.into());
     }
@@ -120,8 +121,9 @@ pub(super) fn mincore(linux: &mut Linux, [address, length, at, ..]: Arguments) -
 
 /// `msync`: what was written is the file's already, and is to be where it is kept for `MS_SYNC`.
 pub(super) fn msync(linux: &mut Linux, [address, length, flags, ..]: Arguments) -> Served {
-    const ASYNC: u64 = 1;
-    const SYNC: u64 = 4;
+    const ASYNC: u32 = 1;
+    const SYNC: u32 = 4;
+    let flags = flags as u32;
     if flags & !7 != 0 || flags & (ASYNC | SYNC) == ASYNC | SYNC {
         return Err(Errno::INVAL.into());
     }
@@ -153,7 +155,7 @@ fn around(address: u64, length: u64) -> Result<(u64, u64), Errno> {
 
 /// `mlock2`: the same; with ONFAULT nothing is taken.
 pub(super) fn mlock2(linux: &mut Linux, arguments: Arguments) -> Served {
-    match arguments[2] {
+    match arguments[2] as i32 {
         0 => mlock(linux, arguments),
         1 => munlock(linux, arguments),
         _ => Err(Errno::INVAL.into()),
@@ -168,7 +170,7 @@ pub(super) fn munlock(linux: &mut Linux, [address, length, ..]: Arguments) -> Se
 
 /// `mlockall`: areas that come later are not taken before they are touched.
 pub(super) fn mlockall(_: &mut Linux, [flags, ..]: Arguments) -> Served {
-    if flags == 0 || flags & !7 != 0 || flags == 4 {
+    if !matches!(flags as u32, 1..=3 | 5..=7) {
         return Err(Errno::INVAL.into());
     }
     Ok(0)

@@ -75,14 +75,14 @@ pub(super) fn close(linux: &mut Linux, [fd, ..]: Arguments) -> Served {
 
 /// `close_range`, around the monitor's own.
 pub(super) fn close_range(linux: &mut Linux, [first, last, flags, ..]: Arguments) -> Served {
-    const UNSHARE: u64 = 2;
-    const CLOSE_ON_EXEC: u64 = 4;
-    let (first, last) = (first as u32, last as u32);
+    const UNSHARE: u32 = 2;
+    const CLOSE_ON_EXEC: u32 = 4;
+    let (first, last, flags) = (first as u32, last as u32, flags as u32);
     if first > last || flags & !(UNSHARE | CLOSE_ON_EXEC) != 0 {
         return Err(Errno::INVAL.into());
     }
     // Nobody shares the table outside of this process, and nothing in it may get a table of its own.
-    let flags = flags & CLOSE_ON_EXEC;
+    let flags = u64::from(flags & CLOSE_ON_EXEC);
     let mut from = first;
     let own = linux.own.all().into_iter().map(RawFd::cast_unsigned);
     for number in own.chain([u32::MAX]) {

@@ -1,5 +1,6 @@
 //! Calls that the host's kernel serves: their arguments are what [`Arg`] says, pointers are followed
-//! here, and the rest is the kernel's, in the guest's own view of the file system.
+//! here, and the rest is the kernel's, in the guest's own view of the file system. What is wrong with several arguments is
+//! said in the kernel's order, too: a descriptor that is none, and a pointer that leads nowhere, are handed on as such.
 
 use std::os::fd::RawFd;
 
@@ -12,14 +13,17 @@ const MAX_PATH: usize = 4096;
 const AT_FDCWD: i32 = libc::AT_FDCWD;
 /// Most bytes of a list that are handed over at once: names of a directory, of attributes.
 const MOST_BYTES: u64 = 64 << 10;
+/// An address that no process has. The kernel gets it for what the guest does not have either, and says so when it comes to
+/// that: after flags that there are not, say.
+const NOWHERE: u64 = u64::MAX << 12;
 
 /// What an argument is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arg {
     /// A number, as it is.
     Value,
-    /// Flags: others than these are refused with `EINVAL`.
-    Flags(u64),
+    /// Flags, an `int`: others than these are refused with `EINVAL`.
+    Flags(u32),
     /// An open descriptor.
     Descriptor,
     /// An open descriptor of a file that is not one of the guest's standard files, which are the
@@ -31,7 +35,8 @@ pub(super) enum Arg {
     Path,
     /// The same, where null says it too.
     PathOrNull,
-    /// A path of what is only looked at: an empty one can stand for any descriptor in front of it.
+    /// A path of what is only looked at: an empty one can stand for any descriptor in front of it, and so can null
+    /// (Linux 6.11).
     PathToSee,
     /// Any other string.
     Text,
@@ -153,7 +158,7 @@ fn serve(
         };
     }
     before(&buffers)?;
-    // SAFETY: each argument that is an address to the kernel is null or the buffer that its kind in the
+    // SAFETY: each argument that is an address to the kernel is null, nobody's, or the buffer that its kind in the
     // table asks for, as long as the kernel is told; descriptors are the guest's.
     let result = unsafe { host::call(number, raw) }?;
     after(&mut buffers);
@@ -230,44 +235,59 @@ impl Linux {
         let value = arguments[at];
         let read = |bytes| Placed::Buffer(bytes, Back::Nothing);
         Ok(match kinds[at] {
-            Arg::Flags(known) if value & !known != 0 => return Err(Stop::Refused(Errno::INVAL)),
+            Arg::Flags(known) if value as u32 & !known != 0 => {
+                return Err(Stop::Refused(Errno::INVAL));
+            }
             Arg::Mode if value as u32 & (libc::S_ISUID | libc::S_ISGID) != 0 => {
                 return Err(Stop::Refused(Errno::PERM));
             }
             Arg::Value | Arg::Flags(_) | Arg::Mode => Placed::Value(value),
             Arg::Directory if value as i32 == AT_FDCWD => Placed::Value(value),
-            // No descriptor is as good as any for an absolute path.
-            Arg::Directory => Placed::Value(self.descriptor(value).unwrap_or(-1) as u64),
-            Arg::Descriptor => Placed::Value(self.descriptor(value)? as u64),
-            Arg::Granted => Placed::Value(self.granted(value)? as u64),
+            // What is none is handed on as none, which is as good as any for an absolute path.
+            Arg::Directory | Arg::Descriptor => {
+                Placed::Value(self.descriptor(value).unwrap_or(-1) as u64)
+            }
+            Arg::Granted => Placed::Value(match self.granted(value) {
+                Err(Errno::BADF) => u64::MAX,
+                granted => granted? as u64,
+            }),
             Arg::PathOrNull if value == 0 => {
                 self.named(kinds, at, arguments)?;
                 Placed::Value(0)
             }
-            Arg::Path | Arg::PathOrNull | Arg::PathToSee => {
-                let path = self.text(value)?;
-                // An empty one still has its NUL.
-                if path.len() == 1 {
-                    self.named(kinds, at, arguments)?;
-                } else if !self.reach.world {
-                    return Err(Errno::NOENT.into());
-                }
-                read(path)
+            Arg::PathToSee if value == 0 => {
+                Placed::Value(self.named(kinds, at, arguments).map_or(NOWHERE, |()| value))
             }
-            Arg::Text => read(self.text(value)?),
+            Arg::Path | Arg::PathOrNull | Arg::PathToSee => match self.text(value) {
+                // An empty one still has its NUL.
+                Ok(path) if path.len() == 1 => {
+                    self.named(kinds, at, arguments)?;
+                    read(path)
+                }
+                Ok(_) if !self.reach.world => return Err(Errno::NOENT.into()),
+                Ok(path) => read(path),
+                // Of what is no file's the kernel need not hear.
+                Err(wrong) if !self.reach.world => return Err(wrong),
+                Err(wrong) => as_wrong(wrong)?,
+            },
+            Arg::Text => match self.text(value) {
+                Ok(text) => read(text),
+                Err(wrong) => as_wrong(wrong)?,
+            },
             Arg::In(_) | Arg::Out(_) | Arg::InOut(_) | Arg::OutSized(_) | Arg::Size
                 if value == 0 =>
             {
                 Placed::Value(0)
             }
-            Arg::In(length) => read(self.bytes(value, u64::from(length))?),
+            Arg::In(length) => self.placed(value, u64::from(length))?,
             Arg::InOut(length) => {
                 Placed::Buffer(self.bytes(value, u64::from(length))?, Back::Whole)
             }
             Arg::Out(length) => Placed::Buffer(vec![0; usize::from(length)], Back::Whole),
             Arg::InBytes(length) => match arguments[usize::from(length)] {
-                length if length > MOST_BYTES => return Err(Errno::INVAL.into()),
-                length => read(self.bytes(value, length)?),
+                // Too much for any call, which says so before it reads.
+                length if length > MOST_BYTES => Placed::Value(NOWHERE),
+                length => self.placed(value, length)?,
             },
             Arg::Descriptors => Placed::Buffer(vec![0; 8], Back::Whole),
             Arg::OutBytes(length) | Arg::OutText(length) => match arguments[usize::from(length)] {
@@ -303,7 +323,16 @@ impl Linux {
         }
     }
 
-    /// Checks what argument `at`, an empty path, stands for: nothing, or the descriptor in front of it.
+    /// `length` bytes that the kernel reads.
+    fn placed(&mut self, at: u64, length: u64) -> Result<Placed, Stop> {
+        match self.bytes(at, length) {
+            Ok(bytes) => Ok(Placed::Buffer(bytes, Back::Nothing)),
+            Err(wrong) => as_wrong(wrong),
+        }
+    }
+
+    /// Checks what argument `at`, an empty path, stands for: nothing, or the descriptor in front of it. That this is none
+    /// the kernel says.
     fn named(&self, kinds: &[Arg], at: usize, arguments: &Arguments) -> Result<(), Errno> {
         let directory = at
             .checked_sub(1)
@@ -319,9 +348,14 @@ impl Linux {
             };
         }
         if kinds[at] == Arg::PathToSee {
-            return self.descriptor(directory).map(|_| ());
+            return Ok(());
         }
-        self.granted(directory)?;
+        match self.granted(directory) {
+            Err(Errno::BADF) => {}
+            granted => {
+                granted?;
+            }
+        }
         if self.reach.world {
             Ok(())
         } else {
@@ -341,5 +375,18 @@ impl Linux {
         let mut bytes = vec![0; length as usize];
         self.memory.read(at, &mut bytes)?;
         Ok(bytes)
+    }
+}
+
+/// What the kernel gets for what cannot be read, for `wrong`: something as wrong, if that is a matter of the pointer.
+fn as_wrong(wrong: Stop) -> Result<Placed, Stop> {
+    match wrong {
+        Stop::Error(Errno::FAULT) => Ok(Placed::Value(NOWHERE)),
+        Stop::Error(Errno::NAMETOOLONG) => {
+            let mut text = vec![b'.'; MAX_PATH];
+            text.push(0);
+            Ok(Placed::Buffer(text, Back::Nothing))
+        }
+        other => Err(other),
     }
 }

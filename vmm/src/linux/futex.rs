@@ -8,7 +8,6 @@ mod queues;
 
 use pool_core::address::USER_ADDRESS_END;
 use rustix::io::Errno;
-use rustix::time::ClockId;
 
 pub(super) use self::queues::{Futexes, Word};
 use self::queues::{Owner, Waiter};
@@ -47,9 +46,9 @@ pub(super) fn futex(
         absolute,
     };
     let clock = if realtime {
-        ClockId::Realtime
+        libc::CLOCK_REALTIME
     } else {
-        ClockId::Monotonic
+        libc::CLOCK_MONOTONIC
     };
     if realtime && !matches!(command, 9 | LOCK_BY_CLOCK) {
         return Err(Errno::NOSYS.into());
@@ -81,7 +80,7 @@ pub(super) fn futex(
             }
             Ok(woken)
         }
-        LOCK => lock(linux, futex, limit(ClockId::Realtime, true)),
+        LOCK => lock(linux, futex, limit(libc::CLOCK_REALTIME, true)),
         LOCK_BY_CLOCK => lock(linux, futex, limit(clock, true)),
         8 => try_lock(linux, futex),
         7 => unlock(linux, futex),
@@ -100,7 +99,8 @@ struct Futex {
 #[derive(Clone, Copy)]
 struct Limit {
     at: u64,
-    clock: ClockId,
+    /// The number of the clock that an absolute time is of.
+    clock: i32,
     absolute: bool,
 }
 

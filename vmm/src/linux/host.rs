@@ -16,8 +16,8 @@ use crate::terminal;
 ///
 /// # Safety
 ///
-/// Every argument that the kernel takes for an address is null, or has behind it as many bytes of this
-/// process as the kernel reads or writes there, which nothing else uses during the call; a descriptor that
+/// Every argument that the kernel takes for an address is null, or one that no process has, or has behind it as many
+/// bytes of this process as the kernel reads or writes there, which nothing else uses during the call; a descriptor that
 /// the call closes or changes is not one of a value of this process.
 pub(super) unsafe fn call(number: u64, arguments: [u64; 6]) -> Result<u64, Errno> {
     let [rdi, rsi, rdx, r10, r8, r9] = arguments;
@@ -369,12 +369,16 @@ pub(super) fn time_limit(descriptor: RawFd, direction: Direction) -> Option<(Dur
 /// Processor time of a thread of this process.
 pub(super) fn thread_time(thread: i32) -> Timespec {
     // The clock of a thread: the complement of its number, and three bits.
-    let clock = !thread << 3 | 6;
+    time(!thread << 3 | 6)
+}
+
+/// What the clock of this number shows; zero if there is none, which is so for a thread that has ended.
+pub(super) fn time(clock: i32) -> Timespec {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: the kernel fills the structure; for a thread that has ended it stays as it is.
+    // SAFETY: the kernel fills the structure, or leaves it as it is.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
     Timespec {
         tv_sec: time.tv_sec,

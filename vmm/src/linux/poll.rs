@@ -102,6 +102,7 @@ pub(super) fn ppoll(linux: &mut Linux, [at, count, timeout, mask, size, _]: Argu
 }
 
 fn poll_until(linux: &mut Linux, at: u64, count: u64, limit: Limit) -> Served {
+    let count = u64::from(count as u32);
     if count > linux.limits.soft(limits::FILES) {
         return Err(Errno::INVAL.into());
     }

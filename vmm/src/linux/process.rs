@@ -1,7 +1,9 @@
-//! Calls about the process itself: its number.
+//! Calls about the process itself: its number, and the children that it has not.
 
 // Handlers have one type, those that cannot fail too.
 #![allow(clippy::unnecessary_wraps)]
+
+use rustix::io::Errno;
 
 use super::{Arguments, Linux, Served};
 
@@ -38,4 +40,53 @@ pub(super) fn getpid(_: &mut Linux, _: Arguments) -> Served {
 /// `getppid`: nobody started it.
 pub(super) fn getppid(_: &mut Linux, _: Arguments) -> Served {
     Ok(0)
+}
+
+/// What any wait for children may be asked: `WNOHANG`, `WCONTINUED`, `__WNOTHREAD`, `__WALL`, `__WCLONE`.
+const WAITS: u32 = 0x1 | 0x8 | 0x2000_0000 | 0x4000_0000 | 0x8000_0000;
+/// `WUNTRACED`, which `waitid` has as `WSTOPPED`.
+const STOPPED: u32 = 0x2;
+
+/// `wait4`: a guest starts no process, so it has no child to wait for. It is not the host's kernel that says so: this
+/// process may have inherited some.
+pub(super) fn wait4(_: &mut Linux, [number, _, options, ..]: Arguments) -> Served {
+    if options as u32 & !(WAITS | STOPPED) != 0 {
+        return Err(Errno::INVAL.into());
+    }
+    // No process group has this number, which has no complement.
+    if number as u32 == 1 << 31 {
+        return Err(Errno::SRCH.into());
+    }
+    Err(Errno::CHILD.into())
+}
+
+/// `waitid`: the same. What it would tell is nothing, and told even so (kernel/exit.c).
+pub(super) fn waitid(linux: &mut Linux, [kind, number, at, options, ..]: Arguments) -> Served {
+    if at != 0 {
+        // Signal, error and code; process, user and status: there are four bytes between them.
+        for place in [at, at.wrapping_add(16)] {
+            linux.memory.write(place, &[0; 12])?;
+        }
+    }
+    Err(waited(kind as i32, number as i32, options as u32).into())
+}
+
+/// Why `waitid` has nothing to tell.
+fn waited(kind: i32, number: i32, options: u32) -> Errno {
+    const EXITED: u32 = 0x4;
+    const CONTINUED: u32 = 0x8;
+    const KEPT: u32 = 0x0100_0000;
+    let ends = STOPPED | EXITED | CONTINUED;
+    if options & !(WAITS | ends | KEPT) != 0 || options & ends == 0 {
+        return Errno::INVAL;
+    }
+    match kind {
+        // P_ALL, P_PID, P_PGID.
+        0 => Errno::CHILD,
+        1 if number > 0 => Errno::CHILD,
+        2 if number >= 0 => Errno::CHILD,
+        // P_PIDFD: nothing makes one.
+        3 if number >= 0 => Errno::BADF,
+        _ => Errno::INVAL,
+    }
 }

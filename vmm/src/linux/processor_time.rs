@@ -66,16 +66,20 @@ impl Linux {
     /// three bits (linux/posix-timers.h). `None` if there is none like that.
     pub(super) fn processor_clock(&self, id: i32) -> Option<Timespec> {
         const OF_THREAD: i32 = 4;
-        const RUNNING: i32 = 2;
-        let (number, kind) = (!(id >> 3), id & 7);
-        match kind {
-            _ if id >= 0 => None,
-            RUNNING if number == 0 || number == PID as i32 => {
+        const KIND: i32 = 3;
+        let number = !(id >> 3);
+        // In the program and for it, in the program alone, both in nanoseconds: here all is the same. The fourth is no
+        // clock of a process.
+        if id >= 0 || id & KIND == KIND {
+            return None;
+        }
+        match (id & OF_THREAD != 0, number) {
+            (false, number) if number == 0 || number == PID as i32 => {
                 Some(rustix::time::clock_gettime(ClockId::ProcessCPUTime))
             }
-            kind if kind == OF_THREAD | RUNNING && number == 0 => Some(self.own_time()),
-            kind if kind == OF_THREAD | RUNNING => self.time_of(Tid::try_from(number).ok()?),
-            _ => None,
+            (false, _) => None,
+            (true, 0) => Some(self.own_time()),
+            (true, number) => self.time_of(Tid::try_from(number).ok()?),
         }
     }
 }

@@ -176,6 +176,10 @@ impl Linux {
     pub(super) fn look(&mut self, number: u64, arguments: &Arguments) -> Option<Served> {
         let look = small::Look::of(number, arguments)?;
         let path = arguments[look.path];
+        // Null is no path: it may stand for an open descriptor.
+        if path == 0 {
+            return None;
+        }
         match self.small(path) {
             Ok(Some(node)) => Some(self.look_at(node, look, arguments)),
             Ok(None) => None,

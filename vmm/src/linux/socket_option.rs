@@ -17,6 +17,8 @@ const IPV6: u32 = libc::IPPROTO_IPV6 as u32;
 const TCP: u32 = libc::IPPROTO_TCP as u32;
 const UDP: u32 = libc::IPPROTO_UDP as u32;
 const NETLINK: u32 = libc::SOL_NETLINK as u32;
+/// Bytes of an option that are looked at: as many as any has.
+const LONGEST: i32 = 64 << 10;
 
 /// Level, first and last name, as asm-generic/socket.h, linux/in.h, in6.h, tcp.h, udp.h and netlink.h
 /// number them. What takes a privilege is for the kernel to refuse.
@@ -86,6 +88,9 @@ fn check(linux: &Linux, fd: u64, level: u64, name: u64) -> Result<(), Stop> {
 pub(super) fn setsockopt(linux: &mut Linux, arguments: Arguments) -> Served {
     let [fd, level, name, ..] = arguments;
     check(linux, fd, level, name)?;
+    // As long as an option is at the most; that it is less than nothing the kernel says.
+    let mut arguments = arguments;
+    arguments[4] = (arguments[4] as i32).min(LONGEST) as u64;
     let lingers = (level as u32, name as i32) == (SOCKET, libc::SO_LINGER);
     let may = |bytes: &[u8]| {
         let is_set = |word: Option<&[u8]>| word.is_some_and(|word| word != [0; 4]);

@@ -19,7 +19,7 @@ const MOST_BYTES: u64 = 0x7fff_f000;
 /// `UIO_MAXIOV`.
 const MOST_VECTORS: u64 = 1024;
 /// Of the flags of `preadv2`, those that ask nothing of the monitor: HIPRI, DSYNC, SYNC, NOWAIT, APPEND.
-const KNOWN_FLAGS: u64 = 0x1f;
+const KNOWN_FLAGS: i32 = 0x1f;
 
 impl Direction {
     fn access(self) -> Access {
@@ -269,14 +269,15 @@ fn with_flags(
     direction: Direction,
     [fd, at, count, offset, _, flags]: Arguments,
 ) -> Served {
+    let flags = flags as i32;
     if flags & !KNOWN_FLAGS != 0 {
         return Err(Errno::OPNOTSUPP.into());
     }
     let ranges = linux.vectors(at, count)?;
     if offset == u64::MAX {
-        linux.stream(direction, fd, &ranges, flags as i32)
+        linux.stream(direction, fd, &ranges, flags)
     } else {
-        linux.positioned(direction, fd, &ranges, offset, flags as i32)
+        linux.positioned(direction, fd, &ranges, offset, flags)
     }
 }
 

@@ -254,10 +254,10 @@ const fn process_only(number: u64, name: &'static str, topic: Topic, process: Pr
 }
 
 /// `AT_SYMLINK_FOLLOW`: without a path's look-up, `AT_EMPTY_PATH` would name what a descriptor stands for.
-const LINK: u64 = 0x400;
+const LINK: u32 = 0x400;
 /// `RENAME_NOREPLACE` and `RENAME_EXCHANGE`: `RENAME_WHITEOUT` leaves a device.
-const RENAME: u64 = 3;
-const PIPE: u64 = (libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_DIRECT) as u64;
+const RENAME: u32 = 3;
+const PIPE: u32 = (libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_DIRECT) as u32;
 
 /// How many there are.
 pub const COUNT: usize = LIST.len();
@@ -336,6 +336,7 @@ const LIST: &[Entry] = {
     call(58, "vfork", thread::fork, Topic::Process, Process::Starts),
     call(59, "execve", thread::fork, Topic::Process, Process::Starts),
     call(60, "exit", thread::exit, Topic::Process, Process::Allowed),
+    call(61, "wait4", process::wait4, Topic::Process, Process::Allowed),
     call(62, "kill", signal::kill, Topic::Signal, Process::OwnProcess),
     call(63, "uname", system::uname, Topic::System, Process::Monitor),
     call(72, "fcntl", descriptor::fcntl, Topic::File, Process::Descriptor),
@@ -395,10 +396,10 @@ const LIST: &[Entry] = {
     host(132, "utime", &[Path, In(16)], Topic::Path, Process::Files),
     host(137, "statfs", &[Path, Out(120)], Topic::Path, Process::Files),
     host(138, "fstatfs", &[Descriptor, Out(120)], Topic::File, Process::Allowed),
-    process_only(143, "sched_getparam", Topic::System, Process::OwnThread),
-    process_only(145, "sched_getscheduler", Topic::System, Process::OwnThread),
-    process_only(146, "sched_get_priority_max", Topic::System, Process::Allowed),
-    process_only(147, "sched_get_priority_min", Topic::System, Process::Allowed),
+    call(143, "sched_getparam", system::sched_getparam, Topic::System, Process::OwnThread),
+    call(145, "sched_getscheduler", system::sched_getscheduler, Topic::System, Process::OwnThread),
+    call(146, "sched_get_priority_max", system::sched_get_priority_max, Topic::System, Process::Allowed),
+    call(147, "sched_get_priority_min", system::sched_get_priority_min, Topic::System, Process::Allowed),
     call(149, "mlock", advice::mlock, Topic::Memory, Process::Allowed),
     call(150, "munlock", advice::munlock, Topic::Memory, Process::Allowed),
     call(151, "mlockall", advice::mlockall, Topic::Memory, Process::Allowed),
@@ -409,6 +410,7 @@ const LIST: &[Entry] = {
     call(186, "gettid", thread::gettid, Topic::Process, Process::Allowed),
     host(187, "readahead", &[Descriptor, Value, Value], Topic::File, Process::Allowed),
     host(188, "setxattr", &[Path, Text, InBytes(3), Value, Value], Topic::Path, Process::Files),
+    host(189, "lsetxattr", &[Path, Text, InBytes(3), Value, Value], Topic::Path, Process::Files),
     host(190, "fsetxattr", &[Granted, Text, InBytes(3), Value, Value], Topic::File, Process::Owner),
     host(191, "getxattr", &[Path, Text, OutBytes(3), Value], Topic::Path, Process::Files),
     host(192, "lgetxattr", &[Path, Text, OutBytes(3), Value], Topic::Path, Process::Files),
@@ -416,6 +418,9 @@ const LIST: &[Entry] = {
     host(194, "listxattr", &[Path, OutBytes(2), Value], Topic::Path, Process::Files),
     host(195, "llistxattr", &[Path, OutBytes(2), Value], Topic::Path, Process::Files),
     host(196, "flistxattr", &[Descriptor, OutBytes(2), Value], Topic::File, Process::Allowed),
+    host(197, "removexattr", &[Path, Text], Topic::Path, Process::Files),
+    host(198, "lremovexattr", &[Path, Text], Topic::Path, Process::Files),
+    host(199, "fremovexattr", &[Granted, Text], Topic::File, Process::Owner),
     call(200, "tkill", signal::tkill, Topic::Signal, Process::Monitor),
     call(201, "time", time::time, Topic::Time, Process::Allowed),
     call(202, "futex", futex::futex, Topic::Process, Process::Wait),
@@ -438,6 +443,7 @@ const LIST: &[Entry] = {
     host(233, "epoll_ctl", &[Descriptor, Value, Descriptor, In(12)], Topic::File, Process::Allowed),
     call(234, "tgkill", signal::tgkill, Topic::Signal, Process::OwnProcess),
     host(235, "utimes", &[Path, In(32)], Topic::Path, Process::Files),
+    call(247, "waitid", process::waitid, Topic::Process, Process::Allowed),
     call(257, "openat", descriptor::openat, Topic::Path, Process::Create { flags: 2, mode: 3 }),
     host(258, "mkdirat", &[Directory, Path, Value], Topic::Path, Process::Files),
     host(260, "fchownat", &[Directory, Path, Value, Value, Value], Topic::Path, Process::Change { flags: 4, mode: None }),
@@ -445,7 +451,7 @@ const LIST: &[Entry] = {
     host(262, "newfstatat", &[Directory, PathToSee, Out(144), Value], Topic::Path, Process::FilesOrEmpty),
     host(263, "unlinkat", &[Directory, Path, Value], Topic::Path, Process::Files),
     host(264, "renameat", &[Directory, Path, Directory, Path], Topic::Path, Process::Files),
-    host(265, "linkat", &[Directory, Path, Directory, Path, Flags(LINK)], Topic::Path, Process::FileFlags(4, LINK as u32)),
+    host(265, "linkat", &[Directory, Path, Directory, Path, Flags(LINK)], Topic::Path, Process::FileFlags(4, LINK)),
     host(266, "symlinkat", &[Text, Directory, Path], Topic::Path, Process::Files),
     host(267, "readlinkat", &[Directory, Path, OutText(3), Value], Topic::Path, Process::Look),
     host(268, "fchmodat", &[Directory, Path, Mode], Topic::Path, Process::PathMode(2)),
@@ -475,7 +481,7 @@ const LIST: &[Entry] = {
     call(302, "prlimit64", limits::prlimit64, Topic::Process, Process::OwnLimits),
     call(307, "sendmmsg", socket::sendmmsg, Topic::Socket, Process::SendMessage(3)),
     call(309, "getcpu", thread::getcpu, Topic::System, Process::Allowed),
-    host(316, "renameat2", &[Directory, Path, Directory, Path, Flags(RENAME)], Topic::Path, Process::FileFlags(4, RENAME as u32)),
+    host(316, "renameat2", &[Directory, Path, Directory, Path, Flags(RENAME)], Topic::Path, Process::FileFlags(4, RENAME)),
     call(318, "getrandom", system::getrandom, Topic::System, Process::Allowed),
     call(322, "execveat", thread::fork, Topic::Process, Process::Starts),
     call(324, "membarrier", thread::membarrier, Topic::Process, Process::Allowed),

@@ -228,7 +228,7 @@ pub(super) fn set_robust_list(linux: &mut Linux, [head, size, ..]: Arguments) ->
 
 /// `get_robust_list`, of oneself (0) or of another task.
 pub(super) fn get_robust_list(linux: &mut Linux, [number, head, size, ..]: Arguments) -> Served {
-    let tid = if number == 0 {
+    let tid = if number as i32 == 0 {
         linux.tid()
     } else {
         linux.task_named(number).map_err(|_| Errno::SRCH)?
@@ -251,10 +251,11 @@ pub enum Base {
 /// `arch_prctl`: the bases of FS and GS. Programs may write them by instructions too, so the
 /// processor knows what they are.
 pub(super) fn arch_prctl(_: &mut Linux, [code, address, ..]: Arguments) -> Served {
-    const SET_GS: u64 = 0x1001;
-    const SET_FS: u64 = 0x1002;
-    const GET_FS: u64 = 0x1003;
-    const GET_GS: u64 = 0x1004;
+    const SET_GS: u32 = 0x1001;
+    const SET_FS: u32 = 0x1002;
+    const GET_FS: u32 = 0x1003;
+    const GET_GS: u32 = 0x1004;
+    let code = code as u32;
     let base = match code {
         SET_FS | GET_FS => Base::Fs,
         SET_GS | GET_GS => Base::Gs,
@@ -318,12 +319,12 @@ pub(super) fn sched_yield(linux: &mut Linux, _: Arguments) -> Served {
 /// `membarrier`: all processors are outside the guest for a moment, which is a barrier.
 pub(super) fn membarrier(linux: &mut Linux, [command, flags, ..]: Arguments) -> Served {
     /// GLOBAL, PRIVATE_EXPEDITED, its registration, the same for SYNC_CORE.
-    const SERVED: u64 = 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6;
-    if flags != 0 {
+    const SERVED: u32 = 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6;
+    if flags as u32 != 0 {
         return Err(Errno::INVAL.into());
     }
-    match command {
-        0 => Ok(SERVED),
+    match command as u32 {
+        0 => Ok(SERVED.into()),
         command if command.is_power_of_two() && SERVED & command != 0 => {
             linux.memory.stop_others();
             Ok(0)

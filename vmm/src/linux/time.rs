@@ -5,26 +5,43 @@ use rustix::time::{ClockId, Timespec};
 
 use super::record::Record;
 use super::wait::Wait;
-use super::{Arguments, Linux, Served, Stop};
+use super::{Arguments, Linux, Served, Stop, host};
 
 const NANOSECONDS: i64 = 1_000_000_000;
 
-/// A clock of the machine, or the process's.
-fn clock(id: i32) -> Result<ClockId, Errno> {
-    Ok(match id {
-        0 => ClockId::Realtime,
-        1 => ClockId::Monotonic,
-        2 => ClockId::ProcessCPUTime,
-        4 => ClockId::MonotonicRaw,
-        5 => ClockId::RealtimeCoarse,
-        6 => ClockId::MonotonicCoarse,
-        7 => ClockId::Boottime,
-        _ => return Err(Errno::INVAL),
-    })
+/// Whether there is a clock of this number, of the machine or of the process.
+fn is_clock(id: i32) -> bool {
+    matches!(
+        id,
+        libc::CLOCK_REALTIME
+            | libc::CLOCK_MONOTONIC
+            | libc::CLOCK_PROCESS_CPUTIME_ID
+            | libc::CLOCK_MONOTONIC_RAW
+            | libc::CLOCK_REALTIME_COARSE
+            | libc::CLOCK_MONOTONIC_COARSE
+            | libc::CLOCK_BOOTTIME
+            | libc::CLOCK_TAI
+    )
+}
+
+/// The number of a clock that can be waited for. Those of processor time can't; others that there are show no more than
+/// the time (`EOPNOTSUPP`).
+pub(super) fn waiting_clock(id: u64) -> Result<i32, Stop> {
+    match id as i32 {
+        id @ (libc::CLOCK_REALTIME
+        | libc::CLOCK_MONOTONIC
+        | libc::CLOCK_BOOTTIME
+        | libc::CLOCK_TAI) => Ok(id),
+        libc::CLOCK_MONOTONIC_RAW | libc::CLOCK_REALTIME_COARSE | libc::CLOCK_MONOTONIC_COARSE => {
+            Err(Errno::OPNOTSUPP.into())
+        }
+        libc::CLOCK_PROCESS_CPUTIME_ID | OWN_THREAD => Err(Stop::Refused(Errno::INVAL)),
+        _ => Err(Errno::INVAL.into()),
+    }
 }
 
 /// The number of the calling thread's own clock.
-const OWN_THREAD: i32 = 3;
+const OWN_THREAD: i32 = libc::CLOCK_THREAD_CPUTIME_ID;
 
 fn write_time(linux: &mut Linux, at: u64, seconds: i64, fraction: i64) -> Served {
     let record = Record::default().u64(seconds as u64).u64(fraction as u64);
@@ -62,8 +79,8 @@ pub(super) fn from_now(duration: std::time::Duration) -> Timespec {
 }
 
 /// The moment of monotonic time at which `clock` shows `time`, if nobody sets it until then.
-pub(super) fn monotonic(clock: ClockId, time: Timespec) -> Timespec {
-    let now = rustix::time::clock_gettime(clock);
+pub(super) fn monotonic(clock: i32, time: Timespec) -> Timespec {
+    let now = host::time(clock);
     match time.checked_sub(now) {
         Some(left) if time > now => from_now(duration(&left)),
         _ => rustix::time::clock_gettime(ClockId::Monotonic),
@@ -85,7 +102,8 @@ pub(super) fn clock_gettime(linux: &mut Linux, [id, at, ..]: Arguments) -> Serve
     let now = match id as i32 {
         OWN_THREAD => linux.own_time(),
         id if id < 0 => linux.processor_clock(id).ok_or(Errno::INVAL)?,
-        id => rustix::time::clock_gettime(clock(id)?),
+        id if is_clock(id) => host::time(id),
+        _ => return Err(Errno::INVAL.into()),
     };
     write_time(linux, at, now.tv_sec, now.tv_nsec)
 }
@@ -98,7 +116,10 @@ pub(super) fn clock_getres(linux: &mut Linux, [id, at, ..]: Arguments) -> Served
             linux.processor_clock(id).ok_or(Errno::INVAL)?;
             ClockId::ThreadCPUTime
         }
-        id => clock(id)?,
+        libc::CLOCK_REALTIME_COARSE | libc::CLOCK_MONOTONIC_COARSE => ClockId::MonotonicCoarse,
+        // All others are as fine as each other.
+        id if is_clock(id) => ClockId::Monotonic,
+        _ => return Err(Errno::INVAL.into()),
     };
     let resolution = rustix::time::clock_getres(resolution);
     if at == 0 {
@@ -150,12 +171,7 @@ pub(super) fn clock_nanosleep(
     [id, flags, request, remaining, ..]: Arguments,
 ) -> Served {
     const ABSOLUTE: u64 = 1;
-    let clock = match id {
-        0 => ClockId::Realtime,
-        1 => ClockId::Monotonic,
-        7 => ClockId::Boottime,
-        _ => return Err(Errno::INVAL.into()),
-    };
+    let clock = waiting_clock(id)?;
     if flags & ABSOLUTE == 0 {
         return sleep_for(linux, request, remaining);
     }

@@ -65,7 +65,8 @@ impl Armed {
 
 #[derive(Clone, Copy, Debug)]
 struct Timer {
-    clock: ClockId,
+    /// Its number.
+    clock: i32,
     /// Whom it tells, and by what; `None` for nobody.
     tells: Option<(Target, Info)>,
     armed: Option<Armed>,
@@ -199,12 +200,7 @@ pub(super) fn timer_create(linux: &mut Linux, [clock, event, at, ..]: Arguments)
     const SIGNAL: i32 = 0;
     const NONE: i32 = 1;
     const THREAD: i32 = 4;
-    let clock = match clock {
-        0 => ClockId::Realtime,
-        1 => ClockId::Monotonic,
-        7 => ClockId::Boottime,
-        _ => return Err(Errno::INVAL.into()),
-    };
+    let clock = time::waiting_clock(clock)?;
     if linux.timers.made.len() >= MOST {
         return Err(Errno::AGAIN.into());
     }

@@ -1,6 +1,7 @@
 //! Changes of what a file is like: its mode, owner, times and attributes. Of an open file the monitor makes them itself, so
 //! that no other thread can put another in its place.
 
+use std::ffi::{CStr, CString};
 use std::os::fd::AsRawFd;
 
 use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
@@ -15,31 +16,33 @@ use crate::linux::host;
 impl Calls {
     /// Changes what an open file is like, for the guest; what the call returns.
     pub(super) fn change_file(&self, tracee: Tracee, registers: &Registers) -> Result<i64, Errno> {
-        const LONGEST_NAME: usize = 256;
         const LARGEST_VALUE: u64 = 64 << 10;
-        let file = self.granted(tracee, registers.rdi)?;
+        let file = || self.granted(tracee, registers.rdi);
         match registers.orig_rax as i64 {
-            libc::SYS_fchmod => rustix::fs::fchmod(file, mode_of(registers.rsi))?,
+            libc::SYS_fchmod => rustix::fs::fchmod(file()?, mode_of(registers.rsi))?,
             libc::SYS_fchown => {
                 let (user, group) = owners(registers.rsi, registers.rdx);
-                rustix::fs::fchown(file, user, group)?;
+                rustix::fs::fchown(file()?, user, group)?;
             }
+            libc::SYS_fremovexattr => {
+                let name = attribute(tracee, registers.rsi)?;
+                rustix::fs::fremovexattr(file()?, name)?;
+            }
+            // What is wrong is said in the kernel's order.
             _ => {
+                let flags = XattrFlags::from_bits_retain(registers.r8 as u32);
+                if !(XattrFlags::CREATE | XattrFlags::REPLACE).contains(flags) {
+                    return Err(Errno::INVAL);
+                }
+                let name = attribute(tracee, registers.rsi)?;
                 if registers.r10 > LARGEST_VALUE {
                     return Err(Errno::TOOBIG);
                 }
-                let mut name = [0; LONGEST_NAME];
-                let length = tracee
-                    .read(registers.rsi, &mut name)
-                    .map_err(|_| Errno::FAULT)?;
-                let name = std::ffi::CStr::from_bytes_until_nul(&name[..length])
-                    .map_err(|_| Errno::RANGE)?;
                 let mut value = vec![0; registers.r10 as usize];
                 if tracee.read(registers.rdx, &mut value).ok() != Some(value.len()) {
                     return Err(Errno::FAULT);
                 }
-                let flags = XattrFlags::from_bits_retain(registers.r8 as u32);
-                rustix::fs::fsetxattr(file, name, &value, flags)?;
+                rustix::fs::fsetxattr(file()?, name, &value, flags)?;
             }
         }
         Ok(0)
@@ -69,6 +72,7 @@ impl Calls {
     /// to serve does not mean an open one any more, whatever another thread makes of the path meanwhile.
     pub(super) fn change_named(&self, tracee: Tracee, registers: &Registers) -> Next {
         const EMPTY: u64 = libc::AT_EMPTY_PATH as u64;
+        const KNOWN: u32 = (libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW) as u32;
         let call = registers.orig_rax as i64;
         let of_times = matches!(call, libc::SYS_utimensat | libc::SYS_futimesat);
         let flags = match call {
@@ -76,6 +80,9 @@ impl Calls {
             libc::SYS_fchownat => registers.r8,
             _ => registers.r10,
         };
+        if flags as u32 & !KNOWN != 0 {
+            return failed(Errno::INVAL);
+        }
         let is_open = if registers.rsi == 0 {
             // No path has nothing to say of how it is looked up.
             if of_times && flags as i32 != 0 && registers.rdi as i32 != libc::AT_FDCWD {
@@ -110,6 +117,17 @@ impl Calls {
             _ => rustix::fs::utimensat(file, c"", &times_of(tracee, registers)?, flags),
         });
         finished(changed.map(|()| 0))
+    }
+}
+
+/// The name of an attribute, which is not empty.
+fn attribute(tracee: Tracee, at: u64) -> Result<CString, Errno> {
+    const LONGEST: usize = 256;
+    let mut name = [0; LONGEST];
+    let length = tracee.read(at, &mut name).map_err(|_| Errno::FAULT)?;
+    match CStr::from_bytes_until_nul(&name[..length]) {
+        Ok(name) if !name.is_empty() => Ok(name.to_owned()),
+        _ => Err(Errno::RANGE),
     }
 }
 

@@ -190,11 +190,11 @@ impl Calls {
             libc::SYS_newfstatat
                 if registers.r10 & libc::AT_EMPTY_PATH as u64 != 0
                     && first as i32 != libc::AT_FDCWD
-                    && tracee.byte(second) == Some(0) =>
+                    && (second == 0 || tracee.byte(second) == Some(0)) =>
             {
                 Next::ServeWith(Change::Fstat(first, third))
             }
-            libc::SYS_fchmod | libc::SYS_fchown | libc::SYS_fsetxattr => {
+            libc::SYS_fchmod | libc::SYS_fchown | libc::SYS_fsetxattr | libc::SYS_fremovexattr => {
                 finished(self.change_file(tracee, registers))
             }
             libc::SYS_fcntl => self.size_pipe(tracee, registers, threads),

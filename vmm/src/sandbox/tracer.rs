@@ -7,7 +7,7 @@ use super::seccomp::{self, FilterError};
 
 /// Calls of the tracer of a guest that is a process: waiting, looking, answering, printing, and the end. It opens
 /// nothing any more but memory.
-const CALLS: [i64; 40] = [
+const CALLS: [i64; 41] = [
     libc::SYS_memfd_create,
     libc::SYS_ftruncate,
     libc::SYS_lseek,
@@ -24,6 +24,7 @@ const CALLS: [i64; 40] = [
     libc::SYS_fchmod,
     libc::SYS_fchown,
     libc::SYS_fsetxattr,
+    libc::SYS_fremovexattr,
     libc::SYS_getgroups,
     libc::SYS_getuid,
     libc::SYS_getgid,

@@ -73,6 +73,7 @@ fork
 vfork
 execve s p p
 exit i
+wait4 i p x p
 kill i sig
 uname UTS
 fcntl d f:fcntl x
@@ -146,6 +147,7 @@ setrlimit f:rlimit rlimit
 gettid
 readahead d l u
 setxattr s s b:3 u x
+lsetxattr s s b:3 u x
 fsetxattr d s b:3 u x
 getxattr s s B u
 lgetxattr s s B u
@@ -153,6 +155,9 @@ fgetxattr d s B u
 listxattr s B u
 llistxattr s B u
 flistxattr d B u
+removexattr s s
+lremovexattr s s
+fremovexattr d s
 tkill i sig
 time p
 futex p f:futex u time p x
@@ -175,6 +180,7 @@ epoll_wait d EVENTS i i
 epoll_ctl d f:epoll d event
 tgkill i i sig
 utimes s p
+waitid i i p x p
 openat at s f:open o
 mkdirat at s o
 fchownat at s i i f:at
