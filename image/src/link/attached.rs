@@ -9,7 +9,9 @@ use goblin::elf::reloc as r;
 
 use super::hash::HashSet;
 use super::object::{Object, Place, Relocation, Section};
-use super::unit::takes_part;
+
+/// Texts that compilers keep for a function, which nobody compares.
+const OF_FUNCTIONS: [&str; 3] = ["__PRETTY_FUNCTION__", "__FUNCTION__", "__func__"];
 
 /// Signatures of an object's groups from which its own references lead to what is in no group and is the object's own: data
 /// that change, and what has a name and of which an address is held, since programs compare addresses. What is
@@ -60,7 +62,7 @@ pub(super) fn attached<'a>(object: &Object<'a>) -> HashSet<&'a str> {
 
 /// It holds data that the program changes: what is constant, if only after the start, is no such.
 fn changes(section: &Section<'_>) -> bool {
-    takes_part(section)
+    section.takes_part()
         && section.is_loaded()
         && section.is_writable()
         && !section.name.starts_with(".data.rel.ro")
@@ -75,7 +77,7 @@ fn named(object: &Object<'_>, is_grouped: &[bool]) -> Vec<Vec<(u64, u64)>> {
             continue;
         };
         let section = &object.sections[index];
-        let has_name = !symbol.name.is_empty() && !symbol.name.starts_with(".L");
+        let has_name = is_of_source(symbol.name);
         if has_name && !is_grouped[index] && section.is_loaded() && !section.is_mergeable() {
             let size = if section.is_code() {
                 1
@@ -89,6 +91,11 @@ fn named(object: &Object<'_>, is_grouped: &[bool]) -> Vec<Vec<(u64, u64)>> {
         of.sort_unstable();
     }
     named
+}
+
+/// True for a name that is the program's, and none that the compiler gave to a table or a constant of its own (`CSWTCH.7`, `.LC0`).
+fn is_of_source(name: &str) -> bool {
+    !name.is_empty() && !name.contains('.') && !OF_FUNCTIONS.iter().any(|of| name.contains(of))
 }
 
 fn is_of(named: &[(u64, u64)], address: u64) -> bool {

@@ -11,8 +11,6 @@ use super::object::{
     Binding, Gathered, Group, Object, Place, Section, Symbol, gathered, is_set_name,
 };
 
-const SHF_EXCLUDE: u64 = 0x8000_0000;
-
 /// How the unit that is no library is called.
 pub(super) const APPLICATION: &str = "the application";
 
@@ -131,7 +129,7 @@ impl<'a> Unit<'a> {
     ) -> Result<Self, LinkError> {
         let dropped = objects
             .iter()
-            .map(|o| o.sections.iter().map(|s| !takes_part(s)).collect())
+            .map(|o| o.sections.iter().map(|s| !s.takes_part()).collect())
             .collect();
         let mut unit = Self {
             kind,
@@ -441,19 +439,4 @@ pub(super) fn precedence(symbol: &Symbol<'_>) -> (u8, u64) {
         (_, Binding::Weak) => (0, 0),
         _ => (STRONG, 0),
     }
-}
-
-/// False for sections that say something to the linker only, or that hold for one object and not
-/// for a program.
-pub(super) fn takes_part(section: &Section<'_>) -> bool {
-    const TOLD: [&str; 5] = [
-        ".note.GNU-stack",
-        ".note.gnu.property",
-        ".gnu.warning",
-        ".gnu.lto_",
-        ".llvm",
-    ];
-    section.is_content
-        && section.flags & SHF_EXCLUDE == 0
-        && !TOLD.iter().any(|name| section.name.starts_with(name))
 }
