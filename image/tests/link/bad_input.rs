@@ -377,10 +377,13 @@ fn warnings_are_errors_where_they_are_said_to_be() {
     }
 }
 
+/// Changes the second answer by the first.
+type Part = fn(&mut Reservation, &Reservation);
+
 /// Answers for the library `two` as for the library `one`, in part.
 struct Confused {
     book: AddressBook,
-    part: fn(&mut Reservation, &Reservation),
+    part: Part,
 }
 
 impl Registry for Confused {
@@ -415,13 +418,13 @@ fn a_registry_that_gives_two_libraries_one_place_is_refused() {
     let main = workshop.compile(Compiler::Musl, "main", text);
     let (one, two) = (library("one"), library("two"));
     let request = workshop.request(Compiler::Musl, &["-static", &main, &one, &two]);
-    let says = |part| {
+    let says = |part: Part| {
         let book = AddressBook::default();
         let linked = link(&request, &mut Confused { book, part });
         linked.map(|_| ()).map_err(|error| error.to_string())
     };
     assert_eq!(says(|_, _| ()), Ok(()));
-    let parts: [(&str, fn(&mut Reservation, &Reservation)); 3] = [
+    let parts: [(&str, Part); 3] = [
         ("shared pages", |two, one| two.shared = one.shared),
         ("private pages", |two, one| two.private = one.private),
         ("thread-local block", |two, one| two.tls = one.tls),
