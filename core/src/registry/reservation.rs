@@ -2,19 +2,45 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::TLS_CAPACITY;
 use super::places::Places;
-use crate::address::GuestAddress;
+use crate::address::{GuestAddress, USER_ADDRESS_END};
 use crate::digest::ObjectId;
 use crate::name::LibraryRef;
 use crate::page::{PAGE_SIZE, PageCount};
 
-/// A run of pages in the address space.
+/// A run of pages in the address space. One that is read lies where programs have addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "AnyRange")]
 pub struct AddressRange {
     /// First byte, a multiple of the page size.
     pub start: GuestAddress,
     /// Pages; may be zero.
     pub pages: PageCount,
+}
+
+/// What is written where a range is to be.
+#[derive(Deserialize)]
+struct AnyRange {
+    start: GuestAddress,
+    pages: PageCount,
+}
+
+impl TryFrom<AnyRange> for AddressRange {
+    type Error = String;
+
+    fn try_from(range: AnyRange) -> Result<Self, String> {
+        let AnyRange { start, pages } = range;
+        let bytes = pages.checked_bytes();
+        let end = bytes.and_then(|bytes| start.0.checked_add(bytes));
+        if start.0.is_multiple_of(PAGE_SIZE) && end.is_some_and(|end| end <= USER_ADDRESS_END) {
+            Ok(Self { start, pages })
+        } else {
+            Err(format!(
+                "{pages} pages at {start} are no pages of a program"
+            ))
+        }
+    }
 }
 
 impl AddressRange {
@@ -162,8 +188,9 @@ pub struct Reservation {
     pub follows: Option<ObjectId>,
 }
 
-/// Room held for all versions of one library.
+/// Room held for all versions of one library. That for thread-local storage, if it is read, lies where libraries have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "AnySlot")]
 pub struct AddressSlot {
     /// Room for text and rodata, in whole windows.
     pub shared: AddressRange,
@@ -173,6 +200,39 @@ pub struct AddressSlot {
     pub tls_offset: u64,
     /// Bytes of that room.
     pub tls_size: u64,
+}
+
+/// What is written where a slot is to be.
+#[derive(Deserialize)]
+struct AnySlot {
+    shared: AddressRange,
+    private: AddressRange,
+    tls_offset: u64,
+    tls_size: u64,
+}
+
+impl TryFrom<AnySlot> for AddressSlot {
+    type Error = String;
+
+    fn try_from(slot: AnySlot) -> Result<Self, String> {
+        let AnySlot {
+            shared,
+            private,
+            tls_offset,
+            tls_size,
+        } = slot;
+        if tls_size > tls_offset || tls_offset > TLS_CAPACITY {
+            return Err(format!(
+                "{tls_size} bytes of thread-local storage at {tls_offset} do not fit into the {TLS_CAPACITY} that there are"
+            ));
+        }
+        Ok(Self {
+            shared,
+            private,
+            tls_offset,
+            tls_size,
+        })
+    }
 }
 
 /// Of a field that may be left out: what is there is no null.

@@ -52,6 +52,7 @@ mod addresses;
 mod archive;
 mod args;
 mod asked;
+mod attached;
 mod borrowed;
 mod checks;
 mod collect;

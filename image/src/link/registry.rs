@@ -254,6 +254,54 @@ mod tests {
         assert_eq!(std::fs::read(&registry.path).unwrap().len(), 18);
     }
 
+    /// Each number of a file is another one: there is no panic, and what no program has is refused.
+    #[test]
+    fn numbers_that_no_registry_has_are_refused() {
+        fn numbers(value: &serde_json::Value, at: &str, found: &mut Vec<String>) {
+            match value {
+                serde_json::Value::Object(of) => {
+                    for (name, value) in of {
+                        numbers(value, &format!("{at}/{name}"), found);
+                    }
+                }
+                serde_json::Value::Array(of) => {
+                    for (number, value) in of.iter().enumerate() {
+                        numbers(value, &format!("{at}/{number}"), found);
+                    }
+                }
+                serde_json::Value::Number(_) => found.push(at.to_owned()),
+                _ => {}
+            }
+        }
+        let (_folder, mut registry) = registry();
+        let with_threads = |library| ReservationRequest {
+            tls_size: 24,
+            tls_alignment: 8,
+            ..request(library, "x")
+        };
+        registry.reserve(&[with_threads("a@1")]).unwrap();
+        let book: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&registry.path).unwrap()).unwrap();
+        let mut places = Vec::new();
+        numbers(&book, "", &mut places);
+        for place in &places {
+            for number in [u64::MAX, 1 << 63, 1 << 60, 1 << 52] {
+                let mut damaged = book.clone();
+                *damaged.pointer_mut(place).unwrap() = number.into();
+                std::fs::write(&registry.path, damaged.to_string()).unwrap();
+                let answer = registry.reserve(&[with_threads("a@2"), with_threads("b@1")]);
+                let of_slot = place.contains("/slot/");
+                let is_damaged = matches!(answer, Err(RegistryError::Damaged { .. }));
+                assert!(is_damaged || !of_slot, "{place} {number}: {answer:?}");
+            }
+        }
+        assert!(
+            places
+                .iter()
+                .any(|place| place.contains("/slot/tls_offset"))
+        );
+    }
+
     #[test]
     fn an_unwritable_place_is_named() {
         let mut registry = FileRegistry::new("/proc/no-such-folder/book");

@@ -4,7 +4,8 @@ use pool_core::digest::ObjectId;
 use pool_core::name::LibraryRef;
 use pool_core::page::{PAGE_SIZE, PageCount};
 use pool_core::registry::{
-    Known, PRIVATE_END, PRIVATE_START, Places, Reservation, ReservationRequest, SHARED_START,
+    AddressRange, Known, PRIVATE_END, PRIVATE_START, Places, Reservation, ReservationRequest,
+    SHARED_START,
 };
 
 use super::error::LinkError;
@@ -69,7 +70,35 @@ impl<'a> LinkSet<'a> {
             }
             open = others;
         }
+        self.check_apart(&reservations)?;
         Ok(reservations)
+    }
+
+    /// No two have an address, or a thread-local variable, in one place.
+    fn check_apart(&self, reservations: &[Option<Reservation>]) -> Result<(), LinkError> {
+        type Taken = fn(&Reservation) -> (u64, u64);
+        let kinds: [(&str, Taken); 3] = [
+            ("shared pages", |of| bounds(of.shared)),
+            ("private pages", |of| bounds(of.private)),
+            // Below the thread pointer.
+            ("thread-local block", |of| {
+                (of.tls.offset - of.tls.size, of.tls.offset)
+            }),
+        ];
+        for (what, taken) in kinds {
+            let given = reservations.iter().enumerate();
+            let given = given.filter_map(|(at, given)| given.as_ref().map(|of| (taken(of), at)));
+            let mut all: Vec<_> = given.filter(|((start, end), _)| start < end).collect();
+            all.sort_unstable();
+            if let Some(pair) = all.windows(2).find(|pair| pair[1].0.0 < pair[0].0.1) {
+                let other = &self.libraries[pair[0].1].reference;
+                let problem = format!(
+                    "its {what} would lie in those of {other}: restore the registry from a backup"
+                );
+                return Err(self.refuse(pair[1].1, problem));
+            }
+        }
+        Ok(())
     }
 
     /// What the libraries `open` ask for, once their plans are as the registry has it.
@@ -175,6 +204,11 @@ fn request(library: &Library, plan: &Plan<'_>) -> ReservationRequest {
             PageCount::covering(plan.private_size()),
         )
     }
+}
+
+/// First address, and first behind it.
+fn bounds(range: AddressRange) -> (u64, u64) {
+    (range.start.0, range.end().0)
 }
 
 /// A registry may be another machine's: what it answers must fit.

@@ -17,9 +17,7 @@ use super::error::LinkError;
 use super::files::Step;
 use super::hash::{HashMap, HashSet, map_with_capacity};
 use super::object::{Binding, Object, Place, Symbol};
-use super::unit::{
-    Beforehand, Groups, STRONG, SymbolId, Unit, is_one_by_language, precedence, takes_part,
-};
+use super::unit::{Beforehand, Groups, STRONG, SymbolId, Unit, is_one_by_language, precedence};
 
 /// Sections, by unit, object and index.
 pub(super) type Sections = HashSet<(usize, usize, usize)>;
@@ -323,7 +321,7 @@ impl<'a> Resolution<'a> {
 
 /// It lies in a section that says something to the linker only.
 fn is_told(object: &Object<'_>, symbol: &Symbol<'_>) -> bool {
-    matches!(symbol.place, Place::Section(section) if !takes_part(&object.sections[section]))
+    matches!(symbol.place, Place::Section(section) if !object.sections[section].takes_part())
 }
 
 struct Resolver<'r, 'a> {

@@ -4,11 +4,12 @@
 //! before a common one before a weak one. What a program of several
 //! units means is `resolve`'s to say.
 
+use super::attached::attached;
 use super::error::LinkError;
 use super::hash::{HashMap, HashSet};
-use super::object::{Binding, Gathered, Object, Place, Section, Symbol, gathered, is_set_name};
-
-const SHF_EXCLUDE: u64 = 0x8000_0000;
+use super::object::{
+    Binding, Gathered, Group, Object, Place, Section, Symbol, gathered, is_set_name,
+};
 
 /// How the unit that is no library is called.
 pub(super) const APPLICATION: &str = "the application";
@@ -52,8 +53,7 @@ pub(super) struct Unit<'a> {
     /// Sections of groups, and those of them that are the same wherever they are.
     grouped: HashSet<(usize, usize)>,
     copies: HashSet<(usize, usize)>,
-    /// Signatures of groups that use data of their own object which the program changes (`static std::string` in a header, for
-    /// an inline function): there any copy would not do.
+    /// Signatures of groups of which not any copy will do, since they use something of their own object.
     attached: HashSet<&'a str>,
 }
 
@@ -129,7 +129,7 @@ impl<'a> Unit<'a> {
     ) -> Result<Self, LinkError> {
         let dropped = objects
             .iter()
-            .map(|o| o.sections.iter().map(|s| !takes_part(s)).collect())
+            .map(|o| o.sections.iter().map(|s| !s.takes_part()).collect())
             .collect();
         let mut unit = Self {
             kind,
@@ -230,20 +230,21 @@ impl<'a> Unit<'a> {
 
     /// What attached groups define, to be found through slots.
     fn names_of_attached(&self) -> HashSet<&'a str> {
-        let groups = self
-            .objects
-            .iter()
-            .flat_map(|object| object.groups.iter().map(move |group| (object, group)));
-        let attached = groups.filter(|(_, group)| self.is_attached(group.signature));
-        let names = attached.flat_map(|(object, group)| {
-            let symbols = object.symbols.iter();
-            symbols.filter(|symbol| {
-                matches!(symbol.place, Place::Section(section) if group.sections.contains(&section))
+        let mut names = HashSet::default();
+        for object in &self.objects {
+            let groups = object.groups.iter();
+            let attached: Vec<&Group<'a>> = groups
+                .filter(|group| self.is_attached(group.signature))
+                .collect();
+            let of = members(object, &attached);
+            let defined = object.symbols.iter().filter(|symbol| {
+                matches!(symbol.place, Place::Section(section) if of[section].is_some())
                     && !symbol.is_local()
                     && !symbol.is_thread_local()
-            })
-        });
-        names.map(|symbol| symbol.name).collect()
+            });
+            names.extend(defined.map(|symbol| symbol.name));
+        }
+        names
     }
 
     fn is_grouped(&self, object: usize, section: usize) -> bool {
@@ -292,27 +293,28 @@ impl<'a> Unit<'a> {
             .flat_map(|object| object.groups.iter().map(|g| g.signature))
             .collect();
         let is_elsewhere = |name: &str| others.iter().any(|u| u.definition(name).is_some());
-        let is_attached = |signature: &str| {
-            let mut all = others.iter().copied().chain([self]);
-            all.any(|unit| unit.is_attached(signature))
-        };
+        let units = others.iter().copied().chain([self]);
+        let attached: HashSet<&str> = units.flat_map(|unit| &unit.attached).copied().collect();
         let mut copies = Vec::new();
         for (o, object) in self.objects.iter().enumerate() {
-            for group in &object.groups {
-                if !available.contains(group.signature)
-                    || !counts(group.signature)
-                    || is_attached(group.signature)
+            let groups = object.groups.iter().filter(|group| {
+                available.contains(group.signature)
+                    && counts(group.signature)
+                    && !attached.contains(group.signature)
+            });
+            let groups: Vec<&Group<'a>> = groups.collect();
+            let of = members(object, &groups);
+            let mut all_elsewhere = vec![true; groups.len()];
+            for symbol in object.symbols.iter().filter(|symbol| !symbol.is_local()) {
+                if let Place::Section(section) = symbol.place
+                    && let Some(group) = of[section]
+                    && !is_elsewhere(symbol.name)
                 {
-                    continue;
+                    all_elsewhere[group] = false;
                 }
-                let all_elsewhere = object.symbols.iter().all(|symbol| {
-                    let is_inside =
-                        matches!(symbol.place, Place::Section(s) if group.sections.contains(&s));
-                    !is_inside || symbol.is_local() || is_elsewhere(symbol.name)
-                });
-                if all_elsewhere {
-                    copies.extend(group.sections.iter().map(|s| (o, *s)));
-                }
+            }
+            for (group, _) in groups.iter().zip(all_elsewhere).filter(|(_, all)| *all) {
+                copies.extend(group.sections.iter().map(|section| (o, *section)));
             }
         }
         copies
@@ -410,50 +412,15 @@ impl<'a> Unit<'a> {
     }
 }
 
-/// Signatures of an object's groups from which its own references lead to data that changes and is in no group. What is
-/// constant, if only after the start, is the same in every object.
-fn attached<'a>(object: &Object<'a>) -> HashSet<&'a str> {
-    let mut is_grouped = vec![false; object.sections.len()];
-    let of_groups = object.groups.iter().flat_map(|group| &group.sections);
-    for section in of_groups {
-        is_grouped[*section] = true;
-    }
-    let changes = |index: usize| {
-        let section = &object.sections[index];
-        takes_part(section)
-            && section.is_loaded()
-            && section.is_writable()
-            && section.size > 0
-            && !is_grouped[index]
-            && !section.name.starts_with(".data.rel.ro")
-    };
-    let all = 0..object.sections.len();
-    let mut open: Vec<usize> = all.filter(|index| changes(*index)).collect();
-    if object.groups.is_empty() || open.is_empty() {
-        return HashSet::default();
-    }
-    // Backwards, from the data to who refers to it.
-    let mut referring = vec![Vec::new(); object.sections.len()];
-    for (from, section) in object.sections.iter().enumerate() {
-        if !section.is_loaded() || section.name == ".eh_frame" {
-            continue;
-        }
-        for relocation in &section.relocations {
-            let symbol = &object.symbols[relocation.symbol];
-            if let (true, Place::Section(to)) = (symbol.is_local(), symbol.place) {
-                referring[to].push(from);
-            }
+/// Of each of an object's sections which of `groups` it is in.
+fn members(object: &Object<'_>, groups: &[&Group<'_>]) -> Vec<Option<usize>> {
+    let mut of = vec![None; object.sections.len()];
+    for (number, group) in groups.iter().enumerate() {
+        for section in &group.sections {
+            of[*section] = Some(number);
         }
     }
-    let mut reaches = vec![false; object.sections.len()];
-    while let Some(index) = open.pop() {
-        if !std::mem::replace(&mut reaches[index], true) {
-            open.append(&mut referring[index]);
-        }
-    }
-    let groups = object.groups.iter();
-    let attached = groups.filter(|group| group.sections.iter().any(|section| reaches[*section]));
-    attached.map(|group| group.signature).collect()
+    of
 }
 
 /// A section group with this signature is the same in all of a program by the rules of C++.
@@ -472,19 +439,4 @@ pub(super) fn precedence(symbol: &Symbol<'_>) -> (u8, u64) {
         (_, Binding::Weak) => (0, 0),
         _ => (STRONG, 0),
     }
-}
-
-/// False for sections that say something to the linker only, or that hold for one object and not
-/// for a program.
-pub(super) fn takes_part(section: &Section<'_>) -> bool {
-    const TOLD: [&str; 5] = [
-        ".note.GNU-stack",
-        ".note.gnu.property",
-        ".gnu.warning",
-        ".gnu.lto_",
-        ".llvm",
-    ];
-    section.is_content
-        && section.flags & SHF_EXCLUDE == 0
-        && !TOLD.iter().any(|name| section.name.starts_with(name))
 }

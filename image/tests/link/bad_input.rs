@@ -1,8 +1,8 @@
 //! Bad input to the linker: each kind has an error that names the file and says what to do.
 
 use crate::support::{Compiler, Workshop};
-use pool_core::registry::AddressBook;
-use pool_image::link::{LinkError, LinkRequest, link, parse_args};
+use pool_core::registry::{AddressBook, Reservation, ReservationRequest};
+use pool_image::link::{LinkError, LinkRequest, Registry, RegistryError, link, parse_args};
 use proptest::prelude::*;
 
 #[track_caller]
@@ -374,5 +374,63 @@ fn warnings_are_errors_where_they_are_said_to_be() {
         expect(&refusal(&request(&both)), &[words, "--fatal-warnings"]);
         let neither = [both[0], both[1], "-Wl,--no-fatal-warnings"];
         assert!(link(&request(&neither), &mut AddressBook::default()).is_ok());
+    }
+}
+
+/// Changes the second answer by the first.
+type Part = fn(&mut Reservation, &Reservation);
+
+/// Answers for the library `two` as for the library `one`, in part.
+struct Confused {
+    book: AddressBook,
+    part: Part,
+}
+
+impl Registry for Confused {
+    fn reserve(
+        &mut self,
+        requests: &[ReservationRequest],
+    ) -> Result<Vec<Reservation>, RegistryError> {
+        let mut answers = Registry::reserve(&mut self.book, requests)?;
+        let of = |name: &str| {
+            let mut all = requests.iter();
+            all.position(|request| request.library.name.as_str() == name)
+        };
+        if let (Some(one), Some(two)) = (of("one"), of("two")) {
+            let first = answers[one].clone();
+            (self.part)(&mut answers[two], &first);
+        }
+        Ok(answers)
+    }
+}
+
+#[test]
+fn a_registry_that_gives_two_libraries_one_place_is_refused() {
+    let workshop = Workshop::new();
+    let library = |name: &str| {
+        let text = format!(
+            "static int held = 7; static __thread int own = 5; int {name}(void) {{ return held++ + own++; }}"
+        );
+        let object = workshop.compile(Compiler::Musl, name, &text);
+        workshop.archive(&format!("lib{name}.a"), &[&object])
+    };
+    let text = "int one(void), two(void); int main(void) { return one() + two(); }";
+    let main = workshop.compile(Compiler::Musl, "main", text);
+    let (one, two) = (library("one"), library("two"));
+    let request = workshop.request(Compiler::Musl, &["-static", &main, &one, &two]);
+    let says = |part: Part| {
+        let book = AddressBook::default();
+        let linked = link(&request, &mut Confused { book, part });
+        linked.map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(says(|_, _| ()), Ok(()));
+    let parts: [(&str, Part); 3] = [
+        ("shared pages", |two, one| two.shared = one.shared),
+        ("private pages", |two, one| two.private = one.private),
+        ("thread-local block", |two, one| two.tls = one.tls),
+    ];
+    for (what, part) in parts {
+        let refused = says(part).unwrap_err();
+        expect(&refused, &["one@", "two@", what, "restore"]);
     }
 }

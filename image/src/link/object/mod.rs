@@ -17,6 +17,8 @@ use super::error::LinkError;
 pub(super) use gathered::{Gathered, gathered, is_set_name};
 pub(super) use read::is_foreign;
 
+const SHF_EXCLUDE: u32 = 0x8000_0000;
+
 /// A relocatable object.
 #[derive(Debug)]
 pub(super) struct Object<'a> {
@@ -149,6 +151,20 @@ impl Section<'_> {
     }
     pub(super) fn is_zero(&self) -> bool {
         self.kind == SHT_NOBITS
+    }
+    /// False for sections that say something to the linker only, or that hold for one object and not
+    /// for a program.
+    pub(super) fn takes_part(&self) -> bool {
+        const TOLD: [&str; 5] = [
+            ".note.GNU-stack",
+            ".note.gnu.property",
+            ".gnu.warning",
+            ".gnu.lto_",
+            ".llvm",
+        ];
+        self.is_content
+            && !self.has(SHF_EXCLUDE)
+            && !TOLD.iter().any(|name| self.name.starts_with(name))
     }
     fn has(&self, flag: u32) -> bool {
         self.flags & u64::from(flag) != 0

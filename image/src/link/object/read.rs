@@ -11,7 +11,7 @@ use goblin::elf::section_header::{
 use goblin::elf::sym::{STB_GLOBAL, STB_GNU_UNIQUE, STB_LOCAL, STB_WEAK, Sym, Symtab};
 use goblin::elf::{Elf, Header};
 
-use super::{Binding, Entered, Group, Object, Place, Relocation, Section, Symbol};
+use super::{Binding, Entered, Group, Object, Place, Relocation, SHF_EXCLUDE, Section, Symbol};
 use crate::link::error::LinkError;
 
 const CONTEXT: Ctx = Ctx {
@@ -21,7 +21,6 @@ const CONTEXT: Ctx = Ctx {
 /// Alignments past this are a sign of damage (and past any page size).
 const MAX_ALIGNMENT: u64 = 1 << 21;
 const GRP_COMDAT: u32 = 1;
-const SHF_EXCLUDE: u64 = 0x8000_0000;
 
 impl<'a> Object<'a> {
     /// Reads the object in `bytes`; `name` is for messages.
@@ -200,7 +199,7 @@ impl<'a> Reader<'_, 'a> {
                 }
                 // Of what is for the linker alone (.llvm.call-graph-profile) they are of no account.
                 let of = headers.get(header.sh_info as usize);
-                let is_left_out = of.is_some_and(|of| of.sh_flags & SHF_EXCLUDE != 0);
+                let is_left_out = of.is_some_and(|of| of.sh_flags & u64::from(SHF_EXCLUDE) != 0);
                 if header.sh_type == SHT_REL && !is_left_out {
                     return Err(self.fault("has relocations without addends: not x86-64 code"));
                 }
