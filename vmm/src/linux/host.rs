@@ -386,6 +386,20 @@ pub(super) fn time(clock: i32) -> Timespec {
     }
 }
 
+/// How fine the clock of this number is; zero if there is none.
+pub(super) fn resolution(clock: i32) -> Timespec {
+    let mut fine = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the kernel fills the structure, or leaves it as it is.
+    unsafe { libc::clock_getres(clock, &raw mut fine) };
+    Timespec {
+        tv_sec: fine.tv_sec,
+        tv_nsec: fine.tv_nsec,
+    }
+}
+
 /// What a call returns that has waited for as long as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Late {

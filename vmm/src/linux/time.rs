@@ -111,17 +111,11 @@ pub(super) fn clock_gettime(linux: &mut Linux, [id, at, ..]: Arguments) -> Serve
 /// `clock_getres`.
 pub(super) fn clock_getres(linux: &mut Linux, [id, at, ..]: Arguments) -> Served {
     let resolution = match id as i32 {
-        OWN_THREAD => ClockId::ThreadCPUTime,
-        id if id < 0 => {
-            linux.processor_clock(id).ok_or(Errno::INVAL)?;
-            ClockId::ThreadCPUTime
-        }
-        libc::CLOCK_REALTIME_COARSE | libc::CLOCK_MONOTONIC_COARSE => ClockId::MonotonicCoarse,
-        // All others are as fine as each other.
-        id if is_clock(id) => ClockId::Monotonic,
+        // That of this process is as fine as any other's.
+        id if id < 0 && linux.processor_clock(id).is_some() => host::resolution(!0 << 3 | id & 7),
+        id if id == OWN_THREAD || is_clock(id) => host::resolution(id),
         _ => return Err(Errno::INVAL.into()),
     };
-    let resolution = rustix::time::clock_getres(resolution);
     if at == 0 {
         return Ok(0);
     }
