@@ -106,6 +106,7 @@ fn every_flipped_bit_of_what_is_in_use_is_found() {
     assert_eq!(found.damaged_objects, [object]);
     file.write_all_at(&[0], slot.byte_offset() + 4000).unwrap();
 
+    let all = slots(&follow(&store));
     let (lost, ..) = all[0];
     fs::remove_file(store.join(format!("segments/{lost}.seg"))).unwrap();
     let mut users: Vec<ObjectId> = all

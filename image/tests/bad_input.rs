@@ -288,7 +288,7 @@ fn a_layout_that_lies_is_refused() {
             matches!(e, LayoutError::Twice(_))
         }),
         ("unaligned", "0x10200000", "0x10200010", |e| {
-            matches!(e, LayoutError::Addresses { .. })
+            matches!(e, LayoutError::Json(_))
         }),
         (
             "overflow",

@@ -287,7 +287,7 @@ fn a_store_is_taken_along_and_made_again() {
     // Beside the service.
     let first = pool.json(&["backup", "backup", "--store", "store"]);
     assert_eq!(first["copied_segments"], first["segments"]);
-    pool.text(&["tag", "image/bb:v1", "bb:v2"]);
+    pool.text(&["tag", "image/bb:v1", "image/bb:v2"]);
     let second = pool.text(&[
         "backup",
         "backup",
@@ -436,7 +436,7 @@ fn each_verb_has_help_and_a_manual_page() {
             "{verb}"
         );
     }
-    assert_eq!(count, 18);
+    assert_eq!(count, 21);
 }
 
 #[test]
