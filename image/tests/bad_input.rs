@@ -294,10 +294,10 @@ fn a_layout_that_lies_is_refused() {
             "overflow",
             "\"pages\":2",
             "\"pages\":4503599627370496",
-            |e| matches!(e, LayoutError::Addresses { .. }),
+            |e| matches!(e, LayoutError::Json(_)),
         ),
         ("kernel half", "0x10200000", "0xffffffffff000000", |e| {
-            matches!(e, LayoutError::Addresses { .. })
+            matches!(e, LayoutError::Json(_))
         }),
         ("overlap", "0x10200000", "0x10001000", |e| {
             matches!(e, LayoutError::Overlap { .. })
