@@ -337,15 +337,16 @@ impl Linux {
         let directory = at
             .checked_sub(1)
             .filter(|&before| kinds[before] == Arg::Directory);
+        let there = if self.reach.world {
+            Ok(())
+        } else {
+            Err(Errno::NOENT)
+        };
         let Some(directory) = directory.map(|before| arguments[before]) else {
-            return Err(Errno::NOENT);
+            return there;
         };
         if directory as i32 == AT_FDCWD {
-            return if self.reach.world {
-                Ok(())
-            } else {
-                Err(Errno::NOENT)
-            };
+            return there;
         }
         if kinds[at] == Arg::PathToSee {
             return Ok(());
@@ -356,11 +357,7 @@ impl Linux {
                 granted?;
             }
         }
-        if self.reach.world {
-            Ok(())
-        } else {
-            Err(Errno::NOENT)
-        }
+        there
     }
 
     /// A string of the guest, with its NUL.
