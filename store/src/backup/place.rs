@@ -50,13 +50,19 @@ impl Place {
 
     /// Takes the directory of a backup that is there, and its catalogue.
     pub(super) fn for_reading(root: &Path) -> Result<(Self, Catalogue)> {
-        let place = Self::lock(root, FlockOperation::NonBlockingLockShared)?;
-        let catalogue = Catalogue::open(&place.catalogue())?.ok_or_else(|| {
+        let none = || {
             unusable(
                 root,
                 "has no catalogue: it is no backup, or its first one did not end",
             )
-        })?;
+        };
+        // A directory of something else may be in use, which is nobody's concern.
+        let there = fs::read_dir(root).map_err(|error| StoreError::io("opening", root, error))?;
+        if !there.flatten().any(|entry| entry.file_name() == CATALOGUE) {
+            return Err(none());
+        }
+        let place = Self::lock(root, FlockOperation::NonBlockingLockShared)?;
+        let catalogue = Catalogue::open(&place.catalogue())?.ok_or_else(none)?;
         Ok((place, catalogue))
     }
 
