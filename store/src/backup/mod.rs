@@ -1,7 +1,7 @@
 //! Backups: a directory that a whole store can be made from again.
 //!
 //! A backup has a copy of each segment that something refers to, beside it the list of its pages (`page_list`), and
-//! one [`catalogue`] of everything that the index alone knows. Where pages and windows are is not in it: segments, their
+//! one `catalogue` of everything that the index alone knows. Where pages and windows are is not in it: segments, their
 //! lists and the objects tell.
 //!
 //! It is made while a service writes and collects ([`back_up`]): one snapshot of the index is taken along, and its segments
