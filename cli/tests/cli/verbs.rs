@@ -339,7 +339,7 @@ fn a_store_is_taken_along_and_made_again() {
         let output = pool.run(&[&["restore", "backup"], options].concat());
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let says = String::from_utf8_lossy(&output.stdout);
-        assert!(says.contains("damaged objects  1"), "{says}");
+        assert!(says.contains("damaged objects   3"), "{says}");
     }
     assert!(!pool.path("none/superblock").exists());
     pool.end();
