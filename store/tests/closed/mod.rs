@@ -17,7 +17,7 @@ use pool_store::{Store, StoreError, StoreOptions, StoreView};
 use rocksdb::{DB, Options};
 
 use crate::common::{
-    assert_stored, content, image_ref, library_ref, open, push_image, push_library,
+    assert_stored, content, image_ref, library_ref, open, open_with, push_image, push_library,
 };
 
 /// Libraries that [`example`] pushes.
@@ -73,7 +73,7 @@ pub fn move_index(directory: &Path, to: &Path) {
 }
 
 pub fn reopen(directory: &Path) -> Result<Store, StoreError> {
-    Store::open(directory, StoreOptions::default())
+    open_with(directory, StoreOptions::default())
 }
 
 pub fn copy(from: &Path, to: &Path) {

@@ -20,6 +20,7 @@ use pool_core::{ObjectId, PageCount};
 use pool_store::placement::Placement;
 use pool_store::upload::{CommitSummary, Content, Target, UploadManifest, UploadObject, padded};
 use pool_store::{Result, Store, StoreError, StoreOptions, StoreView};
+use pool_tests::wait;
 
 /// Options of a store of small segments, which is made if it is not there.
 pub fn options() -> StoreOptions {
@@ -32,7 +33,18 @@ pub fn options() -> StoreOptions {
 
 /// A store of small segments in `directory`.
 pub fn open(directory: &Path) -> Store {
-    Store::open(directory, options()).unwrap()
+    open_with(directory, options()).unwrap()
+}
+
+/// Opens a store that nobody has, or that this test has closed. A child that another test of this process starts has its
+/// lock, too, until it has become the program that it is to run.
+pub fn open_with(directory: &Path, options: StoreOptions) -> Result<Store> {
+    wait::until_some("the store's lock", || {
+        match Store::open(directory, options) {
+            Err(StoreError::Locked { .. }) => None,
+            other => Some(other),
+        }
+    })
 }
 
 /// `pages` pages that differ from each other and from those of every other seed.
