@@ -421,7 +421,7 @@ fn the_loader_has_little_to_relocate() {
 /// What preparing took is given back: nothing that is left over from it keeps a page.
 #[test]
 fn a_guest_at_rest_keeps_few_pages_of_the_monitors_heap() {
-    const MOST: u64 = 36;
+    const MOST: u64 = 32;
     if !needs(&["kvm"]) || cfg!(debug_assertions) {
         return;
     }

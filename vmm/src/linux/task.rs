@@ -53,14 +53,15 @@ pub(super) struct Pending {
 /// All tasks that have not ended.
 #[derive(Debug)]
 pub(super) struct Tasks {
-    tasks: BTreeMap<Tid, Task>,
+    /// Boxed: a node of the map has room for eleven, and most guests have one.
+    tasks: BTreeMap<Tid, Box<Task>>,
     last: Tid,
 }
 
 impl Default for Tasks {
     fn default() -> Self {
         Self {
-            tasks: BTreeMap::from([(FIRST, Task::default())]),
+            tasks: BTreeMap::from([(FIRST, Box::default())]),
             last: FIRST,
         }
     }
@@ -82,24 +83,24 @@ impl Tasks {
                 break;
             }
         }
-        self.tasks.insert(self.last, task);
+        self.tasks.insert(self.last, Box::new(task));
         Ok(self.last)
     }
 
     pub(super) fn remove(&mut self, tid: Tid) -> Option<Task> {
-        self.tasks.remove(&tid)
+        self.tasks.remove(&tid).map(|task| *task)
     }
 
     pub(super) fn get(&self, tid: Tid) -> Option<&Task> {
-        self.tasks.get(&tid)
+        self.tasks.get(&tid).map(Box::as_ref)
     }
 
     pub(super) fn get_mut(&mut self, tid: Tid) -> Option<&mut Task> {
-        self.tasks.get_mut(&tid)
+        self.tasks.get_mut(&tid).map(Box::as_mut)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Tid, &Task)> {
-        self.tasks.iter().map(|(&tid, task)| (tid, task))
+        self.tasks.iter().map(|(&tid, task)| (tid, task.as_ref()))
     }
 
     pub(super) fn is_empty(&self) -> bool {
