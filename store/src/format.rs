@@ -24,7 +24,9 @@ pub const LEASES_FILE: &str = "leases";
 /// File that counts acknowledged commits: readers look again when it has moved, and an index that
 /// knows of fewer is not the one that belongs here.
 pub const GENERATION_FILE: &str = "generation";
-/// Directory for segment files that the index does not know.
+/// Directory of the journal.
+pub const JOURNAL_DIRECTORY: &str = "journal";
+/// Directory for segment files that the index does not know, and for what a repair replaced.
 pub const LOST_DIRECTORY: &str = "lost";
 /// Directory for the contents of uploads that are not committed yet.
 pub const STAGING_DIRECTORY: &str = "staging";

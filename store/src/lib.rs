@@ -12,6 +12,7 @@
 pub mod backend;
 pub mod backup;
 mod barrier;
+mod catalogue;
 mod claims;
 pub mod collection;
 mod creation;
@@ -23,6 +24,7 @@ pub mod format;
 mod index;
 mod ingest;
 mod intake;
+mod journal;
 pub mod lease;
 pub mod manifest;
 mod mark;
@@ -140,7 +142,7 @@ impl Store {
             &view.index,
             superblock.segment_bytes,
         )?;
-        Ok(Self {
+        let store = Self {
             view,
             policy: options.placement,
             writer: Mutex::new(Writer {
@@ -148,7 +150,11 @@ impl Store {
                 barrier: None,
             }),
             _lock: lock,
-        })
+        };
+        if let Err(error) = store.checkpoint_if_due() {
+            tracing::warn!(%error, "writing a checkpoint; the next opening or collection tries again");
+        }
+        Ok(store)
     }
 
     /// True when [`Store::open`] would make a new store in `directory`.
@@ -163,6 +169,17 @@ impl Store {
             return creation::create(directory, options);
         }
         Err(creation::not_vacant(directory))
+    }
+
+    /// Writes a checkpoint of the journal if one is due: what opening the store reads, and what the journal takes up, stay bounded
+    /// by that. To be called now and then, and beside anything else. False when none is due or another thread writes one.
+    pub fn checkpoint_if_due(&self) -> Result<bool> {
+        self.view.index.checkpoint(false)
+    }
+
+    /// Writes a checkpoint of the journal. False when another thread does.
+    pub fn checkpoint(&self) -> Result<bool> {
+        self.view.index.checkpoint(true)
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {

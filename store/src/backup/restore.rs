@@ -10,7 +10,7 @@ use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::{SegmentId, Slot};
 use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 
-use super::catalogue::{Catalogue, Entry};
+use crate::catalogue::{Catalogue, Entry};
 use super::copy::write_pages;
 use super::page_list::PageList;
 use super::place::{Place, stem};
