@@ -191,11 +191,6 @@ impl Catalogue {
         &self.header
     }
 
-    /// Bytes of the file.
-    pub(crate) fn length(&self) -> u64 {
-        self.end + DIGEST as u64
-    }
-
     /// Calls `visit` with each entry, its key and its value, in the order in which they were put.
     pub(crate) fn each(
         &self,
@@ -318,9 +313,15 @@ mod tests {
             let mut spoilt = bytes.clone();
             spoilt[at] ^= 4;
             fs::write(&path, &spoilt).unwrap();
-            assert!(Catalogue::open(&path, "copy it again").is_err(), "byte {at}");
+            assert!(
+                Catalogue::open(&path, "copy it again").is_err(),
+                "byte {at}"
+            );
             fs::write(&path, &bytes[..at]).unwrap();
-            assert!(Catalogue::open(&path, "copy it again").is_err(), "length {at}");
+            assert!(
+                Catalogue::open(&path, "copy it again").is_err(),
+                "length {at}"
+            );
         }
     }
 
@@ -333,7 +334,8 @@ mod tests {
             .write(&[11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
             .unwrap();
         writer.finish().unwrap();
-        let unknown = entries(&Catalogue::open(&path, "copy it again").unwrap().unwrap()).unwrap_err();
+        let unknown =
+            entries(&Catalogue::open(&path, "copy it again").unwrap().unwrap()).unwrap_err();
         assert!(unknown.to_string().contains("newer release"), "{unknown}");
         for tail in [
             &[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0][..],
@@ -343,7 +345,8 @@ mod tests {
             let mut writer = Writer::create(&path, &STORE).unwrap();
             writer.write(tail).unwrap();
             writer.finish().unwrap();
-            let error = entries(&Catalogue::open(&path, "copy it again").unwrap().unwrap()).unwrap_err();
+            let error =
+                entries(&Catalogue::open(&path, "copy it again").unwrap().unwrap()).unwrap_err();
             assert!(error.to_string().contains("past its end"), "{error}");
         }
     }

@@ -33,6 +33,9 @@ pub const STAGING_DIRECTORY: &str = "staging";
 /// Empty file that is there while a store is restored from a backup.
 pub const RESTORING_FILE: &str = "restoring";
 
+/// Empty file that is there while a repair makes an index.
+pub const REPAIRING_FILE: &str = "repairing";
+
 /// Reads consecutive little-endian fields.
 pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 

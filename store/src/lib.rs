@@ -2,10 +2,12 @@
 //!
 //! [`Store`] is the writing side, held by one process; [`StoreView`] is the reading side, which
 //! any process can open beside it. FORMAT.md describes every byte. The order of durability is
-//! always the same: segment data, `fdatasync`, one synced batch of index changes, the answer.
+//! always the same: segment data, `fdatasync`, one synced frame of the journal, one synced batch of
+//! index changes, the answer.
 //!
 //! A page's way through the modules: `ingest` finds out which pages are missing and takes them
-//! in, [`placement`] decides how they will lie, `segment` writes them, `index` records them,
+//! in, [`placement`] decides how they will lie, `segment` writes them, `index` records them, and
+//! before it `journal`, from which [`repair`] makes an index anew,
 //! [`references`] names what they make up, [`lease`] keeps them for whoever maps them, and
 //! [`collection`] lets a collector take away what nothing refers to.
 
@@ -31,10 +33,12 @@ mod mark;
 mod opening;
 mod page_digest;
 pub mod placement;
+mod places;
 pub mod precondition;
 mod progress;
 mod proof;
 pub mod references;
+pub mod repair;
 pub mod scrub;
 mod segment;
 mod slots;

@@ -56,7 +56,11 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
         && let (Some((first, ..)), Some((last, ..))) = (lead.missing.first(), lead.missing.last())
     {
         index.replay(&lead.missing)?;
-        tracing::warn!(first, last, "the index lacked commits, which the journal had");
+        tracing::warn!(
+            first,
+            last,
+            "the index lacked commits, which the journal had"
+        );
     }
     index.bring_mark_up()?;
     let found = examined.lead.map(|lead| lead.found);
@@ -129,11 +133,7 @@ pub(crate) struct Lead {
 }
 
 /// Compares index, journal, mark and segments, and changes nothing.
-fn examine(
-    directory: &Path,
-    superblock: &Superblock,
-    backend: &dyn Backend,
-) -> Result<Examined> {
+fn examine(directory: &Path, superblock: &Superblock, backend: &dyn Backend) -> Result<Examined> {
     let is_journaled = has_journal(directory, superblock);
     let (index, mark, files) = look_at_index(directory, superblock, backend)?;
     let lead = if is_journaled {
@@ -198,7 +198,11 @@ pub(crate) fn check_journal(
         ));
     }
     if found.last < mark {
-        return Err(error::older("its index and its journal know", found.last, mark));
+        return Err(error::older(
+            "its index and its journal know",
+            found.last,
+            mark,
+        ));
     }
     if has < found.first || index.hole == Some(0) {
         return Err(format!(
@@ -248,11 +252,7 @@ pub(crate) fn examine_for_reading(
     }
 }
 
-fn examine_index(
-    directory: &Path,
-    superblock: &Superblock,
-    backend: &dyn Backend,
-) -> Result<()> {
+fn examine_index(directory: &Path, superblock: &Superblock, backend: &dyn Backend) -> Result<()> {
     let (index, mark, files) = look_at_index(directory, superblock, backend)?;
     check_index(superblock, mark, &index, &files).map_err(|why| {
         let advice = advice(directory, superblock);
@@ -417,7 +417,7 @@ pub fn may_lack_file(record: SegmentRecord) -> bool {
     record.state == SegmentState::Retired || record.state == SegmentState::Open && record.used == 0
 }
 
-fn check_segment(
+pub(crate) fn check_segment(
     backend: &dyn Backend,
     id: SegmentId,
     record: SegmentRecord,

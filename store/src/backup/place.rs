@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use pool_core::extent::SegmentId;
 use rustix::fs::{FlockOperation, flock};
 
-use crate::catalogue::Catalogue;
 use super::unusable;
 use crate::backend::sync_directory;
+use crate::catalogue::Catalogue;
 use crate::error::{Result, StoreError};
 use crate::format::{SegmentRecord, SegmentState};
 

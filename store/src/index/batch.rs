@@ -218,8 +218,7 @@ impl<'a> Batch<'a> {
 
     /// Puts what the index keeps about its own commits, which is no change.
     pub(super) fn note(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
-        self.writes
-            .put_cf(super::family(self.db, META), key, value);
+        self.writes.put_cf(super::family(self.db, META), key, value);
     }
 
     /// Removes such a note.
@@ -231,6 +230,11 @@ impl<'a> Batch<'a> {
     #[cfg(test)]
     pub(crate) fn spoil_segment(&mut self, key: &[u8]) {
         self.put(SEGMENTS, key, b"spoilt");
+    }
+
+    /// Writes all changes to an index in the making: nothing counts them, and nothing is waited for.
+    pub(crate) fn put_now(self) -> Result<()> {
+        self.index.write(self, false)
     }
 
     /// Writes all changes, counts the commit, and waits until both survive a power cut. Does nothing

@@ -120,15 +120,7 @@ impl std::fmt::Debug for Index {
 impl Index {
     /// Makes an empty index for the store `identity`. Refuses one that has something in it.
     pub(crate) fn create(path: &Path, identity: [u8; 16]) -> Result<()> {
-        let mut options = primary_options();
-        options.create_if_missing(true);
-        options.create_missing_column_families(true);
-        let db = DB::open_cf_descriptors(&options, path, families())
-            .map_err(|source| failed("creating", source))?;
-        let index = Self {
-            path: path.into(),
-            role: Role::Inspector(db),
-        };
+        let index = Self::make(path)?;
         if index.inspect()?.commits > 0 {
             return Err(StoreError::Refused {
                 path: path.parent().unwrap_or(path).into(),
@@ -137,9 +129,39 @@ impl Index {
                     .into(),
             });
         }
-        let mut batch = index.batch();
-        batch.begin_counting(identity, 0);
-        index.write(batch, true)
+        index.begin_counting(identity, 0, None)
+    }
+
+    /// Makes an index that is nobody's yet, to be filled.
+    pub(crate) fn make(path: &Path) -> Result<Self> {
+        let mut options = primary_options();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        let db = DB::open_cf_descriptors(&options, path, families())
+            .map_err(|source| failed("creating", source))?;
+        Ok(Self {
+            path: path.into(),
+            role: Role::Inspector(db),
+        })
+    }
+
+    /// Notes whose index it is, and that it has `commits` commits, the last of which has this digest in the journal. Waits until
+    /// that and all that was put before survive a power cut.
+    pub(crate) fn begin_counting(
+        &self,
+        identity: [u8; 16],
+        commits: u64,
+        frame: Option<Digest>,
+    ) -> Result<()> {
+        let mut batch = self.batch();
+        batch.note(STORE, identity);
+        batch.note(FIRST_COMMIT, commits.to_le_bytes());
+        batch.note(COMMITS, commits.to_le_bytes());
+        batch.note(commit_key(commits), []);
+        if let Some(frame) = frame {
+            batch.note(FRAME, frame);
+        }
+        self.write(batch, true)
     }
 
     fn identity(&self) -> Result<Option<[u8; 16]>> {
@@ -216,9 +238,7 @@ impl Index {
             return Ok(());
         };
         let commits = count.lock().unwrap_or_else(PoisonError::into_inner).marked;
-        let mut batch = self.batch();
-        batch.begin_counting(identity, commits);
-        self.write(batch, true)?;
+        self.begin_counting(identity, commits, None)?;
         // There may have been none: its file is empty then.
         mark.advance(commits)?;
         self.recount()
@@ -503,14 +523,6 @@ fn oldest_log(db: &DB) -> Option<u64> {
 }
 
 impl Batch<'_> {
-    /// Notes whose index it is, and that it has `commits` commits, of which none has a key but the last.
-    fn begin_counting(&mut self, identity: [u8; 16], commits: u64) {
-        self.note(STORE, identity);
-        self.note(FIRST_COMMIT, commits.to_le_bytes());
-        self.note(COMMITS, commits.to_le_bytes());
-        self.note(commit_key(commits), []);
-    }
-
     /// Notes that this is the commit `number`, where counting began at `first`.
     fn count(&mut self, number: u64, first: u64) {
         self.note(COMMITS, number.to_le_bytes());

@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 
 use super::records::{self, Records, from_json};
 use super::{
-    COMMITS, EPOCH, FRAME, Index, META, NEXT_SEGMENT, OBJECTS, PAGES, Pin, SEGMENTS, WINDOWS, failed,
+    COMMITS, EPOCH, FRAME, Index, META, NEXT_SEGMENT, OBJECTS, PAGES, Pin, SEGMENTS, WINDOWS,
+    failed,
 };
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord, SegmentRecord};

@@ -282,7 +282,24 @@ mod tests {
         let (bytes, last) = encode(&[4; 32], 0x0304, &changes).unwrap();
         assert_eq!(
             bytes[..16],
-            [changes.len() as u8, 0, 0, 0, 0, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0]
+            [
+                changes.len() as u8,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                4,
+                3,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0
+            ]
         );
         assert_eq!(bytes[16..bytes.len() - 32], changes);
         assert_eq!(bytes[bytes.len() - 32..], last);
@@ -290,6 +307,9 @@ mod tests {
         assert_eq!(last, *blake3::hash(&all).as_bytes());
         assert_eq!(parse_head(&bytes), Some((changes.len(), 0x0304)));
         assert_ne!(encode(&[5; 32], 0x0304, &changes).unwrap().1, last);
-        assert_eq!(parse_head(&[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), None);
+        assert_eq!(
+            parse_head(&[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            None
+        );
     }
 }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FallocateFlags;
 
-use crate::backend::sync_directory;
+use crate::backend::{sync_directory, sync_parent};
 use crate::catalogue::{Entry, Header as CatalogueHeader, Writer};
 use crate::error::{Result, StoreError};
 use crate::index::Reader;
@@ -87,6 +87,18 @@ impl Journal {
         segment_bytes: u64,
         state: &Reader<'_>,
     ) -> Result<()> {
+        let new = Self::prepare(directory, identity, segment_bytes, state)?;
+        fs::rename(&new, directory).map_err(|error| StoreError::io("naming", &new, error))?;
+        sync_parent(directory)
+    }
+
+    /// Makes a whole journal for `directory` beside it, and answers with where it is.
+    pub(crate) fn prepare(
+        directory: &Path,
+        identity: [u8; 16],
+        segment_bytes: u64,
+        state: &Reader<'_>,
+    ) -> Result<PathBuf> {
         let new = unfinished(directory);
         clear_unfinished(&new)?;
         fs::create_dir(&new).map_err(|error| StoreError::io("creating", &new, error))?;
@@ -97,8 +109,7 @@ impl Journal {
             previous: state.last_frame()?.unwrap_or_default(),
         };
         create_log(&new, &header)?;
-        fs::rename(&new, directory).map_err(|error| StoreError::io("naming", &new, error))?;
-        crate::backend::sync_parent(directory)
+        Ok(new)
     }
 
     /// Goes on with a journal that was read and found whole.
@@ -291,8 +302,7 @@ pub(crate) struct Checkpointer {
 impl Checkpointer {
     /// Writes a checkpoint of `state`, and removes what is not needed any more. Answers with its commits and bytes.
     pub(crate) fn write(&self, state: &Reader<'_>) -> Result<(u64, u64)> {
-        let written =
-            write_checkpoint(&self.directory, self.identity, self.segment_bytes, state)?;
+        let written = write_checkpoint(&self.directory, self.identity, self.segment_bytes, state)?;
         prune(&self.directory, written.0);
         Ok(written)
     }

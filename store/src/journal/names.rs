@@ -64,7 +64,12 @@ mod tests {
             path(directory, Name::Log(0xab)),
             Path::new("journal/00000000000000ab.log")
         );
-        for name in ["ab.log", "00000000000000AB.log", "00000000000000ab.txt", "x"] {
+        for name in [
+            "ab.log",
+            "00000000000000AB.log",
+            "00000000000000ab.txt",
+            "x",
+        ] {
             assert_eq!(parse(OsStr::new(name)), None, "{name}");
             assert!(!is_unfinished(OsStr::new(name)));
         }

@@ -98,8 +98,7 @@ pub(crate) fn read(
     let unusable = |why: String| Unusable { why, seen };
     let mut logs = logs.into_iter();
     let oldest = logs.next();
-    let oldest =
-        oldest.ok_or_else(|| unusable(format!("{} has no log", directory.display())))?;
+    let oldest = oldest.ok_or_else(|| unusable(format!("{} has no log", directory.display())))?;
     let (first, previous) = (oldest.header.base, oldest.header.previous);
     let newest = logs.next_back().unwrap_or(oldest);
     let newest_checkpoint = checkpoints.last().copied();
@@ -158,12 +157,7 @@ fn list(directory: &Path) -> Result<(Vec<u64>, Vec<u64>), String> {
     Ok((bases, checkpoints))
 }
 
-fn check_log(
-    log: &Log,
-    identity: [u8; 16],
-    base: u64,
-    before: Option<&Log>,
-) -> Result<(), String> {
+fn check_log(log: &Log, identity: [u8; 16], base: u64, before: Option<&Log>) -> Result<(), String> {
     let header = &log.header;
     if header.identity != identity {
         return Err("belongs to another store".into());
@@ -219,10 +213,7 @@ pub(crate) fn checkpoint(directory: &Path, commits: u64) -> Result<Catalogue, St
     }
 }
 
-fn read_log(
-    path: &PathBuf,
-    mut visit: impl FnMut(u64, &Digest, &[u8]),
-) -> Result<Log, String> {
+fn read_log(path: &PathBuf, mut visit: impl FnMut(u64, &Digest, &[u8])) -> Result<Log, String> {
     let failed = |error: io::Error| format!("cannot be read ({error})");
     let file = File::open(path).map_err(failed)?;
     let found = file.metadata().map_err(failed)?;
