@@ -171,7 +171,8 @@ pub(crate) fn check_journal(
     mark: u64,
     index: &Inspection,
 ) -> std::result::Result<Lead, String> {
-    check_identity(superblock, index)?;
+    check_identity(superblock, index)
+        .map_err(|why| format!("{why}{}", advice(directory, superblock)))?;
     // From a commit that is missing on all are made again.
     let has = match index.hole {
         Some(hole) => hole.saturating_sub(1),

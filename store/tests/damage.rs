@@ -133,6 +133,9 @@ fn what_a_stop_leaves_of_an_unanswered_commit_is_no_damage() {
     let acknowledged = fs::metadata(&log).unwrap().len();
     copy(&path("running"), &path("stopped"));
     push_library(&store, "during@1", &content(51, 90), Placement::Sparse).unwrap();
+    // The journal has it before the index.
+    gone(&path("stopped/journal"));
+    copy(&path("running/journal"), &path("stopped/journal"));
     let whole = fs::read(&log).unwrap();
     drop(store);
     let record = whole.len() - acknowledged as usize;
@@ -156,6 +159,8 @@ fn what_a_stop_leaves_of_an_unanswered_commit_is_no_damage() {
             let store = reopen(&path("store")).unwrap();
             assert_whole(&store);
             assert_stored(&store, &content(50, 3));
+            assert!(store.library(&library_ref("during@1")).unwrap().is_some());
+            assert_stored(&store, &content(51, 90));
             push_library(&store, "after@1", &content(52, 90), Placement::Sparse).unwrap();
             drop(store);
             let store = reopen(&path("store")).unwrap();

@@ -9,6 +9,7 @@ mod failing;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use closed::{copy, example, flip, gone, journal_files, refused, reopen, told};
 use common::{assert_stored, content, library_ref, open, push_library, reservation};
@@ -107,6 +108,7 @@ fn a_frame_that_a_stop_left_unfinished_is_none_wherever_it_ends() {
     add_token(&store, "before").unwrap();
     let before = told(&store);
     copy(&path("store/index"), &path("old"));
+    let mark = fs::read(path("store/generation")).unwrap();
     let log = newest_log(&path("store"));
     let without = fs::read(&log).unwrap();
     add_token(&store, "during").unwrap();
@@ -118,6 +120,7 @@ fn a_frame_that_a_stop_left_unfinished_is_none_wherever_it_ends() {
     let end = whole.len() - whole.iter().rev().position(|byte| *byte != 0).unwrap();
     assert!(end - begin > 100, "{begin} to {end}");
     put_index(&path("store"), &path("old"));
+    fs::write(path("store/generation"), mark).unwrap();
     for cut in begin..end {
         // Cut there; zeros from there; a hole up to there.
         for shape in 0..3 {
@@ -343,7 +346,8 @@ fn what_the_index_refused_is_there_whole_at_the_next_opening_or_never() {
     let root = tempfile::tempdir().unwrap();
     let path = |name: &str| root.path().join(name);
     let store = open(&path("store"));
-    add_token(&store, "before").unwrap();
+    // With a segment to append to: a new one is a change of its own, and refused first.
+    push(&store, "before@1", 1, 3);
     // The index writes its log with write(2), the journal and segments are written with pwrite(2).
     let bytes = content(5, 20);
     let refused = while_failing(libc::SYS_write, libc::EDQUOT, || {
@@ -419,8 +423,9 @@ fn a_store_whose_journal_cannot_be_begun_goes_on_without() {
     copy(&path("store/index"), &path("old"));
     let store = reopen(&path("store")).unwrap();
     assert_eq!(store.superblock().read_only_compatible & FEATURE_JOURNAL, 0);
+    assert_eq!(told(&store), whole);
     push(&store, "b@1", 2, 3);
-    store.delete_library(&library_ref("b@1")).unwrap();
+    let whole = told(&store);
     drop(store);
     copy(&path("store/index"), &path("new"));
     put_index(&path("store"), &path("old"));
@@ -430,7 +435,7 @@ fn a_store_whose_journal_cannot_be_begun_goes_on_without() {
     for _ in 0..2 {
         let store = reopen(&path("store")).unwrap();
         assert_ne!(store.superblock().read_only_compatible & FEATURE_JOURNAL, 0);
-        assert!(told(&store).contains("a@1") && !whole.is_empty());
+        assert_eq!(told(&store), whole);
     }
 }
 
@@ -449,20 +454,19 @@ fn small_commits_with_and_without_a_journal() {
     let bytes: Vec<_> = (0..400).map(|nth| content(nth, 3)).collect();
     for round in 0..6 {
         let took = stores.each_ref().map(|store| {
-            let since = std::time::Instant::now();
+            let mut since = Instant::now();
             for (nth, bytes) in bytes.iter().enumerate() {
                 let name = format!("l{round}-{nth}@1");
                 push_library(store, &name, bytes, Placement::Sparse).unwrap();
             }
             let pushed = since.elapsed();
+            since = Instant::now();
             for nth in 0..400 {
                 add_token(store, &format!("t{round}-{nth}")).unwrap();
             }
-            (pushed, since.elapsed() - pushed)
+            (pushed, since.elapsed())
         });
-        let ratio = |part: fn(&(std::time::Duration, std::time::Duration)) -> f64| {
-            part(&took[1]) / part(&took[0])
-        };
+        let ratio = |part: fn(&(Duration, Duration)) -> f64| part(&took[1]) / part(&took[0]);
         eprintln!(
             "{took:?}: pushes {:.2}, tokens {:.2}",
             ratio(|t| t.0.as_secs_f64()),

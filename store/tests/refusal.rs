@@ -72,6 +72,11 @@ const CASES: &[Case] = &[
         "cannot be read",
     ),
     (
+        "list of tables cut",
+        |s, _| cut(&newest(s, "MANIFEST")),
+        "cannot be read",
+    ),
+    (
         "table absent",
         |s, _| gone(&newest(s, ".sst")),
         "cannot be read",
@@ -145,7 +150,6 @@ const OLDER: &[Older] = &[
         fs::write(newest(s, ".log"), b"").unwrap();
     }),
     ("log cut", |s, _| cut(&newest(s, ".log"))),
-    ("list of tables cut", |s, _| cut(&newest(s, "MANIFEST"))),
 ];
 
 #[test]

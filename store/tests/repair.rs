@@ -120,7 +120,7 @@ fn an_index_that_is_gone_is_made_anew() {
     assert_eq!(store.segments().unwrap(), segments);
     // What was stored once is known.
     let again = push_library(&store, "again@1", &library(5), Placement::Sparse).unwrap();
-    assert_eq!(again.stored_pages.0, 0, "{again:?}");
+    assert_eq!(again.written_pages.0, 0, "{again:?}");
     assert!(
         store
             .page(&PageId::of(&library(2)[..PAGE_SIZE as usize]))
@@ -341,7 +341,7 @@ fn an_older_index_is_brought_up_by_a_repair_too() {
     copy(&path("old"), &path("store/index"));
     // With a damaged checkpoint, which only a repair reads.
     let checkpoint = journal_files(&path("store"), "checkpoint").remove(0);
-    flip(&checkpoint, 8 * 100);
+    flip(&checkpoint, 8 * 80);
     let report = mend(&path("store")).unwrap();
     assert_eq!(
         (report.remedy, report.done),

@@ -123,13 +123,11 @@ impl Journal {
         let path = names::path(directory, Name::Log(newest.header.base));
         let file = OpenOptions::new().read(true).write(true).open(&path);
         let file = file.map_err(|error| StoreError::io("opening", &path, error))?;
-        let mut allocated = newest.length;
         if newest.torn {
             // What a stop left of a commit that nobody was told of.
             file.set_len(newest.end)
                 .and_then(|()| file.sync_data())
                 .map_err(|error| StoreError::io("cutting", &path, error))?;
-            allocated = newest.end;
         }
         let journal = Self {
             directory: directory.into(),
@@ -141,7 +139,8 @@ impl Journal {
                 base: newest.header.base,
                 digest: newest.digest,
                 end: newest.end,
-                allocated,
+                // Whatever its length: somebody may have copied it and left holes.
+                allocated: newest.end,
                 allocates: true,
             },
             last: found.last,

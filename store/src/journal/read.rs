@@ -44,7 +44,7 @@ pub(super) struct Log {
     /// Where the next frame goes.
     pub(super) end: u64,
     /// Bytes of the file.
-    pub(super) length: u64,
+    length: u64,
     /// What is left of a frame is behind the last whole one.
     pub(super) torn: bool,
     /// Number of a whole frame behind what is not whole.
