@@ -191,6 +191,12 @@ impl Service {
         .await
     }
 
+    /// Writes a checkpoint of the store's journal if one is due.
+    pub async fn checkpoint_if_due(&self) -> Result<()> {
+        self.with_store(|store| Ok(store.checkpoint_if_due().map(drop)?))
+            .await
+    }
+
     /// Runs `work` on the store, on a thread that may block.
     pub(crate) async fn with_store<T: Send + 'static>(
         &self,

@@ -100,6 +100,7 @@ enum Verb {
     Init(verbs::init::Init),
     Backup(verbs::backup::Backup),
     Restore(verbs::restore::Restore),
+    Repair(verbs::repair::Repair),
     Token(verbs::token::Token),
     #[command(hide = true)]
     Man(verbs::man::Man),
@@ -128,6 +129,7 @@ impl Verb {
             Self::Init(verb) => verb.run(global),
             Self::Backup(verb) => verb.run(global),
             Self::Restore(verb) => verb.run(global),
+            Self::Repair(verb) => verb.run(global),
             Self::Token(verb) => verb.run(global),
             Self::Man(verb) => verb.run(),
         }

@@ -95,6 +95,11 @@ pub fn collect(store: &Store, options: &CollectOptions) -> Result<CollectReport>
     } else {
         perform(store, options)?
     };
+    if !options.dry_run
+        && let Err(error) = store.checkpoint_if_due()
+    {
+        tracing::warn!(%error, "writing a checkpoint; the next collection or opening tries again");
+    }
     report.duration_us = since.elapsed().as_micros() as u64;
     for skipped in &report.segments_skipped {
         let Skipped {

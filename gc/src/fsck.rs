@@ -54,7 +54,7 @@ pub enum Problem {
     FileSize,
     /// A file that the index does not know.
     LeakedFile,
-    /// A file that the index did not know when the store was opened.
+    /// A file that the index did not know when the store was opened, or that a repair replaced.
     LostFile,
     /// An extent, page or window lies outside its segment, or in none.
     Outside,
@@ -89,7 +89,8 @@ impl Problem {
             Self::LeakedFile => "restart poolsvc: it moves files that no commit recorded to lost/",
             Self::LostFile => "remove it if nobody misses it; no page of the index is in it",
             Self::Superblock | Self::Unreadable => {
-                "check the disk (dmesg, smartctl), then restore the store from a backup"
+                "check the disk (dmesg, smartctl), then stop poolsvc and make the index anew (pool repair), or restore the \
+                 store from a backup"
             }
             Self::MissingFile
             | Self::FileSize
@@ -267,7 +268,8 @@ fn check_segments(store: &Snapshot<'_>, report: &mut FsckReport) -> Segments {
         }
     }
     for (name, bytes) in report.note(store.view().lost_files()).unwrap_or_default() {
-        let what = format!("lost/{name}, {bytes} bytes, was moved aside at an opening");
+        let what =
+            format!("lost/{name}, {bytes} bytes, was moved aside at an opening or by a repair");
         report.find(Problem::LostFile, what);
     }
     segments

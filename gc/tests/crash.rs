@@ -63,5 +63,12 @@ fn a_killed_collector_loses_nothing() {
         if let Err(what) = work::check(&store, &journal(directory.path())) {
             panic!("round {round}: {what}");
         }
+        drop(store);
+        if round % 4 == 3
+            && let Err(what) =
+                work::check_rebuilt(&directory.path().join("store"), &journal(directory.path()))
+        {
+            panic!("round {round}, made anew: {what}");
+        }
     }
 }

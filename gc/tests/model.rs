@@ -12,6 +12,7 @@ use common::{assert_stored, content, image_ref, library_ref, open, push_image, p
 use pool_gc::{CollectOptions, FsckLevel, collect, fsck};
 use pool_store::StoreError;
 use pool_store::placement::Placement;
+use pool_store::repair::repair;
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -24,6 +25,9 @@ enum Step {
     Pin(u8, bool),
     Collect(bool),
     Reopen,
+    /// The index, the journal or nothing is lost, and the store is repaired.
+    Lose(u8),
+    Checkpoint,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -36,6 +40,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..6u8, any::<bool>()).prop_map(|(name, pinned)| Step::Pin(name, pinned)),
         2 => any::<bool>().prop_map(Step::Collect),
         1 => Just(Step::Reopen),
+        1 => (0..3u8).prop_map(Step::Lose),
+        1 => Just(Step::Checkpoint),
     ]
 }
 
@@ -166,6 +172,20 @@ proptest! {
                 }
                 Step::Reopen => {
                     drop(store);
+                    store = open(directory.path());
+                }
+                Step::Checkpoint => prop_assert!(store.checkpoint().unwrap()),
+                Step::Lose(what) => {
+                    drop(store);
+                    let path = |name: &str| directory.path().join(name);
+                    match what {
+                        0 => std::fs::remove_dir_all(path("index")).unwrap(),
+                        1 => std::fs::remove_dir_all(path("journal")).unwrap(),
+                        _ => {}
+                    }
+                    let report = repair(directory.path(), false, &mut |_| ()).unwrap();
+                    prop_assert_eq!(report.done, what < 2);
+                    prop_assert!(report.damaged_objects.is_empty() && report.left.is_empty());
                     store = open(directory.path());
                 }
             }

@@ -1,5 +1,5 @@
 //! What is made durable before what: a segment's size, name and pages before the record that tells
-//! of them, and the mark last.
+//! of them, in the journal and then in the index.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -47,7 +47,7 @@ pub extern "C" fn fdatasync(descriptor: c_int) -> c_int {
     note(descriptor, |file| rustix::fs::fdatasync(file))
 }
 
-/// What `work` syncs: `Log` of the index, `Mark`, `Segment`, `Segments` for their directory.
+/// What `work` syncs: `log` of the index, `frame` of the journal, `segment`, `names` for their directory.
 fn synced(work: impl FnOnce()) -> Vec<&'static str> {
     SYNCED.lock().unwrap().clear();
     work();
@@ -55,7 +55,7 @@ fn synced(work: impl FnOnce()) -> Vec<&'static str> {
     let name = |path: &PathBuf| {
         let is = |end| path.extension().is_some_and(|found| found == end);
         match () {
-            () if path.ends_with("generation") => Some("mark"),
+            () if path.starts_with("journal") => Some("frame"),
             () if path.ends_with("segments") => Some("names"),
             () if is("seg") => Some("segment"),
             () if is("log") => Some("log"),
@@ -73,8 +73,8 @@ fn nothing_is_on_record_before_it_is_durable() {
         push_library(&store, name, &content(seed, pages), Placement::Sparse).unwrap();
     };
     // The segment's number is on record before its file is there; it has no slot in use.
-    let new = ["log", "mark", "segment", "names"];
-    let commit = ["segment", "log", "mark"];
+    let new = ["frame", "log", "segment", "names"];
+    let commit = ["segment", "frame", "log"];
     let first = synced(|| push("kept@1", 1, 300));
     assert_eq!(first, [&new[..], &commit].concat());
     // To its last slot, so that what is moved out of it needs a new one.
@@ -91,7 +91,7 @@ fn nothing_is_on_record_before_it_is_durable() {
         assert_eq!(report.segments_evacuated.len(), 1, "{report:#?}");
     });
     // The new segment, its slots, then the pages in them, and only then what refers to them.
-    let moved = [&new[..], &["log", "mark"], &commit].concat();
+    let moved = [&new[..], &["frame", "log"], &commit].concat();
     let found = collected.windows(moved.len()).any(|part| part == moved);
     assert!(found, "{collected:?}");
 }

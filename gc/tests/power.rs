@@ -71,7 +71,10 @@ fn look(directory: &Path, journal: &str) -> Result<(), String> {
     work::collect_all(&store);
     drop(store);
     let store = open(directory);
-    work::check(&store, journal)
+    work::check(&store, journal)?;
+    drop(store);
+    // What the journal kept is as good as what the index kept.
+    work::check_rebuilt(directory, journal)
 }
 
 fn told(journal: &str, length: u64) -> &str {

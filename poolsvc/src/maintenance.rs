@@ -1,4 +1,4 @@
-//! What the daemon does by itself: forget idle uploads, and collect if told to.
+//! What the daemon does by itself: forget idle uploads, write checkpoints, and collect if told to.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::time::{interval, sleep};
 
 use crate::shutdown::Stop;
 
-/// How often idle uploads are looked for.
+/// How often idle uploads are looked for, and whether a checkpoint is due.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Runs until `stop` turns true.
@@ -18,7 +18,12 @@ pub(crate) async fn run(service: Service, collect_interval: Option<Duration>, mu
     let mut collection = pin!(until_next());
     loop {
         tokio::select! {
-            _ = expiry.tick() => service.expire_uploads(),
+            _ = expiry.tick() => {
+                service.expire_uploads();
+                if let Err(problem) = service.checkpoint_if_due().await {
+                    tracing::warn!(why = problem.body.detail, "writing a checkpoint failed");
+                }
+            }
             () = &mut collection, if collect_interval.is_some() => {
                 match service.collect(service.options().grace, false).await {
                     Ok(_) => {}

@@ -124,6 +124,30 @@ pub(crate) fn sync_parent(path: &Path) -> Result<()> {
     }
 }
 
+/// Moves something to the directory `lost`, which is made if it is not there, under the name `name`, or that and a number if
+/// it is taken; answers with where it is, which is durable.
+pub(crate) fn move_aside(from: &Path, lost: &Path, name: &str) -> Result<PathBuf> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    fs::create_dir_all(lost).map_err(|source| StoreError::io("creating", lost, source))?;
+    sync_parent(lost)?;
+    for nth in 0u32.. {
+        let to = lost.join(match nth {
+            0 => name.to_owned(),
+            _ => format!("{name}.{nth}"),
+        });
+        match renameat_with(CWD, from, CWD, &to, RenameFlags::NOREPLACE) {
+            Ok(()) => {
+                sync_directory(lost)?;
+                sync_parent(from)?;
+                return Ok(to);
+            }
+            Err(rustix::io::Errno::EXIST) => {}
+            Err(errno) => return Err(StoreError::io("moving aside", from, errno.into())),
+        }
+    }
+    unreachable!("a directory has fewer than 2^32 entries of one name")
+}
+
 impl Backend for DirectoryBackend {
     fn create(&self, id: SegmentId, bytes: u64) -> Result<Arc<dyn SegmentFile>> {
         self.make(id, bytes, OpenOptions::new().create_new(true))
@@ -152,31 +176,7 @@ impl Backend for DirectoryBackend {
     }
 
     fn set_aside(&self, id: SegmentId) -> Result<PathBuf> {
-        use rustix::fs::{CWD, RenameFlags, renameat_with};
-        let from = self.path(id);
-        fs::create_dir_all(&self.lost)
-            .map_err(|source| StoreError::io("creating", &self.lost, source))?;
-        sync_parent(&self.lost)?;
-        for nth in 0u32.. {
-            let name = match nth {
-                0 => format!("{id}.seg"),
-                _ => format!("{id}.seg.{nth}"),
-            };
-            let to = self.lost.join(name);
-            match renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE) {
-                Ok(()) => {
-                    sync_directory(&self.lost)?;
-                    self.sync_directory()?;
-                    return Ok(to);
-                }
-                Err(rustix::io::Errno::EXIST) => {}
-                Err(errno) => {
-                    let doing = "moving aside the segment";
-                    return Err(StoreError::io(doing, &from, errno.into()));
-                }
-            }
-        }
-        unreachable!("a directory has fewer than 2^32 entries of one name")
+        move_aside(&self.path(id), &self.lost, &format!("{id}.seg"))
     }
 
     fn lost(&self) -> Result<Vec<(String, u64)>> {

@@ -34,7 +34,8 @@ pub(crate) fn create_with(
     let made = Superblock {
         version: FORMAT_VERSION,
         compatible: superblock::COMPATIBLE_FEATURES,
-        read_only_compatible: superblock::READ_ONLY_COMPATIBLE_FEATURES,
+        // The journal begins when it is first opened for writing.
+        read_only_compatible: superblock::FEATURE_MARKED,
         incompatible: superblock::INCOMPATIBLE_FEATURES,
         segment_bytes: options.segment_bytes,
         identity,

@@ -83,10 +83,10 @@ pub enum StoreError {
         /// What is in the way, and what to do.
         why: String,
     },
-    /// A backup cannot be made or used.
+    /// A backup, or a catalogue, cannot be made or used.
     #[error("{path} {why}", path = path.display())]
     Backup {
-        /// The backup's directory, or a file of it.
+        /// The backup's directory, or the file.
         path: PathBuf,
         /// What is in the way, and what to do.
         why: String,
@@ -273,10 +273,10 @@ pub(crate) fn another_store() -> String {
     "its index belongs to another store: put the index back that belongs to this one".into()
 }
 
-/// Why an index is refused, and what to do: commits are missing.
-pub(crate) fn older(commits: u64, acknowledged: u64) -> String {
+/// Why an index is refused, and what to do: commits are missing. `knows` says of what, as in "its index knows".
+pub(crate) fn older(knows: &str, commits: u64, acknowledged: u64) -> String {
     format!(
-        "its index knows of {commits} commits, and {acknowledged} were acknowledged: it is an older \
+        "{knows} of {commits} commits, and {acknowledged} were acknowledged: it is an older \
          one, or its log is damaged; put the newest index back, with all its files; if the index is \
          known to be the newest, the count in generation is wrong, and 8 zero bytes there will do"
     )

@@ -24,12 +24,17 @@ pub const LEASES_FILE: &str = "leases";
 /// File that counts acknowledged commits: readers look again when it has moved, and an index that
 /// knows of fewer is not the one that belongs here.
 pub const GENERATION_FILE: &str = "generation";
-/// Directory for segment files that the index does not know.
+/// Directory of the journal.
+pub const JOURNAL_DIRECTORY: &str = "journal";
+/// Directory for segment files that the index does not know, and for what a repair replaced.
 pub const LOST_DIRECTORY: &str = "lost";
 /// Directory for the contents of uploads that are not committed yet.
 pub const STAGING_DIRECTORY: &str = "staging";
 /// Empty file that is there while a store is restored from a backup.
 pub const RESTORING_FILE: &str = "restoring";
+
+/// Empty file that is there while a repair makes an index.
+pub const REPAIRING_FILE: &str = "repairing";
 
 /// Reads consecutive little-endian fields.
 pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);

@@ -109,6 +109,7 @@ impl Store {
         proven: &HashSet<ObjectId>,
     ) -> Result<CommitSummary> {
         writer.appender.begin()?;
+        self.view.index.reserve()?;
         let reader = PageReader::new(self, given);
         let mut intake = Intake::new(self, &mut writer.appender, reader, proven);
         intake.summary.created = match &manifest.target {

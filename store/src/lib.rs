@@ -2,16 +2,19 @@
 //!
 //! [`Store`] is the writing side, held by one process; [`StoreView`] is the reading side, which
 //! any process can open beside it. FORMAT.md describes every byte. The order of durability is
-//! always the same: segment data, `fdatasync`, one synced batch of index changes, the answer.
+//! always the same: segment data, `fdatasync`, one synced frame of the journal, one synced batch of
+//! index changes, the answer.
 //!
 //! A page's way through the modules: `ingest` finds out which pages are missing and takes them
-//! in, [`placement`] decides how they will lie, `segment` writes them, `index` records them,
+//! in, [`placement`] decides how they will lie, `segment` writes them, `index` records them, and
+//! before it `journal`, from which [`repair`] makes an index anew,
 //! [`references`] names what they make up, [`lease`] keeps them for whoever maps them, and
 //! [`collection`] lets a collector take away what nothing refers to.
 
 pub mod backend;
 pub mod backup;
 mod barrier;
+mod catalogue;
 mod claims;
 pub mod collection;
 mod creation;
@@ -23,16 +26,19 @@ pub mod format;
 mod index;
 mod ingest;
 mod intake;
+mod journal;
 pub mod lease;
 pub mod manifest;
 mod mark;
 mod opening;
 mod page_digest;
 pub mod placement;
+mod places;
 pub mod precondition;
 mod progress;
 mod proof;
 pub mod references;
+pub mod repair;
 pub mod scrub;
 mod segment;
 mod slots;
@@ -140,7 +146,7 @@ impl Store {
             &view.index,
             superblock.segment_bytes,
         )?;
-        Ok(Self {
+        let store = Self {
             view,
             policy: options.placement,
             writer: Mutex::new(Writer {
@@ -148,7 +154,11 @@ impl Store {
                 barrier: None,
             }),
             _lock: lock,
-        })
+        };
+        if let Err(error) = store.checkpoint_if_due() {
+            tracing::warn!(%error, "writing a checkpoint; the next opening or collection tries again");
+        }
+        Ok(store)
     }
 
     /// True when [`Store::open`] would make a new store in `directory`.
@@ -163,6 +173,17 @@ impl Store {
             return creation::create(directory, options);
         }
         Err(creation::not_vacant(directory))
+    }
+
+    /// Writes a checkpoint of the journal if one is due: what opening the store reads, and what the journal takes up, stay bounded
+    /// by that. To be called now and then, and beside anything else. False when none is due or another thread writes one.
+    pub fn checkpoint_if_due(&self) -> Result<bool> {
+        self.view.index.checkpoint(false)
+    }
+
+    /// Writes a checkpoint of the journal. False when another thread does.
+    pub fn checkpoint(&self) -> Result<bool> {
+        self.view.index.checkpoint(true)
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {

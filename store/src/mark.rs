@@ -1,9 +1,10 @@
 //! The mark: how many commits have been acknowledged, kept outside the index.
 //!
-//! It is the `generation` file, 8 bytes that are overwritten in place and synced after a commit's
-//! batch and before its answer. So an index that has counted fewer commits than the mark is an
-//! older one, or a damaged one, whatever its own checksums say; one that has counted more is right,
-//! since a stop may come between the two. Readers take a new value for news.
+//! It is the `generation` file, 8 bytes that are overwritten in place after a commit's batch and
+//! before its answer. So an index that has counted fewer commits than the mark is an older one, or a
+//! damaged one, whatever its own checksums say; one that has counted more is right, since a stop may
+//! come between the two, and a power cut may take the last values along: they are synced in a store
+//! without journal alone. Readers take a new value for news.
 
 use std::fs::{self, File, FileType, OpenOptions};
 use std::io;
@@ -105,6 +106,12 @@ impl Mark {
             .map_err(|source| StoreError::io("writing", &self.path, source))
     }
 
+    /// As [`Mark::advance`], and waits for nothing.
+    pub(crate) fn note(&self, commits: u64) -> Result<()> {
+        self.put(commits)
+            .map_err(|source| StoreError::io("writing", &self.path, source))
+    }
+
     /// As [`Mark::advance`], for `commits` commits that were made and wait for an answer.
     pub(crate) fn acknowledge(&self, commits: u64) -> Result<()> {
         self.write(commits).map_err(|error| StoreError::InDoubt {
@@ -113,8 +120,12 @@ impl Mark {
         })
     }
 
+    fn put(&self, commits: u64) -> io::Result<()> {
+        FileExt::write_all_at(&self.file, &commits.to_le_bytes(), 0)
+    }
+
     fn write(&self, commits: u64) -> io::Result<()> {
-        FileExt::write_all_at(&self.file, &commits.to_le_bytes(), 0)?;
+        self.put(commits)?;
         self.file.sync_data()
     }
 }

@@ -1,8 +1,8 @@
 //! Opening a store: is this a store, does its index belong to it, is it all there?
 //!
-//! Everything is looked at before anything is changed. An index that is absent, empty, of another
-//! store, older than what was acknowledged or damaged is refused in words, and so is a segment that
-//! is missing or has another length: putting the right one back makes the store what it was.
+//! Everything is looked at before anything is changed. An index that is older than the journal is brought up from there; one that
+//! is absent, empty, of another store or damaged is refused in words, and so is a journal that ends before the index does, and
+//! a segment that is missing or has another length: putting the right one back, or a repair, makes the store what it was.
 //! Segment files that the index does not know are moved aside and never unlinked; a commit records
 //! a segment before it makes the file, so a stop leaves none of them.
 
@@ -18,9 +18,12 @@ use crate::backend::{Backend, DirectoryBackend};
 use crate::directory;
 use crate::error::{self, Result, StoreError};
 use crate::format::{self, SegmentRecord, SegmentState};
-use crate::index::{Index, Inspection};
+use crate::index::{Index, Inspection, follow_segments};
+use crate::journal::frame::Digest;
+use crate::journal::{self, Found, Journal, Unusable};
 use crate::mark::Mark;
-use crate::superblock::{FEATURE_MARKED, Superblock};
+use crate::slots::Segments;
+use crate::superblock::{FEATURE_JOURNAL, FEATURE_MARKED, Superblock};
 
 /// A store that is open for writing.
 pub(crate) struct Opened {
@@ -36,17 +39,39 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
     let mut superblock = Superblock::read(directory, true)?;
     let lock = directory::lock(directory)?;
     let backend = backend(directory);
-    let unknown = examine(directory, &superblock, backend.as_ref())?;
+    let examined = examine(directory, &superblock, backend.as_ref())?;
 
     let mark = Mark::open_for_writing(&directory.join(format::GENERATION_FILE))?;
     let index = Index::open_primary(&directory.join(format::INDEX_DIRECTORY), mark)?;
     if !superblock.is_marked() {
-        index.adopt(superblock.identity)?;
+        // With a journal it is a superblock from before that somebody put back.
+        if examined.lead.is_none() {
+            index.adopt(superblock.identity)?;
+        }
         superblock.read_only_compatible |= FEATURE_MARKED;
         superblock.write(directory)?;
         tracing::info!("the index carries the store's identity and counts commits from now on");
     }
-    set_aside(&index, backend.as_ref(), &unknown)?;
+    if let Some(lead) = &examined.lead
+        && let (Some((first, ..)), Some((last, ..))) = (lead.missing.first(), lead.missing.last())
+    {
+        index.replay(&lead.missing)?;
+        tracing::warn!(
+            first,
+            last,
+            "the index lacked commits, which the journal had"
+        );
+    }
+    index.bring_mark_up()?;
+    let found = examined.lead.map(|lead| lead.found);
+    if let Err(error) = keep_journal(directory, &mut superblock, &index, found) {
+        // A store that has one may not be written to without it.
+        if superblock.is_journaled() {
+            return Err(error);
+        }
+        tracing::warn!(%error, "no journal could be begun; the next opening tries again");
+    }
+    set_aside(&index, backend.as_ref(), &examined.unknown)?;
     let staging = directory.join(format::STAGING_DIRECTORY);
     fs::create_dir_all(&staging).map_err(|source| StoreError::io("creating", staging, source))?;
     Ok(Opened {
@@ -55,6 +80,31 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
         backend,
         lock,
     })
+}
+
+/// Goes on with the journal that was `found`, or begins one.
+fn keep_journal(
+    directory: &Path,
+    superblock: &mut Superblock,
+    index: &Index,
+    found: Option<Found>,
+) -> Result<()> {
+    let path = directory.join(format::JOURNAL_DIRECTORY);
+    let (identity, segment_bytes) = (superblock.identity, superblock.segment_bytes);
+    let found = if let Some(found) = found {
+        found
+    } else {
+        Journal::begin(&path, identity, segment_bytes, &index.pinned())?;
+        let begun = journal::read(&path, identity, |_, _, _| ());
+        begun.map_err(|unusable| refused(directory, unusable.why))?
+    };
+    if !superblock.is_journaled() {
+        superblock.read_only_compatible |= FEATURE_JOURNAL;
+        superblock.write(directory)?;
+        tracing::info!("every commit goes to a journal from now on");
+    }
+    index.keep(Journal::open(&path, identity, segment_bytes, &found)?);
+    Ok(())
 }
 
 /// The segments and temporary files of a store.
@@ -66,25 +116,120 @@ pub(crate) fn backend(directory: &Path) -> Arc<dyn Backend> {
     ))
 }
 
-/// Compares index, mark and segments, and changes nothing. Answers with segment files that the
-/// index does not know.
-fn examine(
-    directory: &Path,
-    superblock: &Superblock,
-    backend: &dyn Backend,
-) -> Result<Vec<SegmentId>> {
-    let (index, files) = examine_index(directory, superblock, backend)?;
-    for (id, record) in &index.segments {
+/// What was found before anything is changed.
+struct Examined {
+    /// Segment files that the index does not know.
+    unknown: Vec<SegmentId>,
+    /// Absent in a store that has no journal yet.
+    lead: Option<Lead>,
+}
+
+/// What the journal has over the index.
+#[derive(Debug)]
+pub(crate) struct Lead {
+    pub(crate) found: Found,
+    /// Commits that the index lacks: number, digest and changes of each.
+    pub(crate) missing: Vec<(u64, Digest, Vec<u8>)>,
+}
+
+/// Compares index, journal, mark and segments, and changes nothing.
+fn examine(directory: &Path, superblock: &Superblock, backend: &dyn Backend) -> Result<Examined> {
+    let is_journaled = has_journal(directory, superblock);
+    let (index, mark, files) = look_at_index(directory, superblock, backend)?;
+    let lead = if is_journaled {
+        let lead = check_journal(directory, superblock, mark, &index);
+        Some(lead.map_err(|why| refused(directory, why))?)
+    } else {
+        let checked = check_index(superblock, mark, &index, &files);
+        checked.map_err(|why| refused(directory, why))?;
+        None
+    };
+    let mut segments: Segments = index.segments.into_iter().collect();
+    for (number, _, changes) in lead.iter().flat_map(|lead| &lead.missing) {
+        follow_segments(&mut segments, *number, changes)?;
+    }
+    for (id, record) in &segments {
         check_segment(backend, *id, *record).map_err(|why| refused(directory, why))?;
     }
-    // In order of number, as keys are.
-    let known = |id: &SegmentId| {
-        index
-            .segments
-            .binary_search_by_key(id, |(known, _)| *known)
-            .is_ok()
+    let unknown = files.into_iter().filter(|id| !segments.contains_key(id));
+    Ok(Examined {
+        unknown: unknown.collect(),
+        lead,
+    })
+}
+
+/// True when the store has a journal: there is none half made, so one that is there is whole even before the superblock tells of it.
+pub(crate) fn has_journal(directory: &Path, superblock: &Superblock) -> bool {
+    let path = directory.join(format::JOURNAL_DIRECTORY);
+    superblock.is_journaled() || path.symlink_metadata().is_ok()
+}
+
+/// Reads the journal, and what the index lacks of it; otherwise why they do not fit, and what to do.
+pub(crate) fn check_journal(
+    directory: &Path,
+    superblock: &Superblock,
+    mark: u64,
+    index: &Inspection,
+) -> std::result::Result<Lead, String> {
+    check_identity(superblock, index)
+        .map_err(|why| format!("{why}{}", advice(directory, superblock)))?;
+    // From a commit that is missing on all are made again.
+    let has = match index.hole {
+        Some(hole) => hole.saturating_sub(1),
+        None => index.commits,
     };
-    Ok(files.into_iter().filter(|id| !known(id)).collect())
+    let (mut missing, mut reached) = (Vec::new(), None);
+    let path = directory.join(format::JOURNAL_DIRECTORY);
+    let found = journal::read(&path, superblock.identity, |number, digest, changes| {
+        if number == has {
+            reached = Some(*digest);
+        } else if number > has {
+            missing.push((number, *digest, changes.to_vec()));
+        }
+    });
+    let repair = repair(directory);
+    let found = found.map_err(|Unusable { why, .. }| {
+        format!("its journal cannot be used ({why}): check the disk (dmesg, smartctl); {repair} makes a new one of a whole index")
+    })?;
+    if index.commits > found.last {
+        return Err(format!(
+            "its journal ends with commit {}, and its index has {}: the journal is an older one, or its end is \
+             damaged; put the newest one back, or let {repair} make a new one of the index",
+            found.last, index.commits
+        ));
+    }
+    if found.last < mark {
+        return Err(error::older(
+            "its index and its journal know",
+            found.last,
+            mark,
+        ));
+    }
+    if has < found.first || index.hole == Some(0) {
+        return Err(format!(
+            "its index knows of {has} commits, or lacks the next one, and its journal begins after commit {}: put the \
+             newest index back, or let {repair} make it anew from the journal",
+            found.first
+        ));
+    }
+    if has == found.first {
+        reached = Some(found.previous);
+    }
+    let unknown = Digest::default();
+    if index.hole.is_none()
+        && reached.is_some_and(|reached| reached != index.frame.unwrap_or(unknown))
+    {
+        return Err(format!(
+            "commit {has} of its index is another one than commit {has} of its journal: they are of different copies of \
+             this store, so put those back that belong together"
+        ));
+    }
+    Ok(Lead { found, missing })
+}
+
+/// How to repair a store, in words.
+pub(crate) fn repair(directory: &Path) -> String {
+    format!("pool repair --store {}", directory.display())
 }
 
 /// Looks at the index alone, as a reader does. While a writer is at work something can be gone
@@ -108,16 +253,31 @@ pub(crate) fn examine_for_reading(
     }
 }
 
-fn examine_index(
+fn examine_index(directory: &Path, superblock: &Superblock, backend: &dyn Backend) -> Result<()> {
+    let (index, mark, files) = look_at_index(directory, superblock, backend)?;
+    check_index(superblock, mark, &index, &files).map_err(|why| {
+        let advice = advice(directory, superblock);
+        refused(directory, format!("{why}{advice}"))
+    })
+}
+
+/// What index, mark and the directory of segments say.
+fn look_at_index(
     directory: &Path,
     superblock: &Superblock,
     backend: &dyn Backend,
-) -> Result<(Inspection, Vec<SegmentId>)> {
-    check_index_directory(directory)?;
+) -> Result<(Inspection, u64, Vec<SegmentId>)> {
+    check_index_directory(directory).map_err(|error| match error {
+        Missing::Why(why) => {
+            let advice = advice(directory, superblock);
+            refused(directory, format!("{why}{advice}"))
+        }
+        Missing::Failed(error) => error,
+    })?;
     // Before the index, which a writer at work may be adding to.
     let mark = read_mark(directory, superblock)?;
     let index = Index::inspect_at(&directory.join(format::INDEX_DIRECTORY))
-        .map_err(|error| unreadable_index(directory, &error))?;
+        .map_err(|error| unreadable_index(directory, superblock, &error))?;
     let files = backend.list().map_err(|error| {
         let advice = "put the segments back, or mount what holds them";
         refused(
@@ -125,8 +285,23 @@ fn examine_index(
             format!("its segments are not to be found ({error}): {advice}"),
         )
     })?;
-    check_index(superblock, mark, &index, &files).map_err(|why| refused(directory, why))?;
-    Ok((index, files))
+    Ok((index, mark, files))
+}
+
+/// What else can be done about an index that is not the right one, with what is at stake.
+fn advice(directory: &Path, superblock: &Superblock) -> String {
+    if !has_journal(directory, superblock) {
+        return String::new();
+    }
+    let path = directory.join(format::JOURNAL_DIRECTORY);
+    match journal::read(&path, superblock.identity, |_, _, _| ()) {
+        Ok(found) => format!(
+            "; or let {} make it anew from the journal, which has all of its {} commits",
+            repair(directory),
+            found.last
+        ),
+        Err(unusable) => format!("; its journal cannot be used, either ({})", unusable.why),
+    }
 }
 
 fn refused(directory: &Path, why: String) -> StoreError {
@@ -137,30 +312,40 @@ fn refused(directory: &Path, why: String) -> StoreError {
 }
 
 /// Wraps what RocksDB says of an index that cannot be opened.
-fn unreadable_index(directory: &Path, error: &StoreError) -> StoreError {
+fn unreadable_index(directory: &Path, superblock: &Superblock, error: &StoreError) -> StoreError {
     let why = format!(
         "its index cannot be read ({error}): check the disk (dmesg, smartctl), then put the \
-         undamaged index back"
+         undamaged index back{}",
+        advice(directory, superblock)
     );
     refused(directory, why)
 }
 
+/// Why there is no index.
+enum Missing {
+    /// In words, and what to do.
+    Why(String),
+    /// It cannot be told.
+    Failed(StoreError),
+}
+
 /// Refuses a directory without index: RocksDB would say less, or make one.
-fn check_index_directory(directory: &Path) -> Result<()> {
+fn check_index_directory(directory: &Path) -> std::result::Result<(), Missing> {
     let path = directory.join(format::INDEX_DIRECTORY);
     let advice = "put the index back that belongs to this store, or mount what holds it";
+    let failed = |path, source| Missing::Failed(StoreError::io("opening", path, source));
     let why = match fs::metadata(&path) {
         Ok(metadata) if !metadata.is_dir() => "is not a directory",
         Ok(_) => match fs::metadata(path.join("CURRENT")) {
             Ok(_) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => "has no file CURRENT",
-            Err(source) => return Err(StoreError::io("opening", path.join("CURRENT"), source)),
+            Err(source) => return Err(failed(path.join("CURRENT"), source)),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => "is not there",
-        Err(source) => return Err(StoreError::io("opening", path, source)),
+        Err(source) => return Err(failed(path, source)),
     };
-    let why = format!("its index {} {why}: {advice}", path.display());
-    Err(refused(directory, why))
+    let path = path.display();
+    Err(Missing::Why(format!("its index {path} {why}: {advice}")))
 }
 
 /// The number of commits that were acknowledged; zero if the store does not count them yet.
@@ -189,12 +374,7 @@ fn check_index(
     index: &Inspection,
     files: &[SegmentId],
 ) -> std::result::Result<(), String> {
-    if index
-        .identity
-        .is_some_and(|found| found != superblock.identity)
-    {
-        return Err(error::another_store());
-    }
+    check_identity(superblock, index)?;
     if !superblock.is_marked() {
         let empty = index.segments.is_empty() && index.next_segment == 0;
         return if empty && !files.is_empty() {
@@ -207,15 +387,8 @@ fn check_index(
             Ok(())
         };
     }
-    if index.identity.is_none() {
-        return Err(
-            "its index does not say which store it belongs to, so it is older than this store or \
-             empty: put the newest index back"
-                .into(),
-        );
-    }
     if index.commits < mark {
-        return Err(error::older(index.commits, mark));
+        return Err(error::older("its index knows", index.commits, mark));
     }
     match index.hole {
         Some(number) => Err(format!(
@@ -227,12 +400,25 @@ fn check_index(
     }
 }
 
+/// Refuses the index of another store, and one that does not say whose it is.
+fn check_identity(superblock: &Superblock, index: &Inspection) -> std::result::Result<(), String> {
+    match index.identity {
+        Some(found) if found != superblock.identity => Err(error::another_store()),
+        None if superblock.is_marked() => Err(
+            "its index does not say which store it belongs to, so it is older than this store or \
+             empty: put the newest index back"
+                .into(),
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// True when a segment may have no file: it is about to go, or nothing was ever committed to it.
 pub fn may_lack_file(record: SegmentRecord) -> bool {
     record.state == SegmentState::Retired || record.state == SegmentState::Open && record.used == 0
 }
 
-fn check_segment(
+pub(crate) fn check_segment(
     backend: &dyn Backend,
     id: SegmentId,
     record: SegmentRecord,
@@ -307,6 +493,7 @@ mod tests {
             identity,
             commits,
             hole: None,
+            frame: None,
             next_segment: 0,
             segments: vec![],
         }

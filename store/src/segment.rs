@@ -99,7 +99,8 @@ impl Appender {
     /// must then find the pages that it names. So after such a failure all stays where it is, until
     /// [`Appender::begin`] finds that the index takes writes again.
     pub(crate) fn rollback(&mut self) -> Result<()> {
-        self.in_doubt |= self.recorded;
+        // What the journal has taken back is not there at the next opening, either.
+        self.in_doubt |= self.recorded && self.index.is_in_doubt();
         self.recorded = false;
         if self.in_doubt {
             return Ok(());

@@ -20,10 +20,12 @@ const SUPERBLOCK_MAGIC: &[u8; 8] = b"POOLSTOR";
 /// Features that older programs may ignore.
 pub const COMPATIBLE_FEATURES: u64 = 0;
 /// Features that allow older programs to read, not to write.
-pub const READ_ONLY_COMPATIBLE_FEATURES: u64 = FEATURE_MARKED;
-/// The index carries the store's identity and counts its commits, and `generation` is synced before
+pub const READ_ONLY_COMPATIBLE_FEATURES: u64 = FEATURE_MARKED | FEATURE_JOURNAL;
+/// The index carries the store's identity and counts its commits, and `generation` is written before
 /// a commit is answered. A program that does not know it would commit without counting.
 pub const FEATURE_MARKED: u64 = 1;
+/// Every commit is in the journal. A program that does not know it would leave its commits out.
+pub const FEATURE_JOURNAL: u64 = 2;
 /// Features that older programs must not touch.
 pub const INCOMPATIBLE_FEATURES: u64 = 0;
 
@@ -51,6 +53,11 @@ impl Superblock {
     /// True when the index must carry the store's identity and a count of commits.
     pub fn is_marked(&self) -> bool {
         self.read_only_compatible & FEATURE_MARKED != 0
+    }
+
+    /// True when the store has a journal, and may not be written to without it.
+    pub fn is_journaled(&self) -> bool {
+        self.read_only_compatible & FEATURE_JOURNAL != 0
     }
 
     /// The bytes of the superblock file.
@@ -234,7 +241,7 @@ mod tests {
         };
         assert!(Superblock::decode(&compatible.encode(), true).is_ok());
         let read_only = Superblock {
-            read_only_compatible: 2,
+            read_only_compatible: 1 << 40,
             ..superblock()
         }
         .encode();

@@ -4,11 +4,13 @@
 
 mod closed;
 mod common;
+mod failing;
 
 use std::fs;
 
 use closed::move_index;
 use common::{announcement, assert_stored, content, negotiate, open, push_library};
+use failing::while_failing;
 use pool_store::StoreError;
 use pool_store::placement::Placement;
 use pool_tests::disk::SmallDisk;
@@ -144,53 +146,14 @@ fn pushes_that_a_full_index_refuses_do_not_pile_up() {
     }
 }
 
-/// Makes write(2) of the calling thread fail, as a quota does; the index writes its log so, and
-/// segments are written by pwrite(2).
-#[allow(unsafe_code, reason = "there is no safe way to install a filter")]
-fn exceed_quota() {
-    use libc::{
-        BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW,
-        SECCOMP_RET_ERRNO,
-    };
-    let statement = |code: u32, k: u32, skip: u8| libc::sock_filter {
-        code: code as u16,
-        jt: 0,
-        jf: skip,
-        k,
-    };
-    let mut filter = [
-        // The call's number (struct seccomp_data, seccomp(2)).
-        statement(BPF_LD | BPF_W | BPF_ABS, 0, 0),
-        statement(BPF_JMP | BPF_JEQ | BPF_K, libc::SYS_write as u32, 1),
-        statement(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | libc::EDQUOT as u32, 0),
-        statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW, 0),
-    ];
-    let program = libc::sock_fprog {
-        len: filter.len() as u16,
-        filter: filter.as_mut_ptr(),
-    };
-    // SAFETY: the kernel reads the program, which lives until the calls have returned, and both
-    // change this thread alone.
-    let done = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) == 0
-    };
-    assert!(done, "{}", std::io::Error::last_os_error());
-}
-
 #[test]
 fn a_quota_that_the_index_reaches_is_a_full_disk() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
     let bytes = content(1, 3);
     let push = |store: &pool_store::Store| push_library(store, "a@1", &bytes, Placement::Sparse);
-    let limited = std::thread::scope(|scope| {
-        let limited = scope.spawn(|| {
-            exceed_quota();
-            push(&store).map(drop)
-        });
-        limited.join().unwrap()
-    });
+    // The index writes its log with write(2), and segments are written by pwrite(2).
+    let limited = while_failing(libc::SYS_write, libc::EDQUOT, || push(&store).map(drop));
     // With the quota raised, too: RocksDB has closed its log.
     for refused in [limited, push(&store).map(drop)] {
         let refused = refused.unwrap_err();

@@ -14,6 +14,7 @@ pub(crate) mod man;
 pub(crate) mod minify;
 pub(crate) mod pin;
 pub(crate) mod push;
+pub(crate) mod repair;
 pub(crate) mod restore;
 pub(crate) mod rm;
 pub(crate) mod scrub;

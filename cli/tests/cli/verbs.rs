@@ -385,6 +385,54 @@ fn damage_is_found_with_and_without_a_service() {
 }
 
 #[test]
+fn a_lost_index_or_journal_is_made_anew() {
+    let mut pool = Pool::start();
+    pool.text(&["push", "image", BUSYBOX, "--name", "bb", "--tag", "v1"]);
+    let said = |output: &std::process::Output| {
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        format!("{stdout}{}", String::from_utf8_lossy(&output.stderr))
+    };
+    let repair = ["repair", "--store", "store"];
+    let busy = pool.run(&repair);
+    assert_eq!(busy.status.code(), Some(1), "{busy:?}");
+    assert!(
+        said(&busy).contains("in use by another process"),
+        "{busy:?}"
+    );
+    pool.end();
+    let sound = pool.text(&repair);
+    assert!(sound.contains("nothing to do"), "{sound}");
+    for (part, remedy) in [("index", "index"), ("journal", "journal")] {
+        std::fs::remove_dir_all(pool.path("store").join(part)).unwrap();
+        let rehearsal = pool.run(&[&repair[..], &["--dry-run"]].concat());
+        assert_eq!(rehearsal.status.code(), Some(1), "{rehearsal:?}");
+        assert!(said(&rehearsal).contains("rehearsal"), "{rehearsal:?}");
+        let done = pool.json(&repair);
+        assert_eq!(done["remedy"], remedy, "{done}");
+        assert_eq!(
+            (&done["done"], &done["why"]),
+            (&true.into(), &serde_json::json!([]))
+        );
+        pool.text(&["fsck", "--store", "store", "--content"]);
+    }
+    // What is damaged is named, with what needs it.
+    std::fs::remove_dir_all(pool.path("store/index")).unwrap();
+    let segments = std::fs::read_dir(pool.path("store/segments")).unwrap();
+    for segment in segments {
+        let segment = segment.unwrap().path();
+        let file = std::fs::OpenOptions::new().write(true).open(segment);
+        file.unwrap().write_all(b"spoilt").unwrap();
+    }
+    let output = pool.run(&repair);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        said(&output).contains("is needed by image/bb:v1"),
+        "{output:?}"
+    );
+    assert!(pool.text(&repair).contains("nothing to do"));
+}
+
+#[test]
 fn a_closed_pipe_is_no_error() {
     let pool = Pool::start();
     pool.text(&["push", "image", BUSYBOX, "--name", "bb", "--tag", "v1"]);

@@ -1,4 +1,4 @@
-//! What a process does until it is killed or its power goes: it pushes, deletes and collects, and
+//! What a process does until it is killed or its power goes: it pushes, deletes, collects and writes checkpoints, and
 //! notes in a journal what it was told is done.
 
 #![allow(unreachable_pub, reason = "included by several tests")]
@@ -13,6 +13,7 @@ use pool_core::ObjectId;
 use pool_gc::{CollectOptions, collect};
 use pool_store::Store;
 use pool_store::manifest::TokenScope;
+use pool_store::repair::{Remedy, repair};
 
 use crate::common::{content, image_ref, open, push_image, read_object};
 
@@ -67,6 +68,9 @@ pub fn work(store: &Path, journal: &Path) -> ! {
             store.delete_image(&image_ref(&format!("i:{nth}"))).unwrap();
         }
         collect_all(&store);
+        if next.is_multiple_of(3) {
+            assert!(store.checkpoint().unwrap());
+        }
     }
 }
 
@@ -78,6 +82,16 @@ fn read(journal: &str) -> BTreeMap<u64, bool> {
         images.insert(nth.parse().unwrap(), sign == "+");
     }
     images
+}
+
+/// Loses the index of a closed store and has it made anew. Answers with what is missing then, if anything.
+pub fn check_rebuilt(store: &Path, journal: &str) -> Result<(), String> {
+    fs::remove_dir_all(store.join("index")).map_err(|error| error.to_string())?;
+    let report = repair(store, false, &mut |_| ()).map_err(|error| error.to_string())?;
+    if report.remedy != Remedy::Index || !report.damaged_objects.is_empty() {
+        return Err(format!("{report:#?}"));
+    }
+    check(&open(store), journal)
 }
 
 /// What is missing of all that the journal tells of, if anything.

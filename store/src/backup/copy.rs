@@ -10,10 +10,10 @@ use pool_core::digest::PageId;
 use pool_core::extent::{SegmentId, Slot};
 use pool_core::page::{PAGE_SIZE, WINDOW_SIZE};
 
-use super::catalogue::{Entry, Header, Writer};
 use super::page_list::PageList;
 use super::place::{Place, stem};
 use super::{BackupReport, unusable};
+use crate::catalogue::{Entry, Header, Writer};
 use crate::error::{Result, StoreError};
 use crate::format::{Location, SegmentRecord};
 use crate::progress::Progress;

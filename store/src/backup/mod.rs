@@ -13,7 +13,6 @@
 //! page at that place, by its window's, or by that of the objects that it is in. [`restore`] makes a store of a new identity,
 //! after every page was compared with its list.
 
-mod catalogue;
 mod copy;
 mod page_list;
 mod place;

@@ -8,15 +8,18 @@ use std::path::{Path, PathBuf};
 use pool_core::extent::SegmentId;
 use rustix::fs::{FlockOperation, flock};
 
-use super::catalogue::Catalogue;
 use super::unusable;
 use crate::backend::sync_directory;
+use crate::catalogue::Catalogue;
 use crate::error::{Result, StoreError};
 use crate::format::{SegmentRecord, SegmentState};
 
 const CATALOGUE: &str = "catalogue";
 const NEW_CATALOGUE: &str = "catalogue.new";
 const SEGMENTS: &str = "segments";
+
+/// What to do about a damaged catalogue.
+const ADVICE: &str = "take another copy of the backup";
 
 /// A backup's directory, locked.
 #[derive(Debug)]
@@ -31,7 +34,7 @@ impl Place {
         let segments = root.join(SEGMENTS);
         fs::create_dir_all(root).map_err(|error| StoreError::io("creating", root, error))?;
         let place = Self::lock(root, FlockOperation::NonBlockingLockExclusive)?;
-        match Catalogue::open(&place.catalogue())? {
+        match Catalogue::open(&place.catalogue(), ADVICE)? {
             Some(catalogue) if catalogue.header().identity != identity => {
                 let why = "is a backup of another store: give each store a directory of its own";
                 return Err(unusable(root, why));
@@ -62,7 +65,7 @@ impl Place {
             return Err(none());
         }
         let place = Self::lock(root, FlockOperation::NonBlockingLockShared)?;
-        let catalogue = Catalogue::open(&place.catalogue())?.ok_or_else(none)?;
+        let catalogue = Catalogue::open(&place.catalogue(), ADVICE)?.ok_or_else(none)?;
         Ok((place, catalogue))
     }
 

@@ -10,21 +10,21 @@ use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::{SegmentId, Slot};
 use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 
-use super::catalogue::{Catalogue, Entry};
 use super::copy::write_pages;
 use super::page_list::PageList;
 use super::place::{Place, stem};
 use super::{RestoreReport, unusable};
 use crate::StoreOptions;
 use crate::backend::{Backend, SegmentFile, sync_directory};
+use crate::catalogue::{Catalogue, Entry};
 use crate::creation;
 use crate::directory;
 use crate::error::{Result, StoreError};
-use crate::format::{self, Location, ObjectRecord, SegmentKind, SegmentRecord, SegmentState};
+use crate::format::{self, ObjectRecord, SegmentKind, SegmentRecord, SegmentState};
 use crate::index::{Batch, Index, Kept};
 use crate::mark::Mark;
 use crate::opening;
-use crate::placement::name_of_window;
+use crate::places::put_places;
 use crate::progress::Progress;
 use crate::proof::read_what_can_be;
 use crate::slots::{Segments, Slots, SlotsOfSegments, bytes_of};
@@ -356,19 +356,10 @@ impl Source {
             if let (Some(making), Some(to)) = (making.as_deref_mut(), &to) {
                 write(to.as_ref(), id, content, &found, offset)?;
                 let good = used.within(first, count).filter(|slot| is_right(*slot));
-                for slot in good {
-                    if let Some(page) = found[(slot - first) as usize] {
-                        let slot = Slot(slot);
-                        making.batch.put_page(page, Location { segment: id, slot });
-                    }
-                }
-                let is_whole =
-                    expected == Some(&found[..]) && used.within(first, count).next().is_some();
-                if record.kind == SegmentKind::Dense && is_whole {
-                    let slot = Slot(first);
-                    let at = Location { segment: id, slot };
-                    making.batch.put_window(name_of_window(&found), at);
-                }
+                let is_window = record.kind == SegmentKind::Dense
+                    && expected == Some(&found[..])
+                    && used.within(first, count).next().is_some();
+                put_places(&mut making.batch, id, first, &found, good, is_window);
                 making.commit_if_large()?;
             }
             tell(content.len() as u64);

@@ -1,5 +1,7 @@
 //! Changes of the index, collected and then made as one.
 
+use std::collections::BTreeMap;
+
 use pool_core::digest::{ObjectId, PageId, WindowId};
 use pool_core::extent::SegmentId;
 use pool_core::name::{ImageRef, LibraryRef};
@@ -7,12 +9,14 @@ use pool_core::registry::{Places, Reservation};
 use rocksdb::{DB, WriteBatch};
 use serde::Serialize;
 
+use super::options::FAMILIES;
 use super::{
     EPOCH, Index, LIBRARIES, MANIFESTS, META, NEXT_SEGMENT, OBJECTS, PAGES, REFERENCES, REGISTRY,
     SEGMENTS, TAGS, TOKENS, WINDOWS, places_key,
 };
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord, SegmentRecord, reference_key};
+use crate::journal::frame::{self, Change};
 use crate::manifest::{ImageManifest, LibraryRecord, TagRecord, TokenRecord};
 
 /// Changes that are written together, or not at all.
@@ -20,6 +24,24 @@ pub(crate) struct Batch<'a> {
     index: &'a Index,
     db: &'a DB,
     pub(super) writes: WriteBatch,
+    /// The same as the journal has it.
+    pub(super) changes: Vec<u8>,
+}
+
+/// What the journal calls a family.
+fn number_of(family: &str) -> u8 {
+    let place = FAMILIES.iter().position(|name| *name == family);
+    place.expect("every family is listed") as u8 + 1
+}
+
+fn family_of(number: u8) -> Option<&'static str> {
+    let place = usize::from(number).checked_sub(1)?;
+    FAMILIES.get(place).copied()
+}
+
+/// What [`Change::add_to`] did not make, or of a family that there is not.
+fn impossible(number: u64) -> StoreError {
+    StoreError::Corrupt(format!("commit {number} of the journal cannot be read"))
 }
 
 impl<'a> Batch<'a> {
@@ -28,7 +50,44 @@ impl<'a> Batch<'a> {
             index,
             db,
             writes: WriteBatch::default(),
+            changes: Vec::new(),
         }
+    }
+
+    /// The changes of the commit `number` of the journal. Pages and windows are left out where they are found out anew.
+    pub(crate) fn replayed(
+        index: &'a Index,
+        number: u64,
+        changes: &[u8],
+        with_places: bool,
+    ) -> Result<Self> {
+        let mut batch = index.batch();
+        let is_right = frame::each_change(changes, |change| {
+            let family = family_of(change.family).ok_or_else(|| impossible(number))?;
+            if with_places || !matches!(family, PAGES | WINDOWS) {
+                batch.change(family, change.key, change.value);
+            }
+            Ok(())
+        })?;
+        if is_right {
+            Ok(batch)
+        } else {
+            Err(impossible(number))
+        }
+    }
+
+    fn change(&mut self, family: &'static str, key: &[u8], value: Option<&[u8]>) {
+        let handle = super::family(self.db, family);
+        match value {
+            Some(value) => self.writes.put_cf(handle, key, value),
+            None => self.writes.delete_cf(handle, key),
+        }
+        let change = Change {
+            family: number_of(family),
+            key,
+            value,
+        };
+        change.add_to(&mut self.changes);
     }
 
     pub(super) fn put(
@@ -37,8 +96,7 @@ impl<'a> Batch<'a> {
         key: impl AsRef<[u8]>,
         value: impl AsRef<[u8]>,
     ) {
-        self.writes
-            .put_cf(super::family(self.db, family), key, value);
+        self.change(family, key.as_ref(), Some(value.as_ref()));
     }
 
     fn put_json(&mut self, family: &'static str, key: impl AsRef<[u8]>, value: &impl Serialize) {
@@ -47,7 +105,7 @@ impl<'a> Batch<'a> {
     }
 
     fn delete(&mut self, family: &'static str, key: impl AsRef<[u8]>) {
-        self.writes.delete_cf(super::family(self.db, family), key);
+        self.change(family, key.as_ref(), None);
     }
 
     pub(crate) fn put_page(&mut self, id: PageId, location: Location) {
@@ -158,14 +216,25 @@ impl<'a> Batch<'a> {
         self.put(META, key, value);
     }
 
-    pub(super) fn delete_meta(&mut self, key: impl AsRef<[u8]>) {
-        self.delete(META, key);
+    /// Puts what the index keeps about its own commits, which is no change.
+    pub(super) fn note(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.writes.put_cf(super::family(self.db, META), key, value);
+    }
+
+    /// Removes such a note.
+    pub(super) fn forget(&mut self, key: impl AsRef<[u8]>) {
+        self.writes.delete_cf(super::family(self.db, META), key);
     }
 
     /// Makes a segment's record one that nobody can read.
     #[cfg(test)]
     pub(crate) fn spoil_segment(&mut self, key: &[u8]) {
         self.put(SEGMENTS, key, b"spoilt");
+    }
+
+    /// Writes all changes to an index in the making: nothing counts them, and nothing is waited for.
+    pub(crate) fn put_now(self) -> Result<()> {
+        self.index.write(self, false)
     }
 
     /// Writes all changes, counts the commit, and waits until both survive a power cut. Does nothing
@@ -175,5 +244,30 @@ impl<'a> Batch<'a> {
             return Ok(());
         }
         self.index.commit(self)
+    }
+}
+
+/// Makes of segments on record what the commit `number` of the journal made of them.
+pub(crate) fn follow_segments(
+    segments: &mut BTreeMap<SegmentId, SegmentRecord>,
+    number: u64,
+    changes: &[u8],
+) -> Result<()> {
+    let is_right = frame::each_change(changes, |change| {
+        if family_of(change.family) != Some(SEGMENTS) {
+            return Ok(());
+        }
+        let id = change.key.try_into().map_err(|_| impossible(number))?;
+        let id = SegmentId(u32::from_be_bytes(id));
+        match change.value {
+            Some(value) => segments.insert(id, SegmentRecord::decode(value)?),
+            None => segments.remove(&id),
+        };
+        Ok(())
+    })?;
+    if is_right {
+        Ok(())
+    } else {
+        Err(impossible(number))
     }
 }

@@ -9,6 +9,7 @@ use super::options::{families, options};
 use super::{COMMIT, COMMITS, COUNTED, FIRST_COMMIT, Index, META, Role, failed};
 use crate::error::Result;
 use crate::format::SegmentRecord;
+use crate::journal::frame::Digest;
 
 /// What an index says of itself before it is opened.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(crate) struct Inspection {
     pub(crate) commits: u64,
     /// The first commit below that number that it lacks.
     pub(crate) hole: Option<u64>,
+    /// Digest of the last commit's frame of the journal; absent before there is one.
+    pub(crate) frame: Option<Digest>,
     /// Number of the next segment.
     pub(crate) next_segment: u64,
     /// Segments on record.
@@ -29,26 +32,31 @@ impl Index {
     /// Reads what an index says of itself, with the same recovery as a writer's, and changes
     /// nothing on disk.
     pub(crate) fn inspect_at(path: &Path) -> Result<Inspection> {
+        Self::open_inspector(path)?.inspect()
+    }
+
+    /// Opens an index to look at it, and changes nothing on disk.
+    pub(crate) fn open_inspector(path: &Path) -> Result<Self> {
         let mut options = options();
         options.set_max_open_files(64);
         options.set_max_file_opening_threads(1);
         options.set_skip_stats_update_on_db_open(true);
         let db = DB::open_cf_descriptors_read_only(&options, path, families(), false)
             .map_err(|source| failed("opening", source))?;
-        let index = Self {
+        Ok(Self {
             path: path.into(),
             role: Role::Inspector(db),
-        };
-        index.inspect()
+        })
     }
 
-    pub(super) fn inspect(&self) -> Result<Inspection> {
+    pub(crate) fn inspect(&self) -> Result<Inspection> {
         let now = self.now();
         let commits = now.counter(COMMITS)?;
         Ok(Inspection {
             identity: self.identity()?,
             commits,
             hole: self.missing_commit(commits)?,
+            frame: now.last_frame()?,
             next_segment: now.next_segment()?,
             segments: now.segments()?,
         })

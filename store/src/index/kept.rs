@@ -3,10 +3,11 @@
 //! Where pages and windows are can be found out from the segments, and the count of commits is an index's own: both are
 //! left out. Segments' records are, too, since not every segment is taken along.
 
+use super::options::FAMILIES;
 use super::records::{self, Records};
 use super::{
     Batch, EPOCH, LIBRARIES, MANIFESTS, META, NEXT_SEGMENT, OBJECTS, PLACES, REFERENCES, REGISTRY,
-    Reader, TAGS, TOKENS,
+    Reader, SEGMENTS, TAGS, TOKENS,
 };
 use crate::error::{Result, StoreError};
 
@@ -91,16 +92,41 @@ impl Reader<'_> {
         &self,
         mut visit: impl FnMut(Kept, &[u8], &[u8]) -> Result<()>,
     ) -> Result<()> {
+        self.each_kept_raw(|kept, key, value| {
+            kept.check(key, value)?;
+            visit(kept, key, value)
+        })
+    }
+
+    /// As [`Reader::each_kept`], whatever the records are.
+    pub(crate) fn each_kept_raw(
+        &self,
+        mut visit: impl FnMut(Kept, &[u8], &[u8]) -> Result<()>,
+    ) -> Result<()> {
         for kept in Kept::ALL {
             self.scan(kept.family(), &[], |key, value| {
                 if kept == Kept::Meta && !is_kept(key) {
                     return Ok(());
                 }
-                kept.check(key, value)?;
                 visit(kept, key, value)
             })?;
         }
         Ok(())
+    }
+
+    /// Calls `visit` with the key and the record of every segment, whatever they are.
+    pub(crate) fn each_raw_segment(
+        &self,
+        visit: impl FnMut(&[u8], &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        self.scan(SEGMENTS, &[], visit)
+    }
+
+    /// Reads everything there is, and looks at nothing: what cannot be read is found.
+    pub(crate) fn read_through(&self) -> Result<()> {
+        FAMILIES
+            .into_iter()
+            .try_for_each(|family| self.scan(family, &[], |_, _| Ok(())))
     }
 }
 
@@ -108,6 +134,11 @@ impl Batch<'_> {
     /// Puts a record back as [`Reader::each_kept`] had it.
     pub(crate) fn put_kept(&mut self, kept: Kept, key: &[u8], value: &[u8]) {
         self.put(kept.family(), key, value);
+    }
+
+    /// Puts a segment's record back as [`Reader::each_raw_segment`] had it.
+    pub(crate) fn put_raw_segment(&mut self, key: &[u8], value: &[u8]) {
+        self.put(SEGMENTS, key, value);
     }
 
     /// Bytes that the changes so far take up, at least.

@@ -4,10 +4,11 @@
 //! readers beside it (*secondaries*, which follow the primary's log when asked to). Before it is
 //! opened for writing, which rewrites parts of it, it is *inspected* without changing a byte.
 //!
-//! Every batch counts: it carries the number of commits so far, a key of its own for its number,
-//! and is followed by the mark ([`crate::mark`]). RocksDB recovers as many commits as it can and
-//! drops what follows a damaged record of its log, which is right for a torn tail that nobody was
-//! told of, and silent where it is not. The mark tells the two apart, and the keys show a hole.
+//! Every batch counts: it comes after its frame in the journal ([`crate::journal`]), carries the
+//! number of commits so far and a key of its own for its number, and is followed by the mark
+//! ([`crate::mark`]). RocksDB recovers as many commits as it can and drops what follows a damaged
+//! record of its log, which is right for a torn tail that nobody was told of, and silent where it is
+//! not. The journal has what is missing, the mark tells without one, and the keys show a hole.
 
 mod batch;
 mod gate;
@@ -22,16 +23,18 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
 use std::time::Duration;
 
 use pool_core::name::LibraryRef;
 use rocksdb::{ColumnFamily, DB, SnapshotWithThreadMode, WriteOptions};
 
 use crate::error::{self, Again, Result, StoreError};
+use crate::journal::frame::Digest;
+use crate::journal::{Checkpointer, Journal};
 use crate::mark::Mark;
 
-pub(crate) use batch::Batch;
+pub(crate) use batch::{Batch, follow_segments};
 use gate::{Gate, Standstill};
 pub(crate) use inspection::Inspection;
 pub(crate) use kept::Kept;
@@ -47,6 +50,7 @@ const STORE: &[u8] = b"store";
 const COMMITS: &[u8] = b"commits";
 const FIRST_COMMIT: &[u8] = b"first-commit";
 const COMMIT: &[u8] = b"commit/";
+const FRAME: &[u8] = b"frame";
 /// Before a library version: where in it everything is.
 const PLACES: &[u8] = b"places/";
 
@@ -72,7 +76,9 @@ enum Role {
     Primary {
         db: DB,
         mark: Mark,
-        count: Mutex<Count>,
+        count: Box<Mutex<Count>>,
+        /// Held while a checkpoint is written.
+        checkpointing: Mutex<()>,
     },
     /// To follow the process that changes it.
     Secondary {
@@ -91,6 +97,8 @@ struct Count {
     first: u64,
     commits: u64,
     marked: u64,
+    /// Absent in an index in the making, and where none could be begun.
+    journal: Option<Journal>,
 }
 
 /// What keeps one state of the index readable.
@@ -112,15 +120,7 @@ impl std::fmt::Debug for Index {
 impl Index {
     /// Makes an empty index for the store `identity`. Refuses one that has something in it.
     pub(crate) fn create(path: &Path, identity: [u8; 16]) -> Result<()> {
-        let mut options = primary_options();
-        options.create_if_missing(true);
-        options.create_missing_column_families(true);
-        let db = DB::open_cf_descriptors(&options, path, families())
-            .map_err(|source| failed("creating", source))?;
-        let index = Self {
-            path: path.into(),
-            role: Role::Inspector(db),
-        };
+        let index = Self::make(path)?;
         if index.inspect()?.commits > 0 {
             return Err(StoreError::Refused {
                 path: path.parent().unwrap_or(path).into(),
@@ -129,12 +129,39 @@ impl Index {
                     .into(),
             });
         }
-        let mut batch = index.batch();
-        batch.put_meta(STORE, identity);
-        batch.put_meta(FIRST_COMMIT, 0u64.to_le_bytes());
-        batch.put_meta(COMMITS, 0u64.to_le_bytes());
-        batch.put_meta(commit_key(0), []);
-        index.write(batch)
+        index.begin_counting(identity, 0, None)
+    }
+
+    /// Makes an index that is nobody's yet, to be filled.
+    pub(crate) fn make(path: &Path) -> Result<Self> {
+        let mut options = primary_options();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        let db = DB::open_cf_descriptors(&options, path, families())
+            .map_err(|source| failed("creating", source))?;
+        Ok(Self {
+            path: path.into(),
+            role: Role::Inspector(db),
+        })
+    }
+
+    /// Notes whose index it is, and that it has `commits` commits, the last of which has this digest in the journal. Waits until
+    /// that and all that was put before survive a power cut.
+    pub(crate) fn begin_counting(
+        &self,
+        identity: [u8; 16],
+        commits: u64,
+        frame: Option<Digest>,
+    ) -> Result<()> {
+        let mut batch = self.batch();
+        batch.note(STORE, identity);
+        batch.note(FIRST_COMMIT, commits.to_le_bytes());
+        batch.note(COMMITS, commits.to_le_bytes());
+        batch.note(commit_key(commits), []);
+        if let Some(frame) = frame {
+            batch.note(FRAME, frame);
+        }
+        self.write(batch, true)
     }
 
     fn identity(&self) -> Result<Option<[u8; 16]>> {
@@ -156,10 +183,15 @@ impl Index {
                     first: 0,
                     commits: 0,
                     marked,
+                    journal: None,
                 };
-                let count = Mutex::new(count);
+                let role = Role::Primary {
+                    db,
+                    mark,
+                    count: Box::new(Mutex::new(count)),
+                    checkpointing: Mutex::default(),
+                };
                 let path = path.into();
-                let role = Role::Primary { db, mark, count };
                 let index = Self { path, role };
                 index.recount()?;
                 Ok(index)
@@ -175,14 +207,23 @@ impl Index {
         }
     }
 
-    /// Reads the number of commits, and brings the mark up to it: a stop may have come between.
+    /// Reads the number of commits.
     fn recount(&self) -> Result<()> {
-        let Role::Primary { mark, count, .. } = &self.role else {
+        let Role::Primary { count, .. } = &self.role else {
             return Ok(());
         };
         let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
         count.first = self.now().counter(FIRST_COMMIT)?;
         count.commits = self.now().counter(COMMITS)?;
+        Ok(())
+    }
+
+    /// Brings the mark up to the number of commits: a stop may have come between. Waits until that survives a power cut.
+    pub(crate) fn bring_mark_up(&self) -> Result<()> {
+        let Role::Primary { mark, count, .. } = &self.role else {
+            return Ok(());
+        };
+        let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
         if self.identity()?.is_some() && count.marked != count.commits {
             mark.advance(count.commits)?;
             count.marked = count.commits;
@@ -197,15 +238,86 @@ impl Index {
             return Ok(());
         };
         let commits = count.lock().unwrap_or_else(PoisonError::into_inner).marked;
-        let mut batch = self.batch();
-        batch.put_meta(STORE, identity);
-        batch.put_meta(FIRST_COMMIT, commits.to_le_bytes());
-        batch.put_meta(COMMITS, commits.to_le_bytes());
-        batch.put_meta(commit_key(commits), []);
-        self.write(batch)?;
+        self.begin_counting(identity, commits, None)?;
         // There may have been none: its file is empty then.
         mark.advance(commits)?;
         self.recount()
+    }
+
+    /// Makes commits of the journal that the index lacks, which come one after the other: the number, the digest and the changes
+    /// of each. Those that it has already are made again, to the same end.
+    pub(crate) fn replay(&self, commits: &[(u64, Digest, Vec<u8>)]) -> Result<()> {
+        for (nth, (number, digest, changes)) in commits.iter().enumerate() {
+            let mut batch = Batch::replayed(self, *number, changes, true)?;
+            let first = self.now().counter(FIRST_COMMIT)?;
+            batch.count(*number, first);
+            batch.note(FRAME, digest);
+            // The last one makes all of them durable.
+            self.write(batch, nth + 1 == commits.len())?;
+        }
+        self.recount()
+    }
+
+    /// From now on every commit goes to the journal first.
+    pub(crate) fn keep(&self, journal: Journal) {
+        if let Role::Primary { count, .. } = &self.role {
+            let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
+            count.journal = Some(journal);
+        }
+    }
+
+    /// True when a change that was refused may be there at the next opening.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        let Role::Primary { count, .. } = &self.role else {
+            return false;
+        };
+        let count = count.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nothing tells without a journal.
+        count.journal.as_ref().is_none_or(Journal::is_in_doubt)
+    }
+
+    /// Refuses when the journal has no room for what a collection would have to write.
+    pub(crate) fn reserve(&self) -> Result<()> {
+        let Role::Primary { count, .. } = &self.role else {
+            return Ok(());
+        };
+        let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
+        count.journal.as_mut().map_or(Ok(()), Journal::reserve)
+    }
+
+    /// Writes a checkpoint of the journal, if one is due or `anyway`. Others commit meanwhile. False when nothing was to be done,
+    /// or another thread is at it.
+    pub(crate) fn checkpoint(&self, anyway: bool) -> Result<bool> {
+        let Role::Primary {
+            count,
+            checkpointing,
+            ..
+        } = &self.role
+        else {
+            return Ok(false);
+        };
+        let _alone = match checkpointing.try_lock() {
+            Ok(alone) => alone,
+            Err(TryLockError::Poisoned(alone)) => alone.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(false),
+        };
+        let count = || count.lock().unwrap_or_else(PoisonError::into_inner);
+        let turned: Option<Checkpointer> = match &mut count().journal {
+            // What is in doubt belongs to the log that it is in.
+            Some(journal) if (anyway || journal.is_due()) && !journal.is_in_doubt() => {
+                Some(journal.turn()?)
+            }
+            _ => None,
+        };
+        let Some(checkpointer) = turned else {
+            return Ok(false);
+        };
+        let (commits, bytes) = checkpointer.write(&self.pinned())?;
+        if let Some(journal) = &mut count().journal {
+            journal.turned(bytes);
+        }
+        tracing::info!(commits, bytes, "wrote a checkpoint");
+        Ok(true)
     }
 
     /// Opens the index for reading beside a primary. `scratch` is a directory of this process for
@@ -278,7 +390,7 @@ impl Index {
             return Err(refused(error::another_store()));
         }
         if commits < least {
-            return Err(refused(error::older(commits, least)));
+            return Err(refused(error::older("its index knows", commits, least)));
         }
         Ok(())
     }
@@ -313,31 +425,55 @@ impl Index {
         Batch::new(self, self.own_db())
     }
 
-    /// Writes a batch and its number, then the mark.
+    /// Writes a batch to the journal, then with its number to the index, then the mark.
     fn commit(&self, mut batch: Batch<'_>) -> Result<()> {
         let Role::Primary { mark, count, .. } = &self.role else {
             return Err(StoreError::Corrupt("only a writer can commit".into()));
         };
         let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = &mut *count;
         if count.marked != count.commits {
             mark.advance(count.commits)?;
             count.marked = count.commits;
         }
         let number = count.commits + 1;
-        batch.put_meta(COMMITS, number.to_le_bytes());
-        batch.put_meta(commit_key(number), []);
-        if let Some(old) = number.checked_sub(COUNTED)
-            && old >= count.first
-        {
-            batch.delete_meta(commit_key(old));
+        if let Some(journal) = &mut count.journal {
+            self.settle(journal, count.commits)?;
+            batch.note(FRAME, journal.append(number, &batch.changes)?);
         }
-        self.write(batch)?;
+        batch.count(number, count.first);
+        // If this fails the frame stays, and with it the doubt: both of them may be there at the next opening, or the
+        // frame alone, and then it is replayed.
+        self.write(batch, true)?;
         count.commits = number;
-        match mark.advance(number) {
+        let marked = match &mut count.journal {
+            Some(journal) => {
+                journal.confirm();
+                mark.note(number)
+            }
+            None => mark.advance(number),
+        };
+        match marked {
             Ok(()) => count.marked = number,
             // The change is made, and whoever made it has to go by that. Who asked for it is told
             // by `acknowledge`, and the next one is refused unless the mark can be written by then.
             Err(error) => tracing::error!(%error, "noting a commit"),
+        }
+        Ok(())
+    }
+
+    /// Ends the doubt that an earlier commit left in the journal, for good or not at all.
+    fn settle(&self, journal: &mut Journal, commits: u64) -> Result<()> {
+        if journal.was_refused() {
+            // RocksDB takes no write after a failed one before it has written out all that was committed and begun another
+            // log. So once it takes one, what it refused is not there at the next opening, and may go from the journal; before
+            // that the index could have a commit that the journal has not.
+            let mut batch = self.batch();
+            batch.note(COMMITS, commits.to_le_bytes());
+            self.write(batch, true)?;
+        }
+        if journal.is_in_doubt() {
+            journal.take_back()?;
         }
         Ok(())
     }
@@ -356,9 +492,10 @@ impl Index {
         Ok(())
     }
 
-    fn write(&self, batch: Batch<'_>) -> Result<()> {
+    /// Writes a batch, and if `sync` waits until it and all before it survive a power cut.
+    fn write(&self, batch: Batch<'_>, sync: bool) -> Result<()> {
         let mut options = WriteOptions::default();
-        options.set_sync(true);
+        options.set_sync(sync);
         self.own_db()
             .write_opt(batch.writes, &options)
             .map_err(|source| failed("writing", source))
@@ -383,6 +520,19 @@ fn oldest_log(db: &DB) -> Option<u64> {
     db.property_int_value("rocksdb.min-log-number-to-keep")
         .ok()
         .flatten()
+}
+
+impl Batch<'_> {
+    /// Notes that this is the commit `number`, where counting began at `first`.
+    fn count(&mut self, number: u64, first: u64) {
+        self.note(COMMITS, number.to_le_bytes());
+        self.note(commit_key(number), []);
+        if let Some(old) = number.checked_sub(COUNTED)
+            && old >= first
+        {
+            self.forget(commit_key(old));
+        }
+    }
 }
 
 fn commit_key(number: u64) -> Vec<u8> {

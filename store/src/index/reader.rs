@@ -10,10 +10,12 @@ use serde::de::DeserializeOwned;
 
 use super::records::{self, Records, from_json};
 use super::{
-    COMMITS, EPOCH, Index, META, NEXT_SEGMENT, OBJECTS, PAGES, Pin, SEGMENTS, WINDOWS, failed,
+    COMMITS, EPOCH, FRAME, Index, META, NEXT_SEGMENT, OBJECTS, PAGES, Pin, SEGMENTS, WINDOWS,
+    failed,
 };
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord, SegmentRecord};
+use crate::journal::frame::Digest;
 
 /// Everything that the index can be asked: in one state of it while a pin lasts, or in whatever it
 /// is at each question.
@@ -173,6 +175,17 @@ impl<'a> Reader<'a> {
     /// Commits made so far.
     pub(crate) fn commits(&self) -> Result<u64> {
         self.counter(COMMITS)
+    }
+
+    /// Digest of the last commit's frame of the journal; `None` before the first one.
+    pub(crate) fn last_frame(&self) -> Result<Option<Digest>> {
+        let Some(value) = self.get(META, FRAME)? else {
+            return Ok(None);
+        };
+        let digest = value.as_slice().try_into().map_err(|_| {
+            StoreError::Corrupt("the index's note of its journal is not 32 bytes".into())
+        })?;
+        Ok(Some(digest))
     }
 
     pub(super) fn counter(&self, key: &[u8]) -> Result<u64> {

@@ -150,3 +150,38 @@ pub fn cut(path: &Path) {
     let file = File::options().write(true).open(path).unwrap();
     file.set_len(file.metadata().unwrap().len() / 2).unwrap();
 }
+
+/// The files of a journal whose names end so, in order.
+pub fn journal_files(directory: &Path, end: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory.join("journal")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let mut named: Vec<_> = paths
+        .filter(|path| path.extension().is_some_and(|found| found == end))
+        .collect();
+    named.sort();
+    named
+}
+
+/// What a store has: names, registry, tokens, and every object, read and compared with its digest.
+pub fn told(view: &StoreView) -> String {
+    let mut objects = Vec::new();
+    let snapshot = view.snapshot();
+    snapshot
+        .for_each_object(|id, record| {
+            let is_whole = view.digest_of(&record)? == id;
+            objects.push((id, record.phase, record.map.length, is_whole));
+            Ok(())
+        })
+        .unwrap();
+    let tags = snapshot.tags().unwrap();
+    let images: Vec<_> = tags
+        .iter()
+        .map(|(image, _)| snapshot.image(image).unwrap())
+        .collect();
+    format!(
+        "{:?} {images:?} {:?} {:?} {objects:?}",
+        snapshot.libraries().unwrap(),
+        snapshot.reservations().unwrap(),
+        snapshot.tokens().unwrap(),
+    )
+}

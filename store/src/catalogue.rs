@@ -1,4 +1,5 @@
-//! A backup's catalogue: which store in which state, its segments, and what only its index knows.
+//! A catalogue, as a backup and a checkpoint of the journal have one: which store in which state, its segments, and what only
+//! its index knows.
 //!
 //! FORMAT.md has the bytes. The digest at the end covers all of them, and nothing is taken from a catalogue before it
 //! was found right.
@@ -9,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use pool_core::page::PAGE_SIZE;
 
-use super::unusable;
 use crate::error::{Result, StoreError};
 use crate::format::Fields;
 use crate::index::Kept;
@@ -23,23 +23,23 @@ const DIGEST: usize = 32;
 
 /// What a catalogue says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Header {
+pub(crate) struct Header {
     /// Bytes of a segment of the store.
-    pub(super) segment_bytes: u64,
+    pub(crate) segment_bytes: u64,
     /// The store's identity.
-    pub(super) identity: [u8; 16],
+    pub(crate) identity: [u8; 16],
     /// Commits that the store had made.
-    pub(super) commits: u64,
-    /// When the backup was begun.
-    pub(super) begun_at: Timestamp,
+    pub(crate) commits: u64,
+    /// When it was begun.
+    pub(crate) begun_at: Timestamp,
 }
 
 /// What an entry of a catalogue is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(crate) enum Entry {
     /// A record of the index.
     Kept(Kept),
-    /// A segment that the backup has a copy of: its number, as in the index, and its record.
+    /// A segment: its number, as in the index, and its record. A backup has a copy of it.
     Segment,
     /// An object that was damaged in the store: its digest.
     Damaged,
@@ -71,14 +71,14 @@ impl Entry {
 }
 
 /// A catalogue in the making.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     path: PathBuf,
     file: BufWriter<File>,
     hasher: blake3::Hasher,
 }
 
 impl Writer {
-    pub(super) fn create(path: &Path, header: &Header) -> Result<Self> {
+    pub(crate) fn create(path: &Path, header: &Header) -> Result<Self> {
         let file = File::create(path).map_err(|error| StoreError::io("creating", path, error))?;
         let mut writer = Self {
             path: path.into(),
@@ -99,7 +99,7 @@ impl Writer {
     }
 
     /// Adds an entry.
-    pub(super) fn put(&mut self, entry: Entry, key: &[u8], value: &[u8]) -> Result<()> {
+    pub(crate) fn put(&mut self, entry: Entry, key: &[u8], value: &[u8]) -> Result<()> {
         let mut head = [0; ENTRY];
         head[0] = entry.number();
         for (part, at) in [(key, 4), (value, 8)] {
@@ -119,7 +119,7 @@ impl Writer {
     }
 
     /// Writes the digest, and waits until the file survives a power cut. Answers with its length in bytes.
-    pub(super) fn finish(mut self) -> Result<u64> {
+    pub(crate) fn finish(mut self) -> Result<u64> {
         let digest = self.hasher.finalize();
         let mut end = || -> io::Result<u64> {
             self.file.write_all(digest.as_bytes())?;
@@ -133,7 +133,7 @@ impl Writer {
 
 /// A catalogue that was found whole.
 #[derive(Debug)]
-pub(super) struct Catalogue {
+pub(crate) struct Catalogue {
     path: PathBuf,
     file: File,
     header: Header,
@@ -142,20 +142,16 @@ pub(super) struct Catalogue {
 }
 
 impl Catalogue {
-    /// Opens the catalogue at `path` and reads it to its end; `None` when there is none.
-    pub(super) fn open(path: &Path) -> Result<Option<Self>> {
+    /// Opens the catalogue at `path` and reads it to its end; `None` when there is none. `advice` is what to do about a damaged
+    /// one.
+    pub(crate) fn open(path: &Path, advice: &str) -> Result<Option<Self>> {
         let read = |error| StoreError::io("reading", path, error);
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(read(error)),
         };
-        let damaged = || {
-            unusable(
-                path,
-                "is cut short or damaged: take another copy of the backup",
-            )
-        };
+        let damaged = || unusable(path, format!("is cut short or damaged: {advice}"));
         let length = file.metadata().map_err(read)?.len();
         let Some(end) = length
             .checked_sub(DIGEST as u64)
@@ -182,12 +178,21 @@ impl Catalogue {
         }))
     }
 
-    pub(super) fn header(&self) -> &Header {
+    /// What the catalogue at `path` says of itself. That is not compared with its digest.
+    pub(crate) fn peek(path: &Path) -> Result<Header> {
+        let mut header = [0; HEADER];
+        File::open(path)
+            .and_then(|mut file| file.read_exact(&mut header))
+            .map_err(|error| StoreError::io("reading", path, error))?;
+        decode_header(&header).map_err(|why| unusable(path, why))
+    }
+
+    pub(crate) fn header(&self) -> &Header {
         &self.header
     }
 
     /// Calls `visit` with each entry, its key and its value, in the order in which they were put.
-    pub(super) fn each(
+    pub(crate) fn each(
         &self,
         mut visit: impl FnMut(Entry, &[u8], &[u8]) -> Result<()>,
     ) -> Result<()> {
@@ -214,6 +219,13 @@ impl Catalogue {
             visit(entry, &key, &value)?;
         }
         Ok(())
+    }
+}
+
+fn unusable(path: &Path, why: impl Into<String>) -> StoreError {
+    StoreError::Backup {
+        path: path.into(),
+        why: why.into(),
     }
 }
 
@@ -244,7 +256,7 @@ fn decode_header(bytes: &[u8]) -> std::result::Result<Header, String> {
                 Ok(header)
             }
         }
-        _ => Err("is not the catalogue of a backup".into()),
+        _ => Err("is no catalogue".into()),
     }
 }
 
@@ -276,7 +288,7 @@ mod tests {
     fn what_was_put_is_read_back_and_any_other_byte_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("catalogue");
-        assert!(Catalogue::open(&path).unwrap().is_none());
+        assert!(Catalogue::open(&path, "copy it again").unwrap().is_none());
         let mut writer = Writer::create(&path, &STORE).unwrap();
         for entry in Entry::ALL {
             writer.put(entry, b"key", &[entry.number(); 5]).unwrap();
@@ -286,7 +298,7 @@ mod tests {
         let bytes = fs::read(&path).unwrap();
         assert_eq!(bytes.len() as u64, length);
 
-        let catalogue = Catalogue::open(&path).unwrap().unwrap();
+        let catalogue = Catalogue::open(&path, "copy it again").unwrap().unwrap();
         assert_eq!(catalogue.header(), &STORE);
         let found = entries(&catalogue).unwrap();
         assert_eq!(found.len(), 11);
@@ -301,9 +313,15 @@ mod tests {
             let mut spoilt = bytes.clone();
             spoilt[at] ^= 4;
             fs::write(&path, &spoilt).unwrap();
-            assert!(Catalogue::open(&path).is_err(), "byte {at}");
+            assert!(
+                Catalogue::open(&path, "copy it again").is_err(),
+                "byte {at}"
+            );
             fs::write(&path, &bytes[..at]).unwrap();
-            assert!(Catalogue::open(&path).is_err(), "length {at}");
+            assert!(
+                Catalogue::open(&path, "copy it again").is_err(),
+                "length {at}"
+            );
         }
     }
 
@@ -316,7 +334,8 @@ mod tests {
             .write(&[11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
             .unwrap();
         writer.finish().unwrap();
-        let unknown = entries(&Catalogue::open(&path).unwrap().unwrap()).unwrap_err();
+        let unknown =
+            entries(&Catalogue::open(&path, "copy it again").unwrap().unwrap()).unwrap_err();
         assert!(unknown.to_string().contains("newer release"), "{unknown}");
         for tail in [
             &[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0][..],
@@ -326,7 +345,8 @@ mod tests {
             let mut writer = Writer::create(&path, &STORE).unwrap();
             writer.write(tail).unwrap();
             writer.finish().unwrap();
-            let error = entries(&Catalogue::open(&path).unwrap().unwrap()).unwrap_err();
+            let error =
+                entries(&Catalogue::open(&path, "copy it again").unwrap().unwrap()).unwrap_err();
             assert!(error.to_string().contains("past its end"), "{error}");
         }
     }

@@ -1,0 +1,440 @@
+//! The journal: every change of the index a second time, so that the index can be lost.
+//!
+//! A commit appends a frame with all its changes to the newest log and syncs it, and only then writes them to the index. So the
+//! journal has every commit that the index has: an index that is older, whatever made it so, is brought up from there when the
+//! store is opened, and one that is gone is made anew (`repair`). In turn a journal that is gone is begun anew from the index.
+//!
+//! A *checkpoint* is the state after some commit; logs that end before it are not needed any more. It is written beside
+//! everything else, from a snapshot.
+
+pub(crate) mod frame;
+mod names;
+pub(crate) mod read;
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FallocateFlags;
+
+use crate::backend::{sync_directory, sync_parent};
+use crate::catalogue::{Entry, Header as CatalogueHeader, Writer};
+use crate::error::{Result, StoreError};
+use crate::index::Reader;
+use crate::now;
+use frame::{Digest, HEAD, HEADER, Header};
+use names::Name;
+
+pub(crate) use read::{Found, Unusable, read};
+
+/// A log grows by so much disk at a time.
+const STEP: u64 = 1 << 20;
+
+/// Disk that a log has beyond its last frame, as long as there is any: a collection on a full disk needs it.
+const RESERVE: u64 = 2 << 20;
+
+/// A checkpoint is due when the logs since the last one have twice its bytes, between these.
+const DUE: std::ops::RangeInclusive<u64> = 16 << 20..=256 << 20;
+
+/// The journal of a store that is open for writing.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    directory: PathBuf,
+    identity: [u8; 16],
+    segment_bytes: u64,
+    log: OpenLog,
+    /// Number and digest of the last commit.
+    last: u64,
+    digest: Digest,
+    /// Bytes of frames since the last checkpoint.
+    logged: u64,
+    /// Bytes of that checkpoint.
+    checkpoint_bytes: u64,
+    doubt: Option<Doubt>,
+}
+
+/// The log that is appended to.
+#[derive(Debug)]
+struct OpenLog {
+    path: PathBuf,
+    file: File,
+    base: u64,
+    /// What the next frame follows.
+    digest: Digest,
+    /// Where the next frame goes.
+    end: u64,
+    /// Disk that the file has, in bytes from its start.
+    allocated: u64,
+    /// The filesystem gives disk beforehand.
+    allocates: bool,
+}
+
+/// What may be behind the last commit's frame.
+#[derive(Debug)]
+enum Doubt {
+    /// What could not be written or synced, whole or not.
+    Written,
+    /// A whole frame whose changes the index has not taken, or does not say so.
+    Refused { digest: Digest, length: u64 },
+}
+
+impl Journal {
+    /// Begins the journal of a store whose index is `state`, in `directory`, where there is none.
+    pub(crate) fn begin(
+        directory: &Path,
+        identity: [u8; 16],
+        segment_bytes: u64,
+        state: &Reader<'_>,
+    ) -> Result<()> {
+        let new = Self::prepare(directory, identity, segment_bytes, state)?;
+        fs::rename(&new, directory).map_err(|error| StoreError::io("naming", &new, error))?;
+        sync_parent(directory)
+    }
+
+    /// Makes a whole journal for `directory` beside it, and answers with where it is.
+    pub(crate) fn prepare(
+        directory: &Path,
+        identity: [u8; 16],
+        segment_bytes: u64,
+        state: &Reader<'_>,
+    ) -> Result<PathBuf> {
+        let new = unfinished(directory);
+        clear_unfinished(&new)?;
+        fs::create_dir(&new).map_err(|error| StoreError::io("creating", &new, error))?;
+        let (base, _) = write_checkpoint(&new, identity, segment_bytes, state)?;
+        let header = Header {
+            identity,
+            base,
+            previous: state.last_frame()?.unwrap_or_default(),
+        };
+        create_log(&new, &header)?;
+        Ok(new)
+    }
+
+    /// Goes on with a journal that was read and found whole.
+    pub(crate) fn open(
+        directory: &Path,
+        identity: [u8; 16],
+        segment_bytes: u64,
+        found: &Found,
+    ) -> Result<Self> {
+        let newest = &found.newest;
+        let path = names::path(directory, Name::Log(newest.header.base));
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = file.map_err(|error| StoreError::io("opening", &path, error))?;
+        if newest.torn {
+            // What a stop left of a commit that nobody was told of.
+            file.set_len(newest.end)
+                .and_then(|()| file.sync_data())
+                .map_err(|error| StoreError::io("cutting", &path, error))?;
+        }
+        let journal = Self {
+            directory: directory.into(),
+            identity,
+            segment_bytes,
+            log: OpenLog {
+                path,
+                file,
+                base: newest.header.base,
+                digest: newest.digest,
+                end: newest.end,
+                // Whatever its length: somebody may have copied it and left holes.
+                allocated: newest.end,
+                allocates: true,
+            },
+            last: found.last,
+            digest: found.digest,
+            logged: found.logged,
+            checkpoint_bytes: found.checkpoint_bytes,
+            doubt: None,
+        };
+        prune(directory, found.checkpoint);
+        Ok(journal)
+    }
+
+    /// True when something is behind the last commit that may be there at the next opening.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.doubt.is_some()
+    }
+
+    /// True when that is a whole frame that the index may have taken nevertheless.
+    pub(crate) fn was_refused(&self) -> bool {
+        matches!(self.doubt, Some(Doubt::Refused { .. }))
+    }
+
+    /// Refuses when there is no disk for what a collection would have to write.
+    pub(crate) fn reserve(&mut self) -> Result<()> {
+        let log = &mut self.log;
+        let asked = log.allocate(log.end + RESERVE);
+        asked.map_err(|error| StoreError::io("keeping room for a collection in", &log.path, error))
+    }
+
+    /// Appends the changes of the commit `number` and waits until they survive a power cut. The frame counts once it is
+    /// [confirmed](Self::confirm), and until then it may be there at the next opening, or taken back.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written. It is taken back then; where even that fails it is in doubt.
+    pub(crate) fn append(&mut self, number: u64, changes: &[u8]) -> Result<Digest> {
+        debug_assert!(self.doubt.is_none() && number == self.last + 1);
+        let log = &mut self.log;
+        let (frame, digest) = frame::encode(&log.digest, number, changes).ok_or_else(|| {
+            StoreError::BadUpload("a change of the index has 4 GiB: store less at a time".into())
+        })?;
+        let length = frame.len() as u64;
+        if let Err(error) = log.allocate(log.end + length + RESERVE) {
+            tracing::debug!(%error, "no more room for the journal beforehand");
+        }
+        let written = log.file.write_all_at(&frame, log.end);
+        if let Err(error) = written.and_then(|()| log.file.sync_data()) {
+            self.doubt = Some(Doubt::Written);
+            let path = self.log.path.clone();
+            return Err(match self.take_back() {
+                Ok(()) => StoreError::io("writing", path, error),
+                Err(second) => {
+                    tracing::error!(error = %second, "taking back what could not be written");
+                    let doing = "writing (what was to be changed may be there when the store is next opened)";
+                    StoreError::Io { doing, path, error }
+                }
+            });
+        }
+        log.allocated = log.allocated.max(log.end + length);
+        self.doubt = Some(Doubt::Refused { digest, length });
+        Ok(digest)
+    }
+
+    /// The index has what was appended.
+    pub(crate) fn confirm(&mut self) {
+        if let Some(Doubt::Refused { digest, length }) = self.doubt.take() {
+            self.last += 1;
+            self.digest = digest;
+            self.log.digest = digest;
+            self.log.end += length;
+            self.logged += length;
+        }
+    }
+
+    /// Takes back what is in doubt, and waits until that survives a power cut.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written. The doubt stays.
+    pub(crate) fn take_back(&mut self) -> Result<()> {
+        let log = &mut self.log;
+        // Without a head it is none, and the file keeps its disk.
+        let head = |log: &OpenLog| -> io::Result<()> {
+            if log.file.metadata()?.len() >= log.end + HEAD as u64 {
+                log.file.write_all_at(&[0; HEAD], log.end)?;
+            }
+            log.file.sync_data()
+        };
+        let whole = |log: &mut OpenLog| -> io::Result<()> {
+            log.file.set_len(log.end)?;
+            log.allocated = log.end;
+            log.file.sync_data()
+        };
+        head(log)
+            .or_else(|_| whole(log))
+            .map_err(|error| StoreError::io("taking back from", &log.path, error))?;
+        self.doubt = None;
+        Ok(())
+    }
+
+    /// True when enough was logged since the last checkpoint.
+    pub(crate) fn is_due(&self) -> bool {
+        let due = self.checkpoint_bytes.saturating_mul(2);
+        self.logged > due.clamp(*DUE.start(), *DUE.end())
+    }
+
+    /// Begins a new log, so that the ones so far end before a checkpoint of what the index has from now on. Answers with what
+    /// writes one.
+    pub(crate) fn turn(&mut self) -> Result<Checkpointer> {
+        if self.log.base != self.last {
+            let header = Header {
+                identity: self.identity,
+                base: self.last,
+                previous: self.digest,
+            };
+            // The log so far keeps the disk that it has beforehand: it goes with the next checkpoint.
+            self.log = create_log(&self.directory, &header)?;
+        }
+        Ok(Checkpointer {
+            directory: self.directory.clone(),
+            identity: self.identity,
+            segment_bytes: self.segment_bytes,
+        })
+    }
+
+    /// Takes note of a checkpoint that was written since the last [turn](Self::turn).
+    pub(crate) fn turned(&mut self, checkpoint_bytes: u64) {
+        self.checkpoint_bytes = checkpoint_bytes;
+        self.logged = self.log.end - HEADER as u64;
+    }
+}
+
+impl OpenLog {
+    /// Sees to it that the file has disk up to byte `to`.
+    fn allocate(&mut self, to: u64) -> io::Result<()> {
+        if to <= self.allocated || !self.allocates {
+            return Ok(());
+        }
+        let to = to.next_multiple_of(STEP);
+        let flags = FallocateFlags::empty();
+        match rustix::fs::fallocate(&self.file, flags, self.allocated, to - self.allocated) {
+            Ok(()) => self.allocated = to,
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.allocates = false,
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(())
+    }
+}
+
+/// Writes checkpoints of one journal.
+#[derive(Debug)]
+pub(crate) struct Checkpointer {
+    directory: PathBuf,
+    identity: [u8; 16],
+    segment_bytes: u64,
+}
+
+impl Checkpointer {
+    /// Writes a checkpoint of `state`, and removes what is not needed any more. Answers with its commits and bytes.
+    pub(crate) fn write(&self, state: &Reader<'_>) -> Result<(u64, u64)> {
+        let written = write_checkpoint(&self.directory, self.identity, self.segment_bytes, state)?;
+        prune(&self.directory, written.0);
+        Ok(written)
+    }
+}
+
+/// Writes a checkpoint of `state`, whole or not at all. Answers with its commits and bytes.
+fn write_checkpoint(
+    directory: &Path,
+    identity: [u8; 16],
+    segment_bytes: u64,
+    state: &Reader<'_>,
+) -> Result<(u64, u64)> {
+    let header = CatalogueHeader {
+        segment_bytes,
+        identity,
+        commits: state.commits()?,
+        begun_at: now(),
+    };
+    let name = Name::Checkpoint(header.commits);
+    let (new, path) = (
+        names::unfinished(directory, name),
+        names::path(directory, name),
+    );
+    let write = || {
+        let mut catalogue = Writer::create(&new, &header)?;
+        state.each_raw_segment(|key, value| catalogue.put(Entry::Segment, key, value))?;
+        state.each_kept_raw(|kept, key, value| catalogue.put(Entry::Kept(kept), key, value))?;
+        let bytes = catalogue.finish()?;
+        fs::rename(&new, &path).map_err(|error| StoreError::io("naming", &new, error))?;
+        sync_directory(directory)?;
+        Ok(bytes)
+    };
+    let bytes = write().inspect_err(|_| {
+        // On a full disk it is room.
+        if let Err(error) = fs::remove_file(&new) {
+            tracing::debug!(%error, path = %new.display(), "leaving half a checkpoint");
+        }
+    })?;
+    Ok((header.commits, bytes))
+}
+
+/// Makes a log without frames that has its room beforehand, whole or not at all.
+fn create_log(directory: &Path, header: &Header) -> Result<OpenLog> {
+    let name = Name::Log(header.base);
+    let new = names::unfinished(directory, name);
+    let path = names::path(directory, name);
+    let bytes = header.encode();
+    let make = || -> io::Result<OpenLog> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        let mut log = OpenLog {
+            path: path.clone(),
+            file: options.open(&new)?,
+            base: header.base,
+            digest: frame::digest_of_header(&bytes),
+            end: HEADER as u64,
+            allocated: 0,
+            allocates: true,
+        };
+        log.allocate(HEADER as u64 + RESERVE)?;
+        log.file.write_all_at(&bytes, 0)?;
+        log.file.sync_all()?;
+        fs::rename(&new, &path)?;
+        Ok(log)
+    };
+    let log = make().map_err(|error| {
+        // On a full disk it is room.
+        if let Err(error) = fs::remove_file(&new) {
+            tracing::debug!(%error, path = %new.display(), "leaving half a log");
+        }
+        StoreError::io("creating", &path, error)
+    })?;
+    sync_directory(directory)?;
+    Ok(log)
+}
+
+/// Removes logs that end with the checkpoint of commit `commits` or before it, then earlier checkpoints, the oldest first.
+fn prune(directory: &Path, commits: u64) {
+    let listed = fs::read_dir(directory).and_then(|entries| {
+        let names = entries.map(|entry| Ok(entry?.file_name()));
+        names.collect::<io::Result<Vec<_>>>()
+    });
+    let listed = match listed {
+        Ok(listed) => listed,
+        Err(error) => {
+            tracing::warn!(%error, "old parts of the journal stay for now");
+            return;
+        }
+    };
+    let (mut bases, mut checkpoints) = (Vec::new(), Vec::new());
+    for name in listed.iter().filter_map(|name| names::parse(name)) {
+        match name {
+            Name::Log(base) => bases.push(base),
+            Name::Checkpoint(number) => checkpoints.push(number),
+        }
+    }
+    bases.sort_unstable();
+    checkpoints.sort_unstable();
+    // A log ends where the next one begins.
+    let logs = bases.windows(2).filter(|two| two[1] <= commits);
+    let logs = logs.map(|two| Name::Log(two[0]));
+    let older = checkpoints.iter().filter(|number| **number < commits);
+    let older = older.map(|number| Name::Checkpoint(*number));
+    for name in logs.chain(older) {
+        let path = names::path(directory, name);
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(%error, path = %path.display(), "an old part of the journal stays for now");
+            // Nothing newer goes before it.
+            return;
+        }
+    }
+}
+
+/// Where a journal is begun before it has its name.
+fn unfinished(directory: &Path) -> PathBuf {
+    let mut path = directory.as_os_str().to_owned();
+    path.push(".new");
+    path.into()
+}
+
+/// Removes what a beginning that was cut short left, and nothing else.
+fn clear_unfinished(new: &Path) -> Result<()> {
+    let failed = |error| StoreError::io("removing", new, error);
+    let entries = match fs::read_dir(new) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(failed)?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        if names::parse(&name).is_some() || names::is_unfinished(&name) {
+            fs::remove_file(entry.path()).map_err(failed)?;
+        }
+    }
+    fs::remove_dir(new).map_err(failed)
+}

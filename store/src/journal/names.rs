@@ -1,0 +1,77 @@
+//! What the files of a journal are called.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+/// A file of a journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Name {
+    /// A log; the number of the commit before its first.
+    Log(u64),
+    /// A checkpoint; the number of its last commit.
+    Checkpoint(u64),
+}
+
+pub(super) fn path(directory: &Path, name: Name) -> PathBuf {
+    directory.join(match name {
+        Name::Log(base) => format!("{base:016x}.log"),
+        Name::Checkpoint(commits) => format!("{commits:016x}.checkpoint"),
+    })
+}
+
+/// Where a file is made before it has its name.
+pub(super) fn unfinished(directory: &Path, name: Name) -> PathBuf {
+    let mut path = path(directory, name).into_os_string();
+    path.push(".new");
+    path.into()
+}
+
+pub(super) fn parse(name: &OsStr) -> Option<Name> {
+    let (number, end) = name.to_str()?.split_once('.')?;
+    let is_digit = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+    if number.len() != 16 || !number.bytes().all(is_digit) {
+        return None;
+    }
+    let number = u64::from_str_radix(number, 16).ok()?;
+    match end {
+        "log" => Some(Name::Log(number)),
+        "checkpoint" => Some(Name::Checkpoint(number)),
+        _ => None,
+    }
+}
+
+/// True of what [`unfinished`] names.
+pub(super) fn is_unfinished(name: &OsStr) -> bool {
+    let name = name.to_str().and_then(|name| name.strip_suffix(".new"));
+    name.is_some_and(|name| parse(OsStr::new(name)).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_a_journal_are_told_from_others() {
+        let directory = Path::new("journal");
+        for name in [Name::Log(0xab), Name::Checkpoint(u64::MAX)] {
+            let is = path(directory, name);
+            assert_eq!(parse(is.file_name().unwrap()), Some(name));
+            let made = unfinished(directory, name);
+            assert_eq!(parse(made.file_name().unwrap()), None);
+            assert!(is_unfinished(made.file_name().unwrap()));
+        }
+        assert_eq!(
+            path(directory, Name::Log(0xab)),
+            Path::new("journal/00000000000000ab.log")
+        );
+        for name in [
+            "ab.log",
+            "00000000000000AB.log",
+            "00000000000000ab.txt",
+            "x",
+        ] {
+            assert_eq!(parse(OsStr::new(name)), None, "{name}");
+            assert!(!is_unfinished(OsStr::new(name)));
+        }
+    }
+}

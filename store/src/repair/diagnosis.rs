@@ -1,0 +1,229 @@
+//! What is wrong with a store's index and journal, and what mends it. Nothing is changed.
+
+use std::path::Path;
+
+use super::Remedy;
+use crate::backend::Backend;
+use crate::error::{self, Result, StoreError};
+use crate::format;
+use crate::index::{Index, Inspection, follow_segments};
+use crate::journal::read::checkpoint;
+use crate::journal::{self, Found, Unusable};
+use crate::mark::Mark;
+use crate::opening::{check_journal, check_segment, has_journal};
+use crate::slots::Segments;
+use crate::superblock::Superblock;
+
+/// What is wrong, and what mends it.
+#[derive(Debug)]
+pub(super) struct Diagnosis {
+    pub(super) wrong: Vec<String>,
+    pub(super) remedy: Remedy,
+    /// The journal is to be begun anew, too.
+    pub(super) renew: bool,
+    /// Commits that the store has.
+    pub(super) commits: u64,
+    /// Commits that the index lacks.
+    pub(super) replayed: u64,
+    /// What a repair does not mend.
+    pub(super) left: Vec<String>,
+}
+
+/// A journal whose frames are whole, and what is wrong with its checkpoint, if anything.
+struct Logs {
+    found: Found,
+    checkpoint: std::result::Result<(), String>,
+}
+
+impl Diagnosis {
+    pub(super) fn of(
+        directory: &Path,
+        superblock: &Superblock,
+        backend: &dyn Backend,
+    ) -> Result<Self> {
+        let refused = |why: String| StoreError::Refused {
+            path: directory.into(),
+            why,
+        };
+        let mark = Mark::open(&directory.join(format::GENERATION_FILE))?;
+        let mark = mark.map(|mark| mark.read()).transpose()?.flatten();
+        let mut wrong = Vec::new();
+        if mark.is_none() && superblock.is_marked() {
+            wrong.push("generation is absent or too short".to_owned());
+        }
+        let mark = mark.unwrap_or(0);
+        let index = look_at_index(directory, superblock);
+        if !has_journal(directory, superblock) {
+            let index = index.map_err(|why| {
+                refused(format!(
+                    "{why}, and this store has no journal yet: put the newest index back, or make a store of a backup \
+                     (pool restore)"
+                ))
+            })?;
+            return Ok(Self {
+                left: lost_segments(backend, index.segments.into_iter().collect()),
+                wrong,
+                remedy: Remedy::None,
+                renew: false,
+                commits: index.commits.max(mark),
+                replayed: 0,
+            });
+        }
+        let logs = look_at_journal(directory, superblock);
+        let mut diagnosis = match (index, logs) {
+            (Ok(index), logs) => with_index(directory, superblock, mark, index, logs, backend),
+            (Err(why), Ok(logs)) => with_journal(mark, why, &logs),
+            (Err(why), Err(unusable)) => Err(both(&why, &unusable.why)),
+        }
+        .map_err(refused)?;
+        wrong.append(&mut diagnosis.wrong);
+        diagnosis.wrong = wrong;
+        Ok(diagnosis)
+    }
+}
+
+/// Reads all of the index; otherwise what is wrong with it.
+fn look_at_index(
+    directory: &Path,
+    superblock: &Superblock,
+) -> std::result::Result<Inspection, String> {
+    let path = directory.join(format::INDEX_DIRECTORY);
+    if let Err(error) = path.join("CURRENT").symlink_metadata() {
+        return Err(format!("the index has no file CURRENT ({error})"));
+    }
+    let read = || {
+        let index = Index::open_inspector(&path)?;
+        index.now().read_through()?;
+        index.inspect()
+    };
+    let found = read().map_err(|error| format!("the index cannot be read ({error})"))?;
+    match found.identity {
+        Some(identity) if identity == superblock.identity => Ok(found),
+        None if !superblock.is_marked() => Ok(found),
+        None => Err("the index does not say which store it belongs to".into()),
+        Some(_) => Err("the index belongs to another store".into()),
+    }
+}
+
+/// Reads all of the journal.
+fn look_at_journal(
+    directory: &Path,
+    superblock: &Superblock,
+) -> std::result::Result<Logs, Unusable> {
+    let path = directory.join(format::JOURNAL_DIRECTORY);
+    let found = journal::read(&path, superblock.identity, |_, _, _| ())?;
+    let checkpoint = checkpoint(&path, found.checkpoint).map(drop);
+    Ok(Logs { found, checkpoint })
+}
+
+fn both(index: &str, journal: &str) -> String {
+    format!(
+        "{index}; and its journal cannot stand in for it ({journal}): put the newest index or the newest journal back, then \
+         repair what is left, or make a store of a backup (pool restore)"
+    )
+}
+
+/// The index can be read.
+fn with_index(
+    directory: &Path,
+    superblock: &Superblock,
+    mark: u64,
+    index: Inspection,
+    logs: std::result::Result<Logs, Unusable>,
+    backend: &dyn Backend,
+) -> std::result::Result<Diagnosis, String> {
+    // As every opening does.
+    let fits = check_journal(directory, superblock, mark, &index);
+    let (why, logs) = match (fits, logs) {
+        (Ok(lead), Ok(logs)) => {
+            let mut segments: Segments = index.segments.into_iter().collect();
+            for (number, _, changes) in &lead.missing {
+                follow_segments(&mut segments, *number, changes)
+                    .map_err(|error| error.to_string())?;
+            }
+            let mut wrong = Vec::new();
+            let replayed = lead.missing.len() as u64;
+            if replayed > 0 {
+                wrong.push(format!("the index lacks {replayed} commits"));
+            }
+            let renew = logs.checkpoint.is_err();
+            wrong.extend(logs.checkpoint.err());
+            return Ok(Diagnosis {
+                wrong,
+                remedy: match () {
+                    () if replayed > 0 => Remedy::Replay,
+                    () if renew => Remedy::Journal,
+                    () => Remedy::None,
+                },
+                renew,
+                commits: lead.found.last,
+                replayed,
+                left: lost_segments(backend, segments),
+            });
+        }
+        (Err(why), logs) => (why, logs),
+        (Ok(_), Err(unusable)) => (unusable.why.clone(), Err(unusable)),
+    };
+    let seen = match &logs {
+        Ok(logs) => logs.found.last,
+        Err(unusable) => unusable.seen,
+    };
+    let is_whole = index.hole.is_none();
+    if is_whole
+        && index.commits >= mark
+        && (index.commits > seen || logs.is_err() && index.commits == seen)
+    {
+        return Ok(Diagnosis {
+            wrong: vec![why],
+            remedy: Remedy::Journal,
+            renew: false,
+            commits: index.commits,
+            replayed: 0,
+            left: lost_segments(backend, index.segments.into_iter().collect()),
+        });
+    }
+    match logs {
+        // It begins too late to bring the index up, or that has a hole.
+        Ok(logs)
+            if index.commits < logs.found.last || !is_whole && index.commits <= logs.found.last =>
+        {
+            with_journal(mark, why, &logs)
+        }
+        Ok(_) => Err(why),
+        Err(unusable) => Err(both(
+            &format!(
+                "its index has {} commits{}, {seen} were seen in the journal and {mark} were acknowledged",
+                index.commits,
+                if is_whole { "" } else { " with a hole" }
+            ),
+            &unusable.why,
+        )),
+    }
+}
+
+/// The index cannot be used, because of `why`, and the journal's frames can.
+fn with_journal(mark: u64, why: String, logs: &Logs) -> std::result::Result<Diagnosis, String> {
+    if let Err(checkpoint) = &logs.checkpoint {
+        return Err(both(&why, checkpoint));
+    }
+    let commits = logs.found.last;
+    if commits < mark {
+        return Err(both(&why, &error::older("it knows", commits, mark)));
+    }
+    Ok(Diagnosis {
+        wrong: vec![why],
+        remedy: Remedy::Index,
+        renew: false,
+        commits,
+        replayed: commits - logs.found.checkpoint,
+        left: Vec::new(),
+    })
+}
+
+/// Segments that are not what they must be: no repair makes them again.
+pub(super) fn lost_segments(backend: &dyn Backend, segments: Segments) -> Vec<String> {
+    let checked = segments
+        .into_iter()
+        .map(|(id, record)| check_segment(backend, id, record));
+    checked.filter_map(std::result::Result::err).collect()
+}

@@ -1,0 +1,476 @@
+//! The journal: what an index lacks is taken from there, and what is damaged of it is no tail.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod closed;
+mod common;
+mod failing;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use closed::{copy, example, flip, gone, journal_files, refused, reopen, told};
+use common::{assert_stored, content, library_ref, open, push_library, reservation};
+use failing::while_failing;
+use pool_core::ObjectId;
+use pool_store::manifest::TokenScope;
+use pool_store::placement::Placement;
+use pool_store::superblock::FEATURE_JOURNAL;
+use pool_store::{Store, StoreError};
+use pool_tests::disk::SmallDisk;
+
+fn push(store: &Store, name: &str, seed: u64, pages: usize) {
+    push_library(store, name, &content(seed, pages), Placement::Sparse).unwrap();
+}
+
+fn add_token(store: &Store, name: &str) -> Result<(), StoreError> {
+    let secret = ObjectId::of(b"secret");
+    store.add_token(name, secret, TokenScope::Read).map(drop)
+}
+
+/// The newest log.
+fn newest_log(store: &Path) -> PathBuf {
+    journal_files(store, "log").pop().unwrap()
+}
+
+/// Puts the index `from` in the place of the store's.
+fn put_index(store: &Path, from: &Path) {
+    gone(&store.join("index"));
+    copy(from, &store.join("index"));
+}
+
+#[test]
+fn an_older_index_is_brought_up_however_many_commits_it_lacks() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    example(&path("store"));
+    for commits in [1, 2, 40] {
+        copy(&path("store/index"), &path("old"));
+        let store = open(&path("store"));
+        for nth in 0..commits {
+            let name = format!("l{commits}-{nth}@1");
+            match nth % 4 {
+                0 => push(&store, &name, commits * 100 + nth, 30),
+                1 => add_token(&store, &format!("t{commits}-{nth}")).unwrap(),
+                2 => {
+                    let request = reservation(&format!("r{commits}-{nth}@1"), name.as_bytes());
+                    store.reserve_addresses(&[request]).unwrap().unwrap();
+                }
+                _ => {
+                    let gone = library_ref(&format!("l{commits}-{}@1", nth - 3));
+                    store.delete_library(&gone).unwrap();
+                }
+            }
+        }
+        let whole = told(&store);
+        let generation = store.generation().unwrap();
+        drop(store);
+        put_index(&path("store"), &path("old"));
+        gone(&path("old"));
+        for _ in 0..2 {
+            let store = reopen(&path("store")).unwrap();
+            assert_eq!(told(&store), whole, "{commits}");
+            assert_eq!(store.generation().unwrap(), generation);
+        }
+    }
+}
+
+#[test]
+fn an_index_from_before_the_journal_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    example(&path("store"));
+    copy(&path("store/index"), &path("old"));
+    let store = open(&path("store"));
+    push(&store, "a@1", 50, 3);
+    copy(&path("store/index"), &path("checkpointed"));
+    assert!(store.checkpoint().unwrap());
+    push(&store, "b@1", 51, 3);
+    let whole = told(&store);
+    drop(store);
+    put_index(&path("store"), &path("old"));
+    let said = refused(&path("store"));
+    assert!(said.contains("pool repair --store"), "{said}");
+    put_index(&path("store"), &path("checkpointed"));
+    assert_eq!(told(&reopen(&path("store")).unwrap()), whole);
+    assert_eq!(journal_files(&path("store"), "log").len(), 1);
+    assert_eq!(journal_files(&path("store"), "checkpoint").len(), 1);
+}
+
+#[test]
+fn a_frame_that_a_stop_left_unfinished_is_none_wherever_it_ends() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    let store = open(&path("store"));
+    push(&store, "before@1", 1, 3);
+    add_token(&store, "before").unwrap();
+    let before = told(&store);
+    copy(&path("store/index"), &path("old"));
+    let mark = fs::read(path("store/generation")).unwrap();
+    let log = newest_log(&path("store"));
+    let without = fs::read(&log).unwrap();
+    add_token(&store, "during").unwrap();
+    let during = told(&store);
+    drop(store);
+    let whole = fs::read(&log).unwrap();
+    let differ = |(one, other): (&u8, &u8)| one != other;
+    let begin = without.iter().zip(&whole).position(differ).unwrap();
+    let end = whole.len() - whole.iter().rev().position(|byte| *byte != 0).unwrap();
+    assert!(end - begin > 100, "{begin} to {end}");
+    put_index(&path("store"), &path("old"));
+    fs::write(path("store/generation"), mark).unwrap();
+    for cut in begin..end {
+        // Cut there; zeros from there; a hole up to there.
+        for shape in 0..3 {
+            if shape > 0 && cut % 8 != 0 {
+                continue;
+            }
+            let mut torn = whole.clone();
+            match shape {
+                0 => torn.truncate(cut),
+                1 => torn[cut..].fill(0),
+                _ => torn[begin..=cut].fill(0),
+            }
+            fs::write(&log, &torn).unwrap();
+            let store = reopen(&path("store")).unwrap();
+            assert!(told(&store) == before, "{shape} at {cut}");
+        }
+    }
+    fs::write(&log, &whole[..end]).unwrap();
+    let store = reopen(&path("store")).unwrap();
+    assert_eq!(told(&store), during);
+    add_token(&store, "after").unwrap();
+    let after = told(&store);
+    drop(store);
+    assert_eq!(told(&reopen(&path("store")).unwrap()), after);
+}
+
+#[test]
+fn damage_of_the_journal_is_refused_whatever_the_index_has() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    let store = open(&path("store"));
+    for nth in 0..6 {
+        add_token(&store, &format!("t{nth}")).unwrap();
+    }
+    copy(&path("store/index"), &path("old"));
+    for nth in 6..12 {
+        add_token(&store, &format!("t{nth}")).unwrap();
+    }
+    let whole = told(&store);
+    drop(store);
+    copy(&path("store/index"), &path("new"));
+    let log = newest_log(&path("store"));
+    let good = fs::read(&log).unwrap();
+    let end = good.len() - good.iter().rev().position(|byte| *byte != 0).unwrap();
+    let mut refusals = 0;
+    for index in ["new", "old"] {
+        put_index(&path("store"), &path(index));
+        for bit in (0..end as u64 * 8).step_by(229) {
+            flip(&log, bit);
+            let said = refused(&path("store"));
+            assert!(said.contains("journal"), "{index}, bit {bit}: {said}");
+            fs::write(&log, &good).unwrap();
+            refusals += 1;
+        }
+    }
+    assert!(refusals > 50, "{refusals}");
+    for part in [
+        newest_log(&path("store")),
+        journal_files(&path("store"), "checkpoint").remove(0),
+        path("store/journal"),
+    ] {
+        fs::rename(&part, path("aside")).unwrap();
+        let said = refused(&path("store"));
+        assert!(said.contains("pool repair --store"), "{said}");
+        fs::rename(path("aside"), &part).unwrap();
+    }
+    assert_eq!(told(&reopen(&path("store")).unwrap()), whole);
+}
+
+#[test]
+fn an_index_of_another_copy_of_the_store_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    example(&path("store"));
+    copy(&path("store"), &path("twin"));
+    for (store, token) in [("store", "mine"), ("twin", "theirs")] {
+        add_token(&open(&path(store)), token).unwrap();
+    }
+    add_token(&open(&path("store")), "later").unwrap();
+    put_index(&path("store"), &path("twin/index"));
+    let said = refused(&path("store"));
+    assert!(said.contains("belong together"), "{said}");
+}
+
+#[test]
+fn a_checkpoint_that_is_cut_at_any_step_loses_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    example(&path("store"));
+    copy(&path("store/index"), &path("old"));
+    let store = open(&path("store"));
+    push(&store, "a@1", 50, 3);
+    copy(&path("store/journal"), &path("before"));
+    assert!(store.checkpoint().unwrap());
+    let whole = told(&store);
+    drop(store);
+    copy(&path("store/journal"), &path("after"));
+    let name = |file: PathBuf| file.file_name().unwrap().to_owned();
+    let log = name(newest_log(&path("store")));
+    let checkpoint = name(journal_files(&path("store"), "checkpoint").remove(0));
+    let unfinished = |name: &std::ffi::OsStr| {
+        let mut name = name.to_owned();
+        name.push(".new");
+        name
+    };
+    let bytes = |name: &std::ffi::OsStr| fs::read(path("after").join(name)).unwrap();
+    for step in 0..6 {
+        gone(&path("store/journal"));
+        copy(&path("before"), &path("store/journal"));
+        let put = |name: &std::ffi::OsStr, bytes: &[u8]| {
+            fs::write(path("store/journal").join(name), bytes).unwrap();
+        };
+        if step == 0 {
+            put(&unfinished(&log), &bytes(&log)[..70]);
+        }
+        if step >= 1 {
+            put(&log, &bytes(&log));
+        }
+        if step == 2 {
+            put(&unfinished(&checkpoint), &bytes(&checkpoint)[..200]);
+        }
+        if step >= 3 {
+            put(&checkpoint, &bytes(&checkpoint));
+        }
+        if step >= 4 {
+            gone(&journal_files(&path("store"), "log")[0]);
+        }
+        if step >= 5 {
+            gone(&journal_files(&path("store"), "checkpoint")[0]);
+        }
+        let index = if step < 3 {
+            path("old")
+        } else {
+            path("store/index")
+        };
+        if step < 3 {
+            put_index(&path("store"), &index);
+        }
+        let store = reopen(&path("store")).unwrap();
+        assert_eq!(told(&store), whole, "step {step}");
+        add_token(&store, "more").unwrap();
+        assert!(store.checkpoint().unwrap());
+        store.delete_token("more").unwrap();
+        drop(store);
+        let store = reopen(&path("store")).unwrap();
+        assert_eq!(told(&store), whole, "step {step}");
+        assert_eq!(journal_files(&path("store"), "checkpoint").len(), 1);
+        drop(store);
+        // Each step begins with the store as it was.
+        put_index(&path("store"), &path("old"));
+        gone(&path("store/journal"));
+        copy(&path("before"), &path("store/journal"));
+        fs::write(path("store/generation"), [0; 8]).unwrap();
+        drop(reopen(&path("store")).unwrap());
+    }
+}
+
+#[test]
+fn the_journal_begins_with_the_first_opening_and_a_beginning_can_be_repeated() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    let options = common::options();
+    Store::create(&path("store"), options).unwrap();
+    assert!(!path("store/journal").exists());
+    // What a stop left of it.
+    fs::create_dir(path("store/journal.new")).unwrap();
+    fs::write(
+        path("store/journal.new/0000000000000000.checkpoint.new"),
+        b"POOL",
+    )
+    .unwrap();
+    let store = reopen(&path("store")).unwrap();
+    assert!(!path("store/journal.new").exists());
+    assert!(store.superblock().read_only_compatible & FEATURE_JOURNAL != 0);
+    push(&store, "a@1", 1, 3);
+    let whole = told(&store);
+    drop(store);
+    // Stopped before the superblock told of it.
+    let superblock = path("store/superblock");
+    let mut stopped =
+        pool_store::superblock::Superblock::decode(&fs::read(&superblock).unwrap(), true).unwrap();
+    stopped.read_only_compatible &= !FEATURE_JOURNAL;
+    fs::write(&superblock, stopped.encode()).unwrap();
+    let store = reopen(&path("store")).unwrap();
+    assert_eq!(told(&store), whole);
+    assert!(store.superblock().read_only_compatible & FEATURE_JOURNAL != 0);
+}
+
+#[test]
+fn a_journal_that_cannot_be_synced_takes_the_change_back() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    let store = open(&path("store"));
+    add_token(&store, "before").unwrap();
+    let before = told(&store);
+    for reopened in [false, true] {
+        let failed = while_failing(libc::SYS_fdatasync, libc::EIO, || {
+            add_token(&store, "never")
+        });
+        let error = failed.unwrap_err();
+        assert!(matches!(error, StoreError::Io { .. }), "{error:?}");
+        assert_eq!(told(&store), before);
+        if reopened {
+            break;
+        }
+        // As long as it cannot be taken back nothing else is done.
+        let failed = while_failing(libc::SYS_fdatasync, libc::EIO, || {
+            add_token(&store, "never")
+        });
+        assert!(failed.is_err());
+        add_token(&store, "after").unwrap();
+        store.delete_token("after").unwrap();
+        assert_eq!(told(&store), before);
+    }
+    drop(store);
+    let store = reopen(&path("store")).unwrap();
+    assert_eq!(told(&store), before);
+    add_token(&store, "after").unwrap();
+}
+
+#[test]
+fn what_the_index_refused_is_there_whole_at_the_next_opening_or_never() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    let store = open(&path("store"));
+    // With a segment to append to: a new one is a change of its own, and refused first.
+    push(&store, "before@1", 1, 3);
+    // The index writes its log with write(2), the journal and segments are written with pwrite(2).
+    let bytes = content(5, 20);
+    let refused = while_failing(libc::SYS_write, libc::EDQUOT, || {
+        push_library(&store, "doubtful@1", &bytes, Placement::Sparse).map(drop)
+    });
+    assert!(
+        matches!(refused, Err(StoreError::NoSpace { .. })),
+        "{refused:?}"
+    );
+    assert!(store.library(&library_ref("doubtful@1")).unwrap().is_none());
+    drop(store);
+    let store = reopen(&path("store")).unwrap();
+    assert!(store.library(&library_ref("doubtful@1")).unwrap().is_some());
+    assert_stored(&store, &bytes);
+}
+
+#[test]
+fn a_full_journal_refuses_uploads_and_leaves_room_for_deletions() {
+    let Some(disk) = SmallDisk::new(8).unwrap() else {
+        return;
+    };
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    drop(open(&path("store")));
+    let moved = disk.path().join("journal");
+    copy(&path("store/journal"), &moved);
+    gone(&path("store/journal"));
+    symlink(&moved, path("store/journal")).unwrap();
+    let store = open(&path("store"));
+    for nth in 0..20 {
+        push(&store, &format!("l{nth}@1"), nth, 2);
+    }
+    disk.leave(0).unwrap();
+    // Whatever is left of a step that was taken beforehand.
+    let mut pushed = 20;
+    let error = loop {
+        let name = format!("l{pushed}@1");
+        match push_library(&store, &name, &content(pushed, 200), Placement::Sparse) {
+            Ok(_) => pushed += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, StoreError::NoSpace { .. }), "{error:?}");
+    assert!(error.to_string().contains("nothing was changed"), "{error}");
+    for nth in 0..pushed {
+        store
+            .delete_library(&library_ref(&format!("l{nth}@1")))
+            .unwrap();
+    }
+    for nth in 0..1000 {
+        add_token(&store, &format!("t{nth}")).unwrap();
+    }
+    let whole = told(&store);
+    drop(store);
+    disk.leave(4 << 20).unwrap();
+    let store = reopen(&path("store")).unwrap();
+    assert_eq!(told(&store), whole);
+    push(&store, "after@1", 9999, 30);
+    assert_stored(&store, &content(9999, 30));
+}
+
+#[test]
+fn a_store_whose_journal_cannot_be_begun_goes_on_without() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    Store::create(&path("store"), common::options()).unwrap();
+    fs::write(path("store/journal.new"), b"in the way").unwrap();
+    let store = reopen(&path("store")).unwrap();
+    push(&store, "a@1", 1, 3);
+    let whole = told(&store);
+    drop(store);
+    assert!(!path("store/journal").exists());
+    copy(&path("store/index"), &path("old"));
+    let store = reopen(&path("store")).unwrap();
+    assert_eq!(store.superblock().read_only_compatible & FEATURE_JOURNAL, 0);
+    assert_eq!(told(&store), whole);
+    push(&store, "b@1", 2, 3);
+    let whole = told(&store);
+    drop(store);
+    copy(&path("store/index"), &path("new"));
+    put_index(&path("store"), &path("old"));
+    assert!(refused(&path("store")).contains("an older one"));
+    put_index(&path("store"), &path("new"));
+    fs::remove_file(path("store/journal.new")).unwrap();
+    for _ in 0..2 {
+        let store = reopen(&path("store")).unwrap();
+        assert_ne!(store.superblock().read_only_compatible & FEATURE_JOURNAL, 0);
+        assert_eq!(told(&store), whole);
+    }
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn small_commits_with_and_without_a_journal() {
+    let root = tempfile::tempdir_in("/var/tmp").unwrap();
+    let path = |name: &str| root.path().join(name);
+    let stores = ["without", "with"].map(|name| {
+        Store::create(&path(name), common::options()).unwrap();
+        if name == "without" {
+            fs::write(path("without/journal.new"), b"in the way").unwrap();
+        }
+        reopen(&path(name)).unwrap()
+    });
+    let bytes: Vec<_> = (0..400).map(|nth| content(nth, 3)).collect();
+    for round in 0..6 {
+        let took = stores.each_ref().map(|store| {
+            let mut since = Instant::now();
+            for (nth, bytes) in bytes.iter().enumerate() {
+                let name = format!("l{round}-{nth}@1");
+                push_library(store, &name, bytes, Placement::Sparse).unwrap();
+            }
+            let pushed = since.elapsed();
+            since = Instant::now();
+            for nth in 0..400 {
+                add_token(store, &format!("t{round}-{nth}")).unwrap();
+            }
+            (pushed, since.elapsed())
+        });
+        let ratio = |part: fn(&(Duration, Duration)) -> f64| part(&took[1]) / part(&took[0]);
+        eprintln!(
+            "{took:?}: pushes {:.2}, tokens {:.2}",
+            ratio(|t| t.0.as_secs_f64()),
+            ratio(|t| t.1.as_secs_f64())
+        );
+    }
+}
