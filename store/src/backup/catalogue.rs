@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use pool_core::page::PAGE_SIZE;
 
 use super::unusable;
+use crate::backend::{new_file, read_file};
 use crate::error::{Result, StoreError};
 use crate::format::Fields;
 use crate::index::Kept;
@@ -79,7 +80,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn create(path: &Path, header: &Header) -> Result<Self> {
-        let file = File::create(path).map_err(|error| StoreError::io("creating", path, error))?;
+        let file = new_file(path).map_err(|error| StoreError::io("creating", path, error))?;
         let mut writer = Self {
             path: path.into(),
             file: BufWriter::new(file),
@@ -145,7 +146,7 @@ impl Catalogue {
     /// Opens the catalogue at `path` and reads it to its end; `None` when there is none.
     pub(super) fn open(path: &Path) -> Result<Option<Self>> {
         let read = |error| StoreError::io("reading", path, error);
-        let file = match File::open(path) {
+        let file = match read_file(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(read(error)),
