@@ -5,6 +5,7 @@ mod file;
 mod meter;
 mod output;
 mod referent;
+mod scratch;
 mod server;
 mod verbs;
 

@@ -2,77 +2,29 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod collecting;
 #[path = "../../store/tests/common/mod.rs"]
 mod common;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use common::{
-    announcement, assert_stored, content, image_ref, library_ref, open, push_image, push_library,
-    reservation,
-};
+use collecting::{DENSE, assert_sound, collect_all, fill, follow};
+use common::{announcement, assert_stored, content, image_ref, library_ref, open, push_library};
 use pool_core::ObjectId;
 use pool_core::page::PAGE_SIZE;
-use pool_gc::{CollectOptions, FsckLevel, collect, fsck};
-use pool_store::backup::{self, BackupReport, Damaged, RestoreReport};
-use pool_store::manifest::TokenScope;
+use pool_gc::{FsckLevel, fsck};
+use pool_store::backup::{self, BackupReport, Copies, Damaged, RestoreReport};
 use pool_store::placement::Placement;
 use pool_store::{Progress, Result, Store, StoreView};
 
-const DENSE: Placement = Placement::Windows { phase: 0 };
-
-/// A reader beside whoever has the store.
-fn follow(store: &Path) -> StoreView {
-    static READERS: AtomicU64 = AtomicU64::new(0);
-    let nth = READERS.fetch_add(1, Ordering::Relaxed);
-    let scratch = store.with_file_name(format!("scratch-{nth}"));
-    StoreView::follow(store, &scratch).unwrap()
-}
-
 fn back_up(store: &Path, to: &Path) -> Result<BackupReport> {
-    backup::back_up(&follow(store), to, &mut |_| ())
+    backup::back_up(&follow(store), to, Copies::Trusted, &mut |_| ())
 }
 
 fn restore(from: &Path, to: &Path, damaged: Damaged) -> Result<RestoreReport> {
     backup::restore(from, to, damaged, &mut |_| ())
-}
-
-fn assert_sound(store: &StoreView) {
-    let report = fsck(store, FsckLevel::Content);
-    assert_eq!(report.findings, [], "{report:?}");
-}
-
-fn collect_all(store: &Store) {
-    let options = CollectOptions {
-        grace: Duration::ZERO,
-        dry_run: false,
-        compact_below: 0.95,
-    };
-    collect(store, &options).unwrap();
-}
-
-/// Puts something of every kind into a store.
-fn fill(store: &Store) {
-    push_library(store, "sparse@1", &content(1, 70), Placement::Sparse).unwrap();
-    push_library(store, "dense@1", &content(2, 600), DENSE).unwrap();
-    // A window of its own whose pages are known, and zeros inside.
-    let mut mixed = content(1, 70);
-    mixed.extend(vec![0; 3 * PAGE_SIZE as usize]);
-    mixed.extend(content(3, 440));
-    push_library(store, "mixed@1", &mixed, DENSE).unwrap();
-    let library = content(2, 600);
-    push_image(store, "app:v1", &content(4, 30), &[("dense@1", &library)]).unwrap();
-    let request = reservation("dense@1", b"members");
-    store.reserve_addresses(&[request]).unwrap().unwrap();
-    let secret = ObjectId::of(b"secret");
-    store.add_token("ci", secret, TokenScope::Write).unwrap();
-    for library in ["sparse@1", "mixed@1"] {
-        store.pin_library(&library_ref(library), true).unwrap();
-    }
 }
 
 /// What a store has, as far as names and contents go.
@@ -150,7 +102,8 @@ fn the_next_backup_copies_what_is_new() {
     push_library(&store, "large@1", &content(5, 3000), DENSE).unwrap();
     let first = back_up(&path("store"), &path("backup")).unwrap();
     let (mut steps, mut read) = (Vec::new(), 0);
-    let second = backup::back_up(&follow(&path("store")), &path("backup"), &mut |step| {
+    let view = follow(&path("store"));
+    let second = backup::back_up(&view, &path("backup"), Copies::Trusted, &mut |step| {
         read += step.read;
         steps.push(step);
     });
@@ -193,7 +146,8 @@ fn what_is_cut_short_leaves_the_former_backup_and_is_taken_up_again() {
         // A panic in a step is as good as a kill: nothing is tidied up after it.
         let mut steps = 0;
         let cut = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            backup::back_up(&follow(&path("store")), &path("backup"), &mut |_| {
+            let view = follow(&path("store"));
+            backup::back_up(&view, &path("backup"), Copies::Trusted, &mut |_| {
                 assert!(steps < round, "cut");
                 steps += 1;
             })
@@ -227,7 +181,8 @@ fn what_is_cut_short_leaves_the_former_backup_and_is_taken_up_again() {
         }));
         assert!(cut.is_err());
         assert!(path("new/restoring").exists() && !path("new/superblock").exists());
-        assert!(Store::open(&path("new"), common::options()).is_err());
+        let error = Store::open(&path("new"), common::options()).unwrap_err();
+        assert!(error.to_string().contains("pool restore"), "{error}");
     }
     restore(&path("backup"), &path("new"), Damaged::Refused).unwrap();
     let restored = open(&path("new"));
@@ -357,11 +312,17 @@ fn directories_that_are_something_else_are_left_alone() {
     }
     fs::create_dir(path("notes")).unwrap();
     fs::write(path("notes/mine"), "text").unwrap();
-    for (to, words) in [("notes", "holds no backup"), ("store", "holds no backup")] {
+    for (to, words) in [("notes", "holds no backup"), ("store", "in the store")] {
         let error = back_up(&path("store"), &path(to)).unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
     }
     assert_eq!(fs::read_dir(path("notes")).unwrap().count(), 1);
+    // Its directory of uploads is empty, and no place for a backup.
+    for to in ["store/staging", "store/new/backup"] {
+        let error = back_up(&path("store"), &path(to)).unwrap_err();
+        assert!(error.to_string().contains("in the store"), "{error}");
+    }
+    assert_eq!(fs::read_dir(path("store/staging")).unwrap().count(), 0);
     fs::create_dir_all(path("partly/segments")).unwrap();
     fs::write(path("partly/segments/notes.seg"), "mine").unwrap();
     assert!(back_up(&path("store"), &path("partly")).is_err());
@@ -371,6 +332,8 @@ fn directories_that_are_something_else_are_left_alone() {
         ("absent", "new", "absent"),
         ("backup", "notes", "not empty"),
         ("backup", "store", "a store already"),
+        ("backup", "backup", "in the backup"),
+        ("backup", "backup/new", "in the backup"),
     ] {
         let error = restore(&path(from), &path(to), Damaged::Refused).unwrap_err();
         assert!(error.to_string().contains(words), "{from} {to}: {error}");

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod collecting;
 #[path = "../../store/tests/common/mod.rs"]
 mod common;
 mod work;

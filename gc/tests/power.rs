@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod collecting;
 #[path = "../../store/tests/common/mod.rs"]
 mod common;
 mod work;
@@ -68,7 +69,7 @@ fn look(directory: &Path, journal: &str) -> Result<(), String> {
     // And it goes on.
     push_library(&store, "after@1", &content(9, 40), Placement::Sparse)
         .map_err(|error| error.to_string())?;
-    work::collect_all(&store);
+    collecting::collect_all(&store);
     drop(store);
     let store = open(directory);
     work::check(&store, journal)?;

@@ -1,6 +1,7 @@
 //! From settings to a running service, and back to nothing.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use pool_store::{Store, StoreOptions};
 use tokio::task::JoinHandle;
 
 use crate::config::Settings;
+use crate::listen::Socket;
 use crate::shutdown::Stopper;
 use crate::{listen, maintenance, serve, shutdown};
 
@@ -42,11 +44,14 @@ impl Daemon {
         }
         let tcp = listen::tcp(settings.listen).await?;
         let address = tcp.local_addr().context("asking for the address")?;
-        let socket = match &settings.socket {
-            Some(path) => Some(listen::unix(path).await?),
-            None => None,
+        // One in the store's own directory needs that, and a directory with a socket in it is no empty one.
+        let (inside, elsewhere) = match settings.socket.as_deref() {
+            Some(path) if path.starts_with(&settings.store) => (Some(path), None),
+            other => (None, other),
         };
+        let elsewhere = listen_on(elsewhere).await?;
         let store = open_store(&settings, options).await?;
+        let socket = elsewhere.or(listen_on(inside).await?);
         let tokens = store.tokens().context("reading the store's tokens")?;
         for token in &settings.tokens {
             if tokens.iter().any(|stored| stored.name == token.name) {
@@ -106,6 +111,13 @@ impl Daemon {
         while store.strong_count() > 0 {
             tokio::time::sleep(CLOSING_PAUSE).await;
         }
+    }
+}
+
+async fn listen_on(socket: Option<&Path>) -> Result<Option<Socket>, StartError> {
+    match socket {
+        Some(path) => Ok(Some(listen::unix(path).await?)),
+        None => Ok(None),
     }
 }
 

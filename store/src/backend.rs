@@ -6,7 +6,7 @@
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -108,6 +108,39 @@ impl DirectoryBackend {
     }
 }
 
+/// Opens what must be a file. Somebody may have put a pipe there, which would otherwise be waited for, or a device that
+/// has no end.
+pub(crate) fn open_file(path: &Path, options: &OpenOptions) -> io::Result<File> {
+    let mut options = options.clone();
+    options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    let file = options.open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is not a file"))
+    }
+}
+
+/// Opens what must be a file to read it.
+pub(crate) fn read_file(path: &Path) -> io::Result<File> {
+    open_file(path, OpenOptions::new().read(true))
+}
+
+/// Makes a file anew, to read and to write, and not what a link that has its name leads to.
+pub(crate) fn new_file(path: &Path) -> io::Result<File> {
+    remove_if_there(path)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).open(path)
+}
+
+/// Removes a name; that it is gone is no error.
+pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 /// Makes changes of the names in `directory` durable.
 pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
     File::open(directory)
@@ -159,9 +192,13 @@ impl Backend for DirectoryBackend {
 
     fn open(&self, id: SegmentId, writable: bool) -> Result<Arc<dyn SegmentFile>> {
         let path = self.path(id);
-        match OpenOptions::new().read(true).write(writable).open(&path) {
+        match open_file(&path, OpenOptions::new().read(true).write(writable)) {
             Ok(file) => Ok(Arc::new(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::NoSegment(id)),
+            // It is lost, whatever is there in its place.
+            Err(_) if fs::metadata(&path).is_ok_and(|found| !found.is_file()) => {
+                Err(StoreError::NoSegment(id))
+            }
             Err(source) => Err(StoreError::io("opening the segment", &path, source)),
         }
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use pool_core::page::PAGE_SIZE;
 
+use crate::backend::{new_file, read_file};
 use crate::error::{Result, StoreError};
 use crate::format::Fields;
 use crate::index::Kept;
@@ -79,7 +80,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn create(path: &Path, header: &Header) -> Result<Self> {
-        let file = File::create(path).map_err(|error| StoreError::io("creating", path, error))?;
+        let file = new_file(path).map_err(|error| StoreError::io("creating", path, error))?;
         let mut writer = Self {
             path: path.into(),
             file: BufWriter::new(file),
@@ -146,7 +147,7 @@ impl Catalogue {
     /// one.
     pub(crate) fn open(path: &Path, advice: &str) -> Result<Option<Self>> {
         let read = |error| StoreError::io("reading", path, error);
-        let file = match File::open(path) {
+        let file = match read_file(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(read(error)),

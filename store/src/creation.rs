@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::StoreOptions;
-use crate::backend::{sync_directory, sync_parent};
+use crate::backend::sync_directory;
 use crate::directory;
 use crate::error::{Result, StoreError};
 use crate::format;
@@ -53,14 +53,7 @@ pub(crate) fn create_with(
         let path = directory.join(part);
         fs::create_dir_all(&path).map_err(|source| StoreError::io("creating", path, source))
     };
-    let absent: Vec<_> = directory
-        .ancestors()
-        .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
-        .collect();
-    make("")?;
-    for made in absent {
-        sync_parent(made)?;
-    }
+    directory::make(directory, 0o777)?;
     let _lock = directory::lock(directory)?;
     // Another process may have come first.
     if !directory::is_vacant(directory)? {
@@ -79,8 +72,10 @@ pub(crate) fn create_with(
 
 /// What is in the way of a new store.
 pub(crate) fn not_vacant(directory: &Path) -> StoreError {
+    let is_cut_short = directory.join(format::RESTORING_FILE).exists();
     let why = match Superblock::read(directory, false) {
         Ok(_) => "it holds a store already",
+        Err(_) if is_cut_short => "a restoration into it was cut short; run pool restore again",
         Err(_) => "it is not empty, and a new store is made in an empty or new directory only",
     };
     StoreError::NotMade {

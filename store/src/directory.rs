@@ -1,12 +1,13 @@
 //! A store's directory from outside: who has it, and what it looks like where no store is.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::backend::{sync_directory, sync_parent};
 use crate::error::{Result, StoreError};
 use crate::format;
 
@@ -61,7 +62,7 @@ fn is_leftover(path: &Path) -> io::Result<bool> {
     match path.file_name().and_then(|name| name.to_str()) {
         // A file system of its own has one.
         Some("lost+found") => Ok(true),
-        Some(format::NEW_SUPERBLOCK_FILE | format::RESTORING_FILE) => Ok(metadata.is_file()),
+        Some(format::NEW_SUPERBLOCK_FILE) => Ok(metadata.is_file()),
         Some(format::LEASES_FILE | format::GENERATION_FILE) => {
             Ok(metadata.is_file() && metadata.len() <= 8)
         }
@@ -84,11 +85,60 @@ fn is_leftover(path: &Path) -> io::Result<bool> {
     }
 }
 
+/// Makes a directory, if it is not there, with the permissions `mode` less the umask, and its ancestors, whose names are
+/// durable then.
+pub(crate) fn make(directory: &Path, mode: u32) -> Result<()> {
+    let failed = |source| StoreError::io("creating", directory, source);
+    let absent: Vec<_> = directory
+        .ancestors()
+        .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
+        .collect();
+    if let [_, above, ..] = absent[..] {
+        fs::create_dir_all(above).map_err(failed)?;
+    }
+    let made = DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(directory);
+    made.map_err(failed)?;
+    absent.into_iter().try_for_each(sync_parent)
+}
+
+/// Who may do what in a directory.
+pub(crate) fn mode(directory: &Path) -> Result<u32> {
+    let found = fs::metadata(directory);
+    let found = found.map_err(|error| StoreError::io("looking at", directory, error))?;
+    Ok(found.mode() & 0o777)
+}
+
+/// True when `path`, which need not be there, is the directory `outer` or in it.
+pub(crate) fn is_within(path: &Path, outer: &Path) -> Result<bool> {
+    let real = |path: &Path| {
+        let real = fs::canonicalize(path);
+        real.map_err(|error| StoreError::io("looking at", path, error))
+    };
+    let there = path.ancestors().find(|path| path.exists());
+    let there = there.filter(|path| !path.as_os_str().is_empty());
+    Ok(real(there.unwrap_or(Path::new(".")))?.starts_with(real(outer)?))
+}
+
+/// Ends a restoration: a store is there, and what is in its directory is its own.
+pub(crate) fn end_restoration(directory: &Path) -> Result<()> {
+    let path = directory.join(format::RESTORING_FILE);
+    match fs::remove_file(&path) {
+        Ok(()) => sync_directory(directory),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(StoreError::io("removing", path, error)),
+    }
+}
+
 /// What a directory without superblock looks like.
 pub(crate) fn without_superblock(directory: &Path) -> &'static str {
     let has = |name| directory.join(name).exists();
     if !directory.exists() {
         "it is not there"
+    } else if has(format::RESTORING_FILE) {
+        "a restoration into it was cut short; run pool restore again"
     } else if has(format::INDEX_DIRECTORY) || has(format::SEGMENTS_DIRECTORY) {
         "its superblock is missing; put it back from a backup"
     } else if is_vacant(directory).unwrap_or(false) {

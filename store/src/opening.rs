@@ -74,6 +74,8 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
     set_aside(&index, backend.as_ref(), &examined.unknown)?;
     let staging = directory.join(format::STAGING_DIRECTORY);
     fs::create_dir_all(&staging).map_err(|source| StoreError::io("creating", staging, source))?;
+    // With it, and should the superblock be lost, the next restoration would take all of this for its own.
+    directory::end_restoration(directory)?;
     Ok(Opened {
         superblock,
         index,

@@ -4,21 +4,23 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use pool_core::ObjectId;
 use pool_store::StoreView;
-use pool_store::backup::{self, BackupReport};
+use pool_store::backup::{self, BackupReport, Copies};
 
 use crate::meter::Meter;
+use crate::scratch::Scratch;
 use crate::{Global, output};
 
 /// Copy a store to a directory from which it can be restored
 ///
 /// A service may run on the store and take pushes, deletions and collections meanwhile. The next backup to the same
 /// directory copies only what is new; whatever interrupts it leaves the former one whole. A backup is of one store. It has
-/// the store's tokens in it (digests of their secrets), so keep it from whom the store is kept from. Nothing that this store has
-/// is collected while it is read. Exits with 1 when objects of the store are damaged; they are in the backup as they are.
+/// the store's tokens in it (digests of their secrets), so keep it from whom the store is kept from; a directory that is made gets the
+/// permissions of the store's. Nothing that this store has is collected while it is read. Exits with 1 when objects of the store
+/// are found damaged: what the earlier backup has of them stays, and the rest is in this one as it is. What was copied before is not read again.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  pool backup /mnt/backups/pool --store /var/lib/pool\n  pool backup /mnt/backups/pool --store /var/lib/pool --rate 50000000"
@@ -30,6 +32,9 @@ pub(crate) struct Backup {
     /// The store's directory
     #[arg(long, value_name = "DIR")]
     store: PathBuf,
+    /// Read the copies of earlier backups as well, and copy anew those that are damaged
+    #[arg(long)]
+    verify: bool,
     /// Read so many bytes a second at most
     #[arg(long, value_name = "BYTES")]
     rate: Option<NonZeroU64>,
@@ -37,10 +42,16 @@ pub(crate) struct Backup {
 
 impl Backup {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
-        let scratch = tempfile::tempdir().context("making a folder for notes")?;
-        let view = StoreView::follow(&self.store, &scratch.path().join("index"))?;
+        let scratch = Scratch::new()?;
+        let view = StoreView::follow(&self.store, &scratch.index())?;
         let mut meter = Meter::new(self.rate, global.json);
-        let made = backup::back_up(&view, &self.to, &mut |progress| meter.step(progress));
+        let copies = if self.verify {
+            Copies::Read
+        } else {
+            Copies::Trusted
+        };
+        let mut step = |progress| meter.step(progress);
+        let made = backup::back_up(&view, &self.to, copies, &mut step);
         drop(meter);
         let report = made?;
         output::print(global.json, &report, text)?;
@@ -70,6 +81,11 @@ fn text(report: &BackupReport) -> String {
         out.push_str(
             "the store has them damaged: pool scrub says what needs them; check the disk, and push that again\n",
         );
+        let has = match report.lost_objects.len() {
+            0 => "all of them whole, from the earlier one".to_owned(),
+            lost => format!("{lost} of them damaged as well"),
+        };
+        out.extend(["the backup has ", &has, "\n"]);
     }
     out
 }

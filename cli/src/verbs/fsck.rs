@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use pool_gc::{Finding, FsckLevel, FsckReport};
 use pool_store::StoreView;
 
+use crate::scratch::Scratch;
 use crate::{Global, output, server};
 
 /// Check the store of a service, or one on disk
@@ -48,8 +49,8 @@ impl Fsck {
 
 /// Checks the store in a directory.
 pub(super) fn check(directory: &Path, level: FsckLevel) -> Result<FsckReport> {
-    let scratch = tempfile::tempdir().context("making a folder for notes")?;
-    let view = StoreView::follow(directory, &scratch.path().join("index"))?;
+    let scratch = Scratch::new()?;
+    let view = StoreView::follow(directory, &scratch.index())?;
     Ok(pool_gc::fsck(&view, level))
 }
 

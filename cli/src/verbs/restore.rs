@@ -94,7 +94,8 @@ impl Restore {
             Some(directory) if report.made => format!("a store in {}", directory.display()),
             Some(_) => "no store, because of what is damaged (see --damaged)".to_owned(),
             None if report.damaged_objects.is_empty() => "the backup is whole".to_owned(),
-            None => "the backup is damaged".to_owned(),
+            None => "the backup is damaged (pool backup --verify copies anew what the store has)"
+                .to_owned(),
         };
         let mut out = output::pairs(&[
             ("images", report.images.to_string()),

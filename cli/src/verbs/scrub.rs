@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use pool_gc::{Thing, Why};
 use pool_store::StoreView;
@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::{backup, why};
 use crate::meter::Meter;
+use crate::scratch::Scratch;
 use crate::{Global, output};
 
 /// Read all of a store in the order in which it lies, and compare it with its digests
@@ -44,8 +45,8 @@ struct Found {
 
 impl Scrub {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
-        let scratch = tempfile::tempdir().context("making a folder for notes")?;
-        let view = StoreView::follow(&self.store, &scratch.path().join("index"))?;
+        let scratch = Scratch::new()?;
+        let view = StoreView::follow(&self.store, &scratch.index())?;
         let mut meter = Meter::new(self.rate, global.json);
         let report = scrub::scrub(&view, &mut |progress| meter.step(progress));
         drop(meter);

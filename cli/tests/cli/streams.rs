@@ -11,6 +11,8 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 
+use pool_tests::wait;
+
 use super::common::{BUSYBOX, Pool, busybox, pool as run_pool};
 
 fn full_disk() -> File {
@@ -347,4 +349,24 @@ fn a_push_that_waits_says_why() {
     let mut more = String::new();
     says.read_to_string(&mut more).unwrap();
     assert_eq!(more, "");
+}
+
+#[test]
+fn a_backup_that_is_told_to_end_leaves_no_notes() {
+    let pool = Pool::start();
+    fs::write(pool.path("content"), vec![7; 20_000]).unwrap();
+    pool.text(&["push", "lib", "content", "--name", "a", "--version", "1"]);
+    let notes = pool.path("notes");
+    fs::create_dir(&notes).unwrap();
+    let mut backup = pool.command(&["backup", "backup", "--store", "store", "--rate", "1"]);
+    let mut backup = backup.env("TMPDIR", &notes).spawn().unwrap();
+    let under_way =
+        || fs::read_dir(pool.path("backup/segments")).is_ok_and(|mut made| made.next().is_some());
+    wait::until("it copies", under_way);
+    assert_eq!(fs::read_dir(&notes).unwrap().count(), 1);
+    let mut kill = Command::new("kill");
+    kill.args(["-INT".to_owned(), backup.id().to_string()]);
+    assert!(kill.status().unwrap().success());
+    assert_eq!(backup.wait().unwrap().signal(), Some(2));
+    assert_eq!(fs::read_dir(&notes).unwrap().count(), 0);
 }

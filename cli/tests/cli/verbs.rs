@@ -342,6 +342,12 @@ fn a_store_is_taken_along_and_made_again() {
         assert!(says.contains("damaged objects   3"), "{says}");
     }
     assert!(!pool.path("none/superblock").exists());
+    let verified = pool.json(&["backup", "backup", "--store", "store", "--verify"]);
+    assert_eq!(verified["copied_segments"], verified["segments"]);
+    assert!(
+        pool.text(&["restore", "backup", "--dry-run"])
+            .contains("whole")
+    );
     pool.end();
 }
 

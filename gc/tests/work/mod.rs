@@ -7,14 +7,13 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
 
 use pool_core::ObjectId;
-use pool_gc::{CollectOptions, collect};
 use pool_store::Store;
 use pool_store::manifest::TokenScope;
 use pool_store::repair::{Remedy, repair};
 
+use crate::collecting::collect_all;
 use crate::common::{content, image_ref, open, push_image, read_object};
 
 fn library(nth: u64) -> Vec<u8> {
@@ -25,16 +24,6 @@ fn library(nth: u64) -> Vec<u8> {
 
 fn file(nth: u64) -> Vec<u8> {
     content(5000 + nth, 120)
-}
-
-/// Collects everything that can go.
-pub fn collect_all(store: &Store) {
-    let options = CollectOptions {
-        grace: Duration::ZERO,
-        dry_run: false,
-        compact_below: 0.95,
-    };
-    collect(store, &options).unwrap();
 }
 
 /// Works for ever, after what the journal tells of.

@@ -267,6 +267,16 @@ fn what_it_cannot_serve_it_refuses_with_advice() {
         "{says}"
     );
 
+    // A socket may be in the store that is made.
+    let socket = new.join("socket");
+    let mut inside = command(&new);
+    inside.arg("--socket").arg(&socket).stderr(Stdio::null());
+    let inside = Service::run(inside, &new);
+    inside.get("/v1/libs").expect(200);
+    assert!(socket.exists());
+    drop(inside);
+    std::fs::remove_dir_all(&new).unwrap();
+
     let mut long = command(&new);
     long.arg("--socket")
         .arg(directory.path().join("x".repeat(120)));

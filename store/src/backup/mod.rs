@@ -6,13 +6,17 @@
 //!
 //! It is made while a service writes and collects ([`back_up`]): one snapshot of the index is taken along, and its segments
 //! are leased meanwhile. A sealed segment never changes, so its copy is made once; of an open one each backup has a copy of
-//! its own. The catalogue comes last, in one rename, and what only the former one named goes after that: whatever interrupts
+//! its own. A copy's name is that of its list, so one of another state never takes its place. The catalogue says which are meant and
+//! comes last, in one rename, and what only the former one named goes after that: whatever interrupts
 //! a backup leaves the former one whole, and copies that the next one finds.
+//!
+//! What the store has damaged by the time of a backup, and the former one had right, is taken from there.
 //!
 //! A page goes into a backup as it is, but the backup knows whether it is right: by its digest where the index has the
 //! page at that place, by its window's, or by that of the objects that it is in. [`restore`] makes a store of a new identity,
 //! after every page was compared with its list.
 
+mod copied;
 mod copy;
 mod page_list;
 mod place;
@@ -39,8 +43,21 @@ pub struct BackupReport {
     pub copied_segments: u64,
     /// Bytes of pages that were copied; pages of zeros take up none.
     pub copied_bytes: u64,
-    /// Objects that the store itself has damaged. They are in the backup as they are.
+    /// Objects that the store was found to have damaged.
     pub damaged_objects: Vec<ObjectId>,
+    /// Pages of these that were taken from the former backup, which had them right.
+    pub mended_pages: u64,
+    /// Those of the damaged objects that are in the backup as they are.
+    pub lost_objects: Vec<ObjectId>,
+}
+
+/// What is thought of copies that earlier backups have made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copies {
+    /// They are what their lists say.
+    Trusted,
+    /// They are read, and made anew if they are not.
+    Read,
 }
 
 /// What a backup has, and whether a store was made from it.
@@ -62,6 +79,17 @@ pub struct RestoreReport {
     pub pages: u64,
     /// Objects with pages that the backup has damaged, or that were so in the store.
     pub damaged_objects: Vec<ObjectId>,
+}
+
+/// Says of a full disk that it is not the store's.
+fn no_room(error: StoreError, advice: &str) -> StoreError {
+    match error {
+        StoreError::NoSpace { doing, path, .. } => unusable(
+            &path,
+            format!("cannot be written ({doing} it found no space left): {advice}"),
+        ),
+        other => other,
+    }
 }
 
 fn unusable(path: &Path, why: impl Into<String>) -> StoreError {

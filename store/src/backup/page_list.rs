@@ -2,20 +2,31 @@
 //!
 //! FORMAT.md has the bytes. A list is written after the copy that it is of, and its presence says that the copy is whole.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
 use pool_core::digest::{DIGEST_SIZE, PageId};
 use pool_core::extent::SegmentId;
+use pool_core::page::PAGE_SIZE;
 
 use super::unusable;
+use crate::backend::{new_file, read_file};
 use crate::error::{Result, StoreError};
 use crate::format::Fields;
+use crate::superblock::SEGMENT_BYTES_RANGE;
 
 const MAGIC: &[u8; 8] = b"POOLPAGE";
 const VERSION: u32 = 1;
 const HEADER: usize = 64;
+
+/// What the last bytes of a list say: the digest of all before.
+pub(super) type ListDigest = [u8; DIGEST_SIZE];
+
+/// Bytes of a list of `slots` pages.
+const fn length_of(slots: u64) -> u64 {
+    HEADER as u64 + (slots + 1) * DIGEST_SIZE as u64
+}
 
 /// The pages of a segment's used slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +55,12 @@ impl PageList {
         out
     }
 
+    /// What tells this list from all others.
+    pub(super) fn digest(&self) -> ListDigest {
+        let encoded = self.encode();
+        *encoded.last_chunk().expect("a digest comes last")
+    }
+
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (content, digest) = bytes.split_at_checked(bytes.len().checked_sub(DIGEST_SIZE)?)?;
         if blake3::hash(content) != *<&[u8; DIGEST_SIZE]>::try_from(digest).ok()? {
@@ -68,20 +85,26 @@ impl PageList {
 
     /// Reads the list at `path`; `None` when there is none.
     pub(super) fn read(path: &Path) -> Result<Option<Self>> {
-        let bytes = match fs::read(path) {
-            Ok(bytes) => bytes,
+        let failed = |error| StoreError::io("reading", path, error);
+        let mut file = match read_file(path) {
+            Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StoreError::io("reading", path, error)),
+            Err(error) => return Err(failed(error)),
         };
-        let list = Self::decode(&bytes);
-        list.map(Some)
-            .ok_or_else(|| unusable(path, "is not a list of pages, or it is damaged"))
+        let wrong = || unusable(path, "is not a list of pages, or it is damaged");
+        if file.metadata().map_err(failed)?.len() > length_of(SEGMENT_BYTES_RANGE.end() / PAGE_SIZE)
+        {
+            return Err(wrong());
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(failed)?;
+        Self::decode(&bytes).map(Some).ok_or_else(wrong)
     }
 
     /// Writes the list to `path` by way of `new`, whole or not at all. The name is durable once its directory is synced.
     pub(super) fn write(&self, path: &Path, new: &Path) -> Result<()> {
         let write = || {
-            let mut file = File::create(new)?;
+            let mut file = new_file(new)?;
             file.write_all(&self.encode())?;
             file.sync_all()?;
             fs::rename(new, path)
@@ -105,9 +128,21 @@ mod tests {
             pages: vec![Some(PageId::of(b"a")), None, Some(PageId::of(b"b"))],
         };
         list.write(&path("list"), &path("new")).unwrap();
-        assert_eq!(PageList::read(&path("list")).unwrap(), Some(list));
+        assert_eq!(PageList::read(&path("list")).unwrap(), Some(list.clone()));
+        assert_eq!(
+            list.digest(),
+            PageList::decode(&fs::read(path("list")).unwrap())
+                .unwrap()
+                .digest()
+        );
+        fs::File::create(path("endless"))
+            .unwrap()
+            .set_len(1 << 40)
+            .unwrap();
+        let endless = PageList::read(&path("endless")).unwrap_err();
+        assert!(endless.to_string().contains("not a list"), "{endless}");
         let bytes = fs::read(path("list")).unwrap();
-        assert_eq!(bytes.len(), 64 + 4 * 32);
+        assert_eq!(bytes.len() as u64, length_of(3));
         for at in 0..bytes.len() {
             let mut spoilt = bytes.clone();
             spoilt[at] ^= 1;

@@ -1,6 +1,6 @@
 //! The directory of a backup: what its files are called, and who may have it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,8 @@ use rustix::fs::{FlockOperation, flock};
 use super::unusable;
 use crate::backend::sync_directory;
 use crate::catalogue::Catalogue;
+use crate::directory;
 use crate::error::{Result, StoreError};
-use crate::format::{SegmentRecord, SegmentState};
 
 const CATALOGUE: &str = "catalogue";
 const NEW_CATALOGUE: &str = "catalogue.new";
@@ -20,6 +20,15 @@ const SEGMENTS: &str = "segments";
 
 /// What to do about a damaged catalogue.
 const ADVICE: &str = "take another copy of the backup";
+
+/// How the files of a copy end, and of one in the making.
+const SEGMENT: &str = ".seg";
+const PAGES: &str = ".pages";
+const NEW_SEGMENT: &str = ".seg.new";
+const NEW_PAGES: &str = ".pages.new";
+
+/// The segment of a copy, and what the copy is called.
+type Stem = (SegmentId, String);
 
 /// A backup's directory, locked.
 #[derive(Debug)]
@@ -29,12 +38,22 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Takes the directory of a backup that is to be made of the store `identity`. One that is absent or empty becomes one.
-    pub(super) fn for_writing(root: &Path, identity: [u8; 16]) -> Result<Self> {
-        let segments = root.join(SEGMENTS);
-        fs::create_dir_all(root).map_err(|error| StoreError::io("creating", root, error))?;
+    /// Takes the directory of a backup that is to be made of the store `identity`, which is in the directory `store`, and
+    /// the catalogue of its former one. One that is absent or empty becomes a backup's; who may look into the store may look
+    /// into one that is made.
+    pub(super) fn for_writing(
+        root: &Path,
+        identity: [u8; 16],
+        store: &Path,
+    ) -> Result<(Self, Option<Catalogue>)> {
+        if directory::is_within(root, store)? {
+            let why = "is in the store that is to be backed up: name a directory elsewhere";
+            return Err(unusable(root, why));
+        }
+        directory::make(root, directory::mode(store)?)?;
         let place = Self::lock(root, FlockOperation::NonBlockingLockExclusive)?;
-        match Catalogue::open(&place.catalogue(), ADVICE)? {
+        let former = Catalogue::open(&place.catalogue(), ADVICE)?;
+        match &former {
             Some(catalogue) if catalogue.header().identity != identity => {
                 let why = "is a backup of another store: give each store a directory of its own";
                 return Err(unusable(root, why));
@@ -46,9 +65,10 @@ impl Place {
                 return Err(unusable(root, why));
             }
         }
+        let segments = root.join(SEGMENTS);
         fs::create_dir_all(&segments)
             .map_err(|error| StoreError::io("creating", segments, error))?;
-        Ok(place)
+        Ok((place, former))
     }
 
     /// Takes the directory of a backup that is there, and its catalogue.
@@ -90,7 +110,8 @@ impl Place {
         for entry in fs::read_dir(&self.root).map_err(error)? {
             let entry = entry.map_err(error)?;
             let is_ours = match entry.file_name().to_str() {
-                Some(NEW_CATALOGUE | "lost+found") => true,
+                Some(NEW_CATALOGUE) => entry.file_type().map_err(error)?.is_file(),
+                Some("lost+found") => true,
                 Some(SEGMENTS) => self.copies()?.iter().all(|(_, stem)| stem.is_some()),
                 _ => false,
             };
@@ -110,19 +131,28 @@ impl Place {
         self.root.join(NEW_CATALOGUE)
     }
 
-    /// The copy of a segment.
+    fn copy(&self, stem: &str, end: &str) -> PathBuf {
+        self.root.join(SEGMENTS).join(format!("{stem}{end}"))
+    }
+
+    /// A copy of a segment.
     pub(super) fn segment(&self, stem: &str) -> PathBuf {
-        self.root.join(SEGMENTS).join(format!("{stem}.seg"))
+        self.copy(stem, SEGMENT)
+    }
+
+    /// Where the copy of a segment is written.
+    pub(super) fn new_segment(&self, id: SegmentId) -> PathBuf {
+        self.copy(&id.to_string(), NEW_SEGMENT)
     }
 
     /// The list of a copy's pages.
     pub(super) fn pages(&self, stem: &str) -> PathBuf {
-        self.root.join(SEGMENTS).join(format!("{stem}.pages"))
+        self.copy(stem, PAGES)
     }
 
-    /// Where a list is written.
-    pub(super) fn new_pages(&self, stem: &str) -> PathBuf {
-        self.root.join(SEGMENTS).join(format!("{stem}.pages.new"))
+    /// Where the list of a segment's pages is written.
+    pub(super) fn new_pages(&self, id: SegmentId) -> PathBuf {
+        self.copy(&id.to_string(), NEW_PAGES)
     }
 
     /// Makes the names of copies durable.
@@ -138,18 +168,31 @@ impl Place {
         sync_directory(&self.root)
     }
 
-    /// Removes all copies but those of `kept`. Files of other names stay.
-    pub(super) fn prune(&self, kept: &BTreeSet<String>) -> Result<()> {
+    /// Removes all copies but those that are `kept`. Files of other names stay.
+    pub(super) fn prune(&self, kept: impl Fn(SegmentId, &str) -> bool) -> Result<()> {
         for (path, stem) in self.copies()? {
-            if stem.is_some_and(|stem| !kept.contains(&stem)) {
+            if stem.is_some_and(|(id, stem)| !kept(id, &stem)) {
                 fs::remove_file(&path).map_err(|error| StoreError::io("removing", path, error))?;
             }
         }
         Ok(())
     }
 
-    /// The files of the directory of copies, and what copy each belongs to.
-    fn copies(&self) -> Result<Vec<(PathBuf, Option<String>)>> {
+    /// The copies that have a list, by segment.
+    pub(super) fn stems(&self) -> Result<BTreeMap<SegmentId, BTreeSet<String>>> {
+        let mut stems = BTreeMap::<_, BTreeSet<_>>::new();
+        for (path, stem) in self.copies()? {
+            if let Some((id, stem)) = stem
+                && path == self.pages(&stem)
+            {
+                stems.entry(id).or_default().insert(stem);
+            }
+        }
+        Ok(stems)
+    }
+
+    /// What is in the directory of copies, and what segment and copy each belongs to.
+    fn copies(&self) -> Result<Vec<(PathBuf, Option<Stem>)>> {
         let path = self.root.join(SEGMENTS);
         let error = |error| StoreError::io("reading", &path, error);
         let entries = match fs::read_dir(&path) {
@@ -159,62 +202,41 @@ impl Place {
         entries
             .map(|entry| {
                 let entry = entry.map_err(error)?;
-                let stem = entry
-                    .file_name()
-                    .to_str()
-                    .and_then(stem_of)
-                    .map(str::to_owned);
+                let name = entry.file_name();
+                let is_directory = entry.file_type().map_err(error)?.is_dir();
+                let stem = name.to_str().filter(|_| !is_directory).and_then(stem_of);
+                let stem = stem.map(|(id, stem)| (id, stem.to_owned()));
                 Ok((entry.path(), stem))
             })
             .collect()
     }
 }
 
-/// What the copy of a segment is called. One of a segment that may go on growing belongs to one state of the store.
-pub(super) fn stem(id: SegmentId, record: &SegmentRecord, commits: u64) -> String {
-    match record.state {
-        SegmentState::Open => format!("{id}-{commits:016x}"),
-        SegmentState::Sealed | SegmentState::Retired => id.to_string(),
-    }
-}
-
-/// The stem of a copy's file.
-fn stem_of(name: &str) -> Option<&str> {
-    let ends = [".seg", ".pages", ".pages.new"];
+/// The segment and the stem of a copy's file, or of one in the making, which has the segment's number alone.
+fn stem_of(name: &str) -> Option<(SegmentId, &str)> {
+    let ends = [SEGMENT, PAGES, NEW_SEGMENT, NEW_PAGES];
     let stem = ends.into_iter().find_map(|end| name.strip_suffix(end))?;
-    let (id, commits) = stem.split_at_checked(8)?;
+    let (id, list) = stem.split_at_checked(8)?;
     let is_hex = |text: &str| {
         text.bytes()
             .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
     };
-    let is_open = |commits: &str| commits.len() == 16 && is_hex(commits);
-    let fits = is_hex(id) && (commits.is_empty() || commits.strip_prefix('-').is_some_and(is_open));
-    fits.then_some(stem)
+    let is_list = |list: &str| list.len() == 16 && is_hex(list);
+    let fits = is_hex(id) && (list.is_empty() || list.strip_prefix('-').is_some_and(is_list));
+    let id = u32::from_str_radix(id, 16).ok().filter(|_| fits)?;
+    Some((SegmentId(id), stem))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::SegmentKind;
 
     #[test]
     fn files_of_copies_are_told_from_others() {
-        let mut record = SegmentRecord {
-            kind: SegmentKind::Dense,
-            state: SegmentState::Sealed,
-            used: 1,
-            capacity: 512,
-        };
-        let sealed = stem(SegmentId(10), &record, 255);
-        record.state = SegmentState::Open;
-        let open = stem(SegmentId(10), &record, 255);
-        assert_eq!(
-            (&*sealed, &*open),
-            ("0000000a", "0000000a-00000000000000ff")
-        );
-        for stem in [sealed, open] {
-            for end in ["seg", "pages", "pages.new"] {
-                assert_eq!(stem_of(&format!("{stem}.{end}")), Some(&*stem));
+        for stem in ["0000000a", "0000000a-00000000000000ff"] {
+            for end in ["seg", "pages", "seg.new", "pages.new"] {
+                let name = format!("{stem}.{end}");
+                assert_eq!(stem_of(&name), Some((SegmentId(10), stem)));
             }
             assert_eq!(stem_of(&format!("{stem}.sea")), None);
             assert_eq!(stem_of(&format!("x{stem}.seg")), None);
@@ -225,6 +247,7 @@ mod tests {
             "0000000a-1.seg",
             ".seg",
             "0000000é.seg",
+            "+000000a.seg",
         ] {
             assert_eq!(stem_of(name), None, "{name}");
         }

@@ -1,6 +1,6 @@
 //! Making a store from a backup.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
@@ -10,17 +10,18 @@ use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::{SegmentId, Slot};
 use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 
+use super::copied::{Copied, stem};
 use super::copy::write_pages;
-use super::page_list::PageList;
-use super::place::{Place, stem};
-use super::{RestoreReport, unusable};
+use super::page_list::{ListDigest, PageList};
+use super::place::Place;
+use super::{RestoreReport, no_room, unusable};
 use crate::StoreOptions;
-use crate::backend::{Backend, SegmentFile, sync_directory};
+use crate::backend::{Backend, SegmentFile, read_file, sync_directory};
 use crate::catalogue::{Catalogue, Entry};
 use crate::creation;
 use crate::directory;
 use crate::error::{Result, StoreError};
-use crate::format::{self, ObjectRecord, SegmentKind, SegmentRecord, SegmentState};
+use crate::format::{self, ObjectRecord, SegmentKind, SegmentRecord};
 use crate::index::{Batch, Index, Kept};
 use crate::mark::Mark;
 use crate::opening;
@@ -28,7 +29,6 @@ use crate::places::put_places;
 use crate::progress::Progress;
 use crate::proof::read_what_can_be;
 use crate::slots::{Segments, Slots, SlotsOfSegments, bytes_of};
-use crate::superblock::SEGMENT_BYTES_RANGE;
 use crate::upload::page_ids;
 
 /// Bytes of changes that are made as one.
@@ -52,8 +52,31 @@ pub fn restore(
     damaged: Damaged,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<RestoreReport> {
+    let made = make(from, directory, damaged, progress);
+    made.map_err(|error| {
+        no_room(
+            error,
+            "free some in the new store's filesystem, then begin again",
+        )
+    })
+}
+
+fn make(
+    from: &Path,
+    directory: &Path,
+    damaged: Damaged,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<RestoreReport> {
     let source = Source::open(from)?;
+    if directory::is_within(directory, from)? {
+        return Err(StoreError::NotMade {
+            path: directory.into(),
+            why: "it is in the backup: name a directory elsewhere".into(),
+        });
+    }
     clear(directory)?;
+    // Who may look into the backup may look into the store.
+    directory::make(directory, directory::mode(from)?)?;
     let options = StoreOptions {
         segment_bytes: source.catalogue.header().segment_bytes,
         ..StoreOptions::default()
@@ -78,8 +101,8 @@ pub fn restore(
             match entry {
                 Entry::Kept(kept) => making.batch.put_kept(kept, key, value),
                 Entry::Segment => {
-                    let (id, record) = decode_segment(key, value)?;
-                    making.batch.put_segment(id, &record);
+                    let (id, copied) = Copied::decode(key, value)?;
+                    making.batch.put_segment(id, &copied.record);
                 }
                 Entry::Damaged => {}
             }
@@ -90,7 +113,7 @@ pub fn restore(
     match made {
         Ok(_) => {
             report.made = true;
-            finished(directory)?;
+            directory::end_restoration(directory)?;
         }
         Err(_) if is_refused => clear(directory)?,
         Err(error) => {
@@ -116,12 +139,6 @@ fn mark_unfinished(directory: &Path) -> Result<()> {
     let path = directory.join(format::RESTORING_FILE);
     let made = File::create(&path).and_then(|file| file.sync_all());
     made.map_err(|error| StoreError::io("creating", path, error))?;
-    sync_directory(directory)
-}
-
-fn finished(directory: &Path) -> Result<()> {
-    let path = directory.join(format::RESTORING_FILE);
-    fs::remove_file(&path).map_err(|error| StoreError::io("removing", path, error))?;
     sync_directory(directory)
 }
 
@@ -179,6 +196,8 @@ struct Source {
     place: Place,
     catalogue: Catalogue,
     segments: Segments,
+    /// Which copies of them are meant.
+    lists: BTreeMap<SegmentId, ListDigest>,
     /// What objects refer to.
     used: SlotsOfSegments,
     /// Objects that the store had damaged.
@@ -194,6 +213,7 @@ impl Source {
         let mut source = Self {
             place,
             segments: Segments::new(),
+            lists: BTreeMap::new(),
             used: SlotsOfSegments::default(),
             damaged: BTreeSet::new(),
             objects: 0,
@@ -216,6 +236,7 @@ impl Source {
         let Self {
             catalogue,
             segments,
+            lists,
             used,
             damaged,
             ..
@@ -225,8 +246,9 @@ impl Source {
         catalogue.each(|entry, key, value| {
             match entry {
                 Entry::Segment => {
-                    let (id, record) = decode_segment(key, value)?;
-                    segments.insert(id, record);
+                    let (id, copied) = Copied::decode(key, value)?;
+                    segments.insert(id, copied.record);
+                    lists.insert(id, copied.list);
                 }
                 Entry::Damaged => {
                     let id = ObjectId::from_slice(key);
@@ -319,10 +341,10 @@ impl Source {
         mut making: Option<&mut Making<'_>>,
         tell: &mut dyn FnMut(u64),
     ) -> Result<Slots> {
-        let header = self.catalogue.header();
-        let stem = stem(id, record, header.commits);
-        let listed = self.listed(id, record, &stem);
-        let from = File::open(self.place.segment(&stem));
+        let digest = self.lists[&id];
+        let stem = stem(id, &digest);
+        let listed = self.listed(id, record, &digest);
+        let from = read_file(&self.place.segment(&stem));
         if let Err(error) = &from {
             tracing::warn!(%error, path = %self.place.segment(&stem).display(), "opening a copy");
         }
@@ -376,14 +398,12 @@ impl Source {
         &self,
         id: SegmentId,
         record: &SegmentRecord,
-        stem: &str,
+        digest: &ListDigest,
     ) -> Option<Vec<Option<PageId>>> {
-        let path = self.place.pages(stem);
+        let path = self.place.pages(&stem(id, digest));
         let list = match PageList::read(&path) {
             Ok(list) => list.filter(|list| {
-                list.store == self.catalogue.header().identity
-                    && list.segment == id
-                    && list.pages.len() as u64 == u64::from(record.used)
+                list.digest() == *digest && list.pages.len() as u64 == u64::from(record.used)
             }),
             Err(error) => {
                 tracing::warn!(%error, "reading a list of pages");
@@ -415,19 +435,4 @@ fn decode_object(key: &[u8], value: &[u8]) -> Result<(ObjectId, ObjectRecord)> {
     let id = ObjectId::from_slice(key);
     let id = id.ok_or_else(|| StoreError::Corrupt("an object's digest".into()))?;
     Ok((id, ObjectRecord::decode(id, value)?))
-}
-
-fn decode_segment(key: &[u8], value: &[u8]) -> Result<(SegmentId, SegmentRecord)> {
-    let wrong = || StoreError::Corrupt("a segment's record is impossible".into());
-    let id = SegmentId(u32::from_be_bytes(key.try_into().map_err(|_| wrong())?));
-    let record = SegmentRecord::decode(value)?;
-    let windows = u64::from(record.used) % PAGES_PER_WINDOW == 0;
-    let is_possible = record.state != SegmentState::Retired
-        && SEGMENT_BYTES_RANGE.contains(&(u64::from(record.capacity) * PAGE_SIZE))
-        && (record.kind == SegmentKind::Sparse || windows);
-    if is_possible {
-        Ok((id, record))
-    } else {
-        Err(wrong())
-    }
 }
