@@ -66,6 +66,7 @@ fn requests() -> Vec<(&'static str, Value)> {
         ("/v1/registry/known", json!(["z@1"])),
         ("/v1/gc", json!({"dry_run": true, "grace_seconds": 0})),
         ("/v1/fsck", json!({"content": false})),
+        ("/v1/scrub", json!({"rate": 1_000_000_000_000u64})),
         ("/v1/images/a/b/tag", json!({"name": "a", "tag": "c"})),
         ("/v1/tokens", json!({"name": "a", "scope": "read"})),
     ]

@@ -10,6 +10,7 @@
 //! told of, and silent where it is not. The mark tells the two apart, and the keys show a hole.
 
 mod batch;
+mod damage;
 mod gate;
 mod inspection;
 mod kept;
