@@ -21,6 +21,7 @@ mod directory;
 mod error;
 pub mod evacuate;
 pub mod format;
+pub mod holders;
 mod index;
 mod ingest;
 mod intake;

@@ -166,7 +166,12 @@ impl Store {
         let mut over: Vec<_> = damage.iter().map(|(at, _)| at).collect();
         let mut used = DamagedSlots::default();
         // No commit comes to refer to one of them, as they count as missing.
-        self.snapshot().for_each_object(|_, record| {
+        let snapshot = {
+            // Under the lock: a collection may take an object away for a moment.
+            let _writer = self.writer();
+            self.snapshot()
+        };
+        snapshot.for_each_object(|_, record| {
             for extent in record.map.extents() {
                 let (segment, slot) = (extent.segment, extent.slot);
                 for (at, expected) in damage.among(Location { segment, slot }, extent.count) {
@@ -175,6 +180,7 @@ impl Store {
             }
             Ok(())
         })?;
+        drop(snapshot);
         over.retain(|at| {
             used.get(*at)
                 .is_none_or(|expected| self.is_right(*at, expected))

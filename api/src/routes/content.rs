@@ -67,6 +67,9 @@ pub(super) async fn object_or_page(
             let held = held.ok_or_else(|| Problem::nothing_is(format!("object or page {id}")))?;
             let mut page = vec![0; PAGE_SIZE as usize];
             store.read_page(held.value, &mut page)?;
+            if ObjectId::of(&page) != id {
+                return Err(StoreError::Damaged(id).into());
+            }
             Ok(page)
         })
         .await?;

@@ -95,7 +95,7 @@ fn nothing_of_a_json_body_is_overlooked() {
                 let mut empty = request.clone();
                 empty.pointer_mut(&place).unwrap()[name] = Value::Null;
                 let status = service.post(path, &empty).status;
-                let may_be_null = ["data", "grace_seconds"].contains(&name.as_str());
+                let may_be_null = ["data", "grace_seconds", "rate"].contains(&name.as_str());
                 assert!(
                     status == 400 || may_be_null,
                     "{path}{place}/{name}: {status}"
