@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use pool_store::scrub::State as ScrubState;
 use pool_store::stats::StoreStats;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -44,10 +45,57 @@ pub struct Metrics {
     collection_seconds: Histogram,
     collection_hold_seconds: Histogram,
     uploads: Gauge<u64, AtomicU64>,
+    scrubs: Scrubs,
     store: StoreGauges,
 }
 
 type StoreGauge = Gauge<u64, AtomicU64>;
+
+/// What scrubs did.
+#[derive(Debug, Default)]
+struct Scrubs {
+    read_bytes: Counter,
+    passes: Counter,
+    completed_at: StoreGauge,
+    damaged_objects: StoreGauge,
+}
+
+impl Scrubs {
+    fn register(registry: &mut Registry) -> Self {
+        let scrubs = Self::default();
+        let Self {
+            read_bytes,
+            passes,
+            completed_at,
+            damaged_objects,
+        } = &scrubs;
+        for (name, help, counter) in [
+            (
+                "scrub_read_bytes",
+                "Bytes of segments that scrubs have read",
+                read_bytes,
+            ),
+            ("scrubs", "Scrubs that came to the store's end", passes),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        for (name, help, gauge) in [
+            (
+                "scrub_completed_timestamp_seconds",
+                "When the last scrub came to the store's end, since 1970; 0 is never",
+                completed_at,
+            ),
+            (
+                "scrub_damaged_objects",
+                "Objects that it found damaged, or that the one under way has found so far",
+                damaged_objects,
+            ),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
+        scrubs
+    }
+}
 
 #[derive(Debug, Default)]
 struct StoreGauges {
@@ -62,6 +110,7 @@ struct StoreGauges {
     segments: StoreGauge,
     retired_segments: StoreGauge,
     disk_bytes: StoreGauge,
+    damaged_pages: StoreGauge,
 }
 
 fn histogram() -> Histogram {
@@ -115,6 +164,7 @@ impl Metrics {
         let uploads = Gauge::default();
         r.register("uploads", "Uploads under way", uploads.clone());
         Self {
+            scrubs: Scrubs::register(r),
             store: StoreGauges::register(r),
             registry,
             requests,
@@ -170,14 +220,34 @@ impl Metrics {
         self.collection_hold_seconds.observe(held.as_secs_f64());
     }
 
+    /// Counts what a scrub reads.
+    pub(crate) fn note_scrub_step(&self, read: u64) {
+        self.scrubs.read_bytes.inc_by(read);
+    }
+
+    /// Counts a scrub that ended, or was ended.
+    pub(crate) fn note_scrub(&self, scrubbed: &pool_gc::Scrubbed) {
+        self.scrubs.passes.inc_by(scrubbed.is_complete.into());
+    }
+
     /// The text that Prometheus scrapes (OpenMetrics 1.0).
     pub(crate) fn encode(
         &self,
         stats: &StoreStats,
         uploads: u64,
+        damaged_pages: u64,
+        scrubbed: &ScrubState,
     ) -> Result<String, std::fmt::Error> {
         self.uploads.set(uploads);
         self.store.set(stats);
+        self.store.damaged_pages.set(damaged_pages);
+        self.scrubs
+            .completed_at
+            .set(scrubbed.completed_at.unwrap_or(0));
+        let under_way = scrubbed.pass.as_ref().map(|pass| &pass.found);
+        let found = under_way.or(scrubbed.last.as_ref());
+        let damaged = found.map_or(0, |found| found.damaged_objects.len() as u64);
+        self.scrubs.damaged_objects.set(damaged);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)
@@ -230,6 +300,11 @@ impl StoreGauges {
                 "store_disk_bytes",
                 "Bytes of disk that segments take up",
                 &gauges.disk_bytes,
+            ),
+            (
+                "store_damaged_pages",
+                "Pages that are known to be damaged, and wait for a push of what has them",
+                &gauges.damaged_pages,
             ),
         ] {
             registry.register(name, help, gauge.clone());

@@ -278,6 +278,20 @@ foreign! {
             ])}),
         )),
     ]);
+    /// `pool_gc::Scrubbed`.
+    Scrubbed => object([
+        ("complete", told(
+            "It came to the store's end; otherwise the service was stopped, and the next one goes on there",
+            json!({"type": "boolean"}),
+        )),
+        ("segments", count_of("Segments read")),
+        ("pages", count_of("Pages in them that objects consist of")),
+        ("doubtful_pages", count_of("Pages for which their objects had to be asked")),
+        ("damaged_objects", told(
+            "Objects that are not what their digests say",
+            json!({"type": "array", "items": digest()}),
+        )),
+    ]);
     /// `pool_gc::Why`.
     Why => object([
         ("thing", told("What was asked about", json!({"type": "object"}))),
@@ -393,6 +407,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_document_describes_a_scrub_as_it_is() {
+        let scrubbed = pool_gc::Scrubbed {
+            is_complete: true,
+            report: pool_store::scrub::ScrubReport::default(),
+        };
+        let scrubbed = serde_json::to_value(scrubbed).unwrap();
+        let schema = <Scrubbed as utoipa::PartialSchema>::schema();
+        let schema = serde_json::to_value(schema).unwrap();
+        assert_eq!(keys(&scrubbed), keys(&schema["properties"]));
+    }
+
     /// A description with all that may be left out: the document has no fewer and no other names.
     #[test]
     fn the_document_describes_a_description_as_it_is() {
@@ -420,6 +446,7 @@ mod tests {
             <StoreStats as utoipa::PartialSchema>::schema(),
             <CollectReport as utoipa::PartialSchema>::schema(),
             <FsckReport as utoipa::PartialSchema>::schema(),
+            <Scrubbed as utoipa::PartialSchema>::schema(),
             <Why as utoipa::PartialSchema>::schema(),
         ];
         for schema in schemas {

@@ -1,21 +1,24 @@
 //! The service behind the routes: the store, uploads under way, tokens, limits, counters.
 
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::num::NonZeroU64;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Condvar, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
-use pool_gc::{CollectOptions, CollectReport};
-use pool_store::Store;
+use pool_core::digest::ObjectId;
+use pool_gc::{CollectOptions, CollectReport, Scrubbed};
 use pool_store::format::STAGING_DIRECTORY;
+use pool_store::scrub::State as ScrubState;
 use pool_store::stats::StoreStats;
+use pool_store::{Progress, Store, now, time_of};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::auth::Gate;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
-use crate::problem::{BUSY, Problem, Result};
+use crate::problem::{BUSY, Problem, Result, SCRUB_RUNNING};
 use crate::uploads::Sessions;
 
 /// What a client may ask for at once.
@@ -77,8 +80,35 @@ struct Inner {
     json_room: Room,
     announced_room: Room,
     metrics: Metrics,
-    stopping: AtomicBool,
+    stopping: Stopping,
+    /// Held while the store is scrubbed.
+    scrubbing: Mutex<()>,
     counted: Mutex<Option<Counted>>,
+}
+
+/// One word that ends what takes long.
+#[derive(Debug, Default)]
+struct Stopping {
+    is_said: Mutex<bool>,
+    said: Condvar,
+}
+
+impl Stopping {
+    fn say(&self) {
+        *self.is_said.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.said.notify_all();
+    }
+
+    fn is_said(&self) -> bool {
+        *self.is_said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until it is said, and not for longer than `most`; true when it is.
+    fn wait(&self, most: Duration) -> bool {
+        let is_said = self.is_said.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.said.wait_timeout_while(is_said, most, |said| !*said);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
 }
 
 /// Memory that requests share.
@@ -120,7 +150,8 @@ impl Service {
             announced_room: Room::of(options.limits.json_at_once),
             options,
             metrics: Metrics::new(),
-            stopping: AtomicBool::new(false),
+            stopping: Stopping::default(),
+            scrubbing: Mutex::default(),
             counted: Mutex::default(),
         }))
     }
@@ -166,11 +197,11 @@ impl Service {
 
     /// From now on the service says that it is not ready.
     pub fn stop(&self) {
-        self.0.stopping.store(true, Ordering::Relaxed);
+        self.0.stopping.say();
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        self.0.stopping.load(Ordering::Relaxed)
+        self.0.stopping.is_said()
     }
 
     /// Collects what nothing refers to, and counts it.
@@ -195,6 +226,53 @@ impl Service {
     pub async fn checkpoint_if_due(&self) -> Result<()> {
         self.with_store(|store| Ok(store.checkpoint_if_due().map(drop)?))
             .await
+    }
+
+    /// Goes on with the scrub that was interrupted last, or begins one, reading at most `rate` bytes a second. It ends early
+    /// when the service is told to stop.
+    pub async fn scrub(&self, rate: Option<NonZeroU64>) -> Result<Scrubbed> {
+        let service = self.clone();
+        blocking(move || {
+            let _alone = match service.0.scrubbing.try_lock() {
+                Ok(alone) => alone,
+                Err(TryLockError::Poisoned(alone)) => alone.into_inner(),
+                Err(TryLockError::WouldBlock) => {
+                    let what = "the store is being scrubbed already";
+                    return Err(Problem::new(StatusCode::CONFLICT, SCRUB_RUNNING, what)
+                        .hint("wait for it to end: GET /metrics has pool_scrub_read_bytes_total"));
+                }
+            };
+            let mut last = Instant::now();
+            // Each step for itself: what took longer than it should is not made up for.
+            let mut step = |progress: Progress| {
+                service.metrics().note_scrub_step(progress.read);
+                let due = rate.map_or(Duration::ZERO, |rate| time_of(progress.read, rate));
+                let is_stopped = service.0.stopping.wait(due.saturating_sub(last.elapsed()));
+                last = Instant::now();
+                if is_stopped {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            };
+            let scrubbed = pool_gc::scrub(service.store(), &mut step)?;
+            service.metrics().note_scrub(&scrubbed);
+            Ok(scrubbed)
+        })
+        .await
+    }
+
+    /// How far scrubs of the store have come. Blocks.
+    pub fn scrub_state(&self) -> ScrubState {
+        ScrubState::read(self.0.store.directory(), now())
+    }
+
+    /// Takes note of objects that were found not to be what their digests say, so that the next push of them is taken for
+    /// one of something new. Blocks.
+    pub fn note_damaged(&self, objects: &[ObjectId]) {
+        if let Err(error) = self.0.store.note_damaged(objects) {
+            tracing::error!(%error, "taking note of damage");
+        }
     }
 
     /// Runs `work` on the store, on a thread that may block.

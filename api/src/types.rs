@@ -3,6 +3,8 @@
 //! Digests are 64 lower-case hexadecimal digits, times are seconds since 1970-01-01 UTC, lengths
 //! are bytes unless their name says pages.
 
+use std::num::NonZeroU64;
+
 use pool_core::description::Description;
 use pool_core::digest::ObjectId;
 use pool_core::name::{ImageRef, LibraryRef, Name};
@@ -322,6 +324,12 @@ pub struct Stats {
     pub dense_from_pages: u32,
     /// Uploads under way.
     pub uploads: u64,
+    /// Pages that are known to be damaged, and wait for a push of what has them.
+    #[serde(default)]
+    pub damaged_pages: u64,
+    /// When all of the store was last found to be what it says, or was not; seconds since 1970.
+    #[serde(default)]
+    pub scrubbed_at: Option<Timestamp>,
 }
 
 /// How to collect.
@@ -334,6 +342,16 @@ pub struct CollectRequest {
     /// default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_seconds: Option<u64>,
+}
+
+/// How to scrub.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScrubRequest {
+    /// Bytes a second that are read at most; as many as the disk gives if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>, minimum = 1)]
+    pub rate: Option<NonZeroU64>,
 }
 
 /// How thoroughly to check.

@@ -31,7 +31,7 @@ use pool_api::client::ClientError;
                   pool ls\n  \
                   pool cat lib/zlib@1.3 > zlib.pages\n  \
                   pool rm image/app:v1 && pool gc --grace 0\n\n\
-                  Exit codes: 0 done, 1 failed (for fsck: damage found), 2 wrong use."
+                  Exit codes: 0 done, 1 failed (for fsck and scrub: damage found), 2 wrong use."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -68,7 +68,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) cacert: Option<PathBuf>,
     /// Give up when the service says nothing for so long; 0 is never, but for a host that is gone
-    /// [default: 600, never for gc and fsck]
+    /// [default: 600, never for gc, fsck and scrub]
     #[arg(long, global = true, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,
     /// Print JSON
@@ -98,6 +98,7 @@ enum Verb {
     Why(verbs::why::Why),
     Fsck(verbs::fsck::Fsck),
     Scrub(verbs::scrub::Scrub),
+    Leases(verbs::leases::Leases),
     Init(verbs::init::Init),
     Backup(verbs::backup::Backup),
     Restore(verbs::restore::Restore),
@@ -127,6 +128,7 @@ impl Verb {
             Self::Why(verb) => verb.run(global),
             Self::Fsck(verb) => verb.run(global),
             Self::Scrub(verb) => verb.run(global),
+            Self::Leases(verb) => verb.run(global),
             Self::Init(verb) => verb.run(global),
             Self::Backup(verb) => verb.run(global),
             Self::Restore(verb) => verb.run(global),

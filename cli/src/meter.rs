@@ -3,10 +3,10 @@
 use std::io::{self, IsTerminal as _};
 use std::num::NonZeroU64;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use pool_store::Progress;
+use pool_store::{Progress, time_of};
 
 /// Tells a person at a terminal, on standard error, how far a work has come.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Meter {
         self.bar.set_position(progress.done);
         self.read += progress.read;
         if let Some(rate) = self.rate {
-            thread::sleep(due(self.read, rate).saturating_sub(self.begun.elapsed()));
+            thread::sleep(time_of(self.read, rate).saturating_sub(self.begun.elapsed()));
         }
     }
 }
@@ -52,24 +52,5 @@ impl Meter {
 impl Drop for Meter {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
-    }
-}
-
-/// When `read` bytes may have been read at the earliest, at `rate` bytes a second.
-fn due(read: u64, rate: NonZeroU64) -> Duration {
-    let nanoseconds = u128::from(read) * 1_000_000_000 / u128::from(rate.get());
-    Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rate_is_kept_over_all() {
-        let rate = NonZeroU64::new(1 << 20).unwrap();
-        assert_eq!(due(3 << 19, rate), Duration::from_millis(1500));
-        let slow = NonZeroU64::new(1).unwrap();
-        assert_eq!(due(u64::MAX, slow), Duration::from_nanos(u64::MAX));
     }
 }

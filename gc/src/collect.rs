@@ -93,7 +93,12 @@ pub fn collect(store: &Store, options: &CollectOptions) -> Result<CollectReport>
     let mut report = if options.dry_run {
         rehearse(store, options)?
     } else {
-        perform(store, options)?
+        let report = perform(store, options)?;
+        // What was damaged may have gone with it.
+        if let Err(error) = store.mend() {
+            tracing::warn!(%error, "forgetting what was damaged");
+        }
+        report
     };
     if !options.dry_run
         && let Err(error) = store.checkpoint_if_due()

@@ -98,7 +98,7 @@ impl Problem {
             | Self::PageContent
             | Self::WindowContent
             | Self::ObjectContent => {
-                "check the disk, remove what pool why names for it, collect, and push it again"
+                "check the disk, then push it again through this service, which writes what is damaged anew"
             }
             Self::MissingObject => "push the image or library version again under the same name",
             Self::Tag | Self::Reference | Self::UnusedSince => {
@@ -136,6 +136,9 @@ pub struct FsckReport {
     pub windows: u64,
     /// Everything wrong.
     pub findings: Vec<Finding>,
+    /// Objects that cannot be read, or are not what their digests say; not for those who read reports.
+    #[serde(skip)]
+    pub damaged_objects: Vec<ObjectId>,
 }
 
 impl FsckReport {
@@ -359,6 +362,9 @@ fn check_objects(
             let looked = view
                 .digest_of(&record)
                 .and_then(|found| Ok((found, view.ends_in_zeros(&record)?)));
+            if !matches!(looked, Ok((found, true)) if found == id) {
+                report.damaged_objects.push(id);
+            }
             match report.note(looked) {
                 Some((found, _)) if found != id => report.find(
                     Problem::ObjectContent,

@@ -4,7 +4,7 @@
 //! the rest out of the index, [`compact`] empties mostly dead segments. Disk is given back before,
 //! between and after these steps, so that a nearly full one lets a collection go on. The
 //! store checks each proposal again (`pool_store::collection`). [`mod@fsck`] compares everything with
-//! everything and changes nothing; [`mod@why`] tells what keeps a thing.
+//! everything and changes nothing; [`mod@scrub`] reads everything, a part at a time; [`mod@why`] tells what keeps a thing.
 //!
 //! # How data could be lost, and why it is not
 //!
@@ -21,6 +21,8 @@
 //!   with all its pages.
 //! - *A holder maps a segment whose last object went.* Segments are leased too. They are retired
 //!   first and unlinked only while nobody leases them; an unlinked file lives while it is mapped.
+//! - *An object follows to where its damaged pages are whole.* That is a look-up and a batch under the writer's lock, and
+//!   what it comes to refer to is in the barrier, as with a commit.
 //! - *A stop between two batches.* Names go first, then objects, then pages and windows, then
 //!   segments; each batch is durable before the next begins. What is left over is garbage of the
 //!   next collection, never a reference to something gone.
@@ -36,12 +38,14 @@ mod collect;
 pub mod compact;
 pub mod fsck;
 pub mod mark;
+pub mod scrub;
 pub mod sweep;
 pub mod why;
 
 pub use collect::{CollectOptions, CollectReport, collect};
 pub use fsck::{Finding, FsckLevel, FsckReport, fsck};
-pub use why::{Thing, Why, why, why_at};
+pub use scrub::{Scrubbed, scrub};
+pub use why::{Keepers, Thing, Why, why, why_at};
 
 use pool_store::StoreError;
 use thiserror::Error;

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +20,14 @@ use serde::Deserialize;
 /// Where the service listens unless it is told otherwise.
 pub const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7420);
+
+/// A week: a disk that goes bad does so over weeks, pages that are not read for longer are those that nobody would find
+/// damaged in time, and a push mends them while whoever built them still can.
+const SCRUB_INTERVAL: Duration = Duration::from_secs(7 * 86_400);
+
+/// Bytes a second of a scrub: a tenth or less of what a disk gives, so that nobody notices, and a terabyte takes 14
+/// hours.
+const SCRUB_RATE: u64 = 20_000_000;
 
 /// Keeps each page of unikernel images and their libraries once, and serves them over HTTP.
 #[derive(Debug, Default, Parser)]
@@ -57,6 +66,13 @@ pub struct Arguments {
     /// Collect garbage every so many seconds; 0 is never [default: 0]
     #[arg(long, value_name = "SECONDS")]
     pub collect_interval: Option<u64>,
+    /// Read all that is stored, and look for damage, every so many seconds; 0 is never
+    /// [default: 604800, a week]
+    #[arg(long, value_name = "SECONDS")]
+    pub scrub_interval: Option<u64>,
+    /// ... so many bytes a second at most; 0 is as many as the disk gives [default: 20000000]
+    #[arg(long, value_name = "BYTES")]
+    pub scrub_rate: Option<u64>,
     /// Most bytes of a file sent whole, or of the pages of one request [default: 4 GiB]
     #[arg(long, value_name = "BYTES")]
     pub body_limit: Option<u64>,
@@ -90,6 +106,8 @@ struct ConfigFile {
     socket: Option<PathBuf>,
     grace: Option<u64>,
     collect_interval: Option<u64>,
+    scrub_interval: Option<u64>,
+    scrub_rate: Option<u64>,
     body_limit: Option<u64>,
     max_uploads: Option<usize>,
     upload_idle: Option<u64>,
@@ -127,6 +145,10 @@ pub struct Settings {
     pub grace: Duration,
     /// Time between collections, if they are to run by themselves.
     pub collect_interval: Option<Duration>,
+    /// Time between scrubs, if they are to run by themselves.
+    pub scrub_interval: Option<Duration>,
+    /// Bytes a second that these read at most.
+    pub scrub_rate: Option<NonZeroU64>,
     /// What a client may ask for at once.
     pub limits: Limits,
     /// From how many pages on a window is stored densely.
@@ -149,6 +171,8 @@ impl Settings {
             socket: None,
             grace: Duration::from_secs(86_400),
             collect_interval: None,
+            scrub_interval: Some(SCRUB_INTERVAL),
+            scrub_rate: NonZeroU64::new(SCRUB_RATE),
             limits: Limits::default(),
             dense_from_pages: pool_store::placement::PlacementPolicy::default().dense_from_pages,
             segment_bytes: pool_store::StoreOptions::default().segment_bytes,
@@ -176,6 +200,12 @@ impl Settings {
         }
         settings.collect_interval = seconds(flags.collect_interval, file.collect_interval)
             .filter(|interval| !interval.is_zero());
+        settings.scrub_interval = seconds(flags.scrub_interval, file.scrub_interval)
+            .or(settings.scrub_interval)
+            .filter(|interval| !interval.is_zero());
+        if let Some(rate) = flags.scrub_rate.or(file.scrub_rate) {
+            settings.scrub_rate = NonZeroU64::new(rate);
+        }
         let limits = &mut settings.limits;
         limits.body = flags.body_limit.or(file.body_limit).unwrap_or(limits.body);
         limits.uploads = flags
@@ -289,6 +319,26 @@ mod tests {
                 .store
                 == Path::new("/x")
         );
+    }
+
+    #[test]
+    fn scrubs_are_a_week_apart_unless_told_otherwise() {
+        let scrubs = |flags: &[&str]| {
+            let settings = gather(&[&["--store", "s"], flags].concat()).unwrap();
+            let rate = settings.scrub_rate.map(NonZeroU64::get);
+            (settings.scrub_interval.map(|i| i.as_secs()), rate)
+        };
+        assert_eq!(scrubs(&[]), (Some(604_800), Some(20_000_000)));
+        assert_eq!(
+            scrubs(&["--scrub-interval", "0", "--scrub-rate", "0"]),
+            (None, None)
+        );
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("poolsvc.toml");
+        fs::write(&config, "scrub-interval = 5\nscrub-rate = 6\n").unwrap();
+        let config = config.to_str().unwrap();
+        let of_file = ["--config", config, "--scrub-rate", "7"];
+        assert_eq!(scrubs(&of_file), (Some(5), Some(7)));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod listen;
 mod maintenance;
 pub mod notify;
 mod paced;
+mod scrubbing;
 mod serve;
 mod shutdown;
 pub mod wiring;

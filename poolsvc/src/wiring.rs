@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::config::Settings;
 use crate::listen::Socket;
 use crate::shutdown::Stopper;
-use crate::{listen, maintenance, serve, shutdown};
+use crate::{listen, maintenance, scrubbing, serve, shutdown};
 
 /// Wait before looking again whether anything still uses the store.
 const CLOSING_PAUSE: Duration = Duration::from_millis(10);
@@ -31,6 +31,7 @@ pub struct Daemon {
     stop: Stopper,
     serving: JoinHandle<()>,
     maintaining: JoinHandle<()>,
+    scrubbing: JoinHandle<()>,
 }
 
 impl Daemon {
@@ -77,12 +78,19 @@ impl Daemon {
         let router = pool_api::routes::router(service.clone());
         let maintaining =
             maintenance::run(service.clone(), settings.collect_interval, stopped.clone());
+        let scrubbing = scrubbing::run(
+            service.clone(),
+            settings.scrub_interval,
+            settings.scrub_rate,
+            stopped.clone(),
+        );
         Ok(Self {
             address,
             service,
             stop,
             serving: tokio::spawn(serve::serve(router, tcp, socket, pace, stopped)),
             maintaining: tokio::spawn(maintaining),
+            scrubbing: tokio::spawn(scrubbing),
         })
     }
 
@@ -100,7 +108,7 @@ impl Daemon {
     pub async fn stop(self) {
         self.service.stop();
         self.stop.stop();
-        for task in [self.serving, self.maintaining] {
+        for task in [self.serving, self.maintaining, self.scrubbing] {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a part of the service ended badly");
             }

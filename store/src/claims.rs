@@ -2,8 +2,8 @@
 //!
 //! Whether they do takes a look at every byte, which nobody else should have to wait for. So it is found out before the
 //! writer's lock is taken: what is true of a list of digests stays true, wherever the pages are by then. Pages that the
-//! store has are read where the object will refer to them, so that one which the disk has changed is not taken for what
-//! its digest says.
+//! store has are read where the object will refer to them. One which the disk has changed is not taken for what its
+//! digest says: it is remembered as damaged, so that it counts as missing, and is sent, or written from what is at hand.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,12 +12,13 @@ use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::{SegmentId, Slot};
 use pool_core::page::{self, PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 
-use crate::Store;
 use crate::backend::SegmentFile;
+use crate::damage::{DamagedSlots, Expected};
 use crate::error::{Result, StoreError};
 use crate::format::Location;
-use crate::placement::{self, WindowPlan};
+use crate::placement::{self, Placement, WindowPlan};
 use crate::upload::{Upload, UploadObject};
+use crate::{Store, may_lack_file};
 
 /// Most segments that one reader keeps open.
 const MOST_OPEN: usize = 64;
@@ -84,7 +85,7 @@ impl Store {
         let mut reader = PageReader::new(self, given);
         let (mut proven, mut open) = (HashSet::new(), HashSet::new());
         for object in objects {
-            let is_known = self.object(object.id)?.is_some();
+            let is_known = self.whole_object(object.id)?.is_some();
             if !is_known && reader.prove(object)? {
                 proven.insert(object.id);
             } else {
@@ -93,6 +94,21 @@ impl Store {
         }
         proven.retain(|id| !open.contains(id));
         Ok(proven)
+    }
+
+    /// How an object is to lie. One that is known and damaged keeps its windows: others map it by them.
+    pub(crate) fn placement_of(&self, object: &UploadObject) -> Result<Placement> {
+        let known = self.object(object.id)?;
+        let known = known.filter(|known| known.map.extents().iter().any(|extent| extent.dense));
+        Ok(known.map_or(object.placement, |known| Placement::Windows {
+            phase: known.phase,
+        }))
+    }
+
+    /// True when a segment that should have a file has none.
+    fn is_lost(&self, id: SegmentId) -> Result<bool> {
+        let record = self.segment(id)?;
+        Ok(record.is_some_and(|record| !may_lack_file(record)))
     }
 }
 
@@ -205,21 +221,33 @@ impl<'a> PageReader<'a> {
         }
     }
 
-    /// Whether the pages of an object are all there and make it up; an error if they make up another one.
+    /// Whether the pages of an object are all there and make it up; an error if they make up another one. Damage that
+    /// is found on the way is remembered: those pages are not there.
     fn prove(&mut self, object: &UploadObject) -> Result<bool> {
+        loop {
+            let error = match self.compare(object) {
+                Ok(proven) => return Ok(proven),
+                Err(error) => error,
+            };
+            let damage = self.damage_in(object)?;
+            if self.store.remember(&damage)? > 0 {
+                continue;
+            }
+            return match error {
+                // Collected, or moved and collected, since it was looked up.
+                StoreError::NoSegment(_) => Ok(false),
+                error => Err(error),
+            };
+        }
+    }
+
+    fn compare(&mut self, object: &UploadObject) -> Result<bool> {
         let mut claim = self.claim(object);
         let mut content = vec![0; WINDOW_SIZE as usize];
-        for part in placement::plan(object.placement, &object.pages, self.store.policy) {
-            let index = self.store.view.index.now();
-            let known = match &part.dense {
-                Some(id) => index.window(id)?,
-                None => None,
-            };
+        for part in self.parts(object)? {
+            let known = self.known_window(&part)?;
             for piece in pieces(object, &part) {
-                let mut at = self.locate(piece.pages)?;
-                if part.dense.is_some() {
-                    at = self.places_in_window(known, &part, &at);
-                }
+                let at = self.places(&part, known, &piece)?;
                 if self.given.is_at_hand() && at.iter().all(Option::is_none) {
                     // It was hashed here, and is what will be written.
                     continue;
@@ -228,10 +256,8 @@ impl<'a> PageReader<'a> {
                 content.fill(0);
                 match self.read(&piece, &at, content) {
                     Ok(()) => claim.update(piece.first_page, content),
-                    // Not sent, or collected, or moved and collected, since it was looked up.
-                    Err(StoreError::MissingPages(_) | StoreError::NoSegment(_)) => {
-                        return Ok(false);
-                    }
+                    // Not sent, or collected since it was looked up.
+                    Err(StoreError::MissingPages(_)) => return Ok(false),
                     Err(error) => return Err(error),
                 }
             }
@@ -240,13 +266,75 @@ impl<'a> PageReader<'a> {
         Ok(true)
     }
 
+    /// The slots among those that an object would refer to that have not what they should.
+    fn damage_in(&mut self, object: &UploadObject) -> Result<DamagedSlots> {
+        let mut damage = DamagedSlots::default();
+        let mut content = vec![0; PAGE_SIZE as usize];
+        for part in self.parts(object)? {
+            let known = self.known_window(&part)?;
+            for piece in pieces(object, &part) {
+                let at = self.places(&part, known, &piece)?;
+                for (id, at) in piece.pages.iter().zip(at) {
+                    let (Some(id), Some(at)) = (id, at) else {
+                        continue;
+                    };
+                    let read = self.file(at.segment).map(|file| {
+                        file.read_exact_at(&mut content, at.slot.byte_offset())
+                            .is_ok()
+                    });
+                    let is_right = match read {
+                        Ok(read) => read && PageId::of(&content) == *id,
+                        Err(StoreError::NoSegment(segment)) => !self.store.is_lost(segment)?,
+                        Err(StoreError::Io { .. }) => false,
+                        Err(error) => return Err(error),
+                    };
+                    if !is_right {
+                        let expected = Expected {
+                            page: Some(*id),
+                            window: part.dense.filter(|_| known.is_some()),
+                        };
+                        damage.note(at, expected);
+                    }
+                }
+            }
+        }
+        Ok(damage)
+    }
+
+    fn parts(&self, object: &UploadObject) -> Result<Vec<WindowPlan>> {
+        let placement = self.store.placement_of(object)?;
+        Ok(placement::plan(placement, &object.pages, self.store.policy))
+    }
+
+    /// Where the store has the window of a part that is stored densely.
+    fn known_window(&self, part: &WindowPlan) -> Result<Option<Location>> {
+        match &part.dense {
+            Some(id) => self.store.whole_window(id),
+            None => Ok(None),
+        }
+    }
+
+    /// Where to read the pages of a piece of a part.
+    fn places(
+        &self,
+        part: &WindowPlan,
+        known: Option<Location>,
+        piece: &Piece<'_>,
+    ) -> Result<Vec<Option<Location>>> {
+        let at = self.locate(piece.pages)?;
+        Ok(match part.dense {
+            Some(_) => self.places_in_window(known, part, &at),
+            None => at,
+        })
+    }
+
     /// Where the store has each page; `None` for pages of zeros, and for those that it lacks.
     fn locate(&self, pages: &[Option<PageId>]) -> Result<Vec<Option<Location>>> {
         let mut at = vec![None; pages.len()];
         let asked = pages.iter().enumerate();
         let asked = asked.filter_map(|(nth, id)| Some((nth, (*id)?)));
         let (numbers, asked): (Vec<_>, Vec<_>) = asked.unzip();
-        let found = self.store.view.index.now().pages(&asked)?;
+        let found = self.store.whole_pages(&asked)?;
         for (nth, found) in numbers.into_iter().zip(found) {
             at[nth] = found;
         }

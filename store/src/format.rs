@@ -30,6 +30,10 @@ pub const JOURNAL_DIRECTORY: &str = "journal";
 pub const LOST_DIRECTORY: &str = "lost";
 /// Directory for the contents of uploads that are not committed yet.
 pub const STAGING_DIRECTORY: &str = "staging";
+/// How far scrubs of the store have come.
+pub const SCRUB_FILE: &str = "scrub";
+/// That until it is whole.
+pub const NEW_SCRUB_FILE: &str = "scrub.new";
 /// Empty file that is there while a store is restored from a backup.
 pub const RESTORING_FILE: &str = "restoring";
 
@@ -321,9 +325,57 @@ pub mod reference_key {
     }
 }
 
+/// Records of damaged slots, in `meta`.
+pub(crate) mod damaged {
+    use pool_core::digest::{DIGEST_SIZE, PageId, WindowId};
+    use pool_core::extent::{SegmentId, Slot};
+
+    use super::Location;
+    use crate::damage::Expected;
+
+    /// Before segment and slot, both big-endian.
+    pub(crate) const PREFIX: &[u8] = b"damaged/";
+
+    pub(crate) fn key(at: Location) -> Vec<u8> {
+        let (segment, slot) = (at.segment.0.to_be_bytes(), at.slot.0.to_be_bytes());
+        [PREFIX, &segment, &slot].concat()
+    }
+
+    /// The digest of the page, and that of the window; zeros stand for what is not known.
+    pub(crate) fn encode(expected: Expected) -> [u8; 2 * DIGEST_SIZE] {
+        let mut out = [0; 2 * DIGEST_SIZE];
+        let (page, window) = out.split_at_mut(DIGEST_SIZE);
+        page.copy_from_slice(&expected.page.map_or([0; DIGEST_SIZE], |id| id.0));
+        window.copy_from_slice(&expected.window.map_or([0; DIGEST_SIZE], |id| id.0));
+        out
+    }
+
+    /// Reads a record; `None` when it is none.
+    pub(crate) fn decode(key: &[u8], value: &[u8]) -> Option<(Location, Expected)> {
+        let at = key.strip_prefix(PREFIX)?;
+        let (segment, slot) = at.split_at_checked(4)?;
+        let at = Location {
+            segment: SegmentId(u32::from_be_bytes(segment.try_into().ok()?)),
+            slot: Slot(u32::from_be_bytes(slot.try_into().ok()?)),
+        };
+        let (page, window) = value.split_at_checked(DIGEST_SIZE)?;
+        let page: [u8; DIGEST_SIZE] = page.try_into().ok()?;
+        let window: [u8; DIGEST_SIZE] = window.try_into().ok()?;
+        let is_known = |digest: &[u8; DIGEST_SIZE]| *digest != [0; DIGEST_SIZE];
+        let expected = Expected {
+            page: Some(page).filter(is_known).map(PageId),
+            window: Some(window).filter(is_known).map(WindowId),
+        };
+        Some((at, expected))
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use pool_core::digest::PageId;
+
     use super::*;
+    use crate::damage::Expected;
 
     #[test]
     fn records_round_trip() {
@@ -345,6 +397,16 @@ mod tests {
         let mut overfull = segment.encode();
         overfull[5] = 9;
         assert!(SegmentRecord::decode(&overfull).is_err());
+
+        let expected = Expected {
+            page: Some(PageId::of(b"page")),
+            window: None,
+        };
+        let (key, value) = (damaged::key(location), damaged::encode(expected));
+        assert_eq!(key, b"damaged/\x00\x00\x00\x03\x01\x02\x03\x04");
+        assert_eq!(damaged::decode(&key, &value), Some((location, expected)));
+        assert_eq!(damaged::decode(&key[..15], &value), None);
+        assert_eq!(damaged::decode(&key, &value[..63]), None);
 
         let id = ObjectId::of(b"object");
         let extent = Extent {

@@ -7,6 +7,7 @@
 //! new, makes it durable and names it, in that order. An upload that is given up leaves nothing.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::MutexGuard;
 
 use pool_core::digest::{ObjectId, PageId};
 
@@ -41,12 +42,13 @@ impl Store {
         }
     }
 
-    /// Pages of the upload that are neither stored nor sent, each once, in the order announced.
+    /// Pages of the upload that are neither stored nor sent, each once, in the order announced. What the store is known
+    /// to have damaged is not stored.
     pub fn missing_pages(&self, upload: &Upload) -> Result<Vec<PageId>> {
         let mut unknown = Vec::new();
         let mut seen = HashSet::new();
         for object in &upload.manifest().objects {
-            if self.object(object.id)?.is_some() {
+            if self.whole_object(object.id)?.is_some() {
                 continue;
             }
             unknown.extend(object.pages.iter().flatten().filter(|id| seen.insert(**id)));
@@ -56,7 +58,7 @@ impl Store {
         drop(offsets);
         let mut missing = Vec::new();
         for chunk in unknown.chunks(4096) {
-            let found = self.view.index.now().pages(chunk)?;
+            let found = self.whole_pages(chunk)?;
             missing.extend(
                 chunk
                     .iter()
@@ -123,11 +125,13 @@ impl Store {
             intake.take(object)?;
         }
         intake.check_required(manifest)?;
+        let can_mend = intake.can_mend();
         let (mut batch, objects, summary) = intake.finish();
         references::name_target(self, &mut batch, &manifest.target)?;
         writer.appender.sync()?;
         writer.appender.record(&mut batch);
         batch.commit()?;
+        writer.can_mend |= can_mend;
         if let Some(barrier) = &mut writer.barrier {
             for (id, record) in &objects {
                 barrier.protect(*id, record.map.extents());
@@ -142,6 +146,22 @@ impl Store {
         let done = result?;
         self.view.index.acknowledge()?;
         Ok(done)
+    }
+
+    /// [Answers](Self::answer), and has others follow to what was damaged and is here anew. That is not the author's
+    /// business: should it fail, it is done another time.
+    fn answer_and_mend<T>(
+        &self,
+        mut writer: MutexGuard<'_, Writer>,
+        result: Result<T>,
+    ) -> Result<T> {
+        let answer = self.answer(&mut writer, result);
+        let can_mend = std::mem::take(&mut writer.can_mend);
+        drop(writer);
+        if can_mend && let Err(error) = self.mend() {
+            tracing::warn!(%error, "mending what was damaged");
+        }
+        answer
     }
 
     /// Stores content that is at hand, all in one. The digests in `contents` were computed here, so pages that the
@@ -161,7 +181,7 @@ impl Conditional<'_> {
         let proven = store.proven(&upload.manifest().objects, Given::Sent(upload))?;
         let mut writer = store.writer();
         let result = store.commit_locked(&mut writer, upload, &proven, self.precondition);
-        store.answer(&mut writer, result)
+        store.answer_and_mend(writer, result)
     }
 
     /// [`Store::ingest`], if the precondition holds of the name that the content is to have.
@@ -185,14 +205,14 @@ impl Conditional<'_> {
                     if announced.contains(&content.id) {
                         continue;
                     }
-                    if store.object(content.id)?.is_none() {
+                    if store.whole_object(content.id)?.is_none() {
                         unknown.push(content);
                     }
                 }
                 if unknown.is_empty() {
                     manifest.validate()?;
                     let result = store.take_in(&mut writer, &manifest, given, &proven);
-                    return store.answer(&mut writer, result);
+                    return store.answer_and_mend(writer, result);
                 }
             }
             // Hashing and reading pages needs no lock, and what is announced now is not asked about again.

@@ -1,6 +1,7 @@
 //! One commit's placing of pages: what is known is found, what is new is written.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use pool_core::digest::{ObjectId, PageId, WindowId};
 use pool_core::extent::{Extent, ExtentMap, Slot};
@@ -8,6 +9,7 @@ use pool_core::page::{PAGE_SIZE, PageCount, WINDOW_SIZE};
 
 use crate::Store;
 use crate::claims::{self, Claim, PageReader, Piece};
+use crate::damage::{DamagedSlots, Expected};
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord};
 use crate::index::Batch;
@@ -27,6 +29,9 @@ pub(crate) struct Intake<'a, 'w> {
     placed_windows: HashMap<WindowId, Location>,
     distinct: HashSet<PageId>,
     batch: Batch<'a>,
+    damage: Arc<DamagedSlots>,
+    /// An object that was damaged has been placed anew.
+    is_mended: bool,
     /// Every object of the upload, known ones included.
     objects: BTreeMap<ObjectId, ObjectRecord>,
     pub(crate) summary: CommitSummary,
@@ -51,9 +56,23 @@ impl<'a, 'w> Intake<'a, 'w> {
             placed_windows: HashMap::new(),
             distinct: HashSet::new(),
             batch: store.view.index.batch(),
+            damage: store.damage(),
+            is_mended: false,
             objects: BTreeMap::new(),
             summary: CommitSummary::default(),
         }
+    }
+
+    /// True when what others have damaged is here anew.
+    pub(crate) fn can_mend(&self) -> bool {
+        let placed = |expected: Expected| {
+            let page = expected
+                .page
+                .is_some_and(|id| self.placed.contains_key(&id));
+            let window = expected.window.as_ref();
+            page || window.is_some_and(|id| self.placed_windows.contains_key(id))
+        };
+        self.is_mended || self.damage.iter().any(|(_, expected)| placed(expected))
     }
 
     pub(crate) fn finish(mut self) -> Finished<'a> {
@@ -70,6 +89,10 @@ impl<'a, 'w> Intake<'a, 'w> {
             return Ok(());
         }
         let record = match self.store.object(object.id)? {
+            Some(known) if known.map.length == object.length && self.damage.touch(&known) => {
+                self.is_mended = true;
+                self.place(object)?
+            }
             Some(known) if known.map.length == object.length => {
                 self.summary.known_pages += pages;
                 known
@@ -97,7 +120,8 @@ impl<'a, 'w> Intake<'a, 'w> {
         // Nearly always all are proven. The others were known a moment ago, or their pages were elsewhere.
         let is_proven = self.proven.contains(&object.id);
         let mut claim = (!is_proven).then(|| self.reader.claim(object));
-        for part in placement::plan(object.placement, &object.pages, self.store.policy) {
+        let placement = self.store.placement_of(object)?;
+        for part in placement::plan(placement, &object.pages, self.store.policy) {
             for piece in claims::pieces(object, &part) {
                 match part.dense {
                     Some(id) => {
@@ -119,7 +143,7 @@ impl<'a, 'w> Intake<'a, 'w> {
         }
         let map = ExtentMap::new(object.length, extents)
             .map_err(|error| StoreError::Extents(object.id, error))?;
-        let phase = match object.placement {
+        let phase = match placement {
             Placement::Sparse => 0,
             Placement::Windows { phase } => phase,
         };
@@ -137,7 +161,7 @@ impl<'a, 'w> Intake<'a, 'w> {
     ) -> Result<Location> {
         let known = match self.placed_windows.get(&id) {
             Some(placed) => Some(*placed),
-            None => self.store.view.index.now().window(&id)?,
+            None => self.store.whole_window(&id)?,
         };
         self.summary.shared_windows += u64::from(known.is_some());
         if let (Some(known), None) = (known, &claim) {
@@ -263,10 +287,7 @@ impl<'a, 'w> Intake<'a, 'w> {
                 positions.push(position);
             }
         }
-        for (position, found) in positions
-            .into_iter()
-            .zip(self.store.view.index.now().pages(&asked)?)
-        {
+        for (position, found) in positions.into_iter().zip(self.store.whole_pages(&asked)?) {
             at[position] = found;
         }
         Ok(at)
@@ -280,7 +301,7 @@ impl<'a, 'w> Intake<'a, 'w> {
                 record.clone()
             } else {
                 // Left out because the pool has it.
-                let record = self.store.object(id)?;
+                let record = self.store.whole_object(id)?;
                 let record = record.ok_or_else(|| StoreError::UnknownObjects(vec![id]))?;
                 self.summary.pages += record.map.page_count();
                 self.summary.known_pages += record.map.page_count();

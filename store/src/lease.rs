@@ -23,7 +23,7 @@ use crate::error::{Result, StoreError};
 
 /// A byte of the lease file, standing for an object or a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LeaseKey(u64);
+pub struct LeaseKey(pub(crate) u64);
 
 /// Objects lie above this offset, segments below.
 const OBJECT_BASE: u64 = 1 << 62;
@@ -68,6 +68,28 @@ struct LeaseFile {
     file: File,
     /// What the path named then.
     identity: Option<Identity>,
+}
+
+/// A byte that stands for nothing: between segments and objects.
+pub(crate) const PROBED: u64 = 1 << 61;
+
+/// A lock that holds nothing, for as long as this value lives: to see how the kernel shows one.
+#[derive(Debug)]
+pub(crate) struct Probe<'a>(&'a File);
+
+impl<'a> Probe<'a> {
+    /// `None` where no lock can be taken.
+    pub(crate) fn take(file: &'a File) -> Option<Self> {
+        ofd::lock_shared(file, PROBED).ok()?;
+        Some(Self(file))
+    }
+}
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        // It ends with the file, too.
+        let _ = ofd::unlock(self.0, PROBED);
+    }
 }
 
 /// Something that is held against collection for as long as this value lives.

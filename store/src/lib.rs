@@ -18,11 +18,13 @@ mod catalogue;
 mod claims;
 pub mod collection;
 mod creation;
+mod damage;
 pub mod descriptors;
 mod directory;
 mod error;
 pub mod evacuate;
 pub mod format;
+pub mod holders;
 mod index;
 mod ingest;
 mod intake;
@@ -30,6 +32,7 @@ mod journal;
 pub mod lease;
 pub mod manifest;
 mod mark;
+mod mend;
 mod opening;
 mod page_digest;
 pub mod placement;
@@ -58,7 +61,7 @@ pub use error::{Again, Result, StoreError};
 pub use format::Reference;
 pub use index::{Reader, records};
 pub use opening::may_lack_file;
-pub use progress::Progress;
+pub use progress::{Progress, time_of};
 pub use snapshot::Snapshot;
 pub use view::{Held, StoreView};
 
@@ -107,6 +110,8 @@ struct Writer {
     appender: Appender,
     /// What was committed since the running collection began; absent when none runs.
     barrier: Option<Barrier>,
+    /// A commit has placed anew what is damaged elsewhere, so that others can follow.
+    can_mend: bool,
 }
 
 impl Writer {
@@ -141,6 +146,7 @@ impl Store {
             lock,
         } = opening::open(directory)?;
         let view = StoreView::assemble(directory, superblock, index, backend)?;
+        view.set_damage(view.index.now().damaged()?);
         let appender = Appender::open(
             Arc::clone(&view.backend),
             &view.index,
@@ -152,6 +158,7 @@ impl Store {
             writer: Mutex::new(Writer {
                 appender,
                 barrier: None,
+                can_mend: false,
             }),
             _lock: lock,
         };
@@ -193,7 +200,7 @@ impl Store {
 }
 
 /// Seconds since 1970.
-fn now() -> Timestamp {
+pub fn now() -> Timestamp {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |elapsed| elapsed.as_secs())

@@ -101,7 +101,8 @@ pub(crate) fn damaged_objects(
     Ok(damaged)
 }
 
-fn is_whole(view: &StoreView, id: ObjectId, record: &ObjectRecord) -> bool {
+/// True when an object can be read and is what its digest says, zeros past its end included.
+pub(crate) fn is_whole(view: &StoreView, id: ObjectId, record: &ObjectRecord) -> bool {
     let found = view.digest_of(record);
     found.is_ok_and(|found| found == id) && view.ends_in_zeros(record).unwrap_or(false)
 }

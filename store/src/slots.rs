@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use pool_core::digest::ObjectId;
-use pool_core::extent::{Extent, SegmentId};
-use pool_core::page::PAGE_SIZE;
+use pool_core::extent::{Extent, SegmentId, Slot};
+use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW};
 
 use crate::Reader;
 use crate::error::{Result, StoreError};
@@ -16,6 +16,22 @@ pub(crate) type Segments = BTreeMap<SegmentId, SegmentRecord>;
 /// Bytes of a segment's used slots.
 pub(crate) fn bytes_of(record: &SegmentRecord) -> u64 {
     u64::from(record.used) * PAGE_SIZE
+}
+
+/// The parts of an extent, each in one window of the segment.
+pub(crate) fn by_window(extent: &Extent) -> impl Iterator<Item = Extent> + use<> {
+    let mut left = *extent;
+    std::iter::from_fn(move || {
+        let to_boundary = PAGES_PER_WINDOW as u32 - left.slot.page_in_window() as u32;
+        let run = Extent {
+            count: left.count.min(to_boundary),
+            ..left
+        };
+        left.file_page += u64::from(run.count);
+        left.slot.0 += run.count;
+        left.count -= run.count;
+        (run.count > 0).then_some(run)
+    })
 }
 
 /// A set of slots of one segment.
@@ -102,6 +118,15 @@ impl SlotsOfSegments {
         self.0.get(&segment)
     }
 
+    /// Every slot, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SegmentId, Slot)> + '_ {
+        self.0.iter().flat_map(|(segment, slots)| {
+            let bits = 0..slots.words.len() as u32 * u64::BITS;
+            let set = bits.filter(|slot| slots.contains(*slot));
+            set.map(|slot| (*segment, Slot(slot)))
+        })
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -118,7 +143,7 @@ impl SlotsOfSegments {
 
 #[cfg(test)]
 mod tests {
-    use pool_core::extent::{ExtentMap, Slot};
+    use pool_core::extent::ExtentMap;
 
     use super::*;
     use crate::format::SegmentKind;

@@ -9,7 +9,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::{ExtentMap, SegmentId};
@@ -18,6 +18,7 @@ use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW};
 use pool_core::registry::{Known, Reservation};
 
 use crate::backend::{Backend, SegmentFile};
+use crate::damage::DamagedSlots;
 use crate::directory;
 use crate::error::{Result, StoreError};
 use crate::format::{self, Location, ObjectRecord, SegmentRecord};
@@ -43,6 +44,8 @@ pub struct StoreView {
     mark: Mutex<Option<Mark>>,
     /// The writer follows nobody.
     followed: Option<Followed>,
+    /// See [`StoreView::damage`].
+    pub(crate) damage: RwLock<Arc<DamagedSlots>>,
     /// Open segments, as long as somebody uses them: a cache must not keep unlinked files alive.
     open: Mutex<HashMap<SegmentId, Weak<dyn SegmentFile>>>,
     /// A follower's scratch directory, removed when the view is dropped.
@@ -100,6 +103,7 @@ impl StoreView {
             leases: LeaseTable::open(&directory.join(format::LEASES_FILE))?,
             mark: Mutex::new(Mark::open(&directory.join(format::GENERATION_FILE))?),
             followed: None,
+            damage: RwLock::default(),
             open: Mutex::default(),
             scratch: None,
         })
@@ -451,14 +455,14 @@ impl StoreView {
         runs.iter().map(ids_of).collect()
     }
 
-    /// Those of `objects` that are not stored.
+    /// Those of `objects` that are not stored, or known to be damaged.
     pub fn unknown_objects(
         &self,
         objects: impl IntoIterator<Item = ObjectId>,
     ) -> Result<Vec<ObjectId>> {
         let mut unknown = Vec::new();
         for id in objects {
-            if self.object(id)?.is_none() {
+            if self.whole_object(id)?.is_none() {
                 unknown.push(id);
             }
         }

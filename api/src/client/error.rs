@@ -83,6 +83,16 @@ pub enum ClientError {
         /// What arrived.
         found: ObjectId,
     },
+    /// Content ended before its end.
+    #[error(
+        "{server} cut off what it sent: look at its log, and whether its store is sound (pool fsck --content)"
+    )]
+    CutOff {
+        /// Who sent it.
+        server: String,
+        /// What the connection met.
+        source: Box<ureq::Error>,
+    },
     /// Nothing has the name, or has no content.
     #[error("{0} has no content to fetch: pool why tells what needs it")]
     NoContent(Referent),

@@ -9,13 +9,14 @@ mod tests;
 
 use std::collections::HashSet;
 use std::io::{self, Read};
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pool_core::digest::ObjectId;
 use pool_core::name::{ImageRef, LibraryRef, Name, Referent};
 use pool_core::registry::{Known, Reservation, ReservationRequest};
-use pool_gc::{CollectReport, FsckReport, Why};
+use pool_gc::{CollectReport, FsckReport, Scrubbed, Why};
 use pool_store::manifest::TokenScope;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -32,8 +33,8 @@ pub use push::{PushOptions, PushReport};
 use crate::paths;
 use crate::problem::ProblemBody;
 use crate::types::{
-    CollectRequest, FsckRequest, Image, Library, NewToken, Stats, TagRequest, Token, TokenRequest,
-    UploadStarted, Version,
+    CollectRequest, FsckRequest, Image, Library, NewToken, ScrubRequest, Stats, TagRequest, Token,
+    TokenRequest, UploadStarted, Version,
 };
 
 /// How long the service may say and take nothing before it is given up, unless that is said.
@@ -141,7 +142,7 @@ impl Client {
 
     fn patience(&self, path: &str) -> Option<Duration> {
         match self.patience {
-            None if matches!(path, "/v1/gc" | "/v1/fsck") => None,
+            None if matches!(path, "/v1/gc" | "/v1/fsck" | "/v1/scrub") => None,
             None => Some(PATIENCE),
             Some(said) => Some(said).filter(|said| !said.is_zero()),
         }
@@ -288,6 +289,11 @@ impl Client {
     /// Checks the store; `content` reads every page.
     pub fn fsck(&self, content: bool) -> Result<FsckReport> {
         self.post("/v1/fsck", &FsckRequest { content })
+    }
+
+    /// Reads all of the store, `rate` bytes a second at most, going on where that was interrupted last.
+    pub fn scrub(&self, rate: Option<NonZeroU64>) -> Result<Scrubbed> {
+        self.post("/v1/scrub", &ScrubRequest { rate })
     }
 
     /// What keeps a thing.
@@ -478,7 +484,14 @@ struct Content {
 impl Read for Content {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.reader.read(buffer);
-        let read = read.map_err(|error| io::Error::other(self.client.lost(error.into())))?;
+        let read = read.map_err(|error| {
+            io::Error::other(match self.client.lost(error.into()) {
+                ClientError::Connection { server, source } => {
+                    ClientError::CutOff { server, source }
+                }
+                other => other,
+            })
+        })?;
         if let Some((expected, hasher)) = &mut self.check {
             hasher.update(&buffer[..read]);
             let is_the_end = read == 0 && !buffer.is_empty();

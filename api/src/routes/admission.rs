@@ -12,7 +12,7 @@ use crate::service::Service;
 
 /// The scope that a request needs; `None` for what everybody may ask.
 pub(super) fn required_scope(method: &str, path: &str) -> Option<TokenScope> {
-    let administers = ["/v1/gc", "/v1/fsck", "/v1/tokens"]
+    let administers = ["/v1/gc", "/v1/fsck", "/v1/scrub", "/v1/tokens"]
         .iter()
         .any(|route| path == *route || path.starts_with(&format!("{route}/")));
     match path {
@@ -98,6 +98,7 @@ mod tests {
             ("GET", "/v1/tokens", Some(Admin)),
             ("DELETE", "/v1/tokens/x", Some(Admin)),
             ("POST", "/v1/gc", Some(Admin)),
+            ("POST", "/v1/scrub", Some(Admin)),
             ("PATCH", "/v1/whatever", Some(Write)),
             ("OPTIONS", "/v1/libs", Some(Read)),
             ("OPTIONS", "/v1/gc", Some(Admin)),

@@ -7,7 +7,7 @@ use axum::extract::State;
 use pool_core::digest::PageId;
 use pool_core::extent::SegmentId;
 use pool_core::name::{ImageRef, LibraryRef};
-use pool_gc::{CollectReport, FsckLevel, FsckReport, GcError, Thing, Why};
+use pool_gc::{CollectReport, FsckLevel, FsckReport, GcError, Scrubbed, Thing, Why};
 use pool_store::Snapshot;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -20,12 +20,13 @@ use crate::json::JsonBody;
 use crate::problem::{Problem, ProblemBody, Result};
 use crate::schemas;
 use crate::service::Service;
-use crate::types::{CollectRequest, FsckRequest};
+use crate::types::{CollectRequest, FsckRequest, ScrubRequest};
 
 pub(super) fn routes() -> OpenApiRouter<Service> {
     OpenApiRouter::new()
         .routes(routes!(collect))
         .routes(routes!(fsck))
+        .routes(routes!(scrub))
         .routes(routes!(why_digest))
         .routes(routes!(why_library))
         .routes(routes!(why_image))
@@ -49,7 +50,7 @@ async fn collect(
     service.collect(grace, request.dry_run).await.map(Json)
 }
 
-/// Compare everything with everything, and change nothing.
+/// Compare everything with everything, and change nothing. What is found damaged is asked for by the next push of it.
 #[utoipa::path(
     post, path = "/v1/fsck", tag = "collection", request_body = FsckRequest,
     responses((status = 200, description = "What was looked at and found", body = schemas::FsckReport))
@@ -63,10 +64,31 @@ async fn fsck(
     } else {
         FsckLevel::Index
     };
+    let noting = service.clone();
     let report = service
-        .with_store(move |store| Ok(pool_gc::fsck(store, level)))
+        .with_store(move |store| {
+            let report = pool_gc::fsck(store, level);
+            noting.note_damaged(&report.damaged_objects);
+            Ok(report)
+        })
         .await?;
     Ok(Json(report))
+}
+
+/// Read all that is stored and compare it with its digests, going on where that was interrupted last. What is found damaged
+/// is asked for by the next push of it.
+#[utoipa::path(
+    post, path = "/v1/scrub", tag = "collection", request_body = ScrubRequest,
+    responses(
+        (status = 200, description = "What was read and found", body = schemas::Scrubbed),
+        (status = 409, description = "The store is being scrubbed", body = ProblemBody),
+    )
+)]
+async fn scrub(
+    State(service): State<Service>,
+    JsonBody(request): JsonBody<ScrubRequest>,
+) -> Result<Json<Scrubbed>> {
+    service.scrub(request.rate).await.map(Json)
 }
 
 #[derive(IntoParams)]

@@ -10,7 +10,7 @@ use futures_util::stream;
 use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::ExtentMap;
 use pool_core::page::PAGE_SIZE;
-use pool_store::{Held, Snapshot};
+use pool_store::{Held, Snapshot, StoreError};
 
 use crate::conditions::etag;
 use crate::problem::{Problem, Result};
@@ -67,6 +67,9 @@ pub(super) async fn object_or_page(
             let held = held.ok_or_else(|| Problem::nothing_is(format!("object or page {id}")))?;
             let mut page = vec![0; PAGE_SIZE as usize];
             store.read_page(held.value, &mut page)?;
+            if ObjectId::of(&page) != id {
+                return Err(StoreError::Damaged(id).into());
+            }
             Ok(page)
         })
         .await?;
@@ -105,7 +108,7 @@ fn immutable(id: ObjectId) -> [(header::HeaderName, HeaderValue); 4] {
 fn answer(service: &Service, headers: &HeaderMap, id: ObjectId, held: Held<ExtentMap>) -> Response {
     let length = held.value.length;
     part(headers, id, length, |from, to| {
-        body(service, held, from, to)
+        body(service, held, from, to, id)
     })
 }
 
@@ -153,31 +156,53 @@ fn part(
     }
 }
 
-/// Bytes `from` to `to` of the content, which is held until the last was read.
-fn body(service: &Service, held: Held<ExtentMap>, from: u64, to: u64) -> Body {
-    let store = Arc::clone(service.store());
+/// Bytes `from` to `to` of an object, which is held until the last was read. All of it is compared with its digest
+/// before the last of it is handed out; nothing tells whether a part is right.
+fn body(service: &Service, held: Held<ExtentMap>, from: u64, to: u64, id: ObjectId) -> Body {
+    let service = service.clone();
+    let is_whole = from == 0 && to == held.value.length;
+    let hasher = is_whole.then(Box::<blake3::Hasher>::default);
     let held = Arc::new(held);
-    Body::from_stream(stream::try_unfold(from, move |at| {
-        let (store, held) = (Arc::clone(&store), Arc::clone(&held));
-        async move {
-            if at >= to {
-                return Ok(None);
-            }
-            let next = blocking(move || {
-                let length = (to - at).min(CHUNK) as usize;
-                Ok(store.read(&held.value, at, length)?)
-            });
-            match next.await {
-                Ok(bytes) if !bytes.is_empty() => {
-                    let next = at + bytes.len() as u64;
-                    Ok(Some((Bytes::from(bytes), next)))
+    Body::from_stream(stream::try_unfold(
+        (from, hasher),
+        move |(at, mut hasher)| {
+            let (service, held) = (service.clone(), Arc::clone(&held));
+            async move {
+                if at >= to {
+                    return Ok(None);
                 }
-                // The status is sent already: cut the body off, so that nobody takes it for whole.
-                Ok(_) => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)),
-                Err(problem) => Err(std::io::Error::other(problem.body.detail)),
+                let next = blocking(move || {
+                    let length = (to - at).min(CHUNK) as usize;
+                    let read = service.store().read(&held.value, at, length);
+                    let read = read.and_then(|bytes| {
+                        if let Some(hasher) = &mut hasher {
+                            hasher.update(&bytes);
+                            let is_the_end = at + bytes.len() as u64 >= to;
+                            if is_the_end && ObjectId::from(hasher.finalize()) != id {
+                                return Err(StoreError::Damaged(id));
+                            }
+                        }
+                        Ok(bytes)
+                    });
+                    if let Err(error @ (StoreError::Damaged(_) | StoreError::Io { .. })) = &read {
+                        tracing::error!(%error, object = %id, "an object is not sent to its end");
+                        let noting = move || service.note_damaged(&[id]);
+                        tokio::task::spawn_blocking(noting);
+                    }
+                    Ok((read?, hasher))
+                });
+                match next.await {
+                    Ok((bytes, hasher)) if !bytes.is_empty() => {
+                        let next = at + bytes.len() as u64;
+                        Ok(Some((Bytes::from(bytes), (next, hasher))))
+                    }
+                    // The status is sent already: cut the body off, so that nobody takes it for whole.
+                    Ok(_) => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)),
+                    Err(problem) => Err(std::io::Error::other(problem.body.detail)),
+                }
             }
-        }
-    }))
+        },
+    ))
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -67,11 +67,17 @@ async fn health(State(service): State<Service>) -> (StatusCode, Json<Health>) {
 )]
 async fn stats(State(service): State<Service>) -> Result<Json<Stats>> {
     let work = service.clone();
-    let store = blocking(move || work.stats(Duration::ZERO)).await?;
+    let look = move || {
+        let scrubbed_at = work.scrub_state().completed_at;
+        Ok((work.stats(Duration::ZERO)?, scrubbed_at))
+    };
+    let (store, scrubbed_at) = blocking(look).await?;
     Ok(Json(Stats {
         store,
         dense_from_pages: service.options().dense_from_pages,
         uploads: service.uploads().count() as u64,
+        damaged_pages: service.store().damaged_slots(),
+        scrubbed_at,
     }))
 }
 
@@ -86,7 +92,12 @@ async fn metrics(State(service): State<Service>) -> Result<Response> {
         let stats = work.stats(METRICS_AGE)?;
         let uploads = work.uploads().count() as u64;
         work.metrics()
-            .encode(&stats, uploads)
+            .encode(
+                &stats,
+                uploads,
+                work.store().damaged_slots(),
+                &work.scrub_state(),
+            )
             .map_err(Problem::internal)
     })
     .await?;

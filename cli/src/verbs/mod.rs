@@ -8,6 +8,7 @@ pub(crate) mod fsck;
 pub(crate) mod gc;
 pub(crate) mod init;
 pub(crate) mod inspect;
+pub(crate) mod leases;
 pub(crate) mod link;
 pub(crate) mod ls;
 pub(crate) mod man;

@@ -1,12 +1,13 @@
 //! `pool scrub`: is everything what it says, before somebody needs it?
 
 use std::num::NonZeroU64;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
-use pool_gc::{Thing, Why};
+use pool_core::name::Referent;
+use pool_gc::{Scrubbed, Thing, Why};
 use pool_store::StoreView;
 use pool_store::scrub::{self, ScrubReport};
 use serde::Serialize;
@@ -14,21 +15,22 @@ use serde::Serialize;
 use super::{backup, why};
 use crate::meter::Meter;
 use crate::scratch::Scratch;
-use crate::{Global, output};
+use crate::{Global, output, server};
 
 /// Read all of a store in the order in which it lies, and compare it with its digests
 ///
-/// Changes nothing. A service may run on the store and take pushes, deletions and collections meanwhile; no more than one segment at
-/// a time is kept from being collected. Exits with 1 when something is damaged, and says what needs it. Unlike pool fsck it does
-/// not compare the parts of the index with each other.
+/// Of the store of a service, or of one on disk. Others may push, delete and collect meanwhile; no more than one segment at a time
+/// is kept from being collected. A service goes on where its last scrub was interrupted, and remembers what is damaged: the next push
+/// of it writes that anew. With --store nothing is changed. Exits with 1 when something is damaged, and says what needs it. Unlike
+/// pool fsck it does not compare the parts of the index with each other.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  pool scrub --store /var/lib/pool\n  pool scrub --store /var/lib/pool --rate 20000000"
+    after_help = "Examples:\n  pool scrub\n  pool scrub --store /var/lib/pool\n  pool scrub --store /var/lib/pool --rate 20000000"
 )]
 pub(crate) struct Scrub {
-    /// The store's directory
+    /// Read the store in this directory, whether a service runs on it or not
     #[arg(long, value_name = "DIR")]
-    store: PathBuf,
+    store: Option<PathBuf>,
     /// Read so many bytes a second at most
     #[arg(long, value_name = "BYTES")]
     rate: Option<NonZeroU64>,
@@ -37,6 +39,9 @@ pub(crate) struct Scrub {
 /// What was found, and what needs it.
 #[derive(Debug, Serialize)]
 struct Found {
+    /// It came to the store's end.
+    #[serde(rename = "complete")]
+    is_complete: bool,
     #[serde(flatten)]
     report: ScrubReport,
     /// What needs each damaged object.
@@ -45,26 +50,56 @@ struct Found {
 
 impl Scrub {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
-        let scratch = Scratch::new()?;
-        let view = StoreView::follow(&self.store, &scratch.index())?;
-        let mut meter = Meter::new(self.rate, global.json);
-        let report = scrub::scrub(&view, &mut |progress| meter.step(progress));
-        drop(meter);
-        let report = report?;
-        let objects = report.damaged_objects.iter();
-        let why = objects.map(|id| pool_gc::why(&view, Thing::Object(*id)));
-        let why = why.collect::<Result<_, _>>()?;
-        let found = Found { report, why };
-        output::print(global.json, &found, text)?;
+        let found = match &self.store {
+            Some(directory) => self.read(directory, global)?,
+            None => self.ask(global)?,
+        };
+        output::print(global.json, &found, |found| {
+            text(found, self.store.is_some())
+        })?;
+        if !found.is_complete {
+            bail!("the service was stopped: the next scrub goes on there");
+        }
         Ok(if found.report.damaged_objects.is_empty() {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
         })
     }
+
+    fn read(&self, directory: &Path, global: &Global) -> Result<Found> {
+        let scratch = Scratch::new()?;
+        let view = StoreView::follow(directory, &scratch.index())?;
+        let mut meter = Meter::new(self.rate, global.json);
+        let report = scrub::scrub(&view, &mut |progress| meter.step(progress));
+        drop(meter);
+        let report = report?;
+        let objects = report.damaged_objects.iter();
+        let why = objects.map(|id| pool_gc::why(&view, Thing::Object(*id)));
+        Ok(Found {
+            is_complete: true,
+            why: why.collect::<Result<_, _>>()?,
+            report,
+        })
+    }
+
+    fn ask(&self, global: &Global) -> Result<Found> {
+        let client = server::client(global)?;
+        let Scrubbed {
+            is_complete,
+            report,
+        } = client.scrub(self.rate)?;
+        let objects = report.damaged_objects.iter();
+        let why = objects.map(|id| client.why(&Referent::Digest(*id)));
+        Ok(Found {
+            is_complete,
+            why: why.collect::<Result<_, _>>()?,
+            report,
+        })
+    }
 }
 
-fn text(found: &Found) -> String {
+fn text(found: &Found, is_on_disk: bool) -> String {
     let report = &found.report;
     let mut out = output::pairs(&[
         ("segments", report.segments.to_string()),
@@ -75,9 +110,12 @@ fn text(found: &Found) -> String {
         out += &why::text(why);
     }
     if !report.damaged_objects.is_empty() {
-        out.push_str(
-            "check the disk (dmesg, smartctl), remove what needs them, collect, and push it again\n",
-        );
+        out.push_str("check the disk (dmesg, smartctl), and push again what needs them\n");
+        if is_on_disk {
+            out.push_str(
+                "before that let the service find them, so that it writes them anew: pool scrub without --store\n",
+            );
+        }
     }
     out
 }

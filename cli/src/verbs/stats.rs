@@ -63,6 +63,13 @@ fn text(figures: &Figures) -> String {
             ),
         ),
         ("disk", output::bytes(store.disk_bytes)),
+        ("damaged pages", figures.damaged_pages.to_string()),
+        (
+            "last scrubbed",
+            figures
+                .scrubbed_at
+                .map_or_else(|| "never".into(), output::age),
+        ),
         ("uploads under way", figures.uploads.to_string()),
         ("collections", store.epoch.to_string()),
     ])

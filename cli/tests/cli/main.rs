@@ -6,6 +6,7 @@ mod addresses;
 mod common;
 mod handing_over;
 mod https;
+mod leases;
 mod linking;
 mod same_as_ld;
 mod streams;

@@ -439,6 +439,42 @@ fn a_lost_index_or_journal_is_made_anew() {
 }
 
 #[test]
+fn what_a_service_finds_damaged_is_mended_by_a_push() {
+    let pool = Pool::start();
+    let push = ["push", "image", BUSYBOX, "--name", "bb", "--tag", "v1"];
+    pool.text(&push);
+    assert!(pool.text(&["stats"]).contains("last scrubbed      never"));
+    assert_eq!(pool.json(&["scrub"])["complete"], true);
+    let segment = std::fs::read_dir(pool.path("store/segments"))
+        .unwrap()
+        .next();
+    let segment = segment.unwrap().unwrap().path();
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&segment)
+        .unwrap();
+    file.write_all(b"spoilt").unwrap();
+    let output = pool.run(&["scrub", "--rate", "1000000000"]);
+    assert_eq!(output.status.code(), Some(1));
+    let says = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        says.contains("is needed by image/bb:v1") && says.contains("push again"),
+        "{says}"
+    );
+    assert_eq!(pool.json(&["stats"])["damaged_pages"], 1);
+    assert_eq!(pool.json(&push)["sent_pages"], 1);
+    assert_eq!(
+        pool.json(&["scrub"])["damaged_objects"],
+        serde_json::json!([])
+    );
+    assert_eq!(
+        pool.bytes(&["cat", "image/bb:v1"]),
+        std::fs::read(BUSYBOX).unwrap()
+    );
+    pool.text(&["fsck", "--content"]);
+}
+
+#[test]
 fn a_closed_pipe_is_no_error() {
     let pool = Pool::start();
     pool.text(&["push", "image", BUSYBOX, "--name", "bb", "--tag", "v1"]);

@@ -131,7 +131,7 @@ fn write(place: &(PathBuf, u64), bytes: &[u8]) {
 }
 
 #[test]
-fn a_damaged_library_keeps_no_image_out_whose_pages_are_elsewhere_too() {
+fn a_damaged_library_keeps_no_image_out_and_is_mended_by_what_is_pushed() {
     let service = Service::start(&[]);
     let z = content(1, 600);
     // The first pages by themselves, and again in the library's window.
@@ -139,8 +139,7 @@ fn a_damaged_library_keeps_no_image_out_whose_pages_are_elsewhere_too() {
     push_library(&service.client(), "z@1", &z);
     let page = &z[5 * PAGE..6 * PAGE];
     let window = places(&service, &z[5 * PAGE..21 * PAGE]).remove(0);
-    let both = places(&service, page);
-    assert_eq!(both.len(), 2);
+    assert_eq!(places(&service, page).len(), 2);
 
     let mut flipped = page.to_vec();
     flipped[7] ^= 1;
@@ -152,24 +151,34 @@ fn a_damaged_library_keeps_no_image_out_whose_pages_are_elsewhere_too() {
         push(&service, &image, &file, &[("z@1", &z)], &|_, _| ()).unwrap();
         assert_there(&service, &image, &file);
 
-        for place in &both {
+        // Every copy of the page: it is asked for.
+        for place in &places(&service, page) {
             write(place, bytes);
         }
         let file = [&content(20 + nth as u64, 1), &z[..]].concat();
-        let refused = push(&service, "bad:1", &file, &[("z@1", &z)], &|_, _| ());
-        let refused = refused.unwrap_err().to_string();
-        assert!(refused.contains("fsck --content"), "{refused}");
-        service.get("/v1/images/bad/1").expect(404);
-        // Nor is it taken for what is sent whole.
-        let few = [page, &content(40, 1)].concat();
-        let damaged = service.put("/v1/libs/bad/1", &few).expect(500).json();
-        let says = damaged["detail"].as_str().unwrap();
-        assert!(says.contains("fsck --content"), "{says}");
-        service.get("/v1/libs/bad/1").expect(404);
+        let mended = format!("mended:{nth}");
+        let report = push(&service, &mended, &file, &[("z@1", &z)], &|_, _| ()).unwrap();
+        // Where the service takes its copy for other known pages, it finds out when it has the rest.
+        assert_eq!(report.sent_pages, if nth == 0 { 2 } else { 3 });
+        assert_there(&service, &mended, &file);
         assert_eq!(service.get("/v1/stats").json()["uploads"], 0);
-        for place in &both {
-            write(place, page);
+        // What is sent whole brings it with it.
+        for place in &places(&service, page) {
+            write(place, bytes);
         }
+        let few = [page, &content(40 + nth as u64, 1)].concat();
+        let few_path = format!("/v1/libs/few/{nth}");
+        service.put(&few_path, &few).expect(201);
+        assert_eq!(
+            service
+                .get(&format!("{few_path}/content"))
+                .expect(200)
+                .bytes,
+            few
+        );
+        let old = service.get("/v1/libs/y/1/content").expect(200).bytes;
+        assert!(old == z[..20 * PAGE]);
+        write(&window, page);
     }
 
     let segment = File::options().write(true).open(&window.0).unwrap();

@@ -11,6 +11,7 @@ mod leaving_out;
 mod obstacles;
 mod openapi;
 mod routes;
+mod scrubs;
 mod slow;
 #[path = "../../../store/tests/common/mod.rs"]
 mod store;

@@ -409,6 +409,7 @@ fn the_document_lists_every_route_and_is_sound() {
         "POST /v1/registry",
         "POST /v1/registry/batch",
         "POST /v1/registry/known",
+        "POST /v1/scrub",
         "POST /v1/tokens",
         "POST /v1/uploads",
         "POST /v1/uploads/{id}/commit",

@@ -8,6 +8,7 @@ use pool_core::page::PAGES_PER_WINDOW;
 
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord};
+use crate::slots::by_window;
 
 /// Where slots went.
 #[derive(Debug, Default)]
@@ -84,22 +85,6 @@ impl Moves {
 fn slots(extent: &Extent) -> impl Iterator<Item = Location> + use<> {
     let (segment, slot) = (extent.segment, extent.slot);
     (0..extent.count).map(move |nth| Location { segment, slot }.plus(nth))
-}
-
-/// The parts of an extent, each in one window of the segment.
-fn by_window(extent: &Extent) -> impl Iterator<Item = Extent> + use<> {
-    let mut left = *extent;
-    std::iter::from_fn(move || {
-        let to_boundary = PAGES_PER_WINDOW as u32 - left.slot.page_in_window() as u32;
-        let run = Extent {
-            count: left.count.min(to_boundary),
-            ..left
-        };
-        left.file_page += u64::from(run.count);
-        left.slot.0 += run.count;
-        left.count -= run.count;
-        (run.count > 0).then_some(run)
-    })
 }
 
 /// What of the index goes with a part of an object: from where to where.

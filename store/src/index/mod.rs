@@ -11,6 +11,7 @@
 //! not. The journal has what is missing, the mark tells without one, and the keys show a hole.
 
 mod batch;
+mod damage;
 mod gate;
 mod inspection;
 mod kept;

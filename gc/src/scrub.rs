@@ -1,0 +1,102 @@
+//! A pass over all that a store has, which goes on where the last one stopped, and sees to it that what it finds damaged
+//! is mended by the next push of it.
+
+use std::ops::ControlFlow;
+
+use pool_core::digest::ObjectId;
+use pool_store::scrub::{Pass, PassState, ScrubReport, State};
+use pool_store::{Progress, Store, now};
+use serde::{Deserialize, Serialize};
+
+use crate::{Keepers, Result, Thing, during, why};
+
+/// How far [`scrub`] came.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scrubbed {
+    /// It came to the end of the store; otherwise the next one goes on there.
+    #[serde(rename = "complete")]
+    pub is_complete: bool,
+    /// What the pass has found, with what was found before it was interrupted.
+    #[serde(flatten)]
+    pub report: ScrubReport,
+}
+
+/// Reads what has not been read yet of the pass under way, or of a new one. `step` is called every 2 MiB at most, may
+/// take its time, and may end it. How far it came is kept after each segment.
+pub fn scrub(store: &Store, step: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<Scrubbed> {
+    let directory = store.directory();
+    let mut state = State::read(directory, now());
+    let mut under_way = state.pass.take().unwrap_or_else(|| PassState {
+        begun_at: now(),
+        ..PassState::default()
+    });
+    let begun = Pass::begin(store, under_way.after);
+    let mut pass = during("beginning to scrub", begun)?;
+    let mut is_stopped = false;
+    loop {
+        let mut watched = |progress| {
+            let flow = step(progress);
+            is_stopped |= flow.is_break();
+            flow
+        };
+        let Some(read) = during("scrubbing", pass.next(&mut watched))? else {
+            break;
+        };
+        let segment = read.segment;
+        let found = &mut under_way.found;
+        found.segments += 1;
+        found.pages += read.pages;
+        found.doubtful_pages += read.doubtful_pages();
+        let mut damaged = during("asking for damaged objects", pass.damaged_by(read))?;
+        damaged.retain(|id| !found.damaged_objects.contains(id));
+        if !damaged.is_empty() {
+            report(store, &damaged);
+            during("noting what is damaged", store.note_damaged(&damaged))?;
+            found.damaged_objects.extend(damaged);
+        }
+        under_way.after = Some(segment);
+        state.pass = Some(under_way.clone());
+        during("noting how far a scrub is", state.write(directory))?;
+    }
+    let report = under_way.found;
+    if !is_stopped {
+        state.pass = None;
+        state.completed_at = Some(now());
+        state.last = Some(report.clone());
+        during("noting the end of a scrub", state.write(directory))?;
+        during("mending what was damaged", store.mend())?;
+    }
+    tracing::info!(
+        segments = report.segments,
+        pages = report.pages,
+        damaged_objects = report.damaged_objects.len(),
+        is_complete = !is_stopped,
+        "scrubbed"
+    );
+    Ok(Scrubbed {
+        is_complete: !is_stopped,
+        report,
+    })
+}
+
+/// Names objects that are damaged, and what needs them.
+fn report(store: &Store, damaged: &[ObjectId]) {
+    for id in damaged {
+        let needed_by = match why(store, Thing::Object(*id)) {
+            Ok(mut why) => names(&why.objects.remove(id).unwrap_or_default()),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(
+            object = %id,
+            needed_by,
+            "an object is damaged: check the disk (dmesg, smartctl), and push it again"
+        );
+    }
+}
+
+fn names(keepers: &Keepers) -> String {
+    let images = keepers.images.iter().map(|image| format!("image/{image}"));
+    let libraries = keepers.libraries.iter();
+    let libraries = libraries.map(|library| format!("lib/{library}"));
+    images.chain(libraries).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,205 @@
+//! Damage that the service finds, by itself or asked to, and that pushes mend.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::FileExt as _;
+
+use pool_core::digest::ObjectId;
+use pool_tests::wait;
+use serde_json::{Value, json};
+
+use super::common::{Service, content, push_library};
+
+/// Turns a bit in all that segments have at a page of `bytes`.
+fn flip(service: &Service, bytes: &[u8]) {
+    let mut found = 0;
+    for segment in fs::read_dir(service.store.join("segments")).unwrap() {
+        let path = segment.unwrap().path();
+        let pages = fs::read(&path).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        for (nth, page) in pages.chunks(4096).enumerate() {
+            if page == &bytes[..4096] {
+                file.write_all_at(&[page[9] ^ 1], nth as u64 * 4096 + 9)
+                    .unwrap();
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 0, "it is stored");
+}
+
+fn metric(service: &Service, name: &str) -> u64 {
+    let metrics = String::from_utf8(service.get("/metrics").expect(200).bytes).unwrap();
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+    let value = line.unwrap_or_else(|| panic!("no {name} in {metrics}"));
+    value.trim().parse().unwrap()
+}
+
+fn scrub(service: &Service) -> Value {
+    service.post("/v1/scrub", &json!({})).expect(200).json()
+}
+
+#[test]
+fn what_a_scrub_finds_is_mended_by_the_next_push() {
+    let service = Service::start(&[]);
+    let (a, b) = (content(1, 100), content(2, 100));
+    service.put("/v1/libs/a/1", &a).expect(201);
+    service.put("/v1/libs/b/1", &b).expect(201);
+    let clean = scrub(&service);
+    assert_eq!(
+        (&clean["complete"], &clean["damaged_objects"]),
+        (&json!(true), &json!([]))
+    );
+    assert_eq!(clean["pages"], 200);
+    for content in [&a, &b] {
+        flip(&service, &content[50 * 4096..]);
+    }
+    // What the pool has is not read again.
+    service.put("/v1/libs/a/1", &a).expect(200);
+    let found = scrub(&service);
+    let damaged: Vec<String> = serde_json::from_value(found["damaged_objects"].clone()).unwrap();
+    let mut expected = [&a, &b].map(|bytes| ObjectId::of(bytes).to_string());
+    expected.sort();
+    assert_eq!(damaged, expected);
+    assert!(
+        service.log().contains("needed_by=\"lib/a@1\""),
+        "{}",
+        service.log()
+    );
+    assert_eq!(service.get("/v1/stats").json()["damaged_pages"], 2);
+    assert_eq!(metric(&service, "pool_store_damaged_pages"), 2);
+    assert_eq!(metric(&service, "pool_scrub_damaged_objects"), 2);
+
+    service.put("/v1/libs/a/1", &a).expect(200);
+    assert_eq!(push_library(&service.client(), "b@1", &b), 1);
+    for (path, bytes) in [("/v1/libs/a/1/content", &a), ("/v1/libs/b/1/content", &b)] {
+        assert!(service.get(path).expect(200).bytes == *bytes, "{path}");
+    }
+    assert_eq!(scrub(&service)["damaged_objects"], json!([]));
+    let stats = service.get("/v1/stats").json();
+    assert_eq!(stats["damaged_pages"], 0);
+    assert!(stats["scrubbed_at"].is_u64());
+    assert_eq!(metric(&service, "pool_scrubs_total"), 3);
+    assert!(metric(&service, "pool_scrub_read_bytes_total") > 3 * 200 * 4096);
+    assert!(metric(&service, "pool_scrub_completed_timestamp_seconds") > 1_600_000_000);
+    let report = service.post("/v1/fsck", &json!({"content": true}));
+    assert_eq!(report.json()["findings"], json!([]));
+}
+
+#[test]
+fn content_that_the_disk_has_changed_is_not_served_to_its_end_and_is_mended() {
+    let service = Service::start(&[]);
+    // More than is read at a time.
+    let a = content(1, 600);
+    service.put("/v1/libs/a/1", &a).expect(201);
+    for page in [3, 590] {
+        flip(&service, &a[page * 4096..]);
+        for path in [
+            "/v1/libs/a/1/content".into(),
+            format!("/v1/objects/{}", ObjectId::of(&a)),
+        ] {
+            let mut stream = service.connect();
+            let ask =
+                format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+            stream.write_all(ask.as_bytes()).unwrap();
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer);
+            let body = answer
+                .windows(4)
+                .position(|end| end == b"\r\n\r\n")
+                .unwrap()
+                + 4;
+            assert!(answer.starts_with(b"HTTP/1.1 200"));
+            assert!(answer.len() - body < a.len(), "{path}: it was served whole");
+        }
+        wait::until("it is noted", || {
+            service.get("/v1/stats").json()["damaged_pages"] == 1
+        });
+        service.put("/v1/libs/a/1", &a).expect(200);
+        assert!(service.get("/v1/libs/a/1/content").expect(200).bytes == a);
+    }
+    // A part of it cannot be told to be right.
+    let part = service.ask(
+        "GET",
+        "/v1/libs/a/1/content",
+        &[("range", "bytes=4096-8191")],
+        b"",
+    );
+    assert!(part.expect(206).bytes == a[4096..8192]);
+}
+
+#[test]
+fn the_service_scrubs_by_itself_and_goes_on_where_it_was_stopped() {
+    let flags = ["--segment-bytes", "2097152", "--scrub-interval", "1000000"];
+    let mut first = Service::start(&flags);
+    let a = content(1, 3 * 512);
+    service_put(&first, &a);
+    // The first one is due an interval after the service came, restarts or not.
+    let kept = || -> Value {
+        let json = fs::read(first.store.join("scrub")).unwrap();
+        serde_json::from_slice(&json).unwrap()
+    };
+    wait::until("it is noted when the first one is due", || {
+        first.store.join("scrub").exists()
+    });
+    let noted = kept();
+    assert!(noted["since"].as_u64().unwrap() > 1_600_000_000);
+    assert_eq!(noted["pass"], json!(null));
+    flip(&first, &a[2 * 512 * 4096..]);
+    first.signal("TERM");
+    first.child.wait().unwrap();
+    assert_eq!(kept(), noted);
+
+    // One that has read the first segment was interrupted.
+    let mut state = noted;
+    let found = json!({"segments": 1, "pages": 512, "doubtful_pages": 0, "damaged_objects": []});
+    state["pass"] = json!({"begun_at": 1_700_000_000, "after": 0, "found": found});
+    fs::write(first.store.join("scrub"), state.to_string()).unwrap();
+    let second = Service::start_on(&first.store, &[&flags[..], &["--scrub-rate", "0"]].concat());
+    wait::until("it goes on", || metric(&second, "pool_scrubs_total") == 1);
+    assert_eq!(
+        metric(&second, "pool_scrub_read_bytes_total"),
+        2 * 512 * 4096
+    );
+    assert_eq!(metric(&second, "pool_scrub_damaged_objects"), 1);
+    let log = second.log();
+    assert!(
+        log.contains("an object is damaged") && log.contains("lib/a@1"),
+        "{log}"
+    );
+    assert_eq!(kept()["last"]["segments"], 3);
+    drop(second);
+
+    let again = ["--segment-bytes", "2097152", "--scrub-interval", "1"];
+    let third = Service::start_on(&first.store, &again);
+    service_put(&third, &a);
+    wait::until("the next one", || {
+        metric(&third, "pool_scrub_damaged_objects") == 0
+    });
+}
+
+fn service_put(service: &Service, bytes: &[u8]) {
+    let answer = service.put("/v1/libs/a/1", bytes);
+    assert!(matches!(answer.status, 200 | 201), "{}", answer.status);
+}
+
+#[test]
+fn one_scrub_at_a_time_and_none_keeps_the_service_from_ending() {
+    let mut service = Service::start(&["--scrub-interval", "1", "--scrub-rate", "1"]);
+    service_put(&service, &content(1, 600));
+    // The first step takes it weeks.
+    wait::until("it scrubs", || {
+        metric(&service, "pool_scrub_read_bytes_total") > 0
+    });
+    let refused = service.post("/v1/scrub", &json!({"rate": 5})).expect(409);
+    assert_eq!(refused.json()["error"], "scrub-running");
+    service.post("/v1/scrub", &json!({"rate": 0})).expect(400);
+    service.put("/v1/libs/b/1", &content(2, 10)).expect(201);
+    service
+        .post("/v1/gc", &json!({"grace_seconds": 0}))
+        .expect(200);
+    service.signal("TERM");
+    assert_eq!(service.child.wait().unwrap().code(), Some(0));
+    let log = service.log();
+    assert!(log.contains("stopped") && !log.contains("cutting"), "{log}");
+}
