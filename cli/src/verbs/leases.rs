@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use pool_core::ObjectId;
 use pool_core::extent::SegmentId;
@@ -14,6 +14,7 @@ use pool_store::holders::{self, Bytes};
 use pool_store::{Snapshot, StoreView};
 use serde::Serialize;
 
+use crate::scratch::Scratch;
 use crate::{Global, output};
 use users::{Process, User};
 
@@ -74,8 +75,8 @@ struct Things {
 
 impl Leases {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
-        let scratch = tempfile::tempdir().context("making a folder for notes")?;
-        let view = StoreView::follow(&self.store, &scratch.path().join("index"))?;
+        let scratch = Scratch::new()?;
+        let view = StoreView::follow(&self.store, &scratch.index())?;
         let found = holders::holders(&self.store)?;
         let (users, hidden) = users::find(&self.store)?;
         let things = Things::of(&view.snapshot())?;

@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use pool_gc::{Thing, Why};
 use pool_store::StoreView;
@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::{backup, why};
 use crate::meter::Meter;
+use crate::scratch::Scratch;
 use crate::{Global, output};
 
 /// Mend the index or the journal of a store
@@ -59,8 +60,8 @@ impl Repair {
         let report = report?;
         let mut needed = Vec::new();
         if !report.damaged_objects.is_empty() {
-            let scratch = tempfile::tempdir().context("making a folder for notes")?;
-            let view = StoreView::follow(&self.store, &scratch.path().join("index"))?;
+            let scratch = Scratch::new()?;
+            let view = StoreView::follow(&self.store, &scratch.index())?;
             for id in &report.damaged_objects {
                 needed.push(pool_gc::why(&view, Thing::Object(*id))?);
             }

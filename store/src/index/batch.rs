@@ -216,6 +216,10 @@ impl<'a> Batch<'a> {
         self.put(META, key, value);
     }
 
+    pub(super) fn delete_meta(&mut self, key: impl AsRef<[u8]>) {
+        self.delete(META, key);
+    }
+
     /// Puts what the index keeps about its own commits, which is no change.
     pub(super) fn note(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         self.writes.put_cf(super::family(self.db, META), key, value);
