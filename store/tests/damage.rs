@@ -133,9 +133,11 @@ fn what_a_stop_leaves_of_an_unanswered_commit_is_no_damage() {
     let acknowledged = fs::metadata(&log).unwrap().len();
     copy(&path("running"), &path("stopped"));
     push_library(&store, "during@1", &content(51, 90), Placement::Sparse).unwrap();
-    // The journal has it before the index.
-    gone(&path("stopped/journal"));
-    copy(&path("running/journal"), &path("stopped/journal"));
+    // Segments and the journal have it before the index.
+    for part in ["segments", "journal"] {
+        gone(&path("stopped").join(part));
+        copy(&path("running").join(part), &path("stopped").join(part));
+    }
     let whole = fs::read(&log).unwrap();
     drop(store);
     let record = whole.len() - acknowledged as usize;

@@ -9,7 +9,6 @@ mod failing;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use closed::{copy, example, flip, gone, journal_files, refused, reopen, told};
 use common::{assert_stored, content, library_ref, open, push_library, reservation};
@@ -436,41 +435,5 @@ fn a_store_whose_journal_cannot_be_begun_goes_on_without() {
         let store = reopen(&path("store")).unwrap();
         assert_ne!(store.superblock().read_only_compatible & FEATURE_JOURNAL, 0);
         assert_eq!(told(&store), whole);
-    }
-}
-
-#[test]
-#[ignore = "a measurement"]
-fn small_commits_with_and_without_a_journal() {
-    let root = tempfile::tempdir_in("/var/tmp").unwrap();
-    let path = |name: &str| root.path().join(name);
-    let stores = ["without", "with"].map(|name| {
-        Store::create(&path(name), common::options()).unwrap();
-        if name == "without" {
-            fs::write(path("without/journal.new"), b"in the way").unwrap();
-        }
-        reopen(&path(name)).unwrap()
-    });
-    let bytes: Vec<_> = (0..400).map(|nth| content(nth, 3)).collect();
-    for round in 0..6 {
-        let took = stores.each_ref().map(|store| {
-            let mut since = Instant::now();
-            for (nth, bytes) in bytes.iter().enumerate() {
-                let name = format!("l{round}-{nth}@1");
-                push_library(store, &name, bytes, Placement::Sparse).unwrap();
-            }
-            let pushed = since.elapsed();
-            since = Instant::now();
-            for nth in 0..400 {
-                add_token(store, &format!("t{round}-{nth}")).unwrap();
-            }
-            (pushed, since.elapsed())
-        });
-        let ratio = |part: fn(&(Duration, Duration)) -> f64| part(&took[1]) / part(&took[0]);
-        eprintln!(
-            "{took:?}: pushes {:.2}, tokens {:.2}",
-            ratio(|t| t.0.as_secs_f64()),
-            ratio(|t| t.1.as_secs_f64())
-        );
     }
 }
