@@ -82,7 +82,9 @@ pub(crate) fn complete(
 fn widen_counts(value: &mut Value) {
     match value {
         Value::Object(map) => {
-            if map.get("format") == Some(&json!("int64")) && map.get("minimum") == Some(&json!(0)) {
+            if map.get("format") == Some(&json!("int64"))
+                && map.get("minimum").is_some_and(Value::is_u64)
+            {
                 map.insert("format".into(), json!("uint64"));
                 map.insert("maximum".into(), json!(u64::MAX));
             }

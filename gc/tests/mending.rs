@@ -117,6 +117,8 @@ fn whatever_is_damaged_is_whole_once_it_was_found_and_pushed_again() {
         for nth in &there {
             push(&store, *nth, random.below(2) == 0).unwrap();
         }
+        // Nobody pushes garbage again.
+        collect(&store, &NOW).unwrap();
         let found = scrub(&store, &mut go_on).unwrap();
         assert_eq!(found.report.damaged_objects, [], "round {round}");
         for nth in &there {

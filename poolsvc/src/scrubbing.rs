@@ -28,8 +28,8 @@ pub(crate) async fn run(
         if wait.is_zero() {
             tokio::select! {
                 scrubbed = service.scrub(rate) => if let Err(problem) = scrubbed {
-                    tracing::error!(why = problem.body.detail, "scrubbing failed");
-                    // What is in the way may stay there.
+                    // What is in the way may stay there: a scrub that somebody asked for, too.
+                    tracing::error!(why = problem.body.detail, "a scrub is put off");
                     tokio::select! {
                         () = sleep(LOOK) => {}
                         () = stop.requested() => return,

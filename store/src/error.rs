@@ -120,7 +120,7 @@ pub enum StoreError {
     /// Pages that the store has by their digests are not what those say.
     #[error(
         "the store is damaged: pages that it has of object {0} are not what their digests say, so nothing \
-         was stored; pool fsck --content says which"
+         was stored or sent; pool fsck --content says which, and the next push of them mends them"
     )]
     Damaged(ObjectId),
     /// A page's bytes do not have the digest they were sent under.

@@ -1,8 +1,6 @@
 //! Answers whose body is stored content: held against collection while they are sent, in ranges
 //! if asked for, and with a tag by which a client that has them is told so.
 
-use std::sync::Arc;
-
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -41,7 +39,7 @@ pub(super) async fn named(
             Ok((id, held))
         })
         .await?;
-    Ok(answer(service, headers, id, held))
+    answer(service, headers, id, held).await
 }
 
 /// An object's map, and what must be held for it to be read.
@@ -59,7 +57,7 @@ pub(super) async fn object_or_page(
     id: ObjectId,
 ) -> Result<Response> {
     if let Some(held) = find(service, id).await? {
-        return Ok(answer(service, headers, id, held));
+        return answer(service, headers, id, held).await;
     }
     let page = service
         .with_store(move |store| {
@@ -105,11 +103,47 @@ fn immutable(id: ObjectId) -> [(header::HeaderName, HeaderValue); 4] {
     ]
 }
 
-fn answer(service: &Service, headers: &HeaderMap, id: ObjectId, held: Held<ExtentMap>) -> Response {
+/// What is read in one piece is compared with its digest before anything is answered, and more than that on the way.
+async fn answer(
+    service: &Service,
+    headers: &HeaderMap,
+    id: ObjectId,
+    held: Held<ExtentMap>,
+) -> Result<Response> {
     let length = held.value.length;
-    part(headers, id, length, |from, to| {
-        body(service, held, from, to, id)
-    })
+    if length > CHUNK {
+        return Ok(part(headers, id, length, |from, to| {
+            body(service, held, from, to, id)
+        }));
+    }
+    let work = service.clone();
+    let content = blocking(move || {
+        let read = work.store().read(&held.value, 0, length as usize);
+        let read = read.and_then(|bytes| check(id, ObjectId::of(&bytes)).map(|()| bytes));
+        noted(&work, id, read)
+    });
+    let content = Bytes::from(content.await?);
+    Ok(part(headers, id, length, |from, to| {
+        Body::from(content.slice(from as usize..to as usize))
+    }))
+}
+
+fn check(expected: ObjectId, found: ObjectId) -> pool_store::Result<()> {
+    if found == expected {
+        Ok(())
+    } else {
+        Err(StoreError::Damaged(expected))
+    }
+}
+
+/// What was read of an object; sees to it that damage is mended, if that is why it was not.
+fn noted<T>(service: &Service, id: ObjectId, read: pool_store::Result<T>) -> Result<T> {
+    if let Err(error @ (StoreError::Damaged(_) | StoreError::Io { .. })) = &read {
+        tracing::error!(%error, object = %id, "an object is not sent");
+        let service = service.clone();
+        tokio::task::spawn_blocking(move || service.note_damaged(&[id]));
+    }
+    Ok(read?)
 }
 
 /// The part of a content that is asked for, of `length` bytes; `body` makes it, from one byte to
@@ -159,50 +193,58 @@ fn part(
 /// Bytes `from` to `to` of an object, which is held until the last was read. All of it is compared with its digest
 /// before the last of it is handed out; nothing tells whether a part is right.
 fn body(service: &Service, held: Held<ExtentMap>, from: u64, to: u64, id: ObjectId) -> Body {
-    let service = service.clone();
     let is_whole = from == 0 && to == held.value.length;
-    let hasher = is_whole.then(Box::<blake3::Hasher>::default);
-    let held = Arc::new(held);
-    Body::from_stream(stream::try_unfold(
-        (from, hasher),
-        move |(at, mut hasher)| {
-            let (service, held) = (service.clone(), Arc::clone(&held));
-            async move {
-                if at >= to {
-                    return Ok(None);
-                }
-                let next = blocking(move || {
-                    let length = (to - at).min(CHUNK) as usize;
-                    let read = service.store().read(&held.value, at, length);
-                    let read = read.and_then(|bytes| {
-                        if let Some(hasher) = &mut hasher {
-                            hasher.update(&bytes);
-                            let is_the_end = at + bytes.len() as u64 >= to;
-                            if is_the_end && ObjectId::from(hasher.finalize()) != id {
-                                return Err(StoreError::Damaged(id));
-                            }
-                        }
-                        Ok(bytes)
-                    });
-                    if let Err(error @ (StoreError::Damaged(_) | StoreError::Io { .. })) = &read {
-                        tracing::error!(%error, object = %id, "an object is not sent to its end");
-                        let noting = move || service.note_damaged(&[id]);
-                        tokio::task::spawn_blocking(noting);
-                    }
-                    Ok((read?, hasher))
-                });
-                match next.await {
-                    Ok((bytes, hasher)) if !bytes.is_empty() => {
-                        let next = at + bytes.len() as u64;
-                        Ok(Some((Bytes::from(bytes), (next, hasher))))
-                    }
-                    // The status is sent already: cut the body off, so that nobody takes it for whole.
-                    Ok(_) => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)),
-                    Err(problem) => Err(std::io::Error::other(problem.body.detail)),
+    let reading = Reading {
+        service: service.clone(),
+        held,
+        id,
+        at: from,
+        to,
+        hasher: is_whole.then(Box::default),
+    };
+    Body::from_stream(stream::try_unfold(reading, |reading| async {
+        if reading.at >= reading.to {
+            return Ok(None);
+        }
+        match blocking(move || reading.next()).await {
+            Ok((bytes, reading)) if !bytes.is_empty() => Ok(Some((Bytes::from(bytes), reading))),
+            // The status is sent already: cut the body off, so that nobody takes it for whole.
+            Ok(_) => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)),
+            Err(problem) => Err(std::io::Error::other(problem.body.detail)),
+        }
+    }))
+}
+
+/// An object that is being sent.
+struct Reading {
+    service: Service,
+    held: Held<ExtentMap>,
+    id: ObjectId,
+    /// The next byte, and the one where it ends.
+    at: u64,
+    to: u64,
+    /// What it has been so far, if all of it is sent.
+    hasher: Option<Box<blake3::Hasher>>,
+}
+
+impl Reading {
+    /// The next bytes. Blocks.
+    fn next(mut self) -> Result<(Vec<u8>, Self)> {
+        let length = (self.to - self.at).min(CHUNK) as usize;
+        let read = self.service.store().read(&self.held.value, self.at, length);
+        let read = read.and_then(|bytes| {
+            self.at += bytes.len() as u64;
+            if let Some(hasher) = &mut self.hasher {
+                hasher.update(&bytes);
+                if self.at >= self.to {
+                    check(self.id, hasher.finalize().into())?;
                 }
             }
-        },
-    ))
+            Ok(bytes)
+        });
+        let bytes = noted(&self.service, self.id, read)?;
+        Ok((bytes, self))
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -93,7 +93,8 @@ fn told_twice_it_waits_for_nobody() {
 #[test]
 fn a_disk_that_hangs_does_not_keep_it() {
     let mut first = Service::start(&[]);
-    first.put("/v1/libs/a/1", &content(1, 100)).expect(201);
+    // More than is looked at before an answer begins.
+    first.put("/v1/libs/a/1", &content(1, 600)).expect(201);
     first.signal("TERM");
     first.child.wait().unwrap();
     let mut service = Service::start_on(&first.store, &[]);

@@ -118,7 +118,17 @@ fn content_that_the_disk_has_changed_is_not_served_to_its_end_and_is_mended() {
         service.put("/v1/libs/a/1", &a).expect(200);
         assert!(service.get("/v1/libs/a/1/content").expect(200).bytes == a);
     }
-    // A part of it cannot be told to be right.
+    // A small one is not even begun with, and no part of it.
+    let b = content(2, 10);
+    service.put("/v1/libs/b/1", &b).expect(201);
+    flip(&service, &b[3 * 4096..]);
+    let range = [("range", "bytes=0-9")];
+    for headers in [&[][..], &range] {
+        let refused = service.ask("GET", "/v1/libs/b/1/content", headers, b"");
+        let detail = refused.expect(500).json()["detail"].to_string();
+        assert!(detail.contains("fsck --content"), "{detail}");
+    }
+    // A part of a large one cannot be told to be right.
     let part = service.ask(
         "GET",
         "/v1/libs/a/1/content",
