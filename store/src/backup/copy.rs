@@ -13,7 +13,7 @@ use pool_core::page::{PAGE_SIZE, WINDOW_SIZE};
 use super::copied::{Copied, stem};
 use super::page_list::{ListDigest, PageList};
 use super::place::Place;
-use super::{BackupReport, Copies, no_room, unusable};
+use super::{BackupReport, Copies, cannot_be_right, no_room, unusable};
 use crate::backend::{new_file, read_file, remove_if_there};
 use crate::catalogue::{Catalogue, Entry, Header, Writer};
 use crate::error::{Result, StoreError};
@@ -138,7 +138,7 @@ fn stems_of(former: &Catalogue, to: &Path, commits: u64) -> Result<BTreeSet<Stri
     former.each(|entry, key, value| {
         if entry == Entry::Segment {
             let found = Copied::decode(key, value);
-            let (id, copied) = found.map_err(|error| unusable(to, error.to_string()))?;
+            let (id, copied) = found.map_err(|error| cannot_be_right(to, &error))?;
             stems.insert(stem(id, &copied.list));
         }
         Ok(())

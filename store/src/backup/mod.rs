@@ -84,12 +84,23 @@ pub struct RestoreReport {
 /// Says of a full disk that it is not the store's.
 fn no_room(error: StoreError, advice: &str) -> StoreError {
     match error {
-        StoreError::NoSpace { doing, path, .. } => unusable(
-            &path,
-            format!("cannot be written ({doing} it found no space left): {advice}"),
-        ),
+        StoreError::NoSpace { doing, path, .. } => {
+            unusable(&path, format!("has no room left ({doing}): {advice}"))
+        }
         other => other,
     }
+}
+
+/// Says of a catalogue what would be wrong with a store.
+fn cannot_be_right(path: &Path, error: &StoreError) -> StoreError {
+    let what = match error {
+        StoreError::Corrupt(what) => what.clone(),
+        other => other.to_string(),
+    };
+    unusable(
+        path,
+        format!("has a catalogue that cannot be right: {what}"),
+    )
 }
 
 fn unusable(path: &Path, why: impl Into<String>) -> StoreError {

@@ -14,7 +14,7 @@ use super::copied::{Copied, stem};
 use super::copy::write_pages;
 use super::page_list::{ListDigest, PageList};
 use super::place::Place;
-use super::{RestoreReport, no_room, unusable};
+use super::{RestoreReport, cannot_be_right, no_room, unusable};
 use crate::StoreOptions;
 use crate::backend::{Backend, SegmentFile, read_file, sync_directory};
 use crate::catalogue::{Catalogue, Entry};
@@ -221,13 +221,9 @@ impl Source {
             images: 0,
             catalogue,
         };
-        let wrong = |error: &StoreError| {
-            unusable(
-                from,
-                format!("has a catalogue that cannot be right ({error})"),
-            )
-        };
-        source.survey().map_err(|error| wrong(&error))?;
+        source
+            .survey()
+            .map_err(|error| cannot_be_right(from, &error))?;
         Ok(source)
     }
 
