@@ -23,7 +23,6 @@
 
 pub mod descriptors;
 pub mod fault;
-mod job;
 pub mod kvm;
 pub mod linux;
 pub mod memory;

@@ -20,7 +20,7 @@ use crate::descriptors;
 
 /// Signals that are the guest's: what somebody sends to this process, and what the kernel sends it for the processor
 /// time that the guest has bounded.
-const PASSED_ON: [i32; 10] = [
+const PASSED_ON: [i32; 8] = [
     libc::SIGHUP,
     libc::SIGINT,
     libc::SIGQUIT,
@@ -29,9 +29,6 @@ const PASSED_ON: [i32; 10] = [
     libc::SIGTERM,
     libc::SIGWINCH,
     libc::SIGXCPU,
-    // It stops this process when it has stopped the guest, which may have a say in that.
-    libc::SIGTSTP,
-    libc::SIGCONT,
 ];
 /// What the kernel sends when a file would become larger than the guest's limit: whose call that was is told by the
 /// call's error.

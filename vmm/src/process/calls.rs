@@ -12,7 +12,6 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
@@ -86,7 +85,7 @@ pub(super) struct Calls {
     /// A pipe is among them.
     pub(super) standard_pipe: bool,
     /// `/proc/PID/status` and `maps`, opened while this process may open files.
-    pub(super) status: Arc<File>,
+    status: File,
     maps: File,
     text: Vec<u8>,
     /// `/proc/PID/fd`, of a guest with a file system of its own.
@@ -145,7 +144,7 @@ impl Calls {
                 .iter()
                 .any(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo),
             standard: standard.map(|stat| (stat.st_dev, stat.st_ino)).to_vec(),
-            status: Arc::new(open("status")?),
+            status: open("status")?,
             maps: open("maps")?,
             text: vec![0; MOST_STATUS],
             descriptors: descriptors.transpose()?,

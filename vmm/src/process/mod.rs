@@ -31,7 +31,6 @@ mod pool_pages;
 mod printer;
 mod ptrace;
 mod scheduling;
-mod sent;
 mod signals;
 mod small;
 mod sockets;
@@ -232,20 +231,13 @@ pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError
         let network = guest.limits.clone();
         let mut calls = Calls::new(child, (limits, counted), plan, begin, network)
             .map_err(ProcessError::Trace)?;
-        watch.looks_at(calls.status.clone());
         if let Some(number) = listener {
             calls = calls
                 .with_listener(number, secrets.waiting)
                 .map_err(ProcessError::Trace)?;
         }
-        let mut tracer = Tracer::new(
-            child,
-            plan,
-            secrets.leaving,
-            calls,
-            (watch.pulse(), watch.twice()),
-        )
-        .map_err(ProcessError::Trace)?;
+        let mut tracer = Tracer::new(child, plan, secrets.leaving, calls, watch.pulse())
+            .map_err(ProcessError::Trace)?;
         if let Some(out) = trace {
             tracer.print(out).map_err(ProcessError::Trace)?;
         }

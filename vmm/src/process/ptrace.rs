@@ -167,13 +167,6 @@ impl Tracee {
         }
     }
 
-    /// Says what the signal is about that it stopped for.
-    pub(super) fn set_signal(self, info: &libc::siginfo_t) -> io::Result<()> {
-        let data = std::ptr::from_ref(info).cast_mut().cast();
-        // SAFETY: the request reads the structure, and no more.
-        done(unsafe { self.request(libc::PTRACE_SETSIGINFO, data) })
-    }
-
     /// Fills `bytes` from `address` of its memory; less where it cannot be read. How many there were.
     pub(super) fn read(self, address: u64, bytes: &mut [u8]) -> io::Result<usize> {
         let ours = vector(bytes.as_mut_ptr() as u64, bytes.len());

@@ -9,12 +9,9 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 use rustix::time::Timespec;
 
-use super::sent::{self, Sent, Twice};
-
-/// What is passed on. The terminal's own go to the guest anyway, which is in the same process group; so do those that somebody sends to
-/// the group ([`super::sent`]). SIGTSTP stops this process when it has stopped the guest, which may have a say in that; SIGCONT is
-/// for a guest that has stopped: whoever has it go on names this process, and sends it after SIGTERM, too.
-pub(super) const PASSED_ON: [i32; 9] = [
+/// What is passed on. The terminal's own go to the guest anyway, which is in the same process group. SIGCONT is
+/// for a guest that has stopped itself: whoever has it go on names this process, and sends it after SIGTERM, too.
+const PASSED_ON: [i32; 8] = [
     libc::SIGTERM,
     libc::SIGINT,
     libc::SIGHUP,
@@ -22,7 +19,6 @@ pub(super) const PASSED_ON: [i32; 9] = [
     libc::SIGUSR1,
     libc::SIGUSR2,
     libc::SIGWINCH,
-    libc::SIGTSTP,
     libc::SIGCONT,
 ];
 /// What ends a wait of the tracer's. Nothing else is said by it to a program that does not ask for it, and it is ignored
@@ -34,48 +30,11 @@ const INTERRUPTS: i32 = libc::SIGURG;
 pub(super) struct Operator(OwnedFd);
 
 /// What came.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Came {
     pub(super) signal: Signal,
-    info: libc::signalfd_siginfo,
-}
-
-impl Came {
-    /// Whether it came to this process alone. The kernel's own are a terminal's, which tells the guest too; but of its end it tells
-    /// whoever leads the session.
-    fn is_alone(&self) -> bool {
-        let leads = || rustix::process::getsid(None) == Ok(rustix::process::getpid());
-        self.info.ssi_code <= 0 || self.signal == Signal::HUP && leads()
-    }
-
-    /// Passes it on to `guest`, unless that has it from whoever sent it, of which `twice` knows, or it `waits` there. It may be gone.
-    pub(super) fn pass_on(
-        &self,
-        guest: BorrowedFd<'_>,
-        twice: &Twice,
-        waits: impl FnOnce(i32) -> bool,
-    ) {
-        if !self.is_alone() {
-            return;
-        }
-        let signal = self.info.ssi_signo.cast_signed();
-        let info = sent::passed_on(&self.info);
-        let mut heard = twice.lock();
-        if !heard.passes(Sent::to_vmm(&self.info), waits(signal), sent::now()) {
-            return;
-        }
-        // Before anybody else hears of it.
-        // SAFETY: the kernel reads the structure.
-        unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                guest.as_raw_fd(),
-                signal,
-                &raw const info,
-                0,
-            );
-        }
-    }
+    /// To this process. The kernel's own are a terminal's, which has told the guest, too.
+    pub(super) is_sent: bool,
 }
 
 /// Where it is told that something has become of a thread of the guest.
@@ -125,7 +84,7 @@ impl Operator {
         };
         Some(Came {
             signal: Signal::from_named_raw(info.ssi_signo.cast_signed())?,
-            info,
+            is_sent: info.ssi_code <= 0,
         })
     }
 }

@@ -17,13 +17,11 @@ use super::events::{Event, Events, wait_for};
 use super::listener::Wanted;
 use super::printer::Printer;
 use super::ptrace::{Registers, Resume, Stopped, Tracee};
-use super::sent::{self, Twice};
-use super::signals::{Children, PASSED_ON};
+use super::signals::Children;
 use super::taken::shared_file;
 use super::threads::{Script, Threads};
 use super::watch::Pulse;
 use crate::fault::{Cause, Fault, Outcome};
-use crate::job;
 use crate::linux::table;
 use crate::memory::Access;
 use crate::plan::Plan;
@@ -36,9 +34,6 @@ const SI_KERNEL: i32 = 0x80;
 const BUS_ADRALN: i32 = 1;
 /// What `PTRACE_O_TRACESYSGOOD` makes of the stop at a call's end.
 const END_OF_CALL: i32 = libc::SIGTRAP | 0x80;
-
-/// Signals that stop a process by default.
-const STOPS: [i32; 4] = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
 
 /// How a traced guest ended.
 #[derive(Debug)]
@@ -81,11 +76,6 @@ pub(super) struct Tracer<'a> {
     faults: Vec<(Pid, i32, Fault)>,
     /// SIGSYS was on its way to a thread: it was sent. The filter ends a guest without.
     sent_sigsys: bool,
-    /// Signals that somebody sent, which may come twice.
-    twice: &'a Twice,
-    /// The signal that is about to stop the guest, if the VMM stops with it; and once it has.
-    stops: Option<i32>,
-    has_stopped: Option<i32>,
     is_leaving: bool,
     noted: Noted,
     printer: Option<Printer>,
@@ -98,7 +88,7 @@ impl<'a> Tracer<'a> {
         plan: &'a Plan,
         leaving: u64,
         calls: Calls,
-        (pulse, twice): (&'a Pulse, &'a Twice),
+        pulse: &'a Pulse,
     ) -> io::Result<Self> {
         Ok(Self {
             guest,
@@ -113,9 +103,6 @@ impl<'a> Tracer<'a> {
             waiting: VecDeque::new(),
             faults: Vec::new(),
             sent_sigsys: false,
-            twice,
-            stops: None,
-            has_stopped: None,
             is_leaving: false,
             noted: Noted::default(),
             printer: None,
@@ -182,11 +169,6 @@ impl<'a> Tracer<'a> {
             if self.served_one(None)? {
                 continue;
             }
-            // All of it rests.
-            if let Some(signal) = self.has_stopped.take() {
-                job::stop(signal);
-                continue;
-            }
             self.pulse.rest(|| self.children.wait())?;
         }
     }
@@ -247,15 +229,9 @@ impl<'a> Tracer<'a> {
                 self.asked(thread)
             }
             (libc::PTRACE_EVENT_STOP, libc::SIGTRAP) | (libc::PTRACE_EVENT_CLONE, _) => {
-                // It goes on, perhaps.
-                self.has_stopped = None;
                 Some(Resume::Run(0))
             }
-            (libc::PTRACE_EVENT_STOP, _) => {
-                let stops = self.stops.take_if(|stops| *stops == signal);
-                self.has_stopped = stops.or(self.has_stopped);
-                Some(Resume::StayStopped)
-            }
+            (libc::PTRACE_EVENT_STOP, _) => Some(Resume::StayStopped),
             (_, END_OF_CALL) => {
                 self.noted.stops.calls += 1;
                 let call = self.printer.as_ref().map(|_| thread.call());
@@ -293,9 +269,6 @@ impl<'a> Tracer<'a> {
             }
             _ => {
                 self.noted.stops.signals += 1;
-                if self.is_second(thread, signal) {
-                    return Some(Resume::Run(0));
-                }
                 if let Some(printer) = &mut self.printer {
                     printer.signal(thread);
                 }
@@ -458,33 +431,6 @@ impl<'a> Tracer<'a> {
                 self.resume(next, resume);
             }
         }
-    }
-
-    /// Whether `signal`, which `thread` has stopped for, has been the guest's already.
-    fn is_second(&mut self, thread: Tracee, signal: i32) -> bool {
-        let Ok(mut info) = thread.signal() else {
-            return false;
-        };
-        let (sent, passed_on) = sent::take(&mut info);
-        if passed_on {
-            self.twice.lock().arrives(sent);
-            // Or it is gone.
-            let _ = thread.set_signal(&info);
-        }
-        let of_process = [libc::SI_USER, libc::SI_QUEUE, libc::SI_TKILL].contains(&sent.code);
-        let is_own = of_process && sent.sender == self.guest.as_raw_nonzero().get();
-        let of_others = of_process && !is_own && !passed_on && PASSED_ON.contains(&signal);
-        if of_others && self.twice.lock().is_second(sent, sent::now()) {
-            return true;
-        }
-        if STOPS.contains(&signal) {
-            // Of others the VMM has its own, or they mean the guest's process alone. But its own SIGTSTP waits for this.
-            let with_vmm = is_own || signal == libc::SIGTSTP;
-            self.stops = with_vmm.then_some(signal);
-        } else if signal == libc::SIGCONT {
-            (self.stops, self.has_stopped) = (None, None);
-        }
-        false
     }
 
     /// What the signal that is about to be delivered says of the guest, if it is a fault's.

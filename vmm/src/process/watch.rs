@@ -8,12 +8,9 @@
 //! with it (`PR_SET_PDEATHSIG`): a killed poolvmm takes it along, and with it all that the tracer could wait for. And
 //! signals that are for the guest are passed on from here.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +19,6 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use rustix::time::Timespec;
 
-use super::sent::Twice;
 use super::signals::{self, Operator};
 
 /// From a signal to the first interrupt, and between two.
@@ -42,9 +38,6 @@ pub(super) struct Watch {
     /// The tracer's thread, once it is there.
     tracer: AtomicI32,
     pulse: Pulse,
-    twice: Twice,
-    /// The guest's `/proc/PID/status`, once it is open.
-    status: OnceLock<Arc<File>>,
 }
 
 /// Whether the tracer does anything.
@@ -109,8 +102,6 @@ impl Watch {
             end: rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?,
             tracer: AtomicI32::new(0),
             pulse: Pulse::default(),
-            twice: Twice::default(),
-            status: OnceLock::new(),
         })
     }
 
@@ -119,28 +110,6 @@ impl Watch {
         let own = rustix::thread::gettid().as_raw_nonzero().get();
         self.tracer.store(own, Ordering::Release);
         Ends(self)
-    }
-
-    /// What the tracer tells of signals that it sees.
-    pub(super) fn twice(&self) -> &Twice {
-        &self.twice
-    }
-
-    /// `status` is what the kernel says of the guest, when it is read.
-    pub(super) fn looks_at(&self, status: Arc<File>) {
-        // Once.
-        let _ = self.status.set(status);
-    }
-
-    /// Whether `signal` waits for the guest.
-    fn waits(&self, signal: i32) -> bool {
-        /// More than what comes before, unless it has very many groups.
-        const ENOUGH: usize = 8 << 10;
-        let mut text = vec![0; ENOUGH];
-        let status = self.status.get();
-        let length = status.and_then(|status| status.read_at(&mut text, 0).ok());
-        let text = text.get(..length.unwrap_or(0)).unwrap_or_default();
-        is_waiting(&String::from_utf8_lossy(text), signal)
     }
 
     /// What the tracer shows that it is at work by.
@@ -170,7 +139,10 @@ impl Watch {
             if is_there(&polls[1])
                 && let Some(came) = self.operator.next()
             {
-                came.pass_on(self.guest.as_fd(), &self.twice, |signal| self.waits(signal));
+                if came.is_sent {
+                    // It may be gone.
+                    let _ = rustix::process::pidfd_send_signal(&self.guest, came.signal);
+                }
                 // Who asks again does not have it wait for longer.
                 if ENDS.contains(&came.signal) && !asked.is_some_and(|asked| self.is_at(asked)) {
                     asked = self.pulse.now().map(Asked::now);
@@ -197,14 +169,6 @@ impl Watch {
     }
 }
 
-/// Whether `signal` waits for the process, as its `/proc/PID/status` says.
-fn is_waiting(status: &str, signal: i32) -> bool {
-    let mut lines = status.lines();
-    let set = lines.find_map(|line| line.strip_prefix("ShdPnd:"));
-    let set = set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
-    set.is_some_and(|set| set >> (signal - 1) & 1 == 1)
-}
-
 /// Does `trace` in a thread of its own, while this one watches. What it has come to.
 pub(super) fn beside<T: Send>(watch: &Watch, trace: impl FnOnce() -> T + Send) -> io::Result<T> {
     /// What answering a call takes, several times.
@@ -225,17 +189,5 @@ impl Drop for Ends<'_> {
     fn drop(&mut self) {
         // Nothing but a full counter could be in its way, and this is one.
         let _ = rustix::io::write(&self.0.end, &1u64.to_ne_bytes());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_kernel_says_what_waits() {
-        let status = "Name:\tguest\nSigPnd:\t0000000000000001\nShdPnd:\t8000000000004000\n";
-        assert!(is_waiting(status, libc::SIGTERM) && is_waiting(status, 64));
-        assert!(!is_waiting(status, libc::SIGHUP) && !is_waiting("", libc::SIGTERM));
     }
 }

@@ -7,7 +7,7 @@ use super::seccomp::{self, FilterError};
 
 /// Calls of the tracer of a guest that is a process: waiting, looking, answering, printing, and the end. It opens
 /// nothing any more but memory.
-const CALLS: [i64; 43] = [
+const CALLS: [i64; 42] = [
     libc::SYS_memfd_create,
     libc::SYS_ftruncate,
     libc::SYS_lseek,
@@ -29,7 +29,6 @@ const CALLS: [i64; 43] = [
     libc::SYS_getuid,
     libc::SYS_getgid,
     libc::SYS_getpgrp,
-    libc::SYS_getsid,
     libc::SYS_pread64,
     libc::SYS_read,
     libc::SYS_write,
@@ -57,7 +56,7 @@ const CALLS: [i64; 43] = [
 pub(crate) const THREAD: u32 = libc::O_EXCL as u32;
 
 /// What it asks of a thread that it traces.
-const REQUESTS: [u32; 11] = [
+const REQUESTS: [u32; 10] = [
     // `PTRACE_GETSIGMASK` and `PTRACE_SETSIGMASK`.
     0x420a,
     0x420b,
@@ -67,7 +66,6 @@ const REQUESTS: [u32; 11] = [
     libc::PTRACE_GETREGS,
     libc::PTRACE_SETREGS,
     libc::PTRACE_GETSIGINFO,
-    libc::PTRACE_SETSIGINFO,
     libc::PTRACE_GETEVENTMSG,
     libc::PTRACE_GET_SYSCALL_INFO,
 ];

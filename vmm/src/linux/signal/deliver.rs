@@ -7,7 +7,6 @@ use super::super::{Linux, Registers, Restart, Stop};
 use super::frame::{self, Content, FRAME, Places, Returned, Shape, Trap};
 use super::{Action, Info, Signal, SignalStack, UNSTOPPABLE, bit};
 use crate::fault::{Cause, Outcome};
-use crate::job;
 
 /// Bytes of a `SYSCALL` instruction.
 const CALL_BYTES: u64 = 2;
@@ -86,10 +85,6 @@ impl Linux {
             self.trace_signal(tid, &info);
             let action = *self.signals.action(info.signal);
             if action.ignores(info.signal) {
-                continue;
-            }
-            if action.stops(info.signal) {
-                job::stop(info.signal.into());
                 continue;
             }
             if !action.is_handler() {

@@ -41,17 +41,15 @@ const SYNCHRONOUS: u64 = bit(libc::SIGSEGV as Signal)
     | bit(libc::SIGTRAP as Signal)
     | bit(libc::SIGFPE as Signal)
     | bit(libc::SIGSYS as Signal);
-/// Those that do nothing by default.
+/// Those that do nothing by default; and those that would stop a process, which no guest can be.
 const HARMLESS: u64 = bit(libc::SIGCHLD as Signal)
     | bit(libc::SIGURG as Signal)
     | bit(libc::SIGWINCH as Signal)
-    | bit(libc::SIGCONT as Signal);
-/// Those that stop a process by default; and the one that has it go on.
-const STOPS: u64 = bit(libc::SIGSTOP as Signal)
+    | bit(libc::SIGCONT as Signal)
+    | bit(libc::SIGSTOP as Signal)
     | bit(libc::SIGTSTP as Signal)
     | bit(libc::SIGTTIN as Signal)
     | bit(libc::SIGTTOU as Signal);
-const GOES_ON: u64 = bit(libc::SIGCONT as Signal);
 
 /// A signal and what is told of it (`siginfo_t`, as far as the kernel uses it).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,11 +239,6 @@ impl Action {
 
     fn is_handler(&self) -> bool {
         !matches!(self.handler, Self::DEFAULT | Self::IGNORE)
-    }
-
-    /// True if `signal` stops the process.
-    fn stops(&self, signal: Signal) -> bool {
-        self.handler == Self::DEFAULT && STOPS & bit(signal) != 0
     }
 
     /// True if nothing is done about `signal`.

@@ -4,7 +4,7 @@ use rustix::io::Errno;
 
 use super::super::scheduler::{FIRST, Tid};
 use super::super::{Linux, Stop};
-use super::{Action, GOES_ON, Info, LAST, MOST_WAITING, REALTIME, STOPS, Signal, UNSTOPPABLE, bit};
+use super::{Action, Info, LAST, MOST_WAITING, REALTIME, Signal, UNSTOPPABLE, bit};
 
 /// Whom a signal is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +36,6 @@ impl Linux {
     /// Sends a signal. Fails when too many wait, which those of which one at a time waits cannot be.
     pub(in super::super) fn send(&mut self, target: Target, info: Info) -> Result<(), Errno> {
         let bit = bit(info.signal);
-        // Of going on and stopping what came last counts.
-        if STOPS & bit != 0 {
-            self.forget_signals(GOES_ON);
-        } else if GOES_ON & bit != 0 {
-            self.forget_signals(STOPS);
-        }
         let blocked = match target {
             Target::Task(tid) => self
                 .tasks
@@ -194,14 +188,14 @@ impl Linux {
         Some(info)
     }
 
-    /// Drops all that wait of `signals`.
-    pub(super) fn forget_signals(&mut self, signals: u64) {
+    /// Drops all that wait of `signal`: it is ignored from now on.
+    pub(super) fn forget_signal(&mut self, signal: Signal) {
         let tids: Vec<Tid> = self.tasks.iter().map(|(tid, _)| tid).collect();
-        self.signals.shared.remove(signals);
+        self.signals.shared.remove(bit(signal));
         let mut waiting = self.signals.shared.len();
         for tid in tids {
             if let Some(task) = self.tasks.get_mut(tid) {
-                task.signals.remove(signals);
+                task.signals.remove(bit(signal));
                 waiting += task.signals.len();
             }
         }
