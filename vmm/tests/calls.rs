@@ -27,6 +27,7 @@ const OWN: &str = include_str!("programs/own.c");
 const LIMITS: &str = include_str!("programs/limits.c");
 const SHARED_FILES: &str = include_str!("programs/shared_files.c");
 const BLOCKED: &str = include_str!("programs/blocked.c");
+const ALONE: &str = include_str!("programs/alone.c");
 const GRANTS: &str = include_str!("programs/grants.c");
 const PLATFORMS: [&str; 2] = ["kvm", "process"];
 
@@ -34,9 +35,10 @@ fn whole(source: &str) -> String {
     source.replace("#include \"told.h\"", TOLD)
 }
 
-/// Without capabilities, as guests run.
+/// Without capabilities and alone in its session, as guests run.
 fn native(program: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new("setpriv");
+    let mut command = Command::new("setsid");
+    command.args(["--wait", "setpriv"]);
     command.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
     command.arg(program).args(arguments).stdin(Stdio::null());
     command.output().unwrap()
@@ -107,6 +109,14 @@ fn what_is_wrong_is_said_in_the_kernels_order() {
     }
 }
 
+/// What daemons and runtimes ask for before they do anything.
+#[test]
+fn a_guest_is_alone_in_its_session() {
+    if needs(&["kvm", "root"]) {
+        compare("alone", &["gcc", "musl-gcc"], ALONE, &["--net", "host"]);
+    }
+}
+
 /// As a file's state is asked for since Linux 6.11.
 #[test]
 fn an_open_file_is_looked_at_without_a_path_or_a_grant() {
@@ -128,6 +138,11 @@ fn an_open_file_is_looked_at_without_a_path_or_a_grant() {
             printf("%ld %ld %d, ", first, second, named.st_ino == open.st_ino);
             printf("%ld, ", syscall(SYS_newfstatat, AT_FDCWD, 0, &open, 0));
             printf("%ld\n", syscall(SYS_newfstatat, 99, 0, &open, AT_EMPTY_PATH));
+            for (int mode = 0; mode < 9; mode += 2)
+                printf("%ld ", syscall(439 /* faccessat2 */, 1, "", mode, AT_EMPTY_PATH));
+            printf("%ld ", syscall(439, 99, "", 0, AT_EMPTY_PATH));
+            printf("%ld ", syscall(439, 1, "", 0, 0));
+            printf("%ld\n", syscall(439, AT_FDCWD, "/etc", 0, AT_EMPTY_PATH));
             return 0;
         }"#;
     world.build("seen", "musl-gcc", &[], source);
@@ -138,6 +153,8 @@ fn an_open_file_is_looked_at_without_a_path_or_a_grant() {
             ("kvm", version) if version < (6, 11) => "0 -1 0, -1, -1\n",
             _ => "0 0 1, -1, -1\n",
         };
+        // What is wanted is allowed, or no bits of it.
+        let expected = format!("{expected}0 0 0 0 -1 -1 -1 -1\n");
         assert_eq!(said, expected, "{platform}: {}", text(&found.stderr));
     }
 }

@@ -268,7 +268,7 @@ pub(super) fn openat(linux: &mut Linux, [directory, path, flags, mode, ..]: Argu
     }
     let file = host::borrow(opened as RawFd);
     // It was something else before.
-    if host::kind(opened as RawFd)? == FileType::Fifo {
+    if !wanted.contains(OFlags::RDWR) && host::kind(opened as RawFd)? == FileType::Fifo {
         host::close(opened as RawFd)?;
         return Err(Errno::ACCESS.into());
     }
@@ -281,7 +281,14 @@ impl Linux {
     /// What `openat` would find and wait at is a pipe with a name. Opening it already wakes who waits at its other end.
     fn is_pipe(&mut self, directory: u64, path: u64, wanted: OFlags) -> Result<bool, Stop> {
         let new = OFlags::CREATE | OFlags::EXCL;
-        let never = [OFlags::NONBLOCK, OFlags::PATH, OFlags::DIRECTORY, new];
+        // Who opens both ends waits for nobody.
+        let never = [
+            OFlags::NONBLOCK,
+            OFlags::PATH,
+            OFlags::DIRECTORY,
+            OFlags::RDWR,
+            new,
+        ];
         if !self.reach.world || never.iter().any(|flags| wanted.contains(*flags)) {
             return Ok(false);
         }

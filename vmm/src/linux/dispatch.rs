@@ -43,6 +43,8 @@ pub(super) enum Arg {
     /// The mode of a file: no set-user-ID and no set-group-ID bit, since what a guest leaves in a
     /// granted directory lies in the host's file system.
     Mode,
+    /// The same with what kind of file it is: no device, whoever asks.
+    Node,
     /// A structure of so many bytes that the kernel reads, or null.
     In(u16),
     /// A structure of so many bytes that the kernel writes, or null.
@@ -238,10 +240,15 @@ impl Linux {
             Arg::Flags(known) if value as u32 & !known != 0 => {
                 return Err(Stop::Refused(Errno::INVAL));
             }
-            Arg::Mode if value as u32 & (libc::S_ISUID | libc::S_ISGID) != 0 => {
+            Arg::Node
+                if [libc::S_IFCHR, libc::S_IFBLK].contains(&(value as u32 & libc::S_IFMT)) =>
+            {
+                return Err(Errno::PERM.into());
+            }
+            Arg::Mode | Arg::Node if value as u32 & (libc::S_ISUID | libc::S_ISGID) != 0 => {
                 return Err(Stop::Refused(Errno::PERM));
             }
-            Arg::Value | Arg::Flags(_) | Arg::Mode => Placed::Value(value),
+            Arg::Value | Arg::Flags(_) | Arg::Mode | Arg::Node => Placed::Value(value),
             Arg::Directory if value as i32 == AT_FDCWD => Placed::Value(value),
             // What is none is handed on as none, which is as good as any for an absolute path.
             Arg::Directory | Arg::Descriptor => {

@@ -105,6 +105,14 @@ pub(crate) fn change_mode(descriptor: RawFd, mode: Mode) -> Result<(), Errno> {
     unsafe { call(libc::SYS_fchmodat2 as u64, arguments) }.map(drop)
 }
 
+/// `faccessat2` of `descriptor` itself, which need not have a file.
+pub(crate) fn may_access(descriptor: RawFd, mode: u64) -> Result<(), Errno> {
+    let (empty, flags) = (c"".as_ptr() as u64, libc::AT_EMPTY_PATH as u64);
+    let arguments = [descriptor as u64, empty, mode, flags, 0, 0];
+    // SAFETY: the kernel reads the path, which has its NUL.
+    unsafe { call(libc::SYS_faccessat2 as u64, arguments) }.map(drop)
+}
+
 /// Sends `bytes` with what `message` says, at once or not at all; never with SIGPIPE.
 pub(crate) fn send(
     descriptor: RawFd,
@@ -191,7 +199,7 @@ pub(crate) fn at_once<T, E: From<Errno>>(
 }
 
 /// What kind of file it is.
-pub(super) fn kind(descriptor: RawFd) -> Result<FileType, Errno> {
+pub(crate) fn kind(descriptor: RawFd) -> Result<FileType, Errno> {
     let stat = rustix::fs::fstat(borrow(descriptor))?;
     Ok(FileType::from_raw_mode(stat.st_mode))
 }

@@ -10,6 +10,8 @@ pub(crate) const MOST_NAME: u64 = 128;
 pub(crate) const MOST_CONTROL: u64 = 20 << 10;
 /// Messages that one `sendmmsg` or `recvmmsg` moves, as under Linux.
 pub(crate) const MOST_MESSAGES: u64 = 1024;
+/// Pieces that a message may lie in (`UIO_MAXIOV`).
+pub(crate) const MOST_VECTORS: u64 = 1024;
 /// Bytes of a `struct mmsghdr`.
 pub(crate) const MANY_HEADER: u64 = 64;
 /// Where in it stands how many bytes were moved.

@@ -9,6 +9,7 @@
 //! picks the task that goes on, while tasks on other processors run. A handler that would wait says so and is asked again later (`wait`).
 
 mod advice;
+mod barrier;
 mod descriptor;
 mod dispatch;
 mod futex;
@@ -18,11 +19,13 @@ mod limits;
 mod memory;
 pub(crate) mod message;
 mod poll;
-mod process;
+pub(crate) mod prctl;
+pub(crate) mod process;
 mod processor_time;
 mod record;
 mod run;
 mod scheduler;
+pub(crate) mod scheduling;
 mod signal;
 mod small;
 mod socket;
@@ -43,6 +46,7 @@ use std::fs::File;
 
 use rustix::io::Errno;
 
+use self::barrier::Registered;
 pub(crate) use self::descriptor::requests as descriptor_requests;
 use self::futex::Futexes;
 pub use self::host::DiskCall;
@@ -53,6 +57,7 @@ use self::processor_time::Meter;
 pub use self::scheduler::FIRST as FIRST_TASK;
 use self::scheduler::Scheduler;
 pub use self::scheduler::Tid;
+use self::scheduling::Scheduling;
 use self::signal::Signals;
 pub use self::signal::{Exception, ExtendedState, Shape, StateError};
 pub(crate) use self::socket_option::OPTIONS as SOCKET_OPTIONS;
@@ -228,6 +233,8 @@ pub struct Linux {
     /// Its stack pointer.
     stack_pointer: u64,
     limits: Limits,
+    attributes: prctl::OfProcess,
+    registered: Registered,
     counts: [u64; table::COUNT],
     unserved: Unserved,
     trace: Option<Box<Trace>>,
@@ -262,6 +269,8 @@ impl Linux {
         scheduler.reside(Some(FIRST_TASK));
         let mut meters = vec![None; settings.processors];
         meters[0] = Some(Meter::of_caller());
+        let nice = rustix::process::getpriority_process(None).unwrap_or(0);
+        let tasks = Tasks::of(Scheduling::new(nice));
         Self {
             own: Own::default(),
             memory,
@@ -273,7 +282,7 @@ impl Linux {
                 limits: settings.limits,
             },
             signals: Signals::default(),
-            tasks: Tasks::default(),
+            tasks,
             meters,
             scheduler,
             futexes: Futexes::default(),
@@ -281,6 +290,8 @@ impl Linux {
             serving: FIRST_TASK,
             stack_pointer: 0,
             limits: Limits::new(rooms.stack_high.0 - rooms.stack_low.0),
+            attributes: prctl::OfProcess::default(),
+            registered: Registered::default(),
             counts: [0; table::COUNT],
             unserved: Unserved::default(),
             trace: None,

@@ -32,7 +32,7 @@ pub(super) fn tell_number(bytes: &mut [u8]) {
     bytes[..length].copy_from_slice(&told.to_le_bytes()[..length]);
 }
 
-/// `getpid`, `getpgrp`.
+/// `getpid`, and `getpgrp`: the guest is alone in its group, which it leads, and so in its session.
 pub(super) fn getpid(_: &mut Linux, _: Arguments) -> Served {
     Ok(PID)
 }
@@ -40,6 +40,51 @@ pub(super) fn getpid(_: &mut Linux, _: Arguments) -> Served {
 /// `getppid`: nobody started it.
 pub(super) fn getppid(_: &mut Linux, _: Arguments) -> Served {
     Ok(0)
+}
+
+/// The group and the session of thread `asked`, 0 for the caller, of a guest whose process is `own`, where `has` says which
+/// threads it has. There is no other that could be asked for.
+pub(crate) fn leader(own: i32, asked: u64, has: impl Fn(i32) -> bool) -> Result<i32, Errno> {
+    match asked as i32 {
+        0 => Ok(own),
+        number if has(number) => Ok(own),
+        _ => Err(Errno::SRCH),
+    }
+}
+
+/// Why `setpgid` fails for thread `asked` and `group`, of the same guest, in the kernel's order (kernel/sys.c): who leads a session stays
+/// in its group.
+pub(crate) fn cannot_leave(own: i32, [asked, group]: [u64; 2], has: impl Fn(i32) -> bool) -> Errno {
+    let asked = match asked as i32 {
+        0 => own,
+        asked => asked,
+    };
+    if (group as i32).is_negative() || group as i32 == 0 && asked < 0 {
+        Errno::INVAL
+    } else if !has(asked) {
+        Errno::SRCH
+    } else if asked == own {
+        Errno::PERM
+    } else {
+        Errno::INVAL
+    }
+}
+
+/// `getpgid`, `getsid`.
+pub(super) fn getpgid(linux: &mut Linux, [asked, ..]: Arguments) -> Served {
+    let has = |number: i32| linux.task_named(number as u64).is_ok();
+    Ok(leader(PID as i32, asked, has)? as u64)
+}
+
+/// `setpgid`.
+pub(super) fn setpgid(linux: &mut Linux, [asked, group, ..]: Arguments) -> Served {
+    let has = |number: i32| linux.task_named(number as u64).is_ok();
+    Err(cannot_leave(PID as i32, [asked, group], has).into())
+}
+
+/// `setsid`: who leads a group begins no session.
+pub(super) fn setsid(_: &mut Linux, _: Arguments) -> Served {
+    Err(Errno::PERM.into())
 }
 
 /// What any wait for children may be asked: `WNOHANG`, `WCONTINUED`, `__WNOTHREAD`, `__WALL`, `__WCLONE`.

@@ -7,8 +7,8 @@ use rustix::net::{SocketType, sockopt};
 use super::dispatch::Arg;
 use super::host::{self, Direction, Message};
 use super::message::{
-    Header, MANY_HEADER, MANY_LENGTH, MOST_CONTROL, MOST_MESSAGES, MOST_NAME, control_messages,
-    credentials, passed,
+    Header, MANY_HEADER, MANY_LENGTH, MOST_CONTROL, MOST_MESSAGES, MOST_NAME, MOST_VECTORS,
+    control_messages, credentials, passed,
 };
 use super::stream::skip;
 use super::wait::Wait;
@@ -169,14 +169,19 @@ impl Linux {
             && sockopt::socket_type(host::borrow(descriptor))? == SocketType::STREAM;
         loop {
             let rest = skip(ranges, self.progress.bytes);
-            let slices = self.memory.slices_of(&rest, Access::Write)?;
-            let received = host::message(
-                Direction::In,
-                descriptor,
-                &slices,
-                message,
-                flags | DONTWAIT,
-            );
+            let flagged = flags | DONTWAIT;
+            let received = match self.memory.slices_of(&rest, Access::Write) {
+                Ok(slices) => host::message(Direction::In, descriptor, &slices, message, flagged),
+                // The kernel looks at that once there is something.
+                Err(bad) => {
+                    sockopt::socket_type(host::borrow(descriptor))?;
+                    let waits = flags & libc::MSG_ERRQUEUE == 0;
+                    if !waits || host::is_ready(descriptor, PollFlags::IN)? {
+                        return Err(bad.into());
+                    }
+                    Err(Errno::AGAIN)
+                }
+            };
             let done = self.progress.bytes;
             match received {
                 Ok(moved) => {
@@ -214,7 +219,10 @@ impl Linux {
             if rest.is_empty() && done > 0 {
                 return Ok(done);
             }
-            let slices = self.memory.slices_of(&rest, Access::Read)?;
+            let slices = self
+                .memory
+                .slices_of(&rest, Access::Read)
+                .map_err(|bad| no_socket(descriptor, bad.into()))?;
             let quiet = flags | DONTWAIT | libc::MSG_NOSIGNAL;
             // The connection is opened once.
             let opened = self.progress.started || done > 0;
@@ -254,16 +262,32 @@ impl Linux {
         Ok(Header::of(&bytes)?)
     }
 
+    /// Where the bytes of a message lie.
+    fn ranges(&mut self, header: &Header) -> Result<Vec<(u64, u64)>, Stop> {
+        if header.count > MOST_VECTORS {
+            return Err(Errno::MSGSIZE.into());
+        }
+        self.vectors(header.vectors, header.count)
+    }
+
     fn send_message(&mut self, fd: u64, at: u64, flags: u64) -> Served {
         let descriptor = self.descriptor(fd)?;
+        let (ranges, mut message) = self
+            .parts_of(at)
+            .map_err(|wrong| no_socket(descriptor, wrong))?;
+        self.transmit(descriptor, &ranges, &mut message, flags as i32)
+    }
+
+    /// What the message at `at` consists of, checked in the kernel's order (net/socket.c).
+    fn parts_of(&mut self, at: u64) -> Result<(Vec<(u64, u64)>, Message), Stop> {
         let header = self.header(at)?;
-        let ranges = self.vectors(header.vectors, header.count)?;
-        let name = if header.name == 0 {
+        let name = if header.name == 0 || header.name_length == 0 {
             Vec::new()
         } else {
             let length = u64::from(header.name_length);
             self.address(header.name, length, Limits::may_send)?
         };
+        let ranges = self.ranges(&header)?;
         if header.control_length > MOST_CONTROL {
             return Err(Errno::NOBUFS.into());
         }
@@ -286,18 +310,22 @@ impl Linux {
                 number
             }
         });
-        let mut message = Message {
+        let message = Message {
             name,
             control,
             ..Message::default()
         };
-        self.transmit(descriptor, &ranges, &mut message, flags as i32)
+        Ok((ranges, message))
     }
 
     fn receive_message(&mut self, fd: u64, at: u64, flags: u64) -> Served {
         let descriptor = self.descriptor(fd)?;
-        let header = self.header(at)?;
-        let ranges = self.vectors(header.vectors, header.count)?;
+        let header = self
+            .header(at)
+            .map_err(|wrong| no_socket(descriptor, wrong))?;
+        let ranges = self
+            .ranges(&header)
+            .map_err(|wrong| no_socket(descriptor, wrong))?;
         let control = match header.control {
             0 => 0,
             _ => header.control_length.min(MOST_CONTROL) as usize,
@@ -343,6 +371,14 @@ impl Linux {
     }
 }
 
+/// Why a call on `descriptor` fails: that it is no socket comes before what else is `wrong`.
+fn no_socket(descriptor: i32, wrong: Stop) -> Stop {
+    match sockopt::socket_type(host::borrow(descriptor)) {
+        Ok(_) => wrong,
+        Err(error) => error.into(),
+    }
+}
+
 /// Room for a name of any length, if one is asked for: the kernel says how long it is even where the guest
 /// has less.
 fn room_for_name(at: u64) -> Vec<u8> {
@@ -359,8 +395,9 @@ pub(super) fn recvfrom(
     let room = if name == 0 {
         0
     } else {
-        let room: i32 = linux.memory.read_value(size)?;
-        u64::try_from(room).map_err(|_| Errno::INVAL)?
+        let room = linux.memory.read_value::<i32>(size);
+        let room = room.map_err(|bad| no_socket(descriptor, bad.into()))?;
+        u64::try_from(room).map_err(|_| no_socket(descriptor, Errno::INVAL.into()))?
     };
     let mut message = Message {
         name: room_for_name(name),
@@ -380,7 +417,9 @@ pub(super) fn sendto(linux: &mut Linux, [fd, at, length, flags, name, size]: Arg
     let name = if name == 0 {
         Vec::new()
     } else {
-        linux.address(name, size, Limits::may_send)?
+        linux
+            .address(name, size, Limits::may_send)
+            .map_err(|wrong| no_socket(descriptor, wrong))?
     };
     let mut message = Message {
         name,

@@ -1,4 +1,4 @@
-//! Calls about the machine: `uname`, `sysinfo`, `getrandom`, `sched_*`, `getrusage`.
+//! Calls about the machine: `uname`, `sysinfo`, `getrandom`, `getrusage`.
 
 // Handlers have one type, those that cannot fail too.
 #![allow(clippy::unnecessary_wraps)]
@@ -80,63 +80,6 @@ pub(super) fn getrandom(linux: &mut Linux, [at, length, flags, ..]: Arguments) -
         done += filled as u64;
     }
     Ok(done)
-}
-
-/// `sched_getaffinity`: all that there are.
-pub(super) fn sched_getaffinity(linux: &mut Linux, [number, size, at, ..]: Arguments) -> Served {
-    if number as i32 != 0 {
-        linux.task_named(number).map_err(|_| Errno::SRCH)?;
-    }
-    if (size as u32) < 8 || size % 8 != 0 {
-        return Err(Errno::INVAL.into());
-    }
-    let all = u64::MAX >> (64 - linux.processors());
-    linux.memory.write(at, &all.to_le_bytes())?;
-    Ok(8)
-}
-
-/// Fails unless `number` is of a task, or zero for the caller.
-fn scheduled(linux: &Linux, number: u64) -> Result<(), Errno> {
-    match number as i32 {
-        0 => Ok(()),
-        _ => linux.task_named(number).map(drop),
-    }
-}
-
-/// `sched_getscheduler`: `SCHED_OTHER`, of every task.
-pub(super) fn sched_getscheduler(linux: &mut Linux, [number, ..]: Arguments) -> Served {
-    scheduled(linux, number)?;
-    Ok(0)
-}
-
-/// `sched_getparam`: no priority.
-pub(super) fn sched_getparam(linux: &mut Linux, [number, at, ..]: Arguments) -> Served {
-    if at == 0 {
-        return Err(Errno::INVAL.into());
-    }
-    scheduled(linux, number)?;
-    linux.memory.write_value(at, &0u32)?;
-    Ok(0)
-}
-
-/// `sched_get_priority_max`.
-pub(super) fn sched_get_priority_max(_: &mut Linux, [policy, ..]: Arguments) -> Served {
-    priority(policy, 99)
-}
-
-/// `sched_get_priority_min`.
-pub(super) fn sched_get_priority_min(_: &mut Linux, [policy, ..]: Arguments) -> Served {
-    priority(policy, 1)
-}
-
-/// The priority of a policy: `of_real_time`, or none. The same policies as under Linux 6.12.
-fn priority(policy: u64, of_real_time: u64) -> Served {
-    match policy as i32 {
-        libc::SCHED_FIFO | libc::SCHED_RR => Ok(of_real_time),
-        // OTHER, BATCH, IDLE, DEADLINE, EXT.
-        0 | 3 | 5..=7 => Ok(0),
-        _ => Err(Errno::INVAL.into()),
-    }
 }
 
 /// `getrusage`: processor time of this process or of the calling thread. There are no children that would have any.

@@ -9,8 +9,8 @@ use std::fmt;
 use self::packed::PACKED;
 use super::dispatch::Arg;
 use super::{
-    Handler, advice, descriptor, futex, identity, limits, memory, poll, process, signal, small,
-    socket, socket_option, stream, system, thread, time, timer,
+    Handler, advice, barrier, descriptor, futex, identity, limits, memory, poll, prctl, process,
+    scheduling, signal, small, socket, socket_option, stream, system, thread, time, timer,
 };
 
 /// What a call is about.
@@ -64,6 +64,8 @@ pub enum Process {
     },
     /// As `Files`, and no set-user-ID or set-group-ID bit in the argument of this number.
     PathMode(u32),
+    /// As `PathMode`, of a file of any kind but a device.
+    Node(u32),
     /// As `Files`, with no other flags (second) in the argument (first) than these.
     FileFlags(u32, u32),
     /// As `Files`; where an empty path or none stands for an open descriptor, as `Owner`; and a mode as
@@ -97,6 +99,8 @@ pub enum Process {
     Terminal,
     /// Only if its target is the guest itself.
     OwnProcess,
+    /// The same, or its process group, which it is alone in.
+    OwnGroup,
     /// One's own. That of core dumps is what the monitor says.
     GetLimit,
     /// The same. How far the stack grows the monitor sees to, since it is all there.
@@ -110,8 +114,6 @@ pub enum Process {
     Clock,
     /// Only threads, as many as the monitor allows.
     Threads,
-    /// Only the name of the thread, which the monitor notes.
-    ThreadName,
     /// Only FS and GS base.
     ThreadPointer,
     /// Only duplicates, flags and record locks: nothing that sends signals.
@@ -145,6 +147,7 @@ impl fmt::Display for Process {
         match self {
             Self::Create { .. } | Self::CreateAnew { .. } => f.write_str("Create"),
             Self::PathMode(_) => f.write_str("PathMode"),
+            Self::Node(_) => f.write_str("Node"),
             Self::SendMessage(_) => f.write_str("SendMessage"),
             Self::FileFlags(..) => f.write_str("FileFlags"),
             Self::Change { .. } => f.write_str("Change"),
@@ -275,7 +278,7 @@ pub fn at(at: usize) -> Entry {
 /// The calls, by number.
 #[rustfmt::skip]
 const LIST: &[Entry] = {
-    use Arg::{Descriptor, Descriptors, Directory, Flags, Granted, In, InBytes, InOut, Mode, Out, OutBytes,
+    use Arg::{Descriptor, Descriptors, Directory, Flags, Granted, In, InBytes, InOut, Mode, Node, Out, OutBytes,
         OutSized, OutText, Path, PathOrNull, PathToSee, Size, Text, Value};
     &[
     call(0, "read", stream::read, Topic::File, Process::Allowed),
@@ -337,7 +340,7 @@ const LIST: &[Entry] = {
     call(59, "execve", thread::fork, Topic::Process, Process::Starts),
     call(60, "exit", thread::exit, Topic::Process, Process::Allowed),
     call(61, "wait4", process::wait4, Topic::Process, Process::Allowed),
-    call(62, "kill", signal::kill, Topic::Signal, Process::OwnProcess),
+    call(62, "kill", signal::kill, Topic::Signal, Process::OwnGroup),
     call(63, "uname", system::uname, Topic::System, Process::Monitor),
     call(72, "fcntl", descriptor::fcntl, Topic::File, Process::Descriptor),
     call(73, "flock", descriptor::flock, Topic::File, Process::Allowed),
@@ -374,8 +377,10 @@ const LIST: &[Entry] = {
     call(106, "setgid", identity::setgid, Topic::Process, Process::Allowed),
     call(107, "geteuid", identity::getuid, Topic::Process, Process::Allowed),
     call(108, "getegid", identity::getgid, Topic::Process, Process::Allowed),
+    call(109, "setpgid", process::setpgid, Topic::Process, Process::Monitor),
     call(110, "getppid", process::getppid, Topic::Process, Process::Allowed),
-    call(111, "getpgrp", process::getpid, Topic::Process, Process::Allowed),
+    call(111, "getpgrp", process::getpid, Topic::Process, Process::Monitor),
+    call(112, "setsid", process::setsid, Topic::Process, Process::Monitor),
     call(113, "setreuid", identity::setreuid, Topic::Process, Process::Allowed),
     call(114, "setregid", identity::setregid, Topic::Process, Process::Allowed),
     call(115, "getgroups", identity::getgroups, Topic::Process, Process::Allowed),
@@ -384,8 +389,10 @@ const LIST: &[Entry] = {
     call(118, "getresuid", identity::getresuid, Topic::Process, Process::Allowed),
     call(119, "setresgid", identity::setresgid, Topic::Process, Process::Allowed),
     call(120, "getresgid", identity::getresgid, Topic::Process, Process::Allowed),
+    call(121, "getpgid", process::getpgid, Topic::Process, Process::Monitor),
     call(122, "setfsuid", identity::setfsuid, Topic::Process, Process::Allowed),
     call(123, "setfsgid", identity::setfsgid, Topic::Process, Process::Allowed),
+    call(124, "getsid", process::getpgid, Topic::Process, Process::Monitor),
     call(125, "capget", identity::capget, Topic::Process, Process::Monitor),
     call(126, "capset", identity::capset, Topic::Process, Process::Allowed),
     call(127, "rt_sigpending", signal::rt_sigpending, Topic::Signal, Process::Allowed),
@@ -394,17 +401,22 @@ const LIST: &[Entry] = {
     call(130, "rt_sigsuspend", signal::rt_sigsuspend, Topic::Signal, Process::Allowed),
     call(131, "sigaltstack", signal::sigaltstack, Topic::Signal, Process::Allowed),
     host(132, "utime", &[Path, In(16)], Topic::Path, Process::Files),
+    host(133, "mknod", &[Path, Node, Value], Topic::Path, Process::Node(1)),
     host(137, "statfs", &[Path, Out(120)], Topic::Path, Process::Files),
     host(138, "fstatfs", &[Descriptor, Out(120)], Topic::File, Process::Allowed),
-    call(143, "sched_getparam", system::sched_getparam, Topic::System, Process::OwnThread),
-    call(145, "sched_getscheduler", system::sched_getscheduler, Topic::System, Process::OwnThread),
-    call(146, "sched_get_priority_max", system::sched_get_priority_max, Topic::System, Process::Allowed),
-    call(147, "sched_get_priority_min", system::sched_get_priority_min, Topic::System, Process::Allowed),
+    call(140, "getpriority", scheduling::getpriority, Topic::System, Process::Monitor),
+    call(141, "setpriority", scheduling::setpriority, Topic::System, Process::Monitor),
+    call(142, "sched_setparam", scheduling::sched_setparam, Topic::System, Process::Monitor),
+    call(143, "sched_getparam", scheduling::sched_getparam, Topic::System, Process::Monitor),
+    call(144, "sched_setscheduler", scheduling::sched_setscheduler, Topic::System, Process::Monitor),
+    call(145, "sched_getscheduler", scheduling::sched_getscheduler, Topic::System, Process::Monitor),
+    call(146, "sched_get_priority_max", scheduling::sched_get_priority_max, Topic::System, Process::Allowed),
+    call(147, "sched_get_priority_min", scheduling::sched_get_priority_min, Topic::System, Process::Allowed),
     call(149, "mlock", advice::mlock, Topic::Memory, Process::Allowed),
     call(150, "munlock", advice::munlock, Topic::Memory, Process::Allowed),
     call(151, "mlockall", advice::mlockall, Topic::Memory, Process::Allowed),
     call(152, "munlockall", advice::munlockall, Topic::Memory, Process::Allowed),
-    call(157, "prctl", thread::prctl, Topic::Process, Process::ThreadName),
+    call(157, "prctl", prctl::prctl, Topic::Process, Process::Monitor),
     call(158, "arch_prctl", thread::arch_prctl, Topic::Process, Process::ThreadPointer),
     call(160, "setrlimit", limits::setrlimit, Topic::Process, Process::SetLimit),
     call(186, "gettid", thread::gettid, Topic::Process, Process::Allowed),
@@ -424,7 +436,8 @@ const LIST: &[Entry] = {
     call(200, "tkill", signal::tkill, Topic::Signal, Process::Monitor),
     call(201, "time", time::time, Topic::Time, Process::Allowed),
     call(202, "futex", futex::futex, Topic::Process, Process::Wait),
-    call(204, "sched_getaffinity", system::sched_getaffinity, Topic::System, Process::Monitor),
+    call(203, "sched_setaffinity", scheduling::sched_setaffinity, Topic::System, Process::Monitor),
+    call(204, "sched_getaffinity", scheduling::sched_getaffinity, Topic::System, Process::Monitor),
     host(213, "epoll_create", &[Value], Topic::File, Process::Allowed),
     call(217, "getdents64", small::getdents64, Topic::File, Process::List),
     call(218, "set_tid_address", thread::set_tid_address, Topic::Process, Process::Allowed),
@@ -446,6 +459,7 @@ const LIST: &[Entry] = {
     call(247, "waitid", process::waitid, Topic::Process, Process::Allowed),
     call(257, "openat", descriptor::openat, Topic::Path, Process::Create { flags: 2, mode: 3 }),
     host(258, "mkdirat", &[Directory, Path, Value], Topic::Path, Process::Files),
+    host(259, "mknodat", &[Directory, Path, Node, Value], Topic::Path, Process::Node(2)),
     host(260, "fchownat", &[Directory, Path, Value, Value, Value], Topic::Path, Process::Change { flags: 4, mode: None }),
     host(261, "futimesat", &[Directory, PathOrNull, In(32)], Topic::Path, Process::Change { flags: 3, mode: None }),
     host(262, "newfstatat", &[Directory, PathToSee, Out(144), Value], Topic::Path, Process::FilesOrEmpty),
@@ -481,10 +495,12 @@ const LIST: &[Entry] = {
     call(302, "prlimit64", limits::prlimit64, Topic::Process, Process::OwnLimits),
     call(307, "sendmmsg", socket::sendmmsg, Topic::Socket, Process::SendMessage(3)),
     call(309, "getcpu", thread::getcpu, Topic::System, Process::Allowed),
+    call(314, "sched_setattr", scheduling::sched_setattr, Topic::System, Process::Monitor),
+    call(315, "sched_getattr", scheduling::sched_getattr, Topic::System, Process::Monitor),
     host(316, "renameat2", &[Directory, Path, Directory, Path, Flags(RENAME)], Topic::Path, Process::FileFlags(4, RENAME)),
     call(318, "getrandom", system::getrandom, Topic::System, Process::Allowed),
     call(322, "execveat", thread::fork, Topic::Process, Process::Starts),
-    call(324, "membarrier", thread::membarrier, Topic::Process, Process::Allowed),
+    call(324, "membarrier", barrier::membarrier, Topic::Process, Process::Allowed),
     call(325, "mlock2", advice::mlock2, Topic::Memory, Process::Allowed),
     host(326, "copy_file_range", &[Descriptor, InOut(8), Descriptor, InOut(8), Value, Value], Topic::File, Process::Allowed),
     call(327, "preadv2", stream::preadv2, Topic::File, Process::Allowed),
@@ -493,7 +509,7 @@ const LIST: &[Entry] = {
     call(334, "rseq", system::rseq, Topic::Process, Process::Unserved),
     call(435, "clone3", thread::clone3, Topic::Process, Process::Unserved),
     call(436, "close_range", descriptor::close_range, Topic::File, Process::CloseRange),
-    host(439, "faccessat2", &[Directory, Path, Value, Value], Topic::Path, Process::Look),
+    host(439, "faccessat2", &[Directory, PathToSee, Value, Value], Topic::Path, Process::Look),
     call(441, "epoll_pwait2", poll::epoll_pwait2, Topic::File, Process::Allowed),
     host(452, "fchmodat2", &[Directory, Path, Mode, Value], Topic::Path, Process::Change { flags: 3, mode: Some(2) }),
     ]

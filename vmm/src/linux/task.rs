@@ -6,7 +6,9 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 
 use super::futex::Word;
+use super::prctl;
 use super::scheduler::{FIRST, Tid};
+use super::scheduling::Scheduling;
 use super::signal::{Queue, SignalStack};
 use super::wait::Progress;
 use super::{Call, Linux};
@@ -39,6 +41,10 @@ pub(super) struct Task {
     pub(super) signals: Queue,
     /// Its alternate stack.
     pub(super) stack: SignalStack,
+    /// How it asked to be scheduled.
+    pub(super) scheduling: Scheduling,
+    /// What else `prctl` has of it.
+    pub(super) attributes: prctl::OfThread,
     /// Processor time that it has had until it left a processor the last time.
     pub(super) used: Timespec,
 }
@@ -58,16 +64,19 @@ pub(super) struct Tasks {
     last: Tid,
 }
 
-impl Default for Tasks {
-    fn default() -> Self {
+impl Tasks {
+    /// Those of a new guest, the first of which is scheduled so.
+    pub(super) fn of(scheduling: Scheduling) -> Self {
+        let first = Task {
+            scheduling,
+            ..Task::default()
+        };
         Self {
-            tasks: BTreeMap::from([(FIRST, Box::default())]),
+            tasks: BTreeMap::from([(FIRST, Box::new(first))]),
             last: FIRST,
         }
     }
-}
 
-impl Tasks {
     /// Adds a task; its number.
     pub(super) fn add(&mut self, task: Task) -> Result<Tid, Errno> {
         if self.tasks.len() >= MOST {
@@ -141,7 +150,7 @@ mod tests {
 
     #[test]
     fn numbers_are_not_used_twice_at_a_time_and_tasks_are_bounded() {
-        let mut tasks = Tasks::default();
+        let mut tasks = Tasks::of(Scheduling::default());
         assert_eq!(tasks.add(Task::default()), Ok(2));
         tasks.last = NUMBERS - 2;
         assert_eq!(tasks.add(Task::default()), Ok(NUMBERS - 1));

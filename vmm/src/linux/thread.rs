@@ -139,13 +139,20 @@ fn start(linux: &mut Linux, wanted: Wanted) -> Served {
     if linux.has_all_threads() {
         return Err(Errno::AGAIN.into());
     }
-    let (mask, name) = (linux.task().mask, linux.task().name);
+    let starter = linux.task();
+    let (mask, name) = (starter.mask, starter.name);
+    let (scheduling, attributes) = (
+        starter.scheduling.inherited(),
+        starter.attributes.inherited(),
+    );
     let clear = flags & CHILD_CLEAR != 0;
     let tid = linux.tasks.add(Task {
         mask,
         name,
         clear_at_end: if clear { wanted.child_tid } else { 0 },
         stack: SignalStack::default(),
+        scheduling,
+        attributes,
         ..Task::default()
     })?;
     let mut written = Ok(());
@@ -270,67 +277,10 @@ pub(super) fn arch_prctl(_: &mut Linux, [code, address, ..]: Arguments) -> Serve
     Err(Stop::Request(Request::SetBase(base, address)))
 }
 
-/// `prctl`: what concerns one thread or is so for every guest.
-pub(super) fn prctl(linux: &mut Linux, [option, value, ..]: Arguments) -> Served {
-    match option as i32 {
-        libc::PR_SET_NAME => {
-            let mut name = [0; 16];
-            let length = name.len() - 1;
-            for (at, byte) in name[..length].iter_mut().enumerate() {
-                *byte = linux.memory.read_value(value.wrapping_add(at as u64))?;
-                if *byte == 0 {
-                    break;
-                }
-            }
-            linux.task().name = name;
-            Ok(0)
-        }
-        libc::PR_GET_NAME => {
-            let mut name = linux.name_of(linux.tid());
-            name.resize(16, 0);
-            linux.memory.write(value, &name)?;
-            Ok(0)
-        }
-        libc::PR_GET_NO_NEW_PRIVS => Ok(1),
-        // There is nothing to be privileged for, no core is left, its end is the end of its machine.
-        libc::PR_SET_NO_NEW_PRIVS | libc::PR_SET_DUMPABLE | libc::PR_SET_PDEATHSIG
-            if value > 64 || (option as i32 == libc::PR_SET_NO_NEW_PRIVS && value != 1) =>
-        {
-            Err(Errno::INVAL.into())
-        }
-        libc::PR_SET_NO_NEW_PRIVS
-        | libc::PR_SET_DUMPABLE
-        | libc::PR_SET_PDEATHSIG
-        | libc::PR_GET_DUMPABLE
-        | libc::PR_GET_KEEPCAPS
-        | libc::PR_GET_SECCOMP
-        | libc::PR_SET_TIMERSLACK => Ok(0),
-        libc::PR_GET_TIMERSLACK => Ok(50_000),
-        _ => Err(Stop::Refused(Errno::INVAL)),
-    }
-}
-
 /// `sched_yield`: whoever else is ready runs first.
 pub(super) fn sched_yield(linux: &mut Linux, _: Arguments) -> Served {
     linux.scheduler.end_turn();
     Ok(0)
-}
-
-/// `membarrier`: all processors are outside the guest for a moment, which is a barrier.
-pub(super) fn membarrier(linux: &mut Linux, [command, flags, ..]: Arguments) -> Served {
-    /// GLOBAL, PRIVATE_EXPEDITED, its registration, the same for SYNC_CORE.
-    const SERVED: u32 = 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6;
-    if flags as u32 != 0 {
-        return Err(Errno::INVAL.into());
-    }
-    match command as u32 {
-        0 => Ok(SERVED.into()),
-        command if command.is_power_of_two() && SERVED & command != 0 => {
-            linux.memory.stop_others();
-            Ok(0)
-        }
-        _ => Err(Errno::INVAL.into()),
-    }
 }
 
 /// `getcpu`: the one that the task runs on.

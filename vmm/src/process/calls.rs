@@ -27,7 +27,7 @@ use super::ptrace::{Registers, Tracee, arguments};
 use super::stack::Stack;
 use super::taken::{most_taken, newly_readable, plain, private, shared_file};
 use super::threads::Threads;
-use crate::linux::{host, identity, system};
+use crate::linux::{host, identity, prctl, system};
 use crate::network;
 use crate::plan::Plan;
 use crate::sandbox::{THREAD, UNSHARE};
@@ -50,6 +50,8 @@ pub(super) enum Next {
     ServeWith(Change),
     /// It is over: this is the result.
     Done(i64),
+    /// The same, of a call that is not served with these arguments.
+    Refused(Errno),
 }
 
 /// Which file it is.
@@ -75,6 +77,8 @@ pub(super) struct Calls {
     heap: [u64; 2],
     stack: Stack,
     pub(super) guest: Pid,
+    /// What it has by `prctl`.
+    attributes: prctl::OfProcess,
     pub(super) process: OwnedFd,
     /// What the guest was given as standard input, output and error.
     standard: Vec<Identity>,
@@ -134,6 +138,7 @@ impl Calls {
             heap: [heap; 2],
             stack: Stack::new(guest, plan)?,
             guest,
+            attributes: prctl::OfProcess::default(),
             process: rustix::process::pidfd_open(guest, PidfdFlags::empty())?,
             standard_pipe: standard
                 .iter()
@@ -212,14 +217,15 @@ impl Calls {
                 self.open(tracee, registers, threads)
             }
             libc::SYS_getdents | libc::SYS_getdents64 => self.list(tracee, registers, threads),
-            libc::SYS_prctl => {
-                let mut name = [0; 16];
-                // One that cannot be read is for the kernel to refuse.
-                if tracee.read(second, &mut name).is_ok() {
-                    threads.name(tracee.0, &name);
-                }
-                Next::Serve
+            libc::SYS_prctl => self.prctl(tracee, registers, threads),
+            libc::SYS_faccessat2
+                if registers.r10 & libc::AT_EMPTY_PATH as u64 != 0
+                    && first as i32 != libc::AT_FDCWD
+                    && tracee.byte(second) == Some(0) =>
+            {
+                finished(self.may_access(tracee, registers))
             }
+            libc::SYS_ioctl => finished(self.foreground(tracee, registers)),
             libc::SYS_setgroups => finished(set_groups(tracee, registers)),
             libc::SYS_capget => finished(capabilities(tracee, registers, threads)),
             libc::SYS_mremap if self.pool.would_move(registers) => failed(Errno::FAULT),
@@ -272,23 +278,27 @@ impl Calls {
             libc::SYS_close_range => {
                 Next::ServeWith(Change::ThirdFlags(third & !u64::from(UNSHARE)))
             }
+            // Its group is it alone, to the guest.
+            libc::SYS_kill => {
+                Next::ServeWith(Change::First(self.guest.as_raw_nonzero().get() as u64))
+            }
             // The kernel finds no thread of another process by this.
             libc::SYS_tkill => Next::ServeWith(Change::Signal(self.guest, first, second)),
-            libc::SYS_sched_getaffinity => match own(threads, first as i32, Errno::SRCH) {
-                Next::Serve if second < 8 || second % 8 != 0 => failed(Errno::INVAL),
-                Next::Serve => {
-                    // All of them, in a word.
-                    let all = u64::MAX >> (64 - self.begin.processors);
-                    match tracee.write(third, &all.to_le_bytes()) {
-                        Ok(()) => Next::Done(8),
-                        Err(_) => failed(Errno::FAULT),
-                    }
-                }
-                refused => refused,
-            },
-            libc::SYS_sched_getscheduler | libc::SYS_sched_getparam | libc::SYS_get_robust_list => {
-                own(threads, first as i32, Errno::SRCH)
-            }
+            libc::SYS_sched_getaffinity => finished(self.affinity(tracee, registers, threads)),
+            libc::SYS_sched_setaffinity => finished(self.set_affinity(tracee, registers, threads)),
+            libc::SYS_sched_getscheduler
+            | libc::SYS_sched_setscheduler
+            | libc::SYS_sched_getparam
+            | libc::SYS_sched_setparam
+            | libc::SYS_sched_getattr
+            | libc::SYS_sched_setattr => Self::policy(registers, threads),
+            libc::SYS_getpriority | libc::SYS_setpriority => self.nice(registers, threads),
+            libc::SYS_getpgrp
+            | libc::SYS_getpgid
+            | libc::SYS_getsid
+            | libc::SYS_setpgid
+            | libc::SYS_setsid => self.group(registers, threads),
+            libc::SYS_get_robust_list => own(threads, first as i32, Errno::SRCH),
             // Processor clocks: the complement of a thread's or process's number, and three bits.
             libc::SYS_clock_gettime
             | libc::SYS_clock_getres
@@ -321,6 +331,42 @@ impl Calls {
             return Err(Errno::PERM);
         }
         Ok(file)
+    }
+
+    /// `prctl`. The kernel serves what it has of threads anyway.
+    fn prctl(&mut self, tracee: Tracee, registers: &Registers, threads: &mut Threads) -> Next {
+        let arguments = arguments(registers);
+        let second = arguments[1];
+        let Some(thread) = threads.asked(tracee.0, 0) else {
+            return failed(Errno::SRCH);
+        };
+        match prctl::answer(&mut self.attributes, &mut thread.attributes, arguments) {
+            prctl::Answer::Is(value) => Next::Done(value as i64),
+            prctl::Answer::Tells(number) => written(tracee, second, &number.to_le_bytes()),
+            prctl::Answer::Fails(error) => failed(error),
+            prctl::Answer::OfPlatform => {
+                let mut name = [0; 16];
+                // One that cannot be read is for the kernel to refuse.
+                if registers.rdi as i32 == libc::PR_SET_NAME
+                    && tracee.read(second, &mut name).is_ok()
+                {
+                    threads.name(tracee.0, &name);
+                }
+                Next::Serve
+            }
+            prctl::Answer::Unknown => Next::Refused(Errno::INVAL),
+        }
+    }
+
+    /// `faccessat2` of an open file, of which no path is looked up.
+    fn may_access(&self, tracee: Tracee, registers: &Registers) -> Result<i64, Errno> {
+        const KNOWN: i32 = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW | libc::AT_EACCESS;
+        let (mode, flags) = (registers.rdx, registers.r10);
+        if mode as u32 & !7 != 0 || flags as i32 & !KNOWN != 0 {
+            return Err(Errno::INVAL);
+        }
+        let file = self.file(tracee, registers.rdi)?;
+        host::may_access(file.as_raw_fd(), mode).map(|()| 0)
     }
 
     /// Sets how large the stack may grow, to what lies at `new`, and writes what it was to `old`, if that is

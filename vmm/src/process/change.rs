@@ -16,6 +16,10 @@ pub(super) enum Change {
     FifthFlags(u64),
     /// In its third.
     ThirdFlags(u64),
+    /// The same with another first argument.
+    First(u64),
+    /// The same with both of these.
+    FirstTwo(u64, u64),
     /// `sendto` of nothing: it waits until a descriptor's connection is made, and returns what `connect` would.
     Connected(u64),
     /// `sendto` to whom the socket is connected to, of bytes at an address, so many, with these flags.
@@ -46,6 +50,8 @@ impl Change {
             Self::Flags(flags) => registers.r10 = flags,
             Self::FifthFlags(flags) => registers.r8 = flags,
             Self::ThirdFlags(flags) => registers.rdx = flags,
+            Self::First(first) => registers.rdi = first,
+            Self::FirstTwo(first, second) => [registers.rdi, registers.rsi] = [first, second],
             Self::Connected(descriptor) => {
                 registers.orig_rax = libc::SYS_sendto as u64;
                 registers.rdi = descriptor;

@@ -106,7 +106,7 @@ impl Limits {
     }
 
     /// Sets what the kernel counts by itself for `guest`, a child of this process, for good. A limit that
-    /// this process has already stays if it is lower.
+    /// this process has already stays if it is lower. Whatever this process may, its guest does not come before others.
     pub(super) fn apply(self, guest: Pid) -> Result<(), Errno> {
         let found = getrlimit(Resource::Data);
         let lower =
@@ -116,6 +116,13 @@ impl Limits {
             maximum: lower(found.maximum),
         };
         prlimit(Some(guest), Resource::Data, both)?;
+        let none = || Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        };
+        for resource in [Resource::Nice, Resource::Rtprio] {
+            prlimit(Some(guest), resource, none())?;
+        }
         let [current, maximum] = stack(self.stack).map(Some);
         prlimit(Some(guest), Resource::Stack, Rlimit { current, maximum }).map(drop)
     }

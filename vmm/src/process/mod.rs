@@ -30,6 +30,7 @@ mod looked;
 mod pool_pages;
 mod printer;
 mod ptrace;
+mod scheduling;
 mod signals;
 mod small;
 mod sockets;

@@ -9,6 +9,7 @@ use rustix::process::Pid;
 use super::change::Change;
 use super::listener::Wanted;
 use super::ptrace::Registers;
+use crate::linux::prctl;
 
 /// Threads that a guest may have at once: each takes the host a stack in the kernel.
 pub(super) const MOST: usize = 1024;
@@ -32,6 +33,9 @@ pub(super) struct Script {
 pub(super) struct Thread {
     /// What it has called itself.
     name: Option<Vec<u8>>,
+    /// What else it has by `prctl`, and by `sched_setaffinity`: processors, a bit each, or none for all.
+    pub(super) attributes: prctl::OfThread,
+    pub(super) processors: u64,
     /// The flags with which it opens what is looked at when it has.
     pub(super) opens: Option<OFlags>,
     /// The signals that it had blocked before the call that it is in, where it has all blocked in that.
@@ -105,11 +109,20 @@ impl Threads {
         if self.ended.remove(&number) {
             return;
         }
-        let name = self.name_of(parent.as_raw_nonzero().get());
-        let name = name.map(<[u8]>::to_vec);
+        let parent = self.known.get(&parent.as_raw_nonzero().get());
+        let name = parent.and_then(|parent| parent.name.clone());
+        let had = parent.map(|parent| (parent.attributes.inherited(), parent.processors));
+        let had = had.unwrap_or_default();
         let thread = self.known.entry(number).or_default();
         thread.told = true;
         thread.name = thread.name.take().or(name);
+        // It may have asked for other values already.
+        if thread.attributes == prctl::OfThread::default() {
+            thread.attributes = had.0;
+        }
+        if thread.processors == 0 {
+            thread.processors = had.1;
+        }
     }
 
     /// `pid` calls itself `name`, which ends with NUL or where there is no more room.
@@ -134,6 +147,15 @@ impl Threads {
         {
             self.ended.insert(number);
         }
+    }
+
+    /// The one of this number, 0 for `caller`, which asks for what threads inherit.
+    pub(super) fn asked(&mut self, caller: Pid, number: i32) -> Option<&mut Thread> {
+        let number = match number {
+            0 => caller.as_raw_nonzero().get(),
+            number => number,
+        };
+        self.known.get_mut(&number)
     }
 
     /// Whether `number` is one of the guest's.

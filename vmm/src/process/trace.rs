@@ -310,7 +310,8 @@ impl<'a> Tracer<'a> {
             return None;
         }
         let next = self.calls.next(thread, &registers, &mut self.threads);
-        let counts = counts && !self.threads.is_one() && !matches!(next, Next::Done(_));
+        let counts =
+            counts && !self.threads.is_one() && !matches!(next, Next::Done(_) | Next::Refused(_));
         if counts {
             self.counted = Some(thread.0);
             let shares = matches!(next, Next::Serve) && shared_file(&registers).is_some();
@@ -330,6 +331,10 @@ impl<'a> Tracer<'a> {
                 self.change(thread, registers, change)
             }
             Next::Done(result) => finish(thread, registers, result),
+            Next::Refused(error) => {
+                self.note_refused(&registers, error.raw_os_error());
+                finish(thread, registers, -i64::from(error.raw_os_error()))
+            }
         })
     }
 

@@ -17,6 +17,10 @@ pub(super) const STACK: u32 = libc::RLIMIT_STACK;
 const CORE: u32 = libc::RLIMIT_CORE;
 /// Set-user-ID and set-group-ID.
 const SET_ID: [u32; 2] = [libc::S_ISUID, libc::S_ISGID];
+/// What makes a file one of a device.
+const DEVICES: [u32; 2] = [libc::S_IFCHR, libc::S_IFBLK];
+/// The request for the process group that a terminal is in the foreground of.
+const GROUP: u32 = libc::TIOCGPGRP as u32;
 /// `ARCH_SET_GS`, `ARCH_SET_FS`, `ARCH_GET_FS`, `ARCH_GET_GS`: the others of `arch_prctl` map memory and
 /// change the processor's behaviour.
 const THREAD_POINTER: [u32; 4] = [0x1001, 0x1002, 0x1003, 0x1004];
@@ -169,6 +173,13 @@ fn guest_rule(process: Process, given: Given) -> Rule {
         Process::Mode => without_set_id(asked_of_files, 1),
         Process::Owner => asked_of_files.into(),
         Process::PathMode(mode) => without_set_id(files(no_file), mode),
+        Process::Node(mode) => {
+            let rule = without_set_id(files(no_file), mode);
+            DEVICES.iter().fold(rule, |rule, &kind| {
+                let device = Test::Masked(mode, libc::S_IFMT, kind);
+                rule.unless(&[device], Verdict::Errno(libc::EPERM))
+            })
+        }
         Process::FileFlags(argument, known) => {
             Rule::from(not_known).unless(&[Test::Masked(argument, !known, 0)], files(no_file))
         }
@@ -199,10 +210,20 @@ fn guest_rule(process: Process, given: Given) -> Rule {
         Process::SocketPair => pairs(given),
         Process::SocketOption => socket_options(Verdict::Refused(libc::ENOPROTOOPT)),
         Process::Terminal => {
-            let requests: Vec<u32> = descriptor_requests(given.network).collect();
-            Rule::one_of(1, &requests, Verdict::Refused(libc::ENOTTY))
+            // Whose terminal it is, the guest knows by another number.
+            let requests = descriptor_requests(given.network).filter(|&request| request != GROUP);
+            Rule::one_of(
+                1,
+                &requests.collect::<Vec<_>>(),
+                Verdict::Refused(libc::ENOTTY),
+            )
+            .unless(&[Test::Equals(1, GROUP)], Verdict::Trace)
         }
         Process::OwnProcess => Rule::one_of(0, &[own], Verdict::Errno(libc::ESRCH)),
+        Process::OwnGroup => [0, own.wrapping_neg()].iter().fold(
+            Rule::one_of(0, &[own], Verdict::Errno(libc::ESRCH)),
+            |rule, &group| rule.unless(&[Test::Equals(0, group)], Verdict::Trace),
+        ),
         Process::GetLimit => {
             Rule::from(Verdict::Allow).unless(&[Test::Equals(0, CORE)], Verdict::Trace)
         }
@@ -230,8 +251,6 @@ fn guest_rule(process: Process, given: Given) -> Rule {
         Process::Threads => Rule::from(not_known)
             .unless(&[Test::Masked(0, libc::CLONE_THREAD as u32, 0)], not_served)
             .unless(&[Test::Masked(0, !OF_THREADS, THREAD)], Verdict::Trace),
-        Process::ThreadName => Rule::one_of(0, &[libc::PR_GET_NAME as u32], not_known)
-            .unless(&[Test::Equals(0, libc::PR_SET_NAME as u32)], Verdict::Trace),
         Process::ThreadPointer => Rule::one_of(0, &THREAD_POINTER, not_known),
         Process::Descriptor => {
             let signals = [

@@ -96,6 +96,7 @@ impl Confinement {
                         | AccessFs::MakeDir
                         | AccessFs::MakeSym
                         | AccessFs::MakeSock
+                        | AccessFs::MakeFifo
                         | AccessFs::RemoveFile
                         | AccessFs::RemoveDir
                         | AccessFs::Refer;

@@ -58,7 +58,7 @@ const MONITOR_IOCTLS: [u32; 7] = [
 ];
 
 /// Calls that take a path and do without: of an open descriptor, or of the working directory.
-const OF_DESCRIPTORS: [&str; 4] = ["newfstatat", "statx", "getcwd", "umask"];
+const OF_DESCRIPTORS: [&str; 5] = ["newfstatat", "statx", "faccessat2", "getcwd", "umask"];
 
 /// Calls that make a socket or give it an address: it takes the network.
 const OF_NETWORK: [&str; 4] = ["socket", "bind", "listen", "connect"];

@@ -7,7 +7,7 @@ use super::seccomp::{self, FilterError};
 
 /// Calls of the tracer of a guest that is a process: waiting, looking, answering, printing, and the end. It opens
 /// nothing any more but memory.
-const CALLS: [i64; 41] = [
+const CALLS: [i64; 42] = [
     libc::SYS_memfd_create,
     libc::SYS_ftruncate,
     libc::SYS_lseek,
@@ -28,6 +28,7 @@ const CALLS: [i64; 41] = [
     libc::SYS_getgroups,
     libc::SYS_getuid,
     libc::SYS_getgid,
+    libc::SYS_getpgrp,
     libc::SYS_pread64,
     libc::SYS_read,
     libc::SYS_write,
@@ -124,6 +125,7 @@ pub(super) fn policy(process: Numbers, limited: Limited) -> Policy {
     // Of an open file.
     let empty = |flags| Rule::one_of(flags, &[libc::AT_EMPTY_PATH as u32], Verdict::Kill);
     policy.set(libc::SYS_fchmodat2 as u32, empty(3));
+    policy.set(libc::SYS_faccessat2 as u32, empty(3));
     policy.set(libc::SYS_fchownat as u32, empty(4));
     let times = empty(3).unless(&[Test::Null(1)], Verdict::Allow);
     policy.set(libc::SYS_utimensat as u32, times);
@@ -138,7 +140,11 @@ pub(super) fn policy(process: Numbers, limited: Limited) -> Policy {
         libc::SYS_fcntl as u32,
         Rule::one_of(1, &flags, Verdict::Kill),
     );
-    let mut requests = vec![libc::TCGETS as u32, libc::TCSETS as u32];
+    let mut requests = vec![
+        libc::TCGETS as u32,
+        libc::TCSETS as u32,
+        libc::TIOCGPGRP as u32,
+    ];
     requests.extend([seccomp::RECEIVE, seccomp::SEND, seccomp::ADD]);
     if limited.any() {
         requests.push(libc::FIONBIO as u32);

@@ -111,8 +111,10 @@ setuid i
 setgid i
 geteuid
 getegid
+setpgid i i
 getppid
 getpgrp
+setsid
 setreuid i i
 setregid i i
 getgroups i p
@@ -121,8 +123,10 @@ setresuid i i i
 getresuid INT INT INT
 setresgid i i i
 getresgid INT INT INT
+getpgid i
 setfsuid i
 setfsgid i
+getsid i
 capget p p
 capset p p
 rt_sigpending SET u
@@ -131,9 +135,14 @@ rt_sigqueueinfo i sig p
 rt_sigsuspend set u
 sigaltstack p p
 utime s p
+mknod s o x
 statfs s p
 fstatfs d p
+getpriority i i
+setpriority i i i
+sched_setparam i p
 sched_getparam i p
+sched_setscheduler i i p
 sched_getscheduler i
 sched_get_priority_max i
 sched_get_priority_min i
@@ -161,6 +170,7 @@ fremovexattr d s
 tkill i sig
 time p
 futex p f:futex u time p x
+sched_setaffinity i u p
 sched_getaffinity i u p
 epoll_create i
 getdents64 d p u
@@ -183,6 +193,7 @@ utimes s p
 waitid i i p x p
 openat at s f:open o
 mkdirat at s o
+mknodat at s o x
 fchownat at s i i f:at
 futimesat at s p
 newfstatat at s STAT f:at
@@ -218,6 +229,8 @@ recvmmsg d p u f:msg time
 prlimit64 i f:rlimit rlimit RLIMIT
 sendmmsg d p u f:msg
 getcpu INT INT p
+sched_setattr i p x
+sched_getattr i p u x
 renameat2 at s at s f:rename
 getrandom B u f:random
 execveat at s p p f:at

@@ -114,8 +114,8 @@ pub(in super::super) fn sigaltstack(linux: &mut Linux, [new, old, ..]: Arguments
 
 /// `kill`, of the process itself.
 pub(in super::super) fn kill(linux: &mut Linux, [pid, signal, ..]: Arguments) -> Served {
-    // 0 and -1: all that there are.
-    let own = matches!(pid as i32, 0 | -1) || is_own(pid);
+    // By its number, or by its group's. There is no other process, which -1 would mean.
+    let own = is_own(pid) || pid as i32 == 0 || pid as i32 == -(PID as i32);
     send(linux, own.then_some(Target::Process), signal, libc::SI_USER)
 }
 
