@@ -125,13 +125,13 @@ pub(super) fn clock_getres(linux: &mut Linux, [id, at, ..]: Arguments) -> Served
 /// `gettimeofday`.
 pub(super) fn gettimeofday(linux: &mut Linux, [at, zone, ..]: Arguments) -> Served {
     let now = rustix::time::clock_gettime(ClockId::Realtime);
+    if at != 0 {
+        write_time(linux, at, now.tv_sec, now.tv_nsec / 1000)?;
+    }
     if zone != 0 {
         linux.memory.write(zone, &[0; 8])?;
     }
-    if at == 0 {
-        return Ok(0);
-    }
-    write_time(linux, at, now.tv_sec, now.tv_nsec / 1000)
+    Ok(0)
 }
 
 /// `time`.

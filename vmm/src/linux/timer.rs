@@ -179,14 +179,14 @@ pub(super) fn getitimer(linux: &mut Linux, [which, at, ..]: Arguments) -> Served
 
 /// `setitimer`: `ITIMER_REAL`.
 pub(super) fn setitimer(linux: &mut Linux, [which, new, old, ..]: Arguments) -> Served {
-    real(which)?;
-    let (left, period) = Armed::left(linux.timers.alarm);
     let mut armed = None;
     if new != 0 {
         let every = read_interval(linux, new)?;
         let after = read_interval(linux, new.wrapping_add(16))?;
         armed = arm(after, every);
     }
+    real(which)?;
+    let (left, period) = Armed::left(linux.timers.alarm);
     linux.timers.alarm = armed;
     linux.timers.changed();
     if old != 0 {
@@ -200,6 +200,10 @@ pub(super) fn timer_create(linux: &mut Linux, [clock, event, at, ..]: Arguments)
     const SIGNAL: i32 = 0;
     const NONE: i32 = 1;
     const THREAD: i32 = 4;
+    let mut bytes = [0; 24];
+    if event != 0 {
+        linux.memory.read(event, &mut bytes)?;
+    }
     let clock = time::waiting_clock(clock)?;
     if linux.timers.made.len() >= MOST {
         return Err(Errno::AGAIN.into());
@@ -210,8 +214,6 @@ pub(super) fn timer_create(linux: &mut Linux, [clock, event, at, ..]: Arguments)
     }
     let (mut value, mut signal, mut notify, mut thread) = (id as u64, i32::from(ALARM), SIGNAL, 0);
     if event != 0 {
-        let mut bytes = [0; 24];
-        linux.memory.read(event, &mut bytes)?;
         let word = |at: usize| {
             let mut word = [0; 4];
             word.copy_from_slice(&bytes[at..at + 4]);
@@ -258,9 +260,12 @@ fn itimerspec((left, period): (Duration, Duration)) -> Record {
 /// `timer_settime`.
 pub(super) fn timer_settime(linux: &mut Linux, [id, flags, new, old, ..]: Arguments) -> Served {
     const ABSOLUTE: u64 = 1;
-    let timer = *find(linux, id)?;
+    if new == 0 {
+        return Err(Errno::INVAL.into());
+    }
     let period = time::read_timespec(linux, new)?;
     let first = time::read_timespec(linux, new.wrapping_add(16))?;
+    let timer = *find(linux, id)?;
     let before = itimerspec(Armed::left(timer.armed));
     let (first_in, period) = (time::duration(&first), time::duration(&period));
     let mut armed = arm(first_in, period);

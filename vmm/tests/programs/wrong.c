@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -129,6 +130,43 @@ static void clocks(void)
     T(atomic.tv_sec - real.tv_sec < 100 && atomic.tv_sec >= real.tv_sec);
 }
 
+static void timers(void)
+{
+    struct itimerspec set = {{0, 0}, {100, 0}}, wrong = {{0, 0}, {0, 1000000000}}, had;
+    struct itimerval every = {{0, 0}, {0, 1000000}}, old;
+    struct sigevent event = {.sigev_notify = SIGEV_NONE}, odd = {.sigev_notify = 77};
+    int timer = -1;
+    T(syscall(SYS_timer_create, 40, NOWHERE, &timer));
+    T(syscall(SYS_timer_create, 40, &odd, &timer));
+    T(syscall(SYS_timer_create, CLOCK_MONOTONIC, &odd, NOWHERE));
+    T(syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, NOWHERE));
+    T(syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer));
+    T(syscall(SYS_timer_settime, 999, 0, NOWHERE, 0));
+    T(syscall(SYS_timer_settime, 999, 0, 0, 0));
+    T(syscall(SYS_timer_settime, 999, 0, &set, NOWHERE));
+    T(syscall(SYS_timer_settime, timer, 0, 0, 0));
+    T(syscall(SYS_timer_settime, timer, 0, NOWHERE, 0));
+    T(syscall(SYS_timer_settime, timer, 0, &wrong, 0));
+    T(syscall(SYS_timer_settime, timer, DIRTY(0), &set, &had));
+    printf("%ld %ld\n", (long)had.it_value.tv_sec, had.it_value.tv_nsec);
+    T(syscall(SYS_timer_settime, timer, 0, &set, NOWHERE));
+    T(syscall(SYS_timer_gettime, timer, NOWHERE));
+    T(syscall(SYS_timer_gettime, 999, NOWHERE));
+    T(syscall(SYS_timer_getoverrun, 999));
+    T(syscall(SYS_timer_getoverrun, timer));
+    T(syscall(SYS_timer_delete, timer));
+    T(syscall(SYS_timer_delete, timer));
+    T(syscall(SYS_getitimer, 40, NOWHERE));
+    T(syscall(SYS_getitimer, ITIMER_REAL, NOWHERE));
+    T(syscall(SYS_setitimer, 40, NOWHERE, 0));
+    T(syscall(SYS_setitimer, 40, &every, 0));
+    T(syscall(SYS_setitimer, 40, 0, &old));
+    T(syscall(SYS_setitimer, ITIMER_REAL, &every, 0));
+    T(syscall(SYS_setitimer, ITIMER_REAL, 0, NOWHERE));
+    T(syscall(SYS_gettimeofday, NOWHERE, NOWHERE));
+    T(syscall(SYS_gettimeofday, 0, NOWHERE));
+}
+
 static void children(void)
 {
     static const int options[] = {0, WNOHANG, WUNTRACED | WCONTINUED, 0x10000000, 0x20000000, 0x40000000, (int)0x80000000};
@@ -210,6 +248,7 @@ int main(int c, char **v)
     flags("here, a path nowhere", AT_FDCWD, NOWHERE);
     dirty(fd);
     clocks();
+    timers();
     children();
     scheduling();
     return 0;
