@@ -123,7 +123,6 @@ fn an_open_file_is_looked_at_without_a_path_or_a_grant() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = r#"
         #define _GNU_SOURCE
         #include <fcntl.h>
@@ -145,7 +144,7 @@ fn an_open_file_is_looked_at_without_a_path_or_a_grant() {
             printf("%ld\n", syscall(439, AT_FDCWD, "/etc", 0, AT_EMPTY_PATH));
             return 0;
         }"#;
-    world.build("seen", "musl-gcc", &[], source);
+    let world = World::of("seen", "musl-gcc", &[], source);
     for platform in PLATFORMS {
         let found = world.run("seen", &["--platform", platform], &[]);
         let said = text(&found.stdout);
@@ -165,8 +164,7 @@ fn a_grant_that_has_no_place_is_named() {
     if !needs(&["kvm", "root"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("nothing", "musl-gcc", &[], "int main(void) { return 0; }");
+    let world = World::of("nothing", "musl-gcc", &[], "int main(void) { return 0; }");
     let host = world.data();
     for platform in PLATFORMS {
         for place in ["/etc/passwd", "/dev/null", "/dev/fd", "/etc/hosts/inside"] {
@@ -219,8 +217,7 @@ fn processor_time_ends_at_its_limit() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("limits", "gcc", &["-w"], &whole(LIMITS));
+    let world = World::of("limits", "gcc", &["-w"], &whole(LIMITS));
     for platform in PLATFORMS {
         let options = ["--platform", platform];
         let mut command = bounded(&world.vmm("limits", &options, &["/", "processor"]));
@@ -240,7 +237,6 @@ fn a_soft_limit_of_poolvmm_is_the_guests_to_raise() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = r#"
         #include <fcntl.h>
         #include <stdio.h>
@@ -257,7 +253,7 @@ fn a_soft_limit_of_poolvmm_is_the_guests_to_raise() {
             printf("%ld\n", (long)pwrite(fd, bytes, sizeof bytes, 0));
             return 0;
         }"#;
-    world.build("raises", "musl-gcc", &[], source);
+    let world = World::of("raises", "musl-gcc", &[], source);
     for platform in PLATFORMS {
         let guest = world.granted("raises", &["--platform", platform], &[]);
         let mut command = Command::new("bash");
@@ -274,8 +270,7 @@ fn a_thread_that_waits_lets_others_run() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("blocked", "gcc", &["-w"], &whole(BLOCKED));
+    let world = World::of("blocked", "gcc", &["-w"], &whole(BLOCKED));
     for what in [
         "event",
         "event full",
@@ -302,8 +297,7 @@ fn guests_share_a_pipe() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("blocked", "gcc", &["-w"], &whole(BLOCKED));
+    let world = World::of("blocked", "gcc", &["-w"], &whole(BLOCKED));
     let (input, feed) = std::io::pipe().unwrap();
     let mut feed = fs::File::from(OwnedFd::from(feed));
     // SAFETY: sets flags of a descriptor of this test.
@@ -331,8 +325,7 @@ fn grants_give_no_more_than_files() {
     if !needs(&["kvm", "root"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("grants", "gcc", &["-w"], &whole(GRANTS));
+    let world = World::of("grants", "gcc", &["-w"], &whole(GRANTS));
     for platform in PLATFORMS {
         let data = world.directory.path().join(platform);
         fs::create_dir(&data).unwrap();
@@ -421,8 +414,7 @@ fn the_monitors_descriptors_are_closed_to_a_guest() {
     if !needs(&["kvm", "root"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("own", "musl-gcc", &["-w"], &whole(OWN));
+    let world = World::of("own", "musl-gcc", &["-w"], &whole(OWN));
     let data = world.directory.path().join("data");
     fs::create_dir(&data).unwrap();
     let grant = format!("{}:/data", data.display());
@@ -458,8 +450,7 @@ fn a_directory_is_no_standard_file() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("empty", "musl-gcc", &[], "int main(void) { return 0; }");
+    let world = World::of("empty", "musl-gcc", &[], "int main(void) { return 0; }");
     for platform in PLATFORMS {
         let mut command = world.vmm("empty", &["--platform", platform], &[]);
         let directory = fs::File::open(world.directory.path()).unwrap();
@@ -479,7 +470,6 @@ fn no_process_of_the_host_is_told_of() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = r#"
         #define _GNU_SOURCE
         #include <fcntl.h>
@@ -502,7 +492,7 @@ fn no_process_of_the_host_is_told_of() {
             }
             return 0;
         }"#;
-    world.build("numbers", "musl-gcc", &["-w"], source);
+    let world = World::of("numbers", "musl-gcc", &["-w"], source);
     let path = world.data().join("file");
     fs::write(&path, "content").unwrap();
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();

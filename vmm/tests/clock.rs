@@ -52,8 +52,7 @@ fn what_lies_around_the_vdso_is_nobodys() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("musl", "musl-gcc", &[], CLOCK);
+    let world = World::of("musl", "musl-gcc", &[], CLOCK);
     for platform in PLATFORMS {
         for what in ["write-code", "write-data", "run-data", "before", "behind"] {
             let found = world.run("musl", &["--platform", platform], &[what]);

@@ -46,9 +46,8 @@ fn whatever_a_guest_asks_for_it_ends_alone() {
     if !needs(&["kvm", "root"]) {
         return;
     }
-    let mut world = World::new();
     // The stack's guard lies where the thread pointer says, which guests may move.
-    world.build(
+    let world = World::of(
         "fuzz",
         "musl-gcc",
         &["-O1", "-fno-stack-protector"],

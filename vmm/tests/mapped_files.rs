@@ -21,7 +21,6 @@ fn a_file_larger_than_memory_is_read_through_a_mapping() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = r#"
         #include <fcntl.h>
         #include <stdio.h>
@@ -36,7 +35,7 @@ fn a_file_larger_than_memory_is_read_through_a_mapping() {
             printf("%ld %d\n", sum, at[4096]);
             return 0;
         }"#;
-    world.build("through", "musl-gcc", &[], source);
+    let world = World::of("through", "musl-gcc", &[], source);
     fs::write(world.data().join("file"), vec![1; 40 << 20]).unwrap();
     // As a process, what may be written counts when it is mapped.
     for way in &WAYS[..2] {
@@ -57,7 +56,6 @@ fn a_file_larger_than_memory_is_changed_through_a_mapping() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = r#"
         #include <fcntl.h>
         #include <stdio.h>
@@ -73,7 +71,7 @@ fn a_file_larger_than_memory_is_changed_through_a_mapping() {
             printf("%ld\n", sum);
             return 0;
         }"#;
-    world.build("changed", "musl-gcc", &[], source);
+    let world = World::of("changed", "musl-gcc", &[], source);
     let file = world.data().join("file");
     for way in [WAYS[0], WAYS[2]] {
         for step in ["1", "4097"] {
@@ -99,7 +97,6 @@ fn a_file_may_become_shorter_at_any_time() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = r#"
         #define _GNU_SOURCE
         #include <fcntl.h>
@@ -128,7 +125,7 @@ fn a_file_may_become_shorter_at_any_time() {
             puts("enough");
             return 0;
         }"#;
-    world.build("shorter", "musl-gcc", &["-O1"], source);
+    let world = World::of("shorter", "musl-gcc", &["-O1"], source);
     let file = world.data().join("file");
     for way in [WAYS[0], WAYS[2]] {
         fs::write(&file, vec![0; 64 * 4096]).unwrap();
@@ -153,7 +150,6 @@ fn record_locks_outlive_a_mapping_of_their_file() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = r#"
         #include <fcntl.h>
         #include <stdio.h>
@@ -169,7 +165,7 @@ fn record_locks_outlive_a_mapping_of_their_file() {
             fflush(stdout);
             return getchar() == EOF ? 0 : 1;
         }"#;
-    world.build("locks", "musl-gcc", &[], source);
+    let world = World::of("locks", "musl-gcc", &[], source);
     let file = world.data().join("file");
     fs::write(&file, "content").unwrap();
     for way in WAYS {
@@ -200,7 +196,6 @@ fn files_are_mapped_as_linux_maps_them() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = r#"
         #include <errno.h>
         #include <fcntl.h>
@@ -233,7 +228,7 @@ fn files_are_mapped_as_linux_maps_them() {
             }
             return 0;
         }"#;
-    world.build("maps", "musl-gcc", &[], source);
+    let world = World::of("maps", "musl-gcc", &[], source);
     let file = world.data().join("file");
     fs::write(&file, "old").unwrap();
     let expected = "private: old\nunchanged: old\nonly writing: Permission denied\n\
@@ -252,7 +247,6 @@ fn pages_of_files_and_images_that_are_given_up_are_not_zeros() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = r#"
         #include <fcntl.h>
         #include <stdio.h>
@@ -285,7 +279,7 @@ fn pages_of_files_and_images_that_are_given_up_are_not_zeros() {
             puts(*none ? "kept" : "zeros");
             return 0;
         }"#;
-    world.build("given-up", "gcc", &["-D_GNU_SOURCE"], source);
+    let world = World::of("given-up", "gcc", &["-D_GNU_SOURCE"], source);
     let content = ["o", "p"].map(|text| text.repeat(4096)).concat();
     fs::write(world.data().join("file"), content).unwrap();
     let expected = "image: right\nkept\nread-only: right\nthere\nfree: right\nthere\nnot written: right\n\
@@ -305,7 +299,6 @@ fn files_are_read_when_they_are_touched_and_end_where_they_end() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = r#"
         #include <fcntl.h>
         #include <stdio.h>
@@ -328,7 +321,7 @@ fn files_are_read_when_they_are_touched_and_end_where_they_end() {
             if (count > 2) mprotect(moved, 4096, PROT_READ), moved[0] = 1;
             return count > 1 ? moved[41 * 4096] : 0;
         }"#;
-    world.build("lazy", "gcc", &["-D_GNU_SOURCE"], source);
+    let world = World::of("lazy", "gcc", &["-D_GNU_SOURCE"], source);
     for way in WAYS {
         fs::write(world.data().join("file"), vec![7; 40 * 4096 - 10]).unwrap();
         let run = |arguments: &[&str]| world.granted("lazy", &way, arguments).output().unwrap();
@@ -362,7 +355,6 @@ fn pages_of_a_file_far_apart_leave_nothing_behind() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = r#"
         #include <fcntl.h>
         #include <stdio.h>
@@ -380,7 +372,7 @@ fn pages_of_a_file_far_apart_leave_nothing_behind() {
             fflush(stdout);
             return getchar() == EOF ? 0 : 1;
         }"#;
-    world.build("apart", "musl-gcc", &[], source);
+    let world = World::of("apart", "musl-gcc", &[], source);
     for (kind, name) in [(libc::MAP_SHARED, "shared"), (libc::MAP_PRIVATE, "private")] {
         let kind = kind.to_string();
         let options = [&KVM[..], &["--memory", "16M"]].concat();
@@ -411,7 +403,6 @@ fn a_guest_does_not_take_all_of_the_monitors_addresses() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = r#"
         #include <errno.h>
         #include <fcntl.h>
@@ -430,7 +421,7 @@ fn a_guest_does_not_take_all_of_the_monitors_addresses() {
             printf("%s, %d ready\n", strerror(error), poll(polls, 16384, -1));
             return 0;
         }"#;
-    world.build("addresses", "musl-gcc", &[], source);
+    let world = World::of("addresses", "musl-gcc", &[], source);
     fs::write(world.data().join("file"), "content").unwrap();
     for kind in [libc::MAP_SHARED, libc::MAP_PRIVATE] {
         let kind = kind.to_string();
@@ -451,7 +442,6 @@ fn a_robust_lock_in_a_file_outlives_its_owner() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = r#"
         #include <errno.h>
         #include <fcntl.h>
@@ -491,7 +481,7 @@ fn a_robust_lock_in_a_file_outlives_its_owner() {
             if (signal) raise(signal);
             return 0;
         }"#;
-    world.build("robust", "gcc", &["-pthread"], source);
+    let world = World::of("robust", "gcc", &["-pthread"], source);
     for way in [WAYS[0], WAYS[2]] {
         for signal in [0, libc::SIGKILL, libc::SIGTERM] {
             fs::write(world.data().join("file"), vec![0; 4096]).unwrap();
@@ -514,7 +504,6 @@ fn holes_are_made_through_a_mapping_that_is_only_read() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = r#"
         #define _GNU_SOURCE
         #include <errno.h>
@@ -531,7 +520,7 @@ fn holes_are_made_through_a_mapping_that_is_only_read() {
             }
             return 0;
         }"#;
-    world.build("holes", "musl-gcc", &[], source);
+    let world = World::of("holes", "musl-gcc", &[], source);
     fs::write(world.data().join("file"), [7; 4096]).unwrap();
     let found = world.granted("holes", &KVM, &[]).output().unwrap();
     assert_eq!(text(&found.stdout), "Permission denied, 7\nmade, 0\n");

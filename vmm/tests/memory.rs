@@ -96,7 +96,6 @@ fn a_call_into_more_than_there_is_comes_back_short() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = r#"
         #include <fcntl.h>
         #include <stdio.h>
@@ -111,7 +110,7 @@ fn a_call_into_more_than_there_is_comes_back_short() {
             printf("%d %ld\n", bytes > 8 << 20 && bytes < 16 << 20, wrong);
             return 0;
         }"#;
-    world.build("short", "musl-gcc", &[], source);
+    let world = World::of("short", "musl-gcc", &[], source);
     let pages = (1..=6144u64).flat_map(|page| [page.to_le_bytes().as_slice(), &[0; 4088]].concat());
     fs::write(world.data().join("file"), pages.collect::<Vec<u8>>()).unwrap();
     let options = [&KVM[..], &["--memory", "16M"]].concat();
@@ -141,8 +140,7 @@ fn pages_far_apart_cost_what_they_are() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("sparse", "musl-gcc", &[], SPARSE);
+    let world = World::of("sparse", "musl-gcc", &[], SPARSE);
     let file = world.directory.path().join("report.json");
     let options = [
         &KVM[..],
@@ -164,8 +162,7 @@ fn no_way_to_more_memory_passes_the_limit() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("limit", "musl-gcc", &[], MEMORY_LIMIT);
+    let world = World::of("limit", "musl-gcc", &[], MEMORY_LIMIT);
     let file = world.directory.path().join("report.json");
     let run = |way: &str, mib: u64| {
         let memory = format!("{mib}M");
@@ -225,8 +222,7 @@ fn what_was_given_and_not_touched_is_taken_back_at_the_limit() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("touches", "musl-gcc", &[], TOUCHES);
+    let world = World::of("touches", "musl-gcc", &[], TOUCHES);
     let options = [&KVM[..], &["--memory", "8M"]].concat();
     // Each stands alone, so that a batch comes with it: 1 200 pages, 75 MiB of batches.
     let found = world.run("touches", &options, &["1200", "17"]);
@@ -238,8 +234,7 @@ fn nothing_that_a_guest_chooses_makes_the_monitor_grow() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("growth", "musl-gcc", &[], GROWTH);
+    let world = World::of("growth", "musl-gcc", &[], GROWTH);
     let file = world.directory.path().join("report.json");
     let options = [&KVM[..], &["--report", file.to_str().unwrap()]].concat();
     let found = world.run("growth", &options, &[]);
@@ -297,7 +292,6 @@ fn unmapping_what_lies_beside_the_stack_leaves_the_monitor() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = r"
         #include <string.h>
         #include <sys/mman.h>
@@ -310,7 +304,7 @@ fn unmapping_what_lies_beside_the_stack_leaves_the_monitor() {
             memset(here, 1, sizeof here);
             return here[sizeof here / 2] == 1 ? 5 : 1;
         }";
-    world.build("unmaps", "musl-gcc", &["-w"], source);
+    let world = World::of("unmaps", "musl-gcc", &["-w"], source);
     let found = world.run("unmaps", &KVM, &[]);
     assert_eq!(found.status.code(), Some(5), "{}", text(&found.stderr));
 }
@@ -321,8 +315,7 @@ fn what_is_taken_back_at_the_limit_was_touched_by_nobody() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("pressed", "musl-gcc", &["-O1", "-pthread"], PRESSED);
+    let world = World::of("pressed", "musl-gcc", &["-O1", "-pthread"], PRESSED);
     for cpus in ["1", "3"] {
         for memory in ["3M", "4M"] {
             let options = ["--cpus", cpus, "--memory", memory];
@@ -425,12 +418,11 @@ fn a_guest_at_rest_keeps_few_pages_of_the_monitors_heap() {
     if !needs(&["kvm"]) || cfg!(debug_assertions) {
         return;
     }
-    let mut world = World::new();
     let source = r#"
         #include <stdio.h>
         #include <unistd.h>
         int main(void) { puts("at rest"); fflush(stdout); for (;;) pause(); }"#;
-    world.build("rests", "musl-gcc", &[], source);
+    let world = World::of("rests", "musl-gcc", &[], source);
     let mut command = world.vmm("rests", &KVM, &[]);
     let mut guest = Running(command.stdout(Stdio::piped()).spawn().unwrap());
     let mut lines = BufReader::new(guest.0.stdout.take().unwrap()).lines();

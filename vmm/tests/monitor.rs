@@ -52,8 +52,7 @@ fn faults_end_the_guest_with_a_report_and_leave_the_pool_unharmed() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("faults", "musl-gcc", &[], FAULTS);
+    let world = World::of("faults", "musl-gcc", &[], FAULTS);
     let segment = world.pool.root.join("segments/00000001");
     let before = fs::read(&segment).unwrap();
     let cases = [
@@ -98,8 +97,7 @@ fn the_report_says_what_was_done() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("calls", "musl-gcc", &[], CALLS);
+    let world = World::of("calls", "musl-gcc", &[], CALLS);
     let file = world.directory.path().join("report.json");
     let path = file.to_str().unwrap();
     let found = world.run("calls", &["--report", path], &[]);
@@ -120,7 +118,6 @@ fn calls_that_are_not_served_fail_and_are_counted() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = r#"
         #include <errno.h>
         #include <stdio.h>
@@ -132,7 +129,7 @@ fn calls_that_are_not_served_fail_and_are_counted() {
             syscall(323, 0); /* userfaultfd */
             return 0;
         }"#;
-    world.build("network", "musl-gcc", &[], source);
+    let world = World::of("network", "musl-gcc", &[], source);
     let file = world.directory.path().join("report.json");
     for way in WAYS {
         let options = [&way[..], &["--report", file.to_str().unwrap()]].concat();
@@ -157,7 +154,6 @@ fn no_argument_of_a_call_harms_the_monitor() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     // Every number, many odd arguments; what would end or stop the guest itself is left out.
     let source = r#"
         #include <stdlib.h>
@@ -205,7 +201,7 @@ fn no_argument_of_a_call_harms_the_monitor() {
             }
             syscall(SYS_exit_group, 42);
         }"#;
-    world.build("odd", "musl-gcc", &[], source);
+    let world = World::of("odd", "musl-gcc", &[], source);
     let data = world.directory.path().join("data");
     fs::create_dir_all(&data).unwrap();
     let grant = format!("{}:/data", data.display());
@@ -279,8 +275,7 @@ fn what_cannot_be_run_is_refused_with_advice() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("hello", "musl-gcc", &[], HELLO);
+    let world = World::of("hello", "musl-gcc", &[], HELLO);
     let root = world.pool.root.clone();
     let elsewhere = world.directory.path().to_str().unwrap().to_owned();
     let complain = |options: &[&str]| {

@@ -30,8 +30,7 @@ fn addresses_are_used_within_limits_alone() {
     if !needs(&["kvm", "root"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("addresses", "gcc", &["-w", "-pthread"], ADDRESSES);
+    let world = World::of("addresses", "gcc", &["-w", "-pthread"], ADDRESSES);
     let host = address().to_string();
     let (good, forbidden) = ("7001", "7002");
     // Whatever reaches these has come through.
@@ -118,8 +117,7 @@ fn a_connection_that_a_guest_is_started_with_is_its_only_one() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("handed", "gcc", &["-w"], HANDED);
+    let world = World::of("handed", "gcc", &["-w"], HANDED);
     let [starter, other] = [0, 0].map(|port| TcpListener::bind((address(), port)).unwrap());
     other.set_nonblocking(true).unwrap();
     let port = other.local_addr().unwrap().port().to_string();
@@ -156,8 +154,7 @@ fn a_listener_that_a_guest_is_started_with_opens_no_connection() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("opens", "gcc", &["-w"], OPENS);
+    let world = World::of("opens", "gcc", &["-w"], OPENS);
     let other = TcpListener::bind((address(), 0)).unwrap();
     other.set_nonblocking(true).unwrap();
     let port = other.local_addr().unwrap().port().to_string();
@@ -185,8 +182,7 @@ fn a_socket_of_datagrams_takes_a_network() {
     if !needs(&["kvm", "root"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("handed", "gcc", &["-w"], HANDED);
+    let world = World::of("handed", "gcc", &["-w"], HANDED);
     let path = world.directory.path().join("host");
     let host = UnixDatagram::bind(&path).unwrap();
     host.set_nonblocking(true).unwrap();

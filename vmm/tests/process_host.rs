@@ -22,9 +22,7 @@ const NET: [&str; 2] = ["--net", "host"];
 const NOT_PERMITTED: &str = "Operation not permitted";
 
 fn world() -> World {
-    let mut world = World::new();
-    world.build("program", "musl-gcc", &["-pthread", "-w"], HOST);
-    world
+    World::of("program", "musl-gcc", &["-pthread", "-w"], HOST)
 }
 
 fn said(world: &World, options: &[&str], arguments: &[&str]) -> String {

@@ -18,8 +18,7 @@ const PROCESSORS: &str = include_str!("programs/processors.c");
 const TWO: [&str; 2] = ["--cpus", "2"];
 
 fn world() -> World {
-    let mut world = World::new();
-    world.build("processors", "musl-gcc", &["-O1", "-pthread"], PROCESSORS);
+    let world = World::of("processors", "musl-gcc", &["-O1", "-pthread"], PROCESSORS);
     fs::write(world.data().join("file"), [0; 4096]).unwrap();
     world
 }

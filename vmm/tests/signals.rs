@@ -110,8 +110,7 @@ fn signals_that_wait_are_bounded() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("flood", "musl-gcc", &FLAGS, SIGNALS);
+    let world = World::of("flood", "musl-gcc", &FLAGS, SIGNALS);
     let found = world.run("flood", &[], &["flood"]);
     assert_eq!(
         text(&found.stdout),
@@ -166,8 +165,7 @@ fn what_is_done_by_default() {
 
 /// Sends `signal` to the VMM once its guest is ready; what it said before and afterwards and how it ended.
 fn told(what: &str, signal: &str) -> (String, String, Option<i32>) {
-    let mut world = World::new();
-    world.build("told", "musl-gcc", &FLAGS, SIGNALS);
+    let world = World::of("told", "musl-gcc", &FLAGS, SIGNALS);
     let mut command = world.vmm("told", &[], &[what]);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();

@@ -129,9 +129,8 @@ fn output_that_the_guest_closes_is_closed() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = "#include <unistd.h>\nint main(void) { char b; write(1, \"x\", 1); close(1); return read(0, &b, 1) == 1 ? b : 1; }";
-    world.build("closes", "gcc", &["-w"], source);
+    let world = World::of("closes", "gcc", &["-w"], source);
     for platform in PLATFORMS {
         let mut command = world.vmm("closes", &["--platform", platform], &[]);
         let mut guest = command
@@ -171,9 +170,8 @@ fn a_stream_that_is_closed_leads_nowhere() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = "#include <unistd.h>\nint main(void) { char b; return read(0, &b, 1) == 0 && write(1, \"x\", 1) == 1 && write(2, \"x\", 1) == 1 ? 5 : 1; }";
-    world.build("uses", "gcc", &["-w"], source);
+    let world = World::of("uses", "gcc", &["-w"], source);
     for platform in PLATFORMS {
         let vmm = bounded(&world.vmm("uses", &["--platform", platform], &[]));
         let mut shell = Command::new("sh");
@@ -189,9 +187,8 @@ fn output_that_nobody_reads_is_the_guests_affair() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = "#include <signal.h>\n#include <unistd.h>\nint main(void) { signal(SIGPIPE, SIG_IGN); return write(1, \"x\", 1) == -1 ? 5 : 1; }";
-    world.build("writes", "gcc", &["-w"], source);
+    let world = World::of("writes", "gcc", &["-w"], source);
     for platform in PLATFORMS {
         let mut command = bounded(&world.vmm("writes", &["--platform", platform], &[]));
         let (reader, writer) = std::io::pipe().unwrap();
@@ -207,9 +204,8 @@ fn a_reader_that_is_gone_changes_no_status() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
     let source = "int main(void) { return *(volatile int *)8; }";
-    world.build("faults", "gcc", &["-w"], source);
+    let world = World::of("faults", "gcc", &["-w"], source);
     let report = world.directory.path().join("report");
     for platform in PLATFORMS {
         let (reader, writer) = std::io::pipe().unwrap();

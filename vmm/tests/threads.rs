@@ -100,8 +100,7 @@ fn threads_are_bounded() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("bomb", "musl-gcc", &["-pthread", "-w"], THREADS);
+    let world = World::of("bomb", "musl-gcc", &["-pthread", "-w"], THREADS);
     let found = world.run("bomb", &["--memory", "256M"], &["bomb"]);
     let said = text(&found.stdout);
     assert_eq!(said, "4095 threads, again\n", "{}", text(&found.stderr));
@@ -112,8 +111,7 @@ fn a_guest_that_would_start_a_process_is_told_and_so_is_its_operator() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("fork", "musl-gcc", &["-pthread", "-w"], THREADS);
+    let world = World::of("fork", "musl-gcc", &["-pthread", "-w"], THREADS);
     let found = world.run("fork", &[], &["fork"]);
     let said = "-1 Function not implemented\n";
     assert_eq!(text(&found.stdout), said.repeat(2));
@@ -157,8 +155,7 @@ fn one_waits_for_a_disk_and_others_go_on() {
     if !needs(&["kvm"]) {
         return;
     }
-    let mut world = World::new();
-    world.build("disk", "musl-gcc", &["-pthread"], DISK);
+    let world = World::of("disk", "musl-gcc", &["-pthread"], DISK);
     let journal = world.directory.path().join("journal");
     let Some(disk) = RecordedDisk::new(32, "ext4", journal).unwrap() else {
         return;

@@ -526,7 +526,7 @@ fn each_verb_has_help_and_a_manual_page() {
             "{verb}"
         );
     }
-    assert_eq!(count, 22);
+    assert_eq!(count, 23);
 }
 
 #[test]

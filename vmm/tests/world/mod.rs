@@ -24,6 +24,13 @@ impl World {
         Self { directory, pool }
     }
 
+    /// A world with one image, as [`Self::build`] makes it.
+    pub fn of(name: &str, compiler: &str, flags: &[&str], source: &str) -> Self {
+        let mut world = Self::new();
+        world.build(name, compiler, flags, source);
+        world
+    }
+
     pub fn build(&mut self, name: &str, compiler: &str, flags: &[&str], source: &str) -> PathBuf {
         let path = compile(self.directory.path(), name, compiler, flags, source);
         self.pool.add(&path, name, Placement::Dense);
