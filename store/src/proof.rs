@@ -17,16 +17,17 @@ use crate::{Reader, Snapshot, StoreView};
 /// Pages that are looked up in one go.
 const LOOKED_UP: usize = 4096;
 
-/// Fills `content` from byte `offset` of a segment, with zeros where it cannot be read.
+/// Fills `content` from byte `offset` of a segment, with zeros where it cannot be read. True when all of it could.
 pub(crate) fn read_what_can_be(
     from: &dyn SegmentFile,
     id: SegmentId,
     content: &mut [u8],
     offset: u64,
-) {
+) -> bool {
     if from.read_exact_at(content, offset).is_ok() {
-        return;
+        return true;
     }
+    let mut is_all = true;
     for (page, at) in content
         .chunks_mut(PAGE_SIZE as usize)
         .zip((offset..).step_by(PAGE_SIZE as usize))
@@ -34,8 +35,10 @@ pub(crate) fn read_what_can_be(
         if let Err(error) = from.read_exact_at(page, at) {
             tracing::warn!(%error, segment = %id, slot = at / PAGE_SIZE, "reading a page");
             page.fill(0);
+            is_all = false;
         }
     }
+    is_all
 }
 
 /// Those of `slots` of which neither the place of their page nor their window says that they have what they should: the
@@ -127,5 +130,57 @@ impl StoreView {
         whole.length = end.checked_next_multiple_of(PAGE_SIZE).unwrap_or(end);
         let past_end = self.read(&whole, end, PAGE_SIZE as usize)?;
         Ok(page::is_zero(&past_end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io;
+
+    use super::*;
+
+    /// A segment of ones whose second page cannot be read.
+    #[derive(Debug)]
+    struct Half;
+
+    impl SegmentFile for Half {
+        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+            let end = offset + buffer.len() as u64;
+            if offset < 2 * PAGE_SIZE && PAGE_SIZE < end {
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
+            buffer.fill(1);
+            Ok(())
+        }
+        fn write_all_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+            unreachable!("it is read alone")
+        }
+        fn discard(&self, _: u64, _: u64) -> io::Result<()> {
+            unreachable!("it is read alone")
+        }
+        fn sync(&self) -> io::Result<()> {
+            unreachable!("it is read alone")
+        }
+        fn file(&self) -> Option<&File> {
+            None
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_zeros_and_is_told() {
+        let mut content = vec![7; 4 * PAGE_SIZE as usize];
+        assert!(!read_what_can_be(&Half, SegmentId(0), &mut content, 0));
+        let pages: Vec<_> = content.chunks(PAGE_SIZE as usize).collect();
+        assert!(page::is_zero(pages[1]));
+        for read in [0, 2, 3] {
+            assert!(pages[read].iter().all(|byte| *byte == 1), "{read}");
+        }
+        assert!(read_what_can_be(
+            &Half,
+            SegmentId(0),
+            &mut content,
+            2 * PAGE_SIZE
+        ));
     }
 }

@@ -16,6 +16,7 @@ use failing::while_failing;
 use pool_core::ObjectId;
 use pool_store::manifest::TokenScope;
 use pool_store::placement::Placement;
+use pool_store::repair::repair;
 use pool_store::superblock::FEATURE_JOURNAL;
 use pool_store::{Store, StoreError};
 use pool_tests::disk::SmallDisk;
@@ -146,6 +147,11 @@ fn a_frame_that_a_stop_left_unfinished_is_none_wherever_it_ends() {
     assert_eq!(told(&reopen(&path("store")).unwrap()), after);
 }
 
+fn make_pipe(path: &Path) {
+    let pipe = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, path, pipe, 0o600.into(), 0).unwrap();
+}
+
 #[test]
 fn damage_of_the_journal_is_refused_whatever_the_index_has() {
     let root = tempfile::tempdir().unwrap();
@@ -184,6 +190,15 @@ fn damage_of_the_journal_is_refused_whatever_the_index_has() {
         fs::rename(&part, path("aside")).unwrap();
         let said = refused(&path("store"));
         assert!(said.contains("pool repair --store"), "{said}");
+        // Nobody writes to a pipe that was put there.
+        if part.is_file() {
+            make_pipe(&part);
+            let said = refused(&path("store"));
+            assert!(said.contains("not a file"), "{said}");
+            let error = repair(&path("store"), true, &mut |_| ());
+            assert!(error.is_ok(), "{error:?}");
+            fs::remove_file(&part).unwrap();
+        }
         fs::rename(path("aside"), &part).unwrap();
     }
     assert_eq!(told(&reopen(&path("store")).unwrap()), whole);

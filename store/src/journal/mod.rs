@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FallocateFlags;
 
-use crate::backend::{sync_directory, sync_parent};
+use crate::backend::{new_file, open_file, sync_directory, sync_parent};
 use crate::catalogue::{Entry, Header as CatalogueHeader, Writer};
 use crate::error::{Result, StoreError};
 use crate::index::Reader;
@@ -121,7 +121,7 @@ impl Journal {
     ) -> Result<Self> {
         let newest = &found.newest;
         let path = names::path(directory, Name::Log(newest.header.base));
-        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = open_file(&path, OpenOptions::new().read(true).write(true));
         let file = file.map_err(|error| StoreError::io("opening", &path, error))?;
         if newest.torn {
             // What a stop left of a commit that nobody was told of.
@@ -350,11 +350,9 @@ fn create_log(directory: &Path, header: &Header) -> Result<OpenLog> {
     let path = names::path(directory, name);
     let bytes = header.encode();
     let make = || -> io::Result<OpenLog> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true);
         let mut log = OpenLog {
             path: path.clone(),
-            file: options.open(&new)?,
+            file: new_file(&new)?,
             base: header.base,
             digest: frame::digest_of_header(&bytes),
             end: HEADER as u64,

@@ -6,10 +6,11 @@
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::frame::{self, DIGEST, Digest, HEAD, HEADER, Header};
 use super::names::{self, Name};
+use crate::backend::read_file;
 use crate::catalogue::Catalogue;
 
 /// A journal that was found whole.
@@ -213,14 +214,10 @@ pub(crate) fn checkpoint(directory: &Path, commits: u64) -> Result<Catalogue, St
     }
 }
 
-fn read_log(path: &PathBuf, mut visit: impl FnMut(u64, &Digest, &[u8])) -> Result<Log, String> {
+fn read_log(path: &Path, mut visit: impl FnMut(u64, &Digest, &[u8])) -> Result<Log, String> {
     let failed = |error: io::Error| format!("cannot be read ({error})");
-    let file = File::open(path).map_err(failed)?;
-    let found = file.metadata().map_err(failed)?;
-    if !found.is_file() {
-        return Err("is not a file".into());
-    }
-    let length = found.len();
+    let file = read_file(path).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
     if length < HEADER as u64 {
         return Err("is cut short".into());
     }

@@ -23,6 +23,7 @@ use crate::index::{Batch, Index, records};
 use crate::journal::{self, Found, read::checkpoint};
 use crate::places::put_places;
 use crate::progress::Progress;
+use crate::proof::read_what_can_be;
 use crate::slots::{Segments, Slots, SlotsOfSegments, bytes_of};
 use crate::superblock::Superblock;
 use crate::upload::page_ids;
@@ -245,11 +246,12 @@ fn take_places<'a>(
         if good.within(first, count).next().is_none() {
             continue;
         }
-        let read = file.read_exact_at(content, Slot(first).byte_offset());
-        read.map_err(|error| StoreError::io("reading the segment", id.to_string(), error))?;
+        // Nobody needs what cannot be read, or it is of a damaged object.
+        let is_read = read_what_can_be(file.as_ref(), id, content, Slot(first).byte_offset());
         let found = page_ids(content);
         let is_spare = |slot: u32| found[(slot - first) as usize].is_none();
         let is_window = record.kind == SegmentKind::Dense
+            && is_read
             && bad.within(first, count).next().is_none()
             && (first..first + count).all(|slot| good.contains(slot) || is_spare(slot));
         put_places(
