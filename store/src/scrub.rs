@@ -260,15 +260,17 @@ impl State {
     }
 
     /// How long a pass is to wait for: one that was interrupted goes on at once, the next one comes an interval after
-    /// the last one's end, and the first an interval after somebody came by. A clock that was set back makes nobody wait
-    /// for longer than that.
+    /// the last one's end, and the first an interval after somebody came by. What was noted by a clock that has been set back
+    /// since says nothing, and would until that moment comes again: then it is due.
     pub fn due_in(&self, interval: Duration, now: Timestamp) -> Duration {
         if self.pass.is_some() {
             return Duration::ZERO;
         }
         let last = self.completed_at.unwrap_or(self.since);
-        let passed = Duration::from_secs(now.saturating_sub(last));
-        interval.saturating_sub(passed)
+        let Some(passed) = now.checked_sub(last) else {
+            return Duration::ZERO;
+        };
+        interval.saturating_sub(Duration::from_secs(passed))
     }
 }
 
@@ -311,6 +313,9 @@ mod tests {
         state.completed_at = Some(2_000_000);
         assert_eq!(state.due_in(day, 2_000_100).as_secs(), 86_300);
         // The clock was set back.
+        assert_eq!(state.due_in(day, 1_999_999), Duration::ZERO);
+        assert_eq!(state.due_in(day, 5), Duration::ZERO);
+        state.completed_at = Some(5);
         assert_eq!(state.due_in(day, 5), day);
         state.pass = Some(PassState::default());
         assert_eq!(state.due_in(day, 5), Duration::ZERO);
