@@ -182,7 +182,7 @@ impl Catalogue {
     /// What the catalogue at `path` says of itself. That is not compared with its digest.
     pub(crate) fn peek(path: &Path) -> Result<Header> {
         let mut header = [0; HEADER];
-        File::open(path)
+        read_file(path)
             .and_then(|mut file| file.read_exact(&mut header))
             .map_err(|error| StoreError::io("reading", path, error))?;
         decode_header(&header).map_err(|why| unusable(path, why))

@@ -20,7 +20,7 @@ use crate::catalogue::Entry;
 use crate::error::{Result, StoreError};
 use crate::format::{self, ObjectRecord, SegmentKind, SegmentRecord};
 use crate::index::{Batch, Index, records};
-use crate::journal::{self, Found, read::checkpoint};
+use crate::journal::{self, Found, Journal, read::checkpoint};
 use crate::places::put_places;
 use crate::progress::Progress;
 use crate::slots::{Segments, Slots, SlotsOfSegments, bytes_of};
@@ -117,6 +117,7 @@ fn take_records(journal: &Path, superblock: &Superblock, index: &Index) -> Resul
     };
     let newest = journal::read(journal, superblock.identity, |_, _, _| ());
     let newest = newest.map_err(|unusable| damaged(unusable.why))?;
+    Journal::secure(journal, &newest)?;
     let catalogue = checkpoint(journal, newest.checkpoint).map_err(damaged)?;
     let mut batch = index.batch();
     catalogue.each(|entry, key, value| {
@@ -245,11 +246,23 @@ fn take_places<'a>(
         if good.within(first, count).next().is_none() {
             continue;
         }
-        let read = file.read_exact_at(content, Slot(first).byte_offset());
-        read.map_err(|error| StoreError::io("reading the segment", id.to_string(), error))?;
+        let whole = file.read_exact_at(content, Slot(first).byte_offset());
+        let is_read = whole.is_ok();
+        if let Err(error) = whole {
+            tracing::warn!(%error, segment = %id, "reading a window; its pages are read one by one");
+            content.fill(0);
+            for slot in good.within(first, count) {
+                let page = &mut content[Slot(slot - first).byte_offset() as usize..];
+                let page = &mut page[..PAGE_SIZE as usize];
+                let read = file.read_exact_at(page, Slot(slot).byte_offset());
+                // It was right a moment ago.
+                read.map_err(|error| StoreError::io("reading the segment", id.to_string(), error))?;
+            }
+        }
         let found = page_ids(content);
         let is_spare = |slot: u32| found[(slot - first) as usize].is_none();
-        let is_window = record.kind == SegmentKind::Dense
+        let is_window = is_read
+            && record.kind == SegmentKind::Dense
             && bad.within(first, count).next().is_none()
             && (first..first + count).all(|slot| good.contains(slot) || is_spare(slot));
         put_places(
