@@ -1,14 +1,21 @@
 //! The collection as a whole, and its report.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use pool_core::digest::PageId;
 use pool_core::extent::SegmentId;
 use pool_core::name::LibraryRef;
-use pool_store::Store;
-use pool_store::collection::{SkipReason, Skipped};
+use pool_store::collection::{Collection, MAX_BATCH, SkipReason, Skipped};
+use pool_store::format::Location;
+use pool_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::{GcError, Result, compact, during, mark, sweep};
+
+/// Batches of pages that go between two looks at whether the journal has room for more: a quarter of what it keeps for
+/// that.
+const BETWEEN_LOOKS: usize = 16;
 
 /// How to collect.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -202,10 +209,10 @@ fn perform(store: &Store, options: &CollectOptions) -> Result<CollectReport> {
         "removing windows",
         collection.delete_windows(&garbage.windows),
     )?;
-    report.pages = during("removing pages", collection.delete_pages(&garbage.pages))?;
-
     let plan = compact::plan(store, &mark, options.compact_below)?;
-    report.segments_retired = during("retiring segments", collection.retire_segments(&plan.dead))?;
+    report.pages = delete_pages(&collection, garbage.pages, &plan.dead, &mut report)?;
+    let retired = during("retiring segments", collection.retire_segments(&plan.dead))?;
+    report.segments_retired.extend(retired);
     // Before anything is copied: the copies may need the room.
     reap(store, &mut report)?;
     let emptied = compact::empty(&collection, &plan.sparse, || reap(store, &mut report))?;
@@ -225,6 +232,49 @@ fn perform(store: &Store, options: &CollectOptions) -> Result<CollectReport> {
     report.longest_hold_us = collection.longest_hold().as_micros() as u64;
     report.sort();
     Ok(report)
+}
+
+/// Removes pages, those of `dead` segments first and one segment after the other: each removal takes up disk, in the journal,
+/// and on a full one that has to come from segments whose pages are all removed.
+fn delete_pages(
+    collection: &Collection<'_>,
+    mut pages: Vec<(PageId, Location)>,
+    dead: &[SegmentId],
+    report: &mut CollectReport,
+) -> Result<u64> {
+    let dead_ones: HashSet<_> = dead.iter().collect();
+    pages.sort_unstable_by_key(|(_, at)| (!dead_ones.contains(&at.segment), *at));
+    let mut deleted = 0;
+    for (nth, some) in pages.chunks(MAX_BATCH).enumerate() {
+        if nth % BETWEEN_LOOKS == BETWEEN_LOOKS - 1 && !collection.has_room() {
+            make_room(collection, dead, report)?;
+        }
+        let removed = match collection.delete_pages(some) {
+            Err(StoreError::NoSpace { .. }) if make_room(collection, dead, report)? => {
+                collection.delete_pages(some)
+            }
+            other => other,
+        };
+        deleted += during("removing pages", removed)?;
+    }
+    Ok(deleted)
+}
+
+/// Gives the disk of those of `dead` segments back to which nothing refers any more. False when that is none.
+fn make_room(
+    collection: &Collection<'_>,
+    dead: &[SegmentId],
+    report: &mut CollectReport,
+) -> Result<bool> {
+    match collection.retire_segments(dead) {
+        Ok(retired) => report.segments_retired.extend(retired),
+        // Those that were retired before that can go.
+        Err(StoreError::NoSpace { .. }) => {}
+        other => drop(during("retiring segments", other)?),
+    }
+    let before = report.freed_bytes;
+    reap(collection.store(), report)?;
+    Ok(report.freed_bytes > before)
 }
 
 /// Gives the disk of retired segments back and adds them to the report.

@@ -197,6 +197,11 @@ impl<'a> Collection<'a> {
         self.longest_hold.get()
     }
 
+    /// False when the journal's disk has no room beyond what is kept for collections.
+    pub fn has_room(&self) -> bool {
+        self.store.view.index.reserve().is_ok()
+    }
+
     /// Runs `work` under the writer's lock and measures how long it was held.
     pub(crate) fn locked<T>(&self, work: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
         let mut writer = self.store.writer();

@@ -20,7 +20,7 @@ use crate::error::{self, Result, StoreError};
 use crate::format::{self, SegmentRecord, SegmentState};
 use crate::index::{Index, Inspection, follow_segments};
 use crate::journal::frame::Digest;
-use crate::journal::{self, Found, Journal, Unusable};
+use crate::journal::{self, Commits, Found, Journal, Unusable};
 use crate::mark::Mark;
 use crate::slots::Segments;
 use crate::superblock::{FEATURE_JOURNAL, FEATURE_MARKED, Superblock};
@@ -40,6 +40,11 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
     let lock = directory::lock(directory)?;
     let backend = backend(directory);
     let examined = examine(directory, &superblock, backend.as_ref())?;
+    if let Some(lead) = &examined.lead
+        && !lead.missing.is_empty()
+    {
+        Journal::secure(&directory.join(format::JOURNAL_DIRECTORY), &lead.found)?;
+    }
 
     let mark = Mark::open_for_writing(&directory.join(format::GENERATION_FILE))?;
     let index = Index::open_primary(&directory.join(format::INDEX_DIRECTORY), mark)?;
@@ -65,8 +70,8 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
     index.bring_mark_up()?;
     let found = examined.lead.map(|lead| lead.found);
     if let Err(error) = keep_journal(directory, &mut superblock, &index, found) {
-        // A store that has one may not be written to without it.
-        if superblock.is_journaled() {
+        // A store that has one may not be written to without it, and one that was begun is there.
+        if has_journal(directory, &superblock) {
             return Err(error);
         }
         tracing::warn!(%error, "no journal could be begun; the next opening tries again");
@@ -131,7 +136,7 @@ struct Examined {
 pub(crate) struct Lead {
     pub(crate) found: Found,
     /// Commits that the index lacks: number, digest and changes of each.
-    pub(crate) missing: Vec<(u64, Digest, Vec<u8>)>,
+    pub(crate) missing: Commits,
 }
 
 /// Compares index, journal, mark and segments, and changes nothing.
@@ -180,7 +185,7 @@ pub(crate) fn check_journal(
         Some(hole) => hole.saturating_sub(1),
         None => index.commits,
     };
-    let (mut missing, mut reached) = (Vec::new(), None);
+    let (mut missing, mut reached) = (Commits::new(), None);
     let path = directory.join(format::JOURNAL_DIRECTORY);
     let found = journal::read(&path, superblock.identity, |number, digest, changes| {
         if number == has {

@@ -10,7 +10,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use closed::{copy, example, flip, gone, journal_files, refused, reopen, told};
+use closed::{copy, example, flip, gone, journal_files, listing, refused, reopen, told};
 use common::{assert_stored, content, library_ref, open, push_library, reservation};
 use failing::while_failing;
 use pool_core::ObjectId;
@@ -450,5 +450,60 @@ fn a_store_whose_journal_cannot_be_begun_goes_on_without() {
         let store = reopen(&path("store")).unwrap();
         assert_ne!(store.superblock().read_only_compatible & FEATURE_JOURNAL, 0);
         assert_eq!(told(&store), whole);
+    }
+}
+
+#[test]
+fn a_log_whose_name_cannot_be_synced_is_the_one_that_goes_on() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    let store = open(&path("store"));
+    add_token(&store, "before").unwrap();
+    let failed = while_failing(libc::SYS_fsync, libc::EIO, || store.checkpoint());
+    assert!(matches!(failed, Err(StoreError::Io { .. })), "{failed:?}");
+    // Nothing is in it before its name is safe.
+    let before = told(&store);
+    let failed = while_failing(libc::SYS_fsync, libc::EIO, || add_token(&store, "never"));
+    assert!(matches!(failed, Err(StoreError::Io { .. })), "{failed:?}");
+    assert_eq!(told(&store), before);
+    add_token(&store, "after").unwrap();
+    let whole = told(&store);
+    drop(store);
+    assert_eq!(told(&reopen(&path("store")).unwrap()), whole);
+}
+
+#[test]
+fn what_the_index_lacks_is_synced_before_the_index_gets_it() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    example(&path("store"));
+    copy(&path("store/index"), &path("old"));
+    let store = open(&path("store"));
+    add_token(&store, "killed").unwrap();
+    let whole = told(&store);
+    drop(store);
+    put_index(&path("store"), &path("old"));
+    let before = listing(&path("store"));
+    let failed = while_failing(libc::SYS_fdatasync, libc::EIO, || reopen(&path("store")));
+    assert!(matches!(failed, Err(StoreError::Io { .. })), "{failed:?}");
+    assert_eq!(listing(&path("store")), before);
+    assert_eq!(told(&reopen(&path("store")).unwrap()), whole);
+}
+
+#[test]
+fn a_pipe_in_the_journal_is_refused_and_not_waited_for() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    example(&path("whole"));
+    for end in ["log", "checkpoint"] {
+        copy(&path("whole"), &path("store"));
+        let file = journal_files(&path("store"), end).remove(0);
+        gone(&file);
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &file, kind, mode, 0).unwrap();
+        let error = reopen(&path("store")).unwrap_err();
+        assert!(error.to_string().contains("not a file"), "{error}");
+        gone(&path("store"));
     }
 }

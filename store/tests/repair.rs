@@ -365,6 +365,82 @@ fn an_older_index_is_brought_up_by_a_repair_too() {
 }
 
 #[test]
+fn a_stop_in_a_commit_and_a_damaged_journal_are_no_loss() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    filled(&path("store"));
+    copy(&path("store/index"), &path("old"));
+    let generation = fs::read(path("store/generation")).unwrap();
+    let store = open(&path("store"));
+    push_library(&store, "last@1", &content(402, 3), Placement::Sparse).unwrap();
+    let whole = told(&store);
+    drop(store);
+    // The frame was written, and then the process was killed.
+    gone(&path("store/index"));
+    copy(&path("old"), &path("store/index"));
+    fs::write(path("store/generation"), generation).unwrap();
+    copy(&path("store"), &path("whole"));
+    let spoil: [fn(&Path); 4] = [
+        |s| gone(&journal_files(s, "checkpoint").pop().unwrap()),
+        |s| flip(&journal_files(s, "checkpoint").pop().unwrap(), 8 * 30),
+        // The first frame of the newest log; its header.
+        |s| flip(&journal_files(s, "log").pop().unwrap(), 8 * 150),
+        |s| flip(&journal_files(s, "log").pop().unwrap(), 8 * 40),
+    ];
+    for (nth, spoil) in spoil.into_iter().enumerate() {
+        gone(&path("store"));
+        copy(&path("whole"), &path("store"));
+        spoil(&path("store"));
+        refused(&path("store"));
+        let before = listing(&path("store"));
+        let plan = repair(&path("store"), true, &mut |_| ()).unwrap();
+        assert_eq!(listing(&path("store")), before);
+        let report = mend(&path("store")).unwrap();
+        assert_eq!(report.remedy, Remedy::Replay, "{nth}: {report:?}");
+        assert_eq!((plan.remedy, plan.wrong), (report.remedy, report.wrong));
+        assert!(report.done && report.replayed > 0 && report.moved.len() == 1);
+        assert_eq!(look(&path("store")).unwrap(), whole, "{nth}");
+        assert_eq!(mend(&path("store")).unwrap().remedy, Remedy::None);
+        // The journal that was begun has all of it.
+        gone(&path("store/index"));
+        assert_eq!(mend(&path("store")).unwrap().remedy, Remedy::Index);
+        assert_eq!(look(&path("store")).unwrap(), whole, "{nth}");
+    }
+}
+
+#[test]
+fn a_part_of_a_segment_that_cannot_be_read_costs_no_other_page() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    let store = open(&path("store"));
+    let (kept, lost) = (content(500, 30), content(501, 30));
+    push_library(&store, "kept@1", &kept, Placement::Sparse).unwrap();
+    push_library(&store, "lost@1", &lost, Placement::Sparse).unwrap();
+    let extent = store
+        .object(ObjectId::of(&kept))
+        .unwrap()
+        .unwrap()
+        .map
+        .extents()[0];
+    assert_eq!((extent.slot.0, extent.count), (0, 30));
+    drop(store);
+    let segment = path("store").join(format!("segments/{}.seg", extent.segment));
+    let segment = File::options().write(true).open(segment).unwrap();
+    let length = segment.metadata().unwrap().len();
+    segment.set_len(30 * PAGE_SIZE).unwrap();
+    gone(&path("store/index"));
+    let report = mend(&path("store")).unwrap();
+    assert_eq!(report.damaged_objects, [ObjectId::of(&lost)]);
+    assert_eq!(report.left.len(), 1, "{report:?}");
+    segment.set_len(length).unwrap();
+    let store = reopen(&path("store")).unwrap();
+    let first = PageId::of(&kept[..PAGE_SIZE as usize]);
+    assert!(store.page(&first).unwrap().is_some());
+    let first = PageId::of(&lost[..PAGE_SIZE as usize]);
+    assert!(store.page(&first).unwrap().is_none());
+}
+
+#[test]
 fn nothing_is_done_where_index_and_journal_are_both_damaged() {
     let root = tempfile::tempdir().unwrap();
     let path = |name: &str| root.path().join(name);

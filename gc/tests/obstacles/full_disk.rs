@@ -60,6 +60,34 @@ fn a_nearly_full_disk_gets_its_room_back() {
 }
 
 #[test]
+fn garbage_goes_however_much_there_is_on_a_full_disk() {
+    // The journal takes 44 bytes to remove a page, and has 2 to 3 MiB for that.
+    const SEGMENTS: usize = 80;
+    let Some(disk) = SmallDisk::new(420).unwrap() else {
+        return;
+    };
+    let path = disk.path().join("store");
+    let store = open(&path);
+    for nth in 0..SEGMENTS / 8 {
+        let bytes = content(6000 + nth as u64, 8 * SLOTS);
+        push_library(&store, &format!("x{nth}@1"), &bytes, Placement::Sparse).unwrap();
+    }
+    disk.leave(0).unwrap();
+    for nth in 0..SEGMENTS / 8 {
+        let library = library_ref(&format!("x{nth}@1"));
+        store.delete_library(&library).unwrap();
+    }
+    let report = collect(&store, &NOW).unwrap();
+    assert_eq!(report.pages, (SEGMENTS * SLOTS) as u64);
+    assert_eq!(report.segments_retired.len(), SEGMENTS);
+    assert_eq!(report.segments_reaped, report.segments_retired);
+    assert_eq!(skipped(&report), []);
+    push_library(&store, "new@1", &content(1, 5000), Placement::Sparse).unwrap();
+    drop(store);
+    assert_sound(&open(&path));
+}
+
+#[test]
 fn without_room_for_a_copy_nothing_is_begun() {
     let Some(disk) = SmallDisk::new(DISK).unwrap() else {
         return;

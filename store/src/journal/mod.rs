@@ -26,7 +26,7 @@ use crate::now;
 use frame::{Digest, HEAD, HEADER, Header};
 use names::Name;
 
-pub(crate) use read::{Found, Unusable, read};
+pub(crate) use read::{Commits, Found, Unusable, read};
 
 /// A log grows by so much disk at a time.
 const STEP: u64 = 1 << 20;
@@ -68,6 +68,8 @@ struct OpenLog {
     allocated: u64,
     /// The filesystem gives disk beforehand.
     allocates: bool,
+    /// Its name survives a power cut.
+    is_named: bool,
 }
 
 /// What may be behind the last commit's frame.
@@ -108,7 +110,7 @@ impl Journal {
             base,
             previous: state.last_frame()?.unwrap_or_default(),
         };
-        create_log(&new, &header)?;
+        create_log(&new, &header)?.keep_name(&new)?;
         Ok(new)
     }
 
@@ -142,6 +144,8 @@ impl Journal {
                 // Whatever its length: somebody may have copied it and left holes.
                 allocated: newest.end,
                 allocates: true,
+                // A stop may have come before that.
+                is_named: false,
             },
             last: found.last,
             digest: found.digest,
@@ -151,6 +155,16 @@ impl Journal {
         };
         prune(directory, found.checkpoint);
         Ok(journal)
+    }
+
+    /// Waits until all that was `found` in a journal survives a power cut: a process that was killed may have left it in memory
+    /// alone. To be called before an index gets it, which has no commit that the journal has not.
+    pub(crate) fn secure(directory: &Path, found: &Found) -> Result<()> {
+        let path = names::path(directory, Name::Log(found.newest.header.base));
+        File::open(&path)
+            .and_then(|log| log.sync_data())
+            .map_err(|error| StoreError::io("syncing", &path, error))?;
+        sync_directory(directory)
     }
 
     /// True when something is behind the last commit that may be there at the next opening.
@@ -179,6 +193,7 @@ impl Journal {
     pub(crate) fn append(&mut self, number: u64, changes: &[u8]) -> Result<Digest> {
         debug_assert!(self.doubt.is_none() && number == self.last + 1);
         let log = &mut self.log;
+        log.keep_name(&self.directory)?;
         let (frame, digest) = frame::encode(&log.digest, number, changes).ok_or_else(|| {
             StoreError::BadUpload("a change of the index has 4 GiB: store less at a time".into())
         })?;
@@ -259,6 +274,9 @@ impl Journal {
             // The log so far keeps the disk that it has beforehand: it goes with the next checkpoint.
             self.log = create_log(&self.directory, &header)?;
         }
+        // The new log is the one from here on, whatever becomes of this: a journal with a log behind the one that goes on would
+        // not be whole.
+        self.log.keep_name(&self.directory)?;
         Ok(Checkpointer {
             directory: self.directory.clone(),
             identity: self.identity,
@@ -274,6 +292,16 @@ impl Journal {
 }
 
 impl OpenLog {
+    /// Sees to it that the name of the log, which is in `directory`, survives a power cut. To be called before anything in it
+    /// counts.
+    fn keep_name(&mut self, directory: &Path) -> Result<()> {
+        if !self.is_named {
+            sync_directory(directory)?;
+            self.is_named = true;
+        }
+        Ok(())
+    }
+
     /// Sees to it that the file has disk up to byte `to`.
     fn allocate(&mut self, to: u64) -> io::Result<()> {
         if to <= self.allocated || !self.allocates {
@@ -343,7 +371,7 @@ fn write_checkpoint(
     Ok((header.commits, bytes))
 }
 
-/// Makes a log without frames that has its room beforehand, whole or not at all.
+/// Makes a log without frames that has its room beforehand, whole or not at all. Its name is not durable yet.
 fn create_log(directory: &Path, header: &Header) -> Result<OpenLog> {
     let name = Name::Log(header.base);
     let new = names::unfinished(directory, name);
@@ -358,22 +386,21 @@ fn create_log(directory: &Path, header: &Header) -> Result<OpenLog> {
             end: HEADER as u64,
             allocated: 0,
             allocates: true,
+            is_named: false,
         };
         log.allocate(HEADER as u64 + RESERVE)?;
         log.file.write_all_at(&bytes, 0)?;
-        log.file.sync_all()?;
+        log.file.sync_data()?;
         fs::rename(&new, &path)?;
         Ok(log)
     };
-    let log = make().map_err(|error| {
+    make().map_err(|error| {
         // On a full disk it is room.
         if let Err(error) = fs::remove_file(&new) {
             tracing::debug!(%error, path = %new.display(), "leaving half a log");
         }
         StoreError::io("creating", &path, error)
-    })?;
-    sync_directory(directory)?;
-    Ok(log)
+    })
 }
 
 /// Removes logs that end with the checkpoint of commit `commits` or before it, then earlier checkpoints, the oldest first.

@@ -135,6 +135,66 @@ pub(crate) fn read(
     })
 }
 
+/// Commits of a journal: number, digest and changes of each.
+pub(crate) type Commits = Vec<(u64, Digest, Vec<u8>)>;
+
+/// The commits that follow commit `number`, whose frame comes to `digest`, whatever else of the journal is damaged: each
+/// frame proves that it follows the one before it. `Err` says in words what cannot be read.
+pub(crate) fn following(
+    directory: &Path,
+    mut number: u64,
+    mut digest: Digest,
+) -> Result<Commits, String> {
+    let (bases, _) = list(directory)?;
+    let mut all = Commits::new();
+    for base in bases {
+        let path = names::path(directory, Name::Log(base));
+        let bytes = read_file(&path).and_then(|mut file| {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).map(|_| bytes)
+        });
+        let bytes =
+            bytes.map_err(|error| format!("{} cannot be read ({error})", path.display()))?;
+        let found = following_in(&bytes, number, &digest);
+        if let Some((last, reached, _)) = found.last() {
+            (number, digest) = (*last, *reached);
+        }
+        all.extend(found);
+    }
+    Ok(all)
+}
+
+/// The same, of one log.
+fn following_in(log: &[u8], number: u64, digest: &Digest) -> Commits {
+    let mut found = Commits::new();
+    let header = log.first_chunk().and_then(|bytes: &[u8; HEADER]| {
+        let header = Header::decode(bytes).ok()?;
+        Some((header, frame::digest_of_header(bytes)))
+    });
+    let (mut at, mut previous) = match header {
+        // It begins with the next commit.
+        Some((header, own)) if header.base == number && header.previous == *digest => (HEADER, own),
+        _ => match log.windows(DIGEST).position(|bytes| bytes == digest) {
+            Some(at) => (at + DIGEST, *digest),
+            None => return found,
+        },
+    };
+    let mut next = number.checked_add(1);
+    while let Some((head, rest)) = log.get(at..).and_then(|left| left.split_at_checked(HEAD))
+        && let Some((length, number)) = frame::parse_head(head)
+        && next == Some(number)
+        && let Some((changes, rest)) = rest.split_at_checked(length)
+        && let Some(expected) = rest.first_chunk::<DIGEST>()
+        && frame::digest(&previous, head, changes) == *expected
+    {
+        found.push((number, *expected, changes.to_vec()));
+        previous = *expected;
+        at += HEAD + length + DIGEST;
+        next = number.checked_add(1);
+    }
+    found
+}
+
 /// Bases of logs and numbers of checkpoints, in order. Files of other names are nobody's.
 fn list(directory: &Path) -> Result<(Vec<u64>, Vec<u64>), String> {
     let failed = |error: io::Error| {

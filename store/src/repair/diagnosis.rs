@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
+use pool_core::extent::SegmentId;
+
 use super::Remedy;
 use crate::backend::Backend;
 use crate::error::{self, Result, StoreError};
-use crate::format;
+use crate::format::{self, SegmentRecord};
 use crate::index::{Index, Inspection, follow_segments};
-use crate::journal::read::checkpoint;
-use crate::journal::{self, Found, Unusable};
+use crate::journal::read::{checkpoint, following};
+use crate::journal::{self, Commits, Found, Unusable};
 use crate::mark::Mark;
 use crate::opening::{check_journal, check_segment, has_journal};
 use crate::slots::Segments;
@@ -25,6 +27,8 @@ pub(super) struct Diagnosis {
     pub(super) commits: u64,
     /// Commits that the index lacks.
     pub(super) replayed: u64,
+    /// These commits, where the journal that has them is to be begun anew and cannot be opened.
+    pub(super) rescued: Commits,
     /// What a repair does not mend.
     pub(super) left: Vec<String>,
 }
@@ -67,6 +71,7 @@ impl Diagnosis {
                 renew: false,
                 commits: index.commits.max(mark),
                 replayed: 0,
+                rescued: Commits::new(),
             });
         }
         let logs = look_at_journal(directory, superblock);
@@ -136,11 +141,7 @@ fn with_index(
     let fits = check_journal(directory, superblock, mark, &index);
     let (why, logs) = match (fits, logs) {
         (Ok(lead), Ok(logs)) => {
-            let mut segments: Segments = index.segments.into_iter().collect();
-            for (number, _, changes) in &lead.missing {
-                follow_segments(&mut segments, *number, changes)
-                    .map_err(|error| error.to_string())?;
-            }
+            let segments = followed(index.segments, &lead.missing)?;
             let mut wrong = Vec::new();
             let replayed = lead.missing.len() as u64;
             if replayed > 0 {
@@ -158,6 +159,7 @@ fn with_index(
                 renew,
                 commits: lead.found.last,
                 replayed,
+                rescued: Commits::new(),
                 left: lost_segments(backend, segments),
             });
         }
@@ -169,6 +171,22 @@ fn with_index(
         Err(unusable) => unusable.seen,
     };
     let is_whole = index.hole.is_none();
+    if let (true, Err(unusable)) = (is_whole, &logs) {
+        let rescued = rescue(directory, &index)?;
+        let commits = index.commits + rescued.len() as u64;
+        if !rescued.is_empty() && commits >= mark.max(unusable.seen) {
+            let lacking = format!("the index lacks {} commits", rescued.len());
+            return Ok(Diagnosis {
+                wrong: vec![why, lacking],
+                remedy: Remedy::Replay,
+                renew: true,
+                commits,
+                replayed: rescued.len() as u64,
+                left: lost_segments(backend, followed(index.segments, &rescued)?),
+                rescued,
+            });
+        }
+    }
     if is_whole
         && index.commits >= mark
         && (index.commits > seen || logs.is_err() && index.commits == seen)
@@ -179,6 +197,7 @@ fn with_index(
             renew: false,
             commits: index.commits,
             replayed: 0,
+            rescued: Commits::new(),
             left: lost_segments(backend, index.segments.into_iter().collect()),
         });
     }
@@ -201,6 +220,27 @@ fn with_index(
     }
 }
 
+/// Commits that follow the last one of the index, of a journal that cannot be opened. A stop leaves one in any case.
+fn rescue(directory: &Path, index: &Inspection) -> std::result::Result<Commits, String> {
+    let path = directory.join(format::JOURNAL_DIRECTORY);
+    if index.identity.is_none() || path.symlink_metadata().is_err() {
+        return Ok(Commits::new());
+    }
+    following(&path, index.commits, index.frame.unwrap_or_default())
+}
+
+/// What segments there are after these commits.
+fn followed(
+    segments: Vec<(SegmentId, SegmentRecord)>,
+    commits: &Commits,
+) -> std::result::Result<Segments, String> {
+    let mut segments: Segments = segments.into_iter().collect();
+    for (number, _, changes) in commits {
+        follow_segments(&mut segments, *number, changes).map_err(|error| error.to_string())?;
+    }
+    Ok(segments)
+}
+
 /// The index cannot be used, because of `why`, and the journal's frames can.
 fn with_journal(mark: u64, why: String, logs: &Logs) -> std::result::Result<Diagnosis, String> {
     if let Err(checkpoint) = &logs.checkpoint {
@@ -216,6 +256,7 @@ fn with_journal(mark: u64, why: String, logs: &Logs) -> std::result::Result<Diag
         renew: false,
         commits,
         replayed: commits - logs.found.checkpoint,
+        rescued: Commits::new(),
         left: Vec::new(),
     })
 }

@@ -108,6 +108,13 @@ pub fn repair(
                 .extend(put(directory, format::INDEX_DIRECTORY, &new)?);
         }
         Remedy::Journal => report.moved.extend(renew_journal(directory, &superblock)?),
+        Remedy::Replay if !diagnosis.rescued.is_empty() => {
+            let mark = Mark::open_for_writing(&directory.join(format::GENERATION_FILE))?;
+            let index = Index::open_primary(&directory.join(format::INDEX_DIRECTORY), mark)?;
+            index.replay(&diagnosis.rescued)?;
+            drop(index);
+            report.moved.extend(renew_journal(directory, &superblock)?);
+        }
         Remedy::None | Remedy::Replay => {}
     }
     let mark = Mark::open_for_writing(&directory.join(format::GENERATION_FILE))?;
@@ -116,7 +123,7 @@ pub fn repair(
     }
     end(directory)?;
     drop(lock);
-    if diagnosis.remedy == Remedy::Replay {
+    if diagnosis.remedy == Remedy::Replay && diagnosis.rescued.is_empty() {
         drop(opening::open(directory)?);
         if diagnosis.renew {
             let _lock = directory::lock(directory)?;

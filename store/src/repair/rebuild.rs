@@ -20,7 +20,7 @@ use crate::catalogue::Entry;
 use crate::error::{Result, StoreError};
 use crate::format::{self, ObjectRecord, SegmentKind, SegmentRecord};
 use crate::index::{Batch, Index, records};
-use crate::journal::{self, Found, read::checkpoint};
+use crate::journal::{self, Found, Journal, read::checkpoint};
 use crate::places::put_places;
 use crate::progress::Progress;
 use crate::proof::read_what_can_be;
@@ -118,6 +118,7 @@ fn take_records(journal: &Path, superblock: &Superblock, index: &Index) -> Resul
     };
     let newest = journal::read(journal, superblock.identity, |_, _, _| ());
     let newest = newest.map_err(|unusable| damaged(unusable.why))?;
+    Journal::secure(journal, &newest)?;
     let catalogue = checkpoint(journal, newest.checkpoint).map_err(damaged)?;
     let mut batch = index.batch();
     catalogue.each(|entry, key, value| {
