@@ -7,7 +7,7 @@ mod common;
 mod failing;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use closed::{copy, example, flip, gone, journal_files, listing, refused, reopen, told};
@@ -217,6 +217,28 @@ fn an_index_of_another_copy_of_the_store_is_refused() {
     put_index(&path("store"), &path("twin/index"));
     let said = refused(&path("store"));
     assert!(said.contains("belong together"), "{said}");
+}
+
+#[test]
+fn checkpoints_that_fail_take_up_no_disk() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("store");
+    let store = open(&path);
+    for nth in 0..6 {
+        add_token(&store, &format!("t{nth}")).unwrap();
+        let number = store.generation().unwrap();
+        let taken = path.join(format!("journal/{number:016x}.checkpoint.new"));
+        fs::create_dir(taken).unwrap();
+        assert!(store.checkpoint().is_err());
+    }
+    let logs = journal_files(&path, "log");
+    assert_eq!(logs.len(), 7);
+    let blocks = logs.iter().map(|log| fs::metadata(log).unwrap().blocks());
+    let disk = blocks.sum::<u64>() * 512;
+    assert!(disk < 4 << 20, "{disk} bytes");
+    let whole = told(&store);
+    drop(store);
+    assert_eq!(told(&reopen(&path).unwrap()), whole);
 }
 
 #[test]

@@ -271,8 +271,11 @@ impl Journal {
                 base: self.last,
                 previous: self.digest,
             };
-            // The log so far keeps the disk that it has beforehand: it goes with the next checkpoint.
-            self.log = create_log(&self.directory, &header)?;
+            let before = std::mem::replace(&mut self.log, create_log(&self.directory, &header)?);
+            // It goes with the next checkpoint, and until one can be written its disk beforehand would be in the way.
+            if let Err(error) = before.file.set_len(before.end) {
+                tracing::debug!(%error, path = %before.path.display(), "giving disk back");
+            }
         }
         // The new log is the one from here on, whatever becomes of this: a journal with a log behind the one that goes on would
         // not be whole.
