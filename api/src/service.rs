@@ -83,6 +83,8 @@ struct Inner {
     stopping: Stopping,
     /// Held while the store is scrubbed.
     scrubbing: Mutex<()>,
+    /// Held while it is looked into what somebody could not read.
+    noting: Mutex<()>,
     counted: Mutex<Option<Counted>>,
 }
 
@@ -152,6 +154,7 @@ impl Service {
             metrics: Metrics::new(),
             stopping: Stopping::default(),
             scrubbing: Mutex::default(),
+            noting: Mutex::default(),
             counted: Mutex::default(),
         }))
     }
@@ -272,6 +275,20 @@ impl Service {
     pub fn note_damaged(&self, objects: &[ObjectId]) {
         if let Err(error) = self.0.store.note_damaged(objects) {
             tracing::error!(%error, "taking note of damage");
+        }
+    }
+
+    /// Takes note of an object that could not be read, or not as what its digest says. That looks at all of the index, and
+    /// clients may ask as often as they like: so it is done for one at a time, the others being found by the next read, and not
+    /// for one that is known to be damaged, of which a push finds the rest. Blocks.
+    pub(crate) fn note_unread(&self, object: ObjectId) {
+        let _alone = match self.0.noting.try_lock() {
+            Ok(alone) => alone,
+            Err(TryLockError::Poisoned(alone)) => alone.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        if !matches!(self.0.store.whole_object(object), Ok(None)) {
+            self.note_damaged(&[object]);
         }
     }
 

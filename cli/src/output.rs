@@ -61,6 +61,11 @@ pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
+/// What goes into a line of which others may have chosen a part, who could go on to lines of their own.
+pub(crate) fn harmless_line(text: &str) -> String {
+    harmless(text).replace(['\n', '\t'], "\u{fffd}")
+}
+
 /// A column of a table, by its heading.
 #[derive(Clone, Copy)]
 pub(crate) enum Column {

@@ -360,7 +360,7 @@ fn check_objects(
         } else if level == FsckLevel::Content {
             let view = store.view();
             let looked = view
-                .digest_of(&record)
+                .digest_of(&record.map)
                 .and_then(|found| Ok((found, view.ends_in_zeros(&record)?)));
             if !matches!(looked, Ok((found, true)) if found == id) {
                 report.damaged_objects.push(id);

@@ -345,3 +345,23 @@ fn directories_that_are_something_else_are_left_alone() {
     back_up(&path("store"), &path("backup")).unwrap();
     assert!(path("backup/segments/README").exists());
 }
+
+#[test]
+fn a_copy_under_another_name_is_none() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    let store = open(&path("store"));
+    fill(&store);
+    back_up(&path("store"), &path("backup")).unwrap();
+    for entry in fs::read_dir(path("backup/segments")).unwrap() {
+        let copy = entry.unwrap().path();
+        let name = copy.file_name().unwrap().to_str().unwrap();
+        let (segment, end) = (&name[..8], &name[25..]);
+        let other = format!("{segment}-0123456789abcdef{end}");
+        fs::rename(&copy, copy.with_file_name(other)).unwrap();
+    }
+    let report = back_up(&path("store"), &path("backup")).unwrap();
+    assert_eq!(report.copied_segments, report.segments);
+    let whole = backup::verify(&path("backup"), &mut |_| ()).unwrap();
+    assert_eq!(whole.damaged_objects, []);
+}

@@ -6,7 +6,7 @@ mod collecting;
 #[path = "../../store/tests/common/mod.rs"]
 mod common;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -19,6 +19,7 @@ use pool_core::ObjectId;
 use pool_core::page::PAGE_SIZE;
 use pool_gc::{FsckLevel, collect, fsck, scrub};
 use pool_store::placement::Placement;
+use pool_store::repair::repair;
 use pool_store::scrub::State;
 use pool_store::{Progress, Store};
 
@@ -226,6 +227,37 @@ fn a_segment_can_go_once_what_was_damaged_in_it_is_elsewhere() {
         ),
         (0, 1)
     );
+    assert_stored(&store, &kept);
+    assert_sound(&store);
+}
+
+#[test]
+fn what_is_known_to_be_damaged_is_not_moved_and_forgotten() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("store");
+    let (kept, dead) = (content(1, 100), content(2, 924));
+    {
+        let store = open(&directory);
+        push_library(&store, "kept@1", &kept, Placement::Sparse).unwrap();
+        store.pin_library(&library_ref("kept@1"), true).unwrap();
+        push_library(&store, "dead@1", &dead, Placement::Sparse).unwrap();
+        flip(&directory, &store, ObjectId::of(&kept), &mut Random(7));
+    }
+    // In an index that was made anew pages of damaged objects have no entries: nothing but the note tells.
+    fs::remove_dir_all(directory.join("index")).unwrap();
+    repair(&directory, false, &mut |_| ()).unwrap();
+    let store = open(&directory);
+    scrub(&store, &mut go_on).unwrap();
+    let known = store.damaged_slots();
+    assert!(known > 0);
+    let report = collect(&store, &NOW).unwrap();
+    assert_eq!(report.segments_skipped.len(), 1, "{report:?}");
+    assert_eq!(report.segments_evacuated, []);
+    assert_eq!(store.damaged_slots(), known);
+    push_library(&store, "kept@1", &kept, Placement::Sparse).unwrap();
+    assert_stored(&store, &kept);
+    collect(&store, &NOW).unwrap();
+    assert_eq!(store.damaged_slots(), 0);
     assert_stored(&store, &kept);
     assert_sound(&store);
 }

@@ -11,7 +11,7 @@ use std::collections::btree_map::Entry;
 use std::sync::{Arc, PoisonError};
 
 use pool_core::digest::{ObjectId, PageId, WindowId};
-use pool_core::extent::{Extent, SegmentId, Slot};
+use pool_core::extent::{Extent, ExtentMap, SegmentId, Slot};
 use pool_core::page::{self, PAGES_PER_WINDOW};
 
 use crate::error::Result;
@@ -79,13 +79,13 @@ impl DamagedSlots {
     }
 
     /// True when an object consists of one of the slots.
-    pub(crate) fn touch(&self, record: &ObjectRecord) -> bool {
+    pub(crate) fn touch(&self, map: &ExtentMap) -> bool {
         let touches = |extent: &Extent| {
             let (segment, slot) = (extent.segment, extent.slot);
             let first = Location { segment, slot };
             self.among(first, extent.count).next().is_some()
         };
-        !self.is_empty() && record.map.extents().iter().any(touches)
+        !self.is_empty() && map.extents().iter().any(touches)
     }
 
     /// Adds a slot, or what is known of it; false when that was known, or too many are known already.
@@ -162,7 +162,12 @@ impl StoreView {
     /// The record of an object, unless something of it is known to be damaged: then it is to be pushed again.
     pub fn whole_object(&self, id: ObjectId) -> Result<Option<ObjectRecord>> {
         let record = self.object(id)?;
-        Ok(record.filter(|record| !self.damage().touch(record)))
+        Ok(record.filter(|record| !self.has_known_damage(&record.map)))
+    }
+
+    /// True when something of an object is known to be damaged, or was when it was looked at.
+    pub fn has_known_damage(&self, map: &ExtentMap) -> bool {
+        self.damage().touch(map)
     }
 
     /// Where pages are, in the order of `ids`; `None` for those that the store lacks, or is known to have damaged.

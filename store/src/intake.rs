@@ -89,7 +89,7 @@ impl<'a, 'w> Intake<'a, 'w> {
             return Ok(());
         }
         let record = match self.store.object(object.id)? {
-            Some(known) if known.map.length == object.length && self.damage.touch(&known) => {
+            Some(known) if known.map.length == object.length && self.damage.touch(&known.map) => {
                 self.is_mended = true;
                 self.place(object)?
             }

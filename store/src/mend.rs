@@ -109,7 +109,7 @@ impl Store {
         }
         let mut touching = Vec::new();
         self.snapshot().for_each_object(|id, record| {
-            if damage.touch(&record) {
+            if damage.touch(&record.map) {
                 touching.push(id);
             }
             Ok(())

@@ -4,7 +4,7 @@
 //! in. What neither tells is found out from the objects themselves.
 
 use pool_core::digest::{ObjectId, PageId};
-use pool_core::extent::{SegmentId, Slot};
+use pool_core::extent::{ExtentMap, SegmentId, Slot};
 use pool_core::page::{self, PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 
 use crate::backend::SegmentFile;
@@ -106,17 +106,17 @@ pub(crate) fn damaged_objects(
 
 /// True when an object can be read and is what its digest says, zeros past its end included.
 pub(crate) fn is_whole(view: &StoreView, id: ObjectId, record: &ObjectRecord) -> bool {
-    let found = view.digest_of(record);
+    let found = view.digest_of(&record.map);
     found.is_ok_and(|found| found == id) && view.ends_in_zeros(record).unwrap_or(false)
 }
 
 impl StoreView {
     /// The digest of an object as it can be read.
-    pub fn digest_of(&self, record: &ObjectRecord) -> Result<ObjectId> {
+    pub fn digest_of(&self, map: &ExtentMap) -> Result<ObjectId> {
         let mut hasher = blake3::Hasher::new();
         let mut offset = 0;
-        while offset < record.map.length {
-            let part = self.read(&record.map, offset, WINDOW_SIZE as usize)?;
+        while offset < map.length {
+            let part = self.read(map, offset, WINDOW_SIZE as usize)?;
             offset += part.len() as u64;
             hasher.update(&part);
         }

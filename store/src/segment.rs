@@ -72,16 +72,48 @@ impl Appender {
         Ok(appender)
     }
 
-    /// To be called before anything is appended: ends the doubt that a failed write has left, and
-    /// gives back what it appended.
+    /// To be called before anything is appended: ends the doubt that a failed write has left, gives
+    /// back what it appended, and looks at what files the open segments have now.
     ///
     /// # Errors
     ///
-    /// When the index takes no writes yet. Nothing was appended then.
+    /// When the index takes no writes yet, or a file cannot be opened. Nothing was appended then.
     pub(crate) fn begin(&mut self) -> Result<()> {
-        if !self.in_doubt {
-            return Ok(());
+        if self.in_doubt {
+            self.end_doubt()?;
         }
+        self.look_again(SegmentKind::Dense)?;
+        self.look_again(SegmentKind::Sparse)
+    }
+
+    /// Opens the file of the open segment of a kind anew: somebody may have removed it, or put a copy
+    /// in its place, and whatever is appended to one that has no name is lost once it is closed. A segment without a
+    /// file gets no more.
+    fn look_again(&mut self, kind: SegmentKind) -> Result<()> {
+        let Some(open) = self.open_segment(kind) else {
+            return Ok(());
+        };
+        let (id, mut record) = (open.id, open.record);
+        match self.backend.open(id, true) {
+            Ok(file) => {
+                if let Some(open) = self.open_segment(kind) {
+                    open.file = file;
+                }
+                return Ok(());
+            }
+            Err(StoreError::NoSegment(_)) => {}
+            Err(error) => return Err(error),
+        }
+        tracing::error!(segment = %id, "it has no file any more (pool scrub names objects)");
+        record.state = SegmentState::Sealed;
+        let mut batch = self.index.batch();
+        batch.put_segment(id, &record);
+        batch.commit()?;
+        *self.open_segment(kind) = None;
+        Ok(())
+    }
+
+    fn end_doubt(&mut self) -> Result<()> {
         // RocksDB takes no write after a failed one before it has written out all that was
         // committed and begun another log, so what is committed now is what is there at the next
         // opening, and the failed batch is not.

@@ -103,7 +103,8 @@ fn immutable(id: ObjectId) -> [(header::HeaderName, HeaderValue); 4] {
     ]
 }
 
-/// What is read in one piece is compared with its digest before anything is answered, and more than that on the way.
+/// What is read in one piece is compared with its digest before anything is answered, and more than that on the way, or
+/// before, if something of it is known to be damaged.
 async fn answer(
     service: &Service,
     headers: &HeaderMap,
@@ -112,6 +113,7 @@ async fn answer(
 ) -> Result<Response> {
     let length = held.value.length;
     if length > CHUNK {
+        let held = whole_if_doubted(service, id, held).await?;
         return Ok(part(headers, id, length, |from, to| {
             body(service, held, from, to, id)
         }));
@@ -128,6 +130,25 @@ async fn answer(
     }))
 }
 
+/// An object of which something is known to be damaged, or was once, if it is whole all the same: nothing tells whether a part of
+/// it is right, and whoever asks for one would get what is known to be wrong.
+async fn whole_if_doubted(
+    service: &Service,
+    id: ObjectId,
+    held: Held<ExtentMap>,
+) -> Result<Held<ExtentMap>> {
+    if !service.store().has_known_damage(&held.value) {
+        return Ok(held);
+    }
+    let work = service.clone();
+    let look = move || {
+        let found = work.store().digest_of(&held.value);
+        noted(&work, id, found.and_then(|found| check(id, found)))?;
+        Ok(held)
+    };
+    blocking(look).await
+}
+
 fn check(expected: ObjectId, found: ObjectId) -> pool_store::Result<()> {
     if found == expected {
         Ok(())
@@ -138,12 +159,24 @@ fn check(expected: ObjectId, found: ObjectId) -> pool_store::Result<()> {
 
 /// What was read of an object; sees to it that damage is mended, if that is why it was not.
 fn noted<T>(service: &Service, id: ObjectId, read: pool_store::Result<T>) -> Result<T> {
-    if let Err(error @ (StoreError::Damaged(_) | StoreError::Io { .. })) = &read {
+    let error = match read {
+        Ok(read) => return Ok(read),
+        Err(error) => error,
+    };
+    let is_damage = matches!(
+        error,
+        StoreError::Damaged(_) | StoreError::Io { .. } | StoreError::NoSegment(_)
+    );
+    if is_damage {
         tracing::error!(%error, object = %id, "an object is not sent");
         let service = service.clone();
-        tokio::task::spawn_blocking(move || service.note_damaged(&[id]));
+        tokio::task::spawn_blocking(move || service.note_unread(id));
     }
-    Ok(read?)
+    Err(match error {
+        // It was held, so the segment was not collected: it has lost its file.
+        StoreError::NoSegment(_) => StoreError::Damaged(id).into(),
+        error => error.into(),
+    })
 }
 
 /// The part of a content that is asked for, of `length` bytes; `body` makes it, from one byte to

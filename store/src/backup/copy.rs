@@ -203,7 +203,12 @@ impl Copier<'_> {
         let stems = self.there.get(&id).into_iter().flatten();
         let read = |stem: &String| match PageList::read(&self.place.pages(stem)) {
             Ok(list) => {
-                let list = list.filter(|list| list.store == self.identity && list.segment == id);
+                // Under another's name it would not be the copy that the catalogue names.
+                let list = list.filter(|list| {
+                    list.store == self.identity
+                        && list.segment == id
+                        && super::copied::stem(id, &list.digest()) == *stem
+                });
                 Some((stem.clone(), list?))
             }
             Err(error) => {

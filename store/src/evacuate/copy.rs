@@ -66,6 +66,17 @@ impl Collection<'_> {
             live,
             survey,
         };
+        // A page without an entry would be taken for right, and what is noted of it be forgotten.
+        let damage = self.store.damage();
+        let first = source.at(Slot(0));
+        let mut noted = damage.among(first, u32::MAX).map(|(at, _)| at.slot);
+        if let Some(slot) = noted.find(|slot| live.contains(*slot)) {
+            let slot = slot.0;
+            return not(
+                SkipReason::Damaged,
+                format!("slot {slot} was found damaged: what has it is to be pushed again"),
+            );
+        }
         // All of it is read before anything is written: damage stays, and would cost a copy at
         // every collection.
         if let Err(error) = source.check() {

@@ -118,14 +118,18 @@ impl LiveSlots {
 
     /// Slots that move singly: those in no live window.
     pub(super) fn single(&self) -> impl Iterator<Item = Slot> + '_ {
-        let in_window = |slot: &Slot| {
-            let window = page::round_down(u64::from(slot.0), PAGES_PER_WINDOW);
-            self.windows.contains(&Slot(window as u32))
-        };
-        self.pages
-            .iter()
-            .copied()
-            .filter(move |slot| !in_window(slot))
+        let singly = self.pages.iter().copied();
+        singly.filter(|slot| !self.is_in_window(*slot))
+    }
+
+    fn is_in_window(&self, slot: Slot) -> bool {
+        let window = page::round_down(u64::from(slot.0), PAGES_PER_WINDOW);
+        self.windows.contains(&Slot(window as u32))
+    }
+
+    /// True for a slot that moves, singly or with its window.
+    pub(super) fn contains(&self, slot: Slot) -> bool {
+        self.pages.contains(&slot) || self.is_in_window(slot)
     }
 }
 
@@ -148,6 +152,15 @@ mod tests {
         assert_eq!(live.windows.iter().collect::<Vec<_>>(), [&Slot(512)]);
         let single: Vec<_> = live.single().collect();
         assert_eq!((single[0], single.len()), (Slot(1024), 76));
+        for (slot, moves) in [
+            (511, false),
+            (512, true),
+            (1023, true),
+            (1099, true),
+            (1100, false),
+        ] {
+            assert_eq!(live.contains(Slot(slot)), moves, "{slot}");
+        }
         assert_eq!(live.bytes(), WINDOW_SIZE + 76 * PAGE_SIZE);
     }
 }

@@ -168,7 +168,7 @@ pub fn told(view: &StoreView) -> String {
     let snapshot = view.snapshot();
     snapshot
         .for_each_object(|id, record| {
-            let is_whole = view.digest_of(&record)? == id;
+            let is_whole = view.digest_of(&record.map)? == id;
             objects.push((id, record.phase, record.map.length, is_whole));
             Ok(())
         })

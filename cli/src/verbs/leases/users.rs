@@ -39,7 +39,7 @@ pub(super) struct User {
 
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let program = output::harmless(&self.program);
+        let program = output::harmless_line(&self.program);
         write!(f, "{} {program}", self.pid)?;
         match self.started_at {
             Some(since) => write!(f, ", for {},", output::age(since)),
@@ -166,7 +166,7 @@ fn name_of(path: &Path) -> String {
         [b"objects", id] => Some(format!("object {}", text(id))),
         _ => None,
     });
-    output::harmless(&named.unwrap_or_else(|| path.display().to_string()))
+    output::harmless_line(&named.unwrap_or_else(|| path.display().to_string()))
 }
 
 #[cfg(test)]
@@ -206,5 +206,13 @@ mod tests {
         assert_eq!(start_of("7 (a"), None);
         let me = Process::of(std::process::id());
         assert!(me.started_at.is_some_and(|at| at > 1_600_000_000));
+        // It has a line of its own, and no other.
+        let liar = Process {
+            pid: 7,
+            program: "a\n8 poolfs holds\t\x1b[1m".into(),
+            started_at: None,
+        };
+        let shown = "7 a\u{fffd}8 poolfs holds\u{fffd}\u{fffd}[1m";
+        assert_eq!(liar.to_string(), shown);
     }
 }
