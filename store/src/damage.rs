@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError};
 
 use pool_core::digest::{ObjectId, PageId, WindowId};
 use pool_core::extent::{Extent, ExtentMap, SegmentId, Slot};
-use pool_core::page::{self, PAGES_PER_WINDOW};
+use pool_core::page::{self, PAGE_SIZE, PAGES_PER_WINDOW};
 
 use crate::error::Result;
 use crate::format::{Location, ObjectRecord};
@@ -80,12 +80,14 @@ impl DamagedSlots {
 
     /// True when an object consists of one of the slots.
     pub(crate) fn touch(&self, map: &ExtentMap) -> bool {
-        let touches = |extent: &Extent| {
-            let (segment, slot) = (extent.segment, extent.slot);
-            let first = Location { segment, slot };
-            self.among(first, extent.count).next().is_some()
-        };
-        !self.is_empty() && map.extents().iter().any(touches)
+        !self.is_empty() && map.extents().iter().any(|extent| self.is_in(extent))
+    }
+
+    /// True when one of the slots is in an extent.
+    fn is_in(&self, extent: &Extent) -> bool {
+        let (segment, slot) = (extent.segment, extent.slot);
+        let first = Location { segment, slot };
+        self.among(first, extent.count).next().is_some()
     }
 
     /// Adds a slot, or what is known of it; false when that was known, or too many are known already.
@@ -162,12 +164,16 @@ impl StoreView {
     /// The record of an object, unless something of it is known to be damaged: then it is to be pushed again.
     pub fn whole_object(&self, id: ObjectId) -> Result<Option<ObjectRecord>> {
         let record = self.object(id)?;
-        Ok(record.filter(|record| !self.has_known_damage(&record.map)))
+        Ok(record.filter(|record| !self.damage().touch(&record.map)))
     }
 
-    /// True when something of an object is known to be damaged, or was when it was looked at.
-    pub fn has_known_damage(&self, map: &ExtentMap) -> bool {
-        self.damage().touch(map)
+    /// True when something of the bytes from `from` to before `to` of an object is known to be damaged, or was when it was
+    /// looked at.
+    pub fn has_known_damage(&self, map: &ExtentMap, from: u64, to: u64) -> bool {
+        let damage = self.damage();
+        let pages = from / PAGE_SIZE..to.div_ceil(PAGE_SIZE);
+        let mut asked = map.slice(pages.start, pages.end.saturating_sub(pages.start));
+        !damage.is_empty() && asked.any(|extent| damage.is_in(&extent))
     }
 
     /// Where pages are, in the order of `ids`; `None` for those that the store lacks, or is known to have damaged.

@@ -104,7 +104,7 @@ fn immutable(id: ObjectId) -> [(header::HeaderName, HeaderValue); 4] {
 }
 
 /// What is read in one piece is compared with its digest before anything is answered, and more than that on the way, or
-/// before, if something of it is known to be damaged.
+/// before, if something of what is asked for is known to be damaged.
 async fn answer(
     service: &Service,
     headers: &HeaderMap,
@@ -113,7 +113,13 @@ async fn answer(
 ) -> Result<Response> {
     let length = held.value.length;
     if length > CHUNK {
-        let held = whole_if_doubted(service, id, held).await?;
+        let held = match wanted(headers, id, length) {
+            Wanted::All => whole_if_doubted(service, id, held, 0, length).await?,
+            Wanted::Part { first, last } => {
+                whole_if_doubted(service, id, held, first, last + 1).await?
+            }
+            Wanted::None => held,
+        };
         return Ok(part(headers, id, length, |from, to| {
             body(service, held, from, to, id)
         }));
@@ -130,14 +136,16 @@ async fn answer(
     }))
 }
 
-/// An object of which something is known to be damaged, or was once, if it is whole all the same: nothing tells whether a part of
-/// it is right, and whoever asks for one would get what is known to be wrong.
+/// An object of which something between two bytes is known to be damaged, or was once, if it is whole all the same: nothing
+/// tells whether a part of it is right, and whoever asks for this one would get what is known to be wrong.
 async fn whole_if_doubted(
     service: &Service,
     id: ObjectId,
     held: Held<ExtentMap>,
+    from: u64,
+    to: u64,
 ) -> Result<Held<ExtentMap>> {
-    if !service.store().has_known_damage(&held.value) {
+    if !service.store().has_known_damage(&held.value, from, to) {
         return Ok(held);
     }
     let work = service.clone();
@@ -179,14 +187,8 @@ fn noted<T>(service: &Service, id: ObjectId, read: pool_store::Result<T>) -> Res
     })
 }
 
-/// The part of a content that is asked for, of `length` bytes; `body` makes it, from one byte to
-/// before another.
-fn part(
-    headers: &HeaderMap,
-    id: ObjectId,
-    length: u64,
-    body: impl FnOnce(u64, u64) -> Body,
-) -> Response {
+/// What is asked for of a content of `length` bytes.
+fn wanted(headers: &HeaderMap, id: ObjectId, length: u64) -> Wanted {
     let tag = format!("\"{id}\"");
     // A condition that does not hold, whatever is written there, turns the range into the whole
     // (RFC 9110, 13.1.5).
@@ -199,7 +201,18 @@ fn part(
         None
     };
     let range = range.and_then(|range| range.to_str().ok());
-    match range.map_or(Wanted::All, |range| parse_range(range, length)) {
+    range.map_or(Wanted::All, |range| parse_range(range, length))
+}
+
+/// The part of a content that is asked for, of `length` bytes; `body` makes it, from one byte to
+/// before another.
+fn part(
+    headers: &HeaderMap,
+    id: ObjectId,
+    length: u64,
+    body: impl FnOnce(u64, u64) -> Body,
+) -> Response {
+    match wanted(headers, id, length) {
         Wanted::All => {
             let length_header = [(header::CONTENT_LENGTH, HeaderValue::from(length))];
             let body = body(0, length);

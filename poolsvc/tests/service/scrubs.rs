@@ -127,6 +127,10 @@ fn content_that_the_disk_has_changed_is_not_served_to_its_end_and_is_mended() {
         let part = [("range", part.as_str())];
         let refused = service.ask("GET", "/v1/libs/a/1/content", &part, b"");
         refused.expect(500);
+        // The rest is.
+        let part = [("range", "bytes=409600-409699")];
+        let rest = service.ask("GET", "/v1/libs/a/1/content", &part, b"");
+        assert!(rest.expect(206).bytes == a[409_600..409_700]);
         service.put("/v1/libs/a/1", &a).expect(200);
         assert!(service.get("/v1/libs/a/1/content").expect(200).bytes == a);
     }
