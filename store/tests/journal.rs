@@ -7,7 +7,7 @@ mod common;
 mod failing;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use closed::{copy, example, flip, gone, journal_files, listing, refused, reopen, told};
@@ -491,4 +491,30 @@ fn a_pipe_in_the_journal_is_refused_and_not_waited_for() {
         assert!(error.to_string().contains("not a file"), "{error}");
         gone(&path("store"));
     }
+}
+
+#[test]
+fn checkpoints_that_cannot_be_written_do_not_fill_the_disk() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    let store = open(&path("store"));
+    for nth in 0..8 {
+        add_token(&store, &format!("t{nth}")).unwrap();
+        // In the way of the file that is made first.
+        let commits = store.generation().unwrap();
+        let new = format!("store/journal/{commits:016x}.checkpoint.new");
+        fs::create_dir(path(&new)).unwrap();
+        assert!(store.checkpoint().is_err());
+    }
+    let logs = journal_files(&path("store"), "log");
+    assert_eq!(logs.len(), 9);
+    let blocks = logs.iter().map(|log| fs::metadata(log).unwrap().blocks());
+    assert!(blocks.sum::<u64>() * 512 < 4 << 20);
+    let whole = told(&store);
+    drop(store);
+    let store = reopen(&path("store")).unwrap();
+    assert_eq!(told(&store), whole);
+    add_token(&store, "more").unwrap();
+    assert!(store.checkpoint().unwrap());
+    assert_eq!(journal_files(&path("store"), "log").len(), 1);
 }

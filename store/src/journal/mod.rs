@@ -271,8 +271,12 @@ impl Journal {
                 base: self.last,
                 previous: self.digest,
             };
-            // The log so far keeps the disk that it has beforehand: it goes with the next checkpoint.
-            self.log = create_log(&self.directory, &header)?;
+            let new = create_log(&self.directory, &header)?;
+            let before = std::mem::replace(&mut self.log, new);
+            // Where no checkpoint can be written there will be many of them.
+            if let Err(error) = before.file.set_len(before.end) {
+                tracing::debug!(%error, path = %before.path.display(), "the log keeps its room");
+            }
         }
         // The new log is the one from here on, whatever becomes of this: a journal with a log behind the one that goes on would
         // not be whole.
