@@ -409,6 +409,25 @@ fn a_stop_in_a_commit_and_a_damaged_journal_are_no_loss() {
 }
 
 #[test]
+fn an_index_is_not_made_of_segments_that_are_elsewhere() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    let whole = filled(&path("store"));
+    gone(&path("store/index"));
+    fs::rename(path("store/segments"), path("elsewhere")).unwrap();
+    fs::create_dir(path("store/segments")).unwrap();
+    let before = listing(&path("store"));
+    let error = mend(&path("store")).unwrap_err();
+    assert!(matches!(error, StoreError::Refused { .. }), "{error:?}");
+    assert!(error.to_string().contains("mount"), "{error}");
+    assert_eq!(listing(&path("store")), before);
+    fs::remove_dir(path("store/segments")).unwrap();
+    fs::rename(path("elsewhere"), path("store/segments")).unwrap();
+    mend(&path("store")).unwrap();
+    assert_eq!(look(&path("store")).unwrap(), whole);
+}
+
+#[test]
 fn a_part_of_a_segment_that_cannot_be_read_costs_no_other_page() {
     let root = tempfile::tempdir().unwrap();
     let path = |name: &str| root.path().join(name);

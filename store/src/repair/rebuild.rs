@@ -21,6 +21,7 @@ use crate::error::{Result, StoreError};
 use crate::format::{self, ObjectRecord, SegmentKind, SegmentRecord};
 use crate::index::{Batch, Index, records};
 use crate::journal::{self, Found, Journal, read::checkpoint};
+use crate::opening::may_lack_file;
 use crate::places::put_places;
 use crate::progress::Progress;
 use crate::proof::read_what_can_be;
@@ -62,6 +63,16 @@ pub(super) fn rebuild(
     // To read objects as everybody does.
     let view = StoreView::assemble(directory, *superblock, index, Arc::clone(backend))?;
     let contents = Contents::of(&view)?;
+    if are_elsewhere(backend.as_ref(), &contents.segments) {
+        // An index that was made so would know no page for good.
+        drop(view);
+        super::end(directory)?;
+        return Err(StoreError::Refused {
+            path: directory.into(),
+            why: "none of its segments has a file: put the segments back, or mount what holds them, then repair again"
+                .into(),
+        });
+    }
     let mut state = Progress::begin(contents.bytes());
     let mut tell = |bytes| progress(state.step(bytes, bytes));
     let (good, bad, damaged) = contents.verify(&view, &mut tell);
@@ -89,6 +100,16 @@ pub(super) fn rebuild(
         damaged,
         left: lost_segments(backend.as_ref(), contents.segments),
     })
+}
+
+/// True when there are segments, and no file of any.
+fn are_elsewhere(backend: &dyn Backend, segments: &Segments) -> bool {
+    let files = backend.list().unwrap_or_default();
+    let mut used = segments
+        .iter()
+        .filter(|(_, record)| !may_lack_file(**record))
+        .peekable();
+    used.peek().is_some() && used.all(|(id, _)| !files.contains(id))
 }
 
 /// Removes what a repair that was cut short left: there is its note.
