@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::requirements::needs;
 
-/// A mounted tmpfs, unmounted in the end whatever happens.
+/// A mounted tmpfs, unmounted when it is dropped: by a test that panics, too, and not by one that is killed.
 #[derive(Debug)]
 pub struct SmallDisk {
     mount_point: tempfile::TempDir,
