@@ -7,7 +7,7 @@ mod common;
 use std::fs::{self, File};
 use std::process::Command;
 
-use common::{Mount, POOLFS, Pool, cannot_mount, run, text};
+use common::{POOLFS, Pool, cannot_mount, run, text};
 use pool_tests::wait;
 
 /// Mounts in a mount namespace of its own, does `then` to it, sends SIGTERM, does `after` and waits
@@ -100,7 +100,7 @@ fn a_daemon_keeps_nothing_open_of_who_started_it() {
         .args([pool.store_path(), pool.mount_point()])
         .args(["-o", &format!("scratch={}", pool.scratch().display())]));
     assert!(mounted.status.success());
-    let _mount = Mount(pool.mount_point());
+    let _mount = pool.unmounted();
     assert!(File::open(&held).unwrap().try_lock().is_ok());
 }
 

@@ -10,9 +10,10 @@ use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Mount, POOLFS, Pool, cannot_mount, content, is_mounted, run, text};
+use common::{POOLFS, Pool, cannot_mount, content, is_mounted, run, text};
 use pool_core::digest::ObjectId;
 use pool_store::{Store, StoreOptions};
+use pool_tests::keeper::Keeper;
 use pool_tests::wait;
 use rustix::fs::StatVfsMountFlags;
 
@@ -219,7 +220,7 @@ fn an_aborted_connection_leaves_no_mount() {
         .args(["-t", "fusectl", "none"])
         .arg(&control));
     assert!(mounted.status.success());
-    let _control = Mount(control.clone());
+    let _control = Keeper::unmount(&control).unwrap();
     let device = fs::metadata(pool.mount_point()).unwrap().dev();
     // Connections are named by the filesystem's device number.
     let connection = rustix::fs::minor(device).to_string();
@@ -285,7 +286,7 @@ fn a_mount_point_may_be_named_by_a_descriptor_of_the_caller() {
             .args([&pool.mount_point(), Path::new(POOLFS)])
             .args(["-o", &format!("scratch={}", pool.scratch().display())])
             .arg(pool.store_path()));
-        let _mount = Mount(pool.mount_point());
+        let _mount = pool.unmounted();
         assert!(output.status.success(), "{number}");
         assert_eq!(fs::read(pool.path("libs/a/1/content")).unwrap(), b"one");
     }
@@ -349,7 +350,7 @@ fn mount_8_finds_the_program() {
     };
     assert!(call(&["-f", "-n", "-v", "-o", "rw"]).status.success());
     assert!(!is_mounted(&pool.mount_point()));
-    let _mount = Mount(pool.mount_point());
+    let _mount = pool.unmounted();
     // What it ends with is what mount(8) ends with.
     for (flags, code) in [
         (&["-o", "rw,whatever"][..], 1),
@@ -484,7 +485,7 @@ fn without_passthrough_segments_are_read_and_never_stale() {
             "-o",
             &format!("nopassthrough,scratch={}", pool.scratch().display()),
         ]));
-    let _mount = Mount(pool.mount_point());
+    let _mount = pool.unmounted();
     let warning = text(&mounted.stderr);
     assert!(mounted.status.success(), "{warning}");
     assert!(warning.contains("slower"), "{warning}");

@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::process::{Command, Stdio};
 
-use common::{Mount, POOLFS, Pool, cannot_mount, content, is_mounted, text};
+use common::{POOLFS, Pool, cannot_mount, content, is_mounted, text};
 use pool_tests::wait;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -29,7 +29,7 @@ fn messages_that_cannot_be_written_end_no_mount() {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let _mount = Mount(pool.mount_point());
+        let _mount = pool.unmounted();
         wait::until("it is mounted", || is_mounted(&pool.mount_point()));
         pool.add_library("late@1", &content(9, 5000));
         let read = fs::read(pool.path("libs/late/1/content")).unwrap();

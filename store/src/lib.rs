@@ -48,6 +48,8 @@ mod slots;
 mod snapshot;
 pub mod stats;
 pub mod superblock;
+#[doc(hidden)]
+pub mod synthetic;
 pub mod upload;
 mod view;
 

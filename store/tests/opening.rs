@@ -15,6 +15,7 @@ use pool_core::page::WINDOW_SIZE;
 use pool_core::{ExtentMap, ObjectId};
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreError, StoreOptions, StoreView};
+use pool_tests::keeper::Keeper;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::umask;
 
@@ -395,33 +396,17 @@ fn leases_of_a_follower_are_seen_by_the_writer() {
     assert!(matches!(gone, Err(StoreError::NoSegment(_))));
 }
 
-/// A read-only view of a directory, unmounted in the end whatever happens.
-struct ReadOnlyMount(std::path::PathBuf);
-
-impl ReadOnlyMount {
-    fn new(of: &Path, at: &Path) -> Self {
-        let run = |arguments: &[&std::ffi::OsStr]| {
-            let status = std::process::Command::new("mount").args(arguments).status();
-            assert!(status.unwrap().success());
-        };
-        fs::create_dir(at).unwrap();
-        run(&["--bind".as_ref(), of.as_os_str(), at.as_os_str()]);
-        let mount = Self(at.into());
-        run(&["-o".as_ref(), "remount,ro,bind".as_ref(), at.as_os_str()]);
-        mount
-    }
-}
-
-impl Drop for ReadOnlyMount {
-    fn drop(&mut self) {
-        let status = std::process::Command::new("umount")
-            .arg("-l")
-            .arg(&self.0)
-            .status();
-        if !status.is_ok_and(|status| status.success()) {
-            eprintln!("{} is still mounted", self.0.display());
-        }
-    }
+/// Mounts a read-only view of a directory, unmounted in the end whatever happens.
+fn read_only_mount(of: &Path, at: &Path) -> Keeper {
+    let run = |arguments: &[&std::ffi::OsStr]| {
+        let status = std::process::Command::new("mount").args(arguments).status();
+        assert!(status.unwrap().success());
+    };
+    fs::create_dir(at).unwrap();
+    let keeper = Keeper::unmount(at).unwrap();
+    run(&["--bind".as_ref(), of.as_os_str(), at.as_os_str()]);
+    run(&["-o".as_ref(), "remount,ro,bind".as_ref(), at.as_os_str()]);
+    keeper
 }
 
 #[test]
@@ -435,8 +420,9 @@ fn reading_needs_no_permission_to_write() {
     let bytes = content(1, 50);
     let id = ObjectId::of(&bytes);
     push_library(&store, "a@1", &bytes, DENSE).unwrap();
-    let mount = ReadOnlyMount::new(&path, &root.path().join("mount"));
-    let reader = StoreView::follow(&mount.0, &root.path().join("scratch")).unwrap();
+    let at = root.path().join("mount");
+    let mounted = read_only_mount(&path, &at);
+    let reader = StoreView::follow(&at, &root.path().join("scratch")).unwrap();
     assert_stored(&reader, &bytes);
     // The one who writes through another mount sees its leases, and it sees what is written.
     let held = reader
@@ -448,17 +434,18 @@ fn reading_needs_no_permission_to_write() {
     push_library(&store, "b@1", &content(2, 3), Placement::Sparse).unwrap();
     reader.refresh().unwrap();
     assert_stored(&reader, &content(2, 3));
-    let refused = reopen(&mount.0);
+    let refused = reopen(&at);
     assert!(matches!(refused, Err(StoreError::Locked { .. })));
     drop(store);
-    let refused = reopen(&mount.0).unwrap_err().to_string();
+    let refused = reopen(&at).unwrap_err().to_string();
     assert!(refused.contains("Read-only"), "{refused}");
 
     // A published snapshot without lease file.
-    drop((reader, mount));
+    drop((reader, mounted));
     fs::remove_file(path.join("leases")).unwrap();
-    let mount = ReadOnlyMount::new(&path, &root.path().join("mount2"));
-    let reader = StoreView::follow(&mount.0, &root.path().join("scratch")).unwrap();
+    let at = root.path().join("mount2");
+    let _mounted = read_only_mount(&path, &at);
+    let reader = StoreView::follow(&at, &root.path().join("scratch")).unwrap();
     let held = reader.hold(|store| Ok(store.object(id)?.map(|record| (record, vec![id]))));
     let held = held.unwrap();
     assert!(held.is_some());

@@ -6,11 +6,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::keeper::Keeper;
 use crate::requirements::needs;
 
-/// A mounted tmpfs, unmounted when it is dropped: by a test that panics, too, and not by one that is killed.
+/// A mounted tmpfs, unmounted when it is dropped or its process ends.
 #[derive(Debug)]
 pub struct SmallDisk {
+    // In the order in which they must go.
+    _mounted: Keeper,
     mount_point: tempfile::TempDir,
 }
 
@@ -26,13 +29,17 @@ impl SmallDisk {
             return Ok(None);
         }
         let mount_point = tempfile::tempdir().context("making a mount point")?;
+        let keeper = Keeper::unmount(mount_point.path())?;
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", options, "tmpfs"])
             .arg(mount_point.path())
             .status()
             .context("mounting a tmpfs")?;
         ensure!(mounted.success(), "mounting a tmpfs failed: {mounted}");
-        Ok(Some(Self { mount_point }))
+        Ok(Some(Self {
+            _mounted: keeper,
+            mount_point,
+        }))
     }
 
     /// The directory that it is mounted on.
@@ -69,15 +76,5 @@ impl SmallDisk {
             }
         }
         Ok(ballast)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let path = self.path();
-        let unmounted = Command::new("umount").arg("-l").arg(path).status();
-        if !unmounted.is_ok_and(|status| status.success()) {
-            eprintln!("{} is still mounted", path.display());
-        }
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::keeper::Keeper;
 use crate::wait::PATIENCE;
 
 /// A running pool.
@@ -19,19 +20,12 @@ pub struct Host {
     directory: PathBuf,
     service: Child,
     server: String,
-    mounted: bool,
+    mounted: Option<Keeper>,
 }
 
 impl Host {
     /// Starts a pool in `directory`, which is emptied first; `options` go to poolsvc.
     pub fn start(directory: &Path, options: &[&str]) -> Result<Self> {
-        if directory.join("mount").exists() {
-            // Left from a run that was killed.
-            let _ = Command::new("umount")
-                .arg("-l")
-                .arg(directory.join("mount"))
-                .output();
-        }
         if directory.exists() {
             fs::remove_dir_all(directory)
                 .with_context(|| format!("emptying {}", directory.display()))?;
@@ -45,13 +39,14 @@ impl Host {
             directory,
             service,
             server,
-            mounted: false,
+            mounted: None,
         };
         host.mount()?;
         Ok(host)
     }
 
     fn mount(&mut self) -> Result<()> {
+        let keeper = Keeper::unmount(&self.mount_point())?;
         let output = Command::new(self.binary("poolfs"))
             .arg(self.store())
             .arg(self.mount_point())
@@ -62,7 +57,7 @@ impl Host {
             "mounting the pool failed: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        self.mounted = true;
+        self.mounted = Some(keeper);
         Ok(())
     }
 
@@ -168,12 +163,7 @@ fn start_service(binaries: &Path, directory: &Path, options: &[&str]) -> Result<
 
 impl Drop for Host {
     fn drop(&mut self) {
-        if self.mounted {
-            let _ = Command::new("umount")
-                .arg("-l")
-                .arg(self.mount_point())
-                .status();
-        }
+        self.mounted = None;
         let _ = rustix::process::Pid::from_raw(self.service.id() as i32)
             .map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::TERM));
         let deadline = Instant::now() + Duration::from_secs(10);

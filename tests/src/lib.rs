@@ -6,6 +6,7 @@ use std::path::PathBuf;
 pub mod disk;
 pub mod guests;
 pub mod host;
+pub mod keeper;
 pub mod memory_group;
 pub mod power;
 pub mod requirements;

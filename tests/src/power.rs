@@ -25,6 +25,7 @@ use fuser::{
 };
 
 use crate::disk::SmallDisk;
+use crate::keeper::Keeper;
 use crate::requirements::needs;
 
 /// What a disk writes whole or not at all.
@@ -54,6 +55,7 @@ pub struct RecordedDisk {
     // In the order in which they must go.
     mounted: Mounted,
     _session: BackgroundSession,
+    _unmounted: Keeper,
     _served: tempfile::TempDir,
     disk: Arc<Mutex<Disk>>,
 }
@@ -98,6 +100,7 @@ impl RecordedDisk {
             asked: Vec::new(),
         }));
         let served = tempfile::tempdir().context("making a mount point")?;
+        let unmounted = Keeper::unmount(served.path())?;
         let server = Server(Arc::clone(&disk));
         let session = fuser::spawn_mount(server, served.path(), &Config::default())
             .context("serving a disk")?;
@@ -109,6 +112,7 @@ impl RecordedDisk {
         Ok(Some(Self {
             mounted,
             _session: session,
+            _unmounted: unmounted,
             _served: served,
             disk,
         }))
@@ -116,7 +120,7 @@ impl RecordedDisk {
 
     /// The directory that it is mounted on.
     pub fn path(&self) -> &Path {
-        self.mounted.0.path()
+        self.mounted.mount_point.path()
     }
 
     /// The disk serves nothing for as long as the value lives: who asks it for something waits.
@@ -201,7 +205,7 @@ impl Recording {
 impl Leftover {
     /// The directory that it is mounted on.
     pub fn path(&self) -> &Path {
-        self.mounted.0.path()
+        self.mounted.mount_point.path()
     }
 }
 
@@ -219,24 +223,24 @@ fn write_sparse(path: &Path, content: &[u8]) -> std::io::Result<()> {
 
 /// A filesystem in a file, unmounted in the end whatever happens.
 #[derive(Debug)]
-struct Mounted(tempfile::TempDir);
+struct Mounted {
+    // In the order in which they must go.
+    _mounted: Keeper,
+    mount_point: tempfile::TempDir,
+}
 
 impl Mounted {
     fn new(file: &Path) -> Result<Self> {
         let mount_point = tempfile::tempdir().context("making a mount point")?;
+        let keeper = Keeper::unmount(mount_point.path())?;
         run(Command::new("mount")
             .args(["-o", "loop"])
             .arg(file)
             .arg(mount_point.path()))?;
-        Ok(Self(mount_point))
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        if let Err(error) = run(Command::new("umount").arg(self.0.path())) {
-            eprintln!("{} is still mounted: {error:#}", self.0.path().display());
-        }
+        Ok(Self {
+            _mounted: keeper,
+            mount_point,
+        })
     }
 }
 

@@ -345,7 +345,12 @@ fn compare(host: &Host, work: &Path, platform: &str, aslr: &str) -> Result<()> {
             let mut touched = 0;
             for place in &text {
                 let frame = frames.get(place);
-                let frame = frame.with_context(|| format!("{place:?} is not the pool's"))?;
+                let frame = frame.with_context(|| {
+                    let process = instance.process(platform).unwrap_or_default();
+                    let maps = fs::read_to_string(format!("/proc/{process}/maps"));
+                    let maps = maps.unwrap_or_else(|error| error.to_string());
+                    format!("{name}, {platform}: {place:?} is not the pool's in {process}:\n{maps}")
+                })?;
                 if let Some(frame) = frame {
                     touched += 1;
                     let first = seen.entry(place).or_insert(*frame);

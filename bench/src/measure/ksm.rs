@@ -4,10 +4,10 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use pool_tests::keeper::Keeper;
 
 const SETTINGS: &str = "/sys/kernel/mm/ksm";
 /// `run`: stop, and part what was merged.
@@ -26,10 +26,7 @@ pub(crate) struct Pace {
 /// the end of this process, however it comes.
 #[derive(Debug)]
 pub(crate) struct Scanner {
-    /// A shell that waits for the end of its input, then restores. It is in a session of its own, so that
-    /// an interrupt from the terminal does not reach it.
-    keeper: Child,
-    input: Option<ChildStdin>,
+    _restored: Keeper,
     before: Duration,
 }
 
@@ -50,19 +47,16 @@ impl Scanner {
             "KSM already scans on this host, and its pages would count: stop it first (echo 2 >{SETTINGS}/run)"
         );
         let (pages, sleep) = (read("pages_to_scan")?, read("sleep_millisecs")?);
-        let mut keeper = Command::new("setsid")
-            .args(["sh", "-c"])
-            .arg(format!(
-                "trap '' INT TERM HUP; cat >/dev/null; cd {SETTINGS} && echo {UNMERGE} >run; \
+        let restored = Keeper::new(
+            &format!("KSM's settings were not put back: look at {SETTINGS}"),
+            &format!(
+                "cd {SETTINGS} && echo {UNMERGE} >run; \
                  echo {pages} >pages_to_scan; echo {sleep} >sleep_millisecs; echo {run} >run"
-            ))
-            .stdin(Stdio::piped())
-            .spawn()
-            .context("starting setsid sh, which restores KSM's settings")?;
-        let input = keeper.stdin.take();
+            ),
+            &[],
+        )?;
         let scanner = Self {
-            keeper,
-            input,
+            _restored: restored,
             before: processor_time()?,
         };
         for (name, value) in [
@@ -79,15 +73,6 @@ impl Scanner {
     /// Processor time that the scanner has taken since it was started.
     pub(crate) fn processor_time(&self) -> Result<Duration> {
         Ok(processor_time()?.saturating_sub(self.before))
-    }
-}
-
-impl Drop for Scanner {
-    fn drop(&mut self) {
-        self.input = None;
-        if !self.keeper.wait().is_ok_and(|status| status.success()) {
-            eprintln!("KSM's settings were not put back: look at {SETTINGS}");
-        }
     }
 }
 

@@ -16,6 +16,7 @@ use pool_core::name::{ImageRef, LibraryRef};
 use pool_store::placement::Placement;
 use pool_store::upload::{Content, Target};
 use pool_store::{Store, StoreOptions};
+use pool_tests::keeper::Keeper;
 use pool_tests::wait;
 use tempfile::TempDir;
 
@@ -239,14 +240,20 @@ impl Pool {
         }
     }
 
+    /// Unmounts the pool in the end, whatever happens.
+    pub fn unmounted(&self) -> Keeper {
+        Keeper::unmount(&self.mount_point()).unwrap()
+    }
+
     /// Mounts through the daemon, as a person does.
-    pub fn mount(&self) -> Mount {
+    pub fn mount(&self) -> Keeper {
         self.mount_with("ro")
     }
 
     /// The same with options.
-    pub fn mount_with(&self, options: &str) -> Mount {
+    pub fn mount_with(&self, options: &str) -> Keeper {
         let scratch = self.scratch();
+        let mount = self.unmounted();
         let output = Command::new(POOLFS)
             .arg(self.store_path())
             .arg(self.mount_point())
@@ -255,12 +262,12 @@ impl Pool {
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
-        Mount(self.mount_point())
+        mount
     }
 
     /// Mounts in the foreground, so that there is a process to kill.
-    pub fn mount_foreground(&self) -> (Child, Mount) {
-        let mount = Mount(self.mount_point());
+    pub fn mount_foreground(&self) -> (Child, Keeper) {
+        let mount = self.unmounted();
         let child = Command::new(POOLFS)
             .arg(self.store_path())
             .arg(self.mount_point())
@@ -270,18 +277,6 @@ impl Pool {
             .unwrap();
         wait::until("it is mounted", || is_mounted(&self.mount_point()));
         (child, mount)
-    }
-}
-
-/// Unmounts in the end, whatever happens.
-#[derive(Debug)]
-pub struct Mount(pub PathBuf);
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        if is_mounted(&self.0) {
-            run(Command::new("umount").arg("-l").arg(&self.0));
-        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use pool_api::announce;
 use pool_api::client::{Client, PushOptions};
+use pool_tests::power::RecordedDisk;
 use pool_tests::wait;
 use serde_json::json;
 
@@ -90,36 +91,55 @@ fn told_twice_it_waits_for_nobody() {
     again.get("/v1/libs/a/1").expect(404);
 }
 
+/// True when a process has ended, or would have but for what the kernel does for its threads (proc_pid_stat(5)).
+fn has_left(service: &Service) -> bool {
+    let stat = format!("/proc/{}/stat", service.child.id());
+    let stat = std::fs::read_to_string(stat).unwrap();
+    stat.rsplit_once(") ").unwrap().1.starts_with('Z')
+}
+
 #[test]
 fn a_disk_that_hangs_does_not_keep_it() {
-    let mut first = Service::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let nothing = directory.path().join("journal");
+    let Some(disk) = RecordedDisk::new(128, "ext4", nothing).unwrap() else {
+        return;
+    };
+    // Its log is on another disk.
+    let store = disk.path().join("store");
+    let mut command = command(&store);
+    let log = directory.path().join("store");
+    let messages = std::fs::File::create(log.with_extension("log")).unwrap();
+    command.args(["--segment-bytes", "4194304", "--scrub-interval", "0"]);
+    command.stderr(messages);
+    let mut service = Service::run(command, &log);
     // More than is looked at before an answer begins.
-    first.put("/v1/libs/a/1", &content(1, 600)).expect(201);
-    first.signal("TERM");
-    first.child.wait().unwrap();
-    let mut service = Service::start_on(&first.store, &[]);
-    for segment in std::fs::read_dir(first.store.join("segments")).unwrap() {
-        let path = segment.unwrap().path();
-        std::fs::remove_file(&path).unwrap();
-        // Whoever opens it to read waits for one who writes.
-        let (kind, mode) = (
-            rustix::fs::FileType::Fifo,
-            rustix::fs::Mode::from_raw_mode(0o600),
-        );
-        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
+    service.put("/v1/libs/a/1", &content(1, 600)).expect(201);
+    for segment in std::fs::read_dir(store.join("segments")).unwrap() {
+        // Whoever reads it now has to wait for the disk.
+        let segment = std::fs::File::open(segment.unwrap().path()).unwrap();
+        segment.sync_all().unwrap();
+        rustix::fs::fadvise(&segment, 0, None, rustix::fs::Advice::DontNeed).unwrap();
     }
+    let held = disk.hold();
     let mut stream = service.connect();
     let ask = "GET /v1/libs/a/1/content HTTP/1.1\r\nHost: localhost\r\n\r\n";
     stream.write_all(ask.as_bytes()).unwrap();
     // The answer begins when the content is being read.
     let mut status = [0; 12];
-    stream.read_exact(&mut status).unwrap();
-    assert_eq!(&status, b"HTTP/1.1 200");
+    let answered = stream.read_exact(&mut status);
     service.signal("TERM");
     wait_for_the_end(&service);
+    let waits = service.child.try_wait().unwrap().is_none();
     service.signal("TERM");
-    wait::until("it ends", || service.child.try_wait().unwrap().is_some());
-    assert_eq!(service.child.wait().unwrap().code(), Some(0));
+    // Nothing of its own keeps it. The kernel may, until a thread that writes to the disk has done so.
+    wait::until("it leaves", || has_left(&service));
+    drop(held);
+    let ended = service.child.wait().unwrap();
+    answered.unwrap();
+    assert_eq!(&status, b"HTTP/1.1 200");
+    assert!(waits, "nothing kept it: {}", service.log());
+    assert_eq!(ended.code(), Some(0));
 }
 
 #[test]

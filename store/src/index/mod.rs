@@ -19,6 +19,7 @@ mod names;
 mod options;
 mod reader;
 pub mod records;
+mod tables;
 #[cfg(test)]
 mod tests;
 

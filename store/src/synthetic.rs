@@ -1,0 +1,69 @@
+//! Pages on record that nobody wrote, to measure an index of a size that no disk at hand holds.
+//!
+//! Whatever commits them is what commits others: slots are handed out, a frame goes to the journal, a batch to the
+//! index. Only that the slots stay holes of their files, and that nothing has the digests that are told.
+
+use std::ops::Range;
+
+use pool_core::ExtentMap;
+use pool_core::digest::{ObjectId, PageId};
+use pool_core::extent::{Extent, Slot};
+use pool_core::page::PAGE_SIZE;
+
+use crate::error::{Result, StoreError};
+use crate::format::{Location, ObjectRecord};
+use crate::{Store, Writer};
+
+/// Digest of the synthetic page `number`.
+pub fn page(number: u64) -> PageId {
+    PageId::of(&number.to_le_bytes())
+}
+
+/// Commits an object of the synthetic pages `numbers`. For a store that is thrown away afterwards: whoever reads the object
+/// finds damage.
+pub fn add(store: &Store, numbers: Range<u64>) -> Result<ObjectId> {
+    let mut writer = store.writer();
+    writer.appender.begin()?;
+    let added = place(store, &mut writer, numbers);
+    writer.settle(added.is_ok());
+    added
+}
+
+fn place(store: &Store, writer: &mut Writer, numbers: Range<u64>) -> Result<ObjectId> {
+    let pages = u32::try_from(numbers.end.saturating_sub(numbers.start))
+        .map_err(|_| StoreError::BadUpload("too many synthetic pages for an object".into()))?;
+    let object = ObjectId::of(&[numbers.start.to_le_bytes(), numbers.end.to_le_bytes()].concat());
+    let mut numbers = numbers;
+    let (mut batch, mut extents, mut file_page) = (store.view.index.batch(), Vec::new(), 0);
+    for (at, count) in writer.appender.reserve_pages(pages)? {
+        for (nth, number) in (0..count).zip(&mut numbers) {
+            let slot = Slot(at.slot.0 + nth);
+            batch.put_page(page(number), Location { slot, ..at });
+        }
+        extents.push(Extent {
+            file_page,
+            segment: at.segment,
+            slot: at.slot,
+            count,
+            dense: false,
+        });
+        file_page += u64::from(count);
+    }
+    let map = ExtentMap::new(u64::from(pages) * PAGE_SIZE, extents)
+        .map_err(|error| StoreError::Extents(object, error))?;
+    batch.put_object(object, &ObjectRecord { phase: 0, map });
+    writer.appender.record(&mut batch);
+    batch.commit()?;
+    Ok(object)
+}
+
+/// Merges the tables of all pages' records, and answers with the bytes of disk that they take.
+pub fn compact(store: &Store) -> Result<u64> {
+    store.view.index.compact_pages();
+    table_bytes(store)
+}
+
+/// Bytes of disk that the tables of pages' records take.
+pub fn table_bytes(store: &Store) -> Result<u64> {
+    store.view.index.page_table_bytes()
+}
