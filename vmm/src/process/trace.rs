@@ -216,7 +216,11 @@ impl<'a> Tracer<'a> {
         if event == libc::PTRACE_EVENT_CLONE
             && let Ok(started) = thread.message()
         {
-            self.threads.started(thread.0, started as i32);
+            let number = started as i32;
+            let goes_on = self.threads.started(thread.0, number);
+            if let (Some(how), Some(new)) = (goes_on, Pid::from_raw(number)) {
+                self.resume(Tracee(new), how);
+            }
             self.noted.stops.threads += 1;
         }
         let several = !self.threads.is_one();
@@ -228,10 +232,15 @@ impl<'a> Tracer<'a> {
                 self.noted.stops.asked += 1;
                 self.asked(thread)
             }
-            (libc::PTRACE_EVENT_STOP, libc::SIGTRAP) | (libc::PTRACE_EVENT_CLONE, _) => {
-                Some(Resume::Run(0))
+            (libc::PTRACE_EVENT_CLONE, _) => Some(Resume::Run(0)),
+            (libc::PTRACE_EVENT_STOP, signal) => {
+                let how = if signal == libc::SIGTRAP {
+                    Resume::Run(0)
+                } else {
+                    Resume::StayStopped
+                };
+                (!self.threads.holds(thread.0, how)).then_some(how)
             }
-            (libc::PTRACE_EVENT_STOP, _) => Some(Resume::StayStopped),
             (_, END_OF_CALL) => {
                 self.noted.stops.calls += 1;
                 let call = self.printer.as_ref().map(|_| thread.call());
