@@ -260,7 +260,7 @@ static void files(void)
     T(write(p[1], BEYOND, 0));
     T(close(p[1]));
     T(read(p[0], NOWHERE, 4));
-    T(fd = open("f", O_RDWR | O_CREAT, 0600));
+    T((fd = open("f", O_RDWR | O_CREAT, 0600)) >= 0);
     T(read(fd, NOWHERE, 4));
     T(write(fd, end - 4, 100));
     T(writev(fd, some, 3));
@@ -274,7 +274,7 @@ static void files(void)
     T(pread(fd, buffer, 1l << 47, 0));
     T(write(fd, buffer, -1));
     T(read(99, buffer, -1));
-    T(directory = open(".", O_RDONLY));
+    T((directory = open(".", O_RDONLY)) >= 0);
     T(read(directory, NOWHERE, 4));
     T(read(directory, BEYOND, 4));
     T(write(directory, NOWHERE, 4));

@@ -139,10 +139,10 @@ fn is_own(pid: u64) -> bool {
 }
 
 fn in_group(linux: &Linux, group: u64, thread: u64) -> Result<Target, Errno> {
-    let tid: Tid = linux.task_named(thread)?;
     if group as i32 <= 0 {
         return Err(Errno::INVAL);
     }
+    let tid: Tid = linux.task_named(thread)?;
     if is_own(group) {
         Ok(Target::Task(tid))
     } else {
