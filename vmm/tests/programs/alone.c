@@ -335,7 +335,7 @@ static void inheritance(void)
     unsigned long first = 1;
     T(prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0));
     T(syscall(SYS_sched_setaffinity, 0, 8, &first));
-    for (int round = 0; round < 500; round++) {
+    for (int round = 0; round < 250; round++) {
         pthread_t threads[4];
         for (int i = 0; i < 4; i++) pthread_create(threads + i, 0, inherits, 0);
         for (int i = 0; i < 4; i++) pthread_join(threads[i], 0);
