@@ -28,6 +28,7 @@ const LIMITS: &str = include_str!("programs/limits.c");
 const SHARED_FILES: &str = include_str!("programs/shared_files.c");
 const BLOCKED: &str = include_str!("programs/blocked.c");
 const ALONE: &str = include_str!("programs/alone.c");
+const PARTLY: &str = include_str!("programs/partly.c");
 const GRANTS: &str = include_str!("programs/grants.c");
 const PLATFORMS: [&str; 2] = ["kvm", "process"];
 
@@ -114,6 +115,14 @@ fn what_is_wrong_is_said_in_the_kernels_order() {
 fn a_guest_is_alone_in_its_session() {
     if needs(&["kvm", "root"]) {
         compare("alone", &["gcc", "musl-gcc"], ALONE, &["--net", "host"]);
+    }
+}
+
+/// A message is sent whole or not at all, and what is wrong with a socket comes before what is wrong with a buffer.
+#[test]
+fn buffers_that_are_partly_there_are_the_kernels_to_find() {
+    if needs(&["kvm", "root"]) {
+        compare("partly", &["gcc"], PARTLY, &["--net", "host"]);
     }
 }
 

@@ -10,6 +10,7 @@ mod world;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use operator::{MARKER, Operator, PROCESS, libc_number};
@@ -238,6 +239,56 @@ fn sleeps_on(by_vmm: bool) {
     BufReader::new(output).read_line(&mut line).unwrap();
     assert_eq!(line, "slept, long enough\n");
     assert_eq!(running.0.wait().unwrap().code(), Some(0));
+}
+
+/// Who sends a signal to a job or to a service tells the VMM and the guest's process.
+#[test]
+fn a_signal_to_all_comes_once_and_one_to_the_guest_comes() {
+    const COUNTS: &str = r#"
+        #include <signal.h>
+        #include <unistd.h>
+        static void heard(int signal) {
+            if (signal == SIGTERM) _exit(3);
+            write(1, "heard\n", 6);
+        }
+        int main(void) {
+            signal(SIGUSR1, heard);
+            signal(SIGTERM, heard);
+            write(1, "ready\n", 6);
+            for (;;) pause();
+        }"#;
+    const ROUNDS: usize = 40;
+    let mut operator = Operator::new();
+    operator.build("counts", "musl-gcc", &["-w"], COUNTS);
+    for platform in [KVM, PROCESS] {
+        let mut vmm = operator.vmm("counts", &platform, &[]);
+        let vmm = vmm.stdout(Stdio::piped()).process_group(0).spawn();
+        let mut running = Running(vmm.unwrap());
+        let vmm = running.0.id();
+        let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
+        let mut line = || lines.next().map(Result::unwrap);
+        assert_eq!(line().unwrap(), "ready");
+        let send = |signal: &str, process: &str| {
+            let sent = Command::new("kill")
+                .args(["-s", signal, "--", process])
+                .status();
+            assert!(sent.unwrap().success());
+        };
+        for _ in 0..ROUNDS {
+            send("USR1", &format!("-{vmm}"));
+            assert_eq!(line().unwrap(), "heard");
+        }
+        send("USR1", &vmm.to_string());
+        assert_eq!(line().unwrap(), "heard");
+        if platform == PROCESS {
+            let guest = running.guest_in_call(libc_number("pause"));
+            send("USR1", &guest.to_string());
+            assert_eq!(line().unwrap(), "heard");
+        }
+        send("TERM", &vmm.to_string());
+        assert_eq!(running.0.wait().unwrap().code(), Some(3));
+        assert_eq!(line(), None, "{platform:?}: one came twice");
+    }
 }
 
 /// No thread stops for these two, so the status would be all that anybody had.

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 use vm_memory::VolatileSlice;
 
+use crate::memory::Reached;
 use crate::terminal;
 
 /// Makes a call and says what it returned.
@@ -121,8 +122,11 @@ pub(crate) fn send(
     flags: i32,
 ) -> Result<u64, Errno> {
     let quiet = flags | libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-    let slice = VolatileSlice::from(bytes);
-    self::message(Direction::Out, descriptor, &[slice], message, quiet)
+    let all = Reached {
+        slices: vec![VolatileSlice::from(bytes)],
+        beyond: 0,
+    };
+    self::message(Direction::Out, descriptor, &all, message, quiet)
 }
 
 /// `sendfile`, from `offset`, which moves, or from the source's own position.
@@ -271,15 +275,14 @@ pub(super) enum Direction {
 pub(super) fn transfer(
     direction: Direction,
     descriptor: RawFd,
-    slices: &[VolatileSlice<'_>],
+    buffers: &Reached<'_>,
     offset: Option<i64>,
     flags: i32,
 ) -> Result<u64, Errno> {
-    let runs = runs(slices);
+    let runs = runs(buffers);
     let (at, count) = (runs.as_ptr(), runs.len() as libc::c_int);
     let offset = offset.unwrap_or(-1);
-    // SAFETY: each run is host memory that its volatile slice vouches for during this call; the kernel
-    // reads or writes at most the run's length.
+    // SAFETY: each run is as `runs` says; the kernel reads or writes at most the run's length.
     let moved = unsafe {
         match direction {
             Direction::In => libc::preadv2(descriptor, at, count, offset, flags),
@@ -302,16 +305,16 @@ pub(crate) struct Message {
     pub(crate) flags: i32,
 }
 
-/// Sends or receives a message whose bytes are in `slices`; the number of bytes. What is received
+/// Sends or receives a message whose bytes are in `buffers`; the number of bytes. What is received
 /// replaces the name and the control messages, whose lengths say how much room there is.
 pub(super) fn message(
     direction: Direction,
     descriptor: RawFd,
-    slices: &[VolatileSlice<'_>],
+    buffers: &Reached<'_>,
     message: &mut Message,
     flags: i32,
 ) -> Result<u64, Errno> {
-    let mut runs = runs(slices);
+    let mut runs = runs(buffers);
     // SAFETY: all zeros are a message without anything.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     if !message.name.is_empty() {
@@ -324,8 +327,7 @@ pub(super) fn message(
     }
     header.msg_iov = runs.as_mut_ptr();
     header.msg_iovlen = runs.len();
-    // SAFETY: the header's parts are vectors of this process with the lengths given, and runs of host memory
-    // that their volatile slices vouch for.
+    // SAFETY: the header's parts are vectors of this process with the lengths given, and runs that are as `runs` says.
     let moved = unsafe {
         match direction {
             Direction::In => libc::recvmsg(descriptor, &raw mut header, flags),
@@ -342,12 +344,19 @@ pub(super) fn message(
     Ok(moved)
 }
 
-fn runs(slices: &[VolatileSlice<'_>]) -> Vec<libc::iovec> {
+/// The runs of host memory that the kernel gets for a guest's buffers. Each of them is vouched for by its volatile slice, during the
+/// call. What the guest may not use is bytes of the page at zero, where no process has memory: the kernel, which goes from one byte
+/// to the next, fails at the first of them, if it comes to that.
+fn runs(buffers: &Reached<'_>) -> Vec<libc::iovec> {
     let run = |slice: &VolatileSlice<'_>| libc::iovec {
         iov_base: slice.ptr_guard_mut().as_ptr().cast(),
         iov_len: slice.len(),
     };
-    slices.iter().map(run).collect()
+    let beyond = (buffers.beyond > 0).then(|| libc::iovec {
+        iov_base: std::ptr::null_mut(),
+        iov_len: buffers.beyond.min(pool_core::PAGE_SIZE) as usize,
+    });
+    buffers.slices.iter().map(run).chain(beyond).collect()
 }
 
 fn result_of(result: isize) -> Result<u64, Errno> {

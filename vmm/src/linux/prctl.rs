@@ -160,7 +160,8 @@ const KEEPS_CAPABILITIES: u32 = 4;
 /// Capabilities over an exec: none.
 fn ambient([what, capability, fourth, fifth]: [u64; 4]) -> Answer {
     let is_one = capability <= LAST_CAPABILITY && fourth | fifth == 0;
-    match what as i32 {
+    // The kernel looks at all of it.
+    match i32::try_from(what).unwrap_or(-1) {
         libc::PR_CAP_AMBIENT_CLEAR_ALL if capability | fourth | fifth == 0 => Answer::Is(0),
         libc::PR_CAP_AMBIENT_IS_SET | libc::PR_CAP_AMBIENT_LOWER if is_one => Answer::Is(0),
         libc::PR_CAP_AMBIENT_RAISE if is_one => Answer::Fails(Errno::PERM),
@@ -215,9 +216,9 @@ fn of_platform(linux: &mut Linux, [option, value, third, fourth, fifth, _]: Argu
         libc::PR_GET_TIMERSLACK => Ok(linux.task().attributes.slack),
         libc::PR_SET_TIMERSLACK => {
             let own = &mut linux.task().attributes;
-            own.slack = match value.cast_signed() {
-                ..=0 => own.first_slack,
-                _ => value,
+            own.slack = match value {
+                0 => own.first_slack,
+                some => some,
             };
             Ok(0)
         }
@@ -266,6 +267,7 @@ mod tests {
             ([47, 4, 0, 0, 0], Answer::Is(0)),
             ([47, 4, 1, 0, 0], wrong),
             ([47, 1, 41, 0, 0], wrong),
+            ([47, 4 | 1 << 32, 0, 0, 0], wrong),
             ([67, 1, 0, 0, 0], Answer::Unknown),
         ] {
             assert_eq!(ask(arguments), expected, "{arguments:?}");

@@ -52,7 +52,7 @@ impl Linux {
 
     /// Processor time that `task` has had; `None` if there is no such one.
     fn time_of(&self, task: Tid) -> Option<Timespec> {
-        let used = self.tasks.get(task)?.used;
+        let used = self.tasks.known(task)?.used;
         let meter = self.scheduler.home(task).and_then(|at| self.meters[at]);
         Some(meter.map_or(used, |meter| used + meter.used()))
     }

@@ -27,6 +27,9 @@ const FLAG_KEEPS_POLICY: u64 = 0x8;
 const FLAG_KEEPS_PARAMETERS: u64 = 0x10;
 const FLAG_HINTS: u64 = 0x60;
 const FLAGS: u64 = 0x7f;
+/// Nanoseconds that a deadline's runtime has at least, and its period at least and at most (kernel/sched/deadline.c).
+const LEAST_RUNTIME: u64 = 1 << 10;
+const PERIODS: std::ops::RangeInclusive<u64> = 100_000..=(1 << 22) * 1000;
 /// Whose nice values a call is about: a thread's, a process group's, a user's.
 const OF_THREAD: i32 = 0;
 const OF_GROUP: i32 = 1;
@@ -43,15 +46,31 @@ pub(super) struct Scheduling {
 }
 
 /// What a call asks for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Wanted {
     /// `None` as it is.
     policy: Option<i32>,
     priority: i32,
     nice: i32,
-    resets: bool,
-    /// All stays as it is but whether it is reset.
-    keeps: bool,
+    /// As `sched_setattr` has them.
+    flags: u64,
+    /// The runtime, the deadline and the period of one who has any.
+    times: [u64; 3],
+}
+
+impl Wanted {
+    fn has(self, flags: u64) -> bool {
+        self.flags & flags != 0
+    }
+
+    fn is_deadline(self) -> bool {
+        let [runtime, deadline, period] = self.times;
+        let period = if period == 0 { deadline } else { period };
+        runtime >= LEAST_RUNTIME
+            && runtime <= deadline
+            && deadline <= period
+            && PERIODS.contains(&period)
+    }
 }
 
 impl Scheduling {
@@ -79,7 +98,7 @@ impl Scheduling {
     fn set(&mut self, wanted: Wanted) -> Result<(), Errno> {
         let policy = wanted.policy.unwrap_or(self.policy.into());
         let resets = if wanted.policy.is_some() {
-            wanted.resets
+            wanted.has(FLAG_RESETS)
         } else {
             self.resets
         };
@@ -88,21 +107,25 @@ impl Scheduling {
             0 | 3 | 5..=7 => false,
             _ => return Err(Errno::INVAL),
         };
-        if !(0..=99).contains(&wanted.priority) {
+        if wanted.has(!FLAGS) || !(0..=99).contains(&wanted.priority) {
             return Err(Errno::INVAL);
         }
         let policy = policy as u8;
-        // Without a runtime, which nobody here has.
-        if policy == DEADLINE || comes_first != (wanted.priority != 0) {
+        let has_deadline = policy == DEADLINE;
+        if has_deadline && !wanted.is_deadline() || comes_first != (wanted.priority != 0) {
             return Err(Errno::INVAL);
         }
-        let nicer = wanted.nice >= self.nice.into();
+        let nicer = wanted.nice >= self.nice.into() || policy == IDLE;
         let leaves_idle = self.policy == IDLE && policy != IDLE;
-        if comes_first || policy != IDLE && !nicer || leaves_idle || self.resets && !resets {
+        let comes_first = comes_first || has_deadline;
+        if comes_first || !nicer || leaves_idle || self.resets && !resets {
             return Err(Errno::PERM);
         }
+        if wanted.has(FLAG_HINTS) {
+            return Err(Errno::OPNOTSUPP);
+        }
         self.resets = resets;
-        if wanted.keeps {
+        if wanted.has(FLAG_KEEPS_PARAMETERS) {
             return Ok(());
         }
         if policy != IDLE {
@@ -148,7 +171,7 @@ impl Linux {
 
     /// What a task that there is has asked for.
     fn scheduling(&mut self, tid: Tid) -> Result<&mut Scheduling, Errno> {
-        let task = self.tasks.get_mut(tid).ok_or(Errno::SRCH)?;
+        let task = self.tasks.known_mut(tid).ok_or(Errno::SRCH)?;
         Ok(&mut task.scheduling)
     }
 
@@ -158,7 +181,7 @@ impl Linux {
         let is_one = match which as i32 {
             OF_THREAD => {
                 let tid = if who == 0 { self.tid() } else { who };
-                let there = self.tasks.get(tid).map(|_| vec![tid]);
+                let there = self.tasks.known(tid).map(|_| vec![tid]);
                 return there.ok_or(Errno::SRCH);
             }
             OF_GROUP => u64::from(who) == process::PID,
@@ -175,7 +198,7 @@ impl Linux {
 /// `getpriority`, which is the larger the less nice a thread is, and never negative.
 pub(super) fn getpriority(linux: &mut Linux, [which, who, ..]: Arguments) -> Served {
     let tasks = linux.nice_of(which, who)?;
-    let nice = |&tid: &Tid| linux.tasks.get(tid).map(|task| task.scheduling.nice);
+    let nice = |&tid: &Tid| Some(linux.tasks.known(tid)?.scheduling.nice);
     let least = tasks.iter().filter_map(nice).min().ok_or(Errno::SRCH)?;
     Ok((20 - i64::from(least)) as u64)
 }
@@ -214,8 +237,11 @@ fn set_parameters(linux: &mut Linux, [number, at]: [u64; 2], policy: Option<i32>
         policy: policy.map(|policy| policy & !RESETS),
         priority,
         nice: scheduling.nice.into(),
-        resets: policy.is_some_and(|policy| policy & RESETS != 0),
-        keeps: false,
+        flags: match policy {
+            Some(policy) if policy & RESETS != 0 => FLAG_RESETS,
+            _ => 0,
+        },
+        ..Wanted::default()
     })?;
     Ok(0)
 }
@@ -248,10 +274,13 @@ pub(super) fn sched_setattr(linux: &mut Linux, [number, at, flags, ..]: Argument
         let word = bytes.get(at..).and_then(<[u8]>::first_chunk);
         word.map_or(0, |word| i32::from_le_bytes(*word))
     };
-    let flags = bytes.get(8..).and_then(<[u8]>::first_chunk);
-    let flags = flags.map_or(0, |word| u64::from_le_bytes(*word));
+    let long = |at: usize| {
+        let word = bytes.get(at..).and_then(<[u8]>::first_chunk);
+        word.map_or(0, |word| u64::from_le_bytes(*word))
+    };
+    let (flags, times) = (long(8), [24, 32, 40].map(long));
     let (policy, nice, priority) = (word(4), word(16), word(20));
-    if policy < 0 {
+    if flags & FLAG_HINTS != 0 && bytes.len() < ATTRIBUTES as usize || policy < 0 {
         return Err(Errno::INVAL.into());
     }
     let tid = linux.scheduled(number)?;
@@ -259,21 +288,15 @@ pub(super) fn sched_setattr(linux: &mut Linux, [number, at, flags, ..]: Argument
     let kept = flags & FLAG_KEEPS_PARAMETERS != 0;
     let wanted = Wanted {
         policy: (flags & FLAG_KEEPS_POLICY == 0).then_some(policy),
-        priority: if kept { 0 } else { priority },
+        priority,
         nice: if kept {
             scheduling.nice.into()
         } else {
             nice.clamp(-20, 19)
         },
-        resets: flags & FLAG_RESETS != 0,
-        keeps: kept,
+        flags,
+        times,
     };
-    if flags & !FLAGS != 0 {
-        return Err(Errno::INVAL.into());
-    }
-    if flags & FLAG_HINTS != 0 {
-        return Err(Errno::OPNOTSUPP.into());
-    }
     scheduling.set(wanted)?;
     Ok(0)
 }
@@ -372,8 +395,7 @@ mod tests {
             policy: Some(policy),
             priority,
             nice,
-            resets: false,
-            keeps: false,
+            ..Wanted::default()
         }
     }
 
@@ -395,10 +417,47 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_first_is_nobody_here() {
+        let mut thread = Scheduling::new(0);
+        let mut with = |times| {
+            let wanted = Wanted {
+                times,
+                ..wanted(6, 0, 0)
+            };
+            thread.set(wanted)
+        };
+        let ms = 1_000_000;
+        assert_eq!(with([ms, 2 * ms, 3 * ms]), Err(Errno::PERM));
+        assert_eq!(with([ms, 2 * ms, 0]), Err(Errno::PERM));
+        for wrong in [
+            [0; 3],
+            [1000, ms, ms],
+            [3 * ms, 2 * ms, 3 * ms],
+            [ms, 3 * ms, 2 * ms],
+            [2000, 3000, 4000],
+            [ms, ms, 5000 * ms],
+        ] {
+            assert_eq!(with(wrong), Err(Errno::INVAL), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn hints_come_last() {
+        let mut thread = Scheduling::new(5);
+        let hints = |nice, others| Wanted {
+            flags: FLAG_HINTS | others,
+            ..wanted(0, 0, nice)
+        };
+        assert_eq!(thread.set(hints(4, 0)), Err(Errno::PERM));
+        assert_eq!(thread.set(hints(5, 1 << 12)), Err(Errno::INVAL));
+        assert_eq!(thread.set(hints(5, 0)), Err(Errno::OPNOTSUPP));
+    }
+
+    #[test]
     fn what_is_reset_by_a_fork_is_not_inherited() {
         let mut thread = Scheduling::new(0);
         let resets = Wanted {
-            resets: true,
+            flags: FLAG_RESETS,
             ..wanted(3, 0, 7)
         };
         assert_eq!(thread.set(resets), Ok(()));

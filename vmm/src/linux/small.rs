@@ -226,7 +226,7 @@ impl Linux {
 
     /// The name of a thread, which is the program's until it was named.
     pub(super) fn name_of(&mut self, thread: Tid) -> Vec<u8> {
-        let name = self.tasks.get(thread).map(|task| task.name);
+        let name = self.tasks.known(thread).map(|task| task.name);
         let name = name.unwrap_or_default();
         let length = name.iter().position(|&byte| byte == 0);
         match &name[..length.unwrap_or(name.len())] {

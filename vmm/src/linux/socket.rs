@@ -2,7 +2,8 @@
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::net::{SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::time::ClockId;
 
 use super::dispatch::Arg;
 use super::host::{self, Direction, Message};
@@ -10,9 +11,10 @@ use super::message::{
     Header, MANY_HEADER, MANY_LENGTH, MOST_CONTROL, MOST_MESSAGES, MOST_NAME, MOST_VECTORS,
     control_messages, credentials, passed,
 };
-use super::stream::skip;
+use super::record::Record;
+use super::stream::{MOST_BYTES, skip};
 use super::wait::Wait;
-use super::{Arguments, Linux, Served, Stop, dispatch, process};
+use super::{Arguments, Linux, Served, Stop, dispatch, process, time};
 use crate::memory::Access;
 use crate::network::{self, Limits};
 
@@ -131,10 +133,7 @@ pub(super) fn connect(linux: &mut Linux, [fd, at, length, ..]: Arguments) -> Ser
             Err(linux.connecting(descriptor))
         }
         // A local socket whose listener has no room: the kernel does not say when there is some.
-        Err(Errno::AGAIN) if !nonblocking => {
-            let soon = super::time::from_now(std::time::Duration::from_millis(2));
-            Err(Stop::Wait(Wait::Until(soon)))
-        }
+        Err(Errno::AGAIN) if !nonblocking => Err(soon()),
         done => Ok(done?),
     }
 }
@@ -149,6 +148,20 @@ impl Linux {
             stop => stop,
         }
     }
+}
+
+/// What is waited for the kernel does not tell: it is asked again.
+fn soon() -> Stop {
+    let soon = time::from_now(std::time::Duration::from_millis(2));
+    Stop::Wait(Wait::Until(soon))
+}
+
+/// More may come than was looked at (`MSG_PEEK`) of what all is wanted: sockets of the internet wait for it, local ones do not.
+fn looks_for_more(descriptor: i32) -> Result<bool, Errno> {
+    let of = sockopt::socket_domain(host::borrow(descriptor))?;
+    let ends = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    Ok([AddressFamily::INET, AddressFamily::INET6].contains(&of)
+        && !host::is_ready(descriptor, ends)?)
 }
 
 fn flags_of(descriptor: i32, flags: i32) -> Result<bool, Errno> {
@@ -170,26 +183,29 @@ impl Linux {
         loop {
             let rest = skip(ranges, self.progress.bytes);
             let flagged = flags | DONTWAIT;
-            let received = match self.memory.slices_of(&rest, Access::Write) {
-                Ok(slices) => host::message(Direction::In, descriptor, &slices, message, flagged),
-                // The kernel looks at that once there is something.
-                Err(bad) => {
-                    sockopt::socket_type(host::borrow(descriptor))?;
-                    let waits = flags & libc::MSG_ERRQUEUE == 0;
-                    if !waits || host::is_ready(descriptor, PollFlags::IN)? {
-                        return Err(bad.into());
-                    }
-                    Err(Errno::AGAIN)
-                }
-            };
+            let buffers = self.memory.slices_of(&rest, Access::Write)?;
+            let received = host::message(Direction::In, descriptor, &buffers, message, flagged);
             let done = self.progress.bytes;
             match received {
                 Ok(moved) => {
                     let wanted: u64 = rest.iter().map(|&(_, length)| length).sum();
                     // What follows descriptors is another message's, and they are to be told of.
                     let whole = whole && passed(&message.control).is_empty();
-                    if !whole || moved == 0 || moved >= wanted || flags & libc::MSG_PEEK != 0 {
+                    if !whole || moved == 0 || moved >= wanted {
                         return Ok(done + moved);
+                    }
+                    if flags & libc::MSG_PEEK != 0 {
+                        let ends = self.progress.interrupted || flags_of(descriptor, flags)?;
+                        if ends || !looks_for_more(descriptor)? {
+                            return Ok(moved);
+                        }
+                        let limit = host::time_limit(descriptor, Direction::In);
+                        let limit = limit.map(|(limit, _)| time::from_now(limit));
+                        self.progress.deadline = self.progress.deadline.or(limit);
+                        if self.progress.deadline.is_some_and(time::is_over) {
+                            return Ok(moved);
+                        }
+                        return Err(soon());
                     }
                     self.progress.bytes += moved;
                 }
@@ -219,10 +235,7 @@ impl Linux {
             if rest.is_empty() && done > 0 {
                 return Ok(done);
             }
-            let slices = self
-                .memory
-                .slices_of(&rest, Access::Read)
-                .map_err(|bad| no_socket(descriptor, bad.into()))?;
+            let buffers = self.memory.slices_of(&rest, Access::Read)?;
             let quiet = flags | DONTWAIT | libc::MSG_NOSIGNAL;
             // The connection is opened once.
             let opened = self.progress.started || done > 0;
@@ -231,7 +244,7 @@ impl Linux {
             } else {
                 quiet
             };
-            match host::message(Direction::Out, descriptor, &slices, message, quiet) {
+            match host::message(Direction::Out, descriptor, &buffers, message, quiet) {
                 Ok(moved) => {
                     // What came along came with the first byte.
                     message.control.clear();
@@ -349,9 +362,7 @@ impl Linux {
 
     fn tell_message(&mut self, at: u64, header: &Header, message: &Message) -> Result<(), Stop> {
         if header.name != 0 {
-            self.tell_name(header.name, u64::from(header.name_length), message)?;
-            self.memory
-                .write_value(at + Header::NAME_LENGTH, &message.name_length)?;
+            self.tell_name(header.name, at + Header::NAME_LENGTH, message)?;
         }
         if header.control != 0 {
             self.memory.write(header.control, &message.control)?;
@@ -364,10 +375,13 @@ impl Linux {
         Ok(())
     }
 
-    /// As much of the name as there is `room` for.
-    fn tell_name(&mut self, at: u64, room: u64, message: &Message) -> Result<(), Stop> {
-        let length = message.name.len().min(room as usize);
-        Ok(self.memory.write(at, &message.name[..length])?)
+    /// As much of the name as there is room for, by what lies at `size`, and how long it is. The message has been taken by then.
+    fn tell_name(&mut self, at: u64, size: u64, message: &Message) -> Result<(), Stop> {
+        let room = self.memory.read_value::<i32>(size)?;
+        let room = usize::try_from(room).map_err(|_| Errno::INVAL)?;
+        let length = message.name.len().min(room);
+        self.memory.write(at, &message.name[..length])?;
+        Ok(self.memory.write_value(size, &message.name_length)?)
     }
 }
 
@@ -392,21 +406,14 @@ pub(super) fn recvfrom(
     [fd, at, length, flags, name, size]: Arguments,
 ) -> Served {
     let descriptor = linux.descriptor(fd)?;
-    let room = if name == 0 {
-        0
-    } else {
-        let room = linux.memory.read_value::<i32>(size);
-        let room = room.map_err(|bad| no_socket(descriptor, bad.into()))?;
-        u64::try_from(room).map_err(|_| no_socket(descriptor, Errno::INVAL.into()))?
-    };
     let mut message = Message {
         name: room_for_name(name),
         ..Message::default()
     };
-    let moved = linux.receive(descriptor, &[(at, length)], &mut message, flags as i32)?;
+    let buffer = [(at, length.min(MOST_BYTES))];
+    let moved = linux.receive(descriptor, &buffer, &mut message, flags as i32)?;
     if name != 0 {
-        linux.tell_name(name, room, &message)?;
-        linux.memory.write_value(size, &message.name_length)?;
+        linux.tell_name(name, size, &message)?;
     }
     Ok(moved)
 }
@@ -425,7 +432,8 @@ pub(super) fn sendto(linux: &mut Linux, [fd, at, length, flags, name, size]: Arg
         name,
         ..Message::default()
     };
-    linux.transmit(descriptor, &[(at, length)], &mut message, flags as i32)
+    let buffer = [(at, length.min(MOST_BYTES))];
+    linux.transmit(descriptor, &buffer, &mut message, flags as i32)
 }
 
 /// `recvmsg`.
@@ -438,12 +446,16 @@ pub(super) fn sendmsg(linux: &mut Linux, [fd, at, flags, ..]: Arguments) -> Serv
     linux.send_message(fd, at, flags)
 }
 
-/// `recvmmsg`: all of them, but with `MSG_WAITFORONE` what is there, at least one; likewise with a time, which
-/// Linux looks at after a message only.
-pub(super) fn recvmmsg(linux: &mut Linux, [fd, at, count, flags, time, _]: Arguments) -> Served {
-    let one = time != 0 || flags & libc::MSG_WAITFORONE as u64 != 0;
+/// `recvmmsg`: all of them, but with `MSG_WAITFORONE` what is there, at least one. A time is looked at after a message
+/// only, as under Linux.
+pub(super) fn recvmmsg(linux: &mut Linux, [fd, at, count, flags, until, _]: Arguments) -> Served {
+    let one = flags & libc::MSG_WAITFORONE as u64 != 0;
     let flags = flags & !(libc::MSG_WAITFORONE as u64);
-    many(linux, [at, count], |linux, at| {
+    if until != 0 && linux.progress.last.is_none() {
+        let limit = time::read_timespec(linux, until)?;
+        linux.progress.last = Some(time::from_now(time::duration(&limit)));
+    }
+    many(linux, [fd, at, count], until, |linux, at| {
         let later = one && linux.progress.messages > 0;
         let flags = if later {
             flags | DONTWAIT as u64
@@ -456,18 +468,20 @@ pub(super) fn recvmmsg(linux: &mut Linux, [fd, at, count, flags, time, _]: Argum
 
 /// `sendmmsg`.
 pub(super) fn sendmmsg(linux: &mut Linux, [fd, at, count, flags, ..]: Arguments) -> Served {
-    many(linux, [at, count], |linux, at| {
+    many(linux, [fd, at, count], 0, |linux, at| {
         linux.send_message(fd, at, flags)
     })
 }
 
-/// Moves messages until one fails.
+/// Moves messages until one fails, or the time is over that is left; at `until`, if that is not null, it is told.
 fn many(
     linux: &mut Linux,
-    [at, count]: [u64; 2],
+    [fd, at, count]: [u64; 3],
+    until: u64,
     one: impl Fn(&mut Linux, u64) -> Served,
 ) -> Served {
     let count = u64::from(count as u32).min(MOST_MESSAGES);
+    sockopt::socket_type(host::borrow(linux.descriptor(fd)?))?;
     while linux.progress.messages < count {
         let skip = linux.progress.messages * MANY_HEADER;
         let at = at.checked_add(skip).ok_or(Errno::FAULT)?;
@@ -480,7 +494,19 @@ fn many(
         }
         linux.progress.bytes = 0;
         linux.progress.waits = 0;
+        linux.progress.deadline = None;
         linux.progress.messages += 1;
+        if let Some(last) = linux.progress.last {
+            let now = rustix::time::clock_gettime(ClockId::Monotonic);
+            let left = last.checked_sub(now).filter(|_| last > now);
+            let told = left.unwrap_or_default();
+            let record = Record::default().u64(told.tv_sec as u64);
+            let record = record.u64(told.tv_nsec as u64);
+            linux.memory.write(until, record.bytes())?;
+            if left.is_none() {
+                break;
+            }
+        }
     }
     Ok(linux.progress.messages)
 }

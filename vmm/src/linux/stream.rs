@@ -5,6 +5,7 @@
 
 use std::os::fd::RawFd;
 
+use pool_core::address::USER_ADDRESS_END;
 use rustix::event::PollFlags;
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -15,7 +16,7 @@ use super::{Arguments, Linux, Served, Stop, signal};
 use crate::memory::Access;
 
 /// Most bytes that one call moves, as under Linux.
-const MOST_BYTES: u64 = 0x7fff_f000;
+pub(super) const MOST_BYTES: u64 = 0x7fff_f000;
 /// `UIO_MAXIOV`.
 const MOST_VECTORS: u64 = 1024;
 /// Of the flags of `preadv2`, those that ask nothing of the monitor: HIPRI, DSYNC, SYNC, NOWAIT, APPEND.
@@ -118,8 +119,10 @@ impl Linux {
     ) -> Served {
         let descriptor = self.descriptor(descriptor)?;
         if host::never_waits(host::kind(descriptor)?) {
-            let slices = self.memory.slices_of(ranges, direction.access())?;
-            return Ok(host::transfer(direction, descriptor, &slices, None, flags)?);
+            let buffers = self.memory.slices_of(ranges, direction.access())?;
+            return Ok(host::transfer(
+                direction, descriptor, &buffers, None, flags,
+            )?);
         }
         loop {
             let rest = skip(ranges, self.progress.bytes);
@@ -152,12 +155,12 @@ impl Linux {
         ranges: &[(u64, u64)],
         flags: i32,
     ) -> Served {
-        let slices = self.memory.slices_of(ranges, direction.access())?;
+        let buffers = self.memory.slices_of(ranges, direction.access())?;
         let now = flags | libc::RWF_NOWAIT;
-        let moved = match host::transfer(direction, descriptor, &slices, None, now) {
+        let moved = match host::transfer(direction, descriptor, &buffers, None, now) {
             // Terminals and timers go by the open file's flag alone.
             Err(Errno::OPNOTSUPP) => host::at_once(&[descriptor], || {
-                host::transfer(direction, descriptor, &slices, None, flags)
+                host::transfer(direction, descriptor, &buffers, None, flags)
             }),
             moved => moved,
         };
@@ -184,11 +187,11 @@ impl Linux {
     ) -> Served {
         let offset = i64::try_from(offset).map_err(|_| Errno::INVAL)?;
         let descriptor = self.descriptor(descriptor)?;
-        let slices = self.memory.slices_of(ranges, direction.access())?;
+        let buffers = self.memory.slices_of(ranges, direction.access())?;
         Ok(host::transfer(
             direction,
             descriptor,
-            &slices,
+            &buffers,
             Some(offset),
             flags,
         )?)
@@ -203,8 +206,12 @@ impl Linux {
     }
 }
 
+/// A buffer as it is named. Where the whole of it would end is looked at before as much is moved as is at most.
 fn one(at: u64, length: u64) -> [(u64, u64); 1] {
-    [(at, length.min(MOST_BYTES))]
+    match at.checked_add(length) {
+        Some(end) if end <= USER_ADDRESS_END => [(at, length.min(MOST_BYTES))],
+        _ => [(u64::MAX, 1)],
+    }
 }
 
 /// `read`.

@@ -60,8 +60,23 @@ pub(super) struct Pending {
 #[derive(Debug)]
 pub(super) struct Tasks {
     /// Boxed: a node of the map has room for eleven, and most guests have one.
-    tasks: BTreeMap<Tid, Box<Task>>,
+    all: BTreeMap<Tid, Box<Task>>,
+    /// What is left of the first once it has ended before others: its number stands for the process as long as that lasts.
+    leader: Option<Box<Task>>,
     last: Tid,
+}
+
+impl Task {
+    /// What can be asked of one that has ended.
+    fn remains(&self) -> Self {
+        Self {
+            name: self.name,
+            scheduling: self.scheduling,
+            attributes: self.attributes,
+            used: self.used,
+            ..Self::default()
+        }
+    }
 }
 
 impl Tasks {
@@ -72,14 +87,15 @@ impl Tasks {
             ..Task::default()
         };
         Self {
-            tasks: BTreeMap::from([(FIRST, Box::new(first))]),
+            all: BTreeMap::from([(FIRST, Box::new(first))]),
+            leader: None,
             last: FIRST,
         }
     }
 
     /// Adds a task; its number.
     pub(super) fn add(&mut self, task: Task) -> Result<Tid, Errno> {
-        if self.tasks.len() >= MOST {
+        if self.all.len() >= MOST {
             return Err(Errno::AGAIN);
         }
         loop {
@@ -88,36 +104,54 @@ impl Tasks {
             } else {
                 self.last + 1
             };
-            if !self.tasks.contains_key(&self.last) {
+            if !self.all.contains_key(&self.last) {
                 break;
             }
         }
-        self.tasks.insert(self.last, Box::new(task));
+        self.all.insert(self.last, Box::new(task));
         Ok(self.last)
     }
 
     pub(super) fn remove(&mut self, tid: Tid) -> Option<Task> {
-        self.tasks.remove(&tid).map(|task| *task)
+        let task = *self.all.remove(&tid)?;
+        if tid == FIRST {
+            self.leader = Some(Box::new(task.remains()));
+        }
+        Some(task)
+    }
+
+    /// The task of this number, or what is left of the first.
+    pub(super) fn known(&self, tid: Tid) -> Option<&Task> {
+        let leader = self.leader.as_deref().filter(|_| tid == FIRST);
+        self.get(tid).or(leader)
+    }
+
+    /// The same.
+    pub(super) fn known_mut(&mut self, tid: Tid) -> Option<&mut Task> {
+        match self.all.get_mut(&tid) {
+            Some(task) => Some(task),
+            None => self.leader.as_deref_mut().filter(|_| tid == FIRST),
+        }
     }
 
     pub(super) fn get(&self, tid: Tid) -> Option<&Task> {
-        self.tasks.get(&tid).map(Box::as_ref)
+        self.all.get(&tid).map(Box::as_ref)
     }
 
     pub(super) fn get_mut(&mut self, tid: Tid) -> Option<&mut Task> {
-        self.tasks.get_mut(&tid).map(Box::as_mut)
+        self.all.get_mut(&tid).map(Box::as_mut)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Tid, &Task)> {
-        self.tasks.iter().map(|(&tid, task)| (tid, task.as_ref()))
+        self.all.iter().map(|(&tid, task)| (tid, task.as_ref()))
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.tasks.is_empty()
+        self.all.is_empty()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.tasks.len()
+        self.all.len()
     }
 }
 
@@ -130,7 +164,7 @@ impl Linux {
     /// The task whose call is being served.
     pub(super) fn task(&mut self) -> &mut Task {
         let tid = self.serving;
-        self.tasks.tasks.entry(tid).or_default()
+        self.tasks.all.entry(tid).or_default()
     }
 
     /// The number of a task that a guest names.
@@ -140,7 +174,7 @@ impl Linux {
             return Err(Errno::INVAL);
         }
         let tid = number as Tid;
-        self.tasks.get(tid).map(|_| tid).ok_or(Errno::SRCH)
+        self.tasks.known(tid).map(|_| tid).ok_or(Errno::SRCH)
     }
 }
 
@@ -161,5 +195,20 @@ mod tests {
         assert_eq!(tasks.add(Task::default()), Err(Errno::AGAIN));
         tasks.remove(3);
         assert!(tasks.add(Task::default()).is_ok());
+    }
+
+    #[test]
+    fn the_first_number_is_the_processes_as_long_as_that_lasts() {
+        let mut tasks = Tasks::of(Scheduling::new(7));
+        assert_eq!(tasks.add(Task::default()), Ok(2));
+        assert!(tasks.remove(FIRST).is_some() && tasks.remove(2).is_some());
+        assert!(tasks.get(FIRST).is_none() && tasks.is_empty());
+        let left = tasks.known(FIRST).unwrap().scheduling;
+        assert_eq!(left, Scheduling::new(7));
+        assert!(tasks.known(2).is_none() && tasks.known_mut(2).is_none());
+        tasks.known_mut(FIRST).unwrap().scheduling = Scheduling::new(9);
+        assert_eq!(tasks.known(FIRST).unwrap().scheduling, Scheduling::new(9));
+        tasks.last = NUMBERS - 1;
+        assert_eq!(tasks.add(Task::default()), Ok(2), "1 is not used again");
     }
 }

@@ -50,19 +50,38 @@ fn write_time(linux: &mut Linux, at: u64, seconds: i64, fraction: i64) -> Served
 }
 
 pub(super) fn read_timespec(linux: &mut Linux, at: u64) -> Result<Timespec, Stop> {
-    let [seconds, nanoseconds]: [i64; 2] = [
-        linux.memory.read_value(at)?,
-        linux
-            .memory
-            .read_value(at.checked_add(8).ok_or(Errno::FAULT)?)?,
-    ];
-    if seconds < 0 || !(0..NANOSECONDS).contains(&nanoseconds) {
-        return Err(Errno::INVAL.into());
+    let [time] = read_timespecs(linux, at)?;
+    Ok(time)
+}
+
+/// Several, one after the other. All are read before one is looked at, as by the kernel.
+pub(super) fn read_timespecs<const N: usize>(
+    linux: &mut Linux,
+    at: u64,
+) -> Result<[Timespec; N], Stop> {
+    let of = |[seconds, nanoseconds]: [i64; 2]| {
+        let is_time = seconds >= 0 && (0..NANOSECONDS).contains(&nanoseconds);
+        is_time.then_some(Timespec {
+            tv_sec: seconds,
+            tv_nsec: nanoseconds,
+        })
+    };
+    let mut times = [Timespec::default(); N];
+    for (time, words) in times.iter_mut().zip(read_pairs::<N>(linux, at)?) {
+        *time = of(words).ok_or(Errno::INVAL)?;
     }
-    Ok(Timespec {
-        tv_sec: seconds,
-        tv_nsec: nanoseconds,
-    })
+    Ok(times)
+}
+
+/// So many pairs of words, such as times are.
+pub(super) fn read_pairs<const N: usize>(
+    linux: &mut Linux,
+    at: u64,
+) -> Result<[[i64; 2]; N], Stop> {
+    let mut bytes = [[[0; 8]; 2]; N];
+    let all = bytes.as_flattened_mut().as_flattened_mut();
+    linux.memory.read(at, all)?;
+    Ok(bytes.map(|pair| pair.map(i64::from_le_bytes)))
 }
 
 /// The last moment of monotonic time.

@@ -130,11 +130,9 @@ fn itimerval(period: Duration, left: Duration) -> Record {
     })
 }
 
-fn read_interval(linux: &mut Linux, at: u64) -> Result<Duration, Stop> {
-    let seconds: i64 = linux.memory.read_value(at)?;
-    let microseconds: i64 = linux.memory.read_value(at.wrapping_add(8))?;
+fn interval([seconds, microseconds]: [i64; 2]) -> Result<Duration, Errno> {
     if seconds < 0 || !(0..1_000_000).contains(&microseconds) {
-        return Err(Errno::INVAL.into());
+        return Err(Errno::INVAL);
     }
     Ok(Duration::new(seconds as u64, microseconds as u32 * 1000))
 }
@@ -161,11 +159,11 @@ pub(super) fn alarm(linux: &mut Linux, [seconds, ..]: Arguments) -> Served {
     Ok(if left.is_zero() { 0 } else { rounded.max(1) })
 }
 
-fn real(which: u64) -> Result<(), Errno> {
-    if which as i32 == 0 {
-        Ok(())
-    } else {
-        Err(Errno::INVAL)
+fn real(which: u64) -> Result<(), Stop> {
+    match which as i32 {
+        libc::ITIMER_REAL => Ok(()),
+        libc::ITIMER_VIRTUAL | libc::ITIMER_PROF => Err(Stop::Refused(Errno::INVAL)),
+        _ => Err(Errno::INVAL.into()),
     }
 }
 
@@ -181,8 +179,8 @@ pub(super) fn getitimer(linux: &mut Linux, [which, at, ..]: Arguments) -> Served
 pub(super) fn setitimer(linux: &mut Linux, [which, new, old, ..]: Arguments) -> Served {
     let mut armed = None;
     if new != 0 {
-        let every = read_interval(linux, new)?;
-        let after = read_interval(linux, new.wrapping_add(16))?;
+        let [every, after] = time::read_pairs(linux, new)?;
+        let (every, after) = (interval(every)?, interval(after)?);
         armed = arm(after, every);
     }
     real(which)?;
@@ -199,8 +197,10 @@ pub(super) fn setitimer(linux: &mut Linux, [which, new, old, ..]: Arguments) -> 
 pub(super) fn timer_create(linux: &mut Linux, [clock, event, at, ..]: Arguments) -> Served {
     const SIGNAL: i32 = 0;
     const NONE: i32 = 1;
+    /// A C library's, which makes it a signal: so does the kernel.
+    const FUNCTION: i32 = 2;
     const THREAD: i32 = 4;
-    let mut bytes = [0; 24];
+    let mut bytes = [0; 64];
     if event != 0 {
         linux.memory.read(event, &mut bytes)?;
     }
@@ -224,7 +224,7 @@ pub(super) fn timer_create(linux: &mut Linux, [clock, event, at, ..]: Arguments)
     }
     let target = match notify {
         NONE => None,
-        SIGNAL => Some(Target::Process),
+        SIGNAL | FUNCTION => Some(Target::Process),
         THREAD => {
             let tid = linux.task_named(thread as u64).map_err(|_| Errno::INVAL)?;
             Some(Target::Task(tid))
@@ -263,8 +263,7 @@ pub(super) fn timer_settime(linux: &mut Linux, [id, flags, new, old, ..]: Argume
     if new == 0 {
         return Err(Errno::INVAL.into());
     }
-    let period = time::read_timespec(linux, new)?;
-    let first = time::read_timespec(linux, new.wrapping_add(16))?;
+    let [period, first] = time::read_timespecs(linux, new)?;
     let timer = *find(linux, id)?;
     let before = itimerspec(Armed::left(timer.armed));
     let (first_in, period) = (time::duration(&first), time::duration(&period));

@@ -47,8 +47,9 @@ pub(crate) struct Progress {
     pub(crate) started: bool,
     /// How often it has waited for a descriptor to be ready.
     pub(crate) waits: u32,
-    /// Messages that were moved.
+    /// Messages that were moved, and when no further one is to be moved.
     pub(crate) messages: u64,
+    pub(crate) last: Option<Timespec>,
     /// Another task has woken it.
     pub(crate) woken: bool,
     /// A signal is about to be delivered to its task: if it would still wait, it ends here.

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use pool_core::address::USER_ADDRESS_END;
 use pool_core::{PAGE_SIZE, WINDOW_SIZE};
 use vm_memory::{ByteValued, VolatileMemory, VolatileSlice};
 
@@ -27,51 +28,82 @@ impl Place {
     }
 }
 
+/// The host memory behind a guest's buffers.
+#[derive(Debug)]
+pub struct Reached<'a> {
+    /// What the guest may use, one after the other.
+    pub slices: Vec<VolatileSlice<'a>>,
+    /// Bytes behind that, from the first on that it may not use.
+    pub beyond: u64,
+}
+
+/// The same as places.
+#[derive(Debug, Default)]
+struct Runs {
+    found: Vec<(Place, u64)>,
+    beyond: u64,
+}
+
 impl GuestMemory {
     /// The host memory behind `ranges`, address and length each, one after the other, as far as the guest may
     /// itself do `access` there, in at most `MAX_RUNS` runs: a call that moves bytes comes back short
-    /// where they end, as the kernel's do. Fails when already the first byte is out of reach.
+    /// where these are all. What the guest may not use is for the kernel to come to, which may never do so. Fails where no
+    /// program has memory, which the kernel sees before it does anything, and where there is none left for the first byte.
     pub fn slices_of(
         &mut self,
         ranges: &[(u64, u64)],
         access: Access,
-    ) -> Result<Vec<VolatileSlice<'_>>, BadAddress> {
+    ) -> Result<Reached<'_>, BadAddress> {
+        let nowhere = |&&(at, length): &&(u64, u64)| {
+            at.checked_add(length)
+                .is_none_or(|end| end > USER_ADDRESS_END)
+        };
+        if let Some(&(at, _)) = ranges.iter().find(nowhere) {
+            return Err(BadAddress::at(at));
+        }
         let runs = self.runs_of(ranges, access);
         self.held.clear();
         let runs = runs?;
-        runs.into_iter()
-            .map(|(place, length)| {
-                let bad = match place {
-                    Place::Ram(at) | Place::Shared(at) => BadAddress::at(at),
-                };
-                self.slice(place, length).ok_or(bad)
-            })
-            .collect()
+        let slices = runs.found.into_iter().map(|(place, length)| {
+            let bad = match place {
+                Place::Ram(at) | Place::Shared(at) => BadAddress::at(at),
+            };
+            self.slice(place, length).ok_or(bad)
+        });
+        Ok(Reached {
+            slices: slices.collect::<Result<_, _>>()?,
+            beyond: runs.beyond,
+        })
     }
 
     /// Where the bytes of `ranges` lie. What has been found is held: it is not written before all of it is
     /// found, so that it may look untouched.
-    fn runs_of(
-        &mut self,
-        ranges: &[(u64, u64)],
-        access: Access,
-    ) -> Result<Vec<(Place, u64)>, BadAddress> {
-        let mut runs: Vec<(Place, u64)> = Vec::with_capacity(ranges.len());
+    fn runs_of(&mut self, ranges: &[(u64, u64)], access: Access) -> Result<Runs, BadAddress> {
+        let mut runs = Runs {
+            found: Vec::with_capacity(ranges.len()),
+            beyond: 0,
+        };
+        let mut left: u64 = ranges.iter().map(|&(_, length)| length).sum();
         for &(address, length) in ranges {
             let end = address.saturating_add(length);
             let mut at = address;
             while at < end {
+                let full = runs.found.len() == MAX_RUNS;
                 let (place, next) = match self.locate(at, end, access) {
                     Ok(run) => run,
-                    Err(bad) if runs.is_empty() => return Err(bad),
-                    Err(_) => return Ok(runs),
+                    Err(bad) if bad.limit && runs.found.is_empty() => return Err(bad),
+                    Err(bad) => {
+                        let is_told = !bad.limit && !full;
+                        runs.beyond = if is_told { left } else { 0 };
+                        return Ok(runs);
+                    }
                 };
-                let full = runs.len() == MAX_RUNS;
-                match runs.last_mut() {
+                match runs.found.last_mut() {
                     Some((last, bytes)) if last.after(*bytes) == place => *bytes += next - at,
                     _ if full => return Ok(runs),
-                    _ => runs.push((place, next - at)),
+                    _ => runs.found.push((place, next - at)),
                 }
+                left -= next - at;
                 if let Place::Ram(physical) = place {
                     self.hold(physical, next - at);
                 }

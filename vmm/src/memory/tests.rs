@@ -296,7 +296,9 @@ fn a_call_never_has_a_page_twice() {
         memory.write(far + page * 20 * PAGE_SIZE, &[1]).unwrap();
     }
     let most = memory.limit();
-    let slices = memory.slices_of(&[(PAGE, length)], Access::Write).unwrap();
+    let reached = memory.slices_of(&[(PAGE, length)], Access::Write).unwrap();
+    assert_eq!(reached.beyond, 0, "there is no more memory");
+    let slices = reached.slices;
     let mut places: Vec<(usize, usize)> = slices
         .iter()
         .map(|slice| (slice.ptr_guard().as_ptr() as usize, slice.len()))
@@ -314,6 +316,34 @@ fn a_call_never_has_a_page_twice() {
     memory.read(PAGE + found as u64 - 1, &mut last).unwrap();
     assert_eq!(last, [7], "no page has lost its frame");
     assert!(memory.held.is_empty());
+}
+
+/// What a guest may not use is for the kernel to say, and what no program has is wrong at once.
+#[test]
+fn what_lies_behind_a_bad_address_is_told() {
+    let mut memory = memory();
+    memory
+        .map_zero(PAGE, 2 * PAGE_SIZE, Protection::READ_WRITE)
+        .unwrap();
+    let mut beyond = |ranges: &[(u64, u64)]| {
+        let reached = memory.slices_of(ranges, Access::Write);
+        let of = |reached: Reached<'_>| {
+            let found: usize = reached
+                .slices
+                .iter()
+                .map(vm_memory::VolatileSlice::len)
+                .sum();
+            (found, reached.beyond)
+        };
+        reached.map(of).map_err(|bad| bad.address)
+    };
+    let end = PAGE + 2 * PAGE_SIZE;
+    assert_eq!(beyond(&[(end - 4, 4)]), Ok((4, 0)));
+    assert_eq!(beyond(&[(end - 4, 10)]), Ok((4, 6)));
+    assert_eq!(beyond(&[(PAGE, 2), (16, 3), (PAGE, 2)]), Ok((2, 5)));
+    assert_eq!(beyond(&[(16, 3)]), Ok((0, 3)));
+    assert_eq!(beyond(&[(PAGE, 2), (u64::MAX, 3)]), Err(u64::MAX));
+    assert_eq!(beyond(&[(1 << 47, 3)]), Err(1 << 47));
 }
 
 /// What a guest has put in its stack's place is not what the stack grows by.

@@ -345,12 +345,13 @@ impl Calls {
             prctl::Answer::Tells(number) => written(tracee, second, &number.to_le_bytes()),
             prctl::Answer::Fails(error) => failed(error),
             prctl::Answer::OfPlatform => {
-                let mut name = [0; 16];
-                // One that cannot be read is for the kernel to refuse.
-                if registers.rdi as i32 == libc::PR_SET_NAME
-                    && tracee.read(second, &mut name).is_ok()
-                {
-                    threads.name(tracee.0, &name);
+                if registers.rdi as i32 == libc::PR_SET_NAME {
+                    let mut name = [0; 15];
+                    let read = tracee.read(second, &mut name).unwrap_or(0);
+                    // One that cannot be read to its end is for the kernel to refuse.
+                    if read == name.len() || name[..read].contains(&0) {
+                        threads.name(tracee.0, &name);
+                    }
                 }
                 Next::Serve
             }

@@ -31,6 +31,7 @@ mod pool_pages;
 mod printer;
 mod ptrace;
 mod scheduling;
+mod sent;
 mod signals;
 mod small;
 mod sockets;
@@ -236,7 +237,7 @@ pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError
                 .with_listener(number, secrets.waiting)
                 .map_err(ProcessError::Trace)?;
         }
-        let mut tracer = Tracer::new(child, plan, secrets.leaving, calls, watch.pulse())
+        let mut tracer = Tracer::new(child, plan, secrets.leaving, calls, &watch)
             .map_err(ProcessError::Trace)?;
         if let Some(out) = trace {
             tracer.print(out).map_err(ProcessError::Trace)?;

@@ -23,7 +23,7 @@ pub(super) fn arguments(r: &Registers) -> [u64; 6] {
 pub(super) struct Tracee(pub(super) Pid);
 
 /// How a stopped tracee goes on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resume {
     /// Runs, with this signal, if it is not zero, delivered.
     Run(i32),

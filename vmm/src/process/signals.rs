@@ -9,9 +9,9 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 use rustix::time::Timespec;
 
-/// What is passed on. The terminal's own go to the guest anyway, which is in the same process group. SIGCONT is
-/// for a guest that has stopped itself: whoever has it go on names this process, and sends it after SIGTERM, too.
-const PASSED_ON: [i32; 8] = [
+/// What is passed on. The terminal's own go to the guest anyway, which is in the same process group; so do those that somebody sends to
+/// that group ([`super::sent`]). SIGCONT is for a guest that has stopped itself: whoever has it go on names this process, and sends it after SIGTERM, too.
+pub(super) const PASSED_ON: [i32; 8] = [
     libc::SIGTERM,
     libc::SIGINT,
     libc::SIGHUP,
@@ -33,6 +33,7 @@ pub(super) struct Operator(OwnedFd);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Came {
     pub(super) signal: Signal,
+    pub(super) sender: i32,
     /// To this process. The kernel's own are a terminal's, which has told the guest, too.
     pub(super) is_sent: bool,
 }
@@ -84,6 +85,7 @@ impl Operator {
         };
         Some(Came {
             signal: Signal::from_named_raw(info.ssi_signo.cast_signed())?,
+            sender: info.ssi_pid.cast_signed(),
             is_sent: info.ssi_code <= 0,
         })
     }

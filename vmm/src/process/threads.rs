@@ -8,7 +8,7 @@ use rustix::process::Pid;
 
 use super::change::Change;
 use super::listener::Wanted;
-use super::ptrace::Registers;
+use super::ptrace::{Registers, Resume};
 use crate::linux::prctl;
 
 /// Threads that a guest may have at once: each takes the host a stack in the kernel.
@@ -50,6 +50,8 @@ pub(super) struct Thread {
     starting: bool,
     /// The one that started it has told.
     told: bool,
+    /// How it goes on once that has.
+    held: Option<Resume>,
 }
 
 impl Thread {
@@ -73,7 +75,8 @@ impl Script {
     }
 }
 
-/// All that have not ended. A thread may stop, and even end, before the one that started it tells.
+/// All that have not ended. A thread may stop, and even end, before the one that started it tells; it does nothing before, so that it
+/// has what it inherits.
 #[derive(Debug)]
 pub(super) struct Threads {
     known: BTreeMap<i32, Thread>,
@@ -104,31 +107,34 @@ impl Threads {
         thread
     }
 
-    /// `parent` has stopped to tell that it started `number`, which has its name.
-    pub(super) fn started(&mut self, parent: Pid, number: i32) {
+    /// `parent` has stopped to tell that it started `number`, which has what threads inherit; how that goes on, if it waits for it.
+    pub(super) fn started(&mut self, parent: Pid, number: i32) -> Option<Resume> {
         if self.ended.remove(&number) {
-            return;
+            return None;
         }
         let parent = self.known.get(&parent.as_raw_nonzero().get());
         let name = parent.and_then(|parent| parent.name.clone());
         let had = parent.map(|parent| (parent.attributes.inherited(), parent.processors));
-        let had = had.unwrap_or_default();
         let thread = self.known.entry(number).or_default();
         thread.told = true;
-        thread.name = thread.name.take().or(name);
-        // It may have asked for other values already.
-        if thread.attributes == prctl::OfThread::default() {
-            thread.attributes = had.0;
+        thread.name = name;
+        (thread.attributes, thread.processors) = had.unwrap_or_default();
+        thread.held.take()
+    }
+
+    /// `pid` has stopped, as it does when it begins, and is to go on so: whether it has to wait until the one that started it tells.
+    pub(super) fn holds(&mut self, pid: Pid, how: Resume) -> bool {
+        let thread = self.stopped(pid);
+        if !thread.told {
+            thread.held = Some(how);
         }
-        if thread.processors == 0 {
-            thread.processors = had.1;
-        }
+        !thread.told
     }
 
     /// `pid` calls itself `name`, which ends with NUL or where there is no more room.
-    pub(super) fn name(&mut self, pid: Pid, name: &[u8; 16]) {
-        let length = name[..15].iter().position(|&byte| byte == 0);
-        self.stopped(pid).name = Some(name[..length.unwrap_or(15)].to_vec());
+    pub(super) fn name(&mut self, pid: Pid, name: &[u8; 15]) {
+        let length = name.iter().position(|&byte| byte == 0);
+        self.stopped(pid).name = Some(name[..length.unwrap_or(name.len())].to_vec());
     }
 
     /// What that one of this number has called itself, or whoever started it.
@@ -229,14 +235,28 @@ mod tests {
     fn a_thread_has_the_name_of_who_started_it_until_it_has_its_own() {
         let mut threads = Threads::new(pid(1));
         assert_eq!(threads.name_of(1), None);
-        threads.name(pid(1), b"first\0hidden-way");
+        threads.name(pid(1), b"first\0hidden-wa");
         threads.started(pid(1), 2);
-        threads.name(pid(3), b"a-name-that-is-l");
         threads.started(pid(1), 3);
-        threads.name(pid(1), b"other\0hidden-way");
+        threads.name(pid(3), b"a-name-that-is-");
+        threads.name(pid(1), b"other\0hidden-wa");
         let names = [1, 2, 3].map(|number| threads.name_of(number).unwrap());
         assert_eq!(names, [&b"other"[..], b"first", b"a-name-that-is-"]);
         assert_eq!(threads.numbers(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_thread_waits_for_what_it_inherits() {
+        let mut threads = Threads::new(pid(1));
+        threads.stopped(pid(1)).processors = 5;
+        assert!(!threads.holds(pid(1), Resume::Run(0)));
+        assert!(threads.holds(pid(2), Resume::StayStopped));
+        let goes_on = threads.started(pid(1), 2);
+        assert_eq!(goes_on, Some(Resume::StayStopped));
+        assert_eq!(threads.stopped(pid(2)).processors, 5);
+        assert!(!threads.holds(pid(2), Resume::Run(0)));
+        assert_eq!(threads.started(pid(1), 3), None, "it has not stopped yet");
+        assert!(!threads.holds(pid(3), Resume::Run(0)));
     }
 
     #[test]

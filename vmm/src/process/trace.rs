@@ -17,10 +17,10 @@ use super::events::{Event, Events, wait_for};
 use super::listener::Wanted;
 use super::printer::Printer;
 use super::ptrace::{Registers, Resume, Stopped, Tracee};
-use super::signals::Children;
+use super::signals::{Children, PASSED_ON};
 use super::taken::shared_file;
 use super::threads::{Script, Threads};
-use super::watch::Pulse;
+use super::watch::Watch;
 use crate::fault::{Cause, Fault, Outcome};
 use crate::linux::table;
 use crate::memory::Access;
@@ -65,7 +65,9 @@ pub(super) struct Tracer<'a> {
     leaving: u64,
     calls: Calls,
     children: Children,
-    pulse: &'a Pulse,
+    watch: &'a Watch,
+    /// This process.
+    own: Pid,
     threads: Threads,
     events: Events,
     /// The thread in a call that must not overlap with others that are counted, and those that wait
@@ -88,7 +90,7 @@ impl<'a> Tracer<'a> {
         plan: &'a Plan,
         leaving: u64,
         calls: Calls,
-        pulse: &'a Pulse,
+        watch: &'a Watch,
     ) -> io::Result<Self> {
         Ok(Self {
             guest,
@@ -96,7 +98,8 @@ impl<'a> Tracer<'a> {
             leaving,
             calls,
             children: Children::new()?,
-            pulse,
+            watch,
+            own: rustix::process::getpid(),
             threads: Threads::new(guest),
             events: Events::default(),
             counted: None,
@@ -169,7 +172,7 @@ impl<'a> Tracer<'a> {
             if self.served_one(None)? {
                 continue;
             }
-            self.pulse.rest(|| self.children.wait())?;
+            self.watch.pulse().rest(|| self.children.wait())?;
         }
     }
 
@@ -180,7 +183,8 @@ impl<'a> Tracer<'a> {
             return Ok(false);
         };
         let (children, asked) = (&self.children, listener.as_fd());
-        let is_there = self.pulse.rest(|| children.or_asked(asked, patience))?;
+        let pulse = self.watch.pulse();
+        let is_there = pulse.rest(|| children.or_asked(asked, patience))?;
         if is_there && let Some(came) = listener.next() {
             let wanted = self.threads.came(came.thread);
             if let Some(wanted) = listener.answer(&came, wanted) {
@@ -216,7 +220,11 @@ impl<'a> Tracer<'a> {
         if event == libc::PTRACE_EVENT_CLONE
             && let Ok(started) = thread.message()
         {
-            self.threads.started(thread.0, started as i32);
+            let number = started as i32;
+            let goes_on = self.threads.started(thread.0, number);
+            if let (Some(how), Some(new)) = (goes_on, Pid::from_raw(number)) {
+                self.resume(Tracee(new), how);
+            }
             self.noted.stops.threads += 1;
         }
         let several = !self.threads.is_one();
@@ -228,10 +236,15 @@ impl<'a> Tracer<'a> {
                 self.noted.stops.asked += 1;
                 self.asked(thread)
             }
-            (libc::PTRACE_EVENT_STOP, libc::SIGTRAP) | (libc::PTRACE_EVENT_CLONE, _) => {
-                Some(Resume::Run(0))
+            (libc::PTRACE_EVENT_CLONE, _) => Some(Resume::Run(0)),
+            (libc::PTRACE_EVENT_STOP, signal) => {
+                let how = if signal == libc::SIGTRAP {
+                    Resume::Run(0)
+                } else {
+                    Resume::StayStopped
+                };
+                (!self.threads.holds(thread.0, how)).then_some(how)
             }
-            (libc::PTRACE_EVENT_STOP, _) => Some(Resume::StayStopped),
             (_, END_OF_CALL) => {
                 self.noted.stops.calls += 1;
                 let call = self.printer.as_ref().map(|_| thread.call());
@@ -269,6 +282,9 @@ impl<'a> Tracer<'a> {
             }
             _ => {
                 self.noted.stops.signals += 1;
+                if !self.is_due(thread, signal) {
+                    return Some(Resume::Run(0));
+                }
                 if let Some(printer) = &mut self.printer {
                     printer.signal(thread);
                 }
@@ -430,6 +446,27 @@ impl<'a> Tracer<'a> {
             if let Some(resume) = self.asked(next) {
                 self.resume(next, resume);
             }
+        }
+    }
+
+    /// Whether `signal`, for which `thread` has stopped, is delivered: of what somebody sends to the VMM and the guest, one is.
+    fn is_due(&self, thread: Tracee, signal: i32) -> bool {
+        if !PASSED_ON.contains(&signal) {
+            return true;
+        }
+        let Ok(info) = thread.signal() else {
+            return true;
+        };
+        if info.si_code != libc::SI_USER {
+            return true;
+        }
+        // SAFETY: the kernel sets it where a process has sent the signal.
+        let sender = unsafe { info.si_pid() };
+        let sent = self.watch.sent();
+        match Pid::from_raw(sender) {
+            Some(guest) if guest == self.guest => true,
+            Some(own) if own == self.own => sent.arrives(signal),
+            _ => sent.comes(signal, sender),
         }
     }
 

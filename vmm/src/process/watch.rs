@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use rustix::time::Timespec;
 
+use super::sent::Sent;
 use super::signals::{self, Operator};
 
 /// From a signal to the first interrupt, and between two.
@@ -38,6 +39,7 @@ pub(super) struct Watch {
     /// The tracer's thread, once it is there.
     tracer: AtomicI32,
     pulse: Pulse,
+    sent: Sent,
 }
 
 /// Whether the tracer does anything.
@@ -102,6 +104,7 @@ impl Watch {
             end: rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?,
             tracer: AtomicI32::new(0),
             pulse: Pulse::default(),
+            sent: Sent::new()?,
         })
     }
 
@@ -117,6 +120,11 @@ impl Watch {
         &self.pulse
     }
 
+    /// Signals that somebody sends to the guest.
+    pub(super) fn sent(&self) -> &Sent {
+        &self.sent
+    }
+
     /// Passes signals on to the guest until its tracer has ended. Whatever the tracer waits in then is interrupted. Without it
     /// the guest would not get them: where it does nothing else for a while, a guest that is to end is killed.
     pub(super) fn wait(&self) -> io::Result<()> {
@@ -125,8 +133,11 @@ impl Watch {
             let mut polls = [
                 PollFd::new(&self.end, PollFlags::IN),
                 PollFd::from_borrowed_fd(self.operator.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.sent.as_fd(), PollFlags::IN),
             ];
-            let left = asked.map(|asked| asked.next.saturating_duration_since(Instant::now()));
+            let next = asked.map(|asked| asked.next);
+            let next = next.into_iter().chain(self.sent.deadline()).min();
+            let left = next.map(|next| next.saturating_duration_since(Instant::now()));
             let patience = left.and_then(|left| Timespec::try_from(left).ok());
             match rustix::event::poll(&mut polls, patience.as_ref()) {
                 Err(Errno::INTR) => continue,
@@ -136,17 +147,17 @@ impl Watch {
             if is_there(&polls[0]) {
                 return Ok(());
             }
-            if is_there(&polls[1])
-                && let Some(came) = self.operator.next()
-            {
+            // What comes to both is here, as far as the kernel told both at once.
+            while let Some(came) = self.operator.next() {
                 if came.is_sent {
-                    // It may be gone.
-                    let _ = rustix::process::pidfd_send_signal(&self.guest, came.signal);
+                    self.sent
+                        .pass_on(self.guest.as_fd(), came.signal, Some(came.sender));
                 }
-                // Who asks again does not have it wait for longer.
-                if ENDS.contains(&came.signal) && !asked.is_some_and(|asked| self.is_at(asked)) {
-                    asked = self.pulse.now().map(Asked::now);
-                }
+                asked = self.asked_by(came.signal, asked);
+            }
+            while let Some(signal) = self.sent.late() {
+                self.sent.pass_on(self.guest.as_fd(), signal, None);
+                asked = self.asked_by(signal, asked);
             }
             if let Some(open) = asked.filter(|asked| asked.next <= Instant::now()) {
                 signals::interrupt(self.tracer.load(Ordering::Acquire));
@@ -156,6 +167,14 @@ impl Watch {
                 }
             }
         }
+    }
+
+    /// What is open once `signal` has been passed on. Who asks again does not have the guest wait for longer.
+    fn asked_by(&self, signal: Signal, asked: Option<Asked>) -> Option<Asked> {
+        if !ENDS.contains(&signal) || asked.is_some_and(|asked| self.is_at(asked)) {
+            return asked;
+        }
+        self.pulse.now().map(Asked::now)
     }
 
     /// The tracer does what it did then.

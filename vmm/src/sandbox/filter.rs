@@ -60,8 +60,9 @@ const OF_THREADS: u32 = (libc::CLONE_SYSVSEM
     | libc::CLONE_CHILD_SETTID
     | libc::CLONE_CHILD_CLEARTID
     | libc::CLONE_DETACHED) as u32;
-/// The sign of a clock's number: it is that of a process or a thread.
+/// The sign of a clock's number: it is that of a process or a thread. That of a process's number.
 const OF_PROCESS: u32 = 1 << 31;
+const LESS_THAN_NONE: u32 = 1 << 31;
 /// A message opens a connection to the address that it names.
 const OPENS: u32 = libc::MSG_FASTOPEN as u32;
 /// Of `close_range`: in a table of descriptors of one's own, where the tracer knows one alone (`CLOSE_RANGE_UNSHARE`).
@@ -219,7 +220,11 @@ fn guest_rule(process: Process, given: Given) -> Rule {
             )
             .unless(&[Test::Equals(1, GROUP)], Verdict::Trace)
         }
-        Process::OwnProcess => Rule::one_of(0, &[own], Verdict::Errno(libc::ESRCH)),
+        // None and less than none the kernel knows as wrong, or as nobody.
+        Process::OwnProcess => Rule::one_of(0, &[own, 0], Verdict::Errno(libc::ESRCH)).unless(
+            &[Test::Masked(0, LESS_THAN_NONE, LESS_THAN_NONE)],
+            Verdict::Allow,
+        ),
         Process::OwnGroup => [0, own.wrapping_neg()].iter().fold(
             Rule::one_of(0, &[own], Verdict::Errno(libc::ESRCH)),
             |rule, &group| rule.unless(&[Test::Equals(0, group)], Verdict::Trace),

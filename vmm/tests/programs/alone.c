@@ -3,9 +3,11 @@
 #include "told.h"
 #include <pthread.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 
 #define NOWHERE ((void *)16)
@@ -227,6 +229,151 @@ static void attributes(void)
     T(syscall(SYS_prctl, PR_CAPBSET_READ, 1000, 0, 0, 0));
     for (int what = 0; what < 6; what++)
         for (int c = 0; c < 80; c += 20) T(prctl(PR_CAP_AMBIENT, what, c, 0, 0));
+    T(prctl(PR_CAP_AMBIENT, DIRTY(4), 0, 0, 0));
+    T(prctl(PR_SET_TIMERSLACK, 1ul << 63, 0, 0, 0));
+    printf("%lx\n", syscall(SYS_prctl, PR_GET_TIMERSLACK, 0, 0, 0, 0));
+    T(prctl(PR_SET_TIMERSLACK, 0, 0, 0, 0));
+}
+
+/* Behind which there is nothing. */
+static char *page_end(void)
+{
+    char *pages = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    munmap(pages + 4096, 4096);
+    return pages + 4096;
+}
+
+/* A name that the kernel does not take is none that the process has. */
+static void named(void)
+{
+    char *end = page_end(), name[17] = {0}, shown[17];
+    for (int length = 3; length < 18; length++) {
+        memset(end - 17, 'a' + length, 17);
+        printf("%d\n", length);
+        T(prctl(PR_SET_NAME, end - length, 0, 0, 0));
+        T(prctl(PR_GET_NAME, name, 0, 0, 0));
+        int fd = open("/proc/self/comm", O_RDONLY), got = read(fd, shown, 16);
+        printf("%s %.*s", name, got, shown);
+        close(fd);
+    }
+    T(prctl(PR_SET_NAME, "alone", 0, 0, 0));
+}
+
+/* What is wrong with several things at once. */
+static void orders(void)
+{
+    struct attributes a = {sizeof a, 6, 0, 0, 0, {10000000, 20000000, 30000000}};
+    struct { long value; int signal, how, thread, rest[11]; } event = {0, SIGUSR1};
+    struct itimerval wrong = {{1, -1}, {1, 0}};
+    struct itimerspec bad = {{1, -1}, {1, 0}};
+    char *end = page_end();
+    siginfo_t info = {0};
+    int timer, own = getpid(), thread = syscall(SYS_gettid);
+    T(SETATTR(0, &a, 0));
+    a.times[2] = 0;
+    T(SETATTR(0, &a, 0));
+    a.times[0] = 1000;
+    T(SETATTR(0, &a, 0));
+    a = (struct attributes){.size = 48, .flags = 0x20};
+    T(SETATTR(0, &a, 0));
+    a = (struct attributes){.size = sizeof a, .flags = 0x60, .nice = -3};
+    T(SETATTR(0, &a, 0));
+    a = (struct attributes){.size = sizeof a, .flags = 0x1060, .nice = -3};
+    T(SETATTR(0, &a, 0));
+    a = (struct attributes){.size = sizeof a, .flags = 0x10, .priority = 5};
+    T(SETATTR(0, &a, 0));
+    memset(end - 16, -1, 16);
+    T(syscall(SYS_setitimer, 0, end - 16, 0));
+    T(syscall(SYS_setitimer, 9, end - 16, 0));
+    T(syscall(SYS_setitimer, 9, &wrong, 0));
+    for (int how = 0; how < 6; how++)
+        for (int signal = 0; signal < 66; signal += 13)
+            for (int whose = -1; whose < 2; whose++) {
+                event.how = how, event.signal = signal, event.thread = whose == 1 ? thread : whose;
+                T(syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer) >= 0 && !timer_delete((timer_t)(long)timer));
+            }
+    T(syscall(SYS_timer_create, CLOCK_MONOTONIC, end - 40, &timer));
+    T(syscall(SYS_timer_create, CLOCK_MONOTONIC, 0, &timer));
+    T(syscall(SYS_timer_settime, timer, 0, end - 16, 0));
+    T(syscall(SYS_timer_settime, timer, 0, &bad, 0));
+    T(syscall(SYS_timer_settime, NOBODY, 0, &bad, 0));
+    T(syscall(SYS_timer_delete, timer));
+    static const int signals[] = {0, 65, -1};
+    for (int i = 0; i < 3; i++) {
+        T(kill(NOBODY, signals[i]));
+        T(kill(-NOBODY, signals[i]));
+        T(kill(own, signals[i]));
+        T(kill(-own, signals[i]));
+        T(kill(0, signals[i]));
+        T(syscall(SYS_tkill, NOBODY, signals[i]));
+        T(syscall(SYS_tgkill, 0, own, signals[i]));
+        T(syscall(SYS_tgkill, -1, NOBODY, signals[i]));
+        T(syscall(SYS_tgkill, NOBODY, own, signals[i]));
+        T(syscall(SYS_tgkill, own, NOBODY, signals[i]));
+        info.si_code = SI_QUEUE;
+        T(syscall(SYS_rt_sigqueueinfo, NOBODY, signals[i], &info));
+        T(syscall(SYS_rt_sigqueueinfo, own, signals[i], &info));
+        T(syscall(SYS_rt_tgsigqueueinfo, own, NOBODY, signals[i], &info));
+        T(syscall(SYS_rt_tgsigqueueinfo, 0, own, signals[i], &info));
+    }
+    T(syscall(SYS_rt_sigqueueinfo, own, 65, NOWHERE));
+}
+
+static int strangers[2];
+static void *inherits(void *none)
+{
+    unsigned long found = 0;
+    if (prctl(PR_GET_KEEPCAPS, 0, 0, 0, 0) != 1) __atomic_fetch_add(strangers, 1, __ATOMIC_SEQ_CST);
+    syscall(SYS_sched_getaffinity, 0, 8, &found);
+    if (found != 1) __atomic_fetch_add(strangers + 1, 1, __ATOMIC_SEQ_CST);
+    return 0;
+}
+
+/* A thread has what it inherits from its beginning on. */
+static void inheritance(void)
+{
+    unsigned long first = 1;
+    T(prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0));
+    T(syscall(SYS_sched_setaffinity, 0, 8, &first));
+    for (int round = 0; round < 250; round++) {
+        pthread_t threads[4];
+        for (int i = 0; i < 4; i++) pthread_create(threads + i, 0, inherits, 0);
+        for (int i = 0; i < 4; i++) pthread_join(threads[i], 0);
+    }
+    printf("strangers: %d %d\n", strangers[0], strangers[1]);
+    T(prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0));
+}
+
+static void *outlives(void *first)
+{
+    struct { long value; int signal, how, thread, rest[11]; } event = {0, SIGUSR1, 4, getpid()};
+    unsigned header[2] = {0x20080522, getpid()};
+    unsigned long words[16] = {1};
+    int own = getpid(), timer;
+    struct sched_param none = {0};
+    struct timespec time;
+    pthread_join(*(pthread_t *)first, 0);
+    T(getpgid(own) == own);
+    T(getsid(own) == own);
+    T(setpgid(own, 0));
+    T(setpgid(0, 0));
+    T(syscall(SYS_getpriority, 0, own));
+    T(syscall(SYS_setpriority, 0, own, 19));
+    T(syscall(SYS_getpriority, 0, own));
+    T(syscall(SYS_sched_getscheduler, own));
+    T(syscall(SYS_sched_getparam, own, &none));
+    T(syscall(SYS_sched_getaffinity, own, 128, words) > 0);
+    words[0] = 1;
+    T(syscall(SYS_sched_setaffinity, own, 8, words));
+    T(kill(own, 0));
+    T(syscall(SYS_tkill, own, 0));
+    T(syscall(SYS_tkill, own, 65));
+    T(syscall(SYS_tgkill, own, own, SIGTERM));
+    T(syscall(SYS_get_robust_list, own, words, words + 1));
+    T(clock_gettime(~own << 3 | 6, &time));
+    T(syscall(SYS_capget, header, words));
+    T(syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer));
+    exit(0);
 }
 
 static void barriers(void)
@@ -371,5 +518,10 @@ int main(int c, char **v)
     nodes();
     messages();
     open_files();
-    return 0;
+    named();
+    orders();
+    inheritance();
+    pthread_t first = pthread_self();
+    pthread_create(&thread, 0, outlives, &first);
+    pthread_exit(0);
 }

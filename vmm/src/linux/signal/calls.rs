@@ -139,10 +139,10 @@ fn is_own(pid: u64) -> bool {
 }
 
 fn in_group(linux: &Linux, group: u64, thread: u64) -> Result<Target, Errno> {
-    let tid: Tid = linux.task_named(thread)?;
     if group as i32 <= 0 {
         return Err(Errno::INVAL);
     }
+    let tid: Tid = linux.task_named(thread)?;
     if is_own(group) {
         Ok(Target::Task(tid))
     } else {
@@ -151,9 +151,9 @@ fn in_group(linux: &Linux, group: u64, thread: u64) -> Result<Target, Errno> {
 }
 
 fn send(linux: &mut Linux, target: Option<Target>, signal: u64, code: i32) -> Served {
-    let signal = named(signal)?;
+    // In the kernel's order.
     let target = target.ok_or(Errno::SRCH)?;
-    if let Some(signal) = signal {
+    if let Some(signal) = named(signal)? {
         linux.send(target, Info::from_guest(signal, code))?;
     }
     Ok(0)
@@ -177,13 +177,17 @@ pub(in super::super) fn rt_tgsigqueueinfo(
     queue(linux, target, signal, info)
 }
 
-/// Any code is allowed: the guest sends to nobody but itself.
+/// Any code is allowed of what the guest sends to itself. Others there are not, and who pretends to be the kernel to them is told so
+/// first.
 fn queue(linux: &mut Linux, target: Result<Target, Errno>, signal: u64, at: u64) -> Served {
     let mut bytes = [0; 48];
     linux.memory.read(at, &mut bytes)?;
-    let signal = named(signal)?;
-    let target = target?;
-    if let Some(signal) = signal {
+    let code = i32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
+    let target = match target {
+        Err(Errno::SRCH) if code >= 0 || code == libc::SI_TKILL => Err(Errno::PERM),
+        target => target,
+    }?;
+    if let Some(signal) = named(signal)? {
         linux.send(target, Info::parse(signal, &bytes))?;
     }
     Ok(0)

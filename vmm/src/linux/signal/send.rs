@@ -36,6 +36,11 @@ impl Linux {
     /// Sends a signal. Fails when too many wait, which those of which one at a time waits cannot be.
     pub(in super::super) fn send(&mut self, target: Target, info: Info) -> Result<(), Errno> {
         let bit = bit(info.signal);
+        let has_left = |tid: Tid| self.tasks.get(tid).is_none() && self.tasks.known(tid).is_some();
+        if matches!(target, Target::Task(tid) if has_left(tid)) {
+            // Nobody takes it.
+            return Ok(());
+        }
         let blocked = match target {
             Target::Task(tid) => self
                 .tasks
