@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::describe::{DescribedImage, ObjectRole, OwnPages};
 use crate::elf::ExecutableKind;
+use crate::layout::LayoutKind;
 use crate::minify::minify;
 
 pub use slide::{SlideReport, WrittenPages};
@@ -39,6 +40,8 @@ pub struct Report {
     pub abi: Abi,
     /// How its addresses came about.
     pub layout: Layout,
+    /// What `pool link` was asked for, if that linked it.
+    pub linked_as: Option<LayoutKind>,
     /// First instruction.
     pub entry: GuestAddress,
     /// What was added to the addresses in the file.
@@ -137,6 +140,7 @@ pub fn inspect(image: &DescribedImage<'_>) -> Report {
         stripped: image.stripped,
         abi: description.abi,
         layout: description.layout,
+        linked_as: image.linked_as,
         entry: description.entry,
         load_bias: description.load_bias,
         program_headers: description.program_headers,

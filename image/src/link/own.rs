@@ -4,7 +4,7 @@
 //! for one program is neither known to others nor there to stay: many projects gather their objects in archives on the way.
 //! So an archive is a library if a person says so (`--pool-library`), or if it belongs to the system: it lies where systems
 //! and toolchains keep libraries, and not where the program is being built. What is needed of any other is part of the application, as with an ordinary linker, and
-//! reserves nothing.
+//! reserves nothing. In a layout without libraries ([`crate::layout::LayoutKind`]) every archive is.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -69,6 +69,9 @@ impl<'r> Origins<'r> {
     /// True for an archive that is a library.
     pub(super) fn is_library(&self, path: &Path) -> bool {
         let request = self.request;
+        if !request.layout.has_libraries() {
+            return false;
+        }
         request.own_are_libraries
             || library::alias(path, &request.libraries).is_some()
             || std::path::absolute(path).is_ok_and(|path| self.is_of_system(&path))
