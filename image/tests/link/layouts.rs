@@ -26,9 +26,10 @@ const LIBRARY: [(&str, &str); 3] = [
     (
         "spare",
         "int nobody(int); int sum(const char *); int spare(int n) { return nobody(n) + sum(\"x\"); }\n\
-         const char table[20000] = {1, 2, 3};\n",
+         const char table[20000] = \"a spare part\";\n",
     ),
 ];
+const SPARE: &[u8] = b"a spare part";
 const PROGRAMS: [(&str, &str); 2] = [
     (
         "one",
@@ -138,11 +139,7 @@ fn check(kind: LayoutKind, linked: &Linked) {
     let elf = Elf::parse(&linked.elf).unwrap();
     let loaded = elf.program_headers.iter().filter(|p| p.p_type == PT_LOAD);
     let apart = loaded.filter(|p| p.p_vaddr >= SHARED_START.0).count();
-    let symbols: BTreeSet<&str> = elf
-        .syms
-        .iter()
-        .filter_map(|s| elf.strtab.get_at(s.st_name))
-        .collect();
+    let has_spare = linked.elf.windows(SPARE.len()).any(|bytes| bytes == SPARE);
     let described = describe(&linked.elf).unwrap();
     let report = inspect(&described);
     assert_eq!(described.linked_as, Some(kind));
@@ -150,11 +147,11 @@ fn check(kind: LayoutKind, linked: &Linked) {
     match kind {
         LayoutKind::Default | LayoutKind::Dce => {
             assert_eq!(apart, 0, "nothing lies apart");
-            assert!(!symbols.contains("spare"), "nothing needs it");
+            assert!(!has_spare, "nothing needs it");
         }
         LayoutKind::Spacer | LayoutKind::Pool => {
             assert!(apart > 2, "{apart} segments of libraries");
-            assert!(symbols.contains("spare"), "a library is whole");
+            assert!(has_spare, "a library is whole");
         }
     }
     let is_pool = kind == LayoutKind::Pool;
