@@ -137,6 +137,8 @@ fn compare(nth: usize, of: usize) {
             modes.push(Mode::Own);
         }
         let collected = (layout == LayoutKind::Dce).then(|| built(Mode::LdCollects));
+        // Where ld wants no more than an object it takes no such option.
+        let collected = collected.filter(|collected| collected.built);
         for mode in modes {
             let found = built(mode);
             let has_libraries = matches!(mode, Mode::Libraries | Mode::Layout(LayoutKind::Spacer));

@@ -129,7 +129,8 @@ fn programs_do_the_same_in_every_layout() {
             "all of them but for those of libm, which one lacks"
         );
         assert!(spacer.0 > 0, "{compiler:?}: none, of {}", spacer.1);
-        assert!(spacer.0 < spacer.1, "{compiler:?}: all of {}", spacer.1);
+        // The C library of GNU refers to borders of what the program has; that of musl has them at hand.
+        assert_eq!(spacer.0 < spacer.1, compiler == Compiler::Gnu, "{spacer:?}");
     }
 }
 
