@@ -100,6 +100,9 @@ pub struct PlacedLibrary {
     pub shared: AddressRange,
     /// Its data, bss and the tables that the image fills in.
     pub private: AddressRange,
+    /// The earlier version that it keeps places of: what both have is where that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeps: Option<LibraryRef>,
     /// Pages of `shared`, counted from its start, that this image has of its own, in order: the program means
     /// something else there than other programs do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

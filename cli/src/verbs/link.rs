@@ -53,7 +53,7 @@ const TARGETS: &str = "ld: supported targets: elf64-x86-64\nld: supported emulat
 /// `--pool-layout-file FILE` writes where the libraries lie, which the executable also holds.
 /// `--pool-library ARCHIVE=NAME@VERSION` names the library that an archive is. Archives where systems and toolchains keep
 /// libraries are libraries, too, by their file name and a digest of their members as the version. Of any other archive, and
-/// of what is built under `/usr/src` or in the folder of `/opt` that the link runs in, the
+/// of what is built under `/usr/src` or in the folder of `/opt` that the link runs in (or of `/usr`, if systems have no such), the
 /// members that are needed are part of the program; `--pool-libraries=all` makes libraries of all. `--pool-aslr=library` has the program reach libraries through a table, so that
 /// each of them can start elsewhere (`poolvmm run --aslr library`); without it the image can as a whole.
 ///

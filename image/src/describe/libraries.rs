@@ -9,6 +9,7 @@ use pool_core::{GuestAddress, PageCount};
 use serde::Deserialize;
 use thiserror::Error;
 
+use super::KeptPlaces;
 use super::load::Run;
 use crate::layout::{LAYOUT_FORMAT, LayoutKind, LinkLayout, PlacedLibrary, Reason};
 
@@ -144,6 +145,8 @@ pub(super) struct Told<'a> {
     pub(super) kind: Option<LayoutKind>,
     /// Sorted by address, and disjoint.
     pub(super) claims: Vec<Claim<'a>>,
+    /// Libraries that keep places of an earlier version.
+    pub(super) keeping: Vec<KeptPlaces>,
     /// Why the image can only run where it was linked, if that is so.
     pub(super) fixed: Option<String>,
 }
@@ -184,6 +187,13 @@ pub(super) fn read<'a>(section: &[u8], elsewhere: &'a [u8]) -> Result<Told<'a>, 
             pages: PageCount(own as u64),
         });
     }
+    let keeping = layout.libraries.iter().filter_map(|placed| {
+        Some(KeptPlaces {
+            library: placed.library.clone(),
+            of: placed.keeps.clone()?,
+        })
+    });
+    let keeping = keeping.collect();
     let mut elsewhere = elsewhere.chunks_exact(PAGE_SIZE as usize);
     let mut claims = Vec::new();
     for (order, placed) in layout.libraries.into_iter().enumerate() {
@@ -214,6 +224,7 @@ pub(super) fn read<'a>(section: &[u8], elsewhere: &'a [u8]) -> Result<Told<'a>, 
     Ok(Told {
         kind: Some(layout.kind),
         claims,
+        keeping,
         fixed,
     })
 }

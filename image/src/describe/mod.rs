@@ -103,6 +103,15 @@ pub struct OwnPages {
     pub because: Vec<Reason>,
 }
 
+/// A library version that has what it has of an earlier one where that has it, so that most pages of the two are the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeptPlaces {
+    /// The library.
+    pub library: LibraryRef,
+    /// The earlier version.
+    pub of: LibraryRef,
+}
+
 /// Whole pages of the file that are pages of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileSpan {
@@ -128,6 +137,8 @@ pub struct DescribedImage<'a> {
     pub stripped: bool,
     /// Pages of libraries that the image has of its own.
     pub own: Vec<OwnPages>,
+    /// Libraries that keep places of an earlier version, as their linker has told.
+    pub keeping: Vec<KeptPlaces>,
     file: &'a [u8],
     spans: Vec<FileSpan>,
 }
@@ -156,6 +167,7 @@ pub fn describe(file: &[u8]) -> Result<DescribedImage<'_>, DescribeError> {
     let Told {
         kind: linked_as,
         claims,
+        keeping,
         fixed,
     } = match executable.layout_section {
         Some(section) => {
@@ -211,6 +223,7 @@ pub fn describe(file: &[u8]) -> Result<DescribedImage<'_>, DescribeError> {
         linked_as,
         stripped: executable.stripped,
         own,
+        keeping,
         file,
         spans: gathered.spans,
     })

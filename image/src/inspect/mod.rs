@@ -15,7 +15,7 @@ use pool_core::page::{PAGE_SIZE, is_zero};
 use pool_core::{GuestAddress, ObjectId, PageCount, PageId};
 use serde::Serialize;
 
-use crate::describe::{DescribedImage, ObjectRole, OwnPages};
+use crate::describe::{DescribedImage, KeptPlaces, ObjectRole, OwnPages};
 use crate::elf::ExecutableKind;
 use crate::layout::LayoutKind;
 use crate::minify::minify;
@@ -56,6 +56,8 @@ pub struct Report {
     pub libraries: Vec<LibraryReport>,
     /// Pages of libraries that differ in this image, and why.
     pub own: Vec<OwnPages>,
+    /// Libraries that keep places of an earlier version.
+    pub keeping: Vec<KeptPlaces>,
     /// 2 MiB windows of memory.
     pub windows: WindowReport,
     /// Whether it can start elsewhere.
@@ -148,6 +150,7 @@ pub fn inspect(image: &DescribedImage<'_>) -> Report {
         pages: count_pages(image, &contents),
         libraries: count_libraries(image, &contents),
         own: image.own.clone(),
+        keeping: image.keeping.clone(),
         windows: windows::count(description),
         slide: slide::report(image),
     }

@@ -60,6 +60,13 @@ impl fmt::Display for Report {
                 symbols.join(", ")
             )?;
         }
+        for kept in &self.keeping {
+            writeln!(
+                f,
+                "\n{} has what it has of {} where that has it",
+                kept.library, kept.of
+            )?;
+        }
         let pages = &self.pages;
         writeln!(
             f,

@@ -50,6 +50,7 @@ impl LinkSet<'_> {
                 library: self.libraries[unit - 1].reference.clone(),
                 shared: reservation.shared,
                 private: reservation.private,
+                keeps: reservation.request.keeps.clone(),
                 own: contents.own[unit].keys().map(page).collect(),
                 because: because(&contents.own[unit])
                     .into_iter()
