@@ -51,7 +51,7 @@ const TARGETS: &str = "ld: supported targets: elf64-x86-64\nld: supported emulat
 /// else `POOL_SERVER`, else the service at its usual address; WHERE is `http://HOST:PORT`, `https://HOST:PORT`, `unix:/PATH`
 /// or a file. An unreachable service is an error, never replaced by something else.
 /// `--pool-layout-file FILE` writes where the libraries lie, which the executable also holds.
-/// `--pool-library ARCHIVE=NAME@VERSION` names the library that an archive is. Archives where systems and toolchains keep
+/// `--pool-library FILE=NAME@VERSION` names the library that an archive is, or an object, as builds make one of each of their parts (`ld -r`). Archives where systems and toolchains keep
 /// libraries are libraries, too, by their file name and a digest of their members as the version. Of any other archive, and
 /// of what is built under `/usr/src` or in the folder of `/opt` that the link runs in (or of `/usr`, if systems have no such), the
 /// members that are needed are part of the program; `--pool-libraries=all` makes libraries of all. `--pool-aslr=library` has the program reach libraries through a table, so that

@@ -2,7 +2,7 @@
 //!
 //! A library has addresses that are reserved for ever, and pages that other programs are to have, too. What a build makes
 //! for one program is neither known to others nor there to stay: many projects gather their objects in archives on the way.
-//! So an archive is a library if a person says so (`--pool-library`), or if it belongs to the system: it lies where systems
+//! So an archive is a library if a person says so (`--pool-library`, which makes one of an object, too), or if it belongs to the system: it lies where systems
 //! and toolchains keep libraries, and not where the program is being built. What is needed of any other is part of the application, as with an ordinary linker, and
 //! reserves nothing. In a layout without libraries ([`crate::layout::LayoutKind`]) every archive is.
 
@@ -21,8 +21,8 @@ const SYSTEM: [&str; 6] = ["/usr", "/lib", "/lib64", "/opt", "/nix/store", "/gnu
 const SOURCES: [&str; 4] = ["/usr/src", "/usr/local/src", "/usr/obj", "/usr/ports"];
 /// What these have by the same standard. Another folder of theirs is somebody's own, as `/usr/app` in many a container.
 const HIERARCHY: [&str; 15] = [
-    "bin", "etc", "games", "include", "lib", "lib32", "lib64", "libexec", "libx32", "local", "man", "sbin", "share", "src",
-    "tmp",
+    "bin", "etc", "games", "include", "lib", "lib32", "lib64", "libexec", "libx32", "local", "man",
+    "sbin", "share", "src", "tmp",
 ];
 /// Where programs have a folder each, which may also be one that they are built in; and which folders there are no such.
 const PACKAGES: [(&str, &[&str]); 3] = [
@@ -272,7 +272,11 @@ mod tests {
             ("/usr/local/app", "/usr/local/app/libparts.a", false),
             ("/usr/local/app", "/usr/local/lib/libz.a", true),
             // Somebody looks at what is there.
-            ("/usr/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu/libz.a", true),
+            (
+                "/usr/lib/x86_64-linux-gnu",
+                "/usr/lib/x86_64-linux-gnu/libz.a",
+                true,
+            ),
             ("/usr/local/lib", "/usr/local/lib/libz.a", true),
             ("/usr", "/usr/lib/libz.a", true),
         ] {

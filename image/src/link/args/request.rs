@@ -47,7 +47,7 @@ pub struct LinkRequest {
     pub search: Vec<PathBuf>,
     /// After these, the folders in which systems keep libraries (not with `-nostdlib`).
     pub usual_folders: bool,
-    /// Names and versions given to archives (`--pool-library`).
+    /// Names and versions given to archives and objects (`--pool-library`).
     pub libraries: Vec<LibraryAlias>,
     /// Archives are libraries wherever they lie (`--pool-libraries=all`).
     pub own_are_libraries: bool,
@@ -236,10 +236,10 @@ pub enum Question {
     VersionAlone,
 }
 
-/// A name and version for an archive: `--pool-library FILE=NAME@VERSION`.
+/// A name and version for an archive, or for an object that is a library: `--pool-library FILE=NAME@VERSION`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LibraryAlias {
-    /// The archive: its path, its file name, or `-lNAME` (`lNAME`).
+    /// The archive or object: its path, its file name, or `-lNAME` (`lNAME`).
     pub file: String,
     /// What it is to be called.
     pub library: LibraryRef,
