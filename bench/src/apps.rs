@@ -78,20 +78,26 @@ pub(crate) fn run_all(out: &Path) -> Result<()> {
 /// Builds programs of `apps/` and pushes them as `image/NAME:v1`; answers with the directory of the linked
 /// files. What was built stays for the next measurement.
 pub(crate) fn push(host: &Host, out: &Path, names: &[&str]) -> Result<PathBuf> {
-    let cache = out.join("apps-programs");
-    let status = Command::new(source_directory().join("apps/build"))
-        .args(names)
-        .env("POOL_APPS_CACHE", &cache)
-        .status()
-        .context("starting apps/build")?;
-    ensure!(status.success(), "apps/build failed: see above");
-    let linked = cache.join("linked");
+    let linked = build(out, &[], names)?;
     for name in names {
         let path = linked.join(name);
         let path = path.to_str().context("the path is not UTF-8")?;
         host.pool(&["push", "image", path, "--name", name, "--tag", "v1"])?;
     }
     Ok(linked)
+}
+
+/// Builds programs of `apps/` with options of `apps/build`. Answers with the directory of the linked files.
+pub(crate) fn build(out: &Path, options: &[&str], names: &[&str]) -> Result<PathBuf> {
+    let cache = out.join("apps-programs");
+    let status = Command::new(source_directory().join("apps/build"))
+        .args(options)
+        .args(names)
+        .env("POOL_APPS_CACHE", &cache)
+        .status()
+        .context("starting apps/build")?;
+    ensure!(status.success(), "apps/build failed: see above");
+    Ok(cache.join("linked"))
 }
 
 fn milliseconds(command: &mut Command) -> Result<f64> {

@@ -11,9 +11,11 @@ mod faas;
 mod fleet;
 mod index;
 mod ingest;
+mod layouts;
 mod measure;
 mod memory;
 mod plot;
+mod programs;
 mod requests;
 mod segment_read;
 mod servers;
@@ -44,7 +46,7 @@ struct Arguments {
 enum What {
     /// The whole job once: link, push, mount, run, measure, collect.
     Demo,
-    /// Every measurement but the demo, `apps`, `faas`, `requests` and `index`.
+    /// Every measurement but the demo, `apps`, `faas`, `index`, `layouts` and `requests`.
     All,
     /// Start-up time and memory of an instance that touches an 8 MiB library, and of 64.
     Start,
@@ -59,6 +61,9 @@ enum What {
     /// 128 instances of a function and 20 different programs: memory at every moment, for copies, for copies
     /// that KSM merges, and for the pool. Not part of `all`: it takes some 20 minutes and sets the host's KSM.
     Faas,
+    /// 20 programs added one by one, linked in each layout of `pool link --pool-layout`: distinct pages, and what is in memory with
+    /// one of each running. Not part of `all`: it builds the programs, which takes minutes.
+    Layouts,
     /// Exits that a request costs nginx and Redis, against their system calls natively (ab, redis-benchmark
     /// and strace are needed). Not part of `all`.
     Requests,
@@ -106,6 +111,7 @@ fn measure(what: What, out: &Path) -> Result<()> {
         What::SegmentRead => segment_read::run_all(out),
         What::Apps => apps::run_all(out),
         What::Faas => faas::run_all(out),
+        What::Layouts => layouts::run_all(out),
         What::Requests => requests::run_all(out),
         What::Ingest => ingest::run_all(out),
         What::Index => index::run_all(out),

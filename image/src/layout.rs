@@ -29,11 +29,61 @@ pub(crate) fn format_of(libraries: &[PlacedLibrary]) -> u32 {
     }
 }
 
+/// How a program and its libraries are laid out. One resolution serves all: they differ in where things lie and in how
+/// they are reached, not in what the program is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LayoutKind {
+    /// As ld's own: what the program needs of its archives lies with its objects, in the order in which it was taken. No
+    /// library is apart.
+    Default,
+    /// The same without the sections that nothing needs: dead code elimination (`--gc-sections`).
+    Dce,
+    /// Each library whole, on pages of its own at a fixed address that its version keeps, referred to directly: Spacer (Gain,
+    /// Soldani, Huici, Mathy: "Want More Unikernels? Inflate Them!", SoCC 2022). Which pages are the same in two images
+    /// depends on all that they refer to.
+    Spacer,
+    /// Each library whole at its registered address, and what it refers to outside of itself through slots.
+    #[default]
+    Pool,
+}
+
+impl LayoutKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Default, Self::Dce, Self::Spacer, Self::Pool];
+
+    /// As people write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Dce => "dce",
+            Self::Spacer => "spacer",
+            Self::Pool => "pool",
+        }
+    }
+
+    /// Libraries lie apart from the application.
+    #[must_use]
+    pub fn has_libraries(self) -> bool {
+        matches!(self, Self::Spacer | Self::Pool)
+    }
+
+    /// Libraries are versions of the pool, of which other images have the same pages.
+    #[must_use]
+    pub fn is_pool(&self) -> bool {
+        *self == Self::Pool
+    }
+}
+
 /// Where a link placed its libraries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkLayout {
     /// At most [`LAYOUT_FORMAT`].
     pub format: u32,
+    /// How the image is laid out; only that of the pool has `libraries`.
+    #[serde(default, skip_serializing_if = "LayoutKind::is_pool")]
+    pub kind: LayoutKind,
     /// The libraries, in link order.
     pub libraries: Vec<PlacedLibrary>,
     /// Why the image can only run where it is linked; nothing if it can start elsewhere.
@@ -50,6 +100,9 @@ pub struct PlacedLibrary {
     pub shared: AddressRange,
     /// Its data, bss and the tables that the image fills in.
     pub private: AddressRange,
+    /// The earlier version that it keeps places of: what both have is where that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeps: Option<LibraryRef>,
     /// Pages of `shared`, counted from its start, that this image has of its own, in order: the program means
     /// something else there than other programs do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

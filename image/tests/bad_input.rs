@@ -273,13 +273,25 @@ fn a_layout_that_lies_is_refused() {
         fn(&LayoutError) -> bool,
     );
     assert!(describe(&registered()).is_ok());
-    let cases: [Case; 12] = [
+    let cases: [Case; 14] = [
         ("not JSON", "{", "[", |e| matches!(e, LayoutError::Json(_))),
         (
             "format",
             "\"format\":1,\"libraries\"",
             "\"format\":3,\"x\"",
             |e| matches!(e, LayoutError::Format(3)),
+        ),
+        (
+            "of another kind",
+            "\"format\":1",
+            "\"format\":1,\"kind\":\"spacer\"",
+            |e| matches!(e, LayoutError::Kind("spacer")),
+        ),
+        (
+            "of no kind",
+            "\"format\":1",
+            "\"format\":1,\"kind\":\"odd\"",
+            |e| matches!(e, LayoutError::Json(_)),
         ),
         ("name", "lua@5.4", "../lua@5.4", |e| {
             matches!(e, LayoutError::Json(_))

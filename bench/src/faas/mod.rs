@@ -5,18 +5,16 @@ mod different;
 mod functions;
 mod series;
 
-use std::fs::{self, File};
 use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
+use pool_core::PAGE_SIZE;
 use pool_tests::host::Host;
 use pool_tests::run::Backing;
-use rustix::fs::{Advice, fadvise};
 use serde_json::json;
 
 use crate::measure::ksm::Pace;
-use crate::measure::median;
+use crate::measure::{cached, median};
 use crate::plot::{self, Line};
 use crate::write_result;
 use series::Series;
@@ -148,36 +146,13 @@ fn print(title: &str, found: &[Series]) {
     }
 }
 
-/// Drops from the page cache what pushing left there, so that the guests that read a page first are charged
-/// for it, and what no guest maps counts for nobody. Returns the bytes that the kernel keeps for all that.
+/// Bytes that the kernel keeps for all guests, once what pushing has left in the page cache is dropped: the guests that read a
+/// page first are charged for it, and what no guest maps counts for nobody.
 fn shared_bytes(host: &Host, backing: Backing) -> Result<u64> {
     if backing != Backing::Pool {
         return Ok(0);
     }
-    let files = fs::read_dir(host.store().join("segments"))
-        .context("listing the store's segments")?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<Vec<_>>>()?;
-    for path in &files {
-        let dropped = File::open(path).and_then(|file| {
-            // What is not written back yet cannot be dropped.
-            file.sync_data()?;
-            Ok(fadvise(&file, 0, None, Advice::DontNeed)?)
-        });
-        dropped.with_context(|| format!("dropping {} from the page cache", path.display()))?;
-    }
-    let output = Command::new("fincore")
-        .args(["--bytes", "--noheadings", "--output", "RES"])
-        .args(files)
-        .output()
-        .context("starting fincore (package util-linux-extra)")?;
-    ensure!(
-        output.status.success(),
-        "fincore: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout)
-        .split_whitespace()
-        .map(|bytes| bytes.parse::<u64>().context("reading what fincore printed"))
-        .sum()
+    cached::drop_segments(host)?;
+    let resident = cached::resident(host)?;
+    Ok(resident.len() as u64 * PAGE_SIZE)
 }

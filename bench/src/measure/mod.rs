@@ -1,5 +1,6 @@
 //! Measuring: medians, memory of processes and of control groups.
 
+pub(crate) mod cached;
 pub(crate) mod ksm;
 pub(crate) mod memory;
 

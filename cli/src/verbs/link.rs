@@ -33,6 +33,7 @@ use crate::{Cli, Global, file, server};
 
 const REGISTRY: &str = "--pool-registry";
 const LAYOUT: &str = "--pool-layout";
+const LAYOUT_FILE: &str = "--pool-layout-file";
 const LIBRARY: &str = "--pool-library";
 const LIBRARIES: &str = "--pool-libraries";
 const ONLY: &str = "--pool-only";
@@ -49,12 +50,18 @@ const TARGETS: &str = "ld: supported targets: elf64-x86-64\nld: supported emulat
 /// Addresses come from `--pool-registry WHERE`, else `--server` before the verb, else `POOL_REGISTRY`,
 /// else `POOL_SERVER`, else the service at its usual address; WHERE is `http://HOST:PORT`, `https://HOST:PORT`, `unix:/PATH`
 /// or a file. An unreachable service is an error, never replaced by something else.
-/// `--pool-layout FILE` writes where the libraries lie, which the executable also holds.
-/// `--pool-library ARCHIVE=NAME@VERSION` names the library that an archive is. Archives where systems and toolchains keep
+/// `--pool-layout-file FILE` writes where the libraries lie, which the executable also holds.
+/// `--pool-library FILE=NAME@VERSION` names the library that an archive is, or an object, as builds make one of each of their parts (`ld -r`). Archives where systems and toolchains keep
 /// libraries are libraries, too, by their file name and a digest of their members as the version. Of any other archive, and
-/// of what is built under `/usr/src` or in the folder of `/opt` that the link runs in, the
+/// of what is built under `/usr/src` or in the folder of `/opt` that the link runs in (or of `/usr`, if systems have no such), the
 /// members that are needed are part of the program; `--pool-libraries=all` makes libraries of all. `--pool-aslr=library` has the program reach libraries through a table, so that
 /// each of them can start elsewhere (`poolvmm run --aslr library`); without it the image can as a whole.
+///
+/// `--pool-layout KIND` links the same program in another layout, to compare what they share: `default` lays it out as ld
+/// does, with what it needs of archives between its objects and no library apart; `dce` is that without unneeded sections
+/// (`--gc-sections`); `spacer` has each library whole on pages of its own at a fixed address, referred to directly, and
+/// `pool`, as without the option, reaches it through slots. Images of the first three hold no library version of the pool: their pages are
+/// shared where they happen to be equal.
 ///
 /// A new version of a library keeps what the latest one of its name has where it was, as the registry has it on record:
 /// functions and data that are the same, and calls of those that had to move. Most pages are then the same, if the library is made of
@@ -104,7 +111,7 @@ impl Link {
         let expanded = expand(&given)?;
         let mut arguments = expanded.clone();
         let named = take_option(&mut arguments, REGISTRY)?;
-        let layout = take_option(&mut arguments, LAYOUT)?;
+        let layout = take_option(&mut arguments, LAYOUT_FILE)?;
         let count = arguments.len();
         arguments.retain(|argument| argument != ONLY);
         let only = arguments.len() < count;
@@ -192,7 +199,7 @@ fn without_own(arguments: &[OsString]) -> Vec<OsString> {
             None => (text.as_ref(), false),
         };
         match name {
-            REGISTRY | LAYOUT | LIBRARY | LIBRARIES | ASLR => {
+            REGISTRY | LAYOUT | LAYOUT_FILE | LIBRARY | LIBRARIES | ASLR => {
                 if !value {
                     all.next();
                 }
@@ -334,7 +341,7 @@ mod tests {
     fn another_linker_is_told_nothing_of_our_options() {
         let words = |line: &str| -> Vec<OsString> { line.split(' ').map(OsString::from).collect() };
         let given = words(
-            "-shared --pool-library x.a=x@1 -o --pool-layout=l a --pool-aslr library --pool-libraries=all --pool-only @r",
+            "-shared --pool-library x.a=x@1 -o --pool-layout=dce --pool-layout-file=l a --pool-aslr library --pool-libraries=all --pool-only @r",
         );
         let expanded = |line: &str| -> Vec<String> { line.split(' ').map(str::to_owned).collect() };
         for (inside, expected) in [
@@ -342,7 +349,7 @@ mod tests {
             ("-O1 --pool-registry=r y.o", "-shared -o a -O1 y.o"),
         ] {
             let expanded = expanded(&format!(
-                "-shared --pool-library x.a=x@1 -o --pool-layout=l a --pool-aslr library --pool-libraries=all --pool-only {inside}"
+                "-shared --pool-library x.a=x@1 -o --pool-layout=dce --pool-layout-file=l a --pool-aslr library --pool-libraries=all --pool-only {inside}"
             ));
             assert_eq!(for_system(&given, &expanded), words(expected));
         }

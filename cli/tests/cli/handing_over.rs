@@ -219,7 +219,10 @@ fn the_command_line_is_handed_on_as_it_is() {
             "-shared\n-T\nx\n--theirs-alone\n-o\nout\n",
         ),
         ("-r --pool-registry nowhere @plain", "-r\n@plain\n"),
-        ("-r --pool-layout=l @own", "-r\n-O1\na b.o\n"),
+        (
+            "-r --pool-layout-file=l --pool-layout=spacer @own",
+            "-r\n-O1\na b.o\n",
+        ),
     ] {
         let mut command = yard.command("bin/ld");
         command

@@ -258,7 +258,7 @@ fn compiled_intermediate_code_leaves_libraries_as_they_are() {
         let _ = std::fs::remove_file(path("libslim.a"));
         run("gcc-ar", &["rcs", "libfat.a", "fat.o"]);
         run("gcc-ar", &["rcs", "libslim.a", "slim.o"]);
-        let layout = format!("-Wl,--pool-layout={name}.json");
+        let layout = format!("-Wl,--pool-layout-file={name}.json");
         let line = [
             "-O2",
             "-static",

@@ -2,7 +2,7 @@
 //!
 //! Each folder of `tests/same_as_ld` is a program that is built by its `build.sh`, which takes what is in
 //! `B` as further arguments of the compiler: with the system's linker, with `pool` in its place and all archives as
-//! libraries, and, if it makes archives, with these as part of the program. All builds and
+//! libraries, and, if it makes archives, with these as part of the program; then in one of the other layouts. All builds and
 //! runs must say the same and end the same.
 
 use std::collections::BTreeMap;
@@ -11,6 +11,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
+use pool_image::layout::LayoutKind;
 use pool_tests::source_directory;
 
 /// What `pool` does not link, and says so: what stands in its message.
@@ -38,18 +39,35 @@ struct Made {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Ld,
+    /// By ld, without what nothing needs.
+    LdCollects,
     /// By `pool`, all archives being libraries.
     Libraries,
     /// By `pool`, its archives being part of it.
     Own,
+    /// By `pool`, all archives being libraries where the layout has some.
+    Layout(LayoutKind),
 }
+
+/// Each program is made in one of these, too.
+const LAYOUTS: [LayoutKind; 3] = [LayoutKind::Default, LayoutKind::Dce, LayoutKind::Spacer];
+/// What ld is asked for where that layout leaves out what nothing needs.
+const COLLECTS: &str = "-Wl,--gc-sections";
 
 /// Builds and runs the program in `folder`, a copy of its own.
 fn make(folder: &Path, linker: &Path, mode: Mode) -> Made {
+    let pool = format!("-B{}/", linker.display());
     let options = match mode {
         Mode::Ld => String::new(),
-        Mode::Libraries => format!("-B{}/ -Wl,--pool-libraries=all", linker.display()),
-        Mode::Own => format!("-B{}/", linker.display()),
+        Mode::LdCollects => COLLECTS.to_owned(),
+        Mode::Libraries => format!("{pool} -Wl,--pool-libraries=all"),
+        Mode::Own => pool,
+        Mode::Layout(kind) => {
+            format!(
+                "{pool} -Wl,--pool-libraries=all,--pool-layout={}",
+                kind.name()
+            )
+        }
     };
     let build = Command::new("bash")
         .args(["-e", "./build.sh"])
@@ -103,7 +121,7 @@ fn compare(nth: usize, of: usize) {
     fs::create_dir(&linker).unwrap();
     symlink(env!("CARGO_BIN_EXE_pool"), linker.join("ld")).unwrap();
     let mut wrong = Vec::new();
-    for name in names.iter().skip(nth).step_by(of) {
+    for (place, name) in names.iter().enumerate().skip(nth).step_by(of) {
         let built = |mode: Mode| {
             let copied = work.path().join(format!("{mode:?}")).join(name);
             copy(&folder.join(name), &copied);
@@ -113,16 +131,28 @@ fn compare(nth: usize, of: usize) {
         let expected = refused.get(name.as_str());
         let script = fs::read_to_string(folder.join(name).join("build.sh")).unwrap();
         let has_own = script.contains("ar ");
-        let modes = [Mode::Libraries, Mode::Own];
-        for mode in modes.into_iter().take(if has_own { 2 } else { 1 }) {
+        let layout = LAYOUTS[place / of % LAYOUTS.len()];
+        let mut modes = vec![Mode::Libraries, Mode::Layout(layout)];
+        if has_own {
+            modes.push(Mode::Own);
+        }
+        let collected = (layout == LayoutKind::Dce).then(|| built(Mode::LdCollects));
+        // Where ld wants no more than an object it takes no such option.
+        let collected = collected.filter(|collected| collected.built);
+        for mode in modes {
             let found = built(mode);
+            let has_libraries = matches!(mode, Mode::Libraries | Mode::Layout(LayoutKind::Spacer));
+            let reference = match (&collected, mode) {
+                (Some(collected), Mode::Layout(_)) => collected,
+                _ => &reference,
+            };
             let is_right = match (expected, found.built) {
                 (Some(words), false) => reference.built && found.says.contains(words),
                 // What stands in the way of a library's pages stands in nobody's way here.
-                (Some(_), true) => mode == Mode::Own && found == reference,
+                (Some(_), true) => !has_libraries && found == *reference,
                 // Where ld refuses it, so do we; each in its own words.
                 (None, false) => !reference.built,
-                (None, true) => found == reference,
+                (None, true) => found == *reference,
             };
             if !is_right {
                 wrong.push(format!(

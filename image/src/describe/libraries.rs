@@ -9,8 +9,9 @@ use pool_core::{GuestAddress, PageCount};
 use serde::Deserialize;
 use thiserror::Error;
 
+use super::KeptPlaces;
 use super::load::Run;
-use crate::layout::{LAYOUT_FORMAT, LinkLayout, PlacedLibrary, Reason};
+use crate::layout::{LAYOUT_FORMAT, LayoutKind, LinkLayout, PlacedLibrary, Reason};
 
 /// Why a layout section is refused. Such a file was changed after `pool link` wrote it: linking
 /// again, or removing the section with `objcopy -R .pool.layout`, helps.
@@ -54,6 +55,12 @@ pub enum LayoutError {
     /// More libraries than an image can have ranges.
     #[error("the .pool.layout section lists {0} libraries, the limit is {MAX_RANGES}")]
     TooMany(usize),
+    /// Libraries in a layout that has none of the pool's.
+    #[error(
+        "the .pool.layout section lists libraries, and says that the image is laid out as {0}, which has none: link again \
+         with `pool link`"
+    )]
+    Kind(&'static str),
     /// A version is listed twice.
     #[error("the .pool.layout section lists {0} twice: link again with `pool link`")]
     Twice(LibraryRef),
@@ -131,12 +138,21 @@ struct Version {
 /// Longest reason why an image can only run where it was linked.
 const MAX_REASON: usize = 4096;
 
-/// Reads a layout section, and the one with pages as they are in other images, and gives its claims, sorted by
-/// address and disjoint, and why the image can only run where it was linked, if that is so.
-pub(super) fn read_claims<'a>(
-    section: &[u8],
-    elsewhere: &'a [u8],
-) -> Result<(Vec<Claim<'a>>, Option<String>), LayoutError> {
+/// What a layout section says.
+#[derive(Debug, Default)]
+pub(super) struct Told<'a> {
+    /// How the image is laid out; nothing without a section.
+    pub(super) kind: Option<LayoutKind>,
+    /// Sorted by address, and disjoint.
+    pub(super) claims: Vec<Claim<'a>>,
+    /// Libraries that keep places of an earlier version.
+    pub(super) keeping: Vec<KeptPlaces>,
+    /// Why the image can only run where it was linked, if that is so.
+    pub(super) fixed: Option<String>,
+}
+
+/// Reads a layout section, and the one with pages as they are in other images.
+pub(super) fn read<'a>(section: &[u8], elsewhere: &'a [u8]) -> Result<Told<'a>, LayoutError> {
     // The version comes first: another version may have another shape.
     let Version { format } = serde_json::from_slice(section)?;
     if !(1..=LAYOUT_FORMAT).contains(&format) {
@@ -145,6 +161,9 @@ pub(super) fn read_claims<'a>(
     let layout: LinkLayout = serde_json::from_slice(section)?;
     if layout.libraries.len() > MAX_RANGES {
         return Err(LayoutError::TooMany(layout.libraries.len()));
+    }
+    if !layout.kind.is_pool() && !layout.libraries.is_empty() {
+        return Err(LayoutError::Kind(layout.kind.name()));
     }
     let fixed = layout.fixed.map(|mut why| {
         if why.len() > MAX_REASON {
@@ -168,6 +187,13 @@ pub(super) fn read_claims<'a>(
             pages: PageCount(own as u64),
         });
     }
+    let keeping = layout.libraries.iter().filter_map(|placed| {
+        Some(KeptPlaces {
+            library: placed.library.clone(),
+            of: placed.keeps.clone()?,
+        })
+    });
+    let keeping = keeping.collect();
     let mut elsewhere = elsewhere.chunks_exact(PAGE_SIZE as usize);
     let mut claims = Vec::new();
     for (order, placed) in layout.libraries.into_iter().enumerate() {
@@ -195,7 +221,12 @@ pub(super) fn read_claims<'a>(
             second: pair[1].library.clone(),
         });
     }
-    Ok((claims, fixed))
+    Ok(Told {
+        kind: Some(layout.kind),
+        claims,
+        keeping,
+        fixed,
+    })
 }
 
 /// The pages that are the image's own: their addresses, and the next of `elsewhere`.

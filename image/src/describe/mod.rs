@@ -36,10 +36,11 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::elf::{ElfError, Executable, ExecutableKind};
-use crate::layout::Reason;
+use crate::layout::{LayoutKind, Reason};
 
 pub use content::{Content, Piece};
 pub use libraries::LayoutError;
+use libraries::Told;
 
 /// Why an executable cannot be described.
 #[derive(Debug, Error)]
@@ -102,6 +103,15 @@ pub struct OwnPages {
     pub because: Vec<Reason>,
 }
 
+/// A library version that has what it has of an earlier one where that has it, so that most pages of the two are the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeptPlaces {
+    /// The library.
+    pub library: LibraryRef,
+    /// The earlier version.
+    pub of: LibraryRef,
+}
+
 /// Whole pages of the file that are pages of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileSpan {
@@ -121,10 +131,14 @@ pub struct DescribedImage<'a> {
     pub objects: Vec<ImageObject<'a>>,
     /// How the file was linked.
     pub kind: ExecutableKind,
+    /// How `pool link` laid it out, if it did.
+    pub linked_as: Option<LayoutKind>,
     /// True without a symbol table.
     pub stripped: bool,
     /// Pages of libraries that the image has of its own.
     pub own: Vec<OwnPages>,
+    /// Libraries that keep places of an earlier version, as their linker has told.
+    pub keeping: Vec<KeptPlaces>,
     file: &'a [u8],
     spans: Vec<FileSpan>,
 }
@@ -150,11 +164,16 @@ impl<'a> DescribedImage<'a> {
 /// Describes a static executable.
 pub fn describe(file: &[u8]) -> Result<DescribedImage<'_>, DescribeError> {
     let executable = Executable::read(file)?;
-    let (claims, fixed) = match executable.layout_section {
+    let Told {
+        kind: linked_as,
+        claims,
+        keeping,
+        fixed,
+    } = match executable.layout_section {
         Some(section) => {
-            libraries::read_claims(section, executable.elsewhere_section.unwrap_or_default())?
+            libraries::read(section, executable.elsewhere_section.unwrap_or_default())?
         }
-        None => (Vec::new(), None),
+        None => Told::default(),
     };
     let runs = libraries::cut(load::load(&executable), &claims);
     libraries::check_shared(&claims, &runs)?;
@@ -179,9 +198,10 @@ pub fn describe(file: &[u8]) -> Result<DescribedImage<'_>, DescribeError> {
         format: DESCRIPTION_FORMAT,
         image,
         abi: executable.abi,
-        layout: match executable.layout_section {
-            Some(_) => Layout::Registered,
-            None => Layout::Own,
+        layout: match linked_as {
+            Some(LayoutKind::Pool) => Layout::Registered,
+            // Nothing of it is promised to be as in other images.
+            Some(_) | None => Layout::Own,
         },
         load_bias: executable.load_bias,
         entry: executable.entry,
@@ -200,8 +220,10 @@ pub fn describe(file: &[u8]) -> Result<DescribedImage<'_>, DescribeError> {
         description,
         objects: gathered.objects,
         kind: executable.kind,
+        linked_as,
         stripped: executable.stripped,
         own,
+        keeping,
         file,
         spans: gathered.spans,
     })

@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use pool_core::description::{Layout, Range, RangeKind};
+use pool_core::description::{Range, RangeKind};
 use pool_core::name::{LibraryRef, Name};
 use pool_core::{PageCount, PageId};
 use serde::Serialize;
 
 use super::{PageContents, page_contents, pages_of};
 use crate::describe::{DescribedImage, OwnPages};
+use crate::layout::LayoutKind;
 
 /// Images beside each other.
 #[derive(Clone, Debug, Serialize)]
@@ -156,19 +157,19 @@ fn breaks(images: &[(String, DescribedImage<'_>)], compared: &[Compared]) -> Vec
     for ((name, image), compared) in images.iter().zip(compared) {
         found.extend(image.own.iter().map(|own| of_own_pages(name, own)));
         let own = compared.alone_in(|library| library.is_none());
-        if image.description.layout == Layout::Own && image.description.libraries.is_empty() {
-            found.push(Break {
-                pages: own,
-                why: format!(
-                    "{name} was not linked by pool link, so its libraries lie where no other image has them: set the linker"
-                ),
-            });
-        } else {
-            found.push(Break {
-                pages: own,
-                why: format!("{name} has these pages for itself: its own code and data"),
-            });
-        }
+        let why = match image.linked_as {
+            Some(LayoutKind::Pool) => {
+                format!("{name} has these pages for itself: its own code and data")
+            }
+            Some(kind) => format!(
+                "{name} was linked with --pool-layout={}, so its libraries' pages are its own: link it without",
+                kind.name()
+            ),
+            None => format!(
+                "{name} was not linked by pool link, so its libraries lie where no other image has them: set the linker"
+            ),
+        };
+        found.push(Break { pages: own, why });
     }
     found.retain(|found| found.pages.0 > 0);
     found.sort_by_key(|found| std::cmp::Reverse(found.pages));

@@ -15,8 +15,9 @@ use pool_core::page::{PAGE_SIZE, is_zero};
 use pool_core::{GuestAddress, ObjectId, PageCount, PageId};
 use serde::Serialize;
 
-use crate::describe::{DescribedImage, ObjectRole, OwnPages};
+use crate::describe::{DescribedImage, KeptPlaces, ObjectRole, OwnPages};
 use crate::elf::ExecutableKind;
+use crate::layout::LayoutKind;
 use crate::minify::minify;
 
 pub use slide::{SlideReport, WrittenPages};
@@ -39,6 +40,8 @@ pub struct Report {
     pub abi: Abi,
     /// How its addresses came about.
     pub layout: Layout,
+    /// What `pool link` was asked for, if that linked it.
+    pub linked_as: Option<LayoutKind>,
     /// First instruction.
     pub entry: GuestAddress,
     /// What was added to the addresses in the file.
@@ -53,6 +56,8 @@ pub struct Report {
     pub libraries: Vec<LibraryReport>,
     /// Pages of libraries that differ in this image, and why.
     pub own: Vec<OwnPages>,
+    /// Libraries that keep places of an earlier version.
+    pub keeping: Vec<KeptPlaces>,
     /// 2 MiB windows of memory.
     pub windows: WindowReport,
     /// Whether it can start elsewhere.
@@ -137,6 +142,7 @@ pub fn inspect(image: &DescribedImage<'_>) -> Report {
         stripped: image.stripped,
         abi: description.abi,
         layout: description.layout,
+        linked_as: image.linked_as,
         entry: description.entry,
         load_bias: description.load_bias,
         program_headers: description.program_headers,
@@ -144,6 +150,7 @@ pub fn inspect(image: &DescribedImage<'_>) -> Report {
         pages: count_pages(image, &contents),
         libraries: count_libraries(image, &contents),
         own: image.own.clone(),
+        keeping: image.keeping.clone(),
         windows: windows::count(description),
         slide: slide::report(image),
     }

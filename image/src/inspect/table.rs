@@ -21,9 +21,10 @@ impl fmt::Display for Report {
             "with symbols"
         };
         let abi = self.abi.name();
-        let layout = match self.layout {
-            Layout::Registered => "registered",
-            Layout::Own => "own",
+        let layout = match (self.layout, self.linked_as) {
+            (Layout::Registered, _) => "registered".to_owned(),
+            (Layout::Own, None) => "own".to_owned(),
+            (Layout::Own, Some(kind)) => format!("own ({})", kind.name()),
         };
         writeln!(f, "digest    {}", self.digest)?;
         writeln!(f, "file      {} bytes, {kind}, {stripped}", self.length)?;
@@ -57,6 +58,13 @@ impl fmt::Display for Report {
                 own.pages,
                 own.library,
                 symbols.join(", ")
+            )?;
+        }
+        for kept in &self.keeping {
+            writeln!(
+                f,
+                "\n{} has what it has of {} where that has it",
+                kept.library, kept.of
             )?;
         }
         let pages = &self.pages;

@@ -34,7 +34,7 @@ pub(super) fn collect<'a>(
     units: &mut [Unit<'a>],
     program: &mut Resolution<'a>,
 ) -> Result<Vec<String>, LinkError> {
-    if !request.collects {
+    if !request.collects() {
         return Ok(Vec::new());
     }
     let unneeded = unneeded(request, tables, units, program);

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::archive;
-use super::args::{InputFile, LinkRequest, Mark};
+use super::args::{InputFile, LibraryAlias, LinkRequest, Mark};
 use super::compressed;
 use super::error::LinkError;
 use super::hash::HashSet;
 use super::intermediate::CodeSymbol;
+use super::library;
 use super::script::{self, Named};
 use super::search::{Folders, State};
 use super::source::Source;
@@ -198,6 +199,8 @@ fn object_of(path: &Path, bytes: Vec<u8>) -> Result<ObjectBytes, LinkError> {
 
 struct Reader<'r> {
     folders: Folders<'r>,
+    /// Files that are libraries because a person says so.
+    named: &'r [LibraryAlias],
     found: Inputs,
     /// Archives read so far, by real path; `None` for one that is empty.
     seen: Vec<(PathBuf, Option<usize>)>,
@@ -212,6 +215,7 @@ impl<'r> Reader<'r> {
     fn new(request: &'r LinkRequest, found: Inputs) -> Self {
         Self {
             folders: Folders::of(request),
+            named: &request.libraries,
             found,
             seen: Vec::new(),
             group: Vec::new(),
@@ -297,9 +301,29 @@ impl<'r> Reader<'r> {
         if script::is_text(&bytes) {
             return self.script(path, &bytes, depth);
         }
+        if library::alias(path, self.named).is_some() {
+            return self.object_library(path, bytes);
+        }
         let object = object_of(path, Arc::unwrap_or_clone(bytes.file))?;
         self.found.steps.push(Step::Object(self.found.files.len()));
         self.found.files.push(InputBytes::Objects(vec![object]));
+        Ok(())
+    }
+
+    /// An object that a person names as a library, as a build leaves one for each of its parts (`ld -r`): it has one member,
+    /// which is in the program as any object is.
+    fn object_library(&mut self, path: &Path, bytes: FileBytes) -> Result<(), LinkError> {
+        let source = Source {
+            path: path.to_owned(),
+            offset: 0,
+            size: bytes.len() as u64,
+        };
+        let member = MemberBytes::new(path.display().to_string(), bytes, source)?;
+        self.found.steps.push(Step::Whole(self.found.files.len()));
+        self.found.files.push(InputBytes::Archive {
+            path: path.to_owned(),
+            members: vec![member],
+        });
         Ok(())
     }
 

@@ -23,6 +23,9 @@ const LINKER_FORMAT: &str = "pool-link layout 7";
 /// Digits of its contents' digest in the name of an archive that is not the only one with its file name.
 const DIGITS: usize = 8;
 
+/// Behind the name of a library whose pages hold what it refers to directly.
+const SPACED: &str = "~spacer";
+
 /// How a library is called, before its version is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Naming {
@@ -149,6 +152,14 @@ pub(super) fn tell_apart(namings: &mut [Naming], contents: &[ObjectId]) {
             let digits = &digest.to_string()[..DIGITS];
             naming.name = name_of(&format!("{:.100}-{digits}", naming.name.as_str()));
         }
+    }
+}
+
+/// What other layouts than the pool's have at fixed addresses is called otherwise: a version of the pool has its pages alone.
+pub(super) fn set_apart(namings: &mut [Naming]) {
+    for naming in namings {
+        let length = naming.name.as_str().len().min(MAX_NAME - SPACED.len());
+        naming.name = name_of(&format!("{:.length$}{SPACED}", naming.name.as_str()));
     }
 }
 

@@ -4,6 +4,7 @@ use super::addresses::Import;
 use super::image::{Image, View};
 use super::object::Binding;
 use super::target::Target;
+use super::unit::UnitKind;
 
 impl<'a> Image<'_, 'a> {
     /// The address of a target as seen from a unit. `None`: it takes no part in the image.
@@ -29,7 +30,9 @@ impl<'a> Image<'_, 'a> {
                         Some(binding) => binding == Binding::Weak,
                         None => self.plans[unit].weak_imports.contains(name),
                     };
-                    if may_be_absent || self.is_zero(name) {
+                    // What can't be run in this program is as it is in others.
+                    let is_aligned = self.units[unit].kind == UnitKind::Aligned;
+                    if may_be_absent || is_aligned || self.is_zero(name) {
                         0
                     } else {
                         self.common.trap
@@ -78,7 +81,8 @@ impl<'a> Image<'_, 'a> {
 
     /// What an entry of `unit` for the distance of `target` from the thread pointer holds.
     pub(super) fn thread_entry_value(&self, unit: usize, target: &Target<'a>) -> u64 {
-        let meant = match self.other_name(target).filter(|_| unit != 0) {
+        let is_direct = self.units[unit].kind.refers_directly();
+        let meant = match self.other_name(target).filter(|_| !is_direct) {
             Some(name) => self.named(name),
             None => self.meant(target),
         };
@@ -87,7 +91,8 @@ impl<'a> Image<'_, 'a> {
 
     /// What an entry for `target` in the offset table of `unit` holds, and the unit with which that moves.
     pub(super) fn entry_value(&self, unit: usize, target: &Target<'a>) -> (u64, Option<usize>) {
-        let (meant, binding) = match self.other_name(target).filter(|_| unit != 0) {
+        let is_direct = self.units[unit].kind.refers_directly();
+        let (meant, binding) = match self.other_name(target).filter(|_| !is_direct) {
             Some(name) => {
                 let may_be_absent = match target {
                     Target::Import(name) => self.plans[unit].weak_imports.contains(name),
@@ -96,7 +101,7 @@ impl<'a> Image<'_, 'a> {
                 (self.named(name), may_be_absent.then_some(Binding::Weak))
             }
             None if self.is_absent(target) => return (0, None),
-            // The application's targets are what its references mean.
+            // Direct references have as targets what they mean.
             None => (self.meant(target), None),
         };
         let address = self.address(unit, &meant, binding).unwrap_or(0);

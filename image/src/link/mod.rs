@@ -210,7 +210,7 @@ fn link_as_named(request: &LinkRequest, registry: &mut dyn Registry) -> Result<L
         return Err(LinkError::FatalWarnings(warnings));
     }
 
-    let layout = set.layout(&image, &contents, &reservations);
+    let layout = set.layout(request, &image, &contents, &reservations);
     let names = set.names();
     let elf = output::Parts {
         names: &names,

@@ -12,7 +12,7 @@ use super::image::Image;
 use super::object::{Place, Relocation};
 use super::patch::{Value, Width};
 use super::target::Target;
-use super::unit::SymbolId;
+use super::unit::{SymbolId, UnitKind};
 
 /// What has to change, by unit of the linker: 0 the application.
 #[derive(Debug, Default)]
@@ -208,8 +208,9 @@ pub(super) fn record(
     headers: &[(u64, u64)],
 ) -> Result<SlideRecord, SlideError> {
     let mut numbers = vec![0; image.units.len()];
-    let mut units = vec![[application(image), AddressRange::default()]];
-    for unit in image.included().filter(|unit| *unit != 0) {
+    let mut units = vec![[application(image), aligned(image, reservations)]];
+    let apart = |unit: &usize| image.units[*unit].kind == UnitKind::Library;
+    for unit in image.included().filter(apart) {
         if let Some(Some(reservation)) = reservations.get(unit - 1) {
             numbers[unit] = units.len();
             units.push([reservation.shared, reservation.private]);
@@ -232,6 +233,26 @@ pub(super) fn record(
         }
     }
     SlideRecord::new(units, moves.table, fields)
+}
+
+/// From the first to the last page of libraries that are referred to directly: they move with the application.
+fn aligned(image: &Image<'_, '_>, reservations: &[Option<Reservation>]) -> AddressRange {
+    let is_aligned = |unit: &usize| image.units[*unit].kind == UnitKind::Aligned;
+    let units = image.included().filter(is_aligned);
+    let reserved = units.filter_map(|unit| reservations.get(unit - 1)?.as_ref());
+    let ranges: Vec<AddressRange> = reserved
+        .flat_map(|reservation| [reservation.shared, reservation.private])
+        .filter(|range| range.pages.0 > 0)
+        .collect();
+    let start = ranges.iter().map(|range| range.start).min();
+    let end = ranges.iter().map(|range| range.end().0).max();
+    let (Some(start), Some(end)) = (start, end) else {
+        return AddressRange::default();
+    };
+    AddressRange {
+        start,
+        pages: PageCount::covering(end - start.0),
+    }
 }
 
 /// The application's pages.

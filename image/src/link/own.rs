@@ -2,9 +2,9 @@
 //!
 //! A library has addresses that are reserved for ever, and pages that other programs are to have, too. What a build makes
 //! for one program is neither known to others nor there to stay: many projects gather their objects in archives on the way.
-//! So an archive is a library if a person says so (`--pool-library`), or if it belongs to the system: it lies where systems
+//! So an archive is a library if a person says so (`--pool-library`, which makes one of an object, too), or if it belongs to the system: it lies where systems
 //! and toolchains keep libraries, and not where the program is being built. What is needed of any other is part of the application, as with an ordinary linker, and
-//! reserves nothing.
+//! reserves nothing. In a layout without libraries ([`crate::layout::LayoutKind`]) every archive is.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -19,8 +19,17 @@ use super::unit::{APPLICATION, Beforehand, Unit, UnitKind};
 const SYSTEM: [&str; 6] = ["/usr", "/lib", "/lib64", "/opt", "/nix/store", "/gnu/store"];
 /// In these, where sources are built.
 const SOURCES: [&str; 4] = ["/usr/src", "/usr/local/src", "/usr/obj", "/usr/ports"];
-/// Where programs have a folder each, which may also be one that they are built in.
-const PACKAGES: &str = "/opt";
+/// What these have by the same standard. Another folder of theirs is somebody's own, as `/usr/app` in many a container.
+const HIERARCHY: [&str; 15] = [
+    "bin", "etc", "games", "include", "lib", "lib32", "lib64", "libexec", "libx32", "local", "man",
+    "sbin", "share", "src", "tmp",
+];
+/// Where programs have a folder each, which may also be one that they are built in; and which folders there are no such.
+const PACKAGES: [(&str, &[&str]); 3] = [
+    ("/opt", &[]),
+    ("/usr", &HIERARCHY),
+    ("/usr/local", &HIERARCHY),
+];
 /// Part of the path of what a Rust toolchain has for a target.
 const RUST: &str = "rustlib";
 
@@ -54,11 +63,13 @@ impl<'r> Origins<'r> {
                 .filter_map(|path| path.canonicalize().ok())
                 .filter(|path| !here.is_some_and(|here| here.starts_with(path))),
         );
-        let package = here
-            .and_then(|here| here.strip_prefix(PACKAGES).ok())
-            .and_then(|inside| inside.components().next())
-            .map(|package| Path::new(PACKAGES).join(package));
-        let built = SOURCES.iter().map(PathBuf::from).chain(package).collect();
+        let packages = PACKAGES.iter().filter_map(|(folder, others)| {
+            let inside = here?.strip_prefix(folder).ok()?;
+            let package = inside.components().next()?.as_os_str();
+            let is_other = others.iter().any(|other| package == *other);
+            (!is_other).then(|| Path::new(folder).join(package))
+        });
+        let built = SOURCES.iter().map(PathBuf::from).chain(packages).collect();
         Self {
             request,
             system,
@@ -69,6 +80,9 @@ impl<'r> Origins<'r> {
     /// True for an archive that is a library.
     pub(super) fn is_library(&self, path: &Path) -> bool {
         let request = self.request;
+        if !request.layout.has_libraries() {
+            return false;
+        }
         request.own_are_libraries
             || library::alias(path, &request.libraries).is_some()
             || std::path::absolute(path).is_ok_and(|path| self.is_of_system(&path))
@@ -245,6 +259,30 @@ mod tests {
             "x.o",
             "/opt/agent/lib/libparts.a"
         ));
+    }
+
+    /// So have containers below /usr.
+    #[test]
+    fn what_is_built_in_a_folder_of_its_own_below_usr_is_the_programs() {
+        for (here, archive, expected) in [
+            ("/usr/app/build", "/usr/app/lib/libparts.a", false),
+            ("/usr/app/build", "/usr/application/libparts.a", true),
+            ("/usr/app/build", "/usr/lib/libz.a", true),
+            ("/usr/app", "/usr/local/lib/libz.a", true),
+            ("/usr/local/app", "/usr/local/app/libparts.a", false),
+            ("/usr/local/app", "/usr/local/lib/libz.a", true),
+            // Somebody looks at what is there.
+            (
+                "/usr/lib/x86_64-linux-gnu",
+                "/usr/lib/x86_64-linux-gnu/libz.a",
+                true,
+            ),
+            ("/usr/local/lib", "/usr/local/lib/libz.a", true),
+            ("/usr", "/usr/lib/libz.a", true),
+        ] {
+            let found = is_library_in(Path::new(here), "x.o", archive);
+            assert_eq!(found, expected, "{archive}, seen from {here}");
+        }
     }
 
     /// A toolchain may lie anywhere: its libraries lie beside its start files, or in the sysroot.

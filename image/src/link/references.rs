@@ -159,12 +159,12 @@ fn facts(
     section: &Section<'_>,
     symbol: &Symbol<'_>,
 ) -> TargetFacts {
-    let is_application = units[own].kind == UnitKind::Application;
-    let has_slots = !is_application || units[own].reaches_by_slots;
+    let is_direct = units[own].kind.refers_directly();
+    let has_slots = !is_direct || units[own].reaches_by_slots;
     let mut facts = TargetFacts {
         settled: Settled::ByUnit,
         is_number: false,
-        may_be_absent: is_application
+        may_be_absent: is_direct
             && matches!(target, Target::Import(_))
             && symbol.binding == Binding::Weak,
         place: match section.is_code() {
@@ -179,15 +179,15 @@ fn facts(
         // What is not loaded has neither stubs nor slots.
         _ if !section.is_loaded() => {}
         // The header is at the same address in every image, but not if it moves and the library does otherwise.
-        Target::Import(_) | Target::Header if !is_application => {
+        Target::Import(_) | Target::Header if !is_direct => {
             facts.settled = Settled::ByImage;
         }
         Target::Defined(id) => {
             let object = &units[id.unit].objects[id.object];
-            if !is_application && !symbol.is_local() && units[id.unit].is_replaceable(symbol.name) {
+            if !is_direct && !symbol.is_local() && units[id.unit].is_replaceable(symbol.name) {
                 facts.settled = Settled::Replaceable;
             }
-            let is_elsewhere = has_slots && is_application && id.unit != own;
+            let is_elsewhere = has_slots && is_direct && id.unit != own;
             let is_thread_local = object.symbols[id.symbol].is_thread_local();
             match object.symbols[id.symbol].place {
                 Place::Section(s)
@@ -200,7 +200,7 @@ fn facts(
                 Place::Common if is_elsewhere && !is_thread_local => {
                     facts.settled = Settled::ByImage;
                 }
-                Place::Section(_) if is_application => {}
+                Place::Section(_) if is_direct => {}
                 Place::Section(s) => {
                     if object.sections[s].gathered.is_some() {
                         facts.settled = Settled::ByImage;

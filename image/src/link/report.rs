@@ -13,6 +13,7 @@ use super::image::Image;
 use super::object::Place;
 use super::relocate::{Contents, OwnPage};
 use super::set::LinkSet;
+use super::unit::UnitKind;
 
 /// What a library takes in an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub struct LibraryPages {
     pub library: LibraryRef,
     /// The archive.
     pub file: String,
-    /// Pages that all images share, but for those of its own.
+    /// Pages of code and constants; in the pool's layout all images share them, but for those of their own.
     pub shared: PageCount,
     /// Pages of these that differ in this image, since the program means something else there than other
     /// programs do: it replaces what the library refers to.
@@ -37,6 +38,7 @@ pub struct LibraryPages {
 impl LinkSet<'_> {
     pub(super) fn layout(
         &self,
+        request: &LinkRequest,
         image: &Image<'_, '_>,
         contents: &Contents,
         reservations: &[Option<Reservation>],
@@ -48,6 +50,7 @@ impl LinkSet<'_> {
                 library: self.libraries[unit - 1].reference.clone(),
                 shared: reservation.shared,
                 private: reservation.private,
+                keeps: reservation.request.keeps.clone(),
                 own: contents.own[unit].keys().map(page).collect(),
                 because: because(&contents.own[unit])
                     .into_iter()
@@ -57,11 +60,12 @@ impl LinkSet<'_> {
         };
         let libraries: Vec<PlacedLibrary> = image
             .included()
-            .filter(|unit| *unit != 0)
+            .filter(|unit| image.units[*unit].kind == UnitKind::Library)
             .filter_map(placed)
             .collect();
         LinkLayout {
             format: layout::format_of(&libraries),
+            kind: request.layout,
             libraries,
             fixed: contents.moves.why_fixed(),
         }

@@ -15,7 +15,7 @@ use super::plan::Plan;
 use super::registry::Registry;
 use super::resolve::Resolution;
 use super::set::LinkSet;
-use super::unit::Unit;
+use super::unit::{Unit, UnitKind};
 
 /// Plans a unit as if nothing were on record.
 pub(super) type PlanAnew<'p, 'a> = &'p dyn Fn(usize) -> Result<Plan<'a>, LinkError>;
@@ -122,6 +122,8 @@ impl<'a> LinkSet<'a> {
             let (library, unit) = (&self.libraries[*at], &self.units[at + 1]);
             let plan = &mut plans[at + 1];
             match known {
+                // Its pages are not its version's alone, so nothing is gained by keeping places.
+                _ if unit.kind == UnitKind::Aligned => Ok(Wanted::of(library, plan)),
                 Known::Alone => Ok(Wanted::of(library, plan)),
                 Known::Nothing => {
                     let mut wanted = Wanted::of(library, plan);

@@ -12,6 +12,7 @@ use super::own::{self, Origins};
 use super::resolve::{Became, Event, Resolution};
 use super::unit::{APPLICATION, Beforehand, Groups, Unit, UnitKind};
 use super::{intermediate, pattern};
+use crate::layout::LayoutKind;
 
 /// The application (unit 0), the libraries (units from 1 on), and behind them archives of the program, until they are
 /// absorbed.
@@ -41,6 +42,10 @@ impl<'a> LinkSet<'a> {
             ..Beforehand::default()
         };
         let origins = Origins::of(request);
+        let kind = match request.layout {
+            LayoutKind::Spacer => UnitKind::Aligned,
+            _ => UnitKind::Library,
+        };
         let mut own_files = Vec::new();
         for (at, file) in inputs.files.iter().enumerate() {
             match file {
@@ -65,7 +70,7 @@ impl<'a> LinkSet<'a> {
                     }
                     namings.push(naming);
                     contents.push(digest);
-                    let (unit, of) = archive_unit(UnitKind::Library, path, members)?;
+                    let (unit, of) = archive_unit(kind, path, members)?;
                     libraries.push(unit);
                     let taken = taken(libraries.len(), &of, members);
                     beforehand.taken.extend(taken);
@@ -111,6 +116,9 @@ impl<'a> LinkSet<'a> {
         )?;
         application.reaches_by_slots = request.slides_libraries;
         library::tell_apart(&mut namings, &contents);
+        if request.layout == LayoutKind::Spacer {
+            library::set_apart(&mut namings);
+        }
         let settled = library::settle(&libraries, &namings, &contents)?;
         let mut units = vec![application];
         units.append(&mut libraries);

@@ -209,7 +209,7 @@ impl<'a> Site<'_, 'a> {
     /// It is an object's own definition, where the unit's entry is for those who mean another by the name.
     fn is_past_wrapper(&self, patched: &Patched<'_, 'a>, view: View) -> bool {
         let is_own = view == View::Image
-            && self.unit != 0
+            && !self.unit().kind.refers_directly()
             && self.image.other_name(&patched.target).is_some();
         let symbol = self.symbol_of(patched);
         is_own && !self.image.program.refers(self.unit, self.object, symbol)

@@ -3,7 +3,8 @@
 //! A library's pages are made as if it were alone: it uses its own definitions, in every image alike.
 //! What is left is an *import*, which only the image can settle.
 //! Where the program means something else ([`super::resolve`]), the image differs from that: see
-//! [`super::relocate`]. The application's symbols mean what they mean in the program.
+//! [`super::relocate`]. The application's symbols mean what they mean in the program, and so do those of libraries that
+//! refer to others directly.
 
 use super::object::{Binding, Object, Place, Symbol};
 use super::resolve::Resolution;
@@ -31,9 +32,16 @@ pub(super) fn targets<'a>(
             }
             // Any address does as a handle for destructors: in a static executable there is one. This one moves with the
             // library.
-            UnitKind::Library if symbol.name == "__dso_handle" => return Target::OffsetTable,
+            UnitKind::Library | UnitKind::Aligned if symbol.name == "__dso_handle" => {
+                return Target::OffsetTable;
+            }
             // A set of its own is there, however it is referred to.
             UnitKind::Library if is_for_the_image(symbol) => return own_meaning(unit, symbol.name),
+            UnitKind::Aligned => {
+                let name = resolution.name(own, object, symbol);
+                let found = resolution.definition(name);
+                found.or_else(|| beside(units, resolution, (own, object), name))
+            }
             UnitKind::Library if unit.is_default(symbol.name) => None,
             UnitKind::Library => defined_in(units, own, symbol.name),
         };
@@ -65,6 +73,23 @@ pub(super) fn targets<'a>(
 fn is_for_the_image(symbol: &Symbol<'_>) -> bool {
     START_FILE_SYMBOLS.contains(&symbol.name)
         || symbol.place == Place::Undefined && symbol.binding == Binding::Weak
+}
+
+/// What an object that is not in the program refers to, of what lies beside it all the same: its own library's, or the first that
+/// has it. Which is what it means in a program that has that.
+fn beside(
+    units: &[Unit<'_>],
+    resolution: &Resolution<'_>,
+    (own, object): (usize, usize),
+    name: &str,
+) -> Option<SymbolId> {
+    if resolution.is_live(own, object) {
+        return None;
+    }
+    let others = (1..units.len()).filter(|unit| resolution.includes(*unit));
+    std::iter::once(own)
+        .chain(others)
+        .find_map(|unit| defined_in(units, unit, name))
 }
 
 fn defined_in(units: &[Unit<'_>], unit: usize, name: &str) -> Option<SymbolId> {

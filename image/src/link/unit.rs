@@ -29,7 +29,23 @@ pub(super) struct SymbolId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UnitKind {
     Application,
+    /// Its pages are the same in every image, but for those that an image has of its own.
     Library,
+    /// A library with an address of its own, whose pages hold what this program means: its references are direct, as the
+    /// application's are ([`crate::layout::LayoutKind::Spacer`]).
+    Aligned,
+}
+
+impl UnitKind {
+    /// An archive with addresses of its own.
+    pub(super) fn is_apart(self) -> bool {
+        self != Self::Application
+    }
+
+    /// What it refers to outside of itself is written where it refers to it.
+    pub(super) fn refers_directly(self) -> bool {
+        self != Self::Library
+    }
 }
 
 /// Objects that are linked as one.
@@ -148,7 +164,7 @@ impl<'a> Unit<'a> {
         unit.collect_groups();
         unit.collect_hooks();
         unit.keep_one_copy_of_each_group(beforehand);
-        if kind == UnitKind::Library {
+        if kind.is_apart() {
             unit.mark_alone();
         }
         let sections = unit
@@ -338,7 +354,7 @@ impl<'a> Unit<'a> {
     fn keep_one_copy_of_each_group(&mut self, beforehand: &Beforehand<'a>) {
         let mut groups = beforehand.groups.clone();
         // In a library each member has its own of those that are attached to it: which counts depends on who is in a program.
-        let is_library = self.kind == UnitKind::Library;
+        let is_library = self.kind.is_apart();
         for (o, (object, dropped)) in self.objects.iter().zip(&mut self.dropped).enumerate() {
             let is_made = beforehand.made.contains(&o);
             for group in &object.groups {

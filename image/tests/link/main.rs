@@ -7,6 +7,7 @@
 mod bad_input;
 mod beside;
 mod identity;
+mod layouts;
 mod own;
 mod programs;
 mod slides;

@@ -147,3 +147,45 @@ fn definitions_of_the_command_line_find_what_archives_of_the_program_define() {
     let linked = link(&request, &mut AddressBook::default()).unwrap();
     assert_eq!(output(&workshop, &linked), expected);
 }
+
+/// A build that makes one object of each of its parts, as kernels' do, has libraries without archives.
+#[test]
+fn an_object_that_is_named_is_a_library() {
+    let workshop = Workshop::new();
+    let compile = |(name, text): (&str, &str)| workshop.compile(Compiler::Gnu, name, text);
+    let [main, first, _, second, _, third, _] = SOURCES.map(compile);
+    let other = SOURCES[0].1.replace("first(4)", "first(40)");
+    let other = compile(("other", &other));
+    let part = workshop.path("libparts.o").display().to_string();
+    let made = std::process::Command::new("ld")
+        .args(["-r", "-o", &part, &first, &second, &third])
+        .status();
+    assert!(made.unwrap().success());
+    let mut book = AddressBook::default();
+    let mut pages = Vec::new();
+    for program in [&main, &other] {
+        // It is in the program where it is named, constructors and all.
+        let line = ["-static", &part, program];
+        let expected = run(&workshop.reference(Compiler::Gnu, &line), "reference");
+        let mut arguments = workshop.linker_arguments(Compiler::Gnu, &line);
+        let mut linked = |more: &str| {
+            arguments.push(more.to_owned());
+            let request = parse_args(&arguments).unwrap();
+            let linked = link(&request, &mut book).unwrap();
+            assert_eq!(output(&workshop, &linked), expected, "{more}");
+            linked
+        };
+        assert!(!libraries(&linked("--pool-libraries=all")).contains(&"parts".to_owned()));
+        let named = linked("--pool-library=libparts.o=parts@1");
+        assert!(libraries(&named).contains(&"parts".to_owned()));
+        let described = pool_image::describe::describe(&named.elf).unwrap();
+        let used = described.description.libraries.iter();
+        let used = used
+            .clone()
+            .find(|used| used.library.name.as_str() == "parts");
+        pages.push(used.unwrap().object);
+        // Where no library is apart it is an object as any.
+        assert_eq!(libraries(&linked("--pool-layout=default")), [""; 0]);
+    }
+    assert_eq!(pages[0], pages[1]);
+}

@@ -183,6 +183,10 @@ fn versions_of_a_library_keep_what_they_share() {
         let map = linked.map.as_ref().unwrap();
         let keeps = "/libsteps.a), with what it has of steps@";
         assert_eq!(map.contains(keeps), version > 1);
+        let described = pool_image::describe::describe(&linked.elf).unwrap();
+        let told = pool_image::inspect::inspect(&described).to_string();
+        let keeps = " has what it has of steps@";
+        assert_eq!(told.contains(keeps), version > 1, "{told}");
         assert_eq!(map.contains(".text.changed (a jump to it)"), version > 1);
         assert_eq!(run(&workshop.install("main", &linked), "main"), expected);
         // Wherever its parts are, it is known what of them holds addresses.

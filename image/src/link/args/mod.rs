@@ -18,6 +18,7 @@ use pool_core::page::PAGE_SIZE;
 use pool_core::registry::APPLICATION_START;
 
 use super::error::LinkError;
+use crate::layout::LayoutKind;
 pub use expression::{Definition, Expression, Operator};
 pub use request::{
     BuildId, Compression, Discard, InputFile, LibraryAlias, LinkRequest, Mark, Plugin, Question,
@@ -65,6 +66,7 @@ pub fn parse_args(arguments: &[String]) -> Result<LinkRequest, LinkError> {
             }
         }
     }
+    refuse_direct_references(&request)?;
     Ok(request)
 }
 
@@ -206,6 +208,7 @@ fn long_option(
         "pool-libraries" => {
             request.own_are_libraries = own_are_libraries(option.whole, &arguments.value(option)?)?;
         }
+        "pool-layout" => request.layout = layout(option, &arguments.value(option)?)?,
         "pool-aslr" => {
             request.slides_libraries = slides_libraries(option, &arguments.value(option)?)?;
         }
@@ -489,6 +492,31 @@ fn alias(option: &str, text: &str) -> Result<LibraryAlias, LinkError> {
     })
 }
 
+/// How the program and its libraries are laid out.
+fn layout(option: &Written<'_>, value: &str) -> Result<LayoutKind, LinkError> {
+    let mut kinds = LayoutKind::ALL.into_iter();
+    kinds.find(|kind| kind.name() == value).ok_or_else(|| {
+        LinkError::option(
+            format!("{} {value}", option.whole),
+            "write default, dce, spacer or pool (--pool-layout-file FILE writes where the libraries lie)",
+        )
+    })
+}
+
+/// Libraries move by themselves where all that refers to them goes through slots.
+fn refuse_direct_references(request: &LinkRequest) -> Result<(), LinkError> {
+    if request.slides_libraries && !request.layout.is_pool() {
+        return Err(LinkError::option(
+            "--pool-aslr=library",
+            format!(
+                "no library of --pool-layout={} moves by itself: leave one of the two out",
+                request.layout.name()
+            ),
+        ));
+    }
+    Ok(())
+}
+
 /// What may start elsewhere: each library by itself, or the image as a whole, which it can in any case.
 fn slides_libraries(option: &Written<'_>, value: &str) -> Result<bool, LinkError> {
     match value {
@@ -546,6 +574,14 @@ mod tests {
         assert!(request.collects);
         assert!(!request.slides_libraries);
         assert!(parse("--pool-aslr=library a.o").unwrap().slides_libraries);
+        assert_eq!(request.layout, LayoutKind::Pool);
+        let dce = parse("--pool-layout=dce a.o --no-gc-sections").unwrap();
+        assert_eq!((dce.layout, dce.collects()), (LayoutKind::Dce, true));
+        let spacer = parse("--pool-layout default --pool-layout spacer a.o").unwrap();
+        assert_eq!(
+            (spacer.layout, spacer.collects()),
+            (LayoutKind::Spacer, false)
+        );
         assert!(!request.wants_map());
         assert!(parse("-M a.o").unwrap().prints_map);
         assert!(parse("-Map=- a.o").unwrap().prints_map);
@@ -638,6 +674,11 @@ mod tests {
             ("--pool-library x", "NAME@VERSION"),
             ("--pool-libraries some", "all"),
             ("--pool-aslr=all", "library or image"),
+            ("--pool-layout=out.json", "--pool-layout-file"),
+            (
+                "--pool-aslr=library --pool-layout spacer",
+                "--pool-layout=spacer",
+            ),
             ("--pool-library x=../y@1", "NAME@VERSION"),
             ("--build-id=0xabc", "hexadecimal"),
         ] {

@@ -6,6 +6,7 @@ use pool_core::name::LibraryRef;
 use pool_core::page::PAGE_SIZE;
 
 use super::expression::Definition;
+use crate::layout::LayoutKind;
 
 /// Most undefined references that are listed, if nothing is said.
 const MOST_ERRORS: usize = 20;
@@ -46,10 +47,12 @@ pub struct LinkRequest {
     pub search: Vec<PathBuf>,
     /// After these, the folders in which systems keep libraries (not with `-nostdlib`).
     pub usual_folders: bool,
-    /// Names and versions given to archives (`--pool-library`).
+    /// Names and versions given to archives and objects (`--pool-library`).
     pub libraries: Vec<LibraryAlias>,
     /// Archives are libraries wherever they lie (`--pool-libraries=all`).
     pub own_are_libraries: bool,
+    /// How the program and its libraries are laid out (`--pool-layout`).
+    pub layout: LayoutKind,
     /// The application reaches libraries through its offset table, so that each of them can start elsewhere
     /// (`--pool-aslr=library`).
     pub slides_libraries: bool,
@@ -106,6 +109,12 @@ impl LinkRequest {
     pub fn wants_map(&self) -> bool {
         self.map.is_some() || self.prints_map
     }
+
+    /// What nothing needs is left out.
+    #[must_use]
+    pub fn collects(&self) -> bool {
+        self.collects || self.layout == LayoutKind::Dce
+    }
 }
 
 impl Default for LinkRequest {
@@ -128,6 +137,7 @@ impl Default for LinkRequest {
             usual_folders: true,
             libraries: Vec::new(),
             own_are_libraries: false,
+            layout: LayoutKind::default(),
             slides_libraries: false,
             strip: Strip::Nothing,
             build_id: BuildId::None,
@@ -226,10 +236,10 @@ pub enum Question {
     VersionAlone,
 }
 
-/// A name and version for an archive: `--pool-library FILE=NAME@VERSION`.
+/// A name and version for an archive, or for an object that is a library: `--pool-library FILE=NAME@VERSION`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LibraryAlias {
-    /// The archive: its path, its file name, or `-lNAME` (`lNAME`).
+    /// The archive or object: its path, its file name, or `-lNAME` (`lNAME`).
     pub file: String,
     /// What it is to be called.
     pub library: LibraryRef,

@@ -2,7 +2,7 @@
 //! (`mov $x, %edi`; `cmp $x, %rax`; `mov x(,%rax,8), %rdx`). Code that is not position-independent has them.
 
 use goblin::elf::reloc as r;
-use iced_x86::{Code, EncodingKind, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, EncodingKind, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::{Body, FIELD, Rewritten, STACK, Used};
 use super::{by_detour, decoded, is_prefix, load, rewritten, saving};
@@ -35,7 +35,8 @@ pub(super) fn through_slot(
     if let Some(loads) = holder.immediate() {
         return Some(loads);
     }
-    if addresses {
+    // A jump through a table would leave the stack and the register as they are in the detour.
+    if addresses || field.instruction.flow_control() != FlowControl::Next {
         return None;
     }
     match field.displacement {

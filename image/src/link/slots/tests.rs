@@ -68,6 +68,23 @@ fn instructions(detour: &Detour) -> Vec<Instruction> {
         .collect()
 }
 
+/// A detour that saves a register has the stack further down, and is not left by a jump.
+#[test]
+fn no_jump_through_a_table_is_taken_by_a_detour() {
+    // jmp *table(,%rax,8); jmp *table(,%r8,8); call *table(,%rax,8)
+    for (bytes, field) in [
+        (&[0xff, 0x24, 0xc5, 0, 0, 0, 0][..], 3),
+        (&[0x42, 0xff, 0x24, 0xc5, 0, 0, 0, 0][..], 4),
+        (&[0xff, 0x14, 0xc5, 0, 0, 0, 0][..], 3),
+    ] {
+        let made = made_of(bytes, &[(field, R_X86_64_32S, 0)], &[0], false);
+        assert!(made.is_none(), "{bytes:x?}");
+    }
+    // mov table(,%rax,8), %rcx
+    let load = [0x48, 0x8b, 0x0c, 0xc5, 0, 0, 0, 0];
+    assert!(made_of(&load, &[(4, R_X86_64_32S, 0)], &[0], false).is_some());
+}
+
 #[test]
 fn an_address_is_loaded_from_the_slot() {
     // lea x+16(%rip), %r9
