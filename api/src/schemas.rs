@@ -291,6 +291,16 @@ foreign! {
             "Objects that are not what their digests say",
             json!({"type": "array", "items": digest()}),
         )),
+        ("damaged_files", told(
+            "Files of superblock, mark, index and journal that are not what they should be",
+            json!({"type": "array", "items": object([
+                ("part", json!({"type": "string", "enum": ["superblock", "mark", "index", "checkpoint", "log"]})),
+                ("file", told("In the store's directory", json!({"type": "string"}))),
+                ("offset", told("The byte from which on it is damaged, where that is known", json!({"type": ["integer", "null"]}))),
+                ("what", json!({"type": "string"})), ("advice", json!({"type": "string"})),
+                ("mended", told("It was written anew", json!({"type": "boolean"}))),
+            ])}),
+        )),
     ]);
     /// `pool_gc::Why`.
     Why => object([

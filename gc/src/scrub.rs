@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 
 use pool_core::digest::ObjectId;
+use pool_store::audit::audit;
 use pool_store::scrub::{Pass, PassState, ScrubReport, State};
 use pool_store::{Progress, Store, now};
 use serde::{Deserialize, Serialize};
@@ -33,7 +34,25 @@ pub fn scrub(store: &Store, step: &mut dyn FnMut(Progress) -> ControlFlow<()>) -
     let begun = Pass::begin(store, under_way.after);
     let mut pass = during("beginning to scrub", begun)?;
     let mut is_stopped = false;
-    loop {
+    if under_way.after.is_none() {
+        let audited = audit(store, &mut |read| step(pass.beside(read)));
+        match during("comparing index and journal", audited)? {
+            ControlFlow::Continue(found) => {
+                let mut damaged = found.damaged;
+                store.mend_files(&mut damaged);
+                // Those that an interrupted pass has found are still there, or were mended.
+                let files = &mut under_way.found.damaged_files;
+                files.retain(|file| file.mended);
+                files.extend(damaged);
+                if !files.is_empty() {
+                    state.pass = Some(under_way.clone());
+                    during("noting how far a scrub is", state.write(directory))?;
+                }
+            }
+            ControlFlow::Break(()) => is_stopped = true,
+        }
+    }
+    while !is_stopped {
         let mut watched = |progress| {
             let flow = step(progress);
             is_stopped |= flow.is_break();
@@ -70,6 +89,7 @@ pub fn scrub(store: &Store, step: &mut dyn FnMut(Progress) -> ControlFlow<()>) -
         segments = report.segments,
         pages = report.pages,
         damaged_objects = report.damaged_objects.len(),
+        damaged_files = report.damaged_files.len(),
         is_complete = !is_stopped,
         "scrubbed"
     );

@@ -28,11 +28,13 @@ fn first_key(index: &DB, family: &str) -> Box<[u8]> {
     entries.next().unwrap().unwrap().0
 }
 
+/// What is wrong but for the index as a whole: what was changed past the store differs from the journal, too.
 fn problems(store: &StoreView, level: FsckLevel) -> Vec<Problem> {
     let mut found: Vec<_> = fsck(store, level)
         .findings
         .iter()
         .map(|finding| finding.problem)
+        .filter(|problem| *problem != Problem::Index)
         .collect();
     found.sort_unstable();
     found.dedup();

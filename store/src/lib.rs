@@ -11,6 +11,7 @@
 //! [`references`] names what they make up, [`lease`] keeps them for whoever maps them, and
 //! [`collection`] lets a collector take away what nothing refers to.
 
+pub mod audit;
 pub mod backend;
 pub mod backup;
 mod barrier;
@@ -54,6 +55,7 @@ mod view;
 use std::fs::File;
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -99,6 +101,8 @@ pub struct Store {
     view: StoreView,
     policy: PlacementPolicy,
     writer: Mutex<Writer>,
+    /// The index was found damaged: a checkpoint of it would have that.
+    distrusts_index: AtomicBool,
     /// Keeps other writers away.
     _lock: File,
 }
@@ -160,6 +164,7 @@ impl Store {
                 barrier: None,
                 can_mend: false,
             }),
+            distrusts_index: AtomicBool::new(false),
             _lock: lock,
         };
         if let Err(error) = store.checkpoint_if_due() {
@@ -183,12 +188,17 @@ impl Store {
     }
 
     /// Writes a checkpoint of the journal if one is due: what opening the store reads, and what the journal takes up, stay bounded
-    /// by that. To be called now and then, and beside anything else. False when none is due or another thread writes one.
+    /// by that. To be called now and then, and beside anything else. False when none is due or another thread writes one, and
+    /// while the index is known to be damaged.
     pub fn checkpoint_if_due(&self) -> Result<bool> {
+        if self.distrusts_index.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
         self.view.index.checkpoint(false)
     }
 
-    /// Writes a checkpoint of the journal. False when another thread does.
+    /// Writes a checkpoint of the journal, and begins a log anew. False when a change is in doubt, which belongs to the log that it
+    /// is in.
     pub fn checkpoint(&self) -> Result<bool> {
         self.view.index.checkpoint(true)
     }

@@ -15,6 +15,7 @@ use pool_core::extent::SegmentId;
 use pool_core::page::WINDOW_SIZE;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::{DamagedFile, audit};
 use crate::error::{Result, StoreError};
 use crate::format::{NEW_SCRUB_FILE, SCRUB_FILE, SegmentRecord};
 use crate::manifest::Timestamp;
@@ -35,15 +36,32 @@ pub struct ScrubReport {
     pub doubtful_pages: u64,
     /// Objects that are not what their digests say.
     pub damaged_objects: Vec<ObjectId>,
+    /// Files of superblock, mark, index and journal that are not what they should be.
+    #[serde(default)]
+    pub damaged_files: Vec<DamagedFile>,
 }
 
-/// Reads every page that an object consists of and compares it with its digest, its window's or its object's. Others may write to
-/// the store and collect meanwhile; what comes in since is for the next time. `progress` is called every 2 MiB at most,
-/// and may take its time.
+impl ScrubReport {
+    /// True when nothing was found.
+    pub fn is_clean(&self) -> bool {
+        self.damaged_objects.is_empty() && self.damaged_files.is_empty()
+    }
+}
+
+/// Reads what says what the store has ([`audit`](crate::audit)), then every page that an object consists of, and compares it with
+/// its digest, its window's or its object's. Others may write to the store and collect meanwhile; what comes in since is for the next
+/// time. `progress` is called every 2 MiB at most, and may take its time.
 pub fn scrub(view: &StoreView, progress: &mut dyn FnMut(Progress)) -> Result<ScrubReport> {
     let mut report = ScrubReport::default();
     let mut doubtful = SlotsOfSegments::default();
     let mut pass = Pass::begin(view, None)?;
+    let audited = audit(view, &mut |read| {
+        progress(pass.beside(read));
+        ControlFlow::Continue(())
+    })?;
+    if let ControlFlow::Continue(found) = audited {
+        report.damaged_files = found.damaged;
+    }
     while let Some(read) = pass.next(&mut |step| {
         progress(step);
         ControlFlow::Continue(())
@@ -116,6 +134,11 @@ impl<'a> Pass<'a> {
             state,
             content: vec![0; WINDOW_SIZE as usize],
         })
+    }
+
+    /// The pass has come no further, and `read` bytes were read beside it.
+    pub fn beside(&self, read: u64) -> Progress {
+        Progress { read, ..self.state }
     }
 
     /// Reads the next segment, which is held for as long. `step` is called every 2 MiB at most, may take its time, and

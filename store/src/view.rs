@@ -114,6 +114,11 @@ impl StoreView {
         &self.directory
     }
 
+    /// True in the process that writes to the store.
+    pub(crate) fn is_writer(&self) -> bool {
+        self.followed.is_none()
+    }
+
     /// The store's superblock.
     pub fn superblock(&self) -> &Superblock {
         &self.superblock

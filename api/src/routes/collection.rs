@@ -50,7 +50,8 @@ async fn collect(
     service.collect(grace, request.dry_run).await.map(Json)
 }
 
-/// Compare everything with everything, and change nothing. What is found damaged is asked for by the next push of it.
+/// Compare everything with everything, and change nothing: superblock, mark, index and journal as they are on disk, names, and
+/// what they refer to. What is found damaged is asked for by the next push of it.
 #[utoipa::path(
     post, path = "/v1/fsck", tag = "collection", request_body = FsckRequest,
     responses((status = 200, description = "What was looked at and found", body = schemas::FsckReport))
@@ -75,8 +76,8 @@ async fn fsck(
     Ok(Json(report))
 }
 
-/// Read all that is stored and compare it with its digests, going on where that was interrupted last. What is found damaged
-/// is asked for by the next push of it.
+/// Read all that is stored and compare it with its digests, going on where that was interrupted last, and before that index and
+/// journal with each other. What is found damaged is asked for by the next push of it; a damaged journal is begun anew.
 #[utoipa::path(
     post, path = "/v1/scrub", tag = "collection", request_body = ScrubRequest,
     responses(

@@ -362,10 +362,36 @@ fn damage_is_found_with_and_without_a_service() {
     pool.text(&["scrub", "--store", "store"]);
     pool.end();
     pool.text(&["fsck", "--store", "store", "--content"]);
+    let clean = pool.json(&["scrub", "--store", "store"]);
     assert_eq!(
-        pool.json(&["scrub", "--store", "store"])["why"],
-        serde_json::json!([])
+        (&clean["why"], &clean["damaged_files"]),
+        (&serde_json::json!([]), &serde_json::json!([]))
     );
+    let mark = pool.path("store/generation");
+    let written = std::fs::read(&mark).unwrap();
+    let journal = std::fs::read_dir(pool.path("store/journal")).unwrap();
+    let mut journal = journal.map(|file| file.unwrap().path());
+    let checkpoint = journal
+        .find(|path| path.extension().unwrap() == "checkpoint")
+        .unwrap();
+    let whole = std::fs::read(&checkpoint).unwrap();
+    std::fs::write(&checkpoint, [&whole[..100], &whole[101..]].concat()).unwrap();
+    for verb in ["fsck", "scrub"] {
+        let output = pool.run(&[verb, "--store", "store"]);
+        assert_eq!(output.status.code(), Some(1));
+        let says = String::from_utf8_lossy(&output.stdout);
+        let name = checkpoint.file_name().unwrap().to_str().unwrap();
+        assert!(
+            says.contains(name) && says.contains("pool repair --store store"),
+            "{verb}: {says}"
+        );
+    }
+    std::fs::write(&checkpoint, whole).unwrap();
+    // A power cut leaves a mark that is behind.
+    std::fs::write(&mark, [0; 8]).unwrap();
+    let late = pool.text(&["fsck", "--store", "store"]);
+    assert!(late.contains("waste: generation says 0"), "{late}");
+    std::fs::write(&mark, written).unwrap();
     let segments = pool.path("store/segments");
     let segment = std::fs::read_dir(segments)
         .unwrap()

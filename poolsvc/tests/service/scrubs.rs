@@ -267,3 +267,63 @@ fn one_scrub_at_a_time_and_none_keeps_the_service_from_ending() {
     let log = service.log();
     assert!(log.contains("stopped") && !log.contains("cutting"), "{log}");
 }
+
+#[test]
+fn a_damaged_journal_is_begun_anew_and_a_damaged_index_is_told() {
+    let service = Service::start(&[]);
+    service_put(&service, &content(1, 100));
+    let turn = |path: &std::path::Path| {
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let middle = file.metadata().unwrap().len() / 2;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, middle).unwrap();
+        file.write_all_at(&[byte[0] ^ 4], middle).unwrap();
+    };
+    let one = |directory: &str, end: &str| {
+        let files = fs::read_dir(service.store.join(directory)).unwrap();
+        let mut paths = files.map(|file| file.unwrap().path());
+        paths
+            .find(|path| path.to_str().unwrap().contains(end))
+            .unwrap()
+    };
+    let checkpoint = one("journal", ".checkpoint");
+    turn(&checkpoint);
+    let sound = service.post("/v1/fsck", &json!({})).expect(200).json();
+    assert_eq!(sound["findings"][0]["problem"], "journal", "{sound}");
+    let found = scrub(&service);
+    let file = &found["damaged_files"][0];
+    assert_eq!(
+        (&file["part"], &file["mended"], &found["damaged_objects"]),
+        (&json!("checkpoint"), &json!(true), &json!([])),
+        "{found}"
+    );
+    assert_eq!(
+        file["file"],
+        format!(
+            "journal/{}",
+            checkpoint.file_name().unwrap().to_str().unwrap()
+        )
+    );
+    assert_eq!(metric(&service, "pool_scrub_damaged_files"), 0);
+    assert_eq!(scrub(&service)["damaged_files"], json!([]));
+
+    let manifest = one("index", "MANIFEST-");
+    turn(&manifest);
+    let found = scrub(&service);
+    let file = &found["damaged_files"][0];
+    assert_eq!(
+        (&file["part"], &file["mended"]),
+        (&json!("index"), &json!(false)),
+        "{found}"
+    );
+    assert!(
+        file["advice"].as_str().unwrap().contains("pool repair"),
+        "{found}"
+    );
+    assert_eq!(metric(&service, "pool_scrub_damaged_files"), 1);
+    turn(&manifest);
+    assert_eq!(scrub(&service)["damaged_files"], json!([]));
+    assert_eq!(metric(&service, "pool_scrub_damaged_files"), 0);
+    let report = service.post("/v1/fsck", &json!({"content": true}));
+    assert_eq!(report.json()["findings"], json!([]));
+}

@@ -34,7 +34,7 @@ fn number_of(family: &str) -> u8 {
     place.expect("every family is listed") as u8 + 1
 }
 
-fn family_of(number: u8) -> Option<&'static str> {
+pub(super) fn family_of(number: u8) -> Option<&'static str> {
     let place = usize::from(number).checked_sub(1)?;
     FAMILIES.get(place).copied()
 }

@@ -19,6 +19,7 @@ mod names;
 mod options;
 mod reader;
 pub mod records;
+mod reread;
 #[cfg(test)]
 mod tests;
 
@@ -38,12 +39,14 @@ use crate::mark::Mark;
 pub(crate) use batch::{Batch, follow_segments};
 use gate::{Gate, Standstill};
 pub(crate) use inspection::Inspection;
-pub(crate) use kept::Kept;
+pub(crate) use kept::{Kept, Recorded};
 use options::{
     LIBRARIES, MANIFESTS, META, OBJECTS, PAGES, REFERENCES, REGISTRY, ROOM, SEGMENTS, TAGS, TOKENS,
     WINDOWS, families, primary_options, secondary,
 };
 pub use reader::Reader;
+pub(crate) use reader::shown;
+pub(crate) use reread::Reread;
 
 const EPOCH: &[u8] = b"epoch";
 const NEXT_SEGMENT: &[u8] = b"next-segment";
@@ -286,8 +289,8 @@ impl Index {
         count.journal.as_mut().map_or(Ok(()), Journal::reserve)
     }
 
-    /// Writes a checkpoint of the journal, if one is due or `anyway`. Others commit meanwhile. False when nothing was to be done,
-    /// or another thread is at it.
+    /// Writes a checkpoint of the journal, if one is due or `anyway`: then another thread that is at it is waited for, and a log
+    /// is begun anew in any case. Others commit meanwhile. False when nothing was to be done.
     pub(crate) fn checkpoint(&self, anyway: bool) -> Result<bool> {
         let Role::Primary {
             count,
@@ -300,13 +303,16 @@ impl Index {
         let _alone = match checkpointing.try_lock() {
             Ok(alone) => alone,
             Err(TryLockError::Poisoned(alone)) => alone.into_inner(),
+            Err(TryLockError::WouldBlock) if anyway => {
+                checkpointing.lock().unwrap_or_else(PoisonError::into_inner)
+            }
             Err(TryLockError::WouldBlock) => return Ok(false),
         };
         let count = || count.lock().unwrap_or_else(PoisonError::into_inner);
         let turned: Option<Checkpointer> = match &mut count().journal {
             // What is in doubt belongs to the log that it is in.
             Some(journal) if (anyway || journal.is_due()) && !journal.is_in_doubt() => {
-                Some(journal.turn()?)
+                Some(journal.turn(anyway)?)
             }
             _ => None,
         };

@@ -93,7 +93,7 @@ impl<'a> Reader<'a> {
         Ok(found)
     }
 
-    fn scan_until(
+    pub(super) fn scan_until(
         &self,
         family: &'static str,
         prefix: &[u8],
@@ -303,7 +303,7 @@ impl<'a> Reader<'a> {
 }
 
 /// A key as a person may know it: a name, or a digest.
-fn shown(key: &[u8]) -> String {
+pub(crate) fn shown(key: &[u8]) -> String {
     match std::str::from_utf8(key) {
         Ok(name) if !name.chars().any(char::is_control) => name.to_owned(),
         _ => key.iter().fold(String::new(), |mut digits, byte| {

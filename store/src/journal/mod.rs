@@ -26,7 +26,7 @@ use crate::now;
 use frame::{Digest, HEAD, HEADER, Header};
 use names::Name;
 
-pub(crate) use read::{Commits, Found, Unusable, read};
+pub(crate) use read::{Commits, Examined, Flaw, Found, Unusable, examine, read};
 
 /// A log grows by so much disk at a time.
 const STEP: u64 = 1 << 20;
@@ -262,10 +262,10 @@ impl Journal {
         self.logged > due.clamp(*DUE.start(), *DUE.end())
     }
 
-    /// Begins a new log, so that the ones so far end before a checkpoint of what the index has from now on. Answers with what
-    /// writes one.
-    pub(crate) fn turn(&mut self) -> Result<Checkpointer> {
-        if self.log.base != self.last {
+    /// Begins a new log, so that the ones so far end before a checkpoint of what the index has from now on; one that has no
+    /// frame yet goes on being the newest, unless it is to be made `anew`. Answers with what writes the checkpoint.
+    pub(crate) fn turn(&mut self, anew: bool) -> Result<Checkpointer> {
+        if anew || self.log.base != self.last {
             let header = Header {
                 identity: self.identity,
                 base: self.last,

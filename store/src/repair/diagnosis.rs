@@ -1,5 +1,6 @@
 //! What is wrong with a store's index and journal, and what mends it. Nothing is changed.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use pool_core::extent::SegmentId;
@@ -8,7 +9,7 @@ use super::Remedy;
 use crate::backend::Backend;
 use crate::error::{self, Result, StoreError};
 use crate::format::{self, SegmentRecord};
-use crate::index::{Index, Inspection, follow_segments};
+use crate::index::{Inspection, Reread, follow_segments};
 use crate::journal::read::{checkpoint, following};
 use crate::journal::{self, Commits, Found, Unusable};
 use crate::mark::Mark;
@@ -97,8 +98,11 @@ fn look_at_index(
         return Err(format!("the index has no file CURRENT ({error})"));
     }
     let read = || {
-        let index = Index::open_inspector(&path)?;
-        index.now().read_through()?;
+        let index = Reread::open(&path)?;
+        match index.damage(&mut |_| ControlFlow::Continue(())) {
+            ControlFlow::Continue(damage) => damage.into_iter().next().map_or(Ok(()), Err)?,
+            ControlFlow::Break(()) => {}
+        }
         index.inspect()
     };
     let found = read().map_err(|error| format!("the index cannot be read ({error})"))?;
@@ -117,7 +121,7 @@ fn look_at_journal(
 ) -> std::result::Result<Logs, Unusable> {
     let path = directory.join(format::JOURNAL_DIRECTORY);
     let found = journal::read(&path, superblock.identity, |_, _, _| ())?;
-    let checkpoint = checkpoint(&path, found.checkpoint).map(drop);
+    let checkpoint = checkpoint(&path, superblock.identity, found.checkpoint).map(drop);
     Ok(Logs { found, checkpoint })
 }
 

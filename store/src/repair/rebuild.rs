@@ -140,7 +140,7 @@ fn take_records(journal: &Path, superblock: &Superblock, index: &Index) -> Resul
     let newest = journal::read(journal, superblock.identity, |_, _, _| ());
     let newest = newest.map_err(|unusable| damaged(unusable.why))?;
     Journal::secure(journal, &newest)?;
-    let catalogue = checkpoint(journal, newest.checkpoint).map_err(damaged)?;
+    let catalogue = checkpoint(journal, superblock.identity, newest.checkpoint).map_err(damaged)?;
     let mut batch = index.batch();
     catalogue.each(|entry, key, value| {
         match entry {

@@ -1,0 +1,311 @@
+//! Bits that are turned in the files that say what a store has: each is found and named, and nothing is found that is not there.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+#[path = "../../store/tests/closed/mod.rs"]
+mod closed;
+#[path = "../../store/tests/common/mod.rs"]
+mod common;
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use closed::{example, flip, journal_files, tamper};
+use common::{Random, content, library_ref, open, push_library, reservation};
+use pool_core::ObjectId;
+use pool_gc::fsck::Problem;
+use pool_gc::{CollectOptions, FsckLevel, Scrubbed, collect, fsck, scrub};
+use pool_store::audit::{Part, audit};
+use pool_store::manifest::TokenScope;
+use pool_store::placement::Placement;
+use pool_store::{Store, StoreView};
+
+/// A store with tables, a log of the index, a checkpoint and two logs of the journal, all of which have something.
+fn filled(directory: &Path) -> Store {
+    example(directory);
+    let store = open(directory);
+    assert!(store.checkpoint().unwrap());
+    more(&store, 100);
+    // In the way of a checkpoint: a log is begun, and the one before stays.
+    let commits = store.generation().unwrap();
+    let new = directory.join(format!("journal/{commits:016x}.checkpoint.new"));
+    fs::create_dir(&new).unwrap();
+    assert!(store.checkpoint().is_err());
+    fs::remove_dir(new).unwrap();
+    more(&store, 200);
+    assert_eq!(journal_files(directory, "log").len(), 2);
+    store
+}
+
+/// Makes, changes and removes records of several kinds.
+fn more(store: &Store, seed: u64) {
+    let library = |nth: u64| format!("more{seed}-{nth}@1");
+    for nth in 0..4 {
+        let dense = Placement::Windows { phase: 0 };
+        push_library(store, &library(nth), &content(seed + nth, 40), dense).unwrap();
+    }
+    store.pin_library(&library_ref(&library(1)), true).unwrap();
+    store.delete_library(&library_ref(&library(2))).unwrap();
+    store.delete_library(&library_ref("l2@1")).ok();
+    let request = reservation(&library(0), b"members");
+    store.reserve_addresses(&[request]).unwrap().unwrap();
+    let secret = ObjectId::of(b"secret");
+    store
+        .add_token(&format!("t{seed}"), secret, TokenScope::Read)
+        .unwrap();
+}
+
+/// A file, and the bytes of it that say something.
+type Victim = (PathBuf, u64);
+
+/// What is flipped in: files of `directory` whose names begin or end so.
+fn files(directory: PathBuf, names: &[&str]) -> Vec<Victim> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if names
+            .iter()
+            .any(|part| name.starts_with(part) || name.ends_with(part))
+        {
+            let bytes = fs::read(&path).unwrap();
+            let used = bytes.iter().rposition(|byte| *byte != 0);
+            found.extend(used.map(|last| (path, last as u64 + 1)));
+        }
+    }
+    found.sort();
+    assert!(!found.is_empty(), "{names:?}");
+    found
+}
+
+fn victims(store: &Path) -> Vec<Victim> {
+    let mut all = files(store.to_path_buf(), &["superblock", "generation"]);
+    all.extend(files(store.join("journal"), &[".checkpoint", ".log"]));
+    all.extend(files(
+        store.join("index"),
+        &[".sst", "CURRENT", "MANIFEST-", ".log"],
+    ));
+    all
+}
+
+/// Bits of a file to turn, one at a time.
+fn bits(bytes: u64, random: &mut Random) -> Vec<u64> {
+    let flips = std::env::var("POOL_SOAK_FLIPS").map_or(3, |text| text.parse().unwrap());
+    if flips >= bytes {
+        return (0..bytes).map(|byte| 8 * byte + random.below(8)).collect();
+    }
+    (0..flips).map(|_| random.below(8 * bytes)).collect()
+}
+
+fn follow<T>(directory: &Path, look: impl FnOnce(&StoreView) -> T) -> Result<T, String> {
+    let scratch = tempfile::tempdir().unwrap();
+    match StoreView::follow(directory, &scratch.path().join("f")) {
+        Ok(view) => Ok(look(&view)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[test]
+fn every_flipped_bit_of_a_closed_store_is_found_and_none_that_is_not_there() {
+    let root = tempfile::tempdir().unwrap();
+    let store = root.path().join("store");
+    drop(filled(&store));
+    let look = || follow(&store, |view| fsck(view, FsckLevel::Index).findings);
+    assert_eq!(look(), Ok(vec![]));
+    let mut random = Random(7);
+    let mut found_by_name = 0;
+    for (path, bytes) in victims(&store) {
+        for bit in bits(bytes, &mut random) {
+            flip(&path, bit);
+            let what = format!("bit {bit} of {} ({bytes} bytes)", path.display());
+            match look() {
+                Ok(findings) => {
+                    // Records behind a damaged block are missed, too.
+                    let mut others = findings.iter().skip(1);
+                    assert!(
+                        others.all(|other| other.problem == Problem::Unreadable),
+                        "{what}: {findings:#?}"
+                    );
+                    let name = path.file_name().unwrap().to_str().unwrap();
+                    let finding = findings.first();
+                    let finding = finding.unwrap_or_else(|| panic!("{what} is not found"));
+                    assert!(!finding.advice.is_empty(), "{what}: {finding:?}");
+                    found_by_name += usize::from(finding.what.contains(name));
+                    assert!(
+                        finding.what.contains(name) || finding.what.contains("index"),
+                        "{what}: {finding:?}"
+                    );
+                }
+                // Readers refuse it as an opening does.
+                Err(said) => assert!(said.contains("store"), "{what}: {said}"),
+            }
+            flip(&path, bit);
+        }
+    }
+    assert!(found_by_name > 20, "{found_by_name}");
+    assert_eq!(look(), Ok(vec![]));
+}
+
+fn scrubbed(store: &Store) -> Scrubbed {
+    scrub(store, &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+#[test]
+fn every_flipped_bit_of_an_open_store_is_found_and_mended_where_that_can_be() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("store");
+    let store = filled(&directory);
+    let clean = scrubbed(&store);
+    assert!(clean.report.is_clean(), "{clean:?}");
+    let mut random = Random(8);
+    let (mut named, mut mended) = (0, 0);
+    let parts: [(&str, &[&str]); 3] = [
+        ("", &["superblock", "generation"]),
+        ("journal", &[".checkpoint", ".log"]),
+        ("index", &[".sst", "CURRENT", "MANIFEST-", ".log"]),
+    ];
+    for (part, names) in parts {
+        for name in names {
+            let mut left = bits(64, &mut random).len() as u64;
+            while left > 0 {
+                left -= 1;
+                // What was mended is another file by now.
+                let all = files(directory.join(part), &[name]);
+                let (path, bytes) = all[random.below(all.len() as u64) as usize].clone();
+                let bit = random.below(8 * bytes);
+                let before = fs::read(&path).unwrap();
+                flip(&path, bit);
+                let what = format!("bit {bit} of {} ({bytes} bytes)", path.display());
+                // Nothing is changed by this.
+                assert!(!fsck(&store, FsckLevel::Index).is_sound(), "{what}");
+                let found = scrubbed(&store).report.damaged_files;
+                assert_eq!(found.len(), 1, "{what}: {found:#?}");
+                let relative = path.strip_prefix(&directory).unwrap().to_str().unwrap();
+                let is_named = found[0].file == relative;
+                assert!(
+                    is_named || found[0].part == Part::Index,
+                    "{what}: {found:?}"
+                );
+                named += u32::from(is_named);
+                assert_eq!(found[0].mended, part != "index", "{what}: {found:?}");
+                if found[0].mended {
+                    mended += 1;
+                    more(&store, 1000 + mended);
+                } else {
+                    assert!(found[0].advice.contains("pool repair"), "{found:?}");
+                    fs::write(&path, before).unwrap();
+                }
+                let clean = scrubbed(&store);
+                assert!(clean.report.is_clean(), "after {what}: {clean:?}");
+            }
+        }
+    }
+    assert!(named > 15 && mended >= 12, "{named} {mended}");
+    let told = closed::told(&store);
+    drop(store);
+    assert_eq!(closed::told(&open(&directory)), told);
+}
+
+#[test]
+fn a_record_that_differs_from_the_journal_is_named() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("store");
+    drop(filled(&directory));
+    let gone = ObjectId::of(&content(100, 40));
+    tamper(&directory, |index| {
+        let handle = |family| index.cf_handle(family).unwrap();
+        // One of the checkpoint and one of a log, one that is missing and one too many.
+        let libraries = handle("libraries");
+        let record = index.get_cf(libraries, "l0@1").unwrap().unwrap();
+        let record = String::from_utf8(record).unwrap();
+        let other = record.replace("created_at\":1", "created_at\":2");
+        assert_ne!(other, record);
+        index.put_cf(libraries, "l0@1", &other).unwrap();
+        index.put_cf(libraries, "invented@1", &record).unwrap();
+        let pinned = index.get_cf(libraries, "more200-1@1").unwrap().unwrap();
+        let pinned = String::from_utf8(pinned).unwrap();
+        let free = pinned.replace("pinned\":true", "pinned\":false");
+        assert_ne!(free, pinned);
+        index.put_cf(libraries, "more200-1@1", free).unwrap();
+        index.delete_cf(handle("objects"), gone.0).unwrap();
+        index.put_cf(handle("meta"), "epoch", [9; 8]).unwrap();
+    });
+    let store = open(&directory);
+    let mut named: Vec<String> = fsck(&store, FsckLevel::Index)
+        .findings
+        .into_iter()
+        .filter(|finding| finding.problem == Problem::Index)
+        .map(|finding| finding.what)
+        .collect();
+    named.sort();
+    let mut expected: Vec<String> = [
+        ("l0@1".to_owned(), "libraries"),
+        ("invented@1".to_owned(), "libraries"),
+        ("more200-1@1".to_owned(), "libraries"),
+        (gone.to_string(), "objects"),
+        ("epoch".to_owned(), "meta"),
+    ]
+    .into_iter()
+    .map(|(key, family)| {
+        format!("index: the record {key} of {family} is not the one that the journal has")
+    })
+    .collect();
+    expected.sort();
+    assert_eq!(named, expected);
+    // No checkpoint takes that over before a repair.
+    let before = journal_files(&directory, "checkpoint");
+    assert!(
+        scrubbed(&store)
+            .report
+            .damaged_files
+            .iter()
+            .all(|file| !file.mended)
+    );
+    assert!(!store.checkpoint_if_due().unwrap());
+    assert_eq!(journal_files(&directory, "checkpoint"), before);
+}
+
+#[test]
+fn what_others_do_meanwhile_is_no_damage() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("store");
+    let store = filled(&directory);
+    let ended = AtomicBool::new(false);
+    let now = CollectOptions {
+        grace: std::time::Duration::ZERO,
+        ..CollectOptions::default()
+    };
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            let mut round = 0;
+            while !ended.load(Ordering::Relaxed) {
+                round += 1;
+                more(&store, 5000 + 10 * round);
+                if round % 3 == 0 {
+                    store.checkpoint().unwrap();
+                    collect(&store, &now).unwrap();
+                }
+            }
+        });
+        let mut found = Vec::new();
+        for round in 0..12 {
+            let mut go_on = |_| ControlFlow::Continue(());
+            let mut look = |view: &StoreView| audit(view, &mut go_on).unwrap();
+            found.push(if round % 2 == 0 {
+                look(&store)
+            } else {
+                follow(&directory, &mut look).unwrap()
+            });
+        }
+        // Whatever is found, the other thread must end.
+        ended.store(true, Ordering::Relaxed);
+        for found in found {
+            assert_eq!(found, ControlFlow::Continue(Default::default()));
+        }
+    });
+    // It can be ended at any step.
+    let stopped = audit(&store, &mut |_| ControlFlow::Break(()));
+    assert_eq!(stopped.unwrap(), ControlFlow::Break(()));
+}

@@ -1,0 +1,275 @@
+//! Whether the files that say what a store has are what they were, and say the same.
+//!
+//! Index and journal are each other's redundancy, which is worth something only as long as both are whole. Neither is read to its
+//! end while all goes well: of a checkpoint an opening looks at the header, and what the index has in memory tells nothing of the
+//! disk. So here everything is read anew: superblock, mark, all tables and logs of the index, the newest checkpoint and all
+//! frames; and what checkpoint and frames come to is compared with the index, record by record. What is damaged of the one can be
+//! made anew from the other ([`Store::mend_files`](crate::Store::mend_files), [`repair`](crate::repair)).
+
+mod compare;
+mod damage;
+mod mending;
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::StoreView;
+use crate::error::{self, Result};
+use crate::format::{GENERATION_FILE, INDEX_DIRECTORY, JOURNAL_DIRECTORY, SUPERBLOCK_FILE};
+use crate::index::{Inspection, Reread};
+use crate::journal::{self, Examined};
+use crate::opening::has_journal;
+use compare::Comparison;
+pub use damage::{DamagedFile, Part};
+
+/// Bytes that are read between two reports.
+const STEP: u64 = 2 << 20;
+
+/// How often a store that another process may write to is looked at until two looks in a row find the same.
+const LOOKS: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// Files that are not what they should be.
+    pub damaged: Vec<DamagedFile>,
+    /// How far the mark is behind in a store that nobody writes to, in words: a power cut leaves that.
+    pub late_mark: Option<String>,
+}
+
+/// Reads superblock, mark, index and journal of a store anew and compares them. Others may write to the store and collect
+/// meanwhile. `step` is told of the bytes that were read every 2 MiB at most, may take its time, and may end it: then there is no
+/// answer.
+///
+/// # Errors
+///
+/// When the store cannot be kept as it is for as long; what cannot be read is damage and no error.
+pub fn audit(
+    view: &StoreView,
+    step: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<ControlFlow<(), Audit>> {
+    let mut reading = Reading {
+        step,
+        read: 0,
+        flow: ControlFlow::Continue(()),
+    };
+    let mut last = None;
+    for _ in 0..LOOKS {
+        let found = look(view, &mut reading)?;
+        if reading.flow.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        // Of a store that this process has nothing goes meanwhile. Of another's something can be gone between two looks.
+        if view.is_writer() || found.damaged.is_empty() || last.as_ref() == Some(&found) {
+            return Ok(ControlFlow::Continue(found));
+        }
+        last = Some(found);
+        std::thread::sleep(PAUSE);
+        if let Err(error) = view.refresh() {
+            tracing::debug!(%error, "looking again");
+        }
+    }
+    Ok(ControlFlow::Continue(last.unwrap_or_default()))
+}
+
+/// Tells somebody now and then how much was read.
+struct Reading<'a> {
+    step: &'a mut dyn FnMut(u64) -> ControlFlow<()>,
+    /// Bytes since that was told last.
+    read: u64,
+    flow: ControlFlow<()>,
+}
+
+impl Reading<'_> {
+    /// `bytes` more were read.
+    fn note(&mut self, bytes: u64) -> ControlFlow<()> {
+        self.read += bytes;
+        if self.read >= STEP {
+            return self.tell();
+        }
+        self.flow
+    }
+
+    fn tell(&mut self) -> ControlFlow<()> {
+        let read = std::mem::take(&mut self.read);
+        if self.flow.is_continue() {
+            self.flow = (self.step)(read);
+        }
+        self.flow
+    }
+}
+
+fn look(view: &StoreView, reading: &mut Reading<'_>) -> Result<Audit> {
+    let directory = view.directory();
+    let kept = view.index.keep_files()?;
+    let mut found = Audit::default();
+    if let Err(error) = view.check_superblock() {
+        let part = Part::Superblock;
+        found
+            .damaged
+            .push(DamagedFile::new(part, SUPERBLOCK_FILE, error.to_string()));
+    }
+    // Before the index, which others may be adding to.
+    let least = match &kept {
+        Some(kept) => kept.commits,
+        None => view.generation().unwrap_or(0),
+    };
+    if let Some((there, written)) = view.index.changed_mark()? {
+        let there = there.map_or("nothing".into(), |there| there.to_string());
+        let what = format!("says {there}, and {written} was written to it");
+        found
+            .damaged
+            .push(DamagedFile::new(Part::Mark, GENERATION_FILE, what));
+    }
+    let index = look_at_index(view, least, reading, &mut found.damaged);
+    let limit = match &index {
+        Some((_, inspection)) => inspection.commits,
+        None => kept.as_ref().map_or(least, |kept| kept.commits),
+    };
+    if kept.is_none() && index.is_some() {
+        found.late_mark = late_mark(view, limit);
+    }
+    let has_journal = has_journal(directory, view.superblock());
+    if reading.flow.is_break() {
+        return Ok(found);
+    }
+    if has_journal {
+        look_at_journal(view, limit, index.as_ref(), reading, &mut found.damaged);
+    } else if let Some((index, _)) = &index {
+        let records = compare::check(&index.reader(), reading);
+        let records = records.into_iter().map(DamagedFile::of_index);
+        found.damaged.extend(records);
+    }
+    let _ = reading.tell();
+    damage::advise(&mut found.damaged, has_journal, directory);
+    Ok(found)
+}
+
+/// Reads the index anew, which has `least` commits or more. Answers with what can be used of it, if all of it can be read.
+fn look_at_index(
+    view: &StoreView,
+    least: u64,
+    reading: &mut Reading<'_>,
+    damaged: &mut Vec<DamagedFile>,
+) -> Option<(Reread, Inspection)> {
+    let directory = view.directory();
+    let path = directory.join(INDEX_DIRECTORY);
+    let opened = Reread::open(&path);
+    let index = match opened {
+        Ok(index) => index,
+        Err(error) => {
+            damaged.push(DamagedFile::of_unopened_index(directory, &error));
+            return None;
+        }
+    };
+    let errors = match index.damage(&mut |bytes| reading.note(bytes)) {
+        ControlFlow::Continue(errors) => errors,
+        ControlFlow::Break(()) => return None,
+    };
+    if !errors.is_empty() {
+        let errors = errors.iter();
+        damaged.extend(errors.map(|error| DamagedFile::of_error(directory, error)));
+        return None;
+    }
+    let inspection = match index.inspect() {
+        Ok(inspection) => inspection,
+        Err(error) => {
+            damaged.push(DamagedFile::of_error(directory, &error));
+            return None;
+        }
+    };
+    let superblock = view.superblock();
+    let what = match inspection.identity {
+        Some(identity) if identity != superblock.identity => Some(error::another_store()),
+        None if superblock.is_marked() => Some("it does not say which store it belongs to".into()),
+        _ if inspection.commits < least => Some(format!(
+            "on disk it has {} commits, and {least} were made: its log or its list of tables (MANIFEST) is damaged",
+            inspection.commits
+        )),
+        _ => inspection.hole.map(|number| {
+            format!(
+                "commit {number} of {} is missing in it: its log is damaged",
+                inspection.commits
+            )
+        }),
+    };
+    match what {
+        Some(what) => {
+            damaged.push(DamagedFile::of_index(what));
+            None
+        }
+        None => Some((index, inspection)),
+    }
+}
+
+/// Reads the journal up to the commit `limit`, and compares it with the index if that is whole.
+fn look_at_journal(
+    view: &StoreView,
+    limit: u64,
+    index: Option<&(Reread, Inspection)>,
+    reading: &mut Reading<'_>,
+    damaged: &mut Vec<DamagedFile>,
+) {
+    let (directory, identity) = (view.directory(), view.superblock().identity);
+    let journal = directory.join(JOURNAL_DIRECTORY);
+    let Examined {
+        flaws,
+        checkpoint,
+        reached,
+    } = journal::examine(&journal, identity, limit, |_, _, changes| {
+        let _ = reading.note(changes.len() as u64);
+    });
+    if let Some(checkpoint) = &checkpoint {
+        let _ = reading.note(checkpoint.bytes());
+    }
+    if !flaws.is_empty() {
+        let flaws = flaws.into_iter();
+        damaged.extend(flaws.map(|flaw| DamagedFile::of_journal(directory, flaw)));
+        return;
+    }
+    let (Some((index, inspection)), Some(checkpoint), Some(reached)) = (index, checkpoint, reached)
+    else {
+        return;
+    };
+    if inspection.frame.unwrap_or_default() != reached {
+        damaged.push(DamagedFile::of_index(format!(
+            "its commit {limit} is another one than that of the journal: they are of different copies of the store"
+        )));
+        return;
+    }
+    let comparison = Comparison {
+        index: &index.reader(),
+        checkpoint: &checkpoint,
+        journal: &journal,
+        identity,
+        limit,
+    };
+    let differing = match comparison.differences(reading) {
+        Ok(differing) => differing,
+        Err(error) => vec![error.to_string()],
+    };
+    damaged.extend(differing.into_iter().map(DamagedFile::of_index));
+}
+
+/// How far the mark is behind `commits`, which were made, if it stays there: whoever makes commits writes it at once.
+fn late_mark(view: &StoreView, commits: u64) -> Option<String> {
+    let mut mark = 0;
+    for _ in 0..LOOKS {
+        mark = view.generation().unwrap_or(0);
+        if mark >= commits || !view.superblock().is_marked() {
+            return None;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Some(format!(
+        "{GENERATION_FILE} says {mark}, and {commits} commits were made"
+    ))
+}
+
+/// A path in the store's directory, as people are told of it.
+fn relative(directory: &Path, path: &Path) -> String {
+    let path = path.strip_prefix(directory).unwrap_or(path);
+    path.display().to_string()
+}
