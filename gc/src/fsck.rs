@@ -202,7 +202,11 @@ pub fn fsck(store: &StoreView, level: FsckLevel) -> FsckReport {
         level,
         ..FsckReport::default()
     };
-    check_files(store, &mut report);
+    let is_read = check_files(store, &mut report);
+    if !is_read && !store.is_writer() {
+        // What is missing in it for that is not missing.
+        return report;
+    }
     let Some(held) = report.note(store.hold_all()) else {
         return report;
     };
@@ -220,18 +224,19 @@ pub fn fsck(store: &StoreView, level: FsckLevel) -> FsckReport {
     report
 }
 
-/// Reads superblock, mark, index and journal anew and compares them.
-fn check_files(store: &StoreView, report: &mut FsckReport) {
+/// Reads superblock, mark, index and journal anew and compares them. False when files of the index cannot be read.
+fn check_files(store: &StoreView, report: &mut FsckReport) -> bool {
     let found = report.note(audit(store, &mut |_| ControlFlow::Continue(())));
-    if let Some(ControlFlow::Continue(found)) = found {
-        found
-            .damaged
-            .into_iter()
-            .for_each(|file| report.find_file(file));
-        if let Some(late) = found.late_mark {
-            report.find(Problem::LateMark, late);
-        }
+    let Some(ControlFlow::Continue(found)) = found else {
+        return true;
+    };
+    for file in found.damaged {
+        report.find_file(file);
     }
+    if let Some(late) = found.late_mark {
+        report.find(Problem::LateMark, late);
+    }
+    !found.lacks_tables
 }
 
 /// Calls `visit` with each record of a kind, and notes those that cannot be read. True when it came

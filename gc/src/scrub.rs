@@ -44,7 +44,8 @@ pub fn scrub(store: &Store, step: &mut dyn FnMut(Progress) -> ControlFlow<()>) -
                 let files = &mut under_way.found.damaged_files;
                 files.retain(|file| file.mended);
                 files.extend(damaged);
-                if !files.is_empty() {
+                under_way.found.add_unread(&pass);
+                if !under_way.found.damaged_files.is_empty() {
                     state.pass = Some(under_way.clone());
                     during("noting how far a scrub is", state.write(directory))?;
                 }
@@ -66,11 +67,17 @@ pub fn scrub(store: &Store, step: &mut dyn FnMut(Progress) -> ControlFlow<()>) -
         found.segments += 1;
         found.pages += read.pages;
         found.doubtful_pages += read.doubtful_pages();
-        let mut damaged = during("asking for damaged objects", pass.damaged_by(read))?;
+        let asked = pass.damaged_by(read, &mut watched);
+        let Some(mut damaged) = during("asking for damaged objects", asked)? else {
+            break;
+        };
         damaged.retain(|id| !found.damaged_objects.contains(id));
         if !damaged.is_empty() {
             report(store, &damaged);
-            during("noting what is damaged", store.note_damaged(&damaged))?;
+            // What keeps it from being noted is of the index, and told as well.
+            if let Err(error) = store.note_damaged(&damaged) {
+                tracing::error!(%error, "noting what is damaged");
+            }
             found.damaged_objects.extend(damaged);
         }
         under_way.after = Some(segment);
@@ -83,7 +90,9 @@ pub fn scrub(store: &Store, step: &mut dyn FnMut(Progress) -> ControlFlow<()>) -
         state.completed_at = Some(now());
         state.last = Some(report.clone());
         during("noting the end of a scrub", state.write(directory))?;
-        during("mending what was damaged", store.mend())?;
+        if let Err(error) = store.mend() {
+            tracing::error!(%error, "mending what was damaged");
+        }
     }
     tracing::info!(
         segments = report.segments,

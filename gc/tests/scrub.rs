@@ -2,13 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "../../store/tests/closed/mod.rs"]
+mod closed;
 mod collecting;
 #[path = "../../store/tests/common/mod.rs"]
 mod common;
 
 use std::fs::{self, File};
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt as _;
 
+use closed::tamper;
 use collecting::{DENSE, collect_all, fill, follow};
 use common::{Random, content, library_ref, open, push_library};
 use pool_core::ObjectId;
@@ -130,5 +134,103 @@ fn what_comes_and_goes_meanwhile_is_no_damage() {
             }
         });
         assert_eq!(found.unwrap().damaged_objects, [], "round {round}");
+    }
+}
+
+#[test]
+fn a_record_that_cannot_be_read_keeps_nothing_else_from_being_scrubbed() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("store");
+    fill_and_leave(&open(&directory));
+    let bytes = content(60, 5);
+    push_library(&open(&directory), "spoilt@1", &bytes, Placement::Sparse).unwrap();
+    let spoilt = ObjectId::of(&bytes);
+    tamper(&directory, |index| {
+        let objects = index.cf_handle("objects").unwrap();
+        index.put_cf(objects, spoilt.0, b"no record").unwrap();
+    });
+    let all = slots_but(&directory, spoilt);
+    let (segment, slot, object) = all[all.len() / 2];
+    let path = directory.join(format!("segments/{segment}.seg"));
+    let file = File::options().write(true).open(path).unwrap();
+    file.write_all_at(b"spoilt", slot.byte_offset()).unwrap();
+    let found = scrub(&follow(&directory), &mut |_| ()).unwrap();
+    assert!(found.damaged_objects.contains(&object), "{found:?}");
+    let store = open(&directory);
+    let scrubbed = pool_gc::scrub(&store, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(scrubbed.is_complete);
+    for report in [found, scrubbed.report] {
+        assert!(report.damaged_objects.contains(&object), "{report:?}");
+        let [file] = report.damaged_files.as_slice() else {
+            panic!("{report:?}");
+        };
+        let id = spoilt.to_string();
+        assert!(
+            file.what.contains(&id) && file.advice.contains("pool repair"),
+            "{file:?}"
+        );
+    }
+}
+
+/// As [`slots`], of all objects but one, whose record cannot be read.
+fn slots_but(directory: &std::path::Path, spoilt: ObjectId) -> Vec<(SegmentId, Slot, ObjectId)> {
+    let mut all = Vec::new();
+    let view = follow(directory);
+    let scan = view
+        .snapshot()
+        .each(&pool_store::records::OBJECTS, |record| {
+            if let Ok((id, record)) = record {
+                assert_ne!(id, spoilt);
+                for extent in record.map.extents() {
+                    all.extend((0..extent.count).map(|nth| {
+                        let slot = Slot(extent.slot.0 + nth);
+                        (extent.segment, slot, id)
+                    }));
+                }
+            }
+            Ok(())
+        });
+    scan.unwrap();
+    all.sort();
+    all
+}
+
+#[test]
+fn asking_objects_is_paced_and_can_be_ended() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("store");
+    let store = open(&directory);
+    // Three windows of one object.
+    let bytes = content(1, 3 * 512);
+    push_library(&store, "large@1", &bytes, DENSE).unwrap();
+    let steps = |store: &Store, end: Option<u32>| {
+        let mut steps = 0;
+        let scrubbed = pool_gc::scrub(store, &mut |_| {
+            steps += 1;
+            match end {
+                Some(end) if steps == end => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        });
+        (steps, scrubbed.unwrap())
+    };
+    let (clean, scrubbed) = steps(&store, None);
+    assert!(scrubbed.is_complete && scrubbed.report.is_clean());
+    let (segment, slot, _) = slots(&store)[700];
+    let path = directory.join(format!("segments/{segment}.seg"));
+    let file = File::options().write(true).open(path).unwrap();
+    file.write_all_at(b"spoilt", slot.byte_offset()).unwrap();
+    let (asked, scrubbed) = steps(&store, None);
+    assert_eq!(scrubbed.report.damaged_objects, [ObjectId::of(&bytes)]);
+    assert_eq!(asked, clean + 3);
+    // Wherever it is ended the next one finds it.
+    for end in 1..=asked {
+        let (_, ended) = steps(&store, Some(end));
+        assert!(!ended.is_complete || end == asked, "{end}");
+        let mut next = ended;
+        while !next.is_complete {
+            next = steps(&store, None).1;
+        }
+        assert_eq!(next.report.damaged_objects, [ObjectId::of(&bytes)], "{end}");
     }
 }

@@ -115,7 +115,7 @@ impl StoreView {
     }
 
     /// True in the process that writes to the store.
-    pub(crate) fn is_writer(&self) -> bool {
+    pub fn is_writer(&self) -> bool {
         self.followed.is_none()
     }
 

@@ -6,9 +6,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::relative;
+use crate::StoreView;
 use crate::error::StoreError;
 use crate::format::INDEX_DIRECTORY;
 use crate::journal::Flaw;
+use crate::opening::has_journal;
 
 /// What of a store a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +60,19 @@ impl DamagedFile {
     /// Something that is wrong with the index as a whole.
     pub(super) fn of_index(what: String) -> Self {
         Self::new(Part::Index, INDEX_DIRECTORY, what)
+    }
+
+    /// A record of the index that cannot be read, as `what` says.
+    pub(crate) fn of_record(what: &str, view: &StoreView) -> Self {
+        let mut alone = [Self::of_index(what.to_owned())];
+        let directory = view.directory();
+        advise(
+            &mut alone,
+            has_journal(directory, view.superblock()),
+            directory,
+        );
+        let [alone] = alone;
+        alone
     }
 
     /// What an error of reading the index tells.

@@ -37,6 +37,9 @@ pub struct Audit {
     pub damaged: Vec<DamagedFile>,
     /// How far the mark is behind in a store that nobody writes to, in words: a power cut leaves that.
     pub late_mark: Option<String>,
+    /// Files of the index cannot be read. A reader beside the writer may then miss records without a word (RocksDB's secondaries
+    /// take a table that they cannot open for none).
+    pub lacks_tables: bool,
 }
 
 /// Reads superblock, mark, index and journal of a store anew and compares them. Others may write to the store and collect
@@ -124,6 +127,7 @@ fn look(view: &StoreView, reading: &mut Reading<'_>) -> Result<Audit> {
             .push(DamagedFile::new(Part::Mark, GENERATION_FILE, what));
     }
     let index = look_at_index(view, least, reading, &mut found.damaged);
+    found.lacks_tables = index.is_none();
     let limit = match &index {
         Some((_, inspection)) => inspection.commits,
         None => kept.as_ref().map_or(least, |kept| kept.commits),

@@ -101,8 +101,8 @@ fn make(
     }
     place.sync_copies()?;
     let mut report = copier.report;
-    report.damaged_objects = damaged_objects(snapshot, &damaged)?;
-    report.lost_objects = damaged_objects(snapshot, &doubtful)?;
+    report.damaged_objects = damaged_objects(snapshot, &damaged, &mut |_| ());
+    report.lost_objects = damaged_objects(snapshot, &doubtful, &mut |_| ());
 
     let header = Header {
         segment_bytes: superblock.segment_bytes,

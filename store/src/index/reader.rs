@@ -260,6 +260,20 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Calls `visit` with every object whose record can be read.
+    pub(crate) fn for_each_readable_object(&self, mut visit: impl FnMut(ObjectId, ObjectRecord)) {
+        let scanned = self.each(&records::OBJECTS, |record| {
+            match record {
+                Ok((id, record)) => visit(id, record),
+                Err(error) => tracing::warn!(%error, "an object is passed over"),
+            }
+            Ok(())
+        });
+        if let Err(error) = scanned {
+            tracing::warn!(%error, "objects are passed over");
+        }
+    }
+
     /// All segments that the index knows.
     pub fn segments(&self) -> Result<Vec<(SegmentId, SegmentRecord)>> {
         let mut all = Vec::new();
