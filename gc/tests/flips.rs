@@ -198,6 +198,24 @@ fn every_flipped_bit_of_an_open_store_is_found_and_mended_where_that_can_be() {
         }
     }
     assert!(named > 15 && mended >= 12, "{named} {mended}");
+    // A log without a frame has nothing but a header.
+    assert!(store.checkpoint().unwrap());
+    let log = journal_files(&directory, "log").pop().unwrap();
+    flip(&log, 8 * 20);
+    let found = scrubbed(&store).report.damaged_files;
+    assert!(found.len() == 1 && found[0].mended, "{found:?}");
+    assert_eq!((found[0].part, found[0].offset), (Part::Log, Some(0)));
+    assert!(scrubbed(&store).report.is_clean());
+    // What is gone is as what is damaged, and nothing is made in its place.
+    for name in ["journal", "index/CURRENT"] {
+        fs::rename(directory.join(name), root.path().join("aside")).unwrap();
+        let found = scrubbed(&store).report.damaged_files;
+        assert!(found.len() == 1 && !found[0].mended, "{found:?}");
+        assert_eq!(found[0].file, name);
+        assert!(!directory.join(name).exists());
+        fs::rename(root.path().join("aside"), directory.join(name)).unwrap();
+    }
+    assert!(scrubbed(&store).report.is_clean());
     let told = closed::told(&store);
     drop(store);
     assert_eq!(closed::told(&open(&directory)), told);

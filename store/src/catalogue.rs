@@ -31,6 +31,9 @@ pub(crate) struct Header {
     pub(crate) identity: [u8; 16],
     /// Commits that the store had made.
     pub(crate) commits: u64,
+    /// The first bytes of the digest of the last commit's frame in the journal: copies of a store that each went on differ in it.
+    /// Zeros where it is not known.
+    pub(crate) frame: [u8; 8],
     /// When it was begun.
     pub(crate) begun_at: Timestamp,
 }
@@ -94,7 +97,7 @@ impl Writer {
         bytes.extend_from_slice(&header.identity);
         bytes.extend_from_slice(&header.commits.to_le_bytes());
         bytes.extend_from_slice(&header.begun_at.to_le_bytes());
-        bytes.resize(HEADER, 0);
+        bytes.extend_from_slice(&header.frame);
         writer.write(&bytes)?;
         Ok(writer)
     }
@@ -281,6 +284,7 @@ fn decode_header(bytes: &[u8]) -> std::result::Result<Header, String> {
             identity: fields.take(16)?.try_into().ok()?,
             commits: fields.u64()?,
             begun_at: fields.u64()?,
+            frame: fields.take(8)?.try_into().ok()?,
         };
         Some((magic, version, page_size, header))
     };
@@ -312,6 +316,7 @@ mod tests {
         segment_bytes: 4 << 20,
         identity: [7; 16],
         commits: 9,
+        frame: [3; 8],
         begun_at: 5,
     };
 

@@ -12,8 +12,8 @@ use super::Reading;
 use crate::catalogue::{Catalogue, Entries, Entry};
 use crate::error::Result;
 use crate::index::{Reader, Recorded, shown};
+use crate::journal;
 use crate::journal::frame::{Change, each_change};
-use crate::journal::{self};
 
 /// Records that are named; the others are counted.
 const NAMED: usize = 16;
@@ -36,7 +36,7 @@ impl Comparison<'_> {
         let mut open = self.against_checkpoint(reading)?;
         let begun = self.checkpoint.header().commits;
         let mut result = Ok(());
-        let examined = journal::examine(
+        let read = journal::each_commit(
             self.journal,
             self.identity,
             self.limit,
@@ -52,7 +52,7 @@ impl Comparison<'_> {
         );
         result?;
         // It was whole a moment ago.
-        if reading.flow.is_break() || !examined.flaws.is_empty() {
+        if reading.flow.is_break() || read.is_err() {
             return Ok(Vec::new());
         }
         Ok(told(&open))

@@ -119,15 +119,17 @@ fn look(view: &StoreView, reading: &mut Reading<'_>) -> Result<Audit> {
         Some(kept) => kept.commits,
         None => view.generation().unwrap_or(0),
     };
-    if let Some((there, written)) = view.index.changed_mark()? {
-        let there = there.map_or("nothing".into(), |there| there.to_string());
-        let what = format!("says {there}, and {written} was written to it");
-        found
-            .damaged
-            .push(DamagedFile::new(Part::Mark, GENERATION_FILE, what));
-    }
-    let index = look_at_index(view, least, reading, &mut found.damaged);
-    found.lacks_tables = index.is_none();
+    let mark = match view.index.changed_mark() {
+        Ok(None) => None,
+        Ok(Some((there, written))) => {
+            let there = there.map_or("nothing".into(), |there| there.to_string());
+            Some(format!("says {there}, and {written} was written to it"))
+        }
+        Err(error) => Some(error.to_string()),
+    };
+    let mark = mark.map(|what| DamagedFile::new(Part::Mark, GENERATION_FILE, what));
+    found.damaged.extend(mark);
+    let index = look_at_index(view, least, reading, &mut found);
     let limit = match &index {
         Some((_, inspection)) => inspection.commits,
         None => kept.as_ref().map_or(least, |kept| kept.commits),
@@ -156,15 +158,14 @@ fn look_at_index(
     view: &StoreView,
     least: u64,
     reading: &mut Reading<'_>,
-    damaged: &mut Vec<DamagedFile>,
+    found: &mut Audit,
 ) -> Option<(Reread, Inspection)> {
     let directory = view.directory();
-    let path = directory.join(INDEX_DIRECTORY);
-    let opened = Reread::open(&path);
-    let index = match opened {
+    let index = match open_index(directory) {
         Ok(index) => index,
-        Err(error) => {
-            damaged.push(DamagedFile::of_unopened_index(directory, &error));
+        Err(damaged) => {
+            found.damaged.push(damaged);
+            found.lacks_tables = true;
             return None;
         }
     };
@@ -173,10 +174,13 @@ fn look_at_index(
         ControlFlow::Break(()) => return None,
     };
     if !errors.is_empty() {
+        found.lacks_tables = true;
         let errors = errors.iter();
-        damaged.extend(errors.map(|error| DamagedFile::of_error(directory, error)));
+        let errors = errors.map(|error| DamagedFile::of_error(directory, error));
+        found.damaged.extend(errors);
         return None;
     }
+    let damaged = &mut found.damaged;
     let inspection = match index.inspect() {
         Ok(inspection) => inspection,
         Err(error) => {
@@ -188,7 +192,8 @@ fn look_at_index(
     let what = match inspection.identity {
         Some(identity) if identity != superblock.identity => Some(error::another_store()),
         None if superblock.is_marked() => Some("it does not say which store it belongs to".into()),
-        _ if inspection.commits < least => Some(format!(
+        // Indexes of old releases count nothing.
+        _ if superblock.is_marked() && inspection.commits < least => Some(format!(
             "on disk it has {} commits, and {least} were made: its log or its list of tables (MANIFEST) is damaged",
             inspection.commits
         )),
@@ -206,6 +211,17 @@ fn look_at_index(
         }
         None => Some((index, inspection)),
     }
+}
+
+fn open_index(directory: &Path) -> std::result::Result<Reread, DamagedFile> {
+    let path = directory.join(INDEX_DIRECTORY);
+    // RocksDB would make a directory of its own.
+    if let Err(error) = path.join("CURRENT").symlink_metadata() {
+        let file = format!("{INDEX_DIRECTORY}/CURRENT");
+        let what = format!("cannot be looked at ({error})");
+        return Err(DamagedFile::new(Part::Index, file, what));
+    }
+    Reread::open(&path).map_err(|error| DamagedFile::of_unopened_index(directory, &error))
 }
 
 /// Reads the journal up to the commit `limit`, and compares it with the index if that is whole.

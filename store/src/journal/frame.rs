@@ -21,6 +21,13 @@ const DELETE: u8 = 2;
 /// What everything up to some commit comes to.
 pub(crate) type Digest = [u8; DIGEST];
 
+/// The first bytes of a digest, by which copies of a store are told apart; zeros where it is not known.
+pub(crate) fn shortened(digest: Option<Digest>) -> [u8; 8] {
+    let mut short = [0; 8];
+    short.copy_from_slice(&digest.unwrap_or_default()[..8]);
+    short
+}
+
 /// How a log begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {

@@ -26,7 +26,9 @@ use crate::now;
 use frame::{Digest, HEAD, HEADER, Header};
 use names::Name;
 
-pub(crate) use read::{Commits, Examined, Flaw, Found, Unusable, examine, read};
+pub(crate) use read::{
+    Commits, Examined, Flaw, Found, Unusable, digest_of, each_commit, examine, read,
+};
 
 /// A log grows by so much disk at a time.
 const STEP: u64 = 1 << 20;
@@ -349,6 +351,7 @@ fn write_checkpoint(
         segment_bytes,
         identity,
         commits: state.commits()?,
+        frame: frame::shortened(state.last_frame()?),
         begun_at: now(),
     };
     let name = Name::Checkpoint(header.commits);

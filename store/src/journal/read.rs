@@ -191,6 +191,27 @@ pub(crate) fn examine(
     examined
 }
 
+/// Calls `visit` as [`read`] does with all commits up to `limit`, of logs that were found whole.
+pub(crate) fn each_commit(
+    directory: &Path,
+    identity: [u8; 16],
+    limit: u64,
+    visit: impl FnMut(u64, &Digest, &[u8]),
+) -> Result<(), Flaw> {
+    let (bases, _) = list(directory)?;
+    let logs = read_logs(directory, identity, &bases, limit, visit);
+    logs.flaws.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Digest of the commit `number`, if the logs that are there tell.
+pub(crate) fn digest_of(directory: &Path, identity: [u8; 16], number: u64) -> Option<Digest> {
+    let (bases, _) = list(directory).ok()?;
+    let logs = read_logs(directory, identity, &bases, number, |_, _, _| ());
+    let mut logs = logs.whole.into_iter();
+    let log = logs.rfind(|log| log.header.base <= number && log.last == number)?;
+    Some(log.last_digest()).filter(|digest| *digest != Digest::default())
+}
+
 /// Reads logs, up to the commit `limit`, and compares each with the one before it.
 fn read_logs(
     directory: &Path,
