@@ -72,6 +72,17 @@ pub struct Location {
     pub slot: Slot,
 }
 
+#[cfg(test)]
+impl Location {
+    /// A slot of a segment.
+    pub(crate) fn of(segment: u32, slot: u32) -> Self {
+        Self {
+            segment: SegmentId(segment),
+            slot: Slot(slot),
+        }
+    }
+}
+
 impl Location {
     /// The location `slots` further on in the same segment.
     #[must_use]

@@ -11,7 +11,8 @@
 //! place valid and some slots unused.
 //!
 //! A segment that cannot be moved stays as it is, damaged pages and all, and the others go on
-//! without it: what was copied of it is taken back, so that trying again costs no disk.
+//! without it: what was copied of it is taken back, so that trying again costs no disk. What was found
+//! damaged in it is noted, so that the next push of it lets the segment go.
 
 mod copy;
 mod moves;
@@ -123,6 +124,7 @@ mod tests {
     use pool_core::page::{PAGE_SIZE, WINDOW_SIZE};
 
     use super::*;
+    use crate::damage::{DamagedSlots, Expected};
     use crate::format::Location;
     use crate::placement::Placement;
     use crate::upload::{Content, Target};
@@ -193,6 +195,41 @@ mod tests {
         assert_stored(&store, kept);
         let page = PageId::of(&kept[..PAGE_SIZE as usize]);
         assert_ne!(store.page(&page).unwrap().unwrap().segment, segment);
+    }
+
+    #[test]
+    fn what_is_found_damaged_while_it_is_copied_is_so_in_the_copy() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = content(1);
+        let (kept, dead) = bytes.split_at(100 * PAGE_SIZE as usize);
+        let (store, segment) = half_dead(directory.path(), kept, dead);
+        let collection = store.begin_collection().unwrap();
+        collection.delete_objects(&[ObjectId::of(dead)]).unwrap();
+        // As a repair leaves it: nothing names the pages, so no copy is checked.
+        let survey = Survey::of(&store.snapshot(), &[segment]).unwrap();
+        collection.delete_pages(&survey.pages).unwrap();
+        let survey = Survey::of(&store.snapshot(), &[segment]).unwrap();
+        assert!(survey.pages.is_empty());
+        let Copied::Whole(moves) = collection.copy(segment, &survey).unwrap() else {
+            panic!("it was not copied");
+        };
+        let slot = |nth| {
+            let slot = pool_core::extent::Slot(nth);
+            Location { segment, slot }
+        };
+        let mut found = DamagedSlots::default();
+        found.note(slot(7), Expected::default());
+        assert_eq!(store.remember(&found).unwrap(), 1);
+        let to = moves.page(slot(7)).unwrap();
+        let sources = HashSet::from([segment]);
+        let mut redirection = Redirection::new(&collection, survey, moves, &sources);
+        assert_eq!(redirection.run().unwrap(), 1);
+        assert!(store.damage().get(to).is_some());
+        drop(collection);
+        store.mend().unwrap();
+        // The old place is nobody's, and what has the copy is asked for.
+        assert_eq!(store.damaged_slots(), 1);
+        assert_eq!(store.whole_object(ObjectId::of(kept)).unwrap(), None);
     }
 
     #[test]
