@@ -24,6 +24,7 @@ pub mod problem;
 mod query;
 pub mod routes;
 mod schemas;
+mod scrubs;
 pub mod service;
 mod shape;
 pub mod types;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
@@ -18,7 +18,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::auth::Gate;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
-use crate::problem::{BUSY, Problem, Result, SCRUB_RUNNING};
+use crate::problem::{BUSY, Problem, Result};
+use crate::scrubs::{Turn, Turns};
 use crate::uploads::Sessions;
 
 /// What a client may ask for at once.
@@ -80,37 +81,10 @@ struct Inner {
     json_room: Room,
     announced_room: Room,
     metrics: Metrics,
-    stopping: Stopping,
-    /// Held while the store is scrubbed.
-    scrubbing: Mutex<()>,
+    scrubs: Turns,
     /// Held while it is looked into what somebody could not read.
     noting: Mutex<()>,
     counted: Mutex<Option<Counted>>,
-}
-
-/// One word that ends what takes long.
-#[derive(Debug, Default)]
-struct Stopping {
-    is_said: Mutex<bool>,
-    said: Condvar,
-}
-
-impl Stopping {
-    fn say(&self) {
-        *self.is_said.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.said.notify_all();
-    }
-
-    fn is_said(&self) -> bool {
-        *self.is_said.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until it is said, and not for longer than `most`; true when it is.
-    fn wait(&self, most: Duration) -> bool {
-        let is_said = self.is_said.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.said.wait_timeout_while(is_said, most, |said| !*said);
-        *waited.unwrap_or_else(PoisonError::into_inner).0
-    }
 }
 
 /// Memory that requests share.
@@ -152,8 +126,7 @@ impl Service {
             announced_room: Room::of(options.limits.json_at_once),
             options,
             metrics: Metrics::new(),
-            stopping: Stopping::default(),
-            scrubbing: Mutex::default(),
+            scrubs: Turns::default(),
             noting: Mutex::default(),
             counted: Mutex::default(),
         }))
@@ -200,11 +173,11 @@ impl Service {
 
     /// From now on the service says that it is not ready.
     pub fn stop(&self) {
-        self.0.stopping.say();
+        self.0.scrubs.stop();
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        self.0.stopping.is_said()
+        self.0.scrubs.is_stopped()
     }
 
     /// Collects what nothing refers to, and counts it.
@@ -231,38 +204,45 @@ impl Service {
             .await
     }
 
-    /// Goes on with the scrub that was interrupted last, or begins one, reading at most `rate` bytes a second. It ends early
-    /// when the service is told to stop.
+    /// Goes on with the scrub that was interrupted last, or begins one, reading at most `rate` bytes a second. One that runs is
+    /// ended for that, and this one ends early when the service is told to stop, or somebody asks for another one.
     pub async fn scrub(&self, rate: Option<NonZeroU64>) -> Result<Scrubbed> {
         let service = self.clone();
         blocking(move || {
-            let _alone = match service.0.scrubbing.try_lock() {
-                Ok(alone) => alone,
-                Err(TryLockError::Poisoned(alone)) => alone.into_inner(),
-                Err(TryLockError::WouldBlock) => {
-                    let what = "the store is being scrubbed already";
-                    return Err(Problem::new(StatusCode::CONFLICT, SCRUB_RUNNING, what)
-                        .hint("wait for it to end: GET /metrics has pool_scrub_read_bytes_total"));
-                }
-            };
-            let mut last = Instant::now();
-            // Each step for itself: what took longer than it should is not made up for.
-            let mut step = |progress: Progress| {
-                service.metrics().note_scrub_step(progress.read);
-                let due = rate.map_or(Duration::ZERO, |rate| time_of(progress.read, rate));
-                let is_stopped = service.0.stopping.wait(due.saturating_sub(last.elapsed()));
-                last = Instant::now();
-                if is_stopped {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
-            };
-            let scrubbed = pool_gc::scrub(service.store(), &mut step)?;
-            service.metrics().note_scrub(&scrubbed);
-            Ok(scrubbed)
+            let turn = service.0.scrubs.take_over();
+            service.scrub_in_turn(&turn, rate)
         })
         .await
+    }
+
+    /// The same, unless one runs.
+    pub async fn scrub_if_idle(&self, rate: Option<NonZeroU64>) -> Result<Option<Scrubbed>> {
+        let service = self.clone();
+        blocking(move || {
+            let turn = service.0.scrubs.take_if_free();
+            let scrubbed = turn.map(|turn| service.scrub_in_turn(&turn, rate));
+            scrubbed.transpose()
+        })
+        .await
+    }
+
+    fn scrub_in_turn(&self, turn: &Turn<'_>, rate: Option<NonZeroU64>) -> Result<Scrubbed> {
+        let mut last = Instant::now();
+        // Each step for itself: what took longer than it should is not made up for.
+        let mut step = |progress: Progress| {
+            self.metrics().note_scrub_step(progress.read);
+            let due = rate.map_or(Duration::ZERO, |rate| time_of(progress.read, rate));
+            let is_over = turn.is_over_within(due.saturating_sub(last.elapsed()));
+            last = Instant::now();
+            if is_over {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        };
+        let scrubbed = pool_gc::scrub(self.store(), &mut step)?;
+        self.metrics().note_scrub(&scrubbed);
+        Ok(scrubbed)
     }
 
     /// How far scrubs of the store have come. Blocks.

@@ -22,7 +22,7 @@ use crate::{Global, output, server};
 ///
 /// Of the store of a service, or of one on disk. First superblock, mark, index and journal are read anew, and index and journal
 /// compared; then all segments. Others may push, delete and collect meanwhile; no more than one segment at a time is kept from being
-/// collected. A service goes on where its last scrub was interrupted, and remembers what is damaged: the next push of it writes that
+/// collected. A service goes on where its last scrub was interrupted, or takes over from one that runs, and remembers what is damaged: the next push of it writes that
 /// anew. A damaged journal it begins anew from the index; a damaged index is for pool repair. With --store nothing is changed. Exits
 /// with 1 when something is damaged, and says what needs it. Unlike pool fsck it does not compare the parts of the index with each other.
 #[derive(Debug, Args)]
@@ -60,7 +60,10 @@ impl Scrub {
             text(found, self.store.is_some())
         })?;
         if !found.is_complete {
-            bail!("the service was stopped: the next scrub goes on there");
+            bail!(
+                "it was ended before the store's end, as the service was stopped or somebody asked for another scrub: the next one \
+                 goes on there"
+            );
         }
         Ok(if found.report.is_clean() {
             ExitCode::SUCCESS

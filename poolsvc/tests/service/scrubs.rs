@@ -248,16 +248,34 @@ fn service_put(service: &Service, bytes: &[u8]) {
 }
 
 #[test]
-fn one_scrub_at_a_time_and_none_keeps_the_service_from_ending() {
+fn a_scrub_takes_over_from_one_that_runs_and_none_keeps_the_service_from_ending() {
     let mut service = Service::start(&["--scrub-interval", "1", "--scrub-rate", "1"]);
     service_put(&service, &content(1, 600));
     // The first step takes it weeks.
     wait::until("it scrubs", || {
         metric(&service, "pool_scrub_read_bytes_total") > 0
     });
-    let refused = service.post("/v1/scrub", &json!({"rate": 5})).expect(409);
-    assert_eq!(refused.json()["error"], "scrub-running");
     service.post("/v1/scrub", &json!({"rate": 0})).expect(400);
+    // A client that leaves; for all that the service knows it may have said all that it has to say, and wait.
+    let leave = || {
+        let before = metric(&service, "pool_scrub_read_bytes_total");
+        let mut stream = service.connect();
+        let body = r#"{"rate": 1}"#;
+        let head = "POST /v1/scrub HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
+        let length = body.len();
+        let ask = format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}");
+        stream.write_all(ask.as_bytes()).unwrap();
+        drop(stream);
+        wait::until("it has taken over", || {
+            metric(&service, "pool_scrub_read_bytes_total") > before
+        });
+    };
+    leave();
+    leave();
+    let scrubbed = service.post("/v1/scrub", &json!({})).expect(200);
+    assert_eq!(scrubbed.json()["complete"], true);
+    assert_eq!(metric(&service, "pool_scrubs_total"), 1);
+    leave();
     service.put("/v1/libs/b/1", &content(2, 10)).expect(201);
     service
         .post("/v1/gc", &json!({"grace_seconds": 0}))
