@@ -155,6 +155,7 @@ impl StoreView {
             let counts = self.superblock.is_marked();
             let identity = counts.then_some(self.superblock.identity);
             self.index.catch_up(identity, now)?;
+            self.set_damage(self.index.now().damaged()?);
             followed.generation.store(now, Ordering::Release);
         }
         Ok(())
