@@ -375,7 +375,7 @@ fn read_mark(directory: &Path, superblock: &Superblock) -> Result<u64> {
 }
 
 /// What an index must say to be the one of this store; otherwise why it is not, and what to do.
-fn check_index(
+pub(crate) fn check_index(
     superblock: &Superblock,
     mark: u64,
     index: &Inspection,

@@ -13,7 +13,7 @@ use crate::index::{Inspection, Reread, follow_segments};
 use crate::journal::read::{checkpoint, following};
 use crate::journal::{self, Commits, Found, Unusable};
 use crate::mark::Mark;
-use crate::opening::{check_journal, check_segment, has_journal};
+use crate::opening::{check_index, check_journal, check_segment, has_journal};
 use crate::slots::Segments;
 use crate::superblock::Superblock;
 
@@ -63,6 +63,13 @@ impl Diagnosis {
                 refused(format!(
                     "{why}, and this store has no journal yet: put the newest index back, or make a store of a backup \
                      (pool restore)"
+                ))
+            })?;
+            // What an opening would refuse no repair mends without one.
+            let files = backend.list().unwrap_or_default();
+            check_index(superblock, mark, &index, &files).map_err(|why| {
+                refused(format!(
+                    "{why}; this store has no journal yet, so nothing but a backup (pool restore) can stand in for it"
                 ))
             })?;
             return Ok(Self {
