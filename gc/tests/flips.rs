@@ -322,3 +322,30 @@ fn what_others_do_meanwhile_is_no_damage() {
     let stopped = audit(&store, &mut |_| ControlFlow::Break(()));
     assert_eq!(stopped.unwrap(), ControlFlow::Break(()));
 }
+
+/// RocksDB goes on without a filter that it cannot read, and says nothing.
+#[test]
+fn no_part_of_a_table_is_left_out() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("store");
+    let store = filled(&directory);
+    let tables = files(directory.join("index"), &[".sst"]);
+    let (table, bytes) = tables.into_iter().max_by_key(|(_, bytes)| *bytes).unwrap();
+    let (mut go_on, mut of_filters) = (|_| ControlFlow::Continue(()), 0);
+    for byte in (0..bytes).step_by(61) {
+        flip(&table, 8 * byte);
+        let ControlFlow::Continue(found) = audit(&store, &mut go_on).unwrap() else {
+            panic!("nothing ended it");
+        };
+        assert_eq!(found.damaged.len(), 1, "byte {byte}: {found:#?}");
+        let name = table.file_name().unwrap().to_str().unwrap();
+        let what = &found.damaged[0].what;
+        assert!(
+            what.contains(name) || what.contains("a table of"),
+            "{found:#?}"
+        );
+        of_filters += u32::from(found.damaged[0].what.contains("filter"));
+        flip(&table, 8 * byte);
+    }
+    assert!(of_filters > 0);
+}

@@ -9,6 +9,7 @@ use super::relative;
 use crate::StoreView;
 use crate::error::StoreError;
 use crate::format::INDEX_DIRECTORY;
+use crate::index::families_with_damaged_tables;
 use crate::journal::Flaw;
 use crate::opening::has_journal;
 
@@ -86,21 +87,26 @@ impl DamagedFile {
         }
     }
 
-    /// What an error of opening the index tells; of its first files it does not tell which one it was.
+    /// What an error of opening the index tells, and what else is found out where it does not tell which file it was.
     pub(super) fn of_unopened_index(directory: &Path, error: &StoreError) -> Self {
         let mut damaged = Self::of_error(directory, error);
-        if damaged.file == INDEX_DIRECTORY {
-            let current = format!("{INDEX_DIRECTORY}/CURRENT");
-            let manifest = fs::read_to_string(directory.join(&current)).ok();
-            let manifest = manifest.and_then(|text| text.strip_suffix('\n').map(str::to_owned));
-            let is_there = |name: &String| {
-                let path = directory.join(INDEX_DIRECTORY).join(name);
-                name.starts_with("MANIFEST-") && path.is_file()
-            };
-            damaged.file = match manifest.filter(is_there) {
-                Some(manifest) => format!("{INDEX_DIRECTORY}/{manifest}"),
-                None => current,
-            };
+        if damaged.file != INDEX_DIRECTORY {
+            return damaged;
+        }
+        let path = directory.join(INDEX_DIRECTORY);
+        let manifest = fs::read_to_string(path.join("CURRENT")).ok();
+        let manifest = manifest.and_then(|text| text.strip_suffix('\n').map(str::to_owned));
+        let is_there = |name: &String| name.starts_with("MANIFEST-") && path.join(name).is_file();
+        let Some(manifest) = manifest.filter(is_there) else {
+            damaged.file = format!("{INDEX_DIRECTORY}/CURRENT");
+            return damaged;
+        };
+        match families_with_damaged_tables(&path) {
+            None => damaged.file = format!("{INDEX_DIRECTORY}/{manifest}"),
+            Some(families) => {
+                let families = families.join(", ");
+                damaged.what += &format!(" (it is a table of {families})");
+            }
         }
         damaged
     }
@@ -131,6 +137,8 @@ impl DamagedFile {
 
 /// The first file of `directory` that an error of RocksDB names, and the byte that it names behind that.
 fn named(directory: &str, error: &str) -> Option<(String, Option<u64>)> {
+    // That is said of the list of tables whatever keeps one of them from being opened.
+    let error = error.split("  The file ").next()?;
     let (_, rest) = error.split_once(&format!("{directory}/"))?;
     let end = rest.find(|c: char| c.is_whitespace() || ",:;)".contains(c));
     let (file, rest) = rest.split_at(end.unwrap_or(rest.len()));
@@ -205,6 +213,8 @@ mod tests {
             names("Corruption: bad (/var/pool/index/MANIFEST-000004)"),
             file("index/MANIFEST-000004", None)
         );
+        let unsorted = "Corruption: properties unsorted  The file /var/pool/index/MANIFEST-000004 may be corrupted.";
+        assert_eq!(names(unsorted), None);
         assert_eq!(
             names("Corruption: CURRENT file does not end with newline"),
             None

@@ -46,7 +46,7 @@ use options::{
 };
 pub use reader::Reader;
 pub(crate) use reader::shown;
-pub(crate) use reread::Reread;
+pub(crate) use reread::{Reread, families_with_damaged_tables};
 
 const EPOCH: &[u8] = b"epoch";
 const NEXT_SEGMENT: &[u8] = b"next-segment";

@@ -7,7 +7,7 @@ use std::sync::{MutexGuard, PoisonError};
 use rocksdb::statistics::Ticker;
 use rocksdb::{DB, Options};
 
-use super::options::{PAGES, WINDOWS, families, options};
+use super::options::{FAMILIES, PAGES, WINDOWS, families, options};
 use super::{Index, Inspection, Reader, Role, failed};
 use crate::error::{Result, StoreError};
 
@@ -68,11 +68,7 @@ impl Reread {
         let mut tables = Vec::new();
         for family in [PAGES, WINDOWS] {
             let options = counting();
-            let alone = families()
-                .into_iter()
-                .filter(|found| ["default", family].contains(&found.name()));
-            let db = DB::open_cf_descriptors_read_only(&options, &self.path, alone, false)
-                .map_err(|source| failed("opening", source))?;
+            let db = open_alone(&options, &self.path, family)?;
             if mismatches(&options) == 0 {
                 continue;
             }
@@ -87,6 +83,25 @@ impl Reread {
         }
         Ok(tables)
     }
+}
+
+/// The families that have tables which cannot be opened, of an index that cannot: RocksDB does not always tell. `None` where not
+/// even the list of tables can be read.
+pub(crate) fn families_with_damaged_tables(path: &Path) -> Option<Vec<&'static str>> {
+    let fails = |family: &&str| open_alone(&counting(), path, family).is_err();
+    if fails(&"default") {
+        return None;
+    }
+    Some(FAMILIES.into_iter().filter(fails).collect())
+}
+
+/// Opens a family and the empty one, without which RocksDB opens nothing.
+fn open_alone(options: &Options, path: &Path, family: &str) -> Result<DB> {
+    let alone = families()
+        .into_iter()
+        .filter(|found| ["default", family].contains(&found.name()));
+    DB::open_cf_descriptors_read_only(options, path, alone, false)
+        .map_err(|source| failed("opening", source))
 }
 
 /// Options with which every table is opened at once, its filter with it, and stays open: who writes may remove it.
