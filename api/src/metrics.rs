@@ -74,7 +74,7 @@ impl Scrubs {
         for (name, help, counter) in [
             (
                 "scrub_read_bytes",
-                "Bytes of segments, index and journal that scrubs have read",
+                "Bytes of segments that scrubs have read",
                 read_bytes,
             ),
             ("scrubs", "Scrubs that came to the store's end", passes),

@@ -63,13 +63,13 @@ impl ScrubReport {
 
 /// Reads what says what the store has ([`audit`](crate::audit)), then every page that an object consists of, and compares it with
 /// its digest, its window's or its object's. Others may write to the store and collect meanwhile; what comes in since is for the next
-/// time. `progress` is called every 2 MiB at most, and may take its time.
+/// time. `progress` is called every 2 MiB at most, and may take its time; it is told of the bytes of segments.
 pub fn scrub(view: &StoreView, progress: &mut dyn FnMut(Progress)) -> Result<ScrubReport> {
     let mut report = ScrubReport::default();
     let mut doubtful = SlotsOfSegments::default();
     let mut pass = Pass::begin(view, None)?;
-    let audited = audit(view, &mut |read| {
-        progress(pass.beside(read));
+    let audited = audit(view, &mut |_| {
+        progress(pass.beside(0));
         ControlFlow::Continue(())
     })?;
     if let ControlFlow::Continue(found) = audited {

@@ -33,7 +33,7 @@ pub(crate) struct Scrub {
     /// Read the store in this directory, whether a service runs on it or not
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
-    /// Read so many bytes a second at most
+    /// Read so many bytes of segments a second at most
     #[arg(long, value_name = "BYTES")]
     rate: Option<NonZeroU64>,
 }

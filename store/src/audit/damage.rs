@@ -105,7 +105,7 @@ impl DamagedFile {
             None => damaged.file = format!("{INDEX_DIRECTORY}/{manifest}"),
             Some(families) => {
                 let families = families.join(", ");
-                damaged.what += &format!(" (it is a table of {families})");
+                damaged.what.extend([" (it is a table of ", &families, ")"]);
             }
         }
         damaged
