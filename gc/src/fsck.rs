@@ -226,9 +226,18 @@ pub fn fsck(store: &StoreView, level: FsckLevel) -> FsckReport {
 
 /// Reads superblock, mark, index and journal anew and compares them. False when files of the index cannot be read.
 fn check_files(store: &StoreView, report: &mut FsckReport) -> bool {
-    let found = report.note(audit(store, &mut |_| ControlFlow::Continue(())));
-    let Some(ControlFlow::Continue(found)) = found else {
-        return true;
+    let found = match audit(store, &mut |_| ControlFlow::Continue(())) {
+        Ok(ControlFlow::Continue(found)) => found,
+        Ok(ControlFlow::Break(())) => return true,
+        Err(error) => {
+            report.findings.push(Finding {
+                problem: Problem::Unreadable,
+                severity: Severity::Damage,
+                what: error.to_string(),
+                advice: "nothing is known to be damaged; see to it that it can be looked at, then look again".into(),
+            });
+            return true;
+        }
     };
     for file in found.damaged {
         report.find_file(file);

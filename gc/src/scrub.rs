@@ -14,7 +14,7 @@ use crate::{Keepers, Result, Thing, during, why};
 /// How far [`scrub`] came.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scrubbed {
-    /// It came to the end of the store; otherwise the next one goes on there.
+    /// It came to the end of the store, and could read all of the index; otherwise the next one goes on there, or begins anew.
     #[serde(rename = "complete")]
     pub is_complete: bool,
     /// What the pass has found, with what was found before it was interrupted.
@@ -34,25 +34,25 @@ pub fn scrub(store: &Store, step: &mut dyn FnMut(Progress) -> ControlFlow<()>) -
     let begun = Pass::begin(store, under_way.after);
     let mut pass = during("beginning to scrub", begun)?;
     let mut is_stopped = false;
-    if under_way.after.is_none() {
-        // Whatever the rate: no file of index and journal goes meanwhile, and no checkpoint is written.
-        let audited = audit(store, &mut |_| step(pass.beside(0)));
-        match during("comparing index and journal", audited)? {
-            ControlFlow::Continue(found) => {
-                let mut damaged = found.damaged;
-                store.mend_files(&mut damaged);
-                // Those that an interrupted pass has found are still there, or were mended.
-                let files = &mut under_way.found.damaged_files;
-                files.retain(|file| file.mended);
-                files.extend(damaged);
-                under_way.found.add_unread(&pass);
-                if !under_way.found.damaged_files.is_empty() {
-                    state.pass = Some(under_way.clone());
-                    during("noting how far a scrub is", state.write(directory))?;
-                }
+    // However far the pass is: what it has found of these files may be mended since. And whatever the rate: no file of index and
+    // journal goes meanwhile, and no checkpoint is written.
+    let audited = audit(store, &mut |_| step(pass.beside(0)));
+    match during("comparing index and journal", audited)? {
+        ControlFlow::Continue(found) => {
+            let mut damaged = found.damaged;
+            store.mend_files(&mut damaged);
+            let before = under_way.found.damaged_files.clone();
+            let files = &mut under_way.found.damaged_files;
+            // Whatever else is still damaged is found again.
+            files.retain(|file| file.mended && damaged.iter().all(|again| again.file != file.file));
+            files.extend(damaged);
+            under_way.found.add_unread(&pass);
+            if under_way.found.damaged_files != before {
+                state.pass = Some(under_way.clone());
+                during("noting how far a scrub is", state.write(directory))?;
             }
-            ControlFlow::Break(()) => is_stopped = true,
         }
+        ControlFlow::Break(()) => is_stopped = true,
     }
     while !is_stopped {
         let mut watched = |progress| {
@@ -81,15 +81,30 @@ pub fn scrub(store: &Store, step: &mut dyn FnMut(Progress) -> ControlFlow<()>) -
             }
             found.damaged_objects.extend(damaged);
         }
+        found.add_unread(&pass);
         under_way.after = Some(segment);
         state.pass = Some(under_way.clone());
         during("noting how far a scrub is", state.write(directory))?;
     }
     let report = under_way.found;
+    let is_complete = !is_stopped && !pass.passes_over();
     if !is_stopped {
-        state.pass = None;
-        state.completed_at = Some(now());
-        state.last = Some(report.clone());
+        if is_complete {
+            state.pass = None;
+            state.completed_at = Some(now());
+            state.last = Some(report.clone());
+        } else {
+            // The next one has to read all segments again, for the objects that were passed over.
+            state.pass = Some(PassState {
+                begun_at: now(),
+                after: None,
+                found: ScrubReport {
+                    damaged_objects: report.damaged_objects.clone(),
+                    damaged_files: report.damaged_files.clone(),
+                    ..ScrubReport::default()
+                },
+            });
+        }
         during("noting the end of a scrub", state.write(directory))?;
         if let Err(error) = store.mend() {
             tracing::error!(%error, "mending what was damaged");
@@ -100,11 +115,11 @@ pub fn scrub(store: &Store, step: &mut dyn FnMut(Progress) -> ControlFlow<()>) -
         pages = report.pages,
         damaged_objects = report.damaged_objects.len(),
         damaged_files = report.damaged_files.len(),
-        is_complete = !is_stopped,
+        is_complete,
         "scrubbed"
     );
     Ok(Scrubbed {
-        is_complete: !is_stopped,
+        is_complete,
         report,
     })
 }

@@ -37,6 +37,9 @@ pub const NEW_SCRUB_FILE: &str = "scrub.new";
 /// Empty file that is there while a store is restored from a backup.
 pub const RESTORING_FILE: &str = "restoring";
 
+/// Empty file that is there from when the index was found damaged, or to differ from the journal, until it was compared again and
+/// nothing was found.
+pub const DISTRUSTED_FILE: &str = "distrusted";
 /// Empty file that is there while a repair makes an index.
 pub const REPAIRING_FILE: &str = "repairing";
 

@@ -22,6 +22,7 @@ mod creation;
 mod damage;
 pub mod descriptors;
 mod directory;
+mod distrust;
 mod error;
 pub mod evacuate;
 pub mod format;
@@ -55,7 +56,6 @@ mod view;
 use std::fs::File;
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -101,8 +101,6 @@ pub struct Store {
     view: StoreView,
     policy: PlacementPolicy,
     writer: Mutex<Writer>,
-    /// The index was found damaged: a checkpoint of it would have that.
-    distrusts_index: AtomicBool,
     /// Keeps other writers away.
     _lock: File,
 }
@@ -164,7 +162,6 @@ impl Store {
                 barrier: None,
                 can_mend: false,
             }),
-            distrusts_index: AtomicBool::new(false),
             _lock: lock,
         };
         if let Err(error) = store.checkpoint_if_due() {
@@ -189,18 +186,18 @@ impl Store {
 
     /// Writes a checkpoint of the journal if one is due: what opening the store reads, and what the journal takes up, stay bounded
     /// by that. To be called now and then, and beside anything else. False when none is due or another thread writes one, and
-    /// while the index is known to be damaged.
+    /// while the index is not [trusted](StoreView::distrusts_index): the checkpoint would have what is wrong with it, and the logs that
+    /// have what is right would go.
     pub fn checkpoint_if_due(&self) -> Result<bool> {
-        if self.distrusts_index.load(Ordering::Relaxed) {
-            return Ok(false);
-        }
-        self.view.index.checkpoint(false)
+        self.view
+            .index
+            .checkpoint(false, || self.view.distrusts_index())
     }
 
     /// Writes a checkpoint of the journal, and begins a log anew. False when a change is in doubt, which belongs to the log that it
     /// is in.
     pub fn checkpoint(&self) -> Result<bool> {
-        self.view.index.checkpoint(true)
+        self.view.index.checkpoint(true, || false)
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {

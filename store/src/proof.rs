@@ -103,7 +103,8 @@ pub(crate) fn damaged_objects(
         step(read);
         ControlFlow::Continue(())
     };
-    snapshot.for_each_readable_object(|id, record| {
+    // What cannot be read is named by whoever asked for this.
+    let _ = snapshot.for_each_readable_object(|id, record| {
         if doubtful.touch(&record)
             && is_whole_while(snapshot.view(), id, &record, &mut go_on)
                 != ControlFlow::Continue(true)

@@ -157,6 +157,11 @@ impl<'a> Pass<'a> {
         })
     }
 
+    /// True when something of the index cannot be read, so that objects may be passed over.
+    pub fn passes_over(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
     /// The pass has come no further, and `read` bytes were read beside it.
     pub fn beside(&self, read: u64) -> Progress {
         Progress { read, ..self.state }
@@ -211,7 +216,7 @@ impl<'a> Pass<'a> {
     /// Objects that consist of what is doubtful in a segment and are not what their digests say. `step` is called as by
     /// [`Pass::next`]; `None` when it ended the pass.
     pub fn damaged_by(
-        &self,
+        &mut self,
         read: SegmentRead,
         step: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Option<Vec<ObjectId>>> {
@@ -223,11 +228,14 @@ impl<'a> Pass<'a> {
         doubtful.insert(read.segment, read.doubtful);
         let mut touching = Vec::new();
         self.view.refresh()?;
-        self.view.snapshot().for_each_readable_object(|id, record| {
+        let unread = self.view.snapshot().for_each_readable_object(|id, record| {
             if doubtful.touch(&record) {
                 touching.push(id);
             }
         });
+        if self.unread.is_empty() {
+            self.unread = unread;
+        }
         for id in touching {
             let look = |snapshot: &Snapshot<'_>| {
                 let record = snapshot.object(id)?;

@@ -23,7 +23,7 @@ use crate::{Global, output, server};
 /// Of the store of a service, or of one on disk. First superblock, mark, index and journal are read anew, and index and journal
 /// compared; then all segments. Others may push, delete and collect meanwhile; no more than one segment at a time is kept from being
 /// collected. A service goes on where its last scrub was interrupted, or takes over from one that runs, and remembers what is damaged: the next push of it writes that
-/// anew. A damaged journal it begins anew from the index; a damaged index is for pool repair. With --store nothing is changed. Exits
+/// anew. Superblock and mark it writes anew; a damaged index or journal is for pool repair. With --store nothing is changed. Exits
 /// with 1 when something is damaged, and says what needs it. Unlike pool fsck it does not compare the parts of the index with each other.
 #[derive(Debug, Args)]
 #[command(
@@ -61,8 +61,8 @@ impl Scrub {
         })?;
         if !found.is_complete {
             bail!(
-                "it was ended before the store's end, as the service was stopped or somebody asked for another scrub: the next one \
-                 goes on there"
+                "it did not come to the store's end, as the service was stopped or somebody asked for another scrub, and the next one \
+                 goes on there; or it could not read all of the index, which is told with the damaged files"
             );
         }
         Ok(if found.report.is_clean() {

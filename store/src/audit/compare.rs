@@ -6,6 +6,7 @@
 //! scrubs.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::Reading;
@@ -22,17 +23,40 @@ const NAMED: usize = 16;
 type Open = BTreeSet<(Recorded, Vec<u8>)>;
 
 /// An index and a journal that are whole, the one at the commit `limit`, the other up to it at least.
-pub(super) struct Comparison<'a> {
-    pub(super) index: &'a Reader<'a>,
-    pub(super) checkpoint: &'a Catalogue,
-    pub(super) journal: &'a Path,
-    pub(super) identity: [u8; 16],
-    pub(super) limit: u64,
+pub(crate) struct Comparison<'a> {
+    pub(crate) index: &'a Reader<'a>,
+    pub(crate) checkpoint: &'a Catalogue,
+    pub(crate) journal: &'a Path,
+    pub(crate) identity: [u8; 16],
+    pub(crate) limit: u64,
+}
+
+/// Whom the bytes are told to that were read, and whether to go on.
+struct Steps<'a> {
+    step: &'a mut dyn FnMut(u64) -> ControlFlow<()>,
+    flow: ControlFlow<()>,
+}
+
+impl Steps<'_> {
+    fn note(&mut self, bytes: u64) -> ControlFlow<()> {
+        if self.flow.is_continue() {
+            self.flow = (self.step)(bytes);
+        }
+        self.flow
+    }
 }
 
 impl Comparison<'_> {
-    /// What differs, in words; nothing after `reading` was ended.
-    pub(super) fn differences(&self, reading: &mut Reading<'_>) -> Result<Vec<String>> {
+    /// What differs, in words; `None` when `step`, which is told of the bytes that were read, ended it, or the journal is not what
+    /// it was a moment ago.
+    pub(crate) fn differences(
+        &self,
+        step: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Option<Vec<String>>> {
+        let reading = &mut Steps {
+            step,
+            flow: ControlFlow::Continue(()),
+        };
         let mut open = self.against_checkpoint(reading)?;
         let begun = self.checkpoint.header().commits;
         let mut result = Ok(());
@@ -53,13 +77,13 @@ impl Comparison<'_> {
         result?;
         // It was whole a moment ago.
         if reading.flow.is_break() || read.is_err() {
-            return Ok(Vec::new());
+            return Ok(None);
         }
-        Ok(told(&open))
+        Ok(Some(told(&open)))
     }
 
     /// What index and checkpoint do not have alike.
-    fn against_checkpoint(&self, reading: &mut Reading<'_>) -> Result<Open> {
+    fn against_checkpoint(&self, reading: &mut Steps<'_>) -> Result<Open> {
         let mut open = Open::new();
         let mut entries = self.checkpoint.entries()?;
         let mut next = Next::of(&mut entries)?;

@@ -1,8 +1,10 @@
 //! A file that is not what it should be, in words: which, where, and what it means.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::relative;
@@ -126,6 +128,17 @@ impl DamagedFile {
         }
     }
 
+    /// It could not be looked at because this process, or the machine, lacks something that others may give back.
+    pub(super) fn is_passing(&self) -> bool {
+        // RocksDB tells in words alone.
+        let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN];
+        passing.into_iter().any(|errno| {
+            let said = io::Error::from(errno).to_string();
+            let said = said.split(" (os error").next().unwrap_or(&said);
+            self.what.contains(said)
+        })
+    }
+
     /// Which file is damaged, and where.
     pub fn place(&self) -> String {
         match self.offset {
@@ -181,8 +194,8 @@ pub(super) fn advise(damaged: &mut [DamagedFile], has_journal: bool, directory: 
                 "check the disk (dmesg, smartctl), then stop poolsvc and make the index anew from the journal, which is whole: {repair}"
             ),
             Part::Checkpoint | Part::Log => format!(
-                "nothing is lost, and a lost index could not be made anew: check the disk (dmesg, smartctl); a service that runs on \
-                 the store begins the journal anew from the index (pool scrub), else {repair}"
+                "nothing is lost, and a lost index could not be made anew: check the disk (dmesg, smartctl), then stop poolsvc and \
+                 begin the journal anew from the index, which is whole: {repair}"
             ),
         };
     }
@@ -220,6 +233,20 @@ mod tests {
             None
         );
         assert_eq!(names("/var/pool"), None);
+    }
+
+    #[test]
+    fn what_others_may_give_back_is_no_damage() {
+        let is_passing = |what: &str| DamagedFile::new(Part::Index, "a", what).is_passing();
+        let of_rocksdb = "opening the index: IO error: While open a file for random read: /a/000023.sst: Too many open files";
+        assert!(is_passing(of_rocksdb));
+        assert!(is_passing(
+            "cannot be read (Cannot allocate memory (os error 12))"
+        ));
+        assert!(!is_passing(
+            "cannot be read (Input/output error (os error 5))"
+        ));
+        assert!(!is_passing("Corruption: block checksum mismatch"));
     }
 
     #[test]

@@ -4,23 +4,25 @@
 //! end while all goes well: of a checkpoint an opening looks at the header, and what the index has in memory tells nothing of the
 //! disk. So here everything is read anew: superblock, mark, all tables and logs of the index, the newest checkpoint and all
 //! frames; and what checkpoint and frames come to is compared with the index, record by record. What is damaged of the one can be
-//! made anew from the other ([`Store::mend_files`](crate::Store::mend_files), [`repair`](crate::repair)).
+//! made anew from the other ([`repair`](crate::repair)), and until then the index is not
+//! [trusted](crate::StoreView::distrusts_index).
 
 mod compare;
 mod damage;
 mod mending;
 
+use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::StoreView;
-use crate::error::{self, Result};
+use crate::error::{self, Result, StoreError};
 use crate::format::{GENERATION_FILE, INDEX_DIRECTORY, JOURNAL_DIRECTORY, SUPERBLOCK_FILE};
 use crate::index::{Inspection, Reread};
 use crate::journal::{self, Examined};
 use crate::opening::has_journal;
-use compare::Comparison;
+pub(crate) use compare::Comparison;
 pub use damage::{DamagedFile, Part};
 
 /// Bytes that are read between two reports.
@@ -48,7 +50,8 @@ pub struct Audit {
 ///
 /// # Errors
 ///
-/// When the store cannot be kept as it is for as long; what cannot be read is damage and no error.
+/// When the store cannot be kept as it is for as long, when this process or the machine lacks what looking takes (open files,
+/// memory), or when another process changes the store all the time. What else cannot be read is damage and no error.
 pub fn audit(
     view: &StoreView,
     step: &mut dyn FnMut(u64) -> ControlFlow<()>,
@@ -65,7 +68,8 @@ pub fn audit(
             return Ok(ControlFlow::Break(()));
         }
         // Of a store that this process has nothing goes meanwhile. Of another's something can be gone between two looks.
-        if view.is_writer() || found.damaged.is_empty() || last.as_ref() == Some(&found) {
+        let is_same = |last: &Audit| last.is_like(&found);
+        if view.is_writer() || found.damaged.is_empty() || last.as_ref().is_some_and(is_same) {
             return Ok(ControlFlow::Continue(found));
         }
         last = Some(found);
@@ -74,7 +78,36 @@ pub fn audit(
             tracing::debug!(%error, "looking again");
         }
     }
-    Ok(ControlFlow::Continue(last.unwrap_or_default()))
+    let found = last.into_iter().flat_map(|last| last.damaged);
+    let found: Vec<_> = found.map(|file| file.what).collect();
+    Err(unlooked(
+        view,
+        &format!(
+            "another process changes the store, and each of {LOOKS} looks found something else, {:?} the last: ask its service \
+             (pool scrub, pool fsck), or look again",
+            found.join("; ")
+        ),
+    ))
+}
+
+/// It is not known what is there, because of `why`.
+fn unlooked(view: &StoreView, why: &str) -> StoreError {
+    StoreError::io("looking at", view.directory(), io::Error::other(why))
+}
+
+impl Audit {
+    /// True when the same files were found damaged. Where it is not known which file it is, it must be the same in words.
+    fn is_like(&self, other: &Self) -> bool {
+        let of = |audit: &Self| -> Vec<_> {
+            let files = audit.damaged.iter().map(|file| {
+                let is_any = [INDEX_DIRECTORY, JOURNAL_DIRECTORY].contains(&file.file.as_str());
+                let what = if is_any { file.what.as_str() } else { "" };
+                (file.file.clone(), what.to_owned())
+            });
+            files.collect()
+        };
+        of(self) == of(other)
+    }
 }
 
 /// Tells somebody now and then how much was read.
@@ -106,6 +139,7 @@ impl Reading<'_> {
 
 fn look(view: &StoreView, reading: &mut Reading<'_>) -> Result<Audit> {
     let directory = view.directory();
+    // As long as this lives no checkpoint is written.
     let kept = view.index.keep_files()?;
     let mut found = Audit::default();
     if let Err(error) = view.check_superblock() {
@@ -120,11 +154,7 @@ fn look(view: &StoreView, reading: &mut Reading<'_>) -> Result<Audit> {
         None => view.generation().unwrap_or(0),
     };
     let mark = match view.index.changed_mark() {
-        Ok(None) => None,
-        Ok(Some((there, written))) => {
-            let there = there.map_or("nothing".into(), |there| there.to_string());
-            Some(format!("says {there}, and {written} was written to it"))
-        }
+        Ok(what) => what,
         Err(error) => Some(error.to_string()),
     };
     let mark = mark.map(|what| DamagedFile::new(Part::Mark, GENERATION_FILE, what));
@@ -141,14 +171,33 @@ fn look(view: &StoreView, reading: &mut Reading<'_>) -> Result<Audit> {
     if reading.flow.is_break() {
         return Ok(found);
     }
+    let mut is_compared = false;
     if has_journal {
-        look_at_journal(view, limit, index.as_ref(), reading, &mut found.damaged);
+        let damaged = &mut found.damaged;
+        is_compared = look_at_journal(view, limit, index.as_ref(), reading, damaged);
     } else if let Some((index, _)) = &index {
         let records = compare::check(&index.reader(), reading);
         let records = records.into_iter().map(DamagedFile::of_index);
         found.damaged.extend(records);
     }
     let _ = reading.tell();
+    let passing = found.damaged.iter().find(|file| file.is_passing());
+    if let Some(file) = passing {
+        return Err(unlooked(view, &format!("{}: {}", file.place(), file.what)));
+    }
+    let has_index = |found: &Audit| found.damaged.iter().any(|file| file.part == Part::Index);
+    if has_journal && reading.flow.is_continue() {
+        let is_distrusted = !is_compared && view.distrusts_index();
+        if is_distrusted && !has_index(&found) {
+            found.damaged.push(DamagedFile::of_index(
+                "it was found damaged, or to differ from the journal, and cannot be compared with that now".into(),
+            ));
+        }
+        // Nobody else may write there.
+        if kept.is_some() {
+            view.set_distrust(has_index(&found));
+        }
+    }
     damage::advise(&mut found.damaged, has_journal, directory);
     Ok(found)
 }
@@ -224,40 +273,46 @@ fn open_index(directory: &Path) -> std::result::Result<Reread, DamagedFile> {
     Reread::open(&path).map_err(|error| DamagedFile::of_unopened_index(directory, &error))
 }
 
-/// Reads the journal up to the commit `limit`, and compares it with the index if that is whole.
+/// Reads the journal up to the commit `limit`, and compares it with the index if both are whole. True when that was done.
 fn look_at_journal(
     view: &StoreView,
     limit: u64,
     index: Option<&(Reread, Inspection)>,
     reading: &mut Reading<'_>,
     damaged: &mut Vec<DamagedFile>,
-) {
+) -> bool {
     let (directory, identity) = (view.directory(), view.superblock().identity);
     let journal = directory.join(JOURNAL_DIRECTORY);
     let Examined {
         flaws,
         checkpoint,
         reached,
-    } = journal::examine(&journal, identity, limit, |_, _, changes| {
-        let _ = reading.note(changes.len() as u64);
-    });
+    } = journal::examine(
+        &journal,
+        identity,
+        limit,
+        view.is_writer(),
+        |_, _, changes| {
+            let _ = reading.note(changes.len() as u64);
+        },
+    );
     if let Some(checkpoint) = &checkpoint {
         let _ = reading.note(checkpoint.bytes());
     }
     if !flaws.is_empty() {
         let flaws = flaws.into_iter();
         damaged.extend(flaws.map(|flaw| DamagedFile::of_journal(directory, flaw)));
-        return;
+        return false;
     }
     let (Some((index, inspection)), Some(checkpoint), Some(reached)) = (index, checkpoint, reached)
     else {
-        return;
+        return false;
     };
     if inspection.frame.unwrap_or_default() != reached {
         damaged.push(DamagedFile::of_index(format!(
             "its commit {limit} is another one than that of the journal: they are of different copies of the store"
         )));
-        return;
+        return true;
     }
     let comparison = Comparison {
         index: &index.reader(),
@@ -266,11 +321,13 @@ fn look_at_journal(
         identity,
         limit,
     };
-    let differing = match comparison.differences(reading) {
-        Ok(differing) => differing,
+    let differing = match comparison.differences(&mut |bytes| reading.note(bytes)) {
+        Ok(Some(differing)) => differing,
+        Ok(None) => return false,
         Err(error) => vec![error.to_string()],
     };
     damaged.extend(differing.into_iter().map(DamagedFile::of_index));
+    true
 }
 
 /// How far the mark is behind `commits`, which were made, if it stays there: whoever makes commits writes it at once.

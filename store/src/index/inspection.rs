@@ -1,5 +1,6 @@
 //! What an index says of itself before it is opened: whose it is, and whether commits are missing.
 
+use std::fs;
 use std::path::Path;
 
 use pool_core::extent::SegmentId;
@@ -7,7 +8,7 @@ use rocksdb::DB;
 
 use super::options::{families, options};
 use super::{COMMIT, COMMITS, COUNTED, FIRST_COMMIT, Index, META, Role, failed};
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::format::SegmentRecord;
 use crate::journal::frame::Digest;
 
@@ -28,6 +29,23 @@ pub(crate) struct Inspection {
     pub(crate) segments: Vec<(SegmentId, SegmentRecord)>,
 }
 
+/// Refuses an index with a pipe or a device among its files: RocksDB would wait for somebody who writes to it.
+pub(super) fn check_files(path: &Path) -> Result<()> {
+    // RocksDB says what is in the way.
+    let Ok(entries) = fs::read_dir(path) else {
+        return Ok(());
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        // One that went meanwhile was needed no more.
+        if fs::metadata(&path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+            let path = path.display();
+            return Err(StoreError::Corrupt(format!("{path} is not a file")));
+        }
+    }
+    Ok(())
+}
+
 impl Index {
     /// Reads what an index says of itself, with the same recovery as a writer's, and changes
     /// nothing on disk.
@@ -37,6 +55,7 @@ impl Index {
 
     /// Opens an index to look at it, and changes nothing on disk.
     pub(crate) fn open_inspector(path: &Path) -> Result<Self> {
+        check_files(path)?;
         let mut options = options();
         options.set_max_open_files(64);
         options.set_max_file_opening_threads(1);

@@ -290,8 +290,13 @@ impl Index {
     }
 
     /// Writes a checkpoint of the journal, if one is due or `anyway`: then another thread that is at it is waited for, and a log
-    /// is begun anew in any case. Others commit meanwhile. False when nothing was to be done.
-    pub(crate) fn checkpoint(&self, anyway: bool) -> Result<bool> {
+    /// is begun anew in any case. Others commit meanwhile. False when nothing was to be done, or `is_distrusted` answers that the
+    /// index is no better than the journal.
+    pub(crate) fn checkpoint(
+        &self,
+        anyway: bool,
+        is_distrusted: impl FnOnce() -> bool,
+    ) -> Result<bool> {
         let Role::Primary {
             count,
             checkpointing,
@@ -308,6 +313,10 @@ impl Index {
             }
             Err(TryLockError::WouldBlock) => return Ok(false),
         };
+        // Whoever finds that out keeps checkpoints from being written meanwhile.
+        if is_distrusted() {
+            return Ok(false);
+        }
         let count = || count.lock().unwrap_or_else(PoisonError::into_inner);
         let turned: Option<Checkpointer> = match &mut count().journal {
             // What is in doubt belongs to the log that it is in.

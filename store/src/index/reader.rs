@@ -260,18 +260,24 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Calls `visit` with every object whose record can be read.
-    pub(crate) fn for_each_readable_object(&self, mut visit: impl FnMut(ObjectId, ObjectRecord)) {
+    /// Calls `visit` with every object whose record can be read. Answers with what keeps others from being read, in words.
+    pub(crate) fn for_each_readable_object(
+        &self,
+        mut visit: impl FnMut(ObjectId, ObjectRecord),
+    ) -> Vec<String> {
+        let mut unread = Vec::new();
         let scanned = self.each(&records::OBJECTS, |record| {
             match record {
                 Ok((id, record)) => visit(id, record),
-                Err(error) => tracing::warn!(%error, "an object is passed over"),
+                Err(error) => unread.push(error.to_string()),
             }
             Ok(())
         });
-        if let Err(error) = scanned {
-            tracing::warn!(%error, "objects are passed over");
+        unread.extend(scanned.err().map(|error| error.to_string()));
+        for error in &unread {
+            tracing::warn!(error, "objects are passed over");
         }
+        unread
     }
 
     /// All segments that the index knows.

@@ -7,6 +7,7 @@ use std::sync::{MutexGuard, PoisonError};
 use rocksdb::statistics::Ticker;
 use rocksdb::{DB, Options};
 
+use super::inspection::check_files;
 use super::options::{FAMILIES, PAGES, WINDOWS, families, options};
 use super::{Index, Inspection, Reader, Role, failed};
 use crate::error::{Result, StoreError};
@@ -23,6 +24,7 @@ impl Reread {
     /// Opens the index, beside whoever may have it open for writing: that one must [keep its files](Index::keep_files), or an
     /// error may come of one that went meanwhile.
     pub(crate) fn open(path: &Path) -> Result<Self> {
+        check_files(path)?;
         let options = counting();
         let db = DB::open_cf_descriptors_read_only(&options, path, families(), false)
             .map_err(|source| failed("opening", source))?;
@@ -152,25 +154,39 @@ impl Index {
         }))
     }
 
-    /// What the mark says, and what was written to it last, if those differ and this process is who writes it.
-    pub(crate) fn changed_mark(&self) -> Result<Option<(Option<u64>, u64)>> {
+    /// What is wrong, in words, with the mark that is at its path by now, if this process is who writes it.
+    pub(crate) fn changed_mark(&self) -> Result<Option<String>> {
         let Role::Primary { mark, count, .. } = &self.role else {
             return Ok(None);
         };
         let count = count.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = mark.read()?;
+        let Some(there) = mark.at_path()? else {
+            return Ok(Some("is not there".into()));
+        };
+        if there.identity() != mark.identity() {
+            return Ok(Some(
+                "is another file than the one that is written to".into(),
+            ));
+        }
+        let found = there.read()?;
         // Of one that could not be written everybody is told otherwise.
-        let is_written = count.marked == count.commits;
-        Ok((is_written && found != Some(count.marked)).then_some((found, count.marked)))
+        if count.marked != count.commits || found == Some(count.marked) {
+            return Ok(None);
+        }
+        let found = found.map_or("nothing".into(), |found| found.to_string());
+        let written = count.marked;
+        Ok(Some(format!(
+            "says {found}, and {written} was written to it"
+        )))
     }
 
-    /// Writes the mark again.
+    /// Writes the mark again, to the file that is at its path by now.
     pub(crate) fn write_mark(&self) -> Result<()> {
         let Role::Primary { mark, count, .. } = &self.role else {
             return Ok(());
         };
         let count = count.lock().unwrap_or_else(PoisonError::into_inner);
-        mark.advance(count.marked)
+        mark.make_anew(count.marked)
     }
 }
 

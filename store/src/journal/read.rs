@@ -5,15 +5,20 @@
 //! Up to a commit that the index has, every frame must be whole.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
 
 use super::frame::{self, DIGEST, Digest, HEAD, HEADER, Header};
 use super::names::{self, Name};
 use crate::backend::read_file;
 use crate::catalogue::{Catalogue, Header as CatalogueHeader};
 use crate::error::StoreError;
+
+/// Bytes of a log that are looked at as one where it is not known how many there are.
+const PIECE: usize = 1 << 20;
 
 /// A journal that was found whole.
 #[derive(Debug)]
@@ -151,11 +156,13 @@ pub(crate) struct Examined {
 }
 
 /// Reads all that the journal in `directory` of the store `identity` has up to the commit `limit`, which an index has: so all
-/// of it must be whole. What is behind that is not looked at, as somebody may be writing there. Calls `visit` as [`read`] does.
+/// of it must be whole. What is behind that is not looked at, as somebody may be writing there; a checkpoint of a later commit is
+/// wrong only if `is_still`: nobody writes one meanwhile. Calls `visit` as [`read`] does.
 pub(crate) fn examine(
     directory: &Path,
     identity: [u8; 16],
     limit: u64,
+    is_still: bool,
     visit: impl FnMut(u64, &Digest, &[u8]),
 ) -> Examined {
     let mut examined = Examined {
@@ -163,13 +170,16 @@ pub(crate) fn examine(
         checkpoint: None,
         reached: None,
     };
-    let (bases, checkpoints) = match list(directory) {
+    let (bases, mut checkpoints) = match list(directory) {
         Ok(listed) => listed,
         Err(flaw) => {
             examined.flaws.push(flaw);
             return examined;
         }
     };
+    if !is_still && checkpoints.first().is_some_and(|first| *first <= limit) {
+        checkpoints.retain(|commits| *commits <= limit);
+    }
     let Logs { whole, flaws, .. } = read_logs(directory, identity, &bases, limit, visit);
     examined.flaws = flaws;
     if examined.flaws.is_empty() {
@@ -502,7 +512,7 @@ fn read_log(
     log.last = log.header.base;
     let mut changes = Vec::new();
     while log.last < limit
-        && let Some(digest) = next_frame(&mut from, &log, &mut changes).map_err(failed)?
+        && let Some(digest) = next_frame(&file, &mut from, &log, &mut changes).map_err(failed)?
     {
         log.end += (HEAD + changes.len() + DIGEST) as u64;
         log.last += 1;
@@ -514,17 +524,14 @@ fn read_log(
     }
     log.torn = !is_zero_from(&file, log.end).map_err(failed)?;
     if log.torn {
-        // With the digest before it, which the first frame that is looked for may follow.
-        let from = log.end - DIGEST as u64;
-        let mut tail = vec![0; (length - from) as usize];
-        file.read_exact_at(&mut tail, from).map_err(failed)?;
-        log.beyond = last_whole(&tail, log.last);
+        log.beyond = last_whole(&file, &log).map_err(failed)?;
     }
     Ok(log)
 }
 
 /// Reads the next frame of `log`, its changes into `changes`, and answers with its digest. `None` when there is no whole one.
 fn next_frame(
+    file: &File,
     from: &mut impl Read,
     log: &Log,
     changes: &mut Vec<u8>,
@@ -541,6 +548,10 @@ fn next_frame(
     if number != log.last.wrapping_add(1) || left < (HEAD + length + DIGEST) as u64 {
         return Ok(None);
     }
+    // What a damaged head says is no reason to take as much memory.
+    if length > PIECE && whole_at(file, log.end, &log.digest, &head, length)?.is_none() {
+        return Ok(None);
+    }
     changes.resize(length, 0);
     from.read_exact(changes)?;
     let mut digest = [0; DIGEST];
@@ -549,40 +560,101 @@ fn next_frame(
     Ok(is_right.then_some(digest))
 }
 
-fn is_zero_from(file: &File, offset: u64) -> io::Result<bool> {
-    let mut from = BufReader::with_capacity(256 << 10, file);
-    from.seek(SeekFrom::Start(offset))?;
-    let mut piece = vec![0; 256 << 10];
-    loop {
-        let read = from.read(&mut piece)?;
-        if read == 0 {
-            return Ok(true);
-        }
-        if piece[..read].iter().any(|byte| *byte != 0) {
-            return Ok(false);
-        }
+/// The digest of the frame at byte `at` of a log that begins with `head` and has `length` bytes of changes, if it is whole.
+fn whole_at(
+    file: &File,
+    at: u64,
+    previous: &Digest,
+    head: &[u8],
+    length: usize,
+) -> io::Result<Option<Digest>> {
+    let mut hasher = frame::hasher(previous, head);
+    let mut from = at + HEAD as u64;
+    let mut left = length;
+    let mut piece = vec![0; length.min(PIECE)];
+    while left > 0 {
+        let piece = &mut piece[..left.min(PIECE)];
+        file.read_exact_at(piece, from)?;
+        hasher.update(piece);
+        from += piece.len() as u64;
+        left -= piece.len();
+    }
+    let mut digest = [0; DIGEST];
+    file.read_exact_at(&mut digest, from)?;
+    Ok((*hasher.finalize().as_bytes() == digest).then_some(digest))
+}
+
+/// Where the next bytes are, from `offset` on, that are not in a hole, however long the file is. `None` without any.
+fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
+        Ok(at) => Ok(Some(at)),
+        Err(Errno::NXIO) => Ok(None),
+        // The filesystem does not tell.
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some(offset)),
+        Err(errno) => Err(errno.into()),
     }
 }
 
-/// The largest number above `last` of a whole frame in `tail`, which begins with a digest and then something that is none.
-fn last_whole(tail: &[u8], last: u64) -> Option<u64> {
-    let most = (tail.len() / (HEAD + DIGEST)) as u64;
-    let mut found = None;
-    let ends = tail.len().saturating_sub(HEAD + DIGEST);
-    for at in DIGEST..=ends {
-        let Some((length, number)) = frame::parse_head(&tail[at..][..HEAD]) else {
-            continue;
-        };
-        let end = at + HEAD + length;
-        if number <= last || number - last > most || end + DIGEST > tail.len() {
-            continue;
-        }
-        let mut previous = [0; DIGEST];
-        previous.copy_from_slice(&tail[at - DIGEST..at]);
-        let digest = frame::digest(&previous, &tail[at..][..HEAD], &tail[at + HEAD..end]);
-        if digest == tail[end..end + DIGEST] {
-            found = found.max(Some(number));
+/// Reads as much of `piece` as the file has from `offset` on.
+fn read_up_to(file: &File, piece: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut read = 0;
+    while read < piece.len() {
+        match file.read_at(&mut piece[read..], offset + read as u64) {
+            Ok(0) => break,
+            Ok(more) => read += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
-    found
+    Ok(read)
+}
+
+fn is_zero_from(file: &File, mut offset: u64) -> io::Result<bool> {
+    let mut piece = vec![0; PIECE];
+    while let Some(at) = next_data(file, offset)? {
+        let read = read_up_to(file, &mut piece, at)?;
+        if piece[..read].iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        if read == 0 {
+            break;
+        }
+        offset = at + read as u64;
+    }
+    Ok(true)
+}
+
+/// The largest number of a whole frame behind the last one of `log`, where something is that is none. It can begin at any byte;
+/// the digest that it follows is before it.
+fn last_whole(file: &File, log: &Log) -> io::Result<Option<u64>> {
+    let most = (log.length - log.end) / (HEAD + DIGEST) as u64;
+    let mut found = None;
+    let mut piece = vec![0; PIECE];
+    let mut offset = log.end;
+    // A head is not zero to its end, so it may begin in a hole and is not all in one.
+    while let Some(data) = next_data(file, offset)? {
+        let from = offset.max(data.saturating_sub(HEAD as u64 - 1));
+        let read = read_up_to(file, &mut piece, from)?;
+        if read < HEAD {
+            break;
+        }
+        for at in 0..=read - HEAD {
+            let head = &piece[at..][..HEAD];
+            let Some((length, number)) = frame::parse_head(head) else {
+                continue;
+            };
+            let at = from + at as u64;
+            let end = at + (HEAD + length + DIGEST) as u64;
+            if number <= log.last || number - log.last > most || end > log.length {
+                continue;
+            }
+            let mut previous = [0; DIGEST];
+            file.read_exact_at(&mut previous, at - DIGEST as u64)?;
+            if whole_at(file, at, &previous, head, length)?.is_some() {
+                found = found.max(Some(number));
+            }
+        }
+        offset = from + (read - HEAD + 1) as u64;
+    }
+    Ok(found)
 }

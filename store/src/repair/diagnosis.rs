@@ -6,7 +6,10 @@ use std::path::Path;
 use pool_core::extent::SegmentId;
 
 use super::Remedy;
+use crate::audit::Comparison;
 use crate::backend::Backend;
+use crate::catalogue::Catalogue;
+use crate::distrust;
 use crate::error::{self, Result, StoreError};
 use crate::format::{self, SegmentRecord};
 use crate::index::{Inspection, Reread, follow_segments};
@@ -32,12 +35,14 @@ pub(super) struct Diagnosis {
     pub(super) rescued: Commits,
     /// What a repair does not mend.
     pub(super) left: Vec<String>,
+    /// Index and journal were compared, and are the same.
+    pub(super) is_compared: bool,
 }
 
 /// A journal whose frames are whole, and what is wrong with its checkpoint, if anything.
 struct Logs {
     found: Found,
-    checkpoint: std::result::Result<(), String>,
+    checkpoint: std::result::Result<Catalogue, String>,
 }
 
 impl Diagnosis {
@@ -59,7 +64,7 @@ impl Diagnosis {
         let mark = mark.unwrap_or(0);
         let index = look_at_index(directory, superblock);
         if !has_journal(directory, superblock) {
-            let index = index.map_err(|why| {
+            let (_, index) = index.map_err(|why| {
                 refused(format!(
                     "{why}, and this store has no journal yet: put the newest index back, or make a store of a backup \
                      (pool restore)"
@@ -80,15 +85,52 @@ impl Diagnosis {
                 commits: index.commits.max(mark),
                 replayed: 0,
                 rescued: Commits::new(),
+                is_compared: false,
             });
         }
         let logs = look_at_journal(directory, superblock);
         let mut diagnosis = match (index, logs) {
-            (Ok(index), logs) => with_index(directory, superblock, mark, index, logs, backend),
+            (Ok((reread, index)), logs) => {
+                let differing = match &logs {
+                    Ok(logs) => differing(directory, superblock, &reread, &index, logs),
+                    Err(_) => None,
+                };
+                match (differing, logs) {
+                    (Some(differing), Ok(logs)) if !differing.is_empty() => {
+                        let mut differing = differing.into_iter();
+                        let why = differing.next().unwrap_or_default();
+                        with_journal(mark, format!("of the index {why}"), &logs).map(|diagnosis| {
+                            let wrong = diagnosis.wrong.into_iter().chain(differing).collect();
+                            Self { wrong, ..diagnosis }
+                        })
+                    }
+                    (differing, logs) => {
+                        let diagnosis =
+                            with_index(directory, superblock, mark, index, logs, backend);
+                        diagnosis.map(|diagnosis| Self {
+                            is_compared: differing.is_some(),
+                            ..diagnosis
+                        })
+                    }
+                }
+            }
             (Err(why), Ok(logs)) => with_journal(mark, why, &logs),
             (Err(why), Err(unusable)) => Err(both(&why, &unusable.why)),
         }
         .map_err(refused)?;
+        if (diagnosis.remedy == Remedy::Journal || diagnosis.renew) && distrust::is_noted(directory)
+        {
+            let note = directory.join(format::DISTRUSTED_FILE);
+            let why = diagnosis.wrong.join("; ");
+            return Err(refused(format!(
+                "{}; to go by the index as it is remove {} and repair again",
+                both(
+                    "the index was found damaged, or to differ from the journal",
+                    &why
+                ),
+                note.display()
+            )));
+        }
         wrong.append(&mut diagnosis.wrong);
         diagnosis.wrong = wrong;
         Ok(diagnosis)
@@ -99,7 +141,7 @@ impl Diagnosis {
 fn look_at_index(
     directory: &Path,
     superblock: &Superblock,
-) -> std::result::Result<Inspection, String> {
+) -> std::result::Result<(Reread, Inspection), String> {
     let path = directory.join(format::INDEX_DIRECTORY);
     if let Err(error) = path.join("CURRENT").symlink_metadata() {
         return Err(format!("the index has no file CURRENT ({error})"));
@@ -110,12 +152,14 @@ fn look_at_index(
             ControlFlow::Continue(damage) => damage.into_iter().next().map_or(Ok(()), Err)?,
             ControlFlow::Break(()) => {}
         }
-        index.inspect()
+        let found = index.inspect()?;
+        Ok((index, found))
     };
-    let found = read().map_err(|error| format!("the index cannot be read ({error})"))?;
+    let read: Result<_> = read();
+    let (index, found) = read.map_err(|error| format!("the index cannot be read ({error})"))?;
     match found.identity {
-        Some(identity) if identity == superblock.identity => Ok(found),
-        None if !superblock.is_marked() => Ok(found),
+        Some(identity) if identity == superblock.identity => Ok((index, found)),
+        None if !superblock.is_marked() => Ok((index, found)),
         None => Err("the index does not say which store it belongs to".into()),
         Some(_) => Err("the index belongs to another store".into()),
     }
@@ -128,8 +172,37 @@ fn look_at_journal(
 ) -> std::result::Result<Logs, Unusable> {
     let path = directory.join(format::JOURNAL_DIRECTORY);
     let found = journal::read(&path, superblock.identity, |_, _, _| ())?;
-    let checkpoint = checkpoint(&path, superblock.identity, found.checkpoint).map(drop);
+    let checkpoint = checkpoint(&path, superblock.identity, found.checkpoint);
     Ok(Logs { found, checkpoint })
+}
+
+/// What of the index is not what the journal has, in words, if the two can be compared.
+fn differing(
+    directory: &Path,
+    superblock: &Superblock,
+    reread: &Reread,
+    index: &Inspection,
+    logs: &Logs,
+) -> Option<Vec<String>> {
+    let checkpoint = logs.checkpoint.as_ref().ok()?;
+    let is_within = (checkpoint.header().commits..=logs.found.last).contains(&index.commits);
+    let journal = directory.join(format::JOURNAL_DIRECTORY);
+    let digest = journal::digest_of(&journal, superblock.identity, index.commits);
+    // Of another copy of the store all of it may differ, and which one is right nothing tells.
+    if !is_within || index.hole.is_some() || digest != index.frame {
+        return None;
+    }
+    let comparison = Comparison {
+        index: &reread.reader(),
+        checkpoint,
+        journal: &journal,
+        identity: superblock.identity,
+        limit: index.commits,
+    };
+    match comparison.differences(&mut |_| ControlFlow::Continue(())) {
+        Ok(differing) => differing,
+        Err(error) => Some(vec![format!("something cannot be compared ({error})")]),
+    }
 }
 
 fn both(index: &str, journal: &str) -> String {
@@ -171,6 +244,7 @@ fn with_index(
                 commits: lead.found.last,
                 replayed,
                 rescued: Commits::new(),
+                is_compared: false,
                 left: lost_segments(backend, segments),
             });
         }
@@ -195,6 +269,7 @@ fn with_index(
                 replayed: rescued.len() as u64,
                 left: lost_segments(backend, followed(index.segments, &rescued)?),
                 rescued,
+                is_compared: false,
             });
         }
     }
@@ -209,6 +284,7 @@ fn with_index(
             commits: index.commits,
             replayed: 0,
             rescued: Commits::new(),
+            is_compared: false,
             left: lost_segments(backend, index.segments.into_iter().collect()),
         });
     }
@@ -268,6 +344,7 @@ fn with_journal(mark: u64, why: String, logs: &Logs) -> std::result::Result<Diag
         commits,
         replayed: commits - logs.found.checkpoint,
         rescued: Commits::new(),
+        is_compared: false,
         left: Vec::new(),
     })
 }
