@@ -386,7 +386,10 @@ fn damage_is_found_with_and_without_a_service() {
             "{verb}: {says}"
         );
     }
-    std::fs::write(&checkpoint, whole).unwrap();
+    let repaired = pool.text(&["repair", "--store", "store"]);
+    assert!(repaired.contains("lost/journal"), "{repaired}");
+    pool.text(&["fsck", "--store", "store"]);
+    pool.text(&["scrub", "--store", "store"]);
     // A power cut leaves a mark that is behind.
     std::fs::write(&mark, [0; 8]).unwrap();
     let late = pool.text(&["fsck", "--store", "store"]);

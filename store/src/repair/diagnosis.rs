@@ -99,7 +99,7 @@ impl Diagnosis {
                     (Some(differing), Ok(logs)) if !differing.is_empty() => {
                         let mut differing = differing.into_iter();
                         let why = differing.next().unwrap_or_default();
-                        with_journal(mark, format!("of the index {why}"), &logs).map(|diagnosis| {
+                        with_journal(mark, format!("index: {why}"), &logs).map(|diagnosis| {
                             let wrong = diagnosis.wrong.into_iter().chain(differing).collect();
                             Self { wrong, ..diagnosis }
                         })
@@ -189,7 +189,10 @@ fn differing(
     let journal = directory.join(format::JOURNAL_DIRECTORY);
     let digest = journal::digest_of(&journal, superblock.identity, index.commits);
     // Of another copy of the store all of it may differ, and which one is right nothing tells.
-    if !is_within || index.hole.is_some() || digest != index.frame {
+    if !is_within
+        || index.hole.is_some()
+        || digest.unwrap_or_default() != index.frame.unwrap_or_default()
+    {
         return None;
     }
     let comparison = Comparison {
