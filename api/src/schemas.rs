@@ -281,7 +281,7 @@ foreign! {
     /// `pool_gc::Scrubbed`.
     Scrubbed => object([
         ("complete", told(
-            "It came to the store's end; otherwise the service was stopped or another scrub asked for, which goes on there",
+            "It came to the store's end; otherwise the service was stopped, another scrub asked for, or the index could not all be read",
             json!({"type": "boolean"}),
         )),
         ("segments", count_of("Segments read")),

@@ -1,4 +1,5 @@
-//! Comparing everything in a store with everything else. Nothing is changed.
+//! Comparing everything in a store with everything else. Nothing is changed, but whoever writes to the store notes whether its index
+//! is to be [trusted](StoreView::distrusts_index).
 //!
 //! First the files of superblock, mark, index and journal are read anew and compared with each other. Then one snapshot of the
 //! index is checked, and all its segments are held meanwhile, so uploads and collections may go on.

@@ -77,7 +77,7 @@ async fn fsck(
 }
 
 /// Read all that is stored and compare it with its digests, going on where that was interrupted last, and before that index and
-/// journal with each other. What is found damaged is asked for by the next push of it; a damaged journal is begun anew. A scrub that
+/// journal with each other. What is found damaged is asked for by the next push of it; a damaged superblock or mark is written anew. A scrub that
 /// runs is ended, and this one goes on where it was.
 #[utoipa::path(
     post, path = "/v1/scrub", tag = "collection", request_body = ScrubRequest,

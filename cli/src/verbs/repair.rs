@@ -19,7 +19,7 @@ use crate::{Global, output};
 
 /// Mend the index or the journal of a store
 ///
-/// A store keeps every change twice, in its index and in its journal. When the index is gone or damaged it is made anew from the
+/// A store keeps every change twice, in its index and in its journal. When the index is gone, damaged or another than the journal has it, it is made anew from the
 /// journal: all that was acknowledged is in it, every object is compared with its digest on the way, and those that are
 /// damaged are named, with what needs them, and noted, so that the next push of that writes them anew. When the journal is gone or damaged it is begun anew from the index. What is
 /// replaced is moved to lost/ in the store's directory, and nothing is removed. A repair that is cut short is simply run again.
