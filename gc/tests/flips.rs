@@ -411,6 +411,8 @@ fn a_log_that_is_too_long_is_damaged_and_no_more() {
     assert!(found[0].what.contains("is behind that"), "{found:?}");
     drop(store);
     assert!(reopen(&directory).is_err());
+    let plan = repair(&directory, true, &mut |_| ()).unwrap();
+    assert_eq!(plan.remedy, Remedy::Journal, "{plan:#?}");
     file.set_len(length).unwrap();
     flip(&log, 8 * 300);
     assert!(scrubbed(&open(&directory)).report.is_clean());

@@ -271,10 +271,7 @@ pub(crate) fn following(
     let mut all = Commits::new();
     for base in bases {
         let path = names::path(directory, Name::Log(base));
-        let bytes = read_file(&path).and_then(|mut file| {
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes).map(|_| bytes)
-        });
+        let bytes = read_file(&path).and_then(|file| read_data(&file));
         let bytes =
             bytes.map_err(|error| format!("{} cannot be read ({error})", path.display()))?;
         let found = following_in(&bytes, number, &digest);
@@ -286,7 +283,30 @@ pub(crate) fn following(
     Ok(all)
 }
 
-/// The same, of one log.
+/// All of a file but the hole at its end, however long that is.
+fn read_data(file: &File) -> io::Result<Vec<u8>> {
+    /// More than logs come to, and less than would be missed.
+    const MOST: u64 = 4 << 30;
+    let length = file.metadata()?.len();
+    let mut end = 0;
+    while end < length
+        && let Some(data) = next_data(file, end)?
+    {
+        end = match rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(data)) {
+            Ok(hole) => hole,
+            Err(_) => length,
+        };
+        if end > MOST {
+            let why = format!("it has {end} bytes, and no log comes to {MOST}");
+            return Err(io::Error::other(why));
+        }
+    }
+    let mut bytes = vec![0; end as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// The commits that follow, of one log.
 fn following_in(log: &[u8], number: u64, digest: &Digest) -> Commits {
     let mut found = Commits::new();
     let header = log.first_chunk().and_then(|bytes: &[u8; HEADER]| {
