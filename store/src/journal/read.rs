@@ -292,10 +292,8 @@ fn read_data(file: &File) -> io::Result<Vec<u8>> {
     while end < length
         && let Some(data) = next_data(file, end)?
     {
-        end = match rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(data)) {
-            Ok(hole) => hole,
-            Err(_) => length,
-        };
+        let hole = rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(data));
+        end = hole.unwrap_or(length);
         if end > MOST {
             let why = format!("it has {end} bytes, and no log comes to {MOST}");
             return Err(io::Error::other(why));
