@@ -225,7 +225,7 @@ pub fn fsck(store: &StoreView, level: FsckLevel) -> FsckReport {
     report
 }
 
-/// Reads superblock, mark, index and journal anew and compares them. False when files of the index cannot be read.
+/// Reads superblock, mark, index and journal anew and compares them. False when files of the index cannot be read, or may be such.
 fn check_files(store: &StoreView, report: &mut FsckReport) -> bool {
     let found = match audit(store, &mut |_| ControlFlow::Continue(())) {
         Ok(ControlFlow::Continue(found)) => found,
@@ -237,7 +237,7 @@ fn check_files(store: &StoreView, report: &mut FsckReport) -> bool {
                 what: error.to_string(),
                 advice: "nothing is known to be damaged; see to it that it can be looked at, then look again".into(),
             });
-            return true;
+            return false;
         }
     };
     for file in found.damaged {
