@@ -31,6 +31,13 @@ pub fn scrub(store: &Store, step: &mut dyn FnMut(Progress) -> ControlFlow<()>) -
         begun_at: now(),
         ..PassState::default()
     });
+    if under_way.after.is_none() {
+        // All that is still damaged is found again.
+        under_way.found = ScrubReport {
+            damaged_files: under_way.found.damaged_files,
+            ..ScrubReport::default()
+        };
+    }
     let begun = Pass::begin(store, under_way.after);
     let mut pass = during("beginning to scrub", begun)?;
     let mut is_stopped = false;
@@ -98,11 +105,7 @@ pub fn scrub(store: &Store, step: &mut dyn FnMut(Progress) -> ControlFlow<()>) -
             state.pass = Some(PassState {
                 begun_at: now(),
                 after: None,
-                found: ScrubReport {
-                    damaged_objects: report.damaged_objects.clone(),
-                    damaged_files: report.damaged_files.clone(),
-                    ..ScrubReport::default()
-                },
+                found: report.clone(),
             });
         }
         during("noting the end of a scrub", state.write(directory))?;
