@@ -139,7 +139,7 @@ fn every_flipped_bit_of_a_closed_store_is_found_and_none_that_is_not_there() {
                 // Readers refuse it as an opening does.
                 Err(said) => {
                     let said = said.replace(store.to_str().unwrap(), "");
-                    let named = ["superblock", "index", "generation"];
+                    let named = ["superblock", "index", "generation", "newer release"];
                     assert!(
                         named.iter().any(|part| said.contains(part)),
                         "{what}: {said}"
