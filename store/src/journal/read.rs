@@ -586,6 +586,12 @@ fn whole_at(
     head: &[u8],
     length: usize,
 ) -> io::Result<Option<Digest>> {
+    let mut digest = [0; DIGEST];
+    file.read_exact_at(&mut digest, at + (HEAD + length) as u64)?;
+    // In a hole, which may be long.
+    if digest == Digest::default() {
+        return Ok(None);
+    }
     let mut hasher = frame::hasher(previous, head);
     let mut from = at + HEAD as u64;
     let mut left = length;
@@ -597,8 +603,6 @@ fn whole_at(
         from += piece.len() as u64;
         left -= piece.len();
     }
-    let mut digest = [0; DIGEST];
-    file.read_exact_at(&mut digest, from)?;
     Ok((*hasher.finalize().as_bytes() == digest).then_some(digest))
 }
 
