@@ -24,6 +24,7 @@ use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord, SegmentState};
 use crate::index::Batch;
 use crate::manifest::Timestamp;
+use crate::references::library_keeper;
 use crate::{Store, Writer};
 
 /// Most changes that a collection makes in one batch, which bounds how long a commit waits.
@@ -250,7 +251,7 @@ impl<'a> Collection<'a> {
                 .unused_since
                 .is_some_and(|since| since <= unused_before);
             if !long_unused
-                || self.store.library_keeper(library, &record)?.is_some()
+                || library_keeper(&self.store.view.index.now(), library, &record)?.is_some()
                 || self.store.object_is_leased(record.object)?
             {
                 return Ok(false);
@@ -378,8 +379,11 @@ impl<'a> Collection<'a> {
         Ok(retired)
     }
 
-    /// Retires a segment that nothing refers to; false when it is retired or gone already.
+    /// Retires a segment that nothing refers to; false when it is retired or gone already, or a commit under way writes to it.
     pub(crate) fn retire_locked(&self, writer: &mut Writer, id: SegmentId) -> Result<bool> {
+        if writer.appender.is_held(id) {
+            return Ok(false);
+        }
         let Some(mut record) = self.store.segment(id)? else {
             return Ok(false);
         };

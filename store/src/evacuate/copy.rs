@@ -175,7 +175,7 @@ impl Collection<'_> {
             return Ok(room);
         }
         let mut batch = self.store.view.index.batch();
-        writer.appender.record(&mut batch);
+        writer.appender.record_alone(&mut batch);
         batch.commit()?;
         // Nothing refers to the new slots yet, and no mark knows them.
         let barrier = running_barrier(writer)?;
@@ -197,6 +197,10 @@ impl Collection<'_> {
         }
         self.locked(|writer| {
             writer.appender.begin()?;
+            if writer.appender.holders() > 0 {
+                // Commits under way may write behind them. They stay used, by nothing.
+                return Ok(());
+            }
             let mut batch = self.store.view.index.batch();
             let changed = without(&self.store.segments()?, room);
             for (id, record) in &changed {

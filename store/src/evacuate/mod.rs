@@ -59,17 +59,29 @@ impl Collection<'_> {
     /// When the index cannot be read or written. What was moved by then is whole in either place.
     pub fn evacuate(&self, segments: &[SegmentId]) -> Result<Evacuated> {
         let mut sealed = Vec::new();
-        for id in segments {
-            let record = self.store.segment(*id)?;
-            if record.is_some_and(|record| record.state == SegmentState::Sealed) {
-                sealed.push(*id);
+        let mut held = Vec::new();
+        self.locked(|writer| {
+            for id in segments {
+                let record = self.store.segment(*id)?;
+                if !record.is_some_and(|record| record.state == SegmentState::Sealed) {
+                    continue;
+                }
+                // No commit gets slots of a sealed one, so that none comes to hold any of those that are free of it now.
+                if writer.appender.is_held(*id) {
+                    held.push(in_use(*id));
+                } else {
+                    sealed.push(*id);
+                }
             }
+            Ok(())
+        })?;
+        let mut done = Evacuated::default();
+        if !sealed.is_empty() {
+            let survey = Survey::of(&self.store.snapshot(), &sealed)?;
+            done = self.move_out(&sealed, survey)?;
         }
-        if sealed.is_empty() {
-            return Ok(Evacuated::default());
-        }
-        let survey = Survey::of(&self.store.snapshot(), &sealed)?;
-        self.move_out(&sealed, survey)
+        done.skipped.extend(held);
+        Ok(done)
     }
 
     /// Empties the segments that were surveyed. Commits may have come since.
@@ -103,15 +115,17 @@ impl Collection<'_> {
             done.segments.extend(retired.then_some(*id));
         }
         done.segments.sort_unstable();
-        done.skipped.extend(kept.into_iter().map(|segment| {
-            let why = "an upload has come to use it meanwhile".into();
-            Skipped {
-                segment,
-                reason: SkipReason::InUse,
-                why,
-            }
-        }));
+        done.skipped.extend(kept.into_iter().map(in_use));
         Ok(done)
+    }
+}
+
+/// Says that a segment stays for the sake of an upload.
+fn in_use(segment: SegmentId) -> Skipped {
+    Skipped {
+        segment,
+        reason: SkipReason::InUse,
+        why: "an upload has come to use it meanwhile".into(),
     }
 }
 

@@ -143,6 +143,6 @@ impl Batch<'_> {
 
     /// Bytes that the changes so far take up, at least.
     pub(crate) fn size(&self) -> usize {
-        self.writes.size_in_bytes()
+        self.changes().len()
     }
 }

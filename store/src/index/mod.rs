@@ -17,6 +17,7 @@ mod inspection;
 mod kept;
 mod names;
 mod options;
+mod pending;
 mod reader;
 pub mod records;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use crate::error::{self, Again, Result, StoreError};
 use crate::journal::frame::Digest;
 use crate::journal::{Checkpointer, Journal};
 use crate::mark::Mark;
+use crate::steps::{Step, reached};
 
 pub(crate) use batch::{Batch, follow_segments};
 use gate::{Gate, Standstill};
@@ -43,6 +45,7 @@ use options::{
     LIBRARIES, MANIFESTS, META, OBJECTS, PAGES, REFERENCES, REGISTRY, ROOM, SEGMENTS, TAGS, TOKENS,
     WINDOWS, families, primary_options, secondary,
 };
+pub(crate) use pending::Pending;
 pub use reader::Reader;
 
 const EPOCH: &[u8] = b"epoch";
@@ -77,7 +80,12 @@ enum Role {
     Primary {
         db: DB,
         mark: Mark,
+        /// Held while a commit is made durable.
         count: Box<Mutex<Count>>,
+        /// There is a commit that the mark does not tell of.
+        unmarked: AtomicBool,
+        /// The journal has the room that it keeps for collections.
+        room: AtomicBool,
         /// Held while a checkpoint is written.
         checkpointing: Mutex<()>,
     },
@@ -162,7 +170,7 @@ impl Index {
         if let Some(frame) = frame {
             batch.note(FRAME, frame);
         }
-        self.write(batch, true)
+        self.write(&batch, true)
     }
 
     fn identity(&self) -> Result<Option<[u8; 16]>> {
@@ -190,6 +198,8 @@ impl Index {
                     db,
                     mark,
                     count: Box::new(Mutex::new(count)),
+                    unmarked: AtomicBool::new(false),
+                    room: AtomicBool::new(false),
                     checkpointing: Mutex::default(),
                 };
                 let path = path.into();
@@ -254,7 +264,7 @@ impl Index {
             batch.count(*number, first);
             batch.note(FRAME, digest);
             // The last one makes all of them durable.
-            self.write(batch, nth + 1 == commits.len())?;
+            self.write(&batch, nth + 1 == commits.len())?;
         }
         self.recount()
     }
@@ -277,11 +287,15 @@ impl Index {
         count.journal.as_ref().is_none_or(Journal::is_in_doubt)
     }
 
-    /// Refuses when the journal has no room for what a collection would have to write.
+    /// Refuses when the journal has no room for what a collection would have to write. Nearly always the last commit has
+    /// seen to it that there is, and then nothing is waited for.
     pub(crate) fn reserve(&self) -> Result<()> {
-        let Role::Primary { count, .. } = &self.role else {
+        let Role::Primary { count, room, .. } = &self.role else {
             return Ok(());
         };
+        if room.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
         count.journal.as_mut().map_or(Ok(()), Journal::reserve)
     }
@@ -405,9 +419,15 @@ impl Index {
         Reader::new(self, Some(pin))
     }
 
-    /// The index as it is at each question: for a single one, or under the writer's lock.
+    /// The index as it is at each question: for a single one, or while nothing is [pending](Pending).
     pub(crate) fn now(&self) -> Reader<'_> {
         Reader::new(self, None)
+    }
+
+    /// The index as it will be with changes that are not durable yet, the last ones last: for who makes changes that
+    /// come after them.
+    pub(crate) fn ahead(&self, pending: Vec<Arc<Pending>>) -> Reader<'_> {
+        Reader::ahead(self, pending)
     }
 
     /// Runs `work` on the database.
@@ -423,16 +443,30 @@ impl Index {
 
     /// Begins a set of changes that becomes visible and durable as one.
     pub(crate) fn batch(&self) -> Batch<'_> {
-        Batch::new(self, self.own_db())
+        Batch::new(self)
     }
 
     /// Writes a batch to the journal, then with its number to the index, then the mark.
-    fn commit(&self, mut batch: Batch<'_>) -> Result<()> {
-        let Role::Primary { mark, count, .. } = &self.role else {
+    fn commit(&self, batch: Batch<'_>) -> Result<()> {
+        let Role::Primary {
+            mark,
+            count,
+            unmarked,
+            room,
+            ..
+        } = &self.role
+        else {
             return Err(StoreError::Corrupt("only a writer can commit".into()));
         };
         let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = &mut *count;
+        let committed = self.commit_counted(mark, &mut count, batch);
+        unmarked.store(count.marked != count.commits, Ordering::Release);
+        let has_room = count.journal.as_ref().is_none_or(Journal::has_room);
+        room.store(committed.is_ok() && has_room, Ordering::Release);
+        committed
+    }
+
+    fn commit_counted(&self, mark: &Mark, count: &mut Count, mut batch: Batch<'_>) -> Result<()> {
         if count.marked != count.commits {
             mark.advance(count.commits)?;
             count.marked = count.commits;
@@ -440,12 +474,14 @@ impl Index {
         let number = count.commits + 1;
         if let Some(journal) = &mut count.journal {
             self.settle(journal, count.commits)?;
-            batch.note(FRAME, journal.append(number, &batch.changes)?);
+            batch.note(FRAME, journal.append(number, batch.changes())?);
+            reached(Step::Framed);
         }
         batch.count(number, count.first);
         // If this fails the frame stays, and with it the doubt: both of them may be there at the next opening, or the
         // frame alone, and then it is replayed.
-        self.write(batch, true)?;
+        self.write(&batch, true)?;
+        reached(Step::Put);
         count.commits = number;
         let marked = match &mut count.journal {
             Some(journal) => {
@@ -460,6 +496,7 @@ impl Index {
             // by `acknowledge`, and the next one is refused unless the mark can be written by then.
             Err(error) => tracing::error!(%error, "noting a commit"),
         }
+        reached(Step::Marked);
         Ok(())
     }
 
@@ -471,7 +508,7 @@ impl Index {
             // that the index could have a commit that the journal has not.
             let mut batch = self.batch();
             batch.note(COMMITS, commits.to_le_bytes());
-            self.write(batch, true)?;
+            self.write(&batch, true)?;
         }
         if journal.is_in_doubt() {
             journal.take_back()?;
@@ -479,26 +516,36 @@ impl Index {
         Ok(())
     }
 
-    /// To be called before a change is answered for, under the writer's lock: an error when there
-    /// is a commit that the mark does not tell of and cannot be made to.
+    /// To be called before a change is answered for: an error when there is a commit that the mark does not tell of and
+    /// cannot be made to. Nearly always there is none, and then nothing is waited for.
     pub(crate) fn acknowledge(&self) -> Result<()> {
-        let Role::Primary { mark, count, .. } = &self.role else {
+        let Role::Primary {
+            mark,
+            count,
+            unmarked,
+            ..
+        } = &self.role
+        else {
             return Ok(());
         };
+        if !unmarked.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
         if count.marked != count.commits {
             mark.acknowledge(count.commits)?;
             count.marked = count.commits;
         }
+        unmarked.store(false, Ordering::Release);
         Ok(())
     }
 
     /// Writes a batch, and if `sync` waits until it and all before it survive a power cut.
-    fn write(&self, batch: Batch<'_>, sync: bool) -> Result<()> {
+    fn write(&self, batch: &Batch<'_>, sync: bool) -> Result<()> {
         let mut options = WriteOptions::default();
         options.set_sync(sync);
-        self.own_db()
-            .write_opt(batch.writes, &options)
+        let db = self.own_db();
+        db.write_opt(batch.writes(db), &options)
             .map_err(|source| failed("writing", source))
     }
 

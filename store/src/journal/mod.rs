@@ -177,6 +177,12 @@ impl Journal {
         matches!(self.doubt, Some(Doubt::Refused { .. }))
     }
 
+    /// True when the log has the room for collections, as far as is known.
+    pub(crate) fn has_room(&self) -> bool {
+        let log = &self.log;
+        log.allocated >= log.end + RESERVE || !log.allocates
+    }
+
     /// Refuses when there is no disk for what a collection would have to write.
     pub(crate) fn reserve(&mut self) -> Result<()> {
         let log = &mut self.log;
