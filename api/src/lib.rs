@@ -12,6 +12,7 @@ pub mod announce;
 pub mod auth;
 mod body;
 pub mod client;
+mod collector;
 mod conditions;
 mod copies;
 mod host;
@@ -30,5 +31,6 @@ pub mod types;
 mod uploads;
 pub mod wire;
 
+pub use pool_gc::Cause;
 pub use problem::Problem;
 pub use service::{Limits, Service, ServiceOptions};

@@ -245,6 +245,7 @@ impl From<StoreError> for Problem {
                 (StatusCode::PRECONDITION_FAILED, "precondition-failed")
             }
             StoreError::CollectionRunning => (StatusCode::CONFLICT, "collection-running"),
+            StoreError::CollectionStopped => (StatusCode::CONFLICT, "collection-stopped"),
             StoreError::MissingPages(missing) => {
                 let mut problem = Self::new(StatusCode::CONFLICT, "missing-pages", what);
                 problem.body.missing = Some(PageList::of(&missing));

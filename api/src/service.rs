@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use pool_core::digest::ObjectId;
-use pool_gc::{CollectOptions, CollectReport, Scrubbed};
+use pool_gc::{Cause, CollectOptions, CollectReport, Scrubbed};
 use pool_store::format::STAGING_DIRECTORY;
 use pool_store::scrub::State as ScrubState;
 use pool_store::stats::StoreStats;
@@ -16,6 +16,7 @@ use pool_store::{Progress, Store, now, time_of};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::auth::Gate;
+use crate::collector::Collector;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::problem::{BUSY, Problem, Result, SCRUB_RUNNING};
@@ -81,6 +82,7 @@ struct Inner {
     announced_room: Room,
     metrics: Metrics,
     stopping: Stopping,
+    collector: Collector,
     /// Held while the store is scrubbed.
     scrubbing: Mutex<()>,
     /// Held while it is looked into what somebody could not read.
@@ -145,6 +147,7 @@ impl Service {
     /// A service on an open store.
     pub fn new(store: Arc<Store>, gate: Gate, options: ServiceOptions) -> Self {
         Self(Arc::new(Inner {
+            collector: Collector::new(store.directory().into()),
             store,
             gate,
             uploads: Sessions::new(options.limits.uploads, options.limits.upload_idle),
@@ -201,28 +204,50 @@ impl Service {
     /// From now on the service says that it is not ready.
     pub fn stop(&self) {
         self.0.stopping.say();
+        self.collector().end();
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.0.stopping.is_said()
     }
 
-    /// Collects what nothing refers to, and counts it.
-    pub async fn collect(&self, grace: Duration, dry_run: bool) -> Result<CollectReport> {
+    /// Says what a collection would do.
+    pub async fn rehearse(&self, grace: Duration) -> Result<CollectReport> {
+        let options = CollectOptions {
+            grace,
+            dry_run: true,
+            ..CollectOptions::default()
+        };
+        self.with_store(move |store| Ok(pool_gc::collect(store, &options)?))
+            .await
+    }
+
+    /// Collects what nothing refers to, counts it and remembers it. It can be paused and stopped meanwhile, and ends early
+    /// when the service is told to stop.
+    pub async fn collect(&self, grace: Duration, cause: Cause) -> Result<CollectReport> {
         let work = self.clone();
         self.with_store(move |store| {
             let options = CollectOptions {
                 grace,
-                dry_run,
                 ..CollectOptions::default()
             };
-            let report = pool_gc::collect(store, &options)?;
-            if !dry_run {
-                work.metrics().note_collection(&report);
-            }
+            let report = work.collector().run(cause, |watch| {
+                pool_gc::collect_watched(store, &options, watch)
+            })?;
+            work.metrics().note_collection(&report);
             Ok(report)
         })
         .await
+    }
+
+    /// Collections, one at a time.
+    pub(crate) fn collector(&self) -> &Collector {
+        &self.0.collector
+    }
+
+    /// True when no collection is to begin by itself.
+    pub fn collections_are_paused(&self) -> bool {
+        self.collector().collections().paused
     }
 
     /// Writes a checkpoint of the store's journal if one is due.

@@ -34,6 +34,10 @@ pub const STAGING_DIRECTORY: &str = "staging";
 pub const SCRUB_FILE: &str = "scrub";
 /// That until it is whole.
 pub const NEW_SCRUB_FILE: &str = "scrub.new";
+/// What the last collections did.
+pub const COLLECTIONS_FILE: &str = "collections";
+/// The same while it is written.
+pub const NEW_COLLECTIONS_FILE: &str = "collections.new";
 /// Empty file that is there while a store is restored from a backup.
 pub const RESTORING_FILE: &str = "restoring";
 

@@ -42,6 +42,13 @@ fn an_image_is_pushed_listed_fetched_tagged_and_removed() {
     pool.text(&["rm", "image/bb:stable"]);
     let dry = pool.json(&["gc", "--dry-run", "--grace", "0"]);
     let done = pool.json(&["gc", "--grace", "0"]);
+    let told = pool.json(&["gc", "--history"]);
+    assert_eq!(told["last"][0]["freed_bytes"], done["freed_bytes"]);
+    assert_eq!(pool.json(&["gc", "--pause"])["paused"], true);
+    assert_eq!(pool.json(&["gc", "--stop"])["running"], Value::Null);
+    let waits = pool.text(&["gc", "--history"]);
+    assert!(waits.starts_with("collections are paused"), "{waits}");
+    assert_eq!(pool.json(&["gc", "--resume"])["paused"], false);
     assert_eq!(dry["pages"], done["pages"]);
     assert!(done["freed_bytes"].as_u64().unwrap() > 1 << 20, "{done}");
     assert_eq!(pool.json(&["stats"])["stored_pages"], 0);
@@ -160,6 +167,8 @@ fn wrong_use_is_told_from_failure() {
         &["push", "image", BUSYBOX, "--name", "a/b", "--tag", "v1"],
         &["push", "lib", BUSYBOX, "--name", "..", "--version", "v1"],
         &["gc", "--grace", "soon"],
+        &["gc", "--history", "--dry-run"],
+        &["gc", "--pause", "--resume"],
         &["tag", "lib/a@1", "image/a:1"],
         &["pin", "image/a:1"],
         &["rm", "image/a:1", "/pool/segments/00000001"],

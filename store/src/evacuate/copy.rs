@@ -195,7 +195,7 @@ impl Collection<'_> {
                 tracing::warn!(%error, "giving disk back failed");
             }
         }
-        self.locked(|writer| {
+        self.locked_anyway(|writer| {
             writer.appender.begin()?;
             if writer.appender.holders() > 0 {
                 // Commits under way may write behind them. They stay used, by nothing.
