@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use pool_gc::{Cause, CollectReport, Collected, History};
@@ -15,6 +16,10 @@ use crate::types::{Collections, Running};
 /// The word for a collection that is not begun because collections are to wait.
 const PAUSED: &str = "collections-paused";
 
+/// How long a collection that has begun waits at most while collections are paused. Then it ends, since until it ends it
+/// remembers all that commits refer to, and whoever has asked for it waits.
+const MOST_PATIENCE: Duration = Duration::from_secs(60);
+
 #[derive(Debug)]
 pub(crate) struct Collector {
     /// Of the store.
@@ -22,6 +27,8 @@ pub(crate) struct Collector {
     state: Mutex<State>,
     /// The one that is running may go on, or is to end.
     changed: Condvar,
+    /// How long it waits at most.
+    patience: Duration,
 }
 
 #[derive(Debug)]
@@ -47,6 +54,7 @@ impl Collector {
             directory,
             state: Mutex::new(state),
             changed: Condvar::new(),
+            patience: MOST_PATIENCE,
         }
     }
 
@@ -127,11 +135,17 @@ impl Collector {
         Ok(result?)
     }
 
-    /// Waits while collections are to wait.
+    /// Waits while collections are to wait, and ends the one that is running when that is long.
     fn watch(&self) -> ControlFlow<()> {
         let waits = |state: &mut State| state.history.paused && !state.is_stopped && !state.is_over;
-        let state = self.changed.wait_while(self.state(), waits);
-        let state = state.unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .changed
+            .wait_timeout_while(self.state(), self.patience, waits);
+        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            tracing::info!("a collection that was paused has ended: the next one does the rest");
+            state.is_stopped = true;
+        }
         if state.is_stopped || state.is_over {
             ControlFlow::Break(())
         } else {
@@ -163,6 +177,26 @@ mod tests {
             stopped,
             ..CollectReport::default()
         }
+    }
+
+    #[test]
+    fn one_that_would_wait_for_long_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let collector = Collector {
+            patience: Duration::ZERO,
+            ..Collector::new(directory.path().into())
+        };
+        let ended = collector.run(Cause::Asked, |watch| {
+            assert!(watch().is_continue());
+            collector.pause(true).unwrap();
+            assert!(watch().is_break());
+            // However late somebody lets it go on.
+            collector.pause(false).unwrap();
+            Ok(report(watch().is_break()))
+        });
+        assert!(ended.unwrap().stopped);
+        let next = collector.run(Cause::Asked, |watch| Ok(report(watch().is_break())));
+        assert!(!next.unwrap().stopped);
     }
 
     #[test]

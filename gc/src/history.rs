@@ -134,8 +134,8 @@ impl Collected {
     }
 }
 
-/// The last collections of a store, in the file `collections` of its directory. It is worth no more than the looking, so
-/// it is not synced, and one that cannot be read is taken for none.
+/// The last collections of a store, in the file `collections` of its directory. One that
+/// cannot be read is taken for none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
     /// None is begun, or goes on, before somebody says so.
@@ -172,7 +172,11 @@ impl History {
         let new = directory.join(NEW_COLLECTIONS_FILE);
         let path = directory.join(COLLECTIONS_FILE);
         let json = serde_json::to_vec(self).expect("it has only string keys");
-        let written = fs::File::create(&new).and_then(|mut file| file.write_all(&json));
+        // Without the sync a power cut could leave an empty one under the name, and a pause would be forgotten.
+        let written = fs::File::create(&new).and_then(|mut file| {
+            file.write_all(&json)?;
+            file.sync_all()
+        });
         let named = written.and_then(|()| fs::rename(&new, &path));
         let failed = |error| StoreError::Io {
             doing: "writing",

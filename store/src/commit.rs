@@ -92,13 +92,14 @@ impl Store {
             match commit.run(&mut prepared) {
                 Ok(done) => {
                     prepared.keep(done.used.as_ref());
+                    let acknowledged = self.view.index.acknowledge();
                     if done.can_mend
                         && let Err(error) = self.mend()
                     {
                         // Not the author's business: it is done another time.
                         tracing::warn!(%error, "mending what was damaged");
                     }
-                    return Ok(done.summary);
+                    return acknowledged.map(|()| done.summary);
                 }
                 Err(Failed::Itself(error)) => return Err(error),
                 Err(Failed::Other) => {
@@ -149,7 +150,10 @@ impl Store {
             };
             let place = self.groups.join(index, &sight, part);
             match self.wait(writer, is_alone, place) {
-                Ok(()) => return made,
+                Ok(()) => {
+                    index.acknowledge()?;
+                    return made;
+                }
                 Err(Failed::Itself(error)) => return Err(error),
                 Err(Failed::Other) => {}
             }
@@ -165,18 +169,17 @@ impl Store {
         }
     }
 
-    /// Lets go of the writer's lock, unless this is to be made alone, and waits until a place's group is durable.
+    /// Lets go of the writer's lock, unless this is to be made alone, and waits until a place's group is durable. That is
+    /// still to be [acknowledged](crate::index::Index::acknowledge).
     fn wait(
         &self,
         writer: MutexGuard<'_, Writer>,
         is_alone: bool,
         place: Option<Place>,
     ) -> std::result::Result<(), Failed> {
-        let alone = is_alone.then_some(writer);
+        let _alone = is_alone.then_some(writer);
         let place = place.ok_or(Failed::Other)?;
-        self.groups.wait(&self.view.index, &place)?;
-        drop(alone);
-        self.view.index.acknowledge().map_err(Failed::Itself)
+        self.groups.wait(&self.view.index, &place)
     }
 }
 
@@ -184,10 +187,16 @@ impl<'a> Commit<'a, '_> {
     /// Commits, and waits until it is durable.
     fn run(&self, prepared: &mut Prepared<'a>) -> std::result::Result<Decided, Failed> {
         let store = self.store;
+        // Of an attempt that came to nothing.
+        let mut may_have_more = prepared.has_any();
         let mut plans = 0;
         let (mut writer, moment, planned) = self.plan(prepared, &mut plans);
-        let decided = planned
-            .and_then(|planned| self.decide(&moment, &mut writer, planned, prepared, plans > 1));
+        may_have_more |= plans > 1;
+        let decided = planned.and_then(|planned| {
+            // Those before it may have used the room up.
+            store.view.index.reserve()?;
+            self.decide(&moment, &mut writer, planned, prepared, may_have_more)
+        });
         let (part, decided) = match decided {
             Ok(decided) => decided,
             Err(error) => {
@@ -201,13 +210,13 @@ impl<'a> Commit<'a, '_> {
                 });
             }
         };
-        prepared.joins();
         let place = store.groups.join(&store.view.index, &moment.sight, part);
-        if place.is_some()
-            && let Some(barrier) = &mut writer.barrier
-        {
-            for (id, record) in &decided.objects {
-                barrier.protect(*id, record.map.extents());
+        if let Some(place) = &place {
+            prepared.joined(place);
+            if let Some(barrier) = &mut writer.barrier {
+                for (id, record) in &decided.objects {
+                    barrier.protect(*id, record.map.extents());
+                }
             }
         }
         store.wait(writer, self.is_alone, place)?;

@@ -7,12 +7,13 @@
 //!
 //! Until then others do not see what a group changes, but for the commits that come after it: they
 //! find it [pending](crate::index::Pending). When a group cannot be made durable so cannot those that built on it. Its
-//! leader gets the error, and the others try again, each to get its own or to be done.
+//! leader gets the error, unless that is about a segment which others have written to and it has not; and the others try
+//! again, each to get its own or to be done.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::error::{Result, StoreError};
+use crate::error::StoreError;
 use crate::index::{Index, Pending};
 use crate::segment::Recorded;
 use crate::steps::{Step, reached};
@@ -114,16 +115,46 @@ pub(crate) struct Part {
 }
 
 /// A place in a group.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "nothing is durable before it has been waited for"]
-pub(crate) struct Place(Arc<Outcome>);
+pub(crate) struct Place {
+    outcome: Arc<Outcome>,
+    /// Files that its part has written to.
+    written: Vec<Arc<Target>>,
+}
+
+impl Place {
+    /// True while nobody knows what becomes of its group.
+    pub(crate) fn is_open(&self) -> bool {
+        self.outcome.get() == OPEN
+    }
+
+    /// True when its group is durable.
+    pub(crate) fn is_done(&self) -> bool {
+        self.outcome.get() == DONE
+    }
+
+    /// True when its part can have been what a group has come to nothing for.
+    fn is_to_blame(&self, broken: &Broken) -> bool {
+        let file = broken.file.as_ref();
+        file.is_none_or(|file| self.written.iter().any(|target| Arc::ptr_eq(target, file)))
+    }
+}
+
+/// Why a group has come to nothing.
+#[derive(Debug)]
+struct Broken {
+    error: StoreError,
+    /// The file that did not get to the disk, if it was one of a segment.
+    file: Option<Arc<Target>>,
+}
 
 /// Why a part of a group is not durable.
 #[derive(Debug)]
 pub(crate) enum Failed {
     /// What this one has tried.
     Itself(StoreError),
-    /// What another one has tried, who is told: to be done again.
+    /// What another one has tried: to be done again.
     Other,
 }
 
@@ -168,6 +199,8 @@ impl Groups {
             return None;
         }
         state.joined += 1;
+        let files = part.written.iter().map(|(target, _)| Arc::clone(target));
+        let files = files.collect();
         let group = &mut state.gathering;
         group.bytes += part.changes.len();
         group.changes.push(part.changes);
@@ -180,7 +213,10 @@ impl Groups {
             }
         }
         group.followed.pending.push(Arc::new(part.pending));
-        Some(Place(Arc::clone(&group.followed.outcome)))
+        Some(Place {
+            outcome: Arc::clone(&group.followed.outcome),
+            written: files,
+        })
     }
 
     /// Waits until a place's group is durable, or sees to it. Not to be called under the writer's lock, but for those
@@ -188,7 +224,7 @@ impl Groups {
     pub(crate) fn wait(&self, index: &Index, place: &Place) -> std::result::Result<(), Failed> {
         let mut state = self.state();
         loop {
-            match place.0.get() {
+            match place.outcome.get() {
                 DONE => return Ok(()),
                 FAILED => return Err(Failed::Other),
                 _ => {}
@@ -196,8 +232,12 @@ impl Groups {
             let (next, led) = self.step(index, state);
             state = next;
             // Whoever leads while its place is open leads its own group.
-            if let Some(error) = led {
-                return Err(Failed::Itself(error));
+            if let Some(broken) = led {
+                return Err(if place.is_to_blame(&broken) {
+                    Failed::Itself(broken.error)
+                } else {
+                    Failed::Other
+                });
             }
         }
     }
@@ -224,7 +264,7 @@ impl Groups {
         &'a self,
         index: &Index,
         mut state: MutexGuard<'a, State>,
-    ) -> (MutexGuard<'a, State>, Option<StoreError>) {
+    ) -> (MutexGuard<'a, State>, Option<Broken>) {
         if state.leading.is_some() {
             let state = self.ended.wait(state);
             return (state.unwrap_or_else(PoisonError::into_inner), None);
@@ -237,13 +277,13 @@ impl Groups {
             outcome: Arc::clone(&group.followed.outcome),
             is_done: false,
         };
-        let error = group.make_durable(index).err();
-        if let Some(error) = &error {
+        let broken = group.make_durable(index).err();
+        if let Some(Broken { error, .. }) = &broken {
             tracing::warn!(%error, "what was to be committed has come to nothing");
         }
-        leader.is_done = error.is_none();
+        leader.is_done = broken.is_none();
         drop(leader);
-        (self.state(), error)
+        (self.state(), broken)
     }
 }
 
@@ -299,17 +339,22 @@ impl Drop for Leader<'_> {
 }
 
 impl Group {
-    fn make_durable(self, index: &Index) -> Result<()> {
+    fn make_durable(self, index: &Index) -> std::result::Result<(), Broken> {
         reached(Step::Taken);
         for (target, written) in &self.written {
-            target.sync(*written)?;
+            target.sync(*written).map_err(|error| Broken {
+                error,
+                file: Some(Arc::clone(target)),
+            })?;
         }
         reached(Step::Synced);
         let mut batch = index.batch();
         for changes in &self.changes {
             batch.append(changes);
         }
-        batch.commit()?;
+        batch
+            .commit()
+            .map_err(|error| Broken { error, file: None })?;
         for recorded in &self.recorded {
             recorded.confirm();
         }

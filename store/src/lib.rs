@@ -45,6 +45,7 @@ mod progress;
 mod proof;
 pub mod references;
 pub mod repair;
+mod room;
 pub mod scrub;
 mod segment;
 mod slots;

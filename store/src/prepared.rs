@@ -12,9 +12,14 @@ use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW};
 
 use crate::error::Result;
 use crate::format::Location;
+use crate::group::Place;
+use crate::room::Promise;
 use crate::segment::Taken;
 use crate::target::{Target, Written};
 use crate::{Store, Writer};
+
+#[cfg(test)]
+mod tests;
 
 /// Bytes from which on a commit waits for the disk by itself, and keeps no others of its group waiting for it.
 const MUCH: u64 = 1 << 20;
@@ -37,10 +42,8 @@ pub(crate) struct Prepared<'a> {
     written: Vec<(Arc<Target>, Written)>,
     /// Bytes that were not waited for.
     unsynced: u64,
-    /// A group was to make it part of the store.
-    is_joined: bool,
-    /// And did.
-    is_kept: bool,
+    /// Where it was to become a part of the store, the last time.
+    place: Option<Place>,
 }
 
 impl<'a> Prepared<'a> {
@@ -54,8 +57,7 @@ impl<'a> Prepared<'a> {
             runs: Vec::new(),
             written: Vec::new(),
             unsynced: 0,
-            is_joined: false,
-            is_kept: false,
+            place: None,
         })
     }
 
@@ -67,17 +69,25 @@ impl<'a> Prepared<'a> {
         self.windows.get(id).copied()
     }
 
+    /// Is handed slots, and the disk for `bytes` that are to be written to them.
     fn take(
         &mut self,
         hand: &mut Hand<'_>,
+        bytes: usize,
         take: impl FnOnce(&mut Writer, &mut Vec<Taken>) -> Result<()>,
-    ) -> Result<Vec<Taken>> {
+    ) -> Result<(Vec<Taken>, Promise)> {
         let before = self.runs.len();
-        let taken = match hand {
-            Hand::Free => take(&mut self.store.joining(), &mut self.runs),
-            Hand::Held(writer) => take(writer, &mut self.runs),
+        let runs = &mut self.runs;
+        let take = |writer: &mut Writer| {
+            let promise = writer.appender.promise(bytes as u64)?;
+            take(writer, runs)?;
+            Ok(promise)
         };
-        taken.map(|()| self.runs[before..].to_vec())
+        let promise = match hand {
+            Hand::Free => take(&mut self.store.joining()),
+            Hand::Held(writer) => take(writer),
+        }?;
+        Ok((self.runs[before..].to_vec(), promise))
     }
 
     /// Writes a window of exactly 2 MiB and says where it is.
@@ -88,7 +98,7 @@ impl<'a> Prepared<'a> {
         content: &[u8],
     ) -> Result<Location> {
         debug_assert_eq!(content.len() as u64, PAGES_PER_WINDOW * PAGE_SIZE);
-        let taken = self.take(hand, |writer, runs| {
+        let (taken, _promise) = self.take(hand, content.len(), |writer, runs| {
             runs.push(writer.appender.take_window()?);
             Ok(())
         })?;
@@ -110,7 +120,10 @@ impl<'a> Prepared<'a> {
         content: &[u8],
     ) -> Result<()> {
         debug_assert_eq!(content.len() as u64, ids.len() as u64 * PAGE_SIZE);
-        let taken = self.take(hand, |writer, runs| {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let (taken, _promise) = self.take(hand, content.len(), |writer, runs| {
             writer.appender.take_pages(ids.len() as u32, runs)
         })?;
         let (mut ids, mut content) = (ids, content);
@@ -159,15 +172,20 @@ impl<'a> Prepared<'a> {
         self.written.iter().any(|(target, _)| target.is_spoilt())
     }
 
-    /// Notes that a group is about to make it a part of the store.
-    pub(crate) fn joins(&mut self) {
-        self.is_joined = true;
+    /// True when slots were handed out to it.
+    pub(crate) fn has_any(&self) -> bool {
+        !self.runs.is_empty()
     }
 
-    /// It is a part of the store. Where others have stored meanwhile what this has written, slots of it are not `used`:
+    /// Notes where it is to become a part of the store.
+    pub(crate) fn joined(&mut self, place: &Place) {
+        self.place = Some(place.clone());
+    }
+
+    /// Its group is durable. Where others have stored meanwhile what this has written, slots of it are not `used`:
     /// gives the disk of runs back that have none.
-    pub(crate) fn keep(mut self, used: Option<&HashSet<Location>>) {
-        self.is_kept = true;
+    pub(crate) fn keep(self, used: Option<&HashSet<Location>>) {
+        debug_assert!(self.place.as_ref().is_some_and(Place::is_done));
         if let Some(used) = used {
             let is_unused =
                 |(_, (at, count)): &&Taken| !(0..*count).any(|nth| used.contains(&at.plus(nth)));
@@ -188,17 +206,24 @@ fn discard<'a>(runs: impl Iterator<Item = &'a Taken>) {
 
 impl Drop for Prepared<'_> {
     fn drop(&mut self) {
+        if self.place.as_ref().is_some_and(Place::is_open) {
+            // Whoever was to wait for it has panicked, and it may become a part of the store yet. So its slots are nobody
+            // else's before the store is opened again.
+            return;
+        }
+        // What is durable is kept, whatever its author is told.
+        let is_kept = self.place.as_ref().is_some_and(Place::is_done);
         let mut writer = self.store.joining();
         // A batch whose write failed may turn out to be durable, and must then find its pages.
-        let is_in_doubt = self.is_joined && writer.appender.is_in_doubt();
-        if !self.is_kept && !is_in_doubt && writer.appender.holders() > 1 {
+        let is_in_doubt = self.place.is_some() && writer.appender.is_in_doubt();
+        if !is_kept && !is_in_doubt && writer.appender.holders() > 1 {
             drop(writer);
             // While they are still this one's: nobody else writes there.
             discard(self.runs.iter());
             writer = self.store.joining();
         }
         writer.appender.release(&self.runs);
-        if !self.is_kept
+        if !is_kept
             && writer.appender.holders() == 0
             && let Err(error) = writer.appender.rollback()
         {

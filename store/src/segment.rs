@@ -21,6 +21,7 @@ use crate::error::{Result, StoreError};
 use crate::format::{Location, SegmentKind, SegmentRecord, SegmentState};
 use crate::group::Groups;
 use crate::index::{Batch, Index};
+use crate::room::{Promise, Promised};
 use crate::target::Target;
 
 /// A run of reserved slots: the first, and how many.
@@ -57,6 +58,8 @@ pub(crate) struct Appender {
     backend: Arc<dyn Backend>,
     index: Arc<Index>,
     groups: Arc<Groups>,
+    /// Bytes of slots that were handed out and are not filled yet.
+    promised: Arc<Promised>,
     segment_slots: u32,
     next: u64,
     dense: Option<OpenSegment>,
@@ -89,6 +92,7 @@ impl Appender {
             backend,
             index: Arc::clone(index),
             groups: Arc::clone(groups),
+            promised: Arc::default(),
             segment_slots: (segment_bytes / PAGE_SIZE) as u32,
             next: 0,
             dense: None,
@@ -316,6 +320,40 @@ impl Appender {
             let mut full = open.take().expect("checked above");
             full.record.state = SegmentState::Sealed;
             self.sealed.push(full);
+        }
+    }
+
+    /// Promises the disk for so many bytes of a commit's slots, until they are filled.
+    ///
+    /// # Errors
+    ///
+    /// When less than [`KEPT`](crate::room::KEPT) would be left.
+    pub(crate) fn promise(&self, bytes: u64) -> Result<Promise> {
+        let backend = self.backend.as_ref();
+        if let Some(promise) = self.promised.add(backend, bytes)? {
+            return Ok(promise);
+        }
+        // A kill leaves what uploads under way had written.
+        self.discard_leftovers();
+        let promise = self.promised.add(backend, bytes)?;
+        promise.ok_or_else(crate::room::none_left)
+    }
+
+    /// Gives the disk back under slots that were never handed out.
+    fn discard_leftovers(&self) {
+        for open in [&self.dense, &self.sparse].into_iter().flatten() {
+            open.discard_from(Slot(open.record.used));
+        }
+        for id in &self.spare {
+            let bytes = u64::from(self.segment_slots) * PAGE_SIZE;
+            let discarded = self.backend.open(*id, true).and_then(|file| {
+                let discarded = file.discard(0, bytes);
+                discarded.map_err(|error| StoreError::io("punching", id.to_string(), error))
+            });
+            match discarded {
+                Ok(()) | Err(StoreError::NoSegment(_)) => {}
+                Err(error) => tracing::warn!(segment = %id, %error, "giving disk back failed"),
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -12,32 +12,9 @@ use std::path::{Path, PathBuf};
 use common::{assert_stored, content, library_ref, open, push_library};
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreError, StoreOptions, StoreView};
-use pool_tests::requirements::{needs, skip};
-use rustix::fs::{CWD, FileType, IFlags, Mode, ioctl_getflags, ioctl_setflags, mknodat};
-
-/// A file that nobody can write, whoever has it open, while this value lives.
-struct Immutable(File);
-
-impl Immutable {
-    /// `None`, said on standard error, where the filesystem knows no such flag.
-    fn new(path: &Path) -> Option<Self> {
-        let file = File::open(path).unwrap();
-        let set = ioctl_getflags(&file)
-            .and_then(|flags| ioctl_setflags(&file, flags | IFlags::IMMUTABLE));
-        if let Err(error) = set {
-            skip(&format!("no file can be made immutable here: {error}"));
-            return None;
-        }
-        Some(Self(file))
-    }
-}
-
-impl Drop for Immutable {
-    fn drop(&mut self) {
-        let flags = ioctl_getflags(&self.0).unwrap();
-        ioctl_setflags(&self.0, flags - IFlags::IMMUTABLE).unwrap();
-    }
-}
+use pool_tests::disk::Immutable;
+use pool_tests::requirements::needs;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 fn reopen(directory: &Path) -> Result<Store, StoreError> {
     Store::open(directory, StoreOptions::default())
@@ -56,7 +33,7 @@ fn a_change_whose_mark_cannot_be_written_is_not_acknowledged() {
     push("known@1", &known).unwrap();
     let generation = store.generation().unwrap();
 
-    let Some(frozen) = Immutable::new(&mark) else {
+    let Some(frozen) = Immutable::new(&mark).unwrap() else {
         return;
     };
     let error = push("doubtful@1", &doubtful).unwrap_err();
@@ -110,7 +87,7 @@ fn a_repeated_change_is_acknowledged_once_the_mark_can_be_written() {
     push_library(&store, "known@1", b"known", Placement::Sparse).unwrap();
     let bytes = content(1, 10);
     let push = || push_library(&store, "new@1", &bytes, Placement::Sparse);
-    let Some(frozen) = Immutable::new(&directory.path().join("generation")) else {
+    let Some(frozen) = Immutable::new(&directory.path().join("generation")).unwrap() else {
         return;
     };
     let generation = store.generation().unwrap();

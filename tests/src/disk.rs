@@ -1,12 +1,13 @@
-//! A small file system of its own, to be filled up.
+//! A small file system of its own, to be filled up; and a file that cannot be written.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
-use crate::requirements::needs;
+use crate::requirements::{needs, skip};
 
 /// A mounted tmpfs, unmounted when it is dropped: by a test that panics, too, and not by one that is killed.
 #[derive(Debug)]
@@ -78,6 +79,37 @@ impl Drop for SmallDisk {
         let unmounted = Command::new("umount").arg("-l").arg(path).status();
         if !unmounted.is_ok_and(|status| status.success()) {
             eprintln!("{} is still mounted", path.display());
+        }
+    }
+}
+
+/// A file that nobody can write, whoever has it open, while this value lives.
+#[derive(Debug)]
+pub struct Immutable(fs::File);
+
+impl Immutable {
+    /// `None`, said on standard error, where this process may not do that, or the filesystem knows no such flag.
+    pub fn new(path: &Path) -> Result<Option<Self>> {
+        if !needs(&["root"]) {
+            return Ok(None);
+        }
+        let file = fs::File::open(path).context("opening a file")?;
+        let set = ioctl_getflags(&file)
+            .and_then(|flags| ioctl_setflags(&file, flags | IFlags::IMMUTABLE));
+        if let Err(error) = set {
+            skip(&format!("no file can be made immutable here: {error}"));
+            return Ok(None);
+        }
+        Ok(Some(Self(file)))
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        let unset = ioctl_getflags(&self.0)
+            .and_then(|flags| ioctl_setflags(&self.0, flags - IFlags::IMMUTABLE));
+        if let Err(error) = unset {
+            eprintln!("a file is still immutable: {error}");
         }
     }
 }

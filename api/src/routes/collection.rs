@@ -43,8 +43,8 @@ async fn collections(State(service): State<Service>) -> Json<Collections> {
     Json(service.collector().collections())
 }
 
-/// Have collections wait, the one that is running, too, which goes no further than to the end of the change that it makes. It
-/// stays so when the service is restarted.
+/// Have collections wait, the one that is running, too, which goes no further than to the end of the change that it makes, and
+/// ends there after a minute. It stays so when the service is restarted.
 #[utoipa::path(
     put, path = "/v1/gc/pause", tag = "collection",
     responses((status = 200, description = "They wait", body = Collections))

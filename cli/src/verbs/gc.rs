@@ -38,7 +38,7 @@ struct Instead {
     /// Say what the last collections did, when and why, and whether one is running
     #[arg(long)]
     history: bool,
-    /// Have collections wait, the one that is running, too; also after a restart of the service
+    /// Have collections wait, the one that is running, too, which after a minute ends; also after a restart of the service
     #[arg(long)]
     pause: bool,
     /// Let collections go on, the one that was running, too

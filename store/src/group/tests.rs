@@ -7,16 +7,18 @@ use std::process::Command;
 use std::sync::atomic::AtomicU32;
 use std::thread;
 
-use pool_core::digest::ObjectId;
+use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::SegmentId;
 use pool_core::name::LibraryRef;
 use pool_core::page::PAGE_SIZE;
+use pool_tests::disk::Immutable;
 
 use super::*;
 use crate::backend::{Backend, SegmentFile};
 use crate::manifest::TokenScope;
 use crate::placement::Placement;
 use crate::precondition::Precondition;
+use crate::prepared::{Hand, Prepared};
 use crate::steps::{self, Step};
 use crate::upload::{CommitSummary, Content, Target as Named};
 use crate::{Store, StoreOptions, opening};
@@ -336,6 +338,57 @@ fn a_group_that_comes_to_nothing_fails_the_one_who_led_it() {
     }
     assert_stored(&store, &content(50));
     assert_stored(&store, &content(99));
+}
+
+#[test]
+fn a_leader_is_not_told_of_what_others_have_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, syncs) = counted_store(directory.path());
+    let page = &content(1)[..PAGE_SIZE as usize];
+    let mut upload = Prepared::new(&store).unwrap();
+    let ids = [PageId::of(page)];
+    upload.write_pages(&mut Hand::Free, &ids, page).unwrap();
+    let part = Part {
+        changes: store.view.index.batch().into_changes(),
+        pending: Pending::default(),
+        written: upload.written(),
+        recorded: Vec::new(),
+    };
+    let writer = store.joining();
+    let place = store
+        .groups
+        .join(&store.view.index, &store.groups.sight(), part)
+        .unwrap();
+    drop(writer);
+    upload.joined(&place);
+    syncs.to_fail.store(1, Ordering::SeqCst);
+    // It leads, and writes no page.
+    let library: LibraryRef = "first@1".parse().unwrap();
+    store.pin_library(&library, true).unwrap();
+    assert_eq!(syncs.to_fail.load(Ordering::SeqCst), 0);
+    assert!(store.library(&library).unwrap().unwrap().pinned);
+    let told = store.groups.wait(&store.view.index, &place);
+    assert!(matches!(told, Err(Failed::Other)), "{told:?}");
+}
+
+#[test]
+fn what_is_durable_keeps_its_pages_when_it_cannot_be_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = counted_store(directory.path());
+    let push = |nth: u64| push(&store, &format!("l{nth}@1"), &content(nth));
+    let Some(frozen) = Immutable::new(&directory.path().join("generation")).unwrap() else {
+        return;
+    };
+    let works = (0..WRITERS).map(|nth| work(move || push(nth)));
+    for told in together(&store, works.collect()) {
+        assert!(matches!(told, Err(StoreError::InDoubt { .. })), "{told:?}");
+    }
+    drop(frozen);
+    for nth in 0..WRITERS {
+        let again = push(nth).unwrap();
+        assert_eq!((again.created, again.new_pages.0), (false, 0));
+        assert_stored(&store, &content(nth));
+    }
 }
 
 /// What a process that is killed leaves is what others see in its directory.
