@@ -15,6 +15,7 @@ use pool_tests::disk::Immutable;
 
 use super::*;
 use crate::backend::{Backend, SegmentFile};
+use crate::error::Result;
 use crate::manifest::TokenScope;
 use crate::placement::Placement;
 use crate::precondition::Precondition;

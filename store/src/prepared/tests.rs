@@ -25,11 +25,10 @@ fn open(directory: &Path) -> Store {
 
 fn pages(seed: u64, count: usize) -> Vec<u8> {
     let mut bytes = vec![0; count * PAGE_SIZE as usize];
-    let hash = blake3::Hasher::new()
+    let mut stream = blake3::Hasher::new()
         .update(&seed.to_le_bytes())
-        .finalize_xof()
-        .clone();
-    hash.clone().fill(&mut bytes);
+        .finalize_xof();
+    stream.fill(&mut bytes);
     bytes
 }
 
