@@ -106,14 +106,18 @@ mod tests {
         let first = turns.take_if_free().unwrap();
         assert!(turns.take_if_free().is_none());
         assert!(!first.is_over_within(Duration::ZERO));
+        let (has_begun, begun) = std::sync::mpsc::channel();
         std::thread::scope(|threads| {
             let second = threads.spawn(|| {
                 let second = turns.take_over();
                 assert!(!second.is_over_within(Duration::ZERO));
+                has_begun.send(()).unwrap();
                 second.is_over_within(LONG)
             });
             assert!(first.is_over_within(LONG));
             drop(first);
+            // Who asks while it waits would be before it.
+            begun.recv().unwrap();
             let third = turns.take_over();
             assert!(second.join().unwrap());
             assert!(!third.is_over_within(Duration::ZERO));
