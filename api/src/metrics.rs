@@ -58,6 +58,7 @@ struct Scrubs {
     passes: Counter,
     completed_at: StoreGauge,
     damaged_objects: StoreGauge,
+    damaged_files: StoreGauge,
 }
 
 impl Scrubs {
@@ -68,6 +69,7 @@ impl Scrubs {
             passes,
             completed_at,
             damaged_objects,
+            damaged_files,
         } = &scrubs;
         for (name, help, counter) in [
             (
@@ -89,6 +91,11 @@ impl Scrubs {
                 "scrub_damaged_objects",
                 "Objects that it found damaged, or that the one under way has found so far",
                 damaged_objects,
+            ),
+            (
+                "scrub_damaged_files",
+                "Files of superblock, mark, index and journal that it found damaged and that were not written anew",
+                damaged_files,
             ),
         ] {
             registry.register(name, help, gauge.clone());
@@ -248,6 +255,9 @@ impl Metrics {
         let found = under_way.or(scrubbed.last.as_ref());
         let damaged = found.map_or(0, |found| found.damaged_objects.len() as u64);
         self.scrubs.damaged_objects.set(damaged);
+        let files = found.map_or(&[][..], |found| &found.damaged_files);
+        let left = files.iter().filter(|file| !file.mended).count();
+        self.scrubs.damaged_files.set(left as u64);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)

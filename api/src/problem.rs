@@ -48,9 +48,6 @@ const IN_DOUBT: &str = "in-doubt";
 /// The word for what is refused only because of what others do meanwhile.
 pub(crate) const BUSY: &str = "busy";
 
-/// The word for a store that is being scrubbed already.
-pub(crate) const SCRUB_RUNNING: &str = "scrub-running";
-
 /// The word for pages that do not make up the object that they are said to.
 pub(crate) const OBJECT_MISMATCH: &str = "object-mismatch";
 
@@ -245,6 +242,7 @@ impl From<StoreError> for Problem {
                 (StatusCode::PRECONDITION_FAILED, "precondition-failed")
             }
             StoreError::CollectionRunning => (StatusCode::CONFLICT, "collection-running"),
+            StoreError::CollectionStopped => (StatusCode::CONFLICT, "collection-stopped"),
             StoreError::MissingPages(missing) => {
                 let mut problem = Self::new(StatusCode::CONFLICT, "missing-pages", what);
                 problem.body.missing = Some(PageList::of(&missing));

@@ -234,6 +234,7 @@ foreign! {
     /// `pool_gc::CollectReport`.
     CollectReport => object([
         ("dry_run", told("Nothing was changed", json!({"type": "boolean"}))),
+        ("stopped", told("It was stopped before its end: the next one does the rest", json!({"type": "boolean"}))),
         ("epoch", count_of("The collection's number; of a dry run, the last one's")),
         ("libraries", told("Library versions removed", json!({"type": "array", "items": pair('@')}))),
         ("objects", count_of("Objects removed")),
@@ -245,17 +246,35 @@ foreign! {
         ("segments_waiting", told("They go once nobody leases them", segments())),
         ("segments_skipped", told(
             "They should have gone and stay; nothing in them is lost or changed",
-            json!({"type": "array", "items": object([
-                ("segment", segment()),
-                ("reason", json!({
-                    "type": "string",
-                    "enum": ["damaged", "no-room", "not-written", "in-use", "not-removed"],
-                })),
-                ("why", json!({"type": "string"})),
-            ])}),
+            skipped(),
         )),
         ("freed_bytes", count_of("Bytes of disk given back")),
         ("waiting_bytes", count_of("Bytes of disk that segments_waiting give back then")),
+        ("duration_us", count_of("How long it took, in microseconds")),
+        ("longest_hold_us", count_of("The longest that it kept commits waiting, in microseconds")),
+    ]);
+    /// `pool_gc::Cause`.
+    Cause => json!({"type": "string", "enum": ["asked", "scheduled"]});
+    /// `pool_gc::Collected`.
+    Collected => object([
+        ("begun_at", count_of("When it was begun, in seconds since 1970")),
+        ("cause", told(
+            "Why: somebody asked for it, or it was due",
+            json!({"type": "string", "enum": ["asked", "scheduled"]}),
+        )),
+        ("outcome", told(
+            "It came to its end, somebody stopped it, or it could not go on",
+            json!({"type": "string", "enum": ["done", "stopped", "failed"]}),
+        )),
+        ("error?", told("Why it could not go on", json!({"type": "string"}))),
+        ("libraries", count_of("Library versions removed")),
+        ("objects", count_of("Objects removed")),
+        ("pages", count_of("Pages removed from the index")),
+        ("segments", count_of("Segments unlinked")),
+        ("freed_bytes", count_of("Bytes of disk given back")),
+        ("waiting_bytes", count_of("Bytes of disk that wait for leases to end")),
+        ("left", count_of("Segments that should have gone and stayed")),
+        ("segments_left", told("The first of them, and why", skipped())),
         ("duration_us", count_of("How long it took, in microseconds")),
         ("longest_hold_us", count_of("The longest that it kept commits waiting, in microseconds")),
     ]);
@@ -281,7 +300,7 @@ foreign! {
     /// `pool_gc::Scrubbed`.
     Scrubbed => object([
         ("complete", told(
-            "It came to the store's end; otherwise the service was stopped, and the next one goes on there",
+            "It came to the store's end; otherwise the service was stopped, another scrub asked for, or the index could not all be read",
             json!({"type": "boolean"}),
         )),
         ("segments", count_of("Segments read")),
@@ -290,6 +309,16 @@ foreign! {
         ("damaged_objects", told(
             "Objects that are not what their digests say",
             json!({"type": "array", "items": digest()}),
+        )),
+        ("damaged_files", told(
+            "Files of superblock, mark, index and journal that are not what they should be",
+            json!({"type": "array", "items": object([
+                ("part", json!({"type": "string", "enum": ["superblock", "mark", "index", "checkpoint", "log"]})),
+                ("file", told("In the store's directory", json!({"type": "string"}))),
+                ("offset", told("The byte from which on it is damaged, where that is known", json!({"type": ["integer", "null"]}))),
+                ("what", json!({"type": "string"})), ("advice", json!({"type": "string"})),
+                ("mended", told("It was written anew", json!({"type": "boolean"}))),
+            ])}),
         )),
     ]);
     /// `pool_gc::Why`.
@@ -311,6 +340,18 @@ foreign! {
             ])}),
         )),
     ]);
+}
+
+/// Segments that stay, and why.
+fn skipped() -> Value {
+    json!({"type": "array", "items": object([
+        ("segment", segment()),
+        ("reason", json!({
+            "type": "string",
+            "enum": ["damaged", "no-room", "not-written", "in-use", "not-removed"],
+        })),
+        ("why", json!({"type": "string"})),
+    ])})
 }
 
 /// Which of several forms it is.
@@ -408,6 +449,20 @@ mod tests {
     }
 
     #[test]
+    fn the_document_describes_a_history_as_it_is() {
+        let failed = pool_gc::Collected::of(1, pool_gc::Cause::Asked, &Err("why".into()));
+        let failed = serde_json::to_value(failed).unwrap();
+        let schema = <Collected as utoipa::PartialSchema>::schema();
+        let schema = serde_json::to_value(schema).unwrap();
+        assert_eq!(keys(&failed), keys(&schema["properties"]));
+        for value in [&failed["cause"], &failed["outcome"]] {
+            let described = schema["properties"].as_object().unwrap().values();
+            let mut names = described.filter_map(|property| property["enum"].as_array());
+            assert!(names.any(|names| names.contains(value)), "{value}");
+        }
+    }
+
+    #[test]
     fn the_document_describes_a_scrub_as_it_is() {
         let scrubbed = pool_gc::Scrubbed {
             is_complete: true,
@@ -445,6 +500,7 @@ mod tests {
             <Description as utoipa::PartialSchema>::schema(),
             <StoreStats as utoipa::PartialSchema>::schema(),
             <CollectReport as utoipa::PartialSchema>::schema(),
+            <Collected as utoipa::PartialSchema>::schema(),
             <FsckReport as utoipa::PartialSchema>::schema(),
             <Scrubbed as utoipa::PartialSchema>::schema(),
             <Why as utoipa::PartialSchema>::schema(),

@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use pool_core::digest::ObjectId;
-use pool_gc::{CollectOptions, CollectReport, Scrubbed};
+use pool_gc::{Cause, CollectOptions, CollectReport, Scrubbed};
 use pool_store::format::STAGING_DIRECTORY;
 use pool_store::scrub::State as ScrubState;
 use pool_store::stats::StoreStats;
@@ -16,9 +16,11 @@ use pool_store::{Progress, Store, now, time_of};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::auth::Gate;
+use crate::collector::Collector;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
-use crate::problem::{BUSY, Problem, Result, SCRUB_RUNNING};
+use crate::problem::{BUSY, Problem, Result};
+use crate::scrubs::{Turn, Turns};
 use crate::uploads::Sessions;
 
 /// What a client may ask for at once.
@@ -80,37 +82,11 @@ struct Inner {
     json_room: Room,
     announced_room: Room,
     metrics: Metrics,
-    stopping: Stopping,
-    /// Held while the store is scrubbed.
-    scrubbing: Mutex<()>,
+    collector: Collector,
+    scrubs: Turns,
     /// Held while it is looked into what somebody could not read.
     noting: Mutex<()>,
     counted: Mutex<Option<Counted>>,
-}
-
-/// One word that ends what takes long.
-#[derive(Debug, Default)]
-struct Stopping {
-    is_said: Mutex<bool>,
-    said: Condvar,
-}
-
-impl Stopping {
-    fn say(&self) {
-        *self.is_said.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.said.notify_all();
-    }
-
-    fn is_said(&self) -> bool {
-        *self.is_said.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until it is said, and not for longer than `most`; true when it is.
-    fn wait(&self, most: Duration) -> bool {
-        let is_said = self.is_said.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.said.wait_timeout_while(is_said, most, |said| !*said);
-        *waited.unwrap_or_else(PoisonError::into_inner).0
-    }
 }
 
 /// Memory that requests share.
@@ -145,6 +121,7 @@ impl Service {
     /// A service on an open store.
     pub fn new(store: Arc<Store>, gate: Gate, options: ServiceOptions) -> Self {
         Self(Arc::new(Inner {
+            collector: Collector::new(store.directory().into()),
             store,
             gate,
             uploads: Sessions::new(options.limits.uploads, options.limits.upload_idle),
@@ -152,8 +129,7 @@ impl Service {
             announced_room: Room::of(options.limits.json_at_once),
             options,
             metrics: Metrics::new(),
-            stopping: Stopping::default(),
-            scrubbing: Mutex::default(),
+            scrubs: Turns::default(),
             noting: Mutex::default(),
             counted: Mutex::default(),
         }))
@@ -200,29 +176,51 @@ impl Service {
 
     /// From now on the service says that it is not ready.
     pub fn stop(&self) {
-        self.0.stopping.say();
+        self.0.scrubs.stop();
+        self.collector().end();
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        self.0.stopping.is_said()
+        self.0.scrubs.is_stopped()
     }
 
-    /// Collects what nothing refers to, and counts it.
-    pub async fn collect(&self, grace: Duration, dry_run: bool) -> Result<CollectReport> {
+    /// Says what a collection would do.
+    pub async fn rehearse(&self, grace: Duration) -> Result<CollectReport> {
+        let options = CollectOptions {
+            grace,
+            dry_run: true,
+            ..CollectOptions::default()
+        };
+        self.with_store(move |store| Ok(pool_gc::collect(store, &options)?))
+            .await
+    }
+
+    /// Collects what nothing refers to, counts it and remembers it. It can be paused and stopped meanwhile, and ends early
+    /// when the service is told to stop.
+    pub async fn collect(&self, grace: Duration, cause: Cause) -> Result<CollectReport> {
         let work = self.clone();
         self.with_store(move |store| {
             let options = CollectOptions {
                 grace,
-                dry_run,
                 ..CollectOptions::default()
             };
-            let report = pool_gc::collect(store, &options)?;
-            if !dry_run {
-                work.metrics().note_collection(&report);
-            }
+            let report = work.collector().run(cause, |watch| {
+                pool_gc::collect_watched(store, &options, watch)
+            })?;
+            work.metrics().note_collection(&report);
             Ok(report)
         })
         .await
+    }
+
+    /// Collections, one at a time.
+    pub(crate) fn collector(&self) -> &Collector {
+        &self.0.collector
+    }
+
+    /// True when no collection is to begin by itself.
+    pub fn collections_are_paused(&self) -> bool {
+        self.collector().collections().paused
     }
 
     /// Writes a checkpoint of the store's journal if one is due.
@@ -231,38 +229,45 @@ impl Service {
             .await
     }
 
-    /// Goes on with the scrub that was interrupted last, or begins one, reading at most `rate` bytes a second. It ends early
-    /// when the service is told to stop.
+    /// Goes on with the scrub that was interrupted last, or begins one, reading at most `rate` bytes a second. One that runs is
+    /// ended for that, and this one ends early when the service is told to stop, or somebody asks for another one.
     pub async fn scrub(&self, rate: Option<NonZeroU64>) -> Result<Scrubbed> {
         let service = self.clone();
         blocking(move || {
-            let _alone = match service.0.scrubbing.try_lock() {
-                Ok(alone) => alone,
-                Err(TryLockError::Poisoned(alone)) => alone.into_inner(),
-                Err(TryLockError::WouldBlock) => {
-                    let what = "the store is being scrubbed already";
-                    return Err(Problem::new(StatusCode::CONFLICT, SCRUB_RUNNING, what)
-                        .hint("wait for it to end: GET /metrics has pool_scrub_read_bytes_total"));
-                }
-            };
-            let mut last = Instant::now();
-            // Each step for itself: what took longer than it should is not made up for.
-            let mut step = |progress: Progress| {
-                service.metrics().note_scrub_step(progress.read);
-                let due = rate.map_or(Duration::ZERO, |rate| time_of(progress.read, rate));
-                let is_stopped = service.0.stopping.wait(due.saturating_sub(last.elapsed()));
-                last = Instant::now();
-                if is_stopped {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
-            };
-            let scrubbed = pool_gc::scrub(service.store(), &mut step)?;
-            service.metrics().note_scrub(&scrubbed);
-            Ok(scrubbed)
+            let turn = service.0.scrubs.take_over();
+            service.scrub_in_turn(&turn, rate)
         })
         .await
+    }
+
+    /// The same, unless one runs.
+    pub async fn scrub_if_idle(&self, rate: Option<NonZeroU64>) -> Result<Option<Scrubbed>> {
+        let service = self.clone();
+        blocking(move || {
+            let turn = service.0.scrubs.take_if_free();
+            let scrubbed = turn.map(|turn| service.scrub_in_turn(&turn, rate));
+            scrubbed.transpose()
+        })
+        .await
+    }
+
+    fn scrub_in_turn(&self, turn: &Turn<'_>, rate: Option<NonZeroU64>) -> Result<Scrubbed> {
+        let mut last = Instant::now();
+        // Each step for itself: what took longer than it should is not made up for.
+        let mut step = |progress: Progress| {
+            self.metrics().note_scrub_step(progress.read);
+            let due = rate.map_or(Duration::ZERO, |rate| time_of(progress.read, rate));
+            let is_over = turn.is_over_within(due.saturating_sub(last.elapsed()));
+            last = Instant::now();
+            if is_over {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        };
+        let scrubbed = pool_gc::scrub(self.store(), &mut step)?;
+        self.metrics().note_scrub(&scrubbed);
+        Ok(scrubbed)
     }
 
     /// How far scrubs of the store have come. Blocks.

@@ -8,6 +8,7 @@ use std::num::NonZeroU64;
 use pool_core::description::Description;
 use pool_core::digest::ObjectId;
 use pool_core::name::{ImageRef, LibraryRef, Name};
+use pool_gc::{Cause, Collected};
 use pool_store::manifest::{Timestamp, TokenScope};
 use pool_store::placement::Placement;
 use pool_store::stats::StoreStats;
@@ -342,6 +343,28 @@ pub struct CollectRequest {
     /// default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_seconds: Option<u64>,
+}
+
+/// The collection that is running.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Running {
+    /// When it was begun, in seconds since 1970.
+    pub begun_at: Timestamp,
+    /// Why.
+    #[schema(value_type = schemas::Cause)]
+    pub cause: Cause,
+}
+
+/// What is being collected, and was.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Collections {
+    /// None is begun, and the one that is running does not go on.
+    pub paused: bool,
+    /// The one that is running.
+    pub running: Option<Running>,
+    /// The last ones, the newest first; 64 at most.
+    #[schema(value_type = Vec<schemas::Collected>)]
+    pub last: Vec<Collected>,
 }
 
 /// How to scrub.

@@ -1,12 +1,13 @@
 //! The collection as a whole, and its report.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pool_core::digest::PageId;
 use pool_core::extent::SegmentId;
 use pool_core::name::LibraryRef;
-use pool_store::collection::{Collection, MAX_BATCH, SkipReason, Skipped};
+use pool_store::collection::{Collection, MAX_BATCH, SkipReason, Skipped, Watch};
 use pool_store::format::Location;
 use pool_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,9 @@ impl Default for CollectOptions {
 pub struct CollectReport {
     /// Nothing was changed.
     pub dry_run: bool,
+    /// It was stopped before its end: the next one does the rest.
+    #[serde(default)]
+    pub stopped: bool,
     /// The collection's epoch; of a dry run, the last one's.
     pub epoch: u64,
     /// Library versions removed.
@@ -93,6 +97,16 @@ impl CollectReport {
 
 /// Collects what nothing refers to.
 pub fn collect(store: &Store, options: &CollectOptions) -> Result<CollectReport> {
+    collect_watched(store, options, &|| ControlFlow::Continue(()))
+}
+
+/// As [`collect`]. `watch` is asked before each change, may take its time, and may stop it; the report tells what was done by
+/// then.
+pub fn collect_watched(
+    store: &Store,
+    options: &CollectOptions,
+    watch: Watch<'_>,
+) -> Result<CollectReport> {
     if !(0.0..=1.0).contains(&options.compact_below) {
         return Err(GcError::BadRatio(options.compact_below));
     }
@@ -100,7 +114,15 @@ pub fn collect(store: &Store, options: &CollectOptions) -> Result<CollectReport>
     let mut report = if options.dry_run {
         rehearse(store, options)?
     } else {
-        let report = perform(store, options)?;
+        let mut report = CollectReport::default();
+        match perform(store, options, watch, &mut report) {
+            Err(GcError::Store {
+                source: StoreError::CollectionStopped,
+                ..
+            }) => report.stopped = true,
+            other => other?,
+        }
+        report.sort();
         // What was damaged may have gone with it.
         if let Err(error) = store.mend() {
             tracing::warn!(%error, "forgetting what was damaged");
@@ -130,6 +152,7 @@ pub fn collect(store: &Store, options: &CollectOptions) -> Result<CollectReport>
         waiting_bytes = report.waiting_bytes,
         skipped = report.segments_skipped.len(),
         dry_run = report.dry_run,
+        stopped = report.stopped,
         "collected"
     );
     Ok(report)
@@ -180,12 +203,17 @@ fn rehearse(store: &Store, options: &CollectOptions) -> Result<CollectReport> {
     Ok(report)
 }
 
-fn perform(store: &Store, options: &CollectOptions) -> Result<CollectReport> {
-    let mut report = CollectReport::default();
+fn perform(
+    store: &Store,
+    options: &CollectOptions,
+    watch: Watch<'_>,
+    report: &mut CollectReport,
+) -> Result<()> {
     // First of all, and before anything is written: nothing refers to what was retired, whatever
     // cannot be read of the rest, and a full disk needs its room.
-    reap(store, &mut report)?;
-    let collection = during("beginning a collection", store.begin_collection())?;
+    reap(store, report)?;
+    let begun = store.begin_watched_collection(watch);
+    let collection = during("beginning a collection", begun)?;
     report.epoch = collection.epoch();
     let unused_before = unused_before(options.grace);
     let snapshot = store.snapshot();
@@ -210,16 +238,16 @@ fn perform(store: &Store, options: &CollectOptions) -> Result<CollectReport> {
         collection.delete_windows(&garbage.windows),
     )?;
     let plan = compact::plan(store, &mark, options.compact_below)?;
-    report.pages = delete_pages(&collection, garbage.pages, &plan.dead, &mut report)?;
+    report.pages = delete_pages(&collection, garbage.pages, &plan.dead, report)?;
     let retired = during("retiring segments", collection.retire_segments(&plan.dead))?;
     report.segments_retired.extend(retired);
     // Before anything is copied: the copies may need the room.
-    reap(store, &mut report)?;
-    let emptied = compact::empty(&collection, &plan.sparse, || reap(store, &mut report))?;
+    reap(store, report)?;
+    let emptied = compact::empty(&collection, &plan.sparse, || reap(store, report))?;
     report.segments_evacuated = emptied.segments;
     report.segments_skipped.extend(plan.unreadable);
     report.segments_skipped.extend(emptied.skipped);
-    reap(store, &mut report)?;
+    reap(store, report)?;
     report.waiting_bytes = plan.leased_bytes;
     report.segments_waiting = plan.leased;
     for id in compact::retired(store)? {
@@ -230,8 +258,7 @@ fn perform(store: &Store, options: &CollectOptions) -> Result<CollectReport> {
         }
     }
     report.longest_hold_us = collection.longest_hold().as_micros() as u64;
-    report.sort();
-    Ok(report)
+    Ok(())
 }
 
 /// Removes pages, those of `dead` segments first and one segment after the other: each removal takes up disk, in the journal,

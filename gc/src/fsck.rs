@@ -1,14 +1,17 @@
-//! Comparing everything in a store with everything else. Nothing is changed.
+//! Comparing everything in a store with everything else. Nothing is changed, but whoever writes to the store notes whether its index
+//! is to be [trusted](StoreView::distrusts_index).
 //!
-//! One snapshot of the index is checked, and all its segments are held meanwhile, so uploads and
-//! collections may go on.
+//! First the files of superblock, mark, index and journal are read anew and compared with each other. Then one snapshot of the
+//! index is checked, and all its segments are held meanwhile, so uploads and collections may go on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
 use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::{Extent, SegmentId};
 use pool_core::name::{ImageRef, LibraryRef};
 use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
+use pool_store::audit::{DamagedFile, Part, audit};
 use pool_store::format::{Location, SegmentRecord, SegmentState};
 use pool_store::manifest::{ImageManifest, LibraryRecord, TagRecord};
 use pool_store::placement::name_of_window;
@@ -46,6 +49,14 @@ pub enum Severity {
 pub enum Problem {
     /// The superblock is gone, spoilt or changed.
     Superblock,
+    /// The number of acknowledged commits is not the one that was written.
+    Mark,
+    /// That number is behind, as a power cut leaves it.
+    LateMark,
+    /// A file of the index is damaged, or the index differs from the journal.
+    Index,
+    /// The journal is damaged: it could not stand in for the index.
+    Journal,
     /// A record of the index, or a file, cannot be read.
     Unreadable,
     /// A segment that the index knows has no file.
@@ -78,7 +89,7 @@ impl Problem {
     /// How bad it is.
     pub fn severity(self) -> Severity {
         match self {
-            Self::LeakedFile | Self::LostFile => Severity::Waste,
+            Self::LeakedFile | Self::LostFile | Self::LateMark => Severity::Waste,
             _ => Severity::Damage,
         }
     }
@@ -88,7 +99,8 @@ impl Problem {
         match self {
             Self::LeakedFile => "restart poolsvc: it moves files that no commit recorded to lost/",
             Self::LostFile => "remove it if nobody misses it; no page of the index is in it",
-            Self::Superblock | Self::Unreadable => {
+            Self::LateMark => "nothing is lost; the next service that opens the store brings it up",
+            Self::Superblock | Self::Mark | Self::Index | Self::Journal | Self::Unreadable => {
                 "check the disk (dmesg, smartctl), then stop poolsvc and make the index anew (pool repair), or restore the \
                  store from a backup"
             }
@@ -158,6 +170,21 @@ impl FsckReport {
         });
     }
 
+    fn find_file(&mut self, file: DamagedFile) {
+        let problem = match file.part {
+            Part::Superblock => Problem::Superblock,
+            Part::Mark => Problem::Mark,
+            Part::Index => Problem::Index,
+            Part::Checkpoint | Part::Log => Problem::Journal,
+        };
+        self.findings.push(Finding {
+            problem,
+            severity: problem.severity(),
+            what: format!("{}: {}", file.place(), file.what),
+            advice: file.advice,
+        });
+    }
+
     /// Notes a scan that could not be finished.
     fn note<T>(&mut self, result: StoreResult<T>) -> Option<T> {
         match result {
@@ -176,8 +203,10 @@ pub fn fsck(store: &StoreView, level: FsckLevel) -> FsckReport {
         level,
         ..FsckReport::default()
     };
-    if let Err(error) = store.check_superblock() {
-        report.find(Problem::Superblock, error.to_string());
+    let is_read = check_files(store, &mut report);
+    if !is_read && !store.is_writer() {
+        // What is missing in it for that is not missing.
+        return report;
     }
     let Some(held) = report.note(store.hold_all()) else {
         return report;
@@ -194,6 +223,30 @@ pub fn fsck(store: &StoreView, level: FsckLevel) -> FsckReport {
     report.note(store.epoch());
     report.note(store.next_segment());
     report
+}
+
+/// Reads superblock, mark, index and journal anew and compares them. False when files of the index cannot be read, or may be such.
+fn check_files(store: &StoreView, report: &mut FsckReport) -> bool {
+    let found = match audit(store, &mut |_| ControlFlow::Continue(())) {
+        Ok(ControlFlow::Continue(found)) => found,
+        Ok(ControlFlow::Break(())) => return true,
+        Err(error) => {
+            report.findings.push(Finding {
+                problem: Problem::Unreadable,
+                severity: Severity::Damage,
+                what: error.to_string(),
+                advice: "nothing is known to be damaged; see to it that it can be looked at, then look again".into(),
+            });
+            return false;
+        }
+    };
+    for file in found.damaged {
+        report.find_file(file);
+    }
+    if let Some(late) = found.late_mark {
+        report.find(Problem::LateMark, late);
+    }
+    !found.lacks_tables
 }
 
 /// Calls `visit` with each record of a kind, and notes those that cannot be read. True when it came

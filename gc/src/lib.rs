@@ -8,9 +8,9 @@
 //!
 //! # How data could be lost, and why it is not
 //!
-//! - *An upload finds "page already there" and commits after the page was taken.* A commit looks
-//!   all its pages up under the writer's lock; every removal happens in batches under the same
-//!   lock. The page is either gone, and asked for again, or found, and then in the barrier, which
+//! - *An upload finds "page already there" and commits after the page was taken.* Every removal happens in batches under
+//!   the writer's lock. A commit is decided under the same lock, and looks its pages up again if a batch came since it did.
+//!   The page is either gone, and asked for again, or found, and then in the barrier, which
 //!   every removal asks.
 //! - *A thing moves from one root to another while roots are listed.* The barrier stands before
 //!   the first root is read, so a root that a commit creates later protects what it refers to.
@@ -37,13 +37,15 @@
 mod collect;
 pub mod compact;
 pub mod fsck;
+pub mod history;
 pub mod mark;
 pub mod scrub;
 pub mod sweep;
 pub mod why;
 
-pub use collect::{CollectOptions, CollectReport, collect};
+pub use collect::{CollectOptions, CollectReport, collect, collect_watched};
 pub use fsck::{Finding, FsckLevel, FsckReport, fsck};
+pub use history::{Cause, Collected, History};
 pub use scrub::{Scrubbed, scrub};
 pub use why::{Keepers, Thing, Why, why, why_at};
 

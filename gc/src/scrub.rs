@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 
 use pool_core::digest::ObjectId;
+use pool_store::audit::audit;
 use pool_store::scrub::{Pass, PassState, ScrubReport, State};
 use pool_store::{Progress, Store, now};
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,7 @@ use crate::{Keepers, Result, Thing, during, why};
 /// How far [`scrub`] came.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scrubbed {
-    /// It came to the end of the store; otherwise the next one goes on there.
+    /// It came to the end of the store, and could read all of the index; otherwise the next one goes on there, or begins anew.
     #[serde(rename = "complete")]
     pub is_complete: bool,
     /// What the pass has found, with what was found before it was interrupted.
@@ -22,7 +23,7 @@ pub struct Scrubbed {
 }
 
 /// Reads what has not been read yet of the pass under way, or of a new one. `step` is called every 2 MiB at most, may
-/// take its time, and may end it. How far it came is kept after each segment.
+/// take its time, and may end it; it is told of the bytes of segments. How far it came is kept after each of these.
 pub fn scrub(store: &Store, step: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<Scrubbed> {
     let directory = store.directory();
     let mut state = State::read(directory, now());
@@ -30,10 +31,37 @@ pub fn scrub(store: &Store, step: &mut dyn FnMut(Progress) -> ControlFlow<()>) -
         begun_at: now(),
         ..PassState::default()
     });
+    if under_way.after.is_none() {
+        // All that is still damaged is found again.
+        under_way.found = ScrubReport {
+            damaged_files: under_way.found.damaged_files,
+            ..ScrubReport::default()
+        };
+    }
     let begun = Pass::begin(store, under_way.after);
     let mut pass = during("beginning to scrub", begun)?;
     let mut is_stopped = false;
-    loop {
+    // However far the pass is: what it has found of these files may be mended since. And whatever the rate: no file of index and
+    // journal goes meanwhile, and no checkpoint is written.
+    let audited = audit(store, &mut |_| step(pass.beside(0)));
+    match during("comparing index and journal", audited)? {
+        ControlFlow::Continue(found) => {
+            let mut damaged = found.damaged;
+            store.mend_files(&mut damaged);
+            let before = under_way.found.damaged_files.clone();
+            let files = &mut under_way.found.damaged_files;
+            // Whatever else is still damaged is found again.
+            files.retain(|file| file.mended && damaged.iter().all(|again| again.file != file.file));
+            files.extend(damaged);
+            under_way.found.add_unread(&pass);
+            if under_way.found.damaged_files != before {
+                state.pass = Some(under_way.clone());
+                during("noting how far a scrub is", state.write(directory))?;
+            }
+        }
+        ControlFlow::Break(()) => is_stopped = true,
+    }
+    while !is_stopped {
         let mut watched = |progress| {
             let flow = step(progress);
             is_stopped |= flow.is_break();
@@ -47,34 +75,54 @@ pub fn scrub(store: &Store, step: &mut dyn FnMut(Progress) -> ControlFlow<()>) -
         found.segments += 1;
         found.pages += read.pages;
         found.doubtful_pages += read.doubtful_pages();
-        let mut damaged = during("asking for damaged objects", pass.damaged_by(read))?;
+        let asked = pass.damaged_by(read, &mut watched);
+        let Some(mut damaged) = during("asking for damaged objects", asked)? else {
+            break;
+        };
         damaged.retain(|id| !found.damaged_objects.contains(id));
         if !damaged.is_empty() {
             report(store, &damaged);
-            during("noting what is damaged", store.note_damaged(&damaged))?;
+            // What keeps it from being noted is of the index, and told as well.
+            if let Err(error) = store.note_damaged(&damaged) {
+                tracing::error!(%error, "noting what is damaged");
+            }
             found.damaged_objects.extend(damaged);
         }
+        found.add_unread(&pass);
         under_way.after = Some(segment);
         state.pass = Some(under_way.clone());
         during("noting how far a scrub is", state.write(directory))?;
     }
     let report = under_way.found;
+    let is_complete = !is_stopped && !pass.passes_over();
     if !is_stopped {
-        state.pass = None;
-        state.completed_at = Some(now());
-        state.last = Some(report.clone());
+        if is_complete {
+            state.pass = None;
+            state.completed_at = Some(now());
+            state.last = Some(report.clone());
+        } else {
+            // The next one has to read all segments again, for the objects that were passed over.
+            state.pass = Some(PassState {
+                begun_at: now(),
+                after: None,
+                found: report.clone(),
+            });
+        }
         during("noting the end of a scrub", state.write(directory))?;
-        during("mending what was damaged", store.mend())?;
+        if let Err(error) = store.mend() {
+            tracing::error!(%error, "mending what was damaged");
+        }
     }
     tracing::info!(
         segments = report.segments,
         pages = report.pages,
         damaged_objects = report.damaged_objects.len(),
-        is_complete = !is_stopped,
+        damaged_files = report.damaged_files.len(),
+        is_complete,
         "scrubbed"
     );
     Ok(Scrubbed {
-        is_complete: !is_stopped,
+        is_complete,
         report,
     })
 }

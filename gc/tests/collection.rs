@@ -6,6 +6,8 @@ mod collecting;
 #[path = "../../store/tests/common/mod.rs"]
 mod common;
 
+use std::cell::Cell;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use collecting::{NOW, assert_sound};
@@ -15,7 +17,7 @@ use common::{
 };
 use pool_core::ObjectId;
 use pool_core::page::PAGE_SIZE;
-use pool_gc::{CollectOptions, CollectReport, Thing, collect, why};
+use pool_gc::{CollectOptions, CollectReport, Thing, collect, collect_watched, why};
 use pool_store::placement::Placement;
 use pool_store::upload::{UploadManifest, UploadObject};
 use pool_store::{Store, StoreView};
@@ -400,4 +402,65 @@ fn a_segment_in_use_cannot_be_retired_by_mistake() {
     assert_eq!(collection.retire_segments(&all).unwrap(), []);
     drop(collection);
     assert_sound(&store);
+}
+
+/// A store that a collection has something of every kind to do in.
+fn with_garbage(directory: &std::path::Path) -> Store {
+    let store = open(directory);
+    let (kept, file, library) = (content(1, 40), content(2, 50), content(3, 1100));
+    push_library(&store, "kept@1", &kept, Placement::Sparse).unwrap();
+    push_image(&store, "app:1", &file, &[("lib@1", &library)]).unwrap();
+    // Mostly dead segments, of which something moves.
+    for nth in 0..4 {
+        let bytes = content(10 + nth, 250);
+        push_library(&store, &format!("s{nth}@1"), &bytes, Placement::Sparse).unwrap();
+    }
+    for kept in ["kept@1", "s1@1"] {
+        store.pin_library(&library_ref(kept), true).unwrap();
+    }
+    store.delete_image(&image_ref("app:1")).unwrap();
+    store
+}
+
+#[test]
+fn a_collection_that_is_stopped_anywhere_leaves_the_rest_to_the_next() {
+    let options = CollectOptions {
+        compact_below: 0.95,
+        ..NOW
+    };
+    let mut stops = 0;
+    loop {
+        let directory = tempfile::tempdir().unwrap();
+        let store = with_garbage(directory.path());
+        let asked = Cell::new(0);
+        let watch = || {
+            asked.set(asked.get() + 1);
+            if asked.get() > stops {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        };
+        let report = collect_watched(&store, &options, &watch).unwrap();
+        assert_sound(&store);
+        assert_eq!(report.stopped, asked.get() > stops, "after {stops}");
+        let done = !report.stopped;
+        let rest = collect(&store, &options).unwrap();
+        assert_sound(&store);
+        assert!(!rest.stopped);
+        for (seed, pages) in [(1, 40), (11, 250)] {
+            assert_stored(&store, &content(seed, pages));
+        }
+        let stats = store.stats().unwrap();
+        assert_eq!(
+            (stats.objects, stats.stored_pages.0),
+            (2, 290),
+            "after {stops}"
+        );
+        if done {
+            break;
+        }
+        stops += 1;
+    }
+    assert!(stops > 5, "it asked {stops} times");
 }

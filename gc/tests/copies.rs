@@ -114,7 +114,7 @@ fn copies_of_another_state_are_none() {
     let root = tempfile::tempdir().unwrap();
     let path = |name: &str| root.path().join(name);
     drop(open(&path("one")));
-    // A copy of a store is the same store as far as anybody can tell.
+    // A copy of a store is the same store as far as anybody can tell once its journal begins behind what they share.
     let copied = Command::new("cp")
         .arg("-a")
         .args([path("one"), path("two")])
@@ -124,6 +124,10 @@ fn copies_of_another_state_are_none() {
     for (name, bytes) in ["one", "two"].into_iter().zip(&bytes) {
         push_library(&open(&path(name)), "l@1", bytes, DENSE).unwrap();
     }
+    let two = open(&path("two"));
+    push_library(&two, "more@1", &content(3, 3), SPARSE).unwrap();
+    assert!(two.checkpoint().unwrap());
+    drop(two);
     back_up(&path("one"), &path("backup")).unwrap();
     let former = copies(&path("backup"));
     let cut = catch_unwind(AssertUnwindSafe(|| {
@@ -319,4 +323,37 @@ fn a_store_that_was_opened_is_no_longer_a_restoration() {
     let store = open(&path("new"));
     assert_stored(&store, &content(9, 5));
     assert_sound(&store);
+}
+
+#[test]
+fn another_copy_of_a_store_takes_no_backup_over() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    fill(&open(&path("store")));
+    let mut copy = Command::new("cp");
+    copy.arg("-a").args([path("store"), path("twin")]);
+    assert!(copy.status().unwrap().success());
+    let push = |store: &str, nth: u64| {
+        let store = open(&path(store));
+        push_library(&store, &format!("l{nth}@1"), &content(nth, 5), SPARSE).unwrap();
+        store.generation().unwrap()
+    };
+    let made = push("store", 70);
+    back_up(&path("store"), &path("backup")).unwrap();
+    let whole = fs::read(path("backup/catalogue")).unwrap();
+    // As many commits, and more, of another history.
+    assert_eq!(push("twin", 80), made);
+    for nth in 81..83 {
+        let error = back_up(&path("twin"), &path("backup")).unwrap_err();
+        assert!(error.to_string().contains("another copy"), "{error}");
+        assert_eq!(fs::read(path("backup/catalogue")).unwrap(), whole);
+        push("twin", nth);
+    }
+    // The store itself, with what its journal tells, and when that does not reach back any more.
+    push("store", 71);
+    back_up(&path("store"), &path("backup")).unwrap();
+    push("store", 72);
+    assert!(open(&path("store")).checkpoint().unwrap());
+    back_up(&path("store"), &path("backup")).unwrap();
+    assert_eq!(verify(&path("backup")).damaged_objects, []);
 }

@@ -28,11 +28,13 @@ fn first_key(index: &DB, family: &str) -> Box<[u8]> {
     entries.next().unwrap().unwrap().0
 }
 
+/// What is wrong but for the index as a whole: what was changed past the store differs from the journal, too.
 fn problems(store: &StoreView, level: FsckLevel) -> Vec<Problem> {
     let mut found: Vec<_> = fsck(store, level)
         .findings
         .iter()
         .map(|finding| finding.problem)
+        .filter(|problem| *problem != Problem::Index)
         .collect();
     found.sort_unstable();
     found.dedup();
@@ -257,9 +259,13 @@ fn a_spoilt_record_hides_none_of_the_others() {
             name = String::from_utf8_lossy(&key).into_owned();
         });
         let report = fsck(&open(directory.path()), FsckLevel::Content);
-        let found: Vec<_> = report.findings.iter().map(|found| found.problem).collect();
+        let findings = report.findings.iter();
+        let findings: Vec<_> = findings
+            .filter(|found| found.problem != Problem::Index)
+            .collect();
+        let found: Vec<_> = findings.iter().map(|found| found.problem).collect();
         assert_eq!(found, expected, "{family}: {report:#?}");
-        let what = &report.findings[0].what;
+        let what = &findings[0].what;
         let is_named = ["libraries", "tags", "tokens"].contains(&family);
         assert!(!is_named || what.contains(&name), "{what}");
     }

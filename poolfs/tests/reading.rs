@@ -433,3 +433,45 @@ mod mapping {
         }
     }
 }
+
+#[test]
+fn what_is_known_to_be_damaged_is_an_error_until_it_is_mended() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    let bytes = content(1, 300 * 4096);
+    let id = pool.add_library("a@1", &bytes);
+    let whole = content(2, 40 * 4096);
+    pool.add_library("b@1", &whole);
+    let _mount = pool.mount();
+    let record = pool.store().object(id).unwrap().unwrap();
+    let extent = record.map.slice(77, 1).next().unwrap();
+    let segment = format!("segments/{}.seg", extent.segment);
+    let segment = File::options()
+        .write(true)
+        .open(pool.store_path().join(segment))
+        .unwrap();
+    segment
+        .write_all_at(b"spoilt", extent.slot.byte_offset())
+        .unwrap();
+    assert_eq!(pool.store().note_damaged(&[id]).unwrap(), 1);
+    let path = pool.path("libs/a/1/content");
+    let read = |page: u64| {
+        let mut part = vec![0; 4096];
+        let read = File::open(&path)
+            .unwrap()
+            .read_exact_at(&mut part, page * 4096);
+        read.map(|()| part)
+    };
+    // Whoever opens it sees what was committed before.
+    assert_eq!(read(77).unwrap_err().raw_os_error(), Some(libc::EIO));
+    for page in [0, 76, 78, 299] {
+        let expected = &bytes[page * 4096..][..4096];
+        assert!(read(page as u64).unwrap() == expected, "{page}");
+    }
+    assert!(fs::read(pool.path("libs/b/1/content")).unwrap() == whole);
+    pool.add_library("a@1", &bytes);
+    assert_eq!(pool.store().damaged_slots(), 0);
+    assert!(fs::read(&path).unwrap() == bytes);
+}

@@ -1,10 +1,9 @@
-//! What the daemon does by itself: forget idle uploads, write checkpoints, and collect if told to.
+//! What the daemon does by itself in passing: forget idle uploads, write checkpoints.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use pool_api::Service;
-use tokio::time::{interval, sleep};
+use tokio::time::interval;
 
 use crate::shutdown::Stop;
 
@@ -12,10 +11,8 @@ use crate::shutdown::Stop;
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Runs until `stop` turns true.
-pub(crate) async fn run(service: Service, collect_interval: Option<Duration>, mut stop: Stop) {
+pub(crate) async fn run(service: Service, mut stop: Stop) {
     let mut expiry = interval(EXPIRY_INTERVAL);
-    let until_next = || sleep(collect_interval.unwrap_or(Duration::MAX));
-    let mut collection = pin!(until_next());
     loop {
         tokio::select! {
             _ = expiry.tick() => {
@@ -23,13 +20,6 @@ pub(crate) async fn run(service: Service, collect_interval: Option<Duration>, mu
                 if let Err(problem) = service.checkpoint_if_due().await {
                     tracing::warn!(why = problem.body.detail, "writing a checkpoint failed");
                 }
-            }
-            () = &mut collection, if collect_interval.is_some() => {
-                match service.collect(service.options().grace, false).await {
-                    Ok(_) => {}
-                    Err(problem) => tracing::error!(why = problem.body.detail, "collecting failed"),
-                }
-                collection.set(until_next());
             }
             () = stop.requested() => return,
         }

@@ -27,14 +27,24 @@ pub(crate) async fn run(
         let wait = due_in(&service, interval).await;
         if wait.is_zero() {
             tokio::select! {
-                scrubbed = service.scrub(rate) => if let Err(problem) = scrubbed {
-                    // What is in the way may stay there: a scrub that somebody asked for, too.
-                    tracing::error!(why = problem.body.detail, "a scrub is put off");
-                    tokio::select! {
-                        () = sleep(LOOK) => {}
-                        () = stop.requested() => return,
+                scrubbed = service.scrub_if_idle(rate) => {
+                    let is_done = match scrubbed {
+                        Ok(Some(scrubbed)) => scrubbed.is_complete,
+                        // Somebody asked for one.
+                        Ok(None) => false,
+                        Err(problem) => {
+                            tracing::error!(why = problem.body.detail, "a scrub is put off");
+                            false
+                        }
+                    };
+                    // What is in the way may stay there.
+                    if !is_done {
+                        tokio::select! {
+                            () = sleep(LOOK) => {}
+                            () = stop.requested() => return,
+                        }
                     }
-                },
+                }
                 // The service was told, too: it ends by itself, and is waited for by who closes the store.
                 () = stop.requested() => return,
             }

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::config::Settings;
 use crate::listen::Socket;
 use crate::shutdown::Stopper;
-use crate::{listen, maintenance, scrubbing, serve, shutdown};
+use crate::{collecting, listen, maintenance, scrubbing, serve, shutdown};
 
 /// Wait before looking again whether anything still uses the store.
 const CLOSING_PAUSE: Duration = Duration::from_millis(10);
@@ -31,6 +31,7 @@ pub struct Daemon {
     stop: Stopper,
     serving: JoinHandle<()>,
     maintaining: JoinHandle<()>,
+    collecting: JoinHandle<()>,
     scrubbing: JoinHandle<()>,
 }
 
@@ -76,8 +77,9 @@ impl Daemon {
         let pace = settings.limits.pace;
         let (stop, stopped) = shutdown::channel();
         let router = pool_api::routes::router(service.clone());
-        let maintaining =
-            maintenance::run(service.clone(), settings.collect_interval, stopped.clone());
+        let maintaining = maintenance::run(service.clone(), stopped.clone());
+        let collecting =
+            collecting::run(service.clone(), settings.collect_interval, stopped.clone());
         let scrubbing = scrubbing::run(
             service.clone(),
             settings.scrub_interval,
@@ -90,6 +92,7 @@ impl Daemon {
             stop,
             serving: tokio::spawn(serve::serve(router, tcp, socket, pace, stopped)),
             maintaining: tokio::spawn(maintaining),
+            collecting: tokio::spawn(collecting),
             scrubbing: tokio::spawn(scrubbing),
         })
     }
@@ -108,7 +111,12 @@ impl Daemon {
     pub async fn stop(self) {
         self.service.stop();
         self.stop.stop();
-        for task in [self.serving, self.maintaining, self.scrubbing] {
+        for task in [
+            self.serving,
+            self.maintaining,
+            self.collecting,
+            self.scrubbing,
+        ] {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a part of the service ended badly");
             }

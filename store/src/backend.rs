@@ -37,6 +37,8 @@ pub trait Backend: Debug + Send + Sync {
     fn recreate(&self, id: SegmentId, bytes: u64) -> Result<Arc<dyn SegmentFile>>;
     /// Opens a segment.
     fn open(&self, id: SegmentId, writable: bool) -> Result<Arc<dyn SegmentFile>>;
+    /// True when a file that was opened is still the one that has the segment's name.
+    fn is_named(&self, id: SegmentId, file: &dyn SegmentFile) -> bool;
     /// Removes a segment's name; what has it open or mapped keeps it.
     fn unlink(&self, id: SegmentId) -> Result<()>;
     /// Moves a segment out of the way for good, under a name that nothing had; answers with that.
@@ -201,6 +203,14 @@ impl Backend for DirectoryBackend {
             }
             Err(source) => Err(StoreError::io("opening the segment", &path, source)),
         }
+    }
+
+    fn is_named(&self, id: SegmentId, file: &dyn SegmentFile) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let opened = file.file().and_then(|file| file.metadata().ok());
+        let named = fs::metadata(self.path(id)).ok();
+        let identity = |found: fs::Metadata| (found.dev(), found.ino());
+        opened.is_some() && opened.map(identity) == named.map(identity)
     }
 
     fn unlink(&self, id: SegmentId) -> Result<()> {

@@ -31,6 +31,9 @@ pub(crate) struct Header {
     pub(crate) identity: [u8; 16],
     /// Commits that the store had made.
     pub(crate) commits: u64,
+    /// The first bytes of the digest of the last commit's frame in the journal: copies of a store that each went on differ in it.
+    /// Zeros where it is not known.
+    pub(crate) frame: [u8; 8],
     /// When it was begun.
     pub(crate) begun_at: Timestamp,
 }
@@ -94,7 +97,7 @@ impl Writer {
         bytes.extend_from_slice(&header.identity);
         bytes.extend_from_slice(&header.commits.to_le_bytes());
         bytes.extend_from_slice(&header.begun_at.to_le_bytes());
-        bytes.resize(HEADER, 0);
+        bytes.extend_from_slice(&header.frame);
         writer.write(&bytes)?;
         Ok(writer)
     }
@@ -192,34 +195,75 @@ impl Catalogue {
         &self.header
     }
 
+    /// Bytes of the file.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.end + DIGEST as u64
+    }
+
     /// Calls `visit` with each entry, its key and its value, in the order in which they were put.
     pub(crate) fn each(
         &self,
         mut visit: impl FnMut(Entry, &[u8], &[u8]) -> Result<()>,
     ) -> Result<()> {
-        let read = |error| StoreError::io("reading", &self.path, error);
-        let beyond = || unusable(&self.path, "has an entry that goes past its end");
-        let mut file = BufReader::new(&self.file);
-        file.seek(SeekFrom::Start(HEADER as u64)).map_err(read)?;
-        let mut left = self.end - HEADER as u64;
-        let (mut head, mut key, mut value) = ([0; ENTRY], Vec::new(), Vec::new());
-        while left > 0 {
-            left = left.checked_sub(ENTRY as u64).ok_or_else(beyond)?;
-            file.read_exact(&mut head).map_err(read)?;
-            for (at, part) in [(4, &mut key), (8, &mut value)] {
-                let length =
-                    u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-                left = left.checked_sub(length.into()).ok_or_else(beyond)?;
-                part.resize(length as usize, 0);
-                file.read_exact(part).map_err(read)?;
-            }
-            let entry = Entry::of(head[0]).ok_or_else(|| {
-                let why = "has an entry of a kind that this program does not know: use a newer release of it";
-                unusable(&self.path, why)
-            })?;
-            visit(entry, &key, &value)?;
+        let mut entries = self.entries()?;
+        while let Some((entry, key, value)) = entries.read_next()? {
+            visit(entry, key, value)?;
         }
         Ok(())
+    }
+
+    /// The entries one after the other, in the order in which they were put.
+    pub(crate) fn entries(&self) -> Result<Entries<'_>> {
+        let mut file = BufReader::new(&self.file);
+        file.seek(SeekFrom::Start(HEADER as u64))
+            .map_err(|error| StoreError::io("reading", &self.path, error))?;
+        Ok(Entries {
+            path: &self.path,
+            file,
+            left: self.end - HEADER as u64,
+            key: Vec::new(),
+            value: Vec::new(),
+        })
+    }
+}
+
+/// An entry, its key and its value.
+pub(crate) type Put<'a> = (Entry, &'a [u8], &'a [u8]);
+
+/// See [`Catalogue::entries`].
+#[derive(Debug)]
+pub(crate) struct Entries<'a> {
+    path: &'a Path,
+    file: BufReader<&'a File>,
+    /// Bytes of entries that were not read yet.
+    left: u64,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl Entries<'_> {
+    /// The next entry, its key and its value; `None` at the end.
+    pub(crate) fn read_next(&mut self) -> Result<Option<Put<'_>>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let read = |error| StoreError::io("reading", self.path, error);
+        let beyond = || unusable(self.path, "has an entry that goes past its end");
+        let mut head = [0; ENTRY];
+        self.left = self.left.checked_sub(ENTRY as u64).ok_or_else(beyond)?;
+        self.file.read_exact(&mut head).map_err(read)?;
+        for (at, part) in [(4, &mut self.key), (8, &mut self.value)] {
+            let length = u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+            self.left = self.left.checked_sub(length.into()).ok_or_else(beyond)?;
+            part.resize(length as usize, 0);
+            self.file.read_exact(part).map_err(read)?;
+        }
+        let entry = Entry::of(head[0]).ok_or_else(|| {
+            let why =
+                "has an entry of a kind that this program does not know: use a newer release of it";
+            unusable(self.path, why)
+        })?;
+        Ok(Some((entry, &self.key, &self.value)))
     }
 }
 
@@ -240,6 +284,7 @@ fn decode_header(bytes: &[u8]) -> std::result::Result<Header, String> {
             identity: fields.take(16)?.try_into().ok()?,
             commits: fields.u64()?,
             begun_at: fields.u64()?,
+            frame: fields.take(8)?.try_into().ok()?,
         };
         Some((magic, version, page_size, header))
     };
@@ -271,12 +316,13 @@ mod tests {
         segment_bytes: 4 << 20,
         identity: [7; 16],
         commits: 9,
+        frame: [3; 8],
         begun_at: 5,
     };
 
-    type Put = (Entry, Vec<u8>, Vec<u8>);
+    type Kept = (Entry, Vec<u8>, Vec<u8>);
 
-    fn entries(catalogue: &Catalogue) -> Result<Vec<Put>> {
+    fn entries(catalogue: &Catalogue) -> Result<Vec<Kept>> {
         let mut all = Vec::new();
         catalogue.each(|entry, key, value| {
             all.push((entry, key.to_vec(), value.to_vec()));

@@ -134,6 +134,13 @@ impl<'a> PageReader<'a> {
         Claim::about(object, self.given)
     }
 
+    /// The bytes of a piece that fills a window, if they are at hand as they will lie there.
+    pub(crate) fn window_at_hand(&self, part: &WindowPlan, piece: &Piece<'_>) -> Option<&'a [u8]> {
+        let bytes = self.given.bytes_at_hand(piece.object, piece.first_page)?;
+        let is_aligned = part.position == 0 && part.first_page == piece.first_page;
+        bytes.get(..WINDOW_SIZE as usize).filter(|_| is_aligned)
+    }
+
     /// Reads pages one behind the other into `content`, those that are at no place from what is given; those of zeros
     /// are left as they are.
     pub(crate) fn read(
@@ -143,21 +150,29 @@ impl<'a> PageReader<'a> {
         content: &mut [u8],
     ) -> Result<()> {
         let sent = self.sent(piece.pages);
-        let pages = content.chunks_mut(PAGE_SIZE as usize);
-        let places = piece.pages.iter().zip(at.iter().zip(sent));
-        for (nth, (page, (id, (at, sent)))) in pages.zip(places).enumerate() {
-            let Some(id) = id else { continue };
-            if let Some(at) = at {
+        let mut nth = 0;
+        while nth < piece.pages.len() {
+            let run = run(&piece.pages[nth..], &at[nth..]);
+            let first = nth;
+            nth += run.max(1);
+            let pages = &mut content[first * PAGE_SIZE as usize..];
+            if let (Some(at), 1..) = (at[first], run) {
+                let pages = &mut pages[..run * PAGE_SIZE as usize];
                 let read = self.file(at.segment)?;
-                let read = read.read_exact_at(page, at.slot.byte_offset());
+                let read = read.read_exact_at(pages, at.slot.byte_offset());
                 read.map_err(|source| {
                     StoreError::io("reading the segment", at.segment.to_string(), source)
                 })?;
                 continue;
             }
+            let Some(id) = &piece.pages[first] else {
+                continue;
+            };
+            let page = &mut pages[..PAGE_SIZE as usize];
+            let sent = sent[first];
             let bytes = self
                 .given
-                .bytes_at_hand(piece.object, piece.first_page + nth as u64);
+                .bytes_at_hand(piece.object, piece.first_page + first as u64);
             match (self.given, sent, bytes) {
                 (Given::Sent(upload), Some(offset), _) => {
                     let read = upload.file().read_exact_at(page, offset);
@@ -321,9 +336,13 @@ impl<'a> PageReader<'a> {
         known: Option<Location>,
         piece: &Piece<'_>,
     ) -> Result<Vec<Option<Location>>> {
+        if known.is_some() {
+            // Of a window that the store has, all pages are known, and where others of them are does not matter.
+            return Ok(self.places_in_window(known, part, &vec![None; piece.pages.len()]));
+        }
         let at = self.locate(piece.pages)?;
         Ok(match part.dense {
-            Some(_) => self.places_in_window(known, part, &at),
+            Some(_) => self.places_in_window(None, part, &at),
             None => at,
         })
     }
@@ -340,6 +359,21 @@ impl<'a> PageReader<'a> {
         }
         Ok(at)
     }
+}
+
+/// How many of the first pages lie one behind the other in a segment.
+fn run(pages: &[Option<PageId>], at: &[Option<Location>]) -> usize {
+    let Some(first) = at.first().copied().flatten() else {
+        return 0;
+    };
+    let follows = |nth: usize, at: Location| {
+        let slot = first.slot.0.checked_add(nth as u32);
+        at.segment == first.segment && Some(at.slot.0) == slot
+    };
+    let pages = pages.iter().zip(at).enumerate();
+    let run =
+        pages.take_while(|(nth, (id, at))| id.is_some() && at.is_some_and(|at| follows(*nth, at)));
+    run.count()
 }
 
 /// What an upload claims of an object, compared with its pages.
@@ -524,11 +558,8 @@ mod tests {
             let commit = |object: UploadObject| {
                 let upload = upload(&store, &[object]);
                 send(&upload, &bytes);
-                let mut writer = store.writer();
-                let nothing = HashSet::new();
-                let precondition = Precondition::default();
-                let result = store.commit_locked(&mut writer, &upload, &nothing, &precondition);
-                store.answer(&mut writer, result)
+                let (nothing, given) = (HashSet::new(), Given::Sent(&upload));
+                store.take_in(upload.manifest(), given, &nothing, &Precondition::default())
             };
             let refused = commit(lie);
             assert!(

@@ -12,6 +12,7 @@
 
 use std::cell::Cell;
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use pool_core::digest::{ObjectId, PageId, WindowId};
@@ -24,6 +25,7 @@ use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord, SegmentState};
 use crate::index::Batch;
 use crate::manifest::Timestamp;
+use crate::references::library_keeper;
 use crate::{Store, Writer};
 
 /// Most changes that a collection makes in one batch, which bounds how long a commit waits.
@@ -37,12 +39,23 @@ pub(crate) fn weight(record: &ObjectRecord) -> usize {
     1 + record.map.extents().len() / EXTENTS_PER_ENTRY
 }
 
+/// Is asked before each change that a collection makes. It may take its time, and may end the collection.
+pub type Watch<'a> = &'a dyn Fn() -> ControlFlow<()>;
+
 /// A collection under way. One at a time; it ends when this value is dropped.
-#[derive(Debug)]
 pub struct Collection<'a> {
     pub(crate) store: &'a Store,
     epoch: u64,
+    watch: Watch<'a>,
     longest_hold: Cell<Duration>,
+}
+
+impl std::fmt::Debug for Collection<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Collection")
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What [`Store::reap`] gave back.
@@ -110,6 +123,12 @@ impl SkipReason {
 impl Store {
     /// Begins a collection: from now on, what commits refer to is protected.
     pub fn begin_collection(&self) -> Result<Collection<'_>> {
+        self.begin_watched_collection(&|| ControlFlow::Continue(()))
+    }
+
+    /// [`Store::begin_collection`] of one that `watch` can keep waiting, or end: what it asks for next fails with
+    /// [`StoreError::CollectionStopped`] then. What it has done by that time leaves a whole store.
+    pub fn begin_watched_collection<'a>(&'a self, watch: Watch<'a>) -> Result<Collection<'a>> {
         let mut writer = self.writer();
         if writer.barrier.is_some() {
             return Err(StoreError::CollectionRunning);
@@ -122,6 +141,7 @@ impl Store {
         Ok(Collection {
             store: self,
             epoch,
+            watch,
             longest_hold: Cell::default(),
         })
     }
@@ -202,8 +222,19 @@ impl<'a> Collection<'a> {
         self.store.view.index.reserve().is_ok()
     }
 
-    /// Runs `work` under the writer's lock and measures how long it was held.
+    /// Runs `work` under the writer's lock, unless the collection is to end, and measures how long it was held.
     pub(crate) fn locked<T>(&self, work: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
+        if (self.watch)().is_break() {
+            return Err(StoreError::CollectionStopped);
+        }
+        self.locked_anyway(work)
+    }
+
+    /// As [`Collection::locked`], for what has to be done of a collection that ends, too.
+    pub(crate) fn locked_anyway<T>(
+        &self,
+        work: impl FnOnce(&mut Writer) -> Result<T>,
+    ) -> Result<T> {
         let mut writer = self.store.writer();
         let since = Instant::now();
         let result = work(&mut writer);
@@ -250,7 +281,7 @@ impl<'a> Collection<'a> {
                 .unused_since
                 .is_some_and(|since| since <= unused_before);
             if !long_unused
-                || self.store.library_keeper(library, &record)?.is_some()
+                || library_keeper(&self.store.view.index.now(), library, &record)?.is_some()
                 || self.store.object_is_leased(record.object)?
             {
                 return Ok(false);
@@ -378,8 +409,11 @@ impl<'a> Collection<'a> {
         Ok(retired)
     }
 
-    /// Retires a segment that nothing refers to; false when it is retired or gone already.
+    /// Retires a segment that nothing refers to; false when it is retired or gone already, or a commit under way writes to it.
     pub(crate) fn retire_locked(&self, writer: &mut Writer, id: SegmentId) -> Result<bool> {
+        if writer.appender.is_held(id) {
+            return Ok(false);
+        }
         let Some(mut record) = self.store.segment(id)? else {
             return Ok(false);
         };

@@ -145,7 +145,7 @@ impl DamagedSlots {
 }
 
 impl StoreView {
-    /// Slots that were found damaged and are not mended yet. A follower knows of none.
+    /// Slots that were found damaged and are not mended yet; to a follower, as of its last [refresh](Self::refresh).
     pub(crate) fn damage(&self) -> Arc<DamagedSlots> {
         let damage = self.damage.read();
         Arc::clone(&damage.unwrap_or_else(PoisonError::into_inner))
@@ -227,38 +227,35 @@ impl Store {
 mod tests {
     use super::*;
 
-    fn at(segment: u32, slot: u32) -> Location {
-        Location {
-            segment: SegmentId(segment),
-            slot: Slot(slot),
-        }
-    }
-
     #[test]
     fn slots_are_found_by_place_and_by_window() {
         let mut damage = DamagedSlots::default();
         let page = PageId::of(b"page");
         for (segment, slot) in [(1, 700), (1, 1024), (2, 0)] {
-            assert!(damage.note(at(segment, slot), Expected::default()));
-            assert!(!damage.note(at(segment, slot), Expected::default()));
+            assert!(damage.note(Location::of(segment, slot), Expected::default()));
+            assert!(!damage.note(Location::of(segment, slot), Expected::default()));
         }
-        damage.name_page(at(1, 700), page);
-        damage.name_page(at(1, 701), page);
-        damage.name_window(at(1, 512), WindowId([7; 32]));
+        damage.name_page(Location::of(1, 700), page);
+        damage.name_page(Location::of(1, 701), page);
+        damage.name_window(Location::of(1, 512), WindowId([7; 32]));
         assert_eq!(damage.len(), 3);
         let expected = Expected {
             page: Some(page),
             window: Some(WindowId([7; 32])),
         };
-        assert_eq!(damage.get(at(1, 700)), Some(expected));
-        assert_eq!(damage.get(at(1, 1024)), Some(Expected::default()));
-        assert!(damage.is_in_window(at(1, 512)) && damage.is_in_window(at(2, 0)));
-        assert!(!damage.is_in_window(at(1, 0)) && !damage.is_in_window(at(2, 512)));
+        assert_eq!(damage.get(Location::of(1, 700)), Some(expected));
+        assert_eq!(damage.get(Location::of(1, 1024)), Some(Expected::default()));
+        assert!(
+            damage.is_in_window(Location::of(1, 512)) && damage.is_in_window(Location::of(2, 0))
+        );
+        assert!(
+            !damage.is_in_window(Location::of(1, 0)) && !damage.is_in_window(Location::of(2, 512))
+        );
         // A spoilt entry may begin at the last slots there can be.
-        assert!(!damage.is_in_window(at(3, u32::MAX)));
+        assert!(!damage.is_in_window(Location::of(3, u32::MAX)));
         assert_eq!(damage.segments(), [SegmentId(1), SegmentId(2)]);
-        assert_eq!(window_around(at(1, 700)), at(1, 512));
-        damage.forget(at(1, 700));
-        assert!(!damage.is_in_window(at(1, 512)));
+        assert_eq!(window_around(Location::of(1, 700)), Location::of(1, 512));
+        damage.forget(Location::of(1, 700));
+        assert!(!damage.is_in_window(Location::of(1, 512)));
     }
 }

@@ -198,6 +198,9 @@ pub enum StoreError {
     /// A collection is running already.
     #[error("a collection is running already; wait for it to end")]
     CollectionRunning,
+    /// Somebody has stopped the collection.
+    #[error("the collection was stopped: what it did stays done, and the next one does the rest")]
+    CollectionStopped,
     /// A segment is not there.
     #[error("segment {0} is gone: look its pages up again")]
     NoSegment(SegmentId),

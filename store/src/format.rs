@@ -34,9 +34,16 @@ pub const STAGING_DIRECTORY: &str = "staging";
 pub const SCRUB_FILE: &str = "scrub";
 /// That until it is whole.
 pub const NEW_SCRUB_FILE: &str = "scrub.new";
+/// What the last collections did.
+pub const COLLECTIONS_FILE: &str = "collections";
+/// The same while it is written.
+pub const NEW_COLLECTIONS_FILE: &str = "collections.new";
 /// Empty file that is there while a store is restored from a backup.
 pub const RESTORING_FILE: &str = "restoring";
 
+/// Empty file that is there from when the index was found damaged, or to differ from the journal, until it was compared again and
+/// nothing was found.
+pub const DISTRUSTED_FILE: &str = "distrusted";
 /// Empty file that is there while a repair makes an index.
 pub const REPAIRING_FILE: &str = "repairing";
 
@@ -70,6 +77,17 @@ pub struct Location {
     pub segment: SegmentId,
     /// The slot in it.
     pub slot: Slot,
+}
+
+#[cfg(test)]
+impl Location {
+    /// A slot of a segment.
+    pub(crate) fn of(segment: u32, slot: u32) -> Self {
+        Self {
+            segment: SegmentId(segment),
+            slot: Slot(slot),
+        }
+    }
 }
 
 impl Location {

@@ -1,7 +1,6 @@
 //! One commit's placing of pages: what is known is found, what is new is written.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 
 use pool_core::digest::{ObjectId, PageId, WindowId};
 use pool_core::extent::{Extent, ExtentMap, Slot};
@@ -9,18 +8,21 @@ use pool_core::page::{PAGE_SIZE, PageCount, WINDOW_SIZE};
 
 use crate::Store;
 use crate::claims::{self, Claim, PageReader, Piece};
-use crate::damage::{DamagedSlots, Expected};
+use crate::damage::Expected;
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord};
-use crate::index::Batch;
+use crate::index::{Batch, Pending};
 use crate::placement::{self, Placement, WindowPlan};
-use crate::segment::Appender;
+use crate::prepared::{Hand, Prepared};
+use crate::stored::Stored;
 use crate::upload::{CommitSummary, Target, UploadManifest, UploadObject};
 
 /// One commit's placing of pages.
 pub(crate) struct Intake<'a, 'w> {
     store: &'a Store,
-    appender: &'w mut Appender,
+    stored: &'w Stored<'a>,
+    hand: Hand<'w>,
+    prepared: &'w mut Prepared<'a>,
     reader: PageReader<'w>,
     /// Objects whose pages need not be checked.
     proven: &'w HashSet<ObjectId>,
@@ -29,42 +31,82 @@ pub(crate) struct Intake<'a, 'w> {
     placed_windows: HashMap<WindowId, Location>,
     distinct: HashSet<PageId>,
     batch: Batch<'a>,
-    damage: Arc<DamagedSlots>,
     /// An object that was damaged has been placed anew.
     is_mended: bool,
     /// Every object of the upload, known ones included.
     objects: BTreeMap<ObjectId, ObjectRecord>,
+    summary: CommitSummary,
+}
+
+/// What a commit comes to, its name aside. It stands for as long as nothing that it found was moved or removed.
+pub(crate) struct Planned<'a> {
+    /// What is to be changed.
+    pub(crate) batch: Batch<'a>,
+    /// The same, for commits after it.
+    pub(crate) pending: Pending,
+    /// Every object of the upload.
+    pub(crate) objects: BTreeMap<ObjectId, ObjectRecord>,
+    /// What others have damaged is here anew.
+    pub(crate) can_mend: bool,
+    /// What was done.
     pub(crate) summary: CommitSummary,
 }
 
-/// What a commit leaves: changes to write, the objects it refers to, what was done.
-type Finished<'a> = (Batch<'a>, BTreeMap<ObjectId, ObjectRecord>, CommitSummary);
+impl Planned<'_> {
+    /// True when there is something that the pool did not have.
+    pub(crate) fn is_new(&self) -> bool {
+        !self.batch.is_empty()
+    }
+}
 
 impl<'a, 'w> Intake<'a, 'w> {
     pub(crate) fn new(
         store: &'a Store,
-        appender: &'w mut Appender,
+        stored: &'w Stored<'a>,
+        hand: Hand<'w>,
+        prepared: &'w mut Prepared<'a>,
         reader: PageReader<'w>,
         proven: &'w HashSet<ObjectId>,
     ) -> Self {
         Self {
             store,
-            appender,
+            stored,
+            hand,
+            prepared,
             reader,
             proven,
             placed: HashMap::new(),
             placed_windows: HashMap::new(),
             distinct: HashSet::new(),
             batch: store.view.index.batch(),
-            damage: store.damage(),
             is_mended: false,
             objects: BTreeMap::new(),
             summary: CommitSummary::default(),
         }
     }
 
+    /// Takes in everything that is announced.
+    pub(crate) fn run(mut self, manifest: &UploadManifest) -> Result<Planned<'a>> {
+        // Dense windows first: pages that they hold need no place of their own.
+        let mut objects: Vec<_> = manifest.objects.iter().collect();
+        objects.sort_by_key(|object| object.placement == Placement::Sparse);
+        for object in objects {
+            self.take(object)?;
+        }
+        self.check_required(manifest)?;
+        let can_mend = self.can_mend();
+        self.summary.distinct_pages = PageCount(self.distinct.len() as u64);
+        Ok(Planned {
+            pending: Pending::of(self.batch.changes(), self.placed, self.placed_windows),
+            batch: self.batch,
+            objects: self.objects,
+            can_mend,
+            summary: self.summary,
+        })
+    }
+
     /// True when what others have damaged is here anew.
-    pub(crate) fn can_mend(&self) -> bool {
+    fn can_mend(&self) -> bool {
         let placed = |expected: Expected| {
             let page = expected
                 .page
@@ -72,24 +114,22 @@ impl<'a, 'w> Intake<'a, 'w> {
             let window = expected.window.as_ref();
             page || window.is_some_and(|id| self.placed_windows.contains_key(id))
         };
-        self.is_mended || self.damage.iter().any(|(_, expected)| placed(expected))
-    }
-
-    pub(crate) fn finish(mut self) -> Finished<'a> {
-        self.summary.distinct_pages = PageCount(self.distinct.len() as u64);
-        (self.batch, self.objects, self.summary)
+        let mut damaged = self.stored.damage().iter();
+        self.is_mended || damaged.any(|(_, expected)| placed(expected))
     }
 
     /// Takes in one announced object, whether the pool has it or not.
-    pub(crate) fn take(&mut self, object: &UploadObject) -> Result<()> {
+    fn take(&mut self, object: &UploadObject) -> Result<()> {
         let pages = PageCount(object.pages.len() as u64);
         self.summary.pages += pages;
         if self.objects.contains_key(&object.id) {
             self.summary.known_pages += pages;
             return Ok(());
         }
-        let record = match self.store.object(object.id)? {
-            Some(known) if known.map.length == object.length && self.damage.touch(&known.map) => {
+        let record = match self.stored.object(object.id)? {
+            Some(known)
+                if known.map.length == object.length && self.stored.damage().touch(&known.map) =>
+            {
                 self.is_mended = true;
                 self.place(object)?
             }
@@ -161,25 +201,40 @@ impl<'a, 'w> Intake<'a, 'w> {
     ) -> Result<Location> {
         let known = match self.placed_windows.get(&id) {
             Some(placed) => Some(*placed),
-            None => self.store.whole_window(&id)?,
+            None => self.stored.window(&id)?,
         };
         self.summary.shared_windows += u64::from(known.is_some());
         if let (Some(known), None) = (known, &claim) {
             return Ok(known);
         }
         let at = self.locate(piece.pages)?;
-        let from = self.reader.places_in_window(known, part, &at);
-        let mut content = vec![0; WINDOW_SIZE as usize];
-        let start = (part.position * PAGE_SIZE) as usize;
-        let inside = &mut content[start..][..piece.pages.len() * PAGE_SIZE as usize];
-        self.reader.read(piece, &from, inside)?;
-        if let Some(claim) = claim {
-            claim.update(piece.first_page, inside);
+        // Written when it was placed the last time.
+        let prepared = match known {
+            Some(_) => None,
+            None => self.prepared.window(&id),
+        };
+        let at_hand = self.reader.window_at_hand(part, piece);
+        let window = if let (Some(window), None) = (prepared, &claim) {
+            window
+        } else if let (None, None, None, Some(bytes)) = (known, prepared, &claim, at_hand) {
+            self.prepared.write_window(&mut self.hand, id, bytes)?
+        } else {
+            let from = self.reader.places_in_window(known, part, &at);
+            let mut content = vec![0; WINDOW_SIZE as usize];
+            let start = (part.position * PAGE_SIZE) as usize;
+            let inside = &mut content[start..][..piece.pages.len() * PAGE_SIZE as usize];
+            self.reader.read(piece, &from, inside)?;
+            if let Some(claim) = claim {
+                claim.update(piece.first_page, inside);
+            }
+            match known.or(prepared) {
+                Some(window) => window,
+                None => self.prepared.write_window(&mut self.hand, id, &content)?,
+            }
+        };
+        if known.is_some() {
+            return Ok(window);
         }
-        if let Some(known) = known {
-            return Ok(known);
-        }
-        let window = self.appender.append_window(&content)?;
         self.batch.put_window(id, window);
         self.placed_windows.insert(id, window);
         self.summary.new_windows += 1;
@@ -208,8 +263,13 @@ impl<'a, 'w> Intake<'a, 'w> {
                 self.reader.read(piece, &at, &mut content)?;
                 claim.update(piece.first_page, &content);
             } else {
+                let is_new = |id: &PageId, at: &Option<Location>| {
+                    at.is_none() && self.prepared.page(id).is_none()
+                };
                 let pages = piece.pages.iter().zip(&at);
-                let new: Vec<_> = pages.map(|(id, at)| id.filter(|_| at.is_none())).collect();
+                let new: Vec<_> = pages
+                    .map(|(id, at)| id.filter(|id| is_new(id, at)))
+                    .collect();
                 let new = Piece {
                     pages: &new,
                     ..*piece
@@ -239,29 +299,28 @@ impl<'a, 'w> Intake<'a, 'w> {
         at: &mut [Option<Location>],
         content: &[u8],
     ) -> Result<()> {
-        let mut fresh = Vec::new();
-        let mut fresh_content = Vec::new();
+        let (mut fresh, mut fresh_content) = (Vec::new(), Vec::new());
         let mut listed = HashSet::new();
         let bytes = content.chunks(PAGE_SIZE as usize);
         for ((id, at), bytes) in pages.iter().zip(at.iter()).zip(bytes) {
             if let (Some(id), None) = (id, at)
                 && listed.insert(*id)
+                // Written when it was placed the last time.
+                && self.prepared.page(id).is_none()
             {
                 fresh.push(*id);
                 fresh_content.extend_from_slice(bytes);
             }
         }
-        let mut fresh = fresh.into_iter();
-        for (first, count) in self.appender.append_pages(&fresh_content)? {
-            for (nth, id) in (0..count).zip(fresh.by_ref()) {
-                let slot = Slot(first.slot.0 + nth);
-                self.record_new(id, Location { slot, ..first });
-            }
-        }
-        self.summary.written_pages += PageCount(fresh_content.len() as u64 / PAGE_SIZE);
+        self.prepared
+            .write_pages(&mut self.hand, &fresh, &fresh_content)?;
+        self.summary.written_pages += PageCount(listed.len() as u64);
         for (id, at) in pages.iter().zip(at) {
-            if let (Some(id), None) = (id, &at) {
-                *at = self.placed.get(id).copied();
+            if let (Some(id), None) = (id, &at)
+                && let Some(written) = self.prepared.page(id)
+            {
+                *at = Some(written);
+                self.record_new(*id, written);
             }
         }
         Ok(())
@@ -287,7 +346,7 @@ impl<'a, 'w> Intake<'a, 'w> {
                 positions.push(position);
             }
         }
-        for (position, found) in positions.into_iter().zip(self.store.whole_pages(&asked)?) {
+        for (position, found) in positions.into_iter().zip(self.stored.pages(&asked)?) {
             at[position] = found;
         }
         Ok(at)
@@ -295,13 +354,13 @@ impl<'a, 'w> Intake<'a, 'w> {
 
     /// Every object that the target refers to must be in the upload or in the store, and be long
     /// enough for the ranges that refer to it.
-    pub(crate) fn check_required(&mut self, manifest: &UploadManifest) -> Result<()> {
+    fn check_required(&mut self, manifest: &UploadManifest) -> Result<()> {
         for (id, needed) in manifest.target.required_objects() {
             let record = if let Some(record) = self.objects.get(&id) {
                 record.clone()
             } else {
                 // Left out because the pool has it.
-                let record = self.store.whole_object(id)?;
+                let record = self.stored.whole_object(id)?;
                 let record = record.ok_or_else(|| StoreError::UnknownObjects(vec![id]))?;
                 self.summary.pages += record.map.page_count();
                 self.summary.known_pages += record.map.page_count();

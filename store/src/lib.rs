@@ -11,19 +11,23 @@
 //! [`references`] names what they make up, [`lease`] keeps them for whoever maps them, and
 //! [`collection`] lets a collector take away what nothing refers to.
 
+pub mod audit;
 pub mod backend;
 pub mod backup;
 mod barrier;
 mod catalogue;
 mod claims;
 pub mod collection;
+mod commit;
 mod creation;
 mod damage;
 pub mod descriptors;
 mod directory;
+mod distrust;
 mod error;
 pub mod evacuate;
 pub mod format;
+mod group;
 pub mod holders;
 mod index;
 mod ingest;
@@ -38,18 +42,23 @@ mod page_digest;
 pub mod placement;
 mod places;
 pub mod precondition;
+mod prepared;
 mod progress;
 mod proof;
 pub mod references;
 pub mod repair;
+mod room;
 pub mod scrub;
 mod segment;
 mod slots;
 mod snapshot;
 pub mod stats;
+mod steps;
+mod stored;
 pub mod superblock;
 #[doc(hidden)]
 pub mod synthetic;
+mod target;
 pub mod upload;
 mod view;
 
@@ -68,6 +77,7 @@ pub use snapshot::Snapshot;
 pub use view::{Held, StoreView};
 
 use barrier::Barrier;
+use group::Groups;
 use manifest::Timestamp;
 use placement::PlacementPolicy;
 use segment::Appender;
@@ -101,19 +111,20 @@ pub struct Store {
     view: StoreView,
     policy: PlacementPolicy,
     writer: Mutex<Writer>,
+    groups: Arc<Groups>,
     /// Keeps other writers away.
     _lock: File,
 }
 
-/// What changes under the writer's lock. Commits hold it from the look-up of their pages to the
-/// write of their batch, a collection for one bounded batch at a time.
+/// What changes under the writer's lock. Commits hold it for moments, to be handed slots and to be decided one after the
+/// other; a collection for one bounded batch at a time.
 #[derive(Debug)]
 struct Writer {
     appender: Appender,
     /// What was committed since the running collection began; absent when none runs.
     barrier: Option<Barrier>,
-    /// A commit has placed anew what is damaged elsewhere, so that others can follow.
-    can_mend: bool,
+    /// Times that somebody had the lock who may move or remove what commits have found.
+    sections: u64,
 }
 
 impl Writer {
@@ -141,17 +152,23 @@ impl Store {
         if Self::is_to_be_made(directory, options)? {
             creation::create(directory, options)?;
         }
+        Self::assemble(directory, options, opening::open(directory)?)
+    }
+
+    fn assemble(directory: &Path, options: StoreOptions, opened: opening::Opened) -> Result<Self> {
         let opening::Opened {
             superblock,
             index,
             backend,
             lock,
-        } = opening::open(directory)?;
+        } = opened;
         let view = StoreView::assemble(directory, superblock, index, backend)?;
         view.set_damage(view.index.now().damaged()?);
+        let groups = Arc::default();
         let appender = Appender::open(
             Arc::clone(&view.backend),
             &view.index,
+            &groups,
             superblock.segment_bytes,
         )?;
         let store = Self {
@@ -160,8 +177,9 @@ impl Store {
             writer: Mutex::new(Writer {
                 appender,
                 barrier: None,
-                can_mend: false,
+                sections: 0,
             }),
+            groups,
             _lock: lock,
         };
         if let Err(error) = store.checkpoint_if_due() {
@@ -185,17 +203,32 @@ impl Store {
     }
 
     /// Writes a checkpoint of the journal if one is due: what opening the store reads, and what the journal takes up, stay bounded
-    /// by that. To be called now and then, and beside anything else. False when none is due or another thread writes one.
+    /// by that. To be called now and then, and beside anything else. False when none is due or another thread writes one, and
+    /// while the index is not [trusted](StoreView::distrusts_index): the checkpoint would have what is wrong with it, and the logs that
+    /// have what is right would go.
     pub fn checkpoint_if_due(&self) -> Result<bool> {
-        self.view.index.checkpoint(false)
+        self.view
+            .index
+            .checkpoint(false, || self.view.distrusts_index())
     }
 
-    /// Writes a checkpoint of the journal. False when another thread does.
+    /// Writes a checkpoint of the journal, and begins a log anew. False when a change is in doubt, which belongs to the log that it
+    /// is in.
     pub fn checkpoint(&self) -> Result<bool> {
-        self.view.index.checkpoint(true)
+        self.view.index.checkpoint(true, || false)
     }
 
+    /// The writer's lock, for whatever is not a commit: all that has joined a group has come to its end, and plans
+    /// of commits are made again.
     fn writer(&self) -> MutexGuard<'_, Writer> {
+        let mut writer = self.joining();
+        self.groups.drain(&self.view.index);
+        writer.sections += 1;
+        writer
+    }
+
+    /// The writer's lock, for a commit, which sees what is on its way ([`Groups::sight`]) and joins it.
+    fn joining(&self) -> MutexGuard<'_, Writer> {
         // A panic under the lock leaves at most slots that were handed out and not recorded.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }

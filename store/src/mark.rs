@@ -10,7 +10,9 @@ use std::fs::{self, File, FileType, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
+use crate::backend::sync_parent;
 use crate::directory::Identity;
 use crate::error::{Result, StoreError};
 
@@ -18,6 +20,12 @@ use crate::error::{Result, StoreError};
 #[derive(Debug)]
 pub(crate) struct Mark {
     path: PathBuf,
+    /// Another one once it was [made anew](Mark::make_anew).
+    opened: RwLock<Opened>,
+}
+
+#[derive(Debug)]
+struct Opened {
     file: File,
     identity: Identity,
 }
@@ -79,20 +87,43 @@ impl Mark {
         }
         Ok(Some(Self {
             path: path.into(),
-            file,
-            identity: (found.dev(), found.ino()),
+            opened: RwLock::new(Opened {
+                file,
+                identity: (found.dev(), found.ino()),
+            }),
         }))
+    }
+
+    fn opened(&self) -> RwLockReadGuard<'_, Opened> {
+        self.opened.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Which file it is, whatever is at its path by now.
     pub(crate) fn identity(&self) -> Identity {
-        self.identity
+        self.opened().identity
+    }
+
+    /// What is at its path by now, opened to read it.
+    pub(crate) fn at_path(&self) -> Result<Option<Self>> {
+        Self::open(&self.path)
+    }
+
+    /// Notes `commits` in the file that is at its path by now, which is made where there is none, and goes on with that. Readers
+    /// look at the path, too.
+    pub(crate) fn make_anew(&self, commits: u64) -> Result<()> {
+        let there = Self::open_for_writing(&self.path)?;
+        there.advance(commits)?;
+        sync_parent(&self.path)?;
+        let there = there.opened.into_inner();
+        *self.opened.write().unwrap_or_else(PoisonError::into_inner) =
+            there.unwrap_or_else(PoisonError::into_inner);
+        Ok(())
     }
 
     /// Commits acknowledged so far; `None` when the file is too short to say.
     pub(crate) fn read(&self) -> Result<Option<u64>> {
         let mut bytes = [0; 8];
-        match FileExt::read_exact_at(&self.file, &mut bytes, 0) {
+        match FileExt::read_exact_at(&self.opened().file, &mut bytes, 0) {
             Ok(()) => Ok(Some(u64::from_le_bytes(bytes))),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(source) => Err(StoreError::io("reading", &self.path, source)),
@@ -121,12 +152,12 @@ impl Mark {
     }
 
     fn put(&self, commits: u64) -> io::Result<()> {
-        FileExt::write_all_at(&self.file, &commits.to_le_bytes(), 0)
+        FileExt::write_all_at(&self.opened().file, &commits.to_le_bytes(), 0)
     }
 
     fn write(&self, commits: u64) -> io::Result<()> {
         self.put(commits)?;
-        self.file.sync_data()
+        self.opened().file.sync_data()
     }
 }
 

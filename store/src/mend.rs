@@ -33,6 +33,32 @@ impl Store {
     /// damaged: what those should have counts as missing from then on, so whoever pushes it next mends it. Answers with
     /// the number of slots that were not known. Nothing is said of an object that is whole.
     pub fn note_damaged(&self, objects: &[ObjectId]) -> Result<u64> {
+        /// What a collection moves meanwhile is looked at again, where it is then.
+        const LOOKS: u32 = 4;
+        let mut left = objects.to_vec();
+        let mut noted = 0;
+        for _ in 0..LOOKS {
+            let mut looked_at = Vec::new();
+            noted += self.note_at_places(&left, &mut looked_at)?;
+            // From the note on an evacuation takes it along.
+            left.clear();
+            for (id, record) in looked_at {
+                let now = self.object(id)?;
+                left.extend(now.filter(|now| *now != record).map(|_| id));
+            }
+            if left.is_empty() {
+                break;
+            }
+        }
+        Ok(noted)
+    }
+
+    /// The same of objects where they are now; adds those that are damaged to `looked_at`, as they were.
+    fn note_at_places(
+        &self,
+        objects: &[ObjectId],
+        looked_at: &mut Vec<(ObjectId, ObjectRecord)>,
+    ) -> Result<u64> {
         let mut damage = DamagedSlots::default();
         for id in objects {
             let look = |snapshot: &Snapshot<'_>| {
@@ -43,6 +69,7 @@ impl Store {
                 && !is_whole(&self.view, *id, &held.value)
             {
                 damage.note_all(&self.doubtful_slots(*id, &held.value)?);
+                looked_at.push((*id, held.value));
             }
         }
         if damage.is_empty() {
@@ -335,13 +362,6 @@ mod tests {
 
     use super::*;
 
-    fn at(segment: u32, slot: u32) -> Location {
-        Location {
-            segment: SegmentId(segment),
-            slot: Slot(slot),
-        }
-    }
-
     /// One page and one window that are whole elsewhere.
     #[derive(Default)]
     struct Known {
@@ -384,14 +404,14 @@ mod tests {
         let (page, window) = (PageId([1; 32]), WindowId([2; 32]));
         let mut damage = DamagedSlots::default();
         let named = |page, window| Expected { page, window };
-        damage.note(at(1, 12), named(Some(page), None));
-        damage.note(at(1, 1030), named(Some(page), Some(window)));
+        damage.note(Location::of(1, 12), named(Some(page), None));
+        damage.note(Location::of(1, 1030), named(Some(page), Some(window)));
         let go = |known: &Known| redirected(id, &record, &damage, known).unwrap();
 
         assert_eq!(go(&Known::default()), None);
         let mut known = Known {
-            page: Some((page, at(5, 3))),
-            window: Some((window, at(6, 512))),
+            page: Some((page, Location::of(5, 3))),
+            window: Some((window, Location::of(6, 512))),
         };
         let mended = go(&known).unwrap();
         let single = [(1, 10, 2, false), (5, 3, 1, false), (1, 13, 1, false)];
@@ -410,7 +430,7 @@ mod tests {
         assert_eq!(places(&mended), [&single[..], &apart].concat());
         // What is damaged and nowhere else stays as it is, windows and all.
         known.page = None;
-        known.window = Some((window, at(6, 512)));
+        known.window = Some((window, Location::of(6, 512)));
         let mended = go(&known).unwrap();
         assert_eq!(
             places(&mended),

@@ -9,7 +9,7 @@ use pool_core::name::Named;
 
 use crate::error::{Result, StoreError};
 use crate::manifest::Revision;
-use crate::{Snapshot, Store, StoreView};
+use crate::{Reader, Store, StoreView};
 
 /// States that a name may be in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +69,21 @@ impl Precondition {
         self.among.is_empty() && self.outside.is_empty()
     }
 
+    /// Refuses unless it holds of `name`.
+    pub(crate) fn check(&self, index: &Reader<'_>, name: &Named) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let current = index.revision(name)?;
+        if self.holds(current) {
+            return Ok(());
+        }
+        Err(StoreError::PreconditionFailed {
+            what: name.to_string(),
+            found: current,
+        })
+    }
+
     /// Compares with the state of a name, `None` when it does not exist.
     pub fn holds(&self, current: Option<Revision>) -> bool {
         self.among.iter().all(|expected| expected.hold(current))
@@ -76,7 +91,7 @@ impl Precondition {
     }
 }
 
-impl Snapshot<'_> {
+impl Reader<'_> {
     /// The state of a name, `None` when it does not exist.
     pub fn revision(&self, name: &Named) -> Result<Option<Revision>> {
         Ok(match name {
@@ -92,7 +107,7 @@ impl Snapshot<'_> {
 }
 
 impl StoreView {
-    /// See [`Snapshot::revision`].
+    /// See [`Reader::revision`].
     pub fn revision(&self, name: &Named) -> Result<Option<Revision>> {
         self.snapshot().revision(name)
     }
@@ -100,17 +115,7 @@ impl StoreView {
     /// Refuses unless `precondition` holds of `name` now. Alone it promises nothing about a later
     /// change: that is what [`Store::when`] is for.
     pub fn check(&self, name: &Named, precondition: &Precondition) -> Result<()> {
-        if precondition.is_empty() {
-            return Ok(());
-        }
-        let current = self.revision(name)?;
-        if precondition.holds(current) {
-            return Ok(());
-        }
-        Err(StoreError::PreconditionFailed {
-            what: name.to_string(),
-            found: current,
-        })
+        precondition.check(&self.snapshot(), name)
     }
 }
 

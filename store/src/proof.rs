@@ -3,6 +3,8 @@
 //! A page of an object is found right without a look at the object where the index has it at that place, or the window that it is
 //! in. What neither tells is found out from the objects themselves.
 
+use std::ops::ControlFlow;
+
 use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::{ExtentMap, SegmentId, Slot};
 use pool_core::page::{self, PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
@@ -86,41 +88,80 @@ pub(crate) fn unproven(
     Ok(left)
 }
 
-/// Objects with pages in `doubtful` slots that are not what their digests say.
+/// Objects whose records can be read with pages in `doubtful` slots that are not what their digests say. `step` is told of the
+/// bytes that were read.
 pub(crate) fn damaged_objects(
     snapshot: &Snapshot<'_>,
     doubtful: &SlotsOfSegments,
-) -> Result<Vec<ObjectId>> {
+    step: &mut dyn FnMut(u64),
+) -> Vec<ObjectId> {
     let mut damaged = Vec::new();
     if doubtful.is_empty() {
-        return Ok(damaged);
+        return damaged;
     }
-    snapshot.for_each_object(|id, record| {
-        if doubtful.touch(&record) && !is_whole(snapshot.view(), id, &record) {
+    let mut go_on = |read| {
+        step(read);
+        ControlFlow::Continue(())
+    };
+    // What cannot be read is named by whoever asked for this.
+    let _ = snapshot.for_each_readable_object(|id, record| {
+        if doubtful.touch(&record)
+            && is_whole_while(snapshot.view(), id, &record, &mut go_on)
+                != ControlFlow::Continue(true)
+        {
             damaged.push(id);
         }
-        Ok(())
-    })?;
-    Ok(damaged)
+    });
+    damaged
 }
 
 /// True when an object can be read and is what its digest says, zeros past its end included.
 pub(crate) fn is_whole(view: &StoreView, id: ObjectId, record: &ObjectRecord) -> bool {
-    let found = view.digest_of(&record.map);
-    found.is_ok_and(|found| found == id) && view.ends_in_zeros(record).unwrap_or(false)
+    let whole = is_whole_while(view, id, record, &mut |_| ControlFlow::Continue(()));
+    whole == ControlFlow::Continue(true)
+}
+
+/// The same; `step` is told of the bytes that were read every 2 MiB at most, and may end it.
+pub(crate) fn is_whole_while(
+    view: &StoreView,
+    id: ObjectId,
+    record: &ObjectRecord,
+    step: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> ControlFlow<(), bool> {
+    let mut flow = ControlFlow::Continue(());
+    let found = view.digest_while(&record.map, &mut |read| {
+        flow = step(read);
+        flow
+    });
+    flow?;
+    let is_right = matches!(found, Ok(Some(found)) if found == id);
+    ControlFlow::Continue(is_right && view.ends_in_zeros(record).unwrap_or(false))
 }
 
 impl StoreView {
     /// The digest of an object as it can be read.
     pub fn digest_of(&self, map: &ExtentMap) -> Result<ObjectId> {
+        let whole = self.digest_while(map, &mut |_| ControlFlow::Continue(()))?;
+        Ok(whole.expect("nothing ends it"))
+    }
+
+    /// The same; `step` is told of the bytes that were read every 2 MiB at most. `None` when it ended that.
+    fn digest_while(
+        &self,
+        map: &ExtentMap,
+        step: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Option<ObjectId>> {
         let mut hasher = blake3::Hasher::new();
         let mut offset = 0;
         while offset < map.length {
             let part = self.read(map, offset, WINDOW_SIZE as usize)?;
             offset += part.len() as u64;
             hasher.update(&part);
+            if step(part.len() as u64).is_break() {
+                return Ok(None);
+            }
         }
-        Ok(ObjectId::from(hasher.finalize()))
+        Ok(Some(ObjectId::from(hasher.finalize())))
     }
 
     /// True when the last page has nothing but zeros past the object's end: whoever maps it sees that.

@@ -1,14 +1,14 @@
 //! Names: tags, library versions, pins, who uses what, address reservations, tokens.
 //!
-//! Every change is one batch under the writer's lock, so that a name and the references to it
-//! never disagree.
+//! Every change is one batch that is decided under the writer's lock, so that a name and the references to it
+//! never disagree. What it is decided by is the index as it will be with the changes before it.
 
 use pool_core::digest::ObjectId;
 use pool_core::name::{ImageRef, LibraryRef, Named};
 use pool_core::registry::{AddressBook, Reservation, ReservationRequest, ReserveError};
 
 use crate::error::{Result, StoreError};
-use crate::index::Batch;
+use crate::index::{Batch, Reader};
 use crate::manifest::{
     ImageManifest, LibraryRecord, TagRecord, Timestamp, TokenRecord, TokenScope,
 };
@@ -17,10 +17,14 @@ use crate::upload::Target;
 use crate::{Store, now};
 
 /// Adds the name of a commit's target to its batch. The caller holds the writer's lock.
-pub(crate) fn name_target(store: &Store, batch: &mut Batch<'_>, target: &Target) -> Result<()> {
+pub(crate) fn name_target(
+    index: &Reader<'_>,
+    batch: &mut Batch<'_>,
+    target: &Target,
+) -> Result<()> {
     match target {
         Target::Library { library, object } => {
-            let mut record = library_record(store, library, *object)?;
+            let mut record = library_record(index, library, *object)?;
             begin_grace_again(&mut record);
             batch.put_library(library, &record);
         }
@@ -30,12 +34,12 @@ pub(crate) fn name_target(store: &Store, batch: &mut Batch<'_>, target: &Target)
             data,
         } => {
             for used in &description.libraries {
-                let mut record = library_record(store, &used.library, used.object)?;
+                let mut record = library_record(index, &used.library, used.object)?;
                 record.unused_since = None;
                 batch.put_library(&used.library, &record);
             }
             let id = ObjectId::of(&description.to_json());
-            let known = store.view.index.now().manifest(id)?;
+            let known = index.manifest(id)?;
             let created_at = known.map_or_else(now, |manifest| manifest.created_at);
             let manifest = ImageManifest {
                 description: (**description).clone(),
@@ -49,15 +53,19 @@ pub(crate) fn name_target(store: &Store, batch: &mut Batch<'_>, target: &Target)
                 .iter()
                 .map(|used| &used.library)
                 .collect();
-            point_tag(store, batch, image, id, &uses)?;
+            point_tag(index, batch, image, id, &uses)?;
         }
     }
     Ok(())
 }
 
 /// The record of a library version, new or known; another content is refused.
-fn library_record(store: &Store, library: &LibraryRef, object: ObjectId) -> Result<LibraryRecord> {
-    match store.library(library)? {
+fn library_record(
+    index: &Reader<'_>,
+    library: &LibraryRef,
+    object: ObjectId,
+) -> Result<LibraryRecord> {
+    match index.library(library)? {
         Some(known) if known.object == object => Ok(known),
         Some(known) => Err(StoreError::VersionConflict {
             library: library.to_string(),
@@ -85,13 +93,13 @@ fn begin_grace_again(record: &mut LibraryRecord) {
 /// Points a tag at a manifest that uses the libraries `uses`, and lets go of the one it pointed
 /// at.
 fn point_tag(
-    store: &Store,
+    index: &Reader<'_>,
     batch: &mut Batch<'_>,
     image: &ImageRef,
     manifest: ObjectId,
     uses: &[&LibraryRef],
 ) -> Result<TagRecord> {
-    let previous = store.view.index.now().tag(image)?.map(|tag| tag.manifest);
+    let previous = index.tag(image)?.map(|tag| tag.manifest);
     let previous = previous.filter(|previous| *previous != manifest);
     let record = TagRecord {
         manifest,
@@ -99,7 +107,7 @@ fn point_tag(
     };
     batch.put_tag(image, &record, previous);
     if let Some(previous) = previous {
-        release_manifest(store, batch, previous, image, uses)?;
+        release_manifest(index, batch, previous, image, uses)?;
     }
     Ok(record)
 }
@@ -107,14 +115,13 @@ fn point_tag(
 /// Removes a manifest when `image` was its last tag, and notes since when the library versions
 /// that only it used are unused. `successor_uses` are those that the tag's new manifest uses.
 fn release_manifest(
-    store: &Store,
+    index: &Reader<'_>,
     batch: &mut Batch<'_>,
     id: ObjectId,
     image: &ImageRef,
     successor_uses: &[&LibraryRef],
 ) -> Result<()> {
     // However many there are: others wait meanwhile.
-    let index = store.view.index.now();
     if index.is_tagged(id, image)? {
         return Ok(());
     }
@@ -126,12 +133,34 @@ fn release_manifest(
         if successor_uses.contains(&&used.library) || index.is_used(&used.library, Some(id))? {
             continue;
         }
-        if let Some(mut record) = store.library(&used.library)? {
+        if let Some(mut record) = index.library(&used.library)? {
             record.unused_since = Some(now());
             batch.put_library(&used.library, &record);
         }
     }
     Ok(())
+}
+
+/// Why a library version must stay, or `None` when it may go.
+pub(crate) fn library_keeper(
+    index: &Reader<'_>,
+    library: &LibraryRef,
+    record: &LibraryRecord,
+) -> Result<Option<String>> {
+    if record.pinned {
+        return Ok(Some("it is pinned; unpin it first".into()));
+    }
+    let users = index.library_users(library)?;
+    let Some(first) = users.first() else {
+        return Ok(None);
+    };
+    let more = users.len() - 1;
+    let who = if more == 0 {
+        format!("image/{first} uses it")
+    } else {
+        format!("image/{first} and {more} more use it")
+    };
+    Ok(Some(format!("{who}; remove those first")))
 }
 
 /// What giving a tag came to.
@@ -146,16 +175,6 @@ pub struct Tagged {
 }
 
 impl Store {
-    /// Runs `change` on a batch under the writer's lock and commits it.
-    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Batch<'_>) -> Result<T>) -> Result<T> {
-        let _writer = self.writer();
-        let mut batch = self.view.index.batch();
-        let result = change(&mut batch)?;
-        batch.commit()?;
-        self.view.index.acknowledge()?;
-        Ok(result)
-    }
-
     /// Gives what `from` points at the further tag `to`.
     pub fn tag_image(&self, from: &ImageRef, to: &ImageRef) -> Result<Tagged> {
         self.when(&Precondition::default()).tag_image(from, to)
@@ -177,36 +196,14 @@ impl Store {
             .pin_library(library, pinned)
     }
 
-    /// Why a library version must stay, or `None` when it may go.
-    pub(crate) fn library_keeper(
-        &self,
-        library: &LibraryRef,
-        record: &LibraryRecord,
-    ) -> Result<Option<String>> {
-        if record.pinned {
-            return Ok(Some("it is pinned; unpin it first".into()));
-        }
-        let users = self.library_users(library)?;
-        if let Some(first) = users.first() {
-            let more = users.len() - 1;
-            let who = if more == 0 {
-                format!("image/{first} uses it")
-            } else {
-                format!("image/{first} and {more} more use it")
-            };
-            return Ok(Some(format!("{who}; remove those first")));
-        }
-        Ok(None)
-    }
-
     /// Reserves addresses for library versions, in their order, of all or of none; true when any are
     /// new. The inner error is the registry's refusal.
     pub fn reserve_addresses(
         &self,
         requests: &[ReservationRequest],
     ) -> Result<std::result::Result<(Vec<Reservation>, bool), ReserveError>> {
-        self.change(|batch| {
-            let mut book = AddressBook::new(self.reservations()?);
+        self.change(|index, batch| {
+            let mut book = AddressBook::new(index.reservations()?);
             let known = book.reservations().len();
             let reserved = match book.reserve_all(requests) {
                 Ok(reserved) => reserved,
@@ -222,7 +219,7 @@ impl Store {
             }
             // Whoever links against a version is about to push an image that uses it.
             for request in requests {
-                if let Some(mut record) = self.library(&request.library)?
+                if let Some(mut record) = index.library(&request.library)?
                     && record.unused_since.is_some_and(|since| since != now())
                 {
                     begin_grace_again(&mut record);
@@ -247,7 +244,7 @@ impl Store {
             scope,
             created_at,
         };
-        self.change(|batch| {
+        self.change(|_, batch| {
             batch.put_token(&record);
             Ok(())
         })?;
@@ -256,8 +253,8 @@ impl Store {
 
     /// Removes a token.
     pub fn delete_token(&self, name: &str) -> Result<()> {
-        self.change(|batch| {
-            if !self.tokens()?.iter().any(|token| token.name == name) {
+        self.change(|index, batch| {
+            if !index.tokens()?.iter().any(|token| token.name == name) {
                 return Err(StoreError::NotFound(format!("token {name}")));
             }
             batch.delete_token(name);
@@ -268,20 +265,19 @@ impl Store {
 
 /// What would be refused without a precondition is refused for its own reason (RFC 9110, 13.2.1).
 impl Conditional<'_> {
-    fn check(&self, name: &Named) -> Result<()> {
-        self.store.check(name, self.precondition)
+    fn check(&self, index: &Reader<'_>, name: &Named) -> Result<()> {
+        self.precondition.check(index, name)
     }
 
     /// [`Store::tag_image`], if the precondition holds of `to`.
     pub fn tag_image(&self, from: &ImageRef, to: &ImageRef) -> Result<Tagged> {
-        let store = self.store;
-        store.change(|batch| {
-            let (tag, manifest) = store.image(from)?.ok_or_else(|| no_image(from))?;
-            self.check(&Named::Image(to.clone()))?;
+        self.store.change(|index, batch| {
+            let (tag, manifest) = index.image(from)?.ok_or_else(|| no_image(from))?;
+            self.check(index, &Named::Image(to.clone()))?;
             let libraries = &manifest.description.libraries;
             let uses: Vec<_> = libraries.iter().map(|used| &used.library).collect();
-            let created = store.view.index.now().tag(to)?.is_none();
-            let record = point_tag(store, batch, to, tag.manifest, &uses)?;
+            let created = index.tag(to)?.is_none();
+            let record = point_tag(index, batch, to, tag.manifest, &uses)?;
             Ok(Tagged {
                 record,
                 manifest,
@@ -292,27 +288,25 @@ impl Conditional<'_> {
 
     /// [`Store::delete_image`], if the precondition holds of the tag.
     pub fn delete_image(&self, image: &ImageRef) -> Result<()> {
-        let store = self.store;
-        store.change(|batch| {
-            let (tag, _) = store.image(image)?.ok_or_else(|| no_image(image))?;
-            self.check(&Named::Image(image.clone()))?;
+        self.store.change(|index, batch| {
+            let (tag, _) = index.image(image)?.ok_or_else(|| no_image(image))?;
+            self.check(index, &Named::Image(image.clone()))?;
             batch.delete_tag(image, tag.manifest);
-            release_manifest(store, batch, tag.manifest, image, &[])
+            release_manifest(index, batch, tag.manifest, image, &[])
         })
     }
 
     /// [`Store::delete_library`], if the precondition holds of the library version.
     pub fn delete_library(&self, library: &LibraryRef) -> Result<()> {
-        let store = self.store;
-        store.change(|batch| {
-            let record = store.library(library)?.ok_or_else(|| no_library(library))?;
-            if let Some(why) = store.library_keeper(library, &record)? {
+        self.store.change(|index, batch| {
+            let record = index.library(library)?.ok_or_else(|| no_library(library))?;
+            if let Some(why) = library_keeper(index, library, &record)? {
                 return Err(StoreError::InUse {
                     what: format!("lib/{library}"),
                     why,
                 });
             }
-            self.check(&Named::Library(library.clone()))?;
+            self.check(index, &Named::Library(library.clone()))?;
             batch.delete_library(library);
             Ok(())
         })
@@ -320,10 +314,9 @@ impl Conditional<'_> {
 
     /// [`Store::pin_library`], if the precondition holds of the library version.
     pub fn pin_library(&self, library: &LibraryRef, pinned: bool) -> Result<LibraryRecord> {
-        let store = self.store;
-        store.change(|batch| {
-            let mut record = store.library(library)?.ok_or_else(|| no_library(library))?;
-            self.check(&Named::Library(library.clone()))?;
+        self.store.change(|index, batch| {
+            let mut record = index.library(library)?.ok_or_else(|| no_library(library))?;
+            self.check(index, &Named::Library(library.clone()))?;
             record.pinned = pinned;
             begin_grace_again(&mut record);
             batch.put_library(library, &record);

@@ -15,14 +15,18 @@ use pool_core::extent::SegmentId;
 use pool_core::page::WINDOW_SIZE;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::{DamagedFile, Part, audit};
 use crate::error::{Result, StoreError};
 use crate::format::{NEW_SCRUB_FILE, SCRUB_FILE, SegmentRecord};
 use crate::manifest::Timestamp;
 use crate::progress::Progress;
-use crate::proof::{damaged_objects, is_whole, read_what_can_be, unproven};
+use crate::proof::{damaged_objects, is_whole_while, read_what_can_be, unproven};
 use crate::slots::{Segments, Slots, SlotsOfSegments, bytes_of};
 use crate::upload::page_ids;
 use crate::{Snapshot, StoreView};
+
+/// Records of the index that are told of one by one.
+const MOST_UNREAD: usize = 16;
 
 /// What a scrub read and found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,15 +39,43 @@ pub struct ScrubReport {
     pub doubtful_pages: u64,
     /// Objects that are not what their digests say.
     pub damaged_objects: Vec<ObjectId>,
+    /// Files of superblock, mark, index and journal that are not what they should be.
+    #[serde(default)]
+    pub damaged_files: Vec<DamagedFile>,
 }
 
-/// Reads every page that an object consists of and compares it with its digest, its window's or its object's. Others may write to
-/// the store and collect meanwhile; what comes in since is for the next time. `progress` is called every 2 MiB at most,
-/// and may take its time.
+impl ScrubReport {
+    /// True when nothing was found.
+    pub fn is_clean(&self) -> bool {
+        self.damaged_objects.is_empty() && self.damaged_files.is_empty()
+    }
+
+    /// Adds what a pass cannot read of the index, unless that was found damaged anyway.
+    pub fn add_unread(&mut self, pass: &Pass<'_>) {
+        let mut files = self.damaged_files.iter();
+        if files.all(|file| file.part != Part::Index) {
+            let unread = pass.unread.iter().take(MOST_UNREAD);
+            self.damaged_files
+                .extend(unread.map(|what| DamagedFile::of_record(what, pass.view)));
+        }
+    }
+}
+
+/// Reads what says what the store has ([`audit`](crate::audit)), then every page that an object consists of, and compares it with
+/// its digest, its window's or its object's. Others may write to the store and collect meanwhile; what comes in since is for the next
+/// time. `progress` is called every 2 MiB at most, and may take its time; it is told of the bytes of segments.
 pub fn scrub(view: &StoreView, progress: &mut dyn FnMut(Progress)) -> Result<ScrubReport> {
     let mut report = ScrubReport::default();
     let mut doubtful = SlotsOfSegments::default();
     let mut pass = Pass::begin(view, None)?;
+    let audited = audit(view, &mut |_| {
+        progress(pass.beside(0));
+        ControlFlow::Continue(())
+    })?;
+    if let ControlFlow::Continue(found) = audited {
+        report.damaged_files = found.damaged;
+    }
+    report.add_unread(&pass);
     while let Some(read) = pass.next(&mut |step| {
         progress(step);
         ControlFlow::Continue(())
@@ -55,7 +87,8 @@ pub fn scrub(view: &StoreView, progress: &mut dyn FnMut(Progress)) -> Result<Scr
     }
     // Asked last, and in a state of its own: what has gone or moved since is nobody's.
     let held = view.hold_all()?;
-    report.damaged_objects = damaged_objects(&held.value, &doubtful)?;
+    let mut step = |read| progress(pass.beside(read));
+    report.damaged_objects = damaged_objects(&held.value, &doubtful, &mut step);
     Ok(report)
 }
 
@@ -65,6 +98,8 @@ pub struct Pass<'a> {
     view: &'a StoreView,
     left: std::vec::IntoIter<(SegmentId, SegmentRecord)>,
     used: SlotsOfSegments,
+    /// What of the index cannot be read, in words: it keeps nothing else from being read.
+    unread: Vec<String>,
     state: Progress,
     content: Vec<u8>,
 }
@@ -105,7 +140,10 @@ impl<'a> Pass<'a> {
     /// Begins a pass of what the store has now, behind the segment `after`, up to which another one came.
     pub fn begin(view: &'a StoreView, after: Option<SegmentId>) -> Result<Self> {
         view.refresh()?;
-        let (segments, used) = SlotsOfSegments::of_objects(&view.snapshot())?;
+        let (segments, used, unread) = SlotsOfSegments::of_readable(&view.snapshot());
+        for error in &unread {
+            tracing::error!(error, "scrubbing without");
+        }
         let mut state = Progress::begin(segments.values().map(bytes_of).sum());
         let (left, done) = behind(segments, after);
         state.step(done, 0);
@@ -113,9 +151,20 @@ impl<'a> Pass<'a> {
             view,
             left: left.into_iter(),
             used,
+            unread,
             state,
             content: vec![0; WINDOW_SIZE as usize],
         })
+    }
+
+    /// True when something of the index cannot be read, so that objects may be passed over.
+    pub fn passes_over(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    /// The pass has come no further, and `read` bytes were read beside it.
+    pub fn beside(&self, read: u64) -> Progress {
+        Progress { read, ..self.state }
     }
 
     /// Reads the next segment, which is held for as long. `step` is called every 2 MiB at most, may take its time, and
@@ -156,38 +205,52 @@ impl<'a> Pass<'a> {
                 return Ok(None);
             }
         }
-        read.doubtful = unproven(&self.view.index.now(), id, &record, &pages, &slots)?;
+        let proven = unproven(&self.view.index.now(), id, &record, &pages, &slots);
+        read.doubtful = proven.unwrap_or_else(|error| {
+            tracing::error!(%error, segment = %id, "asking the objects of a segment");
+            slots
+        });
         Ok(Some(read))
     }
 
-    /// Objects that consist of what is doubtful in a segment and are not what their digests say.
-    pub fn damaged_by(&self, read: SegmentRead) -> Result<Vec<ObjectId>> {
+    /// Objects that consist of what is doubtful in a segment and are not what their digests say. `step` is called as by
+    /// [`Pass::next`]; `None` when it ended the pass.
+    pub fn damaged_by(
+        &mut self,
+        read: SegmentRead,
+        step: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Option<Vec<ObjectId>>> {
         let mut damaged = Vec::new();
         if read.doubtful.is_empty() {
-            return Ok(damaged);
+            return Ok(Some(damaged));
         }
         let mut doubtful = SlotsOfSegments::default();
         doubtful.insert(read.segment, read.doubtful);
         let mut touching = Vec::new();
         self.view.refresh()?;
-        self.view.snapshot().for_each_object(|id, record| {
+        let unread = self.view.snapshot().for_each_readable_object(|id, record| {
             if doubtful.touch(&record) {
                 touching.push(id);
             }
-            Ok(())
-        })?;
+        });
+        if self.unread.is_empty() {
+            self.unread = unread;
+        }
         for id in touching {
             let look = |snapshot: &Snapshot<'_>| {
                 let record = snapshot.object(id)?;
                 Ok(record.map(|record| (record, vec![id])))
             };
-            if let Some(held) = self.view.hold(look)?
-                && !is_whole(self.view, id, &held.value)
-            {
-                damaged.push(id);
+            if let Some(held) = self.view.hold(look)? {
+                let mut told = |read| step(self.beside(read));
+                match is_whole_while(self.view, id, &held.value, &mut told) {
+                    ControlFlow::Continue(true) => {}
+                    ControlFlow::Continue(false) => damaged.push(id),
+                    ControlFlow::Break(()) => return Ok(None),
+                }
             }
         }
-        Ok(damaged)
+        Ok(Some(damaged))
     }
 }
 

@@ -5,47 +5,78 @@
 //! one 2 MiB folio. Single pages are written in runs that end at the next 2 MiB boundary; the
 //! last run of a commit may be shorter, since pages of a sparse segment are mapped one by one
 //! and rewriting an acknowledged page to fill up a piece would put it at risk in a power cut.
+//!
+//! Slots are handed out under the writer's lock and filled without it. Several commits have some at a time, and whichever
+//! comes first puts all that were handed out by then on record as used. What one gives up lies among those of
+//! others then, and is used by nothing until a collection moves them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use pool_core::extent::{SegmentId, Slot};
-use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
+use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW};
 
-use crate::backend::{Backend, SegmentFile};
+use crate::backend::Backend;
 use crate::error::{Result, StoreError};
 use crate::format::{Location, SegmentKind, SegmentRecord, SegmentState};
+use crate::group::Groups;
 use crate::index::{Batch, Index};
+use crate::room::{Promise, Promised};
+use crate::target::Target;
 
 /// A run of reserved slots: the first, and how many.
 pub(crate) type Room = (Location, u32);
 
+/// A run of slots to fill, and the file that they are in.
+pub(crate) type Taken = (Arc<Target>, Room);
+
 /// A segment that is being appended to.
 #[derive(Debug)]
 struct OpenSegment {
-    id: SegmentId,
+    target: Arc<Target>,
     record: SegmentRecord,
-    file: Arc<dyn SegmentFile>,
-    /// Written to since the last commit.
-    dirty: bool,
 }
 
-/// Hands out slots and fills them. What it handed out counts only once the batch that
-/// [`Appender::record`] adds to is committed; see [`Appender::rollback`].
+/// What is on record of a segment once a batch is committed.
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    target: Arc<Target>,
+    used: u32,
+}
+
+impl Recorded {
+    /// The batch is committed.
+    pub(crate) fn confirm(&self) {
+        self.target.record(self.used);
+    }
+}
+
+/// Hands out slots. What it handed out counts only once a batch that [`Appender::record`] added to is committed; see
+/// [`Appender::rollback`].
 #[derive(Debug)]
 pub(crate) struct Appender {
     backend: Arc<dyn Backend>,
     index: Arc<Index>,
+    groups: Arc<Groups>,
+    /// Bytes of slots that were handed out and are not filled yet.
+    promised: Arc<Promised>,
     segment_slots: u32,
     next: u64,
     dense: Option<OpenSegment>,
     sparse: Option<OpenSegment>,
     /// On record, and nothing was ever committed to them; they may lack a file.
     spare: Vec<SegmentId>,
-    /// Filled since the last commit.
+    /// Full, and not on record as that yet.
     sealed: Vec<OpenSegment>,
-    /// What was appended since the last commit is in a batch.
+    /// Commits that may have slots which are on no record yet.
+    holders: usize,
+    /// Runs of such slots, by segment.
+    held: HashMap<SegmentId, usize>,
+    /// What was handed out since the last commit is in a batch of a collection.
     recorded: bool,
-    /// Writing such a batch failed, and none was committed since.
+    /// Groups of commits that were known to have come to nothing.
+    failed: u64,
+    /// Writing a batch with such slots failed, and none was committed since.
     in_doubt: bool,
 }
 
@@ -54,31 +85,38 @@ impl Appender {
     pub(crate) fn open(
         backend: Arc<dyn Backend>,
         index: &Arc<Index>,
+        groups: &Arc<Groups>,
         segment_bytes: u64,
     ) -> Result<Self> {
         let mut appender = Self {
             backend,
             index: Arc::clone(index),
+            groups: Arc::clone(groups),
+            promised: Arc::default(),
             segment_slots: (segment_bytes / PAGE_SIZE) as u32,
             next: 0,
             dense: None,
             sparse: None,
             spare: Vec::new(),
             sealed: Vec::new(),
+            holders: 0,
+            held: HashMap::new(),
             recorded: false,
+            failed: 0,
             in_doubt: false,
         };
         appender.reload(&index.now().segments()?)?;
         Ok(appender)
     }
 
-    /// To be called before anything is appended: ends the doubt that a failed write has left, gives
-    /// back what it appended, and looks at what files the open segments have now.
+    /// To be called before anything is handed out: ends the doubt that a failed write has left, gives
+    /// back what it handed out, and looks at what files the open segments have now.
     ///
     /// # Errors
     ///
-    /// When the index takes no writes yet, or a file cannot be opened. Nothing was appended then.
+    /// When the index takes no writes yet, or a file cannot be opened. Nothing was handed out then.
     pub(crate) fn begin(&mut self) -> Result<()> {
+        self.look_for_doubt();
         if self.in_doubt {
             self.end_doubt()?;
         }
@@ -86,18 +124,62 @@ impl Appender {
         self.look_again(SegmentKind::Sparse)
     }
 
-    /// Opens the file of the open segment of a kind anew: somebody may have removed it, or put a copy
+    /// [Begins](Self::begin) for a commit that holds what it gets until it [lets go](Self::release).
+    pub(crate) fn hold(&mut self) -> Result<()> {
+        self.begin()?;
+        self.holders += 1;
+        Ok(())
+    }
+
+    /// Ends what [`Appender::hold`] has begun, for a commit that had these runs: all of them are on record, or it has
+    /// given up.
+    pub(crate) fn release(&mut self, runs: &[Taken]) {
+        self.holders -= 1;
+        for (target, _) in runs {
+            if let Some(held) = self.held.get_mut(&target.id()) {
+                *held -= 1;
+            }
+        }
+        self.held.retain(|_, runs| *runs > 0);
+    }
+
+    /// True when a commit under way may have slots of a segment which are on no record yet.
+    pub(crate) fn is_held(&self, id: SegmentId) -> bool {
+        self.held.contains_key(&id)
+    }
+
+    /// Commits under way that may have slots which are on no record yet.
+    pub(crate) fn holders(&self) -> usize {
+        self.holders
+    }
+
+    fn look_for_doubt(&mut self) {
+        let failed = self.groups.failed();
+        if std::mem::replace(&mut self.failed, failed) != failed {
+            self.in_doubt |= self.index.is_in_doubt();
+        }
+    }
+
+    /// Looks whether the open segment of a kind has its file still: somebody may have removed it, or put a copy
     /// in its place, and whatever is appended to one that has no name is lost once it is closed. A segment without a
     /// file gets no more.
     fn look_again(&mut self, kind: SegmentKind) -> Result<()> {
         let Some(open) = self.open_segment(kind) else {
             return Ok(());
         };
-        let (id, mut record) = (open.id, open.record);
+        let (target, mut record) = (Arc::clone(&open.target), open.record);
+        let id = target.id();
+        let is_named = self.backend.is_named(id, target.file());
+        if is_named && !target.is_spoilt() {
+            return Ok(());
+        }
         match self.backend.open(id, true) {
             Ok(file) => {
+                if !is_named {
+                    target.spoil();
+                }
                 if let Some(open) = self.open_segment(kind) {
-                    open.file = file;
+                    open.target = Arc::new(Target::new(id, file, target.recorded()));
                 }
                 return Ok(());
             }
@@ -105,6 +187,9 @@ impl Appender {
             Err(error) => return Err(error),
         }
         tracing::error!(segment = %id, "it has no file any more (pool scrub names objects)");
+        target.spoil();
+        // Those that are under way would put it on record as open again.
+        self.groups.drain(&self.index);
         record.state = SegmentState::Sealed;
         let mut batch = self.index.batch();
         batch.put_segment(id, &record);
@@ -124,35 +209,43 @@ impl Appender {
         self.rollback()
     }
 
-    /// Forgets everything that was appended since the last commit, and gives its disk back. The
-    /// slots are used again; no record refers to them.
+    /// Forgets everything that was handed out since the last commit, and gives its disk back. The
+    /// slots are used again; no record refers to them. While commits are under way that have some, it does nothing.
     ///
     /// A batch whose write failed may turn out to be durable when the index is opened again, and
     /// must then find the pages that it names. So after such a failure all stays where it is, until
     /// [`Appender::begin`] finds that the index takes writes again.
     pub(crate) fn rollback(&mut self) -> Result<()> {
+        self.look_for_doubt();
         // What the journal has taken back is not there at the next opening, either.
         self.in_doubt |= self.recorded && self.index.is_in_doubt();
         self.recorded = false;
-        if self.in_doubt {
+        if self.in_doubt || self.holders > 0 {
             return Ok(());
         }
         let records = self.index.now().segments()?;
         for segment in self.touched() {
             // What was committed is what the index says.
-            if let Some((_, record)) = records.iter().find(|(id, _)| *id == segment.id) {
+            let id = segment.target.id();
+            if let Some((_, record)) = records.iter().find(|(other, _)| *other == id) {
                 segment.discard_from(Slot(record.used));
             }
         }
         self.reload(&records)
     }
 
+    /// True when what a failed commit has filled may be there at the next opening.
+    pub(crate) fn is_in_doubt(&mut self) -> bool {
+        self.look_for_doubt();
+        self.in_doubt
+    }
+
     /// Appends no more to a segment that a commit has just retired.
     pub(crate) fn let_go(&mut self, id: SegmentId) {
         for open in [&mut self.dense, &mut self.sparse] {
-            open.take_if(|segment| segment.id == id);
+            open.take_if(|segment| segment.target.id() == id);
         }
-        self.sealed.retain(|segment| segment.id != id);
+        self.sealed.retain(|segment| segment.target.id() != id);
         self.spare.retain(|&spare| spare != id);
     }
 
@@ -167,12 +260,8 @@ impl Appender {
                 self.spare.push(id);
             } else if record.state == SegmentState::Open {
                 let file = self.backend.open(id, true)?;
-                *self.open_segment(record.kind) = Some(OpenSegment {
-                    id,
-                    record,
-                    file,
-                    dirty: false,
-                });
+                let target = Arc::new(Target::new(id, file, record.used));
+                *self.open_segment(record.kind) = Some(OpenSegment { target, record });
             }
         }
         Ok(())
@@ -217,12 +306,8 @@ impl Appender {
             self.next += 1;
             (id, self.backend.create(id, bytes)?)
         };
-        Ok(OpenSegment {
-            id,
-            record,
-            file,
-            dirty: true,
-        })
+        let target = Arc::new(Target::new(id, file, 0));
+        Ok(OpenSegment { target, record })
     }
 
     /// Moves a full segment out of the way.
@@ -238,29 +323,65 @@ impl Appender {
         }
     }
 
-    /// Writes one window of exactly 2 MiB and says where it is.
-    pub(crate) fn append_window(&mut self, content: &[u8]) -> Result<Location> {
-        debug_assert_eq!(content.len() as u64, WINDOW_SIZE);
-        let location = self.with_room(SegmentKind::Dense)?.append(content)?;
-        self.seal_if_full(SegmentKind::Dense);
-        Ok(location)
+    /// Promises the disk for so many bytes of a commit's slots, until they are filled.
+    ///
+    /// # Errors
+    ///
+    /// When less than [`KEPT`](crate::room::KEPT) would be left.
+    pub(crate) fn promise(&self, bytes: u64) -> Result<Promise> {
+        let backend = self.backend.as_ref();
+        if let Some(promise) = self.promised.add(backend, bytes)? {
+            return Ok(promise);
+        }
+        // A kill leaves what uploads under way had written.
+        self.discard_leftovers();
+        let promise = self.promised.add(backend, bytes)?;
+        promise.ok_or_else(crate::room::none_left)
     }
 
-    /// Writes whole pages one after the other and says where each run of them is: (location of
-    /// the first page, pages).
-    pub(crate) fn append_pages(&mut self, mut content: &[u8]) -> Result<Vec<(Location, u32)>> {
-        debug_assert!((content.len() as u64).is_multiple_of(PAGE_SIZE));
-        let mut runs = Vec::new();
-        while !content.is_empty() {
-            let segment = self.with_room(SegmentKind::Sparse)?;
-            let to_boundary = PAGES_PER_WINDOW - u64::from(segment.record.used) % PAGES_PER_WINDOW;
-            let bytes = (content.len() as u64).min(to_boundary * PAGE_SIZE);
-            let (piece, rest) = content.split_at(bytes as usize);
-            runs.push((segment.append(piece)?, (bytes / PAGE_SIZE) as u32));
-            content = rest;
-            self.seal_if_full(SegmentKind::Sparse);
+    /// Gives the disk back under slots that were never handed out.
+    fn discard_leftovers(&self) {
+        for open in [&self.dense, &self.sparse].into_iter().flatten() {
+            open.discard_from(Slot(open.record.used));
         }
-        Ok(runs)
+        for id in &self.spare {
+            let bytes = u64::from(self.segment_slots) * PAGE_SIZE;
+            let discarded = self.backend.open(*id, true).and_then(|file| {
+                let discarded = file.discard(0, bytes);
+                discarded.map_err(|error| StoreError::io("punching", id.to_string(), error))
+            });
+            match discarded {
+                Ok(()) | Err(StoreError::NoSegment(_)) => {}
+                Err(error) => tracing::warn!(segment = %id, %error, "giving disk back failed"),
+            }
+        }
+    }
+
+    /// Hands out the slots of one window to a commit that [holds](Self::hold) them.
+    pub(crate) fn take_window(&mut self) -> Result<Taken> {
+        let segment = self.with_room(SegmentKind::Dense)?;
+        let room = segment.reserve(PAGES_PER_WINDOW as u32);
+        let target = Arc::clone(&segment.target);
+        self.seal_if_full(SegmentKind::Dense);
+        *self.held.entry(target.id()).or_default() += 1;
+        Ok((target, room))
+    }
+
+    /// Hands out `count` single slots, likewise, in runs that end at 2 MiB boundaries. Adds each of them to `taken`, whether
+    /// there are enough or not.
+    pub(crate) fn take_pages(&mut self, mut count: u32, taken: &mut Vec<Taken>) -> Result<()> {
+        while count > 0 {
+            let segment = self.with_room(SegmentKind::Sparse)?;
+            let boundary = PAGES_PER_WINDOW as u32;
+            let run = count.min(boundary - segment.record.used % boundary);
+            let room = segment.reserve(run);
+            let target = Arc::clone(&segment.target);
+            count -= run;
+            self.seal_if_full(SegmentKind::Sparse);
+            *self.held.entry(target.id()).or_default() += 1;
+            taken.push((target, room));
+        }
+        Ok(())
     }
 
     /// Hands out one window for [`crate::evacuate`] to fill. Counts once recorded and committed.
@@ -284,75 +405,69 @@ impl Appender {
         Ok(runs)
     }
 
-    /// Makes all that was appended durable.
-    pub(crate) fn sync(&mut self) -> Result<()> {
-        for segment in self.touched() {
-            segment.file.sync().map_err(|source| {
-                StoreError::io("syncing the segment", segment.id.to_string(), source)
-            })?;
-        }
-        Ok(())
+    /// Adds the new state of all segments that have changed to `batch`, which is to be committed next, or with
+    /// the group that is gathering.
+    pub(crate) fn record(&mut self, batch: &mut Batch<'_>) -> Vec<Recorded> {
+        self.sealed.retain(OpenSegment::is_touched);
+        let touched = self.touched().map(|segment| {
+            batch.put_segment(segment.target.id(), &segment.record);
+            Recorded {
+                target: Arc::clone(&segment.target),
+                used: segment.record.used,
+            }
+        });
+        touched.collect()
     }
 
-    /// Adds the new state of all touched segments to `batch`, which is to be committed next.
-    pub(crate) fn record(&mut self, batch: &mut Batch<'_>) {
+    /// As [`Appender::record`], for a batch that is committed by the same holder of the writer's lock.
+    pub(crate) fn record_alone(&mut self, batch: &mut Batch<'_>) {
+        self.record(batch);
         self.recorded = true;
-        for segment in self.touched() {
-            batch.put_segment(segment.id, &segment.record);
-        }
-        batch.put_next_segment(self.next);
     }
 
-    /// Notes that the batch was committed.
+    /// Notes that such a batch was committed, if there was one.
     pub(crate) fn committed(&mut self) {
-        self.recorded = false;
-        self.in_doubt = false;
-        self.sealed.clear();
-        for segment in [&mut self.dense, &mut self.sparse].into_iter().flatten() {
-            segment.dirty = false;
+        if !std::mem::take(&mut self.recorded) {
+            return;
         }
+        self.in_doubt = false;
+        for segment in self.touched() {
+            segment.target.record(segment.record.used);
+        }
+        self.sealed.clear();
     }
 
     fn touched(&self) -> impl Iterator<Item = &OpenSegment> {
         let open = [&self.dense, &self.sparse].into_iter().flatten();
-        open.filter(|segment| segment.dirty).chain(&self.sealed)
+        open.chain(&self.sealed)
+            .filter(|segment| segment.is_touched())
     }
 }
 
 impl OpenSegment {
+    /// True when slots of it are not on record as used.
+    fn is_touched(&self) -> bool {
+        self.target.recorded() != self.record.used
+    }
+
     /// A refused upload must not take up the disk that the next one needs.
     fn discard_from(&self, slot: Slot) {
         let from = slot.byte_offset();
         let bytes = u64::from(self.record.capacity) * PAGE_SIZE - from;
         if bytes > 0
-            && let Err(error) = self.file.discard(from, bytes)
+            && let Err(error) = self.target.file().discard(from, bytes)
         {
-            tracing::warn!(segment = %self.id, %error, "giving disk back failed");
+            tracing::warn!(segment = %self.target.id(), %error, "giving disk back failed");
         }
     }
 
     /// Advances past `count` slots that the caller fills. The caller has checked that they fit.
     fn reserve(&mut self, count: u32) -> Room {
         let location = Location {
-            segment: self.id,
+            segment: self.target.id(),
             slot: Slot(self.record.used),
         };
-        self.dirty = true;
         self.record.used += count;
         (location, count)
-    }
-
-    /// Writes `content` at the first free slot. The caller has checked that it fits.
-    fn append(&mut self, content: &[u8]) -> Result<Location> {
-        let slot = Slot(self.record.used);
-        self.dirty = true;
-        self.file
-            .write_all_at(content, slot.byte_offset())
-            .map_err(|source| StoreError::io("writing the segment", self.id.to_string(), source))?;
-        self.record.used += (content.len() as u64 / PAGE_SIZE) as u32;
-        Ok(Location {
-            segment: self.id,
-            slot,
-        })
     }
 }

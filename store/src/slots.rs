@@ -9,6 +9,7 @@ use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW};
 use crate::Reader;
 use crate::error::{Result, StoreError};
 use crate::format::{ObjectRecord, SegmentRecord, SegmentState};
+use crate::index::records;
 
 /// Segments in order of their numbers.
 pub(crate) type Segments = BTreeMap<SegmentId, SegmentRecord>;
@@ -81,6 +82,32 @@ impl SlotsOfSegments {
         index.for_each_object(|id, record| slots.add(id, &record, &segments))?;
         segments.retain(|id, _| slots.of(*id).is_some());
         Ok((segments, slots))
+    }
+
+    /// The same as far as it can be read, and what cannot be, in words.
+    pub(crate) fn of_readable(index: &Reader<'_>) -> (Segments, Self, Vec<String>) {
+        let mut unread = Vec::new();
+        let mut segments = Segments::new();
+        match index.segments_one_by_one() {
+            Ok(listed) => {
+                for (id, record) in listed {
+                    match record {
+                        Ok(record) => drop(segments.insert(id, record)),
+                        Err(error) => unread.push(format!("the record of segment {id}: {error}")),
+                    }
+                }
+            }
+            Err(error) => unread.push(error.to_string()),
+        }
+        let mut slots = Self::default();
+        let scanned = index.each(&records::OBJECTS, |record| {
+            let added = record.and_then(|(id, record)| slots.add(id, &record, &segments));
+            unread.extend(added.err().map(|error| error.to_string()));
+            Ok(())
+        });
+        unread.extend(scanned.err().map(|error| error.to_string()));
+        segments.retain(|id, _| slots.of(*id).is_some());
+        (segments, slots, unread)
     }
 
     /// Adds everything that an object consists of, all of which must lie in `segments`.

@@ -52,7 +52,7 @@ fn place(store: &Store, writer: &mut Writer, numbers: Range<u64>) -> Result<Obje
     let map = ExtentMap::new(u64::from(pages) * PAGE_SIZE, extents)
         .map_err(|error| StoreError::Extents(object, error))?;
     batch.put_object(object, &ObjectRecord { phase: 0, map });
-    writer.appender.record(&mut batch);
+    writer.appender.record_alone(&mut batch);
     batch.commit()?;
     Ok(object)
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use pool_core::digest::{ObjectId, PageId};
@@ -44,6 +44,8 @@ pub struct StoreView {
     mark: Mutex<Option<Mark>>,
     /// The writer follows nobody.
     followed: Option<Followed>,
+    /// See [`StoreView::distrusts_index`]; the note of it may not be on disk.
+    pub(crate) distrusts_index: AtomicBool,
     /// See [`StoreView::damage`].
     pub(crate) damage: RwLock<Arc<DamagedSlots>>,
     /// Open segments, as long as somebody uses them: a cache must not keep unlinked files alive.
@@ -103,6 +105,7 @@ impl StoreView {
             leases: LeaseTable::open(&directory.join(format::LEASES_FILE))?,
             mark: Mutex::new(Mark::open(&directory.join(format::GENERATION_FILE))?),
             followed: None,
+            distrusts_index: AtomicBool::new(false),
             damage: RwLock::default(),
             open: Mutex::default(),
             scratch: None,
@@ -112,6 +115,11 @@ impl StoreView {
     /// The store's directory.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// True in the process that writes to the store.
+    pub fn is_writer(&self) -> bool {
+        self.followed.is_none()
     }
 
     /// The store's superblock.
@@ -150,6 +158,7 @@ impl StoreView {
             let counts = self.superblock.is_marked();
             let identity = counts.then_some(self.superblock.identity);
             self.index.catch_up(identity, now)?;
+            self.set_damage(self.index.now().damaged()?);
             followed.generation.store(now, Ordering::Release);
         }
         Ok(())

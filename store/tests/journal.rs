@@ -10,7 +10,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use closed::{copy, example, flip, gone, journal_files, listing, refused, reopen, told};
+use closed::{
+    assert_told, copy, example, flip, gone, journal_files, listing, places, refused, reopen, told,
+};
 use common::{assert_stored, content, library_ref, open, push_library, reservation};
 use failing::while_failing;
 use pool_core::ObjectId;
@@ -42,8 +44,7 @@ fn put_index(store: &Path, from: &Path) {
 
 #[test]
 fn an_older_index_is_brought_up_however_many_commits_it_lacks() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     example(&path("store"));
     for commits in [1, 2, 40] {
         copy(&path("store/index"), &path("old"));
@@ -78,8 +79,7 @@ fn an_older_index_is_brought_up_however_many_commits_it_lacks() {
 
 #[test]
 fn an_index_from_before_the_journal_is_refused() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     example(&path("store"));
     copy(&path("store/index"), &path("old"));
     let store = open(&path("store"));
@@ -96,15 +96,14 @@ fn an_index_from_before_the_journal_is_refused() {
     let said = refused(&path("store"));
     assert!(said.contains("pool repair --store"), "{said}");
     put_index(&path("store"), &path("checkpointed"));
-    assert_eq!(told(&reopen(&path("store")).unwrap()), whole);
+    assert_told(&path("store"), &whole);
     assert_eq!(journal_files(&path("store"), "log").len(), 1);
     assert_eq!(journal_files(&path("store"), "checkpoint").len(), 1);
 }
 
 #[test]
 fn a_frame_that_a_stop_left_unfinished_is_none_wherever_it_ends() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     let store = open(&path("store"));
     push(&store, "before@1", 1, 3);
     add_token(&store, "before").unwrap();
@@ -148,13 +147,12 @@ fn a_frame_that_a_stop_left_unfinished_is_none_wherever_it_ends() {
     add_token(&store, "after").unwrap();
     let after = told(&store);
     drop(store);
-    assert_eq!(told(&reopen(&path("store")).unwrap()), after);
+    assert_told(&path("store"), &after);
 }
 
 #[test]
 fn damage_of_the_journal_is_refused_whatever_the_index_has() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     let store = open(&path("store"));
     for nth in 0..6 {
         add_token(&store, &format!("t{nth}")).unwrap();
@@ -193,13 +191,12 @@ fn damage_of_the_journal_is_refused_whatever_the_index_has() {
         assert!(said.contains("pool repair --store"), "{said}");
         fs::rename(path("aside"), &part).unwrap();
     }
-    assert_eq!(told(&reopen(&path("store")).unwrap()), whole);
+    assert_told(&path("store"), &whole);
 }
 
 #[test]
 fn an_index_of_another_copy_of_the_store_is_refused() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     example(&path("store"));
     copy(&path("store"), &path("twin"));
     for (store, token) in [("store", "mine"), ("twin", "theirs")] {
@@ -213,8 +210,7 @@ fn an_index_of_another_copy_of_the_store_is_refused() {
 
 #[test]
 fn a_checkpoint_that_is_cut_at_any_step_loses_nothing() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     example(&path("store"));
     copy(&path("store/index"), &path("old"));
     let store = open(&path("store"));
@@ -286,8 +282,7 @@ fn a_checkpoint_that_is_cut_at_any_step_loses_nothing() {
 
 #[test]
 fn the_journal_begins_with_the_first_opening_and_a_beginning_can_be_repeated() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     let options = common::options();
     Store::create(&path("store"), options).unwrap();
     assert!(!path("store/journal").exists());
@@ -317,8 +312,7 @@ fn the_journal_begins_with_the_first_opening_and_a_beginning_can_be_repeated() {
 
 #[test]
 fn a_journal_that_cannot_be_synced_takes_the_change_back() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     let store = open(&path("store"));
     add_token(&store, "before").unwrap();
     let before = told(&store);
@@ -349,8 +343,7 @@ fn a_journal_that_cannot_be_synced_takes_the_change_back() {
 
 #[test]
 fn what_the_index_refused_is_there_whole_at_the_next_opening_or_never() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     let store = open(&path("store"));
     // With a segment to append to: a new one is a change of its own, and refused first.
     push(&store, "before@1", 1, 3);
@@ -375,8 +368,7 @@ fn a_full_journal_refuses_uploads_and_leaves_room_for_deletions() {
     let Some(disk) = SmallDisk::new(8).unwrap() else {
         return;
     };
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     drop(open(&path("store")));
     let moved = disk.path().join("journal");
     copy(&path("store/journal"), &moved);
@@ -417,8 +409,7 @@ fn a_full_journal_refuses_uploads_and_leaves_room_for_deletions() {
 
 #[test]
 fn a_store_whose_journal_cannot_be_begun_goes_on_without() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     Store::create(&path("store"), common::options()).unwrap();
     fs::write(path("store/journal.new"), b"in the way").unwrap();
     let store = reopen(&path("store")).unwrap();
@@ -436,6 +427,15 @@ fn a_store_whose_journal_cannot_be_begun_goes_on_without() {
     copy(&path("store/index"), &path("new"));
     put_index(&path("store"), &path("old"));
     assert!(refused(&path("store")).contains("an older one"));
+    // A repair has nothing to make it anew from, and says so.
+    let before = listing(&path("store"));
+    let repaired = pool_store::repair::repair(&path("store"), false, &mut |_| ());
+    let said = repaired.unwrap_err().to_string();
+    assert!(
+        said.contains("an older one") && said.contains("no journal yet"),
+        "{said}"
+    );
+    assert_eq!(listing(&path("store")), before);
     put_index(&path("store"), &path("new"));
     fs::remove_file(path("store/journal.new")).unwrap();
     for _ in 0..2 {
@@ -447,8 +447,7 @@ fn a_store_whose_journal_cannot_be_begun_goes_on_without() {
 
 #[test]
 fn a_log_whose_name_cannot_be_synced_is_the_one_that_goes_on() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     let store = open(&path("store"));
     add_token(&store, "before").unwrap();
     let failed = while_failing(libc::SYS_fsync, libc::EIO, || store.checkpoint());
@@ -461,13 +460,12 @@ fn a_log_whose_name_cannot_be_synced_is_the_one_that_goes_on() {
     add_token(&store, "after").unwrap();
     let whole = told(&store);
     drop(store);
-    assert_eq!(told(&reopen(&path("store")).unwrap()), whole);
+    assert_told(&path("store"), &whole);
 }
 
 #[test]
 fn what_the_index_lacks_is_synced_before_the_index_gets_it() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     example(&path("store"));
     copy(&path("store/index"), &path("old"));
     let store = open(&path("store"));
@@ -479,13 +477,12 @@ fn what_the_index_lacks_is_synced_before_the_index_gets_it() {
     let failed = while_failing(libc::SYS_fdatasync, libc::EIO, || reopen(&path("store")));
     assert!(matches!(failed, Err(StoreError::Io { .. })), "{failed:?}");
     assert_eq!(listing(&path("store")), before);
-    assert_eq!(told(&reopen(&path("store")).unwrap()), whole);
+    assert_told(&path("store"), &whole);
 }
 
 #[test]
 fn a_pipe_in_the_journal_is_refused_and_not_waited_for() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     example(&path("whole"));
     for end in ["log", "checkpoint"] {
         copy(&path("whole"), &path("store"));
@@ -502,8 +499,7 @@ fn a_pipe_in_the_journal_is_refused_and_not_waited_for() {
 
 #[test]
 fn checkpoints_that_cannot_be_written_do_not_fill_the_disk() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     let store = open(&path("store"));
     for nth in 0..8 {
         add_token(&store, &format!("t{nth}")).unwrap();

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -12,24 +12,9 @@ use std::path::{Path, PathBuf};
 use common::{assert_stored, content, library_ref, open, push_library};
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreError, StoreOptions, StoreView};
-use pool_tests::keeper::Keeper;
-use pool_tests::requirements::{needs, skip};
-use rustix::fs::{CWD, FileType, IFlags, Mode, ioctl_getflags, ioctl_setflags, mknodat};
-
-/// Makes a file one that nobody can write, whoever has it open, while the value lives. `None`, said on standard
-/// error, where the filesystem knows no such flag.
-fn immutable(path: &Path) -> Option<Keeper> {
-    let file = File::open(path).unwrap();
-    let undone = format!("{} is still immutable", path.display());
-    let keeper = Keeper::new(&undone, "chattr -i -- \"$1\"", &[path.as_os_str()]).unwrap();
-    let set =
-        ioctl_getflags(&file).and_then(|flags| ioctl_setflags(&file, flags | IFlags::IMMUTABLE));
-    if let Err(error) = set {
-        skip(&format!("no file can be made immutable here: {error}"));
-        return None;
-    }
-    Some(keeper)
-}
+use pool_tests::disk::Immutable;
+use pool_tests::requirements::needs;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 fn reopen(directory: &Path) -> Result<Store, StoreError> {
     Store::open(directory, StoreOptions::default())
@@ -48,7 +33,7 @@ fn a_change_whose_mark_cannot_be_written_is_not_acknowledged() {
     push("known@1", &known).unwrap();
     let generation = store.generation().unwrap();
 
-    let Some(frozen) = immutable(&mark) else {
+    let Some(frozen) = Immutable::new(&mark).unwrap() else {
         return;
     };
     let error = push("doubtful@1", &doubtful).unwrap_err();
@@ -102,7 +87,7 @@ fn a_repeated_change_is_acknowledged_once_the_mark_can_be_written() {
     push_library(&store, "known@1", b"known", Placement::Sparse).unwrap();
     let bytes = content(1, 10);
     let push = || push_library(&store, "new@1", &bytes, Placement::Sparse);
-    let Some(frozen) = immutable(&directory.path().join("generation")) else {
+    let Some(frozen) = Immutable::new(&directory.path().join("generation")).unwrap() else {
         return;
     };
     let generation = store.generation().unwrap();

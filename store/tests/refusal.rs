@@ -8,10 +8,10 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use closed::{
-    assert_whole, copy, cut, example, flip, gone, listing, newest, refused, reopen, told,
+    assert_whole, copy, cut, example, flip, gone, listing, newest, places, refused, reopen, told,
 };
 use common::{assert_stored, open, push_library};
 use pool_store::placement::Placement;
@@ -152,16 +152,19 @@ const OLDER: &[Older] = &[
     ("log cut", |s, _| cut(&newest(s, ".log"))),
 ];
 
-#[test]
-fn an_index_that_lost_commits_is_brought_up_by_the_writer_alone() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+/// A store `whole`, closed, and an index `old-index` that lacks its last commit. Answers with what is in the store.
+fn with_older_index(path: impl Fn(&str) -> PathBuf) -> String {
     example(&path("whole"));
     let store = open(&path("whole"));
     copy(&path("whole/index"), &path("old-index"));
     push_library(&store, "newest@1", b"newest", Placement::Sparse).unwrap();
-    let whole = told(&store);
-    drop(store);
+    told(&store)
+}
+
+#[test]
+fn an_index_that_lost_commits_is_brought_up_by_the_writer_alone() {
+    let path = places();
+    let whole = with_older_index(&path);
     for (what, spoil) in OLDER {
         copy(&path("whole"), &path("store"));
         spoil(&path("store"), &path("old-index"));
@@ -180,14 +183,8 @@ fn an_index_that_lost_commits_is_brought_up_by_the_writer_alone() {
 
 #[test]
 fn what_does_not_belong_together_is_refused_and_left_as_it_is() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
-    example(&path("whole"));
-    {
-        let store = open(&path("whole"));
-        copy(&path("whole/index"), &path("old-index"));
-        push_library(&store, "newest@1", b"newest", Placement::Sparse).unwrap();
-    }
+    let path = places();
+    with_older_index(&path);
     for (what, spoil, words) in CASES {
         copy(&path("whole"), &path("store"));
         spoil(&path("store"), &path("old-index"));
@@ -223,8 +220,7 @@ fn what_does_not_belong_together_is_refused_and_left_as_it_is() {
 
 #[test]
 fn the_index_of_another_store_is_refused() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     example(&path("store"));
     example(&path("other"));
     gone(&path("store/index"));
@@ -236,8 +232,7 @@ fn the_index_of_another_store_is_refused() {
 
 #[test]
 fn an_index_elsewhere_behind_a_link_is_as_good() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     example(&path("store"));
     fs::rename(path("store/index"), path("moved")).unwrap();
     symlink("../moved", path("store/index")).unwrap();

@@ -10,8 +10,8 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 
 use closed::{
-    PUSHED, copy, example, flip, gone, journal_files, library, listing, newest, refused, reopen,
-    told,
+    PUSHED, copy, example, flip, gone, journal_files, library, listing, newest, places, refused,
+    reopen, told,
 };
 use common::{content, library_ref, open, push_image, push_library, reservation};
 use pool_core::page::PAGE_SIZE;
@@ -69,8 +69,7 @@ fn look(store: &Path) -> Result<String> {
 
 #[test]
 fn an_index_that_is_gone_is_made_anew() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     let whole = filled(&path("store"));
     let counts = |store: &Store| {
         let stats = store.stats().unwrap();
@@ -162,8 +161,7 @@ fn comes_back(store: &Path, whole: &str, what: &str) -> Option<Remedy> {
 #[test]
 fn every_file_of_index_and_journal_may_go_or_be_damaged() {
     let flips: u64 = std::env::var("POOL_SOAK_FLIPS").map_or(1, |text| text.parse().unwrap());
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     let whole = filled(&path("whole"));
     // An opening makes tables of the log.
     drop(open(&path("whole")));
@@ -294,8 +292,7 @@ const CASES: &[Case] = &[
 
 #[test]
 fn what_is_gone_or_another_s_is_made_anew_and_kept_aside() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     example(&path("whole"));
     copy(&path("whole"), &path("old"));
     example(&path("other"));
@@ -304,7 +301,7 @@ fn what_is_gone_or_another_s_is_made_anew_and_kept_aside() {
     let whole = filled_on(&path("whole"));
     for (what, spoil, remedy) in CASES {
         copy(&path("whole"), &path("store"));
-        spoil(&path("store"), root.path());
+        spoil(&path("store"), &path(""));
         let said = refused(&path("store"));
         assert!(
             said.contains("pool repair") || what.contains("mark"),
@@ -340,8 +337,7 @@ fn filled_on(directory: &Path) -> String {
 
 #[test]
 fn an_older_index_is_brought_up_by_a_repair_too() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     example(&path("store"));
     copy(&path("store/index"), &path("old"));
     let store = open(&path("store"));
@@ -366,8 +362,7 @@ fn an_older_index_is_brought_up_by_a_repair_too() {
 
 #[test]
 fn a_stop_in_a_commit_and_a_damaged_journal_are_no_loss() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     filled(&path("store"));
     copy(&path("store/index"), &path("old"));
     let generation = fs::read(path("store/generation")).unwrap();
@@ -410,8 +405,7 @@ fn a_stop_in_a_commit_and_a_damaged_journal_are_no_loss() {
 
 #[test]
 fn an_index_is_not_made_of_segments_that_are_elsewhere() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     let whole = filled(&path("store"));
     gone(&path("store/index"));
     fs::rename(path("store/segments"), path("elsewhere")).unwrap();
@@ -429,8 +423,7 @@ fn an_index_is_not_made_of_segments_that_are_elsewhere() {
 
 #[test]
 fn a_part_of_a_segment_that_cannot_be_read_costs_no_other_page() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     let store = open(&path("store"));
     let (kept, lost) = (content(500, 30), content(501, 30));
     push_library(&store, "kept@1", &kept, Placement::Sparse).unwrap();
@@ -461,8 +454,7 @@ fn a_part_of_a_segment_that_cannot_be_read_costs_no_other_page() {
 
 #[test]
 fn nothing_is_done_where_index_and_journal_are_both_damaged() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     filled(&path("whole"));
     let spoil_journal: [fn(&Path); 3] = [
         |s| gone(&s.join("journal")),
@@ -490,8 +482,7 @@ fn nothing_is_done_where_index_and_journal_are_both_damaged() {
 
 #[test]
 fn a_repair_that_was_cut_short_is_run_again() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     let whole = filled(&path("whole"));
     let half: &[fn(&Path)] = &[
         // While the index was made.
@@ -536,8 +527,7 @@ fn a_repair_that_was_cut_short_is_run_again() {
 
 #[test]
 fn damaged_objects_are_named_and_stay_damaged() {
-    let root = tempfile::tempdir().unwrap();
-    let path = |name: &str| root.path().join(name);
+    let path = places();
     filled(&path("store"));
     // Of one object alone, in a window of its own, and of one in single pages.
     let damaged: Vec<(PathBuf, u64, ObjectId)> = {
@@ -562,14 +552,22 @@ fn damaged_objects_are_named_and_stay_damaged() {
     found.sort_unstable();
     assert_eq!(found, expected);
     let view = StoreView::follow(&path("store"), &path("scratch")).unwrap();
-    let mut scrubbed = pool_store::scrub::scrub(&view, &mut |_| ())
-        .unwrap()
-        .damaged_objects;
+    let report = pool_store::scrub::scrub(&view, &mut |_| ()).unwrap();
+    assert_eq!(report.damaged_files, [], "index and journal are the same");
+    let mut scrubbed = report.damaged_objects;
     scrubbed.sort_unstable();
     assert_eq!(scrubbed, expected, "what is damaged counts as right now");
     drop(view);
+    // They are noted, so the next push of one mends it.
+    let store = reopen(&path("store")).unwrap();
+    assert!(store.damaged_slots() >= 2);
+    push_library(&store, "l1@1", &library(1), Placement::Windows { phase: 0 }).unwrap();
+    common::assert_stored(&store, &library(1));
+    let file = store.object(ObjectId::of(&library(1))).unwrap().unwrap();
+    let file = file.map.extents()[0].segment;
+    drop(store);
     // A lost segment is none that a repair brings back.
-    gone(&damaged[0].0);
+    gone(&path("store").join(format!("segments/{file}.seg")));
     let left = mend(&path("store")).unwrap().left;
     assert!(
         left.len() == 1 && left[0].contains("has no file"),

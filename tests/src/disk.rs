@@ -1,13 +1,14 @@
-//! A small file system of its own, to be filled up.
+//! A small file system of its own, to be filled up; and a file that cannot be written.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
 use crate::keeper::Keeper;
-use crate::requirements::needs;
+use crate::requirements::{needs, skip};
 
 /// A mounted tmpfs, unmounted when it is dropped or its process ends.
 #[derive(Debug)]
@@ -76,5 +77,28 @@ impl SmallDisk {
             }
         }
         Ok(ballast)
+    }
+}
+
+/// A file that nobody can write, whoever has it open, while this value lives.
+#[derive(Debug)]
+pub struct Immutable(#[expect(dead_code, reason = "it is there to be dropped")] Keeper);
+
+impl Immutable {
+    /// `None`, said on standard error, where this process may not do that, or the filesystem knows no such flag.
+    pub fn new(path: &Path) -> Result<Option<Self>> {
+        if !needs(&["root"]) {
+            return Ok(None);
+        }
+        let file = fs::File::open(path).context("opening a file")?;
+        let undone = format!("{} is still immutable", path.display());
+        let keeper = Keeper::new(&undone, "chattr -i -- \"$1\"", &[path.as_os_str()])?;
+        let set = ioctl_getflags(&file)
+            .and_then(|flags| ioctl_setflags(&file, flags | IFlags::IMMUTABLE));
+        if let Err(error) = set {
+            skip(&format!("no file can be made immutable here: {error}"));
+            return Ok(None);
+        }
+        Ok(Some(Self(keeper)))
     }
 }

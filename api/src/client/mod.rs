@@ -33,8 +33,8 @@ pub use push::{PushOptions, PushReport};
 use crate::paths;
 use crate::problem::ProblemBody;
 use crate::types::{
-    CollectRequest, FsckRequest, Image, Library, NewToken, ScrubRequest, Stats, TagRequest, Token,
-    TokenRequest, UploadStarted, Version,
+    CollectRequest, Collections, FsckRequest, Image, Library, NewToken, ScrubRequest, Stats,
+    TagRequest, Token, TokenRequest, UploadStarted, Version,
 };
 
 /// How long the service may say and take nothing before it is given up, unless that is said.
@@ -284,6 +284,22 @@ impl Client {
             grace_seconds: grace.map(|grace| grace.as_secs()),
         };
         self.post("/v1/gc", &request)
+    }
+
+    /// What is being collected, and what the last collections did.
+    pub fn collections(&self) -> Result<Collections> {
+        self.get("/v1/gc")
+    }
+
+    /// Has collections wait, the one that is running, too, or go on.
+    pub fn pause_collections(&self, paused: bool) -> Result<Collections> {
+        let method = if paused { Method::PUT } else { Method::DELETE };
+        self.json(self.ask(method, "/v1/gc/pause", ())?)
+    }
+
+    /// Stops the collection that is running, if one is.
+    pub fn stop_collection(&self) -> Result<Collections> {
+        self.json(self.ask(Method::DELETE, "/v1/gc/running", ())?)
     }
 
     /// Checks the store; `content` reads every page.

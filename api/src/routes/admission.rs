@@ -98,6 +98,8 @@ mod tests {
             ("GET", "/v1/tokens", Some(Admin)),
             ("DELETE", "/v1/tokens/x", Some(Admin)),
             ("POST", "/v1/gc", Some(Admin)),
+            ("GET", "/v1/gc", Some(Admin)),
+            ("DELETE", "/v1/gc/pause", Some(Admin)),
             ("POST", "/v1/scrub", Some(Admin)),
             ("PATCH", "/v1/whatever", Some(Write)),
             ("OPTIONS", "/v1/libs", Some(Read)),

@@ -7,7 +7,7 @@ use axum::extract::State;
 use pool_core::digest::PageId;
 use pool_core::extent::SegmentId;
 use pool_core::name::{ImageRef, LibraryRef};
-use pool_gc::{CollectReport, FsckLevel, FsckReport, GcError, Scrubbed, Thing, Why};
+use pool_gc::{Cause, CollectReport, FsckLevel, FsckReport, GcError, Scrubbed, Thing, Why};
 use pool_store::Snapshot;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -19,12 +19,14 @@ use super::responses::{NoImage, NoLibrary};
 use crate::json::JsonBody;
 use crate::problem::{Problem, ProblemBody, Result};
 use crate::schemas;
-use crate::service::Service;
-use crate::types::{CollectRequest, FsckRequest, ScrubRequest};
+use crate::service::{Service, blocking};
+use crate::types::{CollectRequest, Collections, FsckRequest, ScrubRequest};
 
 pub(super) fn routes() -> OpenApiRouter<Service> {
     OpenApiRouter::new()
-        .routes(routes!(collect))
+        .routes(routes!(collections, collect))
+        .routes(routes!(pause, resume))
+        .routes(routes!(stop))
         .routes(routes!(fsck))
         .routes(routes!(scrub))
         .routes(routes!(why_digest))
@@ -32,12 +34,55 @@ pub(super) fn routes() -> OpenApiRouter<Service> {
         .routes(routes!(why_image))
 }
 
+/// What is being collected, and what the last collections did.
+#[utoipa::path(
+    get, path = "/v1/gc", tag = "collection",
+    responses((status = 200, description = "The last collections, and whether the next ones are to wait", body = Collections))
+)]
+async fn collections(State(service): State<Service>) -> Json<Collections> {
+    Json(service.collector().collections())
+}
+
+/// Have collections wait, the one that is running, too, which goes no further than to the end of the change that it makes, and
+/// ends there after a minute. It stays so when the service is restarted.
+#[utoipa::path(
+    put, path = "/v1/gc/pause", tag = "collection",
+    responses((status = 200, description = "They wait", body = Collections))
+)]
+async fn pause(State(service): State<Service>) -> Result<Json<Collections>> {
+    let paused = service.clone();
+    blocking(move || paused.collector().pause(true))
+        .await
+        .map(Json)
+}
+
+/// Let collections go on, the one that was running, too.
+#[utoipa::path(
+    delete, path = "/v1/gc/pause", tag = "collection",
+    responses((status = 200, description = "They go on", body = Collections))
+)]
+async fn resume(State(service): State<Service>) -> Result<Json<Collections>> {
+    let resumed = service.clone();
+    blocking(move || resumed.collector().pause(false))
+        .await
+        .map(Json)
+}
+
+/// Stop the collection that is running, if one is, before its next change. What it did stays done; the next one does the rest.
+#[utoipa::path(
+    delete, path = "/v1/gc/running", tag = "collection",
+    responses((status = 200, description = "It ends, or none is running", body = Collections))
+)]
+async fn stop(State(service): State<Service>) -> Json<Collections> {
+    Json(service.collector().stop())
+}
+
 /// Collect what nothing refers to.
 #[utoipa::path(
     post, path = "/v1/gc", tag = "collection", request_body = CollectRequest,
     responses(
         (status = 200, description = "What was done, or would be", body = schemas::CollectReport),
-        (status = 409, description = "A collection is running", body = ProblemBody),
+        (status = 409, description = "A collection is running, or they are paused", body = ProblemBody),
         (status = 500, description = "The index could not be read, so nothing was collected", body = ProblemBody),
     )
 )]
@@ -47,10 +92,16 @@ async fn collect(
 ) -> Result<Json<CollectReport>> {
     let grace = request.grace_seconds.map(Duration::from_secs);
     let grace = grace.unwrap_or(service.options().grace);
-    service.collect(grace, request.dry_run).await.map(Json)
+    let collected = if request.dry_run {
+        service.rehearse(grace).await
+    } else {
+        service.collect(grace, Cause::Asked).await
+    };
+    collected.map(Json)
 }
 
-/// Compare everything with everything, and change nothing. What is found damaged is asked for by the next push of it.
+/// Compare everything with everything, and change nothing: superblock, mark, index and journal as they are on disk, names, and
+/// what they refer to. What is found damaged is asked for by the next push of it.
 #[utoipa::path(
     post, path = "/v1/fsck", tag = "collection", request_body = FsckRequest,
     responses((status = 200, description = "What was looked at and found", body = schemas::FsckReport))
@@ -75,13 +126,13 @@ async fn fsck(
     Ok(Json(report))
 }
 
-/// Read all that is stored and compare it with its digests, going on where that was interrupted last. What is found damaged
-/// is asked for by the next push of it.
+/// Read all that is stored and compare it with its digests, going on where that was interrupted last, and before that index and
+/// journal with each other. What is found damaged is asked for by the next push of it; a damaged superblock or mark is written anew. A scrub that
+/// runs is ended, and this one goes on where it was.
 #[utoipa::path(
     post, path = "/v1/scrub", tag = "collection", request_body = ScrubRequest,
     responses(
         (status = 200, description = "What was read and found", body = schemas::Scrubbed),
-        (status = 409, description = "The store is being scrubbed", body = ProblemBody),
     )
 )]
 async fn scrub(

@@ -13,7 +13,8 @@ use crate::{Global, output, server};
 
 /// Check the store of a service, or one on disk
 ///
-/// Changes nothing. Exits with 1 when there is damage.
+/// Superblock, mark, index and journal are opened and read anew, and index and journal compared with each other, record by record; then
+/// the parts of the index, and the sizes of segments. Changes nothing. Exits with 1 when there is damage.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  pool fsck\n  pool fsck --store /var/lib/pool --content")]
 pub(crate) struct Fsck {

@@ -19,9 +19,9 @@ use crate::{Global, output};
 
 /// Mend the index or the journal of a store
 ///
-/// A store keeps every change twice, in its index and in its journal. When the index is gone or damaged it is made anew from the
+/// A store keeps every change twice, in its index and in its journal. When the index is gone, damaged or another than the journal has it, it is made anew from the
 /// journal: all that was acknowledged is in it, every object is compared with its digest on the way, and those that are
-/// damaged are named, with what needs them. When the journal is gone or damaged it is begun anew from the index. What is
+/// damaged are named, with what needs them, and noted, so that the next push of that writes them anew. When the journal is gone or damaged it is begun anew from the index. What is
 /// replaced is moved to lost/ in the store's directory, and nothing is removed. A repair that is cut short is simply run again.
 /// No service may run on the store meanwhile, and mounts of it are to be made anew afterwards. Exits with 1 when objects
 /// are damaged, when segments are missing, and when --dry-run finds something to repair.
@@ -121,7 +121,7 @@ fn text(outcome: &Outcome) -> String {
     }
     if !report.damaged_objects.is_empty() {
         out.push_str(
-            "check the disk (dmesg, smartctl), remove what needs them, collect, and push it again\n",
+            "check the disk (dmesg, smartctl), then start poolsvc and push again what needs them: what is damaged is written anew\n",
         );
     }
     for left in &report.left {

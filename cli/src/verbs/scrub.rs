@@ -9,6 +9,7 @@ use clap::Args;
 use pool_core::name::Referent;
 use pool_gc::{Scrubbed, Thing, Why};
 use pool_store::StoreView;
+use pool_store::audit::DamagedFile;
 use pool_store::scrub::{self, ScrubReport};
 use serde::Serialize;
 
@@ -19,10 +20,11 @@ use crate::{Global, output, server};
 
 /// Read all of a store in the order in which it lies, and compare it with its digests
 ///
-/// Of the store of a service, or of one on disk. Others may push, delete and collect meanwhile; no more than one segment at a time
-/// is kept from being collected. A service goes on where its last scrub was interrupted, and remembers what is damaged: the next push
-/// of it writes that anew. With --store nothing is changed. Exits with 1 when something is damaged, and says what needs it. Unlike
-/// pool fsck it does not compare the parts of the index with each other.
+/// Of the store of a service, or of one on disk. First superblock, mark, index and journal are read anew, and index and journal
+/// compared; then all segments. Others may push, delete and collect meanwhile; no more than one segment at a time is kept from being
+/// collected. A service goes on where its last scrub was interrupted, or takes over from one that runs, and remembers what is damaged: the next push of it writes that
+/// anew. Superblock and mark it writes anew; a damaged index or journal is for pool repair. With --store nothing is changed. Exits
+/// with 1 when something is damaged, and says what needs it. Unlike pool fsck it does not compare the parts of the index with each other.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  pool scrub\n  pool scrub --store /var/lib/pool\n  pool scrub --store /var/lib/pool --rate 20000000"
@@ -31,7 +33,7 @@ pub(crate) struct Scrub {
     /// Read the store in this directory, whether a service runs on it or not
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
-    /// Read so many bytes a second at most
+    /// Read so many bytes of segments a second at most
     #[arg(long, value_name = "BYTES")]
     rate: Option<NonZeroU64>,
 }
@@ -58,9 +60,12 @@ impl Scrub {
             text(found, self.store.is_some())
         })?;
         if !found.is_complete {
-            bail!("the service was stopped: the next scrub goes on there");
+            bail!(
+                "it did not come to the store's end, as the service was stopped or somebody asked for another scrub, and the next one \
+                 goes on there; or it could not read all of the index, which is told with the damaged files"
+            );
         }
-        Ok(if found.report.damaged_objects.is_empty() {
+        Ok(if found.report.is_clean() {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
@@ -99,13 +104,33 @@ impl Scrub {
     }
 }
 
+/// What is wrong with a file, and what to do about it.
+fn line(file: &DamagedFile) -> String {
+    let (place, what) = (file.place(), &file.what);
+    if file.mended {
+        format!("{place}: {what}\n  it was written anew; check the disk (dmesg, smartctl)\n")
+    } else {
+        format!("{place}: {what}\n  {}\n", file.advice)
+    }
+}
+
 fn text(found: &Found, is_on_disk: bool) -> String {
     let report = &found.report;
     let mut out = output::pairs(&[
         ("segments", report.segments.to_string()),
         ("pages", report.pages.to_string()),
         ("damaged objects", backup::damaged(&report.damaged_objects)),
+        (
+            "damaged files",
+            match report.damaged_files.len() {
+                0 => "none".to_owned(),
+                count => count.to_string(),
+            },
+        ),
     ]);
+    for file in &report.damaged_files {
+        out += &line(file);
+    }
     for why in &found.why {
         out += &why::text(why);
     }

@@ -42,6 +42,13 @@ fn an_image_is_pushed_listed_fetched_tagged_and_removed() {
     pool.text(&["rm", "image/bb:stable"]);
     let dry = pool.json(&["gc", "--dry-run", "--grace", "0"]);
     let done = pool.json(&["gc", "--grace", "0"]);
+    let told = pool.json(&["gc", "--history"]);
+    assert_eq!(told["last"][0]["freed_bytes"], done["freed_bytes"]);
+    assert_eq!(pool.json(&["gc", "--pause"])["paused"], true);
+    assert_eq!(pool.json(&["gc", "--stop"])["running"], Value::Null);
+    let waits = pool.text(&["gc", "--history"]);
+    assert!(waits.starts_with("collections are paused"), "{waits}");
+    assert_eq!(pool.json(&["gc", "--resume"])["paused"], false);
     assert_eq!(dry["pages"], done["pages"]);
     assert!(done["freed_bytes"].as_u64().unwrap() > 1 << 20, "{done}");
     assert_eq!(pool.json(&["stats"])["stored_pages"], 0);
@@ -160,6 +167,8 @@ fn wrong_use_is_told_from_failure() {
         &["push", "image", BUSYBOX, "--name", "a/b", "--tag", "v1"],
         &["push", "lib", BUSYBOX, "--name", "..", "--version", "v1"],
         &["gc", "--grace", "soon"],
+        &["gc", "--history", "--dry-run"],
+        &["gc", "--pause", "--resume"],
         &["tag", "lib/a@1", "image/a:1"],
         &["pin", "image/a:1"],
         &["rm", "image/a:1", "/pool/segments/00000001"],
@@ -362,10 +371,39 @@ fn damage_is_found_with_and_without_a_service() {
     pool.text(&["scrub", "--store", "store"]);
     pool.end();
     pool.text(&["fsck", "--store", "store", "--content"]);
+    let clean = pool.json(&["scrub", "--store", "store"]);
     assert_eq!(
-        pool.json(&["scrub", "--store", "store"])["why"],
-        serde_json::json!([])
+        (&clean["why"], &clean["damaged_files"]),
+        (&serde_json::json!([]), &serde_json::json!([]))
     );
+    let mark = pool.path("store/generation");
+    let written = std::fs::read(&mark).unwrap();
+    let journal = std::fs::read_dir(pool.path("store/journal")).unwrap();
+    let mut journal = journal.map(|file| file.unwrap().path());
+    let checkpoint = journal
+        .find(|path| path.extension().unwrap() == "checkpoint")
+        .unwrap();
+    let whole = std::fs::read(&checkpoint).unwrap();
+    std::fs::write(&checkpoint, [&whole[..70], &whole[71..]].concat()).unwrap();
+    for verb in ["fsck", "scrub"] {
+        let output = pool.run(&[verb, "--store", "store"]);
+        assert_eq!(output.status.code(), Some(1));
+        let says = String::from_utf8_lossy(&output.stdout);
+        let name = checkpoint.file_name().unwrap().to_str().unwrap();
+        assert!(
+            says.contains(name) && says.contains("pool repair --store store"),
+            "{verb}: {says}"
+        );
+    }
+    let repaired = pool.text(&["repair", "--store", "store"]);
+    assert!(repaired.contains("lost/journal"), "{repaired}");
+    pool.text(&["fsck", "--store", "store"]);
+    pool.text(&["scrub", "--store", "store"]);
+    // A power cut leaves a mark that is behind.
+    std::fs::write(&mark, [0; 8]).unwrap();
+    let late = pool.text(&["fsck", "--store", "store"]);
+    assert!(late.contains("waste: generation says 0"), "{late}");
+    std::fs::write(&mark, written).unwrap();
     let segments = pool.path("store/segments");
     let segment = std::fs::read_dir(segments)
         .unwrap()

@@ -109,6 +109,18 @@ fn one_damaged_segment_keeps_nothing_else() {
             found.findings.iter().any(|f| expected.contains(&f.problem)),
             "{how}: {found:#?}"
         );
+
+        // It was noted, so the next push of it is written elsewhere and the segment can go.
+        assert!(store.damaged_slots() > 0, "{how}");
+        // What is no file is not removed as one.
+        let _ = fs::remove_dir(segment_path(directory.path(), damaged.segment));
+        push_library(&store, "again@1", &kept[7], Placement::Sparse).unwrap();
+        assert_stored(&store, &kept[7]);
+        let report = collect(&store, &NOW).unwrap();
+        assert_eq!(skipped(&report), [], "{how}");
+        assert_eq!(store.damaged_slots(), 0, "{how}");
+        let mut records = store.segments().unwrap().into_iter();
+        assert!(records.all(|(id, _)| id != damaged.segment), "{how}");
     }
 }
 

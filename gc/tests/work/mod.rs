@@ -9,6 +9,7 @@ use std::io::Write;
 use std::path::Path;
 
 use pool_core::ObjectId;
+use pool_core::name::ImageRef;
 use pool_store::Store;
 use pool_store::manifest::TokenScope;
 use pool_store::repair::{Remedy, repair};
@@ -24,6 +25,18 @@ fn library(nth: u64) -> Vec<u8> {
 
 fn file(nth: u64) -> Vec<u8> {
     content(5000 + nth, 120)
+}
+
+fn small(nth: u64) -> Vec<u8> {
+    content(900_000 + nth, 3)
+}
+
+fn images(nth: u64) -> [ImageRef; 2] {
+    ["i", "s"].map(|name| image_ref(&format!("{name}:{nth}")))
+}
+
+fn tokens(nth: u64) -> [String; 3] {
+    [0, 1, 2].map(|of| format!("t{nth}-{of}"))
 }
 
 /// Works for ever, after what the journal tells of.
@@ -44,17 +57,24 @@ pub fn work(store: &Path, journal: &Path) -> ! {
         let libraries = libraries
             .each_ref()
             .map(|(name, bytes)| (*name, bytes.as_slice()));
-        push_image(&store, &format!("i:{next}"), &file(next), &libraries).unwrap();
-        let secret = ObjectId::of(b"secret");
-        let token = format!("t{next}");
-        store.add_token(&token, secret, TokenScope::Read).unwrap();
+        // At once, so that some of them are made durable as one.
+        std::thread::scope(|scope| {
+            scope.spawn(|| push_image(&store, &format!("s:{next}"), &small(next), &[]).unwrap());
+            for token in tokens(next) {
+                let (store, secret) = (&store, ObjectId::of(b"secret"));
+                scope.spawn(move || store.add_token(&token, secret, TokenScope::Read).unwrap());
+            }
+            push_image(&store, &format!("i:{next}"), &file(next), &libraries).unwrap();
+        });
         note(format!("+{next}\n"));
         alive.push(next);
         next += 1;
         if alive.len() > 4 {
             let nth = alive.remove((next % 4) as usize);
             note(format!("-{nth}\n"));
-            store.delete_image(&image_ref(&format!("i:{nth}"))).unwrap();
+            for image in images(nth) {
+                store.delete_image(&image).unwrap();
+            }
         }
         collect_all(&store);
         if next.is_multiple_of(3) {
@@ -85,26 +105,24 @@ pub fn check_rebuilt(store: &Path, journal: &str) -> Result<(), String> {
 
 /// What is missing of all that the journal tells of, if anything.
 pub fn check(store: &Store, journal: &str) -> Result<(), String> {
-    let tokens = store.tokens().map_err(|error| error.to_string())?;
+    let known = store.tokens().map_err(|error| error.to_string())?;
     for (nth, alive) in read(journal) {
-        let token = format!("t{nth}");
-        if tokens.iter().all(|found| found.name != token) {
+        let is_there = |token: &String| known.iter().any(|found| found.name == *token);
+        if let Some(token) = tokens(nth).into_iter().find(|token| !is_there(token)) {
             return Err(format!("token {token} is gone"));
         }
         if !alive {
             continue;
         }
-        let image = image_ref(&format!("i:{nth}"));
-        if store
-            .image(&image)
-            .map_err(|error| error.to_string())?
-            .is_none()
-        {
-            return Err(format!("image {image} is gone"));
+        for image in images(nth) {
+            let found = store.image(&image).map_err(|error| error.to_string())?;
+            if found.is_none() {
+                return Err(format!("image {image} is gone"));
+            }
         }
-        for bytes in [file(nth), library(nth)] {
+        for bytes in [file(nth), library(nth), small(nth)] {
             if read_object(store, ObjectId::of(&bytes)) != bytes {
-                return Err(format!("a content of image {image} is another"));
+                return Err(format!("a content of images {nth} is another"));
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::PoisonError;
 
 use fuser::{Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, ReplyData, ReplyOpen};
+use pool_core::digest::ObjectId;
 use pool_core::extent::{ExtentMap, SegmentId};
 use pool_store::StoreError;
 
@@ -102,7 +103,7 @@ impl PoolFs {
                     let end = start.saturating_add(size as usize).min(bytes.len());
                     reply.data(&bytes[start..end]);
                 }
-                Content::Object(_, map) => match self.read_object(map, offset, size) {
+                Content::Object(id, map) => match self.read_object(*id, map, offset, size) {
                     Ok(bytes) => reply.data(&bytes),
                     Err(errno) => reply.error(errno),
                 },
@@ -122,13 +123,24 @@ impl PoolFs {
         }
     }
 
-    fn read_object(&self, map: &ExtentMap, offset: u64, size: u32) -> FsResult<Vec<u8>> {
-        self.contents
-            .view()
-            .read(map, offset, size as usize)
-            .map_err(|error| {
-                tracing::error!(%error, "reading an object failed");
-                Errno::EIO
-            })
+    /// What is known to be damaged is not shown as if it were right. More may be noted than is damaged, so that the whole object is
+    /// compared with its digest then; nothing else tells of a part whether it is.
+    fn read_object(
+        &self,
+        id: ObjectId,
+        map: &ExtentMap,
+        offset: u64,
+        size: u32,
+    ) -> FsResult<Vec<u8>> {
+        let view = self.contents.view();
+        let failed = |error: StoreError| {
+            tracing::error!(%error, object = %id, "reading an object failed");
+            Errno::EIO
+        };
+        let end = offset.saturating_add(size.into());
+        if view.has_known_damage(map, offset, end) && view.digest_of(map).map_err(failed)? != id {
+            return Err(failed(StoreError::Damaged(id)));
+        }
+        view.read(map, offset, size as usize).map_err(failed)
     }
 }

@@ -377,6 +377,8 @@ fn the_document_lists_every_route_and_is_sound() {
         }
     }
     let expected: BTreeSet<String> = [
+        "DELETE /v1/gc/pause",
+        "DELETE /v1/gc/running",
         "DELETE /v1/images/{name}/{tag}",
         "DELETE /v1/libs/{name}/{version}",
         "DELETE /v1/libs/{name}/{version}/pin",
@@ -384,6 +386,7 @@ fn the_document_lists_every_route_and_is_sound() {
         "DELETE /v1/uploads/{id}",
         "GET /healthz",
         "GET /metrics",
+        "GET /v1/gc",
         "GET /v1/images",
         "GET /v1/images/{name}/{tag}",
         "GET /v1/images/{name}/{tag}/data",
@@ -413,6 +416,7 @@ fn the_document_lists_every_route_and_is_sound() {
         "POST /v1/tokens",
         "POST /v1/uploads",
         "POST /v1/uploads/{id}/commit",
+        "PUT /v1/gc/pause",
         "PUT /v1/images/{name}/{tag}",
         "PUT /v1/libs/{name}/{version}",
         "PUT /v1/libs/{name}/{version}/pin",

@@ -221,9 +221,10 @@ fn the_service_scrubs_by_itself_and_goes_on_where_it_was_stopped() {
     fs::write(first.store.join("scrub"), state.to_string()).unwrap();
     let second = Service::start_on(&first.store, &[&flags[..], &["--scrub-rate", "0"]].concat());
     wait::until("it goes on", || metric(&second, "pool_scrubs_total") == 1);
+    // Two segments, and three for the object that is asked.
     assert_eq!(
         metric(&second, "pool_scrub_read_bytes_total"),
-        2 * 512 * 4096
+        5 * 512 * 4096
     );
     assert_eq!(metric(&second, "pool_scrub_damaged_objects"), 1);
     let log = second.log();
@@ -248,16 +249,36 @@ fn service_put(service: &Service, bytes: &[u8]) {
 }
 
 #[test]
-fn one_scrub_at_a_time_and_none_keeps_the_service_from_ending() {
+fn a_scrub_takes_over_from_one_that_runs_and_none_keeps_the_service_from_ending() {
     let mut service = Service::start(&["--scrub-interval", "1", "--scrub-rate", "1"]);
     service_put(&service, &content(1, 600));
     // The first step takes it weeks.
     wait::until("it scrubs", || {
         metric(&service, "pool_scrub_read_bytes_total") > 0
     });
-    let refused = service.post("/v1/scrub", &json!({"rate": 5})).expect(409);
-    assert_eq!(refused.json()["error"], "scrub-running");
     service.post("/v1/scrub", &json!({"rate": 0})).expect(400);
+    // A client that leaves; for all that the service knows it may have said all that it has to say, and wait.
+    let leave = || {
+        let before = metric(&service, "pool_scrub_read_bytes_total");
+        let mut stream = service.connect();
+        let body = r#"{"rate": 1}"#;
+        let head = "POST /v1/scrub HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
+        let length = body.len();
+        let ask = format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}");
+        stream.write_all(ask.as_bytes()).unwrap();
+        drop(stream);
+        wait::until("it has taken over", || {
+            metric(&service, "pool_scrub_read_bytes_total") > before
+        });
+    };
+    leave();
+    leave();
+    let scrubbed = service.post("/v1/scrub", &json!({})).expect(200);
+    assert_eq!(scrubbed.json()["complete"], true);
+    assert_eq!(metric(&service, "pool_scrubs_total"), 1);
+    leave();
+    // However slow it is, it is in nobody's way.
+    service.post("/v1/fsck", &json!({})).expect(200);
     service.put("/v1/libs/b/1", &content(2, 10)).expect(201);
     service
         .post("/v1/gc", &json!({"grace_seconds": 0}))
@@ -266,4 +287,66 @@ fn one_scrub_at_a_time_and_none_keeps_the_service_from_ending() {
     assert_eq!(service.child.wait().unwrap().code(), Some(0));
     let log = service.log();
     assert!(log.contains("stopped") && !log.contains("cutting"), "{log}");
+}
+
+#[test]
+fn a_damaged_journal_and_a_damaged_index_are_told() {
+    let service = Service::start(&[]);
+    service_put(&service, &content(1, 100));
+    let turn = |path: &std::path::Path| {
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let middle = file.metadata().unwrap().len() / 2;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, middle).unwrap();
+        file.write_all_at(&[byte[0] ^ 4], middle).unwrap();
+    };
+    let one = |directory: &str, end: &str| {
+        let files = fs::read_dir(service.store.join(directory)).unwrap();
+        let mut paths = files.map(|file| file.unwrap().path());
+        paths
+            .find(|path| path.to_str().unwrap().contains(end))
+            .unwrap()
+    };
+    let checkpoint = one("journal", ".checkpoint");
+    turn(&checkpoint);
+    let sound = service.post("/v1/fsck", &json!({})).expect(200).json();
+    assert_eq!(sound["findings"][0]["problem"], "journal", "{sound}");
+    let found = scrub(&service);
+    let file = &found["damaged_files"][0];
+    assert_eq!(
+        (&file["part"], &file["mended"], &found["damaged_objects"]),
+        (&json!("checkpoint"), &json!(false), &json!([])),
+        "{found}"
+    );
+    assert_eq!(
+        file["file"],
+        format!(
+            "journal/{}",
+            checkpoint.file_name().unwrap().to_str().unwrap()
+        )
+    );
+    assert_eq!(metric(&service, "pool_scrub_damaged_files"), 1);
+    turn(&checkpoint);
+    assert_eq!(scrub(&service)["damaged_files"], json!([]));
+    assert_eq!(metric(&service, "pool_scrub_damaged_files"), 0);
+
+    let manifest = one("index", "MANIFEST-");
+    turn(&manifest);
+    let found = scrub(&service);
+    let file = &found["damaged_files"][0];
+    assert_eq!(
+        (&file["part"], &file["mended"]),
+        (&json!("index"), &json!(false)),
+        "{found}"
+    );
+    assert!(
+        file["advice"].as_str().unwrap().contains("pool repair"),
+        "{found}"
+    );
+    assert_eq!(metric(&service, "pool_scrub_damaged_files"), 1);
+    turn(&manifest);
+    assert_eq!(scrub(&service)["damaged_files"], json!([]));
+    assert_eq!(metric(&service, "pool_scrub_damaged_files"), 0);
+    let report = service.post("/v1/fsck", &json!({"content": true}));
+    assert_eq!(report.json()["findings"], json!([]));
 }

@@ -17,7 +17,9 @@ use super::{BackupReport, Copies, cannot_be_right, no_room, unusable};
 use crate::backend::{new_file, read_file, remove_if_there};
 use crate::catalogue::{Catalogue, Entry, Header, Writer};
 use crate::error::{Result, StoreError};
-use crate::format::{Location, SegmentRecord};
+use crate::format::{JOURNAL_DIRECTORY, Location, SegmentRecord};
+use crate::journal::digest_of;
+use crate::journal::frame::{Digest, shortened};
 use crate::progress::Progress;
 use crate::proof::{damaged_objects, read_what_can_be, unproven};
 use crate::slots::{Slots, SlotsOfSegments, bytes_of};
@@ -61,6 +63,10 @@ fn make(
     let snapshot = &held.value;
     let (segments, used) = SlotsOfSegments::of_objects(snapshot)?;
     let commits = snapshot.commits()?;
+    let frame = snapshot.last_frame()?;
+    if let Some(former) = &former {
+        check_history(view, former, to, (commits, frame))?;
+    }
     let former = former.map(|former| stems_of(&former, to, commits));
     let former = former.transpose()?.unwrap_or_default();
     // What was begun for other states and came to nothing would be in the way of this one on a disk that is nearly full.
@@ -101,13 +107,14 @@ fn make(
     }
     place.sync_copies()?;
     let mut report = copier.report;
-    report.damaged_objects = damaged_objects(snapshot, &damaged)?;
-    report.lost_objects = damaged_objects(snapshot, &doubtful)?;
+    report.damaged_objects = damaged_objects(snapshot, &damaged, &mut |_| ());
+    report.lost_objects = damaged_objects(snapshot, &doubtful, &mut |_| ());
 
     let header = Header {
         segment_bytes: superblock.segment_bytes,
         identity: superblock.identity,
         commits,
+        frame: shortened(frame),
         begun_at,
     };
     let mut catalogue = Writer::create(&place.new_catalogue(), &header)?;
@@ -122,6 +129,32 @@ fn make(
     place.take_catalogue()?;
     place.prune(|_, stem| stems.contains(stem))?;
     Ok(report)
+}
+
+/// Refuses the backup of another copy of the store that went on by itself, as far as the journal still tells.
+fn check_history(
+    view: &StoreView,
+    former: &Catalogue,
+    to: &Path,
+    (commits, frame): (u64, Option<Digest>),
+) -> Result<()> {
+    let had = former.header();
+    let unknown = shortened(None);
+    let here = if had.commits == commits {
+        frame
+    } else {
+        let journal = view.directory().join(JOURNAL_DIRECTORY);
+        digest_of(&journal, had.identity, had.commits)
+    };
+    let here = shortened(here);
+    if [here, had.frame].contains(&unknown) || here == had.frame {
+        return Ok(());
+    }
+    let why = format!(
+        "has commit {} of another copy of this store: give each copy a directory of its own",
+        had.commits
+    );
+    Err(unusable(to, why))
 }
 
 /// The copies that the former backup consists of. It is none if it has a later state: what only that has would be lost.

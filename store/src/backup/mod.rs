@@ -5,8 +5,9 @@
 //! lists and the objects tell.
 //!
 //! It is made while a service writes and collects ([`back_up`]): one snapshot of the index is taken along, and its segments
-//! are leased meanwhile. A sealed segment never changes, so its copy is made once; of an open one each backup has a copy of
-//! its own. A copy's name is that of its list, so one of another state never takes its place. The catalogue says which are meant and
+//! are leased meanwhile. What is used of a sealed segment does not change, so its copy is made once, and again when more
+//! of it is used than the copy has right: it can have been sealed while commits were filling slots of it. Of an open one each backup
+//! has a copy of its own. A copy's name is that of its list, so one of another state never takes its place. The catalogue says which are meant and
 //! comes last, in one rename, and what only the former one named goes after that: whatever interrupts
 //! a backup leaves the former one whole, and copies that the next one finds.
 //!

@@ -12,8 +12,10 @@ use super::survey::{LiveSlots, Survey};
 use crate::Writer;
 use crate::backend::{Backend, SegmentFile};
 use crate::collection::{Collection, SkipReason, Skipped, running_barrier};
+use crate::damage::DamagedSlots;
 use crate::error::{Result, StoreError};
 use crate::format::{Location, SegmentRecord, SegmentState};
+use crate::proof::read_what_can_be;
 use crate::segment::{Appender, Room};
 
 /// Disk that a copy leaves free: the index writes of what moved, and others write meanwhile.
@@ -56,6 +58,7 @@ impl Collection<'_> {
         let file = match self.store.segment_file(segment) {
             Ok(file) => file,
             Err(StoreError::NoSegment(_)) => {
+                self.store.remember(&survey.all_live(segment))?;
                 return not(SkipReason::Damaged, "it has no file".into());
             }
             Err(error) => return not(SkipReason::Damaged, error.to_string()),
@@ -79,8 +82,17 @@ impl Collection<'_> {
         }
         // All of it is read before anything is written: damage stays, and would cost a copy at
         // every collection.
-        if let Err(error) = source.check() {
-            return not(SkipReason::Damaged, error.to_string());
+        let found = source.damage();
+        if let Some((at, _)) = found.iter().next() {
+            // So that the next push of it mends it, and lets the segment go.
+            self.store.remember(&found)?;
+            let (slot, count) = (at.slot.0, found.len());
+            return not(
+                SkipReason::Damaged,
+                format!(
+                    "slot {slot} does not have its content's digest ({count} slots may not): what has it is to be pushed again"
+                ),
+            );
         }
         let (needed, free) = (live.bytes(), self.store.free_bytes()?);
         if free < with_spare(needed) {
@@ -175,7 +187,7 @@ impl Collection<'_> {
             return Ok(room);
         }
         let mut batch = self.store.view.index.batch();
-        writer.appender.record(&mut batch);
+        writer.appender.record_alone(&mut batch);
         batch.commit()?;
         // Nothing refers to the new slots yet, and no mark knows them.
         let barrier = running_barrier(writer)?;
@@ -195,8 +207,12 @@ impl Collection<'_> {
                 tracing::warn!(%error, "giving disk back failed");
             }
         }
-        self.locked(|writer| {
+        self.locked_anyway(|writer| {
             writer.appender.begin()?;
+            if writer.appender.holders() > 0 {
+                // Commits under way may write behind them. They stay used, by nothing.
+                return Ok(());
+            }
             let mut batch = self.store.view.index.batch();
             let changed = without(&self.store.segments()?, room);
             for (id, record) in &changed {
@@ -329,19 +345,31 @@ impl Source<'_> {
         Location { segment, slot }
     }
 
-    /// Reads and checks everything that is to be copied.
-    fn check(&self) -> Result<()> {
+    /// Reads everything that is to be copied, and answers with what of it is not what it should be.
+    fn damage(&self) -> DamagedSlots {
+        let mut damage = DamagedSlots::default();
         let mut content = vec![0; WINDOW_SIZE as usize];
+        let read = |slot: Slot, content: &mut [u8]| {
+            read_what_can_be(
+                self.file.as_ref(),
+                self.segment,
+                content,
+                slot.byte_offset(),
+            )
+        };
         for slot in &self.live.windows {
-            self.read(*slot, &mut content)?;
-            self.survey.check_window(self.at(*slot), &content)?;
+            let is_read = read(*slot, &mut content);
+            let at = self.at(*slot);
+            self.survey
+                .look_at_window(at, &content, is_read, &mut damage);
         }
         let page = &mut content[..PAGE_SIZE as usize];
         for slot in self.live.single() {
-            self.read(slot, page)?;
-            self.survey.check_page(self.at(slot), page)?;
+            let is_read = read(slot, page);
+            self.survey
+                .look_at_page(self.at(slot), page, is_read, &mut damage);
         }
-        Ok(())
+        damage
     }
 
     fn read_window(&self, slot: Slot, content: &mut [u8]) -> std::result::Result<(), Failure> {

@@ -11,7 +11,8 @@
 //! place valid and some slots unused.
 //!
 //! A segment that cannot be moved stays as it is, damaged pages and all, and the others go on
-//! without it: what was copied of it is taken back, so that trying again costs no disk.
+//! without it: what was copied of it is taken back, so that trying again costs no disk. What was found
+//! damaged in it is noted, so that the next push of it lets the segment go.
 
 mod copy;
 mod moves;
@@ -59,17 +60,29 @@ impl Collection<'_> {
     /// When the index cannot be read or written. What was moved by then is whole in either place.
     pub fn evacuate(&self, segments: &[SegmentId]) -> Result<Evacuated> {
         let mut sealed = Vec::new();
-        for id in segments {
-            let record = self.store.segment(*id)?;
-            if record.is_some_and(|record| record.state == SegmentState::Sealed) {
-                sealed.push(*id);
+        let mut held = Vec::new();
+        self.locked(|writer| {
+            for id in segments {
+                let record = self.store.segment(*id)?;
+                if !record.is_some_and(|record| record.state == SegmentState::Sealed) {
+                    continue;
+                }
+                // No commit gets slots of a sealed one, so that none comes to hold any of those that are free of it now.
+                if writer.appender.is_held(*id) {
+                    held.push(in_use(*id));
+                } else {
+                    sealed.push(*id);
+                }
             }
+            Ok(())
+        })?;
+        let mut done = Evacuated::default();
+        if !sealed.is_empty() {
+            let survey = Survey::of(&self.store.snapshot(), &sealed)?;
+            done = self.move_out(&sealed, survey)?;
         }
-        if sealed.is_empty() {
-            return Ok(Evacuated::default());
-        }
-        let survey = Survey::of(&self.store.snapshot(), &sealed)?;
-        self.move_out(&sealed, survey)
+        done.skipped.extend(held);
+        Ok(done)
     }
 
     /// Empties the segments that were surveyed. Commits may have come since.
@@ -103,15 +116,17 @@ impl Collection<'_> {
             done.segments.extend(retired.then_some(*id));
         }
         done.segments.sort_unstable();
-        done.skipped.extend(kept.into_iter().map(|segment| {
-            let why = "an upload has come to use it meanwhile".into();
-            Skipped {
-                segment,
-                reason: SkipReason::InUse,
-                why,
-            }
-        }));
+        done.skipped.extend(kept.into_iter().map(in_use));
         Ok(done)
+    }
+}
+
+/// Says that a segment stays for the sake of an upload.
+fn in_use(segment: SegmentId) -> Skipped {
+    Skipped {
+        segment,
+        reason: SkipReason::InUse,
+        why: "an upload has come to use it meanwhile".into(),
     }
 }
 
@@ -123,6 +138,7 @@ mod tests {
     use pool_core::page::{PAGE_SIZE, WINDOW_SIZE};
 
     use super::*;
+    use crate::damage::{DamagedSlots, Expected};
     use crate::format::Location;
     use crate::placement::Placement;
     use crate::upload::{Content, Target};
@@ -193,6 +209,41 @@ mod tests {
         assert_stored(&store, kept);
         let page = PageId::of(&kept[..PAGE_SIZE as usize]);
         assert_ne!(store.page(&page).unwrap().unwrap().segment, segment);
+    }
+
+    #[test]
+    fn what_is_found_damaged_while_it_is_copied_is_so_in_the_copy() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = content(1);
+        let (kept, dead) = bytes.split_at(100 * PAGE_SIZE as usize);
+        let (store, segment) = half_dead(directory.path(), kept, dead);
+        let collection = store.begin_collection().unwrap();
+        collection.delete_objects(&[ObjectId::of(dead)]).unwrap();
+        // As a repair leaves it: nothing names the pages, so no copy is checked.
+        let survey = Survey::of(&store.snapshot(), &[segment]).unwrap();
+        collection.delete_pages(&survey.pages).unwrap();
+        let survey = Survey::of(&store.snapshot(), &[segment]).unwrap();
+        assert!(survey.pages.is_empty());
+        let Copied::Whole(moves) = collection.copy(segment, &survey).unwrap() else {
+            panic!("it was not copied");
+        };
+        let slot = |nth| {
+            let slot = pool_core::extent::Slot(nth);
+            Location { segment, slot }
+        };
+        let mut found = DamagedSlots::default();
+        found.note(slot(7), Expected::default());
+        assert_eq!(store.remember(&found).unwrap(), 1);
+        let to = moves.page(slot(7)).unwrap();
+        let sources = HashSet::from([segment]);
+        let mut redirection = Redirection::new(&collection, survey, moves, &sources);
+        assert_eq!(redirection.run().unwrap(), 1);
+        assert!(store.damage().get(to).is_some());
+        drop(collection);
+        store.mend().unwrap();
+        // The old place is nobody's, and what has the copy is asked for.
+        assert_eq!(store.damaged_slots(), 1);
+        assert_eq!(store.whole_object(ObjectId::of(kept)).unwrap(), None);
     }
 
     #[test]

@@ -163,13 +163,6 @@ mod tests {
 
     use super::*;
 
-    fn at(segment: u32, slot: u32) -> Location {
-        Location {
-            segment: SegmentId(segment),
-            slot: Slot(slot),
-        }
-    }
-
     fn extent(file_page: u64, slot: u32, count: u32, dense: bool) -> Extent {
         Extent {
             file_page,
@@ -206,7 +199,9 @@ mod tests {
     #[test]
     fn what_lies_in_one_window_moves_whole_or_not_at_all() {
         let mut moves = Moves::default();
-        moves.windows.insert(at(1, 512), at(2, 1024));
+        moves
+            .windows
+            .insert(Location::of(1, 512), Location::of(2, 1024));
         let record = object(vec![extent(0, 1020, 6, true)]);
         let done = redirect(&record, &moves, &HashSet::new(), 10_000);
         assert_eq!(
@@ -214,17 +209,24 @@ mod tests {
             [(2, 1532, 4, true), (1, 1024, 2, true)]
         );
         assert_eq!((done.stays, done.rest), (vec![SegmentId(1)], false));
-        moves.pages.insert(at(1, 1024), at(3, 7));
+        moves
+            .pages
+            .insert(Location::of(1, 1024), Location::of(3, 7));
         let done = redirect(&record, &moves, &HashSet::new(), 10_000);
         assert_eq!(
             places(&done.record),
             [(2, 1532, 4, true), (1, 1024, 2, true)]
         );
-        moves.pages.insert(at(1, 1025), at(3, 8));
+        moves
+            .pages
+            .insert(Location::of(1, 1025), Location::of(3, 8));
         let done = redirect(&record, &moves, &HashSet::new(), 10_000);
         assert_eq!(places(&done.record), [(2, 1532, 4, true), (3, 7, 2, false)]);
         assert_eq!(done.entries.windows.len(), 1);
-        let pages = [(at(1, 1024), at(3, 7)), (at(1, 1025), at(3, 8))];
+        let pages = [
+            (Location::of(1, 1024), Location::of(3, 7)),
+            (Location::of(1, 1025), Location::of(3, 8)),
+        ];
         assert_eq!(done.entries.pages, pages);
         assert!(done.moved && done.stays.is_empty() && !done.rest);
     }
@@ -233,10 +235,14 @@ mod tests {
     fn a_large_object_moves_in_parts_however_few_its_extents() {
         let mut moves = Moves::default();
         for nth in 0..1400 {
-            moves.pages.insert(at(1, 100 + nth), at(2, nth));
+            moves
+                .pages
+                .insert(Location::of(1, 100 + nth), Location::of(2, nth));
         }
         for window in [2048, 2560, 3072] {
-            moves.windows.insert(at(1, window), at(3, window));
+            moves
+                .windows
+                .insert(Location::of(1, window), Location::of(3, window));
         }
         // What has no new place stays, and is nothing more to move.
         let mut record = object(vec![

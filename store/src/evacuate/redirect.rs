@@ -9,6 +9,7 @@ use pool_core::page::PAGES_PER_WINDOW;
 use super::moves::{Entries, Moves, redirect_object};
 use super::survey::Survey;
 use crate::collection::{Collection, MAX_BATCH, weight};
+use crate::damage::DamagedSlots;
 use crate::error::Result;
 use crate::format::Location;
 use crate::index::Batch;
@@ -49,7 +50,27 @@ impl<'a> Redirection<'a> {
         self.windows()?;
         self.pages()?;
         // Those that commits have added meanwhile. From now on none can.
-        Ok(surveyed + self.objects()?)
+        let added = self.objects()?;
+        self.take_notes_along()?;
+        Ok(surveyed + added)
+    }
+
+    /// What was found damaged since it was copied is so in the copy, as far as nothing named it that a check could go by. Nobody
+    /// comes to refer to the old place any more, and a note of that would be forgotten.
+    fn take_notes_along(&self) -> Result<()> {
+        let store = self.collection.store;
+        let mut copies = DamagedSlots::default();
+        for (at, expected) in store.damage().iter() {
+            if self.sources.contains(&at.segment)
+                && let Some(to) = self.moves.page(at)
+            {
+                copies.note(to, expected);
+            }
+        }
+        if copies.is_empty() {
+            return Ok(());
+        }
+        store.remember(&copies).map(drop)
     }
 
     /// Redirects entries of windows that have not followed an object.

@@ -6,6 +6,7 @@ use pool_core::digest::{PageId, WindowId};
 use pool_core::extent::{Extent, SegmentId, Slot};
 use pool_core::page::{self, PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 
+use crate::damage::{DamagedSlots, Expected, window_around};
 use crate::error::{Result, StoreError};
 use crate::format::Location;
 use crate::placement::name_of_window;
@@ -52,6 +53,75 @@ impl Survey {
         survey.names = survey.pages.iter().map(|(id, at)| (*at, *id)).collect();
         survey.window_names = survey.windows.iter().map(|(id, at)| (*at, *id)).collect();
         Ok(survey)
+    }
+
+    /// Adds a page that is not what its name says, or that could not be read, to what is damaged.
+    pub(super) fn look_at_page(
+        &self,
+        at: Location,
+        content: &[u8],
+        is_read: bool,
+        damage: &mut DamagedSlots,
+    ) {
+        if !is_read || self.check_page(at, content).is_err() {
+            damage.note(at, self.expected(at));
+        }
+    }
+
+    /// The same of a window. Where its name alone tells, all of its pages that have none of their own may be the wrong one.
+    pub(super) fn look_at_window(
+        &self,
+        first: Location,
+        content: &[u8],
+        is_read: bool,
+        damage: &mut DamagedSlots,
+    ) {
+        if is_read && self.check_window(first, content).is_ok() {
+            return;
+        }
+        let mut is_told = false;
+        let mut unnamed = Vec::new();
+        for (nth, found) in (0..).zip(page_ids(content)) {
+            let at = first.plus(nth);
+            match self.names.get(&at) {
+                Some(id) if found == Some(*id) => {}
+                Some(_) => {
+                    damage.note(at, self.expected(at));
+                    is_told = true;
+                }
+                None => unnamed.push(at),
+            }
+        }
+        if !is_told || !is_read {
+            for at in unnamed {
+                damage.note(at, self.expected(at));
+            }
+        }
+    }
+
+    /// All that objects refer to in a segment whose file is lost.
+    pub(super) fn all_live(&self, segment: SegmentId) -> DamagedSlots {
+        let mut damage = DamagedSlots::default();
+        let Some(live) = self.live.get(&segment) else {
+            return damage;
+        };
+        let of_window = |first: &Slot| {
+            let first = first.0;
+            (0..PAGES_PER_WINDOW as u32).map(move |nth| Slot(first + nth))
+        };
+        for slot in live.windows.iter().flat_map(of_window).chain(live.single()) {
+            let at = Location { segment, slot };
+            damage.note(at, self.expected(at));
+        }
+        damage
+    }
+
+    /// What a slot should have, as far as the index names it.
+    fn expected(&self, at: Location) -> Expected {
+        Expected {
+            page: self.names.get(&at).copied(),
+            window: self.window_names.get(&window_around(at)).copied(),
+        }
     }
 
     /// Checks a page that the index has a name for.

@@ -1,6 +1,7 @@
 //! Changes of the index, collected and then made as one.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
 use pool_core::digest::{ObjectId, PageId, WindowId};
 use pool_core::extent::SegmentId;
@@ -22,10 +23,10 @@ use crate::manifest::{ImageManifest, LibraryRecord, TagRecord, TokenRecord};
 /// Changes that are written together, or not at all.
 pub(crate) struct Batch<'a> {
     index: &'a Index,
-    db: &'a DB,
-    pub(super) writes: WriteBatch,
-    /// The same as the journal has it.
-    pub(super) changes: Vec<u8>,
+    /// As the journal has them.
+    changes: Vec<u8>,
+    /// What the index keeps about its own commits, in [`META`]; `None` where a key goes.
+    notes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
 /// What the journal calls a family.
@@ -34,7 +35,7 @@ fn number_of(family: &str) -> u8 {
     place.expect("every family is listed") as u8 + 1
 }
 
-fn family_of(number: u8) -> Option<&'static str> {
+pub(super) fn family_of(number: u8) -> Option<&'static str> {
     let place = usize::from(number).checked_sub(1)?;
     FAMILIES.get(place).copied()
 }
@@ -45,13 +46,47 @@ fn impossible(number: u64) -> StoreError {
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(index: &'a Index, db: &'a DB) -> Self {
+    pub(super) fn new(index: &'a Index) -> Self {
         Self {
             index,
-            db,
-            writes: WriteBatch::default(),
             changes: Vec::new(),
+            notes: Vec::new(),
         }
+    }
+
+    /// What was changed so far, as the journal has it.
+    pub(crate) fn changes(&self) -> &[u8] {
+        &self.changes
+    }
+
+    /// The same, for a group.
+    pub(crate) fn into_changes(self) -> Vec<u8> {
+        self.changes
+    }
+
+    /// Adds the changes of another batch, after those so far.
+    pub(crate) fn append(&mut self, changes: &[u8]) {
+        self.changes.extend_from_slice(changes);
+    }
+
+    /// All of it for RocksDB.
+    pub(super) fn writes(&self, db: &DB) -> WriteBatch {
+        let mut writes = WriteBatch::default();
+        each_made(&self.changes, |family, key, value| {
+            let family = super::family(db, family);
+            match value {
+                Some(value) => writes.put_cf(family, key, value),
+                None => writes.delete_cf(family, key),
+            }
+        });
+        let meta = super::family(db, META);
+        for (key, value) in &self.notes {
+            match value {
+                Some(value) => writes.put_cf(meta, key, value),
+                None => writes.delete_cf(meta, key),
+            }
+        }
+        writes
     }
 
     /// The changes of the commit `number` of the journal. Pages and windows are left out where they are found out anew.
@@ -77,11 +112,6 @@ impl<'a> Batch<'a> {
     }
 
     fn change(&mut self, family: &'static str, key: &[u8], value: Option<&[u8]>) {
-        let handle = super::family(self.db, family);
-        match value {
-            Some(value) => self.writes.put_cf(handle, key, value),
-            None => self.writes.delete_cf(handle, key),
-        }
         let change = Change {
             family: number_of(family),
             key,
@@ -222,12 +252,13 @@ impl<'a> Batch<'a> {
 
     /// Puts what the index keeps about its own commits, which is no change.
     pub(super) fn note(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
-        self.writes.put_cf(super::family(self.db, META), key, value);
+        let note = (key.as_ref().to_vec(), Some(value.as_ref().to_vec()));
+        self.notes.push(note);
     }
 
     /// Removes such a note.
     pub(super) fn forget(&mut self, key: impl AsRef<[u8]>) {
-        self.writes.delete_cf(super::family(self.db, META), key);
+        self.notes.push((key.as_ref().to_vec(), None));
     }
 
     /// Makes a segment's record one that nobody can read.
@@ -238,17 +269,33 @@ impl<'a> Batch<'a> {
 
     /// Writes all changes to an index in the making: nothing counts them, and nothing is waited for.
     pub(crate) fn put_now(self) -> Result<()> {
-        self.index.write(self, false)
+        self.index.write(&self, false)
     }
 
     /// Writes all changes, counts the commit, and waits until both survive a power cut. Does nothing
     /// when there are no changes.
     pub(crate) fn commit(self) -> Result<()> {
-        if self.writes.is_empty() {
+        if self.is_empty() {
             return Ok(());
         }
         self.index.commit(self)
     }
+
+    /// True when nothing is changed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.notes.is_empty()
+    }
+}
+
+/// Calls `visit` with each of the changes that a batch made, by name of the family.
+pub(super) fn each_made(changes: &[u8], mut visit: impl FnMut(&'static str, &[u8], Option<&[u8]>)) {
+    let made: std::result::Result<bool, Infallible> = frame::each_change(changes, |change| {
+        if let Some(family) = family_of(change.family) {
+            visit(family, change.key, change.value);
+        }
+        Ok(())
+    });
+    debug_assert!(matches!(made, Ok(true)));
 }
 
 /// Makes of segments on record what the commit `number` of the journal made of them.

@@ -1,5 +1,6 @@
 //! What an index says of itself before it is opened: whose it is, and whether commits are missing.
 
+use std::fs;
 use std::path::Path;
 
 use pool_core::extent::SegmentId;
@@ -7,7 +8,7 @@ use rocksdb::DB;
 
 use super::options::{families, options};
 use super::{COMMIT, COMMITS, COUNTED, FIRST_COMMIT, Index, META, Role, failed};
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::format::SegmentRecord;
 use crate::journal::frame::Digest;
 
@@ -28,6 +29,60 @@ pub(crate) struct Inspection {
     pub(crate) segments: Vec<(SegmentId, SegmentRecord)>,
 }
 
+/// Refuses an index with files that RocksDB would never come to the end of: a pipe or a device, for which it would wait, and a
+/// list of tables with a record of a kind that is in no such list.
+pub(super) fn check_files(path: &Path) -> Result<()> {
+    // RocksDB says what is in the way.
+    let Ok(entries) = fs::read_dir(path) else {
+        return Ok(());
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        // One that went meanwhile was needed no more.
+        if fs::metadata(&path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+            let path = path.display();
+            return Err(StoreError::Corrupt(format!("{path} is not a file")));
+        }
+        let is_list = entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(b"MANIFEST-");
+        if is_list
+            && let Ok(bytes) = fs::read(&path)
+            && let Some((at, kind)) = unknown_record(&bytes)
+        {
+            let path = path.display();
+            return Err(StoreError::Corrupt(format!(
+                "{path} has a record of kind {kind} at byte {at}, and no list of tables has such"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Where a list of tables has a record that is neither whole nor a part of one, and of which kind it is said to be: RocksDB
+/// takes a record for that of a recycled log, whose header is longer, and reads it again and again (db/log_format.h: blocks of
+/// 32 KiB; a checksum of 4 bytes, a length of 2 and a kind before each record, which goes over no block's end).
+fn unknown_record(list: &[u8]) -> Option<(usize, u8)> {
+    const BLOCK: usize = 32 << 10;
+    const HEADER: usize = 7;
+    let mut at = 0;
+    while let Some(header) = list.get(at..at + HEADER) {
+        let left = BLOCK - at % BLOCK;
+        if left < HEADER {
+            at += left;
+            continue;
+        }
+        match header[6] {
+            // Set aside for what is to come.
+            0 => return None,
+            1..=4 => at += HEADER + usize::from(u16::from_le_bytes([header[4], header[5]])),
+            kind => return Some((at, kind)),
+        }
+    }
+    None
+}
+
 impl Index {
     /// Reads what an index says of itself, with the same recovery as a writer's, and changes
     /// nothing on disk.
@@ -37,6 +92,7 @@ impl Index {
 
     /// Opens an index to look at it, and changes nothing on disk.
     pub(crate) fn open_inspector(path: &Path) -> Result<Self> {
+        check_files(path)?;
         let mut options = options();
         options.set_max_open_files(64);
         options.set_max_file_opening_threads(1);
@@ -82,5 +138,53 @@ impl Index {
         // An index of an old release counts nothing.
         let counted = commits > 0 || self.identity()?.is_some();
         Ok(hole.or_else(|| (counted && expected <= commits).then_some(expected)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(kind: u8, length: usize) -> Vec<u8> {
+        let mut record = vec![0xc5; 7 + length];
+        record[4..6].copy_from_slice(&(length as u16).to_le_bytes());
+        record[6] = kind;
+        record
+    }
+
+    #[test]
+    fn a_record_of_another_kind_is_found_wherever_it_is() {
+        let first = record(1, 32_000);
+        // No header fits into what is left of the first block.
+        let second = record(2, (32 << 10) - first.len() - 7 - 3);
+        let third = record(4, 100);
+        let list = [&first[..], &second, &[0; 3], &third].concat();
+        assert_eq!(unknown_record(&list), None);
+        assert_eq!(unknown_record(&[&list[..], &[0; 4096]].concat()), None);
+        assert_eq!(unknown_record(&list[..list.len() - 30]), None);
+        for at in [0, first.len(), list.len() - third.len()] {
+            let mut flipped = list.clone();
+            flipped[at + 6] ^= 4;
+            let found = unknown_record(&flipped).map(|(at, _)| at);
+            assert_eq!(found, (flipped[at + 6] > 4).then_some(at), "{at}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_tables_that_would_be_read_for_ever_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("index");
+        Index::create(&path, [7; 16]).unwrap();
+        let mut lists = fs::read_dir(&path)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let list = lists.find(|path| path.display().to_string().contains("MANIFEST-"));
+        let list = list.unwrap();
+        let mut bytes = fs::read(&list).unwrap();
+        assert_eq!(bytes[6], 1);
+        bytes[6] = 5;
+        fs::write(&list, bytes).unwrap();
+        let refused = Index::inspect_at(&path).unwrap_err().to_string();
+        assert!(refused.contains("record of kind 5 at byte 0"), "{refused}");
     }
 }

@@ -3,6 +3,9 @@
 //! Where pages and windows are can be found out from the segments, and the count of commits is an index's own: both are
 //! left out. Segments' records are, too, since not every segment is taken along.
 
+use std::ops::ControlFlow;
+
+use super::batch::family_of;
 use super::options::FAMILIES;
 use super::records::{self, Records};
 use super::{
@@ -10,9 +13,11 @@ use super::{
     Reader, SEGMENTS, TAGS, TOKENS,
 };
 use crate::error::{Result, StoreError};
+use crate::format::SegmentRecord;
+use crate::journal::frame::Change;
 
 /// A part of the index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kept {
     /// Counters, and where everything is in library versions.
     Meta,
@@ -81,6 +86,41 @@ impl Kept {
     }
 }
 
+/// What a checkpoint of the journal has records of, in its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Recorded {
+    Segment,
+    Kept(Kept),
+}
+
+impl Recorded {
+    /// What a change is about, unless checkpoints have nothing of it.
+    pub(crate) fn of(change: &Change<'_>) -> Option<Self> {
+        let family = family_of(change.family)?;
+        if family == SEGMENTS {
+            return Some(Self::Segment);
+        }
+        let kept = Kept::ALL.into_iter().find(|kept| kept.family() == family)?;
+        (kept != Kept::Meta || is_kept(change.key)).then_some(Self::Kept(kept))
+    }
+
+    /// What the records are called.
+    pub(crate) fn family(self) -> &'static str {
+        match self {
+            Self::Segment => SEGMENTS,
+            Self::Kept(kept) => kept.family(),
+        }
+    }
+
+    /// Refuses what cannot be such a record.
+    pub(crate) fn check(self, key: &[u8], value: &[u8]) -> Result<()> {
+        match self {
+            Self::Segment => SegmentRecord::decode(value).map(drop),
+            Self::Kept(kept) => kept.check(key, value),
+        }
+    }
+}
+
 /// What of `meta` is not an index's own.
 fn is_kept(key: &[u8]) -> bool {
     key == EPOCH || key == NEXT_SEGMENT || key.starts_with(PLACES)
@@ -122,11 +162,37 @@ impl Reader<'_> {
         self.scan(SEGMENTS, &[], visit)
     }
 
-    /// Reads everything there is, and looks at nothing: what cannot be read is found.
-    pub(crate) fn read_through(&self) -> Result<()> {
-        FAMILIES
-            .into_iter()
-            .try_for_each(|family| self.scan(family, &[], |_, _| Ok(())))
+    /// Calls `visit` with everything that a checkpoint has, in its order.
+    pub(crate) fn each_recorded(
+        &self,
+        mut visit: impl FnMut(Recorded, &[u8], &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        self.each_raw_segment(|key, value| visit(Recorded::Segment, key, value))?;
+        self.each_kept_raw(|kept, key, value| visit(Recorded::Kept(kept), key, value))
+    }
+
+    /// One of these records.
+    pub(crate) fn recorded(&self, what: Recorded, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.get(what.family(), key)
+    }
+
+    /// Reads everything there is, and looks at nothing. Answers with what cannot be read, one error for each kind of records at
+    /// most, unless `step`, which is told of the bytes of each record, ends it.
+    pub(crate) fn read_through(
+        &self,
+        step: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> ControlFlow<(), Vec<StoreError>> {
+        let mut errors = Vec::new();
+        for family in FAMILIES {
+            let mut flow = ControlFlow::Continue(());
+            let scanned = self.scan_until(family, &[], |key, value| {
+                flow = step((key.len() + value.len()) as u64);
+                Ok(flow)
+            });
+            flow?;
+            errors.extend(scanned.err());
+        }
+        ControlFlow::Continue(errors)
     }
 }
 
@@ -143,6 +209,6 @@ impl Batch<'_> {
 
     /// Bytes that the changes so far take up, at least.
     pub(crate) fn size(&self) -> usize {
-        self.writes.size_in_bytes()
+        self.changes().len()
     }
 }

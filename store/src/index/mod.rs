@@ -11,40 +11,46 @@
 //! not. The journal has what is missing, the mark tells without one, and the keys show a hole.
 
 mod batch;
+mod committing;
 mod damage;
+mod following;
 mod gate;
 mod inspection;
 mod kept;
 mod names;
 mod options;
+mod pending;
 mod reader;
 pub mod records;
+mod reread;
 mod tables;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use pool_core::name::LibraryRef;
 use rocksdb::{ColumnFamily, DB, SnapshotWithThreadMode, WriteOptions};
 
-use crate::error::{self, Again, Result, StoreError};
+use crate::error::{Again, Result, StoreError};
+use crate::journal::Journal;
 use crate::journal::frame::Digest;
-use crate::journal::{Checkpointer, Journal};
 use crate::mark::Mark;
 
 pub(crate) use batch::{Batch, follow_segments};
 use gate::{Gate, Standstill};
 pub(crate) use inspection::Inspection;
-pub(crate) use kept::Kept;
+pub(crate) use kept::{Kept, Recorded};
 use options::{
     LIBRARIES, MANIFESTS, META, OBJECTS, PAGES, REFERENCES, REGISTRY, ROOM, SEGMENTS, TAGS, TOKENS,
-    WINDOWS, families, primary_options, secondary,
+    WINDOWS, families, primary_options,
 };
+pub(crate) use pending::Pending;
 pub use reader::Reader;
+pub(crate) use reader::shown;
+pub(crate) use reread::{Reread, families_with_damaged_tables};
 
 const EPOCH: &[u8] = b"epoch";
 const NEXT_SEGMENT: &[u8] = b"next-segment";
@@ -78,7 +84,12 @@ enum Role {
     Primary {
         db: DB,
         mark: Mark,
+        /// Held while a commit is made durable.
         count: Box<Mutex<Count>>,
+        /// There is a commit that the mark does not tell of.
+        unmarked: AtomicBool,
+        /// The journal has the room that it keeps for collections.
+        room: AtomicBool,
         /// Held while a checkpoint is written.
         checkpointing: Mutex<()>,
     },
@@ -163,7 +174,7 @@ impl Index {
         if let Some(frame) = frame {
             batch.note(FRAME, frame);
         }
-        self.write(batch, true)
+        self.write(&batch, true)
     }
 
     fn identity(&self) -> Result<Option<[u8; 16]>> {
@@ -191,6 +202,8 @@ impl Index {
                     db,
                     mark,
                     count: Box::new(Mutex::new(count)),
+                    unmarked: AtomicBool::new(false),
+                    room: AtomicBool::new(false),
                     checkpointing: Mutex::default(),
                 };
                 let path = path.into();
@@ -255,146 +268,9 @@ impl Index {
             batch.count(*number, first);
             batch.note(FRAME, digest);
             // The last one makes all of them durable.
-            self.write(batch, nth + 1 == commits.len())?;
+            self.write(&batch, nth + 1 == commits.len())?;
         }
         self.recount()
-    }
-
-    /// From now on every commit goes to the journal first.
-    pub(crate) fn keep(&self, journal: Journal) {
-        if let Role::Primary { count, .. } = &self.role {
-            let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
-            count.journal = Some(journal);
-        }
-    }
-
-    /// True when a change that was refused may be there at the next opening.
-    pub(crate) fn is_in_doubt(&self) -> bool {
-        let Role::Primary { count, .. } = &self.role else {
-            return false;
-        };
-        let count = count.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nothing tells without a journal.
-        count.journal.as_ref().is_none_or(Journal::is_in_doubt)
-    }
-
-    /// Refuses when the journal has no room for what a collection would have to write.
-    pub(crate) fn reserve(&self) -> Result<()> {
-        let Role::Primary { count, .. } = &self.role else {
-            return Ok(());
-        };
-        let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
-        count.journal.as_mut().map_or(Ok(()), Journal::reserve)
-    }
-
-    /// Writes a checkpoint of the journal, if one is due or `anyway`. Others commit meanwhile. False when nothing was to be done,
-    /// or another thread is at it.
-    pub(crate) fn checkpoint(&self, anyway: bool) -> Result<bool> {
-        let Role::Primary {
-            count,
-            checkpointing,
-            ..
-        } = &self.role
-        else {
-            return Ok(false);
-        };
-        let _alone = match checkpointing.try_lock() {
-            Ok(alone) => alone,
-            Err(TryLockError::Poisoned(alone)) => alone.into_inner(),
-            Err(TryLockError::WouldBlock) => return Ok(false),
-        };
-        let count = || count.lock().unwrap_or_else(PoisonError::into_inner);
-        let turned: Option<Checkpointer> = match &mut count().journal {
-            // What is in doubt belongs to the log that it is in.
-            Some(journal) if (anyway || journal.is_due()) && !journal.is_in_doubt() => {
-                Some(journal.turn()?)
-            }
-            _ => None,
-        };
-        let Some(checkpointer) = turned else {
-            return Ok(false);
-        };
-        let (commits, bytes) = checkpointer.write(&self.pinned())?;
-        if let Some(journal) = &mut count().journal {
-            journal.turned(bytes);
-        }
-        tracing::info!(commits, bytes, "wrote a checkpoint");
-        Ok(true)
-    }
-
-    /// Opens the index for reading beside a primary. `scratch` is a directory of this process for
-    /// the reader's own log.
-    pub(crate) fn open_secondary(path: &Path, scratch: &Path) -> Result<Self> {
-        Ok(Self {
-            path: path.into(),
-            role: Role::Secondary {
-                db: RwLock::new(Arc::new(secondary(path, scratch)?)),
-                gate: Gate::default(),
-                scratch: scratch.into(),
-                outdated: AtomicBool::new(false),
-            },
-        })
-    }
-
-    /// Lets a secondary see what the primary has committed since, `least` commits or more if the
-    /// index belongs to the store `identity` and counts. Waits for pins to end.
-    pub(crate) fn catch_up(&self, identity: Option<[u8; 16]>, least: u64) -> Result<()> {
-        /// The primary may take a file away that is about to be read; the next attempt finds what
-        /// was in it elsewhere.
-        const ATTEMPTS: u32 = 20;
-        let Role::Secondary {
-            db,
-            gate,
-            scratch,
-            outdated,
-        } = &self.role
-        else {
-            return Ok(());
-        };
-        let mut attempt = 1;
-        loop {
-            let caught_up = gate.alone(|| {
-                let current = Arc::clone(&db.read().unwrap_or_else(PoisonError::into_inner));
-                let log = oldest_log(&current);
-                let followed = current.try_catch_up_with_primary();
-                // Records of a log that went before they were read are in tables now, and what a
-                // secondary has in memory of the same keys, older as it is, hides them.
-                if followed.is_err() || attempt > 1 || oldest_log(&current) != log {
-                    outdated.store(true, Ordering::Relaxed);
-                }
-                // In the gate, which orders what others see.
-                if outdated.load(Ordering::Relaxed) {
-                    let fresh = Arc::new(secondary(&self.path, scratch)?);
-                    *db.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-                    outdated.store(false, Ordering::Relaxed);
-                }
-                Ok(())
-            });
-            let result = caught_up.and_then(|()| self.check(identity, least));
-            if result.is_ok() || attempt == ATTEMPTS {
-                return result;
-            }
-            std::thread::sleep(Duration::from_millis(attempt.into()));
-            attempt += 1;
-        }
-    }
-
-    fn check(&self, identity: Option<[u8; 16]>, least: u64) -> Result<()> {
-        let Some(identity) = identity else {
-            return Ok(());
-        };
-        let refused = |why: String| StoreError::Refused {
-            path: self.path.parent().unwrap_or(&self.path).into(),
-            why,
-        };
-        let commits = self.now().counter(COMMITS)?;
-        if self.identity()? != Some(identity) {
-            return Err(refused(error::another_store()));
-        }
-        if commits < least {
-            return Err(refused(error::older("its index knows", commits, least)));
-        }
-        Ok(())
     }
 
     /// The index in the state that it is in now, for as long as the answer lives.
@@ -406,9 +282,15 @@ impl Index {
         Reader::new(self, Some(pin))
     }
 
-    /// The index as it is at each question: for a single one, or under the writer's lock.
+    /// The index as it is at each question: for a single one, or while nothing is [pending](Pending).
     pub(crate) fn now(&self) -> Reader<'_> {
         Reader::new(self, None)
+    }
+
+    /// The index as it will be with changes that are not durable yet, the last ones last: for who makes changes that
+    /// come after them.
+    pub(crate) fn ahead(&self, pending: Vec<Arc<Pending>>) -> Reader<'_> {
+        Reader::ahead(self, pending)
     }
 
     /// Runs `work` on the database.
@@ -422,84 +304,12 @@ impl Index {
         }
     }
 
-    /// Begins a set of changes that becomes visible and durable as one.
-    pub(crate) fn batch(&self) -> Batch<'_> {
-        Batch::new(self, self.own_db())
-    }
-
-    /// Writes a batch to the journal, then with its number to the index, then the mark.
-    fn commit(&self, mut batch: Batch<'_>) -> Result<()> {
-        let Role::Primary { mark, count, .. } = &self.role else {
-            return Err(StoreError::Corrupt("only a writer can commit".into()));
-        };
-        let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = &mut *count;
-        if count.marked != count.commits {
-            mark.advance(count.commits)?;
-            count.marked = count.commits;
-        }
-        let number = count.commits + 1;
-        if let Some(journal) = &mut count.journal {
-            self.settle(journal, count.commits)?;
-            batch.note(FRAME, journal.append(number, &batch.changes)?);
-        }
-        batch.count(number, count.first);
-        // If this fails the frame stays, and with it the doubt: both of them may be there at the next opening, or the
-        // frame alone, and then it is replayed.
-        self.write(batch, true)?;
-        count.commits = number;
-        let marked = match &mut count.journal {
-            Some(journal) => {
-                journal.confirm();
-                mark.note(number)
-            }
-            None => mark.advance(number),
-        };
-        match marked {
-            Ok(()) => count.marked = number,
-            // The change is made, and whoever made it has to go by that. Who asked for it is told
-            // by `acknowledge`, and the next one is refused unless the mark can be written by then.
-            Err(error) => tracing::error!(%error, "noting a commit"),
-        }
-        Ok(())
-    }
-
-    /// Ends the doubt that an earlier commit left in the journal, for good or not at all.
-    fn settle(&self, journal: &mut Journal, commits: u64) -> Result<()> {
-        if journal.was_refused() {
-            // RocksDB takes no write after a failed one before it has written out all that was committed and begun another
-            // log. So once it takes one, what it refused is not there at the next opening, and may go from the journal; before
-            // that the index could have a commit that the journal has not.
-            let mut batch = self.batch();
-            batch.note(COMMITS, commits.to_le_bytes());
-            self.write(batch, true)?;
-        }
-        if journal.is_in_doubt() {
-            journal.take_back()?;
-        }
-        Ok(())
-    }
-
-    /// To be called before a change is answered for, under the writer's lock: an error when there
-    /// is a commit that the mark does not tell of and cannot be made to.
-    pub(crate) fn acknowledge(&self) -> Result<()> {
-        let Role::Primary { mark, count, .. } = &self.role else {
-            return Ok(());
-        };
-        let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
-        if count.marked != count.commits {
-            mark.acknowledge(count.commits)?;
-            count.marked = count.commits;
-        }
-        Ok(())
-    }
-
     /// Writes a batch, and if `sync` waits until it and all before it survive a power cut.
-    fn write(&self, batch: Batch<'_>, sync: bool) -> Result<()> {
+    fn write(&self, batch: &Batch<'_>, sync: bool) -> Result<()> {
         let mut options = WriteOptions::default();
         options.set_sync(sync);
-        self.own_db()
-            .write_opt(batch.writes, &options)
+        let db = self.own_db();
+        db.write_opt(batch.writes(db), &options)
             .map_err(|source| failed("writing", source))
     }
 
@@ -515,26 +325,6 @@ impl Index {
 fn family<'a>(db: &'a DB, name: &'static str) -> &'a ColumnFamily {
     db.cf_handle(name)
         .expect("every family is opened or created with the database")
-}
-
-/// Number of the oldest log that has something in it which is in no table.
-fn oldest_log(db: &DB) -> Option<u64> {
-    db.property_int_value("rocksdb.min-log-number-to-keep")
-        .ok()
-        .flatten()
-}
-
-impl Batch<'_> {
-    /// Notes that this is the commit `number`, where counting began at `first`.
-    fn count(&mut self, number: u64, first: u64) {
-        self.note(COMMITS, number.to_le_bytes());
-        self.note(commit_key(number), []);
-        if let Some(old) = number.checked_sub(COUNTED)
-            && old >= first
-        {
-            self.forget(commit_key(old));
-        }
-    }
 }
 
 fn commit_key(number: u64) -> Vec<u8> {

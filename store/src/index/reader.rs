@@ -2,12 +2,14 @@
 
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use pool_core::digest::{ObjectId, PageId, WindowId};
 use pool_core::extent::SegmentId;
 use rocksdb::{Direction, IteratorMode, ReadOptions};
 use serde::de::DeserializeOwned;
 
+use super::pending::{self, Becomes, Pending, Visit};
 use super::records::{self, Records, from_json};
 use super::{
     COMMITS, EPOCH, FRAME, Index, META, NEXT_SEGMENT, OBJECTS, PAGES, Pin, SEGMENTS, WINDOWS,
@@ -22,6 +24,8 @@ use crate::journal::frame::Digest;
 pub struct Reader<'a> {
     index: &'a Index,
     pin: Option<Pin<'a>>,
+    /// Changes that are taken for made, the last ones last.
+    pending: Vec<Arc<Pending>>,
 }
 
 impl std::fmt::Debug for Reader<'_> {
@@ -35,7 +39,19 @@ impl std::fmt::Debug for Reader<'_> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(index: &'a Index, pin: Option<Pin<'a>>) -> Self {
-        Self { index, pin }
+        Self {
+            index,
+            pin,
+            pending: Vec::new(),
+        }
+    }
+
+    pub(super) fn ahead(index: &'a Index, pending: Vec<Arc<Pending>>) -> Self {
+        Self {
+            index,
+            pin: None,
+            pending,
+        }
     }
 
     fn options(&self) -> ReadOptions {
@@ -47,6 +63,13 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn get(&self, family: &'static str, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let mut pending = self.pending.iter().rev();
+        if let Some(value) = pending.find_map(|pending| pending.get(family, key)) {
+            return Ok(match value {
+                Becomes::Gone => None,
+                Becomes::Put(value) => Some(value.to_vec()),
+            });
+        }
         self.index
             .with_db(|db| db.get_cf_opt(super::family(db, family), key, &self.options()))
             .map_err(|source| failed("reading", source))
@@ -93,11 +116,25 @@ impl<'a> Reader<'a> {
         Ok(found)
     }
 
-    fn scan_until(
+    pub(super) fn scan_until(
         &self,
         family: &'static str,
         prefix: &[u8],
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        if self.pending.is_empty() {
+            return self.scan_stored(family, prefix, &mut visit);
+        }
+        pending::merge(&self.pending, family, prefix, visit, |visit| {
+            self.scan_stored(family, prefix, visit)
+        })
+    }
+
+    fn scan_stored(
+        &self,
+        family: &'static str,
+        prefix: &[u8],
+        visit: &mut Visit<'_>,
     ) -> Result<()> {
         self.index.with_db(|db| {
             let mode = IteratorMode::From(prefix, Direction::Forward);
@@ -114,6 +151,10 @@ impl<'a> Reader<'a> {
 
     /// Where a page is kept.
     pub fn page(&self, id: &PageId) -> Result<Option<Location>> {
+        let mut pending = self.pending.iter().rev();
+        if let Some(at) = pending.find_map(|pending| pending.page(id)) {
+            return Ok(Some(at));
+        }
         self.get(PAGES, &id.0)?
             .map(|value| Location::decode(&value))
             .transpose()
@@ -130,19 +171,27 @@ impl<'a> Reader<'a> {
                 .map(|found| found.map(|value| value.map(|value| value.to_vec())));
             copied.collect::<Vec<_>>()
         });
-        found
-            .into_iter()
-            .map(|found| {
-                found
-                    .map_err(|source| failed("reading", source))?
-                    .map(|value| Location::decode(&value))
-                    .transpose()
-            })
-            .collect()
+        let found = found.into_iter().map(|found| {
+            found
+                .map_err(|source| failed("reading", source))?
+                .map(|value| Location::decode(&value))
+                .transpose()
+        });
+        let mut found: Vec<_> = found.collect::<Result<_>>()?;
+        for pending in &self.pending {
+            for (id, at) in ids.iter().zip(&mut found) {
+                *at = pending.page(id).or(*at);
+            }
+        }
+        Ok(found)
     }
 
     /// Where a densely stored window begins.
     pub(crate) fn window(&self, id: &WindowId) -> Result<Option<Location>> {
+        let mut pending = self.pending.iter().rev();
+        if let Some(at) = pending.find_map(|pending| pending.window(id)) {
+            return Ok(Some(at));
+        }
         self.get(WINDOWS, &id.0)?
             .map(|value| Location::decode(&value))
             .transpose()
@@ -260,6 +309,26 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Calls `visit` with every object whose record can be read. Answers with what keeps others from being read, in words.
+    pub(crate) fn for_each_readable_object(
+        &self,
+        mut visit: impl FnMut(ObjectId, ObjectRecord),
+    ) -> Vec<String> {
+        let mut unread = Vec::new();
+        let scanned = self.each(&records::OBJECTS, |record| {
+            match record {
+                Ok((id, record)) => visit(id, record),
+                Err(error) => unread.push(error.to_string()),
+            }
+            Ok(())
+        });
+        unread.extend(scanned.err().map(|error| error.to_string()));
+        for error in &unread {
+            tracing::warn!(error, "objects are passed over");
+        }
+        unread
+    }
+
     /// All segments that the index knows.
     pub fn segments(&self) -> Result<Vec<(SegmentId, SegmentRecord)>> {
         let mut all = Vec::new();
@@ -303,7 +372,7 @@ impl<'a> Reader<'a> {
 }
 
 /// A key as a person may know it: a name, or a digest.
-fn shown(key: &[u8]) -> String {
+pub(crate) fn shown(key: &[u8]) -> String {
     match std::str::from_utf8(key) {
         Ok(name) if !name.chars().any(char::is_control) => name.to_owned(),
         _ => key.iter().fold(String::new(), |mut digits, byte| {

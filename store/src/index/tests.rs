@@ -15,7 +15,7 @@ fn a_count_that_is_the_last_number_there_is_has_a_hole() {
     let mut batch = index.batch();
     batch.note(COMMITS, u64::MAX.to_le_bytes());
     batch.note(commit_key(u64::MAX), []);
-    index.write(batch, true).unwrap();
+    index.write(&batch, true).unwrap();
     drop(index);
     let found = Index::inspect_at(&path).unwrap();
     assert_eq!(found.commits, u64::MAX);

@@ -21,6 +21,13 @@ const DELETE: u8 = 2;
 /// What everything up to some commit comes to.
 pub(crate) type Digest = [u8; DIGEST];
 
+/// The first bytes of a digest, by which copies of a store are told apart; zeros where it is not known.
+pub(crate) fn shortened(digest: Option<Digest>) -> [u8; 8] {
+    let mut short = [0; 8];
+    short.copy_from_slice(&digest.unwrap_or_default()[..8]);
+    short
+}
+
 /// How a log begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -100,9 +107,14 @@ pub(crate) fn parse_head(bytes: &[u8]) -> Option<(usize, u64)> {
 
 /// What a frame comes to after what was before it.
 pub(crate) fn digest(previous: &Digest, head: &[u8], changes: &[u8]) -> Digest {
+    *hasher(previous, head).update(changes).finalize().as_bytes()
+}
+
+/// The same, of changes that come in pieces.
+pub(crate) fn hasher(previous: &Digest, head: &[u8]) -> blake3::Hasher {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(previous).update(head).update(changes);
-    *hasher.finalize().as_bytes()
+    hasher.update(previous).update(head);
+    hasher
 }
 
 /// The bytes of a commit's frame, and its digest. `None` when there are 4 GiB of changes.

@@ -26,7 +26,9 @@ use crate::now;
 use frame::{Digest, HEAD, HEADER, Header};
 use names::Name;
 
-pub(crate) use read::{Commits, Found, Unusable, read};
+pub(crate) use read::{
+    Commits, Examined, Flaw, Found, Unusable, digest_of, each_commit, examine, read,
+};
 
 /// A log grows by so much disk at a time.
 const STEP: u64 = 1 << 20;
@@ -177,6 +179,12 @@ impl Journal {
         matches!(self.doubt, Some(Doubt::Refused { .. }))
     }
 
+    /// True when the log has the room for collections, as far as is known.
+    pub(crate) fn has_room(&self) -> bool {
+        let log = &self.log;
+        log.allocated >= log.end + RESERVE || !log.allocates
+    }
+
     /// Refuses when there is no disk for what a collection would have to write.
     pub(crate) fn reserve(&mut self) -> Result<()> {
         let log = &mut self.log;
@@ -262,10 +270,10 @@ impl Journal {
         self.logged > due.clamp(*DUE.start(), *DUE.end())
     }
 
-    /// Begins a new log, so that the ones so far end before a checkpoint of what the index has from now on. Answers with what
-    /// writes one.
-    pub(crate) fn turn(&mut self) -> Result<Checkpointer> {
-        if self.log.base != self.last {
+    /// Begins a new log, so that the ones so far end before a checkpoint of what the index has from now on; one that has no
+    /// frame yet goes on being the newest, unless it is to be made `anew`. Answers with what writes the checkpoint.
+    pub(crate) fn turn(&mut self, anew: bool) -> Result<Checkpointer> {
+        if anew || self.log.base != self.last {
             let header = Header {
                 identity: self.identity,
                 base: self.last,
@@ -349,6 +357,7 @@ fn write_checkpoint(
         segment_bytes,
         identity,
         commits: state.commits()?,
+        frame: frame::shortened(state.last_frame()?),
         begun_at: now(),
     };
     let name = Name::Checkpoint(header.commits);

@@ -2,16 +2,23 @@
 //!
 //! A stop leaves at most one frame that is not whole, the last one, and nobody was told of it. So what is not whole and has whole
 //! frames behind it was damaged. They are found wherever they begin: the digest that a frame follows is the 32 bytes before it.
+//! Up to a commit that the index has, every frame must be whole.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
 
 use super::frame::{self, DIGEST, Digest, HEAD, HEADER, Header};
 use super::names::{self, Name};
 use crate::backend::read_file;
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, Header as CatalogueHeader};
+use crate::error::StoreError;
+
+/// Bytes of a log that are looked at as one where it is not known how many there are.
+const PIECE: usize = 1 << 20;
 
 /// A journal that was found whole.
 #[derive(Debug)]
@@ -37,6 +44,7 @@ pub(crate) struct Found {
 /// A log as far as it is whole.
 #[derive(Debug)]
 pub(super) struct Log {
+    path: PathBuf,
     pub(super) header: Header,
     /// Number of the last whole frame, the base without any.
     last: u64,
@@ -61,78 +69,192 @@ pub(crate) struct Unusable {
     pub(crate) seen: u64,
 }
 
+/// What is wrong with a file of a journal, or with its directory.
+#[derive(Debug)]
+pub(crate) struct Flaw {
+    pub(crate) path: PathBuf,
+    /// From which byte on, where that is known.
+    pub(crate) offset: Option<u64>,
+    /// In words that go on after the path.
+    pub(crate) why: String,
+}
+
+impl Flaw {
+    fn new(path: impl Into<PathBuf>, why: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            offset: None,
+            why: why.into(),
+        }
+    }
+
+    /// In words.
+    pub(crate) fn told(&self) -> String {
+        format!("{} {}", self.path.display(), self.why)
+    }
+}
+
+/// All logs of a journal, as far as each can be read.
+#[derive(Debug, Default)]
+struct Logs {
+    /// Those that are whole and go on where the one before ends.
+    whole: Vec<Log>,
+    flaws: Vec<Flaw>,
+    /// The last commit of which a whole frame was seen anywhere.
+    seen: u64,
+}
+
 /// Reads the journal in `directory` of the store `identity`, and calls `visit` with the number, the digest and the changes of
 /// each commit in order. Those of a journal that turns out to be unusable may be some of it.
 pub(crate) fn read(
     directory: &Path,
     identity: [u8; 16],
-    mut visit: impl FnMut(u64, &Digest, &[u8]),
+    visit: impl FnMut(u64, &Digest, &[u8]),
 ) -> Result<Found, Unusable> {
-    let (bases, checkpoints) = list(directory).map_err(|why| Unusable { why, seen: 0 })?;
-    let mut seen = 0;
-    let mut wrong: Option<String> = None;
-    let mut logs: Vec<Log> = Vec::new();
-    let mut logged = 0;
-    for base in bases {
-        let path = names::path(directory, Name::Log(base));
-        let is_whole = wrong.is_none();
-        let read = read_log(&path, |number, digest, changes| {
-            seen = seen.max(number);
-            if is_whole {
-                visit(number, digest, changes);
-            }
-        });
-        let checked = read.and_then(|log| {
-            seen = seen.max(log.beyond.unwrap_or(0));
-            check_log(&log, identity, base, logs.last())?;
-            logged += log.end - HEADER as u64;
-            logs.push(log);
-            Ok(())
-        });
-        if let Err(why) = checked {
-            wrong.get_or_insert(format!("{} {why}", path.display()));
-        }
+    let (bases, checkpoints) = list(directory).map_err(|flaw| Unusable {
+        why: flaw.told(),
+        seen: 0,
+    })?;
+    let Logs { whole, flaws, seen } = read_logs(directory, identity, &bases, u64::MAX, visit);
+    let unusable = |flaw: &Flaw| Unusable {
+        why: flaw.told(),
+        seen,
+    };
+    if let Some(flaw) = flaws.first() {
+        return Err(unusable(flaw));
     }
-    if let Some(why) = wrong {
-        return Err(Unusable { why, seen });
-    }
-    let unusable = |why: String| Unusable { why, seen };
-    let mut logs = logs.into_iter();
+    let logged = whole.iter().map(|log| log.end - HEADER as u64).sum();
+    let mut logs = whole.into_iter();
     let oldest = logs.next();
-    let oldest = oldest.ok_or_else(|| unusable(format!("{} has no log", directory.display())))?;
+    let oldest = oldest.ok_or_else(|| unusable(&Flaw::new(directory, "has no log")))?;
     let (first, previous) = (oldest.header.base, oldest.header.previous);
     let newest = logs.next_back().unwrap_or(oldest);
-    let newest_checkpoint = checkpoints.last().copied();
-    let checkpoint = newest_checkpoint
-        .ok_or_else(|| unusable(format!("{} has no checkpoint", directory.display())))?;
-    let checkpoint_bytes = check_checkpoint(directory, identity, checkpoint)
-        .and_then(|bytes| {
-            if checkpoint < first || newest.last < checkpoint {
-                let last = newest.last;
-                let path = directory.display();
-                return Err(format!(
-                    "{path} has commits {} to {last} and a checkpoint of commit {checkpoint}: a log is \
-                     missing",
-                    first + 1
-                ));
-            }
-            Ok(bytes)
-        })
-        .map_err(unusable)?;
+    let checkpoint = newest_checkpoint(directory, &checkpoints, first, newest.last)
+        .map_err(|flaw| unusable(&flaw))?;
+    let checkpoint_bytes =
+        check_checkpoint(directory, identity, checkpoint).map_err(|flaw| unusable(&flaw))?;
     Ok(Found {
         checkpoint,
         checkpoint_bytes,
         first,
         previous,
         last: newest.last,
-        digest: if newest.last == newest.header.base {
-            newest.header.previous
-        } else {
-            newest.digest
-        },
+        digest: newest.last_digest(),
         logged,
         newest,
     })
+}
+
+/// What a journal has up to some commit.
+#[derive(Debug)]
+pub(crate) struct Examined {
+    pub(crate) flaws: Vec<Flaw>,
+    /// The newest checkpoint, if that is whole.
+    pub(crate) checkpoint: Option<Catalogue>,
+    /// Digest of the commit up to which it was read; zeros where it is not known, `None` where the logs do not tell.
+    pub(crate) reached: Option<Digest>,
+}
+
+/// Reads all that the journal in `directory` of the store `identity` has up to the commit `limit`, which an index has: so all
+/// of it must be whole. What is behind that is not looked at, as somebody may be writing there; a checkpoint of a later commit is
+/// wrong only if `is_still`: nobody writes one meanwhile. Calls `visit` as [`read`] does.
+pub(crate) fn examine(
+    directory: &Path,
+    identity: [u8; 16],
+    limit: u64,
+    is_still: bool,
+    visit: impl FnMut(u64, &Digest, &[u8]),
+) -> Examined {
+    let mut examined = Examined {
+        flaws: Vec::new(),
+        checkpoint: None,
+        reached: None,
+    };
+    let (bases, mut checkpoints) = match list(directory) {
+        Ok(listed) => listed,
+        Err(flaw) => {
+            examined.flaws.push(flaw);
+            return examined;
+        }
+    };
+    if !is_still && checkpoints.first().is_some_and(|first| *first <= limit) {
+        checkpoints.retain(|commits| *commits <= limit);
+    }
+    let Logs { whole, flaws, .. } = read_logs(directory, identity, &bases, limit, visit);
+    examined.flaws = flaws;
+    if examined.flaws.is_empty() {
+        // Later ones were begun since.
+        let last = whole.iter().rfind(|log| log.header.base <= limit);
+        match last {
+            Some(log) if log.last == limit => examined.reached = Some(log.last_digest()),
+            Some(log) => examined.flaws.push(log.ends_early(directory, limit)),
+            None => examined.flaws.push(Flaw::new(directory, "has no log")),
+        }
+    }
+    let first = bases.first().copied().unwrap_or(0);
+    let checkpoint = newest_checkpoint(directory, &checkpoints, first, limit)
+        .and_then(|commits| open_checkpoint(directory, identity, commits));
+    match checkpoint {
+        Ok(checkpoint) => examined.checkpoint = Some(checkpoint),
+        Err(flaw) => examined.flaws.push(flaw),
+    }
+    examined
+}
+
+/// Calls `visit` as [`read`] does with all commits up to `limit`, of logs that were found whole.
+pub(crate) fn each_commit(
+    directory: &Path,
+    identity: [u8; 16],
+    limit: u64,
+    visit: impl FnMut(u64, &Digest, &[u8]),
+) -> Result<(), Flaw> {
+    let (bases, _) = list(directory)?;
+    let logs = read_logs(directory, identity, &bases, limit, visit);
+    logs.flaws.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Digest of the commit `number`, if the logs that are there tell.
+pub(crate) fn digest_of(directory: &Path, identity: [u8; 16], number: u64) -> Option<Digest> {
+    let (bases, _) = list(directory).ok()?;
+    let logs = read_logs(directory, identity, &bases, number, |_, _, _| ());
+    let mut logs = logs.whole.into_iter();
+    let log = logs.rfind(|log| log.header.base <= number && log.last == number)?;
+    Some(log.last_digest()).filter(|digest| *digest != Digest::default())
+}
+
+/// Reads logs, up to the commit `limit`, and compares each with the one before it.
+fn read_logs(
+    directory: &Path,
+    identity: [u8; 16],
+    bases: &[u64],
+    limit: u64,
+    mut visit: impl FnMut(u64, &Digest, &[u8]),
+) -> Logs {
+    let mut logs = Logs::default();
+    for base in bases {
+        let path = names::path(directory, Name::Log(*base));
+        let is_whole = logs.flaws.is_empty();
+        let mut seen = logs.seen;
+        let read = read_log(&path, limit, |number, digest, changes| {
+            seen = seen.max(number);
+            if is_whole {
+                visit(number, digest, changes);
+            }
+        });
+        logs.seen = seen;
+        let checked = read.and_then(|log| {
+            logs.seen = logs.seen.max(log.beyond.unwrap_or(0));
+            // After a flaw there is none before it to compare it with.
+            let before = logs.whole.last().filter(|_| is_whole);
+            check_log(&log, identity, *base, limit, before)?;
+            Ok(log)
+        });
+        match checked {
+            Ok(log) => logs.whole.push(log),
+            Err(flaw) => logs.flaws.push(flaw),
+        }
+    }
+    logs
 }
 
 /// Commits of a journal: number, digest and changes of each.
@@ -145,14 +267,11 @@ pub(crate) fn following(
     mut number: u64,
     mut digest: Digest,
 ) -> Result<Commits, String> {
-    let (bases, _) = list(directory)?;
+    let (bases, _) = list(directory).map_err(|flaw| flaw.told())?;
     let mut all = Commits::new();
     for base in bases {
         let path = names::path(directory, Name::Log(base));
-        let bytes = read_file(&path).and_then(|mut file| {
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes).map(|_| bytes)
-        });
+        let bytes = read_file(&path).and_then(|file| read_data(&file));
         let bytes =
             bytes.map_err(|error| format!("{} cannot be read ({error})", path.display()))?;
         let found = following_in(&bytes, number, &digest);
@@ -164,7 +283,28 @@ pub(crate) fn following(
     Ok(all)
 }
 
-/// The same, of one log.
+/// All of a file but the hole at its end, however long that is.
+fn read_data(file: &File) -> io::Result<Vec<u8>> {
+    /// More than logs come to, and less than would be missed.
+    const MOST: u64 = 4 << 30;
+    let length = file.metadata()?.len();
+    let mut end = 0;
+    while end < length
+        && let Some(data) = next_data(file, end)?
+    {
+        let hole = rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(data));
+        end = hole.unwrap_or(length);
+        if end > MOST {
+            let why = format!("it has {end} bytes, and no log comes to {MOST}");
+            return Err(io::Error::other(why));
+        }
+    }
+    let mut bytes = vec![0; end as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// The commits that follow, of one log.
 fn following_in(log: &[u8], number: u64, digest: &Digest) -> Commits {
     let mut found = Commits::new();
     let header = log.first_chunk().and_then(|bytes: &[u8; HEADER]| {
@@ -196,14 +336,14 @@ fn following_in(log: &[u8], number: u64, digest: &Digest) -> Commits {
 }
 
 /// Bases of logs and numbers of checkpoints, in order. Files of other names are nobody's.
-fn list(directory: &Path) -> Result<(Vec<u64>, Vec<u64>), String> {
+fn list(directory: &Path) -> Result<(Vec<u64>, Vec<u64>), Flaw> {
     let failed = |error: io::Error| {
-        let path = directory.display();
-        if error.kind() == io::ErrorKind::NotFound {
-            format!("{path} is not there")
+        let why = if error.kind() == io::ErrorKind::NotFound {
+            "is not there".to_owned()
         } else {
-            format!("{path} cannot be read ({error})")
-        }
+            format!("cannot be read ({error})")
+        };
+        Flaw::new(directory, why)
     };
     let (mut bases, mut checkpoints) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(directory).map_err(failed)? {
@@ -218,22 +358,33 @@ fn list(directory: &Path) -> Result<(Vec<u64>, Vec<u64>), String> {
     Ok((bases, checkpoints))
 }
 
-fn check_log(log: &Log, identity: [u8; 16], base: u64, before: Option<&Log>) -> Result<(), String> {
+fn check_log(
+    log: &Log,
+    identity: [u8; 16],
+    base: u64,
+    limit: u64,
+    before: Option<&Log>,
+) -> Result<(), Flaw> {
     let header = &log.header;
+    let flaw = |why: &str| Err(Flaw::new(&log.path, why));
     if header.identity != identity {
-        return Err("belongs to another store".into());
+        return flaw("belongs to another store");
     }
     if header.base != base {
-        return Err("has the name of another log".into());
+        return flaw("has the name of another log");
     }
+    if let Some(before) = before
+        && (before.last < base.min(limit) && before.torn)
+    {
+        return Err(before.is_damaged(format!("the next log begins after commit {base}")));
+    }
+    // The one before was not read to its end where that is behind the limit.
+    let before = before.filter(|_| base <= limit);
     if before.is_some_and(|before| before.last != base || before.last_digest() != header.previous) {
-        return Err("does not go on where the log before it ends".into());
+        return flaw("does not go on where the log before it ends");
     }
     match log.beyond {
-        Some(number) => Err(format!(
-            "is damaged after commit {}, and commit {number} is behind that",
-            log.last
-        )),
+        Some(number) => Err(log.is_damaged(format!("commit {number} is behind that"))),
         None => Ok(()),
     }
 }
@@ -247,45 +398,128 @@ impl Log {
             self.digest
         }
     }
+
+    /// It has a frame that is not whole, which is damage because of `why`.
+    fn is_damaged(&self, why: impl std::fmt::Display) -> Flaw {
+        let (last, offset) = (self.last, self.end);
+        Flaw {
+            offset: Some(offset),
+            ..Flaw::new(
+                &self.path,
+                format!("is damaged after commit {last}, at byte {offset}, and {why}"),
+            )
+        }
+    }
+
+    /// It is the last one of the journal in `directory`, and `commits` were made.
+    fn ends_early(&self, directory: &Path, commits: u64) -> Flaw {
+        if self.torn {
+            return self.is_damaged(format!("the index has {commits} commits"));
+        }
+        let last = self.last;
+        Flaw::new(
+            directory,
+            format!("ends with commit {last}, and the index has {commits}"),
+        )
+    }
+}
+
+/// Number of the newest checkpoint, which must be between the first and the last commit of the logs.
+fn newest_checkpoint(
+    directory: &Path,
+    checkpoints: &[u64],
+    first: u64,
+    last: u64,
+) -> Result<u64, Flaw> {
+    match checkpoints.last() {
+        None => Err(Flaw::new(directory, "has no checkpoint")),
+        Some(commits) if *commits < first || last < *commits => Err(Flaw::new(
+            directory,
+            format!(
+                "has commits {} to {last} and a checkpoint of commit {commits}: a log is missing",
+                first + 1
+            ),
+        )),
+        Some(commits) => Ok(*commits),
+    }
 }
 
 /// Compares a checkpoint's header with its name. Answers with its bytes.
-fn check_checkpoint(directory: &Path, identity: [u8; 16], commits: u64) -> Result<u64, String> {
+fn check_checkpoint(directory: &Path, identity: [u8; 16], commits: u64) -> Result<u64, Flaw> {
     let path = names::path(directory, Name::Checkpoint(commits));
-    let header = Catalogue::peek(&path).map_err(|error| error.to_string())?;
+    let header = Catalogue::peek(&path).map_err(|error| unreadable(&path, &error))?;
+    check_header(&path, &header, identity, commits)?;
+    let length = fs::metadata(&path).map(|found| found.len());
+    length.map_err(|error| Flaw::new(&path, format!("cannot be read ({error})")))
+}
+
+fn check_header(
+    path: &Path,
+    header: &CatalogueHeader,
+    identity: [u8; 16],
+    commits: u64,
+) -> Result<(), Flaw> {
     if header.identity != identity {
-        return Err(format!("{} belongs to another store", path.display()));
+        return Err(Flaw::new(path, "belongs to another store"));
     }
     if header.commits != commits {
-        let path = path.display();
-        return Err(format!("{path} has the name of another checkpoint"));
+        return Err(Flaw::new(path, "has the name of another checkpoint"));
     }
-    let length = fs::metadata(&path).map(|found| found.len());
-    length.map_err(|error| format!("{} cannot be read ({error})", path.display()))
+    Ok(())
 }
 
-/// The newest checkpoint, read to its end; otherwise what is wrong with it.
-pub(crate) fn checkpoint(directory: &Path, commits: u64) -> Result<Catalogue, String> {
+/// What is wrong with a checkpoint, from an error about it.
+fn unreadable(path: &Path, error: &StoreError) -> Flaw {
+    match error {
+        StoreError::Backup { why, .. } => Flaw::new(path, why),
+        StoreError::Io { error, .. } => Flaw::new(path, format!("cannot be read ({error})")),
+        other => Flaw::new(path, format!("cannot be read ({other})")),
+    }
+}
+
+/// A checkpoint, read to its end.
+fn open_checkpoint(directory: &Path, identity: [u8; 16], commits: u64) -> Result<Catalogue, Flaw> {
     let path = names::path(directory, Name::Checkpoint(commits));
     match Catalogue::open(&path, "pool repair makes a new one of a whole index") {
-        Ok(Some(catalogue)) => Ok(catalogue),
-        Ok(None) => Err(format!("{} is not there", path.display())),
-        Err(error) => Err(error.to_string()),
+        Ok(Some(catalogue)) => {
+            check_header(&path, catalogue.header(), identity, commits)?;
+            Ok(catalogue)
+        }
+        Ok(None) => Err(Flaw::new(path, "is not there")),
+        Err(error) => Err(unreadable(&path, &error)),
     }
 }
 
-fn read_log(path: &Path, mut visit: impl FnMut(u64, &Digest, &[u8])) -> Result<Log, String> {
-    let failed = |error: io::Error| format!("cannot be read ({error})");
+/// The newest checkpoint of the store `identity`, read to its end; otherwise what is wrong with it.
+pub(crate) fn checkpoint(
+    directory: &Path,
+    identity: [u8; 16],
+    commits: u64,
+) -> Result<Catalogue, String> {
+    open_checkpoint(directory, identity, commits).map_err(|flaw| flaw.told())
+}
+
+/// Reads a log up to the commit `limit`.
+fn read_log(
+    path: &Path,
+    limit: u64,
+    mut visit: impl FnMut(u64, &Digest, &[u8]),
+) -> Result<Log, Flaw> {
+    let failed = |error: io::Error| Flaw::new(path, format!("cannot be read ({error})"));
     let file = read_file(path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
     if length < HEADER as u64 {
-        return Err("is cut short".into());
+        return Err(Flaw::new(path, "is cut short"));
     }
     let mut from = BufReader::with_capacity(1 << 20, &file);
     let mut header = [0; HEADER];
     from.read_exact(&mut header).map_err(failed)?;
     let mut log = Log {
-        header: Header::decode(&header)?,
+        path: path.into(),
+        header: Header::decode(&header).map_err(|why| Flaw {
+            offset: Some(0),
+            ..Flaw::new(path, why)
+        })?,
         last: 0,
         digest: frame::digest_of_header(&header),
         end: HEADER as u64,
@@ -295,25 +529,27 @@ fn read_log(path: &Path, mut visit: impl FnMut(u64, &Digest, &[u8])) -> Result<L
     };
     log.last = log.header.base;
     let mut changes = Vec::new();
-    while let Some(digest) = next_frame(&mut from, &log, &mut changes).map_err(failed)? {
+    while log.last < limit
+        && let Some(digest) = next_frame(&file, &mut from, &log, &mut changes).map_err(failed)?
+    {
         log.end += (HEAD + changes.len() + DIGEST) as u64;
         log.last += 1;
         log.digest = digest;
         visit(log.last, &digest, &changes);
     }
+    if log.last >= limit {
+        return Ok(log);
+    }
     log.torn = !is_zero_from(&file, log.end).map_err(failed)?;
     if log.torn {
-        // With the digest before it, which the first frame that is looked for may follow.
-        let from = log.end - DIGEST as u64;
-        let mut tail = vec![0; (length - from) as usize];
-        file.read_exact_at(&mut tail, from).map_err(failed)?;
-        log.beyond = last_whole(&tail, log.last);
+        log.beyond = last_whole(&file, &log).map_err(failed)?;
     }
     Ok(log)
 }
 
 /// Reads the next frame of `log`, its changes into `changes`, and answers with its digest. `None` when there is no whole one.
 fn next_frame(
+    file: &File,
     from: &mut impl Read,
     log: &Log,
     changes: &mut Vec<u8>,
@@ -330,6 +566,10 @@ fn next_frame(
     if number != log.last.wrapping_add(1) || left < (HEAD + length + DIGEST) as u64 {
         return Ok(None);
     }
+    // What a damaged head says is no reason to take as much memory.
+    if length > PIECE && whole_at(file, log.end, &log.digest, &head, length)?.is_none() {
+        return Ok(None);
+    }
     changes.resize(length, 0);
     from.read_exact(changes)?;
     let mut digest = [0; DIGEST];
@@ -338,40 +578,105 @@ fn next_frame(
     Ok(is_right.then_some(digest))
 }
 
-fn is_zero_from(file: &File, offset: u64) -> io::Result<bool> {
-    let mut from = BufReader::with_capacity(256 << 10, file);
-    from.seek(SeekFrom::Start(offset))?;
-    let mut piece = vec![0; 256 << 10];
-    loop {
-        let read = from.read(&mut piece)?;
-        if read == 0 {
-            return Ok(true);
-        }
-        if piece[..read].iter().any(|byte| *byte != 0) {
-            return Ok(false);
-        }
+/// The digest of the frame at byte `at` of a log that begins with `head` and has `length` bytes of changes, if it is whole.
+fn whole_at(
+    file: &File,
+    at: u64,
+    previous: &Digest,
+    head: &[u8],
+    length: usize,
+) -> io::Result<Option<Digest>> {
+    let mut digest = [0; DIGEST];
+    file.read_exact_at(&mut digest, at + (HEAD + length) as u64)?;
+    // In a hole, which may be long.
+    if digest == Digest::default() {
+        return Ok(None);
+    }
+    let mut hasher = frame::hasher(previous, head);
+    let mut from = at + HEAD as u64;
+    let mut left = length;
+    let mut piece = vec![0; length.min(PIECE)];
+    while left > 0 {
+        let piece = &mut piece[..left.min(PIECE)];
+        file.read_exact_at(piece, from)?;
+        hasher.update(piece);
+        from += piece.len() as u64;
+        left -= piece.len();
+    }
+    Ok((*hasher.finalize().as_bytes() == digest).then_some(digest))
+}
+
+/// Where the next bytes are, from `offset` on, that are not in a hole, however long the file is. `None` without any.
+fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
+        Ok(at) => Ok(Some(at)),
+        Err(Errno::NXIO) => Ok(None),
+        // The filesystem does not tell.
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some(offset)),
+        Err(errno) => Err(errno.into()),
     }
 }
 
-/// The largest number above `last` of a whole frame in `tail`, which begins with a digest and then something that is none.
-fn last_whole(tail: &[u8], last: u64) -> Option<u64> {
-    let most = (tail.len() / (HEAD + DIGEST)) as u64;
-    let mut found = None;
-    let ends = tail.len().saturating_sub(HEAD + DIGEST);
-    for at in DIGEST..=ends {
-        let Some((length, number)) = frame::parse_head(&tail[at..][..HEAD]) else {
-            continue;
-        };
-        let end = at + HEAD + length;
-        if number <= last || number - last > most || end + DIGEST > tail.len() {
-            continue;
-        }
-        let mut previous = [0; DIGEST];
-        previous.copy_from_slice(&tail[at - DIGEST..at]);
-        let digest = frame::digest(&previous, &tail[at..][..HEAD], &tail[at + HEAD..end]);
-        if digest == tail[end..end + DIGEST] {
-            found = found.max(Some(number));
+/// Reads as much of `piece` as the file has from `offset` on.
+fn read_up_to(file: &File, piece: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut read = 0;
+    while read < piece.len() {
+        match file.read_at(&mut piece[read..], offset + read as u64) {
+            Ok(0) => break,
+            Ok(more) => read += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
-    found
+    Ok(read)
+}
+
+fn is_zero_from(file: &File, mut offset: u64) -> io::Result<bool> {
+    let mut piece = vec![0; PIECE];
+    while let Some(at) = next_data(file, offset)? {
+        let read = read_up_to(file, &mut piece, at)?;
+        if piece[..read].iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        if read == 0 {
+            break;
+        }
+        offset = at + read as u64;
+    }
+    Ok(true)
+}
+
+/// The largest number of a whole frame behind the last one of `log`, where something is that is none. It can begin at any byte;
+/// the digest that it follows is before it.
+fn last_whole(file: &File, log: &Log) -> io::Result<Option<u64>> {
+    let most = (log.length - log.end) / (HEAD + DIGEST) as u64;
+    let mut found = None;
+    let mut piece = vec![0; PIECE];
+    let mut offset = log.end;
+    // A head is not zero to its end, so it may begin in a hole and is not all in one.
+    while let Some(data) = next_data(file, offset)? {
+        let from = offset.max(data.saturating_sub(HEAD as u64 - 1));
+        let read = read_up_to(file, &mut piece, from)?;
+        if read < HEAD {
+            break;
+        }
+        for at in 0..=read - HEAD {
+            let head = &piece[at..][..HEAD];
+            let Some((length, number)) = frame::parse_head(head) else {
+                continue;
+            };
+            let at = from + at as u64;
+            let end = at + (HEAD + length + DIGEST) as u64;
+            if number <= log.last || number - log.last > most || end > log.length {
+                continue;
+            }
+            let mut previous = [0; DIGEST];
+            file.read_exact_at(&mut previous, at - DIGEST as u64)?;
+            if whole_at(file, at, &previous, head, length)?.is_some() {
+                found = found.max(Some(number));
+            }
+        }
+        offset = from + (read - HEAD + 1) as u64;
+    }
+    Ok(found)
 }

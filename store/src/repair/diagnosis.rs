@@ -1,18 +1,22 @@
 //! What is wrong with a store's index and journal, and what mends it. Nothing is changed.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use pool_core::extent::SegmentId;
 
 use super::Remedy;
+use crate::audit::Comparison;
 use crate::backend::Backend;
+use crate::catalogue::Catalogue;
+use crate::distrust;
 use crate::error::{self, Result, StoreError};
 use crate::format::{self, SegmentRecord};
-use crate::index::{Index, Inspection, follow_segments};
+use crate::index::{Inspection, Reread, follow_segments};
 use crate::journal::read::{checkpoint, following};
 use crate::journal::{self, Commits, Found, Unusable};
 use crate::mark::Mark;
-use crate::opening::{check_journal, check_segment, has_journal};
+use crate::opening::{check_index, check_journal, check_segment, has_journal};
 use crate::slots::Segments;
 use crate::superblock::Superblock;
 
@@ -31,12 +35,14 @@ pub(super) struct Diagnosis {
     pub(super) rescued: Commits,
     /// What a repair does not mend.
     pub(super) left: Vec<String>,
+    /// Index and journal were compared, and are the same.
+    pub(super) is_compared: bool,
 }
 
 /// A journal whose frames are whole, and what is wrong with its checkpoint, if anything.
 struct Logs {
     found: Found,
-    checkpoint: std::result::Result<(), String>,
+    checkpoint: std::result::Result<Catalogue, String>,
 }
 
 impl Diagnosis {
@@ -58,10 +64,17 @@ impl Diagnosis {
         let mark = mark.unwrap_or(0);
         let index = look_at_index(directory, superblock);
         if !has_journal(directory, superblock) {
-            let index = index.map_err(|why| {
+            let (_, index) = index.map_err(|why| {
                 refused(format!(
                     "{why}, and this store has no journal yet: put the newest index back, or make a store of a backup \
                      (pool restore)"
+                ))
+            })?;
+            // What an opening would refuse no repair mends without one.
+            let files = backend.list().unwrap_or_default();
+            check_index(superblock, mark, &index, &files).map_err(|why| {
+                refused(format!(
+                    "{why}; this store has no journal yet, so nothing but a backup (pool restore) can stand in for it"
                 ))
             })?;
             return Ok(Self {
@@ -72,15 +85,52 @@ impl Diagnosis {
                 commits: index.commits.max(mark),
                 replayed: 0,
                 rescued: Commits::new(),
+                is_compared: false,
             });
         }
         let logs = look_at_journal(directory, superblock);
         let mut diagnosis = match (index, logs) {
-            (Ok(index), logs) => with_index(directory, superblock, mark, index, logs, backend),
+            (Ok((reread, index)), logs) => {
+                let differing = match &logs {
+                    Ok(logs) => differing(directory, superblock, &reread, &index, logs),
+                    Err(_) => None,
+                };
+                match (differing, logs) {
+                    (Some(differing), Ok(logs)) if !differing.is_empty() => {
+                        let mut differing = differing.into_iter();
+                        let why = differing.next().unwrap_or_default();
+                        with_journal(mark, format!("index: {why}"), &logs).map(|diagnosis| {
+                            let wrong = diagnosis.wrong.into_iter().chain(differing).collect();
+                            Self { wrong, ..diagnosis }
+                        })
+                    }
+                    (differing, logs) => {
+                        let diagnosis =
+                            with_index(directory, superblock, mark, index, logs, backend);
+                        diagnosis.map(|diagnosis| Self {
+                            is_compared: differing.is_some(),
+                            ..diagnosis
+                        })
+                    }
+                }
+            }
             (Err(why), Ok(logs)) => with_journal(mark, why, &logs),
             (Err(why), Err(unusable)) => Err(both(&why, &unusable.why)),
         }
         .map_err(refused)?;
+        if (diagnosis.remedy == Remedy::Journal || diagnosis.renew) && distrust::is_noted(directory)
+        {
+            let note = directory.join(format::DISTRUSTED_FILE);
+            let why = diagnosis.wrong.join("; ");
+            return Err(refused(format!(
+                "{}; to go by the index as it is remove {} and repair again",
+                both(
+                    "the index was found damaged, or to differ from the journal",
+                    &why
+                ),
+                note.display()
+            )));
+        }
         wrong.append(&mut diagnosis.wrong);
         diagnosis.wrong = wrong;
         Ok(diagnosis)
@@ -91,20 +141,25 @@ impl Diagnosis {
 fn look_at_index(
     directory: &Path,
     superblock: &Superblock,
-) -> std::result::Result<Inspection, String> {
+) -> std::result::Result<(Reread, Inspection), String> {
     let path = directory.join(format::INDEX_DIRECTORY);
     if let Err(error) = path.join("CURRENT").symlink_metadata() {
         return Err(format!("the index has no file CURRENT ({error})"));
     }
     let read = || {
-        let index = Index::open_inspector(&path)?;
-        index.now().read_through()?;
-        index.inspect()
+        let index = Reread::open(&path)?;
+        match index.damage(&mut |_| ControlFlow::Continue(())) {
+            ControlFlow::Continue(damage) => damage.into_iter().next().map_or(Ok(()), Err)?,
+            ControlFlow::Break(()) => {}
+        }
+        let found = index.inspect()?;
+        Ok((index, found))
     };
-    let found = read().map_err(|error| format!("the index cannot be read ({error})"))?;
+    let read: Result<_> = read();
+    let (index, found) = read.map_err(|error| format!("the index cannot be read ({error})"))?;
     match found.identity {
-        Some(identity) if identity == superblock.identity => Ok(found),
-        None if !superblock.is_marked() => Ok(found),
+        Some(identity) if identity == superblock.identity => Ok((index, found)),
+        None if !superblock.is_marked() => Ok((index, found)),
         None => Err("the index does not say which store it belongs to".into()),
         Some(_) => Err("the index belongs to another store".into()),
     }
@@ -117,8 +172,40 @@ fn look_at_journal(
 ) -> std::result::Result<Logs, Unusable> {
     let path = directory.join(format::JOURNAL_DIRECTORY);
     let found = journal::read(&path, superblock.identity, |_, _, _| ())?;
-    let checkpoint = checkpoint(&path, found.checkpoint).map(drop);
+    let checkpoint = checkpoint(&path, superblock.identity, found.checkpoint);
     Ok(Logs { found, checkpoint })
+}
+
+/// What of the index is not what the journal has, in words, if the two can be compared.
+fn differing(
+    directory: &Path,
+    superblock: &Superblock,
+    reread: &Reread,
+    index: &Inspection,
+    logs: &Logs,
+) -> Option<Vec<String>> {
+    let checkpoint = logs.checkpoint.as_ref().ok()?;
+    let is_within = (checkpoint.header().commits..=logs.found.last).contains(&index.commits);
+    let journal = directory.join(format::JOURNAL_DIRECTORY);
+    let digest = journal::digest_of(&journal, superblock.identity, index.commits);
+    // Of another copy of the store all of it may differ, and which one is right nothing tells.
+    if !is_within
+        || index.hole.is_some()
+        || digest.unwrap_or_default() != index.frame.unwrap_or_default()
+    {
+        return None;
+    }
+    let comparison = Comparison {
+        index: &reread.reader(),
+        checkpoint,
+        journal: &journal,
+        identity: superblock.identity,
+        limit: index.commits,
+    };
+    match comparison.differences(&mut |_| ControlFlow::Continue(())) {
+        Ok(differing) => differing,
+        Err(error) => Some(vec![format!("something cannot be compared ({error})")]),
+    }
 }
 
 fn both(index: &str, journal: &str) -> String {
@@ -160,6 +247,7 @@ fn with_index(
                 commits: lead.found.last,
                 replayed,
                 rescued: Commits::new(),
+                is_compared: false,
                 left: lost_segments(backend, segments),
             });
         }
@@ -184,6 +272,7 @@ fn with_index(
                 replayed: rescued.len() as u64,
                 left: lost_segments(backend, followed(index.segments, &rescued)?),
                 rescued,
+                is_compared: false,
             });
         }
     }
@@ -198,6 +287,7 @@ fn with_index(
             commits: index.commits,
             replayed: 0,
             rescued: Commits::new(),
+            is_compared: false,
             left: lost_segments(backend, index.segments.into_iter().collect()),
         });
     }
@@ -257,6 +347,7 @@ fn with_journal(mark: u64, why: String, logs: &Logs) -> std::result::Result<Diag
         commits,
         replayed: commits - logs.found.checkpoint,
         rescued: Commits::new(),
+        is_compared: false,
         left: Vec::new(),
     })
 }

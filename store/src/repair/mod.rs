@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use crate::backend::{move_aside, sync_directory};
 use crate::directory;
+use crate::distrust;
 use crate::error::{Result, StoreError};
 use crate::format;
 use crate::index::Index;
@@ -129,6 +130,9 @@ pub fn repair(
             let _lock = directory::lock(directory)?;
             report.moved.extend(renew_journal(directory, &superblock)?);
         }
+    }
+    if report.remedy == Remedy::Index || diagnosis.is_compared {
+        distrust::clear(directory)?;
     }
     report.done = report.remedy != Remedy::None || !report.wrong.is_empty();
     Ok(report)

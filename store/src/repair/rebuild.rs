@@ -2,7 +2,8 @@
 //!
 //! The newest checkpoint and the commits after it have everything but where pages and windows are. That is found out by
 //! reading: first all objects, each of which says by its digest whether its pages are right, then the slots that whole ones refer
-//! to. The pages of damaged objects get no entry, so that nothing else is made of them, and a scrub finds them again.
+//! to. The pages of damaged objects get no entry, so that nothing else is made of them, and their slots are noted, so that the next
+//! push of the objects mends them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,8 +18,9 @@ use super::mark_unfinished;
 use crate::StoreView;
 use crate::backend::{Backend, SegmentFile};
 use crate::catalogue::Entry;
+use crate::damage::{self, Expected};
 use crate::error::{Result, StoreError};
-use crate::format::{self, ObjectRecord, SegmentKind, SegmentRecord};
+use crate::format::{self, Location, ObjectRecord, SegmentKind, SegmentRecord};
 use crate::index::{Batch, Index, records};
 use crate::journal::{self, Found, Journal, read::checkpoint};
 use crate::opening::may_lack_file;
@@ -91,6 +93,7 @@ pub(super) fn rebuild(
             }
         }
     }
+    note_damage(&view, &good, &bad, &mut batch)?;
     batch.put_now()?;
     let index = &view.index;
     index.begin_counting(superblock.identity, newest.last, Some(newest.digest))?;
@@ -140,7 +143,7 @@ fn take_records(journal: &Path, superblock: &Superblock, index: &Index) -> Resul
     let newest = journal::read(journal, superblock.identity, |_, _, _| ());
     let newest = newest.map_err(|unusable| damaged(unusable.why))?;
     Journal::secure(journal, &newest)?;
-    let catalogue = checkpoint(journal, newest.checkpoint).map_err(damaged)?;
+    let catalogue = checkpoint(journal, superblock.identity, newest.checkpoint).map_err(damaged)?;
     let mut batch = index.batch();
     catalogue.each(|entry, key, value| {
         match entry {
@@ -248,6 +251,24 @@ fn is_whole(
         tell(part.len() as u64);
     }
     Ok(ObjectId::from(hasher.finalize()) == id && view.ends_in_zeros(record)?)
+}
+
+/// Notes the slots that no whole object has: nothing says what each should have, and what is pushed with them is written anew.
+fn note_damage<'a>(
+    view: &'a StoreView,
+    good: &SlotsOfSegments,
+    bad: &SlotsOfSegments,
+    batch: &mut Batch<'a>,
+) -> Result<()> {
+    let is_good = |segment, slot: Slot| good.of(segment).is_some_and(|good| good.contains(slot.0));
+    let doubtful = bad
+        .iter()
+        .filter(|(segment, slot)| !is_good(*segment, *slot));
+    for (segment, slot) in doubtful.take(damage::MOST) {
+        batch.put_damaged(Location { segment, slot }, Expected::default());
+        flush(&view.index, batch)?;
+    }
+    Ok(())
 }
 
 /// Notes where the pages in `good` slots of a segment are, and its windows that have none of `bad` ones.

@@ -52,6 +52,17 @@ pub fn assert_whole(store: &StoreView) {
     assert!(store.image(&image_ref("i:1")).unwrap().is_some());
 }
 
+/// Paths in a directory of their own, which lasts as long as they do.
+pub fn places() -> impl Fn(&str) -> PathBuf {
+    let root = tempfile::tempdir().unwrap();
+    move |name| root.path().join(name)
+}
+
+/// Opens a store and compares what it [tells](told).
+pub fn assert_told(directory: &Path, whole: &str) {
+    assert_eq!(told(&reopen(directory).unwrap()), whole);
+}
+
 /// Opens a store's index past the store and changes it.
 pub fn tamper(directory: &Path, change: impl FnOnce(&DB)) {
     let path = directory.join("index");

@@ -1,0 +1,63 @@
+//! Collections as an operator sees them: what they did, having them wait, stopping them.
+
+use serde_json::{Value, json};
+
+use super::common::{Service, content};
+
+fn collections(service: &Service) -> Value {
+    service.get("/v1/gc").expect(200).json()
+}
+
+#[test]
+fn what_collections_did_is_remembered_and_they_wait_when_they_are_told_to() {
+    let mut first = Service::start(&[]);
+    let nothing = json!({"paused": false, "running": null, "last": []});
+    assert_eq!(collections(&first), nothing);
+    first.put("/v1/libs/a/1", &content(1, 300)).expect(201);
+    let now = json!({"grace_seconds": 0});
+    let report = first.post("/v1/gc", &now).expect(200).json();
+    assert_eq!(report["stopped"], false);
+    // One that only tells what it would do is none.
+    first.post("/v1/gc", &json!({"dry_run": true})).expect(200);
+    let told = collections(&first);
+    let [last] = told["last"].as_array().unwrap().as_slice() else {
+        panic!("{told}");
+    };
+    assert_eq!(
+        (&last["cause"], &last["outcome"]),
+        (&json!("asked"), &json!("done"))
+    );
+    assert_eq!(
+        (&last["libraries"], &last["pages"]),
+        (&json!(1), &json!(300))
+    );
+    assert_eq!(last["freed_bytes"], report["freed_bytes"]);
+
+    let paused = first
+        .ask("PUT", "/v1/gc/pause", &[], b"")
+        .expect(200)
+        .json();
+    assert_eq!(
+        (&paused["paused"], &paused["last"]),
+        (&json!(true), &told["last"])
+    );
+    first.signal("TERM");
+    first.child.wait().unwrap();
+
+    // It is due all the time, and does not begin.
+    let second = Service::start_on(&first.store, &["--collect-interval", "1"]);
+    let refused = second.post("/v1/gc", &now).expect(409).json();
+    assert_eq!(refused["error"], "collections-paused");
+    assert_eq!(collections(&second), paused);
+    pool_tests::wait::until("one is due", || {
+        second
+            .log()
+            .contains("a collection is due, and they are paused")
+    });
+    second.ask("DELETE", "/v1/gc/pause", &[], b"").expect(200);
+    pool_tests::wait::until("one has run by itself", || {
+        collections(&second)["last"][0]["cause"] == "scheduled"
+    });
+    // None is running, or one that has nothing to do.
+    second.ask("DELETE", "/v1/gc/running", &[], b"").expect(200);
+}

@@ -1,0 +1,332 @@
+//! One commit of content: planned without the writer's lock, decided under it, made durable with others.
+//!
+//! A plan looks pages up and writes new ones. It stands for as long as nobody who could move or remove something has had the
+//! lock since; otherwise it is made again, for which what was written is there already. With commits of others since it
+//! stands as well, but may store what they have stored, so a small one is made again then, too.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::MutexGuard;
+
+use pool_core::digest::ObjectId;
+
+use crate::claims::{Given, PageReader};
+use crate::error::Result;
+use crate::format::{Location, ObjectRecord};
+use crate::group::{Failed, Part, Place, Sight};
+use crate::index::{Batch, Pending, Reader};
+use crate::intake::{Intake, Planned};
+use crate::precondition::Precondition;
+use crate::prepared::{Hand, Prepared};
+use crate::stored::Stored;
+use crate::upload::{CommitSummary, Target, UploadManifest};
+use crate::{Store, Writer, references};
+
+/// How often a change is tried together with others, which may fail it, before it is made alone.
+const MOST_ROUNDS: u32 = 8;
+
+/// How often a plan is made without the lock that something overtakes, before one is made under it.
+const MOST_PLANS: u32 = 3;
+
+/// Most pages of an upload whose plan is made again under the lock at once.
+const FEW_PAGES: usize = 1024;
+
+/// What there was at one moment under the lock.
+struct Moment {
+    /// See [`Writer::sections`].
+    sections: u64,
+    sight: Sight,
+}
+
+impl Moment {
+    fn of(store: &Store, writer: &Writer) -> Self {
+        Self {
+            sections: writer.sections,
+            sight: store.groups.sight(),
+        }
+    }
+}
+
+/// One attempt to commit.
+struct Commit<'a, 'c> {
+    store: &'a Store,
+    manifest: &'c UploadManifest,
+    given: Given<'c>,
+    proven: &'c HashSet<ObjectId>,
+    precondition: &'c Precondition,
+    /// Nobody else commits meanwhile.
+    is_alone: bool,
+}
+
+/// What the author is told, and what is to be done then.
+struct Decided {
+    summary: CommitSummary,
+    objects: BTreeMap<ObjectId, ObjectRecord>,
+    can_mend: bool,
+    /// Slots of new pages and windows, if more may have been written.
+    used: Option<HashSet<Location>>,
+}
+
+impl Store {
+    /// Places, writes and names everything, and answers once it is durable.
+    pub(crate) fn take_in(
+        &self,
+        manifest: &UploadManifest,
+        given: Given<'_>,
+        proven: &HashSet<ObjectId>,
+        precondition: &Precondition,
+    ) -> Result<CommitSummary> {
+        manifest.validate()?;
+        let mut prepared = Prepared::new(self)?;
+        self.view.index.reserve()?;
+        let mut rounds = 0;
+        loop {
+            rounds += 1;
+            let commit = Commit {
+                store: self,
+                manifest,
+                given,
+                proven,
+                precondition,
+                is_alone: rounds > MOST_ROUNDS,
+            };
+            match commit.run(&mut prepared) {
+                Ok(done) => {
+                    prepared.keep(done.used.as_ref());
+                    let acknowledged = self.view.index.acknowledge();
+                    if done.can_mend
+                        && let Err(error) = self.mend()
+                    {
+                        // Not the author's business: it is done another time.
+                        tracing::warn!(%error, "mending what was damaged");
+                    }
+                    return acknowledged.map(|()| done.summary);
+                }
+                Err(Failed::Itself(error)) => return Err(error),
+                Err(Failed::Other) => {
+                    // The doubt that another's failure may have left is over once this one can begin.
+                    let is_spoilt = prepared.is_spoilt();
+                    if is_spoilt {
+                        drop(prepared);
+                        prepared = Prepared::new(self)?;
+                    } else {
+                        self.joining().appender.begin()?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Changes names: `change` decides in the order of all commits, by what it is shown, and may be asked again. Answers
+    /// once that is durable.
+    pub(crate) fn change<T>(
+        &self,
+        mut change: impl FnMut(&Reader<'_>, &mut Batch<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let index = &self.view.index;
+        let mut rounds = 0;
+        loop {
+            rounds += 1;
+            let is_alone = rounds > MOST_ROUNDS;
+            let writer = self.to_commit(is_alone);
+            let sight = self.groups.sight();
+            let mut batch = index.batch();
+            let made = change(&index.ahead(sight.pending()), &mut batch);
+            if made.is_err() || batch.is_empty() {
+                drop(writer);
+                if self.groups.stands(index, &sight) {
+                    let answer = made?;
+                    index.acknowledge()?;
+                    return Ok(answer);
+                }
+                continue;
+            }
+            let mut pending = Pending::default();
+            pending.add(batch.changes());
+            let part = Part {
+                changes: batch.into_changes(),
+                pending,
+                written: Vec::new(),
+                recorded: Vec::new(),
+            };
+            let place = self.groups.join(index, &sight, part);
+            match self.wait(writer, is_alone, place) {
+                Ok(()) => {
+                    index.acknowledge()?;
+                    return made;
+                }
+                Err(Failed::Itself(error)) => return Err(error),
+                Err(Failed::Other) => {}
+            }
+        }
+    }
+
+    /// The writer's lock for a change that joins a group, or one that is made alone.
+    fn to_commit(&self, is_alone: bool) -> MutexGuard<'_, Writer> {
+        if is_alone {
+            self.writer()
+        } else {
+            self.joining()
+        }
+    }
+
+    /// Lets go of the writer's lock, unless this is to be made alone, and waits until a place's group is durable. That is
+    /// still to be [acknowledged](crate::index::Index::acknowledge).
+    fn wait(
+        &self,
+        writer: MutexGuard<'_, Writer>,
+        is_alone: bool,
+        place: Option<Place>,
+    ) -> std::result::Result<(), Failed> {
+        let _alone = is_alone.then_some(writer);
+        let place = place.ok_or(Failed::Other)?;
+        self.groups.wait(&self.view.index, &place)
+    }
+}
+
+impl<'a> Commit<'a, '_> {
+    /// Commits, and waits until it is durable.
+    fn run(&self, prepared: &mut Prepared<'a>) -> std::result::Result<Decided, Failed> {
+        let store = self.store;
+        // Of an attempt that came to nothing.
+        let mut may_have_more = prepared.has_any();
+        let mut plans = 0;
+        let (mut writer, moment, planned) = self.plan(prepared, &mut plans);
+        may_have_more |= plans > 1;
+        let decided = planned.and_then(|planned| {
+            // Those before it may have used the room up.
+            store.view.index.reserve()?;
+            self.decide(&moment, &mut writer, planned, prepared, may_have_more)
+        });
+        let (part, decided) = match decided {
+            Ok(decided) => decided,
+            Err(error) => {
+                drop(writer);
+                // What it was refused for may come to nothing yet.
+                let stands = store.groups.stands(&store.view.index, &moment.sight);
+                return Err(if stands {
+                    Failed::Itself(error)
+                } else {
+                    Failed::Other
+                });
+            }
+        };
+        let place = store.groups.join(&store.view.index, &moment.sight, part);
+        if let Some(place) = &place {
+            prepared.joined(place);
+            if let Some(barrier) = &mut writer.barrier {
+                for (id, record) in &decided.objects {
+                    barrier.protect(*id, record.map.extents());
+                }
+            }
+        }
+        store.wait(writer, self.is_alone, place)?;
+        Ok(decided)
+    }
+
+    /// Makes a plan that stands, and keeps the lock under which it does. Counts how often it was made.
+    fn plan(
+        &self,
+        prepared: &mut Prepared<'a>,
+        plans: &mut u32,
+    ) -> (MutexGuard<'a, Writer>, Moment, Result<Planned<'a>>) {
+        let store = self.store;
+        let pages: usize = self
+            .manifest
+            .objects
+            .iter()
+            .map(|object| object.pages.len())
+            .sum();
+        while !self.is_alone && *plans < MOST_PLANS {
+            *plans += 1;
+            let before = Moment::of(store, &store.joining());
+            let planned = self.take_in(&before, Hand::Free, prepared);
+            let planned = planned.and_then(|planned| {
+                prepared.sync_much()?;
+                Ok(planned)
+            });
+            let writer = store.joining();
+            let now = Moment::of(store, &writer);
+            let stands = before.sections == now.sections && !before.sight.is_void(&now.sight);
+            let is_first = !before.sight.is_before_others(&now.sight);
+            let is_new = planned.as_ref().is_ok_and(Planned::is_new);
+            if stands && (is_first || !is_new || *plans == MOST_PLANS) {
+                return (writer, now, planned);
+            }
+            if pages <= FEW_PAGES {
+                return self.plan_under(writer, prepared, plans);
+            }
+        }
+        self.plan_under(store.to_commit(self.is_alone), prepared, plans)
+    }
+
+    /// Makes a plan under the lock, where nothing can overtake it.
+    fn plan_under(
+        &self,
+        mut writer: MutexGuard<'a, Writer>,
+        prepared: &mut Prepared<'a>,
+        plans: &mut u32,
+    ) -> (MutexGuard<'a, Writer>, Moment, Result<Planned<'a>>) {
+        *plans += 1;
+        let moment = Moment::of(self.store, &writer);
+        let planned = self.take_in(&moment, Hand::Held(&mut writer), prepared);
+        (writer, moment, planned)
+    }
+
+    fn take_in(
+        &self,
+        moment: &Moment,
+        hand: Hand<'_>,
+        prepared: &mut Prepared<'a>,
+    ) -> Result<Planned<'a>> {
+        let store = self.store;
+        let index = store.view.index.ahead(moment.sight.pending());
+        let stored = Stored::new(index, store.damage());
+        let reader = PageReader::new(store, self.given);
+        Intake::new(store, &stored, hand, prepared, reader, self.proven).run(self.manifest)
+    }
+
+    /// Decides about the name, and makes all of it a part of a group.
+    fn decide(
+        &self,
+        moment: &Moment,
+        writer: &mut Writer,
+        planned: Planned<'a>,
+        prepared: &Prepared<'a>,
+        may_have_more: bool,
+    ) -> Result<(Part, Decided)> {
+        let Planned {
+            mut batch,
+            mut pending,
+            objects,
+            can_mend,
+            mut summary,
+        } = planned;
+        let index = &self.store.view.index;
+        let now = index.ahead(moment.sight.pending());
+        let target = &self.manifest.target;
+        self.precondition.check(&now, &target.name())?;
+        summary.created = match target {
+            Target::Image { image, .. } => now.tag(image)?.is_none(),
+            Target::Library { library, .. } => now.library(library)?.is_none(),
+        };
+        let mut names = index.batch();
+        references::name_target(&now, &mut names, target)?;
+        pending.add(names.changes());
+        batch.append(names.changes());
+        let recorded = writer.appender.record(&mut batch);
+        let used = may_have_more.then(|| pending.locations().collect());
+        let part = Part {
+            changes: batch.into_changes(),
+            pending,
+            written: prepared.written(),
+            recorded,
+        };
+        let decided = Decided {
+            summary,
+            objects,
+            can_mend,
+            used,
+        };
+        Ok((part, decided))
+    }
+}

@@ -1,0 +1,445 @@
+//! Several commits in one group: what it costs, who sees what, and what is left of it wherever it stops.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::AtomicU32;
+use std::thread;
+
+use pool_core::digest::{ObjectId, PageId};
+use pool_core::extent::SegmentId;
+use pool_core::name::LibraryRef;
+use pool_core::page::PAGE_SIZE;
+use pool_tests::disk::Immutable;
+
+use super::*;
+use crate::backend::{Backend, SegmentFile};
+use crate::error::Result;
+use crate::manifest::TokenScope;
+use crate::placement::Placement;
+use crate::precondition::Precondition;
+use crate::prepared::{Hand, Prepared};
+use crate::steps::{self, Step};
+use crate::upload::{CommitSummary, Content, Target as Named};
+use crate::{Store, StoreOptions, opening};
+
+/// Commits that come at once.
+const WRITERS: u64 = 8;
+
+/// Segments of a directory, whose syncs are counted and can fail.
+#[derive(Debug)]
+struct Disk {
+    inner: Arc<dyn Backend>,
+    syncs: Arc<Syncs>,
+}
+
+#[derive(Debug, Default)]
+struct Syncs {
+    done: AtomicU32,
+    to_fail: AtomicU32,
+}
+
+#[derive(Debug)]
+struct DiskFile {
+    inner: Arc<dyn SegmentFile>,
+    syncs: Arc<Syncs>,
+}
+
+impl SegmentFile for DiskFile {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.inner.read_exact_at(buffer, offset)
+    }
+
+    fn write_all_at(&self, buffer: &[u8], offset: u64) -> std::io::Result<()> {
+        self.inner.write_all_at(buffer, offset)
+    }
+
+    fn discard(&self, offset: u64, bytes: u64) -> std::io::Result<()> {
+        self.inner.discard(offset, bytes)
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        self.syncs.done.fetch_add(1, Ordering::SeqCst);
+        let fail = |left: u32| left.checked_sub(1);
+        let to_fail = &self.syncs.to_fail;
+        if to_fail
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fail)
+            .is_ok()
+        {
+            return Err(std::io::Error::other("the disk says no"));
+        }
+        self.inner.sync()
+    }
+
+    fn file(&self) -> Option<&std::fs::File> {
+        self.inner.file()
+    }
+}
+
+impl Disk {
+    fn counted(&self, file: Arc<dyn SegmentFile>) -> Arc<dyn SegmentFile> {
+        Arc::new(DiskFile {
+            inner: file,
+            syncs: Arc::clone(&self.syncs),
+        })
+    }
+}
+
+impl Backend for Disk {
+    fn create(&self, id: SegmentId, bytes: u64) -> Result<Arc<dyn SegmentFile>> {
+        Ok(self.counted(self.inner.create(id, bytes)?))
+    }
+
+    fn recreate(&self, id: SegmentId, bytes: u64) -> Result<Arc<dyn SegmentFile>> {
+        Ok(self.counted(self.inner.recreate(id, bytes)?))
+    }
+
+    fn open(&self, id: SegmentId, writable: bool) -> Result<Arc<dyn SegmentFile>> {
+        Ok(self.counted(self.inner.open(id, writable)?))
+    }
+
+    fn is_named(&self, id: SegmentId, file: &dyn SegmentFile) -> bool {
+        self.inner.is_named(id, file)
+    }
+
+    fn unlink(&self, id: SegmentId) -> Result<()> {
+        self.inner.unlink(id)
+    }
+
+    fn set_aside(&self, id: SegmentId) -> Result<PathBuf> {
+        self.inner.set_aside(id)
+    }
+
+    fn lost(&self) -> Result<Vec<(String, u64)>> {
+        self.inner.lost()
+    }
+
+    fn length(&self, id: SegmentId) -> Result<u64> {
+        self.inner.length(id)
+    }
+
+    fn list(&self) -> Result<Vec<SegmentId>> {
+        self.inner.list()
+    }
+
+    fn disk_usage(&self, id: SegmentId) -> Result<u64> {
+        self.inner.disk_usage(id)
+    }
+
+    fn free_bytes(&self) -> Result<u64> {
+        self.inner.free_bytes()
+    }
+
+    fn temporary(&self) -> Result<Arc<dyn SegmentFile>> {
+        self.inner.temporary()
+    }
+}
+
+fn options() -> StoreOptions {
+    StoreOptions {
+        create: true,
+        segment_bytes: 2 << 20,
+        ..StoreOptions::default()
+    }
+}
+
+/// A store with an open segment, and what counts the syncs of its segments.
+fn counted_store(directory: &Path) -> (Store, Arc<Syncs>) {
+    drop(Store::open(directory, options()).unwrap());
+    let mut opened = opening::open(directory).unwrap();
+    let syncs = Arc::new(Syncs::default());
+    opened.backend = Arc::new(Disk {
+        inner: opened.backend,
+        syncs: Arc::clone(&syncs),
+    });
+    let store = Store::assemble(directory, options(), opened).unwrap();
+    push(&store, "first@1", &content(99)).unwrap();
+    (store, syncs)
+}
+
+fn content(seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; 3 * PAGE_SIZE as usize];
+    let mut stream = blake3::Hasher::new()
+        .update(&seed.to_le_bytes())
+        .finalize_xof();
+    stream.fill(&mut bytes);
+    bytes
+}
+
+fn target<'a>(name: &str, bytes: &'a [u8]) -> (Named, Content<'a>) {
+    let content = Content::of(bytes, Placement::Sparse);
+    let library = name.parse().unwrap();
+    let object = content.id();
+    (Named::Library { library, object }, content)
+}
+
+fn push(store: &Store, name: &str, bytes: &[u8]) -> Result<CommitSummary> {
+    let (target, content) = target(name, bytes);
+    store.ingest(target, &[content])
+}
+
+type Work<'a, T> = Box<dyn FnOnce() -> T + Send + 'a>;
+
+fn work<'a, T>(work: impl FnOnce() -> T + Send + 'a) -> Work<'a, T> {
+    Box::new(work)
+}
+
+/// Runs `works` in threads of their own while no group is made durable, until as many have joined one.
+fn together<T: Send>(store: &Store, works: Vec<Work<'_, T>>) -> Vec<T> {
+    let (count, before) = (works.len() as u64, store.groups.joined());
+    let held = store.groups.hold();
+    thread::scope(|scope| {
+        let threads: Vec<_> = works.into_iter().map(|work| scope.spawn(work)).collect();
+        pool_tests::wait::until("all have joined", || {
+            store.groups.joined() == before + count
+        });
+        drop(held);
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    })
+}
+
+fn libraries(store: &Store) -> BTreeSet<String> {
+    let libraries = store.libraries().unwrap();
+    libraries
+        .into_iter()
+        .map(|(name, _)| name.to_string())
+        .collect()
+}
+
+fn assert_stored(store: &Store, bytes: &[u8]) {
+    let record = store.object(ObjectId::of(bytes)).unwrap().unwrap();
+    assert!(store.read(&record.map, 0, bytes.len()).unwrap() == bytes);
+}
+
+#[test]
+fn commits_that_come_at_once_share_every_sync() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, syncs) = counted_store(directory.path());
+    let cost = |work: &dyn Fn()| {
+        let before = (
+            syncs.done.load(Ordering::SeqCst),
+            store.generation().unwrap(),
+        );
+        work();
+        let after = (
+            syncs.done.load(Ordering::SeqCst),
+            store.generation().unwrap(),
+        );
+        // Of segments; frames of the journal, each of which is synced, and as many batches of the index.
+        (after.0 - before.0, after.1 - before.1)
+    };
+    let alone = cost(&|| {
+        push(&store, "alone@1", &content(98)).unwrap();
+    });
+    assert_eq!(alone, (1, 1));
+    let at_once = cost(&|| {
+        let push = |nth: u64| {
+            let store = &store;
+            work(move || push(store, &format!("l{nth}@1"), &content(nth)).unwrap())
+        };
+        for summary in together(&store, (0..WRITERS).map(push).collect()) {
+            assert_eq!((summary.created, summary.new_pages.0), (true, 3));
+        }
+    });
+    assert_eq!(at_once, (1, 1));
+    let names = |nth: u64| {
+        let store = &store;
+        work(move || {
+            let library: LibraryRef = format!("l{nth}@1").parse().unwrap();
+            store.pin_library(&library, true).unwrap();
+        })
+    };
+    let pins = cost(&|| drop(together(&store, (0..WRITERS).map(names).collect())));
+    assert_eq!(pins, (0, 1));
+    drop(store);
+    let store = Store::open(directory.path(), options()).unwrap();
+    for nth in 0..WRITERS {
+        assert_stored(&store, &content(nth));
+        let library: LibraryRef = format!("l{nth}@1").parse().unwrap();
+        assert!(store.library(&library).unwrap().unwrap().pinned);
+    }
+}
+
+#[test]
+fn what_a_group_changes_is_seen_by_the_commits_after_it_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = counted_store(directory.path());
+    let library: LibraryRef = "same@1".parse().unwrap();
+    let bytes = content(1);
+    let held = store.groups.hold();
+    thread::scope(|scope| {
+        let before = store.groups.joined();
+        let first = scope.spawn(|| push(&store, "same@1", &bytes));
+        pool_tests::wait::until("it has joined", || store.groups.joined() == before + 1);
+        // Nobody else sees it.
+        assert!(store.library(&library).unwrap().is_none());
+        let others: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let (target, content) = target("same@1", &bytes);
+                    let absent = Precondition::absent();
+                    store.when(&absent).ingest(target, &[content])
+                })
+            })
+            .collect();
+        let again = scope.spawn(|| push(&store, "other@1", &bytes));
+        pool_tests::wait::until("the last has joined", || {
+            store.groups.joined() == before + 2
+        });
+        // They wait for what they would be refused for.
+        assert!(others.iter().all(|other| !other.is_finished()));
+        drop(held);
+        assert!(first.join().unwrap().unwrap().created);
+        for other in others {
+            let refused = other.join().unwrap().unwrap_err();
+            assert!(
+                matches!(refused, StoreError::PreconditionFailed { .. }),
+                "{refused}"
+            );
+        }
+        // Its pages are stored once.
+        assert_eq!(again.join().unwrap().unwrap().new_pages.0, 0);
+    });
+    assert!(store.library(&library).unwrap().is_some());
+}
+
+#[test]
+fn a_group_that_comes_to_nothing_fails_the_one_who_led_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, syncs) = counted_store(directory.path());
+    let works = (0..WRITERS).map(|nth| {
+        let store = &store;
+        work(move || push(store, &format!("l{nth}@1"), &content(nth)))
+    });
+    syncs.to_fail.store(1, Ordering::SeqCst);
+    let done = together(&store, works.collect());
+    let refused = done.iter().filter(|result| result.is_err()).count();
+    assert_eq!(refused, 1, "{done:?}");
+    let expected: BTreeSet<_> = done
+        .iter()
+        .enumerate()
+        .filter(|(_, result)| result.is_ok())
+        .map(|(nth, _)| format!("l{nth}@1"))
+        .chain(["first@1".into()])
+        .collect();
+    assert_eq!(libraries(&store), expected);
+    // Nothing of it is used twice.
+    push(&store, "after@1", &content(50)).unwrap();
+    drop(store);
+    let store = Store::open(directory.path(), options()).unwrap();
+    assert_eq!(libraries(&store).len(), expected.len() + 1);
+    for (nth, result) in done.iter().enumerate() {
+        if result.is_ok() {
+            assert_stored(&store, &content(nth as u64));
+        }
+    }
+    assert_stored(&store, &content(50));
+    assert_stored(&store, &content(99));
+}
+
+#[test]
+fn a_leader_is_not_told_of_what_others_have_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, syncs) = counted_store(directory.path());
+    let page = &content(1)[..PAGE_SIZE as usize];
+    let mut upload = Prepared::new(&store).unwrap();
+    let ids = [PageId::of(page)];
+    upload.write_pages(&mut Hand::Free, &ids, page).unwrap();
+    let part = Part {
+        changes: store.view.index.batch().into_changes(),
+        pending: Pending::default(),
+        written: upload.written(),
+        recorded: Vec::new(),
+    };
+    let writer = store.joining();
+    let place = store
+        .groups
+        .join(&store.view.index, &store.groups.sight(), part)
+        .unwrap();
+    drop(writer);
+    upload.joined(&place);
+    syncs.to_fail.store(1, Ordering::SeqCst);
+    // It leads, and writes no page.
+    let library: LibraryRef = "first@1".parse().unwrap();
+    store.pin_library(&library, true).unwrap();
+    assert_eq!(syncs.to_fail.load(Ordering::SeqCst), 0);
+    assert!(store.library(&library).unwrap().unwrap().pinned);
+    let told = store.groups.wait(&store.view.index, &place);
+    assert!(matches!(told, Err(Failed::Other)), "{told:?}");
+}
+
+#[test]
+fn what_is_durable_keeps_its_pages_when_it_cannot_be_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = counted_store(directory.path());
+    let push = |nth: u64| push(&store, &format!("l{nth}@1"), &content(nth));
+    let Some(frozen) = Immutable::new(&directory.path().join("generation")).unwrap() else {
+        return;
+    };
+    let works = (0..WRITERS).map(|nth| work(move || push(nth)));
+    for told in together(&store, works.collect()) {
+        assert!(matches!(told, Err(StoreError::InDoubt { .. })), "{told:?}");
+    }
+    drop(frozen);
+    for nth in 0..WRITERS {
+        let again = push(nth).unwrap();
+        assert_eq!((again.created, again.new_pages.0), (false, 0));
+        assert_stored(&store, &content(nth));
+    }
+}
+
+/// What a process that is killed leaves is what others see in its directory.
+#[test]
+fn a_group_is_there_whole_or_not_at_all_wherever_it_stops() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("store");
+    let (store, _) = counted_store(&directory);
+    let copy_to = |step: Step| root.path().join(format!("{step:?}"));
+    let works = (0..4).map(|nth: u64| {
+        let (store, from, root) = (&store, directory.clone(), root.path().to_path_buf());
+        work(move || {
+            // Whoever leads.
+            steps::at_each(move |step| {
+                let to = root.join(format!("{step:?}"));
+                let mut copy = Command::new("cp");
+                copy.args(["-a", "--sparse=always"]).arg(&from).arg(&to);
+                assert!(copy.status().unwrap().success());
+            });
+            if nth == 3 {
+                let secret = ObjectId::of(b"secret");
+                store.add_token("token", secret, TokenScope::Read).unwrap();
+            } else {
+                push(store, &format!("l{nth}@1"), &content(nth)).unwrap();
+            }
+        })
+    });
+    together(&store, works.collect());
+    drop(store);
+    for step in [
+        Step::Taken,
+        Step::Synced,
+        Step::Framed,
+        Step::Put,
+        Step::Marked,
+    ] {
+        assert!(copy_to(step).exists(), "{step:?}: the group was not one");
+        let store = Store::open(&copy_to(step), options()).unwrap();
+        let expected = if step >= Step::Framed { 5 } else { 1 };
+        let found = libraries(&store).len() + store.tokens().unwrap().len();
+        assert_eq!(found, expected, "{step:?}");
+        for nth in 0..expected as u64 - 1 {
+            if nth < 3 {
+                assert_stored(&store, &content(nth));
+            }
+        }
+        push(&store, "after@1", &content(50)).unwrap();
+        assert_stored(&store, &content(50));
+        assert_stored(&store, &content(99));
+        drop(store);
+        fs::remove_dir_all(copy_to(step)).unwrap();
+    }
+}

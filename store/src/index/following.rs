@@ -1,0 +1,97 @@
+//! Following the process that writes.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use rocksdb::DB;
+
+use super::gate::Gate;
+use super::options::secondary;
+use super::{COMMITS, Index, Role};
+use crate::error::{self, Result, StoreError};
+
+impl Index {
+    /// Opens the index for reading beside a primary. `scratch` is a directory of this process for
+    /// the reader's own log.
+    pub(crate) fn open_secondary(path: &Path, scratch: &Path) -> Result<Self> {
+        Ok(Self {
+            path: path.into(),
+            role: Role::Secondary {
+                db: RwLock::new(Arc::new(secondary(path, scratch)?)),
+                gate: Gate::default(),
+                scratch: scratch.into(),
+                outdated: AtomicBool::new(false),
+            },
+        })
+    }
+
+    /// Lets a secondary see what the primary has committed since, `least` commits or more if the
+    /// index belongs to the store `identity` and counts. Waits for pins to end.
+    pub(crate) fn catch_up(&self, identity: Option<[u8; 16]>, least: u64) -> Result<()> {
+        /// The primary may take a file away that is about to be read; the next attempt finds what
+        /// was in it elsewhere.
+        const ATTEMPTS: u32 = 20;
+        let Role::Secondary {
+            db,
+            gate,
+            scratch,
+            outdated,
+        } = &self.role
+        else {
+            return Ok(());
+        };
+        let mut attempt = 1;
+        loop {
+            let caught_up = gate.alone(|| {
+                let current = Arc::clone(&db.read().unwrap_or_else(PoisonError::into_inner));
+                let log = oldest_log(&current);
+                let followed = current.try_catch_up_with_primary();
+                // Records of a log that went before they were read are in tables now, and what a
+                // secondary has in memory of the same keys, older as it is, hides them.
+                if followed.is_err() || attempt > 1 || oldest_log(&current) != log {
+                    outdated.store(true, Ordering::Relaxed);
+                }
+                // In the gate, which orders what others see.
+                if outdated.load(Ordering::Relaxed) {
+                    let fresh = Arc::new(secondary(&self.path, scratch)?);
+                    *db.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+                    outdated.store(false, Ordering::Relaxed);
+                }
+                Ok(())
+            });
+            let result = caught_up.and_then(|()| self.check(identity, least));
+            if result.is_ok() || attempt == ATTEMPTS {
+                return result;
+            }
+            std::thread::sleep(Duration::from_millis(attempt.into()));
+            attempt += 1;
+        }
+    }
+
+    fn check(&self, identity: Option<[u8; 16]>, least: u64) -> Result<()> {
+        let Some(identity) = identity else {
+            return Ok(());
+        };
+        let refused = |why: String| StoreError::Refused {
+            path: self.path.parent().unwrap_or(&self.path).into(),
+            why,
+        };
+        let commits = self.now().counter(COMMITS)?;
+        if self.identity()? != Some(identity) {
+            return Err(refused(error::another_store()));
+        }
+        if commits < least {
+            return Err(refused(error::older("its index knows", commits, least)));
+        }
+        Ok(())
+    }
+}
+
+/// Number of the oldest log that has something in it which is in no table.
+fn oldest_log(db: &DB) -> Option<u64> {
+    db.property_int_value("rocksdb.min-log-number-to-keep")
+        .ok()
+        .flatten()
+}

@@ -1,0 +1,212 @@
+//! Changes that are not durable yet, for who makes changes that come after them.
+//!
+//! Commits are made durable several at once ([`crate::group`]), and each is decided when those before it may still
+//! be on their way. It has to find what they have changed, and nobody else may: until it is durable it is not there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::{Bound, ControlFlow};
+
+use pool_core::digest::{PageId, WindowId};
+
+use super::batch::each_made;
+use super::options::{PAGES, WINDOWS};
+use crate::error::Result;
+use crate::format::Location;
+
+/// What one change puts under keys; `None` where a key goes.
+type Entries = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// What becomes of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Becomes<'a> {
+    Gone,
+    Put(&'a [u8]),
+}
+
+/// Is shown a key and its value, and says whether it wants to see more.
+pub(super) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>> + 'a;
+
+/// What one commit changes.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    families: HashMap<&'static str, Entries>,
+    pages: HashMap<PageId, Location>,
+    windows: HashMap<WindowId, Location>,
+}
+
+impl Pending {
+    /// The changes of a batch. Those of pages and windows, which can be very many, are taken from the maps that a commit
+    /// has of them.
+    pub(crate) fn of(
+        changes: &[u8],
+        pages: HashMap<PageId, Location>,
+        windows: HashMap<WindowId, Location>,
+    ) -> Self {
+        let mut pending = Self {
+            families: HashMap::new(),
+            pages,
+            windows,
+        };
+        pending.add(changes);
+        pending
+    }
+
+    /// Adds later changes of the same commit.
+    pub(crate) fn add(&mut self, changes: &[u8]) {
+        each_made(changes, |family, key, value| {
+            if family != PAGES && family != WINDOWS {
+                let entries = self.families.entry(family).or_default();
+                entries.insert(key.to_vec(), value.map(<[u8]>::to_vec));
+            }
+        });
+    }
+
+    /// Slots that new pages are in, and those that new windows begin at.
+    pub(crate) fn locations(&self) -> impl Iterator<Item = Location> + '_ {
+        self.pages.values().chain(self.windows.values()).copied()
+    }
+
+    pub(super) fn page(&self, id: &PageId) -> Option<Location> {
+        self.pages.get(id).copied()
+    }
+
+    pub(super) fn window(&self, id: &WindowId) -> Option<Location> {
+        self.windows.get(id).copied()
+    }
+
+    /// What becomes of a key, if anything.
+    pub(super) fn get(&self, family: &str, key: &[u8]) -> Option<Becomes<'_>> {
+        let value = self.families.get(family)?.get(key)?;
+        Some(value.as_deref().map_or(Becomes::Gone, Becomes::Put))
+    }
+
+    /// Adds all keys that begin with `prefix` to `found`.
+    fn collect<'a>(
+        &'a self,
+        family: &str,
+        prefix: &[u8],
+        found: &mut BTreeMap<&'a [u8], Option<&'a [u8]>>,
+    ) {
+        let Some(entries) = self.families.get(family) else {
+            return;
+        };
+        let range = (Bound::Included(prefix), Bound::Unbounded);
+        for (key, value) in entries.range::<[u8], _>(range) {
+            if !key.starts_with(prefix) {
+                break;
+            }
+            found.insert(key, value.as_deref());
+        }
+    }
+}
+
+/// Goes through what `scan` finds, in order of keys, as it will be with `pending`, the last changes last.
+pub(super) fn merge(
+    pending: &[std::sync::Arc<Pending>],
+    family: &str,
+    prefix: &[u8],
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
+    scan: impl FnOnce(&mut Visit<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut changed = BTreeMap::new();
+    for pending in pending {
+        pending.collect(family, prefix, &mut changed);
+    }
+    let mut is_over = false;
+    scan(&mut |key, value| {
+        // What comes before it, and what takes its place.
+        while let Some(first) = changed.first_entry()
+            && *first.key() <= key
+        {
+            let (new, put) = first.remove_entry();
+            if let Some(put) = put
+                && visit(new, put)?.is_break()
+            {
+                is_over = true;
+                return Ok(ControlFlow::Break(()));
+            }
+            if new == key {
+                return Ok(ControlFlow::Continue(()));
+            }
+        }
+        let next = visit(key, value)?;
+        is_over = next.is_break();
+        Ok(next)
+    })?;
+    if is_over {
+        return Ok(());
+    }
+    for (key, value) in changed {
+        if let Some(value) = value
+            && visit(key, value)?.is_break()
+        {
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn pending(entries: &[(&str, Option<&str>)]) -> Arc<Pending> {
+        let entries = entries.iter().map(|(key, value)| {
+            let value = value.map(|value| value.as_bytes().to_vec());
+            (key.as_bytes().to_vec(), value)
+        });
+        Arc::new(Pending {
+            families: HashMap::from([("f", entries.collect())]),
+            ..Pending::default()
+        })
+    }
+
+    fn found(stored: &[(&str, &str)], pending: &[Arc<Pending>], most: usize) -> Vec<String> {
+        let mut found = Vec::new();
+        let visit = |key: &[u8], value: &[u8]| {
+            let text = [key, b"=", value].concat();
+            found.push(String::from_utf8(text).unwrap());
+            Ok(if found.len() == most {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
+        };
+        merge(pending, "f", b"a", visit, |visit| {
+            for (key, value) in stored {
+                if visit(key.as_bytes(), value.as_bytes())?.is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+        found
+    }
+
+    #[test]
+    fn what_is_pending_is_found_in_its_place() {
+        let stored = [("a2", "old"), ("a4", "old"), ("a6", "old")];
+        let first = pending(&[("a1", Some("1")), ("a2", Some("1")), ("a6", None)]);
+        let second = pending(&[
+            ("a2", None),
+            ("a3", Some("2")),
+            ("a4", Some("2")),
+            ("a7", Some("2")),
+            ("b", Some("another prefix")),
+        ]);
+        let all = [first, second];
+        assert_eq!(found(&stored, &[], 9), ["a2=old", "a4=old", "a6=old"]);
+        assert_eq!(found(&stored, &all, 9), ["a1=1", "a3=2", "a4=2", "a7=2"]);
+        assert_eq!(found(&[], &all, 9), ["a1=1", "a3=2", "a4=2", "a7=2"]);
+        for most in 1..=4 {
+            assert_eq!(found(&stored, &all, most).len(), most);
+        }
+        assert_eq!(all[0].get("f", b"a6"), Some(Becomes::Gone));
+        assert_eq!(all[0].get("f", b"a1"), Some(Becomes::Put(b"1")));
+        assert_eq!(all[0].get("f", b"a9"), None);
+        assert_eq!(all[0].get("g", b"a1"), None);
+    }
+}

@@ -1,0 +1,160 @@
+//! Opening a store: is this a store, does its index belong to it, is it all there?
+//!
+//! Everything is looked at before anything is changed. An index that is older than the journal is brought up from there; one that
+//! is absent, empty, of another store or damaged is refused in words, and so is a journal that ends before the index does, and
+//! a segment that is missing or has another length: putting the right one back, or a repair, makes the store what it was.
+//! Segment files that the index does not know are moved aside and never unlinked; a commit records
+//! a segment before it makes the file, so a stop leaves none of them.
+
+mod examine;
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::Arc;
+
+use pool_core::extent::SegmentId;
+
+use crate::backend::{Backend, DirectoryBackend};
+use crate::directory;
+use crate::error::{Result, StoreError};
+use crate::format::{self, SegmentState};
+use crate::index::Index;
+use crate::journal::{self, Found, Journal};
+use crate::mark::Mark;
+use crate::superblock::{FEATURE_JOURNAL, FEATURE_MARKED, Superblock};
+
+pub use examine::may_lack_file;
+pub(crate) use examine::{
+    check_index, check_journal, check_segment, examine_for_reading, has_journal,
+};
+use examine::{examine, refused};
+
+/// A store that is open for writing.
+pub(crate) struct Opened {
+    pub(crate) superblock: Superblock,
+    pub(crate) index: Index,
+    pub(crate) backend: Arc<dyn Backend>,
+    /// Keeps other writers away for as long as it is open.
+    pub(crate) lock: File,
+}
+
+/// Opens the store in `directory` for writing.
+pub(crate) fn open(directory: &Path) -> Result<Opened> {
+    let mut superblock = Superblock::read(directory, true)?;
+    let lock = directory::lock(directory)?;
+    let backend = backend(directory);
+    let examined = examine(directory, &superblock, backend.as_ref())?;
+    if let Some(lead) = &examined.lead
+        && !lead.missing.is_empty()
+    {
+        Journal::secure(&directory.join(format::JOURNAL_DIRECTORY), &lead.found)?;
+    }
+
+    let mark = Mark::open_for_writing(&directory.join(format::GENERATION_FILE))?;
+    let index = Index::open_primary(&directory.join(format::INDEX_DIRECTORY), mark)?;
+    if !superblock.is_marked() {
+        // With a journal it is a superblock from before that somebody put back.
+        if examined.lead.is_none() {
+            index.adopt(superblock.identity)?;
+        }
+        superblock.read_only_compatible |= FEATURE_MARKED;
+        superblock.write(directory)?;
+        tracing::info!("the index carries the store's identity and counts commits from now on");
+    }
+    if let Some(lead) = &examined.lead
+        && let (Some((first, ..)), Some((last, ..))) = (lead.missing.first(), lead.missing.last())
+    {
+        index.replay(&lead.missing)?;
+        tracing::warn!(
+            first,
+            last,
+            "the index lacked commits, which the journal had"
+        );
+    }
+    index.bring_mark_up()?;
+    let found = examined.lead.map(|lead| lead.found);
+    if let Err(error) = keep_journal(directory, &mut superblock, &index, found) {
+        // A store that has one may not be written to without it, and one that was begun is there.
+        if has_journal(directory, &superblock) {
+            return Err(error);
+        }
+        tracing::warn!(%error, "no journal could be begun; the next opening tries again");
+    }
+    set_aside(&index, backend.as_ref(), &examined.unknown)?;
+    let staging = directory.join(format::STAGING_DIRECTORY);
+    fs::create_dir_all(&staging).map_err(|source| StoreError::io("creating", staging, source))?;
+    // With it, and should the superblock be lost, the next restoration would take all of this for its own.
+    directory::end_restoration(directory)?;
+    Ok(Opened {
+        superblock,
+        index,
+        backend,
+        lock,
+    })
+}
+
+/// Goes on with the journal that was `found`, or begins one.
+fn keep_journal(
+    directory: &Path,
+    superblock: &mut Superblock,
+    index: &Index,
+    found: Option<Found>,
+) -> Result<()> {
+    let path = directory.join(format::JOURNAL_DIRECTORY);
+    let (identity, segment_bytes) = (superblock.identity, superblock.segment_bytes);
+    let found = if let Some(found) = found {
+        found
+    } else {
+        Journal::begin(&path, identity, segment_bytes, &index.pinned())?;
+        let begun = journal::read(&path, identity, |_, _, _| ());
+        begun.map_err(|unusable| refused(directory, unusable.why))?
+    };
+    if !superblock.is_journaled() {
+        superblock.read_only_compatible |= FEATURE_JOURNAL;
+        superblock.write(directory)?;
+        tracing::info!("every commit goes to a journal from now on");
+    }
+    index.keep(Journal::open(&path, identity, segment_bytes, &found)?);
+    Ok(())
+}
+
+/// The segments and temporary files of a store.
+pub(crate) fn backend(directory: &Path) -> Arc<dyn Backend> {
+    Arc::new(DirectoryBackend::new(
+        directory.join(format::SEGMENTS_DIRECTORY),
+        directory.join(format::STAGING_DIRECTORY),
+        directory.join(format::LOST_DIRECTORY),
+    ))
+}
+
+/// Numbers of segments from here on are taken for nobody's: a file of such a name would use up the
+/// numbers that are left, and no store comes to so many.
+const NOBODYS: u32 = 1 << 31;
+
+/// Moves segment files aside that the index does not know. Somebody put them there, or the index is
+/// not what it should be: from then on nothing is written to segments that were open, either.
+fn set_aside(index: &Index, backend: &dyn Backend, unknown: &[SegmentId]) -> Result<()> {
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    for id in unknown {
+        let path = backend.set_aside(*id)?;
+        tracing::warn!(
+            segment = %id,
+            path = %path.display(),
+            "moved a segment file aside that the index does not know; remove it if nobody misses it"
+        );
+    }
+    let mut batch = index.batch();
+    for (id, mut record) in index.now().segments()? {
+        if record.state == SegmentState::Open && record.used > 0 {
+            record.state = SegmentState::Sealed;
+            batch.put_segment(id, &record);
+        }
+    }
+    let taken = unknown.iter().filter(|id| id.0 < NOBODYS);
+    let after = taken.map(|id| u64::from(id.0) + 1).max();
+    let next = index.now().next_segment()?.max(after.unwrap_or(0));
+    batch.put_next_segment(next);
+    batch.commit()
+}

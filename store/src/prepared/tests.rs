@@ -1,0 +1,157 @@
+//! What becomes of slots that a commit was handed, and the disk that commits leave.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use pool_tests::disk::SmallDisk;
+
+use super::*;
+use crate::group::Part;
+use crate::index::Pending;
+use crate::room::KEPT;
+use crate::{StoreError, StoreOptions};
+
+const SEGMENT_BYTES: u64 = 32 << 20;
+
+fn open(directory: &Path) -> Store {
+    let options = StoreOptions {
+        create: true,
+        segment_bytes: SEGMENT_BYTES,
+        ..StoreOptions::default()
+    };
+    Store::open(directory, options).unwrap()
+}
+
+fn pages(seed: u64, count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count * PAGE_SIZE as usize];
+    let mut stream = blake3::Hasher::new()
+        .update(&seed.to_le_bytes())
+        .finalize_xof();
+    stream.fill(&mut bytes);
+    bytes
+}
+
+/// Writes pages, and answers with where the first is.
+fn fill<'a>(store: &'a Store, content: &[u8]) -> Result<(Prepared<'a>, Location)> {
+    let mut prepared = Prepared::new(store)?;
+    let ids: Vec<_> = content.chunks(PAGE_SIZE as usize).map(PageId::of).collect();
+    prepared.write_pages(&mut Hand::Free, &ids, content)?;
+    let at = prepared.page(&ids[0]).unwrap();
+    Ok((prepared, at))
+}
+
+fn join(store: &Store, prepared: &mut Prepared<'_>) -> Place {
+    let index = &store.view.index;
+    let mut writer = store.joining();
+    let mut batch = index.batch();
+    let recorded = writer.appender.record(&mut batch);
+    let part = Part {
+        changes: batch.into_changes(),
+        pending: Pending::default(),
+        written: prepared.written(),
+        recorded,
+    };
+    let place = store.groups.join(index, &store.groups.sight(), part);
+    let place = place.unwrap();
+    prepared.joined(&place);
+    place
+}
+
+fn is_there(store: &Store, at: Location, content: &[u8]) -> bool {
+    let mut found = vec![0; content.len()];
+    let file = store.view.backend.open(at.segment, false).unwrap();
+    file.read_exact_at(&mut found, at.slot.byte_offset())
+        .unwrap();
+    found == content
+}
+
+#[test]
+fn what_became_of_its_group_says_what_becomes_of_slots() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    // Another one under way, so that each sees to its own.
+    let (other, _) = fill(&store, &pages(9, 1)).unwrap();
+    let index = &store.view.index;
+
+    let (prepared, never_joined) = fill(&store, &pages(1, 1)).unwrap();
+    drop(prepared);
+    assert!(!is_there(&store, never_joined, &pages(1, 1)));
+
+    let (mut prepared, done) = fill(&store, &pages(2, 1)).unwrap();
+    let place = join(&store, &mut prepared);
+    store.groups.wait(index, &place).unwrap();
+    // Whatever else its author was told.
+    drop(prepared);
+    assert!(is_there(&store, done, &pages(2, 1)));
+
+    let (mut prepared, still_open) = fill(&store, &pages(3, 1)).unwrap();
+    let place = join(&store, &mut prepared);
+    drop(prepared);
+    assert!(is_there(&store, still_open, &pages(3, 1)));
+    store.groups.wait(index, &place).unwrap();
+    drop(other);
+    // Nobody else is handed them.
+    let (_last, at) = fill(&store, &pages(4, 1)).unwrap();
+    for (at, seed) in [(done, 2), (still_open, 3)] {
+        assert!(is_there(&store, at, &pages(seed, 1)));
+    }
+    assert!(![done, still_open].contains(&at));
+}
+
+#[test]
+fn commits_under_way_leave_room_between_them() {
+    let Some(disk) = SmallDisk::new(96).unwrap() else {
+        return;
+    };
+    let store = open(&disk.path().join("store"));
+    let (_first, _) = fill(&store, &pages(1, 1)).unwrap();
+    disk.leave(24 << 20).unwrap();
+    // Of 2 MiB each.
+    let filled: Vec<_> = (10..20)
+        .map(|seed| fill(&store, &pages(seed, 512)))
+        .collect();
+    let refused = filled.iter().filter_map(|filled| filled.as_ref().err());
+    let refused: Vec<_> = refused.collect();
+    assert!(refused.len() < 8, "{refused:?}");
+    for refused in refused {
+        assert!(matches!(refused, StoreError::NoSpace { .. }), "{refused}");
+    }
+    assert!(disk.free_bytes().unwrap() > KEPT - (1 << 20));
+    drop(filled);
+    // What is not written yet is another's all the same.
+    let appender = &store.joining().appender;
+    let promise = appender.promise(disk.free_bytes().unwrap() - KEPT);
+    let promise = promise.unwrap();
+    assert!(appender.promise(PAGE_SIZE).is_err());
+    drop(promise);
+    assert!(appender.promise(PAGE_SIZE).is_ok());
+}
+
+#[test]
+fn what_a_kill_leaves_of_commits_is_given_back_when_the_disk_is_nearly_full() {
+    let Some(disk) = SmallDisk::new(128).unwrap() else {
+        return;
+    };
+    let path = disk.path().join("store");
+    let store = open(&path);
+    let leftover = pages(1, 20 << 8);
+    let kill = |at: Location, nth: u64| {
+        let segment = path.join(format!("segments/{}.seg", at.segment));
+        let segment = OpenOptions::new().write(true).open(segment).unwrap();
+        segment.write_all_at(&leftover, nth * PAGE_SIZE).unwrap();
+        disk.leave(10 << 20).unwrap();
+    };
+    // In a segment of which nothing is on record.
+    let (given_up, at) = fill(&store, &pages(2, 1)).unwrap();
+    drop(given_up);
+    kill(at, 0);
+    let (mut prepared, kept) = fill(&store, &pages(3, 1)).unwrap();
+    let place = join(&store, &mut prepared);
+    store.groups.wait(&store.view.index, &place).unwrap();
+    drop(prepared);
+    // And behind what is.
+    kill(kept, 100);
+    let (_last, at) = fill(&store, &pages(4, 1)).unwrap();
+    assert!(is_there(&store, at, &pages(4, 1)) && is_there(&store, kept, &pages(3, 1)));
+}
