@@ -240,13 +240,16 @@ fn frames(process: u32) -> Result<BTreeMap<(String, u64), Option<u64>>> {
     let pagemap = File::open(format!("/proc/{process}/pagemap"))?;
     let mut frames = BTreeMap::new();
     for line in maps.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let [addresses, access, offset, _, _, path] = words[..] else {
+        let mut words = line.split_whitespace();
+        let mut word = || words.next().with_context(|| format!("too short: {line}"));
+        let (addresses, access, offset) = (word()?, word()?, word()?);
+        let Some((_, segment)) = line.rsplit_once("/segments/") else {
             continue;
         };
-        let Some((_, segment)) = path.rsplit_once("/segments/") else {
-            continue;
-        };
+        // Since Linux 6.16 a name that two processes look up for the first time at once may leave the dentry cache
+        // though its file is there: fuse_lookup (fs/fuse/dir.c) sets a dentry's epoch after others see the dentry, and
+        // one without an epoch is dropped.
+        let segment = segment.strip_suffix(" (deleted)").unwrap_or(segment);
         let (start, end) = addresses.split_once('-').context("addresses")?;
         let (start, end) = (
             u64::from_str_radix(start, 16)?,
