@@ -26,6 +26,8 @@ pub enum Cause {
     Asked,
     /// It was due.
     Scheduled,
+    /// A request found no room on the disk.
+    FullDisk,
 }
 
 impl Cause {
@@ -34,6 +36,7 @@ impl Cause {
         match self {
             Self::Asked => "asked",
             Self::Scheduled => "scheduled",
+            Self::FullDisk => "full-disk",
         }
     }
 }
@@ -132,6 +135,13 @@ impl Collected {
             longest_hold_us: report.longest_hold_us,
         }
     }
+
+    /// True when nobody asked for it and it found nothing to do.
+    fn is_idle(&self) -> bool {
+        let removed = self.libraries + self.objects + self.pages + self.segments;
+        let remains = self.waiting_bytes + self.left;
+        self.cause != Cause::Asked && self.outcome == Outcome::Done && removed + remains == 0
+    }
 }
 
 /// The last collections of a store, in the file `collections` of its directory. One that
@@ -161,8 +171,12 @@ impl History {
         })
     }
 
-    /// Adds a collection, and forgets the oldest one if there are too many.
+    /// Adds a collection, and forgets the oldest one if there are too many. Of those in a row that nobody asked for and that
+    /// found nothing, which is most of them, the newest is kept.
     pub fn add(&mut self, collected: Collected) {
+        if collected.is_idle() && self.last.first().is_some_and(Collected::is_idle) {
+            self.last.remove(0);
+        }
         self.last.insert(0, collected);
         self.last.truncate(MOST);
     }
@@ -193,6 +207,29 @@ mod tests {
     use pool_store::collection::SkipReason;
 
     use super::*;
+
+    #[test]
+    fn of_those_that_found_nothing_the_newest_is_kept() {
+        let mut history = History::default();
+        let nothing = CollectReport::default();
+        let some = CollectReport {
+            pages: 1,
+            ..CollectReport::default()
+        };
+        for (at, cause, report) in [
+            (1, Cause::Scheduled, &nothing),
+            (2, Cause::Scheduled, &nothing),
+            (3, Cause::Scheduled, &some),
+            (4, Cause::Asked, &nothing),
+            (5, Cause::Scheduled, &nothing),
+            (6, Cause::FullDisk, &nothing),
+            (7, Cause::Asked, &nothing),
+        ] {
+            history.add(Collected::of(at, cause, &Ok(report.clone())));
+        }
+        let begun: Vec<_> = history.last.iter().map(|one| one.begun_at).collect();
+        assert_eq!(begun, [7, 6, 4, 3, 2]);
+    }
 
     #[test]
     fn it_is_bounded_and_read_back() {
