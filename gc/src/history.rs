@@ -1,13 +1,12 @@
 //! What the last collections did, for whoever runs a host: kept across restarts, and bounded.
 
-use std::fs;
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
-use pool_store::StoreError;
 use pool_store::collection::Skipped;
 use pool_store::format::{COLLECTIONS_FILE, NEW_COLLECTIONS_FILE};
 use pool_store::manifest::Timestamp;
+use pool_store::small_file;
 use serde::{Deserialize, Serialize};
 
 use crate::{CollectReport, Result, during};
@@ -150,7 +149,7 @@ impl History {
     /// That of the store in a directory.
     pub fn read(directory: &Path) -> Self {
         let path = directory.join(COLLECTIONS_FILE);
-        let read = match fs::read(&path) {
+        let read = match small_file::read(&path) {
             Ok(json) => serde_json::from_slice(&json).map_err(io::Error::from),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::default(),
             Err(error) => Err(error),
@@ -167,28 +166,21 @@ impl History {
         self.last.truncate(MOST);
     }
 
-    /// Puts it into the directory, whole or not at all.
+    /// Puts it into the directory, whole or not at all, and waits until it survives a power cut.
     pub fn write(&self, directory: &Path) -> Result<()> {
         let new = directory.join(NEW_COLLECTIONS_FILE);
         let path = directory.join(COLLECTIONS_FILE);
         let json = serde_json::to_vec(self).expect("it has only string keys");
-        // Without the sync a power cut could leave an empty one under the name, and a pause would be forgotten.
-        let written = fs::File::create(&new).and_then(|mut file| {
-            file.write_all(&json)?;
-            file.sync_all()
-        });
-        let named = written.and_then(|()| fs::rename(&new, &path));
-        let failed = |error| StoreError::Io {
-            doing: "writing",
-            path: PathBuf::from(&path),
-            error,
-        };
-        during("noting what collections did", named.map_err(failed))
+        // Somebody was told that collections wait.
+        let written = small_file::replace_durably(&path, &new, &json);
+        during("noting what collections did", written)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use pool_core::extent::SegmentId;
     use pool_store::collection::SkipReason;
 

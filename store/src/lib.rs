@@ -51,6 +51,7 @@ mod room;
 pub mod scrub;
 mod segment;
 mod slots;
+pub mod small_file;
 mod snapshot;
 pub mod stats;
 mod steps;
