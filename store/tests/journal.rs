@@ -209,6 +209,30 @@ fn an_index_of_another_copy_of_the_store_is_refused() {
 }
 
 #[test]
+fn a_directory_that_is_called_as_a_log_is_is_none() {
+    let path = places();
+    let store = open(&path("store"));
+    for nth in 0..3 {
+        push(&store, &format!("a{nth}@1"), 50 + nth, 3);
+        assert!(store.checkpoint().unwrap());
+    }
+    push(&store, "b@1", 60, 3);
+    let whole = told(&store);
+    for name in ["0000000000000000.log", "0000000000000001.checkpoint"] {
+        fs::create_dir(path("store/journal").join(name)).unwrap();
+    }
+    // Behind it the old ones go as ever.
+    assert!(store.checkpoint().unwrap());
+    let files = |end: &str| {
+        let found = journal_files(&path("store"), end);
+        found.into_iter().filter(|path| path.is_file()).count()
+    };
+    assert_eq!((files("log"), files("checkpoint")), (1, 1));
+    drop(store);
+    assert_told(&path("store"), &whole);
+}
+
+#[test]
 fn a_checkpoint_that_is_cut_at_any_step_loses_nothing() {
     let path = places();
     example(&path("store"));

@@ -417,26 +417,13 @@ fn create_log(directory: &Path, header: &Header) -> Result<OpenLog> {
 
 /// Removes logs that end with the checkpoint of commit `commits` or before it, then earlier checkpoints, the oldest first.
 fn prune(directory: &Path, commits: u64) {
-    let listed = fs::read_dir(directory).and_then(|entries| {
-        let names = entries.map(|entry| Ok(entry?.file_name()));
-        names.collect::<io::Result<Vec<_>>>()
-    });
-    let listed = match listed {
+    let (bases, checkpoints) = match names::list(directory) {
         Ok(listed) => listed,
         Err(error) => {
             tracing::warn!(%error, "old parts of the journal stay for now");
             return;
         }
     };
-    let (mut bases, mut checkpoints) = (Vec::new(), Vec::new());
-    for name in listed.iter().filter_map(|name| names::parse(name)) {
-        match name {
-            Name::Log(base) => bases.push(base),
-            Name::Checkpoint(number) => checkpoints.push(number),
-        }
-    }
-    bases.sort_unstable();
-    checkpoints.sort_unstable();
     // A log ends where the next one begins.
     let logs = bases.windows(2).filter(|two| two[1] <= commits);
     let logs = logs.map(|two| Name::Log(two[0]));
