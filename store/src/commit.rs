@@ -57,6 +57,9 @@ struct Commit<'a, 'c> {
     is_alone: bool,
 }
 
+/// A plan, or why there is none.
+type Attempt<'a> = std::result::Result<Planned<'a>, Failed>;
+
 /// What the author is told, and what is to be done then.
 struct Decided {
     summary: CommitSummary,
@@ -195,19 +198,15 @@ impl<'a> Commit<'a, '_> {
         let decided = planned.and_then(|planned| {
             // Those before it may have used the room up.
             store.view.index.reserve()?;
-            self.decide(&moment, &mut writer, planned, prepared, may_have_more)
+            Ok(self.decide(&moment, &mut writer, planned, prepared, may_have_more)?)
         });
         let (part, decided) = match decided {
             Ok(decided) => decided,
-            Err(error) => {
+            Err(failed) => {
                 drop(writer);
                 // What it was refused for may come to nothing yet.
                 let stands = store.groups.stands(&store.view.index, &moment.sight);
-                return Err(if stands {
-                    Failed::Itself(error)
-                } else {
-                    Failed::Other
-                });
+                return Err(if stands { failed } else { Failed::Other });
             }
         };
         let place = store.groups.join(&store.view.index, &moment.sight, part);
@@ -228,7 +227,7 @@ impl<'a> Commit<'a, '_> {
         &self,
         prepared: &mut Prepared<'a>,
         plans: &mut u32,
-    ) -> (MutexGuard<'a, Writer>, Moment, Result<Planned<'a>>) {
+    ) -> (MutexGuard<'a, Writer>, Moment, Attempt<'a>) {
         let store = self.store;
         let pages: usize = self
             .manifest
@@ -246,6 +245,9 @@ impl<'a> Commit<'a, '_> {
             });
             let writer = store.joining();
             let now = Moment::of(store, &writer);
+            if matches!(planned, Err(Failed::Other)) {
+                return (writer, now, planned);
+            }
             let stands = before.sections == now.sections && !before.sight.is_void(&now.sight);
             let is_first = !before.sight.is_before_others(&now.sight);
             let is_new = planned.as_ref().is_ok_and(Planned::is_new);
@@ -265,24 +267,20 @@ impl<'a> Commit<'a, '_> {
         mut writer: MutexGuard<'a, Writer>,
         prepared: &mut Prepared<'a>,
         plans: &mut u32,
-    ) -> (MutexGuard<'a, Writer>, Moment, Result<Planned<'a>>) {
+    ) -> (MutexGuard<'a, Writer>, Moment, Attempt<'a>) {
         *plans += 1;
         let moment = Moment::of(self.store, &writer);
         let planned = self.take_in(&moment, Hand::Held(&mut writer), prepared);
         (writer, moment, planned)
     }
 
-    fn take_in(
-        &self,
-        moment: &Moment,
-        hand: Hand<'_>,
-        prepared: &mut Prepared<'a>,
-    ) -> Result<Planned<'a>> {
+    fn take_in(&self, moment: &Moment, hand: Hand<'_>, prepared: &mut Prepared<'a>) -> Attempt<'a> {
         let store = self.store;
         let index = store.view.index.ahead(moment.sight.pending());
         let stored = Stored::new(index, store.damage());
         let reader = PageReader::new(store, self.given);
-        Intake::new(store, &stored, hand, prepared, reader, self.proven).run(self.manifest)
+        let intake = Intake::new(store, &stored, hand, prepared, reader, self.proven);
+        Ok(intake.run(self.manifest)?)
     }
 
     /// Decides about the name, and makes all of it a part of a group.

@@ -12,10 +12,10 @@ use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW};
 
 use crate::error::Result;
 use crate::format::Location;
-use crate::group::Place;
+use crate::group::{Failed, Place};
 use crate::room::Promise;
 use crate::segment::Taken;
-use crate::target::{Target, Written};
+use crate::target::{Target, Unsynced, Written};
 use crate::{Store, Writer};
 
 #[cfg(test)]
@@ -152,10 +152,13 @@ impl<'a> Prepared<'a> {
     }
 
     /// Waits for the disk if there is much to wait for: what others are committing is not to wait for that.
-    pub(crate) fn sync_much(&mut self) -> Result<()> {
+    pub(crate) fn sync_much(&mut self) -> std::result::Result<(), Failed> {
         if self.unsynced >= MUCH {
             for (target, written) in &self.written {
-                target.sync(*written)?;
+                target.sync(*written).map_err(|unsynced| match unsynced {
+                    Unsynced::Now(error) => Failed::Itself(error),
+                    Unsynced::Before => Failed::Other,
+                })?;
             }
             self.unsynced = 0;
         }
