@@ -69,6 +69,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use damage::Compared;
 pub use error::{Again, Result, StoreError};
 pub use format::Reference;
 pub use index::{Reader, records};
