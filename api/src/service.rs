@@ -233,9 +233,12 @@ impl Service {
     /// ended for that, and this one ends early when the service is told to stop, or somebody asks for another one.
     pub async fn scrub(&self, rate: Option<NonZeroU64>) -> Result<Scrubbed> {
         let service = self.clone();
-        blocking(move || {
-            let turn = service.0.scrubs.take_over();
-            service.scrub_in_turn(&turn, rate)
+        blocking(move || match service.0.scrubs.take_over() {
+            Some(turn) => service.scrub_in_turn(&turn, rate),
+            None => Ok(Scrubbed {
+                is_complete: false,
+                report: service.scrub_state().pass.unwrap_or_default().found,
+            }),
         })
         .await
     }
