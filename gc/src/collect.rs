@@ -167,6 +167,7 @@ fn unused_before(grace: Duration) -> u64 {
 }
 
 fn rehearse(store: &Store, options: &CollectOptions) -> Result<CollectReport> {
+    during("looking for garbage", store.check_trusted())?;
     let snapshot = store.snapshot();
     let expired = sweep::expired_libraries(&snapshot, unused_before(options.grace))?;
     let mark = mark::mark(&snapshot, &expired)?;

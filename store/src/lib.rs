@@ -45,6 +45,7 @@ pub mod precondition;
 mod prepared;
 mod progress;
 mod proof;
+mod queue;
 pub mod references;
 pub mod repair;
 mod room;
@@ -82,6 +83,7 @@ use barrier::Barrier;
 use group::Groups;
 use manifest::Timestamp;
 use placement::PlacementPolicy;
+use queue::Queue;
 use segment::Appender;
 use superblock::Superblock;
 
@@ -113,13 +115,15 @@ pub struct Store {
     view: StoreView,
     policy: PlacementPolicy,
     writer: Mutex<Writer>,
+    /// Who waits for that.
+    queue: Queue,
     groups: Arc<Groups>,
     /// Keeps other writers away.
     _lock: File,
 }
 
 /// What changes under the writer's lock. Commits hold it for moments, to be handed slots and to be decided one after the
-/// other; a collection for one bounded batch at a time.
+/// other; a collection for one bounded batch at a time, between which it lets in who waits.
 #[derive(Debug)]
 struct Writer {
     appender: Appender,
@@ -181,6 +185,7 @@ impl Store {
                 barrier: None,
                 sections: 0,
             }),
+            queue: Queue::default(),
             groups,
             _lock: lock,
         };
@@ -223,7 +228,11 @@ impl Store {
     /// The writer's lock, for whatever is not a commit: all that has joined a group has come to its end, and plans
     /// of commits are made again.
     fn writer(&self) -> MutexGuard<'_, Writer> {
-        let mut writer = self.joining();
+        self.alone(self.joining())
+    }
+
+    /// The same, for who has the lock already.
+    fn alone<'a>(&'a self, mut writer: MutexGuard<'a, Writer>) -> MutexGuard<'a, Writer> {
         self.groups.drain(&self.view.index);
         writer.sections += 1;
         writer
@@ -231,8 +240,10 @@ impl Store {
 
     /// The writer's lock, for a commit, which sees what is on its way ([`Groups::sight`]) and joins it.
     fn joining(&self) -> MutexGuard<'_, Writer> {
-        // A panic under the lock leaves at most slots that were handed out and not recorded.
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.pass(|| {
+            // A panic under the lock leaves at most slots that were handed out and not recorded.
+            self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+        })
     }
 }
 
