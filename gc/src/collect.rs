@@ -111,6 +111,7 @@ pub fn collect_watched(
         return Err(GcError::BadRatio(options.compact_below));
     }
     let since = Instant::now();
+    during("looking for garbage", store.check_trusted())?;
     let mut report = if options.dry_run {
         rehearse(store, options)?
     } else {
@@ -167,7 +168,6 @@ fn unused_before(grace: Duration) -> u64 {
 }
 
 fn rehearse(store: &Store, options: &CollectOptions) -> Result<CollectReport> {
-    during("looking for garbage", store.check_trusted())?;
     let snapshot = store.snapshot();
     let expired = sweep::expired_libraries(&snapshot, unused_before(options.grace))?;
     let mark = mark::mark(&snapshot, &expired)?;
