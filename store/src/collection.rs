@@ -243,16 +243,14 @@ impl<'a> Collection<'a> {
         &self,
         work: impl FnOnce(&mut Writer) -> Result<T>,
     ) -> Result<T> {
-        let joining = self.store.joining();
+        let stepping = self.store.stepping();
         // From here on commits wait, for what is on its way as well.
         let since = Instant::now();
-        let mut writer = self.store.alone(joining);
+        let mut writer = self.store.alone(stepping);
         let result = work(&mut writer);
         drop(writer);
         let held = since.elapsed();
         self.longest_hold.set(self.longest_hold.get().max(held));
-        // Commits that came meanwhile are not to wait for the next step as well.
-        self.store.queue.let_in();
         result
     }
 

@@ -240,10 +240,19 @@ impl Store {
 
     /// The writer's lock, for a commit, which sees what is on its way ([`Groups::sight`]) and joins it.
     fn joining(&self) -> MutexGuard<'_, Writer> {
-        self.queue.pass(|| {
-            // A panic under the lock leaves at most slots that were handed out and not recorded.
-            self.writer.lock().unwrap_or_else(PoisonError::into_inner)
-        })
+        self.queue.pass(|| self.locked())
+    }
+
+    /// The writer's lock, for a step of a collection: commits that wait when one ends come before the next, and that before commits
+    /// that come then.
+    fn stepping(&self) -> MutexGuard<'_, Writer> {
+        self.queue.let_in();
+        self.queue.pass_first(|| self.locked())
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Writer> {
+        // A panic under the lock leaves at most slots that were handed out and not recorded.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Who waits for the writer's lock gets it before somebody who has just had it.
+//! Whose turn it is at the writer's lock: commits and a collection take turns, however many commits there are and however soon
+//! the collection comes again.
 //!
 //! The lock alone does not see to that: a thread that lets go of it and asks again has it before those that wait are awake.
 
@@ -8,14 +9,16 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     state: Mutex<State>,
-    served: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Times that somebody asked for the lock, and that somebody got it.
+    /// Times that somebody came to wait for the lock, and that somebody got it.
     arrived: u64,
     served: u64,
+    /// Those before whom nobody else comes to wait.
+    first: usize,
 }
 
 impl Queue {
@@ -23,21 +26,33 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn wait_while(&self, waits: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
+        let waited = self.changed.wait_while(self.state(), |state| waits(state));
+        waited.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes the lock as `take` does, which waits for it.
     pub(crate) fn pass<T>(&self, take: impl FnOnce() -> T) -> T {
-        self.state().arrived += 1;
+        self.wait_while(|state| state.first > 0).arrived += 1;
         let taken = take();
         self.state().served += 1;
-        self.served.notify_all();
+        self.changed.notify_all();
+        taken
+    }
+
+    /// The same, before all who do not wait for it yet.
+    pub(crate) fn pass_first<T>(&self, take: impl FnOnce() -> T) -> T {
+        self.state().first += 1;
+        let taken = take();
+        self.state().first -= 1;
+        self.changed.notify_all();
         taken
     }
 
     /// Waits until as many have had the lock as wait for it now. Not to be called by who has it.
     pub(crate) fn let_in(&self) {
-        let state = self.state();
-        let before = state.arrived;
-        let waited = self.served.wait_while(state, |state| state.served < before);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        let before = self.state().arrived;
+        drop(self.wait_while(|state| state.served < before));
     }
 
     /// True when somebody waits.
@@ -45,5 +60,27 @@ impl Queue {
     pub(crate) fn is_awaited(&self) -> bool {
         let state = self.state();
         state.arrived > state.served
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn who_is_first_comes_before_those_who_come_then() {
+        let (queue, lock) = (Queue::default(), Mutex::new(Vec::new()));
+        thread::scope(|threads| {
+            let held = queue.pass(|| lock.lock().unwrap());
+            threads.spawn(|| queue.pass_first(|| lock.lock().unwrap()).push("first"));
+            pool_tests::wait::until("it waits", || queue.state().first == 1);
+            for _ in 0..3 {
+                threads.spawn(|| queue.pass(|| lock.lock().unwrap()).push("other"));
+            }
+            drop(held);
+        });
+        assert_eq!(lock.into_inner().unwrap()[0], "first");
     }
 }
