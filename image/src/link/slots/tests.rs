@@ -230,9 +230,8 @@ fn calls_by_pointers_see_their_own_return_address() {
     let does = instructions(&detour);
     assert_eq!(does[1].mnemonic(), Mnemonic::Jmp);
     assert_eq!(does[1].memory_base(), Register::R11);
-    let jump = made(&[0xff, 0x25, 0, 0, 0, 0], 2, -4).unwrap();
-    assert_eq!(jump.bytes, [0xe9, 0, 0, 0, 0, 0x90]);
-    assert_eq!(jump.patch.field, -1);
+    // What is jumped to may be a label of the same function, to which all registers mean something.
+    assert_eq!(made(&[0xff, 0x25, 0, 0, 0, 0], 2, -4), None);
 }
 
 #[test]
