@@ -60,6 +60,25 @@ pub(super) fn check_files(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Refuses an index with a table that is absent or has another length than the list of tables says: RocksDB opens a few of
+/// them, and takes the others for what they should be until they are asked.
+fn check_tables(path: &Path, db: &DB) -> Result<()> {
+    let tables = db
+        .live_files()
+        .map_err(|source| failed("listing", source))?;
+    for table in tables {
+        let path = path.join(table.name.trim_start_matches('/'));
+        let why = match fs::metadata(&path) {
+            Ok(found) if found.len() == table.size as u64 => continue,
+            Ok(found) => format!("has {} bytes, not {}", found.len(), table.size),
+            Err(error) => format!("cannot be found ({error})"),
+        };
+        let path = path.display();
+        return Err(StoreError::Corrupt(format!("its table {path} {why}")));
+    }
+    Ok(())
+}
+
 /// Where a list of tables has a record that is neither whole nor a part of one, and of which kind it is said to be: RocksDB
 /// takes a record for that of a recycled log, whose header is longer, and reads it again and again (db/log_format.h: blocks of
 /// 32 KiB; a checksum of 4 bytes, a length of 2 and a kind before each record, which goes over no block's end).
@@ -99,6 +118,7 @@ impl Index {
         options.set_skip_stats_update_on_db_open(true);
         let db = DB::open_cf_descriptors_read_only(&options, path, families(), false)
             .map_err(|source| failed("opening", source))?;
+        check_tables(path, &db)?;
         Ok(Self {
             path: path.into(),
             role: Role::Inspector(db),
@@ -143,6 +163,8 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
+    use super::super::family;
+    use super::super::options::primary_options;
     use super::*;
 
     fn record(kind: u8, length: usize) -> Vec<u8> {
@@ -168,6 +190,42 @@ mod tests {
             let found = unknown_record(&flipped).map(|(at, _)| at);
             assert_eq!(found, (flipped[at + 6] > 4).then_some(at), "{at}");
         }
+    }
+
+    #[test]
+    fn every_table_is_looked_for_however_many_there_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("index");
+        Index::create(&path, [7; 16]).unwrap();
+        let db = DB::open_cf_descriptors(&primary_options(), &path, families()).unwrap();
+        let meta = family(&db, META);
+        db.set_options_cf(meta, &[("disable_auto_compactions", "true")])
+            .unwrap();
+        // More than RocksDB opens at once.
+        for number in 0..24u64 {
+            db.put_cf(meta, number.to_be_bytes(), []).unwrap();
+            db.flush_cf(meta).unwrap();
+        }
+        drop(db);
+        Index::inspect_at(&path).unwrap();
+        let entries = fs::read_dir(&path).unwrap();
+        let tables = entries.map(|entry| entry.unwrap().path());
+        let tables: Vec<_> = tables
+            .filter(|path| path.extension().is_some_and(|end| end == "sst"))
+            .collect();
+        assert!(tables.len() >= 24);
+        for table in tables {
+            let bytes = fs::read(&table).unwrap();
+            for spoilt in [None, Some(&bytes[..bytes.len() / 2])] {
+                match spoilt {
+                    None => fs::remove_file(&table).unwrap(),
+                    Some(bytes) => fs::write(&table, bytes).unwrap(),
+                }
+                Index::inspect_at(&path).unwrap_err();
+            }
+            fs::write(&table, bytes).unwrap();
+        }
+        Index::inspect_at(&path).unwrap();
     }
 
     #[test]
