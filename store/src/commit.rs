@@ -9,12 +9,13 @@ use std::sync::MutexGuard;
 
 use pool_core::digest::ObjectId;
 
-use crate::claims::{Given, PageReader};
+use crate::claims::{Given, PageReader, Proven};
 use crate::error::Result;
 use crate::format::{Location, ObjectRecord};
-use crate::group::{Failed, Part, Place, Sight};
+use crate::group::{Failed, Part, Place};
 use crate::index::{Batch, Pending, Reader};
-use crate::intake::{Intake, Planned};
+use crate::intake::{Intake, Known, Planned};
+use crate::moment::Moment;
 use crate::precondition::Precondition;
 use crate::prepared::{Hand, Prepared};
 use crate::stored::Stored;
@@ -30,28 +31,12 @@ const MOST_PLANS: u32 = 3;
 /// Most pages of an upload whose plan is made again under the lock at once.
 const FEW_PAGES: usize = 1024;
 
-/// What there was at one moment under the lock.
-struct Moment {
-    /// See [`Writer::sections`].
-    sections: u64,
-    sight: Sight,
-}
-
-impl Moment {
-    fn of(store: &Store, writer: &Writer) -> Self {
-        Self {
-            sections: writer.sections,
-            sight: store.groups.sight(),
-        }
-    }
-}
-
 /// One attempt to commit.
 struct Commit<'a, 'c> {
     store: &'a Store,
     manifest: &'c UploadManifest,
     given: Given<'c>,
-    proven: &'c HashSet<ObjectId>,
+    proven: &'c Proven,
     precondition: &'c Precondition,
     /// Nobody else commits meanwhile.
     is_alone: bool,
@@ -72,7 +57,7 @@ impl Store {
         &self,
         manifest: &UploadManifest,
         given: Given<'_>,
-        proven: &HashSet<ObjectId>,
+        proven: &Proven,
         precondition: &Precondition,
     ) -> Result<CommitSummary> {
         manifest.validate()?;
@@ -246,7 +231,7 @@ impl<'a> Commit<'a, '_> {
             });
             let writer = store.joining();
             let now = Moment::of(store, &writer);
-            let stands = before.sections == now.sections && !before.sight.is_void(&now.sight);
+            let stands = before.keeps(&now) && !before.sight.is_void(&now.sight);
             let is_first = !before.sight.is_before_others(&now.sight);
             let is_new = planned.as_ref().is_ok_and(Planned::is_new);
             if stands && (is_first || !is_new || *plans == MOST_PLANS) {
@@ -282,7 +267,11 @@ impl<'a> Commit<'a, '_> {
         let index = store.view.index.ahead(moment.sight.pending());
         let stored = Stored::new(index, store.damage());
         let reader = PageReader::new(store, self.given);
-        Intake::new(store, &stored, hand, prepared, reader, self.proven).run(self.manifest)
+        let known = Known {
+            proven: self.proven,
+            moment,
+        };
+        Intake::new(store, &stored, hand, prepared, reader, known).run(self.manifest)
     }
 
     /// Decides about the name, and makes all of it a part of a group.

@@ -94,6 +94,11 @@ impl Sight {
         self.pending.clone()
     }
 
+    /// True when nothing is on its way.
+    pub(crate) fn is_clear(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     /// True when commits have joined between the two.
     pub(crate) fn is_before_others(&self, later: &Self) -> bool {
         self.joined != later.joined

@@ -143,6 +143,10 @@ impl<'a> Prepared<'a> {
     fn fill(&mut self, target: Arc<Target>, first: Slot, content: &[u8]) -> Result<()> {
         let written = target.write(first, content)?;
         self.unsynced += content.len() as u64;
+        if self.unsynced >= MUCH {
+            // The disk works while the next ones are looked for.
+            target.begin_sync(first, content.len() as u64);
+        }
         let mut known = self.written.iter_mut();
         match known.find(|(known, _)| Arc::ptr_eq(known, &target)) {
             Some((_, known)) => *known = written,

@@ -58,6 +58,11 @@ impl Target {
         Ok(Written(self.written.fetch_add(1, Ordering::AcqRel) + 1))
     }
 
+    /// Has the disk begin with slots that were written, and waits for nothing.
+    pub(crate) fn begin_sync(&self, first: Slot, bytes: u64) {
+        self.file.begin_sync(first.byte_offset(), bytes);
+    }
+
     /// Makes all durable that was written by then. Who asks while another does waits, and finds it done.
     ///
     /// # Errors
