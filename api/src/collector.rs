@@ -24,7 +24,10 @@ const MOST_PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Collector {
     /// Of the store.
     directory: PathBuf,
+    /// Nobody waits for a disk with it: it is asked for on threads that serve others, too.
     state: Mutex<State>,
+    /// Held while the file is written.
+    writing: Mutex<()>,
     /// The one that is running may go on, or is to end.
     changed: Condvar,
     /// How long it waits at most.
@@ -53,6 +56,7 @@ impl Collector {
         Self {
             directory,
             state: Mutex::new(state),
+            writing: Mutex::default(),
             changed: Condvar::new(),
             patience: MOST_PATIENCE,
         }
@@ -74,14 +78,19 @@ impl Collector {
         }
     }
 
+    /// Puts what there is to remember into its file.
+    fn write(&self) -> pool_gc::Result<()> {
+        // One after the other, so that what is there in the end is the newest.
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let history = self.state().history.clone();
+        history.write(&self.directory)
+    }
+
     /// Has collections wait, the one that is running, too, or go on.
     pub(crate) fn pause(&self, paused: bool) -> Result<Collections> {
-        let mut state = self.state();
-        state.history.paused = paused;
-        let written = state.history.write(&self.directory);
-        drop(state);
+        self.state().history.paused = paused;
         self.changed.notify_all();
-        written?;
+        self.write()?;
         Ok(self.collections())
     }
 
@@ -109,6 +118,9 @@ impl Collector {
         let begun_at = now();
         {
             let mut state = self.state();
+            if state.is_over {
+                return Err(StoreError::CollectionStopped.into());
+            }
             if state.running.is_some() {
                 return Err(StoreError::CollectionRunning.into());
             }
@@ -127,9 +139,9 @@ impl Collector {
             Ok(report) => Ok(report.clone()),
             Err(error) => Err(error.to_string()),
         };
-        let mut state = self.state();
-        state.history.add(Collected::of(begun_at, cause, &told));
-        if let Err(error) = state.history.write(&self.directory) {
+        let collected = Collected::of(begun_at, cause, &told);
+        self.state().history.add(collected);
+        if let Err(error) = self.write() {
             tracing::warn!(%error, "what a collection did is forgotten with the next restart");
         }
         Ok(result?)
@@ -200,6 +212,25 @@ mod tests {
     }
 
     #[test]
+    fn nobody_who_asks_waits_for_the_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let collector = Collector::new(directory.path().into());
+        thread::scope(|scope| {
+            // As somebody who waits for a disk that hangs.
+            let writing = collector.writing.lock().unwrap();
+            let pausing = scope.spawn(|| collector.pause(true).unwrap());
+            while !collector.collections().paused {
+                thread::yield_now();
+            }
+            assert!(collector.stop().running.is_none());
+            assert!(!directory.path().join("collections").exists());
+            drop(writing);
+            assert!(pausing.join().unwrap().paused);
+        });
+        assert!(History::read(directory.path()).paused);
+    }
+
+    #[test]
     fn one_waits_while_it_is_paused_and_ends_when_it_is_stopped() {
         let directory = tempfile::tempdir().unwrap();
         let collector = Collector::new(directory.path().into());
@@ -258,8 +289,12 @@ mod tests {
         // What stopped the last one does not stop the next.
         let next = collector.run(Cause::Asked, |watch| Ok(report(watch().is_break())));
         assert!(!next.unwrap().stopped);
-        collector.end();
-        let last = collector.run(Cause::Asked, |watch| Ok(report(watch().is_break())));
+        let last = collector.run(Cause::Asked, |watch| {
+            collector.end();
+            Ok(report(watch().is_break()))
+        });
         assert!(last.unwrap().stopped);
+        let none = collector.run(Cause::Asked, |_| unreachable!("the service is to end"));
+        assert_eq!(none.unwrap_err().body.error, "collection-stopped");
     }
 }

@@ -243,6 +243,7 @@ impl From<StoreError> for Problem {
             }
             StoreError::CollectionRunning => (StatusCode::CONFLICT, "collection-running"),
             StoreError::CollectionStopped => (StatusCode::CONFLICT, "collection-stopped"),
+            StoreError::Distrusted { .. } => (StatusCode::CONFLICT, "index-distrusted"),
             StoreError::MissingPages(missing) => {
                 let mut problem = Self::new(StatusCode::CONFLICT, "missing-pages", what);
                 problem.body.missing = Some(PageList::of(&missing));
@@ -297,6 +298,7 @@ mod tests {
             (StoreError::BadUpload("x".into()), 422),
             (StoreError::Corrupt("x".into()), 500),
             (StoreError::CollectionRunning, 409),
+            (StoreError::Distrusted { path: path() }, 409),
         ] {
             let text = error.to_string();
             let problem = Problem::from(error);

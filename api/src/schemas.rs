@@ -254,13 +254,13 @@ foreign! {
         ("longest_hold_us", count_of("The longest that it kept commits waiting, in microseconds")),
     ]);
     /// `pool_gc::Cause`.
-    Cause => json!({"type": "string", "enum": ["asked", "scheduled"]});
+    Cause => json!({"type": "string", "enum": ["asked", "scheduled", "full-disk"]});
     /// `pool_gc::Collected`.
     Collected => object([
         ("begun_at", count_of("When it was begun, in seconds since 1970")),
         ("cause", told(
-            "Why: somebody asked for it, or it was due",
-            json!({"type": "string", "enum": ["asked", "scheduled"]}),
+            "Why: somebody asked for it, it was due, or a request found no room on the disk",
+            json!({"type": "string", "enum": ["asked", "scheduled", "full-disk"]}),
         )),
         ("outcome", told(
             "It came to its end, somebody stopped it, or it could not go on",

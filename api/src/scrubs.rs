@@ -19,7 +19,9 @@ struct State {
     /// Nobody is to go on.
     is_stopped: bool,
     is_taken: bool,
-    /// Number of the last turn.
+    /// How many wait to take over.
+    waiting: usize,
+    /// Number of the last turn that was asked for.
     last: u64,
 }
 
@@ -45,29 +47,32 @@ impl Turns {
         self.state().is_stopped
     }
 
-    /// The turn, if nobody has it.
+    /// The turn, if nobody has it or waits for it.
     pub(crate) fn take_if_free(&self) -> Option<Turn<'_>> {
-        let state = self.state();
-        (!state.is_taken).then(|| self.take(state))
+        let mut state = self.state();
+        if state.is_taken || state.waiting > 0 {
+            return None;
+        }
+        state.last += 1;
+        Some(self.take(&mut state))
     }
 
-    /// The turn once whoever has it has ended, which is asked for. One that was asked for later is over at once.
-    pub(crate) fn take_over(&self) -> Turn<'_> {
+    /// The turn once whoever has it has ended, which is asked for. `None` as soon as somebody asks for one later.
+    pub(crate) fn take_over(&self) -> Option<Turn<'_>> {
         let mut state = self.state();
         state.last += 1;
         let number = state.last;
         self.changed.notify_all();
-        let waited = self.changed.wait_while(state, |state| state.is_taken);
+        state.waiting += 1;
+        let waits = |state: &mut State| state.is_taken && state.last == number;
+        let waited = self.changed.wait_while(state, waits);
         let mut state = waited.unwrap_or_else(PoisonError::into_inner);
-        state.is_taken = true;
-        Turn {
-            turns: self,
-            number,
-        }
+        state.waiting -= 1;
+        (state.last == number).then(|| self.take(&mut state))
     }
 
-    fn take(&self, mut state: MutexGuard<'_, State>) -> Turn<'_> {
-        state.last += 1;
+    /// The last turn that was asked for, which nobody has.
+    fn take(&self, state: &mut State) -> Turn<'_> {
         state.is_taken = true;
         Turn {
             turns: self,
@@ -100,30 +105,43 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(1_000_000);
 
+    fn until(turns: &Turns, is_so: impl Fn(&State) -> bool) {
+        while !is_so(&turns.state()) {
+            std::thread::yield_now();
+        }
+    }
+
     #[test]
-    fn who_asks_last_takes_over_and_who_does_not_insist_waits() {
-        let turns = Turns::default();
+    fn who_asks_last_takes_over_and_nobody_passes_who_waits() {
+        let turns = &Turns::default();
         let first = turns.take_if_free().unwrap();
         assert!(turns.take_if_free().is_none());
         assert!(!first.is_over_within(Duration::ZERO));
-        let (has_begun, begun) = std::sync::mpsc::channel();
         std::thread::scope(|threads| {
-            let second = threads.spawn(|| {
-                let second = turns.take_over();
-                assert!(!second.is_over_within(Duration::ZERO));
-                has_begun.send(()).unwrap();
-                second.is_over_within(LONG)
-            });
+            let second = threads.spawn(|| turns.take_over().is_none());
+            until(turns, |state| state.waiting == 1);
             assert!(first.is_over_within(LONG));
-            drop(first);
-            // Who asks while it waits would be before it.
-            begun.recv().unwrap();
-            let third = turns.take_over();
+            let (ends, ended) = std::sync::mpsc::channel::<()>();
+            let third = threads.spawn(move || {
+                let third = turns.take_over().unwrap();
+                let is_over = third.is_over_within(Duration::ZERO);
+                let _ = ended.recv();
+                is_over
+            });
+            // However long the first one takes.
             assert!(second.join().unwrap());
-            assert!(!third.is_over_within(Duration::ZERO));
-            turns.stop();
-            assert!(third.is_over_within(LONG) && turns.is_stopped());
+            until(turns, |state| state.waiting == 1 && state.last == 3);
+            drop(first);
+            // Whether it is awake already or not.
+            assert!(turns.take_if_free().is_none());
+            drop(ends);
+            assert!(!third.join().unwrap());
         });
+        let last = turns.take_over().unwrap();
+        assert!(!last.is_over_within(Duration::ZERO));
+        turns.stop();
+        assert!(last.is_over_within(LONG) && turns.is_stopped());
+        drop(last);
         assert!(turns.take_if_free().unwrap().is_over_within(LONG));
     }
 }

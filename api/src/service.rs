@@ -13,7 +13,7 @@ use pool_store::format::STAGING_DIRECTORY;
 use pool_store::scrub::State as ScrubState;
 use pool_store::stats::StoreStats;
 use pool_store::{Progress, Store, now, time_of};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::auth::Gate;
 use crate::collector::Collector;
@@ -87,6 +87,7 @@ struct Inner {
     /// Held while it is looked into what somebody could not read.
     noting: Mutex<()>,
     counted: Mutex<Option<Counted>>,
+    full_disk: Notify,
 }
 
 /// Memory that requests share.
@@ -132,6 +133,7 @@ impl Service {
             scrubs: Turns::default(),
             noting: Mutex::default(),
             counted: Mutex::default(),
+            full_disk: Notify::new(),
         }))
     }
 
@@ -213,6 +215,16 @@ impl Service {
         .await
     }
 
+    /// A request was refused for want of room on the disk.
+    pub(crate) fn note_full_disk(&self) {
+        self.0.full_disk.notify_one();
+    }
+
+    /// Ends once a request has been refused for want of room on the disk since this ended last. One waits at a time.
+    pub async fn full_disk(&self) {
+        self.0.full_disk.notified().await;
+    }
+
     /// Collections, one at a time.
     pub(crate) fn collector(&self) -> &Collector {
         &self.0.collector
@@ -233,9 +245,12 @@ impl Service {
     /// ended for that, and this one ends early when the service is told to stop, or somebody asks for another one.
     pub async fn scrub(&self, rate: Option<NonZeroU64>) -> Result<Scrubbed> {
         let service = self.clone();
-        blocking(move || {
-            let turn = service.0.scrubs.take_over();
-            service.scrub_in_turn(&turn, rate)
+        blocking(move || match service.0.scrubs.take_over() {
+            Some(turn) => service.scrub_in_turn(&turn, rate),
+            None => Ok(Scrubbed {
+                is_complete: false,
+                report: service.scrub_state().pass.unwrap_or_default().found,
+            }),
         })
         .await
     }

@@ -14,6 +14,7 @@ use pool_store::upload::{Target, UploadManifest, UploadObject};
 use pool_store::{Store, StoreOptions, synthetic};
 use serde::Serialize;
 
+use crate::measure::cost::{Seconds, cost};
 use crate::measure::memory;
 use crate::write_result;
 
@@ -43,9 +44,12 @@ struct IndexReport {
     /// Bytes of memory of the process, beyond what it had before, after opening and all look-ups.
     resident: u64,
     /// Microseconds that a page costs when 4096 are asked for: known ones, unknown ones, and BLAKE3 of one.
-    hit: f64,
-    miss: f64,
-    blake3: f64,
+    hit: Seconds,
+    miss: Seconds,
+    blake3: Seconds,
+    /// The first two once more, after the tables were merged.
+    hit_merged: Seconds,
+    miss_merged: Seconds,
 }
 
 /// Measures, and writes `index.json`.
@@ -75,11 +79,18 @@ pub(crate) fn run_all(out: &Path) -> Result<()> {
             report.resident as f64 / f64::from(1 << 20),
             "MiB",
         ),
-        ("known page, of 4096 asked for", report.hit, "us"),
-        ("unknown page, of 4096 asked for", report.miss, "us"),
-        ("BLAKE3 of a page", report.blake3, "us"),
     ] {
         println!("  {name:<34}{value:>12.2} {unit}");
+    }
+    println!("index: us a page, of 4096 asked for, and of processor time (median of {QUESTIONS})");
+    for (name, page) in [
+        ("known page", report.hit),
+        ("unknown page", report.miss),
+        ("known page, tables merged", report.hit_merged),
+        ("unknown page, tables merged", report.miss_merged),
+        ("BLAKE3 of a page", report.blake3),
+    ] {
+        println!("  {name:<34}{:>12.2}{:>8.2}", page.time, page.processor);
     }
     write_result(out, "index", &serde_json::to_value(report)?)
 }
@@ -136,6 +147,10 @@ fn measure(directory: &Path, pages: u64) -> Result<IndexReport> {
     );
     let resident = resident()?.saturating_sub(before);
     let merged = synthetic::compact(&store)?;
+    let (hit_merged, miss_merged) = (
+        look_up(&store, &known, 0)?,
+        look_up(&store, &unknown, OBJECT)?,
+    );
     drop(store);
     let (_store, open_after_a_close) = timed(|| open(directory, false))?;
     Ok(IndexReport {
@@ -149,6 +164,8 @@ fn measure(directory: &Path, pages: u64) -> Result<IndexReport> {
         hit,
         miss,
         blake3: blake3_of_a_page(),
+        hit_merged,
+        miss_merged,
     })
 }
 
@@ -169,9 +186,12 @@ fn asked(first: u64, pages: u64) -> Vec<Vec<PageId>> {
     (0..QUESTIONS).map(question).collect()
 }
 
+/// Seconds to microseconds of a page of a question.
+const PAGE: f64 = 1e6 / OBJECT as f64;
+
 /// Microseconds a page in the median question, each of which is to find so many pages missing.
-fn look_up(store: &Store, questions: &[Vec<PageId>], missing: u64) -> Result<f64> {
-    let mut times = Vec::new();
+fn look_up(store: &Store, questions: &[Vec<PageId>], missing: u64) -> Result<Seconds> {
+    let mut costs = Vec::new();
     for (nth, pages) in questions.iter().enumerate() {
         // Of an object that nobody has, so that its pages are looked at.
         let object = UploadObject {
@@ -191,25 +211,21 @@ fn look_up(store: &Store, questions: &[Vec<PageId>], missing: u64) -> Result<f64
             },
             objects: vec![object],
         })?;
-        let (found, time) = timed(|| Ok(store.missing_pages(&upload)?.len() as u64))?;
+        let (found, cost) = cost(|| store.missing_pages(&upload));
+        let found = found?.len() as u64;
         ensure!(found == missing, "{found} pages are missing, not {missing}");
-        times.push(time);
+        costs.push(cost);
     }
-    times.sort_unstable();
-    Ok(times[times.len() / 2].as_secs_f64() * 1e6 / OBJECT as f64)
+    Ok(Seconds::median(&costs, PAGE))
 }
 
-fn blake3_of_a_page() -> f64 {
+fn blake3_of_a_page() -> Seconds {
     let pages = vec![0x5a_u8; (OBJECT * PAGE_SIZE) as usize];
-    let mut times: Vec<_> = (0..QUESTIONS)
-        .map(|_| {
-            let since = Instant::now();
-            for page in pages.chunks(PAGE_SIZE as usize) {
-                std::hint::black_box(PageId::of(page));
-            }
-            since.elapsed()
-        })
-        .collect();
-    times.sort_unstable();
-    times[times.len() / 2].as_secs_f64() * 1e6 / OBJECT as f64
+    let hash = || {
+        for page in pages.chunks(PAGE_SIZE as usize) {
+            std::hint::black_box(PageId::of(page));
+        }
+    };
+    let costs: Vec<_> = (0..QUESTIONS).map(|_| cost(hash).1).collect();
+    Seconds::median(&costs, PAGE)
 }

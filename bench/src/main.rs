@@ -5,6 +5,7 @@
 //! slow figures.
 
 mod apps;
+mod archivers;
 mod clock;
 mod demo;
 mod faas;
@@ -46,7 +47,7 @@ struct Arguments {
 enum What {
     /// The whole job once: link, push, mount, run, measure, collect.
     Demo,
-    /// Every measurement but the demo, `apps`, `faas`, `index`, `layouts` and `requests`.
+    /// Every measurement but the demo, `apps`, `archivers`, `faas`, `index`, `layouts` and `requests`.
     All,
     /// Start-up time and memory of an instance that touches an 8 MiB library, and of 64.
     Start,
@@ -70,6 +71,8 @@ enum What {
     /// Taking content in: known pages against BLAKE3 alone, new ones against write and fdatasync, and small commits by
     /// 1, 4 and 16 writers.
     Ingest,
+    /// The same files taken in by `pool push`, borg, restic and casync. Not part of `all`.
+    Archivers,
     /// An index of `POOL_INDEX_PAGES` pages, 10 million if that is not set: what they take up, how fast it opens and
     /// answers. Not part of `all`: 100 million take an hour and 15 GB of disk.
     Index,
@@ -111,6 +114,7 @@ fn measure(what: What, out: &Path) -> Result<()> {
         What::Memory => memory::run_all(out),
         What::SegmentRead => segment_read::run_all(out),
         What::Apps => apps::run_all(out),
+        What::Archivers => archivers::run_all(out),
         What::Faas => faas::run_all(out),
         What::Layouts => layouts::run_all(out),
         What::Requests => requests::run_all(out),

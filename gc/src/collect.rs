@@ -111,6 +111,7 @@ pub fn collect_watched(
         return Err(GcError::BadRatio(options.compact_below));
     }
     let since = Instant::now();
+    during("looking for garbage", store.check_trusted())?;
     let mut report = if options.dry_run {
         rehearse(store, options)?
     } else {

@@ -1,13 +1,12 @@
 //! What the last collections did, for whoever runs a host: kept across restarts, and bounded.
 
-use std::fs;
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
-use pool_store::StoreError;
 use pool_store::collection::Skipped;
 use pool_store::format::{COLLECTIONS_FILE, NEW_COLLECTIONS_FILE};
 use pool_store::manifest::Timestamp;
+use pool_store::small_file;
 use serde::{Deserialize, Serialize};
 
 use crate::{CollectReport, Result, during};
@@ -26,6 +25,8 @@ pub enum Cause {
     Asked,
     /// It was due.
     Scheduled,
+    /// A request found no room on the disk.
+    FullDisk,
 }
 
 impl Cause {
@@ -34,6 +35,7 @@ impl Cause {
         match self {
             Self::Asked => "asked",
             Self::Scheduled => "scheduled",
+            Self::FullDisk => "full-disk",
         }
     }
 }
@@ -132,6 +134,13 @@ impl Collected {
             longest_hold_us: report.longest_hold_us,
         }
     }
+
+    /// True when nobody asked for it and it found nothing to do.
+    fn is_idle(&self) -> bool {
+        let removed = self.libraries + self.objects + self.pages + self.segments;
+        let remains = self.waiting_bytes + self.left;
+        self.cause != Cause::Asked && self.outcome == Outcome::Done && removed + remains == 0
+    }
 }
 
 /// The last collections of a store, in the file `collections` of its directory. One that
@@ -150,7 +159,7 @@ impl History {
     /// That of the store in a directory.
     pub fn read(directory: &Path) -> Self {
         let path = directory.join(COLLECTIONS_FILE);
-        let read = match fs::read(&path) {
+        let read = match small_file::read(&path) {
             Ok(json) => serde_json::from_slice(&json).map_err(io::Error::from),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::default(),
             Err(error) => Err(error),
@@ -161,38 +170,58 @@ impl History {
         })
     }
 
-    /// Adds a collection, and forgets the oldest one if there are too many.
+    /// Adds a collection, and forgets the oldest one if there are too many. Of those in a row that nobody asked for and that
+    /// found nothing, which is most of them, the newest is kept.
     pub fn add(&mut self, collected: Collected) {
+        if collected.is_idle() && self.last.first().is_some_and(Collected::is_idle) {
+            self.last.remove(0);
+        }
         self.last.insert(0, collected);
         self.last.truncate(MOST);
     }
 
-    /// Puts it into the directory, whole or not at all.
+    /// Puts it into the directory, whole or not at all, and waits until it survives a power cut.
     pub fn write(&self, directory: &Path) -> Result<()> {
         let new = directory.join(NEW_COLLECTIONS_FILE);
         let path = directory.join(COLLECTIONS_FILE);
         let json = serde_json::to_vec(self).expect("it has only string keys");
-        // Without the sync a power cut could leave an empty one under the name, and a pause would be forgotten.
-        let written = fs::File::create(&new).and_then(|mut file| {
-            file.write_all(&json)?;
-            file.sync_all()
-        });
-        let named = written.and_then(|()| fs::rename(&new, &path));
-        let failed = |error| StoreError::Io {
-            doing: "writing",
-            path: PathBuf::from(&path),
-            error,
-        };
-        during("noting what collections did", named.map_err(failed))
+        // Somebody was told that collections wait.
+        let written = small_file::replace_durably(&path, &new, &json);
+        during("noting what collections did", written)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use pool_core::extent::SegmentId;
     use pool_store::collection::SkipReason;
 
     use super::*;
+
+    #[test]
+    fn of_those_that_found_nothing_the_newest_is_kept() {
+        let mut history = History::default();
+        let nothing = CollectReport::default();
+        let some = CollectReport {
+            pages: 1,
+            ..CollectReport::default()
+        };
+        for (at, cause, report) in [
+            (1, Cause::Scheduled, &nothing),
+            (2, Cause::Scheduled, &nothing),
+            (3, Cause::Scheduled, &some),
+            (4, Cause::Asked, &nothing),
+            (5, Cause::Scheduled, &nothing),
+            (6, Cause::FullDisk, &nothing),
+            (7, Cause::Asked, &nothing),
+        ] {
+            history.add(Collected::of(at, cause, &Ok(report.clone())));
+        }
+        let begun: Vec<_> = history.last.iter().map(|one| one.begun_at).collect();
+        assert_eq!(begun, [7, 6, 4, 3, 2]);
+    }
 
     #[test]
     fn it_is_bounded_and_read_back() {

@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use closed::{example, flip, journal_files, reopen, tamper};
 use common::{Random, content, library_ref, open, push_library, reservation};
@@ -23,7 +24,7 @@ use pool_store::audit::{Audit, Part, audit};
 use pool_store::manifest::TokenScope;
 use pool_store::placement::Placement;
 use pool_store::repair::{Remedy, repair};
-use pool_store::{Store, StoreView};
+use pool_store::{Store, StoreError, StoreView};
 
 /// A store with tables, a log of the index, a checkpoint and two logs of the journal, all of which have something.
 fn filled(directory: &Path) -> Store {
@@ -291,6 +292,15 @@ fn a_record_that_differs_from_the_journal_is_named() {
     .collect();
     expected.sort();
     assert_eq!(named, expected);
+    // What the index lacks is no garbage, whether that would be found now or was before.
+    let told_to_repair = collect(&store, &collecting()).unwrap_err().to_string();
+    assert!(told_to_repair.contains("pool repair"), "{told_to_repair}");
+    let dry_run = CollectOptions {
+        dry_run: true,
+        ..collecting()
+    };
+    assert!(collect(&store, &dry_run).is_err());
+    assert!(matches!(store.reap(), Err(StoreError::Distrusted { .. })));
     // No checkpoint takes that over before a repair, however long the logs are and whoever opens the store.
     let before = journal_files(&directory, "checkpoint");
     let name = |nth: u32| format!("{nth}{}", "x".repeat(2 << 20));
@@ -341,6 +351,34 @@ fn a_record_that_differs_from_the_journal_is_named() {
         store.delete_token(&name(nth)).unwrap();
     }
     assert_eq!(closed::told(&store), told);
+}
+
+/// Everything that has no name.
+fn collecting() -> CollectOptions {
+    CollectOptions {
+        grace: Duration::ZERO,
+        ..CollectOptions::default()
+    }
+}
+
+#[test]
+fn a_collection_ends_when_the_index_turns_out_to_be_damaged() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("store");
+    let store = filled(&directory);
+    let object = ObjectId::of(&content(100, 40));
+    let collection = store.begin_collection().unwrap();
+    let table = closed::newest(&directory, ".sst");
+    flip(&table, 8 * 20);
+    assert!(!scrubbed(&store).report.is_clean());
+    let refused = collection.delete_objects(&[object]);
+    assert!(
+        matches!(refused, Err(StoreError::Distrusted { .. })),
+        "{refused:?}"
+    );
+    flip(&table, 8 * 20);
+    assert!(scrubbed(&store).report.is_clean());
+    assert_eq!(collection.delete_objects(&[object]).unwrap(), 1);
 }
 
 #[test]
@@ -421,10 +459,7 @@ fn what_others_do_meanwhile_is_no_damage() {
     let directory = root.path().join("store");
     let store = filled(&directory);
     let ended = AtomicBool::new(false);
-    let now = CollectOptions {
-        grace: std::time::Duration::ZERO,
-        ..CollectOptions::default()
-    };
+    let now = collecting();
     std::thread::scope(|threads| {
         threads.spawn(|| {
             let mut round = 0;

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use fuser::{BackingId, FileHandle, INodeNo};
-use pool_store::Held;
 use pool_store::backend::SegmentFile;
+use pool_store::{Compared, Held};
 
 use crate::contents::Found;
 use crate::tree::Place;
@@ -21,6 +21,8 @@ pub enum Handle {
     File {
         /// What it showed when it was opened, held.
         found: Held<Found>,
+        /// Of an object: whether it is whole, where there is a reason to ask.
+        compared: Compared,
     },
     /// A segment.
     Segment {
@@ -51,7 +53,7 @@ impl Handle {
     /// What was found when it was opened.
     pub fn found(&self) -> &Found {
         match self {
-            Self::File { found } => &found.value,
+            Self::File { found, .. } => &found.value,
             Self::Segment { found, .. } => found,
             Self::Directory(directory) => &directory.found,
         }

@@ -21,6 +21,10 @@ use serde::Deserialize;
 pub const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7420);
 
+/// What a collection finds to do grows by what is pushed and deleted, which build servers do by the hour; one that finds
+/// nothing costs next to nothing.
+const COLLECT_INTERVAL: Duration = Duration::from_secs(3600);
+
 /// A week: a disk that goes bad does so over weeks, pages that are not read for longer are those that nobody would find
 /// damaged in time, and a push mends them while whoever built them still can.
 const SCRUB_INTERVAL: Duration = Duration::from_secs(7 * 86_400);
@@ -36,7 +40,7 @@ const SCRUB_RATE: u64 = 20_000_000;
     version,
     after_help = "Examples:\n  \
         poolsvc --store /var/lib/pool\n  \
-        poolsvc --store /var/lib/pool --socket /run/pool.sock --collect-interval 3600\n  \
+        poolsvc --store /var/lib/pool --socket /run/pool.sock --grace 604800\n  \
         poolsvc --store /var/lib/pool --listen 0.0.0.0:7420 --config /etc/poolsvc.toml\n\n\
         The configuration file is TOML, with the flags' names as keys; tokens are there only:\n  \
         [[token]]\n  name = \"ci\"\n  scope = \"write\"           # read, write or admin\n  \
@@ -63,7 +67,8 @@ pub struct Arguments {
     /// Seconds that a library version stays after its last user has gone [default: 86400]
     #[arg(long, value_name = "SECONDS")]
     pub grace: Option<u64>,
-    /// Collect garbage every so many seconds; 0 is never [default: 0]
+    /// Collect garbage every so many seconds, and when a push finds no room on the disk; 0 is never
+    /// [default: 3600, an hour]
     #[arg(long, value_name = "SECONDS")]
     pub collect_interval: Option<u64>,
     /// Read all that is stored, and look for damage, every so many seconds; 0 is never
@@ -170,7 +175,7 @@ impl Settings {
             listen,
             socket: None,
             grace: Duration::from_secs(86_400),
-            collect_interval: None,
+            collect_interval: Some(COLLECT_INTERVAL),
             scrub_interval: Some(SCRUB_INTERVAL),
             scrub_rate: NonZeroU64::new(SCRUB_RATE),
             limits: Limits::default(),
@@ -199,6 +204,7 @@ impl Settings {
             settings.grace = grace;
         }
         settings.collect_interval = seconds(flags.collect_interval, file.collect_interval)
+            .or(settings.collect_interval)
             .filter(|interval| !interval.is_zero());
         settings.scrub_interval = seconds(flags.scrub_interval, file.scrub_interval)
             .or(settings.scrub_interval)
@@ -319,6 +325,17 @@ mod tests {
                 .store
                 == Path::new("/x")
         );
+    }
+
+    #[test]
+    fn collections_are_an_hour_apart_unless_told_otherwise() {
+        let interval = |flags: &[&str]| {
+            let settings = gather(&[&["--store", "s"], flags].concat()).unwrap();
+            settings.collect_interval.map(|interval| interval.as_secs())
+        };
+        assert_eq!(interval(&[]), Some(3600));
+        assert_eq!(interval(&["--collect-interval", "7"]), Some(7));
+        assert_eq!(interval(&["--collect-interval", "0"]), None);
     }
 
     #[test]

@@ -22,6 +22,9 @@ pub trait SegmentFile: Debug + Send + Sync {
     fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()>;
     /// Gives the disk under a range back where the file system can; the range reads as zeros then.
     fn discard(&self, offset: u64, bytes: u64) -> io::Result<()>;
+    /// Says that a range was written and is to be durable soon: the disk may begin with it. Nothing is waited for, and
+    /// nothing is durable by that.
+    fn begin_sync(&self, _offset: u64, _bytes: u64) {}
     /// Makes all writes durable (`fdatasync`).
     fn sync(&self) -> io::Result<()>;
     /// The file itself, for passthrough; a backend without real files has none.
@@ -307,11 +310,30 @@ impl SegmentFile for File {
         }
     }
 
+    fn begin_sync(&self, offset: u64, bytes: u64) {
+        begin_writeback(self, offset, bytes);
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }
 
     fn file(&self) -> Option<&File> {
         Some(self)
+    }
+}
+
+/// Has the kernel begin to write what it has of a range to the disk. That it could not is no matter, and what fails on the way is told
+/// by the next `fdatasync` all the same (sync_file_range(2): nothing is waited for, so no error is taken note of).
+fn begin_writeback(file: &File, offset: u64, bytes: u64) {
+    use std::os::fd::AsRawFd as _;
+    // SAFETY: the call takes a descriptor that is open for as long as `file` lives, and numbers.
+    unsafe {
+        libc::sync_file_range(
+            file.as_raw_fd(),
+            offset as libc::off64_t,
+            bytes as libc::off64_t,
+            libc::SYNC_FILE_RANGE_WRITE,
+        );
     }
 }

@@ -16,12 +16,19 @@ use crate::backend::SegmentFile;
 use crate::damage::{DamagedSlots, Expected};
 use crate::error::{Result, StoreError};
 use crate::format::Location;
+use crate::moment::Moment;
 use crate::placement::{self, Placement, WindowPlan};
 use crate::upload::{Upload, UploadObject};
 use crate::{Store, may_lack_file};
 
 /// Most segments that one reader keeps open.
 const MOST_OPEN: usize = 64;
+
+/// Most pages of which it is remembered where they were found: of 16 GiB, which takes 48 MiB of memory.
+const MOST_FOUND: usize = 1 << 22;
+
+/// Pages that are compared at a time: they stay in a processor's cache from when they are read until then.
+const COMPARED: usize = 64;
 
 /// Where the bytes of an upload are that the store lacks.
 #[derive(Clone, Copy)]
@@ -56,6 +63,77 @@ pub(crate) struct Piece<'a> {
     pub(crate) pages: &'a [Option<PageId>],
 }
 
+impl<'a> Piece<'a> {
+    /// The same in pieces of up to so many pages.
+    fn split(&self, pages: usize) -> impl Iterator<Item = Piece<'a>> + use<'a> {
+        let (object, firsts) = (self.object, (self.first_page..).step_by(pages));
+        self.pages
+            .chunks(pages)
+            .zip(firsts)
+            .map(move |(pages, first_page)| Piece {
+                object,
+                first_page,
+                pages,
+            })
+    }
+}
+
+/// What was found out about an upload's objects before its commit.
+#[derive(Debug, Default)]
+pub(crate) struct Proven {
+    objects: HashSet<ObjectId>,
+    /// When that began.
+    since: Option<Moment>,
+    /// Where pages of each object were, by number.
+    found: HashMap<ObjectId, Vec<Looked>>,
+}
+
+/// What is known of where a page is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Looked {
+    /// Nothing.
+    Not,
+    /// It was there.
+    Found(Location),
+    /// It was not in the store.
+    Nowhere,
+}
+
+impl Proven {
+    /// True when the pages of an object were found to make it up, wherever it is listed.
+    pub(crate) fn has(&self, object: ObjectId) -> bool {
+        self.objects.contains(&object)
+    }
+
+    /// What is still known at a later moment of where the pages of a piece are.
+    pub(crate) fn looked(&self, later: &Moment, piece: &Piece<'_>) -> Vec<Looked> {
+        let nothing = || vec![Looked::Not; piece.pages.len()];
+        // Of an object that is listed in several ways, and not proven, numbers say nothing.
+        let found = self.found.get(&piece.object);
+        let found = found.filter(|_| self.has(piece.object));
+        let (Some(found), Some(since)) = (found, &self.since) else {
+            return nothing();
+        };
+        if !since.keeps(later) {
+            return nothing();
+        }
+        let pages = found.get(piece.first_page as usize..);
+        let Some(pages) = pages.and_then(|pages| pages.get(..piece.pages.len())) else {
+            return nothing();
+        };
+        let mut looked = pages.to_vec();
+        if !since.adds_nothing(later) {
+            // Others may have stored them since.
+            for looked in &mut looked {
+                if *looked == Looked::Nowhere {
+                    *looked = Looked::Not;
+                }
+            }
+        }
+        looked
+    }
+}
+
 /// What an object has in one part of its plan, a window's worth at a time, which bounds the memory that a large object
 /// takes.
 pub(crate) fn pieces<'a>(
@@ -74,14 +152,12 @@ pub(crate) fn pieces<'a>(
 }
 
 impl Store {
-    /// Those of `objects` that their pages were found to make up, wherever they are listed; an object of which they
+    /// Those of `objects` that their pages were found to make up, and where those were; an object of which they
     /// make up another one is refused. Nothing is said of objects that the pool has, and of those with pages that are
     /// missing, or that a collection takes meanwhile.
-    pub(crate) fn proven(
-        &self,
-        objects: &[UploadObject],
-        given: Given<'_>,
-    ) -> Result<HashSet<ObjectId>> {
+    pub(crate) fn proven(&self, objects: &[UploadObject], given: Given<'_>) -> Result<Proven> {
+        // Before anything is looked for.
+        let since = Moment::of(self, &self.joining());
         let mut reader = PageReader::new(self, given);
         let (mut proven, mut open) = (HashSet::new(), HashSet::new());
         for object in objects {
@@ -93,7 +169,11 @@ impl Store {
             }
         }
         proven.retain(|id| !open.contains(id));
-        Ok(proven)
+        Ok(Proven {
+            objects: proven,
+            since: Some(since),
+            found: reader.found,
+        })
     }
 
     /// How an object is to lie. One that is known and damaged keeps its windows: others map it by them.
@@ -118,6 +198,10 @@ pub(crate) struct PageReader<'a> {
     given: Given<'a>,
     /// Segments that pages were read from.
     files: HashMap<SegmentId, Arc<dyn SegmentFile>>,
+    /// See [`Proven`].
+    found: HashMap<ObjectId, Vec<Looked>>,
+    /// Pages of which there is something in `found`.
+    remembered: usize,
 }
 
 impl<'a> PageReader<'a> {
@@ -126,12 +210,20 @@ impl<'a> PageReader<'a> {
             store,
             given,
             files: HashMap::new(),
+            found: HashMap::new(),
+            remembered: 0,
         }
     }
 
     /// What is to be checked of an object.
     pub(crate) fn claim(&self, object: &UploadObject) -> Claim<'a> {
         Claim::about(object, self.given)
+    }
+
+    /// The bytes of a piece, if all of its pages are at hand whole.
+    pub(crate) fn at_hand(&self, piece: &Piece<'_>) -> Option<&'a [u8]> {
+        let bytes = self.given.bytes_at_hand(piece.object, piece.first_page)?;
+        bytes.get(..piece.pages.len() * PAGE_SIZE as usize)
     }
 
     /// The bytes of a piece that fills a window, if they are at hand as they will lie there.
@@ -168,19 +260,27 @@ impl<'a> PageReader<'a> {
             let Some(id) = &piece.pages[first] else {
                 continue;
             };
-            let page = &mut pages[..PAGE_SIZE as usize];
-            let sent = sent[first];
             let bytes = self
                 .given
                 .bytes_at_hand(piece.object, piece.first_page + first as u64);
-            match (self.given, sent, bytes) {
+            match (self.given, sent[first], bytes) {
                 (Given::Sent(upload), Some(offset), _) => {
-                    let read = upload.file().read_exact_at(page, offset);
+                    // Those that were sent one after the other and are nowhere else.
+                    let others = sent[first..].iter().zip(&at[first..]);
+                    let offsets = (offset..).step_by(PAGE_SIZE as usize);
+                    let run = others.zip(offsets);
+                    let run = run
+                        .take_while(|((sent, at), offset)| at.is_none() && **sent == Some(*offset));
+                    let run = run.count();
+                    nth = first + run.max(1);
+                    let pages = &mut pages[..run.max(1) * PAGE_SIZE as usize];
+                    let read = upload.file().read_exact_at(pages, offset);
                     read.map_err(|source| {
                         StoreError::io("reading", "an upload's temporary file", source)
                     })?;
                 }
                 (_, _, Some(bytes)) => {
+                    let page = &mut pages[..PAGE_SIZE as usize];
                     let length = bytes.len().min(page.len());
                     page[..length].copy_from_slice(&bytes[..length]);
                     page[length..].fill(0);
@@ -239,6 +339,11 @@ impl<'a> PageReader<'a> {
     /// Whether the pages of an object are all there and make it up; an error if they make up another one. Damage that
     /// is found on the way is remembered: those pages are not there.
     fn prove(&mut self, object: &UploadObject) -> Result<bool> {
+        let pages = object.pages.len();
+        if self.remembered + pages <= MOST_FOUND {
+            self.remembered += pages;
+            self.found.insert(object.id, vec![Looked::Not; pages]);
+        }
         loop {
             let error = match self.compare(object) {
                 Ok(proven) => return Ok(proven),
@@ -258,7 +363,7 @@ impl<'a> PageReader<'a> {
 
     fn compare(&mut self, object: &UploadObject) -> Result<bool> {
         let mut claim = self.claim(object);
-        let mut content = vec![0; WINDOW_SIZE as usize];
+        let mut content = vec![0; COMPARED * PAGE_SIZE as usize];
         for part in self.parts(object)? {
             let known = self.known_window(&part)?;
             for piece in pieces(object, &part) {
@@ -267,13 +372,17 @@ impl<'a> PageReader<'a> {
                     // It was hashed here, and is what will be written.
                     continue;
                 }
-                let content = &mut content[..piece.pages.len() * PAGE_SIZE as usize];
-                content.fill(0);
-                match self.read(&piece, &at, content) {
-                    Ok(()) => claim.update(piece.first_page, content),
-                    // Not sent, or collected since it was looked up.
-                    Err(StoreError::MissingPages(_)) => return Ok(false),
-                    Err(error) => return Err(error),
+                for (piece, at) in piece.split(COMPARED).zip(at.chunks(COMPARED)) {
+                    let content = &mut content[..piece.pages.len() * PAGE_SIZE as usize];
+                    if piece.pages.iter().any(Option::is_none) {
+                        content.fill(0);
+                    }
+                    match self.read(&piece, at, content) {
+                        Ok(()) => claim.update(piece.first_page, content),
+                        // Not sent, or collected since it was looked up.
+                        Err(StoreError::MissingPages(_)) => return Ok(false),
+                        Err(error) => return Err(error),
+                    }
                 }
             }
         }
@@ -331,7 +440,7 @@ impl<'a> PageReader<'a> {
 
     /// Where to read the pages of a piece of a part.
     fn places(
-        &self,
+        &mut self,
         part: &WindowPlan,
         known: Option<Location>,
         piece: &Piece<'_>,
@@ -341,10 +450,20 @@ impl<'a> PageReader<'a> {
             return Ok(self.places_in_window(known, part, &vec![None; piece.pages.len()]));
         }
         let at = self.locate(piece.pages)?;
+        self.note_found(piece, &at);
         Ok(match part.dense {
             Some(_) => self.places_in_window(None, part, &at),
             None => at,
         })
+    }
+
+    /// Remembers where the pages of a piece are.
+    fn note_found(&mut self, piece: &Piece<'_>, at: &[Option<Location>]) {
+        let found = self.found.get_mut(&piece.object);
+        let found = found.and_then(|found| found.get_mut(piece.first_page as usize..));
+        for (looked, at) in found.into_iter().flatten().zip(at) {
+            *looked = at.map_or(Looked::Nowhere, Looked::Found);
+        }
     }
 
     /// Where the store has each page; `None` for pages of zeros, and for those that it lacks.
@@ -472,7 +591,7 @@ mod tests {
     use crate::StoreOptions;
     use crate::placement::Placement;
     use crate::precondition::Precondition;
-    use crate::upload::{Target, UploadManifest};
+    use crate::upload::{Content, Target, UploadManifest};
 
     fn store(directory: &std::path::Path) -> Store {
         let options = StoreOptions {
@@ -503,7 +622,17 @@ mod tests {
 
     fn proven(store: &Store, upload: &Upload) -> HashSet<ObjectId> {
         let objects = &upload.manifest().objects;
-        store.proven(objects, Given::Sent(upload)).unwrap()
+        store.proven(objects, Given::Sent(upload)).unwrap().objects
+    }
+
+    /// Stores a library in one go.
+    fn put(store: &Store, name: &str, bytes: &[u8]) {
+        let content = Content::of(bytes, Placement::Sparse);
+        let target = Target::Library {
+            library: name.parse().unwrap(),
+            object: content.id(),
+        };
+        store.ingest(target, &[content]).unwrap();
     }
 
     fn send(upload: &Upload, bytes: &[u8]) {
@@ -547,6 +676,122 @@ mod tests {
     }
 
     #[test]
+    fn where_pages_were_is_known_until_somebody_may_move_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path());
+        let (known, new) = (content(1, 3), content(2, 2));
+        put(&store, "known@1", &known);
+        let object = UploadObject::of(&[&known[..], &new].concat(), Placement::Sparse);
+        let both = upload(&store, std::slice::from_ref(&object));
+        send(&both, &new);
+        let given = Given::Sent(&both);
+        let proven = store.proven(std::slice::from_ref(&object), given);
+        let proven = proven.unwrap();
+        let looked = |first: usize| {
+            let piece = Piece {
+                object: object.id,
+                first_page: first as u64,
+                pages: &object.pages[first..],
+            };
+            let now = Moment::of(&store, &store.joining());
+            proven.looked(&now, &piece)
+        };
+        let ids: Vec<_> = object.pages[..3].iter().flatten().copied().collect();
+        let at = store.whole_pages(&ids).unwrap();
+        let found: Vec<_> = at.into_iter().flatten().map(Looked::Found).collect();
+        assert_eq!(found.len(), 3);
+        let nowhere = [Looked::Nowhere; 2];
+        assert_eq!(looked(0), [&found[..], &nowhere].concat());
+        assert_eq!(looked(2), [&found[2..], &nowhere].concat());
+        // Another one may have stored what was not there.
+        put(&store, "other@1", &content(3, 1));
+        assert_eq!(looked(0), [&found[..], &[Looked::Not; 2]].concat());
+        drop(store.writer());
+        assert_eq!(looked(0), [Looked::Not; 5]);
+
+        // While something is on its way nobody knows what is not there.
+        let halt = store.groups.hold();
+        std::thread::scope(|scope| {
+            scope.spawn(|| put(&store, "waits@1", &content(4, 1)));
+            while store.groups.sight().is_clear() {
+                std::thread::yield_now();
+            }
+            let proven = store.proven(std::slice::from_ref(&object), given).unwrap();
+            let piece = Piece {
+                object: object.id,
+                first_page: 0,
+                pages: &object.pages,
+            };
+            let now = Moment::of(&store, &store.joining());
+            let looked = proven.looked(&now, &piece);
+            assert_eq!(looked, [&found[..], &[Looked::Not; 2]].concat());
+            drop(halt);
+        });
+    }
+
+    #[test]
+    fn what_another_one_has_stored_since_is_not_stored_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path());
+        let bytes = content(1, 3);
+        let object = UploadObject::of(&bytes[..2 * PAGE_SIZE as usize], Placement::Sparse);
+        let sent = upload(&store, std::slice::from_ref(&object));
+        send(&sent, &bytes[..2 * PAGE_SIZE as usize]);
+        let given = Given::Sent(&sent);
+        let proven = store.proven(std::slice::from_ref(&object), given);
+        put(&store, "other@1", &bytes);
+        let taken = store.take_in(
+            sent.manifest(),
+            given,
+            &proven.unwrap(),
+            &Precondition::default(),
+        );
+        assert_eq!(taken.unwrap().new_pages.0, 0);
+    }
+
+    #[test]
+    fn pages_are_read_in_whatever_order_they_were_sent() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path());
+        let bytes = content(5, 9);
+        let object = UploadObject::of(&bytes, Placement::Sparse);
+        let pages: Vec<_> = bytes
+            .chunks(PAGE_SIZE as usize)
+            .map(|page| (PageId::of(page), page))
+            .collect();
+        for order in [
+            [0, 1, 2, 3, 4, 5, 6, 7, 8],
+            [8, 7, 6, 5, 4, 3, 2, 1, 0],
+            [3, 4, 5, 0, 1, 2, 6, 8, 7],
+        ] {
+            let sent = upload(&store, std::slice::from_ref(&object));
+            let (some, others) = order.split_at(4);
+            for part in [some, &[3, 3, 0], others] {
+                sent.add_pages(part.iter().map(|nth| pages[*nth])).unwrap();
+            }
+            assert_eq!(proven(&store, &sent), [object.id].into());
+            // Each is there once.
+            assert_eq!(sent.offsets().len(), 9);
+        }
+        // What comes before a page that is refused stays, and nothing after it.
+        let sent = upload(&store, std::slice::from_ref(&object));
+        let wrong = (pages[1].0, pages[2].1);
+        let refused = sent.add_pages([pages[0], wrong, pages[3]]);
+        assert!(matches!(refused, Err(StoreError::PageMismatch { .. })));
+        let foreign = (
+            PageId::of(&[7; PAGE_SIZE as usize]),
+            &[7; PAGE_SIZE as usize][..],
+        );
+        let refused = sent.add_pages([pages[1], foreign, pages[4]]);
+        assert!(matches!(refused, Err(StoreError::UnexpectedPage(_))));
+        let short = (pages[5].0, &pages[5].1[1..]);
+        let refused = sent.add_pages([pages[2], short, pages[5]]);
+        assert!(matches!(refused, Err(StoreError::PageMismatch { .. })));
+        let there: HashSet<_> = sent.offsets().keys().copied().collect();
+        assert_eq!(there, [pages[0].0, pages[1].0, pages[2].0].into());
+    }
+
+    #[test]
     fn what_is_not_proven_is_checked_when_it_is_placed() {
         let directory = tempfile::tempdir().unwrap();
         let store = store(directory.path());
@@ -558,7 +803,7 @@ mod tests {
             let commit = |object: UploadObject| {
                 let upload = upload(&store, &[object]);
                 send(&upload, &bytes);
-                let (nothing, given) = (HashSet::new(), Given::Sent(&upload));
+                let (nothing, given) = (Proven::default(), Given::Sent(&upload));
                 store.take_in(upload.manifest(), given, &nothing, &Precondition::default())
             };
             let refused = commit(lie);

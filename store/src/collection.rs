@@ -8,7 +8,7 @@
 //!
 //! Every prefix of a collection's batches leaves a whole store: objects go before the pages they
 //! are made of, pages before their segment, and a segment is retired only after a scan of the
-//! index found nothing that refers to it, whatever the collector believes.
+//! index found nothing that refers to it, whatever the collector believes. Nothing is removed by an index that is not trusted.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -127,8 +127,10 @@ impl Store {
     }
 
     /// [`Store::begin_collection`] of one that `watch` can keep waiting, or end: what it asks for next fails with
-    /// [`StoreError::CollectionStopped`] then. What it has done by that time leaves a whole store.
+    /// [`StoreError::CollectionStopped`] then. What it has done by that time leaves a whole store. So does one that has begun by
+    /// the time that the index is [not to be trusted](crate::StoreView::distrusts_index) any more.
     pub fn begin_watched_collection<'a>(&'a self, watch: Watch<'a>) -> Result<Collection<'a>> {
+        self.check_trusted()?;
         let mut writer = self.writer();
         if writer.barrier.is_some() {
             return Err(StoreError::CollectionRunning);
@@ -151,7 +153,12 @@ impl Store {
     /// Unlinks retired segments that nobody holds any more: nothing refers to them, whatever else
     /// is damaged, and whether a collection runs or not. One that cannot be unlinked, or whose
     /// record cannot be read, stays and keeps none of the others.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be read, or is not to be trusted: one that is damaged may call what is live retired.
     pub fn reap(&self) -> Result<Reaped> {
+        self.check_trusted()?;
         let mut reaped = Reaped::default();
         for (id, record) in self.segments_one_by_one()? {
             let record = match record {
@@ -227,6 +234,7 @@ impl<'a> Collection<'a> {
         if (self.watch)().is_break() {
             return Err(StoreError::CollectionStopped);
         }
+        self.store.check_trusted()?;
         self.locked_anyway(work)
     }
 
@@ -235,8 +243,10 @@ impl<'a> Collection<'a> {
         &self,
         work: impl FnOnce(&mut Writer) -> Result<T>,
     ) -> Result<T> {
-        let mut writer = self.store.writer();
+        let stepping = self.store.stepping();
+        // From here on commits wait, for what is on its way as well.
         let since = Instant::now();
+        let mut writer = self.store.alone(stepping);
         let result = work(&mut writer);
         drop(writer);
         let held = since.elapsed();
@@ -439,6 +449,9 @@ pub(crate) fn running_barrier(writer: &mut Writer) -> Result<&mut Barrier> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+    use std::thread;
+
     use pool_core::extent::{Extent, ExtentMap, Slot};
     use pool_core::page::PAGE_SIZE;
 
@@ -473,6 +486,36 @@ mod tests {
         let before = store.generation().unwrap();
         assert_eq!(collection.delete_objects(&ids).unwrap(), 4);
         assert_eq!(store.generation().unwrap() - before, 2);
+    }
+
+    #[test]
+    fn who_waits_gets_in_before_the_next_step() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            create: true,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(directory.path(), options).unwrap();
+        let collection = store.begin_collection().unwrap();
+        let order = Mutex::new(Vec::new());
+        let did = |what| order.lock().unwrap().push(what);
+        thread::scope(|threads| {
+            for nth in 0..3 {
+                let step = collection.locked(|_| {
+                    did((nth, "step"));
+                    let (store, did) = (&store, &did);
+                    threads.spawn(move || {
+                        let _writer = store.joining();
+                        did((nth, "commit"));
+                    });
+                    pool_tests::wait::until("it waits", || store.queue.is_awaited());
+                    Ok(())
+                });
+                step.unwrap();
+            }
+        });
+        let each = (0..3).flat_map(|nth| [(nth, "step"), (nth, "commit")]);
+        assert_eq!(order.into_inner().unwrap(), each.collect::<Vec<_>>());
     }
 
     #[test]

@@ -9,12 +9,13 @@ use std::sync::MutexGuard;
 
 use pool_core::digest::ObjectId;
 
-use crate::claims::{Given, PageReader};
+use crate::claims::{Given, PageReader, Proven};
 use crate::error::Result;
 use crate::format::{Location, ObjectRecord};
-use crate::group::{Failed, Part, Place, Sight};
+use crate::group::{Failed, Part, Place};
 use crate::index::{Batch, Pending, Reader};
-use crate::intake::{Intake, Planned};
+use crate::intake::{Intake, Known, Planned};
+use crate::moment::Moment;
 use crate::precondition::Precondition;
 use crate::prepared::{Hand, Prepared};
 use crate::stored::Stored;
@@ -30,32 +31,19 @@ const MOST_PLANS: u32 = 3;
 /// Most pages of an upload whose plan is made again under the lock at once.
 const FEW_PAGES: usize = 1024;
 
-/// What there was at one moment under the lock.
-struct Moment {
-    /// See [`Writer::sections`].
-    sections: u64,
-    sight: Sight,
-}
-
-impl Moment {
-    fn of(store: &Store, writer: &Writer) -> Self {
-        Self {
-            sections: writer.sections,
-            sight: store.groups.sight(),
-        }
-    }
-}
-
 /// One attempt to commit.
 struct Commit<'a, 'c> {
     store: &'a Store,
     manifest: &'c UploadManifest,
     given: Given<'c>,
-    proven: &'c HashSet<ObjectId>,
+    proven: &'c Proven,
     precondition: &'c Precondition,
     /// Nobody else commits meanwhile.
     is_alone: bool,
 }
+
+/// A plan, or why there is none.
+type Attempt<'a> = std::result::Result<Planned<'a>, Failed>;
 
 /// What the author is told, and what is to be done then.
 struct Decided {
@@ -72,7 +60,7 @@ impl Store {
         &self,
         manifest: &UploadManifest,
         given: Given<'_>,
-        proven: &HashSet<ObjectId>,
+        proven: &Proven,
         precondition: &Precondition,
     ) -> Result<CommitSummary> {
         manifest.validate()?;
@@ -195,19 +183,15 @@ impl<'a> Commit<'a, '_> {
         let decided = planned.and_then(|planned| {
             // Those before it may have used the room up.
             store.view.index.reserve()?;
-            self.decide(&moment, &mut writer, planned, prepared, may_have_more)
+            Ok(self.decide(&moment, &mut writer, planned, prepared, may_have_more)?)
         });
         let (part, decided) = match decided {
             Ok(decided) => decided,
-            Err(error) => {
+            Err(failed) => {
                 drop(writer);
                 // What it was refused for may come to nothing yet.
                 let stands = store.groups.stands(&store.view.index, &moment.sight);
-                return Err(if stands {
-                    Failed::Itself(error)
-                } else {
-                    Failed::Other
-                });
+                return Err(if stands { failed } else { Failed::Other });
             }
         };
         let place = store.groups.join(&store.view.index, &moment.sight, part);
@@ -228,7 +212,7 @@ impl<'a> Commit<'a, '_> {
         &self,
         prepared: &mut Prepared<'a>,
         plans: &mut u32,
-    ) -> (MutexGuard<'a, Writer>, Moment, Result<Planned<'a>>) {
+    ) -> (MutexGuard<'a, Writer>, Moment, Attempt<'a>) {
         let store = self.store;
         let pages: usize = self
             .manifest
@@ -246,7 +230,10 @@ impl<'a> Commit<'a, '_> {
             });
             let writer = store.joining();
             let now = Moment::of(store, &writer);
-            let stands = before.sections == now.sections && !before.sight.is_void(&now.sight);
+            if matches!(planned, Err(Failed::Other)) {
+                return (writer, now, planned);
+            }
+            let stands = before.keeps(&now) && !before.sight.is_void(&now.sight);
             let is_first = !before.sight.is_before_others(&now.sight);
             let is_new = planned.as_ref().is_ok_and(Planned::is_new);
             if stands && (is_first || !is_new || *plans == MOST_PLANS) {
@@ -265,24 +252,24 @@ impl<'a> Commit<'a, '_> {
         mut writer: MutexGuard<'a, Writer>,
         prepared: &mut Prepared<'a>,
         plans: &mut u32,
-    ) -> (MutexGuard<'a, Writer>, Moment, Result<Planned<'a>>) {
+    ) -> (MutexGuard<'a, Writer>, Moment, Attempt<'a>) {
         *plans += 1;
         let moment = Moment::of(self.store, &writer);
         let planned = self.take_in(&moment, Hand::Held(&mut writer), prepared);
         (writer, moment, planned)
     }
 
-    fn take_in(
-        &self,
-        moment: &Moment,
-        hand: Hand<'_>,
-        prepared: &mut Prepared<'a>,
-    ) -> Result<Planned<'a>> {
+    fn take_in(&self, moment: &Moment, hand: Hand<'_>, prepared: &mut Prepared<'a>) -> Attempt<'a> {
         let store = self.store;
         let index = store.view.index.ahead(moment.sight.pending());
         let stored = Stored::new(index, store.damage());
         let reader = PageReader::new(store, self.given);
-        Intake::new(store, &stored, hand, prepared, reader, self.proven).run(self.manifest)
+        let known = Known {
+            proven: self.proven,
+            moment,
+        };
+        let intake = Intake::new(store, &stored, hand, prepared, reader, known);
+        Ok(intake.run(self.manifest)?)
     }
 
     /// Decides about the name, and makes all of it a part of a group.

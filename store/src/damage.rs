@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pool_core::digest::{ObjectId, PageId, WindowId};
 use pool_core::extent::{Extent, ExtentMap, SegmentId, Slot};
@@ -35,6 +35,10 @@ pub(crate) struct Expected {
 /// Damaged slots, by place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DamagedSlots(BTreeMap<Location, Expected>);
+
+/// Whether an object was whole when it was compared with its digest the last time, and what was known to be damaged then.
+#[derive(Debug, Default)]
+pub struct Compared(Mutex<Option<(Arc<DamagedSlots>, bool)>>);
 
 /// The first slot of the 2 MiB window of a segment that a slot is in.
 pub(crate) fn window_around(at: Location) -> Location {
@@ -71,6 +75,13 @@ impl DamagedSlots {
         let slot = Slot(first.slot.0.saturating_add(count));
         let found = self.0.range(first..Location { slot, ..first });
         found.map(|(at, expected)| (*at, *expected))
+    }
+
+    /// True when something of the bytes from `from` to before `to` of an object is in a damaged slot.
+    fn is_in_bytes(&self, map: &ExtentMap, from: u64, to: u64) -> bool {
+        let pages = from / PAGE_SIZE..to.div_ceil(PAGE_SIZE);
+        let mut asked = map.slice(pages.start, pages.end.saturating_sub(pages.start));
+        !self.is_empty() && asked.any(|extent| self.is_in(&extent))
     }
 
     /// True when a slot of the window that begins at `first` is damaged.
@@ -153,7 +164,10 @@ impl StoreView {
 
     pub(crate) fn set_damage(&self, damage: DamagedSlots) {
         let mut current = self.damage.write().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::new(damage);
+        // What was compared while they were known still holds.
+        if **current != damage {
+            *current = Arc::new(damage);
+        }
     }
 
     /// Slots that were found damaged and are not mended yet.
@@ -170,10 +184,32 @@ impl StoreView {
     /// True when something of the bytes from `from` to before `to` of an object is known to be damaged, or was when it was
     /// looked at.
     pub fn has_known_damage(&self, map: &ExtentMap, from: u64, to: u64) -> bool {
+        self.damage().is_in_bytes(map, from, to)
+    }
+
+    /// True unless these bytes of the object `id` can be taken for what they should be: nothing of them is known to be damaged, or
+    /// the object was compared with its digest since, and is whole all the same. That takes a look at all of it, so it is
+    /// remembered in `compared`, which is the same for each part of the object.
+    pub fn is_damaged_in(
+        &self,
+        (id, map): (ObjectId, &ExtentMap),
+        from: u64,
+        to: u64,
+        compared: &Compared,
+    ) -> Result<bool> {
         let damage = self.damage();
-        let pages = from / PAGE_SIZE..to.div_ceil(PAGE_SIZE);
-        let mut asked = map.slice(pages.start, pages.end.saturating_sub(pages.start));
-        !damage.is_empty() && asked.any(|extent| damage.is_in(&extent))
+        if !damage.is_in_bytes(map, from, to) {
+            return Ok(false);
+        }
+        let mut last = compared.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, is_whole)) = &*last
+            && Arc::ptr_eq(known, &damage)
+        {
+            return Ok(!is_whole);
+        }
+        let is_whole = self.digest_of(map)? == id;
+        *last = Some((damage, is_whole));
+        Ok(!is_whole)
     }
 
     /// Where pages are, in the order of `ids`; `None` for those that the store lacks, or is known to have damaged.

@@ -1,7 +1,8 @@
 //! An index that was found damaged, or to differ from the journal, is not trusted: it is the journal then that is right.
 //!
 //! That is on record in the store's directory, since whoever opens the store next has to know: a checkpoint is a copy of the index,
-//! and what has the right records goes with it.
+//! and what has the right records goes with it. So do pages with a collection that takes them for garbage, and no repair brings
+//! those back.
 
 use std::fs::{self, File};
 use std::io;
@@ -37,9 +38,18 @@ pub(crate) fn clear(directory: &Path) -> Result<()> {
 
 impl StoreView {
     /// True when the index was found damaged, or to differ from the journal, and nothing has shown since that it is whole. No
-    /// checkpoint is written meanwhile, so the logs grow.
+    /// checkpoint is written meanwhile, so the logs grow, and nothing is collected.
     pub fn distrusts_index(&self) -> bool {
         self.distrusts_index.load(Ordering::SeqCst) || is_noted(self.directory())
+    }
+
+    /// Refuses to go by an index that is not [trusted](Self::distrusts_index): what it does not refer to, the journal may.
+    pub fn check_trusted(&self) -> Result<()> {
+        if self.distrusts_index() {
+            let path = self.directory().into();
+            return Err(StoreError::Distrusted { path });
+        }
+        Ok(())
     }
 
     /// Notes whether the index can be trusted.

@@ -201,6 +201,16 @@ pub enum StoreError {
     /// Somebody has stopped the collection.
     #[error("the collection was stopped: what it did stays done, and the next one does the rest")]
     CollectionStopped,
+    /// The index is not to be trusted.
+    #[error(
+        "nothing is collected: the index of {path} was found damaged, or to differ from the journal, which may have what the \
+         index does not refer to: stop poolsvc and repair it (pool repair --store {path}), or have it found whole (pool scrub)",
+        path = path.display()
+    )]
+    Distrusted {
+        /// The store's directory.
+        path: PathBuf,
+    },
     /// A segment is not there.
     #[error("segment {0} is gone: look its pages up again")]
     NoSegment(SegmentId),

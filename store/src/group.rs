@@ -7,17 +7,19 @@
 //!
 //! Until then others do not see what a group changes, but for the commits that come after it: they
 //! find it [pending](crate::index::Pending). When a group cannot be made durable so cannot those that built on it. Its
-//! leader gets the error, unless that is about a segment which others have written to and it has not; and the others try
-//! again, each to get its own or to be done.
+//! leader gets the error, unless that is about a segment which others have written to and it has not, or somebody was told
+//! of it before; and the others try again, each to get its own or to be done.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use pool_core::extent::SegmentId;
 
 use crate::error::StoreError;
 use crate::index::{Index, Pending};
 use crate::segment::Recorded;
 use crate::steps::{Step, reached};
-use crate::target::{Target, Written};
+use crate::target::{Target, Unsynced, Written};
 
 #[cfg(test)]
 mod tests;
@@ -94,6 +96,11 @@ impl Sight {
         self.pending.clone()
     }
 
+    /// True when nothing is on its way.
+    pub(crate) fn is_clear(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     /// True when commits have joined between the two.
     pub(crate) fn is_before_others(&self, later: &Self) -> bool {
         self.joined != later.joined
@@ -134,19 +141,42 @@ impl Place {
         self.outcome.get() == DONE
     }
 
-    /// True when its part can have been what a group has come to nothing for.
-    fn is_to_blame(&self, broken: &Broken) -> bool {
-        let file = broken.file.as_ref();
-        file.is_none_or(|file| self.written.iter().any(|target| Arc::ptr_eq(target, file)))
+    /// What it is told that has led the group.
+    fn told(&self, broken: Broken) -> Failed {
+        match broken {
+            Broken::Refused(error) => Failed::Itself(error),
+            // Any of those who wrote there may have lost something.
+            Broken::Unsynced(file, error)
+                if self.written.iter().any(|target| Arc::ptr_eq(target, &file)) =>
+            {
+                Failed::Itself(error)
+            }
+            Broken::Unsynced(..) | Broken::Spoilt(_) => Failed::Other,
+        }
     }
 }
 
 /// Why a group has come to nothing.
 #[derive(Debug)]
-struct Broken {
-    error: StoreError,
-    /// The file that did not get to the disk, if it was one of a segment.
-    file: Option<Arc<Target>>,
+enum Broken {
+    /// The journal or the index has not taken it.
+    Refused(StoreError),
+    /// The file of a segment did not get to the disk.
+    Unsynced(Arc<Target>, StoreError),
+    /// It had not before, and somebody was told.
+    Spoilt(SegmentId),
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused(error) | Self::Unsynced(_, error) => error.fmt(f),
+            Self::Spoilt(id) => write!(
+                f,
+                "what was written to segment {id} did not all get to the disk"
+            ),
+        }
+    }
 }
 
 /// Why a part of a group is not durable.
@@ -156,6 +186,12 @@ pub(crate) enum Failed {
     Itself(StoreError),
     /// What another one has tried: to be done again.
     Other,
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::Itself(error)
+    }
 }
 
 impl Groups {
@@ -233,11 +269,7 @@ impl Groups {
             state = next;
             // Whoever leads while its place is open leads its own group.
             if let Some(broken) = led {
-                return Err(if place.is_to_blame(&broken) {
-                    Failed::Itself(broken.error)
-                } else {
-                    Failed::Other
-                });
+                return Err(place.told(broken));
             }
         }
     }
@@ -278,7 +310,7 @@ impl Groups {
             is_done: false,
         };
         let broken = group.make_durable(index).err();
-        if let Some(Broken { error, .. }) = &broken {
+        if let Some(error) = &broken {
             tracing::warn!(%error, "what was to be committed has come to nothing");
         }
         leader.is_done = broken.is_none();
@@ -342,9 +374,9 @@ impl Group {
     fn make_durable(self, index: &Index) -> std::result::Result<(), Broken> {
         reached(Step::Taken);
         for (target, written) in &self.written {
-            target.sync(*written).map_err(|error| Broken {
-                error,
-                file: Some(Arc::clone(target)),
+            target.sync(*written).map_err(|unsynced| match unsynced {
+                Unsynced::Now(error) => Broken::Unsynced(Arc::clone(target), error),
+                Unsynced::Before => Broken::Spoilt(target.id()),
             })?;
         }
         reached(Step::Synced);
@@ -352,9 +384,7 @@ impl Group {
         for changes in &self.changes {
             batch.append(changes);
         }
-        batch
-            .commit()
-            .map_err(|error| Broken { error, file: None })?;
+        batch.commit().map_err(Broken::Refused)?;
         for recorded in &self.recorded {
             recorded.confirm();
         }

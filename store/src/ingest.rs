@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use pool_core::digest::PageId;
 
 use crate::Store;
-use crate::claims::Given;
+use crate::claims::{Given, Proven};
 use crate::error::{Result, StoreError};
 use crate::precondition::{Conditional, Precondition};
 use crate::upload::{CommitSummary, Content, Target, Upload, UploadManifest};
@@ -121,7 +121,7 @@ impl Conditional<'_> {
             target,
             objects: Vec::new(),
         };
-        let (mut announced, mut proven) = (HashSet::new(), HashSet::new());
+        let (mut announced, mut proven) = (HashSet::new(), Proven::default());
         loop {
             let mut unknown = Vec::new();
             for content in contents {

@@ -7,11 +7,12 @@ use pool_core::extent::{Extent, ExtentMap, Slot};
 use pool_core::page::{PAGE_SIZE, PageCount, WINDOW_SIZE};
 
 use crate::Store;
-use crate::claims::{self, Claim, PageReader, Piece};
+use crate::claims::{self, Claim, Looked, PageReader, Piece, Proven};
 use crate::damage::Expected;
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord};
 use crate::index::{Batch, Pending};
+use crate::moment::Moment;
 use crate::placement::{self, Placement, WindowPlan};
 use crate::prepared::{Hand, Prepared};
 use crate::stored::Stored;
@@ -24,8 +25,7 @@ pub(crate) struct Intake<'a, 'w> {
     hand: Hand<'w>,
     prepared: &'w mut Prepared<'a>,
     reader: PageReader<'w>,
-    /// Objects whose pages need not be checked.
-    proven: &'w HashSet<ObjectId>,
+    known: Known<'w>,
     /// Pages and windows placed by this commit.
     placed: HashMap<PageId, Location>,
     placed_windows: HashMap<WindowId, Location>,
@@ -36,6 +36,15 @@ pub(crate) struct Intake<'a, 'w> {
     /// Every object of the upload, known ones included.
     objects: BTreeMap<ObjectId, ObjectRecord>,
     summary: CommitSummary,
+}
+
+/// What a commit knows when it is planned.
+#[derive(Clone, Copy)]
+pub(crate) struct Known<'w> {
+    /// Objects whose pages need not be checked, and where those were.
+    pub(crate) proven: &'w Proven,
+    /// What the plan goes by.
+    pub(crate) moment: &'w Moment,
 }
 
 /// What a commit comes to, its name aside. It stands for as long as nothing that it found was moved or removed.
@@ -66,7 +75,7 @@ impl<'a, 'w> Intake<'a, 'w> {
         hand: Hand<'w>,
         prepared: &'w mut Prepared<'a>,
         reader: PageReader<'w>,
-        proven: &'w HashSet<ObjectId>,
+        known: Known<'w>,
     ) -> Self {
         Self {
             store,
@@ -74,7 +83,7 @@ impl<'a, 'w> Intake<'a, 'w> {
             hand,
             prepared,
             reader,
-            proven,
+            known,
             placed: HashMap::new(),
             placed_windows: HashMap::new(),
             distinct: HashSet::new(),
@@ -94,6 +103,13 @@ impl<'a, 'w> Intake<'a, 'w> {
             self.take(object)?;
         }
         self.check_required(manifest)?;
+        // In order of keys, in which the index puts them into memory at a fraction of the cost, here and whenever its log is
+        // read again.
+        let mut placed: Vec<_> = self.placed.iter().collect();
+        placed.sort_unstable_by_key(|(id, _)| **id);
+        for (id, at) in placed {
+            self.batch.put_page(*id, *at);
+        }
         let can_mend = self.can_mend();
         self.summary.distinct_pages = PageCount(self.distinct.len() as u64);
         Ok(Planned {
@@ -158,7 +174,7 @@ impl<'a, 'w> Intake<'a, 'w> {
 
         let mut extents = Vec::new();
         // Nearly always all are proven. The others were known a moment ago, or their pages were elsewhere.
-        let is_proven = self.proven.contains(&object.id);
+        let is_proven = self.known.proven.has(object.id);
         let mut claim = (!is_proven).then(|| self.reader.claim(object));
         let placement = self.store.placement_of(object)?;
         for part in placement::plan(placement, &object.pages, self.store.policy) {
@@ -207,7 +223,7 @@ impl<'a, 'w> Intake<'a, 'w> {
         if let (Some(known), None) = (known, &claim) {
             return Ok(known);
         }
-        let at = self.locate(piece.pages)?;
+        let at = self.locate(piece)?;
         // Written when it was placed the last time.
         let prepared = match known {
             Some(_) => None,
@@ -254,10 +270,16 @@ impl<'a, 'w> Intake<'a, 'w> {
         claim: &mut Option<Claim>,
         extents: &mut Vec<Extent>,
     ) -> Result<()> {
-        let mut at = self.locate(piece.pages)?;
+        let mut at = self.locate(piece)?;
         let known = |(id, at): (&Option<PageId>, &Option<Location>)| id.is_none() || at.is_some();
         let all_known = piece.pages.iter().zip(&at).all(known);
-        if !all_known || claim.is_some() {
+        let at_hand = self.reader.at_hand(piece);
+        if !all_known
+            && claim.is_none()
+            && let Some(content) = at_hand
+        {
+            self.write_new(piece.pages, &mut at, content)?;
+        } else if !all_known || claim.is_some() {
             let mut content = vec![0; piece.pages.len() * PAGE_SIZE as usize];
             if let Some(claim) = claim {
                 self.reader.read(piece, &at, &mut content)?;
@@ -299,7 +321,7 @@ impl<'a, 'w> Intake<'a, 'w> {
         at: &mut [Option<Location>],
         content: &[u8],
     ) -> Result<()> {
-        let (mut fresh, mut fresh_content) = (Vec::new(), Vec::new());
+        let (mut fresh, mut fresh_bytes) = (Vec::new(), Vec::new());
         let mut listed = HashSet::new();
         let bytes = content.chunks(PAGE_SIZE as usize);
         for ((id, at), bytes) in pages.iter().zip(at.iter()).zip(bytes) {
@@ -309,11 +331,16 @@ impl<'a, 'w> Intake<'a, 'w> {
                 && self.prepared.page(id).is_none()
             {
                 fresh.push(*id);
-                fresh_content.extend_from_slice(bytes);
+                fresh_bytes.push(bytes);
             }
         }
-        self.prepared
-            .write_pages(&mut self.hand, &fresh, &fresh_content)?;
+        if fresh.len() == pages.len() {
+            self.prepared.write_pages(&mut self.hand, &fresh, content)?;
+        } else {
+            let content = fresh_bytes.concat();
+            self.prepared
+                .write_pages(&mut self.hand, &fresh, &content)?;
+        }
         self.summary.written_pages += PageCount(listed.len() as u64);
         for (id, at) in pages.iter().zip(at) {
             if let (Some(id), None) = (id, &at)
@@ -330,24 +357,33 @@ impl<'a, 'w> Intake<'a, 'w> {
         if self.placed.insert(id, location).is_none() {
             self.summary.new_pages += PageCount(1);
         }
-        self.batch.put_page(id, location);
     }
 
     /// Where each page is, in one look-up; `None` for zero pages and new ones.
-    fn locate(&self, pages: &[Option<PageId>]) -> Result<Vec<Option<Location>>> {
-        let mut at = vec![None; pages.len()];
+    fn locate(&self, piece: &Piece<'_>) -> Result<Vec<Option<Location>>> {
+        let looked = self.known.proven.looked(self.known.moment, piece);
+        let mut at = vec![None; piece.pages.len()];
         let (mut asked, mut positions) = (Vec::new(), Vec::new());
-        for (position, id) in pages.iter().enumerate() {
+        for (position, (id, looked)) in piece.pages.iter().zip(looked).enumerate() {
             let Some(id) = id else { continue };
             if let Some(placed) = self.placed.get(id) {
                 at[position] = Some(*placed);
-            } else {
-                asked.push(*id);
-                positions.push(position);
+                continue;
+            }
+            match looked {
+                Looked::Nowhere => {}
+                // Unless it was found damaged since.
+                Looked::Found(found) => at[position] = self.stored.unless_damaged(found),
+                Looked::Not => {
+                    asked.push(*id);
+                    positions.push(position);
+                }
             }
         }
-        for (position, found) in positions.into_iter().zip(self.stored.pages(&asked)?) {
-            at[position] = found;
+        if !asked.is_empty() {
+            for (position, found) in positions.into_iter().zip(self.stored.pages(&asked)?) {
+                at[position] = found;
+            }
         }
         Ok(at)
     }

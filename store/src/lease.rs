@@ -238,7 +238,7 @@ impl Drop for Lease {
     }
 }
 
-/// Open file description locks, the one place of this crate that needs `unsafe`.
+/// Open file description locks, which need `unsafe`.
 mod ofd {
     use std::fs::File;
     use std::io;

@@ -37,20 +37,25 @@ pub mod lease;
 pub mod manifest;
 mod mark;
 mod mend;
+mod moment;
+mod object_digest;
 mod opening;
 mod page_digest;
+mod parallel;
 pub mod placement;
 mod places;
 pub mod precondition;
 mod prepared;
 mod progress;
 mod proof;
+mod queue;
 pub mod references;
 pub mod repair;
 mod room;
 pub mod scrub;
 mod segment;
 mod slots;
+pub mod small_file;
 mod snapshot;
 pub mod stats;
 mod steps;
@@ -68,6 +73,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use damage::Compared;
 pub use error::{Again, Result, StoreError};
 pub use format::Reference;
 pub use index::{Reader, records};
@@ -80,6 +86,7 @@ use barrier::Barrier;
 use group::Groups;
 use manifest::Timestamp;
 use placement::PlacementPolicy;
+use queue::Queue;
 use segment::Appender;
 use superblock::Superblock;
 
@@ -111,13 +118,15 @@ pub struct Store {
     view: StoreView,
     policy: PlacementPolicy,
     writer: Mutex<Writer>,
+    /// Who waits for that.
+    queue: Queue,
     groups: Arc<Groups>,
     /// Keeps other writers away.
     _lock: File,
 }
 
 /// What changes under the writer's lock. Commits hold it for moments, to be handed slots and to be decided one after the
-/// other; a collection for one bounded batch at a time.
+/// other; a collection for one bounded batch at a time, between which it lets in who waits.
 #[derive(Debug)]
 struct Writer {
     appender: Appender,
@@ -179,6 +188,7 @@ impl Store {
                 barrier: None,
                 sections: 0,
             }),
+            queue: Queue::default(),
             groups,
             _lock: lock,
         };
@@ -221,7 +231,11 @@ impl Store {
     /// The writer's lock, for whatever is not a commit: all that has joined a group has come to its end, and plans
     /// of commits are made again.
     fn writer(&self) -> MutexGuard<'_, Writer> {
-        let mut writer = self.joining();
+        self.alone(self.joining())
+    }
+
+    /// The same, for who has the lock already.
+    fn alone<'a>(&'a self, mut writer: MutexGuard<'a, Writer>) -> MutexGuard<'a, Writer> {
         self.groups.drain(&self.view.index);
         writer.sections += 1;
         writer
@@ -229,6 +243,17 @@ impl Store {
 
     /// The writer's lock, for a commit, which sees what is on its way ([`Groups::sight`]) and joins it.
     fn joining(&self) -> MutexGuard<'_, Writer> {
+        self.queue.pass(|| self.locked())
+    }
+
+    /// The writer's lock, for a step of a collection: commits that wait when one ends come before the next, and that before commits
+    /// that come then.
+    fn stepping(&self) -> MutexGuard<'_, Writer> {
+        self.queue.let_in();
+        self.queue.pass_first(|| self.locked())
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Writer> {
         // A panic under the lock leaves at most slots that were handed out and not recorded.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }

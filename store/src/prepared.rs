@@ -12,10 +12,10 @@ use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW};
 
 use crate::error::Result;
 use crate::format::Location;
-use crate::group::Place;
+use crate::group::{Failed, Place};
 use crate::room::Promise;
 use crate::segment::Taken;
-use crate::target::{Target, Written};
+use crate::target::{Target, Unsynced, Written};
 use crate::{Store, Writer};
 
 #[cfg(test)]
@@ -143,6 +143,10 @@ impl<'a> Prepared<'a> {
     fn fill(&mut self, target: Arc<Target>, first: Slot, content: &[u8]) -> Result<()> {
         let written = target.write(first, content)?;
         self.unsynced += content.len() as u64;
+        if self.unsynced >= MUCH {
+            // The disk works while the next ones are looked for.
+            target.begin_sync(first, content.len() as u64);
+        }
         let mut known = self.written.iter_mut();
         match known.find(|(known, _)| Arc::ptr_eq(known, &target)) {
             Some((_, known)) => *known = written,
@@ -152,10 +156,13 @@ impl<'a> Prepared<'a> {
     }
 
     /// Waits for the disk if there is much to wait for: what others are committing is not to wait for that.
-    pub(crate) fn sync_much(&mut self) -> Result<()> {
+    pub(crate) fn sync_much(&mut self) -> std::result::Result<(), Failed> {
         if self.unsynced >= MUCH {
             for (target, written) in &self.written {
-                target.sync(*written)?;
+                target.sync(*written).map_err(|unsynced| match unsynced {
+                    Unsynced::Now(error) => Failed::Itself(error),
+                    Unsynced::Before => Failed::Other,
+                })?;
             }
             self.unsynced = 0;
         }

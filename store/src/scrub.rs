@@ -4,10 +4,9 @@
 //! after any segment, and another one go on behind it ([`State`] says where), so that a store that takes days to read is
 //! read to its end all the same.
 
-use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use pool_core::digest::ObjectId;
@@ -22,6 +21,7 @@ use crate::manifest::Timestamp;
 use crate::progress::Progress;
 use crate::proof::{damaged_objects, is_whole_while, read_what_can_be, unproven};
 use crate::slots::{Segments, Slots, SlotsOfSegments, bytes_of};
+use crate::small_file;
 use crate::upload::page_ids;
 use crate::{Snapshot, StoreView};
 
@@ -288,7 +288,7 @@ impl State {
     /// The state in the directory of a store, or that of one that nobody has scrubbed.
     pub fn read(directory: &Path, now: Timestamp) -> Self {
         let path = directory.join(SCRUB_FILE);
-        let state = match fs::read(&path) {
+        let state = match small_file::read(&path) {
             Ok(json) => serde_json::from_slice(&json).map_err(io::Error::from),
             Err(error) => Err(error),
         };
@@ -316,10 +316,7 @@ impl State {
     pub fn write(&self, directory: &Path) -> Result<()> {
         let (new, path) = (directory.join(NEW_SCRUB_FILE), directory.join(SCRUB_FILE));
         let json = serde_json::to_vec(self).expect("it has only string keys");
-        let failed = |path: &PathBuf, error| StoreError::io("writing", path, error);
-        let written = fs::File::create(&new).and_then(|mut file| file.write_all(&json));
-        written.map_err(|error| failed(&new, error))?;
-        fs::rename(&new, &path).map_err(|error| failed(&path, error))
+        small_file::replace(&path, &new, &json)
     }
 
     /// How long a pass is to wait for: one that was interrupted goes on at once, the next one comes an interval after
@@ -340,6 +337,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::format::{SegmentKind, SegmentState};
 

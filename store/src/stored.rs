@@ -42,10 +42,15 @@ impl<'a> Stored<'a> {
         let mut found = self.index.pages(ids)?;
         if !self.damage.is_empty() {
             for at in &mut found {
-                at.take_if(|at| self.damage.get(*at).is_some());
+                *at = at.and_then(|at| self.unless_damaged(at));
             }
         }
         Ok(found)
+    }
+
+    /// Where a page was found, unless it counts as missing.
+    pub(crate) fn unless_damaged(&self, at: Location) -> Option<Location> {
+        self.damage.get(at).is_none().then_some(at)
     }
 
     /// Where a densely stored window begins, likewise.

@@ -1,16 +1,16 @@
 //! The superblock: what identifies a store and says who may open it.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::fs;
+use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use pool_core::page::{PAGE_SIZE, WINDOW_SIZE};
 
-use crate::backend::sync_directory;
 use crate::directory;
 use crate::error::{Result, StoreError};
 use crate::format::{self, Fields};
+use crate::small_file;
 
 /// Version of the format that this release writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -182,14 +182,7 @@ impl Superblock {
     pub(crate) fn write(&self, directory: &Path) -> Result<()> {
         let path = directory.join(format::SUPERBLOCK_FILE);
         let temporary = directory.join(format::NEW_SUPERBLOCK_FILE);
-        File::create(&temporary)
-            .and_then(|mut file| {
-                file.write_all(&self.encode())?;
-                file.sync_all()
-            })
-            .and_then(|()| fs::rename(&temporary, &path))
-            .map_err(|source| StoreError::io("writing", &path, source))?;
-        sync_directory(directory)
+        small_file::replace_durably(&path, &temporary, &self.encode())
     }
 }
 

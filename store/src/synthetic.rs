@@ -34,11 +34,11 @@ fn place(store: &Store, writer: &mut Writer, numbers: Range<u64>) -> Result<Obje
         .map_err(|_| StoreError::BadUpload("too many synthetic pages for an object".into()))?;
     let object = ObjectId::of(&[numbers.start.to_le_bytes(), numbers.end.to_le_bytes()].concat());
     let mut numbers = numbers;
-    let (mut batch, mut extents, mut file_page) = (store.view.index.batch(), Vec::new(), 0);
+    let (mut placed, mut extents, mut file_page) = (Vec::new(), Vec::new(), 0);
     for (at, count) in writer.appender.reserve_pages(pages)? {
         for (nth, number) in (0..count).zip(&mut numbers) {
             let slot = Slot(at.slot.0 + nth);
-            batch.put_page(page(number), Location { slot, ..at });
+            placed.push((page(number), Location { slot, ..at }));
         }
         extents.push(Extent {
             file_page,
@@ -51,6 +51,12 @@ fn place(store: &Store, writer: &mut Writer, numbers: Range<u64>) -> Result<Obje
     }
     let map = ExtentMap::new(u64::from(pages) * PAGE_SIZE, extents)
         .map_err(|error| StoreError::Extents(object, error))?;
+    let mut batch = store.view.index.batch();
+    // As a commit has them.
+    placed.sort_unstable_by_key(|(id, _)| *id);
+    for (id, at) in placed {
+        batch.put_page(id, at);
+    }
     batch.put_object(object, &ObjectRecord { phase: 0, map });
     writer.appender.record_alone(&mut batch);
     batch.commit()?;

@@ -30,6 +30,15 @@ pub(crate) struct Target {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Written(u64);
 
+/// Why what was written may not all be on the disk.
+#[derive(Debug)]
+pub(crate) enum Unsynced {
+    /// The sync that was asked for has failed.
+    Now(StoreError),
+    /// An earlier one has, and who asked for that was told.
+    Before,
+}
+
 impl Target {
     pub(crate) fn new(id: SegmentId, file: Arc<dyn SegmentFile>, recorded: u32) -> Self {
         Self {
@@ -58,17 +67,20 @@ impl Target {
         Ok(Written(self.written.fetch_add(1, Ordering::AcqRel) + 1))
     }
 
+    /// Has the disk begin with slots that were written, and waits for nothing.
+    pub(crate) fn begin_sync(&self, first: Slot, bytes: u64) {
+        self.file.begin_sync(first.byte_offset(), bytes);
+    }
+
     /// Makes all durable that was written by then. Who asks while another does waits, and finds it done.
     ///
     /// # Errors
     ///
     /// When it may not all be on the disk, from the first failure on for as long as the file is open.
-    pub(crate) fn sync(&self, written: Written) -> Result<()> {
+    pub(crate) fn sync(&self, written: Written) -> std::result::Result<(), Unsynced> {
         let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = |source| StoreError::io("syncing the segment", self.id.to_string(), source);
         if self.is_spoilt() {
-            let what = "what was written to it did not all get to the disk";
-            return Err(failed(std::io::Error::other(what)));
+            return Err(Unsynced::Before);
         }
         if *synced >= written.0 {
             return Ok(());
@@ -76,7 +88,11 @@ impl Target {
         let now = self.written.load(Ordering::Acquire);
         self.file.sync().map_err(|error| {
             self.spoil();
-            failed(error)
+            Unsynced::Now(StoreError::io(
+                "syncing the segment",
+                self.id.to_string(),
+                error,
+            ))
         })?;
         *synced = now;
         Ok(())
@@ -149,10 +165,10 @@ mod tests {
         assert_eq!(file.0.load(Ordering::Relaxed), 1);
         let third = target.write(Slot(2), &[]).unwrap();
         let fourth = target.write(Slot(3), &[]).unwrap();
-        target.sync(third).unwrap_err();
+        assert!(matches!(target.sync(third), Err(Unsynced::Now(_))));
         // The kernel has told of it, and would say that all is well.
-        target.sync(fourth).unwrap_err();
-        target.sync(first).unwrap_err();
+        assert!(matches!(target.sync(fourth), Err(Unsynced::Before)));
+        assert!(matches!(target.sync(first), Err(Unsynced::Before)));
         assert_eq!(file.0.load(Ordering::Relaxed), 2);
     }
 }

@@ -1,8 +1,8 @@
 //! What is taken in: objects as lists of page digests, the announcement of an upload, its pages.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use pool_core::description::{Description, Slide};
 use pool_core::digest::{ObjectId, PageId};
@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::SegmentFile;
 use crate::error::{Result, StoreError};
-use crate::page_digest;
+use crate::object_digest::object_id;
+use crate::page_digest::{self, Page};
+use crate::parallel;
 use crate::placement::Placement;
 
 /// Most pages that one upload may announce: 64 GiB.
@@ -35,7 +37,7 @@ impl UploadObject {
     /// Announces `content`.
     pub fn of(content: &[u8], placement: Placement) -> Self {
         Self {
-            id: ObjectId::of(content),
+            id: object_id(content),
             length: content.len() as u64,
             placement,
             pages: page_ids(content),
@@ -43,46 +45,18 @@ impl UploadObject {
     }
 }
 
-/// Content from which on cutting into pages is worth a thread for each processor.
-const WORTH_THREADS: usize = 4 << 20;
-
 /// The digest of each page of `content`, the last padded with zeros; `None` is a page of zeros.
 pub fn page_ids(content: &[u8]) -> Vec<Option<PageId>> {
     let (pages, tail) = content.as_chunks::<{ PAGE_SIZE as usize }>();
-    let threads = if content.len() < WORTH_THREADS {
-        1
-    } else {
-        thread::available_parallelism().map_or(1, usize::from)
-    };
-    let mut ids = Vec::with_capacity(pages.len() + 1);
-    thread::scope(|scope| {
-        let mut parts = pages.chunks(pages.len().div_ceil(threads).max(1));
-        let first = parts.next().unwrap_or_default();
-        let others: Vec<_> = parts
-            .map(|part| {
-                let thread = thread::Builder::new().spawn_scoped(scope, || whole_page_ids(part));
-                (part, thread)
-            })
-            .collect();
-        ids.extend(whole_page_ids(first));
-        for (part, thread) in others {
-            ids.extend(match thread {
-                // Hashing does not fail; should it, the panic goes on here.
-                Ok(thread) => thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                // As many as there can be.
-                Err(_) => whole_page_ids(part),
-            });
-        }
-    });
+    let threads = parallel::threads_for(content.len());
+    let mut ids = parallel::in_parts(pages, threads, whole_page_ids);
     if !tail.is_empty() {
         ids.extend(whole_page_ids(&[padded(tail)]));
     }
     ids
 }
 
-fn whole_page_ids(pages: &[page_digest::Page]) -> Vec<Option<PageId>> {
+fn whole_page_ids(pages: &[Page]) -> Vec<Option<PageId>> {
     let mut ids = Vec::with_capacity(pages.len());
     let (mut stored, mut digests) = (Vec::new(), Vec::new());
     // A few at a time, so that the bytes are still in the cache when they are hashed.
@@ -123,7 +97,7 @@ impl<'a> Content<'a> {
     /// Hashes `bytes`.
     pub fn of(bytes: &'a [u8], placement: Placement) -> Self {
         Self {
-            id: ObjectId::of(bytes),
+            id: object_id(bytes),
             bytes,
             placement,
         }
@@ -286,7 +260,9 @@ pub struct Upload {
     announced: HashSet<PageId>,
     /// The pages that were sent, one behind the other.
     file: Arc<dyn SegmentFile>,
-    /// Where each is in the file.
+    /// Bytes of the file that were handed out.
+    end: AtomicU64,
+    /// Where each page is in the file.
     offsets: Mutex<HashMap<PageId, u64>>,
 }
 
@@ -299,6 +275,7 @@ impl Upload {
             epoch,
             announced,
             file,
+            end: AtomicU64::new(0),
             offsets: Mutex::default(),
         }
     }
@@ -324,32 +301,71 @@ impl Upload {
         &self.manifest
     }
 
-    /// Takes in one page of exactly 4 096 bytes. A page may be sent again; several threads may
-    /// send at once.
+    /// Takes in one page: see [`Upload::add_pages`].
     pub fn add_page(&self, id: PageId, bytes: &[u8]) -> Result<()> {
-        let found = PageId::of(bytes);
-        if found != id || bytes.len() as u64 != PAGE_SIZE {
-            return Err(StoreError::PageMismatch {
-                expected: id,
-                found,
-            });
+        self.add_pages([(id, bytes)])
+    }
+
+    /// Takes in pages of exactly 4 096 bytes, all before the first that is refused. A page may be sent again; several threads
+    /// may send at once. The more there are in one call, the less each costs.
+    pub fn add_pages<'a>(&self, pages: impl IntoIterator<Item = (PageId, &'a [u8])>) -> Result<()> {
+        let (mut ids, mut whole, mut refusal) = (Vec::new(), Vec::<&Page>::new(), Ok(()));
+        for (id, bytes) in pages {
+            let Ok(page) = bytes.try_into() else {
+                refusal = Err(StoreError::PageMismatch {
+                    expected: id,
+                    found: PageId::of(bytes),
+                });
+                break;
+            };
+            ids.push(id);
+            whole.push(page);
         }
-        if page::is_zero(bytes) {
-            // Announced or not, it is not kept.
+        let mut digests = Vec::with_capacity(whole.len());
+        page_digest::digest_pages(&whole, &mut digests);
+        let mut accepted = Vec::with_capacity(whole.len());
+        for ((id, page), found) in ids.into_iter().zip(whole).zip(digests) {
+            if found != id {
+                refusal = Err(StoreError::PageMismatch {
+                    expected: id,
+                    found,
+                });
+                break;
+            }
+            // Announced or not, a page of zeros is not kept.
+            if page::is_zero(page) {
+                continue;
+            }
+            if !self.announced.contains(&id) {
+                refusal = Err(StoreError::UnexpectedPage(id));
+                break;
+            }
+            accepted.push((id, page));
+        }
+        self.keep(accepted)?;
+        refusal
+    }
+
+    /// Writes those pages to the file that are not there, in one piece.
+    fn keep(&self, mut pages: Vec<(PageId, &Page)>) -> Result<()> {
+        let mut listed = HashSet::new();
+        let offsets = self.offsets();
+        pages.retain(|(id, _)| !offsets.contains_key(id) && listed.insert(*id));
+        drop(offsets);
+        if pages.is_empty() {
             return Ok(());
         }
-        if !self.announced.contains(&id) {
-            return Err(StoreError::UnexpectedPage(id));
-        }
-        let mut offsets = self.offsets();
-        if offsets.contains_key(&id) {
-            return Ok(());
-        }
-        let offset = offsets.len() as u64 * PAGE_SIZE;
+        let content: Vec<_> = pages.iter().map(|(_, page)| page.as_slice()).collect();
+        let content = content.concat();
+        // Without a lock: what another one sends of the same meanwhile is there twice, and one of them is found.
+        let first = self.end.fetch_add(content.len() as u64, Ordering::Relaxed);
         self.file
-            .write_all_at(bytes, offset)
+            .write_all_at(&content, first)
             .map_err(|source| StoreError::io("writing", "an upload's temporary file", source))?;
-        offsets.insert(id, offset);
+        let mut offsets = self.offsets();
+        for ((id, _), offset) in pages.iter().zip((first..).step_by(PAGE_SIZE as usize)) {
+            offsets.entry(*id).or_insert(offset);
+        }
         Ok(())
     }
 }

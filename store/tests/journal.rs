@@ -209,6 +209,58 @@ fn an_index_of_another_copy_of_the_store_is_refused() {
 }
 
 #[test]
+fn no_attempt_at_a_checkpoint_leaves_a_log_of_its_own() {
+    let path = places();
+    let store = open(&path("store"));
+    let name = |nth: u32| format!("{nth}{}", "x".repeat(2 << 20));
+    for nth in 0..9 {
+        add_token(&store, &name(nth)).unwrap();
+    }
+    for attempt in 0..4 {
+        add_token(&store, &format!("more{attempt}")).unwrap();
+        let commits = store.generation().unwrap();
+        let in_the_way = path("store").join(format!("journal/{commits:016x}.checkpoint.new"));
+        fs::create_dir(&in_the_way).unwrap();
+        store.checkpoint_if_due().unwrap_err();
+        fs::remove_dir(in_the_way).unwrap();
+        assert_eq!(journal_files(&path("store"), "log").len(), 2, "{attempt}");
+    }
+    assert!(store.checkpoint_if_due().unwrap());
+    for end in ["log", "checkpoint"] {
+        assert_eq!(journal_files(&path("store"), end).len(), 1, "{end}");
+    }
+    assert!(!store.checkpoint_if_due().unwrap());
+    add_token(&store, "last").unwrap();
+    let whole = told(&store);
+    drop(store);
+    assert_told(&path("store"), &whole);
+}
+
+#[test]
+fn a_directory_that_is_called_as_a_log_is_is_none() {
+    let path = places();
+    let store = open(&path("store"));
+    for nth in 0..3 {
+        push(&store, &format!("a{nth}@1"), 50 + nth, 3);
+        assert!(store.checkpoint().unwrap());
+    }
+    push(&store, "b@1", 60, 3);
+    let whole = told(&store);
+    for name in ["0000000000000000.log", "0000000000000001.checkpoint"] {
+        fs::create_dir(path("store/journal").join(name)).unwrap();
+    }
+    // Behind it the old ones go as ever.
+    assert!(store.checkpoint().unwrap());
+    let files = |end: &str| {
+        let found = journal_files(&path("store"), end);
+        found.into_iter().filter(|path| path.is_file()).count()
+    };
+    assert_eq!((files("log"), files("checkpoint")), (1, 1));
+    drop(store);
+    assert_told(&path("store"), &whole);
+}
+
+#[test]
 fn a_checkpoint_that_is_cut_at_any_step_loses_nothing() {
     let path = places();
     example(&path("store"));

@@ -16,7 +16,7 @@ use pool_core::page::PAGE_SIZE;
 use pool_core::{ObjectId, PageId};
 use pool_store::placement::Placement;
 use pool_store::upload::{CommitSummary, UploadObject, padded};
-use pool_store::{Result, Store, StoreError};
+use pool_store::{Compared, Result, Store, StoreError};
 
 const PAGE: usize = PAGE_SIZE as usize;
 const SPARSE: Placement = Placement::Sparse;
@@ -232,6 +232,43 @@ fn pages_that_cannot_be_read_are_damaged_and_so_are_those_of_a_lost_segment() {
             assert_eq!(store.damaged_slots(), 0);
         }
     }
+}
+
+#[test]
+fn an_object_is_compared_with_its_digest_once_for_what_is_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let (bytes, other) = (content(1, 10), content(2, 3));
+    push_library(&store, "a@1", &bytes, SPARSE).unwrap();
+    push_library(&store, "b@1", &other, SPARSE).unwrap();
+    let (id, other_id) = (ObjectId::of(&bytes), ObjectId::of(&other));
+    let map = store.object(id).unwrap().unwrap().map;
+    let compared = Compared::default();
+    let is_damaged = |page: u64, compared: &Compared| {
+        let (from, to) = (page * PAGE_SIZE, (page + 1) * PAGE_SIZE);
+        let answer = store.is_damaged_in((id, &map), from, to, compared);
+        answer.unwrap()
+    };
+    flip(directory.path(), &store, &bytes, 4);
+    assert!(!is_damaged(4, &compared), "nobody knows yet");
+    store.note_damaged(&[id]).unwrap();
+    flip(directory.path(), &store, &bytes, 4);
+    // It is whole all the same, and from then on it is not looked at.
+    assert!(!is_damaged(4, &compared));
+    flip(directory.path(), &store, &bytes, 5);
+    assert!(!is_damaged(4, &compared));
+    assert!(is_damaged(4, &Compared::default()));
+    assert!(
+        !is_damaged(5, &Compared::default()),
+        "nothing is known of it"
+    );
+    // What else becomes known is a reason to look again.
+    flip(directory.path(), &store, &other, 1);
+    store.note_damaged(&[other_id]).unwrap();
+    assert!(is_damaged(4, &compared));
+    flip(directory.path(), &store, &bytes, 5);
+    assert!(is_damaged(4, &compared));
+    assert!(!is_damaged(4, &Compared::default()));
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -10,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::host::Host;
 use crate::run::{Backing, command};
+use crate::workshop::Workshop;
 
 /// The programs of the demo; `touch8m` is for measurements.
 pub const PROGRAMS: [&str; 4] = ["hello", "zlib-roundtrip", "sqlite-workload", "lua-script"];
@@ -40,14 +40,9 @@ pub fn build(host: &Host, directory: &Path, programs: &[&str]) -> Result<Guests>
     let guests = Guests {
         directory: directory.canonicalize()?,
     };
-    // A compiler driver looks for `ld` in the directories given by -B.
-    let drivers = guests.directory.join("bin");
-    fs::create_dir_all(&drivers)?;
-    let ld = drivers.join("ld");
-    let _ = fs::remove_file(&ld);
-    symlink(host.binary("pool"), &ld).context("making the linker's name")?;
+    let workshop = Workshop::new(host, &guests.directory)?;
     for program in programs {
-        guests.link(host, program)?;
+        guests.link(&workshop, program)?;
     }
     Ok(guests)
 }
@@ -62,28 +57,14 @@ pub fn push(host: &Host, directory: &Path, program: &str) -> Result<Guests> {
 }
 
 impl Guests {
-    fn link(&self, host: &Host, program: &str) -> Result<()> {
+    fn link(&self, workshop: &Workshop<'_>, program: &str) -> Result<()> {
         let libraries = fs::read_to_string(self.directory.join(format!("{program}.libs")))?;
-        let output = Command::new("musl-gcc")
-            .current_dir(&self.directory)
-            .env("POOL_SERVER", host.server())
-            .env_remove("POOL_REGISTRY")
-            .arg("-static")
-            .arg(format!("-B{}", self.directory.join("bin").display()))
-            .arg(format!("{program}.o"))
-            .arg("-L.")
-            .args(libraries.split_whitespace())
-            .arg("-Wl,@pool-library.args")
-            .arg("-o")
-            .arg(self.linked(program))
-            .output()
-            .context("starting musl-gcc (package musl-tools)")?;
-        ensure!(
-            output.status.success(),
-            "linking {program} failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(())
+        let object = format!("{program}.o");
+        let mut arguments = vec![object.as_str(), "-L."];
+        arguments.extend(libraries.split_whitespace());
+        arguments.push("-Wl,@pool-library.args");
+        let linked = workshop.link("musl-gcc", &format!("{program}.elf"), &arguments);
+        linked.context("linking a guest (package musl-tools)")
     }
 
     /// The executable that `pool link` made.

@@ -12,6 +12,7 @@ pub mod power;
 pub mod requirements;
 pub mod run;
 pub mod wait;
+pub mod workshop;
 
 /// The checkout's top directory: where `POOL_SOURCES` says (make sets it), else where this crate was
 /// compiled. Clones that share a target directory may run what another clone compiled.

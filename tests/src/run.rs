@@ -94,6 +94,14 @@ pub fn monotonic_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
+/// `command` as somebody starts it who does with signals what `options` of env(1) say.
+pub fn with_signals(options: &[&str], command: &Command) -> Command {
+    let mut started = Command::new("env");
+    started.args(options).arg(command.get_program());
+    started.args(command.get_args());
+    started
+}
+
 /// `command`, ended for good if it hangs: a monitor that waits takes no other signal.
 pub fn bounded(command: &Command) -> Command {
     let mut bounded = Command::new("timeout");

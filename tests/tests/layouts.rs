@@ -2,8 +2,6 @@
 //! does the same natively and as a guest.
 
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::Path;
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +9,7 @@ use pool_core::image_map::ImageMap;
 use pool_tests::host::Host;
 use pool_tests::requirements::needs;
 use pool_tests::run::{Backing, bounded, command, run};
+use pool_tests::workshop::Workshop;
 
 const LIBRARY: &str = r#"
 #include <stdexcept>
@@ -43,50 +42,29 @@ fn finished(command: &mut Command) -> Result<Output> {
     output.with_context(|| format!("starting {command:?}"))
 }
 
-fn succeeds(command: &mut Command) -> Result<()> {
-    let output = finished(command)?;
-    let says = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?}: {says}");
-    Ok(())
-}
-
-fn compile(directory: &Path, name: &str, text: &str) -> Result<()> {
-    fs::write(directory.join(format!("{name}.cc")), text)?;
-    let mut compiler = Command::new("g++");
-    compiler.args(["-O1", "-c", &format!("{name}.cc")]);
-    succeeds(compiler.current_dir(directory))
-}
-
 #[test]
 fn images_of_every_layout_are_kept_and_run() -> Result<()> {
     if !needs(&["root", "kvm", "fuse"]) {
         return Ok(());
     }
     let directory = tempfile::tempdir()?;
-    let work = directory.path();
-    let host = Host::start(&work.join("host"), &[])?;
-    symlink(host.binary("pool"), work.join("ld"))?;
-    compile(work, "twice", LIBRARY)?;
-    compile(work, "main", PROGRAM)?;
-    let mut archive = Command::new("ar");
-    archive.args(["rcs", "libtwice.a", "twice.o"]);
-    succeeds(archive.current_dir(work))?;
+    let host = Host::start(&directory.path().join("host"), &[])?;
+    let workshop = Workshop::new(&host, &directory.path().join("work"))?;
+    workshop.compile("g++", &["-O1"], "twice.cc", LIBRARY)?;
+    workshop.compile("g++", &["-O1"], "main.cc", PROGRAM)?;
+    workshop.archive("libtwice.a", &["twice.o"])?;
     for name in LAYOUTS {
-        let mut link = Command::new("g++");
-        link.args(["-static", "-B./", "main.o", "-L.", "-ltwice", "-o", name])
-            .args(["-Wl,--pool-libraries=all", "-Wl,--pool-layout"])
-            .arg(format!("-Wl,{name}"))
-            .env("POOL_SERVER", host.server())
-            .current_dir(work);
-        succeeds(&mut link)?;
-        let file = work.join(name);
+        let layout = format!("-Wl,{name}");
+        let asked = ["-Wl,--pool-libraries=all", "-Wl,--pool-layout", &layout];
+        let arguments = [&["main.o", "-L.", "-ltwice"][..], &asked].concat();
+        workshop.push("g++", name, &arguments)?;
+        let file = workshop.path(name);
         let native = finished(&mut Command::new(&file))?;
         ensure!(native.stdout == SAYS, "{name}: {native:?}");
         ensure!(native.status.code() == STATUS, "{name}: {native:?}");
         let path = file.to_str().context("path")?;
         let told = host.pool(&["inspect", path])?;
         ensure!(told["linked_as"] == name, "{name}: {told}");
-        host.pool(&["push", "image", path, "--name", name, "--tag", "v1"])?;
         let reference = format!("image/{name}:v1");
         for platform in ["kvm", "process"] {
             let found = run(&host, &reference, Backing::Pool, platform)?;

@@ -2,7 +2,6 @@
 //! does natively, on both platforms, and all other pages stay those of every image.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -10,6 +9,7 @@ use pool_core::image_map::ImageMap;
 use pool_tests::host::Host;
 use pool_tests::requirements::needs;
 use pool_tests::run::{Backing, run};
+use pool_tests::workshop::{Workshop, succeeds};
 
 const LIBRARY: [(&str, &str); 4] = [
     ("number", "int number = 5;"),
@@ -32,63 +32,28 @@ const PROGRAMS: [(&str, &str); 3] = [
     ("both", "int number = 7; int middle(void) { return 100; }"),
 ];
 
-fn succeeds(command: &mut Command) -> Result<Vec<u8>> {
-    let output = command
-        .output()
-        .with_context(|| format!("starting {command:?}"))?;
-    let says = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?}: {says}");
-    Ok(output.stdout)
-}
-
-fn compile(directory: &Path, name: &str, text: &str) -> Result<()> {
-    fs::write(directory.join(format!("{name}.c")), text)?;
-    let mut compiler = Command::new("gcc");
-    compiler.args(["-O1", "-c", &format!("{name}.c")]);
-    succeeds(compiler.current_dir(directory)).map(drop)
-}
-
 #[test]
 fn programs_that_replace_parts_of_a_library_share_the_rest() -> Result<()> {
     if !needs(&["root", "kvm", "fuse"]) {
         return Ok(());
     }
     let directory = tempfile::tempdir()?;
-    let work = directory.path();
-    let host = Host::start(&work.join("host"), &[])?;
-    std::os::unix::fs::symlink(host.binary("pool"), work.join("ld"))?;
+    let host = Host::start(&directory.path().join("host"), &[])?;
+    let workshop = Workshop::new(&host, &directory.path().join("work"))?;
+    let compile =
+        |name: &str, text: &str| workshop.compile("gcc", &["-O1"], &format!("{name}.c"), text);
     for (name, text) in LIBRARY {
-        compile(work, name, text)?;
+        compile(name, text)?;
     }
     let members = LIBRARY.map(|(name, _)| format!("{name}.o"));
-    let mut archive = Command::new("ar");
-    succeeds(
-        archive
-            .args(["rcs", "libtop.a"])
-            .args(&members)
-            .current_dir(work),
-    )?;
+    workshop.archive("libtop.a", &members.each_ref().map(String::as_str))?;
     let mut seen = Vec::new();
     for (name, definitions) in PROGRAMS {
-        compile(work, "main", &format!("{MAIN}{definitions}"))?;
-        let mut link = Command::new("gcc");
-        link.args([
-            "-static",
-            "-B./",
-            "main.o",
-            "-L.",
-            "-ltop",
-            "-Wl,--pool-libraries=all",
-            "-o",
-            name,
-        ])
-        .env("POOL_SERVER", host.server())
-        .current_dir(work);
-        succeeds(&mut link)?;
-        let native = succeeds(&mut Command::new(work.join(name)))?;
-        let file = work.join(name);
-        let file = file.to_str().context("path")?;
-        host.pool(&["push", "image", file, "--name", name, "--tag", "v1"])?;
+        compile("main", &format!("{MAIN}{definitions}"))?;
+        let arguments = ["main.o", "-L.", "-ltop", "-Wl,--pool-libraries=all"];
+        workshop.push("gcc", name, &arguments)?;
+        let file = workshop.path(name);
+        let native = succeeds(&mut Command::new(&file))?;
         for platform in ["kvm", "process"] {
             let found = run(&host, &format!("image/{name}:v1"), Backing::Pool, platform)?;
             ensure!(found.output == native, "{name}, {platform}: {found:?}");

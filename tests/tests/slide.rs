@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,6 +15,7 @@ use pool_core::image_map::ImageMap;
 use pool_tests::host::Host;
 use pool_tests::requirements::needs;
 use pool_tests::run::{Backing, command};
+use pool_tests::workshop::{Workshop, succeeds};
 use serde_json::Value;
 
 /// Instances at a time, of each program on each platform.
@@ -103,20 +104,9 @@ int main(void) {
 }
 "#;
 
-/// Name, file, text and compilers.
-const PROGRAMS: [(&str, &str, &str, &str, &str); 2] = [
-    ("cxx", "cxx.cc", CXX, "g++", "g++"),
-    ("c", "c.c", C, "musl-gcc", "musl-gcc"),
-];
-
-fn succeeds(command: &mut Command) -> Result<Vec<u8>> {
-    let output = command
-        .output()
-        .with_context(|| format!("starting {command:?}"))?;
-    let says = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?}: {says}");
-    Ok(output.stdout)
-}
+/// Name, file, text and compiler.
+const PROGRAMS: [(&str, &str, &str, &str); 2] =
+    [("cxx", "cxx.cc", CXX, "g++"), ("c", "c.c", C, "musl-gcc")];
 
 /// A guest that has printed what it has to say, and waits.
 struct Instance {
@@ -273,25 +263,11 @@ fn frames(process: u32) -> Result<BTreeMap<(String, u64), Option<u64>>> {
 }
 
 fn build(host: &Host, work: &Path, options: &[&str]) -> Result<()> {
-    std::os::unix::fs::symlink(host.binary("pool"), work.join("ld"))?;
-    for (name, file, text, compiler, linker) in PROGRAMS {
-        fs::write(work.join(file), text)?;
+    let workshop = Workshop::new(host, work)?;
+    for (name, file, text, compiler) in PROGRAMS {
+        workshop.compile(compiler, &["-O2"], file, text)?;
         let object = format!("{name}.o");
-        let mut compile = Command::new(compiler);
-        compile
-            .args(["-O2", "-c", file, "-o", &object])
-            .current_dir(work);
-        succeeds(&mut compile)?;
-        let mut link = Command::new(linker);
-        link.args(["-static", "-B./", &object, "-o", name])
-            .args(options)
-            .env("POOL_SERVER", host.server())
-            .env_remove("POOL_REGISTRY")
-            .current_dir(work);
-        succeeds(&mut link)?;
-        let path = work.join(name);
-        let path = path.to_str().context("path")?;
-        host.pool(&["push", "image", path, "--name", name, "--tag", "v1"])?;
+        workshop.push(compiler, name, &[&[object.as_str()], options].concat())?;
     }
     Ok(())
 }
@@ -425,33 +401,20 @@ fn what_cannot_slide_is_refused_by_name() -> Result<()> {
         return Ok(());
     }
     let directory = tempfile::tempdir()?;
-    let work = directory.path();
-    let host = Host::start(&work.join("host"), &[])?;
-    std::os::unix::fs::symlink(host.binary("pool"), work.join("ld"))?;
-    let mut source = File::create(work.join("fixed.c"))?;
+    let host = Host::start(&directory.path().join("host"), &[])?;
+    let workshop = Workshop::new(&host, &directory.path().join("work"))?;
     // More places than are led through the offset table.
-    writeln!(
-        source,
-        "#include <stdio.h>\nchar bytes[64];\nint main(void) {{"
-    )?;
-    for nth in 0..64 {
-        writeln!(
-            source,
-            "__asm__ volatile(\"movl $bytes + {nth}, %%eax\" ::: \"eax\");"
-        )?;
-    }
-    writeln!(source, "puts(\"here\"); return 0; }}")?;
-    let mut link = Command::new("musl-gcc");
-    link.args([
-        "-O2", "-fno-pie", "-static", "-B./", "fixed.c", "-o", "fixed",
-    ])
-    .env("POOL_SERVER", host.server())
-    .env_remove("POOL_REGISTRY")
-    .current_dir(work);
-    succeeds(&mut link)?;
-    let file = work.join("fixed");
+    let places: Vec<String> = (0..64)
+        .map(|nth| format!("__asm__ volatile(\"movl $bytes + {nth}, %%eax\" ::: \"eax\");\n"))
+        .collect();
+    let places = places.concat();
+    let text = format!(
+        "#include <stdio.h>\nchar bytes[64];\nint main(void) {{\n{places}puts(\"here\"); return 0; }}\n"
+    );
+    workshop.compile("musl-gcc", &["-O2", "-fno-pie"], "fixed.c", &text)?;
+    workshop.push("musl-gcc", "fixed", &["fixed.o"])?;
+    let file = workshop.path("fixed");
     let file = file.to_str().context("path")?;
-    host.pool(&["push", "image", file, "--name", "fixed", "--tag", "v1"])?;
     let report = host.pool(&["inspect", file])?;
     let why = report.pointer("/slide/why_not").and_then(Value::as_str);
     ensure!(why.is_some_and(|why| why.contains("bytes")), "{report}");

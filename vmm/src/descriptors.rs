@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
@@ -23,6 +24,16 @@ const LEAST: u64 = FIRST as u64 + 32;
 /// leaves: files of directories and terminals.
 const AT_ONCE: usize = 256;
 
+/// This process was started to ignore SIGPIPE, as a service of systemd is.
+static IGNORED_BEFORE: AtomicBool = AtomicBool::new(false);
+
+/// Whether whoever started this process ignores `signal`, of which `action` is what becomes of it now. Writing where nobody reads this
+/// process has ignored itself ([`reserve`]).
+pub(crate) fn was_ignored(signal: i32, action: libc::sighandler_t) -> bool {
+    let is_own = signal == libc::SIGPIPE;
+    action == libc::SIG_IGN && (!is_own || IGNORED_BEFORE.load(Ordering::Relaxed))
+}
+
 /// Closes what was inherited beyond standard input, output and error, and has all that this process
 /// opens from now on be numbered from [`FIRST`] on, and below [`MOST`]. A standard stream that is closed leads to
 /// `/dev/null` from now on, and writing where nobody reads is an error of that call.
@@ -31,7 +42,8 @@ const AT_ONCE: usize = 256;
 pub fn reserve() -> io::Result<()> {
     close(3, RawFd::MAX)?;
     // SAFETY: nobody has set what becomes of this signal before.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    let before = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    IGNORED_BEFORE.store(before == libc::SIG_IGN, Ordering::Relaxed);
     for stream in [
         rustix::stdio::stdin(),
         rustix::stdio::stdout(),

@@ -229,7 +229,7 @@ fn processor_time_ends_at_its_limit() {
     let world = World::of("limits", "gcc", &["-w"], &whole(LIMITS));
     for platform in PLATFORMS {
         let options = ["--platform", platform];
-        let mut command = bounded(&world.vmm("limits", &options, &["/", "processor"]));
+        let mut command = world.vmm("limits", &options, &["/", "processor"]);
         let found = command.output().unwrap();
         let (said, errors) = (text(&found.stdout), text(&found.stderr));
         assert!(

@@ -8,14 +8,14 @@ mod support;
 mod world;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use operator::{MARKER, Operator, PROCESS, libc_number};
 use pool_tests::requirements::needs;
-use pool_tests::run::bounded;
+use pool_tests::run::{bounded, with_signals};
 use pool_tests::wait;
 use programs::{FACTS, FILES, INHERITED, MODES, REGISTERS, SCAN, SIGNALS, SLEEP};
 use support::Placement;
@@ -173,17 +173,14 @@ fn signals_start_out_as_the_starter_left_them() {
     let mut operator = Operator::new();
     let native = operator.build("signals", "musl-gcc", &[], INHERITED);
     let started = |command: &Command, options: &[&str]| {
-        let found = Command::new("env")
-            .args(options)
-            .arg(command.get_program())
-            .args(command.get_args())
-            .output()
-            .unwrap();
+        let options = [&["--default-signal"], options].concat();
+        let found = with_signals(&options, command).output().unwrap();
         text(&found.stdout) + &text(&found.stderr)
     };
     for options in [
         &[][..],
         &["--ignore-signal=HUP"],
+        &["--ignore-signal=PIPE"],
         &[
             "--ignore-signal=ALRM",
             "--ignore-signal=TERM",
@@ -204,6 +201,14 @@ fn signals_start_out_as_the_starter_left_them() {
     }
 }
 
+/// Sends `signal` to `process`, or to the group that it stands for with a minus.
+fn send(signal: &str, process: &str) {
+    let sent = Command::new("kill")
+        .args(["-s", signal, "--", process])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
 /// Whoever stopped it. People and service managers know of the VMM, and have that go on.
 #[test]
 fn a_guest_that_was_stopped_sleeps_on() {
@@ -221,24 +226,71 @@ fn sleeps_on(by_vmm: bool) {
         .spawn();
     let mut running = Running(vmm.unwrap());
     let guest = running.guest_in_call(libc_number("nanosleep"));
-    let send = |signal: &str, process: u32| {
-        let sent = Command::new("kill")
-            .args([signal, &process.to_string()])
-            .status();
-        assert!(sent.unwrap().success());
-    };
-    send("-STOP", guest);
+    send("STOP", &guest.to_string());
     wait::until_some("the guest stops", || {
         let stat = fs::read_to_string(format!("/proc/{guest}/stat")).ok()?;
         let state = stat.rsplit(") ").next()?.chars().next()?;
         "Tt".contains(state).then_some(())
     });
-    send("-CONT", if by_vmm { running.0.id() } else { guest });
+    let told = if by_vmm { running.0.id() } else { guest };
+    send("CONT", &told.to_string());
     let mut line = String::new();
     let output = running.0.stdout.take().unwrap();
     BufReader::new(output).read_line(&mut line).unwrap();
     assert_eq!(line, "slept, long enough\n");
     assert_eq!(running.0.wait().unwrap().code(), Some(0));
+}
+
+/// The kernel keeps one of two that wait, here that of the guest, and what the VMM has passed on is had with it.
+#[test]
+fn a_signal_that_meets_the_guests_own_comes_with_it() {
+    const MEETS: &str = r#"
+        #include <signal.h>
+        #include <unistd.h>
+        static void heard(int signal) { write(1, signal == SIGUSR1 ? "heard\n" : "fence\n", 6); }
+        int main(void) {
+            char byte;
+            sigset_t set;
+            signal(SIGUSR1, heard);
+            signal(SIGUSR2, heard);
+            sigemptyset(&set);
+            sigaddset(&set, SIGUSR1);
+            while (read(0, &byte, 1) == 1) {
+                sigprocmask(SIG_BLOCK, &set, 0);
+                kill(getpid(), SIGUSR1);
+                write(1, "sent\n", 5);
+                read(0, &byte, 1);
+                sigprocmask(SIG_UNBLOCK, &set, 0);
+            }
+            return 3;
+        }"#;
+    const ROUNDS: usize = 10;
+    let mut operator = Operator::new();
+    operator.build("meets", "musl-gcc", &["-w"], MEETS);
+    for platform in [KVM, PROCESS] {
+        let mut vmm = operator.vmm("meets", &platform, &[]);
+        let vmm = vmm.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut running = Running(vmm.process_group(0).spawn().unwrap());
+        let vmm = running.0.id().to_string();
+        let mut input = running.0.stdin.take().unwrap();
+        let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
+        let mut line = || lines.next().map(Result::unwrap);
+        for _ in 0..ROUNDS {
+            input.write_all(b"x").unwrap();
+            assert_eq!(line().unwrap(), "sent");
+            // The first is passed on once the second has come.
+            send("USR1", &vmm);
+            send("USR2", &vmm);
+            assert_eq!(line().unwrap(), "fence");
+            input.write_all(b"x").unwrap();
+            assert_eq!(line().unwrap(), "heard");
+            send("USR1", &format!("-{vmm}"));
+            assert_eq!(line().unwrap(), "heard", "{platform:?}");
+        }
+        drop(input);
+        assert_eq!(running.0.wait().unwrap().code(), Some(3));
+        assert_eq!(line(), None, "{platform:?}: one came twice");
+    }
 }
 
 /// Who sends a signal to a job or to a service tells the VMM and the guest's process.
@@ -268,12 +320,6 @@ fn a_signal_to_all_comes_once_and_one_to_the_guest_comes() {
         let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
         let mut line = || lines.next().map(Result::unwrap);
         assert_eq!(line().unwrap(), "ready");
-        let send = |signal: &str, process: &str| {
-            let sent = Command::new("kill")
-                .args(["-s", signal, "--", process])
-                .status();
-            assert!(sent.unwrap().success());
-        };
         for _ in 0..ROUNDS {
             send("USR1", &format!("-{vmm}"));
             assert_eq!(line().unwrap(), "heard");

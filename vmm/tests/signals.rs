@@ -10,6 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 
 use pool_tests::requirements::needs;
+use pool_tests::run::with_signals;
 use world::{World, text};
 
 const SIGNALS: &str = include_str!("programs/signals.c");
@@ -166,7 +167,8 @@ fn what_is_done_by_default() {
 /// Sends `signal` to the VMM once its guest is ready; what it said before and afterwards and how it ended.
 fn told(what: &str, signal: &str) -> (String, String, Option<i32>) {
     let world = World::of("told", "musl-gcc", &FLAGS, SIGNALS);
-    let mut command = world.vmm("told", &[], &[what]);
+    // Whoever starts the test may ignore some (`nohup`), and so would the guest.
+    let mut command = with_signals(&["--default-signal"], &world.vmm("told", &[], &[what]));
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut lines = lines.map(Result::unwrap);

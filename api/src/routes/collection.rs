@@ -82,7 +82,7 @@ async fn stop(State(service): State<Service>) -> Json<Collections> {
     post, path = "/v1/gc", tag = "collection", request_body = CollectRequest,
     responses(
         (status = 200, description = "What was done, or would be", body = schemas::CollectReport),
-        (status = 409, description = "A collection is running, or they are paused", body = ProblemBody),
+        (status = 409, description = "A collection is running, they are paused, or the index was found damaged, so that nothing can be taken for garbage", body = ProblemBody),
         (status = 500, description = "The index could not be read, so nothing was collected", body = ProblemBody),
     )
 )]

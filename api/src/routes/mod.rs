@@ -121,6 +121,9 @@ async fn observe(State(service): State<Service>, request: Request, next: Next) -
         HeaderValue::from_static("nosniff"),
     );
     let took = start.elapsed();
+    if response.status() == StatusCode::INSUFFICIENT_STORAGE {
+        service.note_full_disk();
+    }
     let status = response.status().as_u16();
     let word = known_method(method.as_str());
     service.metrics().note_request(word, &route, status, took);

@@ -160,9 +160,7 @@ type Batch = tokio::task::JoinHandle<Result<()>>;
 fn start(session: &Arc<Session>, records: Vec<u8>) -> Batch {
     let session = Arc::clone(session);
     tokio::spawn(blocking(move || {
-        for (id, page) in wire::records(&records) {
-            session.upload.add_page(id, page)?;
-        }
+        session.upload.add_pages(wire::records(&records))?;
         Ok(())
     }))
 }

@@ -4,66 +4,69 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use pool_store::placement::Placement;
 use serde::Serialize;
 
 use super::{fresh, new_store, push};
+use crate::measure::cost::{Cost, Seconds, cost};
+use crate::measure::ratio;
 
 /// Bytes of the content pushed.
 const BYTES: usize = 64 << 20;
 /// How often each case is measured; the median counts.
 const ROUNDS: u32 = 9;
 
-/// Speeds in MiB a second, and their ratios to what the bytes cost anyway.
+/// What is measured, and which of them is what its bytes cost anyway.
+const CASES: [(&str, usize); 7] = [
+    ("BLAKE3 alone, one thread", 0),
+    ("a known object", 0),
+    ("known pages, dense windows", 0),
+    ("known pages, sparse", 0),
+    ("write and fdatasync alone", 4),
+    ("new pages, dense windows", 4),
+    ("new pages, sparse", 4),
+];
+
+/// One case.
 #[derive(Clone, Copy, Debug, Serialize)]
+struct Speed {
+    case: &'static str,
+    /// MiB a second.
+    mib: f64,
+    /// Against what the bytes cost anyway: to be at least 0.8 for what is known, 0.6 for what is new.
+    ratio: f64,
+    /// The same of processor time, which is less at the mercy of whatever else the machine does: of all threads, where
+    /// several work at a time.
+    processor_ratio: f64,
+}
+
+/// Every case.
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct Speeds {
-    /// BLAKE3 of the whole content, one thread.
-    blake3: f64,
-    /// A known object under another name.
-    known_object: f64,
-    /// A new object, every page of which is known, to lie in dense windows.
-    known_pages_dense: f64,
-    /// The same, to lie anywhere.
-    known_pages_sparse: f64,
-    /// Slowest of the ratios known / `blake3`; to be at least 0.8.
+    cases: Vec<Speed>,
+    /// Slowest of the ratios of what is known, and of what is new.
     known_ratio: f64,
-    /// `write` and `fdatasync` of a new file.
-    written: f64,
-    /// A new object of new pages, to lie in dense windows.
-    new_pages_dense: f64,
-    /// The same, to lie anywhere.
-    new_pages_sparse: f64,
-    /// Slower of the ratios new / `written`; to be at least 0.6.
     new_ratio: f64,
 }
 
 impl Speeds {
     pub(super) fn print(&self) {
         println!(
-            "ingest: content of {} MiB, MiB/s (median of {ROUNDS})",
+            "ingest: content of {} MiB, MiB/s, against what it costs anyway, and that in processor time (median of {ROUNDS})",
             BYTES >> 20
         );
-        let Self {
-            blake3, written, ..
-        } = *self;
-        for (name, speed, against) in [
-            ("BLAKE3 alone, one thread", blake3, blake3),
-            ("a known object", self.known_object, blake3),
-            ("known pages, dense windows", self.known_pages_dense, blake3),
-            ("known pages, sparse", self.known_pages_sparse, blake3),
-            ("write and fdatasync alone", written, written),
-            ("new pages, dense windows", self.new_pages_dense, written),
-            ("new pages, sparse", self.new_pages_sparse, written),
-        ] {
-            println!("  {name:<28}{speed:>8.0}{:>8.2}", speed / against);
+        for speed in &self.cases {
+            println!(
+                "  {:<28}{:>8.0}{:>8.2}{:>8.2}",
+                speed.case, speed.mib, speed.ratio, speed.processor_ratio
+            );
         }
     }
 }
 
-/// Measures in `directory`, where it leaves a store and a file.
+/// Measures in `directory`, where it leaves a store and files.
 pub(super) fn measure(directory: &Path) -> Result<Speeds> {
     let store = new_store(&directory.join("content"))?;
     let mut bytes = vec![0; BYTES];
@@ -72,67 +75,67 @@ pub(super) fn measure(directory: &Path) -> Result<Speeds> {
 
     let window = Placement::Windows { phase: 0 };
     let mut new = vec![0; BYTES];
-    let mut times: [Vec<Duration>; 7] = Default::default();
+    let mut costs: [Vec<Cost>; CASES.len()] = Default::default();
     for round in 0..ROUNDS {
-        let since = Instant::now();
-        std::hint::black_box(blake3::hash(&bytes));
-        times[0].push(since.elapsed());
+        let hash = || {
+            std::hint::black_box(blake3::hash(&bytes));
+            Ok(())
+        };
+        costs[0].push(scaled(BYTES, hash)?);
 
-        times[1].push(push(&store, "again", round, &bytes, Placement::Sparse)?);
+        let known = |name, bytes: &[u8], placement| {
+            scaled(bytes.len(), || push(&store, name, round, bytes, placement))
+        };
+        costs[1].push(known("again", &bytes, Placement::Sparse)?);
         // Without its first windows it is an object that the pool does not have, of known pages.
-        let dense = &bytes[(round as usize + 1) << 21..];
-        times[2].push(scaled(push(&store, "cut", round, dense, window)?, dense));
-        let sparse = &bytes[(round as usize + 1) << 12..];
-        let time = push(&store, "shifted", round, sparse, Placement::Sparse)?;
-        times[3].push(scaled(time, sparse));
+        costs[2].push(known("cut", &bytes[(round as usize + 1) << 21..], window)?);
+        let shifted = &bytes[(round as usize + 1) << 12..];
+        costs[3].push(known("shifted", shifted, Placement::Sparse)?);
 
         fresh(&[1, round.into()], &mut new);
-        times[4].push(write(&directory.join("file"), &new)?);
-        fresh(&[2, round.into()], &mut new);
-        times[5].push(push(&store, "new-dense", round, &new, window)?);
-        fresh(&[3, round.into()], &mut new);
-        times[6].push(push(&store, "new-sparse", round, &new, Placement::Sparse)?);
+        // One more file each time, as segments are: the memory of one that goes would be had for nothing.
+        let path = directory.join(format!("file-{round}"));
+        costs[4].push(scaled(BYTES, || write(&path, &new))?);
+        for (nth, placement) in [(5, window), (6, Placement::Sparse)] {
+            fresh(&[nth as u64, round.into()], &mut new);
+            let name = format!("new-{nth}");
+            let pushed = scaled(BYTES, || push(&store, &name, round, &new, placement))?;
+            costs[nth].push(pushed);
+        }
     }
-    let [
-        blake3,
-        known_object,
-        known_pages_dense,
-        known_pages_sparse,
-        written,
-        new_pages_dense,
-        new_pages_sparse,
-    ] = times.map(speed);
-    let slowest = known_object.min(known_pages_dense).min(known_pages_sparse);
+    let medians = costs.map(|costs| Seconds::median(&costs, 1.0));
+    let cases = CASES.into_iter().zip(medians);
+    let cases: Vec<_> = cases
+        .map(|((case, anyway), seconds)| Speed {
+            case,
+            mib: (BYTES >> 20) as f64 / seconds.time,
+            ratio: ratio(medians[anyway].time, seconds.time),
+            processor_ratio: ratio(medians[anyway].processor, seconds.processor),
+        })
+        .collect();
+    let slowest = |cases: &[Speed]| cases.iter().map(|case| case.ratio).fold(f64::MAX, f64::min);
     Ok(Speeds {
-        blake3,
-        known_object,
-        known_pages_dense,
-        known_pages_sparse,
-        known_ratio: slowest / blake3,
-        written,
-        new_pages_dense,
-        new_pages_sparse,
-        new_ratio: new_pages_dense.min(new_pages_sparse) / written,
+        known_ratio: slowest(&cases[1..4]),
+        new_ratio: slowest(&cases[5..]),
+        cases,
     })
 }
 
-/// Writes `bytes` to a new file, and says how long it took until they were on the disk.
-fn write(path: &Path, bytes: &[u8]) -> Result<Duration> {
+/// What `work` on so many bytes takes, as if they were [`BYTES`].
+fn scaled(bytes: usize, work: impl FnOnce() -> Result<()>) -> Result<Cost> {
+    let (done, cost) = cost(work);
+    done?;
+    let scale = BYTES as f64 / bytes as f64;
+    Ok(Cost {
+        time: cost.time.mul_f64(scale),
+        processor: cost.processor.mul_f64(scale),
+    })
+}
+
+/// Writes `bytes` to a new file, and waits until they are on the disk.
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let doing = || format!("writing {}", path.display());
-    let since = Instant::now();
     let mut file = File::create(path).with_context(doing)?;
     file.write_all(bytes).with_context(doing)?;
-    file.sync_data().with_context(doing)?;
-    Ok(since.elapsed())
-}
-
-/// The time as if [`BYTES`] had been pushed.
-fn scaled(time: Duration, bytes: &[u8]) -> Duration {
-    time.mul_f64(BYTES as f64 / bytes.len() as f64)
-}
-
-/// MiB a second in the median round.
-fn speed(mut times: Vec<Duration>) -> f64 {
-    times.sort_unstable();
-    (BYTES >> 20) as f64 / times[times.len() / 2].as_secs_f64()
+    file.sync_data().with_context(doing)
 }

@@ -1,6 +1,7 @@
 //! Measuring: medians, memory of processes and of control groups.
 
 pub(crate) mod cached;
+pub(crate) mod cost;
 pub(crate) mod ksm;
 pub(crate) mod memory;
 

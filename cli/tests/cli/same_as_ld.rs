@@ -26,6 +26,21 @@ const REFUSED: [(&str, &str); 8] = [
     ("wx_section", "writable and executable"),
 ];
 
+/// What ld does not link either; `clang_profile` where clang's own library for it is not installed.
+const FAULTY: [&str; 11] = [
+    "bss_3g_medium",
+    "clang_profile",
+    "discarded_ref",
+    "dup_obj",
+    "lto_undefined",
+    "named_object_foreign",
+    "opt_require_defined_missing",
+    "tls_mismatch",
+    "tls_without_call",
+    "whole_foreign",
+    "whole_shared_library",
+];
+
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Made {
     built: bool,
@@ -49,8 +64,8 @@ enum Mode {
     Layout(LayoutKind),
 }
 
-/// Each program is made in one of these, too.
-const LAYOUTS: [LayoutKind; 3] = [LayoutKind::Default, LayoutKind::Dce, LayoutKind::Spacer];
+/// Each program is made in one of these, too; the last is for those that do not say themselves what is left out.
+const LAYOUTS: [LayoutKind; 3] = [LayoutKind::Default, LayoutKind::Spacer, LayoutKind::Dce];
 /// What ld is asked for where that layout leaves out what nothing needs.
 const COLLECTS: &str = "-Wl,--gc-sections";
 
@@ -121,7 +136,7 @@ fn compare(nth: usize, of: usize) {
     fs::create_dir(&linker).unwrap();
     symlink(env!("CARGO_BIN_EXE_pool"), linker.join("ld")).unwrap();
     let mut wrong = Vec::new();
-    for (place, name) in names.iter().enumerate().skip(nth).step_by(of) {
+    for name in names.iter().skip(nth).step_by(of) {
         let built = |mode: Mode| {
             let copied = work.path().join(format!("{mode:?}")).join(name);
             copy(&folder.join(name), &copied);
@@ -131,7 +146,13 @@ fn compare(nth: usize, of: usize) {
         let expected = refused.get(name.as_str());
         let script = fs::read_to_string(folder.join(name).join("build.sh")).unwrap();
         let has_own = script.contains("ar ");
-        let layout = LAYOUTS[place / of % LAYOUTS.len()];
+        let layouts = if script.contains("gc-sections") {
+            &LAYOUTS[..2]
+        } else {
+            &LAYOUTS[..]
+        };
+        // By its name alone, so that a further program changes nothing for the others.
+        let layout = layouts[name.bytes().map(usize::from).sum::<usize>() % layouts.len()];
         let mut modes = vec![Mode::Libraries, Mode::Layout(layout)];
         if has_own {
             modes.push(Mode::Own);
@@ -151,7 +172,7 @@ fn compare(nth: usize, of: usize) {
                 // What stands in the way of a library's pages stands in nobody's way here.
                 (Some(_), true) => !has_libraries && found == *reference,
                 // Where ld refuses it, so do we; each in its own words.
-                (None, false) => !reference.built,
+                (None, false) => !reference.built && FAULTY.contains(&name.as_str()),
                 (None, true) => found == *reference,
             };
             if !is_right {

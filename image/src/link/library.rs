@@ -18,7 +18,7 @@ use super::unit::Unit;
 
 /// Part of every identity: a change of how libraries are laid out or relocated changes it, so
 /// that bytes of two linkers are never taken for each other.
-const LINKER_FORMAT: &str = "pool-link layout 7";
+const LINKER_FORMAT: &str = "pool-link layout 8";
 
 /// Digits of its contents' digest in the name of an archive that is not the only one with its file name.
 const DIGITS: usize = 8;

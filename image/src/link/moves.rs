@@ -220,8 +220,14 @@ pub(super) fn record(
         target: numbers[field.target],
         ..*field
     };
-    let mut fields: Vec<Field> = moves.fields.iter().map(renumbered).collect();
     let units_only = SlideRecord::new(units.clone(), None, Vec::new())?;
+    // What moves as one stays at its distance.
+    let changes = |field: &Field| {
+        field.kind == FieldKind::Address
+            || units_only.unit_of(field.address, field.address) != Some(field.target)
+    };
+    let fields = moves.fields.iter().map(renumbered);
+    let mut fields: Vec<Field> = fields.filter(changes).collect();
     for &(at, address) in headers {
         // What lies in none is a number.
         if let Some(target) = units_only.unit_of(address, address) {

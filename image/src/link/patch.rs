@@ -178,6 +178,12 @@ pub(super) fn patch(
         r::R_X86_64_PC32 => plain(Width::Signed(4), Value::Distance),
         r::R_X86_64_PC16 => plain(Width::Signed(2), Value::Distance),
         r::R_X86_64_PC8 => plain(Width::Signed(1), Value::Distance),
+        // A stub stands for the function's beginning alone.
+        r::R_X86_64_PLT32
+            if facts.in_code() && facts.settled != Settled::ByUnit && addend != -4 =>
+        {
+            plain(Width::Signed(4), Value::Distance)
+        }
         r::R_X86_64_PLT32 => plain(Width::Signed(4), Value::Branch),
         r::R_X86_64_GOTPCREL => plain(Width::Signed(4), Value::EntryDistance),
         r::R_X86_64_GOTPCREL64 => plain(Width::Eight, Value::EntryDistance),

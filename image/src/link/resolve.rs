@@ -370,12 +370,9 @@ impl<'r, 'a> Resolver<'r, 'a> {
             },
             Step::Whole(file) => match became[*file] {
                 Became::Archive(unit) if self.found.order[unit].iter().any(Option::is_some) => {
-                    Err(LinkError::option(
-                        "--whole-archive",
-                        format!(
-                            "members of {} are in the program already, and would be there twice: name it once",
-                            self.units[unit].label
-                        ),
+                    Err(LinkError::input(
+                        &self.units[unit].label,
+                        "what is to be in the program whole is there already, and would be there twice: name it once",
                     ))
                 }
                 Became::Archive(unit) => {

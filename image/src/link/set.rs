@@ -5,7 +5,8 @@ use std::path::Path;
 use super::args::LinkRequest;
 use super::definitions;
 use super::error::LinkError;
-use super::files::{Code, InputBytes, Inputs, MemberBytes, ObjectBytes};
+use super::files::{Code, InputBytes, Inputs, MemberBytes, ObjectBytes, Step};
+use super::hash::HashSet;
 use super::library::{self, Library, Naming};
 use super::object::{self, Object};
 use super::own::{self, Origins};
@@ -47,7 +48,13 @@ impl<'a> LinkSet<'a> {
             _ => UnitKind::Library,
         };
         let mut own_files = Vec::new();
+        let whole: HashSet<usize> = inputs.steps.iter().filter_map(taken_whole).collect();
         for (at, file) in inputs.files.iter().enumerate() {
+            if let InputBytes::Archive { members, .. } = file
+                && whole.contains(&at)
+            {
+                refuse_foreign(members)?;
+            }
             match file {
                 InputBytes::Objects(all) => {
                     let first = application.len();
@@ -171,6 +178,25 @@ fn application_object(file: &ObjectBytes) -> Result<Option<Object<'_>>, LinkErro
         }
         Code::Intermediate(symbols) => Ok(Some(intermediate::object(&file.name, symbols))),
         Code::Compiled => Ok(None),
+    }
+}
+
+/// The file of which every member is to be in the program.
+fn taken_whole(step: &Step) -> Option<usize> {
+    match step {
+        Step::Whole(file) => Some(*file),
+        _ => None,
+    }
+}
+
+/// What is no object for x86-64 is passed over in an archive, unless it is to be in the program.
+fn refuse_foreign(members: &[MemberBytes]) -> Result<(), LinkError> {
+    let foreign = members
+        .iter()
+        .find(|member| member.code == Code::Machine && object::is_foreign(&member.bytes));
+    match foreign {
+        Some(member) => Object::parse(&member.name, &member.bytes).map(drop),
+        None => Ok(()),
     }
 }
 

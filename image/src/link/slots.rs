@@ -8,7 +8,7 @@
 //!   the instruction's own result where it has one; else it is one that the instruction does not touch, saved below the red
 //!   zone. Flags stay as the instruction leaves them.
 //! - A call by a pointer in memory calls a detour that jumps through it, so that what is called sees the
-//!   caller's return address.
+//!   caller's return address. A jump by one stays: within a function (a computed `goto`) no register is free.
 //!
 //! Pure, and certain or not at all: what has been rewritten is decoded again and compared. Detours have frames for
 //! unwinders (`detour_frames`).
@@ -55,8 +55,7 @@ pub(super) struct Detour {
 pub(super) struct Saved {
     /// DWARF's number.
     pub(super) register: u8,
-    /// Bytes of code up to the end of the step down the stack, from there to that of the push, that of the pop, and
-    /// that of the step up.
+    /// Bytes of code up to the end of the step down the stack, of the push, of the pop, and of the step up.
     pub(super) steps: [u8; 4],
 }
 
@@ -118,7 +117,7 @@ pub(super) fn through_slot(
         return None;
     }
     match field.instruction.flow_control() {
-        FlowControl::IndirectCall | FlowControl::IndirectBranch => reference.through_pointer(),
+        FlowControl::IndirectCall => reference.through_pointer(),
         FlowControl::Next => reference.detour(),
         _ => None,
     }
@@ -178,19 +177,18 @@ impl<'b> Reference<'b> {
         loads_the_same.then_some(rewritten)
     }
 
-    /// `call *x(%rip)` and `jmp *x(%rip)` to a call of, or jump to, code that jumps through the pointer. The register
-    /// is one that linkers may use between a caller and a function (System V ABI, AMD64 supplement, 3.2.1).
+    /// `call *x(%rip)` to a call of code that jumps through the pointer. The register is one that linkers may use between
+    /// a caller and a function (System V ABI, AMD64 supplement, 3.2.1).
     fn through_pointer(&self) -> Option<Rewritten> {
-        let (bytes, from_end) = match (self.instruction.code(), self.bytes) {
-            // The prefix keeps the length; it changes nothing.
-            (Code::Call_rm64, [0xff, 0x15, ..]) => (vec![0x67, 0xe8, 0, 0, 0, 0], FIELD),
-            (Code::Jmp_rm64, [0xff, 0x25, ..]) => (vec![JUMP, 0, 0, 0, 0, NOP], FIELD + 1),
+        // The prefix keeps the length; it changes nothing.
+        let bytes = match (self.instruction.code(), self.bytes) {
+            (Code::Call_rm64, [0xff, 0x15, ..]) => vec![0x67, 0xe8, 0, 0, 0, 0],
             _ => return None,
         };
         // mov slot(%rip), %r11; jmp *addend(%r11)
         let mut code = vec![0x4c, 0x8b, 0x1d, 0, 0, 0, 0, 0x41, 0xff, 0xa3];
         code.extend(self.addend.to_le_bytes());
-        let mut rewritten = self.rewritten(bytes, from_end, Value::Detour);
+        let mut rewritten = self.rewritten(bytes, FIELD, Value::Detour);
         rewritten.detour = Some(Detour {
             code,
             slot_at: 3,
@@ -322,12 +320,13 @@ fn saving(scratch: Register, before: &[u8], operation: &[u8]) -> Body {
     code.extend(before);
     code.extend(operation);
     code.push(0x58 + number); // pop
-    let popped = code.len() - DOWN.len() - 1;
+    let popped = code.len();
     code.extend(UP);
+    let (down, up) = (DOWN.len(), code.len());
     let saved = Saved {
         register: IN_DWARF[usize::from(number)],
         // The longest instructions have 15 bytes.
-        steps: [DOWN.len() as u8, 1, popped as u8, UP.len() as u8],
+        steps: [down, down + 1, popped, up].map(|end| end as u8),
     };
     Body {
         code,

@@ -276,8 +276,16 @@ fn what_no_slot_can_stand_in_for_costs_little() {
         "movq $mine, value(%rip)\\nmov value(%rip), %rax\\nmov (%rax), %rax",
         ["7\n", "7\n"],
     );
+    // A computed goto: where it leads, all registers mean something.
+    let goes = (
+        "lea 1f(%rip), %rax\\nlea value(%rip), %rcx\\nmov %rax, (%rcx)\\nmov $9, %r11d\\njmp *value(%rip)\\n\
+         1: mov %r11, %rax",
+        ["9\n", "9\n"],
+    );
     for ((code, expected), padding, own, bound) in [
         (pushes, 0, 0, 1),
+        (goes, 0, 0, 1),
+        (goes, 20_000, 1, 0),
         (pushes, 20_000, 1, 0),
         (refers_twice, 0, 0, 1),
         (refers_twice, 20_000, 1, 0),

@@ -156,6 +156,12 @@ fn check(kind: LayoutKind, linked: &Linked) {
         }
     }
     let is_pool = kind == LayoutKind::Pool;
+    // In the others all moves as one, so that no reference leads out of it.
+    assert_eq!(
+        report.slide.libraries,
+        report.slide.image && !is_pool,
+        "{report}"
+    );
     assert_eq!(linked.layout.libraries.is_empty(), !is_pool);
     assert_eq!(described.description.libraries.is_empty(), !is_pool);
     let layout = if is_pool {

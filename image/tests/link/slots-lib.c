@@ -39,7 +39,7 @@ __asm__(".text\n.globl keeps\n.type keeps, @function\nkeeps:\n"
         "mov %r15, %rax\njmp 2f\n1:\nmov $-1, %rax\n2:\n"
         "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\nret\n");
 __asm__(".globl calls\n.type calls, @function\ncalls:\nsub $8, %rsp\ncall *pointer(%rip)\nadd $8, %rsp\nret\n"
-        ".globl jumps\n.type jumps, @function\njumps:\njmp *pointer(%rip)\n"
+        ".globl jumps\n.type jumps, @function\njumps:\nmov pointer(%rip), %rax\njmp *%rax\n"
         /* As old assemblers call, and jump under a condition. */
         ".globl old_call\n.type old_call, @function\nold_call:\nsub $8, %rsp\n.byte 0xe8\n.long helper - . - 4\n"
         "add $8, %rsp\nmov %rax, %rdi\ntest %rdi, %rdi\n.byte 0x0f, 0x85\n.long helper - . - 4\nret\n");

@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use fuser::{Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, ReplyData, ReplyOpen};
 use pool_core::digest::ObjectId;
 use pool_core::extent::{ExtentMap, SegmentId};
-use pool_store::StoreError;
+use pool_store::{Compared, StoreError};
 
 use super::{FsResult, PoolFs, failed};
 use crate::contents::{Content, Found};
@@ -31,7 +31,8 @@ impl PoolFs {
         if let Content::Segment { id, used } = found.value.content {
             return self.open_segment(inode, found.value, id, used, reply);
         }
-        let number = self.handles.insert(inode, Handle::File { found });
+        let compared = Compared::default();
+        let number = self.handles.insert(inode, Handle::File { found, compared });
         // The inode will never show anything else.
         reply.opened(number, FopenFlags::FOPEN_KEEP_CACHE);
     }
@@ -95,7 +96,7 @@ impl PoolFs {
         };
         match &*handle {
             Handle::Directory(_) => reply.error(Errno::EISDIR),
-            Handle::File { found } => match &found.value.content {
+            Handle::File { found, compared } => match &found.value.content {
                 Content::Rendered(bytes) => {
                     let start = bytes
                         .len()
@@ -103,10 +104,12 @@ impl PoolFs {
                     let end = start.saturating_add(size as usize).min(bytes.len());
                     reply.data(&bytes[start..end]);
                 }
-                Content::Object(id, map) => match self.read_object(*id, map, offset, size) {
-                    Ok(bytes) => reply.data(&bytes),
-                    Err(errno) => reply.error(errno),
-                },
+                Content::Object(id, map) => {
+                    match self.read_object(*id, map, compared, offset, size) {
+                        Ok(bytes) => reply.data(&bytes),
+                        Err(errno) => reply.error(errno),
+                    }
+                }
                 Content::Directory | Content::Segment { .. } => reply.error(Errno::EBADF),
             },
             Handle::Segment { found, file, .. } => {
@@ -124,11 +127,12 @@ impl PoolFs {
     }
 
     /// What is known to be damaged is not shown as if it were right. More may be noted than is damaged, so that the whole object is
-    /// compared with its digest then; nothing else tells of a part whether it is.
+    /// compared with its digest then, once for what is noted; nothing else tells of a part whether it is.
     fn read_object(
         &self,
         id: ObjectId,
         map: &ExtentMap,
+        compared: &Compared,
         offset: u64,
         size: u32,
     ) -> FsResult<Vec<u8>> {
@@ -138,7 +142,8 @@ impl PoolFs {
             Errno::EIO
         };
         let end = offset.saturating_add(size.into());
-        if view.has_known_damage(map, offset, end) && view.digest_of(map).map_err(failed)? != id {
+        let is_damaged = view.is_damaged_in((id, map), offset, end, compared);
+        if is_damaged.map_err(failed)? {
             return Err(failed(StoreError::Damaged(id)));
         }
         view.read(map, offset, size as usize).map_err(failed)

@@ -1,5 +1,7 @@
 //! Collections as an operator sees them: what they did, having them wait, stopping them.
 
+use pool_tests::disk::SmallDisk;
+use pool_tests::wait;
 use serde_json::{Value, json};
 
 use super::common::{Service, content};
@@ -49,15 +51,38 @@ fn what_collections_did_is_remembered_and_they_wait_when_they_are_told_to() {
     let refused = second.post("/v1/gc", &now).expect(409).json();
     assert_eq!(refused["error"], "collections-paused");
     assert_eq!(collections(&second), paused);
-    pool_tests::wait::until("one is due", || {
+    wait::until("one is due", || {
         second
             .log()
             .contains("a collection is due, and they are paused")
     });
     second.ask("DELETE", "/v1/gc/pause", &[], b"").expect(200);
-    pool_tests::wait::until("one has run by itself", || {
+    wait::until("one has run by itself", || {
         collections(&second)["last"][0]["cause"] == "scheduled"
     });
     // None is running, or one that has nothing to do.
     second.ask("DELETE", "/v1/gc/running", &[], b"").expect(200);
+}
+
+#[test]
+fn a_full_disk_is_collected_before_it_is_due() {
+    let Some(disk) = SmallDisk::new(128).unwrap() else {
+        return;
+    };
+    let store = disk.path().join("store");
+    let service = Service::start_on(&store, &["--grace", "0", "--segment-bytes", "4194304"]);
+    service
+        .put("/v1/libs/unused/1", &content(1, 9000))
+        .expect(201);
+    assert_eq!(collections(&service)["last"], json!([]));
+    let wanted = content(2, 9000);
+    assert_eq!(service.put("/v1/libs/wanted/1", &wanted).status, 507);
+    wait::until("there is room", || {
+        service.put("/v1/libs/wanted/1", &wanted).status == 201
+    });
+    service.get("/v1/libs/unused/1").expect(404);
+    // What it was is told once it has ended.
+    wait::until("it has ended", || {
+        collections(&service)["last"][0]["cause"] == "full-disk"
+    });
 }

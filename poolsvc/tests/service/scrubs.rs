@@ -84,6 +84,7 @@ fn what_a_scrub_finds_is_mended_by_the_next_push() {
     assert!(metric(&service, "pool_scrub_completed_timestamp_seconds") > 1_600_000_000);
     let report = service.post("/v1/fsck", &json!({"content": true}));
     assert_eq!(report.json()["findings"], json!([]));
+    service.post("/v1/gc", &json!({})).expect(200);
 }
 
 /// The bytes of an answer, which may have no end.
@@ -344,6 +345,9 @@ fn a_damaged_journal_and_a_damaged_index_are_told() {
         "{found}"
     );
     assert_eq!(metric(&service, "pool_scrub_damaged_files"), 1);
+    // What such an index does not refer to is no garbage.
+    let refused = service.post("/v1/gc", &json!({})).expect(409).json();
+    assert_eq!(refused["error"], "index-distrusted", "{refused}");
     turn(&manifest);
     assert_eq!(scrub(&service)["damaged_files"], json!([]));
     assert_eq!(metric(&service, "pool_scrub_damaged_files"), 0);

@@ -59,6 +59,10 @@ impl SegmentFile for DiskFile {
         self.inner.discard(offset, bytes)
     }
 
+    fn begin_sync(&self, offset: u64, bytes: u64) {
+        self.inner.begin_sync(offset, bytes);
+    }
+
     fn sync(&self) -> std::io::Result<()> {
         self.syncs.done.fetch_add(1, Ordering::SeqCst);
         let fail = |left: u32| left.checked_sub(1);

@@ -160,24 +160,22 @@ impl<'a> Reader<'a> {
             .transpose()
     }
 
-    /// Locations of many pages, in the order of `ids`.
+    /// Locations of many pages, in the order of `ids`. The more at once, the less each costs.
     pub(crate) fn pages(&self, ids: &[PageId]) -> Result<Vec<Option<Location>>> {
-        let found = self.index.with_db(|db| {
-            let keys = ids.iter().map(|id| &id.0);
-            let found =
-                db.batched_multi_get_cf_opt(super::family(db, PAGES), keys, false, &self.options());
-            let copied = found
-                .into_iter()
-                .map(|found| found.map(|value| value.map(|value| value.to_vec())));
-            copied.collect::<Vec<_>>()
-        });
-        let found = found.into_iter().map(|found| {
-            found
-                .map_err(|source| failed("reading", source))?
-                .map(|value| Location::decode(&value))
-                .transpose()
-        });
-        let mut found: Vec<_> = found.collect::<Result<_>>()?;
+        // In order of keys: then each is looked for from where the one before was found.
+        let mut order: Vec<_> = (0..ids.len()).collect();
+        order.sort_unstable_by_key(|nth| ids[*nth].0);
+        let mut found = vec![None; ids.len()];
+        self.index.with_db(|db| {
+            let keys = order.iter().map(|nth| &ids[*nth].0);
+            let values =
+                db.batched_multi_get_cf_opt(super::family(db, PAGES), keys, true, &self.options());
+            for (nth, value) in order.iter().zip(values) {
+                let value = value.map_err(|source| failed("reading", source))?;
+                found[*nth] = value.map(|value| Location::decode(&value)).transpose()?;
+            }
+            Ok(())
+        })?;
         for pending in &self.pending {
             for (id, at) in ids.iter().zip(&mut found) {
                 *at = pending.page(id).or(*at);

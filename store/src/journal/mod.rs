@@ -53,6 +53,8 @@ pub(crate) struct Journal {
     logged: u64,
     /// Bytes of that checkpoint.
     checkpoint_bytes: u64,
+    /// The log was begun for a checkpoint that could not be written yet.
+    has_turned: bool,
     doubt: Option<Doubt>,
 }
 
@@ -153,6 +155,7 @@ impl Journal {
             digest: found.digest,
             logged: found.logged,
             checkpoint_bytes: found.checkpoint_bytes,
+            has_turned: false,
             doubt: None,
         };
         prune(directory, found.checkpoint);
@@ -271,9 +274,10 @@ impl Journal {
     }
 
     /// Begins a new log, so that the ones so far end before a checkpoint of what the index has from now on; one that has no
-    /// frame yet goes on being the newest, unless it is to be made `anew`. Answers with what writes the checkpoint.
+    /// frame yet, or was begun for a checkpoint that then failed, goes on being the newest, unless it is to be made `anew`: or there
+    /// would be one for each attempt. Answers with what writes the checkpoint.
     pub(crate) fn turn(&mut self, anew: bool) -> Result<Checkpointer> {
-        if anew || self.log.base != self.last {
+        if anew || self.log.base != self.last && !self.has_turned {
             let header = Header {
                 identity: self.identity,
                 base: self.last,
@@ -284,6 +288,7 @@ impl Journal {
             if let Err(error) = before.file.set_len(before.end) {
                 tracing::debug!(%error, path = %before.path.display(), "giving disk back");
             }
+            self.has_turned = true;
         }
         // The new log is the one from here on, whatever becomes of this: a journal with a log behind the one that goes on would
         // not be whole.
@@ -299,6 +304,7 @@ impl Journal {
     pub(crate) fn turned(&mut self, checkpoint_bytes: u64) {
         self.checkpoint_bytes = checkpoint_bytes;
         self.logged = self.log.end - HEADER as u64;
+        self.has_turned = false;
     }
 }
 
@@ -417,26 +423,13 @@ fn create_log(directory: &Path, header: &Header) -> Result<OpenLog> {
 
 /// Removes logs that end with the checkpoint of commit `commits` or before it, then earlier checkpoints, the oldest first.
 fn prune(directory: &Path, commits: u64) {
-    let listed = fs::read_dir(directory).and_then(|entries| {
-        let names = entries.map(|entry| Ok(entry?.file_name()));
-        names.collect::<io::Result<Vec<_>>>()
-    });
-    let listed = match listed {
+    let (bases, checkpoints) = match names::list(directory) {
         Ok(listed) => listed,
         Err(error) => {
             tracing::warn!(%error, "old parts of the journal stay for now");
             return;
         }
     };
-    let (mut bases, mut checkpoints) = (Vec::new(), Vec::new());
-    for name in listed.iter().filter_map(|name| names::parse(name)) {
-        match name {
-            Name::Log(base) => bases.push(base),
-            Name::Checkpoint(number) => checkpoints.push(number),
-        }
-    }
-    bases.sort_unstable();
-    checkpoints.sort_unstable();
     // A log ends where the next one begins.
     let logs = bases.windows(2).filter(|two| two[1] <= commits);
     let logs = logs.map(|two| Name::Log(two[0]));

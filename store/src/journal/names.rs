@@ -1,6 +1,7 @@
 //! What the files of a journal are called.
 
 use std::ffi::OsStr;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// A file of a journal.
@@ -38,6 +39,26 @@ pub(super) fn parse(name: &OsStr) -> Option<Name> {
         "checkpoint" => Some(Name::Checkpoint(number)),
         _ => None,
     }
+}
+
+/// Bases of the logs in a directory and numbers of its checkpoints, in order. Files of other names are nobody's, and so are
+/// directories, whatever they are called.
+pub(super) fn list(directory: &Path) -> io::Result<(Vec<u64>, Vec<u64>)> {
+    let (mut bases, mut checkpoints) = (Vec::new(), Vec::new());
+    for entry in directory.read_dir()? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            continue;
+        }
+        match parse(&entry.file_name()) {
+            Some(Name::Log(base)) => bases.push(base),
+            Some(Name::Checkpoint(commits)) => checkpoints.push(commits),
+            None => {}
+        }
+    }
+    bases.sort_unstable();
+    checkpoints.sort_unstable();
+    Ok((bases, checkpoints))
 }
 
 /// True of what [`unfinished`] names.

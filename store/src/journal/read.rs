@@ -335,27 +335,16 @@ fn following_in(log: &[u8], number: u64, digest: &Digest) -> Commits {
     found
 }
 
-/// Bases of logs and numbers of checkpoints, in order. Files of other names are nobody's.
+/// Bases of logs and numbers of checkpoints, in order.
 fn list(directory: &Path) -> Result<(Vec<u64>, Vec<u64>), Flaw> {
-    let failed = |error: io::Error| {
+    names::list(directory).map_err(|error| {
         let why = if error.kind() == io::ErrorKind::NotFound {
             "is not there".to_owned()
         } else {
             format!("cannot be read ({error})")
         };
         Flaw::new(directory, why)
-    };
-    let (mut bases, mut checkpoints) = (Vec::new(), Vec::new());
-    for entry in fs::read_dir(directory).map_err(failed)? {
-        match names::parse(&entry.map_err(failed)?.file_name()) {
-            Some(Name::Log(base)) => bases.push(base),
-            Some(Name::Checkpoint(commits)) => checkpoints.push(commits),
-            None => {}
-        }
-    }
-    bases.sort_unstable();
-    checkpoints.sort_unstable();
-    Ok((bases, checkpoints))
+    })
 }
 
 fn check_log(

@@ -100,6 +100,27 @@ fn what_became_of_its_group_says_what_becomes_of_slots() {
 }
 
 #[test]
+fn nobody_is_told_of_a_sync_that_another_was_told_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let index = &store.view.index;
+    let much = pages(1, 300);
+    let (mut large, _) = fill(&store, &much).unwrap();
+    let (mut joined, _) = fill(&store, &pages(2, 1)).unwrap();
+    let place = join(&store, &mut joined);
+    // As a sync that failed for somebody else leaves it.
+    let [(target, _)] = large.written().try_into().unwrap();
+    target.spoil();
+    assert!(matches!(large.sync_much(), Err(Failed::Other)));
+    let failed = store.groups.wait(index, &place).unwrap_err();
+    assert!(matches!(failed, Failed::Other), "{failed:?}");
+    drop((large, joined));
+    // Whoever comes next writes to a file that was opened anew.
+    let (_next, at) = fill(&store, &much).unwrap();
+    assert!(is_there(&store, at, &much));
+}
+
+#[test]
 fn commits_under_way_leave_room_between_them() {
     let Some(disk) = SmallDisk::new(96).unwrap() else {
         return;

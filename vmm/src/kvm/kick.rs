@@ -259,8 +259,7 @@ pub(super) fn inherited() -> Result<Inherited, KvmError> {
             libc::sigaction(*signal, std::ptr::null(), action.as_mut_ptr());
             action.assume_init()
         };
-        // This program ignores SIGPIPE itself.
-        action.sa_sigaction == libc::SIG_IGN && *signal != libc::SIGPIPE
+        descriptors::was_ignored(*signal, action.sa_sigaction)
     };
     let ignored = (1..FIRST_REALTIME).filter(ignored).collect();
     // SAFETY: it has the action that this process was started with, which nothing here relies on.

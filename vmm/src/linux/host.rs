@@ -4,13 +4,14 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, RawFd};
 use std::time::Duration;
 
+use pool_core::PAGE_SIZE;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::time::Timespec;
 use vm_memory::VolatileSlice;
 
-use crate::memory::Reached;
+use crate::memory::{MAX_RUNS, Reached};
 use crate::terminal;
 
 /// Makes a call and says what it returned.
@@ -237,6 +238,12 @@ pub(super) fn never_waits(kind: FileType) -> bool {
     )
 }
 
+/// Whether such a file has records of the kernel's, each of which it takes or gives in one piece: those without a place in any file system
+/// have (counters, timers, what `epoll` waits with).
+pub(super) fn has_records(kind: FileType) -> bool {
+    kind == FileType::Unknown
+}
+
 /// What kind of file `path`, which ends with NUL, is in `directory`, which may be no descriptor at all;
 /// `flags` as `newfstatat` has them.
 pub(super) fn kind_at(directory: RawFd, path: &[u8], flags: i32) -> Result<FileType, Errno> {
@@ -290,6 +297,24 @@ pub(super) fn transfer(
         }
     };
     result_of(moved)
+}
+
+/// Moves no bytes, at a file's own position or at `offset`: the file is asked all the same, other than where [`transfer`] has nothing to
+/// move. A datagram of none is sent by it.
+pub(super) fn nothing(
+    direction: Direction,
+    descriptor: RawFd,
+    offset: Option<i64>,
+) -> Result<u64, Errno> {
+    let number = match (direction, offset) {
+        (Direction::In, None) => libc::SYS_read,
+        (Direction::In, Some(_)) => libc::SYS_pread64,
+        (Direction::Out, None) => libc::SYS_write,
+        (Direction::Out, Some(_)) => libc::SYS_pwrite64,
+    };
+    let offset = offset.unwrap_or(0) as u64;
+    // The second is an address, of no bytes.
+    numbers(number, [descriptor as u64, 0, 0, offset])
 }
 
 /// A message of a socket, as `struct msghdr` has it.
@@ -346,17 +371,26 @@ pub(super) fn message(
 
 /// The runs of host memory that the kernel gets for a guest's buffers. Each of them is vouched for by its volatile slice, during the
 /// call. What the guest may not use is bytes of the page at zero, where no process has memory: the kernel, which goes from one byte
-/// to the next, fails at the first of them, if it comes to that.
+/// to the next, fails at the first of them, if it comes to that. Before, it may go by how many there are, so that page comes over and
+/// over; of what would be too many runs as many are left that a pipe, which is filled by pages, ends with as many bytes.
 fn runs(buffers: &Reached<'_>) -> Vec<libc::iovec> {
     let run = |slice: &VolatileSlice<'_>| libc::iovec {
         iov_base: slice.ptr_guard_mut().as_ptr().cast(),
         iov_len: slice.len(),
     };
-    let beyond = (buffers.beyond > 0).then(|| libc::iovec {
+    let nowhere = |length: u64| libc::iovec {
         iov_base: std::ptr::null_mut(),
-        iov_len: buffers.beyond.min(pool_core::PAGE_SIZE) as usize,
-    });
-    buffers.slices.iter().map(run).chain(beyond).collect()
+        iov_len: length as usize,
+    };
+    let mut runs: Vec<_> = buffers.slices.iter().map(run).collect();
+    let part = buffers.beyond % PAGE_SIZE;
+    if part > 0 {
+        runs.push(nowhere(part));
+    }
+    let pages = buffers.beyond / PAGE_SIZE;
+    let room = MAX_RUNS.saturating_sub(runs.len());
+    runs.extend((0..pages).take(room).map(|_| nowhere(PAGE_SIZE)));
+    runs
 }
 
 fn result_of(result: isize) -> Result<u64, Errno> {

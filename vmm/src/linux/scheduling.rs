@@ -82,6 +82,11 @@ impl Scheduling {
         }
     }
 
+    /// How nice it is.
+    pub(super) fn nice(self) -> i32 {
+        self.nice.into()
+    }
+
     /// Of a thread that one with this starts.
     pub(super) fn inherited(self) -> Self {
         if !self.resets {
@@ -315,7 +320,8 @@ fn read_attributes(linux: &mut Linux, at: u64) -> Result<Vec<u8>, Stop> {
     }
     let known = bytes.len().min(ATTRIBUTES as usize);
     if !fits || bytes.iter().skip(known).any(|&byte| byte != 0) {
-        linux.memory.write_value(at, &ATTRIBUTES)?;
+        // Who cannot be told is told that much.
+        let _ = linux.memory.write_value(at, &ATTRIBUTES);
         return Err(Errno::TOOBIG.into());
     }
     Ok(bytes)

@@ -257,12 +257,21 @@ impl Guest for Linux {
         self.serving as i32
     }
 
+    fn parent(&self) -> i32 {
+        0
+    }
+
     fn threads(&self) -> Vec<i32> {
         self.tasks.iter().map(|(tid, _)| tid as i32).collect()
     }
 
     fn name(&mut self, thread: i32) -> Vec<u8> {
         self.name_of(thread as Tid)
+    }
+
+    fn nice(&self, thread: i32) -> i32 {
+        let task = self.tasks.known(thread as Tid);
+        task.map_or(0, |task| task.scheduling.nice())
     }
 
     fn text(&mut self, which: Text) -> Vec<u8> {

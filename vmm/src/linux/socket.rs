@@ -305,7 +305,7 @@ impl Linux {
             return Err(Errno::NOBUFS.into());
         }
         let mut control = vec![0; header.control_length as usize];
-        if header.control != 0 && self.progress.bytes == 0 {
+        if self.progress.bytes == 0 {
             self.memory.read(header.control, &mut control)?;
         } else {
             control.clear();
@@ -350,12 +350,15 @@ impl Linux {
         };
         let moved = self.receive(descriptor, &ranges, &mut message, flags as i32)?;
         credentials(&mut message.control, process::number_for_guest);
+        if self.memory.write(header.control, &message.control).is_err() {
+            // The message has been taken: it came without, as where there was no room for them.
+            let passed = close_passed(&message.control);
+            message.flags |= if passed { libc::MSG_CTRUNC } else { 0 };
+            message.control.clear();
+        }
         let told = self.tell_message(at, &header, &message);
         if told.is_err() {
-            // What nobody was told of nobody would close.
-            for number in passed(&message.control) {
-                let _ = host::close(number);
-            }
+            close_passed(&message.control);
         }
         told.map(|()| moved)
     }
@@ -363,9 +366,6 @@ impl Linux {
     fn tell_message(&mut self, at: u64, header: &Header, message: &Message) -> Result<(), Stop> {
         if header.name != 0 {
             self.tell_name(header.name, at + Header::NAME_LENGTH, message)?;
-        }
-        if header.control != 0 {
-            self.memory.write(header.control, &message.control)?;
         }
         let length = message.control.len() as u64;
         self.memory
@@ -383,6 +383,15 @@ impl Linux {
         self.memory.write(at, &message.name[..length])?;
         Ok(self.memory.write_value(size, &message.name_length)?)
     }
+}
+
+/// Closes the descriptors that came with `control`: what nobody was told of nobody would close. Whether there were some.
+fn close_passed(control: &[u8]) -> bool {
+    let passed = passed(control);
+    for &number in &passed {
+        let _ = host::close(number);
+    }
+    !passed.is_empty()
 }
 
 /// Why a call on `descriptor` fails: that it is no socket comes before what else is `wrong`.

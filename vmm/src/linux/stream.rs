@@ -5,15 +5,17 @@
 
 use std::os::fd::RawFd;
 
+use pool_core::PAGE_SIZE;
 use pool_core::address::USER_ADDRESS_END;
 use rustix::event::PollFlags;
 use rustix::fs::FileType;
 use rustix::io::Errno;
+use vm_memory::VolatileSlice;
 
 use super::host::{self, Direction, Late};
 use super::wait::Wait;
 use super::{Arguments, Linux, Served, Stop, signal};
-use crate::memory::Access;
+use crate::memory::{Access, Reached};
 
 /// Most bytes that one call moves, as under Linux.
 pub(super) const MOST_BYTES: u64 = 0x7fff_f000;
@@ -51,31 +53,53 @@ pub(super) fn skip(ranges: &[(u64, u64)], mut skip: u64) -> Vec<(u64, u64)> {
     rest
 }
 
+/// Of `pairs`, address and length each, what one call moves. Several are looked at as they are before they are cut, and one after it
+/// (lib/iov_iter.c).
+fn bounded(mut pairs: Vec<(u64, u64)>) -> Result<Vec<(u64, u64)>, Errno> {
+    if pairs
+        .iter()
+        .any(|&(_, length)| i64::try_from(length).is_err())
+    {
+        return Err(Errno::INVAL);
+    }
+    if let [(_, length)] = &mut pairs[..] {
+        *length = MOST_BYTES.min(*length);
+    }
+    if pairs.iter().any(|&pair| is_nowhere(pair)) {
+        return Err(Errno::FAULT);
+    }
+    let mut left = MOST_BYTES;
+    for (_, length) in &mut pairs {
+        *length = left.min(*length);
+        left -= *length;
+    }
+    pairs.retain(|&(_, length)| length > 0);
+    Ok(pairs)
+}
+
+/// True where no program has so many bytes.
+fn is_nowhere((at, length): (u64, u64)) -> bool {
+    at.checked_add(length)
+        .is_none_or(|end| end > USER_ADDRESS_END)
+}
+
 impl Linux {
-    /// The guest's `iovec`s: address and length each.
+    /// The guest's `iovec`s, of which the kernel counts 32 bits: address and length each, none of them of nothing.
     pub(super) fn vectors(&mut self, at: u64, count: u64) -> Result<Vec<(u64, u64)>, Stop> {
+        let count = u64::from(count as u32);
         if count > MOST_VECTORS {
             return Err(Errno::INVAL.into());
         }
         let mut raw = vec![0; count as usize * 16];
         self.memory.read(at, &mut raw)?;
-        let mut left = MOST_BYTES;
-        let mut list = Vec::with_capacity(count as usize);
-        for pair in raw.chunks_exact(16) {
+        let pairs = raw.chunks_exact(16).map(|pair| {
             let word = |from: usize| {
                 let bytes = pair[from..from + 8].try_into();
                 bytes.map_or(0, u64::from_le_bytes)
             };
-            if i64::try_from(word(8)).is_err() {
-                return Err(Errno::INVAL.into());
-            }
-            let length = word(8).min(left);
-            left -= length;
-            if length > 0 {
-                list.push((word(0), length));
-            }
-        }
-        Ok(list)
+            (word(0), word(8))
+        });
+        Ok(bounded(pairs.collect())?)
     }
 
     /// Waits for `descriptor` to be ready for `direction`, within the time that the file itself allows.
@@ -118,18 +142,28 @@ impl Linux {
         flags: i32,
     ) -> Served {
         let descriptor = self.descriptor(descriptor)?;
-        if host::never_waits(host::kind(descriptor)?) {
+        let kind = host::kind(descriptor)?;
+        if host::never_waits(kind) {
             let buffers = self.memory.slices_of(ranges, direction.access())?;
             return Ok(host::transfer(
                 direction, descriptor, &buffers, None, flags,
             )?);
+        }
+        if is_nothing(ranges) {
+            let moved = host::at_once(&[descriptor], || host::nothing(direction, descriptor, None));
+            return self.or_wait(direction, descriptor, flags, moved);
         }
         loop {
             let rest = skip(ranges, self.progress.bytes);
             if rest.is_empty() && self.progress.bytes > 0 {
                 return Ok(self.progress.bytes);
             }
-            match self.try_stream(direction, descriptor, &rest, flags) {
+            let moved = if host::has_records(kind) {
+                self.try_record(direction, descriptor, &rest, flags)
+            } else {
+                self.try_stream(direction, descriptor, &rest, flags)
+            };
+            match moved {
                 Ok(0) => return Ok(self.progress.bytes),
                 // A reader takes what there is; a writer leaves when all is written.
                 Ok(moved) if direction == Direction::In => return Ok(moved),
@@ -156,24 +190,85 @@ impl Linux {
         flags: i32,
     ) -> Served {
         let buffers = self.memory.slices_of(ranges, direction.access())?;
-        let now = flags | libc::RWF_NOWAIT;
-        let moved = match host::transfer(direction, descriptor, &buffers, None, now) {
-            // Terminals and timers go by the open file's flag alone.
-            Err(Errno::OPNOTSUPP) => host::at_once(&[descriptor], || {
-                host::transfer(direction, descriptor, &buffers, None, flags)
-            }),
-            moved => moved,
+        let moved = now(direction, descriptor, &buffers, flags);
+        self.or_wait(direction, descriptor, flags, moved)
+    }
+
+    /// The same of a file that has records, such as a counter's or a timer's: each is in one piece to the kernel, which frames of the
+    /// guest's memory need not be. To write to one takes a call for each of `ranges`, as the kernel does it itself.
+    fn try_record(
+        &mut self,
+        direction: Direction,
+        descriptor: RawFd,
+        ranges: &[(u64, u64)],
+        flags: i32,
+    ) -> Served {
+        let ranges = match direction {
+            Direction::In => ranges,
+            Direction::Out => ranges.get(..1).unwrap_or_default(),
         };
-        match moved {
-            Err(Errno::AGAIN) if flags != now && !host::is_nonblocking(descriptor)? => {
-                let stop = self.wait_for(descriptor, direction);
-                let is_late = matches!(stop, Stop::Error(Errno::AGAIN));
-                match host::time_limit(descriptor, direction) {
-                    Some((_, Late::Nothing)) if is_late => Ok(0),
-                    _ => Err(stop),
-                }
+        let length: u64 = ranges.iter().map(|&(_, length)| length).sum();
+        let mut buffers = self.memory.slices_of(ranges, direction.access())?;
+        if direction == Direction::Out && buffers.beyond > 0 {
+            // A part of one is none.
+            buffers.slices.clear();
+            buffers.beyond = length;
+        }
+        let moved = if buffers.beyond == 0 && buffers.slices.len() > 1 {
+            // None is longer.
+            let record = vec![0; length.min(PAGE_SIZE) as usize];
+            self.move_record(direction, descriptor, ranges, flags, record)?
+        } else {
+            now(direction, descriptor, &buffers, flags)
+        };
+        self.or_wait(direction, descriptor, flags, moved)
+    }
+
+    /// Moves a record by way of `record`, from the first of `ranges` or to all of them.
+    fn move_record(
+        &mut self,
+        direction: Direction,
+        descriptor: RawFd,
+        ranges: &[(u64, u64)],
+        flags: i32,
+        mut record: Vec<u8>,
+    ) -> Result<Result<u64, Errno>, Stop> {
+        if let (Direction::Out, Some(&(at, _))) = (direction, ranges.first()) {
+            self.memory.read(at, &mut record)?;
+        }
+        let one = Reached {
+            slices: vec![VolatileSlice::from(&mut record[..])],
+            beyond: 0,
+        };
+        let moved = now(direction, descriptor, &one, flags);
+        if let (Direction::In, Ok(moved)) = (direction, moved) {
+            let mut rest = &record[..moved as usize];
+            for &(at, length) in ranges {
+                let here;
+                (here, rest) = rest.split_at(rest.len().min(length as usize));
+                self.memory.write(at, here)?;
             }
-            moved => Ok(moved?),
+        }
+        Ok(moved)
+    }
+
+    /// What a call with `flags` returns that has `moved` so much; or it waits, where it may.
+    fn or_wait(
+        &mut self,
+        direction: Direction,
+        descriptor: RawFd,
+        flags: i32,
+        moved: Result<u64, Errno>,
+    ) -> Served {
+        let waits = moved == Err(Errno::AGAIN) && flags & libc::RWF_NOWAIT == 0;
+        if !waits || host::is_nonblocking(descriptor)? {
+            return Ok(moved?);
+        }
+        let stop = self.wait_for(descriptor, direction);
+        let is_late = matches!(stop, Stop::Error(Errno::AGAIN));
+        match host::time_limit(descriptor, direction) {
+            Some((_, Late::Nothing)) if is_late => Ok(0),
+            _ => Err(stop),
         }
     }
 
@@ -187,6 +282,9 @@ impl Linux {
     ) -> Served {
         let offset = i64::try_from(offset).map_err(|_| Errno::INVAL)?;
         let descriptor = self.descriptor(descriptor)?;
+        if is_nothing(ranges) {
+            return Ok(host::nothing(direction, descriptor, Some(offset))?);
+        }
         let buffers = self.memory.slices_of(ranges, direction.access())?;
         Ok(host::transfer(
             direction,
@@ -206,11 +304,35 @@ impl Linux {
     }
 }
 
+/// Moves what can be moved at once, where a call would wait for more.
+fn now(
+    direction: Direction,
+    descriptor: RawFd,
+    buffers: &Reached<'_>,
+    flags: i32,
+) -> Result<u64, Errno> {
+    let now = flags | libc::RWF_NOWAIT;
+    match host::transfer(direction, descriptor, buffers, None, now) {
+        // Terminals and timers go by the open file's flag alone.
+        Err(Errno::OPNOTSUPP) => host::at_once(&[descriptor], || {
+            host::transfer(direction, descriptor, buffers, None, flags)
+        }),
+        moved => moved,
+    }
+}
+
+/// True for a buffer of no bytes, which makes a call of one that has nothing to move: the file is asked all the same. (A list of buffers
+/// has none such, [`Linux::vectors`]: the kernel returns at once where it comes to nothing.)
+fn is_nothing(ranges: &[(u64, u64)]) -> bool {
+    matches!(ranges, [(_, 0)])
+}
+
 /// A buffer as it is named. Where the whole of it would end is looked at before as much is moved as is at most.
 fn one(at: u64, length: u64) -> [(u64, u64); 1] {
-    match at.checked_add(length) {
-        Some(end) if end <= USER_ADDRESS_END => [(at, length.min(MOST_BYTES))],
-        _ => [(u64::MAX, 1)],
+    if is_nowhere((at, length)) {
+        [(u64::MAX, 1)]
+    } else {
+        [(at, length.min(MOST_BYTES))]
     }
 }
 
@@ -405,6 +527,29 @@ pub(super) fn splice(linux: &mut Linux, arguments: Arguments) -> Served {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn several_buffers_are_looked_at_before_they_are_cut() {
+        let most = MOST_BYTES;
+        let end = USER_ADDRESS_END;
+        assert_eq!(bounded(vec![]), Ok(vec![]));
+        let several = vec![(0x1000, 10), (0x2000, 0), (0x3000, most), (0x4000, 1)];
+        assert_eq!(
+            bounded(several),
+            Ok(vec![(0x1000, 10), (0x3000, most - 10)])
+        );
+        assert_eq!(
+            bounded(vec![(0x1000, end - 0x1000)]),
+            Ok(vec![(0x1000, most)])
+        );
+        assert_eq!(bounded(vec![(0x1000, end)]), Ok(vec![(0x1000, most)]));
+        for wrong in [(0x1000, end), (end + 1, 0), (u64::MAX, 0)] {
+            let all = vec![(0x1000, most), wrong];
+            assert_eq!(bounded(all), Err(Errno::FAULT), "{wrong:x?}");
+        }
+        let negative = vec![(u64::MAX, 0), (0x1000, 1 << 63)];
+        assert_eq!(bounded(negative), Err(Errno::INVAL));
+    }
 
     #[test]
     fn what_was_moved_is_left_out() {

@@ -10,7 +10,7 @@ use super::{Access, BadAddress, GrowError, GuestMemory, files, space};
 use crate::plan::SHARED_BASE;
 
 /// Most runs that one call moves (the kernel's `UIO_MAXIOV`).
-const MAX_RUNS: usize = 1024;
+pub(crate) const MAX_RUNS: usize = 1024;
 
 /// An offset in RAM or in the shared pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -41,6 +41,7 @@ use pool_core::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 use thiserror::Error;
 use vm_memory::MmapRegion;
 
+pub(crate) use self::access::MAX_RUNS;
 pub use self::access::Reached;
 pub use self::build::{Backing, BuildError, MonitorPage};
 pub(crate) use self::change::STACK_AT_LEAST;

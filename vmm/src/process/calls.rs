@@ -24,6 +24,7 @@ use super::limits::{Limits, core, with_tables};
 use super::listener::Listener;
 use super::pool_pages::PoolPages;
 use super::ptrace::{Registers, Tracee, arguments};
+use super::sent::bit;
 use super::stack::Stack;
 use super::taken::{most_taken, newly_readable, plain, private, shared_file};
 use super::threads::Threads;
@@ -470,6 +471,15 @@ impl Calls {
     pub(super) fn status_text(&mut self) -> Option<Cow<'_, str>> {
         let length = self.status.read_at(&mut self.text, 0).ok()?;
         Some(String::from_utf8_lossy(&self.text[..length]))
+    }
+
+    /// Whether `signal`, sent to the guest's process, waits for one of its threads; if that cannot be known, it may.
+    pub(super) fn waits(&mut self, signal: i32) -> bool {
+        let set = self.status_text().and_then(|text| {
+            let line = text.lines().find_map(|line| line.strip_prefix("ShdPnd:"))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        });
+        set.is_none_or(|set| set & bit(signal) != 0)
     }
 
     /// The areas that the guest has.

@@ -1,6 +1,7 @@
 //! A guest that is a process, as the small world has it.
 
 use pool_core::address::Protection;
+use rustix::process::Pid;
 use rustix::time::Timespec;
 
 use super::calls::Calls;
@@ -52,6 +53,11 @@ impl Guest for Looked<'_> {
         self.tracee.0.as_raw_nonzero().get()
     }
 
+    /// It is this process's, which runs that of its tracer.
+    fn parent(&self) -> i32 {
+        rustix::process::getpid().as_raw_nonzero().get()
+    }
+
     fn threads(&self) -> Vec<i32> {
         self.threads.numbers()
     }
@@ -59,6 +65,11 @@ impl Guest for Looked<'_> {
     fn name(&mut self, thread: i32) -> Vec<u8> {
         let name = self.threads.name_of(thread);
         name.map_or_else(|| self.calls.begin.name.clone(), <[u8]>::to_vec)
+    }
+
+    fn nice(&self, thread: i32) -> i32 {
+        // Of one that has ended meanwhile nobody asks again.
+        rustix::process::getpriority_process(Pid::from_raw(thread)).unwrap_or(0)
     }
 
     fn processors(&self) -> usize {

@@ -78,13 +78,11 @@ impl Printer {
         else {
             return;
         };
-        // SAFETY: both only read words of the structure, all of which the kernel has filled or are zeros.
-        let (address, sender) = unsafe { (info.si_addr() as u64, (info.si_pid(), info.si_uid())) };
         let told = Told {
-            signal: info.si_signo,
-            code: info.si_code,
-            address,
-            sender,
+            signal: info.signal(),
+            code: info.code(),
+            address: info.address(),
+            sender: info.sender(),
         };
         self.trace.signal(number(thread.0), told);
     }

@@ -48,6 +48,34 @@ pub(super) enum Stopped {
     Returned(i64),
 }
 
+/// What a signal is about that a thread has stopped for.
+#[derive(Clone, Copy)]
+pub(super) struct Info(libc::siginfo_t);
+
+impl Info {
+    /// The signal.
+    pub(super) fn signal(&self) -> i32 {
+        self.0.si_signo
+    }
+
+    /// Why it was sent (`si_code`): above zero by the kernel.
+    pub(super) fn code(&self) -> i32 {
+        self.0.si_code
+    }
+
+    /// Number and user of the process that sent it. Means something of what a process has sent alone.
+    pub(super) fn sender(&self) -> (i32, u32) {
+        // SAFETY: all bytes of the structure are the kernel's or zeros, and any are a number.
+        unsafe { (self.0.si_pid(), self.0.si_uid()) }
+    }
+
+    /// Where a fault was. Means something of SIGSEGV and its like alone, if the code says that it was at an address.
+    pub(super) fn address(&self) -> u64 {
+        // SAFETY: as above; an address is read as a number.
+        unsafe { self.0.si_addr() as u64 }
+    }
+}
+
 impl Peek for Tracee {
     fn peek(&mut self, address: u64, into: &mut [u8]) -> usize {
         self.read(address, into).unwrap_or(0)
@@ -157,13 +185,13 @@ impl Tracee {
     }
 
     /// What the signal is about that it stopped for.
-    pub(super) fn signal(self) -> io::Result<libc::siginfo_t> {
+    pub(super) fn signal(self) -> io::Result<Info> {
         let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
         // SAFETY: the request fills the structure it is given; all zeros are a valid value of it.
         unsafe {
             let result = self.request(libc::PTRACE_GETSIGINFO, info.as_mut_ptr().cast());
             done(result)?;
-            Ok(info.assume_init())
+            Ok(Info(info.assume_init()))
         }
     }
 

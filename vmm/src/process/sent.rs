@@ -2,7 +2,8 @@
 //! or to every process of a service does. Then there are two of one, and the guest is to have one.
 //!
 //! Its tracer sees what is about to be delivered. What the VMM passes on it owes to the guest, and the next of that signal that comes pays for it,
-//! from whomever: the kernel keeps one of two that wait, and what is decided on has waited until then. All else is dropped. What comes from its sender
+//! from whomever: the kernel keeps one of two that wait, and what is decided on has waited until then. (One that the guest has sent itself pays where
+//! nothing of that signal waits beside it.) All else is dropped. What comes from its sender
 //! is the second of what the VMM was told by the same one, or is about to be told. Where it is not, the sender named the guest's process, and the VMM
 //! passes it on a moment later. So nothing is lost, but that who tells both and in the same moment the guest again has told it once.
 
@@ -53,7 +54,13 @@ impl Sent {
         self.lock().arrives(signal)
     }
 
-    /// The same of what comes from its sender.
+    /// `signal` is delivered, which the guest or the kernel has sent. What was passed on and does not wait, which `waits` says, was one with it.
+    pub(super) fn meets(&self, signal: i32, waits: impl FnOnce() -> bool) {
+        // What is passed on meanwhile would be owed and not wait yet.
+        self.lock().meets(signal, waits);
+    }
+
+    /// Whether `signal` is delivered, which comes from its sender.
     pub(super) fn comes(&self, signal: i32, sender: i32) -> bool {
         let due = self.lock().comes(signal, sender, Instant::now());
         if !due {
@@ -135,7 +142,14 @@ impl Heard {
         is_owed
     }
 
-    /// The same of what comes from its sender.
+    /// What nobody has sent to both is delivered: what is owed was one with it, unless it `waits`.
+    fn meets(&mut self, signal: i32, waits: impl FnOnce() -> bool) {
+        if self.owed & bit(signal) != 0 && !waits() {
+            self.owed &= !bit(signal);
+        }
+    }
+
+    /// What comes from its sender is about to be delivered: whether it is.
     fn comes(&mut self, signal: i32, sender: i32, now: Instant) -> bool {
         self.forget_old(now);
         let mut seconds = self.passed_on.iter();
@@ -175,7 +189,8 @@ impl Heard {
     }
 }
 
-fn bit(signal: i32) -> u64 {
+/// A signal in a set of them.
+pub(super) fn bit(signal: i32) -> u64 {
     1 << (signal.clamp(1, 64) - 1)
 }
 
@@ -326,6 +341,23 @@ mod tests {
         let later = now + PATIENCE;
         assert!(!heard.comes(TERM, SENDER, later), "a second of none");
         assert_eq!(heard.late(later + PATIENCE), Some(TERM));
+    }
+
+    #[test]
+    fn what_meets_one_of_the_guests_own_is_paid_for() {
+        let (mut heard, now) = (Heard::default(), Instant::now());
+        // It waits beside a thread's own.
+        heard.passes(TERM, Some(SENDER), now);
+        heard.meets(TERM, || true);
+        assert!(heard.arrives(TERM));
+        // The kernel has kept the guest's, which was blocked.
+        heard.passes(TERM, Some(SENDER), now);
+        heard.meets(libc::SIGHUP, || panic!("nothing is owed of it"));
+        heard.meets(TERM, || false);
+        assert!(!heard.comes(TERM, SENDER, now), "the second of that");
+        heard.passes(TERM, Some(8), now);
+        assert!(heard.arrives(TERM), "another one");
+        assert_eq!(heard.late(now + PATIENCE), None);
     }
 
     #[test]

@@ -51,9 +51,8 @@ pub(super) fn forget_program() -> io::Result<()> {
         for signal in 1..=64 {
             // Fails for SIGKILL, SIGSTOP and those that libc keeps: they have no handler here.
             let before = libc::signal(signal, libc::SIG_DFL);
-            // As over an exec, what the starter has ignored stays ignored (`nohup`). This program
-            // ignores SIGPIPE itself.
-            if before == libc::SIG_IGN && signal != libc::SIGPIPE {
+            // As over an exec, what the starter has ignored stays ignored (`nohup`).
+            if crate::descriptors::was_ignored(signal, before) {
                 libc::signal(signal, libc::SIG_IGN);
             }
         }

@@ -450,23 +450,22 @@ impl<'a> Tracer<'a> {
     }
 
     /// Whether `signal`, for which `thread` has stopped, is delivered: of what somebody sends to the VMM and the guest, one is.
-    fn is_due(&self, thread: Tracee, signal: i32) -> bool {
+    fn is_due(&mut self, thread: Tracee, signal: i32) -> bool {
         if !PASSED_ON.contains(&signal) {
             return true;
         }
         let Ok(info) = thread.signal() else {
             return true;
         };
-        if info.si_code != libc::SI_USER {
-            return true;
-        }
-        // SAFETY: the kernel sets it where a process has sent the signal.
-        let sender = unsafe { info.si_pid() };
         let sent = self.watch.sent();
-        match Pid::from_raw(sender) {
-            Some(guest) if guest == self.guest => true,
-            Some(own) if own == self.own => sent.arrives(signal),
-            _ => sent.comes(signal, sender),
+        let (sender, _) = info.sender();
+        match (info.code(), Pid::from_raw(sender)) {
+            (libc::SI_USER, Some(own)) if own == self.own => sent.arrives(signal),
+            (libc::SI_USER, other) if other != Some(self.guest) => sent.comes(signal, sender),
+            _ => {
+                sent.meets(signal, || self.calls.waits(signal));
+                true
+            }
         }
     }
 
@@ -484,15 +483,13 @@ impl<'a> Tracer<'a> {
         }
         let (info, registers) = (guest.signal().ok()?, guest.registers().ok()?);
         // A signal that a process sent is not a fault.
-        if info.si_code <= 0 {
+        if info.code() <= 0 {
             return None;
         }
-        // SAFETY: asked for SIGSEGV and SIGBUS alone, for which the kernel set it.
-        let address = || unsafe { info.si_addr() } as u64;
         let cause = match signal {
-            libc::SIGSEGV if info.si_code == SI_KERNEL => Cause::Protection,
+            libc::SIGSEGV if info.code() == SI_KERNEL => Cause::Protection,
             libc::SIGSEGV => {
-                let address = address();
+                let address = info.address();
                 Cause::Memory {
                     address,
                     access: access(address, registers.rip, self.plan),
@@ -506,9 +503,11 @@ impl<'a> Tracer<'a> {
             libc::SIGFPE => Cause::Arithmetic,
             libc::SIGTRAP => Cause::Breakpoint,
             // What is left is SIGBUS: a stack's bad address, one that is not aligned, and pages that a file has not.
-            _ if info.si_code == SI_KERNEL => Cause::Exception(12),
-            _ if info.si_code == BUS_ADRALN => Cause::Exception(17),
-            _ => Cause::PastFile { address: address() },
+            _ if info.code() == SI_KERNEL => Cause::Exception(12),
+            _ if info.code() == BUS_ADRALN => Cause::Exception(17),
+            _ => Cause::PastFile {
+                address: info.address(),
+            },
         };
         Some(Fault {
             cause,

@@ -105,6 +105,8 @@ pub(super) fn policy(process: Numbers, limited: Limited) -> Policy {
     }
     let requests = Rule::one_of(0, &REQUESTS, Verdict::Kill);
     policy.set(libc::SYS_ptrace as u32, requests);
+    let of_threads = Rule::one_of(0, &[libc::PRIO_PROCESS], Verdict::Kill);
+    policy.set(libc::SYS_getpriority as u32, of_threads);
     let signals = Rule::one_of(0, &[guest], Verdict::Kill);
     policy.set(libc::SYS_kill as u32, signals);
     let signals = Rule::one_of(0, &[process.watched], Verdict::Kill);

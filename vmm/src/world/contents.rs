@@ -316,6 +316,7 @@ fn status(thread: i32, guest: &mut dyn Guest) -> String {
     let (size, resident) = (kib(size(guest)), kib(guest.resident()));
     let name = String::from_utf8_lossy(&guest.name(thread)).into_owned();
     let (process, threads) = (guest.process(), guest.threads().len());
+    let parent = guest.parent();
     let user = rustix::process::getuid().as_raw();
     let group = rustix::process::getgid().as_raw();
     let none = "0000000000000000";
@@ -323,7 +324,7 @@ fn status(thread: i32, guest: &mut dyn Guest) -> String {
     let (mask, list) = (u64::MAX >> (64 - processors), all(processors));
     format!(
         "Name:\t{name}\nUmask:\t0022\nState:\tR (running)\nTgid:\t{process}\nNgid:\t0\nPid:\t{thread}\n\
-         PPid:\t0\nTracerPid:\t0\nUid:\t{user}\t{user}\t{user}\t{user}\nGid:\t{group}\t{group}\t{group}\t{group}\n\
+         PPid:\t{parent}\nTracerPid:\t0\nUid:\t{user}\t{user}\t{user}\t{user}\nGid:\t{group}\t{group}\t{group}\t{group}\n\
          FDSize:\t64\nGroups:\t \nVmPeak:\t{size}\nVmSize:\t{size}\nVmLck:\t{0}\nVmPin:\t{0}\nVmHWM:\t{resident}\n\
          VmRSS:\t{resident}\nRssAnon:\t{resident}\nRssFile:\t{0}\nRssShmem:\t{0}\nVmSwap:\t{0}\n\
          Threads:\t{threads}\nCapInh:\t{none}\nCapPrm:\t{none}\nCapEff:\t{none}\nCapBnd:\t{none}\nCapAmb:\t{none}\n\
@@ -341,8 +342,10 @@ fn process(thread: i32, guest: &mut dyn Guest) -> String {
     let (size, resident) = (size(guest), guest.resident() / PAGE);
     let started = guest.started();
     let started = started.tv_sec as u64 * TICKS + started.tv_nsec as u64 / 10_000_000;
+    let (parent, nice) = (guest.parent(), guest.nice(thread));
+    let priority = 20 + nice;
     format!(
-        "{thread} ({name}) R 0 {process} {process} 0 -1 4194304 0 0 0 0 {user} {system} 0 0 20 0 {threads} 0 \
+        "{thread} ({name}) R {parent} {process} {process} 0 -1 4194304 0 0 0 0 {user} {system} 0 0 {priority} {nice} {threads} 0 \
          {started} {size} {resident} {limit} 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n",
         limit = u64::MAX
     )

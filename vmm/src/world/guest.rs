@@ -32,10 +32,14 @@ pub(crate) trait Guest {
     /// Numbers of its process, which is that of its first thread, and of the thread that asks.
     fn process(&self) -> i32;
     fn caller(&self) -> i32;
+    /// That of the process that started it; 0 for none.
+    fn parent(&self) -> i32;
     /// Its threads, by number.
     fn threads(&self) -> Vec<i32>;
     /// The name of one of them.
     fn name(&mut self, thread: i32) -> Vec<u8>;
+    /// The nice value of one of them.
+    fn nice(&self, thread: i32) -> i32;
     fn text(&mut self, which: Text) -> Vec<u8>;
     fn areas(&mut self) -> Vec<Area>;
     /// How many processors it has.

@@ -150,6 +150,9 @@ mod tests {
         fn caller(&self) -> i32 {
             8
         }
+        fn parent(&self) -> i32 {
+            3
+        }
         fn threads(&self) -> Vec<i32> {
             vec![7, 8]
         }
@@ -158,6 +161,9 @@ mod tests {
                 7 => b"nobody".to_vec(),
                 _ => b"nobody-2".to_vec(),
             }
+        }
+        fn nice(&self, thread: i32) -> i32 {
+            thread - 8
         }
         fn text(&mut self, _: Text) -> Vec<u8> {
             b"/bin/nobody\0-x\0".to_vec()
@@ -210,8 +216,9 @@ mod tests {
         let stat = said("/proc/self/stat");
         let fields: Vec<_> = stat.trim().split(' ').collect();
         assert_eq!(fields.len(), 52);
-        // Processor time, size and pages of memory: fields 14, 23 and 24 of proc(5).
-        assert_eq!(fields[..4], ["7", "(nobody)", "R", "0"]);
+        // Priority and nice value, processor time, size and pages of memory: fields 18, 19, 14, 23 and 24 of proc(5).
+        assert_eq!(fields[..4], ["7", "(nobody)", "R", "3"]);
+        assert_eq!(fields[17..19], ["19", "-1"]);
         assert_eq!(
             [fields[13], fields[22], fields[23]],
             ["150", "1048576", "4096"]

@@ -110,6 +110,8 @@ static void policies(void)
     T(syscall(SYS_sched_getscheduler, -1));
     T(SETATTR(0, 0, 0));
     T(SETATTR(0, NOWHERE, 0));
+    /* Too large, and cannot be told how large it may be: text. */
+    T(SETATTR(0, (void *)"too large to be anything", 0));
     T(SETATTR(0, &a, 1));
     T(SETATTR(-1, &a, 0));
     T(SETATTR(NOBODY, &a, 0));

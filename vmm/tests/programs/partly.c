@@ -4,8 +4,10 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
 #include <time.h>
 
@@ -22,6 +24,19 @@ static char *page_end(void)
     char *pages = mmap(0, 12288, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     munmap(pages + 8192, 4096);
     return pages + 8192;
+}
+
+/* A page's end behind which there is one that came later, so that they need not be neighbours anywhere else. */
+static char *seam(void)
+{
+    char *pages = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *others;
+    munmap(pages + 4096, 4096);
+    pages[0] = 1;
+    others = mmap(0, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memset(others, 1, 65536);
+    mmap(pages + 4096, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    pages[4096] = 1;
+    return pages + 4096;
 }
 
 static void local(int type, int *pair)
@@ -92,6 +107,12 @@ static void pieces(int a, int b)
     T(recv(b, buffer, 3, NOW | MSG_TRUNC));
     LEFT();
     T(send(a, NOWHERE, 0, NOW));
+    LEFT();
+    T(write(a, buffer, 0));
+    LEFT();
+    T(writev(a, out, 0));
+    LEFT();
+    T(send(a, end - 4, 1l << 31, NOW));
     LEFT();
     T(sendmsg(a, &m, NOW));
     LEFT();
@@ -214,6 +235,78 @@ static void ends(int a, int b)
     T(send(a, NOWHERE, 4, 0));
     T(send(a, NOWHERE, 0, 0));
     T(write(a, NOWHERE, 4));
+    T(write(a, NOWHERE, 0));
+}
+
+/* What goes along with a message lies nowhere. */
+static void along(int a, int b)
+{
+    char control[CMSG_SPACE(sizeof a)] = {0};
+    struct iovec one = {buffer, 64};
+    struct msghdr m = {.msg_iov = &one, .msg_iovlen = 1, .msg_controllen = 8};
+    struct cmsghdr *rights = (void *)control;
+    T(sendmsg(a, &m, NOW));
+    LEFT();
+    rights->cmsg_len = CMSG_LEN(sizeof a), rights->cmsg_level = SOL_SOCKET, rights->cmsg_type = SCM_RIGHTS;
+    memcpy(CMSG_DATA(rights), &a, sizeof a);
+    m.msg_control = control, m.msg_controllen = sizeof control;
+    for (int i = 0; i < 2; i++) {
+        int lowest = dup(0);
+        close(lowest);
+        one.iov_len = 5;
+        T(sendmsg(a, &m, NOW));
+        struct msghdr in = {.msg_iov = &one, .msg_iovlen = 1, .msg_control = i ? NOWHERE : 0, .msg_controllen = i ? 64 : 0};
+        one.iov_len = 64;
+        T(recvmsg(b, &in, NOW));
+        printf("%x %ld, descriptors %d\n", in.msg_flags, (long)in.msg_controllen, dup(0) - lowest);
+        close(lowest);
+    }
+}
+
+/* Files that take and give eight bytes at a time. */
+static void records(char *middle)
+{
+    uint64_t value = 5;
+    int count = eventfd(0, EFD_NONBLOCK), timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK), full = open("/dev/full", O_RDWR);
+    struct itimerspec once = {{0, 0}, {0, 1}};
+    struct iovec two[2] = {{middle - 4, 8}, {middle - 12, 8}}, halves[2] = {{middle - 4, 4}, {buffer, 4}};
+    struct pollfd expired = {timer, POLLIN};
+    memcpy(middle - 4, &value, 8);
+    memset(middle - 12, 0, 8);
+    T(write(count, middle - 4, 8));
+    memset(middle - 4, 0, 8);
+    T(read(count, middle - 4, 8));
+    printf("%d\n", *(middle - 4));
+    T(writev(count, two, 2));
+    T(writev(count, halves, 2));
+    T(readv(count, halves, 2));
+    T(write(count, middle - 4, 9));
+    T(write(count, middle - 4, 4));
+    T(write(count, end - 8, 4096));
+    T(write(count, end - 4, 8));
+    T(read(count, middle - 4, 4));
+    timerfd_settime(timer, 0, &once, 0);
+    poll(&expired, 1, -1);
+    T(read(timer, middle - 4, 8));
+    T(write(count, buffer, 0));
+    T(read(count, buffer, 0));
+    T(read(timer, buffer, 0));
+    T(write(full, buffer, 0));
+    T(pwrite(full, buffer, 0, 0));
+    T(writev(full, two, 0));
+}
+
+static void vectors(void)
+{
+    int nothing = open("/dev/null", O_WRONLY), zero = open("/dev/zero", O_RDWR);
+    struct iovec far[2] = {{buffer, 1l << 46}, {buffer, 1l << 47}}, none = {(void *)-4096l, 0}, wrong[2] = {{BEYOND, 4}, {buffer, 1l << 63}};
+    T(writev(nothing, far, 1));
+    T(writev(nothing, far, 2));
+    T(writev(nothing, &none, 1));
+    T(writev(nothing, wrong, 1));
+    T(writev(nothing, wrong, 2));
+    T(syscall(SYS_readv, zero, far, 1l << 32));
+    T(pwrite(zero, end - 4, 8192, 0));
 }
 
 static void broken(void)
@@ -258,6 +351,10 @@ static void files(void)
     T(read(p[0], buffer, 64));
     T(write(p[1], NOWHERE, 0));
     T(write(p[1], BEYOND, 0));
+    T(write(p[1], "1", 1));
+    T(write(p[1], end - 12, 8192));
+    T(write(p[1], end - 12, 1l << 31));
+    T(read(p[0], buffer, 64));
     T(close(p[1]));
     T(read(p[0], NOWHERE, 4));
     T((fd = open("f", O_RDWR | O_CREAT, 0600)) >= 0);
@@ -298,6 +395,9 @@ int main(int c, char **v)
         many(pairs[i][0], pairs[i][1]);
         if (i == 1 || i == 2) ends(pairs[i][0], pairs[i][1]);
     }
+    along(pairs[3][0], pairs[3][1]);
+    records(seam());
+    vectors();
     broken();
     files();
     return 0;

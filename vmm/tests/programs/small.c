@@ -14,6 +14,7 @@
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -34,6 +35,14 @@ static long read_file(const char *path)
     text[length] = 0;
     close(fd);
     return length;
+}
+
+/* A field of a `stat` behind the name, from 3 on. */
+static long field(const char *path, int number)
+{
+    char *at = read_file(path) > 0 ? strrchr(text, ')') : 0;
+    for (int i = 2; at && i < number; i++) at = strchr(at + 1, ' ');
+    return at ? atol(at) : -1;
 }
 
 static long number(const char *path, const char *key)
@@ -83,11 +92,12 @@ static void process(int argc, char **argv)
     char name[64] = "", state = 0;
     CHECK(read_file("/proc/self/stat") > 0);
     CHECK(sscanf(text, "%d (%63[^)]) %c %d", &pid, name, &state, &parent) == 4);
-    CHECK(pid == getpid() && !strcmp(name, "small") && state == 'R' && parent == 0);
+    CHECK(pid == getpid() && !strcmp(name, "small") && state == 'R' && parent == getppid());
     int fields = 1;
     for (char *at = text; *at; at++) fields += *at == ' ';
     CHECK(fields == 52);
     CHECK(number("/proc/self/status", "\nPid:") == getpid());
+    CHECK(number("/proc/self/status", "\nPPid:") == getppid());
     CHECK(number("/proc/self/status", "\nThreads:") == 1);
     CHECK(number("/proc/self/status", "\nUid:") == getuid());
     sprintf(name, "/proc/%d/comm", getpid());
@@ -245,6 +255,10 @@ static void *second(void *unused)
     CHECK(read_file("/proc/thread-self/stat") > 0 && atoi(text) == thread);
     CHECK(number("/proc/thread-self/status", "\nPid:") == thread);
     CHECK(number("/proc/thread-self/status", "\nTgid:") == getpid());
+    int nice = getpriority(PRIO_PROCESS, getpid());
+    setpriority(PRIO_PROCESS, 0, 19);
+    CHECK(field("/proc/thread-self/stat", 18) == 39 && field("/proc/thread-self/stat", 19) == 19);
+    CHECK(field("/proc/self/stat", 18) == 20 + nice && field("/proc/self/stat", 19) == nice);
     sprintf(path, "/proc/self/task/%d/comm", thread);
     CHECK(read_file(path) == 7 && !strcmp(text, "second\n"));
     sprintf(path, "/proc/self/task/%d/comm", getpid());

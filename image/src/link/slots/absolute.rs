@@ -324,7 +324,10 @@ impl Holder<'_> {
                 saved: None,
             }
         };
-        is_same.then(|| by_detour(instruction, self.at, body, 0))
+        is_same.then(|| Rewritten {
+            is_cut: instruction.code() == Code::Lea_r32_m,
+            ..by_detour(instruction, self.at, body, 0)
+        })
     }
 
     /// The register that the instruction overwrites and does not read. It can be an index, too.
