@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
 use pool_core::digest::ObjectId;
 use pool_tests::wait;
@@ -294,12 +295,13 @@ fn a_scrub_takes_over_from_one_that_runs_and_none_keeps_the_service_from_ending(
 fn a_damaged_journal_and_a_damaged_index_are_told() {
     let service = Service::start(&[]);
     service_put(&service, &content(1, 100));
-    let turn = |path: &std::path::Path| {
+    let middle = |path: &Path| fs::metadata(path).unwrap().len() / 2;
+    // Twice is nothing, at the same place: a file may become longer meanwhile.
+    let turn = |path: &Path, place: u64| {
         let file = File::options().read(true).write(true).open(path).unwrap();
-        let middle = file.metadata().unwrap().len() / 2;
         let mut byte = [0];
-        file.read_exact_at(&mut byte, middle).unwrap();
-        file.write_all_at(&[byte[0] ^ 4], middle).unwrap();
+        file.read_exact_at(&mut byte, place).unwrap();
+        file.write_all_at(&[byte[0] ^ 4], place).unwrap();
     };
     let one = |directory: &str, end: &str| {
         let files = fs::read_dir(service.store.join(directory)).unwrap();
@@ -309,7 +311,8 @@ fn a_damaged_journal_and_a_damaged_index_are_told() {
             .unwrap()
     };
     let checkpoint = one("journal", ".checkpoint");
-    turn(&checkpoint);
+    let place = middle(&checkpoint);
+    turn(&checkpoint, place);
     let sound = service.post("/v1/fsck", &json!({})).expect(200).json();
     assert_eq!(sound["findings"][0]["problem"], "journal", "{sound}");
     let found = scrub(&service);
@@ -327,12 +330,13 @@ fn a_damaged_journal_and_a_damaged_index_are_told() {
         )
     );
     assert_eq!(metric(&service, "pool_scrub_damaged_files"), 1);
-    turn(&checkpoint);
+    turn(&checkpoint, place);
     assert_eq!(scrub(&service)["damaged_files"], json!([]));
     assert_eq!(metric(&service, "pool_scrub_damaged_files"), 0);
 
     let manifest = one("index", "MANIFEST-");
-    turn(&manifest);
+    let place = middle(&manifest);
+    turn(&manifest, place);
     let found = scrub(&service);
     let file = &found["damaged_files"][0];
     assert_eq!(
@@ -348,7 +352,7 @@ fn a_damaged_journal_and_a_damaged_index_are_told() {
     // What such an index does not refer to is no garbage.
     let refused = service.post("/v1/gc", &json!({})).expect(409).json();
     assert_eq!(refused["error"], "index-distrusted", "{refused}");
-    turn(&manifest);
+    turn(&manifest, place);
     assert_eq!(scrub(&service)["damaged_files"], json!([]));
     assert_eq!(metric(&service, "pool_scrub_damaged_files"), 0);
     let report = service.post("/v1/fsck", &json!({"content": true}));
