@@ -25,9 +25,15 @@ pub fn replace(path: &Path, new: &Path, bytes: &[u8]) -> Result<()> {
     replace_once(path, new, bytes, |_| Ok(()))
 }
 
-/// The same, and waits until it survives a power cut, which leaves the one file or the other.
+/// The same, and waits until a power cut leaves the one file or the other. Which it is stays open until their directory is
+/// synced, which may be once for many.
+pub(crate) fn replace_synced(path: &Path, new: &Path, bytes: &[u8]) -> Result<()> {
+    replace_once(path, new, bytes, File::sync_all)
+}
+
+/// The same, and waits until it survives a power cut.
 pub fn replace_durably(path: &Path, new: &Path, bytes: &[u8]) -> Result<()> {
-    replace_once(path, new, bytes, File::sync_all)?;
+    replace_synced(path, new, bytes)?;
     sync_parent(path)
 }
 
@@ -56,7 +62,7 @@ mod tests {
     fn a_file_is_replaced_whole_and_no_pipe_is_waited_for() {
         let directory = tempfile::tempdir().unwrap();
         let (path, new) = (directory.path().join("a"), directory.path().join("a.new"));
-        for replace in [replace, replace_durably] {
+        for replace in [replace, replace_synced, replace_durably] {
             let made = Command::new("mkfifo").args([&path, &new]).status().unwrap();
             assert!(made.success());
             assert!(read(&path).is_err());

@@ -2,8 +2,7 @@
 //!
 //! FORMAT.md has the bytes. A list is written after the copy that it is of, and its presence says that the copy is whole.
 
-use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use pool_core::digest::{DIGEST_SIZE, PageId};
@@ -11,9 +10,10 @@ use pool_core::extent::SegmentId;
 use pool_core::page::PAGE_SIZE;
 
 use super::unusable;
-use crate::backend::{new_file, read_file};
+use crate::backend::read_file;
 use crate::error::{Result, StoreError};
 use crate::format::Fields;
+use crate::small_file;
 use crate::superblock::SEGMENT_BYTES_RANGE;
 
 const MAGIC: &[u8; 8] = b"POOLPAGE";
@@ -103,18 +103,14 @@ impl PageList {
 
     /// Writes the list to `path` by way of `new`, whole or not at all. The name is durable once its directory is synced.
     pub(super) fn write(&self, path: &Path, new: &Path) -> Result<()> {
-        let write = || {
-            let mut file = new_file(new)?;
-            file.write_all(&self.encode())?;
-            file.sync_all()?;
-            fs::rename(new, path)
-        };
-        write().map_err(|error| StoreError::io("writing", path, error))
+        small_file::replace_synced(path, new, &self.encode())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -1,0 +1,229 @@
+use super::*;
+use crate::StoreOptions;
+use crate::error::StoreError;
+use crate::placement::Placement;
+use crate::precondition::Precondition;
+use crate::upload::{Content, Target, UploadManifest};
+
+fn store(directory: &std::path::Path) -> Store {
+    let options = StoreOptions {
+        create: true,
+        ..StoreOptions::default()
+    };
+    Store::open(directory, options).unwrap()
+}
+
+/// `pages` pages that no other seed has.
+fn content(seed: u8, pages: u8) -> Vec<u8> {
+    (0..pages)
+        .flat_map(|page| [[seed, page, 1, 1]; 1024].concat())
+        .collect()
+}
+
+/// An upload of library `l@1`, the first of `objects`.
+fn upload(store: &Store, objects: &[UploadObject]) -> Upload {
+    let target = Target::Library {
+        library: "l@1".parse().unwrap(),
+        object: objects[0].id,
+    };
+    let objects = objects.to_vec();
+    store
+        .begin_upload(UploadManifest { target, objects })
+        .unwrap()
+}
+
+fn proven(store: &Store, upload: &Upload) -> HashSet<ObjectId> {
+    let objects = &upload.manifest().objects;
+    store.proven(objects, Given::Sent(upload)).unwrap().objects
+}
+
+/// Stores a library in one go.
+fn put(store: &Store, name: &str, bytes: &[u8]) {
+    let content = Content::of(bytes, Placement::Sparse);
+    let target = Target::Library {
+        library: name.parse().unwrap(),
+        object: content.id(),
+    };
+    store.ingest(target, &[content]).unwrap();
+}
+
+fn send(upload: &Upload, bytes: &[u8]) {
+    for page in bytes.chunks(PAGE_SIZE as usize) {
+        upload.add_page(PageId::of(page), page).unwrap();
+    }
+}
+
+#[test]
+fn an_object_is_proven_by_every_list_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(directory.path());
+    let (a, b) = (content(1, 3), content(2, 3));
+    let good = UploadObject::of(&a, Placement::Sparse);
+    let windows = Placement::Windows { phase: 0 };
+    let other = UploadObject::of(&b, windows);
+    let both = upload(&store, &[good.clone(), other.clone()]);
+    send(&both, &a);
+    send(&both, &b[..2 * PAGE_SIZE as usize]);
+    assert_eq!(proven(&store, &both), [good.id].into());
+    send(&both, &b);
+    assert_eq!(proven(&store, &both), [good.id, other.id].into());
+
+    // Another list of the same object is another claim, and would be placed first.
+    let lie = UploadObject {
+        placement: windows,
+        pages: other.pages.clone(),
+        ..good.clone()
+    };
+    let twice = upload(&store, &[good.clone(), lie]);
+    send(&twice, &a);
+    assert!(proven(&store, &twice).is_empty());
+    send(&twice, &b);
+    let refused = store.commit(&twice);
+    assert!(
+        matches!(refused, Err(StoreError::ObjectMismatch { .. })),
+        "{refused:?}"
+    );
+    store.commit(&both).unwrap();
+    assert!(proven(&store, &both).is_empty());
+}
+
+#[test]
+fn where_pages_were_is_known_until_somebody_may_move_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(directory.path());
+    let (known, new) = (content(1, 3), content(2, 2));
+    put(&store, "known@1", &known);
+    let object = UploadObject::of(&[&known[..], &new].concat(), Placement::Sparse);
+    let both = upload(&store, std::slice::from_ref(&object));
+    send(&both, &new);
+    let given = Given::Sent(&both);
+    let proven = store.proven(std::slice::from_ref(&object), given);
+    let proven = proven.unwrap();
+    let looked = |first: usize| {
+        let piece = Piece {
+            object: object.id,
+            first_page: first as u64,
+            pages: &object.pages[first..],
+        };
+        let now = Moment::of(&store, &store.joining());
+        proven.looked(&now, &piece)
+    };
+    let ids: Vec<_> = object.pages[..3].iter().flatten().copied().collect();
+    let at = store.whole_pages(&ids).unwrap();
+    let found: Vec<_> = at.into_iter().flatten().map(Looked::Found).collect();
+    assert_eq!(found.len(), 3);
+    let nowhere = [Looked::Nowhere; 2];
+    assert_eq!(looked(0), [&found[..], &nowhere].concat());
+    assert_eq!(looked(2), [&found[2..], &nowhere].concat());
+    // Another one may have stored what was not there.
+    put(&store, "other@1", &content(3, 1));
+    assert_eq!(looked(0), [&found[..], &[Looked::Not; 2]].concat());
+    drop(store.writer());
+    assert_eq!(looked(0), [Looked::Not; 5]);
+
+    // While something is on its way nobody knows what is not there.
+    let halt = store.groups.hold();
+    std::thread::scope(|scope| {
+        scope.spawn(|| put(&store, "waits@1", &content(4, 1)));
+        while store.groups.sight().is_clear() {
+            std::thread::yield_now();
+        }
+        let proven = store.proven(std::slice::from_ref(&object), given).unwrap();
+        let piece = Piece {
+            object: object.id,
+            first_page: 0,
+            pages: &object.pages,
+        };
+        let now = Moment::of(&store, &store.joining());
+        let looked = proven.looked(&now, &piece);
+        assert_eq!(looked, [&found[..], &[Looked::Not; 2]].concat());
+        drop(halt);
+    });
+}
+
+#[test]
+fn what_another_one_has_stored_since_is_not_stored_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(directory.path());
+    let bytes = content(1, 3);
+    let object = UploadObject::of(&bytes[..2 * PAGE_SIZE as usize], Placement::Sparse);
+    let sent = upload(&store, std::slice::from_ref(&object));
+    send(&sent, &bytes[..2 * PAGE_SIZE as usize]);
+    let given = Given::Sent(&sent);
+    let proven = store.proven(std::slice::from_ref(&object), given);
+    put(&store, "other@1", &bytes);
+    let taken = store.take_in(
+        sent.manifest(),
+        given,
+        &proven.unwrap(),
+        &Precondition::default(),
+    );
+    assert_eq!(taken.unwrap().new_pages.0, 0);
+}
+
+#[test]
+fn pages_are_read_in_whatever_order_they_were_sent() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(directory.path());
+    let bytes = content(5, 9);
+    let object = UploadObject::of(&bytes, Placement::Sparse);
+    let pages: Vec<_> = bytes
+        .chunks(PAGE_SIZE as usize)
+        .map(|page| (PageId::of(page), page))
+        .collect();
+    for order in [
+        [0, 1, 2, 3, 4, 5, 6, 7, 8],
+        [8, 7, 6, 5, 4, 3, 2, 1, 0],
+        [3, 4, 5, 0, 1, 2, 6, 8, 7],
+    ] {
+        let sent = upload(&store, std::slice::from_ref(&object));
+        let (some, others) = order.split_at(4);
+        for part in [some, &[3, 3, 0], others] {
+            sent.add_pages(part.iter().map(|nth| pages[*nth])).unwrap();
+        }
+        assert_eq!(proven(&store, &sent), [object.id].into());
+        // Each is there once.
+        assert_eq!(sent.offsets().len(), 9);
+    }
+    // What comes before a page that is refused stays, and nothing after it.
+    let sent = upload(&store, std::slice::from_ref(&object));
+    let wrong = (pages[1].0, pages[2].1);
+    let refused = sent.add_pages([pages[0], wrong, pages[3]]);
+    assert!(matches!(refused, Err(StoreError::PageMismatch { .. })));
+    let foreign = (
+        PageId::of(&[7; PAGE_SIZE as usize]),
+        &[7; PAGE_SIZE as usize][..],
+    );
+    let refused = sent.add_pages([pages[1], foreign, pages[4]]);
+    assert!(matches!(refused, Err(StoreError::UnexpectedPage(_))));
+    let short = (pages[5].0, &pages[5].1[1..]);
+    let refused = sent.add_pages([pages[2], short, pages[5]]);
+    assert!(matches!(refused, Err(StoreError::PageMismatch { .. })));
+    let there: HashSet<_> = sent.offsets().keys().copied().collect();
+    assert_eq!(there, [pages[0].0, pages[1].0, pages[2].0].into());
+}
+
+#[test]
+fn what_is_not_proven_is_checked_when_it_is_placed() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(directory.path());
+    for (seed, placement) in [(1, Placement::Sparse), (2, Placement::Windows { phase: 0 })] {
+        let bytes = content(seed, 40);
+        let good = UploadObject::of(&bytes, placement);
+        let mut lie = good.clone();
+        lie.pages.swap(3, 4);
+        let commit = |object: UploadObject| {
+            let upload = upload(&store, &[object]);
+            send(&upload, &bytes);
+            let (nothing, given) = (Proven::default(), Given::Sent(&upload));
+            store.take_in(upload.manifest(), given, &nothing, &Precondition::default())
+        };
+        let refused = commit(lie);
+        assert!(
+            matches!(refused, Err(StoreError::ObjectMismatch { .. })),
+            "{refused:?}"
+        );
+        commit(good).unwrap();
+        store.delete_library(&"l@1".parse().unwrap()).unwrap();
+    }
+}
