@@ -443,10 +443,10 @@ fn libraries_that_cannot_move_by_themselves_are_refused() {
     let first = DirectReference(GuestAddress(TEXT + 8));
     assert_eq!(error, CannotSlide::Direct(first));
     // As much as `.init` and `.fini` are.
-    let (map, slides) = apart(record_of(&calls(2)), &[9, 0, 0]).unwrap();
+    let (slid, slides) = apart(record_of(&calls(2)), &[9, 0, 0]).unwrap();
     let text = TEXT + slides.by[0];
     assert_eq!(slides.pages(), [(text, text + 2 * PAGE_SIZE)]);
-    let mut ranges = map.description.ranges.iter();
+    let mut ranges = slid.description.ranges.iter();
     let written = ranges.find(|range| range.address.0 == text).unwrap();
     assert_eq!(written.kind, RangeKind::Private);
     assert_eq!(written.protection, Protection::READ_EXECUTE);
