@@ -48,7 +48,7 @@ fn push(store: &Store, library: &str, seed: u64, pages: usize) -> Result<()> {
 
 fn is_refused<T>(result: &Result<T>, would_be: u64) -> bool {
     let bytes = would_be * PAGE_SIZE;
-    matches!(result, Err(StoreError::QuotaExceeded { would_be, .. }) if would_be == bytes)
+    matches!(result, Err(StoreError::QuotaExceeded { would_be, .. }) if *would_be == bytes)
 }
 
 #[test]
