@@ -364,10 +364,12 @@ fn libraries_can_move_by_themselves() {
             let mut fields = record.fields();
             fields.any(|fields| code.contains(&fields.address))
         };
-        let direct = features(&workshop, compiler, 2 * number, "-O2 -fPIE", &[]);
+        // A page a function: what is on one page or two is written.
+        let options = "-O2 -fPIE -fno-inline -falign-functions=4096";
+        let direct = features(&workshop, compiler, 2 * number, options, &[]);
         assert!(in_code(&direct), "calls are direct");
         let more = ["-Wl,--pool-aslr=library"];
-        let linked = features(&workshop, compiler, 2 * number + 1, "-O2 -fPIE", &more);
+        let linked = features(&workshop, compiler, 2 * number + 1, options, &more);
         assert!(!in_code(&linked));
         let reported = |linked: &Linked| {
             let described = describe(&linked.elf).unwrap();
