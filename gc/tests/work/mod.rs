@@ -10,6 +10,8 @@ use std::path::Path;
 
 use pool_core::ObjectId;
 use pool_core::name::ImageRef;
+use pool_gc::CollectReport;
+use pool_gc::history::{Cause, Collected, History};
 use pool_store::Store;
 use pool_store::manifest::TokenScope;
 use pool_store::repair::{Remedy, repair};
@@ -77,6 +79,11 @@ pub fn work(store: &Path, journal: &Path) -> ! {
             }
         }
         collect_all(&store);
+        let mut history = History::read(store.directory());
+        let collected = Ok(CollectReport::default());
+        history.add(Collected::of(next, Cause::Asked, &collected));
+        history.write(store.directory()).unwrap();
+        note(format!("h{next}\n"));
         if next.is_multiple_of(3) {
             assert!(store.checkpoint().unwrap());
         }
@@ -86,11 +93,18 @@ pub fn work(store: &Path, journal: &Path) -> ! {
 /// Images pushed, and whether their deletion was never begun.
 fn read(journal: &str) -> BTreeMap<u64, bool> {
     let mut images = BTreeMap::new();
-    for line in journal.lines() {
-        let (sign, nth) = line.split_at(1);
-        images.insert(nth.parse().unwrap(), sign == "+");
+    for (sign, nth) in lines(journal) {
+        if sign != "h" {
+            images.insert(nth, sign == "+");
+        }
     }
     images
+}
+
+/// What the journal tells of, and of which round.
+fn lines(journal: &str) -> impl Iterator<Item = (&str, u64)> {
+    let lines = journal.lines().map(|line| line.split_at(1));
+    lines.map(|(sign, nth)| (sign, nth.parse().unwrap()))
 }
 
 /// Loses the index of a closed store and has it made anew. Answers with what is missing then, if anything.
@@ -105,6 +119,12 @@ pub fn check_rebuilt(store: &Path, journal: &str) -> Result<(), String> {
 
 /// What is missing of all that the journal tells of, if anything.
 pub fn check(store: &Store, journal: &str) -> Result<(), String> {
+    let collected = lines(journal).filter_map(|(sign, nth)| (sign == "h").then_some(nth));
+    let history = History::read(store.directory());
+    let newest = history.last.first().map(|collected| collected.begun_at);
+    if newest < collected.last() {
+        return Err(format!("the history of collections ends with {newest:?}"));
+    }
     let known = store.tokens().map_err(|error| error.to_string())?;
     for (nth, alive) in read(journal) {
         let is_there = |token: &String| known.iter().any(|found| found.name == *token);
