@@ -300,6 +300,8 @@ impl<'a> Commit<'a, '_> {
         references::name_target(&now, &mut names, target)?;
         pending.add(names.changes());
         batch.append(names.changes());
+        // What it was handed before the index was found to be wrong does not count.
+        writer.appender.look_at_trust()?;
         let recorded = writer.appender.record(&mut batch);
         let used = may_have_more.then(|| pending.locations().collect());
         let part = Part {

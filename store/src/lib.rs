@@ -178,6 +178,7 @@ impl Store {
             Arc::clone(&view.backend),
             &view.index,
             &groups,
+            &view.distrust,
             superblock.segment_bytes,
         )?;
         let store = Self {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use pool_core::digest::{ObjectId, PageId};
@@ -20,6 +20,7 @@ use pool_core::registry::{Known, Reservation};
 use crate::backend::{Backend, SegmentFile};
 use crate::damage::DamagedSlots;
 use crate::directory;
+use crate::distrust::Distrust;
 use crate::error::{Result, StoreError};
 use crate::format::{self, Location, ObjectRecord, SegmentRecord};
 use crate::index::Index;
@@ -44,8 +45,8 @@ pub struct StoreView {
     mark: Mutex<Option<Mark>>,
     /// The writer follows nobody.
     followed: Option<Followed>,
-    /// See [`StoreView::distrusts_index`]; the note of it may not be on disk.
-    pub(crate) distrusts_index: AtomicBool,
+    /// See [`StoreView::distrusts_index`].
+    pub(crate) distrust: Arc<Distrust>,
     /// See [`StoreView::damage`].
     pub(crate) damage: RwLock<Arc<DamagedSlots>>,
     /// Open segments, as long as somebody uses them: a cache must not keep unlinked files alive.
@@ -105,7 +106,7 @@ impl StoreView {
             leases: LeaseTable::open(&directory.join(format::LEASES_FILE))?,
             mark: Mutex::new(Mark::open(&directory.join(format::GENERATION_FILE))?),
             followed: None,
-            distrusts_index: AtomicBool::new(false),
+            distrust: Distrust::of(directory, superblock.identity),
             damage: RwLock::default(),
             open: Mutex::default(),
             scratch: None,

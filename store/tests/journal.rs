@@ -529,6 +529,10 @@ fn what_the_index_lacks_is_synced_before_the_index_gets_it() {
     let failed = while_failing(libc::SYS_fdatasync, libc::EIO, || reopen(&path("store")));
     assert!(matches!(failed, Err(StoreError::Io { .. })), "{failed:?}");
     assert_eq!(listing(&path("store")), before);
+    // And written anew: of what was there a process that was killed may have been told that it did not get to the disk.
+    let failed = while_failing(libc::SYS_pwrite64, libc::EIO, || reopen(&path("store")));
+    assert!(matches!(failed, Err(StoreError::Io { .. })), "{failed:?}");
+    assert_eq!(listing(&path("store")), before);
     assert_told(&path("store"), &whole);
 }
 
