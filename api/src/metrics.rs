@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use pool_store::quota::QuotaUse;
 use pool_store::scrub::State as ScrubState;
 use pool_store::stats::StoreStats;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -21,6 +22,12 @@ struct RequestLabels {
     /// The route's pattern, so that names do not become time series.
     route: String,
     status: u16,
+}
+
+/// Quotas are configured, so they are few.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QuotaLabels {
+    prefix: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -47,6 +54,8 @@ pub struct Metrics {
     uploads: Gauge<u64, AtomicU64>,
     scrubs: Scrubs,
     store: StoreGauges,
+    quota_bytes: Family<QuotaLabels, StoreGauge>,
+    quota_used_bytes: Family<QuotaLabels, StoreGauge>,
 }
 
 type StoreGauge = Gauge<u64, AtomicU64>;
@@ -170,6 +179,12 @@ impl Metrics {
         );
         let uploads = Gauge::default();
         r.register("uploads", "Uploads under way", uploads.clone());
+        let quota_bytes = Family::default();
+        let help = "Bytes that files may have under names that begin with a prefix";
+        r.register("quota_bytes", help, quota_bytes.clone());
+        let quota_used_bytes = Family::default();
+        let help = "Bytes that they have";
+        r.register("quota_used_bytes", help, quota_used_bytes.clone());
         Self {
             scrubs: Scrubs::register(r),
             store: StoreGauges::register(r),
@@ -187,6 +202,8 @@ impl Metrics {
             collection_seconds,
             collection_hold_seconds,
             uploads,
+            quota_bytes,
+            quota_used_bytes,
         }
     }
 
@@ -235,6 +252,18 @@ impl Metrics {
     /// Counts a scrub that ended, or was ended.
     pub(crate) fn note_scrub(&self, scrubbed: &pool_gc::Scrubbed) {
         self.scrubs.passes.inc_by(scrubbed.is_complete.into());
+    }
+
+    /// How much of quotas is used.
+    pub(crate) fn note_quotas(&self, quotas: &[QuotaUse]) {
+        for quota in quotas {
+            let labels = QuotaLabels {
+                prefix: quota.prefix.clone(),
+            };
+            self.quota_bytes.get_or_create(&labels).set(quota.bytes);
+            let used = self.quota_used_bytes.get_or_create(&labels);
+            used.set(quota.used_bytes);
+        }
     }
 
     /// The text that Prometheus scrapes (OpenMetrics 1.0).

@@ -109,6 +109,9 @@ fn add_refusals(operation: &mut Value, changes: bool, guarded: bool) {
         refusals.push((403, "The token's scope is too small, or a web page asks"));
     }
     if changes {
+        let what = "The token's scope is too small, or a web page asks, or a quota is reached (`quota-exceeded`)";
+        refusals.retain(|(status, _)| *status != 403);
+        refusals.push((403, what));
         refusals[2].1 = "The service cannot do it now: try again after as many seconds as \
                          Retry-After says. With `in-doubt` the change is made and not \
                          acknowledged, as its note could not be written: asked for again, it \

@@ -241,6 +241,8 @@ impl From<StoreError> for Problem {
             StoreError::PreconditionFailed { .. } => {
                 (StatusCode::PRECONDITION_FAILED, "precondition-failed")
             }
+            // As Ceph's object gateway answers; the disk may have room enough.
+            StoreError::QuotaExceeded { .. } => (StatusCode::FORBIDDEN, "quota-exceeded"),
             StoreError::CollectionRunning => (StatusCode::CONFLICT, "collection-running"),
             StoreError::CollectionStopped => (StatusCode::CONFLICT, "collection-stopped"),
             StoreError::Distrusted { .. } => (StatusCode::CONFLICT, "index-distrusted"),
@@ -288,11 +290,18 @@ mod tests {
             stored: object,
             pushed: object,
         };
+        let quota = StoreError::QuotaExceeded {
+            prefix: "team-".into(),
+            quota: 1,
+            used: 0,
+            would_be: 2,
+        };
         for (error, status) in [
             (no_space, 507),
             (in_doubt(), 503),
             (mismatch, 422),
             (conflict, 409),
+            (quota, 403),
             (StoreError::MissingPages(vec![page]), 409),
             (StoreError::NotFound("x".into()), 404),
             (StoreError::BadUpload("x".into()), 422),

@@ -231,6 +231,12 @@ foreign! {
         ("disk_bytes", count_of("Bytes of disk that segments take up")),
         ("epoch", count_of("Collections begun since the store was made")),
     ]));
+    /// `pool_store::quota::QuotaUse`.
+    QuotaUse => object([
+        ("prefix", told("What the names of images and libraries begin with", json!({"type": "string"}))),
+        ("bytes", count_of("Bytes that the files under them may have together")),
+        ("used_bytes", count_of("Bytes that they have")),
+    ]);
     /// `pool_gc::CollectReport`.
     CollectReport => object([
         ("dry_run", told("Nothing was changed", json!({"type": "boolean"}))),
@@ -474,6 +480,19 @@ mod tests {
         assert_eq!(keys(&scrubbed), keys(&schema["properties"]));
     }
 
+    #[test]
+    fn the_document_describes_a_quota_as_it_is() {
+        let quota = pool_store::quota::QuotaUse {
+            prefix: "team-".into(),
+            bytes: 2,
+            used_bytes: 1,
+        };
+        let quota = serde_json::to_value(quota).unwrap();
+        let schema = <QuotaUse as utoipa::PartialSchema>::schema();
+        let schema = serde_json::to_value(schema).unwrap();
+        assert_eq!(keys(&quota), keys(&schema["properties"]));
+    }
+
     /// A description with all that may be left out: the document has no fewer and no other names.
     #[test]
     fn the_document_describes_a_description_as_it_is() {
@@ -499,6 +518,7 @@ mod tests {
         let schemas = [
             <Description as utoipa::PartialSchema>::schema(),
             <StoreStats as utoipa::PartialSchema>::schema(),
+            <QuotaUse as utoipa::PartialSchema>::schema(),
             <CollectReport as utoipa::PartialSchema>::schema(),
             <Collected as utoipa::PartialSchema>::schema(),
             <FsckReport as utoipa::PartialSchema>::schema(),

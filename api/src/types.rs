@@ -11,6 +11,7 @@ use pool_core::name::{ImageRef, LibraryRef, Name};
 use pool_gc::{Cause, Collected};
 use pool_store::manifest::{Timestamp, TokenScope};
 use pool_store::placement::Placement;
+use pool_store::quota::QuotaUse;
 use pool_store::stats::StoreStats;
 use pool_store::upload::{CommitSummary, Target};
 use serde::{Deserialize, Serialize};
@@ -331,6 +332,10 @@ pub struct Stats {
     /// When all of the store was last found to be what it says, or was not; seconds since 1970.
     #[serde(default)]
     pub scrubbed_at: Option<Timestamp>,
+    /// Quotas, in the order in which they are configured.
+    #[serde(default)]
+    #[schema(value_type = Vec<schemas::QuotaUse>)]
+    pub quotas: Vec<QuotaUse>,
 }
 
 /// How to collect.

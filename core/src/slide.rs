@@ -45,8 +45,19 @@ pub const MAX_SLIDE_BYTES: u64 = 64 << 20;
 /// Most units: an image has no more ranges.
 const MAX_UNITS: u64 = crate::description::MAX_RANGES as u64;
 
+/// Most pages of code that are written for units to move by themselves. Two sections of code are put together from those of
+/// all units, and call what is theirs: `.init` and `.fini`, of a few bytes each.
+const MAX_WRITTEN_CODE_PAGES: u64 = 2;
+
 const HEADER_SIZE: usize = 32;
 const UNIT_SIZE: usize = 32;
+
+/// Why units of an image cannot move by themselves: the first place of which there are too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "its own code refers to libraries directly, as at {0}: link it with -Wl,--pool-aslr=library, compiled without -mcmodel=large"
+)]
+pub struct DirectReference(pub GuestAddress);
 
 /// What a field holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -304,20 +315,23 @@ impl SlideRecord {
         self.walk().try_for_each(|fields| fields.map(drop))
     }
 
-    /// Where code of the application leads to another unit without a slot in between, if it does: then its code would have
-    /// to be written for units to move by themselves.
-    pub fn direct_reference(&self, description: &Description) -> Option<GuestAddress> {
+    /// Where code of the application leads to another unit without a slot in between, if it does on more than two pages:
+    /// then its code would have to be written for units to move by themselves.
+    pub fn direct_reference(&self, description: &Description) -> Option<DirectReference> {
         let ranges = &description.ranges;
         let is_in_code = |fields: &Fields| {
             let at = ranges.partition_point(|range| range.end().0 <= fields.address);
             let range = ranges.get(at);
             range.is_some_and(|range| range.kind == RangeKind::Shared && range.protection.execute)
         };
-        let mut distances = self
+        let distances = self
             .fields()
             .filter(|fields| fields.unit == 0 && fields.kind != FieldKind::Address);
-        let found = distances.find(is_in_code)?;
-        Some(GuestAddress(found.address))
+        let mut in_code = distances.filter(is_in_code).peekable();
+        let first = in_code.peek()?.address;
+        let written = pages_of(in_code);
+        let bytes: u64 = written.iter().map(|(start, end)| end - start).sum();
+        (bytes > MAX_WRITTEN_CODE_PAGES * PAGE_SIZE).then_some(DirectReference(GuestAddress(first)))
     }
 
     /// Checks that this is about the image of `description`: its ranges lie in units, each in one, and all

@@ -15,6 +15,7 @@ use pool_api::auth::Credential;
 use pool_core::digest::ObjectId;
 use pool_core::name::Name;
 use pool_store::manifest::TokenScope;
+use pool_store::quota::Quota;
 use serde::Deserialize;
 
 /// Where the service listens unless it is told otherwise.
@@ -42,9 +43,11 @@ const SCRUB_RATE: u64 = 20_000_000;
         poolsvc --store /var/lib/pool\n  \
         poolsvc --store /var/lib/pool --socket /run/pool.sock --grace 604800\n  \
         poolsvc --store /var/lib/pool --listen 0.0.0.0:7420 --config /etc/poolsvc.toml\n\n\
-        The configuration file is TOML, with the flags' names as keys; tokens are there only:\n  \
+        The configuration file is TOML, with the flags' names as keys; tokens and quotas are there only:\n  \
         [[token]]\n  name = \"ci\"\n  scope = \"write\"           # read, write or admin\n  \
-        secret-file = \"/run/secrets/pool-ci\"\n\n\
+        secret-file = \"/run/secrets/pool-ci\"\n\n  \
+        [[quota]]\n  prefix = \"team-a-\"         # of names of images and libraries; \"\" is all\n  \
+        bytes = 20_000_000_000     # that their files may have together, shared or not\n\n\
         POOLSVC_LOG chooses what is logged, as in POOLSVC_LOG=debug."
 )]
 pub struct Arguments {
@@ -122,6 +125,15 @@ struct ConfigFile {
     segment_bytes: Option<u64>,
     #[serde(default, rename = "token")]
     tokens: Vec<ConfigToken>,
+    #[serde(default, rename = "quota")]
+    quotas: Vec<ConfigQuota>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct ConfigQuota {
+    prefix: String,
+    bytes: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -162,6 +174,8 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Tokens of the configuration file.
     pub tokens: Vec<Credential>,
+    /// What may be under names.
+    pub quotas: Vec<Quota>,
 }
 
 impl Settings {
@@ -182,6 +196,7 @@ impl Settings {
             dense_from_pages: pool_store::placement::PlacementPolicy::default().dense_from_pages,
             segment_bytes: pool_store::StoreOptions::default().segment_bytes,
             tokens: Vec::new(),
+            quotas: Vec::new(),
         }
     }
 
@@ -250,12 +265,27 @@ impl Settings {
         if let Some(twice) = settings.tokens.iter().find(|t| !names.insert(&t.name)) {
             bail!("two tokens are named {}: rename one", twice.name);
         }
+        settings.quotas = file.quotas.into_iter().map(quota).collect::<Result<_>>()?;
+        let mut prefixes = HashSet::new();
+        if let Some(twice) = settings.quotas.iter().find(|q| !prefixes.insert(&q.prefix)) {
+            bail!("two quotas are for \"{}\": leave one", twice.prefix);
+        }
         Ok(settings)
     }
 }
 
 fn read_file(path: &Path) -> Result<ConfigFile> {
     Ok(toml::from_str(&fs::read_to_string(path)?)?)
+}
+
+fn quota(quota: ConfigQuota) -> Result<Quota> {
+    let ConfigQuota { prefix, bytes } = quota;
+    if !prefix.is_empty() {
+        // What cannot be a name is the beginning of none.
+        Name::new(prefix.as_str())
+            .with_context(|| format!("the prefix of a quota, \"{prefix}\""))?;
+    }
+    Ok(Quota { prefix, bytes })
 }
 
 fn credential(token: ConfigToken) -> Result<Credential> {
@@ -305,7 +335,8 @@ mod tests {
         let config = directory.path().join("poolsvc.toml");
         let text = format!(
             "store = '/from/file'\nlisten = '127.0.0.1:1'\ngrace = 5\nbody-limit = 7\n\
-             [[token]]\nname = 'ci'\nscope = 'write'\nsecret-file = '{}'\n",
+             [[token]]\nname = 'ci'\nscope = 'write'\nsecret-file = '{}'\n\
+             [[quota]]\nprefix = ''\nbytes = 20_000_000_000\n",
             secret.display()
         );
         fs::write(&config, text).unwrap();
@@ -316,6 +347,11 @@ mod tests {
         assert_eq!(settings.grace.as_secs(), 9);
         assert_eq!(settings.limits.body, 7);
         assert_eq!(settings.limits.uploads, Limits::default().uploads);
+        let quota = Quota {
+            prefix: String::new(),
+            bytes: 20_000_000_000,
+        };
+        assert_eq!(settings.quotas, [quota]);
         assert_eq!(settings.tokens.len(), 1);
         let digest = ObjectId::of(b"correct horse battery staple");
         assert_eq!(settings.tokens[0].secret, digest);
@@ -370,6 +406,8 @@ mod tests {
         let file = secret.display();
         let unsent =
             format!("store = 's'\n[[token]]\nname='x'\nscope='read'\nsecret-file='{file}'\n");
+        let quota = "[[quota]]\nprefix = 'a'\nbytes = 1\n";
+        let alike = format!("store = 's'\n{quota}{quota}");
         for (text, says) in [
             ("grace = 1", "--store"),
             ("store = 's'\ngarce = 1", "garce"),
@@ -383,6 +421,10 @@ mod tests {
             ("store = 's'\n[[token]]\nname='../x'\nscope='read'", "name"),
             (&twice, "two tokens are named x"),
             (&unsent, "no request can carry"),
+            ("store = 's'\n[[quota]]\nprefix='a b'\nbytes=1", "\"a b\""),
+            ("store = 's'\n[[quota]]\nprefix='a'", "bytes"),
+            ("store = 's'\n[[quota]]\nprefix='a'\nbytes=-1", "-1"),
+            (&alike, "two quotas are for \"a\""),
         ] {
             fs::write(&config, text).unwrap();
             let error = gather(&["--config", config.to_str().unwrap()]).unwrap_err();

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use pool_api::auth::Gate;
 use pool_api::{Service, ServiceOptions};
 use pool_store::placement::PlacementPolicy;
-use pool_store::{Store, StoreOptions};
+use pool_store::{Store, StoreError, StoreOptions};
 use tokio::task::JoinHandle;
 
 use crate::config::Settings;
@@ -165,7 +165,11 @@ fn store_options(settings: &Settings) -> Result<StoreOptions, StartError> {
 }
 
 async fn open_store(settings: &Settings, options: StoreOptions) -> Result<Arc<Store>, StartError> {
-    let directory = settings.store.clone();
-    let opened = tokio::task::spawn_blocking(move || Store::open(&directory, options));
+    let (directory, quotas) = (settings.store.clone(), settings.quotas.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        let mut store = Store::open(&directory, options)?;
+        store.set_quotas(quotas)?;
+        Ok::<_, StoreError>(store)
+    });
     Ok(Arc::new(opened.await.context("opening the store")??))
 }

@@ -300,6 +300,9 @@ impl<'a> Collection<'a> {
             deleted.push(library.clone());
             Ok(true)
         })?;
+        if !deleted.is_empty() {
+            self.store.quotas.forget();
+        }
         Ok(deleted)
     }
 

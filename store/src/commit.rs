@@ -5,7 +5,7 @@
 //! stands as well, but may store what they have stored, so a small one is made again then, too.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::MutexGuard;
+use std::sync::{Arc, MutexGuard};
 
 use pool_core::digest::ObjectId;
 
@@ -18,6 +18,7 @@ use crate::intake::{Intake, Known, Planned};
 use crate::moment::Moment;
 use crate::precondition::Precondition;
 use crate::prepared::{Hand, Prepared};
+use crate::quota::Weighed;
 use crate::stored::Stored;
 use crate::upload::{CommitSummary, Target, UploadManifest};
 use crate::{Store, Writer, references};
@@ -52,6 +53,7 @@ struct Decided {
     can_mend: bool,
     /// Slots of new pages and windows, if more may have been written.
     used: Option<HashSet<Location>>,
+    weighed: Weighed,
 }
 
 impl Store {
@@ -119,28 +121,39 @@ impl Store {
             let sight = self.groups.sight();
             let mut batch = index.batch();
             let made = change(&index.ahead(sight.pending()), &mut batch);
-            if made.is_err() || batch.is_empty() {
-                drop(writer);
-                if self.groups.stands(index, &sight) {
-                    let answer = made?;
-                    index.acknowledge()?;
-                    return Ok(answer);
+            let made = made.and_then(|answer| {
+                let mut pending = Pending::default();
+                pending.add(batch.changes());
+                let pending = Arc::new(pending);
+                let weighed = self.quotas.weigh(index, &sight, &pending)?;
+                let part = Part {
+                    changes: batch.into_changes(),
+                    pending,
+                    written: Vec::new(),
+                    recorded: Vec::new(),
+                };
+                Ok((answer, part, weighed))
+            });
+            let (answer, part, weighed) = match made {
+                Ok((answer, part, weighed)) if !part.changes.is_empty() => (answer, part, weighed),
+                made => {
+                    drop(writer);
+                    if self.groups.stands(index, &sight) {
+                        let (answer, ..) = made?;
+                        index.acknowledge()?;
+                        return Ok(answer);
+                    }
+                    continue;
                 }
-                continue;
-            }
-            let mut pending = Pending::default();
-            pending.add(batch.changes());
-            let part = Part {
-                changes: batch.into_changes(),
-                pending,
-                written: Vec::new(),
-                recorded: Vec::new(),
             };
             let place = self.groups.join(index, &sight, part);
+            if place.is_some() {
+                self.quotas.note(weighed);
+            }
             match self.wait(writer, is_alone, place) {
                 Ok(()) => {
                     index.acknowledge()?;
-                    return made;
+                    return Ok(answer);
                 }
                 Err(Failed::Itself(error)) => return Err(error),
                 Err(Failed::Other) => {}
@@ -185,7 +198,7 @@ impl<'a> Commit<'a, '_> {
             store.view.index.reserve()?;
             Ok(self.decide(&moment, &mut writer, planned, prepared, may_have_more)?)
         });
-        let (part, decided) = match decided {
+        let (part, mut decided) = match decided {
             Ok(decided) => decided,
             Err(failed) => {
                 drop(writer);
@@ -197,6 +210,7 @@ impl<'a> Commit<'a, '_> {
         let place = store.groups.join(&store.view.index, &moment.sight, part);
         if let Some(place) = &place {
             prepared.joined(place);
+            store.quotas.note(std::mem::take(&mut decided.weighed));
             if let Some(barrier) = &mut writer.barrier {
                 for (id, record) in &decided.objects {
                     barrier.protect(*id, record.map.extents());
@@ -302,6 +316,8 @@ impl<'a> Commit<'a, '_> {
         batch.append(names.changes());
         // What it was handed before the index was found to be wrong does not count.
         writer.appender.look_at_trust()?;
+        let pending = Arc::new(pending);
+        let weighed = self.store.quotas.weigh(index, &moment.sight, &pending)?;
         let recorded = writer.appender.record(&mut batch);
         let used = may_have_more.then(|| pending.locations().collect());
         let part = Part {
@@ -315,6 +331,7 @@ impl<'a> Commit<'a, '_> {
             objects,
             can_mend,
             used,
+            weighed,
         };
         Ok((part, decided))
     }

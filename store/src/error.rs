@@ -195,6 +195,21 @@ pub enum StoreError {
         /// The state that it is in, `None` when it does not exist.
         found: Option<Revision>,
     },
+    /// A quota is reached.
+    #[error(
+        "under the names that begin with \"{prefix}\" there would be {would_be} bytes of files, and the quota is {quota}: remove \
+         what is not needed of the {used} bytes there (pool rm), or have it raised"
+    )]
+    QuotaExceeded {
+        /// What the names begin with.
+        prefix: String,
+        /// Bytes.
+        quota: u64,
+        /// Bytes under those names.
+        used: u64,
+        /// Bytes that there would be.
+        would_be: u64,
+    },
     /// A collection is running already.
     #[error("a collection is running already; wait for it to end")]
     CollectionRunning,

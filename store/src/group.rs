@@ -96,6 +96,11 @@ impl Sight {
         self.pending.clone()
     }
 
+    /// Groups that had come to nothing.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failed
+    }
+
     /// True when nothing is on its way.
     pub(crate) fn is_clear(&self) -> bool {
         self.pending.is_empty()
@@ -116,7 +121,7 @@ impl Sight {
 #[derive(Debug)]
 pub(crate) struct Part {
     pub(crate) changes: Vec<u8>,
-    pub(crate) pending: Pending,
+    pub(crate) pending: Arc<Pending>,
     pub(crate) written: Vec<(Arc<Target>, Written)>,
     pub(crate) recorded: Vec<Recorded>,
 }
@@ -248,7 +253,7 @@ impl Groups {
                 None => group.written.push((target, written)),
             }
         }
-        group.followed.pending.push(Arc::new(part.pending));
+        group.followed.pending.push(part.pending);
         Some(Place {
             outcome: Arc::clone(&group.followed.outcome),
             written: files,

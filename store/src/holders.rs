@@ -50,14 +50,13 @@ pub fn holders(directory: &Path) -> Result<Holders> {
         }
     }
     // After the processes: what one has taken since is listed as unseen rather than not at all.
-    let all = fs::read_to_string("/proc/locks").map_err(|source| failed("/proc/locks", source))?;
-    let mut all: Vec<_> = all.lines().filter_map(|line| lock(line, &name)).collect();
+    let read = || fs::read_to_string("/proc/locks").map(|all| locks_in(&all, &name));
+    let mut all = agreed(read).map_err(|source| failed("/proc/locks", source))?;
     for bytes in found.processes.values().flatten() {
         if let Some(nth) = all.iter().position(|other| other == bytes) {
-            all.swap_remove(nth);
+            all.remove(nth);
         }
     }
-    all.sort_unstable();
     all.dedup();
     // Somebody else may ask this, too.
     all.retain(|bytes| *bytes != (PROBED, PROBED));
@@ -86,6 +85,32 @@ fn name_of(file: &File) -> io::Result<Option<String>> {
     let name = locks.find_map(|lock| fields(lock)?.get(5).map(|name| (*name).to_owned()));
     drop(probe);
     Ok(name)
+}
+
+/// The locks in the file of this name that are on the kernel's list, sorted; one for each holder.
+fn locks_in(all: &str, name: &str) -> Vec<Bytes> {
+    let mut all: Vec<_> = all.lines().filter_map(|line| lock(line, name)).collect();
+    all.sort_unstable();
+    all
+}
+
+/// What is read the same several times running, or the last, if it keeps changing.
+///
+/// The kernel hands its list out a page at a time and goes on at a number of lines (fs/locks.c, `locks_start`). When
+/// others take locks or let go of some meanwhile, lines are there twice, or not at all: one reading in a hundred on a busy host.
+fn agreed<T: PartialEq>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    const RUNNING: u32 = 3;
+    const MOST: u32 = 64;
+    let (mut last, mut running) = (read()?, 1);
+    for _ in 1..MOST {
+        if running == RUNNING {
+            break;
+        }
+        let next = read()?;
+        running = if next == last { running + 1 } else { 1 };
+        last = next;
+    }
+    Ok(last)
 }
 
 /// Locks that a process has in the file of this name.
@@ -173,6 +198,35 @@ mod tests {
         ] {
             assert_eq!(lock(line, name), bytes, "{line}");
         }
+    }
+
+    #[test]
+    fn lines_that_one_reading_has_twice_or_not_at_all_are_read_again() {
+        let list = |last: &[u64]| {
+            let lines = last.iter();
+            let lines = lines.map(|last| format!("1: OFDLCK  ADVISORY  READ -1 f:0:7 0 {last}\n"));
+            lines.collect::<String>()
+        };
+        let readings = |readings: &[&[u64]]| {
+            let (mut count, readings) = (0, readings.iter().map(|last| list(last)));
+            let mut readings = readings.chain(std::iter::repeat_with(|| list(&[3, 5])));
+            let read = || {
+                count += 1;
+                Ok(locks_in(&readings.next().unwrap(), "f:0:7"))
+            };
+            (agreed(read).unwrap(), count)
+        };
+        let right = vec![(0, 3), (0, 5)];
+        assert_eq!(readings(&[]), (right.clone(), 3));
+        assert_eq!(readings(&[&[5, 3, 5]]), (right.clone(), 4));
+        assert_eq!(readings(&[&[3, 5], &[3], &[3], &[5, 3]]), (right, 6));
+        // Of what keeps changing the last will do.
+        let mut count = 0;
+        let changing = agreed(|| {
+            count += 1;
+            Ok(count)
+        });
+        assert_eq!(changing.unwrap(), 64);
     }
 
     #[test]

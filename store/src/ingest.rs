@@ -22,6 +22,11 @@ impl Store {
     pub fn begin_upload(&self, mut manifest: UploadManifest) -> Result<Upload> {
         manifest.validate()?;
         manifest.leave_zeros_out();
+        self.check_quotas(&manifest.target, |id| {
+            let mut objects = manifest.objects.iter();
+            let announced = objects.find(|object| object.id == id);
+            announced.map(|object| object.length)
+        })?;
         self.check_left_out(&manifest)?;
         let file = self.backend.temporary()?;
         Ok(Upload::new(manifest, self.epoch()?, file))
@@ -116,6 +121,7 @@ impl Conditional<'_> {
         store.check(&target.name(), self.precondition)?;
         let bytes = contents.iter().map(|content| (content.id, content.bytes));
         let bytes: HashMap<_, _> = bytes.collect();
+        store.check_quotas(&target, |id| Some(bytes.get(&id)?.len() as u64))?;
         let given = Given::AtHand(&bytes);
         let mut manifest = UploadManifest {
             target,

@@ -49,6 +49,7 @@ mod prepared;
 mod progress;
 mod proof;
 mod queue;
+pub mod quota;
 pub mod references;
 pub mod repair;
 mod room;
@@ -87,6 +88,7 @@ use group::Groups;
 use manifest::Timestamp;
 use placement::PlacementPolicy;
 use queue::Queue;
+use quota::Quotas;
 use segment::Appender;
 use superblock::Superblock;
 
@@ -121,6 +123,7 @@ pub struct Store {
     /// Who waits for that.
     queue: Queue,
     groups: Arc<Groups>,
+    quotas: Quotas,
     /// Keeps other writers away.
     _lock: File,
 }
@@ -191,6 +194,7 @@ impl Store {
             }),
             queue: Queue::default(),
             groups,
+            quotas: Quotas::default(),
             _lock: lock,
         };
         if let Err(error) = store.checkpoint_if_due() {

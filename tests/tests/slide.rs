@@ -394,6 +394,47 @@ fn libraries_slide_one_by_one_and_share_their_text() -> Result<()> {
     all_instances_differ_and_share("library", &["-Wl,--pool-aslr=library"])
 }
 
+/// Code that an archive has in `.init` and `.fini` is put together with that of the start files, and calls what is the
+/// library's: those pages alone are the guest's own where libraries move.
+const PREPARED: &str = r#"
+#include <stdio.h>
+int ready;
+void prepare(void) { ready = 41; }
+void clean_up(void) { printf("done %d\n", ready); fflush(stdout); }
+__asm__(".section .init, \"ax\", @progbits\n call prepare\n .section .fini, \"ax\", @progbits\n call clean_up\n .text\n");
+"#;
+
+#[test]
+fn libraries_with_code_for_the_start_slide_one_by_one() -> Result<()> {
+    if !needs(&["root", "kvm", "fuse"]) {
+        return Ok(());
+    }
+    let directory = tempfile::tempdir()?;
+    let host = Host::start(&directory.path().join("host"), &[])?;
+    let workshop = Workshop::new(&host, &directory.path().join("work"))?;
+    let text = "#include <stdio.h>\nextern int ready;\nint main(void) { printf(\"%d\\n\", ++ready); return 0; }\n";
+    workshop.compile("gcc", &["-O2", "-fPIE"], "main.c", text)?;
+    workshop.compile("gcc", &["-O2", "-fPIE"], "prepared.c", PREPARED)?;
+    workshop.archive("libprepared.a", &["prepared.o"])?;
+    let options = ["-Wl,--pool-libraries=all", "-Wl,--pool-aslr=library"];
+    let inputs = ["main.o", "libprepared.a"];
+    workshop.push("gcc", "prepared", &[&inputs[..], &options].concat())?;
+    let says: &[u8] = b"42\ndone 42\n";
+    let file = workshop.path("prepared");
+    ensure!(succeeds(&mut Command::new(&file))? == says);
+    let report = host.pool(&["inspect", file.to_str().context("path")?])?;
+    ensure!(report["slide"]["libraries"] == true, "{report}");
+    for platform in ["kvm", "process"] {
+        for aslr in ["image", "library"] {
+            let mut guest = command(&host, "image/prepared:v1", Backing::Pool, platform);
+            let found = guest.args(["--aslr", aslr]).output()?;
+            let is_right = found.status.success() && found.stdout == says;
+            ensure!(is_right, "{platform}, --aslr {aslr}: {found:?}");
+        }
+    }
+    Ok(())
+}
+
 /// What cannot start elsewhere says so, and runs where it was linked.
 #[test]
 fn what_cannot_slide_is_refused_by_name() -> Result<()> {

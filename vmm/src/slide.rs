@@ -11,7 +11,9 @@ use std::io;
 use pool_core::address::USER_ADDRESS_END;
 use pool_core::description::{Description, Range, RangeKind, Slide};
 use pool_core::image_map::ImageMap;
-use pool_core::slide::{self, FieldKind, MAX_SLIDE_BYTES, SlideError, SlideRecord, UnwindTable};
+use pool_core::slide::{
+    self, DirectReference, FieldKind, MAX_SLIDE_BYTES, SlideError, SlideRecord, UnwindTable,
+};
 use pool_core::{GuestAddress, ObjectId, PAGE_SIZE, WINDOW_SIZE};
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::Serialize;
@@ -46,10 +48,8 @@ pub enum CannotSlide {
     #[error("it relocates itself, as a whole: --aslr image moves it")]
     Whole,
     /// Code refers to another unit without a slot.
-    #[error(
-        "its own code refers to libraries directly, as at {0}: link it with -Wl,--pool-aslr=library, compiled without -mcmodel=large, or take --aslr image"
-    )]
-    Direct(GuestAddress),
+    #[error("{0}, or take --aslr image")]
+    Direct(DirectReference),
     /// The record is wrong.
     #[error("its record of addresses is wrong: {0}; push the image again, or run `pool fsck`")]
     Record(#[from] SlideError),

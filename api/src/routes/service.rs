@@ -69,15 +69,17 @@ async fn stats(State(service): State<Service>) -> Result<Json<Stats>> {
     let work = service.clone();
     let look = move || {
         let scrubbed_at = work.scrub_state().completed_at;
-        Ok((work.stats(Duration::ZERO)?, scrubbed_at))
+        let quotas = work.store().quota_use()?;
+        Ok((work.stats(Duration::ZERO)?, scrubbed_at, quotas))
     };
-    let (store, scrubbed_at) = blocking(look).await?;
+    let (store, scrubbed_at, quotas) = blocking(look).await?;
     Ok(Json(Stats {
         store,
         dense_from_pages: service.options().dense_from_pages,
         uploads: service.uploads().count() as u64,
         damaged_pages: service.store().damaged_slots(),
         scrubbed_at,
+        quotas,
     }))
 }
 
@@ -91,6 +93,7 @@ async fn metrics(State(service): State<Service>) -> Result<Response> {
     let text = blocking(move || {
         let stats = work.stats(METRICS_AGE)?;
         let uploads = work.uploads().count() as u64;
+        work.metrics().note_quotas(&work.store().quota_use()?);
         work.metrics()
             .encode(
                 &stats,

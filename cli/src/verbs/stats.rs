@@ -29,7 +29,15 @@ fn text(figures: &Figures) -> String {
         format!("{} ({})", count.0, output::bytes(size))
     };
     let stored = store.stored_pages.0.max(1) as f64;
-    output::pairs(&[
+    let quotas = figures.quotas.iter();
+    let quotas = quotas.map(|quota| {
+        let (used, bytes) = (output::bytes(quota.used_bytes), output::bytes(quota.bytes));
+        (
+            "quota",
+            format!("{used} of {bytes} under {}*", quota.prefix),
+        )
+    });
+    let mut lines = vec![
         (
             "images",
             format!("{} under {} tags", store.images, store.tags),
@@ -72,5 +80,7 @@ fn text(figures: &Figures) -> String {
         ),
         ("uploads under way", figures.uploads.to_string()),
         ("collections", store.epoch.to_string()),
-    ])
+    ];
+    lines.extend(quotas);
+    output::pairs(&lines)
 }

@@ -74,11 +74,7 @@ pub(super) fn report(image: &DescribedImage<'_>) -> SlideReport {
     };
     match record.direct_reference(description) {
         None => report.libraries = true,
-        Some(at) => {
-            report.why_not = Some(format!(
-                "its own code refers to libraries directly, as at {at}: link it with -Wl,--pool-aslr=library, compiled without -mcmodel=large"
-            ));
-        }
+        Some(direct) => report.why_not = Some(direct.to_string()),
     }
     report.record_bytes = length as u64;
     // Distances stay as they are in what moves as a whole.

@@ -11,6 +11,7 @@ mod json;
 mod leaving_out;
 mod obstacles;
 mod openapi;
+mod quotas;
 mod routes;
 mod scrubs;
 mod slow;

@@ -20,6 +20,7 @@ use crate::manifest::TokenScope;
 use crate::placement::Placement;
 use crate::precondition::Precondition;
 use crate::prepared::{Hand, Prepared};
+use crate::quota::Quota;
 use crate::steps::{self, Step};
 use crate::upload::{CommitSummary, Content, Target as Named};
 use crate::{Store, StoreOptions, opening};
@@ -345,6 +346,24 @@ fn a_group_that_comes_to_nothing_fails_the_one_who_led_it() {
     assert_stored(&store, &content(99));
 }
 
+/// What a group that came to nothing would have left under its names is charged to nobody.
+#[test]
+fn what_comes_to_nothing_uses_no_quota() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, syncs) = counted_store(directory.path());
+    let bytes = content(1).len() as u64;
+    let prefix = String::from("q");
+    store.set_quotas(vec![Quota { prefix, bytes }]).unwrap();
+    syncs.to_fail.store(1, Ordering::SeqCst);
+    push(&store, "q1@1", &content(1)).unwrap_err();
+    assert_eq!(syncs.to_fail.load(Ordering::SeqCst), 0);
+    assert_eq!(store.quota_use().unwrap()[0].used_bytes, 0);
+    push(&store, "q2@1", &content(2)).unwrap();
+    assert_eq!(store.quota_use().unwrap()[0].used_bytes, bytes);
+    let refused = push(&store, "q1@1", &content(1));
+    assert!(matches!(refused, Err(StoreError::QuotaExceeded { .. })));
+}
+
 #[test]
 fn a_leader_is_not_told_of_what_others_have_written() {
     let directory = tempfile::tempdir().unwrap();
@@ -355,7 +374,7 @@ fn a_leader_is_not_told_of_what_others_have_written() {
     upload.write_pages(&mut Hand::Free, &ids, page).unwrap();
     let part = Part {
         changes: store.view.index.batch().into_changes(),
-        pending: Pending::default(),
+        pending: Arc::default(),
         written: upload.written(),
         recorded: Vec::new(),
     };

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, ControlFlow};
 
 use pool_core::digest::{PageId, WindowId};
+use pool_core::name::Named;
 
 use super::batch::each_made;
-use super::options::{PAGES, WINDOWS};
+use super::options::{LIBRARIES, PAGES, TAGS, WINDOWS};
 use crate::error::Result;
 use crate::format::Location;
 
@@ -64,6 +65,21 @@ impl Pending {
     /// Slots that new pages are in, and those that new windows begin at.
     pub(crate) fn locations(&self) -> impl Iterator<Item = Location> + '_ {
         self.pages.values().chain(self.windows.values()).copied()
+    }
+
+    /// Names that are given, changed or removed.
+    pub(crate) fn names(&self) -> Vec<Named> {
+        let keys = |family: &str| {
+            self.families
+                .get(family)
+                .into_iter()
+                .flat_map(Entries::keys)
+        };
+        let text = |key: &Vec<u8>| String::from_utf8(key.clone()).ok();
+        let images = keys(TAGS).filter_map(|key| Some(Named::Image(text(key)?.parse().ok()?)));
+        let libraries =
+            keys(LIBRARIES).filter_map(|key| Some(Named::Library(text(key)?.parse().ok()?)));
+        images.chain(libraries).collect()
     }
 
     pub(super) fn page(&self, id: &PageId) -> Option<Location> {

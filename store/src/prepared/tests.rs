@@ -8,7 +8,6 @@ use pool_tests::disk::SmallDisk;
 
 use super::*;
 use crate::group::Part;
-use crate::index::Pending;
 use crate::room::KEPT;
 use crate::{StoreError, StoreOptions};
 
@@ -48,7 +47,7 @@ fn join(store: &Store, prepared: &mut Prepared<'_>) -> Place {
     let recorded = writer.appender.record(&mut batch);
     let part = Part {
         changes: batch.into_changes(),
-        pending: Pending::default(),
+        pending: Arc::default(),
         written: prepared.written(),
         recorded,
     };

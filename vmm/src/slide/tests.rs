@@ -435,9 +435,21 @@ fn the_unwinders_table_is_put_in_order() {
 
 #[test]
 fn libraries_that_cannot_move_by_themselves_are_refused() {
-    let direct = record_of(&[(TEXT + 8, FieldKind::Distance, 1)]);
-    let error = apart(direct, &[]).unwrap_err();
-    assert_eq!(error, CannotSlide::Direct(GuestAddress(TEXT + 8)));
+    let calls = |pages: u64| -> Vec<_> {
+        let places = (0..pages).map(|page| TEXT + page * PAGE_SIZE + 8);
+        places.map(|at| (at, FieldKind::Distance, 1)).collect()
+    };
+    let error = apart(record_of(&calls(3)), &[]).unwrap_err();
+    let first = DirectReference(GuestAddress(TEXT + 8));
+    assert_eq!(error, CannotSlide::Direct(first));
+    // As much as `.init` and `.fini` are.
+    let (slid, slides) = apart(record_of(&calls(2)), &[9, 0, 0]).unwrap();
+    let text = TEXT + slides.by[0];
+    assert_eq!(slides.pages(), [(text, text + 2 * PAGE_SIZE)]);
+    let mut ranges = slid.description.ranges.iter();
+    let written = ranges.find(|range| range.address.0 == text).unwrap();
+    assert_eq!(written.kind, RangeKind::Private);
+    assert_eq!(written.protection, Protection::READ_EXECUTE);
     let mut map = map();
     let whole = slide(&mut map, None, Aslr::Library, &mut Random::from(vec![]));
     assert_eq!(whole, Err(CannotSlide::Whole));
