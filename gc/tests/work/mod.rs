@@ -1,11 +1,11 @@
 //! What a process does until it is killed or its power goes: it pushes, deletes, collects and writes checkpoints, and
-//! notes in a journal what it was told is done.
+//! notes in a journal what it was told is done. Now and then its index is said to be wrong for a while.
 
 #![allow(unreachable_pub, reason = "included by several tests")]
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use pool_core::ObjectId;
@@ -13,6 +13,7 @@ use pool_core::name::ImageRef;
 use pool_gc::CollectReport;
 use pool_gc::history::{Cause, Collected, History};
 use pool_store::Store;
+use pool_store::format::DISTRUSTED_FILE;
 use pool_store::manifest::TokenScope;
 use pool_store::repair::{Remedy, repair};
 
@@ -53,7 +54,13 @@ pub fn work(store: &Path, journal: &Path) -> ! {
         .into_iter()
         .filter_map(|(nth, alive)| alive.then_some(nth))
         .collect();
+    let distrusted = store.directory().join(DISTRUSTED_FILE);
     loop {
+        if next % 4 == 1 {
+            fs::write(&distrusted, b"").unwrap();
+        } else if let Err(error) = fs::remove_file(&distrusted) {
+            assert_eq!(error.kind(), ErrorKind::NotFound);
+        }
         let used = format!("l{}@1", next % 5);
         let libraries = [(used.as_str(), library(next))];
         let libraries = libraries
@@ -77,6 +84,10 @@ pub fn work(store: &Path, journal: &Path) -> ! {
             for image in images(nth) {
                 store.delete_image(&image).unwrap();
             }
+        }
+        if store.distrusts_index() {
+            // Nothing is collected meanwhile, and no checkpoint is written.
+            continue;
         }
         collect_all(&store);
         let mut history = History::read(store.directory());
