@@ -91,10 +91,8 @@ impl Distrust {
         let recorded = index.segments_one_by_one()?.into_iter();
         let recorded = recorded.map(|(id, _)| after(id));
         let all = files.chain(recorded).chain([known, index.next_segment()?]);
-        Ok(all
-            .filter(|number| *number <= NOBODYS.into())
-            .max()
-            .unwrap_or(0))
+        let known = all.filter(|number| *number < NOBODYS.into());
+        Ok(known.max().unwrap_or(0))
     }
 }
 

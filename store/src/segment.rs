@@ -225,6 +225,9 @@ impl Appender {
 
     /// Puts on record that nothing more is appended to what was left open.
     fn seal_left(&mut self) -> Result<()> {
+        if self.left.is_empty() {
+            return Ok(());
+        }
         let mut batch = self.index.batch();
         for id in &self.left {
             // A collection may have retired it meanwhile.
@@ -341,7 +344,7 @@ impl Appender {
         let next = self.index.now().next_segment()?;
         self.next = match self.begun_from {
             // It is not believed before it has one of these.
-            Some(from) if !(from..=NOBODYS.into()).contains(&next) => from,
+            Some(from) if !(from..NOBODYS.into()).contains(&next) => from,
             _ => next,
         };
         self.dense = None;
