@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use pool_core::extent::SegmentId;
+
 use crate::StoreView;
 use crate::backend::{Backend, sync_directory};
 use crate::error::{Result, StoreError};
@@ -85,12 +87,12 @@ impl Distrust {
     /// far as that can be read. Reads all of the journal.
     pub(crate) fn next_segment(&self, index: &Reader<'_>, backend: &dyn Backend) -> Result<u64> {
         let journal = self.directory.join(JOURNAL_DIRECTORY);
-        let known = journal::next_segment(&journal, self.identity);
-        let after = |id: pool_core::extent::SegmentId| u64::from(id.0) + 1;
+        let logged = journal::next_segment(&journal, self.identity);
+        let after = |id: SegmentId| u64::from(id.0) + 1;
         let files = backend.list()?.into_iter().map(after);
         let recorded = index.segments_one_by_one()?.into_iter();
         let recorded = recorded.map(|(id, _)| after(id));
-        let all = files.chain(recorded).chain([known, index.next_segment()?]);
+        let all = files.chain(recorded).chain([logged, index.next_segment()?]);
         let known = all.filter(|number| *number < NOBODYS.into());
         Ok(known.max().unwrap_or(0))
     }

@@ -181,3 +181,32 @@ fn what_is_open_when_the_index_is_found_to_be_wrong_gets_no_more() {
     assert_eq!(told(&store), whole);
     assert_eq!(open_ones(&store), open);
 }
+
+#[test]
+fn numbers_of_segments_that_the_journal_alone_knows_are_not_used_again() {
+    for is_in_checkpoint in [false, true] {
+        let path = places();
+        let store = open(&path("store"));
+        push(&store, 10);
+        drop(store);
+        // It is moved aside, and later ones get larger numbers.
+        fs::write(path("store/segments/000000aa.seg"), b"another").unwrap();
+        let store = reopen(&path("store")).unwrap();
+        if is_in_checkpoint {
+            assert!(store.checkpoint().unwrap());
+        }
+        drop(store);
+        tamper(&path("store"), |index| {
+            let meta = index.cf_handle("meta").unwrap();
+            index
+                .put_cf(meta, "next-segment", 2u64.to_le_bytes())
+                .unwrap();
+        });
+        fs::write(path("store/distrusted"), b"").unwrap();
+        let store = reopen(&path("store")).unwrap();
+        push(&store, 20);
+        let segments = store.segments().unwrap();
+        let numbers: Vec<_> = segments.iter().map(|(id, _)| id.0).collect();
+        assert_eq!(numbers, [0, 1, 0xab, 0xac], "{is_in_checkpoint}");
+    }
+}
