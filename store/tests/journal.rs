@@ -78,6 +78,24 @@ fn an_older_index_is_brought_up_however_many_commits_it_lacks() {
 }
 
 #[test]
+fn an_index_that_lacks_more_than_is_kept_in_memory_is_brought_up() {
+    let path = places();
+    example(&path("store"));
+    copy(&path("store/index"), &path("old"));
+    let store = open(&path("store"));
+    for nth in 0..10 {
+        add_token(&store, &format!("{nth}{}", "x".repeat(2 << 20))).unwrap();
+    }
+    push(&store, "last@1", 7, 30);
+    let whole = told(&store);
+    drop(store);
+    put_index(&path("store"), &path("old"));
+    for _ in 0..2 {
+        assert!(told(&reopen(&path("store")).unwrap()) == whole);
+    }
+}
+
+#[test]
 fn an_index_from_before_the_journal_is_refused() {
     let path = places();
     example(&path("store"));

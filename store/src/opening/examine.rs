@@ -12,7 +12,7 @@ use crate::error::{self, Result, StoreError};
 use crate::format::{self, SegmentRecord, SegmentState};
 use crate::index::{Index, Inspection, follow_segments};
 use crate::journal::frame::Digest;
-use crate::journal::{self, Found, Unusable};
+use crate::journal::{self, Commits, Found, Unusable};
 use crate::mark::Mark;
 use crate::slots::Segments;
 use crate::superblock::Superblock;
@@ -25,12 +25,17 @@ pub(super) struct Examined {
     pub(super) lead: Option<Lead>,
 }
 
+/// Bytes of changes that are kept in memory until the index gets them; of more the journal is read once more.
+const FEW: usize = 16 << 20;
+
 /// What the journal has over the index.
 #[derive(Debug)]
 pub(crate) struct Lead {
     pub(crate) found: Found,
     /// Number of the last commit that the index need not get again.
     pub(crate) has: u64,
+    /// The commits that it lacks, number, digest and changes of each; empty where these are many bytes.
+    pub(crate) few: Commits,
     /// What segments there are once it has all.
     pub(crate) segments: Segments,
 }
@@ -95,12 +100,19 @@ pub(crate) fn check_journal(
     let mut reached = None;
     let mut segments: Segments = index.segments.iter().copied().collect();
     let mut followed = Ok(());
+    let (mut few, mut bytes) = (Commits::new(), 0);
     let path = directory.join(format::JOURNAL_DIRECTORY);
     let found = journal::read(&path, superblock.identity, |number, digest, changes| {
         if number == has {
             reached = Some(*digest);
         } else if number > has && followed.is_ok() {
             followed = follow_segments(&mut segments, number, changes);
+            bytes += changes.len();
+            if bytes <= FEW {
+                few.push((number, *digest, changes.to_vec()));
+            } else {
+                few.clear();
+            }
         }
     });
     let repair = repair(directory);
@@ -144,6 +156,7 @@ pub(crate) fn check_journal(
     Ok(Lead {
         found,
         has,
+        few,
         segments,
     })
 }

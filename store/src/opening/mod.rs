@@ -67,7 +67,11 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
     if let Some(lead) = &examined.lead
         && lead.lacks() > 0
     {
-        index.replay_from(&journal, superblock.identity, lead.has, lead.found.last)?;
+        if lead.few.is_empty() {
+            index.replay_from(&journal, superblock.identity, lead.has, lead.found.last)?;
+        } else {
+            index.replay(&lead.few)?;
+        }
         tracing::warn!(
             first = lead.has + 1,
             last = lead.found.last,
