@@ -13,7 +13,7 @@ use rustix::time::Timespec;
 use super::StopCounts;
 use super::calls::{Calls, Next};
 use super::change::Change;
-use super::events::{Event, Events, wait_for};
+use super::events::{Event, Events};
 use super::listener::Wanted;
 use super::printer::Printer;
 use super::ptrace::{Registers, Resume, Stopped, Tracee};
@@ -49,12 +49,6 @@ pub(super) enum End {
 pub(super) struct Noted {
     pub(super) stops: StopCounts,
     pub(super) unserved: Unserved,
-}
-
-/// Waits for a child that did not become a guest.
-pub(super) fn reap(child: Pid) {
-    // The status does not matter: the child has told why it ended.
-    let _ = wait_for(child.as_raw_nonzero().get(), 0);
 }
 
 /// The guest's tracer.
@@ -519,7 +513,7 @@ impl<'a> Tracer<'a> {
 
 /// A guest has ended by `signal`, which was no fault of its own. Of two that no thread stops for it is said in words what
 /// they mean: nobody else would know.
-fn killed(signal: i32, sent: bool) -> Outcome {
+pub(super) fn killed(signal: i32, sent: bool) -> Outcome {
     let words = match signal {
         libc::SIGKILL => {
             "killed (SIGKILL): by itself, by another program, at a limit of processor time, or by the host for lack of memory"
