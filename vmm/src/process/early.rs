@@ -19,16 +19,15 @@ pub(super) fn ended(child: Pid) -> Option<End> {
 
 /// The same of one that perhaps lives: it ends here.
 pub(super) fn ended_or_killed(child: Pid) -> Option<End> {
-    let (event, own) = match end_of(child, libc::WNOHANG) {
-        Some(event) => (event, None),
-        None => {
-            // Its number is its own until it has been waited for.
-            match rustix::process::kill_process(child, Signal::KILL) {
-                Ok(()) | Err(Errno::SRCH) => {}
-                Err(_) => return None,
-            }
-            (end_of(child, 0)?, Some(libc::SIGKILL))
+    let (event, own) = if let Some(event) = end_of(child, libc::WNOHANG) {
+        (event, None)
+    } else {
+        // Its number is its own until it has been waited for.
+        match rustix::process::kill_process(child, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(_) => return None,
         }
+        (end_of(child, 0)?, Some(libc::SIGKILL))
     };
     let outcome = by_signal(event.status, own)?;
     Some(End::Guest(outcome, event.usage, Noted::default()))
