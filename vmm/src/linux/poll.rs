@@ -61,7 +61,7 @@ impl Linux {
     /// A call has found nothing and may not wait: a signal that only its mask lets in ends it all the same.
     fn let_signals_in(&mut self) -> Result<(), Stop> {
         let tid = self.tid();
-        if self.task().saved_mask.is_some() && self.drop_ignored(tid) != 0 {
+        if self.task().saved_mask.is_some() && self.settle_signals(tid) != 0 {
             self.progress.interrupted = true;
             return Err(Stop::Wait(Wait::Woken { deadline: None }));
         }

@@ -130,7 +130,7 @@ impl Linux {
             };
             self.kept.remove(&pending.progress.records);
             self.progress = pending.progress;
-            self.progress.interrupted = self.drop_ignored(tid) != 0;
+            self.progress.interrupted = self.settle_signals(tid) != 0;
             match self.ask(&pending.call) {
                 Reply::Waits => {}
                 reply => return Some((tid, Some(reply))),

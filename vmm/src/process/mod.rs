@@ -23,6 +23,7 @@ mod child;
 mod counts;
 mod early;
 mod events;
+mod follow;
 mod group;
 mod leave;
 mod limits;

@@ -46,6 +46,8 @@ pub(super) struct Thread {
     pub(super) changed: Option<Registers>,
     /// It maps a file shared, which another thread may have put in the place of the one that was looked at.
     pub(super) shares: bool,
+    /// It stays stopped with all others.
+    stays: bool,
     /// It was let into a call that starts a thread, and has not stopped since.
     starting: bool,
     /// The one that started it has told.
@@ -129,6 +131,28 @@ impl Threads {
             thread.held = Some(how);
         }
         !thread.told
+    }
+
+    /// `pid` has stopped, and is to stay so, or goes on.
+    pub(super) fn stays(&mut self, pid: Pid, stays: bool) {
+        self.stopped(pid).stays = stays;
+    }
+
+    /// One of those that stay stopped, where all do; or all but the `first`, which is gone, as `is_gone` says. The end of that is told of when all others
+    /// have been seen off, so that it is another one if there is one.
+    pub(super) fn all_stay(&self, first: Pid, is_gone: impl FnOnce() -> bool) -> Option<Pid> {
+        let first = first.as_raw_nonzero().get();
+        let stays = |thread: &Thread| thread.told && thread.stays;
+        let mut others = self.known.iter().filter(|(number, _)| **number != first);
+        if !others.clone().all(|(_, thread)| stays(thread)) {
+            return None;
+        }
+        let other = others.next().map(|(number, _)| *number);
+        let first_stays = self.known.get(&first).is_some_and(stays);
+        if !first_stays && (other.is_none() || !is_gone()) {
+            return None;
+        }
+        Pid::from_raw(other.unwrap_or(first))
     }
 
     /// `pid` calls itself `name`, which ends with NUL or where there is no more room.
@@ -257,6 +281,25 @@ mod tests {
         assert!(!threads.holds(pid(2), Resume::Run(0)));
         assert_eq!(threads.started(pid(1), 3), None, "it has not stopped yet");
         assert!(!threads.holds(pid(3), Resume::Run(0)));
+    }
+
+    #[test]
+    fn all_are_stopped_once_each_that_there_is_stays_so() {
+        let mut threads = Threads::new(pid(1));
+        let all = |threads: &Threads, gone| threads.all_stay(pid(1), || gone);
+        assert_eq!(all(&threads, true), None, "it is the only one");
+        threads.stays(pid(1), true);
+        assert_eq!(all(&threads, false), Some(pid(1)));
+        threads.started(pid(1), 2);
+        assert_eq!(all(&threads, false), None);
+        threads.stays(pid(2), true);
+        assert_eq!(all(&threads, false), Some(pid(2)), "not the first");
+        threads.stays(pid(3), true);
+        assert_eq!(all(&threads, false), None, "who started it is to tell");
+        threads.started(pid(2), 3);
+        threads.stays(pid(1), false);
+        assert_eq!(all(&threads, false), None);
+        assert_eq!(all(&threads, true), Some(pid(2)));
     }
 
     #[test]

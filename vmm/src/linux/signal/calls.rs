@@ -45,7 +45,7 @@ pub(in super::super) fn rt_sigaction(
     if let Some(action) = wanted {
         *linux.signals.action(signal) = action;
         if action.ignores(signal) {
-            linux.forget_signal(signal);
+            linux.forget_signals(bit(signal));
         }
     }
     if old != 0 {
