@@ -63,7 +63,9 @@ impl Follow {
             }
             event => {
                 stop.take_back();
-                event.into_iter().for_each(|event| events.add(event));
+                if let Some(event) = event {
+                    events.add(event);
+                }
             }
         }
         Ok(true)

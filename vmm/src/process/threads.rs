@@ -46,8 +46,6 @@ pub(super) struct Thread {
     pub(super) changed: Option<Registers>,
     /// It maps a file shared, which another thread may have put in the place of the one that was looked at.
     pub(super) shares: bool,
-    /// It stays stopped with all others.
-    stays: bool,
     /// It was let into a call that starts a thread, and has not stopped since.
     starting: bool,
     /// The one that started it has told.
@@ -86,6 +84,8 @@ pub(super) struct Threads {
     ended: BTreeSet<i32>,
     /// On their way to the listener, and what for.
     coming: BTreeMap<i32, Wanted>,
+    /// They stay stopped with all others.
+    staying: BTreeSet<i32>,
 }
 
 impl Threads {
@@ -99,6 +99,7 @@ impl Threads {
             known: BTreeMap::from([(guest.as_raw_nonzero().get(), first)]),
             ended: BTreeSet::new(),
             coming: BTreeMap::new(),
+            staying: BTreeSet::new(),
         }
     }
 
@@ -135,21 +136,27 @@ impl Threads {
 
     /// `pid` has stopped, and is to stay so, or goes on.
     pub(super) fn stays(&mut self, pid: Pid, stays: bool) {
-        self.stopped(pid).stays = stays;
+        self.stopped(pid);
+        let number = pid.as_raw_nonzero().get();
+        if stays {
+            self.staying.insert(number);
+        } else {
+            self.staying.remove(&number);
+        }
     }
 
     /// One of those that stay stopped, where all do; or all but the `first`, which is gone, as `is_gone` says. The end of that is told of when all others
     /// have been seen off, so that it is another one if there is one.
     pub(super) fn all_stay(&self, first: Pid, is_gone: impl FnOnce() -> bool) -> Option<Pid> {
         let first = first.as_raw_nonzero().get();
-        let stays = |thread: &Thread| thread.told && thread.stays;
         let mut others = self.known.iter().filter(|(number, _)| **number != first);
-        if !others.clone().all(|(_, thread)| stays(thread)) {
+        let stays =
+            |(number, thread): (&i32, &Thread)| thread.told && self.staying.contains(number);
+        if !others.clone().all(stays) {
             return None;
         }
         let other = others.next().map(|(number, _)| *number);
-        let first_stays = self.known.get(&first).is_some_and(stays);
-        if !first_stays && (other.is_none() || !is_gone()) {
+        if !self.staying.contains(&first) && (other.is_none() || !is_gone()) {
             return None;
         }
         Pid::from_raw(other.unwrap_or(first))
@@ -170,6 +177,7 @@ impl Threads {
     pub(super) fn ended(&mut self, pid: Pid) {
         let number = pid.as_raw_nonzero().get();
         self.coming.remove(&number);
+        self.staying.remove(&number);
         if self
             .known
             .remove(&number)

@@ -490,8 +490,11 @@ impl<'a> Tracer<'a> {
         match (info.code(), Pid::from_raw(sender)) {
             (libc::SI_USER, Some(own)) if own == self.own => sent.arrives(signal),
             (libc::SI_USER, other) if other != Some(self.guest) => sent.comes(signal, sender),
-            _ => {
+            (code, _) => {
                 sent.meets(signal, || self.calls.waits(signal));
+                if code == libc::SI_KERNEL {
+                    self.watch.terminal_tells(signal);
+                }
                 true
             }
         }

@@ -179,11 +179,21 @@ impl Watch {
     pub(super) fn hold<T>(&self, act: impl FnOnce() -> T) -> T {
         self.sent.hold(|heard| {
             let done = act();
-            if let Some(came) = signals::take(libc::SIGCONT) {
-                self.pass_on(heard, came);
-            }
+            self.take(heard, libc::SIGCONT);
             done
         })
+    }
+
+    /// A terminal has told the guest of `signal`, and with it this process, where the kernel would keep one of what waits of that, and what somebody sends.
+    pub(super) fn terminal_tells(&self, signal: i32) {
+        self.sent.hold(|heard| self.take(heard, signal));
+    }
+
+    /// Passes on what waits of `signal`, in the place of the first thread.
+    fn take(&self, heard: &mut Heard, signal: i32) {
+        if let Some(came) = signals::take(signal) {
+            self.pass_on(heard, came);
+        }
     }
 
     /// What is open once `signal` has been passed on. Who asks again does not have the guest wait for longer.
