@@ -24,16 +24,27 @@ pub(crate) struct Stop {
     signal: i32,
     /// What the calling thread had blocked before.
     before: libc::sigset_t,
+    process: i32,
+    thread: i32,
 }
 
 impl Stop {
-    /// Of this process by `signal`. None if somebody has it go on, which has not been taken note of.
+    /// Of this process by `signal`. None if somebody has it go on, which has not been taken note of. (Who does so between these two calls is not heard, as it
+    /// is not by a program that stops itself; whoever has seen it stop comes later.)
     pub(crate) fn prepare(signal: i32) -> Option<Self> {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        let process = rustix::process::getpid().as_raw_nonzero().get();
+        let before = mask(libc::SIG_BLOCK, &set(signal));
+        let stop = Self {
+            signal,
+            before,
+            process,
+            thread,
+        };
         if waits(libc::SIGCONT) {
+            mask(libc::SIG_SETMASK, &stop.before);
             return None;
         }
-        let before = mask(libc::SIG_BLOCK, &set(signal));
-        let stop = Self { signal, before };
         // One that cannot be blocked does not wait, and comes when all else is done.
         if signal != libc::SIGSTOP {
             stop.send();
@@ -67,14 +78,7 @@ impl Stop {
 
     fn send(&self) {
         // SAFETY: sends a signal to this thread, with no pointer. What it does by default becomes of this program, which has no handler for it.
-        unsafe {
-            libc::syscall(
-                libc::SYS_tgkill,
-                libc::getpid(),
-                libc::gettid(),
-                self.signal,
-            )
-        };
+        unsafe { libc::syscall(libc::SYS_tgkill, self.process, self.thread, self.signal) };
     }
 }
 
