@@ -14,7 +14,7 @@ use pool_core::page::PAGE_SIZE;
 use pool_tests::disk::Immutable;
 
 use super::*;
-use crate::backend::{Backend, SegmentFile};
+use crate::backend::{Backend, Identity, SegmentFile};
 use crate::error::Result;
 use crate::manifest::TokenScope;
 use crate::placement::Placement;
@@ -102,6 +102,10 @@ impl Backend for Disk {
 
     fn open(&self, id: SegmentId, writable: bool) -> Result<Arc<dyn SegmentFile>> {
         Ok(self.counted(self.inner.open(id, writable)?))
+    }
+
+    fn identity(&self, id: SegmentId) -> Result<Identity> {
+        self.inner.identity(id)
     }
 
     fn is_named(&self, id: SegmentId, file: &dyn SegmentFile) -> bool {

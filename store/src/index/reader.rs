@@ -219,8 +219,8 @@ impl<'a> Reader<'a> {
         self.counter(NEXT_SEGMENT)
     }
 
-    /// Commits made so far.
-    pub(crate) fn commits(&self) -> Result<u64> {
+    /// Commits made so far; 0 of a store of an old release, which does not count them.
+    pub fn commits(&self) -> Result<u64> {
         self.counter(COMMITS)
     }
 
