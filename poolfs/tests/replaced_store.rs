@@ -1,4 +1,4 @@
-//! Another state of a store, as a backup of it, that somebody puts in its place under a mount.
+//! What somebody puts in place of a store under a mount: another state of it, or another store.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,13 +7,22 @@ mod common;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 use std::process::Command;
 
 use common::{Pool, cannot_mount, names, run};
 use pool_store::{Store, StoreOptions};
+use rustix::fs::{AtFlags, StatxFlags, statx};
 
 fn open(pool: &Pool) -> Store {
     Store::open(&pool.store_path(), StoreOptions::default()).unwrap()
+}
+
+/// To be read past the kernel's cache, which may have the right bytes.
+fn open_directly(path: &Path) -> File {
+    let mut options = File::options();
+    let direct = options.read(true).custom_flags(libc::O_DIRECT);
+    direct.open(path).unwrap()
 }
 
 fn read_all(file: &File, length: usize) -> Vec<u8> {
@@ -54,12 +63,7 @@ fn replace(options: &str) {
 
     let _mount = pool.mount_with(options);
     assert_eq!(names(&pool.path("images")), ["both", "gone"]);
-    // Past the kernel's cache, which has the right bytes.
-    let open_object = File::options()
-        .read(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(pool.path("images/gone/t/image.elf"))
-        .unwrap();
+    let open_object = open_directly(&pool.path("images/gone/t/image.elf"));
     let mut open_segments = Vec::new();
     for (id, bytes) in segments(&pool) {
         let file = File::open(pool.path("segments").join(&id)).unwrap();
@@ -88,6 +92,40 @@ fn replace(options: &str) {
         let again = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
         assert_eq!(again.unwrap_err().raw_os_error(), Some(libc::ESTALE));
     }
+}
+
+#[test]
+fn another_store_is_an_error_until_it_is_gone_and_what_was_open_stays() {
+    if cannot_mount() {
+        return;
+    }
+    let mut pool = Pool::new();
+    let image = pool.add_image("first:t", 1, None);
+    let _mount = pool.mount();
+    let open_object = open_directly(&pool.path("images/first/t/image.elf"));
+    pool.store = None;
+    let (there, aside) = (pool.store_path(), pool.directory.path().join("aside"));
+    fs::rename(&there, &aside).unwrap();
+    let options = StoreOptions {
+        create: true,
+        ..StoreOptions::default()
+    };
+    pool.store = Some(Store::open(&there, options).unwrap());
+    pool.add_image("other:t", 2, None);
+
+    let listed = fs::read_dir(pool.path("images"));
+    assert_eq!(listed.unwrap_err().raw_os_error(), Some(libc::EIO));
+    // Asked of the program, whatever the kernel remembers.
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+    let found = statx(&open_object, "", flags, StatxFlags::SIZE).unwrap();
+    assert_eq!(found.stx_size, image.elf.len() as u64);
+    assert!(read_all(&open_object, image.elf.len()) == image.elf);
+
+    pool.store = None;
+    fs::remove_dir_all(&there).unwrap();
+    fs::rename(&aside, &there).unwrap();
+    assert_eq!(names(&pool.path("images")), ["first"]);
+    assert!(fs::read(pool.path("images/first/t/image.elf")).unwrap() == image.elf);
 }
 
 #[test]

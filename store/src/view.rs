@@ -55,10 +55,10 @@ pub struct StoreView {
 }
 
 /// How far a follower has come.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Followed {
-    /// What the mark said when it was last caught up with. Held while catching up, which is done once for all who ask
-    /// meanwhile.
+    /// What the mark said when it was last caught up with, unless the last attempt at that failed. Held while catching up, which
+    /// is done once for all who ask meanwhile.
     seen: Mutex<Option<Seen>>,
     /// How often it was.
     states: AtomicU64,
@@ -90,7 +90,14 @@ impl StoreView {
             .map_err(|source| StoreError::io("creating", scratch, source))?;
         let index = Index::open_secondary(&directory.join(format::INDEX_DIRECTORY), scratch)?;
         let mut view = Self::assemble(directory, superblock, index, backend)?;
-        view.followed = Some(Followed::default());
+        let opened = Seen {
+            generation: u64::MAX,
+            ..view.look_at_mark()?
+        };
+        view.followed = Some(Followed {
+            seen: Mutex::new(Some(opened)),
+            states: AtomicU64::default(),
+        });
         view.scratch = Some(scratch.into());
         view.refresh()?;
         Ok(view)
@@ -155,7 +162,7 @@ impl StoreView {
     }
 
     /// Makes everything committed before the call visible. Does nothing in the writing process. What somebody has put in place of
-    /// the store is followed, if it is a state of the same store, as a backup of it is.
+    /// the store is followed if it is a copy of it, however old, and refused if it is another store.
     pub fn refresh(&self) -> Result<()> {
         let Some(followed) = &self.followed else {
             return Ok(());
@@ -169,7 +176,7 @@ impl StoreView {
         if *seen != Some(now) {
             let counts = self.superblock.is_marked();
             let identity = counts.then_some(self.superblock.identity);
-            let is_another = seen.is_some_and(|seen| seen.mark != now.mark);
+            let is_another = seen.take().is_none_or(|seen| seen.mark != now.mark);
             self.index.catch_up(identity, now.generation, is_another)?;
             self.set_damage(self.index.now().damaged()?);
             followed.states.fetch_add(1, Ordering::Release);
