@@ -7,10 +7,9 @@ use pool_core::digest::ObjectId;
 use pool_core::extent::{ExtentMap, SegmentId};
 use pool_store::{Compared, OpenSegments, StoreError};
 
-use super::{PoolFs, failed};
+use super::{PoolFs, failed, told};
 use crate::contents::{Content, Found, segment_version};
 use crate::handles::Handle;
-use crate::passthrough;
 use crate::tree::Place;
 
 impl PoolFs {
@@ -76,9 +75,8 @@ impl PoolFs {
             Some(backing_file) => match self.backing_ids.get(inode, backing_file, &reply) {
                 Ok(id) => Some(id),
                 Err(error) => {
-                    let why = passthrough::explain(&error);
-                    tracing::error!(%segment, why, "passing a segment through failed");
-                    return reply.error(Errno::EIO);
+                    tracing::error!(%segment, %error, "passing a segment through failed");
+                    return reply.error(told(error.raw_os_error()));
                 }
             },
         };

@@ -64,12 +64,17 @@ impl Index {
                 Ok(())
             });
             let result = caught_up.and_then(|()| self.check(identity, least));
-            if result.is_ok() || attempt == ATTEMPTS {
+            if result.is_ok() || attempt == ATTEMPTS || self.is_of_another(identity) {
                 return result;
             }
             std::thread::sleep(Duration::from_millis(attempt.into()));
             attempt += 1;
         }
+    }
+
+    /// True when it is known to be another store's: what is tried again does not change that.
+    fn is_of_another(&self, identity: Option<[u8; 16]>) -> bool {
+        identity.is_some() && self.identity().is_ok_and(|found| found != identity)
     }
 
     fn check(&self, identity: Option<[u8; 16]>, least: u64) -> Result<()> {
