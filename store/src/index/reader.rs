@@ -202,6 +202,13 @@ impl<'a> Reader<'a> {
             .transpose()
     }
 
+    /// Bytes of an object, however many extents it has.
+    pub(crate) fn object_length(&self, id: ObjectId) -> Result<Option<u64>> {
+        self.get(OBJECTS, &id.0)?
+            .map(|value| ObjectRecord::decode_length(id, &value))
+            .transpose()
+    }
+
     /// The record of a segment.
     pub fn segment(&self, id: SegmentId) -> Result<Option<SegmentRecord>> {
         self.get(SEGMENTS, &id.0.to_be_bytes())?
