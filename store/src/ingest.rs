@@ -22,11 +22,9 @@ impl Store {
     pub fn begin_upload(&self, mut manifest: UploadManifest) -> Result<Upload> {
         manifest.validate()?;
         manifest.leave_zeros_out();
-        self.check_quotas_of(&manifest.target, |id| {
-            let mut objects = manifest.objects.iter();
-            let announced = objects.find(|object| object.id == id);
-            announced.map(|object| object.length)
-        })?;
+        let announced = manifest.objects.iter();
+        let lengths: HashMap<_, _> = announced.map(|object| (object.id, object.length)).collect();
+        self.check_quotas_of(&manifest.target, |id| lengths.get(&id).copied())?;
         self.check_left_out(&manifest)?;
         let file = self.backend.temporary()?;
         Ok(Upload::new(manifest, self.epoch()?, file))

@@ -350,12 +350,16 @@ impl Store {
         target: &Target,
         length: impl Fn(ObjectId) -> Option<u64>,
     ) -> Result<()> {
+        let name = target.name();
+        if !self.quotas.concern(&name) {
+            return Ok(());
+        }
         let bytes = match target {
             Target::Image {
                 description, data, ..
             } => bytes_of_image(description, *data, |id| Ok(length(id).unwrap_or(0)))?,
             Target::Library { object, .. } => length(*object).unwrap_or(0),
         };
-        self.check_quotas(&target.name(), bytes)
+        self.check_quotas(&name, bytes)
     }
 }
