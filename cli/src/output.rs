@@ -27,7 +27,7 @@ pub(crate) fn print<T: Serialize>(
     Ok(())
 }
 
-/// As [`print`], for verbs whose exit status says something, too: that holds whether anybody reads the rest or not.
+/// As [`print()`], for verbs whose exit status says something, too: that holds whether anybody reads the rest or not.
 pub(crate) fn print_if_read<T: Serialize>(
     json: bool,
     value: &T,
