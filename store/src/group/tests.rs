@@ -364,6 +364,22 @@ fn what_comes_to_nothing_uses_no_quota() {
     assert!(matches!(refused, Err(StoreError::QuotaExceeded { .. })));
 }
 
+#[test]
+fn how_much_of_a_quota_is_used_is_told_while_somebody_commits() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = counted_store(directory.path());
+    let (prefix, bytes) = (String::new(), content(99).len() as u64);
+    store.set_quotas(vec![Quota { prefix, bytes }]);
+    let writer = store.writer();
+    let (told, hear) = std::sync::mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(|| told.send(store.quota_use().unwrap()));
+        let heard = hear.recv_timeout(pool_tests::wait::PATIENCE);
+        drop(writer);
+        assert_eq!(heard.unwrap()[0].used_bytes, bytes);
+    });
+}
+
 /// Who would be refused for what is on its way waits for what becomes of it.
 #[test]
 fn what_is_on_its_way_uses_a_quota_only_if_it_arrives() {
