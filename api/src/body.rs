@@ -16,7 +16,7 @@ use futures_util::{StreamExt as _, stream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::pace::Progress;
-use crate::problem::{self, Problem};
+use crate::problem::{self, CODED, Problem};
 use crate::service::{Room, Service, blocking};
 
 /// Most of a body that is still taken in after a refusal.
@@ -39,7 +39,7 @@ pub(crate) async fn check_form(request: Request, next: Next) -> Response {
     if !reads && names_other_than(headers, &header::CONTENT_ENCODING, "identity") {
         let what = "the body is in a content coding, and bodies are taken as they are";
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        return Problem::new(status, "coded", what)
+        return Problem::new(status, CODED, what)
             .hint("send it without Content-Encoding")
             .into_response();
     }
@@ -55,7 +55,7 @@ pub(crate) async fn check_form(request: Request, next: Next) -> Response {
         // Chunks are put together by whoever reads the connection; another coding would be taken
         // for the body (RFC 9112, 6.1).
         let what = "the body is in a transfer coding that is not known here";
-        return Problem::new(StatusCode::NOT_IMPLEMENTED, "coded", what)
+        return Problem::new(StatusCode::NOT_IMPLEMENTED, CODED, what)
             .hint("send it as it is, or chunked alone")
             .into_response();
     }
@@ -163,6 +163,7 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 /// A body that is read piece by piece, and may be neither longer than a limit nor too slow.
 pub(crate) struct LimitedBody {
     stream: BodyDataStream,
+    announced: Option<u64>,
     limit: u64,
     hint: &'static str,
     received: u64,
@@ -186,6 +187,7 @@ impl LimitedBody {
         }
         Ok(Self {
             stream: body.into_data_stream(),
+            announced,
             limit,
             hint,
             received: 0,
@@ -223,6 +225,11 @@ impl LimitedBody {
             return Err(Problem::too_large(self.limit, self.hint));
         }
         Ok(Some(piece))
+    }
+
+    /// Bytes that the client says it sends, if it does.
+    pub(crate) fn announced(&self) -> Option<u64> {
+        self.announced
     }
 
     pub(crate) fn received(&self) -> u64 {

@@ -111,19 +111,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Conditions {
 
 impl Tags {
     fn of(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Self>> {
-        let mut lines = headers.get_all(name).iter().peekable();
-        if lines.peek().is_none() {
+        // A letter for each byte: tags may have bytes beyond ASCII (`obs-text`), though none here has.
+        let letters =
+            |line: &HeaderValue| line.as_bytes().iter().copied().map(char::from).collect();
+        let lines: Vec<String> = headers.get_all(name).iter().map(letters).collect();
+        if lines.is_empty() {
             return Ok(None);
         }
-        let lines: Option<Vec<&str>> = lines.map(|line| line.to_str().ok()).collect();
-        lines
-            .and_then(|lines| Self::parse(&lines.join(",")))
-            .map(Some)
-            .ok_or_else(|| {
-                let what = format!("the header {name} holds neither * nor a list of entity-tags");
-                Problem::bad_request("bad-condition", what)
-                    .hint("entity-tags are quoted, as the header ETag of an answer has them")
-            })
+        Self::parse(&lines.join(",")).map(Some).ok_or_else(|| {
+            let what = format!("the header {name} holds neither * nor a list of entity-tags");
+            Problem::bad_request("bad-condition", what)
+                .hint("entity-tags are quoted, as the header ETag of an answer has them")
+        })
     }
 
     /// `*`, or entity-tags between commas; elements of a list may be empty (5.6.1.2).
@@ -139,7 +138,7 @@ impl Tags {
                 None => (false, rest),
             };
             let (opaque, after) = quoted.strip_prefix('"')?.split_once('"')?;
-            if !opaque.bytes().all(|b| b == 0x21 || b >= 0x23 && b != 0x7f) {
+            if !opaque.chars().all(|c| c > ' ' && c != '\u{7f}') {
                 return None;
             }
             list.push(Tag {
@@ -343,6 +342,18 @@ mod tests {
         ] {
             assert_eq!(Tags::parse(text), tags, "{text}");
         }
+    }
+
+    #[test]
+    fn tags_of_others_may_have_bytes_beyond_ascii() {
+        let of = |value: &[u8]| {
+            let value = HeaderValue::from_bytes(value).unwrap();
+            Conditions::of(&HeaderMap::from_iter([(header::IF_NONE_MATCH, value)]))
+        };
+        let verdict = |value: &[u8]| of(value).unwrap().verdict(Some("now"));
+        assert_eq!(verdict(b"\"n\xf6w\""), Verdict::Answer);
+        assert_eq!(verdict(b"\"n\xf6w\", \"now\""), Verdict::NotModified);
+        assert!(of(b"n\xf6w").is_err());
     }
 
     #[test]

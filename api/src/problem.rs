@@ -45,6 +45,9 @@ pub struct ProblemBody {
 /// The word for a change that is made and not acknowledged.
 const IN_DOUBT: &str = "in-doubt";
 
+/// The word for a body in a coding that is not taken.
+pub(crate) const CODED: &str = "coded";
+
 /// The word for what is refused only because of what others do meanwhile.
 pub(crate) const BUSY: &str = "busy";
 
@@ -153,6 +156,7 @@ impl IntoResponse for Problem {
         } else {
             "Bearer realm=\"pool\""
         });
+        let is_coded = self.body.error == CODED;
         let mut response = (self.status, Json(self.body)).into_response();
         let headers = response.headers_mut();
         headers.insert(
@@ -162,8 +166,8 @@ impl IntoResponse for Problem {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
-        if self.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
-            // A body is taken as it is (RFC 9110, 12.5.3).
+        if self.status == StatusCode::UNSUPPORTED_MEDIA_TYPE && is_coded {
+            // A body is taken as it is, and of media types this says nothing (RFC 9110, 12.5.3).
             headers.insert(
                 header::ACCEPT_ENCODING,
                 HeaderValue::from_static("identity"),
@@ -266,6 +270,17 @@ mod tests {
     use super::*;
     use pool_core::digest::PageId;
     use pool_store::Again;
+
+    /// Clients tell by it whether a coding or a media type is not taken (RFC 9110, 12.5.3).
+    #[test]
+    fn what_codings_are_taken_is_told_of_codings_alone() {
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        for (word, told) in [(CODED, true), ("not-json", false), ("form", false)] {
+            let response = Problem::new(status, word, "x").into_response();
+            let has = response.headers().contains_key(header::ACCEPT_ENCODING);
+            assert_eq!(has, told, "{word}");
+        }
+    }
 
     #[test]
     fn errors_of_the_store_have_the_status_that_tells_who_must_act() {

@@ -245,7 +245,7 @@ impl Service {
     /// ended for that, and this one ends early when the service is told to stop, or somebody asks for another one.
     pub async fn scrub(&self, rate: Option<NonZeroU64>) -> Result<Scrubbed> {
         let service = self.clone();
-        blocking(move || match service.0.scrubs.take_over() {
+        blocking(move || match service.0.scrubs.take_over(rate) {
             Some(turn) => service.scrub_in_turn(&turn, rate),
             None => Ok(Scrubbed {
                 is_complete: false,
@@ -255,11 +255,11 @@ impl Service {
         .await
     }
 
-    /// The same, unless one runs.
-    pub async fn scrub_if_idle(&self, rate: Option<NonZeroU64>) -> Result<Option<Scrubbed>> {
+    /// The same, unless one runs that is as fast: one that a client has left at a low rate would otherwise be the last one.
+    pub async fn scrub_unless_as_fast(&self, rate: Option<NonZeroU64>) -> Result<Option<Scrubbed>> {
         let service = self.clone();
         blocking(move || {
-            let turn = service.0.scrubs.take_if_free();
+            let turn = service.0.scrubs.take_from_slower(rate);
             let scrubbed = turn.map(|turn| service.scrub_in_turn(&turn, rate));
             scrubbed.transpose()
         })

@@ -26,7 +26,7 @@ use crate::wire::PageList;
 pub struct UploadRequest {
     /// What the upload becomes.
     pub target: UploadTarget,
-    /// The objects it consists of. One that the pool has may be left out.
+    /// The objects it consists of: such as the target refers to. One that the pool has may be left out.
     pub objects: Vec<AnnouncedObject>,
 }
 

@@ -1,4 +1,4 @@
-//! The same files taken in by `pool push`, and by programs that keep each piece of what they back up once: how long that
+//! The same files taken in by `pool push list`, and by programs that keep each piece of what they back up once: how long that
 //! takes, the first time and when all of it is known, and what it takes up.
 //!
 //! Each is told to leave out compression where it can: the pool's pages are mapped, so they lie there as they are. All are
@@ -177,12 +177,14 @@ fn push_all(directory: &Path, files: &Path, samples: &mut Samples) -> Result<()>
     }
     paths.sort();
     for (version, times) in [("1", &mut samples.new), ("2", &mut samples.known)] {
+        let list = directory.join(version);
+        let lines = paths.iter().enumerate();
+        let lines =
+            lines.map(|(nth, path)| format!("lib/file-{nth}@{version} {}\n", path.display()));
+        fs::write(&list, lines.collect::<String>())?;
+        let list = list.to_str().context("a name that is no text")?;
         let since = Instant::now();
-        for (nth, path) in paths.iter().enumerate() {
-            let path = path.to_str().context("a name that is no text")?;
-            let name = format!("file-{nth}");
-            host.pool(&["push", "lib", path, "--name", &name, "--version", version])?;
-        }
+        host.pool(&["push", "list", list])?;
         times.push(since.elapsed().as_secs_f64());
     }
     samples.disk.push(mebibytes(&host.store())?);

@@ -27,6 +27,18 @@ pub(crate) fn print<T: Serialize>(
     Ok(())
 }
 
+/// As [`print()`], for verbs whose exit status says something, too: that holds whether anybody reads the rest or not.
+pub(crate) fn print_if_read<T: Serialize>(
+    json: bool,
+    value: &T,
+    text: impl FnOnce(&T) -> String,
+) -> Result<()> {
+    match print(json, value, text) {
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        printed => printed,
+    }
+}
+
 /// True when nobody reads what is printed any more.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {

@@ -162,7 +162,7 @@ pub(crate) fn is_leased(store: &StoreView, id: SegmentId) -> Result<bool> {
 /// Bytes of disk of a segment; one whose file is gone has none.
 pub(crate) fn disk_bytes(store: &StoreView, id: SegmentId) -> Result<u64> {
     match store.segment_disk_usage(id) {
-        Err(StoreError::Io { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(StoreError::NoSegment(_)) => Ok(0),
         other => during("measuring segments", other),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use fuser::{BackingId, FileHandle, INodeNo};
 use pool_store::backend::SegmentFile;
-use pool_store::{Compared, Held};
+use pool_store::{Compared, Held, OpenSegments};
 
 use crate::contents::Found;
 use crate::tree::Place;
@@ -21,6 +21,8 @@ pub enum Handle {
     File {
         /// What it showed when it was opened, held.
         found: Held<Found>,
+        /// What an object lies in.
+        segments: OpenSegments,
         /// Of an object: whether it is whole, where there is a reason to ask.
         compared: Compared,
     },

@@ -19,7 +19,7 @@ use crate::tree::Place;
 pub struct Node {
     /// Where.
     pub place: Place,
-    /// Digest of the content; absent for directories and segments.
+    /// Digest of the content, and of a segment of which file it is; absent for directories.
     pub version: Option<ObjectId>,
 }
 

@@ -18,8 +18,10 @@
 //! Two rules make caching simple:
 //!
 //! - **An inode is one content for ever.** Its number is derived from its path *and* the digest of
-//!   what it holds, so a tag that is pointed elsewhere gets new inodes, and pages that the kernel
-//!   has cached for one never go stale. The kernel asks for the name of such a file each time, and
+//!   what it holds, or for a segment, which has more with every commit, the file that it is. So a tag
+//!   that is pointed elsewhere gets new inodes, and pages that the kernel has cached for one never go
+//!   stale; of a segment that this program reads, which the kernel may have cached before it was filled,
+//!   they are let go when there was a commit. The kernel asks for the name of such a file each time, and
 //!   opens what the answer was (`recent`) even when the name leads elsewhere by then. When that
 //!   is gone it is told `ESTALE`, and looks the name up again.
 //! - **An open descriptor is a lease.** What it shows, and the segments that lie under it, are

@@ -11,8 +11,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use fuser::{BackingId, InitFlags, KernelConfig, ReplyOpen};
-use pool_core::extent::SegmentId;
+use fuser::{BackingId, INodeNo, InitFlags, KernelConfig, ReplyOpen};
 
 /// How deep file systems may be stacked: one that is itself stacked (an overlay) may be below.
 const STACK_DEPTH: u32 = 2;
@@ -64,27 +63,24 @@ impl Decision {
 /// The backing ids in use.
 #[derive(Debug, Default)]
 pub struct BackingIds {
-    by_segment: Mutex<HashMap<SegmentId, Weak<BackingId>>>,
+    by_inode: Mutex<HashMap<INodeNo, Weak<BackingId>>>,
 }
 
 impl BackingIds {
-    /// The backing id of a segment, made if nobody has it open.
+    /// The backing id of an inode, whose file this is; made if nobody has it open.
     pub fn get(
         &self,
-        segment: SegmentId,
+        inode: INodeNo,
         file: &File,
         reply: &ReplyOpen,
     ) -> io::Result<Arc<BackingId>> {
-        let mut ids = self
-            .by_segment
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(id) = ids.get(&segment).and_then(Weak::upgrade) {
+        let mut ids = self.by_inode.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = ids.get(&inode).and_then(Weak::upgrade) {
             return Ok(id);
         }
         ids.retain(|_, id| id.strong_count() > 0);
         let id = Arc::new(reply.open_backing(file)?);
-        ids.insert(segment, Arc::downgrade(&id));
+        ids.insert(inode, Arc::downgrade(&id));
         Ok(id)
     }
 }

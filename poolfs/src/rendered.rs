@@ -13,8 +13,8 @@ const MOST_FILES: usize = 1024;
 /// Their bytes together; a larger file is made for each reader.
 const MOST_BYTES: usize = 64 << 20;
 
-/// What a file was made from: the store's generation, and of an image's file its manifest. A state
-/// of the store may be newer than the generation it is known by.
+/// What a file was made from: the number of the store's state, and of an image's file its manifest. A state
+/// of the store may be newer than the number it is known by.
 pub(crate) type State = (u64, Option<ObjectId>);
 
 /// The files that are kept, each with what it was made from.
@@ -76,13 +76,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_made_once_for_each_generation() {
+    fn a_file_is_made_once_for_each_state() {
         let files = RenderedFiles::default();
         let made_of = |state, text: &str| {
             let make = || Ok(text.as_bytes().to_vec());
             files.get(&place(1), state, make).unwrap()
         };
-        let made = |generation, text: &str| made_of((generation, None), text);
+        let made = |number, text: &str| made_of((number, None), text);
         assert_eq!(*made(1, "a"), *b"a");
         assert_eq!(*made(1, "b"), *b"a");
         assert_eq!(*made(2, "b"), *b"b");

@@ -27,10 +27,10 @@ pub(crate) async fn run(
         let wait = due_in(&service, interval).await;
         if wait.is_zero() {
             tokio::select! {
-                scrubbed = service.scrub_if_idle(rate) => {
+                scrubbed = service.scrub_unless_as_fast(rate) => {
                     let is_done = match scrubbed {
                         Ok(Some(scrubbed)) => scrubbed.is_complete,
-                        // Somebody asked for one.
+                        // Somebody asked for one that is as fast.
                         Ok(None) => false,
                         Err(problem) => {
                             tracing::error!(why = problem.body.detail, "a scrub is put off");

@@ -168,7 +168,7 @@ async fn open_store(settings: &Settings, options: StoreOptions) -> Result<Arc<St
     let (directory, quotas) = (settings.store.clone(), settings.quotas.clone());
     let opened = tokio::task::spawn_blocking(move || {
         let mut store = Store::open(&directory, options)?;
-        store.set_quotas(quotas)?;
+        store.set_quotas(quotas);
         Ok::<_, StoreError>(store)
     });
     Ok(Arc::new(opened.await.context("opening the store")??))

@@ -4,15 +4,18 @@
 //! a second backend can simulate power loss, a slow disk or a full one.
 
 use std::fmt::Debug;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pool_core::extent::SegmentId;
 
 use crate::error::{Result, StoreError};
+
+/// A file, by device and inode, which no other has while it is open.
+pub type Identity = (u64, u64);
 
 /// A segment file that can be read.
 pub trait SegmentFile: Debug + Send + Sync {
@@ -29,6 +32,11 @@ pub trait SegmentFile: Debug + Send + Sync {
     fn sync(&self) -> io::Result<()>;
     /// The file itself, for passthrough; a backend without real files has none.
     fn file(&self) -> Option<&File>;
+    /// Which file it is, whatever has its name by now.
+    fn identity(&self) -> Option<Identity> {
+        let found = self.file()?.metadata().ok()?;
+        Some((found.dev(), found.ino()))
+    }
 }
 
 /// Where segments are kept.
@@ -40,6 +48,8 @@ pub trait Backend: Debug + Send + Sync {
     fn recreate(&self, id: SegmentId, bytes: u64) -> Result<Arc<dyn SegmentFile>>;
     /// Opens a segment.
     fn open(&self, id: SegmentId, writable: bool) -> Result<Arc<dyn SegmentFile>>;
+    /// Which file has the segment's name.
+    fn identity(&self, id: SegmentId) -> Result<Identity>;
     /// True when a file that was opened is still the one that has the segment's name.
     fn is_named(&self, id: SegmentId, file: &dyn SegmentFile) -> bool;
     /// Removes a segment's name; what has it open or mapped keeps it.
@@ -110,6 +120,14 @@ impl DirectoryBackend {
 
     fn sync_directory(&self) -> Result<()> {
         sync_directory(&self.directory)
+    }
+
+    fn measure(&self, id: SegmentId) -> Result<Metadata> {
+        let path = self.path(id);
+        match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::NoSegment(id)),
+            other => other.map_err(|source| StoreError::io("measuring the segment", &path, source)),
+        }
     }
 }
 
@@ -208,12 +226,14 @@ impl Backend for DirectoryBackend {
         }
     }
 
+    fn identity(&self, id: SegmentId) -> Result<Identity> {
+        let found = self.measure(id)?;
+        Ok((found.dev(), found.ino()))
+    }
+
     fn is_named(&self, id: SegmentId, file: &dyn SegmentFile) -> bool {
-        use std::os::unix::fs::MetadataExt;
-        let opened = file.file().and_then(|file| file.metadata().ok());
-        let named = fs::metadata(self.path(id)).ok();
-        let identity = |found: fs::Metadata| (found.dev(), found.ino());
-        opened.is_some() && opened.map(identity) == named.map(identity)
+        let opened = file.identity();
+        opened.is_some() && opened == self.identity(id).ok()
     }
 
     fn unlink(&self, id: SegmentId) -> Result<()> {
@@ -246,15 +266,15 @@ impl Backend for DirectoryBackend {
     }
 
     fn length(&self, id: SegmentId) -> Result<u64> {
-        let path = self.path(id);
-        match fs::metadata(&path) {
-            Ok(metadata) if metadata.is_file() => Ok(metadata.len()),
-            Ok(_) => Err(StoreError::Corrupt(format!(
+        let found = self.measure(id)?;
+        if found.is_file() {
+            Ok(found.len())
+        } else {
+            let path = self.path(id);
+            Err(StoreError::Corrupt(format!(
                 "{} is not a file",
                 path.display()
-            ))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::NoSegment(id)),
-            Err(source) => Err(StoreError::io("measuring the segment", &path, source)),
+            )))
         }
     }
 
@@ -271,11 +291,7 @@ impl Backend for DirectoryBackend {
     }
 
     fn disk_usage(&self, id: SegmentId) -> Result<u64> {
-        use std::os::unix::fs::MetadataExt;
-        let path = self.path(id);
-        let metadata = fs::metadata(&path)
-            .map_err(|source| StoreError::io("measuring the segment", &path, source))?;
-        Ok(metadata.blocks() * 512)
+        Ok(self.measure(id)?.blocks() * 512)
     }
 
     fn free_bytes(&self) -> Result<u64> {

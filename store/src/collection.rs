@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use pool_core::digest::{ObjectId, PageId, WindowId};
 use pool_core::extent::SegmentId;
-use pool_core::name::LibraryRef;
+use pool_core::name::{LibraryRef, Named};
 use serde::{Deserialize, Serialize};
 
 use crate::barrier::Barrier;
@@ -297,12 +297,12 @@ impl<'a> Collection<'a> {
                 return Ok(false);
             }
             batch.delete_library(library);
+            // Whatever comes of the batch.
+            let name = Named::Library(library.clone());
+            self.store.quotas.unsettle(name);
             deleted.push(library.clone());
             Ok(true)
         })?;
-        if !deleted.is_empty() {
-            self.store.quotas.forget();
-        }
         Ok(deleted)
     }
 

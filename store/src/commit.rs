@@ -314,6 +314,8 @@ impl<'a> Commit<'a, '_> {
         references::name_target(&now, &mut names, target)?;
         pending.add(names.changes());
         batch.append(names.changes());
+        // What it was handed before the index was found to be wrong does not count.
+        writer.appender.look_at_trust()?;
         let pending = Arc::new(pending);
         let weighed = self.store.quotas.weigh(index, &moment.sight, &pending)?;
         let recorded = writer.appender.record(&mut batch);

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::backend::{sync_directory, sync_parent};
+use crate::backend::{Identity, sync_directory, sync_parent};
 use crate::error::{Result, StoreError};
 use crate::format;
 
@@ -24,9 +24,6 @@ pub(crate) fn lock(directory: &Path) -> Result<File> {
         Err(errno) => Err(StoreError::io("locking", directory, errno.into())),
     }
 }
-
-/// A file, by device and inode, which no other has while it is open.
-pub(crate) type Identity = (u64, u64);
 
 /// Which file is at a path, if there is one. Somebody may have put another one there.
 pub(crate) fn identity(path: &Path) -> Result<Option<Identity>> {

@@ -217,12 +217,14 @@ pub struct ObjectRecord {
 
 const OBJECT_VERSION: u8 = 1;
 const EXTENT_DENSE: u32 = 1;
+/// Bytes of an extent in the record.
+const EXTENT_SIZE: usize = 24;
 
 impl ObjectRecord {
     /// A header of 16 bytes and 24 bytes an extent.
     pub fn encode(&self) -> Vec<u8> {
         let extents = self.map.extents();
-        let mut out = Vec::with_capacity(16 + 24 * extents.len());
+        let mut out = Vec::with_capacity(16 + EXTENT_SIZE * extents.len());
         out.extend_from_slice(&[OBJECT_VERSION, 0]);
         out.extend_from_slice(&self.phase.to_le_bytes());
         out.extend_from_slice(&(extents.len() as u32).to_le_bytes());
@@ -239,17 +241,13 @@ impl ObjectRecord {
 
     /// Reads what [`ObjectRecord::encode`] wrote and checks the extents.
     pub fn decode(id: ObjectId, bytes: &[u8]) -> Result<Self> {
-        let corrupt = || StoreError::Corrupt(format!("the record of object {id} cannot be read"));
-        let mut fields = Fields(bytes);
-        let version = fields.u8().ok_or_else(corrupt)?;
-        fields.u8().ok_or_else(corrupt)?;
-        let phase = fields.u16().ok_or_else(corrupt)?;
-        let count = fields.u32().ok_or_else(corrupt)? as usize;
-        let length = fields.u64().ok_or_else(corrupt)?;
-        let sized = count.checked_mul(24) == Some(fields.0.len());
-        if version != OBJECT_VERSION || u64::from(phase) >= PAGES_PER_WINDOW || !sized {
-            return Err(corrupt());
-        }
+        let corrupt = || unreadable_object(id);
+        let Header {
+            phase,
+            length,
+            extents: mut fields,
+        } = Header::decode(bytes).ok_or_else(corrupt)?;
+        let count = fields.0.len() / EXTENT_SIZE;
         let mut extents = Vec::with_capacity(count);
         for _ in 0..count {
             extents.push(Extent {
@@ -264,6 +262,41 @@ impl ObjectRecord {
             ExtentMap::new(length, extents).map_err(|error| StoreError::Extents(id, error))?;
         Ok(Self { phase, map })
     }
+
+    /// Bytes of the object of which [`ObjectRecord::encode`] wrote a record; its extents are not looked at.
+    pub fn decode_length(id: ObjectId, bytes: &[u8]) -> Result<u64> {
+        let header = Header::decode(bytes).ok_or_else(|| unreadable_object(id))?;
+        Ok(header.length)
+    }
+}
+
+/// What an object's record begins with, and the extents that follow.
+struct Header<'a> {
+    phase: u16,
+    length: u64,
+    extents: Fields<'a>,
+}
+
+impl<'a> Header<'a> {
+    fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let mut fields = Fields(bytes);
+        let version = fields.u8()?;
+        fields.u8()?;
+        let phase = fields.u16()?;
+        let count = fields.u32()? as usize;
+        let length = fields.u64()?;
+        let sized = count.checked_mul(EXTENT_SIZE) == Some(fields.0.len());
+        let is_right = version == OBJECT_VERSION && u64::from(phase) < PAGES_PER_WINDOW && sized;
+        is_right.then_some(Self {
+            phase,
+            length,
+            extents: fields,
+        })
+    }
+}
+
+fn unreadable_object(id: ObjectId) -> StoreError {
+    StoreError::Corrupt(format!("the record of object {id} cannot be read"))
 }
 
 /// Who refers to what, as the index of references has it.

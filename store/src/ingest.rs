@@ -22,11 +22,9 @@ impl Store {
     pub fn begin_upload(&self, mut manifest: UploadManifest) -> Result<Upload> {
         manifest.validate()?;
         manifest.leave_zeros_out();
-        self.check_quotas(&manifest.target, |id| {
-            let mut objects = manifest.objects.iter();
-            let announced = objects.find(|object| object.id == id);
-            announced.map(|object| object.length)
-        })?;
+        let announced = manifest.objects.iter();
+        let lengths: HashMap<_, _> = announced.map(|object| (object.id, object.length)).collect();
+        self.check_quotas_of(&manifest.target, |id| lengths.get(&id).copied())?;
         self.check_left_out(&manifest)?;
         let file = self.backend.temporary()?;
         Ok(Upload::new(manifest, self.epoch()?, file))
@@ -121,7 +119,7 @@ impl Conditional<'_> {
         store.check(&target.name(), self.precondition)?;
         let bytes = contents.iter().map(|content| (content.id, content.bytes));
         let bytes: HashMap<_, _> = bytes.collect();
-        store.check_quotas(&target, |id| Some(bytes.get(&id)?.len() as u64))?;
+        store.check_quotas_of(&target, |id| Some(bytes.get(&id)?.len() as u64))?;
         let given = Given::AtHand(&bytes);
         let mut manifest = UploadManifest {
             target,

@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pool_core::digest::ObjectId;
 use pool_core::extent::SegmentId;
 
-use crate::directory::{Identity, identity};
+use crate::backend::Identity;
+use crate::directory::identity;
 use crate::error::{Result, StoreError};
 
 /// A byte of the lease file, standing for an object or a segment.

@@ -39,6 +39,7 @@ mod mark;
 mod mend;
 mod moment;
 mod object_digest;
+mod open_segments;
 mod opening;
 mod page_digest;
 mod parallel;
@@ -78,6 +79,7 @@ pub use damage::Compared;
 pub use error::{Again, Result, StoreError};
 pub use format::Reference;
 pub use index::{Reader, records};
+pub use open_segments::OpenSegments;
 pub use opening::may_lack_file;
 pub use progress::{Progress, time_of};
 pub use snapshot::Snapshot;
@@ -181,6 +183,7 @@ impl Store {
             Arc::clone(&view.backend),
             &view.index,
             &groups,
+            &view.distrust,
             superblock.segment_bytes,
         )?;
         let store = Self {

@@ -12,8 +12,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-use crate::backend::sync_parent;
-use crate::directory::Identity;
+use crate::backend::{Identity, sync_parent};
 use crate::error::{Result, StoreError};
 
 /// The mark of one store, opened for writing by its writer and for reading by everybody else.

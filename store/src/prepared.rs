@@ -201,9 +201,10 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// Gives the disk under runs of slots back, which nothing refers to.
+/// Gives the disk under runs of slots back, which nothing refers to. Not in a segment that nobody is to write to any more: the index
+/// may have been wrong about them.
 fn discard<'a>(runs: impl Iterator<Item = &'a Taken>) {
-    for (target, (at, count)) in runs {
+    for (target, (at, count)) in runs.filter(|(target, _)| !target.is_spoilt()) {
         let bytes = u64::from(*count) * PAGE_SIZE;
         if let Err(error) = target.file().discard(at.slot.byte_offset(), bytes) {
             tracing::warn!(segment = %at.segment, %error, "giving disk back failed");
@@ -223,7 +224,11 @@ impl Drop for Prepared<'_> {
         let mut writer = self.store.joining();
         // A batch whose write failed may turn out to be durable, and must then find its pages.
         let is_in_doubt = self.place.is_some() && writer.appender.is_in_doubt();
-        if !is_kept && !is_in_doubt && writer.appender.holders() > 1 {
+        let is_looked_at = writer.appender.look_at_trust();
+        if let Err(error) = &is_looked_at {
+            tracing::error!(%error, "what a failed commit wrote stays");
+        }
+        if is_looked_at.is_ok() && !is_kept && !is_in_doubt && writer.appender.holders() > 1 {
             drop(writer);
             // While they are still this one's: nobody else writes there.
             discard(self.runs.iter());

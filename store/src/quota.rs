@@ -1,16 +1,20 @@
 //! Quotas: how much there may be under names that begin alike.
 //!
 //! What counts is the length of the files, as `ls -l` shows them under `/pool`, whatever of it is shared: so a team is
-//! charged for what it pushes, and not for more because somebody else's image has gone. A library that an image brings along
-//! counts under the library's name. Nothing is charged twice for being pushed again.
+//! charged for what it pushes, and not for more because somebody else's image has gone. Nothing keeps an image's own pages, data and
+//! record from being more than its file, though they are made from it nearly always: then they count in its place. A library that
+//! an image brings along counts under the library's name. Nothing is charged twice for being pushed again.
 //!
 //! A change is weighed where it is decided, under the writer's lock, by sums that are kept in memory. They are counted from the
-//! index when quotas are set, and again at the next change that matters after a group has come to nothing or a collection has removed
-//! library versions.
+//! index when quotas are set. Later only names are read again whose changes may not have come to what was noted: those that were on
+//! their way when a group came to nothing, and those of library versions that a collection has removed.
+//!
+//! What does not grow needs no sums. So whatever of the index cannot be read, what is there can be removed and replaced.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use pool_core::description::Description;
 use pool_core::digest::ObjectId;
 use pool_core::name::Named;
 use serde::{Deserialize, Serialize};
@@ -45,24 +49,34 @@ pub struct QuotaUse {
 #[derive(Debug, Default)]
 pub(crate) struct Quotas {
     quotas: Vec<Quota>,
-    /// Absent until it is counted (again).
+    /// Absent until it can be counted.
     ledger: Mutex<Option<Ledger>>,
 }
 
 /// What is under names that quotas are about, changes that are on their way included.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Ledger {
-    /// Groups that had come to nothing when it was counted.
-    failures: u64,
     bytes: HashMap<Named, u64>,
     /// By number of the quota.
     used: Vec<u64>,
+    /// Names whose changes may not come, or have come, to what was noted.
+    unsettled: HashSet<Named>,
+    /// Groups that had come to nothing when it was right; none when names were changed that nobody weighed.
+    right_at: Option<u64>,
 }
 
-/// What a change leaves under each name that it changes, if a quota is about it.
+/// A name that a change is about, and the bytes that are charged for it before and after.
+#[derive(Debug)]
+struct Change {
+    name: Named,
+    before: u64,
+    after: u64,
+}
+
+/// What a change comes to under names that quotas are about.
 #[derive(Debug, Default)]
 #[must_use = "to be noted once the change has joined its group"]
-pub(crate) struct Weighed(Vec<(Named, u64)>);
+pub(crate) struct Weighed(Vec<Change>);
 
 impl Quotas {
     /// True when a quota is about the name.
@@ -81,81 +95,138 @@ impl Quotas {
         if self.quotas.is_empty() {
             return Ok(Weighed::default());
         }
-        let mut names = change.names();
-        names.retain(|name| self.concern(name));
-        if names.is_empty() {
-            return Ok(Weighed::default());
+        let now = index.ahead(seen.pending());
+        let then = index.ahead([seen.pending(), vec![Arc::clone(change)]].concat());
+        let mut changes = Vec::new();
+        for name in change.names() {
+            if !self.concern(&name) {
+                continue;
+            }
+            let (before, after) = match (bytes_under(&now, &name), bytes_under(&then, &name)) {
+                (Ok(before), after) => (before, after?),
+                // What takes its place has to find room.
+                (Err(_), Ok(after)) => (0, after),
+                // It has something to do with what cannot be read, and leaves it there.
+                (Err(_), Err(_)) => continue,
+            };
+            changes.push(Change {
+                name,
+                before,
+                after,
+            });
         }
-        let after = index.ahead([seen.pending(), vec![Arc::clone(change)]].concat());
-        let mut left = Vec::with_capacity(names.len());
-        for name in names {
-            let bytes = bytes_under(&after, &name)?;
-            left.push((name, bytes));
-        }
-        self.allow(index, seen, &left)?;
-        Ok(Weighed(left))
+        self.allow(index, seen, &changes)?;
+        Ok(Weighed(changes))
     }
 
-    /// Refuses if quotas do not leave room for what is to be under those names.
-    fn allow(&self, index: &Index, seen: &Sight, left: &[(Named, u64)]) -> Result<()> {
-        let ledger = self.counted(index, seen)?;
-        let ledger = ledger.as_ref().expect("it was counted a moment ago");
-        for (quota, used) in self.quotas.iter().zip(&ledger.used) {
-            let about = left.iter().filter(|(name, _)| quota.is_about(name));
-            let (mut less, mut more) = (0u64, 0u64);
-            for (name, bytes) in about {
-                less = less.saturating_add(ledger.under(name));
-                more = more.saturating_add(*bytes);
-            }
-            let would_be = used.saturating_sub(less).saturating_add(more);
-            if more > less && would_be > quota.bytes {
-                return Err(StoreError::QuotaExceeded {
+    /// Refuses if quotas do not leave room for what names grow by.
+    fn allow(&self, index: &Index, seen: &Sight, changes: &[Change]) -> Result<()> {
+        let becomes = |quota: &Quota| {
+            let about = changes.iter().filter(|change| quota.is_about(&change.name));
+            about.fold((0u64, 0u64), |(before, after), change| {
+                let before = before.saturating_add(change.before);
+                (before, after.saturating_add(change.after))
+            })
+        };
+        let grows = |(before, after)| before < after;
+        if !self.quotas.iter().map(becomes).any(grows) {
+            return Ok(());
+        }
+        let refused = self.with_ledger(index, seen, |ledger| {
+            let mut each = self.quotas.iter().zip(&ledger.used);
+            each.find_map(|(quota, used)| {
+                let (before, after) = becomes(quota);
+                let would_be = used.saturating_sub(before).saturating_add(after);
+                let is_allowed = !grows((before, after)) || would_be <= quota.bytes;
+                (!is_allowed).then(|| StoreError::QuotaExceeded {
                     prefix: quota.prefix.clone(),
                     quota: quota.bytes,
                     used: *used,
                     would_be,
-                });
-            }
-        }
-        Ok(())
+                })
+            })
+        })?;
+        refused.map_or(Ok(()), Err)
     }
 
     /// Notes a change that has joined its group, under the same lock.
     pub(crate) fn note(&self, weighed: Weighed) {
         if let Some(ledger) = &mut *self.ledger() {
-            for (name, bytes) in weighed.0 {
-                ledger.put(&self.quotas, name, bytes);
+            for change in weighed.0 {
+                ledger.unsettled.insert(change.name.clone());
+                ledger.put(&self.quotas, change.name, change.after);
             }
         }
     }
 
-    /// Has everything counted again: names have gone that were in no group.
-    pub(crate) fn forget(&self) {
-        *self.ledger() = None;
+    /// Has a name looked at again that is changed without being weighed. To be called under the lock that it is changed under.
+    pub(crate) fn unsettle(&self, name: Named) {
+        if self.concern(&name)
+            && let Some(ledger) = &mut *self.ledger()
+        {
+            ledger.unsettled.insert(name);
+            ledger.right_at = None;
+        }
     }
 
     fn ledger(&self) -> MutexGuard<'_, Option<Ledger>> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The ledger, counted if need be from what was seen under the writer's lock, which the caller has.
-    fn counted(&self, index: &Index, seen: &Sight) -> Result<MutexGuard<'_, Option<Ledger>>> {
+    /// Shows the ledger, which is right by what was seen under the writer's lock; the caller has that.
+    fn with_ledger<T>(
+        &self,
+        index: &Index,
+        seen: &Sight,
+        look: impl FnOnce(&Ledger) -> T,
+    ) -> Result<T> {
+        let now = index.ahead(seen.pending());
         let mut ledger = self.ledger();
-        let is_right = |ledger: &Ledger| ledger.failures == seen.failures();
-        if !ledger.as_ref().is_some_and(is_right) {
+        let ledger = match &mut *ledger {
+            Some(ledger) => ledger,
             // What cannot be read is not taken for nothing, now or later.
-            *ledger = None;
-            let counted = self.count(&index.ahead(seen.pending()), seen.failures())?;
-            *ledger = Some(counted);
+            none => none.insert(self.count(&now)?),
+        };
+        if ledger.right_at != Some(seen.failures()) {
+            let read = |name: &Named| Ok((name.clone(), bytes_under(&now, name)?));
+            let read: Result<Vec<_>> = ledger.unsettled.iter().map(read).collect();
+            for (name, bytes) in read? {
+                ledger.put(&self.quotas, name, bytes);
+            }
+            ledger.right_at = Some(seen.failures());
         }
-        Ok(ledger)
+        // What is no longer on its way is durable.
+        let on_their_way = seen.pending();
+        let names = on_their_way.iter().flat_map(|pending| pending.names());
+        ledger.unsettled = names.filter(|name| self.concern(name)).collect();
+        Ok(look(ledger))
     }
 
-    fn count(&self, index: &Reader<'_>, failures: u64) -> Result<Ledger> {
+    /// How much is used, if the ledger is right as it is; so many groups have come to nothing.
+    fn known(&self, failures: u64) -> Option<Vec<QuotaUse>> {
+        let ledger = self.ledger();
+        let right = ledger.as_ref();
+        let right = right.filter(|ledger| ledger.right_at == Some(failures));
+        right.map(|ledger| self.used(ledger))
+    }
+
+    fn used(&self, ledger: &Ledger) -> Vec<QuotaUse> {
+        let each = self.quotas.iter().zip(&ledger.used);
+        let each = each.map(|(quota, used)| QuotaUse {
+            prefix: quota.prefix.clone(),
+            bytes: quota.bytes,
+            used_bytes: *used,
+        });
+        each.collect()
+    }
+
+    /// Reads everything; what was on its way then is yet to be looked at.
+    fn count(&self, index: &Reader<'_>) -> Result<Ledger> {
         let mut ledger = Ledger {
-            failures,
             bytes: HashMap::new(),
             used: vec![0; self.quotas.len()],
+            unsettled: HashSet::new(),
+            right_at: None,
         };
         let images = index.tags()?.into_iter();
         let images = images.map(|(image, _)| Named::Image(image));
@@ -182,12 +253,8 @@ impl Quota {
 }
 
 impl Ledger {
-    fn under(&self, name: &Named) -> u64 {
-        self.bytes.get(name).copied().unwrap_or(0)
-    }
-
     fn put(&mut self, quotas: &[Quota], name: Named, bytes: u64) {
-        let before = self.under(&name);
+        let before = self.bytes.get(&name).copied().unwrap_or(0);
         for (quota, used) in quotas.iter().zip(&mut self.used) {
             if quota.is_about(&name) {
                 *used = used.saturating_sub(before).saturating_add(bytes);
@@ -201,31 +268,50 @@ impl Ledger {
     }
 }
 
-/// Bytes of the file under a name; none if there is no such name.
+/// Bytes that are charged for a name; none if there is no such name.
 fn bytes_under(index: &Reader<'_>, name: &Named) -> Result<u64> {
-    Ok(match name {
-        Named::Image(image) => {
-            let found = index.image(image)?;
-            found.map_or(0, |(_, manifest)| manifest.description.image.length)
-        }
-        Named::Library(library) => match index.library(library)? {
-            Some(record) => {
-                let object = index.object(record.object)?;
-                object.map_or(0, |object| object.map.length)
-            }
-            None => 0,
+    let length = |id| Ok(index.object_length(id)?.unwrap_or(0));
+    match name {
+        Named::Image(image) => match index.image(image)? {
+            Some((_, manifest)) => bytes_of_image(&manifest.description, manifest.data, length),
+            None => Ok(0),
         },
-    })
+        Named::Library(library) => match index.library(library)? {
+            Some(record) => length(record.object),
+            None => Ok(0),
+        },
+    }
+}
+
+/// Bytes that are charged for an image: of its file, or of its own objects beside that if these have more.
+fn bytes_of_image(
+    description: &Description,
+    data: Option<ObjectId>,
+    length: impl Fn(ObjectId) -> Result<u64>,
+) -> Result<u64> {
+    let mut own: BTreeSet<_> = description.objects().into_keys().chain(data).collect();
+    own.remove(&description.image.digest);
+    for used in &description.libraries {
+        own.remove(&used.object);
+    }
+    let mut bytes = 0u64;
+    for id in own {
+        bytes = bytes.saturating_add(length(id)?);
+    }
+    Ok(bytes.max(description.image.length))
 }
 
 impl Store {
-    /// Sets what may be under names from now on, and counts what there is, which may be more. None are set when a store is opened.
-    pub fn set_quotas(&mut self, quotas: Vec<Quota>) -> Result<()> {
+    /// Sets what may be under names from now on, and counts what there is, which may be more. None are set when a store is
+    /// opened. If something cannot be read that would count, nothing may grow that quotas are about until it can be.
+    pub fn set_quotas(&mut self, quotas: Vec<Quota>) {
         self.quotas = Quotas {
             quotas,
             ledger: Mutex::default(),
         };
-        self.quota_use().map(drop)
+        if let Err(error) = self.quota_use() {
+            tracing::error!(%error, "what quotas are about cannot be counted: pushes of more are refused until it can be");
+        }
     }
 
     /// Each quota and how much of it is used, in the order in which they were set; what is about to be durable counts.
@@ -233,22 +319,48 @@ impl Store {
         if self.quotas.quotas.is_empty() {
             return Ok(Vec::new());
         }
+        // Nearly always it is known, and who measures waits for no commit.
+        if let Some(known) = self.quotas.known(self.groups.failed()) {
+            return Ok(known);
+        }
         let _writer = self.joining();
         let seen = self.groups.sight();
-        let ledger = self.quotas.counted(&self.view.index, &seen)?;
-        let used = ledger.iter().flat_map(|ledger| &ledger.used);
-        let each = self.quotas.quotas.iter().zip(used);
-        let each = each.map(|(quota, used)| QuotaUse {
-            prefix: quota.prefix.clone(),
-            bytes: quota.bytes,
-            used_bytes: *used,
-        });
-        Ok(each.collect())
+        let quotas = &self.quotas;
+        quotas.with_ledger(&self.view.index, &seen, |ledger| quotas.used(ledger))
     }
 
-    /// Refuses what quotas leave no room for now, so that nothing is sent or read in vain. `length` says how long announced objects
-    /// are; what the target refers to beside them is weighed when it is committed.
-    pub(crate) fn check_quotas(
+    /// Refuses what quotas leave no room for now, so that nothing is sent or read in vain: a file of `length` bytes under a
+    /// name. What an image brings along is weighed when it is committed.
+    pub fn check_quotas(&self, name: &Named, length: u64) -> Result<()> {
+        if !self.quotas.concern(name) {
+            return Ok(());
+        }
+        loop {
+            let writer = self.joining();
+            let seen = self.groups.sight();
+            let now = self.view.index.ahead(seen.pending());
+            // What a version has it keeps; anything else is refused for that.
+            if let Named::Library(library) = name
+                && now.library(library)?.is_some()
+            {
+                return Ok(());
+            }
+            let change = Change {
+                name: name.clone(),
+                before: bytes_under(&now, name).unwrap_or(0),
+                after: length,
+            };
+            let allowed = self.quotas.allow(&self.view.index, &seen, &[change]);
+            drop(writer);
+            // What it was refused for may come to nothing yet.
+            if allowed.is_ok() || self.groups.stands(&self.view.index, &seen) {
+                return allowed;
+            }
+        }
+    }
+
+    /// The same for an upload. `length` says how long announced objects are.
+    pub(crate) fn check_quotas_of(
         &self,
         target: &Target,
         length: impl Fn(ObjectId) -> Option<u64>,
@@ -258,14 +370,11 @@ impl Store {
             return Ok(());
         }
         let bytes = match target {
-            Target::Image { description, .. } => Some(description.image.length),
-            Target::Library { object, .. } => length(*object),
+            Target::Image {
+                description, data, ..
+            } => bytes_of_image(description, *data, |id| Ok(length(id).unwrap_or(0)))?,
+            Target::Library { object, .. } => length(*object).unwrap_or(0),
         };
-        let Some(bytes) = bytes else {
-            return Ok(());
-        };
-        let _writer = self.joining();
-        let seen = self.groups.sight();
-        self.quotas.allow(&self.view.index, &seen, &[(name, bytes)])
+        self.check_quotas(&name, bytes)
     }
 }

@@ -9,6 +9,9 @@
 //! Slots are handed out under the writer's lock and filled without it. Several commits have some at a time, and whichever
 //! comes first puts all that were handed out by then on record as used. What one gives up lies among those of
 //! others then, and is used by nothing until a collection moves them.
+//!
+//! While the index is not [trusted](crate::distrust) nothing that was there before is touched: the journal may have more in it than
+//! the index says. Segments are begun anew then, of numbers that nobody has had.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,6 +20,7 @@ use pool_core::extent::{SegmentId, Slot};
 use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW};
 
 use crate::backend::Backend;
+use crate::distrust::{Distrust, NOBODYS};
 use crate::error::{Result, StoreError};
 use crate::format::{Location, SegmentKind, SegmentRecord, SegmentState};
 use crate::group::Groups;
@@ -58,6 +62,11 @@ pub(crate) struct Appender {
     backend: Arc<dyn Backend>,
     index: Arc<Index>,
     groups: Arc<Groups>,
+    distrust: Arc<Distrust>,
+    /// While the index is not trusted: the number of the first segment that was begun since.
+    begun_from: Option<u64>,
+    /// Left open beside those that are appended to, from a time in which the index was not trusted.
+    left: Vec<SegmentId>,
     /// Bytes of slots that were handed out and are not filled yet.
     promised: Arc<Promised>,
     segment_slots: u32,
@@ -86,12 +95,16 @@ impl Appender {
         backend: Arc<dyn Backend>,
         index: &Arc<Index>,
         groups: &Arc<Groups>,
+        distrust: &Arc<Distrust>,
         segment_bytes: u64,
     ) -> Result<Self> {
         let mut appender = Self {
             backend,
             index: Arc::clone(index),
             groups: Arc::clone(groups),
+            distrust: Arc::clone(distrust),
+            begun_from: None,
+            left: Vec::new(),
             promised: Arc::default(),
             segment_slots: (segment_bytes / PAGE_SIZE) as u32,
             next: 0,
@@ -105,6 +118,7 @@ impl Appender {
             failed: 0,
             in_doubt: false,
         };
+        appender.look_at_trust()?;
         appender.reload(&index.now().segments()?)?;
         Ok(appender)
     }
@@ -116,6 +130,8 @@ impl Appender {
     ///
     /// When the index takes no writes yet, or a file cannot be opened. Nothing was handed out then.
     pub(crate) fn begin(&mut self) -> Result<()> {
+        self.look_at_trust()?;
+        self.seal_left()?;
         self.look_for_doubt();
         if self.in_doubt {
             self.end_doubt()?;
@@ -151,6 +167,80 @@ impl Appender {
     /// Commits under way that may have slots which are on no record yet.
     pub(crate) fn holders(&self) -> usize {
         self.holders
+    }
+
+    /// Keeps off all segments that were there before, as soon as the index is not trusted, and goes on as ever when it is. To be called
+    /// before anything is handed out, put on record or given back.
+    ///
+    /// # Errors
+    ///
+    /// When there is no telling which numbers of segments nobody has had, or what was left open.
+    pub(crate) fn look_at_trust(&mut self) -> Result<()> {
+        match (self.begun_from, self.distrust.holds()) {
+            (None, true) => self.keep_off(),
+            (Some(_), false) => self.go_on(),
+            (None, false) | (Some(_), true) => Ok(()),
+        }
+    }
+
+    fn keep_off(&mut self) -> Result<()> {
+        let index = &self.index;
+        let next = self
+            .distrust
+            .next_segment(&index.now(), self.backend.as_ref())?;
+        tracing::warn!(next, "the index is not trusted: segments are begun anew");
+        // Commits under way that were handed slots there are told to write elsewhere.
+        let open = [self.dense.take(), self.sparse.take()];
+        let open = open.into_iter().flatten().chain(self.sealed.drain(..));
+        open.for_each(|segment| segment.target.spoil());
+        self.spare.clear();
+        self.left.clear();
+        (self.next, self.begun_from) = (next, Some(next));
+        self.groups.drain(index);
+        Ok(())
+    }
+
+    fn go_on(&mut self) -> Result<()> {
+        let now = self.index.now();
+        let next = now.next_segment()?;
+        let open = [&self.dense, &self.sparse].into_iter().flatten();
+        let mine: Vec<_> = open
+            .chain(&self.sealed)
+            .map(|own| own.target.id())
+            .collect();
+        for (id, record) in now.segments()? {
+            if record.state == SegmentState::Open && !mine.contains(&id) {
+                match record.used {
+                    // Who was handed slots of it may be writing still.
+                    0 if self.is_held(id) || self.spare.contains(&id) => {}
+                    0 => self.spare.push(id),
+                    _ => self.left.push(id),
+                }
+            }
+        }
+        self.next = self.next.max(next);
+        self.begun_from = None;
+        Ok(())
+    }
+
+    /// Puts on record that nothing more is appended to what was left open.
+    fn seal_left(&mut self) -> Result<()> {
+        if self.left.is_empty() {
+            return Ok(());
+        }
+        let mut batch = self.index.batch();
+        for id in &self.left {
+            // A collection may have retired it meanwhile.
+            if let Some(mut record) = self.index.now().segment(*id)?
+                && record.state == SegmentState::Open
+            {
+                record.state = SegmentState::Sealed;
+                batch.put_segment(*id, &record);
+            }
+        }
+        batch.commit()?;
+        self.left.clear();
+        Ok(())
     }
 
     fn look_for_doubt(&mut self) {
@@ -216,6 +306,7 @@ impl Appender {
     /// must then find the pages that it names. So after such a failure all stays where it is, until
     /// [`Appender::begin`] finds that the index takes writes again.
     pub(crate) fn rollback(&mut self) -> Result<()> {
+        self.look_at_trust()?;
         self.look_for_doubt();
         // What the journal has taken back is not there at the next opening, either.
         self.in_doubt |= self.recorded && self.index.is_in_doubt();
@@ -250,18 +341,30 @@ impl Appender {
     }
 
     fn reload(&mut self, records: &[(SegmentId, SegmentRecord)]) -> Result<()> {
-        self.next = self.index.now().next_segment()?;
+        let next = self.index.now().next_segment()?;
+        self.next = match self.begun_from {
+            // It is not believed before it has one of these.
+            Some(from) if !(from..NOBODYS.into()).contains(&next) => from,
+            _ => next,
+        };
         self.dense = None;
         self.sparse = None;
         self.sealed.clear();
         self.spare.clear();
+        self.left.clear();
         for &(id, record) in records {
+            if self.begun_from.is_some_and(|from| u64::from(id.0) < from) {
+                continue;
+            }
             if record.state == SegmentState::Open && record.used == 0 {
                 self.spare.push(id);
             } else if record.state == SegmentState::Open {
                 let file = self.backend.open(id, true)?;
                 let target = Arc::new(Target::new(id, file, record.used));
-                *self.open_segment(record.kind) = Some(OpenSegment { target, record });
+                let before = self
+                    .open_segment(record.kind)
+                    .replace(OpenSegment { target, record });
+                self.left.extend(before.map(|before| before.target.id()));
             }
         }
         Ok(())
@@ -276,6 +379,7 @@ impl Appender {
 
     /// The open segment of `kind`, with room for at least one unit of it.
     fn with_room(&mut self, kind: SegmentKind) -> Result<&mut OpenSegment> {
+        self.look_at_trust()?;
         if self.open_segment(kind).is_none() {
             let created = self.create(kind)?;
             *self.open_segment(kind) = Some(created);
@@ -328,12 +432,14 @@ impl Appender {
     /// # Errors
     ///
     /// When less than [`KEPT`](crate::room::KEPT) would be left.
-    pub(crate) fn promise(&self, bytes: u64) -> Result<Promise> {
-        let backend = self.backend.as_ref();
+    pub(crate) fn promise(&mut self, bytes: u64) -> Result<Promise> {
+        let backend = Arc::clone(&self.backend);
+        let backend = backend.as_ref();
         if let Some(promise) = self.promised.add(backend, bytes)? {
             return Ok(promise);
         }
         // A kill leaves what uploads under way had written.
+        self.look_at_trust()?;
         self.discard_leftovers();
         let promise = self.promised.add(backend, bytes)?;
         promise.ok_or_else(crate::room::none_left)

@@ -13,7 +13,7 @@ use crate::index::Reader;
 pub struct Snapshot<'a> {
     view: &'a StoreView,
     index: Reader<'a>,
-    generation: u64,
+    number: u64,
 }
 
 impl<'a> Deref for Snapshot<'a> {
@@ -24,11 +24,11 @@ impl<'a> Deref for Snapshot<'a> {
 }
 
 impl<'a> Snapshot<'a> {
-    pub(crate) fn new(view: &'a StoreView, generation: u64) -> Self {
+    pub(crate) fn new(view: &'a StoreView, number: u64) -> Self {
         Self {
             view,
             index: view.index.pinned(),
-            generation,
+            number,
         }
     }
 
@@ -37,8 +37,8 @@ impl<'a> Snapshot<'a> {
         self.view
     }
 
-    /// A generation of the store that this state is no older than.
-    pub fn generation(&self) -> u64 {
-        self.generation
+    /// A number for what is kept of states: what was made of one with the same number is as new as this one, or newer.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 }

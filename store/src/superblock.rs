@@ -20,12 +20,14 @@ const SUPERBLOCK_MAGIC: &[u8; 8] = b"POOLSTOR";
 /// Features that older programs may ignore.
 pub const COMPATIBLE_FEATURES: u64 = 0;
 /// Features that allow older programs to read, not to write.
-pub const READ_ONLY_COMPATIBLE_FEATURES: u64 = FEATURE_MARKED | FEATURE_JOURNAL;
+pub const READ_ONLY_COMPATIBLE_FEATURES: u64 = FEATURE_MARKED | FEATURE_JOURNAL | FEATURE_MASKED;
 /// The index carries the store's identity and counts its commits, and `generation` is written before
 /// a commit is answered. A program that does not know it would commit without counting.
 pub const FEATURE_MARKED: u64 = 1;
 /// Every commit is in the journal. A program that does not know it would leave its commits out.
 pub const FEATURE_JOURNAL: u64 = 2;
+/// Logs of the journal may be masked. A program that does not know it can read none of them.
+pub const FEATURE_MASKED: u64 = 4;
 /// Features that older programs must not touch.
 pub const INCOMPATIBLE_FEATURES: u64 = 0;
 
@@ -58,6 +60,11 @@ impl Superblock {
     /// True when the store has a journal, and may not be written to without it.
     pub fn is_journaled(&self) -> bool {
         self.read_only_compatible & FEATURE_JOURNAL != 0
+    }
+
+    /// True when new logs of the journal are masked.
+    pub fn is_masked(&self) -> bool {
+        self.read_only_compatible & FEATURE_MASKED != 0
     }
 
     /// The bytes of the superblock file.

@@ -211,6 +211,14 @@ impl UploadManifest {
                 ));
             }
         }
+        let required = self.target.required_objects();
+        let stray = |object: &&UploadObject| !required.contains_key(&object.id);
+        if let Some(stray) = self.objects.iter().find(stray) {
+            return bad(format!(
+                "object {} is announced, and nothing that is pushed refers to it: leave it out",
+                stray.id
+            ));
+        }
         if total > MAX_UPLOAD_PAGES {
             return bad(format!(
                 "{total} pages are announced, the limit is {MAX_UPLOAD_PAGES}"

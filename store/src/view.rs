@@ -8,18 +8,19 @@ use std::collections::HashMap;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use pool_core::digest::{ObjectId, PageId};
-use pool_core::extent::{ExtentMap, SegmentId};
+use pool_core::extent::SegmentId;
 use pool_core::name::{ImageRef, LibraryRef};
 use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW};
 use pool_core::registry::{Known, Reservation};
 
-use crate::backend::{Backend, SegmentFile};
+use crate::backend::{Backend, Identity, SegmentFile};
 use crate::damage::DamagedSlots;
 use crate::directory;
+use crate::distrust::Distrust;
 use crate::error::{Result, StoreError};
 use crate::format::{self, Location, ObjectRecord, SegmentRecord};
 use crate::index::Index;
@@ -44,8 +45,8 @@ pub struct StoreView {
     mark: Mutex<Option<Mark>>,
     /// The writer follows nobody.
     followed: Option<Followed>,
-    /// See [`StoreView::distrusts_index`]; the note of it may not be on disk.
-    pub(crate) distrusts_index: AtomicBool,
+    /// See [`StoreView::distrusts_index`].
+    pub(crate) distrust: Arc<Distrust>,
     /// See [`StoreView::damage`].
     pub(crate) damage: RwLock<Arc<DamagedSlots>>,
     /// Open segments, as long as somebody uses them: a cache must not keep unlinked files alive.
@@ -57,10 +58,18 @@ pub struct StoreView {
 /// How far a follower has come.
 #[derive(Debug)]
 struct Followed {
-    /// Generation last caught up with.
-    generation: AtomicU64,
-    /// Held while catching up, which is done once for all who ask meanwhile.
-    catching_up: Mutex<()>,
+    /// What the mark said when it was last caught up with, unless the last attempt at that failed. Held while catching up, which
+    /// is done once for all who ask meanwhile.
+    seen: Mutex<Option<Seen>>,
+    /// How often it was.
+    states: AtomicU64,
+}
+
+/// What the mark says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    mark: Option<Identity>,
+    generation: u64,
 }
 
 /// A segment or an object that is held against collection while this value lives.
@@ -82,9 +91,13 @@ impl StoreView {
             .map_err(|source| StoreError::io("creating", scratch, source))?;
         let index = Index::open_secondary(&directory.join(format::INDEX_DIRECTORY), scratch)?;
         let mut view = Self::assemble(directory, superblock, index, backend)?;
+        let opened = Seen {
+            generation: u64::MAX,
+            ..view.look_at_mark()?
+        };
         view.followed = Some(Followed {
-            generation: AtomicU64::new(u64::MAX),
-            catching_up: Mutex::default(),
+            seen: Mutex::new(Some(opened)),
+            states: AtomicU64::default(),
         });
         view.scratch = Some(scratch.into());
         view.refresh()?;
@@ -105,7 +118,7 @@ impl StoreView {
             leases: LeaseTable::open(&directory.join(format::LEASES_FILE))?,
             mark: Mutex::new(Mark::open(&directory.join(format::GENERATION_FILE))?),
             followed: None,
-            distrusts_index: AtomicBool::new(false),
+            distrust: Distrust::of(directory, superblock.identity),
             damage: RwLock::default(),
             open: Mutex::default(),
             scratch: None,
@@ -130,6 +143,10 @@ impl StoreView {
     /// Number of commits acknowledged since the store was made. A change means that listings may
     /// have changed.
     pub fn generation(&self) -> Result<u64> {
+        self.look_at_mark().map(|seen| seen.generation)
+    }
+
+    fn look_at_mark(&self) -> Result<Seen> {
         let mut mark = self.mark.lock().unwrap_or_else(PoisonError::into_inner);
         // Somebody may have put another one in its place.
         let path = self.directory.join(format::GENERATION_FILE);
@@ -139,10 +156,14 @@ impl StoreView {
             *mark = Some(there);
         }
         let read = mark.as_ref().map(Mark::read).transpose()?;
-        Ok(read.flatten().unwrap_or(0))
+        Ok(Seen {
+            mark: mark.as_ref().map(Mark::identity),
+            generation: read.flatten().unwrap_or(0),
+        })
     }
 
-    /// Makes everything committed before the call visible. Does nothing in the writing process.
+    /// Makes everything committed before the call visible. Does nothing in the writing process. What somebody has put in place of
+    /// the store is followed if it is a copy of it, however old, and refused if it is another store.
     pub fn refresh(&self) -> Result<()> {
         let Some(followed) = &self.followed else {
             return Ok(());
@@ -151,15 +172,16 @@ impl StoreView {
             tracing::warn!(%error, "leases are not seen by collections");
         }
         // Read before catching up: a commit in between is then seen twice rather than never.
-        let now = self.generation()?;
-        let catching_up = followed.catching_up.lock();
-        let _alone = catching_up.unwrap_or_else(PoisonError::into_inner);
-        if followed.generation.load(Ordering::Acquire) != now {
+        let now = self.look_at_mark()?;
+        let mut seen = followed.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if *seen != Some(now) {
             let counts = self.superblock.is_marked();
             let identity = counts.then_some(self.superblock.identity);
-            self.index.catch_up(identity, now)?;
+            let is_another = seen.take().is_none_or(|seen| seen.mark != now.mark);
+            self.index.catch_up(identity, now.generation, is_another)?;
             self.set_damage(self.index.now().damaged()?);
-            followed.generation.store(now, Ordering::Release);
+            followed.states.fetch_add(1, Ordering::Release);
+            *seen = Some(now);
         }
         Ok(())
     }
@@ -169,12 +191,12 @@ impl StoreView {
     /// [refresh](Self::refresh) while a snapshot of it lives, so a snapshot is for a short time, and
     /// whoever holds one must not ask for a refresh.
     pub fn snapshot(&self) -> Snapshot<'_> {
-        // In this order: the state is as new as the generation, or newer.
-        let generation = match &self.followed {
-            Some(followed) => followed.generation.load(Ordering::Acquire),
+        // In this order: the state is as new as its number says, or newer.
+        let number = match &self.followed {
+            Some(followed) => followed.states.load(Ordering::Acquire),
             None => self.generation().unwrap_or(0),
         };
-        Snapshot::new(self, generation)
+        Snapshot::new(self, number)
     }
 
     /// The record of an object.
@@ -260,6 +282,11 @@ impl StoreView {
     /// Bytes of disk that a segment takes up.
     pub fn segment_disk_usage(&self, id: SegmentId) -> Result<u64> {
         self.backend.disk_usage(id)
+    }
+
+    /// Which file has a segment's name: another one, where somebody has put a copy in its place.
+    pub fn segment_identity(&self, id: SegmentId) -> Result<Identity> {
+        self.backend.identity(id)
     }
 
     /// Bytes of a segment's file.
@@ -398,37 +425,16 @@ impl StoreView {
     /// A segment's file, shared with whoever else has it open.
     pub(crate) fn segment_file(&self, id: SegmentId) -> Result<Arc<dyn SegmentFile>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = open.get(&id).and_then(Weak::upgrade) {
+        if let Some(file) = open.get(&id).and_then(Weak::upgrade)
+            // Where there is a writer that one looks after its files.
+            && (self.is_writer() || self.backend.is_named(id, file.as_ref()))
+        {
             return Ok(file);
         }
         open.retain(|_, file| file.strong_count() > 0);
         let file = self.backend.open(id, false)?;
         open.insert(id, Arc::downgrade(&file));
         Ok(file)
-    }
-
-    /// Reads bytes of a file by its map, from `offset` on; fewer at the file's end.
-    pub fn read(&self, map: &ExtentMap, offset: u64, length: usize) -> Result<Vec<u8>> {
-        let available = map.length.saturating_sub(offset).min(length as u64);
-        let mut buffer = vec![0; available as usize];
-        if available == 0 {
-            return Ok(buffer);
-        }
-        let first_page = offset / PAGE_SIZE;
-        let last_page = (offset + available - 1) / PAGE_SIZE;
-        for extent in map.slice(first_page, last_page - first_page + 1) {
-            let extent_start = extent.file_page * PAGE_SIZE;
-            let from = extent_start.max(offset);
-            let to = (extent.end_page() * PAGE_SIZE).min(offset + available);
-            let part = &mut buffer[(from - offset) as usize..(to - offset) as usize];
-            let position = extent.slot.byte_offset() + (from - extent_start);
-            self.segment_file(extent.segment)?
-                .read_exact_at(part, position)
-                .map_err(|source| {
-                    StoreError::io("reading the segment", extent.segment.to_string(), source)
-                })?;
-        }
-        Ok(buffer)
     }
 
     /// The digests of an object's pages in each of `runs`, given by their numbers; `None` is a page of zeros. They are

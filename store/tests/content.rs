@@ -4,12 +4,12 @@
 
 mod common;
 
-use common::{assert_stored, content, negotiate, open, push_library};
+use common::{assert_stored, content, negotiate, open, push_image, push_library};
 use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW, WINDOW_SIZE};
 use pool_core::{ObjectId, PageCount};
 use pool_store::StoreError;
 use pool_store::placement::Placement;
-use pool_store::upload::{Content, Target, page_ids};
+use pool_store::upload::page_ids;
 
 const DENSE: Placement = Placement::Windows { phase: 0 };
 
@@ -192,12 +192,7 @@ fn windows_that_repeat_within_one_commit_are_written_once() {
     let doubled = [window.as_slice(), &window].concat();
     let mut other = window.clone();
     other.extend(content(2, 512));
-    let contents = [Content::of(&doubled, DENSE), Content::of(&other, DENSE)];
-    let target = Target::Library {
-        library: common::library_ref("a@1"),
-        object: contents[0].id(),
-    };
-    let summary = store.ingest(target, &contents).unwrap();
+    let summary = push_image(&store, "i:1", &doubled, &[("l@1", &other)]).unwrap();
     assert_eq!((summary.new_windows, summary.shared_windows), (2, 2));
     assert_stored(&store, &doubled);
     assert_stored(&store, &other);

@@ -78,6 +78,24 @@ fn an_older_index_is_brought_up_however_many_commits_it_lacks() {
 }
 
 #[test]
+fn an_index_that_lacks_more_than_is_kept_in_memory_is_brought_up() {
+    let path = places();
+    example(&path("store"));
+    copy(&path("store/index"), &path("old"));
+    let store = open(&path("store"));
+    for nth in 0..10 {
+        add_token(&store, &format!("{nth}{}", "x".repeat(2 << 20))).unwrap();
+    }
+    push(&store, "last@1", 7, 30);
+    let whole = told(&store);
+    drop(store);
+    put_index(&path("store"), &path("old"));
+    for _ in 0..2 {
+        assert!(told(&reopen(&path("store")).unwrap()) == whole);
+    }
+}
+
+#[test]
 fn an_index_from_before_the_journal_is_refused() {
     let path = places();
     example(&path("store"));
@@ -527,6 +545,10 @@ fn what_the_index_lacks_is_synced_before_the_index_gets_it() {
     put_index(&path("store"), &path("old"));
     let before = listing(&path("store"));
     let failed = while_failing(libc::SYS_fdatasync, libc::EIO, || reopen(&path("store")));
+    assert!(matches!(failed, Err(StoreError::Io { .. })), "{failed:?}");
+    assert_eq!(listing(&path("store")), before);
+    // And written anew: of what was there a process that was killed may have been told that it did not get to the disk.
+    let failed = while_failing(libc::SYS_pwrite64, libc::EIO, || reopen(&path("store")));
     assert!(matches!(failed, Err(StoreError::Io { .. })), "{failed:?}");
     assert_eq!(listing(&path("store")), before);
     assert_told(&path("store"), &whole);

@@ -8,8 +8,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use common::{assert_stored, content, library_ref, open, push_library};
+use pool_core::digest::ObjectId;
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreError, StoreOptions, StoreView};
 use pool_tests::disk::Immutable;
@@ -171,4 +173,45 @@ fn a_follower_goes_by_the_mark_that_is_there() {
     push_library(&store, "new@1", b"new", Placement::Sparse).unwrap();
     reader.refresh().unwrap();
     assert_stored(&reader, b"new");
+}
+
+#[test]
+fn a_follower_goes_by_the_store_that_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| -> PathBuf { directory.path().join(name) };
+    // Two states of one store, after as many commits, with something else in the same slots.
+    let push = |store: &Store, name: &str, seed| {
+        let bytes = content(seed, 3);
+        push_library(store, name, &bytes, Placement::Sparse).unwrap();
+        bytes
+    };
+    let store = open(&path("store"));
+    push(&store, "both@1", 1);
+    drop(store);
+    assert!(
+        Command::new("cp")
+            .arg("-a")
+            .args([path("store"), path("older")])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let store = reopen(&path("store")).unwrap();
+    let gone = push(&store, "gone@1", 2);
+    let reader = StoreView::follow(&path("store"), &path("scratch")).unwrap();
+    assert_stored(&reader, &gone);
+    let record = reader.object(ObjectId::of(&gone)).unwrap().unwrap();
+    let extents = record.map.extents().iter().copied();
+    let segments = reader.open_segments(extents).unwrap();
+    drop(store);
+
+    fs::rename(path("store"), path("newer")).unwrap();
+    fs::rename(path("older"), path("store")).unwrap();
+    let store = reopen(&path("store")).unwrap();
+    let new = push(&store, "new@1", 3);
+    reader.refresh().unwrap();
+    assert_eq!(reader.libraries().unwrap(), store.libraries().unwrap());
+    assert_stored(&reader, &new);
+    let read = segments.read(&record.map, 0, gone.len()).unwrap();
+    assert!(read == gone, "what was open is what it was");
 }

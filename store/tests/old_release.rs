@@ -15,7 +15,7 @@ use pool_core::page::WINDOW_SIZE;
 use pool_store::StoreView;
 use pool_store::audit::{Audit, audit};
 use pool_store::placement::Placement;
-use pool_store::superblock::{FEATURE_JOURNAL, FEATURE_MARKED, Superblock};
+use pool_store::superblock::{FEATURE_JOURNAL, FEATURE_MARKED, FEATURE_MASKED, Superblock};
 use rocksdb::{IteratorMode, WriteBatch};
 
 /// Makes of a closed store what release 0.1 made: no identity and no count in the index, and a
@@ -24,7 +24,7 @@ fn as_old_release(directory: &Path) {
     gone(&directory.join("journal"));
     let path = directory.join("superblock");
     let mut superblock = Superblock::decode(&fs::read(&path).unwrap(), true).unwrap();
-    superblock.read_only_compatible &= !(FEATURE_MARKED | FEATURE_JOURNAL);
+    superblock.read_only_compatible &= !(FEATURE_MARKED | FEATURE_JOURNAL | FEATURE_MASKED);
     fs::write(path, superblock.encode()).unwrap();
     tamper(directory, |index| {
         let meta = index.cf_handle("meta").unwrap();
@@ -60,7 +60,7 @@ fn a_store_of_an_old_release_is_taken_over_once() {
     drop(view);
     let generation = fs::read(path.join("generation")).unwrap();
     let store = reopen(&path).unwrap();
-    let features = FEATURE_MARKED | FEATURE_JOURNAL;
+    let features = FEATURE_MARKED | FEATURE_JOURNAL | FEATURE_MASKED;
     assert_eq!(store.superblock().read_only_compatible & features, features);
     assert_eq!(journal_files(&path, "checkpoint").len(), 1);
     assert_whole(&store);

@@ -9,11 +9,14 @@ use std::sync::Barrier;
 use std::thread;
 
 use common::{
-    announcement, content, image_ref, library_ref, negotiate, open, push_image, push_library,
+    announcement, content, description, image_ref, library_ref, negotiate, open, push_image,
+    push_library,
 };
+use pool_core::ObjectId;
 use pool_core::page::PAGE_SIZE;
 use pool_store::placement::Placement;
 use pool_store::quota::Quota;
+use pool_store::upload::{Content, Target, UploadManifest, UploadObject};
 use pool_store::{Result, Store, StoreError};
 
 /// A quota of so many pages.
@@ -27,7 +30,7 @@ fn quota(prefix: &str, pages: u64) -> Quota {
 fn open_with(directory: &Path, quotas: &[(&str, u64)]) -> Store {
     let mut store = open(directory);
     let quotas = quotas.iter().map(|(prefix, pages)| quota(prefix, *pages));
-    store.set_quotas(quotas.collect()).unwrap();
+    store.set_quotas(quotas.collect());
     store
 }
 
@@ -107,6 +110,57 @@ fn tags_count_one_by_one_and_the_libraries_of_an_image_by_their_own_names() {
     assert_eq!(used(&store), [5, 2]);
     store.delete_image(&v2).unwrap();
     assert_eq!(used(&store), [4, 2]);
+}
+
+/// Nothing says that its pages and data are those of its file.
+#[test]
+fn an_image_is_charged_for_what_is_its_own_if_that_is_more_than_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_with(directory.path(), &[("app", 5)]);
+    let (file, text, data) = (content(1, 1), content(2, 4), content(3, 2));
+    let target = |data: Option<&[u8]>| {
+        let mut described = description(&text, &[]);
+        described.image = description(&file, &[]).image;
+        Target::Image {
+            image: image_ref("app:v1"),
+            description: Box::new(described),
+            data: data.map(ObjectId::of),
+        }
+    };
+    let contents = [&file, &text, &data].map(|bytes| Content::of(bytes, Placement::Sparse));
+    let refused = store.ingest(target(Some(&data)), &contents).map(drop);
+    assert!(is_refused(&refused, 6), "{refused:?}");
+    let objects = [&file, &text, &data].map(|bytes| UploadObject::of(bytes, Placement::Sparse));
+    let announced = UploadManifest {
+        target: target(Some(&data)),
+        objects: objects.into(),
+    };
+    let refused = store.begin_upload(announced).map(drop);
+    assert!(is_refused(&refused, 6), "{refused:?}");
+    // What the pool has, and nobody announces, is weighed when it is given the name.
+    for (name, bytes) in [("x@1", &file), ("x@2", &text), ("x@3", &data)] {
+        push_library(&store, name, bytes, Placement::Sparse).unwrap();
+    }
+    let refused = store.ingest(target(Some(&data)), &[]).map(drop);
+    assert!(is_refused(&refused, 6), "{refused:?}");
+    store.ingest(target(None), &[]).unwrap();
+    assert_eq!(used(&store), [4]);
+    drop(store);
+    let store = open_with(directory.path(), &[("app", 5)]);
+    assert_eq!(used(&store), [4]);
+}
+
+/// Whatever is sent for it, a version stays what it is.
+#[test]
+fn another_content_of_a_version_is_refused_for_that() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_with(directory.path(), &[("l", 2)]);
+    push(&store, "l@1", 1, 2).unwrap();
+    let refused = push(&store, "l@1", 2, 3);
+    assert!(
+        matches!(refused, Err(StoreError::VersionConflict { .. })),
+        "{refused:?}"
+    );
 }
 
 /// Nobody loses what was there before a quota was, and it may become less step by step.

@@ -9,13 +9,14 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use common::{
-    announcement, assert_stored, content, library_ref, negotiate, open, push_library, read_object,
+    announcement, assert_stored, content, description, image_target, library_ref, negotiate, open,
+    push_library, read_object,
 };
 use pool_core::extent::Extent;
 use pool_core::page::PAGE_SIZE;
 use pool_core::{ObjectId, PageId};
 use pool_store::placement::Placement;
-use pool_store::upload::{CommitSummary, UploadObject, padded};
+use pool_store::upload::{CommitSummary, UploadManifest, UploadObject, padded};
 use pool_store::{Compared, Result, Store, StoreError};
 
 const PAGE: usize = PAGE_SIZE as usize;
@@ -361,8 +362,11 @@ fn pages_are_asked_for_before_any_are_read() {
     // All of the first object is there.
     let first = [&old[PAGE..], &old[..PAGE]].concat();
     let second = content(2, 1);
-    let mut manifest = announcement("new@1", &first, SPARSE);
-    manifest.objects.push(UploadObject::of(&second, SPARSE));
+    let objects = [&first, &second];
+    let manifest = UploadManifest {
+        target: image_target("new:1", description(&first, &[("l@1", &second)])),
+        objects: objects.map(|bytes| UploadObject::of(bytes, SPARSE)).into(),
+    };
     let upload = store.begin_upload(manifest).unwrap();
     let missing = store.commit(&upload);
     let expected = PageId::of(&second);

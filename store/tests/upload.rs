@@ -270,6 +270,25 @@ fn an_image_must_have_all_it_refers_to() {
     assert_stored(&store, &file);
 }
 
+/// It would be garbage from the first, and nobody's.
+#[test]
+fn what_nothing_refers_to_is_not_taken_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let stray = content(2, 3);
+    let mut manifest = announcement("l@1", &content(1, 1), SPARSE);
+    manifest.objects.push(UploadObject::of(&stray, SPARSE));
+    let before = state(&store);
+    let refused = store.begin_upload(manifest).map(drop);
+    let says = refused.unwrap_err().to_string();
+    let id = ObjectId::of(&stray).to_string();
+    assert!(
+        says.contains(&id) && says.contains("leave it out"),
+        "{says}"
+    );
+    assert_eq!(state(&store), before);
+}
+
 #[test]
 fn a_version_never_changes() {
     let directory = tempfile::tempdir().unwrap();

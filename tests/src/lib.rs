@@ -9,6 +9,7 @@ pub mod host;
 pub mod keeper;
 pub mod memory_group;
 pub mod power;
+pub mod recorded;
 pub mod requirements;
 pub mod run;
 pub mod wait;

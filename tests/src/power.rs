@@ -209,7 +209,7 @@ impl Leftover {
     }
 }
 
-fn write_sparse(path: &Path, content: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_sparse(path: &Path, content: &[u8]) -> std::io::Result<()> {
     const PIECE: usize = 64 << 10;
     let file = File::create(path)?;
     file.set_len(content.len() as u64)?;

@@ -23,6 +23,7 @@
 
 pub mod descriptors;
 pub mod fault;
+mod job;
 pub mod kvm;
 pub mod linux;
 pub mod memory;

@@ -26,6 +26,7 @@ const NETWORK: &str = include_str!("programs/network.c");
 const OWN: &str = include_str!("programs/own.c");
 const LIMITS: &str = include_str!("programs/limits.c");
 const SHARED_FILES: &str = include_str!("programs/shared_files.c");
+const COPIED: &str = include_str!("programs/copied.c");
 const BLOCKED: &str = include_str!("programs/blocked.c");
 const ALONE: &str = include_str!("programs/alone.c");
 const PARTLY: &str = include_str!("programs/partly.c");
@@ -297,6 +298,28 @@ fn a_thread_that_waits_lets_others_run() {
             "{what} {}",
             text(&found.stderr)
         );
+    }
+}
+
+/// What other threads do with its records while it waits is nothing to it.
+#[test]
+fn a_call_that_waits_has_read_what_it_is_about() {
+    if !needs(&["kvm", "root"]) {
+        return;
+    }
+    let mut world = World::new();
+    for compiler in ["gcc", "musl-gcc"] {
+        world.build(compiler, compiler, &["-w"], &whole(COPIED));
+        for platform in PLATFORMS {
+            let options = ["--platform", platform, "--net", "host"];
+            let found = world.granted(compiler, &options, &["/data"]).output();
+            let found = found.unwrap();
+            let said = text(&found.stdout);
+            let copied = said.lines().filter(|line| line.ends_with(" copied"));
+            let counts = (copied.count(), said.lines().count());
+            let errors = text(&found.stderr);
+            assert_eq!(counts, (15, 15), "{compiler} {platform}: {said}{errors}");
+        }
     }
 }
 

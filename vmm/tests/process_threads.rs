@@ -439,6 +439,28 @@ fn send(process: u32, signal: &str) {
     assert!(sent.unwrap().success());
 }
 
+/// Its process is sent for by its number here, as what is sent to poolvmm then is by that.
+#[test]
+fn who_ends_a_guest_that_is_being_prepared_has_ended_it() {
+    const WAITS: &str = "#include <unistd.h>\nint main(void) { for (;;) pause(); }";
+    const ROUNDS: usize = 8;
+    let world = World::of("waits", "musl-gcc", &["-w"], WAITS);
+    for _ in 0..ROUNDS {
+        let mut vmm = world.vmm("waits", &PROCESS, &[]);
+        let vmm = vmm.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let vmm = Running(vmm.unwrap());
+        // Soon after it has become one, as nobody sleeps in between.
+        let child = loop {
+            if let Some(child) = first_child(vmm.0.id()) {
+                break child;
+            }
+        };
+        kill_process(Pid::from_raw(child).unwrap(), Signal::TERM).unwrap();
+        let (status, said) = vmm.ended();
+        assert_eq!((status, &said[..]), (Some(143), ""));
+    }
+}
+
 /// A guest that goes to where the VMM would stop, could it not leave, has failed itself.
 #[test]
 fn a_guest_is_not_taken_for_the_vmm() {

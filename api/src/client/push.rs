@@ -63,6 +63,9 @@ pub struct PushReport {
     pub unsent_pages: u64,
 }
 
+/// The least time between two attempts of a push that waits for others, whatever a service says.
+pub(super) const LEAST_PAUSE: Duration = Duration::from_millis(100);
+
 /// A collection may take a page between two commits; this often is not chance.
 const MAX_ROUNDS: usize = 10;
 
@@ -224,7 +227,7 @@ impl Upload<'_> {
                         (self.options.waiting)(&body.detail, client.patience(""));
                         is_told = true;
                     }
-                    thread::sleep(after);
+                    thread::sleep(after.max(LEAST_PAUSE));
                 }
                 begun => return client.json(begun?),
             }

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::sync::Mutex;
 use std::thread;
+use std::time::Instant;
 
 use super::*;
 use crate::announce::{self, Announcement};
@@ -149,11 +150,14 @@ fn that_a_push_waits_is_told_once() {
         waiting,
         ..PushOptions::default()
     };
+    let since = Instant::now();
     let refused = client.push(&announced(), options, &|_, _| ());
     assert!(
         matches!(&refused, Err(ClientError::Refused { status: 403, .. })),
         "{refused:?}"
     );
+    // Nobody is asked without a pause.
+    assert!(since.elapsed() >= 3 * push::LEAST_PAUSE);
     assert_eq!(*TOLD.lock().unwrap(), ["full Some(600s)"]);
     busy.join().unwrap();
 }

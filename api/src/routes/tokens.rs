@@ -141,9 +141,10 @@ async fn remove(State(service): State<Service>, OnePart(name): OnePart) -> Resul
                     .hint("remove it there and restart poolsvc"));
             }
             work.gate().check_remaining(&remaining)?;
-            store.delete_token(&name)?;
+            let removed = store.delete_token(&name);
+            // One whose removal is made and not acknowledged is no token any more either.
             work.gate().replace_stored(store.tokens()?);
-            Ok(())
+            Ok(removed?)
         })
         .await?;
     Ok(StatusCode::NO_CONTENT)

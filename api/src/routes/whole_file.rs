@@ -46,7 +46,7 @@ impl WholeFile {
     /// Receives the file, which is to have the name `name`, and lets `announce` say what is to be stored
     /// of it.
     ///
-    /// The conditions are looked at before the body is, so that nobody sends in vain, and again
+    /// Conditions and quotas are looked at before the body is, so that nobody sends in vain, and again
     /// when the name is given.
     pub(super) async fn take_in(
         self,
@@ -59,8 +59,12 @@ impl WholeFile {
         let body = LimitedBody::new(&service, &self.headers, self.body, limit, hint)?;
         let precondition = self.conditions.precondition();
         let (expected, wanted) = (precondition.clone(), name.clone());
+        let announced = body.announced().unwrap_or(0);
         service
-            .with_store(move |store| Ok(store.check(&wanted, &expected)?))
+            .with_store(move |store| {
+                store.check(&wanted, &expected)?;
+                Ok(store.check_quotas(&wanted, announced)?)
+            })
             .await?;
         let file = receive(&service, body).await?;
         let work = service.clone();

@@ -54,7 +54,7 @@ impl Backup {
         let made = backup::back_up(&view, &self.to, copies, &mut step);
         drop(meter);
         let report = made?;
-        output::print(global.json, &report, text)?;
+        output::print_if_read(global.json, &report, text)?;
         Ok(if report.damaged_objects.is_empty() {
             ExitCode::SUCCESS
         } else {

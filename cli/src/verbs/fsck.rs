@@ -39,7 +39,7 @@ impl Fsck {
             )?,
             None => server::client(global)?.fsck(self.content)?,
         };
-        output::print(global.json, &report, text)?;
+        output::print_if_read(global.json, &report, text)?;
         Ok(if report.is_sound() {
             ExitCode::SUCCESS
         } else {

@@ -1,4 +1,6 @@
-//! `pool push`: put a library or an image into the pool, sending only the pages that it lacks.
+//! `pool push`: put libraries and images into the pool, sending only the pages that it lacks.
+
+mod list;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::num::NonZero;
@@ -9,22 +11,23 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use pool_api::announce::{self, Announcement};
-use pool_api::client::{PushOptions, PushReport};
-use pool_core::name::{ImageRef, LibraryRef, Name};
+use pool_api::announce;
+use pool_api::client::{Client, PushOptions, PushReport};
+use pool_core::name::{ImageRef, LibraryRef, Name, Named};
 use pool_core::page::PAGE_SIZE;
 
 use crate::ending::Ending;
 use crate::{Global, file, output, server};
 
-/// Put a library or an image into the pool
+/// Put libraries and images into the pool
 ///
 /// Pages that the pool has are not sent. While too many others push it waits, at most as long as for
 /// a service that says nothing. Interrupted, it gives up what it has begun.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  pool push image app.elf --name app --tag v1\n  \
-                  pool push lib zlib.pages --name zlib --version 1.3"
+                  pool push lib zlib.pages --name zlib --version 1.3\n  \
+                  echo 'image/app:v1 build/app.elf' | pool push list -"
 )]
 pub(crate) struct Push {
     #[command(subcommand)]
@@ -61,7 +64,24 @@ enum What {
         #[arg(long)]
         tag: Name,
     },
+    /// Push what a list says: a name and a file on each line, several at a time
+    ///
+    /// A line is image/NAME:TAG or lib/NAME@VERSION, and the file, whose name may have spaces. Empty lines
+    /// and those that begin with # say nothing. After a push that fails no other is begun.
+    List {
+        /// The list, or - for standard input
+        list: PathBuf,
+        /// Files that are pushed at the same time
+        #[arg(long, short, value_name = "COUNT", default_value_t = USUAL_JOBS)]
+        jobs: NonZero<usize>,
+        /// Go on with the others after one that fails
+        #[arg(long, short)]
+        keep_going: bool,
+    },
 }
+
+/// One is sent while the next is read and the last waits for the disk.
+const USUAL_JOBS: NonZero<usize> = NonZero::<usize>::MIN.saturating_add(3);
 
 fn usual_connections() -> NonZero<usize> {
     NonZero::new(PushOptions::default().connections).unwrap_or(NonZero::<usize>::MIN)
@@ -75,64 +95,125 @@ impl Push {
             waiting,
             ..PushOptions::default()
         };
-        let report = match self.what {
+        let (name, file) = match self.what {
             What::Lib {
                 file,
                 name,
                 version,
+            } => (Named::Library(LibraryRef { name, version }), file),
+            What::Image { elf, name, tag } => (Named::Image(ImageRef { name, tag }), elf),
+            What::List {
+                list,
+                jobs,
+                keep_going,
             } => {
-                let content = file::read(&file)?;
-                if content.is_empty() {
-                    bail!("{} is empty: there is nothing to push", file.display());
-                }
-                let announced = announce::library(&content, LibraryRef { name, version });
-                send(global, &announced, options)?
-            }
-            What::Image { elf, name, tag } => {
-                push_image(global, &elf, ImageRef { name, tag }, options)?
+                let entries = list::parse(&file::read(&list)?)
+                    .with_context(|| format!("reading {}", list.display()))?;
+                return push_all(global, &entries, options, jobs, keep_going);
             }
         };
-        output::print(global.json, &report, text)?;
+        let under_way = UnderWay::begin(global, "{pos}/{len} pages, {per_sec}, {eta} left")?;
+        let pushed = push(&under_way.client, &name, &file, options, &|done, total| {
+            under_way.bar.set_length(total);
+            under_way.bar.set_position(done);
+        });
+        under_way.end();
+        output::print(global.json, &pushed?, text)?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn push_image(
+fn push_all(
     global: &Global,
-    elf: &Path,
-    image: ImageRef,
+    entries: &[list::Entry],
     options: PushOptions,
-) -> Result<PushReport> {
-    let content = file::read(elf)?;
-    let described = pool_image::describe::describe(&content)
-        .with_context(|| format!("describing {}", elf.display()))?;
-    send(global, &announce::image(&described, image), options)
+    jobs: NonZero<usize>,
+    keep_going: bool,
+) -> Result<ExitCode> {
+    let under_way = UnderWay::begin(global, "{pos}/{len} pushed, {eta} left")?;
+    under_way.bar.set_length(entries.len() as u64);
+    let outcomes = list::push_all(
+        entries,
+        jobs,
+        keep_going,
+        |entry| {
+            push(
+                &under_way.client,
+                &entry.name,
+                &entry.file,
+                options,
+                &|_, _| (),
+            )
+        },
+        |done| under_way.bar.set_position(done as u64),
+    );
+    under_way.end();
+    output::print(global.json, &outcomes, |outcomes| list::table(outcomes))?;
+    match list::failure(&outcomes, entries.len()) {
+        None => Ok(ExitCode::SUCCESS),
+        Some(failure) => bail!(failure),
+    }
 }
 
-fn send(
-    global: &Global,
-    announcement: &Announcement<'_>,
+/// Pushes a file under a name. `progress` is called with pages sent and pages to send.
+fn push(
+    client: &Client,
+    name: &Named,
+    file: &Path,
     options: PushOptions,
+    progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<PushReport> {
-    let client = server::client(global)?;
-    let begun = client.clone();
-    let ending = Ending::after(move || begun.give_up()).context("waiting for signals")?;
-    let bar = if io::stderr().is_terminal() && !global.json {
-        ProgressBar::new(0)
-    } else {
-        ProgressBar::hidden()
-    };
-    let style = "{bar:32} {pos}/{len} pages, {per_sec}, {eta} left";
-    bar.set_style(
-        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
-    );
-    let pushed = client.push(announcement, options, &|done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    });
-    ending.wait_if_told();
-    bar.finish_and_clear();
-    Ok(pushed?)
+    let content = file::read(file)?;
+    match name {
+        Named::Library(_) if content.is_empty() => {
+            bail!("{} is empty: there is nothing to push", file.display())
+        }
+        Named::Library(library) => {
+            let announced = announce::library(&content, library.clone());
+            Ok(client.push(&announced, options, progress)?)
+        }
+        Named::Image(image) => {
+            let described = pool_image::describe::describe(&content)
+                .with_context(|| format!("describing {}", file.display()))?;
+            let announced = announce::image(&described, image.clone());
+            Ok(client.push(&announced, options, progress)?)
+        }
+    }
+}
+
+/// Pushes that are under way: given up if this process is told to end.
+struct UnderWay {
+    client: Client,
+    ending: Ending,
+    bar: ProgressBar,
+}
+
+impl UnderWay {
+    /// `shown` is what the bar says beside itself.
+    fn begin(global: &Global, shown: &str) -> Result<Self> {
+        let client = server::client(global)?;
+        let begun = client.clone();
+        let ending = Ending::after(move || begun.give_up()).context("waiting for signals")?;
+        let bar = if io::stderr().is_terminal() && !global.json {
+            ProgressBar::new(0)
+        } else {
+            ProgressBar::hidden()
+        };
+        bar.set_style(
+            ProgressStyle::with_template(&format!("{{bar:32}} {shown}"))
+                .unwrap_or_else(|_| ProgressStyle::default_bar()),
+        );
+        Ok(Self {
+            client,
+            ending,
+            bar,
+        })
+    }
+
+    fn end(self) {
+        self.ending.wait_if_told();
+        self.bar.finish_and_clear();
+    }
 }
 
 /// Says why nothing is to be seen.

@@ -70,7 +70,7 @@ impl Repair {
             report,
             why: needed,
         };
-        output::print(global.json, &outcome, text)?;
+        output::print_if_read(global.json, &outcome, text)?;
         let report = &outcome.report;
         let is_mended = report.done || report.wrong.is_empty();
         Ok(

@@ -79,7 +79,7 @@ impl Restore {
             restored,
             fsck: checked,
         };
-        output::print(global.json, &outcome, |outcome| self.text(outcome))?;
+        output::print_if_read(global.json, &outcome, |outcome| self.text(outcome))?;
         let is_sound = outcome.fsck.as_ref().is_none_or(FsckReport::is_sound);
         Ok(if is_sound && outcome.restored.damaged_objects.is_empty() {
             ExitCode::SUCCESS

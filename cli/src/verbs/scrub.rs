@@ -56,7 +56,7 @@ impl Scrub {
             Some(directory) => self.read(directory, global)?,
             None => self.ask(global)?,
         };
-        output::print(global.json, &found, |found| {
+        output::print_if_read(global.json, &found, |found| {
             text(found, self.store.is_some())
         })?;
         if !found.is_complete {

@@ -103,6 +103,43 @@ fn content_that_the_disk_has_changed_is_no_content() {
 }
 
 #[test]
+fn the_exit_status_tells_of_damage_though_nobody_reads_the_rest() {
+    let mut pool = Pool::start();
+    fs::write(pool.path("content"), vec![7; 10_000]).unwrap();
+    pool.text(&["push", "lib", "content", "--name", "z", "--version", "1"]);
+    pool.end();
+    pool.text(&["backup", "whole", "--store", "store"]);
+    let spoil = |folder: &str| {
+        for file in fs::read_dir(pool.path(folder)).unwrap() {
+            let file = File::options().write(true).open(file.unwrap().path());
+            file.unwrap().write_all_at(b"x", 5000).unwrap();
+        }
+    };
+    spoil("store/segments");
+    spoil("whole/segments");
+    let unread = |verb: &[&str]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = pool.command(verb).stdout(writer).output().unwrap();
+        let says = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(says, "", "{verb:?}");
+        output.status.code()
+    };
+    for verb in [
+        &["fsck", "--store", "store", "--content"][..],
+        &["scrub", "--store", "store"],
+        &["backup", "backup", "--store", "store"],
+        &["restore", "whole", "--store", "copy"],
+    ] {
+        assert_eq!(unread(verb), Some(1), "{verb:?}");
+    }
+    assert_eq!(unread(&["fsck", "--store", "store"]), Some(0));
+    fs::remove_dir_all(pool.path("store/index")).unwrap();
+    let repair = ["repair", "--store", "store", "--dry-run"];
+    assert_eq!(unread(&repair), Some(1));
+}
+
+#[test]
 fn what_is_removed_is_told_whatever_follows() {
     let pool = Pool::start();
     pool.text(&["push", "image", BUSYBOX, "--name", "bb", "--tag", "v1"]);

@@ -110,6 +110,55 @@ fn a_library_is_pushed_pinned_and_kept() {
 }
 
 #[test]
+fn a_list_is_pushed_by_one_command() {
+    let pool = Pool::start();
+    let content = |seed: u8| vec![seed; 3 * 4096];
+    let lines = (1..=20).map(|seed| {
+        let file = format!("file {seed}");
+        std::fs::write(pool.path(&file), content(seed)).unwrap();
+        format!("lib/l{seed}@1 {file}\n")
+    });
+    let list = format!(
+        "# all of it\nimage/box:v1 {BUSYBOX}\n{}",
+        lines.collect::<String>()
+    );
+    std::fs::write(pool.path("list"), list).unwrap();
+    let done = pool.json(&["push", "list", "list", "--jobs", "5"]);
+    let names: Vec<_> = done
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["name"])
+        .collect();
+    assert_eq!(names.len(), 21);
+    assert_eq!([names[0], names[20]], ["image/box:v1", "lib/l20@1"]);
+    assert_eq!(done[1]["pushed"]["created"], true);
+    for seed in 1..=20 {
+        let name = format!("lib/l{seed}@1");
+        assert_eq!(pool.bytes(&["cat", &name]), content(seed));
+    }
+    assert_eq!(
+        pool.bytes(&["cat", "image/box:v1"]),
+        std::fs::read(BUSYBOX).unwrap()
+    );
+    let says = pool.text(&["push", "list", "list"]);
+    assert!(says.contains("lib/l20@1"), "{says}");
+    // What fails keeps the rest away, unless that is to go on.
+    let list = "lib/new@1 file 1\nlib/absent@1 nothing\nlib/l1@1 file 2\nlib/last@1 file 3\n";
+    std::fs::write(pool.path("list"), list).unwrap();
+    let says = pool.refused(1, &["push", "list", "list", "--jobs", "1"]);
+    assert!(says.contains("lib/absent@1: reading nothing"), "{says}");
+    assert!(says.contains("2 more of the list were not begun"), "{says}");
+    pool.text(&["cat", "lib/new@1"]);
+    pool.refused(1, &["cat", "lib/last@1"]);
+    let says = pool.refused(1, &["push", "list", "list", "-k"]);
+    assert!(says.contains("2 of 4 were not pushed"), "{says}");
+    pool.text(&["cat", "lib/last@1"]);
+    let says = pool.refused(1, &["push", "list", "file 1"]);
+    assert!(says.contains("reading file 1: line 1: "), "{says}");
+}
+
+#[test]
 fn an_executable_is_taken_apart_and_put_together_again() {
     let pool = Pool::start();
     pool.bytes(&["describe", BUSYBOX, "-o", "bb.desc"]);

@@ -1,16 +1,19 @@
 //! What a process does until it is killed or its power goes: it pushes, deletes, collects and writes checkpoints, and
-//! notes in a journal what it was told is done.
+//! notes in a journal what it was told is done. Now and then its index is said to be wrong for a while.
 
 #![allow(unreachable_pub, reason = "included by several tests")]
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use pool_core::ObjectId;
 use pool_core::name::ImageRef;
+use pool_gc::CollectReport;
+use pool_gc::history::{Cause, Collected, History};
 use pool_store::Store;
+use pool_store::format::DISTRUSTED_FILE;
 use pool_store::manifest::TokenScope;
 use pool_store::repair::{Remedy, repair};
 
@@ -51,7 +54,13 @@ pub fn work(store: &Path, journal: &Path) -> ! {
         .into_iter()
         .filter_map(|(nth, alive)| alive.then_some(nth))
         .collect();
+    let distrusted = store.directory().join(DISTRUSTED_FILE);
     loop {
+        if next % 4 == 1 {
+            fs::write(&distrusted, b"").unwrap();
+        } else if let Err(error) = fs::remove_file(&distrusted) {
+            assert_eq!(error.kind(), ErrorKind::NotFound);
+        }
         let used = format!("l{}@1", next % 5);
         let libraries = [(used.as_str(), library(next))];
         let libraries = libraries
@@ -76,7 +85,16 @@ pub fn work(store: &Path, journal: &Path) -> ! {
                 store.delete_image(&image).unwrap();
             }
         }
+        if store.distrusts_index() {
+            // Nothing is collected meanwhile, and no checkpoint is written.
+            continue;
+        }
         collect_all(&store);
+        let mut history = History::read(store.directory());
+        let collected = Ok(CollectReport::default());
+        history.add(Collected::of(next, Cause::Asked, &collected));
+        history.write(store.directory()).unwrap();
+        note(format!("h{next}\n"));
         if next.is_multiple_of(3) {
             assert!(store.checkpoint().unwrap());
         }
@@ -86,11 +104,18 @@ pub fn work(store: &Path, journal: &Path) -> ! {
 /// Images pushed, and whether their deletion was never begun.
 fn read(journal: &str) -> BTreeMap<u64, bool> {
     let mut images = BTreeMap::new();
-    for line in journal.lines() {
-        let (sign, nth) = line.split_at(1);
-        images.insert(nth.parse().unwrap(), sign == "+");
+    for (sign, nth) in lines(journal) {
+        if sign != "h" {
+            images.insert(nth, sign == "+");
+        }
     }
     images
+}
+
+/// What the journal tells of, and of which round.
+fn lines(journal: &str) -> impl Iterator<Item = (&str, u64)> {
+    let lines = journal.lines().map(|line| line.split_at(1));
+    lines.map(|(sign, nth)| (sign, nth.parse().unwrap()))
 }
 
 /// Loses the index of a closed store and has it made anew. Answers with what is missing then, if anything.
@@ -105,6 +130,12 @@ pub fn check_rebuilt(store: &Path, journal: &str) -> Result<(), String> {
 
 /// What is missing of all that the journal tells of, if anything.
 pub fn check(store: &Store, journal: &str) -> Result<(), String> {
+    let collected = lines(journal).filter_map(|(sign, nth)| (sign == "h").then_some(nth));
+    let history = History::read(store.directory());
+    let newest = history.last.first().map(|collected| collected.begun_at);
+    if newest < collected.last() {
+        return Err(format!("the history of collections ends with {newest:?}"));
+    }
     let known = store.tokens().map_err(|error| error.to_string())?;
     for (nth, alive) in read(journal) {
         let is_there = |token: &String| known.iter().any(|found| found.name == *token);

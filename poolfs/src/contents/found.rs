@@ -8,12 +8,13 @@ use std::time::UNIX_EPOCH;
 use pool_core::digest::ObjectId;
 use pool_core::extent::{ExtentMap, SegmentId};
 use pool_core::page::PAGE_SIZE;
+use pool_store::backend::Identity;
 use pool_store::manifest::ImageManifest;
 
 /// What was found at a place.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// Digest of the content, where the content is fixed.
+    /// Digest of the content, where the content is fixed, and of a segment of which file it is.
     pub version: Option<ObjectId>,
     /// Bytes; zero for directories.
     pub size: u64,
@@ -41,13 +42,18 @@ pub enum Content {
     Rendered(Arc<[u8]>),
     /// An object's pages.
     Object(ObjectId, Arc<ExtentMap>),
-    /// A segment file of which `used` slots have been handed out.
+    /// A segment file.
     Segment {
         /// The segment.
         id: SegmentId,
-        /// Slots handed out so far.
-        used: u32,
+        /// Commits that the store had by then, all of whose slots are filled; 0 where they are not counted.
+        commits: u64,
     },
+}
+
+/// What tells a segment from another that somebody has put in its place.
+pub(crate) fn segment_version((device, inode): Identity) -> ObjectId {
+    ObjectId::of(&[device.to_le_bytes(), inode.to_le_bytes()].concat())
 }
 
 impl Found {

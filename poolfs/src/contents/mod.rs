@@ -24,6 +24,7 @@ use crate::rendered::RenderedFiles;
 use crate::tree::{ImageFile, LibraryFile, Place, ROOT_DIRECTORIES, ServiceFile};
 use found::{directory, object, rendered};
 
+pub(crate) use found::segment_version;
 pub use found::{Content, Found};
 
 /// A store as the tree shows it.
@@ -161,7 +162,7 @@ impl Contents {
                 Ok(Some(rendered(bytes.into(), self.made, vec![])))
             }
             Place::ServiceFile(ServiceFile::Stats) => {
-                let bytes = self.rendered.get(place, (store.generation(), None), || {
+                let bytes = self.rendered.get(place, (store.number(), None), || {
                     store.stats().map(|stats| to_json(&stats))
                 })?;
                 Ok(Some(rendered(bytes, self.changed(), vec![])))
@@ -228,7 +229,7 @@ impl Contents {
             return Ok(None);
         };
         let time = time(tag.tagged_at);
-        let state = (store.generation(), Some(tag.manifest));
+        let state = (store.number(), Some(tag.manifest));
         // Whichever file is open, all of the image stays: a guest may need any of it.
         let holds = manifest.objects();
         let place = Place::ImageFile(image.clone(), file);
@@ -282,19 +283,23 @@ impl Contents {
         let Some(record) = store.segment(id)? else {
             return Ok(None);
         };
-        let Ok(stored) = self.view.segment_disk_usage(id) else {
+        let file = self.view.segment_identity(id);
+        let file = file.and_then(|file| Ok((file, self.view.segment_disk_usage(id)?)));
+        let (file, stored) = match file {
+            Ok(found) => found,
             // A retired segment was unlinked a moment ago.
-            return Ok(None);
+            Err(StoreError::NoSegment(_)) => return Ok(None),
+            Err(error) => return Err(error),
         };
         Ok(Some(Found {
-            version: None,
+            version: Some(segment_version(file)),
             size: u64::from(record.capacity) * PAGE_SIZE,
             stored,
             time: self.made,
             links: 1,
             content: Content::Segment {
                 id,
-                used: record.used,
+                commits: store.commits()?,
             },
             holds: vec![],
             mapped: None,

@@ -90,7 +90,6 @@ impl PoolFs {
     fn shown(&self, place: &Place) -> INodeNo {
         let version = match place {
             Place::Object(id) => Some(*id),
-            Place::Segment(_) => None,
             file if !file.is_directory() => {
                 let found = self.find(file).ok().flatten();
                 found.and_then(|found| found.version)

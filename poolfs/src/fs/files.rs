@@ -5,12 +5,11 @@ use std::sync::PoisonError;
 use fuser::{Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, ReplyData, ReplyOpen};
 use pool_core::digest::ObjectId;
 use pool_core::extent::{ExtentMap, SegmentId};
-use pool_store::{Compared, StoreError};
+use pool_store::{Compared, OpenSegments, StoreError};
 
-use super::{FsResult, PoolFs, failed};
-use crate::contents::{Content, Found};
+use super::{PoolFs, failed, told};
+use crate::contents::{Content, Found, segment_version};
 use crate::handles::Handle;
-use crate::passthrough;
 use crate::tree::Place;
 
 impl PoolFs {
@@ -28,11 +27,25 @@ impl PoolFs {
             Ok(None) => return reply.error(Errno::ESTALE),
             Err(error) => return reply.error(failed("opening", &node.place, &error)),
         };
-        if let Content::Segment { id, used } = found.value.content {
-            return self.open_segment(inode, found.value, id, used, reply);
-        }
-        let compared = Compared::default();
-        let number = self.handles.insert(inode, Handle::File { found, compared });
+        let view = self.contents.view();
+        let segments = match &found.value.content {
+            Content::Segment { id, commits } => {
+                let (id, commits) = (*id, *commits);
+                return self.open_segment(inode, found.value, id, commits, reply);
+            }
+            Content::Object(_, map) => view.open_segments(map.extents().iter().copied()),
+            Content::Directory | Content::Rendered(_) => Ok(OpenSegments::default()),
+        };
+        let segments = match segments {
+            Ok(segments) => segments,
+            Err(error) => return reply.error(failed("opening", &node.place, &error)),
+        };
+        let handle = Handle::File {
+            found,
+            segments,
+            compared: Compared::default(),
+        };
+        let number = self.handles.insert(inode, handle);
         // The inode will never show anything else.
         reply.opened(number, FopenFlags::FOPEN_KEEP_CACHE);
     }
@@ -42,7 +55,7 @@ impl PoolFs {
         inode: INodeNo,
         found: Found,
         segment: SegmentId,
-        used: u32,
+        commits: u64,
         reply: ReplyOpen,
     ) {
         let file = match self.contents.view().hold_segment(segment) {
@@ -52,15 +65,18 @@ impl PoolFs {
                 return reply.error(failed("opening", &Place::Segment(segment), &error));
             }
         };
+        // Another one may have got its name since it was looked up.
+        if file.value.identity().map(segment_version) != found.version {
+            return reply.error(Errno::ESTALE);
+        }
         let backing_file = file.value.file().filter(|_| self.passthrough.works());
         let backing = match backing_file {
             None => None,
-            Some(backing_file) => match self.backing_ids.get(segment, backing_file, &reply) {
+            Some(backing_file) => match self.backing_ids.get(inode, backing_file, &reply) {
                 Ok(id) => Some(id),
                 Err(error) => {
-                    let why = passthrough::explain(&error);
-                    tracing::error!(%segment, why, "passing a segment through failed");
-                    return reply.error(Errno::EIO);
+                    tracing::error!(%segment, %error, "passing a segment through failed");
+                    return reply.error(told(error.raw_os_error()));
                 }
             },
         };
@@ -72,31 +88,49 @@ impl PoolFs {
         let number = self.handles.insert(inode, handle);
         match backing {
             Some(id) => reply.opened_passthrough(number, FopenFlags::empty(), &id),
-            None => reply.opened(number, self.cache_flags(segment, used)),
+            None => reply.opened(number, self.cache_flags(inode, commits)),
         }
     }
 
-    /// Whether the kernel may keep what it has cached of a segment that it reads through us:
-    /// while no slot has been handed out since.
-    fn cache_flags(&self, segment: SegmentId, used: u32) -> FopenFlags {
-        let mut cached = self
-            .cached_slots
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if cached.insert(segment, used) == Some(used) {
+    /// Whether the kernel may keep what it has cached of a segment that it reads through us: while there was no commit since.
+    /// Slots are handed out, and on record as used, before they are filled.
+    fn cache_flags(&self, inode: INodeNo, commits: u64) -> FopenFlags {
+        let emptied = self.emptied.lock().unwrap_or_else(PoisonError::into_inner);
+        if commits != 0 && emptied.get(&inode) == Some(&commits) {
             FopenFlags::FOPEN_KEEP_CACHE
         } else {
             FopenFlags::empty()
         }
     }
 
-    pub(super) fn read_file(&self, number: FileHandle, offset: u64, size: u32, reply: ReplyData) {
+    /// Who reads a segment by us has opened it, and the kernel has emptied its cache for that: not before the opening was
+    /// answered, when others may have been in between.
+    fn note_emptied(&self, inode: INodeNo, found: &Found) {
+        if let Content::Segment { commits, .. } = found.content {
+            let mut emptied = self.emptied.lock().unwrap_or_else(PoisonError::into_inner);
+            let last = emptied.entry(inode).or_default();
+            *last = commits.max(*last);
+        }
+    }
+
+    pub(super) fn read_file(
+        &self,
+        inode: INodeNo,
+        number: FileHandle,
+        offset: u64,
+        size: u32,
+        reply: ReplyData,
+    ) {
         let Some(handle) = self.handles.get(number) else {
             return reply.error(Errno::EBADF);
         };
         match &*handle {
             Handle::Directory(_) => reply.error(Errno::EISDIR),
-            Handle::File { found, compared } => match &found.value.content {
+            Handle::File {
+                found,
+                segments,
+                compared,
+            } => match &found.value.content {
                 Content::Rendered(bytes) => {
                     let start = bytes
                         .len()
@@ -105,7 +139,13 @@ impl PoolFs {
                     reply.data(&bytes[start..end]);
                 }
                 Content::Object(id, map) => {
-                    match self.read_object(*id, map, compared, offset, size) {
+                    let failed = |error: StoreError| {
+                        tracing::error!(%error, object = %id, "reading an object failed");
+                        Errno::EIO
+                    };
+                    let whole = self.check_object(*id, map, compared, offset, size);
+                    let bytes = whole.and_then(|()| segments.read(map, offset, size as usize));
+                    match bytes.map_err(failed) {
                         Ok(bytes) => reply.data(&bytes),
                         Err(errno) => reply.error(errno),
                     }
@@ -113,6 +153,7 @@ impl PoolFs {
                 Content::Directory | Content::Segment { .. } => reply.error(Errno::EBADF),
             },
             Handle::Segment { found, file, .. } => {
+                self.note_emptied(inode, found);
                 let left = found.size.saturating_sub(offset).min(u64::from(size));
                 let mut buffer = vec![0; left as usize];
                 match file.value.read_exact_at(&mut buffer, offset) {
@@ -128,24 +169,19 @@ impl PoolFs {
 
     /// What is known to be damaged is not shown as if it were right. More may be noted than is damaged, so that the whole object is
     /// compared with its digest then, once for what is noted; nothing else tells of a part whether it is.
-    fn read_object(
+    fn check_object(
         &self,
         id: ObjectId,
         map: &ExtentMap,
         compared: &Compared,
         offset: u64,
         size: u32,
-    ) -> FsResult<Vec<u8>> {
+    ) -> Result<(), StoreError> {
         let view = self.contents.view();
-        let failed = |error: StoreError| {
-            tracing::error!(%error, object = %id, "reading an object failed");
-            Errno::EIO
-        };
         let end = offset.saturating_add(size.into());
-        let is_damaged = view.is_damaged_in((id, map), offset, end, compared);
-        if is_damaged.map_err(failed)? {
-            return Err(failed(StoreError::Damaged(id)));
+        if view.is_damaged_in((id, map), offset, end, compared)? {
+            return Err(StoreError::Damaged(id));
         }
-        view.read(map, offset, size as usize).map_err(failed)
+        Ok(())
     }
 }

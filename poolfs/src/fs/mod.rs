@@ -18,7 +18,6 @@ use fuser::{
     ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use pool_core::extent::SegmentId;
 use pool_store::StoreError;
 
 use crate::contents::Contents;
@@ -45,9 +44,9 @@ pub struct PoolFs {
     handles: Arc<Handles>,
     passthrough: Decision,
     backing_ids: BackingIds,
-    /// Without passthrough: slots that were in use when the kernel's cache of a segment was last
-    /// emptied. The cache may hold later slots as zeros.
-    cached_slots: Mutex<HashMap<SegmentId, u32>>,
+    /// Without passthrough: commits that there were when the kernel's cache of a segment was last emptied. The cache may hold
+    /// what later ones refer to as zeros.
+    emptied: Mutex<HashMap<INodeNo, u64>>,
     /// Dropped when everything above is gone; last, because fields are dropped in order.
     _alive: Arc<dyn Any + Send + Sync>,
 }
@@ -70,7 +69,7 @@ impl PoolFs {
             handles,
             passthrough,
             backing_ids: BackingIds::default(),
-            cached_slots: Mutex::default(),
+            emptied: Mutex::default(),
             _alive: alive,
         }
     }
@@ -114,8 +113,10 @@ impl Filesystem for PoolFs {
                 let inode = self.inodes.remember(&node);
                 let (entry, attribute) = time_to_live(&node.place);
                 let attributes = attributes(inode, &found);
-                // A digest's object needs no help to be found again.
-                if found.version.is_some() && !matches!(node.place, Place::Object(_)) {
+                // A digest's object needs no help to be found again, and a segment is where its name leads.
+                if found.version.is_some()
+                    && !matches!(node.place, Place::Object(_) | Place::Segment(_))
+                {
                     self.recent.keep(inode, found);
                 }
                 reply.entry_with_ttls(&attribute, &entry, &attributes, Generation(0));
@@ -158,7 +159,7 @@ impl Filesystem for PoolFs {
     fn read(
         &self,
         _: &Request,
-        _: INodeNo,
+        inode: INodeNo,
         number: FileHandle,
         offset: u64,
         size: u32,
@@ -166,7 +167,7 @@ impl Filesystem for PoolFs {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.read_file(number, offset, size, reply);
+        self.read_file(inode, number, offset, size, reply);
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {

@@ -46,14 +46,15 @@ impl PoolFs {
     }
 
     /// What an inode shows: by its name while that leads to it; after that by what was seen there,
-    /// and at last by an open handle alone.
+    /// and at last, as where the store cannot be asked, by an open handle alone.
     pub(super) fn known<T>(&self, inode: INodeNo, answer: impl FnOnce(&Found) -> T) -> FsResult<T> {
         let node = self.node(inode)?;
-        let found = self.contents.find_node(&node, || self.seen(inode));
-        if let Some(found) = found.map_err(|error| failed("looking up", &node.place, &error))? {
-            return Ok(answer(&found));
-        }
-        let handle = self.handles.of_inode(inode).ok_or(Errno::ESTALE)?;
+        let errno = match self.contents.find_node(&node, || self.seen(inode)) {
+            Ok(Some(found)) => return Ok(answer(&found)),
+            Ok(None) => Errno::ESTALE,
+            Err(error) => failed("looking up", &node.place, &error),
+        };
+        let handle = self.handles.of_inode(inode).ok_or(errno)?;
         Ok(answer(handle.found()))
     }
 

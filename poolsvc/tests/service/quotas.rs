@@ -1,6 +1,7 @@
 //! Quotas of the configuration file, as clients and operators see them.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 
 use pool_core::page::PAGE_SIZE;
 use serde_json::json;
@@ -44,4 +45,25 @@ fn a_quota_is_told_and_kept_to() {
     service.delete("/v1/libs/team-z/1").expect(204);
     service.put("/v1/libs/team-z/2", &content(3, 1)).expect(201);
     quotas(PAGE_SIZE, 4 * PAGE_SIZE);
+}
+
+#[test]
+fn what_a_quota_leaves_no_room_for_is_refused_before_it_is_sent() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("poolsvc.toml");
+    fs::write(&config, "[[quota]]\nprefix = 'team-'\nbytes = 10\n").unwrap();
+    let service = Service::start(&["--config", config.to_str().unwrap()]);
+    for path in ["/v1/libs/team-z/1", "/v1/images/team-i/v1"] {
+        let mut stream = service.connect();
+        let head = format!(
+            "PUT {path} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 11\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        // It does not wait for any of it.
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 403"), "{path}: {answer}");
+        assert!(answer.contains("quota-exceeded"), "{path}: {answer}");
+    }
+    service.put("/v1/libs/team-z/1", &[1; 10]).expect(201);
 }

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use pool_api::client::Client;
+use pool_api::client::{Client, ClientError};
 use pool_core::digest::ObjectId;
 use pool_core::registry::Known;
+use pool_store::manifest::TokenScope;
 use pool_store::upload::page_ids;
+use pool_tests::disk::Immutable;
 use serde_json::{Value, json};
 
 use super::common::{Answer, Service, busybox, content, push_library};
@@ -330,6 +332,34 @@ fn tokens_open_what_their_scope_says() {
     right.delete_token("ci").unwrap();
     right.delete_token("ops").unwrap();
     service.get("/v1/libs").expect(200);
+}
+
+#[test]
+fn a_token_whose_removal_is_not_acknowledged_opens_nothing() {
+    let service = Service::start(&[]);
+    let client = |secret: &str| Client::new(service.url.parse().unwrap(), Some(secret));
+    let add = |client: &Client, name: &str| {
+        let token = client.add_token(name.parse().unwrap(), TokenScope::Admin);
+        token.unwrap().secret
+    };
+    let ops = client(&add(&service.client(), "ops"));
+    let gone = client(&add(&ops, "gone"));
+    gone.stats().unwrap();
+    let Some(frozen) = Immutable::new(&service.store.join("generation")).unwrap() else {
+        return;
+    };
+    let is_refused = |refused: Result<(), ClientError>, expected: u16| {
+        assert!(
+            matches!(&refused, Err(ClientError::Refused { status, .. }) if *status == expected),
+            "{refused:?}"
+        );
+    };
+    is_refused(ops.delete_token("gone"), 503);
+    is_refused(gone.stats().map(drop), 401);
+    drop(frozen);
+    is_refused(ops.delete_token("gone"), 404);
+    is_refused(gone.stats().map(drop), 401);
+    assert_eq!(ops.tokens().unwrap().len(), 1);
 }
 
 #[test]

@@ -1,3 +1,8 @@
+use pool_core::address::{GuestAddress, Protection};
+use pool_core::description::{
+    Abi, DESCRIPTION_FORMAT, Description, FileIdentity, Layout, Range, RangeKind, Source,
+};
+
 use super::*;
 use crate::StoreOptions;
 use crate::error::StoreError;
@@ -26,6 +31,48 @@ fn upload(store: &Store, objects: &[UploadObject]) -> Upload {
         library: "l@1".parse().unwrap(),
         object: objects[0].id,
     };
+    begin(store, target, objects)
+}
+
+/// An upload of an image of two objects: its file, which is all that it maps, and its data.
+fn upload_image(store: &Store, file: &UploadObject, data: &UploadObject) -> Upload {
+    let address = GuestAddress(0x40_0000);
+    let range = Range {
+        address,
+        length: file.pages.len() as u64 * PAGE_SIZE,
+        protection: Protection::READ_EXECUTE,
+        kind: RangeKind::Shared,
+        source: Some(Source {
+            object: file.id,
+            offset: 0,
+        }),
+        library: None,
+    };
+    let description = Description {
+        format: DESCRIPTION_FORMAT,
+        image: FileIdentity {
+            digest: file.id,
+            length: file.length,
+        },
+        abi: Abi::Linux,
+        layout: Layout::Own,
+        load_bias: 0,
+        entry: address,
+        program_headers: None,
+        executable_stack: false,
+        slide: None,
+        libraries: vec![],
+        ranges: vec![range],
+    };
+    let target = Target::Image {
+        image: "i:1".parse().unwrap(),
+        description: Box::new(description),
+        data: Some(data.id),
+    };
+    begin(store, target, &[file.clone(), data.clone()])
+}
+
+fn begin(store: &Store, target: Target, objects: &[UploadObject]) -> Upload {
     let objects = objects.to_vec();
     store
         .begin_upload(UploadManifest { target, objects })
@@ -61,7 +108,7 @@ fn an_object_is_proven_by_every_list_of_it() {
     let good = UploadObject::of(&a, Placement::Sparse);
     let windows = Placement::Windows { phase: 0 };
     let other = UploadObject::of(&b, windows);
-    let both = upload(&store, &[good.clone(), other.clone()]);
+    let both = upload_image(&store, &good, &other);
     send(&both, &a);
     send(&both, &b[..2 * PAGE_SIZE as usize]);
     assert_eq!(proven(&store, &both), [good.id].into());

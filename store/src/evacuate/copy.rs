@@ -200,6 +200,10 @@ impl Collection<'_> {
     /// Takes back slots to which nothing refers: their disk, and as far as nobody has appended
     /// behind them meanwhile, the slots themselves. A segment that holds nothing else is retired.
     fn give_back(&self, room: &[Room]) -> Result<()> {
+        if self.store.distrusts_index() {
+            // They may never have been free. They stay used, by nothing.
+            return Ok(());
+        }
         // While they are still reserved: nobody else writes there.
         let mut target = Target::new(self.store.view.backend.as_ref());
         for run in room {

@@ -14,15 +14,15 @@ use pool_core::page::PAGE_SIZE;
 use pool_tests::disk::Immutable;
 
 use super::*;
-use crate::backend::{Backend, SegmentFile};
+use crate::backend::{Backend, Identity, SegmentFile};
 use crate::error::Result;
-use crate::manifest::TokenScope;
+use crate::manifest::{TagRecord, TokenScope};
 use crate::placement::Placement;
 use crate::precondition::Precondition;
 use crate::prepared::{Hand, Prepared};
 use crate::quota::Quota;
 use crate::steps::{self, Step};
-use crate::upload::{CommitSummary, Content, Target as Named};
+use crate::upload::{CommitSummary, Content, Target as Named, UploadManifest};
 use crate::{Store, StoreOptions, opening};
 
 /// Commits that come at once.
@@ -102,6 +102,10 @@ impl Backend for Disk {
 
     fn open(&self, id: SegmentId, writable: bool) -> Result<Arc<dyn SegmentFile>> {
         Ok(self.counted(self.inner.open(id, writable)?))
+    }
+
+    fn identity(&self, id: SegmentId) -> Result<Identity> {
+        self.inner.identity(id)
     }
 
     fn is_named(&self, id: SegmentId, file: &dyn SegmentFile) -> bool {
@@ -353,7 +357,7 @@ fn what_comes_to_nothing_uses_no_quota() {
     let (mut store, syncs) = counted_store(directory.path());
     let bytes = content(1).len() as u64;
     let prefix = String::from("q");
-    store.set_quotas(vec![Quota { prefix, bytes }]).unwrap();
+    store.set_quotas(vec![Quota { prefix, bytes }]);
     syncs.to_fail.store(1, Ordering::SeqCst);
     push(&store, "q1@1", &content(1)).unwrap_err();
     assert_eq!(syncs.to_fail.load(Ordering::SeqCst), 0);
@@ -362,6 +366,118 @@ fn what_comes_to_nothing_uses_no_quota() {
     assert_eq!(store.quota_use().unwrap()[0].used_bytes, bytes);
     let refused = push(&store, "q1@1", &content(1));
     assert!(matches!(refused, Err(StoreError::QuotaExceeded { .. })));
+}
+
+#[test]
+fn how_much_of_a_quota_is_used_is_told_while_somebody_commits() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = counted_store(directory.path());
+    let (prefix, bytes) = (String::new(), content(99).len() as u64);
+    store.set_quotas(vec![Quota { prefix, bytes }]);
+    let writer = store.writer();
+    let (told, hear) = std::sync::mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(|| told.send(store.quota_use().unwrap()));
+        let heard = hear.recv_timeout(pool_tests::wait::PATIENCE);
+        drop(writer);
+        assert_eq!(heard.unwrap()[0].used_bytes, bytes);
+    });
+}
+
+/// Who would be refused for what is on its way waits for what becomes of it.
+#[test]
+fn what_is_on_its_way_uses_a_quota_only_if_it_arrives() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, syncs) = counted_store(directory.path());
+    let (first, second) = (content(1), content(2));
+    let (prefix, bytes) = (String::from("q"), first.len() as u64);
+    store.set_quotas(vec![Quota { prefix, bytes }]);
+    let held = store.groups.hold();
+    thread::scope(|scope| {
+        let before = store.groups.joined();
+        let joined = |count: u64| {
+            pool_tests::wait::until("all have joined", || {
+                store.groups.joined() == before + count
+            });
+        };
+        let arriving = scope.spawn(|| push(&store, "q1@1", &first));
+        joined(1);
+        let begun = scope.spawn(|| {
+            let (target, content) = target("q2@1", &second);
+            let objects = vec![content.announce()];
+            store
+                .begin_upload(UploadManifest { target, objects })
+                .map(drop)
+        });
+        let other = scope.spawn(|| push(&store, "other@1", &content(3)).map(drop));
+        joined(2);
+        assert!(!begun.is_finished());
+        syncs.to_fail.store(u32::MAX, Ordering::SeqCst);
+        drop(held);
+        arriving.join().unwrap().unwrap_err();
+        other.join().unwrap().unwrap_err();
+        begun.join().unwrap().unwrap();
+    });
+}
+
+/// Puts a tag into the index that nothing can be read of, past all that sees to it that there is none.
+fn spoil(store: &Store, image: &str) {
+    let _writer = store.writer();
+    let mut batch = store.view.index.batch();
+    let record = TagRecord {
+        manifest: ObjectId::of(b"nothing"),
+        tagged_at: 0,
+    };
+    batch.put_tag(&image.parse().unwrap(), &record, None);
+    batch.commit().unwrap();
+}
+
+/// However much there is under names that quotas are about.
+#[test]
+fn only_what_may_have_changed_is_counted_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, syncs) = counted_store(directory.path());
+    let page = content(1).len() as u64;
+    let (prefix, bytes) = (String::from("q"), 2 * page);
+    store.set_quotas(vec![Quota { prefix, bytes }]);
+    // Whoever looks at it again fails.
+    spoil(&store, "q:spoilt");
+    let used = || store.quota_use().unwrap()[0].used_bytes;
+    syncs.to_fail.store(1, Ordering::SeqCst);
+    push(&store, "q1@1", &content(1)).unwrap_err();
+    assert_eq!(used(), 0);
+    push(&store, "q2@1", &content(2)).unwrap();
+    push(&store, "q3@1", &content(3)).unwrap();
+    assert_eq!(used(), 2 * page);
+    let collection = store.begin_collection().unwrap();
+    let unused = ["q2@1".parse().unwrap()];
+    let deleted = collection.delete_libraries(&unused, u64::MAX).unwrap();
+    assert_eq!(deleted, unused);
+    drop(collection);
+    assert_eq!(used(), page);
+    push(&store, "q4@1", &content(4)).unwrap();
+}
+
+#[test]
+fn what_cannot_be_counted_lets_nothing_grow_and_keeps_nothing_else_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = counted_store(directory.path());
+    push(&store, "q1@1", &content(1)).unwrap();
+    spoil(&store, "q:spoilt");
+    let (prefix, bytes) = (String::from("q"), u64::MAX);
+    store.set_quotas(vec![Quota { prefix, bytes }]);
+    store.quota_use().unwrap_err();
+    let refused = push(&store, "q2@1", &content(2));
+    assert!(
+        matches!(refused, Err(StoreError::Corrupt(_))),
+        "{refused:?}"
+    );
+    push(&store, "r@1", &content(2)).unwrap();
+    push(&store, "q1@1", &content(1)).unwrap();
+    let library: LibraryRef = "q1@1".parse().unwrap();
+    store.pin_library(&library, true).unwrap();
+    store.pin_library(&library, false).unwrap();
+    store.delete_library(&library).unwrap();
 }
 
 #[test]
@@ -421,6 +537,8 @@ fn a_group_is_there_whole_or_not_at_all_wherever_it_stops() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("store");
     let (store, _) = counted_store(&directory);
+    // Tables would go while they are copied.
+    let kept = store.view.index.keep_files().unwrap();
     let copy_to = |step: Step| root.path().join(format!("{step:?}"));
     let works = (0..4).map(|nth: u64| {
         let (store, from, root) = (&store, directory.clone(), root.path().to_path_buf());
@@ -441,6 +559,7 @@ fn a_group_is_there_whole_or_not_at_all_wherever_it_stops() {
         })
     });
     together(&store, works.collect());
+    drop(kept);
     drop(store);
     for step in [
         Step::Taken,

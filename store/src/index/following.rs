@@ -28,8 +28,14 @@ impl Index {
     }
 
     /// Lets a secondary see what the primary has committed since, `least` commits or more if the
-    /// index belongs to the store `identity` and counts. Waits for pins to end.
-    pub(crate) fn catch_up(&self, identity: Option<[u8; 16]>, least: u64) -> Result<()> {
+    /// index belongs to the store `identity` and counts. Waits for pins to end. `is_another` says that there may be another index by
+    /// now, of which nothing is known yet.
+    pub(crate) fn catch_up(
+        &self,
+        identity: Option<[u8; 16]>,
+        least: u64,
+        is_another: bool,
+    ) -> Result<()> {
         /// The primary may take a file away that is about to be read; the next attempt finds what
         /// was in it elsewhere.
         const ATTEMPTS: u32 = 20;
@@ -46,11 +52,7 @@ impl Index {
         loop {
             let caught_up = gate.alone(|| {
                 let current = Arc::clone(&db.read().unwrap_or_else(PoisonError::into_inner));
-                let log = oldest_log(&current);
-                let followed = current.try_catch_up_with_primary();
-                // Records of a log that went before they were read are in tables now, and what a
-                // secondary has in memory of the same keys, older as it is, hides them.
-                if followed.is_err() || attempt > 1 || oldest_log(&current) != log {
+                if is_another || attempt > 1 || !follow(&current) {
                     outdated.store(true, Ordering::Relaxed);
                 }
                 // In the gate, which orders what others see.
@@ -62,12 +64,17 @@ impl Index {
                 Ok(())
             });
             let result = caught_up.and_then(|()| self.check(identity, least));
-            if result.is_ok() || attempt == ATTEMPTS {
+            if result.is_ok() || attempt == ATTEMPTS || self.is_of_another(identity) {
                 return result;
             }
             std::thread::sleep(Duration::from_millis(attempt.into()));
             attempt += 1;
         }
+    }
+
+    /// True when it is known to be another store's: what is tried again does not change that.
+    fn is_of_another(&self, identity: Option<[u8; 16]>) -> bool {
+        identity.is_some() && self.identity().is_ok_and(|found| found != identity)
     }
 
     fn check(&self, identity: Option<[u8; 16]>, least: u64) -> Result<()> {
@@ -87,6 +94,13 @@ impl Index {
         }
         Ok(())
     }
+}
+
+/// Reads on. False when that failed, or may have missed something: records of a log that went before they were read are in tables
+/// now, and what a secondary has in memory of the same keys, older as it is, hides them.
+fn follow(db: &DB) -> bool {
+    let log = oldest_log(db);
+    db.try_catch_up_with_primary().is_ok() && oldest_log(db) == log
 }
 
 /// Number of the oldest log that has something in it which is in no table.

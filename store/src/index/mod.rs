@@ -35,8 +35,8 @@ use pool_core::name::LibraryRef;
 use rocksdb::{ColumnFamily, DB, SnapshotWithThreadMode, WriteOptions};
 
 use crate::error::{Again, Result, StoreError};
-use crate::journal::Journal;
 use crate::journal::frame::Digest;
+use crate::journal::{self, Journal};
 use crate::mark::Mark;
 
 pub(crate) use batch::{Batch, follow_segments};
@@ -263,14 +263,42 @@ impl Index {
     /// of each. Those that it has already are made again, to the same end.
     pub(crate) fn replay(&self, commits: &[(u64, Digest, Vec<u8>)]) -> Result<()> {
         for (nth, (number, digest, changes)) in commits.iter().enumerate() {
-            let mut batch = Batch::replayed(self, *number, changes, true)?;
-            let first = self.now().counter(FIRST_COMMIT)?;
-            batch.count(*number, first);
-            batch.note(FRAME, digest);
             // The last one makes all of them durable.
-            self.write(&batch, nth + 1 == commits.len())?;
+            self.replay_one(*number, digest, changes, nth + 1 == commits.len())?;
         }
         self.recount()
+    }
+
+    /// The same of the commits after `has`, up to `last`, which are read from `journal` one by one.
+    pub(crate) fn replay_from(
+        &self,
+        journal: &Path,
+        identity: [u8; 16],
+        has: u64,
+        last: u64,
+    ) -> Result<()> {
+        let mut result = Ok(());
+        let read = journal::each_commit(journal, identity, last, |number, digest, changes| {
+            if number > has && result.is_ok() {
+                result = self.replay_one(number, digest, changes, number == last);
+            }
+        });
+        result?;
+        read.map_err(|flaw| {
+            StoreError::Corrupt(format!(
+                "the journal is not what it was a moment ago: {}",
+                flaw.told()
+            ))
+        })?;
+        self.recount()
+    }
+
+    fn replay_one(&self, number: u64, digest: &Digest, changes: &[u8], sync: bool) -> Result<()> {
+        let mut batch = Batch::replayed(self, number, changes, true)?;
+        let first = self.now().counter(FIRST_COMMIT)?;
+        batch.count(number, first);
+        batch.note(FRAME, digest);
+        self.write(&batch, sync)
     }
 
     /// The index in the state that it is in now, for as long as the answer lives.

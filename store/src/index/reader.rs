@@ -202,6 +202,13 @@ impl<'a> Reader<'a> {
             .transpose()
     }
 
+    /// Bytes of an object, however many extents it has.
+    pub(crate) fn object_length(&self, id: ObjectId) -> Result<Option<u64>> {
+        self.get(OBJECTS, &id.0)?
+            .map(|value| ObjectRecord::decode_length(id, &value))
+            .transpose()
+    }
+
     /// The record of a segment.
     pub fn segment(&self, id: SegmentId) -> Result<Option<SegmentRecord>> {
         self.get(SEGMENTS, &id.0.to_be_bytes())?
@@ -219,8 +226,8 @@ impl<'a> Reader<'a> {
         self.counter(NEXT_SEGMENT)
     }
 
-    /// Commits made so far.
-    pub(crate) fn commits(&self) -> Result<u64> {
+    /// Commits made so far; 0 of a store of an old release, which does not count them.
+    pub fn commits(&self) -> Result<u64> {
         self.counter(COMMITS)
     }
 

@@ -10,9 +10,13 @@
 pub(crate) mod frame;
 mod names;
 pub(crate) mod read;
+mod rescue;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -23,18 +27,20 @@ use crate::catalogue::{Entry, Header as CatalogueHeader, Writer};
 use crate::error::{Result, StoreError};
 use crate::index::Reader;
 use crate::now;
-use frame::{Digest, HEAD, HEADER, Header};
+use frame::{Digest, Form, HEAD, HEADER, Header, MASK, Mask};
 use names::Name;
 
-pub(crate) use read::{
-    Commits, Examined, Flaw, Found, Unusable, digest_of, each_commit, examine, read,
-};
+pub(crate) use read::{Examined, Flaw, Found, Unusable, digest_of, each_commit, examine, read};
+pub(crate) use rescue::{Commits, following, next_segment};
 
 /// A log grows by so much disk at a time.
 const STEP: u64 = 1 << 20;
 
 /// Disk that a log has beyond its last frame, as long as there is any: a collection on a full disk needs it.
 const RESERVE: u64 = 2 << 20;
+
+/// Bytes of a log from which on the next frame goes to another one: while no checkpoint can be written there is no end to them.
+const MOST: u64 = 256 << 20;
 
 /// A checkpoint is due when the logs since the last one have twice its bytes, between these.
 const DUE: std::ops::RangeInclusive<u64> = 16 << 20..=256 << 20;
@@ -45,12 +51,18 @@ pub(crate) struct Journal {
     directory: PathBuf,
     identity: [u8; 16],
     segment_bytes: u64,
+    /// How logs are begun.
+    form: Form,
     log: OpenLog,
+    /// Bytes from which on another log is begun.
+    most: u64,
     /// Number and digest of the last commit.
     last: u64,
     digest: Digest,
     /// Bytes of frames since the last checkpoint.
     logged: u64,
+    /// Of these, bytes in logs that were begun with the last [turn](Self::turn) or later and have come to their end.
+    ended: u64,
     /// Bytes of that checkpoint.
     checkpoint_bytes: u64,
     /// The log was begun for a checkpoint that could not be written yet.
@@ -63,6 +75,7 @@ pub(crate) struct Journal {
 struct OpenLog {
     path: PathBuf,
     file: File,
+    form: Form,
     base: u64,
     /// What the next frame follows.
     digest: Digest,
@@ -91,9 +104,10 @@ impl Journal {
         directory: &Path,
         identity: [u8; 16],
         segment_bytes: u64,
+        form: Form,
         state: &Reader<'_>,
     ) -> Result<()> {
-        let new = Self::prepare(directory, identity, segment_bytes, state)?;
+        let new = Self::prepare(directory, identity, segment_bytes, form, state)?;
         fs::rename(&new, directory).map_err(|error| StoreError::io("naming", &new, error))?;
         sync_parent(directory)
     }
@@ -103,6 +117,7 @@ impl Journal {
         directory: &Path,
         identity: [u8; 16],
         segment_bytes: u64,
+        form: Form,
         state: &Reader<'_>,
     ) -> Result<PathBuf> {
         let new = unfinished(directory);
@@ -110,6 +125,7 @@ impl Journal {
         fs::create_dir(&new).map_err(|error| StoreError::io("creating", &new, error))?;
         let (base, _) = write_checkpoint(&new, identity, segment_bytes, state)?;
         let header = Header {
+            form,
             identity,
             base,
             previous: state.last_frame()?.unwrap_or_default(),
@@ -118,11 +134,12 @@ impl Journal {
         Ok(new)
     }
 
-    /// Goes on with a journal that was read and found whole.
+    /// Goes on with a journal that was read and found whole. Logs are begun in this form, one at once if the newest is of another.
     pub(crate) fn open(
         directory: &Path,
         identity: [u8; 16],
         segment_bytes: u64,
+        form: Form,
         found: &Found,
     ) -> Result<Self> {
         let newest = &found.newest;
@@ -135,13 +152,16 @@ impl Journal {
                 .and_then(|()| file.sync_data())
                 .map_err(|error| StoreError::io("cutting", &path, error))?;
         }
-        let journal = Self {
+        let mut journal = Self {
             directory: directory.into(),
             identity,
             segment_bytes,
+            form,
+            most: MOST,
             log: OpenLog {
                 path,
                 file,
+                form: newest.form(),
                 base: newest.header.base,
                 digest: newest.digest,
                 end: newest.end,
@@ -154,20 +174,31 @@ impl Journal {
             last: found.last,
             digest: found.digest,
             logged: found.logged,
+            ended: 0,
             checkpoint_bytes: found.checkpoint_bytes,
             has_turned: false,
             doubt: None,
         };
         prune(directory, found.checkpoint);
+        if journal.log.form != form {
+            journal.begin_log_if_possible();
+        }
         Ok(journal)
     }
 
     /// Waits until all that was `found` in a journal survives a power cut: a process that was killed may have left it in memory
     /// alone. To be called before an index gets it, which has no commit that the journal has not.
+    ///
+    /// If that process was told that the last frame did not get to the disk, nobody else is, and the kernel takes it for written
+    /// (fsync(2)). So it is written once more.
     pub(crate) fn secure(directory: &Path, found: &Found) -> Result<()> {
-        let path = names::path(directory, Name::Log(found.newest.header.base));
-        File::open(&path)
-            .and_then(|log| log.sync_data())
+        let newest = &found.newest;
+        let path = names::path(directory, Name::Log(newest.header.base));
+        open_file(&path, OpenOptions::new().read(true).write(true))
+            .and_then(|log| {
+                rewrite(&log, newest.last_at..newest.end)?;
+                log.sync_data()
+            })
             .map_err(|error| StoreError::io("syncing", &path, error))?;
         sync_directory(directory)
     }
@@ -203,9 +234,17 @@ impl Journal {
     /// When it cannot be written. It is taken back then; where even that fails it is in doubt.
     pub(crate) fn append(&mut self, number: u64, changes: &[u8]) -> Result<Digest> {
         debug_assert!(self.doubt.is_none() && number == self.last + 1);
+        if self.log.end >= self.most {
+            self.begin_log_if_possible();
+        }
         let log = &mut self.log;
         log.keep_name(&self.directory)?;
-        let (frame, digest) = frame::encode(&log.digest, number, changes).ok_or_else(|| {
+        let mask = match log.form {
+            Form::Plain => None,
+            Form::Masked => Some(random_mask(&log.path)?),
+        };
+        let frame = frame::encode(&log.digest, number, changes, mask.as_ref());
+        let (frame, digest) = frame.ok_or_else(|| {
             StoreError::BadUpload("a change of the index has 4 GiB: store less at a time".into())
         })?;
         let length = frame.len() as u64;
@@ -277,18 +316,12 @@ impl Journal {
     /// frame yet, or was begun for a checkpoint that then failed, goes on being the newest, unless it is to be made `anew`: or there
     /// would be one for each attempt. Answers with what writes the checkpoint.
     pub(crate) fn turn(&mut self, anew: bool) -> Result<Checkpointer> {
-        if anew || self.log.base != self.last && !self.has_turned {
-            let header = Header {
-                identity: self.identity,
-                base: self.last,
-                previous: self.digest,
-            };
-            let before = std::mem::replace(&mut self.log, create_log(&self.directory, &header)?);
-            // It goes with the next checkpoint, and until one can be written its disk beforehand would be in the way.
-            if let Err(error) = before.file.set_len(before.end) {
-                tracing::debug!(%error, path = %before.path.display(), "giving disk back");
+        if anew || !self.has_turned {
+            if anew || self.log.base != self.last {
+                self.begin_log()?;
+                self.has_turned = true;
             }
-            self.has_turned = true;
+            self.ended = 0;
         }
         // The new log is the one from here on, whatever becomes of this: a journal with a log behind the one that goes on would
         // not be whole.
@@ -303,12 +336,41 @@ impl Journal {
     /// Takes note of a checkpoint that was written since the last [turn](Self::turn).
     pub(crate) fn turned(&mut self, checkpoint_bytes: u64) {
         self.checkpoint_bytes = checkpoint_bytes;
-        self.logged = self.log.end - HEADER as u64;
+        self.logged = self.ended + self.log.frames();
         self.has_turned = false;
+    }
+
+    /// Ends the newest log and begins another one.
+    fn begin_log(&mut self) -> Result<()> {
+        let header = Header {
+            form: self.form,
+            identity: self.identity,
+            base: self.last,
+            previous: self.digest,
+        };
+        let before = std::mem::replace(&mut self.log, create_log(&self.directory, &header)?);
+        // It goes with the next checkpoint, and until one can be written its disk beforehand would be in the way.
+        if let Err(error) = before.file.set_len(before.end) {
+            tracing::debug!(%error, path = %before.path.display(), "giving disk back");
+        }
+        self.ended += before.frames();
+        Ok(())
+    }
+
+    /// The same; the newest log goes on where there is no disk for another one, say.
+    fn begin_log_if_possible(&mut self) {
+        if let Err(error) = self.begin_log() {
+            tracing::debug!(%error, "a log of the journal goes on for now");
+        }
     }
 }
 
 impl OpenLog {
+    /// Bytes of its frames.
+    fn frames(&self) -> u64 {
+        self.end - HEADER as u64
+    }
+
     /// Sees to it that the name of the log, which is in `directory`, survives a power cut. To be called before anything in it
     /// counts.
     fn keep_name(&mut self, directory: &Path) -> Result<()> {
@@ -333,6 +395,25 @@ impl OpenLog {
         }
         Ok(())
     }
+}
+
+/// A mask that nobody can know.
+fn random_mask(log: &Path) -> Result<Mask> {
+    let mut mask = [0; MASK];
+    rustix::rand::getrandom(&mut mask, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| StoreError::io("choosing a mask for", log, errno.into()))?;
+    Ok(mask)
+}
+
+/// Writes what a file has in a range over itself, so that it is to be written to the disk.
+fn rewrite(file: &File, range: Range<u64>) -> io::Result<()> {
+    let mut piece = vec![0; STEP as usize];
+    for from in range.clone().step_by(STEP as usize) {
+        let piece = &mut piece[..(range.end - from).min(STEP) as usize];
+        file.read_exact_at(piece, from)?;
+        file.write_all_at(piece, from)?;
+    }
+    Ok(())
 }
 
 /// Writes checkpoints of one journal.
@@ -399,6 +480,7 @@ fn create_log(directory: &Path, header: &Header) -> Result<OpenLog> {
         let mut log = OpenLog {
             path: path.clone(),
             file: new_file(&new)?,
+            form: header.form,
             base: header.base,
             digest: frame::digest_of_header(&bytes),
             end: HEADER as u64,

@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::frame::{self, DIGEST, Digest, HEAD, HEADER, Header};
+use super::frame::{self, DIGEST, Digest, Form, HEAD, HEADER, Header};
 use super::names::{self, Name};
 use crate::backend::read_file;
 use crate::catalogue::{Catalogue, Header as CatalogueHeader};
 use crate::error::StoreError;
 
 /// Bytes of a log that are looked at as one where it is not known how many there are.
-const PIECE: usize = 1 << 20;
+pub(super) const PIECE: usize = 1 << 20;
 
 /// A journal that was found whole.
 #[derive(Debug)]
@@ -50,6 +50,8 @@ pub(super) struct Log {
     last: u64,
     /// Digest that the next frame follows.
     pub(super) digest: Digest,
+    /// Where the last whole frame is; where the first one goes without any.
+    pub(super) last_at: u64,
     /// Where the next frame goes.
     pub(super) end: u64,
     /// Bytes of the file.
@@ -257,86 +259,8 @@ fn read_logs(
     logs
 }
 
-/// Commits of a journal: number, digest and changes of each.
-pub(crate) type Commits = Vec<(u64, Digest, Vec<u8>)>;
-
-/// The commits that follow commit `number`, whose frame comes to `digest`, whatever else of the journal is damaged: each
-/// frame proves that it follows the one before it. `Err` says in words what cannot be read.
-pub(crate) fn following(
-    directory: &Path,
-    mut number: u64,
-    mut digest: Digest,
-) -> Result<Commits, String> {
-    let (bases, _) = list(directory).map_err(|flaw| flaw.told())?;
-    let mut all = Commits::new();
-    for base in bases {
-        let path = names::path(directory, Name::Log(base));
-        let bytes = read_file(&path).and_then(|file| read_data(&file));
-        let bytes =
-            bytes.map_err(|error| format!("{} cannot be read ({error})", path.display()))?;
-        let found = following_in(&bytes, number, &digest);
-        if let Some((last, reached, _)) = found.last() {
-            (number, digest) = (*last, *reached);
-        }
-        all.extend(found);
-    }
-    Ok(all)
-}
-
-/// All of a file but the hole at its end, however long that is.
-fn read_data(file: &File) -> io::Result<Vec<u8>> {
-    /// More than logs come to, and less than would be missed.
-    const MOST: u64 = 4 << 30;
-    let length = file.metadata()?.len();
-    let mut end = 0;
-    while end < length
-        && let Some(data) = next_data(file, end)?
-    {
-        let hole = rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(data));
-        end = hole.unwrap_or(length);
-        if end > MOST {
-            let why = format!("it has {end} bytes, and no log comes to {MOST}");
-            return Err(io::Error::other(why));
-        }
-    }
-    let mut bytes = vec![0; end as usize];
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok(bytes)
-}
-
-/// The commits that follow, of one log.
-fn following_in(log: &[u8], number: u64, digest: &Digest) -> Commits {
-    let mut found = Commits::new();
-    let header = log.first_chunk().and_then(|bytes: &[u8; HEADER]| {
-        let header = Header::decode(bytes).ok()?;
-        Some((header, frame::digest_of_header(bytes)))
-    });
-    let (mut at, mut previous) = match header {
-        // It begins with the next commit.
-        Some((header, own)) if header.base == number && header.previous == *digest => (HEADER, own),
-        _ => match log.windows(DIGEST).position(|bytes| bytes == digest) {
-            Some(at) => (at + DIGEST, *digest),
-            None => return found,
-        },
-    };
-    let mut next = number.checked_add(1);
-    while let Some((head, rest)) = log.get(at..).and_then(|left| left.split_at_checked(HEAD))
-        && let Some((length, number)) = frame::parse_head(head)
-        && next == Some(number)
-        && let Some((changes, rest)) = rest.split_at_checked(length)
-        && let Some(expected) = rest.first_chunk::<DIGEST>()
-        && frame::digest(&previous, head, changes) == *expected
-    {
-        found.push((number, *expected, changes.to_vec()));
-        previous = *expected;
-        at += HEAD + length + DIGEST;
-        next = number.checked_add(1);
-    }
-    found
-}
-
 /// Bases of logs and numbers of checkpoints, in order.
-fn list(directory: &Path) -> Result<(Vec<u64>, Vec<u64>), Flaw> {
+pub(super) fn list(directory: &Path) -> Result<(Vec<u64>, Vec<u64>), Flaw> {
     names::list(directory).map_err(|error| {
         let why = if error.kind() == io::ErrorKind::NotFound {
             "is not there".to_owned()
@@ -379,6 +303,21 @@ fn check_log(
 }
 
 impl Log {
+    /// How its frames are written.
+    pub(super) fn form(&self) -> Form {
+        self.header.form
+    }
+
+    /// Where the next frame goes, if there is one.
+    fn place(&self) -> Place<'_> {
+        Place {
+            last: self.last,
+            digest: &self.digest,
+            at: self.end,
+            length: self.length,
+        }
+    }
+
     /// Digest of the last commit.
     fn last_digest(&self) -> Digest {
         if self.last == self.header.base {
@@ -511,20 +450,27 @@ fn read_log(
         })?,
         last: 0,
         digest: frame::digest_of_header(&header),
+        last_at: HEADER as u64,
         end: HEADER as u64,
         length,
         torn: false,
         beyond: None,
     };
     log.last = log.header.base;
-    let mut changes = Vec::new();
+    let mut body = Vec::new();
     while log.last < limit
-        && let Some(digest) = next_frame(&file, &mut from, &log, &mut changes).map_err(failed)?
+        && let Some(digest) =
+            next_frame(&file, &mut from, &log.place(), &mut body).map_err(failed)?
     {
-        log.end += (HEAD + changes.len() + DIGEST) as u64;
+        let bytes = (HEAD + body.len() + DIGEST) as u64;
+        let Some(changes) = log.header.form.changes(&mut body) else {
+            break;
+        };
+        log.last_at = log.end;
+        log.end += bytes;
         log.last += 1;
         log.digest = digest;
-        visit(log.last, &digest, &changes);
+        visit(log.last, &digest, changes);
     }
     if log.last >= limit {
         return Ok(log);
@@ -536,14 +482,27 @@ fn read_log(
     Ok(log)
 }
 
-/// Reads the next frame of `log`, its changes into `changes`, and answers with its digest. `None` when there is no whole one.
-fn next_frame(
+/// Where a frame may be.
+pub(super) struct Place<'a> {
+    /// Number of the commit before it.
+    pub(super) last: u64,
+    /// The digest that it follows.
+    pub(super) digest: &'a Digest,
+    /// Where it begins, which is not behind the end.
+    pub(super) at: u64,
+    /// Bytes of the file.
+    pub(super) length: u64,
+}
+
+/// Reads the frame at a place of `file`, which `from` goes on with, its body into `body`, and answers with its digest. `None` when there
+/// is no whole one.
+pub(super) fn next_frame(
     file: &File,
     from: &mut impl Read,
-    log: &Log,
-    changes: &mut Vec<u8>,
+    place: &Place<'_>,
+    body: &mut Vec<u8>,
 ) -> io::Result<Option<Digest>> {
-    let left = log.length - log.end;
+    let left = place.length - place.at;
     if left < (HEAD + DIGEST) as u64 {
         return Ok(None);
     }
@@ -552,22 +511,22 @@ fn next_frame(
     let Some((length, number)) = frame::parse_head(&head) else {
         return Ok(None);
     };
-    if number != log.last.wrapping_add(1) || left < (HEAD + length + DIGEST) as u64 {
+    if number != place.last.wrapping_add(1) || left < (HEAD + length + DIGEST) as u64 {
         return Ok(None);
     }
     // What a damaged head says is no reason to take as much memory.
-    if length > PIECE && whole_at(file, log.end, &log.digest, &head, length)?.is_none() {
+    if length > PIECE && whole_at(file, place.at, place.digest, &head, length)?.is_none() {
         return Ok(None);
     }
-    changes.resize(length, 0);
-    from.read_exact(changes)?;
+    body.resize(length, 0);
+    from.read_exact(body)?;
     let mut digest = [0; DIGEST];
     from.read_exact(&mut digest)?;
-    let is_right = frame::digest(&log.digest, &head, changes) == digest;
+    let is_right = frame::digest(place.digest, &head, body) == digest;
     Ok(is_right.then_some(digest))
 }
 
-/// The digest of the frame at byte `at` of a log that begins with `head` and has `length` bytes of changes, if it is whole.
+/// The digest of the frame at byte `at` of a log that begins with `head` and has a body of `length` bytes, if it is whole.
 fn whole_at(
     file: &File,
     at: u64,
@@ -596,7 +555,7 @@ fn whole_at(
 }
 
 /// Where the next bytes are, from `offset` on, that are not in a hole, however long the file is. `None` without any.
-fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
+pub(super) fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
     match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
         Ok(at) => Ok(Some(at)),
         Err(Errno::NXIO) => Ok(None),
@@ -607,7 +566,7 @@ fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
 }
 
 /// Reads as much of `piece` as the file has from `offset` on.
-fn read_up_to(file: &File, piece: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(super) fn read_up_to(file: &File, piece: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut read = 0;
     while read < piece.len() {
         match file.read_at(&mut piece[read..], offset + read as u64) {

@@ -25,12 +25,26 @@ pub(super) struct Examined {
     pub(super) lead: Option<Lead>,
 }
 
+/// Bytes of changes that are kept in memory until the index gets them; of more the journal is read once more.
+const FEW: usize = 16 << 20;
+
 /// What the journal has over the index.
 #[derive(Debug)]
 pub(crate) struct Lead {
     pub(crate) found: Found,
-    /// Commits that the index lacks: number, digest and changes of each.
-    pub(crate) missing: Commits,
+    /// Number of the last commit that the index need not get again.
+    pub(crate) has: u64,
+    /// The commits that it lacks, number, digest and changes of each; empty where these are many bytes.
+    pub(crate) few: Commits,
+    /// What segments there are once it has all.
+    pub(crate) segments: Segments,
+}
+
+impl Lead {
+    /// Commits that the index lacks.
+    pub(crate) fn lacks(&self) -> u64 {
+        self.found.last.saturating_sub(self.has)
+    }
 }
 
 /// Compares index, journal, mark and segments, and changes nothing.
@@ -49,10 +63,10 @@ pub(super) fn examine(
         checked.map_err(|why| refused(directory, why))?;
         None
     };
-    let mut segments: Segments = index.segments.into_iter().collect();
-    for (number, _, changes) in lead.iter().flat_map(|lead| &lead.missing) {
-        follow_segments(&mut segments, *number, changes)?;
-    }
+    let segments = match &lead {
+        Some(lead) => lead.segments.clone(),
+        None => index.segments.into_iter().collect(),
+    };
     for (id, record) in &segments {
         check_segment(backend, *id, *record).map_err(|why| refused(directory, why))?;
     }
@@ -83,13 +97,22 @@ pub(crate) fn check_journal(
         Some(hole) => hole.saturating_sub(1),
         None => index.commits,
     };
-    let (mut missing, mut reached) = (Commits::new(), None);
+    let mut reached = None;
+    let mut segments: Segments = index.segments.iter().copied().collect();
+    let mut followed = Ok(());
+    let (mut few, mut bytes) = (Commits::new(), 0);
     let path = directory.join(format::JOURNAL_DIRECTORY);
     let found = journal::read(&path, superblock.identity, |number, digest, changes| {
         if number == has {
             reached = Some(*digest);
-        } else if number > has {
-            missing.push((number, *digest, changes.to_vec()));
+        } else if number > has && followed.is_ok() {
+            followed = follow_segments(&mut segments, number, changes);
+            bytes += changes.len();
+            if bytes <= FEW {
+                few.push((number, *digest, changes.to_vec()));
+            } else {
+                few.clear();
+            }
         }
     });
     let repair = repair(directory);
@@ -129,7 +152,13 @@ pub(crate) fn check_journal(
              this store, so put those back that belong together"
         ));
     }
-    Ok(Lead { found, missing })
+    followed.map_err(|error| error.to_string())?;
+    Ok(Lead {
+        found,
+        has,
+        few,
+        segments,
+    })
 }
 
 /// How to repair a store, in words.

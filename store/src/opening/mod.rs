@@ -16,12 +16,14 @@ use pool_core::extent::SegmentId;
 
 use crate::backend::{Backend, DirectoryBackend};
 use crate::directory;
+use crate::distrust::{self, NOBODYS};
 use crate::error::{Result, StoreError};
 use crate::format::{self, SegmentState};
 use crate::index::Index;
+use crate::journal::frame::Form;
 use crate::journal::{self, Found, Journal};
 use crate::mark::Mark;
-use crate::superblock::{FEATURE_JOURNAL, FEATURE_MARKED, Superblock};
+use crate::superblock::{FEATURE_JOURNAL, FEATURE_MARKED, FEATURE_MASKED, Superblock};
 
 pub use examine::may_lack_file;
 pub(crate) use examine::{
@@ -44,10 +46,11 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
     let lock = directory::lock(directory)?;
     let backend = backend(directory);
     let examined = examine(directory, &superblock, backend.as_ref())?;
+    let journal = directory.join(format::JOURNAL_DIRECTORY);
     if let Some(lead) = &examined.lead
-        && !lead.missing.is_empty()
+        && lead.lacks() > 0
     {
-        Journal::secure(&directory.join(format::JOURNAL_DIRECTORY), &lead.found)?;
+        Journal::secure(&journal, &lead.found)?;
     }
 
     let mark = Mark::open_for_writing(&directory.join(format::GENERATION_FILE))?;
@@ -62,12 +65,16 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
         tracing::info!("the index carries the store's identity and counts commits from now on");
     }
     if let Some(lead) = &examined.lead
-        && let (Some((first, ..)), Some((last, ..))) = (lead.missing.first(), lead.missing.last())
+        && lead.lacks() > 0
     {
-        index.replay(&lead.missing)?;
+        if lead.few.is_empty() {
+            index.replay_from(&journal, superblock.identity, lead.has, lead.found.last)?;
+        } else {
+            index.replay(&lead.few)?;
+        }
         tracing::warn!(
-            first,
-            last,
+            first = lead.has + 1,
+            last = lead.found.last,
             "the index lacked commits, which the journal had"
         );
     }
@@ -80,7 +87,7 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
         }
         tracing::warn!(%error, "no journal could be begun; the next opening tries again");
     }
-    set_aside(&index, backend.as_ref(), &examined.unknown)?;
+    set_aside(directory, &index, backend.as_ref(), &examined.unknown)?;
     let staging = directory.join(format::STAGING_DIRECTORY);
     fs::create_dir_all(&staging).map_err(|source| StoreError::io("creating", staging, source))?;
     // With it, and should the superblock be lost, the next restoration would take all of this for its own.
@@ -105,17 +112,43 @@ fn keep_journal(
     let found = if let Some(found) = found {
         found
     } else {
-        Journal::begin(&path, identity, segment_bytes, &index.pinned())?;
+        Journal::begin(
+            &path,
+            identity,
+            segment_bytes,
+            Form::Masked,
+            &index.pinned(),
+        )?;
         let begun = journal::read(&path, identity, |_, _, _| ());
         begun.map_err(|unusable| refused(directory, unusable.why))?
     };
-    if !superblock.is_journaled() {
-        superblock.read_only_compatible |= FEATURE_JOURNAL;
-        superblock.write(directory)?;
-        tracing::info!("every commit goes to a journal from now on");
+    let mut told = *superblock;
+    told.read_only_compatible |= FEATURE_JOURNAL | FEATURE_MASKED;
+    if told != *superblock {
+        match told.write(directory) {
+            Ok(()) => {
+                *superblock = told;
+                tracing::info!("every commit goes to a journal, masked, from now on");
+            }
+            // It goes on as it was.
+            Err(error) if superblock.is_journaled() => {
+                tracing::warn!(%error, "logs of the journal are not masked; the next opening tries again");
+            }
+            Err(error) => return Err(error),
+        }
     }
-    index.keep(Journal::open(&path, identity, segment_bytes, &found)?);
+    let form = journal_form(superblock);
+    index.keep(Journal::open(&path, identity, segment_bytes, form, &found)?);
     Ok(())
+}
+
+/// How logs of a store's journal are begun.
+pub(crate) fn journal_form(superblock: &Superblock) -> Form {
+    if superblock.is_masked() {
+        Form::Masked
+    } else {
+        Form::Plain
+    }
 }
 
 /// The segments and temporary files of a store.
@@ -127,14 +160,24 @@ pub(crate) fn backend(directory: &Path) -> Arc<dyn Backend> {
     ))
 }
 
-/// Numbers of segments from here on are taken for nobody's: a file of such a name would use up the
-/// numbers that are left, and no store comes to so many.
-const NOBODYS: u32 = 1 << 31;
-
 /// Moves segment files aside that the index does not know. Somebody put them there, or the index is
-/// not what it should be: from then on nothing is written to segments that were open, either.
-fn set_aside(index: &Index, backend: &dyn Backend, unknown: &[SegmentId]) -> Result<()> {
+/// not what it should be: from then on nothing is written to segments that were open, either. Where that is known nothing is
+/// moved, since the repair needs what the journal knows.
+fn set_aside(
+    directory: &Path,
+    index: &Index,
+    backend: &dyn Backend,
+    unknown: &[SegmentId],
+) -> Result<()> {
     if unknown.is_empty() {
+        return Ok(());
+    }
+    if distrust::is_noted(directory) {
+        // The journal may know them, and say more of the others than the index.
+        tracing::warn!(
+            segments = unknown.len(),
+            "segment files that the index does not know stay, since it is not trusted"
+        );
         return Ok(());
     }
     for id in unknown {

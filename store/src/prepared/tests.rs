@@ -140,7 +140,7 @@ fn commits_under_way_leave_room_between_them() {
     assert!(disk.free_bytes().unwrap() > KEPT - (1 << 20));
     drop(filled);
     // What is not written yet is another's all the same.
-    let appender = &store.joining().appender;
+    let appender = &mut store.joining().appender;
     let promise = appender.promise(disk.free_bytes().unwrap() - KEPT);
     let promise = promise.unwrap();
     assert!(appender.promise(PAGE_SIZE).is_err());
@@ -174,4 +174,34 @@ fn what_a_kill_leaves_of_commits_is_given_back_when_the_disk_is_nearly_full() {
     kill(kept, 100);
     let (_last, at) = fill(&store, &pages(4, 1)).unwrap();
     assert!(is_there(&store, at, &pages(4, 1)) && is_there(&store, kept, &pages(3, 1)));
+}
+
+#[test]
+fn a_commit_under_way_leaves_what_it_was_handed_before_the_index_was_found_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let (mut kept, _) = fill(&store, &pages(1, 1)).unwrap();
+    let place = join(&store, &mut kept);
+    store.groups.wait(&store.view.index, &place).unwrap();
+    drop(kept);
+    let (under_way, at) = fill(&store, &pages(2, 3)).unwrap();
+    let (other, other_at) = fill(&store, &pages(3, 3)).unwrap();
+    crate::distrust::note(directory.path()).unwrap();
+    let (mut next, elsewhere) = fill(&store, &pages(4, 1)).unwrap();
+    assert_eq!(at.segment, other_at.segment);
+    assert_ne!(elsewhere.segment, at.segment);
+    assert!(under_way.is_spoilt() && other.is_spoilt() && !next.is_spoilt());
+    // The slots may have been the journal's, of which something may be left.
+    drop(under_way);
+    assert!(is_there(&store, at, &pages(2, 3)));
+    let place = join(&store, &mut next);
+    store.groups.wait(&store.view.index, &place).unwrap();
+    drop(next);
+    drop(other);
+    assert!(is_there(&store, other_at, &pages(3, 3)));
+    crate::distrust::clear(directory.path()).unwrap();
+    let (last, at) = fill(&store, &pages(5, 1)).unwrap();
+    assert_eq!(at.segment, elsewhere.segment);
+    assert!(at.slot > elsewhere.slot);
+    drop(last);
 }

@@ -13,8 +13,8 @@ use crate::distrust;
 use crate::error::{self, Result, StoreError};
 use crate::format::{self, SegmentRecord};
 use crate::index::{Inspection, Reread, follow_segments};
-use crate::journal::read::{checkpoint, following};
-use crate::journal::{self, Commits, Found, Unusable};
+use crate::journal::read::checkpoint;
+use crate::journal::{self, Commits, Found, Unusable, following};
 use crate::mark::Mark;
 use crate::opening::{check_index, check_journal, check_segment, has_journal};
 use crate::slots::Segments;
@@ -228,9 +228,8 @@ fn with_index(
     let fits = check_journal(directory, superblock, mark, &index);
     let (why, logs) = match (fits, logs) {
         (Ok(lead), Ok(logs)) => {
-            let segments = followed(index.segments, &lead.missing)?;
             let mut wrong = Vec::new();
-            let replayed = lead.missing.len() as u64;
+            let replayed = lead.lacks();
             if replayed > 0 {
                 wrong.push(format!("the index lacks {replayed} commits"));
             }
@@ -248,7 +247,7 @@ fn with_index(
                 replayed,
                 rescued: Commits::new(),
                 is_compared: false,
-                left: lost_segments(backend, segments),
+                left: lost_segments(backend, lead.segments),
             });
         }
         (Err(why), logs) => (why, logs),

@@ -157,6 +157,7 @@ fn renew_journal(directory: &Path, superblock: &Superblock) -> Result<Option<Pat
         &path,
         superblock.identity,
         superblock.segment_bytes,
+        opening::journal_form(superblock),
         &index.now(),
     )?;
     put(directory, format::JOURNAL_DIRECTORY, &new)

@@ -16,11 +16,11 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 
 use super::KvmError;
-use crate::descriptors;
+use crate::{descriptors, job};
 
 /// Signals that are the guest's: what somebody sends to this process, and what the kernel sends it for the processor
 /// time that the guest has bounded.
-const PASSED_ON: [i32; 8] = [
+const PASSED_ON: [i32; 10] = [
     libc::SIGHUP,
     libc::SIGINT,
     libc::SIGQUIT,
@@ -29,6 +29,9 @@ const PASSED_ON: [i32; 8] = [
     libc::SIGTERM,
     libc::SIGWINCH,
     libc::SIGXCPU,
+    // It stops this process when it has stopped the guest, which may have a say in that.
+    libc::SIGTSTP,
+    libc::SIGCONT,
 ];
 /// What the kernel sends when a file would become larger than the guest's limit: whose call that was is told by the
 /// call's error.
@@ -264,6 +267,7 @@ pub(super) fn inherited() -> Result<Inherited, KvmError> {
     let ignored = (1..FIRST_REALTIME).filter(ignored).collect();
     // SAFETY: it has the action that this process was started with, which nothing here relies on.
     unsafe { libc::signal(TOLD_BY_ERROR, libc::SIG_IGN) };
+    job::stops_by_default();
     let mut blocked = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: only asks; the set is filled.
     let blocked = unsafe {

@@ -377,7 +377,7 @@ impl Linux {
 
     fn bytes(&mut self, at: u64, length: u64) -> Result<Vec<u8>, Stop> {
         let mut bytes = vec![0; length as usize];
-        self.memory.read(at, &mut bytes)?;
+        self.read_once(at, &mut bytes)?;
         Ok(bytes)
     }
 }

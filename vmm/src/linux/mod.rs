@@ -23,6 +23,7 @@ pub(crate) mod prctl;
 pub(crate) mod process;
 mod processor_time;
 mod record;
+mod records;
 mod run;
 mod scheduler;
 pub(crate) mod scheduling;
@@ -54,6 +55,7 @@ use self::limits::Limits;
 pub(crate) use self::limits::unbound_files;
 pub(crate) use self::process::PID;
 use self::processor_time::Meter;
+use self::records::Kept;
 pub use self::scheduler::FIRST as FIRST_TASK;
 use self::scheduler::Scheduler;
 pub use self::scheduler::Tid;
@@ -246,6 +248,7 @@ pub struct Linux {
     devices: Vec<(Device, File)>,
     /// Of the call that is being served.
     progress: Progress,
+    kept: Kept,
 }
 
 /// What a guest is started with.
@@ -300,6 +303,7 @@ impl Linux {
             large: Large::default(),
             devices: Vec::new(),
             progress: Progress::default(),
+            kept: Kept::default(),
         }
     }
 

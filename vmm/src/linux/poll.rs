@@ -61,7 +61,7 @@ impl Linux {
     /// A call has found nothing and may not wait: a signal that only its mask lets in ends it all the same.
     fn let_signals_in(&mut self) -> Result<(), Stop> {
         let tid = self.tid();
-        if self.task().saved_mask.is_some() && self.drop_ignored(tid) != 0 {
+        if self.task().saved_mask.is_some() && self.settle_signals(tid) != 0 {
             self.progress.interrupted = true;
             return Err(Stop::Wait(Wait::Woken { deadline: None }));
         }
@@ -107,7 +107,7 @@ fn poll_until(linux: &mut Linux, at: u64, count: u64, limit: Limit) -> Served {
         return Err(Errno::INVAL.into());
     }
     let mut raw = vec![0u8; count as usize * RECORD];
-    linux.memory.read(at, &mut raw)?;
+    linux.read_once(at, &mut raw)?;
     let mut polls = Vec::with_capacity(count as usize);
     let mut places = Vec::with_capacity(count as usize);
     let mut ready = 0;
@@ -193,10 +193,11 @@ pub(super) fn select(linux: &mut Linux, [count, read, write, except, at, _]: Arg
     let limit = if at == 0 {
         Limit::Never
     } else {
-        let seconds: i64 = linux.memory.read_value(at)?;
-        let microseconds: i64 = linux.memory.read_value(at.wrapping_add(8))?;
-        let whole = u64::try_from(seconds).map_err(|_| Errno::INVAL)?;
-        let part = u64::try_from(microseconds).map_err(|_| Errno::INVAL)?;
+        let time = linux.read_words_once(at)?.map(u64::cast_signed);
+        let [whole, part] = time.map(u64::try_from);
+        let (whole, part) = whole
+            .and_then(|whole| Ok((whole, part?)))
+            .map_err(|_| Errno::INVAL)?;
         let time = std::time::Duration::from_secs(whole)
             .saturating_add(std::time::Duration::from_micros(part));
         linux.limit_in(time)
@@ -210,8 +211,7 @@ pub(super) fn pselect6(
     [count, read, write, except, timeout, mask]: Arguments,
 ) -> Served {
     if mask != 0 {
-        let at: u64 = linux.memory.read_value(mask)?;
-        let size: u64 = linux.memory.read_value(mask.wrapping_add(8))?;
+        let [at, size] = linux.read_words_once(mask)?;
         linux.mask_for_wait(at, size)?;
     }
     let limit = linux.limit_at(timeout)?;
@@ -225,7 +225,7 @@ fn select_until(linux: &mut Linux, count: u64, sets: [u64; 3], limit: Limit) -> 
     let mut asked: [Vec<u8>; 3] = std::array::from_fn(|_| vec![0; bytes]);
     for (at, set) in sets.iter().zip(&mut asked) {
         if *at != 0 {
-            linux.memory.read(*at, set)?;
+            linux.read_once(*at, set)?;
         }
     }
     let mut waiting: Vec<(RawFd, PollFlags)> = Vec::new();

@@ -10,7 +10,7 @@ use super::host::{DiskCall, failed};
 use super::scheduler::Tid;
 use super::table::{Server, Topic};
 use super::task::Pending;
-use super::wait::{Progress, restart};
+use super::wait::{Progress, Wait, restart};
 use super::{Call, Linux, Reply, Request, Served, Stop, dispatch, poll, table};
 
 impl Linux {
@@ -67,11 +67,13 @@ impl Linux {
             Err(Stop::Ended) => Reply::Ended,
             Err(Stop::Request(request)) => Reply::Request(request),
             Err(Stop::Wait(_)) if self.progress.interrupted => self.interrupt(call),
-            Err(Stop::Wait(wait)) if !self.scheduler.has_room(&wait) => {
-                self.returned(failed(Errno::NOMEM))
+            Err(Stop::Wait(wait)) if !self.has_room(&wait) => {
+                let moved = self.moved().unwrap_or(failed(Errno::NOMEM));
+                self.returned(moved)
             }
             Err(Stop::Wait(wait)) => {
-                let progress = self.progress;
+                let progress = std::mem::take(&mut self.progress);
+                self.kept.add(&progress.records);
                 self.task().pending = Some(Pending {
                     call: *call,
                     progress,
@@ -95,15 +97,26 @@ impl Linux {
 
     /// `call` waits no more: it has moved what it has moved, or a handler runs first.
     fn interrupt(&mut self, call: &Call) -> Reply {
+        match self.moved() {
+            Some(moved) => Reply::Return(moved),
+            None => Reply::Interrupted {
+                restart: restart(call, self.progress.deadline),
+            },
+        }
+    }
+
+    /// What a call returns that ends before all is moved, if something was.
+    fn moved(&self) -> Option<u64> {
         let Progress {
             bytes, messages, ..
         } = self.progress;
-        if messages > 0 || bytes > 0 {
-            return Reply::Return(if messages > 0 { messages } else { bytes });
-        }
-        Reply::Interrupted {
-            restart: restart(call, self.progress.deadline),
-        }
+        let moved = if messages > 0 { messages } else { bytes };
+        (moved > 0).then_some(moved)
+    }
+
+    /// There is room to remember `wait`, and what the call that waits has read.
+    fn has_room(&self, wait: &Wait) -> bool {
+        self.scheduler.has_room(wait) && self.kept.has_room(&self.progress.records)
     }
 
     /// The task that runs on: the one that did until its turn is over, or the next that is ready. With
@@ -115,8 +128,9 @@ impl Linux {
             let Some(pending) = self.task().pending.take() else {
                 return Some((tid, None));
             };
+            self.kept.remove(&pending.progress.records);
             self.progress = pending.progress;
-            self.progress.interrupted = self.drop_ignored(tid) != 0;
+            self.progress.interrupted = self.settle_signals(tid) != 0;
             match self.ask(&pending.call) {
                 Reply::Waits => {}
                 reply => return Some((tid, Some(reply))),

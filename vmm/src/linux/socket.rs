@@ -58,7 +58,7 @@ impl Linux {
             return Err(Errno::INVAL.into());
         }
         let mut name = vec![0; length as usize];
-        self.memory.read(at, &mut name)?;
+        self.read_once(at, &mut name)?;
         let local = name.get(..2) == Some(&(libc::AF_UNIX as u16).to_le_bytes());
         let nameless = name.get(2).is_none_or(|&first| first == 0);
         if !self.reach.network || local && nameless {
@@ -169,8 +169,30 @@ fn flags_of(descriptor: i32, flags: i32) -> Result<bool, Errno> {
 }
 
 impl Linux {
-    /// Receives one message; its bytes go to `ranges`.
+    /// Receives one message; its bytes go to `ranges`. What goes wrong once some have is for the next call to find.
     fn receive(
+        &mut self,
+        descriptor: i32,
+        ranges: &[(u64, u64)],
+        message: &mut Message,
+        flags: i32,
+    ) -> Served {
+        let before = self.progress.bytes;
+        let received = self.receive_more(descriptor, ranges, message, flags);
+        let done = self.progress.bytes.max(self.progress.peeked);
+        match received {
+            Err(Stop::Error(_)) if done > 0 => {
+                if self.progress.bytes == before {
+                    // Nothing came with it this time.
+                    *message = Message::default();
+                }
+                Ok(done)
+            }
+            received => received,
+        }
+    }
+
+    fn receive_more(
         &mut self,
         descriptor: i32,
         ranges: &[(u64, u64)],
@@ -205,6 +227,7 @@ impl Linux {
                         if self.progress.deadline.is_some_and(time::is_over) {
                             return Ok(moved);
                         }
+                        self.progress.peeked = moved;
                         return Err(soon());
                     }
                     self.progress.bytes += moved;
@@ -216,7 +239,6 @@ impl Linux {
                     }
                     return Err(self.wait_for(descriptor, Direction::In));
                 }
-                Err(_) if done > 0 => return Ok(done),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -271,7 +293,7 @@ impl Linux {
 
     fn header(&mut self, at: u64) -> Result<Header, Stop> {
         let mut bytes = [0; Header::BYTES];
-        self.memory.read(at, &mut bytes)?;
+        self.read_once(at, &mut bytes)?;
         Ok(Header::of(&bytes)?)
     }
 
@@ -306,7 +328,7 @@ impl Linux {
         }
         let mut control = vec![0; header.control_length as usize];
         if self.progress.bytes == 0 {
-            self.memory.read(header.control, &mut control)?;
+            self.read_once(header.control, &mut control)?;
         } else {
             control.clear();
         }
@@ -504,6 +526,8 @@ fn many(
         linux.progress.bytes = 0;
         linux.progress.waits = 0;
         linux.progress.deadline = None;
+        linux.progress.peeked = 0;
+        linux.progress.records.forget();
         linux.progress.messages += 1;
         if let Some(last) = linux.progress.last {
             let now = rustix::time::clock_gettime(ClockId::Monotonic);

@@ -91,7 +91,7 @@ impl Linux {
             return Err(Errno::INVAL.into());
         }
         let mut raw = vec![0; count as usize * 16];
-        self.memory.read(at, &mut raw)?;
+        self.read_once(at, &mut raw)?;
         let pairs = raw.chunks_exact(16).map(|pair| {
             let word = |from: usize| {
                 let bytes = pair[from..from + 8].try_into();
@@ -460,10 +460,11 @@ pub(super) fn sendfile(linux: &mut Linux, [out, from, at, count, ..]: Arguments)
     let is_file = host::never_waits(host::kind(source)?);
     loop {
         let left = count.min(MOST_BYTES).saturating_sub(linux.progress.bytes);
-        let mut offset: i64 = if at == 0 {
+        let mut offset = if at == 0 {
             0
         } else {
-            linux.memory.read_value(at)?
+            let [first] = linux.read_words_once(at)?;
+            first.wrapping_add(linux.progress.bytes).cast_signed()
         };
         let position = (at != 0).then_some(&mut offset);
         let sent = host::at_once(&[source, target], || {

@@ -50,7 +50,7 @@ pub(super) struct Task {
 }
 
 /// A call that has to be served again.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Pending {
     pub(super) call: Call,
     pub(super) progress: Progress,

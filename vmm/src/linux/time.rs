@@ -80,7 +80,7 @@ pub(super) fn read_pairs<const N: usize>(
 ) -> Result<[[i64; 2]; N], Stop> {
     let mut bytes = [[[0; 8]; 2]; N];
     let all = bytes.as_flattened_mut().as_flattened_mut();
-    linux.memory.read(at, all)?;
+    linux.read_once(at, all)?;
     Ok(bytes.map(|pair| pair.map(i64::from_le_bytes)))
 }
 

@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 use rustix::event::PollFlags;
 use rustix::time::Timespec;
 
+use super::records::Records;
 use super::{Call, Restart};
 
 /// What has to come before a call is served again.
@@ -37,7 +38,7 @@ pub(crate) enum Wait {
 }
 
 /// What a call has done before it had to wait. Nothing at its first try.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
     /// Bytes that were moved.
     pub(crate) bytes: u64,
@@ -50,6 +51,10 @@ pub(crate) struct Progress {
     /// Messages that were moved, and when no further one is to be moved.
     pub(crate) messages: u64,
     pub(crate) last: Option<Timespec>,
+    /// Bytes that were looked at, where all are wanted (`MSG_PEEK`).
+    pub(crate) peeked: u64,
+    /// What it has read of what the guest asks for.
+    pub(crate) records: Records,
     /// Another task has woken it.
     pub(crate) woken: bool,
     /// A signal is about to be delivered to its task: if it would still wait, it ends here.

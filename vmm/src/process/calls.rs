@@ -482,6 +482,12 @@ impl Calls {
         set.is_none_or(|set| set & bit(signal) != 0)
     }
 
+    /// The guest's first thread has ended, and others have not.
+    pub(super) fn has_first_left(&mut self) -> bool {
+        let text = self.status_text();
+        text.is_some_and(|text| text.lines().any(|line| line.starts_with("State:\tZ")))
+    }
+
     /// The areas that the guest has.
     pub(super) fn maps(&self) -> Option<Vec<u8>> {
         let (mut text, mut length) = (vec![0; MOST_STATUS], 0);

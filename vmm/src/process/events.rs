@@ -26,6 +26,11 @@ impl Events {
         self.collected.pop_front()
     }
 
+    /// Is to be answered after those that there are.
+    pub(super) fn add(&mut self, event: Event) {
+        self.collected.push_back(event);
+    }
+
     /// Collects all that have stopped or ended, where none is left; true if there were some. The kernel tells of them in
     /// its own order, so that of threads that stop over and over some would never have their turn if each were answered
     /// at once. `guest` has one thread alone, if `is_one`.

@@ -21,7 +21,9 @@ mod calls;
 mod change;
 mod child;
 mod counts;
+mod early;
 mod events;
+mod follow;
 mod group;
 mod leave;
 mod limits;
@@ -175,7 +177,7 @@ impl Guest<'_> {
 
 /// Runs `guest` as a child process, to its end, and prints its calls and signals to `trace`.
 pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError> {
-    let Guest { plan, backing, .. } = *guest;
+    let plan = guest.plan;
     if !has_own_numbers() {
         return Err(ProcessError::Numbers);
     }
@@ -208,8 +210,8 @@ pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError
     let mapped = match news.ready() {
         Ok(mapped) => mapped,
         Err(error) => {
-            trace::reap(child);
-            return Err(error);
+            let end = early::ended(child).ok_or(error)?;
+            return how(end, guest, Stamp::now(), None);
         }
     };
     let listener = news.listener()?;
@@ -225,8 +227,7 @@ pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError
     // The thread that is started now has what this one has.
     sandbox::give_up_privileges()?;
     let begin = Begin::new(guest, &stack, layout);
-    let trace_guest = || -> Result<End, ProcessError> {
-        let _ends = watch.of_tracer();
+    let start = || -> Result<Tracer<'_>, ProcessError> {
         Tracee(child).seize().map_err(ProcessError::Trace)?;
         limits.apply(child).map_err(ProcessError::Limit)?;
         let network = guest.limits.clone();
@@ -246,18 +247,36 @@ pub fn run(guest: &Guest<'_>, trace: Option<File>) -> Result<Ended, ProcessError
         crate::linux::unbound_files().map_err(io::Error::from)?;
         sandbox::enter_tracer(child, watch.guest(), guest.limits)?;
         to_child.write_all(&[READY])?;
-        tracer.wait().map_err(ProcessError::Trace)
+        Ok(tracer)
     };
-    match watch::beside(&watch, trace_guest)?? {
+    let trace_guest = || -> Result<End, ProcessError> {
+        let _ends = watch.of_tracer();
+        match start() {
+            Ok(tracer) => tracer.wait().map_err(ProcessError::Trace),
+            Err(error) => early::ended_or_killed(child).ok_or(error),
+        }
+    };
+    let end = watch::beside(&watch, trace_guest)??;
+    how(end, guest, mapped, news.stamp().ok())
+}
+
+/// What a run has come to that has come to its `end`: its pages were mapped then, and it jumped to its entry point `first`, if it did.
+fn how(
+    end: End,
+    guest: &Guest<'_>,
+    mapped: Stamp,
+    first: Option<Stamp>,
+) -> Result<Ended, ProcessError> {
+    match end {
         End::Leaving => Err(ProcessError::Leave),
         End::Guest(outcome, usage, noted) => Ok(Ended {
             outcome,
             stops: noted.stops,
             unserved: noted.unserved,
             mapped,
-            first_instruction: news.stamp().unwrap_or(mapped),
+            first_instruction: first.unwrap_or(mapped),
             usage,
-            counts: count(plan, backing),
+            counts: count(guest.plan, guest.backing),
         }),
     }
 }

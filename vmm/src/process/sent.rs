@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use rustix::event::EventfdFlags;
 use rustix::process::Signal;
 
+use crate::job::undone_by;
+
 /// From what comes to one of both to what comes to the other, of who tells both, one after the other.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Signals without a second that are remembered, of each kind.
@@ -43,10 +45,12 @@ impl Sent {
     /// Passes `signal`, which `sender` has sent to this process, on to the process `guest`, which may be gone. Without a sender it came to
     /// that alone.
     pub(super) fn pass_on(&self, guest: BorrowedFd<'_>, signal: Signal, sender: Option<i32>) {
-        let mut heard = self.lock();
-        heard.passes(signal.as_raw(), sender, Instant::now());
-        // Before anybody else hears of it.
-        let _ = rustix::process::pidfd_send_signal(guest, signal);
+        self.hold(|heard| heard.pass_on(guest, signal, sender));
+    }
+
+    /// Does `act`, beside which nobody else passes anything on.
+    pub(super) fn hold<T>(&self, act: impl FnOnce(&mut Heard) -> T) -> T {
+        act(&mut self.lock())
     }
 
     /// Whether `signal` is delivered, which was passed on.
@@ -107,7 +111,7 @@ impl One {
 
 /// What has come. Signals are bits of sets.
 #[derive(Debug, Default)]
-struct Heard {
+pub(super) struct Heard {
     /// Passed on, and not delivered.
     owed: u64,
     /// Came to the VMM; the second has not come to the guest, or not by itself.
@@ -117,8 +121,20 @@ struct Heard {
 }
 
 impl Heard {
-    /// `signal` came to the VMM from `sender`, and is about to be sent to the guest.
+    /// As [`Sent::pass_on`].
+    pub(super) fn pass_on(&mut self, guest: BorrowedFd<'_>, signal: Signal, sender: Option<i32>) {
+        self.passes(signal.as_raw(), sender, Instant::now());
+        // Before anybody else hears of it.
+        let _ = rustix::process::pidfd_send_signal(guest, signal);
+    }
+
+    /// `signal` came to the VMM from `sender`, and is about to be sent to the guest. What it undoes the kernel drops where it waits, and nobody has it come later.
     fn passes(&mut self, signal: i32, sender: Option<i32>, now: Instant) {
+        for &undone in undone_by(signal) {
+            self.owed &= !bit(undone);
+            self.dropped.retain(|one| one.signal != undone);
+            self.passed_on.retain(|one| one.signal != undone);
+        }
         self.owed |= bit(signal);
         let Some(sender) = sender else {
             return;
@@ -358,6 +374,26 @@ mod tests {
         heard.passes(TERM, Some(8), now);
         assert!(heard.arrives(TERM), "another one");
         assert_eq!(heard.late(now + PATIENCE), None);
+    }
+
+    /// The kernel drops what waits and was undone.
+    #[test]
+    fn what_was_undone_neither_comes_later_nor_is_paid_for() {
+        const TSTP: i32 = libc::SIGTSTP;
+        const CONT: i32 = libc::SIGCONT;
+        let (mut heard, now) = (Heard::default(), Instant::now());
+        // It came to the guest, and was taken from the VMM by what came next.
+        assert!(!heard.comes(TSTP, SENDER, now));
+        heard.passes(CONT, Some(SENDER), now);
+        assert_eq!(heard.late(now + PATIENCE), None);
+        assert!(heard.arrives(CONT));
+        // It was passed on, and dropped there.
+        heard.passes(TSTP, Some(SENDER), now);
+        heard.passes(CONT, Some(SENDER), now);
+        assert!(!heard.arrives(TSTP));
+        heard.passes(TSTP, Some(SENDER), now);
+        assert!(!heard.arrives(CONT) && heard.comes(TSTP, SENDER, now));
+        assert!(!heard.arrives(TSTP), "once");
     }
 
     #[test]

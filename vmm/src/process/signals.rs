@@ -9,9 +9,12 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 use rustix::time::Timespec;
 
+use crate::job;
+
 /// What is passed on. The terminal's own go to the guest anyway, which is in the same process group; so do those that somebody sends to
-/// that group ([`super::sent`]). SIGCONT is for a guest that has stopped itself: whoever has it go on names this process, and sends it after SIGTERM, too.
-pub(super) const PASSED_ON: [i32; 8] = [
+/// that group ([`super::sent`]). Where SIGTSTP has stopped it, this process stops too, and whoever has it go on names this one, and does so after SIGTERM, too. SIGTTIN and SIGTTOU, which
+/// a terminal sends to who uses it in the background, stop this process as well as the guest.
+pub(super) const PASSED_ON: [i32; 9] = [
     libc::SIGTERM,
     libc::SIGINT,
     libc::SIGHUP,
@@ -19,6 +22,7 @@ pub(super) const PASSED_ON: [i32; 8] = [
     libc::SIGUSR1,
     libc::SIGUSR2,
     libc::SIGWINCH,
+    libc::SIGTSTP,
     libc::SIGCONT,
 ];
 /// What ends a wait of the tracer's. Nothing else is said by it to a program that does not ask for it, and it is ignored
@@ -50,6 +54,7 @@ impl Operator {
     /// child made before keeps that of its starter.
     pub(super) fn new() -> io::Result<Self> {
         extern "C" fn nothing(_: i32) {}
+        job::stops_by_default();
         let mut all = PASSED_ON.to_vec();
         all.push(libc::SIGCHLD);
         let (all, interrupts) = (set(&all), set(&[INTERRUPTS]));
@@ -132,6 +137,27 @@ impl Children {
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut polls, patience))?;
         Ok(polls[1].revents().contains(PollFlags::IN))
     }
+}
+
+/// Takes `signal`, which this thread blocks, if it has come.
+pub(super) fn take(signal: i32) -> Option<Came> {
+    let set = set(&[signal]);
+    let now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: set and time are read; the structure is filled, or stays zeros, which are a value.
+    let (taken, info) = unsafe {
+        let taken = libc::sigtimedwait(&raw const set, info.as_mut_ptr(), &raw const now);
+        (taken, info.assume_init())
+    };
+    Some(Came {
+        signal: Signal::from_named_raw(taken)?,
+        // SAFETY: any bytes are a number.
+        sender: unsafe { info.si_pid() },
+        is_sent: info.si_code <= 0,
+    })
 }
 
 /// Ends a wait of thread `thread` of this process, if there is one.

@@ -84,6 +84,8 @@ pub(super) struct Threads {
     ended: BTreeSet<i32>,
     /// On their way to the listener, and what for.
     coming: BTreeMap<i32, Wanted>,
+    /// They stay stopped with all others.
+    staying: BTreeSet<i32>,
 }
 
 impl Threads {
@@ -97,6 +99,7 @@ impl Threads {
             known: BTreeMap::from([(guest.as_raw_nonzero().get(), first)]),
             ended: BTreeSet::new(),
             coming: BTreeMap::new(),
+            staying: BTreeSet::new(),
         }
     }
 
@@ -131,6 +134,34 @@ impl Threads {
         !thread.told
     }
 
+    /// `pid` has stopped, and is to stay so, or goes on.
+    pub(super) fn stays(&mut self, pid: Pid, stays: bool) {
+        self.stopped(pid);
+        let number = pid.as_raw_nonzero().get();
+        if stays {
+            self.staying.insert(number);
+        } else {
+            self.staying.remove(&number);
+        }
+    }
+
+    /// One of those that stay stopped, where all do; or all but the `first`, which is gone, as `is_gone` says. The end of that is told of when all others
+    /// have been seen off, so that it is another one if there is one.
+    pub(super) fn all_stay(&self, first: Pid, is_gone: impl FnOnce() -> bool) -> Option<Pid> {
+        let first = first.as_raw_nonzero().get();
+        let mut others = self.known.iter().filter(|(number, _)| **number != first);
+        let stays =
+            |(number, thread): (&i32, &Thread)| thread.told && self.staying.contains(number);
+        if !others.clone().all(stays) {
+            return None;
+        }
+        let other = others.next().map(|(number, _)| *number);
+        if !self.staying.contains(&first) && (other.is_none() || !is_gone()) {
+            return None;
+        }
+        Pid::from_raw(other.unwrap_or(first))
+    }
+
     /// `pid` calls itself `name`, which ends with NUL or where there is no more room.
     pub(super) fn name(&mut self, pid: Pid, name: &[u8; 15]) {
         let length = name.iter().position(|&byte| byte == 0);
@@ -146,6 +177,7 @@ impl Threads {
     pub(super) fn ended(&mut self, pid: Pid) {
         let number = pid.as_raw_nonzero().get();
         self.coming.remove(&number);
+        self.staying.remove(&number);
         if self
             .known
             .remove(&number)
@@ -257,6 +289,25 @@ mod tests {
         assert!(!threads.holds(pid(2), Resume::Run(0)));
         assert_eq!(threads.started(pid(1), 3), None, "it has not stopped yet");
         assert!(!threads.holds(pid(3), Resume::Run(0)));
+    }
+
+    #[test]
+    fn all_are_stopped_once_each_that_there_is_stays_so() {
+        let mut threads = Threads::new(pid(1));
+        let all = |threads: &Threads, gone| threads.all_stay(pid(1), || gone);
+        assert_eq!(all(&threads, true), None, "it is the only one");
+        threads.stays(pid(1), true);
+        assert_eq!(all(&threads, false), Some(pid(1)));
+        threads.started(pid(1), 2);
+        assert_eq!(all(&threads, false), None);
+        threads.stays(pid(2), true);
+        assert_eq!(all(&threads, false), Some(pid(2)), "not the first");
+        threads.stays(pid(3), true);
+        assert_eq!(all(&threads, false), None, "who started it is to tell");
+        threads.started(pid(2), 3);
+        threads.stays(pid(1), false);
+        assert_eq!(all(&threads, false), None);
+        assert_eq!(all(&threads, true), Some(pid(2)));
     }
 
     #[test]

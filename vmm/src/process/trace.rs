@@ -13,7 +13,8 @@ use rustix::time::Timespec;
 use super::StopCounts;
 use super::calls::{Calls, Next};
 use super::change::Change;
-use super::events::{Event, Events, wait_for};
+use super::events::{Event, Events};
+use super::follow::{Follow, stopped_by};
 use super::listener::Wanted;
 use super::printer::Printer;
 use super::ptrace::{Registers, Resume, Stopped, Tracee};
@@ -22,6 +23,7 @@ use super::taken::shared_file;
 use super::threads::{Script, Threads};
 use super::watch::Watch;
 use crate::fault::{Cause, Fault, Outcome};
+use crate::job::{STOPS, undone_by};
 use crate::linux::table;
 use crate::memory::Access;
 use crate::plan::Plan;
@@ -51,12 +53,6 @@ pub(super) struct Noted {
     pub(super) unserved: Unserved,
 }
 
-/// Waits for a child that did not become a guest.
-pub(super) fn reap(child: Pid) {
-    // The status does not matter: the child has told why it ended.
-    let _ = wait_for(child.as_raw_nonzero().get(), 0);
-}
-
 /// The guest's tracer.
 pub(super) struct Tracer<'a> {
     guest: Pid,
@@ -78,6 +74,7 @@ pub(super) struct Tracer<'a> {
     faults: Vec<(Pid, i32, Fault)>,
     /// SIGSYS was on its way to a thread: it was sent. The filter ends a guest without.
     sent_sigsys: bool,
+    follow: Follow,
     is_leaving: bool,
     noted: Noted,
     printer: Option<Printer>,
@@ -106,6 +103,7 @@ impl<'a> Tracer<'a> {
             waiting: VecDeque::new(),
             faults: Vec::new(),
             sent_sigsys: false,
+            follow: Follow::default(),
             is_leaving: false,
             noted: Noted::default(),
             printer: None,
@@ -166,7 +164,7 @@ impl<'a> Tracer<'a> {
             if let Some(event) = self.events.next() {
                 return Ok(event);
             }
-            if self.events.collect(self.guest, self.threads.is_one())? {
+            if self.events.collect(self.guest, self.threads.is_one())? || self.follow_stop()? {
                 continue;
             }
             if self.served_one(None)? {
@@ -174,6 +172,17 @@ impl<'a> Tracer<'a> {
             }
             self.watch.pulse().rest(|| self.children.wait())?;
         }
+    }
+
+    /// Stops with the guest, where all of it has, and goes on with it. False if there was nothing to do.
+    fn follow_stop(&mut self) -> io::Result<bool> {
+        let calls = &mut self.calls;
+        let one = (self.threads).all_stay(self.guest, || calls.has_first_left());
+        let Some(one) = one else {
+            return Ok(false);
+        };
+        let watch = self.watch;
+        watch.hold(|| self.follow.stop(one, &mut self.events))
     }
 
     /// Gives a thread what it has come for, if one is on its way and comes before another tells something and within `patience`.
@@ -216,13 +225,16 @@ impl<'a> Tracer<'a> {
     fn stopped(&mut self, thread: Tracee, status: i32) -> Option<Resume> {
         let signal = libc::WSTOPSIG(status);
         let event = status >> 16;
-        self.threads.stopped(thread.0);
+        let stops_with_all = stopped_by(status);
+        self.follow.reports(stops_with_all);
+        self.threads.stays(thread.0, false);
         if event == libc::PTRACE_EVENT_CLONE
             && let Ok(started) = thread.message()
         {
             let number = started as i32;
             let goes_on = self.threads.started(thread.0, number);
             if let (Some(how), Some(new)) = (goes_on, Pid::from_raw(number)) {
+                self.threads.stays(new, how == Resume::StayStopped);
                 self.resume(Tracee(new), how);
             }
             self.noted.stops.threads += 1;
@@ -237,13 +249,15 @@ impl<'a> Tracer<'a> {
                 self.asked(thread)
             }
             (libc::PTRACE_EVENT_CLONE, _) => Some(Resume::Run(0)),
-            (libc::PTRACE_EVENT_STOP, signal) => {
-                let how = if signal == libc::SIGTRAP {
-                    Resume::Run(0)
-                } else {
-                    Resume::StayStopped
+            (libc::PTRACE_EVENT_STOP, _) => {
+                let how = match stops_with_all {
+                    None => Resume::Run(0),
+                    Some(_) => Resume::StayStopped,
                 };
-                (!self.threads.holds(thread.0, how)).then_some(how)
+                let goes_on = !self.threads.holds(thread.0, how);
+                let stays = goes_on && how == Resume::StayStopped;
+                self.threads.stays(thread.0, stays);
+                goes_on.then_some(how)
             }
             (_, END_OF_CALL) => {
                 self.noted.stops.calls += 1;
@@ -451,7 +465,8 @@ impl<'a> Tracer<'a> {
 
     /// Whether `signal`, for which `thread` has stopped, is delivered: of what somebody sends to the VMM and the guest, one is.
     fn is_due(&mut self, thread: Tracee, signal: i32) -> bool {
-        if !PASSED_ON.contains(&signal) {
+        let stops = STOPS.contains(&signal);
+        if !PASSED_ON.contains(&signal) && !stops {
             return true;
         }
         let Ok(info) = thread.signal() else {
@@ -459,11 +474,27 @@ impl<'a> Tracer<'a> {
         };
         let sent = self.watch.sent();
         let (sender, _) = info.sender();
+        let is_own = info.code() <= 0 && Pid::from_raw(sender) == Some(self.guest);
+        if is_own {
+            // The kernel has dropped what the guest has undone.
+            for &undone in undone_by(signal) {
+                sent.meets(undone, || self.calls.waits(undone));
+            }
+        }
+        if stops {
+            self.follow.delivers(signal, is_own);
+        }
+        if !PASSED_ON.contains(&signal) {
+            return true;
+        }
         match (info.code(), Pid::from_raw(sender)) {
             (libc::SI_USER, Some(own)) if own == self.own => sent.arrives(signal),
             (libc::SI_USER, other) if other != Some(self.guest) => sent.comes(signal, sender),
-            _ => {
+            (code, _) => {
                 sent.meets(signal, || self.calls.waits(signal));
+                if code == libc::SI_KERNEL {
+                    self.watch.terminal_tells(signal);
+                }
                 true
             }
         }
@@ -519,7 +550,7 @@ impl<'a> Tracer<'a> {
 
 /// A guest has ended by `signal`, which was no fault of its own. Of two that no thread stops for it is said in words what
 /// they mean: nobody else would know.
-fn killed(signal: i32, sent: bool) -> Outcome {
+pub(super) fn killed(signal: i32, sent: bool) -> Outcome {
     let words = match signal {
         libc::SIGKILL => {
             "killed (SIGKILL): by itself, by another program, at a limit of processor time, or by the host for lack of memory"

@@ -19,8 +19,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use rustix::time::Timespec;
 
-use super::sent::Sent;
-use super::signals::{self, Operator};
+use super::sent::{Heard, Sent};
+use super::signals::{self, Came, Operator};
 
 /// From a signal to the first interrupt, and between two.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -148,12 +148,12 @@ impl Watch {
                 return Ok(());
             }
             // What comes to both is here, as far as the kernel told both at once.
-            while let Some(came) = self.operator.next() {
-                if came.is_sent {
-                    self.sent
-                        .pass_on(self.guest.as_fd(), came.signal, Some(came.sender));
-                }
-                asked = self.asked_by(came.signal, asked);
+            while let Some(signal) = self.sent.hold(|heard| {
+                let came = self.operator.next()?;
+                self.pass_on(heard, came);
+                Some(came.signal)
+            }) {
+                asked = self.asked_by(signal, asked);
             }
             while let Some(signal) = self.sent.late() {
                 self.sent.pass_on(self.guest.as_fd(), signal, None);
@@ -166,6 +166,33 @@ impl Watch {
                     let _ = rustix::process::pidfd_send_signal(&self.guest, Signal::KILL);
                 }
             }
+        }
+    }
+
+    fn pass_on(&self, heard: &mut Heard, came: Came) {
+        if came.is_sent {
+            heard.pass_on(self.guest.as_fd(), came.signal, Some(came.sender));
+        }
+    }
+
+    /// Does `act`, beside which nothing is passed on; and then that somebody has the guest go on, before it does anything.
+    pub(super) fn hold<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.sent.hold(|heard| {
+            let done = act();
+            self.take(heard, libc::SIGCONT);
+            done
+        })
+    }
+
+    /// A terminal has told the guest of `signal`, and with it this process, where the kernel would keep one of what waits of that, and what somebody sends.
+    pub(super) fn terminal_tells(&self, signal: i32) {
+        self.sent.hold(|heard| self.take(heard, signal));
+    }
+
+    /// Passes on what waits of `signal`, in the place of the first thread.
+    fn take(&self, heard: &mut Heard, signal: i32) {
+        if let Some(came) = signals::take(signal) {
+            self.pass_on(heard, came);
         }
     }
 

@@ -10,13 +10,14 @@ use crate::network::INTERNET;
 
 /// Calls of the monitor's run loop: what the allocator, the standard library and the handlers in
 /// [`crate::linux`] need beside what they pass on, and the end. What they pass on is in [`table::calls`].
-const MONITOR: [i64; 31] = [
+const MONITOR: [i64; 32] = [
     libc::SYS_memfd_create,
     libc::SYS_poll,
     libc::SYS_ppoll,
     libc::SYS_munmap,
     libc::SYS_brk,
     libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigpending,
     libc::SYS_rt_sigreturn,
     libc::SYS_sched_yield,
     libc::SYS_mremap,

@@ -7,7 +7,7 @@ use super::seccomp::{self, FilterError};
 
 /// Calls of the tracer of a guest that is a process: waiting, looking, answering, printing, and the end. It opens
 /// nothing any more but memory.
-const CALLS: [i64; 42] = [
+const CALLS: [i64; 43] = [
     libc::SYS_memfd_create,
     libc::SYS_ftruncate,
     libc::SYS_lseek,
@@ -17,6 +17,7 @@ const CALLS: [i64; 42] = [
     libc::SYS_pwrite64,
     libc::SYS_wait4,
     libc::SYS_rt_sigtimedwait,
+    libc::SYS_rt_sigpending,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
     libc::SYS_pidfd_getfd,
@@ -56,13 +57,14 @@ const CALLS: [i64; 42] = [
 pub(crate) const THREAD: u32 = libc::O_EXCL as u32;
 
 /// What it asks of a thread that it traces.
-const REQUESTS: [u32; 10] = [
+const REQUESTS: [u32; 11] = [
     // `PTRACE_GETSIGMASK` and `PTRACE_SETSIGMASK`.
     0x420a,
     0x420b,
     libc::PTRACE_CONT,
     libc::PTRACE_SYSCALL,
     libc::PTRACE_LISTEN,
+    libc::PTRACE_INTERRUPT,
     libc::PTRACE_GETREGS,
     libc::PTRACE_SETREGS,
     libc::PTRACE_GETSIGINFO,

@@ -3,6 +3,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 use std::fs;
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output};
 
@@ -78,6 +79,15 @@ impl Running {
             let call = fs::read_to_string(format!("/proc/{guest}/syscall")).ok()?;
             (call.split_whitespace().next()? == number.to_string()).then_some(guest)
         })
+    }
+
+    /// How it ends, and what it has said as errors by then.
+    pub fn ended(mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        if let Some(mut errors) = self.0.stderr.take() {
+            errors.read_to_string(&mut said).unwrap();
+        }
+        (self.0.wait().unwrap().code(), said)
     }
 }
 

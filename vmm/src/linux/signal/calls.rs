@@ -45,7 +45,7 @@ pub(in super::super) fn rt_sigaction(
     if let Some(action) = wanted {
         *linux.signals.action(signal) = action;
         if action.ignores(signal) {
-            linux.forget_signal(signal);
+            linux.forget_signals(bit(signal));
         }
     }
     if old != 0 {
@@ -213,7 +213,8 @@ pub(in super::super) fn rt_sigtimedwait(
     set_size(size)?;
     let tid = linux.tid();
     linux.task().awaited = 0;
-    let set: u64 = linux.memory.read_value::<u64>(set)? & !UNSTOPPABLE;
+    let [set] = linux.read_words_once(set)?;
+    let set = set & !UNSTOPPABLE;
     if timeout != 0 && linux.progress.deadline.is_none() {
         let limit = time::read_timespec(linux, timeout)?;
         linux.progress.deadline = Some(time::from_now(time::duration(&limit)));

@@ -7,6 +7,7 @@ use super::super::{Linux, Registers, Restart, Stop};
 use super::frame::{self, Content, FRAME, Places, Returned, Shape, Trap};
 use super::{Action, Info, Signal, SignalStack, UNSTOPPABLE, bit};
 use crate::fault::{Cause, Outcome};
+use crate::job;
 
 /// Bytes of a `SYSCALL` instruction.
 const CALL_BYTES: u64 = 2;
@@ -85,6 +86,10 @@ impl Linux {
             self.trace_signal(tid, &info);
             let action = *self.signals.action(info.signal);
             if action.ignores(info.signal) {
+                continue;
+            }
+            if action.stops(info.signal) {
+                stop(info.signal);
                 continue;
             }
             if !action.is_handler() {
@@ -302,6 +307,13 @@ impl Linux {
         }
         frame::check(&mut state, shape)?;
         Some(state)
+    }
+}
+
+/// Stops this process, by `signal` of the guest's.
+pub(super) fn stop(signal: Signal) {
+    if let Some(stop) = job::Stop::prepare(signal.into()) {
+        stop.let_through();
     }
 }
 

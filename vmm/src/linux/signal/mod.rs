@@ -10,6 +10,8 @@ mod send;
 
 use std::collections::VecDeque;
 
+use crate::job::STOPS;
+
 pub(super) use self::calls::{
     kill, pause, rt_sigaction, rt_sigpending, rt_sigprocmask, rt_sigqueueinfo, rt_sigreturn,
     rt_sigsuspend, rt_sigtimedwait, rt_tgsigqueueinfo, sigaltstack, tgkill, tkill,
@@ -41,15 +43,11 @@ const SYNCHRONOUS: u64 = bit(libc::SIGSEGV as Signal)
     | bit(libc::SIGTRAP as Signal)
     | bit(libc::SIGFPE as Signal)
     | bit(libc::SIGSYS as Signal);
-/// Those that do nothing by default; and those that would stop a process, which no guest can be.
+/// Those that do nothing by default.
 const HARMLESS: u64 = bit(libc::SIGCHLD as Signal)
     | bit(libc::SIGURG as Signal)
     | bit(libc::SIGWINCH as Signal)
-    | bit(libc::SIGCONT as Signal)
-    | bit(libc::SIGSTOP as Signal)
-    | bit(libc::SIGTSTP as Signal)
-    | bit(libc::SIGTTIN as Signal)
-    | bit(libc::SIGTTOU as Signal);
+    | bit(libc::SIGCONT as Signal);
 
 /// A signal and what is told of it (`siginfo_t`, as far as the kernel uses it).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -239,6 +237,11 @@ impl Action {
 
     fn is_handler(&self) -> bool {
         !matches!(self.handler, Self::DEFAULT | Self::IGNORE)
+    }
+
+    /// True if `signal` stops the process.
+    fn stops(&self, signal: Signal) -> bool {
+        self.handler == Self::DEFAULT && STOPS.contains(&signal.into())
     }
 
     /// True if nothing is done about `signal`.

@@ -4,7 +4,9 @@ use rustix::io::Errno;
 
 use super::super::scheduler::{FIRST, Tid};
 use super::super::{Linux, Stop};
+use super::deliver::stop;
 use super::{Action, Info, LAST, MOST_WAITING, REALTIME, Signal, UNSTOPPABLE, bit};
+use crate::job::undone_by;
 
 /// Whom a signal is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,11 @@ pub(super) fn named(signal: u64) -> Result<Option<Signal>, Errno> {
 impl Linux {
     /// Sends a signal. Fails when too many wait, which those of which one at a time waits cannot be.
     pub(in super::super) fn send(&mut self, target: Target, info: Info) -> Result<(), Errno> {
+        let undone = undone_by(info.signal.into()).iter();
+        let undone = undone.fold(0, |set, &undone| set | bit(undone as Signal));
+        if undone != 0 {
+            self.forget_signals(undone);
+        }
         let bit = bit(info.signal);
         let has_left = |tid: Tid| self.tasks.get(tid).is_none() && self.tasks.known(tid).is_some();
         if matches!(target, Target::Task(tid) if has_left(tid)) {
@@ -148,14 +155,27 @@ impl Linux {
         self.tasks.get(tid).map_or(0, of_task)
     }
 
-    /// Drops what task `tid` would look at and ignore; the rest is [`Linux::signals_due`].
-    pub(in super::super) fn drop_ignored(&mut self, tid: Tid) -> u64 {
+    /// Does what is to be done without task `tid`: drops what that would look at and ignore, and stops if it has been sent nothing else. The rest is
+    /// [`Linux::signals_due`].
+    pub(in super::super) fn settle_signals(&mut self, tid: Tid) -> u64 {
         let mut kept = self.signals_due(tid);
         for signal in 1..=LAST {
             if kept & bit(signal) != 0 && self.signals.action(signal).ignores(signal) {
                 while self.take_signal(tid, bit(signal)).is_some() {}
                 kept &= !bit(signal);
             }
+        }
+        let stops = |signal: &Signal| kept & bit(*signal) != 0;
+        let among: Vec<Signal> = (1..=LAST).filter(stops).collect();
+        if among
+            .iter()
+            .all(|&signal| self.signals.action(signal).stops(signal))
+        {
+            while let Some(info) = self.take_signal(tid, kept) {
+                self.trace_signal(tid, &info);
+                stop(info.signal);
+            }
+            kept = 0;
         }
         kept
     }
@@ -193,14 +213,14 @@ impl Linux {
         Some(info)
     }
 
-    /// Drops all that wait of `signal`: it is ignored from now on.
-    pub(super) fn forget_signal(&mut self, signal: Signal) {
+    /// Drops all that wait of these: they are ignored from now on, or have been undone.
+    pub(super) fn forget_signals(&mut self, signals: u64) {
         let tids: Vec<Tid> = self.tasks.iter().map(|(tid, _)| tid).collect();
-        self.signals.shared.remove(bit(signal));
+        self.signals.shared.remove(signals);
         let mut waiting = self.signals.shared.len();
         for tid in tids {
             if let Some(task) = self.tasks.get_mut(tid) {
-                task.signals.remove(bit(signal));
+                task.signals.remove(signals);
                 waiting += task.signals.len();
             }
         }

@@ -1,0 +1,219 @@
+//! Logs of both forms, long ones, and ones of which little is left.
+
+use std::fs::File;
+
+use super::frame::{Change, DIGEST, encode};
+use super::*;
+use crate::{Store, StoreOptions};
+
+/// A store's journal of which nothing but the beginning is there.
+struct Begun {
+    _directory: tempfile::TempDir,
+    path: PathBuf,
+    identity: [u8; 16],
+}
+
+/// Each commit's number, digest and changes.
+type Read = Vec<(u64, Digest, Vec<u8>)>;
+
+impl Begun {
+    /// With a log of this form.
+    fn of(form: Form) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            create: true,
+            segment_bytes: 2 << 20,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(directory.path(), options).unwrap();
+        let begun = Self {
+            path: directory.path().join("journal"),
+            identity: store.superblock().identity,
+            _directory: directory,
+        };
+        drop(store);
+        let log = begun.log(0);
+        let mut bytes = [0; HEADER];
+        log.read_exact_at(&mut bytes, 0).unwrap();
+        let header = Header::decode(&bytes).unwrap();
+        assert_eq!(header.form, Form::Masked);
+        log.write_all_at(&Header { form, ..header }.encode(), 0)
+            .unwrap();
+        begun
+    }
+
+    fn log(&self, base: u64) -> File {
+        let path = names::path(&self.path, Name::Log(base));
+        File::options().read(true).write(true).open(path).unwrap()
+    }
+
+    fn open(&self, form: Form) -> Journal {
+        let (found, _) = self.read().unwrap();
+        Journal::open(&self.path, self.identity, 2 << 20, form, &found).unwrap()
+    }
+
+    fn read(&self) -> std::result::Result<(Found, Read), Unusable> {
+        let mut commits = Read::new();
+        let found = read(&self.path, self.identity, |number, digest, changes| {
+            commits.push((number, *digest, changes.to_vec()));
+        });
+        Ok((found?, commits))
+    }
+
+    fn bases(&self) -> Vec<u64> {
+        names::list(&self.path).unwrap().0
+    }
+}
+
+fn put(value: &[u8]) -> Vec<u8> {
+    let mut changes = Vec::new();
+    let change = Change {
+        family: 1,
+        key: b"places/a@1",
+        value: Some(value),
+    };
+    change.add_to(&mut changes);
+    changes
+}
+
+fn commit(journal: &mut Journal, changes: &[u8]) {
+    journal.append(journal.last + 1, changes).unwrap();
+    journal.confirm();
+}
+
+#[test]
+fn what_a_client_puts_into_a_record_is_no_frame_when_a_stop_tears_its_own() {
+    // As a client would choose it: after a digest of its own a frame that is whole.
+    let previous = [7; DIGEST];
+    let (crafted, _) = encode(&previous, 5, &put(b"mine"), None).unwrap();
+    let record = put(&[&[1; 4096][..], &previous, &crafted, &[1; 4096]].concat());
+    for form in [Form::Plain, Form::Masked] {
+        let begun = Begun::of(form);
+        let mut journal = begun.open(form);
+        commit(&mut journal, &put(b"before"));
+        let end = journal.log.end;
+        journal.append(2, &record).unwrap();
+        journal.confirm();
+        let whole = journal.log.end;
+        drop(journal);
+        assert!(whole - end > 8192);
+        // All but its last bytes got to the disk.
+        begun.log(0).set_len(whole - 8).unwrap();
+        let read = begun.read();
+        match form {
+            // Whatever is there, old releases' logs tell no more. This one says that the test would find it.
+            Form::Plain => {
+                let unusable = read.unwrap_err();
+                assert_eq!(unusable.seen, 5, "{}", unusable.why);
+            }
+            Form::Masked => {
+                let (found, commits) = read.unwrap();
+                assert_eq!((found.last, commits.len()), (1, 1));
+                let mut journal = begun.open(form);
+                commit(&mut journal, &record);
+                assert_eq!(begun.read().unwrap().1[1].2, record);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_log_comes_to_its_end_though_no_checkpoint_is_written() {
+    let begun = Begun::of(Form::Masked);
+    let mut journal = begun.open(Form::Masked);
+    journal.most = 16 << 10;
+    let changes = |nth: u64| put(&[nth as u8; 5000]);
+    for nth in 1..=10 {
+        commit(&mut journal, &changes(nth));
+    }
+    assert_eq!(begun.bases(), [0, 4, 8]);
+    let logged = journal.logged;
+    drop(journal.turn(false).unwrap());
+    assert_eq!(begun.bases(), [0, 4, 8, 10]);
+    for nth in 11..=20 {
+        commit(&mut journal, &changes(nth));
+    }
+    assert_eq!(begun.bases(), [0, 4, 8, 10, 14, 18]);
+    assert_eq!(journal.logged, logged * 2);
+    // As a checkpoint of what there was when that log was begun leaves it.
+    journal.turned(1000);
+    assert_eq!(journal.logged, logged);
+    let (found, commits) = begun.read().unwrap();
+    assert_eq!((found.last, commits.len()), (20, 20));
+    for (number, _, found) in commits {
+        assert!(found == changes(number), "{number}");
+    }
+    // Where none can be begun it goes on.
+    fs::create_dir(names::unfinished(&begun.path, Name::Log(22))).unwrap();
+    for nth in 21..=23 {
+        commit(&mut journal, &changes(nth));
+    }
+    assert_eq!(begun.bases(), [0, 4, 8, 10, 14, 18]);
+    fs::remove_dir(names::unfinished(&begun.path, Name::Log(22))).unwrap();
+    commit(&mut journal, &changes(24));
+    assert_eq!(begun.bases(), [0, 4, 8, 10, 14, 18, 23]);
+    assert_eq!(begun.read().unwrap().1.len(), 24);
+}
+
+#[test]
+fn a_log_of_an_old_release_is_read_and_another_one_begun() {
+    let begun = Begun::of(Form::Plain);
+    // As long as the superblock does not tell of the new form.
+    let mut journal = begun.open(Form::Plain);
+    commit(&mut journal, &put(b"first"));
+    drop(journal);
+    let mut journal = begun.open(Form::Plain);
+    commit(&mut journal, &put(b"second"));
+    drop(journal);
+    assert_eq!(begun.bases(), [0]);
+    let in_the_way = names::unfinished(&begun.path, Name::Log(2));
+    fs::create_dir(&in_the_way).unwrap();
+    let mut journal = begun.open(Form::Masked);
+    commit(&mut journal, &put(b"third"));
+    drop(journal);
+    assert_eq!(begun.bases(), [0]);
+    fs::remove_dir(&in_the_way).unwrap();
+    for _ in 0..2 {
+        drop(begun.open(Form::Masked));
+        assert_eq!(begun.bases(), [0, 3]);
+    }
+    let mut journal = begun.open(Form::Masked);
+    commit(&mut journal, &put(b"fourth"));
+    let (_, commits) = begun.read().unwrap();
+    let changes = commits.into_iter().map(|(_, _, changes)| changes);
+    let expected = ["first", "second", "third", "fourth"].map(|value| put(value.as_bytes()));
+    assert_eq!(changes.collect::<Vec<_>>(), expected);
+    let whole = fs::read(names::path(&begun.path, Name::Log(0))).unwrap();
+    assert!(whole.windows(5).any(|bytes| bytes == b"third"));
+    let whole = fs::read(names::path(&begun.path, Name::Log(3))).unwrap();
+    assert!(!whole.windows(6).any(|bytes| bytes == b"fourth"));
+}
+
+#[test]
+fn what_follows_a_commit_is_found_in_a_log_of_any_length() {
+    for form in [Form::Plain, Form::Masked] {
+        let begun = Begun::of(form);
+        let mut journal = begun.open(form);
+        for nth in 1..=3u8 {
+            commit(&mut journal, &put(&[nth; 100]));
+        }
+        let end = journal.log.end as usize;
+        drop(journal);
+        let (_, commits) = begun.read().unwrap();
+        let second = commits[1].1;
+        let log = begun.log(0);
+        let mut bytes = vec![0; end];
+        log.read_exact_at(&mut bytes, 0).unwrap();
+        let at = bytes.windows(DIGEST).position(|bytes| *bytes == second);
+        // All before that is gone, and it lies where a log of 5 GiB would have it.
+        let rest = bytes.split_off(at.unwrap());
+        for keeps_header in [true, false] {
+            log.set_len(if keeps_header { HEADER as u64 } else { 0 })
+                .unwrap();
+            log.write_all_at(&rest, 5 << 30).unwrap();
+            assert_eq!(following(&begun.path, 2, second).unwrap(), commits[2..]);
+        }
+        assert_eq!(following(&begun.path, 1, commits[0].1).unwrap(), []);
+        assert_eq!(following(&begun.path, 2, Digest::default()).unwrap(), []);
+    }
+}

@@ -1,0 +1,117 @@
+//! Guests as jobs of a shell: what a terminal, a shell or a service's manager sends reaches a guest once, and it stops and goes on, as the same
+//! program does natively.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+mod world;
+
+use std::path::Path;
+use std::process::Command;
+
+use pool_tests::requirements::needs;
+use pool_tests::run::bounded;
+use support::compile;
+use world::{World, text};
+
+const JOB: &str = include_str!("programs/job.c");
+const TERMINAL: &str = include_str!("programs/terminal.c");
+const PLATFORMS: [&str; 2] = ["kvm", "process"];
+
+/// What a shell at a terminal of its own sees of `job`.
+fn seen(shell: &Path, scenario: &str, job: &Command) -> String {
+    let mut command = bounded(Command::new(shell).arg(scenario));
+    let found = command
+        .arg(job.get_program())
+        .args(job.get_args())
+        .output()
+        .unwrap();
+    text(&found.stdout) + &text(&found.stderr)
+}
+
+fn as_natively(scenario: &str, arguments: &[&str]) {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let directory = world.directory.path().to_owned();
+    let shell = compile(&directory, "shell", "gcc", &["-w"], TERMINAL);
+    let program = world.build("job", "musl-gcc", &["-w"], JOB);
+    let expected = seen(&shell, scenario, Command::new(program).args(arguments));
+    assert!(!expected.contains("failed"), "{expected}");
+    for platform in PLATFORMS {
+        let guest = world.vmm("job", &["--platform", platform], arguments);
+        let found = seen(&shell, scenario, &guest);
+        assert_eq!(found, expected, "{scenario} {platform}");
+    }
+}
+
+#[test]
+fn a_signal_comes_once() {
+    as_natively("all", &[]);
+}
+
+#[test]
+fn a_job_stops_and_goes_on() {
+    as_natively("stop", &[]);
+}
+
+/// The first of which has ended.
+#[test]
+fn threads_stop_together() {
+    as_natively("stop", &["threads"]);
+}
+
+#[test]
+fn who_is_stopped_in_a_call_goes_on_with_it() {
+    for what in ["sleeps", "reads"] {
+        as_natively(what, &[what]);
+    }
+}
+
+#[test]
+fn a_guest_has_a_say_in_how_it_is_stopped() {
+    as_natively("handled", &["handled"]);
+}
+
+#[test]
+fn a_guest_stops_itself_for_all_to_see() {
+    as_natively("itself", &["itself"]);
+}
+
+#[test]
+fn a_job_is_ended_by_its_number_and_by_its_group() {
+    for signal in ["1", "2", "3", "15"] {
+        as_natively("default", &["default", signal]);
+    }
+}
+
+/// The end of its reader, and a time limit.
+#[test]
+fn shells_put_guests_where_programs_are() {
+    if !needs(&["kvm"]) {
+        return;
+    }
+    let mut world = World::new();
+    let program = world.build("job", "musl-gcc", &["-w"], JOB);
+    let shell = |script: &str, job: &Command| {
+        let mut command = bounded(Command::new("bash").args(["-c", script]));
+        command.arg(job.get_program()).args(job.get_args());
+        let found = command.output().unwrap();
+        text(&found.stdout) + &text(&found.stderr)
+    };
+    for (script, arguments) in [
+        (
+            r#""$0" "$@" 2>&1 | head -n 2; echo "${PIPESTATUS[0]}""#,
+            "many",
+        ),
+        (r#"timeout -s INT 1 "$0" "$@"; echo "$?""#, "default"),
+        (r#"timeout 1 "$0" "$@"; echo "$?""#, "default"),
+    ] {
+        let expected = shell(script, Command::new(&program).arg(arguments));
+        for platform in PLATFORMS {
+            let guest = world.vmm("job", &["--platform", platform], &[arguments]);
+            assert_eq!(shell(script, &guest), expected, "{platform} {script}");
+        }
+    }
+}

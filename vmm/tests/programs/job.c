@@ -1,0 +1,91 @@
+/* Says each signal that it has got. Usage: [WHAT]. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static const struct { int number; const char *name; } signals[] = {
+    {SIGINT, "INT"}, {SIGHUP, "HUP"}, {SIGTERM, "TERM"}, {SIGUSR1, "USR1"}, {SIGUSR2, "USR2"}, {SIGWINCH, "WINCH"}, {SIGCONT, "CONT"},
+};
+
+static volatile int told;
+
+static void say(const char *text)
+{
+    write(1, text, strlen(text));
+}
+
+static void heard(int signal, siginfo_t *info, void *none)
+{
+    char line[64];
+    const char *name = "?";
+    static int count;
+    for (int i = 0; i < sizeof signals / sizeof *signals; i++)
+        if (signals[i].number == signal) name = signals[i].name;
+    sprintf(line, "%s %d\n", name, ++count);
+    say(line);
+    told = 1;
+}
+
+/* As programs that own a terminal do: they clear it, stop, and go on where they were. */
+static void stops(int signal)
+{
+    say("stops\n");
+    kill(0, SIGSTOP);
+    say("goes on\n");
+}
+
+static void *waits(void *none)
+{
+    for (;;) pause();
+}
+
+int main(int argc, char **argv)
+{
+    const char *what = argc > 1 ? argv[1] : "";
+    struct sigaction a = {.sa_sigaction = heard, .sa_flags = SA_SIGINFO | SA_RESTART};
+    /* Who is stopped in the middle of these goes on with them as if nothing had been. */
+    int goes_on = !strcmp(what, "sleeps") || !strcmp(what, "reads");
+    if (goes_on) sigaction(SIGUSR1, &a, 0);
+    else if (strcmp(what, "default"))
+        for (int i = 0; i < sizeof signals / sizeof *signals; i++) sigaction(signals[i].number, &a, 0);
+    if (!strcmp(what, "handled")) signal(SIGTSTP, stops);
+    if (!strcmp(what, "itself")) {
+        say("before\n");
+        raise(SIGSTOP);
+        say("after\n");
+        raise(SIGTSTP);
+        say("at last\n");
+        return 5;
+    }
+    if (!strcmp(what, "many")) {
+        for (int i = 0; i < 100000; i++) {
+            char line[16];
+            int length = sprintf(line, "%d\n", i);
+            if (write(1, line, length) < 0) return 9;
+        }
+        return 0;
+    }
+    if (!strcmp(what, "threads")) {
+        pthread_t thread;
+        for (int i = 0; i < 3; i++) pthread_create(&thread, 0, waits, 0);
+        say("ready\n");
+        pthread_exit(0);
+    }
+    say("ready\n");
+    if (goes_on) {
+        char line[64], bytes[64];
+        while (!told) usleep(1000);
+        long done = *what == 's' ? nanosleep(&(struct timespec){2, 0}, 0) : read(0, bytes, sizeof bytes);
+        sprintf(line, "%s %ld\n", what, done);
+        say(line);
+        return 5;
+    }
+    /* Until SIGQUIT. */
+    for (;;) pause();
+}

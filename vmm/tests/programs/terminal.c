@@ -1,0 +1,235 @@
+/* A shell with job control, at a terminal of its own, that runs one program and says what it saw of it. Usage: SCENARIO PROGRAM [ARGUMENT]... */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+enum { ROUNDS = 20, PATIENCE = 120000 };
+
+static int terminal, output;
+static pid_t job;
+static char held[4096];
+static int length;
+
+static void fail(const char *what)
+{
+    printf("failed: %s: %s\n", what, strerror(errno));
+    kill(-job, SIGKILL);
+    exit(1);
+}
+
+/* The next line that the program says. */
+static const char *line(void)
+{
+    static char text[256];
+    for (;;) {
+        char *end = memchr(held, '\n', length);
+        if (end) {
+            int size = end - held;
+            memcpy(text, held, size);
+            text[size] = 0;
+            length -= size + 1;
+            memmove(held, end + 1, length);
+            return text;
+        }
+        struct pollfd one = {output, POLLIN};
+        if (poll(&one, 1, PATIENCE) != 1) fail("nothing was said");
+        int got = read(output, held + length, sizeof held - length);
+        if (got <= 0) return "(end)";
+        length += got;
+    }
+}
+
+static void type(char key)
+{
+    if (write(terminal, &key, 1) != 1) fail("typing");
+}
+
+static void waited(int options)
+{
+    int status;
+    alarm(PATIENCE / 1000);
+    if (waitpid(job, &status, options) != job) fail("waiting");
+    alarm(0);
+    if (WIFSTOPPED(status)) printf("stopped by %d\n", WSTOPSIG(status));
+    else if (WIFCONTINUED(status)) puts("continued");
+    else if (WIFSIGNALED(status)) printf("ended %d\n", 128 + WTERMSIG(status));
+    else printf("ended %d\n", WEXITSTATUS(status));
+}
+
+static void foreground(pid_t group)
+{
+    if (tcsetpgrp(30, group)) fail("tcsetpgrp");
+}
+
+/* The line that comes of a signal is the only one. */
+static void rounds(const char *what, void (*send)(int), int signal)
+{
+    const char *said = "";
+    for (int i = 0; i < ROUNDS; i++) {
+        send(signal);
+        said = line();
+    }
+    printf("%s: %s\n", what, said);
+}
+
+static void to_group(int signal) { kill(-job, signal); }
+static void to_one(int signal) { kill(job, signal); }
+static void key(int signal) { type(3); }
+static void resize(int columns)
+{
+    static int more;
+    struct winsize size = {24, columns + ++more};
+    ioctl(terminal, TIOCSWINSZ, &size);
+}
+
+static void all(void)
+{
+    static const int signals[] = {SIGINT, SIGHUP, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT};
+    rounds("keys", key, 0);
+    rounds("sizes", resize, 80);
+    for (int i = 0; i < 7; i++) rounds("to one", to_one, signals[i]);
+    for (int i = 0; i < 7; i++) rounds("to the group", to_group, signals[i]);
+    type(28);
+    waited(0);
+}
+
+static void stop_and_go(void)
+{
+    type(26);
+    waited(WUNTRACED);
+    foreground(getpgrp());
+    foreground(job);
+    kill(-job, SIGCONT);
+    puts(line());
+    type(3);
+    puts(line());
+    /* Told alone. */
+    kill(job, SIGTSTP);
+    waited(WUNTRACED);
+    kill(job, SIGCONT);
+    puts(line());
+    to_group(SIGTSTP);
+    waited(WUNTRACED);
+    to_group(SIGCONT);
+    puts(line());
+    kill(-job, SIGSTOP);
+    waited(WUNTRACED);
+    kill(-job, SIGCONT);
+    puts(line());
+    type(3);
+    puts(line());
+    type(28);
+    waited(0);
+}
+
+static void handled(void)
+{
+    for (int i = 0; i < 3; i++) {
+        type(26);
+        puts(line());
+        waited(WUNTRACED);
+        kill(-job, SIGCONT);
+        /* In either order. */
+        const char *first = strdup(line()), *second = strdup(line());
+        puts(strcmp(first, "goes on") && strcmp(second, "goes on") ? "it does not go on" : "goes on");
+    }
+    type(28);
+    waited(0);
+}
+
+static void itself(void)
+{
+    puts(line());
+    waited(WUNTRACED);
+    kill(-job, SIGCONT);
+    puts(line());
+    waited(WUNTRACED);
+    kill(job, SIGCONT);
+    puts(line());
+    waited(0);
+}
+
+/* Stopped in a call that goes on afterwards. */
+static void sleeps(void)
+{
+    kill(job, SIGUSR1);
+    puts(line());
+    type(26);
+    waited(WUNTRACED);
+    kill(-job, SIGCONT);
+    puts(line());
+    waited(0);
+}
+
+/* A terminal stops who reads in its background. */
+static void reads(void)
+{
+    foreground(getpgrp());
+    kill(job, SIGUSR1);
+    puts(line());
+    waited(WUNTRACED);
+    foreground(job);
+    kill(-job, SIGCONT);
+    type('x');
+    type('\n');
+    puts(line());
+    waited(0);
+}
+
+/* As timeout(1) ends what it runs: by its number, then by its group. */
+static void by_default(int signal)
+{
+    kill(job, signal);
+    kill(-job, signal);
+    waited(0);
+}
+
+int main(int argc, char **argv)
+{
+    int said[2];
+    const char *scenario = argv[1];
+    terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (terminal < 0 || grantpt(terminal) || unlockpt(terminal) || pipe2(said, O_CLOEXEC)) fail("making a terminal");
+    signal(SIGTTOU, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+    setsid();
+    int own = open(ptsname(terminal), O_RDWR);
+    if (own < 0 || ioctl(own, TIOCSCTTY, 0) || dup2(own, 30) != 30) fail("taking the terminal");
+    setvbuf(stdout, 0, _IOLBF, 0);
+    output = said[0];
+    job = fork();
+    if (!job) {
+        setpgid(0, 0);
+        tcsetpgrp(30, getpid());
+        signal(SIGTTOU, SIG_DFL);
+        signal(SIGHUP, SIG_DFL);
+        dup2(30, 0);
+        dup2(said[1], 1);
+        close(30);
+        execv(argv[2], argv + 2);
+        _exit(127);
+    }
+    setpgid(job, job);
+    close(said[1]);
+    if (strcmp(scenario, "itself")) {
+        const char *first = line();
+        if (strcmp(first, "ready")) puts(first);
+    }
+    if (!strcmp(scenario, "all")) all();
+    if (!strcmp(scenario, "stop")) stop_and_go();
+    if (!strcmp(scenario, "handled")) handled();
+    if (!strcmp(scenario, "itself")) itself();
+    if (!strcmp(scenario, "sleeps")) sleeps();
+    if (!strcmp(scenario, "reads")) reads();
+    if (!strcmp(scenario, "default")) by_default(atoi(argv[argc - 1]));
+    return 0;
+}
