@@ -212,6 +212,7 @@ fn a_follower_goes_by_the_store_that_is_there() {
     reader.refresh().unwrap();
     assert_eq!(reader.libraries().unwrap(), store.libraries().unwrap());
     assert_stored(&reader, &new);
-    let read = segments.read(&record.map, 0, gone.len()).unwrap();
+    let read = reader.read_through(&segments, &record.map, 0, gone.len());
+    let read = read.unwrap();
     assert!(read == gone, "what was open is what it was");
 }

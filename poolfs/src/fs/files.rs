@@ -144,7 +144,9 @@ impl PoolFs {
                         Errno::EIO
                     };
                     let whole = self.check_object(*id, map, compared, offset, size);
-                    let bytes = whole.and_then(|()| segments.read(map, offset, size as usize));
+                    let view = self.contents.view();
+                    let read = || view.read_through(segments, map, offset, size as usize);
+                    let bytes = whole.and_then(|()| read());
                     match bytes.map_err(failed) {
                         Ok(bytes) => reply.data(&bytes),
                         Err(errno) => reply.error(errno),
