@@ -6,6 +6,7 @@
 //! further kinds of machine beside [`Machine`], with devices instead of system calls.
 
 mod aside;
+mod beginning;
 mod boot;
 mod clock;
 mod counter;
@@ -27,12 +28,13 @@ mod vm;
 
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use thiserror::Error;
 
 use self::aside::Turns;
+use self::beginning::beginning;
 use self::boot::Monitor;
 use self::clock::Clock;
 use self::processor::{Board, Processor, lock};
@@ -218,24 +220,20 @@ impl Machine {
         let seats = Arc::clone(&lock(&self.board).seats);
         for (number, (vcpu, monitor)) in (1..).zip(std::mem::take(&mut self.further)) {
             let (board, seats) = (Arc::clone(&self.board), Arc::clone(&seats));
-            let (tell, told) = mpsc::sync_channel(1);
+            let (telling, begun) = beginning();
             let body = move || {
                 let made = Processor::new(number, vcpu, monitor, Turns::further(), &seats);
                 match made {
                     Ok(processor) => {
-                        let _ = tell.send(Ok(()));
-                        drop(tell);
+                        telling.tell(Ok(()));
                         processor::run_further(processor, &board);
                     }
-                    Err(error) => drop(tell.send(Err(error))),
+                    Err(error) => telling.tell(Err(error)),
                 }
             };
             let builder = thread::Builder::new().stack_size(STACK);
             self.threads.push(builder.spawn(body).map_err(failed)?);
-            let began = told
-                .recv()
-                .map_err(|_| failed(io::Error::other("it has ended")));
-            began.and_then(|began| began)?;
+            begun.wait()?;
         }
         Ok(())
     }
