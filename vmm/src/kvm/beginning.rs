@@ -82,7 +82,7 @@ mod tests {
             begin(|telling| telling.tell(Ok(()))).unwrap();
             begin(|telling| telling.tell(Err(KvmError::NoDevice))).unwrap_err();
         }
-        let error = begin(|telling| drop(telling)).unwrap_err();
+        let error = begin(drop).unwrap_err();
         assert!(error.to_string().contains("it has ended"), "{error}");
     }
 }
