@@ -139,16 +139,7 @@ fn a_power_cut_loses_nothing() {
             ));
         }
     }
-    eprintln!(
-        "{cuts} cuts, {acknowledged} acknowledged before them, {} bad",
-        lost.len()
-    );
-    assert!(
-        lost.is_empty(),
-        "{} of {cuts}: {}",
-        lost.len(),
-        lost.join("\n")
-    );
+    assert_none_lost(cuts, acknowledged, &lost);
 
     // A disk that does not do what it is told shows that losses are seen.
     let forgetful = (0..6).filter(|_| {
@@ -158,6 +149,13 @@ fn a_power_cut_loses_nothing() {
         left.is_err() || look(&left.unwrap().path().join("store"), journal).is_err()
     });
     assert!(forgetful.count() > 0, "losses are not seen");
+}
+
+/// Says how many commits so many cuts came after, and fails with each that lost something.
+fn assert_none_lost(cuts: u64, acknowledged: usize, lost: &[String]) {
+    let bad = lost.len();
+    eprintln!("{cuts} cuts, {acknowledged} acknowledged before them, {bad} bad");
+    assert!(bad == 0, "{bad} of {cuts}: {}", lost.join("\n"));
 }
 
 /// Looks at what a cut left of files.
@@ -194,16 +192,7 @@ fn a_power_cut_loses_nothing_in_whatever_order_names_are_kept() {
             }
         }
     }
-    eprintln!(
-        "{cuts} cuts, {acknowledged} acknowledged before them, {} bad",
-        lost.len()
-    );
-    assert!(
-        lost.is_empty(),
-        "{} of {cuts}: {}",
-        lost.len(),
-        lost.join("\n")
-    );
+    assert_none_lost(cuts, acknowledged, &lost);
 
     // A filesystem that does not do what it is told shows that losses are seen.
     let forgetful = (0..6).filter(|_| {
