@@ -22,6 +22,7 @@ mod segment_read;
 mod servers;
 mod start;
 mod touch;
+mod waits;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -47,7 +48,7 @@ struct Arguments {
 enum What {
     /// The whole job once: link, push, mount, run, measure, collect.
     Demo,
-    /// Every measurement but the demo, `apps`, `archivers`, `faas`, `index`, `layouts` and `requests`.
+    /// Every measurement but the demo, `apps`, `archivers`, `faas`, `index`, `layouts`, `requests` and `waits`.
     All,
     /// Start-up time and memory of an instance that touches an 8 MiB library, and of 64.
     Start,
@@ -76,6 +77,9 @@ enum What {
     /// An index of `POOL_INDEX_PAGES` pages, 10 million if that is not set: what they take up, how fast it opens and
     /// answers. Not part of `all`: 100 million take an hour and 15 GB of disk.
     Index,
+    /// What small uploads and opens through the mount wait for beside a collection of a store of `POOL_WAITS_PAGES` pages, half
+    /// of them garbage, and beside a push of `POOL_WAITS_UPLOAD` bytes. Not part of `all`: by default it takes 8 GB of disk.
+    Waits,
     /// Fills a store for `index`.
     #[command(hide = true)]
     IndexFill { directory: PathBuf, pages: u64 },
@@ -122,6 +126,7 @@ fn measure(what: What, out: &Path) -> Result<()> {
         What::Index => index::run_all(out),
         What::IndexFill { directory, pages } => index::fill(&directory, pages),
         What::Clock => clock::run_all(out),
+        What::Waits => waits::run_all(out),
     }
 }
 
