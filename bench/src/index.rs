@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::measure::cost::{Seconds, cost};
 use crate::measure::memory;
-use crate::write_result;
+use crate::{from_environment, write_result};
 
 /// Pages on record, unless `POOL_INDEX_PAGES` says otherwise: 40 GB of pages.
 const PAGES: u64 = 10_000_000;
@@ -54,10 +54,7 @@ struct IndexReport {
 
 /// Measures, and writes `index.json`.
 pub(crate) fn run_all(out: &Path) -> Result<()> {
-    let pages = match std::env::var("POOL_INDEX_PAGES") {
-        Ok(text) => text.parse().context("POOL_INDEX_PAGES is no number")?,
-        Err(_) => PAGES,
-    };
+    let pages = from_environment("POOL_INDEX_PAGES", PAGES)?;
     let directory = tempfile::tempdir_in(out).context("making a directory for a store")?;
     let report = measure(&directory.path().join("store"), pages)?;
     println!(

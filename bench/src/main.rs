@@ -13,6 +13,7 @@ mod fleet;
 mod index;
 mod ingest;
 mod layouts;
+mod maps;
 mod measure;
 mod memory;
 mod plot;
@@ -48,7 +49,8 @@ struct Arguments {
 enum What {
     /// The whole job once: link, push, mount, run, measure, collect.
     Demo,
-    /// Every measurement but the demo, `apps`, `archivers`, `faas`, `index`, `layouts`, `requests` and `waits`.
+    /// Every measurement but the demo, `apps`, `archivers`, `faas`, `index`, `layouts`, `maps`, `requests` and
+    /// `waits`.
     All,
     /// Start-up time and memory of an instance that touches an 8 MiB library, and of 64.
     Start,
@@ -77,6 +79,9 @@ enum What {
     /// An index of `POOL_INDEX_PAGES` pages, 10 million if that is not set: what they take up, how fast it opens and
     /// answers. Not part of `all`: 100 million take an hour and 15 GB of disk.
     Index,
+    /// Opening and reading an image's map through the mount, warm and right after a commit, with one tag and with
+    /// `POOL_MAPS_TAGS`, 10 000 if that is not set. Not part of `all`.
+    Maps,
     /// What small uploads and opens through the mount wait for beside a collection of a store of `POOL_WAITS_PAGES` pages, half
     /// of them garbage, and beside a push of `POOL_WAITS_UPLOAD` bytes. Not part of `all`: by default it takes 8 GB of disk.
     Waits,
@@ -126,6 +131,7 @@ fn measure(what: What, out: &Path) -> Result<()> {
         What::Index => index::run_all(out),
         What::IndexFill { directory, pages } => index::fill(&directory, pages),
         What::Clock => clock::run_all(out),
+        What::Maps => maps::run_all(out),
         What::Waits => waits::run_all(out),
     }
 }
@@ -137,4 +143,12 @@ fn write_result(out: &Path, name: &str, result: &Value) -> Result<()> {
         .with_context(|| format!("writing {}", path.display()))?;
     println!("    -> {}", path.display());
     Ok(())
+}
+
+/// The number that the environment variable `name` has, or `otherwise`.
+fn from_environment(name: &str, otherwise: u64) -> Result<u64> {
+    match std::env::var(name) {
+        Ok(text) => text.parse().with_context(|| format!("{name} is no number")),
+        Err(_) => Ok(otherwise),
+    }
 }

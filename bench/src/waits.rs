@@ -10,16 +10,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use memmap2::{Mmap, MmapOptions};
-use pool_api::announce;
-use pool_api::client::{Client, PushOptions};
-use pool_core::name::LibraryRef;
 use pool_core::page::PAGE_SIZE;
 use pool_gc::CollectReport;
 use pool_tests::host::Host;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::write_result;
+use crate::measure::pushing::{at_once, client, fresh, joined, push_library};
+use crate::{from_environment, write_result};
 
 /// Pages that the store is filled with, unless `POOL_WAITS_PAGES` says otherwise: 4 GB.
 const PAGES: u64 = 1_000_000;
@@ -109,13 +107,6 @@ pub(crate) fn run_all(out: &Path) -> Result<()> {
     write_result(out, "waits", &result)
 }
 
-fn from_environment(name: &str, otherwise: u64) -> Result<u64> {
-    match std::env::var(name) {
-        Ok(text) => text.parse().with_context(|| format!("{name} is no number")),
-        Err(_) => Ok(otherwise),
-    }
-}
-
 type Measured = (Vec<Phase>, CollectReport, CollectReport);
 
 fn measure(host: &Host, pages: u64, upload: u64) -> Result<Measured> {
@@ -132,78 +123,50 @@ fn measure(host: &Host, pages: u64, upload: u64) -> Result<Measured> {
         .map(|nth| map(host, nth))
         .collect::<Result<_>>()?;
     for nth in (0..libraries).filter(|nth| is_garbage(*nth)) {
-        client.delete_library(&library("library", nth)?)?;
+        client.delete_library(&library(nth).parse()?)?;
     }
     let mut probes = Probes {
         host,
         libraries,
         round: 0,
     };
-    let quiet = |least: Duration| move || Ok(thread::sleep(least));
+    let quiet = |least| {
+        move || {
+            thread::sleep(least);
+            Ok(())
+        }
+    };
     let (before, ()) = probes.beside("nothing", quiet(QUIET))?;
     let (during, collected) = probes.beside("a collection", || Ok(client.collect(false, None)?))?;
     ensure!(collected.pages > 0, "the collection removed no pages");
     let as_long = QUIET.max(Duration::from_micros(collected.duration_us));
     let (after, ()) = probes.beside("nothing", quiet(as_long))?;
-    let content = fresh(&[2], upload / PAGE_SIZE);
-    let name = library("large", 0)?;
-    let push = || push(&client, &content, name);
+    let content = content(&[2], upload / PAGE_SIZE);
+    let push = || push_library(&client, &content, "large@1");
     let (large, ()) = probes.beside("a large upload", push)?;
     Ok((vec![before, during, after, large], idle, collected))
 }
 
-fn client(host: &Host) -> Result<Client> {
-    Ok(Client::new(host.server().parse()?, None))
+/// What a library is called in the pool.
+fn library(nth: u64) -> String {
+    format!("library-{nth}@1")
 }
 
-fn library(name: &str, nth: u64) -> Result<LibraryRef> {
-    Ok(format!("{name}-{nth}@1").parse()?)
-}
-
-/// Pages that nothing else has.
-fn fresh(seed: &[u64], pages: u64) -> Vec<u8> {
-    let mut bytes = vec![0; (pages * PAGE_SIZE) as usize];
-    let mut hasher = blake3::Hasher::new();
-    for number in seed {
-        hasher.update(&number.to_le_bytes());
-    }
-    hasher.finalize_xof().fill(&mut bytes);
-    bytes
-}
-
-fn push(client: &Client, content: &[u8], name: LibraryRef) -> Result<()> {
-    client.push(
-        &announce::library(content, name),
-        PushOptions::default(),
-        &|_, _| (),
-    )?;
-    Ok(())
+fn content(seed: &[u64], pages: u64) -> Vec<u8> {
+    let mut content = vec![0; (pages * PAGE_SIZE) as usize];
+    fresh(seed, &mut content);
+    content
 }
 
 /// Pushes the libraries that the store is full of.
 fn fill(host: &Host, libraries: u64) -> Result<()> {
-    let write = |first: u64| -> Result<()> {
+    at_once(WRITERS, |first| {
         let client = client(host)?;
         for nth in (first..libraries).step_by(WRITERS as usize) {
-            push(
-                &client,
-                &fresh(&[0, nth], LIBRARY),
-                library("library", nth)?,
-            )?;
+            push_library(&client, &content(&[0, nth], LIBRARY), &library(nth))?;
         }
         Ok(())
-    };
-    thread::scope(|scope| {
-        let writers: Vec<_> = (0..WRITERS)
-            .map(|first| scope.spawn(move || write(first)))
-            .collect();
-        writers.into_iter().try_for_each(joined)
     })
-}
-
-fn joined<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    let ended = thread.join().ok();
-    ended.context("a thread panicked")?
 }
 
 /// Whether a library is to become garbage: any of them, all over the segments.
@@ -261,9 +224,9 @@ impl Probes<'_> {
     fn uploads(&self, is_over: &AtomicBool) -> Result<Vec<Duration>> {
         let client = client(self.host)?;
         let once = |nth| {
-            let content = fresh(&[1, self.round, nth], SMALL);
-            let name = library(&format!("small-{}", self.round), nth)?;
-            timed(|| push(&client, &content, name))
+            let content = content(&[1, self.round, nth], SMALL);
+            let name = format!("small-{}-{nth}@1", self.round);
+            timed(|| push_library(&client, &content, &name))
         };
         repeated(is_over, once)
     }

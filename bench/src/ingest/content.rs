@@ -9,8 +9,9 @@ use anyhow::{Context, Result};
 use pool_store::placement::Placement;
 use serde::Serialize;
 
-use super::{fresh, new_store, push};
+use super::{new_store, push};
 use crate::measure::cost::{Cost, Seconds, cost};
+use crate::measure::pushing::fresh;
 use crate::measure::ratio;
 
 /// Bytes of the content pushed.

@@ -49,12 +49,3 @@ fn push(store: &Store, name: &str, version: u32, bytes: &[u8], placement: Placem
     store.ingest(Target::Library { library, object }, &[content])?;
     Ok(())
 }
-
-/// Bytes that nothing else has.
-fn fresh(seed: &[u64], bytes: &mut [u8]) {
-    let mut hasher = blake3::Hasher::new();
-    for number in seed {
-        hasher.update(&number.to_le_bytes());
-    }
-    hasher.finalize_xof().fill(bytes);
-}

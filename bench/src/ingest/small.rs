@@ -1,16 +1,16 @@
 //! Small commits: libraries of three new pages, by one writer and by several at once.
 
 use std::path::Path;
-use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use pool_core::page::PAGE_SIZE;
 use pool_store::Store;
 use pool_store::placement::Placement;
 use serde::Serialize;
 
-use super::{fresh, new_store, push};
+use super::{new_store, push};
+use crate::measure::pushing::{at_once, fresh};
 use crate::measure::{median, ratio};
 
 /// Writers at once, in each case.
@@ -86,24 +86,16 @@ pub(super) fn measure(directory: &Path) -> Result<SmallCommits> {
 
 /// Has `writers` threads commit [`COMMITS`] libraries that nobody has.
 fn commit(store: &Store, round: u32, writers: u32) -> Result<()> {
-    thread::scope(|scope| {
-        let threads: Vec<_> = (0..writers)
-            .map(|writer| {
-                scope.spawn(move || -> Result<()> {
-                    let name = format!("l{writers}-{writer}-{round}");
-                    let mut bytes = [0; PAGES * PAGE_SIZE as usize];
-                    for nth in 0..COMMITS / writers {
-                        let seed = [writers, writer, round, nth].map(u64::from);
-                        fresh(&seed, &mut bytes);
-                        push(store, &name, nth, &bytes, Placement::Sparse)?;
-                    }
-                    Ok(())
-                })
-            })
-            .collect();
-        threads.into_iter().try_for_each(|thread| {
-            let ended = thread.join().ok();
-            ended.context("a writer panicked")?
-        })
+    at_once(writers.into(), |writer| {
+        let name = format!("l{writers}-{writer}-{round}");
+        let mut bytes = [0; PAGES * PAGE_SIZE as usize];
+        for nth in 0..COMMITS / writers {
+            fresh(
+                &[writers.into(), writer, round.into(), nth.into()],
+                &mut bytes,
+            );
+            push(store, &name, nth, &bytes, Placement::Sparse)?;
+        }
+        Ok(())
     })
 }

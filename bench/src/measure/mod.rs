@@ -1,9 +1,10 @@
-//! Measuring: medians, memory of processes and of control groups.
+//! Measuring: medians, memory of processes and of control groups, and content to push.
 
 pub(crate) mod cached;
 pub(crate) mod cost;
 pub(crate) mod ksm;
 pub(crate) mod memory;
+pub(crate) mod pushing;
 
 /// The middle of `samples`; the mean of the two middle ones when their number is even. Zero when
 /// there are none.
