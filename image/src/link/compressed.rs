@@ -120,12 +120,9 @@ fn headers(bytes: &[u8]) -> Option<Headers> {
 /// The little-endian number of `size` bytes at `at`.
 fn number(bytes: &[u8], at: usize, size: usize) -> Option<u64> {
     let field = bytes.get(at..at.checked_add(size)?)?;
-    Some(
-        field
-            .iter()
-            .rev()
-            .fold(0, |value, byte| value << 8 | u64::from(*byte)),
-    )
+    let mut whole = [0; 8];
+    whole.get_mut(..size)?.copy_from_slice(field);
+    Some(u64::from_le_bytes(whole))
 }
 
 struct Compressed<'b> {
@@ -143,13 +140,13 @@ struct Compressed<'b> {
 impl<'b> Compressed<'b> {
     fn of(bytes: &'b [u8], headers: &Headers, header: usize) -> Option<Self> {
         let flags = number(bytes, header + FLAGS, 8)?;
+        if flags & u64::from(SHF_ALLOC) != 0 {
+            return None;
+        }
         let (at, name) = headers.name(bytes, header)?;
         let start = usize::try_from(number(bytes, header + OFFSET, 8)?).ok()?;
         let size = usize::try_from(number(bytes, header + SIZE, 8)?).ok()?;
         let contents = bytes.get(start..start.checked_add(size)?)?;
-        if flags & u64::from(SHF_ALLOC) != 0 {
-            return None;
-        }
         if flags & u64::from(SHF_COMPRESSED) != 0 {
             return Some(Self {
                 name,

@@ -1,6 +1,8 @@
 //! Symbols that the command line defines (`--defsym`), once it is known what the program has under each name.
 //! They count before what objects define (binutils, `ld/ldexp.c`, `exp_fold_tree_1`).
 
+use std::cell::OnceCell;
+
 use super::args::{Definition, Expression, LinkRequest, Operator};
 use super::error::LinkError;
 use super::object::{Binding, Object, Place, Symbol};
@@ -23,7 +25,7 @@ pub(super) fn object(request: &LinkRequest) -> Option<Object<'_>> {
         sections: Vec::new(),
         symbols: symbols.collect(),
         groups: Vec::new(),
-        entered: Vec::new(),
+        entered: OnceCell::new(),
     })
 }
 
@@ -69,12 +71,8 @@ pub(super) fn settle<'a>(
             Value::At(id, 0) => id,
             Value::At(id, distance) => {
                 let symbol = beside(&units[id.unit], id, definition, distance)?;
-                let symbols = &mut units[id.unit].objects[id.object].symbols;
-                symbols.push(symbol);
-                SymbolId {
-                    symbol: symbols.len() - 1,
-                    ..id
-                }
+                let symbol = units[id.unit].objects[id.object].add_symbol(symbol);
+                SymbolId { symbol, ..id }
             }
         };
         program.define(&definition.name, id);

@@ -42,7 +42,7 @@ impl<'b> Instructions<'b> {
             .filter(|r| !matches!(r.kind, r::R_X86_64_NONE | r::R_X86_64_TLSDESC_CALL))
             .map(|r| (r.offset, r.kind))
             .collect();
-        let entered = object.entered.get(index)?;
+        let entered = object.entered_in(index);
         let mut starts = HashSet::default();
         let mut targets = Vec::new();
         let mut fields = map_with_capacity(relocated.len());

@@ -1,5 +1,7 @@
 //! Files of intermediate code, as the resolution sees them: symbols without contents.
 
+use std::cell::OnceCell;
+
 use goblin::elf::section_header::{SHF_ALLOC, SHT_PROGBITS};
 
 use super::hash::HashMap;
@@ -122,7 +124,7 @@ pub(super) fn object<'a>(name: &str, symbols: &'a [CodeSymbol]) -> Object<'a> {
         name: name.to_owned(),
         sections,
         symbols,
-        entered: Vec::new(),
+        entered: OnceCell::new(),
         groups,
     }
 }

@@ -178,6 +178,7 @@ fn link_as_named(request: &LinkRequest, registry: &mut dyn Registry) -> Result<L
     let targets: Vec<UnitTargets<'_>> = (0..set.units.len())
         .map(|unit| symbols::targets(&set.units, &program, unit))
         .collect();
+    set.units[0].stays = references::stays(&set.units, &targets[0]);
 
     let units: Vec<&Unit<'_>> = set.units.iter().collect();
     let plan = |own: usize| Plan::new(&units, own, &targets[own], request);

@@ -24,6 +24,8 @@ pub(super) struct Moves {
     fixed: Option<(String, Fixed)>,
     /// How many there are.
     fixed_count: u64,
+    /// The first of those that could if no other were there, which counts only then.
+    fixed_besides: Option<(String, Fixed)>,
 }
 
 /// Why a place cannot change.
@@ -135,6 +137,13 @@ impl Moves {
         }
     }
 
+    /// A field that could change if it were not for others, which people are told of instead.
+    pub(super) fn fix_besides(&mut self, why: Fixed, place: impl FnOnce() -> String) {
+        if self.fixed_besides.is_none() {
+            self.fixed_besides = Some((place(), why));
+        }
+    }
+
     /// Notes what a relocation wrote, or says why it cannot change.
     pub(super) fn note(&mut self, written: &Written) -> Result<(), Fixed> {
         let Written {
@@ -177,8 +186,8 @@ impl Moves {
 
     /// Why the image can only run where it is linked.
     pub(super) fn why_fixed(&self) -> Option<String> {
-        let (first, why) = self.fixed.as_ref()?;
-        let others = match self.fixed_count - 1 {
+        let (first, why) = self.fixed.as_ref().or(self.fixed_besides.as_ref())?;
+        let others = match self.fixed_count.saturating_sub(1) {
             0 => String::new(),
             others => format!(", and {others} more places do"),
         };

@@ -7,7 +7,7 @@ use super::instructions::Instructions;
 use super::merge;
 use super::object::{Binding, Object, Place, Relocation, Section, Symbol};
 use super::patch::{self, Patch, Referrer, Settled, TargetFacts, Value};
-use super::slots::{self, Detour};
+use super::slots::{self, Rewritten};
 use super::target::{Target, UnitTargets};
 use super::unit::{Unit, UnitKind};
 
@@ -21,11 +21,8 @@ pub(super) struct Patched<'p, 'a> {
     pub(super) target: Target<'a>,
     pub(super) facts: TargetFacts,
     pub(super) patch: Patch,
-    /// Another instruction in place of the section's own: its offset and bytes.
-    pub(super) instruction: Option<(u64, Vec<u8>)>,
-    pub(super) detour: Option<Detour>,
-    /// That instruction uses the lower 32 bits of the target's address alone.
-    pub(super) is_cut: bool,
+    /// Another instruction in place of the section's own, of which [`Patched::patch`] is a copy. Few are.
+    pub(super) rewritten: Option<Box<Rewritten>>,
 }
 
 impl Patched<'_, '_> {
@@ -80,9 +77,7 @@ pub(super) fn patches<'p, 'a>(
             target,
             facts,
             patch,
-            instruction: None,
-            detour: None,
-            is_cut: false,
+            rewritten: None,
         };
         let takes_slot = facts.has_table() && facts.settled != Settled::ByUnit;
         let slides = takes_slot_to_slide(unit, (object, section), facts, &patched);
@@ -101,15 +96,42 @@ pub(super) fn patches<'p, 'a>(
                 .filter(is_certain)
                 .and_then(|code| slots::through_slot(code, relocation, addresses));
             if let Some(rewritten) = rewritten {
-                patched.is_cut = rewritten.is_cut;
-                patched.patch = rewritten.patch;
-                patched.instruction = Some((rewritten.start, rewritten.bytes));
-                patched.detour = rewritten.detour;
+                patched.patch = rewritten.patch.clone();
+                patched.rewritten = Some(Box::new(rewritten));
             }
         }
         patches.push(patched);
     }
     Ok(patches)
+}
+
+/// True when relocations of a section of a library only lead to what the library itself settles, directly: its offset table has
+/// nothing for them.
+pub(super) fn are_plain(
+    units: &[&Unit<'_>],
+    own: usize,
+    targets: &UnitTargets<'_>,
+    (object, index): (usize, usize),
+) -> bool {
+    let of = &units[own].objects[object];
+    let section = &of.sections[index];
+    let is_direct = |kind: u32| {
+        matches!(
+            kind,
+            r::R_X86_64_64
+                | r::R_X86_64_32
+                | r::R_X86_64_32S
+                | r::R_X86_64_PC32
+                | r::R_X86_64_PLT32
+        )
+    };
+    units[own].kind == UnitKind::Library
+        && section.relocations.iter().all(|relocation| {
+            let symbol = &of.symbols[relocation.symbol];
+            let target = &targets[object][relocation.symbol];
+            is_direct(relocation.kind)
+                && facts(units, own, target, section, symbol).settled == Settled::ByUnit
+        })
 }
 
 /// An instruction of the application that could not follow when the image starts elsewhere.
@@ -123,13 +145,9 @@ fn takes_slot_to_slide(
     if unit.kind != UnitKind::Application || !is_code {
         return false;
     }
-    let object = &unit.objects[object];
     match patched.relocation.kind {
         r::R_X86_64_32 | r::R_X86_64_32S if !facts.is_number => {
-            let symbol = &object.symbols[patched.relocation.symbol];
-            // Which of the merged is meant the addend says.
-            let is_merged = matches!(symbol.place, Place::Section(s) if merge::key(&object.sections[s]).is_some());
-            !is_merged && has_few_addresses(object)
+            !unit.stays && may_load_address(&unit.objects[object], patched.relocation)
         }
         r::R_X86_64_PC32 => {
             let stays = facts.may_be_absent || facts.is_number;
@@ -139,14 +157,66 @@ fn takes_slot_to_slide(
     }
 }
 
+/// True when an address of 32 bits is of those that the application's code loads from slots, so that the image can start anywhere.
+pub(super) fn is_loaded_to_slide(
+    unit: &Unit<'_>,
+    (object, section): (usize, usize),
+    relocation: &Relocation,
+) -> bool {
+    let object = &unit.objects[object];
+    let section = &object.sections[section];
+    let is_code = section.is_loaded() && section.is_code() && section.gathered.is_none();
+    unit.kind == UnitKind::Application
+        && is_code
+        && is_narrow(relocation)
+        && may_load_address(object, relocation)
+}
+
+/// True when the application has addresses of 32 bits that are not loaded from slots, so that the image can only run where it is
+/// linked, whatever becomes of others.
+pub(super) fn stays(units: &[Unit<'_>], targets: &UnitTargets<'_>) -> bool {
+    let unit = &units[0];
+    let moves = |target: &Target<'_>| {
+        let Target::Defined(id) = target else {
+            return false;
+        };
+        let of = &units[id.unit];
+        let symbol = &of.objects[id.object].symbols[id.symbol];
+        matches!(symbol.place, Place::Section(_) | Place::Common)
+            && of.defines(id.object, symbol)
+            && !symbol.is_thread_local()
+    };
+    // What is to reach libraries by slots has fewer such than its relocations say.
+    !unit.reaches_by_slots
+        && unit.sections().any(|(o, s, section)| {
+            let mut narrow = section.relocations.iter().filter(|r| is_narrow(r));
+            section.is_loaded()
+                && narrow.any(|relocation| {
+                    moves(&targets[o][relocation.symbol])
+                        && !is_loaded_to_slide(unit, (o, s), relocation)
+                })
+        })
+}
+
+/// It writes an address of 32 bits.
+fn is_narrow(relocation: &Relocation) -> bool {
+    matches!(relocation.kind, r::R_X86_64_32 | r::R_X86_64_32S)
+}
+
+fn may_load_address(object: &Object<'_>, relocation: &Relocation) -> bool {
+    let symbol = &object.symbols[relocation.symbol];
+    // Which of the merged is meant the addend says.
+    let is_merged =
+        matches!(symbol.place, Place::Section(s) if merge::key(&object.sections[s]).is_some());
+    !is_merged && has_few_addresses(object)
+}
+
 fn has_few_addresses(object: &Object<'_>) -> bool {
     let code = object.sections.iter().filter(|section| section.is_code());
     let mut relocations = code.flat_map(|section| &section.relocations);
-    let is_address =
-        |relocation: &&Relocation| matches!(relocation.kind, r::R_X86_64_32 | r::R_X86_64_32S);
     relocations
         .by_ref()
-        .filter(is_address)
+        .filter(|relocation| is_narrow(relocation))
         .nth(FEW_ADDRESSES)
         .is_none()
 }

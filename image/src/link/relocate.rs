@@ -13,6 +13,7 @@ use super::moves::Moves;
 use super::object::{Gathered, Section};
 use super::plan::{Entry, Part, PlannedDetour};
 use super::site::{Other, Site};
+use super::unit::Unit;
 
 /// The bytes of an image, before they are put into a file.
 #[derive(Debug, Default)]
@@ -145,6 +146,7 @@ pub(super) fn section<'c>(
 
 fn fill_unit(image: &Image<'_, '_>, u: usize, contents: &mut Contents) -> Result<(), LinkError> {
     let (unit, plan, base) = (&image.units[u], &image.plans[u], &image.bases[u]);
+    let units: Vec<&Unit<'_>> = image.units.iter().collect();
     // What the program means otherwise, once all is as in every image.
     let mut others = Vec::new();
     for merged in &plan.merged {
@@ -185,6 +187,8 @@ fn fill_unit(image: &Image<'_, '_>, u: usize, contents: &mut Contents) -> Result
         room.copy_from_slice(section.bytes);
         let site = Site {
             image,
+            units: &units,
+            speaks: image.speaks(u, o, s),
             unit: u,
             object: o,
             section: s,

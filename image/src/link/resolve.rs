@@ -265,7 +265,15 @@ impl<'a> Resolution<'a> {
     where
         'a: 'n,
     {
+        if self.renamed.is_empty() {
+            return name;
+        }
         self.renamed.get(name).copied().unwrap_or(name)
+    }
+
+    /// True when some references mean another name than theirs.
+    pub(super) fn renames(&self) -> bool {
+        !self.renamed.is_empty()
     }
 
     /// All names by which such references mean others, and these.
@@ -285,6 +293,9 @@ impl<'a> Resolution<'a> {
         object: usize,
         symbol: &Symbol<'a>,
     ) -> Option<&'a str> {
+        if self.renamed.is_empty() {
+            return None;
+        }
         let name = self.renamed.get(symbol.name).copied()?;
         (!symbol.is_local() && self.refers(unit, object, symbol)).then_some(name)
     }
@@ -337,6 +348,8 @@ struct Resolver<'r, 'a> {
     wanted: HashSet<&'a str>,
     /// A member is taken for a tentative definition, too.
     completes: bool,
+    /// How many of these came.
+    tentative: usize,
     found: Resolution<'a>,
 }
 
@@ -352,6 +365,7 @@ impl<'r, 'a> Resolver<'r, 'a> {
             groups: asked.beforehand.groups.clone(),
             wanted: asked.roots.iter().copied().collect(),
             completes: true,
+            tentative: 0,
             found: Resolution {
                 order: units.iter().map(|u| vec![None; u.objects.len()]).collect(),
                 renamed: asked.renamed.clone(),
@@ -461,6 +475,7 @@ impl<'r, 'a> Resolver<'r, 'a> {
         defined.any(|symbol| {
             self.wanted.contains(symbol.name)
                 || self.completes
+                    && self.tentative > 0
                     && symbol.place != Place::Common
                     && symbol.binding == Binding::Global
                     && !symbol.is_function()
@@ -528,6 +543,7 @@ impl<'r, 'a> Resolver<'r, 'a> {
         let units = self.units;
         let symbol = &units[id.unit].objects[id.object].symbols[id.symbol];
         self.wanted.remove(symbol.name);
+        self.tentative += usize::from(symbol.place == Place::Common);
         let Some(known) = self.found.definitions.get(symbol.name).copied() else {
             self.found.definitions.insert(symbol.name, id);
             return Ok(());

@@ -9,7 +9,7 @@ use super::moves::{self, About, Fixed, Moves, Written};
 use super::object::{Place, Relocation, Symbol};
 use super::patch::{self, Value, Width};
 use super::plan::{Entry, Part};
-use super::references::{Patched, patches};
+use super::references::{self, Patched, patches};
 use super::target::Target;
 use super::unit::{Unit, UnitKind};
 
@@ -27,6 +27,10 @@ pub(super) struct Other {
 /// A section in its place.
 pub(super) struct Site<'i, 'a> {
     pub(super) image: &'i Image<'i, 'a>,
+    /// Those of the image.
+    pub(super) units: &'i [&'i Unit<'a>],
+    /// What it refers to is what the program means by it.
+    pub(super) speaks: bool,
     pub(super) unit: usize,
     pub(super) object: usize,
     pub(super) section: usize,
@@ -46,11 +50,10 @@ impl<'a> Site<'_, 'a> {
         bytes: &mut [u8],
         moves: &mut Moves,
     ) -> Result<Vec<Other>, LinkError> {
-        let units: Vec<&Unit<'a>> = self.image.units.iter().collect();
         let targets = &self.image.targets[self.unit];
         let at = (self.object, self.section);
         let mut others = Vec::new();
-        for patched in patches(&units, self.unit, targets, at)? {
+        for patched in patches(self.units, self.unit, targets, at)? {
             others.extend(self.apply(bytes, &patched, moves)?);
         }
         Ok(others)
@@ -80,12 +83,12 @@ impl<'a> Site<'_, 'a> {
             relocation, patch, ..
         } = patched;
         let outside = || self.fault(relocation, "the relocation reaches past its section".into());
-        if let Some((start, replacement)) = &patched.instruction {
-            let start = usize::try_from(*start).map_err(|_| outside())?;
+        if let Some(rewritten) = &patched.rewritten {
+            let start = usize::try_from(rewritten.start).map_err(|_| outside())?;
             bytes
-                .get_mut(start..start + replacement.len())
+                .get_mut(start..start + rewritten.bytes.len())
                 .ok_or_else(outside)?
-                .copy_from_slice(replacement);
+                .copy_from_slice(&rewritten.bytes);
         }
         for (at, replacement) in &patch.edits {
             let start = usize::try_from(relocation.offset as i64 + at).map_err(|_| outside())?;
@@ -103,7 +106,7 @@ impl<'a> Site<'_, 'a> {
         let field = bytes.get_mut(field).ok_or_else(outside)?;
         if self.is_shared() && patched.holds_import() {
             // Elsewhere nothing is there; the image has the page of its own.
-            if !self.image.speaks(self.unit, self.object, self.section) {
+            if !self.speaks {
                 return Ok(None);
             }
             let mut other = field.to_vec();
@@ -118,11 +121,14 @@ impl<'a> Site<'_, 'a> {
             }));
         }
         let value = self.value(patched, at, &patched.target, View::Elsewhere)?;
-        let meant = if self.image.speaks(self.unit, self.object, self.section) || !self.is_shared()
-        {
+        let meant = if self.speaks || !self.is_shared() {
             let target = self.meant(patched).unwrap_or(patched.target);
             self.note(patched, at, &target, moves);
-            self.value(patched, at, &target, View::Image)?
+            if target == patched.target && self.is_same_elsewhere(patched) {
+                value
+            } else {
+                self.value(patched, at, &target, View::Image)?
+            }
         } else {
             value
         };
@@ -145,10 +151,13 @@ impl<'a> Site<'_, 'a> {
 
     /// Notes what the field at `at` holds when it is about `target`. What is not run may hold what it likes.
     fn note(&self, patched: &Patched<'_, 'a>, at: i64, target: &Target<'a>, moves: &mut Moves) {
-        if self.part == Part::Loose || !self.image.speaks(self.unit, self.object, self.section) {
+        if self.part == Part::Loose || !self.speaks {
             return;
         }
         let patch = &patched.patch;
+        if self.is_within(patched, target) {
+            return;
+        }
         let past_wrapper = self.is_past_wrapper(patched, View::Image);
         let about = match patch.value {
             Value::Branch if patched.takes_stub() && !past_wrapper => About::Unit(self.unit),
@@ -186,20 +195,45 @@ impl<'a> Site<'_, 'a> {
             },
             about,
         };
-        let noted = if patched.is_cut {
+        let is_cut = patched.rewritten.as_ref().is_some_and(|of| of.is_cut);
+        let noted = if is_cut {
             Err(Fixed::Narrow)
         } else {
             moves.note(&written)
         };
         if let Err(why) = noted {
-            let place = (self.unit, self.object, self.section);
+            let (o, s) = (self.object, self.section);
             let relocation = patched.relocation;
-            moves.fix(
-                why,
-                || self.image.place(place, relocation.offset),
-                || moves::held(why, relocation, &self.name(relocation)),
-            );
+            let place = || self.image.place((self.unit, o, s), relocation.offset);
+            let held = || moves::held(why, relocation, &self.name(relocation));
+            let unit = self.unit();
+            if unit.stays && references::is_loaded_to_slide(unit, (o, s), relocation) {
+                moves.fix_besides(why, || format!("{} holds {}", place(), held()));
+            } else {
+                moves.fix(why, place, held);
+            }
         }
+    }
+
+    /// It is a distance within the library, which never changes: what most references are.
+    fn is_within(&self, patched: &Patched<'_, 'a>, target: &Target<'a>) -> bool {
+        let is_distance = matches!(patched.patch.value, Value::Distance | Value::Branch);
+        is_distance
+            && patched.rewritten.is_none()
+            && self.is_shared()
+            && matches!(target, Target::Defined(id) if id.unit == self.unit)
+            && self.image.moves_with(self.unit, target) == Some(self.unit)
+    }
+
+    /// The target, if it is what the program means, is to this image what it is to all others.
+    fn is_same_elsewhere(&self, patched: &Patched<'_, 'a>) -> bool {
+        let is_of_thread = matches!(
+            patched.patch.value,
+            Value::ThreadOffset | Value::BlockOffset
+        );
+        !is_of_thread
+            && !self.image.program.renames()
+            && self.image.address_elsewhere(&patched.target).is_none()
     }
 
     fn symbol_of(&self, patched: &Patched<'_, 'a>) -> &Symbol<'a> {
@@ -219,14 +253,15 @@ impl<'a> Site<'_, 'a> {
     fn meant(&self, patched: &Patched<'_, 'a>) -> Option<Target<'a>> {
         let symbol = &self.unit().objects[self.object].symbols[patched.relocation.symbol];
         let image = self.image;
-        if symbol.is_local()
-            || symbol.name.is_empty()
-            || !self.image.speaks(self.unit, self.object, self.section)
-        {
+        if symbol.is_local() || symbol.name.is_empty() || !self.speaks {
             return None;
         }
         if let Some(name) = image.program.other_name(self.unit, self.object, symbol) {
             return Some(image.named(name));
+        }
+        let meant = image.meant(&patched.target);
+        if meant == patched.target && !image.is_absent(&meant) {
+            return None;
         }
         let any_will_do =
             patched.patch.value == Value::Branch || symbol.name.starts_with(REFERENCES);
@@ -236,7 +271,7 @@ impl<'a> Site<'_, 'a> {
         if image.is_absent(&patched.target) {
             return Some(Target::Import(symbol.name));
         }
-        Some(image.meant(&patched.target))
+        Some(meant)
     }
 
     /// It is one of several copies in a program.

@@ -6,6 +6,9 @@
 //! [`super::relocate`]. The application's symbols mean what they mean in the program, and so do those of libraries that
 //! refer to others directly.
 
+use std::cell::OnceCell;
+
+use super::hash::HashSet;
 use super::object::{Binding, Object, Place, Symbol};
 use super::resolve::Resolution;
 use super::target::{Target, UnitTargets};
@@ -23,12 +26,14 @@ pub(super) fn targets<'a>(
     own: usize,
 ) -> UnitTargets<'a> {
     let unit = &units[own];
+    let sets = OnceCell::new();
+    let own_meaning = |name| own_meaning(unit, &sets, name);
     let named = |object: usize, symbol: &Symbol<'a>| -> Target<'a> {
         let found = match unit.kind {
             UnitKind::Application => {
                 let name = resolution.name(own, object, symbol);
                 let found = resolution.definition(name);
-                return found.map_or_else(|| own_meaning(unit, name), Target::Defined);
+                return found.map_or_else(|| own_meaning(name), Target::Defined);
             }
             // Any address does as a handle for destructors: in a static executable there is one. This one moves with the
             // library.
@@ -36,7 +41,7 @@ pub(super) fn targets<'a>(
                 return Target::OffsetTable;
             }
             // A set of its own is there, however it is referred to.
-            UnitKind::Library if is_for_the_image(symbol) => return own_meaning(unit, symbol.name),
+            UnitKind::Library if is_for_the_image(symbol) => return own_meaning(symbol.name),
             UnitKind::Aligned => {
                 let name = resolution.name(own, object, symbol);
                 let found = resolution.definition(name);
@@ -45,7 +50,7 @@ pub(super) fn targets<'a>(
             UnitKind::Library if unit.is_default(symbol.name) => None,
             UnitKind::Library => defined_in(units, own, symbol.name),
         };
-        found.map_or_else(|| own_meaning(unit, symbol.name), Target::Defined)
+        found.map_or_else(|| own_meaning(symbol.name), Target::Defined)
     };
     let of_object = |(o, object): (usize, &Object<'a>)| {
         let symbols = object.symbols.iter().enumerate();
@@ -101,13 +106,16 @@ fn defined_in(units: &[Unit<'_>], unit: usize, name: &str) -> Option<SymbolId> {
     })
 }
 
-/// The meaning of a symbol that no object defines: the unit's own, where that can be.
-fn own_meaning<'a>(unit: &Unit<'a>, name: &'a str) -> Target<'a> {
+/// The meaning of a symbol that no object defines: the unit's own, where that can be. `sets` are [`sets_of`] it, once that is asked.
+fn own_meaning<'a>(
+    unit: &Unit<'a>,
+    sets: &OnceCell<HashSet<&'a str>>,
+    name: &'a str,
+) -> Target<'a> {
     let set = |prefix: &str| {
-        name.strip_prefix(prefix).filter(|set| {
-            let mut sections = unit.sections().map(|(_, _, section)| section);
-            sections.any(|s| s.is_loaded() && s.name == *set && s.gathered.is_none())
-        })
+        let set = name.strip_prefix(prefix)?;
+        let sets = sets.get_or_init(|| sets_of(unit));
+        sets.contains(set).then_some(set)
     };
     if name == "_GLOBAL_OFFSET_TABLE_" {
         Target::OffsetTable
@@ -122,4 +130,11 @@ fn own_meaning<'a>(unit: &Unit<'a>, name: &'a str) -> Target<'a> {
     } else {
         Target::Import(name)
     }
+}
+
+/// The names of the sections that a unit has at a place of its own.
+fn sets_of<'a>(unit: &Unit<'a>) -> HashSet<&'a str> {
+    let sections = unit.sections().map(|(_, _, section)| section);
+    let placed = sections.filter(|section| section.is_loaded() && section.gathered.is_none());
+    placed.map(|section| section.name).collect()
 }

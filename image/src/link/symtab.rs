@@ -46,7 +46,10 @@ pub(super) fn build(
             table.first_global = (table.entries.len() as u64 / ENTRY_SIZE) as u32;
         }
         for u in image.included() {
-            for (o, s, symbol) in image.units[u].symbols() {
+            let symbols = image.units[u].symbols();
+            let told =
+                symbols.filter(|(.., symbol)| symbol.is_local() == locals && is_told(symbol));
+            for (o, s, symbol) in told {
                 let id = SymbolId {
                     unit: u,
                     object: o,
@@ -54,8 +57,7 @@ pub(super) fn build(
                 };
                 let counts = image.targets[u][o][s] == Target::Defined(id)
                     && (image.runs(u, o) || image.program.definition(symbol.name) == Some(id));
-                let is_told = is_told(symbol) && !is_discarded(&image.units[u], o, symbol, discard);
-                if counts && is_told && symbol.is_local() == locals {
+                if counts && !is_discarded(&image.units[u], o, symbol, discard) {
                     add(image, &index, id, symbol, &mut table);
                 }
             }

@@ -6,7 +6,7 @@
 
 use super::attached::attached;
 use super::error::LinkError;
-use super::hash::{HashMap, HashSet};
+use super::hash::{HashMap, HashSet, map_with_capacity};
 use super::object::{
     Binding, Gathered, Group, Object, Place, Section, Symbol, gathered, is_set_name,
 };
@@ -57,12 +57,14 @@ pub(super) struct Unit<'a> {
     pub(super) objects: Vec<Object<'a>>,
     /// An application that reaches libraries through its offset table, so that they can move by themselves.
     pub(super) reaches_by_slots: bool,
+    /// An application that can only run where it is linked, so that nothing is rewritten for it to follow.
+    pub(super) stays: bool,
     /// Of each section, whether it takes no part in the link.
     dropped: Vec<Vec<bool>>,
     /// Of each name, the object and the symbol that define it.
     definitions: HashMap<&'a str, (usize, usize)>,
-    /// Functions that are there for programs to replace: some member defines them weakly, and not as one of
-    /// several copies.
+    /// Functions that programs are known to have of their own, and those that are there to be replaced: some member defines
+    /// them weakly, and not as one of several copies.
     hooks: HashSet<&'a str>,
     /// Variables that one member defines weakly and another, too: which counts depends on who is in a program.
     defaults: HashSet<&'a str>,
@@ -152,6 +154,7 @@ impl<'a> Unit<'a> {
             label,
             objects,
             reaches_by_slots: false,
+            stays: false,
             dropped,
             definitions: HashMap::default(),
             hooks: HashSet::default(),
@@ -175,6 +178,8 @@ impl<'a> Unit<'a> {
             section.gathered = gathered(section);
         }
         unit.collect_definitions(may_repeat)?;
+        let names = unit.definitions.keys().copied();
+        unit.hooks.extend(names.filter(|name| is_replaced(name)));
         Ok(unit)
     }
 
@@ -183,11 +188,9 @@ impl<'a> Unit<'a> {
         self.definitions.get(name).copied()
     }
 
-    /// True for a function that programs are known to have of their own.
+    /// True for a function of the unit that programs are known to have of their own.
     pub(super) fn is_replaceable(&self, name: &str) -> bool {
         self.hooks.contains(name)
-            || REPLACED.contains(&name)
-            || REPLACED_OF_CXX.iter().any(|begin| name.starts_with(begin))
     }
 
     /// True for a variable of which there is a default.
@@ -399,7 +402,9 @@ impl<'a> Unit<'a> {
     }
 
     fn collect_definitions(&mut self, may_repeat: bool) -> Result<(), LinkError> {
-        let mut definitions: HashMap<&'a str, (usize, usize)> = HashMap::default();
+        let symbols = self.objects.iter().flat_map(|object| &object.symbols);
+        let most = symbols.filter(|symbol| !symbol.is_local() && symbol.place != Place::Undefined);
+        let mut definitions = map_with_capacity(most.count());
         for (o, object) in self.objects.iter().enumerate() {
             for (s, symbol) in object.symbols.iter().enumerate() {
                 if symbol.is_local() || symbol.name.is_empty() || !self.defines(o, symbol) {
@@ -426,6 +431,10 @@ impl<'a> Unit<'a> {
         self.definitions = definitions;
         Ok(())
     }
+}
+
+fn is_replaced(name: &str) -> bool {
+    REPLACED.contains(&name) || REPLACED_OF_CXX.iter().any(|begin| name.starts_with(begin))
 }
 
 /// Of each of an object's sections which of `groups` it is in.

@@ -179,15 +179,20 @@ fn reversed_arrays_are_recorded_where_they_come_to_lie() {
     }
 }
 
+/// Lines of C that take the addresses of so many of `bytes`, in 32 bits each.
+fn of_addresses(count: u32) -> String {
+    let line = |nth| {
+        format!("__asm__ volatile(\"mov $bytes+{nth}, %%eax\" : \"=a\"(at)); sum += *(char *)at;\n")
+    };
+    (0..count).map(line).collect()
+}
+
 #[test]
 fn code_with_few_addresses_loads_them_and_with_many_is_fixed() {
     let workshop = Workshop::new();
     let mut reasons = Vec::new();
     for count in [20, 40] {
-        let lines: Vec<String> = (0..count)
-            .map(|nth| format!("__asm__ volatile(\"mov $bytes+{nth}, %%eax\" : \"=a\"(at)); sum += *(char *)at;\n"))
-            .collect();
-        let lines = lines.concat();
+        let lines = of_addresses(count);
         let text = format!(
             "int printf(const char *, ...); char bytes[64] = {{1, 2, 3, 4}};
              int main(void) {{ unsigned long at; long sum = 0; {lines} return printf(\"%ld\\n\", sum) < 0; }}"
@@ -219,6 +224,51 @@ fn code_with_few_addresses_loads_them_and_with_many_is_fixed() {
     );
     assert!(
         why.contains("39 more places") && why.contains("-fPIE"),
+        "{why}"
+    );
+}
+
+/// What can't slide for one object's sake has no other object's code rewritten so that it could.
+#[test]
+fn code_with_few_addresses_stays_as_it_is_where_others_have_many() {
+    let workshop = Workshop::new();
+    let part = |name: &str, count: u32| {
+        let lines = of_addresses(count);
+        let text = format!(
+            "extern char bytes[64]; long {name}(void) {{ unsigned long at = 0; long sum = 0; {lines} return sum + at * 0; }}"
+        );
+        workshop.compile(Compiler::Musl, &format!("{name}{count}"), &text)
+    };
+    let text =
+        "int printf(const char *, ...); long few(void); long many(void); char bytes[64] = {1, 2, 3, 4};
+        int main(void) { return printf(\"%ld\\n\", few() + many()) < 0; }";
+    let main = workshop.compile(Compiler::Musl, "main", text);
+    let few = part("few", 20);
+    let mut written = Vec::new();
+    for (name, second) in [("slides", part("many", 20)), ("stays", part("many", 40))] {
+        let request = workshop.request(Compiler::Musl, &["-static", &main, &few, &second]);
+        let linked = link(&request, &mut AddressBook::default()).unwrap();
+        let program = workshop.install(name, &linked);
+        assert_eq!(run(&program, name), "20\n");
+        let elf = Elf::parse(&linked.elf).unwrap();
+        let mut symbols = elf.syms.iter();
+        let bytes = symbols.find(|symbol| elf.strtab.get_at(symbol.st_name) == Some("bytes"));
+        let bytes = bytes.unwrap().st_value as u32;
+        let code = section(&linked, ".text").unwrap().1;
+        let is_taken = |instruction: &[u8]| {
+            let address = u32::from_le_bytes(instruction[1..].try_into().unwrap());
+            instruction[0] == 0xb8 && (bytes..bytes + 64).contains(&address)
+        };
+        let taken = code.windows(5).filter(|instruction| is_taken(instruction));
+        written.push((taken.count(), fixed(&linked).map(str::to_owned)));
+    }
+    assert_eq!(written[0], (0, None));
+    let (taken, why) = &written[1];
+    let why = why.as_deref().unwrap();
+    assert_eq!(*taken, 60);
+    // The one that would have followed is no reason.
+    assert!(
+        why.contains("many40.o: .text") && why.contains("39 more places"),
         "{why}"
     );
 }

@@ -239,12 +239,13 @@ impl<'i, 'a> Image<'i, 'a> {
         self.common.build_id = end.take(id_size, 4);
         self.common.properties = end.take(self.property_note.len() as u64, 8);
         self.bases[0].constant = end.take(plan.constant.size, plan.constant.alignment).start;
+        let mut gathered = self.find_gathered();
         for kind in [
             Gathered::PreinitArray,
             Gathered::InitArray,
             Gathered::FiniArray,
         ] {
-            self.gather(kind, &mut end);
+            self.gather(kind, &mut gathered, &mut end);
         }
         self.place_orphans(Run::Constants, &mut end);
         self.resolved = self
@@ -264,9 +265,9 @@ impl<'i, 'a> Image<'i, 'a> {
         // Code.
         let mut end = end.next_run(plan.code.alignment.max(request.max_page_size));
         let code = end.0;
-        self.gather(Gathered::InitCode, &mut end);
+        self.gather(Gathered::InitCode, &mut gathered, &mut end);
         self.bases[0].code = end.take(plan.code.size, plan.code.alignment).start;
-        self.gather(Gathered::FiniCode, &mut end);
+        self.gather(Gathered::FiniCode, &mut gathered, &mut end);
         self.place_orphans(Run::Code, &mut end);
         self.common.trap = end.take(TRAP.len() as u64, 16).start;
         self.common.code = Span {
@@ -292,19 +293,30 @@ impl<'i, 'a> Image<'i, 'a> {
         Ok(())
     }
 
-    /// Places the sections of one kind one after the other, in the order of an ordinary link:
-    /// by priority (the number at the end of the name), then as ld reads their objects.
-    fn gather(&mut self, kind: Gathered, end: &mut Cursor) {
-        let mut found = Vec::new();
+    /// What of the program is gathered, by kind, in the order of the units.
+    fn find_gathered(&self) -> ByKind {
+        let mut found = ByKind::default();
         for u in self.included() {
-            let unit = &self.units[u];
-            for (o, s, section) in unit.sections() {
-                if section.gathered == Some(kind) && self.takes(u, o, s) {
-                    let order = (priority(section.name), self.program.order(u, o));
-                    found.push((order, (u, o, s)));
+            for (o, s, section) in self.units[u].sections() {
+                if let Some(kind) = section.gathered
+                    && self.takes(u, o, s)
+                {
+                    found.entry(kind).or_default().push((u, o, s));
                 }
             }
         }
+        found
+    }
+
+    /// Places the sections of one kind one after the other, in the order of an ordinary link:
+    /// by priority (the number at the end of the name), then as ld reads their objects.
+    fn gather(&mut self, kind: Gathered, gathered: &mut ByKind, end: &mut Cursor) {
+        let of_kind = gathered.remove(&kind).unwrap_or_default().into_iter();
+        let in_order = of_kind.map(|(u, o, s)| {
+            let name = self.units[u].objects[o].sections[s].name;
+            ((priority(name), self.program.order(u, o)), (u, o, s))
+        });
+        let mut found: Vec<_> = in_order.collect();
         found.sort_by_key(|(order, _)| *order);
         let start = end.take(0, 16).start;
         for (_, at) in found {
@@ -386,6 +398,9 @@ impl<'i, 'a> Image<'i, 'a> {
         of_sections.chain(of_detours).sum()
     }
 }
+
+/// Sections that are gathered: unit, object, section.
+type ByKind = HashMap<Gathered, Vec<(usize, usize, usize)>>;
 
 /// The next free address.
 pub(super) struct Cursor(pub(super) u64);

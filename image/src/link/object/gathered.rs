@@ -1,6 +1,8 @@
 //! What an image has one of, gathered from the sections of all units.
 
-use goblin::elf::section_header::{SHT_FINI_ARRAY, SHT_INIT_ARRAY, SHT_PREINIT_ARRAY};
+use goblin::elf::section_header::{
+    SHT_FINI_ARRAY, SHT_INIT_ARRAY, SHT_NOBITS, SHT_PREINIT_ARRAY, SHT_PROGBITS,
+};
 
 use super::Section;
 
@@ -49,7 +51,7 @@ const OF_C_LIBRARY: &str = "__libc_";
 
 /// What the image gathers a section into, if it does, by what is said of the section.
 pub(in crate::link) fn gathered(section: &Section<'_>) -> Option<Gathered> {
-    if !section.is_loaded() {
+    if !section.is_loaded() || is_ordinary(section) {
         return None;
     }
     let is_named = |name: &str| {
@@ -71,6 +73,16 @@ pub(in crate::link) fn gathered(section: &Section<'_>) -> Option<Gathered> {
         _ if section.is_alone => None,
         _ => Some(Gathered::Orphan),
     }
+}
+
+/// Most are told at once.
+fn is_ordinary(section: &Section<'_>) -> bool {
+    !section.keeps_name
+        && matches!(section.kind, SHT_PROGBITS | SHT_NOBITS)
+        && matches!(
+            section.name,
+            ".text" | ".data" | ".bss" | ".eh_frame" | ".rodata"
+        )
 }
 
 /// Section names that are C identifiers can be walked by `__start_NAME` and `__stop_NAME`.

@@ -4,8 +4,11 @@
 //! relocations lie in the section they patch, every index points at something. What fails is
 //! refused with the file's name, so the rest of the linker needs no doubts about its input.
 
+mod entries;
 mod gathered;
 mod read;
+
+use std::cell::OnceCell;
 
 use goblin::elf::reloc::{R_X86_64_32, R_X86_64_32S, R_X86_64_64};
 use goblin::elf::section_header::{
@@ -30,8 +33,8 @@ pub(super) struct Object<'a> {
     pub(super) symbols: Vec<Symbol<'a>>,
     /// Groups of sections of which one link keeps one copy.
     pub(super) groups: Vec<Group<'a>>,
-    /// By section index, of code: what leads into it.
-    pub(super) entered: Vec<Entered>,
+    /// By section index, of code: what leads into it, once somebody has asked.
+    pub(super) entered: OnceCell<Vec<Entered>>,
 }
 
 /// Where code is entered from outside of its section, as far as its object knows. In order.
@@ -47,7 +50,7 @@ pub(super) struct Entered {
 
 impl Entered {
     /// Of each section.
-    pub(super) fn of(sections: &[Section<'_>], symbols: &[Symbol<'_>]) -> Vec<Self> {
+    fn of(sections: &[Section<'_>], symbols: &[Symbol<'_>]) -> Vec<Self> {
         let mut all = vec![Self::default(); sections.len()];
         for symbol in symbols {
             if let Place::Section(section) = symbol.place
@@ -79,7 +82,24 @@ impl Entered {
     }
 }
 
-impl Object<'_> {
+impl<'a> Object<'a> {
+    /// Adds a symbol that the object does not have itself, and says its index. Code is entered where it was.
+    pub(super) fn add_symbol(&mut self, symbol: Symbol<'a>) -> usize {
+        self.all_entered();
+        self.symbols.push(symbol);
+        self.symbols.len() - 1
+    }
+
+    /// What leads into the code of section `index`.
+    pub(super) fn entered_in(&self, index: usize) -> &Entered {
+        &self.all_entered()[index]
+    }
+
+    fn all_entered(&self) -> &[Entered] {
+        self.entered
+            .get_or_init(|| Entered::of(&self.sections, &self.symbols))
+    }
+
     /// True when the compiler left its own intermediate code, and no machine code.
     pub(super) fn is_intermediate_code(&self) -> bool {
         let sections = || self.sections.iter();

@@ -1,23 +1,20 @@
 //! Reads an object and checks it.
 
-use goblin::container::{Container, Ctx, Endian};
+use std::cell::OnceCell;
+
 use goblin::elf::header::{EI_CLASS, EI_DATA, ELFCLASS64, ELFDATA2LSB, EM_X86_64, ET_DYN, ET_REL};
-use goblin::elf::reloc::RelocSection;
 use goblin::elf::section_header::{
     SHF_COMPRESSED, SHF_LINK_ORDER, SHN_ABS, SHN_COMMON, SHN_LORESERVE, SHN_UNDEF, SHN_XINDEX,
     SHT_GROUP, SHT_NOBITS, SHT_NULL, SHT_REL, SHT_RELA, SHT_STRTAB, SHT_SYMTAB, SHT_SYMTAB_SHNDX,
     SectionHeader,
 };
-use goblin::elf::sym::{STB_GLOBAL, STB_GNU_UNIQUE, STB_LOCAL, STB_WEAK, Sym, Symtab};
+use goblin::elf::sym::{STB_GLOBAL, STB_GNU_UNIQUE, STB_LOCAL, STB_WEAK};
 use goblin::elf::{Elf, Header};
 
-use super::{Binding, Entered, Group, Object, Place, Relocation, SHF_EXCLUDE, Section, Symbol};
+use super::entries::{self, SymbolEntry};
+use super::{Binding, Group, Object, Place, SHF_EXCLUDE, Section, Symbol};
 use crate::link::error::LinkError;
 
-const CONTEXT: Ctx = Ctx {
-    container: Container::Big,
-    le: Endian::Little,
-};
 /// Alignments past this are a sign of damage (and past any page size).
 const MAX_ALIGNMENT: u64 = 1 << 21;
 const GRP_COMDAT: u32 = 1;
@@ -33,13 +30,12 @@ impl<'a> Object<'a> {
         let (symbols, symbol_table) = reader.symbols(&headers)?;
         reader.relocations(&headers, symbol_table, symbols.len(), &mut sections)?;
         let groups = reader.groups(&headers, &symbols, &sections)?;
-        let entered = Entered::of(&sections, &symbols);
         Ok(Self {
             name: name.to_owned(),
             sections,
             symbols,
             groups,
-            entered,
+            entered: OnceCell::new(),
         })
     }
 }
@@ -123,15 +119,14 @@ impl<'a> Reader<'_, 'a> {
             .ok_or_else(|| self.damaged("section headers past the end of the file"))?;
         // More than the field can say.
         let count = match header.e_shnum {
-            0 => SectionHeader::parse(self.bytes, start, 1, CONTEXT)
-                .ok()
+            0 => entries::section_headers(self.bytes, start, 1)
                 .and_then(|first| usize::try_from(first.first()?.sh_size).ok())
                 .filter(|count| *count <= self.bytes.len() / 64)
                 .ok_or_else(|| self.damaged("no sections"))?,
             count => usize::from(count),
         };
-        SectionHeader::parse(self.bytes, start, count, CONTEXT)
-            .map_err(|_| self.damaged("section headers past the end of the file"))
+        entries::section_headers(self.bytes, start, count)
+            .ok_or_else(|| self.damaged("section headers past the end of the file"))
     }
 
     fn range(&self, header: &SectionHeader) -> Result<&'a [u8], LinkError> {
@@ -151,7 +146,7 @@ impl<'a> Reader<'_, 'a> {
             .get(index)
             .filter(|h| h.sh_type == SHT_STRTAB)
             .ok_or_else(|| self.damaged("a string table is missing"))?;
-        Ok(Strings(self.range(header)?))
+        Ok(Strings::new(self.range(header)?))
     }
 
     fn section_names(
@@ -237,18 +232,14 @@ impl<'a> Reader<'_, 'a> {
             return Ok((Vec::new(), None));
         };
         let table = &headers[index];
-        self.range(table)?;
+        let entries = entries::symbols(self.range(table)?);
         let names = self.strings(headers, table.sh_link as usize)?;
-        let count = table.sh_size as usize / 24;
-        let entries = Symtab::parse(self.bytes, table.sh_offset as usize, count, CONTEXT)
-            .map_err(|_| self.damaged("truncated symbol table"))?;
         let extended = headers.iter().find(|h| h.sh_type == SHT_SYMTAB_SHNDX);
         let extended = extended.map(|h| self.range(h)).transpose()?;
         let symbols = entries
-            .iter()
             .enumerate()
             .map(|(at, entry)| {
-                let place = self.place(entry.st_shndx, at, extended, headers.len())?;
+                let place = self.place(entry.section, at, extended, headers.len())?;
                 self.symbol(&entry, place, &names)
             })
             .collect::<Result<_, _>>()?;
@@ -257,19 +248,18 @@ impl<'a> Reader<'_, 'a> {
 
     fn symbol(
         &self,
-        entry: &Sym,
+        entry: &SymbolEntry,
         place: Place,
         names: &Strings<'a>,
     ) -> Result<Symbol<'a>, LinkError> {
         let name = names
-            .get(entry.st_name)
+            .get(entry.name)
             .ok_or_else(|| self.damaged("a symbol's name is missing, or is no UTF-8"))?;
         // The default version of a name is what the name without one means (`.symver`).
-        let name = match name.split_once("@@") {
-            Some((name, _)) if place != Place::Undefined => name,
-            _ => name,
-        };
-        let binding = match entry.st_bind() {
+        let has_version = place != Place::Undefined && name.as_bytes().contains(&b'@');
+        let default = has_version.then(|| name.split_once("@@")).flatten();
+        let name = default.map_or(name, |(name, _)| name);
+        let binding = match entry.binding {
             STB_LOCAL => Binding::Local,
             STB_GLOBAL | STB_GNU_UNIQUE => Binding::Global,
             STB_WEAK => Binding::Weak,
@@ -277,37 +267,37 @@ impl<'a> Reader<'_, 'a> {
                 return Err(self.fault(format!("symbol {name} has the binding {other}")));
             }
         };
-        let distance = (entry.st_value as i64).unsigned_abs();
+        let distance = (entry.value as i64).unsigned_abs();
         if matches!(place, Place::Section(_)) && distance > 1 << 32 {
             return Err(self.damaged(&format!("symbol {name} lies far from its section")));
         }
         if place == Place::Common
-            && (!entry.st_value.max(1).is_power_of_two()
-                || entry.st_value > MAX_ALIGNMENT
-                || entry.st_size > 1 << 31)
+            && (!entry.value.max(1).is_power_of_two()
+                || entry.value > MAX_ALIGNMENT
+                || entry.size > 1 << 31)
         {
             return Err(self.damaged(&format!("common symbol {name} has no sane size")));
         }
         Ok(Symbol {
             name,
-            value: entry.st_value,
-            size: entry.st_size,
+            value: entry.value,
+            size: entry.size,
             binding,
-            kind: entry.st_type(),
-            visibility: entry.st_visibility(),
+            kind: entry.kind,
+            visibility: entry.visibility,
             place,
         })
     }
 
     fn place(
         &self,
-        index: usize,
+        index: u16,
         symbol: usize,
         extended: Option<&[u8]>,
         sections: usize,
     ) -> Result<Place, LinkError> {
         let missing = || self.damaged("a symbol lies in a section that does not exist");
-        let section = match index as u32 {
+        let section = match u32::from(index) {
             SHN_UNDEF => return Ok(Place::Undefined),
             SHN_ABS => return Ok(Place::Absolute),
             SHN_COMMON => return Ok(Place::Common),
@@ -337,36 +327,23 @@ impl<'a> Reader<'_, 'a> {
             if Some(header.sh_link as usize) != symbol_table {
                 return Err(self.damaged("relocations refer to a symbol table that is missing"));
             }
-            self.range(header)?;
-            let entries = RelocSection::parse(
-                self.bytes,
-                header.sh_offset as usize,
-                header.sh_size as usize,
-                true,
-                CONTEXT,
-            )
-            .map_err(|_| self.damaged("truncated relocations"))?;
+            let entries = entries::relocations(self.range(header)?);
             let target = sections
                 .get_mut(header.sh_info as usize)
                 .filter(|s| s.is_content)
                 .ok_or_else(|| self.damaged("relocations for a section that does not exist"))?;
-            if target.is_zero() && !entries.is_empty() {
+            if target.is_zero() && entries.len() > 0 {
                 return Err(self.damaged("relocations for a section without contents"));
             }
             target.relocations.reserve(entries.len());
-            for entry in &entries {
-                if entry.r_sym >= symbols {
+            for entry in entries {
+                if entry.symbol >= symbols {
                     return Err(self.damaged("a relocation refers to a symbol that is missing"));
                 }
-                if entry.r_offset >= target.size {
+                if entry.offset >= target.size {
                     return Err(self.damaged("a relocation lies past its section"));
                 }
-                target.relocations.push(Relocation {
-                    offset: entry.r_offset,
-                    kind: entry.r_type,
-                    symbol: entry.r_sym,
-                    addend: entry.r_addend.unwrap_or(0),
-                });
+                target.relocations.push(entry);
             }
         }
         Ok(())
@@ -409,12 +386,24 @@ impl<'a> Reader<'_, 'a> {
 }
 
 /// A string table. Not goblin's: that one checks every string of the table up front.
-struct Strings<'a>(&'a [u8]);
+struct Strings<'a> {
+    bytes: &'a [u8],
+    /// All of it, if it is UTF-8, so that no name has to be looked at for that.
+    text: Option<&'a str>,
+}
 
 impl<'a> Strings<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        let text = std::str::from_utf8(bytes).ok();
+        Self { bytes, text }
+    }
+
     fn get(&self, offset: usize) -> Option<&'a str> {
-        let rest = self.0.get(offset..)?;
-        let end = rest.iter().position(|b| *b == 0)?;
-        std::str::from_utf8(&rest[..end]).ok()
+        let rest = self.bytes.get(offset..)?;
+        let length = rest.iter().position(|b| *b == 0)?;
+        match self.text {
+            Some(text) => text.get(offset..offset + length),
+            None => std::str::from_utf8(&rest[..length]).ok(),
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::link::hash::HashSet;
 use crate::link::merge::{self, MergeKey};
 use crate::link::object::{Binding, Place, Section, is_set_name};
 use crate::link::patch::Value;
-use crate::link::references::{Patched, patches};
+use crate::link::references::{Patched, are_plain, patches};
 use crate::link::target::{Target, UnitTargets};
 use crate::link::unit::{SymbolId, Unit, UnitKind};
 
@@ -80,7 +80,7 @@ impl<'a> Planner<'_, 'a> {
         }
         let mut bound = HashSet::default();
         for (o, s, section) in unit.sections() {
-            if !section.is_loaded() {
+            if !section.is_loaded() || are_plain(self.units, self.own, self.targets, (o, s)) {
                 continue;
             }
             let plan = &mut self.plan;
@@ -97,7 +97,8 @@ impl<'a> Planner<'_, 'a> {
                     Value::Detour => {
                         let at = (o, s, patched.relocation.offset);
                         let entry = Entry::Address(target, patched.patch.entry);
-                        if let Some(detour) = patched.detour {
+                        let detour = patched.rewritten.and_then(|rewritten| rewritten.detour);
+                        if let Some(detour) = detour {
                             plan.add_detour(at, detour, entry);
                         }
                     }
@@ -126,24 +127,28 @@ impl<'a> Planner<'_, 'a> {
 
     fn place(&mut self, bound: &HashSet<(usize, usize)>, strip: Strip) -> Result<(), LinkError> {
         let unit = self.unit;
-        let mut order: Vec<(Part, Rank<'a>, usize, usize)> = Vec::new();
+        // Those of one part and rank stay in the order of the command line.
+        let mut order: BTreeMap<(Part, Rank<'a>), Vec<(usize, usize)>> = BTreeMap::new();
         let mut mergeable: BTreeMap<MergeKey, Vec<(usize, usize)>> = BTreeMap::new();
         for (o, s, section) in unit.sections() {
             let part = self.part(o, s, section, bound, strip)?;
             if let (Part::Constant, Some(key)) = (part, merge::key(section)) {
                 mergeable.entry(key).or_default().push((o, s));
             } else {
-                order.push((part, Rank::of(part, section), o, s));
+                let rank = Rank::of(part, section);
+                order.entry((part, rank)).or_default().push((o, s));
             }
         }
-        order.sort_unstable();
 
         let tables = self.plan.table_size();
         self.plan.data.take(tables, 16);
         self.plan.data_stored = tables;
-        let (before, after): (Vec<_>, Vec<_>) = order
-            .into_iter()
-            .partition(|(part, rank, ..)| *part != Part::Constant || *rank <= Rank::FIRST);
+        let order = order.into_iter().flat_map(|((part, rank), sections)| {
+            let sections = sections.into_iter();
+            sections.map(move |(o, s)| (part, rank, o, s))
+        });
+        let (before, after): (Vec<_>, Vec<_>) =
+            order.partition(|(part, rank, ..)| *part != Part::Constant || *rank <= Rank::FIRST);
         for (part, rank, o, s) in before {
             if part == Part::Data && rank > Rank::FIRST {
                 self.end_protected();

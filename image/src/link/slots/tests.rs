@@ -1,9 +1,11 @@
+use std::cell::OnceCell;
+
 use goblin::elf::reloc::{R_X86_64_32, R_X86_64_32S, R_X86_64_64, R_X86_64_PC32};
 
 use goblin::elf::section_header::SHF_EXECINSTR;
 
 use super::*;
-use crate::link::object::{Binding, Entered, Object, Place, Section, Symbol};
+use crate::link::object::{Binding, Object, Place, Section, Symbol};
 
 /// What becomes of the first relocation of a section of `bytes`, whose symbols are at `symbols`. That one is about what is
 /// elsewhere, further ones about the first of the symbols.
@@ -48,7 +50,7 @@ fn made_of(
     let symbols: Vec<Symbol<'_>> = labels.chain([elsewhere]).map(symbol).collect();
     let object = Object {
         name: "object.o".to_owned(),
-        entered: Entered::of(&sections, &symbols),
+        entered: OnceCell::new(),
         sections,
         symbols,
         groups: Vec::new(),
