@@ -105,7 +105,8 @@ pub(crate) fn page_sources<'a>(
     parts: &'a [Part<'_>],
     objects: &[UploadObject],
 ) -> HashMap<PageId, &'a [u8]> {
-    let mut sources = HashMap::new();
+    let pages = objects.iter().map(|object| object.pages.len()).sum();
+    let mut sources = HashMap::with_capacity(pages);
     for (part, object) in parts.iter().zip(objects) {
         let pages = part.bytes.chunks(PAGE_SIZE as usize);
         for (id, bytes) in object.pages.iter().zip(pages) {

@@ -52,6 +52,7 @@ pub struct Metrics {
     collection_seconds: Histogram,
     collection_hold_seconds: Histogram,
     uploads: Gauge<u64, AtomicU64>,
+    upload_memory_bytes: StoreGauge,
     scrubs: Scrubs,
     store: StoreGauges,
     quota_bytes: Family<QuotaLabels, StoreGauge>,
@@ -179,6 +180,12 @@ impl Metrics {
         );
         let uploads = Gauge::default();
         r.register("uploads", "Uploads under way", uploads.clone());
+        let upload_memory_bytes = StoreGauge::default();
+        r.register(
+            "upload_memory_bytes",
+            "Memory that pages of uploads under way take up",
+            upload_memory_bytes.clone(),
+        );
         let quota_bytes = Family::default();
         let help = "Bytes that files may have under names that begin with a prefix";
         r.register("quota_bytes", help, quota_bytes.clone());
@@ -202,6 +209,7 @@ impl Metrics {
             collection_seconds,
             collection_hold_seconds,
             uploads,
+            upload_memory_bytes,
             quota_bytes,
             quota_used_bytes,
         }
@@ -252,6 +260,11 @@ impl Metrics {
     /// Counts a scrub that ended, or was ended.
     pub(crate) fn note_scrub(&self, scrubbed: &pool_gc::Scrubbed) {
         self.scrubs.passes.inc_by(scrubbed.is_complete.into());
+    }
+
+    /// How much memory pages of uploads take up.
+    pub(crate) fn note_upload_memory(&self, bytes: u64) {
+        self.upload_memory_bytes.set(bytes);
     }
 
     /// How much of quotas is used.

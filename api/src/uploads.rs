@@ -1,6 +1,6 @@
 //! Uploads under way: kept in memory, forgotten when idle, bounded in number.
 //!
-//! A client that disappears leaves a session, which goes after a while, and with it the nameless
+//! A client that disappears leaves a session, which goes after a while, and with it the memory and the nameless
 //! file that its pages were staged in; a service that dies leaves nothing at all.
 
 use std::collections::HashMap;
@@ -151,8 +151,8 @@ impl Sessions {
     }
 }
 
-/// Lets go of an upload where nobody waits: the file that its pages were staged in may hold gigabytes, which the kernel
-/// gives back with its last descriptor.
+/// Lets go of an upload where nobody waits: what its pages were staged in may be gigabytes, which the kernel gives
+/// back with the file's last descriptor.
 fn let_go(session: Arc<Session>) {
     match tokio::runtime::Handle::try_current() {
         Ok(runtime) => drop(runtime.spawn_blocking(move || drop(session))),

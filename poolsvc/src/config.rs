@@ -90,6 +90,10 @@ pub struct Arguments {
     /// Forget an upload after so many seconds without a request [default: 600]
     #[arg(long, value_name = "SECONDS")]
     pub upload_idle: Option<u64>,
+    /// Memory for pages of all uploads under way, of which one has a quarter at most; what has no room waits in files
+    /// [default: 128 MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub upload_memory: Option<u64>,
     /// Cut a client off that sends a body, or takes an answer, more slowly than so many bytes a
     /// second [default: 1024]
     #[arg(long, value_name = "BYTES")]
@@ -119,6 +123,7 @@ struct ConfigFile {
     body_limit: Option<u64>,
     max_uploads: Option<usize>,
     upload_idle: Option<u64>,
+    upload_memory: Option<u64>,
     speed_limit: Option<u64>,
     speed_time: Option<u64>,
     dense_from_pages: Option<u32>,
@@ -168,6 +173,8 @@ pub struct Settings {
     pub scrub_rate: Option<NonZeroU64>,
     /// What a client may ask for at once.
     pub limits: Limits,
+    /// Bytes of memory for pages of uploads under way.
+    pub upload_memory: u64,
     /// From how many pages on a window is stored densely.
     pub dense_from_pages: u32,
     /// Bytes of a segment of a new store.
@@ -193,6 +200,7 @@ impl Settings {
             scrub_interval: Some(SCRUB_INTERVAL),
             scrub_rate: NonZeroU64::new(SCRUB_RATE),
             limits: Limits::default(),
+            upload_memory: pool_store::StoreOptions::default().upload_memory,
             dense_from_pages: pool_store::placement::PlacementPolicy::default().dense_from_pages,
             segment_bytes: pool_store::StoreOptions::default().segment_bytes,
             tokens: Vec::new(),
@@ -238,7 +246,10 @@ impl Settings {
         }
         limits.upload_idle =
             seconds(flags.upload_idle, file.upload_idle).unwrap_or(limits.upload_idle);
-        let pace = &mut limits.pace;
+        if let Some(bytes) = flags.upload_memory.or(file.upload_memory) {
+            settings.upload_memory = bytes;
+        }
+        let pace = &mut settings.limits.pace;
         pace.bytes_per_second = flags
             .speed_limit
             .or(file.speed_limit)
@@ -335,6 +346,7 @@ mod tests {
         let config = directory.path().join("poolsvc.toml");
         let text = format!(
             "store = '/from/file'\nlisten = '127.0.0.1:1'\ngrace = 5\nbody-limit = 7\n\
+             upload-memory = 11\n\
              [[token]]\nname = 'ci'\nscope = 'write'\nsecret-file = '{}'\n\
              [[quota]]\nprefix = ''\nbytes = 20_000_000_000\n",
             secret.display()
@@ -346,6 +358,7 @@ mod tests {
         assert_eq!(settings.listen.port(), 1);
         assert_eq!(settings.grace.as_secs(), 9);
         assert_eq!(settings.limits.body, 7);
+        assert_eq!(settings.upload_memory, 11);
         assert_eq!(settings.limits.uploads, Limits::default().uploads);
         let quota = Quota {
             prefix: String::new(),

@@ -161,6 +161,7 @@ fn store_options(settings: &Settings) -> Result<StoreOptions, StartError> {
         placement: PlacementPolicy {
             dense_from_pages: settings.dense_from_pages,
         },
+        upload_memory: settings.upload_memory,
     })
 }
 

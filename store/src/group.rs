@@ -106,6 +106,11 @@ impl Sight {
         self.pending.is_empty()
     }
 
+    /// Commits that had joined a group.
+    pub(crate) fn joined(&self) -> u64 {
+        self.joined
+    }
+
     /// True when commits have joined between the two.
     pub(crate) fn is_before_others(&self, later: &Self) -> bool {
         self.joined != later.joined

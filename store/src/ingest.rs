@@ -1,7 +1,7 @@
 //! Taking content in: negotiation, staging, commit.
 //!
 //! An [`Upload`] announces objects as lists of page digests. Those pages that the pool lacks are
-//! sent, each checked against its digest, and kept in a nameless file that ends with the upload.
+//! sent, each checked against its digest, and kept in memory, or a nameless file, for as long as the upload lives (`staging`).
 //! [`Store::commit`] then checks that they make up what they are said to (`claims`), looks all
 //! pages up *again*, so that a collection in the meantime costs at most another round, places what is
 //! new, names it and makes it durable (`commit`). An upload that is given up leaves nothing.
@@ -13,7 +13,9 @@ use pool_core::digest::PageId;
 use crate::Store;
 use crate::claims::{Given, Proven};
 use crate::error::{Result, StoreError};
+use crate::look::Look;
 use crate::precondition::{Conditional, Precondition};
+use crate::staging::Staging;
 use crate::upload::{CommitSummary, Content, Target, Upload, UploadManifest};
 
 impl Store {
@@ -26,8 +28,13 @@ impl Store {
         let lengths: HashMap<_, _> = announced.map(|object| (object.id, object.length)).collect();
         self.check_quotas_of(&manifest.target, |id| lengths.get(&id).copied())?;
         self.check_left_out(&manifest)?;
-        let file = self.backend.temporary()?;
-        Ok(Upload::new(manifest, self.epoch()?, file))
+        let staging = Staging::new(&self.upload_memory, &self.view.backend);
+        Ok(Upload::new(manifest, self.epoch()?, staging))
+    }
+
+    /// Bytes of memory that pages of uploads under way take up.
+    pub fn upload_memory(&self) -> u64 {
+        self.upload_memory.taken()
     }
 
     /// Refuses a target that refers to objects that are neither announced nor stored; says which, all of them.
@@ -45,29 +52,16 @@ impl Store {
     /// Pages of the upload that are neither stored nor sent, each once, in the order announced. What the store is known
     /// to have damaged is not stored.
     pub fn missing_pages(&self, upload: &Upload) -> Result<Vec<PageId>> {
-        let mut unknown = Vec::new();
-        let mut seen = HashSet::new();
-        for object in &upload.manifest().objects {
-            if self.whole_object(object.id)?.is_some() {
-                continue;
-            }
-            unknown.extend(object.pages.iter().flatten().filter(|id| seen.insert(**id)));
-        }
-        let offsets = upload.offsets();
-        unknown.retain(|id| !offsets.contains_key(id));
-        drop(offsets);
-        let mut missing = Vec::new();
-        for chunk in unknown.chunks(4096) {
-            let found = self.whole_pages(chunk)?;
-            missing.extend(
-                chunk
-                    .iter()
-                    .zip(found)
-                    .filter(|(_, at)| at.is_none())
-                    .map(|(id, _)| *id),
-            );
-        }
+        let (look, missing) = self.look_again(upload)?;
+        upload.keep_look(look);
         Ok(missing)
+    }
+
+    /// Looks pages of an upload up that were not, or that may be elsewhere since, and says which are missing.
+    fn look_again(&self, upload: &Upload) -> Result<(Look, Vec<PageId>)> {
+        let earlier = upload.take_look();
+        let objects = &upload.manifest().objects;
+        self.look_up(objects, Given::Sent(upload), earlier.as_ref())
     }
 
     /// Stores and names what the upload announced. When pages are missing nothing has happened:
@@ -76,16 +70,16 @@ impl Store {
         self.when(&Precondition::default()).commit(upload)
     }
 
-    /// Refuses an upload of which anything is missing: first objects, before pages are asked for that would be sent in
-    /// vain.
-    fn check_complete(&self, upload: &Upload) -> Result<()> {
+    /// Where the pages of an upload are. Refuses one of which anything is missing: first objects, before pages are asked for
+    /// that would be sent in vain.
+    fn check_complete(&self, upload: &Upload) -> Result<Look> {
         self.check_left_out(upload.manifest())?;
-        let missing = self.missing_pages(upload)?;
+        let (look, missing) = self.look_again(upload)?;
         if missing.is_empty() {
-            Ok(())
-        } else {
-            Err(StoreError::MissingPages(missing))
+            return Ok(look);
         }
+        upload.keep_look(look);
+        Err(StoreError::MissingPages(missing))
     }
 
     /// Stores content that is at hand, all in one. The digests in `contents` were computed here, so pages that the
@@ -102,9 +96,9 @@ impl Conditional<'_> {
         let manifest = upload.manifest();
         store.check(&manifest.target.name(), self.precondition)?;
         // Before everything is read in vain.
-        store.check_complete(upload)?;
+        let look = store.check_complete(upload)?;
         let given = Given::Sent(upload);
-        let proven = store.proven(&manifest.objects, given)?;
+        let proven = store.proven(&manifest.objects, given, look)?;
         let taken = store.take_in(manifest, given, &proven, self.precondition);
         if let Err(StoreError::MissingPages(_) | StoreError::UnknownObjects(_)) = &taken {
             // A collection took some. Whoever is to send them is told of all.
@@ -153,7 +147,8 @@ impl Conditional<'_> {
                     manifest.objects.push(content.announce());
                 }
             }
-            proven = store.proven(&manifest.objects, given)?;
+            let (look, _) = store.look_up(&manifest.objects, given, None)?;
+            proven = store.proven(&manifest.objects, given, look)?;
         }
     }
 }

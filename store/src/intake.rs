@@ -7,11 +7,12 @@ use pool_core::extent::{Extent, ExtentMap, Slot};
 use pool_core::page::{PAGE_SIZE, PageCount, WINDOW_SIZE};
 
 use crate::Store;
-use crate::claims::{self, Claim, Looked, PageReader, Piece, Proven};
+use crate::claims::{self, Claim, PageReader, Piece, Proven};
 use crate::damage::Expected;
 use crate::error::{Result, StoreError};
 use crate::format::{Location, ObjectRecord};
 use crate::index::{Batch, Pending};
+use crate::look::Looked;
 use crate::moment::Moment;
 use crate::placement::{self, Placement, WindowPlan};
 use crate::prepared::{Hand, Prepared};
@@ -229,10 +230,13 @@ impl<'a, 'w> Intake<'a, 'w> {
             Some(_) => None,
             None => self.prepared.window(&id),
         };
-        let at_hand = self.reader.window_at_hand(part, piece);
+        let at_hand = match (known, prepared, &claim) {
+            (None, None, None) => self.reader.window_at_hand(part, piece),
+            _ => None,
+        };
         let window = if let (Some(window), None) = (prepared, &claim) {
             window
-        } else if let (None, None, None, Some(bytes)) = (known, prepared, &claim, at_hand) {
+        } else if let Some(bytes) = &at_hand {
             self.prepared.write_window(&mut self.hand, id, bytes)?
         } else {
             let from = self.reader.places_in_window(known, part, &at);
@@ -273,12 +277,11 @@ impl<'a, 'w> Intake<'a, 'w> {
         let mut at = self.locate(piece)?;
         let known = |(id, at): (&Option<PageId>, &Option<Location>)| id.is_none() || at.is_some();
         let all_known = piece.pages.iter().zip(&at).all(known);
-        let at_hand = self.reader.at_hand(piece);
         if !all_known
             && claim.is_none()
-            && let Some(content) = at_hand
+            && let Some(content) = self.reader.at_hand(piece)
         {
-            self.write_new(piece.pages, &mut at, content)?;
+            self.write_new(piece.pages, &mut at, &content)?;
         } else if !all_known || claim.is_some() {
             let mut content = vec![0; piece.pages.len() * PAGE_SIZE as usize];
             if let Some(claim) = claim {

@@ -34,6 +34,7 @@ mod ingest;
 mod intake;
 mod journal;
 pub mod lease;
+mod look;
 pub mod manifest;
 mod mark;
 mod mend;
@@ -59,6 +60,7 @@ mod segment;
 mod slots;
 pub mod small_file;
 mod snapshot;
+mod staging;
 pub mod stats;
 mod steps;
 mod stored;
@@ -92,6 +94,7 @@ use placement::PlacementPolicy;
 use queue::Queue;
 use quota::Quotas;
 use segment::Appender;
+use staging::Memory;
 use superblock::Superblock;
 
 /// How a store is opened.
@@ -104,6 +107,9 @@ pub struct StoreOptions {
     pub segment_bytes: u64,
     /// Which windows are stored densely from now on.
     pub placement: PlacementPolicy,
+    /// Bytes of memory for pages of uploads under way, of which one has a quarter at most. What has no room waits for its
+    /// commit in files.
+    pub upload_memory: u64,
 }
 
 impl Default for StoreOptions {
@@ -112,6 +118,7 @@ impl Default for StoreOptions {
             create: false,
             segment_bytes: 64 << 20,
             placement: PlacementPolicy::default(),
+            upload_memory: 128 << 20,
         }
     }
 }
@@ -126,6 +133,7 @@ pub struct Store {
     queue: Queue,
     groups: Arc<Groups>,
     quotas: Quotas,
+    upload_memory: Arc<Memory>,
     /// Keeps other writers away.
     _lock: File,
 }
@@ -197,6 +205,7 @@ impl Store {
             queue: Queue::default(),
             groups,
             quotas: Quotas::default(),
+            upload_memory: Memory::of(options.upload_memory),
             _lock: lock,
         };
         if let Err(error) = store.checkpoint_if_due() {

@@ -25,9 +25,32 @@ impl Moment {
         self.sections == later.sections
     }
 
-    /// True when what was looked for in the index since this moment, and not found, is not there yet: there was nothing on
-    /// its way, and nobody has joined before the other moment.
-    pub(crate) fn adds_nothing(&self, later: &Self) -> bool {
-        self.keeps(later) && self.sight.is_clear() && !self.sight.is_before_others(&later.sight)
+    /// What is to be remembered of it.
+    pub(crate) fn since(&self) -> Since {
+        Since {
+            sections: self.sections,
+            commits: self.sight.is_clear().then(|| self.sight.joined()),
+        }
+    }
+}
+
+/// A moment since which something was looked for in the index. It keeps nothing that was on its way then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Since {
+    sections: u64,
+    /// How many commits there had been, if nothing was on its way.
+    commits: Option<u64>,
+}
+
+impl Since {
+    /// True when what was found is where it was, as with [`Moment::keeps`].
+    pub(crate) fn keeps(self, later: &Moment) -> bool {
+        self.sections == later.sections
+    }
+
+    /// True when what was not found is not there yet: there was nothing on its way, and nobody has joined before the other
+    /// moment.
+    pub(crate) fn adds_nothing(self, later: &Moment) -> bool {
+        self.keeps(later) && self.commits == Some(later.sight.joined())
     }
 }

@@ -1,8 +1,7 @@
 //! What is taken in: objects as lists of page digests, the announcement of an upload, its pages.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pool_core::description::{Description, Slide};
 use pool_core::digest::{ObjectId, PageId};
@@ -10,12 +9,13 @@ use pool_core::name::{ImageRef, LibraryRef, Named};
 use pool_core::page::{self, PAGE_SIZE, PAGES_PER_WINDOW, PageCount};
 use serde::{Deserialize, Serialize};
 
-use crate::backend::SegmentFile;
 use crate::error::{Result, StoreError};
+use crate::look::Look;
 use crate::object_digest::object_id;
 use crate::page_digest::{self, Page};
 use crate::parallel;
 use crate::placement::Placement;
+use crate::staging::Staging;
 
 /// Most pages that one upload may announce: 64 GiB.
 pub const MAX_UPLOAD_PAGES: u64 = 1 << 24;
@@ -267,36 +267,49 @@ pub struct Upload {
     epoch: u64,
     announced: HashSet<PageId>,
     /// The pages that were sent, one behind the other.
-    file: Arc<dyn SegmentFile>,
-    /// Bytes of the file that were handed out.
-    end: AtomicU64,
-    /// Where each page is in the file.
+    staging: Staging,
+    /// Where each page is there.
     offsets: Mutex<HashMap<PageId, u64>>,
+    /// What was found when the pages were looked up last.
+    look: Mutex<Option<Look>>,
 }
 
 impl Upload {
-    /// An upload that was announced by `manifest` and puts its pages into `file`.
-    pub(crate) fn new(manifest: UploadManifest, epoch: u64, file: Arc<dyn SegmentFile>) -> Self {
-        let announced = manifest.page_ids().collect();
+    /// An upload that was announced by `manifest` and puts its pages into `staging`.
+    pub(crate) fn new(manifest: UploadManifest, epoch: u64, staging: Staging) -> Self {
+        let pages = manifest.objects.iter().map(|object| object.pages.len());
+        let mut announced = HashSet::with_capacity(pages.sum());
+        announced.extend(manifest.page_ids());
         Self {
             manifest,
             epoch,
             announced,
-            file,
-            end: AtomicU64::new(0),
+            staging,
             offsets: Mutex::default(),
+            look: Mutex::default(),
         }
     }
 
-    /// The file that pages sent are in.
-    pub(crate) fn file(&self) -> &dyn SegmentFile {
-        self.file.as_ref()
+    /// Where pages sent are.
+    pub(crate) fn staging(&self) -> &Staging {
+        &self.staging
     }
 
-    /// The pages sent so far, and where each is in the file. To be held for a look: a commit asks with the writer's
+    /// The pages sent so far, and where each is there. To be held for a look: a commit asks with the writer's
     /// lock in its hands.
     pub(crate) fn offsets(&self) -> MutexGuard<'_, HashMap<PageId, u64>> {
         self.offsets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was found when its pages were looked up last, for the next time.
+    pub(crate) fn keep_look(&self, look: Look) {
+        *self.look.lock().unwrap_or_else(PoisonError::into_inner) = Some(look);
+    }
+
+    /// The same, to be looked at.
+    pub(crate) fn take_look(&self) -> Option<Look> {
+        let mut look = self.look.lock().unwrap_or_else(PoisonError::into_inner);
+        look.take()
     }
 
     /// The collection epoch in which the upload began.
@@ -354,7 +367,7 @@ impl Upload {
         refusal
     }
 
-    /// Writes those pages to the file that are not there, in one piece.
+    /// Keeps those pages that are not there, in one piece.
     fn keep(&self, mut pages: Vec<(PageId, &Page)>) -> Result<()> {
         let mut listed = HashSet::new();
         let offsets = self.offsets();
@@ -364,12 +377,8 @@ impl Upload {
             return Ok(());
         }
         let content: Vec<_> = pages.iter().map(|(_, page)| page.as_slice()).collect();
-        let content = content.concat();
         // Without a lock: what another one sends of the same meanwhile is there twice, and one of them is found.
-        let first = self.end.fetch_add(content.len() as u64, Ordering::Relaxed);
-        self.file
-            .write_all_at(&content, first)
-            .map_err(|source| StoreError::io("writing", "an upload's temporary file", source))?;
+        let first = self.staging.put(content.concat())?;
         let mut offsets = self.offsets();
         for ((id, _), offset) in pages.iter().zip((first..).step_by(PAGE_SIZE as usize)) {
             offsets.entry(*id).or_insert(offset);

@@ -4,16 +4,18 @@
 
 mod common;
 
+use std::collections::HashMap;
+
 use common::{
-    announcement, assert_stored, content, description, image_target, negotiate, open, push_image,
-    push_library,
+    announcement, assert_stored, content, description, image_target, negotiate, open, open_with,
+    options, push_image, push_library,
 };
 use pool_core::description::Slide;
 use pool_core::page::PAGE_SIZE;
 use pool_core::{ObjectId, PageId};
 use pool_store::placement::Placement;
-use pool_store::upload::{Content, MAX_UPLOAD_PAGES, Target, UploadManifest, UploadObject};
-use pool_store::{Store, StoreError};
+use pool_store::upload::{Content, MAX_UPLOAD_PAGES, Target, Upload, UploadManifest, UploadObject};
+use pool_store::{Store, StoreError, StoreOptions};
 
 const SPARSE: Placement = Placement::Sparse;
 
@@ -335,6 +337,88 @@ fn uploads_of_the_same_content_at_once_store_it_once() {
     assert_eq!(stats.stored_pages.0, 700);
     assert_eq!(stats.dense_windows, 2);
     assert_stored(&store, &bytes);
+}
+
+/// Sends what is missing of `bytes`, some pages at a time.
+fn send(store: &Store, upload: &Upload, bytes: &[u8], at_a_time: usize) -> Result<(), StoreError> {
+    let pages: HashMap<_, _> = bytes
+        .chunks(PAGE_SIZE as usize)
+        .map(|page| (PageId::of(page), page))
+        .collect();
+    let missing = store.missing_pages(upload).unwrap();
+    for some in missing.chunks(at_a_time) {
+        upload.add_pages(some.iter().map(|id| (*id, pages[id])))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_was_sent_is_stored_wherever_it_has_waited() {
+    let pages = |count: usize| count * PAGE_SIZE as usize;
+    let bytes_of = |count| pages(count) as u64;
+    // Two windows, and some more. Of the first some pages are known, some are zeros, and some come twice.
+    let mut bytes = content(1, 2 * 512 + 40);
+    bytes[pages(100)..pages(105)].fill(0);
+    bytes.copy_within(pages(3)..pages(6), pages(200));
+    let known = bytes[pages(20)..pages(30)].to_vec();
+    let sent = bytes_of(2 * 512 + 40 - 5 - 3 - 10);
+    for (memory, at_a_time) in [
+        (0, 100),
+        (bytes_of(4 * 300), 100),
+        (4 * sent, 1),
+        (4 * sent, 100),
+        (4 * sent, 2000),
+    ] {
+        let windows = |phase| Placement::Windows { phase };
+        for placement in [SPARSE, windows(0), windows(7)] {
+            let directory = tempfile::tempdir().unwrap();
+            let options = StoreOptions {
+                upload_memory: memory,
+                ..options()
+            };
+            let store = open_with(directory.path(), options).unwrap();
+            push_library(&store, "known@1", &known, SPARSE).unwrap();
+            let announced = announcement("a@1", &bytes, placement);
+            let upload = store.begin_upload(announced).unwrap();
+            send(&store, &upload, &bytes, at_a_time).unwrap();
+            assert_eq!(store.upload_memory(), memory / 4);
+            store.commit(&upload).unwrap();
+            assert_stored(&store, &bytes);
+            drop(upload);
+            assert_eq!(store.upload_memory(), 0);
+        }
+    }
+}
+
+#[test]
+fn an_upload_that_has_room_in_memory_needs_no_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        upload_memory: 4 * 20 * PAGE_SIZE,
+        ..options()
+    };
+    let store = open_with(directory.path(), options).unwrap();
+    let staging = directory.path().join("staging");
+    std::fs::remove_dir(&staging).unwrap();
+    let begin = |name, bytes: &[u8]| store.begin_upload(announcement(name, bytes, SPARSE));
+    let (small, large) = (content(1, 20), content(2, 21));
+    let upload = begin("small@1", &small).unwrap();
+    send(&store, &upload, &small, 7).unwrap();
+    store.commit(&upload).unwrap();
+    assert_stored(&store, &small);
+    // One with more does, and what it cannot keep is missing.
+    let upload = begin("large@1", &large).unwrap();
+    let refused = send(&store, &upload, &large, 20);
+    assert!(matches!(refused, Err(StoreError::Io { .. })), "{refused:?}");
+    let refused = store.commit(&upload);
+    assert!(
+        matches!(&refused, Err(StoreError::MissingPages(pages)) if pages.len() == 1),
+        "{refused:?}"
+    );
+    std::fs::create_dir(&staging).unwrap();
+    send(&store, &upload, &large, 20).unwrap();
+    store.commit(&upload).unwrap();
+    assert_stored(&store, &large);
 }
 
 #[test]

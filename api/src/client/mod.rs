@@ -3,6 +3,7 @@
 mod address;
 mod error;
 mod push;
+mod sending;
 mod sockets;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,8 @@ use ureq::{Agent, AsSendBody, Body, BodyReader, Timeout};
 pub use address::{ServerAddress, ServerAddressError};
 pub use error::{ClientError, NoCertificates, Result};
 pub use push::{PushOptions, PushReport};
+
+use sending::Senders;
 
 use crate::paths;
 use crate::problem::ProblemBody;
@@ -58,6 +61,7 @@ pub struct Client {
     patience: Option<Duration>,
     /// Paths of the uploads under way.
     uploads: Arc<Mutex<HashSet<String>>>,
+    senders: Arc<Senders>,
 }
 
 impl Client {
@@ -122,6 +126,7 @@ impl Client {
             authorization: token.map(|token| format!("Bearer {token}")),
             patience: None,
             uploads: Arc::default(),
+            senders: Arc::default(),
         }
     }
 

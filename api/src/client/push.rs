@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use pool_store::upload::{Target, UploadObject};
 use serde::{Deserialize, Serialize};
 use ureq::http::Method;
 
+use super::sending::send_all;
 use super::{Client, ClientError, Json, Octets, Result, UploadStarted};
 use crate::announce::{Announcement, Part, page_sources};
 use crate::copies;
@@ -22,7 +23,8 @@ use crate::wire::{self, PageList, RECORD_SIZE};
 /// How pages are sent, and when at all.
 #[derive(Clone, Copy, Debug)]
 pub struct PushOptions {
-    /// Requests that send at the same time.
+    /// Requests that send at the same time, of all pushes that a client and its clones have under way together; each has
+    /// one in any case.
     pub connections: usize,
     /// Pages of one request.
     pub pages_per_request: usize,
@@ -283,8 +285,8 @@ impl Upload<'_> {
         Err(ClientError::Overtaken(self.name.clone()))
     }
 
-    /// Sends pages over several connections at once; the first failure ends all. Nothing is sent if one of them is
-    /// none of the file's.
+    /// Sends pages over as many connections at once as other pushes leave; the first failure ends all. Nothing is sent if
+    /// one of them is none of the file's.
     fn send(&self, pages: &[PageId], progress: &(dyn Fn(u64, u64) + Sync)) -> Result<()> {
         if let Some(strange) = pages.iter().find(|id| !self.sources.contains_key(id)) {
             return Err(ClientError::NotAnnounced(*strange));
@@ -293,33 +295,13 @@ impl Upload<'_> {
         let batches: Vec<&[PageId]> = pages
             .chunks(self.options.pages_per_request.max(1))
             .collect();
-        let next = AtomicUsize::new(0);
         let sent = AtomicUsize::new(0);
-        let failed = AtomicBool::new(false);
-        let work = || -> Result<()> {
-            while !failed.load(Ordering::Relaxed) {
-                let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) else {
-                    break;
-                };
-                self.send_batch(batch).inspect_err(|_| {
-                    failed.store(true, Ordering::Relaxed);
-                })?;
-                let done = sent.fetch_add(batch.len(), Ordering::Relaxed) + batch.len();
-                progress(done as u64, total);
-            }
+        let (senders, most) = (&self.client.senders, self.options.connections);
+        send_all(senders, most, &batches, |batch| {
+            self.send_batch(batch)?;
+            let done = sent.fetch_add(batch.len(), Ordering::Relaxed) + batch.len();
+            progress(done as u64, total);
             Ok(())
-        };
-        let workers = self.options.connections.clamp(1, batches.len().max(1));
-        thread::scope(|scope| {
-            let others: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
-            let mut result = work();
-            for other in others {
-                let ended = other
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                result = result.and(ended);
-            }
-            result
         })
     }
 

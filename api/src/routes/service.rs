@@ -93,6 +93,8 @@ async fn metrics(State(service): State<Service>) -> Result<Response> {
     let text = blocking(move || {
         let stats = work.stats(METRICS_AGE)?;
         let uploads = work.uploads().count() as u64;
+        work.metrics()
+            .note_upload_memory(work.store().upload_memory());
         work.metrics().note_quotas(&work.store().quota_use()?);
         work.metrics()
             .encode(

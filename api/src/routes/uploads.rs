@@ -123,19 +123,24 @@ async fn send_pages(
 /// Records that are checked and staged in one go.
 const BATCH: usize = 256 * RECORD_SIZE;
 
-/// Takes in all records of a body: one batch is checked while the next arrives.
+/// Memory for those: what arrives with the last of them may be a part of the next.
+const ROOM: usize = BATCH + (512 << 10);
+
+/// Takes in all records of a body: one batch is checked while the next arrives. Two buffers take turns, since memory that
+/// nobody has touched yet costs more than what is put there.
 async fn take_in(session: &Arc<Session>, body: &mut LimitedBody) -> Result<u64> {
     let mut pages = 0;
-    let mut gathered = Vec::with_capacity(BATCH);
+    let mut gathered = Vec::with_capacity(ROOM);
     let mut under_way = None;
     while let Some(piece) = body.next().await? {
         gathered.extend_from_slice(&piece);
         if gathered.len() >= BATCH {
+            let mut next = finish(under_way.take()).await?;
             let whole = gathered.len() / RECORD_SIZE * RECORD_SIZE;
-            let rest = gathered.split_off(whole);
-            finish(under_way.take()).await?;
+            next.extend_from_slice(&gathered[whole..]);
+            gathered.truncate(whole);
             pages += (whole / RECORD_SIZE) as u64;
-            under_way = Some(start(session, std::mem::replace(&mut gathered, rest)));
+            under_way = Some(start(session, std::mem::replace(&mut gathered, next)));
         }
     }
     finish(under_way).await?;
@@ -155,22 +160,25 @@ async fn take_in(session: &Arc<Session>, body: &mut LimitedBody) -> Result<u64> 
     Ok(pages)
 }
 
-type Batch = tokio::task::JoinHandle<Result<()>>;
+/// A batch that is being checked, and the buffer that it is in.
+type Batch = tokio::task::JoinHandle<Result<Vec<u8>>>;
 
-fn start(session: &Arc<Session>, records: Vec<u8>) -> Batch {
+fn start(session: &Arc<Session>, mut records: Vec<u8>) -> Batch {
     let session = Arc::clone(session);
     tokio::spawn(blocking(move || {
         session.upload.add_pages(wire::records(&records))?;
-        Ok(())
+        records.clear();
+        Ok(records)
     }))
 }
 
-async fn finish(batch: Option<Batch>) -> Result<()> {
+/// Waits for a batch, and answers with an empty buffer.
+async fn finish(batch: Option<Batch>) -> Result<Vec<u8>> {
     match batch {
         Some(batch) => batch
             .await
             .unwrap_or_else(|error| Err(Problem::internal(error))),
-        None => Ok(()),
+        None => Ok(Vec::with_capacity(ROOM)),
     }
 }
 

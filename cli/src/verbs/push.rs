@@ -32,7 +32,7 @@ use crate::{Global, file, output, server};
 pub(crate) struct Push {
     #[command(subcommand)]
     what: What,
-    /// Connections that send pages at the same time
+    /// Connections that send pages at the same time; files of a list share them, and each has one
     #[arg(long, value_name = "COUNT", default_value_t = usual_connections(), global = true)]
     connections: NonZero<usize>,
     /// Refuse when the name is in the pool already

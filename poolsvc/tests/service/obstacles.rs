@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::{Value, json};
 
-use super::common::{Service, announcement, ask, command, content};
+use super::common::{Service, announcement, ask, command, content, record};
 
 #[test]
 fn it_serves_when_nothing_can_be_logged() {
@@ -187,6 +187,61 @@ fn what_is_announced_at_once_is_bounded() {
     let mut next = begin();
     next.write_all(b" ").unwrap();
     assert_eq!(status(&mut next), "HTTP/1.1 400");
+    runtime.block_on(daemon.stop());
+}
+
+#[test]
+fn memory_of_uploads_under_way_is_bounded_and_comes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = Settings::for_store(directory.path().join("store"));
+    let most = 400 * 4096;
+    settings.upload_memory = most;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let daemon = runtime.block_on(Daemon::start(settings)).unwrap();
+    let url = format!("http://{}", daemon.address());
+    let json = [("content-type", "application/json")];
+    let taken = || -> u64 {
+        let metrics = ask(&url, "GET", "/metrics", &[], b"").expect(200).bytes;
+        let metrics = String::from_utf8(metrics).unwrap();
+        let name = "pool_upload_memory_bytes ";
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().parse().unwrap()
+    };
+    assert_eq!(taken(), 0);
+    // They send nearly all, and say no more: some of one request, some of many.
+    let uploads: Vec<_> = (0..8u64)
+        .map(|nth| {
+            let content = content(nth, 150);
+            let announced = announcement(&format!("l{nth}"), &content).to_string();
+            let begun = ask(&url, "POST", "/v1/uploads", &json, announced.as_bytes());
+            let upload = begun.expect(201).location().to_owned();
+            let records: Vec<_> = content.chunks(4096).skip(1).map(record).collect();
+            let at_a_time = if nth % 2 == 0 { 5 } else { 200 };
+            for records in records.chunks(at_a_time) {
+                let pages = format!("{upload}/pages");
+                ask(&url, "PUT", &pages, &[], &records.concat()).expect(200);
+                assert!(taken() <= most);
+            }
+            (upload, content)
+        })
+        .collect();
+    // Those whose requests have room in a quarter take that.
+    assert_eq!(taken(), most);
+    // All that came is there, in memory or not.
+    for (upload, content) in &uploads[..4] {
+        let pages = format!("{upload}/pages");
+        ask(&url, "PUT", &pages, &[], &record(&content[..4096])).expect(200);
+        ask(&url, "POST", &format!("{upload}/commit"), &[], b"").expect(201);
+    }
+    for (nth, (_, content)) in uploads[..4].iter().enumerate() {
+        let stored = ask(&url, "GET", &format!("/v1/libs/l{nth}/1/content"), &[], b"");
+        assert_eq!(&stored.expect(200).bytes, content);
+    }
+    for (upload, _) in &uploads[4..] {
+        ask(&url, "DELETE", upload, &[], b"").expect(204);
+    }
+    // Nobody waits for what they held to be let go.
+    wait::until("there is room again", || taken() == 0);
     runtime.block_on(daemon.stop());
 }
 

@@ -6,6 +6,7 @@
 //! digest says: it is remembered as damaged, so that it counts as missing, and is sent, or written from what is at hand.
 
 mod claim;
+mod look_up;
 mod proven;
 mod reader;
 #[cfg(test)]
@@ -18,10 +19,10 @@ use pool_core::extent::SegmentId;
 use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW};
 
 pub(crate) use self::claim::Claim;
-pub(crate) use self::proven::{Looked, Proven};
+pub(crate) use self::proven::Proven;
 pub(crate) use self::reader::PageReader;
 use crate::error::Result;
-use crate::moment::Moment;
+use crate::look::Look;
 use crate::placement::{Placement, WindowPlan};
 use crate::upload::{Upload, UploadObject};
 use crate::{Store, may_lack_file};
@@ -29,7 +30,7 @@ use crate::{Store, may_lack_file};
 /// Where the bytes of an upload are that the store lacks.
 #[derive(Clone, Copy)]
 pub(crate) enum Given<'a> {
-    /// Pages in a temporary file; the objects' digests are somebody else's claim.
+    /// Pages that were staged; the objects' digests are somebody else's claim.
     Sent(&'a Upload),
     /// Whole objects in memory, hashed here.
     AtHand(&'a HashMap<ObjectId, &'a [u8]>),
@@ -92,27 +93,29 @@ pub(crate) fn pieces<'a>(
 }
 
 impl Store {
-    /// Those of `objects` that their pages were found to make up, and where those were; an object of which they
-    /// make up another one is refused. Nothing is said of objects that the pool has, and of those with pages that are
-    /// missing, or that a collection takes meanwhile.
-    pub(crate) fn proven(&self, objects: &[UploadObject], given: Given<'_>) -> Result<Proven> {
-        // Before anything is looked for.
-        let since = Moment::of(self, &self.joining());
+    /// Those of `objects`, which were looked up, that their pages were found to make up; an object of which they make up
+    /// another one is refused. Nothing is said of objects that the pool has, and of those with pages that are missing, or that
+    /// a collection takes meanwhile.
+    pub(crate) fn proven(
+        &self,
+        objects: &[UploadObject],
+        given: Given<'_>,
+        mut look: Look,
+    ) -> Result<Proven> {
         let mut reader = PageReader::new(self, given);
-        let (mut proven, mut open) = (HashSet::new(), HashSet::new());
-        for object in objects {
+        let (mut proven, mut open) = (HashMap::new(), HashSet::new());
+        for (nth, object) in objects.iter().enumerate() {
             let is_known = self.whole_object(object.id)?.is_some();
-            if !is_known && reader.prove(object)? {
-                proven.insert(object.id);
+            if !is_known && reader.prove(nth, object, &mut look)? {
+                proven.insert(object.id, nth);
             } else {
                 open.insert(object.id);
             }
         }
-        proven.retain(|id| !open.contains(id));
+        proven.retain(|id, _| !open.contains(id));
         Ok(Proven {
             objects: proven,
-            since: Some(since),
-            found: reader.found,
+            look: Some(look),
         })
     }
 

@@ -1,30 +1,51 @@
 //! Reading an upload's pages, from the store or from what is given, and comparing them with what is claimed.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use pool_core::digest::{ObjectId, PageId};
 use pool_core::extent::{SegmentId, Slot};
 use pool_core::page::{PAGE_SIZE, WINDOW_SIZE};
 
-use super::proven::Looked;
 use super::{Claim, Given, Piece, pieces};
 use crate::Store;
 use crate::backend::SegmentFile;
 use crate::damage::{DamagedSlots, Expected};
 use crate::error::{Result, StoreError};
 use crate::format::Location;
+use crate::look::{Look, Looked};
+use crate::parallel;
 use crate::placement::{self, WindowPlan};
+use crate::staging::Staged;
 use crate::upload::UploadObject;
 
 /// Most segments that one reader keeps open.
 const MOST_OPEN: usize = 64;
 
-/// Most pages of which it is remembered where they were found: of 16 GiB, which takes 48 MiB of memory.
-const MOST_FOUND: usize = 1 << 22;
+/// Pieces whose pages are compared by all processors together, which bounds what is remembered of where they are.
+const COMPARED_TOGETHER: usize = 64;
 
 /// Pages that are compared at a time: they stay in a processor's cache from when they are read until then.
 const COMPARED: usize = 64;
+
+/// Bytes that need not be read.
+pub(crate) enum AtHand<'a> {
+    /// Of what is taken in at once.
+    Given(&'a [u8]),
+    /// Of pages that were sent.
+    Staged(Staged),
+}
+
+impl Deref for AtHand<'_> {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Given(bytes) => bytes,
+            Self::Staged(staged) => staged,
+        }
+    }
+}
 
 /// Reads pages from the store, or else from what is given with an upload.
 pub(crate) struct PageReader<'a> {
@@ -32,10 +53,6 @@ pub(crate) struct PageReader<'a> {
     given: Given<'a>,
     /// Segments that pages were read from.
     files: HashMap<SegmentId, Arc<dyn SegmentFile>>,
-    /// See [`Proven`](super::Proven).
-    pub(super) found: HashMap<ObjectId, Vec<Looked>>,
-    /// Pages of which there is something in `found`.
-    remembered: usize,
 }
 
 impl<'a> PageReader<'a> {
@@ -44,8 +61,6 @@ impl<'a> PageReader<'a> {
             store,
             given,
             files: HashMap::new(),
-            found: HashMap::new(),
-            remembered: 0,
         }
     }
 
@@ -54,17 +69,36 @@ impl<'a> PageReader<'a> {
         Claim::about(object, self.given)
     }
 
-    /// The bytes of a piece, if all of its pages are at hand whole.
-    pub(crate) fn at_hand(&self, piece: &Piece<'_>) -> Option<&'a [u8]> {
-        let bytes = self.given.bytes_at_hand(piece.object, piece.first_page)?;
-        bytes.get(..piece.pages.len() * PAGE_SIZE as usize)
+    /// The bytes of a piece, if all of its pages are at hand whole, or were sent one after the other and are in memory.
+    pub(crate) fn at_hand(&self, piece: &Piece<'_>) -> Option<AtHand<'a>> {
+        self.bytes_at_hand(piece, piece.pages.len() * PAGE_SIZE as usize)
     }
 
     /// The bytes of a piece that fills a window, if they are at hand as they will lie there.
-    pub(crate) fn window_at_hand(&self, part: &WindowPlan, piece: &Piece<'_>) -> Option<&'a [u8]> {
-        let bytes = self.given.bytes_at_hand(piece.object, piece.first_page)?;
+    pub(crate) fn window_at_hand(
+        &self,
+        part: &WindowPlan,
+        piece: &Piece<'_>,
+    ) -> Option<AtHand<'a>> {
         let is_aligned = part.position == 0 && part.first_page == piece.first_page;
-        bytes.get(..WINDOW_SIZE as usize).filter(|_| is_aligned)
+        if !is_aligned {
+            return None;
+        }
+        self.bytes_at_hand(piece, WINDOW_SIZE as usize)
+    }
+
+    fn bytes_at_hand(&self, piece: &Piece<'_>, bytes: usize) -> Option<AtHand<'a>> {
+        match self.given {
+            Given::AtHand(_) => {
+                let given = self.given.bytes_at_hand(piece.object, piece.first_page)?;
+                given.get(..bytes).map(AtHand::Given)
+            }
+            Given::Sent(upload) if piece.pages.len() * PAGE_SIZE as usize == bytes => {
+                let first = sent_in_a_row(&upload.offsets(), piece.pages)?;
+                upload.staging().at_hand(first, bytes).map(AtHand::Staged)
+            }
+            Given::Sent(_) => None,
+        }
     }
 
     /// Reads pages one behind the other into `content`, those that are at no place from what is given; those of zeros
@@ -108,10 +142,7 @@ impl<'a> PageReader<'a> {
                     let run = run.count();
                     nth = first + run.max(1);
                     let pages = &mut pages[..run.max(1) * PAGE_SIZE as usize];
-                    let read = upload.file().read_exact_at(pages, offset);
-                    read.map_err(|source| {
-                        StoreError::io("reading", "an upload's temporary file", source)
-                    })?;
+                    upload.staging().read_exact_at(pages, offset)?;
                 }
                 (_, _, Some(bytes)) => {
                     let page = &mut pages[..PAGE_SIZE as usize];
@@ -125,7 +156,7 @@ impl<'a> PageReader<'a> {
         Ok(())
     }
 
-    /// Where pages are in the upload's file; `None` for those that were not sent.
+    /// Where pages are among those staged; `None` for those that were not sent.
     fn sent(&self, pages: &[Option<PageId>]) -> Vec<Option<u64>> {
         let Given::Sent(upload) = self.given else {
             return vec![None; pages.len()];
@@ -170,21 +201,24 @@ impl<'a> PageReader<'a> {
         }
     }
 
-    /// Whether the pages of an object are all there and make it up; an error if they make up another one. Damage that
-    /// is found on the way is remembered: those pages are not there.
-    pub(super) fn prove(&mut self, object: &UploadObject) -> Result<bool> {
-        let pages = object.pages.len();
-        if self.remembered + pages <= MOST_FOUND {
-            self.remembered += pages;
-            self.found.insert(object.id, vec![Looked::Not; pages]);
-        }
+    /// Whether the pages of an object, the `nth` that is announced, are all there and make it up; an error if they make up
+    /// another one. Damage that is found on the way is remembered: those pages are not there, and it is looked for the others
+    /// again.
+    pub(super) fn prove(
+        &mut self,
+        nth: usize,
+        object: &UploadObject,
+        look: &mut Look,
+    ) -> Result<bool> {
         loop {
-            let error = match self.compare(object) {
+            let found = |piece: &Piece<'_>| look.found(nth, piece.first_page, piece.pages.len());
+            let error = match self.compare(object, found) {
                 Ok(proven) => return Ok(proven),
                 Err(error) => error,
             };
             let damage = self.damage_in(object)?;
             if self.store.remember(&damage)? > 0 {
+                look.forget(nth);
                 continue;
             }
             return match error {
@@ -195,32 +229,83 @@ impl<'a> PageReader<'a> {
         }
     }
 
-    fn compare(&mut self, object: &UploadObject) -> Result<bool> {
+    /// Compares an object with its pages, of which `looked` says where they are known to be. What is at hand is compared by
+    /// all processors; of pages that were sent one after the other is hashed.
+    fn compare(
+        &mut self,
+        object: &UploadObject,
+        looked: impl Fn(&Piece<'_>) -> Vec<Looked>,
+    ) -> Result<bool> {
+        let (store, given) = (self.store, self.given);
         let mut claim = self.claim(object);
-        let mut content = vec![0; COMPARED * PAGE_SIZE as usize];
-        for part in self.parts(object)? {
-            let known = self.known_window(&part)?;
-            for piece in pieces(object, &part) {
-                let at = self.places(&part, known, &piece)?;
-                if self.given.is_at_hand() && at.iter().all(Option::is_none) {
-                    // It was hashed here, and is what will be written.
-                    continue;
+        let parts = self.parts(object)?;
+        let mut all = parts
+            .iter()
+            .flat_map(|part| pieces(object, part).map(move |piece| (part, piece)));
+        loop {
+            let mut placed = Vec::new();
+            for (part, piece) in all.by_ref().take(COMPARED_TOGETHER) {
+                let at = self.places(part, &piece, &looked(&piece))?;
+                placed.push((piece, at));
+            }
+            if placed.is_empty() {
+                break;
+            }
+            let pages: usize = placed.iter().map(|(piece, _)| piece.pages.len()).sum();
+            let threads = parallel::threads_for(pages * PAGE_SIZE as usize);
+            if !given.is_at_hand() || threads == 1 {
+                if !self.compare_pieces(&placed, &mut claim)? {
+                    return Ok(false);
                 }
-                for (piece, at) in piece.split(COMPARED).zip(at.chunks(COMPARED)) {
-                    let content = &mut content[..piece.pages.len() * PAGE_SIZE as usize];
-                    if piece.pages.iter().any(Option::is_none) {
-                        content.fill(0);
-                    }
-                    match self.read(&piece, at, content) {
-                        Ok(()) => claim.update(piece.first_page, content),
-                        // Not sent, or collected since it was looked up.
-                        Err(StoreError::MissingPages(_)) => return Ok(false),
-                        Err(error) => return Err(error),
-                    }
+                continue;
+            }
+            let compared = parallel::in_parts(&placed, threads, |placed| {
+                let mut reader = PageReader::new(store, given);
+                let mut claim = reader.claim(object);
+                let compared = reader.compare_pieces(placed, &mut claim);
+                vec![compared.and_then(|are_there| claim.check().map(|()| are_there))]
+            });
+            for are_there in compared {
+                if !are_there? {
+                    return Ok(false);
                 }
             }
         }
         claim.check()?;
+        Ok(true)
+    }
+
+    /// Compares what a claim is about with some pieces at their places; false if something is missing.
+    fn compare_pieces(
+        &mut self,
+        placed: &[(Piece<'_>, Vec<Option<Location>>)],
+        claim: &mut Claim<'a>,
+    ) -> Result<bool> {
+        let mut content = vec![0; COMPARED * PAGE_SIZE as usize];
+        for (piece, at) in placed {
+            if self.given.is_at_hand() && at.iter().all(Option::is_none) {
+                // It was hashed here, and is what will be written.
+                continue;
+            }
+            for (piece, at) in piece.split(COMPARED).zip(at.chunks(COMPARED)) {
+                if at.iter().all(Option::is_none)
+                    && let Some(staged) = self.at_hand(&piece)
+                {
+                    claim.update(piece.first_page, &staged);
+                    continue;
+                }
+                let content = &mut content[..piece.pages.len() * PAGE_SIZE as usize];
+                if piece.pages.iter().any(Option::is_none) {
+                    content.fill(0);
+                }
+                match self.read(&piece, at, content) {
+                    Ok(()) => claim.update(piece.first_page, content),
+                    // Not sent, or collected since it was looked up.
+                    Err(StoreError::MissingPages(_)) => return Ok(false),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
         Ok(true)
     }
 
@@ -231,7 +316,8 @@ impl<'a> PageReader<'a> {
         for part in self.parts(object)? {
             let known = self.known_window(&part)?;
             for piece in pieces(object, &part) {
-                let at = self.places(&part, known, &piece)?;
+                // Where they are now: what was found may have been moved since.
+                let at = self.places(&part, &piece, &[])?;
                 for (id, at) in piece.pages.iter().zip(at) {
                     let (Some(id), Some(at)) = (id, at) else {
                         continue;
@@ -259,59 +345,79 @@ impl<'a> PageReader<'a> {
         Ok(damage)
     }
 
-    fn parts(&self, object: &UploadObject) -> Result<Vec<WindowPlan>> {
+    /// How an object is to lie.
+    pub(super) fn parts(&self, object: &UploadObject) -> Result<Vec<WindowPlan>> {
         let placement = self.store.placement_of(object)?;
         Ok(placement::plan(placement, &object.pages, self.store.policy))
     }
 
     /// Where the store has the window of a part that is stored densely.
-    fn known_window(&self, part: &WindowPlan) -> Result<Option<Location>> {
+    pub(super) fn known_window(&self, part: &WindowPlan) -> Result<Option<Location>> {
         match &part.dense {
             Some(id) => self.store.whole_window(id),
             None => Ok(None),
         }
     }
 
-    /// Where to read the pages of a piece of a part.
+    /// Where to read the pages of a piece of a part, of which it is known where they were when they were looked up.
     fn places(
-        &mut self,
+        &self,
         part: &WindowPlan,
-        known: Option<Location>,
         piece: &Piece<'_>,
+        looked: &[Looked],
     ) -> Result<Vec<Option<Location>>> {
+        let known = self.known_window(part)?;
         if known.is_some() {
             // Of a window that the store has, all pages are known, and where others of them are does not matter.
             return Ok(self.places_in_window(known, part, &vec![None; piece.pages.len()]));
         }
-        let at = self.locate(piece.pages)?;
-        self.note_found(piece, &at);
+        let at = self.locate(piece.pages, looked)?;
         Ok(match part.dense {
             Some(_) => self.places_in_window(None, part, &at),
             None => at,
         })
     }
 
-    /// Remembers where the pages of a piece are.
-    fn note_found(&mut self, piece: &Piece<'_>, at: &[Option<Location>]) {
-        let found = self.found.get_mut(&piece.object);
-        let found = found.and_then(|found| found.get_mut(piece.first_page as usize..));
-        for (looked, at) in found.into_iter().flatten().zip(at) {
-            *looked = at.map_or(Looked::Nowhere, Looked::Found);
-        }
-    }
-
-    /// Where the store has each page; `None` for pages of zeros, and for those that it lacks.
-    fn locate(&self, pages: &[Option<PageId>]) -> Result<Vec<Option<Location>>> {
+    /// Where the store has each page; `None` for pages of zeros, and for those that it lacks. Those are asked for of which
+    /// `looked` says nothing.
+    pub(super) fn locate(
+        &self,
+        pages: &[Option<PageId>],
+        looked: &[Looked],
+    ) -> Result<Vec<Option<Location>>> {
+        let damage = self.store.damage();
         let mut at = vec![None; pages.len()];
-        let asked = pages.iter().enumerate();
-        let asked = asked.filter_map(|(nth, id)| Some((nth, (*id)?)));
-        let (numbers, asked): (Vec<_>, Vec<_>) = asked.unzip();
-        let found = self.store.whole_pages(&asked)?;
-        for (nth, found) in numbers.into_iter().zip(found) {
-            at[nth] = found;
+        let (mut numbers, mut asked) = (Vec::new(), Vec::new());
+        for (nth, id) in pages.iter().enumerate() {
+            let Some(id) = id else { continue };
+            match looked.get(nth) {
+                // Unless it was found damaged since.
+                Some(Looked::Found(found)) if damage.get(*found).is_none() => {
+                    at[nth] = Some(*found)
+                }
+                Some(Looked::Found(_) | Looked::Nowhere) => {}
+                Some(Looked::Not) | None => {
+                    numbers.push(nth);
+                    asked.push(*id);
+                }
+            }
+        }
+        if !asked.is_empty() {
+            for (nth, found) in numbers.into_iter().zip(self.store.whole_pages(&asked)?) {
+                at[nth] = found;
+            }
         }
         Ok(at)
     }
+}
+
+/// Where the first of some pages is among those staged, if the others lie behind it, one after the other.
+fn sent_in_a_row(offsets: &HashMap<PageId, u64>, pages: &[Option<PageId>]) -> Option<u64> {
+    let first = offsets.get(pages.first()?.as_ref()?)?;
+    let mut in_a_row = pages.iter().zip((*first..).step_by(PAGE_SIZE as usize));
+    let is_there =
+        |(id, at): (&Option<PageId>, u64)| id.as_ref().and_then(|id| offsets.get(id)) == Some(&at);
+    in_a_row.all(is_there).then_some(*first)
 }
 
 /// How many of the first pages lie one behind the other in a segment.

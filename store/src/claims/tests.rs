@@ -2,10 +2,15 @@ use pool_core::address::{GuestAddress, Protection};
 use pool_core::description::{
     Abi, DESCRIPTION_FORMAT, Description, FileIdentity, Layout, Range, RangeKind, Source,
 };
+use pool_core::extent::Slot;
 
 use super::*;
 use crate::StoreOptions;
+use crate::damage::{DamagedSlots, Expected};
 use crate::error::StoreError;
+use crate::format::Location;
+use crate::look::Looked;
+use crate::moment::Moment;
 use crate::placement::Placement;
 use crate::precondition::Precondition;
 use crate::upload::{Content, Target, UploadManifest};
@@ -80,8 +85,15 @@ fn begin(store: &Store, target: Target, objects: &[UploadObject]) -> Upload {
 }
 
 fn proven(store: &Store, upload: &Upload) -> HashSet<ObjectId> {
-    let objects = &upload.manifest().objects;
-    store.proven(objects, Given::Sent(upload)).unwrap().objects
+    let proven = look_and_prove(store, &upload.manifest().objects, upload);
+    proven.objects.into_keys().collect()
+}
+
+/// What is found out before a commit, whatever is missing.
+fn look_and_prove(store: &Store, objects: &[UploadObject], upload: &Upload) -> Proven {
+    let given = Given::Sent(upload);
+    let (look, _) = store.look_up(objects, given, None).unwrap();
+    store.proven(objects, given, look).unwrap()
 }
 
 /// Stores a library in one go.
@@ -125,11 +137,15 @@ fn an_object_is_proven_by_every_list_of_it() {
     send(&twice, &a);
     assert!(proven(&store, &twice).is_empty());
     send(&twice, &b);
+    // Nor are places of pages of one list taken for those of the other.
+    put(&store, "other@1", &b);
+    assert_eq!(store.missing_pages(&twice).unwrap(), []);
     let refused = store.commit(&twice);
     assert!(
         matches!(refused, Err(StoreError::ObjectMismatch { .. })),
         "{refused:?}"
     );
+    assert_eq!(store.damaged_slots(), 0);
     store.commit(&both).unwrap();
     assert!(proven(&store, &both).is_empty());
 }
@@ -143,9 +159,8 @@ fn where_pages_were_is_known_until_somebody_may_move_them() {
     let object = UploadObject::of(&[&known[..], &new].concat(), Placement::Sparse);
     let both = upload(&store, std::slice::from_ref(&object));
     send(&both, &new);
-    let given = Given::Sent(&both);
-    let proven = store.proven(std::slice::from_ref(&object), given);
-    let proven = proven.unwrap();
+    let objects = std::slice::from_ref(&object);
+    let proven = look_and_prove(&store, objects, &both);
     let looked = |first: usize| {
         let piece = Piece {
             object: object.id,
@@ -175,7 +190,7 @@ fn where_pages_were_is_known_until_somebody_may_move_them() {
         while store.groups.sight().is_clear() {
             std::thread::yield_now();
         }
-        let proven = store.proven(std::slice::from_ref(&object), given).unwrap();
+        let proven = look_and_prove(&store, objects, &both);
         let piece = Piece {
             object: object.id,
             first_page: 0,
@@ -189,6 +204,86 @@ fn where_pages_were_is_known_until_somebody_may_move_them() {
 }
 
 #[test]
+fn what_was_found_when_an_upload_began_is_not_looked_for_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(directory.path());
+    let (known, new) = (content(1, 3), content(2, 2));
+    put(&store, "known@1", &known);
+    let object = UploadObject::of(&[&known[..], &new].concat(), Placement::Sparse);
+    let objects = std::slice::from_ref(&object);
+    let both = upload(&store, objects);
+    let given = Given::Sent(&both);
+    let ids: Vec<_> = object.pages.iter().flatten().copied().collect();
+    assert_eq!(store.missing_pages(&both).unwrap(), ids[3..]);
+    let found = |look: &Look| {
+        let now = Moment::of(&store, &store.joining());
+        look.at(&now, 0, 0, 5)
+    };
+    let first = both.take_look().unwrap();
+    let places = found(&first);
+    assert!(places[..3].iter().all(|at| matches!(at, Looked::Found(_))));
+    assert_eq!(places[3..], [Looked::Nowhere; 2]);
+
+    // Nothing tells that this is wrong but a look at the index.
+    let at = |slot| {
+        let segment = SegmentId(7);
+        let slot = Slot(slot);
+        Looked::Found(Location { segment, slot })
+    };
+    let told = vec![at(1), at(2), Looked::Nowhere, Looked::Nowhere, at(3)];
+    let wrong = || first.with_found(vec![told.clone()]);
+    let (look, missing) = store.look_up(objects, given, Some(&wrong())).unwrap();
+    assert_eq!((found(&look), missing), (told.clone(), ids[2..4].to_vec()));
+    both.keep_look(wrong());
+    let refused = store.commit(&both);
+    assert!(
+        matches!(&refused, Err(StoreError::MissingPages(pages)) if *pages == ids[2..4]),
+        "{refused:?}"
+    );
+    // Others may have stored what was nowhere.
+    put(&store, "other@1", &content(3, 1));
+    let (look, missing) = store.look_up(objects, given, Some(&wrong())).unwrap();
+    let expected = [&told[..2], &places[2..4], &told[4..]].concat();
+    assert_eq!(missing, ids[3..4]);
+    let now = Moment::of(&store, &store.joining());
+    assert_eq!(look.at(&now, 0, 0, 5), expected);
+    // And what was found may be elsewhere when somebody has had the lock who may move it.
+    drop(store.writer());
+    let (look, missing) = store.look_up(objects, given, Some(&wrong())).unwrap();
+    assert_eq!((found(&look), missing), (places, ids[3..].to_vec()));
+    both.keep_look(wrong());
+    send(&both, &new);
+    let committed = store.commit(&both).unwrap();
+    assert_eq!(committed.new_pages.0, 2);
+}
+
+#[test]
+fn what_was_found_and_is_damaged_by_now_is_missing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(directory.path());
+    let known = content(1, 3);
+    put(&store, "known@1", &known);
+    let object = UploadObject::of(&[&known[..], &content(2, 1)].concat(), Placement::Sparse);
+    let objects = std::slice::from_ref(&object);
+    let sent = upload(&store, objects);
+    let given = Given::Sent(&sent);
+    let (look, _) = store.look_up(objects, given, None).unwrap();
+    let id = object.pages[1].unwrap();
+    let at = store.whole_pages(&[id]).unwrap()[0].unwrap();
+    let mut damage = DamagedSlots::default();
+    let expected = Expected {
+        page: Some(id),
+        window: None,
+    };
+    damage.note(at, expected);
+    assert_eq!(store.remember(&damage).unwrap(), 1);
+    // Even if it stood.
+    let look = Look::since_now(&store, look);
+    let (_, missing) = store.look_up(objects, given, Some(&look)).unwrap();
+    assert_eq!(missing, [id, object.pages[3].unwrap()]);
+}
+
+#[test]
 fn what_another_one_has_stored_since_is_not_stored_again() {
     let directory = tempfile::tempdir().unwrap();
     let store = store(directory.path());
@@ -197,14 +292,9 @@ fn what_another_one_has_stored_since_is_not_stored_again() {
     let sent = upload(&store, std::slice::from_ref(&object));
     send(&sent, &bytes[..2 * PAGE_SIZE as usize]);
     let given = Given::Sent(&sent);
-    let proven = store.proven(std::slice::from_ref(&object), given);
+    let proven = look_and_prove(&store, std::slice::from_ref(&object), &sent);
     put(&store, "other@1", &bytes);
-    let taken = store.take_in(
-        sent.manifest(),
-        given,
-        &proven.unwrap(),
-        &Precondition::default(),
-    );
+    let taken = store.take_in(sent.manifest(), given, &proven, &Precondition::default());
     assert_eq!(taken.unwrap().new_pages.0, 0);
 }
 
