@@ -106,11 +106,13 @@ impl Problem {
             }
             Self::MissingFile
             | Self::FileSize
-            | Self::Outside
             | Self::PageContent
             | Self::WindowContent
             | Self::ObjectContent => {
                 "check the disk, then push it again through this service, which writes what is damaged anew"
+            }
+            Self::Outside => {
+                "stop poolsvc and run pool repair, which makes the records of segments right; push again what is outside then"
             }
             Self::MissingObject => "push the image or library version again under the same name",
             Self::Tag | Self::Reference | Self::UnusedSince => {

@@ -28,6 +28,11 @@ pub trait SegmentFile: Debug + Send + Sync {
     /// Says that a range was written and is to be durable soon: the disk may begin with it. Nothing is waited for, and
     /// nothing is durable by that.
     fn begin_sync(&self, _offset: u64, _bytes: u64) {}
+    /// Where the first byte at or behind `offset` is that is not in a hole: `offset` itself where that is not known, `None`
+    /// when there is none.
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        Ok(Some(offset))
+    }
     /// Makes all writes durable (`fdatasync`).
     fn sync(&self) -> io::Result<()>;
     /// The file itself, for passthrough; a backend without real files has none.
@@ -330,12 +335,28 @@ impl SegmentFile for File {
         begin_writeback(self, offset, bytes);
     }
 
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        next_data(self, offset)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }
 
     fn file(&self) -> Option<&File> {
         Some(self)
+    }
+}
+
+/// See [`SegmentFile::next_data`], of any file, however long it is.
+pub(crate) fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
+    use rustix::io::Errno;
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
+        Ok(at) => Ok(Some(at)),
+        Err(Errno::NXIO) => Ok(None),
+        // The filesystem does not tell.
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some(offset)),
+        Err(errno) => Err(errno.into()),
     }
 }
 

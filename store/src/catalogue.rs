@@ -13,7 +13,7 @@ use pool_core::page::PAGE_SIZE;
 use crate::backend::{new_file, read_file};
 use crate::error::{Result, StoreError};
 use crate::format::Fields;
-use crate::index::Kept;
+use crate::index::{Kept, Recorded};
 use crate::manifest::Timestamp;
 
 const MAGIC: &[u8; 8] = b"POOLBACK";
@@ -71,6 +71,24 @@ impl Entry {
     fn of(number: u8) -> Option<Self> {
         let place = usize::from(number).checked_sub(1)?;
         Self::ALL.get(place).copied()
+    }
+
+    /// What it is in a checkpoint, which names no damaged objects.
+    pub(crate) fn recorded(self) -> Option<Recorded> {
+        match self {
+            Self::Segment => Some(Recorded::Segment),
+            Self::Kept(kept) => Some(Recorded::Kept(kept)),
+            Self::Damaged => None,
+        }
+    }
+}
+
+impl From<Recorded> for Entry {
+    fn from(what: Recorded) -> Self {
+        match what {
+            Recorded::Segment => Self::Segment,
+            Recorded::Kept(kept) => Self::Kept(kept),
+        }
     }
 }
 
@@ -149,31 +167,41 @@ impl Catalogue {
     /// Opens the catalogue at `path` and reads it to its end; `None` when there is none. `advice` is what to do about a damaged
     /// one.
     pub(crate) fn open(path: &Path, advice: &str) -> Result<Option<Self>> {
+        let Some(catalogue) = Self::open_unread(path, advice)? else {
+            return Ok(None);
+        };
         let read = |error| StoreError::io("reading", path, error);
-        let file = match read_file(path) {
+        let mut file = &catalogue.file;
+        file.rewind().map_err(read)?;
+        let mut hasher = blake3::Hasher::new();
+        let entries = file.take(catalogue.end);
+        hasher.update_reader(entries).map_err(read)?;
+        let mut digest = [0; DIGEST];
+        file.read_exact(&mut digest).map_err(read)?;
+        if hasher.finalize() != digest {
+            return Err(damaged(path, advice));
+        }
+        Ok(Some(catalogue))
+    }
+
+    /// The same of one that is not compared with its digest: whatever it says may not be what was written.
+    pub(crate) fn open_unread(path: &Path, advice: &str) -> Result<Option<Self>> {
+        let read = |error| StoreError::io("reading", path, error);
+        let mut file = match read_file(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(read(error)),
         };
-        let damaged = || unusable(path, format!("is cut short or damaged: {advice}"));
         let length = file.metadata().map_err(read)?.len();
         let Some(end) = length
             .checked_sub(DIGEST as u64)
             .filter(|end| *end >= HEADER as u64)
         else {
-            return Err(damaged());
+            return Err(damaged(path, advice));
         };
         let mut header = [0; HEADER];
-        (&file).read_exact(&mut header).map_err(read)?;
+        file.read_exact(&mut header).map_err(read)?;
         let header = decode_header(&header).map_err(|why| unusable(path, why))?;
-        (&file).rewind().map_err(read)?;
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_reader((&file).take(end)).map_err(read)?;
-        let mut digest = [0; DIGEST];
-        (&file).read_exact(&mut digest).map_err(read)?;
-        if hasher.finalize() != digest {
-            return Err(damaged());
-        }
         Ok(Some(Self {
             path: path.into(),
             file,
@@ -265,6 +293,10 @@ impl Entries<'_> {
         })?;
         Ok(Some((entry, &self.key, &self.value)))
     }
+}
+
+fn damaged(path: &Path, advice: &str) -> StoreError {
+    unusable(path, format!("is cut short or damaged: {advice}"))
 }
 
 fn unusable(path: &Path, why: impl Into<String>) -> StoreError {

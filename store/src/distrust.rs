@@ -99,8 +99,8 @@ impl Distrust {
 }
 
 impl StoreView {
-    /// True when the index was found damaged, or to differ from the journal, and nothing has shown since that it is whole. No
-    /// checkpoint is written meanwhile, so the logs grow, nothing is collected, and what is pushed goes to segments that are begun
+    /// True when the index was found damaged, or to differ from the journal, and nothing has shown since that it is whole.
+    /// Checkpoints are made of the journal alone meanwhile, nothing is collected, and what is pushed goes to segments that are begun
     /// for it.
     pub fn distrusts_index(&self) -> bool {
         self.distrust.holds()

@@ -69,6 +69,7 @@ pub mod superblock;
 pub mod synthetic;
 mod target;
 pub mod upload;
+mod used;
 mod view;
 
 use std::fs::File;
@@ -183,8 +184,12 @@ impl Store {
             index,
             backend,
             lock,
+            is_distrusted,
         } = opened;
         let view = StoreView::assemble(directory, superblock, index, backend)?;
+        if is_distrusted {
+            view.set_distrust(true);
+        }
         view.set_damage(view.index.now().damaged()?);
         let groups = Arc::default();
         let appender = Appender::open(
@@ -229,9 +234,9 @@ impl Store {
     }
 
     /// Writes a checkpoint of the journal if one is due: what opening the store reads, and what the journal takes up, stay bounded
-    /// by that. To be called now and then, and beside anything else. False when none is due or another thread writes one, and
-    /// while the index is not [trusted](StoreView::distrusts_index): the checkpoint would have what is wrong with it, and the logs that
-    /// have what is right would go.
+    /// by that. To be called now and then, and beside anything else. False when none is due or another thread writes one. While the
+    /// index is not [trusted](StoreView::distrusts_index) it is made of the journal alone: a copy of the index would have what is wrong
+    /// with it, and the logs that have what is right would go.
     pub fn checkpoint_if_due(&self) -> Result<bool> {
         self.view
             .index
@@ -241,7 +246,9 @@ impl Store {
     /// Writes a checkpoint of the journal, and begins a log anew. False when a change is in doubt, which belongs to the log that it
     /// is in.
     pub fn checkpoint(&self) -> Result<bool> {
-        self.view.index.checkpoint(true, || false)
+        self.view
+            .index
+            .checkpoint(true, || self.view.distrusts_index())
     }
 
     /// The writer's lock, for whatever is not a commit: all that has joined a group has come to its end, and plans

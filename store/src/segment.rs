@@ -342,6 +342,9 @@ impl Appender {
 
     fn reload(&mut self, records: &[(SegmentId, SegmentRecord)]) -> Result<()> {
         let next = self.index.now().next_segment()?;
+        // A number that a record has is nobody else's.
+        let after = |(id, _): &(SegmentId, SegmentRecord)| u64::from(id.0) + 1;
+        let next = next.max(records.iter().map(after).max().unwrap_or(0));
         self.next = match self.begun_from {
             // It is not believed before it has one of these.
             Some(from) if !(from..NOBODYS.into()).contains(&next) => from,

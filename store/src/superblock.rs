@@ -67,6 +67,11 @@ impl Superblock {
         self.read_only_compatible & FEATURE_MASKED != 0
     }
 
+    /// True when this program may read the store and not write to it: files of it may be in forms that it does not know.
+    pub fn is_of_newer_release(&self) -> bool {
+        self.read_only_compatible & !READ_ONLY_COMPATIBLE_FEATURES != 0
+    }
+
     /// The bytes of the superblock file.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(SUPERBLOCK_SIZE);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use closed::{listing, places, reopen, tamper, told};
+use closed::{listing, places, reopen, set_used, tamper, told};
 use common::{assert_stored, content, library_ref, open, open_with, options, push_library};
 use pool_core::ObjectId;
 use pool_core::extent::SegmentId;
@@ -59,18 +59,6 @@ fn open_ones(store: &StoreView) -> Vec<(SegmentKind, SegmentId)> {
     let segments = store.segments().unwrap().into_iter();
     let open = segments.filter(|(_, record)| record.state == SegmentState::Open && record.used > 0);
     open.map(|(id, record)| (record.kind, id)).collect()
-}
-
-fn set_used(index: &DB, used: impl Fn(u32) -> u32) {
-    let family = index.cf_handle("segments").unwrap();
-    let records = index.iterator_cf(family, rocksdb::IteratorMode::Start);
-    let records: Vec<_> = records.map(Result::unwrap).collect();
-    for (key, value) in records {
-        let mut record = value.to_vec();
-        let old = u32::from_le_bytes(record[4..8].try_into().unwrap());
-        record[4..8].copy_from_slice(&used(old).to_le_bytes());
-        index.put_cf(family, key, record).unwrap();
-    }
 }
 
 fn forget_segments(index: &DB) {

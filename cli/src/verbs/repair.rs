@@ -21,7 +21,8 @@ use crate::{Global, output};
 ///
 /// A store keeps every change twice, in its index and in its journal. When the index is gone, damaged or another than the journal has it, it is made anew from the
 /// journal: all that was acknowledged is in it, every object is compared with its digest on the way, and those that are
-/// damaged are named, with what needs them, and noted, so that the next push of that writes them anew. When the journal is gone or damaged it is begun anew from the index. What is
+/// damaged are named, with what needs them, and noted, so that the next push of that writes them anew. When the journal is gone or damaged it is begun anew from the index. Slots of segments that something refers to
+/// are put on record as used, if they are not. What is
 /// replaced is moved to lost/ in the store's directory, and nothing is removed. A repair that is cut short is simply run again.
 /// No service may run on the store meanwhile, and mounts of it are to be made anew afterwards. Exits with 1 when objects
 /// are damaged, when segments are missing, and when --dry-run finds something to repair.
@@ -94,6 +95,7 @@ fn text(outcome: &Outcome) -> String {
         Remedy::Replay => "the index is brought up from the journal",
         Remedy::Index => "the index is made anew from the journal",
         Remedy::Journal => "the journal is begun anew from the index",
+        Remedy::Segments => "what is referred to is put on record as used",
     };
     let result = if report.done {
         "done"

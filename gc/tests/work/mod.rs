@@ -85,8 +85,12 @@ pub fn work(store: &Path, journal: &Path) -> ! {
                 store.delete_image(&image).unwrap();
             }
         }
+        // Of the index, and while that is not trusted of the journal.
+        if next.is_multiple_of(3) {
+            assert!(store.checkpoint().unwrap());
+        }
         if store.distrusts_index() {
-            // Nothing is collected meanwhile, and no checkpoint is written.
+            // Nothing is collected meanwhile.
             continue;
         }
         collect_all(&store);
@@ -95,9 +99,6 @@ pub fn work(store: &Path, journal: &Path) -> ! {
         history.add(Collected::of(next, Cause::Asked, &collected));
         history.write(store.directory()).unwrap();
         note(format!("h{next}\n"));
-        if next.is_multiple_of(3) {
-            assert!(store.checkpoint().unwrap());
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::Reading;
-use crate::catalogue::{Catalogue, Entries, Entry};
+use crate::catalogue::{Catalogue, Entries};
 use crate::error::Result;
 use crate::index::{Reader, Recorded, shown};
 use crate::journal;
@@ -135,11 +135,8 @@ impl Next {
     /// The next one, if there is one.
     fn of(entries: &mut Entries<'_>) -> Result<Option<Self>> {
         while let Some((entry, key, value)) = entries.read_next()? {
-            let what = match entry {
-                Entry::Segment => Recorded::Segment,
-                Entry::Kept(kept) => Recorded::Kept(kept),
-                // Backups alone have them.
-                Entry::Damaged => continue,
+            let Some(what) = entry.recorded() else {
+                continue;
             };
             return Ok(Some(Self {
                 what,

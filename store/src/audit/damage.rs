@@ -14,6 +14,7 @@ use crate::format::INDEX_DIRECTORY;
 use crate::index::families_with_damaged_tables;
 use crate::journal::Flaw;
 use crate::opening::has_journal;
+use crate::superblock::Superblock;
 
 /// What of a store a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,11 +70,7 @@ impl DamagedFile {
     pub(crate) fn of_record(what: &str, view: &StoreView) -> Self {
         let mut alone = [Self::of_index(what.to_owned())];
         let directory = view.directory();
-        advise(
-            &mut alone,
-            has_journal(directory, view.superblock()),
-            directory,
-        );
+        advise(&mut alone, view.superblock(), directory);
         let [alone] = alone;
         alone
     }
@@ -163,7 +160,16 @@ fn named(directory: &str, error: &str) -> Option<(String, Option<u64>)> {
 }
 
 /// Says of each what it means and what to do, by what else is damaged.
-pub(super) fn advise(damaged: &mut [DamagedFile], has_journal: bool, directory: &Path) {
+pub(super) fn advise(damaged: &mut [DamagedFile], superblock: &Superblock, directory: &Path) {
+    // As what looks damaged may be another form, and a repair is refused.
+    if superblock.is_of_newer_release() {
+        let advice = "a newer release of this program writes to this store, and this one may take what it wrote for damaged: check it                       with that release";
+        for file in damaged {
+            advice.clone_into(&mut file.advice);
+        }
+        return;
+    }
+    let has_journal = has_journal(directory, superblock);
     let is_damaged = |parts: &[Part]| damaged.iter().any(|file| parts.contains(&file.part));
     let (index, journal) = (
         is_damaged(&[Part::Index]),
@@ -204,6 +210,7 @@ pub(super) fn advise(damaged: &mut [DamagedFile], has_journal: bool, directory: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::superblock::{FEATURE_JOURNAL, FORMAT_VERSION};
 
     #[test]
     fn errors_of_rocksdb_name_files_and_places() {
@@ -251,13 +258,24 @@ mod tests {
 
     #[test]
     fn what_to_do_goes_by_what_else_is_damaged() {
-        let advice = |parts: &[Part], has_journal: bool| -> Vec<String> {
+        let with_features = |parts: &[Part], features: u64| -> Vec<String> {
+            let superblock = Superblock {
+                version: FORMAT_VERSION,
+                compatible: 0,
+                read_only_compatible: features,
+                incompatible: 0,
+                segment_bytes: 64 << 20,
+                identity: [7; 16],
+            };
             let mut damaged: Vec<_> = parts
                 .iter()
                 .map(|part| DamagedFile::new(*part, "a", "b"))
                 .collect();
-            advise(&mut damaged, has_journal, Path::new("/var/pool"));
+            advise(&mut damaged, &superblock, Path::new("/var/pool"));
             damaged.into_iter().map(|file| file.advice).collect()
+        };
+        let advice = |parts: &[Part], has_journal: bool| {
+            with_features(parts, if has_journal { FEATURE_JOURNAL } else { 0 })
         };
         let repair = "pool repair --store /var/pool";
         assert!(advice(&[Part::Index], true)[0].contains(repair));
@@ -272,5 +290,11 @@ mod tests {
         let without = &advice(&[Part::Index], false)[0];
         assert!(without.contains("pool restore") && !without.contains(repair));
         assert!(advice(&[Part::Superblock], true)[0].contains("pool scrub"));
+        for newer in with_features(&[Part::Log, Part::Index], FEATURE_JOURNAL | 1 << 40) {
+            assert!(
+                newer.contains("newer release") && !newer.contains("pool repair"),
+                "{newer}"
+            );
+        }
     }
 }

@@ -198,7 +198,7 @@ fn look(view: &StoreView, reading: &mut Reading<'_>) -> Result<Audit> {
             view.set_distrust(has_index(&found));
         }
     }
-    damage::advise(&mut found.damaged, has_journal, directory);
+    damage::advise(&mut found.damaged, view.superblock(), directory);
     Ok(found)
 }
 

@@ -42,8 +42,8 @@ impl Index {
     }
 
     /// Writes a checkpoint of the journal, if one is due or `anyway`: then another thread that is at it is waited for, and a log
-    /// is begun anew in any case. Others commit meanwhile. False when nothing was to be done, or `is_distrusted` answers that the
-    /// index is no better than the journal.
+    /// is begun anew in any case. Others commit meanwhile. It is a copy of the index, unless `is_distrusted` answers that this is not to
+    /// be gone by: then it is made of the journal. False when nothing was to be done.
     pub(crate) fn checkpoint(
         &self,
         anyway: bool,
@@ -66,9 +66,7 @@ impl Index {
             Err(TryLockError::WouldBlock) => return Ok(false),
         };
         // Whoever finds that out keeps checkpoints from being written meanwhile.
-        if is_distrusted() {
-            return Ok(false);
-        }
+        let is_distrusted = is_distrusted();
         let count = || count.lock().unwrap_or_else(PoisonError::into_inner);
         let turned: Option<Checkpointer> = match &mut count().journal {
             // What is in doubt belongs to the log that it is in.
@@ -80,7 +78,15 @@ impl Index {
         let Some(checkpointer) = turned else {
             return Ok(false);
         };
-        let (commits, bytes) = checkpointer.write(&self.pinned())?;
+        let (commits, bytes) = if is_distrusted {
+            checkpointer.merge().inspect_err(|_| {
+                if let Some(journal) = &mut count().journal {
+                    journal.put_off();
+                }
+            })?
+        } else {
+            checkpointer.write(&self.pinned())?
+        };
         if let Some(journal) = &mut count().journal {
             journal.turned(bytes);
         }

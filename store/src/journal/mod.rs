@@ -8,6 +8,7 @@
 //! everything else, from a snapshot.
 
 pub(crate) mod frame;
+mod merge;
 mod names;
 pub(crate) mod read;
 mod rescue;
@@ -65,6 +66,8 @@ pub(crate) struct Journal {
     ended: u64,
     /// Bytes of that checkpoint.
     checkpoint_bytes: u64,
+    /// Of what was logged, what is no reason for another one: an attempt came after it.
+    put_off: u64,
     /// The log was begun for a checkpoint that could not be written yet.
     has_turned: bool,
     doubt: Option<Doubt>,
@@ -176,6 +179,7 @@ impl Journal {
             logged: found.logged,
             ended: 0,
             checkpoint_bytes: found.checkpoint_bytes,
+            put_off: 0,
             has_turned: false,
             doubt: None,
         };
@@ -309,7 +313,13 @@ impl Journal {
     /// True when enough was logged since the last checkpoint.
     pub(crate) fn is_due(&self) -> bool {
         let due = self.checkpoint_bytes.saturating_mul(2);
-        self.logged > due.clamp(*DUE.start(), *DUE.end())
+        self.logged - self.put_off > due.clamp(*DUE.start(), *DUE.end())
+    }
+
+    /// No checkpoint is due before as much was logged once more: one could not be made of what there is, which takes reading all of
+    /// it to see.
+    pub(crate) fn put_off(&mut self) {
+        self.put_off = self.logged;
     }
 
     /// Begins a new log, so that the ones so far end before a checkpoint of what the index has from now on; one that has no
@@ -330,6 +340,7 @@ impl Journal {
             directory: self.directory.clone(),
             identity: self.identity,
             segment_bytes: self.segment_bytes,
+            last: self.last,
         })
     }
 
@@ -337,6 +348,7 @@ impl Journal {
     pub(crate) fn turned(&mut self, checkpoint_bytes: u64) {
         self.checkpoint_bytes = checkpoint_bytes;
         self.logged = self.ended + self.log.frames();
+        self.put_off = 0;
         self.has_turned = false;
     }
 
@@ -422,6 +434,8 @@ pub(crate) struct Checkpointer {
     directory: PathBuf,
     identity: [u8; 16],
     segment_bytes: u64,
+    /// Number of the last commit before the log that goes on.
+    last: u64,
 }
 
 impl Checkpointer {
@@ -447,27 +461,38 @@ fn write_checkpoint(
         frame: frame::shortened(state.last_frame()?),
         begun_at: now(),
     };
+    let bytes = write_catalogue(directory, &header, |catalogue| {
+        state.each_raw_segment(|key, value| catalogue.put(Entry::Segment, key, value))?;
+        state.each_kept_raw(|kept, key, value| catalogue.put(Entry::Kept(kept), key, value))
+    })?;
+    Ok((header.commits, bytes))
+}
+
+/// Writes a checkpoint with what `fill` puts, whole or not at all. Answers with its bytes.
+fn write_catalogue(
+    directory: &Path,
+    header: &CatalogueHeader,
+    fill: impl FnOnce(&mut Writer) -> Result<()>,
+) -> Result<u64> {
     let name = Name::Checkpoint(header.commits);
     let (new, path) = (
         names::unfinished(directory, name),
         names::path(directory, name),
     );
     let write = || {
-        let mut catalogue = Writer::create(&new, &header)?;
-        state.each_raw_segment(|key, value| catalogue.put(Entry::Segment, key, value))?;
-        state.each_kept_raw(|kept, key, value| catalogue.put(Entry::Kept(kept), key, value))?;
+        let mut catalogue = Writer::create(&new, header)?;
+        fill(&mut catalogue)?;
         let bytes = catalogue.finish()?;
         fs::rename(&new, &path).map_err(|error| StoreError::io("naming", &new, error))?;
         sync_directory(directory)?;
         Ok(bytes)
     };
-    let bytes = write().inspect_err(|_| {
+    write().inspect_err(|_| {
         // On a full disk it is room.
         if let Err(error) = fs::remove_file(&new) {
             tracing::debug!(%error, path = %new.display(), "leaving half a checkpoint");
         }
-    })?;
-    Ok((header.commits, bytes))
+    })
 }
 
 /// Makes a log without frames that has its room beforehand, whole or not at all. Its name is not durable yet.

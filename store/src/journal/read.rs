@@ -9,16 +9,17 @@ use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
-
 use super::frame::{self, DIGEST, Digest, Form, HEAD, HEADER, Header};
 use super::names::{self, Name};
-use crate::backend::read_file;
+use crate::backend::{next_data, read_file};
 use crate::catalogue::{Catalogue, Header as CatalogueHeader};
 use crate::error::StoreError;
 
 /// Bytes of a log that are looked at as one where it is not known how many there are.
 pub(super) const PIECE: usize = 1 << 20;
+
+/// What to do about a damaged checkpoint.
+const CHECKPOINT_ADVICE: &str = "pool repair makes a new one of a whole index";
 
 /// A journal that was found whole.
 #[derive(Debug)]
@@ -372,6 +373,13 @@ fn newest_checkpoint(
     }
 }
 
+/// Number of the newest checkpoint, whatever the logs have.
+pub(super) fn newest_number(directory: &Path) -> Result<u64, Flaw> {
+    let (_, checkpoints) = list(directory)?;
+    let newest = checkpoints.last().copied();
+    newest.ok_or_else(|| Flaw::new(directory, "has no checkpoint"))
+}
+
 /// Compares a checkpoint's header with its name. Answers with its bytes.
 fn check_checkpoint(directory: &Path, identity: [u8; 16], commits: u64) -> Result<u64, Flaw> {
     let path = names::path(directory, Name::Checkpoint(commits));
@@ -408,7 +416,7 @@ fn unreadable(path: &Path, error: &StoreError) -> Flaw {
 /// A checkpoint, read to its end.
 fn open_checkpoint(directory: &Path, identity: [u8; 16], commits: u64) -> Result<Catalogue, Flaw> {
     let path = names::path(directory, Name::Checkpoint(commits));
-    match Catalogue::open(&path, "pool repair makes a new one of a whole index") {
+    match Catalogue::open(&path, CHECKPOINT_ADVICE) {
         Ok(Some(catalogue)) => {
             check_header(&path, catalogue.header(), identity, commits)?;
             Ok(catalogue)
@@ -425,6 +433,13 @@ pub(crate) fn checkpoint(
     commits: u64,
 ) -> Result<Catalogue, String> {
     open_checkpoint(directory, identity, commits).map_err(|flaw| flaw.told())
+}
+
+/// A checkpoint that is not compared with its digest: it may be damaged.
+pub(crate) fn unread_checkpoint(directory: &Path, commits: u64) -> crate::Result<Catalogue> {
+    let path = names::path(directory, Name::Checkpoint(commits));
+    let found = Catalogue::open_unread(&path, CHECKPOINT_ADVICE)?;
+    found.ok_or_else(|| StoreError::io("opening", path, io::ErrorKind::NotFound.into()))
 }
 
 /// Reads a log up to the commit `limit`.
@@ -552,17 +567,6 @@ fn whole_at(
         left -= piece.len();
     }
     Ok((*hasher.finalize().as_bytes() == digest).then_some(digest))
-}
-
-/// Where the next bytes are, from `offset` on, that are not in a hole, however long the file is. `None` without any.
-pub(super) fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
-    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
-        Ok(at) => Ok(Some(at)),
-        Err(Errno::NXIO) => Ok(None),
-        // The filesystem does not tell.
-        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some(offset)),
-        Err(errno) => Err(errno.into()),
-    }
 }
 
 /// Reads as much of `piece` as the file has from `offset` on.

@@ -7,9 +7,8 @@ use std::path::Path;
 
 use super::frame::{self, DIGEST, Digest, Form, HEAD, HEADER, Header, each_change};
 use super::names::{self, Name};
-use super::read::{PIECE, Place, examine, list, next_data, next_frame, read_up_to};
-use crate::backend::read_file;
-use crate::catalogue::Entry;
+use super::read::{PIECE, Place, examine, list, next_frame, read_up_to};
+use crate::backend::{next_data, read_file};
 use crate::index::{Kept, Recorded};
 
 /// Commits of a journal: number, digest and changes of each.
@@ -125,10 +124,8 @@ pub(crate) fn next_segment(directory: &Path, identity: [u8; 16]) -> u64 {
     });
     let checkpoint = found.checkpoint.map(|checkpoint| {
         checkpoint.each(|entry, key, value| {
-            match entry {
-                Entry::Segment => note(Recorded::Segment, key, value),
-                Entry::Kept(kept) => note(Recorded::Kept(kept), key, value),
-                Entry::Damaged => {}
+            if let Some(what) = entry.recorded() {
+                note(what, key, value);
             }
             Ok(())
         })

@@ -2,8 +2,14 @@
 
 use std::fs::File;
 
+use pool_core::digest::ObjectId;
+
 use super::frame::{Change, DIGEST, encode};
 use super::*;
+use crate::catalogue::Catalogue;
+use crate::manifest::TokenScope;
+use crate::placement::Placement;
+use crate::upload::{Content, Target};
 use crate::{Store, StoreOptions};
 
 /// A store's journal of which nothing but the beginning is there.
@@ -215,5 +221,89 @@ fn what_follows_a_commit_is_found_in_a_log_of_any_length() {
         }
         assert_eq!(following(&begun.path, 1, commits[0].1).unwrap(), []);
         assert_eq!(following(&begun.path, 2, Digest::default()).unwrap(), []);
+    }
+}
+
+/// Entries of the checkpoint of commit `number`.
+fn entries(directory: &Path, number: u64) -> Vec<(Entry, Vec<u8>, Vec<u8>)> {
+    let path = names::path(directory, Name::Checkpoint(number));
+    let catalogue = Catalogue::open(&path, "").unwrap().unwrap();
+    let mut all = Vec::new();
+    catalogue
+        .each(|entry, key, value| {
+            all.push((entry, key.to_vec(), value.to_vec()));
+            Ok(())
+        })
+        .unwrap();
+    all
+}
+
+#[test]
+fn a_checkpoint_of_the_journal_alone_has_what_one_of_the_index_has() {
+    for most in [1, 400, usize::MAX] {
+        let directory = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            create: true,
+            segment_bytes: 2 << 20,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(directory.path(), options).unwrap();
+        let journal = directory.path().join("journal");
+        let add = |name: &str| {
+            let secret = ObjectId::of(name.as_bytes());
+            store.add_token(name, secret, TokenScope::Read).unwrap();
+        };
+        let push = |name: &str, pages: usize| {
+            let mut bytes = vec![0; pages * 4096];
+            let mut hasher = blake3::Hasher::new();
+            hasher
+                .update(name.as_bytes())
+                .finalize_xof()
+                .fill(&mut bytes);
+            let content = Content::of(&bytes, Placement::Sparse);
+            let library = name.parse().unwrap();
+            let object = content.id();
+            let target = Target::Library { library, object };
+            store.ingest(target, &[content]).unwrap();
+        };
+        ["b", "d"].into_iter().for_each(add);
+        push("l@1", 3);
+        for round in 0..2 {
+            // What is new lies before, between and behind what was, and some of that goes or becomes another.
+            ["a", "c", "e"].into_iter().for_each(add);
+            push(&format!("k@{round}"), 600);
+            push(&format!("m@{round}"), 1);
+            store.delete_token("d").unwrap();
+            store.delete_library(&"l@1".parse().unwrap()).unwrap();
+            let last = store.generation().unwrap();
+            let checkpointer = Checkpointer {
+                directory: journal.clone(),
+                identity: store.superblock().identity,
+                segment_bytes: 2 << 20,
+                last,
+            };
+            assert_eq!(checkpointer.merge_by(most).unwrap().0, last);
+            let merged = entries(&journal, last);
+            let header = |path| Catalogue::peek(path).unwrap();
+            let path = names::path(&journal, Name::Checkpoint(last));
+            let told = header(&path);
+            assert!(store.checkpoint().unwrap());
+            assert!(merged == entries(&journal, last), "{most} {round}");
+            let begun_at = told.begun_at;
+            assert_eq!(
+                CatalogueHeader {
+                    begun_at,
+                    ..header(&path)
+                },
+                told
+            );
+            if round == 0 {
+                ["a", "c", "e"]
+                    .into_iter()
+                    .for_each(|name| store.delete_token(name).unwrap());
+                add("d");
+                push("l@1", 3);
+            }
+        }
     }
 }

@@ -17,6 +17,8 @@ use crate::mark::Mark;
 use crate::slots::Segments;
 use crate::superblock::Superblock;
 
+use super::told::{self, Told};
+
 /// What was found before anything is changed.
 pub(super) struct Examined {
     /// Segment files that the index does not know.
@@ -38,6 +40,8 @@ pub(crate) struct Lead {
     pub(crate) few: Commits,
     /// What segments there are once it has all.
     pub(crate) segments: Segments,
+    /// What the index says of segments otherwise than the journal, in words.
+    pub(crate) differing: Vec<String>,
 }
 
 impl Lead {
@@ -68,7 +72,17 @@ pub(super) fn examine(
         None => index.segments.into_iter().collect(),
     };
     for (id, record) in &segments {
-        check_segment(backend, *id, *record).map_err(|why| refused(directory, why))?;
+        check_segment(backend, *id, *record).map_err(|why| {
+            let differing = lead.as_ref().and_then(|lead| lead.differing.first());
+            let why = match differing {
+                Some(differing) => format!(
+                    "{why}; or the index is wrong about segments ({differing}): then let {} make it anew from the journal",
+                    repair(directory)
+                ),
+                None => why,
+            };
+            refused(directory, why)
+        })?;
     }
     let unknown = files.into_iter().filter(|id| !segments.contains_key(id));
     Ok(Examined {
@@ -100,12 +114,14 @@ pub(crate) fn check_journal(
     let mut reached = None;
     let mut segments: Segments = index.segments.iter().copied().collect();
     let mut followed = Ok(());
+    let mut logged = Told::default();
     let (mut few, mut bytes) = (Commits::new(), 0);
     let path = directory.join(format::JOURNAL_DIRECTORY);
     let found = journal::read(&path, superblock.identity, |number, digest, changes| {
-        if number == has {
-            reached = Some(*digest);
-        } else if number > has && followed.is_ok() {
+        if number <= has {
+            reached = Some(*digest).filter(|_| number == has);
+            logged.follow(changes);
+        } else if followed.is_ok() {
             followed = follow_segments(&mut segments, number, changes);
             bytes += changes.len();
             if bytes <= FEW {
@@ -153,11 +169,20 @@ pub(crate) fn check_journal(
         ));
     }
     followed.map_err(|error| error.to_string())?;
+    // One with a hole has more than that, and is brought up from there.
+    let differing = match index.hole {
+        Some(_) => Vec::new(),
+        None => {
+            let (identity, newest) = (superblock.identity, found.checkpoint);
+            told::differences(&path, identity, newest, has, &logged, index)
+        }
+    };
     Ok(Lead {
         found,
         has,
         few,
         segments,
+        differing,
     })
 }
 

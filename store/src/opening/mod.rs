@@ -7,6 +7,7 @@
 //! a segment before it makes the file, so a stop leaves none of them.
 
 mod examine;
+mod told;
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -24,6 +25,7 @@ use crate::journal::frame::Form;
 use crate::journal::{self, Found, Journal};
 use crate::mark::Mark;
 use crate::superblock::{FEATURE_JOURNAL, FEATURE_MARKED, FEATURE_MASKED, Superblock};
+use crate::used;
 
 pub use examine::may_lack_file;
 pub(crate) use examine::{
@@ -38,6 +40,8 @@ pub(crate) struct Opened {
     pub(crate) backend: Arc<dyn Backend>,
     /// Keeps other writers away for as long as it is open.
     pub(crate) lock: File,
+    /// The index says otherwise of segments than the journal, which may not be on record.
+    pub(crate) is_distrusted: bool,
 }
 
 /// Opens the store in `directory` for writing.
@@ -47,7 +51,22 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
     let backend = backend(directory);
     let examined = examine(directory, &superblock, backend.as_ref())?;
     let journal = directory.join(format::JOURNAL_DIRECTORY);
-    if let Some(lead) = &examined.lead
+    let lead = examined.lead.as_ref();
+    let differing = lead.map_or(&[][..], |lead| lead.differing.as_slice());
+    let mut is_distrusted = distrust::is_noted(directory);
+    if !differing.is_empty() {
+        is_distrusted = true;
+        tracing::error!(
+            differing = differing.join("; "),
+            "the index is wrong about segments and is not trusted: stop the service, and let {} make it anew from the journal",
+            examine::repair(directory)
+        );
+        // As soon as there is room for that, if not now.
+        if let Err(error) = distrust::note(directory) {
+            tracing::error!(%error, "noting that the index cannot be trusted");
+        }
+    }
+    if let Some(lead) = lead
         && lead.lacks() > 0
     {
         Journal::secure(&journal, &lead.found)?;
@@ -87,7 +106,17 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
         }
         tracing::warn!(%error, "no journal could be begun; the next opening tries again");
     }
-    set_aside(directory, &index, backend.as_ref(), &examined.unknown)?;
+    if is_distrusted {
+        // The journal may know them, and say more of the others than the index.
+        let unknown = examined.unknown.len();
+        tracing::warn!(
+            unknown,
+            "the index is not trusted: no segment file is moved aside or written to"
+        );
+    } else {
+        set_aside(&index, backend.as_ref(), &examined.unknown)?;
+        used::raise_open(&index, backend.as_ref())?;
+    }
     let staging = directory.join(format::STAGING_DIRECTORY);
     fs::create_dir_all(&staging).map_err(|source| StoreError::io("creating", staging, source))?;
     // With it, and should the superblock be lost, the next restoration would take all of this for its own.
@@ -97,6 +126,7 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
         index,
         backend,
         lock,
+        is_distrusted,
     })
 }
 
@@ -161,23 +191,9 @@ pub(crate) fn backend(directory: &Path) -> Arc<dyn Backend> {
 }
 
 /// Moves segment files aside that the index does not know. Somebody put them there, or the index is
-/// not what it should be: from then on nothing is written to segments that were open, either. Where that is known nothing is
-/// moved, since the repair needs what the journal knows.
-fn set_aside(
-    directory: &Path,
-    index: &Index,
-    backend: &dyn Backend,
-    unknown: &[SegmentId],
-) -> Result<()> {
+/// not what it should be: from then on nothing is written to segments that were open, either.
+fn set_aside(index: &Index, backend: &dyn Backend, unknown: &[SegmentId]) -> Result<()> {
     if unknown.is_empty() {
-        return Ok(());
-    }
-    if distrust::is_noted(directory) {
-        // The journal may know them, and say more of the others than the index.
-        tracing::warn!(
-            segments = unknown.len(),
-            "segment files that the index does not know stay, since it is not trusted"
-        );
         return Ok(());
     }
     for id in unknown {

@@ -19,6 +19,7 @@ use crate::mark::Mark;
 use crate::opening::{check_index, check_journal, check_segment, has_journal};
 use crate::slots::Segments;
 use crate::superblock::Superblock;
+use crate::used;
 
 /// What is wrong, and what mends it.
 #[derive(Debug)]
@@ -63,6 +64,10 @@ impl Diagnosis {
         }
         let mark = mark.unwrap_or(0);
         let index = look_at_index(directory, superblock);
+        let short = match &index {
+            Ok((reread, _)) => used::short(&reread.reader())?,
+            Err(_) => Vec::new(),
+        };
         if !has_journal(directory, superblock) {
             let (_, index) = index.map_err(|why| {
                 refused(format!(
@@ -77,7 +82,7 @@ impl Diagnosis {
                     "{why}; this store has no journal yet, so nothing but a backup (pool restore) can stand in for it"
                 ))
             })?;
-            return Ok(Self {
+            let diagnosis = Self {
                 left: lost_segments(backend, index.segments.into_iter().collect()),
                 wrong,
                 remedy: Remedy::None,
@@ -86,7 +91,8 @@ impl Diagnosis {
                 replayed: 0,
                 rescued: Commits::new(),
                 is_compared: false,
-            });
+            };
+            return Ok(diagnosis.with_short(short));
         }
         let logs = look_at_journal(directory, superblock);
         let mut diagnosis = match (index, logs) {
@@ -133,7 +139,18 @@ impl Diagnosis {
         }
         wrong.append(&mut diagnosis.wrong);
         diagnosis.wrong = wrong;
-        Ok(diagnosis)
+        Ok(diagnosis.with_short(short))
+    }
+
+    /// Some segments have too few used slots by the index. One that is made anew is asked again.
+    fn with_short(mut self, short: Vec<String>) -> Self {
+        if self.remedy == Remedy::None && !short.is_empty() {
+            self.remedy = Remedy::Segments;
+        }
+        if self.remedy != Remedy::Index {
+            self.wrong.extend(short);
+        }
+        self
     }
 }
 

@@ -28,6 +28,7 @@ use crate::mark::Mark;
 use crate::opening;
 use crate::progress::Progress;
 use crate::superblock::Superblock;
+use crate::used;
 use diagnosis::Diagnosis;
 
 /// What mends a store.
@@ -42,6 +43,8 @@ pub enum Remedy {
     Index,
     /// The journal is begun anew from the index.
     Journal,
+    /// Records of segments get as many used slots as something refers to.
+    Segments,
 }
 
 /// What is wrong with a store, and what was done about it.
@@ -116,7 +119,7 @@ pub fn repair(
             drop(index);
             report.moved.extend(renew_journal(directory, &superblock)?);
         }
-        Remedy::None | Remedy::Replay => {}
+        Remedy::None | Remedy::Replay | Remedy::Segments => {}
     }
     let mark = Mark::open_for_writing(&directory.join(format::GENERATION_FILE))?;
     if mark.read()?.is_none() {
@@ -134,8 +137,23 @@ pub fn repair(
     if report.remedy == Remedy::Index || diagnosis.is_compared {
         distrust::clear(directory)?;
     }
+    let raised = raise_used(directory)?;
+    if report.remedy == Remedy::Index {
+        report.wrong.extend(raised);
+    }
     report.done = report.remedy != Remedy::None || !report.wrong.is_empty();
     Ok(report)
+}
+
+/// Puts on record as used what something refers to, by a commit: so the journal has it as well. Answers with what had fewer, in words.
+fn raise_used(directory: &Path) -> Result<Vec<String>> {
+    let index = Index::open_inspector(&directory.join(format::INDEX_DIRECTORY))?;
+    let short = used::short(&index.now())?;
+    drop(index);
+    if !short.is_empty() {
+        used::raise_all(&opening::open(directory)?.index)?;
+    }
+    Ok(short)
 }
 
 /// Removes the note of a repair that ended; an index that it was making and nobody needs any more goes with it.

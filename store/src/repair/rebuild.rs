@@ -30,6 +30,7 @@ use crate::proof::read_what_can_be;
 use crate::slots::{Segments, Slots, SlotsOfSegments, bytes_of};
 use crate::superblock::Superblock;
 use crate::upload::page_ids;
+use crate::used::Reach;
 
 /// Bytes of changes that are written as one.
 const BATCH: usize = 4 << 20;
@@ -175,6 +176,7 @@ fn flush<'a>(index: &'a Index, batch: &mut Batch<'a>) -> Result<()> {
 
 /// What objects there are, and what they consist of.
 struct Contents {
+    /// With as many used slots as objects refer to.
     segments: Segments,
     objects: Vec<(ObjectId, ObjectRecord)>,
 }
@@ -197,6 +199,16 @@ impl Contents {
             }
             Ok(())
         })?;
+        // They are put on record by a commit once the index has its name, or the journal would have less than it.
+        let mut reach = Reach::default();
+        for (_, record) in &objects {
+            reach.add(record);
+        }
+        for (id, record) in &mut segments {
+            if let Some(raised) = reach.raise(*id, record) {
+                *record = raised;
+            }
+        }
         Ok(Self { segments, objects })
     }
 

@@ -71,6 +71,19 @@ pub fn tamper(directory: &Path, change: impl FnOnce(&DB)) {
     change(&index);
 }
 
+/// Makes the records of all segments say another number of used slots, of what they say.
+pub fn set_used(index: &DB, used: impl Fn(u32) -> u32) {
+    let family = index.cf_handle("segments").unwrap();
+    let records = index.iterator_cf(family, rocksdb::IteratorMode::Start);
+    let records: Vec<_> = records.map(Result::unwrap).collect();
+    for (key, value) in records {
+        let mut record = value.to_vec();
+        let old = u32::from_le_bytes(record[4..8].try_into().unwrap());
+        record[4..8].copy_from_slice(&used(old).to_le_bytes());
+        index.put_cf(family, key, record).unwrap();
+    }
+}
+
 /// Moves a store's index to a disk of its own, as somebody would who has a faster one.
 pub fn move_index(directory: &Path, to: &Path) {
     let index = directory.join("index");
