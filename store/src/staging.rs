@@ -174,12 +174,11 @@ impl Staging {
                 Err(length) => *length,
             };
             let (part, others) = rest.split_at_mut(length);
-            match found {
-                Ok(staged) => part.copy_from_slice(&staged),
-                Err(_) => {
-                    let read = self.file()?.read_exact_at(part, offset);
-                    read.map_err(|source| StoreError::io("reading", TEMPORARY, source))?;
-                }
+            if let Ok(staged) = found {
+                part.copy_from_slice(&staged);
+            } else {
+                let read = self.file()?.read_exact_at(part, offset);
+                read.map_err(|source| StoreError::io("reading", TEMPORARY, source))?;
             }
             rest = others;
             offset += length as u64;

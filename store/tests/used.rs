@@ -136,7 +136,8 @@ fn a_checkpoint_that_is_damaged_where_segments_are_says_nothing_of_the_index() {
 
 #[test]
 fn where_index_and_journal_are_wrong_what_is_referred_to_is_kept() {
-    let forged: [(&str, fn(u32) -> u32); 3] = [
+    type Forge = fn(u32) -> u32;
+    let forged: [(&str, Forge); 3] = [
         ("fewer", |used| used / 4),
         ("one", |used| used.saturating_sub(1)),
         ("none", |_| 0),

@@ -163,7 +163,8 @@ fn named(directory: &str, error: &str) -> Option<(String, Option<u64>)> {
 pub(super) fn advise(damaged: &mut [DamagedFile], superblock: &Superblock, directory: &Path) {
     // As what looks damaged may be another form, and a repair is refused.
     if superblock.is_of_newer_release() {
-        let advice = "a newer release of this program writes to this store, and this one may take what it wrote for damaged: check it                       with that release";
+        let advice = "a newer release of this program writes to this store, and this one may take what it wrote for damaged: check it \
+                      with that release";
         for file in damaged {
             advice.clone_into(&mut file.advice);
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use pool_core::digest::{ObjectId, PageId};
+use pool_core::digest::PageId;
 use pool_core::extent::{SegmentId, Slot};
 use pool_core::page::{PAGE_SIZE, WINDOW_SIZE};
 
@@ -393,7 +393,7 @@ impl<'a> PageReader<'a> {
             match looked.get(nth) {
                 // Unless it was found damaged since.
                 Some(Looked::Found(found)) if damage.get(*found).is_none() => {
-                    at[nth] = Some(*found)
+                    at[nth] = Some(*found);
                 }
                 Some(Looked::Found(_) | Looked::Nowhere) => {}
                 Some(Looked::Not) | None => {

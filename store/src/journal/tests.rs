@@ -298,9 +298,9 @@ fn a_checkpoint_of_the_journal_alone_has_what_one_of_the_index_has() {
                 told
             );
             if round == 0 {
-                ["a", "c", "e"]
-                    .into_iter()
-                    .for_each(|name| store.delete_token(name).unwrap());
+                for name in ["a", "c", "e"] {
+                    store.delete_token(name).unwrap();
+                }
                 add("d");
                 push("l@1", 3);
             }

@@ -170,12 +170,11 @@ pub(crate) fn check_journal(
     }
     followed.map_err(|error| error.to_string())?;
     // One with a hole has more than that, and is brought up from there.
-    let differing = match index.hole {
-        Some(_) => Vec::new(),
-        None => {
-            let (identity, newest) = (superblock.identity, found.checkpoint);
-            told::differences(&path, identity, newest, has, &logged, index)
-        }
+    let differing = if index.hole.is_some() {
+        Vec::new()
+    } else {
+        let (identity, newest) = (superblock.identity, found.checkpoint);
+        told::differences(&path, identity, newest, has, &logged, index)
     };
     Ok(Lead {
         found,
