@@ -2,8 +2,9 @@
 //! lost, and the store opens and is whole, whatever the disk kept of what it was not told to keep, and in whatever order a
 //! filesystem keeps names.
 //!
-//! `POOL_SOAK_ROUNDS` is how many cuts are made, `POOL_SOAK_SEED` chooses them; what a cut of files left that is bad is written to
-//! `POOL_SOAK_KEEP`, if that is set.
+//! `POOL_SOAK_ROUNDS` is how many cuts are made, `POOL_SOAK_SEED` chooses them. No two runs are recorded alike. So when something is lost
+//! the recording is kept, in `POOL_SOAK_KEEP` if that is set, beside what cuts of files left that is bad, and `POOL_SOAK_REPLAY` makes
+//! the same cuts of it again.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -13,7 +14,7 @@ mod common;
 mod work;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::{Random, content, open, push_library};
@@ -21,8 +22,9 @@ use pool_gc::{FsckLevel, fsck};
 use pool_store::Store;
 use pool_store::placement::Placement;
 use pool_tests::disk::SmallDisk;
-use pool_tests::power::{Kept, RecordedDisk, Recording};
+use pool_tests::power::{RecordedDisk, Recording};
 use pool_tests::recorded::{FileRecording, Left, Order, RecordedFiles};
+use pool_tests::recording::{Kept, Recorded};
 use pool_tests::wait;
 
 /// Says where the worker's store and journal are.
@@ -82,11 +84,110 @@ fn while_working<T>(on: &Path, journal: &Path, mut answer: impl FnMut() -> Optio
     found
 }
 
-/// How many cuts are made, and what chooses them.
-fn rounds() -> (u64, u64) {
-    let number =
-        |name: &str, usual| std::env::var(name).map_or(usual, |text| text.parse().unwrap());
-    (number("POOL_SOAK_ROUNDS", 12), number("POOL_SOAK_SEED", 1))
+/// A recording, what its worker was told, and which cuts are made of it.
+struct Cuts<R> {
+    /// The test that makes them.
+    test: &'static str,
+    recording: R,
+    journal: String,
+    rounds: u64,
+    seed: u64,
+    /// Where what is lost is kept.
+    keep: Option<PathBuf>,
+}
+
+/// One cut.
+struct Cut<'a> {
+    nth: usize,
+    /// After so many requests.
+    requests: usize,
+    /// What the worker was told by then.
+    journal: &'a str,
+    random: &'a mut Random,
+}
+
+impl<R: Recorded> Cuts<R> {
+    /// Of a new recording, or of one that was kept. `None` where none can be made.
+    fn of(test: &'static str, record: impl FnOnce() -> Option<(R, String)>) -> Option<Self> {
+        let number =
+            |name: &str, usual| std::env::var(name).map_or(usual, |text| text.parse().unwrap());
+        let (recording, journal) = match std::env::var_os("POOL_SOAK_REPLAY") {
+            Some(from) => R::load(Path::new(&from)).unwrap(),
+            None => record()?,
+        };
+        Some(Self {
+            test,
+            recording,
+            journal,
+            rounds: number("POOL_SOAK_ROUNDS", 12),
+            seed: number("POOL_SOAK_SEED", 1),
+            keep: std::env::var_os("POOL_SOAK_KEEP").map(PathBuf::from),
+        })
+    }
+
+    /// Makes all of them, and fails with each that lost something: `look` says what.
+    fn make(&self, random: &mut Random, mut look: impl FnMut(Cut<'_>) -> Result<(), String>) {
+        let (mut lost, mut acknowledged) = (Vec::new(), 0);
+        for nth in 0..self.rounds {
+            let requests = 1 + random.below(self.recording.course().len() as u64) as usize;
+            let journal = self.told(requests);
+            acknowledged += journal.lines().count();
+            let cut = Cut {
+                nth: nth as usize,
+                requests,
+                journal,
+                random,
+            };
+            if let Err(what) = look(cut) {
+                lost.push(format!("after {requests} requests, {what}"));
+            }
+        }
+        let (cuts, bad) = (self.rounds, lost.len());
+        eprintln!("{cuts} cuts, {acknowledged} acknowledged before them, {bad} bad");
+        assert!(
+            bad == 0,
+            "{bad} of {cuts}: {}\n{}",
+            lost.join("\n"),
+            self.kept()
+        );
+    }
+
+    /// Looks at cuts near the end of what keeps nothing of what it was told to: losses must be seen.
+    fn make_forgetful(&self, random: &mut Random, mut is_lost: impl FnMut(Cut<'_>) -> bool) {
+        let seen = (0..6).filter(|nth| {
+            let requests = self.recording.course().len() - random.below(200) as usize;
+            is_lost(Cut {
+                nth: *nth,
+                requests,
+                journal: self.told(requests),
+                random: &mut *random,
+            })
+        });
+        assert!(seen.count() > 0, "losses are not seen");
+    }
+
+    fn told(&self, requests: usize) -> &str {
+        let whole = &self.journal[..self.recording.course().journal(requests) as usize];
+        &whole[..whole.rfind('\n').map_or(0, |end| end + 1)]
+    }
+
+    /// Keeps the recording, and answers with what makes the same cuts again.
+    fn kept(&self) -> String {
+        let keep = self.keep.clone();
+        let keep = keep.unwrap_or_else(|| tempfile::tempdir().unwrap().keep());
+        let place = keep.join(self.test);
+        match self.recording.save(&place, &self.journal) {
+            Ok(()) => format!(
+                "replay: POOL_SOAK_REPLAY={} POOL_SOAK_SEED={} POOL_SOAK_ROUNDS={} cargo nextest run --release --locked \
+                 --workspace -E 'package(pool-gc) and test(={})'",
+                place.display(),
+                self.seed,
+                self.rounds,
+                self.test
+            ),
+            Err(error) => format!("the recording is lost: {error:#}"),
+        }
+    }
 }
 
 /// What is wrong with the store that a cut left, if anything.
@@ -109,53 +210,31 @@ fn look(directory: &Path, journal: &str) -> Result<(), String> {
     work::check_rebuilt(directory, journal)
 }
 
-fn told(journal: &str, length: u64) -> &str {
-    let whole = &journal[..length as usize];
-    &whole[..whole.rfind('\n').map_or(0, |end| end + 1)]
-}
-
 #[test]
 fn a_power_cut_loses_nothing() {
-    let (cuts, seed) = rounds();
-    let Some((recording, journal)) = record(4000) else {
+    let Some(cuts) = Cuts::of("a_power_cut_loses_nothing", || record(4000)) else {
         return;
     };
-    let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ seed);
-    let (mut lost, mut acknowledged) = (Vec::new(), 0);
-    for nth in 0..cuts {
-        let requests = 1 + random.below(recording.len() as u64) as usize;
-        let kept = [Kept::None, Kept::All, Kept::Writes, Kept::Sectors][nth as usize % 4];
-        let journal = told(&journal, recording.journal(requests));
-        let left = recording.cut(requests, 0, kept, |end| random.below(end));
-        let Ok(left) = left else {
+    let recording = &cuts.recording;
+    let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ cuts.seed);
+    cuts.make(&mut random, |cut| {
+        let kept = [Kept::None, Kept::All, Kept::Writes, Kept::Sectors][cut.nth % 4];
+        let random = |end| cut.random.below(end);
+        match recording.cut(cut.requests, 0, kept, random) {
+            Ok(left) => look(&left.path().join("store"), cut.journal)
+                .map_err(|what| format!("{kept:?} of the last: {what}")),
             // Before the filesystem was made.
-            assert_eq!(journal, "", "after {requests} requests: {left:?}");
-            continue;
-        };
-        acknowledged += journal.lines().count();
-        if let Err(what) = look(&left.path().join("store"), journal) {
-            lost.push(format!(
-                "after {requests} requests, {kept:?} of the last: {what}"
-            ));
+            Err(_) if cut.journal.is_empty() => Ok(()),
+            Err(error) => Err(format!("{kept:?} of the last: {error:#}")),
         }
-    }
-    assert_none_lost(cuts, acknowledged, &lost);
-
-    // A disk that does not do what it is told shows that losses are seen.
-    let forgetful = (0..6).filter(|_| {
-        let requests = recording.len() - random.below(200) as usize;
-        let journal = told(&journal, recording.journal(requests));
-        let left = recording.cut(requests, 200, Kept::None, |end| random.below(end));
-        left.is_err() || look(&left.unwrap().path().join("store"), journal).is_err()
     });
-    assert!(forgetful.count() > 0, "losses are not seen");
-}
-
-/// Says how many commits so many cuts came after, and fails with each that lost something.
-fn assert_none_lost(cuts: u64, acknowledged: usize, lost: &[String]) {
-    let bad = lost.len();
-    eprintln!("{cuts} cuts, {acknowledged} acknowledged before them, {bad} bad");
-    assert!(bad == 0, "{bad} of {cuts}: {}", lost.join("\n"));
+    cuts.make_forgetful(&mut random, |cut| {
+        let random = |end| cut.random.below(end);
+        match recording.cut(cut.requests, 200, Kept::None, random) {
+            Ok(left) => look(&left.path().join("store"), cut.journal).is_err(),
+            Err(_) => true,
+        }
+    });
 }
 
 /// Looks at what a cut left of files.
@@ -168,39 +247,29 @@ fn look_at_files(left: &Left, journal: &str) -> Result<(), String> {
 
 #[test]
 fn a_power_cut_loses_nothing_in_whatever_order_names_are_kept() {
-    let (cuts, seed) = rounds();
-    let Some((recording, journal)) = record_files(6000) else {
+    let test = "a_power_cut_loses_nothing_in_whatever_order_names_are_kept";
+    let Some(cuts) = Cuts::of(test, || record_files(6000)) else {
         return;
     };
-    let mut random = Random(0x2545_f491_4f6c_dd1d ^ seed);
-    let (mut lost, mut acknowledged) = (Vec::new(), 0);
-    for nth in 0..cuts {
-        let requests = 1 + random.below(recording.len() as u64) as usize;
-        let order = [Order::Each, Order::One][nth as usize % 2];
-        let kept = [Kept::None, Kept::Sectors, Kept::Writes, Kept::All][nth as usize / 2 % 4];
-        let journal = told(&journal, recording.journal(requests));
-        let left = recording.cut(requests, 0, order, kept, |end| random.below(end));
-        acknowledged += journal.lines().count();
-        if let Err(what) = look_at_files(&left, journal) {
-            lost.push(format!(
-                "after {requests} requests, {kept:?} of the last, names by {order:?}: {what}"
-            ));
-            if let Ok(keep) = std::env::var("POOL_SOAK_KEEP") {
-                let keep = Path::new(&keep).join(nth.to_string());
+    let recording = &cuts.recording;
+    let mut random = Random(0x2545_f491_4f6c_dd1d ^ cuts.seed);
+    cuts.make(&mut random, |cut| {
+        let order = [Order::Each, Order::One][cut.nth % 2];
+        let kept = [Kept::None, Kept::Sectors, Kept::Writes, Kept::All][cut.nth / 2 % 4];
+        let random = |end| cut.random.below(end);
+        let left = recording.cut(cut.requests, 0, order, kept, random);
+        look_at_files(&left, cut.journal).map_err(|what| {
+            if let Some(keep) = &cuts.keep {
+                let keep = keep.join(cut.nth.to_string());
                 fs::create_dir_all(&keep).unwrap();
                 left.write(&keep).unwrap();
             }
-        }
-    }
-    assert_none_lost(cuts, acknowledged, &lost);
-
-    // A filesystem that does not do what it is told shows that losses are seen.
-    let forgetful = (0..6).filter(|_| {
-        let requests = recording.len() - random.below(200) as usize;
-        let journal = told(&journal, recording.journal(requests));
-        let random = |end| random.below(end);
-        let left = recording.cut(requests, 200, Order::Each, Kept::None, random);
-        look_at_files(&left, journal).is_err()
+            format!("{kept:?} of the last, names by {order:?}: {what}")
+        })
     });
-    assert!(forgetful.count() > 0, "losses are not seen");
+    cuts.make_forgetful(&mut random, |cut| {
+        let random = |end| cut.random.below(end);
+        let left = recording.cut(cut.requests, 200, Order::Each, Kept::None, random);
+        look_at_files(&left, cut.journal).is_err()
+    });
 }

@@ -10,6 +10,7 @@ pub mod keeper;
 pub mod memory_group;
 pub mod power;
 pub mod recorded;
+pub mod recording;
 pub mod requirements;
 pub mod run;
 pub mod wait;

@@ -4,14 +4,8 @@
 //! filesystem on it. The server notes every write and every flush in order. A cut after any of them
 //! leaves what was written before the last flush, and of the rest anything: all, nothing, or some
 //! sectors.
-//!
-//! Beside each request stands how long the *journal* was by then, a file elsewhere to which the
-//! program under test adds a line when it is told that something is done. So it is known what must
-//! have survived which cut.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,12 +18,13 @@ use fuser::{
     ReplyOpen, ReplyWrite, Request, WriteFlags,
 };
 
+use serde_json::{Value, json};
+
 use crate::disk::SmallDisk;
 use crate::keeper::Keeper;
+use crate::recording::{self, Course, Kept, Recorded, Recorder, Requests, SECTOR, write_sparse};
 use crate::requirements::needs;
 
-/// What a disk writes whole or not at all.
-const SECTOR: usize = 512;
 const DISK: INodeNo = INodeNo(2);
 const NAME: &str = "disk";
 const TTL: Duration = Duration::from_secs(60);
@@ -41,12 +36,28 @@ enum Asked {
     Flush,
 }
 
+impl recording::Asked for Asked {
+    fn save(&self) -> (Value, &[u8]) {
+        match self {
+            Self::Write { offset, data } => (json!({"write": offset}), data),
+            Self::Flush => (json!("flush"), &[]),
+        }
+    }
+
+    fn load(saved: &Value, data: Box<[u8]>) -> Option<Self> {
+        if saved == "flush" {
+            return Some(Self::Flush);
+        }
+        let offset = saved["write"].as_u64()? as usize;
+        Some(Self::Write { offset, data })
+    }
+}
+
 /// Everything that a disk was asked for, in order.
 #[derive(Debug)]
 pub struct Recording {
     bytes: usize,
-    /// Each with the length that the journal had when it came.
-    asked: Vec<(u64, Asked)>,
+    requests: Requests<Asked>,
 }
 
 /// A disk whose requests are recorded, mounted.
@@ -74,19 +85,6 @@ pub struct Leftover {
     _memory: SmallDisk,
 }
 
-/// What is kept of unflushed writes at a cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
-    /// Nothing.
-    None,
-    /// Everything.
-    All,
-    /// Every other write or so.
-    Writes,
-    /// Every other sector or so.
-    Sectors,
-}
-
 impl RecordedDisk {
     /// A new disk of so many MiB with a filesystem that `mkfs.FILESYSTEM` makes. `journal` is looked
     /// at for its length. `None`, said on standard error, where this process may not mount.
@@ -96,8 +94,7 @@ impl RecordedDisk {
         }
         let disk = Arc::new(Mutex::new(Disk {
             content: vec![0; mebibytes << 20],
-            journal,
-            asked: Vec::new(),
+            recorder: Recorder::new(journal),
         }));
         let served = tempfile::tempdir().context("making a mount point")?;
         let unmounted = Keeper::unmount(served.path())?;
@@ -130,7 +127,7 @@ impl RecordedDisk {
 
     /// Requests so far.
     pub fn requests(&self) -> usize {
-        lock(&self.disk).asked.len()
+        lock(&self.disk).recorder.len()
     }
 
     /// Stops recording: what is asked for from now on is none of the recording.
@@ -138,33 +135,12 @@ impl RecordedDisk {
         let mut disk = lock(&self.disk);
         Recording {
             bytes: disk.content.len(),
-            asked: std::mem::take(&mut disk.asked),
+            requests: disk.recorder.take(),
         }
     }
 }
 
 impl Recording {
-    /// Requests.
-    pub fn len(&self) -> usize {
-        self.asked.len()
-    }
-
-    /// True when nothing was asked for.
-    pub fn is_empty(&self) -> bool {
-        self.asked.is_empty()
-    }
-
-    /// True when the disk was asked to flush by request `nth`.
-    pub fn is_flush(&self, nth: usize) -> bool {
-        matches!(self.asked.get(nth), Some((_, Asked::Flush)))
-    }
-
-    /// Bytes of the journal that were there when the power went after so many requests.
-    pub fn journal(&self, requests: usize) -> u64 {
-        let at = requests.min(self.asked.len() - 1);
-        self.asked[at].0
-    }
-
     /// Mounts what is left when the power goes after so many requests, and the last `forgotten`
     /// flushes among them were none. `random` answers with a number below its argument.
     pub fn cut(
@@ -174,12 +150,12 @@ impl Recording {
         kept: Kept,
         mut random: impl FnMut(u64) -> u64,
     ) -> Result<Leftover> {
-        let asked = &self.asked[..requests];
+        let asked = self.requests.until(requests);
         let flushes = asked.iter().enumerate().rev();
-        let mut flushes = flushes.filter(|(_, (_, asked))| matches!(asked, Asked::Flush));
+        let mut flushes = flushes.filter(|(_, asked)| matches!(asked, Asked::Flush));
         let safe = flushes.nth(forgotten).map_or(0, |(nth, _)| nth);
         let mut content = vec![0; self.bytes];
-        for (nth, (_, asked)) in asked.iter().enumerate() {
+        for (nth, asked) in asked.iter().enumerate() {
             let Asked::Write { offset, data } = asked else {
                 continue;
             };
@@ -202,23 +178,28 @@ impl Recording {
     }
 }
 
+impl Recorded for Recording {
+    fn course(&self) -> &Course {
+        self.requests.course()
+    }
+
+    fn save(&self, to: &Path, journal: &str) -> Result<()> {
+        self.requests
+            .save(to, &json!({"disk": self.bytes}), journal)
+    }
+
+    fn load(from: &Path) -> Result<(Self, String)> {
+        let (about, requests, journal) = Requests::load(from)?;
+        let bytes = about["disk"].as_u64().context("it is not of a disk")? as usize;
+        Ok((Self { bytes, requests }, journal))
+    }
+}
+
 impl Leftover {
     /// The directory that it is mounted on.
     pub fn path(&self) -> &Path {
         self.mounted.mount_point.path()
     }
-}
-
-pub(crate) fn write_sparse(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    const PIECE: usize = 64 << 10;
-    let file = File::create(path)?;
-    file.set_len(content.len() as u64)?;
-    for (nth, piece) in content.chunks(PIECE).enumerate() {
-        if piece.iter().any(|byte| *byte != 0) {
-            file.write_all_at(piece, (nth * PIECE) as u64)?;
-        }
-    }
-    Ok(())
 }
 
 /// A filesystem in a file, unmounted in the end whatever happens.
@@ -257,15 +238,7 @@ fn run(command: &mut Command) -> Result<()> {
 #[derive(Debug)]
 struct Disk {
     content: Vec<u8>,
-    journal: PathBuf,
-    asked: Vec<(u64, Asked)>,
-}
-
-impl Disk {
-    fn note(&mut self, asked: Asked) {
-        let journal = fs::metadata(&self.journal).map_or(0, |journal| journal.len());
-        self.asked.push((journal, asked));
-    }
+    recorder: Recorder<Asked>,
 }
 
 fn lock(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
@@ -361,7 +334,7 @@ impl Filesystem for Server {
             return;
         };
         part.copy_from_slice(data);
-        disk.note(Asked::Write {
+        disk.recorder.note(Asked::Write {
             offset,
             data: data.into(),
         });
@@ -369,7 +342,7 @@ impl Filesystem for Server {
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        lock(&self.0).note(Asked::Flush);
+        lock(&self.0).recorder.note(Asked::Flush);
         reply.ok();
     }
 }

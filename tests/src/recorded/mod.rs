@@ -3,9 +3,6 @@
 //! It is a FUSE server of this process that keeps everything in memory, and it promises no more than POSIX does (fsync(2)): a cut
 //! leaves what was written to a file before its last `fsync`, and of the rest anything. Names are kept as [`Order`] says. So
 //! what a [disk](crate::power) with a particular filesystem happens to keep is not taken for what was asked for.
-//!
-//! As there, beside each request stands how long the *journal* was by then, to which the program under test adds a line when it is
-//! told that something is done.
 
 mod server;
 
@@ -15,12 +12,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use anyhow::Result;
+use serde_json::{Value, json};
 pub use server::RecordedFiles;
 
-use crate::power::Kept;
-
-/// What a disk writes whole or not at all.
-const SECTOR: usize = 512;
+use crate::recording::{self, Course, Kept, Recorded, Requests, SECTOR, write_sparse};
 
 const ROOT: Inode = 1;
 
@@ -87,6 +83,73 @@ impl Asked {
     }
 }
 
+impl recording::Asked for Asked {
+    fn save(&self) -> (Value, &[u8]) {
+        let name = |at: &Name| json!([at.0, at.1.to_string_lossy()]);
+        match self {
+            Self::Made {
+                at,
+                inode,
+                is_directory,
+            } => (json!(["made", name(at), inode, is_directory]), &[]),
+            Self::Removed { at } => (json!(["removed", name(at)]), &[]),
+            Self::Renamed { from, to, inode } => {
+                (json!(["renamed", name(from), name(to), inode]), &[])
+            }
+            Self::Write {
+                inode,
+                offset,
+                data,
+            } => (json!(["write", inode, offset]), data),
+            Self::Length { inode, bytes } => (json!(["length", inode, bytes]), &[]),
+            Self::Punch {
+                inode,
+                offset,
+                bytes,
+            } => (json!(["punch", inode, offset, bytes]), &[]),
+            Self::Sync(inode) => (json!(["sync", inode]), &[]),
+        }
+    }
+
+    fn load(saved: &Value, data: Box<[u8]>) -> Option<Self> {
+        let name = |nth: usize| -> Option<Name> {
+            let name = saved[nth][1].as_str()?;
+            Some((saved[nth][0].as_u64()?, name.into()))
+        };
+        let inode = |nth: usize| saved[nth].as_u64();
+        let bytes = |nth: usize| Some(saved[nth].as_u64()? as usize);
+        Some(match saved[0].as_str()? {
+            "made" => Self::Made {
+                at: name(1)?,
+                inode: inode(2)?,
+                is_directory: saved[3].as_bool()?,
+            },
+            "removed" => Self::Removed { at: name(1)? },
+            "renamed" => Self::Renamed {
+                from: name(1)?,
+                to: name(2)?,
+                inode: inode(3)?,
+            },
+            "write" => Self::Write {
+                inode: inode(1)?,
+                offset: bytes(2)?,
+                data,
+            },
+            "length" => Self::Length {
+                inode: inode(1)?,
+                bytes: bytes(2)?,
+            },
+            "punch" => Self::Punch {
+                inode: inode(1)?,
+                offset: bytes(2)?,
+                bytes: bytes(3)?,
+            },
+            "sync" => Self::Sync(inode(1)?),
+            _ => return None,
+        })
+    }
+}
+
 /// In which order names are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -99,8 +162,7 @@ pub enum Order {
 /// Everything that a filesystem was asked for, in order.
 #[derive(Debug)]
 pub struct FileRecording {
-    /// Each with the length that the journal had when it came.
-    asked: Vec<(u64, Asked)>,
+    requests: Requests<Asked>,
 }
 
 /// What a cut left.
@@ -111,22 +173,6 @@ pub struct Left {
 }
 
 impl FileRecording {
-    /// Requests.
-    pub fn len(&self) -> usize {
-        self.asked.len()
-    }
-
-    /// True when nothing was asked for.
-    pub fn is_empty(&self) -> bool {
-        self.asked.is_empty()
-    }
-
-    /// Bytes of the journal that were there when the power went after so many requests.
-    pub fn journal(&self, requests: usize) -> u64 {
-        let at = requests.min(self.asked.len() - 1);
-        self.asked[at].0
-    }
-
     /// What is left when the power goes after so many requests, and the last `forgotten` syncs among them were none. `random`
     /// answers with a number below its argument.
     pub fn cut(
@@ -137,9 +183,9 @@ impl FileRecording {
         kept: Kept,
         mut random: impl FnMut(u64) -> u64,
     ) -> Left {
-        let asked: Vec<_> = self.asked[..requests].iter().map(|(_, one)| one).collect();
-        let synced = Synced::of(&asked, forgotten);
-        let (names, directories) = names(&asked, &synced, order, kept, &mut random);
+        let asked = self.requests.until(requests);
+        let synced = Synced::of(asked, forgotten);
+        let (names, directories) = names(asked, &synced, order, kept, &mut random);
         let mut changes: HashMap<Inode, Vec<(usize, &Asked)>> = HashMap::new();
         for (nth, asked) in asked.iter().enumerate() {
             if let Some(inode) = asked.file() {
@@ -168,6 +214,21 @@ impl FileRecording {
     }
 }
 
+impl Recorded for FileRecording {
+    fn course(&self) -> &Course {
+        self.requests.course()
+    }
+
+    fn save(&self, to: &Path, journal: &str) -> Result<()> {
+        self.requests.save(to, &json!("files"), journal)
+    }
+
+    fn load(from: &Path) -> Result<(Self, String)> {
+        let (_, requests, journal) = Requests::load(from)?;
+        Ok((Self { requests }, journal))
+    }
+}
+
 /// Up to which request things are safe.
 struct Synced {
     of: HashMap<Inode, usize>,
@@ -175,7 +236,7 @@ struct Synced {
 }
 
 impl Synced {
-    fn of(asked: &[&Asked], forgotten: usize) -> Self {
+    fn of(asked: &[Asked], forgotten: usize) -> Self {
         let mut syncs = Vec::new();
         for (nth, asked) in asked.iter().enumerate() {
             if let Asked::Sync(inode) = asked {
@@ -192,7 +253,7 @@ impl Synced {
 
 /// Which names there are, and which inodes are directories.
 fn names(
-    asked: &[&Asked],
+    asked: &[Asked],
     synced: &Synced,
     order: Order,
     kept: Kept,
@@ -315,7 +376,7 @@ impl Left {
             fs::create_dir(to.join(path))?;
         }
         for (path, content) in &self.files {
-            crate::power::write_sparse(&to.join(path), content)?;
+            write_sparse(&to.join(path), content)?;
         }
         Ok(())
     }
@@ -346,10 +407,11 @@ mod tests {
     }
 
     fn recording(asked: Vec<Asked>) -> FileRecording {
-        let asked = asked.into_iter().enumerate();
-        FileRecording {
-            asked: asked.map(|(nth, one)| (nth as u64, one)).collect(),
+        let mut requests = Requests::default();
+        for (nth, one) in asked.into_iter().enumerate() {
+            requests.push(nth as u64, one);
         }
+        FileRecording { requests }
     }
 
     /// A file that is replaced, as a careful program does.
@@ -428,6 +490,44 @@ mod tests {
             assert_eq!(content[at], byte, "{at}");
         }
         assert_eq!(content.len(), 1100);
+    }
+
+    #[test]
+    fn what_was_saved_is_cut_alike() {
+        let mut recording = replaced();
+        let more = [
+            Asked::Length {
+                inode: 4,
+                bytes: 2000,
+            },
+            Asked::Punch {
+                inode: 4,
+                offset: 1,
+                bytes: 2,
+            },
+            Asked::Removed {
+                at: name(2, "file"),
+            },
+        ];
+        for asked in more {
+            recording.requests.push(77, asked);
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("recording");
+        recording.save(&place, "+1\n").unwrap();
+        let (loaded, journal) = FileRecording::load(&place).unwrap();
+        assert_eq!(journal, "+1\n");
+        assert_eq!(loaded.course().len(), recording.course().len());
+        for requests in 0..=recording.course().len() {
+            let cut = |of: &FileRecording| of.cut(requests, 0, Order::One, Kept::All, |_| 0);
+            assert_eq!(cut(&loaded), cut(&recording));
+            assert_eq!(
+                loaded.course().journal(requests),
+                recording.course().journal(requests)
+            );
+        }
+        // That of a disk is another kind.
+        assert!(crate::power::Recording::load(&place).is_err());
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,6 +17,7 @@ use rustix::fs::FallocateFlags;
 
 use super::{Asked, FileRecording, Inode, ROOT, change_content};
 use crate::keeper::Keeper;
+use crate::recording::Recorder;
 use crate::requirements::needs;
 
 const TTL: Duration = Duration::from_secs(60);
@@ -62,13 +62,13 @@ impl RecordedFiles {
 
     /// Requests so far that change or sync something.
     pub fn requests(&self) -> usize {
-        lock(&self.tree).asked.len()
+        lock(&self.tree).recorder.len()
     }
 
     /// Stops recording: what is asked for from now on is none of the recording.
     pub fn recording(&self) -> FileRecording {
-        let asked = std::mem::take(&mut lock(&self.tree).asked);
-        FileRecording { asked }
+        let requests = lock(&self.tree).recorder.take();
+        FileRecording { requests }
     }
 }
 
@@ -77,8 +77,7 @@ impl RecordedFiles {
 struct Tree {
     nodes: HashMap<Inode, Node>,
     next: Inode,
-    journal: PathBuf,
-    asked: Vec<(u64, Asked)>,
+    recorder: Recorder<Asked>,
 }
 
 #[derive(Debug)]
@@ -98,14 +97,8 @@ impl Tree {
         Self {
             nodes: HashMap::from([(ROOT, Node::Directory(BTreeMap::new()))]),
             next: ROOT + 1,
-            journal,
-            asked: Vec::new(),
+            recorder: Recorder::new(journal),
         }
-    }
-
-    fn note(&mut self, asked: Asked) {
-        let journal = fs::metadata(&self.journal).map_or(0, |journal| journal.len());
-        self.asked.push((journal, asked));
     }
 
     fn names(&mut self, directory: Inode) -> Answer<&mut BTreeMap<OsString, Inode>> {
@@ -163,7 +156,7 @@ impl Tree {
         self.next += 1;
         let is_directory = matches!(node, Node::Directory(_));
         self.nodes.insert(inode, node);
-        self.note(Asked::Made {
+        self.recorder.note(Asked::Made {
             at: (directory, name.into()),
             inode,
             is_directory,
@@ -179,7 +172,7 @@ impl Tree {
         }
         self.names(directory)?.remove(name);
         let at = (directory, name.into());
-        self.note(Asked::Removed { at });
+        self.recorder.note(Asked::Removed { at });
         Ok(())
     }
 
@@ -199,7 +192,7 @@ impl Tree {
         }
         self.names(from.0)?.remove(from.1);
         self.names(to.0)?.insert(to.1.into(), inode);
-        self.note(Asked::Renamed {
+        self.recorder.note(Asked::Renamed {
             from: (from.0, from.1.into()),
             to: (to.0, to.1.into()),
             inode,
@@ -213,7 +206,7 @@ impl Tree {
         if let Some(Node::File(content)) = self.nodes.get_mut(&inode) {
             change_content(content, &change);
         }
-        self.note(change);
+        self.recorder.note(change);
         Ok(())
     }
 
@@ -249,7 +242,7 @@ impl Server {
     }
 
     fn sync(&self, inode: INodeNo, reply: ReplyEmpty) {
-        self.tree().note(Asked::Sync(inode.0));
+        self.tree().recorder.note(Asked::Sync(inode.0));
         reply.ok();
     }
 }
