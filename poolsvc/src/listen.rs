@@ -11,8 +11,19 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 /// Listens on a TCP address.
 pub(crate) async fn tcp(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!("listening on {address}: stop what listens there, or choose another with --listen")
+    TcpListener::bind(address).await.map_err(|error| {
+        let advice = match error.kind() {
+            io::ErrorKind::AddrInUse => "stop what listens there, or choose another with --listen",
+            io::ErrorKind::AddrNotAvailable => {
+                "no interface of this host has that address (ip address): choose another with --listen"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "ports below 1024 are not for everybody (CAP_NET_BIND_SERVICE): choose another with --listen"
+            }
+            _ => "choose another with --listen",
+        };
+        let what = format!("listening on {address}: {advice}");
+        anyhow::Error::new(error).context(what)
     })
 }
 

@@ -241,9 +241,9 @@ impl Client {
         };
         let response = self.ask(Method::GET, &path, ())?;
         let kind = response.headers().get("content-type");
-        if response.status() != 200 || kind.is_none_or(|kind| kind != OCTETS) {
+        let kind = kind.map_or("nothing", |kind| kind.to_str().unwrap_or("?"));
+        if response.status() != 200 || !is_octets(kind) {
             // It would be taken for the content, as a gateway's page that asks who one is.
-            let kind = kind.map_or("nothing", |kind| kind.to_str().unwrap_or("?"));
             let why = format!("it sends {kind} where stored bytes belong");
             return Err(self.strange(response.status().as_u16(), &why));
         }
@@ -562,6 +562,12 @@ impl<'a> RequestBody for Json<'a> {
     fn into_send_body(self) -> Self::Send {
         self.0
     }
+}
+
+/// True of the media type of stored bytes, in whatever letters and with whatever parameters (RFC 9110, 8.3.1).
+fn is_octets(kind: &str) -> bool {
+    let kind = kind.split(';').next().unwrap_or_default();
+    kind.trim().eq_ignore_ascii_case(OCTETS)
 }
 
 struct Octets<'a>(&'a [u8]);

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use pool_core::digest::ObjectId;
 use pool_core::name::Name;
-use pool_store::manifest::TokenScope;
+use pool_store::manifest::{TokenRecord, TokenScope};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -69,9 +69,20 @@ async fn add(
         .with_store(move |store| {
             let _one_at_a_time = work.gate().changing();
             check_addition(&work, &name, digest, scope)?;
-            store.add_token(&name, digest, scope)?;
-            work.gate().replace_stored(store.tokens()?);
-            Ok(())
+            let added = store.add_token(&name, digest, scope);
+            let stored = store.tokens()?;
+            let is_there = |token: &TokenRecord| token.name == name && token.secret == digest;
+            // One that is made and not acknowledged is there for good, as of the next start at the latest. Nobody is told
+            // its secret later, and the first one shuts out whoever has none.
+            let is_made = stored.iter().any(is_there);
+            work.gate().replace_stored(stored);
+            match added {
+                Err(error) if is_made => {
+                    tracing::warn!(%error, %name, "a token is made nevertheless");
+                    Ok(())
+                }
+                other => Ok(other.map(drop)?),
+            }
         })
         .await?;
     Ok(Made {

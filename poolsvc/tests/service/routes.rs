@@ -362,6 +362,27 @@ fn a_token_whose_removal_is_not_acknowledged_opens_nothing() {
     assert_eq!(ops.tokens().unwrap().len(), 1);
 }
 
+/// Nobody is told its secret later, and a first token shuts out whoever has none.
+#[test]
+fn a_token_that_is_made_and_not_acknowledged_opens_what_it_should() {
+    let service = Service::start(&[]);
+    let Some(frozen) = Immutable::new(&service.store.join("generation")).unwrap() else {
+        return;
+    };
+    let ops = "ops".parse().unwrap();
+    let made = service.client().add_token(ops, TokenScope::Admin).unwrap();
+    let client = Client::new(service.url.parse().unwrap(), Some(&made.secret));
+    assert_eq!(client.tokens().unwrap().len(), 1);
+    // Nothing more is made before that is acknowledged.
+    let more = client.add_token("more".parse().unwrap(), TokenScope::Read);
+    assert!(more.is_err(), "{more:?}");
+    assert_eq!(client.tokens().unwrap().len(), 1);
+    drop(frozen);
+    client
+        .add_token("more".parse().unwrap(), TokenScope::Read)
+        .unwrap();
+}
+
 #[test]
 fn web_pages_cannot_use_a_service_without_tokens() {
     let service = Service::start(&[]);
