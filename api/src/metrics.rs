@@ -127,6 +127,7 @@ struct StoreGauges {
     segments: StoreGauge,
     retired_segments: StoreGauge,
     disk_bytes: StoreGauge,
+    not_counted: StoreGauge,
     damaged_pages: StoreGauge,
 }
 
@@ -274,8 +275,12 @@ impl Metrics {
                 prefix: quota.prefix.clone(),
             };
             self.quota_bytes.get_or_create(&labels).set(quota.bytes);
-            let used = self.quota_used_bytes.get_or_create(&labels);
-            used.set(quota.used_bytes);
+            if let Some(bytes) = quota.used_bytes {
+                self.quota_used_bytes.get_or_create(&labels).set(bytes);
+            } else {
+                // Better none than one that is not true any more.
+                self.quota_used_bytes.remove(&labels);
+            }
         }
     }
 
@@ -354,6 +359,11 @@ impl StoreGauges {
                 &gauges.disk_bytes,
             ),
             (
+                "store_not_counted",
+                "Kinds of records of which some cannot be read, and so are in no number",
+                &gauges.not_counted,
+            ),
+            (
                 "store_damaged_pages",
                 "Pages that are known to be damaged, and wait for a push of what has them",
                 &gauges.damaged_pages,
@@ -376,5 +386,6 @@ impl StoreGauges {
         self.segments.set(stats.segments);
         self.retired_segments.set(stats.retired_segments);
         self.disk_bytes.set(stats.disk_bytes);
+        self.not_counted.set(stats.not_counted.len() as u64);
     }
 }

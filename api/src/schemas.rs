@@ -230,12 +230,13 @@ foreign! {
         ("sparse_slots", count_of("Slots handed out in sparse segments")),
         ("disk_bytes", count_of("Bytes of disk that segments take up")),
         ("epoch", count_of("Collections begun since the store was made")),
+        ("not_counted", told("What cannot be read and so is in no number: of each kind of records the first", json!({"type": "array", "items": {"type": "string"}}))),
     ]));
     /// `pool_store::quota::QuotaUse`.
     QuotaUse => object([
         ("prefix", told("What the names of images and libraries begin with", json!({"type": "string"}))),
         ("bytes", count_of("Bytes that the files under them may have together")),
-        ("used_bytes", count_of("Bytes that they have")),
+        ("used_bytes", told("Bytes that they have; null while something cannot be read that would count", json!({"type": ["integer", "null"], "format": "int64", "minimum": 0}))),
     ]);
     /// `pool_gc::CollectReport`.
     CollectReport => object([
@@ -485,7 +486,7 @@ mod tests {
         let quota = pool_store::quota::QuotaUse {
             prefix: "team-".into(),
             bytes: 2,
-            used_bytes: 1,
+            used_bytes: Some(1),
         };
         let quota = serde_json::to_value(quota).unwrap();
         let schema = <QuotaUse as utoipa::PartialSchema>::schema();

@@ -47,7 +47,7 @@ const SCRUB_RATE: u64 = 20_000_000;
         [[token]]\n  name = \"ci\"\n  scope = \"write\"           # read, write or admin\n  \
         secret-file = \"/run/secrets/pool-ci\"\n\n  \
         [[quota]]\n  prefix = \"team-a-\"         # of names of images and libraries; \"\" is all\n  \
-        bytes = 20_000_000_000     # that their files may have together, shared or not\n\n\
+        bytes = 20_000_000_000     # that their files may have together, in whole pages, shared or not\n\n\
         POOLSVC_LOG chooses what is logged, as in POOLSVC_LOG=debug."
 )]
 pub struct Arguments {

@@ -1,9 +1,13 @@
 //! Quotas: how much there may be under names that begin alike.
 //!
-//! What counts is the length of the files, as `ls -l` shows them under `/pool`, whatever of it is shared: so a team is
+//! What counts is the length of the files in whole pages, as under `/pool`, whatever of it is shared: so a team is
 //! charged for what it pushes, and not for more because somebody else's image has gone. Nothing keeps an image's own pages, data and
 //! record from being more than its file, though they are made from it nearly always: then they count in its place. A library that
 //! an image brings along counts under the library's name. Nothing is charged twice for being pushed again.
+//!
+//! An image's description is a file, too, and may have megabytes. As every file has a page at least, there are no more
+//! names than that leaves room for, and what the index has for each is less. Reservations of addresses, with the record of where
+//! everything is in a version, are charged to nobody: they stay when what they are for has gone, so a quota would fill with them for good.
 //!
 //! A change is weighed where it is decided, under the writer's lock, by sums that are kept in memory. They are counted from the
 //! index when quotas are set. Later only names are read again whose changes may not have come to what was noted: those that were on
@@ -17,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pool_core::description::Description;
 use pool_core::digest::ObjectId;
 use pool_core::name::Named;
+use pool_core::page::{PAGE_SIZE, PageCount};
 use serde::{Deserialize, Serialize};
 
 use crate::Store;
@@ -41,8 +46,8 @@ pub struct QuotaUse {
     pub prefix: String,
     /// See [`Quota::bytes`].
     pub bytes: u64,
-    /// Bytes of the files that there are. More than the quota, if there were more when it was set.
-    pub used_bytes: u64,
+    /// Bytes of the files that there are. More than the quota, if there were more when it was set. `None` while it cannot be counted.
+    pub used_bytes: Option<u64>,
 }
 
 /// The quotas of a store.
@@ -212,12 +217,8 @@ impl Quotas {
 
     fn used(&self, ledger: &Ledger) -> Vec<QuotaUse> {
         let each = self.quotas.iter().zip(&ledger.used);
-        let each = each.map(|(quota, used)| QuotaUse {
-            prefix: quota.prefix.clone(),
-            bytes: quota.bytes,
-            used_bytes: *used,
-        });
-        each.collect()
+        each.map(|(quota, used)| quota.used_by(Some(*used)))
+            .collect()
     }
 
     /// Reads everything; what was on its way then is yet to be looked at.
@@ -243,6 +244,14 @@ impl Quotas {
 }
 
 impl Quota {
+    fn used_by(&self, used_bytes: Option<u64>) -> QuotaUse {
+        QuotaUse {
+            prefix: self.prefix.clone(),
+            bytes: self.bytes,
+            used_bytes,
+        }
+    }
+
     fn is_about(&self, name: &Named) -> bool {
         let name = match name {
             Named::Image(image) => &image.name,
@@ -277,13 +286,19 @@ fn bytes_under(index: &Reader<'_>, name: &Named) -> Result<u64> {
             None => Ok(0),
         },
         Named::Library(library) => match index.library(library)? {
-            Some(record) => length(record.object),
+            Some(record) => Ok(charged(length(record.object)?)),
             None => Ok(0),
         },
     }
 }
 
-/// Bytes that are charged for an image: of its file, or of its own objects beside that if these have more.
+/// Bytes that are charged for a file: in whole pages, and for one at least.
+fn charged(length: u64) -> u64 {
+    let pages = PageCount::covering(length).0.max(1);
+    pages.saturating_mul(PAGE_SIZE)
+}
+
+/// Bytes that are charged for an image: of its description, and of its file or of its own objects beside that if these have more.
 fn bytes_of_image(
     description: &Description,
     data: Option<ObjectId>,
@@ -296,9 +311,11 @@ fn bytes_of_image(
     }
     let mut bytes = 0u64;
     for id in own {
-        bytes = bytes.saturating_add(length(id)?);
+        bytes = bytes.saturating_add(charged(length(id)?));
     }
-    Ok(bytes.max(description.image.length))
+    let bytes = bytes.max(charged(description.image.length));
+    let described = description.to_json().len() as u64;
+    Ok(bytes.saturating_add(charged(described)))
 }
 
 impl Store {
@@ -309,13 +326,22 @@ impl Store {
             quotas,
             ledger: Mutex::default(),
         };
-        if let Err(error) = self.quota_use() {
+        if let Err(error) = self.count_quotas() {
             tracing::error!(%error, "what quotas are about cannot be counted: pushes of more are refused until it can be");
         }
     }
 
-    /// Each quota and how much of it is used, in the order in which they were set; what is about to be durable counts.
-    pub fn quota_use(&self) -> Result<Vec<QuotaUse>> {
+    /// Each quota and how much of it is used, as far as that can be counted, in the order in which they were set; what is about to be
+    /// durable counts.
+    pub fn quota_use(&self) -> Vec<QuotaUse> {
+        self.count_quotas().unwrap_or_else(|error| {
+            tracing::debug!(%error, "counting what quotas are about");
+            let each = self.quotas.quotas.iter();
+            each.map(|quota| quota.used_by(None)).collect()
+        })
+    }
+
+    fn count_quotas(&self) -> Result<Vec<QuotaUse>> {
         if self.quotas.quotas.is_empty() {
             return Ok(Vec::new());
         }
@@ -330,7 +356,7 @@ impl Store {
     }
 
     /// Refuses what quotas leave no room for now, so that nothing is sent or read in vain: a file of `length` bytes under a
-    /// name. What an image brings along is weighed when it is committed.
+    /// name. What an image brings along, and its description, is weighed when it is committed.
     pub fn check_quotas(&self, name: &Named, length: u64) -> Result<()> {
         if !self.quotas.concern(name) {
             return Ok(());
@@ -348,7 +374,7 @@ impl Store {
             let change = Change {
                 name: name.clone(),
                 before: bytes_under(&now, name).unwrap_or(0),
-                after: length,
+                after: charged(length),
             };
             let allowed = self.quotas.allow(&self.view.index, &seen, &[change]);
             drop(writer);

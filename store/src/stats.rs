@@ -4,7 +4,8 @@ use pool_core::page::PageCount;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::format::{SegmentKind, SegmentState};
+use crate::format::{SegmentKind, SegmentRecord, SegmentState};
+use crate::index::records::{self, Records};
 use crate::snapshot::Snapshot;
 
 /// The state of a store in numbers. Counted from the index at each call.
@@ -40,61 +41,101 @@ pub struct StoreStats {
     pub disk_bytes: u64,
     /// Collections begun since the store was made.
     pub epoch: u64,
+    /// What cannot be read and so is in no number, in words: of each kind of records the first.
+    #[serde(default)]
+    pub not_counted: Vec<String>,
 }
 
 impl Snapshot<'_> {
-    /// Counts everything.
+    /// Counts everything that can be read.
+    ///
+    /// # Errors
+    ///
+    /// When not even the index's own counters can be.
     pub fn stats(&self) -> Result<StoreStats> {
         let mut stats = StoreStats {
             epoch: self.epoch()?,
             ..StoreStats::default()
         };
-        stats.tags = self.tags()?.len() as u64;
-        for (library, _) in self.libraries()? {
+        let mut unread = Vec::new();
+        self.count(&records::TAGS, &mut unread, |_| {
+            stats.tags += 1;
+            Ok(())
+        });
+        self.count(&records::LIBRARIES, &mut unread, |(library, _)| {
             stats.libraries += 1;
             stats.unused_libraries += u64::from(!self.is_used(&library, None)?);
-        }
-        self.for_each_manifest(|_, _| {
+            Ok(())
+        });
+        self.count(&records::MANIFESTS, &mut unread, |_| {
             stats.images += 1;
             Ok(())
-        })?;
-        self.for_each_object(|_, record| {
+        });
+        self.count(&records::OBJECTS, &mut unread, |(_, record)| {
             stats.objects += 1;
             stats.object_bytes += record.map.length;
-            let pages = record
-                .map
-                .extents()
-                .iter()
-                .map(|extent| u64::from(extent.count))
-                .sum();
+            let extents = record.map.extents().iter();
+            let pages = extents.map(|extent| u64::from(extent.count)).sum();
             stats.referenced_pages += PageCount(pages);
             Ok(())
-        })?;
-        self.for_each_page(|_, _| {
+        });
+        self.count(&records::PAGES, &mut unread, |_| {
             stats.stored_pages += PageCount(1);
             Ok(())
-        })?;
-        self.for_each_window(|_, _| {
+        });
+        self.count(&records::WINDOWS, &mut unread, |_| {
             stats.dense_windows += 1;
             Ok(())
-        })?;
-        for (id, record) in self.segments()? {
+        });
+        for (id, record) in noted(self.segments_one_by_one(), &mut unread).unwrap_or_default() {
             stats.disk_bytes += self.view().segment_disk_usage(id).unwrap_or(0);
-            if record.state == SegmentState::Retired {
-                stats.retired_segments += 1;
-                continue;
-            }
-            if record.used == 0 {
-                // Made for a commit that did not come about; the next one takes it.
-                continue;
-            }
-            stats.segments += 1;
-            let slots = PageCount(u64::from(record.used));
-            match record.kind {
-                SegmentKind::Dense => stats.dense_slots += slots,
-                SegmentKind::Sparse => stats.sparse_slots += slots,
+            if let Some(record) = noted(record, &mut unread) {
+                stats.add_segment(record);
             }
         }
+        stats.not_counted = unread;
         Ok(stats)
+    }
+
+    /// Shows `visit` all records of a kind that can be read, and notes the first that cannot.
+    fn count<T>(
+        &self,
+        kind: &Records<T>,
+        unread: &mut Vec<String>,
+        mut visit: impl FnMut(T) -> Result<()>,
+    ) {
+        let mut first = Ok(());
+        let scanned = self.each(kind, |record| {
+            let visited = record.and_then(&mut visit);
+            if first.is_ok() {
+                first = visited;
+            }
+            Ok(())
+        });
+        noted(first.and(scanned), unread);
+    }
+}
+
+/// What could be read; otherwise it is noted why not.
+fn noted<T>(read: Result<T>, unread: &mut Vec<String>) -> Option<T> {
+    read.map_err(|error| unread.push(error.to_string())).ok()
+}
+
+impl StoreStats {
+    fn add_segment(&mut self, record: SegmentRecord) {
+        if record.state == SegmentState::Retired {
+            self.retired_segments += 1;
+            return;
+        }
+        if record.used == 0 {
+            // Made for a commit that did not come about; the next one takes it.
+            return;
+        }
+        self.segments += 1;
+        let slots = PageCount(u64::from(record.used));
+        match record.kind {
+            SegmentKind::Dense => self.dense_slots += slots,
+            SegmentKind::Sparse => self.sparse_slots += slots,
+        }
     }
 }

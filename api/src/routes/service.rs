@@ -69,7 +69,7 @@ async fn stats(State(service): State<Service>) -> Result<Json<Stats>> {
     let work = service.clone();
     let look = move || {
         let scrubbed_at = work.scrub_state().completed_at;
-        let quotas = work.store().quota_use()?;
+        let quotas = work.store().quota_use();
         Ok((work.stats(Duration::ZERO)?, scrubbed_at, quotas))
     };
     let (store, scrubbed_at, quotas) = blocking(look).await?;
@@ -95,7 +95,7 @@ async fn metrics(State(service): State<Service>) -> Result<Response> {
         let uploads = work.uploads().count() as u64;
         work.metrics()
             .note_upload_memory(work.store().upload_memory());
-        work.metrics().note_quotas(&work.store().quota_use()?);
+        work.metrics().note_quotas(&work.store().quota_use());
         work.metrics()
             .encode(
                 &stats,

@@ -31,7 +31,9 @@ fn text(figures: &Figures) -> String {
     let stored = store.stored_pages.0.max(1) as f64;
     let quotas = figures.quotas.iter();
     let quotas = quotas.map(|quota| {
-        let (used, bytes) = (output::bytes(quota.used_bytes), output::bytes(quota.bytes));
+        let used = quota.used_bytes.map(output::bytes);
+        let used = used.unwrap_or_else(|| "what cannot be counted".into());
+        let bytes = output::bytes(quota.bytes);
         (
             "quota",
             format!("{used} of {bytes} under {}*", quota.prefix),
@@ -82,5 +84,7 @@ fn text(figures: &Figures) -> String {
         ("collections", store.epoch.to_string()),
     ];
     lines.extend(quotas);
+    let not_counted = store.not_counted.iter();
+    lines.extend(not_counted.map(|what| ("not counted", what.clone())));
     output::pairs(&lines)
 }

@@ -51,12 +51,12 @@ fn a_quota_is_told_and_kept_to() {
 fn what_a_quota_leaves_no_room_for_is_refused_before_it_is_sent() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("poolsvc.toml");
-    fs::write(&config, "[[quota]]\nprefix = 'team-'\nbytes = 10\n").unwrap();
+    fs::write(&config, "[[quota]]\nprefix = 'team-'\nbytes = 4096\n").unwrap();
     let service = Service::start(&["--config", config.to_str().unwrap()]);
     for path in ["/v1/libs/team-z/1", "/v1/images/team-i/v1"] {
         let mut stream = service.connect();
         let head = format!(
-            "PUT {path} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 11\r\n\r\n"
+            "PUT {path} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 4097\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).unwrap();
         // It does not wait for any of it.
