@@ -101,6 +101,27 @@ fn a_damaged_page_is_written_anew_by_whoever_comes_to_refer_to_it() {
 }
 
 #[test]
+fn damage_is_found_by_whichever_processor_comes_to_it() {
+    // As many pages as are compared by all of them together.
+    let old = content(1, 1200);
+    let new = [&old[..], &content(2, 1)].concat();
+    for push in WAYS {
+        for nth in [0, 700, 1199] {
+            let directory = tempfile::tempdir().unwrap();
+            let store = open(directory.path());
+            push_library(&store, "old@1", &old, SPARSE).unwrap();
+            let spoilt = extent_of(&store, &old, nth);
+            flip(directory.path(), &store, &old, nth);
+            push(&store, "new@1", &new, SPARSE).unwrap();
+            assert_stored(&store, &new);
+            assert_stored(&store, &old);
+            assert_ne!(extent_of(&store, &old, nth), spoilt);
+            assert_eq!(store.damaged_slots(), 0);
+        }
+    }
+}
+
+#[test]
 fn what_was_found_damaged_is_asked_for_and_mended_by_the_same_push() {
     for push in WAYS {
         for placement in [SPARSE, DENSE] {
