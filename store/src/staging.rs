@@ -6,15 +6,22 @@
 //! durable, and nothing was acknowledged.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::ops::{Bound, Deref};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use pool_core::page::PAGE_SIZE;
+
 use crate::backend::{Backend, SegmentFile};
 use crate::error::{Result, StoreError};
+use crate::page_digest::Page;
 
 /// As many uploads as may take all the room between them.
 const SHARES: u64 = 4;
+
+/// Bytes of most blocks: as many as are sent in one go.
+const BLOCK: usize = 1 << 20;
 
 /// What the file is called that has no name.
 const TEMPORARY: &str = "an upload's temporary file";
@@ -23,7 +30,22 @@ const TEMPORARY: &str = "an upload's temporary file";
 #[derive(Debug)]
 pub(crate) struct Memory {
     most: u64,
-    taken: AtomicU64,
+    room: Mutex<Room>,
+}
+
+#[derive(Debug, Default)]
+struct Room {
+    /// Bytes that uploads have.
+    taken: u64,
+    /// Memory of blocks that others had. The kernel would clear it and map it again, page by page, which takes longer than what
+    /// it is for. It is given back with the last upload.
+    spare: Vec<Vec<u8>>,
+}
+
+impl Room {
+    fn bytes(&self) -> u64 {
+        self.taken + (self.spare.len() * BLOCK) as u64
+    }
 }
 
 impl Memory {
@@ -31,43 +53,72 @@ impl Memory {
     pub(crate) fn of(bytes: u64) -> Arc<Self> {
         Arc::new(Self {
             most: bytes,
-            taken: AtomicU64::new(0),
+            room: Mutex::default(),
         })
     }
 
     /// Bytes that are taken up.
     pub(crate) fn taken(&self) -> u64 {
-        self.taken.load(Ordering::Relaxed)
+        self.room().taken
     }
 
-    /// Room for `content`, which it is given back with.
-    fn keep(self: &Arc<Self>, content: Vec<u8>) -> std::result::Result<Block, Vec<u8>> {
-        let bytes = content.len() as u64;
-        let more = |taken: u64| Some(taken.checked_add(bytes)?).filter(|taken| *taken <= self.most);
-        let taken = self
-            .taken
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        match taken {
-            Ok(_) => Ok(Block {
-                content: content.into_boxed_slice(),
-                memory: Arc::clone(self),
-            }),
-            Err(_) => Err(content),
+    /// An empty block with room for so many bytes, if there is that.
+    fn block(self: &Arc<Self>, bytes: usize) -> Option<Block> {
+        let mut room = self.room();
+        if room.taken + bytes as u64 > self.most {
+            return None;
         }
+        let spare = if bytes == BLOCK {
+            room.spare.pop()
+        } else {
+            None
+        };
+        room.taken += bytes as u64;
+        while room.bytes() > self.most && room.spare.pop().is_some() {}
+        drop(room);
+        Some(Block {
+            content: spare.unwrap_or_else(|| Vec::with_capacity(bytes)),
+            bytes,
+            memory: Arc::clone(self),
+        })
+    }
+
+    /// Takes a block's memory back.
+    fn give_back(&self, mut content: Vec<u8>, bytes: usize) {
+        let mut room = self.room();
+        room.taken -= bytes as u64;
+        let gone = if room.taken == 0 {
+            mem::take(&mut room.spare)
+        } else if bytes == BLOCK && room.spare.len() * BLOCK < (self.most / SHARES) as usize {
+            content.clear();
+            room.spare.push(mem::take(&mut content));
+            Vec::new()
+        } else {
+            Vec::new()
+        };
+        // Not while others wait.
+        drop(room);
+        drop((gone, content));
+    }
+
+    fn room(&self) -> MutexGuard<'_, Room> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Pages that were sent together.
 #[derive(Debug)]
 struct Block {
-    content: Box<[u8]>,
+    content: Vec<u8>,
+    /// What it counts.
+    bytes: usize,
     memory: Arc<Memory>,
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
-        let bytes = self.content.len() as u64;
-        self.memory.taken.fetch_sub(bytes, Ordering::Relaxed);
+        let content = mem::take(&mut self.content);
+        self.memory.give_back(content, self.bytes);
     }
 }
 
@@ -140,28 +191,36 @@ impl Staging {
         }
     }
 
-    /// Keeps `content` behind all that others have put, and says where it begins.
-    pub(crate) fn put(&self, content: Vec<u8>) -> Result<u64> {
-        let bytes = content.len() as u64;
+    /// Keeps pages behind all that others have put, one after the other, and says where the first begins.
+    pub(crate) fn put(&self, pages: &[&Page]) -> Result<u64> {
+        let bytes = pages.len() as u64 * PAGE_SIZE;
         let first = self.end.fetch_add(bytes, Ordering::Relaxed);
-        if let Err(content) = self.keep(first, content) {
-            let written = self.file()?.write_all_at(&content, first);
-            written.map_err(|source| StoreError::io("writing", TEMPORARY, source))?;
+        let pieces = pages.chunks(BLOCK / PAGE_SIZE as usize);
+        for (pages, first) in pieces.zip((first..).step_by(BLOCK)) {
+            if let Some(mut block) = self.block(pages.len() * PAGE_SIZE as usize) {
+                for page in pages {
+                    block.content.extend_from_slice(page.as_slice());
+                }
+                self.blocks().by_first.insert(first, Arc::new(block));
+            } else {
+                let content: Vec<_> = pages.iter().map(|page| page.as_slice()).collect();
+                let written = self.file()?.write_all_at(&content.concat(), first);
+                written.map_err(|source| StoreError::io("writing", TEMPORARY, source))?;
+            }
         }
         Ok(first)
     }
 
-    /// Keeps it in memory if there is room.
-    fn keep(&self, first: u64, content: Vec<u8>) -> std::result::Result<(), Vec<u8>> {
+    /// A block for so many bytes, if there is room in memory.
+    fn block(&self, bytes: usize) -> Option<Block> {
         let mut blocks = self.blocks();
-        let bytes = blocks.bytes + content.len() as u64;
-        if bytes > self.memory.most / SHARES {
-            return Err(content);
+        let more = blocks.bytes + bytes as u64;
+        if more > self.memory.most / SHARES {
+            return None;
         }
-        let block = self.memory.keep(content)?;
-        blocks.bytes = bytes;
-        blocks.by_first.insert(first, Arc::new(block));
-        Ok(())
+        let block = self.memory.block(bytes)?;
+        blocks.bytes = more;
+        Some(block)
     }
 
     /// Fills `buffer` with what begins at `offset`.
@@ -224,32 +283,45 @@ mod tests {
         staging.file.lock().unwrap().is_some()
     }
 
+    /// A page of one byte.
+    fn page(byte: usize) -> Page {
+        [byte as u8; PAGE_SIZE as usize]
+    }
+
+    fn put(staging: &Staging, pages: &[Page]) -> Result<u64> {
+        staging.put(&pages.iter().collect::<Vec<_>>())
+    }
+
+    const fn bytes(pages: u64) -> u64 {
+        pages * PAGE_SIZE
+    }
+
     proptest! {
         #[test]
         fn what_was_put_is_read_wherever_it_lies(
-            most in 0u64..400,
-            lengths in proptest::collection::vec(0usize..60, 1..12),
+            most in 0u64..120,
+            counts in proptest::collection::vec(0usize..12, 1..6),
         ) {
             let directory = tempfile::tempdir().unwrap();
-            let memory = Memory::of(most);
+            let memory = Memory::of(bytes(most));
             let staging = Staging::new(&memory, &backend(directory.path()));
             let mut all = Vec::new();
-            for (nth, length) in lengths.iter().enumerate() {
-                let content = vec![nth as u8 + 1; *length];
-                prop_assert_eq!(staging.put(content.clone()).unwrap(), all.len() as u64);
-                all.extend(content);
+            for (nth, count) in counts.iter().enumerate() {
+                let pages = vec![page(nth); *count];
+                prop_assert_eq!(put(&staging, &pages).unwrap(), all.len() as u64);
+                all.extend(pages.concat());
             }
-            prop_assert!(memory.taken() <= most / SHARES);
+            prop_assert!(memory.taken() <= bytes(most) / SHARES);
             prop_assert_eq!(has_file(&staging), memory.taken() < all.len() as u64);
-            for first in (0..=all.len()).step_by(7) {
-                for last in (first..=all.len()).step_by(5) {
+            for first in (0..=all.len()).step_by(3 * 4096 - 7) {
+                for last in (first..=all.len()).step_by(5 * 4096 + 1) {
                     let expected = &all[first..last];
                     let mut found = vec![0; expected.len()];
                     staging.read_exact_at(&mut found, first as u64).unwrap();
-                    prop_assert_eq!(&found, expected);
-                    let is_of_one = expected.iter().all(|byte| *byte == expected[0]);
+                    prop_assert!(found == expected);
+                    let is_of_one = expected.first() == expected.last();
                     match staging.at_hand(first as u64, expected.len()) {
-                        Some(staged) => prop_assert_eq!(&*staged, expected),
+                        Some(staged) => prop_assert!(*staged == *expected),
                         None => prop_assert!(has_file(&staging) || !is_of_one || expected.is_empty()),
                     }
                 }
@@ -263,43 +335,86 @@ mod tests {
     fn uploads_have_a_quarter_each_and_no_more_than_all_together() {
         let directory = tempfile::tempdir().unwrap();
         let backend = backend(directory.path());
-        let memory = Memory::of(400);
+        let memory = Memory::of(bytes(40));
         let mut uploads: Vec<_> = (0..6).map(|_| Staging::new(&memory, &backend)).collect();
         for upload in &uploads {
             for _ in 0..9 {
-                upload.put(vec![7; 30]).unwrap();
+                put(upload, &[page(7); 3]).unwrap();
             }
         }
         // Three pieces of each have room, and four uploads take nearly all.
-        assert_eq!(memory.taken(), 390);
+        assert_eq!(memory.taken(), bytes(39));
         let in_memory = uploads.iter().map(|upload| upload.blocks().bytes);
-        assert_eq!(in_memory.collect::<Vec<_>>(), [90, 90, 90, 90, 30, 0]);
+        let expected = [9, 9, 9, 9, 3, 0].map(bytes);
+        assert_eq!(in_memory.collect::<Vec<_>>(), expected);
         assert!(uploads.iter().all(has_file));
         // What is being read is there until then.
-        let staged = uploads[0].at_hand(30, 30).unwrap();
+        let staged = uploads[0].at_hand(bytes(3), 3 * PAGE_SIZE as usize);
+        let staged = staged.unwrap();
         drop(uploads.remove(0));
-        assert_eq!((memory.taken(), &*staged), (330, &[7; 30][..]));
+        assert_eq!(memory.taken(), bytes(33));
+        assert_eq!(*staged, *[page(7); 3].concat());
         drop(staged);
-        assert_eq!(memory.taken(), 300);
+        assert_eq!(memory.taken(), bytes(30));
         let next = Staging::new(&memory, &backend);
-        next.put(vec![8; 100]).unwrap();
-        assert_eq!(memory.taken(), 400);
+        put(&next, &[page(8); 10]).unwrap();
+        assert_eq!(memory.taken(), bytes(40));
         assert!(!has_file(&next));
         drop((uploads, next));
         assert_eq!(memory.taken(), 0);
     }
 
     #[test]
+    fn memory_is_used_again_and_given_back_with_the_last_upload() {
+        let directory = tempfile::tempdir().unwrap();
+        let backend = backend(directory.path());
+        let memory = Memory::of(16 * BLOCK as u64);
+        let pages = vec![page(1); BLOCK / PAGE_SIZE as usize + 2];
+        let spare = || memory.room().spare.len();
+        let staging = || Staging::new(&memory, &backend);
+        let (kept, first, second) = (staging(), staging(), staging());
+        put(&kept, &pages[..1]).unwrap();
+        for _ in 0..3 {
+            put(&first, &pages).unwrap();
+            put(&second, &pages).unwrap();
+        }
+        // Small ones are not kept, and no more than a quarter is.
+        drop(first);
+        assert_eq!(spare(), 3);
+        drop(second);
+        assert_eq!((spare(), memory.taken()), (4, PAGE_SIZE));
+        let third = staging();
+        put(&third, &vec![page(2); pages.len()]).unwrap();
+        assert_eq!(spare(), 3);
+        let mut found = page(0);
+        third.read_exact_at(&mut found, BLOCK as u64).unwrap();
+        assert_eq!(found, page(2));
+        // Together they are never more than there may be.
+        let others: Vec<_> = (0..4).map(|_| staging()).collect();
+        for upload in &others {
+            for _ in 0..4 {
+                put(upload, &pages[..BLOCK / PAGE_SIZE as usize]).unwrap();
+                assert!(memory.room().bytes() <= memory.most);
+            }
+        }
+        assert_eq!(spare(), 0);
+        drop((others, third));
+        assert_eq!(spare(), 4);
+        drop(kept);
+        assert_eq!((spare(), memory.taken()), (0, 0));
+    }
+
+    #[test]
     fn what_has_no_room_and_cannot_be_written_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let memory = Memory::of(40);
+        let memory = Memory::of(bytes(40));
         let staging = Staging::new(&memory, &backend(&directory.path().join("absent")));
-        assert_eq!(staging.put(vec![1; 8]).unwrap(), 0);
-        let refused = staging.put(vec![2; 3]);
+        assert_eq!(put(&staging, &[page(1); 8]).unwrap(), 0);
+        let refused = put(&staging, &[page(2); 3]);
         assert!(matches!(refused, Err(StoreError::Io { .. })), "{refused:?}");
-        assert_eq!(staging.put(vec![3; 2]).unwrap(), 11);
-        let mut found = [0; 2];
-        staging.read_exact_at(&mut found, 11).unwrap();
-        assert_eq!((found, memory.taken()), ([3; 2], 10));
+        assert_eq!(put(&staging, &[page(3); 2]).unwrap(), bytes(11));
+        let mut found = page(0);
+        staging.read_exact_at(&mut found, bytes(12)).unwrap();
+        assert_eq!((found, memory.taken()), (page(3), bytes(10)));
     }
 }

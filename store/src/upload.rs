@@ -376,9 +376,9 @@ impl Upload {
         if pages.is_empty() {
             return Ok(());
         }
-        let content: Vec<_> = pages.iter().map(|(_, page)| page.as_slice()).collect();
+        let content: Vec<_> = pages.iter().map(|(_, page)| *page).collect();
         // Without a lock: what another one sends of the same meanwhile is there twice, and one of them is found.
-        let first = self.staging.put(content.concat())?;
+        let first = self.staging.put(&content)?;
         let mut offsets = self.offsets();
         for ((id, _), offset) in pages.iter().zip((first..).step_by(PAGE_SIZE as usize)) {
             offsets.entry(*id).or_insert(offset);

@@ -136,10 +136,9 @@ async fn take_in(session: &Arc<Session>, body: &mut LimitedBody) -> Result<u64> 
         gathered.extend_from_slice(&piece);
         if gathered.len() >= BATCH {
             let mut next = finish(under_way.take()).await?;
-            let whole = gathered.len() / RECORD_SIZE * RECORD_SIZE;
-            next.extend_from_slice(&gathered[whole..]);
-            gathered.truncate(whole);
-            pages += (whole / RECORD_SIZE) as u64;
+            next.extend_from_slice(&gathered[BATCH..]);
+            gathered.truncate(BATCH);
+            pages += (BATCH / RECORD_SIZE) as u64;
             under_way = Some(start(session, std::mem::replace(&mut gathered, next)));
         }
     }
