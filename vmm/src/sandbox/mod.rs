@@ -28,6 +28,7 @@ use thiserror::Error;
 use self::bpf::Verdict;
 use self::filter::Limited;
 pub(crate) use self::filter::{MARK, UNSHARE};
+use self::own::Reach;
 pub use self::seccomp::FilterError;
 pub(crate) use self::tracer::THREAD;
 use crate::network::Limits;
@@ -120,7 +121,11 @@ impl Confinement {
         self.files.restrict_self()?;
         // All but the filter is had by threads that start now, and that reaches those that have.
         let started = start();
-        own::confine(self.files_granted, self.network)?;
+        own::confine(match (self.files_granted, self.network) {
+            (_, true) => Reach::Network,
+            (true, false) => Reach::Files,
+            (false, false) => Reach::Nothing,
+        })?;
         Ok(started)
     }
 

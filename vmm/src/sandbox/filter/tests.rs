@@ -1,7 +1,9 @@
 //! What each filter answers, asked as the kernel does.
 
 use super::super::bpf::tests::answer;
-use super::super::{THREAD, own, tracer};
+use super::super::own::Reach;
+use super::super::own::policy::policy;
+use super::super::{THREAD, tracer};
 use super::*;
 
 const OWN: u32 = 4711;
@@ -120,8 +122,11 @@ fn without_a_network_no_address_is_named() {
     ] {
         assert_eq!(asked(true, name, arguments), expected, "{name}");
     }
-    for (network, expected) in [(false, Verdict::Kill), (true, Verdict::Allow)] {
-        let program = own::policy(true, network, OWN).program();
+    for (reach, expected) in [
+        (Reach::Files, Verdict::Kill),
+        (Reach::Network, Verdict::Allow),
+    ] {
+        let program = policy(reach, OWN).program();
         for call in [
             libc::SYS_socket,
             libc::SYS_bind,
@@ -129,10 +134,10 @@ fn without_a_network_no_address_is_named() {
             libc::SYS_connect,
         ] {
             let found = answer(&program, call as u32, [2, 1, 0, 0, 0, 0]);
-            assert_eq!(found, expected, "{network} {call}");
+            assert_eq!(found, expected, "{reach:?} {call}");
         }
     }
-    let program = own::policy(true, true, OWN).program();
+    let program = policy(Reach::Network, OWN).program();
     let packets = libc::AF_PACKET as u64;
     let found = answer(&program, libc::SYS_socket as u32, [packets, 3, 0, 0, 0, 0]);
     assert_eq!(found, Verdict::Kill);
@@ -426,8 +431,8 @@ fn arguments_are_looked_at() {
 
 #[test]
 fn the_monitor_makes_no_memory_executable() {
-    for files in [true, false] {
-        let program = own::policy(files, false, OWN).program();
+    for reach in [Reach::Files, Reach::Nothing] {
+        let program = policy(reach, OWN).program();
         let ask = |call: i64, arguments| answer(&program, call as u32, arguments);
         assert_eq!(ask(libc::SYS_mmap, [0, 1, 3, 0x22, 0, 0]), Verdict::Allow);
         assert_eq!(ask(libc::SYS_mmap, [0, 1, 7, 0x22, 0, 0]), Verdict::Kill);
@@ -439,7 +444,7 @@ fn the_monitor_makes_no_memory_executable() {
         assert_eq!(ask(libc::SYS_ioctl, [0, 0xae41, 0, 0, 0, 0]), Verdict::Kill);
         assert_eq!(ask(libc::SYS_execve, [0; 6]), Verdict::Kill);
         let opens = ask(libc::SYS_openat, [0; 6]);
-        assert_eq!(opens == Verdict::Allow, files);
+        assert_eq!(opens == Verdict::Allow, reach == Reach::Files);
         assert_eq!(ask(libc::SYS_socket, [1, 1, 0, 0, 0, 0]), Verdict::Kill);
         let read = |process| ask(libc::SYS_process_vm_readv, [process, 0, 1, 0, 1, 0]);
         assert_eq!(read(OWN.into()), Verdict::Allow);
