@@ -16,6 +16,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 
 use pool_core::{PAGE_SIZE, WINDOW_SIZE};
+use rustix::fs::{AtFlags, StatxFlags};
 use vm_memory::VolatileSlice;
 
 /// Most mappings of files that a guest may have at once: a quarter of those that a process may have.
@@ -249,6 +250,15 @@ fn check(result: libc::c_int) -> io::Result<()> {
     }
 }
 
+/// Device and inode. What the kernel remembers of them is true, so no file system is asked: poolfs is by `fstat`, where the
+/// file has been mapped, since that is an access.
+fn identity(file: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let found = rustix::fs::statx(file, "", flags, StatxFlags::INO)?;
+    let device = rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor);
+    Ok((device, found.stx_ino))
+}
+
 // SAFETY: the mapping is the value's own, and is one for all threads of the process.
 unsafe impl Send for View {}
 
@@ -280,8 +290,7 @@ impl View {
             file: (0, 0),
             of_segment: kind == Kind::Segment,
         };
-        let stat = rustix::fs::fstat(file)?;
-        view.file = (stat.st_dev, stat.st_ino);
+        view.file = identity(file)?;
         Ok(view)
     }
 
