@@ -18,7 +18,7 @@
 //! | snapshots | `memory` (the private windows that changed), `kvm` (registers); restored as an image whose private ranges come from the pool |
 //! | `pvh`, `lxboot` | beside `kvm::Machine`: a machine with devices, started at CPL 0 |
 //! | many guests in one process | [`run::Guest`] is a value without globals; a thread each |
-//! | ready-made VM shells | `kvm::vm` |
+//! | ready-made VM shells | `kvm::shell` |
 //! | a REST API | a binary over [`run`] |
 
 pub mod descriptors;

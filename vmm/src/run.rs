@@ -9,10 +9,10 @@ use pool_core::image_map::ImageMap;
 use thiserror::Error;
 
 use crate::fault::{AddressNames, Outcome};
-use crate::kvm::{KvmError, Machine};
+use crate::kvm::{self, KvmError, Machine, Shell};
 use crate::linux::start::Start;
 use crate::linux::{Linux, PID, Settings};
-use crate::memory::MemoryCounts;
+use crate::memory::{BuildError, MemoryCounts};
 use crate::options::{Aslr, Options, Output, Platform};
 use crate::plan::{Plan, PlanError};
 use crate::pool::{Image, PoolError, Segments};
@@ -66,6 +66,9 @@ pub enum RunError {
     /// KVM.
     #[error(transparent)]
     Kvm(#[from] KvmError),
+    /// The image's memory could not be laid in.
+    #[error(transparent)]
+    Build(#[from] BuildError),
     /// The process platform.
     #[error(transparent)]
     Process(#[from] ProcessError),
@@ -155,11 +158,13 @@ impl Guest {
 
     fn run_kvm(mut self) -> Result<Report, RunError> {
         let (standard, mut machine) = self.prepare_kvm()?;
-        crate::memory::give_back();
         self.moments.confined = Stamp::now();
         self.moments.first_instruction = self.moments.confined;
         let mut first_exit = Stamp::default();
-        let outcome = machine.run(|| first_exit = Stamp::now());
+        let outcome = machine.run(|| {
+            first_exit = Stamp::now();
+            crate::memory::give_back();
+        });
         if let Ok(outcome) = &outcome {
             machine.trace_end(outcome);
         }
@@ -182,8 +187,8 @@ impl Guest {
         Ok(report)
     }
 
-    /// Makes the machine, and confines this process. What of the stack this takes is given back before the
-    /// guest runs, so it must not be part of [`Self::run_kvm`]'s.
+    /// Makes the machine, and confines this process. What of the stack this takes is given back once the
+    /// guest has run, so it must not be part of [`Self::run_kvm`]'s.
     #[inline(never)]
     fn prepare_kvm(&mut self) -> Result<(Standard, Box<Machine>), RunError> {
         let standard = Standard::prepare(self.options.network).map_err(RunError::Standard)?;
@@ -194,19 +199,20 @@ impl Guest {
             limits: self.options.limits.clone(),
             processors: self.options.processors.into(),
         };
-        let mut machine = Box::new(Machine::new(
-            &self.plan,
-            &self.segments,
-            self.options.backing,
-            &self.start,
-            self.options.processors,
-            |memory| Linux::new(memory, settings),
-        )?);
+        let processors = self.options.processors;
+        let (plan, backing) = (&self.plan, self.options.backing);
+        let shell = Shell::new(processors)?;
+        let memory = kvm::memory(plan, &self.segments, backing, processors)?;
+        // Before a processor runs: KVM has a thread of its own in this process then, and the kernel makes no user
+        // namespace for one of several threads.
+        let world = self.enter_world()?;
+        let linux = |memory| Linux::new(memory, settings);
+        let machine = Machine::new(shell, memory, &self.plan, &self.start, linux)?;
+        let mut machine = Box::new(machine);
         if self.options.count_faults {
-            machine.count_faults()?;
+            machine.count_faults();
         }
         self.moments.mapped = Stamp::now();
-        let world = self.enter_world()?;
         if world.is_none() {
             machine.open_devices();
         }

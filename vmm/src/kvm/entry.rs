@@ -5,25 +5,24 @@
 //! so the machine runs the monitor's own code first. That is one SYSCALL at CPL 3, and the
 //! privilege level at the exit it leads to is the answer, before anything of the guest has run.
 
-use kvm_bindings::{CpuId, kvm_regs, kvm_sregs};
-use kvm_ioctls::VcpuFd;
+use kvm_bindings::{kvm_regs, kvm_sregs};
 
 use super::KvmError;
 use super::boot::{self, CALL_PORT, Monitor};
 use super::counter;
 use super::msr::{self, Arrival};
-use super::vcpu::{Exit, Features, Vcpu};
+use super::vcpu::{Blank, Exit, Features, Vcpu};
 
-/// Makes a processor of the machine that `cpuid` is of, with `root` as page tables, and finds out how its calls enter the
+/// Prepares a processor of these `features`, with `root` as page tables, and finds out how its calls enter the
 /// monitor, whose pages are in place.
 pub(super) fn prepare(
-    fd: VcpuFd,
-    cpuid: &mut CpuId,
+    blank: Blank,
+    features: Features,
     monitor: Monitor,
     root: u64,
 ) -> Result<Vcpu, KvmError> {
-    let mut vcpu = Vcpu::new(fd, cpuid, monitor, root)?;
-    let (arrival, counter_is_hosts) = establish(&mut vcpu, monitor, Features::of(cpuid))?;
+    let mut vcpu = Vcpu::new(blank, features, monitor, root)?;
+    let (arrival, counter_is_hosts) = establish(&mut vcpu, monitor, features)?;
     vcpu.set_found(arrival, counter_is_hosts);
     Ok(vcpu)
 }
@@ -44,10 +43,10 @@ fn establish(
         ..Default::default()
     };
     let before = counter::read();
-    let exit = loop {
-        match vcpu.run()? {
-            Exit::Interrupted => {}
-            exit => break exit,
+    let (exit, mut system) = loop {
+        match vcpu.run_telling()? {
+            (Exit::Interrupted, _) => {}
+            left => break left,
         }
     };
     let registers = *vcpu.registers();
@@ -55,7 +54,6 @@ fn establish(
     let called = exit == Exit::Port(CALL_PORT)
         && boot::has_left(monitor.unprivileged_call(), registers.rip)
         && registers.rcx == back;
-    let mut system = vcpu.system_registers()?;
     let arrival = arrival_at(&system)
         .filter(|_| called)
         .ok_or_else(|| KvmError::Entry {

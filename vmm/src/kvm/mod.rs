@@ -20,6 +20,7 @@ mod pace;
 mod processor;
 mod run;
 mod seats;
+mod shell;
 mod state;
 mod stats;
 mod turns;
@@ -39,9 +40,9 @@ use self::boot::Monitor;
 use self::clock::Clock;
 use self::processor::{Board, Processor, lock};
 use self::seats::Seats;
+pub use self::shell::Shell;
 use self::stats::FaultCounter;
-use self::vcpu::{Features, Vcpu};
-use self::vm::Vm;
+use self::vcpu::Vcpu;
 use crate::fault::Outcome;
 use crate::linux::Linux;
 use crate::linux::start::{Start, StartError};
@@ -104,6 +105,17 @@ impl KvmError {
     }
 }
 
+/// Lays `plan` in, for a machine of so many processors.
+pub fn memory(
+    plan: &Plan,
+    segments: &Segments,
+    backing: Backing,
+    processors: u16,
+) -> Result<GuestMemory, BuildError> {
+    let pages = Monitor::pages(plan.rooms.monitor.0, processors.max(1));
+    GuestMemory::build(plan, segments, backing, &pages)
+}
+
 /// Processors that a machine may have: as many as one word of a set of them names.
 pub const MOST_PROCESSORS: u16 = 64;
 
@@ -130,38 +142,40 @@ pub struct ExitCounts {
 }
 
 impl Machine {
-    /// Makes a machine of so many processors, lays `plan` in and sets the first to the image's first instruction.
+    /// Makes a machine of `shell`, with what [`memory`] has made of `plan`, and sets the first processor to the image's
+    /// first instruction.
     pub fn new(
+        shell: Shell,
+        mut memory: GuestMemory,
         plan: &Plan,
-        segments: &Segments,
-        backing: Backing,
         start: &Start,
-        processors: u16,
         linux: impl FnOnce(GuestMemory) -> Linux,
     ) -> Result<Self, KvmError> {
-        let (vm, mut cpuid) = Vm::new()?;
-        let features = Features::of(&cpuid);
-        let processors = processors.max(1);
+        let Shell {
+            vm,
+            features,
+            first,
+            further,
+        } = shell;
+        let processors = 1 + further.len() as u16;
         let base = plan.rooms.monitor.0;
-        let mut memory =
-            GuestMemory::build(plan, segments, backing, &Monitor::pages(base, processors))?;
         let slots = memory.take_slots();
         let flush_page = slots.first().map_or(0, |slot| slot.host);
         for slot in slots {
             vm.add_slot(&slot)?;
         }
-        let mut vcpu = |processor| {
+        let root = memory.root();
+        let prepared = |(processor, blank)| {
             let monitor = Monitor { base, processor };
-            let fd = vm.create_vcpu(processor.into())?;
-            let vcpu = entry::prepare(fd, &mut cpuid, monitor, memory.root())?;
+            let vcpu = entry::prepare(blank, features, monitor, root)?;
             Ok::<_, KvmError>((vcpu, monitor))
         };
-        let (mut first, monitor) = vcpu(0)?;
-        let further = (1..processors).map(vcpu).collect::<Result<Vec<_>, _>>()?;
+        let (mut first, monitor) = prepared((0, first))?;
+        let further = (1..).zip(further).map(prepared);
+        let further = further.collect::<Result<Vec<_>, _>>()?;
         let mut vcpus = std::iter::once(&first).chain(further.iter().map(|(vcpu, _)| vcpu));
         let clock = Clock::new(plan.rooms).filter(|_| vcpus.all(Vcpu::counter_is_hosts));
         drop(vcpus);
-        drop(cpuid);
         let stack = start.build(plan, features.fsgsbase, clock.as_ref().map(Clock::address))?;
         memory
             .write(stack.pointer, &stack.bytes)
@@ -173,7 +187,7 @@ impl Machine {
             memory.set_processors(Arc::clone(&seats) as _);
         }
         let first = Processor::new(0, first, monitor, Turns::first(), &seats)?;
-        let mut linux = linux(memory);
+        let mut linux = Box::new(linux(memory));
         linux.started_with([stack.arguments, stack.environment, stack.auxiliary]);
         linux.inherit_signals(&inherited.ignored, inherited.blocked);
         for slot in linux.memory_mut().take_slots() {
@@ -194,12 +208,10 @@ impl Machine {
 
     /// Has KVM's count of page faults kept for the report. To be called before the process is
     /// confined.
-    pub fn count_faults(&mut self) -> Result<(), KvmError> {
+    pub fn count_faults(&mut self) {
         let vcpus = self.further.iter().map(|(vcpu, _)| vcpu);
-        for vcpu in std::iter::once(&self.first.vcpu).chain(vcpus) {
-            self.faults.extend(vcpu.fault_counter()?);
-        }
-        Ok(())
+        let vcpus = std::iter::once(&self.first.vcpu).chain(vcpus);
+        self.faults.extend(vcpus.filter_map(Vcpu::fault_counter));
     }
 
     /// Gives further processors their threads, which are confined as this one is from here on. To be called

@@ -36,7 +36,8 @@ pub(super) struct Processor {
 #[derive(Debug)]
 pub(super) struct Board {
     pub(super) vm: Vm,
-    pub(super) linux: Linux,
+    /// In a box, so that it is not moved, with pages of stack each time, until it is where it stays.
+    pub(super) linux: Box<Linux>,
     pub(super) clock: Option<Clock>,
     pub(super) flush_page: u64,
     pub(super) exits: ExitCounts,
@@ -104,7 +105,7 @@ pub(super) fn lock(board: &Mutex<Board>) -> MutexGuard<'_, Board> {
 impl Board {
     pub(super) fn new(
         vm: Vm,
-        linux: Linux,
+        linux: Box<Linux>,
         clock: Option<Clock>,
         flush_page: u64,
         seats: Arc<Seats>,

@@ -9,8 +9,6 @@ use std::os::unix::fs::FileExt;
 
 use kvm_ioctls::VcpuFd;
 
-use super::KvmError;
-
 const HEADER_BYTES: usize = 24;
 /// Bytes of a descriptor before its name: flags, exponent, size, offset, bucket size.
 const DESCRIPTOR_BYTES: u32 = 16;
@@ -19,32 +17,21 @@ const FAULTS: &[u8] = b"pf_fixed";
 
 /// The counter of page faults of one processor.
 #[derive(Debug)]
-pub(super) struct FaultCounter {
-    statistics: File,
-    /// Where the value is in the file.
-    offset: u64,
-}
+pub(super) struct FaultCounter(File);
 
 impl FaultCounter {
-    /// Finds the counter. Older kernels have none, which is not a reason not to run a guest.
-    pub(super) fn of(vcpu: &VcpuFd) -> Result<Option<Self>, KvmError> {
-        let Some(statistics) = statistics(vcpu) else {
-            return Ok(None);
-        };
-        let offset = find(&statistics, FAULTS).map_err(|error| KvmError::Call {
-            what: "reading KVM's statistics",
-            error,
-        })?;
-        Ok(offset.map(|offset| Self { statistics, offset }))
+    /// The counter, if the kernel has one: older ones do not, which is not a reason not to run a guest. Where it is
+    /// in the file is looked for when it is read: a guest that starts has no time for it.
+    pub(super) fn of(vcpu: &VcpuFd) -> Option<Self> {
+        statistics(vcpu).map(Self)
     }
 
     /// Page faults served so far. Works under the monitor's filter.
     pub(super) fn read(&self) -> Option<u64> {
+        let offset = find(&self.0, FAULTS).ok()??;
         let mut value = [0; 8];
-        let mut buffer = [io::IoSliceMut::new(&mut value)];
-        let flags = rustix::io::ReadWriteFlags::empty();
-        let read = rustix::io::preadv2(&self.statistics, &mut buffer, self.offset, flags);
-        (read == Ok(8)).then(|| u64::from_le_bytes(value))
+        self.0.read_exact_at(&mut value, offset).ok()?;
+        Some(u64::from_le_bytes(value))
     }
 }
 

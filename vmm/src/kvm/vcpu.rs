@@ -78,6 +78,43 @@ impl Features {
     }
 }
 
+/// A processor that knows what it can do, and nothing of a guest.
+#[derive(Debug)]
+pub(super) struct Blank {
+    fd: VcpuFd,
+    /// The registers that it comes with.
+    system: kvm_sregs,
+}
+
+impl Blank {
+    /// Tells `fd` what it can do, by `cpuid`, which is the machine's, and that it is processor `number`.
+    pub(super) fn new(fd: VcpuFd, cpuid: &mut CpuId, number: u16) -> Result<Self, KvmError> {
+        let call = KvmError::call;
+        tell_number(cpuid, number);
+        fd.set_cpuid2(cpuid)
+            .map_err(|error| call("setting CPUID", error))?;
+        let features = Features::of(cpuid);
+        if features.xcr0 != 0 {
+            let mut xcrs = kvm_xcrs {
+                nr_xcrs: 1,
+                ..Default::default()
+            };
+            xcrs.xcrs[0] = kvm_xcr {
+                xcr: 0,
+                value: features.xcr0,
+                ..Default::default()
+            };
+            fd.set_xcrs(&xcrs)
+                .map_err(|error| call("setting XCR0", error))?;
+        }
+        counter::share(&fd);
+        let system = fd
+            .get_sregs()
+            .map_err(|error| call("reading system registers", error))?;
+        Ok(Self { fd, system })
+    }
+}
+
 /// The processor of a guest.
 #[derive(Debug)]
 pub(super) struct Vcpu {
@@ -95,44 +132,21 @@ pub(super) struct Vcpu {
 
 impl Vcpu {
     /// KVM's counter of this processor's page faults.
-    pub(super) fn fault_counter(&self) -> Result<Option<FaultCounter>, KvmError> {
+    pub(super) fn fault_counter(&self) -> Option<FaultCounter> {
         FaultCounter::of(&self.fd)
     }
 
-    /// Prepares the processor: long mode at CPL 3, `root` as page tables. How calls enter the monitor is to be
-    /// found out before anything of the guest runs. `cpuid` is the machine's; what it tells of a processor itself is this one's then.
+    /// Prepares a processor of these `features`: long mode at CPL 3, `root` as page tables. How calls enter the
+    /// monitor is to be found out before anything of the guest runs.
     pub(super) fn new(
-        fd: VcpuFd,
-        cpuid: &mut CpuId,
+        blank: Blank,
+        features: Features,
         monitor: Monitor,
         root: u64,
     ) -> Result<Self, KvmError> {
-        let features = Features::of(cpuid);
-        tell_number(cpuid, monitor.processor);
-        let call = KvmError::call;
-        fd.set_cpuid2(cpuid)
-            .map_err(|error| call("setting CPUID", error))?;
-        let mut sregs = fd
-            .get_sregs()
-            .map_err(|error| call("reading system registers", error))?;
-        set_system_registers(&mut sregs, features, monitor, root);
-        fd.set_sregs(&sregs)
-            .map_err(|error| call("setting system registers", error))?;
-        if features.xcr0 != 0 {
-            let mut xcrs = kvm_xcrs {
-                nr_xcrs: 1,
-                ..Default::default()
-            };
-            xcrs.xcrs[0] = kvm_xcr {
-                xcr: 0,
-                value: features.xcr0,
-                ..Default::default()
-            };
-            fd.set_xcrs(&xcrs)
-                .map_err(|error| call("setting XCR0", error))?;
-        }
+        let Blank { fd, mut system } = blank;
+        set_system_registers(&mut system, features, monitor, root);
         msr::set_registers(&fd, monitor)?;
-        counter::share(&fd);
         let mut vcpu = Self {
             fd,
             monitor,
@@ -143,6 +157,7 @@ impl Vcpu {
             counter_is_hosts: false,
         };
         vcpu.fd.set_sync_valid_reg(SyncReg::Register);
+        vcpu.set_system_registers(&system);
         Ok(vcpu)
     }
 
@@ -279,6 +294,14 @@ impl Vcpu {
         self.fd
             .get_sregs()
             .map_err(|error| KvmError::call("reading system registers", error))
+    }
+
+    /// Runs until the guest leaves, and says what the system registers are then, which is cheaper than a question.
+    pub(super) fn run_telling(&mut self) -> Result<(Exit, kvm_sregs), KvmError> {
+        self.fd.set_sync_valid_reg(SyncReg::SystemRegister);
+        let exit = self.run();
+        self.fd.clear_sync_valid_reg(SyncReg::SystemRegister);
+        Ok((exit?, self.fd.sync_regs().sregs))
     }
 
     /// Runs until the guest leaves.

@@ -1,7 +1,7 @@
 //! The virtual machine: its device, its memory slots.
 //!
-//! A pool of ready-made shells (VM and vCPU created, slots empty) will be kept here: a recycled
-//! shell reaches its first exit in an eighth of the time of a fresh one.
+//! A pool of ready-made shells ([`super::shell`]) will be kept here: a recycled one reaches its first
+//! exit in an eighth of the time of a fresh one.
 
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
