@@ -77,6 +77,11 @@ fn bounded(mut pairs: Vec<(u64, u64)>) -> Result<Vec<(u64, u64)>, Errno> {
     Ok(pairs)
 }
 
+/// Bytes of `ranges`.
+fn length_of(ranges: &[(u64, u64)]) -> u64 {
+    ranges.iter().map(|&(_, length)| length).sum()
+}
+
 /// True where no program has so many bytes.
 fn is_nowhere((at, length): (u64, u64)) -> bool {
     at.checked_add(length)
@@ -158,19 +163,14 @@ impl Linux {
             if rest.is_empty() && self.progress.bytes > 0 {
                 return Ok(self.progress.bytes);
             }
-            let moved = if host::has_records(kind) {
-                self.try_record(direction, descriptor, &rest, flags)
-            } else {
-                self.try_stream(direction, descriptor, &rest, flags)
-            };
-            match moved {
+            let records = host::has_records(kind);
+            match self.try_once(direction, descriptor, &rest, flags, records) {
                 Ok(0) => return Ok(self.progress.bytes),
                 // A reader takes what there is; a writer leaves when all is written.
                 Ok(moved) if direction == Direction::In => return Ok(moved),
                 Ok(moved) => {
                     self.progress.bytes += moved;
-                    let wanted: u64 = rest.iter().map(|&(_, length)| length).sum();
-                    if moved == wanted {
+                    if moved == length_of(&rest) {
                         return Ok(self.progress.bytes);
                     }
                 }
@@ -180,59 +180,48 @@ impl Linux {
         }
     }
 
-    /// Moves what can be moved at once. That `poll` says ready is not enough to ask for more: others may
-    /// share the file, and have had what there was.
-    fn try_stream(
+    /// Moves what can be moved at once. That `poll` says ready is not enough to ask for more: others may share the file, and have had what there was.
+    /// Of a file that has `records`, such as a counter's or a timer's, each is in one piece to the kernel, which frames of the guest's memory need
+    /// not be. To write to one takes a call for each of `ranges`, as the kernel does it itself.
+    fn try_once(
         &mut self,
         direction: Direction,
         descriptor: RawFd,
         ranges: &[(u64, u64)],
         flags: i32,
+        records: bool,
     ) -> Served {
-        let buffers = self.memory.slices_of(ranges, direction.access())?;
-        let moved = now(direction, descriptor, &buffers, flags);
-        self.or_wait(direction, descriptor, flags, moved)
-    }
-
-    /// The same of a file that has records, such as a counter's or a timer's: each is in one piece to the kernel, which frames of the
-    /// guest's memory need not be. To write to one takes a call for each of `ranges`, as the kernel does it itself.
-    fn try_record(
-        &mut self,
-        direction: Direction,
-        descriptor: RawFd,
-        ranges: &[(u64, u64)],
-        flags: i32,
-    ) -> Served {
-        let ranges = match direction {
-            Direction::In => ranges,
-            Direction::Out => ranges.get(..1).unwrap_or_default(),
+        let writes_record = records && direction == Direction::Out;
+        let ranges = if writes_record {
+            ranges.get(..1).unwrap_or_default()
+        } else {
+            ranges
         };
-        let length: u64 = ranges.iter().map(|&(_, length)| length).sum();
         let mut buffers = self.memory.slices_of(ranges, direction.access())?;
-        if direction == Direction::Out && buffers.beyond > 0 {
+        if writes_record && buffers.beyond > 0 {
             // A part of one is none.
             buffers.slices.clear();
-            buffers.beyond = length;
+            buffers.beyond = length_of(ranges);
         }
-        let moved = if buffers.beyond == 0 && buffers.slices.len() > 1 {
-            // None is longer.
-            let record = vec![0; length.min(PAGE_SIZE) as usize];
-            self.move_record(direction, descriptor, ranges, flags, record)?
+        let in_pieces = records && buffers.beyond == 0 && buffers.slices.len() > 1;
+        let moved = if in_pieces {
+            self.move_record(direction, descriptor, ranges, flags)?
         } else {
             now(direction, descriptor, &buffers, flags)
         };
         self.or_wait(direction, descriptor, flags, moved)
     }
 
-    /// Moves a record by way of `record`, from the first of `ranges` or to all of them.
+    /// Moves a record by way of a copy, from the first of `ranges` or to all of them.
     fn move_record(
         &mut self,
         direction: Direction,
         descriptor: RawFd,
         ranges: &[(u64, u64)],
         flags: i32,
-        mut record: Vec<u8>,
     ) -> Result<Result<u64, Errno>, Stop> {
+        // None is longer.
+        let mut record = vec![0; length_of(ranges).min(PAGE_SIZE) as usize];
         if let (Direction::Out, Some(&(at, _))) = (direction, ranges.first()) {
             self.memory.read(at, &mut record)?;
         }
