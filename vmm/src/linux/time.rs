@@ -184,6 +184,10 @@ pub(super) fn clock_nanosleep(
     [id, flags, request, remaining, ..]: Arguments,
 ) -> Served {
     const ABSOLUTE: u64 = 1;
+    if id as i32 == OWN_THREAD {
+        // Who sleeps takes none of it.
+        return Err(Errno::OPNOTSUPP.into());
+    }
     let clock = waiting_clock(id)?;
     if flags & ABSOLUTE == 0 {
         return sleep_for(linux, request, remaining);
