@@ -1,13 +1,18 @@
 //! Job control: where a guest is stopped, so is the VMM, which is what a shell or whoever started it knows of.
 //!
 //! A process that stops must not lose the signal by which somebody has it go on. Two rules of the kernel's see to that: one that stops, once sent,
-//! takes one that waits to go on away, and the other way round. So the VMM sends itself a stop that waits, which whoever has it go on from then on takes
-//! away, makes sure that its guest is stopped, and lets it through.
+//! takes one that waits to go on away, and the other way round. So what somebody sends to stop this process is left to the kernel where it stops the
+//! guest ([`stops_by`]): until it is let through, whoever has it go on takes it away. What the guest itself stops by the VMM sends itself ([`Stop`]): it waits,
+//! and from then on whoever has this process go on takes it away; the VMM makes sure that its guest is stopped, and lets it through.
 
-use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::signals::{self, Set};
 
 /// Signals that stop a process unless it has other plans.
 pub(crate) const STOPS: [i32; 4] = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+/// Those of them that it may have other plans for: a terminal sends them.
+pub(crate) const ASKS: [i32; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
 
 /// What undoes the other: `signal` stops or goes on, and of these one that waits is no more once it is sent.
 pub(crate) fn undone_by(signal: i32) -> &'static [i32] {
@@ -18,31 +23,34 @@ pub(crate) fn undone_by(signal: i32) -> &'static [i32] {
     }
 }
 
+/// Has what a terminal stops a job by stop this process where that is let through, whatever it was started with.
+pub(crate) fn stops_by_default() {
+    ASKS.into_iter().for_each(signals::by_default);
+}
+
+/// Stops this process by `signal`, one of [`ASKS`], if it still waits. It goes on here. Whether it may stop at all the kernel knows: where nobody would have
+/// it go on, a terminal's signals stop nobody.
+pub(crate) fn stops_by(signal: i32) {
+    let before = signals::unblock(&Set::of(&[signal]));
+    signals::block_only(&before);
+}
+
 /// A stop of this process that waits.
 #[derive(Debug)]
 pub(crate) struct Stop {
     signal: i32,
     /// What the calling thread had blocked before.
-    before: libc::sigset_t,
-    process: i32,
-    thread: i32,
+    before: Set,
 }
 
 impl Stop {
     /// Of this process by `signal`. None if somebody has it go on, which has not been taken note of. (Who does so between these two calls is not heard, as it
     /// is not by a program that stops itself; whoever has seen it stop comes later.)
     pub(crate) fn prepare(signal: i32) -> Option<Self> {
-        let thread = rustix::thread::gettid().as_raw_nonzero().get();
-        let process = rustix::process::getpid().as_raw_nonzero().get();
-        let before = mask(libc::SIG_BLOCK, &set(signal));
-        let stop = Self {
-            signal,
-            before,
-            process,
-            thread,
-        };
-        if waits(libc::SIGCONT) {
-            mask(libc::SIG_SETMASK, &stop.before);
+        let before = signals::block(&Set::of(&[signal]));
+        let stop = Self { signal, before };
+        if signals::waiting().has(libc::SIGCONT) {
+            signals::block_only(&stop.before);
             return None;
         }
         // One that cannot be blocked does not wait, and comes when all else is done.
@@ -52,70 +60,45 @@ impl Stop {
         Some(stop)
     }
 
-    /// Stops, unless somebody has had this process go on since. It goes on here. Whether it may stop at all the kernel knows: where nobody
-    /// would have it go on, a terminal's signals stop nobody.
+    /// Stops, unless somebody has had this process go on since. It goes on here.
     pub(crate) fn let_through(self) {
-        if self.signal == libc::SIGSTOP && !waits(libc::SIGCONT) {
+        if self.signal == libc::SIGSTOP && !signals::waiting().has(libc::SIGCONT) {
             self.send();
         }
-        mask(libc::SIG_UNBLOCK, &set(self.signal));
-        mask(libc::SIG_SETMASK, &self.before);
+        signals::unblock(&Set::of(&[self.signal]));
+        signals::block_only(&self.before);
     }
 
     /// Does not stop.
     pub(crate) fn take_back(self) {
-        let (set, now) = (
-            set(self.signal),
-            libc::timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            },
-        );
-        // SAFETY: set and time are read. That none waits any more is as well.
-        unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const now) };
-        mask(libc::SIG_SETMASK, &self.before);
+        // That it does not wait any more is as well.
+        signals::take(&Set::of(&[self.signal]));
+        signals::block_only(&self.before);
     }
 
+    /// To the calling thread, which there is.
     fn send(&self) {
-        // SAFETY: sends a signal to this thread, with no pointer. What it does by default becomes of this program, which has no handler for it.
-        unsafe { libc::syscall(libc::SYS_tgkill, self.process, self.thread, self.signal) };
+        let _ = signals::send_to(signals::own_thread(), self.signal);
     }
 }
 
-/// Has the signal by which a terminal stops a job stop this process, whatever it was started with, where it sends that to itself.
-pub(crate) fn stops_by_default() {
-    // SAFETY: an action that touches no memory of this program, for a signal that has no handler.
-    unsafe { libc::signal(libc::SIGTSTP, libc::SIG_DFL) };
-}
-
-/// Whether `signal` waits for this thread, which blocks it.
-fn waits(signal: i32) -> bool {
-    let mut set = MaybeUninit::zeroed();
-    // SAFETY: the set is filled; it would stay one of none.
-    unsafe {
-        libc::sigpending(set.as_mut_ptr());
-        libc::sigismember(set.as_ptr(), signal) == 1
+/// Does `act` as a program does that its terminal may stop by `asks`, some of [`ASKS`], for using it in its background: a call that it makes ends with `EINTR`
+/// then. Which of them came, a bit each. One thread does so at a time.
+pub(crate) fn at_terminal<T>(asks: &[i32], act: impl FnOnce() -> T) -> (T, u64) {
+    static CAME: AtomicU64 = AtomicU64::new(0);
+    extern "C" fn note(signal: i32) {
+        CAME.fetch_or(signals::bit(signal), Ordering::Relaxed);
     }
-}
-
-/// Changes what the calling thread has blocked; what it was.
-fn mask(how: i32, set: &libc::sigset_t) -> libc::sigset_t {
-    let mut before = MaybeUninit::zeroed();
-    // SAFETY: the set is one and is read; the other is filled, for `how` is one of three.
-    unsafe {
-        libc::pthread_sigmask(how, set, before.as_mut_ptr());
-        before.assume_init()
+    CAME.store(0, Ordering::Relaxed);
+    for &signal in asks {
+        // SAFETY: the handler sets bits of a number, at once. It fails for signals that have none.
+        let _ = unsafe { signals::handle(signal, note) };
     }
-}
-
-fn set(signal: i32) -> libc::sigset_t {
-    let mut set = MaybeUninit::uninit();
-    // SAFETY: the set is initialised first.
-    unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        libc::sigaddset(set.as_mut_ptr(), signal);
-        set.assume_init()
-    }
+    let before = signals::unblock(&Set::of(asks));
+    let done = act();
+    signals::block_only(&before);
+    stops_by_default();
+    (done, CAME.load(Ordering::Relaxed))
 }
 
 #[cfg(test)]
@@ -123,12 +106,15 @@ mod tests {
     use super::*;
 
     fn to_oneself(signal: i32) {
-        // SAFETY: sends a signal to this thread.
-        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), signal) };
+        signals::send_to(signals::own_thread(), signal).unwrap();
     }
 
     fn block(signal: i32) {
-        mask(libc::SIG_BLOCK, &set(signal));
+        signals::block(&Set::of(&[signal]));
+    }
+
+    fn waits(signal: i32) -> bool {
+        signals::waiting().has(signal)
     }
 
     /// The stop of a thread is the process's: none is let through here but what would come to nothing.
@@ -152,6 +138,23 @@ mod tests {
         assert!(!waits(libc::SIGTSTP));
         stop.let_through();
         assert!(waits(libc::SIGCONT), "it is for others to take");
+        // What somebody sends is taken away as well.
+        to_oneself(libc::SIGTSTP);
+        to_oneself(libc::SIGCONT);
+        stops_by(libc::SIGTSTP);
+        assert!(signals::blocked().has(libc::SIGTSTP) && waits(libc::SIGCONT));
+    }
+
+    #[test]
+    fn a_terminal_is_heard_while_it_is_used() {
+        ASKS.into_iter().for_each(block);
+        let ((), came) = at_terminal(&ASKS, || to_oneself(libc::SIGTTIN));
+        assert_eq!(came, signals::bit(libc::SIGTTIN));
+        let asks = [libc::SIGTTOU];
+        let ((), came) = at_terminal(&asks, || to_oneself(libc::SIGTTIN));
+        assert!(came == 0 && waits(libc::SIGTTIN), "it is blocked");
+        assert_eq!(signals::action(libc::SIGTTIN), libc::SIG_DFL);
+        assert!(ASKS.iter().all(|&signal| signals::blocked().has(signal)));
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub mod process;
 pub mod report;
 pub mod run;
 pub mod sandbox;
+mod signals;
 pub mod slide;
 pub mod stamp;
 mod standard;

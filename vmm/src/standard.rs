@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use crate::descriptors::FIRST;
+use crate::signals::{self, Set};
 use crate::terminal::{self, Settings};
 
 /// The three, as they were before the guest.
@@ -143,18 +144,8 @@ fn open_anew(file: BorrowedFd<'_>, flags: OFlags) -> io::Result<()> {
 
 /// Does what would stop a process in the background of its terminal.
 fn in_the_background<T>(act: impl FnOnce() -> T) -> T {
-    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: `sigemptyset` makes the set one, which is read; the other is filled.
-    unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        libc::sigaddset(set.as_mut_ptr(), libc::SIGTTOU);
-        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr());
-    }
+    let before = signals::block(&Set::of(&[libc::SIGTTOU]));
     let done = act();
-    // SAFETY: the call before has filled it.
-    unsafe {
-        libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut());
-    }
+    signals::block_only(&before);
     done
 }

@@ -1,4 +1,4 @@
-//! What is asked of terminals: their settings, and what they have still to send.
+//! What is asked of terminals: their settings, what they have still to send, and who uses them.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -30,6 +30,14 @@ pub(crate) fn unsent(terminal: BorrowedFd<'_>) -> Result<i32, Errno> {
     // SAFETY: the kernel writes an `int`.
     result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) })?;
     Ok(count)
+}
+
+/// The process group in its foreground, or 0 for one that this process has no number for. None but the terminal of this process says.
+pub(crate) fn foreground(terminal: BorrowedFd<'_>) -> Result<i32, Errno> {
+    let mut group = 0;
+    // SAFETY: the kernel writes an `int`.
+    result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGPGRP, &raw mut group) })?;
+    Ok(group)
 }
 
 /// Drops what it has received and nobody has read.

@@ -15,6 +15,7 @@ use support::compile;
 use world::{World, text};
 
 const JOB: &str = include_str!("programs/job.c");
+const STOPPED: &str = include_str!("programs/stopped.c");
 const TERMINAL: &str = include_str!("programs/terminal.c");
 const PLATFORMS: [&str; 2] = ["kvm", "process"];
 
@@ -30,13 +31,17 @@ fn seen(shell: &Path, scenario: &str, job: &Command) -> String {
 }
 
 fn as_natively(scenario: &str, arguments: &[&str]) {
+    program_as_natively(JOB, scenario, arguments);
+}
+
+fn program_as_natively(source: &str, scenario: &str, arguments: &[&str]) {
     if !needs(&["kvm"]) {
         return;
     }
     let mut world = World::new();
     let directory = world.directory.path().to_owned();
     let shell = compile(&directory, "shell", "gcc", &["-w"], TERMINAL);
-    let program = world.build("job", "musl-gcc", &["-w"], JOB);
+    let program = world.build("job", "musl-gcc", &["-w"], source);
     let expected = seen(&shell, scenario, Command::new(program).args(arguments));
     assert!(!expected.contains("failed"), "{expected}");
     for platform in PLATFORMS {
@@ -67,6 +72,19 @@ fn who_is_stopped_in_a_call_goes_on_with_it() {
     for what in ["sleeps", "reads"] {
         as_natively(what, &[what]);
     }
+}
+
+/// What reads from its terminal, writes to it (`stty tostop`), sets it and drops its input.
+#[test]
+fn who_uses_its_terminal_in_the_background_is_told() {
+    for how in ["stops", "handles", "again", "ignores", "blocks"] {
+        as_natively("background", &["uses", how]);
+    }
+}
+
+#[test]
+fn a_stop_ends_some_calls_and_others_wait_on() {
+    program_as_natively(STOPPED, "calls", &["9 ended"]);
 }
 
 #[test]

@@ -2,13 +2,12 @@
 //!
 //! The signals are blocked in this process, except inside `KVM_RUN`, which returns when one comes and
 //! leaves it pending, and looked for by a descriptor where this process waits. So none is lost in
-//! between, no handler runs, and there is one place that takes them.
+//! between, no handler runs (but a terminal's, [`crate::job::at_terminal`]), and there is one place that takes them.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use kvm_ioctls::VcpuFd;
 use rustix::event::{PollFd, PollFlags};
@@ -16,11 +15,13 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 
 use super::KvmError;
-use crate::{descriptors, job};
+use crate::descriptors;
+use crate::job::{self, ASKS};
+use crate::signals::{self, Set};
 
 /// Signals that are the guest's: what somebody sends to this process, and what the kernel sends it for the processor
 /// time that the guest has bounded.
-const PASSED_ON: [i32; 10] = [
+const PASSED_ON: [i32; 12] = [
     libc::SIGHUP,
     libc::SIGINT,
     libc::SIGQUIT,
@@ -29,8 +30,10 @@ const PASSED_ON: [i32; 10] = [
     libc::SIGTERM,
     libc::SIGWINCH,
     libc::SIGXCPU,
-    // It stops this process when it has stopped the guest, which may have a say in that.
+    // They stop this process where they stop the guest, which may have a say in that.
     libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
     libc::SIGCONT,
 ];
 /// What the kernel sends when a file would become larger than the guest's limit: whose call that was is told by the
@@ -40,8 +43,6 @@ const TOLD_BY_ERROR: i32 = libc::SIGXFSZ;
 const FIRST_REALTIME: i32 = 32;
 /// Bytes of a signal set of the kernel.
 const SET_BYTES: u32 = 8;
-/// Bytes of a `struct signalfd_siginfo`, which begins with the signal's number.
-const RECORD: usize = 128;
 
 /// What has a processor come, by its timer and from others. Nobody else sends it; and as it is no realtime signal the
 /// kernel never refuses it, whatever waits for this user's processes (`RLIMIT_SIGPENDING`).
@@ -49,19 +50,14 @@ const TICK: i32 = libc::SIGSTKFLT;
 
 /// Has a tick come for a thread of this process.
 pub(super) fn tick_at(thread: i32) -> io::Result<()> {
-    // SAFETY: sends a signal that all threads block, with no pointer.
-    let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, TICK) };
-    if sent < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    signals::send_to(thread, TICK)
 }
 
 /// Signals and a timer.
 #[derive(Debug)]
 pub(super) struct Kicks {
     /// Readable while one of the signals is pending.
-    signals: File,
+    signals: OwnedFd,
     timer: Timer,
     armed: Option<Timespec>,
 }
@@ -80,6 +76,8 @@ pub(super) struct Inherited {
 pub(super) struct Came {
     /// Signals that somebody sent for the guest.
     pub(super) signals: Vec<i32>,
+    /// Likewise, and they stop who has no other plans. They have not been taken.
+    pub(super) stops: Vec<i32>,
     /// It is as late as the timer was set to.
     pub(super) tick: bool,
 }
@@ -88,11 +86,12 @@ impl Kicks {
     /// Blocks the signals in this thread, and has `vcpu` leave when one comes.
     pub(super) fn new(vcpu: &VcpuFd) -> Result<Self, KvmError> {
         let failed = |what| move |error| KvmError::Call { what, error };
-        let (set, before) = block().map_err(failed("blocking signals"))?;
-        set_mask_inside(vcpu, before)
+        let set = Set::of(&[&PASSED_ON[..], &[TICK]].concat());
+        let before = signals::block(&set);
+        set_mask_inside(vcpu, before.word() & !set.word())
             .map_err(failed("setting the signals that stop a processor"))?;
         Ok(Self {
-            signals: descriptor(&set).map_err(failed("taking signals by a descriptor"))?,
+            signals: signals::descriptor(&set).map_err(failed("taking signals by a descriptor"))?,
             timer: Timer::new().map_err(failed("making a timer"))?,
             armed: None,
         })
@@ -110,32 +109,25 @@ impl Kicks {
         })
     }
 
-    /// Takes what has come.
-    pub(super) fn take(&mut self) -> Result<Came, KvmError> {
+    /// Takes what has come. Nobody else takes signals of this process meanwhile.
+    pub(super) fn take(&mut self) -> Came {
+        let waiting = signals::waiting();
         let mut came = Came::default();
-        let mut records = [0; 8 * RECORD];
-        loop {
-            let filled = match rustix::io::read(&self.signals, &mut records) {
-                Ok(filled) => filled,
-                Err(Errno::AGAIN) => return Ok(came),
-                Err(Errno::INTR) => continue,
-                Err(error) => {
-                    return Err(KvmError::Call {
-                        what: "taking signals",
-                        error: error.into(),
-                    });
-                }
-            };
-            for record in records[..filled].chunks_exact(RECORD) {
-                let signal = i32::from_le_bytes([record[0], record[1], record[2], record[3]]);
-                if signal == TICK {
-                    came.tick = true;
-                    self.armed = None;
-                } else {
-                    came.signals.push(signal);
-                }
+        if waiting.has(TICK) && signals::take(&Set::of(&[TICK])).is_some() {
+            came.tick = true;
+            self.armed = None;
+        }
+        for signal in PASSED_ON {
+            if !waiting.has(signal) {
+                continue;
+            }
+            if ASKS.contains(&signal) {
+                came.stops.push(signal);
+            } else if signals::take(&Set::of(&[signal])).is_some() {
+                came.signals.push(signal);
             }
         }
+        came
     }
 
     /// Waits until something has come, one of `waits` (who, for what descriptor, for which of its events) is
@@ -233,82 +225,21 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     }
 }
 
-/// Blocks the signals; they, and what this thread blocked before.
-fn block() -> io::Result<(libc::sigset_t, libc::sigset_t)> {
-    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: `sigemptyset` makes the set one, to which signals are added; `pthread_sigmask` reads it
-    // and fills the other.
-    unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        for signal in PASSED_ON.into_iter().chain([TICK]) {
-            libc::sigaddset(set.as_mut_ptr(), signal);
-        }
-        let error = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr());
-        if error != 0 {
-            return Err(io::Error::from_raw_os_error(error));
-        }
-        Ok((set.assume_init(), before.assume_init()))
+/// What this process was started with, for the guest to start with. To be asked before any [`Kicks`]. This process
+/// ignores [`TOLD_BY_ERROR`] from now on.
+pub(super) fn inherited() -> Inherited {
+    let ignored = |signal: &i32| descriptors::was_ignored(*signal, signals::action(*signal));
+    let ignored = (1..FIRST_REALTIME).filter(ignored).collect();
+    signals::ignore(TOLD_BY_ERROR);
+    job::stops_by_default();
+    Inherited {
+        ignored,
+        blocked: signals::blocked().word(),
     }
 }
 
-/// What this process was started with, for the guest to start with. To be asked before any [`Kicks`]. This process
-/// ignores [`TOLD_BY_ERROR`] from now on.
-pub(super) fn inherited() -> Result<Inherited, KvmError> {
-    let ignored = |signal: &i32| {
-        let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: only asks; the structure is filled, or stays zeros, which it may be.
-        let action = unsafe {
-            libc::sigaction(*signal, std::ptr::null(), action.as_mut_ptr());
-            action.assume_init()
-        };
-        descriptors::was_ignored(*signal, action.sa_sigaction)
-    };
-    let ignored = (1..FIRST_REALTIME).filter(ignored).collect();
-    // SAFETY: it has the action that this process was started with, which nothing here relies on.
-    unsafe { libc::signal(TOLD_BY_ERROR, libc::SIG_IGN) };
-    job::stops_by_default();
-    let mut blocked = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: only asks; the set is filled.
-    let blocked = unsafe {
-        let error = libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), blocked.as_mut_ptr());
-        if error != 0 {
-            return Err(KvmError::Call {
-                what: "asking for the blocked signals",
-                error: io::Error::from_raw_os_error(error),
-            });
-        }
-        blocked.assume_init()
-    };
-    Ok(Inherited {
-        ignored,
-        blocked: word(&blocked),
-    })
-}
-
-/// A set as the kernel has it.
-fn word(set: &libc::sigset_t) -> u64 {
-    // SAFETY: the set is one, and is only read.
-    let has = |signal: &i32| unsafe { libc::sigismember(set, *signal) } == 1;
-    (1..=64)
-        .filter(has)
-        .fold(0, |word, signal| word | bit(signal))
-}
-
-const fn bit(signal: i32) -> u64 {
-    1 << (signal - 1)
-}
-
-fn descriptor(set: &libc::sigset_t) -> io::Result<File> {
-    let flags = libc::SFD_NONBLOCK | libc::SFD_CLOEXEC;
-    // SAFETY: the set is one, and is only read.
-    let descriptor = check(unsafe { libc::signalfd(-1, set, flags) })?;
-    // SAFETY: the descriptor was just made for this call, and nobody else has it.
-    Ok(unsafe { File::from_raw_fd(descriptor) })
-}
-
-/// Has `vcpu` run with `mask`: the one request of this kind that the KVM bindings lack.
-fn set_mask_inside(vcpu: &VcpuFd, mask: libc::sigset_t) -> io::Result<()> {
+/// Has `vcpu` run with these blocked: the one request of this kind that the KVM bindings lack.
+fn set_mask_inside(vcpu: &VcpuFd, set: u64) -> io::Result<()> {
     /// `_IOW(KVMIO, 0x8b, struct kvm_signal_mask)` of `linux/kvm.h`.
     const KVM_SET_SIGNAL_MASK: libc::c_ulong = 0x4004_ae8b;
     #[repr(C)]
@@ -316,8 +247,6 @@ fn set_mask_inside(vcpu: &VcpuFd, mask: libc::sigset_t) -> io::Result<()> {
         length: u32,
         set: [u8; SET_BYTES as usize],
     }
-    let ours = PASSED_ON.into_iter().chain([TICK]);
-    let set = ours.fold(word(&mask), |set, signal| set & !bit(signal));
     let request = SignalMask {
         length: SET_BYTES,
         set: set.to_le_bytes(),

@@ -181,7 +181,7 @@ impl Machine {
             .write(stack.pointer, &stack.bytes)
             .map_err(|_| StartError::TooLong)?;
         first.start_at(plan.entry.0, stack.pointer);
-        let inherited = kick::inherited()?;
+        let inherited = kick::inherited();
         let seats = Arc::new(Seats::new(processors.into()));
         if processors > 1 {
             memory.set_processors(Arc::clone(&seats) as _);

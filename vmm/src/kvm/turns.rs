@@ -252,7 +252,7 @@ impl Turn<'_> {
     pub(super) fn interrupted(&mut self) -> Result<(), KvmError> {
         self.board.exits.interrupted += 1;
         let ready = self.board.linux.ready().count();
-        self.take_kicks()?;
+        self.take_kicks();
         self.look_at_descriptors()?;
         for tid in self.board.linux.ready().skip(ready) {
             let aside = self.board.aside.get(&tid);
@@ -276,15 +276,17 @@ impl Turn<'_> {
         Ok(())
     }
 
-    fn take_kicks(&mut self) -> Result<(), KvmError> {
-        let came = self.cpu.kicks.take()?;
+    fn take_kicks(&mut self) {
+        let came = self.cpu.kicks.take();
         for signal in came.signals {
             self.board.linux.pass_on(signal);
+        }
+        for signal in came.stops {
+            self.board.linux.pass_on_stop(signal);
         }
         if came.tick {
             self.board.linux.pass(kick::now());
         }
-        Ok(())
     }
 
     fn look_at_descriptors(&mut self) -> Result<(), KvmError> {
@@ -306,7 +308,7 @@ impl Turn<'_> {
             Some(woken) => self.wake_all(woken),
             None => self.look_at_descriptors()?,
         }
-        self.take_kicks()?;
+        self.take_kicks();
         let now = kick::now();
         self.board.linux.pass(now);
         if let Some(inside) = self.cpu.turns.inside {

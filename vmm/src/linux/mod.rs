@@ -9,6 +9,7 @@
 //! picks the task that goes on, while tasks on other processors run. A handler that would wait says so and is asked again later (`wait`).
 
 mod advice;
+mod background;
 mod barrier;
 mod descriptor;
 mod dispatch;
@@ -150,6 +151,8 @@ pub(crate) enum Stop {
     Fault(Cause),
     /// The call is to be served again when this has come.
     Wait(Wait),
+    /// A signal has ended the call, which is to be delivered.
+    Interrupted,
     /// The task has ended.
     Ended,
     /// The processor has to do it.
@@ -222,6 +225,8 @@ pub struct Linux {
     standard: Vec<(u64, u64)>,
     /// The process group of this process, which the guest knows by another number.
     group: i32,
+    /// One of the standard files is this process's terminal.
+    at_terminal: bool,
     reach: Reach,
     signals: Signals,
     tasks: Tasks,
@@ -279,6 +284,7 @@ impl Linux {
             memory,
             standard: standard_files(),
             group: rustix::process::getpgrp().as_raw_nonzero().get(),
+            at_terminal: background::has_terminal(),
             reach: Reach {
                 world: false,
                 network: settings.network,

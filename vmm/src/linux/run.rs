@@ -39,23 +39,7 @@ impl Linux {
 
     fn reply(&mut self, call: &Call) -> Reply {
         self.stack_pointer = call.stack_pointer;
-        let served = match server(call.number) {
-            Some((at, Server::Host(kinds))) => self.with_limits(at, |linux| {
-                dispatch::pass(linux, call.number, kinds, call.arguments)
-            }),
-            Some((_, Server::Disk(kinds))) => dispatch::numbers(self, kinds, call.arguments)
-                .and_then(|raw| {
-                    Err(Stop::Request(Request::Disk(DiskCall::new(
-                        call.number,
-                        raw,
-                    ))))
-                }),
-            Some((at, Server::Monitor(handler))) => {
-                self.with_limits(at, |linux| handler(linux, call.arguments))
-            }
-            Some((_, Server::ProcessOnly)) | None => Err(Errno::NOSYS.into()),
-        };
-        match served {
+        match self.as_job(call, |linux| linux.served(call)) {
             Ok(value) => self.returned(value),
             Err(Stop::Error(error)) => self.returned(failed(error)),
             Err(Stop::Refused(error)) => {
@@ -66,9 +50,10 @@ impl Linux {
             Err(Stop::Fault(cause)) => Reply::Fault(cause),
             Err(Stop::Ended) => Reply::Ended,
             Err(Stop::Request(request)) => Reply::Request(request),
+            Err(Stop::Interrupted) => self.interrupt(call),
             Err(Stop::Wait(_)) if self.progress.interrupted => self.interrupt(call),
             Err(Stop::Wait(wait)) if !self.has_room(&wait) => {
-                let moved = self.moved().unwrap_or(failed(Errno::NOMEM));
+                let moved = self.progress.moved().unwrap_or(failed(Errno::NOMEM));
                 self.returned(moved)
             }
             Err(Stop::Wait(wait)) => {
@@ -88,6 +73,25 @@ impl Linux {
         }
     }
 
+    fn served(&mut self, call: &Call) -> Served {
+        match server(call.number) {
+            Some((at, Server::Host(kinds))) => self.with_limits(at, |linux| {
+                dispatch::pass(linux, call.number, kinds, call.arguments)
+            }),
+            Some((_, Server::Disk(kinds))) => dispatch::numbers(self, kinds, call.arguments)
+                .and_then(|raw| {
+                    Err(Stop::Request(Request::Disk(DiskCall::new(
+                        call.number,
+                        raw,
+                    ))))
+                }),
+            Some((at, Server::Monitor(handler))) => {
+                self.with_limits(at, |linux| handler(linux, call.arguments))
+            }
+            Some((_, Server::ProcessOnly)) | None => Err(Errno::NOSYS.into()),
+        }
+    }
+
     /// The call has ended by itself, and with it the mask that it waited with. (One that a signal ends has
     /// its handler see to that.)
     fn returned(&mut self, value: u64) -> Reply {
@@ -97,21 +101,12 @@ impl Linux {
 
     /// `call` waits no more: it has moved what it has moved, or a handler runs first.
     fn interrupt(&mut self, call: &Call) -> Reply {
-        match self.moved() {
+        match self.progress.moved() {
             Some(moved) => Reply::Return(moved),
             None => Reply::Interrupted {
                 restart: restart(call, self.progress.deadline),
             },
         }
-    }
-
-    /// What a call returns that ends before all is moved, if something was.
-    fn moved(&self) -> Option<u64> {
-        let Progress {
-            bytes, messages, ..
-        } = self.progress;
-        let moved = if messages > 0 { messages } else { bytes };
-        (moved > 0).then_some(moved)
     }
 
     /// There is room to remember `wait`, and what the call that waits has read.
@@ -125,12 +120,17 @@ impl Linux {
         loop {
             let tid = self.scheduler.next()?;
             self.serving = tid;
+            if self.task().pending.is_none() {
+                return Some((tid, None));
+            }
+            // It may be stopped by that while it waits.
+            let is_due = self.settle_signals(tid) != 0;
             let Some(pending) = self.task().pending.take() else {
                 return Some((tid, None));
             };
             self.kept.remove(&pending.progress.records);
             self.progress = pending.progress;
-            self.progress.interrupted = self.settle_signals(tid) != 0;
+            self.progress.interrupted |= is_due;
             match self.ask(&pending.call) {
                 Reply::Waits => {}
                 reply => return Some((tid, Some(reply))),

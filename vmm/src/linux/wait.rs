@@ -4,10 +4,12 @@
 use std::os::fd::RawFd;
 
 use rustix::event::PollFlags;
+use rustix::fs::FileType;
 use rustix::time::Timespec;
 
 use super::records::Records;
-use super::{Call, Restart};
+use super::table::{self, Topic};
+use super::{Call, Restart, host};
 
 /// What has to come before a call is served again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,8 +59,20 @@ pub(crate) struct Progress {
     pub(crate) records: Records,
     /// Another task has woken it.
     pub(crate) woken: bool,
-    /// A signal is about to be delivered to its task: if it would still wait, it ends here.
+    /// A signal is about to be delivered to its task, or all have been stopped: if it would still wait, it ends here.
     pub(crate) interrupted: bool,
+}
+
+impl Progress {
+    /// What a call returns that ends before all is moved, if something was.
+    pub(super) fn moved(&self) -> Option<u64> {
+        let moved = if self.messages > 0 {
+            self.messages
+        } else {
+            self.bytes
+        };
+        (moved > 0).then_some(moved)
+    }
 }
 
 impl Wait {
@@ -109,6 +123,37 @@ pub(super) fn restart(call: &Call, deadline: Option<Timespec>) -> Option<Restart
     let never = deadline.is_some() || NEVER.contains(&(number as i64));
     (always || !never).then_some(Restart { number, always })
 }
+
+/// Whether a stop of the process ends `call`, which waits and has come so far: with `EINTR`, where that is what the kernel returns of a wait that
+/// anything ends (signal(7), "Interruption of system calls and library functions by stop signals"), or with what it has moved.
+pub(super) fn ends_by_stop(call: &Call, progress: &Progress) -> bool {
+    let waits_for_socket = || {
+        let is_stream = STREAMS.contains(&(call.number as i64));
+        let is_about_sockets =
+            || table::find(call.number).is_some_and(|at| table::at(at).topic == Topic::Socket);
+        let is_socket = || host::kind(call.arguments[0] as RawFd) == Ok(FileType::Socket);
+        is_stream && is_socket() || is_about_sockets()
+    };
+    match call.number as i64 {
+        libc::SYS_epoll_wait
+        | libc::SYS_epoll_pwait
+        | libc::SYS_epoll_pwait2
+        | libc::SYS_rt_sigtimedwait => true,
+        _ if progress.moved().is_some() => true,
+        // Its own limit (`SO_RCVTIMEO`, `SO_SNDTIMEO`).
+        _ => progress.deadline.is_some() && waits_for_socket(),
+    }
+}
+
+/// Calls that move bytes between memory and any file.
+pub(super) const STREAMS: [i64; 6] = [
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev2,
+];
 
 /// True for an operation of `futex` that waits to own a word. When a handler interrupts it, it goes on
 /// (`ERESTARTNOINTR`): C libraries take their mutex to be locked then.

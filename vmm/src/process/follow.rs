@@ -23,10 +23,9 @@ pub(super) struct Follow {
 }
 
 impl Follow {
-    /// `signal`, one that stops, is about to be delivered; `own` if the guest has sent it. Whoever stops the guest's process by its number, where it
-    /// can have no say, has it go on by that.
-    pub(super) fn delivers(&mut self, signal: i32, own: bool) {
-        self.alone = signal == libc::SIGSTOP && !own;
+    /// One that stops is about to be delivered; `alone` if somebody has sent it to the guest's process by its number, who has that go on likewise.
+    pub(super) fn delivers(&mut self, alone: bool) {
+        self.alone = alone;
     }
 
     /// A thread has reported that it is stopped by `signal`, or something else.
@@ -94,8 +93,8 @@ mod tests {
     #[test]
     fn a_stop_is_followed_once_and_none_that_somebody_else_is_to_undo() {
         let mut follow = Follow::default();
-        let stop = |follow: &mut Follow, signal, own| {
-            follow.delivers(signal, own);
+        let stop = |follow: &mut Follow, signal, alone| {
+            follow.delivers(alone);
             follow.reports(Some(signal));
             follow.due()
         };
@@ -105,9 +104,9 @@ mod tests {
         follow.reports(Some(tstp));
         assert_eq!(follow.due(), None, "another thread's");
         follow.reports(None);
-        assert_eq!(stop(&mut follow, stopped, true), Some(stopped));
+        assert_eq!(stop(&mut follow, stopped, false), Some(stopped));
         follow.reports(None);
-        assert_eq!(stop(&mut follow, stopped, false), None);
+        assert_eq!(stop(&mut follow, stopped, true), None);
         // One that came before anybody looked.
         let mut follow = Follow::default();
         follow.reports(Some(tstp));

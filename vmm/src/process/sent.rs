@@ -64,6 +64,11 @@ impl Sent {
         self.lock().meets(signal, waits);
     }
 
+    /// Whether `signal`, which is delivered now, was passed on because it had come to the guest alone.
+    pub(super) fn came_alone(&self, signal: i32) -> bool {
+        self.lock().came_alone(signal)
+    }
+
     /// Whether `signal` is delivered, which comes from its sender.
     pub(super) fn comes(&self, signal: i32, sender: i32) -> bool {
         let due = self.lock().comes(signal, sender, Instant::now());
@@ -114,6 +119,8 @@ impl One {
 pub(super) struct Heard {
     /// Passed on, and not delivered.
     owed: u64,
+    /// Passed on, as they had come to the guest alone.
+    alone: u64,
     /// Came to the VMM; the second has not come to the guest, or not by itself.
     passed_on: Vec<One>,
     /// Came to the guest and were dropped; the second has not come to the VMM.
@@ -132,13 +139,16 @@ impl Heard {
     fn passes(&mut self, signal: i32, sender: Option<i32>, now: Instant) {
         for &undone in undone_by(signal) {
             self.owed &= !bit(undone);
+            self.alone &= !bit(undone);
             self.dropped.retain(|one| one.signal != undone);
             self.passed_on.retain(|one| one.signal != undone);
         }
         self.owed |= bit(signal);
         let Some(sender) = sender else {
+            self.alone |= bit(signal);
             return;
         };
+        self.alone &= !bit(signal);
         let before = self.dropped.len();
         self.dropped.retain(|one| !one.is_of(signal, sender));
         if self.dropped.len() == before {
@@ -156,6 +166,13 @@ impl Heard {
         let is_owed = self.owed & bit(signal) != 0;
         self.owed &= !bit(signal);
         is_owed
+    }
+
+    /// As [`Sent::came_alone`].
+    fn came_alone(&mut self, signal: i32) -> bool {
+        let alone = self.alone & bit(signal) != 0;
+        self.alone &= !bit(signal);
+        alone
     }
 
     /// What nobody has sent to both is delivered: what is owed was one with it, unless it `waits`.
@@ -332,6 +349,14 @@ mod tests {
         assert_eq!(heard.late(now + PATIENCE), Some(TERM));
         assert_eq!((heard.late(now + PATIENCE), heard.deadline()), (None, None));
         heard.passes(TERM, None, now);
+        assert!(heard.arrives(TERM));
+        assert!(
+            heard.came_alone(TERM) && !heard.came_alone(TERM),
+            "told once"
+        );
+        heard.passes(TERM, None, now);
+        heard.passes(TERM, Some(9), now);
+        assert!(!heard.came_alone(TERM), "and to the VMM");
         assert!(heard.arrives(TERM));
         assert!(!heard.comes(TERM, SENDER, now), "and again");
         assert!(heard.deadline().is_some());

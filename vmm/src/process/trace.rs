@@ -17,7 +17,7 @@ use super::events::{Event, Events};
 use super::follow::{Follow, stopped_by};
 use super::listener::Wanted;
 use super::printer::Printer;
-use super::ptrace::{Registers, Resume, Stopped, Tracee};
+use super::ptrace::{Info, Registers, Resume, Stopped, Tracee};
 use super::signals::{Children, PASSED_ON};
 use super::taken::shared_file;
 use super::threads::{Script, Threads};
@@ -473,20 +473,31 @@ impl<'a> Tracer<'a> {
             return true;
         };
         let sent = self.watch.sent();
-        let (sender, _) = info.sender();
-        let is_own = info.code() <= 0 && Pid::from_raw(sender) == Some(self.guest);
+        let is_own = info.code() <= 0 && Pid::from_raw(info.sender().0) == Some(self.guest);
         if is_own {
             // The kernel has dropped what the guest has undone.
             for &undone in undone_by(signal) {
                 sent.meets(undone, || self.calls.waits(undone));
             }
         }
+        if PASSED_ON.contains(&signal) && !self.is_first(signal, &info) {
+            return false;
+        }
         if stops {
-            self.follow.delivers(signal, is_own);
+            let alone = match signal {
+                // The guest can have no say in it, nor this process.
+                libc::SIGSTOP => !is_own,
+                _ => self.watch.sent().came_alone(signal),
+            };
+            self.follow.delivers(alone);
         }
-        if !PASSED_ON.contains(&signal) {
-            return true;
-        }
+        true
+    }
+
+    /// Whether `signal`, one that is passed on, has not been delivered from another sender or by another way.
+    fn is_first(&mut self, signal: i32, info: &Info) -> bool {
+        let sent = self.watch.sent();
+        let (sender, _) = info.sender();
         match (info.code(), Pid::from_raw(sender)) {
             (libc::SI_USER, Some(own)) if own == self.own => sent.arrives(signal),
             (libc::SI_USER, other) if other != Some(self.guest) => sent.comes(signal, sender),

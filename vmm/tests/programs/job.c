@@ -6,11 +6,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
 static const struct { int number; const char *name; } signals[] = {
     {SIGINT, "INT"}, {SIGHUP, "HUP"}, {SIGTERM, "TERM"}, {SIGUSR1, "USR1"}, {SIGUSR2, "USR2"}, {SIGWINCH, "WINCH"}, {SIGCONT, "CONT"},
+    {SIGTTIN, "TTIN"}, {SIGTTOU, "TTOU"},
 };
 
 static volatile int told;
@@ -40,6 +42,56 @@ static void stops(int signal)
     say("goes on\n");
 }
 
+static int asks;
+
+/* What a terminal sends to who uses it in its background; the third time it is once too often. */
+static void asked(int signal, siginfo_t *info, void *none)
+{
+    char line[64];
+    sprintf(line, "%s, code %d\n", signal == SIGTTIN ? "TTIN" : "TTOU", info->si_code);
+    say(line);
+    if (++asks % 3 == 0) sigaction(signal, &(struct sigaction){.sa_handler = SIG_IGN}, 0);
+}
+
+static void until_told(void)
+{
+    while (!told) usleep(1000);
+    told = 0;
+}
+
+static void says(const char *what, long done)
+{
+    char line[64];
+    sprintf(line, "%s %ld %d\n", what, done, done < 0 ? errno : 0);
+    say(line);
+}
+
+/* Uses its terminal. */
+static void uses(const char *how)
+{
+    struct sigaction a = {.sa_sigaction = asked, .sa_flags = SA_SIGINFO | (strcmp(how, "again") ? 0 : SA_RESTART)};
+    struct termios settings;
+    sigset_t set;
+    char bytes[64];
+    sigemptyset(&set);
+    sigaddset(&set, SIGTTIN);
+    sigaddset(&set, SIGTTOU);
+    if (!strcmp(how, "ignores")) a = (struct sigaction){.sa_handler = SIG_IGN};
+    if (!strcmp(how, "blocks")) sigprocmask(SIG_BLOCK, &set, 0);
+    else if (strcmp(how, "stops")) sigaction(SIGTTIN, &a, 0), sigaction(SIGTTOU, &a, 0);
+    tcgetattr(0, &settings);
+    until_told();
+    says("read", read(0, bytes, sizeof bytes));
+    until_told();
+    says("write", write(0, "!", 1));
+    until_told();
+    says("set", tcsetattr(0, TCSANOW, &settings));
+    until_told();
+    says("flush", tcflush(0, TCIFLUSH));
+    sigpending(&set);
+    says("waits", sigismember(&set, SIGTTIN) + sigismember(&set, SIGTTOU));
+}
+
 static void *waits(void *none)
 {
     for (;;) pause();
@@ -50,7 +102,7 @@ int main(int argc, char **argv)
     const char *what = argc > 1 ? argv[1] : "";
     struct sigaction a = {.sa_sigaction = heard, .sa_flags = SA_SIGINFO | SA_RESTART};
     /* Who is stopped in the middle of these goes on with them as if nothing had been. */
-    int goes_on = !strcmp(what, "sleeps") || !strcmp(what, "reads");
+    int goes_on = !strcmp(what, "sleeps") || !strcmp(what, "reads") || !strcmp(what, "uses");
     if (goes_on) sigaction(SIGUSR1, &a, 0);
     else if (strcmp(what, "default"))
         for (int i = 0; i < sizeof signals / sizeof *signals; i++) sigaction(signals[i].number, &a, 0);
@@ -80,7 +132,11 @@ int main(int argc, char **argv)
     say("ready\n");
     if (goes_on) {
         char line[64], bytes[64];
-        while (!told) usleep(1000);
+        if (*what == 'u') {
+            uses(argv[2]);
+            return 5;
+        }
+        until_told();
         long done = *what == 's' ? nanosleep(&(struct timespec){2, 0}, 0) : read(0, bytes, sizeof bytes);
         sprintf(line, "%s %ld\n", what, done);
         say(line);

@@ -93,11 +93,11 @@ static void resize(int columns)
 
 static void all(void)
 {
-    static const int signals[] = {SIGINT, SIGHUP, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT};
+    static const int signals[] = {SIGINT, SIGHUP, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT, SIGTTIN, SIGTTOU};
     rounds("keys", key, 0);
     rounds("sizes", resize, 80);
-    for (int i = 0; i < 7; i++) rounds("to one", to_one, signals[i]);
-    for (int i = 0; i < 7; i++) rounds("to the group", to_group, signals[i]);
+    for (int i = 0; i < 9; i++) rounds("to one", to_one, signals[i]);
+    for (int i = 0; i < 9; i++) rounds("to the group", to_group, signals[i]);
     type(28);
     waited(0);
 }
@@ -185,6 +185,54 @@ static void reads(void)
     waited(0);
 }
 
+/* Uses its terminal in the background, one thing after the other. */
+static void background(int stops)
+{
+    struct termios settings;
+    tcgetattr(30, &settings);
+    settings.c_lflag |= TOSTOP;
+    tcsetattr(30, TCSANOW, &settings);
+    foreground(getpgrp());
+    for (int i = 0; i < 4; i++) {
+        kill(job, SIGUSR1);
+        puts(line());
+        if (stops) {
+            waited(WUNTRACED);
+            foreground(job);
+            kill(-job, SIGCONT);
+            type('x');
+            type('\n');
+        }
+        const char *said;
+        do puts(said = line());
+        while (!strncmp(said, "TT", 2));
+        if (stops) foreground(getpgrp());
+    }
+    puts(line());
+    waited(0);
+}
+
+/* Stops in calls that wait, until so many have ended by that. */
+static void calls(const char *count)
+{
+    const char *said;
+    for (int i = 0; i < 1000; i++) {
+        int status;
+        kill(i & 1 ? job : -job, SIGTSTP);
+        alarm(PATIENCE / 1000);
+        if (waitpid(job, &status, WUNTRACED) != job || !WIFSTOPPED(status)) fail("waiting");
+        alarm(0);
+        kill(-job, SIGCONT);
+        kill(job, SIGUSR1);
+        said = line();
+        if (!strcmp(said, count)) break;
+    }
+    puts(said);
+    kill(job, SIGUSR2);
+    while (strcmp(said = line(), "(end)")) puts(said);
+    waited(0);
+}
+
 /* As timeout(1) ends what it runs: by its number, then by its group. */
 static void by_default(int signal)
 {
@@ -230,6 +278,8 @@ int main(int argc, char **argv)
     if (!strcmp(scenario, "itself")) itself();
     if (!strcmp(scenario, "sleeps")) sleeps();
     if (!strcmp(scenario, "reads")) reads();
+    if (!strcmp(scenario, "background")) background(!strcmp(argv[argc - 1], "stops"));
+    if (!strcmp(scenario, "calls")) calls(argv[argc - 1]);
     if (!strcmp(scenario, "default")) by_default(atoi(argv[argc - 1]));
     return 0;
 }

@@ -7,7 +7,6 @@ use super::super::{Linux, Registers, Restart, Stop};
 use super::frame::{self, Content, FRAME, Places, Returned, Shape, Trap};
 use super::{Action, Info, Signal, SignalStack, UNSTOPPABLE, bit};
 use crate::fault::{Cause, Outcome};
-use crate::job;
 
 /// Bytes of a `SYSCALL` instruction.
 const CALL_BYTES: u64 = 2;
@@ -89,7 +88,7 @@ impl Linux {
                 continue;
             }
             if action.stops(info.signal) {
-                stop(info.signal);
+                self.stop(info.signal);
                 continue;
             }
             if !action.is_handler() {
@@ -307,13 +306,6 @@ impl Linux {
         }
         frame::check(&mut state, shape)?;
         Some(state)
-    }
-}
-
-/// Stops this process, by `signal` of the guest's.
-pub(super) fn stop(signal: Signal) {
-    if let Some(stop) = job::Stop::prepare(signal.into()) {
-        stop.let_through();
     }
 }
 

@@ -244,6 +244,11 @@ impl Action {
         self.handler == Self::DEFAULT && STOPS.contains(&signal.into())
     }
 
+    /// True if `signal` ends the process.
+    fn ends(&self, signal: Signal) -> bool {
+        self.handler == Self::DEFAULT && !self.stops(signal) && !self.ignores(signal)
+    }
+
     /// True if nothing is done about `signal`.
     fn ignores(&self, signal: Signal) -> bool {
         self.handler == Self::IGNORE

@@ -3,10 +3,12 @@
 use rustix::io::Errno;
 
 use super::super::scheduler::{FIRST, Tid};
+use super::super::task::Task;
+use super::super::wait::ends_by_stop;
 use super::super::{Linux, Stop};
-use super::deliver::stop;
 use super::{Action, Info, LAST, MOST_WAITING, REALTIME, Signal, UNSTOPPABLE, bit};
-use crate::job::undone_by;
+use crate::job::{self, undone_by};
+use crate::signals::{self, Set};
 
 /// Whom a signal is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +140,67 @@ impl Linux {
         let _ = self.send(Target::Process, info);
     }
 
+    /// The same of one that stops who has no other plans, and waits for this process (SIGTSTP, SIGTTIN, SIGTTOU). Where it stops the guest, that is left to the
+    /// host's kernel: somebody may have this process go on before it is stopped.
+    pub fn pass_on_stop(&mut self, signal: i32) {
+        let named = signal as Signal;
+        let bit = bit(named);
+        let stops =
+            self.stops_at_once(named) && self.tasks.iter().all(|(_, t)| t.awaited & bit == 0);
+        let taker = self.tasks.iter().find(|(_, task)| task.mask & bit == 0);
+        let Some(tid) = taker.map(|(tid, _)| tid).filter(|_| stops) else {
+            if signals::take(&Set::of(&[signal])).is_some() {
+                self.pass_on(signal);
+            }
+            return;
+        };
+        self.trace_signal(tid, &Info::new(named, libc::SI_USER));
+        self.forget_signals(super::bit(libc::SIGCONT as Signal));
+        job::stops_by(signal);
+        self.goes_on_after_stop();
+    }
+
+    /// The running task neither blocks nor ignores `signal`.
+    pub(in super::super) fn hears(&mut self, signal: i32) -> bool {
+        let signal = signal as Signal;
+        self.task().mask & bit(signal) == 0 && self.signals.action(signal).handler != Action::IGNORE
+    }
+
+    /// `signal` stops the guest, and none is on its way that ends it.
+    fn stops_at_once(&mut self, signal: Signal) -> bool {
+        let shared = self.signals.shared.set();
+        let mut waiting = (1..=LAST).filter(|&other| shared & bit(other) != 0);
+        let ends = waiting.any(|other| self.signals.actions[usize::from(other) - 1].ends(other));
+        !ends && self.signals.action(signal).stops(signal)
+    }
+
+    /// Stops this process, by `signal` of the guest's.
+    pub(super) fn stop(&mut self, signal: Signal) {
+        if let Some(stop) = job::Stop::prepare(signal.into()) {
+            stop.let_through();
+        }
+        self.goes_on_after_stop();
+    }
+
+    /// All threads of the guest have been stopped, and go on: calls end by that which do not wait any more then.
+    fn goes_on_after_stop(&mut self) {
+        let ends = |(tid, task): (Tid, &Task)| {
+            let pending = task.pending.as_ref()?;
+            ends_by_stop(&pending.call, &pending.progress).then_some(tid)
+        };
+        let ended: Vec<Tid> = self.tasks.iter().filter_map(ends).collect();
+        for tid in ended {
+            if let Some(pending) = self
+                .tasks
+                .get_mut(tid)
+                .and_then(|task| task.pending.as_mut())
+            {
+                pending.progress.interrupted = true;
+            }
+            self.scheduler.wake(tid);
+        }
+    }
+
     /// The guest starts out as the VMM was told to: signals that it ignores, and a set of those that it blocks.
     pub fn inherit_signals(&mut self, ignored: &[i32], blocked: u64) {
         for &signal in ignored {
@@ -151,7 +214,7 @@ impl Linux {
     /// Signals that task `tid` has to look at now.
     pub(in super::super) fn signals_due(&self, tid: Tid) -> u64 {
         let shared = self.signals.shared.set();
-        let of_task = |task: &super::super::task::Task| (shared | task.signals.set()) & !task.mask;
+        let of_task = |task: &Task| (shared | task.signals.set()) & !task.mask;
         self.tasks.get(tid).map_or(0, of_task)
     }
 
@@ -173,7 +236,7 @@ impl Linux {
         {
             while let Some(info) = self.take_signal(tid, kept) {
                 self.trace_signal(tid, &info);
-                stop(info.signal);
+                self.stop(info.signal);
             }
             kept = 0;
         }
@@ -197,7 +260,7 @@ impl Linux {
     }
 
     /// What was sent to a task alone is lost when it ends.
-    pub(in super::super) fn forget_task(&mut self, task: &super::super::task::Task) {
+    pub(in super::super) fn forget_task(&mut self, task: &Task) {
         self.signals.waiting -= task.signals.len();
         self.offer_shared();
     }

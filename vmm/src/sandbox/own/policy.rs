@@ -7,13 +7,14 @@ use libc::sock_filter;
 use super::super::bpf::{Policy, Rule, Test, Verdict};
 use super::super::filter::{families, socket_options};
 use super::{LIMITS, PROCESS, Reach, no_new_code, program, programs};
+use crate::job::ASKS;
 use crate::linux::descriptor_requests;
 use crate::linux::table::{self, Process, Topic};
 use crate::network::INTERNET;
 
 /// Calls of the monitor's run loop: what the allocator, the standard library and the handlers in
 /// [`crate::linux`] need beside what they pass on, and the end. What they pass on is in [`table::calls`].
-const MONITOR: [i64; 32] = [
+const MONITOR: [i64; 33] = [
     libc::SYS_memfd_create,
     libc::SYS_poll,
     libc::SYS_ppoll,
@@ -21,6 +22,7 @@ const MONITOR: [i64; 32] = [
     libc::SYS_brk,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigpending,
+    libc::SYS_rt_sigtimedwait,
     libc::SYS_rt_sigreturn,
     libc::SYS_sched_yield,
     libc::SYS_mremap,
@@ -108,6 +110,10 @@ pub(in crate::sandbox) fn policy(reach: Reach, own: u32) -> Policy {
     // One processor's thread has another's come.
     let signals = Rule::one_of(0, &[own], Verdict::Kill);
     policy.set(libc::SYS_tgkill as u32, signals);
+    // What becomes of a terminal's, while a guest uses that in its background.
+    let asks = ASKS.map(i32::cast_unsigned);
+    let actions = Rule::one_of(0, &asks, Verdict::Kill);
+    policy.set(libc::SYS_rt_sigaction as u32, actions);
     let requests = descriptor_requests(network).chain(MONITOR_IOCTLS);
     let requests = Rule::one_of(1, &requests.collect::<Vec<_>>(), Verdict::Kill);
     policy.set(libc::SYS_ioctl as u32, requests);
