@@ -357,7 +357,7 @@ mod tests {
         drop(staged);
         assert_eq!(memory.taken(), bytes(30));
         let next = Staging::new(&memory, &backend);
-        put(&next, &[page(8); 10]).unwrap();
+        put(&next, &vec![page(8); 10]).unwrap();
         assert_eq!(memory.taken(), bytes(40));
         assert!(!has_file(&next));
         drop((uploads, next));
@@ -409,7 +409,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let memory = Memory::of(bytes(40));
         let staging = Staging::new(&memory, &backend(&directory.path().join("absent")));
-        assert_eq!(put(&staging, &[page(1); 8]).unwrap(), 0);
+        assert_eq!(put(&staging, &vec![page(1); 8]).unwrap(), 0);
         let refused = put(&staging, &[page(2); 3]);
         assert!(matches!(refused, Err(StoreError::Io { .. })), "{refused:?}");
         assert_eq!(put(&staging, &[page(3); 2]).unwrap(), bytes(11));
