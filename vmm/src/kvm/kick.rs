@@ -16,7 +16,7 @@ use rustix::time::Timespec;
 
 use super::KvmError;
 use crate::descriptors;
-use crate::job::{self, ASKS};
+use crate::job::ASKS;
 use crate::signals::{self, Set};
 
 /// Signals that are the guest's: what somebody sends to this process, and what the kernel sends it for the processor
@@ -229,9 +229,11 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 /// ignores [`TOLD_BY_ERROR`] from now on.
 pub(super) fn inherited() -> Inherited {
     let ignored = |signal: &i32| descriptors::was_ignored(*signal, signals::action(*signal));
-    let ignored = (1..FIRST_REALTIME).filter(ignored).collect();
+    let ignored: Vec<i32> = (1..FIRST_REALTIME).filter(ignored).collect();
     signals::ignore(TOLD_BY_ERROR);
-    job::stops_by_default();
+    // What a terminal stops a job by stops this process where that is let through. The others do so as it is.
+    let stop_nobody = ASKS.into_iter().filter(|signal| ignored.contains(signal));
+    stop_nobody.for_each(signals::by_default);
     Inherited {
         ignored,
         blocked: signals::blocked().word(),
