@@ -13,8 +13,16 @@ use crate::{job, signals, terminal};
 
 /// What a terminal sends to who reads from it, and to who changes it or writes to it where it does not like that (`TOSTOP`).
 const ASKS: [i32; 2] = [libc::SIGTTIN, libc::SIGTTOU];
-/// Calls that use the file of their first argument, beside [`STREAMS`].
-const OTHERS: [i64; 2] = [libc::SYS_ioctl, libc::SYS_sendfile];
+/// Which arguments of a call are files that it uses as their terminal may not like.
+fn used(number: i64) -> &'static [usize] {
+    match number {
+        libc::SYS_ioctl => &[0],
+        libc::SYS_sendfile => &[0, 1],
+        libc::SYS_splice => &[0, 2],
+        number if STREAMS.contains(&number) => &[0],
+        _ => &[],
+    }
+}
 
 impl Linux {
     /// Serves `call` by `serve`, as the host's kernel would have it of a program that the terminal may stop. What that sends is the guest's.
@@ -43,13 +51,12 @@ impl Linux {
 
     /// `call` is about the terminal, in whose background this process is.
     fn uses_terminal(&self, call: &Call) -> bool {
-        let number = call.number as i64;
-        if !self.at_terminal || !STREAMS.contains(&number) && !OTHERS.contains(&number) {
-            return false;
-        }
-        let file = self.descriptor(call.arguments[0]).ok();
-        let foreground = file.and_then(foreground);
-        foreground.is_some_and(|group| group != self.group)
+        let is_elsewhere = |&at: &usize| {
+            let file = self.descriptor(call.arguments[at]).ok();
+            let foreground = file.and_then(foreground);
+            foreground.is_some_and(|group| group != self.group)
+        };
+        self.at_terminal && used(call.number as i64).iter().any(is_elsewhere)
     }
 }
 

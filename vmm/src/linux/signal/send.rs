@@ -1,6 +1,7 @@
 //! Sending: where a signal waits, and whom it wakes.
 
 use rustix::io::Errno;
+use rustix::time::Timespec;
 
 use super::super::scheduler::{FIRST, Tid};
 use super::super::task::Task;
@@ -9,6 +10,12 @@ use super::super::{Linux, Stop};
 use super::{Action, Info, LAST, MOST_WAITING, REALTIME, Signal, UNSTOPPABLE, bit};
 use crate::job::{self, undone_by};
 use crate::signals::{self, Set};
+
+/// Later than any limit.
+const NEVER: Timespec = Timespec {
+    tv_sec: i64::MAX,
+    tv_nsec: 0,
+};
 
 /// Whom a signal is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,7 +202,10 @@ impl Linux {
                 .get_mut(tid)
                 .and_then(|task| task.pending.as_mut())
             {
-                pending.progress.interrupted = true;
+                let progress = &mut pending.progress;
+                progress.interrupted = true;
+                // The stop came before its limit, however long it lasted.
+                progress.deadline = progress.deadline.map(|_| NEVER);
             }
             self.scheduler.wake(tid);
         }
