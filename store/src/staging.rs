@@ -2,8 +2,8 @@
 //!
 //! What is written to a file is there twice until the commit is done, and read again for it, which together cost as much as
 //! writing it where it is to stay. So most uploads, which are small, have none. Memory is bounded for all of them together, and
-//! for each, so that none takes all: who sends without ever committing makes others slower, and no more. Nothing of it is
-//! durable, and nothing was acknowledged.
+//! for each, so that none takes all: who sends without ever committing has others wait in files, which take disk until the upload is
+//! forgotten. Nothing of it is durable, and nothing was acknowledged.
 
 use std::collections::BTreeMap;
 use std::mem;

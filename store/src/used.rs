@@ -86,6 +86,16 @@ impl Reach {
             ..*record
         })
     }
+
+    /// The record of an open segment that has data behind its used slots, if that is to be another: with as many used slots as there have to
+    /// be, and sealed where some objects cannot be read, for they may refer to what would be appended over.
+    fn right(&self, id: SegmentId, record: &SegmentRecord) -> Option<SegmentRecord> {
+        let mut right = self.raise(id, record).unwrap_or(*record);
+        if self.is_partial {
+            right.state = SegmentState::Sealed;
+        }
+        (right != *record).then_some(right)
+    }
 }
 
 /// Makes the records right of open segments that have data behind their used slots. To be called before anything is appended.
@@ -101,15 +111,16 @@ pub(crate) fn raise_open(index: &Index, backend: &dyn Backend) -> Result<()> {
     let reach = Reach::of_objects(&now);
     let mut batch = index.batch();
     for (id, record) in open {
-        if let Some(raised) = reach.raise(id, &record) {
-            tracing::error!("{}", in_words(id, &record, &raised));
-            batch.put_segment(id, &raised);
-        } else if reach.is_partial {
-            // What cannot be read may refer to what would be appended over.
-            tracing::warn!(segment = %id, "nothing more is appended to it, since some objects cannot be read");
-            let state = SegmentState::Sealed;
-            batch.put_segment(id, &SegmentRecord { state, ..record });
+        let Some(right) = reach.right(id, &record) else {
+            continue;
+        };
+        if right.used > record.used {
+            tracing::error!("{}", in_words(id, &record, &right));
         }
+        if reach.is_partial {
+            tracing::warn!(segment = %id, "nothing more is appended to it, since some objects cannot be read");
+        }
+        batch.put_segment(id, &right);
     }
     batch.commit()
 }
@@ -200,5 +211,29 @@ mod tests {
         reach.note(SegmentId(4), 1 << 40);
         let raised = reach.raise(SegmentId(4), &record(Sparse, Open, 5));
         assert_eq!(raised.map(|raised| raised.used), Some(1024));
+    }
+
+    #[test]
+    fn nothing_is_appended_behind_what_may_be_referred_to() {
+        use SegmentState::{Open, Sealed};
+        let right = |is_partial, end, used| {
+            let reach = Reach {
+                ends: BTreeMap::from([(SegmentId(1), end)]),
+                is_partial,
+            };
+            let record = SegmentRecord {
+                kind: SegmentKind::Sparse,
+                state: Open,
+                used,
+                capacity: 1024,
+            };
+            let right = reach.right(SegmentId(1), &record);
+            right.map(|right| (right.used, right.state))
+        };
+        assert_eq!(right(false, 70, 25), Some((70, Open)));
+        assert_eq!(right(false, 70, 70), None);
+        assert_eq!(right(true, 70, 25), Some((70, Sealed)));
+        assert_eq!(right(true, 70, 70), Some((70, Sealed)));
+        assert_eq!(right(true, 0, 0), Some((0, Sealed)));
     }
 }

@@ -46,6 +46,12 @@ pub(crate) fn drop_input(terminal: BorrowedFd<'_>) -> Result<(), Errno> {
     result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TCFLSH, libc::TCIFLUSH) })
 }
 
+/// Waits until it has sent all.
+pub(crate) fn drain(terminal: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: the argument is a number; no break is sent for one that is not 0.
+    result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TCSBRK, 1) })
+}
+
 /// How long a reader waits for a byte before there is none, in milliseconds: termios(3), the case of
 /// MIN == 0 and TIME > 0.
 pub(crate) fn patience(settings: &Settings) -> Option<u64> {

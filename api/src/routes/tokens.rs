@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use pool_core::digest::ObjectId;
 use pool_core::name::Name;
 use pool_store::manifest::{TokenRecord, TokenScope};
+use pool_store::{Again, StoreError};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -64,6 +65,7 @@ async fn add(
         scope,
         secret,
     };
+    let shown = answer.secret.clone();
     let work = service.clone();
     service
         .with_store(move |store| {
@@ -77,11 +79,12 @@ async fn add(
             let is_made = stored.iter().any(is_there);
             work.gate().replace_stored(stored);
             match added {
+                Ok(_) => Ok(()),
                 Err(error) if is_made => {
                     tracing::warn!(%error, %name, "a token is made nevertheless");
                     Ok(())
                 }
-                other => Ok(other.map(drop)?),
+                Err(error) => Err(not_seen(error, &name, &shown)),
             }
         })
         .await?;
@@ -90,6 +93,25 @@ async fn add(
         location,
         body: answer,
     })
+}
+
+/// The answer about a token `name` that could not be made, or that cannot be seen: the journal may have it, and then so does the
+/// index, from the next start on.
+fn not_seen(error: StoreError, name: &str, secret: &str) -> Problem {
+    let is_for_good = matches!(
+        error,
+        StoreError::NoSpace {
+            again: Again::WithSpace,
+            ..
+        }
+    );
+    let problem = Problem::from(error);
+    if is_for_good {
+        return problem;
+    }
+    problem.hint(format!(
+        "keep {secret}: it is the secret of token {name}, should there be one once the service is started again"
+    ))
 }
 
 fn check_addition(
@@ -159,4 +181,34 @@ async fn remove(State(service): State<Service>, OnePart(name): OnePart) -> Resul
         })
         .await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_is_told_while_its_token_may_yet_be_there() {
+        let hint = |error| not_seen(error, "ci", "s3cret").body.hint;
+        let full = |again| StoreError::NoSpace {
+            doing: "writing",
+            path: "index".into(),
+            again,
+        };
+        let refused = hint(full(Again::WithSpace)).unwrap_or_default();
+        assert!(!refused.contains("s3cret"), "{refused}");
+        let in_doubt = StoreError::InDoubt {
+            path: "generation".into(),
+            error: io::ErrorKind::Other.into(),
+        };
+        for error in [
+            full(Again::WithRoom(16 << 20)),
+            full(Again::Opened),
+            in_doubt,
+        ] {
+            assert!(hint(error).unwrap().contains("s3cret"));
+        }
+    }
 }

@@ -201,7 +201,11 @@ pub(super) fn ioctl(linux: &mut Linux, [fd, request, at, ..]: Arguments) -> Serv
             match (request, at) {
                 // A break takes its time, and no guest has a line to send one on.
                 (libc::TCSBRK, 0) => return Err(Errno::NOTTY.into()),
-                (libc::TCSBRK, _) => return Ok(0),
+                // All is sent; whether this may be asked for here the terminal says.
+                (libc::TCSBRK, _) => {
+                    terminal::drain(line)?;
+                    return Ok(0);
+                }
                 (libc::TCSETSF, _) => terminal::drop_input(line)?,
                 _ => {}
             }
