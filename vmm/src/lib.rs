@@ -22,6 +22,7 @@
 //! | a REST API | a binary over [`run`] |
 
 pub mod descriptors;
+mod extended;
 pub mod fault;
 mod job;
 pub mod kvm;

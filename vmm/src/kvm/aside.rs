@@ -3,9 +3,9 @@
 use kvm_bindings::kvm_regs;
 use rustix::time::Timespec;
 
-use super::extended::Stored;
 use super::frame::Frame;
 use super::pace::Pace;
+use crate::extended::Stored;
 use crate::linux::{DiskCall, FIRST_TASK, Restart, Tid};
 
 /// Where the processor has left the running task.

@@ -12,7 +12,6 @@ mod clock;
 mod counter;
 mod entry;
 mod exception;
-mod extended;
 mod frame;
 mod kick;
 mod msr;

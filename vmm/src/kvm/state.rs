@@ -2,8 +2,8 @@
 
 use kvm_bindings::kvm_xsave;
 
-use super::extended::leave;
 use super::vcpu::Vcpu;
+use crate::extended::leave;
 use crate::linux::{ExtendedState, Shape, StateError};
 
 fn platform(error: kvm_ioctls::Error) -> StateError {

@@ -9,9 +9,9 @@ use rustix::time::Timespec;
 
 use super::KvmError;
 use super::aside::{Aside, Left};
-use super::extended::Stored;
 use super::kick;
 use super::processor::{Next, Turn};
+use crate::extended::Stored;
 use crate::fault::{Fault, Outcome};
 use crate::linux::{Base, Exception, ExtendedState, Reply, Request, Spawn, StateError, Tid};
 

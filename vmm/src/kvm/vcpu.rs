@@ -9,10 +9,10 @@ use pool_core::address::USER_ADDRESS_END;
 use super::KvmError;
 use super::boot::{self, Monitor};
 use super::counter;
-use super::extended::{self, Parts};
 use super::frame::{Frame, user_flags};
 use super::msr::{self, Arrival};
 use super::stats::FaultCounter;
+use crate::extended::{self, Parts};
 
 const CR0: u64 = 0x8005_0033; // PE MP ET NE WP AM PG
 const CR4_BASE: u64 = 1 << 5 | 1 << 9 | 1 << 10; // PAE OSFXSR OSXMMEXCPT

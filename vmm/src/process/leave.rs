@@ -10,13 +10,17 @@
 //! ```text
 //! 0x000  code                       0x440  entry point
 //! 0x200  state of FPU, SSE, AVX     0x448  stack pointer
-//!        as a new program finds it  0x450  how to load the state, how many gaps
+//!        as a new program finds it  0x450  which state to load, how many gaps
 //!                                   0x460  gaps: address and length each
 //! ```
+//!
+//! The state says of all its parts that they are as the processor comes, so nothing is read from behind its header. The processor
+//! looks all the same whether it could: to the end of the last part that it is told to load.
 
 use pool_core::PAGE_SIZE;
 use pool_core::address::USER_ADDRESS_END;
 
+use crate::extended::{self, Parts};
 use crate::plan::Plan;
 use crate::vdso::Moved;
 
@@ -30,6 +34,13 @@ const GAPS: usize = 0x460;
 /// `FXSAVE` layout: control words of x87 and SSE after reset, as Linux sets them for a new program.
 const X87_CONTROL: (usize, u16) = (STATE, 0x37f);
 const SSE_CONTROL: (usize, u32) = (STATE + 24, 0x1f80);
+
+/// Parts that are left as they are: protection keys, whose first state is not all zeros under Linux, and tiles (AMX), of
+/// which the kernel lets only such programs have any as ask for them. They alone take 8 KiB.
+const LEFT: u64 = 1 << 9 | 1 << 17 | 1 << 18;
+/// Parts up to AVX-512, and where the last of them ends on any processor (Intel SDM volume 1, 13.5; AMD's end before).
+const USUAL: u64 = 0xe7;
+const USUAL_BYTES: usize = 2688;
 
 std::arch::global_asm!(
     ".pushsection .text.poolvmm_leave, \"ax\", @progbits",
@@ -65,11 +76,11 @@ std::arch::global_asm!(
     "syscall",
     "test rax, rax",
     "jnz 6f",
-    "cmp qword ptr [rbx + {EXTENDED}], 0",
-    "je 4f",
-    // Everything but the protection keys, whose first state is not all zeros under Linux.
-    "mov eax, 0xfffffdff",
-    "mov edx, 0xffffffff",
+    "mov rax, [rbx + {EXTENDED}]",
+    "test rax, rax",
+    "jz 4f",
+    "mov rdx, rax",
+    "shr rdx, 32",
     "xrstor [rbx + {STATE}]",
     "jmp 5f",
     "4:",
@@ -126,7 +137,7 @@ fn code() -> &'static [u8] {
     unsafe { std::slice::from_raw_parts(start, end as usize - start as usize) }
 }
 
-/// The page (or pages, if the image has very many gaps) that turns this process into the guest of
+/// The page (or pages, if the image has very many gaps or the processor much state) that turns this process into the guest of
 /// `plan`, whose stack pointer is `stack` and whose vdso is `vdso`: to be mapped at the monitor's address, executable.
 pub(super) fn page(plan: &Plan, stack: u64, vdso: Option<&Moved>) -> Vec<u8> {
     let monitor = plan.rooms.monitor.0;
@@ -135,7 +146,8 @@ pub(super) fn page(plan: &Plan, stack: u64, vdso: Option<&Moved>) -> Vec<u8> {
     kept.extend(vdso.map(|vdso| (vdso.all().start, vdso.all().end)));
     kept.push((monitor, monitor + PAGE_SIZE));
     kept.sort_unstable();
-    let most = GAPS + 16 * (kept.len() + 1);
+    let loaded = extended::of_this_process() & !LEFT;
+    let most = (GAPS + 16 * (kept.len() + 1)).max(STATE + looked_at(loaded));
     let length = most.next_multiple_of(PAGE_SIZE as usize);
     let own = kept.partition_point(|&(start, _)| start < monitor);
     kept[own].1 = monitor + length as u64;
@@ -148,7 +160,7 @@ pub(super) fn page(plan: &Plan, stack: u64, vdso: Option<&Moved>) -> Vec<u8> {
     put(SSE_CONTROL.0, &SSE_CONTROL.1.to_le_bytes());
     put(ENTRY, &plan.entry.0.to_le_bytes());
     put(STACK, &stack.to_le_bytes());
-    put(EXTENDED, &u64::from(has_xsave()).to_le_bytes());
+    put(EXTENDED, &loaded.to_le_bytes());
     put(COUNT, &(gaps.len() as u64).to_le_bytes());
     for (at, (start, end)) in gaps.iter().enumerate() {
         put(GAPS + 16 * at, &start.to_le_bytes());
@@ -157,9 +169,10 @@ pub(super) fn page(plan: &Plan, stack: u64, vdso: Option<&Moved>) -> Vec<u8> {
     page
 }
 
-/// The kernel lets programs use `XRSTOR` (CPUID 1, OSXSAVE).
-fn has_xsave() -> bool {
-    std::arch::x86_64::__cpuid(1).ecx & (1 << 27) != 0
+/// Bytes of a state that have to be there when the parts `loaded` are: those that no processor has yet are asked for.
+fn looked_at(loaded: u64) -> usize {
+    let others = loaded & !USUAL;
+    Parts::of(others).length(others).max(USUAL_BYTES)
 }
 
 /// Start and end of what the plan maps.
@@ -198,5 +211,14 @@ mod tests {
         assert!(code().len() <= STATE, "{} bytes", code().len());
         assert_eq!(&code()[code().len() - 2..], [0x0f, 0x0b]);
         assert!(STATE.is_multiple_of(64) && STATE + 576 <= ENTRY);
+    }
+
+    /// XRSTOR faults otherwise, on processors that have tiles for one.
+    #[test]
+    fn there_is_room_for_all_that_the_processor_looks_at() {
+        let loaded = extended::of_this_process() & !LEFT;
+        let all = Parts::of(loaded).length(loaded);
+        assert!(looked_at(loaded) >= all);
+        assert!(STATE + USUAL_BYTES <= PAGE_SIZE as usize);
     }
 }

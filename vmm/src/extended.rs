@@ -1,5 +1,5 @@
 //! A task's state beyond its general registers (x87, SSE, AVX, AVX-512), as XSAVE has it in its
-//! standard form (Intel SDM volume 1, 13.4).
+//! standard form (Intel SDM volume 1, 13.4), and which of it there is.
 
 use std::arch::x86_64::__cpuid_count;
 use std::fmt;
@@ -13,14 +13,14 @@ const LEGACY: u64 = 3;
 
 /// Where the parts end, by their bit.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Parts {
+pub(crate) struct Parts {
     ends: [usize; 64],
-    pub(super) features: u64,
+    pub(crate) features: u64,
 }
 
 impl Parts {
     /// The parts of `features` (XCR0). Where they lie is the processor's own, and the same under KVM.
-    pub(super) fn of(features: u64) -> Self {
+    pub(crate) fn of(features: u64) -> Self {
         let mut ends = [BASE; 64];
         for (part, end) in ends.iter_mut().enumerate().skip(2) {
             if features >> part & 1 != 0 {
@@ -35,7 +35,7 @@ impl Parts {
     }
 
     /// Bytes up to the end of the last part of `features`.
-    pub(super) fn length(&self, features: u64) -> usize {
+    pub(crate) fn length(&self, features: u64) -> usize {
         let parts = (0..64).filter(|bit| features >> bit & 1 != 0);
         parts.map(|bit| self.ends[bit]).max().unwrap_or(BASE)
     }
@@ -49,14 +49,14 @@ fn in_use(state: &[u8]) -> u64 {
 
 /// Leaves `features` of a state. KVM tells of parts that are in use on the host and that the processor was not
 /// given (protection keys), and takes no state back that has such.
-pub(super) fn leave(state: &mut [u8], features: u64) {
+pub(crate) fn leave(state: &mut [u8], features: u64) {
     let left = in_use(state) & features;
     state[IN_USE..IN_USE + 8].copy_from_slice(&left.to_le_bytes());
 }
 
 /// The state of a task that does not run: no longer than what it uses.
 #[derive(Clone)]
-pub(super) struct Stored(Box<[u8]>);
+pub(crate) struct Stored(Box<[u8]>);
 
 impl fmt::Debug for Stored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -66,20 +66,20 @@ impl fmt::Debug for Stored {
 
 impl Stored {
     /// What is in use of `state`.
-    pub(super) fn of(state: &[u8], parts: &Parts) -> Self {
+    pub(crate) fn of(state: &[u8], parts: &Parts) -> Self {
         let in_use = in_use(state) & parts.features;
         let length = parts.length(in_use).min(state.len());
         Self(state[..length].into())
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
 /// What this process itself may use (XCR0). A program under KVM without hardware support finds the
 /// same: nothing stands between it and the processor.
-pub(super) fn of_this_process() -> u64 {
+pub(crate) fn of_this_process() -> u64 {
     /// CPUID says that XGETBV can be executed.
     const OSXSAVE: u32 = 1 << 27;
     if __cpuid_count(1, 0).ecx & OSXSAVE == 0 {
