@@ -1,8 +1,10 @@
 /* Random calls about memory with arguments of every kind: prints what each returns, and what 16 pages then hold
- * and allow. Two kernels that agree print the same. Usage: SEED STEPS FILE SHARED_FILE MOVES_SEVERAL.
+ * and allow. Two kernels that agree print the same. Usage: SEED STEPS FILE SHARED_FILE MOVES_SEVERAL
+ * HIDES_CODE.
  *
  * Left out is what a kernel may do either way: what MADV_FREE leaves, whether neighbours that are alike are one
- * mapping, where a mapping without an address goes. */
+ * mapping, where a mapping without an address goes. And with HIDES_CODE, whether pages that may be executed alone can be
+ * read: a kernel of a processor with protection keys keeps programs from it. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -29,7 +31,7 @@ static sigjmp_buf back;
 static volatile int fault;
 static char some[1 << 16];
 static unsigned char there[1 << 16];
-static int file, shared, moves, pipes[2];
+static int file, shared, moves, hidden, pipes[2];
 static char *heap;
 
 static uint64_t next(uint64_t most)
@@ -85,7 +87,8 @@ static uint64_t length(void)
 static int protection(void)
 {
     static const int kinds[] = { 0, 1, 3, 3, 3, 3, 1, 5, 2, 4, 7, 8, 0x10 };
-    return kinds[next(next(6) ? 7 : 13)];
+    int kind = kinds[next(next(6) ? 7 : 13)];
+    return kind == PROT_EXEC && hidden ? PROT_EXEC | PROT_READ : kind;
 }
 
 static void said(const char *call, uint64_t a, uint64_t b, uint64_t c, long result)
@@ -211,12 +214,13 @@ int main(int count, char **arguments)
     static char stack[1 << 16];
     stack_t other = { .ss_sp = stack, .ss_size = sizeof stack };
     struct sigaction action = { .sa_sigaction = caught, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK };
-    if (count != 6) return 2;
+    if (count != 7) return 2;
     setvbuf(stdout, malloc(1 << 16), _IOFBF, 1 << 16);
     state = strtoul(arguments[1], 0, 0) * 2654435761u + 88172645463325252UL;
     file = open(arguments[3], O_RDWR);
     shared = open(arguments[4], O_RDWR);
     moves = atoi(arguments[5]);
+    hidden = atoi(arguments[6]);
     if (file < 0 || shared < 0 || pipe(pipes)) return 2;
     sigaltstack(&other, 0);
     sigaction(SIGSEGV, &action, 0);

@@ -123,6 +123,13 @@ pub fn kernel() -> (u32, u32) {
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
+/// True if the host's kernel names `flag` among its processors'.
+pub fn has_processor_flag(flag: &str) -> bool {
+    let processors = fs::read_to_string("/proc/cpuinfo").unwrap();
+    let mut flags = processors.lines().filter(|line| line.starts_with("flags"));
+    flags.any(|line| line.split_whitespace().any(|word| word == flag))
+}
+
 pub fn assert_same(what: &str, found: &Output, native: &Output) {
     assert_eq!(
         text(&found.stdout),
