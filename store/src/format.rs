@@ -133,6 +133,16 @@ pub enum SegmentKind {
     Sparse,
 }
 
+impl SegmentKind {
+    /// Slots that are handed out together, the first of them at a multiple of so many.
+    pub(crate) fn unit(self) -> u32 {
+        match self {
+            Self::Dense => PAGES_PER_WINDOW as u32,
+            Self::Sparse => 1,
+        }
+    }
+}
+
 /// Where a segment is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SegmentState {
@@ -158,6 +168,14 @@ pub struct SegmentRecord {
 }
 
 impl SegmentRecord {
+    /// The slots used, in whole units of the segment's kind: where the next unit goes. `None` where there is no room for one.
+    pub(crate) fn next_unit(&self) -> Option<u32> {
+        let unit = self.kind.unit();
+        let next = self.used.checked_next_multiple_of(unit)?;
+        let end = next.checked_add(unit)?;
+        (end <= self.capacity).then_some(next)
+    }
+
     /// 12 bytes: kind, state, two zeros, used, capacity.
     pub fn encode(&self) -> [u8; 12] {
         let kind = match self.kind {

@@ -65,7 +65,7 @@ pub(crate) struct Appender {
     distrust: Arc<Distrust>,
     /// While the index is not trusted: the number of the first segment that was begun since.
     begun_from: Option<u64>,
-    /// Left open beside those that are appended to, from a time in which the index was not trusted.
+    /// Left open beside those that are appended to, from a time in which the index was not trusted, or without room for more.
     left: Vec<SegmentId>,
     /// Bytes of slots that were handed out and are not filled yet.
     promised: Arc<Promised>,
@@ -318,8 +318,9 @@ impl Appender {
         for segment in self.touched() {
             // What was committed is what the index says.
             let id = segment.target.id();
-            if let Some((_, record)) = records.iter().find(|(other, _)| *other == id) {
-                segment.discard_from(Slot(record.used));
+            let record = records.iter().find(|(other, _)| *other == id);
+            if let Some(next) = record.and_then(|(_, record)| record.next_unit()) {
+                segment.discard_from(Slot(next));
             }
         }
         self.reload(&records)
@@ -356,19 +357,26 @@ impl Appender {
         self.spare.clear();
         self.left.clear();
         for &(id, record) in records {
-            if self.begun_from.is_some_and(|from| u64::from(id.0) < from) {
+            let is_kept_off = self.begun_from.is_some_and(|from| u64::from(id.0) < from);
+            if is_kept_off || record.state != SegmentState::Open {
                 continue;
             }
-            if record.state == SegmentState::Open && record.used == 0 {
+            if record.used == 0 {
                 self.spare.push(id);
-            } else if record.state == SegmentState::Open {
-                let file = self.backend.open(id, true)?;
-                let target = Arc::new(Target::new(id, file, record.used));
-                let before = self
-                    .open_segment(record.kind)
-                    .replace(OpenSegment { target, record });
-                self.left.extend(before.map(|before| before.target.id()));
+                continue;
             }
+            // What is on record may be wrong, and a window goes nowhere but to a multiple of 2 MiB.
+            let Some(used) = record.next_unit() else {
+                self.left.push(id);
+                continue;
+            };
+            let record = SegmentRecord { used, ..record };
+            let file = self.backend.open(id, true)?;
+            let target = Arc::new(Target::new(id, file, used));
+            let before = self
+                .open_segment(record.kind)
+                .replace(OpenSegment { target, record });
+            self.left.extend(before.map(|before| before.target.id()));
         }
         Ok(())
     }
@@ -422,7 +430,7 @@ impl Appender {
         let open = self.open_segment(kind);
         if open
             .as_ref()
-            .is_some_and(|segment| segment.record.used == segment.record.capacity)
+            .is_some_and(|segment| segment.record.next_unit().is_none())
         {
             let mut full = open.take().expect("checked above");
             full.record.state = SegmentState::Sealed;
@@ -482,7 +490,9 @@ impl Appender {
         while count > 0 {
             let segment = self.with_room(SegmentKind::Sparse)?;
             let boundary = PAGES_PER_WINDOW as u32;
-            let run = count.min(boundary - segment.record.used % boundary);
+            let record = &segment.record;
+            let left = record.capacity - record.used;
+            let run = count.min(boundary - record.used % boundary).min(left);
             let room = segment.reserve(run);
             let target = Arc::clone(&segment.target);
             count -= run;

@@ -13,7 +13,7 @@ use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW};
 use crate::Reader;
 use crate::backend::Backend;
 use crate::error::Result;
-use crate::format::{Location, ObjectRecord, SegmentKind, SegmentRecord, SegmentState};
+use crate::format::{Location, ObjectRecord, SegmentRecord, SegmentState};
 use crate::index::{Index, records};
 
 /// How far segments are referred to.
@@ -70,11 +70,8 @@ impl Reach {
         if record.state == SegmentState::Retired {
             return None;
         }
-        let unit = match record.kind {
-            SegmentKind::Dense => PAGES_PER_WINDOW,
-            SegmentKind::Sparse => 1,
-        };
-        let end = self.ends.get(&id)?.next_multiple_of(unit);
+        let unit = record.kind.unit();
+        let end = self.ends.get(&id)?.next_multiple_of(unit.into());
         let used = end.min(record.capacity.into()) as u32;
         let is_full = used == record.capacity;
         (used > record.used).then_some(SegmentRecord {
@@ -178,6 +175,7 @@ fn in_words(id: SegmentId, record: &SegmentRecord, raised: &SegmentRecord) -> St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::SegmentKind;
 
     #[test]
     fn records_are_raised_to_what_is_referred_to_and_never_lowered() {

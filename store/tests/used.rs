@@ -15,9 +15,9 @@ use closed::{
     set_used, tamper,
 };
 use common::{assert_stored, content, options, push_library};
-use pool_core::PageCount;
 use pool_core::extent::SegmentId;
-use pool_store::format::{SegmentRecord, SegmentState};
+use pool_core::{ObjectId, PageCount};
+use pool_store::format::{SegmentKind, SegmentRecord, SegmentState};
 use pool_store::placement::Placement;
 use pool_store::repair::{Remedy, repair};
 use pool_store::superblock::{FEATURE_JOURNAL, FEATURE_MASKED, Superblock};
@@ -58,6 +58,22 @@ fn forget_journal(directory: &Path) {
     let mut superblock = Superblock::decode(&fs::read(&path).unwrap(), true).unwrap();
     superblock.read_only_compatible &= !(FEATURE_JOURNAL | FEATURE_MASKED);
     fs::write(path, superblock.encode()).unwrap();
+}
+
+/// Makes the records of open segments of a kind that have slots in use say so many.
+fn forge_open(directory: &Path, kind: SegmentKind, used: u32) {
+    tamper(directory, |index| {
+        let family = index.cf_handle("segments").unwrap();
+        let records = index.iterator_cf(family, rocksdb::IteratorMode::Start);
+        let records: Vec<_> = records.map(Result::unwrap).collect();
+        for (key, value) in records {
+            let mut record = SegmentRecord::decode(&value).unwrap();
+            if (record.kind, record.state) == (kind, SegmentState::Open) && record.used > 0 {
+                record.used = used;
+                index.put_cf(family, key, record.encode()).unwrap();
+            }
+        }
+    });
 }
 
 /// A store with sealed and open segments of both kinds, closed, and its segments.
@@ -224,4 +240,47 @@ fn what_a_kill_leaves_behind_used_slots_is_appended_over_as_ever() {
     assert_eq!(records(&store), before);
     push(&store, 2);
     assert_pushed(&store, 2);
+}
+
+#[test]
+fn windows_go_to_multiples_of_their_size_and_nothing_beyond_the_end_whatever_records_say() {
+    let path = places();
+    example(&path("made"));
+    push(&reopen(&path("made")).unwrap(), 0);
+    // Nothing but holes is behind the first 200 pages of the last window, so that nothing tells of what records lack.
+    for (kind, used) in [
+        (SegmentKind::Dense, 300),
+        (SegmentKind::Dense, 700),
+        (SegmentKind::Dense, 1024),
+        (SegmentKind::Sparse, 1024),
+    ] {
+        let directory = path(&format!("{kind:?}{used}"));
+        copy(&path("made"), &directory);
+        let open = |(_, record): &(&SegmentId, &SegmentRecord)| {
+            (record.kind, record.state) == (kind, SegmentState::Open) && record.used > 0
+        };
+        let before = records(&reopen(&directory).unwrap());
+        let (forged, _) = before.iter().find(open).unwrap();
+        forge_open(&directory, kind, used);
+        forget_journal(&directory);
+        let store = reopen(&directory).unwrap();
+        for seed in 1..4 {
+            push(&store, seed);
+        }
+        drop(store);
+        let store = reopen(&directory).unwrap();
+        let after = records(&store);
+        assert_eq!(after[forged].state, SegmentState::Sealed, "{after:?}");
+        for seed in 0..4 {
+            assert_pushed(&store, seed);
+            let dense = ObjectId::of(&content(1001 + 2 * seed, 200));
+            let map = store.object(dense).unwrap().unwrap().map;
+            let first = map.extents()[0];
+            assert!(first.dense && first.slot.0.is_multiple_of(512), "{first:?}");
+        }
+        assert_whole(&store);
+        drop(store);
+        let plan = repair(&directory, true, &mut |_| ()).unwrap();
+        assert_eq!((plan.remedy, plan.wrong), (Remedy::None, vec![]), "{used}");
+    }
 }
