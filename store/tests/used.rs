@@ -5,6 +5,7 @@
 
 mod closed;
 mod common;
+mod failing;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +16,7 @@ use closed::{
     set_used, tamper,
 };
 use common::{assert_stored, content, options, push_library};
+use failing::while_failing;
 use pool_core::extent::SegmentId;
 use pool_core::{ObjectId, PageCount};
 use pool_store::format::{SegmentKind, SegmentRecord, SegmentState};
@@ -283,4 +285,58 @@ fn windows_go_to_multiples_of_their_size_and_nothing_beyond_the_end_whatever_rec
         let plan = repair(&directory, true, &mut |_| ()).unwrap();
         assert_eq!((plan.remedy, plan.wrong), (Remedy::None, vec![]), "{used}");
     }
+}
+
+#[test]
+fn records_are_right_before_a_file_that_nobody_knows_seals_them() {
+    let path = places();
+    let before = segmented(&path("store"));
+    tamper(&path("store"), |index| set_used(index, |used| used / 4));
+    forget_journal(&path("store"));
+    let stray = path("store/segments/00000050.seg");
+    fs::write(&stray, [7; 4096]).unwrap();
+    let store = reopen(&path("store")).unwrap();
+    assert!(!stray.exists());
+    let after = records(&store);
+    for (id, record) in &before {
+        assert_eq!(after[id].state, SegmentState::Sealed, "{id}");
+        if record.state == SegmentState::Open {
+            assert!(after[id].used >= record.used, "{id}: {after:?}");
+        }
+    }
+    push(&store, 2);
+    assert_whole(&store);
+    (0..3).for_each(|seed| assert_pushed(&store, seed));
+}
+
+#[test]
+fn a_file_that_nobody_knows_stays_until_it_is_on_record_that_it_was_there() {
+    let path = places();
+    let before = segmented(&path("store"));
+    let stray = path("store/segments/00000050.seg");
+    fs::write(&stray, [7; 4096]).unwrap();
+    // The journal writes its frames by pwrite(2).
+    let refused = while_failing(libc::SYS_pwrite64, libc::EIO, || reopen(&path("store")));
+    let refused = refused.map(drop).unwrap_err();
+    assert!(matches!(refused, StoreError::Io { .. }), "{refused:?}");
+    assert!(stray.exists());
+    let lost = path("store/lost");
+    // The file cannot be moved, and that it is there is on record.
+    fs::write(&lost, []).unwrap();
+    reopen(&path("store")).map(drop).unwrap_err();
+    assert!(stray.exists());
+    gone(&stray);
+    gone(&lost);
+    let store = reopen(&path("store")).unwrap();
+    push(&store, 2);
+    let after = records(&store);
+    for id in before.keys() {
+        assert_eq!(after[id].state, SegmentState::Sealed, "{id}");
+    }
+    let new: Vec<_> = after.keys().filter(|id| !before.contains_key(id)).collect();
+    assert!(
+        !new.is_empty() && new.iter().all(|id| id.0 > 0x50),
+        "{new:?}"
+    );
+    assert_whole(&store);
 }

@@ -114,8 +114,9 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
             "the index is not trusted: no segment file is moved aside or written to"
         );
     } else {
-        set_aside(&index, backend.as_ref(), &examined.unknown)?;
+        // Before segments are sealed, of which nobody looks how far they are referred to.
         used::raise_open(&index, backend.as_ref())?;
+        set_aside(&index, backend.as_ref(), &examined.unknown)?;
     }
     let staging = directory.join(format::STAGING_DIRECTORY);
     fs::create_dir_all(&staging).map_err(|source| StoreError::io("creating", staging, source))?;
@@ -191,18 +192,11 @@ pub(crate) fn backend(directory: &Path) -> Arc<dyn Backend> {
 }
 
 /// Moves segment files aside that the index does not know. Somebody put them there, or the index is
-/// not what it should be: from then on nothing is written to segments that were open, either.
+/// not what it should be: from then on nothing is written to segments that were open, either, and their numbers are nobody's. That is
+/// committed first, since nothing tells of it once the files are gone.
 fn set_aside(index: &Index, backend: &dyn Backend, unknown: &[SegmentId]) -> Result<()> {
     if unknown.is_empty() {
         return Ok(());
-    }
-    for id in unknown {
-        let path = backend.set_aside(*id)?;
-        tracing::warn!(
-            segment = %id,
-            path = %path.display(),
-            "moved a segment file aside that the index does not know; remove it if nobody misses it"
-        );
     }
     let mut batch = index.batch();
     for (id, mut record) in index.now().segments()? {
@@ -215,5 +209,14 @@ fn set_aside(index: &Index, backend: &dyn Backend, unknown: &[SegmentId]) -> Res
     let after = taken.map(|id| u64::from(id.0) + 1).max();
     let next = index.now().next_segment()?.max(after.unwrap_or(0));
     batch.put_next_segment(next);
-    batch.commit()
+    batch.commit()?;
+    for id in unknown {
+        let path = backend.set_aside(*id)?;
+        tracing::warn!(
+            segment = %id,
+            path = %path.display(),
+            "moved a segment file aside that the index does not know; remove it if nobody misses it"
+        );
+    }
+    Ok(())
 }
