@@ -1,8 +1,6 @@
 //! Request bodies, with their limits.
 
-use std::fs::File;
 use std::future::poll_fn;
-use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -13,6 +11,7 @@ use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{StreamExt as _, stream};
+use pool_store::Spool;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::pace::Progress;
@@ -250,24 +249,23 @@ impl LimitedBody {
         Ok((all, taken))
     }
 
-    /// Writes the whole body to `file`.
-    pub(crate) async fn spool(&mut self, mut file: File) -> problem::Result<File> {
+    /// Writes the whole body to `spool`.
+    pub(crate) async fn spool(&mut self, mut spool: Spool) -> problem::Result<Spool> {
         let mut gathered = Vec::with_capacity(WRITE_SIZE);
         loop {
             let piece = self.next().await?;
             let last = piece.is_none();
             gathered.extend_from_slice(&piece.unwrap_or_default());
             if gathered.len() >= WRITE_SIZE || last {
-                (file, gathered) = blocking(move || {
-                    file.write_all(&gathered)
-                        .map_err(|error| Problem::io("keeping the upload", &error))?;
+                (spool, gathered) = blocking(move || {
+                    spool.write(&gathered)?;
                     gathered.clear();
-                    Ok((file, gathered))
+                    Ok((spool, gathered))
                 })
                 .await?;
             }
             if last {
-                return Ok(file);
+                return Ok(spool);
             }
         }
     }

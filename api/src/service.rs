@@ -1,6 +1,5 @@
 //! The service behind the routes: the store, uploads under way, tokens, limits, counters.
 
-use std::fs::File;
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
@@ -9,10 +8,9 @@ use std::time::{Duration, Instant};
 use axum::http::StatusCode;
 use pool_core::digest::ObjectId;
 use pool_gc::{Cause, CollectOptions, CollectReport, Scrubbed};
-use pool_store::format::STAGING_DIRECTORY;
 use pool_store::scrub::State as ScrubState;
 use pool_store::stats::StoreStats;
-use pool_store::{Progress, Store, now, time_of};
+use pool_store::{Progress, Spool, Store, now, time_of};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::auth::Gate;
@@ -345,10 +343,8 @@ impl Service {
     }
 
     /// A nameless file on the store's own disk, for a body that is sent whole. Blocks.
-    pub(crate) fn spool_file(&self) -> Result<File> {
-        let directory = self.0.store.directory().join(STAGING_DIRECTORY);
-        tempfile::tempfile_in(directory)
-            .map_err(|error| Problem::io("making a file for the upload", &error))
+    pub(crate) fn spool(&self) -> Result<Spool> {
+        Ok(self.0.store.spool()?)
     }
 }
 

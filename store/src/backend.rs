@@ -71,6 +71,8 @@ pub trait Backend: Debug + Send + Sync {
     fn disk_usage(&self, id: SegmentId) -> Result<u64>;
     /// Bytes that can be written to segments before the disk is full, as far as it can be told.
     fn free_bytes(&self) -> Result<u64>;
+    /// Bytes that can be written to temporary files before their disk is full, likewise.
+    fn free_for_temporary(&self) -> Result<u64>;
     /// A nameless file that grows as it is written and ends with its last user.
     fn temporary(&self) -> Result<Arc<dyn SegmentFile>>;
 }
@@ -167,6 +169,13 @@ pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// Bytes that can be written before the disk that `directory` is on is full.
+pub(crate) fn free_bytes_of(directory: &Path) -> Result<u64> {
+    rustix::fs::statvfs(directory)
+        .map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+        .map_err(|errno| StoreError::io("measuring", directory, errno.into()))
 }
 
 /// Makes changes of the names in `directory` durable.
@@ -300,9 +309,11 @@ impl Backend for DirectoryBackend {
     }
 
     fn free_bytes(&self) -> Result<u64> {
-        rustix::fs::statvfs(&self.directory)
-            .map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))
-            .map_err(|errno| StoreError::io("measuring", &self.directory, errno.into()))
+        free_bytes_of(&self.directory)
+    }
+
+    fn free_for_temporary(&self) -> Result<u64> {
+        free_bytes_of(&self.staging)
     }
 
     fn temporary(&self) -> Result<Arc<dyn SegmentFile>> {

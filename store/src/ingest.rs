@@ -28,7 +28,7 @@ impl Store {
         let lengths: HashMap<_, _> = announced.map(|object| (object.id, object.length)).collect();
         self.check_quotas_of(&manifest.target, |id| lengths.get(&id).copied())?;
         self.check_left_out(&manifest)?;
-        let staging = Staging::new(&self.upload_memory, &self.view.backend);
+        let staging = Staging::new(&self.upload_memory, &self.view.backend, &self.promised);
         Ok(Upload::new(manifest, self.epoch()?, staging))
     }
 

@@ -60,6 +60,7 @@ mod segment;
 mod slots;
 pub mod small_file;
 mod snapshot;
+mod spool;
 mod staging;
 pub mod stats;
 mod steps;
@@ -86,6 +87,7 @@ pub use open_segments::OpenSegments;
 pub use opening::may_lack_file;
 pub use progress::{Progress, time_of};
 pub use snapshot::Snapshot;
+pub use spool::Spool;
 pub use view::{Held, StoreView};
 
 use barrier::Barrier;
@@ -94,6 +96,7 @@ use manifest::Timestamp;
 use placement::PlacementPolicy;
 use queue::Queue;
 use quota::Quotas;
+use room::Promised;
 use segment::Appender;
 use staging::Memory;
 use superblock::Superblock;
@@ -135,6 +138,8 @@ pub struct Store {
     groups: Arc<Groups>,
     quotas: Quotas,
     upload_memory: Arc<Memory>,
+    /// Disk that uploads are about to write to.
+    promised: Arc<Promised>,
     /// Keeps other writers away.
     _lock: File,
 }
@@ -191,12 +196,13 @@ impl Store {
             view.set_distrust(true);
         }
         view.set_damage(view.index.now().damaged()?);
-        let groups = Arc::default();
+        let (groups, promised) = (Arc::default(), Arc::default());
         let appender = Appender::open(
             Arc::clone(&view.backend),
             &view.index,
             &groups,
             &view.distrust,
+            &promised,
             superblock.segment_bytes,
         )?;
         let store = Self {
@@ -211,6 +217,7 @@ impl Store {
             groups,
             quotas: Quotas::default(),
             upload_memory: Memory::of(options.upload_memory),
+            promised,
             _lock: lock,
         };
         if let Err(error) = store.checkpoint_if_due() {

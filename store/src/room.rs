@@ -2,19 +2,17 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::backend::Backend;
 use crate::error::{Result, StoreError};
 
-/// Bytes of the segments' disk that new pages do not take. Most often the index is there, too, and writes to tables what its
-/// log has (16 MiB of a family) before it opens; and collections, which give room back, need some.
+/// Bytes of a disk that new pages do not take, in segments or on their way there. Most often the index is there, too, and writes to
+/// tables what its log has (16 MiB of a family) before it opens; and collections, which give room back, need some.
 pub(crate) const KEPT: u64 = 16 << 20;
 
 /// Bytes that uploads under way may write yet.
 #[derive(Debug, Default)]
-pub(crate) struct Promised(AtomicU64);
+pub(crate) struct Promised(Mutex<u64>);
 
 /// Disk that is an upload's until this value is dropped, by when what it was for is written.
 #[derive(Debug)]
@@ -25,36 +23,41 @@ pub(crate) struct Promise {
 }
 
 impl Promised {
-    /// Promises so many bytes; `None` when there are not enough. To be called by one at a time.
+    /// Promises so many bytes of a disk that has as many as `free` says; `None` when there are not enough.
     pub(crate) fn add(
         self: &Arc<Self>,
-        backend: &dyn Backend,
         bytes: u64,
+        free: impl FnOnce() -> Result<u64>,
     ) -> Result<Option<Promise>> {
-        // Before the disk is looked at: what is written meanwhile counts twice, and not never.
-        let others = self.0.load(Ordering::Acquire);
-        if backend.free_bytes()? < others.saturating_add(bytes).saturating_add(KEPT) {
+        // Until the disk was looked at: what is written meanwhile counts twice, and not never.
+        let mut others = self.others();
+        let needed = others.saturating_add(bytes).saturating_add(KEPT);
+        if free()? < needed {
             return Ok(None);
         }
-        self.0.fetch_add(bytes, Ordering::AcqRel);
+        *others += bytes;
         Ok(Some(Promise {
             promised: Arc::clone(self),
             bytes,
         }))
     }
+
+    fn others(&self) -> MutexGuard<'_, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        self.promised.0.fetch_sub(self.bytes, Ordering::AcqRel);
+        *self.promised.others() -= self.bytes;
     }
 }
 
-/// The refusal of an upload that has found too little.
-pub(crate) fn none_left() -> StoreError {
+/// The refusal of an upload that has found too little for what it would write to.
+pub(crate) fn none_left(beside: impl Into<PathBuf>) -> StoreError {
     StoreError::io(
         "keeping 16 MiB free for the index and collections beside",
-        PathBuf::from("the segments"),
+        beside,
         io::Error::from(io::ErrorKind::StorageFull),
     )
 }

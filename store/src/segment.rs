@@ -25,7 +25,7 @@ use crate::error::{Result, StoreError};
 use crate::format::{Location, SegmentKind, SegmentRecord, SegmentState};
 use crate::group::Groups;
 use crate::index::{Batch, Index};
-use crate::room::{Promise, Promised};
+use crate::room::{self, Promise, Promised};
 use crate::target::Target;
 
 /// A run of reserved slots: the first, and how many.
@@ -96,6 +96,7 @@ impl Appender {
         index: &Arc<Index>,
         groups: &Arc<Groups>,
         distrust: &Arc<Distrust>,
+        promised: &Arc<Promised>,
         segment_bytes: u64,
     ) -> Result<Self> {
         let mut appender = Self {
@@ -105,7 +106,7 @@ impl Appender {
             distrust: Arc::clone(distrust),
             begun_from: None,
             left: Vec::new(),
-            promised: Arc::default(),
+            promised: Arc::clone(promised),
             segment_slots: (segment_bytes / PAGE_SIZE) as u32,
             next: 0,
             dense: None,
@@ -445,15 +446,15 @@ impl Appender {
     /// When less than [`KEPT`](crate::room::KEPT) would be left.
     pub(crate) fn promise(&mut self, bytes: u64) -> Result<Promise> {
         let backend = Arc::clone(&self.backend);
-        let backend = backend.as_ref();
-        if let Some(promise) = self.promised.add(backend, bytes)? {
+        let free = || backend.free_bytes();
+        if let Some(promise) = self.promised.add(bytes, free)? {
             return Ok(promise);
         }
         // A kill leaves what uploads under way had written.
         self.look_at_trust()?;
         self.discard_leftovers();
-        let promise = self.promised.add(backend, bytes)?;
-        promise.ok_or_else(crate::room::none_left)
+        let promise = self.promised.add(bytes, free)?;
+        promise.ok_or_else(|| room::none_left("the segments"))
     }
 
     /// Gives the disk back under slots that were never handed out.

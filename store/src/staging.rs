@@ -16,15 +16,14 @@ use pool_core::page::PAGE_SIZE;
 use crate::backend::{Backend, SegmentFile};
 use crate::error::{Result, StoreError};
 use crate::page_digest::Page;
+use crate::room::Promised;
+use crate::spool::{self, TEMPORARY};
 
 /// As many uploads as may take all the room between them.
 const SHARES: u64 = 4;
 
 /// Bytes of most blocks: as many as are sent in one go.
 const BLOCK: usize = 1 << 20;
-
-/// What the file is called that has no name.
-const TEMPORARY: &str = "an upload's temporary file";
 
 /// Memory for pages of uploads under way.
 #[derive(Debug)]
@@ -142,6 +141,8 @@ impl Deref for Staged {
 pub(crate) struct Staging {
     memory: Arc<Memory>,
     backend: Arc<dyn Backend>,
+    /// Disk that uploads are about to write to.
+    promised: Arc<Promised>,
     /// Bytes that were handed out.
     end: AtomicU64,
     blocks: Mutex<Blocks>,
@@ -181,17 +182,23 @@ impl Blocks {
 
 impl Staging {
     /// Nothing yet, in `memory`, or else in a file of `backend`.
-    pub(crate) fn new(memory: &Arc<Memory>, backend: &Arc<dyn Backend>) -> Self {
+    pub(crate) fn new(
+        memory: &Arc<Memory>,
+        backend: &Arc<dyn Backend>,
+        promised: &Arc<Promised>,
+    ) -> Self {
         Self {
             memory: Arc::clone(memory),
             backend: Arc::clone(backend),
+            promised: Arc::clone(promised),
             end: AtomicU64::new(0),
             blocks: Mutex::default(),
             file: Mutex::default(),
         }
     }
 
-    /// Keeps pages behind all that others have put, one after the other, and says where the first begins.
+    /// Keeps pages behind all that others have put, one after the other, and says where the first begins. What goes to the file
+    /// leaves the room on its disk that segments do.
     pub(crate) fn put(&self, pages: &[&Page]) -> Result<u64> {
         let bytes = pages.len() as u64 * PAGE_SIZE;
         let first = self.end.fetch_add(bytes, Ordering::Relaxed);
@@ -204,8 +211,9 @@ impl Staging {
                 self.blocks().by_first.insert(first, Arc::new(block));
             } else {
                 let content: Vec<_> = pages.iter().map(|page| page.as_slice()).collect();
-                let written = self.file()?.write_all_at(&content.concat(), first);
-                written.map_err(|source| StoreError::io("writing", TEMPORARY, source))?;
+                let (backend, file) = (self.backend.as_ref(), self.file()?);
+                let content = content.concat();
+                spool::write(backend, &self.promised, file.as_ref(), &content, first)?;
             }
         }
         Ok(first)
@@ -304,7 +312,7 @@ mod tests {
         ) {
             let directory = tempfile::tempdir().unwrap();
             let memory = Memory::of(bytes(most));
-            let staging = Staging::new(&memory, &backend(directory.path()));
+            let staging = Staging::new(&memory, &backend(directory.path()), &Arc::default());
             let mut all = Vec::new();
             for (nth, count) in counts.iter().enumerate() {
                 let pages = vec![page(nth); *count];
@@ -336,7 +344,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let backend = backend(directory.path());
         let memory = Memory::of(bytes(40));
-        let mut uploads: Vec<_> = (0..6).map(|_| Staging::new(&memory, &backend)).collect();
+        let mut uploads: Vec<_> = (0..6)
+            .map(|_| Staging::new(&memory, &backend, &Arc::default()))
+            .collect();
         for upload in &uploads {
             for _ in 0..9 {
                 put(upload, &[page(7); 3]).unwrap();
@@ -356,7 +366,7 @@ mod tests {
         assert_eq!(*staged, *[page(7); 3].concat());
         drop(staged);
         assert_eq!(memory.taken(), bytes(30));
-        let next = Staging::new(&memory, &backend);
+        let next = Staging::new(&memory, &backend, &Arc::default());
         put(&next, &vec![page(8); 10]).unwrap();
         assert_eq!(memory.taken(), bytes(40));
         assert!(!has_file(&next));
@@ -371,7 +381,7 @@ mod tests {
         let memory = Memory::of(16 * BLOCK as u64);
         let pages = vec![page(1); BLOCK / PAGE_SIZE as usize + 2];
         let spare = || memory.room().spare.len();
-        let staging = || Staging::new(&memory, &backend);
+        let staging = || Staging::new(&memory, &backend, &Arc::default());
         let (kept, first, second) = (staging(), staging(), staging());
         put(&kept, &pages[..1]).unwrap();
         for _ in 0..3 {
@@ -408,7 +418,11 @@ mod tests {
     fn what_has_no_room_and_cannot_be_written_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let memory = Memory::of(bytes(40));
-        let staging = Staging::new(&memory, &backend(&directory.path().join("absent")));
+        let staging = Staging::new(
+            &memory,
+            &backend(&directory.path().join("absent")),
+            &Arc::default(),
+        );
         assert_eq!(put(&staging, &vec![page(1); 8]).unwrap(), 0);
         let refused = put(&staging, &[page(2); 3]);
         assert!(matches!(refused, Err(StoreError::Io { .. })), "{refused:?}");

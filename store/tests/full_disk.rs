@@ -7,12 +7,16 @@ mod common;
 mod failing;
 
 use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use closed::move_index;
-use common::{announcement, assert_stored, content, negotiate, open, push_library};
+use common::{
+    announcement, assert_stored, content, negotiate, open, open_with, options, push_library,
+};
 use failing::while_failing;
-use pool_store::StoreError;
+use pool_core::PageId;
 use pool_store::placement::Placement;
+use pool_store::{StoreError, StoreOptions};
 use pool_tests::disk::SmallDisk;
 use pool_tests::wait;
 
@@ -94,6 +98,68 @@ fn a_full_disk_changes_nothing_and_room_lets_work_go_on() {
             assert_stored(&store, bytes);
         }
         drop(store);
+    }
+}
+
+#[test]
+fn what_waits_for_its_commit_in_files_leaves_room_for_what_has_to_go_on() {
+    const MOST: usize = 20_000;
+    let Some(disk) = SmallDisk::new(64).unwrap() else {
+        return;
+    };
+    let path = disk.path().join("store");
+    let store = open_with(
+        &path,
+        StoreOptions {
+            upload_memory: 0,
+            ..options()
+        },
+    )
+    .unwrap();
+    let known = content(1, 100);
+    push_library(&store, "known@1", &known, Placement::Sparse).unwrap();
+    let (bytes, free) = (content(2, MOST), || disk.free_bytes().unwrap());
+    let before = free();
+    let manifest = announcement("new@1", &bytes, Placement::Sparse);
+    let upload = store.begin_upload(manifest).unwrap();
+    // Several at a time, each of which would find room alone.
+    let refused = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for pages in bytes.chunks(bytes.len() / 4) {
+            scope.spawn(|| {
+                for pages in pages.chunks(256 << 12) {
+                    let pages = pages.chunks(1 << 12);
+                    match upload.add_pages(pages.map(|page| (PageId::of(page), page))) {
+                        Ok(()) => {}
+                        Err(StoreError::NoSpace { .. }) => {
+                            refused.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+            });
+        }
+    });
+    assert!(refused.into_inner() > 0);
+    assert!(free() > 15 << 20, "{}", free());
+    // Less than what comes at a time is free beyond that, and nothing of it is anybody's.
+    assert!(free() < 18 << 20, "{}", free());
+    let mut spool = store.spool().unwrap();
+    let said = spool.write(&bytes[..4 << 20]).unwrap_err().to_string();
+    assert!(said.contains("keeping 16 MiB free"), "{said}");
+    drop(upload);
+    let mut written = 0;
+    while spool.write(&bytes[..1 << 20]).is_ok() {
+        written += 1 << 20;
+    }
+    assert!(free() > 15 << 20, "{}", free());
+    assert_eq!(spool.file().unwrap().metadata().unwrap().len(), written);
+    drop(spool);
+    assert!(free() + (1 << 20) > before, "{}", free());
+    let other = content(3, 700);
+    push_library(&store, "other@1", &other, Placement::Sparse).unwrap();
+    for bytes in [&known, &other] {
+        assert_stored(&store, bytes);
     }
 }
 

@@ -1,12 +1,11 @@
 //! Taking in a file that is sent whole, whatever it becomes.
 
-use std::fs::File;
-
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::HeaderMap;
 use memmap2::Mmap;
 use pool_core::name::Named;
+use pool_store::Spool;
 use pool_store::upload::Content;
 
 use super::responses::Made;
@@ -66,11 +65,11 @@ impl WholeFile {
                 Ok(store.check_quotas(&wanted, announced)?)
             })
             .await?;
-        let file = receive(&service, body).await?;
+        let spool = receive(&service, body).await?;
         let work = service.clone();
         let summary = service
             .with_store(move |store| {
-                announce(&map(&file)?, &|announcement| {
+                announce(&map(&spool)?, &|announcement| {
                     let parts = announcement.parts.iter();
                     let contents: Vec<_> = parts
                         .map(|part| Content::of(&part.bytes, part.placement))
@@ -87,10 +86,10 @@ impl WholeFile {
     }
 }
 
-async fn receive(service: &Service, mut body: LimitedBody) -> Result<File> {
+async fn receive(service: &Service, mut body: LimitedBody) -> Result<Spool> {
     let work = service.clone();
-    let spooled = match blocking(move || work.spool_file()).await {
-        Ok(file) => body.spool(file).await,
+    let spooled = match blocking(move || work.spool()).await {
+        Ok(spool) => body.spool(spool).await,
         Err(problem) => Err(problem),
     };
     service.metrics().note_received(body.received());
@@ -98,7 +97,8 @@ async fn receive(service: &Service, mut body: LimitedBody) -> Result<File> {
 }
 
 /// The bytes of a received file.
-fn map(file: &File) -> Result<Mapped> {
+fn map(spool: &Spool) -> Result<Mapped> {
+    let file = spool.file()?;
     let metadata = file
         .metadata()
         .map_err(|error| Problem::io("measuring the upload", &error))?;
@@ -106,7 +106,7 @@ fn map(file: &File) -> Result<Mapped> {
         // An empty file cannot be mapped.
         return Ok(Mapped(None));
     }
-    // SAFETY: the file has no name and its one descriptor is borrowed here, so nothing can change
+    // SAFETY: the file has no name and whoever could write to it is borrowed here, so nothing can change
     // or shorten it while it is mapped.
     let map =
         unsafe { Mmap::map(file) }.map_err(|error| Problem::io("reading the upload", &error))?;

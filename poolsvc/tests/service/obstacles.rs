@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 
+use pool_tests::disk::SmallDisk;
 use pool_tests::wait;
 use poolsvc::{Daemon, Settings};
 use rustix::io::Errno;
@@ -188,6 +189,24 @@ fn what_is_announced_at_once_is_bounded() {
     next.write_all(b" ").unwrap();
     assert_eq!(status(&mut next), "HTTP/1.1 400");
     runtime.block_on(daemon.stop());
+}
+
+#[test]
+fn a_file_on_its_way_takes_no_more_of_the_disk_than_one_that_is_stored() {
+    let Some(disk) = SmallDisk::new(128).unwrap() else {
+        return;
+    };
+    let service = Service::start_on(&disk.path().join("store"), &[]);
+    let ballast = disk.leave(24 << 20).unwrap();
+    let refused = service.put("/v1/libs/large/1", &content(1, 4000));
+    let said = refused.expect(507).json()["detail"].to_string();
+    let expected =
+        "keeping 16 MiB free for the index and collections beside an upload's temporary file";
+    assert!(said.contains(expected), "{said}");
+    fs::remove_file(ballast).unwrap();
+    service
+        .put("/v1/libs/large/1", &content(1, 4000))
+        .expect(201);
 }
 
 #[test]

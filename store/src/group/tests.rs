@@ -140,6 +140,10 @@ impl Backend for Disk {
         self.inner.free_bytes()
     }
 
+    fn free_for_temporary(&self) -> Result<u64> {
+        self.inner.free_for_temporary()
+    }
+
     fn temporary(&self) -> Result<Arc<dyn SegmentFile>> {
         self.inner.temporary()
     }
