@@ -23,6 +23,9 @@ const DRAIN_BYTES: u64 = 16 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 /// Bytes that are gathered before they are written.
 const WRITE_SIZE: usize = 1 << 20;
+/// Time in which they have to come: what came by then is written as it is, and memory for more is given back. So a client holds what it
+/// sends in that time, and no more while it sends nothing.
+pub(crate) const HELD: Duration = Duration::from_millis(250);
 
 /// Refuses a body that is not what it would be taken for: a part of a file (RFC 9110, 14.5), or
 /// bytes in a coding (8.4). A version never changes, so a wrong one would stay wrong.
@@ -159,6 +162,16 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What comes of a body.
+pub(crate) enum Arrived {
+    /// Some of it.
+    Piece(Bytes),
+    /// Nothing, in the time that there was.
+    Nothing,
+    /// All of it came before.
+    End,
+}
+
 /// A body that is read piece by piece, and may be neither longer than a limit nor too slow.
 pub(crate) struct LimitedBody {
     stream: BodyDataStream,
@@ -196,14 +209,26 @@ impl LimitedBody {
 
     /// The next piece, `None` at the end.
     pub(crate) async fn next(&mut self) -> problem::Result<Option<Bytes>> {
+        loop {
+            match self.next_until(None).await? {
+                Arrived::Piece(piece) => return Ok(Some(piece)),
+                Arrived::End => return Ok(None),
+                Arrived::Nothing => {}
+            }
+        }
+    }
+
+    /// What comes until some moment, if that is not for ever.
+    pub(crate) async fn next_until(&mut self, until: Option<Instant>) -> problem::Result<Arrived> {
         let since = Instant::now();
+        let deadline = self.progress.deadline(since);
         let next = self.stream.next();
-        let next = match self.progress.deadline(since) {
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), next).await,
+        let next = match [deadline, until].into_iter().flatten().min() {
+            Some(first) => tokio::time::timeout_at(first.into(), next).await,
             None => Ok(next.await),
         };
         let piece = match next {
-            Err(_) => {
+            Err(_) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
                 let what = format!("the body came too slowly: {}", self.progress.too_slow());
                 return Err(
                     Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", what).hint(
@@ -211,7 +236,11 @@ impl LimitedBody {
                     ),
                 );
             }
-            Ok(None) => return Ok(None),
+            Err(_) => {
+                self.progress.note(since.elapsed(), 0);
+                return Ok(Arrived::Nothing);
+            }
+            Ok(None) => return Ok(Arrived::End),
             Ok(Some(Err(error))) => {
                 let what = format!("the body ended early: {error}");
                 return Err(Problem::bad_request("cut-off", what));
@@ -223,7 +252,7 @@ impl LimitedBody {
         if self.received > self.limit {
             return Err(Problem::too_large(self.limit, self.hint));
         }
-        Ok(Some(piece))
+        Ok(Arrived::Piece(piece))
     }
 
     /// Bytes that the client says it sends, if it does.
@@ -251,21 +280,30 @@ impl LimitedBody {
 
     /// Writes the whole body to `spool`.
     pub(crate) async fn spool(&mut self, mut spool: Spool) -> problem::Result<Spool> {
-        let mut gathered = Vec::with_capacity(WRITE_SIZE);
+        let (mut gathered, mut since) = (Vec::new(), None);
         loop {
-            let piece = self.next().await?;
-            let last = piece.is_none();
-            gathered.extend_from_slice(&piece.unwrap_or_default());
-            if gathered.len() >= WRITE_SIZE || last {
-                (spool, gathered) = blocking(move || {
-                    spool.write(&gathered)?;
-                    gathered.clear();
-                    Ok((spool, gathered))
-                })
-                .await?;
+            let arrived = self.next_until(since.map(|since| since + HELD)).await?;
+            if let Arrived::Piece(piece) = &arrived {
+                if since.is_none() {
+                    since = Some(Instant::now());
+                    gathered.reserve_exact(WRITE_SIZE);
+                }
+                gathered.extend_from_slice(piece);
+                if gathered.len() < WRITE_SIZE {
+                    continue;
+                }
             }
-            if last {
-                return Ok(spool);
+            (spool, gathered) = blocking(move || {
+                spool.write(&gathered)?;
+                gathered.clear();
+                Ok((spool, gathered))
+            })
+            .await?;
+            match arrived {
+                Arrived::Piece(_) => since = Some(Instant::now()),
+                // Whoever sends so little takes no memory for what is to come.
+                Arrived::Nothing => (gathered, since) = (Vec::new(), None),
+                Arrived::End => return Ok(spool),
             }
         }
     }

@@ -23,6 +23,7 @@ pub mod pace;
 mod paths;
 pub mod problem;
 mod query;
+mod records;
 pub mod routes;
 mod schemas;
 mod scrubs;

@@ -1,12 +1,9 @@
 //! Upload by negotiation: announce, send what is missing, commit.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
-use pool_core::page::PAGE_SIZE;
 use pool_store::upload::Target;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -18,11 +15,11 @@ use crate::conditions::Conditions;
 use crate::copies;
 use crate::json::read_json;
 use crate::paths;
-use crate::problem::{Problem, ProblemBody, Result};
-use crate::service::{Service, blocking};
+use crate::problem::{ProblemBody, Result};
+use crate::records;
+use crate::service::Service;
 use crate::types::{PagesAccepted, PushSummary, UploadRequest, UploadStarted};
-use crate::uploads::Session;
-use crate::wire::{self, PageList, RECORD_SIZE};
+use crate::wire::PageList;
 
 pub(super) fn routes() -> OpenApiRouter<Service> {
     OpenApiRouter::new()
@@ -113,72 +110,11 @@ async fn send_pages(
     let limit = service.options().limits.body;
     let hint = "send the pages in several requests";
     let mut body = LimitedBody::new(&service, &headers, body, limit, hint)?;
-    let taken = take_in(&session, &mut body).await;
+    let taken = records::take_in(&session, &mut body).await;
     let received = body.received();
     session.note_received(received);
     service.metrics().note_received(received);
     Ok(Json(PagesAccepted { pages: taken? }))
-}
-
-/// Records that are checked and staged in one go.
-const BATCH: usize = 256 * RECORD_SIZE;
-
-/// Memory for those: what arrives with the last of them may be a part of the next.
-const ROOM: usize = BATCH + (512 << 10);
-
-/// Takes in all records of a body: one batch is checked while the next arrives. Two buffers take turns, since memory that
-/// nobody has touched yet costs more than what is put there.
-async fn take_in(session: &Arc<Session>, body: &mut LimitedBody) -> Result<u64> {
-    let mut pages = 0;
-    let mut gathered = Vec::with_capacity(ROOM);
-    let mut under_way = None;
-    while let Some(piece) = body.next().await? {
-        gathered.extend_from_slice(&piece);
-        if gathered.len() >= BATCH {
-            let mut next = finish(under_way.take()).await?;
-            next.extend_from_slice(&gathered[BATCH..]);
-            gathered.truncate(BATCH);
-            pages += (BATCH / RECORD_SIZE) as u64;
-            under_way = Some(start(session, std::mem::replace(&mut gathered, next)));
-        }
-    }
-    finish(under_way).await?;
-    if !gathered.len().is_multiple_of(RECORD_SIZE) {
-        let what = format!(
-            "the body ends within a record: records have {RECORD_SIZE} bytes, a digest of 32 and \
-             a page of {PAGE_SIZE}"
-        );
-        return Err(Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "cut-off",
-            what,
-        ));
-    }
-    pages += (gathered.len() / RECORD_SIZE) as u64;
-    finish(Some(start(session, gathered))).await?;
-    Ok(pages)
-}
-
-/// A batch that is being checked, and the buffer that it is in.
-type Batch = tokio::task::JoinHandle<Result<Vec<u8>>>;
-
-fn start(session: &Arc<Session>, mut records: Vec<u8>) -> Batch {
-    let session = Arc::clone(session);
-    tokio::spawn(blocking(move || {
-        session.upload.add_pages(wire::records(&records))?;
-        records.clear();
-        Ok(records)
-    }))
-}
-
-/// Waits for a batch, and answers with an empty buffer.
-async fn finish(batch: Option<Batch>) -> Result<Vec<u8>> {
-    match batch {
-        Some(batch) => batch
-            .await
-            .unwrap_or_else(|error| Err(Problem::internal(error))),
-        None => Ok(Vec::with_capacity(ROOM)),
-    }
 }
 
 /// Store and name what was announced.

@@ -1,5 +1,6 @@
 //! Clients that send, or take what they are sent, as good as never.
 
+use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use pool_tests::wait;
 use serde_json::json;
 
-use super::common::{Service, announcement, content};
+use super::common::{Service, announcement, content, record};
 
 /// What the service lets nobody do: less than 1000 bytes in a second.
 const SPEED: [&str; 4] = ["--speed-time", "1", "--speed-limit", "1000"];
@@ -102,4 +103,62 @@ fn an_answer_that_nobody_takes_holds_nothing() {
     let stream = UnixStream::connect(&path).unwrap();
     stream.set_read_timeout(Some(wait::PATIENCE)).unwrap();
     stop_reading(&service, stream);
+}
+
+/// Sends the first bytes of a body, waits until the service has put down what it can of them, sends the others, and answers with the status.
+fn send_in_two(
+    service: &Service,
+    path: &str,
+    parts: [&[u8]; 2],
+    is_put_down: impl FnMut() -> bool,
+) -> String {
+    let mut stream = service.connect();
+    let length = parts[0].len() + parts[1].len();
+    let head =
+        format!("PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(parts[0]).unwrap();
+    wait::until("what came is put down", is_put_down);
+    stream.write_all(parts[1]).unwrap();
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).unwrap();
+    String::from_utf8(status.to_vec()).unwrap()
+}
+
+#[test]
+fn what_a_client_that_stalls_has_sent_waits_in_no_buffer() {
+    let service = Service::start(&[]);
+    let bytes = content(1, 300);
+    let begun = service.post("/v1/uploads", &announcement("a", &bytes));
+    let upload = begun.expect(201).location().to_owned();
+    let records: Vec<u8> = bytes.chunks(4096).flat_map(record).collect();
+    // A batch, some more pages, and the beginning of another one.
+    let (first, rest) = records.split_at(280 * 4128 + 100);
+    let pages = format!("{upload}/pages");
+    let status = send_in_two(&service, &pages, [first, rest], || {
+        let metrics = service.get("/metrics").expect(200).bytes;
+        let metrics = String::from_utf8(metrics).unwrap();
+        let staged = format!("pool_upload_memory_bytes {}\n", 280 * 4096);
+        metrics.contains(&staged)
+    });
+    assert_eq!(status, "HTTP/1.1 200");
+    service
+        .post(&format!("{upload}/commit"), &json!({}))
+        .expect(201);
+    assert!(service.get("/v1/libs/a/1/content").expect(200).bytes == bytes);
+
+    let other = content(2, 300);
+    let (first, rest) = other.split_at(100 * 4096 + 7);
+    let descriptors = format!("/proc/{}/fd", service.child.id());
+    let status = send_in_two(&service, "/v1/libs/b/1", [first, rest], || {
+        let files = fs::read_dir(&descriptors).unwrap().filter_map(Result::ok);
+        let mut files = files.map(|file| file.path());
+        files.any(|file| {
+            let link = fs::read_link(&file).unwrap_or_default();
+            let is_staged = link.to_string_lossy().contains("/staging/");
+            is_staged && fs::metadata(&file).is_ok_and(|found| found.len() == first.len() as u64)
+        })
+    });
+    assert_eq!(status, "HTTP/1.1 201");
+    assert!(service.get("/v1/libs/b/1/content").expect(200).bytes == other);
 }
