@@ -1,35 +1,57 @@
 //! A checkpoint that is made of the journal alone: of the one before and the commits since.
 //!
 //! That is how the logs stay bounded while the index is not trusted: a checkpoint is a copy of the index otherwise. Both are in
-//! the same order, so the former checkpoint is read once, beside what the commits have changed.
+//! the same order, so the former checkpoint is read once, beside what the commits have changed, and each log is.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::io;
 
 use super::frame::{Digest, each_change, shortened};
+use super::names::{self, Name};
 use super::read::{checkpoint, each_commit, newest_number};
 use super::{Checkpointer, prune, write_catalogue};
-use crate::catalogue::{Catalogue, Writer};
+use crate::backend::remove_if_there;
+use crate::catalogue::{Catalogue, Header, Writer};
 use crate::error::{Result, StoreError};
 use crate::index::Recorded;
 
-/// Bytes of changes that are kept in memory; of more several checkpoints are made, one after the other.
+/// Bytes of changes that are kept in memory; of more a catalogue is made on the way, which has no name.
 const MOST: usize = 64 << 20;
+
+/// What to do about what this has written itself a moment ago.
+const ADVICE: &str = "check the disk (dmesg, smartctl)";
 
 /// What commits make of records; `None` where one goes.
 type Changes = BTreeMap<(Recorded, Vec<u8>), Option<Vec<u8>>>;
 
-/// What some of the commits after a checkpoint change.
-struct Changed {
-    /// Number of the last one, and the digest of its frame.
+/// A checkpoint with some of the commits after it.
+struct Merging<'a> {
+    checkpointer: &'a Checkpointer,
+    /// What has all but the changes.
+    former: Catalogue,
+    /// Number of the last commit, and the digest of its frame.
     last: u64,
     digest: Digest,
     changes: Changes,
     bytes: usize,
+    /// Bytes of changes from which on they are put down.
+    most: usize,
+    failed: Option<StoreError>,
 }
 
-impl Changed {
+impl Merging<'_> {
+    /// Takes in a commit, unless the checkpoint has it.
     fn add(&mut self, number: u64, digest: &Digest, changes: &[u8]) {
+        if number <= self.last || self.failed.is_some() {
+            return;
+        }
+        if self.bytes >= self.most
+            && let Err(error) = self.put_down()
+        {
+            self.failed = Some(error);
+            return;
+        }
         (self.last, self.digest) = (number, *digest);
         let _: std::result::Result<bool, Infallible> = each_change(changes, |change| {
             if let Some(what) = Recorded::of(&change) {
@@ -39,6 +61,39 @@ impl Changed {
             }
             Ok(())
         });
+    }
+
+    /// What a checkpoint of what there is says of itself.
+    fn header(&self) -> Header {
+        Header {
+            begun_at: crate::now(),
+            commits: self.last,
+            frame: shortened(Some(self.digest)),
+            ..*self.former.header()
+        }
+    }
+
+    /// Merges what there is, so that its changes are kept in memory no longer. The logs are not read to their end yet, so it is no
+    /// checkpoint: nobody else finds it, and it goes when it is not used any more.
+    fn put_down(&mut self) -> Result<()> {
+        let name = Name::Checkpoint(self.last);
+        let path = names::unfinished(&self.checkpointer.directory, name);
+        let header = self.header();
+        let changes = std::mem::take(&mut self.changes);
+        let put_down = || -> Result<Option<Catalogue>> {
+            let mut writer = Writer::create(&path, &header)?;
+            merge(&self.former, changes, &mut writer)?;
+            writer.finish()?;
+            // What the disk gives back otherwise would have a right digest in the checkpoint.
+            Catalogue::open(&path, ADVICE)
+        };
+        let merged = put_down();
+        let removed = remove_if_there(&path);
+        removed.map_err(|error| StoreError::io("removing", &path, error))?;
+        let gone = || StoreError::io("opening", &path, io::ErrorKind::NotFound.into());
+        self.former = merged?.ok_or_else(gone)?;
+        self.bytes = 0;
+        Ok(())
     }
 }
 
@@ -54,52 +109,43 @@ impl Checkpointer {
     }
 
     pub(super) fn merge_by(&self, most: usize) -> Result<(u64, u64)> {
-        let mut from = newest_number(&self.directory).map_err(|flaw| self.damaged(&flaw.told()))?;
-        loop {
-            let former = checkpoint(&self.directory, self.identity, from);
-            let former = former.map_err(|why| self.damaged(&why))?;
-            if from >= self.last {
-                return Ok((from, former.bytes()));
-            }
-            let changed = self.changed_since(from, most)?;
-            let mut header = *former.header();
-            header.begun_at = crate::now();
-            header.commits = changed.last;
-            header.frame = shortened(Some(changed.digest));
-            from = changed.last;
-            let bytes = write_catalogue(&self.directory, &header, |writer| {
-                merge(&former, changed.changes, writer)
-            })?;
-            prune(&self.directory, from);
-            if from == self.last {
-                return Ok((from, bytes));
-            }
+        let from = newest_number(&self.directory).map_err(|flaw| self.damaged(&flaw.told()))?;
+        let former = checkpoint(&self.directory, self.identity, from);
+        let former = former.map_err(|why| self.damaged(&why))?;
+        if from >= self.last {
+            return Ok((from, former.bytes()));
         }
-    }
-
-    /// What commits after `from` change, until that is `most` bytes.
-    fn changed_since(&self, from: u64, most: usize) -> Result<Changed> {
-        let mut changed = Changed {
+        let mut merging = Merging {
+            checkpointer: self,
+            former,
             last: from,
             digest: Digest::default(),
             changes: Changes::new(),
             bytes: 0,
+            most,
+            failed: None,
         };
         let read = each_commit(
             &self.directory,
             self.identity,
             self.last,
-            |number, digest, changes| {
-                if number > from && (changed.last == from || changed.bytes < most) {
-                    changed.add(number, digest, changes);
-                }
-            },
+            |number, digest, changes| merging.add(number, digest, changes),
         );
         read.map_err(|flaw| self.damaged(&flaw.told()))?;
-        if changed.last == from {
-            return Err(self.damaged(&format!("its logs lack commit {}", from + 1)));
+        if let Some(failed) = merging.failed.take() {
+            return Err(failed);
         }
-        Ok(changed)
+        if merging.last != self.last {
+            let lacking = merging.last + 1;
+            return Err(self.damaged(&format!("its logs lack commit {lacking}")));
+        }
+        let header = merging.header();
+        let (former, changes) = (merging.former, merging.changes);
+        let bytes = write_catalogue(&self.directory, &header, |writer| {
+            merge(&former, changes, writer)
+        })?;
+        prune(&self.directory, self.last);
+        Ok((self.last, bytes))
     }
 
     fn damaged(&self, why: &str) -> StoreError {

@@ -307,3 +307,38 @@ fn a_checkpoint_of_the_journal_alone_has_what_one_of_the_index_has() {
         }
     }
 }
+
+/// Bytes that this thread has read so far.
+fn bytes_read() -> u64 {
+    let told = fs::read_to_string("/proc/thread-self/io").unwrap();
+    let read = told.lines().find_map(|line| line.strip_prefix("rchar: "));
+    read.unwrap().parse().unwrap()
+}
+
+#[test]
+fn logs_are_read_once_however_much_is_merged() {
+    let [at_once, in_pieces] = [usize::MAX, 20_000].map(|most| {
+        let begun = Begun::of(Form::Masked);
+        let mut journal = begun.open(Form::Masked);
+        journal.most = 64 << 10;
+        for nth in 1..=100 {
+            commit(&mut journal, &put(&[nth; 5000]));
+        }
+        let checkpointer = journal.turn(true).unwrap();
+        let before = bytes_read();
+        assert_eq!(checkpointer.merge_by(most).unwrap().0, 100);
+        let read = bytes_read() - before;
+        let merged = entries(&begun.path, 100);
+        assert!(merged.iter().any(|(_, _, value)| *value == [100; 5000]));
+        // Only what has a name is left, and nothing that is not needed.
+        let left = begun.path.read_dir().unwrap();
+        let mut left: Vec<_> = left.map(|entry| entry.unwrap().path()).collect();
+        left.sort();
+        let names =
+            [Name::Checkpoint(100), Name::Log(100)].map(|name| names::path(&begun.path, name));
+        assert_eq!(left, names);
+        read
+    });
+    assert!(at_once > 100 * 5000);
+    assert!(in_pieces < at_once * 3 / 2, "{in_pieces} {at_once}");
+}
