@@ -24,8 +24,7 @@ pub enum StoreError {
     },
     /// The disk or a quota is full.
     #[error(
-        "no space left while {doing} {path}: {}; free space or collect unused pages (pool gc), then \
-         try again{}", .again.outcome(), .again.condition(), path = path.display()
+        "no space left while {doing} {path}: {}; {}", .again.outcome(), .again.advice(), path = path.display()
     )]
     NoSpace {
         /// The operation.
@@ -240,6 +239,13 @@ pub enum Again {
     WithRoom(u64),
     /// The index, when it has been opened again.
     Opened,
+    /// It could not be opened, and can be once as much is free on that disk.
+    Openable {
+        /// Bytes that may be needed.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
 }
 
 impl Again {
@@ -250,21 +256,28 @@ impl Again {
             Self::WithRoom(_) | Self::Opened => {
                 "the change cannot be seen, and may be there, whole, when the store is next opened"
             }
+            Self::Openable { .. } => "the store is not opened, and what it has is kept",
         }
     }
 
-    fn condition(self) -> String {
+    fn advice(self) -> String {
+        const FREE: &str = "free space or collect unused pages (pool gc), then try again";
         match self {
-            Self::WithSpace => String::new(),
+            Self::WithSpace => FREE.into(),
             Self::WithRoom(room) => format!(
-                " (the index takes changes again a few seconds after {} MiB of its disk are free)",
+                "{FREE} (the index takes changes again a few seconds after {} MiB of its disk are free)",
                 room >> 20
             ),
-            Self::Opened => {
-                " (after a quota was reached the index takes changes again once poolsvc is \
+            Self::Opened => format!(
+                "{FREE} (after a quota was reached the index takes changes again once poolsvc is \
                  restarted)"
-                    .into()
-            }
+            ),
+            Self::Openable { needed, free } => format!(
+                "{} MiB should be free on that disk, or under its quota, and {} are (df): remove other files there, or those in the \
+                 store's lost/ that nobody misses, then start again; once it is open, pool gc gives back what unused pages take",
+                needed.div_ceil(1 << 20),
+                free >> 20
+            ),
         }
     }
 }

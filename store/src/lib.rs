@@ -177,10 +177,13 @@ impl Deref for Store {
 impl Store {
     /// Opens the store in `directory`; only one process can at a time.
     pub fn open(directory: &Path, options: StoreOptions) -> Result<Self> {
-        if Self::is_to_be_made(directory, options)? {
-            creation::create(directory, options)?;
-        }
-        Self::assemble(directory, options, opening::open(directory)?)
+        let open = || {
+            if Self::is_to_be_made(directory, options)? {
+                creation::create(directory, options)?;
+            }
+            Self::assemble(directory, options, opening::open(directory)?)
+        };
+        open().map_err(|error| opening::no_room(directory, error))
     }
 
     fn assemble(directory: &Path, options: StoreOptions, opened: opening::Opened) -> Result<Self> {
@@ -235,7 +238,8 @@ impl Store {
     /// `options.create` is taken for true.
     pub fn create(directory: &Path, options: StoreOptions) -> Result<Superblock> {
         if directory::is_vacant(directory)? {
-            return creation::create(directory, options);
+            return creation::create(directory, options)
+                .map_err(|error| opening::no_room(directory, error));
         }
         Err(creation::not_vacant(directory))
     }

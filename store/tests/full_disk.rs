@@ -16,7 +16,7 @@ use common::{
 use failing::while_failing;
 use pool_core::PageId;
 use pool_store::placement::Placement;
-use pool_store::{StoreError, StoreOptions};
+use pool_store::{Again, StoreError, StoreOptions};
 use pool_tests::disk::SmallDisk;
 use pool_tests::wait;
 
@@ -161,6 +161,50 @@ fn what_waits_for_its_commit_in_files_leaves_room_for_what_has_to_go_on() {
     for bytes in [&known, &other] {
         assert_stored(&store, bytes);
     }
+}
+
+#[test]
+fn an_opening_that_finds_no_room_says_how_much_it_needs_and_has_it_then() {
+    let Some(disk) = SmallDisk::new(96).unwrap() else {
+        return;
+    };
+    let path = disk.path().join("store");
+    let refused = |options: StoreOptions| {
+        disk.leave(0).unwrap();
+        let refused = open_with(&path, options).map(drop).unwrap_err();
+        let said = refused.to_string();
+        let StoreError::NoSpace {
+            again: Again::Openable { needed, free },
+            ..
+        } = refused
+        else {
+            panic!("{said}");
+        };
+        assert!(free <= 64 << 10, "{free}: {said}");
+        let (needed_mebibytes, path) = (needed.div_ceil(1 << 20), path.display());
+        for words in [
+            "no space left while",
+            &format!(" {path}") as &str,
+            "the store is not opened, and what it has is kept",
+            &format!("{needed_mebibytes} MiB should be free"),
+            "pool gc",
+        ] {
+            assert!(said.contains(words), "{said}");
+        }
+        needed
+    };
+    // Where there is none yet.
+    let needed = refused(options());
+    let ballast = disk.leave(needed).unwrap();
+    let known = content(1, 3000);
+    let store = open(&path);
+    fs::remove_file(ballast).unwrap();
+    push_library(&store, "known@1", &known, Placement::Sparse).unwrap();
+    drop(store);
+    let needed = refused(StoreOptions::default());
+    disk.leave(needed).unwrap();
+    let store = open_with(&path, StoreOptions::default()).unwrap();
+    assert_stored(&store, &known);
 }
 
 /// The index on a full disk of its own, segments on one with room: what is refused again and again

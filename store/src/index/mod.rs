@@ -222,6 +222,15 @@ impl Index {
         }
     }
 
+    /// Bytes of the logs of the index at `path`, which an opening writes to tables; 0 where that cannot be told.
+    pub(crate) fn logged_at(path: &Path) -> u64 {
+        let entries = path.read_dir().into_iter().flatten().flatten();
+        let logs = entries
+            .filter(|entry| Path::new(&entry.file_name()).extension() == Some("log".as_ref()));
+        logs.filter_map(|log| Some(log.metadata().ok()?.len()))
+            .sum()
+    }
+
     /// Reads the number of commits.
     fn recount(&self) -> Result<()> {
         let Role::Primary { count, .. } = &self.role else {

@@ -15,15 +15,16 @@ use std::sync::Arc;
 
 use pool_core::extent::SegmentId;
 
-use crate::backend::{Backend, DirectoryBackend};
+use crate::backend::{Backend, DirectoryBackend, free_bytes_of};
 use crate::directory;
 use crate::distrust::{self, NOBODYS};
-use crate::error::{Result, StoreError};
+use crate::error::{Again, Result, StoreError};
 use crate::format::{self, SegmentState};
 use crate::index::Index;
 use crate::journal::frame::Form;
 use crate::journal::{self, Found, Journal};
 use crate::mark::Mark;
+use crate::room::KEPT;
 use crate::superblock::{FEATURE_JOURNAL, FEATURE_MARKED, FEATURE_MASKED, Superblock};
 use crate::used;
 
@@ -42,6 +43,28 @@ pub(crate) struct Opened {
     pub(crate) lock: File,
     /// The index says otherwise of segments than the journal, which may not be on record.
     pub(crate) is_distrusted: bool,
+}
+
+/// Says of a full disk what an opening needs of it: nobody can collect anything before that.
+pub(crate) fn no_room(directory: &Path, error: StoreError) -> StoreError {
+    let (doing, path) = match error {
+        StoreError::NoSpace { doing, path, .. } => (doing, path),
+        other => return other,
+    };
+    let index = directory.join(format::INDEX_DIRECTORY);
+    // It tells of no file.
+    let path = if path.is_absolute() || path.starts_with(directory) {
+        path
+    } else {
+        index.clone()
+    };
+    let there = path.ancestors().find(|part| part.exists());
+    let free = there.and_then(|part| free_bytes_of(part).ok());
+    let again = Again::Openable {
+        needed: Index::logged_at(&index).saturating_add(KEPT),
+        free: free.unwrap_or(0),
+    };
+    StoreError::NoSpace { doing, path, again }
 }
 
 /// Opens the store in `directory` for writing.
