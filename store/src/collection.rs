@@ -460,16 +460,12 @@ mod tests {
 
     use super::*;
     use crate::format::{SegmentKind, SegmentRecord};
-    use crate::{Store, StoreOptions};
+    use crate::testing;
 
     #[test]
     fn objects_of_many_extents_go_a_few_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            create: true,
-            ..StoreOptions::default()
-        };
-        let store = Store::open(directory.path(), options).unwrap();
+        let store = testing::open(directory.path());
         let extents = (0..20_000).map(|nth| Extent {
             file_page: 2 * nth,
             segment: SegmentId(0),
@@ -494,11 +490,7 @@ mod tests {
     #[test]
     fn who_waits_gets_in_before_the_next_step() {
         let directory = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            create: true,
-            ..StoreOptions::default()
-        };
-        let store = Store::open(directory.path(), options).unwrap();
+        let store = testing::open(directory.path());
         let collection = store.begin_collection().unwrap();
         let order = Mutex::new(Vec::new());
         let did = |what| order.lock().unwrap().push(what);
@@ -524,12 +516,7 @@ mod tests {
     #[test]
     fn a_record_that_cannot_be_read_keeps_no_other_segment() {
         let directory = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            create: true,
-            segment_bytes: 2 << 20,
-            ..StoreOptions::default()
-        };
-        let store = Store::open(directory.path(), options).unwrap();
+        let store = testing::open(directory.path());
         let retired = SegmentRecord {
             kind: SegmentKind::Sparse,
             state: SegmentState::Retired,

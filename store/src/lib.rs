@@ -69,6 +69,8 @@ pub mod superblock;
 #[doc(hidden)]
 pub mod synthetic;
 mod target;
+#[cfg(test)]
+mod testing;
 pub mod upload;
 mod used;
 mod view;

@@ -126,25 +126,15 @@ mod tests {
 
     use super::*;
     use crate::placement::Placement;
-    use crate::upload::{Content, Target};
-    use crate::{Store, StoreOptions};
+    use crate::testing;
 
     #[test]
     fn what_is_not_kept_open_is_read_as_long_as_it_is_the_same_file() {
         let directory = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            create: true,
-            segment_bytes: 2 << 20,
-            ..StoreOptions::default()
-        };
-        let store = Store::open(directory.path(), options).unwrap();
-        let mut bytes = vec![0; 5 << 20];
-        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
-        let content = Content::of(&bytes, Placement::Windows { phase: 0 });
-        let target = Target::Library {
-            library: "l@1".parse().unwrap(),
-            object: content.id(),
-        };
+        let store = testing::open(directory.path());
+        let bytes = testing::content(1, (5 << 20) / PAGE_SIZE as usize);
+        let windows = Placement::Windows { phase: 0 };
+        let (target, content) = testing::library("l@1", &bytes, windows);
         store.ingest(target, &[content]).unwrap();
         let map = store.object(ObjectId::of(&bytes)).unwrap().unwrap().map;
         let segments = store

@@ -5,7 +5,6 @@ use pool_core::description::{
 use pool_core::extent::Slot;
 
 use super::*;
-use crate::StoreOptions;
 use crate::damage::{DamagedSlots, Expected};
 use crate::error::StoreError;
 use crate::format::Location;
@@ -13,22 +12,8 @@ use crate::look::Looked;
 use crate::moment::Moment;
 use crate::placement::Placement;
 use crate::precondition::Precondition;
-use crate::upload::{Content, Target, UploadManifest};
-
-fn store(directory: &std::path::Path) -> Store {
-    let options = StoreOptions {
-        create: true,
-        ..StoreOptions::default()
-    };
-    Store::open(directory, options).unwrap()
-}
-
-/// `pages` pages that no other seed has.
-fn content(seed: u8, pages: u8) -> Vec<u8> {
-    (0..pages)
-        .flat_map(|page| [[seed, page, 1, 1]; 1024].concat())
-        .collect()
-}
+use crate::testing::{content, open, push};
+use crate::upload::{Target, UploadManifest};
 
 /// An upload of library `l@1`, the first of `objects`.
 fn upload(store: &Store, objects: &[UploadObject]) -> Upload {
@@ -98,12 +83,7 @@ fn look_and_prove(store: &Store, objects: &[UploadObject], upload: &Upload) -> P
 
 /// Stores a library in one go.
 fn put(store: &Store, name: &str, bytes: &[u8]) {
-    let content = Content::of(bytes, Placement::Sparse);
-    let target = Target::Library {
-        library: name.parse().unwrap(),
-        object: content.id(),
-    };
-    store.ingest(target, &[content]).unwrap();
+    push(store, name, bytes).unwrap();
 }
 
 fn send(upload: &Upload, bytes: &[u8]) {
@@ -115,7 +95,7 @@ fn send(upload: &Upload, bytes: &[u8]) {
 #[test]
 fn an_object_is_proven_by_every_list_of_it() {
     let directory = tempfile::tempdir().unwrap();
-    let store = store(directory.path());
+    let store = open(directory.path());
     let (a, b) = (content(1, 3), content(2, 3));
     let good = UploadObject::of(&a, Placement::Sparse);
     let windows = Placement::Windows { phase: 0 };
@@ -153,7 +133,7 @@ fn an_object_is_proven_by_every_list_of_it() {
 #[test]
 fn where_pages_were_is_known_until_somebody_may_move_them() {
     let directory = tempfile::tempdir().unwrap();
-    let store = store(directory.path());
+    let store = open(directory.path());
     let (known, new) = (content(1, 3), content(2, 2));
     put(&store, "known@1", &known);
     let object = UploadObject::of(&[&known[..], &new].concat(), Placement::Sparse);
@@ -206,7 +186,7 @@ fn where_pages_were_is_known_until_somebody_may_move_them() {
 #[test]
 fn what_was_found_when_an_upload_began_is_not_looked_for_again() {
     let directory = tempfile::tempdir().unwrap();
-    let store = store(directory.path());
+    let store = open(directory.path());
     let (known, new) = (content(1, 3), content(2, 2));
     put(&store, "known@1", &known);
     let object = UploadObject::of(&[&known[..], &new].concat(), Placement::Sparse);
@@ -260,7 +240,7 @@ fn what_was_found_when_an_upload_began_is_not_looked_for_again() {
 #[test]
 fn what_was_found_and_is_damaged_by_now_is_missing() {
     let directory = tempfile::tempdir().unwrap();
-    let store = store(directory.path());
+    let store = open(directory.path());
     let known = content(1, 3);
     put(&store, "known@1", &known);
     let object = UploadObject::of(&[&known[..], &content(2, 1)].concat(), Placement::Sparse);
@@ -286,7 +266,7 @@ fn what_was_found_and_is_damaged_by_now_is_missing() {
 #[test]
 fn what_another_one_has_stored_since_is_not_stored_again() {
     let directory = tempfile::tempdir().unwrap();
-    let store = store(directory.path());
+    let store = open(directory.path());
     let bytes = content(1, 3);
     let object = UploadObject::of(&bytes[..2 * PAGE_SIZE as usize], Placement::Sparse);
     let sent = upload(&store, std::slice::from_ref(&object));
@@ -301,7 +281,7 @@ fn what_another_one_has_stored_since_is_not_stored_again() {
 #[test]
 fn pages_are_read_in_whatever_order_they_were_sent() {
     let directory = tempfile::tempdir().unwrap();
-    let store = store(directory.path());
+    let store = open(directory.path());
     let bytes = content(5, 9);
     let object = UploadObject::of(&bytes, Placement::Sparse);
     let pages: Vec<_> = bytes
@@ -343,7 +323,7 @@ fn pages_are_read_in_whatever_order_they_were_sent() {
 #[test]
 fn what_is_not_proven_is_checked_when_it_is_placed() {
     let directory = tempfile::tempdir().unwrap();
-    let store = store(directory.path());
+    let store = open(directory.path());
     for (seed, placement) in [(1, Placement::Sparse), (2, Placement::Windows { phase: 0 })] {
         let bytes = content(seed, 40);
         let good = UploadObject::of(&bytes, placement);

@@ -135,41 +135,21 @@ mod tests {
     use std::path::Path;
 
     use pool_core::digest::{ObjectId, PageId};
-    use pool_core::page::{PAGE_SIZE, WINDOW_SIZE};
+    use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW};
 
     use super::*;
+    use crate::Store;
     use crate::damage::{DamagedSlots, Expected};
     use crate::format::Location;
-    use crate::placement::Placement;
-    use crate::upload::{Content, Target};
-    use crate::{Store, StoreOptions};
-
-    fn push(store: &Store, name: &str, bytes: &[u8]) {
-        let content = Content::of(bytes, Placement::Sparse);
-        let target = Target::Library {
-            library: name.parse().unwrap(),
-            object: content.id(),
-        };
-        store.ingest(target, &[content]).unwrap();
-    }
-
-    fn assert_stored(store: &Store, bytes: &[u8]) {
-        let record = store.object(ObjectId::of(bytes)).unwrap().unwrap();
-        let found = store.read(&record.map, 0, bytes.len()).unwrap();
-        assert!(found == bytes);
-    }
+    use crate::testing::{self, assert_stored, push};
 
     /// A store with one full segment of `bytes`, of which the first pages are `kept@1`, and the rest
     /// is `dead@1`, which no name has any more.
     fn half_dead(directory: &Path, kept: &[u8], dead: &[u8]) -> (Store, SegmentId) {
-        let options = StoreOptions {
-            create: true,
-            segment_bytes: (kept.len() + dead.len()) as u64,
-            ..StoreOptions::default()
-        };
+        let options = testing::options((kept.len() + dead.len()) as u64);
         let store = Store::open(directory, options).unwrap();
-        push(&store, "kept@1", kept);
-        push(&store, "dead@1", dead);
+        push(&store, "kept@1", kept).unwrap();
+        push(&store, "dead@1", dead).unwrap();
         let (segment, record) = store.segments().unwrap()[0];
         assert_eq!(record.state, SegmentState::Sealed);
         store.delete_library(&"dead@1".parse().unwrap()).unwrap();
@@ -177,9 +157,7 @@ mod tests {
     }
 
     fn content(windows: u64) -> Vec<u8> {
-        let mut bytes = vec![0; (windows * WINDOW_SIZE) as usize];
-        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
-        bytes
+        testing::content(1, (windows * PAGES_PER_WINDOW) as usize)
     }
 
     #[test]
@@ -257,7 +235,7 @@ mod tests {
         let survey = Survey::of(&store.snapshot(), &[segment]).unwrap();
         // Its pages are where the survey found nothing alive.
         let late = &dead[5 * PAGE_SIZE as usize..9 * PAGE_SIZE as usize];
-        push(&store, "late@1", late);
+        push(&store, "late@1", late).unwrap();
         let done = collection.move_out(&[segment], survey).unwrap();
         let [skipped] = done.skipped.as_slice() else {
             panic!("{done:?}");

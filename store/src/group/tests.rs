@@ -22,8 +22,9 @@ use crate::precondition::Precondition;
 use crate::prepared::{Hand, Prepared};
 use crate::quota::Quota;
 use crate::steps::{self, Step};
-use crate::upload::{CommitSummary, Content, Target as Named, UploadManifest};
-use crate::{Store, StoreOptions, opening};
+use crate::testing::{self, SEGMENT_BYTES, assert_stored, push};
+use crate::upload::{Content, Target as Named, UploadManifest};
+use crate::{Store, opening};
 
 /// Commits that come at once.
 const WRITERS: u64 = 8;
@@ -149,47 +150,27 @@ impl Backend for Disk {
     }
 }
 
-fn options() -> StoreOptions {
-    StoreOptions {
-        create: true,
-        segment_bytes: 2 << 20,
-        ..StoreOptions::default()
-    }
-}
-
 /// A store with an open segment, and what counts the syncs of its segments.
 fn counted_store(directory: &Path) -> (Store, Arc<Syncs>) {
-    drop(Store::open(directory, options()).unwrap());
+    drop(testing::open(directory));
     let mut opened = opening::open(directory).unwrap();
     let syncs = Arc::new(Syncs::default());
     opened.backend = Arc::new(Disk {
         inner: opened.backend,
         syncs: Arc::clone(&syncs),
     });
-    let store = Store::assemble(directory, options(), opened).unwrap();
+    let store = Store::assemble(directory, testing::options(SEGMENT_BYTES), opened).unwrap();
     push(&store, "first@1", &content(99)).unwrap();
     (store, syncs)
 }
 
+/// Three pages.
 fn content(seed: u64) -> Vec<u8> {
-    let mut bytes = vec![0; 3 * PAGE_SIZE as usize];
-    let mut stream = blake3::Hasher::new()
-        .update(&seed.to_le_bytes())
-        .finalize_xof();
-    stream.fill(&mut bytes);
-    bytes
+    testing::content(seed, 3)
 }
 
 fn target<'a>(name: &str, bytes: &'a [u8]) -> (Named, Content<'a>) {
-    let content = Content::of(bytes, Placement::Sparse);
-    let library = name.parse().unwrap();
-    let object = content.id();
-    (Named::Library { library, object }, content)
-}
-
-fn push(store: &Store, name: &str, bytes: &[u8]) -> Result<CommitSummary> {
-    let (target, content) = target(name, bytes);
-    store.ingest(target, &[content])
+    testing::library(name, bytes, Placement::Sparse)
 }
 
 type Work<'a, T> = Box<dyn FnOnce() -> T + Send + 'a>;
@@ -221,11 +202,6 @@ fn libraries(store: &Store) -> BTreeSet<String> {
         .into_iter()
         .map(|(name, _)| name.to_string())
         .collect()
-}
-
-fn assert_stored(store: &Store, bytes: &[u8]) {
-    let record = store.object(ObjectId::of(bytes)).unwrap().unwrap();
-    assert!(store.read(&record.map, 0, bytes.len()).unwrap() == bytes);
 }
 
 #[test]
@@ -269,7 +245,7 @@ fn commits_that_come_at_once_share_every_sync() {
     let pins = cost(&|| drop(together(&store, (0..WRITERS).map(names).collect())));
     assert_eq!(pins, (0, 1));
     drop(store);
-    let store = Store::open(directory.path(), options()).unwrap();
+    let store = testing::open(directory.path());
     for nth in 0..WRITERS {
         assert_stored(&store, &content(nth));
         let library: LibraryRef = format!("l{nth}@1").parse().unwrap();
@@ -343,7 +319,7 @@ fn a_group_that_comes_to_nothing_fails_the_one_who_led_it() {
     // Nothing of it is used twice.
     push(&store, "after@1", &content(50)).unwrap();
     drop(store);
-    let store = Store::open(directory.path(), options()).unwrap();
+    let store = testing::open(directory.path());
     assert_eq!(libraries(&store).len(), expected.len() + 1);
     for (nth, result) in done.iter().enumerate() {
         if result.is_ok() {
@@ -573,7 +549,7 @@ fn a_group_is_there_whole_or_not_at_all_wherever_it_stops() {
         Step::Marked,
     ] {
         assert!(copy_to(step).exists(), "{step:?}: the group was not one");
-        let store = Store::open(&copy_to(step), options()).unwrap();
+        let store = testing::open(&copy_to(step));
         let expected = if step >= Step::Framed { 5 } else { 1 };
         let found = libraries(&store).len() + store.tokens().unwrap().len();
         assert_eq!(found, expected, "{step:?}");

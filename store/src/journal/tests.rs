@@ -8,9 +8,7 @@ use super::frame::{Change, DIGEST, encode};
 use super::*;
 use crate::catalogue::Catalogue;
 use crate::manifest::TokenScope;
-use crate::placement::Placement;
-use crate::upload::{Content, Target};
-use crate::{Store, StoreOptions};
+use crate::testing::{self, SEGMENT_BYTES, content};
 
 /// A store's journal of which nothing but the beginning is there.
 struct Begun {
@@ -26,12 +24,7 @@ impl Begun {
     /// With a log of this form.
     fn of(form: Form) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            create: true,
-            segment_bytes: 2 << 20,
-            ..StoreOptions::default()
-        };
-        let store = Store::open(directory.path(), options).unwrap();
+        let store = testing::open(directory.path());
         let begun = Self {
             path: directory.path().join("journal"),
             identity: store.superblock().identity,
@@ -55,7 +48,7 @@ impl Begun {
 
     fn open(&self, form: Form) -> Journal {
         let (found, _) = self.read().unwrap();
-        Journal::open(&self.path, self.identity, 2 << 20, form, &found).unwrap()
+        Journal::open(&self.path, self.identity, SEGMENT_BYTES, form, &found).unwrap()
     }
 
     fn read(&self) -> std::result::Result<(Found, Read), Unusable> {
@@ -242,44 +235,29 @@ fn entries(directory: &Path, number: u64) -> Vec<(Entry, Vec<u8>, Vec<u8>)> {
 fn a_checkpoint_of_the_journal_alone_has_what_one_of_the_index_has() {
     for most in [1, 400, usize::MAX] {
         let directory = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            create: true,
-            segment_bytes: 2 << 20,
-            ..StoreOptions::default()
-        };
-        let store = Store::open(directory.path(), options).unwrap();
+        let store = testing::open(directory.path());
         let journal = directory.path().join("journal");
         let add = |name: &str| {
             let secret = ObjectId::of(name.as_bytes());
             store.add_token(name, secret, TokenScope::Read).unwrap();
         };
-        let push = |name: &str, pages: usize| {
-            let mut bytes = vec![0; pages * 4096];
-            let mut hasher = blake3::Hasher::new();
-            hasher
-                .update(name.as_bytes())
-                .finalize_xof()
-                .fill(&mut bytes);
-            let content = Content::of(&bytes, Placement::Sparse);
-            let library = name.parse().unwrap();
-            let object = content.id();
-            let target = Target::Library { library, object };
-            store.ingest(target, &[content]).unwrap();
+        let push = |name: &str, seed: u64, pages: usize| {
+            testing::push(&store, name, &content(seed, pages)).unwrap();
         };
         ["b", "d"].into_iter().for_each(add);
-        push("l@1", 3);
+        push("l@1", 0, 3);
         for round in 0..2 {
             // What is new lies before, between and behind what was, and some of that goes or becomes another.
             ["a", "c", "e"].into_iter().for_each(add);
-            push(&format!("k@{round}"), 600);
-            push(&format!("m@{round}"), 1);
+            push(&format!("k@{round}"), 1 + round, 600);
+            push(&format!("m@{round}"), 3 + round, 1);
             store.delete_token("d").unwrap();
             store.delete_library(&"l@1".parse().unwrap()).unwrap();
             let last = store.generation().unwrap();
             let checkpointer = Checkpointer {
                 directory: journal.clone(),
                 identity: store.superblock().identity,
-                segment_bytes: 2 << 20,
+                segment_bytes: SEGMENT_BYTES,
                 last,
             };
             assert_eq!(checkpointer.merge_by(most).unwrap().0, last);
@@ -302,7 +280,7 @@ fn a_checkpoint_of_the_journal_alone_has_what_one_of_the_index_has() {
                     store.delete_token(name).unwrap();
                 }
                 add("d");
-                push("l@1", 3);
+                push("l@1", 0, 3);
             }
         }
     }

@@ -7,28 +7,15 @@ use std::path::Path;
 use pool_tests::disk::SmallDisk;
 
 use super::*;
+use crate::StoreError;
 use crate::group::Part;
 use crate::room::KEPT;
-use crate::{StoreError, StoreOptions};
+use crate::testing::{self, content as pages};
 
 const SEGMENT_BYTES: u64 = 32 << 20;
 
 fn open(directory: &Path) -> Store {
-    let options = StoreOptions {
-        create: true,
-        segment_bytes: SEGMENT_BYTES,
-        ..StoreOptions::default()
-    };
-    Store::open(directory, options).unwrap()
-}
-
-fn pages(seed: u64, count: usize) -> Vec<u8> {
-    let mut bytes = vec![0; count * PAGE_SIZE as usize];
-    let mut stream = blake3::Hasher::new()
-        .update(&seed.to_le_bytes())
-        .finalize_xof();
-    stream.fill(&mut bytes);
-    bytes
+    Store::open(directory, testing::options(SEGMENT_BYTES)).unwrap()
 }
 
 /// Writes pages, and answers with where the first is.
