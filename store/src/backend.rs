@@ -5,7 +5,7 @@
 
 use std::fmt::Debug;
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +23,16 @@ pub trait SegmentFile: Debug + Send + Sync {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     /// Writes all of `buffer` at byte `offset`, within the pre-sized file.
     fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()>;
+    /// Writes all of these one behind the other, from byte `offset` on: in one piece where it can, as the page cache makes folios
+    /// of what comes together.
+    fn write_parts_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
+        let mut offset = offset;
+        for part in parts {
+            self.write_all_at(part, offset)?;
+            offset += part.len() as u64;
+        }
+        Ok(())
+    }
     /// Gives the disk under a range back where the file system can; the range reads as zeros then.
     fn discard(&self, offset: u64, bytes: u64) -> io::Result<()>;
     /// Says that a range was written and is to be durable soon: the disk may begin with it. Nothing is waited for, and
@@ -331,6 +341,26 @@ impl SegmentFile for File {
 
     fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
         FileExt::write_all_at(self, buffer, offset)
+    }
+
+    fn write_parts_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
+        let mut offset = offset;
+        let mut slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let mut rest = &mut slices[..];
+        // Without those that are empty.
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            match rustix::io::pwritev(self, rest, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    IoSlice::advance_slices(&mut rest, written);
+                    offset += written as u64;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
     }
 
     fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {

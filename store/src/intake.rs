@@ -236,8 +236,9 @@ impl<'a, 'w> Intake<'a, 'w> {
         };
         let window = if let (Some(window), None) = (prepared, &claim) {
             window
-        } else if let Some(bytes) = &at_hand {
-            self.prepared.write_window(&mut self.hand, id, bytes)?
+        } else if let Some(at_hand) = &at_hand {
+            let places = at_hand.places();
+            self.prepared.write_window(&mut self.hand, id, &places)?
         } else {
             let from = self.reader.places_in_window(known, part, &at);
             let mut content = vec![0; WINDOW_SIZE as usize];
@@ -249,7 +250,9 @@ impl<'a, 'w> Intake<'a, 'w> {
             }
             match known.or(prepared) {
                 Some(window) => window,
-                None => self.prepared.write_window(&mut self.hand, id, &content)?,
+                None => self
+                    .prepared
+                    .write_window(&mut self.hand, id, &[&content[..]])?,
             }
         };
         if known.is_some() {
@@ -281,7 +284,7 @@ impl<'a, 'w> Intake<'a, 'w> {
             && claim.is_none()
             && let Some(content) = self.reader.at_hand(piece)
         {
-            self.write_new(piece.pages, &mut at, &content)?;
+            self.write_new(piece.pages, &mut at, &content.places())?;
         } else if !all_known || claim.is_some() {
             let mut content = vec![0; piece.pages.len() * PAGE_SIZE as usize];
             if let Some(claim) = claim {
@@ -301,7 +304,7 @@ impl<'a, 'w> Intake<'a, 'w> {
                 };
                 self.reader.read(&new, &at, &mut content)?;
             }
-            self.write_new(piece.pages, &mut at, &content)?;
+            self.write_new(piece.pages, &mut at, &[&content[..]])?;
         }
         for (nth, (id, at)) in piece.pages.iter().zip(at).enumerate() {
             let Some(id) = id else { continue };
@@ -322,11 +325,12 @@ impl<'a, 'w> Intake<'a, 'w> {
         &mut self,
         pages: &[Option<PageId>],
         at: &mut [Option<Location>],
-        content: &[u8],
+        content: &[&[u8]],
     ) -> Result<()> {
         let (mut fresh, mut fresh_bytes) = (Vec::new(), Vec::new());
         let mut listed = HashSet::new();
-        let bytes = content.chunks(PAGE_SIZE as usize);
+        let bytes = content.iter();
+        let bytes = bytes.flat_map(|place| place.chunks(PAGE_SIZE as usize));
         for ((id, at), bytes) in pages.iter().zip(at.iter()).zip(bytes) {
             if let (Some(id), None) = (id, at)
                 && listed.insert(*id)
@@ -340,9 +344,8 @@ impl<'a, 'w> Intake<'a, 'w> {
         if fresh.len() == pages.len() {
             self.prepared.write_pages(&mut self.hand, &fresh, content)?;
         } else {
-            let content = fresh_bytes.concat();
             self.prepared
-                .write_pages(&mut self.hand, &fresh, &content)?;
+                .write_pages(&mut self.hand, &fresh, &fresh_bytes)?;
         }
         self.summary.written_pages += PageCount(listed.len() as u64);
         for (id, at) in pages.iter().zip(at) {

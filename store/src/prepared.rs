@@ -90,15 +90,15 @@ impl<'a> Prepared<'a> {
         Ok((self.runs[before..].to_vec(), promise))
     }
 
-    /// Writes a window of exactly 2 MiB and says where it is.
+    /// Writes a window of exactly 2 MiB, which is in these places, and says where it goes.
     pub(crate) fn write_window(
         &mut self,
         hand: &mut Hand<'_>,
         id: WindowId,
-        content: &[u8],
+        content: &[&[u8]],
     ) -> Result<Location> {
-        debug_assert_eq!(content.len() as u64, PAGES_PER_WINDOW * PAGE_SIZE);
-        let (taken, _promise) = self.take(hand, content.len(), |writer, runs| {
+        debug_assert_eq!(length(content) as u64, PAGES_PER_WINDOW * PAGE_SIZE);
+        let (taken, _promise) = self.take(hand, length(content), |writer, runs| {
             runs.push(writer.appender.take_window()?);
             Ok(())
         })?;
@@ -112,26 +112,26 @@ impl<'a> Prepared<'a> {
         Ok(at)
     }
 
-    /// Writes pages one after the other.
+    /// Writes pages one after the other, which are in these places.
     pub(crate) fn write_pages(
         &mut self,
         hand: &mut Hand<'_>,
         ids: &[PageId],
-        content: &[u8],
+        content: &[&[u8]],
     ) -> Result<()> {
-        debug_assert_eq!(content.len() as u64, ids.len() as u64 * PAGE_SIZE);
+        debug_assert_eq!(length(content) as u64, ids.len() as u64 * PAGE_SIZE);
         if ids.is_empty() {
             return Ok(());
         }
-        let (taken, _promise) = self.take(hand, content.len(), |writer, runs| {
+        let (taken, _promise) = self.take(hand, length(content), |writer, runs| {
             writer.appender.take_pages(ids.len() as u32, runs)
         })?;
-        let (mut ids, mut content) = (ids, content);
+        let (mut ids, mut content) = (ids, content.to_vec());
         for (target, (at, count)) in taken {
             let (run, others) = ids.split_at(count as usize);
-            let (bytes, rest) = content.split_at(count as usize * PAGE_SIZE as usize);
+            let (pages, rest) = split(&content, count as usize * PAGE_SIZE as usize);
             (ids, content) = (others, rest);
-            self.fill(target, at.slot, bytes)?;
+            self.fill(target, at.slot, &pages)?;
             for (nth, id) in run.iter().enumerate() {
                 let slot = Slot(at.slot.0 + nth as u32);
                 self.pages.insert(*id, Location { slot, ..at });
@@ -140,12 +140,13 @@ impl<'a> Prepared<'a> {
         Ok(())
     }
 
-    fn fill(&mut self, target: Arc<Target>, first: Slot, content: &[u8]) -> Result<()> {
+    fn fill(&mut self, target: Arc<Target>, first: Slot, content: &[&[u8]]) -> Result<()> {
         let written = target.write(first, content)?;
-        self.unsynced += content.len() as u64;
+        let bytes = length(content) as u64;
+        self.unsynced += bytes;
         if self.unsynced >= MUCH {
             // The disk works while the next ones are looked for.
-            target.begin_sync(first, content.len() as u64);
+            target.begin_sync(first, bytes);
         }
         let mut known = self.written.iter_mut();
         match known.find(|(known, _)| Arc::ptr_eq(known, &target)) {
@@ -199,6 +200,23 @@ impl<'a> Prepared<'a> {
             discard(self.runs.iter().filter(is_unused));
         }
     }
+}
+
+/// Bytes in all places.
+fn length(places: &[&[u8]]) -> usize {
+    places.iter().map(|place| place.len()).sum()
+}
+
+/// Where the first bytes are, as many as `at`, and where those behind them.
+fn split<'a>(places: &[&'a [u8]], at: usize) -> (Vec<&'a [u8]>, Vec<&'a [u8]>) {
+    let (mut first, mut others, mut left) = (Vec::new(), Vec::new(), at);
+    for place in places {
+        let (before, behind) = place.split_at(left.min(place.len()));
+        left -= before.len();
+        first.extend(Some(before).filter(|bytes| !bytes.is_empty()));
+        others.extend(Some(behind).filter(|bytes| !bytes.is_empty()));
+    }
+    (first, others)
 }
 
 /// Gives the disk under runs of slots back, which nothing refers to. Not in a segment that nobody is to write to any more: the index

@@ -59,10 +59,10 @@ impl Target {
         self.file.as_ref()
     }
 
-    /// Fills slots that nobody else has, from `first` on.
-    pub(crate) fn write(&self, first: Slot, content: &[u8]) -> Result<Written> {
+    /// Fills slots that nobody else has, from `first` on, with what is in these places.
+    pub(crate) fn write(&self, first: Slot, content: &[&[u8]]) -> Result<Written> {
         self.file
-            .write_all_at(content, first.byte_offset())
+            .write_parts_at(content, first.byte_offset())
             .map_err(|source| StoreError::io("writing the segment", self.id.to_string(), source))?;
         Ok(Written(self.written.fetch_add(1, Ordering::AcqRel) + 1))
     }

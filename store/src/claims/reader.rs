@@ -1,7 +1,7 @@
 //! Reading an upload's pages, from the store or from what is given, and comparing them with what is claimed.
 
 use std::collections::HashMap;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use pool_core::digest::PageId;
@@ -29,20 +29,23 @@ const COMPARED_TOGETHER: usize = 64;
 /// Pages that are compared at a time: they stay in a processor's cache from when they are read until then.
 const COMPARED: usize = 64;
 
+/// Most places in memory that pages may be in to be at hand: those that were sent otherwise than they lie are put together first.
+const MOST_PLACES: usize = 16;
+
 /// Bytes that need not be read.
 pub(crate) enum AtHand<'a> {
     /// Of what is taken in at once.
     Given(&'a [u8]),
-    /// Of pages that were sent.
-    Staged(Staged),
+    /// Of pages that were sent, one behind the other.
+    Staged(Vec<Staged>),
 }
 
-impl Deref for AtHand<'_> {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
+impl AtHand<'_> {
+    /// Where the bytes are, whole pages in each place.
+    pub(crate) fn places(&self) -> Vec<&[u8]> {
         match self {
-            Self::Given(bytes) => bytes,
-            Self::Staged(staged) => staged,
+            Self::Given(bytes) => vec![*bytes],
+            Self::Staged(staged) => staged.iter().map(Deref::deref).collect(),
         }
     }
 }
@@ -69,7 +72,7 @@ impl<'a> PageReader<'a> {
         Claim::about(object, self.given)
     }
 
-    /// The bytes of a piece, if all of its pages are at hand whole, or were sent one after the other and are in memory.
+    /// The bytes of a piece, if all of its pages are at hand whole, or are in memory where they were sent, in few places.
     pub(crate) fn at_hand(&self, piece: &Piece<'_>) -> Option<AtHand<'a>> {
         self.bytes_at_hand(piece, piece.pages.len() * PAGE_SIZE as usize)
     }
@@ -94,8 +97,12 @@ impl<'a> PageReader<'a> {
                 given.get(..bytes).map(AtHand::Given)
             }
             Given::Sent(upload) if piece.pages.len() * PAGE_SIZE as usize == bytes => {
-                let first = sent_in_a_row(&upload.offsets(), piece.pages)?;
-                upload.staging().at_hand(first, bytes).map(AtHand::Staged)
+                let rows = sent_in_rows(&upload.offsets(), piece.pages)?;
+                let mut staged = Vec::new();
+                for row in rows {
+                    staged.extend(upload.staging().at_hand(row)?);
+                }
+                Some(AtHand::Staged(staged))
             }
             Given::Sent(_) => None,
         }
@@ -289,9 +296,13 @@ impl<'a> PageReader<'a> {
             }
             for (piece, at) in piece.split(COMPARED).zip(at.chunks(COMPARED)) {
                 if at.iter().all(Option::is_none)
-                    && let Some(staged) = self.at_hand(&piece)
+                    && let Some(at_hand) = self.at_hand(&piece)
                 {
-                    claim.update(piece.first_page, &staged);
+                    let mut first_page = piece.first_page;
+                    for pages in at_hand.places() {
+                        claim.update(first_page, pages);
+                        first_page += pages.len() as u64 / PAGE_SIZE;
+                    }
                     continue;
                 }
                 let content = &mut content[..piece.pages.len() * PAGE_SIZE as usize];
@@ -411,13 +422,23 @@ impl<'a> PageReader<'a> {
     }
 }
 
-/// Where the first of some pages is among those staged, if the others lie behind it, one after the other.
-fn sent_in_a_row(offsets: &HashMap<PageId, u64>, pages: &[Option<PageId>]) -> Option<u64> {
-    let first = offsets.get(pages.first()?.as_ref()?)?;
-    let mut in_a_row = pages.iter().zip((*first..).step_by(PAGE_SIZE as usize));
-    let is_there =
-        |(id, at): (&Option<PageId>, u64)| id.as_ref().and_then(|id| offsets.get(id)) == Some(&at);
-    in_a_row.all(is_there).then_some(*first)
+/// Where pages are among those staged, if all were sent and lie in few rows, one after the other in each.
+fn sent_in_rows(
+    offsets: &HashMap<PageId, u64>,
+    pages: &[Option<PageId>],
+) -> Option<Vec<Range<u64>>> {
+    let mut rows = Vec::<Range<u64>>::new();
+    for id in pages {
+        let at = *offsets.get(id.as_ref()?)?;
+        if let Some(row) = rows.last_mut().filter(|row| row.end == at) {
+            row.end += PAGE_SIZE;
+        } else if rows.len() < MOST_PLACES {
+            rows.push(at..at + PAGE_SIZE);
+        } else {
+            return None;
+        }
+    }
+    Some(rows)
 }
 
 /// How many of the first pages lie one behind the other in a segment.

@@ -3,6 +3,7 @@ use pool_core::description::{
     Abi, DESCRIPTION_FORMAT, Description, FileIdentity, Layout, Range, RangeKind, Source,
 };
 use pool_core::extent::Slot;
+use pool_core::page::WINDOW_SIZE;
 
 use super::*;
 use crate::damage::{DamagedSlots, Expected};
@@ -12,7 +13,7 @@ use crate::look::Looked;
 use crate::moment::Moment;
 use crate::placement::Placement;
 use crate::precondition::Precondition;
-use crate::testing::{content, open, push};
+use crate::testing::{assert_stored, content, open, push};
 use crate::upload::{Target, UploadManifest};
 
 /// An upload of library `l@1`, the first of `objects`.
@@ -343,4 +344,46 @@ fn what_is_not_proven_is_checked_when_it_is_placed() {
         commit(good).unwrap();
         store.delete_library(&"l@1".parse().unwrap()).unwrap();
     }
+}
+
+#[test]
+fn windows_are_written_from_where_their_pages_were_sent() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let windows = Placement::Windows { phase: 0 };
+    let whole = |sent: &Upload, nth: usize| {
+        let object = &sent.manifest().objects[0];
+        let reader = PageReader::new(&store, Given::Sent(sent));
+        let part = &reader.parts(object).unwrap()[nth];
+        let piece = pieces(object, part).next().unwrap();
+        let at_hand = reader.window_at_hand(part, &piece)?;
+        Some(at_hand.places().concat())
+    };
+    let bytes = content(1, 1100);
+    let window = |nth: usize| &bytes[nth * WINDOW_SIZE as usize..][..WINDOW_SIZE as usize];
+    let sent = upload(&store, &[UploadObject::of(&bytes, windows)]);
+    let batches: Vec<_> = bytes.chunks(256 * PAGE_SIZE as usize).collect();
+    // As several connections do.
+    for nth in [1, 0, 3, 4, 2] {
+        let pages = batches[nth].chunks(PAGE_SIZE as usize);
+        let pages = pages.map(|page| (PageId::of(page), page));
+        sent.add_pages(pages).unwrap();
+    }
+    for nth in 0..2 {
+        assert!(whole(&sent, nth).unwrap() == window(nth), "{nth}");
+    }
+    // The last one has zeros behind its pages.
+    assert!(whole(&sent, 2).is_none());
+    store.commit(&sent).unwrap();
+    assert_stored(&store, &bytes);
+    store.delete_library(&"l@1".parse().unwrap()).unwrap();
+
+    let other = content(2, 512);
+    let sent = upload(&store, &[UploadObject::of(&other, windows)]);
+    for page in other.chunks(PAGE_SIZE as usize).rev() {
+        sent.add_page(PageId::of(page), page).unwrap();
+    }
+    assert!(whole(&sent, 0).is_none());
+    store.commit(&sent).unwrap();
+    assert_stored(&store, &other);
 }

@@ -467,7 +467,7 @@ fn a_leader_is_not_told_of_what_others_have_written() {
     let page = &content(1)[..PAGE_SIZE as usize];
     let mut upload = Prepared::new(&store).unwrap();
     let ids = [PageId::of(page)];
-    upload.write_pages(&mut Hand::Free, &ids, page).unwrap();
+    upload.write_pages(&mut Hand::Free, &ids, &[page]).unwrap();
     let part = Part {
         changes: store.view.index.batch().into_changes(),
         pending: Arc::default(),

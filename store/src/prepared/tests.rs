@@ -22,7 +22,7 @@ fn open(directory: &Path) -> Store {
 fn fill<'a>(store: &'a Store, content: &[u8]) -> Result<(Prepared<'a>, Location)> {
     let mut prepared = Prepared::new(store)?;
     let ids: Vec<_> = content.chunks(PAGE_SIZE as usize).map(PageId::of).collect();
-    prepared.write_pages(&mut Hand::Free, &ids, content)?;
+    prepared.write_pages(&mut Hand::Free, &ids, &[content])?;
     let at = prepared.page(&ids[0]).unwrap();
     Ok((prepared, at))
 }
