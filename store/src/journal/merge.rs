@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 
+use super::checkpoint::{Checkpointer, checkpoint, newest_number, prune, write_catalogue};
 use super::frame::{Digest, each_change, shortened};
 use super::names::{self, Name};
-use super::read::{checkpoint, each_commit, newest_number};
-use super::{Checkpointer, prune, write_catalogue};
+use super::read::each_commit;
 use crate::backend::remove_if_there;
 use crate::catalogue::{Catalogue, Header, Writer};
 use crate::error::{Result, StoreError};

@@ -7,7 +7,9 @@
 //! A *checkpoint* is the state after some commit; logs that end before it are not needed any more. It is written beside
 //! everything else, from a snapshot.
 
+pub(crate) mod checkpoint;
 pub(crate) mod frame;
+mod log;
 mod merge;
 mod names;
 pub(crate) mod read;
@@ -24,13 +26,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FallocateFlags;
 
 use crate::backend::{new_file, open_file, sync_directory, sync_parent};
-use crate::catalogue::{Entry, Header as CatalogueHeader, Writer};
 use crate::error::{Result, StoreError};
 use crate::index::Reader;
-use crate::now;
+use checkpoint::{prune, write_checkpoint};
 use frame::{Digest, Form, HEAD, HEADER, Header, MASK, Mask};
 use names::Name;
 
+pub(crate) use checkpoint::Checkpointer;
 pub(crate) use read::{Examined, Flaw, Found, Unusable, digest_of, each_commit, examine, read};
 pub(crate) use rescue::{Commits, following, next_segment};
 
@@ -428,73 +430,6 @@ fn rewrite(file: &File, range: Range<u64>) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes checkpoints of one journal.
-#[derive(Debug)]
-pub(crate) struct Checkpointer {
-    directory: PathBuf,
-    identity: [u8; 16],
-    segment_bytes: u64,
-    /// Number of the last commit before the log that goes on.
-    last: u64,
-}
-
-impl Checkpointer {
-    /// Writes a checkpoint of `state`, and removes what is not needed any more. Answers with its commits and bytes.
-    pub(crate) fn write(&self, state: &Reader<'_>) -> Result<(u64, u64)> {
-        let written = write_checkpoint(&self.directory, self.identity, self.segment_bytes, state)?;
-        prune(&self.directory, written.0);
-        Ok(written)
-    }
-}
-
-/// Writes a checkpoint of `state`, whole or not at all. Answers with its commits and bytes.
-fn write_checkpoint(
-    directory: &Path,
-    identity: [u8; 16],
-    segment_bytes: u64,
-    state: &Reader<'_>,
-) -> Result<(u64, u64)> {
-    let header = CatalogueHeader {
-        segment_bytes,
-        identity,
-        commits: state.commits()?,
-        frame: frame::shortened(state.last_frame()?),
-        begun_at: now(),
-    };
-    let bytes = write_catalogue(directory, &header, |catalogue| {
-        state.each_raw_segment(|key, value| catalogue.put(Entry::Segment, key, value))?;
-        state.each_kept_raw(|kept, key, value| catalogue.put(Entry::Kept(kept), key, value))
-    })?;
-    Ok((header.commits, bytes))
-}
-
-/// Writes a checkpoint with what `fill` puts, whole or not at all. Answers with its bytes.
-fn write_catalogue(
-    directory: &Path,
-    header: &CatalogueHeader,
-    fill: impl FnOnce(&mut Writer) -> Result<()>,
-) -> Result<u64> {
-    let name = Name::Checkpoint(header.commits);
-    let (new, path) = (
-        names::unfinished(directory, name),
-        names::path(directory, name),
-    );
-    let write = || {
-        let mut catalogue = Writer::create(&new, header)?;
-        fill(&mut catalogue)?;
-        let bytes = catalogue.finish()?;
-        fs::rename(&new, &path).map_err(|error| StoreError::io("naming", &new, error))?;
-        sync_directory(directory)?;
-        Ok(bytes)
-    };
-    write().inspect_err(|_| {
-        // On a full disk it is room.
-        if let Err(error) = fs::remove_file(&new) {
-            tracing::debug!(%error, path = %new.display(), "leaving half a checkpoint");
-        }
-    })
-}
-
 /// Makes a log without frames that has its room beforehand, whole or not at all. Its name is not durable yet.
 fn create_log(directory: &Path, header: &Header) -> Result<OpenLog> {
     let name = Name::Log(header.base);
@@ -526,30 +461,6 @@ fn create_log(directory: &Path, header: &Header) -> Result<OpenLog> {
         }
         StoreError::io("creating", &path, error)
     })
-}
-
-/// Removes logs that end with the checkpoint of commit `commits` or before it, then earlier checkpoints, the oldest first.
-fn prune(directory: &Path, commits: u64) {
-    let (bases, checkpoints) = match names::list(directory) {
-        Ok(listed) => listed,
-        Err(error) => {
-            tracing::warn!(%error, "old parts of the journal stay for now");
-            return;
-        }
-    };
-    // A log ends where the next one begins.
-    let logs = bases.windows(2).filter(|two| two[1] <= commits);
-    let logs = logs.map(|two| Name::Log(two[0]));
-    let older = checkpoints.iter().filter(|number| **number < commits);
-    let older = older.map(|number| Name::Checkpoint(*number));
-    for name in logs.chain(older) {
-        let path = names::path(directory, name);
-        if let Err(error) = fs::remove_file(&path) {
-            tracing::warn!(%error, path = %path.display(), "an old part of the journal stays for now");
-            // Nothing newer goes before it.
-            return;
-        }
-    }
 }
 
 /// Where a journal is begun before it has its name.

@@ -6,8 +6,9 @@ use std::io::{self, BufReader, Seek as _, SeekFrom};
 use std::path::Path;
 
 use super::frame::{self, DIGEST, Digest, Form, HEAD, HEADER, Header, each_change};
+use super::log::{PIECE, Place, next_frame, read_up_to};
 use super::names::{self, Name};
-use super::read::{PIECE, Place, examine, list, next_frame, read_up_to};
+use super::read::{examine, list};
 use crate::backend::{next_data, read_file};
 use crate::index::{Kept, Recorded};
 

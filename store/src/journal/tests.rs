@@ -6,7 +6,7 @@ use pool_core::digest::ObjectId;
 
 use super::frame::{Change, DIGEST, encode};
 use super::*;
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, Entry, Header as CatalogueHeader};
 use crate::manifest::TokenScope;
 use crate::testing::{self, SEGMENT_BYTES, content};
 

@@ -14,8 +14,8 @@ use crate::catalogue::Catalogue;
 use crate::error::Result;
 use crate::format::SegmentRecord;
 use crate::index::{Inspection, Kept, Recorded};
+use crate::journal::checkpoint::{checkpoint, unread_checkpoint};
 use crate::journal::frame::each_change;
-use crate::journal::read::{checkpoint, unread_checkpoint};
 
 /// What a journal, or a part of it, tells of segments.
 #[derive(Clone, Debug, Default)]

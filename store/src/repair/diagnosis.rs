@@ -13,7 +13,7 @@ use crate::distrust;
 use crate::error::{self, Result, StoreError};
 use crate::format::{self, SegmentRecord};
 use crate::index::{Inspection, Reread, follow_segments};
-use crate::journal::read::checkpoint;
+use crate::journal::checkpoint::checkpoint;
 use crate::journal::{self, Commits, Found, Unusable, following};
 use crate::mark::Mark;
 use crate::opening::{check_index, check_journal, check_segment, has_journal};

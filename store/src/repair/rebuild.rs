@@ -22,7 +22,7 @@ use crate::damage::{self, Expected};
 use crate::error::{Result, StoreError};
 use crate::format::{self, Location, ObjectRecord, SegmentKind, SegmentRecord};
 use crate::index::{Batch, Index, records};
-use crate::journal::{self, Found, Journal, read::checkpoint};
+use crate::journal::{self, Found, Journal, checkpoint::checkpoint};
 use crate::opening::may_lack_file;
 use crate::places::put_places;
 use crate::progress::Progress;
