@@ -13,6 +13,7 @@
 //! `WHERE` is the address of a service, or a file.
 
 mod system;
+mod unikraft;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -77,7 +78,13 @@ const TARGETS: &str = "ld: supported targets: elf64-x86-64\nld: supported emulat
 /// Options of GNU ld do what they do there, or are refused. `--gc-sections` leaves out what nothing needs of the
 /// application; a library's pages stay whole, as other images have them. `--wrap` and `--defsym` hold for libraries too,
 /// of which the image then has some pages of its own. Of linker scripts (`-T`) the tables are gathered
-/// that they insert (`INSERT`); one that places all sections itself is refused.
+/// that they insert (`INSERT`), with the symbols at their borders and at those of the thread-local template; one that places all
+/// sections itself is refused, and so is whatever else one says, with its line.
+///
+/// A Unikraft application for Linux (plat linuxu) is linked by `make UK_LDFLAGS=-BFOLDER`, FOLDER having `pool` under the name
+/// `ld`: each of its libraries (`libNAME.o`) is a library of the pool. `pool link --unikraft BUILD_DIR` links a finished build
+/// directory again: it runs the link that make has recorded there with `pool` for a linker, and behind it the steps that make
+/// has recorded for the image (strip, boot information). Further options are the linker's, as `--pool-registry` is.
 ///
 /// Objects of intermediate code (`-flto`) are compiled by the compiler's own plugin, which it names (`-plugin`): those of the
 /// command line, and members of archives that hold nothing else. What comes of them is the application's; a member that holds
@@ -86,7 +93,8 @@ const TARGETS: &str = "ld: supported targets: elf64-x86-64\nld: supported emulat
 #[command(
     disable_help_flag = true,
     after_help = "Examples:\n  ln -s \"$(command -v pool)\" bin/ld && cc -static -B bin/ app.c -lz\n  \
-                  pool link --pool-registry addresses.json -static -o app crt1.o app.o -L. -lc"
+                  pool link --pool-registry addresses.json -static -o app crt1.o app.o -L. -lc\n  \
+                  pool link --unikraft build/"
 )]
 pub(crate) struct Link {
     /// The linker's command line
@@ -110,6 +118,9 @@ impl Link {
             .collect();
         let expanded = expand(&given)?;
         let mut arguments = expanded.clone();
+        if let Some(folder) = take_option(&mut arguments, unikraft::OPTION)? {
+            return unikraft::run(Path::new(&folder), &arguments, global);
+        }
         let named = take_option(&mut arguments, REGISTRY)?;
         let layout = take_option(&mut arguments, LAYOUT_FILE)?;
         let count = arguments.len();

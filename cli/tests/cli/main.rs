@@ -10,4 +10,5 @@ mod leases;
 mod linking;
 mod same_as_ld;
 mod streams;
+mod unikraft;
 mod verbs;

@@ -15,12 +15,13 @@ use pool_image::layout::LayoutKind;
 use pool_tests::source_directory;
 
 /// What `pool` does not link, and says so: what stands in its message.
-const REFUSED: [(&str, &str); 8] = [
+const REFUSED: [(&str, &str); 9] = [
     ("align_4m", "alignment 4194304"),
     ("data_start_end", "_end"),
     ("merge_orphan", "merged"),
     ("named_writable_and_executable", "sections .both"),
     ("opt_script_T", "linker script"),
+    ("opt_script_frames", "in one piece"),
     ("opt_script_insert_library", "library's pages"),
     ("twice_whole", "already"),
     ("wx_section", "writable and executable"),

@@ -4,6 +4,7 @@ use super::image::{Image, View};
 use super::object::{Gathered, Place, Symbol};
 use super::plan::{Entry, Part};
 use super::references;
+use super::tables::ThreadBorder;
 use super::target::Target;
 use super::unit::SymbolId;
 
@@ -187,12 +188,34 @@ impl<'i, 'a> Image<'i, 'a> {
             "__rela_iplt_end" => common.resolvers.end(),
             "etext" | "_etext" | "__etext" => common.code.end(),
             "edata" | "_edata" | "__bss_start" => stored,
+            "end" | "_end" if self.tables.are_of_unikraft() => self.end(),
             "end" | "_end" => common.data.end(),
             _ => {
+                if let Some(beside) = self.tables.beside(name) {
+                    return Some(match beside.border? {
+                        ThreadBorder::Start => common.thread.start,
+                        ThreadBorder::Stored => common.thread.start + common.thread_stored,
+                        ThreadBorder::End => common.thread.end(),
+                    });
+                }
                 let of_table = self.table_symbols.get(name).copied();
                 return of_table.or_else(|| self.orphan_border(name));
             }
         })
+    }
+
+    /// The end of all that is loaded.
+    fn end(&self) -> u64 {
+        let ends = self.included().map(|unit| {
+            let (base, plan) = (&self.bases[unit], &self.plans[unit]);
+            match unit {
+                0 => self.common.data.end(),
+                _ => (base.code + plan.shared_size())
+                    .max(base.bound + plan.bound.size)
+                    .max(base.data + plan.data.size),
+            }
+        });
+        ends.max().unwrap_or(0)
     }
 
     /// A border of the sections of one name in one unit.

@@ -14,6 +14,9 @@ use super::unit::Unit;
 /// Where an ordinary link's data ends: who asks walks it, or adds to it.
 const ENDS_OF_DATA: [&str; 5] = ["__bss_start", "_edata", "_end", "edata", "end"];
 
+/// Of these, what is also the end of all that is loaded.
+const ENDS_OF_IMAGE: [&str; 2] = ["_end", "end"];
+
 /// Defined by C libraries. They themselves only ask for the rest of the page that their memory begins in.
 const OF_C_LIBRARY: &str = "__libc_start_main";
 
@@ -76,6 +79,15 @@ pub(super) fn refuse_undefined(
                         return Err(LinkError::EndOfData {
                             place: place(),
                             symbol: symbol.to_owned(),
+                        });
+                    }
+                    Doubt::BorderOfNothing(symbol, script) => {
+                        return Err(LinkError::Relocation {
+                            place: place(),
+                            problem: format!(
+                                "{symbol} is where {script} has a border of sections that do not lie in one piece here: \
+                                 link with the system's ld, or find them otherwise (dl_iterate_phdr)"
+                            ),
                         });
                     }
                     Doubt::BorderOfMerged(symbol) => {
@@ -185,6 +197,8 @@ pub(super) fn refuse_many_sections(image: &Image<'_, '_>) -> Result<(), LinkErro
 enum Doubt<'n> {
     /// It is to the end of all data.
     EndOfData(&'n str),
+    /// It is to where a script has sections begin or end that are not in one piece.
+    BorderOfNothing(&'n str, &'n str),
     /// It is to where sections begin or end that are to be merged.
     BorderOfMerged(&'n str),
     /// It is to a local symbol of a copy that does not count, which stands for nothing.
@@ -197,7 +211,16 @@ enum Doubt<'n> {
 fn doubt<'i>(image: &'i Image<'_, '_>, (u, o): (usize, usize), index: usize) -> Option<Doubt<'i>> {
     let unit = &image.units[u];
     let symbol = &unit.objects[o].symbols[index];
+    if let Some(beside) = image.tables.beside(symbol.name)
+        && beside.border.is_none()
+        && image.program.definition(symbol.name).is_none()
+    {
+        return Some(Doubt::BorderOfNothing(symbol.name, &beside.file));
+    }
+    // Its kernel only asks what belongs to its image.
+    let asks_for_image = image.tables.are_of_unikraft() && ENDS_OF_IMAGE.contains(&symbol.name);
     if ENDS_OF_DATA.contains(&symbol.name)
+        && !asks_for_image
         && unit.definition(OF_C_LIBRARY).is_none()
         && image.program.definition(symbol.name).is_none()
         && image.has_data_apart()

@@ -162,7 +162,7 @@ impl Evaluation<'_, '_> {
                         Value::At(id, distance.wrapping_sub_unsigned(less))
                     }
                     (operator, (Value::Number(one), Value::Number(other))) => {
-                        let value = calculate(*operator, one, other);
+                        let value = operator.calculate(one, other);
                         Value::Number(value.ok_or_else(|| fault(of, "it divides by zero"))?)
                     }
                     _ => return Err(Self::not_a_number(of)),
@@ -214,20 +214,4 @@ impl Evaluation<'_, '_> {
             _ => Value::At(id, 0),
         })
     }
-}
-
-fn calculate(operator: Operator, one: u64, other: u64) -> Option<u64> {
-    let shift = u32::try_from(other).ok();
-    Some(match operator {
-        Operator::Or => one | other,
-        Operator::Xor => one ^ other,
-        Operator::And => one & other,
-        Operator::Left => shift.and_then(|by| one.checked_shl(by)).unwrap_or(0),
-        Operator::Right => shift.and_then(|by| one.checked_shr(by)).unwrap_or(0),
-        Operator::Plus => one.wrapping_add(other),
-        Operator::Minus => one.wrapping_sub(other),
-        Operator::Times => one.wrapping_mul(other),
-        Operator::Divided => (one as i64).checked_div(other as i64)? as u64,
-        Operator::Rest => (one as i64).checked_rem(other as i64)? as u64,
-    })
 }

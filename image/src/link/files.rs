@@ -11,6 +11,7 @@ use super::error::LinkError;
 use super::hash::HashSet;
 use super::intermediate::CodeSymbol;
 use super::library;
+use super::own;
 use super::script::{self, Named};
 use super::search::{Folders, State};
 use super::source::Source;
@@ -139,11 +140,20 @@ impl MemberBytes {
 /// there at all.
 pub(super) fn read(request: &LinkRequest) -> Result<Inputs, LinkError> {
     let mut reader = Reader::new(request, Inputs::default());
+    // What objects are to the link may be said behind them.
+    for input in &request.inputs {
+        if let InputFile::Script(path) = input {
+            reader.tables(path)?;
+        }
+    }
     for input in &request.inputs {
         match input {
             InputFile::Path(path) => reader.file(path, 0)?,
             InputFile::Library(name) => reader.library(name, 0)?,
-            InputFile::Script(path) => reader.tables(path)?,
+            InputFile::Script(path) => {
+                let path = reader.folders.found(path);
+                reader.note(&path);
+            }
             InputFile::Mark(mark) => reader.mark(*mark)?,
         }
     }
@@ -277,9 +287,7 @@ impl<'r> Reader<'r> {
         let text = String::from_utf8(read_file(&path)?);
         let file = path.display().to_string();
         let text = text.map_err(|_| LinkError::input(&file, "not text, and no linker script"))?;
-        self.found.tables.read(&file, &text)?;
-        self.found.paths.push(path);
-        Ok(())
+        self.found.tables.read(&file, &text)
     }
 
     fn file(&mut self, path: &Path, depth: usize) -> Result<(), LinkError> {
@@ -301,7 +309,10 @@ impl<'r> Reader<'r> {
         if script::is_text(&bytes) {
             return self.script(path, &bytes, depth);
         }
-        if library::alias(path, self.named).is_some() {
+        let is_unikraft = self.found.tables.are_of_unikraft();
+        if is_unikraft && own::is_library_of_unikraft(path)
+            || library::alias(path, self.named).is_some()
+        {
             return self.object_library(path, bytes);
         }
         let object = object_of(path, Arc::unwrap_or_clone(bytes.file))?;
@@ -310,8 +321,8 @@ impl<'r> Reader<'r> {
         Ok(())
     }
 
-    /// An object that a person names as a library, as a build leaves one for each of its parts (`ld -r`): it has one member,
-    /// which is in the program as any object is.
+    /// An object that is a library, because a person says so or as a build leaves one for each of its parts (`ld -r`): it has one
+    /// member, which is in the program as any object is.
     fn object_library(&mut self, path: &Path, bytes: FileBytes) -> Result<(), LinkError> {
         let source = Source {
             path: path.to_owned(),

@@ -48,10 +48,14 @@ pub(super) fn naming(path: &Path, aliases: &[LibraryAlias]) -> Naming {
             name: alias.library.name.clone(),
             version: Some(alias.library.version.clone()),
         },
-        None => Naming {
-            name: name_of(stem(&file_name(path))),
-            version: None,
-        },
+        None => {
+            let file = file_name(path);
+            Naming {
+                // An object that is a library without being named one is called as an archive would be.
+                name: name_of(stem(file.strip_suffix(".o").unwrap_or(&file))),
+                version: None,
+            }
+        }
     }
 }
 

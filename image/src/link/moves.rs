@@ -294,7 +294,10 @@ impl<'a> Image<'_, 'a> {
             Target::Header => Some(0),
             Target::Import(name) => match self.import(name) {
                 Some(Import::Symbol(id)) => self.symbol_moves_with(id),
-                Some(Import::Address(_)) => Some(0),
+                // The application's, or the end of all.
+                Some(Import::Address(address)) => {
+                    Some(self.unit_holding(address.saturating_sub(1)).unwrap_or(0))
+                }
                 // What ends the program, or nothing.
                 None => (self.address(unit, target, None) != Some(0)).then_some(0),
             },

@@ -353,7 +353,10 @@ impl Writer {
 
     /// Describes the orphan sections of a run of pages.
     fn orphans(&mut self, image: &Image<'_, '_>, of: Run, flags: u32, run: PageRun) {
-        for orphan in image.orphans.iter().filter(|orphan| orphan.run == of) {
+        let all = image.orphans.iter();
+        let mut all: Vec<_> = all.filter(|orphan| orphan.run == of).collect();
+        all.sort_by_key(|orphan| orphan.span.start);
+        for orphan in all {
             self.section(&orphan.name, SHT_PROGBITS, flags, orphan.span, run);
         }
     }

@@ -4,7 +4,8 @@
 //! for one program is neither known to others nor there to stay: many projects gather their objects in archives on the way.
 //! So an archive is a library if a person says so (`--pool-library`, which makes one of an object, too), or if it belongs to the system: it lies where systems
 //! and toolchains keep libraries, and not where the program is being built. What is needed of any other is part of the application, as with an ordinary linker, and
-//! reserves nothing. In a layout without libraries ([`crate::layout::LayoutKind`]) every archive is.
+//! reserves nothing. Unikraft's builds make one object of each of their libraries (`libNAME.o`, by `ld -r`), which are libraries by that,
+//! wherever they lie: their addresses are what such images share. In a layout without libraries ([`crate::layout::LayoutKind`]) every archive is.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -33,10 +34,15 @@ const PACKAGES: [(&str, &[&str]); 3] = [
 /// Part of the path of what a Rust toolchain has for a target.
 const RUST: &str = "rustlib";
 
+/// What Unikraft generates for each application anew: which libraries it has, by number.
+const NUMBERS_OF_UNIKRAFT: &str = "libuklibid.o";
+
 /// Tells libraries from archives of the program.
 #[derive(Debug)]
 pub(super) struct Origins<'r> {
     request: &'r LinkRequest,
+    /// It is the link of a Unikraft build.
+    is_unikraft: bool,
     /// Folders of the system and of toolchains.
     system: Vec<PathBuf>,
     /// Folders in these that are the program's.
@@ -45,8 +51,12 @@ pub(super) struct Origins<'r> {
 
 impl<'r> Origins<'r> {
     /// The folder of a start file is the C library's, or the compiler's.
-    pub(super) fn of(request: &'r LinkRequest) -> Self {
-        Self::seen_from(request, std::env::current_dir().ok().as_deref())
+    pub(super) fn of(request: &'r LinkRequest, is_unikraft: bool) -> Self {
+        let here = std::env::current_dir().ok();
+        Self {
+            is_unikraft,
+            ..Self::seen_from(request, here.as_deref())
+        }
     }
 
     /// The same for a link in the folder `here`.
@@ -72,6 +82,7 @@ impl<'r> Origins<'r> {
         let built = SOURCES.iter().map(PathBuf::from).chain(packages).collect();
         Self {
             request,
+            is_unikraft: false,
             system,
             built,
         }
@@ -84,6 +95,7 @@ impl<'r> Origins<'r> {
             return false;
         }
         request.own_are_libraries
+            || self.is_unikraft && is_library_of_unikraft(path)
             || library::alias(path, &request.libraries).is_some()
             || std::path::absolute(path).is_ok_and(|path| self.is_of_system(&path))
             || path
@@ -97,6 +109,12 @@ impl<'r> Origins<'r> {
         !self.built.iter().any(is_in)
             && (self.system.iter().any(is_in) || path.components().any(is_rust))
     }
+}
+
+/// One of the objects that a Unikraft build links, if it is a library.
+pub(super) fn is_library_of_unikraft(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with("lib") && name.ends_with(".o") && name != NUMBERS_OF_UNIKRAFT
 }
 
 /// `crt1.o`, `Scrt1.o`, `crtbeginT.o` and their like.
@@ -239,6 +257,23 @@ mod tests {
             "x.o --pool-library libother.a=parts@1",
             "libparts.a"
         ));
+    }
+
+    #[test]
+    fn objects_of_a_unikraft_build_are_libraries_by_their_name() {
+        for (object, expected) in [
+            ("build/libmusl.o", true),
+            ("libkvmplat.o", true),
+            ("build/libuklibid.o", false),
+            ("build/apphello.o", false),
+            ("build/libz.a", false),
+        ] {
+            let request = parse_args(&["x.o".to_owned()]).unwrap();
+            let is_library =
+                |is_unikraft| Origins::of(&request, is_unikraft).is_library(Path::new(object));
+            assert_eq!(is_library(true), expected, "{object}");
+            assert!(!is_library(false), "{object}");
+        }
     }
 
     /// Build servers have their folders under /opt, where toolchains are, too.

@@ -42,7 +42,7 @@ impl<'a> LinkSet<'a> {
             groups: Groups::holding(held),
             ..Beforehand::default()
         };
-        let origins = Origins::of(request);
+        let origins = Origins::of(request, inputs.tables.are_of_unikraft());
         let kind = match request.layout {
             LayoutKind::Spacer => UnitKind::Aligned,
             _ => UnitKind::Library,

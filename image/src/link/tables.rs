@@ -1,15 +1,21 @@
 //! Linker scripts that add to the usual one (`-T` with `INSERT`): tables that are gathered from sections of all objects,
 //! with symbols at their borders (ld's manual, "Miscellaneous Commands").
 //!
-//! Followed is what says what a table holds, in which order, how it is aligned and what its symbols are. Where it is to
-//! stand makes no difference: the image places it. A script that would place all sections itself is refused, and so is
+//! Followed is what says what a table holds, in which order, how it is aligned and what its symbols are; where it is to
+//! stand makes no difference, since the image places it. Tables that one script places in one go lie one behind the other, as a
+//! symbol between them may be the end of one and the start of the next. A script may also name sections that the image
+//! has a place for anyway, to say what their borders are called: those of the template of thread-local variables are
+//! known, others are not in one piece here. A script that would place all sections itself is refused, and so is
 //! whatever else is said, by name.
+
+mod arrange;
+mod read;
 
 use super::error::LinkError;
 use super::pattern;
 
-/// Most that is asked for.
-const MAX_ALIGNMENT: u64 = 1 << 21;
+/// What Unikraft builds gather for their boot code, whatever the platform (`plat/common/bootinfo.lds.S`).
+const UNIKRAFT_BOOT_INFORMATION: &str = ".uk_bootinfo";
 
 /// An output section of a script.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,8 +24,6 @@ pub(super) struct Table {
     /// A power of two.
     pub(super) alignment: u64,
     pub(super) statements: Vec<Statement>,
-    /// The script.
-    pub(super) file: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,11 +31,7 @@ pub(super) enum Statement {
     /// `. = ALIGN(n)`
     Align(u64),
     /// `name = .`
-    Symbol {
-        name: String,
-        /// By `PROVIDE`: only where no object has one.
-        is_provided: bool,
-    },
+    Symbol(Symbol),
     /// `*(patterns)`
     Sections {
         patterns: Vec<Pattern>,
@@ -41,14 +41,67 @@ pub(super) enum Statement {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Symbol {
+    pub(super) name: String,
+    /// By `PROVIDE`: only where no object has one.
+    pub(super) is_provided: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pattern {
     pub(super) text: String,
     pub(super) is_sorted: bool,
 }
 
+/// Tables that lie one behind the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Chain {
+    /// The script.
+    pub(super) file: String,
+    pub(super) links: Vec<Link>,
+}
+
+/// What a chain has next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Link {
+    /// `. = ALIGN(n)`
+    Align(u64),
+    /// `name = .`
+    Symbol(Symbol),
+    /// The table of this place in [`Tables::all`].
+    Table(usize),
+}
+
+/// A place about the template of thread-local variables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ThreadBorder {
+    /// Its first byte.
+    Start,
+    /// The end of what of it is in the file.
+    Stored,
+    /// The end of all of it.
+    End,
+}
+
+/// A symbol that is none of a table's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Beside {
+    pub(super) symbol: Symbol,
+    /// Without one it is at the border of what is not in one piece.
+    pub(super) border: Option<ThreadBorder>,
+    /// The script.
+    pub(super) file: String,
+}
+
 /// All tables of a link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tables(pub(super) Vec<Table>);
+pub(super) struct Tables {
+    pub(super) all: Vec<Table>,
+    pub(super) chains: Vec<Chain>,
+    pub(super) beside: Vec<Beside>,
+    /// Names of the image's own sections of which a script has said what they hold.
+    usual: Vec<&'static str>,
+}
 
 /// Where sections of a name go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,24 +115,15 @@ pub(super) struct Placed {
 impl Tables {
     /// Adds what the script `text` of `file` says.
     pub(super) fn read(&mut self, file: &str, text: &str) -> Result<(), LinkError> {
-        let mut parser = Parser {
-            file,
-            tokens: tokens(text),
-            at: 0,
-        };
-        let found = parser.script()?;
-        for table in found {
-            if self.0.iter().any(|known| known.name == table.name) {
-                return Err(parser.refused(&format!("a second section {}", table.name)));
-            }
-            self.0.push(table);
+        for items in read::blocks(file, text)? {
+            arrange::arrange(self, file, items)?;
         }
         Ok(())
     }
 
     /// Where the sections called `name` go, if a table has them: the first counts.
     pub(super) fn place(&self, name: &str) -> Option<Placed> {
-        self.0.iter().enumerate().find_map(|(table, of)| {
+        self.all.iter().enumerate().find_map(|(table, of)| {
             let mut statements = of.statements.iter().enumerate();
             statements.find_map(|(statement, of)| {
                 let Statement::Sections { patterns, keeps } = of else {
@@ -98,261 +142,51 @@ impl Tables {
 
     /// The symbols that count before those of objects, each with its script.
     pub(super) fn symbols(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().flat_map(|table| {
-            let symbols = table
-                .statements
-                .iter()
-                .filter_map(|statement| match statement {
-                    Statement::Symbol {
-                        name,
-                        is_provided: false,
-                    } => Some(name.as_str()),
-                    _ => None,
-                });
-            symbols.map(|name| (name, table.file.as_str()))
-        })
-    }
-}
-
-struct Parser<'s> {
-    file: &'s str,
-    tokens: Vec<String>,
-    at: usize,
-}
-
-impl Parser<'_> {
-    fn refused(&self, what: &str) -> LinkError {
-        LinkError::input(
-            self.file,
-            format!(
-                "{what}: of linker scripts only tables that are inserted are followed (SECTIONS {{ NAME : {{ start = .; \
-                 KEEP(*(PATTERN)) end = .; }} }} INSERT AFTER NAME;), with ALIGN, SORT and PROVIDE"
-            ),
-        )
-    }
-
-    fn peek(&self) -> &str {
-        self.tokens.get(self.at).map_or("", String::as_str)
-    }
-
-    fn next(&mut self) -> String {
-        let token = self.peek().to_owned();
-        self.at += 1;
-        token
-    }
-
-    fn takes(&mut self, token: &str) -> bool {
-        let is_it = self.peek() == token;
-        self.at += usize::from(is_it);
-        is_it
-    }
-
-    fn expect(&mut self, token: &str) -> Result<(), LinkError> {
-        if self.takes(token) {
-            return Ok(());
-        }
-        let found = named(self.peek());
-        Err(self.refused(&format!("{found}, where {token:?} is wanted")))
-    }
-
-    fn script(&mut self) -> Result<Vec<Table>, LinkError> {
-        let mut inserted = Vec::new();
-        let mut open = Vec::new();
-        loop {
-            match self.next().as_str() {
-                "" => break,
-                ";" => {}
-                "SECTIONS" => {
-                    self.expect("{")?;
-                    while !self.takes("}") {
-                        open.push(self.table()?);
-                    }
+        let of_chains = self.chains.iter().flat_map(|chain| {
+            let links = chain.links.iter();
+            let symbols = links.flat_map(|link| -> Vec<&Symbol> {
+                match link {
+                    Link::Align(_) => Vec::new(),
+                    Link::Symbol(symbol) => vec![symbol],
+                    Link::Table(table) => self.all[*table].symbols().collect(),
                 }
-                "INSERT" => {
-                    if !self.takes("AFTER") {
-                        self.expect("BEFORE")?;
-                    }
-                    self.next();
-                    inserted.append(&mut open);
-                }
-                other => return Err(self.refused(&named(other))),
-            }
-        }
-        if !open.is_empty() {
-            return Err(self.refused("SECTIONS without INSERT, which places all sections itself"));
-        }
-        Ok(inserted)
-    }
-
-    fn table(&mut self) -> Result<Table, LinkError> {
-        let name = self.name()?;
-        let mut alignment = 1;
-        if !self.takes(":") {
-            alignment = self.align()?;
-            self.expect(":")?;
-        }
-        if self.peek() == "ALIGN" {
-            alignment = alignment.max(self.align()?);
-        }
-        self.expect("{")?;
-        let mut statements = Vec::new();
-        while !self.takes("}") {
-            if !self.takes(";") {
-                statements.push(self.statement()?);
-            }
-        }
-        if self.takes(";")
-            || self.takes(",")
-            || matches!(self.peek(), "}" | "INSERT")
-            || self.is_name()
-        {
-            return Ok(Table {
-                name,
-                alignment,
-                statements,
-                file: self.file.to_owned(),
             });
-        }
-        let found = format!("{:?} behind section {name}", self.peek());
-        Err(self.refused(&found))
+            symbols.map(|symbol| (symbol, chain.file.as_str()))
+        });
+        let beside = self.beside.iter();
+        of_chains
+            .chain(beside.map(|beside| (&beside.symbol, beside.file.as_str())))
+            .filter(|(symbol, _)| !symbol.is_provided)
+            .map(|(symbol, file)| (symbol.name.as_str(), file))
     }
 
-    fn statement(&mut self) -> Result<Statement, LinkError> {
-        let word = self.next();
-        Ok(match word.as_str() {
-            "." => {
-                self.expect("=")?;
-                Statement::Align(self.align()?)
-            }
-            "PROVIDE" | "PROVIDE_HIDDEN" | "HIDDEN" => {
-                self.expect("(")?;
-                let name = self.name()?;
-                self.expect("=")?;
-                self.expect(".")?;
-                self.expect(")")?;
-                let is_provided = word != "HIDDEN";
-                Statement::Symbol { name, is_provided }
-            }
-            "KEEP" => {
-                self.expect("(")?;
-                self.expect("*")?;
-                let patterns = self.patterns()?;
-                self.expect(")")?;
-                let keeps = true;
-                Statement::Sections { patterns, keeps }
-            }
-            "*" => Statement::Sections {
-                patterns: self.patterns()?,
-                keeps: false,
-            },
-            _ if self.peek() == "=" && is_name(&word) => {
-                self.at += 1;
-                self.expect(".")?;
-                self.expect(";")?;
-                let is_provided = false;
-                Statement::Symbol {
-                    name: word,
-                    is_provided,
-                }
-            }
-            other => return Err(self.refused(&named(other))),
-        })
+    /// The symbol `name` that is no table's.
+    pub(super) fn beside(&self, name: &str) -> Option<&Beside> {
+        self.beside.iter().find(|beside| beside.symbol.name == name)
     }
 
-    /// What stands in parentheses behind the pattern of files.
-    fn patterns(&mut self) -> Result<Vec<Pattern>, LinkError> {
-        let mut patterns = Vec::new();
-        self.expect("(")?;
-        while !self.takes(")") {
-            let token = self.next();
-            let is_sorted = matches!(token.as_str(), "SORT" | "SORT_BY_NAME") && self.takes("(");
-            let text = if is_sorted { self.next() } else { token };
-            if is_sorted {
-                self.expect(")")?;
-            }
-            let is_pattern = !text.is_empty()
-                && !matches!(self.peek(), "(" | "")
-                && !matches!(text.as_str(), "(" | "{" | "}" | "=" | ";" | "COMMON");
-            if !is_pattern {
-                return Err(self.refused(&format!("{} among names of sections", named(&text))));
-            }
-            patterns.push(Pattern { text, is_sorted });
-            self.takes(",");
-        }
-        Ok(patterns)
+    /// True where symbols are borders of the template of thread-local variables: then the program sets up its threads' memory
+    /// by them, and by no program header.
+    pub(super) fn have_thread_borders(&self) -> bool {
+        self.beside.iter().any(|beside| beside.border.is_some())
     }
 
-    /// `ALIGN(n)`
-    fn align(&mut self) -> Result<u64, LinkError> {
-        self.expect("ALIGN")?;
-        self.expect("(")?;
-        let text = self.next();
-        let digits = text.strip_prefix("0x").or(text.strip_prefix("0X"));
-        let number = match digits {
-            Some(digits) => u64::from_str_radix(digits, 16).ok(),
-            None => text.parse().ok(),
-        };
-        let number = number.filter(|n: &u64| n.is_power_of_two() && *n <= MAX_ALIGNMENT);
-        let number = number.ok_or_else(|| self.refused(&format!("ALIGN({text})")))?;
-        self.expect(")")?;
-        Ok(number)
-    }
-
-    fn is_name(&self) -> bool {
-        is_name(self.peek())
-    }
-
-    fn name(&mut self) -> Result<String, LinkError> {
-        let name = self.next();
-        if is_name(&name) {
-            return Ok(name);
-        }
-        Err(self.refused(&format!("{}, where a name is wanted", named(&name))))
+    /// True for the link of a Unikraft build, whose objects called `libNAME.o` are its libraries.
+    pub(super) fn are_of_unikraft(&self) -> bool {
+        let mut all = self.all.iter();
+        all.any(|table| table.name == UNIKRAFT_BOOT_INFORMATION)
     }
 }
 
-/// For messages.
-fn named(token: &str) -> String {
-    match token {
-        "" => "its end".to_owned(),
-        token => format!("{token:?}"),
+impl Table {
+    fn symbols(&self) -> impl Iterator<Item = &Symbol> {
+        self.statements
+            .iter()
+            .filter_map(|statement| match statement {
+                Statement::Symbol(symbol) => Some(symbol),
+                _ => None,
+            })
     }
-}
-
-fn is_name(token: &str) -> bool {
-    let first = |c: char| c.is_ascii_alphabetic() || matches!(c, '_' | '.' | '$');
-    token != "."
-        && token != "KEEP"
-        && token.starts_with(first)
-        && token
-            .chars()
-            .all(|c| first(c) || c.is_ascii_digit() || c == '-')
-}
-
-/// Words, and punctuation of one character each.
-fn tokens(text: &str) -> Vec<String> {
-    let mut tokens = Vec::new();
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        let is_end = |c: char| c.is_whitespace() || "{}();:=,\"".contains(c);
-        if let Some(comment) = rest.strip_prefix("/*") {
-            rest = comment.split_once("*/").map_or("", |(_, after)| after);
-        } else if c.is_whitespace() {
-            rest = &rest[c.len_utf8()..];
-        } else if let Some(quoted) = rest.strip_prefix('"') {
-            let (inside, after) = quoted.split_once('"').unwrap_or((quoted, ""));
-            tokens.push(inside.to_owned());
-            rest = after;
-        } else if is_end(c) {
-            tokens.push(c.to_string());
-            rest = &rest[c.len_utf8()..];
-        } else {
-            let end = rest.find(is_end).unwrap_or(rest.len());
-            tokens.push(rest[..end].to_owned());
-            rest = &rest[end..];
-        }
-    }
-    tokens
 }
 
 #[cfg(test)]
@@ -366,16 +200,30 @@ mod tests {
         read.map(|()| tables).map_err(|error| error.to_string())
     }
 
+    fn provided(name: &str) -> Symbol {
+        Symbol {
+            name: name.to_owned(),
+            is_provided: true,
+        }
+    }
+
+    fn symbol(name: &str) -> Symbol {
+        Symbol {
+            is_provided: false,
+            ..provided(name)
+        }
+    }
+
     #[test]
     fn inserted_tables_are_read() {
         let tables = read(
             "/* tables */ SECTIONS { .init_table : ALIGN(16) { init_start = .; KEEP(*(SORT(.init_table.*))) \
              KEEP(*(.init_table .late)); . = ALIGN(0x8); PROVIDE(init_end = .); } .more : { *(.more*) } } \
-             INSERT AFTER .data; SECTIONS { extra ALIGN(64) : { *(extra) } } INSERT BEFORE .bss",
+             INSERT AFTER .data; SECTIONS { extra ALIGN(1 << 6) : { *(extra) } } INSERT BEFORE .bss",
         )
         .unwrap();
         let names: Vec<(&str, u64)> = tables
-            .0
+            .all
             .iter()
             .map(|t| (t.name.as_str(), t.alignment))
             .collect();
@@ -393,53 +241,93 @@ mod tests {
             tables.symbols().collect::<Vec<_>>(),
             [("init_start", "x.ld")]
         );
-        let provided = Statement::Symbol {
-            name: "init_end".to_owned(),
-            is_provided: true,
-        };
         assert_eq!(
-            tables.0[0].statements[3..],
-            [Statement::Align(8), provided][..]
+            tables.all[0].statements[3..],
+            [Statement::Align(8), Statement::Symbol(provided("init_end"))][..]
         );
+        assert!(!tables.are_of_unikraft());
+    }
+
+    #[test]
+    fn symbols_between_sections_belong_to_what_they_stand_at() {
+        let tables = read(
+            "SECTIONS { . = ALIGN((1 << 12)); f_start = .; .eh_frame : { KEEP(*(.eh_frame)) KEEP(*(.eh_frame.*)) } f_end = .;\n\
+             . = ALIGN(4K); a_start = .; .a : { KEEP(*(SORT_BY_NAME(.a[0-9]))) } a_end = .; b_start = .; .b : { *(.b) } \
+             b_end = .; . = ALIGN(64); t_start = .; .tdata : { *(.tdata) *(.tdata.*) *(.gnu.linkonce.td.*) } t_mid = .; \
+             .tbss : { *(.tbss) *(.tbss.*) } t_end = . + SIZEOF(.tbss); }\nINSERT BEFORE .rodata\n\
+             SECTIONS { . = ALIGN(8); .uk_bootinfo : { KEEP(*(.uk_bootinfo)) } } INSERT AFTER .data",
+        )
+        .unwrap();
+        let chains: Vec<&[Link]> = tables.chains.iter().map(|c| &c.links[..]).collect();
+        let first = [
+            Link::Align(4096),
+            Link::Symbol(symbol("a_start")),
+            Link::Table(0),
+            Link::Symbol(symbol("a_end")),
+            Link::Symbol(symbol("b_start")),
+            Link::Table(1),
+            Link::Symbol(symbol("b_end")),
+        ];
+        assert_eq!(chains, [&first[..], &[Link::Align(8), Link::Table(2)][..]]);
+        let beside: Vec<_> = tables
+            .beside
+            .iter()
+            .map(|b| (b.symbol.name.as_str(), b.border))
+            .collect();
+        assert_eq!(
+            beside,
+            [
+                ("f_start", None),
+                ("f_end", None),
+                ("t_start", Some(ThreadBorder::Start)),
+                ("t_mid", Some(ThreadBorder::Stored)),
+                ("t_end", Some(ThreadBorder::End)),
+            ]
+        );
+        assert!(tables.have_thread_borders() && tables.are_of_unikraft());
+        assert_eq!(tables.symbols().count(), 9);
     }
 
     #[test]
     fn what_is_not_followed_is_named() {
+        let inserted = |inside: &str| format!("SECTIONS {{\n{inside} }} INSERT AFTER .data;");
         for (text, words) in [
-            ("SECTIONS { .x : { *(.x) } }", "without INSERT"),
-            ("MEMORY { }", "MEMORY"),
             (
-                "SECTIONS { .x 0x1000 : { *(.x) } } INSERT AFTER .data;",
-                "0x1000",
+                "SECTIONS { .x : { *(.x) } }".to_owned(),
+                "x.ld:1: SECTIONS without INSERT",
             ),
-            ("SECTIONS { .x : { x.o(.x) } } INSERT AFTER .data;", "x.o"),
-            ("SECTIONS { .x : { LONG(1) } } INSERT AFTER .data;", "LONG"),
-            ("SECTIONS { .x : { a = . + 4; } } INSERT AFTER .data;", "+"),
+            ("\n\nMEMORY { }".to_owned(), "x.ld:3: \"MEMORY\""),
+            (inserted(".x 0x1000 : { *(.x) }"), "x.ld:2: \"0x1000\""),
+            (inserted(".x : { x.o(.x) }"), "x.o"),
+            (inserted(".x : {\nLONG(1) }"), "x.ld:3: \"LONG\""),
+            (inserted(".x : { a = . + 4; }"), "+"),
+            (inserted(".x : { . += 4; }"), "+="),
+            (inserted(".x : { *(EXCLUDE_FILE (a) .x) }"), "EXCLUDE_FILE"),
+            (inserted(".x : { *(COMMON) }"), "COMMON"),
+            (inserted(".x : { . = ALIGN(3); }"), "ALIGN(3)"),
+            (inserted(".x : { . = ALIGN(a); }"), "ALIGN(a)"),
+            (inserted(".x : { . = 0x1000; }"), "\"0x1000\""),
+            (inserted(". = 0x1000;"), "\"0x1000\""),
+            (inserted(".x : { *(.x) } >ram"), ">ram"),
+            (inserted(".x : { *(.x) } :data"), "\":\""),
+            (inserted("a = 5;"), "\"5\""),
+            (inserted("ASSERT(1, \"x\")"), "ASSERT"),
+            (inserted("/DISCARD/ : { *(.x) }"), "/DISCARD/"),
+            (inserted(".tdata : { *(.tdata.mine) }"), ".tdata"),
+            (inserted(".tdata : { *(.tdata .tdata.* .other) }"), ".other"),
+            (inserted(".tbss : { a = .; *(.tbss .tbss.*) }"), ".tbss"),
+            (inserted("a = . + SIZEOF(.tbss);"), "SIZEOF(.tbss)"),
+            (inserted("a = . + SIZEOF(.bss);"), "\".bss\""),
+            ("SECTIONS { .x : { *(.x) ".to_owned(), "its end"),
+            (inserted(".x : { } .x : { }"), "second section"),
             (
-                "SECTIONS { .x : { *(EXCLUDE_FILE (a) .x) } } INSERT AFTER .data;",
-                "EXCLUDE_FILE",
-            ),
-            (
-                "SECTIONS { .x : { *(COMMON) } } INSERT AFTER .data;",
-                "COMMON",
-            ),
-            (
-                "SECTIONS { .x : { . = ALIGN(3); } } INSERT AFTER .data;",
-                "ALIGN(3)",
-            ),
-            (
-                "SECTIONS { .x : { *(.x) } >ram } INSERT AFTER .data;",
-                ">ram",
-            ),
-            ("SECTIONS { .x : { *(.x) ", "its end"),
-            (
-                "SECTIONS { .x : { } .x : { } } INSERT AFTER .data;",
+                inserted(".tbss : { *(.tbss*) } .tbss : { *(.tbss*) }"),
                 "second section",
             ),
         ] {
-            let message = read(text).unwrap_err();
+            let message = read(&text).unwrap_err();
             assert!(
-                message.contains(words) && message.contains("x.ld"),
+                message.contains(words) && message.starts_with("x.ld:"),
                 "{text}: {message}"
             );
         }
@@ -449,7 +337,7 @@ mod tests {
         #[test]
         fn any_script_has_an_answer(words in proptest::collection::vec(
             prop::sample::select(vec!["SECTIONS", "{", "}", "INSERT", "AFTER", ".x", ":", "*", "(", ")", "KEEP", ".", "=",
-                "ALIGN", "8", ";", "PROVIDE", "SORT", "\"", "/*", ","]), 0..40)) {
+                "ALIGN", "8", ";", "PROVIDE", "SORT", "\"", "/*", ",", "a", ".tdata", ".tbss", "+", "SIZEOF", "\n"]), 0..40)) {
             let _ = read(&words.join(" "));
         }
     }

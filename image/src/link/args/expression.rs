@@ -88,7 +88,46 @@ impl Definition {
     }
 }
 
+impl Operator {
+    /// None for what divides by zero.
+    pub(in crate::link) fn calculate(self, one: u64, other: u64) -> Option<u64> {
+        let shift = u32::try_from(other).ok();
+        Some(match self {
+            Self::Or => one | other,
+            Self::Xor => one ^ other,
+            Self::And => one & other,
+            Self::Left => shift.and_then(|by| one.checked_shl(by)).unwrap_or(0),
+            Self::Right => shift.and_then(|by| one.checked_shr(by)).unwrap_or(0),
+            Self::Plus => one.wrapping_add(other),
+            Self::Minus => one.wrapping_sub(other),
+            Self::Times => one.wrapping_mul(other),
+            Self::Divided => (one as i64).checked_div(other as i64)? as u64,
+            Self::Rest => (one as i64).checked_rem(other as i64)? as u64,
+        })
+    }
+}
+
 impl Expression {
+    /// Reads one, if all of `text` is that.
+    pub(in crate::link) fn parse(text: &str) -> Option<Self> {
+        let mut parser = Parser { rest: text };
+        let read = parser.expression(0, 0)?;
+        parser.rest.trim_start().is_empty().then_some(read)
+    }
+
+    /// What it is, if no symbol is in it.
+    pub(in crate::link) fn constant(&self) -> Option<u64> {
+        Some(match self {
+            Self::Number(number) => *number,
+            Self::Symbol(_) => return None,
+            Self::Minus(of) => 0u64.wrapping_sub(of.constant()?),
+            Self::Not(of) => !of.constant()?,
+            Self::Two(operator, one, other) => {
+                operator.calculate(one.constant()?, other.constant()?)?
+            }
+        })
+    }
+
     /// The symbols in it.
     pub(in crate::link) fn symbols<'e>(&'e self, found: &mut Vec<&'e str>) {
         match self {

@@ -59,6 +59,10 @@ pub(super) enum View {
 /// Bytes of each thread's memory that may lie unused between libraries' thread-local blocks.
 const MOST_UNUSED: u64 = PAGE_SIZE;
 
+/// What the thread pointer points to, and is aligned to: who sets up threads' memory by a script's symbols sees no other
+/// alignment.
+const THREAD_POINTER_SIZE: u64 = 8;
+
 /// A run of addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Span {
@@ -366,7 +370,12 @@ impl<'i, 'a> Image<'i, 'a> {
                 (furthest + application.size).next_multiple_of(application.alignment);
         }
         let alignments = included.iter().map(|u| self.plans[*u].thread.alignment);
-        let alignment = alignments.max().unwrap_or(1);
+        let least = if self.tables.have_thread_borders() {
+            THREAD_POINTER_SIZE
+        } else {
+            1
+        };
+        let alignment = alignments.max().unwrap_or(1).max(least);
         let total = included.iter().map(|u| self.bases[*u].thread).max();
         let total = total.unwrap_or(0).next_multiple_of(alignment);
         let stored = included

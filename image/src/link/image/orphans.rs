@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use super::{Cursor, Image, Span};
 use crate::link::error::LinkError;
 use crate::link::object::{Gathered, Section};
-use crate::link::tables::Statement;
+use crate::link::tables::{Chain, Link, Statement, Table};
 
 /// The run of the application's pages that an orphan section lies in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +43,15 @@ pub(in crate::link) struct Orphan {
 }
 
 impl Orphan {
+    /// The run of pages that it lies in by itself.
+    fn own_run(&self) -> Run {
+        match self {
+            _ if self.is_writable => Run::Data,
+            _ if self.is_code => Run::Code,
+            _ => Run::Constants,
+        }
+    }
+
     pub(in crate::link) fn is_writable_code(&self) -> bool {
         self.is_code && self.is_writable
     }
@@ -53,12 +62,12 @@ impl Orphan {
     }
 }
 
-impl Image<'_, '_> {
+impl<'i> Image<'i, '_> {
     /// Finds all orphan sections of the program, and what scripts gather.
     pub(in crate::link) fn find_orphans(&mut self) -> Result<(), LinkError> {
         let tables = self.tables;
         let mut found: BTreeMap<&str, Orphan> = BTreeMap::new();
-        for (index, table) in tables.0.iter().enumerate() {
+        for (index, table) in tables.all.iter().enumerate() {
             found.entry(&table.name).or_default().table = Some(index);
         }
         for u in self.included() {
@@ -70,8 +79,9 @@ impl Image<'_, '_> {
                 if !is_one && placed.is_none() || !self.takes(u, o, s) {
                     continue;
                 }
-                let name =
-                    placed.map_or(section.name, |placed| tables.0[placed.table].name.as_str());
+                let name = placed.map_or(section.name, |placed| {
+                    tables.all[placed.table].name.as_str()
+                });
                 if !is_one {
                     return Err(self.not_gathered((u, o, s), name));
                 }
@@ -97,15 +107,40 @@ impl Image<'_, '_> {
         found.retain(|_, orphan| orphan.table.is_some() || !is_alone(orphan));
         let orphans = found.into_iter().map(|(name, mut orphan)| {
             orphan.name = name.to_owned();
-            orphan.run = match orphan {
-                _ if orphan.is_writable => Run::Data,
-                _ if orphan.is_code => Run::Code,
-                _ => Run::Constants,
-            };
+            orphan.run = orphan.own_run();
             orphan.parts.sort();
             orphan
         });
         self.orphans = orphans.collect();
+        for chain in &tables.chains {
+            self.settle_run(chain)?;
+        }
+        Ok(())
+    }
+
+    /// Tables that lie one behind the other lie in one run of pages.
+    fn settle_run(&mut self, chain: &Chain) -> Result<(), LinkError> {
+        let members = |orphan: &&mut Orphan| {
+            let mut links = chain.links.iter();
+            links.any(|link| matches!(link, Link::Table(table) if orphan.table == Some(*table)))
+        };
+        let mut all: Vec<&mut Orphan> = self.orphans.iter_mut().filter(members).collect();
+        let of_run = |run: Run| all.iter().find(|orphan| orphan.run == run);
+        if let (Some(code), Some(data)) = (of_run(Run::Code), of_run(Run::Data)) {
+            return Err(LinkError::input(
+                &chain.file,
+                format!(
+                    "places {}, which is code, and {}, which can be written, one behind the other: give each an INSERT of its \
+                     own",
+                    code.name, data.name
+                ),
+            ));
+        }
+        let runs = [Run::Data, Run::Code, Run::Constants];
+        let run = runs.into_iter().find(|run| of_run(*run).is_some());
+        for orphan in &mut all {
+            orphan.run = run.unwrap_or_default();
+        }
         Ok(())
     }
 
@@ -135,41 +170,112 @@ impl Image<'_, '_> {
     /// Places those of one run from `end` on.
     pub(in crate::link) fn place_orphans(&mut self, run: Run, end: &mut Cursor) {
         let mut orphans = std::mem::take(&mut self.orphans);
-        for orphan in orphans.iter_mut().filter(|orphan| orphan.run == run) {
-            let section = |(u, o, s): (usize, usize, usize)| -> &Section<'_> {
-                &self.units[u].objects[o].sections[s]
-            };
-            let table = orphan.table.map(|table| &self.tables.0[table]);
-            let alignments = orphan.parts.iter().map(|(_, at)| section(*at).alignment);
-            let own = table.map_or(1, |table| table.alignment);
-            let start = end.take(0, alignments.max().unwrap_or(1).max(own)).start;
-            let mut parts = orphan.parts.iter().peekable();
-            let mut place = |rule: usize, end: &mut Cursor| {
-                while let Some((_, at)) = parts.next_if(|((of, ..), _)| *of == rule) {
-                    let section = section(*at);
-                    let address = end.take(section.size, section.alignment).start;
-                    self.gathered_index.insert(*at, address);
-                }
-            };
-            let statements = table.map_or(&[][..], |table| &table.statements);
-            for (rule, statement) in statements.iter().enumerate() {
-                match statement {
-                    Statement::Align(alignment) => {
-                        end.take(0, *alignment);
-                    }
-                    Statement::Symbol { name, .. } => {
-                        self.table_symbols.insert(name, end.0);
-                    }
-                    Statement::Sections { .. } => place(rule, end),
-                }
-            }
-            place(usize::MAX, end);
+        let tables = self.tables;
+        for chain in &tables.chains {
+            self.place_chain(chain, run, &mut orphans, end);
+        }
+        let others = orphans.iter_mut().filter(|orphan| orphan.table.is_none());
+        for orphan in others.filter(|orphan| orphan.run == run) {
+            let start = end.take(0, self.alignment(orphan, None)).start;
+            self.place_parts(orphan, None, end);
             orphan.span = Span {
                 start,
                 size: end.0 - start,
             };
         }
         self.orphans = orphans;
+    }
+
+    /// Places tables that lie one behind the other, and the symbols between them.
+    fn place_chain(
+        &mut self,
+        chain: &'i Chain,
+        run: Run,
+        orphans: &mut [Orphan],
+        end: &mut Cursor,
+    ) {
+        let tables = self.tables;
+        let table = |index: usize| &tables.all[index];
+        let place = |orphans: &[Orphan], index: usize| {
+            let mut places = orphans.iter();
+            places.position(|orphan| orphan.table == Some(index) && orphan.run == run)
+        };
+        // All of them are in one run, or none is.
+        let first = chain.links.iter().find_map(|link| match link {
+            Link::Table(index) => Some(*index),
+            _ => None,
+        });
+        if first.and_then(|first| place(orphans, first)).is_none() {
+            return;
+        }
+        // A symbol before a table is its start, so what lies there is aligned for all.
+        let alignments = chain.links.iter().map(|link| match link {
+            Link::Align(alignment) => *alignment,
+            Link::Symbol(_) => 1,
+            Link::Table(index) => place(orphans, *index)
+                .map_or(1, |at| self.alignment(&orphans[at], Some(table(*index)))),
+        });
+        let alignment = alignments.max().unwrap_or(1);
+        end.take(0, alignment);
+        for link in &chain.links {
+            match link {
+                Link::Align(alignment) => {
+                    end.take(0, *alignment);
+                }
+                Link::Symbol(symbol) => {
+                    self.table_symbols.insert(&symbol.name, end.0);
+                }
+                Link::Table(index) => {
+                    let Some(at) = place(orphans, *index) else {
+                        continue;
+                    };
+                    let alignment = self.alignment(&orphans[at], Some(table(*index)));
+                    let start = end.take(0, alignment).start;
+                    self.place_parts(&orphans[at], Some(table(*index)), end);
+                    orphans[at].span = Span {
+                        start,
+                        size: end.0 - start,
+                    };
+                }
+            }
+        }
+    }
+
+    /// What the first byte of a table is aligned to.
+    fn alignment(&self, orphan: &Orphan, table: Option<&Table>) -> u64 {
+        let parts = orphan.parts.iter().map(|(_, (u, o, s))| {
+            let section: &Section<'_> = &self.units[*u].objects[*o].sections[*s];
+            section.alignment
+        });
+        let own = table.map_or(1, |table| table.alignment);
+        parts.max().unwrap_or(1).max(own)
+    }
+
+    /// Places the sections of one name, or of a table with its symbols.
+    fn place_parts(&mut self, orphan: &Orphan, table: Option<&'i Table>, end: &mut Cursor) {
+        let units = self.units;
+        let index = &mut self.gathered_index;
+        let mut parts = orphan.parts.iter().peekable();
+        let mut place = |rule: usize, end: &mut Cursor| {
+            while let Some((_, at)) = parts.next_if(|((of, ..), _)| *of == rule) {
+                let section = &units[at.0].objects[at.1].sections[at.2];
+                let address = end.take(section.size, section.alignment).start;
+                index.insert(*at, address);
+            }
+        };
+        let statements = table.map_or(&[][..], |table| &table.statements);
+        for (rule, statement) in statements.iter().enumerate() {
+            match statement {
+                Statement::Align(alignment) => {
+                    end.take(0, *alignment);
+                }
+                Statement::Symbol(symbol) => {
+                    self.table_symbols.insert(&symbol.name, end.0);
+                }
+                Statement::Sections { .. } => place(rule, end),
+            }
+        }
+        place(usize::MAX, end);
     }
 
     /// `__start_NAME` and `__stop_NAME`.

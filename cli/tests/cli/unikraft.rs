@@ -1,0 +1,223 @@
+//! `pool link --unikraft`: a build directory in the form that Unikraft's make leaves, linked again.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use pool_tests::source_directory;
+use pool_tests::workshop::succeeds;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::common::pool;
+
+/// Two applications of the libraries in `same_as_ld/unikraft`: what they are called, and what one of them mounts.
+const APPLICATIONS: [(&str, &str); 2] = [("one", "5"), ("two", "6")];
+/// What behind the link make does with an image.
+const STRIP: &str = "strip -s IMAGE.dbg -o IMAGE 2>&1 | { grep -v Empty || true; }";
+const BOOTINFO: &str = "printf 'B\\007' > IMAGE.bootinfo && truncate -s 256 IMAGE.bootinfo && \
+                        objcopy IMAGE --update-section .uk_bootinfo=IMAGE.bootinfo";
+
+struct Builds {
+    directory: TempDir,
+}
+
+impl Builds {
+    /// Compiles the libraries once, as builds with one configuration do, and lets the system's linker link both applications.
+    fn new() -> Self {
+        let builds = Self {
+            directory: tempfile::tempdir().unwrap(),
+        };
+        let from = source_directory().join("cli/tests/same_as_ld/unikraft");
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), builds.path("").join(entry.file_name())).unwrap();
+        }
+        for (name, mounted) in APPLICATIONS {
+            builds.shell(&format!(
+                "set -e; . ./parts.sh; compile -DMOUNTED={mounted} app.c -o app.o; part appfixture main app.o; mkdir {name}; \
+                 cp *.o {name}"
+            ));
+            builds.record(name, ".dbg", &builds.link(name));
+            builds.record(name, "", STRIP);
+            builds.record(name, ".bootinfo", BOOTINFO);
+            for step in [".dbg", "", ".bootinfo"] {
+                let file = builds.image(name).with_file_name(format!("app{step}.cmd"));
+                succeeds(Command::new("sh").arg(file)).unwrap();
+            }
+        }
+        builds
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn shell(&self, script: &str) {
+        let mut shell = Command::new("bash");
+        shell
+            .args(["-c", script])
+            .current_dir(self.directory.path());
+        succeeds(&mut shell).unwrap();
+    }
+
+    fn image(&self, name: &str) -> PathBuf {
+        self.path(name).join("app")
+    }
+
+    /// A call of the compiler, as make records it.
+    fn link(&self, name: &str) -> String {
+        let (scripts, build) = (self.directory.path().display(), self.path(name));
+        let objects = [
+            "libplat",
+            "appfixture",
+            "libboot",
+            "libfs",
+            "libram",
+            "libuklibid",
+        ];
+        let objects = objects.map(|object| build.join(format!("{object}.o")).display().to_string());
+        format!(
+            "\"\"gcc -nostdlib -Wl,--build-id=none -no-pie -Wl,-e,_libplat_start {} -Wl,--start-group -Wl,--end-group \
+             -Wl,-T,{scripts}/bootinfo.lds -Wl,-T,{scripts}/platform.lds -Wl,-T,{scripts}/tables.ld -o IMAGE.dbg",
+            objects.join(" ")
+        )
+    }
+
+    fn record(&self, name: &str, step: &str, command: &str) {
+        let image = self.image(name);
+        let file = image.with_file_name(format!("app{step}.cmd"));
+        let command = command.replace("IMAGE", image.to_str().unwrap());
+        fs::write(file, command + "\n").unwrap();
+    }
+
+    fn again(&self, name: &str, options: &[&str]) -> Output {
+        let registry = self.path("addresses.json");
+        pool(&["link", "--unikraft"])
+            .arg(self.path(name))
+            .args(options)
+            .arg("--pool-registry")
+            .arg(registry)
+            .output()
+            .unwrap()
+    }
+
+    fn refused(&self, name: &str, options: &[&str]) -> String {
+        let output = self.again(name, options);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+}
+
+/// What an image prints, and how it ends.
+fn runs(image: &Path) -> (Option<i32>, String) {
+    let output = Command::new(image).arg("x").output().unwrap();
+    let says = String::from_utf8(output.stdout).unwrap();
+    (output.status.code(), says)
+}
+
+/// The libraries of an image, each with the object that its pages are.
+fn libraries(image: &Path) -> Vec<(String, Value, Value)> {
+    let inspected = pool(&["inspect", "--json"]).arg(image).output().unwrap();
+    let report: Value = serde_json::from_slice(&inspected.stdout).unwrap();
+    let libraries = report["libraries"].as_array().unwrap().iter();
+    libraries
+        .map(|library| {
+            let name = library["library"]["name"]
+                .as_str()
+                .or(library["name"].as_str());
+            (
+                name.unwrap().to_owned(),
+                library["object"].clone(),
+                library["address"].clone(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn a_finished_build_is_linked_again_and_its_libraries_are_shared() {
+    let builds = Builds::new();
+    let mut seen = Vec::new();
+    for (name, _) in APPLICATIONS {
+        let image = builds.image(name);
+        let by_ld = runs(&image);
+        // The boot information is there.
+        assert!(by_ld.1.starts_with("boot 4 7 0 1 0 "), "{by_ld:?}");
+        let output = builds.again(name, &[]);
+        assert!(output.status.success(), "{output:?}");
+        let says = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(says.trim(), image.to_str().unwrap());
+        assert_eq!(runs(&image), by_ld);
+        let symbols = succeeds(Command::new("nm").arg(&image)).unwrap_or_default();
+        assert_eq!(symbols, b"", "it is stripped");
+        seen.push(libraries(&image));
+    }
+    let names: Vec<&str> = seen[0].iter().map(|(name, ..)| name.as_str()).collect();
+    assert_eq!(names, ["plat", "boot", "fs", "ram"]);
+    assert_eq!(seen[0], seen[1]);
+}
+
+#[test]
+fn what_make_does_with_another_linker_is_the_same() {
+    let builds = Builds::new();
+    let image = builds.image("one");
+    let by_ld = runs(&image);
+    let bin = builds.path("bin");
+    fs::create_dir(&bin).unwrap();
+    symlink(env!("CARGO_BIN_EXE_pool"), bin.join("ld")).unwrap();
+    let command = fs::read_to_string(builds.path("one/app.dbg.cmd")).unwrap();
+    let mut make = Command::new("sh");
+    make.arg("-c")
+        .arg(format!("{} -B{}/", command.trim(), bin.display()))
+        .env("POOL_REGISTRY", builds.path("addresses.json"));
+    succeeds(&mut make).unwrap();
+    let linked = fs::read(builds.path("one/app.dbg")).unwrap();
+    builds.shell("sh one/app.cmd && sh one/app.bootinfo.cmd");
+    assert_eq!(runs(&image), by_ld);
+    assert!(builds.again("one", &[]).status.success());
+    assert_eq!(fs::read(builds.path("one/app.dbg")).unwrap(), linked);
+}
+
+#[test]
+fn what_cannot_be_linked_again_is_told() {
+    let builds = Builds::new();
+    let says = builds.refused("bare", &[]);
+    assert!(
+        says.contains("bare") && says.contains("No such file"),
+        "{says}"
+    );
+    fs::create_dir(builds.path("bare")).unwrap();
+    let says = builds.refused("bare", &[]);
+    assert!(
+        says.contains("no recorded link") && says.contains("run make first"),
+        "{says}"
+    );
+
+    let before = runs(&builds.image("one"));
+    let says = builds.refused("one", &["--no-such-option"]);
+    assert!(
+        says.contains("--no-such-option") && says.contains("app.dbg.cmd failed"),
+        "{says}"
+    );
+    assert_eq!(runs(&builds.image("one")), before, "the image is as it was");
+    builds.record("one", "", "exit 3");
+    let says = builds.refused("one", &[]);
+    assert!(says.contains("app.cmd failed (exit status: 3)"), "{says}");
+    builds.record("one", ".dbg", &format!("{} && true", builds.link("one")));
+    let says = builds.refused("one", &[]);
+    assert!(
+        says.contains("not one call") && says.contains("UK_LDFLAGS"),
+        "{says}"
+    );
+
+    // A script that says more than is followed is named, with the line.
+    fs::write(
+        builds.path("tables.ld"),
+        "SECTIONS\n{\n\t.uk_libinfo : { *(.uk_libinfo) LONG(1) }\n}\nINSERT AFTER .rodata;\n",
+    )
+    .unwrap();
+    let says = builds.refused("two", &[]);
+    assert!(says.contains("tables.ld:3: \"LONG\""), "{says}");
+}
