@@ -7,7 +7,7 @@ mod common;
 use common::handmade::{FIXED, Header, R, W, X, elf, load, with_section};
 use common::programs::programs;
 use pool_core::description::Abi;
-use pool_image::describe::{DescribeError, describe};
+use pool_image::describe::{DescribeError, ObjectRole, describe};
 use pool_image::elf::ElfError;
 
 const NOTE: u32 = 4;
@@ -181,6 +181,104 @@ fn kernels_that_cannot_be_held_are_called_kernels() {
     };
     assert_eq!(error, ElfError::Kernel32);
     assert!(error.to_string().contains("-kernel"), "{error}");
+}
+
+/// The file that loaders by the Multiboot specification take, as Unikraft makes it of a 64-bit one.
+fn behind_32_bits(file: &[u8]) -> Vec<u8> {
+    let number = |at: usize, size: usize| {
+        let mut bytes = [0; 8];
+        bytes[..size].copy_from_slice(&file[at..at + size]);
+        u64::from_le_bytes(bytes)
+    };
+    let (table, count) = (number(32, 8) as usize, number(56, 2) as usize);
+    let before = 64 + 32 * count as u64;
+    let mut whole = b"\x7fELF\x01\x01\x01".to_vec();
+    whole.resize(52, 0);
+    let mut put = |at: usize, bytes: &[u8]| whole[at..at + bytes.len()].copy_from_slice(bytes);
+    put(16, &[2, 0, 3, 0, 1, 0, 0, 0]);
+    put(24, &file[24..28]);
+    put(28, &64u32.to_le_bytes());
+    put(32, &(before as u32 + file.len() as u32).to_le_bytes());
+    put(40, &52u16.to_le_bytes());
+    put(42, &32u16.to_le_bytes());
+    put(44, &(count as u16).to_le_bytes());
+    whole.extend(words(&multiboot(3)));
+    for at in (table..).step_by(56).take(count) {
+        let word = |from: usize, size: usize| number(at + from, size) as u32;
+        let flags = word(4, 4);
+        whole.extend(words(&[
+            word(0, 4),
+            word(8, 8) + before as u32,
+            word(16, 8),
+            word(24, 8),
+            word(32, 8),
+            word(40, 8),
+            flags,
+            word(48, 8),
+        ]));
+    }
+    whole.extend_from_slice(file);
+    whole
+}
+
+#[test]
+fn a_kernel_behind_32_bit_headers_is_what_it_is_without_them() {
+    let kernel = with_section(image(MIB, &[0; 4]), ".uk_bootinfo", &[1; 64]);
+    let alone = describe(&kernel).unwrap();
+    let file = behind_32_bits(&kernel);
+    let described = describe(&file).unwrap();
+    assert_eq!(described.description.abi, Abi::Multiboot);
+    assert_eq!(described.description.entry, alone.description.entry);
+    assert_eq!(described.file(), file);
+    let memory = |of: &pool_image::describe::DescribedImage<'_>| -> Vec<(u64, Vec<u8>)> {
+        let ranges = of.description.ranges.iter();
+        let starts = ranges.map(|range| range.address.0).collect::<Vec<_>>();
+        let objects = of.objects.iter().filter(|o| o.role != ObjectRole::File);
+        let contents = objects.map(|object| object.content.bytes().into_owned());
+        starts.into_iter().zip(contents).collect()
+    };
+    let (found, expected) = (memory(&described), memory(&alone));
+    assert_eq!(found.len(), expected.len());
+    for ((start, bytes), (place, kept)) in found.iter().zip(&expected) {
+        assert_eq!(start, place);
+        // Of a page that a segment ends in, a file has more than the segment where pages are the file's own.
+        assert_eq!(bytes[..0x1000], kept[..0x1000]);
+    }
+}
+
+#[test]
+fn headers_of_32_bits_that_say_something_else_are_refused() {
+    let kernel = image(MIB, &[0; 4]);
+    let good = behind_32_bits(&kernel);
+    assert!(describe(&good).is_ok());
+    let before = good.len() - kernel.len();
+    let refused = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut file = good.clone();
+        change(&mut file);
+        let DescribeError::Elf(error) = describe(&file).unwrap_err() else {
+            panic!("refused as something else")
+        };
+        error
+    };
+    for at in [24, 64, 68, 72, 76, 80, 84, 88] {
+        // The entry, and each word of the first program header but its alignment.
+        let error = refused(&|file| file[at] ^= 4);
+        assert_eq!(error, ElfError::OtherKernel32, "{at}");
+    }
+    assert_eq!(refused(&|file| file[before] = 0), ElfError::Kernel32);
+    assert_eq!(refused(&|file| file[42] = 40), ElfError::Kernel32);
+    assert_eq!(refused(&|file| file[44] = 0), ElfError::Kernel32);
+    assert_eq!(refused(&|file| file[before + 4] = 1), ElfError::Kernel32);
+    assert_eq!(refused(&|file| file[52] = 0), ElfError::Class32);
+    assert!(matches!(
+        refused(&|file| file.truncate(before + 70)),
+        ElfError::Truncated { .. }
+    ));
+    for length in 0..before + 64 {
+        let mut file = good.clone();
+        file.truncate(length);
+        assert!(describe(&file).is_err(), "{length} bytes");
+    }
 }
 
 #[test]

@@ -32,12 +32,18 @@ pub enum ElfError {
     /// `ELFCLASS32`.
     #[error("this is a 32-bit executable: build it for x86-64 (without -m32 or -mx32)")]
     Class32,
-    /// `ELFCLASS32` with a Multiboot header: Unikraft's images for QEMU are of this form.
+    /// `ELFCLASS32` with a Multiboot header, and no 64-bit executable behind the 32-bit headers.
     #[error(
         "this is a 32-bit kernel image (Multiboot), which the pool does not take: give a static \
          x86-64 executable; `qemu-system-x86_64 -kernel FILE` boots this one"
     )]
     Kernel32,
+    /// The 32-bit headers of a kernel image and the executable behind them say different things.
+    #[error(
+        "this is a kernel image (Multiboot) whose 32-bit headers say something else than the 64-bit executable behind them: \
+         make them of it anew (Unikraft's multiboot.py)"
+    )]
+    OtherKernel32,
     /// A kernel image that user addresses cannot hold.
     #[error(
         "this is a kernel image ({protocol}), and the pool cannot hold it as it is linked: {1}",

@@ -3,7 +3,7 @@
 //! Accepted are `ET_EXEC` and static position-independent (`ET_DYN` without `PT_INTERP` and
 //! `DT_NEEDED`) files, stripped or not, whoever linked them. What Linux would refuse to execute is
 //! refused here with a reason, and so is what Linux would execute but nobody means: a file cut
-//! short in its section headers, segments that repeat the file. What Linux does not look at is not
+//! short in its section headers, segments that repeat the file. A kernel may stand behind 32-bit headers (`within`). What Linux does not look at is not
 //! looked at: the OS ABI, versions and flags, section headers of another size, the order of segments
 //! that share no page. Format: System V gABI, chapters 4
 //! and 5, and its x86-64 supplement; loading rules: `fs/binfmt_elf.c` of Linux.
@@ -11,6 +11,7 @@
 mod error;
 mod kernel;
 mod sections;
+mod within;
 
 use goblin::container::{Container, Ctx, Endian};
 use goblin::elf::header::{self, Header};
@@ -21,6 +22,7 @@ use pool_core::description::{Abi, ProgramHeaders};
 use pool_core::page::{PAGE_SIZE, checked_round_up, round_down};
 
 pub use error::ElfError;
+use within::Before;
 
 /// Lowest address that Linux maps for a process by default (`vm.mmap_min_addr`).
 pub const LOWEST_ADDRESS: u64 = 0x1_0000;
@@ -117,9 +119,12 @@ pub struct Executable<'a> {
 impl<'a> Executable<'a> {
     /// Reads and checks `file`.
     pub fn read(file: &'a [u8]) -> Result<Self, ElfError> {
-        let header = read_header(file)?;
-        let headers = read_program_headers(file, &header)?;
-        refuse_dynamic(file, &headers)?;
+        refuse_other_formats(file)?;
+        let before = Before::read(file)?;
+        let executable = before.map_or(file, |before| before.executable());
+        let mut header = read_header(executable)?;
+        let mut headers = read_program_headers(executable, &header)?;
+        refuse_dynamic(executable, &headers)?;
         let kind = if header.e_type == header::ET_EXEC {
             ExecutableKind::Fixed
         } else if header.e_entry == 0 {
@@ -131,7 +136,10 @@ impl<'a> Executable<'a> {
             ExecutableKind::Fixed => 0,
             ExecutableKind::StaticPie => INDEPENDENT_BASE,
         };
-        let sections = sections::read(file, &header)?;
+        let sections = sections::read(executable, &header)?;
+        if let Some(before) = before {
+            before.shift(&mut header, &mut headers)?;
+        }
         let abi = kernel::abi(file, &headers, sections.boot_information);
         let segments = read_segments(file, &headers, load_bias).map_err(|error| match abi {
             Abi::Linux => error,
@@ -155,21 +163,24 @@ impl<'a> Executable<'a> {
     }
 }
 
-fn read_header(file: &[u8]) -> Result<Header, ElfError> {
+/// What is no ELF file, or is one in another byte order.
+fn refuse_other_formats(file: &[u8]) -> Result<(), ElfError> {
     if !file.starts_with(header::ELFMAG) {
         return Err(ElfError::NotElf);
     }
-    // The class and byte order come first: they decide how long the header is and how to read it.
-    let ident = |at: usize| file.get(at).copied().unwrap_or_default();
-    if ident(header::EI_CLASS) == header::ELFCLASS32 {
-        return Err(if kernel::has_multiboot_header(file) {
-            ElfError::Kernel32
-        } else {
-            ElfError::Class32
-        });
-    }
-    if ident(header::EI_DATA) == header::ELFDATA2MSB {
+    let is_narrow = file.get(header::EI_CLASS) == Some(&header::ELFCLASS32);
+    let is_big_endian = file.get(header::EI_DATA) == Some(&header::ELFDATA2MSB);
+    if is_big_endian && !is_narrow {
         return Err(ElfError::BigEndian);
+    }
+    Ok(())
+}
+
+fn read_header(file: &[u8]) -> Result<Header, ElfError> {
+    refuse_other_formats(file)?;
+    // The class and byte order come first: they decide how long the header is and how to read it.
+    if file.get(header::EI_CLASS) == Some(&header::ELFCLASS32) {
+        return Err(ElfError::Kernel32);
     }
     let mut bytes = check_within(file, "the ELF header's bytes", 0, HEADER_SIZE)?.to_vec();
     // Linux goes by the machine alone, so that a file that names neither class nor byte order runs.

@@ -131,6 +131,9 @@ const REPLACED: [&str; 13] = [
     "valloc",
     "__libc_memalign",
 ];
+/// How the names of sections begin that Unikraft's scripts gather in every image.
+const TABLES_OF_UNIKRAFT: &str = ".uk_";
+
 /// `operator new` and `delete`, of one and of several.
 const REPLACED_OF_CXX: [&str; 4] = ["_Znw", "_Zna", "_Zdl", "_Zda"];
 
@@ -392,7 +395,8 @@ impl<'a> Unit<'a> {
         for (name, places) in named {
             if let [(o, s)] = places[..] {
                 let section = &mut self.objects[o].sections[s];
-                section.is_alone = section.is_writable()
+                section.is_alone = !name.starts_with(TABLES_OF_UNIKRAFT)
+                    && section.is_writable()
                     && !section.is_code()
                     && !section.is_mergeable()
                     && section.size > 0
