@@ -37,7 +37,7 @@ fn applications_share_the_objects_that_unikraft_makes_of_libraries() -> Result<(
             "the script says something else"
         );
         let file = workshop.path("prog");
-        let mut build = |linker: &str| -> Result<()> {
+        let build = |linker: &str| -> Result<()> {
             let mut build = Command::new("bash");
             build
                 .args(["-e", "-c", &changed])

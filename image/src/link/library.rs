@@ -43,19 +43,18 @@ pub(super) struct Library {
 
 /// The name (and version) of the archive at `path`: given by an alias, or its file name.
 pub(super) fn naming(path: &Path, aliases: &[LibraryAlias]) -> Naming {
-    match alias(path, aliases) {
-        Some(alias) => Naming {
+    if let Some(alias) = alias(path, aliases) {
+        return Naming {
             name: alias.library.name.clone(),
             version: Some(alias.library.version.clone()),
-        },
-        None => {
-            let file = file_name(path);
-            Naming {
-                // An object that is a library without being named one is called as an archive would be.
-                name: name_of(stem(file.strip_suffix(".o").unwrap_or(&file))),
-                version: None,
-            }
-        }
+        };
+    }
+    let file = file_name(path);
+    // An object that is a library without being named one is called as an archive would be.
+    let stem = stem(file.strip_suffix(".o").unwrap_or(&file));
+    Naming {
+        name: name_of(stem),
+        version: None,
     }
 }
 
