@@ -84,7 +84,9 @@ const TARGETS: &str = "ld: supported targets: elf64-x86-64\nld: supported emulat
 /// A Unikraft application for Linux (plat linuxu) is linked by `make UK_LDFLAGS=-BFOLDER`, FOLDER having `pool` under the name
 /// `ld`: each of its libraries (`libNAME.o`) is a library of the pool. `pool link --unikraft BUILD_DIR` links a finished build
 /// directory again: it runs the link that make has recorded there with `pool` for a linker, and behind it the steps that make
-/// has recorded for the image (strip, boot information). Further options are the linker's, as `--pool-registry` is.
+/// has recorded for the image (strip, boot information). Before that it puts each library together again, as make has recorded it, with
+/// the sections of its parts kept apart, so that one that is configured otherwise keeps the places of most of them. Further options are the
+/// linker's, as `--pool-registry` is.
 ///
 /// Objects of intermediate code (`-flto`) are compiled by the compiler's own plugin, which it names (`-plugin`): those of the
 /// command line, and members of archives that hold nothing else. What comes of them is the application's; a member that holds

@@ -12,8 +12,8 @@ use tempfile::TempDir;
 
 use super::common::pool;
 
-/// Two applications of the libraries in `same_as_ld/unikraft`: what they are called, and what one of them mounts.
-const APPLICATIONS: [(&str, &str); 2] = [("one", "5"), ("two", "6")];
+/// Two applications of the libraries in `same_as_ld/unikraft`.
+const APPLICATIONS: [&str; 2] = ["one", "two"];
 /// What behind the link make does with an image.
 const STRIP: &str = "strip -s IMAGE.dbg -o IMAGE 2>&1 | { grep -v Empty || true; }";
 const BOOTINFO: &str = "printf 'B\\007' > IMAGE.bootinfo && truncate -s 256 IMAGE.bootinfo && \
@@ -23,9 +23,25 @@ struct Builds {
     directory: TempDir,
 }
 
+/// As `part` of the fixture's `parts.sh`, in the folder `build` and with the commands on record there.
+const PART: &str = r#"part() {
+	name=$1 options= members=
+	for symbol in $2; do options="$options --keep-global-symbol=$symbol"; done
+	shift 2
+	for member; do
+		mkdir -p $build/$name
+		cp $member $build/$name/
+		members="$members $build/$name/$member"
+	done
+	echo "\"\"gcc -nostdlib -no-pie -Wl,-r -Wl,-d -Wl,--build-id=none $members -o $build/$name.ld.o" > $build/$name.ld.o.cmd
+	echo "\"\"objcopy $options $build/$name.ld.o $build/$name.o" > $build/$name.o.cmd
+	sh $build/$name.ld.o.cmd
+	sh $build/$name.o.cmd
+}"#;
+
 impl Builds {
-    /// Compiles the libraries once, as builds with one configuration do, and lets the system's linker link both applications.
-    fn new() -> Self {
+    /// Has both applications built as make would, by the system's linker, with further `options` for the second's.
+    fn new(options: &str) -> Self {
         let builds = Self {
             directory: tempfile::tempdir().unwrap(),
         };
@@ -34,10 +50,11 @@ impl Builds {
             let entry = entry.unwrap();
             fs::copy(entry.path(), builds.path("").join(entry.file_name())).unwrap();
         }
-        for (name, mounted) in APPLICATIONS {
+        for (name, mounted, options) in [("one", 5, ""), ("two", 6, options)] {
             builds.shell(&format!(
-                "set -e; . ./parts.sh; compile -DMOUNTED={mounted} app.c -o app.o; part appfixture main app.o; mkdir {name}; \
-                 cp *.o {name}"
+                "set -e\nbuild=$PWD/{name}\nmkdir $build\n. ./parts.sh\n{PART}\n\
+                 compile() {{ gcc -O2 -ffreestanding -fno-pic -fno-stack-protector -fno-asynchronous-unwind-tables \
+                 -ftls-model=local-exec {options} -c \"$@\"; }}\nparts -DMOUNTED={mounted}"
             ));
             builds.record(name, ".dbg", &builds.link(name));
             builds.record(name, "", STRIP);
@@ -135,9 +152,9 @@ fn libraries(image: &Path) -> Vec<(String, Value, Value)> {
 
 #[test]
 fn a_finished_build_is_linked_again_and_its_libraries_are_shared() {
-    let builds = Builds::new();
+    let builds = Builds::new("");
     let mut seen = Vec::new();
-    for (name, _) in APPLICATIONS {
+    for name in APPLICATIONS {
         let image = builds.image(name);
         let by_ld = runs(&image);
         // The boot information is there.
@@ -157,9 +174,40 @@ fn a_finished_build_is_linked_again_and_its_libraries_are_shared() {
     assert_eq!(seen[0], seen[1]);
 }
 
+/// What of a library is compiled otherwise in another build leaves the rest of it where it was.
+#[test]
+fn a_library_that_is_built_otherwise_keeps_its_places() {
+    let builds = Builds::new("-DLONGER=9");
+    let mut seen = Vec::new();
+    for name in APPLICATIONS {
+        let image = builds.image(name);
+        let by_ld = runs(&image);
+        let output = builds.again(name, &[]);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(runs(&image), by_ld);
+        let linked = image.with_file_name("app.dbg");
+        let symbols = succeeds(Command::new("nm").arg("-S").arg(linked)).unwrap();
+        let symbols = String::from_utf8(symbols).unwrap();
+        let of = |name: &str| -> Vec<String> {
+            let mut lines = symbols.lines().map(str::split_whitespace);
+            let line = lines.find(|words| words.clone().next_back() == Some(name));
+            line.unwrap().map(str::to_owned).collect()
+        };
+        seen.push((of("first"), of("mount_dev"), of("tick_dev")));
+    }
+    let [(first, mount, tick), (longer, other_mount, other_tick)] = &seen[..] else {
+        panic!("two were built")
+    };
+    assert!(longer[1] > first[1], "{longer:?}, {first:?}");
+    assert_eq!((mount, tick), (other_mount, other_tick));
+    let left = fs::read_dir(builds.path("one")).unwrap();
+    let mut left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(left.find(|name| name.starts_with("pool-")), None);
+}
+
 #[test]
 fn what_make_does_with_another_linker_is_the_same() {
-    let builds = Builds::new();
+    let builds = Builds::new("");
     let image = builds.image("one");
     let by_ld = runs(&image);
     let bin = builds.path("bin");
@@ -171,16 +219,14 @@ fn what_make_does_with_another_linker_is_the_same() {
         .arg(format!("{} -B{}/", command.trim(), bin.display()))
         .env("POOL_REGISTRY", builds.path("addresses.json"));
     succeeds(&mut make).unwrap();
-    let linked = fs::read(builds.path("one/app.dbg")).unwrap();
     builds.shell("sh one/app.cmd && sh one/app.bootinfo.cmd");
     assert_eq!(runs(&image), by_ld);
-    assert!(builds.again("one", &[]).status.success());
-    assert_eq!(fs::read(builds.path("one/app.dbg")).unwrap(), linked);
+    assert_eq!(libraries(&image).len(), 4);
 }
 
 #[test]
 fn what_cannot_be_linked_again_is_told() {
-    let builds = Builds::new();
+    let builds = Builds::new("");
     let says = builds.refused("bare", &[]);
     assert!(
         says.contains("bare") && says.contains("No such file"),

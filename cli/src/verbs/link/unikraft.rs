@@ -3,6 +3,11 @@
 //! Unikraft's make keeps each command that it runs beside what the command makes: `IMAGE.dbg.cmd` links, `IMAGE.cmd`
 //! strips what was linked, `IMAGE.bootinfo.cmd` tells the image where its own parts are. So the link is done again with `pool`
 //! for a linker, and what comes behind it as it was. Nothing is run but what make has run there before.
+//!
+//! Each library is one object, `LIBRARY.o`, which make has made of many: `LIBRARY.ld.o.cmd` puts them together (`ld -r`), and
+//! `LIBRARY.o.cmd` hides what others are not to see. That leaves one section of all code, in which what grows moves
+//! all that follows. So these are done again, too, with the sections of the many kept apart (`--unique`), to files beside those
+//! of make: a library of another configuration keeps the places of what is as it was.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,8 +17,10 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
+use tempfile::TempDir;
 
 use super::ONLY;
+use crate::ending::Ending;
 use crate::{Global, LINKERS, output};
 
 /// The option of `pool link` that names one.
@@ -23,6 +30,15 @@ pub(super) const OPTION: &str = "--unikraft";
 const LINK: &str = ".dbg.cmd";
 /// Those of the commands that come behind it, in order.
 const STEPS: [&str; 4] = [".cmd", ".bootinfo.cmd", ".sym.cmd", ".gz.cmd"];
+
+/// Behind a library's name, those of what puts it together and of what hides parts of it, and of what these make.
+const PARTIAL: [&str; 2] = [".ld.o", ".o"];
+const COMMAND: &str = ".cmd";
+/// Where the shell finds the folder for libraries that are made again.
+const FOLDER: &str = "POOL_LIBRARIES";
+/// Has the sections of these names stay apart.
+const APART: &str =
+    "-Wl,--unique=.text,--unique=.text.*,--unique=.rodata,--unique=.data,--unique=.bss";
 
 /// What a shell does more with than to run one command.
 const OF_SHELL: &[char] = &[';', '|', '&', '<', '>', '`', '$', '(', ')', '\n'];
@@ -36,14 +52,9 @@ struct Again {
 /// Links what `folder` has, with `options` for the linker beside what it was linked with.
 pub(super) fn run(folder: &Path, options: &[String], global: &Global) -> Result<ExitCode> {
     let images = images(folder)?;
-    let names = tempfile::tempdir().context("making a folder for the linker's names")?;
-    let linker = std::env::current_exe().context("finding the program itself")?;
-    for name in LINKERS {
-        let name = names.path().join(name);
-        symlink(&linker, &name).with_context(|| format!("making {}", name.display()))?;
-    }
+    let work = Work::new(folder)?;
     for image in &images {
-        image.link(names.path(), options, global)?;
+        image.link(&work, options, global)?;
         for step in STEPS {
             image.step(step)?;
         }
@@ -57,6 +68,53 @@ pub(super) fn run(folder: &Path, options: &[String], global: &Global) -> Result<
         lines.collect::<Vec<_>>().join("\n")
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A folder in the build directory for what is made on the way, gone with this value, and when this process is told to end.
+struct Work {
+    folder: TempDir,
+    _ending: Ending,
+}
+
+impl Work {
+    fn new(build: &Path) -> Result<Self> {
+        let mut folder = tempfile::Builder::new();
+        let folder = folder.prefix("pool-").tempdir_in(build);
+        let folder = folder.with_context(|| format!("making a folder in {}", build.display()))?;
+        let path = folder.path().to_owned();
+        let ending = Ending::after(move || {
+            // Make never looks at it.
+            let _ = fs::remove_dir_all(path);
+        });
+        let work = Self {
+            folder,
+            _ending: ending.context("waiting for signals")?,
+        };
+        let names = work.linkers();
+        let own = std::env::current_exe().context("finding the program itself")?;
+        let making = || format!("making the linker's names in {}", names.display());
+        fs::create_dir(&names).with_context(making)?;
+        for name in LINKERS {
+            symlink(&own, names.join(name)).with_context(making)?;
+        }
+        Ok(work)
+    }
+
+    /// Where the linker is, by all names that compilers know.
+    fn linkers(&self) -> PathBuf {
+        self.folder.path().join("linkers")
+    }
+
+    /// The command `text`, of which further words are arguments.
+    fn shell(&self, text: &str) -> Command {
+        let mut command = Command::new("sh");
+        command
+            .arg("-c")
+            .arg(format!("{text} \"$@\""))
+            .arg("sh")
+            .env(FOLDER, self.folder.path());
+        command
+    }
 }
 
 /// An image of a build directory.
@@ -95,27 +153,23 @@ impl Image {
         self.folder.join(format!("{}{step}", self.name))
     }
 
-    /// Runs the recorded command of the link, with a linker of the folder `linker` and further `options` for it.
-    fn link(&self, linker: &Path, options: &[String], global: &Global) -> Result<()> {
+    /// Runs the recorded command of the link, with `pool` for a linker and further `options` for it.
+    fn link(&self, work: &Work, options: &[String], global: &Global) -> Result<()> {
         let file = self.command(LINK);
         let text = fs::read_to_string(&file);
         let text = text.with_context(|| format!("reading the recorded link {}", file.display()))?;
-        let text = text.trim();
         ensure!(
-            !text.is_empty() && !text.contains(OF_SHELL),
+            is_one_call(&text),
             "{} is not one call of a compiler, to which another linker could be named: run make with UK_LDFLAGS=-B and a folder \
              in which pool is called ld",
             file.display()
         );
+        let text = self.with_libraries(&text, work)?;
         let mut folder = OsString::from("-B");
-        folder.push(linker);
+        folder.push(work.linkers());
         folder.push("/");
-        let mut command = Command::new("sh");
-        command
-            .arg("-c")
-            .arg(format!("{text} \"$@\""))
-            .arg("sh")
-            .arg(folder);
+        let mut command = work.shell(&text);
+        command.arg(folder);
         // Any other linker takes this for a fault, and so is never taken for this one.
         for option in [ONLY].into_iter().chain(options.iter().map(String::as_str)) {
             command.arg("-Xlinker").arg(option);
@@ -134,6 +188,57 @@ impl Image {
         succeeds(&mut command, &file)
     }
 
+    /// The link `text` with each of its libraries that make has put together made again, in the folder for that.
+    fn with_libraries(&self, text: &str, work: &Work) -> Result<String> {
+        let mut words = Vec::new();
+        for word in text.split_whitespace() {
+            let [partial, whole] = PARTIAL;
+            let name = self.library(word).and_then(|name| name.strip_suffix(whole));
+            let Some(name) = name else {
+                words.push(word.to_owned());
+                continue;
+            };
+            let own = [partial, whole].map(|step| self.folder.join(format!("{name}{step}")));
+            let commands = own.each_ref().map(|file| {
+                let mut command = file.clone().into_os_string();
+                command.push(COMMAND);
+                PathBuf::from(command)
+            });
+            if !commands.iter().all(|command| command.exists()) {
+                words.push(word.to_owned());
+                continue;
+            }
+            for (file, options) in commands.iter().zip([&[APART][..], &[]]) {
+                let text = fs::read_to_string(file);
+                let text = text.with_context(|| format!("reading {}", file.display()))?;
+                ensure!(
+                    is_one_call(&text),
+                    "{} is not one command, of which the outcome could go elsewhere: run make with UK_LDFLAGS=-B and a folder in \
+                     which pool is called ld",
+                    file.display()
+                );
+                let moved = |word: &str| match self.library(word) {
+                    Some(file) if own.iter().any(|own| own.ends_with(file)) => there(file),
+                    _ => word.to_owned(),
+                };
+                let text: Vec<String> = text.split_whitespace().map(moved).collect();
+                succeeds(work.shell(&text.join(" ")).args(options), file)?;
+            }
+            words.push(there(&format!("{name}{whole}")));
+        }
+        Ok(words.join(" "))
+    }
+
+    /// The name of the file in the build directory that a word of a command is, if it begins as libraries do.
+    fn library<'w>(&self, word: &'w str) -> Option<&'w str> {
+        let (folder, name) = word.rsplit_once('/')?;
+        let is_here = || {
+            let (folder, own) = (Path::new(folder).canonicalize(), self.folder.canonicalize());
+            folder.is_ok_and(|folder| own.is_ok_and(|own| own == folder))
+        };
+        (name.starts_with("lib") && is_here()).then_some(name)
+    }
+
     /// Runs a command behind the link, if it is recorded.
     fn step(&self, step: &str) -> Result<()> {
         let file = self.command(step);
@@ -142,6 +247,17 @@ impl Image {
         }
         succeeds(Command::new("sh").arg(&file), &file)
     }
+}
+
+/// A recorded command to which something can be added.
+fn is_one_call(text: &str) -> bool {
+    let text = text.trim();
+    !text.is_empty() && !text.contains(OF_SHELL)
+}
+
+/// A file in the folder for libraries that are made again, as a word of a command.
+fn there(file: &str) -> String {
+    format!("\"${FOLDER}/{file}\"")
 }
 
 fn succeeds(command: &mut Command, file: &Path) -> Result<()> {

@@ -383,10 +383,13 @@ fn kind(part: Part, section: &Section<'_>) -> Option<(Space, Class)> {
     })
 }
 
-/// The name of an archive's member, without its archive.
+/// The name of an archive's member, without its archive; of an object that is a library, without its folder.
 fn member<'o>(object: &'o Object<'_>) -> &'o str {
     let name = object.name.strip_suffix(')').unwrap_or(&object.name);
-    name.rsplit_once('(').map_or(name, |(_, member)| member)
+    match name.rsplit_once('(') {
+        Some((_, member)) => member,
+        None => name.rsplit_once('/').map_or(name, |(_, file)| file),
+    }
 }
 
 /// The string, or the constant, at `at` of a mergeable section.
