@@ -301,7 +301,7 @@ mod tests {
             (inserted(".x : { x.o(.x) }"), "x.o"),
             (inserted(".x : {\nLONG(1) }"), "x.ld:3: \"LONG\""),
             (inserted(".x : { a = . + 4; }"), "+"),
-            (inserted(".x : { . += 4; }"), "+="),
+            (inserted(".x : { . += 4; }"), "\"+\""),
             (inserted(".x : { *(EXCLUDE_FILE (a) .x) }"), "EXCLUDE_FILE"),
             (inserted(".x : { *(COMMON) }"), "COMMON"),
             (inserted(".x : { . = ALIGN(3); }"), "ALIGN(3)"),
