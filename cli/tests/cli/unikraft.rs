@@ -222,6 +222,17 @@ fn what_make_does_with_another_linker_is_the_same() {
     builds.shell("sh one/app.cmd && sh one/app.bootinfo.cmd");
     assert_eq!(runs(&image), by_ld);
     assert_eq!(libraries(&image).len(), 4);
+
+    // That is on record then, and may be another linker's folder by now.
+    fs::remove_file(bin.join("ld")).unwrap();
+    symlink("/bin/false", bin.join("ld")).unwrap();
+    let link = builds
+        .link("one")
+        .replace("gcc ", &format!("gcc -B{}/ ", bin.display()));
+    builds.record("one", ".dbg", &link);
+    let output = builds.again("one", &[]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(runs(&image), by_ld);
 }
 
 #[test]

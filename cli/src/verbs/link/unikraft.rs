@@ -9,7 +9,6 @@
 //! all that follows. So these are done again, too, with the sections of the many kept apart (`--unique`), to files beside those
 //! of make: a library of another configuration keeps the places of what is as it was.
 
-use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -36,6 +35,8 @@ const PARTIAL: [&str; 2] = [".ld.o", ".o"];
 const COMMAND: &str = ".cmd";
 /// Where the shell finds the folder for libraries that are made again.
 const FOLDER: &str = "POOL_LIBRARIES";
+/// In that folder the one in which this program is by all names of linkers.
+const LINKER_NAMES: &str = "linkers";
 /// Has the sections of these names stay apart.
 const APART: &str =
     "-Wl,--unique=.text,--unique=.text.*,--unique=.rodata,--unique=.data,--unique=.bss";
@@ -102,7 +103,7 @@ impl Work {
 
     /// Where the linker is, by all names that compilers know.
     fn linkers(&self) -> PathBuf {
-        self.folder.path().join("linkers")
+        self.folder.path().join(LINKER_NAMES)
     }
 
     /// The command `text`, of which further words are arguments.
@@ -153,8 +154,8 @@ impl Image {
         self.folder.join(format!("{}{step}", self.name))
     }
 
-    /// Runs the recorded command of the link, with `pool` for a linker and further `options` for it.
-    fn link(&self, work: &Work, options: &[String], global: &Global) -> Result<()> {
+    /// Runs the recorded command of the link, with `pool` for a linker and of that what is `asked` further.
+    fn link(&self, work: &Work, asked: &[String], global: &Global) -> Result<()> {
         let file = self.command(LINK);
         let text = fs::read_to_string(&file);
         let text = text.with_context(|| format!("reading the recorded link {}", file.display()))?;
@@ -164,14 +165,14 @@ impl Image {
              in which pool is called ld",
             file.display()
         );
-        let text = self.with_libraries(&text, work)?;
-        let mut folder = OsString::from("-B");
-        folder.push(work.linkers());
-        folder.push("/");
-        let mut command = work.shell(&text);
-        command.arg(folder);
+        let mut words = self.with_libraries(&text, work)?;
+        // Of several folders for programs the first counts, and there may be one for another linker.
+        let options = words.iter().position(|word| word.starts_with('-'));
+        let names = format!("\"-B${FOLDER}/{LINKER_NAMES}/\"");
+        words.insert(options.unwrap_or(words.len()), names);
+        let mut command = work.shell(&words.join(" "));
         // Any other linker takes this for a fault, and so is never taken for this one.
-        for option in [ONLY].into_iter().chain(options.iter().map(String::as_str)) {
+        for option in [ONLY].into_iter().chain(asked.iter().map(String::as_str)) {
             command.arg("-Xlinker").arg(option);
         }
         if global.server_is_said {
@@ -188,8 +189,8 @@ impl Image {
         succeeds(&mut command, &file)
     }
 
-    /// The link `text` with each of its libraries that make has put together made again, in the folder for that.
-    fn with_libraries(&self, text: &str, work: &Work) -> Result<String> {
+    /// The words of the link `text`, with each of its libraries that make has put together made again, in the folder for that.
+    fn with_libraries(&self, text: &str, work: &Work) -> Result<Vec<String>> {
         let mut words = Vec::new();
         for word in text.split_whitespace() {
             let [partial, whole] = PARTIAL;
@@ -226,7 +227,7 @@ impl Image {
             }
             words.push(there(&format!("{name}{whole}")));
         }
-        Ok(words.join(" "))
+        Ok(words)
     }
 
     /// The name of the file in the build directory that a word of a command is, if it begins as libraries do.
