@@ -11,8 +11,9 @@ use pool_store::upload::{Target, UploadObject};
 use serde::{Deserialize, Serialize};
 use ureq::http::Method;
 
+use super::asking::{Json, Octets};
 use super::sending::send_all;
-use super::{Client, ClientError, Json, Octets, Result, UploadStarted};
+use super::{Client, ClientError, Result, UploadStarted};
 use crate::announce::{Announcement, Part, page_sources};
 use crate::copies;
 use crate::paths;

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Instant;
 
+use super::asking::Octets;
 use super::*;
 use crate::announce::{self, Announcement};
 
