@@ -22,6 +22,7 @@ mod seats;
 mod shell;
 mod state;
 mod stats;
+mod supported;
 mod turns;
 mod vcpu;
 mod vm;

@@ -6,12 +6,10 @@
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 
-use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, kvm_userspace_memory_region, kvm_xsave,
-};
+use kvm_bindings::{CpuId, KVM_MEM_READONLY, kvm_userspace_memory_region, kvm_xsave};
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
-use super::KvmError;
+use super::{KvmError, supported};
 use crate::memory::SlotRequest;
 
 /// A slot number that memory never uses: making and unmaking it has the kernel forget every
@@ -56,9 +54,7 @@ impl Vm {
         if kvm.check_extension_int(Cap::Xsave2) as usize > size_of::<kvm_xsave>() {
             return Err(KvmError::Capability("extended state of at most 4 KiB"));
         }
-        let cpuid = kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(|error| KvmError::call("reading the supported CPUID", error))?;
+        let cpuid = supported::cpuid(&kvm)?;
         let fd = kvm
             .create_vm()
             .map_err(|error| KvmError::call("creating a virtual machine", error))?;
