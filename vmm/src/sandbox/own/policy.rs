@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use libc::sock_filter;
 
+use super::super::bpf::tests::answer;
 use super::super::bpf::{Policy, Rule, Test, Verdict};
 use super::super::filter::{families, socket_options};
 use super::{LIMITS, PROCESS, Reach, no_new_code, program, programs};
@@ -14,9 +15,8 @@ use crate::network::INTERNET;
 
 /// Calls of the monitor's run loop: what the allocator, the standard library and the handlers in
 /// [`crate::linux`] need beside what they pass on, and the end. What they pass on is in [`table::calls`].
-const MONITOR: [i64; 33] = [
+const MONITOR: [i64; 29] = [
     libc::SYS_memfd_create,
-    libc::SYS_poll,
     libc::SYS_ppoll,
     libc::SYS_munmap,
     libc::SYS_brk,
@@ -36,29 +36,65 @@ const MONITOR: [i64; 33] = [
     libc::SYS_getrusage,
     libc::SYS_getuid,
     libc::SYS_getgid,
-    libc::SYS_geteuid,
-    libc::SYS_getegid,
     libc::SYS_getgroups,
     libc::SYS_sigaltstack,
     libc::SYS_futex,
     libc::SYS_restart_syscall,
     libc::SYS_clock_gettime,
     libc::SYS_clock_getres,
-    libc::SYS_clock_nanosleep,
     libc::SYS_timer_settime,
     libc::SYS_timer_delete,
     libc::SYS_getrandom,
 ];
-/// Requests to KVM.
-const MONITOR_IOCTLS: [u32; 7] = [
+/// Requests to KVM. System registers are set by the first, which takes them along.
+const MONITOR_IOCTLS: [u32; 6] = [
     0xae80,      // KVM_RUN
     0x8138_ae83, // KVM_GET_SREGS
-    0x4138_ae84, // KVM_SET_SREGS
     0x8040_ae9f, // KVM_GET_VCPU_EVENTS
     0x9000_aea4, // KVM_GET_XSAVE
     0x5000_aea5, // KVM_SET_XSAVE
     0x4020_ae46, // KVM_SET_USER_MEMORY_REGION
 ];
+
+/// Of the calls about files and sockets that the monitor serves by itself, those that it makes: its handlers do, or others of this program. For what is not
+/// among them it makes another, as `preadv2` for all that reads.
+const MADE: [&str; 31] = [
+    "read",
+    "write",
+    "close",
+    "pread64",
+    "pwrite64",
+    // What the C library says before it aborts.
+    "writev",
+    "dup2",
+    "sendfile",
+    "socket",
+    "connect",
+    "accept",
+    "sendmsg",
+    "recvmsg",
+    "bind",
+    "listen",
+    "socketpair",
+    "setsockopt",
+    "getsockopt",
+    "fcntl",
+    "flock",
+    "getdents",
+    "fchdir",
+    "getdents64",
+    "epoll_wait",
+    "openat",
+    "splice",
+    "accept4",
+    "dup3",
+    "preadv2",
+    "pwritev2",
+    "close_range",
+];
+
+/// Requests of `ioctl` that a guest makes and the monitor does not: it waits until a terminal has sent all, and then makes that which waits for nothing.
+const WAITING: [u32; 2] = [libc::TCSETSW as u32, libc::TCSETSF as u32];
 
 /// Calls that take a path and do without: of an open descriptor, or of the working directory.
 const OF_DESCRIPTORS: [&str; 5] = ["newfstatat", "statx", "faccessat2", "getcwd", "umask"];
@@ -80,7 +116,7 @@ pub(in crate::sandbox) fn policy(reach: Reach, own: u32) -> Policy {
             Topic::Socket => network || !OF_NETWORK.contains(&call.name),
             _ => false,
         };
-        if passed_on {
+        if passed_on && (call.host_arguments().is_some() || MADE.contains(&call.name)) {
             let rule = match call.process {
                 Process::SocketOption => socket_options(Verdict::Kill),
                 Process::Network => INTERNET
@@ -114,7 +150,9 @@ pub(in crate::sandbox) fn policy(reach: Reach, own: u32) -> Policy {
     let asks = ASKS.map(i32::cast_unsigned);
     let actions = Rule::one_of(0, &asks, Verdict::Kill);
     policy.set(libc::SYS_rt_sigaction as u32, actions);
-    let requests = descriptor_requests(network).chain(MONITOR_IOCTLS);
+    let requests = descriptor_requests(network)
+        .filter(|request| !WAITING.contains(request))
+        .chain(MONITOR_IOCTLS);
     let requests = Rule::one_of(1, &requests.collect::<Vec<_>>(), Verdict::Kill);
     policy.set(libc::SYS_ioctl as u32, requests);
     no_new_code(&mut policy);
@@ -177,6 +215,54 @@ fn the_programs_are_those_of_the_policy() {
         std::fs::write(path, file).unwrap();
     } else {
         assert!(found == file, "run this test with POOL_BLESS=1");
+    }
+}
+
+/// What the kernel does for guests and not for their monitor.
+#[test]
+fn nothing_is_allowed_that_nobody_asks_for() {
+    for (reach, name, _) in PROGRAMS {
+        let program = policy(reach, 1).program();
+        let ask = |call: &str, arguments| {
+            let call = table::calls().find(|known| known.name == call).unwrap();
+            answer(&program, call.number as u32, arguments)
+        };
+        for call in [
+            "open",
+            "poll",
+            "readv",
+            "select",
+            "sendto",
+            "recvfrom",
+            "creat",
+            "geteuid",
+            "getegid",
+            "clock_nanosleep",
+            "pselect6",
+            "epoll_pwait",
+            "preadv",
+            "pwritev",
+            "recvmmsg",
+            "sendmmsg",
+            "epoll_pwait2",
+        ] {
+            assert_eq!(ask(call, [0; 6]), Verdict::Kill, "{name} {call}");
+        }
+        let request = |request: u64| ask("ioctl", [0, request, 0, 0, 0, 0]);
+        let set_registers = 0x4138_ae84;
+        for killed in [set_registers, libc::TCSETSW, libc::TCSETSF] {
+            assert_eq!(request(killed), Verdict::Kill, "{name} {killed:#x}");
+        }
+        assert_eq!(request(libc::TCSETS), Verdict::Allow, "{name}");
+    }
+}
+
+/// Each is a call that there is, and none of those that the kernel is passed by itself.
+#[test]
+fn what_the_monitor_makes_is_what_it_serves() {
+    for name in MADE {
+        let call = table::calls().find(|call| call.name == name).unwrap();
+        assert_eq!(call.host_arguments(), None, "{name}");
     }
 }
 
