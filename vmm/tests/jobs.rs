@@ -74,7 +74,7 @@ fn who_is_stopped_in_a_call_goes_on_with_it() {
     }
 }
 
-/// What reads from its terminal, writes to it (`stty tostop`), sets it and drops its input.
+/// Who reads from its terminal, writes to it (`stty tostop`), sets it, drops its input or waits until it has sent all.
 #[test]
 fn who_uses_its_terminal_in_the_background_is_told() {
     for how in ["stops", "handles", "again", "ignores", "blocks"] {
@@ -85,6 +85,12 @@ fn who_uses_its_terminal_in_the_background_is_told() {
 #[test]
 fn a_stop_ends_some_calls_and_others_wait_on() {
     program_as_natively(STOPPED, "calls", &["9 ended"]);
+}
+
+/// Those that it ends were ended by it, though their time is over when they go on.
+#[test]
+fn a_stop_ends_a_call_before_its_limit_does() {
+    program_as_natively(STOPPED, "limits", &["9 ended", "4000"]);
 }
 
 #[test]

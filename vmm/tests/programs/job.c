@@ -1,11 +1,13 @@
 /* Says each signal that it has got. Usage: [WHAT]. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sendfile.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -66,28 +68,32 @@ static void says(const char *what, long done)
     say(line);
 }
 
-/* Uses its terminal. */
+/* Uses its terminal in every way. */
 static void uses(const char *how)
 {
     struct sigaction a = {.sa_sigaction = asked, .sa_flags = SA_SIGINFO | (strcmp(how, "again") ? 0 : SA_RESTART)};
     struct termios settings;
     sigset_t set;
     char bytes[64];
+    int held[2], zeros = open("/dev/zero", O_RDONLY);
+    pipe(held);
+    write(held[1], "!", 1);
     sigemptyset(&set);
     sigaddset(&set, SIGTTIN);
     sigaddset(&set, SIGTTOU);
     if (!strcmp(how, "ignores")) a = (struct sigaction){.sa_handler = SIG_IGN};
+    if (!strcmp(how, "stops")) a = (struct sigaction){.sa_handler = SIG_DFL};
     if (!strcmp(how, "blocks")) sigprocmask(SIG_BLOCK, &set, 0);
-    else if (strcmp(how, "stops")) sigaction(SIGTTIN, &a, 0), sigaction(SIGTTOU, &a, 0);
-    tcgetattr(0, &settings);
-    until_told();
-    says("read", read(0, bytes, sizeof bytes));
-    until_told();
-    says("write", write(0, "!", 1));
-    until_told();
-    says("set", tcsetattr(0, TCSANOW, &settings));
-    until_told();
-    says("flush", tcflush(0, TCIFLUSH));
+#define USES(what, call) until_told(), sigaction(SIGTTIN, &a, 0), sigaction(SIGTTOU, &a, 0), says(what, call)
+    USES("read", read(0, bytes, sizeof bytes));
+    USES("write", write(0, "!", 1));
+    USES("set", (tcgetattr(0, &settings), tcsetattr(0, TCSANOW, &settings)));
+    USES("flush", tcflush(0, TCIFLUSH));
+    USES("splice from it", splice(0, 0, held[1], 0, 2, 0));
+    USES("splice to it", splice(held[0], 0, 0, 0, 1, 0));
+    USES("sendfile from it", sendfile(held[1], 0, 0, 2));
+    USES("sendfile to it", sendfile(0, zeros, 0, 1));
+    USES("drain", tcdrain(0));
     sigpending(&set);
     says("waits", sigismember(&set, SIGTTIN) + sigismember(&set, SIGTTOU));
 }
@@ -131,15 +137,14 @@ int main(int argc, char **argv)
     }
     say("ready\n");
     if (goes_on) {
-        char line[64], bytes[64];
+        char bytes[64];
         if (*what == 'u') {
             uses(argv[2]);
             return 5;
         }
         until_told();
-        long done = *what == 's' ? nanosleep(&(struct timespec){2, 0}, 0) : read(0, bytes, sizeof bytes);
-        sprintf(line, "%s %ld\n", what, done);
-        say(line);
+        long done = *what == 's' ? nanosleep(&(struct timespec){4, 0}, 0) : read(0, bytes, sizeof bytes);
+        says(what, done);
         return 5;
     }
     /* Until SIGQUIT. */

@@ -1,5 +1,6 @@
 /* A shell with job control, at a terminal of its own, that runs one program and says what it saw of it. Usage: SCENARIO PROGRAM [ARGUMENT]... */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -10,9 +11,11 @@
 #include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <termios.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { ROUNDS = 20, PATIENCE = 120000 };
+/* PATIENCE: milliseconds for what is to come. WAYS: how many to use a terminal a program tries. */
+enum { ROUNDS = 20, PATIENCE = 120000, WAYS = 9 };
 
 static int terminal, output;
 static pid_t job;
@@ -53,7 +56,7 @@ static void type(char key)
     if (write(terminal, &key, 1) != 1) fail("typing");
 }
 
-static void waited(int options)
+static int waited(int options)
 {
     int status;
     alarm(PATIENCE / 1000);
@@ -63,11 +66,59 @@ static void waited(int options)
     else if (WIFCONTINUED(status)) puts("continued");
     else if (WIFSIGNALED(status)) printf("ended %d\n", 128 + WTERMSIG(status));
     else printf("ended %d\n", WEXITSTATUS(status));
+    return status;
 }
 
 static void foreground(pid_t group)
 {
     if (tcsetpgrp(30, group)) fail("tcsetpgrp");
+}
+
+/* How often threads of the job have given up a processor; -1 if one has something to do. */
+static long pauses(void)
+{
+    long sum = 0;
+    DIR *all = opendir("/proc");
+    for (struct dirent *each; (each = readdir(all));) {
+        char path[300], text[4096];
+        int group = 0;
+        snprintf(path, sizeof path, "/proc/%s/stat", each->d_name);
+        FILE *file = atoi(each->d_name) ? fopen(path, "r") : 0;
+        if (!file) continue;
+        char *behind_name = fgets(text, sizeof text, file) ? strrchr(text, ')') : 0;
+        if (behind_name) sscanf(behind_name, ") %*c %*d %d", &group);
+        fclose(file);
+        if (group != job) continue;
+        snprintf(path, sizeof path, "/proc/%s/task", each->d_name);
+        DIR *threads = opendir(path);
+        for (struct dirent *thread; threads && (thread = readdir(threads));) {
+            if (!atoi(thread->d_name)) continue;
+            snprintf(path, sizeof path, "/proc/%s/task/%s/status", each->d_name, thread->d_name);
+            file = fopen(path, "r");
+            while (file && fgets(text, sizeof text, file)) {
+                char state;
+                long count;
+                if (sscanf(text, "State: %c", &state) == 1 && state == 'R') sum = -1;
+                if (sum >= 0 && sscanf(text, "voluntary_ctxt_switches: %ld", &count) == 1) sum += count;
+            }
+            if (file) fclose(file);
+        }
+        if (threads) closedir(threads);
+    }
+    closedir(all);
+    return sum;
+}
+
+/* Waits until the job does nothing but wait: what it was told before it has done. */
+static void rests(void)
+{
+    long before = -1;
+    for (int looks = 0; looks < 5; looks++) {
+        long now = pauses();
+        if (now < 0 || now != before) looks = 0;
+        before = now;
+        usleep(10000);
+    }
 }
 
 /* The line that comes of a signal is the only one. */
@@ -158,15 +209,30 @@ static void itself(void)
     waited(0);
 }
 
+/* What it says until it is through with the call that it was stopped in. */
+static void told(void)
+{
+    const char *said;
+    do puts(said = line());
+    while (!strncmp(said, "CONT", 4) || !strncmp(said, "TT", 2));
+}
+
+static void type_line(void)
+{
+    type('x');
+    type('\n');
+}
+
 /* Stopped in a call that goes on afterwards. */
 static void sleeps(void)
 {
     kill(job, SIGUSR1);
     puts(line());
+    rests();
     type(26);
     waited(WUNTRACED);
     kill(-job, SIGCONT);
-    puts(line());
+    told();
     waited(0);
 }
 
@@ -179,9 +245,8 @@ static void reads(void)
     waited(WUNTRACED);
     foreground(job);
     kill(-job, SIGCONT);
-    type('x');
-    type('\n');
-    puts(line());
+    type_line();
+    told();
     waited(0);
 }
 
@@ -193,22 +258,46 @@ static void background(int stops)
     settings.c_lflag |= TOSTOP;
     tcsetattr(30, TCSANOW, &settings);
     foreground(getpgrp());
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < WAYS; i++) {
         kill(job, SIGUSR1);
         puts(line());
         if (stops) {
-            waited(WUNTRACED);
+            int reads = WSTOPSIG(waited(WUNTRACED)) == SIGTTIN;
             foreground(job);
             kill(-job, SIGCONT);
-            type('x');
-            type('\n');
+            if (reads) type_line();
         }
-        const char *said;
-        do puts(said = line());
-        while (!strncmp(said, "TT", 2));
+        told();
         if (stops) foreground(getpgrp());
     }
     puts(line());
+    waited(0);
+}
+
+static long long microseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000ll + now.tv_nsec / 1000;
+}
+
+/* Stops in calls that wait for no longer than this, and until that is over. */
+static void limits(int limit, const char *count)
+{
+    long long begun = microseconds(), end = begun + (limit + 100) * 1000ll;
+    const char *said;
+    rests();
+    kill(-job, SIGTSTP);
+    waited(WUNTRACED);
+    if (microseconds() - begun >= limit * 1000ll) fail("stopping in time");
+    while (microseconds() < end) usleep(10000);
+    kill(-job, SIGCONT);
+    do {
+        kill(job, SIGUSR1);
+        said = line();
+    } while (strcmp(said, count));
+    kill(job, SIGUSR2);
+    while (strcmp(said = line(), "(end)")) puts(said);
     waited(0);
 }
 
@@ -280,6 +369,7 @@ int main(int argc, char **argv)
     if (!strcmp(scenario, "reads")) reads();
     if (!strcmp(scenario, "background")) background(!strcmp(argv[argc - 1], "stops"));
     if (!strcmp(scenario, "calls")) calls(argv[argc - 1]);
+    if (!strcmp(scenario, "limits")) limits(atoi(argv[argc - 1]), argv[argc - 2]);
     if (!strcmp(scenario, "default")) by_default(atoi(argv[argc - 1]));
     return 0;
 }
