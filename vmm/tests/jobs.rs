@@ -74,6 +74,17 @@ fn who_is_stopped_in_a_call_goes_on_with_it() {
     }
 }
 
+/// SIGCONT is told before the call that it was stopped in goes on, or ends as a handler has it end.
+#[test]
+fn who_goes_on_is_told_before_its_call_goes_on() {
+    for scenario in ["sleeps", "reads", "reads later"] {
+        for how in ["restarts", "ends"] {
+            let what = scenario.split(' ').next().unwrap();
+            as_natively(scenario, &[what, how]);
+        }
+    }
+}
+
 /// Who reads from its terminal, writes to it (`stty tostop`), sets it, drops its input or waits until it has sent all.
 #[test]
 fn who_uses_its_terminal_in_the_background_is_told() {

@@ -10,7 +10,7 @@ use super::host::{DiskCall, failed};
 use super::scheduler::Tid;
 use super::table::{Server, Topic};
 use super::task::Pending;
-use super::wait::{Progress, Wait, restart};
+use super::wait::{Progress, Wait, is_made_again, restart};
 use super::{Call, Linux, Reply, Request, Served, Stop, dispatch, poll, table};
 
 impl Linux {
@@ -28,6 +28,10 @@ impl Linux {
 
     fn ask(&mut self, call: &Call) -> Reply {
         let reply = self.reply(call);
+        self.answered(call, reply)
+    }
+
+    fn answered(&mut self, call: &Call, reply: Reply) -> Reply {
         if let Some(deadline) = self.progress.deadline
             && !matches!(reply, Reply::Waits)
         {
@@ -62,6 +66,7 @@ impl Linux {
                 self.task().pending = Some(Pending {
                     call: *call,
                     progress,
+                    stopped: false,
                 });
                 self.scheduler.wait(wait);
                 // What it waits with may let in what was blocked before.
@@ -131,7 +136,14 @@ impl Linux {
             self.kept.remove(&pending.progress.records);
             self.progress = pending.progress;
             self.progress.interrupted |= is_due;
-            match self.ask(&pending.call) {
+            let reply = if pending.stopped && is_due && is_made_again(&pending.call, &self.progress)
+            {
+                let reply = self.interrupt(&pending.call);
+                self.answered(&pending.call, reply)
+            } else {
+                self.ask(&pending.call)
+            };
+            match reply {
                 Reply::Waits => {}
                 reply => return Some((tid, Some(reply))),
             }

@@ -54,6 +54,8 @@ pub(super) struct Task {
 pub(super) struct Pending {
     pub(super) call: Call,
     pub(super) progress: Progress,
+    /// All have been stopped since it waits: a handler that runs before it is asked again ends it, whatever has come meanwhile.
+    pub(super) stopped: bool,
 }
 
 /// All tasks that have not ended.

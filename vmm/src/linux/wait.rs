@@ -145,6 +145,12 @@ pub(super) fn ends_by_stop(call: &Call, progress: &Progress) -> bool {
     }
 }
 
+/// Whether a handler that runs when all go on after a stop ends `call`, which waited: it waits no more then, and is made again otherwise. Of others that
+/// wait something may have come that is lost with them, as who is woken is.
+pub(super) fn is_made_again(call: &Call, progress: &Progress) -> bool {
+    STREAMS.contains(&(call.number as i64)) && progress.moved().is_none()
+}
+
 /// Calls that move bytes between memory and any file.
 pub(super) const STREAMS: [i64; 6] = [
     libc::SYS_read,

@@ -107,9 +107,14 @@ int main(int argc, char **argv)
 {
     const char *what = argc > 1 ? argv[1] : "";
     struct sigaction a = {.sa_sigaction = heard, .sa_flags = SA_SIGINFO | SA_RESTART};
-    /* Who is stopped in the middle of these goes on with them as if nothing had been. */
+    /* Who is stopped in the middle of these goes on with them as if nothing had been, unless it is told of that. */
     int goes_on = !strcmp(what, "sleeps") || !strcmp(what, "reads") || !strcmp(what, "uses");
-    if (goes_on) sigaction(SIGUSR1, &a, 0);
+    if (goes_on) {
+        sigaction(SIGUSR1, &a, 0);
+        const char *then = argc > 2 ? argv[2] : "";
+        if (!strcmp(then, "ends")) a.sa_flags &= ~SA_RESTART;
+        if (!strcmp(then, "ends") || !strcmp(then, "restarts")) sigaction(SIGCONT, &a, 0);
+    }
     else if (strcmp(what, "default"))
         for (int i = 0; i < sizeof signals / sizeof *signals; i++) sigaction(signals[i].number, &a, 0);
     if (!strcmp(what, "handled")) signal(SIGTSTP, stops);

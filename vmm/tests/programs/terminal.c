@@ -250,6 +250,20 @@ static void reads(void)
     waited(0);
 }
 
+/* There is something to read by the time that a reader goes on. */
+static void reads_later(void)
+{
+    kill(job, SIGUSR1);
+    puts(line());
+    rests();
+    type(26);
+    waited(WUNTRACED);
+    type_line();
+    kill(-job, SIGCONT);
+    told();
+    waited(0);
+}
+
 /* Uses its terminal in the background, one thing after the other. */
 static void background(int stops)
 {
@@ -367,6 +381,7 @@ int main(int argc, char **argv)
     if (!strcmp(scenario, "itself")) itself();
     if (!strcmp(scenario, "sleeps")) sleeps();
     if (!strcmp(scenario, "reads")) reads();
+    if (!strcmp(scenario, "reads later")) reads_later();
     if (!strcmp(scenario, "background")) background(!strcmp(argv[argc - 1], "stops"));
     if (!strcmp(scenario, "calls")) calls(argv[argc - 1]);
     if (!strcmp(scenario, "limits")) limits(atoi(argv[argc - 1]), argv[argc - 2]);

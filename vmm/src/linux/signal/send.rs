@@ -189,25 +189,28 @@ impl Linux {
         self.goes_on_after_stop();
     }
 
-    /// All threads of the guest have been stopped, and go on: calls end by that which do not wait any more then.
+    /// All threads of the guest have been stopped, and go on: calls end by that which do not wait any more then. Before
+    /// others go on, a handler hears of who had them go on.
     fn goes_on_after_stop(&mut self) {
-        let ends = |(tid, task): (Tid, &Task)| {
-            let pending = task.pending.as_ref()?;
-            ends_by_stop(&pending.call, &pending.progress).then_some(tid)
-        };
-        let ended: Vec<Tid> = self.tasks.iter().filter_map(ends).collect();
-        for tid in ended {
-            if let Some(pending) = self
-                .tasks
-                .get_mut(tid)
-                .and_then(|task| task.pending.as_mut())
-            {
-                let progress = &mut pending.progress;
+        let waiting = |(tid, task): (Tid, &Task)| Some((tid, task.pending.as_ref()?.call));
+        let waiting: Vec<_> = self.tasks.iter().filter_map(waiting).collect();
+        for (tid, call) in waiting {
+            let pending = self.tasks.get_mut(tid).map(|task| &mut task.pending);
+            let Some(Some(pending)) = pending else {
+                continue;
+            };
+            let ends = ends_by_stop(&call, &pending.progress);
+            pending.stopped = true;
+            let progress = &mut pending.progress;
+            if ends {
                 progress.interrupted = true;
                 // The stop came before its limit, however long it lasted.
                 progress.deadline = progress.deadline.map(|_| NEVER);
+                self.scheduler.wake(tid);
             }
-            self.scheduler.wake(tid);
+        }
+        if signals::take(&Set::of(&[libc::SIGCONT])).is_some() {
+            self.pass_on(libc::SIGCONT);
         }
     }
 
@@ -231,26 +234,24 @@ impl Linux {
     /// Does what is to be done without task `tid`: drops what that would look at and ignore, and stops if it has been sent nothing else. The rest is
     /// [`Linux::signals_due`].
     pub(in super::super) fn settle_signals(&mut self, tid: Tid) -> u64 {
-        let mut kept = self.signals_due(tid);
-        for signal in 1..=LAST {
-            if kept & bit(signal) != 0 && self.signals.action(signal).ignores(signal) {
-                while self.take_signal(tid, bit(signal)).is_some() {}
-                kept &= !bit(signal);
+        loop {
+            let mut kept = self.signals_due(tid);
+            for signal in 1..=LAST {
+                if kept & bit(signal) != 0 && self.signals.action(signal).ignores(signal) {
+                    while self.take_signal(tid, bit(signal)).is_some() {}
+                    kept &= !bit(signal);
+                }
             }
-        }
-        let stops = |signal: &Signal| kept & bit(*signal) != 0;
-        let among: Vec<Signal> = (1..=LAST).filter(stops).collect();
-        if among
-            .iter()
-            .all(|&signal| self.signals.action(signal).stops(signal))
-        {
+            let mut among = (1..=LAST).filter(|&signal| kept & bit(signal) != 0);
+            if kept == 0 || !among.all(|signal| self.signals.action(signal).stops(signal)) {
+                return kept;
+            }
+            // Once it goes on, there may be others.
             while let Some(info) = self.take_signal(tid, kept) {
                 self.trace_signal(tid, &info);
                 self.stop(info.signal);
             }
-            kept = 0;
         }
-        kept
     }
 
     /// Sees that some task takes each signal that was sent to all, now that one may not any more.
