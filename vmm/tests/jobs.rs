@@ -85,6 +85,13 @@ fn who_goes_on_is_told_before_its_call_goes_on() {
     }
 }
 
+#[test]
+fn who_goes_on_reading_in_the_background_is_stopped_again() {
+    for how in ["unaware", "restarts"] {
+        as_natively("reads behind", &["reads", how]);
+    }
+}
+
 /// Who reads from its terminal, writes to it (`stty tostop`), sets it, drops its input or waits until it has sent all.
 #[test]
 fn who_uses_its_terminal_in_the_background_is_told() {

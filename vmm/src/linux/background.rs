@@ -50,7 +50,7 @@ impl Linux {
     }
 
     /// `call` is about the terminal, in whose background this process is.
-    fn uses_terminal(&self, call: &Call) -> bool {
+    pub(super) fn uses_terminal(&self, call: &Call) -> bool {
         let is_elsewhere = |&at: &usize| {
             let file = self.descriptor(call.arguments[at]).ok();
             let foreground = file.and_then(foreground);

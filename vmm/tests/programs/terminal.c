@@ -264,6 +264,24 @@ static void reads_later(void)
     waited(0);
 }
 
+/* A reader goes on in the background. */
+static void reads_behind(void)
+{
+    kill(job, SIGUSR1);
+    puts(line());
+    rests();
+    type(26);
+    waited(WUNTRACED);
+    foreground(getpgrp());
+    kill(-job, SIGCONT);
+    waited(WUNTRACED);
+    foreground(job);
+    kill(-job, SIGCONT);
+    type_line();
+    told();
+    waited(0);
+}
+
 /* Uses its terminal in the background, one thing after the other. */
 static void background(int stops)
 {
@@ -382,6 +400,7 @@ int main(int argc, char **argv)
     if (!strcmp(scenario, "sleeps")) sleeps();
     if (!strcmp(scenario, "reads")) reads();
     if (!strcmp(scenario, "reads later")) reads_later();
+    if (!strcmp(scenario, "reads behind")) reads_behind();
     if (!strcmp(scenario, "background")) background(!strcmp(argv[argc - 1], "stops"));
     if (!strcmp(scenario, "calls")) calls(argv[argc - 1]);
     if (!strcmp(scenario, "limits")) limits(atoi(argv[argc - 1]), argv[argc - 2]);

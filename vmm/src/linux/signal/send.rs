@@ -189,12 +189,13 @@ impl Linux {
         self.goes_on_after_stop();
     }
 
-    /// All threads of the guest have been stopped, and go on: calls end by that which do not wait any more then. Before
-    /// others go on, a handler hears of who had them go on.
+    /// All threads of the guest have been stopped, and go on: calls end by that which do not wait any more then, and those that use the terminal ask it once
+    /// more whether they may. Before that, a handler hears of who had them go on.
     fn goes_on_after_stop(&mut self) {
         let waiting = |(tid, task): (Tid, &Task)| Some((tid, task.pending.as_ref()?.call));
         let waiting: Vec<_> = self.tasks.iter().filter_map(waiting).collect();
         for (tid, call) in waiting {
+            let asks = self.uses_terminal(&call);
             let pending = self.tasks.get_mut(tid).map(|task| &mut task.pending);
             let Some(Some(pending)) = pending else {
                 continue;
@@ -206,6 +207,11 @@ impl Linux {
                 progress.interrupted = true;
                 // The stop came before its limit, however long it lasted.
                 progress.deadline = progress.deadline.map(|_| NEVER);
+            } else if asks {
+                // It begins anew.
+                (progress.deadline, progress.waits) = (None, 0);
+            }
+            if ends || asks {
                 self.scheduler.wake(tid);
             }
         }
