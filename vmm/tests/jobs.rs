@@ -92,6 +92,12 @@ fn who_goes_on_reading_in_the_background_is_stopped_again() {
     }
 }
 
+/// Who reads when that happens, and who does so later.
+#[test]
+fn a_terminal_goes_away() {
+    as_natively("hangs up", &["loses"]);
+}
+
 /// Who reads from its terminal, writes to it (`stty tostop`), sets it, drops its input or waits until it has sent all.
 #[test]
 fn who_uses_its_terminal_in_the_background_is_told() {

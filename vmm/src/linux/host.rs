@@ -161,6 +161,16 @@ pub(crate) fn is_ready(descriptor: RawFd, events: PollFlags) -> Result<bool, Err
     Ok(crate::descriptors::poll(&mut poll, Some(&now))? > 0)
 }
 
+/// Whether `descriptor` is of a pseudo-terminal whose other side was closed.
+pub(super) fn is_abandoned(descriptor: RawFd) -> Result<bool, Errno> {
+    /// Major numbers of those that have a place in `/dev/pts` (Documentation/admin-guide/devices.txt).
+    const PSEUDO: std::ops::RangeInclusive<u32> = 136..=143;
+    let stat = rustix::fs::fstat(borrow(descriptor))?;
+    let is_pseudo = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && PSEUDO.contains(&rustix::fs::major(stat.st_rdev));
+    Ok(is_pseudo && is_ready(descriptor, PollFlags::empty())?)
+}
+
 /// The descriptor, as long as nothing closes it.
 pub(crate) fn borrow<'a>(descriptor: RawFd) -> BorrowedFd<'a> {
     // SAFETY: it is not -1 (`Own::check`). The number may stand for nothing, which the kernel answers with

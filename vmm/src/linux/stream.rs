@@ -165,6 +165,10 @@ impl Linux {
             }
             let records = host::has_records(kind);
             match self.try_once(direction, descriptor, &rest, flags, records) {
+                // Who waits is told so when it happens, and whoever comes later finds the end.
+                Ok(0) if self.progress.waits > 0 && host::is_abandoned(descriptor)? => {
+                    return Err(Errno::IO.into());
+                }
                 Ok(0) => return Ok(self.progress.bytes),
                 // A reader takes what there is; a writer leaves when all is written.
                 Ok(moved) if direction == Direction::In => return Ok(moved),

@@ -98,6 +98,16 @@ static void uses(const char *how)
     says("waits", sigismember(&set, SIGTTIN) + sigismember(&set, SIGTTOU));
 }
 
+/* Uses a terminal that goes away. */
+static void loses(void)
+{
+    char bytes[64];
+    until_told();
+    says("read", read(0, bytes, sizeof bytes));
+    says("read", read(0, bytes, sizeof bytes));
+    says("write", write(0, "!", 1));
+}
+
 static void *waits(void *none)
 {
     for (;;) pause();
@@ -108,7 +118,7 @@ int main(int argc, char **argv)
     const char *what = argc > 1 ? argv[1] : "";
     struct sigaction a = {.sa_sigaction = heard, .sa_flags = SA_SIGINFO | SA_RESTART};
     /* Who is stopped in the middle of these goes on with them as if nothing had been, unless it is told of that. */
-    int goes_on = !strcmp(what, "sleeps") || !strcmp(what, "reads") || !strcmp(what, "uses");
+    int goes_on = !strcmp(what, "sleeps") || !strcmp(what, "reads") || !strcmp(what, "uses") || !strcmp(what, "loses");
     if (goes_on) {
         sigaction(SIGUSR1, &a, 0);
         const char *then = argc > 2 ? argv[2] : "";
@@ -143,8 +153,8 @@ int main(int argc, char **argv)
     say("ready\n");
     if (goes_on) {
         char bytes[64];
-        if (*what == 'u') {
-            uses(argv[2]);
+        if (*what == 'u' || *what == 'l') {
+            *what == 'u' ? uses(argv[2]) : loses();
             return 5;
         }
         until_told();

@@ -282,6 +282,17 @@ static void reads_behind(void)
     waited(0);
 }
 
+/* The terminal goes away while it is read from. */
+static void hangs_up(void)
+{
+    kill(job, SIGUSR1);
+    puts(line());
+    rests();
+    close(terminal);
+    for (int i = 0; i < 3; i++) puts(line());
+    waited(0);
+}
+
 /* Uses its terminal in the background, one thing after the other. */
 static void background(int stops)
 {
@@ -401,6 +412,7 @@ int main(int argc, char **argv)
     if (!strcmp(scenario, "reads")) reads();
     if (!strcmp(scenario, "reads later")) reads_later();
     if (!strcmp(scenario, "reads behind")) reads_behind();
+    if (!strcmp(scenario, "hangs up")) hangs_up();
     if (!strcmp(scenario, "background")) background(!strcmp(argv[argc - 1], "stops"));
     if (!strcmp(scenario, "calls")) calls(argv[argc - 1]);
     if (!strcmp(scenario, "limits")) limits(atoi(argv[argc - 1]), argv[argc - 2]);
