@@ -2,8 +2,9 @@
 //!
 //! A process that stops must not lose the signal by which somebody has it go on. Two rules of the kernel's see to that: one that stops, once sent,
 //! takes one that waits to go on away, and the other way round. So what somebody sends to stop this process is left to the kernel where it stops the
-//! guest ([`stops_by`]): until it is let through, whoever has it go on takes it away. What the guest itself stops by the VMM sends itself ([`Stop`]): it waits,
-//! and from then on whoever has this process go on takes it away; the VMM makes sure that its guest is stopped, and lets it through.
+//! guest ([`stops_by`]): until it is let through, whoever has it go on takes it away. Where it must be taken to be passed on, one more waits before it is
+//! ([`Stop::that_waits`]). What the guest itself stops by the VMM sends itself ([`Stop::prepare`]): it waits, and from then on whoever has this process go on takes it
+//! away. The VMM makes sure that its guest is stopped, and lets it through.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -58,6 +59,17 @@ impl Stop {
             stop.send();
         }
         Some(stop)
+    }
+
+    /// Of this process by `signal`, one of [`ASKS`], that has waited for the calling thread, if it still does: somebody has this process go on otherwise.
+    pub(crate) fn that_waits(signal: i32) -> Option<Self> {
+        let before = signals::block(&Set::of(&[signal]));
+        let stop = Self { signal, before };
+        if signals::waiting().has(signal) {
+            return Some(stop);
+        }
+        signals::block_only(&stop.before);
+        None
     }
 
     /// Stops, unless somebody has had this process go on since. It goes on here.
@@ -138,6 +150,15 @@ mod tests {
         assert!(!waits(libc::SIGTSTP));
         stop.let_through();
         assert!(waits(libc::SIGCONT), "it is for others to take");
+        // What has waited is let through or taken away.
+        assert!(Stop::that_waits(libc::SIGTSTP).is_none());
+        to_oneself(libc::SIGTSTP);
+        Stop::that_waits(libc::SIGTSTP).unwrap().take_back();
+        to_oneself(libc::SIGTSTP);
+        let stop = Stop::that_waits(libc::SIGTSTP).unwrap();
+        to_oneself(libc::SIGCONT);
+        assert!(!waits(libc::SIGTSTP));
+        stop.let_through();
         // What somebody sends is taken away as well.
         to_oneself(libc::SIGTSTP);
         to_oneself(libc::SIGCONT);

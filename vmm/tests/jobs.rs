@@ -61,6 +61,12 @@ fn a_job_stops_and_goes_on() {
     as_natively("stop", &[]);
 }
 
+/// To stop and to go on undo each other in the order in which they are sent.
+#[test]
+fn whoever_has_a_job_go_on_is_heard_while_it_stops() {
+    as_natively("in haste", &[]);
+}
+
 /// The first of which has ended.
 #[test]
 fn threads_stop_together() {

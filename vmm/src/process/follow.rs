@@ -9,6 +9,7 @@ use rustix::process::Pid;
 
 use super::events::{Event, Events, wait_for};
 use super::ptrace::{Resume, Tracee};
+use super::sent::Heard;
 use crate::job::Stop;
 
 /// What is known of the stop that is in effect.
@@ -46,12 +47,22 @@ impl Follow {
     }
 
     /// Stops this process, as all threads of its guest stay stopped, of which `one` is asked whether that still holds. False if there was nothing to do; else
-    /// there may be `events`, now that it goes on.
-    pub(super) fn stop(&mut self, one: Pid, events: &mut Events) -> io::Result<bool> {
+    /// there may be `events`, now that it goes on. What of all that was `heard` came to this process waits for this thread, unless somebody has had it go on since.
+    pub(super) fn stop(
+        &mut self,
+        one: Pid,
+        events: &mut Events,
+        heard: &mut Heard,
+    ) -> io::Result<bool> {
         let Some(signal) = self.due() else {
             return Ok(false);
         };
-        let Some(stop) = Stop::prepare(signal) else {
+        let stop = if heard.take_mark(signal) {
+            Stop::that_waits(signal)
+        } else {
+            Stop::prepare(signal)
+        };
+        let Some(stop) = stop else {
             return Ok(true);
         };
         // Somebody may have had the guest go on before that.

@@ -121,6 +121,8 @@ pub(super) struct Heard {
     owed: u64,
     /// Passed on, as they had come to the guest alone.
     alone: u64,
+    /// Those that stop, came to the VMM and wait for the tracer since, unless they were undone.
+    marked: u64,
     /// Came to the VMM; the second has not come to the guest, or not by itself.
     passed_on: Vec<One>,
     /// Came to the guest and were dropped; the second has not come to the VMM.
@@ -140,6 +142,7 @@ impl Heard {
         for &undone in undone_by(signal) {
             self.owed &= !bit(undone);
             self.alone &= !bit(undone);
+            self.marked &= !bit(undone);
             self.dropped.retain(|one| one.signal != undone);
             self.passed_on.retain(|one| one.signal != undone);
         }
@@ -159,6 +162,18 @@ impl Heard {
             let at = now;
             self.passed_on.push(One { signal, sender, at });
         }
+    }
+
+    /// `signal`, which came to the VMM and stops, waits for the tracer from now on.
+    pub(super) fn mark(&mut self, signal: i32) {
+        self.marked |= bit(signal);
+    }
+
+    /// Whether it has waited for the tracer, which sees to it now.
+    pub(super) fn take_mark(&mut self, signal: i32) -> bool {
+        let is_marked = self.marked & bit(signal) != 0;
+        self.marked &= !bit(signal);
+        is_marked
     }
 
     /// What was passed on is about to be delivered: whether it is.
@@ -419,6 +434,19 @@ mod tests {
         heard.passes(TSTP, Some(SENDER), now);
         assert!(!heard.arrives(CONT) && heard.comes(TSTP, SENDER, now));
         assert!(!heard.arrives(TSTP), "once");
+    }
+
+    #[test]
+    fn a_mark_is_good_for_one_stop_and_none_that_was_undone() {
+        const TSTP: i32 = libc::SIGTSTP;
+        let (mut heard, now) = (Heard::default(), Instant::now());
+        assert!(!heard.take_mark(TSTP));
+        heard.mark(TSTP);
+        assert!(!heard.take_mark(libc::SIGTTIN));
+        assert!(heard.take_mark(TSTP) && !heard.take_mark(TSTP));
+        heard.mark(TSTP);
+        heard.passes(libc::SIGCONT, None, now);
+        assert!(!heard.take_mark(TSTP));
     }
 
     #[test]

@@ -34,7 +34,8 @@ const INTERRUPTS: i32 = libc::SIGURG;
 /// Where signals for the guest come.
 #[derive(Debug)]
 pub(super) struct Operator {
-    set: Set,
+    /// Those that are taken by their turn: all that do not stop.
+    others: Set,
     /// Readable while one is there.
     there: OwnedFd,
 }
@@ -46,6 +47,13 @@ pub(super) struct Came {
     pub(super) sender: i32,
     /// To this process. The kernel's own are a terminal's, which has told the guest, too.
     pub(super) is_sent: bool,
+}
+
+impl Came {
+    /// A thread of this process has sent it.
+    pub(super) fn is_own(self) -> bool {
+        self.is_sent && self.sender == rustix::process::getpid().as_raw_nonzero().get()
+    }
 }
 
 /// Where it is told that something has become of a thread of the guest.
@@ -72,12 +80,15 @@ impl Operator {
         signals::block(&Set::of(&[libc::SIGCHLD]));
         signals::unblock(&Set::of(&[INTERRUPTS]));
         let there = signals::descriptor(&set)?;
-        Ok(Self { set, there })
+        let mut others = PASSED_ON.to_vec();
+        others.retain(|signal| !job::ASKS.contains(signal));
+        let others = Set::of(&others);
+        Ok(Self { others, there })
     }
 
-    /// The next, if one is there.
+    /// The next that does not stop, if one is there.
     pub(super) fn next(&self) -> Option<Came> {
-        came(&self.set)
+        came(&self.others)
     }
 }
 

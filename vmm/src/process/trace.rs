@@ -182,7 +182,7 @@ impl<'a> Tracer<'a> {
             return Ok(false);
         };
         let watch = self.watch;
-        watch.hold(|| self.follow.stop(one, &mut self.events))
+        watch.hold(|heard| self.follow.stop(one, &mut self.events, heard))
     }
 
     /// Gives a thread what it has come for, if one is on its way and comes before another tells something and within `patience`.

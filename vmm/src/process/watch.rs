@@ -21,6 +21,7 @@ use rustix::time::Timespec;
 
 use super::sent::{Heard, Sent};
 use super::signals::{self, Came, Operator};
+use crate::job::ASKS;
 
 /// From a signal to the first interrupt, and between two.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -148,11 +149,7 @@ impl Watch {
                 return Ok(());
             }
             // What comes to both is here, as far as the kernel told both at once.
-            while let Some(signal) = self.sent.hold(|heard| {
-                let came = self.operator.next()?;
-                self.pass_on(heard, came);
-                Some(came.signal)
-            }) {
+            while let Some(signal) = self.sent.hold(|heard| self.next(heard)) {
                 asked = self.asked_by(signal, asked);
             }
             while let Some(signal) = self.sent.late() {
@@ -169,6 +166,37 @@ impl Watch {
         }
     }
 
+    /// The next that came, and has been passed on. One that stops waits for the tracer, too, from before it is taken until the tracer stops this process by it
+    /// or has no use for it: whoever has this process go on takes it away.
+    fn next(&self, heard: &mut Heard) -> Option<Signal> {
+        let waiting = crate::signals::waiting();
+        for stops in ASKS.into_iter().filter(|&signal| waiting.has(signal)) {
+            let is_marked = self.mark(heard, stops);
+            if let Some(came) = signals::take(stops) {
+                self.pass_on(heard, came);
+                return Some(came.signal);
+            }
+            // Somebody has had this process go on meanwhile. If that does not wait, the mark has taken it away.
+            if is_marked && !crate::signals::waiting().has(libc::SIGCONT) {
+                heard.pass_on(self.guest.as_fd(), Signal::CONT, None);
+                return Some(Signal::CONT);
+            }
+        }
+        let came = self.operator.next()?;
+        self.pass_on(heard, came);
+        Some(came.signal)
+    }
+
+    /// Has `signal` wait for the tracer, which blocks it, if that is there.
+    fn mark(&self, heard: &mut Heard, signal: i32) -> bool {
+        let tracer = self.tracer.load(Ordering::Acquire);
+        let is_marked = tracer != 0 && crate::signals::send_to(tracer, signal).is_ok();
+        if is_marked {
+            heard.mark(signal);
+        }
+        is_marked
+    }
+
     fn pass_on(&self, heard: &mut Heard, came: Came) {
         if came.is_sent {
             heard.pass_on(self.guest.as_fd(), came.signal, Some(came.sender));
@@ -176,9 +204,9 @@ impl Watch {
     }
 
     /// Does `act`, beside which nothing is passed on; and then that somebody has the guest go on, before it does anything.
-    pub(super) fn hold<T>(&self, act: impl FnOnce() -> T) -> T {
+    pub(super) fn hold<T>(&self, act: impl FnOnce(&mut Heard) -> T) -> T {
         self.sent.hold(|heard| {
-            let done = act();
+            let done = act(heard);
             self.take(heard, libc::SIGCONT);
             done
         })
@@ -191,7 +219,13 @@ impl Watch {
 
     /// Passes on what waits of `signal`, in the place of the first thread.
     fn take(&self, heard: &mut Heard, signal: i32) {
-        if let Some(came) = signals::take(signal) {
+        let mut came = signals::take(signal);
+        // Its mark comes first.
+        if came.is_some_and(Came::is_own) {
+            heard.take_mark(signal);
+            came = signals::take(signal);
+        }
+        if let Some(came) = came {
             self.pass_on(heard, came);
         }
     }

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 /* PATIENCE: milliseconds for what is to come. WAYS: how many to use a terminal a program tries. */
-enum { ROUNDS = 20, PATIENCE = 120000, WAYS = 9 };
+enum { ROUNDS = 20, HASTE = 5000, PATIENCE = 120000, WAYS = 9 };
 
 static int terminal, output;
 static pid_t job;
@@ -324,6 +324,21 @@ static long long microseconds(void)
     return now.tv_sec * 1000000ll + now.tv_nsec / 1000;
 }
 
+/* It is to go on almost before it has stopped, and hears of that each time. */
+static void in_haste(void)
+{
+    const char *said = "";
+    for (int i = 0; i < HASTE; i++) {
+        kill(job, SIGTSTP);
+        for (long long begun = microseconds(); microseconds() - begun < i * 7 % 600;);
+        kill(job, SIGCONT);
+        said = line();
+    }
+    puts(said);
+    kill(job, SIGQUIT);
+    waited(0);
+}
+
 /* Stops in calls that wait for no longer than this, and until that is over. */
 static void limits(int limit, const char *count)
 {
@@ -415,6 +430,7 @@ int main(int argc, char **argv)
     if (!strcmp(scenario, "hangs up")) hangs_up();
     if (!strcmp(scenario, "background")) background(!strcmp(argv[argc - 1], "stops"));
     if (!strcmp(scenario, "calls")) calls(argv[argc - 1]);
+    if (!strcmp(scenario, "in haste")) in_haste();
     if (!strcmp(scenario, "limits")) limits(atoi(argv[argc - 1]), argv[argc - 2]);
     if (!strcmp(scenario, "default")) by_default(atoi(argv[argc - 1]));
     return 0;
