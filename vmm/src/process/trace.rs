@@ -1,39 +1,33 @@
-//! The tracer's side: waits for the guest's threads, answers what their filter asks, and learns from the kernel where a
-//! fault was.
+//! The tracer's side: waits for the guest's threads, answers what their filter asks ([`asked`]), and learns from the kernel where a
+//! fault was ([`signalled`]).
+
+mod asked;
+mod signalled;
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 
-use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal};
 use rustix::time::Timespec;
 
+use self::asked::put_back;
+pub(super) use self::signalled::killed;
 use super::StopCounts;
-use super::calls::{Calls, Next};
-use super::change::Change;
+use super::calls::Calls;
 use super::events::{Event, Events};
 use super::follow::{Follow, stopped_by};
-use super::listener::Wanted;
 use super::printer::Printer;
-use super::ptrace::{Info, Registers, Resume, Stopped, Tracee};
-use super::signals::{Children, PASSED_ON};
-use super::taken::shared_file;
-use super::threads::{Script, Threads};
+use super::ptrace::{Resume, Stopped, Tracee};
+use super::signals::Children;
+use super::threads::Threads;
 use super::watch::Watch;
-use crate::fault::{Cause, Fault, Outcome};
-use crate::job::{STOPS, undone_by};
-use crate::linux::table;
-use crate::memory::Access;
+use crate::fault::{Fault, Outcome};
 use crate::plan::Plan;
 use crate::unserved::Unserved;
 use crate::usage::HostUsage;
 
-/// `si_code` of a fault that the processor raised without an address.
-const SI_KERNEL: i32 = 0x80;
-/// `si_code` of a SIGBUS for an address that is not aligned (asm-generic/siginfo.h).
-const BUS_ADRALN: i32 = 1;
 /// What `PTRACE_O_TRACESYSGOOD` makes of the stop at a call's end.
 const END_OF_CALL: i32 = libc::SIGTRAP | 0x80;
 
@@ -312,299 +306,4 @@ impl<'a> Tracer<'a> {
             }
         }
     }
-
-    /// What a call that the filter asks about takes. A thread that is gone is noticed by a later wait.
-    fn asked(&mut self, thread: Tracee) -> Option<Resume> {
-        let Ok(registers) = thread.registers() else {
-            return Some(Resume::Run(0));
-        };
-        // What the filter has decided, and wants noted.
-        match thread.message() {
-            Ok(0) => {}
-            Ok(error) => {
-                self.note_refused(&registers, error as i32);
-                let failed = -i64::from(error as i32);
-                return Some(finish(thread, registers, failed));
-            }
-            Err(_) => return Some(Resume::Run(0)),
-        }
-        if let Some((change, wanted)) = self.threads.stopped(thread.0).next_step() {
-            if let Some(wanted) = wanted {
-                self.threads.comes(thread.0, wanted);
-            }
-            return Some(self.change(thread, registers, change));
-        }
-        let counts = Calls::counts(registers.orig_rax);
-        if counts && self.counted.is_some() {
-            self.waiting.push_back(thread);
-            return None;
-        }
-        let next = self.calls.next(thread, &registers, &mut self.threads);
-        let counts =
-            counts && !self.threads.is_one() && !matches!(next, Next::Done(_) | Next::Refused(_));
-        if counts {
-            self.counted = Some(thread.0);
-            let shares = matches!(next, Next::Serve) && shared_file(&registers).is_some();
-            self.threads.stopped(thread.0).shares = shares;
-        }
-        Some(match next {
-            Next::Serve if counts => Resume::ToEndOfCall,
-            Next::Serve => Resume::Run(0),
-            Next::ServeAndSee(flags) => {
-                self.threads.stopped(thread.0).opens = Some(flags);
-                Resume::ToEndOfCall
-            }
-            Next::ServeWith(change) => {
-                if matches!(change, Change::Wait(_)) {
-                    self.shield(thread);
-                }
-                self.change(thread, registers, change)
-            }
-            Next::Done(result) => finish(thread, registers, result),
-            Next::Refused(error) => {
-                self.note_refused(&registers, error.raw_os_error());
-                finish(thread, registers, -i64::from(error.raw_os_error()))
-            }
-        })
-    }
-
-    /// Has `thread` make another call than it asked for.
-    fn change(&mut self, thread: Tracee, registers: Registers, change: Change) -> Resume {
-        // A failure leaves the call as it was, which the filter then asks about for ever: the
-        // thread is gone.
-        let _ = thread.set_registers(&change.of(registers));
-        self.threads.stopped(thread.0).changed = Some(registers);
-        Resume::ToEndOfCall
-    }
-
-    /// `thread` has come to the end of a call, and makes it once more to do something else. `left` it did not come for.
-    fn does_more(&mut self, thread: Tracee, left: Option<Wanted>) -> bool {
-        let opened = self.threads.stopped(thread.0).opens.take();
-        if let Some(flags) = opened {
-            let script = self.script_for(thread, flags);
-            self.threads.stopped(thread.0).script = script;
-        }
-        let state = self.threads.stopped(thread.0);
-        let Some(script) = &mut state.script else {
-            return false;
-        };
-        if left.is_some() {
-            // All of the guest was told to stop before it was there.
-            script.step = Some((Change::Wait(self.calls.secret), left));
-        }
-        if script.step.is_none() {
-            if let Some(error) = script.fails {
-                script.before.rax = (-i64::from(error.raw_os_error())).cast_unsigned();
-                let _ = thread.set_registers(&script.before);
-            }
-            state.script = None;
-            return false;
-        }
-        // Or it is gone.
-        thread.set_registers(&script.again()).is_ok()
-    }
-
-    /// What `thread` is to do that has opened something with `flags`, if that is a place of the small world.
-    fn script_for(&mut self, thread: Tracee, flags: OFlags) -> Option<Script> {
-        let before = thread.registers().ok()?;
-        let opened = u64::try_from(before.rax.cast_signed()).ok()?;
-        let instead = (self.calls).instead(thread, opened, flags, &self.threads)?;
-        self.shield(thread);
-        let (step, fails) = match instead {
-            Ok(step) => (step, None),
-            Err(error) => ((Change::Close(opened), None), Some(error)),
-        };
-        Some(Script {
-            step: Some(step),
-            fails,
-            before,
-        })
-    }
-
-    /// Keeps signals from `thread` until it has come to the end of its call. Or it is gone.
-    fn shield(&mut self, thread: Tracee) {
-        if let Ok(mask) = thread.blocked()
-            && thread.block(u64::MAX).is_ok()
-        {
-            self.threads.stopped(thread.0).mask = Some(mask);
-        }
-    }
-
-    /// A call has been refused with `error`.
-    fn note_refused(&mut self, registers: &Registers, error: i32) {
-        let number = registers.orig_rax;
-        let starts = matches!(
-            number as i64,
-            libc::SYS_fork | libc::SYS_vfork | libc::SYS_execve | libc::SYS_execveat
-        );
-        let unserved = &mut self.noted.unserved;
-        if starts || number as i64 == libc::SYS_clone && error == libc::ENOSYS {
-            unserved.process = true;
-        } else if table::find(number).is_some() {
-            let r = registers;
-            unserved.refused(number, &[r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]);
-        } else {
-            unserved.unknown(number);
-        }
-    }
-
-    /// `thread` is not in a call that is counted any more: the next may be.
-    fn not_counted(&mut self, thread: Pid) {
-        if self.counted != Some(thread) {
-            return;
-        }
-        self.counted = None;
-        while self.counted.is_none()
-            && let Some(next) = self.waiting.pop_front()
-        {
-            if let Some(resume) = self.asked(next) {
-                self.resume(next, resume);
-            }
-        }
-    }
-
-    /// Whether `signal`, for which `thread` has stopped, is delivered: of what somebody sends to the VMM and the guest, one is.
-    fn is_due(&mut self, thread: Tracee, signal: i32) -> bool {
-        let stops = STOPS.contains(&signal);
-        if !PASSED_ON.contains(&signal) && !stops {
-            return true;
-        }
-        let Ok(info) = thread.signal() else {
-            return true;
-        };
-        let sent = self.watch.sent();
-        let is_own = info.code() <= 0 && Pid::from_raw(info.sender().0) == Some(self.guest);
-        if is_own {
-            // The kernel has dropped what the guest has undone.
-            for &undone in undone_by(signal) {
-                sent.meets(undone, || self.calls.waits(undone));
-            }
-        }
-        if PASSED_ON.contains(&signal) && !self.is_first(signal, &info) {
-            return false;
-        }
-        if stops {
-            let alone = match signal {
-                // The guest can have no say in it, nor this process.
-                libc::SIGSTOP => !is_own,
-                _ => self.watch.sent().came_alone(signal),
-            };
-            self.follow.delivers(alone);
-        }
-        true
-    }
-
-    /// Whether `signal`, one that is passed on, has not been delivered from another sender or by another way.
-    fn is_first(&mut self, signal: i32, info: &Info) -> bool {
-        let sent = self.watch.sent();
-        let (sender, _) = info.sender();
-        match (info.code(), Pid::from_raw(sender)) {
-            (libc::SI_USER, Some(own)) if own == self.own => sent.arrives(signal),
-            (libc::SI_USER, other) if other != Some(self.guest) => sent.comes(signal, sender),
-            (code, _) => {
-                sent.meets(signal, || self.calls.waits(signal));
-                if code == libc::SI_KERNEL {
-                    self.watch.terminal_tells(signal);
-                }
-                true
-            }
-        }
-    }
-
-    /// What the signal that is about to be delivered says of the guest, if it is a fault's.
-    fn fault_of(&mut self, guest: Tracee, signal: i32) -> Option<Fault> {
-        let faults = [
-            libc::SIGSEGV,
-            libc::SIGBUS,
-            libc::SIGILL,
-            libc::SIGFPE,
-            libc::SIGTRAP,
-        ];
-        if !faults.contains(&signal) {
-            return None;
-        }
-        let (info, registers) = (guest.signal().ok()?, guest.registers().ok()?);
-        // A signal that a process sent is not a fault.
-        if info.code() <= 0 {
-            return None;
-        }
-        let cause = match signal {
-            libc::SIGSEGV if info.code() == SI_KERNEL => Cause::Protection,
-            libc::SIGSEGV => {
-                let address = info.address();
-                Cause::Memory {
-                    address,
-                    access: access(address, registers.rip, self.plan),
-                    allowed: None,
-                }
-            }
-            libc::SIGILL => {
-                self.is_leaving |= registers.r15 == self.leaving;
-                Cause::UndefinedInstruction
-            }
-            libc::SIGFPE => Cause::Arithmetic,
-            libc::SIGTRAP => Cause::Breakpoint,
-            // What is left is SIGBUS: a stack's bad address, one that is not aligned, and pages that a file has not.
-            _ if info.code() == SI_KERNEL => Cause::Exception(12),
-            _ if info.code() == BUS_ADRALN => Cause::Exception(17),
-            _ => Cause::PastFile {
-                address: info.address(),
-            },
-        };
-        Some(Fault {
-            cause,
-            instruction_pointer: registers.rip,
-            stack_pointer: registers.rsp,
-        })
-    }
-}
-
-/// A guest has ended by `signal`, which was no fault of its own. Of two that no thread stops for it is said in words what
-/// they mean: nobody else would know.
-pub(super) fn killed(signal: i32, sent: bool) -> Outcome {
-    let words = match signal {
-        libc::SIGKILL => {
-            "killed (SIGKILL): by itself, by another program, at a limit of processor time, or by the host for lack of memory"
-        }
-        libc::SIGSYS if !sent => {
-            "a system call of 32-bit code (int 0x80), which is not served (SIGSYS)"
-        }
-        _ => return Outcome::Signalled(signal),
-    };
-    Outcome::Fault(Fault {
-        cause: Cause::Killed(signal, words),
-        instruction_pointer: 0,
-        stack_pointer: 0,
-    })
-}
-
-/// Ends the call that `thread` has stopped in, with `result`.
-fn finish(thread: Tracee, mut registers: Registers, result: i64) -> Resume {
-    // No call: the kernel goes back to the guest with what RAX holds.
-    registers.orig_rax = u64::MAX;
-    registers.rax = result.cast_unsigned();
-    let _ = thread.set_registers(&registers);
-    Resume::Run(0)
-}
-
-/// At the end of a call whose registers were changed: the guest's own, and the result.
-fn put_back(guest: Tracee, before: &Registers) {
-    if let Ok(now) = guest.registers() {
-        let registers = Registers {
-            rax: now.rax,
-            ..*before
-        };
-        let _ = guest.set_registers(&registers);
-    }
-}
-
-/// What the guest tried: the kernel does not tell, but often only one thing can be.
-fn access(address: u64, instruction: u64, plan: &Plan) -> Option<Access> {
-    if address == instruction {
-        return Some(Access::Execute);
-    }
-    let holds = |m: &&crate::plan::Mapping| (m.address.0..m.end()).contains(&address);
-    let mapping = plan.mappings.iter().find(holds)?;
-    let only_reads = mapping.protection.read && !mapping.protection.write;
-    only_reads.then_some(Access::Write)
 }

@@ -1,0 +1,143 @@
+//! Signals that a thread has stopped for: whether one is delivered, and what a fault's says of the guest.
+
+use rustix::process::Pid;
+
+use super::super::ptrace::{Info, Tracee};
+use super::super::signals::PASSED_ON;
+use super::Tracer;
+use crate::fault::{Cause, Fault, Outcome};
+use crate::job::{STOPS, undone_by};
+use crate::memory::Access;
+use crate::plan::Plan;
+
+/// `si_code` of a fault that the processor raised without an address.
+const SI_KERNEL: i32 = 0x80;
+/// `si_code` of a SIGBUS for an address that is not aligned (asm-generic/siginfo.h).
+const BUS_ADRALN: i32 = 1;
+
+impl Tracer<'_> {
+    /// Whether `signal`, for which `thread` has stopped, is delivered: of what somebody sends to the VMM and the guest, one is.
+    pub(super) fn is_due(&mut self, thread: Tracee, signal: i32) -> bool {
+        let stops = STOPS.contains(&signal);
+        if !PASSED_ON.contains(&signal) && !stops {
+            return true;
+        }
+        let Ok(info) = thread.signal() else {
+            return true;
+        };
+        let sent = self.watch.sent();
+        let is_own = info.code() <= 0 && Pid::from_raw(info.sender().0) == Some(self.guest);
+        if is_own {
+            // The kernel has dropped what the guest has undone.
+            for &undone in undone_by(signal) {
+                sent.meets(undone, || self.calls.waits(undone));
+            }
+        }
+        if PASSED_ON.contains(&signal) && !self.is_first(signal, &info) {
+            return false;
+        }
+        if stops {
+            let alone = match signal {
+                // The guest can have no say in it, nor this process.
+                libc::SIGSTOP => !is_own,
+                _ => self.watch.sent().came_alone(signal),
+            };
+            self.follow.delivers(alone);
+        }
+        true
+    }
+
+    /// Whether `signal`, one that is passed on, has not been delivered from another sender or by another way.
+    fn is_first(&mut self, signal: i32, info: &Info) -> bool {
+        let sent = self.watch.sent();
+        let (sender, _) = info.sender();
+        match (info.code(), Pid::from_raw(sender)) {
+            (libc::SI_USER, Some(own)) if own == self.own => sent.arrives(signal),
+            (libc::SI_USER, other) if other != Some(self.guest) => sent.comes(signal, sender),
+            (code, _) => {
+                sent.meets(signal, || self.calls.waits(signal));
+                if code == libc::SI_KERNEL {
+                    self.watch.terminal_tells(signal);
+                }
+                true
+            }
+        }
+    }
+
+    /// What the signal that is about to be delivered says of the guest, if it is a fault's.
+    pub(super) fn fault_of(&mut self, guest: Tracee, signal: i32) -> Option<Fault> {
+        let faults = [
+            libc::SIGSEGV,
+            libc::SIGBUS,
+            libc::SIGILL,
+            libc::SIGFPE,
+            libc::SIGTRAP,
+        ];
+        if !faults.contains(&signal) {
+            return None;
+        }
+        let (info, registers) = (guest.signal().ok()?, guest.registers().ok()?);
+        // A signal that a process sent is not a fault.
+        if info.code() <= 0 {
+            return None;
+        }
+        let cause = match signal {
+            libc::SIGSEGV if info.code() == SI_KERNEL => Cause::Protection,
+            libc::SIGSEGV => {
+                let address = info.address();
+                Cause::Memory {
+                    address,
+                    access: access(address, registers.rip, self.plan),
+                    allowed: None,
+                }
+            }
+            libc::SIGILL => {
+                self.is_leaving |= registers.r15 == self.leaving;
+                Cause::UndefinedInstruction
+            }
+            libc::SIGFPE => Cause::Arithmetic,
+            libc::SIGTRAP => Cause::Breakpoint,
+            // What is left is SIGBUS: a stack's bad address, one that is not aligned, and pages that a file has not.
+            _ if info.code() == SI_KERNEL => Cause::Exception(12),
+            _ if info.code() == BUS_ADRALN => Cause::Exception(17),
+            _ => Cause::PastFile {
+                address: info.address(),
+            },
+        };
+        Some(Fault {
+            cause,
+            instruction_pointer: registers.rip,
+            stack_pointer: registers.rsp,
+        })
+    }
+}
+
+/// A guest has ended by `signal`, which was no fault of its own. Of two that no thread stops for it is said in words what
+/// they mean: nobody else would know.
+pub(in super::super) fn killed(signal: i32, sent: bool) -> Outcome {
+    let words = match signal {
+        libc::SIGKILL => {
+            "killed (SIGKILL): by itself, by another program, at a limit of processor time, or by the host for lack of memory"
+        }
+        libc::SIGSYS if !sent => {
+            "a system call of 32-bit code (int 0x80), which is not served (SIGSYS)"
+        }
+        _ => return Outcome::Signalled(signal),
+    };
+    Outcome::Fault(Fault {
+        cause: Cause::Killed(signal, words),
+        instruction_pointer: 0,
+        stack_pointer: 0,
+    })
+}
+
+/// What the guest tried: the kernel does not tell, but often only one thing can be.
+fn access(address: u64, instruction: u64, plan: &Plan) -> Option<Access> {
+    if address == instruction {
+        return Some(Access::Execute);
+    }
+    let holds = |m: &&crate::plan::Mapping| (m.address.0..m.end()).contains(&address);
+    let mapping = plan.mappings.iter().find(holds)?;
+    let only_reads = mapping.protection.read && !mapping.protection.write;
+    only_reads.then_some(Access::Write)
+}
