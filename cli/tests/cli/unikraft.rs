@@ -178,7 +178,7 @@ fn a_finished_build_is_linked_again_and_its_libraries_are_shared() {
 #[test]
 fn a_library_that_is_built_otherwise_keeps_its_places() {
     let builds = Builds::new("-DLONGER=9");
-    let mut seen = Vec::new();
+    let (mut seen, mut boots) = (Vec::new(), Vec::new());
     for name in APPLICATIONS {
         let image = builds.image(name);
         let by_ld = runs(&image);
@@ -194,7 +194,15 @@ fn a_library_that_is_built_otherwise_keeps_its_places() {
             line.unwrap().map(str::to_owned).collect()
         };
         seen.push((of("first"), of("mount_dev"), of("tick_dev")));
+        let boot = libraries(&image).into_iter();
+        boots.extend(boot.filter(|(name, ..)| name.starts_with("boot@")));
     }
+    // Its pages hold nothing of what was added, which lies in a table.
+    let [one, two] = &boots[..] else {
+        panic!("both have it: {boots:?}")
+    };
+    assert_ne!(one.0, two.0);
+    assert_eq!((&one.1, &one.2), (&two.1, &two.2));
     let [(first, mount, tick), (longer, other_mount, other_tick)] = &seen[..] else {
         panic!("two were built")
     };

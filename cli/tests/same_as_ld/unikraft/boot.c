@@ -7,6 +7,10 @@ extern const char uk_libinfo_start[], uk_libinfo_end[];
 int main(int argc, char **argv);
 SELF(libboot);
 
+#ifdef LONGER
+IN(".uk_libinfo") static const char more = 'b';
+#endif
+
 static __thread long ticks = 7;
 __thread int zero_of_boot;
 

@@ -385,8 +385,14 @@ fn kind(part: Part, section: &Section<'_>) -> Option<(Space, Class)> {
 
 /// The name of an archive's member, without its archive; of an object that is a library, without its folder.
 fn member<'o>(object: &'o Object<'_>) -> &'o str {
-    let name = object.name.strip_suffix(')').unwrap_or(&object.name);
-    match name.rsplit_once('(') {
+    member_named(&object.name)
+}
+
+fn member_named(name: &str) -> &str {
+    let of_archive = name
+        .strip_suffix(')')
+        .and_then(|name| name.rsplit_once('('));
+    match of_archive {
         Some((_, member)) => member,
         None => name.rsplit_once('/').map_or(name, |(_, file)| file),
     }
@@ -448,5 +454,24 @@ impl Digest {
         let digest = self.0.finalize();
         let first = digest.as_bytes().first_chunk();
         first.map_or(0, |bytes| u32::from_le_bytes(*bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::member_named;
+
+    /// Builds of one library lie in folders of their own.
+    #[test]
+    fn where_a_member_lies_is_no_part_of_its_name() {
+        for (name, expected) in [
+            ("libz.a(adler32.o)", "adler32.o"),
+            ("/usr/lib/libz.a(adler32.o)", "adler32.o"),
+            ("/one/build/libmusl.o", "libmusl.o"),
+            ("../other (2)/build/libmusl.o", "libmusl.o"),
+            ("libmusl.o", "libmusl.o"),
+        ] {
+            assert_eq!(member_named(name), expected, "{name}");
+        }
     }
 }
