@@ -265,15 +265,24 @@ fn what_cannot_be_linked_again_is_told() {
         "{says}"
     );
     assert_eq!(runs(&builds.image("one")), before, "the image is as it was");
+    let says = builds.refused("one", &["-o", "elsewhere"]);
+    assert!(says.contains("where make had it"), "{says}");
+    // What is on record there is about the other.
+    builds.shell("cp -r one copy");
+    let says = builds.refused("copy", &[]);
+    assert!(says.contains("moved or copied"), "{says}");
+    assert_eq!(runs(&builds.image("one")), before, "the image is as it was");
     builds.record("one", "", "exit 3");
     let says = builds.refused("one", &[]);
     assert!(says.contains("app.cmd failed (exit status: 3)"), "{says}");
-    builds.record("one", ".dbg", &format!("{} && true", builds.link("one")));
-    let says = builds.refused("one", &[]);
-    assert!(
-        says.contains("not one call") && says.contains("UK_LDFLAGS"),
-        "{says}"
-    );
+    for more in ["&& true", "# as ever", "-Wl,-T,\"two  words\""] {
+        builds.record("one", ".dbg", &format!("{} {more}", builds.link("one")));
+        let says = builds.refused("one", &[]);
+        assert!(
+            says.contains("not one call") && says.contains("UK_LDFLAGS"),
+            "{says}"
+        );
+    }
 
     // A script that says more than is followed is named, with the line.
     fs::write(

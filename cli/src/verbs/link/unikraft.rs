@@ -25,7 +25,8 @@ use crate::{Global, LINKERS, output};
 /// The option of `pool link` that names one.
 pub(super) const OPTION: &str = "--unikraft";
 
-/// Behind an image's name that of the command that links it.
+/// Behind an image's name that of what is linked, and of the command that does.
+const LINKED: &str = ".dbg";
 const LINK: &str = ".dbg.cmd";
 /// Those of the commands that come behind it, in order.
 const STEPS: [&str; 4] = [".cmd", ".bootinfo.cmd", ".sym.cmd", ".gz.cmd"];
@@ -42,7 +43,7 @@ const APART: &str =
     "-Wl,--unique=.text,--unique=.text.*,--unique=.rodata,--unique=.data,--unique=.bss";
 
 /// What a shell does more with than to run one command.
-const OF_SHELL: &[char] = &[';', '|', '&', '<', '>', '`', '$', '(', ')', '\n'];
+const OF_SHELL: &[char] = &[';', '|', '&', '<', '>', '`', '$', '(', ')', '\n', '#', '\\'];
 
 /// What was linked.
 #[derive(Debug, Serialize)]
@@ -52,6 +53,12 @@ struct Again {
 
 /// Links what `folder` has, with `options` for the linker beside what it was linked with.
 pub(super) fn run(folder: &Path, options: &[String], global: &Global) -> Result<ExitCode> {
+    for option in options {
+        ensure!(
+            !(option.starts_with("-o") || option.starts_with("--o")),
+            "{option}: what is linked again goes where make had it; copy it from there"
+        );
+    }
     let images = images(folder)?;
     let work = Work::new(folder)?;
     for image in &images {
@@ -165,6 +172,7 @@ impl Image {
              in which pool is called ld",
             file.display()
         );
+        self.is_here(&text, &file)?;
         let mut words = self.with_libraries(&text, work)?;
         // Of several folders for programs the first counts, and there may be one for another linker.
         let options = words.iter().position(|word| word.starts_with('-'));
@@ -187,6 +195,25 @@ impl Image {
             command.env("SSL_CERT_FILE", authorities);
         }
         succeeds(&mut command, &file)
+    }
+
+    /// Refuses a record that names another place for what it links: recorded paths are absolute, so a directory that was copied
+    /// would have the one linked that it is a copy of.
+    fn is_here(&self, text: &str, file: &Path) -> Result<()> {
+        let mut words = text.split_whitespace().skip_while(|word| *word != "-o");
+        let place = words.nth(1).map(|word| Path::new(word.trim_matches('"')));
+        let own = self.folder.join(format!("{}{LINKED}", self.name));
+        let parent = |path: &Path| path.parent().and_then(|parent| parent.canonicalize().ok());
+        ensure!(
+            place.is_some_and(|place| {
+                place.file_name() == own.file_name() && parent(place) == parent(&own)
+            }),
+            "{} links {}, not {}: this directory was moved or copied; run make in it first",
+            file.display(),
+            place.map_or("nothing".into(), |place| place.display().to_string()),
+            own.display()
+        );
+        Ok(())
     }
 
     /// The words of the link `text`, with each of its libraries that make has put together made again, in the folder for that.
@@ -246,14 +273,21 @@ impl Image {
         if !file.exists() {
             return Ok(());
         }
-        succeeds(Command::new("sh").arg(&file), &file)
+        // A name that begins with a dash would be an option.
+        let absolute = std::path::absolute(&file);
+        let absolute = absolute.with_context(|| format!("finding {}", file.display()))?;
+        succeeds(Command::new("sh").arg(absolute), &file)
     }
 }
 
-/// A recorded command to which something can be added.
+/// A recorded command to which something can be added, and whose words are told by what is between them.
 fn is_one_call(text: &str) -> bool {
     let text = text.trim();
-    !text.is_empty() && !text.contains(OF_SHELL)
+    let is_whole = |word: &str| {
+        let quotes = |quote| word.matches(quote).count();
+        quotes('"').is_multiple_of(2) && quotes('\'').is_multiple_of(2)
+    };
+    !text.is_empty() && !text.contains(OF_SHELL) && text.split_whitespace().all(is_whole)
 }
 
 /// A file in the folder for libraries that are made again, as a word of a command.
