@@ -270,10 +270,67 @@ fn headers_of_32_bits_that_say_something_else_are_refused() {
     assert_eq!(refused(&|file| file[44] = 0), ElfError::Kernel32);
     assert_eq!(refused(&|file| file[before + 4] = 1), ElfError::Kernel32);
     assert_eq!(refused(&|file| file[52] = 0), ElfError::Class32);
-    assert!(matches!(
-        refused(&|file| file.truncate(before + 70)),
-        ElfError::Truncated { .. }
-    ));
+    // Byte order, both versions, and the machine; another type than the executable's.
+    for (at, value) in [(5, 2), (6, 0), (20, 2), (18, 62)] {
+        assert_eq!(
+            refused(&|file| file[at] = value),
+            ElfError::Kernel32,
+            "{at}"
+        );
+    }
+    assert_eq!(refused(&|file| file[16] = 3), ElfError::OtherKernel32);
+    // A loader goes by the header's own addresses then.
+    let addresses = words(&multiboot(0x1_0003));
+    let error = refused(&|file| file[52..64].copy_from_slice(&addresses));
+    assert_eq!(error, ElfError::KernelAddresses);
+    // Places are those in the whole file.
+    let length = before as u64 + 70;
+    assert_eq!(
+        refused(&|file| {
+            file[32..36].fill(0);
+            file.truncate(length as usize);
+        }),
+        ElfError::Truncated {
+            what: "the program headers",
+            end: before as u64 + 64 + 3 * 56,
+            length
+        }
+    );
+}
+
+#[test]
+fn section_headers_of_32_bits_lie_in_the_file() {
+    let kernel = image(MIB, &[0; 4]);
+    let mut file = behind_32_bits(&kernel);
+    let end = file.len() as u64;
+    file[46..50].copy_from_slice(&[40, 0, 2, 0]);
+    file.resize(file.len() + 80, 0);
+    assert!(describe(&file).is_ok());
+    let mut other = file.clone();
+    other[46] = 64;
+    let error = describe(&other).unwrap_err();
+    assert!(
+        matches!(error, DescribeError::Elf(ElfError::OtherKernel32)),
+        "{error:?}"
+    );
+    file.pop();
+    let DescribeError::Elf(error) = describe(&file).unwrap_err() else {
+        panic!("refused as something else")
+    };
+    assert_eq!(
+        error,
+        ElfError::Truncated {
+            what: "the 32-bit section headers",
+            end: end + 80,
+            length: end + 79
+        }
+    );
+}
+
+#[test]
+fn what_is_behind_32_bits_is_refused_when_it_is_cut_short() {
+    let good = behind_32_bits(&image(MIB, &[0; 4]));
+    let before = good.len() - image(MIB, &[0; 4]).len();
     for length in 0..before + 64 {
         let mut file = good.clone();
         file.truncate(length);

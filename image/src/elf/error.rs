@@ -44,6 +44,12 @@ pub enum ElfError {
          make them of it anew (Unikraft's multiboot.py)"
     )]
     OtherKernel32,
+    /// The Multiboot header of a kernel image says where its loader puts what, which its 32-bit headers say as well.
+    #[error(
+        "this is a kernel image (Multiboot) whose Multiboot header has addresses of its own (flag 16), by which loaders go \
+         and not by its 32-bit headers: make it anew without them (Unikraft's multiboot.py)"
+    )]
+    KernelAddresses,
     /// A kernel image that user addresses cannot hold.
     #[error(
         "this is a kernel image ({protocol}), and the pool cannot hold it as it is linked: {1}",

@@ -27,6 +27,8 @@ const MULTIBOOT: u32 = 0x1bad_b002;
 const MULTIBOOT_REACH: usize = 8 << 10;
 /// Flags that a loader of version 1 must understand are the lower 16; three are defined.
 const MULTIBOOT_UNDEFINED: u32 = 0xfff8;
+/// The header has addresses for its loader.
+const MULTIBOOT_ADDRESSES: u32 = 1 << 16;
 const MULTIBOOT2: u32 = 0xe852_50d6;
 const MULTIBOOT2_REACH: usize = 32 << 10;
 /// i386 and MIPS.
@@ -75,23 +77,38 @@ fn has_pvh_note(mut notes: &[u8]) -> bool {
     false
 }
 
+/// True for a file with a Multiboot header (of version 1) that says itself where its loader puts what: what its program headers say
+/// does not count then.
+pub(super) fn has_multiboot_addresses(file: &[u8]) -> bool {
+    let mut places = (0..file.len().min(MULTIBOOT_REACH)).step_by(4);
+    places.any(|at| {
+        is_multiboot(file, at)
+            && word(file, at + 4).is_some_and(|flags| flags & MULTIBOOT_ADDRESSES != 0)
+    })
+}
+
+/// There is a Multiboot header of version 1 at `at`.
+fn is_multiboot(file: &[u8], at: usize) -> bool {
+    word(file, at) == Some(MULTIBOOT)
+        && word(file, at + 4).is_some_and(|flags| flags & MULTIBOOT_UNDEFINED == 0)
+        && sum(file, at, 3) == Some(0)
+}
+
+/// Of words at `at`.
+fn sum(file: &[u8], at: usize, words: usize) -> Option<u32> {
+    (0..words).try_fold(0u32, |sum, nth| {
+        word(file, at + nth * 4).map(|word| sum.wrapping_add(word))
+    })
+}
+
 /// True for a file with a Multiboot header of either version.
 pub(super) fn has_multiboot_header(file: &[u8]) -> bool {
     let places = |reach: usize, step| (0..file.len().min(reach)).step_by(step);
-    let sum = |at, words: usize| {
-        (0..words).try_fold(0u32, |sum, nth| {
-            word(file, at + nth * 4).map(|word| sum.wrapping_add(word))
-        })
-    };
-    let first = |at| {
-        word(file, at) == Some(MULTIBOOT)
-            && word(file, at + 4).is_some_and(|flags| flags & MULTIBOOT_UNDEFINED == 0)
-            && sum(at, 3) == Some(0)
-    };
+    let first = |at| is_multiboot(file, at);
     let second = |at| {
         word(file, at) == Some(MULTIBOOT2)
             && word(file, at + 4).is_some_and(|of| MULTIBOOT2_ARCHITECTURES.contains(&of))
-            && sum(at, 4) == Some(0)
+            && sum(file, at, 4) == Some(0)
     };
     places(MULTIBOOT_REACH, 4).any(first) || places(MULTIBOOT2_REACH, 8).any(second)
 }

@@ -122,9 +122,13 @@ impl<'a> Executable<'a> {
         refuse_other_formats(file)?;
         let before = Before::read(file)?;
         let executable = before.map_or(file, |before| before.executable());
-        let mut header = read_header(executable)?;
-        let mut headers = read_program_headers(executable, &header)?;
-        refuse_dynamic(executable, &headers)?;
+        let of_whole = |error| match before {
+            Some(before) => before.of_whole(error),
+            None => error,
+        };
+        let mut header = read_header(executable).map_err(of_whole)?;
+        let mut headers = read_program_headers(executable, &header).map_err(of_whole)?;
+        refuse_dynamic(executable, &headers).map_err(of_whole)?;
         let kind = if header.e_type == header::ET_EXEC {
             ExecutableKind::Fixed
         } else if header.e_entry == 0 {
@@ -136,7 +140,7 @@ impl<'a> Executable<'a> {
             ExecutableKind::Fixed => 0,
             ExecutableKind::StaticPie => INDEPENDENT_BASE,
         };
-        let sections = sections::read(executable, &header)?;
+        let sections = sections::read(executable, &header).map_err(of_whole)?;
         if let Some(before) = before {
             before.shift(&mut header, &mut headers)?;
         }

@@ -17,10 +17,18 @@ use super::{ElfError, check_within, kernel};
 
 /// Bytes of a 32-bit program header.
 const PROGRAM_HEADER_SIZE: u64 = 32;
+/// Bytes of a 32-bit section header.
+const SECTION_HEADER_SIZE: u64 = 40;
+const TYPE_AT: u64 = 16;
+const MACHINE_AT: u64 = 18;
+const VERSION_AT: u64 = 20;
 const ENTRY_AT: u64 = 24;
 const PROGRAM_HEADERS_AT: u64 = 28;
+const SECTION_HEADERS_AT: u64 = 32;
 const PROGRAM_HEADER_SIZE_AT: u64 = 42;
 const PROGRAM_HEADER_COUNT_AT: u64 = 44;
+const SECTION_HEADER_SIZE_AT: u64 = 46;
+const SECTION_HEADER_COUNT_AT: u64 = 48;
 
 /// The 32-bit headers before an executable.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +37,8 @@ pub(super) struct Before<'a> {
     program_headers: u64,
     count: u64,
     entry: u64,
+    /// `ET_*`.
+    kind: u64,
 }
 
 impl<'a> Before<'a> {
@@ -46,13 +56,39 @@ impl<'a> Before<'a> {
             program_headers: number(PROGRAM_HEADERS_AT, 4)?,
             count: number(PROGRAM_HEADER_COUNT_AT, 2)?,
             entry: number(ENTRY_AT, 4)?,
+            kind: number(TYPE_AT, 2)?,
         };
-        let is_one = number(PROGRAM_HEADER_SIZE_AT, 2)? == PROGRAM_HEADER_SIZE
+        let is_one = file.get(header::EI_DATA) == Some(&header::ELFDATA2LSB)
+            && file.get(header::EI_VERSION) == Some(&header::EV_CURRENT)
+            && number(VERSION_AT, 4)? == u64::from(header::EV_CURRENT)
+            && number(MACHINE_AT, 2)? == u64::from(header::EM_386)
+            && number(PROGRAM_HEADER_SIZE_AT, 2)? == PROGRAM_HEADER_SIZE
             && before.executable().starts_with(header::ELFMAG);
-        if is_one {
-            Ok(Some(before))
-        } else {
-            Err(ElfError::Kernel32)
+        if !is_one {
+            return Err(ElfError::Kernel32);
+        }
+        if kernel::has_multiboot_addresses(file) {
+            return Err(ElfError::KernelAddresses);
+        }
+        let count = number(SECTION_HEADER_COUNT_AT, 2)?;
+        if count > 0 && number(SECTION_HEADER_SIZE_AT, 2)? != SECTION_HEADER_SIZE {
+            return Err(ElfError::OtherKernel32);
+        }
+        let what = "the 32-bit section headers";
+        let start = number(SECTION_HEADERS_AT, 4)?;
+        check_within(file, what, start, SECTION_HEADER_SIZE * count)?;
+        Ok(Some(before))
+    }
+
+    /// What is wrong with the executable, with places counted from the start of the whole file.
+    pub(super) fn of_whole(&self, error: ElfError) -> ElfError {
+        match error {
+            ElfError::Truncated { what, end, .. } => ElfError::Truncated {
+                what,
+                end: end.saturating_add(self.length()),
+                length: self.file.len() as u64,
+            },
+            other => other,
         }
     }
 
@@ -73,7 +109,9 @@ impl<'a> Before<'a> {
         header: &mut Header,
         headers: &mut [ProgramHeader],
     ) -> Result<(), ElfError> {
-        let is_same = header.e_entry == self.entry && u64::from(header.e_phnum) == self.count;
+        let is_same = header.e_entry == self.entry
+            && u64::from(header.e_type) == self.kind
+            && u64::from(header.e_phnum) == self.count;
         if !is_same {
             return Err(ElfError::OtherKernel32);
         }
