@@ -10,6 +10,11 @@
 
 mod arrange;
 mod read;
+#[cfg(test)]
+mod tests;
+mod tokens;
+
+use std::collections::BTreeSet;
 
 use super::error::LinkError;
 use super::pattern;
@@ -101,6 +106,10 @@ pub(super) struct Tables {
     pub(super) beside: Vec<Beside>,
     /// Names of the image's own sections of which a script has said what they hold.
     usual: Vec<&'static str>,
+    /// The output sections that something is inserted at, each with script and line.
+    anchors: Vec<(&'static str, String, usize)>,
+    /// The names of all symbols.
+    defined: BTreeSet<String>,
 }
 
 /// Where sections of a name go.
@@ -115,10 +124,36 @@ pub(super) struct Placed {
 impl Tables {
     /// Adds what the script `text` of `file` says.
     pub(super) fn read(&mut self, file: &str, text: &str) -> Result<(), LinkError> {
-        for items in read::blocks(file, text)? {
-            arrange::arrange(self, file, items)?;
+        let script = read::script(file, text)?;
+        for (name, line) in script.defined {
+            if !self.defined.insert(name.clone()) {
+                return Err(read::refused(
+                    file,
+                    line,
+                    &format!("a second symbol {name}"),
+                ));
+            }
         }
-        Ok(())
+        for block in script.blocks {
+            self.anchors
+                .push((block.anchor, file.to_owned(), block.line));
+            arrange::arrange(self, file, block)?;
+        }
+        self.refuse_anchors()
+    }
+
+    /// What is inserted at sections of scripts would lie between these and what stands around them.
+    fn refuse_anchors(&self) -> Result<(), LinkError> {
+        let is_placed = |name: &str| {
+            self.usual.contains(&name) || self.all.iter().any(|table| table.name == name)
+        };
+        match self.anchors.iter().find(|(name, ..)| is_placed(name)) {
+            None => Ok(()),
+            Some((name, file, line)) => {
+                let what = format!("INSERT at {name}, which a script inserts itself");
+                Err(read::refused(file, *line, &what))
+            }
+        }
     }
 
     /// Where the sections called `name` go, if a table has them: the first counts.
@@ -186,159 +221,5 @@ impl Table {
                 Statement::Symbol(symbol) => Some(symbol),
                 _ => None,
             })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn read(text: &str) -> Result<Tables, String> {
-        let mut tables = Tables::default();
-        let read = tables.read("x.ld", text);
-        read.map(|()| tables).map_err(|error| error.to_string())
-    }
-
-    fn provided(name: &str) -> Symbol {
-        Symbol {
-            name: name.to_owned(),
-            is_provided: true,
-        }
-    }
-
-    fn symbol(name: &str) -> Symbol {
-        Symbol {
-            is_provided: false,
-            ..provided(name)
-        }
-    }
-
-    #[test]
-    fn inserted_tables_are_read() {
-        let tables = read(
-            "/* tables */ SECTIONS { .init_table : ALIGN(16) { init_start = .; KEEP(*(SORT(.init_table.*))) \
-             KEEP(*(.init_table .late)); . = ALIGN(0x8); PROVIDE(init_end = .); } .more : { *(.more*) } } \
-             INSERT AFTER .data; SECTIONS { extra ALIGN(1 << 6) : { *(extra) } } INSERT BEFORE .bss",
-        )
-        .unwrap();
-        let names: Vec<(&str, u64)> = tables
-            .all
-            .iter()
-            .map(|t| (t.name.as_str(), t.alignment))
-            .collect();
-        assert_eq!(names, [(".init_table", 16), (".more", 1), ("extra", 64)]);
-        let place = |name: &str| {
-            tables
-                .place(name)
-                .map(|p| (p.table, p.statement, p.is_sorted, p.keeps))
-        };
-        assert_eq!(place(".init_table.10"), Some((0, 1, true, true)));
-        assert_eq!(place(".init_table"), Some((0, 2, false, true)));
-        assert_eq!(place(".more.x"), Some((1, 0, false, false)));
-        assert_eq!(place(".data"), None);
-        assert_eq!(
-            tables.symbols().collect::<Vec<_>>(),
-            [("init_start", "x.ld")]
-        );
-        assert_eq!(
-            tables.all[0].statements[3..],
-            [Statement::Align(8), Statement::Symbol(provided("init_end"))][..]
-        );
-        assert!(!tables.are_of_unikraft());
-    }
-
-    #[test]
-    fn symbols_between_sections_belong_to_what_they_stand_at() {
-        let tables = read(
-            "SECTIONS { . = ALIGN((1 << 12)); f_start = .; .eh_frame : { KEEP(*(.eh_frame)) KEEP(*(.eh_frame.*)) } f_end = .;\n\
-             . = ALIGN(4K); a_start = .; .a : { KEEP(*(SORT_BY_NAME(.a[0-9]))) } a_end = .; b_start = .; .b : { *(.b) } \
-             b_end = .; . = ALIGN(64); t_start = .; .tdata : { *(.tdata) *(.tdata.*) *(.gnu.linkonce.td.*) } t_mid = .; \
-             .tbss : { *(.tbss) *(.tbss.*) } t_end = . + SIZEOF(.tbss); }\nINSERT BEFORE .rodata\n\
-             SECTIONS { . = ALIGN(8); .uk_bootinfo : { KEEP(*(.uk_bootinfo)) } } INSERT AFTER .data",
-        )
-        .unwrap();
-        let chains: Vec<&[Link]> = tables.chains.iter().map(|c| &c.links[..]).collect();
-        let first = [
-            Link::Align(4096),
-            Link::Symbol(symbol("a_start")),
-            Link::Table(0),
-            Link::Symbol(symbol("a_end")),
-            Link::Symbol(symbol("b_start")),
-            Link::Table(1),
-            Link::Symbol(symbol("b_end")),
-        ];
-        assert_eq!(chains, [&first[..], &[Link::Align(8), Link::Table(2)][..]]);
-        let beside: Vec<_> = tables
-            .beside
-            .iter()
-            .map(|b| (b.symbol.name.as_str(), b.border))
-            .collect();
-        assert_eq!(
-            beside,
-            [
-                ("f_start", None),
-                ("f_end", None),
-                ("t_start", Some(ThreadBorder::Start)),
-                ("t_mid", Some(ThreadBorder::Stored)),
-                ("t_end", Some(ThreadBorder::End)),
-            ]
-        );
-        assert!(tables.have_thread_borders() && tables.are_of_unikraft());
-        assert_eq!(tables.symbols().count(), 9);
-    }
-
-    #[test]
-    fn what_is_not_followed_is_named() {
-        let inserted = |inside: &str| format!("SECTIONS {{\n{inside} }} INSERT AFTER .data;");
-        for (text, words) in [
-            (
-                "SECTIONS { .x : { *(.x) } }".to_owned(),
-                "x.ld:1: SECTIONS without INSERT",
-            ),
-            ("\n\nMEMORY { }".to_owned(), "x.ld:3: \"MEMORY\""),
-            (inserted(".x 0x1000 : { *(.x) }"), "x.ld:2: \"0x1000\""),
-            (inserted(".x : { x.o(.x) }"), "x.o"),
-            (inserted(".x : {\nLONG(1) }"), "x.ld:3: \"LONG\""),
-            (inserted(".x : { a = . + 4; }"), "+"),
-            (inserted(".x : { . += 4; }"), "\"+\""),
-            (inserted(".x : { *(EXCLUDE_FILE (a) .x) }"), "EXCLUDE_FILE"),
-            (inserted(".x : { *(COMMON) }"), "COMMON"),
-            (inserted(".x : { . = ALIGN(3); }"), "ALIGN(3)"),
-            (inserted(".x : { . = ALIGN(a); }"), "ALIGN(a)"),
-            (inserted(".x : { . = 0x1000; }"), "\"0x1000\""),
-            (inserted(". = 0x1000;"), "\"0x1000\""),
-            (inserted(".x : { *(.x) } >ram"), ">ram"),
-            (inserted(".x : { *(.x) } :data"), "\":\""),
-            (inserted("a = 5;"), "\"5\""),
-            (inserted("ASSERT(1, \"x\")"), "ASSERT"),
-            (inserted("/DISCARD/ : { *(.x) }"), "/DISCARD/"),
-            (inserted(".tdata : { *(.tdata.mine) }"), ".tdata"),
-            (inserted(".tdata : { *(.tdata .tdata.* .other) }"), ".other"),
-            (inserted(".tbss : { a = .; *(.tbss .tbss.*) }"), ".tbss"),
-            (inserted("a = . + SIZEOF(.tbss);"), "SIZEOF(.tbss)"),
-            (inserted("a = . + SIZEOF(.bss);"), "\".bss\""),
-            ("SECTIONS { .x : { *(.x) ".to_owned(), "its end"),
-            (inserted(".x : { } .x : { }"), "second section"),
-            (
-                inserted(".tbss : { *(.tbss*) } .tbss : { *(.tbss*) }"),
-                "second section",
-            ),
-        ] {
-            let message = read(&text).unwrap_err();
-            assert!(
-                message.contains(words) && message.starts_with("x.ld:"),
-                "{text}: {message}"
-            );
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_script_has_an_answer(words in proptest::collection::vec(
-            prop::sample::select(vec!["SECTIONS", "{", "}", "INSERT", "AFTER", ".x", ":", "*", "(", ")", "KEEP", ".", "=",
-                "ALIGN", "8", ";", "PROVIDE", "SORT", "\"", "/*", ",", "a", ".tdata", ".tbss", "+", "SIZEOF", "\n"]), 0..40)) {
-            let _ = read(&words.join(" "));
-        }
     }
 }

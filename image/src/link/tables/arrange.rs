@@ -1,72 +1,38 @@
 //! Which symbols and alignments of a script belong to which sections.
 //!
 //! In a script a symbol between two sections is the end of one and the start of the next. Of tables it is both here,
-//! too, as they lie one behind the other. What the image places itself lies elsewhere, so there an alignment decides, as
-//! writers of scripts put one before a start: what is before it belongs to the section before, what is behind it to the next.
+//! too, as they lie one behind the other. What the image places itself lies elsewhere, and so does what the sections are
+//! inserted at. There an alignment decides, as writers of scripts put one before a start: what is before it belongs to the
+//! section before, what is behind it to the next, if the other side has its symbol as well. A symbol of which that cannot be
+//! told is at the border of what is not in one piece.
 
-use super::read::{Item, ItemKind, Usual, refused};
-use super::{Beside, Chain, Link, Symbol, Tables, ThreadBorder};
+use super::read::{Block, Item, ItemKind, Usual, refused};
+use super::{Beside, Chain, Link, Statement, Symbol, Table, Tables, ThreadBorder};
 use crate::link::error::LinkError;
 
-/// The section that was last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Last {
-    Nothing,
-    Table,
+enum Section {
+    /// Its place in [`Tables::all`].
+    Table(usize),
     Usual(Usual),
 }
 
-/// Adds what one `SECTIONS` of `file` says.
-pub(super) fn arrange(tables: &mut Tables, file: &str, items: Vec<Item>) -> Result<(), LinkError> {
+/// Adds what is inserted in one go by `file`.
+pub(super) fn arrange(tables: &mut Tables, file: &str, block: Block) -> Result<(), LinkError> {
     let mut arranger = Arranger {
         tables,
         file,
+        is_after: block.is_after,
+        sections: Vec::new(),
+        groups: vec![Vec::new()],
+        ends_zeros: false,
         chain: Vec::new(),
-        waiting: Vec::new(),
-        last: Last::Nothing,
     };
-    for Item { is, line } in items {
-        match is {
-            ItemKind::Align(alignment) => arranger.waiting.push(Link::Align(alignment)),
-            ItemKind::Symbol(symbol) => arranger.waiting.push(Link::Symbol(symbol)),
-            ItemKind::EndOfZeros(symbol) => {
-                let is_end = arranger.last == Last::Usual(Usual::ThreadZeros)
-                    && !arranger.waiting.iter().any(is_alignment);
-                if !is_end {
-                    let what = ". + SIZEOF(.tbss) elsewhere than behind section .tbss";
-                    return Err(refused(file, line, what));
-                }
-                arranger.beside(symbol, Some(ThreadBorder::End));
-            }
-            ItemKind::Table(table) => {
-                let known = arranger.tables.all.iter();
-                if known.clone().any(|known| known.name == table.name) {
-                    let what = format!("a second section {}", table.name);
-                    return Err(refused(file, line, &what));
-                }
-                arranger.before_table();
-                arranger.chain.push(Link::Table(arranger.tables.all.len()));
-                arranger.tables.all.push(table);
-                arranger.last = Last::Table;
-            }
-            ItemKind::Usual(usual, name) => {
-                if arranger.tables.usual.contains(&name) {
-                    return Err(refused(file, line, &format!("a second section {name}")));
-                }
-                arranger.tables.usual.push(name);
-                arranger.before_usual(usual);
-                arranger.last = Last::Usual(usual);
-            }
-        }
+    for item in block.items {
+        arranger.take(item)?;
     }
-    let rest = std::mem::take(&mut arranger.waiting);
-    if arranger.last == Last::Table {
-        // An end may be aligned, too.
-        arranger.chain.extend(rest);
-    } else {
-        let (of_last, of_none) = at_alignment(rest);
-        arranger.behind_last(of_last);
-        arranger.all_beside(of_none, None);
+    for group in 0..arranger.groups.len() {
+        arranger.place(group);
     }
     arranger.end_chain();
     Ok(())
@@ -75,48 +41,190 @@ pub(super) fn arrange(tables: &mut Tables, file: &str, items: Vec<Item>) -> Resu
 struct Arranger<'t> {
     tables: &'t mut Tables,
     file: &'t str,
+    /// They stand behind what they are inserted at, not before it.
+    is_after: bool,
+    sections: Vec<Section>,
+    /// What stands before each section, and what behind the last.
+    groups: Vec<Vec<Link>>,
+    /// The end of the zeros of the thread-local template has a symbol.
+    ends_zeros: bool,
     /// Tables that lie one behind the other, so far.
     chain: Vec<Link>,
-    /// What was said since the last section.
-    waiting: Vec<Link>,
-    last: Last,
 }
 
 impl Arranger<'_> {
-    fn before_table(&mut self) {
-        let mut waiting = std::mem::take(&mut self.waiting);
-        if matches!(self.last, Last::Usual(_)) {
-            let (of_last, rest) = at_alignment(waiting);
-            self.behind_last(of_last);
-            waiting = rest;
-        }
-        self.chain.append(&mut waiting);
+    fn take(&mut self, Item { is, line }: Item) -> Result<(), LinkError> {
+        let section = match is {
+            ItemKind::Align(alignment) => {
+                self.waits(Link::Align(alignment));
+                return Ok(());
+            }
+            ItemKind::Symbol(symbol) => {
+                self.waits(Link::Symbol(symbol));
+                return Ok(());
+            }
+            ItemKind::EndOfZeros(symbol) => {
+                let is_end = self.sections.last() == Some(&Section::Usual(Usual::ThreadZeros))
+                    && !self.groups.last().is_some_and(|group| has_alignment(group));
+                if !is_end {
+                    let what = ". + SIZEOF(.tbss) elsewhere than behind section .tbss";
+                    return Err(refused(self.file, line, what));
+                }
+                self.ends_zeros = true;
+                self.beside(symbol, Some(ThreadBorder::End));
+                return Ok(());
+            }
+            ItemKind::Table(table) => {
+                let mut known = self.tables.all.iter();
+                if known.any(|known| known.name == table.name) {
+                    let what = format!("a second section {}", table.name);
+                    return Err(refused(self.file, line, &what));
+                }
+                self.tables.all.push(table);
+                Section::Table(self.tables.all.len() - 1)
+            }
+            ItemKind::Usual(usual, name) => {
+                if self.tables.usual.contains(&name) {
+                    let what = format!("a second section {name}");
+                    return Err(refused(self.file, line, &what));
+                }
+                self.tables.usual.push(name);
+                Section::Usual(usual)
+            }
+        };
+        self.sections.push(section);
+        self.groups.push(Vec::new());
+        Ok(())
     }
 
-    fn before_usual(&mut self, next: Usual) {
-        let waiting = std::mem::take(&mut self.waiting);
-        let start = (next == Usual::Thread).then_some(ThreadBorder::Start);
-        match self.last {
-            Last::Nothing => self.all_beside(waiting, start),
-            // The end of a table, or the start of what lies elsewhere: that cannot be told.
-            Last::Table if !waiting.iter().any(is_alignment) => self.all_beside(waiting, None),
-            Last::Table | Last::Usual(_) => {
-                let (of_last, of_next) = at_alignment(waiting);
-                self.behind_last(of_last);
-                self.all_beside(of_next, start);
+    fn waits(&mut self, link: Link) {
+        if let Some(group) = self.groups.last_mut() {
+            group.push(link);
+        }
+    }
+
+    /// Gives what stands before section number `next` to the sections on both sides, and has that section follow if it is a table.
+    fn place(&mut self, next: usize) {
+        let group = self.groups[next].clone();
+        let last = next.checked_sub(1).map(|last| self.sections[last]);
+        match (last, self.sections.get(next).copied()) {
+            (None, None) => self.of_nothing(group),
+            (None, Some(_)) => {
+                let is_clear = !self.is_after || self.has_end(next);
+                let (before, start) = at_last_alignment(group);
+                let before = match self.sections[next] {
+                    // Nothing else is before it.
+                    Section::Table(_) if !self.is_after => {
+                        self.chain.extend(before);
+                        Vec::new()
+                    }
+                    _ => before,
+                };
+                self.of_next(next, before, start, is_clear);
+            }
+            (Some(last), None) => {
+                let is_clear = self.is_after || self.has_start(next - 1);
+                let (end, behind) = at_first_alignment(group);
+                self.of_last(last, end, is_clear);
+                match last {
+                    // An end may be aligned, too.
+                    Section::Table(_) if self.is_after => self.chain.extend(behind),
+                    _ => self.of_nothing(behind),
+                }
+            }
+            (Some(Section::Table(_)), Some(Section::Table(_))) => self.chain.extend(group),
+            (Some(last), Some(of_next)) => {
+                let is_told = has_alignment(&group);
+                // Zeros of thread-local variables take no addresses: what is behind them is where they begin, but for their
+                // alignment.
+                let is_between_threads = last == Section::Usual(Usual::Thread)
+                    && of_next == Section::Usual(Usual::ThreadZeros);
+                let (end, rest) = at_first_alignment(group);
+                let is_ended = end.iter().any(is_symbol) || self.is_marked(next - 1).1;
+                self.of_last(last, end, is_told || is_between_threads);
+                let is_clear =
+                    is_ended || matches!(of_next, Section::Table(_)) && self.has_end(next);
+                let (between, start) = at_last_alignment(rest);
+                self.of_next(next, between, start, is_clear);
             }
         }
-        self.end_chain();
+        match self.sections.get(next) {
+            Some(Section::Table(table)) => self.chain.push(Link::Table(*table)),
+            _ => self.end_chain(),
+        }
     }
 
-    fn behind_last(&mut self, mut links: Vec<Link>) {
-        match self.last {
-            Last::Table => self.chain.append(&mut links),
-            // Zeros of thread-local variables take no addresses: what is behind them is where they begin, but for their
-            // alignment.
-            Last::Usual(Usual::Thread) => self.all_beside(links, Some(ThreadBorder::Stored)),
-            _ => self.all_beside(links, None),
+    /// Gives section `last` what stands at its end, if that `is_clear`.
+    fn of_last(&mut self, last: Section, end: Vec<Link>, is_clear: bool) {
+        match last {
+            _ if !is_clear => self.of_nothing(end),
+            Section::Table(_) => self.chain.extend(end),
+            Section::Usual(Usual::Thread) => self.all_beside(end, Some(ThreadBorder::Stored)),
+            Section::Usual(_) => self.of_nothing(end),
         }
+    }
+
+    /// Gives section number `next` what stands at its `start`, if that `is_clear`; `before` is farther away.
+    fn of_next(&mut self, next: usize, before: Vec<Link>, start: Vec<Link>, is_clear: bool) {
+        match self.sections[next] {
+            Section::Table(_) => {
+                let alignments = before.iter().filter(|link| !is_symbol(link)).cloned();
+                self.chain.extend(alignments);
+                self.of_nothing(before);
+                let (symbols, alignments): (Vec<_>, Vec<_>) =
+                    start.into_iter().partition(is_symbol);
+                self.chain.extend(alignments);
+                if is_clear {
+                    self.chain.extend(symbols);
+                } else {
+                    self.of_nothing(symbols);
+                }
+            }
+            Section::Usual(usual) => {
+                self.of_nothing(before);
+                let is_start = usual == Usual::Thread && is_clear;
+                self.all_beside(start, is_start.then_some(ThreadBorder::Start));
+            }
+        }
+    }
+
+    /// Whether section number `at` has a symbol of its own at its start, and one at its end.
+    fn is_marked(&self, at: usize) -> (bool, bool) {
+        match self.sections[at] {
+            Section::Table(table) => marks(&self.tables.all[table]),
+            Section::Usual(_) => (false, false),
+        }
+    }
+
+    /// Section number `at` has a symbol that can only be its end.
+    fn has_end(&self, at: usize) -> bool {
+        let group = &self.groups[at + 1];
+        let mut symbols = group.iter().take_while(|link| is_symbol(link));
+        let is_shared = match (self.sections[at], self.sections.get(at + 1)) {
+            (Section::Table(_), Some(Section::Usual(_))) => !has_alignment(group),
+            _ => false,
+        };
+        let is_last = at + 1 == self.sections.len();
+        let is_aligned = is_last && self.is_after && group.iter().any(is_symbol);
+        let is_of_threads = self.sections[at] == Section::Usual(Usual::Thread) && self.ends_zeros;
+        let (starts, ends) = self.is_marked(at);
+        symbols.next().is_some() && !is_shared || is_aligned || is_of_threads || ends && !starts
+    }
+
+    /// Section number `at` has a symbol that can only be its start.
+    fn has_start(&self, at: usize) -> bool {
+        let group = &self.groups[at];
+        let mut symbols = group.iter().rev().take_while(|link| is_symbol(link));
+        let is_shared = match at.checked_sub(1).map(|last| self.sections[last]) {
+            Some(Section::Usual(_)) => !has_alignment(group),
+            _ => false,
+        };
+        let (starts, ends) = self.is_marked(at);
+        symbols.next().is_some() && !is_shared || starts && !ends
+    }
+
+    fn of_nothing(&mut self, links: Vec<Link>) {
+        self.all_beside(links, None);
     }
 
     fn all_beside(&mut self, links: Vec<Link>, border: Option<ThreadBorder>) {
@@ -146,13 +254,41 @@ impl Arranger<'_> {
     }
 }
 
+/// Whether `table` begins with a symbol, and whether it ends with one.
+fn marks(table: &Table) -> (bool, bool) {
+    let mut others = table
+        .statements
+        .iter()
+        .filter(|statement| !matches!(statement, Statement::Align(_)));
+    let is_symbol = |statement: Option<&Statement>| matches!(statement, Some(Statement::Symbol(_)));
+    (
+        is_symbol(others.clone().next()),
+        is_symbol(others.next_back()),
+    )
+}
+
+fn is_symbol(link: &Link) -> bool {
+    matches!(link, Link::Symbol(_))
+}
+
 fn is_alignment(link: &Link) -> bool {
     matches!(link, Link::Align(_))
 }
 
+fn has_alignment(links: &[Link]) -> bool {
+    links.iter().any(is_alignment)
+}
+
 /// What is before the first alignment, and the rest.
-fn at_alignment(mut links: Vec<Link>) -> (Vec<Link>, Vec<Link>) {
+fn at_first_alignment(mut links: Vec<Link>) -> (Vec<Link>, Vec<Link>) {
     let at = links.iter().position(is_alignment);
     let rest = links.split_off(at.unwrap_or(links.len()));
+    (links, rest)
+}
+
+/// What is before the last alignment, and the rest with it.
+fn at_last_alignment(mut links: Vec<Link>) -> (Vec<Link>, Vec<Link>) {
+    let at = links.iter().rposition(is_alignment);
+    let rest = links.split_off(at.unwrap_or(0));
     (links, rest)
 }

@@ -1,5 +1,6 @@
 //! Reads what a script says, up to what it means for other sections.
 
+use super::tokens::{is_name, is_pattern, tokens};
 use super::{Pattern, Statement, Symbol, Table};
 use crate::link::args::Expression;
 use crate::link::error::LinkError;
@@ -32,7 +33,76 @@ const USUAL: [(&str, Usual, &[&str]); 5] = [
     (".gcc_except_table", Usual::Frames, &[".gcc_except_table"]),
 ];
 
-/// What one `SECTIONS` has in it, in order.
+/// Output sections of ld's own script for static programs, at which others can be inserted.
+const ANCHORS: [&str; 26] = [
+    ".bss",
+    ".ctors",
+    ".data",
+    ".data.rel.ro",
+    ".data1",
+    ".dtors",
+    ".eh_frame",
+    ".eh_frame_hdr",
+    ".fini",
+    ".fini_array",
+    ".gcc_except_table",
+    ".got",
+    ".got.plt",
+    ".init",
+    ".init_array",
+    ".jcr",
+    ".lbss",
+    ".ldata",
+    ".lrodata",
+    ".plt",
+    ".preinit_array",
+    ".rodata",
+    ".rodata1",
+    ".tbss",
+    ".tdata",
+    ".text",
+];
+
+/// Symbols that the image has for every program.
+const OWN_SYMBOLS: [&str; 16] = [
+    "__bss_start",
+    "__etext",
+    "__fini_array_end",
+    "__fini_array_start",
+    "__init_array_end",
+    "__init_array_start",
+    "__preinit_array_end",
+    "__preinit_array_start",
+    "__rela_iplt_end",
+    "__rela_iplt_start",
+    "_edata",
+    "_end",
+    "_etext",
+    "edata",
+    "end",
+    "etext",
+];
+
+/// What a script says.
+#[derive(Debug)]
+pub(super) struct Script {
+    pub(super) blocks: Vec<Block>,
+    /// The symbols that it defines, each with its line.
+    pub(super) defined: Vec<(String, usize)>,
+}
+
+/// What is inserted in one go: all `SECTIONS` before an `INSERT`.
+#[derive(Clone, Debug)]
+pub(super) struct Block {
+    pub(super) items: Vec<Item>,
+    /// `AFTER`, not `BEFORE`.
+    pub(super) is_after: bool,
+    /// The output section at which it is inserted, and the line that says so.
+    pub(super) anchor: &'static str,
+    pub(super) line: usize,
+}
+
+/// What a `SECTIONS` has in it, in order.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
     pub(super) is: ItemKind,
@@ -52,15 +122,21 @@ pub(super) enum ItemKind {
     Usual(Usual, &'static str),
 }
 
-/// The contents of each `SECTIONS` that is inserted.
-pub(super) fn blocks(file: &str, text: &str) -> Result<Vec<Vec<Item>>, LinkError> {
+/// What the script `text` of `file` says.
+pub(super) fn script(file: &str, text: &str) -> Result<Script, LinkError> {
+    let tokens = tokens(text).map_err(|(line, what)| refused(file, line, what))?;
     let mut parser = Parser {
         file,
-        tokens: tokens(text),
+        tokens,
         at: 0,
         line: 1,
+        defined: Vec::new(),
     };
-    parser.script()
+    let blocks = parser.script()?;
+    Ok(Script {
+        blocks,
+        defined: parser.defined,
+    })
 }
 
 /// `what` of a script is not followed.
@@ -81,6 +157,8 @@ struct Parser<'s> {
     at: usize,
     /// Of the token that was looked at last.
     line: usize,
+    /// Symbols, each with its line.
+    defined: Vec<(String, usize)>,
 }
 
 impl Parser<'_> {
@@ -127,9 +205,9 @@ impl Parser<'_> {
         Err(self.refused(&format!("{found}, where {token:?} is wanted")))
     }
 
-    fn script(&mut self) -> Result<Vec<Vec<Item>>, LinkError> {
+    fn script(&mut self) -> Result<Vec<Block>, LinkError> {
         let mut inserted = Vec::new();
-        let mut open = Vec::new();
+        let mut open: Vec<(usize, Vec<Item>)> = Vec::new();
         loop {
             match self.next().as_str() {
                 "" => break,
@@ -140,11 +218,21 @@ impl Parser<'_> {
                     open.push((line, items));
                 }
                 "INSERT" => {
-                    if !self.takes("AFTER") {
+                    let line = self.line;
+                    if open.is_empty() {
+                        return Err(self.refused("INSERT without SECTIONS before it"));
+                    }
+                    let is_after = self.takes("AFTER");
+                    if !is_after {
                         self.expect("BEFORE")?;
                     }
-                    self.next();
-                    inserted.extend(open.drain(..).map(|(_, items)| items));
+                    let anchor = self.anchor(is_after)?;
+                    inserted.push(Block {
+                        items: open.drain(..).flat_map(|(_, items)| items).collect(),
+                        is_after,
+                        anchor,
+                        line,
+                    });
                 }
                 other => return Err(self.refused(&named(other))),
             }
@@ -154,6 +242,23 @@ impl Parser<'_> {
             return Err(self.refused("SECTIONS without INSERT, which places all sections itself"));
         }
         Ok(inserted)
+    }
+
+    /// What is inserted at.
+    fn anchor(&mut self, is_after: bool) -> Result<&'static str, LinkError> {
+        let name = self.name()?;
+        let side = if is_after { "AFTER" } else { "BEFORE" };
+        let Some(anchor) = ANCHORS.iter().find(|anchor| **anchor == name) else {
+            return Err(self.refused(&format!(
+                "INSERT {side} {name}, which is not found for insert among the output sections of ld's own script"
+            )));
+        };
+        // That would part the two, which ld refuses.
+        if (is_after, *anchor) == (true, ".tdata") || (is_after, *anchor) == (false, ".tbss") {
+            let what = format!("INSERT {side} {name}, between .tdata and .tbss");
+            return Err(self.refused(&what));
+        }
+        Ok(anchor)
     }
 
     fn items(&mut self) -> Result<Vec<Item>, LinkError> {
@@ -182,7 +287,9 @@ impl Parser<'_> {
         let word = self.next();
         if word == "." {
             self.expect("=")?;
-            return Ok(ItemKind::Align(self.align()?));
+            let alignment = self.align()?;
+            self.end_of_assignment()?;
+            return Ok(ItemKind::Align(alignment));
         }
         let in_parentheses = self.peek() != "=";
         let symbol = self.symbol(word)?;
@@ -192,7 +299,10 @@ impl Parser<'_> {
                 self.expect(token)?;
             }
         }
-        self.expect(if in_parentheses { ")" } else { ";" })?;
+        if in_parentheses {
+            self.expect(")")?;
+        }
+        self.end_of_assignment()?;
         Ok(if adds_zeros {
             ItemKind::EndOfZeros(symbol)
         } else {
@@ -203,21 +313,29 @@ impl Parser<'_> {
     /// A symbol that is where it stands, up to what may follow the dot: `word` is its name, or what has the definition in
     /// parentheses.
     fn symbol(&mut self, word: String) -> Result<Symbol, LinkError> {
-        if self.peek() == "=" && is_name(&word) {
-            self.next();
-            self.expect(".")?;
-            let is_provided = false;
-            return Ok(Symbol {
-                name: word,
-                is_provided,
-            });
+        let is_plain = self.peek() == "=" && is_name(&word);
+        let (name, is_provided) = if is_plain {
+            (word, false)
+        } else {
+            self.expect("(")?;
+            (self.name()?, word != "HIDDEN")
+        };
+        if OWN_SYMBOLS.contains(&name.as_str()) {
+            let what = format!("symbol {name}, which the image places");
+            return Err(self.refused(&what));
         }
-        self.expect("(")?;
-        let name = self.name()?;
+        self.defined.push((name.clone(), self.line));
         self.expect("=")?;
         self.expect(".")?;
-        let is_provided = word != "HIDDEN";
         Ok(Symbol { name, is_provided })
+    }
+
+    /// What ends an assignment.
+    fn end_of_assignment(&mut self) -> Result<(), LinkError> {
+        if self.takes(",") {
+            return Ok(());
+        }
+        self.expect(";")
     }
 
     fn section(&mut self) -> Result<ItemKind, LinkError> {
@@ -230,8 +348,15 @@ impl Parser<'_> {
         if self.peek() == "ALIGN" {
             alignment = alignment.max(self.align()?);
         }
-        self.expect("{")?;
         let usual = USUAL.iter().find(|(usual, ..)| *usual == name);
+        // Nothing can tell how frames are aligned: a symbol at their borders is refused.
+        if let Some((name, Usual::Thread | Usual::ThreadZeros, _)) = usual
+            && alignment > 1
+        {
+            let what = format!("ALIGN({alignment}) of section {name}, which the image places");
+            return Err(self.refused(&what));
+        }
+        self.expect("{")?;
         let mut statements = Vec::new();
         while !self.takes("}") {
             if self.takes(";") {
@@ -306,7 +431,9 @@ impl Parser<'_> {
         Ok(match word.as_str() {
             "." => {
                 self.expect("=")?;
-                Statement::Align(self.align()?)
+                let alignment = self.align()?;
+                self.end_of_assignment()?;
+                Statement::Align(alignment)
             }
             "KEEP" => {
                 self.expect("(")?;
@@ -323,11 +450,12 @@ impl Parser<'_> {
             "PROVIDE" | "PROVIDE_HIDDEN" | "HIDDEN" => {
                 let symbol = self.symbol(word)?;
                 self.expect(")")?;
+                self.end_of_assignment()?;
                 Statement::Symbol(symbol)
             }
             _ if self.peek() == "=" && is_name(&word) => {
                 let symbol = self.symbol(word)?;
-                self.expect(";")?;
+                self.end_of_assignment()?;
                 Statement::Symbol(symbol)
             }
             other => return Err(self.refused(&named(other))),
@@ -345,14 +473,18 @@ impl Parser<'_> {
             if is_sorted {
                 self.expect(")")?;
             }
-            let is_pattern = !text.is_empty()
-                && !matches!(self.peek(), "(" | "")
-                && !matches!(text.as_str(), "(" | "{" | "}" | "=" | ";" | "COMMON");
+            let is_pattern = is_pattern(&text) && !matches!(self.peek(), "(" | "");
             if !is_pattern {
                 return Err(self.refused(&format!("{} among names of sections", named(&text))));
             }
             patterns.push(Pattern { text, is_sorted });
             self.takes(",");
+        }
+        // In which order ld has them then depends on more than their names.
+        if patterns.iter().any(|pattern| pattern.is_sorted)
+            && !patterns.iter().all(|pattern| pattern.is_sorted)
+        {
+            return Err(self.refused("names of sections with SORT and without it in one statement"));
         }
         Ok(patterns)
     }
@@ -394,46 +526,4 @@ fn named(token: &str) -> String {
         "" => "its end".to_owned(),
         token => format!("{token:?}"),
     }
-}
-
-fn is_name(token: &str) -> bool {
-    let first = |c: char| c.is_ascii_alphabetic() || matches!(c, '_' | '.' | '$');
-    token != "."
-        && !matches!(token, "KEEP" | "ASSERT")
-        && token.starts_with(first)
-        && token
-            .chars()
-            .all(|c| first(c) || c.is_ascii_digit() || c == '-')
-}
-
-/// Words, and punctuation of one character each, with their lines.
-fn tokens(text: &str) -> Vec<(String, usize)> {
-    let mut tokens = Vec::new();
-    let mut rest = text;
-    let mut line = 1;
-    let is_end = |c: char| c.is_whitespace() || "{}();:=,\"".contains(c);
-    while let Some(c) = rest.chars().next() {
-        let (token, after) = if let Some(comment) = rest.strip_prefix("/*") {
-            (
-                None,
-                comment.split_once("*/").map_or("", |(_, after)| after),
-            )
-        } else if c.is_whitespace() {
-            (None, &rest[c.len_utf8()..])
-        } else if let Some(quoted) = rest.strip_prefix('"') {
-            let (inside, after) = quoted.split_once('"').unwrap_or((quoted, ""));
-            (Some(inside), after)
-        } else if is_end(c) {
-            let (token, after) = rest.split_at(c.len_utf8());
-            (Some(token), after)
-        } else {
-            let (token, after) = rest.split_at(rest.find(is_end).unwrap_or(rest.len()));
-            (Some(token), after)
-        };
-        tokens.extend(token.map(|token| (token.to_owned(), line)));
-        let read = &rest[..rest.len() - after.len()];
-        line += read.matches('\n').count();
-        rest = after;
-    }
-    tokens
 }
