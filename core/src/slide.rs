@@ -59,6 +59,14 @@ const UNIT_SIZE: usize = 32;
 )]
 pub struct DirectReference(pub GuestAddress);
 
+/// Why libraries of an image cannot move by themselves: its linker has made all of it one unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "it asks where all that is loaded ends (_end), and so is in one piece: only without references to _end and end can \
+     each library move by itself"
+)]
+pub struct OnePiece;
+
 /// What a field holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FieldKind {
@@ -313,6 +321,11 @@ impl SlideRecord {
             return Err(SlideError::Table(table.address));
         }
         self.walk().try_for_each(|fields| fields.map(drop))
+    }
+
+    /// Whether the image of `description` has libraries that are not units of their own.
+    pub fn one_piece(&self, description: &Description) -> Option<OnePiece> {
+        (self.units.len() == 1 && !description.libraries.is_empty()).then_some(OnePiece)
     }
 
     /// Where code of the application leads to another unit without a slot in between, if it does on more than two pages:

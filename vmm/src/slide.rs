@@ -12,7 +12,8 @@ use pool_core::address::USER_ADDRESS_END;
 use pool_core::description::{Description, Range, RangeKind, Slide};
 use pool_core::image_map::ImageMap;
 use pool_core::slide::{
-    self, DirectReference, FieldKind, MAX_SLIDE_BYTES, SlideError, SlideRecord, UnwindTable,
+    self, DirectReference, FieldKind, MAX_SLIDE_BYTES, OnePiece, SlideError, SlideRecord,
+    UnwindTable,
 };
 use pool_core::{GuestAddress, ObjectId, PAGE_SIZE, WINDOW_SIZE};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -50,6 +51,9 @@ pub enum CannotSlide {
     /// Code refers to another unit without a slot.
     #[error("{0}, or take --aslr image")]
     Direct(DirectReference),
+    /// The units are one.
+    #[error("{0}; take --aslr image")]
+    OnePiece(OnePiece),
     /// The record is wrong.
     #[error("its record of addresses is wrong: {0}; push the image again, or run `pool fsck`")]
     Record(#[from] SlideError),

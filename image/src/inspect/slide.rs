@@ -72,10 +72,10 @@ pub(super) fn report(image: &DescribedImage<'_>) -> SlideReport {
     let Some((Ok(record), length)) = record else {
         return report;
     };
-    match record.direct_reference(description) {
-        None => report.libraries = true,
-        Some(direct) => report.why_not = Some(direct.to_string()),
-    }
+    let one_piece = record.one_piece(description).map(|why| why.to_string());
+    let direct = || record.direct_reference(description);
+    report.why_not = one_piece.or_else(|| direct().map(|why| why.to_string()));
+    report.libraries = report.why_not.is_none();
     report.record_bytes = length as u64;
     // Distances stay as they are in what moves as a whole.
     let addresses = || {

@@ -15,7 +15,7 @@ use super::unit::Unit;
 const ENDS_OF_DATA: [&str; 5] = ["__bss_start", "_edata", "_end", "edata", "end"];
 
 /// Of these, what is also the end of all that is loaded.
-const ENDS_OF_IMAGE: [&str; 2] = ["_end", "end"];
+pub(super) const ENDS_OF_IMAGE: [&str; 2] = ["_end", "end"];
 
 /// Defined by C libraries. They themselves only ask for the rest of the page that their memory begins in.
 const OF_C_LIBRARY: &str = "__libc_start_main";

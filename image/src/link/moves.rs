@@ -8,6 +8,7 @@ use pool_core::registry::{APPLICATION_START, AddressRange, Reservation};
 use pool_core::slide::{Field, FieldKind, SlideError, SlideRecord, UnwindTable};
 
 use super::addresses::Import;
+use super::checks::ENDS_OF_IMAGE;
 use super::image::Image;
 use super::object::{Place, Relocation};
 use super::patch::{Value, Width};
@@ -217,8 +218,11 @@ pub(super) fn record(
     headers: &[(u64, u64)],
 ) -> Result<SlideRecord, SlideError> {
     let mut numbers = vec![0; image.units.len()];
-    let mut units = vec![[application(image), aligned(image, reservations)]];
-    let apart = |unit: &usize| image.units[*unit].kind == UnitKind::Library;
+    // Nothing is behind all units once each lies somewhere else: then they are one.
+    let is_one = image.asks_for_its_end();
+    let apart = |unit: &usize| image.units[*unit].kind == UnitKind::Library && !is_one;
+    let follows = |unit: &usize| image.units[*unit].kind.is_apart() && !apart(unit);
+    let mut units = vec![[application(image), range_of(image, reservations, &follows)]];
     for unit in image.included().filter(apart) {
         if let Some(Some(reservation)) = reservations.get(unit - 1) {
             numbers[unit] = units.len();
@@ -250,10 +254,14 @@ pub(super) fn record(
     SlideRecord::new(units, moves.table, fields)
 }
 
-/// From the first to the last page of libraries that are referred to directly: they move with the application.
-fn aligned(image: &Image<'_, '_>, reservations: &[Option<Reservation>]) -> AddressRange {
-    let is_aligned = |unit: &usize| image.units[*unit].kind == UnitKind::Aligned;
-    let units = image.included().filter(is_aligned);
+/// From the first to the last page of libraries that move with the application, which `follows` tells: they are referred to
+/// directly, or the image is one piece.
+fn range_of(
+    image: &Image<'_, '_>,
+    reservations: &[Option<Reservation>],
+    follows: &impl Fn(&usize) -> bool,
+) -> AddressRange {
+    let units = image.included().filter(follows);
     let reserved = units.filter_map(|unit| reservations.get(unit - 1)?.as_ref());
     let ranges: Vec<AddressRange> = reserved
         .flat_map(|reservation| [reservation.shared, reservation.private])
@@ -285,6 +293,18 @@ fn application(image: &Image<'_, '_>) -> AddressRange {
 }
 
 impl<'a> Image<'_, 'a> {
+    /// A kernel asks for the end of all that is loaded.
+    fn asks_for_its_end(&self) -> bool {
+        let is_open = |name: &&str| self.program.definition(name).is_none();
+        let names: Vec<&str> = ENDS_OF_IMAGE.into_iter().filter(is_open).collect();
+        let objects = |unit: usize| self.units[unit].objects.iter();
+        self.tables.are_of_unikraft()
+            && self.included().flat_map(objects).any(|object| {
+                let mut symbols = object.symbols.iter();
+                symbols.any(|of| of.place == Place::Undefined && names.contains(&of.name))
+            })
+    }
+
     /// The unit with which what `target` is to `unit` moves; none for numbers, and for what is not there.
     pub(super) fn moves_with(&self, unit: usize, target: &Target<'a>) -> Option<usize> {
         match target {

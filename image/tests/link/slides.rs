@@ -341,6 +341,35 @@ fn constants_of_members_for_a_copy_are_recorded() {
     assert!(held.iter().all(|at| recorded.contains(at)), "{held:x?}");
 }
 
+/// The end of all that is loaded is behind every library, which it is no more once these lie elsewhere.
+#[test]
+fn an_image_that_asks_for_its_end_moves_in_one_piece() {
+    let workshop = Workshop::new();
+    let script = workshop.path("bootinfo.lds");
+    let text = "SECTIONS { .uk_bootinfo : { KEEP(*(.uk_bootinfo)) } } INSERT AFTER .data";
+    std::fs::write(&script, text).unwrap();
+    let script = format!("-Wl,-T,{}", script.display());
+    for (name, asks) in [("asks", true), ("other", false)] {
+        let end = if asks { "_end" } else { "0" };
+        let text = format!(
+            "#include <stdio.h>\nextern char _end[]; __attribute__((section(\".uk_bootinfo\"))) int information[4] = {{1}}; \
+             int main(void) {{ return puts(\"a\") < 0 || (char *)puts > (char *){end} - 1; }}"
+        );
+        let main = workshop.compile(Compiler::Musl, name, &text);
+        let line = ["-static", &main, &script, "-Wl,--pool-aslr=library"];
+        let request = workshop.request(Compiler::Musl, &line);
+        let linked = link(&request, &mut AddressBook::default()).unwrap();
+        let described = describe(&linked.elf).unwrap();
+        assert!(!described.description.libraries.is_empty());
+        let report = pool_image::inspect::inspect(&described).slide;
+        let units = record(&linked).units().len();
+        assert_eq!(units == 1, asks, "{units}");
+        assert!(report.image && report.libraries != asks, "{report:?}");
+        let why = report.why_not.unwrap_or_default();
+        assert_eq!(why.contains("_end"), asks, "{why}");
+    }
+}
+
 /// Also where the program has archives of its own.
 #[test]
 fn programs_with_archives_reach_libraries_through_slots() {

@@ -22,6 +22,9 @@ pub(super) fn choose(
     description: &Description,
     random: &mut Random,
 ) -> Result<Vec<u64>, CannotSlide> {
+    if let Some(why) = record.one_piece(description) {
+        return Err(CannotSlide::OnePiece(why));
+    }
     if let Some(at) = record.direct_reference(description) {
         return Err(CannotSlide::Direct(at));
     }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use pool_core::address::Protection;
 use pool_core::description::{
-    Abi, DESCRIPTION_FORMAT, FileIdentity, Layout, ProgramHeaders, Source,
+    Abi, DESCRIPTION_FORMAT, FileIdentity, Layout, LibraryUse, ProgramHeaders, Source,
 };
 use pool_core::image_map::IMAGE_MAP_FORMAT;
 use pool_core::registry::AddressRange;
@@ -451,6 +451,23 @@ fn libraries_that_cannot_move_by_themselves_are_refused() {
     assert_eq!(written.kind, RangeKind::Private);
     assert_eq!(written.protection, Protection::READ_EXECUTE);
     let mut map = map();
+    // An image that asks where it ends has one unit, whatever libraries.
+    map.description.libraries.push(LibraryUse {
+        library: "l@1".parse().unwrap(),
+        object: ObjectId::of(b"all"),
+        address: GuestAddress(LIBRARY),
+    });
+    let units = vec![[
+        run(TEXT, 7),
+        run(LIBRARY, PRIVATE / PAGE_SIZE - LIBRARY / PAGE_SIZE + 2),
+    ]];
+    let record = SlideRecord::new(units, None, Vec::new()).unwrap();
+    record.check(&map.description).unwrap();
+    let mut random = Random::from(vec![9, 0, 0]);
+    let refused = slide(&mut map, Some(record.clone()), Aslr::Library, &mut random);
+    assert_eq!(refused.unwrap_err(), CannotSlide::OnePiece(OnePiece));
+    let slides = slide(&mut map, Some(record), Aslr::Image, &mut random).unwrap();
+    assert_eq!(slides.by.len(), 1);
     let whole = slide(&mut map, None, Aslr::Library, &mut Random::from(vec![]));
     assert_eq!(whole, Err(CannotSlide::Whole));
 }
