@@ -99,6 +99,7 @@ fn add_refusals(operation: &mut Value, changes: bool, guarded: bool) {
     let mut refusals = vec![
         (400, "The request is malformed"),
         (500, "The service met a defect or damage"),
+        (501, "The body is in a transfer coding other than chunked"),
         (
             503,
             "The service cannot do it now: try again after as many seconds as Retry-After says",
@@ -112,15 +113,16 @@ fn add_refusals(operation: &mut Value, changes: bool, guarded: bool) {
         let what = "The token's scope is too small, or a web page asks, or a quota is reached (`quota-exceeded`)";
         refusals.retain(|(status, _)| *status != 403);
         refusals.push((403, what));
-        refusals[2].1 = "The service cannot do it now: try again after as many seconds as \
+        refusals.retain(|(status, _)| *status != 503);
+        let what = "The service cannot do it now: try again after as many seconds as \
                          Retry-After says. With `in-doubt` the change is made and not \
                          acknowledged, as its note could not be written: asked for again, it \
                          finds what is there";
+        refusals.push((503, what));
         refusals.push((
             415,
             "The body is coded, or of a type that does not belong here",
         ));
-        refusals.push((501, "The body is in a transfer coding other than chunked"));
         refusals.push((507, "The disk is full"));
     }
     if operation.get("requestBody").is_some() {

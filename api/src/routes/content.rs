@@ -83,6 +83,9 @@ async fn find(service: &Service, id: ObjectId) -> Result<Option<Held<ExtentMap>>
         .await
 }
 
+/// How long content may be kept without asking again: the token may be withdrawn meanwhile.
+const REVALIDATED: &str = "private, no-cache";
+
 /// Headers of content that its digest names.
 fn immutable(id: ObjectId) -> [(header::HeaderName, HeaderValue); 4] {
     let tag = HeaderValue::from_str(&format!("\"{id}\""));
@@ -92,10 +95,7 @@ fn immutable(id: ObjectId) -> [(header::HeaderName, HeaderValue); 4] {
             HeaderValue::from_static("application/octet-stream"),
         ),
         (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
-        (
-            header::CACHE_CONTROL,
-            HeaderValue::from_static("private, no-cache"),
-        ),
+        (header::CACHE_CONTROL, HeaderValue::from_static(REVALIDATED)),
         (
             header::ETAG,
             tag.unwrap_or_else(|_| HeaderValue::from_static("\"\"")),
@@ -230,8 +230,12 @@ fn part(
         Wanted::None => {
             let what = format!("the content has {length} bytes, none of them in that range");
             let problem = Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, "bad-range", what);
-            let content_range = [(header::CONTENT_RANGE, format!("bytes */{length}"))];
-            (etag(id), content_range, problem).into_response()
+            let answer = [
+                (header::CONTENT_RANGE, format!("bytes */{length}")),
+                // A 304 that comes of it has what a 200 would have (RFC 9110, 15.4.5).
+                (header::CACHE_CONTROL, REVALIDATED.to_owned()),
+            ];
+            (etag(id), answer, problem).into_response()
         }
     }
 }
