@@ -15,6 +15,7 @@ use std::thread;
 use anyhow::{Context as _, Result, bail};
 use pool_api::client::PushReport;
 use pool_core::name::{Named, Referent};
+use pool_core::page::PAGE_SIZE;
 use serde::Serialize;
 
 use crate::output::{self, Column};
@@ -153,13 +154,19 @@ pub(super) fn table(outcomes: &[Outcome]) -> String {
         Column::Number("PAGES"),
         Column::Number("NEW"),
         Column::Number("SENT"),
+        Column::Number("CODE+DATA"),
+        Column::Number("SYMBOLS"),
     ];
+    // As a single push says it: what the guest has in memory apart from what the file has beside it.
+    let of_pages = |pages: u64| output::bytes(pages * PAGE_SIZE);
     let rows = outcomes.iter().filter_map(|outcome| match &outcome.result {
         Done::Pushed(report) => Some(vec![
             outcome.name.clone(),
             report.summary.pages.to_string(),
             report.summary.new_pages.to_string(),
             output::bytes(report.sent_bytes),
+            of_pages(report.sent_memory_pages),
+            of_pages(report.sent_symbol_pages),
         ]),
         Done::Failed(_) => None,
     });
@@ -228,25 +235,54 @@ mod tests {
         }
     }
 
+    fn report() -> PushReport {
+        let summary = serde_json::json!({
+            "created": true, "target": "", "object": "0".repeat(64), "pages": 9, "known_pages": 0,
+            "zero_pages": 0, "distinct_pages": 9, "new_pages": 5, "written_pages": 5,
+            "new_windows": 0, "shared_windows": 0, "received_bytes": 0,
+        });
+        PushReport {
+            summary: serde_json::from_value(summary).unwrap(),
+            file_bytes: 9 * PAGE_SIZE,
+            sent_bytes: 5 * PAGE_SIZE + 512,
+            sent_pages: 5,
+            sent_memory_pages: 2,
+            sent_symbol_pages: 3,
+            unsent_pages: 4,
+        }
+    }
+
+    #[test]
+    fn a_line_tells_code_from_symbols() {
+        let outcome = |name: &str, result| Outcome {
+            name: name.into(),
+            file: String::new(),
+            result,
+        };
+        let failed = outcome("lib/a@1", Done::Failed("why".into()));
+        assert_eq!(table(std::slice::from_ref(&failed)), "");
+        let told = table(&[outcome("lib/z@1", Done::Pushed(report())), failed]);
+        let words: Vec<Vec<_>> = told
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(
+            words,
+            [
+                "PUSHED PAGES NEW SENT CODE+DATA SYMBOLS",
+                "lib/z@1 9 5 20.5 KiB 8.0 KiB 12.0 KiB"
+            ]
+            .map(|line| line.split(' ').collect::<Vec<_>>())
+        );
+    }
+
     fn pushed(list: &str, jobs: usize, keep_going: bool, fails: &str) -> (Vec<String>, String) {
         let entries = parse(list.as_bytes()).unwrap();
         let push = |entry: &Entry| {
             if entry.file == Path::new(fails) {
                 bail!("it is not to be");
             }
-            Ok(PushReport {
-                summary: serde_json::from_value(serde_json::json!({
-                    "created": true, "target": "", "object": "0".repeat(64), "pages": 1, "known_pages": 0,
-                    "zero_pages": 0, "distinct_pages": 1, "new_pages": 1, "written_pages": 1,
-                    "new_windows": 0, "shared_windows": 0, "received_bytes": 0,
-                }))?,
-                file_bytes: 1,
-                sent_bytes: 1,
-                sent_pages: 1,
-                sent_memory_pages: 1,
-                sent_symbol_pages: 0,
-                unsent_pages: 0,
-            })
+            Ok(report())
         };
         let most = AtomicUsize::new(0);
         let done = |count| {
