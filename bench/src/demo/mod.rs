@@ -66,6 +66,10 @@ pub(crate) fn demo(out: &Path) -> Result<()> {
     println!("{report}");
     println!("report     {}", out.join("report.json").display());
     println!("picture    {}", out.join("memory.svg").display());
+    ensure!(
+        report.gc.guest_undisturbed,
+        "a guest that ran while its pool was collected printed something else than natively"
+    );
     Ok(())
 }
 
