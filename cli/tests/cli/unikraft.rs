@@ -158,7 +158,7 @@ fn a_finished_build_is_linked_again_and_its_libraries_are_shared() {
         let image = builds.image(name);
         let by_ld = runs(&image);
         // The boot information is there.
-        assert!(by_ld.1.starts_with("boot 4 7 0 1 0 "), "{by_ld:?}");
+        assert!(by_ld.1.starts_with("boot 4 7 0 0 1 0 "), "{by_ld:?}");
         let output = builds.again(name, &[]);
         assert!(output.status.success(), "{output:?}");
         let says = String::from_utf8(output.stdout).unwrap();

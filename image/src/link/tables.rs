@@ -104,6 +104,9 @@ pub(super) struct Tables {
     pub(super) all: Vec<Table>,
     pub(super) chains: Vec<Chain>,
     pub(super) beside: Vec<Beside>,
+    /// What the first byte of the template of thread-local variables is aligned to, beside what its variables ask for: by
+    /// an `ALIGN` before `.tdata`, which moves the section and is not an alignment of it.
+    thread_start_alignment: Option<u64>,
     /// Names of the image's own sections of which a script has said what they hold.
     usual: Vec<&'static str>,
     /// The output sections that something is inserted at, each with script and line.
@@ -198,6 +201,11 @@ impl Tables {
     /// The symbol `name` that is no table's.
     pub(super) fn beside(&self, name: &str) -> Option<&Beside> {
         self.beside.iter().find(|beside| beside.symbol.name == name)
+    }
+
+    /// What the first byte of the template of thread-local variables is aligned to at least, though no variable in it is.
+    pub(super) fn thread_start_alignment(&self) -> u64 {
+        self.thread_start_alignment.unwrap_or(1)
     }
 
     /// True where symbols are borders of the template of thread-local variables: then the program sets up its threads' memory

@@ -70,6 +70,7 @@ void plat_entry(long *stack)
 	number(_uk_libid_self_libplat);
 	number(bootinfo[0] == 'B' ? bootinfo[1] : 0);
 	number((long)bootinfo % 8);
+	number((long)_tls_start % 4096);
 	number(is_inside(bootinfo) && is_inside(area) && is_inside(plat_entry) && is_inside((void *)entry));
 	number(is_inside(stack));
 	entry((int)stack[0], (char **)(stack + 1));

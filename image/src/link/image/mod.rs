@@ -385,7 +385,9 @@ impl<'i, 'a> Image<'i, 'a> {
             .max();
         self.common.thread_stored = stored.unwrap_or(0);
         self.common.thread_alignment = alignment;
-        let start = end.take(self.common.thread_stored, alignment).start;
+        // Only where it lies: a program's variables are as far from the thread pointer as without it.
+        let at = alignment.max(self.tables.thread_start_alignment());
+        let start = end.take(self.common.thread_stored, at).start;
         self.common.thread = Span { start, size: total };
     }
 

@@ -6,7 +6,7 @@
 //! section before, what is behind it to the next, if the other side has its symbol as well. A symbol of which that cannot be
 //! told is at the border of what is not in one piece.
 
-use super::read::{Block, Item, ItemKind, Usual, refused};
+use super::read::{Block, Item, ItemKind, THREAD_SECTION, Usual, refused};
 use super::{Beside, Chain, Link, Statement, Symbol, Table, Tables, ThreadBorder};
 use crate::link::error::LinkError;
 
@@ -23,6 +23,7 @@ pub(super) fn arrange(tables: &mut Tables, file: &str, block: Block) -> Result<(
         tables,
         file,
         is_after: block.is_after,
+        anchor: block.anchor,
         sections: Vec::new(),
         groups: vec![Vec::new()],
         ends_zeros: false,
@@ -43,6 +44,8 @@ struct Arranger<'t> {
     file: &'t str,
     /// They stand behind what they are inserted at, not before it.
     is_after: bool,
+    /// The output section at which they are inserted.
+    anchor: &'static str,
     sections: Vec<Section>,
     /// What stands before each section, and what behind the last.
     groups: Vec<Vec<Link>>,
@@ -107,6 +110,7 @@ impl Arranger<'_> {
     fn place(&mut self, next: usize) {
         let group = self.groups[next].clone();
         let last = next.checked_sub(1).map(|last| self.sections[last]);
+        self.align_threads(next, &group);
         match (last, self.sections.get(next).copied()) {
             (None, None) => self.of_nothing(group),
             (None, Some(_)) => {
@@ -151,6 +155,23 @@ impl Arranger<'_> {
         match self.sections.get(next) {
             Some(Section::Table(table)) => self.chain.push(Link::Table(*table)),
             _ => self.end_chain(),
+        }
+    }
+
+    /// Nothing that the image places is moved by an alignment before it, but the template of thread-local variables: it is
+    /// in one piece, and everyone finds its start, by a symbol or by its program header.
+    fn align_threads(&mut self, next: usize, group: &[Link]) {
+        let is_before_threads = match self.sections.get(next) {
+            Some(section) => *section == Section::Usual(Usual::Thread),
+            None => !self.is_after && self.anchor == THREAD_SECTION,
+        };
+        let alignments = group.iter().filter_map(|link| match link {
+            Link::Align(alignment) => Some(*alignment),
+            _ => None,
+        });
+        if let Some(alignment) = alignments.max().filter(|_| is_before_threads) {
+            let so_far = &mut self.tables.thread_start_alignment;
+            *so_far = Some(alignment.max(so_far.unwrap_or(1)));
         }
     }
 

@@ -20,9 +20,16 @@ pub(super) enum Usual {
     Frames,
 }
 
+/// What of the template of thread-local variables is in the file is called so.
+pub(super) const THREAD_SECTION: &str = ".tdata";
+
 /// What such a section is called, and how the names of sections begin that it holds.
 const USUAL: [(&str, Usual, &[&str]); 5] = [
-    (".tdata", Usual::Thread, &[".tdata", ".gnu.linkonce.td."]),
+    (
+        THREAD_SECTION,
+        Usual::Thread,
+        &[THREAD_SECTION, ".gnu.linkonce.td."],
+    ),
     (
         ".tbss",
         Usual::ThreadZeros,
@@ -59,7 +66,7 @@ const ANCHORS: [&str; 26] = [
     ".rodata",
     ".rodata1",
     ".tbss",
-    ".tdata",
+    THREAD_SECTION,
     ".text",
 ];
 
@@ -254,7 +261,8 @@ impl Parser<'_> {
             )));
         };
         // That would part the two, which ld refuses.
-        if (is_after, *anchor) == (true, ".tdata") || (is_after, *anchor) == (false, ".tbss") {
+        if (is_after, *anchor) == (true, THREAD_SECTION) || (is_after, *anchor) == (false, ".tbss")
+        {
             let what = format!("INSERT {side} {name}, between .tdata and .tbss");
             return Err(self.refused(&what));
         }

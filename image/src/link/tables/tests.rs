@@ -295,6 +295,51 @@ fn sections_that_are_inserted_in_one_go_lie_one_behind_the_other() {
 }
 
 #[test]
+fn an_alignment_before_thread_local_variables_is_where_they_begin() {
+    let thread = ".tdata : { *(.tdata*) } .tbss : { *(.tbss*) }";
+    for (inside, anchor, alignment) in [
+        (format!("a = .; {thread}"), "BEFORE .data", 1),
+        (
+            format!(". = ALIGN(4K); a = .; . = ALIGN(8); {thread}"),
+            "BEFORE .data",
+            4096,
+        ),
+        (
+            format!(".x : {{ *(.x) }} . = ALIGN(64); a = .; {thread}"),
+            "AFTER .rodata",
+            64,
+        ),
+        // What is in between has any size.
+        (
+            format!(". = ALIGN(64); .x : {{ *(.x) }} {thread}"),
+            "AFTER .rodata",
+            1,
+        ),
+        (format!("{thread} . = ALIGN(64);"), "AFTER .rodata", 1),
+        (
+            ".tdata : { *(.tdata*) } . = ALIGN(64); .tbss : { *(.tbss*) }".to_owned(),
+            "BEFORE .data",
+            1,
+        ),
+        (
+            ".x : { *(.x) } . = ALIGN(64);".to_owned(),
+            "BEFORE .tdata",
+            64,
+        ),
+        (
+            ". = ALIGN(64); .x : { *(.x) }".to_owned(),
+            "BEFORE .tdata",
+            1,
+        ),
+        (".x : { *(.x) } . = ALIGN(64);".to_owned(), "AFTER .tbss", 1),
+    ] {
+        let text = format!("SECTIONS {{ {inside} }} INSERT {anchor};");
+        let tables = read(&text).unwrap();
+        assert_eq!(tables.thread_start_alignment(), alignment, "{text}");
+    }
+}
+
+#[test]
 fn what_is_said_in_one_script_counts_in_all() {
     let anchored = "SECTIONS { .y : { *(.y) te = .; } } INSERT AFTER .data;";
     for (first, second, words) in [
