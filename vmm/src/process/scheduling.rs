@@ -1,7 +1,7 @@
 //! How a guest's threads are scheduled, and of which group and session they are. The host's kernel serves what is about a
 //! thread of the guest: a thread can only be nicer by it, as its limits allow no more. What is about the host is told by the guest's own numbers.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -11,6 +11,7 @@ use super::change::Change;
 use super::ptrace::{Registers, Tracee};
 use super::threads::Threads;
 use crate::linux::{host, process, scheduling};
+use crate::terminal;
 
 /// A number that no thread has (`PID_MAX_LIMIT`): the kernel says so in its order.
 const NOBODY: u64 = i32::MAX as u64;
@@ -108,16 +109,9 @@ impl Calls {
         if host::kind(file.as_raw_fd())? != FileType::CharacterDevice {
             return Err(Errno::NOTTY);
         }
-        let found = match rustix::termios::tcgetpgrp(file) {
-            Ok(found) => Some(found),
-            // Of another namespace.
-            Err(Errno::OPNOTSUPP) => None,
-            Err(error) => return Err(error),
-        };
-        let told = match found {
-            Some(found) if found == rustix::process::getpgrp() => self.own_number(),
-            _ => 0,
-        };
+        let found = terminal::foreground(file.as_fd())?;
+        let is_own = found == rustix::process::getpgrp().as_raw_nonzero().get();
+        let told = if is_own { self.own_number() } else { 0 };
         let written = tracee.write(registers.rdx, &told.to_le_bytes());
         written.map(|()| 0).map_err(|_| Errno::FAULT)
     }
