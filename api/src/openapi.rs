@@ -100,30 +100,30 @@ fn add_refusals(operation: &mut Value, changes: bool, guarded: bool) {
         (400, "The request is malformed"),
         (500, "The service met a defect or damage"),
         (501, "The body is in a transfer coding other than chunked"),
-        (
-            503,
-            "The service cannot do it now: try again after as many seconds as Retry-After says",
-        ),
     ];
     if guarded {
         refusals.push((401, "A token is needed, or the one shown is not known"));
-        refusals.push((403, "The token's scope is too small, or a web page asks"));
     }
     if changes {
-        let what = "The token's scope is too small, or a web page asks, or a quota is reached (`quota-exceeded`)";
-        refusals.retain(|(status, _)| *status != 403);
-        refusals.push((403, what));
-        refusals.retain(|(status, _)| *status != 503);
-        let what = "The service cannot do it now: try again after as many seconds as \
-                         Retry-After says. With `in-doubt` the change is made and not \
-                         acknowledged, as its note could not be written: asked for again, it \
-                         finds what is there";
-        refusals.push((503, what));
+        let scope = "The token's scope is too small, or a web page asks, or a quota is reached (`quota-exceeded`)";
+        let unable = "The service cannot do it now: try again after as many seconds as \
+                      Retry-After says. With `in-doubt` the change is made and not \
+                      acknowledged, as its note could not be written: asked for again, it \
+                      finds what is there";
+        refusals.push((403, scope));
+        refusals.push((503, unable));
         refusals.push((
             415,
             "The body is coded, or of a type that does not belong here",
         ));
         refusals.push((507, "The disk is full"));
+    } else {
+        let unable =
+            "The service cannot do it now: try again after as many seconds as Retry-After says";
+        refusals.push((503, unable));
+        if guarded {
+            refusals.push((403, "The token's scope is too small, or a web page asks"));
+        }
     }
     if operation.get("requestBody").is_some() {
         refusals.push((408, "The body comes too slowly, or not at all"));

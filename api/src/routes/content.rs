@@ -83,7 +83,7 @@ async fn find(service: &Service, id: ObjectId) -> Result<Option<Held<ExtentMap>>
         .await
 }
 
-/// How long content may be kept without asking again: the token may be withdrawn meanwhile.
+/// Content may be kept by who asked for it, and is asked for again before each use (RFC 9111, 5.2.2).
 const REVALIDATED: &str = "private, no-cache";
 
 /// Headers of content that its digest names.

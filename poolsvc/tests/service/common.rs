@@ -1,7 +1,7 @@
 //! A real poolsvc on a free port, and requests to it.
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -77,6 +77,15 @@ impl Service {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(wait::PATIENCE)).unwrap();
         stream
+    }
+
+    /// All that comes back for bytes as they are: what no client would send.
+    pub(crate) fn told(&self, request: &str) -> String {
+        let mut stream = self.connect();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
     }
 
     pub(crate) fn signal(&self, name: &str) {

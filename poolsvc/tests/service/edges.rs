@@ -159,17 +159,13 @@ fn a_form_is_no_file() {
 #[test]
 fn bodies_unread_and_cut_off_do_no_harm() {
     let service = Service::start(&[]);
-    let mut stream = service.connect();
     // A refusal before the body was read, then a request behind that body.
     let body = "x".repeat(100_000);
     let refused = format!(
         "PUT /v1/libs/.a/1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n{body}"
     );
     let next = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    stream.write_all(refused.as_bytes()).unwrap();
-    stream.write_all(next.as_bytes()).unwrap();
-    let mut answers = String::new();
-    stream.read_to_string(&mut answers).unwrap();
+    let answers = service.told(&(refused + next));
     let statuses: Vec<_> = answers.matches("HTTP/1.1 ").collect();
     assert_eq!(statuses.len(), 2, "{answers}");
     assert!(answers.starts_with("HTTP/1.1 400 ") && answers.contains("HTTP/1.1 200 "));
@@ -337,14 +333,9 @@ fn queries_and_paths_are_answered_or_refused() {
     }
     for method in ["FROBNICATE", "get"] {
         for path in ["/v1/libs", "/v1/nothing"] {
-            let mut stream = service.connect();
-            write!(
-                stream,
+            let unknown = service.told(&format!(
                 "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-            )
-            .unwrap();
-            let mut unknown = String::new();
-            stream.read_to_string(&mut unknown).unwrap();
+            ));
             assert!(unknown.starts_with("HTTP/1.1 501 "), "{unknown}");
             assert!(unknown.contains("\"no-method\""), "{unknown}");
         }

@@ -1,7 +1,6 @@
 //! Quotas of the configuration file, as clients and operators see them.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
 
 use pool_core::page::PAGE_SIZE;
 use serde_json::json;
@@ -54,14 +53,11 @@ fn what_a_quota_leaves_no_room_for_is_refused_before_it_is_sent() {
     fs::write(&config, "[[quota]]\nprefix = 'team-'\nbytes = 4096\n").unwrap();
     let service = Service::start(&["--config", config.to_str().unwrap()]);
     for path in ["/v1/libs/team-z/1", "/v1/images/team-i/v1"] {
-        let mut stream = service.connect();
         let head = format!(
             "PUT {path} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 4097\r\n\r\n"
         );
-        stream.write_all(head.as_bytes()).unwrap();
         // It does not wait for any of it.
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        let answer = service.told(&head);
         assert!(answer.starts_with("HTTP/1.1 403"), "{path}: {answer}");
         assert!(answer.contains("quota-exceeded"), "{path}: {answer}");
     }

@@ -1,7 +1,6 @@
 //! What a real service answers about what it has, and who it answers.
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -399,14 +398,9 @@ fn the_document_lists_every_route_and_is_sound() {
     let document = service.get("/v1/openapi.json").expect(200).json();
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
     // A body that nobody can read is refused of whatever request it comes with.
-    let mut stream = service.connect();
-    write!(
-        stream,
-        "GET /v1/libs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\nConnection: close\r\n\r\n0\r\n\r\n"
-    )
-    .unwrap();
-    let mut coded = String::new();
-    stream.read_to_string(&mut coded).unwrap();
+    let coded = service.told(
+        "GET /v1/libs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\nConnection: close\r\n\r\n0\r\n\r\n",
+    );
     assert!(coded.starts_with("HTTP/1.1 501 "), "{coded}");
     assert!(document["paths"]["/v1/libs"]["get"]["responses"]["501"].is_object());
     let mut listed = BTreeSet::new();
