@@ -36,6 +36,5 @@ pub mod mount;
 pub mod options;
 pub mod passthrough;
 mod recent;
-mod rendered;
 pub mod scratch;
 pub mod tree;

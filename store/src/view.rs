@@ -340,25 +340,38 @@ impl StoreView {
         })
     }
 
-    /// Looks something up and holds all objects and segments it names: `look` is asked again once
+    /// Looks something up and holds all objects that it names, with the segments that those lie in: `look` is asked again once
     /// they are held, in a later snapshot, until it names the same ones twice, so that nothing can
     /// have been collected in between. `None` when there is no such thing.
     pub fn hold<T>(
         &self,
         mut look: impl FnMut(&Snapshot<'_>) -> Result<Option<(T, Vec<ObjectId>)>>,
     ) -> Result<Option<Held<T>>> {
-        let mut held: Option<(Vec<ObjectId>, Vec<SegmentId>, Vec<Lease>)> = None;
-        loop {
-            self.refresh()?;
-            let snapshot = self.snapshot();
-            let Some((value, objects)) = look(&snapshot)? else {
+        self.hold_at(|snapshot| {
+            let Some((value, objects)) = look(snapshot)? else {
                 return Ok(None);
             };
             let segments = snapshot.segments_of(&objects)?;
+            Ok(Some((value, objects, segments)))
+        })
+    }
+
+    /// The same, where `look` also says the segments: [those](crate::Reader::segments_of) that the objects lie in in that snapshot.
+    pub fn hold_at<T, S: AsRef<[SegmentId]>>(
+        &self,
+        mut look: impl FnMut(&Snapshot<'_>) -> Result<Option<(T, Vec<ObjectId>, S)>>,
+    ) -> Result<Option<Held<T>>> {
+        let mut held: Option<(Vec<ObjectId>, S, Vec<Lease>)> = None;
+        loop {
+            self.refresh()?;
+            let snapshot = self.snapshot();
+            let Some((value, objects, segments)) = look(&snapshot)? else {
+                return Ok(None);
+            };
             drop(snapshot);
             match held.take() {
                 Some((held_objects, held_segments, leases))
-                    if held_objects == objects && held_segments == segments =>
+                    if held_objects == objects && held_segments.as_ref() == segments.as_ref() =>
                 {
                     return Ok(Some(Held {
                         value,
@@ -367,11 +380,11 @@ impl StoreView {
                 }
                 _ => {}
             }
-            let mut leases = Vec::with_capacity(objects.len() + segments.len());
+            let mut leases = Vec::with_capacity(objects.len() + segments.as_ref().len());
             for object in &objects {
                 leases.push(self.leases.acquire(*object)?);
             }
-            for segment in &segments {
+            for segment in segments.as_ref() {
                 leases.push(self.leases.acquire(*segment)?);
             }
             held = Some((objects, segments, leases));

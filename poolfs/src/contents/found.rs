@@ -29,6 +29,8 @@ pub struct Found {
     pub content: Content,
     /// Objects to hold while the file is open.
     pub(super) holds: Vec<ObjectId>,
+    /// The segments that those lie in, if somebody has asked.
+    pub(super) segments: Option<Arc<[SegmentId]>>,
     /// What an image's map was made of: it also says where the pages of `holds` were.
     pub(super) mapped: Option<Arc<ImageManifest>>,
 }
@@ -63,13 +65,16 @@ impl Found {
         rendered(bytes, UNIX_EPOCH, vec![])
     }
 
-    /// Bytes in memory that the content is.
+    /// Bytes in memory that this is, about.
     pub(crate) fn bytes_kept(&self) -> usize {
-        match &self.content {
+        let content = match &self.content {
             Content::Rendered(bytes) => bytes.len(),
             Content::Object(_, map) => size_of_val(map.extents()),
             Content::Directory | Content::Segment { .. } => 0,
-        }
+        };
+        // What a map was made of has about as much in memory as the map.
+        let made_of = if self.mapped.is_some() { content } else { 0 };
+        content + made_of + size_of_val(self.holds.as_slice()) + size_of::<Self>()
     }
 }
 
@@ -82,6 +87,7 @@ pub(super) fn directory(links: u32, time: SystemTime) -> Found {
         links,
         content: Content::Directory,
         holds: vec![],
+        segments: None,
         mapped: None,
     }
 }
@@ -105,6 +111,7 @@ pub(super) fn object(
         links: 1,
         content: Content::Object(id, Arc::new(map)),
         holds,
+        segments: None,
         mapped: None,
     }
 }
@@ -118,6 +125,7 @@ pub(super) fn rendered(bytes: Arc<[u8]>, time: SystemTime, holds: Vec<ObjectId>)
         links: 1,
         content: Content::Rendered(bytes),
         holds,
+        segments: None,
         mapped: None,
     }
 }

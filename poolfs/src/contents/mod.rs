@@ -1,5 +1,6 @@
 //! What is at a place: the queries of the store behind every look-up, listing and open.
 
+mod cache;
 mod found;
 
 use std::collections::BTreeSet;
@@ -20,8 +21,8 @@ use serde_json::json;
 
 use crate::inodes::Node;
 use crate::passthrough::Decision;
-use crate::rendered::RenderedFiles;
 use crate::tree::{ImageFile, LibraryFile, Place, ROOT_DIRECTORIES, ServiceFile};
+use cache::FoundCache;
 use found::{directory, object, rendered};
 
 pub(crate) use found::segment_version;
@@ -31,7 +32,7 @@ pub use found::{Content, Found};
 #[derive(Debug)]
 pub struct Contents {
     view: StoreView,
-    rendered: RenderedFiles,
+    cache: FoundCache,
     passthrough: Decision,
     /// When the store was made: the time of what has no time of its own.
     made: SystemTime,
@@ -43,7 +44,7 @@ impl Contents {
         let made = modified(&view.directory().join(SUPERBLOCK_FILE));
         Self {
             view,
-            rendered: RenderedFiles::default(),
+            cache: FoundCache::default(),
             passthrough,
             made,
         }
@@ -83,12 +84,21 @@ impl Contents {
         node: &Node,
         seen: impl Fn() -> Option<Found>,
     ) -> Result<Option<Held<Found>>> {
-        self.view.hold(|store| {
-            let found = self.find_node_at(store, node, &seen)?;
-            Ok(found.map(|found| {
-                let holds = found.holds.clone();
-                (found, holds)
-            }))
+        self.view.hold_at(|store| {
+            let Some(found) = self.find_node_at(store, node, &seen)? else {
+                return Ok(None);
+            };
+            let segments = match &found.segments {
+                Some(segments) => Arc::clone(segments),
+                None => {
+                    let segments = store.segments_of(&found.holds)?.into();
+                    self.cache
+                        .add_segments(&node.place, store.number(), &found, &segments);
+                    segments
+                }
+            };
+            let holds = found.holds.clone();
+            Ok(Some((found, holds, segments)))
         })
     }
 
@@ -127,11 +137,39 @@ impl Contents {
         if let Content::Object(id, map) = &mut seen.content {
             *map = Arc::new(Self::map(store, *id)?);
         }
+        seen.segments = None;
         Ok(Some(seen))
     }
 
     /// What is at `place` in one state of the store.
     fn find_at(&self, store: &Snapshot<'_>, place: &Place) -> Result<Option<Found>> {
+        if let Some(found) = self.cache.get(place, store.number()) {
+            return Ok(Some(found));
+        }
+        let found = self.look_at(store, place)?;
+        if let Some(found) = &found {
+            self.keep(store, place, found);
+        }
+        Ok(found)
+    }
+
+    /// Keeps what was found for whoever asks next, if the state of the store alone decides it.
+    fn keep(&self, store: &Snapshot<'_>, place: &Place, found: &Found) {
+        let decides = match place {
+            Place::LibraryFile(..)
+            | Place::ImageFile(..)
+            | Place::Object(_)
+            | Place::ServiceFile(ServiceFile::Stats) => true,
+            // Which file a segment is says the disk; listings have times of their own; the others are quickly made.
+            _ => false,
+        };
+        // A writer's own view sees what it is about to commit before that has a number.
+        if decides && !self.view.is_writer() {
+            self.cache.keep(place, store.number(), found);
+        }
+    }
+
+    fn look_at(&self, store: &Snapshot<'_>, place: &Place) -> Result<Option<Found>> {
         match place {
             Place::Root
             | Place::Libraries
@@ -151,7 +189,7 @@ impl Contents {
                 Ok(found.map(|(tag, _)| directory(2, time(tag.tagged_at))))
             }
             Place::LibraryFile(library, file) => Self::find_library_file(store, library, *file),
-            Place::ImageFile(image, file) => self.find_image_file(store, image, *file),
+            Place::ImageFile(image, file) => Self::find_image_file(store, image, *file),
             Place::Object(id) => Ok(store
                 .object(*id)?
                 .map(|record| object(*id, record.map, self.made, vec![*id]))),
@@ -162,10 +200,8 @@ impl Contents {
                 Ok(Some(rendered(bytes.into(), self.made, vec![])))
             }
             Place::ServiceFile(ServiceFile::Stats) => {
-                let bytes = self.rendered.get(place, (store.number(), None), || {
-                    store.stats().map(|stats| to_json(&stats))
-                })?;
-                Ok(Some(rendered(bytes, self.changed(), vec![])))
+                let bytes = to_json(&store.stats()?);
+                Ok(Some(rendered(bytes.into(), self.changed(), vec![])))
             }
         }
     }
@@ -220,7 +256,6 @@ impl Contents {
     }
 
     fn find_image_file(
-        &self,
         store: &Snapshot<'_>,
         image: &ImageRef,
         file: ImageFile,
@@ -229,26 +264,20 @@ impl Contents {
             return Ok(None);
         };
         let time = time(tag.tagged_at);
-        let state = (store.number(), Some(tag.manifest));
         // Whichever file is open, all of the image stays: a guest may need any of it.
         let holds = manifest.objects();
-        let place = Place::ImageFile(image.clone(), file);
         Ok(Some(match file {
             ImageFile::Elf => object(manifest.file, Self::map(store, manifest.file)?, time, holds),
             ImageFile::Data => match manifest.data {
                 Some(data) => object(data, Self::map(store, data)?, time, holds),
                 None => return Ok(None),
             },
-            ImageFile::Description => {
-                let make = || Ok(manifest.description.to_json());
-                rendered(self.rendered.get(&place, state, make)?, time, holds)
-            }
+            ImageFile::Description => rendered(manifest.description.to_json().into(), time, holds),
             ImageFile::Map => {
-                let make = || Self::image_map(store, &manifest);
-                let bytes = self.rendered.get(&place, state, make)?;
+                let bytes = Self::image_map(store, &manifest)?;
                 Found {
                     mapped: Some(Arc::new(manifest)),
-                    ..rendered(bytes, time, holds)
+                    ..rendered(bytes.into(), time, holds)
                 }
             }
             ImageFile::Manifest => {
@@ -302,6 +331,7 @@ impl Contents {
                 commits: store.commits()?,
             },
             holds: vec![],
+            segments: None,
             mapped: None,
         }))
     }

@@ -167,7 +167,7 @@ impl Reader<'_> {
     }
 
     /// The segments that some objects lie in, each once.
-    pub(crate) fn segments_of(&self, objects: &[ObjectId]) -> Result<Vec<SegmentId>> {
+    pub fn segments_of(&self, objects: &[ObjectId]) -> Result<Vec<SegmentId>> {
         let mut segments = Vec::new();
         for id in objects {
             let record = self.object(*id)?.ok_or_else(|| missing_object(*id))?;
