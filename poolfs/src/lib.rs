@@ -21,9 +21,10 @@
 //!   what it holds, or for a segment, which has more with every commit, the file that it is. So a tag
 //!   that is pointed elsewhere gets new inodes, and pages that the kernel has cached for one never go
 //!   stale; of a segment that this program reads, which the kernel may have cached before it was filled,
-//!   they are let go when there was a commit. The kernel asks for the name of such a file each time, and
-//!   opens what the answer was (`recent`) even when the name leads elsewhere by then. When that
-//!   is gone it is told `ESTALE`, and looks the name up again.
+//!   they are let go when there was a commit. The kernel believes a name for half a second, and opens what it
+//!   remembers. Where the name leads elsewhere by then, it is told `ESTALE` and looks the name up again; what it comes back
+//!   with it may open (`refused`, `recent`), whatever the name leads to then. So an opening that begins after a
+//!   commit never gets what was there before.
 //! - **An open descriptor is a lease.** What it shows, and the segments that lie under it, are
 //!   held against collection from `open` to the last `close`. When this process dies the kernel
 //!   releases all of its leases.
@@ -36,5 +37,6 @@ pub mod mount;
 pub mod options;
 pub mod passthrough;
 mod recent;
+mod refused;
 pub mod scratch;
 pub mod tree;

@@ -1,7 +1,7 @@
 //! What the last look-ups found.
 //!
 //! Between a look-up and the opening that it is for, somebody may point the name elsewhere. What
-//! the kernel then opens is still in the store, but nothing there leads to it any more.
+//! the kernel then opens, or asks about, is still in the store, but nothing there leads to it any more.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};

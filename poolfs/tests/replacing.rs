@@ -70,6 +70,45 @@ fn files_of_a_tag_that_is_replaced_all_the_time_open_and_are_one_version_each() 
 }
 
 #[test]
+fn an_opening_gets_what_was_committed_before_it_whatever_the_kernel_remembers() {
+    if cannot_mount() {
+        return;
+    }
+    let pool = Pool::new();
+    let _mount = pool.mount();
+    let path = pool.path("images/i/t/image.elf");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // So that the kernel has just been told where the name leads. It may lead nowhere.
+                    let _ = fs::metadata(&path);
+                }
+            });
+        }
+        let replace = |seed: u64| {
+            let image = pool.add_image("i:t", seed % 2 + 1, None);
+            let read = fs::read(&path).map_err(|error| error.to_string())?;
+            if read != image.elf {
+                return Err("is what was there before".to_owned());
+            }
+            if seed.is_multiple_of(10) {
+                pool.store().delete_image(&"i:t".parse().unwrap()).unwrap();
+                match fs::read(&path) {
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    other => return Err(format!("deleted: {:?}", other.map(|read| read.len()))),
+                }
+            }
+            Ok(())
+        };
+        let failure = (1..=REPLACEMENTS).find_map(|seed| Some((seed, replace(seed).err()?)));
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(failure, None);
+    });
+}
+
+#[test]
 fn an_open_file_can_be_opened_again_by_its_descriptor_when_its_tag_is_gone() {
     if cannot_mount() {
         return;

@@ -88,14 +88,13 @@ impl Contents {
             let Some(found) = self.find_node_at(store, node, &seen)? else {
                 return Ok(None);
             };
-            let segments = match &found.segments {
-                Some(segments) => Arc::clone(segments),
-                None => {
-                    let segments = store.segments_of(&found.holds)?.into();
-                    self.cache
-                        .add_segments(&node.place, store.number(), &found, &segments);
-                    segments
-                }
+            let segments = if let Some(segments) = &found.segments {
+                Arc::clone(segments)
+            } else {
+                let segments = store.segments_of(&found.holds)?.into();
+                self.cache
+                    .add_segments(&node.place, store.number(), &found, &segments);
+                segments
             };
             let holds = found.holds.clone();
             Ok(Some((found, holds, segments)))

@@ -13,7 +13,15 @@ use crate::handles::Handle;
 use crate::tree::Place;
 
 impl PoolFs {
-    pub(super) fn open_file(&self, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    /// Opens a file for a thread. Where its name leads elsewhere by now, the thread is sent to look it up again; then it gets what
+    /// it found there.
+    pub(super) fn open_file(
+        &self,
+        thread: u32,
+        inode: INodeNo,
+        flags: OpenFlags,
+        reply: ReplyOpen,
+    ) {
         if flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0 {
             return reply.error(Errno::EROFS);
         }
@@ -21,10 +29,14 @@ impl PoolFs {
             Ok(node) => node,
             Err(errno) => return reply.error(errno),
         };
-        let found = match self.contents.hold(&node, || self.seen(inode)) {
+        let has_looked = self.refused.take(thread, &node.place);
+        let seen = || has_looked.then(|| self.seen(inode)).flatten();
+        let found = match self.contents.hold(&node, seen) {
             Ok(Some(found)) => found,
-            // Gone: the kernel then looks the name up again.
-            Ok(None) => return reply.error(Errno::ESTALE),
+            Ok(None) => {
+                self.refused.note(thread, &node.place);
+                return reply.error(Errno::ESTALE);
+            }
             Err(error) => return reply.error(failed("opening", &node.place, &error)),
         };
         let view = self.contents.view();

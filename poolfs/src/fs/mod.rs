@@ -25,6 +25,7 @@ use crate::handles::Handles;
 use crate::inodes::Inodes;
 use crate::passthrough::{self, BackingIds, Decision};
 use crate::recent::Recent;
+use crate::refused::Refused;
 use crate::tree::Place;
 use names::{attributes, time_to_live};
 
@@ -41,6 +42,7 @@ pub struct PoolFs {
     contents: Contents,
     inodes: Inodes,
     recent: Recent,
+    refused: Refused,
     handles: Arc<Handles>,
     passthrough: Decision,
     backing_ids: BackingIds,
@@ -66,6 +68,7 @@ impl PoolFs {
             contents,
             inodes: Inodes::default(),
             recent: Recent::default(),
+            refused: Refused::default(),
             handles,
             passthrough,
             backing_ids: BackingIds::default(),
@@ -152,8 +155,8 @@ impl Filesystem for PoolFs {
         }
     }
 
-    fn open(&self, _: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.open_file(inode, flags, reply);
+    fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.open_file(request.pid(), inode, flags, reply);
     }
 
     fn read(

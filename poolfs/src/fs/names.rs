@@ -11,11 +11,11 @@ use crate::contents::{Content, Found};
 use crate::inodes::Node;
 use crate::tree::Place;
 
-/// How long the kernel may believe a name that people choose, and attributes that may change.
+/// How long the kernel may believe a name that people choose, and attributes that may change. What it opens by such a name is
+/// compared with where that leads.
 const NAME_TTL: Duration = Duration::from_millis(500);
-/// How long it may believe which inode the name of a file leads to: it asks each time, because what
-/// it then opens is that inode whatever the name leads to by then.
-const FILE_TTL: Duration = Duration::ZERO;
+/// How long it may believe the name of a file that is another one after each commit.
+const CHANGING_TTL: Duration = Duration::ZERO;
 /// How long it may believe a digest or a segment number, which never mean anything else.
 const IMMUTABLE_TTL: Duration = Duration::from_secs(60);
 
@@ -96,10 +96,7 @@ pub(super) fn attributes(inode: INodeNo, found: &Found) -> FileAttr {
 /// How long the kernel may keep a name, and how long attributes.
 pub(super) fn time_to_live(place: &Place) -> (Duration, Duration) {
     match place {
-        Place::LibraryFile(..)
-        | Place::ImageFile(..)
-        | Place::Extents(_)
-        | Place::ServiceFile(_) => (FILE_TTL, NAME_TTL),
+        Place::Extents(_) | Place::ServiceFile(_) => (CHANGING_TTL, NAME_TTL),
         // A segment takes up more of the disk as it fills, a directory has more in it, and what is
         // collected is there no more.
         Place::Object(_)
