@@ -65,6 +65,7 @@ fn a_job_stops_and_goes_on() {
 #[test]
 fn whoever_has_a_job_go_on_is_heard_while_it_stops() {
     as_natively("in haste", &[]);
+    as_natively("again in haste", &["asked"]);
 }
 
 /// The first of which has ended.

@@ -475,11 +475,19 @@ impl Calls {
 
     /// Whether `signal`, sent to the guest's process, waits for one of its threads; if that cannot be known, it may.
     pub(super) fn waits(&mut self, signal: i32) -> bool {
-        let set = self.status_text().and_then(|text| {
-            let line = text.lines().find_map(|line| line.strip_prefix("ShdPnd:"))?;
-            u64::from_str_radix(line.trim(), 16).ok()
-        });
-        set.is_none_or(|set| set & bit(signal) != 0)
+        self.waiting().is_none_or(|set| set & bit(signal) != 0)
+    }
+
+    /// The same; if that cannot be known, not.
+    pub(super) fn surely_waits(&mut self, signal: i32) -> bool {
+        self.waiting().is_some_and(|set| set & bit(signal) != 0)
+    }
+
+    /// The signals that were sent to the guest's process and wait.
+    fn waiting(&mut self) -> Option<u64> {
+        let text = self.status_text()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("ShdPnd:"))?;
+        u64::from_str_radix(line.trim(), 16).ok()
     }
 
     /// The guest's first thread has ended, and others have not.

@@ -12,6 +12,17 @@ use super::ptrace::{Resume, Tracee};
 use super::sent::Heard;
 use crate::job::Stop;
 
+/// What has come of a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Followed {
+    /// There was nothing to do.
+    Nothing,
+    /// The guest runs, and this process has not stopped.
+    Not,
+    /// Somebody has had this process go on: after its stop, or before.
+    GoesOn,
+}
+
 /// What is known of the stop that is in effect.
 #[derive(Debug, Default)]
 pub(super) struct Follow {
@@ -46,16 +57,16 @@ impl Follow {
         Some(self.signal)
     }
 
-    /// Stops this process, as all threads of its guest stay stopped, of which `one` is asked whether that still holds. False if there was nothing to do; else
+    /// Stops this process, as all threads of its guest stay stopped, of which `one` is asked whether that still holds. Where there was something to do,
     /// there may be `events`, now that it goes on. What of all that was `heard` came to this process waits for this thread, unless somebody has had it go on since.
     pub(super) fn stop(
         &mut self,
         one: Pid,
         events: &mut Events,
         heard: &mut Heard,
-    ) -> io::Result<bool> {
+    ) -> io::Result<Followed> {
         let Some(signal) = self.due() else {
-            return Ok(false);
+            return Ok(Followed::Nothing);
         };
         let stop = if heard.take_mark(signal) {
             Stop::that_waits(signal)
@@ -63,22 +74,23 @@ impl Follow {
             Stop::prepare(signal)
         };
         let Some(stop) = stop else {
-            return Ok(true);
+            return Ok(Followed::GoesOn);
         };
         // Somebody may have had the guest go on before that.
         match asked(Tracee(one))? {
             Some(event) if stopped_by(event.status).is_some() => {
                 Tracee(one).resume(Resume::StayStopped);
                 stop.let_through();
+                Ok(Followed::GoesOn)
             }
             event => {
                 stop.take_back();
                 if let Some(event) = event {
                     events.add(event);
                 }
+                Ok(Followed::Not)
             }
         }
-        Ok(true)
     }
 }
 

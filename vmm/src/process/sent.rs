@@ -42,20 +42,23 @@ impl Sent {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Passes `signal`, which `sender` has sent to this process, on to the process `guest`, which may be gone. Without a sender it came to
-    /// that alone.
-    pub(super) fn pass_on(&self, guest: BorrowedFd<'_>, signal: Signal, sender: Option<i32>) {
-        self.hold(|heard| heard.pass_on(guest, signal, sender));
-    }
-
     /// Does `act`, beside which nobody else passes anything on.
     pub(super) fn hold<T>(&self, act: impl FnOnce(&mut Heard) -> T) -> T {
         act(&mut self.lock())
     }
 
-    /// Whether `signal` is delivered, which was passed on.
-    pub(super) fn arrives(&self, signal: i32) -> bool {
-        self.lock().arrives(signal)
+    /// Whether `signal` is delivered, which was passed on. Where one `waits` that was passed on since, that is.
+    pub(super) fn arrives(&self, signal: i32, waits: impl FnOnce() -> bool) -> bool {
+        let mut heard = self.lock();
+        !heard.comes_again(signal, waits) && heard.arrives(signal)
+    }
+
+    /// The guest is told of `signal`: what that undoes, and came to it alone before, is not told later.
+    pub(super) fn undoes(&self, signal: i32) {
+        let mut heard = self.lock();
+        heard
+            .dropped
+            .retain(|one| !undone_by(signal).contains(&one.signal));
     }
 
     /// `signal` is delivered, which the guest or the kernel has sent. What was passed on and does not wait, which `waits` says, was one with it.
@@ -69,9 +72,9 @@ impl Sent {
         self.lock().came_alone(signal)
     }
 
-    /// Whether `signal` is delivered, which comes from its sender.
-    pub(super) fn comes(&self, signal: i32, sender: i32) -> bool {
-        let due = self.lock().comes(signal, sender, Instant::now());
+    /// Whether `signal` is delivered, which comes from its sender. One that was passed on is instead, where that `waits` and is to be delivered for it.
+    pub(super) fn comes(&self, signal: i32, sender: i32, waits: impl FnOnce() -> bool) -> bool {
+        let due = self.lock().comes(signal, sender, Instant::now(), waits);
         if !due {
             // Nothing but a full counter could be in its way, and this is one.
             let _ = rustix::io::write(&self.news, &1u64.to_ne_bytes());
@@ -123,6 +126,8 @@ pub(super) struct Heard {
     alone: u64,
     /// Those that stop, came to the VMM and wait for the tracer since, unless they were undone.
     marked: u64,
+    /// Those that stop and waited for the VMM when the guest was told to go on: the guest may have lost them by that.
+    overtaken: u64,
     /// Came to the VMM; the second has not come to the guest, or not by itself.
     passed_on: Vec<One>,
     /// Came to the guest and were dropped; the second has not come to the VMM.
@@ -130,10 +135,20 @@ pub(super) struct Heard {
 }
 
 impl Heard {
-    /// As [`Sent::pass_on`].
+    /// Passes `signal`, which `sender` has sent to this process, on to the process `guest`, which may be gone. Without a sender it came to
+    /// that alone.
     pub(super) fn pass_on(&mut self, guest: BorrowedFd<'_>, signal: Signal, sender: Option<i32>) {
         self.passes(signal.as_raw(), sender, Instant::now());
         // Before anybody else hears of it.
+        let _ = rustix::process::pidfd_send_signal(guest, signal);
+    }
+
+    /// Passes on what stops, waits for the tracer and was undone at the guest by what came before it.
+    pub(super) fn pass_on_again(&mut self, guest: BorrowedFd<'_>, signal: Signal) {
+        let signal_bit = bit(signal.as_raw());
+        self.owed = self.owed & !bit(libc::SIGCONT) | signal_bit;
+        self.marked |= signal_bit;
+        self.overtaken &= !signal_bit;
         let _ = rustix::process::pidfd_send_signal(guest, signal);
     }
 
@@ -143,6 +158,7 @@ impl Heard {
             self.owed &= !bit(undone);
             self.alone &= !bit(undone);
             self.marked &= !bit(undone);
+            self.overtaken &= !bit(undone);
             self.dropped.retain(|one| one.signal != undone);
             self.passed_on.retain(|one| one.signal != undone);
         }
@@ -169,9 +185,25 @@ impl Heard {
         self.marked |= bit(signal);
     }
 
+    pub(super) fn is_marked(&self, signal: i32) -> bool {
+        self.marked & bit(signal) != 0
+    }
+
+    /// `signal` stops, and waits for the VMM when the guest is told to go on.
+    pub(super) fn overtake(&mut self, signal: i32) {
+        self.overtaken |= bit(signal);
+    }
+
+    /// Whether it did, and is taken now.
+    pub(super) fn take_overtaken(&mut self, signal: i32) -> bool {
+        let is_overtaken = self.overtaken & bit(signal) != 0;
+        self.overtaken &= !bit(signal);
+        is_overtaken
+    }
+
     /// Whether it has waited for the tracer, which sees to it now.
     pub(super) fn take_mark(&mut self, signal: i32) -> bool {
-        let is_marked = self.marked & bit(signal) != 0;
+        let is_marked = self.is_marked(signal);
         self.marked &= !bit(signal);
         is_marked
     }
@@ -181,6 +213,11 @@ impl Heard {
         let is_owed = self.owed & bit(signal) != 0;
         self.owed &= !bit(signal);
         is_owed
+    }
+
+    /// It has been passed on, and that `waits`.
+    fn comes_again(&self, signal: i32, waits: impl FnOnce() -> bool) -> bool {
+        self.owed & bit(signal) != 0 && waits()
     }
 
     /// As [`Sent::came_alone`].
@@ -198,12 +235,21 @@ impl Heard {
     }
 
     /// What comes from its sender is about to be delivered: whether it is.
-    fn comes(&mut self, signal: i32, sender: i32, now: Instant) -> bool {
+    fn comes(
+        &mut self,
+        signal: i32,
+        sender: i32,
+        now: Instant,
+        waits: impl FnOnce() -> bool,
+    ) -> bool {
         self.forget_old(now);
         let mut seconds = self.passed_on.iter();
         let first = seconds.position(|one| one.is_of(signal, sender));
         if let Some(first) = first {
             self.passed_on.remove(first);
+        }
+        if self.comes_again(signal, waits) {
+            return false;
         }
         if self.arrives(signal) {
             return true;
@@ -289,7 +335,7 @@ mod tests {
                 Step::Decides => {
                     let due = match stopped {
                         Waits::Nothing => return None,
-                        Waits::FromSender => heard.comes(TERM, SENDER, now),
+                        Waits::FromSender => heard.comes(TERM, SENDER, now, || false),
                         Waits::PassedOn => heard.arrives(TERM),
                     };
                     stopped = Waits::Nothing;
@@ -355,8 +401,11 @@ mod tests {
     #[test]
     fn what_comes_to_the_guest_alone_is_late() {
         let (mut heard, now) = (Heard::default(), Instant::now());
-        assert!(!heard.comes(TERM, SENDER, now));
-        assert!(!heard.comes(TERM, SENDER, now + PATIENCE / 2), "one waits");
+        assert!(!heard.comes(TERM, SENDER, now, || false));
+        assert!(
+            !heard.comes(TERM, SENDER, now + PATIENCE / 2, || false),
+            "one waits"
+        );
         assert_eq!(heard.deadline(), Some(now + PATIENCE));
         assert_eq!(heard.late(now), None);
         heard.passes(TERM, Some(8), now);
@@ -373,7 +422,7 @@ mod tests {
         heard.passes(TERM, Some(9), now);
         assert!(!heard.came_alone(TERM), "and to the VMM");
         assert!(heard.arrives(TERM));
-        assert!(!heard.comes(TERM, SENDER, now), "and again");
+        assert!(!heard.comes(TERM, SENDER, now, || false), "and again");
         assert!(heard.deadline().is_some());
     }
 
@@ -390,12 +439,15 @@ mod tests {
         assert!(heard.arrives(TERM));
         // The second pays for the first, which comes then.
         heard.passes(TERM, Some(SENDER), now);
-        assert!(heard.comes(TERM, SENDER, now));
+        assert!(heard.comes(TERM, SENDER, now, || false));
         assert!(!heard.arrives(TERM));
         heard.passes(TERM, Some(SENDER), now);
         assert!(heard.arrives(TERM), "another one");
         let later = now + PATIENCE;
-        assert!(!heard.comes(TERM, SENDER, later), "a second of none");
+        assert!(
+            !heard.comes(TERM, SENDER, later, || false),
+            "a second of none"
+        );
         assert_eq!(heard.late(later + PATIENCE), Some(TERM));
     }
 
@@ -410,7 +462,10 @@ mod tests {
         heard.passes(TERM, Some(SENDER), now);
         heard.meets(libc::SIGHUP, || panic!("nothing is owed of it"));
         heard.meets(TERM, || false);
-        assert!(!heard.comes(TERM, SENDER, now), "the second of that");
+        assert!(
+            !heard.comes(TERM, SENDER, now, || false),
+            "the second of that"
+        );
         heard.passes(TERM, Some(8), now);
         assert!(heard.arrives(TERM), "another one");
         assert_eq!(heard.late(now + PATIENCE), None);
@@ -423,7 +478,7 @@ mod tests {
         const CONT: i32 = libc::SIGCONT;
         let (mut heard, now) = (Heard::default(), Instant::now());
         // It came to the guest, and was taken from the VMM by what came next.
-        assert!(!heard.comes(TSTP, SENDER, now));
+        assert!(!heard.comes(TSTP, SENDER, now, || false));
         heard.passes(CONT, Some(SENDER), now);
         assert_eq!(heard.late(now + PATIENCE), None);
         assert!(heard.arrives(CONT));
@@ -432,8 +487,35 @@ mod tests {
         heard.passes(CONT, Some(SENDER), now);
         assert!(!heard.arrives(TSTP));
         heard.passes(TSTP, Some(SENDER), now);
-        assert!(!heard.arrives(CONT) && heard.comes(TSTP, SENDER, now));
+        assert!(!heard.arrives(CONT) && heard.comes(TSTP, SENDER, now, || false));
         assert!(!heard.arrives(TSTP), "once");
+    }
+
+    /// The guest has stopped to be told of the first, which somebody undoes by having it go on late: the second is good.
+    #[test]
+    fn of_two_that_come_to_both_the_one_that_waits_is_delivered() {
+        const TSTP: i32 = libc::SIGTSTP;
+        let (mut heard, now) = (Heard::default(), Instant::now());
+        heard.passes(TSTP, Some(SENDER), now);
+        assert!(!heard.comes(TSTP, SENDER, now, || true));
+        assert!(heard.arrives(TSTP));
+        assert_eq!(heard.late(now + PATIENCE), None, "it was no other one");
+        let is_due = heard.comes(TSTP, SENDER, now, || panic!("nothing is owed of it"));
+        assert!(!is_due, "another one");
+        assert_eq!(heard.late(now + PATIENCE), Some(TSTP));
+    }
+
+    #[test]
+    fn what_the_guest_may_have_lost_is_told_once() {
+        const TSTP: i32 = libc::SIGTSTP;
+        let (mut heard, now) = (Heard::default(), Instant::now());
+        assert!(!heard.take_overtaken(TSTP));
+        heard.overtake(TSTP);
+        assert!(!heard.take_overtaken(libc::SIGTTIN));
+        assert!(heard.take_overtaken(TSTP) && !heard.take_overtaken(TSTP));
+        heard.overtake(TSTP);
+        heard.passes(libc::SIGCONT, None, now);
+        assert!(!heard.take_overtaken(TSTP), "it does not wait any more");
     }
 
     #[test]
@@ -455,7 +537,7 @@ mod tests {
         for sender in 0..1000 {
             heard.passes(TERM, Some(sender), now);
             assert!(heard.arrives(TERM));
-            let due = heard.comes(libc::SIGHUP, sender, now);
+            let due = heard.comes(libc::SIGHUP, sender, now, || false);
             assert_eq!(due, sender as usize >= MOST);
         }
         assert_eq!((heard.passed_on.len(), heard.dropped.len()), (MOST, MOST));

@@ -17,7 +17,7 @@ pub(super) use self::signalled::killed;
 use super::StopCounts;
 use super::calls::Calls;
 use super::events::{Event, Events};
-use super::follow::{Follow, stopped_by};
+use super::follow::{Follow, Followed, stopped_by};
 use super::printer::Printer;
 use super::ptrace::{Resume, Stopped, Tracee};
 use super::signals::Children;
@@ -176,7 +176,8 @@ impl<'a> Tracer<'a> {
             return Ok(false);
         };
         let watch = self.watch;
-        watch.hold(|heard| self.follow.stop(one, &mut self.events, heard))
+        let followed = watch.follow(|heard| self.follow.stop(one, &mut self.events, heard))?;
+        Ok(followed != Followed::Nothing)
     }
 
     /// Gives a thread what it has come for, if one is on its way and comes before another tells something and within `patience`.

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use rustix::time::Timespec;
 
+use super::follow::Followed;
 use super::sent::{Heard, Sent};
 use super::signals::{self, Came, Operator};
 use crate::job::ASKS;
@@ -153,7 +154,7 @@ impl Watch {
                 asked = self.asked_by(signal, asked);
             }
             while let Some(signal) = self.sent.late() {
-                self.sent.pass_on(self.guest.as_fd(), signal, None);
+                self.sent.hold(|heard| self.send(heard, signal, None));
                 asked = self.asked_by(signal, asked);
             }
             if let Some(open) = asked.filter(|asked| asked.next <= Instant::now()) {
@@ -178,7 +179,7 @@ impl Watch {
             }
             // Somebody has had this process go on meanwhile. If that does not wait, the mark has taken it away.
             if is_marked && !crate::signals::waiting().has(libc::SIGCONT) {
-                heard.pass_on(self.guest.as_fd(), Signal::CONT, None);
+                self.send(heard, Signal::CONT, None);
                 return Some(Signal::CONT);
             }
         }
@@ -197,18 +198,49 @@ impl Watch {
         is_marked
     }
 
+    /// Passes on what `came`, unless a terminal has told the guest as well, and that holds.
     fn pass_on(&self, heard: &mut Heard, came: Came) {
-        if came.is_sent {
-            heard.pass_on(self.guest.as_fd(), came.signal, Some(came.sender));
+        let is_lost = heard.take_overtaken(came.signal.as_raw());
+        if came.is_sent || is_lost {
+            self.send(heard, came.signal, Some(came.sender));
         }
     }
 
-    /// Does `act`, beside which nothing is passed on; and then that somebody has the guest go on, before it does anything.
-    pub(super) fn hold<T>(&self, act: impl FnOnce(&mut Heard) -> T) -> T {
+    /// Sends `signal` to the guest, for `sender` if there is one.
+    fn send(&self, heard: &mut Heard, signal: Signal, sender: Option<i32>) {
+        heard.pass_on(self.guest.as_fd(), signal, sender);
+        if signal == Signal::CONT {
+            // What stops and has come to both meanwhile, it has taken away from the guest.
+            let waiting = crate::signals::waiting();
+            let meanwhile = ASKS.into_iter().filter(|&stops| waiting.has(stops));
+            meanwhile.for_each(|stops| heard.overtake(stops));
+        }
+    }
+
+    /// Has the guest go on, as somebody had this process go on, which what stops and was sent next has taken away. Of that, what has been passed on
+    /// already comes once more. The tracer alone may ask for it, for whom that waits.
+    fn goes_on(&self, heard: &mut Heard) {
+        let waiting = crate::signals::waiting();
+        let is_later = |&signal: &i32| heard.is_marked(signal) && waiting.has(signal);
+        let later: Vec<i32> = ASKS.into_iter().filter(is_later).collect();
+        self.send(heard, Signal::CONT, None);
+        for signal in later.into_iter().filter_map(Signal::from_named_raw) {
+            heard.pass_on_again(self.guest.as_fd(), signal);
+        }
+    }
+
+    /// Does `stop`, beside which nothing is passed on; and then, where somebody has had this process go on, has the guest go on before it does anything.
+    pub(super) fn follow(
+        &self,
+        stop: impl FnOnce(&mut Heard) -> io::Result<Followed>,
+    ) -> io::Result<Followed> {
         self.sent.hold(|heard| {
-            let done = act(heard);
-            self.take(heard, libc::SIGCONT);
-            done
+            let followed = stop(heard)?;
+            let has_come = self.take(heard, libc::SIGCONT);
+            if !has_come && followed == Followed::GoesOn {
+                self.goes_on(heard);
+            }
+            Ok(followed)
         })
     }
 
@@ -217,8 +249,8 @@ impl Watch {
         self.sent.hold(|heard| self.take(heard, signal));
     }
 
-    /// Passes on what waits of `signal`, in the place of the first thread.
-    fn take(&self, heard: &mut Heard, signal: i32) {
+    /// Passes on what waits of `signal`, in the place of the first thread. Whether there was some.
+    fn take(&self, heard: &mut Heard, signal: i32) -> bool {
         let mut came = signals::take(signal);
         // Its mark comes first.
         if came.is_some_and(Came::is_own) {
@@ -228,6 +260,7 @@ impl Watch {
         if let Some(came) = came {
             self.pass_on(heard, came);
         }
+        came.is_some()
     }
 
     /// What is open once `signal` has been passed on. Who asks again does not have the guest wait for longer.

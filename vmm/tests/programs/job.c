@@ -117,6 +117,12 @@ int main(int argc, char **argv)
 {
     const char *what = argc > 1 ? argv[1] : "";
     struct sigaction a = {.sa_sigaction = heard, .sa_flags = SA_SIGINFO | SA_RESTART};
+    /* Stops by all that stops. */
+    if (!strcmp(what, "asked")) {
+        sigaction(SIGUSR1, &a, 0);
+        say("ready\n");
+        for (;;) pause();
+    }
     /* Who is stopped in the middle of these goes on with them as if nothing had been, unless it is told of that. */
     int goes_on = !strcmp(what, "sleeps") || !strcmp(what, "reads") || !strcmp(what, "uses") || !strcmp(what, "loses");
     if (goes_on) {

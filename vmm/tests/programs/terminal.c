@@ -339,6 +339,55 @@ static void in_haste(void)
     waited(0);
 }
 
+/* The job's first thread is stopped: it stays so until somebody has it go on. */
+static int is_stopped(void)
+{
+    char path[64], text[512];
+    snprintf(path, sizeof path, "/proc/%d/stat", job);
+    FILE *file = fopen(path, "r");
+    if (!file) fail(path);
+    char *behind_name = fgets(text, sizeof text, file) ? strrchr(text, ')') : 0;
+    fclose(file);
+    return behind_name && behind_name[2] == 'T';
+}
+
+static void stops_soon(const char *what, int signal)
+{
+    long long end = microseconds() + PATIENCE * 1000ll;
+    while (!is_stopped())
+        if (microseconds() > end) {
+            printf("failed: %s %d does not stop it\n", what, signal);
+            kill(-job, SIGKILL);
+            exit(1);
+        }
+        else usleep(100);
+}
+
+static void ctrl_z(int signal) { type(26); }
+
+/* What stops comes right behind what has the job go on after another stop: it is stopped each time, and goes on as it is told to. */
+static void again_in_haste(void)
+{
+    static const int asks[] = {SIGTTOU, SIGTTIN, SIGTSTP};
+    static void (*const goes_on[])(int) = {to_one, to_group};
+    static const struct { const char *name; void (*send)(int); } ways[] = {{"to one", to_one}, {"to the group", to_group}, {"typed", ctrl_z}};
+    for (int i = 0; i < 3 * 3 * 3 * ROUNDS; i++) {
+        int first = asks[i % 3], second = asks[i / 3 % 3], way = i / 9 % 3;
+        kill(job, first);
+        stops_soon("at first", first);
+        goes_on[way > 0](SIGCONT);
+        ways[way].send(second);
+        stops_soon(ways[way].name, second);
+        kill(job, SIGCONT);
+        kill(job, SIGUSR1);
+        line();
+    }
+    kill(job, SIGUSR1);
+    puts(line());
+    kill(job, SIGQUIT);
+    waited(0);
+}
+
 /* Stops in calls that wait for no longer than this, and until that is over. */
 static void limits(int limit, const char *count)
 {
@@ -431,6 +480,7 @@ int main(int argc, char **argv)
     if (!strcmp(scenario, "background")) background(!strcmp(argv[argc - 1], "stops"));
     if (!strcmp(scenario, "calls")) calls(argv[argc - 1]);
     if (!strcmp(scenario, "in haste")) in_haste();
+    if (!strcmp(scenario, "again in haste")) again_in_haste();
     if (!strcmp(scenario, "limits")) limits(atoi(argv[argc - 1]), argv[argc - 2]);
     if (!strcmp(scenario, "default")) by_default(atoi(argv[argc - 1]));
     return 0;

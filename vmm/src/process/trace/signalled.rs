@@ -37,6 +37,7 @@ impl Tracer<'_> {
             return false;
         }
         if stops {
+            self.watch.sent().undoes(signal);
             let alone = match signal {
                 // The guest can have no say in it, nor this process.
                 libc::SIGSTOP => !is_own,
@@ -51,9 +52,14 @@ impl Tracer<'_> {
     fn is_first(&mut self, signal: i32, info: &Info) -> bool {
         let sent = self.watch.sent();
         let (sender, _) = info.sender();
+        let calls = &mut self.calls;
+        // Somebody may have had the guest go on since, which undoes what it has stopped to be told of: not what waits.
+        let is_later = || STOPS.contains(&signal) && calls.surely_waits(signal);
         match (info.code(), Pid::from_raw(sender)) {
-            (libc::SI_USER, Some(own)) if own == self.own => sent.arrives(signal),
-            (libc::SI_USER, other) if other != Some(self.guest) => sent.comes(signal, sender),
+            (libc::SI_USER, Some(own)) if own == self.own => sent.arrives(signal, is_later),
+            (libc::SI_USER, other) if other != Some(self.guest) => {
+                sent.comes(signal, sender, is_later)
+            }
             (code, _) => {
                 sent.meets(signal, || self.calls.waits(signal));
                 if code == libc::SI_KERNEL {
