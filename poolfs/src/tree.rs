@@ -219,6 +219,11 @@ impl Place {
         }
     }
 
+    /// True for `directory` itself and for all below it.
+    pub fn is_in(&self, directory: &Self) -> bool {
+        self == directory || (*self != Self::Root && self.parent().is_in(directory))
+    }
+
     /// True for directories.
     pub fn is_directory(&self) -> bool {
         match self {
@@ -300,7 +305,17 @@ mod tests {
             let leaf = path.rsplit('/').next().unwrap();
             assert_eq!(place.name(), leaf);
             if place != Place::Root {
-                assert_eq!(place.parent().child(leaf), Some(place));
+                assert_eq!(place.parent().child(leaf), Some(place.clone()));
+                assert!(!place.parent().is_in(&place));
+            }
+            for other in paths {
+                let is_in =
+                    path == other || other.is_empty() || path.starts_with(&format!("{other}/"));
+                assert_eq!(
+                    place.is_in(&resolve(other).unwrap()),
+                    is_in,
+                    "{path} {other}"
+                );
             }
         }
     }

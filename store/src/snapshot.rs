@@ -13,7 +13,6 @@ use crate::index::Reader;
 pub struct Snapshot<'a> {
     view: &'a StoreView,
     index: Reader<'a>,
-    number: u64,
 }
 
 impl<'a> Deref for Snapshot<'a> {
@@ -24,21 +23,15 @@ impl<'a> Deref for Snapshot<'a> {
 }
 
 impl<'a> Snapshot<'a> {
-    pub(crate) fn new(view: &'a StoreView, number: u64) -> Self {
+    pub(crate) fn new(view: &'a StoreView) -> Self {
         Self {
             view,
             index: view.index.pinned(),
-            number,
         }
     }
 
     /// The store, to read contents and to ask for leases. Not to be refreshed.
     pub fn view(&self) -> &'a StoreView {
         self.view
-    }
-
-    /// A number for what is kept of states: what was made of one with the same number is as new as this one, or newer.
-    pub fn number(&self) -> u64 {
-        self.number
     }
 }

@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use pool_core::digest::{ObjectId, PageId};
@@ -61,8 +60,6 @@ struct Followed {
     /// What the mark said when it was last caught up with, unless the last attempt at that failed. Held while catching up, which
     /// is done once for all who ask meanwhile.
     seen: Mutex<Option<Seen>>,
-    /// How often it was.
-    states: AtomicU64,
 }
 
 /// What the mark says.
@@ -97,7 +94,6 @@ impl StoreView {
         };
         view.followed = Some(Followed {
             seen: Mutex::new(Some(opened)),
-            states: AtomicU64::default(),
         });
         view.scratch = Some(scratch.into());
         view.refresh()?;
@@ -180,7 +176,6 @@ impl StoreView {
             let is_another = seen.take().is_none_or(|seen| seen.mark != now.mark);
             self.index.catch_up(identity, now.generation, is_another)?;
             self.set_damage(self.index.now().damaged()?);
-            followed.states.fetch_add(1, Ordering::Release);
             *seen = Some(now);
         }
         Ok(())
@@ -191,12 +186,7 @@ impl StoreView {
     /// [refresh](Self::refresh) while a snapshot of it lives, so a snapshot is for a short time, and
     /// whoever holds one must not ask for a refresh.
     pub fn snapshot(&self) -> Snapshot<'_> {
-        // In this order: the state is as new as its number says, or newer.
-        let number = match &self.followed {
-            Some(followed) => followed.states.load(Ordering::Acquire),
-            None => self.generation().unwrap_or(0),
-        };
-        Snapshot::new(self, number)
+        Snapshot::new(self)
     }
 
     /// The record of an object.

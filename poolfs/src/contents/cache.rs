@@ -16,7 +16,7 @@ const MOST_PLACES: usize = 4096;
 /// Bytes that what they lead to may keep in memory; of what has more, each asks the store.
 const MOST_BYTES: usize = 64 << 20;
 
-/// What is at places, each as of a numbered state of the store, or of a newer one.
+/// What is at places, each as of a state of the store.
 #[derive(Debug, Default)]
 pub(super) struct FoundCache(Mutex<Kept>);
 
@@ -27,33 +27,33 @@ struct Kept {
 }
 
 impl FoundCache {
-    /// What is at `place` in the state `number`, if it was found before.
-    pub(super) fn get(&self, place: &Place, number: u64) -> Option<Found> {
+    /// What is at `place` in `state`, if it was found before.
+    pub(super) fn get(&self, place: &Place, state: u64) -> Option<Found> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (as_of, found) = kept.places.get(place)?;
-        (*as_of == number).then(|| found.clone())
+        (*as_of == state).then(|| found.clone())
     }
 
-    /// Keeps what was found at `place` in the state `number`.
-    pub(super) fn keep(&self, place: &Place, number: u64, found: &Found) {
+    /// Keeps what was found at `place` in `state`.
+    pub(super) fn keep(&self, place: &Place, state: u64, found: &Found) {
         if found.bytes_kept() > MOST_BYTES {
             return;
         }
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.put(place.clone(), number, found.clone());
+        kept.put(place.clone(), state, found.clone());
     }
 
-    /// Adds to `found`, if it is what is kept of `place` in the state `number`, the segments that it holds in that state.
+    /// Adds to `found`, if it is what is kept of `place` in `state`, the segments that it holds in that state.
     pub(super) fn add_segments(
         &self,
         place: &Place,
-        number: u64,
+        state: u64,
         found: &Found,
         segments: &Arc<[SegmentId]>,
     ) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((as_of, there)) = kept.places.get_mut(place)
-            && *as_of == number
+            && *as_of == state
             // It may be what was there before, which somebody had looked up.
             && there.version == found.version
             && there.holds == found.holds
@@ -64,10 +64,10 @@ impl FoundCache {
 }
 
 impl Kept {
-    fn put(&mut self, place: Place, number: u64, found: Found) {
+    fn put(&mut self, place: Place, state: u64, found: Found) {
         if let Some((as_of, old)) = self.places.get(&place) {
             // Somebody who has seen an older state was slow.
-            if *as_of > number {
+            if *as_of > state {
                 return;
             }
             self.bytes -= old.bytes_kept();
@@ -78,7 +78,7 @@ impl Kept {
             self.bytes = 0;
         }
         self.bytes += found.bytes_kept();
-        self.places.insert(place, (number, found));
+        self.places.insert(place, (state, found));
     }
 }
 
@@ -102,10 +102,10 @@ mod tests {
     #[test]
     fn what_was_found_is_of_one_state() {
         let cache = FoundCache::default();
-        let keep = |number, text: &str| {
-            cache.keep(&place(1), number, &Found::of_bytes(text.as_bytes().into()));
+        let keep = |state, text: &str| {
+            cache.keep(&place(1), state, &Found::of_bytes(text.as_bytes().into()));
         };
-        let get = |number| text(cache.get(&place(1), number));
+        let get = |state| text(cache.get(&place(1), state));
         assert_eq!(get(1), None);
         keep(1, "a");
         assert_eq!(get(1).as_deref(), Some("a"));
@@ -125,11 +125,7 @@ mod tests {
         let cache = FoundCache::default();
         let [old, new] = [b"old", b"new"].map(|bytes| Found::of_bytes(bytes.as_slice().into()));
         let segments = Arc::from([SegmentId(1)]);
-        let known = |number| {
-            cache
-                .get(&place(1), number)
-                .and_then(|found| found.segments)
-        };
+        let known = |state| cache.get(&place(1), state).and_then(|found| found.segments);
         cache.keep(&place(1), 2, &new);
         cache.add_segments(&place(1), 2, &old, &segments);
         cache.add_segments(&place(1), 1, &new, &segments);

@@ -92,8 +92,10 @@ impl Contents {
                 Arc::clone(segments)
             } else {
                 let segments = store.segments_of(&found.holds)?.into();
-                self.cache
-                    .add_segments(&node.place, store.number(), &found, &segments);
+                if let Some(state) = store.state() {
+                    self.cache
+                        .add_segments(&node.place, state, &found, &segments);
+                }
                 segments
             };
             let holds = found.holds.clone();
@@ -142,30 +144,17 @@ impl Contents {
 
     /// What is at `place` in one state of the store.
     fn find_at(&self, store: &Snapshot<'_>, place: &Place) -> Result<Option<Found>> {
-        if let Some(found) = self.cache.get(place, store.number()) {
+        let state = store.state().filter(|_| is_decided_by_the_index(place));
+        if let Some(state) = state
+            && let Some(found) = self.cache.get(place, state)
+        {
             return Ok(Some(found));
         }
         let found = self.look_at(store, place)?;
-        if let Some(found) = &found {
-            self.keep(store, place, found);
+        if let (Some(state), Some(found)) = (state, &found) {
+            self.cache.keep(place, state, found);
         }
         Ok(found)
-    }
-
-    /// Keeps what was found for whoever asks next, if the state of the store alone decides it.
-    fn keep(&self, store: &Snapshot<'_>, place: &Place, found: &Found) {
-        let decides = match place {
-            Place::LibraryFile(..)
-            | Place::ImageFile(..)
-            | Place::Object(_)
-            | Place::ServiceFile(ServiceFile::Stats) => true,
-            // Which file a segment is says the disk; listings have times of their own; the others are quickly made.
-            _ => false,
-        };
-        // A writer's own view sees what it is about to commit before that has a number.
-        if decides && !self.view.is_writer() {
-            self.cache.keep(place, store.number(), found);
-        }
     }
 
     fn look_at(&self, store: &Snapshot<'_>, place: &Place) -> Result<Option<Found>> {
@@ -415,6 +404,18 @@ impl Contents {
     fn changed(&self) -> SystemTime {
         modified(&self.view.directory().join(GENERATION_FILE))
     }
+}
+
+/// True where the state of the index alone says what is there, and it takes time to say. Which file a segment is says the disk;
+/// listings have times of their own; the others are quickly made.
+fn is_decided_by_the_index(place: &Place) -> bool {
+    matches!(
+        place,
+        Place::LibraryFile(..)
+            | Place::ImageFile(..)
+            | Place::Object(_)
+            | Place::ServiceFile(ServiceFile::Stats)
+    )
 }
 
 /// Every object, as `place` shows it.

@@ -29,8 +29,9 @@ impl PoolFs {
             Ok(node) => node,
             Err(errno) => return reply.error(errno),
         };
-        let has_looked = self.refused.take(thread, &node.place);
-        let seen = || has_looked.then(|| self.seen(inode)).flatten();
+        let is_open = || self.handles.of_inode(inode).is_some();
+        let comes_again = self.refused.take(thread, &node.place, is_open);
+        let seen = || comes_again.then(|| self.seen(inode)).flatten();
         let found = match self.contents.hold(&node, seen) {
             Ok(Some(found)) => found,
             Ok(None) => {

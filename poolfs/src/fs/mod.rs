@@ -110,8 +110,8 @@ impl Filesystem for PoolFs {
         Ok(())
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.find_child(parent, name) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.find_child(request.pid(), parent, name) {
             Ok((node, found)) => {
                 let inode = self.inodes.remember(&node);
                 let (entry, attribute) = time_to_live(&node.place);

@@ -30,7 +30,13 @@ impl PoolFs {
             .map_err(|error| failed("looking up", place, &error))
     }
 
-    pub(super) fn find_child(&self, parent: INodeNo, name: &OsStr) -> FsResult<(Node, Found)> {
+    /// What a thread finds by a name in a directory.
+    pub(super) fn find_child(
+        &self,
+        thread: u32,
+        parent: INodeNo,
+        name: &OsStr,
+    ) -> FsResult<(Node, Found)> {
         if name.len() > NAME_MAX {
             return Err(Errno::ENAMETOOLONG);
         }
@@ -40,7 +46,10 @@ impl PoolFs {
         }
         let place = name.to_str().and_then(|name| parent.child(name));
         let place = place.ok_or(Errno::ENOENT)?;
-        let found = self.find(&place)?.ok_or(Errno::ENOENT)?;
+        let Some(found) = self.find(&place)? else {
+            self.refused.found_nothing(thread, &place);
+            return Err(Errno::ENOENT);
+        };
         let version = found.version;
         Ok((Node { place, version }, found))
     }

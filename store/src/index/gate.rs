@@ -7,43 +7,62 @@ use std::sync::{Condvar, Mutex, PoisonError};
 
 #[derive(Debug, Default)]
 pub(super) struct Gate {
-    readers: Mutex<usize>,
+    inside: Mutex<Inside>,
     left: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    readers: usize,
+    /// Catch-ups that there were.
+    state: u64,
 }
 
 /// A reader inside.
 #[derive(Debug)]
-pub(crate) struct Standstill<'a>(&'a Gate);
+pub(crate) struct Standstill<'a> {
+    gate: &'a Gate,
+    state: u64,
+}
 
 impl Gate {
     pub(super) fn enter(&self) -> Standstill<'_> {
-        *self.readers.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        Standstill(self)
+        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        inside.readers += 1;
+        Standstill {
+            gate: self,
+            state: inside.state,
+        }
     }
 
     /// Runs `work` with no reader inside.
     pub(super) fn alone<T>(&self, work: impl FnOnce() -> T) -> T {
-        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        while *readers > 0 {
-            readers = self
+        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        while inside.readers > 0 {
+            inside = self
                 .left
-                .wait(readers)
+                .wait(inside)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        inside.state += 1;
         work()
+    }
+}
+
+impl Standstill<'_> {
+    /// Which state stands still: all who were inside between the same two catch-ups have the same number.
+    pub(super) fn state(&self) -> u64 {
+        self.state
     }
 }
 
 impl Drop for Standstill<'_> {
     fn drop(&mut self) {
-        let mut readers = self
-            .0
-            .readers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *readers -= 1;
-        if *readers == 0 {
-            self.0.left.notify_all();
+        let inside = self.gate.inside.lock();
+        let mut inside = inside.unwrap_or_else(PoisonError::into_inner);
+        inside.readers -= 1;
+        if inside.readers == 0 {
+            self.gate.left.notify_all();
         }
     }
 }

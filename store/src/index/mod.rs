@@ -119,7 +119,7 @@ enum Pin<'a> {
     /// A primary's: RocksDB keeps what it replaces.
     Snapshot(SnapshotWithThreadMode<'a, DB>),
     /// A secondary's, which has no snapshots: it does not catch up for as long.
-    Standstill(#[expect(dead_code, reason = "lives")] Standstill<'a>),
+    Standstill(Standstill<'a>),
 }
 
 impl std::fmt::Debug for Index {

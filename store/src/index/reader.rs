@@ -54,6 +54,15 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A number that all readers of the same state of a follower's index share, and no reader of another; none in the process
+    /// that writes, whose states nobody counts.
+    pub fn state(&self) -> Option<u64> {
+        match &self.pin {
+            Some(Pin::Standstill(standstill)) => Some(standstill.state()),
+            _ => None,
+        }
+    }
+
     fn options(&self) -> ReadOptions {
         let mut options = ReadOptions::default();
         if let Some(Pin::Snapshot(snapshot)) = &self.pin {
