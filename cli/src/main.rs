@@ -31,7 +31,8 @@ use pool_api::client::ClientError;
                   pool ls\n  \
                   pool cat lib/zlib@1.3 > zlib.pages\n  \
                   pool rm image/app:v1 && pool gc --grace 0\n\n\
-                  Exit codes: 0 done, 1 failed (for fsck and scrub: damage found), 2 wrong use."
+                  Exit codes: 0 done, 1 failed (for fsck and scrub: damage found), 2 wrong use, \
+                  3 push --only-new of what is in the pool already."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -151,13 +152,19 @@ fn main() -> ExitCode {
             // Whoever does not hear it sees the exit code.
             let says = output::harmless(&output::causes(&error));
             let _ = writeln!(std::io::stderr(), "pool: {says}");
-            ExitCode::from(if is_wrong_use(&error) { 2 } else { 1 })
+            ExitCode::from(exit_code(&error))
         }
     }
 }
 
-fn is_wrong_use(error: &anyhow::Error) -> bool {
-    error.is::<WrongUse>() || matches!(error.downcast_ref(), Some(ClientError::NoContent(_)))
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<WrongUse>() || matches!(error.downcast_ref(), Some(ClientError::NoContent(_))) {
+        2
+    } else if error.is::<verbs::push::IsThere>() {
+        3
+    } else {
+        1
+    }
 }
 
 /// What was asked for makes no sense, whatever the pool has: an error as those of the command line are.

@@ -97,18 +97,24 @@ impl MemoryGroup {
         Ok(self.bytes()?.saturating_sub(unmapped(&text)))
     }
 
-    /// Bytes charged to the group, once the number holds still.
+    /// Bytes charged to the group, once the number holds still; a failure if it does not.
     pub fn settled_bytes(&self) -> Result<u64> {
+        const PAUSE: Duration = Duration::from_millis(100);
+        const MOST_PAUSES: u32 = 100;
         let mut last = self.bytes()?;
-        for _ in 0..30 {
-            thread::sleep(Duration::from_millis(100));
+        for _ in 0..MOST_PAUSES {
+            thread::sleep(PAUSE);
             let now = self.bytes()?;
             if now == last {
-                break;
+                return Ok(last);
             }
             last = now;
         }
-        Ok(last)
+        bail!(
+            "the memory of {} has not held still in {:?}: let nothing else run in it",
+            self.path.display(),
+            PAUSE * MOST_PAUSES
+        )
     }
 }
 

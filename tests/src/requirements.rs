@@ -6,21 +6,27 @@ use std::process::Command;
 
 use crate::memory_group::MemoryGroup;
 
-/// True when this machine has everything in `what`: "root", "kvm", "fuse", "groff", "memory group"
-/// (control groups of memory). Where it has not, that
-/// is a failure if `POOL_REQUIRE_ALL` is set; else the test is to be skipped, which is said on
+/// True when this machine has everything in `what`: "root", "kvm", "fuse", "groff", "go", "memory group"
+/// (control groups of memory). Where it has not, that is a failure if `POOL_REQUIRE_ALL` is set; else the test is to be skipped, which is said on
 /// standard error and counted in the file that `POOL_SKIP_LOG` names.
 pub fn needs(what: &[&str]) -> bool {
     let missing: Vec<_> = what.iter().filter(|thing| !has(thing)).collect();
     if missing.is_empty() {
         return true;
     }
-    assert!(
-        std::env::var_os("POOL_REQUIRE_ALL").is_none(),
-        "this machine lacks {missing:?}"
-    );
-    skip(&format!("this machine lacks {missing:?}"));
+    lacks(&format!("{missing:?}"));
     false
+}
+
+/// Skips the calling test for want of what every machine with `POOL_REQUIRE_ALL` must have; there it fails.
+///
+/// # Panics
+///
+/// There.
+pub fn lacks(what: &str) {
+    let why = format!("this machine lacks {what}");
+    assert!(std::env::var_os("POOL_REQUIRE_ALL").is_none(), "{why}");
+    skip(&why);
 }
 
 /// Says on standard error that the calling test is skipped and why, and counts it in the file that
@@ -42,6 +48,11 @@ pub fn skip(why: &str) {
     }
 }
 
+fn runs(program: &str, argument: &str) -> bool {
+    let output = Command::new(program).arg(argument).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
 fn has(thing: &str) -> bool {
     let device = |path| {
         fs::OpenOptions::new()
@@ -55,10 +66,8 @@ fn has(thing: &str) -> bool {
         "kvm" => device("/dev/kvm"),
         "fuse" => device("/dev/fuse"),
         "memory group" => MemoryGroup::create("pool-needs").is_ok(),
-        "groff" => Command::new(thing)
-            .arg("--version")
-            .output()
-            .is_ok_and(|output| output.status.success()),
+        "groff" => runs(thing, "--version"),
+        "go" => runs(thing, "version"),
         other => panic!("no machine is known to have {other:?}"),
     }
 }

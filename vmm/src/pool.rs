@@ -234,7 +234,9 @@ fn locate(pool: &Path, image: &str) -> Result<(PathBuf, ImageRef), PoolError> {
         let directory = directory.join(reference.name.as_str());
         (directory.join(reference.tag.as_str()), reference)
     };
-    if !image.starts_with(['/', '.']) {
+    // A reference has at most one slash, behind `image`.
+    let is_path = image.starts_with(['/', '.']) || image.matches('/').count() > 1;
+    if !is_path {
         let reference = match image.parse::<Referent>() {
             Ok(Referent::Image(reference)) => Some(reference),
             _ => image.parse::<ImageRef>().ok(),

@@ -280,11 +280,17 @@ fn what_cannot_be_run_is_refused_with_advice() {
     let elsewhere = world.directory.path().to_str().unwrap().to_owned();
     let complain = |options: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_poolvmm"));
-        let output = command.args(options).output().unwrap();
+        let output = command.args(options).current_dir(&root).output().unwrap();
         (output.status.code(), text(&output.stderr))
     };
     let pool = root.to_str().unwrap();
-    let cases: [(&[&str], i32, &str); 9] = [
+    let cases: [(&[&str], i32, &str); 10] = [
+        // Where this runs, as a shell completes it.
+        (
+            &["run", "images/hello/v2", "--pool", pool],
+            1,
+            "images/hello/v2 does not exist",
+        ),
         (&["run", "none:v1", "--pool", pool], 1, "no image none:v1"),
         (
             &["run", "hello:v1", "--pool", &elsewhere],

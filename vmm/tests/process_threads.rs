@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use pool_tests::requirements::{needs, skip};
+use pool_tests::requirements::needs;
 use pool_tests::run::bounded;
 use pool_tests::wait::{until, until_some};
 use rustix::process::{Pid, Signal, kill_process};
@@ -477,8 +477,8 @@ fn a_guest_is_not_taken_for_the_vmm() {
 /// Go makes threads by its own calls, moves on with signals and reserves addresses by the gigabyte.
 #[test]
 fn go_runs() {
-    if Command::new("go").arg("version").output().is_err() {
-        return skip("there is no Go compiler: apt install golang-go");
+    if !needs(&["go"]) {
+        return;
     }
     let mut world = World::new();
     let home = world.directory.path().to_owned();

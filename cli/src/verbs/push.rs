@@ -2,6 +2,7 @@
 
 mod list;
 
+use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use pool_api::announce;
-use pool_api::client::{Client, PushOptions, PushReport};
+use pool_api::client::{Client, ClientError, PushOptions, PushReport};
 use pool_core::name::{ImageRef, LibraryRef, Name, Named};
 use pool_core::page::PAGE_SIZE;
 
@@ -35,7 +36,7 @@ pub(crate) struct Push {
     /// Connections that send pages at the same time; files of a list share them, and each has one
     #[arg(long, value_name = "COUNT", default_value_t = usual_connections(), global = true)]
     connections: NonZero<usize>,
-    /// Refuse when the name is in the pool already
+    /// Push nothing under a name that is in the pool already, and exit with 3 for that
     #[arg(long, global = true)]
     only_new: bool,
 }
@@ -67,7 +68,8 @@ enum What {
     /// Push what a list says: a name and a file on each line, several at a time
     ///
     /// A line is image/NAME:TAG or lib/NAME@VERSION, and the file, whose name may have spaces. Empty lines
-    /// and those that begin with # say nothing. After a push that fails no other is begun.
+    /// and those that begin with # say nothing. After a push that fails no other is begun; that a name is there
+    /// already (--only-new) is no failure of the others.
     List {
         /// The list, or - for standard input
         list: PathBuf,
@@ -149,11 +151,26 @@ fn push_all(
     );
     under_way.end();
     output::print(global.json, &outcomes, |outcomes| list::table(outcomes))?;
-    match list::failure(&outcomes, entries.len()) {
+    if let Some(failure) = list::failure(&outcomes, entries.len()) {
+        bail!(failure);
+    }
+    match list::those_there(&outcomes) {
         None => Ok(ExitCode::SUCCESS),
-        Some(failure) => bail!(failure),
+        Some(says) => bail!(IsThere(says)),
     }
 }
+
+/// Names that `--only-new` was asked not to touch are in the pool: what is to be said of that.
+#[derive(Debug)]
+pub(crate) struct IsThere(String);
+
+impl fmt::Display for IsThere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for IsThere {}
 
 /// Pushes a file under a name. `progress` is called with pages sent and pages to send.
 fn push(
@@ -164,21 +181,29 @@ fn push(
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<PushReport> {
     let content = file::read(file)?;
-    match name {
+    let pushed = match name {
         Named::Library(_) if content.is_empty() => {
             bail!("{} is empty: there is nothing to push", file.display())
         }
         Named::Library(library) => {
             let announced = announce::library(&content, library.clone());
-            Ok(client.push(&announced, options, progress)?)
+            client.push(&announced, options, progress)
         }
         Named::Image(image) => {
             let described = pool_image::describe::describe(&content)
                 .with_context(|| format!("describing {}", file.display()))?;
             let announced = announce::image(&described, image.clone());
-            Ok(client.push(&announced, options, progress)?)
+            client.push(&announced, options, progress)
         }
-    }
+    };
+    pushed.map_err(|error| match error {
+        // The one condition that a push makes.
+        ClientError::Refused { status: 412, .. } if options.only_new => IsThere(format!(
+            "{name} is in the pool already, and was not pushed (--only-new)"
+        ))
+        .into(),
+        error => error.into(),
+    })
 }
 
 /// Pushes that are under way: given up if this process is told to end.

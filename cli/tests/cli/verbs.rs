@@ -77,8 +77,12 @@ fn a_push_tells_code_from_symbols() {
         "{text}"
     );
     let refused = push("v2", &["--only-new"]);
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("image/bb:v2"));
+    assert_eq!(refused.status.code(), Some(3));
+    let says = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        says.contains("image/bb:v2 is in the pool already"),
+        "{says}"
+    );
     assert!(push("v3", &["--only-new"]).status.success());
 }
 

@@ -18,6 +18,7 @@ use pool_core::name::{Named, Referent};
 use pool_core::page::PAGE_SIZE;
 use serde::Serialize;
 
+use super::IsThere;
 use crate::output::{self, Column};
 
 /// What one line of a list says.
@@ -85,6 +86,8 @@ pub(super) struct Outcome {
 #[serde(rename_all = "kebab-case")]
 enum Done {
     Pushed(PushReport),
+    /// The name is in the pool already, and only new ones were asked for: what is to be said of that.
+    IsThere(String),
     /// Why it was not.
     Failed(String),
 }
@@ -93,7 +96,7 @@ impl Outcome {
     /// Why it was not pushed, for people.
     fn failure(&self) -> Option<String> {
         match &self.result {
-            Done::Pushed(_) => None,
+            Done::Pushed(_) | Done::IsThere(_) => None,
             Done::Failed(why) => Some(format!("{}: {why}", self.name)),
         }
     }
@@ -119,6 +122,7 @@ pub(super) fn push_all(
             };
             let result = match push(entry) {
                 Ok(report) => Done::Pushed(report),
+                Err(error) if error.is::<IsThere>() => Done::IsThere(error.to_string()),
                 Err(error) => Done::Failed(output::causes(&error)),
             };
             let outcome = Outcome {
@@ -168,7 +172,7 @@ pub(super) fn table(outcomes: &[Outcome]) -> String {
             of_pages(report.sent_memory_pages),
             of_pages(report.sent_symbol_pages),
         ]),
-        Done::Failed(_) => None,
+        Done::IsThere(_) | Done::Failed(_) => None,
     });
     let rows: Vec<_> = rows.collect();
     if rows.is_empty() {
@@ -189,6 +193,23 @@ pub(super) fn failure(outcomes: &[Outcome], entries: usize) -> Option<String> {
     Some(match left {
         0 => says,
         left => format!("{says}; {left} more of the list were not begun (--keep-going)"),
+    })
+}
+
+/// What is to be said of those names of a list that are in the pool already.
+pub(super) fn those_there(outcomes: &[Outcome]) -> Option<String> {
+    let mut there = outcomes.iter().filter_map(|outcome| match &outcome.result {
+        Done::IsThere(says) => Some((&outcome.name, says)),
+        Done::Pushed(_) | Done::Failed(_) => None,
+    });
+    let (first, says) = there.next()?;
+    Some(match there.count() {
+        0 => says.clone(),
+        others => format!(
+            "{} of {} are in the pool already, and were not pushed (--only-new), {first} the first",
+            others + 1,
+            outcomes.len()
+        ),
     })
 }
 
@@ -276,9 +297,37 @@ mod tests {
         );
     }
 
-    fn pushed(list: &str, jobs: usize, keep_going: bool, fails: &str) -> (Vec<String>, String) {
+    #[test]
+    fn what_is_there_is_no_failure_of_the_others() {
+        let list = "lib/there@1 x\nlib/b@1 b\nlib/there@2 x\nlib/d@1 d";
+        let told = |fails| {
+            let outcomes = outcomes(list, 1, false, fails);
+            (
+                outcomes.len(),
+                failure(&outcomes, 4),
+                those_there(&outcomes),
+            )
+        };
+        let there = "2 of 4 are in the pool already, and were not pushed (--only-new), lib/there@1 the first";
+        assert_eq!(told("none"), (4, None, Some(there.to_owned())));
+        let (begun, failure, _) = told("b");
+        assert_eq!(begun, 2);
+        let failure = failure.unwrap();
+        assert!(
+            failure.starts_with("lib/b@1: it is not to be; 2 more"),
+            "{failure}"
+        );
+        let json = serde_json::to_value(outcomes(list, 1, false, "none")).unwrap();
+        assert_eq!(json[0]["is-there"], "it is there", "{json}");
+        assert_eq!(those_there(&outcomes("lib/b@1 b", 1, false, "none")), None);
+    }
+
+    fn outcomes(list: &str, jobs: usize, keep_going: bool, fails: &str) -> Vec<Outcome> {
         let entries = parse(list.as_bytes()).unwrap();
         let push = |entry: &Entry| {
+            if entry.name.to_string().contains("there") {
+                bail!(IsThere("it is there".into()));
+            }
             if entry.file == Path::new(fails) {
                 bail!("it is not to be");
             }
@@ -291,7 +340,13 @@ mod tests {
         let jobs = NonZero::new(jobs).unwrap();
         let outcomes = push_all(&entries, jobs, keep_going, push, done);
         assert_eq!(most.into_inner(), outcomes.len());
-        let failure = failure(&outcomes, entries.len()).unwrap_or_default();
+        outcomes
+    }
+
+    fn pushed(list: &str, jobs: usize, keep_going: bool, fails: &str) -> (Vec<String>, String) {
+        let outcomes = outcomes(list, jobs, keep_going, fails);
+        let entries = list.lines().count();
+        let failure = failure(&outcomes, entries).unwrap_or_default();
         let names = outcomes.into_iter().map(|outcome| outcome.name);
         (names.collect(), failure)
     }
