@@ -184,7 +184,7 @@ impl Metrics {
         let upload_memory_bytes = StoreGauge::default();
         r.register(
             "upload_memory_bytes",
-            "Memory that pages of uploads under way take up",
+            "Memory that pages and files take up which are under way",
             upload_memory_bytes.clone(),
         );
         let quota_bytes = Family::default();

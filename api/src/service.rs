@@ -342,9 +342,9 @@ impl Service {
         Ok(stats)
     }
 
-    /// A nameless file on the store's own disk, for a body that is sent whole. Blocks.
-    pub(crate) fn spool(&self) -> Result<Spool> {
-        Ok(self.0.store.spool()?)
+    /// A nameless file, in memory or on the store's own disk, for a body of so many bytes that is sent whole. Blocks.
+    pub(crate) fn spool(&self, expected: u64) -> Result<Spool> {
+        Ok(self.0.store.spool(expected)?)
     }
 }
 

@@ -90,7 +90,7 @@ pub struct Arguments {
     /// Forget an upload after so many seconds without a request [default: 600]
     #[arg(long, value_name = "SECONDS")]
     pub upload_idle: Option<u64>,
-    /// Memory for pages of all uploads under way, of which one has a quarter at most; what has no room waits in files
+    /// Memory for pages and files of all uploads under way, of which one has a quarter at most; what has no room waits in files
     /// [default: 128 MiB]
     #[arg(long, value_name = "BYTES")]
     pub upload_memory: Option<u64>,
@@ -173,7 +173,7 @@ pub struct Settings {
     pub scrub_rate: Option<NonZeroU64>,
     /// What a client may ask for at once.
     pub limits: Limits,
-    /// Bytes of memory for pages of uploads under way.
+    /// Bytes of memory for pages and files of uploads under way.
     pub upload_memory: u64,
     /// From how many pages on a window is stored densely.
     pub dense_from_pages: u32,

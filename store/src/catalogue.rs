@@ -248,6 +248,7 @@ impl Catalogue {
         Ok(Entries {
             path: &self.path,
             file,
+            end: self.end,
             left: self.end - HEADER as u64,
             key: Vec::new(),
             value: Vec::new(),
@@ -263,6 +264,8 @@ pub(crate) type Put<'a> = (Entry, &'a [u8], &'a [u8]);
 pub(crate) struct Entries<'a> {
     path: &'a Path,
     file: BufReader<&'a File>,
+    /// Where the last one ends.
+    end: u64,
     /// Bytes of entries that were not read yet.
     left: u64,
     key: Vec<u8>,
@@ -270,6 +273,11 @@ pub(crate) struct Entries<'a> {
 }
 
 impl Entries<'_> {
+    /// Bytes of the file before the next entry.
+    pub(crate) fn position(&self) -> u64 {
+        self.end - self.left
+    }
+
     /// The next entry, its key and its value; `None` at the end.
     pub(crate) fn read_next(&mut self) -> Result<Option<Put<'_>>> {
         if self.left == 0 {

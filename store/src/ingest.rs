@@ -32,7 +32,7 @@ impl Store {
         Ok(Upload::new(manifest, self.epoch()?, staging))
     }
 
-    /// Bytes of memory that pages of uploads under way take up.
+    /// Bytes of memory that pages of uploads under way, and files that come whole, take up.
     pub fn upload_memory(&self) -> u64 {
         self.upload_memory.taken()
     }

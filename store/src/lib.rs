@@ -113,8 +113,8 @@ pub struct StoreOptions {
     pub segment_bytes: u64,
     /// Which windows are stored densely from now on.
     pub placement: PlacementPolicy,
-    /// Bytes of memory for pages of uploads under way, of which one has a quarter at most. What has no room waits for its
-    /// commit in files.
+    /// Bytes of memory for pages of uploads under way and for [files that come whole](Store::spool), of which one has a quarter at
+    /// most. What has no room waits for its commit in files.
     pub upload_memory: u64,
 }
 
@@ -210,6 +210,8 @@ impl Store {
             &promised,
             superblock.segment_bytes,
         )?;
+        // A kill has left them, and what an upload needs first is not under the lock that segments are.
+        appender.discard_leftovers();
         let store = Self {
             view,
             policy: options.placement,

@@ -25,7 +25,7 @@ const SHARES: u64 = 4;
 /// Bytes of most blocks: as many as are sent in one go.
 const BLOCK: usize = 1 << 20;
 
-/// Memory for pages of uploads under way.
+/// Memory for pages of uploads under way, and for files that come whole.
 #[derive(Debug)]
 pub(crate) struct Memory {
     most: u64,
@@ -45,6 +45,16 @@ impl Room {
     fn bytes(&self) -> u64 {
         self.taken + (self.spare.len() * BLOCK) as u64
     }
+
+    /// Takes back what an upload had. Answers with memory of which nothing is to be kept.
+    fn free(&mut self, bytes: u64) -> Vec<Vec<u8>> {
+        self.taken -= bytes;
+        if self.taken == 0 {
+            mem::take(&mut self.spare)
+        } else {
+            Vec::new()
+        }
+    }
 }
 
 impl Memory {
@@ -54,6 +64,11 @@ impl Memory {
             most: bytes,
             room: Mutex::default(),
         })
+    }
+
+    /// Bytes that one upload may have.
+    pub(crate) fn share(&self) -> u64 {
+        self.most / SHARES
     }
 
     /// Bytes that are taken up.
@@ -85,10 +100,10 @@ impl Memory {
     /// Takes a block's memory back.
     fn give_back(&self, mut content: Vec<u8>, bytes: usize) {
         let mut room = self.room();
-        room.taken -= bytes as u64;
+        let gone = room.free(bytes as u64);
         let gone = if room.taken == 0 {
-            mem::take(&mut room.spare)
-        } else if bytes == BLOCK && room.spare.len() * BLOCK < (self.most / SHARES) as usize {
+            gone
+        } else if bytes == BLOCK && room.spare.len() * BLOCK < self.share() as usize {
             content.clear();
             room.spare.push(mem::take(&mut content));
             Vec::new()
@@ -102,6 +117,45 @@ impl Memory {
 
     fn room(&self) -> MutexGuard<'_, Room> {
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Memory of uploads that one of them keeps itself.
+#[derive(Debug)]
+pub(crate) struct Share {
+    memory: Arc<Memory>,
+    bytes: u64,
+}
+
+impl Share {
+    /// Nothing yet.
+    pub(crate) fn of(memory: &Arc<Memory>) -> Self {
+        Self {
+            memory: Arc::clone(memory),
+            bytes: 0,
+        }
+    }
+
+    /// Makes it so many bytes. False, and it stays as it is, when there is no room for that.
+    pub(crate) fn grow(&mut self, to: u64) -> bool {
+        let memory = &self.memory;
+        let more = to.saturating_sub(self.bytes);
+        let mut room = memory.room();
+        if to > memory.share() || room.taken + more > memory.most {
+            return false;
+        }
+        room.taken += more;
+        while room.bytes() > memory.most && room.spare.pop().is_some() {}
+        self.bytes += more;
+        true
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let gone = self.memory.room().free(self.bytes);
+        // Not while others wait.
+        drop(gone);
     }
 }
 
@@ -223,7 +277,7 @@ impl Staging {
     fn block(&self, bytes: usize) -> Option<Block> {
         let mut blocks = self.blocks();
         let more = blocks.bytes + bytes as u64;
-        if more > self.memory.most / SHARES {
+        if more > self.memory.share() {
             return None;
         }
         let block = self.memory.block(bytes)?;

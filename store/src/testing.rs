@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use pool_core::digest::ObjectId;
-use pool_core::page::PAGE_SIZE;
+
+pub(crate) use pool_tests::content::content;
 
 use crate::error::Result;
 use crate::placement::Placement;
@@ -25,16 +26,6 @@ pub(crate) fn options(segment_bytes: u64) -> StoreOptions {
 /// A store of small segments.
 pub(crate) fn open(directory: &Path) -> Store {
     Store::open(directory, options(SEGMENT_BYTES)).unwrap()
-}
-
-/// `pages` pages that differ from each other and from those of every other seed.
-pub(crate) fn content(seed: u64, pages: usize) -> Vec<u8> {
-    let mut bytes = vec![0; pages * PAGE_SIZE as usize];
-    let mut stream = blake3::Hasher::new()
-        .update(&seed.to_le_bytes())
-        .finalize_xof();
-    stream.fill(&mut bytes);
-    bytes
 }
 
 /// A library version with this content.

@@ -7,11 +7,11 @@
 
 use std::collections::BTreeMap;
 
-use pool_core::extent::SegmentId;
-use pool_core::page::{PAGE_SIZE, PAGES_PER_WINDOW};
+use pool_core::extent::{SegmentId, Slot};
+use pool_core::page::PAGES_PER_WINDOW;
 
 use crate::Reader;
-use crate::backend::Backend;
+use crate::backend::{Backend, SegmentFile};
 use crate::error::Result;
 use crate::format::{Location, ObjectRecord, SegmentRecord, SegmentState};
 use crate::index::{Index, records};
@@ -100,7 +100,7 @@ pub(crate) fn raise_open(index: &Index, backend: &dyn Backend) -> Result<()> {
     let now = index.now();
     let mut open = now.segments()?;
     open.retain(|(id, record)| {
-        record.state == SegmentState::Open && has_more(backend, *id, record.used)
+        record.state == SegmentState::Open && has_more(backend, *id, Slot(record.used))
     });
     if open.is_empty() {
         return Ok(());
@@ -123,13 +123,16 @@ pub(crate) fn raise_open(index: &Index, backend: &dyn Backend) -> Result<()> {
 }
 
 /// True when a segment's file may have something from a slot on.
-fn has_more(backend: &dyn Backend, id: SegmentId, slot: u32) -> bool {
-    let from = u64::from(slot) * PAGE_SIZE;
+fn has_more(backend: &dyn Backend, id: SegmentId, slot: Slot) -> bool {
     // One that cannot be opened is looked at by whoever needs it.
-    let Ok(file) = backend.open(id, false) else {
-        return false;
-    };
-    !matches!(file.next_data(from), Ok(None))
+    backend
+        .open(id, false)
+        .is_ok_and(|file| has_data(file.as_ref(), slot))
+}
+
+/// True when a file may have something other than a hole from a slot on.
+pub(crate) fn has_data(file: &dyn SegmentFile, slot: Slot) -> bool {
+    !matches!(file.next_data(slot.byte_offset()), Ok(None))
 }
 
 /// Segments that have fewer used slots on record than something refers to, in words. Reads all of the index but names.

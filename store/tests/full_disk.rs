@@ -144,7 +144,7 @@ fn what_waits_for_its_commit_in_files_leaves_room_for_what_has_to_go_on() {
     assert!(free() > 15 << 20, "{}", free());
     // Less than what comes at a time is free beyond that, and nothing of it is anybody's.
     assert!(free() < 18 << 20, "{}", free());
-    let mut spool = store.spool().unwrap();
+    let mut spool = store.spool(0).unwrap();
     let said = spool.write(&bytes[..4 << 20]).unwrap_err().to_string();
     assert!(said.contains("keeping 16 MiB free"), "{said}");
     drop(upload);

@@ -7,16 +7,14 @@ mod common;
 mod failing;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::symlink;
 
 use closed::{
-    assert_told, copy, example, flip, gone, journal_files, listing, places, refused, reopen, told,
+    add_token, assert_told, copy, example, flip, gone, journal_files, listing, newest_log, places,
+    put_index, refused, reopen, told,
 };
 use common::{assert_stored, content, library_ref, open, push_library, reservation};
 use failing::while_failing;
-use pool_core::ObjectId;
-use pool_store::manifest::TokenScope;
 use pool_store::placement::Placement;
 use pool_store::superblock::FEATURE_JOURNAL;
 use pool_store::{Store, StoreError};
@@ -24,22 +22,6 @@ use pool_tests::disk::SmallDisk;
 
 fn push(store: &Store, name: &str, seed: u64, pages: usize) {
     push_library(store, name, &content(seed, pages), Placement::Sparse).unwrap();
-}
-
-fn add_token(store: &Store, name: &str) -> Result<(), StoreError> {
-    let secret = ObjectId::of(b"secret");
-    store.add_token(name, secret, TokenScope::Read).map(drop)
-}
-
-/// The newest log.
-fn newest_log(store: &Path) -> PathBuf {
-    journal_files(store, "log").pop().unwrap()
-}
-
-/// Puts the index `from` in the place of the store's.
-fn put_index(store: &Path, from: &Path) {
-    gone(&store.join("index"));
-    copy(from, &store.join("index"));
 }
 
 #[test]
@@ -227,34 +209,6 @@ fn an_index_of_another_copy_of_the_store_is_refused() {
 }
 
 #[test]
-fn no_attempt_at_a_checkpoint_leaves_a_log_of_its_own() {
-    let path = places();
-    let store = open(&path("store"));
-    let name = |nth: u32| format!("{nth}{}", "x".repeat(2 << 20));
-    for nth in 0..9 {
-        add_token(&store, &name(nth)).unwrap();
-    }
-    for attempt in 0..4 {
-        add_token(&store, &format!("more{attempt}")).unwrap();
-        let commits = store.generation().unwrap();
-        let in_the_way = path("store").join(format!("journal/{commits:016x}.checkpoint.new"));
-        fs::create_dir(&in_the_way).unwrap();
-        store.checkpoint_if_due().unwrap_err();
-        fs::remove_dir(in_the_way).unwrap();
-        assert_eq!(journal_files(&path("store"), "log").len(), 2, "{attempt}");
-    }
-    assert!(store.checkpoint_if_due().unwrap());
-    for end in ["log", "checkpoint"] {
-        assert_eq!(journal_files(&path("store"), end).len(), 1, "{end}");
-    }
-    assert!(!store.checkpoint_if_due().unwrap());
-    add_token(&store, "last").unwrap();
-    let whole = told(&store);
-    drop(store);
-    assert_told(&path("store"), &whole);
-}
-
-#[test]
 fn a_directory_that_is_called_as_a_log_is_is_none() {
     let path = places();
     let store = open(&path("store"));
@@ -276,78 +230,6 @@ fn a_directory_that_is_called_as_a_log_is_is_none() {
     assert_eq!((files("log"), files("checkpoint")), (1, 1));
     drop(store);
     assert_told(&path("store"), &whole);
-}
-
-#[test]
-fn a_checkpoint_that_is_cut_at_any_step_loses_nothing() {
-    let path = places();
-    example(&path("store"));
-    copy(&path("store/index"), &path("old"));
-    let store = open(&path("store"));
-    push(&store, "a@1", 50, 3);
-    copy(&path("store/journal"), &path("before"));
-    assert!(store.checkpoint().unwrap());
-    let whole = told(&store);
-    drop(store);
-    copy(&path("store/journal"), &path("after"));
-    let name = |file: PathBuf| file.file_name().unwrap().to_owned();
-    let log = name(newest_log(&path("store")));
-    let checkpoint = name(journal_files(&path("store"), "checkpoint").remove(0));
-    let unfinished = |name: &std::ffi::OsStr| {
-        let mut name = name.to_owned();
-        name.push(".new");
-        name
-    };
-    let bytes = |name: &std::ffi::OsStr| fs::read(path("after").join(name)).unwrap();
-    for step in 0..6 {
-        gone(&path("store/journal"));
-        copy(&path("before"), &path("store/journal"));
-        let put = |name: &std::ffi::OsStr, bytes: &[u8]| {
-            fs::write(path("store/journal").join(name), bytes).unwrap();
-        };
-        if step == 0 {
-            put(&unfinished(&log), &bytes(&log)[..70]);
-        }
-        if step >= 1 {
-            put(&log, &bytes(&log));
-        }
-        if step == 2 {
-            put(&unfinished(&checkpoint), &bytes(&checkpoint)[..200]);
-        }
-        if step >= 3 {
-            put(&checkpoint, &bytes(&checkpoint));
-        }
-        if step >= 4 {
-            gone(&journal_files(&path("store"), "log")[0]);
-        }
-        if step >= 5 {
-            gone(&journal_files(&path("store"), "checkpoint")[0]);
-        }
-        let index = if step < 3 {
-            path("old")
-        } else {
-            path("store/index")
-        };
-        if step < 3 {
-            put_index(&path("store"), &index);
-        }
-        let store = reopen(&path("store")).unwrap();
-        assert_eq!(told(&store), whole, "step {step}");
-        add_token(&store, "more").unwrap();
-        assert!(store.checkpoint().unwrap());
-        store.delete_token("more").unwrap();
-        drop(store);
-        let store = reopen(&path("store")).unwrap();
-        assert_eq!(told(&store), whole, "step {step}");
-        assert_eq!(journal_files(&path("store"), "checkpoint").len(), 1);
-        drop(store);
-        // Each step begins with the store as it was.
-        put_index(&path("store"), &path("old"));
-        gone(&path("store/journal"));
-        copy(&path("before"), &path("store/journal"));
-        fs::write(path("store/generation"), [0; 8]).unwrap();
-        drop(reopen(&path("store")).unwrap());
-    }
 }
 
 #[test]
@@ -569,29 +451,4 @@ fn a_pipe_in_the_journal_is_refused_and_not_waited_for() {
         assert!(error.to_string().contains("not a file"), "{error}");
         gone(&path("store"));
     }
-}
-
-#[test]
-fn checkpoints_that_cannot_be_written_do_not_fill_the_disk() {
-    let path = places();
-    let store = open(&path("store"));
-    for nth in 0..8 {
-        add_token(&store, &format!("t{nth}")).unwrap();
-        // In the way of the file that is made first.
-        let commits = store.generation().unwrap();
-        let new = format!("store/journal/{commits:016x}.checkpoint.new");
-        fs::create_dir(path(&new)).unwrap();
-        assert!(store.checkpoint().is_err());
-    }
-    let logs = journal_files(&path("store"), "log");
-    assert_eq!(logs.len(), 9);
-    let blocks = logs.iter().map(|log| fs::metadata(log).unwrap().blocks());
-    assert!(blocks.sum::<u64>() * 512 < 4 << 20);
-    let whole = told(&store);
-    drop(store);
-    let store = reopen(&path("store")).unwrap();
-    assert_eq!(told(&store), whole);
-    add_token(&store, "more").unwrap();
-    assert!(store.checkpoint().unwrap());
-    assert_eq!(journal_files(&path("store"), "log").len(), 1);
 }

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+pub mod content;
 pub mod disk;
 pub mod guests;
 pub mod host;

@@ -87,8 +87,8 @@ impl WholeFile {
 }
 
 async fn receive(service: &Service, mut body: LimitedBody) -> Result<Spool> {
-    let work = service.clone();
-    let spooled = match blocking(move || work.spool()).await {
+    let (work, expected) = (service.clone(), body.announced().unwrap_or(0));
+    let spooled = match blocking(move || work.spool(expected)).await {
         Ok(spool) => body.spool(spool).await,
         Err(problem) => Err(problem),
     };

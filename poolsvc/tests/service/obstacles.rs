@@ -196,7 +196,8 @@ fn a_file_on_its_way_takes_no_more_of_the_disk_than_one_that_is_stored() {
     let Some(disk) = SmallDisk::new(128).unwrap() else {
         return;
     };
-    let service = Service::start_on(&disk.path().join("store"), &[]);
+    let in_files = ["--upload-memory", "0"];
+    let service = Service::start_on(&disk.path().join("store"), &in_files);
     let ballast = disk.leave(24 << 20).unwrap();
     let refused = service.put("/v1/libs/large/1", &content(1, 4000));
     let said = refused.expect(507).json()["detail"].to_string();
@@ -207,6 +208,32 @@ fn a_file_on_its_way_takes_no_more_of_the_disk_than_one_that_is_stored() {
     service
         .put("/v1/libs/large/1", &content(1, 4000))
         .expect(201);
+}
+
+#[test]
+fn a_file_that_the_pool_has_needs_no_room_on_the_disk_if_it_has_some_in_memory() {
+    let Some(disk) = SmallDisk::new(128).unwrap() else {
+        return;
+    };
+    let memory = (32 << 20).to_string();
+    let service = Service::start_on(&disk.path().join("store"), &["--upload-memory", &memory]);
+    let (small, large) = (content(1, 1500), content(2, 2500));
+    service.put("/v1/libs/small/1", &small).expect(201);
+    service.put("/v1/libs/large/1", &large).expect(201);
+    disk.leave(6 << 20).unwrap();
+    service.put("/v1/libs/again/1", &small).expect(201);
+    // Another file, of windows that the pool has, and one with something that it has not.
+    let known = &small[..1024 * 4096];
+    service.put("/v1/libs/part/1", known).expect(201);
+    let refused = service.put("/v1/libs/other/1", &[known, &[7; 100]].concat());
+    let said = refused.expect(507).json()["detail"].to_string();
+    assert!(said.contains("collections beside the segments"), "{said}");
+    // A quarter is what one has.
+    let refused = service.put("/v1/libs/again/2", &large);
+    let said = refused.expect(507).json()["detail"].to_string();
+    assert!(said.contains("an upload's temporary file"), "{said}");
+    let stored = service.get("/v1/libs/part/1/content").expect(200);
+    assert!(stored.bytes == known);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::frame;
 use super::names::{self, Name};
 use super::read::{Flaw, list};
-use crate::backend::sync_directory;
+use crate::backend::{remove_if_there, sync_directory};
 use crate::catalogue::{Catalogue, Entry, Header, Writer};
 use crate::error::{Result, StoreError};
 use crate::index::Reader;
@@ -29,9 +29,45 @@ pub(crate) struct Checkpointer {
 impl Checkpointer {
     /// Writes a checkpoint of `state`, and removes what is not needed any more. Answers with its commits and bytes.
     pub(crate) fn write(&self, state: &Reader<'_>) -> Result<(u64, u64)> {
+        self.make_room();
         let written = write_checkpoint(&self.directory, self.identity, self.segment_bytes, state)?;
         prune(&self.directory, written.0);
         Ok(written)
+    }
+
+    /// Removes checkpoints that are not whole, which an attempt has left that could not even remove them: beside the next one they would be
+    /// a third copy. Logs that are not whole may be somebody's who commits meanwhile.
+    pub(super) fn make_room(&self) {
+        remove_unfinished(&self.directory, |name| matches!(name, Name::Checkpoint(_)));
+    }
+}
+
+/// Removes what a stop has left in a journal that was not whole yet, for who alone may write there. Nothing refers to it, and files whose
+/// names are no such stay.
+pub(crate) fn clear_away(directory: &Path) {
+    remove_unfinished(directory, |_| true);
+}
+
+fn remove_unfinished(directory: &Path, is_meant: impl Fn(Name) -> bool) {
+    let unfinished = match names::list_unfinished(directory) {
+        Ok(listed) => listed,
+        // A store without a journal gets one.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(error) => {
+            tracing::warn!(%error, "unfinished parts of the journal stay for now");
+            return;
+        }
+    };
+    for name in unfinished.into_iter().filter(|name| is_meant(*name)) {
+        let path = names::unfinished(directory, name);
+        match remove_if_there(&path) {
+            Ok(()) => {
+                tracing::info!(path = %path.display(), "removed an unfinished part of the journal")
+            }
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "an unfinished part of the journal stays for now");
+            }
+        }
     }
 }
 

@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::fs::{File, OpenOptions};
 use std::io;
 
 use super::checkpoint::{Checkpointer, checkpoint, newest_number, prune, write_catalogue};
 use super::frame::{Digest, each_change, shortened};
 use super::names::{self, Name};
 use super::read::each_commit;
-use crate::backend::remove_if_there;
+use crate::backend::{SegmentFile as _, open_file, remove_if_there};
 use crate::catalogue::{Catalogue, Header, Writer};
 use crate::error::{Result, StoreError};
 use crate::index::Recorded;
@@ -22,6 +23,9 @@ const MOST: usize = 64 << 20;
 /// What to do about what this has written itself a moment ago.
 const ADVICE: &str = "check the disk (dmesg, smartctl)";
 
+/// Bytes of what was put down that are given back to the disk at a time.
+const STEP: u64 = 1 << 20;
+
 /// What commits make of records; `None` where one goes.
 type Changes = BTreeMap<(Recorded, Vec<u8>), Option<Vec<u8>>>;
 
@@ -29,7 +33,7 @@ type Changes = BTreeMap<(Recorded, Vec<u8>), Option<Vec<u8>>>;
 struct Merging<'a> {
     checkpointer: &'a Checkpointer,
     /// What has all but the changes.
-    former: Catalogue,
+    former: Former,
     /// Number of the last commit, and the digest of its frame.
     last: u64,
     digest: Digest,
@@ -38,6 +42,31 @@ struct Merging<'a> {
     /// Bytes of changes from which on they are put down.
     most: usize,
     failed: Option<StoreError>,
+}
+
+/// What is read to be merged with changes.
+struct Former {
+    catalogue: Catalogue,
+    /// Its file, to give back what was read of it: of what was put down on the way, which nobody else reads. So that takes no disk that
+    /// what is written of it needs, and at no moment is there more than the checkpoint and one copy.
+    put_down: Option<File>,
+}
+
+impl Former {
+    /// Gives the disk back under whole steps between two places of what was put down.
+    fn give_back(&self, from: &mut u64, to: u64) {
+        let Some(file) = &self.put_down else {
+            return;
+        };
+        let bytes = (to - *from) / STEP * STEP;
+        if bytes == 0 {
+            return;
+        }
+        if let Err(error) = file.discard(*from, bytes) {
+            tracing::debug!(%error, "a part of a checkpoint that was read takes disk until it is written");
+        }
+        *from += bytes;
+    }
 }
 
 impl Merging<'_> {
@@ -69,7 +98,7 @@ impl Merging<'_> {
             begun_at: crate::now(),
             commits: self.last,
             frame: shortened(Some(self.digest)),
-            ..*self.former.header()
+            ..*self.former.catalogue.header()
         }
     }
 
@@ -80,12 +109,16 @@ impl Merging<'_> {
         let path = names::unfinished(&self.checkpointer.directory, name);
         let header = self.header();
         let changes = std::mem::take(&mut self.changes);
-        let put_down = || -> Result<Option<Catalogue>> {
+        let put_down = || -> Result<Option<Former>> {
             let mut writer = Writer::create(&path, &header)?;
             merge(&self.former, changes, &mut writer)?;
             writer.finish()?;
             // What the disk gives back otherwise would have a right digest in the checkpoint.
-            Catalogue::open(&path, ADVICE)
+            let catalogue = Catalogue::open(&path, ADVICE)?;
+            Ok(catalogue.map(|catalogue| Former {
+                catalogue,
+                put_down: open_file(&path, OpenOptions::new().write(true)).ok(),
+            }))
         };
         let merged = put_down();
         let removed = remove_if_there(&path);
@@ -109,6 +142,7 @@ impl Checkpointer {
     }
 
     pub(super) fn merge_by(&self, most: usize) -> Result<(u64, u64)> {
+        self.make_room();
         let from = newest_number(&self.directory).map_err(|flaw| self.damaged(&flaw.told()))?;
         let former = checkpoint(&self.directory, self.identity, from);
         let former = former.map_err(|why| self.damaged(&why))?;
@@ -117,7 +151,10 @@ impl Checkpointer {
         }
         let mut merging = Merging {
             checkpointer: self,
-            former,
+            former: Former {
+                catalogue: former,
+                put_down: None,
+            },
             last: from,
             digest: Digest::default(),
             changes: Changes::new(),
@@ -156,10 +193,11 @@ impl Checkpointer {
     }
 }
 
-/// Writes what changes make of a checkpoint.
-fn merge(former: &Catalogue, changes: Changes, writer: &mut Writer) -> Result<()> {
+/// Writes what changes make of a checkpoint. Of one that was put down nothing is left then.
+fn merge(former: &Former, changes: Changes, writer: &mut Writer) -> Result<()> {
     let mut changes = changes.into_iter().peekable();
-    let mut entries = former.entries()?;
+    let mut entries = former.catalogue.entries()?;
+    let mut given_back = 0;
     while let Some((entry, key, value)) = entries.read_next()? {
         let Some(what) = entry.recorded() else {
             continue;
@@ -175,6 +213,7 @@ fn merge(former: &Catalogue, changes: Changes, writer: &mut Writer) -> Result<()
             Some((_, becomes)) => put(writer, what, key, becomes.as_deref())?,
             None => writer.put(entry, key, value)?,
         }
+        former.give_back(&mut given_back, entries.position());
     }
     for ((what, key), value) in changes {
         put(writer, what, &key, value.as_deref())?;

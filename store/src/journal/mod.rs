@@ -32,7 +32,7 @@ use checkpoint::{prune, write_checkpoint};
 use frame::{Digest, Form, HEAD, HEADER, Header, MASK, Mask};
 use names::Name;
 
-pub(crate) use checkpoint::Checkpointer;
+pub(crate) use checkpoint::{Checkpointer, clear_away};
 pub(crate) use read::{Examined, Flaw, Found, Unusable, digest_of, each_commit, examine, read};
 pub(crate) use rescue::{Commits, following, next_segment};
 
@@ -480,7 +480,7 @@ fn clear_unfinished(new: &Path) -> Result<()> {
     for entry in entries {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();
-        if names::parse(&name).is_some() || names::is_unfinished(&name) {
+        if names::parse(&name).is_some() || names::parse_unfinished(&name).is_some() {
             fs::remove_file(entry.path()).map_err(failed)?;
         }
     }

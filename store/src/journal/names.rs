@@ -61,10 +61,23 @@ pub(super) fn list(directory: &Path) -> io::Result<(Vec<u64>, Vec<u64>)> {
     Ok((bases, checkpoints))
 }
 
-/// True of what [`unfinished`] names.
-pub(super) fn is_unfinished(name: &OsStr) -> bool {
-    let name = name.to_str().and_then(|name| name.strip_suffix(".new"));
-    name.is_some_and(|name| parse(OsStr::new(name)).is_some())
+/// What [`unfinished`] was told to give this name.
+pub(super) fn parse_unfinished(name: &OsStr) -> Option<Name> {
+    parse(OsStr::new(name.to_str()?.strip_suffix(".new")?))
+}
+
+/// The files of a directory that [`unfinished`] names. Directories are nobody's, whatever they are called.
+pub(super) fn list_unfinished(directory: &Path) -> io::Result<Vec<Name>> {
+    let mut names = Vec::new();
+    for entry in directory.read_dir()? {
+        let entry = entry?;
+        if let Some(name) = parse_unfinished(&entry.file_name())
+            && !entry.file_type()?.is_dir()
+        {
+            names.push(name);
+        }
+    }
+    Ok(names)
 }
 
 #[cfg(test)]
@@ -79,7 +92,7 @@ mod tests {
             assert_eq!(parse(is.file_name().unwrap()), Some(name));
             let made = unfinished(directory, name);
             assert_eq!(parse(made.file_name().unwrap()), None);
-            assert!(is_unfinished(made.file_name().unwrap()));
+            assert_eq!(parse_unfinished(made.file_name().unwrap()), Some(name));
         }
         assert_eq!(
             path(directory, Name::Log(0xab)),
@@ -92,7 +105,9 @@ mod tests {
             "x",
         ] {
             assert_eq!(parse(OsStr::new(name)), None, "{name}");
-            assert!(!is_unfinished(OsStr::new(name)));
+            let made = format!("{name}.new");
+            assert_eq!(parse_unfinished(OsStr::new(&made)), None, "{made}");
+            assert_eq!(parse_unfinished(OsStr::new(name)), None, "{name}");
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use pool_core::digest::ObjectId;
+use pool_tests::disk::SmallDisk;
 
 use super::frame::{Change, DIGEST, encode};
 use super::*;
@@ -12,7 +13,7 @@ use crate::testing::{self, SEGMENT_BYTES, content};
 
 /// A store's journal of which nothing but the beginning is there.
 struct Begun {
-    _directory: tempfile::TempDir,
+    _directory: Option<tempfile::TempDir>,
     path: PathBuf,
     identity: [u8; 16],
 }
@@ -24,11 +25,20 @@ impl Begun {
     /// With a log of this form.
     fn of(form: Form) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = testing::open(directory.path());
+        let begun = Self::at(directory.path(), form);
+        Self {
+            _directory: Some(directory),
+            ..begun
+        }
+    }
+
+    /// The same, of a store in this directory.
+    fn at(directory: &Path, form: Form) -> Self {
+        let store = testing::open(directory);
         let begun = Self {
-            path: directory.path().join("journal"),
+            path: directory.join("journal"),
             identity: store.superblock().identity,
-            _directory: directory,
+            _directory: None,
         };
         drop(store);
         let log = begun.log(0);
@@ -65,10 +75,14 @@ impl Begun {
 }
 
 fn put(value: &[u8]) -> Vec<u8> {
+    put_at("places/a@1", value)
+}
+
+fn put_at(key: &str, value: &[u8]) -> Vec<u8> {
     let mut changes = Vec::new();
     let change = Change {
         family: 1,
-        key: b"places/a@1",
+        key: key.as_bytes(),
         value: Some(value),
     };
     change.add_to(&mut changes);
@@ -319,4 +333,59 @@ fn logs_are_read_once_however_much_is_merged() {
     });
     assert!(at_once > 100 * 5000);
     assert!(in_pieces < at_once * 3 / 2, "{in_pieces} {at_once}");
+}
+
+#[test]
+fn a_merge_needs_room_for_one_copy_however_much_is_merged() {
+    const LARGE: u64 = 12 << 20;
+    let Some(disk) = SmallDisk::new(128).unwrap() else {
+        return;
+    };
+    let begun = Begun::at(&disk.path().join("store"), Form::Masked);
+    let mut journal = begun.open(Form::Masked);
+    let value = vec![1; 1 << 20];
+    for nth in 0..LARGE >> 20 {
+        commit(&mut journal, &put_at(&format!("places/a@{nth:02}"), &value));
+    }
+    let (last, bytes) = journal.turn(true).unwrap().merge_by(usize::MAX).unwrap();
+    assert_eq!(last, LARGE >> 20);
+    assert!(bytes > LARGE);
+    for nth in 0..5 {
+        let key = format!("places/b@{nth}");
+        commit(&mut journal, &put_at(&key, &[nth; 50_000]));
+    }
+    let checkpointer = journal.turn(true).unwrap();
+    // Each of them is put down by itself. Beside a copy there is room for what is read ahead, and for what was not given back yet.
+    disk.leave(bytes + (4 << 20)).unwrap();
+    let (last, more) = checkpointer.merge_by(1).unwrap();
+    assert_eq!(last, (LARGE >> 20) + 5);
+    let merged = entries(&begun.path, last);
+    assert!(more > bytes && merged.iter().any(|(_, _, value)| *value == [4; 50_000]));
+    assert_eq!(names::list_unfinished(&begun.path).unwrap(), []);
+}
+
+#[test]
+fn a_checkpoint_that_was_left_unfinished_goes_before_the_next_one_is_written() {
+    let begun = Begun::of(Form::Masked);
+    let mut journal = begun.open(Form::Masked);
+    commit(&mut journal, &put(b"value"));
+    let left = names::unfinished(&begun.path, Name::Checkpoint(7));
+    // Somebody may be making it.
+    let log = names::unfinished(&begun.path, Name::Log(9));
+    let others = ["7.checkpoint.new", "0000000000000007.checkpoint.new.new"];
+    let others = others.map(|name| begun.path.join(name));
+    for path in [&left, &log].into_iter().chain(&others) {
+        fs::write(path, b"half").unwrap();
+    }
+    let checkpointer = journal.turn(true).unwrap();
+    // The next one cannot be written, and its place is taken.
+    let taken = names::unfinished(&begun.path, Name::Checkpoint(1));
+    fs::create_dir(&taken).unwrap();
+    checkpointer.merge_by(usize::MAX).unwrap_err();
+    assert!(!left.exists() && taken.is_dir());
+    fs::remove_dir(&taken).unwrap();
+    assert_eq!(checkpointer.merge_by(usize::MAX).unwrap().0, 1);
+    for path in [&log].into_iter().chain(&others) {
+        assert_eq!(fs::read(path).unwrap(), b"half");
+    }
 }

@@ -94,6 +94,8 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
     {
         Journal::secure(&journal, &lead.found)?;
     }
+    // Before the index wants room, which they may take up.
+    journal::clear_away(&journal);
 
     let mark = Mark::open_for_writing(&directory.join(format::GENERATION_FILE))?;
     let index = Index::open_primary(&directory.join(format::INDEX_DIRECTORY), mark)?;

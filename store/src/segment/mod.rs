@@ -29,6 +29,7 @@ use crate::group::Groups;
 use crate::index::{Batch, Index};
 use crate::room::{self, Promise, Promised};
 use crate::target::Target;
+use crate::used::has_data;
 
 /// A run of reserved slots: the first, and how many.
 pub(crate) type Room = (Location, u32);
@@ -347,14 +348,21 @@ impl Appender {
         promise.ok_or_else(|| room::none_left("the segments"))
     }
 
-    /// Gives the disk back under slots that were never handed out.
-    fn discard_leftovers(&self) {
+    /// Gives the disk back under slots that were never handed out, of segments that may be appended to. Those that the index does not
+    /// refer to have nothing in them that anybody misses: an opening has [looked](crate::used) at what objects refer to.
+    pub(crate) fn discard_leftovers(&self) {
         for open in [&self.dense, &self.sparse].into_iter().flatten() {
-            open.discard_from(Slot(open.record.used));
+            let from = Slot(open.record.used);
+            if has_data(open.target.file(), from) {
+                open.discard_from(from);
+            }
         }
         for id in &self.spare {
             let bytes = u64::from(self.segment_slots) * PAGE_SIZE;
             let discarded = self.backend.open(*id, true).and_then(|file| {
+                if !has_data(file.as_ref(), Slot(0)) {
+                    return Ok(());
+                }
                 let discarded = file.discard(0, bytes);
                 discarded.map_err(|error| StoreError::io("punching", id.to_string(), error))
             });

@@ -12,6 +12,8 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use pool_core::ObjectId;
+use pool_store::manifest::TokenScope;
 use pool_store::placement::Placement;
 use pool_store::{Store, StoreError, StoreOptions, StoreView};
 use rocksdb::{DB, Options};
@@ -213,4 +215,21 @@ pub fn told(view: &StoreView) -> String {
         snapshot.reservations().unwrap(),
         snapshot.tokens().unwrap(),
     )
+}
+
+/// Adds a token, which is a commit of its own.
+pub fn add_token(store: &Store, name: &str) -> Result<(), StoreError> {
+    let secret = ObjectId::of(b"secret");
+    store.add_token(name, secret, TokenScope::Read).map(drop)
+}
+
+/// The newest log of a journal.
+pub fn newest_log(store: &Path) -> PathBuf {
+    journal_files(store, "log").pop().unwrap()
+}
+
+/// Puts the index `from` in the place of the store's.
+pub fn put_index(store: &Path, from: &Path) {
+    gone(&store.join("index"));
+    copy(from, &store.join("index"));
 }

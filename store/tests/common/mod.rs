@@ -20,6 +20,7 @@ use pool_core::{ObjectId, PageCount};
 use pool_store::placement::Placement;
 use pool_store::upload::{CommitSummary, Content, Target, UploadManifest, UploadObject, padded};
 use pool_store::{Result, Store, StoreError, StoreOptions, StoreView};
+pub use pool_tests::content::content;
 use pool_tests::wait;
 
 /// Options of a store of small segments, which is made if it is not there.
@@ -45,16 +46,6 @@ pub fn open_with(directory: &Path, options: StoreOptions) -> Result<Store> {
             other => Some(other),
         }
     })
-}
-
-/// `pages` pages that differ from each other and from those of every other seed.
-pub fn content(seed: u64, pages: usize) -> Vec<u8> {
-    let mut bytes = vec![0; pages * PAGE_SIZE as usize];
-    let mut stream = blake3::Hasher::new()
-        .update(&seed.to_le_bytes())
-        .finalize_xof();
-    stream.fill(&mut bytes);
-    bytes
 }
 
 /// A small generator, so that a failing round can be run again.
