@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use common::{Random, open};
 use pool_gc::{FsckLevel, fsck};
+use pool_tests::run::ends_with_its_parent;
 use pool_tests::wait;
 
 const DIRECTORY: &str = "POOL_CRASH_DIRECTORY";
@@ -27,6 +28,7 @@ fn worker() {
         return;
     };
     let directory = PathBuf::from(directory);
+    ends_with_its_parent();
     work::work(&directory.join("store"), &directory.join("journal"));
 }
 

@@ -25,6 +25,7 @@ use pool_tests::disk::SmallDisk;
 use pool_tests::power::{RecordedDisk, Recording};
 use pool_tests::recorded::{FileRecording, Left, Order, RecordedFiles};
 use pool_tests::recording::{Kept, Recorded};
+use pool_tests::run::ends_with_its_parent;
 use pool_tests::wait;
 
 /// Says where the worker's store and journal are.
@@ -38,6 +39,7 @@ fn worker() {
     let (Some(store), Some(journal)) = (std::env::var_os(STORE), std::env::var_os(JOURNAL)) else {
         return;
     };
+    ends_with_its_parent();
     work::work(Path::new(&store), Path::new(&journal));
 }
 

@@ -26,6 +26,10 @@ const LOCK: &str = "lock";
 const PRIVATE: u32 = 0o700;
 /// Names tried before a place is given up.
 const MOST_TRIES: u32 = 16;
+/// What a follower may write, with room to spare: a new place is tried out with as much.
+const NOTES: usize = 1 << 20;
+/// Files that it may have beside each other.
+const FILES: usize = 8;
 /// How deep a leftover's directories may lie in each other. What a follower makes is flat.
 const MOST_DEPTH: u32 = 8;
 
@@ -85,7 +89,7 @@ impl Scratch {
                 .into_temp_path()
                 .keep()?;
             match Self::lock_new(path) {
-                Ok(Some(scratch)) => return Ok(scratch),
+                Ok(Some(scratch)) => return scratch.try_out().map(|()| scratch),
                 // Somebody who looked for leftovers came before the lock.
                 Ok(None) => {}
                 Err(error) => return Err(error),
@@ -126,6 +130,16 @@ impl Scratch {
             directory,
             lock,
         }))
+    }
+
+    /// Writes as much as a follower may, and removes it: a place may have room for a directory and for no more.
+    fn try_out(&self) -> io::Result<()> {
+        let trial = self.path.join("trial");
+        fs::create_dir(&trial)?;
+        for nth in 0..FILES {
+            fs::write(trial.join(nth.to_string()), vec![0; NOTES / FILES])?;
+        }
+        fs::remove_dir_all(&trial)
     }
 
     /// The directory.
@@ -232,6 +246,8 @@ fn open_directory(at: impl AsFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
 mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use pool_tests::disk::SmallDisk;
 
     use super::*;
 
@@ -347,6 +363,21 @@ mod tests {
         );
         assert!(error.contains("-o scratch=DIR"), "{error}");
         assert_eq!(error.matches("/absent").count(), 1, "{error}");
+    }
+
+    #[test]
+    fn a_place_without_room_for_notes_does_not_work() {
+        let Some(disk) = SmallDisk::with_options("size=1m,nr_inodes=6").unwrap() else {
+            return;
+        };
+        let works = tempfile::tempdir().unwrap();
+        let (full, works) = (disk.path().to_owned(), works.path().to_owned());
+        let scratch = Scratch::new(&[full.clone(), works.clone()]).unwrap();
+        assert_eq!(scratch.path().parent(), Some(works.as_path()));
+        let error = Scratch::new(std::slice::from_ref(&full)).unwrap_err();
+        assert!(error.to_string().contains("No space left"), "{error}");
+        assert_eq!(fs::read_dir(full).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -162,6 +162,15 @@ fn extents_of_any_number_are_in_a_file() {
         }
         assert_eq!(getxattr_query(&object, EXTENTS), Err(Errno::TOOBIG));
         assert_eq!(attribute(&object, DIGEST), Ok(id.to_string().into_bytes()));
+        // Who copies a file asks for what is listed, and fails with one of it.
+        let copied = pool.directory.path().join("copied");
+        let copy = run(Command::new("cp")
+            .arg("--preserve=xattr")
+            .args([&object, &copied]));
+        assert!(copy.status.success());
+        let mut listed = [0; 100];
+        let length = listxattr(&object, &mut listed).unwrap();
+        assert_eq!(listed[..length], b"user.pool.digest\0"[..]);
     }
     assert!(fs::metadata(pool.path(&format!(".pool/extents/{}", "ab".repeat(32)))).is_err());
 

@@ -7,7 +7,7 @@ mod common;
 use std::fs::{self, File};
 use std::process::Command;
 
-use common::{POOLFS, Pool, cannot_mount, run, text};
+use common::{POOLFS, Pool, apart, cannot_mount, run, text};
 use pool_tests::wait;
 
 /// Mounts in a mount namespace of its own, does `then` to it, sends SIGTERM, does `after` and waits
@@ -16,7 +16,10 @@ fn terminated(pool: &Pool, then: &str, after: &str) -> String {
     let script = format!(
         "cd \"$1\"; mkdir other scratch\n\
          \"$2\" store mnt -f -o \"scratch=$1/scratch\" 2> errors & daemon=$!\n\
-         until mountpoint -q mnt; do sleep 0.01; done\n\
+         wait_until() {{ tries=0; until \"$@\"; do\n\
+           tries=$((tries + 1)); [ $tries -lt 12000 ] || {{ echo \"waited in vain: $*\" >&2; cat errors >&2; exit 9; }}\n\
+           sleep 0.01; done; }}\n\
+         wait_until mountpoint -q mnt\n\
          {then}\n\
          kill -TERM $daemon\n\
          {after}\n\
@@ -24,10 +27,7 @@ fn terminated(pool: &Pool, then: &str, after: &str) -> String {
          echo \"status $status, $(grep -c \"^[^-]* $1/.*fuse.poolfs\" /proc/self/mountinfo) mounted, $(ls scratch | wc -l) left\"\n\
          cat errors"
     );
-    let output = run(Command::new("unshare")
-        .args(["-m", "--propagation", "private", "sh", "-ec", &script, "sh"])
-        .arg(pool.directory.path())
-        .arg(POOLFS));
+    let output = run(apart(&script).arg(pool.directory.path()).arg(POOLFS));
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout)
 }
@@ -70,7 +70,7 @@ fn a_covered_mount_is_served_until_all_is_closed_and_leaves_when_uncovered() {
     }
     let pool = Pool::with_one_library();
     let cover = "exec 9< mnt/libs/a/1/content; mount -t tmpfs none mnt";
-    let told = "until grep -q 'lies under' errors; do sleep 0.01; done";
+    let told = "wait_until grep -q 'lies under' errors";
     let closed = format!("{told}; cat <&9; exec 9<&-");
     let seen = terminated(&pool, cover, &closed);
     assert!(seen.starts_with("onestatus 1, 1 mounted"), "{seen}");
@@ -93,6 +93,7 @@ fn a_daemon_keeps_nothing_open_of_who_started_it() {
     // A lock goes with the last descriptor that leads to the file as it was opened here.
     let held = pool.directory.path().join("held");
     let script = "exec 9> \"$1\"; flock 9; shift; exec \"$@\"";
+    let _mount = pool.unmounted();
     let mounted = run(Command::new("sh")
         .args(["-ec", script, "sh"])
         .arg(&held)
@@ -100,7 +101,6 @@ fn a_daemon_keeps_nothing_open_of_who_started_it() {
         .args([pool.store_path(), pool.mount_point()])
         .args(["-o", &format!("scratch={}", pool.scratch().display())]));
     assert!(mounted.status.success());
-    let _mount = pool.unmounted();
     assert!(File::open(&held).unwrap().try_lock().is_ok());
 }
 
@@ -111,7 +111,7 @@ fn a_mount_that_another_is_in_is_left_until_that_is_gone() {
     }
     let pool = Pool::with_one_library();
     let inside = "mount -t tmpfs none mnt/libs; echo precious > mnt/libs/file";
-    let told = "until grep -q 'something is mounted in' errors; do sleep 0.01; done";
+    let told = "wait_until grep -q 'something is mounted in' errors";
     let seen = terminated(&pool, inside, told);
     assert!(seen.starts_with("status 1, 1 mounted, 0 left\n"), "{seen}");
 

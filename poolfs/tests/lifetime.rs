@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{POOLFS, Pool, cannot_mount, content, is_mounted, run, text};
+use common::{POOLFS, Pool, apart, cannot_mount, content, is_mounted, run, text};
 use pool_core::digest::ObjectId;
 use pool_store::{Store, StoreOptions};
 use pool_tests::keeper::Keeper;
@@ -281,12 +281,12 @@ fn a_mount_point_may_be_named_by_a_descriptor_of_the_caller() {
     // Every number that the daemon's own descriptors could have.
     for number in 3..9 {
         let script = format!("exec \"$@\" /dev/fd/{number} {number}< \"$0\"");
+        let _mount = pool.unmounted();
         let output = run(Command::new("sh")
             .args(["-ec", &script])
             .args([&pool.mount_point(), Path::new(POOLFS)])
             .args(["-o", &format!("scratch={}", pool.scratch().display())])
             .arg(pool.store_path()));
-        let _mount = pool.unmounted();
         assert!(output.status.success(), "{number}");
         assert_eq!(fs::read(pool.path("libs/a/1/content")).unwrap(), b"one");
     }
@@ -318,8 +318,7 @@ fn mount_8_finds_the_program() {
         ("fuse", format!("poolfs#{store}")),
         ("fuse", format!("{POOLFS}#{store}")),
     ] {
-        let output = run(Command::new("unshare")
-            .args(["-m", "--propagation", "private", "sh", "-ec", script, "sh"])
+        let output = run(apart(script)
             .arg(&programs)
             .args([kind, &source])
             .arg(pool.mount_point())
@@ -478,6 +477,7 @@ fn without_passthrough_segments_are_read_and_never_stale() {
     let first = content(1, 3 << 20);
     let id = pool.add_library("a@1", &first);
     let extent = pool.store().object(id).unwrap().unwrap().map.extents()[0];
+    let _mount = pool.unmounted();
     let mounted = run(Command::new(POOLFS)
         .arg(pool.store_path())
         .arg(pool.mount_point())
@@ -485,7 +485,6 @@ fn without_passthrough_segments_are_read_and_never_stale() {
             "-o",
             &format!("nopassthrough,scratch={}", pool.scratch().display()),
         ]));
-    let _mount = pool.unmounted();
     let warning = text(&mounted.stderr);
     assert!(mounted.status.success(), "{warning}");
     assert!(warning.contains("slower"), "{warning}");

@@ -17,7 +17,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{POOLFS, Pool, cannot_mount, run, text};
+use common::{POOLFS, Pool, apart, cannot_mount, run, text};
 use pool_tests::wait;
 
 const NAMES: [&[u8]; 12] = [
@@ -126,9 +126,7 @@ fn mount_by(mounts: &str, place: &Path, store: &Path, point: &Path) -> Vec<Seen>
          test \"$(cat \"$point/libs/a/1/content\")\" = one || echo does not read back >&2\n\
          umount \"$point\""
     );
-    let output = run(Command::new("unshare")
-        .args(["-m", "--propagation", "private", "sh", "-ec", &script, "sh"])
-        .args([place, store, point]));
+    let output = run(apart(&script).args([place, store, point]));
     let messages = text(&output.stderr);
     assert!(output.status.success(), "{store:?}: {messages}");
     assert!(!messages.contains("does not read back"), "{store:?}");

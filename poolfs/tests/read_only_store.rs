@@ -8,17 +8,13 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 
-use common::{POOLFS, Pool, cannot_mount, run, text};
+use common::{POOLFS, Pool, apart, cannot_mount, run, text};
 use pool_tests::wait;
 
 /// Runs a script in a mount namespace of its own; what it prints is what it read through a mount.
 fn script(script: &str, pool: &Pool) -> String {
-    let output = run(Command::new("unshare")
-        .args(["-m", "--propagation", "private", "sh", "-ec", script, "sh"])
-        .arg(pool.directory.path())
-        .arg(POOLFS));
+    let output = run(apart(script).arg(pool.directory.path()).arg(POOLFS));
     let messages = text(&output.stderr);
     assert!(output.status.success(), "{}: {messages}", output.status);
     text(&output.stdout)

@@ -20,6 +20,7 @@ fn messages_that_cannot_be_written_end_no_mount() {
         let pool = Pool::new();
         // Segments by way of the program are warned of, and there is more to say than that.
         let options = format!("nopassthrough,rw,scratch={}{log}", pool.scratch().display());
+        let _mount = pool.unmounted();
         let mut daemon = Command::new("sh")
             .args(["-c", &format!("exec \"$@\" {redirection}"), "sh", POOLFS])
             .arg(pool.store_path())
@@ -29,7 +30,6 @@ fn messages_that_cannot_be_written_end_no_mount() {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let _mount = pool.unmounted();
         wait::until("it is mounted", || is_mounted(&pool.mount_point()));
         pool.add_library("late@1", &content(9, 5000));
         let read = fs::read(pool.path("libs/late/1/content")).unwrap();

@@ -174,9 +174,10 @@ mod tests {
             spool.write(&bytes[end..][..length]).unwrap();
             end += length;
             assert_eq!(is_in_memory(&spool), end as u64 <= SHARE, "{end}");
-            let taken = match is_in_memory(&spool) {
-                true => (end as u64).next_multiple_of(PAGE_SIZE),
-                false => 0,
+            let taken = if is_in_memory(&spool) {
+                (end as u64).next_multiple_of(PAGE_SIZE)
+            } else {
+                0
             };
             assert_eq!(store.upload_memory(), taken, "{end}");
             let mut found = vec![0; end];

@@ -141,7 +141,8 @@ fn a_frame_that_a_stop_left_unfinished_is_none_wherever_it_ends() {
             assert!(told(&store) == before, "{shape} at {cut}");
         }
     }
-    fs::write(&log, &whole[..end]).unwrap();
+    // Its digest may end with zeros.
+    fs::write(&log, &whole[..end + 32]).unwrap();
     let store = reopen(&path("store")).unwrap();
     assert_eq!(told(&store), during);
     add_token(&store, "after").unwrap();

@@ -4,20 +4,22 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::fs;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use common::{content, library_ref, open, push_library};
 use pool_store::placement::Placement;
 use pool_store::upload::page_ids;
 use pool_store::{Store, StoreOptions, StoreView};
 
-/// Threads started by whatever is linked into this program.
-static STARTED: AtomicUsize = AtomicUsize::new(0);
-/// There can be no more.
-static REFUSED: AtomicBool = AtomicBool::new(false);
+thread_local! {
+    /// Threads that this one has started, by whatever is linked into this program. Other tests may be running.
+    static STARTED: Cell<usize> = const { Cell::new(0) };
+    /// It can start no more.
+    static REFUSED: Cell<bool> = const { Cell::new(false) };
+}
 
 type Routine = extern "C" fn(*mut c_void) -> *mut c_void;
 type Create = unsafe extern "C" fn(
@@ -40,8 +42,8 @@ pub unsafe extern "C" fn pthread_create(
     argument: *mut c_void,
 ) -> c_int {
     static REAL: OnceLock<Create> = OnceLock::new();
-    STARTED.fetch_add(1, Ordering::Relaxed);
-    if REFUSED.load(Ordering::Relaxed) {
+    STARTED.set(STARTED.get() + 1);
+    if REFUSED.get() {
         return libc::EAGAIN;
     }
     let real = REAL.get_or_init(|| {
@@ -60,13 +62,9 @@ pub unsafe extern "C" fn pthread_create(
 fn a_refresh_starts_no_thread() {
     let directory = tempfile::tempdir().unwrap();
     let scratch = tempfile::tempdir().unwrap();
-    let before = STARTED.load(Ordering::Relaxed);
+    let before = STARTED.get();
     std::thread::spawn(|| ()).join().unwrap();
-    assert_eq!(
-        STARTED.load(Ordering::Relaxed),
-        before + 1,
-        "threads are counted"
-    );
+    assert_eq!(STARTED.get(), before + 1, "threads are counted");
 
     let mut store = open(directory.path());
     let follower = StoreView::follow(directory.path(), &scratch.path().join("f")).unwrap();
@@ -83,9 +81,9 @@ fn a_refresh_starts_no_thread() {
             drop(store);
             store = Store::open(directory.path(), StoreOptions::default()).unwrap();
         }
-        let before = STARTED.load(Ordering::Relaxed);
+        let before = STARTED.get();
         follower.refresh().unwrap();
-        assert_eq!(STARTED.load(Ordering::Relaxed), before, "commit {nth}");
+        assert_eq!(STARTED.get(), before, "commit {nth}");
         let found = follower
             .library(&library_ref(&format!("l{nth}@1")))
             .unwrap();
@@ -142,8 +140,8 @@ fn a_followers_notes_do_not_grow() {
 fn pages_are_hashed_where_no_thread_can_be_made() {
     let bytes = content(1, 3000);
     let expected = page_ids(&bytes[..4096 * 3]);
-    REFUSED.store(true, Ordering::Relaxed);
+    REFUSED.set(true);
     let found = page_ids(&bytes);
-    REFUSED.store(false, Ordering::Relaxed);
+    REFUSED.set(false);
     assert_eq!((found.len(), &found[..3]), (3000, &expected[..]));
 }

@@ -102,6 +102,17 @@ pub fn with_signals(options: &[&str], command: &Command) -> Command {
     started
 }
 
+/// Has the kernel end this process as soon as the thread that started it has ended, however that came: for a part of a test that does not
+/// end by itself.
+///
+/// # Panics
+///
+/// When the kernel has no such thing.
+pub fn ends_with_its_parent() {
+    let killed = Some(rustix::process::Signal::KILL);
+    rustix::process::set_parent_process_death_signal(killed).expect("it is prctl(2) of Linux");
+}
+
 /// `command`, ended for good if it hangs: a monitor that waits takes no other signal.
 pub fn bounded(command: &Command) -> Command {
     let mut bounded = Command::new("timeout");

@@ -81,8 +81,10 @@ fn the_session_works_as_written() -> Result<()> {
         .prefix("pool-readme-")
         .tempdir_in("/var/tmp")?;
     let path = std::env::var("PATH").context("PATH")?;
-    let output = Command::new("bash")
-        .args(["-c", &script(&steps)])
+    // No process of it outlives this one, whatever ends that.
+    let output = Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--mount"])
+        .args(["--propagation", "private", "bash", "-c", &script(&steps)])
         .current_dir(scratch.path())
         .env("PATH", format!("{}:{path}", program_directory()?.display()))
         .env_remove("POOL_REGISTRY")

@@ -341,9 +341,12 @@ fn files_are_read_when_they_are_touched_and_end_where_they_end() {
     }
 }
 
-/// A number of KiB in `/proc/PID/status`.
-fn status(guest: &Child, field: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", guest.id())).unwrap();
+/// A number of KiB in `/proc/PID/status` of the VMM that timeout(1) runs.
+fn status(timeout: &Child, field: &str) -> u64 {
+    let timeout = timeout.id();
+    let children = fs::read_to_string(format!("/proc/{timeout}/task/{timeout}/children")).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", children.trim())).unwrap();
+    assert!(status.starts_with("Name:\tpoolvmm\n"), "{status}");
     let line = status.lines().find(|line| line.starts_with(field)).unwrap();
     let number = line.split_whitespace().nth(1).unwrap();
     number.parse().unwrap()

@@ -12,17 +12,21 @@ use crate::contents::{Content, Found, extents_json};
 pub const EXTENTS_ATTRIBUTE: &str = "user.pool.extents";
 /// Extended attribute with the digest of an object's file.
 pub const DIGEST_ATTRIBUTE: &str = "user.pool.digest";
-/// What `listxattr` answers for an object's file.
-const LIST: &[u8] = b"user.pool.digest\0user.pool.extents\0";
 /// Longest value that the kernel delivers (`XATTR_SIZE_MAX` in include/uapi/linux/limits.h).
 const MOST_BYTES: usize = 65_536;
 
-/// The names of a file's attributes, each with a NUL at its end.
+/// The names of a file's attributes, each with a NUL at its end. One whose value never fits is not listed: who copies a file asks for
+/// all that are, and fails with one of them.
 pub(super) fn names(found: &Found) -> Vec<u8> {
-    match found.content {
-        Content::Object(..) => LIST.to_vec(),
-        _ => vec![],
+    let Content::Object(_, map) = &found.content else {
+        return vec![];
+    };
+    let mut names = vec![DIGEST_ATTRIBUTE];
+    if extents_json(map).len() <= MOST_BYTES {
+        names.push(EXTENTS_ATTRIBUTE);
     }
+    let with_end = |name: &str| [name.as_bytes(), b"\0"].concat();
+    names.into_iter().flat_map(with_end).collect()
 }
 
 /// The value of a file's attribute.

@@ -280,6 +280,16 @@ impl Pool {
     }
 }
 
+/// A script of sh(1) in namespaces of its own, arguments of which are to be added. What it mounts is there alone, and no process of it, a
+/// daemon's neither, outlives unshare(1), whatever ends that.
+pub fn apart(script: &str) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command.args(["--mount", "--propagation", "private"]);
+    command.args(["sh", "-ec", script, "sh"]);
+    command
+}
+
 pub fn is_mounted(path: &Path) -> bool {
     // Not text: others may have mounted anything.
     let mounts = fs::read("/proc/self/mountinfo").unwrap();

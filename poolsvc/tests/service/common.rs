@@ -17,6 +17,8 @@ use pool_tests::wait;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+pub(crate) use super::store::content;
+
 /// A service that ends with this value.
 pub(crate) struct Service {
     pub(crate) child: Child,
@@ -269,17 +271,4 @@ pub(crate) fn push_library(client: &Client, reference: &str, content: &[u8]) -> 
 
 pub(crate) fn busybox() -> Vec<u8> {
     std::fs::read("/bin/busybox").expect("busybox-static is installed")
-}
-
-/// `pages` pages, no two the same, and others for another `seed`.
-pub(crate) fn content(seed: u64, pages: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..pages * 512)
-        .flat_map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state.to_le_bytes()
-        })
-        .collect()
 }

@@ -62,7 +62,7 @@ fn remove_unfinished(directory: &Path, is_meant: impl Fn(Name) -> bool) {
         let path = names::unfinished(directory, name);
         match remove_if_there(&path) {
             Ok(()) => {
-                tracing::info!(path = %path.display(), "removed an unfinished part of the journal")
+                tracing::info!(path = %path.display(), "removed an unfinished part of the journal");
             }
             Err(error) => {
                 tracing::warn!(%error, path = %path.display(), "an unfinished part of the journal stays for now");

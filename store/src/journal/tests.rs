@@ -352,7 +352,7 @@ fn a_merge_needs_room_for_one_copy_however_much_is_merged() {
     assert!(bytes > LARGE);
     for nth in 0..5 {
         let key = format!("places/b@{nth}");
-        commit(&mut journal, &put_at(&key, &[nth; 50_000]));
+        commit(&mut journal, &put_at(&key, &vec![nth; 50_000]));
     }
     let checkpointer = journal.turn(true).unwrap();
     // Each of them is put down by itself. Beside a copy there is room for what is read ahead, and for what was not given back yet.
@@ -360,7 +360,7 @@ fn a_merge_needs_room_for_one_copy_however_much_is_merged() {
     let (last, more) = checkpointer.merge_by(1).unwrap();
     assert_eq!(last, (LARGE >> 20) + 5);
     let merged = entries(&begun.path, last);
-    assert!(more > bytes && merged.iter().any(|(_, _, value)| *value == [4; 50_000]));
+    assert!(more > bytes && merged.iter().any(|(_, _, value)| *value == vec![4; 50_000]));
     assert_eq!(names::list_unfinished(&begun.path).unwrap(), []);
 }
 
