@@ -280,13 +280,18 @@ impl Pool {
     }
 }
 
-/// A script of sh(1) in namespaces of its own, arguments of which are to be added. What it mounts is there alone, and no process of it, a
-/// daemon's neither, outlives unshare(1), whatever ends that.
+/// A script of sh(1) in namespaces of its own, arguments of which are to be added. What it mounts is there alone. It ends when its daemons
+/// have, too, and none of its processes outlives unshare(1), whatever ends that.
 pub fn apart(script: &str) -> Command {
+    // The namespace ends with its first process, and the others are killed.
+    const FIRST: &str = "sh -ec \"$@\" && status=0 || status=$?; tries=0; \
+                         until set -- /proc/[0-9]* && [ $# = 1 ]; do \
+                           tries=$((tries + 1)); [ $tries -lt 12000 ] || { ps ax >&2; exit 9; }; sleep 0.01; \
+                         done; exit $status";
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
     command.args(["--mount", "--propagation", "private"]);
-    command.args(["sh", "-ec", script, "sh"]);
+    command.args(["sh", "-c", FIRST, "first", script, "sh"]);
     command
 }
 
