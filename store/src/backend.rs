@@ -157,7 +157,7 @@ pub(crate) fn open_file(path: &Path, options: &OpenOptions) -> io::Result<File> 
     if file.metadata()?.is_file() {
         Ok(file)
     } else {
-        Err(io::Error::other("it is not a file"))
+        Err(io::Error::other("it is not a file: move it away"))
     }
 }
 

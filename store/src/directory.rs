@@ -137,7 +137,7 @@ pub(crate) fn without_superblock(directory: &Path) -> &'static str {
     } else if has(format::RESTORING_FILE) {
         "a restoration into it was cut short; run pool restore again"
     } else if has(format::INDEX_DIRECTORY) || has(format::SEGMENTS_DIRECTORY) {
-        "its superblock is missing; put it back from a backup"
+        "its superblock is missing; put it back from a copy of this directory (what pool backup makes has none)"
     } else if is_vacant(directory).unwrap_or(false) {
         "it is empty; perhaps a filesystem is missing that should be mounted there"
     } else {

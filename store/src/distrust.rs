@@ -4,7 +4,7 @@
 //! and what has the right records goes with it. So do pages with a collection that takes them for garbage, and with a commit that
 //! fills slots which the index takes for free: no repair brings those back.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pool_core::extent::SegmentId;
 
 use crate::StoreView;
-use crate::backend::{Backend, sync_directory};
+use crate::backend::{Backend, new_file, sync_directory};
 use crate::error::{Result, StoreError};
 use crate::format::{DISTRUSTED_FILE, JOURNAL_DIRECTORY};
 use crate::index::Reader;
@@ -31,7 +31,7 @@ pub(crate) fn is_noted(directory: &Path) -> bool {
 /// Notes it, and waits until that survives a power cut.
 pub(crate) fn note(directory: &Path) -> Result<()> {
     let path = directory.join(DISTRUSTED_FILE);
-    File::create(&path).map_err(|error| StoreError::io("creating", path, error))?;
+    new_file(&path).map_err(|error| StoreError::io("creating", path, error))?;
     sync_directory(directory)
 }
 

@@ -17,6 +17,10 @@ pub const SUPERBLOCK_FILE: &str = "superblock";
 pub const NEW_SUPERBLOCK_FILE: &str = "superblock.new";
 /// Directory of segments.
 pub const SEGMENTS_DIRECTORY: &str = "segments";
+/// File in it that says which store's they are.
+pub const OWNER_FILE: &str = "owner";
+/// The same while it is written.
+pub const NEW_OWNER_FILE: &str = "owner.new";
 /// Directory of the RocksDB index.
 pub const INDEX_DIRECTORY: &str = "index";
 /// File whose record locks are leases.

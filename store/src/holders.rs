@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
+use crate::backend::read_file;
 use crate::error::{Result, StoreError};
 use crate::format::LEASES_FILE;
 use crate::lease::{LeaseKey, PROBED, Probe};
@@ -31,7 +32,7 @@ pub struct Holders {
 /// Looks at all processes; without root at those of the same user alone.
 pub fn holders(directory: &Path) -> Result<Holders> {
     let path = directory.join(LEASES_FILE);
-    let file = File::open(&path)
+    let file = read_file(&path)
         .map_err(|source| StoreError::io("opening the lease file", &path, source))?;
     let failed = |what: &str, source| StoreError::io("reading", what, source);
     let Some(name) = name_of(&file).map_err(|source| failed("/proc/self/fdinfo", source))? else {

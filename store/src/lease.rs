@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pool_core::digest::ObjectId;
 use pool_core::extent::SegmentId;
 
-use crate::backend::Identity;
+use crate::backend::{Identity, open_file, read_file};
 use crate::directory::identity;
 use crate::error::{Result, StoreError};
 
@@ -204,7 +204,7 @@ impl LeaseTable {
 fn open(path: &Path) -> Result<Option<LeaseFile>> {
     // Before: if it is replaced now, that is noticed the next time.
     let identity = identity(path)?;
-    match File::open(path) {
+    match read_file(path) {
         Ok(file) => Ok(Some(LeaseFile { file, identity })),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(StoreError::io("opening the lease file", path, error)),
@@ -219,7 +219,7 @@ fn open_or_make(path: &Path) -> Result<Option<LeaseFile>> {
         if let Some(file) = open(path)? {
             return Ok(Some(file));
         }
-        match create.open(path) {
+        match open_file(path, &create) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
                 tracing::warn!(

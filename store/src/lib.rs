@@ -42,6 +42,7 @@ mod moment;
 mod object_digest;
 mod open_segments;
 mod opening;
+mod owner;
 mod page_digest;
 mod parallel;
 pub mod placement;
@@ -143,7 +144,7 @@ pub struct Store {
     /// Disk that uploads are about to write to.
     promised: Arc<Promised>,
     /// Keeps other writers away.
-    _lock: File,
+    _lock: (File, Option<File>),
 }
 
 /// What changes under the writer's lock. Commits hold it for moments, to be handed slots and to be decided one after the

@@ -176,12 +176,12 @@ impl Superblock {
         };
         let Some(bytes) = bytes else {
             return Err(not_a_store(
-                "its superblock is not a file; put one back from a backup".into(),
+                "its superblock is not a file; put one back from a copy of this directory (what pool backup makes has none)".into(),
             ));
         };
         Self::decode(&bytes, writable).map_err(|error| match error {
             SuperblockError::Damaged(why) => not_a_store(format!(
-                "{why}; it hardly ever changes, so put one back from a backup"
+                "{why}; it hardly ever changes, so put one back from a copy of this directory (what pool backup makes has none)"
             )),
             SuperblockError::Unsupported(what) => StoreError::Unsupported {
                 path: directory.into(),

@@ -41,7 +41,9 @@ fn assert_pushed(store: &StoreView, seed: u64) {
 
 /// The files of segments and their digests.
 fn segments(directory: &Path) -> BTreeMap<PathBuf, String> {
-    listing(&directory.join("segments"))
+    let mut found = listing(&directory.join("segments"));
+    found.retain(|path, _| path.extension().is_some_and(|end| end == "seg"));
+    found
 }
 
 /// All that was there is what it was.

@@ -127,12 +127,12 @@ const CASES: &[Case] = &[
     (
         "superblock empty",
         |s, _| fs::write(s.join("superblock"), b"").unwrap(),
-        "from a backup",
+        "from a copy of this directory",
     ),
     (
         "superblock zeroed",
         |s, _| fs::write(s.join("superblock"), [0; 128]).unwrap(),
-        "from a backup",
+        "from a copy of this directory",
     ),
 ];
 

@@ -134,7 +134,7 @@ fn a_copy_that_cannot_be_finished_leaves_nothing() {
     let path = directory.path();
     drop(open(path));
     fs::create_dir(disk.path().join("segments")).unwrap();
-    fs::remove_dir(path.join("segments")).unwrap();
+    fs::remove_dir_all(path.join("segments")).unwrap();
     symlink(disk.path().join("segments"), path.join("segments")).unwrap();
     let store = open(path);
     let windows = Placement::Windows { phase: 0 };

@@ -181,7 +181,7 @@ pub(super) fn advise(damaged: &mut [DamagedFile], superblock: &Superblock, direc
         file.advice = match file.part {
             Part::Superblock => {
                 "without it the store cannot be opened: check the disk (dmesg, smartctl); a service that runs on the store \
-                 writes it anew (pool scrub), else put one back from a backup"
+                 writes it anew (pool scrub), else put one back from a copy of the store's directory (what pool backup makes has none)"
                     .to_owned()
             }
             Part::Mark => {

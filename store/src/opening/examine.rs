@@ -14,6 +14,7 @@ use crate::index::{Index, Inspection, follow_segments};
 use crate::journal::frame::Digest;
 use crate::journal::{self, Commits, Found, Unusable};
 use crate::mark::Mark;
+use crate::owner;
 use crate::slots::Segments;
 use crate::superblock::Superblock;
 
@@ -59,6 +60,7 @@ pub(super) fn examine(
 ) -> Result<Examined> {
     let is_journaled = has_journal(directory, superblock);
     let (index, mark, files) = look_at_index(directory, superblock, backend)?;
+    check_parts(directory)?;
     let lead = if is_journaled {
         let lead = check_journal(directory, superblock, mark, &index);
         Some(lead.map_err(|why| refused(directory, why))?)
@@ -135,18 +137,15 @@ pub(crate) fn check_journal(
     let found = found.map_err(|Unusable { why, .. }| {
         format!("its journal cannot be used ({why}): check the disk (dmesg, smartctl); {repair} makes a new one of a whole index")
     })?;
+    if mark > index.commits.max(found.last) {
+        let last = index.commits.max(found.last);
+        return Err(error::older("its index and its journal know", last, mark));
+    }
     if index.commits > found.last {
         return Err(format!(
             "its journal ends with commit {}, and its index has {}: the journal is an older one, or its end is \
              damaged; put the newest one back, or let {repair} make a new one of the index",
             found.last, index.commits
-        ));
-    }
-    if found.last < mark {
-        return Err(error::older(
-            "its index and its journal know",
-            found.last,
-            mark,
         ));
     }
     if has < found.first || index.hole == Some(0) {
@@ -243,6 +242,8 @@ fn look_at_index(
             format!("its segments are not to be found ({error}): {advice}"),
         )
     })?;
+    // Before anything is said of one of them.
+    owner::check(directory, superblock.identity).map_err(|why| refused(directory, why))?;
     Ok((index, mark, files))
 }
 
@@ -267,6 +268,33 @@ pub(super) fn refused(directory: &Path, why: String) -> StoreError {
         path: directory.into(),
         why,
     }
+}
+
+/// Parts of a store that every opening makes or removes, and whether each is a directory.
+const PARTS: [(&str, bool); 2] = [
+    (format::STAGING_DIRECTORY, true),
+    (format::RESTORING_FILE, false),
+];
+
+/// Refuses what is in the way of such a part.
+fn check_parts(directory: &Path) -> Result<()> {
+    for (part, is_directory) in PARTS {
+        let path = directory.join(part);
+        let is_right = match fs::metadata(&path) {
+            Ok(found) => found.is_dir() == is_directory && found.is_file() != is_directory,
+            // A link that leads nowhere is something.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                path.symlink_metadata().is_err()
+            }
+            Err(error) => return Err(StoreError::io("looking at", path, error)),
+        };
+        if !is_right {
+            let what = if is_directory { "directory" } else { "file" };
+            let why = format!("its {part} is not a {what}: move {} away", path.display());
+            return Err(refused(directory, why));
+        }
+    }
+    Ok(())
 }
 
 /// Wraps what RocksDB says of an index that cannot be opened.
@@ -391,7 +419,11 @@ pub(crate) fn check_segment(
         Ok(length) => Err(format!(
             "segment {id} has {length} bytes, not {expected}: {advice}"
         )),
-        Err(StoreError::NoSegment(_)) => Err(format!("segment {id} has no file: {advice}")),
+        Err(StoreError::NoSegment(_)) => Err(format!(
+            "segment {id} has no file: {advice}; if it is gone for good, truncate -s {expected} \
+             {}/{id}.seg has all else served, and asked for again what was in it",
+            format::SEGMENTS_DIRECTORY
+        )),
         Err(error) => Err(format!("segment {id} cannot be used ({error}): {advice}")),
     }
 }

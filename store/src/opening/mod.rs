@@ -10,6 +10,7 @@ mod examine;
 mod told;
 
 use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use crate::index::Index;
 use crate::journal::frame::Form;
 use crate::journal::{self, Found, Journal};
 use crate::mark::Mark;
+use crate::owner;
 use crate::room::KEPT;
 use crate::superblock::{FEATURE_JOURNAL, FEATURE_MARKED, FEATURE_MASKED, Superblock};
 use crate::used;
@@ -40,7 +42,7 @@ pub(crate) struct Opened {
     pub(crate) index: Index,
     pub(crate) backend: Arc<dyn Backend>,
     /// Keeps other writers away for as long as it is open.
-    pub(crate) lock: File,
+    pub(crate) lock: (File, Option<File>),
     /// The index says otherwise of segments than the journal, which may not be on record.
     pub(crate) is_distrusted: bool,
 }
@@ -72,6 +74,11 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
     let mut superblock = Superblock::read(directory, true)?;
     let lock = directory::lock(directory)?;
     let backend = backend(directory);
+    // Its absence is told of with the rest.
+    let segments = match owner::lock(directory) {
+        Err(StoreError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => None,
+        locked => Some(locked?),
+    };
     let examined = examine(directory, &superblock, backend.as_ref())?;
     let journal = directory.join(format::JOURNAL_DIRECTORY);
     let lead = examined.lead.as_ref();
@@ -143,6 +150,9 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
         used::raise_open(&index, backend.as_ref())?;
         set_aside(&index, backend.as_ref(), &examined.unknown)?;
     }
+    if let Err(error) = owner::note(directory, superblock.identity) {
+        tracing::warn!(%error, "nothing tells another store whose segments these are; the next opening tries again");
+    }
     let staging = directory.join(format::STAGING_DIRECTORY);
     fs::create_dir_all(&staging).map_err(|source| StoreError::io("creating", staging, source))?;
     // With it, and should the superblock be lost, the next restoration would take all of this for its own.
@@ -151,7 +161,7 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
         superblock,
         index,
         backend,
-        lock,
+        lock: (lock, segments),
         is_distrusted,
     })
 }

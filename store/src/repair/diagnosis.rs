@@ -332,7 +332,9 @@ fn rescue(directory: &Path, index: &Inspection) -> std::result::Result<Commits, 
     if index.identity.is_none() || path.symlink_metadata().is_err() {
         return Ok(Commits::new());
     }
+    // What has the name of a journal, or of its newest part, and is none.
     following(&path, index.commits, index.frame.unwrap_or_default())
+        .map_err(|why| format!("{why}: move {} away, then repair", path.display()))
 }
 
 /// What segments there are after these commits.

@@ -10,14 +10,14 @@
 mod diagnosis;
 mod rebuild;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use pool_core::digest::ObjectId;
 use serde::Serialize;
 
-use crate::backend::{move_aside, sync_directory};
+use crate::backend::{move_aside, new_file, sync_directory};
 use crate::directory;
 use crate::distrust;
 use crate::error::{Result, StoreError};
@@ -26,6 +26,7 @@ use crate::index::Index;
 use crate::journal::Journal;
 use crate::mark::Mark;
 use crate::opening;
+use crate::owner;
 use crate::progress::Progress;
 use crate::superblock::Superblock;
 use crate::used;
@@ -81,8 +82,21 @@ pub fn repair(
     dry_run: bool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<RepairReport> {
+    let repaired = repair_unless_full(directory, dry_run, progress);
+    repaired.map_err(|error| opening::no_room(directory, error))
+}
+
+fn repair_unless_full(
+    directory: &Path,
+    dry_run: bool,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<RepairReport> {
     let superblock = Superblock::read(directory, true)?;
     let lock = directory::lock(directory)?;
+    owner::check(directory, superblock.identity).map_err(|why| StoreError::Refused {
+        path: directory.into(),
+        why,
+    })?;
     let backend = opening::backend(directory);
     let diagnosis = Diagnosis::of(directory, &superblock, backend.as_ref())?;
     let mut report = RepairReport {
@@ -201,7 +215,7 @@ fn put(directory: &Path, part: &str, new: &Path) -> Result<Option<PathBuf>> {
 /// Notes that an index is being made: until that ended it is nobody's.
 fn mark_unfinished(directory: &Path) -> Result<()> {
     let path = directory.join(format::REPAIRING_FILE);
-    let made = File::create(&path).and_then(|file| file.sync_all());
+    let made = new_file(&path).and_then(|file| file.sync_all());
     made.map_err(|error| StoreError::io("creating", path, error))?;
     sync_directory(directory)
 }

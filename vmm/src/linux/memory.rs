@@ -311,7 +311,16 @@ pub(super) fn mremap(
     if old_length == 0 {
         return Err(Errno::INVAL.into());
     }
-    let old_end = old_end.ok_or(Errno::FAULT)?;
+    let mut old_end = old_end.ok_or(Errno::FAULT)?;
+    let mut old_length = old_length;
+    if fixed && new_length < old_length {
+        // The rest goes first, of however many areas it is, but what is moved is of one (`check_prep_vma`, mm/mremap.c).
+        if area.end < old + new_length {
+            return Err(Errno::FAULT.into());
+        }
+        shrink(linux, (old, old_length), new_length)?;
+        (old_length, old_end) = (new_length, old + new_length);
+    }
     let several = area.end < old_end;
     if several && (!fixed || new_length != old_length) {
         return Err(Errno::FAULT.into());

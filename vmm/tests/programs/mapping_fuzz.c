@@ -47,15 +47,21 @@ static void move(long step, long from)
     long to = next() % PAGES, count = next() % 20 + 1;
     if (to + count > PAGES) count = PAGES - to;
     if (from + count > PAGES) count = PAGES - from;
-    if (!(to + count <= from || from + count <= to) || protection[from] == UNMAPPED) return;
+    /* More than is moved, which goes, of whatever mappings it is; what is moved is of one then. */
+    long more = next() % 3 ? 0 : next() % 8;
+    if (from + 1 + more > PAGES) more = 0;
+    if (more) count = 1;
+    if (!(to + count <= from || from + count + more <= to) || protection[from] == UNMAPPED) return;
     for (long page = from; page < from + count; page++)
         if (protection[page] != protection[from]) return;
     int flags = MREMAP_MAYMOVE | MREMAP_FIXED;
-    if (mremap(address(from), count * 4096, count * 4096, flags, address(to)) != address(to)) {
-        /* Linux does not move two mappings at once, alike as they are. */
+    void *moved = mremap(address(from), (count + more) * 4096, count * 4096, flags, address(to));
+    if (moved != address(to)) {
+        /* Linux does not move two mappings at once, alike as they are, before 6.17. */
         if (errno == EFAULT) return;
         wrong(step, "mremap", from);
     }
+    for (long n = count; n < count + more; n++) protection[from + n] = UNMAPPED;
     for (long n = 0; n < count; n++) {
         protection[to + n] = protection[from + n];
         value[to + n] = value[from + n];
