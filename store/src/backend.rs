@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pool_core::extent::SegmentId;
+use rustix::fs::{XattrFlags, fsetxattr, getxattr};
 
 use crate::error::{Result, StoreError};
 
@@ -75,6 +76,8 @@ pub trait Backend: Debug + Send + Sync {
     fn lost(&self) -> Result<Vec<(String, u64)>>;
     /// Bytes of a segment's file.
     fn length(&self, id: SegmentId) -> Result<u64>;
+    /// The segment whose file it was made as, where that differs and the file says so.
+    fn made_as(&self, id: SegmentId) -> Option<SegmentId>;
     /// All segments that have a name.
     fn list(&self) -> Result<Vec<SegmentId>>;
     /// Bytes of disk that the segment takes up.
@@ -86,6 +89,9 @@ pub trait Backend: Debug + Send + Sync {
     /// A nameless file that grows as it is written and ends with its last user.
     fn temporary(&self) -> Result<Arc<dyn SegmentFile>>;
 }
+
+/// Extended attribute with the number of the segment that a file was made as: whatever it is called by now.
+const NUMBER_ATTRIBUTE: &str = "user.pool.segment";
 
 /// Segments as files `ID.seg` of a directory.
 #[derive(Debug)]
@@ -128,6 +134,17 @@ impl DirectoryBackend {
             .write(true)
             .open(&path)
             .map_err(|source| StoreError::io("creating the segment", &path, source))?;
+        // Where the file system keeps such things.
+        let number = id.to_string();
+        let said = fsetxattr(
+            &file,
+            NUMBER_ATTRIBUTE,
+            number.as_bytes(),
+            XattrFlags::empty(),
+        );
+        if let Err(error) = said {
+            tracing::debug!(%error, segment = %id, "the segment's file does not say whose it is");
+        }
         file.set_len(bytes)
             .and_then(|()| file.sync_all())
             .map_err(|source| StoreError::io("sizing the segment", &path, source))?;
@@ -312,6 +329,13 @@ impl Backend for DirectoryBackend {
         }
         ids.sort_unstable();
         Ok(ids)
+    }
+
+    fn made_as(&self, id: SegmentId) -> Option<SegmentId> {
+        let mut number = [0; 8];
+        let length = getxattr(self.path(id), NUMBER_ATTRIBUTE, &mut number[..]).ok()?;
+        let said = std::str::from_utf8(&number[..length]).ok()?;
+        said.parse().ok().filter(|said| *said != id)
     }
 
     fn disk_usage(&self, id: SegmentId) -> Result<u64> {

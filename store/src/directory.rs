@@ -136,6 +136,10 @@ pub(crate) fn without_superblock(directory: &Path) -> &'static str {
         "it is not there"
     } else if has(format::RESTORING_FILE) {
         "a restoration into it was cut short; run pool restore again"
+    } else if is_vacant(directory).unwrap_or(false)
+        && (has(format::INDEX_DIRECTORY) || has(format::SEGMENTS_DIRECTORY))
+    {
+        "nothing is in it but what a creation that was cut short left; ask for a new store once more (--create, or pool init)"
     } else if has(format::INDEX_DIRECTORY) || has(format::SEGMENTS_DIRECTORY) {
         "its superblock is missing; put it back from a copy of this directory (what pool backup makes has none)"
     } else if is_vacant(directory).unwrap_or(false) {

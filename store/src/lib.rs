@@ -211,8 +211,6 @@ impl Store {
             &promised,
             superblock.segment_bytes,
         )?;
-        // A kill has left them, and what an upload needs first is not under the lock that segments are.
-        appender.discard_leftovers();
         let store = Self {
             view,
             policy: options.placement,

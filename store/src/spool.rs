@@ -156,7 +156,7 @@ mod tests {
             upload_memory: 4 * SHARE,
             ..testing::options(SEGMENT_BYTES)
         };
-        Store::open(directory, options).unwrap()
+        testing::open_with(directory, options)
     }
 
     fn is_in_memory(spool: &Spool) -> bool {

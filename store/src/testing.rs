@@ -5,8 +5,9 @@ use std::path::Path;
 use pool_core::digest::ObjectId;
 
 pub(crate) use pool_tests::content::content;
+use pool_tests::wait;
 
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::placement::Placement;
 use crate::upload::{CommitSummary, Content, Target};
 use crate::{Store, StoreOptions};
@@ -25,7 +26,21 @@ pub(crate) fn options(segment_bytes: u64) -> StoreOptions {
 
 /// A store of small segments.
 pub(crate) fn open(directory: &Path) -> Store {
-    Store::open(directory, options(SEGMENT_BYTES)).unwrap()
+    open_with(directory, options(SEGMENT_BYTES))
+}
+
+/// Opens a store that nobody has, or that this test has closed.
+pub(crate) fn open_with(directory: &Path, options: StoreOptions) -> Store {
+    unlocked(|| Store::open(directory, options)).unwrap()
+}
+
+/// Tries until a store that this test has closed is not locked any more: a child that another test of this process starts has its lock, too,
+/// until it has become the program that it is to run.
+pub(crate) fn unlocked<T>(mut open: impl FnMut() -> Result<T>) -> Result<T> {
+    wait::until_some("the store's lock", || match open() {
+        Err(StoreError::Locked { .. }) => None,
+        other => Some(other),
+    })
 }
 
 /// A library version with this content.

@@ -177,3 +177,25 @@ fn a_segment_that_is_gone_for_good_takes_nothing_else_with_it() {
     }
     assert_whole(&store);
 }
+
+#[test]
+fn segments_that_were_exchanged_are_refused() {
+    let path = places();
+    example(&path("store"));
+    let names = ["00000000", "00000001", "exchanged"];
+    let [first, second, third] = names.map(|name| path(&format!("store/segments/{name}.seg")));
+    let exchange = || {
+        fs::rename(&first, &third).unwrap();
+        fs::rename(&second, &first).unwrap();
+        fs::rename(&third, &second).unwrap();
+    };
+    exchange();
+    let said = refused(&path("store"));
+    assert!(said.contains("is that of segment 0000000"), "{said}");
+    exchange();
+    // A copy by who does not know of it.
+    let bytes = fs::read(&first).unwrap();
+    gone(&first);
+    fs::write(&first, bytes).unwrap();
+    assert_whole(&reopen(&path("store")).unwrap());
+}

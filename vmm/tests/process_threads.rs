@@ -12,10 +12,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
 use pool_tests::requirements::needs;
 use pool_tests::run::bounded;
-use pool_tests::wait::{until, until_some};
+use pool_tests::wait::{PATIENCE, until, until_some};
 use rustix::process::{Pid, Signal, kill_process};
 use support::Placement;
 use world::{Running, World, assert_same, text};
@@ -450,10 +451,12 @@ fn who_ends_a_guest_that_is_being_prepared_has_ended_it() {
         let vmm = vmm.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let vmm = Running(vmm.unwrap());
         // Soon after it has become one, as nobody sleeps in between.
+        let since = Instant::now();
         let child = loop {
             if let Some(child) = first_child(vmm.0.id()) {
                 break child;
             }
+            assert!(since.elapsed() < PATIENCE, "it has no guest");
         };
         kill_process(Pid::from_raw(child).unwrap(), Signal::TERM).unwrap();
         let (status, said) = vmm.ended();

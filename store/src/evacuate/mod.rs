@@ -147,7 +147,7 @@ mod tests {
     /// is `dead@1`, which no name has any more.
     fn half_dead(directory: &Path, kept: &[u8], dead: &[u8]) -> (Store, SegmentId) {
         let options = testing::options((kept.len() + dead.len()) as u64);
-        let store = Store::open(directory, options).unwrap();
+        let store = testing::open_with(directory, options);
         push(&store, "kept@1", kept).unwrap();
         push(&store, "dead@1", dead).unwrap();
         let (segment, record) = store.segments().unwrap()[0];

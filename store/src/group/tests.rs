@@ -133,6 +133,10 @@ impl Backend for Disk {
         self.inner.list()
     }
 
+    fn made_as(&self, id: SegmentId) -> Option<SegmentId> {
+        self.inner.made_as(id)
+    }
+
     fn disk_usage(&self, id: SegmentId) -> Result<u64> {
         self.inner.disk_usage(id)
     }
@@ -153,7 +157,7 @@ impl Backend for Disk {
 /// A store with an open segment, and what counts the syncs of its segments.
 fn counted_store(directory: &Path) -> (Store, Arc<Syncs>) {
     drop(testing::open(directory));
-    let mut opened = opening::open(directory).unwrap();
+    let mut opened = testing::unlocked(|| opening::open(directory)).unwrap();
     let syncs = Arc::new(Syncs::default());
     opened.backend = Arc::new(Disk {
         inner: opened.backend,

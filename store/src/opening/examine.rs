@@ -415,7 +415,12 @@ pub(crate) fn check_segment(
     let advice = "put the file back, or mount what holds it";
     let expected = u64::from(record.capacity) * PAGE_SIZE;
     match backend.length(id) {
-        Ok(length) if length == expected => Ok(()),
+        Ok(length) if length == expected => match backend.made_as(id) {
+            None => Ok(()),
+            Some(other) => Err(format!(
+                "the file of segment {id} is that of segment {other} (user.pool.segment, getfattr): call each what it was called"
+            )),
+        },
         Ok(length) => Err(format!(
             "segment {id} has {length} bytes, not {expected}: {advice}"
         )),

@@ -7,15 +7,15 @@ use std::path::Path;
 use pool_tests::disk::SmallDisk;
 
 use super::*;
+use crate::StoreError;
 use crate::group::Part;
 use crate::room::KEPT;
 use crate::testing::{self, content as pages};
-use crate::{StoreError, StoreOptions};
 
 const SEGMENT_BYTES: u64 = 32 << 20;
 
 fn open(directory: &Path) -> Store {
-    Store::open(directory, testing::options(SEGMENT_BYTES)).unwrap()
+    testing::open_with(directory, testing::options(SEGMENT_BYTES))
 }
 
 /// Writes pages, and answers with where the first is.
@@ -163,55 +163,9 @@ fn what_a_kill_leaves_of_commits_is_given_back_when_the_disk_is_nearly_full() {
     assert!(is_there(&store, at, &pages(4, 1)) && is_there(&store, kept, &pages(3, 1)));
 }
 
+/// Somebody may have put an older index there, or another file in the segment's place.
 #[test]
-fn what_a_kill_leaves_of_commits_is_given_back_before_the_first_upload_needs_room() {
-    let Some(disk) = SmallDisk::new(128).unwrap() else {
-        return;
-    };
-    let path = disk.path().join("store");
-    // Whole files wait on the disk, and need room before there is a commit.
-    let options = StoreOptions {
-        upload_memory: 0,
-        ..testing::options(SEGMENT_BYTES)
-    };
-    let store = Store::open(&path, options).unwrap();
-    let (mut prepared, kept) = fill(&store, &pages(1, 3)).unwrap();
-    let place = join(&store, &mut prepared);
-    store.groups.wait(&store.view.index, &place).unwrap();
-    drop(prepared);
-    // Another segment, of which nothing is on record.
-    let window = pages(2, 512);
-    let mut given_up = Prepared::new(&store).unwrap();
-    let id = WindowId([1; 32]);
-    let at = given_up.write_window(&mut Hand::Free, id, &[&window]);
-    let at = at.unwrap();
-    drop(given_up);
-    assert_ne!(at.segment, kept.segment);
-    drop(store);
-    let leftover = pages(3, 16 << 8);
-    let behind_kept = Location {
-        slot: Slot(kept.slot.0 + 3),
-        ..kept
-    };
-    for at in [at, behind_kept] {
-        let segment = path.join(format!("segments/{}.seg", at.segment));
-        let segment = OpenOptions::new().write(true).open(segment).unwrap();
-        let offset = at.slot.byte_offset();
-        segment.write_all_at(&leftover, offset).unwrap();
-    }
-    disk.leave(10 << 20).unwrap();
-    let store = Store::open(&path, options).unwrap();
-    assert!(disk.free_bytes().unwrap() > 24 << 20);
-    store.spool(0).unwrap().write(&leftover[..4 << 20]).unwrap();
-    assert!(is_there(&store, kept, &pages(1, 3)));
-    for at in [at, behind_kept] {
-        let file = store.view.backend.open(at.segment, false).unwrap();
-        assert_eq!(file.next_data(at.slot.byte_offset()).unwrap(), None);
-    }
-}
-
-#[test]
-fn what_a_kill_leaves_beside_an_index_that_is_not_trusted_stays() {
+fn an_opening_leaves_what_is_behind_the_used_slots() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
     let (mut prepared, kept) = fill(&store, &pages(1, 3)).unwrap();
@@ -226,8 +180,6 @@ fn what_a_kill_leaves_beside_an_index_that_is_not_trusted_stays() {
     let offset = behind.slot.byte_offset();
     file.write_all_at(&pages(2, 5), offset).unwrap();
     drop((file, store));
-    crate::distrust::note(directory.path()).unwrap();
-    // It may be the journal's.
     let store = open(directory.path());
     assert!(is_there(&store, behind, &pages(2, 5)));
 }

@@ -348,9 +348,8 @@ impl Appender {
         promise.ok_or_else(|| room::none_left("the segments"))
     }
 
-    /// Gives the disk back under slots that were never handed out, of segments that may be appended to. Those that the index does not
-    /// refer to have nothing in them that anybody misses: an opening has [looked](crate::used) at what objects refer to.
-    pub(crate) fn discard_leftovers(&self) {
+    /// Gives the disk back under slots that were never handed out.
+    fn discard_leftovers(&self) {
         for open in [&self.dense, &self.sparse].into_iter().flatten() {
             let from = Slot(open.record.used);
             if has_data(open.target.file(), from) {
