@@ -29,6 +29,7 @@
 //!   held against collection from `open` to the last `close`. When this process dies the kernel
 //!   releases all of its leases.
 
+mod ahead;
 pub mod contents;
 pub mod fs;
 pub mod handles;

@@ -20,6 +20,7 @@ use fuser::{
 };
 use pool_store::StoreError;
 
+use crate::ahead::Ahead;
 use crate::contents::Contents;
 use crate::handles::Handles;
 use crate::inodes::Inodes;
@@ -39,7 +40,9 @@ const MAX_BACKGROUND: u16 = 64;
 /// The filesystem.
 #[derive(Debug)]
 pub struct PoolFs {
-    contents: Contents,
+    /// Ends before the store is closed.
+    _ahead: Option<Ahead>,
+    contents: Arc<Contents>,
     inodes: Inodes,
     recent: Recent,
     refused: Refused,
@@ -64,7 +67,9 @@ impl PoolFs {
         handles: Arc<Handles>,
         alive: Arc<dyn Any + Send + Sync>,
     ) -> Self {
+        let contents = Arc::new(contents);
         Self {
+            _ahead: Ahead::of(&contents),
             contents,
             inodes: Inodes::default(),
             recent: Recent::default(),

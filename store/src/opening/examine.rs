@@ -135,7 +135,7 @@ pub(crate) fn check_journal(
     });
     let repair = repair(directory);
     let found = found.map_err(|Unusable { why, .. }| {
-        format!("its journal cannot be used ({why}): check the disk (dmesg, smartctl); {repair} makes a new one of a whole index")
+        format!("its journal cannot be used ({why}): check the disk (dmesg, smartctl), and that this user may read it; {repair} makes a new one of a whole index")
     })?;
     if mark > index.commits.max(found.last) {
         let last = index.commits.max(found.last);
