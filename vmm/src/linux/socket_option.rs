@@ -22,14 +22,15 @@ const LONGEST: i32 = 64 << 10;
 
 /// Level, first and last name, as asm-generic/socket.h, linux/in.h, in6.h, tcp.h, udp.h and netlink.h
 /// number them. What takes a privilege is for the kernel to refuse.
-pub(crate) const OPTIONS: [(u32, u32, u32); 34] = [
+pub(crate) const OPTIONS: [(u32, u32, u32); 35] = [
     // REUSEADDR to OOBINLINE; PRIORITY, LINGER; REUSEPORT, credentials, least bytes, times.
     (SOCKET, 2, 10),
     (SOCKET, 12, 13),
     (SOCKET, 15, 21),
-    // BINDTODEVICE; TIMESTAMP, ACCEPTCONN. Not SNDBUFFORCE and RCVBUFFORCE, which go beyond what the host lets sockets keep.
+    // BINDTODEVICE; TIMESTAMP, ACCEPTCONN; SNDBUFFORCE, RCVBUFFORCE.
     (SOCKET, 25, 25),
     (SOCKET, 29, 30),
+    (SOCKET, 32, 33),
     // TIMESTAMPNS to RXQ_OVFL; PEEK_OFF; SELECT_ERR_QUEUE; MAX_PACING_RATE; BINDTOIFINDEX, 64-bit times.
     (SOCKET, 35, 40),
     (SOCKET, 42, 42),

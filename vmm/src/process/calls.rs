@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
 use super::begin::Begin;
 use super::change::Change;
-use super::counts::{has_shared_zeros, heap_end, most, readable, used};
+use super::counts::{has_shared_zeros, heap_end, most, readable, used, used_by_areas};
 use super::limits::{Limits, core, with_tables};
 use super::listener::Listener;
 use super::pool_pages::PoolPages;
@@ -88,6 +88,8 @@ pub(super) struct Calls {
     /// `/proc/PID/status` and `maps`, opened while this process may open files.
     status: File,
     maps: File,
+    /// `smaps_rollup`, which tells of the memory of a process whose first thread has ended, and takes longer.
+    rollup: File,
     text: Vec<u8>,
     /// `/proc/PID/fd`, of a guest with a file system of its own.
     pub(super) descriptors: Option<File>,
@@ -147,6 +149,7 @@ impl Calls {
             standard: standard.map(|stat| (stat.st_dev, stat.st_ino)).to_vec(),
             status: open("status")?,
             maps: open("maps")?,
+            rollup: open("smaps_rollup")?,
             text: vec![0; MOST_STATUS],
             descriptors: descriptors.transpose()?,
             large: Large::default(),
@@ -462,9 +465,13 @@ impl Calls {
 
     /// Bytes of memory that are the guest's own: in RAM, swapped out, and the tables to find them by.
     pub(super) fn used(&mut self) -> Option<u64> {
-        let used = used(&self.status_text()?);
-        // Of a process whose first thread has ended it does not tell: the most that there can be.
-        used.or_else(|| most(&self.maps()?))
+        if let Some(used) = used(&self.status_text()?) {
+            return Some(used);
+        }
+        // Of a process whose first thread has ended it does not tell.
+        let maps = self.maps()?;
+        let length = self.rollup.read_at(&mut self.text, 0).ok()?;
+        used_by_areas(&String::from_utf8_lossy(&self.text[..length]), &maps)
     }
 
     /// What the kernel says of the guest. Its name need not be text.

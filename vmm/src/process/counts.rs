@@ -59,6 +59,26 @@ pub(super) fn used(status: &str) -> Option<u64> {
     OWN.iter().map(|key| kib(key).map(|kib| kib << 10)).sum()
 }
 
+/// The same of what `/proc/PID/smaps_rollup` says and of the areas: `own` memory by the one, and of the tables the most that there can be.
+pub(super) fn used_by_areas(rollup: &str, maps: &[u8]) -> Option<u64> {
+    let line = |key: &str| rollup.lines().find_map(|line| line.strip_prefix(key));
+    let kib = |key| -> Option<u64> { line(key)?.trim().strip_suffix(" kB")?.parse().ok() };
+    let own = (kib("Anonymous:")? + kib("Swap:")?) << 10;
+    let tables = |of: fn(&[u8]) -> bool| {
+        sum(maps, |length, protection| {
+            if of(protection) {
+                with_tables(length) - length
+            } else {
+                0
+            }
+        })
+    };
+    let accessible = tables(|protection| !protection.starts_with(b"---"))?;
+    // Of what is only kept free there are none but those of pages that were written.
+    let kept = tables(|protection| protection.starts_with(b"---"))?.min(own);
+    Some(own.saturating_add(accessible).saturating_add(kept))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +119,22 @@ mod tests {
                      00600000-00800000 rw-s 00000000 00:21 7 /x\n\
                      00800000-00a00000 ---p 00000000 00:00 0\n";
         assert_eq!(most(maps), Some((2 << 20) + 2 * (4096 + 6 * 4096)));
+    }
+
+    #[test]
+    fn memory_is_counted_whatever_may_be_done_to_it() {
+        let rollup = "00400000-7ffd000000 ---p 00000000 00:00 0    [rollup]\nRss:      9999 kB\n\
+                      Anonymous:       96 kB\nAnonHugePages: 5 kB\nSwap:  4 kB\nSwapPss: 1 kB\n";
+        let maps = b"00400000-00600000 r-xp 00000000 00:21 7 /x\n\
+                     00800000-00a00000 ---p 00000000 00:00 0\n";
+        let of_one = 4096 + 6 * 4096;
+        let own = 100 << 10;
+        assert_eq!(used_by_areas(rollup, maps), Some(own + 2 * of_one));
+        // What is kept free may be as long as it likes.
+        let maps = b"00800000-0a00000000 ---p 00000000 00:00 0\n";
+        assert_eq!(used_by_areas(rollup, maps), Some(2 * own));
+        assert_eq!(used_by_areas("Anonymous: 96 kB\n", maps), None);
+        assert_eq!(used_by_areas("", maps), None);
     }
 
     #[test]

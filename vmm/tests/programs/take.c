@@ -1,9 +1,13 @@
-// Takes memory in one of many ways until it is refused; says how much of it was written, in MiB.
+// Takes memory in one of many ways until it is refused; says how much of it was written, in MiB. With a second word
+// another thread does, when the first has left.
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #define STEP (4l << 20)
 #define MOST (1l << 30)
@@ -43,13 +47,25 @@ static char *take(const char *how, long done) {
     }
     return 0;
 }
-int main(int c, char **v) {
+static pthread_t first;
+static void *all(void *how) {
     long done = 0;
     char *p;
-    while (done < MOST && (p = take(v[1], done))) {
+    if (first) pthread_join(first, 0);
+    while (done < MOST && (p = take(how, done))) {
         memset(p, 1, STEP);
         done += STEP;
     }
     printf("%ld\n", done >> 20);
-    return 0;
+    exit(0);
+}
+int main(int c, char **v) {
+    pthread_t other;
+    pthread_attr_t small;
+    if (c < 3) all(v[1]);
+    first = pthread_self();
+    pthread_attr_init(&small);
+    pthread_attr_setstacksize(&small, 64 << 10);
+    if (pthread_create(&other, &small, all, v[1])) return 1;
+    syscall(SYS_exit, 0);
 }
