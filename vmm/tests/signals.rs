@@ -159,6 +159,12 @@ fn no_forged_frame_is_believed() {
     }
 }
 
+/// Whatever the exception: the handler of faults is asked.
+#[test]
+fn an_exception_whose_handler_has_no_room_is_a_fault() {
+    as_natively("no-room-for-exceptions");
+}
+
 #[test]
 fn what_is_done_by_default() {
     as_natively("default");

@@ -103,13 +103,12 @@ impl Turn<'_> {
                 "exception {vector} in the monitor's own code"
             )))));
         };
-        let end = |cause| {
-            Ok(Some(Outcome::Fault(Fault {
-                cause,
-                instruction_pointer: frame.rip,
-                stack_pointer: frame.rsp,
-            })))
+        let stopped = |cause| Fault {
+            cause,
+            instruction_pointer: frame.rip,
+            stack_pointer: frame.rsp,
         };
+        let end = |cause| Ok(Some(Outcome::Fault(stopped(cause))));
         if frame.code != boot::USER_CODE {
             let words = "the guest left 64-bit mode, which is not served";
             return end(Cause::Unserved(words.to_owned()));
@@ -160,11 +159,7 @@ impl Turn<'_> {
             _ => 0,
         };
         let exception = exception::of(vector, &frame, system.cr2, &cause, raised);
-        if self.handle(&exception)? {
-            Ok(None)
-        } else {
-            end(cause)
-        }
+        self.handle(&exception, stopped(cause))
     }
 
     /// The frame of `vector`, if it lies at `rsp` as the processor puts it there, and is of code at

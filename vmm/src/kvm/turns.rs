@@ -330,17 +330,26 @@ impl Turn<'_> {
         }
     }
 
-    /// Has the running task's handler deal with an exception. False if it has none.
-    pub(super) fn handle(&mut self, exception: &Exception) -> Result<bool, KvmError> {
+    /// Has the running task's handler deal with an exception, which is `fault` if it has none. How that
+    /// ends the guest, if it does.
+    pub(super) fn handle(
+        &mut self,
+        exception: &Exception,
+        fault: Fault,
+    ) -> Result<Option<Outcome>, KvmError> {
         let mut registers = self.program_registers();
         let handled =
             self.board
                 .linux
                 .deliver_exception(&mut registers, exception, &mut self.cpu.vcpu);
-        if matches!(handled, Ok(true)) {
-            self.set_program_registers(&registers)?;
+        match handled {
+            Ok(true) => {
+                self.set_program_registers(&registers)?;
+                Ok(None)
+            }
+            Ok(false) => Ok(Some(Outcome::Fault(fault))),
+            Err(outcome) => Ok(Some(at(outcome, &registers))),
         }
-        Ok(matches!(handled, Ok(true)))
     }
 }
 

@@ -72,6 +72,11 @@ static void spoils(int s) {
     __asm__ volatile("" : : : "rbx", "r12", "r13", "memory");
     count++;
 }
+static void forced(int s, siginfo_t *i, void *c) {
+    ucontext_t *u = c;
+    printf("signal %d code %d, trap %lld, handled %ld\n", s, i->si_code, u->uc_mcontext.gregs[REG_TRAPNO], count);
+    siglongjmp(back, 1);
+}
 static void forges(int s, siginfo_t *i, void *c) {
     ucontext_t *u = c;
     switch (count) {
@@ -407,6 +412,20 @@ int main(int c, char **v) {
     } else if (!strcmp(what, "no-room")) {
         handle(SIGUSR1, counts, 0);
         __asm__ volatile("mov $0x1000, %%rsp\n syscall" : : "a"(SYS_tkill), "D"((long)syscall(SYS_gettid)), "S"((long)SIGUSR1) : "rcx", "r11");
+    } else if (!strcmp(what, "no-room-for-exceptions")) {
+        stack_t own = { .ss_sp = room, .ss_size = sizeof room };
+        sigaltstack(&own, 0);
+        handle(SIGTRAP, counts, 0);
+        handle(SIGFPE, counts, 0);
+        handle(SIGILL, counts, 0);
+        handle(SIGSEGV, forced, SA_SIGINFO | SA_ONSTACK);
+        if (!sigsetjmp(back, 1)) __asm__ volatile("xor %%esp, %%esp\n int3" : : : "memory");
+        if (!sigsetjmp(back, 1)) __asm__ volatile("mov $0x1000, %%esp\n xor %%ecx, %%ecx\n div %%ecx" : : : "eax", "ecx", "edx", "memory");
+        if (!sigsetjmp(back, 1)) __asm__ volatile("mov $0x1000, %%esp\n ud2" : : : "memory");
+        puts("no handler for that");
+        fflush(stdout);
+        handle(SIGSEGV, SIG_DFL, 0);
+        __asm__ volatile("xor %%esp, %%esp\n int3" : : : "memory");
     } else if (!strcmp(what, "default")) {
         raise(SIGCHLD); raise(SIGURG); raise(SIGWINCH); raise(SIGCONT);
         signal(SIGTERM, SIG_IGN); raise(SIGTERM);

@@ -103,7 +103,7 @@ impl Linux {
                 .enter(registers, &info, action, Trap::default(), extended)?
                 .is_err()
             {
-                self.force(registers, info.signal, extended)?;
+                self.force(registers, info.signal, Trap::default(), extended)?;
             }
         }
         if let Some(call) = restart {
@@ -114,7 +114,7 @@ impl Linux {
     }
 
     /// Delivers an exception to the running task's handler. False if it has none for it, or blocks
-    /// it: then it is the guest's end.
+    /// it, or it is the handler of faults that has no room: then it is the guest's end.
     pub fn deliver_exception(
         &mut self,
         registers: &mut Registers,
@@ -133,16 +133,21 @@ impl Linux {
             error: exception.error,
             address: exception.page_fault,
         };
-        Ok(self
-            .enter(registers, &info, action, trap, extended)?
-            .is_ok())
+        let entered = self.enter(registers, &info, action, trap, extended)?;
+        if entered.is_err() && exception.signal != libc::SIGSEGV {
+            self.force(registers, signal, trap, extended)?;
+            return Ok(true);
+        }
+        Ok(entered.is_ok())
     }
 
-    /// No frame can be put where `signal`'s handler wants it: that is a fault of its own.
+    /// No frame can be put where `signal`'s handler wants it: that is a fault of its own. What `trap` tells
+    /// stays.
     fn force(
         &mut self,
         registers: &mut Registers,
         signal: Signal,
+        trap: Trap,
         extended: &mut dyn ExtendedState,
     ) -> Result<(), Outcome> {
         let fault = libc::SIGSEGV as Signal;
@@ -153,7 +158,7 @@ impl Linux {
             return Err(end);
         }
         let info = Info::new(fault, libc::SI_KERNEL);
-        self.enter(registers, &info, action, Trap::default(), extended)?
+        self.enter(registers, &info, action, trap, extended)?
             .map_err(|_| end)
     }
 
