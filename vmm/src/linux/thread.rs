@@ -155,17 +155,14 @@ fn start(linux: &mut Linux, wanted: Wanted) -> Served {
         attributes,
         ..Task::default()
     })?;
-    let mut written = Ok(());
-    if flags & PARENT_SET != 0 {
-        written = linux.memory.write_value(wanted.parent_tid, &tid);
-    }
-    if flags & CHILD_SET != 0 && written.is_ok() {
-        // Linux leaves it to the child, which goes on if it cannot.
-        let _ = linux.memory.write_value(wanted.child_tid, &tid);
-    }
-    if let Err(bad) = written {
-        linux.tasks.remove(tid);
-        return Err(bad.into());
+    // Linux does not mind if it cannot tell the parent, and leaves the other to the child, which goes on too.
+    for (asked, at) in [
+        (PARENT_SET, wanted.parent_tid),
+        (CHILD_SET, wanted.child_tid),
+    ] {
+        if flags & asked != 0 {
+            let _ = linux.memory.write_value(at, &tid);
+        }
     }
     linux.scheduler.add(tid);
     Err(Stop::Request(Request::Spawn(Spawn {

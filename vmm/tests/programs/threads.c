@@ -377,6 +377,19 @@ int main(int c, char **v) {
         printf("%ld %d ", syscall(SYS_clone3, &args, 8), errno);
         printf("%ld %d ", syscall(SYS_clone3, bad, 88), errno);
         printf("%ld %d\n", syscall(SYS_clone3, &args, 100000), errno);
+        /* A thread whose number can be told to nobody starts, and ends. */
+        static long top[1024];
+        volatile int started = 0;
+        long made;
+        register long r10 __asm__("r10") = 8;
+        register long r8 __asm__("r8") = 0;
+        top[1023] = (long)&started;
+        __asm__ volatile("syscall\n test %%rax, %%rax\n jnz 1f\n pop %%rax\n movl $1, (%%rax)\n"
+                         "xor %%edi, %%edi\n mov %6, %%eax\n syscall\n 1:"
+                         : "=a"(made) : "0"((long)SYS_clone), "D"(0x1310f00l), "S"(top + 1023), "d"(8l), "r"(r10), "i"(SYS_exit), "r"(r8)
+                         : "rcx", "r11", "memory");
+        while (made > 0 && !started) sched_yield();
+        printf("started %d\n", started);
     }
     return 0;
 }
