@@ -159,6 +159,11 @@ fn no_forged_frame_is_believed() {
     }
 }
 
+#[test]
+fn single_steps_are_counted_over_calls_too() {
+    as_natively("step");
+}
+
 /// Whatever the exception: the handler of faults is asked.
 #[test]
 fn an_exception_whose_handler_has_no_room_is_a_fault() {

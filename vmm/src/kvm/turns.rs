@@ -218,7 +218,7 @@ impl Turn<'_> {
     fn resume(&mut self) -> Result<(), KvmError> {
         let result = self.cpu.turns.result.take();
         match self.cpu.turns.left {
-            Left::Call => self.cpu.vcpu.return_from_call(result.unwrap_or_default()),
+            Left::Call => self.cpu.vcpu.return_from_call(result.unwrap_or_default())?,
             Left::Fault(frame) => {
                 let system = self.cpu.vcpu.system_registers()?;
                 self.cpu.vcpu.return_from_fault(&frame, &system);

@@ -24,6 +24,9 @@ const EFER: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11; // SCE LME LMA NXE
 /// x87, SSE, AVX and AVX-512 state; AMX and PKRU need permissions that nothing here grants.
 const XCR0_OFFERED: u64 = 0xe7;
 
+/// The trap flag: single steps.
+const TRAP_FLAG: u64 = 1 << 8;
+
 /// Why a vCPU stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exit {
@@ -210,22 +213,27 @@ impl Vcpu {
 
     /// Goes back to the guest after a system call with `result` in RAX. The address to go back to,
     /// in RCX, must be a user address: SYSRETQ to any that is not canonical would fault at CPL 0.
-    pub(super) fn return_from_call(&mut self, result: u64) {
+    pub(super) fn return_from_call(&mut self, result: u64) -> Result<(), KvmError> {
         let (arrival, stub) = (self.arrival, self.arrival.stub(self.monitor));
         let registers = self.registers();
         registers.rax = result;
         let flags = user_flags(registers.r11);
-        match arrival {
+        let steps = flags & TRAP_FLAG != 0;
+        if arrival == Arrival::Privileged && !steps {
             // KVM may have stopped at the OUT or behind it; either way the next instruction is SYSRETQ.
-            Arrival::Privileged => {
-                registers.rip = boot::behind_out(stub);
-                registers.r11 = flags;
-            }
-            Arrival::Unprivileged => {
-                registers.rip = registers.rcx;
-                registers.rflags = flags;
-            }
+            registers.rip = boot::behind_out(stub);
+            registers.r11 = flags;
+            return Ok(());
         }
+        registers.rip = registers.rcx;
+        registers.rflags = flags;
+        if arrival == Arrival::Privileged {
+            // SYSRETQ would trap at once, before the next instruction rather than behind it. (Linux does not use
+            // it then either: arch/x86/entry/common.c, `do_syscall_64`.)
+            let system = self.system_registers()?;
+            self.enter_user(&system);
+        }
+        Ok(())
     }
 
     /// Goes on with a program's `registers`, whatever the processor did last. `system` is its state

@@ -227,7 +227,7 @@ pub(crate) fn ordinary() -> Vec<(&'static str, &'static str, u16)> {
         "whole-group",
         "odd",
     ];
-    const SIGNALS: [&str; 10] = [
+    const SIGNALS: [&str; 11] = [
         "stack",
         "nest",
         "mend",
@@ -238,6 +238,7 @@ pub(crate) fn ordinary() -> Vec<(&'static str, &'static str, u16)> {
         "suspend",
         "queue",
         "masks",
+        "step",
     ];
     const TOGETHER: [&str; 4] = ["hello", "threads", "withdraw", "signals"];
     let of = |image| WHAT.iter().map(move |&what| (image, what));

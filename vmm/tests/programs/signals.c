@@ -77,6 +77,11 @@ static void forced(int s, siginfo_t *i, void *c) {
     printf("signal %d code %d, trap %lld, handled %ld\n", s, i->si_code, u->uc_mcontext.gregs[REG_TRAPNO], count);
     siglongjmp(back, 1);
 }
+static void *start;
+static void steps(int s, siginfo_t *i, void *c) {
+    ucontext_t *u = c;
+    printf("step to %lld, code %d\n", u->uc_mcontext.gregs[REG_RIP] - (long)start, i->si_code);
+}
 static void forges(int s, siginfo_t *i, void *c) {
     ucontext_t *u = c;
     switch (count) {
@@ -426,6 +431,12 @@ int main(int c, char **v) {
         fflush(stdout);
         handle(SIGSEGV, SIG_DFL, 0);
         __asm__ volatile("xor %%esp, %%esp\n int3" : : : "memory");
+    } else if (!strcmp(what, "step")) {
+        /* Over a call too: the first trap is behind the instruction that follows it. */
+        handle(SIGTRAP, steps, SA_SIGINFO);
+        __asm__ volatile("lea 1f(%%rip), %%rax\n mov %%rax, %0\n pushf\n orl $0x100, (%%rsp)\n popf\n"
+                         "1: mov %1, %%eax\n syscall\n nop\n nop\n mov %1, %%eax\n syscall\n pushf\n andl $~0x100, (%%rsp)\n popf\n nop"
+                         : "=m"(start) : "i"(SYS_getpid) : "rax", "rcx", "r11", "memory", "cc");
     } else if (!strcmp(what, "default")) {
         raise(SIGCHLD); raise(SIGURG); raise(SIGWINCH); raise(SIGCONT);
         signal(SIGTERM, SIG_IGN); raise(SIGTERM);
