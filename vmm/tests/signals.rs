@@ -160,6 +160,11 @@ fn no_forged_frame_is_believed() {
 }
 
 #[test]
+fn a_handler_is_not_where_no_program_may_be() {
+    as_natively("nowhere");
+}
+
+#[test]
 fn single_steps_are_counted_over_calls_too() {
     as_natively("step");
 }

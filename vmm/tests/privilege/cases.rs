@@ -227,7 +227,7 @@ pub(crate) fn ordinary() -> Vec<(&'static str, &'static str, u16)> {
         "whole-group",
         "odd",
     ];
-    const SIGNALS: [&str; 11] = [
+    const SIGNALS: [&str; 12] = [
         "stack",
         "nest",
         "mend",
@@ -239,6 +239,7 @@ pub(crate) fn ordinary() -> Vec<(&'static str, &'static str, u16)> {
         "queue",
         "masks",
         "step",
+        "nowhere",
     ];
     const TOGETHER: [&str; 4] = ["hello", "threads", "withdraw", "signals"];
     let of = |image| WHAT.iter().map(move |&what| (image, what));

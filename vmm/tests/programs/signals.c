@@ -77,6 +77,12 @@ static void forced(int s, siginfo_t *i, void *c) {
     printf("signal %d code %d, trap %lld, handled %ld\n", s, i->si_code, u->uc_mcontext.gregs[REG_TRAPNO], count);
     siglongjmp(back, 1);
 }
+static void lands(int s, siginfo_t *i, void *c) {
+    ucontext_t *u = c;
+    printf("signal %d code %d at %lx, trap %lld, error %llx, from %llx\n", s, i->si_code, (long)i->si_addr,
+           u->uc_mcontext.gregs[REG_TRAPNO], u->uc_mcontext.gregs[REG_ERR], u->uc_mcontext.gregs[REG_RIP]);
+    siglongjmp(back, 1);
+}
 static void *start;
 static void steps(int s, siginfo_t *i, void *c) {
     ucontext_t *u = c;
@@ -437,6 +443,20 @@ int main(int c, char **v) {
         __asm__ volatile("lea 1f(%%rip), %%rax\n mov %%rax, %0\n pushf\n orl $0x100, (%%rsp)\n popf\n"
                          "1: mov %1, %%eax\n syscall\n nop\n nop\n mov %1, %%eax\n syscall\n pushf\n andl $~0x100, (%%rsp)\n popf\n nop"
                          : "=m"(start) : "i"(SYS_getpid) : "rax", "rcx", "r11", "memory", "cc");
+    } else if (!strcmp(what, "nowhere")) {
+        /* Handlers where no program may be: no address at all, the last page below, the kernel's. */
+        long places[] = { 1l << 60, -1l << 60, (1l << 47) - 4096, 1l << 47, -1l << 47, -4096 };
+        for (int n = 0; n < sizeof places / sizeof *places; n++) {
+            handle(SIGSEGV, lands, SA_SIGINFO);
+            handle(SIGUSR1, (void *)places[n], 0);
+            handle(SIGTRAP, (void *)places[n], 0);
+            if (!sigsetjmp(back, 1)) raise(SIGUSR1);
+            if (!sigsetjmp(back, 1)) __asm__ volatile("int3");
+        }
+        fflush(stdout);
+        /* Faults where faults are handled, until there is no room left. */
+        handle(SIGSEGV, (void *)places[0], SA_NODEFER);
+        raise(SIGUSR1);
     } else if (!strcmp(what, "default")) {
         raise(SIGCHLD); raise(SIGURG); raise(SIGWINCH); raise(SIGCONT);
         signal(SIGTERM, SIG_IGN); raise(SIGTERM);

@@ -6,7 +6,8 @@ use rustix::io::Errno;
 use super::super::{Linux, Registers, Restart, Stop};
 use super::frame::{self, Content, FRAME, Places, Returned, Shape, Trap};
 use super::{Action, Info, Signal, SignalStack, UNSTOPPABLE, bit};
-use crate::fault::{Cause, Outcome};
+use crate::fault::{Cause, Fault, Outcome};
+use crate::memory::Access;
 
 /// Bytes of a `SYSCALL` instruction.
 const CALL_BYTES: u64 = 2;
@@ -110,12 +111,45 @@ impl Linux {
             make_again(registers, call.number);
         }
         self.restore_mask();
-        Ok(())
+        self.land(registers, extended)
     }
 
     /// Delivers an exception to the running task's handler. False if it has none for it, or blocks
     /// it, or it is the handler of faults that has no room: then it is the guest's end.
     pub fn deliver_exception(
+        &mut self,
+        registers: &mut Registers,
+        exception: &Exception,
+        extended: &mut dyn ExtendedState,
+    ) -> Result<bool, Outcome> {
+        let handled = self.raise(registers, exception, extended)?;
+        if handled {
+            self.land(registers, extended)?;
+        }
+        Ok(handled)
+    }
+
+    /// A handler may be where no program may go on. Its frame is there, and then going on there is a fault of its
+    /// own, before the processor has a part in it: not each would say so in the same way.
+    fn land(
+        &mut self,
+        registers: &mut Registers,
+        extended: &mut dyn ExtendedState,
+    ) -> Result<(), Outcome> {
+        while registers.rip >= USER_ADDRESS_END {
+            let (exception, cause) = nowhere(registers.rip);
+            if !self.raise(registers, &exception, extended)? {
+                return Err(Outcome::Fault(Fault {
+                    cause,
+                    instruction_pointer: registers.rip,
+                    stack_pointer: registers.rsp,
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    fn raise(
         &mut self,
         registers: &mut Registers,
         exception: &Exception,
@@ -320,12 +354,48 @@ fn make_again(registers: &mut Registers, number: u64) {
     registers.rax = number;
 }
 
+/// What Linux tells a program that would go on at `address`, which is the kernel's or none that there is; and what
+/// the VMM would say.
+fn nowhere(address: u64) -> (Exception, Cause) {
+    /// `SEGV_MAPERR`.
+    const NOT_MAPPED: i32 = 1;
+    /// A fetch at CPL 3 from a page that is there, as Linux says of each of its own.
+    const FETCH: u64 = 1 << 4 | 1 << 2 | 1;
+    let fault = Exception {
+        signal: libc::SIGSEGV,
+        ..Exception::default()
+    };
+    let is_canonical = matches!(address >> 47, 0 | 0x1_ffff);
+    if is_canonical {
+        let exception = Exception {
+            code: NOT_MAPPED,
+            address,
+            vector: 14,
+            error: FETCH,
+            page_fault: address,
+            ..fault
+        };
+        let cause = Cause::Memory {
+            address,
+            access: Some(Access::Execute),
+            allowed: None,
+        };
+        return (exception, cause);
+    }
+    let exception = Exception {
+        code: libc::SI_KERNEL,
+        vector: 13,
+        ..fault
+    };
+    (exception, Cause::Protection)
+}
+
 fn fatal(error: StateError) -> Outcome {
     let words = match Stop::from(error) {
         Stop::Fault(Cause::Machine(words)) => words,
         _ => String::new(),
     };
-    Outcome::Fault(crate::fault::Fault {
+    Outcome::Fault(Fault {
         cause: Cause::Machine(words),
         instruction_pointer: 0,
         stack_pointer: 0,
