@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pool_core::extent::SegmentId;
-use rustix::fs::{XattrFlags, fsetxattr, getxattr};
+use rustix::fs::{XattrFlags, getxattr, setxattr};
+use rustix::io::Errno;
 
 use crate::error::{Result, StoreError};
 
@@ -78,6 +79,8 @@ pub trait Backend: Debug + Send + Sync {
     fn length(&self, id: SegmentId) -> Result<u64>;
     /// The segment whose file it was made as, where that differs and the file says so.
     fn made_as(&self, id: SegmentId) -> Option<SegmentId>;
+    /// Has the file of a segment say whose it is, if it does not and the file system keeps such things.
+    fn label(&self, id: SegmentId);
     /// All segments that have a name.
     fn list(&self) -> Result<Vec<SegmentId>>;
     /// Bytes of disk that the segment takes up.
@@ -134,17 +137,7 @@ impl DirectoryBackend {
             .write(true)
             .open(&path)
             .map_err(|source| StoreError::io("creating the segment", &path, source))?;
-        // Where the file system keeps such things.
-        let number = id.to_string();
-        let said = fsetxattr(
-            &file,
-            NUMBER_ATTRIBUTE,
-            number.as_bytes(),
-            XattrFlags::empty(),
-        );
-        if let Err(error) = said {
-            tracing::debug!(%error, segment = %id, "the segment's file does not say whose it is");
-        }
+        self.label(id);
         file.set_len(bytes)
             .and_then(|()| file.sync_all())
             .map_err(|source| StoreError::io("sizing the segment", &path, source))?;
@@ -336,6 +329,17 @@ impl Backend for DirectoryBackend {
         let length = getxattr(self.path(id), NUMBER_ATTRIBUTE, &mut number[..]).ok()?;
         let said = std::str::from_utf8(&number[..length]).ok()?;
         said.parse().ok().filter(|said| *said != id)
+    }
+
+    fn label(&self, id: SegmentId) {
+        let number = id.to_string();
+        let flags = XattrFlags::CREATE;
+        match setxattr(self.path(id), NUMBER_ATTRIBUTE, number.as_bytes(), flags) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => {
+                tracing::debug!(%error, segment = %id, "the segment's file does not say whose it is");
+            }
+        }
     }
 
     fn disk_usage(&self, id: SegmentId) -> Result<u64> {

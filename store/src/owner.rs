@@ -34,7 +34,7 @@ pub(crate) fn check(directory: &Path, identity: Owner) -> std::result::Result<()
     })?;
     match found {
         Some(found) if found != identity => Err(format!(
-            "its segments are another store's, as {} says: put its own back, or mount what holds them",
+            "its segments are another store's, as {} says: put its own back, or mount what holds them, or remove that file if it is known to be wrong",
             path.display()
         )),
         _ => Ok(()),

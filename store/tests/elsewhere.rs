@@ -191,11 +191,20 @@ fn segments_that_were_exchanged_are_refused() {
     };
     exchange();
     let said = refused(&path("store"));
-    assert!(said.contains("is that of segment 0000000"), "{said}");
+    assert!(said.contains("says that it is segment 0000000"), "{said}");
+    let said = StoreView::follow(&path("store"), &path("notes")).unwrap_err();
+    assert!(
+        said.to_string().contains("says that it is segment"),
+        "{said}"
+    );
     exchange();
     // A copy by who does not know of it.
     let bytes = fs::read(&first).unwrap();
     gone(&first);
     fs::write(&first, bytes).unwrap();
     assert_whole(&reopen(&path("store")).unwrap());
+    // Which that opening has mended.
+    exchange();
+    let said = refused(&path("store"));
+    assert!(said.contains("says that it is segment 0000000"), "{said}");
 }

@@ -133,6 +133,10 @@ impl Backend for Disk {
         self.inner.list()
     }
 
+    fn label(&self, id: SegmentId) {
+        self.inner.label(id);
+    }
+
     fn made_as(&self, id: SegmentId) -> Option<SegmentId> {
         self.inner.made_as(id)
     }

@@ -22,6 +22,8 @@ use super::told::{self, Told};
 
 /// What was found before anything is changed.
 pub(super) struct Examined {
+    /// Those that the index knows, and that may have files.
+    pub(super) known: Vec<SegmentId>,
     /// Segment files that the index does not know.
     pub(super) unknown: Vec<SegmentId>,
     /// Absent in a store that has no journal yet.
@@ -86,9 +88,10 @@ pub(super) fn examine(
             refused(directory, why)
         })?;
     }
-    let unknown = files.into_iter().filter(|id| !segments.contains_key(id));
+    let (known, unknown) = files.into_iter().partition(|id| segments.contains_key(id));
     Ok(Examined {
-        unknown: unknown.collect(),
+        known,
+        unknown,
         lead,
     })
 }
@@ -215,7 +218,14 @@ fn examine_index(directory: &Path, superblock: &Superblock, backend: &dyn Backen
     check_index(superblock, mark, &index, &files).map_err(|why| {
         let advice = advice(directory, superblock);
         refused(directory, format!("{why}{advice}"))
-    })
+    })?;
+    let labels = index
+        .segments
+        .iter()
+        .map(|(id, _)| check_label(backend, *id));
+    labels
+        .collect::<std::result::Result<(), _>>()
+        .map_err(|why| refused(directory, why))
 }
 
 /// What index, mark and the directory of segments say.
@@ -415,12 +425,7 @@ pub(crate) fn check_segment(
     let advice = "put the file back, or mount what holds it";
     let expected = u64::from(record.capacity) * PAGE_SIZE;
     match backend.length(id) {
-        Ok(length) if length == expected => match backend.made_as(id) {
-            None => Ok(()),
-            Some(other) => Err(format!(
-                "the file of segment {id} is that of segment {other} (user.pool.segment, getfattr): call each what it was called"
-            )),
-        },
+        Ok(length) if length == expected => check_label(backend, id),
         Ok(length) => Err(format!(
             "segment {id} has {length} bytes, not {expected}: {advice}"
         )),
@@ -430,6 +435,17 @@ pub(crate) fn check_segment(
             format::SEGMENTS_DIRECTORY
         )),
         Err(error) => Err(format!("segment {id} cannot be used ({error}): {advice}")),
+    }
+}
+
+/// Refuses a file that says that it was made as another segment's.
+fn check_label(backend: &dyn Backend, id: SegmentId) -> std::result::Result<(), String> {
+    match backend.made_as(id) {
+        None => Ok(()),
+        Some(other) => Err(format!(
+            "the file of segment {id} says that it is segment {other}'s (getfattr -n user.pool.segment): call each what it was \
+             called, or remove what it says if that is known to be wrong (setfattr -x)"
+        )),
     }
 }
 

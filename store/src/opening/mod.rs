@@ -150,6 +150,9 @@ pub(crate) fn open(directory: &Path) -> Result<Opened> {
         used::raise_open(&index, backend.as_ref())?;
         set_aside(&index, backend.as_ref(), &examined.unknown)?;
     }
+    for id in &examined.known {
+        backend.label(*id);
+    }
     if let Err(error) = owner::note(directory, superblock.identity) {
         tracing::warn!(%error, "nothing tells another store whose segments these are; the next opening tries again");
     }
