@@ -165,6 +165,11 @@ fn a_handler_is_not_where_no_program_may_be() {
 }
 
 #[test]
+fn no_port_is_a_programs() {
+    as_natively("ports");
+}
+
+#[test]
 fn single_steps_are_counted_over_calls_too() {
     as_natively("step");
 }

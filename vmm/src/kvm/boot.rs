@@ -69,7 +69,7 @@ const ENTRY_BYTES: usize = 0x20;
 const RDTSC: [u8; 2] = [0x0f, 0x31];
 
 /// `out %al, $port`.
-const OUT: u8 = 0xe6;
+pub(super) const OUT: u8 = 0xe6;
 /// Bytes of that instruction. KVM may show RIP at it or behind it when it has left.
 const OUT_LENGTH: u64 = 2;
 const SYSCALL: [u8; 2] = [0x0f, 0x05];

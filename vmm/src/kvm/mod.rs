@@ -16,6 +16,7 @@ mod frame;
 mod kick;
 mod msr;
 mod pace;
+mod port;
 mod processor;
 mod run;
 mod seats;

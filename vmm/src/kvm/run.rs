@@ -20,7 +20,7 @@ impl Turn<'_> {
         let outcome = match exit {
             Exit::Port(CALL_PORT) if self.cpu.vcpu.is_at_call() => self.system_call()?,
             Exit::Port(FAULT_PORT) => self.fault()?,
-            Exit::Port(_) | Exit::Device => Some(self.stop(Cause::Protection)),
+            Exit::Port(_) | Exit::Device => self.refuse_port(exit)?,
             Exit::ReadOnlyStore { physical } => Some(self.stop(Cause::Machine(format!(
                 "store to read-only guest physical address {physical:#x}"
             )))),
@@ -191,7 +191,7 @@ impl Turn<'_> {
         Ok(())
     }
 
-    fn stop(&mut self, cause: Cause) -> Outcome {
+    pub(super) fn stop(&mut self, cause: Cause) -> Outcome {
         let registers = self.cpu.vcpu.registers();
         Outcome::Fault(Fault {
             cause,

@@ -312,6 +312,19 @@ impl Vcpu {
         Ok((exit?, self.fd.sync_regs().sregs))
     }
 
+    /// Has KVM end the access to a port by which the program has left. What of it is left it would do on the way
+    /// back, wherever that is to. True if that moved RIP, which is behind the access already if it did not; none if
+    /// there is more to it. The registers are as before.
+    pub(super) fn finish_access(&mut self) -> Result<Option<bool>, KvmError> {
+        let before = self.fd.sync_regs().regs;
+        self.fd.set_kvm_immediate_exit(1);
+        let exit = self.run();
+        self.fd.set_kvm_immediate_exit(0);
+        let moved = self.fd.sync_regs().regs.rip != before.rip;
+        *self.registers() = before;
+        Ok((exit? == Exit::Interrupted).then_some(moved))
+    }
+
     /// Runs until the guest leaves.
     pub(super) fn run(&mut self) -> Result<Exit, KvmError> {
         self.changed = None;

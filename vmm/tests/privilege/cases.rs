@@ -227,7 +227,7 @@ pub(crate) fn ordinary() -> Vec<(&'static str, &'static str, u16)> {
         "whole-group",
         "odd",
     ];
-    const SIGNALS: [&str; 12] = [
+    const SIGNALS: [&str; 13] = [
         "stack",
         "nest",
         "mend",
@@ -240,6 +240,7 @@ pub(crate) fn ordinary() -> Vec<(&'static str, &'static str, u16)> {
         "masks",
         "step",
         "nowhere",
+        "ports",
     ];
     const TOGETHER: [&str; 4] = ["hello", "threads", "withdraw", "signals"];
     let of = |image| WHAT.iter().map(move |&what| (image, what));
