@@ -1,6 +1,6 @@
 //! Reading a segment through the mount, by mmap, against its backing file.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
@@ -45,9 +45,8 @@ pub(crate) fn run_all(out: &Path) -> Result<()> {
 fn largest_segment(host: &Host) -> Result<(std::path::PathBuf, std::path::PathBuf)> {
     use std::os::unix::fs::MetadataExt;
     let mut largest = None;
-    for entry in fs::read_dir(host.store().join("segments"))? {
-        let entry = entry?;
-        largest = largest.max(Some((entry.metadata()?.blocks(), entry.path())));
+    for segment in host.segments()? {
+        largest = largest.max(Some((segment.metadata()?.blocks(), segment)));
     }
     let (_, backing) = largest.context("the store has no segments")?;
     let id = backing.file_stem().context("a segment without a name")?;

@@ -103,10 +103,24 @@ impl Host {
     pub fn segment_disk_bytes(&self) -> Result<u64> {
         use std::os::unix::fs::MetadataExt;
         let mut bytes = 0;
-        for entry in fs::read_dir(self.store().join("segments"))? {
-            bytes += entry?.metadata()?.blocks() * 512;
+        for segment in self.segments()? {
+            bytes += segment.metadata()?.blocks() * 512;
         }
         Ok(bytes)
+    }
+
+    /// The files of the store's segments.
+    pub fn segments(&self) -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(self.store().join("segments"));
+        let entries = entries.context("listing the store's segments")?;
+        let mut paths = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_some_and(|end| end == "seg") {
+                paths.push(path);
+            }
+        }
+        Ok(paths)
     }
 }
 

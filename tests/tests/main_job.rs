@@ -121,13 +121,9 @@ fn programs_run_as_natively(host: &Host, guests: &Guests) -> Result<()> {
 /// Sums up what the segments hold, to see that guests changed nothing.
 fn segments_digest(host: &Host) -> Result<HashMap<String, Vec<u8>>> {
     let mut digests = HashMap::new();
-    for entry in fs::read_dir(host.store().join("segments"))? {
-        let entry = entry?;
-        let output = Command::new("sha256sum").arg(entry.path()).output()?;
-        digests.insert(
-            entry.file_name().to_string_lossy().into_owned(),
-            output.stdout,
-        );
+    for segment in host.segments()? {
+        let output = Command::new("sha256sum").arg(&segment).output()?;
+        digests.insert(segment.display().to_string(), output.stdout);
     }
     Ok(digests)
 }

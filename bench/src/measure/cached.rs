@@ -1,7 +1,7 @@
 //! What of a store's segments is in the page cache.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -16,7 +16,7 @@ pub(crate) type Slots = HashSet<(SegmentId, u64)>;
 
 /// Drops from the page cache what nobody maps.
 pub(crate) fn drop_segments(host: &Host) -> Result<()> {
-    for path in segments(host)? {
+    for path in host.segments()? {
         let dropped = File::open(&path).and_then(|file| {
             // What is not written back yet cannot be dropped.
             file.sync_data()?;
@@ -30,7 +30,7 @@ pub(crate) fn drop_segments(host: &Host) -> Result<()> {
 /// The pages that are in memory.
 pub(crate) fn resident(host: &Host) -> Result<Slots> {
     let mut slots = Slots::new();
-    for path in segments(host)? {
+    for path in host.segments()? {
         let name = path.file_stem().unwrap_or_default();
         let segment: SegmentId = name.to_string_lossy().parse()?;
         let bytes = in_memory(&path)
@@ -63,11 +63,4 @@ fn in_memory(path: &PathBuf) -> Result<Vec<u8>> {
         return Err(std::io::Error::last_os_error().into());
     }
     Ok(bytes)
-}
-
-fn segments(host: &Host) -> Result<Vec<PathBuf>> {
-    fs::read_dir(host.store().join("segments"))
-        .context("listing the store's segments")?
-        .map(|entry| Ok(entry?.path()))
-        .collect()
 }
