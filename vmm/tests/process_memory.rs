@@ -55,10 +55,12 @@ fn memory_is_limited_however_it_is_taken() {
         "zeros-none",
         "given-up",
         "given-up-whole",
+        "given-up-heap",
     ];
     let ways = ways.map(|how| vec![how]).into_iter();
     // What the kernel says of a process says less once the first thread has left.
-    let left = ["private", "given-up", "given-up-whole"].map(|how| vec![how, "leave"]);
+    let left =
+        ["private", "given-up", "given-up-whole", "given-up-heap"].map(|how| vec![how, "leave"]);
     for how in ways.chain(left) {
         let found = operator.run("take", &[&PROCESS[..], &["--memory", "64M"]].concat(), &how);
         let how = how.join(" ");

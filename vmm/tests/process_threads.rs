@@ -93,6 +93,7 @@ fn who_maps_zeros_unseen_ends() {
         let said = text(&found.stderr);
         assert_eq!(found.status.code(), Some(137), "{said}");
         assert_eq!(text(&found.stdout), "replaced\n", "{said}");
+        assert!(said.contains("by poolvmm: it put /dev/zero"), "{said}");
     }
 }
 

@@ -46,11 +46,11 @@ fn nothing_of_another_image_is_had_by_longer_mappings() {
             let what = format!("{image} {way:?}: {said}{errors}");
             assert_eq!(found.status.code(), Some(0), "{what}");
             let attempts = said.lines().filter(|line| line.ends_with(" hits"));
-            assert_eq!(attempts.clone().count(), 16, "{what}");
+            assert_eq!(attempts.clone().count(), 18, "{what}");
             for attempt in attempts {
                 assert!(attempt.ends_with(", 0 pages, 0 hits"), "{what}");
             }
-            assert!(said.ends_with("own: own\ndata 2, text 2\n"), "{what}");
+            assert!(said.ends_with("own: own\ndata 3, text 3\n"), "{what}");
         }
     }
 }

@@ -311,18 +311,15 @@ pub(super) fn mremap(
     if old_length == 0 {
         return Err(Errno::INVAL.into());
     }
-    let mut old_end = old_end.ok_or(Errno::FAULT)?;
-    let mut old_length = old_length;
-    if fixed && new_length < old_length {
-        // The rest goes first, of however many areas it is, but what is moved is of one (`check_prep_vma`, mm/mremap.c).
-        if area.end < old + new_length {
-            return Err(Errno::FAULT.into());
-        }
-        shrink(linux, (old, old_length), new_length)?;
+    let whole = old_length;
+    let (mut old_length, mut old_end) = (old_length, old_end.ok_or(Errno::FAULT)?);
+    let shrinks = new_length < old_length;
+    if shrinks {
         (old_length, old_end) = (new_length, old + new_length);
     }
+    // Of however many areas the rest is that goes: what is moved is of one then (`check_prep_vma`, mm/mremap.c).
     let several = area.end < old_end;
-    if several && (!fixed || new_length != old_length) {
+    if several && (!fixed || shrinks || new_length != old_length) {
         return Err(Errno::FAULT.into());
     }
     if linux.memory.shows_pool(old, old_end) {
@@ -344,6 +341,10 @@ pub(super) fn mremap(
     }
     let (wanted, placing) = if fixed { (new, MAP_FIXED) } else { (0, 0) };
     let target = place(linux, wanted, new_length, placing)?;
+    if shrinks {
+        // What is refused has lost nothing.
+        shrink(linux, (old, whole), new_length)?;
+    }
     if !several {
         linux.memory.relocate(old, old_end, target, new_length)?;
         return Ok(target);

@@ -310,11 +310,16 @@ impl GuestMemory {
                 at = until;
             } else if let Some((physical, bytes)) = self.frame_of(at) {
                 let bytes = bytes.min(until - at);
-                match Piece::of(start_of, &area) {
-                    None => self.reservation.populate(physical, bytes),
-                    Some(_) if access != Some(Access::Write) => {}
-                    Some(_) if self.reservation.can_write(physical, bytes) => {}
-                    Some(_) => return Ok(Err(Unpopulated::PastFile)),
+                let is_there = match (Piece::of(start_of, &area), access) {
+                    (None, _) => {
+                        self.reservation.populate(physical, bytes);
+                        true
+                    }
+                    (Some(_), Some(Access::Write)) => self.reservation.can_write(physical, bytes),
+                    (Some(_), _) => self.reservation.can_read(physical, bytes),
+                };
+                if !is_there {
+                    return Ok(Err(Unpopulated::PastFile));
                 }
                 at += bytes;
             } else if !self.open(at, until)? {

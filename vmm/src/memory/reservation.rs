@@ -163,7 +163,16 @@ impl Reservation {
 
     /// Whether `length` bytes at `offset` can be written: of a file that is laid in there, that its disk has room.
     pub fn can_write(&self, offset: u64, length: u64) -> bool {
-        match self.advise(offset, length, libc::MADV_POPULATE_WRITE) {
+        self.can(offset, length, libc::MADV_POPULATE_WRITE)
+    }
+
+    /// Whether `length` bytes at `offset` can be read: of a file that is laid in there, that it still has them.
+    pub fn can_read(&self, offset: u64, length: u64) -> bool {
+        self.can(offset, length, libc::MADV_POPULATE_READ)
+    }
+
+    fn can(&self, offset: u64, length: u64, populate: libc::c_int) -> bool {
+        match self.advise(offset, length, populate) {
             Ok(()) => true,
             // A kernel before 5.14 does not know the advice.
             Err(error) => error.raw_os_error() == Some(libc::EINVAL),

@@ -245,11 +245,14 @@ impl Calls {
                     failed(Errno::NOMEM)
                 }
             }
-            // `RLIMIT_DATA` bounds it; here it only has to be known.
+            // `RLIMIT_DATA` bounds what is writable; what was made inaccessible since is counted as for any memory.
             libc::SYS_brk => {
                 let more = first.saturating_sub(self.heap[1]);
-                self.heap[1] += more;
-                self.room = self.room.saturating_sub(with_tables(more));
+                if more > 0 && !self.may_take(with_tables(more)) {
+                    // No heap ends there: the answer is where it does.
+                    return Next::ServeWith(Change::First(0));
+                }
+                self.heap[1] = self.heap[1].max(first);
                 Next::Serve
             }
             libc::SYS_getrlimit => finished(core(tracee, None, Some(second))),

@@ -47,7 +47,7 @@ fn end_of(child: Pid, options: i32) -> Option<Event> {
 /// How a child has ended whose `status` this is, if a signal has ended it, other than the `own` one that it was sent for that.
 fn by_signal(status: i32, own: Option<i32>) -> Option<Outcome> {
     let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status))?;
-    (own != Some(signal)).then(|| killed(signal, true))
+    (own != Some(signal)).then(|| killed(signal, true, false))
 }
 
 #[cfg(test)]
@@ -89,7 +89,7 @@ mod tests {
             sent(number, signal);
             assert!(Tracee(number).seize().is_err(), "it is there no more");
             let found = outcome(ended_or_killed(number));
-            assert_eq!(found, Some(killed(signal.as_raw(), true)));
+            assert_eq!(found, Some(killed(signal.as_raw(), true, false)));
             assert_eq!(found.unwrap().status(), 128 + signal.as_raw() as u8);
         }
         let (_input, number) = child();
@@ -114,7 +114,7 @@ mod tests {
         let (exited, term, kill) = (1 << 8, libc::SIGTERM, libc::SIGKILL);
         assert_eq!(by_signal(exited, None), None);
         assert_eq!(by_signal(kill, Some(kill)), None);
-        assert_eq!(by_signal(kill, None), Some(killed(kill, true)));
+        assert_eq!(by_signal(kill, None), Some(killed(kill, true, false)));
         let core = term | 0x80;
         for status in [term, core] {
             let found = by_signal(status, Some(kill));

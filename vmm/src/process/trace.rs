@@ -68,6 +68,8 @@ pub(super) struct Tracer<'a> {
     faults: Vec<(Pid, i32, Fault)>,
     /// SIGSYS was on its way to a thread: it was sent. The filter ends a guest without.
     sent_sigsys: bool,
+    /// It was ended for memory that nobody counts.
+    had_zeros: bool,
     follow: Follow,
     is_leaving: bool,
     noted: Noted,
@@ -97,6 +99,7 @@ impl<'a> Tracer<'a> {
             waiting: VecDeque::new(),
             faults: Vec::new(),
             sent_sigsys: false,
+            had_zeros: false,
             follow: Follow::default(),
             is_leaving: false,
             noted: Noted::default(),
@@ -210,7 +213,7 @@ impl<'a> Tracer<'a> {
             let last = self.faults.iter().rev().find(|fault| fault.1 == signal);
             match last {
                 Some((.., fault)) => Outcome::Fault(fault.clone()),
-                None => killed(signal, self.sent_sigsys),
+                None => killed(signal, self.sent_sigsys, self.had_zeros),
             }
         };
         End::Guest(outcome, usage, self.noted)
@@ -273,6 +276,7 @@ impl<'a> Tracer<'a> {
                 if std::mem::take(&mut self.threads.stopped(thread.0).shares)
                     && self.calls.has_zeros()
                 {
+                    self.had_zeros = true;
                     // Or it is gone already.
                     let _ = rustix::process::kill_process(self.guest, Signal::KILL);
                 }

@@ -59,6 +59,8 @@ int main(int argc, char **argv)
         attempt("so long that it is nothing", places[i], -1, MUCH, move, 0);
         attempt("longer, elsewhere", places[i], PAGE, MUCH, fixed, room);
         attempt("as long, elsewhere", places[i], PAGE, PAGE, fixed, room);
+        /* What does not move loses nothing. */
+        attempt("shorter, elsewhere", places[i], 2 * PAGE, PAGE, fixed, room);
         attempt("longer, of elsewhere", room, PAGE, MUCH, move, 0);
         room = mmap(0, MUCH, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         attempt("all, elsewhere", places[i] - PAGE, 4 * PAGE, 4 * PAGE, fixed, room);
@@ -68,6 +70,6 @@ int main(int argc, char **argv)
     strcpy(own, "own");
     char *moved = mremap(own, 2 * PAGE, 8 * PAGE, MREMAP_MAYMOVE);
     printf("own: %s\n", moved == MAP_FAILED ? strerror(errno) : moved);
-    printf("data %d, text %d\n", data[1][1], text[1][1]);
+    printf("data %d, text %d\n", data[2][1], text[2][1]);
     return 0;
 }

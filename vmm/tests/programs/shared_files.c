@@ -108,7 +108,10 @@ static void shorter(const char *directory)
     T(syscall(SYS_fstat, fd, (void *)(at + 9 * PAGE))); T(open((void *)(at + 9 * PAGE), O_RDONLY)); T(pread(fd, (void *)(at + 7 * PAGE), 2 * PAGE, 0));
     T(syscall(SYS_getrandom, (void *)(at + 8 * PAGE - 100), 200, 0)); T(syscall(SYS_getrandom, (void *)(at + 8 * PAGE), 200, 0));
     for (int page = 0; page < 8; page++) at[page * PAGE] = page + 1;
+    T(madvise((void *)at, 8 * PAGE, 22)); T(madvise((void *)at, 9 * PAGE, 22));
     ftruncate(fd, 4 * PAGE + 100);
+    T(madvise((void *)(at + 6 * PAGE), PAGE, 22)); T(madvise((void *)(at + 6 * PAGE), PAGE, 23)); T(madvise((void *)at, 5 * PAGE, 22));
+    T(mlock((void *)(at + 6 * PAGE), PAGE)); T(mlock((void *)at, 6 * PAGE)); T(munlock((void *)at, 8 * PAGE));
     A(at[3 * PAGE]++); A(at[4 * PAGE + 200] = 1); A(at[5 * PAGE]++); A((void)at[7 * PAGE]);
     T(write(pipes[1], (void *)(at + 6 * PAGE), 1)); T(syscall(SYS_fstat, fd, (void *)(at + 6 * PAGE))); T(open((void *)(at + 6 * PAGE), O_RDONLY));
     T(syscall(SYS_fstat, fd, (void *)(at + 5 * PAGE - 72)));

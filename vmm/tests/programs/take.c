@@ -41,6 +41,13 @@ static char *take(const char *how, long done) {
         if (!done && !mprotect(last, MOST, 3)) return 0;
         return mprotect(last + done, STEP, 3) ? 0 : last + done;
     }
+    if (!strcmp(how, "given-up-heap")) {
+        static int full;
+        if (!full && (p = take("given-up-whole", done))) return p;
+        if (!full++) last = 0, sbrk(-(long)sbrk(0) & 4095);
+        if (last && mprotect(last, STEP, PROT_NONE)) return 0;
+        return (last = sbrk(STEP)) == (void *)-1 ? 0 : last;
+    }
     if (!strncmp(how, "given-up", 8)) {
         if (last && mprotect(last, STEP, how[8] ? PROT_NONE : PROT_READ)) return 0;
         return last = map(3, MAP_PRIVATE);

@@ -86,6 +86,15 @@ static void dirty(int fd)
     T(syscall(SYS_madvise, m, 4096, DIRTY(MADV_DONTNEED)));
     T(syscall(SYS_madvise, m, 4096, DIRTY(MADV_NORMAL)));
     T(syscall(SYS_mlock2, m, 4096, DIRTY(1)));
+    /* The number itself is an int. */
+    T(syscall(DIRTY(SYS_mmap), 0, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) > 0);
+    T(syscall(DIRTY(SYS_mprotect), m, 4096, PROT_READ | PROT_WRITE));
+    T(syscall(DIRTY(SYS_brk), 0) > 0);
+    T(syscall(DIRTY(SYS_uname), buffer));
+    T(syscall(DIRTY(SYS_prctl), 3 /* PR_GET_DUMPABLE */, 0, 0, 0, 0));
+    T(syscall(DIRTY(SYS_open), "f", O_RDONLY) >= 0);
+    T(syscall(DIRTY(SYS_getpid)) > 0);
+    T(syscall(DIRTY(1000)));
     T(syscall(SYS_munlock, m, 4096));
     T(syscall(SYS_mlockall, 0L));
     T(syscall(SYS_mlockall, DIRTY(4)));

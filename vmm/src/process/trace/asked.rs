@@ -15,9 +15,11 @@ use crate::linux::table;
 impl Tracer<'_> {
     /// What a call that the filter asks about takes. A thread that is gone is noticed by a later wait.
     pub(super) fn asked(&mut self, thread: Tracee) -> Option<Resume> {
-        let Ok(registers) = thread.registers() else {
+        let Ok(mut registers) = thread.registers() else {
             return Some(Resume::Run(0));
         };
+        // The kernel, its filter among it, knows a call by the low half (`do_syscall_64`).
+        registers.orig_rax &= u64::from(u32::MAX);
         // What the filter has decided, and wants noted.
         match thread.message() {
             Ok(0) => {}

@@ -119,9 +119,12 @@ impl Tracer<'_> {
 }
 
 /// A guest has ended by `signal`, which was no fault of its own. Of two that no thread stops for it is said in words what
-/// they mean: nobody else would know.
-pub(in super::super) fn killed(signal: i32, sent: bool) -> Outcome {
+/// they mean: nobody else would know. SIGSYS was `sent`; it had shared `zeros`, for which this program ends a guest.
+pub(in super::super) fn killed(signal: i32, sent: bool, zeros: bool) -> Outcome {
     let words = match signal {
+        libc::SIGKILL if zeros => {
+            "killed (SIGKILL) by poolvmm: it put /dev/zero in the place of a file that another thread was mapping shared, which is memory that --memory does not bound"
+        }
         libc::SIGKILL => {
             "killed (SIGKILL): by itself, by another program, at a limit of processor time, or by the host for lack of memory"
         }
