@@ -42,11 +42,15 @@ static char *take(const char *how, long done) {
         return mprotect(last + done, STEP, 3) ? 0 : last + done;
     }
     if (!strcmp(how, "given-up-heap")) {
-        static int full;
-        if (!full && (p = take("given-up-whole", done))) return p;
-        if (!full++) last = 0, sbrk(-(long)sbrk(0) & 4095);
-        if (last && mprotect(last, STEP, PROT_NONE)) return 0;
-        return (last = sbrk(STEP)) == (void *)-1 ? 0 : last;
+        /* As much as may be had, at once, when as much has been given up; then the heap. */
+        static char *most, *next, *heap;
+        const long large = 56l << 20;
+        if (done < large) return take("given-up-whole", done);
+        if (!most && (next = most = mmap(0, large, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) == MAP_FAILED) return 0;
+        if (next < most + large) return (next += STEP) - STEP;
+        if (!heap) mprotect(most, large, PROT_NONE), sbrk(-(long)sbrk(0) & 4095);
+        if (heap && mprotect(heap, STEP, PROT_NONE)) return 0;
+        return (heap = sbrk(STEP)) == (void *)-1 ? 0 : heap;
     }
     if (!strncmp(how, "given-up", 8)) {
         if (last && mprotect(last, STEP, how[8] ? PROT_NONE : PROT_READ)) return 0;
