@@ -56,6 +56,8 @@ fn memory_is_limited_however_it_is_taken() {
         "given-up",
         "given-up-whole",
         "given-up-heap",
+        "given-up-heap-refused",
+        "given-up-heap-shrunk",
     ];
     let ways = ways.map(|how| vec![how]).into_iter();
     // What the kernel says of a process says less once the first thread has left.

@@ -312,8 +312,9 @@ pub(super) fn mremap(
         return Err(Errno::INVAL.into());
     }
     let whole = old_length;
-    let (mut old_length, mut old_end) = (old_length, old_end.ok_or(Errno::FAULT)?);
     let shrinks = new_length < old_length;
+    let beyond = if shrinks { Errno::INVAL } else { Errno::FAULT };
+    let (mut old_length, mut old_end) = (old_length, old_end.ok_or(beyond)?);
     if shrinks {
         (old_length, old_end) = (new_length, old + new_length);
     }

@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
 use super::begin::Begin;
 use super::change::Change;
-use super::counts::{has_shared_zeros, heap_end, most, readable, used, used_by_areas};
+use super::counts::{has_shared_zeros, most, readable, used, used_by_areas};
 use super::limits::{Limits, core, with_tables};
 use super::listener::Listener;
 use super::pool_pages::PoolPages;
@@ -47,6 +47,8 @@ pub(super) enum Next {
     Serve,
     /// The kernel serves it as it is; what it has opened, with these flags, is looked at then.
     ServeAndSee(OFlags),
+    /// The kernel serves it as it is, and answers with where the heap ends.
+    ServeAndSeeHeap,
     /// The kernel serves it with other registers; the guest's are put back at its end.
     ServeWith(Change),
     /// It is over: this is the result.
@@ -73,9 +75,8 @@ pub(super) struct Calls {
     room: u64,
     /// Calls before it is worth while to look for room again, of a guest that has taken nearly all.
     patience: u32,
-    /// Where the heap begins, and the highest end of it that is known or was asked for since there was
-    /// room the last time.
-    heap: [u64; 2],
+    /// Where the heap ends.
+    heap: u64,
     stack: Stack,
     pub(super) guest: Pid,
     /// What it has by `prctl`.
@@ -138,7 +139,7 @@ impl Calls {
             readable: limits.readable,
             room: limits.room,
             patience: 0,
-            heap: [heap; 2],
+            heap,
             stack: Stack::new(guest, plan)?,
             guest,
             attributes: prctl::OfProcess::default(),
@@ -247,13 +248,15 @@ impl Calls {
             }
             // `RLIMIT_DATA` bounds what is writable; what was made inaccessible since is counted as for any memory.
             libc::SYS_brk => {
-                let more = first.saturating_sub(self.heap[1]);
+                if first == 0 {
+                    return Next::Serve;
+                }
+                let more = first.saturating_sub(self.heap);
                 if more > 0 && !self.may_take(with_tables(more)) {
                     // No heap ends there: the answer is where it does.
                     return Next::ServeWith(Change::First(0));
                 }
-                self.heap[1] = self.heap[1].max(first);
-                Next::Serve
+                Next::ServeAndSeeHeap
             }
             libc::SYS_getrlimit => finished(core(tracee, None, Some(second))),
             libc::SYS_setrlimit if first as u32 == libc::RLIMIT_CORE => {
@@ -426,12 +429,16 @@ impl Calls {
             // Both, since the one alone is without what was written where nothing may be accessed now.
             let taken = most.saturating_add(used).saturating_add(more);
             self.room = self.limits.data.saturating_sub(taken);
-            self.heap[1] = heap_end(&maps).unwrap_or(self.heap[0]);
         }
         if self.room == 0 {
             self.patience = PATIENCE;
         }
         true
+    }
+
+    /// The kernel has said where the heap ends.
+    pub(super) fn heap_ends(&mut self, at: u64) {
+        self.heap = at;
     }
 
     /// There is room for what a call about memory lets the guest read. Counting takes the longer the more

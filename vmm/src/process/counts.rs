@@ -25,15 +25,6 @@ pub(super) fn has_shared_zeros(maps: &[u8]) -> bool {
     lines.any(|line| line.ends_with(b" /dev/zero (deleted)"))
 }
 
-/// Where the last area ends that belongs to the heap.
-pub(super) fn heap_end(maps: &[u8]) -> Option<u64> {
-    let mut lines = maps.split(|&byte| byte == b'\n');
-    let heap = lines.rfind(|line| line.ends_with(b"[heap]"))?;
-    let range = heap.split(|&byte| byte == b' ').next()?;
-    let (_, end) = std::str::from_utf8(range).ok()?.split_once('-')?;
-    u64::from_str_radix(end, 16).ok()
-}
-
 /// Sums `of` length and protection of each area.
 fn sum(maps: &[u8], of: impl Fn(u64, &[u8]) -> u64) -> Option<u64> {
     let mut sum = 0;
@@ -102,15 +93,6 @@ mod tests {
         assert!(has_shared_zeros(
             format!("{other}{zeros}{other}").as_bytes()
         ));
-    }
-
-    #[test]
-    fn the_end_of_the_heap_is_found() {
-        let maps = b"00400000-00600000 rw-p 00000000 00:00 0   [heap]\n\
-                     00600000-00601000 r--p 00000000 00:00 0   [heap]\n\
-                     00800000-00a00000 rw-p 00000000 00:00 0\n";
-        assert_eq!(heap_end(maps), Some(0x60_1000));
-        assert_eq!(heap_end(b""), None);
     }
 
     #[test]

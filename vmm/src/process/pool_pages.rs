@@ -32,8 +32,10 @@ impl PoolPages {
         if !fixed && length > 0 && new_length <= length {
             return false;
         }
-        // Nothing is moved by a length of nothing: what begins here is had twice.
-        let end = old.saturating_add(length.max(1));
+        // Nothing is moved by a length of nothing: what begins here is had twice. What is shorter elsewhere loses its rest first.
+        let shrinks = fixed && (1..length).contains(&new_length);
+        let moved = if shrinks { new_length } else { length.max(1) };
+        let end = old.saturating_add(moved);
         let first = self.0.partition_point(|&(_, past)| past <= old);
         self.0.get(first).is_some_and(|&(start, _)| start < end)
     }
@@ -62,6 +64,8 @@ mod tests {
             ([0x50_0000, 0x1000, 0x1000, 3], true),
             ([0x3f_f000, 0x2000, 0x2000, 3], true),
             ([0x3f_f000, 0x1000, 0x9000, 1], false),
+            ([0x3f_f000, 0x2000, 0x1000, 3], false),
+            ([0x3f_f000, 0x3000, 0x2000, 3], true),
             ([0x40_3000, 0x1000, 0x2000, 1], false),
             ([0x40_3000, 0x10_0000, 0x20_0000, 1], true),
             ([0x50_1000, 0, 0x1000, 1], false),

@@ -38,6 +38,8 @@ pub(super) struct Thread {
     pub(super) processors: u64,
     /// The flags with which it opens what is looked at when it has.
     pub(super) opens: Option<OFlags>,
+    /// It is told where the heap ends.
+    pub(super) moves_heap: bool,
     /// The signals that it had blocked before the call that it is in, where it has all blocked in that.
     pub(super) mask: Option<u64>,
     /// What it has still to do in a call.

@@ -273,6 +273,11 @@ impl<'a> Tracer<'a> {
                 if let Some(before) = self.threads.stopped(thread.0).changed.take() {
                     put_back(thread, &before);
                 }
+                if std::mem::take(&mut self.threads.stopped(thread.0).moves_heap)
+                    && let Ok(registers) = thread.registers()
+                {
+                    self.calls.heap_ends(registers.rax);
+                }
                 if std::mem::take(&mut self.threads.stopped(thread.0).shares)
                     && self.calls.has_zeros()
                 {

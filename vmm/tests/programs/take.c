@@ -41,11 +41,14 @@ static char *take(const char *how, long done) {
         if (!done && !mprotect(last, MOST, 3)) return 0;
         return mprotect(last + done, STEP, 3) ? 0 : last + done;
     }
-    if (!strcmp(how, "given-up-heap")) {
+    if (!strncmp(how, "given-up-heap", 13)) {
         /* As much as may be had, at once, when as much has been given up; then the heap. */
         static char *most, *next, *heap;
         const long large = 56l << 20;
+        /* What the heap did not become, or is no more, is not what it may become for nothing. */
+        if (!done && !strcmp(how + 13, "-refused")) syscall(SYS_brk, (long)sbrk(0) + (1l << 40));
         if (done < large) return take("given-up-whole", done);
+        if (!most && !strcmp(how + 13, "-shrunk")) sbrk(large), sbrk(-large);
         if (!most && (next = most = mmap(0, large, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) == MAP_FAILED) return 0;
         if (next < most + large) return (next += STEP) - STEP;
         if (!heap) mprotect(most, large, PROT_NONE), sbrk(-(long)sbrk(0) & 4095);

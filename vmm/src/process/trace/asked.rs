@@ -56,6 +56,10 @@ impl Tracer<'_> {
                 self.threads.stopped(thread.0).opens = Some(flags);
                 Resume::ToEndOfCall
             }
+            Next::ServeAndSeeHeap => {
+                self.threads.stopped(thread.0).moves_heap = true;
+                Resume::ToEndOfCall
+            }
             Next::ServeWith(change) => {
                 if matches!(change, Change::Wait(_)) {
                     self.shield(thread);
