@@ -342,6 +342,9 @@ pub(super) fn mremap(
     }
     let (wanted, placing) = if fixed { (new, MAP_FIXED) } else { (0, 0) };
     let target = place(linux, wanted, new_length, placing)?;
+    if fixed && !linux.memory.space().has_room_to_move() {
+        return Err(Errno::NOMEM.into());
+    }
     if shrinks {
         // What is refused has lost nothing.
         shrink(linux, (old, whole), new_length)?;

@@ -237,6 +237,12 @@ impl AddressSpace {
         self.heap_end = end;
     }
 
+    /// True while what moves to another place cannot be refused for the number of areas: what it leaves and what it comes
+    /// upon may be cut in three each (`mremap_to`, mm/mremap.c).
+    pub fn has_room_to_move(&self) -> bool {
+        self.areas.len() + 2 < MAX_AREAS - 3
+    }
+
     /// Puts an area at `start`, in place of whatever was there.
     pub fn map(&mut self, start: u64, area: Area) -> Result<(), Refused> {
         self.replace(start, area.end, &[(start, area)])

@@ -187,8 +187,11 @@ fn areas_are_counted() {
     }
     let more = Area::anonymous(0x50_1000, NOTHING);
     assert_eq!(space.map(0x50_0000, more), Err(Refused::Areas));
+    assert!(!space.has_room_to_move());
     space.unmap(base, base + 0x1000).unwrap();
     space.map(0x50_0000, more).unwrap();
+    space.unmap(base, base + 7 * 0x2000).unwrap();
+    assert!(space.has_room_to_move());
 }
 
 /// The same, page by page.
