@@ -107,7 +107,8 @@ pub(super) fn brk(linux: &mut Linux, [wanted, ..]: Arguments) -> Served {
     let old_end = current.next_multiple_of(PAGE_SIZE);
     let new_end = wanted.next_multiple_of(PAGE_SIZE);
     if new_end > old_end {
-        let free = space.is_free(old_end, new_end) && new_end <= rooms.mmap_top.0;
+        // A page stays free behind it.
+        let free = space.is_free(old_end, new_end + PAGE_SIZE) && new_end <= rooms.mmap_top.0;
         let growth = new_end - old_end;
         let granted =
             affordable(linux, growth, 1, 0).and(within_limits(linux, Some(growth), Some(growth)));

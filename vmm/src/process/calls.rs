@@ -13,6 +13,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
+use pool_core::address::USER_ADDRESS_END;
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
@@ -234,6 +235,8 @@ impl Calls {
             libc::SYS_setgroups => finished(set_groups(tracee, registers)),
             libc::SYS_capget => finished(capabilities(tracee, registers, threads)),
             libc::SYS_mremap if self.pool.would_move(registers) => failed(Errno::FAULT),
+            // The kernel refuses it, for another reason than that there is no room.
+            libc::SYS_mremap if third > USER_ADDRESS_END => Next::Serve,
             // What cannot be counted is not allowed.
             libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_mremap => {
                 let mut counted = *registers;

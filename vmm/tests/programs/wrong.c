@@ -96,6 +96,11 @@ static void dirty(int fd)
     T(syscall(DIRTY(SYS_getpid)) > 0);
     T(syscall(DIRTY(1000)));
     T(syscall(SYS_munlock, m, 4096));
+    T(syscall(SYS_mremap, m, 4096, 1l << 47, 1 /* MAYMOVE */)); T(syscall(SYS_mremap, m, -8192l, 4096, 3, m + (1 << 20)));
+    /* A heap keeps a page away from what follows. */
+    long heap = syscall(SYS_brk, 0), next = (heap + 4095 & -4096) + 8192;
+    T(mmap((void *)next, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | 0x100000 /* FIXED_NOREPLACE */, -1, 0) == (void *)next);
+    T(syscall(SYS_brk, next) == heap); T(syscall(SYS_brk, next - 4096) == next - 4096); T(syscall(SYS_brk, heap) == heap);
     T(syscall(SYS_mlockall, 0L));
     T(syscall(SYS_mlockall, DIRTY(4)));
     T(syscall(SYS_sched_getaffinity, DIRTY(0), 128, buffer) > 0);

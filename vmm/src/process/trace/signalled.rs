@@ -12,6 +12,8 @@ use crate::plan::Plan;
 
 /// `si_code` of a fault that the processor raised without an address.
 const SI_KERNEL: i32 = 0x80;
+/// `si_code` of a SIGSEGV for what is mapped and must not be done there (asm-generic/siginfo.h).
+const SEGV_ACCERR: i32 = 2;
 /// `si_code` of a SIGBUS for an address that is not aligned (asm-generic/siginfo.h).
 const BUS_ADRALN: i32 = 1;
 
@@ -93,7 +95,7 @@ impl Tracer<'_> {
                 let address = info.address();
                 Cause::Memory {
                     address,
-                    access: access(address, registers.rip, self.plan),
+                    access: access(address, info.code(), registers.rip, self.plan),
                     allowed: None,
                 }
             }
@@ -141,9 +143,13 @@ pub(in super::super) fn killed(signal: i32, sent: bool, zeros: bool) -> Outcome 
 }
 
 /// What the guest tried: the kernel does not tell, but often only one thing can be.
-fn access(address: u64, instruction: u64, plan: &Plan) -> Option<Access> {
+fn access(address: u64, code: i32, instruction: u64, plan: &Plan) -> Option<Access> {
     if address == instruction {
         return Some(Access::Execute);
+    }
+    // What the plan has there may be gone.
+    if code != SEGV_ACCERR {
+        return None;
     }
     let holds = |m: &&crate::plan::Mapping| (m.address.0..m.end()).contains(&address);
     let mapping = plan.mappings.iter().find(holds)?;
