@@ -28,6 +28,15 @@ pub(super) struct Script {
     pub(super) before: Registers,
 }
 
+/// What is looked at when a call has come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Looks {
+    /// Where the heap ends.
+    Heap,
+    /// What was mapped: a file that is shared, which another thread may have put in the place of the one that was looked at.
+    Shared,
+}
+
 /// What is known of one.
 #[derive(Debug, Default)]
 pub(super) struct Thread {
@@ -38,16 +47,14 @@ pub(super) struct Thread {
     pub(super) processors: u64,
     /// The flags with which it opens what is looked at when it has.
     pub(super) opens: Option<OFlags>,
-    /// It is told where the heap ends.
-    pub(super) moves_heap: bool,
+    /// What is looked at when it has come to the end of its call.
+    pub(super) looks: Option<Looks>,
     /// The signals that it had blocked before the call that it is in, where it has all blocked in that.
     pub(super) mask: Option<u64>,
     /// What it has still to do in a call.
     pub(super) script: Option<Script>,
     /// The registers with which it made the call that it is in, if they were changed.
     pub(super) changed: Option<Registers>,
-    /// It maps a file shared, which another thread may have put in the place of the one that was looked at.
-    pub(super) shares: bool,
     /// It was let into a call that starts a thread, and has not stopped since.
     starting: bool,
     /// The one that started it has told.

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 
-use rustix::process::{Pid, Signal};
+use rustix::process::Pid;
 use rustix::time::Timespec;
 
 use self::asked::put_back;
@@ -273,18 +273,8 @@ impl<'a> Tracer<'a> {
                 if let Some(before) = self.threads.stopped(thread.0).changed.take() {
                     put_back(thread, &before);
                 }
-                if std::mem::take(&mut self.threads.stopped(thread.0).moves_heap)
-                    && let Ok(registers) = thread.registers()
-                {
-                    self.calls.heap_ends(registers.rax);
-                }
-                if std::mem::take(&mut self.threads.stopped(thread.0).shares)
-                    && self.calls.has_zeros()
-                {
-                    self.had_zeros = true;
-                    // Or it is gone already.
-                    let _ = rustix::process::kill_process(self.guest, Signal::KILL);
-                }
+                let looks = self.threads.stopped(thread.0).looks.take();
+                self.look(thread, looks);
                 let left = self.threads.came(thread.0);
                 self.not_counted(thread.0);
                 if self.does_more(thread, left) {

@@ -1,14 +1,14 @@
 //! Calls that the guest's filter asks about: what a thread does in place of one, and what it does after it.
 
 use rustix::fs::OFlags;
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 
 use super::super::calls::{Calls, Next};
 use super::super::change::Change;
 use super::super::listener::Wanted;
 use super::super::ptrace::{Registers, Resume, Tracee};
 use super::super::taken::shared_file;
-use super::super::threads::Script;
+use super::super::threads::{Looks, Script};
 use super::Tracer;
 use crate::linux::table;
 
@@ -47,7 +47,7 @@ impl Tracer<'_> {
         if counts {
             self.counted = Some(thread.0);
             let shares = matches!(next, Next::Serve) && shared_file(&registers).is_some();
-            self.threads.stopped(thread.0).shares = shares;
+            self.threads.stopped(thread.0).looks = shares.then_some(Looks::Shared);
         }
         Some(match next {
             Next::Serve if counts => Resume::ToEndOfCall,
@@ -57,7 +57,7 @@ impl Tracer<'_> {
                 Resume::ToEndOfCall
             }
             Next::ServeAndSeeHeap => {
-                self.threads.stopped(thread.0).moves_heap = true;
+                self.threads.stopped(thread.0).looks = Some(Looks::Heap);
                 Resume::ToEndOfCall
             }
             Next::ServeWith(change) => {
@@ -81,6 +81,23 @@ impl Tracer<'_> {
         let _ = thread.set_registers(&change.of(registers));
         self.threads.stopped(thread.0).changed = Some(registers);
         Resume::ToEndOfCall
+    }
+
+    /// Looks at what the call that `thread` has come to the end of has done.
+    pub(super) fn look(&mut self, thread: Tracee, looks: Option<Looks>) {
+        match looks {
+            Some(Looks::Heap) => {
+                if let Ok(registers) = thread.registers() {
+                    self.calls.heap_ends(registers.rax);
+                }
+            }
+            Some(Looks::Shared) if self.calls.has_zeros() => {
+                self.had_zeros = true;
+                // Or it is gone already.
+                let _ = rustix::process::kill_process(self.guest, Signal::KILL);
+            }
+            Some(Looks::Shared) | None => {}
+        }
     }
 
     /// `thread` has come to the end of a call, and makes it once more to do something else. `left` it did not come for.
